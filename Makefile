@@ -1,0 +1,79 @@
+# `make run`, `make test`: the two commands of the README. `make help` lists the rest.
+#
+# Everything is built with one cargo profile, --release, in one target directory:
+# RocksDB takes many minutes to compile, and each further profile would compile it
+# again (docs/decisions/0001).
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test test-long bench check lint doc fmt clean-data tools
+
+# Works in an emptied environment too: no HOME, no PATH.
+home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
+export PATH := $(or $(PATH),/usr/local/bin:/usr/bin:/bin)$(if $(home),:$(home)/.cargo/bin)
+export CARGO_TARGET_DIR := $(or $(FOREBAY_TARGET_DIR),$(if $(home),$(home)/.cache/forebay/target,$(CURDIR)/target))
+
+# RocksDB is compiled once, apart from all else (scripts/rocksdb says why).
+rocksdb_version := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(.*\)"/\1/p;}' Cargo.lock)
+export ROCKSDB_LIB_DIR := $(CARGO_TARGET_DIR)/rocksdb-$(rocksdb_version)
+export ROCKSDB_STATIC := 1
+
+# CI builds what Cargo.lock says and nothing else.
+locked := $(if $(CI),--locked)
+everything := --release --workspace --all-features $(locked)
+# Debug assertions and overflow checks in our own crates; dependencies are not rebuilt.
+asserted := --config .config/asserted.toml
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do printf 'make %-11s %s\n' "$$target" "$$text"; done
+
+run: build ## run `forebay exec` over every file of this checkout; a second run has nothing to do
+	@scripts/exec-checkout "$(CARGO_TARGET_DIR)/release/forebay"
+
+build: tools ## build the `forebay` binary
+	cargo build --release $(locked) --bin forebay
+
+# Doc tests first: the last lines are those of the runner of all other tests.
+test: tools ## doc tests, then every other test
+	cargo test $(asserted) $(everything) --doc
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		set -x; cargo nextest run $(asserted) $(everything); \
+	else \
+		echo "cargo-nextest is not installed: using cargo test (no time limits, no groups)"; \
+		set -ex; \
+		cargo test $(asserted) $(everything) --lib --bins --examples; \
+		cargo test $(asserted) $(everything) --test '*'; \
+	fi
+
+test-long: export FOREBAY_TEST_LONG := 1
+test-long: export PROPTEST_CASES := 20000
+test-long: export NEXTEST_PROFILE := long
+test-long: test ## the same tests with many more cases and rounds
+
+bench: tools ## every bench; BENCH=... goes to cargo bench, e.g. BENCH='--bench limiter'
+	cargo bench --workspace --all-features $(locked) $(BENCH)
+
+check: lint ## what CI runs: lints, then tests
+	@$(MAKE) --no-print-directory test
+
+lint: tools ## formatting, clippy, documentation, licences
+	cargo fmt --all --check
+	cargo clippy $(everything) --all-targets -- -D warnings
+	@$(MAKE) --no-print-directory doc
+	@if cargo deny --version >/dev/null 2>&1; then \
+		set -x; cargo deny --workspace check bans licenses sources; \
+	else \
+		echo "cargo-deny is not installed: licences and sources are not checked"; \
+	fi
+
+doc: tools ## the API documentation; a warning is an error
+	RUSTDOCFLAGS="-D warnings" cargo doc $(everything) --no-deps
+
+fmt: ## format the code
+	cargo fmt --all
+
+clean-data: ## forget what `make run` did
+	rm -rf forebay-data forebay-results
+
+tools:
+	@scripts/tools "$(CARGO_TARGET_DIR)"
+	@scripts/rocksdb "$(ROCKSDB_LIB_DIR)"

@@ -1,0 +1,59 @@
+//! Threads of actors: each a thread of ours with an actix `System` on it, started and
+//! joined by the node. The application's own runtime is never used for actors.
+
+use std::{sync::Arc, thread::JoinHandle};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::shell::{ActixWorld, Clock, World};
+
+/// Something to be done on an arbiter's thread.
+type Job = Box<dyn FnOnce(&World) + Send>;
+
+/// One thread of actors.
+pub(crate) struct Arbiter {
+    jobs: Option<UnboundedSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Arbiter {
+    /// Starts a thread of actors.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub(crate) fn start(index: usize, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+        let (jobs, receiver) = unbounded_channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("forebay-{index}"))
+            .spawn(move || actix::System::new().block_on(run(receiver, clock)))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Has a job done on the thread, in order; false when the thread is gone.
+    pub(crate) fn run(&self, job: impl FnOnce(&World) + Send + 'static) -> bool {
+        self.jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)).is_ok())
+    }
+
+    /// Ends the thread and everything that lives on it, and waits for its end.
+    pub(crate) fn join(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("an arbiter thread panicked");
+        }
+    }
+}
+
+impl Drop for Arbiter {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+async fn run(mut jobs: UnboundedReceiver<Job>, clock: Arc<dyn Clock>) {
+    let world = World::Actix(ActixWorld::new(clock));
+    while let Some(job) = jobs.recv().await {
+        job(&world);
+    }
+}

@@ -1,0 +1,259 @@
+//! Running handlers, on the application's tokio runtime, never on a partition's thread.
+//!
+//! Owns: which attempts run here, their cancellation and deadlines. Must always hold:
+//! the end of an attempt is reported once, unless it was aborted; a panic in a handler
+//! is a failed attempt. Must not know: limits, vqueues, the log.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use dashmap::{DashMap, mapref::entry::Entry};
+use forebay_engine::partition::machine::{PartitionInput, RunAttempt};
+use forebay_messages::{AttemptToken, EntryId, Timestamp, VQueueName, actor::AttemptEnd};
+use futures_util::FutureExt;
+use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::shell::{Clock, Ref};
+
+/// How long an entry waits whose service has no handler here.
+const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
+
+/// What a handler is given besides the payload.
+#[derive(Clone, Debug)]
+pub struct AttemptContext {
+    /// The entry.
+    pub entry: EntryId,
+    /// Its vqueue.
+    pub name: VQueueName,
+    /// The attempt's token.
+    pub token: AttemptToken,
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+    /// How many attempts there are in all; 0 means no limit.
+    pub attempts_max: u32,
+    /// What the last failed attempt said.
+    pub last_failure: ByteString,
+    /// Raised when the handler should stop.
+    pub cancel: CancellationToken,
+    /// When the attempt is given up.
+    pub deadline: Option<Instant>,
+}
+
+/// The future of a handler.
+pub type HandlerFuture = Pin<Box<dyn Future<Output = AttemptEnd> + Send>>;
+
+/// Runs the entries of one service.
+pub trait Handler: Send + Sync {
+    /// Starts an attempt. Dropping the future ends it.
+    fn call(&self, context: AttemptContext, payload: Bytes) -> HandlerFuture;
+
+    /// How long an attempt may take; `None` means for ever.
+    fn timeout(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// Where a partition sends attempts to.
+pub trait Execute: Send + Sync {
+    /// Runs an attempt; its end is sent to `reply_to`.
+    fn run(&self, run: RunAttempt, payload: Bytes, reply_to: Ref<PartitionInput>);
+    /// Asks a handler to stop.
+    fn cancel(&self, entry: EntryId, token: AttemptToken);
+    /// Drops a handler; its end is not reported.
+    fn abort(&self, entry: EntryId, token: AttemptToken);
+}
+
+struct Running {
+    token: AttemptToken,
+    cancel: CancellationToken,
+    abort: Option<AbortHandle>,
+}
+
+struct Shared {
+    running: DashMap<EntryId, Running>,
+    idle: Notify,
+}
+
+/// Runs handlers on a tokio runtime.
+pub struct Executor {
+    runtime: Handle,
+    handlers: HashMap<String, Arc<dyn Handler>>,
+    clock: Arc<dyn Clock>,
+    /// Draws the jitter of retries; injected so that tests can fix it.
+    random: Box<dyn Fn() -> u32 + Send + Sync>,
+    shared: Arc<Shared>,
+}
+
+impl Executor {
+    /// An executor for these services.
+    pub fn new(
+        runtime: Handle,
+        handlers: HashMap<String, Arc<dyn Handler>>,
+        clock: Arc<dyn Clock>,
+        random: impl Fn() -> u32 + Send + Sync + 'static,
+    ) -> Self {
+        let shared = Arc::new(Shared { running: DashMap::new(), idle: Notify::new() });
+        Self { runtime, handlers, clock, random: Box::new(random), shared }
+    }
+
+    /// Whether this node can run entries of a service.
+    #[must_use]
+    pub fn has_handler(&self, service: &str) -> bool {
+        self.handlers.contains_key(service)
+    }
+
+    /// How many attempts run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.shared.running.len()
+    }
+
+    /// Waits until nothing runs. Cancel-safe.
+    pub async fn idle(&self) {
+        loop {
+            let notified = self.shared.idle.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.shared.running.is_empty() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Asks every handler to stop.
+    pub fn cancel_all(&self) {
+        for running in &self.shared.running {
+            running.cancel.cancel();
+        }
+    }
+
+    /// Drops every handler.
+    pub fn abort_all(&self) {
+        self.shared.running.retain(|_, running| {
+            if let Some(abort) = &running.abort {
+                abort.abort();
+            }
+            false
+        });
+        self.shared.idle.notify_waiters();
+    }
+}
+
+impl Shared {
+    /// Forgets an attempt; false when another one (or none) is known by then.
+    fn forget(&self, entry: EntryId, token: AttemptToken) -> bool {
+        let forgotten =
+            self.running.remove_if(&entry, |_, running| running.token == token).is_some();
+        if forgotten && self.running.is_empty() {
+            self.idle.notify_waiters();
+        }
+        forgotten
+    }
+}
+
+impl Execute for Executor {
+    fn run(&self, run: RunAttempt, payload: Bytes, reply_to: Ref<PartitionInput>) {
+        let (entry, token) = (run.entry, run.token);
+        let Some(handler) = self.handlers.get(&*run.name.service).map(Arc::clone) else {
+            tracing::warn!(service = %run.name.service, %entry, "no handler for this service here");
+            let until = self.clock.now().after(NO_HANDLER_SNOOZE);
+            let ended = AttemptEnd::Snooze { until };
+            reply_to.send(PartitionInput::Ended { entry, token, ended });
+            return;
+        };
+        let cancel = CancellationToken::new();
+        let timeout = handler.timeout();
+        let context = AttemptContext {
+            entry,
+            name: run.name,
+            token,
+            attempt: run.attempt,
+            attempts_max: run.attempts_max,
+            last_failure: run.last_failure,
+            cancel: cancel.clone(),
+            deadline: timeout.map(|timeout| Instant::now() + timeout),
+        };
+        let random = (self.random)();
+        let shared = Arc::clone(&self.shared);
+        let now = self.clock.now();
+        // Registered before the task starts, so that its end always finds it.
+        self.shared.running.insert(entry, Running { token, cancel, abort: None });
+        let task = self.runtime.spawn(async move {
+            let ended = attempt(handler, context, payload, timeout, random, now).await;
+            if shared.forget(entry, token) {
+                reply_to.send(PartitionInput::Ended { entry, token, ended });
+            }
+        });
+        if let Entry::Occupied(mut known) = self.shared.running.entry(entry)
+            && known.get().token == token
+        {
+            known.get_mut().abort = Some(task.abort_handle());
+        }
+    }
+
+    fn cancel(&self, entry: EntryId, token: AttemptToken) {
+        if let Some(running) = self.shared.running.get(&entry)
+            && running.token == token
+        {
+            running.cancel.cancel();
+        }
+    }
+
+    fn abort(&self, entry: EntryId, token: AttemptToken) {
+        let aborted = self.shared.running.get(&entry).filter(|running| running.token == token);
+        if let Some(running) = aborted {
+            running.cancel.cancel();
+            if let Some(abort) = &running.abort {
+                abort.abort();
+            }
+            drop(running);
+            self.shared.forget(entry, token);
+        }
+    }
+}
+
+/// Runs one attempt to its end, however it ends.
+async fn attempt(
+    handler: Arc<dyn Handler>,
+    context: AttemptContext,
+    payload: Bytes,
+    timeout: Option<Duration>,
+    random: u32,
+    now: Timestamp,
+) -> AttemptEnd {
+    // Calling the handler may panic as well as polling its future.
+    let run = AssertUnwindSafe(async move { handler.call(context, payload).await }).catch_unwind();
+    let failed = |message: String| AttemptEnd::Retry {
+        message: ByteString::from(message),
+        detail: Bytes::new(),
+        random,
+    };
+    let ended = match timeout {
+        None => run.await,
+        Some(timeout) => match tokio::time::timeout(timeout, run).await {
+            Ok(ended) => ended,
+            Err(_) => return failed(format!("timed out after {timeout:?}")),
+        },
+    };
+    match ended {
+        Ok(AttemptEnd::Retry { message, detail, .. }) => {
+            AttemptEnd::Retry { message, detail, random }
+        }
+        Ok(AttemptEnd::Snooze { until }) => AttemptEnd::Snooze { until: until.max(now) },
+        Ok(ended) => ended,
+        Err(panic) => {
+            let text = crate::shell::panic_text(panic.as_ref());
+            failed(format!("the handler panicked: {text}"))
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! The actors of forebay: shells that receive, step a machine and perform its effects.
+//!
+//! Owns: threads, mailboxes, timers, the running of handlers. Must always hold: no
+//! business rule lives here; a performer only does what a machine says. Must not know:
+//! the bytes of keys and rows.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod executor;
+pub mod log_writer;
+pub mod node;
+pub mod replies;
+pub mod shell;
+
+mod arbiter;
+mod capacity;
+mod limiter;
+mod links;
+mod partition;
+mod refill;
+mod supervisor;
+mod vqueue;

@@ -1,0 +1,121 @@
+//! Who is who among the actors of one partition: they share a thread, and these
+//! addresses.
+//!
+//! Must always hold: only the partition's performer spawns and stops vqueues, only the
+//! supervisor's the limiter.
+
+use std::{cell::RefCell, collections::VecDeque};
+
+use forebay_engine::{leadership::LeadershipInput, partition::machine::PartitionInput};
+use forebay_messages::{
+    VQueueHandle,
+    actor::{LimiterMessage, VQueueMessage},
+};
+
+use crate::shell::{Child, Ref};
+
+/// An active vqueue, in the slot of its handle.
+type ActiveVQueue = (VQueueHandle, Child<VQueueMessage>);
+
+/// The addresses of a partition's actors.
+#[derive(Default)]
+pub(crate) struct Links {
+    partition: RefCell<Option<Ref<PartitionInput>>>,
+    supervisor: RefCell<Option<Ref<LeadershipInput>>>,
+    limiter: RefCell<Option<Child<LimiterMessage>>>,
+    /// Limiters that were started and wait for their seed, in the order in which the
+    /// partition will be asked to seed them.
+    started: RefCell<VecDeque<Child<LimiterMessage>>>,
+    vqueues: RefCell<Vec<Option<ActiveVQueue>>>,
+}
+
+impl Links {
+    pub(crate) fn set_partition(&self, address: Ref<PartitionInput>) {
+        *self.partition.borrow_mut() = Some(address);
+    }
+
+    pub(crate) fn set_supervisor(&self, address: Ref<LeadershipInput>) {
+        *self.supervisor.borrow_mut() = Some(address);
+    }
+
+    /// Sends to the partition; nothing happens before it is there.
+    pub(crate) fn to_partition(&self, input: PartitionInput) {
+        if let Some(partition) = &*self.partition.borrow() {
+            partition.send(input);
+        }
+    }
+
+    pub(crate) fn to_supervisor(&self, input: LeadershipInput) {
+        if let Some(supervisor) = &*self.supervisor.borrow() {
+            supervisor.send(input);
+        }
+    }
+
+    /// Sends to the limiter; without a seeded one the message is void, for the next
+    /// limiter is seeded from what is true by then.
+    pub(crate) fn to_limiter(&self, message: LimiterMessage) {
+        if let Some(limiter) = &*self.limiter.borrow() {
+            limiter.address.send(message);
+        }
+    }
+
+    /// A limiter was started; nobody reaches it before its seed.
+    pub(crate) fn limiter_started(&self, limiter: Child<LimiterMessage>) {
+        self.started.borrow_mut().push_back(limiter);
+    }
+
+    /// Puts the limiter that was started first in its place (even if it has died since:
+    /// its successor has a request to be seeded of its own).
+    pub(crate) fn place_limiter(&self) -> Option<Ref<LimiterMessage>> {
+        let limiter = self.started.borrow_mut().pop_front()?;
+        let address = limiter.address.clone();
+        if let Some(before) = self.limiter.borrow_mut().replace(limiter) {
+            before.stop();
+        }
+        Some(address)
+    }
+
+    /// Stops the limiter, and those that wait for their seed.
+    pub(crate) fn stop_limiter(&self) {
+        let started = self.started.take();
+        for limiter in started.into_iter().chain(self.limiter.take()) {
+            limiter.stop();
+        }
+    }
+
+    pub(crate) fn put_vqueue(&self, handle: VQueueHandle, child: Child<VQueueMessage>) {
+        let mut vqueues = self.vqueues.borrow_mut();
+        let slot = handle.slot as usize;
+        if vqueues.len() <= slot {
+            vqueues.resize_with(slot + 1, || None);
+        }
+        vqueues[slot] = Some((handle, child));
+    }
+
+    /// Sends to a vqueue if that incarnation is the present one.
+    pub(crate) fn to_vqueue(&self, handle: VQueueHandle, message: VQueueMessage) {
+        if let Some(Some((present, child))) = self.vqueues.borrow().get(handle.slot as usize)
+            && *present == handle
+        {
+            child.address.send(message);
+        }
+    }
+
+    pub(crate) fn stop_vqueue(&self, handle: VQueueHandle) {
+        let mut vqueues = self.vqueues.borrow_mut();
+        if let Some(place) = vqueues.get_mut(handle.slot as usize)
+            && place.as_ref().is_some_and(|(present, _)| *present == handle)
+            && let Some((_, child)) = place.take()
+        {
+            child.stop();
+        }
+    }
+
+    /// Stops everybody: the partition goes.
+    pub(crate) fn stop_all(&self) {
+        self.stop_limiter();
+        for (_, child) in self.vqueues.borrow_mut().drain(..).flatten() {
+            child.stop();
+        }
+    }
+}

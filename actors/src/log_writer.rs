@@ -1,0 +1,255 @@
+//! The writer of a log: one thread, group commit, fencing by epoch.
+//!
+//! Must always hold: what waited while the last sync ran goes into one batch and one
+//! sync; committed records reach the subscribers of their partition in LSN order, as
+//! they were given, without being read again; nobody is told before the sync.
+//! Must not know: what is in a record.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use crossbeam_channel::{Receiver, bounded};
+use forebay_engine::partition::machine::{PartitionInput, Refusal};
+use forebay_messages::{Epoch, Lsn, PartitionId, Record};
+use forebay_storage::log::{Append, Appended, LogError, LogStore};
+
+use crate::shell::Ref;
+
+/// Commands that wait in front of the writer; whoever sends more waits.
+pub const QUEUE_LEN_MAX: usize = 65_536;
+/// Most records in one batch.
+pub const BATCH_RECORDS_MAX: usize = 8_192;
+/// Records read at a time for a subscriber that starts behind the end.
+const CATCH_UP_RECORDS: usize = 1_024;
+/// Bytes read at a time for it.
+const CATCH_UP_BYTES: usize = 8 << 20;
+
+/// Told once with the result of a command.
+pub type Done<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
+
+/// What the writer is told.
+pub enum LogCommand {
+    /// Append a record for a partition.
+    Append {
+        /// The partition.
+        partition: PartitionId,
+        /// Epoch of the proposer.
+        epoch: Epoch,
+        /// The record.
+        record: Arc<Record>,
+    },
+    /// Refuse appends of lower epochs from now on.
+    Fence {
+        /// The partition.
+        partition: PartitionId,
+        /// The lowest epoch that may append.
+        epoch: Epoch,
+        /// Told, when it is durable, which epoch is in force.
+        done: Done<Epoch>,
+    },
+    /// Send all records after a position, then what is committed from now on.
+    Subscribe {
+        /// The partition.
+        partition: PartitionId,
+        /// The last position already known.
+        after: Lsn,
+        /// Who is told.
+        to: Ref<PartitionInput>,
+        /// Told when the records that are there have been sent.
+        done: Done<()>,
+    },
+    /// Forget the subscribers of a partition.
+    Unsubscribe {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// Drop records up to a position.
+    Trim {
+        /// The partition.
+        partition: PartitionId,
+        /// The last position to drop.
+        through: Lsn,
+    },
+    /// Say when everything before has been dealt with.
+    Barrier(Done<()>),
+}
+
+/// The address of a log's writer. Sending waits while [`QUEUE_LEN_MAX`] commands wait
+/// in front of the writer; it is false when the writer is gone.
+pub type LogHandle = Ref<LogCommand>;
+
+/// The writer's thread.
+pub struct LogWriter {
+    handle: Option<LogHandle>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LogWriter {
+    /// Starts the writer of a log.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(store: Arc<dyn LogStore>) -> std::io::Result<Self> {
+        let (sender, receiver) = bounded(QUEUE_LEN_MAX);
+        let thread = std::thread::Builder::new()
+            .name("forebay-log".to_owned())
+            .spawn(move || WriterCore::new(store).run(&receiver))?;
+        let handle = Ref::new(move |command| sender.send(command).is_ok());
+        Ok(Self { handle: Some(handle), thread: Some(thread) })
+    }
+
+    /// A handle to it.
+    ///
+    /// # Panics
+    /// After [`LogWriter::join`].
+    #[must_use]
+    pub fn handle(&self) -> LogHandle {
+        self.handle.clone().expect("the log writer was joined")
+    }
+
+    /// Ends the thread once every other handle is gone and the queue is empty.
+    pub fn join(&mut self) {
+        self.handle = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the log writer panicked");
+        }
+    }
+}
+
+/// The writer itself; a simulation calls it without a thread.
+pub struct WriterCore {
+    store: Arc<dyn LogStore>,
+    subscribers: HashMap<PartitionId, Vec<Ref<PartitionInput>>>,
+}
+
+/// Records of one partition under one epoch, in order.
+type Groups = BTreeMap<(PartitionId, Epoch), Vec<Arc<Record>>>;
+
+impl WriterCore {
+    /// A writer without subscribers.
+    #[must_use]
+    pub fn new(store: Arc<dyn LogStore>) -> Self {
+        Self { store, subscribers: HashMap::new() }
+    }
+
+    fn run(&mut self, receiver: &Receiver<LogCommand>) {
+        let mut batch = Vec::new();
+        while let Ok(first) = receiver.recv() {
+            batch.push(first);
+            while batch.len() < BATCH_RECORDS_MAX
+                && let Ok(next) = receiver.try_recv()
+            {
+                batch.push(next);
+            }
+            self.handle(batch.drain(..));
+        }
+    }
+
+    /// Deals with commands in order; appends that follow each other share one sync.
+    pub fn handle(&mut self, commands: impl Iterator<Item = LogCommand>) {
+        let mut groups = Groups::new();
+        for command in commands {
+            if let LogCommand::Append { partition, epoch, record } = command {
+                groups.entry((partition, epoch)).or_default().push(record);
+                continue;
+            }
+            self.commit(std::mem::take(&mut groups));
+            self.handle_other(command);
+        }
+        self.commit(groups);
+    }
+
+    fn handle_other(&mut self, command: LogCommand) {
+        match command {
+            LogCommand::Append { .. } => unreachable!("appends are grouped"),
+            LogCommand::Fence { partition, epoch, done } => {
+                done(self.store.fence(partition, epoch));
+            }
+            LogCommand::Subscribe { partition, after, to, done } => {
+                done(self.subscribe(partition, after, to));
+            }
+            LogCommand::Unsubscribe { partition } => {
+                self.subscribers.remove(&partition);
+            }
+            LogCommand::Trim { partition, through } => {
+                if let Err(error) = self.store.trim(partition, through) {
+                    tracing::warn!(%partition, %through, %error, "the log was not trimmed");
+                }
+            }
+            LogCommand::Barrier(done) => done(Ok(())),
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        partition: PartitionId,
+        after: Lsn,
+        to: Ref<PartitionInput>,
+    ) -> Result<(), LogError> {
+        let mut next = after.next();
+        loop {
+            let read = self.store.read(partition, next, CATCH_UP_RECORDS, CATCH_UP_BYTES)?;
+            let Some((last, _)) = read.last() else { break };
+            let (first, last) = (next, *last);
+            let records = read.into_iter().map(|(_, record)| record).collect();
+            to.send(PartitionInput::Committed { first, records });
+            next = last.next();
+        }
+        self.subscribers.entry(partition).or_default().push(to);
+        Ok(())
+    }
+
+    fn commit(&mut self, groups: Groups) {
+        if groups.is_empty() {
+            return;
+        }
+        let appends: Vec<Append<'_>> = groups
+            .iter()
+            .map(|((partition, epoch), records)| Append {
+                partition: *partition,
+                epoch: *epoch,
+                records,
+            })
+            .collect();
+        let outcomes = self.store.append(&appends);
+        match outcomes {
+            Ok(outcomes) => {
+                for (((partition, _), records), outcome) in groups.into_iter().zip(outcomes) {
+                    self.tell(partition, records, outcome);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the log cannot be written");
+                let mut told = None;
+                for ((partition, _), _) in groups {
+                    if told != Some(partition) {
+                        let refusal = Refusal::Failed { reason: error.to_string() };
+                        self.send(partition, &PartitionInput::AppendRefused(refusal));
+                        told = Some(partition);
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell(&self, partition: PartitionId, records: Vec<Arc<Record>>, outcome: Appended) {
+        let input = match outcome {
+            Appended::At(first) => PartitionInput::Committed { first, records },
+            Appended::Fenced { current } => {
+                PartitionInput::AppendRefused(Refusal::Fenced { current })
+            }
+        };
+        self.send(partition, &input);
+    }
+
+    fn send(&self, partition: PartitionId, input: &PartitionInput) {
+        for subscriber in self.subscribers.get(&partition).into_iter().flatten() {
+            subscriber.send(input.clone());
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Asking partitions: proposals with credits, and waiting for results.
+//!
+//! Must always hold: what is in flight per partition is bounded, in records and in
+//! bytes; every question is answered or its future dropped.
+
+use std::{sync::Arc, time::Duration};
+
+use forebay_engine::partition::machine::{Answer, PartitionInput};
+use forebay_messages::{EntryId, Outcome, PartitionId, PartitionKey, ReplyId, command::Command};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::{arbiter::Arbiter, log_writer::LogHandle, shell::World};
+
+use super::{Node, NodeError, error::refusal, services::PartitionEntry};
+
+/// Credits of a partition. A proposal takes one, and one more per [`CREDIT_BYTES`].
+pub(super) const CREDITS_PER_PARTITION: usize = 16_384;
+/// Payload bytes that cost a further credit.
+pub(super) const CREDIT_BYTES: usize = 8 << 10;
+/// Longest wait for a command that goes to every partition.
+pub(super) const ALL_PARTITIONS_WAIT: Duration = Duration::from_secs(30);
+
+/// Gives the wait for a result up when its future is dropped.
+struct Detach {
+    entry: EntryId,
+    reply: ReplyId,
+    partition: PartitionEntry,
+    done: bool,
+}
+
+impl Drop for Detach {
+    fn drop(&mut self) {
+        if !self.done {
+            let input = PartitionInput::Detach { entry: self.entry, reply: self.reply };
+            self.partition.address.send(input);
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn entry_of(&self, partition: PartitionId) -> Result<PartitionEntry, NodeError> {
+        self.check_up()?;
+        let found = self.services.partitions.get(&partition).map(|entry| entry.clone());
+        found.ok_or(NodeError::UnknownPartition(partition))
+    }
+
+    /// Proposes a command to the partition of a key, waiting while too much is in
+    /// flight; the answer, once it is applied. `weight`: bytes it carries.
+    ///
+    /// # Errors
+    /// [`NodeError`]. After `LostLeadership` and `StorageFailed` the outcome is unknown.
+    pub async fn propose(
+        &self,
+        key: PartitionKey,
+        command: Command,
+        weight: usize,
+    ) -> Result<Answer, NodeError> {
+        let partition = self.route(key)?;
+        let _credit = self.credit(partition, weight).await?;
+        self.propose_to(partition, command).await
+    }
+
+    /// As [`Node::propose`], but refuses with `Busy` instead of waiting.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn try_propose(
+        &self,
+        key: PartitionKey,
+        command: Command,
+        weight: usize,
+    ) -> Result<Answer, NodeError> {
+        let partition = self.route(key)?;
+        let credits = self.credits.get(&partition).map(|credits| Arc::clone(&credits));
+        let credits = credits.ok_or(NodeError::UnknownPartition(partition))?;
+        let _credit = credits.try_acquire_many_owned(cost(weight)).map_err(|_| NodeError::Busy)?;
+        self.propose_to(partition, command).await
+    }
+
+    /// Proposes a command to a partition, whatever is in flight.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn propose_to(
+        &self,
+        partition: PartitionId,
+        command: Command,
+    ) -> Result<Answer, NodeError> {
+        let entry = self.entry_of(partition)?;
+        let pending = self.services.replies.open(partition);
+        let input = PartitionInput::Propose { command, reply: pending.id() };
+        if !entry.address.send(input) {
+            return Err(self.why_stopped(partition));
+        }
+        self.answer_if_gone(partition);
+        refusal(pending.await)
+    }
+
+    /// Proposes a command to every partition; the sum of what they changed.
+    ///
+    /// # Errors
+    /// [`NodeError`]: the first one; other partitions may have done their part.
+    pub async fn propose_to_all(&self, command: &Command) -> Result<u64, NodeError> {
+        let all = self.partitions();
+        let proposals = all.into_iter().map(|id| self.propose_to(id, command.clone()));
+        let answers = tokio::time::timeout(
+            ALL_PARTITIONS_WAIT,
+            futures_util::future::try_join_all(proposals),
+        )
+        .await
+        .map_err(|_| NodeError::Busy)??;
+        Ok(answers.iter().map(changed).sum())
+    }
+
+    /// Waits for the end of an entry; `None` when there is no such entry. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn attach(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
+        let partition = self.route(entry.partition_key)?;
+        let to = self.entry_of(partition)?;
+        let pending = self.services.replies.open(partition);
+        let reply = pending.id();
+        if !to.address.send(PartitionInput::Attach { entry, reply }) {
+            return Err(self.why_stopped(partition));
+        }
+        self.answer_if_gone(partition);
+        let mut detach = Detach { entry, reply, partition: to, done: false };
+        let answer = pending.await;
+        detach.done = true;
+        match refusal(answer)? {
+            Answer::Outcome(outcome) => Ok(Some(outcome)),
+            Answer::UnknownEntry => Ok(None),
+            other => Err(NodeError::unexpected(other)),
+        }
+    }
+
+    async fn credit(
+        &self,
+        partition: PartitionId,
+        weight: usize,
+    ) -> Result<OwnedSemaphorePermit, NodeError> {
+        let credits = self.credits.get(&partition).map(|credits| Arc::clone(&credits));
+        let credits = credits.ok_or(NodeError::UnknownPartition(partition))?;
+        credits.acquire_many_owned(cost(weight)).await.map_err(|_| NodeError::ShutDown)
+    }
+
+    fn why_stopped(&self, partition: PartitionId) -> NodeError {
+        let status = self.services.status(partition).and_then(|status| status.stopped);
+        let reason = status.unwrap_or_else(|| "it was stopped".to_owned());
+        NodeError::PartitionStopped { partition, reason }
+    }
+
+    /// A question that was put while the partition's actor ended is answered here: its
+    /// mailbox is gone.
+    fn answer_if_gone(&self, partition: PartitionId) {
+        let stopped = self.services.status(partition).and_then(|status| status.stopped);
+        if let Some(reason) = stopped {
+            self.services.replies.answer_all_of(partition, &Answer::StorageFailed(reason));
+        }
+    }
+
+    pub(super) fn log_handle(&self) -> Result<LogHandle, NodeError> {
+        let machinery = self.machinery();
+        machinery.as_ref().map(|m| m.log_writer.handle()).ok_or(NodeError::ShutDown)
+    }
+
+    pub(super) fn on_arbiter(
+        &self,
+        index: usize,
+        job: impl FnOnce(&World) + Send + 'static,
+    ) -> Result<(), NodeError> {
+        let machinery = self.machinery();
+        let arbiters: &[Arbiter] =
+            machinery.as_ref().map(|m| m.arbiters.as_slice()).ok_or(NodeError::ShutDown)?;
+        match arbiters[index % arbiters.len()].run(job) {
+            true => Ok(()),
+            false => Err(NodeError::ShutDown),
+        }
+    }
+}
+
+/// Credits that a proposal with so many bytes takes.
+fn cost(weight: usize) -> u32 {
+    u32::try_from((1 + weight / CREDIT_BYTES).min(CREDITS_PER_PARTITION)).unwrap_or(1)
+}
+
+fn changed(answer: &Answer) -> u64 {
+    match answer {
+        Answer::Reply(forebay_engine::partition::apply::Reply::Changed(count)) => *count,
+        _ => 0,
+    }
+}

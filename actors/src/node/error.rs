@@ -1,0 +1,146 @@
+//! What can go wrong on a node.
+
+use forebay_engine::{
+    partition::{apply::Reply, machine::Answer},
+    rules::{ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
+};
+use forebay_messages::{EntryId, PartitionId, PartitionKey};
+use forebay_storage::{Fault, OpenError, log::LogError, metadata::MetadataError};
+use thiserror::Error;
+
+/// What can go wrong on a node.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Files cannot be read or written.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The metadata store cannot be used.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A thread cannot be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The stored partition table does not decode.
+    #[error("the stored partition table does not decode: {0}")]
+    PartitionTable(String),
+    /// Another number of partitions was asked for than the data directory has.
+    #[error(
+        "the data directory has {found} partitions, {wanted} were asked for: leave the number \
+         out, or ask for {found}"
+    )]
+    PartitionsMismatch {
+        /// How many were asked for.
+        wanted: u32,
+        /// How many there are.
+        found: u32,
+    },
+    /// No partition at all was asked for.
+    #[error("a node needs at least one partition")]
+    NoPartitions,
+    /// Some of the keys have an owner.
+    #[error("keys {:#x}..={:#x} overlap partition {partition}: choose a free range", first.0, last.0)]
+    RangeOverlaps {
+        /// First key asked for.
+        first: PartitionKey,
+        /// Last key asked for.
+        last: PartitionKey,
+        /// Who owns some of them.
+        partition: PartitionId,
+    },
+    /// The last key lies before the first.
+    #[error("the range {:#x}..={:#x} is empty", first.0, last.0)]
+    EmptyRange {
+        /// First key asked for.
+        first: PartitionKey,
+        /// Last key asked for.
+        last: PartitionKey,
+    },
+    /// Nobody owns a key.
+    #[error("no partition owns key {:#x}: spawn one for it", .0.0)]
+    NoPartition(PartitionKey),
+    /// There is no such partition.
+    #[error("there is no partition {0}")]
+    UnknownPartition(PartitionId),
+    /// A partition stopped.
+    #[error("partition {partition} stopped: {reason}")]
+    PartitionStopped {
+        /// Which.
+        partition: PartitionId,
+        /// Why.
+        reason: String,
+    },
+    /// This node does not lead the partition.
+    #[error("this node does not lead the partition (any more); try again")]
+    NotLeading,
+    /// Leadership was lost: it is not known whether the command was stored.
+    #[error("leadership was lost; whether it was stored is not known, repeating it is safe")]
+    LostLeadership,
+    /// The log or the store cannot be written.
+    #[error("storage failed, whether it was stored is not known: {0}")]
+    StorageFailed(String),
+    /// Too much is in flight or waiting.
+    #[error("too much is in flight; try again later")]
+    Busy,
+    /// The node goes down or is down.
+    #[error("the runtime is shut down")]
+    ShutDown,
+    /// There is no such entry.
+    #[error("there is no entry {0}")]
+    UnknownEntry(EntryId),
+    /// The rules were not changed.
+    #[error(transparent)]
+    Rules(#[from] ChangeError),
+    /// There is nothing to roll back to.
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
+    /// The stored rule book does not decode.
+    #[error("the stored rule book does not decode: {0}")]
+    RuleBook(#[from] DecodeBookError),
+    /// The stored history of the rule book does not decode.
+    #[error("the stored rule book history does not decode: {0}")]
+    RuleBookHistory(#[from] DecodeHistoryError),
+    /// A partition refused a rule book.
+    #[error("a partition refused the rule book: {0}")]
+    RuleBookRefused(String),
+    /// A partition's store cannot be used.
+    #[error(transparent)]
+    Store(#[from] forebay_storage::partition::StoreError),
+    /// A read of a partition's store failed.
+    #[error(transparent)]
+    Tables(#[from] forebay_engine::partition::store::TablesError),
+    /// A partition's stored state cannot be used.
+    #[error(transparent)]
+    State(#[from] forebay_engine::partition::apply::ApplyError),
+    /// An answer that does not fit the question: a bug.
+    #[error("an answer does not fit the question (this is a bug in forebay): {0}")]
+    Unexpected(String),
+}
+
+impl NodeError {
+    /// The error for an answer that a caller has no use for.
+    #[must_use]
+    pub fn unexpected(answer: Answer) -> Self {
+        match refusal(answer) {
+            Ok(answer) => Self::Unexpected(format!("{answer:?}")),
+            Err(error) => error,
+        }
+    }
+}
+
+/// Turns the answers that mean "no" into errors.
+pub(super) fn refusal(answer: Answer) -> Result<Answer, NodeError> {
+    match answer {
+        Answer::NotLeading => Err(NodeError::NotLeading),
+        Answer::LostLeadership | Answer::Reply(Reply::Fenced) => Err(NodeError::LostLeadership),
+        Answer::Busy => Err(NodeError::Busy),
+        Answer::StorageFailed(reason) => Err(NodeError::StorageFailed(reason)),
+        Answer::Reply(Reply::RuleBookRefused(reason)) => Err(NodeError::RuleBookRefused(reason)),
+        answer => Ok(answer),
+    }
+}

@@ -1,0 +1,140 @@
+//! The node: threads, storage and partitions of one process, and the way to them.
+//!
+//! Owns: starting and stopping everything, the routing table. Must always hold: a
+//! partition's keys have one owner; shutting down loses nothing. Must not know: what
+//! a command does.
+
+mod ask;
+mod error;
+mod open;
+mod partitions;
+mod query;
+mod rule_book;
+mod services;
+mod shutdown;
+mod table;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use forebay_messages::{NodeId, PartitionId, PartitionKey};
+use forebay_storage::{DataDir, log::LogStore, partition::Store};
+
+use crate::{
+    arbiter::Arbiter, executor::Executor, log_writer::LogWriter, refill::RefillPool, shell::Clock,
+};
+
+pub use error::NodeError;
+pub use query::{EntryFilter, EntryView, StatusView, VQueueView};
+pub(crate) use services::NodeServices;
+pub use services::{PartitionGauges, PartitionStatus};
+
+use table::PartitionTable;
+
+/// Where a node keeps its data.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In a directory that it has for itself.
+    Directory(PathBuf),
+    /// In memory, gone with the node.
+    Memory,
+}
+
+/// What a node is to be.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where it keeps its data.
+    pub place: Place,
+    /// Partitions of a new data directory; absent means the stored table, or else one
+    /// per core.
+    pub partitions: Option<u32>,
+    /// Threads that partitions are spread over; absent means one per core, at most one
+    /// per partition.
+    pub threads: Option<usize>,
+    /// Most entries that run at once; absent means no limit but the rules.
+    pub running_max: Option<u32>,
+    /// Whether entries are started here; without it the node only takes commands.
+    pub dispatches: bool,
+}
+
+/// Everything that is taken down in order.
+struct Machinery {
+    arbiters: Vec<Arbiter>,
+    log_writer: LogWriter,
+}
+
+/// One node. Shared by all handles of a runtime.
+pub struct Node {
+    services: Arc<NodeServices>,
+    executor: Arc<Executor>,
+    log_store: Arc<dyn LogStore>,
+    store: Arc<Store>,
+    refill: Arc<RefillPool>,
+    clock: Arc<dyn Clock>,
+    table: RwLock<PartitionTable>,
+    machinery: Mutex<Option<Machinery>>,
+    credits: dashmap::DashMap<PartitionId, Arc<tokio::sync::Semaphore>>,
+    dispatches: bool,
+    going_down: AtomicBool,
+    /// Dropped last: its lock guards the directory.
+    _data_dir: Option<DataDir>,
+}
+
+impl Node {
+    /// Who this node is.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.services.node
+    }
+
+    /// What runs handlers here.
+    #[must_use]
+    pub fn executor(&self) -> &Arc<Executor> {
+        &self.executor
+    }
+
+    /// The log's counters since it was opened.
+    #[must_use]
+    pub fn log_stats(&self) -> forebay_storage::log::LogStats {
+        self.log_store.stats()
+    }
+
+    /// Which partition owns a key.
+    ///
+    /// # Errors
+    /// [`NodeError::NoPartition`].
+    pub fn route(&self, key: PartitionKey) -> Result<PartitionId, NodeError> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.owner(key).ok_or(NodeError::NoPartition(key))
+    }
+
+    /// The partitions, in the order of their ranges.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.rows.iter().map(|row| row.id).collect()
+    }
+
+    fn check_up(&self) -> Result<(), NodeError> {
+        if self.going_down.load(Ordering::Acquire) { Err(NodeError::ShutDown) } else { Ok(()) }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let left = self.machinery.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(machinery) = left {
+            tracing::warn!(
+                "the last handle of a runtime was dropped without shutdown: everything stops at \
+                 once; what was acknowledged is kept"
+            );
+            self.executor.abort_all();
+            self.take_down(machinery);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Opening a node: storage, threads, partitions.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
+};
+
+use forebay_messages::NodeId;
+use forebay_storage::{
+    DataDir, Medium,
+    log::{LocalLog, LogStore, MemoryLog},
+    metadata::{LocalMetadata, MemoryMetadata, MetadataStore},
+    partition::Store,
+};
+
+use crate::{
+    arbiter::Arbiter, capacity::Capacity, executor::Executor, log_writer::LogWriter,
+    refill::RefillPool, shell::Clock,
+};
+
+use super::{
+    Machinery, Node, NodeConfig, NodeError, NodeServices, Place,
+    table::{PartitionTable, Row},
+};
+
+/// Name of the store of an in-memory node; RocksDB wants an absolute path.
+const MEMORY_STORE: &str = "/forebay";
+
+/// The storage of a node.
+struct Storage {
+    data_dir: Option<DataDir>,
+    log: Arc<dyn LogStore>,
+    metadata: Arc<dyn MetadataStore>,
+    store: Arc<Store>,
+}
+
+fn open_storage(place: &Place) -> Result<Storage, NodeError> {
+    match place {
+        Place::Memory => Ok(Storage {
+            data_dir: None,
+            log: Arc::new(MemoryLog::new()),
+            metadata: Arc::new(MemoryMetadata::new()),
+            store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
+        }),
+        Place::Directory(path) => {
+            let data_dir = DataDir::open(path)?;
+            let medium = Medium::disk();
+            Ok(Storage {
+                log: Arc::new(LocalLog::open(&data_dir.log(), &medium)?),
+                metadata: Arc::new(LocalMetadata::open(&data_dir.metadata(), &medium)?),
+                store: Arc::new(Store::open(&data_dir.store(), &medium)?),
+                data_dir: Some(data_dir),
+            })
+        }
+    }
+}
+
+/// The stored table, or a new one.
+fn open_table(
+    metadata: &dyn MetadataStore,
+    wanted: Option<u32>,
+) -> Result<PartitionTable, NodeError> {
+    if wanted == Some(0) {
+        return Err(NodeError::NoPartitions);
+    }
+    if let Some((table, _)) = PartitionTable::load(metadata)? {
+        let found = u32::try_from(table.rows.len()).unwrap_or(u32::MAX);
+        return match wanted {
+            Some(wanted) if wanted != found => Err(NodeError::PartitionsMismatch { wanted, found }),
+            _ => Ok(table),
+        };
+    }
+    let table = PartitionTable::equal(wanted.unwrap_or_else(cores));
+    table.store(metadata, None)?;
+    Ok(table)
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+}
+
+impl Node {
+    /// Opens the storage, starts the threads and the partitions, and waits until every
+    /// partition leads.
+    ///
+    /// # Errors
+    /// [`NodeError`]; everything that was started is stopped again.
+    pub async fn start(
+        config: NodeConfig,
+        executor: Executor,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, NodeError> {
+        let opening = tokio::task::spawn_blocking(move || Self::open(&config, executor, clock));
+        let (node, rows) = match opening.await {
+            Ok(opened) => opened?,
+            Err(error) => return Err(NodeError::Unexpected(error.to_string())),
+        };
+        let node = Arc::new(node);
+        for row in rows {
+            if let Err(error) = node.start_partition(row).await {
+                let stopping = Arc::clone(&node);
+                // The error that is returned says why; a second one adds nothing.
+                let _ = stopping.shutdown(std::time::Duration::ZERO).await;
+                return Err(error);
+            }
+        }
+        Ok(node)
+    }
+
+    fn open(
+        config: &NodeConfig,
+        executor: Executor,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, Vec<Row>), NodeError> {
+        let storage = open_storage(&config.place)?;
+        let table = open_table(&*storage.metadata, config.partitions)?;
+        let rows = table.rows.clone();
+        let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(rows.len())).max(1);
+        let arbiters = (0..threads)
+            .map(|index| Arbiter::start(index, Arc::clone(&clock)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(NodeError::Thread)?;
+        let log_writer = LogWriter::start(Arc::clone(&storage.log)).map_err(NodeError::Thread)?;
+        let services = Arc::new(NodeServices::new(NodeId(1), storage.metadata));
+        if let Some(running_max) = config.running_max {
+            let starting = Arc::clone(&services);
+            arbiters[0].run(move |world| {
+                starting.set_capacity(Capacity::start(world, running_max));
+            });
+            wait_for(&arbiters[0]);
+        }
+        let node = Self {
+            services,
+            executor: Arc::new(executor),
+            log_store: storage.log,
+            store: storage.store,
+            refill: Arc::new(RefillPool::start().map_err(NodeError::Thread)?),
+            clock,
+            table: RwLock::new(table),
+            machinery: Mutex::new(Some(Machinery { arbiters, log_writer })),
+            credits: dashmap::DashMap::new(),
+            dispatches: config.dispatches,
+            going_down: AtomicBool::new(false),
+            _data_dir: storage.data_dir,
+        };
+        Ok((node, rows))
+    }
+}
+
+/// Waits until a thread of actors has done what it was given so far.
+fn wait_for(arbiter: &Arbiter) {
+    let (done, wait) = std::sync::mpsc::channel();
+    arbiter.run(move |_| {
+        // Nobody waits when the node is being dropped.
+        let _ = done.send(());
+    });
+    // An error means that the thread is gone, which whoever uses it next will see.
+    let _ = wait.recv();
+}

@@ -1,0 +1,353 @@
+//! Looking at what is stored, for people: entries, vqueues, partitions.
+//!
+//! Must always hold: a query changes nothing and never blocks a partition's thread;
+//! it sees what is committed.
+
+use forebay_engine::{
+    leadership::Role,
+    partition::{
+        rows::{EntryRow, FinishedRow, Stage, VQueueMeta},
+        store::Tables,
+    },
+};
+use forebay_messages::{EntryId, Outcome, PartitionId, VQueueId, VQueueName};
+use serde::{Deserialize, Serialize};
+
+use super::{Node, NodeError, services::PartitionEntry};
+
+/// Rows read at a time.
+const PAGE_LEN: usize = 512;
+
+/// Which entries are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryFilter {
+    /// Only in this stage.
+    pub stage: Option<String>,
+    /// Only of this service.
+    pub service: Option<String>,
+    /// Only of this scope.
+    pub scope: Option<String>,
+    /// Only of this limit key (`l1` includes everything below).
+    pub limit_key: Option<String>,
+    /// At most this many; 0 means all.
+    pub limit: usize,
+}
+
+/// An entry, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryView {
+    /// Its id.
+    pub id: EntryId,
+    /// Its vqueue.
+    pub vqueue: VQueueId,
+    /// The handler that runs it.
+    pub service: String,
+    /// Its scope.
+    pub scope: Option<String>,
+    /// Its limit key.
+    pub limit_key: Option<String>,
+    /// Its object key.
+    pub key: Option<String>,
+    /// Where it is.
+    pub stage: String,
+    /// How it ended: `success`, or the kind of failure.
+    pub outcome: Option<String>,
+    /// Attempts that ended and counted.
+    pub attempts: u32,
+    /// When it was enqueued (milliseconds since 1970).
+    pub created_at: u64,
+    /// Not before this time (milliseconds since 1970).
+    pub run_at: Option<u64>,
+    /// When its last attempt started (milliseconds since 1970).
+    pub started_at: Option<u64>,
+    /// When it ended (milliseconds since 1970).
+    pub finished_at: Option<u64>,
+    /// What its last failed attempt said.
+    pub failure: Option<String>,
+}
+
+/// A vqueue, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VQueueView {
+    /// Its id.
+    pub id: VQueueId,
+    /// The handler that runs its entries.
+    pub service: String,
+    /// Its scope.
+    pub scope: Option<String>,
+    /// Its limit key.
+    pub limit_key: Option<String>,
+    /// Its object key.
+    pub key: Option<String>,
+    /// Entries in the inbox.
+    pub inbox: u64,
+    /// Entries that run.
+    pub running: u64,
+    /// Entries that are paused or suspended.
+    pub parked: u64,
+    /// Results that are kept.
+    pub finished: u64,
+    /// The whole vqueue is paused.
+    pub is_paused: bool,
+}
+
+/// A partition, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Its id.
+    pub id: PartitionId,
+    /// First and last key of its range.
+    pub range: (u64, u64),
+    /// `follower`, `candidate`, `leader` or `stopped`.
+    pub role: String,
+    /// Its leader epoch.
+    pub epoch: u64,
+    /// Why it stopped.
+    pub stopped: Option<String>,
+    /// LSN of the last applied record.
+    pub applied: u64,
+    /// LSN of the last record of its log.
+    pub log_end: u64,
+    /// Vqueues that are active.
+    pub active_vqueues: usize,
+    /// Messages that came too late.
+    pub stale: u64,
+}
+
+fn text(value: Option<&bytestring::ByteString>) -> Option<String> {
+    value.map(ToString::to_string)
+}
+
+fn limit_key(name: &VQueueName) -> Option<String> {
+    name.l1.is_some().then(|| name.limit_key())
+}
+
+impl EntryFilter {
+    fn wants_name(&self, name: &VQueueName) -> bool {
+        let limit_key_fits = self.limit_key.as_deref().is_none_or(|wanted| {
+            let own = name.limit_key();
+            own == wanted || own.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/'))
+        });
+        self.service.as_deref().is_none_or(|service| name.service == service)
+            && self.scope.as_deref().is_none_or(|scope| name.scope.as_deref() == Some(scope))
+            && limit_key_fits
+    }
+
+    fn wants_stage(&self, stage: Stage) -> bool {
+        self.stage.as_deref().is_none_or(|wanted| wanted == stage.to_string())
+    }
+
+    fn is_full(&self, found: usize) -> bool {
+        self.limit != 0 && found >= self.limit
+    }
+}
+
+fn view_live(id: EntryId, row: &EntryRow, name: &VQueueName) -> EntryView {
+    EntryView {
+        id,
+        vqueue: row.vqueue,
+        service: name.service.to_string(),
+        scope: text(name.scope.as_ref()),
+        limit_key: limit_key(name),
+        key: text(name.object_key.as_ref()),
+        stage: row.stage.to_string(),
+        outcome: None,
+        attempts: row.attempts,
+        created_at: row.created_at.0,
+        run_at: Some(row.key.run_at.0),
+        started_at: (row.started_at.0 != 0).then_some(row.started_at.0),
+        finished_at: None,
+        failure: (!row.last_failure.is_empty()).then(|| row.last_failure.to_string()),
+    }
+}
+
+fn view_finished(id: EntryId, row: &FinishedRow, name: &VQueueName) -> EntryView {
+    let (outcome, failure) = match row.outcome() {
+        Outcome::Success(_) => ("success".to_owned(), None),
+        Outcome::Failure(failure) => (failure.kind.to_string(), Some(failure.message.to_string())),
+    };
+    EntryView {
+        id,
+        vqueue: row.vqueue,
+        service: name.service.to_string(),
+        scope: text(name.scope.as_ref()),
+        limit_key: limit_key(name),
+        key: text(name.object_key.as_ref()),
+        stage: Stage::Finished.to_string(),
+        outcome: Some(outcome),
+        attempts: row.attempts,
+        created_at: row.created_at.0,
+        run_at: None,
+        started_at: (row.started_at.0 != 0).then_some(row.started_at.0),
+        finished_at: Some(row.finished_at.0),
+        failure,
+    }
+}
+
+fn view_vqueue(id: VQueueId, meta: &VQueueMeta) -> VQueueView {
+    VQueueView {
+        id,
+        service: meta.name.service.to_string(),
+        scope: text(meta.name.scope.as_ref()),
+        limit_key: limit_key(&meta.name),
+        key: text(meta.name.object_key.as_ref()),
+        inbox: meta.inbox,
+        running: meta.running,
+        parked: meta.suspended + meta.paused,
+        finished: meta.finished,
+        is_paused: meta.is_paused,
+    }
+}
+
+/// Adds the entries of one partition that are wanted.
+fn add_entries(
+    partition: &PartitionEntry,
+    filter: &EntryFilter,
+    found: &mut Vec<EntryView>,
+) -> Result<(), NodeError> {
+    let tables = partition.store.begin()?;
+    let name = |vqueue| -> Result<VQueueName, NodeError> {
+        Ok(tables.vqueue_meta(vqueue)?.map(|meta| meta.name).unwrap_or_default())
+    };
+    let mut after = None;
+    loop {
+        let page = tables.entries_after(after, PAGE_LEN)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        for (id, row) in page {
+            if filter.is_full(found.len()) {
+                return Ok(());
+            }
+            let name = name(row.vqueue)?;
+            if filter.wants_stage(row.stage) && filter.wants_name(&name) {
+                found.push(view_live(id, &row, &name));
+            }
+        }
+    }
+    if !filter.wants_stage(Stage::Finished) {
+        return Ok(());
+    }
+    let mut after = None;
+    loop {
+        let page = tables.finished_after(after, PAGE_LEN)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(*last);
+        for (id, row) in page {
+            if filter.is_full(found.len()) {
+                return Ok(());
+            }
+            let name = name(row.vqueue)?;
+            if filter.wants_name(&name) {
+                found.push(view_finished(id, &row, &name));
+            }
+        }
+    }
+}
+
+impl Node {
+    fn entries_in_order(&self) -> Result<Vec<(PartitionId, PartitionEntry)>, NodeError> {
+        self.partitions().into_iter().map(|id| Ok((id, self.entry_of(id)?))).collect()
+    }
+
+    /// Entries that a filter wants, by partition and id. Blocks: it reads the store.
+    ///
+    /// # Errors
+    /// When a read fails.
+    pub fn entries(&self, filter: &EntryFilter) -> Result<Vec<EntryView>, NodeError> {
+        let mut found = Vec::new();
+        for (_, partition) in self.entries_in_order()? {
+            add_entries(&partition, filter, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// One entry. Blocks: it reads the store.
+    ///
+    /// # Errors
+    /// When a read fails or nobody owns its key.
+    pub fn entry(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
+        let partition = self.entry_of(self.route(id.partition_key)?)?;
+        let tables = partition.store.begin()?;
+        let name = |vqueue| -> Result<VQueueName, NodeError> {
+            Ok(tables.vqueue_meta(vqueue)?.map(|meta| meta.name).unwrap_or_default())
+        };
+        if let Some(row) = tables.entry(id)? {
+            return Ok(Some(view_live(id, &row, &name(row.vqueue)?)));
+        }
+        match tables.finished(id)? {
+            Some(row) => Ok(Some(view_finished(id, &row, &name(row.vqueue)?))),
+            None => Ok(None),
+        }
+    }
+
+    /// The stored payload of an entry. Blocks: it reads the store.
+    ///
+    /// # Errors
+    /// When a read fails or nobody owns its key.
+    pub fn payload(&self, id: EntryId) -> Result<Option<bytes::Bytes>, NodeError> {
+        let partition = self.entry_of(self.route(id.partition_key)?)?;
+        Ok(partition.store.payload(id)?)
+    }
+
+    /// How an entry ended, if it has. Blocks: it reads the store.
+    ///
+    /// # Errors
+    /// When a read fails or nobody owns its key.
+    pub fn outcome(&self, id: EntryId) -> Result<Option<Outcome>, NodeError> {
+        let partition = self.entry_of(self.route(id.partition_key)?)?;
+        Ok(partition.store.finished(id)?.map(|row| row.outcome()))
+    }
+
+    /// Vqueues that have entries. Blocks: it reads the store.
+    ///
+    /// # Errors
+    /// When a read fails.
+    pub fn vqueues(&self, filter: &EntryFilter) -> Result<Vec<VQueueView>, NodeError> {
+        let mut found = Vec::new();
+        for (_, partition) in self.entries_in_order()? {
+            let tables = partition.store.begin()?;
+            let mut after = None;
+            loop {
+                let page = tables.vqueues_after(after, PAGE_LEN)?;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(*last);
+                for (id, meta) in page {
+                    if !filter.is_full(found.len()) && filter.wants_name(&meta.name) {
+                        found.push(view_vqueue(id, &meta));
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The partitions.
+    ///
+    /// # Errors
+    /// When the node goes down.
+    pub fn status(&self) -> Result<Vec<StatusView>, NodeError> {
+        let views = self.entries_in_order()?.into_iter().map(|(id, entry)| {
+            let gauges = self.services.gauges(id);
+            let status = self.services.status(id);
+            let stopped = status.as_ref().and_then(|status| status.stopped.clone());
+            let (role, epoch) = match (&stopped, status.map(|status| status.role)) {
+                (Some(_), _) => ("stopped", 0),
+                (None, Some(Role::Leader { epoch, .. })) => ("leader", epoch.0),
+                (None, Some(Role::Candidate { epoch })) => ("candidate", epoch.0),
+                (None, Some(Role::Follower) | None) => ("follower", 0),
+            };
+            StatusView {
+                id,
+                range: (entry.range.0.0, entry.range.1.0),
+                role: role.to_owned(),
+                epoch,
+                stopped,
+                applied: gauges.applied.0,
+                log_end: self.log_store.end(id).0,
+                active_vqueues: gauges.active_vqueues,
+                stale: gauges.stale,
+            }
+        });
+        Ok(views.collect())
+    }
+}

@@ -1,0 +1,131 @@
+//! Changing the rule book: compare-and-swap in the metadata store, then through the
+//! log of every partition that is led here.
+
+use bytes::Bytes;
+use forebay_engine::rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange};
+use forebay_storage::metadata::{MetaKey, MetadataError, Precondition, Version};
+
+use super::{Node, NodeError, services::upsert_rule_book};
+
+/// Tries before a race with other writers is given up.
+const TRIES_MAX: usize = 16;
+
+impl Node {
+    fn stored_book(&self) -> Result<(RuleBook, Option<Version>), NodeError> {
+        match self.services.metadata.get(&MetaKey::rule_book())? {
+            None => Ok((RuleBook::default(), None)),
+            Some(found) => Ok((RuleBook::decode(&found.value)?, Some(found.version))),
+        }
+    }
+
+    /// The newest rule book.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn rule_book(&self) -> Result<RuleBook, NodeError> {
+        Ok(self.stored_book()?.0)
+    }
+
+    /// The books before it, newest last.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn rule_book_history(&self) -> Result<History, NodeError> {
+        match self.services.metadata.get(&MetaKey::rule_book_history())? {
+            None => Ok(History::default()),
+            Some(found) => Ok(History::decode(&found.value)?),
+        }
+    }
+
+    /// Changes the rule book and returns once every partition led here has applied it.
+    /// `make` is given the present book and may be called again when somebody else was
+    /// faster.
+    ///
+    /// # Errors
+    /// [`NodeError::Rules`] when a change or its precondition is refused; nothing was
+    /// changed then.
+    pub async fn change_rules(
+        &self,
+        author: &str,
+        make: impl Fn(&RuleBook) -> Vec<RuleChange> + Send,
+    ) -> Result<RuleBook, NodeError> {
+        self.check_up()?;
+        let now = self.clock.now();
+        let book = self.swap_book(author, |book| {
+            let applied = book.apply(&make(book), now, MAX_RULES_PER_BOOK)?;
+            Ok(applied.changed.then_some(applied.book))
+        })?;
+        self.bring_book(&book).await?;
+        Ok(book)
+    }
+
+    /// Puts the rules of an earlier version in force again, as a new version.
+    ///
+    /// # Errors
+    /// [`NodeError::Rollback`] when that version is not kept any more.
+    pub async fn rollback_rules(
+        &self,
+        author: &str,
+        version: BookVersion,
+    ) -> Result<RuleBook, NodeError> {
+        self.check_up()?;
+        let now = self.clock.now();
+        let history = self.rule_book_history()?;
+        let book = self.swap_book(author, |book| {
+            let applied = history.rollback(book, version, now)?;
+            Ok(applied.changed.then_some(applied.book))
+        })?;
+        self.bring_book(&book).await?;
+        Ok(book)
+    }
+
+    /// Swaps the stored book for what `change` makes of it (`None`: nothing to do).
+    fn swap_book(
+        &self,
+        author: &str,
+        change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError>,
+    ) -> Result<RuleBook, NodeError> {
+        let _changing = self.services.lock_rules();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (present, version) = self.stored_book()?;
+            let Some(book) = change(&present)? else {
+                return Ok(present);
+            };
+            let precondition =
+                version.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
+            let bytes = Bytes::from(book.encode());
+            match self.services.metadata.put(&MetaKey::rule_book(), bytes, precondition) {
+                Ok(_) => {
+                    self.record_history(&book, author)?;
+                    return Ok(book);
+                }
+                Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn record_history(&self, book: &RuleBook, author: &str) -> Result<(), NodeError> {
+        let mut history = self.rule_book_history()?;
+        history.record(book.clone(), author, self.clock.now());
+        let bytes = Bytes::from(history.encode());
+        let key = MetaKey::rule_book_history();
+        self.services.metadata.put(&key, bytes, Precondition::None)?;
+        Ok(())
+    }
+
+    async fn bring_book(&self, book: &RuleBook) -> Result<(), NodeError> {
+        let bytes = Bytes::from(book.encode());
+        let brought = self.partitions().into_iter().map(|partition| {
+            let bytes = bytes.clone();
+            async move {
+                let range = self.entry_of(partition)?.range;
+                self.propose_to(partition, upsert_rule_book(range, bytes)).await
+            }
+        });
+        futures_util::future::try_join_all(brought).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,237 @@
+//! What the actors of all partitions share on a node.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use dashmap::DashMap;
+use forebay_engine::{
+    leadership::{LeadershipInput, Role},
+    limiter::CapacityMode,
+    partition::{
+        machine::{Answer, Partition, PartitionInput, Phase},
+        rows::FsmSlot,
+        store::Tables,
+    },
+};
+use forebay_messages::{
+    Epoch, Lsn, NodeId, PartitionId,
+    actor::LimiterMessage,
+    command::{Command, UpsertRuleBook},
+};
+use forebay_storage::{
+    metadata::{MetaKey, MetadataError, MetadataStore, next_epoch},
+    partition::PartitionStore,
+};
+use tokio::sync::watch;
+
+use crate::{
+    capacity::{Capacity, CapacityClient},
+    replies::Replies,
+    shell::{Child, Ref},
+};
+
+use super::table::KeyRange;
+
+/// How a partition is, for people and for whoever waits for it to lead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Its role.
+    pub role: Role,
+    /// Why it stopped, when it did.
+    pub stopped: Option<String>,
+}
+
+/// Numbers of a partition, as of its last message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartitionGauges {
+    /// LSN of the last applied record.
+    pub applied: Lsn,
+    /// Vqueues that are active.
+    pub active_vqueues: usize,
+    /// Messages that came too late.
+    pub stale: u64,
+}
+
+/// Gives out epochs.
+pub(crate) struct Epochs {
+    metadata: Arc<dyn MetadataStore>,
+}
+
+impl Epochs {
+    pub(crate) fn next(
+        &self,
+        partition: PartitionId,
+        above: Epoch,
+    ) -> Result<Epoch, MetadataError> {
+        next_epoch(&*self.metadata, partition, above)
+    }
+}
+
+/// One partition as the node reaches it.
+#[derive(Clone)]
+pub(crate) struct PartitionEntry {
+    pub(crate) range: KeyRange,
+    pub(crate) address: Ref<PartitionInput>,
+    pub(crate) store: PartitionStore,
+    /// The partition and its supervisor, to be stopped.
+    pub(crate) actors: Arc<(Child<PartitionInput>, Child<LeadershipInput>)>,
+}
+
+/// What the actors of all partitions share on a node.
+pub(crate) struct NodeServices {
+    pub(crate) node: NodeId,
+    pub(crate) replies: Arc<Replies>,
+    pub(crate) epochs: Epochs,
+    pub(crate) metadata: Arc<dyn MetadataStore>,
+    pub(crate) partitions: DashMap<PartitionId, PartitionEntry>,
+    gauges: DashMap<PartitionId, PartitionGauges>,
+    status: watch::Sender<HashMap<PartitionId, PartitionStatus>>,
+    capacity: OnceLock<Capacity>,
+    /// Held while a rule book is changed, so that this node does not race itself.
+    pub(crate) rules_changing: Mutex<()>,
+}
+
+impl NodeServices {
+    pub(crate) fn new(node: NodeId, metadata: Arc<dyn MetadataStore>) -> Self {
+        Self {
+            node,
+            replies: Arc::default(),
+            epochs: Epochs { metadata: Arc::clone(&metadata) },
+            metadata,
+            partitions: DashMap::new(),
+            gauges: DashMap::new(),
+            status: watch::Sender::default(),
+            capacity: OnceLock::new(),
+            rules_changing: Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn set_capacity(&self, capacity: Capacity) {
+        // A node sets it once, before any partition starts.
+        let _ = self.capacity.set(capacity);
+    }
+
+    fn the_capacity(&self) -> Capacity {
+        self.capacity.get().cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn capacity_mode(&self) -> CapacityMode {
+        if self.the_capacity().is_limited() {
+            CapacityMode::Leased
+        } else {
+            CapacityMode::Unlimited
+        }
+    }
+
+    pub(crate) fn capacity(&self, partition: PartitionId) -> CapacityClient {
+        self.the_capacity().client(partition)
+    }
+
+    pub(crate) fn join_capacity(&self, partition: PartitionId, limiter: &Ref<LimiterMessage>) {
+        self.the_capacity().join(partition, limiter);
+    }
+
+    pub(crate) fn leave_capacity(&self, partition: PartitionId) {
+        self.the_capacity().leave(partition);
+    }
+
+    pub(crate) fn report_role(&self, partition: PartitionId, role: Role) {
+        self.status.send_modify(|status| {
+            let before = status.get(&partition).and_then(|status| status.stopped.clone());
+            status.insert(partition, PartitionStatus { role, stopped: before });
+        });
+    }
+
+    pub(crate) fn report_stopped(&self, partition: PartitionId, reason: String) {
+        self.status.send_modify(|status| {
+            let stopped = Some(reason);
+            status.insert(partition, PartitionStatus { role: Role::Follower, stopped });
+        });
+    }
+
+    /// Storage failed under a partition: it stops, and says why.
+    pub(crate) fn stop_failed(&self, partition: PartitionId, reason: &str) {
+        tracing::error!(%partition, reason, "the partition stops");
+        if let Some(entry) = self.partitions.get(&partition) {
+            entry.actors.0.stop();
+        }
+        self.partition_gone(partition, reason);
+    }
+
+    /// The partition's actor is gone: whoever still waits for it is answered.
+    pub(crate) fn partition_gone(&self, partition: PartitionId, reason: &str) {
+        let known = self.status(partition).and_then(|status| status.stopped);
+        let reason = known.unwrap_or_else(|| {
+            self.report_stopped(partition, reason.to_owned());
+            reason.to_owned()
+        });
+        self.replies.answer_all_of(partition, &Answer::StorageFailed(reason));
+    }
+
+    pub(crate) fn forget(&self, partition: PartitionId) {
+        self.partitions.remove(&partition);
+        self.gauges.remove(&partition);
+        self.status.send_modify(|status| {
+            status.remove(&partition);
+        });
+    }
+
+    pub(crate) fn status(&self, partition: PartitionId) -> Option<PartitionStatus> {
+        self.status.borrow().get(&partition).cloned()
+    }
+
+    pub(crate) fn watch_status(&self) -> watch::Receiver<HashMap<PartitionId, PartitionStatus>> {
+        self.status.subscribe()
+    }
+
+    pub(crate) fn observe_partition(&self, partition: PartitionId, machine: &Partition) {
+        let stale = machine.stale();
+        let gauges = PartitionGauges {
+            applied: machine.applied(),
+            active_vqueues: machine.active_vqueues(),
+            stale: stale.vqueue + stale.attempt,
+        };
+        if machine.phase() != Phase::Following || !self.gauges.contains_key(&partition) {
+            self.gauges.insert(partition, gauges);
+        }
+    }
+
+    pub(crate) fn gauges(&self, partition: PartitionId) -> PartitionGauges {
+        self.gauges.get(&partition).map(|gauges| *gauges).unwrap_or_default()
+    }
+
+    /// Proposes the newest rule book to a partition that has just begun to lead, if it
+    /// is not the one it has.
+    pub(crate) fn publish_rule_book(&self, partition: PartitionId) {
+        let Some(entry) = self.partitions.get(&partition).map(|entry| entry.clone()) else {
+            return;
+        };
+        let newest = match self.metadata.get(&MetaKey::rule_book()) {
+            Ok(Some(found)) => found.value,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%partition, %error, "the rule book cannot be read");
+                return;
+            }
+        };
+        let present = entry.store.begin().ok().and_then(|rows| rows.fsm(FsmSlot::RuleBook).ok());
+        if present.flatten().as_ref() == Some(&newest) {
+            return;
+        }
+        let pending = self.replies.open(partition);
+        let command = upsert_rule_book(entry.range, newest);
+        entry.address.send(PartitionInput::Propose { command, reply: pending.id() });
+    }
+
+    pub(crate) fn lock_rules(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.rules_changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The command that brings a rule book to a partition.
+pub(crate) fn upsert_rule_book(range: KeyRange, rule_book: bytes::Bytes) -> Command {
+    let (key_first, key_last) = range;
+    Command::UpsertRuleBook(UpsertRuleBook { key_first, key_last, rule_book })
+}

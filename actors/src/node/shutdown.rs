@@ -1,0 +1,145 @@
+//! Going down: first nothing new starts, then what runs may end, then all is flushed
+//! and joined.
+
+use std::{
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use forebay_engine::{leadership::LeadershipInput, partition::machine::PartitionInput};
+use forebay_messages::PartitionId;
+use tokio::sync::oneshot;
+
+use crate::log_writer::LogCommand;
+
+use super::{Machinery, Node, NodeError, services::PartitionEntry};
+
+/// How long handlers that were asked to stop get before they are dropped.
+const CANCEL_GRACE: Duration = Duration::from_millis(200);
+
+impl Node {
+    /// Goes down. Running handlers may end within `drain`; the others are dropped and
+    /// run again after the next start. A second call does nothing.
+    ///
+    /// # Errors
+    /// When a store cannot be flushed; the next start replays from the log.
+    pub async fn shutdown(&self, drain: Duration) -> Result<(), NodeError> {
+        if self.going_down.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let entries: Vec<(PartitionId, PartitionEntry)> = self
+            .services
+            .partitions
+            .iter()
+            .map(|entry| (*entry.key(), entry.value().clone()))
+            .collect();
+        for (_, entry) in &entries {
+            entry.address.send(PartitionInput::CloseGate);
+        }
+        if !drain.is_zero() {
+            // A decision that was proposed before the gate closed may still start.
+            self.log_barrier().await;
+            if tokio::time::timeout(drain, self.executor.idle()).await.is_err() {
+                tracing::warn!(running = self.executor.running(), "handlers did not end in time");
+            }
+        }
+        self.executor.cancel_all();
+        // Whoever does not stop by itself is dropped.
+        let _ = tokio::time::timeout(CANCEL_GRACE, self.executor.idle()).await;
+        self.executor.abort_all();
+        // Ends that were reported go through the log before the partitions stop.
+        self.settle(&entries).await;
+        let mut flushed = Ok(());
+        for (partition, entry) in &entries {
+            entry.actors.1.address.send(LeadershipInput::StepDown);
+            if let Err(error) = self.stop_partition(*partition).await {
+                flushed = Err(error);
+            }
+        }
+        self.credits.iter().for_each(|credits| credits.close());
+        let machinery = self.machinery().take();
+        if let Some(machinery) = machinery {
+            self.take_down(machinery);
+        }
+        self.services.partitions.clear();
+        flushed
+    }
+
+    /// Waits until what was sent to the partitions so far has gone through the log and
+    /// come back.
+    async fn settle(&self, entries: &[(PartitionId, PartitionEntry)]) {
+        for _ in 0..2 {
+            for (partition, entry) in entries {
+                // A question that the partition answers at once, behind its mailbox.
+                let pending = self.services.replies.open(*partition);
+                let nobody = forebay_messages::EntryId::default();
+                let ask = PartitionInput::Attach { entry: nobody, reply: pending.id() };
+                if entry.address.send(ask)
+                    && self
+                        .services
+                        .status(*partition)
+                        .is_some_and(|status| status.stopped.is_none())
+                {
+                    pending.await;
+                }
+            }
+            self.log_barrier().await;
+        }
+    }
+
+    async fn log_barrier(&self) {
+        let (told, done) = oneshot::channel();
+        let Ok(log) = self.log_handle() else { return };
+        let sent = log.send(LogCommand::Barrier(Box::new(move |result| {
+            // Nobody waits when the shutdown was dropped.
+            let _ = told.send(result);
+        })));
+        drop(log);
+        if sent {
+            // An error means that the writer is gone, and with it all it had to write.
+            let _ = done.await;
+        }
+    }
+
+    /// Stops a partition's actors and flushes its rows.
+    pub(super) async fn stop_partition(&self, partition: PartitionId) -> Result<(), NodeError> {
+        let found = self.services.partitions.get(&partition).map(|entry| entry.clone());
+        let Some(entry) = found else {
+            return Err(NodeError::UnknownPartition(partition));
+        };
+        if let Ok(log) = self.log_handle() {
+            log.send(LogCommand::Unsubscribe { partition });
+        }
+        entry.actors.1.stop();
+        entry.actors.0.stop();
+        let mut status = self.services.watch_status();
+        // An error means that the node itself is gone.
+        let _ = status
+            .wait_for(|all| all.get(&partition).is_none_or(|status| status.stopped.is_some()))
+            .await;
+        let store = entry.store;
+        let flushing = tokio::task::spawn_blocking(move || store.flush());
+        match flushing.await {
+            Ok(flushed) => {
+                let through = flushed?;
+                if let Ok(log) = self.log_handle() {
+                    log.send(LogCommand::Trim { partition, through });
+                }
+                Ok(())
+            }
+            Err(error) => Err(NodeError::Unexpected(error.to_string())),
+        }
+    }
+
+    pub(super) fn machinery(&self) -> std::sync::MutexGuard<'_, Option<Machinery>> {
+        self.machinery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins the threads.
+    pub(super) fn take_down(&self, mut machinery: Machinery) {
+        for arbiter in &mut machinery.arbiters {
+            arbiter.join();
+        }
+        machinery.log_writer.join();
+    }
+}

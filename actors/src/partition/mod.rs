@@ -1,0 +1,231 @@
+//! The partition actor: performs what the partition machine decides.
+//!
+//! Owns: the partition's store (the only writer of it) and the state in memory beside
+//! it. Must always hold: a batch is committed before its consequences are stepped in.
+
+mod run;
+mod scan;
+
+use std::{rc::Rc, sync::Arc};
+
+use forebay_engine::{
+    leadership::LeadershipInput,
+    partition::{
+        apply::{self, Applied},
+        machine::{AppliedBatch, EntryState, Partition, PartitionEffect, PartitionInput, Refusal},
+        state::State,
+    },
+};
+use forebay_messages::{Lsn, PartitionId, Producer, Record, Timestamp};
+use forebay_storage::partition::PartitionStore;
+
+use crate::{
+    executor::Execute,
+    links::Links,
+    log_writer::{LogCommand, LogHandle},
+    node::NodeServices,
+    shell::{Performer, Scope, TimerKey, World},
+    vqueue::VQueueShared,
+};
+
+/// How often an idle leader looks for results that expired, in milliseconds.
+const UPKEEP_INTERVAL_MS: u64 = 60_000;
+
+/// Performs the effects of a partition.
+pub(crate) struct PartitionPerformer {
+    pub(crate) id: PartitionId,
+    pub(crate) world: World,
+    pub(crate) links: Rc<Links>,
+    pub(crate) store: PartitionStore,
+    pub(crate) state: State,
+    pub(crate) log: LogHandle,
+    pub(crate) executor: Arc<dyn Execute>,
+    pub(crate) services: Arc<NodeServices>,
+    pub(crate) vqueues: Rc<VQueueShared>,
+    pub(crate) wake: Option<TimerKey>,
+    pub(crate) upkeep: Option<TimerKey>,
+    /// Scratch of `apply`, kept to save the allocation.
+    pub(crate) applied: Vec<Applied>,
+}
+
+type PartitionScope<'a> = Scope<'a, PartitionInput>;
+
+impl PartitionPerformer {
+    /// Applies a run of records in one batch and commits it; only then the
+    /// consequences are stepped in.
+    fn apply(&mut self, first: Lsn, records: &[Arc<Record>], scope: &mut PartitionScope<'_>) {
+        let store = self.store.clone();
+        let mut batch = match store.begin() {
+            Ok(batch) => batch,
+            Err(error) => return self.fail(format!("partition {}: {error}", self.id), scope),
+        };
+        let mut replies = Vec::with_capacity(records.len());
+        let mut lsn = first;
+        for record in records {
+            let applied = &mut self.applied;
+            match apply::apply(&mut self.state, &mut batch, lsn, record, applied) {
+                Ok(reply) => {
+                    let own = match &record.producer {
+                        Some(Producer::Leader(own)) => Some(*own),
+                        _ => None,
+                    };
+                    replies.push((own, reply));
+                }
+                Err(error) => {
+                    let reason = format!("partition {}, LSN {lsn}: {error}", self.id);
+                    return self.fail(reason, scope);
+                }
+            }
+            lsn = lsn.next();
+        }
+        let last = Lsn(lsn.0 - 1);
+        if let Err(error) = batch.commit(last) {
+            return self.fail(format!("partition {}: {error}", self.id), scope);
+        }
+        scope.feed_back(PartitionInput::Applied(AppliedBatch {
+            last,
+            replies,
+            applied: std::mem::take(&mut self.applied),
+        }));
+    }
+
+    /// The partition cannot go on: who waits is answered, and it stops.
+    fn fail(&mut self, reason: String, scope: &mut PartitionScope<'_>) {
+        tracing::error!(partition = %self.id, reason, "the partition stops");
+        self.services.report_stopped(self.id, reason.clone());
+        scope.feed_back(PartitionInput::AppendRefused(Refusal::Failed { reason }));
+        scope.feed_back(PartitionInput::StopLeading);
+        scope.stop();
+    }
+
+    fn look_up(&mut self, entry: forebay_messages::EntryId, scope: &mut PartitionScope<'_>) {
+        let state = self.store.entry(entry).and_then(|row| {
+            Ok(match row {
+                Some(_) => EntryState::Live,
+                None => match self.store.finished(entry)? {
+                    Some(row) => EntryState::Finished(row.outcome()),
+                    None => EntryState::Unknown,
+                },
+            })
+        });
+        match state {
+            Ok(state) => scope.feed_back(PartitionInput::LookedUp { entry, state }),
+            Err(error) => self.fail(error.to_string(), scope),
+        }
+    }
+
+    fn check_expired(&mut self, until: Timestamp, scope: &mut PartitionScope<'_>) {
+        match self.store.expired(until, 1) {
+            Ok(due) if due.is_empty() => {}
+            Ok(_) => scope.feed_back(PartitionInput::ExpiredFound { until }),
+            Err(error) => self.fail(error.to_string(), scope),
+        }
+    }
+
+    /// Records below what the store has flushed are not needed for a replay any more.
+    fn trim_log(&self) {
+        match self.store.durable_lsn() {
+            Ok(through) if through > Lsn::default() => {
+                self.log.send(LogCommand::Trim { partition: self.id, through });
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(partition = %self.id, %error, "the log is not trimmed"),
+        }
+    }
+
+    fn wake_at(&mut self, at: Timestamp, scope: &PartitionScope<'_>) {
+        if let Some(timer) = self.wake.take() {
+            self.world.timers().cancel(timer);
+        }
+        self.wake = Some(self.tick_at(at, scope));
+    }
+
+    fn tick_at(&self, at: Timestamp, scope: &PartitionScope<'_>) -> TimerKey {
+        let me = scope.me.clone();
+        self.world.timers().set(at, move || {
+            me.send(PartitionInput::Tick);
+        })
+    }
+
+    fn append(
+        &mut self,
+        epoch: forebay_messages::Epoch,
+        record: Arc<Record>,
+        scope: &mut PartitionScope<'_>,
+    ) {
+        let command = LogCommand::Append { partition: self.id, epoch, record };
+        if !self.log.send(command) {
+            self.fail("the log writer is gone".to_owned(), scope);
+        }
+    }
+
+    /// A fenced leader steps down; without a log that can be written the partition
+    /// stops, for a log that failed once takes no more writes before it is reopened.
+    fn refused(&mut self, refusal: Refusal, scope: &mut PartitionScope<'_>) {
+        match refusal {
+            Refusal::Fenced { current } => {
+                let reason = format!("fenced off by epoch {current}");
+                let fenced_by = Some(current);
+                self.links.to_supervisor(LeadershipInput::Refused { reason, fenced_by });
+            }
+            Refusal::Failed { reason } => self.fail(reason, scope),
+        }
+    }
+}
+
+impl Performer<Partition> for PartitionPerformer {
+    fn perform(&mut self, effect: PartitionEffect, scope: &mut PartitionScope<'_>) {
+        if self.upkeep.is_none() {
+            self.upkeep = Some(self.tick_at(Timestamp(scope.now.0 + UPKEEP_INTERVAL_MS), scope));
+        }
+        match effect {
+            PartitionEffect::Append { epoch, record } => self.append(epoch, record, scope),
+            PartitionEffect::Apply { first, records } => self.apply(first, &records, scope),
+            PartitionEffect::Answer { to, answer } => self.services.replies.answer(to, answer),
+            PartitionEffect::LookUp { entry } => self.look_up(entry, scope),
+            PartitionEffect::ScheduleFlush => {
+                scope.me.send(PartitionInput::Flush);
+            }
+            PartitionEffect::CheckExpired { until } => {
+                self.upkeep = None;
+                self.trim_log();
+                self.check_expired(until, scope);
+            }
+            PartitionEffect::TellAnnounced { node, epoch } => {
+                self.links.to_supervisor(LeadershipInput::Announced { node, epoch });
+            }
+            PartitionEffect::TellSeeded { epoch } => {
+                self.links.to_supervisor(LeadershipInput::Seeded { epoch });
+            }
+            PartitionEffect::TellDrained { epoch } => {
+                self.links.to_supervisor(LeadershipInput::Drained { epoch });
+            }
+            PartitionEffect::TellRefused(refusal) => self.refused(refusal, scope),
+            PartitionEffect::SeedLimiter { proposed } => self.seed_limiter(proposed, scope),
+            PartitionEffect::ToLimiter(message) => self.links.to_limiter(message),
+            PartitionEffect::FindVQueues { after } => self.find_vqueues(after, scope),
+            PartitionEffect::WakeAt(at) => self.wake_at(at, scope),
+            PartitionEffect::SpawnVQueue { handle, vqueue, dispatched } => {
+                self.spawn_vqueue(handle, vqueue, dispatched, scope);
+            }
+            PartitionEffect::StopVQueue(handle) => self.links.stop_vqueue(handle),
+            PartitionEffect::ToVQueue(handle, message) => self.links.to_vqueue(handle, message),
+            PartitionEffect::Run(run) => self.run(run, scope),
+            PartitionEffect::Abort { entry, token } => self.executor.abort(entry, token),
+            PartitionEffect::Cancel { entry, token } => self.executor.cancel(entry, token),
+        }
+    }
+
+    fn observe(&mut self, machine: &Partition) {
+        self.services.observe_partition(self.id, machine);
+    }
+}
+
+impl Drop for PartitionPerformer {
+    fn drop(&mut self) {
+        for timer in [self.wake.take(), self.upkeep.take()].into_iter().flatten() {
+            self.world.timers().cancel(timer);
+        }
+        self.links.stop_all();
+    }
+}

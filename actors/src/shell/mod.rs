@@ -1,0 +1,152 @@
+//! The one actor shell: it receives, steps a machine, performs the effects.
+//!
+//! Must always hold:
+//! - S1: effects are performed in the order in which the machine gave them, before the
+//!   next message is taken.
+//! - S2: what a performer feeds back is stepped before the next message of the mailbox.
+//! - S3: a panic in a machine or performer ends the actor, and its parent is told.
+//!
+//! The same shell runs in two worlds: on actix, and under a seeded single-threaded
+//! executor without actix ([`sim`]). Must not know: what any machine is about.
+
+mod actix_world;
+mod reference;
+pub mod sim;
+mod timers;
+mod world;
+
+use std::{collections::VecDeque, sync::Arc};
+
+use forebay_engine::Machine;
+use forebay_messages::Timestamp;
+
+pub(crate) use actix_world::panic_text;
+pub use actix_world::{ActixWorld, YIELD_EVERY};
+pub use reference::{Post, Ref};
+pub use timers::{TimerKey, Timers};
+pub use world::{Child, Death, OnDeath, World};
+
+/// Where time comes from.
+pub trait Clock: Send + Sync {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's wall clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Timestamp(since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Performs the effects of a machine.
+pub trait Performer<M: Machine>: 'static {
+    /// Performs one effect.
+    fn perform(&mut self, effect: M::Effect, scope: &mut Scope<'_, M::Input>);
+
+    /// Looks at the machine after a message was handled (for gauges and queries).
+    fn observe(&mut self, _machine: &M) {}
+}
+
+/// What a performer can do besides its own business.
+pub struct Scope<'a, I> {
+    /// The time of the step that gave the effect.
+    pub now: Timestamp,
+    /// The actor itself.
+    pub me: &'a Ref<I>,
+    feedback: &'a mut VecDeque<I>,
+    stop: &'a mut bool,
+}
+
+impl<I> Scope<'_, I> {
+    /// Steps an input in before the next message is taken (S2).
+    pub fn feed_back(&mut self, input: I) {
+        self.feedback.push_back(input);
+    }
+
+    /// Ends the actor after this message.
+    pub fn stop(&mut self) {
+        *self.stop = true;
+    }
+}
+
+/// Steps between checks of a machine's invariants once it has made many: checks look
+/// at everything, and a big test would do nothing else.
+#[cfg(debug_assertions)]
+const CHECK_EVERY: u64 = 997;
+#[cfg(debug_assertions)]
+const CHECK_ALL_UNTIL: u64 = 5_000;
+
+/// A machine with its performer: the part of the shell that both worlds share.
+pub(crate) struct Core<M: Machine, P> {
+    machine: M,
+    performer: P,
+    effects: Vec<M::Effect>,
+    feedback: VecDeque<M::Input>,
+    clock: Arc<dyn Clock>,
+    #[cfg(debug_assertions)]
+    steps: u64,
+}
+
+impl<M: Machine, P: Performer<M>> Core<M, P> {
+    pub(crate) fn new(machine: M, performer: P, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            machine,
+            performer,
+            effects: Vec::new(),
+            feedback: VecDeque::new(),
+            clock,
+            #[cfg(debug_assertions)]
+            steps: 0,
+        }
+    }
+
+    /// Called once before the first message; false when the actor is to end.
+    pub(crate) fn start(&mut self, me: &Ref<M::Input>) -> bool {
+        let now = self.clock.now();
+        self.machine.start(now, &mut self.effects);
+        self.run(None, me)
+    }
+
+    /// Takes one message; false when the actor is to end.
+    pub(crate) fn receive(&mut self, input: M::Input, me: &Ref<M::Input>) -> bool {
+        self.run(Some(input), me)
+    }
+
+    fn run(&mut self, mut next: Option<M::Input>, me: &Ref<M::Input>) -> bool {
+        let mut stop = false;
+        loop {
+            let now = self.clock.now();
+            if let Some(input) = next {
+                self.machine.step(now, input, &mut self.effects);
+                self.check();
+            }
+            for effect in self.effects.drain(..) {
+                let mut scope = Scope { now, me, feedback: &mut self.feedback, stop: &mut stop };
+                self.performer.perform(effect, &mut scope);
+            }
+            next = self.feedback.pop_front();
+            if next.is_none() {
+                break;
+            }
+        }
+        self.performer.observe(&self.machine);
+        !stop
+    }
+
+    #[cfg(debug_assertions)]
+    fn check(&mut self) {
+        self.steps += 1;
+        if self.steps < CHECK_ALL_UNTIL || self.steps.is_multiple_of(CHECK_EVERY) {
+            self.machine.check();
+        }
+    }
+
+    #[cfg(not(debug_assertions))]
+    #[expect(clippy::unused_self, reason = "the same call in both builds")]
+    fn check(&mut self) {}
+}

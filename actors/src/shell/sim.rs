@@ -1,0 +1,323 @@
+//! The world without actix: one thread, mailboxes polled in a seeded order, virtual
+//! time. The same seed gives the same trace.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use forebay_engine::Machine;
+use forebay_messages::Timestamp;
+
+use super::{
+    Clock, Core, Death, OnDeath, Performer, Post, Ref, Timers, actix_world::panic_text,
+    world::Child,
+};
+
+/// A clock that moves only when told to.
+#[derive(Debug, Default)]
+pub struct VirtualClock(AtomicU64);
+
+impl VirtualClock {
+    /// A clock that shows `start`.
+    #[must_use]
+    pub fn new(start: Timestamp) -> Self {
+        Self(AtomicU64::new(start.0))
+    }
+
+    /// Moves on; never back.
+    pub fn advance_to(&self, to: Timestamp) {
+        self.0.fetch_max(to.0, Ordering::Relaxed);
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// `SplitMix64` (Steele, Lea, Flood 2014): small, and the same everywhere.
+#[derive(Clone, Debug)]
+pub struct SeededRandom(u64);
+
+impl SeededRandom {
+    /// A generator; equal seeds give equal numbers.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound` (which must not be zero).
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next_u64() % bound as u64).unwrap_or(0)
+    }
+}
+
+/// An actor as the executor sees it.
+trait Resident {
+    /// Handles one message; `None` when the mailbox is empty.
+    fn poll(&mut self) -> Option<Polled>;
+    fn has_mail(&self) -> bool;
+    fn is_stopped(&self) -> bool;
+}
+
+enum Polled {
+    Goes,
+    Ended(Death),
+}
+
+struct Mailbox<I> {
+    mail: Mutex<VecDeque<I>>,
+    closed: AtomicBool,
+}
+
+impl<I> Mailbox<I> {
+    fn mail(&self) -> std::sync::MutexGuard<'_, VecDeque<I>> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<I: Send> Post<I> for Arc<Mailbox<I>> {
+    fn post(&self, input: I) -> bool {
+        let open = !self.closed.load(Ordering::Relaxed);
+        if open {
+            self.mail().push_back(input);
+        }
+        open
+    }
+}
+
+struct Actor<M: Machine, P> {
+    core: Core<M, P>,
+    me: Ref<M::Input>,
+    mailbox: Arc<Mailbox<M::Input>>,
+    stopped: Arc<AtomicBool>,
+    started: bool,
+}
+
+impl<M, P> Resident for Actor<M, P>
+where
+    M: Machine + 'static,
+    M::Input: Send + 'static,
+    P: Performer<M>,
+{
+    fn poll(&mut self) -> Option<Polled> {
+        let (core, me) = (&mut self.core, &self.me);
+        let polled = if self.started {
+            let input = self.mailbox.mail().pop_front()?;
+            catch_unwind(AssertUnwindSafe(|| core.receive(input, me)))
+        } else {
+            self.started = true;
+            catch_unwind(AssertUnwindSafe(|| core.start(me)))
+        };
+        Some(match polled {
+            Ok(true) => Polled::Goes,
+            Ok(false) => Polled::Ended(Death::Stopped),
+            Err(panic) => Polled::Ended(Death::Panicked(panic_text(panic.as_ref()))),
+        })
+    }
+
+    fn has_mail(&self) -> bool {
+        !self.started || !self.mailbox.mail().is_empty()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+impl<M: Machine, P> Drop for Actor<M, P> {
+    fn drop(&mut self) {
+        self.mailbox.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+struct House {
+    name: &'static str,
+    resident: Option<Box<dyn Resident>>,
+    on_death: Option<OnDeath>,
+}
+
+struct Executor {
+    houses: BTreeMap<u64, House>,
+    next_house: u64,
+    random: SeededRandom,
+    trace: Vec<(Timestamp, u64, &'static str)>,
+}
+
+/// A seeded, single-threaded executor of actors. Cheap to clone; stays on its thread.
+#[derive(Clone)]
+pub struct SimWorld {
+    executor: Rc<RefCell<Executor>>,
+    clock: Arc<VirtualClock>,
+    as_clock: Arc<dyn Clock>,
+    timers: Timers,
+}
+
+impl SimWorld {
+    /// An empty world at a time.
+    #[must_use]
+    pub fn new(seed: u64, start: Timestamp) -> Self {
+        let clock = Arc::new(VirtualClock::new(start));
+        Self {
+            executor: Rc::new(RefCell::new(Executor {
+                houses: BTreeMap::new(),
+                next_house: 0,
+                random: SeededRandom::new(seed),
+                trace: Vec::new(),
+            })),
+            as_clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            clock,
+            timers: Timers::default(),
+        }
+    }
+
+    pub(super) fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.as_clock
+    }
+
+    pub(super) fn spawn<M, P>(
+        &self,
+        name: &'static str,
+        machine: M,
+        performer: P,
+        on_death: OnDeath,
+    ) -> Child<M::Input>
+    where
+        M: Machine + 'static,
+        M::Input: Send + 'static,
+        P: Performer<M>,
+    {
+        let mailbox =
+            Arc::new(Mailbox { mail: Mutex::new(VecDeque::new()), closed: AtomicBool::new(false) });
+        let me = Ref::new(Arc::clone(&mailbox));
+        let stopped = Arc::new(AtomicBool::new(false));
+        let actor = Actor {
+            core: Core::new(machine, performer, Arc::clone(&self.as_clock)),
+            me: me.clone(),
+            mailbox: Arc::clone(&mailbox),
+            stopped: Arc::clone(&stopped),
+            started: false,
+        };
+        let mut executor = self.executor.borrow_mut();
+        let number = executor.next_house;
+        executor.next_house += 1;
+        executor.houses.insert(
+            number,
+            House { name, resident: Some(Box::new(actor)), on_death: Some(on_death) },
+        );
+        Child::new(me, move || {
+            stopped.store(true, Ordering::Relaxed);
+            mailbox.closed.store(true, Ordering::Relaxed);
+        })
+    }
+
+    /// Lets one actor, chosen by the seed, handle one message. False when no actor has
+    /// mail.
+    pub fn step(&self) -> bool {
+        self.bury_stopped();
+        let (number, mut resident) = {
+            let mut executor = self.executor.borrow_mut();
+            let ready: Vec<u64> = executor
+                .houses
+                .iter()
+                .filter(|(_, house)| house.resident.as_ref().is_some_and(|r| r.has_mail()))
+                .map(|(number, _)| *number)
+                .collect();
+            if ready.is_empty() {
+                return false;
+            }
+            let chosen = executor.random.below(ready.len());
+            let number = ready[chosen];
+            let now = self.clock.now();
+            let Some(house) = executor.houses.get_mut(&number) else { return false };
+            let (name, resident) = (house.name, house.resident.take());
+            executor.trace.push((now, number, name));
+            let Some(resident) = resident else { return false };
+            (number, resident)
+        };
+        match resident.poll() {
+            Some(Polled::Ended(death)) => {
+                drop(resident);
+                self.bury(number, death);
+            }
+            Some(Polled::Goes) | None => {
+                if let Some(house) = self.executor.borrow_mut().houses.get_mut(&number) {
+                    house.resident = Some(resident);
+                }
+            }
+        }
+        true
+    }
+
+    /// Steps until no actor has mail, firing timers that are due now.
+    pub fn settle(&self) {
+        loop {
+            while self.step() {}
+            if self.timers.first().is_none_or(|at| at > self.clock.now()) {
+                return;
+            }
+            self.timers.fire(self.clock.now());
+        }
+    }
+
+    /// Moves time on, stopping at every timer on the way, and settles.
+    pub fn advance(&self, by: Duration) {
+        let until = self.clock.now().after(by);
+        self.settle();
+        while let Some(at) = self.timers.first().filter(|at| *at <= until) {
+            self.clock.advance_to(at);
+            self.settle();
+        }
+        self.clock.advance_to(until);
+        self.settle();
+    }
+
+    /// Who handled a message when: time, actor number, actor name.
+    #[must_use]
+    pub fn trace(&self) -> Vec<(Timestamp, u64, &'static str)> {
+        self.executor.borrow().trace.clone()
+    }
+
+    fn bury(&self, number: u64, death: Death) {
+        let house = self.executor.borrow_mut().houses.remove(&number);
+        if let Some(on_death) = house.and_then(|house| house.on_death) {
+            on_death(death);
+        }
+    }
+
+    fn bury_stopped(&self) {
+        let stopped: Vec<u64> = self
+            .executor
+            .borrow()
+            .houses
+            .iter()
+            .filter(|(_, house)| house.resident.as_ref().is_some_and(|r| r.is_stopped()))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in stopped {
+            self.bury(number, Death::Stopped);
+        }
+    }
+}

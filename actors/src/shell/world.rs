@@ -1,0 +1,91 @@
+//! Where actors live: on actix, or in a simulation.
+
+use std::sync::Arc;
+
+use forebay_engine::Machine;
+
+use super::{ActixWorld, Clock, Performer, Ref, Timers, sim::SimWorld};
+
+/// How an actor ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// It was stopped, or nobody could reach it any more.
+    Stopped,
+    /// It panicked; what the panic said.
+    Panicked(String),
+}
+
+/// Told once, on the actor's thread, when it has ended.
+pub type OnDeath = Box<dyn FnOnce(Death)>;
+
+/// One thread of actors. Cheap to clone; stays on its thread.
+#[derive(Clone)]
+pub enum World {
+    /// An actix arbiter of ours.
+    Actix(ActixWorld),
+    /// A seeded, single-threaded executor.
+    Sim(SimWorld),
+}
+
+impl World {
+    /// Starts an actor. `on_death` is its death watch.
+    pub fn spawn<M, P>(
+        &self,
+        name: &'static str,
+        machine: M,
+        performer: P,
+        on_death: OnDeath,
+    ) -> Child<M::Input>
+    where
+        M: Machine + 'static,
+        M::Input: Send + 'static,
+        P: Performer<M>,
+    {
+        match self {
+            Self::Actix(world) => world.spawn(name, machine, performer, on_death),
+            Self::Sim(world) => world.spawn(name, machine, performer, on_death),
+        }
+    }
+
+    /// The timers of this thread.
+    #[must_use]
+    pub fn timers(&self) -> &Timers {
+        match self {
+            Self::Actix(world) => world.timers(),
+            Self::Sim(world) => world.timers(),
+        }
+    }
+
+    /// Where time comes from.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        match self {
+            Self::Actix(world) => world.clock(),
+            Self::Sim(world) => world.clock(),
+        }
+    }
+}
+
+/// An actor as its parent holds it: an address, and the means to stop it.
+pub struct Child<I> {
+    /// Its address.
+    pub address: Ref<I>,
+    stop: Box<dyn Fn() + Send + Sync>,
+}
+
+impl<I> Child<I> {
+    pub(super) fn new(address: Ref<I>, stop: impl Fn() + Send + Sync + 'static) -> Self {
+        Self { address, stop: Box::new(stop) }
+    }
+
+    /// Ends the actor before it takes another message. Its death watch is told.
+    pub fn stop(&self) {
+        (self.stop)();
+    }
+}
+
+impl<I> std::fmt::Debug for Child<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.address.fmt(f)
+    }
+}

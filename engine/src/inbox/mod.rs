@@ -1,0 +1,183 @@
+//! The inbox cache of one vqueue: which entries are next, without reading storage
+//! for each of them.
+//!
+//! Owns: at most [`INBOX_CACHE_CAPACITY`] cached keys in key order, how far storage
+//! is known (the anchor), what was told while a refill ran (the overlay), and the
+//! keys that were handed out and whose decisions are not applied yet.
+//!
+//! Rests on one promise of the partition: **storage is written before anyone is
+//! notified**. A scan may therefore show more than was told, never less.
+//!
+//! Guarantees, shown by the model in `tests/inbox`:
+//! 1. A row whose removal was told is never handed out.
+//! 2. A stored row is never lost: draining hands out exactly what is stored.
+//! 3. The head is the least of the rows that were told and are not handed out.
+//! 4. Neither cache nor overlay ever exceeds the capacity.
+//! 5. [`Inbox::is_empty_for_sure`] only when nothing is stored but what is handed out.
+//!
+//! Must not know: permits, limits, locks, time, threads. It says what to scan
+//! ([`Inbox::start_refill`]); somebody else scans.
+
+mod cache;
+mod check;
+mod overlay;
+mod refill;
+
+use std::collections::VecDeque;
+
+use forebay_messages::{EntryKey, actor::RefillId};
+
+use refill::{InFlight, Refill};
+
+/// How many keys an inbox caches, and how many changes its overlay holds.
+///
+/// Most queues are shorter than this and never read storage again; a longer one pays
+/// one scan for so many entries. 24 keys are 1.1 KiB.
+pub const INBOX_CACHE_CAPACITY: usize = 24;
+
+/// A refill is wanted when at most a quarter of the cache is left, so that a blocking
+/// scan overlaps with the dispatch of what is cached.
+const LOW_WATER_DIVISOR: usize = 4;
+
+/// The inbox cache of one vqueue; see the module's guarantees.
+///
+/// ```
+/// use forebay_engine::inbox::Inbox;
+/// use forebay_messages::{EntryKey, InboxSeq, VQueueId, actor::RefillDone};
+///
+/// let key = |seq| EntryKey { seq: InboxSeq(seq), ..EntryKey::default() };
+/// let mut inbox = Inbox::new(Vec::new());
+/// assert!(!inbox.is_empty_for_sure(), "nothing is known yet");
+///
+/// let request = inbox.start_refill(VQueueId::default());
+/// inbox.enqueue(key(7)); // told while the scan runs
+/// inbox.refill_done(&RefillDone { id: request.id, rows: vec![key(3)], reached_end: true });
+///
+/// assert_eq!(inbox.take_head(), Some(key(3)));
+/// assert_eq!(inbox.head(), Some(key(7)));
+/// ```
+#[derive(Debug)]
+pub struct Inbox {
+    /// The cached keys: sorted, unique, at most `capacity`, none above `anchor`, none
+    /// of them in `dispatched`.
+    items: VecDeque<EntryKey>,
+    /// Every stored key up to this one is accounted for: cached, handed out and
+    /// unconfirmed, or gone. Keys above it are undiscovered.
+    anchor: Option<EntryKey>,
+    /// Keys handed out whose decisions are not applied yet, sorted. A scan may still
+    /// show them; they are skipped.
+    dispatched: VecDeque<EntryKey>,
+    refill: Refill,
+    /// Id of the last refill that was started.
+    refill_last: RefillId,
+    capacity: usize,
+    /// Nothing is stored above the anchor: the cache knows the whole queue. Never
+    /// while a refill is in flight.
+    complete: bool,
+}
+
+impl Inbox {
+    /// A new incarnation: it knows nothing of what is stored (no anchor, not
+    /// complete) except which keys were `dispatched` by an earlier one.
+    #[must_use]
+    pub fn new(dispatched: Vec<EntryKey>) -> Self {
+        Self::with_capacity(INBOX_CACHE_CAPACITY, dispatched)
+    }
+
+    /// The same with another capacity: small ones reach overflows sooner in tests.
+    ///
+    /// # Panics
+    /// When the capacity is zero.
+    #[must_use]
+    pub fn with_capacity(capacity: usize, mut dispatched: Vec<EntryKey>) -> Self {
+        assert!(capacity > 0, "an inbox caches at least its head");
+        dispatched.sort_unstable();
+        dispatched.dedup();
+        Self {
+            items: VecDeque::new(),
+            anchor: None,
+            dispatched: dispatched.into(),
+            refill: Refill::Standby,
+            refill_last: RefillId(0),
+            capacity,
+            complete: false,
+        }
+    }
+
+    /// The next entry; absent when the queue is empty or not discovered yet.
+    #[must_use]
+    pub fn head(&self) -> Option<EntryKey> {
+        self.items.front().copied()
+    }
+
+    /// The cached keys, in order.
+    pub fn items(&self) -> impl ExactSizeIterator<Item = &EntryKey> {
+        self.items.iter()
+    }
+
+    /// Up to which key storage is accounted for.
+    #[must_use]
+    pub fn anchor(&self) -> Option<EntryKey> {
+        self.anchor
+    }
+
+    /// Whether nothing is stored above the anchor.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Whether nothing is stored but what is handed out. `false` also when that is
+    /// not known.
+    #[must_use]
+    pub fn is_empty_for_sure(&self) -> bool {
+        self.complete && self.items.is_empty()
+    }
+
+    /// The keys handed out and not confirmed, in order.
+    pub fn dispatched(&self) -> impl ExactSizeIterator<Item = &EntryKey> {
+        self.dispatched.iter()
+    }
+
+    /// Whether a scan is running.
+    #[must_use]
+    pub fn is_refill_in_flight(&self) -> bool {
+        self.in_flight().is_some()
+    }
+
+    /// Whether more should be read: the cache runs low and storage may hold more.
+    #[must_use]
+    pub fn wants_refill(&self) -> bool {
+        !self.complete
+            && !self.is_refill_in_flight()
+            && self.items.len() <= self.capacity / LOW_WATER_DIVISOR
+    }
+
+    /// Gives back memory that a burst left behind.
+    pub fn trim(&mut self) {
+        self.items.shrink_to(self.capacity);
+        self.dispatched.shrink_to(self.capacity);
+    }
+
+    fn in_flight(&self) -> Option<&InFlight> {
+        match &self.refill {
+            Refill::Standby => None,
+            Refill::InFlight(flight) => Some(flight),
+        }
+    }
+
+    /// Inside coverage: `key` is at or below the anchor.
+    fn covers(&self, key: EntryKey) -> bool {
+        self.anchor.is_some_and(|anchor| key <= anchor)
+    }
+
+    fn is_full(&self) -> bool {
+        self.items.len() == self.capacity
+    }
+
+    fn is_dispatched(&self, key: EntryKey) -> bool {
+        // Mostly the keys handed out sort before the one asked for.
+        self.dispatched.back().is_some_and(|last| key <= *last)
+            && self.dispatched.binary_search(&key).is_ok()
+    }
+}

@@ -1,0 +1,16 @@
+//! The pure, deterministic machines of forebay.
+//!
+//! Owns: every decision about scheduling, limits, partitions and leadership. Must
+//! always hold: a machine takes state, input and `now` and returns effects; the same
+//! inputs give the same effects. Must not know: tokio, actix, RocksDB, a clock,
+//! randomness, threads. Time and ids come in as input, effects go out as values.
+
+pub mod inbox;
+pub mod leadership;
+pub mod limiter;
+pub mod machine;
+pub mod partition;
+pub mod rules;
+pub mod vqueue;
+
+pub use machine::Machine;

@@ -1,0 +1,114 @@
+//! Asking for permits, and taking the question back.
+
+use forebay_messages::{
+    VQueueHandle,
+    actor::{Acquire, LockWish},
+};
+
+use super::{
+    Effects, Limiter,
+    client::{ClientIndex, Waits},
+};
+
+impl Limiter {
+    /// Grants at once what can be granted at once; else the client waits.
+    pub(super) fn acquire(&mut self, mut ask: Acquire, effects: &mut Effects) {
+        assert!(ask.count > 0, "{:?} asks for no permits", ask.handle);
+        if ask.lock != LockWish::None {
+            ask.count = 1;
+        }
+        let index = match self.clients.find(ask.handle) {
+            None => self.admit(&ask),
+            Some(index) => {
+                let client = &mut self.clients.slab[index];
+                assert_eq!(client.vqueue, ask.vqueue, "one handle asks for two vqueues");
+                (client.count, client.wish) = (ask.count, ask.lock);
+                if client.waits != Waits::No {
+                    return self.ask_again(index);
+                }
+                index
+            }
+        };
+        let client = &mut self.clients.slab[index];
+        client.since = self.now;
+        let home = client.home;
+        if self.locks.blocks(client.vqueue, client.wish) {
+            return self.wait_for_lock(index);
+        }
+        // With capacity to spare nobody is ready, and so nobody is passed over here.
+        let count = client.count.min(self.lease.free()).min(self.counters.room(home, self.now));
+        if count > 0 {
+            return self.grant(index, count, effects);
+        }
+        self.wait_for_counters(index);
+        self.counters.settle(&self.clients.slab, home, self.now);
+    }
+
+    fn admit(&mut self, ask: &Acquire) -> ClientIndex {
+        let home = self.counters.home(&ask.name, &self.rules, self.now);
+        self.counters.hold(home);
+        self.clients.insert(ask, home)
+    }
+
+    /// A client that waits changed what it asks for. It keeps its place, unless its
+    /// wish for the lock puts it on the other side of the lock.
+    fn ask_again(&mut self, index: ClientIndex) {
+        let client = &self.clients.slab[index];
+        let (home, blocked) = (client.home, self.locks.blocks(client.vqueue, client.wish));
+        match (client.waits, blocked) {
+            (Waits::Lock, false) => {
+                self.stop_waiting(index);
+                self.wait_for_counters(index);
+            }
+            (Waits::Counter, true) => {
+                self.stop_waiting(index);
+                self.wait_for_lock(index);
+            }
+            _ => return,
+        }
+        self.counters.settle(&self.clients.slab, home, self.now);
+    }
+
+    /// Takes a client out of the list that it waits in. The caller settles its home.
+    fn stop_waiting(&mut self, index: ClientIndex) {
+        let client = &mut self.clients.slab[index];
+        match client.waits {
+            Waits::No => {}
+            Waits::Counter => self.counters.unqueue(&mut self.clients.slab, index),
+            Waits::Lock => {
+                client.waits = Waits::No;
+                let lock = self.locks.held.get_mut(&client.vqueue);
+                let lock = lock.expect("a lock that is waited for is held");
+                lock.waiters.remove(&mut self.clients.slab, index);
+            }
+        }
+    }
+
+    /// Forgets what a client asked for and takes back what it did not hand over.
+    pub(super) fn withdraw(&mut self, handle: VQueueHandle, effects: &mut Effects) {
+        let Some(index) = self.clients.find(handle) else { return };
+        let home = self.clients.slab[index].home;
+        if self.clients.slab[index].waits != Waits::No {
+            self.stop_waiting(index);
+            self.counters.settle(&self.clients.slab, home, self.now);
+        }
+        // The last permit that goes takes the client with it.
+        let permits: Vec<_> = self.clients.slab[index].granted.iter(&self.permits.slab).collect();
+        if permits.is_empty() {
+            self.dismiss(index);
+        }
+        for permit in permits {
+            self.stats.withdrawn += 1;
+            self.give_back(permit, None, effects);
+        }
+    }
+
+    /// Forgets a client that neither waits nor holds permits.
+    pub(super) fn dismiss(&mut self, index: ClientIndex) {
+        let client = &self.clients.slab[index];
+        let home = client.home;
+        assert!(client.waits == Waits::No && client.granted.is_empty(), "{client:?} is not done");
+        self.clients.remove(index);
+        self.counters.let_go(home, self.now);
+    }
+}

@@ -1,0 +1,146 @@
+//! A token bucket: how many entries may start per time under one counter.
+//!
+//! Must always hold: the number of tokens is a function of elapsed time alone (whole
+//! milliseconds), exact to a fraction of a token; it never exceeds the burst. Must
+//! not know: who takes the tokens.
+//!
+//! Credit is counted in token-milliseconds: a token costs the period's length, and
+//! every millisecond brings as much credit as tokens come in a period. So nothing is
+//! rounded, whatever the rate.
+
+use forebay_messages::{Timestamp, rule::Rate};
+
+#[derive(Debug)]
+pub(super) struct Bucket {
+    /// Every field at least 1.
+    rate: Rate,
+    /// At most `full()`.
+    credit: u128,
+    /// When `credit` was right.
+    at: Timestamp,
+    /// Since when there is no token (meaningful while there is none).
+    dry_since: Timestamp,
+    /// The time under which the counter stands among the timers.
+    pub(super) timer: Option<Timestamp>,
+}
+
+impl Bucket {
+    /// A full bucket. A zero in the rate is taken as one: to stop work, pause it.
+    pub(super) fn new(rate: Rate, now: Timestamp) -> Self {
+        let rate = normal(rate);
+        let mut bucket = Self { rate, credit: 0, at: now, dry_since: now, timer: None };
+        bucket.credit = bucket.full();
+        bucket
+    }
+
+    /// Whether this is the bucket of that rate.
+    pub(super) fn has_rate(&self, rate: Rate) -> bool {
+        self.rate == normal(rate)
+    }
+
+    /// From now on another rate. Tokens that are there stay, up to the new burst; a
+    /// full bucket stays full (one that was forgotten because it was full is, too).
+    pub(super) fn set_rate(&mut self, rate: Rate, now: Timestamp) {
+        self.settle(now);
+        let was_full = self.credit == self.full();
+        let before = u128::from(self.rate.period_ms);
+        self.rate = normal(rate);
+        let credit = self.credit * u128::from(self.rate.period_ms) / before;
+        self.credit = if was_full { self.full() } else { credit.min(self.full()) };
+    }
+
+    pub(super) fn tokens(&self, now: Timestamp) -> u32 {
+        let tokens = self.credit_at(now) / u128::from(self.rate.period_ms);
+        u32::try_from(tokens).expect("the burst is a u32")
+    }
+
+    /// Takes tokens that are there.
+    pub(super) fn take(&mut self, count: u32, now: Timestamp) {
+        self.settle(now);
+        let cost = self.cost(count);
+        self.credit = self.credit.checked_sub(cost).expect("took a token that is not there");
+        if self.tokens(now) == 0 {
+            self.dry_since = now;
+        }
+    }
+
+    /// Puts back tokens of permits that were never used.
+    pub(super) fn put(&mut self, count: u32, now: Timestamp) {
+        self.settle(now);
+        self.credit = (self.credit + self.cost(count)).min(self.full());
+    }
+
+    /// When the next token is there; `now` when one is there already.
+    pub(super) fn next_token(&self, now: Timestamp) -> Timestamp {
+        self.time_of(u128::from(self.rate.period_ms), now)
+    }
+
+    /// When the bucket is full and so has nothing to remember.
+    pub(super) fn full_at(&self, now: Timestamp) -> Timestamp {
+        self.time_of(self.full(), now)
+    }
+
+    pub(super) fn dry_since(&self) -> Timestamp {
+        self.dry_since
+    }
+
+    fn time_of(&self, credit: u128, now: Timestamp) -> Timestamp {
+        let missing = credit.saturating_sub(self.credit_at(now));
+        let millis = missing.div_ceil(u128::from(self.rate.tokens));
+        Timestamp(now.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
+    }
+
+    fn settle(&mut self, now: Timestamp) {
+        self.credit = self.credit_at(now);
+        self.at = now;
+    }
+
+    fn credit_at(&self, now: Timestamp) -> u128 {
+        let elapsed = u128::from(now.0.saturating_sub(self.at.0));
+        (self.credit + elapsed * u128::from(self.rate.tokens)).min(self.full())
+    }
+
+    fn full(&self) -> u128 {
+        self.cost(self.rate.burst)
+    }
+
+    fn cost(&self, tokens: u32) -> u128 {
+        u128::from(tokens) * u128::from(self.rate.period_ms)
+    }
+}
+
+fn normal(rate: Rate) -> Rate {
+    Rate { tokens: rate.tokens.max(1), period_ms: rate.period_ms.max(1), burst: rate.burst.max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_tokens_in_ten_milliseconds_come_after_four_seven_and_ten() {
+        let mut bucket = Bucket::new(Rate { tokens: 3, period_ms: 10, burst: 2 }, Timestamp(0));
+        bucket.take(2, Timestamp(0));
+        assert_eq!(bucket.next_token(Timestamp(0)), Timestamp(4));
+        for (millis, tokens) in [(3, 0), (4, 1), (6, 1), (7, 2), (1_000_000, 2)] {
+            assert_eq!(bucket.tokens(Timestamp(millis)), tokens, "after {millis} ms");
+        }
+        bucket.take(1, Timestamp(4));
+        assert_eq!(bucket.next_token(Timestamp(4)), Timestamp(7), "the fraction is kept");
+        assert_eq!(bucket.full_at(Timestamp(4)), Timestamp(10));
+    }
+
+    #[test]
+    fn a_changed_rate_keeps_the_tokens_that_are_there() {
+        let mut bucket = Bucket::new(Rate { tokens: 1, period_ms: 100, burst: 10 }, Timestamp(0));
+        bucket.set_rate(Rate { tokens: 1, period_ms: 7, burst: 20 }, Timestamp(0));
+        assert_eq!(bucket.tokens(Timestamp(0)), 20, "a full bucket stays full");
+        bucket.take(17, Timestamp(0));
+        bucket.set_rate(Rate { tokens: 1, period_ms: 9, burst: 20 }, Timestamp(0));
+        assert_eq!(bucket.tokens(Timestamp(0)), 3);
+        bucket.set_rate(Rate { tokens: 1, period_ms: 9, burst: 2 }, Timestamp(0));
+        bucket.take(2, Timestamp(0));
+        bucket.put(1, Timestamp(0));
+        assert_eq!(bucket.tokens(Timestamp(0)), 1);
+    }
+}

@@ -1,0 +1,157 @@
+//! One counter: what is in use at one level of one key, and who waits below it.
+//!
+//! Must always hold: its usage is the number of permits at it and below it; it stands
+//! among its parent's ready children (a scope or service: in the ring) exactly while
+//! it has room and somebody waits at it or behind a ready child.
+
+use std::collections::BTreeSet;
+
+use forebay_messages::{Timestamp, rule::Limits};
+
+use crate::rules::RuleSlot;
+
+use super::{
+    bucket::Bucket,
+    client::{Client, Ticket},
+    list::{Linked, Links, List},
+    slab::Index,
+};
+
+pub(super) type CounterIndex = Index<Counter>;
+
+/// `limit` of a counter that nothing limits.
+pub(super) const UNLIMITED: u32 = u32::MAX;
+
+/// Which list a counter is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// None.
+    Used,
+    /// The ring of groups that want capacity.
+    Ring,
+    /// Nobody needs it; it is kept for a while because its key may come again.
+    Idle,
+    /// Nobody needs it, but its bucket is not full before this time: forgetting it
+    /// would make tokens out of nothing.
+    Lingering(Timestamp),
+}
+
+#[derive(Debug)]
+pub(super) struct Counter {
+    /// Its own component of the key.
+    pub(super) label: Box<str>,
+    pub(super) parent: Option<CounterIndex>,
+    /// 1 scope, 2 l1, 3 l2; 0 a service, for work without a scope.
+    pub(super) depth: u8,
+    /// Of parent and label, for the table.
+    pub(super) hash: u64,
+    /// Counters right below.
+    pub(super) children: u32,
+    /// Clients and permits that live here and not deeper.
+    pub(super) users: u32,
+    /// Permits held here and below.
+    pub(super) usage: u32,
+    /// Clients that wait for counters or capacity, here and below.
+    pub(super) waiting: u32,
+    /// The rule that governs it.
+    pub(super) rule: Option<RuleSlot>,
+    /// Of the rule; `UNLIMITED` without one.
+    pub(super) limit: u32,
+    /// Of the rule; a group's share of the capacity.
+    pub(super) weight: u32,
+    /// Since when usage is at the limit (meaningful while it is).
+    pub(super) full_since: Timestamp,
+    pub(super) bucket: Option<Box<Bucket>>,
+    /// Clients that live here and wait, oldest first.
+    pub(super) waiters: List<Client>,
+    /// Children that have room and waiters, by their oldest waiter.
+    pub(super) ready: BTreeSet<(Ticket, CounterIndex)>,
+    /// The ticket under which this counter is ready; `None` when it is not.
+    pub(super) ready_at: Option<Ticket>,
+    /// Permits that the group may still take in its turn (groups only).
+    pub(super) deficit: u32,
+    /// How often in a row a younger waiter went before the oldest one of the group.
+    pub(super) favours: u32,
+    pub(super) place: Place,
+    pub(super) links: Links<Self>,
+}
+
+impl Linked for Counter {
+    fn links(&self) -> &Links<Self> {
+        &self.links
+    }
+
+    fn links_mut(&mut self) -> &mut Links<Self> {
+        &mut self.links
+    }
+}
+
+impl Counter {
+    pub(super) fn new(label: &str, parent: Option<CounterIndex>, depth: u8, hash: u64) -> Self {
+        Self {
+            label: Box::from(label),
+            parent,
+            depth,
+            hash,
+            children: 0,
+            users: 0,
+            usage: 0,
+            waiting: 0,
+            rule: None,
+            limit: UNLIMITED,
+            weight: 1,
+            full_since: Timestamp::default(),
+            bucket: None,
+            waiters: List::default(),
+            ready: BTreeSet::new(),
+            ready_at: None,
+            deficit: 0,
+            favours: 0,
+            place: Place::Used,
+            links: Links::default(),
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.usage >= self.limit
+    }
+
+    pub(super) fn tokens(&self, now: Timestamp) -> u32 {
+        self.bucket.as_ref().map_or(UNLIMITED, |bucket| bucket.tokens(now))
+    }
+
+    /// How many more permits this counter allows.
+    pub(super) fn room(&self, now: Timestamp) -> u32 {
+        self.limit.saturating_sub(self.usage).min(self.tokens(now))
+    }
+
+    /// Nobody needs it any more.
+    pub(super) fn is_unused(&self) -> bool {
+        self.users == 0 && self.children == 0
+    }
+
+    /// Takes what the rule says. Running entries stay: a lower limit drains.
+    pub(super) fn govern(&mut self, rule: Option<RuleSlot>, limits: Limits, now: Timestamp) {
+        let was_full = self.is_full();
+        self.rule = rule;
+        self.limit = limits.concurrency.map_or(UNLIMITED, u32::from);
+        self.weight = limits.weight.map_or(1, u32::from);
+        if self.is_full() && !was_full {
+            self.full_since = now;
+        }
+        match (&mut self.bucket, limits.rate) {
+            (Some(bucket), Some(rate)) if bucket.has_rate(rate) => {}
+            (Some(bucket), Some(rate)) => bucket.set_rate(rate, now),
+            (bucket, Some(rate)) => *bucket = Some(Box::new(Bucket::new(rate, now))),
+            (bucket, None) => *bucket = None,
+        }
+    }
+
+    pub(super) fn take(&mut self, count: u32, now: Timestamp) {
+        let was_full = self.is_full();
+        self.usage = self.usage.checked_add(count).expect("more permits than a u32 counts");
+        if self.is_full() && !was_full {
+            self.full_since = now;
+        }
+    }
+}

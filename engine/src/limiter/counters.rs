@@ -1,0 +1,327 @@
+//! The tree of counters: scope, then l1, then l2; and beside the scopes one counter
+//! per service for work without a scope.
+//!
+//! Owns: finding and making counters, what is in use at each, and forgetting those
+//! that nobody needs. Must always hold: a parent counts what its children count; a
+//! counter's rule is the one that governs its key now; a counter that nobody needs is
+//! forgotten, except for the last few (their keys tend to come again, and making a
+//! counter costs a rule lookup) and those whose bucket is not full. Must not know:
+//! who waits in what order (`order`), locks, capacity.
+
+use std::{collections::BTreeSet, hash::Hasher};
+
+use forebay_messages::{Timestamp, VQueueName, rule::Limits};
+use hashbrown::HashTable;
+use rustc_hash::FxHasher;
+
+use crate::rules::RuleLookup;
+
+use super::{
+    counter::{Counter, CounterIndex, Place, UNLIMITED},
+    list::List,
+    slab::Slab,
+};
+
+/// How many lingering counters one step looks at.
+const LINGERING_PER_STEP_MAX: usize = 64;
+
+#[derive(Debug)]
+pub(super) struct Counters {
+    pub(super) slab: Slab<Counter>,
+    table: HashTable<CounterIndex>,
+    /// Groups (scopes and services) that have room and waiters: they want capacity.
+    pub(super) ring: List<Counter>,
+    /// Counters that wait for a token, by the time when it is there.
+    pub(super) timers: BTreeSet<(Timestamp, CounterIndex)>,
+    idle: List<Counter>,
+    idle_max: u32,
+    lingering: BTreeSet<(Timestamp, CounterIndex)>,
+}
+
+impl Counters {
+    pub(super) fn new(idle_max: u32) -> Self {
+        Self {
+            slab: Slab::default(),
+            table: HashTable::new(),
+            ring: List::default(),
+            timers: BTreeSet::new(),
+            idle: List::default(),
+            idle_max,
+            lingering: BTreeSet::new(),
+        }
+    }
+
+    /// A counter and those above it, deepest first.
+    pub(super) fn path(&self, from: CounterIndex) -> impl Iterator<Item = CounterIndex> + '_ {
+        std::iter::successors(Some(from), |index| self.slab[*index].parent)
+    }
+
+    /// The scope or service above a counter.
+    pub(super) fn group(&self, from: CounterIndex) -> CounterIndex {
+        self.path(from).last().expect("a path has at least its first counter")
+    }
+
+    /// The deepest counter of a name, made when it is not there.
+    pub(super) fn home(
+        &mut self,
+        name: &VQueueName,
+        rules: &RuleLookup,
+        now: Timestamp,
+    ) -> CounterIndex {
+        let Some(scope) = &name.scope else {
+            return self.child(None, 0, &[&name.service], rules, now);
+        };
+        let home = self.child(None, 1, &[scope], rules, now);
+        let Some(l1) = &name.l1 else { return home };
+        let home = self.child(Some(home), 2, &[scope, l1], rules, now);
+        let Some(l2) = &name.l2 else { return home };
+        self.child(Some(home), 3, &[scope, l1, l2], rules, now)
+    }
+
+    /// The counter of a key of one to three components, when it is there.
+    pub(super) fn find(&self, key: &[&str]) -> Option<CounterIndex> {
+        let mut found = None;
+        for (depth, label) in (1..).zip(key) {
+            found = Some(self.lookup(found, depth, label, hash(found, depth, label))?);
+        }
+        found
+    }
+
+    /// The counter of a service, when it is there.
+    pub(super) fn find_service(&self, service: &str) -> Option<CounterIndex> {
+        self.lookup(None, 0, service, hash(None, 0, service))
+    }
+
+    /// The labels of a counter's key. The first `depth` of them are its key.
+    pub(super) fn key(&self, index: CounterIndex) -> [&str; 3] {
+        let mut key = [""; 3];
+        for index in self.path(index) {
+            let counter = &self.slab[index];
+            key[usize::from(counter.depth.max(1)) - 1] = &counter.label;
+        }
+        key
+    }
+
+    /// Somebody lives at a counter from now on.
+    pub(super) fn hold(&mut self, index: CounterIndex) {
+        self.slab[index].users += 1;
+        self.wake(index);
+    }
+
+    /// Somebody who lived at a counter is gone.
+    pub(super) fn let_go(&mut self, index: CounterIndex, now: Timestamp) {
+        let users = &mut self.slab[index].users;
+        *users = users.checked_sub(1).expect("more users left a counter than came");
+        self.retire(index, now);
+    }
+
+    /// How many more permits every counter from `home` up allows.
+    pub(super) fn room(&self, home: CounterIndex, now: Timestamp) -> u32 {
+        self.path(home).map(|index| self.slab[index].room(now)).min().unwrap_or(UNLIMITED)
+    }
+
+    /// Takes permits (and their tokens) at every counter from `home` up.
+    pub(super) fn take(&mut self, home: CounterIndex, count: u32, now: Timestamp) {
+        let mut at = Some(home);
+        while let Some(index) = at {
+            let counter = &mut self.slab[index];
+            counter.take(count, now);
+            if let Some(bucket) = &mut counter.bucket {
+                bucket.take(count, now);
+            }
+            at = counter.parent;
+        }
+    }
+
+    /// Counts permits that exist already, without tokens and whatever the limits.
+    pub(super) fn take_over(&mut self, home: CounterIndex, now: Timestamp) {
+        let mut at = Some(home);
+        while let Some(index) = at {
+            self.slab[index].take(1, now);
+            at = self.slab[index].parent;
+        }
+    }
+
+    /// Gives one permit back at every counter from `home` up, with its token when it
+    /// was never used. Says which counter was full, has room now, and has somebody
+    /// waiting: the deepest one.
+    pub(super) fn put(
+        &mut self,
+        home: CounterIndex,
+        unused: bool,
+        now: Timestamp,
+    ) -> Option<CounterIndex> {
+        let (mut at, mut freed) = (Some(home), None);
+        while let Some(index) = at {
+            let counter = &mut self.slab[index];
+            let was_full = counter.is_full();
+            counter.usage = counter.usage.checked_sub(1).expect("a counter fell below zero");
+            if let Some(bucket) = counter.bucket.as_mut().filter(|_| unused) {
+                bucket.put(1, now);
+            }
+            if was_full && !counter.is_full() && counter.waiting > 0 {
+                freed = freed.or(Some(index));
+            }
+            at = counter.parent;
+        }
+        freed
+    }
+
+    /// Takes the rule that governs a counter now. A service has none.
+    pub(super) fn govern(&mut self, index: CounterIndex, rules: &RuleLookup, now: Timestamp) {
+        let depth = usize::from(self.slab[index].depth);
+        let rule = rules.resolve(&self.key(index)[..depth]);
+        let limits = rule.map_or_else(Limits::default, |slot| rules.rule(slot).limits);
+        let counter = &mut self.slab[index];
+        let timer = counter.bucket.as_ref().and_then(|bucket| bucket.timer);
+        counter.govern(rule, limits, now);
+        if let (Some(timer), None) = (timer, &counter.bucket) {
+            self.timers.remove(&(timer, index));
+        }
+    }
+
+    /// Forgets counters that lingered and whose bucket is full by now.
+    pub(super) fn forget_lingering(&mut self, now: Timestamp) {
+        for _ in 0..LINGERING_PER_STEP_MAX {
+            match self.lingering.first() {
+                Some(&(time, index)) if time <= now => {
+                    self.lingering.pop_first();
+                    self.slab[index].place = Place::Used;
+                    self.forget(index, now);
+                }
+                _ => break,
+            }
+        }
+        self.trim(now);
+    }
+
+    /// Whether a counter is kept only because its bucket is not full.
+    pub(super) fn lingers(&self, index: CounterIndex) -> bool {
+        matches!(self.slab[index].place, Place::Lingering(_))
+    }
+
+    /// The rate of a lingering counter changed: it may be forgotten earlier or later.
+    pub(super) fn reconsider(&mut self, index: CounterIndex, now: Timestamp) {
+        if let Place::Lingering(time) = self.slab[index].place {
+            self.lingering.remove(&(time, index));
+            self.slab[index].place = Place::Used;
+            self.forget(index, now);
+            self.trim(now);
+        }
+    }
+
+    pub(super) fn idle_len(&self) -> u32 {
+        self.idle.len()
+    }
+
+    pub(super) fn idle_max(&self) -> u32 {
+        self.idle_max
+    }
+
+    fn lookup(
+        &self,
+        parent: Option<CounterIndex>,
+        depth: u8,
+        label: &str,
+        hash: u64,
+    ) -> Option<CounterIndex> {
+        let same = |index: &CounterIndex| {
+            let counter = &self.slab[*index];
+            counter.parent == parent && counter.depth == depth && *counter.label == *label
+        };
+        self.table.find(hash, same).copied()
+    }
+
+    /// The counter of the last label of `key` below `parent`, made when not there.
+    fn child(
+        &mut self,
+        parent: Option<CounterIndex>,
+        depth: u8,
+        key: &[&str],
+        rules: &RuleLookup,
+        now: Timestamp,
+    ) -> CounterIndex {
+        let label = key[key.len() - 1];
+        let hash = hash(parent, depth, label);
+        if let Some(found) = self.lookup(parent, depth, label, hash) {
+            return found;
+        }
+        let index = self.slab.insert(Counter::new(label, parent, depth, hash));
+        let slab = &self.slab;
+        self.table.insert_unique(hash, index, |index| slab[*index].hash);
+        if let Some(parent) = parent {
+            self.slab[parent].children += 1;
+            self.wake(parent);
+        }
+        if depth > 0 {
+            self.govern(index, rules, now);
+        }
+        index
+    }
+
+    /// A counter is needed (again).
+    fn wake(&mut self, index: CounterIndex) {
+        match self.slab[index].place {
+            Place::Used | Place::Ring => return,
+            Place::Idle => self.idle.remove(&mut self.slab, index),
+            Place::Lingering(time) => {
+                self.lingering.remove(&(time, index));
+            }
+        }
+        self.slab[index].place = Place::Used;
+    }
+
+    /// A counter may not be needed any more: keep it for a while, and forget the one
+    /// that was kept longest.
+    fn retire(&mut self, index: CounterIndex, now: Timestamp) {
+        if !self.slab[index].is_unused() {
+            return;
+        }
+        assert_eq!(self.slab[index].place, Place::Used, "an unused counter is in a list already");
+        self.slab[index].place = Place::Idle;
+        self.idle.push_back(&mut self.slab, index);
+        self.trim(now);
+    }
+
+    fn trim(&mut self, now: Timestamp) {
+        while self.idle.len() > self.idle_max {
+            let oldest = self.idle.front().expect("the list is longer than its limit");
+            self.idle.remove(&mut self.slab, oldest);
+            self.slab[oldest].place = Place::Used;
+            self.forget(oldest, now);
+        }
+    }
+
+    /// Forgets a counter that is in no list. Its parent may follow.
+    fn forget(&mut self, index: CounterIndex, now: Timestamp) {
+        let counter = &mut self.slab[index];
+        assert!(
+            counter.is_unused() && counter.usage == 0 && counter.waiting == 0,
+            "counter `{}` would be forgotten while it is used",
+            counter.label
+        );
+        let full_at = counter.bucket.as_ref().map_or(now, |bucket| bucket.full_at(now));
+        if full_at > now {
+            counter.place = Place::Lingering(full_at);
+            self.lingering.insert((full_at, index));
+            return;
+        }
+        let counter = self.slab.remove(index);
+        let entry = self.table.find_entry(counter.hash, |at| *at == index);
+        entry.expect("every counter is in the table").remove();
+        if let Some(parent) = counter.parent {
+            self.slab[parent].children -= 1;
+            if self.slab[parent].is_unused() {
+                self.slab[parent].place = Place::Idle;
+                self.idle.push_back(&mut self.slab, parent);
+            }
+        }
+    }
+}
+
+fn hash(parent: Option<CounterIndex>, depth: u8, label: &str) -> u64 {
+    let mut hasher = FxHasher::default();
+    std::hash::Hash::hash(&(parent, depth), &mut hasher);
+    hasher.write(label.as_bytes());
+    hasher.finish()
+}

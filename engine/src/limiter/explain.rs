@@ -1,0 +1,233 @@
+//! Why a vqueue waits, and what the counters say: pure queries.
+//!
+//! Must always hold: a query changes nothing. It may take time in proportion to what
+//! the limiter knows: for people, not for hot paths.
+
+use forebay_messages::{
+    EntryId, PermitId, RuleId, Timestamp, VQueueHandle, VQueueId, VQueueName, actor::LockWish,
+    rule::Pattern,
+};
+
+use crate::machine::Map;
+
+use super::{
+    Limiter,
+    client::{Client, Waits},
+    counter::{Counter, CounterIndex, UNLIMITED},
+    locks::Holder,
+};
+
+/// Who holds a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockHolder {
+    /// An entry that kept it from an earlier attempt.
+    Entry(EntryId),
+    /// The entry that runs (or is about to run) under this permit.
+    Permit(PermitId),
+}
+
+/// One thing that a vqueue lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlockReason {
+    /// Its vqueue's lock.
+    Lock {
+        /// Who has it.
+        holder: LockHolder,
+    },
+    /// A permit under a concurrency limit.
+    Concurrency {
+        /// The counter, `scope/l1/l2` as deep as it goes.
+        key: String,
+        /// The rule that limits it.
+        rule: RuleId,
+        /// The rule's pattern.
+        pattern: Pattern,
+        /// Permits held.
+        usage: u32,
+        /// Permits allowed.
+        limit: u32,
+    },
+    /// A token under a rate limit.
+    Rate {
+        /// The counter.
+        key: String,
+        /// The rule that limits it.
+        rule: RuleId,
+        /// The rule's pattern.
+        pattern: Pattern,
+        /// When the next token is there.
+        next_token: Timestamp,
+    },
+    /// A slot of the node's capacity.
+    Capacity {
+        /// Permits held in this partition.
+        running: u32,
+        /// Slots that the node leased to it.
+        leased: u32,
+    },
+}
+
+/// One reason, and since when it has been in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// What is lacking.
+    pub reason: BlockReason,
+    /// The later of: the vqueue began to wait; this became unavailable.
+    pub since: Timestamp,
+}
+
+/// Why a vqueue cannot start anything now; no reasons when it can.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Explanation {
+    /// Since when it waits; `None` when it does not (it asks for nothing).
+    pub waiting_since: Option<Timestamp>,
+    /// How many permits it waits for.
+    pub wanted: u32,
+    /// Everything that is in its way: lock, l2, l1, scope, capacity.
+    pub reasons: Vec<Blocked>,
+}
+
+/// One counter, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CounterView {
+    /// `scope`, `scope/l1` or `scope/l1/l2`.
+    pub key: String,
+    /// Permits held.
+    pub usage: u32,
+    /// Permits allowed; `None` is unlimited.
+    pub limit: Option<u32>,
+    /// Tokens that are there; `None` without a rate limit.
+    pub tokens: Option<u32>,
+    /// The rule that governs it and its pattern.
+    pub rule: Option<(RuleId, Pattern)>,
+    /// Vqueues queued behind this counter: those for which it is the narrowest one
+    /// without room.
+    pub waiters: u32,
+}
+
+impl Limiter {
+    /// Why the vqueue with this handle waits; `None` when it does not.
+    #[must_use]
+    pub fn explain(&self, handle: VQueueHandle, now: Timestamp) -> Option<Explanation> {
+        let client = &self.clients.slab[self.clients.find(handle)?];
+        (client.waits != Waits::No).then(|| self.explain_client(client, now))
+    }
+
+    /// What stands in the way of a vqueue, whether it waits or not.
+    #[must_use]
+    pub fn explain_vqueue(
+        &self,
+        vqueue: VQueueId,
+        name: &VQueueName,
+        now: Timestamp,
+    ) -> Explanation {
+        let mut clients = self.clients.slab.iter().map(|(_, client)| client);
+        let waits = |client: &&Client| client.vqueue == vqueue && client.waits != Waits::No;
+        if let Some(client) = clients.find(waits) {
+            return self.explain_client(client, now);
+        }
+        let wish = if name.has_lock() { LockWish::Take } else { LockWish::None };
+        let reasons = self.reasons(vqueue, wish, self.nearest(name), Timestamp::default(), now);
+        Explanation { waiting_since: None, wanted: 0, reasons }
+    }
+
+    /// The counters that are used or waited for, ordered by key. Services, which no
+    /// rule governs, are left out.
+    #[must_use]
+    pub fn limits(&self, now: Timestamp) -> Vec<CounterView> {
+        let mut waiters: Map<CounterIndex, u32> = Map::default();
+        for (_, client) in self.clients.slab.iter().filter(|(_, c)| c.waits == Waits::Counter) {
+            let mut path = self.counters.path(client.home);
+            if let Some(index) = path.find(|index| self.counters.slab[*index].room(now) == 0) {
+                *waiters.entry(index).or_default() += 1;
+            }
+        }
+        let all = self.counters.slab.iter();
+        let used = all
+            .filter(|(_, counter)| counter.depth > 0 && (counter.usage > 0 || counter.waiting > 0));
+        let mut views: Vec<_> = used
+            .map(|(index, counter)| CounterView {
+                key: self.written_key(index),
+                usage: counter.usage,
+                limit: (counter.limit != UNLIMITED).then_some(counter.limit),
+                tokens: counter.bucket.as_ref().map(|bucket| bucket.tokens(now)),
+                rule: self.rule_of(counter),
+                waiters: waiters.get(&index).copied().unwrap_or(0),
+            })
+            .collect();
+        views.sort_by(|a, b| a.key.cmp(&b.key));
+        views
+    }
+
+    fn explain_client(&self, client: &Client, now: Timestamp) -> Explanation {
+        let (since, home) = (client.since, Some(client.home));
+        Explanation {
+            waiting_since: Some(since),
+            wanted: client.count,
+            reasons: self.reasons(client.vqueue, client.wish, home, since, now),
+        }
+    }
+
+    fn reasons(
+        &self,
+        vqueue: VQueueId,
+        wish: LockWish,
+        home: Option<CounterIndex>,
+        began: Timestamp,
+        now: Timestamp,
+    ) -> Vec<Blocked> {
+        let mut reasons = Vec::new();
+        let mut blocked = |reason, since: Timestamp| {
+            reasons.push(Blocked { reason, since: since.max(began) });
+        };
+        if let Some(lock) = self.locks.held.get(&vqueue).filter(|_| self.locks.blocks(vqueue, wish))
+        {
+            let holder = match lock.holder {
+                Holder::Entry(entry) => LockHolder::Entry(entry),
+                Holder::Permit { serial, .. } => {
+                    LockHolder::Permit(PermitId { incarnation: self.incarnation, serial })
+                }
+            };
+            blocked(BlockReason::Lock { holder }, lock.since);
+        }
+        for index in home.into_iter().flat_map(|home| self.counters.path(home)) {
+            let counter = &self.counters.slab[index];
+            let Some((rule, pattern)) = self.rule_of(counter) else { continue };
+            if counter.is_full() {
+                let (usage, limit) = (counter.usage, counter.limit);
+                let (key, pattern) = (self.written_key(index), pattern.clone());
+                let reason = BlockReason::Concurrency { key, rule, pattern, usage, limit };
+                blocked(reason, counter.full_since);
+            }
+            if let Some(bucket) = counter.bucket.as_ref().filter(|bucket| bucket.tokens(now) == 0) {
+                let (key, next_token) = (self.written_key(index), bucket.next_token(now));
+                let reason = BlockReason::Rate { key, rule, pattern, next_token };
+                blocked(reason, bucket.dry_since());
+            }
+        }
+        if self.lease.free() == 0 {
+            let (running, leased) = (self.lease.used(), self.lease.leased());
+            blocked(BlockReason::Capacity { running, leased }, self.lease.full_since());
+        }
+        reasons
+    }
+
+    /// The deepest counter of a name that is there: those below it hold nothing.
+    fn nearest(&self, name: &VQueueName) -> Option<CounterIndex> {
+        let Some(scope) = &name.scope else { return self.counters.find_service(&name.service) };
+        let mut key = vec![&**scope];
+        key.extend(name.l1.as_deref());
+        key.extend(name.l2.as_deref());
+        (1..=key.len()).rev().find_map(|depth| self.counters.find(&key[..depth]))
+    }
+
+    fn rule_of(&self, counter: &Counter) -> Option<(RuleId, Pattern)> {
+        let rule = self.rules.rule(counter.rule?);
+        Some((rule.id, rule.pattern.clone()))
+    }
+
+    fn written_key(&self, index: CounterIndex) -> String {
+        let depth = usize::from(self.counters.slab[index].depth);
+        self.counters.key(index)[..depth].join("/")
+    }
+}

@@ -1,0 +1,84 @@
+//! Granting: whoever can go on gets permits at once.
+//!
+//! Must always hold: a grant is checked at every level before anything is taken, and
+//! then taken as a whole.
+
+use forebay_messages::{
+    PermitId,
+    actor::{Granted, LockWish, Permits},
+};
+
+use super::{
+    Effects, Limiter, LimiterEffect,
+    client::{ClientIndex, Waits},
+    counter::CounterIndex,
+};
+
+impl Limiter {
+    /// Grants until capacity is used up or nobody can go on. `freed` is the deepest
+    /// counter of a slot that was just given back: it is offered there first.
+    pub(super) fn grant_ready(&mut self, mut freed: Option<CounterIndex>, effects: &mut Effects) {
+        while let Some(group) = self.counters.ring.front() {
+            let free = self.lease.free();
+            if free == 0 {
+                return;
+            }
+            let clients = &mut self.clients.slab;
+            let index = self.counters.choose(clients, group, freed.take());
+            self.counters.unqueue(clients, index);
+            let client = &self.clients.slab[index];
+            let home = client.home;
+            let mut count = 0;
+            if self.locks.blocks(client.vqueue, client.wish) {
+                self.wait_for_lock(index);
+            } else {
+                // One at a time while others of the group wait.
+                let alone = self.counters.slab[group].waiting == 0;
+                let wanted = if alone { client.count } else { 1 };
+                let turn = self.counters.turn(group);
+                count = wanted.min(turn).min(free).min(self.counters.room(home, self.now));
+                self.grant(index, count, effects);
+            }
+            self.counters.settle(&self.clients.slab, home, self.now);
+            self.counters.took(group, count);
+        }
+    }
+
+    /// Gives a client that waits for nothing `count` permits, all checks done.
+    pub(super) fn grant(&mut self, index: ClientIndex, count: u32, effects: &mut Effects) {
+        assert!(count > 0, "a grant of no permits");
+        let client = &mut self.clients.slab[index];
+        assert_eq!(client.waits, Waits::No, "a client in a list was granted permits");
+        let (home, wish) = (client.home, client.wish);
+        let first = self.permits.next_serial();
+        let lock = (wish != LockWish::None).then_some(client.vqueue);
+        for _ in 0..count {
+            let permit = self.permits.insert(home, Some(index), lock);
+            client.granted.push_back(&mut self.permits.slab, permit);
+            self.counters.hold(home);
+        }
+        if let Some(vqueue) = lock {
+            self.locks.take(vqueue, wish, first, self.now);
+        }
+        self.counters.take(home, count, self.now);
+        self.lease.take(count, self.now);
+        self.stats.granted += u64::from(count);
+        let first = PermitId { incarnation: self.incarnation, serial: first };
+        let permits = Permits { first, count };
+        effects.push(LimiterEffect::Granted(Granted { handle: client.handle, permits }));
+    }
+
+    /// A client waits behind its counters, or for capacity. The caller settles.
+    pub(super) fn wait_for_counters(&mut self, index: ClientIndex) {
+        self.last_ticket += 1;
+        self.counters.queue(&mut self.clients.slab, index, self.last_ticket);
+    }
+
+    pub(super) fn wait_for_lock(&mut self, index: ClientIndex) {
+        let client = &mut self.clients.slab[index];
+        client.waits = Waits::Lock;
+        let lock = self.locks.held.get_mut(&client.vqueue);
+        let lock = lock.expect("only a lock that is held is waited for");
+        lock.waiters.push_back(&mut self.clients.slab, index);
+    }
+}

@@ -1,0 +1,217 @@
+//! Who waits in what order, and whose turn it is.
+//!
+//! A waiting client stands in the list of the counter it lives at, and never moves. A
+//! counter with room and with somebody waiting is *ready*: it stands among its
+//! parent's ready children under the ticket of its oldest eligible waiter; a group
+//! (scope or service) that is ready stands in the ring and wants capacity. So a
+//! client is queued behind exactly one counter, the narrowest one without room, and a
+//! change of one counter moves everybody behind it with a few steps, not one by one:
+//! a slot that flickers before 100,000 waiters costs the same as before one.
+//!
+//! Must always hold after `settle`: ready is what the definition says. Hence, with
+//! capacity to spare the ring is empty, and nobody waits while all it needs is free.
+//!
+//! Turns: between groups deficit round robin by weight (Shreedhar and Varghese, 1995:
+//! a group in its turn takes as many permits as its weight); within a group first
+//! come, first served over all its levels. A slot that is freed goes first to the
+//! deepest counter that was full and has waiters, but at most [`FAVOURS_MAX`] times
+//! in a row past an older waiter of the group: a counter that is always full must not
+//! starve those who wait above it.
+
+use forebay_messages::Timestamp;
+
+use super::{
+    client::{Client, ClientIndex, Ticket, Waits},
+    counter::{CounterIndex, Place},
+    counters::Counters,
+    slab::Slab,
+};
+
+/// How often in a row a freed slot may pass the oldest waiter of a group.
+pub(super) const FAVOURS_MAX: u32 = 4;
+
+impl Counters {
+    /// A client begins to wait at its home, behind everybody there.
+    pub(super) fn queue(&mut self, clients: &mut Slab<Client>, index: ClientIndex, ticket: Ticket) {
+        let client = &mut clients[index];
+        client.waits = Waits::Counter;
+        client.ticket = ticket;
+        let home = client.home;
+        self.slab[home].waiters.push_back(clients, index);
+        self.add_waiting(home, 1);
+    }
+
+    /// A client no longer waits at its home.
+    pub(super) fn unqueue(&mut self, clients: &mut Slab<Client>, index: ClientIndex) {
+        assert_eq!(clients[index].waits, Waits::Counter, "{index:?} does not wait for a counter");
+        clients[index].waits = Waits::No;
+        let home = clients[index].home;
+        self.slab[home].waiters.remove(clients, index);
+        self.add_waiting(home, -1);
+    }
+
+    fn add_waiting(&mut self, home: CounterIndex, change: i32) {
+        let mut at = Some(home);
+        while let Some(index) = at {
+            let counter = &mut self.slab[index];
+            let waiting = counter.waiting.checked_add_signed(change);
+            counter.waiting = waiting.expect("fewer than no clients wait");
+            at = counter.parent;
+        }
+    }
+
+    /// Re-establishes readiness from a counter up, after any change at those counters.
+    pub(super) fn settle(&mut self, clients: &Slab<Client>, from: CounterIndex, now: Timestamp) {
+        let mut at = Some(from);
+        while let Some(index) = at {
+            let first = self.first_ticket(clients, index);
+            let has_room = self.has_room(index, first.is_some(), now);
+            let ready_at = first.filter(|_| has_room);
+            let counter = &mut self.slab[index];
+            at = counter.parent;
+            let before = std::mem::replace(&mut counter.ready_at, ready_at);
+            if before == ready_at {
+                continue;
+            }
+            match counter.parent {
+                Some(parent) => {
+                    let ready = &mut self.slab[parent].ready;
+                    before.map(|ticket| ready.remove(&(ticket, index)));
+                    ready_at.map(|ticket| ready.insert((ticket, index)));
+                }
+                None if before.is_none() => self.enter_ring(index),
+                None if ready_at.is_none() => {
+                    self.ring.remove(&mut self.slab, index);
+                    self.slab[index].place = Place::Used;
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// The same, when anybody waits in the group: else nothing can have changed.
+    pub(super) fn settle_if_awaited(
+        &mut self,
+        clients: &Slab<Client>,
+        from: CounterIndex,
+        now: Timestamp,
+    ) {
+        if self.slab[self.group(from)].waiting > 0 {
+            self.settle(clients, from, now);
+        }
+    }
+
+    /// Ticket of the oldest client at a counter or behind its ready children.
+    pub(super) fn first_ticket(
+        &self,
+        clients: &Slab<Client>,
+        index: CounterIndex,
+    ) -> Option<Ticket> {
+        let counter = &self.slab[index];
+        let direct = counter.waiters.front().map(|front| clients[front].ticket);
+        let below = counter.ready.first().map(|(ticket, _)| *ticket);
+        direct.into_iter().chain(below).min()
+    }
+
+    /// The oldest eligible client at a ready counter or below it.
+    fn oldest(&self, clients: &Slab<Client>, from: CounterIndex) -> ClientIndex {
+        let mut counter = &self.slab[from];
+        loop {
+            let direct = counter.waiters.front().map(|front| (clients[front].ticket, front));
+            match (direct, counter.ready.first()) {
+                (Some((ticket, _)), Some((below, child))) if *below < ticket => {
+                    counter = &self.slab[*child];
+                }
+                (Some((_, client)), _) => return client,
+                (None, Some((_, child))) => counter = &self.slab[*child],
+                (None, None) => unreachable!("a ready counter has somebody waiting"),
+            }
+        }
+    }
+
+    /// Whose turn it is in a group of the ring. `freed` is the deepest counter of the
+    /// slot that was just given back.
+    pub(super) fn choose(
+        &mut self,
+        clients: &Slab<Client>,
+        group: CounterIndex,
+        freed: Option<CounterIndex>,
+    ) -> ClientIndex {
+        let oldest = self.oldest(clients, group);
+        let local = freed.filter(|freed| {
+            self.group(*freed) == group
+                && self.path(*freed).all(|index| self.slab[index].ready_at.is_some())
+        });
+        let local = local.map_or(oldest, |freed| self.oldest(clients, freed));
+        let favours = &mut self.slab[group].favours;
+        if local == oldest || *favours >= FAVOURS_MAX {
+            *favours = 0;
+            return oldest;
+        }
+        *favours += 1;
+        local
+    }
+
+    /// What a group may take at once in its turn: all of it when it is alone.
+    pub(super) fn turn(&mut self, group: CounterIndex) -> u32 {
+        if self.ring.len() == 1 {
+            return u32::MAX;
+        }
+        let counter = &mut self.slab[group];
+        if counter.deficit == 0 {
+            counter.deficit = counter.weight;
+        }
+        counter.deficit
+    }
+
+    /// A group took permits in its turn. When it used its turn up, the next one is
+    /// on; a group that left the ring meanwhile goes on with its turn when it is back
+    /// (it may have left only because its single vqueue has to ask again).
+    pub(super) fn took(&mut self, group: CounterIndex, count: u32) {
+        let counter = &mut self.slab[group];
+        counter.deficit = counter.deficit.saturating_sub(count);
+        if counter.deficit == 0 && counter.place == Place::Ring {
+            self.ring.remove(&mut self.slab, group);
+            self.ring.push_back(&mut self.slab, group);
+        }
+    }
+
+    fn enter_ring(&mut self, group: CounterIndex) {
+        assert_eq!(self.slab[group].place, Place::Used, "a ready group is in a list already");
+        self.slab[group].place = Place::Ring;
+        if self.slab[group].deficit > 0 {
+            self.ring.push_front(&mut self.slab, group);
+        } else {
+            self.ring.push_back(&mut self.slab, group);
+        }
+    }
+
+    /// Whether a counter has room. Arms its timer when somebody waits and only a token
+    /// is missing, and disarms it otherwise.
+    fn has_room(&mut self, index: CounterIndex, awaited: bool, now: Timestamp) -> bool {
+        let counter = &mut self.slab[index];
+        let Some(bucket) = &mut counter.bucket else { return counter.usage < counter.limit };
+        let dry = bucket.tokens(now) == 0;
+        let full = counter.usage >= counter.limit;
+        let timer = (awaited && dry && !full).then(|| bucket.next_token(now));
+        let before = std::mem::replace(&mut bucket.timer, timer);
+        if before != timer {
+            before.map(|time| self.timers.remove(&(time, index)));
+            timer.map(|time| self.timers.insert((time, index)));
+        }
+        !dry && !full
+    }
+
+    /// Counters whose token has come are ready again.
+    pub(super) fn fire_timers(&mut self, clients: &Slab<Client>, now: Timestamp) -> bool {
+        let mut fired = false;
+        while let Some(&(time, index)) = self.timers.first() {
+            if time > now {
+                break;
+            }
+            self.settle(clients, index, now);
+            fired = true;
+        }
+        fired
+    }
+}

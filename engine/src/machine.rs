@@ -1,0 +1,37 @@
+//! What a machine is.
+
+use std::fmt::Debug;
+
+use forebay_messages::Timestamp;
+
+/// A piece of logic that steps: state and input in, effects out.
+///
+/// A machine never awaits, reads a clock, draws a random number, allocates an id of
+/// the outside world or spawns. Effects are a closed enum per machine, each variant
+/// with its delivery guarantee written beside it; a shell performs them in order.
+pub trait Machine {
+    /// What it is told.
+    type Input: Debug;
+    /// What it wants done.
+    type Effect: Debug;
+
+    /// Called once, before the first input.
+    fn start(&mut self, _now: Timestamp, _effects: &mut Vec<Self::Effect>) {}
+
+    /// Takes one input. Effects are appended in the order they must be performed.
+    ///
+    /// Persist before reply or send: an effect that makes something durable comes
+    /// before every effect that tells somebody of it.
+    fn step(&mut self, now: Timestamp, input: Self::Input, effects: &mut Vec<Self::Effect>);
+
+    /// Checks the machine's invariants; panics saying which one is broken. Called
+    /// after every step in debug builds and in simulation.
+    fn check(&self) {}
+}
+
+/// A deterministic hash map: fixed hasher, so that the same inputs give the same
+/// iteration order in every run.
+pub type Map<K, V> = hashbrown::HashMap<K, V, rustc_hash::FxBuildHasher>;
+
+/// A deterministic hash set; see [`Map`].
+pub type Set<K> = hashbrown::HashSet<K, rustc_hash::FxBuildHasher>;

@@ -1,0 +1,72 @@
+//! The end of an entry, however it comes about.
+//!
+//! Must always hold: after it, nothing of the entry is left but its result (and, for
+//! one that failed, its payload, so that it can be redriven), and its lock is free.
+
+use forebay_messages::{EntryId, Outcome, Timestamp};
+
+use super::{
+    super::{
+        rows::{EntryRow, FinishedRow, Stage},
+        store::Tables,
+    },
+    Applied, ApplyError, Context,
+    enqueue::idempotency_key,
+    place::Leaving,
+};
+
+/// How long results are kept when the entry does not say: 24 hours.
+pub(super) const RETENTION_DEFAULT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Ends an entry. `abort`: its handler, if one runs, is to be stopped.
+pub(super) fn end<T: Tables>(
+    context: &mut Context<'_, T>,
+    id: EntryId,
+    row: EntryRow,
+    outcome: Outcome,
+    abort: bool,
+) -> Result<(), ApplyError> {
+    let vqueue = row.vqueue;
+    let mut meta = context.meta(vqueue)?;
+    context.leave(id, &row, &mut meta, Leaving { keeps_lock: false, abort })?;
+    if meta.name.has_lock() && context.tables.lock(vqueue)? == Some(id) {
+        context.tables.delete_lock(vqueue);
+        if row.stage != Stage::Running {
+            context.applied.push(Applied::LockFreed { vqueue, entry: id });
+        }
+    }
+    context.tables.delete_entry(id);
+    let retention_ms = row.retention_ms.unwrap_or(RETENTION_DEFAULT_MS);
+    if outcome.is_success() || retention_ms == 0 {
+        context.tables.delete_payload(id);
+    }
+    if retention_ms == 0 {
+        if let Some(key) = &row.idempotency_key {
+            context.tables.delete_idempotency(&idempotency_key(&meta.name, key));
+        }
+    } else {
+        let expires_at = Timestamp(context.now.0.saturating_add(retention_ms));
+        if expires_at < Timestamp::MAX {
+            context.tables.put_timer(expires_at, id);
+        }
+        meta.finished += 1;
+        context.tables.put_finished(
+            id,
+            FinishedRow {
+                vqueue,
+                outcome: Some(outcome.clone().into()),
+                created_at: row.created_at,
+                finished_at: context.now,
+                expires_at,
+                attempts: row.attempts,
+                idempotency_key: row.idempotency_key,
+                retry: row.retry,
+                retention_ms: row.retention_ms,
+                started_at: row.started_at,
+            },
+        );
+    }
+    context.put_meta(vqueue, meta);
+    context.applied.push(Applied::Finished { entry: id, outcome });
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! `Enqueue` and `EnqueueBatch`: new entries into their inboxes.
+//!
+//! The same id, or the same idempotency key under the same service and scope, adds
+//! nothing: the reply names the entry that is there.
+
+use forebay_messages::{
+    VQueueName,
+    command::{Enqueue, EnqueueBatch, NewEntry},
+};
+
+use super::{
+    super::{
+        rows::{EntryRow, IdempotencyKey, IdempotencyRow},
+        state::NewKey,
+        store::Tables,
+    },
+    ApplyError, Context, Enqueued, Reply,
+};
+
+pub(super) fn apply<T: Tables>(
+    context: &mut Context<'_, T>,
+    command: &Enqueue,
+) -> Result<Reply, ApplyError> {
+    Ok(Reply::Enqueued(put(context, &command.entry)?))
+}
+
+pub(super) fn apply_batch<T: Tables>(
+    context: &mut Context<'_, T>,
+    command: &EnqueueBatch,
+) -> Result<Reply, ApplyError> {
+    let mut replies = Vec::with_capacity(command.entries.len());
+    for entry in &command.entries {
+        replies.push(put(context, entry)?);
+    }
+    Ok(Reply::EnqueuedBatch(replies))
+}
+
+/// Where an idempotency key of this vqueue is remembered.
+pub(super) fn idempotency_key(name: &VQueueName, key: &bytestring::ByteString) -> IdempotencyKey {
+    let domain = VQueueName {
+        service: name.service.clone(),
+        scope: name.scope.clone(),
+        ..VQueueName::default()
+    };
+    IdempotencyKey { domain: domain.id(Default::default()).hash, key: key.clone() }
+}
+
+fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueued, ApplyError> {
+    if let Some(key) = &new.idempotency_key {
+        let key = idempotency_key(&new.vqueue, key);
+        if let Some(first) = context.tables.idempotency(&key)? {
+            return Ok(Enqueued { entry: first.entry, existing: true });
+        }
+    }
+    let known =
+        context.tables.entry(new.id)?.is_some() || context.tables.finished(new.id)?.is_some();
+    if known {
+        return Ok(Enqueued { entry: new.id, existing: true });
+    }
+    if let Some(key) = &new.idempotency_key {
+        let key = idempotency_key(&new.vqueue, key);
+        context.tables.put_idempotency(key, IdempotencyRow { entry: new.id });
+    }
+    let vqueue = new.vqueue.id_for(new.id);
+    let mut meta = context.meta_or_new(vqueue, &new.vqueue)?;
+    let mut row = EntryRow {
+        vqueue,
+        created_at: context.now,
+        retry: new.retry,
+        retention_ms: new.retention_ms,
+        idempotency_key: new.idempotency_key.clone(),
+        ..EntryRow::default()
+    };
+    let key = NewKey { entry: new.id, run_at: new.run_at, has_lock: false };
+    context.enter_inbox(&mut row, &mut meta, key);
+    context.tables.put_entry(new.id, row);
+    context.tables.put_payload(new.id, new.payload.clone());
+    context.put_meta(vqueue, meta);
+    Ok(Enqueued { entry: new.id, existing: false })
+}

@@ -1,0 +1,50 @@
+//! `Pause` and `Resume` of entries: a waiting entry is set aside with its place in
+//! the queue (and its lock, if it has one) and put back to it.
+
+use forebay_messages::command::EntrySelector;
+
+use super::{
+    super::{rows::Stage, store::Tables},
+    ApplyError, Context, Reply,
+    place::Leaving,
+};
+
+pub(super) fn apply<T: Tables>(
+    context: &mut Context<'_, T>,
+    selector: &EntrySelector,
+) -> Result<Reply, ApplyError> {
+    let mut changed = 0;
+    for (id, mut row) in context.select_entries(selector)? {
+        if row.stage != Stage::Inbox {
+            continue;
+        }
+        let mut meta = context.meta(row.vqueue)?;
+        context.leave(id, &row, &mut meta, Leaving { keeps_lock: true, abort: false })?;
+        row.stage = Stage::Paused;
+        meta.paused += 1;
+        context.tables.put_parked(row.vqueue, id);
+        context.put_meta(row.vqueue, meta);
+        context.tables.put_entry(id, row);
+        changed += 1;
+    }
+    Ok(Reply::Changed(changed))
+}
+
+pub(super) fn apply_resume<T: Tables>(
+    context: &mut Context<'_, T>,
+    selector: &EntrySelector,
+) -> Result<Reply, ApplyError> {
+    let mut changed = 0;
+    for (id, mut row) in context.select_entries(selector)? {
+        if row.stage != Stage::Paused {
+            continue;
+        }
+        let mut meta = context.meta(row.vqueue)?;
+        context.leave(id, &row, &mut meta, Leaving { keeps_lock: true, abort: false })?;
+        context.enter_inbox_at_key(&mut row, &mut meta);
+        context.put_meta(row.vqueue, meta);
+        context.tables.put_entry(id, row);
+        changed += 1;
+    }
+    Ok(Reply::Changed(changed))
+}

@@ -1,0 +1,57 @@
+//! `Retry`: an attempt ended and the entry goes back to its inbox, or ends when its
+//! attempts are used up. An entry whose vqueue has a lock keeps it and sorts first.
+
+use forebay_messages::{
+    FailureKind, Outcome, Timestamp,
+    command::{RetryAttempt, RetryReason},
+    outcome::Failure,
+};
+
+use super::{
+    super::{state::NewKey, store::Tables},
+    ApplyError, Context, Reply,
+    complete::running,
+    end::end,
+    place::Leaving,
+};
+
+pub(super) fn apply<T: Tables>(
+    context: &mut Context<'_, T>,
+    command: &RetryAttempt,
+) -> Result<Reply, ApplyError> {
+    let id = command.entry;
+    let mut row = match running(context, id, command.token)? {
+        Ok(row) => row,
+        Err(stale) => return Ok(Reply::Stale(stale)),
+    };
+    if command.reason == RetryReason::Failed {
+        row.attempts += 1;
+        row.last_failure = command.message.clone();
+        let attempts_max = row.retry.unwrap_or_default().attempts_max;
+        if attempts_max != 0 && row.attempts >= attempts_max {
+            let failure = Failure {
+                kind: FailureKind::Exhausted,
+                message: command.message.clone(),
+                detail: command.detail.clone(),
+            };
+            end(context, id, row, Outcome::Failure(failure), false)?;
+            return Ok(Reply::Changed(1));
+        }
+    }
+    if row.cancel_requested {
+        let outcome = Outcome::failure(FailureKind::Canceled, "canceled before another attempt");
+        end(context, id, row, outcome, false)?;
+        return Ok(Reply::Changed(1));
+    }
+    let mut meta = context.meta(row.vqueue)?;
+    let has_lock = meta.name.has_lock();
+    let abort = command.reason == RetryReason::LeaderChange;
+    context.leave(id, &row, &mut meta, Leaving { keeps_lock: has_lock, abort })?;
+    let run_at =
+        if command.run_at == Timestamp::default() { row.key.run_at } else { command.run_at };
+    let key = NewKey { entry: id, run_at: Some(run_at), has_lock };
+    context.enter_inbox(&mut row, &mut meta, key);
+    context.put_meta(row.vqueue, meta);
+    context.tables.put_entry(id, row);
+    Ok(Reply::Changed(1))
+}

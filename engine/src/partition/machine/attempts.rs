@@ -1,0 +1,369 @@
+//! Attempts from the moment they are decided until they are over, with their permits.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use forebay_messages::{
+    AttemptToken, EntryId, EntryKey, Epoch, FailureKind, Outcome, PermitId, Timestamp, VQueueId,
+    actor::{AttemptEnd, LimiterMessage, Release, VQueueMessage},
+    command::{Command, Complete, Decision, RetryAttempt, RetryPolicy, RetryReason},
+    outcome::Failure,
+};
+
+use crate::machine::Map;
+
+use super::{
+    super::apply::Applied,
+    Partition, backoff,
+    effect::{PartitionEffect, RunAttempt},
+};
+
+/// How far an attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Its decision is proposed, not applied.
+    Proposed {
+        /// The place it was decided for.
+        key: EntryKey,
+    },
+    /// Its decision is applied.
+    Running {
+        /// What follows if it fails.
+        retry: RetryPolicy,
+        /// Its number, from 1.
+        attempt: u32,
+        /// Its decision is of this batch: its handler was not told yet.
+        is_starting: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    entry: EntryId,
+    vqueue: VQueueId,
+    /// P2: released exactly once. Absent only until a limiter is seeded.
+    permit: Option<PermitId>,
+    progress: Progress,
+}
+
+/// All attempts of this partition that a leader has to do with.
+///
+/// By token and not by entry: an entry that is set aside and put back, or gets another
+/// place, while its decision is on its way may be decided again before the first
+/// decision turns out void (or the second does). At most one of them runs.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    by_token: BTreeMap<AttemptToken, Attempt>,
+    /// Places that are decided for and not confirmed, in the order of their decisions,
+    /// in which they are mostly confirmed. A place is there twice only in the case above.
+    proposed: Map<VQueueId, VecDeque<(EntryKey, AttemptToken)>>,
+    pending: Vec<Decision>,
+    /// What handlers are told at the end of the batch.
+    starting: Vec<PartitionEffect>,
+    next_seq: u64,
+}
+
+impl Attempts {
+    /// Whether no attempt of an earlier epoch is left.
+    pub(super) fn none_before(&self, epoch: Epoch) -> bool {
+        self.by_token.first_key_value().is_none_or(|(token, _)| token.epoch >= epoch)
+    }
+
+    /// Attempts of earlier epochs.
+    pub(super) fn before(&self, epoch: Epoch) -> Vec<(EntryId, AttemptToken)> {
+        let end = AttemptToken { epoch, seq: 0 };
+        self.by_token.range(..end).map(|(token, attempt)| (attempt.entry, *token)).collect()
+    }
+
+    /// Attempts whose decision is proposed and not applied.
+    pub(super) fn proposed(&self) -> Vec<(VQueueId, EntryId, AttemptToken)> {
+        let of_vqueue = |(vqueue, places): (&VQueueId, &VecDeque<(EntryKey, AttemptToken)>)| {
+            let vqueue = *vqueue;
+            places.clone().into_iter().map(move |(key, token)| (vqueue, key.entry, token))
+        };
+        let mut found: Vec<_> = self.proposed.iter().flat_map(of_vqueue).collect();
+        found.sort_unstable();
+        found
+    }
+
+    /// Places of a vqueue that are handed out and not confirmed.
+    pub(super) fn dispatched(&self, vqueue: VQueueId) -> Vec<EntryKey> {
+        let places = self.proposed.get(&vqueue).into_iter().flatten();
+        let mut keys: Vec<_> = places.map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// Whether a decision for this very place is on its way.
+    fn is_dispatched(&self, vqueue: VQueueId, key: EntryKey) -> bool {
+        let mut places = self.proposed.get(&vqueue).into_iter().flatten();
+        places.any(|(other, _)| *other == key)
+    }
+
+    fn propose(&mut self, key: EntryKey, token: AttemptToken, vqueue: VQueueId, permit: PermitId) {
+        let progress = Progress::Proposed { key };
+        let attempt = Attempt { entry: key.entry, vqueue, permit: Some(permit), progress };
+        self.by_token.insert(token, attempt);
+        self.proposed.entry(vqueue).or_default().push_back((key, token));
+        self.pending.push(Decision { vqueue, key, token });
+    }
+
+    /// A decision is applied: its place is confirmed, one way or the other.
+    fn confirm(&mut self, vqueue: VQueueId, token: AttemptToken) {
+        let Some(places) = self.proposed.get_mut(&vqueue) else { return };
+        if let Some(at) = places.iter().position(|(_, other)| *other == token) {
+            places.remove(at);
+        }
+        if places.is_empty() {
+            self.proposed.remove(&vqueue);
+        }
+    }
+
+    /// The permit of an attempt that was running before the limiter was there.
+    pub(super) fn set_permit(
+        &mut self,
+        (vqueue, entry, token): (VQueueId, EntryId, AttemptToken),
+        permit: PermitId,
+    ) {
+        let attempt = self.by_token.entry(token).or_insert(Attempt {
+            entry,
+            vqueue,
+            permit: None,
+            progress: Progress::Running {
+                retry: RetryPolicy::default(),
+                attempt: 1,
+                is_starting: false,
+            },
+        });
+        attempt.permit = Some(permit);
+    }
+
+    /// The limiter is gone, and all permits with it.
+    pub(super) fn forget_permits(&mut self) {
+        self.by_token.values_mut().for_each(|attempt| attempt.permit = None);
+    }
+
+    fn remove(&mut self, token: AttemptToken) -> Option<Attempt> {
+        let attempt = self.by_token.remove(&token)?;
+        if let Progress::Proposed { .. } = attempt.progress {
+            self.confirm(attempt.vqueue, token);
+        }
+        Some(attempt)
+    }
+
+    /// Forgets everything: another leader is in charge. The attempts that run.
+    pub(super) fn clear(&mut self) -> Vec<(EntryId, AttemptToken)> {
+        self.pending.clear();
+        self.proposed.clear();
+        self.starting.clear();
+        let told = |progress| matches!(progress, Progress::Running { is_starting: false, .. });
+        std::mem::take(&mut self.by_token)
+            .into_iter()
+            .filter(|(_, attempt)| told(attempt.progress))
+            .map(|(token, attempt)| (attempt.entry, token))
+            .collect()
+    }
+
+    pub(super) fn check(&self, are_permitted: bool) {
+        for decision in &self.pending {
+            let is_known = self.by_token.contains_key(&decision.token);
+            assert!(is_known, "P2: a pending decision has its attempt");
+        }
+        let mut proposed = 0;
+        for (token, attempt) in &self.by_token {
+            let has_permit = attempt.permit.is_some();
+            assert!(has_permit || !are_permitted, "P2: {token} has no permit");
+            if let Progress::Proposed { key } = attempt.progress {
+                let places = self.proposed.get(&attempt.vqueue);
+                let is_found = places.is_some_and(|places| places.contains(&(key, *token)));
+                assert!(is_found, "{token} is found by its place");
+                proposed += 1;
+            }
+        }
+        let places: usize = self.proposed.values().map(VecDeque::len).sum();
+        assert_eq!(proposed, places, "places that are decided for have attempts");
+        assert!(self.starting.is_empty(), "handlers are told at the end of a batch");
+    }
+}
+
+impl Partition {
+    /// A vqueue hands over an entry and the permit for it.
+    pub(super) fn on_decide(
+        &mut self,
+        handle: forebay_messages::VQueueHandle,
+        key: EntryKey,
+        permit: PermitId,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        let Some(vqueue) = self.registry.vqueue(handle) else {
+            // The permit comes back with the withdrawal of the dead incarnation.
+            self.stale.vqueue += 1;
+            return;
+        };
+        self.attempts.next_seq += 1;
+        let token = AttemptToken { epoch: self.epoch, seq: self.attempts.next_seq };
+        self.attempts.propose(key, token, vqueue, permit);
+        effects.push(PartitionEffect::ToLimiter(LimiterMessage::HandedOver(permit)));
+        self.schedule_flush(effects);
+    }
+
+    /// Proposes the decisions that came together.
+    pub(super) fn on_flush(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        self.flush_scheduled = false;
+        if !self.phase.may_propose() {
+            return;
+        }
+        while !self.attempts.pending.is_empty() {
+            let count = self.attempts.pending.len().min(super::DECISIONS_PER_RECORD_MAX);
+            let decisions = self.attempts.pending.drain(..count).collect();
+            let command = forebay_messages::command::SchedulerDecisions { decisions };
+            self.propose(now, Command::SchedulerDecisions(command), None, effects);
+        }
+    }
+
+    /// What applying has brought about for attempts.
+    pub(super) fn on_attempt_applied(
+        &mut self,
+        applied: Applied,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        match applied {
+            Applied::Started { entry, vqueue, name, token, attempt, last_failure, retry } => {
+                let Some(known) = self.attempts.by_token.get_mut(&token) else {
+                    self.stale.attempt += 1;
+                    return;
+                };
+                known.progress = Progress::Running { retry, attempt, is_starting: true };
+                self.attempts.confirm(vqueue, token);
+                self.attempts.starting.push(PartitionEffect::Run(RunAttempt {
+                    entry,
+                    name,
+                    token,
+                    attempt,
+                    last_failure,
+                    attempts_max: retry.attempts_max,
+                }));
+            }
+            Applied::DecisionVoid { vqueue, key, token, still_there, lock_holder } => {
+                self.give_back(token, lock_holder, effects);
+                if !still_there {
+                    // An incarnation that started since knows the place as handed out
+                    // and missed that the row went.
+                    self.registry.note_removed(vqueue, key);
+                } else if !self.attempts.is_dispatched(vqueue, key) {
+                    let message = VQueueMessage::DecisionVoid(key);
+                    self.registry.tell(vqueue, message, effects);
+                }
+            }
+            Applied::AttemptOver { entry, token, keeps_lock, abort, .. } => {
+                let was_told = self.give_back(token, keeps_lock.then_some(entry), effects);
+                if abort && was_told {
+                    effects.push(PartitionEffect::Abort { entry, token });
+                }
+            }
+            Applied::LockFreed { vqueue, entry } => {
+                self.seeding.lock_freed(entry);
+                let message = LimiterMessage::FreeLock { vqueue, entry };
+                effects.push(PartitionEffect::ToLimiter(message));
+            }
+            Applied::CancelRequested { entry, token } => {
+                // Behind its start, if that is of this batch too.
+                self.attempts.starting.push(PartitionEffect::Cancel { entry, token });
+            }
+            other => unreachable!("not about attempts: {other:?}"),
+        }
+    }
+
+    /// Forgets an attempt and gives its permit back, or notes that it is to be given
+    /// back when a limiter that is being seeded has named it. Whether a handler may
+    /// know of the attempt.
+    fn give_back(
+        &mut self,
+        token: AttemptToken,
+        keep_lock: Option<EntryId>,
+        effects: &mut Vec<PartitionEffect>,
+    ) -> bool {
+        self.seeding.over(token, keep_lock);
+        let Some(attempt) = self.attempts.remove(token) else {
+            self.stale.attempt += 1;
+            return true;
+        };
+        if let Some(permit) = attempt.permit {
+            let release = Release { permit, keep_lock };
+            effects.push(PartitionEffect::ToLimiter(LimiterMessage::Release(release)));
+        }
+        if !matches!(attempt.progress, Progress::Running { is_starting: true, .. }) {
+            return true;
+        }
+        self.attempts.starting.retain(|told| match told {
+            PartitionEffect::Run(run) => run.token != token,
+            PartitionEffect::Cancel { token: other, .. } => *other != token,
+            _ => true,
+        });
+        false
+    }
+
+    /// Tells handlers what the whole batch came to: one that started and was over in
+    /// the same batch never runs (its payload may be gone).
+    pub(super) fn tell_handlers(&mut self, effects: &mut Vec<PartitionEffect>) {
+        for told in self.attempts.starting.drain(..) {
+            if let PartitionEffect::Run(run) = &told
+                && let Some(attempt) = self.attempts.by_token.get_mut(&run.token)
+                && let Progress::Running { is_starting, .. } = &mut attempt.progress
+            {
+                *is_starting = false;
+            }
+            effects.push(told);
+        }
+    }
+
+    /// A handler ended: its end goes through the log.
+    pub(super) fn on_ended(
+        &mut self,
+        now: Timestamp,
+        entry: EntryId,
+        token: AttemptToken,
+        ended: AttemptEnd,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        let known = self.attempts.by_token.get(&token).filter(|known| known.entry == entry);
+        let progress = known.map(|known| known.progress);
+        // Its end comes once. It must not be lost because a limiter is seeded anew.
+        let is_own = token.epoch == self.epoch && self.phase.has_limiter();
+        let Some(Progress::Running { retry, attempt, .. }) = progress.filter(|_| is_own) else {
+            self.stale.attempt += 1;
+            return;
+        };
+        let command = match ended {
+            AttemptEnd::Success(bytes) => complete(entry, token, Outcome::Success(bytes)),
+            AttemptEnd::Terminal { message, detail } => {
+                let failure = Failure { kind: FailureKind::Terminal, message, detail };
+                complete(entry, token, Outcome::Failure(failure))
+            }
+            AttemptEnd::Canceled { message } => {
+                complete(entry, token, Outcome::failure(FailureKind::Canceled, &message))
+            }
+            AttemptEnd::Retry { message, detail, random } => Command::Retry(RetryAttempt {
+                entry,
+                token,
+                reason: RetryReason::Failed,
+                run_at: now.after(backoff(&retry, attempt, random)),
+                message,
+                detail,
+            }),
+            AttemptEnd::Snooze { until } => Command::Retry(RetryAttempt {
+                entry,
+                token,
+                reason: RetryReason::Snoozed,
+                run_at: until,
+                message: Default::default(),
+                detail: Default::default(),
+            }),
+        };
+        self.propose(now, command, None, effects);
+    }
+}
+
+fn complete(entry: EntryId, token: AttemptToken, outcome: Outcome) -> Command {
+    Command::Complete(Complete { entry, token, outcome: Some(outcome.into()) })
+}

@@ -1,0 +1,158 @@
+//! What a partition wants done.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use forebay_messages::{
+    AttemptToken, EntryId, EntryKey, Epoch, Lsn, NodeId, Outcome, Record, ReplyId, Timestamp,
+    VQueueHandle, VQueueId, VQueueName,
+    actor::{LimiterMessage, VQueueMessage},
+};
+
+use super::super::apply::Reply;
+
+/// What somebody who asked is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The command was applied.
+    Reply(Reply),
+    /// The entry ended.
+    Outcome(Outcome),
+    /// No such entry.
+    UnknownEntry,
+    /// This replica does not lead.
+    NotLeading,
+    /// Leadership was lost before the command was known to be applied: the outcome is
+    /// unknown. A retry with the same entry id is de-duplicated.
+    LostLeadership,
+    /// Too much is waiting already.
+    Busy,
+    /// The log or the store cannot be written.
+    StorageFailed(String),
+}
+
+/// An attempt that starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAttempt {
+    /// The entry.
+    pub entry: EntryId,
+    /// Its vqueue.
+    pub name: VQueueName,
+    /// The attempt.
+    pub token: AttemptToken,
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// What the last failed attempt said.
+    pub last_failure: ByteString,
+    /// Attempts in all; 0 means no limit.
+    pub attempts_max: u32,
+}
+
+/// What a partition wants done. Performed in order, on the partition's thread.
+#[derive(Clone, Debug)]
+pub enum PartitionEffect {
+    /// Append to the log. At most once: either it is committed or refused.
+    Append {
+        /// Epoch of the proposer.
+        epoch: Epoch,
+        /// The record.
+        record: Arc<Record>,
+    },
+    /// Apply records, commit, then step [`super::PartitionInput::Applied`] in at once.
+    Apply {
+        /// LSN of the first.
+        first: Lsn,
+        /// The records.
+        records: Vec<Arc<Record>>,
+    },
+    /// Answer somebody, at most once.
+    Answer {
+        /// Whom.
+        to: ReplyId,
+        /// What.
+        answer: Answer,
+    },
+    /// Read what is known of an entry; answered at once with `LookedUp`.
+    LookUp {
+        /// The entry.
+        entry: EntryId,
+    },
+    /// Send `Flush` to this partition behind everything in its mailbox.
+    ScheduleFlush,
+    /// Say whether anything expired by then (`ExpiredFound`).
+    CheckExpired {
+        /// Up to when.
+        until: Timestamp,
+    },
+
+    /// Tell the supervisor that an announcement was applied.
+    TellAnnounced {
+        /// Who leads.
+        node: NodeId,
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// Tell the supervisor that the limiter is seeded.
+    TellSeeded {
+        /// The epoch in force.
+        epoch: Epoch,
+    },
+    /// Tell the supervisor that no attempt of an earlier epoch is left.
+    TellDrained {
+        /// The epoch in force.
+        epoch: Epoch,
+    },
+    /// Tell the supervisor that the log refuses this leader.
+    TellRefused(super::Refusal),
+
+    /// Put the limiter that was started for this request in the place of the one before,
+    /// read locks and running rows, add these proposed attempts, seed it; answered at
+    /// once with `SeedSent`. Requests and started limiters match in order; if there is
+    /// none (it was stopped), do nothing. Before it is in its place and has its seed,
+    /// nothing reaches a limiter, whoever sends it.
+    SeedLimiter {
+        /// Attempts proposed and not applied.
+        proposed: Vec<(VQueueId, EntryId, AttemptToken)>,
+    },
+    /// Tell the limiter. In order, not lost while it lives.
+    ToLimiter(LimiterMessage),
+
+    /// Find vqueues with entries in their inboxes; answered with `VQueuesFound`
+    /// behind everything in the mailbox.
+    FindVQueues {
+        /// Where to go on.
+        after: Option<VQueueId>,
+    },
+    /// Send `Tick` at this time. The last one asked for replaces the others.
+    WakeAt(Timestamp),
+    /// Start an incarnation of a vqueue.
+    SpawnVQueue {
+        /// Its handle.
+        handle: VQueueHandle,
+        /// Its id.
+        vqueue: VQueueId,
+        /// Places handed out whose decision is not applied yet.
+        dispatched: Vec<EntryKey>,
+    },
+    /// Stop one. It tells nobody.
+    StopVQueue(VQueueHandle),
+    /// Tell a vqueue. In order, not lost while it lives.
+    ToVQueue(VQueueHandle, VQueueMessage),
+
+    /// Run a handler. Its end comes back as `Ended`, exactly once unless aborted.
+    Run(RunAttempt),
+    /// Stop a handler; its end is of no interest.
+    Abort {
+        /// The entry.
+        entry: EntryId,
+        /// The attempt.
+        token: AttemptToken,
+    },
+    /// Ask a handler to stop; its end comes back as `Ended`.
+    Cancel {
+        /// The entry.
+        entry: EntryId,
+        /// The attempt.
+        token: AttemptToken,
+    },
+}

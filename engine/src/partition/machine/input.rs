@@ -1,0 +1,178 @@
+//! What a partition is told.
+
+use std::sync::Arc;
+
+use forebay_messages::{
+    AttemptToken, EntryId, EntryKey, Epoch, Lsn, Outcome, PermitId, Record, ReplyId, Timestamp,
+    VQueueHandle, VQueueId, actor::AttemptEnd, command::Command, record::LeaderSeq,
+};
+
+use crate::vqueue::Rest;
+
+use super::super::apply::{Applied, Reply};
+
+/// What came of applying a run of records, told after their commit.
+#[derive(Clone, Debug)]
+pub struct AppliedBatch {
+    /// LSN of the last record of the run.
+    pub last: Lsn,
+    /// Reply per record, with its sequence if a leader proposed it.
+    pub replies: Vec<(Option<LeaderSeq>, Reply)>,
+    /// What changed, in order.
+    pub applied: Vec<Applied>,
+}
+
+/// What is known of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryState {
+    /// It has not ended.
+    Live,
+    /// It ended.
+    Finished(Outcome),
+    /// There is no such entry (or it was purged).
+    Unknown,
+}
+
+/// Why an append was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A newer epoch fenced this leader off.
+    Fenced {
+        /// The epoch in force.
+        current: Epoch,
+    },
+    /// The log cannot be written.
+    Failed {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// What a partition is told.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "proposals are the hot path: no box for each")]
+pub enum PartitionInput {
+    /// The log committed records; from the log writer, in LSN order.
+    Committed {
+        /// LSN of the first.
+        first: Lsn,
+        /// The records.
+        records: Vec<Arc<Record>>,
+    },
+    /// An append of this leader was refused; nothing of it is in the log.
+    AppendRefused(Refusal),
+    /// Answer to `Apply`, after the commit.
+    Applied(AppliedBatch),
+    /// Somebody wants a command to go through the log.
+    Propose {
+        /// The command.
+        command: Command,
+        /// Who is answered.
+        reply: ReplyId,
+    },
+    /// Somebody waits for an entry's result.
+    Attach {
+        /// The entry.
+        entry: EntryId,
+        /// Who is answered.
+        reply: ReplyId,
+    },
+    /// Somebody waits no more.
+    Detach {
+        /// The entry.
+        entry: EntryId,
+        /// Who.
+        reply: ReplyId,
+    },
+    /// Answer to `LookUp`.
+    LookedUp {
+        /// The entry.
+        entry: EntryId,
+        /// What is known of it.
+        state: EntryState,
+    },
+    /// Answer to `ScheduleFlush`, after all messages that came before it.
+    Flush,
+    /// A handler ended; from the executor.
+    Ended {
+        /// The entry.
+        entry: EntryId,
+        /// The attempt.
+        token: AttemptToken,
+        /// How it ended.
+        ended: AttemptEnd,
+    },
+    /// Answer to `CheckExpired`: something expired by then.
+    ExpiredFound {
+        /// Up to when.
+        until: Timestamp,
+    },
+    /// Time passed.
+    Tick,
+
+    /// From the supervisor: an epoch was obtained; announce it through the log.
+    Announce {
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// From the supervisor: a fresh limiter was started; seed it.
+    BeginSeed {
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// Answer to `SeedLimiter`: what it was told runs, in this order.
+    SeedSent {
+        /// Attempts that run or were proposed.
+        running: Vec<(VQueueId, EntryId, AttemptToken)>,
+    },
+    /// From the limiter: permits for what runs, in the order of `SeedSent`.
+    LimiterSeeded {
+        /// One per attempt.
+        permits: Vec<PermitId>,
+    },
+    /// From the supervisor: give back what ran under earlier epochs.
+    Drain {
+        /// The epoch in force.
+        epoch: Epoch,
+    },
+    /// From the supervisor: lead from now on.
+    OpenGate {
+        /// The epoch in force.
+        epoch: Epoch,
+    },
+    /// The node goes down: start nothing new, let what runs end.
+    CloseGate,
+    /// From the supervisor: stop leading, at once.
+    StopLeading,
+
+    /// Answer to `FindVQueues`: vqueues with entries in their inboxes.
+    VQueuesFound {
+        /// Which.
+        found: Vec<VQueueId>,
+        /// Where to go on; `None` at the end.
+        next: Option<VQueueId>,
+    },
+    /// From a vqueue: run this entry under this permit. The partition owns both from
+    /// here on.
+    Decide {
+        /// Who says so.
+        handle: VQueueHandle,
+        /// The entry and its place.
+        key: EntryKey,
+        /// The permit.
+        permit: PermitId,
+    },
+    /// From a vqueue: nothing to do any more.
+    Idle(VQueueHandle),
+    /// From a vqueue: it is gone, as asked.
+    Passivated {
+        /// Which.
+        handle: VQueueHandle,
+        /// Why it had nothing to do.
+        rest: Rest,
+    },
+    /// From a vqueue: something came up, it stays.
+    StillNeeded(VQueueHandle),
+    /// From its death watch: a vqueue died without being asked.
+    VQueueDied(VQueueHandle),
+}

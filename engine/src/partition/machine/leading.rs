@@ -1,0 +1,278 @@
+//! Becoming leader, step by step as the supervisor says, and ceasing to be one.
+
+use forebay_messages::{
+    AttemptToken, EntryId, Epoch, Generation, PermitId, Timestamp, VQueueId,
+    actor::{LimiterMessage, Release},
+    command::{AnnounceLeader, Command, RetryAttempt, RetryReason},
+};
+
+use crate::machine::Map;
+
+use super::{Answer, Partition, Refusal, effect::PartitionEffect};
+
+/// Where a replica stands on its way to leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Applies and stays silent.
+    Following,
+    /// Its announcement is proposed.
+    Announcing,
+    /// A fresh limiter is being seeded.
+    Seeding,
+    /// Attempts of earlier epochs go back to their inboxes.
+    Draining,
+    /// The gate is open.
+    Leading,
+    /// The gate is closed again: nothing new starts, what runs may end.
+    Closing,
+}
+
+impl Phase {
+    pub(super) fn has_limiter(self) -> bool {
+        matches!(self, Self::Seeding | Self::Draining | Self::Leading | Self::Closing)
+    }
+
+    pub(super) fn may_propose(self) -> bool {
+        matches!(self, Self::Draining | Self::Leading | Self::Closing)
+    }
+}
+
+/// What a limiter was told runs, until it answers with permits.
+#[derive(Debug, Default)]
+pub(super) struct Seeding {
+    /// In the order in which it was told.
+    told: Vec<(VQueueId, EntryId, AttemptToken)>,
+    /// Attempts among them that are over by now, and who keeps their lock. Their
+    /// permits go back at once when they come.
+    over: Map<AttemptToken, Option<EntryId>>,
+    /// It waits for the answer.
+    is_open: bool,
+    /// The last limiter that answered.
+    incarnation: Generation,
+}
+
+impl Seeding {
+    fn begin(&mut self, told: Vec<(VQueueId, EntryId, AttemptToken)>) {
+        self.told = told;
+        self.over.clear();
+        self.is_open = true;
+    }
+
+    pub(super) fn end(&mut self) {
+        self.told.clear();
+        self.over.clear();
+        self.is_open = false;
+    }
+
+    pub(super) fn over(&mut self, token: AttemptToken, keep_lock: Option<EntryId>) {
+        if self.is_open {
+            self.over.insert(token, keep_lock);
+        }
+    }
+
+    /// Whoever kept a lock ended: the limiter must not be told that it keeps it.
+    pub(super) fn lock_freed(&mut self, entry: EntryId) {
+        for keeper in self.over.values_mut().filter(|keeper| **keeper == Some(entry)) {
+            *keeper = None;
+        }
+    }
+}
+
+impl Partition {
+    pub(super) fn on_announce(
+        &mut self,
+        now: Timestamp,
+        epoch: Epoch,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        assert!(epoch > self.epoch, "an epoch only grows");
+        self.on_stop_leading(effects);
+        self.epoch = epoch;
+        self.phase = Phase::Announcing;
+        self.next_seq = Default::default();
+        let command = AnnounceLeader {
+            node: self.config.node,
+            epoch,
+            key_first: self.config.key_first,
+            key_last: self.config.key_last,
+        };
+        self.propose(now, Command::AnnounceLeader(command), None, effects);
+    }
+
+    /// A fresh limiter stands ready. After a limiter died this comes again under the
+    /// same epoch: its vqueues went with it, the attempts go on.
+    pub(super) fn on_begin_seed(&mut self, epoch: Epoch, effects: &mut Vec<PartitionEffect>) {
+        if epoch != self.epoch || self.phase == Phase::Following {
+            return;
+        }
+        self.is_closing |= self.phase == Phase::Closing;
+        self.registry.clear(effects);
+        self.sleepers.clear();
+        self.phase = Phase::Seeding;
+        let proposed = self.attempts.proposed();
+        effects.push(PartitionEffect::SeedLimiter { proposed });
+    }
+
+    /// A limiter has its seed. Only now are the permits of the one before void: a request
+    /// to seed that finds no limiter changes nothing.
+    pub(super) fn on_seed_sent(&mut self, running: Vec<(VQueueId, EntryId, AttemptToken)>) {
+        if self.phase == Phase::Seeding {
+            self.attempts.forget_permits();
+            self.seeding.begin(running);
+        }
+    }
+
+    pub(super) fn on_seeded(&mut self, permits: &[PermitId], effects: &mut Vec<PartitionEffect>) {
+        let answers_late =
+            permits.first().is_some_and(|permit| permit.incarnation <= self.seeding.incarnation);
+        if self.phase != Phase::Seeding || !self.seeding.is_open || answers_late {
+            self.stale.limiter += 1;
+            return;
+        }
+        let told = std::mem::take(&mut self.seeding.told);
+        assert_eq!(told.len(), permits.len(), "the limiter answers for what it was told");
+        for (attempt, permit) in told.into_iter().zip(permits) {
+            self.seeding.incarnation = permit.incarnation;
+            match self.seeding.over.remove(&attempt.2) {
+                None => self.attempts.set_permit(attempt, *permit),
+                Some(keep_lock) => {
+                    let release = Release { permit: *permit, keep_lock };
+                    effects.push(PartitionEffect::ToLimiter(LimiterMessage::Release(release)));
+                }
+            }
+        }
+        self.seeding.end();
+        effects.push(PartitionEffect::TellSeeded { epoch: self.epoch });
+    }
+
+    pub(super) fn on_drain(
+        &mut self,
+        now: Timestamp,
+        epoch: Epoch,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        // Seeded and not only about to be: this may be about a limiter that died since.
+        if epoch != self.epoch || self.phase != Phase::Seeding || self.seeding.is_open {
+            return;
+        }
+        self.phase = Phase::Draining;
+        self.is_drained = false;
+        let before = self.attempts.before(epoch);
+        self.tell_if_drained(effects);
+        for (entry, token) in before {
+            let command = RetryAttempt {
+                entry,
+                token,
+                reason: RetryReason::LeaderChange,
+                run_at: Timestamp::default(),
+                message: Default::default(),
+                detail: Default::default(),
+            };
+            self.propose(now, Command::Retry(command), None, effects);
+        }
+    }
+
+    /// Says once that no attempt of an earlier epoch is left, however they ended.
+    pub(super) fn tell_if_drained(&mut self, effects: &mut Vec<PartitionEffect>) {
+        let is_drained = self.phase == Phase::Draining && self.attempts.none_before(self.epoch);
+        if is_drained && !std::mem::replace(&mut self.is_drained, true) {
+            effects.push(PartitionEffect::TellDrained { epoch: self.epoch });
+        }
+    }
+
+    pub(super) fn on_open_gate(
+        &mut self,
+        now: Timestamp,
+        epoch: Epoch,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        if epoch != self.epoch || self.phase != Phase::Draining || !self.is_drained {
+            return;
+        }
+        self.schedule_flush(effects);
+        if self.is_closing {
+            self.phase = Phase::Closing;
+            return;
+        }
+        self.phase = Phase::Leading;
+        for (command, reply) in std::mem::take(&mut self.held) {
+            self.propose(now, command, Some(reply), effects);
+        }
+        if self.config.dispatches {
+            effects.push(PartitionEffect::FindVQueues { after: None });
+        }
+    }
+
+    /// The log refuses what this leader writes: who waits is answered, and it leads no
+    /// more. The supervisor decides what follows.
+    pub(super) fn on_append_refused(
+        &mut self,
+        refusal: &Refusal,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        let answer = match refusal {
+            // Told already, and whoever waited was answered.
+            _ if self.phase == Phase::Following => return,
+            Refusal::Fenced { current } if *current <= self.epoch => {
+                // Late news of an epoch that this replica has left behind.
+                return;
+            }
+            Refusal::Fenced { .. } => Answer::LostLeadership,
+            Refusal::Failed { reason } => Answer::StorageFailed(reason.clone()),
+        };
+        self.answer_all(&answer, effects);
+        self.on_stop_leading(effects);
+        effects.push(PartitionEffect::TellRefused(refusal.clone()));
+    }
+
+    /// Somebody else leads under a newer epoch: nothing of what follows in the log is
+    /// this replica's doing.
+    pub(super) fn yield_to(&mut self, epoch: Epoch, effects: &mut Vec<PartitionEffect>) {
+        if epoch > self.epoch && self.phase != Phase::Following {
+            self.on_stop_leading(effects);
+        }
+    }
+
+    pub(super) fn on_stop_leading(&mut self, effects: &mut Vec<PartitionEffect>) {
+        self.phase = Phase::Following;
+        self.is_closing = false;
+        self.seeding.end();
+        self.registry.clear(effects);
+        self.sleepers.clear();
+        for (entry, token) in self.attempts.clear() {
+            effects.push(PartitionEffect::Abort { entry, token });
+        }
+        self.answer_all(&Answer::LostLeadership, effects);
+    }
+
+    /// Nothing new starts from here on: vqueues go, clients are refused. Attempts that
+    /// run may end, and their ends go through the log.
+    pub(super) fn on_close_gate(&mut self, effects: &mut Vec<PartitionEffect>) {
+        match self.phase {
+            Phase::Following | Phase::Closing => {}
+            Phase::Announcing => self.on_stop_leading(effects),
+            Phase::Seeding | Phase::Draining => {
+                // What runs may end even so; the gate does not open again.
+                self.is_closing = true;
+                let held = std::mem::take(&mut self.held).into_iter();
+                effects.extend(
+                    held.map(|(_, to)| PartitionEffect::Answer { to, answer: Answer::NotLeading }),
+                );
+            }
+            Phase::Leading => {
+                self.phase = Phase::Closing;
+                self.registry.clear(effects);
+                self.sleepers.clear();
+            }
+        }
+    }
+
+    /// P3: everybody who waits for a proposal is answered.
+    fn answer_all(&mut self, answer: &Answer, effects: &mut Vec<PartitionEffect>) {
+        let mut waiting: Vec<_> = self.proposals.drain().collect();
+        waiting.sort_unstable();
+        let held = std::mem::take(&mut self.held);
+        let all = waiting.into_iter().map(|(_, to)| to).chain(held.into_iter().map(|(_, to)| to));
+        effects.extend(all.map(|to| PartitionEffect::Answer { to, answer: answer.clone() }));
+    }
+}

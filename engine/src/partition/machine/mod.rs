@@ -1,0 +1,429 @@
+//! The machine of a partition replica: it applies what the log commits and, while it
+//! leads, proposes commands, knows which vqueues are active and owns permits and
+//! decisions from hand-over until they are applied.
+//!
+//! Must always hold:
+//! - P1: records are applied in LSN order, each once; nothing is told to anybody
+//!   before the batch that it follows from is committed ([`PartitionEffect::Apply`]
+//!   answers with [`PartitionInput::Applied`] only after the commit).
+//! - P2: an attempt in `attempts` owns at most one permit, which is released exactly
+//!   once: when its decision turns out void or the attempt is over.
+//! - P3: every proposal is answered: by its reply, or with `LostLeadership`.
+//! - P4: no vqueue is spawned and no decision proposed before the limiter is seeded
+//!   and the attempts of earlier epochs are drained.
+//! - P5: at most one incarnation of a vqueue is active.
+//!
+//! Must not know: RocksDB, threads, how handlers run.
+
+mod attempts;
+mod backoff;
+mod effect;
+mod input;
+mod leading;
+mod registry;
+mod vqueues;
+
+pub use backoff::backoff;
+pub use effect::{Answer, PartitionEffect, RunAttempt};
+pub use input::{AppliedBatch, EntryState, PartitionInput, Refusal};
+pub use leading::Phase;
+
+use forebay_messages::{
+    EntryId, Epoch, Lsn, NodeId, PartitionKey, Producer, Record, RecordKeys, RecordSeq, ReplyId,
+    Timestamp, command::Command, record::LeaderSeq,
+};
+use std::sync::Arc;
+
+use crate::{Machine, machine::Map};
+
+use super::apply::{Applied, Reply};
+use attempts::Attempts;
+use leading::Seeding;
+use registry::Registry;
+use vqueues::Sleepers;
+
+/// Most decisions in one record.
+pub const DECISIONS_PER_RECORD_MAX: usize = 512;
+/// Vqueues activated in one go when a leader starts.
+pub const ACTIVATIONS_PER_STEP_MAX: usize = 256;
+/// How often a leader looks for expired results, in milliseconds.
+const PURGE_INTERVAL_MS: u64 = 30_000;
+/// Most commands that wait for the gate to open; more are refused as `Busy`.
+pub const HELD_MAX: usize = 16_384;
+/// Most waiters on results in one partition.
+pub const WAITERS_MAX: usize = 1_000_000;
+
+/// What a partition is and who hosts it.
+#[derive(Clone, Copy, Debug)]
+pub struct PartitionConfig {
+    /// The node of this replica.
+    pub node: NodeId,
+    /// First key of its range.
+    pub key_first: PartitionKey,
+    /// Last key of its range.
+    pub key_last: PartitionKey,
+    /// Whether a leader here starts entries; without it, it only takes commands.
+    pub dispatches: bool,
+}
+
+/// Messages that came too late or from an earlier incarnation, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StaleCounts {
+    /// From vqueues of an earlier generation.
+    pub vqueue: u64,
+    /// About attempts that are not known any more.
+    pub attempt: u64,
+    /// From limiters that were replaced.
+    pub limiter: u64,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Partition {
+    pub(super) config: PartitionConfig,
+    applied: Lsn,
+    received: Lsn,
+    epoch: Epoch,
+    phase: Phase,
+    next_seq: RecordSeq,
+    /// Who waits for which own proposal.
+    proposals: Map<u64, ReplyId>,
+    /// Commands that came before the gate was open.
+    held: Vec<(Command, ReplyId)>,
+    /// Who waits for which entry's result.
+    waiters: Map<EntryId, Vec<ReplyId>>,
+    waiters_count: usize,
+    attempts: Attempts,
+    registry: Registry,
+    /// Cold vqueues whose head may not run yet.
+    sleepers: Sleepers,
+    seeding: Seeding,
+    /// The supervisor was told that attempts of earlier epochs are drained.
+    is_drained: bool,
+    /// The gate was closed for good, whatever a limiter's death opens again.
+    is_closing: bool,
+    flush_scheduled: bool,
+    purge_due: Timestamp,
+    stale: StaleCounts,
+}
+
+impl Partition {
+    /// A replica whose store has applied everything up to `applied`. It follows.
+    #[must_use]
+    pub fn new(config: PartitionConfig, applied: Lsn) -> Self {
+        Self {
+            config,
+            applied,
+            received: applied,
+            epoch: Epoch::default(),
+            phase: Phase::Following,
+            next_seq: RecordSeq::default(),
+            proposals: Map::default(),
+            held: Vec::new(),
+            waiters: Map::default(),
+            waiters_count: 0,
+            attempts: Attempts::default(),
+            registry: Registry::default(),
+            sleepers: Sleepers::default(),
+            seeding: Seeding::default(),
+            is_drained: false,
+            is_closing: false,
+            flush_scheduled: false,
+            purge_due: Timestamp::default(),
+            stale: StaleCounts::default(),
+        }
+    }
+
+    /// Where this replica stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// LSN of the last applied record.
+    #[must_use]
+    pub fn applied(&self) -> Lsn {
+        self.applied
+    }
+
+    /// Messages that came too late.
+    #[must_use]
+    pub fn stale(&self) -> StaleCounts {
+        self.stale
+    }
+
+    /// Vqueues that are active now.
+    #[must_use]
+    pub fn active_vqueues(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// Wraps a command into a record of this leader and has it appended.
+    fn propose(
+        &mut self,
+        now: Timestamp,
+        command: Command,
+        reply: Option<ReplyId>,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        self.next_seq = self.next_seq.next();
+        if let Some(reply) = reply {
+            self.proposals.insert(self.next_seq.0, reply);
+        }
+        let record = Record {
+            keys: record_keys(&command),
+            producer: Some(Producer::Leader(LeaderSeq { epoch: self.epoch, seq: self.next_seq })),
+            created_at: now,
+            command: Some(command),
+        };
+        effects.push(PartitionEffect::Append { epoch: self.epoch, record: Arc::new(record) });
+    }
+
+    fn on_propose(
+        &mut self,
+        now: Timestamp,
+        command: Command,
+        reply: ReplyId,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        match self.phase {
+            Phase::Leading => self.propose(now, command, Some(reply), effects),
+            Phase::Following | Phase::Closing => {
+                effects.push(PartitionEffect::Answer { to: reply, answer: Answer::NotLeading });
+            }
+            Phase::Announcing | Phase::Seeding | Phase::Draining => {
+                let answer = match (self.is_closing, self.held.len() < HELD_MAX) {
+                    (true, _) => Answer::NotLeading,
+                    (false, false) => Answer::Busy,
+                    (false, true) => return self.held.push((command, reply)),
+                };
+                effects.push(PartitionEffect::Answer { to: reply, answer });
+            }
+        }
+    }
+
+    fn on_committed(
+        &mut self,
+        first: Lsn,
+        records: Vec<Arc<Record>>,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        assert_eq!(first, self.received.next(), "P1: committed records arrive without a gap");
+        self.received = Lsn(first.0 + records.len() as u64 - 1);
+        effects.push(PartitionEffect::Apply { first, records });
+    }
+
+    fn on_applied(
+        &mut self,
+        now: Timestamp,
+        batch: AppliedBatch,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        assert!(batch.last > self.applied, "P1: each record is applied once");
+        self.applied = batch.last;
+        for (producer, reply) in batch.replies {
+            self.answer_proposal(producer, reply, effects);
+        }
+        for applied in batch.applied {
+            self.on_one_applied(applied, effects);
+        }
+        self.registry.flush_notes(effects);
+        self.tell_handlers(effects);
+        self.tell_if_drained(effects);
+        if self.phase == Phase::Leading && now >= self.purge_due {
+            self.purge_due = Timestamp(now.0 + PURGE_INTERVAL_MS);
+            effects.push(PartitionEffect::CheckExpired { until: now });
+        }
+    }
+
+    fn answer_proposal(
+        &mut self,
+        producer: Option<LeaderSeq>,
+        reply: Reply,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        let own = producer.filter(|own| own.epoch == self.epoch);
+        let Some(to) = own.and_then(|own| self.proposals.remove(&own.seq.0)) else {
+            return;
+        };
+        let answer = match reply {
+            Reply::Fenced => Answer::LostLeadership,
+            reply => Answer::Reply(reply),
+        };
+        effects.push(PartitionEffect::Answer { to, answer });
+    }
+
+    fn on_one_applied(&mut self, applied: Applied, effects: &mut Vec<PartitionEffect>) {
+        match applied {
+            Applied::Finished { entry, outcome } => self.answer_waiters(entry, &outcome, effects),
+            Applied::LeaderAnnounced { node, epoch } => {
+                self.yield_to(epoch, effects);
+                effects.push(PartitionEffect::TellAnnounced { node, epoch });
+            }
+            // There may be more than one purge takes: look again, not in half a minute.
+            Applied::Purged { .. } => self.purge_due = Timestamp::default(),
+            _ if !self.phase.has_limiter() => {}
+            Applied::InboxAdded { vqueue, key } => self.on_inbox_added(vqueue, key, effects),
+            Applied::InboxRemoved { vqueue, key } => self.registry.note_removed(vqueue, key),
+            Applied::RulesUpdated(updates) => {
+                effects.push(PartitionEffect::ToLimiter(
+                    forebay_messages::actor::LimiterMessage::RulesUpdated(updates),
+                ));
+            }
+            Applied::VQueuePaused { vqueue, paused } => {
+                self.on_vqueue_paused(vqueue, paused, effects);
+            }
+            other => self.on_attempt_applied(other, effects),
+        }
+    }
+
+    fn answer_waiters(
+        &mut self,
+        entry: EntryId,
+        outcome: &forebay_messages::Outcome,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        for to in self.waiters.remove(&entry).unwrap_or_default() {
+            self.waiters_count -= 1;
+            effects.push(PartitionEffect::Answer { to, answer: Answer::Outcome(outcome.clone()) });
+        }
+    }
+
+    fn on_attach(&mut self, entry: EntryId, reply: ReplyId, effects: &mut Vec<PartitionEffect>) {
+        if self.waiters_count >= WAITERS_MAX {
+            effects.push(PartitionEffect::Answer { to: reply, answer: Answer::Busy });
+            return;
+        }
+        self.waiters.entry(entry).or_default().push(reply);
+        self.waiters_count += 1;
+        effects.push(PartitionEffect::LookUp { entry });
+    }
+
+    fn on_looked_up(
+        &mut self,
+        entry: EntryId,
+        state: EntryState,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        match state {
+            EntryState::Live => {}
+            EntryState::Finished(outcome) => self.answer_waiters(entry, &outcome, effects),
+            EntryState::Unknown => {
+                for to in self.waiters.remove(&entry).unwrap_or_default() {
+                    self.waiters_count -= 1;
+                    effects.push(PartitionEffect::Answer { to, answer: Answer::UnknownEntry });
+                }
+            }
+        }
+    }
+
+    fn on_detach(&mut self, entry: EntryId, reply: ReplyId) {
+        if let Some(waiters) = self.waiters.get_mut(&entry) {
+            let before = waiters.len();
+            waiters.retain(|waiter| *waiter != reply);
+            self.waiters_count -= before - waiters.len();
+            if waiters.is_empty() {
+                self.waiters.remove(&entry);
+            }
+        }
+    }
+
+    fn schedule_flush(&mut self, effects: &mut Vec<PartitionEffect>) {
+        if !self.flush_scheduled {
+            self.flush_scheduled = true;
+            effects.push(PartitionEffect::ScheduleFlush);
+        }
+    }
+}
+
+/// Which points of the key space a command concerns; `None` for commands about the
+/// partition as a whole.
+fn record_keys(command: &Command) -> Option<RecordKeys> {
+    match command {
+        Command::Enqueue(command) => Some(RecordKeys::Single(command.entry.id.partition_key)),
+        Command::Complete(command) => Some(RecordKeys::Single(command.entry.partition_key)),
+        Command::Retry(command) => Some(RecordKeys::Single(command.entry.partition_key)),
+        Command::AnnounceLeader(command) => {
+            Some(RecordKeys::Range((command.key_first, command.key_last)))
+        }
+        Command::UpsertRuleBook(command) => {
+            Some(RecordKeys::Range((command.key_first, command.key_last)))
+        }
+        _ => None,
+    }
+}
+
+impl Machine for Partition {
+    type Input = PartitionInput;
+    type Effect = PartitionEffect;
+
+    fn step(&mut self, now: Timestamp, input: PartitionInput, effects: &mut Vec<PartitionEffect>) {
+        match input {
+            PartitionInput::Committed { first, records } => {
+                self.on_committed(first, records, effects);
+            }
+            PartitionInput::Applied(batch) => self.on_applied(now, batch, effects),
+            PartitionInput::Propose { command, reply } => {
+                self.on_propose(now, command, reply, effects);
+            }
+            PartitionInput::Attach { entry, reply } => self.on_attach(entry, reply, effects),
+            PartitionInput::Detach { entry, reply } => self.on_detach(entry, reply),
+            PartitionInput::LookedUp { entry, state } => self.on_looked_up(entry, state, effects),
+            PartitionInput::Flush => self.on_flush(now, effects),
+            PartitionInput::Ended { entry, token, ended } => {
+                self.on_ended(now, entry, token, ended, effects);
+            }
+            PartitionInput::ExpiredFound { until } => {
+                if self.phase == Phase::Leading {
+                    let purge = forebay_messages::command::Purge {
+                        expired_until: Some(until),
+                        ..Default::default()
+                    };
+                    self.propose(now, Command::Purge(purge), None, effects);
+                }
+            }
+            PartitionInput::AppendRefused(refusal) => self.on_append_refused(&refusal, effects),
+            PartitionInput::Announce { epoch } => self.on_announce(now, epoch, effects),
+            PartitionInput::BeginSeed { epoch } => self.on_begin_seed(epoch, effects),
+            PartitionInput::SeedSent { running } => self.on_seed_sent(running),
+            PartitionInput::LimiterSeeded { permits } => self.on_seeded(&permits, effects),
+            PartitionInput::Drain { epoch } => self.on_drain(now, epoch, effects),
+            PartitionInput::OpenGate { epoch } => self.on_open_gate(now, epoch, effects),
+            PartitionInput::CloseGate => self.on_close_gate(effects),
+            PartitionInput::StopLeading => self.on_stop_leading(effects),
+            PartitionInput::VQueuesFound { found, next } => {
+                self.on_vqueues_found(&found, next, effects);
+            }
+            PartitionInput::Decide { handle, key, permit } => {
+                self.on_decide(handle, key, permit, effects);
+            }
+            PartitionInput::Idle(handle) => self.on_idle(handle, effects),
+            PartitionInput::Passivated { handle, rest } => {
+                self.on_passivated(handle, rest, effects);
+            }
+            PartitionInput::StillNeeded(handle) => self.on_still_needed(handle, effects),
+            PartitionInput::VQueueDied(handle) => self.on_vqueue_died(handle, effects),
+            PartitionInput::Tick => {
+                self.wake_sleepers(now, effects);
+                if self.phase == Phase::Leading && now >= self.purge_due {
+                    self.purge_due = Timestamp(now.0 + PURGE_INTERVAL_MS);
+                    effects.push(PartitionEffect::CheckExpired { until: now });
+                }
+            }
+        }
+    }
+
+    fn check(&self) {
+        assert_eq!(
+            self.waiters.values().map(Vec::len).sum::<usize>(),
+            self.waiters_count,
+            "the count of waiters is right"
+        );
+        if !self.phase.has_limiter() {
+            assert!(self.registry.is_empty(), "P4: no vqueue is active without a limiter");
+            assert!(self.held.is_empty() || self.phase == Phase::Announcing, "P3: nobody waits");
+        }
+        self.registry.check();
+        self.attempts.check(self.phase.has_limiter() && self.phase != Phase::Seeding);
+    }
+}

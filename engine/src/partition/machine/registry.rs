@@ -1,0 +1,215 @@
+//! Which vqueues are active, and under which handle.
+//!
+//! Must always hold: a vqueue id has at most one slot (P5); a slot's generation grows
+//! with every incarnation; notes for one vqueue keep their commit order.
+
+use forebay_messages::{
+    EntryKey, Generation, VQueueHandle, VQueueId,
+    actor::{InboxChange, VQueueMessage},
+};
+
+use crate::machine::Map;
+
+use super::effect::PartitionEffect;
+
+/// How far an incarnation is.
+#[derive(Debug)]
+enum SlotState {
+    Active,
+    /// Asked to go; what comes meanwhile is kept for it or for its successor.
+    Passivating(Vec<VQueueMessage>),
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// `None`: free.
+    vqueue: Option<VQueueId>,
+    generation: Generation,
+    state: SlotState,
+    /// Changes of this batch that it has not been told of yet.
+    notes: Vec<InboxChange>,
+}
+
+/// What is to be done with a vqueue that went.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// Nothing: it is cold now.
+    Cold,
+    /// Messages came meanwhile: it must be started again.
+    Restart(VQueueId),
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_id: Map<VQueueId, u32>,
+    /// Slots with notes.
+    noted: Vec<u32>,
+}
+
+impl Registry {
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    fn handle(&self, slot: u32) -> VQueueHandle {
+        VQueueHandle { slot, generation: self.slots[slot as usize].generation }
+    }
+
+    /// The handle of an active vqueue.
+    pub(super) fn find(&self, vqueue: VQueueId) -> Option<VQueueHandle> {
+        self.by_id.get(&vqueue).map(|slot| self.handle(*slot))
+    }
+
+    /// The vqueue behind a handle, if that incarnation is the present one.
+    pub(super) fn vqueue(&self, handle: VQueueHandle) -> Option<VQueueId> {
+        let slot = self.slots.get(handle.slot as usize)?;
+        if slot.generation == handle.generation { slot.vqueue } else { None }
+    }
+
+    /// Gives a cold vqueue a slot.
+    pub(super) fn activate(&mut self, vqueue: VQueueId) -> VQueueHandle {
+        assert!(!self.by_id.contains_key(&vqueue), "P5: {vqueue} is active already");
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                vqueue: None,
+                generation: Generation(0),
+                state: SlotState::Active,
+                notes: Vec::new(),
+            });
+            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 vqueues are active")
+        });
+        let entry = &mut self.slots[slot as usize];
+        entry.vqueue = Some(vqueue);
+        entry.generation = entry.generation.next();
+        entry.state = SlotState::Active;
+        self.by_id.insert(vqueue, slot);
+        self.handle(slot)
+    }
+
+    /// Notes a change; true when the vqueue is active and will be told.
+    pub(super) fn note_added(&mut self, vqueue: VQueueId, key: EntryKey) -> bool {
+        self.note(vqueue, InboxChange::Enqueued(key))
+    }
+
+    pub(super) fn note_removed(&mut self, vqueue: VQueueId, key: EntryKey) {
+        self.note(vqueue, InboxChange::Removed(key));
+    }
+
+    fn note(&mut self, vqueue: VQueueId, change: InboxChange) -> bool {
+        let Some(slot) = self.by_id.get(&vqueue).copied() else {
+            return false;
+        };
+        let notes = &mut self.slots[slot as usize].notes;
+        if notes.is_empty() {
+            self.noted.push(slot);
+        }
+        notes.push(change);
+        true
+    }
+
+    /// Sends the notes of this batch, one message per vqueue.
+    pub(super) fn flush_notes(&mut self, effects: &mut Vec<PartitionEffect>) {
+        let mut noted = std::mem::take(&mut self.noted);
+        for slot in noted.drain(..) {
+            let notes = std::mem::take(&mut self.slots[slot as usize].notes);
+            if !notes.is_empty() {
+                self.tell_slot(slot, VQueueMessage::Notify(notes), effects);
+            }
+        }
+        self.noted = noted;
+    }
+
+    /// Tells an active vqueue, after the notes that came before.
+    pub(super) fn tell(
+        &mut self,
+        vqueue: VQueueId,
+        message: VQueueMessage,
+        effects: &mut Vec<PartitionEffect>,
+    ) -> bool {
+        let Some(slot) = self.by_id.get(&vqueue).copied() else {
+            return false;
+        };
+        let notes = std::mem::take(&mut self.slots[slot as usize].notes);
+        if !notes.is_empty() {
+            self.tell_slot(slot, VQueueMessage::Notify(notes), effects);
+        }
+        self.tell_slot(slot, message, effects);
+        true
+    }
+
+    fn tell_slot(&mut self, slot: u32, message: VQueueMessage, effects: &mut Vec<PartitionEffect>) {
+        let handle = self.handle(slot);
+        match &mut self.slots[slot as usize].state {
+            SlotState::Active => effects.push(PartitionEffect::ToVQueue(handle, message)),
+            SlotState::Passivating(buffer) => buffer.push(message),
+        }
+    }
+
+    /// Asks an active vqueue to go.
+    pub(super) fn passivate(&mut self, handle: VQueueHandle, effects: &mut Vec<PartitionEffect>) {
+        let slot = &mut self.slots[handle.slot as usize];
+        if matches!(slot.state, SlotState::Active) {
+            effects.push(PartitionEffect::ToVQueue(handle, VQueueMessage::Passivate));
+            slot.state = SlotState::Passivating(Vec::new());
+        }
+    }
+
+    /// It stays: it gets what was kept for it.
+    pub(super) fn stays(&mut self, handle: VQueueHandle, effects: &mut Vec<PartitionEffect>) {
+        let slot = &mut self.slots[handle.slot as usize];
+        if let SlotState::Passivating(buffer) =
+            std::mem::replace(&mut slot.state, SlotState::Active)
+        {
+            effects.extend(
+                buffer.into_iter().map(|message| PartitionEffect::ToVQueue(handle, message)),
+            );
+        }
+    }
+
+    /// An incarnation is gone. What was kept for it needs no replay: a successor reads
+    /// the rows, which say all that the messages did.
+    pub(super) fn remove(&mut self, handle: VQueueHandle) -> Gone {
+        let slot = &mut self.slots[handle.slot as usize];
+        let vqueue = slot.vqueue.take().expect("a handle was checked before");
+        let kept = match std::mem::replace(&mut slot.state, SlotState::Active) {
+            SlotState::Active => false,
+            SlotState::Passivating(buffer) => !buffer.is_empty(),
+        };
+        let kept = kept || !slot.notes.is_empty();
+        slot.notes = Vec::new();
+        self.noted.retain(|noted| *noted != handle.slot);
+        self.by_id.remove(&vqueue);
+        self.free.push(handle.slot);
+        if kept { Gone::Restart(vqueue) } else { Gone::Cold }
+    }
+
+    /// All go, without being asked.
+    pub(super) fn clear(&mut self, effects: &mut Vec<PartitionEffect>) {
+        let mut slots: Vec<u32> = self.by_id.drain().map(|(_, slot)| slot).collect();
+        slots.sort_unstable();
+        for slot in slots {
+            effects.push(PartitionEffect::StopVQueue(self.handle(slot)));
+            let entry = &mut self.slots[slot as usize];
+            entry.vqueue = None;
+            entry.state = SlotState::Active;
+            entry.notes = Vec::new();
+            self.free.push(slot);
+        }
+        self.noted.clear();
+    }
+
+    pub(super) fn check(&self) {
+        for (vqueue, slot) in &self.by_id {
+            assert_eq!(self.slots[*slot as usize].vqueue, Some(*vqueue), "P5: slots are named");
+        }
+        let used = self.slots.iter().filter(|slot| slot.vqueue.is_some()).count();
+        assert_eq!(used, self.by_id.len(), "P5: every used slot is found by its id");
+    }
+}

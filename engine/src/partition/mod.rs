@@ -1,0 +1,10 @@
+//! The partition: its rows, the state machine that applies records to them, and the
+//! leader's bookkeeping.
+
+pub mod apply;
+pub mod machine;
+#[cfg(any(test, feature = "testkit"))]
+pub mod mem;
+pub mod rows;
+pub mod state;
+pub mod store;

@@ -1,0 +1,252 @@
+//! The rows of a partition's tables, as values. Their bytes and keys are storage's.
+//!
+//! Must always hold: a row says all that applying a command needs of it; nothing in
+//! a row depends on which replica wrote it.
+
+use bilrost::{Enumeration, Message};
+use bytes::Bytes;
+use bytestring::ByteString;
+use forebay_messages::{
+    AttemptToken, EntryId, EntryKey, Outcome, Timestamp, VQueueId, VQueueName,
+    command::{CompleteOutcome, RetryPolicy},
+};
+
+/// Where an entry is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(u32)]
+pub enum Stage {
+    /// Waits in its vqueue's inbox.
+    #[default]
+    Inbox = 0,
+    /// An attempt runs (or is about to).
+    Running = 1,
+    /// Waits for something else before it goes on.
+    Suspended = 2,
+    /// Somebody paused it.
+    Paused = 3,
+    /// It ended; only its result is kept.
+    Finished = 4,
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Inbox => "inbox",
+            Self::Running => "running",
+            Self::Suspended => "suspended",
+            Self::Paused => "paused",
+            Self::Finished => "finished",
+        })
+    }
+}
+
+/// State of an entry that has not ended. The payload has a table of its own, so that
+/// a stage move rewrites this small row only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct EntryRow {
+    /// Where it belongs.
+    #[bilrost(1)]
+    pub vqueue: VQueueId,
+    /// Where it is.
+    #[bilrost(2)]
+    pub stage: Stage,
+    /// Its place in the inbox: the present one in stage `Inbox`, else the last one.
+    #[bilrost(3)]
+    pub key: EntryKey,
+    /// Attempts that ended and counted.
+    #[bilrost(4)]
+    pub attempts: u32,
+    /// Token of the last attempt that started.
+    #[bilrost(5)]
+    pub token: AttemptToken,
+    /// When it was enqueued (the record's time).
+    #[bilrost(6)]
+    pub created_at: Timestamp,
+    /// When the last attempt started.
+    #[bilrost(7)]
+    pub started_at: Timestamp,
+    /// What follows a failed attempt; absent means the default policy.
+    #[bilrost(8)]
+    pub retry: Option<RetryPolicy>,
+    /// How long the result is kept, in milliseconds; absent means the default.
+    #[bilrost(9)]
+    pub retention_ms: Option<u64>,
+    /// The idempotency key it was enqueued with.
+    #[bilrost(10)]
+    pub idempotency_key: Option<ByteString>,
+    /// What the last failed attempt said.
+    #[bilrost(11)]
+    pub last_failure: ByteString,
+    /// Cancellation was asked for while it runs.
+    #[bilrost(12)]
+    pub cancel_requested: bool,
+}
+
+/// An attempt that runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Message)]
+pub struct RunningRow {
+    /// The attempt.
+    #[bilrost(1)]
+    pub token: AttemptToken,
+}
+
+/// A vqueue: its name, its counts, whether it is paused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct VQueueMeta {
+    /// Its name.
+    #[bilrost(1)]
+    pub name: VQueueName,
+    /// Entries in the inbox.
+    #[bilrost(2)]
+    pub inbox: u64,
+    /// Entries that run.
+    #[bilrost(3)]
+    pub running: u64,
+    /// Entries that are suspended.
+    #[bilrost(4)]
+    pub suspended: u64,
+    /// Entries that are paused one by one.
+    #[bilrost(5)]
+    pub paused: u64,
+    /// Results that are kept.
+    #[bilrost(6)]
+    pub finished: u64,
+    /// The whole vqueue is paused.
+    #[bilrost(7)]
+    pub is_paused: bool,
+    /// When its first entry came.
+    #[bilrost(8)]
+    pub created_at: Timestamp,
+}
+
+impl VQueueMeta {
+    /// The count of a stage.
+    pub fn count_mut(&mut self, stage: Stage) -> &mut u64 {
+        match stage {
+            Stage::Inbox => &mut self.inbox,
+            Stage::Running => &mut self.running,
+            Stage::Suspended => &mut self.suspended,
+            Stage::Paused => &mut self.paused,
+            Stage::Finished => &mut self.finished,
+        }
+    }
+
+    /// Whether nothing at all is left of it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inbox + self.running + self.suspended + self.paused + self.finished == 0
+            && !self.is_paused
+    }
+}
+
+/// What is kept of an entry that ended.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub struct FinishedRow {
+    /// Where it belonged.
+    #[bilrost(1)]
+    pub vqueue: VQueueId,
+    /// How it ended.
+    #[bilrost(oneof(3, 4))]
+    pub outcome: Option<CompleteOutcome>,
+    /// When it was enqueued.
+    #[bilrost(5)]
+    pub created_at: Timestamp,
+    /// When it ended.
+    #[bilrost(6)]
+    pub finished_at: Timestamp,
+    /// When the result is forgotten; `Timestamp::MAX` means not before it is purged.
+    #[bilrost(7)]
+    pub expires_at: Timestamp,
+    /// Attempts that counted, the last one included.
+    #[bilrost(8)]
+    pub attempts: u32,
+    /// The idempotency key it was enqueued with.
+    #[bilrost(9)]
+    pub idempotency_key: Option<ByteString>,
+    /// Its retry policy, for a redrive.
+    #[bilrost(10)]
+    pub retry: Option<RetryPolicy>,
+    /// Its retention, for a redrive.
+    #[bilrost(11)]
+    pub retention_ms: Option<u64>,
+    /// When the last attempt started.
+    #[bilrost(12)]
+    pub started_at: Timestamp,
+}
+
+impl FinishedRow {
+    /// How the entry ended.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self.outcome.clone() {
+            Some(outcome) => outcome.into(),
+            None => Outcome::Success(Bytes::new()),
+        }
+    }
+}
+
+/// Whose sequences are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DedupKey {
+    /// The partition's own leaders.
+    Leader,
+    /// An external producer.
+    External(u64),
+    /// Another partition's outbox.
+    Partition(u32),
+}
+
+/// Highest sequence seen of a producer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Message)]
+pub struct DedupRow {
+    /// Epoch (leaders only).
+    #[bilrost(1)]
+    pub epoch: u64,
+    /// Sequence.
+    #[bilrost(2)]
+    pub seq: u64,
+}
+
+/// Where an idempotency key is remembered: 16 bytes of xxh3-128 over service and
+/// scope, then the key itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey {
+    /// The id of the vqueue name reduced to service and scope.
+    pub domain: [u8; 16],
+    /// The client's key.
+    pub key: ByteString,
+}
+
+/// The entry that a key stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Message)]
+pub struct IdempotencyRow {
+    /// The first entry enqueued with it.
+    #[bilrost(1)]
+    pub entry: EntryId,
+}
+
+/// The slots of the `fsm` table. Numbers are part of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u16)]
+pub enum FsmSlot {
+    /// LSN of the last applied record (u64).
+    AppliedLsn = 1,
+    /// Last inbox sequence given (u64).
+    InboxSeq = 2,
+    /// Last outbox index given (u64).
+    OutboxSeq = 3,
+    /// Lowest format that may read this partition (u64).
+    MinVersion = 4,
+    /// LSN up to which the store was known to be flushed (u64).
+    DurableLsn = 5,
+    /// Epoch of the leader in force (u64).
+    LeaderEpoch = 6,
+    /// The partition's key range (two u64).
+    KeyRange = 7,
+    /// When the partition was made (u64, milliseconds).
+    Created = 8,
+    /// The rule book in force (its encoded bytes).
+    RuleBook = 9,
+    /// Greatest default `run_at` given (u64, milliseconds): keeps it monotonic.
+    LastRunAt = 10,
+}

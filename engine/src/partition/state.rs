@@ -1,0 +1,107 @@
+//! The part of a partition's state that is kept in memory beside its rows.
+//!
+//! Must always hold: it equals what [`State::load`] would read from the committed
+//! rows; the rows are the truth.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use forebay_messages::{EntryKey, Epoch, InboxSeq, Lsn, Timestamp, rule::RuleUpdate};
+
+use crate::rules::RuleBook;
+
+use super::{
+    apply::ApplyError,
+    rows::{DedupKey, DedupRow, FsmSlot},
+    store::{Tables, fsm_number, put_fsm_number},
+};
+
+/// Counters and the rule book of a partition.
+#[derive(Debug)]
+pub struct State {
+    /// LSN of the last applied record.
+    pub applied_lsn: Lsn,
+    /// Epoch of the leader in force.
+    pub leader_epoch: Epoch,
+    /// Highest own proposal that was applied.
+    pub(super) leader_dedup: DedupRow,
+    /// Last inbox sequence given.
+    pub(super) inbox_seq: InboxSeq,
+    /// Greatest default `run_at` given.
+    pub(super) last_run_at: Timestamp,
+    /// The rule book in force.
+    pub(super) rule_book: Arc<RuleBook>,
+}
+
+impl State {
+    /// Reads the state of a partition from its rows; a new partition has none.
+    ///
+    /// # Errors
+    /// When a row cannot be read, or was written by a newer format.
+    pub fn load(tables: &impl Tables) -> Result<Self, ApplyError> {
+        let needed = fsm_number(tables, FsmSlot::MinVersion)?;
+        if needed > super::apply::FORMAT_VERSION {
+            return Err(ApplyError::TooNew { needed });
+        }
+        let rule_book = match tables.fsm(FsmSlot::RuleBook)? {
+            None => RuleBook::default(),
+            Some(bytes) => RuleBook::decode(&bytes).map_err(|error| ApplyError::Inconsistent {
+                what: format!("the stored rule book does not decode: {error}"),
+            })?,
+        };
+        let mut state = Self {
+            applied_lsn: Lsn(fsm_number(tables, FsmSlot::AppliedLsn)?),
+            leader_epoch: Epoch(fsm_number(tables, FsmSlot::LeaderEpoch)?),
+            leader_dedup: tables.dedup(DedupKey::Leader)?.unwrap_or_default(),
+            inbox_seq: InboxSeq(fsm_number(tables, FsmSlot::InboxSeq)?),
+            last_run_at: Timestamp(fsm_number(tables, FsmSlot::LastRunAt)?),
+            rule_book: Arc::new(RuleBook::default()),
+        };
+        state.replace_rule_book(rule_book);
+        Ok(state)
+    }
+
+    /// The rule book in force.
+    #[must_use]
+    pub fn rule_book(&self) -> &Arc<RuleBook> {
+        &self.rule_book
+    }
+
+    /// Puts another rule book in force; the difference to the one before.
+    pub(super) fn replace_rule_book(&mut self, book: RuleBook) -> Vec<RuleUpdate> {
+        let updates = book.diff(&self.rule_book);
+        self.rule_book = Arc::new(book);
+        updates
+    }
+
+    /// The next place in an inbox. `run_at` absent means "now", made monotonic so that
+    /// a clock that steps back cannot reorder a queue.
+    pub(super) fn next_key(
+        &mut self,
+        tables: &mut impl Tables,
+        now: Timestamp,
+        template: NewKey,
+    ) -> EntryKey {
+        self.inbox_seq = self.inbox_seq.next();
+        put_fsm_number(tables, FsmSlot::InboxSeq, self.inbox_seq.0);
+        let run_at = template.run_at.unwrap_or_else(|| {
+            self.last_run_at = self.last_run_at.max(now);
+            put_fsm_number(tables, FsmSlot::LastRunAt, self.last_run_at.0);
+            self.last_run_at
+        });
+        EntryKey { has_lock: template.has_lock, run_at, seq: self.inbox_seq, entry: template.entry }
+    }
+}
+
+/// What a new place in an inbox is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NewKey {
+    pub(super) entry: forebay_messages::EntryId,
+    pub(super) run_at: Option<Timestamp>,
+    pub(super) has_lock: bool,
+}
+
+/// The stored form of an epoch in the fsm table.
+pub(super) fn epoch_bytes(epoch: Epoch) -> Bytes {
+    Bytes::copy_from_slice(&epoch.0.to_be_bytes())
+}

@@ -1,0 +1,155 @@
+//! The book itself: rules by id, its version, and the difference between two books.
+//!
+//! Must always hold: a rule is filed under the id of its own pattern; no rule has a
+//! version above the book's. Must not know: how a change is checked (`change`).
+
+use std::{collections::BTreeMap, fmt};
+
+use bytestring::ByteString;
+use forebay_messages::{
+    RuleId, Timestamp,
+    rule::{Limits, Pattern, RuleUpdate},
+};
+
+/// Version of a rule book, and of a rule: the version of the book that last changed
+/// what the runtime sees of it. 0 is the empty book that nobody ever wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BookVersion(pub u64);
+
+impl BookVersion {
+    /// The version after this one. Panics on overflow, which no run lives to see.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.checked_add(1).expect("the rule book's version overflowed"))
+    }
+}
+
+impl fmt::Display for BookVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One rule as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersistedRule {
+    /// What it governs.
+    pub pattern: Pattern,
+    /// The book version that last changed what the runtime sees of this rule.
+    pub version: BookVersion,
+    /// What it allows.
+    pub limits: Limits,
+    /// For people; the runtime never reads it.
+    pub description: ByteString,
+    /// A disabled rule counts as absent. Not `enabled`: an active rule is then the
+    /// empty state and costs nothing on the wire.
+    pub disabled: bool,
+    /// When any of it last changed, the description included.
+    pub last_modified: Timestamp,
+}
+
+impl PersistedRule {
+    /// The identity of this rule.
+    #[must_use]
+    pub fn id(&self) -> RuleId {
+        self.pattern.rule_id()
+    }
+}
+
+/// The versioned set of rules of a cluster.
+///
+/// A value: a change makes a new book ([`RuleBook::apply`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleBook {
+    pub(super) version: BookVersion,
+    /// Ordered by id, so that equal books have equal bytes and equal differences.
+    pub(super) rules: BTreeMap<RuleId, PersistedRule>,
+}
+
+impl RuleBook {
+    /// Its version. A newer book has a greater one.
+    #[must_use]
+    pub fn version(&self) -> BookVersion {
+        self.version
+    }
+
+    /// How many rules it has, disabled ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether it has no rules.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// All rules, ordered by id.
+    pub fn rules(&self) -> impl Iterator<Item = &PersistedRule> {
+        self.rules.values()
+    }
+
+    /// The rule with this pattern.
+    #[must_use]
+    pub fn get(&self, pattern: &Pattern) -> Option<&PersistedRule> {
+        self.rules.get(&pattern.rule_id()).filter(|rule| rule.pattern == *pattern)
+    }
+
+    /// The rule with this id.
+    #[must_use]
+    pub fn get_id(&self, id: RuleId) -> Option<&PersistedRule> {
+        self.rules.get(&id)
+    }
+
+    /// What changes for the runtime from `previous` to this book, removals first.
+    ///
+    /// Presence and the version of each rule decide; a disabled rule counts as absent.
+    #[must_use]
+    pub fn diff(&self, previous: &Self) -> Vec<RuleUpdate> {
+        let removed = previous
+            .active()
+            .filter(|(id, _)| self.active_rule(**id).is_none())
+            .map(|(_, rule)| RuleUpdate::Remove { pattern: rule.pattern.clone() });
+        let upserted = self
+            .active()
+            .filter(|(id, rule)| {
+                previous.active_rule(**id).is_none_or(|before| before.version != rule.version)
+            })
+            .map(|(_, rule)| upsert(rule));
+        removed.chain(upserted).collect()
+    }
+
+    /// Everything that is in force, as changes of an empty book: what a fresh limiter
+    /// is seeded with.
+    #[must_use]
+    pub fn diff_from_empty(&self) -> Vec<RuleUpdate> {
+        self.active().map(|(_, rule)| upsert(rule)).collect()
+    }
+
+    fn active(&self) -> impl Iterator<Item = (&RuleId, &PersistedRule)> {
+        self.rules.iter().filter(|(_, rule)| !rule.disabled)
+    }
+
+    fn active_rule(&self, id: RuleId) -> Option<&PersistedRule> {
+        self.rules.get(&id).filter(|rule| !rule.disabled)
+    }
+
+    /// Panics when the book breaks its own rules. For tests and simulation.
+    pub fn check(&self) {
+        for (id, rule) in &self.rules {
+            assert_eq!(*id, rule.id(), "rule `{}` is filed under another id", rule.pattern);
+            assert!(
+                rule.version > BookVersion(0) && rule.version <= self.version,
+                "rule `{}` has version {} in a book of version {}",
+                rule.pattern,
+                rule.version,
+                self.version,
+            );
+        }
+    }
+}
+
+fn upsert(rule: &PersistedRule) -> RuleUpdate {
+    RuleUpdate::Upsert { pattern: rule.pattern.clone(), limits: rule.limits }
+}

@@ -1,0 +1,189 @@
+//! The last versions of the book, who made them and when, and the way back.
+//!
+//! Must always hold: entries are ordered by version, the newest last, at most
+//! [`HISTORY_LEN_MAX`] of them. A rollback is a new version with old content: the
+//! version of the book never goes back. Must not know: where a history is stored.
+
+use bilrost::{Message, OwnedMessage};
+use bytestring::ByteString;
+use forebay_messages::Timestamp;
+use thiserror::Error;
+
+use super::{
+    Applied, BookVersion, Change, DecodeBookError, LimitsPatch, PersistedRule, RuleBook,
+    RuleChange, RulePatch,
+    codec::{WireBook, framed},
+};
+
+/// How many versions are kept beside the newest book.
+pub const HISTORY_LEN_MAX: usize = 32;
+
+const HISTORY_FORMAT: u8 = 1;
+
+/// One version of the book.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// The book as it was from then on; its version is the entry's.
+    pub book: RuleBook,
+    /// Who made it.
+    pub author: ByteString,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The last versions of the book, the newest last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    entries: Vec<HistoryEntry>,
+}
+
+/// Why there is no way back.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RollbackError {
+    /// The version is not kept (any more), or never was.
+    #[error(
+        "version {version} of the rule book is not kept; kept are {}",
+        kept.map_or_else(|| "none".to_owned(), |(first, last)| format!("{first} to {last}"))
+    )]
+    NotKept {
+        /// The version asked for.
+        version: BookVersion,
+        /// The first and the last version that are kept.
+        kept: Option<(BookVersion, BookVersion)>,
+    },
+}
+
+/// Why bytes are not a history.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DecodeHistoryError {
+    /// No bytes at all.
+    #[error("the history of the rule book is empty: not even its format byte is there")]
+    Empty,
+    /// Another format than this forebay writes.
+    #[error("the history of the rule book has format {found}, this forebay reads {HISTORY_FORMAT}")]
+    Format {
+        /// The format found.
+        found: u8,
+    },
+    /// The bytes do not decode.
+    #[error("the history of the rule book is damaged: {0}")]
+    Damaged(#[source] bilrost::DecodeError),
+    /// A book in it does not decode.
+    #[error("the history of the rule book: {0}")]
+    Book(#[source] DecodeBookError),
+}
+
+impl History {
+    /// Notes that `author` made this book. A book that is not newer than the newest
+    /// one noted changes nothing.
+    pub fn record(&mut self, book: RuleBook, author: &str, at: Timestamp) {
+        if self.entries.last().is_some_and(|last| last.book.version >= book.version) {
+            return;
+        }
+        self.entries.push(HistoryEntry { book, author: ByteString::from(author), at });
+        if self.entries.len() > HISTORY_LEN_MAX {
+            self.entries.remove(0);
+        }
+    }
+
+    /// The versions that are kept, the newest last.
+    #[must_use]
+    pub fn entries(&self) -> &[HistoryEntry] {
+        &self.entries
+    }
+
+    /// The entry of a version.
+    #[must_use]
+    pub fn get(&self, version: BookVersion) -> Option<&HistoryEntry> {
+        self.entries.iter().find(|entry| entry.book.version == version)
+    }
+
+    /// The next version of `current` with the rules of an old one.
+    ///
+    /// # Errors
+    /// [`RollbackError::NotKept`] when the old one is not kept.
+    pub fn rollback(
+        &self,
+        current: &RuleBook,
+        to: BookVersion,
+        now: Timestamp,
+    ) -> Result<Applied, RollbackError> {
+        let Some(entry) = self.get(to) else {
+            let version = |entry: &HistoryEntry| entry.book.version;
+            let kept = self.entries.first().map(version).zip(self.entries.last().map(version));
+            return Err(RollbackError::NotKept { version: to, kept });
+        };
+        Ok(current.rolled_back_to(&entry.book, now))
+    }
+
+    /// The history's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let entries = self.entries.iter().map(|entry| WireEntry {
+            book: WireBook::from(&entry.book),
+            author: entry.author.clone(),
+            at: entry.at,
+        });
+        framed(HISTORY_FORMAT, &WireHistory { entries: entries.collect() })
+    }
+
+    /// The inverse of [`Self::encode`].
+    ///
+    /// # Errors
+    /// [`DecodeHistoryError`] saying what is wrong with the bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeHistoryError> {
+        let body = match bytes.split_first() {
+            None => return Err(DecodeHistoryError::Empty),
+            Some((&HISTORY_FORMAT, body)) => body,
+            Some((&found, _)) => return Err(DecodeHistoryError::Format { found }),
+        };
+        let wire = WireHistory::decode(body).map_err(DecodeHistoryError::Damaged)?;
+        let mut entries = Vec::with_capacity(wire.entries.len());
+        for WireEntry { book, author, at } in wire.entries {
+            let book = book.try_into().map_err(DecodeHistoryError::Book)?;
+            entries.push(HistoryEntry { book, author, at });
+        }
+        Ok(Self { entries })
+    }
+}
+
+#[derive(Message)]
+struct WireHistory {
+    #[bilrost(1)]
+    entries: Vec<WireEntry>,
+}
+
+#[derive(Message)]
+struct WireEntry {
+    #[bilrost(1)]
+    book: WireBook,
+    #[bilrost(2)]
+    author: ByteString,
+    #[bilrost(3)]
+    at: Timestamp,
+}
+
+impl RuleBook {
+    /// The next version of this book with the rules of `old`: a batch like any other,
+    /// so rules that did not change in between keep their version.
+    #[must_use]
+    pub fn rolled_back_to(&self, old: &Self, now: Timestamp) -> Applied {
+        let deletes = self
+            .rules()
+            .filter(|rule| old.get(&rule.pattern).is_none())
+            .map(|rule| RuleChange::new(rule.pattern.clone(), Change::Delete));
+        let upserts = old.rules().map(|rule| self.upsert(rule.pattern.clone(), exactly(rule)));
+        let batch: Vec<RuleChange> = deletes.chain(upserts).collect();
+        self.apply(&batch, now, usize::MAX)
+            .expect("deletes of what is there and upserts of what was a book cannot be refused")
+    }
+}
+
+/// The patch after which a rule is as this one.
+fn exactly(rule: &PersistedRule) -> RulePatch {
+    RulePatch {
+        limits: LimitsPatch::from(rule.limits),
+        description: Some(rule.description.clone()),
+        disabled: Some(rule.disabled),
+    }
+}

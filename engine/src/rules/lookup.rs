@@ -1,0 +1,236 @@
+//! Which rule governs a key: by hash, never by a scan.
+//!
+//! Owns: one table per depth, keyed by rank and the exact components of the pattern.
+//! A lookup probes the ranks of its depth from the most specific one down: at most 2,
+//! 4 or 8 probes, fewer where a rank has no rules. Must always hold: a slot means the
+//! same rule until that rule is removed; the generation changes with every update.
+//! Must not know: counters, usage, time.
+
+use std::hash::Hasher;
+
+use forebay_messages::{
+    RuleId, VQueueName,
+    rule::{Component, Limits, Pattern, RuleUpdate},
+};
+use hashbrown::HashTable;
+use rustc_hash::FxHasher;
+
+/// Most components of a key.
+const DEPTH_MAX: usize = 3;
+/// Most ranks of a depth.
+const RANKS_MAX: usize = 1 << DEPTH_MAX;
+
+/// Where a rule is kept: stays the same while the rule exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RuleSlot(u32);
+
+/// A rule in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoverningRule {
+    /// Its id.
+    pub id: RuleId,
+    /// What it governs.
+    pub pattern: Pattern,
+    /// What it allows.
+    pub limits: Limits,
+}
+
+/// Answer to "what if": which rule governs a key now, and which one would.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WhatIf {
+    /// The rule in force.
+    pub now: Option<GoverningRule>,
+    /// The rule that would be.
+    pub then: Option<GoverningRule>,
+}
+
+/// The rules in force, ready for lookups.
+#[derive(Clone, Debug, Default)]
+pub struct RuleLookup {
+    rules: Vec<Option<GoverningRule>>,
+    free: Vec<RuleSlot>,
+    tables: [Table; DEPTH_MAX],
+    generation: u64,
+}
+
+/// The rules of one depth.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    slots: HashTable<RuleSlot>,
+    /// How many rules there are of each rank; a rank without any is not probed.
+    by_rank: [u32; RANKS_MAX],
+}
+
+impl RuleLookup {
+    /// A lookup of these rules.
+    #[must_use]
+    pub fn from_updates(updates: &[RuleUpdate]) -> Self {
+        let mut lookup = Self::default();
+        for update in updates {
+            lookup.apply(update);
+        }
+        lookup
+    }
+
+    /// Makes one change. A removal of a pattern without a rule changes nothing.
+    pub fn apply(&mut self, update: &RuleUpdate) {
+        self.generation += 1;
+        match update {
+            RuleUpdate::Upsert { pattern, limits } => self.upsert(pattern, *limits),
+            RuleUpdate::Remove { pattern } => self.remove(pattern),
+        }
+    }
+
+    /// Changes with every update: what was resolved under another generation must be
+    /// resolved again.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many rules are in force.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len() - self.free.len()
+    }
+
+    /// Whether no rule is in force.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The slot of the most specific rule for a key of one to three components
+    /// (scope, l1, l2).
+    #[must_use]
+    pub fn resolve(&self, key: &[&str]) -> Option<RuleSlot> {
+        let depth = key.len();
+        let table = self.tables.get(depth.checked_sub(1)?)?;
+        let mut hashes = [0; DEPTH_MAX];
+        for (hash, component) in hashes.iter_mut().zip(key) {
+            *hash = component_hash(component);
+        }
+        (0..1_u8 << depth).rev().filter(|rank| table.by_rank[usize::from(*rank)] > 0).find_map(
+            |rank| {
+                let exact = (0..depth).filter(|at| is_exact(rank, depth, *at));
+                let hash = combined_hash(rank, exact.map(|at| hashes[at]));
+                let found = table.slots.find(hash, |slot| {
+                    let pattern = &self.rule(*slot).pattern;
+                    pattern.rank() == rank && pattern.matches(key)
+                });
+                found.copied()
+            },
+        )
+    }
+
+    /// The rule in a slot. Panics when the rule has been removed since.
+    #[must_use]
+    pub fn rule(&self, slot: RuleSlot) -> &GoverningRule {
+        let rule = self.rules.get(slot.0 as usize).and_then(Option::as_ref);
+        rule.expect("a rule slot outlived its rule")
+    }
+
+    /// The rule that governs a key.
+    #[must_use]
+    pub fn governing(&self, key: &[&str]) -> Option<&GoverningRule> {
+        self.resolve(key).map(|slot| self.rule(slot))
+    }
+
+    /// Which rule governs `key`, and which one would after these updates. Copies the
+    /// rules: for people, not for hot paths.
+    #[must_use]
+    pub fn what_if(&self, updates: &[RuleUpdate], key: &[&str]) -> WhatIf {
+        let mut then = self.clone();
+        for update in updates {
+            then.apply(update);
+        }
+        WhatIf { now: self.governing(key).cloned(), then: then.governing(key).cloned() }
+    }
+
+    /// How many entries may wait in this vqueue's inbox, and by which rule.
+    ///
+    /// At each level of the key (scope, l1, l2) the most specific rule governs, as for
+    /// every other limit; where several levels limit the backlog the tightest one
+    /// wins, and among equal ones the deepest. No scope, no limit.
+    #[must_use]
+    pub fn backlog_limit(&self, name: &VQueueName) -> Option<(&Pattern, u32)> {
+        let mut levels = [""; DEPTH_MAX];
+        let mut tightest: Option<(&Pattern, u32)> = None;
+        for (depth, component) in [&name.scope, &name.l1, &name.l2].into_iter().enumerate() {
+            let Some(component) = component else { break };
+            levels[depth] = component;
+            let Some(rule) = self.governing(&levels[..=depth]) else { continue };
+            let Some(limit) = rule.limits.backlog else { continue };
+            if tightest.is_none_or(|(_, least)| limit.get() <= least) {
+                tightest = Some((&rule.pattern, limit.get()));
+            }
+        }
+        tightest
+    }
+
+    fn upsert(&mut self, pattern: &Pattern, limits: Limits) {
+        if let Some(slot) = self.slot_of(pattern) {
+            let rule = self.rules[slot.0 as usize].as_mut();
+            rule.expect("a table holds only rules that exist").limits = limits;
+            return;
+        }
+        let rule = GoverningRule { id: pattern.rule_id(), pattern: pattern.clone(), limits };
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.rules.push(None);
+            RuleSlot(u32::try_from(self.rules.len() - 1).expect("a book has few rules"))
+        });
+        self.rules[slot.0 as usize] = Some(rule);
+        let rules = &self.rules;
+        let rehash = |slot: &RuleSlot| {
+            let rule = rules[slot.0 as usize].as_ref();
+            pattern_hash(&rule.expect("a table holds only rules that exist").pattern)
+        };
+        let table = &mut self.tables[pattern.depth() - 1];
+        table.slots.insert_unique(pattern_hash(pattern), slot, rehash);
+        table.by_rank[usize::from(pattern.rank())] += 1;
+    }
+
+    fn remove(&mut self, pattern: &Pattern) {
+        let Some(slot) = self.slot_of(pattern) else { return };
+        let table = &mut self.tables[pattern.depth() - 1];
+        let entry = table.slots.find_entry(pattern_hash(pattern), |at| *at == slot);
+        entry.expect("the slot was found a moment ago").remove();
+        table.by_rank[usize::from(pattern.rank())] -= 1;
+        self.rules[slot.0 as usize] = None;
+        self.free.push(slot);
+    }
+
+    fn slot_of(&self, pattern: &Pattern) -> Option<RuleSlot> {
+        let table = &self.tables[pattern.depth() - 1];
+        let found = |slot: &RuleSlot| self.rule(*slot).pattern == *pattern;
+        table.slots.find(pattern_hash(pattern), found).copied()
+    }
+}
+
+/// Whether a pattern of this depth and rank has an exact component at `at`.
+fn is_exact(rank: u8, depth: usize, at: usize) -> bool {
+    rank >> (depth - 1 - at) & 1 == 1
+}
+
+fn component_hash(component: &str) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write(component.as_bytes());
+    hasher.finish()
+}
+
+fn combined_hash(rank: u8, exact: impl Iterator<Item = u64>) -> u64 {
+    let mut hasher = FxHasher::default();
+    hasher.write_u8(rank);
+    for hash in exact {
+        hasher.write_u64(hash);
+    }
+    hasher.finish()
+}
+
+fn pattern_hash(pattern: &Pattern) -> u64 {
+    let exact = pattern.components().iter().filter_map(|component| match component {
+        Component::Any => None,
+        Component::Exact(value) => Some(component_hash(value)),
+    });
+    combined_hash(pattern.rank(), exact)
+}

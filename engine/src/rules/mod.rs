@@ -1,0 +1,25 @@
+//! The rule book: which limits exist, how they change, and which one governs a key.
+//!
+//! Owns: the versioned book and its bytes, all-or-nothing changes with
+//! preconditions, the difference between two books, its history, and the lookup of
+//! the rule that governs a counter. Must always hold: at most one rule governs a
+//! counter, and it is the most specific one; a book's version moves by at most one
+//! per batch; what the runtime would see differently has another rule version. Must
+//! not know: who stores a book, how it travels, or what a limiter does with a limit.
+
+mod batch;
+mod book;
+mod change;
+mod codec;
+mod history;
+mod lookup;
+
+pub use batch::Applied;
+pub use book::{BookVersion, PersistedRule, RuleBook};
+pub use change::{
+    Change, ChangeError, DESCRIPTION_LEN_MAX, Edit, LimitsPatch, MAX_RULES_PER_BOOK, Precondition,
+    RuleChange, RulePatch,
+};
+pub use codec::{BOOK_FORMAT, DecodeBookError};
+pub use history::{DecodeHistoryError, HISTORY_LEN_MAX, History, HistoryEntry, RollbackError};
+pub use lookup::{GoverningRule, RuleLookup, RuleSlot, WhatIf};

@@ -1,0 +1,124 @@
+//! What a vqueue does after every message: compare what is with what should be, and
+//! emit the difference.
+//!
+//! Owns: the conditions for reading, asking, waiting and resting. Must always hold:
+//! settling twice emits nothing the second time. Must not know: which message came.
+
+use forebay_messages::{
+    EntryKey, Timestamp,
+    actor::{LockWish, RefillRequest},
+};
+
+use super::{DISPATCHED_MAX, Rest, VQueue, VQueueEffect};
+
+impl VQueue {
+    pub(super) fn settle(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
+        let read = self.refill_if_low(now);
+        self.acquire_if_runnable(now, effects);
+        self.set_timer(now, effects);
+        self.hint_if_idle(now, effects);
+        // Last: a shell that reads at once may step the answer in at once.
+        effects.extend(read.map(VQueueEffect::ReadInbox));
+    }
+
+    fn refill_if_low(&mut self, now: Timestamp) -> Option<RefillRequest> {
+        if self.retry_at.is_some_and(|at| at > now) {
+            return None;
+        }
+        self.retry_at = None;
+        let is_wanted = !self.config.paused && self.inbox.wants_refill();
+        is_wanted.then(|| self.inbox.start_refill(self.config.id))
+    }
+
+    /// One `Acquire` is outstanding at a time. It is replaced only when the head
+    /// wishes something else of the lock; more heads do not replace it, they are
+    /// asked for when it is granted.
+    fn acquire_if_runnable(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
+        let count = self.runnable(now);
+        let Some(head) = self.inbox.head() else {
+            return;
+        };
+        let lock = self.wish(head);
+        if count > 0 && self.asked != Some(lock) {
+            self.may_stand |= self.asked.is_some();
+            self.asked = Some(lock);
+            effects.push(VQueueEffect::Acquire { count, lock });
+        }
+    }
+
+    fn wish(&self, head: EntryKey) -> LockWish {
+        match (self.config.has_lock, head.has_lock) {
+            (false, _) => LockWish::None,
+            (true, false) => LockWish::Take,
+            (true, true) => LockWish::Held(head.entry),
+        }
+    }
+
+    /// How many entries at the front could use a permit now; at most what may be
+    /// asked for at once.
+    ///
+    /// With a lock, one, and none while a decision is unanswered: whether its entry
+    /// runs or comes back to the front is not known yet.
+    pub(super) fn runnable(&self, now: Timestamp) -> u32 {
+        if self.config.paused || self.config.draining {
+            return 0;
+        }
+        let dispatched = self.inbox.dispatched().len();
+        let room = if self.config.has_lock {
+            usize::from(dispatched == 0)
+        } else {
+            DISPATCHED_MAX.saturating_sub(dispatched)
+        };
+        let ready = self.inbox.items().take(room).take_while(|key| key.run_at <= now).count();
+        u32::try_from(ready).map_or(self.config.quantum, |ready| ready.min(self.config.quantum))
+    }
+
+    /// When the head may run, if that lies in the future.
+    fn head_waits_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.inbox.head().map(|head| head.run_at).filter(|run_at| *run_at > now)
+    }
+
+    fn set_timer(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
+        let is_blocked = self.config.paused || self.config.draining;
+        let head = if is_blocked { None } else { self.head_waits_until(now) };
+        let wanted = [head, self.retry_at].into_iter().flatten().min();
+        if wanted == self.armed {
+            return;
+        }
+        self.armed = wanted;
+        effects.push(match wanted {
+            None => VQueueEffect::DisarmTimer,
+            Some(at) if Some(at) == head => VQueueEffect::ArmTimer(at),
+            Some(at) => VQueueEffect::RetryRefillAt(at),
+        });
+    }
+
+    /// Why there is nothing to do, if so. A standing `Acquire` does not count: nobody
+    /// needs what it asks for any more.
+    pub(super) fn rest(&self, now: Timestamp) -> Option<Rest> {
+        let is_busy = self.config.draining
+            || self.inbox.is_refill_in_flight()
+            || self.inbox.dispatched().len() > 0;
+        if is_busy {
+            None
+        } else if self.config.paused {
+            Some(Rest::Paused)
+        } else if self.inbox.is_empty_for_sure() {
+            Some(Rest::Empty)
+        } else {
+            self.head_waits_until(now).map(Rest::Until)
+        }
+    }
+
+    fn hint_if_idle(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
+        let rest = self.rest(now);
+        if rest == self.hinted {
+            return;
+        }
+        self.hinted = rest;
+        if let Some(rest) = rest {
+            self.inbox.trim();
+            effects.push(VQueueEffect::Idle(rest));
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Tests of the inbox cache: a model of everything that may happen to it, and the
+//! cases that once were, or could have been, wrong.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod inbox_model;
+mod inbox_named;
+
+use forebay_messages::{EntryKey, Timestamp};
+
+/// The `n`th key.
+fn key(n: u64) -> EntryKey {
+    EntryKey { run_at: Timestamp(n), ..EntryKey::default() }
+}
+
+/// The inverse of [`key`].
+fn number(key: EntryKey) -> u64 {
+    key.run_at.0
+}

@@ -1,0 +1,121 @@
+//! Why a vqueue waits.
+
+use std::num::NonZeroU32;
+
+use forebay_engine::limiter::{BlockReason, Blocked, LockHolder};
+use forebay_messages::{
+    PermitId, Timestamp,
+    actor::LimiterMessage,
+    rule::{Limits, Pattern, Rate},
+};
+
+use super::desk::{Desk, INCARNATION, entry, handle, id, limit, name, upsert};
+
+fn full(key: &str, pattern: &str, usage: u32, limit: u32, since: u64) -> Blocked {
+    let pattern: Pattern = pattern.parse().unwrap();
+    let rule = pattern.rule_id();
+    let reason = BlockReason::Concurrency { key: key.to_owned(), rule, pattern, usage, limit };
+    Blocked { reason, since: Timestamp(since) }
+}
+
+#[test]
+fn all_reasons_at_once_each_with_its_rule_and_since_when() {
+    let slow = Limits {
+        rate: Some(Rate { tokens: 1, period_ms: 5000, burst: 3 }),
+        concurrency: NonZeroU32::new(9),
+        ..Limits::default()
+    };
+    let mut desk = Desk::leased(&[limit("s/*/x", 1), upsert("s/a", slow), limit("*", 3)]);
+    desk.send(LimiterMessage::CapacityLeased(3));
+    desk.run(1, "s/a/x#k");
+    desk.now = Timestamp(2000);
+    desk.ask(2, "s/a/x#k");
+    desk.now = Timestamp(3000);
+    desk.run(3, "s/a");
+    desk.run(4, "s/a");
+    desk.now = Timestamp(4000);
+
+    let explained = desk.limiter.explain(handle(2), desk.now).unwrap();
+    assert_eq!((explained.waiting_since, explained.wanted), (Some(Timestamp(2000)), 1));
+    let holder = LockHolder::Permit(PermitId { incarnation: INCARNATION, serial: 1 });
+    let pattern: Pattern = "s/a".parse().unwrap();
+    let key = "s/a".to_owned();
+    let next_token = Timestamp(6000);
+    let expected = [
+        // Blocked before it began to wait: since it began to wait.
+        Blocked { reason: BlockReason::Lock { holder }, since: Timestamp(2000) },
+        full("s/a/x", "s/*/x", 1, 1, 2000),
+        // Later than that: since they became full.
+        Blocked {
+            reason: BlockReason::Rate { key, rule: pattern.rule_id(), pattern, next_token },
+            since: Timestamp(3000),
+        },
+        full("s", "*", 3, 3, 3000),
+        Blocked { reason: BlockReason::Capacity { running: 3, leased: 3 }, since: Timestamp(3000) },
+    ];
+    assert_eq!(explained.reasons, expected);
+    let by_name = name("s/a/x#k");
+    assert_eq!(desk.limiter.explain_vqueue(id(&by_name), &by_name, desk.now), explained);
+    assert_eq!(desk.limiter.explain(handle(1), desk.now), None, "it runs and does not wait");
+}
+
+#[test]
+fn a_vqueue_that_does_not_wait_is_told_what_would_be_in_its_way() {
+    let mut desk = Desk::new(&[limit("*", 1), limit("*/*", 1)]);
+    desk.run(1, "s/a");
+    desk.run(2, "-#k");
+    desk.end_keeping(2, Some(entry(3)));
+    let explain = |text: &str| {
+        let name = name(text);
+        desk.limiter.explain_vqueue(id(&name), &name, desk.now)
+    };
+    assert_eq!(
+        explain("s/a").reasons,
+        [full("s/a", "*/*", 1, 1, 1000), full("s", "*", 1, 1, 1000)]
+    );
+    // Deeper counters that do not exist hold nothing.
+    assert_eq!(explain("s/b/c").reasons, [full("s", "*", 1, 1, 1000)]);
+    assert_eq!(explain("t/a").reasons, []);
+    assert_eq!(explain("-").reasons, []);
+    let reason = BlockReason::Lock { holder: LockHolder::Entry(entry(3)) };
+    assert_eq!(explain("-#k").reasons, [Blocked { reason, since: Timestamp(1000) }]);
+    assert_eq!(explain("-#k").waiting_since, None);
+}
+
+#[test]
+fn lowering_a_limit_fills_a_counter_at_that_time() {
+    let mut desk = Desk::new(&[limit("s", 9), limit("s/a", 1)]);
+    desk.run(1, "s/a");
+    desk.now = Timestamp(2000);
+    desk.ask(2, "s/a");
+    for now in [5000, 6000] {
+        desk.now = Timestamp(now);
+        desk.update(&[limit("s", 1)]);
+    }
+    let explained = desk.limiter.explain(handle(2), desk.now).unwrap();
+    assert_eq!(explained.reasons, [full("s/a", "s/a", 1, 1, 2000), full("s", "s", 1, 1, 5000)]);
+}
+
+#[test]
+fn limits_lists_what_is_used_or_waited_for() {
+    let mut desk = Desk::new(&[limit("s", 2), limit("s/*", 1)]);
+    desk.run(1, "s/a");
+    desk.run(2, "s");
+    desk.ask(3, "s/a");
+    desk.ask(4, "s/b");
+    let limits = desk.limiter.limits(desk.now);
+    let rows: Vec<_> = limits
+        .iter()
+        .map(|view| {
+            let pattern = view.rule.as_ref().map(|(_, pattern)| pattern.to_string());
+            (view.key.as_str(), view.usage, view.limit, view.waiters, pattern)
+        })
+        .collect();
+    let by = |pattern: &str| Some(pattern.to_owned());
+    let expected = [
+        ("s", 2, Some(2), 1, by("s")),
+        ("s/a", 1, Some(1), 1, by("s/*")),
+        ("s/b", 0, Some(1), 0, by("s/*")),
+    ];
+    assert_eq!(rows, expected);
+}

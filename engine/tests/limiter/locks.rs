@@ -1,0 +1,106 @@
+//! Locks: one holder per vqueue, kept across retries, freed when the entry ends.
+
+use forebay_messages::{
+    Generation, VQueueHandle,
+    actor::{Acquire, LimiterMessage, LockWish, Release},
+};
+
+use super::desk::{Desk, entry, handle, id, limit, name};
+
+fn free_lock(text: &str, number: u8) -> LimiterMessage {
+    LimiterMessage::FreeLock { vqueue: id(&name(text)), entry: entry(number) }
+}
+
+#[test]
+fn one_entry_of_a_key_at_a_time_and_other_keys_beside_it() {
+    let mut desk = Desk::new(&[]);
+    assert_eq!(desk.ask_for(1, "s#k", 9), [1]);
+    assert_eq!(desk.held[&handle(1)].len(), 1, "with a lock one permit at a time");
+    desk.hand_over(1);
+    assert_eq!(desk.ask(1, "s#k"), [], "its next entry waits for the one that runs");
+    desk.run(2, "s#other");
+    desk.run(3, "-#k");
+    assert_eq!(desk.end(1), [1]);
+}
+
+#[test]
+fn a_retry_keeps_the_lock_and_goes_ahead_under_it() {
+    let mut desk = Desk::new(&[limit("s", 1)]);
+    desk.run(1, "s#k");
+    assert_eq!(desk.end_keeping(1, Some(entry(5))), []);
+    desk.run(2, "s");
+    // The concurrency came back, the lock did not.
+    assert_eq!(desk.ask(1, "s#k"), []);
+    assert_eq!(desk.end(2), []);
+    assert_eq!(desk.ask_with(1, name("s#k"), 1, LockWish::Held(entry(6))), [], "not its lock");
+    assert_eq!(desk.ask_with(1, name("s#k"), 1, LockWish::Held(entry(5))), [1]);
+    desk.hand_over(1);
+    desk.ask(1, "s#k");
+    assert_eq!(desk.end(1), [1], "the end frees it");
+}
+
+#[test]
+fn an_entry_that_ends_while_it_waits_for_its_retry_gives_the_lock_up() {
+    let mut desk = Desk::new(&[]);
+    desk.run(1, "s#k");
+    desk.end_keeping(1, Some(entry(5)));
+    assert_eq!(desk.ask(1, "s#k"), []);
+    assert_eq!(desk.slots(free_lock("s#k", 4)), []);
+    assert_eq!(desk.slots(free_lock("s#k", 5)), [1]);
+    assert_eq!(desk.slots(free_lock("s#k", 5)), [], "the permit's lock is nobody else's");
+    desk.ask(1, "s#k");
+    assert_eq!(desk.end(1), [1]);
+}
+
+#[test]
+fn an_unused_permit_leaves_a_kept_lock_to_its_entry() {
+    let mut desk = Desk::new(&[]);
+    let held = LockWish::Held(entry(5));
+    desk.run(1, "s#k");
+    desk.end_keeping(1, Some(entry(5)));
+    // Granted under the kept lock, and withdrawn before it was handed over.
+    assert_eq!(desk.ask_with(1, name("s#k"), 1, held), [1]);
+    desk.held.clear();
+    desk.withdraw(1);
+    assert_eq!(desk.ask(2, "s#k"), [], "entry 5 still has it");
+    assert_eq!(desk.ask_with(1, name("s#k"), 1, held), [1]);
+    // Released unused after the entry was killed: whichever comes first, it is free.
+    desk.send(free_lock("s#k", 5));
+    assert_eq!(desk.end(1), [2]);
+}
+
+#[test]
+fn waiters_for_a_lock_go_on_in_their_order_and_one_that_leaves_holds_nobody_up() {
+    let mut desk = Desk::new(&[limit("s", 1)]);
+    desk.run(1, "s#k");
+    // Three incarnations of the same vqueue.
+    for generation in 2..=4 {
+        let handle = VQueueHandle { slot: 1, generation: Generation(generation) };
+        let name = name("s#k");
+        let (vqueue, name) = (id(&name), std::sync::Arc::new(name));
+        let ask = Acquire { handle, vqueue, name, count: 1, lock: LockWish::Take };
+        assert_eq!(desk.send(LimiterMessage::Acquire(ask)), []);
+    }
+    desk.ask(7, "s");
+    desk.send(LimiterMessage::Withdraw(VQueueHandle { slot: 1, generation: Generation(2) }));
+    let permit = desk.held.get_mut(&handle(1)).unwrap().remove(0);
+    let release = |permit| LimiterMessage::Release(Release { permit, keep_lock: None });
+    assert_eq!(desk.slots(release(permit)), [7], "who waited for the counter is first");
+    let granted = desk.end(7);
+    assert_eq!(granted, [1]);
+    let third = VQueueHandle { slot: 1, generation: Generation(3) };
+    let permit = desk.held[&third][0];
+    let granted = desk.send(release(permit));
+    assert_eq!(granted[0].handle.generation, Generation(4));
+}
+
+#[test]
+fn a_lock_is_not_taken_while_the_counters_block() {
+    let mut desk = Desk::new(&[limit("s", 1)]);
+    desk.run(1, "s");
+    assert_eq!(desk.ask(2, "s#k"), []);
+    let explained = desk.limiter.explain(handle(2), desk.now).unwrap();
+    assert_eq!(explained.reasons.len(), 1, "{explained:?}");
+    assert_eq!(desk.ask(3, "-#k"), [3]);
+    assert_eq!(desk.end(1), [2]);
+}

@@ -1,0 +1,15 @@
+//! The limiter and the capacity pool: scenarios by name, and models.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod capacity;
+mod desk;
+mod explain;
+mod fairness;
+mod locks;
+mod model;
+mod naive;
+mod permits;
+mod pool;
+mod rates;
+mod rules;
+mod scale;

@@ -1,0 +1,308 @@
+//! The limiter against the naive one, under random everything.
+//!
+//! Each grant must be one that the naive one allows at that moment; after every step,
+//! and whenever time has passed with no more than the ticks that were asked for,
+//! nobody may wait whom the naive one finds nothing in the way of; usage and the
+//! reasons for waiting must be the same; in the end everything is forgotten.
+
+use std::sync::Arc;
+
+use forebay_engine::limiter::{BlockReason, CapacityMode, LimiterConfig, LimiterEffect};
+use forebay_messages::{
+    Generation, PermitId, Timestamp, VQueueHandle,
+    actor::{Acquire, LimiterMessage, LockWish, Release, Seed},
+    rule::{Limits, Rate, RuleUpdate},
+};
+use proptest::{prelude::*, test_runner::FileFailurePersistence};
+use std::num::NonZeroU32;
+
+use super::{
+    desk::{Desk, INCARNATION, entry, id, name},
+    naive::Naive,
+};
+
+/// At least so many cases, more when the environment says so.
+pub(crate) fn config(cases: u32) -> ProptestConfig {
+    let mut config = ProptestConfig::default();
+    config.cases = config.cases.max(cases);
+    config.failure_persistence = Some(Box::new(FileFailurePersistence::WithSource("regressions")));
+    config
+}
+
+const NAMES: [&str; 12] =
+    ["s", "s#k", "s/a", "s/a#k", "s/a/x", "s/a/y", "s/b/x#k", "s/b/x#j", "t/a/x", "t", "-", "-#k"];
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// Vqueue, older incarnation?, count, entry that it says kept the lock.
+    Acquire(usize, bool, u32, Option<u8>),
+    Release(prop::sample::Index, Option<u8>),
+    /// A permit that is not held: of another incarnation, or long gone.
+    Bogus(u64, bool),
+    HandOver(prop::sample::Index),
+    Withdraw(usize, bool),
+    FreeLock(usize, u8),
+    Rules(Vec<RuleUpdate>),
+    Pass(u64),
+    Lease(u32),
+    Recall,
+    Claim,
+}
+
+fn rules() -> impl Strategy<Value = Vec<RuleUpdate>> {
+    let part = |values: &'static [&'static str]| prop::sample::select(values);
+    let pattern = prop_oneof![
+        part(&["*", "s", "t"]).prop_map(str::to_owned),
+        (part(&["*", "s"]), part(&["*", "a", "b"])).prop_map(|(s, a)| format!("{s}/{a}")),
+        (part(&["*", "s"]), part(&["*", "a", "b"]), part(&["*", "x", "y"]))
+            .prop_map(|(s, a, x)| format!("{s}/{a}/{x}")),
+    ];
+    let rate = (1..3_u32, 3..20_u64, 1..4_u32).prop_map(|(tokens, period_ms, burst)| Rate {
+        tokens,
+        period_ms,
+        burst,
+    });
+    let limits =
+        (prop::option::weighted(0.8, 1..4_u32), prop::option::weighted(0.2, rate), 1..4_u32)
+            .prop_map(|(concurrency, rate, weight)| Limits {
+                concurrency: concurrency.and_then(NonZeroU32::new),
+                rate,
+                weight: NonZeroU32::new(weight),
+                ..Limits::default()
+            });
+    let update = (pattern, prop::option::weighted(0.75, limits)).prop_map(|(pattern, limits)| {
+        let pattern = pattern.parse().unwrap();
+        match limits {
+            Some(limits) => RuleUpdate::Upsert { pattern, limits },
+            None => RuleUpdate::Remove { pattern },
+        }
+    });
+    prop::collection::vec(update, 1..12)
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let vqueue = || 0..NAMES.len();
+    let kept = || prop::option::weighted(0.4, 0..2_u8);
+    let old = || prop::bool::weighted(0.15);
+    let op = prop_oneof![
+        30 => (vqueue(), old(), 1..5_u32, kept()).prop_map(|(v, o, n, e)| Op::Acquire(v, o, n, e)),
+        20 => (any::<prop::sample::Index>(), kept()).prop_map(|(at, keep)| Op::Release(at, keep)),
+        1 => (0..40_u64, any::<bool>()).prop_map(|(serial, mine)| Op::Bogus(serial, mine)),
+        12 => any::<prop::sample::Index>().prop_map(Op::HandOver),
+        6 => (vqueue(), old()).prop_map(|(v, o)| Op::Withdraw(v, o)),
+        4 => (vqueue(), 0..2_u8).prop_map(|(v, e)| Op::FreeLock(v, e)),
+        6 => rules().prop_map(Op::Rules),
+        8 => (1..30_u64).prop_map(Op::Pass),
+        6 => (1..6_u32).prop_map(Op::Lease),
+        1 => Just(Op::Recall),
+        1 => Just(Op::Claim),
+    ];
+    prop::collection::vec(op, 1..90)
+}
+
+fn handle(vqueue: usize, old: bool) -> VQueueHandle {
+    VQueueHandle {
+        slot: u32::try_from(vqueue).unwrap(),
+        generation: Generation(2 - u32::from(old)),
+    }
+}
+
+/// Both limiters.
+struct Pair {
+    desk: Desk,
+    naive: Naive,
+    timer: Option<Timestamp>,
+    /// `WantCapacity` was said and not answered.
+    asked: bool,
+}
+
+impl Pair {
+    fn new(capacity: CapacityMode, idle_counters_max: u32) -> Self {
+        let config = LimiterConfig { capacity, idle_counters_max, spare_slots_max: 2 };
+        let slots = (capacity == CapacityMode::Leased).then_some(0);
+        let desk = Desk::with(config, Seed::default());
+        let mut naive = Naive::default();
+        naive.slots = slots;
+        naive.set_now(desk.now);
+        Self { desk, naive, timer: None, asked: false }
+    }
+
+    fn send(&mut self, message: LimiterMessage) {
+        self.desk.effects.clear();
+        self.desk.send(message);
+        if self.timer.is_some_and(|timer| timer <= self.desk.now) {
+            self.timer = None;
+        }
+        for effect in std::mem::take(&mut self.desk.effects) {
+            match effect {
+                LimiterEffect::Granted(granted) => self.naive.granted(granted),
+                LimiterEffect::Seeded { .. } => unreachable!("seeded before"),
+                LimiterEffect::WantCapacity(slots) => {
+                    assert!(slots > 0 && !self.asked, "asked twice");
+                    self.asked = true;
+                }
+                LimiterEffect::ReturnCapacity(slots) => {
+                    let left = self.naive.slots.and_then(|had| had.checked_sub(slots));
+                    self.naive.slots = Some(left.expect("returned more than was leased"));
+                }
+                LimiterEffect::SetTimer(time) => {
+                    assert!(time > self.desk.now, "a timer in the past spins");
+                    assert!(
+                        self.timer.is_none_or(|set| time < set),
+                        "a timer that changes nothing"
+                    );
+                    self.timer = Some(time);
+                }
+            }
+        }
+        self.compare();
+    }
+
+    fn compare(&self) {
+        self.naive.assert_nobody_forgotten();
+        assert!(!self.naive.wants_capacity() || self.asked, "the node was not asked");
+        assert_eq!(self.desk.limiter.held(), self.naive.serials().len());
+        let limits = self.desk.limiter.limits(self.desk.now);
+        for key in self.naive.used_keys() {
+            let view = limits.iter().find(|view| view.key == key);
+            assert_eq!(view.map(|view| view.usage), Some(self.naive.usage(&key)), "usage of {key}");
+        }
+        for (handle, ask) in &self.naive.waits {
+            let explained = self.desk.limiter.explain(*handle, self.desk.now);
+            let explained = explained.unwrap_or_else(|| panic!("{handle:?} was forgotten"));
+            let reasons: Vec<_> = explained.reasons.iter().map(|b| written(&b.reason)).collect();
+            assert_eq!(reasons, self.naive.reasons(ask), "reasons of {ask:?}");
+            assert!(explained.reasons.iter().all(|blocked| {
+                (explained.waiting_since.unwrap()..=self.desk.now).contains(&blocked.since)
+            }));
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        let until = Timestamp(self.desk.now.0 + millis);
+        while let Some(timer) = self.timer.filter(|timer| *timer <= until) {
+            self.desk.now = timer;
+            self.naive.set_now(timer);
+            self.send(LimiterMessage::Tick);
+        }
+        self.desk.now = until;
+        self.naive.set_now(until);
+        self.compare();
+    }
+
+    fn release(&mut self, serial: u64, keep_lock: Option<u8>) {
+        let permit = PermitId { incarnation: INCARNATION, serial };
+        let release = Release { permit, keep_lock: keep_lock.map(entry) };
+        self.naive.release(release);
+        self.send(LimiterMessage::Release(release));
+    }
+
+    fn withdraw(&mut self, handle: VQueueHandle) {
+        for serial in self.naive.withdraw(handle) {
+            let permit = PermitId { incarnation: INCARNATION, serial };
+            self.naive.release(Release { permit, keep_lock: None });
+        }
+        self.send(LimiterMessage::Withdraw(handle));
+    }
+
+    fn acquire(&mut self, vqueue: usize, old: bool, count: u32, kept: Option<u8>) {
+        let name = name(NAMES[vqueue]);
+        let lock = match kept {
+            _ if !name.has_lock() => LockWish::None,
+            None => LockWish::Take,
+            Some(number) => LockWish::Held(entry(number)),
+        };
+        let (vqueue, handle) = (id(&name), handle(vqueue, old));
+        let ask = Acquire { handle, vqueue, name: Arc::new(name), count, lock };
+        self.naive.ask(ask.clone());
+        self.send(LimiterMessage::Acquire(ask));
+    }
+
+    fn perform(&mut self, op: Op) {
+        let serials = self.naive.serials();
+        match op {
+            Op::Acquire(vqueue, old, count, kept) => self.acquire(vqueue, old, count, kept),
+            Op::Release(at, keep) if !serials.is_empty() => self.release(*at.get(&serials), keep),
+            Op::HandOver(at) if !serials.is_empty() => {
+                let serial = *at.get(&serials);
+                self.naive.hand_over(serial);
+                let permit = PermitId { incarnation: INCARNATION, serial };
+                self.send(LimiterMessage::HandedOver(permit));
+            }
+            Op::Release(..) | Op::HandOver(_) => {}
+            Op::Bogus(serial, mine) => {
+                let incarnation = if mine { INCARNATION } else { Generation(1) };
+                if mine && serials.contains(&serial) {
+                    return;
+                }
+                let permit = PermitId { incarnation, serial };
+                self.send(LimiterMessage::Release(Release { permit, keep_lock: None }));
+            }
+            Op::Withdraw(vqueue, old) => self.withdraw(handle(vqueue, old)),
+            Op::FreeLock(vqueue, number) => {
+                let (vqueue, entry) = (id(&name(NAMES[vqueue])), entry(number));
+                self.naive.free_lock(vqueue, entry);
+                self.send(LimiterMessage::FreeLock { vqueue, entry });
+            }
+            Op::Rules(updates) => {
+                self.naive.update(&updates);
+                self.send(LimiterMessage::RulesUpdated(updates));
+            }
+            Op::Pass(millis) => self.pass(millis),
+            Op::Lease(slots) => {
+                if let Some(leased) = &mut self.naive.slots {
+                    *leased += slots;
+                    self.asked = false;
+                    self.send(LimiterMessage::CapacityLeased(slots));
+                }
+            }
+            Op::Recall => self.send(LimiterMessage::CapacityRecalled),
+            Op::Claim => self.send(LimiterMessage::CapacityClaimed),
+        }
+    }
+
+    /// Everybody leaves; nothing may stay but what idles.
+    fn clear(&mut self, idle_counters_max: u32) {
+        for vqueue in 0..NAMES.len() {
+            self.withdraw(handle(vqueue, true));
+            self.withdraw(handle(vqueue, false));
+        }
+        for serial in self.naive.serials() {
+            self.release(serial, None);
+        }
+        self.pass(1_000_000);
+        self.send(LimiterMessage::Tick);
+        let kept = self.desk.limiter.counters_len();
+        let allowed = 3 * idle_counters_max as usize;
+        assert!(kept <= allowed, "{kept} counters are kept, {idle_counters_max} may idle");
+    }
+}
+
+fn written(reason: &BlockReason) -> String {
+    match reason {
+        BlockReason::Lock { .. } => "lock".to_owned(),
+        BlockReason::Concurrency { key, .. } => format!("limit of {key}"),
+        BlockReason::Rate { key, .. } => format!("rate of {key}"),
+        BlockReason::Capacity { .. } => "capacity".to_owned(),
+    }
+}
+
+proptest! {
+    #![proptest_config(config(2_500))]
+
+    #[test]
+    fn grants_are_allowed_and_nobody_is_forgotten(
+        ops in ops(),
+        first in rules(),
+        leased in any::<bool>(),
+        idle_counters_max in prop::sample::select(vec![0, 1, 100]),
+    ) {
+        let capacity = if leased { CapacityMode::Leased } else { CapacityMode::Unlimited };
+        let mut pair = Pair::new(capacity, idle_counters_max);
+        pair.perform(Op::Rules(first));
+        for op in ops {
+            pair.perform(op);
+        }
+        pair.clear(idle_counters_max);
+    }
+}

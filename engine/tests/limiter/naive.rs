@@ -1,0 +1,249 @@
+//! A limiter without any structure: plain lists, and a full rescan for every answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay_messages::{
+    EntryId, Timestamp, VQueueHandle, VQueueId, VQueueName,
+    actor::{Acquire, Granted, LockWish, Release},
+    rule::{Limits, Pattern, Rate, RuleUpdate},
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Permit(u64, Option<EntryId>),
+    Entry(EntryId),
+}
+
+struct Held {
+    name: VQueueName,
+    vqueue: VQueueId,
+    locked: bool,
+    /// Until it is handed over.
+    handle: Option<VQueueHandle>,
+}
+
+/// Tokens, in parts of `1 / period` each.
+struct Bucket {
+    rate: Rate,
+    parts: u128,
+    at: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Naive {
+    pub(crate) now: u64,
+    rules: BTreeMap<Pattern, Limits>,
+    pub(crate) waits: BTreeMap<VQueueHandle, Acquire>,
+    held: BTreeMap<u64, Held>,
+    locks: BTreeMap<VQueueId, Holder>,
+    buckets: BTreeMap<String, Bucket>,
+    /// `None`: capacity is not limited.
+    pub(crate) slots: Option<u32>,
+}
+
+/// The keys of the counters of a name: `s`, `s/a`, `s/a/x`.
+fn keys(name: &VQueueName) -> Vec<String> {
+    let mut keys: Vec<String> = Vec::new();
+    for part in [&name.scope, &name.l1, &name.l2].into_iter().flatten() {
+        keys.push(keys.last().map_or_else(|| part.to_string(), |key| format!("{key}/{part}")));
+    }
+    keys
+}
+
+fn burst(rate: Rate) -> u128 {
+    u128::from(rate.burst) * u128::from(rate.period_ms)
+}
+
+impl Bucket {
+    fn full(rate: Rate, at: u64) -> Self {
+        Self { rate, parts: burst(rate), at }
+    }
+
+    fn parts_at(&self, now: u64) -> u128 {
+        let came = u128::from(now - self.at) * u128::from(self.rate.tokens);
+        (self.parts + came).min(burst(self.rate))
+    }
+}
+
+impl Naive {
+    fn limits(&self, key: &str) -> Limits {
+        let parts: Vec<&str> = key.split('/').collect();
+        let matching = self.rules.iter().filter(|(pattern, _)| pattern.matches(&parts));
+        matching.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, l)| *l).unwrap_or_default()
+    }
+
+    pub(crate) fn usage(&self, key: &str) -> u32 {
+        let under = |held: &&Held| keys(&held.name).iter().any(|other| other == key);
+        u32::try_from(self.held.values().filter(under).count()).unwrap()
+    }
+
+    fn tokens(&self, key: &str) -> u32 {
+        let Some(rate) = self.limits(key).rate else { return u32::MAX };
+        let parts = self.buckets.get(key).map_or(burst(rate), |bucket| bucket.parts_at(self.now));
+        u32::try_from(parts / u128::from(rate.period_ms)).unwrap()
+    }
+
+    /// Adds (or takes) one token's worth.
+    fn change_tokens(&mut self, name: &VQueueName, put: bool) {
+        for key in keys(name) {
+            let Some(rate) = self.limits(&key).rate else { continue };
+            let now = self.now;
+            let bucket = self.buckets.entry(key).or_insert_with(|| Bucket::full(rate, now));
+            let (parts, one) = (bucket.parts_at(now), u128::from(rate.period_ms));
+            bucket.parts =
+                if put { (parts + one).min(burst(rate)) } else { parts.checked_sub(one).unwrap() };
+            bucket.at = now;
+        }
+    }
+
+    fn lock_blocks(&self, vqueue: VQueueId, wish: LockWish) -> bool {
+        match (wish, self.locks.get(&vqueue)) {
+            (LockWish::None, _) | (_, None) => false,
+            (LockWish::Held(entry), Some(holder)) => *holder != Holder::Entry(entry),
+            (LockWish::Take, Some(_)) => true,
+        }
+    }
+
+    fn room(&self, key: &str) -> u32 {
+        let limit = self.limits(key).concurrency.map_or(u32::MAX, u32::from);
+        limit.saturating_sub(self.usage(key))
+    }
+
+    fn free_slots(&self) -> u32 {
+        let held = u32::try_from(self.held.len()).unwrap();
+        self.slots.map_or(u32::MAX, |slots| slots.saturating_sub(held))
+    }
+
+    /// Everything that is in a waiter's way, narrowest first.
+    pub(crate) fn reasons(&self, ask: &Acquire) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.lock_blocks(ask.vqueue, ask.lock) {
+            reasons.push("lock".to_owned());
+        }
+        for key in keys(&ask.name).iter().rev() {
+            if self.room(key) == 0 {
+                reasons.push(format!("limit of {key}"));
+            }
+            if self.tokens(key) == 0 {
+                reasons.push(format!("rate of {key}"));
+            }
+        }
+        if self.free_slots() == 0 {
+            reasons.push("capacity".to_owned());
+        }
+        reasons
+    }
+
+    pub(crate) fn ask(&mut self, mut ask: Acquire) {
+        if ask.lock != LockWish::None {
+            ask.count = 1;
+        }
+        self.waits.insert(ask.handle, ask);
+    }
+
+    /// Takes a grant of the real one, which must be allowed.
+    pub(crate) fn granted(&mut self, granted: Granted) {
+        let ask = self.waits.remove(&granted.handle).expect("granted to nobody that waits");
+        assert!((1..=ask.count).contains(&granted.permits.count), "{granted:?} for {ask:?}");
+        for permit in granted.permits.iter() {
+            assert_eq!(self.reasons(&ask), Vec::<String>::new(), "granted all the same: {ask:?}");
+            let locked = ask.lock != LockWish::None;
+            if locked {
+                let kept = match self.locks.get(&ask.vqueue) {
+                    Some(Holder::Entry(entry)) => Some(*entry),
+                    _ => None,
+                };
+                self.locks.insert(ask.vqueue, Holder::Permit(permit.serial, kept));
+            }
+            self.change_tokens(&ask.name, false);
+            let (name, vqueue) = ((*ask.name).clone(), ask.vqueue);
+            let held = Held { name, vqueue, locked, handle: Some(ask.handle) };
+            assert!(self.held.insert(permit.serial, held).is_none(), "granted twice: {permit:?}");
+        }
+    }
+
+    pub(crate) fn release(&mut self, release: Release) {
+        let Some(held) = self.held.remove(&release.permit.serial) else { return };
+        let unused = held.handle.is_some();
+        if unused {
+            self.change_tokens(&held.name, true);
+        }
+        let holder = self.locks.get(&held.vqueue).copied();
+        let Some(Holder::Permit(serial, kept)) = holder.filter(|_| held.locked) else { return };
+        if serial != release.permit.serial {
+            return;
+        }
+        match release.keep_lock.or(kept.filter(|_| unused)) {
+            Some(entry) => self.locks.insert(held.vqueue, Holder::Entry(entry)),
+            None => self.locks.remove(&held.vqueue),
+        };
+    }
+
+    pub(crate) fn hand_over(&mut self, serial: u64) {
+        if let Some(held) = self.held.get_mut(&serial) {
+            held.handle = None;
+        }
+    }
+
+    /// Forgets a question; answers the permits that were not handed over.
+    pub(crate) fn withdraw(&mut self, handle: VQueueHandle) -> Vec<u64> {
+        self.waits.remove(&handle);
+        let mine = self.held.iter().filter(|(_, held)| held.handle == Some(handle));
+        mine.map(|(serial, _)| *serial).collect()
+    }
+
+    pub(crate) fn free_lock(&mut self, vqueue: VQueueId, entry: EntryId) {
+        match self.locks.get_mut(&vqueue) {
+            Some(Holder::Entry(holder)) if *holder == entry => {
+                self.locks.remove(&vqueue);
+            }
+            Some(Holder::Permit(_, kept)) if *kept == Some(entry) => *kept = None,
+            _ => {}
+        }
+    }
+
+    pub(crate) fn update(&mut self, updates: &[RuleUpdate]) {
+        for update in updates {
+            match update.clone() {
+                RuleUpdate::Upsert { pattern, limits } => self.rules.insert(pattern, limits),
+                RuleUpdate::Remove { pattern } => self.rules.remove(&pattern),
+            };
+        }
+        for (key, old) in std::mem::take(&mut self.buckets) {
+            let Some(rate) = self.limits(&key).rate else { continue };
+            let parts = old.parts_at(self.now);
+            let scaled = parts * u128::from(rate.period_ms) / u128::from(old.rate.period_ms);
+            let parts = match parts {
+                _ if rate == old.rate => parts,
+                _ if parts == burst(old.rate) => burst(rate),
+                _ => scaled.min(burst(rate)),
+            };
+            self.buckets.insert(key, Bucket { rate, parts, at: self.now });
+        }
+    }
+
+    /// All keys that somebody holds permits under.
+    pub(crate) fn used_keys(&self) -> BTreeSet<String> {
+        self.held.values().flat_map(|held| keys(&held.name)).collect()
+    }
+
+    pub(crate) fn serials(&self) -> Vec<u64> {
+        self.held.keys().copied().collect()
+    }
+
+    /// Nobody waits whom nothing stops.
+    pub(crate) fn assert_nobody_forgotten(&self) {
+        for ask in self.waits.values() {
+            assert!(!self.reasons(ask).is_empty(), "{ask:?} waits for nothing");
+        }
+    }
+
+    /// Whether capacity, and nothing else, stops somebody.
+    pub(crate) fn wants_capacity(&self) -> bool {
+        self.waits.values().any(|ask| self.reasons(ask) == ["capacity"])
+    }
+
+    pub(crate) fn set_now(&mut self, now: Timestamp) {
+        self.now = now.0;
+    }
+}

@@ -1,0 +1,125 @@
+//! Permits: given back once, by their own incarnation; seeds; forgotten counters.
+
+use std::sync::Arc;
+
+use forebay_engine::limiter::{LimiterConfig, LimiterEffect};
+use forebay_messages::{
+    Generation, PermitId,
+    actor::{LimiterMessage, LockWish, Release, Seed, SeedRunning},
+};
+
+use super::desk::{Desk, INCARNATION, entry, handle, id, limit, name};
+
+fn release(permit: PermitId) -> LimiterMessage {
+    LimiterMessage::Release(Release { permit, keep_lock: None })
+}
+
+#[test]
+fn a_permit_is_given_back_once_and_only_to_its_own_incarnation() {
+    let mut desk = Desk::new(&[limit("s", 2)]);
+    desk.run(1, "s");
+    desk.run(2, "s");
+    desk.ask(3, "s");
+    desk.ask(4, "s");
+    let permit = desk.held[&handle(1)][0];
+    let older = PermitId { incarnation: Generation(6), ..permit };
+    assert_eq!(desk.slots(release(older)), []);
+    assert_eq!(desk.slots(LimiterMessage::HandedOver(older)), []);
+    assert_eq!(desk.slots(release(permit)), [3]);
+    assert_eq!(desk.slots(release(permit)), [], "the second time it is refused");
+    let stats = desk.limiter.stats();
+    assert_eq!((stats.refused_incarnation, stats.refused_unknown), (2, 1));
+    assert_eq!((stats.granted, stats.released), (3, 1));
+    assert_eq!(desk.counter("s"), (2, Some(2), 1));
+}
+
+#[test]
+fn withdraw_takes_back_what_was_not_handed_over_and_nothing_else() {
+    let mut desk = Desk::new(&[limit("s", 3)]);
+    assert_eq!(desk.ask_for(1, "s", 3), [1]);
+    let first = desk.held[&handle(1)][0];
+    desk.send(LimiterMessage::HandedOver(first));
+    desk.ask_for(1, "s", 5);
+    desk.ask_for(2, "s", 5);
+    desk.ask_for(3, "s", 1);
+    assert_eq!(desk.counter("s"), (3, Some(3), 3));
+    assert_eq!(desk.withdraw(1), [2, 3], "two came back, and its own question is gone");
+    assert_eq!(desk.limiter.stats().withdrawn, 2);
+    assert_eq!(desk.counter("s"), (3, Some(3), 0));
+    assert_eq!(desk.slots(release(first)), []);
+    assert_eq!(desk.counter("s"), (2, Some(3), 0));
+    assert_eq!(desk.withdraw(9), [], "nobody");
+}
+
+#[test]
+fn a_second_acquire_replaces_the_first_and_keeps_its_place() {
+    let mut desk = Desk::new(&[limit("s", 2)]);
+    assert_eq!(desk.ask_for(0, "s", 2), [0]);
+    desk.ask_for(1, "s", 1);
+    desk.ask_for(2, "s", 1);
+    desk.ask_for(1, "s", 4);
+    assert_eq!(desk.end(0), [1]);
+    assert_eq!(desk.end(0), [2]);
+    assert_eq!(desk.held[&handle(1)].len(), 1, "one at a time while others wait");
+    assert_eq!(desk.counter("s"), (2, Some(2), 0), "what was granted is no longer asked for");
+}
+
+#[test]
+fn a_seeded_limiter_counts_what_runs_and_answers_in_order() {
+    let running = [("s/a#k", 1), ("s/b", 2), ("s", 3)].map(|(text, number)| {
+        let name = name(text);
+        SeedRunning { entry: entry(number), vqueue: id(&name), name: Arc::new(name) }
+    });
+    let locks = vec![(id(&name("s/a#k")), entry(1)), (id(&name("s/a#other")), entry(9))];
+    let rules = vec![limit("s", 2), limit("s/a", 1)];
+    let seed = Seed { rules, locks, running: running.to_vec() };
+    let mut desk = Desk::with(LimiterConfig::default(), seed);
+    let permits: Vec<_> =
+        (1..=3).map(|serial| PermitId { incarnation: INCARNATION, serial }).collect();
+    assert_eq!(desk.others(), [LimiterEffect::Seeded { permits: permits.clone() }]);
+    assert_eq!(desk.counter("s"), (3, Some(2), 0), "over the limit: it drains");
+
+    assert_eq!(desk.ask(1, "s/a#k"), []);
+    assert_eq!(desk.ask(2, "s/a#other"), []);
+    assert_eq!(desk.slots(release(permits[2])), []);
+    assert_eq!(desk.slots(release(permits[1])), [], "s has room; s/a has not");
+    assert_eq!(desk.slots(release(permits[0])), [1], "the lock came back with its permit");
+    assert_eq!(desk.end(1), [], "the lock of the other one is held by an entry that waits");
+    let vqueue = id(&name("s/a#other"));
+    let free = |entry| LimiterMessage::FreeLock { vqueue, entry };
+    assert_eq!(desk.slots(free(entry(8))), [], "somebody else's");
+    assert_eq!(desk.slots(free(entry(9))), [2]);
+}
+
+#[test]
+#[should_panic(expected = "a limiter is seeded once, before anything else")]
+fn nothing_is_granted_before_the_seed() {
+    use forebay_engine::{Machine, limiter::Limiter};
+    let mut limiter = Limiter::new(INCARNATION, LimiterConfig::default());
+    limiter.step(forebay_messages::Timestamp(1), LimiterMessage::Tick, &mut Vec::new());
+}
+
+#[test]
+fn counters_of_keys_that_do_not_come_again_are_forgotten() {
+    let config = LimiterConfig { idle_counters_max: 10, ..LimiterConfig::default() };
+    let mut desk = Desk::with(config, Seed { rules: vec![limit("*", 1)], ..Seed::default() });
+    for slot in 0..1000 {
+        let text = format!("scope{slot}/l1-{slot}/l2-{slot}");
+        desk.run(slot, &text);
+        desk.ask(10_000 + slot, &text);
+        desk.withdraw(10_000 + slot);
+        desk.end(slot);
+        let kept = desk.limiter.counters_len();
+        assert!(kept <= 30, "{kept} counters are kept after {slot} keys");
+    }
+    assert_eq!(desk.limiter.held(), 0);
+}
+
+#[test]
+#[should_panic(expected = "one handle asks for two vqueues")]
+fn a_handle_stands_for_one_vqueue() {
+    let mut desk = Desk::new(&[limit("s", 1)]);
+    desk.run(0, "s");
+    desk.ask(1, "s");
+    desk.ask_with(1, name("t"), 1, LockWish::None);
+}

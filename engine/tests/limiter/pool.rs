@@ -1,0 +1,277 @@
+//! The node's capacity over several partitions, each with a limiter, with messages
+//! that cross.
+
+use std::collections::VecDeque;
+
+use forebay_engine::{
+    Machine,
+    limiter::{CapacityPool, LimiterEffect, PoolEffect, PoolInput},
+};
+use forebay_messages::{PartitionId, Timestamp, actor::LimiterMessage};
+use proptest::prelude::*;
+
+use super::desk::{Desk, handle};
+
+/// A pool and its partitions, with a mailbox in each direction.
+struct Node {
+    pool: CapacityPool,
+    running_max: u32,
+    partitions: Vec<Member>,
+}
+
+struct Member {
+    desk: Desk,
+    /// Vqueues 0 to 3, of scopes of their own: what they run, in order of start.
+    running: VecDeque<u32>,
+    starts: usize,
+    to_pool: VecDeque<PoolInput>,
+    to_limiter: VecDeque<LimiterMessage>,
+}
+
+fn id(at: usize) -> PartitionId {
+    PartitionId(u32::try_from(at).unwrap())
+}
+
+impl Node {
+    fn new(partitions: usize, running_max: u32) -> Self {
+        let member = |_| Member {
+            desk: Desk::leased(&[]),
+            running: VecDeque::new(),
+            starts: 0,
+            to_pool: VecDeque::new(),
+            to_limiter: VecDeque::new(),
+        };
+        let partitions = (0..partitions).map(member).collect();
+        Self { pool: CapacityPool::new(running_max), running_max, partitions }
+    }
+
+    fn after(&mut self, at: usize, granted: &[u32]) {
+        let member = &mut self.partitions[at];
+        member.starts += granted.len();
+        for slot in granted {
+            member.desk.hand_over(*slot);
+            member.running.push_back(*slot);
+        }
+        let partition = id(at);
+        for effect in member.desk.others() {
+            member.to_pool.push_back(match effect {
+                LimiterEffect::WantCapacity(slots) => PoolInput::Want { partition, slots },
+                LimiterEffect::ReturnCapacity(slots) => PoolInput::Return { partition, slots },
+                _ => continue,
+            });
+        }
+    }
+
+    fn ask(&mut self, at: usize, slot: u32) {
+        let granted = self.partitions[at].desk.ask(slot, &format!("scope{slot}"));
+        self.after(at, &granted);
+    }
+
+    fn withdraw(&mut self, at: usize, slot: u32) {
+        let granted = self.partitions[at].desk.withdraw(slot);
+        self.after(at, &granted);
+    }
+
+    fn end(&mut self, at: usize) -> Option<u32> {
+        let slot = self.partitions[at].running.pop_front()?;
+        let granted = self.partitions[at].desk.end(slot);
+        self.after(at, &granted);
+        Some(slot)
+    }
+
+    fn tell_pool(&mut self, input: PoolInput) {
+        let mut effects = Vec::new();
+        self.pool.step(Timestamp(0), input, &mut effects);
+        self.pool.check();
+        for effect in effects {
+            let (partition, message) = match effect {
+                PoolEffect::Lease { partition, slots } => {
+                    assert!(slots > 0, "an empty lease");
+                    (partition, LimiterMessage::CapacityLeased(slots))
+                }
+                PoolEffect::Recall(partition) => (partition, LimiterMessage::CapacityRecalled),
+                PoolEffect::Claim(partition) => (partition, LimiterMessage::CapacityClaimed),
+            };
+            self.partitions[partition.0 as usize].to_limiter.push_back(message);
+        }
+    }
+
+    /// Delivers one message of a partition's mailboxes; says whether there was one.
+    fn deliver(&mut self, at: usize, to_pool: bool) -> bool {
+        if to_pool {
+            let Some(input) = self.partitions[at].to_pool.pop_front() else { return false };
+            self.tell_pool(input);
+        } else {
+            let member = &mut self.partitions[at];
+            let Some(message) = member.to_limiter.pop_front() else { return false };
+            let granted = member.desk.slots(message);
+            self.after(at, &granted);
+        }
+        let running: usize = self.partitions.iter().map(|member| member.running.len()).sum();
+        assert!(running <= self.running_max as usize, "{running} of {} run", self.running_max);
+        true
+    }
+
+    /// Delivers everything. Ends: messages do not breed when nothing ends.
+    fn settle(&mut self) {
+        for round in 0.. {
+            assert!(round < 1000, "the node does not come to rest");
+            let sides = (0..self.partitions.len()).flat_map(|at| [(at, true), (at, false)]);
+            let delivered = sides.fold(0, |n, (at, side)| n + u32::from(self.deliver(at, side)));
+            if delivered == 0 {
+                return;
+            }
+        }
+    }
+
+    /// At rest, no slot lies anywhere while somebody waits for one.
+    fn assert_used(&self) {
+        let running: usize = self.partitions.iter().map(|member| member.running.len()).sum();
+        for (at, member) in self.partitions.iter().enumerate() {
+            let waits = (0..4)
+                .any(|slot| member.desk.limiter.explain(handle(slot), Timestamp(0)).is_some());
+            assert!(
+                !waits || running == self.running_max as usize,
+                "partition {at} waits and {running} of {} run",
+                self.running_max
+            );
+        }
+        assert_eq!(self.pool.refused(), 0);
+    }
+}
+
+#[test]
+fn one_slot_over_two_busy_partitions_goes_back_and_forth() {
+    for (running_max, partitions) in [(1, 2), (1, 5), (2, 3), (3, 2), (7, 3)] {
+        let mut node = Node::new(partitions, running_max);
+        for at in 0..partitions {
+            (0..4).for_each(|slot| node.ask(at, slot));
+        }
+        node.settle();
+        let rounds = 1000;
+        for _ in 0..rounds {
+            for at in 0..partitions {
+                if let Some(slot) = node.end(at) {
+                    node.ask(at, slot);
+                }
+                node.settle();
+                node.assert_used();
+            }
+        }
+        let starts: Vec<_> = node.partitions.iter().map(|member| member.starts).collect();
+        let (least, most) = (starts.iter().min().unwrap(), starts.iter().max().unwrap());
+        assert!(most * 2 <= least * 3, "{running_max} slots over {partitions}: {starts:?}");
+    }
+}
+
+#[test]
+fn a_partition_that_has_everything_gives_half_to_one_that_comes_later() {
+    let mut node = Node::new(2, 4);
+    (0..4).for_each(|slot| node.ask(0, slot));
+    node.settle();
+    assert_eq!(node.partitions[0].running.len(), 4);
+    (0..4).for_each(|slot| node.ask(1, slot));
+    node.settle();
+    assert_eq!(node.partitions[1].running.len(), 0, "nothing has ended yet");
+    for _ in 0..2 {
+        let slot = node.end(0).unwrap();
+        node.ask(0, slot);
+        node.settle();
+    }
+    assert_eq!(node.partitions[1].running.len(), 2);
+    assert_eq!(node.pool.leased_to(id(0)), 2);
+}
+
+#[test]
+fn an_idle_partition_hands_its_spare_over_at_once() {
+    let mut node = Node::new(2, 8);
+    node.ask(0, 0);
+    node.settle();
+    node.end(0);
+    node.settle();
+    assert!(node.pool.leased_to(id(0)) >= 4, "it keeps a spare");
+    (0..4).for_each(|slot| node.ask(1, slot));
+    node.settle();
+    assert_eq!(node.partitions[1].running.len(), 4);
+    (0..4).for_each(|slot| node.ask(0, slot));
+    node.settle();
+    assert_eq!(node.partitions[0].running.len(), 4);
+}
+
+#[test]
+fn a_lowered_capacity_drains_and_a_partition_that_is_gone_leaves_its_slots() {
+    let mut node = Node::new(2, 4);
+    (0..4).for_each(|slot| node.ask(0, slot));
+    node.settle();
+    node.tell_pool(PoolInput::Resize(2));
+    node.settle();
+    for expected in [3, 2, 2] {
+        let slot = node.end(0).unwrap();
+        node.ask(0, slot);
+        node.settle();
+        assert_eq!(node.partitions[0].running.len(), expected);
+    }
+    // Its limiter dies with everything in its mailboxes.
+    node.partitions[0].running.clear();
+    node.partitions[0].to_pool.clear();
+    node.partitions[0].desk = Desk::leased(&[]);
+    node.tell_pool(PoolInput::Gone(id(0)));
+    node.running_max = 2;
+    (0..4).for_each(|slot| node.ask(1, slot));
+    node.settle();
+    assert_eq!(node.partitions[1].running.len(), 2);
+    node.tell_pool(PoolInput::Return { partition: id(0), slots: 5 });
+    assert_eq!(node.pool.refused(), 5);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Ask(usize, u32),
+    Withdraw(usize, u32),
+    End(usize),
+    Deliver(usize, bool),
+    Settle,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        3 => (0..3_usize, 0..4_u32).prop_map(|(at, slot)| Op::Ask(at, slot)),
+        1 => (0..3_usize, 0..4_u32).prop_map(|(at, slot)| Op::Withdraw(at, slot)),
+        3 => (0..3_usize).prop_map(Op::End),
+        6 => (0..3_usize, any::<bool>()).prop_map(|(at, side)| Op::Deliver(at, side)),
+        1 => Just(Op::Settle),
+    ];
+    prop::collection::vec(op, 1..120)
+}
+
+proptest! {
+    #![proptest_config(super::model::config(1_000))]
+
+    #[test]
+    fn capacity_is_never_exceeded_nor_left_unused(ops in ops(), running_max in 1..6_u32) {
+        let mut node = Node::new(3, running_max);
+        for op in ops {
+            match op {
+                Op::Ask(at, slot) => node.ask(at, slot),
+                Op::Withdraw(at, slot) => node.withdraw(at, slot),
+                Op::End(at) => { node.end(at); }
+                Op::Deliver(at, side) => { node.deliver(at, side); }
+                Op::Settle => {
+                    node.settle();
+                    node.assert_used();
+                }
+            }
+        }
+        node.settle();
+        node.assert_used();
+        // Nobody wants anything any more: whoever comes gets all of it.
+        for at in 0..3 {
+            (0..4).for_each(|slot| node.withdraw(at, slot));
+            while node.end(at).is_some() {}
+        }
+        node.settle();
+        (0..4).for_each(|slot| node.ask(2, slot));
+        node.settle();
+        prop_assert_eq!(node.partitions[2].running.len(), running_max.min(4) as usize);
+    }
+}

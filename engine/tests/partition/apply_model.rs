@@ -1,0 +1,457 @@
+//! What the commands mean, written a second time and as simply as possible: no rows,
+//! no indexes, every question answered by looking at everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytestring::ByteString;
+use forebay_engine::{
+    partition::{
+        apply::{Enqueued, Reply, Stale},
+        mem::MemTables,
+        rows::Stage,
+    },
+    rules::RuleBook,
+};
+use forebay_messages::{
+    AttemptToken, EntryId, FailureKind, Outcome, Producer, Record, VQueueId, VQueueName,
+    command::{
+        Command, Complete, Decision, EntrySelector, NewEntry, Purge, RetryAttempt, RetryReason,
+        VQueueSelector,
+    },
+};
+
+/// Has the lock, time, order of arrival.
+type Place = (bool, u64, u64);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Live {
+    new: NewEntry,
+    created: u64,
+    stage: Stage,
+    place: Place,
+    attempts: u32,
+    token: AttemptToken,
+    cancel: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Done {
+    new: NewEntry,
+    created: u64,
+    failed: Option<FailureKind>,
+    expires: u64,
+    attempts: u32,
+}
+
+/// Everything that a partition knows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Model {
+    live: BTreeMap<EntryId, Live>,
+    done: BTreeMap<EntryId, Done>,
+    paused: BTreeSet<VQueueId>,
+    locks: BTreeMap<VQueueId, EntryId>,
+    book: u64,
+    epoch: u64,
+    leader_seen: (u64, u64),
+    others_seen: BTreeMap<(bool, u64), u64>,
+    latest: u64,
+    order: u64,
+}
+
+const DAY_MS: u64 = 86_400_000;
+
+fn named(name: &VQueueName, of: [&Option<ByteString>; 3]) -> bool {
+    let [service, scope, key] = of;
+    let below = |key: &ByteString| {
+        let own = name.limit_key();
+        own == **key || own.starts_with(&format!("{key}/"))
+    };
+    service.as_ref().is_none_or(|service| name.service == *service)
+        && (scope.is_none() || name.scope == *scope)
+        && key.as_ref().is_none_or(below)
+}
+
+fn unique(entries: &[EntryId]) -> Vec<EntryId> {
+    let mut seen = BTreeSet::new();
+    entries.iter().copied().filter(|id| seen.insert(*id)).collect()
+}
+
+impl Model {
+    pub(crate) fn apply(&mut self, record: &Record) -> Reply {
+        if let Some(reply) = self.refuse(&record.producer) {
+            return reply;
+        }
+        let now = record.created_at.0;
+        match record.command.as_ref().unwrap() {
+            Command::Enqueue(new) => Reply::Enqueued(self.enqueue(now, &new.entry)),
+            Command::EnqueueBatch(batch) => {
+                let stored = batch.entries.iter().map(|new| self.enqueue(now, new));
+                Reply::EnqueuedBatch(stored.collect())
+            }
+            Command::SchedulerDecisions(of) => {
+                Reply::Changed(of.decisions.iter().map(|one| self.decide(one)).sum())
+            }
+            Command::Complete(command) => self.complete(now, command),
+            Command::Retry(command) => self.retry(now, command),
+            Command::Cancel(selector) => self.each(selector, |model, id| model.cancel(now, id)),
+            Command::Kill(selector) => self.each(selector, |model, id| {
+                model.end(now, id, Some(FailureKind::Killed));
+                true
+            }),
+            Command::Pause(selector) => {
+                self.each(selector, |model, id| model.turn(id, Stage::Inbox, Stage::Paused))
+            }
+            Command::Resume(selector) => {
+                self.each(selector, |model, id| model.turn(id, Stage::Paused, Stage::Inbox))
+            }
+            Command::Reschedule(command) => {
+                self.each(&command.selector, |model, id| model.reschedule(id, command.run_at.0))
+            }
+            Command::PauseVQueue(selector) => self.pause(selector, true),
+            Command::ResumeVQueue(selector) => self.pause(selector, false),
+            Command::UpsertRuleBook(command) => self.rule_book(&command.rule_book),
+            Command::Purge(command) => self.purge(command),
+            Command::Redrive(selector) => self.redrive(now, selector),
+            Command::AnnounceLeader(command) => {
+                if command.epoch.0 <= self.epoch {
+                    return Reply::Stale(Stale::Older);
+                }
+                self.epoch = command.epoch.0;
+                Reply::Changed(0)
+            }
+            Command::VersionBarrier(_) | Command::UpdateDurability(_) => Reply::Changed(0),
+            Command::TruncateOutbox(_) | Command::Reserved(()) => unreachable!("not made"),
+        }
+    }
+
+    fn refuse(&mut self, producer: &Option<Producer>) -> Option<Reply> {
+        let (who, seq) = match producer.as_ref()? {
+            Producer::Leader(own) if own.epoch.0 < self.epoch => return Some(Reply::Fenced),
+            Producer::Leader(own) => {
+                let seen = (own.epoch.0, own.seq.0);
+                if seen <= self.leader_seen {
+                    return Some(Reply::Duplicate);
+                }
+                self.leader_seen = seen;
+                return None;
+            }
+            Producer::External(other) => ((false, other.id), other.seq.0),
+            Producer::Partition(other) => ((true, u64::from(other.source.0)), other.index.0),
+        };
+        if self.others_seen.get(&who).is_some_and(|seen| seq <= *seen) {
+            return Some(Reply::Duplicate);
+        }
+        self.others_seen.insert(who, seq);
+        None
+    }
+
+    fn vqueue(&self, id: EntryId) -> VQueueId {
+        self.live[&id].new.vqueue.id_for(id)
+    }
+
+    fn next_place(&mut self, has_lock: bool, run_at: u64) -> Place {
+        self.order += 1;
+        (has_lock, run_at, self.order)
+    }
+
+    fn next_default_time(&mut self, now: u64) -> u64 {
+        self.latest = self.latest.max(now);
+        self.latest
+    }
+
+    fn enqueue(&mut self, now: u64, new: &NewEntry) -> Enqueued {
+        let same_key = |other: &NewEntry| {
+            new.idempotency_key.is_some()
+                && other.idempotency_key == new.idempotency_key
+                && other.vqueue.service == new.vqueue.service
+                && other.vqueue.scope == new.vqueue.scope
+        };
+        let live = self.live.values().map(|entry| &entry.new);
+        let known = live.chain(self.done.values().map(|entry| &entry.new));
+        let first = known.clone().find(|other| same_key(other));
+        if let Some(first) = first.or_else(|| known.clone().find(|other| other.id == new.id)) {
+            return Enqueued { entry: first.id, existing: true };
+        }
+        let run_at = match new.run_at {
+            Some(at) => at.0,
+            None => self.next_default_time(now),
+        };
+        let entry = Live {
+            new: new.clone(),
+            created: now,
+            stage: Stage::Inbox,
+            place: self.next_place(false, run_at),
+            attempts: 0,
+            token: AttemptToken::default(),
+            cancel: false,
+        };
+        self.live.insert(new.id, entry);
+        Enqueued { entry: new.id, existing: false }
+    }
+
+    fn decide(&mut self, decision: &Decision) -> u64 {
+        let id = decision.key.entry;
+        let place = (decision.key.has_lock, decision.key.run_at.0, decision.key.seq.0);
+        let Some(entry) = self.live.get_mut(&id) else { return 0 };
+        let vqueue = entry.new.vqueue.id_for(id);
+        let holder = self.locks.get(&vqueue);
+        let may = entry.stage == Stage::Inbox
+            && entry.place == place
+            && vqueue == decision.vqueue
+            && !self.paused.contains(&vqueue)
+            && holder.is_none_or(|holder| *holder == id);
+        if may {
+            (entry.stage, entry.token) = (Stage::Running, decision.token);
+            if entry.new.vqueue.has_lock() {
+                self.locks.insert(vqueue, id);
+            }
+        }
+        u64::from(may)
+    }
+
+    fn running(&self, id: EntryId, token: AttemptToken) -> Result<(), Reply> {
+        Err(Reply::Stale(match self.live.get(&id) {
+            Some(entry) if entry.stage == Stage::Running && entry.token == token => return Ok(()),
+            Some(_) => Stale::Superseded,
+            None if self.done.contains_key(&id) => Stale::Finished,
+            None => Stale::Unknown,
+        }))
+    }
+
+    fn end(&mut self, now: u64, id: EntryId, failed: Option<FailureKind>) {
+        let vqueue = self.vqueue(id);
+        let entry = self.live.remove(&id).unwrap();
+        if self.locks.get(&vqueue) == Some(&id) {
+            self.locks.remove(&vqueue);
+        }
+        let retention = entry.new.retention_ms.unwrap_or(DAY_MS);
+        if retention > 0 {
+            let (new, created, attempts) = (entry.new, entry.created, entry.attempts);
+            let expires = now.saturating_add(retention);
+            self.done.insert(id, Done { new, created, failed, expires, attempts });
+        }
+    }
+
+    fn complete(&mut self, now: u64, command: &Complete) -> Reply {
+        if let Err(stale) = self.running(command.entry, command.token) {
+            return stale;
+        }
+        self.live.get_mut(&command.entry).unwrap().attempts += 1;
+        let failed = match command.outcome.clone().map(Outcome::from) {
+            Some(Outcome::Failure(failure)) => Some(failure.kind),
+            Some(Outcome::Success(_)) | None => None,
+        };
+        self.end(now, command.entry, failed);
+        Reply::Changed(1)
+    }
+
+    fn retry(&mut self, now: u64, command: &RetryAttempt) -> Reply {
+        let id = command.entry;
+        if let Err(stale) = self.running(id, command.token) {
+            return stale;
+        }
+        let entry = self.live.get_mut(&id).unwrap();
+        entry.attempts += u32::from(command.reason == RetryReason::Failed);
+        let max = entry.new.retry.unwrap_or_default().attempts_max;
+        let exhausted = command.reason == RetryReason::Failed && max > 0 && entry.attempts >= max;
+        let (cancel, has_lock, before) = (entry.cancel, entry.new.vqueue.has_lock(), entry.place.1);
+        if exhausted || cancel {
+            let kind = if exhausted { FailureKind::Exhausted } else { FailureKind::Canceled };
+            self.end(now, id, Some(kind));
+            return Reply::Changed(1);
+        }
+        let run_at = if command.run_at.0 == 0 { before } else { command.run_at.0 };
+        let place = self.next_place(has_lock, run_at);
+        let entry = self.live.get_mut(&id).unwrap();
+        (entry.stage, entry.place) = (Stage::Inbox, place);
+        Reply::Changed(1)
+    }
+
+    fn each(
+        &mut self,
+        selector: &EntrySelector,
+        mut change: impl FnMut(&mut Self, EntryId) -> bool,
+    ) -> Reply {
+        let chosen = if selector.entries.is_empty() {
+            let of = [&selector.service, &selector.scope, &selector.limit_key];
+            let until = selector.created_until.map_or(u64::MAX, |until| until.0);
+            let chosen = self.live.iter().filter(|(_, entry)| {
+                named(&entry.new.vqueue, of)
+                    && selector.stage.is_none_or(|stage| stage == entry.stage as u32)
+                    && entry.created <= until
+            });
+            chosen.map(|(id, _)| *id).collect()
+        } else {
+            unique(&selector.entries)
+        };
+        let mut changed = 0;
+        for id in chosen {
+            changed += u64::from(self.live.contains_key(&id) && change(self, id));
+        }
+        Reply::Changed(changed)
+    }
+
+    fn cancel(&mut self, now: u64, id: EntryId) -> bool {
+        let entry = self.live.get_mut(&id).unwrap();
+        if entry.stage != Stage::Running {
+            self.end(now, id, Some(FailureKind::Canceled));
+            return true;
+        }
+        !std::mem::replace(&mut entry.cancel, true)
+    }
+
+    fn turn(&mut self, id: EntryId, from: Stage, to: Stage) -> bool {
+        let entry = self.live.get_mut(&id).unwrap();
+        let fits = entry.stage == from;
+        if fits {
+            entry.stage = to;
+        }
+        fits
+    }
+
+    fn reschedule(&mut self, id: EntryId, run_at: u64) -> bool {
+        let entry = self.live.get_mut(&id).unwrap();
+        match entry.stage {
+            Stage::Inbox => {
+                let has_lock = entry.place.0;
+                let place = self.next_place(has_lock, run_at);
+                self.live.get_mut(&id).unwrap().place = place;
+            }
+            Stage::Paused => entry.place.1 = run_at,
+            _ => return false,
+        }
+        true
+    }
+
+    /// Every vqueue that has anything, or is paused.
+    fn vqueues(&self) -> BTreeMap<VQueueId, VQueueName> {
+        let live = self.live.values().map(|entry| &entry.new);
+        let all = live.chain(self.done.values().map(|entry| &entry.new));
+        let mut found: BTreeMap<_, _> =
+            all.map(|new| (new.vqueue.id_for(new.id), new.vqueue.clone())).collect();
+        for n in 0..super::fixture::NAMES {
+            if self.paused.contains(&super::fixture::vqueue(n)) {
+                found.insert(super::fixture::vqueue(n), super::fixture::name(n));
+            }
+        }
+        found
+    }
+
+    fn pause(&mut self, selector: &VQueueSelector, paused: bool) -> Reply {
+        let known = self.vqueues();
+        let of = [&selector.service, &selector.scope, &selector.limit_key];
+        let mut changed = 0;
+        for (id, name) in known {
+            let chosen = if selector.vqueues.is_empty() {
+                named(&name, of)
+            } else {
+                selector.vqueues.contains(&id)
+            };
+            if chosen && self.paused.contains(&id) != paused {
+                changed += 1;
+                if paused {
+                    self.paused.insert(id)
+                } else {
+                    self.paused.remove(&id)
+                };
+            }
+        }
+        Reply::Changed(changed)
+    }
+
+    fn rule_book(&mut self, bytes: &[u8]) -> Reply {
+        match RuleBook::decode(bytes) {
+            Err(error) => Reply::RuleBookRefused(error.to_string()),
+            Ok(book) if book.version().0 <= self.book => Reply::Stale(Stale::Older),
+            Ok(book) => {
+                // Each version has one rule more.
+                let before = std::mem::replace(&mut self.book, book.version().0);
+                Reply::Changed(self.book - before)
+            }
+        }
+    }
+
+    fn purge(&mut self, command: &Purge) -> Reply {
+        let before = self.done.len();
+        for id in &command.entries {
+            self.done.remove(id);
+        }
+        if let Some(until) = command.expired_until {
+            let mut due: Vec<_> = self.done.iter().map(|(id, done)| (done.expires, *id)).collect();
+            due.retain(|(expires, _)| *expires <= until.0 && *expires < u64::MAX);
+            due.sort_unstable();
+            let count = if command.count_max == 0 { due.len() } else { command.count_max as usize };
+            for (_, id) in due.into_iter().take(count) {
+                self.done.remove(&id);
+            }
+        }
+        Reply::Changed((before - self.done.len()) as u64)
+    }
+
+    fn redrive(&mut self, now: u64, selector: &EntrySelector) -> Reply {
+        let chosen: Vec<_> = if selector.entries.is_empty() {
+            let of = [&selector.service, &selector.scope, &selector.limit_key];
+            let until = selector.created_until.map_or(u64::MAX, |until| until.0);
+            let chosen = self
+                .done
+                .iter()
+                .filter(|(_, done)| named(&done.new.vqueue, of) && done.created <= until);
+            chosen.map(|(id, _)| *id).collect()
+        } else {
+            unique(&selector.entries)
+        };
+        let mut changed = 0;
+        for id in chosen {
+            if self.done.get(&id).is_none_or(|done| done.failed.is_none()) {
+                continue;
+            }
+            let done = self.done.remove(&id).unwrap();
+            let run_at = self.next_default_time(now);
+            let entry = Live {
+                new: done.new,
+                created: done.created,
+                stage: Stage::Inbox,
+                place: self.next_place(false, run_at),
+                attempts: 0,
+                token: AttemptToken::default(),
+                cancel: false,
+            };
+            self.live.insert(id, entry);
+            changed += 1;
+        }
+        Reply::Changed(changed)
+    }
+
+    /// Whether the rows say what the model says.
+    pub(crate) fn compare(&self, tables: &MemTables) {
+        assert!(tables.entries.keys().eq(self.live.keys()), "entries that have not ended");
+        for (id, entry) in &self.live {
+            let row = &tables.entries[id];
+            assert_eq!(row.stage, entry.stage, "stage of {id}");
+            let place = (row.key.has_lock, row.key.run_at.0, row.key.seq.0);
+            assert_eq!(place, entry.place, "place of {id}");
+            assert_eq!(row.vqueue, self.vqueue(*id), "vqueue of {id}");
+            assert_eq!(
+                (row.attempts, row.token, row.cancel_requested, row.created_at.0),
+                (entry.attempts, entry.token, entry.cancel, entry.created),
+                "attempts of {id}"
+            );
+            assert_eq!(tables.payloads[id], entry.new.payload, "payload of {id}");
+        }
+        assert!(tables.finished.keys().eq(self.done.keys()), "results");
+        for (id, done) in &self.done {
+            let row = &tables.finished[id];
+            let failed = match row.outcome() {
+                Outcome::Success(_) => None,
+                Outcome::Failure(failure) => Some(failure.kind),
+            };
+            assert_eq!((row.attempts, failed), (done.attempts, done.failed), "end of {id}");
+            assert_eq!(row.expires_at.0, done.expires, "expiry of {id}");
+        }
+        assert_eq!(tables.locks, self.locks, "locks");
+        for (id, meta) in &tables.vqueues {
+            assert_eq!(meta.is_paused, self.paused.contains(id), "pause of {id}");
+        }
+        assert!(tables.vqueues.keys().eq(self.vqueues().keys()), "vqueues that are known");
+    }
+}

@@ -1,0 +1,254 @@
+//! A partition's machine on a desk: every input by hand, every effect looked at. The
+//! log, the rows and the clock are here; limiter, vqueues and handlers are the test.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use forebay_engine::{
+    Machine,
+    partition::machine::{
+        Answer, AppliedBatch, Partition, PartitionConfig, PartitionEffect, PartitionInput,
+    },
+};
+use forebay_messages::{
+    AttemptToken, EntryId, EntryKey, Epoch, Generation, Lsn, NodeId, PartitionKey, PermitId,
+    Producer, Record, ReplyId, Timestamp, VQueueHandle, VQueueId,
+    actor::{LimiterMessage, Release},
+    command::{Command, Enqueue, NewEntry},
+};
+
+use super::fixture::{Replica, entry, new_entry};
+
+pub(crate) type Effects = Vec<PartitionEffect>;
+
+pub(crate) struct Desk {
+    pub(crate) now: u64,
+    pub(crate) partition: Partition,
+    pub(crate) replica: Replica,
+    /// Appended and not committed.
+    pub(crate) appended: VecDeque<Arc<Record>>,
+    lsn: u64,
+    replies: u64,
+    pub(crate) epoch: Epoch,
+    incarnation: u32,
+}
+
+impl Desk {
+    /// A replica that follows.
+    pub(crate) fn new() -> Self {
+        Self::over(Replica::new())
+    }
+
+    pub(crate) fn over(replica: Replica) -> Self {
+        let config = PartitionConfig {
+            node: NodeId(1),
+            key_first: PartitionKey(0),
+            key_last: PartitionKey(u64::MAX),
+            dispatches: true,
+        };
+        Self {
+            now: 1_000,
+            partition: Partition::new(config, replica.state.applied_lsn),
+            lsn: replica.state.applied_lsn.0,
+            replica,
+            appended: VecDeque::new(),
+            replies: 0,
+            epoch: Epoch(0),
+            incarnation: 0,
+        }
+    }
+
+    /// One that leads under epoch 1 and has nothing to do.
+    pub(crate) fn leading() -> Self {
+        let mut desk = Self::new();
+        desk.announce(1);
+        desk.seed();
+        desk.open();
+        desk
+    }
+
+    /// Steps an input; what is to be done besides appending and applying.
+    pub(crate) fn tell(&mut self, input: PartitionInput) -> Effects {
+        let mut inputs = VecDeque::from([input]);
+        let mut told = Vec::new();
+        while let Some(input) = inputs.pop_front() {
+            let mut effects = Vec::new();
+            self.partition.step(Timestamp(self.now), input, &mut effects);
+            self.partition.check();
+            for effect in effects {
+                match effect {
+                    PartitionEffect::Append { record, .. } => self.appended.push_back(record),
+                    PartitionEffect::Apply { records, .. } => {
+                        inputs.push_back(PartitionInput::Applied(self.apply(&records)));
+                    }
+                    other => told.push(other),
+                }
+            }
+        }
+        told
+    }
+
+    fn apply(&mut self, records: &[Arc<Record>]) -> AppliedBatch {
+        let (mut replies, mut applied) = (Vec::new(), Vec::new());
+        for record in records {
+            let reply = self.replica.apply(record);
+            let own = match &record.producer {
+                Some(Producer::Leader(own)) => Some(*own),
+                _ => None,
+            };
+            replies.push((own, reply));
+            applied.append(&mut self.replica.applied);
+        }
+        AppliedBatch { last: self.replica.state.applied_lsn, replies, applied }
+    }
+
+    /// The log commits these in one batch.
+    pub(crate) fn commit_records(&mut self, records: Vec<Arc<Record>>) -> Effects {
+        let first = Lsn(self.lsn + 1);
+        self.lsn += records.len() as u64;
+        self.tell(PartitionInput::Committed { first, records })
+    }
+
+    /// The log commits all that was appended, in one batch.
+    pub(crate) fn commit(&mut self) -> Effects {
+        let records = self.appended.drain(..).collect();
+        self.commit_records(records)
+    }
+
+    pub(crate) fn announce(&mut self, epoch: u64) {
+        self.epoch = Epoch(epoch);
+        self.tell(PartitionInput::Announce { epoch: self.epoch });
+        self.commit();
+    }
+
+    /// A fresh limiter is asked for and told what runs; it has not answered.
+    pub(crate) fn begin_seed(&mut self) -> usize {
+        let effects = self.tell(PartitionInput::BeginSeed { epoch: self.epoch });
+        let Some(PartitionEffect::SeedLimiter { proposed }) = effects.last() else {
+            panic!("nothing is seeded: {effects:?}")
+        };
+        let mut running = proposed.clone();
+        let rows = self.replica.tables.running.iter();
+        running.extend(rows.map(|((vqueue, entry), row)| (*vqueue, *entry, row.token)));
+        let count = running.len();
+        assert!(self.tell(PartitionInput::SeedSent { running }).is_empty());
+        self.incarnation += 1;
+        count
+    }
+
+    /// The limiter that is being seeded answers.
+    pub(crate) fn seeded(&mut self, count: usize) -> Effects {
+        let permits = (1..=count as u64).map(|serial| self.permit(serial)).collect();
+        self.tell(PartitionInput::LimiterSeeded { permits })
+    }
+
+    pub(crate) fn seed(&mut self) {
+        let count = self.begin_seed();
+        let effects = self.seeded(count);
+        assert!(
+            matches!(effects.last(), Some(PartitionEffect::TellSeeded { .. })),
+            "seeded: {effects:?}"
+        );
+    }
+
+    pub(crate) fn drain(&mut self) -> Effects {
+        self.tell(PartitionInput::Drain { epoch: self.epoch })
+    }
+
+    /// Drains what is to be drained and opens the gate.
+    pub(crate) fn open(&mut self) -> Effects {
+        self.drain();
+        if !self.appended.is_empty() {
+            self.commit();
+        }
+        self.tell(PartitionInput::OpenGate { epoch: self.epoch })
+    }
+
+    pub(crate) fn permit(&self, serial: u64) -> PermitId {
+        PermitId { incarnation: Generation(self.incarnation), serial }
+    }
+
+    pub(crate) fn reply(&mut self) -> ReplyId {
+        self.replies += 1;
+        ReplyId(self.replies)
+    }
+
+    /// A client's command; appended and not committed.
+    pub(crate) fn propose(&mut self, command: Command) -> Effects {
+        let reply = self.reply();
+        self.tell(PartitionInput::Propose { command, reply })
+    }
+
+    /// Enqueues and commits; what follows.
+    pub(crate) fn enqueue(&mut self, entry: NewEntry) -> Effects {
+        self.propose(Command::Enqueue(Enqueue { entry }));
+        self.commit()
+    }
+
+    /// Enqueues an entry whose vqueue is cold; the vqueue's handle.
+    pub(crate) fn enqueue_cold(&mut self, n: u8, name: u8) -> VQueueHandle {
+        let effects = self.enqueue(new_entry(n, name));
+        spawned(&effects).expect("a cold vqueue is started").0
+    }
+
+    pub(crate) fn key(&self, n: u8) -> EntryKey {
+        self.replica.row(n).unwrap().key
+    }
+
+    /// A vqueue decides for an entry as it stands; proposed and not committed.
+    pub(crate) fn decide(&mut self, handle: VQueueHandle, n: u8, serial: u64) -> Effects {
+        let (key, permit) = (self.key(n), self.permit(serial));
+        let mut effects = self.tell(PartitionInput::Decide { handle, key, permit });
+        effects.extend(self.tell(PartitionInput::Flush));
+        effects
+    }
+
+    /// An entry of a cold vqueue that runs: its vqueue and its attempt.
+    pub(crate) fn start(&mut self, n: u8, name: u8, serial: u64) -> (VQueueHandle, AttemptToken) {
+        let handle = self.enqueue_cold(n, name);
+        self.decide(handle, n, serial);
+        let effects = self.commit();
+        (handle, runs(&effects)[0].1)
+    }
+
+    pub(crate) fn running(&self, n: u8) -> bool {
+        self.replica.tables.running.keys().any(|(_, id)| *id == entry(n))
+    }
+}
+
+/// The vqueue that was started, and what it was told is dispatched.
+pub(crate) fn spawned(effects: &Effects) -> Option<(VQueueHandle, VQueueId, Vec<EntryKey>)> {
+    effects.iter().find_map(|effect| match effect {
+        PartitionEffect::SpawnVQueue { handle, vqueue, dispatched } => {
+            Some((*handle, *vqueue, dispatched.clone()))
+        }
+        _ => None,
+    })
+}
+
+pub(crate) fn runs(effects: &Effects) -> Vec<(EntryId, AttemptToken)> {
+    let runs = effects.iter().filter_map(|effect| match effect {
+        PartitionEffect::Run(run) => Some((run.entry, run.token)),
+        _ => None,
+    });
+    runs.collect()
+}
+
+pub(crate) fn releases(effects: &Effects) -> Vec<Release> {
+    let releases = effects.iter().filter_map(|effect| match effect {
+        PartitionEffect::ToLimiter(LimiterMessage::Release(release)) => Some(*release),
+        _ => None,
+    });
+    releases.collect()
+}
+
+pub(crate) fn answers(effects: &Effects) -> Vec<Answer> {
+    let answers = effects.iter().filter_map(|effect| match effect {
+        PartitionEffect::Answer { answer, .. } => Some(answer.clone()),
+        _ => None,
+    });
+    answers.collect()
+}
+
+pub(crate) fn has(effects: &Effects, wanted: fn(&PartitionEffect) -> bool) -> bool {
+    effects.iter().any(wanted)
+}

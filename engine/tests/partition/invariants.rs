@@ -1,0 +1,177 @@
+//! What must hold of a partition's rows after every record, and of what is told of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay_engine::partition::{
+    apply::Applied,
+    mem::MemTables,
+    rows::{IdempotencyKey, Stage, VQueueMeta},
+};
+use forebay_messages::{AttemptToken, EntryId, EntryKey, Timestamp, VQueueId, VQueueName};
+
+/// Checks all rows against each other.
+pub(crate) fn check(tables: &MemTables) {
+    check_stages(tables);
+    check_counts(tables);
+    check_locks(tables);
+    check_ends(tables);
+    check_idempotency(tables);
+}
+
+/// An entry is in exactly one stage row, the one that its stage names.
+fn check_stages(tables: &MemTables) {
+    let (mut inbox, mut running, mut parked) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+    let mut places = BTreeSet::new();
+    for (id, row) in &tables.entries {
+        assert_eq!(row.key.entry, *id, "a place names its entry");
+        assert!(places.insert(row.key.seq), "two entries have one place");
+        match row.stage {
+            Stage::Inbox => assert!(inbox.insert((row.vqueue, row.key))),
+            Stage::Running => assert!(running.insert((row.vqueue, *id), row.token).is_none()),
+            Stage::Suspended | Stage::Paused => assert!(parked.insert((row.vqueue, *id))),
+            Stage::Finished => panic!("{id} is finished and has an entry row"),
+        }
+    }
+    assert_eq!(tables.inbox, inbox, "inbox rows are those of the entries that wait");
+    assert_eq!(tables.parked, parked, "parked rows are those of the entries set aside");
+    let rows: BTreeMap<_, _> = tables.running.iter().map(|(key, row)| (*key, row.token)).collect();
+    assert_eq!(rows, running, "running rows are those of the entries that run");
+}
+
+fn check_counts(tables: &MemTables) {
+    let mut counted: BTreeMap<VQueueId, VQueueMeta> = BTreeMap::new();
+    for row in tables.entries.values() {
+        *counted.entry(row.vqueue).or_default().count_mut(row.stage) += 1;
+    }
+    for row in tables.finished.values() {
+        *counted.entry(row.vqueue).or_default().count_mut(Stage::Finished) += 1;
+    }
+    for (id, meta) in &tables.vqueues {
+        assert!(!meta.is_empty(), "{id} has nothing and is remembered");
+        assert_eq!(meta.name.id(id.partition_key), *id, "a vqueue has the id of its name");
+        let mut counted = counted.remove(id).unwrap_or_default();
+        counted.name.clone_from(&meta.name);
+        counted.is_paused = meta.is_paused;
+        counted.created_at = meta.created_at;
+        assert_eq!(*meta, counted, "counts of {id}");
+    }
+    assert!(counted.is_empty(), "entries of vqueues that nobody knows: {counted:?}");
+}
+
+fn name_of(tables: &MemTables, vqueue: VQueueId) -> &VQueueName {
+    &tables.vqueues[&vqueue].name
+}
+
+/// A lock is held by the entry that runs or kept it, and by nobody else.
+fn check_locks(tables: &MemTables) {
+    let mut wanted = BTreeMap::new();
+    for (id, row) in &tables.entries {
+        let has_lock = name_of(tables, row.vqueue).has_lock();
+        assert!(has_lock || !row.key.has_lock, "{id} holds a lock that does not exist");
+        if has_lock && (row.stage == Stage::Running || row.key.has_lock) {
+            let other = wanted.insert(row.vqueue, *id);
+            assert_eq!(other, None, "two entries hold one lock");
+        }
+    }
+    assert_eq!(tables.locks, wanted, "locks are held by those who run or kept them");
+}
+
+/// Of an entry that ended nothing is left but its result, and its payload if it failed.
+fn check_ends(tables: &MemTables) {
+    let mut payloads: BTreeSet<EntryId> = tables.entries.keys().copied().collect();
+    let mut timers = BTreeSet::new();
+    for (id, row) in &tables.finished {
+        assert!(!tables.entries.contains_key(id), "{id} ended and has an entry row");
+        if !row.outcome().is_success() {
+            payloads.insert(*id);
+        }
+        if row.expires_at < Timestamp::MAX {
+            timers.insert((row.expires_at, *id));
+        }
+    }
+    assert!(tables.payloads.keys().eq(payloads.iter()), "payloads are those still needed");
+    assert_eq!(tables.timers, timers, "timers are those of results that expire");
+}
+
+/// An idempotency key stands for the entry that carries it.
+fn check_idempotency(tables: &MemTables) {
+    let mut wanted = BTreeMap::new();
+    let live = tables.entries.iter().map(|(id, row)| (id, row.vqueue, &row.idempotency_key));
+    let ended = tables.finished.iter().map(|(id, row)| (id, row.vqueue, &row.idempotency_key));
+    for (id, vqueue, key) in live.chain(ended) {
+        let Some(key) = key else { continue };
+        let name = name_of(tables, vqueue);
+        let domain = VQueueName {
+            service: name.service.clone(),
+            scope: name.scope.clone(),
+            ..VQueueName::default()
+        };
+        let domain = domain.id(Default::default()).hash;
+        let other = wanted.insert(IdempotencyKey { domain, key: key.clone() }, *id);
+        assert_eq!(other, None, "two entries share an idempotency key");
+    }
+    let rows: BTreeMap<_, _> =
+        tables.idempotency.iter().map(|(key, row)| (key.clone(), row.entry)).collect();
+    assert_eq!(rows, wanted, "idempotency keys stand for entries that are there");
+}
+
+/// What somebody knows who only listens to what is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Shadow {
+    inbox: BTreeSet<(VQueueId, EntryKey)>,
+    running: BTreeMap<(VQueueId, EntryId), AttemptToken>,
+    locks: BTreeMap<VQueueId, EntryId>,
+}
+
+impl Shadow {
+    pub(crate) fn of(tables: &MemTables) -> Self {
+        Self {
+            inbox: tables.inbox.clone(),
+            running: tables.running.iter().map(|(key, row)| (*key, row.token)).collect(),
+            locks: tables.locks.clone(),
+        }
+    }
+
+    pub(crate) fn follow(&mut self, applied: &[Applied]) {
+        for applied in applied {
+            match applied {
+                Applied::InboxAdded { vqueue, key } => {
+                    assert!(self.inbox.insert((*vqueue, *key)), "told twice of {key:?}");
+                }
+                Applied::InboxRemoved { vqueue, key } => {
+                    assert!(self.inbox.remove(&(*vqueue, *key)), "never told of {key:?}");
+                }
+                Applied::Started { entry, vqueue, token, name, .. } => {
+                    let before = self.running.insert((*vqueue, *entry), *token);
+                    assert_eq!(before, None, "{entry} starts while it runs");
+                    if name.has_lock() {
+                        let holder = self.locks.insert(*vqueue, *entry);
+                        assert!(holder.is_none_or(|holder| holder == *entry), "a lock is stolen");
+                    }
+                }
+                Applied::AttemptOver { entry, vqueue, token, keeps_lock, .. } => {
+                    let before = self.running.remove(&(*vqueue, *entry));
+                    assert_eq!(before, Some(*token), "the attempt that is over ran");
+                    if !keeps_lock {
+                        self.locks.remove(vqueue);
+                    }
+                }
+                Applied::LockFreed { vqueue, entry } => {
+                    assert_eq!(self.locks.remove(vqueue), Some(*entry), "it held the lock");
+                    let runs = self.running.contains_key(&(*vqueue, *entry));
+                    assert!(!runs, "its permit gives the lock back");
+                }
+                Applied::DecisionVoid { vqueue, key, still_there, lock_holder, .. } => {
+                    let is_there = self.inbox.contains(&(*vqueue, *key));
+                    assert_eq!(*still_there, is_there, "whether the row is there");
+                    assert_eq!(*lock_holder, self.locks.get(vqueue).copied(), "who has the lock");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(crate) fn check(&self, tables: &MemTables) {
+        assert_eq!(*self, Self::of(tables), "what is told is what is stored");
+    }
+}

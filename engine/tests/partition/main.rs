@@ -1,0 +1,14 @@
+//! Tests of the partition: the state machine against a model, the leader's machine in
+//! a simulated node, and what was once wrong, by name.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod apply_model;
+mod apply_named;
+mod apply_ops;
+mod apply_property;
+mod desk;
+mod fixture;
+mod invariants;
+mod machine_named;
+mod machine_property;
+mod world;

@@ -1,0 +1,83 @@
+//! The real limiter or the strict fake.
+
+use forebay_engine::{
+    Machine,
+    limiter::{Limiter, LimiterConfig, LimiterEffect},
+};
+use forebay_messages::{
+    Generation, PermitId, Timestamp,
+    actor::{Granted, LimiterMessage},
+    rule::{Limits, RuleUpdate},
+};
+
+use super::fake_limiter::{FakeLimiter, SCOPE_LIMIT};
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Told {
+    Granted(Granted),
+    Seeded(Vec<PermitId>),
+}
+
+#[derive(Debug)]
+pub(crate) enum AnyLimiter {
+    Fake(FakeLimiter),
+    Real(Generation, Box<Limiter>),
+}
+
+/// The one rule that both enforce.
+pub(super) fn rule() -> RuleUpdate {
+    let limits = Limits::concurrency(u32::try_from(SCOPE_LIMIT).unwrap());
+    RuleUpdate::Upsert { pattern: "*".parse().unwrap(), limits }
+}
+
+impl AnyLimiter {
+    pub(super) fn new(is_real: bool, incarnation: Generation) -> Self {
+        if is_real {
+            let limiter = Limiter::new(incarnation, LimiterConfig::default());
+            return Self::Real(incarnation, Box::new(limiter));
+        }
+        Self::Fake(FakeLimiter::new(incarnation))
+    }
+
+    pub(super) fn incarnation(&self) -> Generation {
+        match self {
+            Self::Fake(fake) => fake.incarnation,
+            Self::Real(incarnation, _) => *incarnation,
+        }
+    }
+
+    /// Nothing is held that nobody has any more, and nobody gave anything back twice.
+    pub(crate) fn check_empty(&self) {
+        match self {
+            Self::Fake(fake) => {
+                assert_eq!(fake.held(), 0, "P2: every permit came back");
+                assert_eq!(fake.locks(), 0, "every lock came back");
+            }
+            Self::Real(_, real) => {
+                assert_eq!(real.held(), 0, "P2: every permit came back");
+                let stats = real.stats();
+                assert_eq!(stats.refused_unknown, 0, "P2: each came back once: {stats:?}");
+                assert_eq!(stats.refused_incarnation, 0, "P2: each to its limiter: {stats:?}");
+            }
+        }
+    }
+
+    pub(super) fn step(&mut self, now: Timestamp, message: LimiterMessage, told: &mut Vec<Told>) {
+        let real = match self {
+            Self::Fake(fake) => return fake.step(message, told),
+            Self::Real(_, real) => real,
+        };
+        let mut effects = Vec::new();
+        real.step(now, message, &mut effects);
+        real.check();
+        for effect in effects {
+            match effect {
+                LimiterEffect::Granted(granted) => told.push(Told::Granted(granted)),
+                LimiterEffect::Seeded { permits } => told.push(Told::Seeded(permits)),
+                // It would forget counters that nobody needs; a tick does no harm.
+                LimiterEffect::SetTimer(_) => {}
+                other => panic!("there is no lease here: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,552 @@
+//! One node: a replica with all its actors, each with its mailbox. Performs effects as
+//! the shells do, and checks what they must never be asked.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use forebay_engine::{
+    Machine,
+    leadership::{Leadership, LeadershipEffect, LeadershipInput},
+    partition::{
+        apply::Applied,
+        machine::{
+            Answer, AppliedBatch, EntryState, Partition, PartitionConfig, PartitionEffect,
+            PartitionInput, Phase, Refusal, RunAttempt,
+        },
+        mem::MemTables,
+        rows::Stage,
+        store::Tables,
+    },
+    vqueue::{Rest, VQueue, VQueueConfig, VQueueEffect},
+};
+use forebay_messages::{
+    AttemptToken, EntryId, Epoch, Lsn, NodeId, PartitionKey, Producer, Record, ReplyId, Timestamp,
+    VQueueHandle, VQueueId, VQueueName,
+    actor::{
+        Acquire, LimiterMessage, RefillDone, RefillFailed, RefillRequest, Release, Seed,
+        SeedRunning, VQueueMessage,
+    },
+    command::Command,
+};
+
+use super::{
+    any_limiter::{self, AnyLimiter, Told},
+    fake_limiter::SCOPE_LIMIT,
+    log::{Log, Request},
+};
+use crate::fixture::Replica;
+
+/// Vqueues found at a time.
+const PAGE_LEN: usize = 2;
+
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) machine: VQueue,
+    pub(crate) mailbox: VecDeque<VQueueMessage>,
+    name: Arc<VQueueName>,
+    pub(crate) timer: Option<Timestamp>,
+    pub(crate) refill: Option<RefillRequest>,
+    /// It said that it goes: it takes no further message.
+    is_gone: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Handler {
+    pub(crate) entry: EntryId,
+    name: VQueueName,
+    pub(crate) is_canceled: bool,
+}
+
+/// What all nodes share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) now: Timestamp,
+    pub(crate) log: Log,
+    pub(crate) epoch: u64,
+    /// Who asked, and what they were told.
+    pub(crate) answers: BTreeMap<ReplyId, Option<Answer>>,
+    /// Some nodes read their inboxes at once, others have a worker do it.
+    pub(crate) reads_block: bool,
+    /// A queue with a head in the future is asked to go as well.
+    pub(crate) sleepers_go: bool,
+    /// The limiter is the real one and not a strict fake.
+    pub(crate) limiter_is_real: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) index: usize,
+    pub(crate) replica: Replica,
+    /// What a crash leaves.
+    pub(crate) flushed: MemTables,
+    pub(crate) delivered: usize,
+    pub(crate) partition: Partition,
+    pub(crate) mailbox: VecDeque<PartitionInput>,
+    pub(crate) supervisor: Leadership,
+    pub(crate) orders: VecDeque<LeadershipInput>,
+    pub(crate) limiter: Option<AnyLimiter>,
+    pub(crate) asked: VecDeque<LimiterMessage>,
+    /// Limiters that were started and have nobody's place yet; `None` is dead.
+    pub(crate) started: VecDeque<Option<AnyLimiter>>,
+    pub(crate) vqueues: BTreeMap<VQueueHandle, Active>,
+    pub(crate) handlers: BTreeMap<AttemptToken, Handler>,
+    pub(crate) wake_at: Option<Timestamp>,
+    pub(crate) retry_at: Vec<Timestamp>,
+    /// How often the supervisor was told that an epoch is drained.
+    pub(crate) drained: BTreeMap<Epoch, usize>,
+    /// How many limiters were seeded.
+    pub(crate) seeds: usize,
+}
+
+impl Node {
+    pub(crate) fn new(index: usize, tables: MemTables) -> Self {
+        let replica = Replica::over(tables.clone());
+        let id = NodeId(u32::try_from(index).unwrap());
+        let config = PartitionConfig {
+            node: id,
+            key_first: PartitionKey(0),
+            key_last: PartitionKey(u64::MAX),
+            dispatches: true,
+        };
+        let applied = replica.state.applied_lsn;
+        Self {
+            index,
+            flushed: tables,
+            delivered: usize::try_from(applied.0).unwrap(),
+            partition: Partition::new(config, applied),
+            mailbox: VecDeque::new(),
+            supervisor: Leadership::new(id, replica.state.leader_epoch),
+            orders: VecDeque::new(),
+            limiter: None,
+            asked: VecDeque::new(),
+            started: VecDeque::new(),
+            vqueues: BTreeMap::new(),
+            handlers: BTreeMap::new(),
+            wake_at: None,
+            retry_at: Vec::new(),
+            drained: BTreeMap::new(),
+            seeds: 0,
+            replica,
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.partition.phase() == Phase::Leading
+    }
+
+    /// Steps the partition and everything that answers it at once.
+    pub(crate) fn step_partition(&mut self, input: PartitionInput, shared: &mut Shared) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut effects = Vec::new();
+            self.partition.step(shared.now, input, &mut effects);
+            self.partition.check();
+            for effect in effects {
+                self.perform(effect, &mut inputs, shared);
+            }
+        }
+        assert!(self.leads() || self.vqueues.is_empty(), "P4: only a leader has vqueues");
+        self.check_handlers();
+    }
+
+    fn perform(
+        &mut self,
+        effect: PartitionEffect,
+        inputs: &mut VecDeque<PartitionInput>,
+        shared: &mut Shared,
+    ) {
+        match effect {
+            PartitionEffect::Append { epoch, record } => {
+                self.check_proposal(epoch, &record);
+                shared.log.requests.push_back(Request::Append { node: self.index, epoch, record });
+            }
+            PartitionEffect::Apply { first, records } => {
+                inputs.push_back(PartitionInput::Applied(self.apply(first, &records)));
+            }
+            PartitionEffect::Answer { to, answer } => {
+                let before = shared.answers.get_mut(&to).unwrap();
+                assert_eq!(*before, None, "{to} is answered once");
+                *before = Some(answer);
+            }
+            PartitionEffect::LookUp { entry } => {
+                let tables = &self.replica.tables;
+                let state = if tables.entries.contains_key(&entry) {
+                    EntryState::Live
+                } else {
+                    let finished = tables.finished.get(&entry);
+                    finished.map_or(EntryState::Unknown, |row| EntryState::Finished(row.outcome()))
+                };
+                inputs.push_back(PartitionInput::LookedUp { entry, state });
+            }
+            PartitionEffect::ScheduleFlush => self.mailbox.push_back(PartitionInput::Flush),
+            PartitionEffect::CheckExpired { until } => {
+                if !self.replica.tables.timers_until(until, 1).unwrap().is_empty() {
+                    inputs.push_back(PartitionInput::ExpiredFound { until });
+                }
+            }
+            PartitionEffect::TellAnnounced { .. }
+            | PartitionEffect::TellSeeded { .. }
+            | PartitionEffect::TellDrained { .. }
+            | PartitionEffect::TellRefused(_) => self.tell_supervisor(effect),
+            PartitionEffect::SeedLimiter { proposed } => {
+                let Some(next) = self.started.pop_front() else { return };
+                self.limiter = next;
+                self.asked.clear();
+                let (seed, running) = self.seed(proposed);
+                inputs.push_back(PartitionInput::SeedSent { running });
+                self.seeds += 1;
+                self.tell_limiter(LimiterMessage::Seed(Box::new(seed)));
+            }
+            PartitionEffect::ToLimiter(message) => self.tell_limiter(message),
+            PartitionEffect::FindVQueues { after } => self.find_vqueues(after),
+            PartitionEffect::WakeAt(at) => self.wake_at = Some(at),
+            PartitionEffect::SpawnVQueue { handle, vqueue, dispatched } => {
+                if !self.spawn(handle, vqueue, dispatched, shared) {
+                    let rest = Rest::Empty;
+                    inputs.push_back(PartitionInput::Passivated { handle, rest });
+                }
+            }
+            PartitionEffect::StopVQueue(handle) => {
+                // One that died is gone already; one without a meta row never was.
+                self.vqueues.remove(&handle);
+            }
+            PartitionEffect::ToVQueue(handle, message) => self.tell_vqueue(handle, message),
+            PartitionEffect::Run(run) => self.run(run),
+            PartitionEffect::Abort { token, .. } => {
+                self.handlers.remove(&token);
+            }
+            PartitionEffect::Cancel { token, .. } => {
+                if let Some(handler) = self.handlers.get_mut(&token) {
+                    handler.is_canceled = true;
+                }
+            }
+        }
+    }
+
+    fn tell_supervisor(&mut self, effect: PartitionEffect) {
+        match effect {
+            PartitionEffect::TellAnnounced { node, epoch } => {
+                self.orders.push_back(LeadershipInput::Announced { node, epoch });
+            }
+            PartitionEffect::TellSeeded { epoch } => {
+                self.orders.push_back(LeadershipInput::Seeded { epoch });
+            }
+            PartitionEffect::TellDrained { epoch } => {
+                *self.drained.entry(epoch).or_default() += 1;
+                self.orders.push_back(LeadershipInput::Drained { epoch });
+            }
+            PartitionEffect::TellRefused(refusal) => {
+                let fenced_by = match &refusal {
+                    Refusal::Fenced { current } => Some(*current),
+                    Refusal::Failed { .. } => None,
+                };
+                let reason = format!("{refusal:?}");
+                self.orders.push_back(LeadershipInput::Refused { reason, fenced_by });
+            }
+            other => unreachable!("not for the supervisor: {other:?}"),
+        }
+    }
+
+    /// P4: nothing is decided before attempts of earlier epochs are drained.
+    fn check_proposal(&self, epoch: Epoch, record: &Record) {
+        if let Some(Command::SchedulerDecisions(_)) = &record.command {
+            let running = &self.replica.tables.running;
+            assert!(
+                running.values().all(|row| row.token.epoch == epoch),
+                "P4: a decision is proposed while attempts of earlier epochs run"
+            );
+        }
+    }
+
+    fn apply(&mut self, first: Lsn, records: &[Arc<Record>]) -> AppliedBatch {
+        let (mut replies, mut applied) = (Vec::new(), Vec::<Applied>::new());
+        assert_eq!(first, self.replica.state.applied_lsn.next(), "P1: no gap");
+        for record in records {
+            let reply = self.replica.apply(record);
+            let own = match &record.producer {
+                Some(Producer::Leader(own)) => Some(*own),
+                _ => None,
+            };
+            replies.push((own, reply));
+            applied.append(&mut self.replica.applied);
+            self.check_limits();
+        }
+        AppliedBatch { last: self.replica.state.applied_lsn, replies, applied }
+    }
+
+    fn check_limits(&self) {
+        let tables = &self.replica.tables;
+        let mut running: BTreeMap<_, usize> = BTreeMap::new();
+        for row in tables.entries.values().filter(|row| row.stage == Stage::Running) {
+            let name = &tables.vqueues[&row.vqueue].name;
+            if let Some(scope) = &name.scope {
+                *running.entry(scope).or_default() += 1;
+            }
+        }
+        assert!(running.values().all(|count| *count <= SCOPE_LIMIT), "a limit: {running:?}");
+    }
+
+    /// What a leader's handlers run is what its rows say runs.
+    fn check_handlers(&self) {
+        let epoch = self.replica.state.leader_epoch;
+        if !self.leads() {
+            return;
+        }
+        for (token, handler) in self.handlers.iter().filter(|(token, _)| token.epoch == epoch) {
+            let row = self.replica.tables.entries.get(&handler.entry);
+            let runs = row.is_some_and(|row| row.stage == Stage::Running && row.token == *token);
+            assert!(runs, "{token} of {} runs and nobody stopped it", handler.entry);
+        }
+    }
+
+    fn seed(
+        &self,
+        proposed: Vec<(VQueueId, EntryId, AttemptToken)>,
+    ) -> (Seed, Vec<(VQueueId, EntryId, AttemptToken)>) {
+        let tables = &self.replica.tables;
+        let mut running = proposed;
+        let rows = tables.running.iter();
+        running.extend(rows.map(|((vqueue, entry), row)| (*vqueue, *entry, row.token)));
+        let name = |vqueue| {
+            let meta = tables.vqueues.get(vqueue).cloned().unwrap_or_default();
+            Arc::new(meta.name)
+        };
+        let seed = Seed {
+            rules: vec![any_limiter::rule()],
+            locks: tables.locks.iter().map(|(vqueue, entry)| (*vqueue, *entry)).collect(),
+            running: running
+                .iter()
+                .map(|(vqueue, entry, _)| SeedRunning {
+                    entry: *entry,
+                    vqueue: *vqueue,
+                    name: name(vqueue),
+                })
+                .collect(),
+        };
+        (seed, running)
+    }
+
+    fn tell_limiter(&mut self, message: LimiterMessage) {
+        if self.limiter.is_some() {
+            self.asked.push_back(message);
+        }
+    }
+
+    fn find_vqueues(&mut self, after: Option<VQueueId>) {
+        let page = self.replica.tables.vqueues_after(after, PAGE_LEN).unwrap();
+        let next = page.last().map(|(id, _)| *id);
+        let found = page.into_iter().filter(|(_, meta)| meta.inbox > 0 && !meta.is_paused);
+        let found = found.map(|(id, _)| id).collect();
+        self.mailbox.push_back(PartitionInput::VQueuesFound { found, next });
+    }
+
+    fn spawn(
+        &mut self,
+        handle: VQueueHandle,
+        vqueue: VQueueId,
+        dispatched: Vec<forebay_messages::EntryKey>,
+        shared: &mut Shared,
+    ) -> bool {
+        let others = self.vqueues.values();
+        assert!(others.map(|it| it.machine.id()).all(|id| id != vqueue), "P5: one incarnation");
+        let Some(meta) = self.replica.tables.vqueues.get(&vqueue) else { return false };
+        let has_lock = meta.name.has_lock();
+        let config = VQueueConfig {
+            id: vqueue,
+            has_lock,
+            quantum: if has_lock { 1 } else { 2 },
+            paused: meta.is_paused,
+            draining: false,
+        };
+        let active = Active {
+            machine: VQueue::new(config, dispatched),
+            mailbox: VecDeque::new(),
+            name: Arc::new(meta.name.clone()),
+            timer: None,
+            refill: None,
+            is_gone: false,
+        };
+        self.vqueues.insert(handle, active);
+        let mut effects = Vec::new();
+        self.vqueues.get_mut(&handle).unwrap().machine.start(shared.now, &mut effects);
+        self.perform_vqueue(handle, effects, shared);
+        true
+    }
+
+    pub(crate) fn tell_vqueue(&mut self, handle: VQueueHandle, message: VQueueMessage) {
+        if let Some(active) = self.vqueues.get_mut(&handle) {
+            active.mailbox.push_back(message);
+        }
+    }
+
+    pub(crate) fn step_vqueue(
+        &mut self,
+        handle: VQueueHandle,
+        message: VQueueMessage,
+        shared: &mut Shared,
+    ) {
+        let active = self.vqueues.get_mut(&handle).unwrap();
+        if active.is_gone {
+            return;
+        }
+        let mut effects = Vec::new();
+        active.machine.step(shared.now, message, &mut effects);
+        active.machine.check();
+        self.perform_vqueue(handle, effects, shared);
+    }
+
+    fn perform_vqueue(
+        &mut self,
+        handle: VQueueHandle,
+        effects: Vec<VQueueEffect>,
+        shared: &mut Shared,
+    ) {
+        let mut read = None;
+        for effect in effects {
+            let active = self.vqueues.get_mut(&handle).unwrap();
+            match effect {
+                VQueueEffect::Acquire { count, lock } => {
+                    let (vqueue, name) = (active.machine.id(), Arc::clone(&active.name));
+                    let ask = Acquire { handle, vqueue, name, count, lock };
+                    self.tell_limiter(LimiterMessage::Acquire(ask));
+                }
+                VQueueEffect::Withdraw => self.tell_limiter(LimiterMessage::Withdraw(handle)),
+                VQueueEffect::ReturnPermit(permit) => {
+                    let release = Release { permit, keep_lock: None };
+                    self.tell_limiter(LimiterMessage::Release(release));
+                }
+                VQueueEffect::Decide { key, permit } => {
+                    self.mailbox.push_back(PartitionInput::Decide { handle, key, permit });
+                }
+                VQueueEffect::ReadInbox(request) if shared.reads_block => {
+                    active.refill = Some(request);
+                }
+                VQueueEffect::ReadInbox(request) => read = Some(request),
+                VQueueEffect::ArmTimer(at) | VQueueEffect::RetryRefillAt(at) => {
+                    active.timer = Some(at);
+                }
+                VQueueEffect::DisarmTimer => active.timer = None,
+                VQueueEffect::Passivated(rest) => {
+                    active.is_gone = true;
+                    self.mailbox.push_back(PartitionInput::Passivated { handle, rest });
+                }
+                VQueueEffect::StillNeeded => {
+                    self.mailbox.push_back(PartitionInput::StillNeeded(handle));
+                }
+                VQueueEffect::Idle(Rest::Until(_)) if !shared.sleepers_go => {}
+                VQueueEffect::Idle(_) => self.mailbox.push_back(PartitionInput::Idle(handle)),
+            }
+        }
+        if let Some(request) = read {
+            self.read(handle, &request, shared);
+        }
+    }
+
+    pub(crate) fn read(
+        &mut self,
+        handle: VQueueHandle,
+        request: &RefillRequest,
+        shared: &mut Shared,
+    ) {
+        let tables = &self.replica.tables;
+        let (rows, reached_end) = tables.inbox_after(request.vqueue, request.after, request.limit);
+        let done = RefillDone { id: request.id, rows, reached_end };
+        self.step_vqueue(handle, VQueueMessage::RefillDone(done), shared);
+    }
+
+    pub(crate) fn fail_read(
+        &mut self,
+        handle: VQueueHandle,
+        request: &RefillRequest,
+        shared: &mut Shared,
+    ) {
+        let failed = RefillFailed { id: request.id, reason: "broken".to_owned() };
+        self.step_vqueue(handle, VQueueMessage::RefillFailed(failed), shared);
+    }
+
+    fn run(&mut self, run: RunAttempt) {
+        assert!(
+            self.replica.tables.payloads.contains_key(&run.entry),
+            "{} is run and has no payload any more",
+            run.entry
+        );
+        for (token, other) in &self.handlers {
+            assert_ne!(other.entry, run.entry, "{token} runs already");
+            let excludes = run.name.has_lock() && other.name == run.name;
+            assert!(!excludes, "{token} of the same locked vqueue runs already");
+        }
+        let handler = Handler { entry: run.entry, name: run.name, is_canceled: false };
+        let before = self.handlers.insert(run.token, handler);
+        assert!(before.is_none(), "an attempt starts once");
+    }
+
+    pub(crate) fn step_limiter(&mut self, shared: &Shared) {
+        let message = self.asked.pop_front().unwrap();
+        let mut told = Vec::new();
+        self.limiter.as_mut().unwrap().step(shared.now, message, &mut told);
+        for told in told {
+            match told {
+                Told::Granted(granted) => {
+                    self.tell_vqueue(granted.handle, VQueueMessage::Granted(granted.permits));
+                }
+                Told::Seeded(permits) => {
+                    self.mailbox.push_back(PartitionInput::LimiterSeeded { permits });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn step_supervisor(&mut self, input: LeadershipInput, shared: &mut Shared) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut effects = Vec::new();
+            self.supervisor.step(shared.now, input, &mut effects);
+            for effect in effects {
+                self.perform_order(effect, &mut inputs, shared);
+            }
+        }
+    }
+
+    fn perform_order(
+        &mut self,
+        effect: LeadershipEffect,
+        inputs: &mut VecDeque<LeadershipInput>,
+        shared: &mut Shared,
+    ) {
+        match effect {
+            LeadershipEffect::ObtainEpoch { above } => {
+                shared.epoch = shared.epoch.max(above.0) + 1;
+                inputs.push_back(LeadershipInput::EpochObtained(Epoch(shared.epoch)));
+            }
+            LeadershipEffect::Fence { epoch } => {
+                shared.log.requests.push_back(Request::Fence { node: self.index, epoch });
+            }
+            LeadershipEffect::Announce { epoch } => {
+                self.mailbox.push_back(PartitionInput::Announce { epoch });
+            }
+            LeadershipEffect::StartLimiter { incarnation } => {
+                let limiter = AnyLimiter::new(shared.limiter_is_real, incarnation);
+                self.started.push_back(Some(limiter));
+            }
+            LeadershipEffect::Seed { epoch } => {
+                self.mailbox.push_back(PartitionInput::BeginSeed { epoch });
+            }
+            LeadershipEffect::Drain { epoch } => {
+                self.mailbox.push_back(PartitionInput::Drain { epoch });
+            }
+            LeadershipEffect::OpenGate { epoch } => {
+                self.mailbox.push_back(PartitionInput::OpenGate { epoch });
+            }
+            LeadershipEffect::StopLeading => self.mailbox.push_back(PartitionInput::StopLeading),
+            LeadershipEffect::StopLimiter => {
+                self.limiter = None;
+                self.started.clear();
+                self.asked.clear();
+            }
+            LeadershipEffect::Report(_) | LeadershipEffect::Warn(_) => {}
+            LeadershipEffect::RetryAt(at) => self.retry_at.push(at),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Which rule governs a key.
+
+use std::num::NonZeroU32;
+
+use forebay_engine::rules::{RuleBook, RuleLookup};
+use forebay_messages::{
+    VQueueName,
+    rule::{Limits, Pattern, RuleUpdate},
+};
+use proptest::prelude::*;
+
+use super::{after, create, pattern};
+
+fn upsert(text: &str, limits: Limits) -> RuleUpdate {
+    RuleUpdate::Upsert { pattern: pattern(text), limits }
+}
+
+fn lookup(patterns: &[&str]) -> RuleLookup {
+    let updates: Vec<_> =
+        patterns.iter().map(|text| upsert(text, Limits::concurrency(1))).collect();
+    RuleLookup::from_updates(&updates)
+}
+
+fn governs(lookup: &RuleLookup, key: &str) -> Option<String> {
+    let key: Vec<_> = key.split('/').collect();
+    lookup.governing(&key).map(|rule| rule.pattern.to_string())
+}
+
+#[test]
+fn precedence_of_all_eight_ranks() {
+    let by_rank = ["s/a/b", "s/a/*", "s/*/b", "s/*/*", "*/a/b", "*/a/*", "*/*/b", "*/*/*"];
+    for (strongest, expected) in by_rank.iter().enumerate() {
+        let lookup = lookup(&by_rank[strongest..]);
+        assert_eq!(governs(&lookup, "s/a/b").as_deref(), Some(*expected));
+        assert_eq!(pattern(expected).rank(), 7 - u8::try_from(strongest).unwrap());
+    }
+    // Scope is the most significant: 110 beats 101 beats 011.
+    let all = lookup(&["scope/foo/*", "scope/*/bar", "*/foo/bar"]);
+    assert_eq!(governs(&all, "scope/foo/bar").as_deref(), Some("scope/foo/*"));
+    assert_eq!(governs(&all, "scope/x/bar").as_deref(), Some("scope/*/bar"));
+    assert_eq!(governs(&all, "other/foo/bar").as_deref(), Some("*/foo/bar"));
+    assert_eq!(governs(&all, "other/x/bar"), None);
+}
+
+#[test]
+fn a_rule_applies_to_keys_of_its_own_depth_only() {
+    let lookup = lookup(&["*", "s/*", "a/b/c"]);
+    assert_eq!(governs(&lookup, "s").as_deref(), Some("*"));
+    assert_eq!(governs(&lookup, "s/a").as_deref(), Some("s/*"));
+    assert_eq!(governs(&lookup, "t/a"), None);
+    assert_eq!(governs(&lookup, "s/a/b"), None);
+    assert_eq!(lookup.resolve(&[]), None);
+    assert_eq!(lookup.resolve(&["a", "b", "c", "d"]), None);
+}
+
+#[test]
+fn a_removed_rule_uncovers_the_one_below_and_the_generation_moves_with_each_update() {
+    let mut lookup = lookup(&["s/a", "s/*"]);
+    let before = lookup.generation();
+    lookup.apply(&RuleUpdate::Remove { pattern: pattern("s/a") });
+    assert_eq!(governs(&lookup, "s/a").as_deref(), Some("s/*"));
+    lookup.apply(&RuleUpdate::Remove { pattern: pattern("s/a") });
+    assert_eq!((lookup.len(), lookup.generation()), (1, before + 2));
+    lookup.apply(&RuleUpdate::Remove { pattern: pattern("s/*") });
+    assert!(lookup.is_empty());
+    assert_eq!(governs(&lookup, "s/a"), None);
+}
+
+#[test]
+fn what_if_tells_the_rule_that_governs_and_the_one_that_would() {
+    let lookup = lookup(&["s/*", "s/a"]);
+    let updates =
+        [RuleUpdate::Remove { pattern: pattern("s/a") }, upsert("s/*", Limits::concurrency(7))];
+    let answer = lookup.what_if(&updates, &["s", "a"]);
+    assert_eq!(answer.now.unwrap().pattern, pattern("s/a"));
+    let then = answer.then.unwrap();
+    assert_eq!((then.pattern, then.limits), (pattern("s/*"), Limits::concurrency(7)));
+    assert_eq!(governs(&lookup, "s/a").as_deref(), Some("s/a"), "nothing was changed");
+}
+
+#[test]
+fn the_tightest_backlog_of_all_levels_wins_and_the_deepest_of_equal_ones() {
+    let backlog = |limit| Limits { backlog: NonZeroU32::new(limit), ..Limits::default() };
+    let name = |scope: &str, key: &str| {
+        VQueueName::service("resize").with_scope(scope).with_limit_key(key).unwrap()
+    };
+    let rules = [
+        upsert("s", backlog(100)),
+        upsert("s/*", backlog(50)),
+        upsert("s/gold", Limits::concurrency(1)),
+        upsert("s/*/*", backlog(50)),
+        upsert("s/gold/*", backlog(200)),
+    ];
+    let lookup = RuleLookup::from_updates(&rules);
+    let limit = |name: &VQueueName| {
+        lookup.backlog_limit(name).map(|(pattern, limit)| (pattern.to_string(), limit))
+    };
+    let found = |text: &str, limit| Some((text.to_owned(), limit));
+    assert_eq!(limit(&name("s", "tin/x")), found("s/*/*", 50));
+    assert_eq!(limit(&name("s", "tin")), found("s/*", 50));
+    // `s/gold` governs its level and limits no backlog: `s/*` does not shine through.
+    assert_eq!(limit(&name("s", "gold/x")), found("s", 100));
+    assert_eq!(limit(&name("t", "gold/x")), None);
+    assert_eq!(limit(&VQueueName::service("resize")), None);
+}
+
+#[test]
+fn a_lookup_of_a_book_knows_its_active_rules() {
+    let book = after(&RuleBook::default(), &[create("a", 1), create("*", 2)]);
+    let lookup = RuleLookup::from_updates(&book.diff_from_empty());
+    let rule = lookup.governing(&["a"]).unwrap();
+    assert_eq!((rule.id, rule.limits), (pattern("a").rule_id(), Limits::concurrency(1)));
+    assert_eq!(lookup.governing(&["b"]).unwrap().pattern, pattern("*"));
+}
+
+fn patterns() -> impl Strategy<Value = Pattern> {
+    prop::collection::vec(prop::sample::select(vec!["*", "a", "b"]), 1..=3)
+        .prop_map(|parts| parts.join("/").parse().unwrap())
+}
+
+proptest! {
+    #[test]
+    fn a_lookup_finds_what_a_scan_finds(
+        updates in prop::collection::vec((patterns(), any::<bool>()), 0..40),
+        key in prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..=3),
+    ) {
+        let mut lookup = RuleLookup::default();
+        let mut scanned: Vec<Pattern> = Vec::new();
+        for (pattern, there) in updates {
+            scanned.retain(|other| *other != pattern);
+            let update = if there {
+                scanned.push(pattern.clone());
+                RuleUpdate::Upsert { pattern, limits: Limits::default() }
+            } else {
+                RuleUpdate::Remove { pattern }
+            };
+            lookup.apply(&update);
+            prop_assert_eq!(lookup.len(), scanned.len());
+        }
+        let best = scanned.iter().filter(|pattern| pattern.matches(&key)).max_by_key(|p| p.rank());
+        prop_assert_eq!(lookup.governing(&key).map(|rule| &rule.pattern), best);
+    }
+}

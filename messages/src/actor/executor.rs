@@ -1,0 +1,39 @@
+//! What the executor tells a partition.
+
+use bytes::Bytes;
+use bytestring::ByteString;
+
+use crate::Timestamp;
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// The handler returned.
+    Success(Bytes),
+    /// It failed and trying again is useless.
+    Terminal {
+        /// What went wrong.
+        message: ByteString,
+        /// Bytes beside the message.
+        detail: Bytes,
+    },
+    /// It failed (or panicked, or ran out of time) and may be tried again.
+    Retry {
+        /// What went wrong.
+        message: ByteString,
+        /// Bytes beside the message.
+        detail: Bytes,
+        /// Any number; decides the jitter of the wait.
+        random: u32,
+    },
+    /// It wants to be called again; this uses up no attempt.
+    Snooze {
+        /// When.
+        until: Timestamp,
+    },
+    /// It stopped because it was asked to.
+    Canceled {
+        /// What it said.
+        message: ByteString,
+    },
+}

@@ -1,0 +1,245 @@
+//! Commands about entries.
+
+use bilrost::{Enumeration, Message};
+use bytes::Bytes;
+use bytestring::ByteString;
+
+use crate::{AttemptToken, EntryId, EntryKey, Outcome, Timestamp, VQueueId, VQueueName};
+
+/// When a failed attempt is followed by another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Message)]
+pub struct RetryPolicy {
+    /// How many attempts in all; 0 means no limit.
+    #[bilrost(1)]
+    pub attempts_max: u32,
+    /// Wait after the first failed attempt, in milliseconds.
+    #[bilrost(2)]
+    pub backoff_first_ms: u64,
+    /// Longest wait, in milliseconds.
+    #[bilrost(3)]
+    pub backoff_max_ms: u64,
+    /// Growth of the wait from attempt to attempt, in percent (200 doubles it).
+    #[bilrost(4)]
+    pub growth_percent: u32,
+    /// Random share taken off each wait, in percent of it (0 to 100).
+    #[bilrost(5)]
+    pub jitter_percent: u32,
+}
+
+impl Default for RetryPolicy {
+    /// Ten attempts, 100 ms doubling to at most one minute, 20 % jitter.
+    fn default() -> Self {
+        Self {
+            attempts_max: 10,
+            backoff_first_ms: 100,
+            backoff_max_ms: 60_000,
+            growth_percent: 200,
+            jitter_percent: 20,
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// One attempt and no more.
+    pub const NONE: Self = Self {
+        attempts_max: 1,
+        backoff_first_ms: 0,
+        backoff_max_ms: 0,
+        growth_percent: 100,
+        jitter_percent: 0,
+    };
+}
+
+/// An entry as its client made it.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub struct NewEntry {
+    /// Made by the client; enqueueing it twice adds nothing.
+    #[bilrost(1)]
+    pub id: EntryId,
+    /// Where it belongs.
+    #[bilrost(2)]
+    pub vqueue: VQueueName,
+    /// What the handler is given.
+    #[bilrost(3)]
+    pub payload: Bytes,
+    /// Not before this time; absent means "now", made monotonic when applied.
+    #[bilrost(4)]
+    pub run_at: Option<Timestamp>,
+    /// A second enqueue with the same key (under service and scope) yields the first.
+    #[bilrost(5)]
+    pub idempotency_key: Option<ByteString>,
+    /// What happens after a failed attempt.
+    #[bilrost(6)]
+    pub retry: Option<RetryPolicy>,
+    /// How long the result is kept, in milliseconds; absent means the default,
+    /// `u64::MAX` until it is purged.
+    #[bilrost(7)]
+    pub retention_ms: Option<u64>,
+}
+
+/// One new entry.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub struct Enqueue {
+    /// The entry.
+    #[bilrost(1)]
+    pub entry: NewEntry,
+}
+
+/// Several new entries, all or none.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub struct EnqueueBatch {
+    /// The entries, in order.
+    #[bilrost(1)]
+    pub entries: Vec<NewEntry>,
+}
+
+/// One entry starts to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+pub struct Decision {
+    /// Its vqueue.
+    #[bilrost(1)]
+    pub vqueue: VQueueId,
+    /// Its place in the inbox; another place makes the decision a no-op.
+    #[bilrost(tag(2))]
+    pub key: EntryKey,
+    /// Token of the attempt that starts.
+    #[bilrost(3)]
+    pub token: AttemptToken,
+}
+
+/// Entries that start to run.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub struct SchedulerDecisions {
+    /// One per entry.
+    #[bilrost(1)]
+    pub decisions: Vec<Decision>,
+}
+
+/// An attempt ended for good.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub struct Complete {
+    /// The entry.
+    #[bilrost(1)]
+    pub entry: EntryId,
+    /// The attempt; an older token makes this a no-op.
+    #[bilrost(2)]
+    pub token: AttemptToken,
+    /// How it ended.
+    #[bilrost(oneof(3, 4))]
+    pub outcome: Option<CompleteOutcome>,
+}
+
+/// An [`Outcome`] with the tags it has inside [`Complete`].
+#[derive(Clone, Debug, PartialEq, Eq, bilrost::Oneof)]
+pub enum CompleteOutcome {
+    /// See [`Outcome::Success`].
+    #[bilrost(3)]
+    Success(Bytes),
+    /// See [`Outcome::Failure`].
+    #[bilrost(4)]
+    Failure(crate::outcome::Failure),
+}
+
+impl From<Outcome> for CompleteOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Success(bytes) => Self::Success(bytes),
+            Outcome::Failure(failure) => Self::Failure(failure),
+        }
+    }
+}
+
+impl From<CompleteOutcome> for Outcome {
+    fn from(outcome: CompleteOutcome) -> Self {
+        match outcome {
+            CompleteOutcome::Success(bytes) => Self::Success(bytes),
+            CompleteOutcome::Failure(failure) => Self::Failure(failure),
+        }
+    }
+}
+
+/// Why an entry goes back to its inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enumeration)]
+#[repr(u32)]
+pub enum RetryReason {
+    /// The attempt failed; it counts.
+    Failed = 0,
+    /// The handler asked to be called later; it does not count.
+    Snoozed = 1,
+    /// The leader changed (or the process restarted); it does not count.
+    LeaderChange = 2,
+}
+
+/// An attempt ended and the entry goes back to its inbox.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub struct RetryAttempt {
+    /// The entry.
+    #[bilrost(1)]
+    pub entry: EntryId,
+    /// The attempt; an older token makes this a no-op.
+    #[bilrost(2)]
+    pub token: AttemptToken,
+    /// Why.
+    #[bilrost(3)]
+    pub reason: RetryReason,
+    /// When it may run again.
+    #[bilrost(4)]
+    pub run_at: Timestamp,
+    /// What went wrong.
+    #[bilrost(5)]
+    pub message: ByteString,
+    /// Bytes a handler may leave beside the message.
+    #[bilrost(6)]
+    pub detail: Bytes,
+}
+
+/// Entries a command is for: one by id, or all that match a filter.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct EntrySelector {
+    /// Exactly these entries; when empty, the filter decides.
+    #[bilrost(1)]
+    pub entries: Vec<EntryId>,
+    /// Only of this service.
+    #[bilrost(2)]
+    pub service: Option<ByteString>,
+    /// Only of this scope.
+    #[bilrost(3)]
+    pub scope: Option<ByteString>,
+    /// Only of this limit key (`l1` or `l1/l2`; `l1` includes everything below).
+    #[bilrost(4)]
+    pub limit_key: Option<ByteString>,
+    /// Only in this stage (number of the stage, as printed in the stage's docs).
+    #[bilrost(5)]
+    pub stage: Option<u32>,
+    /// Only entries created at or before this time.
+    #[bilrost(6)]
+    pub created_until: Option<Timestamp>,
+}
+
+/// Vqueues a command is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct VQueueSelector {
+    /// Exactly these vqueues; when empty, the filter decides.
+    #[bilrost(1)]
+    pub vqueues: Vec<VQueueId>,
+    /// Only of this service.
+    #[bilrost(2)]
+    pub service: Option<ByteString>,
+    /// Only of this scope.
+    #[bilrost(3)]
+    pub scope: Option<ByteString>,
+    /// Only of this limit key.
+    #[bilrost(4)]
+    pub limit_key: Option<ByteString>,
+}
+
+/// Another time for one entry.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub struct Reschedule {
+    /// The entries.
+    #[bilrost(1)]
+    pub selector: EntrySelector,
+    /// Their new time, which is also their place in the queue.
+    #[bilrost(2)]
+    pub run_at: Timestamp,
+}

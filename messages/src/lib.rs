@@ -1,0 +1,30 @@
+//! The vocabulary of forebay: ids, ordered keys, rules, commands, log records and
+//! the messages that actors pass to each other.
+//!
+//! Owns: every name that crosses a crate boundary, and the bytes of ids, keys and
+//! records. Must always hold: the bytes are pinned by golden tests; they are a
+//! promise. Must not know: anybody. No behaviour beyond parsing, printing and
+//! encoding lives here, and the rule book travels through it as opaque bytes.
+
+pub mod actor;
+pub mod command;
+pub mod entry_key;
+pub mod id;
+pub mod outcome;
+pub mod record;
+pub mod rule;
+pub mod vqueue;
+
+mod wire;
+
+pub use entry_key::EntryKey;
+pub use id::{
+    AttemptToken, EntryId, Epoch, Generation, InboxSeq, Lsn, NodeId, PartitionId, PartitionKey,
+    PermitId, RecordSeq, ReplyId, RuleId, VQueueHandle, VQueueId,
+};
+pub use outcome::{FailureKind, Outcome};
+pub use record::{Producer, Record, RecordKeys};
+pub use time::Timestamp;
+pub use vqueue::VQueueName;
+
+mod time;

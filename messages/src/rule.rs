@@ -1,0 +1,192 @@
+//! Patterns and limits, as rules are written and as actors tell each other of them.
+
+use std::{fmt, num::NonZeroU32, str::FromStr};
+
+use bilrost::Message;
+use bytestring::ByteString;
+use thiserror::Error;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    RuleId,
+    vqueue::{NameError, Part, check_component},
+};
+
+/// One component of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Component {
+    /// `*`: every value, each for itself.
+    Any,
+    /// Exactly this value.
+    Exact(ByteString),
+}
+
+/// Left-hand side of a rule: `scope`, `scope/l1` or `scope/l1/l2`; each component an
+/// exact value or `*`. It applies to keys of its own depth only.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pattern {
+    components: Vec<Component>,
+}
+
+/// Why a text is not a pattern.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PatternError {
+    /// A component is not a valid name (nor `*`).
+    #[error("pattern `{text}`: component {index}: {source}")]
+    Component {
+        /// The whole pattern.
+        text: String,
+        /// Which component, from 1.
+        index: usize,
+        /// What is wrong with it.
+        source: NameError,
+    },
+    /// More than three components.
+    #[error("pattern `{text}` has {depth} components; at most 3 (scope/l1/l2) are allowed")]
+    TooDeep {
+        /// The whole pattern.
+        text: String,
+        /// How many components it has.
+        depth: usize,
+    },
+}
+
+impl Pattern {
+    /// The components, one to three.
+    #[must_use]
+    pub fn components(&self) -> &[Component] {
+        &self.components
+    }
+
+    /// How many components: 1 (scope), 2 (l1) or 3 (l2).
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.components.len()
+    }
+
+    /// Precedence among patterns of the same depth: one bit per component, scope most
+    /// significant, exact = 1.
+    #[must_use]
+    pub fn rank(&self) -> u8 {
+        self.components.iter().fold(0, |rank, component| {
+            (rank << 1) | u8::from(matches!(component, Component::Exact(_)))
+        })
+    }
+
+    /// Identity of the rule with this pattern: xxh3-64 of the display form.
+    #[must_use]
+    pub fn rule_id(&self) -> RuleId {
+        RuleId(xxh3_64(self.to_string().as_bytes()))
+    }
+
+    /// Whether a key of this many components is governed by the pattern.
+    #[must_use]
+    pub fn matches(&self, key: &[&str]) -> bool {
+        self.components.len() == key.len()
+            && self.components.iter().zip(key).all(|(component, value)| match component {
+                Component::Any => true,
+                Component::Exact(exact) => exact == value,
+            })
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let depth = text.split('/').count();
+        if depth > 3 {
+            return Err(PatternError::TooDeep { text: text.to_owned(), depth });
+        }
+        let parts = [Part::Scope, Part::L1, Part::L2];
+        let mut components = Vec::with_capacity(depth);
+        for (index, (component, part)) in text.split('/').zip(parts).enumerate() {
+            if component == "*" {
+                components.push(Component::Any);
+                continue;
+            }
+            check_component(part, component).map_err(|source| PatternError::Component {
+                text: text.to_owned(),
+                index: index + 1,
+                source,
+            })?;
+            components.push(Component::Exact(ByteString::from(component)));
+        }
+        Ok(Self { components })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, component) in self.components.iter().enumerate() {
+            if index > 0 {
+                f.write_str("/")?;
+            }
+            match component {
+                Component::Any => f.write_str("*")?,
+                Component::Exact(value) => f.write_str(value)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A token bucket: work is delayed until a token is there, never dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Message)]
+pub struct Rate {
+    /// Tokens that come in each period.
+    #[bilrost(1)]
+    pub tokens: u32,
+    /// The period, in milliseconds.
+    #[bilrost(2)]
+    pub period_ms: u64,
+    /// How many tokens the bucket holds.
+    #[bilrost(3)]
+    pub burst: u32,
+}
+
+/// What a rule allows. `None` everywhere means unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Message)]
+pub struct Limits {
+    /// How many entries may hold a permit at the same time.
+    #[bilrost(1)]
+    pub concurrency: Option<NonZeroU32>,
+    /// How many entries may start per time.
+    #[bilrost(2)]
+    pub rate: Option<Rate>,
+    /// Share of the node's capacity relative to other groups (1 when absent).
+    #[bilrost(3)]
+    pub weight: Option<NonZeroU32>,
+    /// Reserved for a guaranteed number of permits.
+    #[bilrost(4)]
+    pub guaranteed: Option<NonZeroU32>,
+    /// How many entries may wait in the inbox.
+    #[bilrost(5)]
+    pub backlog: Option<NonZeroU32>,
+}
+
+impl Limits {
+    /// A concurrency limit. Zero is taken as one: to stop work, pause it.
+    #[must_use]
+    pub fn concurrency(limit: u32) -> Self {
+        let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
+        Self { concurrency: Some(limit), ..Self::default() }
+    }
+}
+
+/// One change of the rules, as the limiter learns of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RuleUpdate {
+    /// From now on these limits govern the pattern.
+    Upsert {
+        /// What it governs.
+        pattern: Pattern,
+        /// What it allows.
+        limits: Limits,
+    },
+    /// The pattern's rule is gone (deleted or disabled).
+    Remove {
+        /// What it governed.
+        pattern: Pattern,
+    },
+}

@@ -1,0 +1,37 @@
+//! Time as it is written down: milliseconds since the Unix epoch, UTC.
+
+use std::time::Duration;
+
+use crate::wire::wire_number;
+
+/// A point in time: milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(pub u64);
+
+wire_number!(Timestamp, u64, Varint);
+
+impl Timestamp {
+    /// The end of time: later than anything that will happen.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// This time plus `duration` (whole milliseconds, saturating).
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// How long ago `earlier` was; zero when it lies in the future.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+#[expect(clippy::disallowed_types, reason = "a conversion: no clock is read here")]
+impl From<std::time::SystemTime> for Timestamp {
+    /// Times before 1970 become the epoch.
+    fn from(time: std::time::SystemTime) -> Self {
+        time.duration_since(std::time::UNIX_EPOCH).map_or(Self(0), |since| Self(0).after(since))
+    }
+}

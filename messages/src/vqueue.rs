@@ -1,0 +1,271 @@
+//! The name of a vqueue and how it is routed.
+
+use bilrost::Message;
+use bytestring::ByteString;
+use thiserror::Error;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+use crate::{EntryId, PartitionKey, VQueueId};
+
+/// Longest service, scope or limit-key component, in bytes.
+pub const COMPONENT_LEN_MAX: usize = 64;
+/// Longest object key, in bytes.
+pub const OBJECT_KEY_LEN_MAX: usize = 512;
+/// Over how many vqueues the keyless, scopeless work of one service spreads.
+pub const KEYLESS_SPREAD: u64 = 64;
+
+/// Which dimension of a name an error talks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The service (the handler's name).
+    Service,
+    /// The scope.
+    Scope,
+    /// First level of the limit key.
+    L1,
+    /// Second level of the limit key.
+    L2,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Service => "service",
+            Self::Scope => "scope",
+            Self::L1 => "limit key level 1",
+            Self::L2 => "limit key level 2",
+        })
+    }
+}
+
+/// Why a name was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// A component is empty.
+    #[error("{part} is empty; it needs 1 to 64 of the characters a-z A-Z 0-9 _ . -")]
+    Empty {
+        /// Which one.
+        part: Part,
+    },
+    /// A component is too long.
+    #[error("{part} has {len} bytes; at most 64 are allowed")]
+    TooLong {
+        /// Which one.
+        part: Part,
+        /// How long it is, in bytes.
+        len: usize,
+    },
+    /// A component holds a character that is not allowed.
+    #[error(
+        "{part} `{text}` has the character `{character}` at byte {position}; \
+         allowed are a-z A-Z 0-9 _ . -"
+    )]
+    Character {
+        /// Which one.
+        part: Part,
+        /// The component.
+        text: String,
+        /// The first character that is not allowed.
+        character: char,
+        /// Its byte position in the component.
+        position: usize,
+    },
+    /// A limit key has more than two levels.
+    #[error("limit key `{text}` has more than two levels; write `l1` or `l1/l2`")]
+    TooDeep {
+        /// The limit key.
+        text: String,
+    },
+    /// A limit key without a scope.
+    #[error("limit key `{text}` needs a scope: limits are written scope/l1/l2")]
+    LimitKeyWithoutScope {
+        /// The limit key.
+        text: String,
+    },
+    /// The object key is too long.
+    #[error("object key has {len} bytes; at most 512 are allowed")]
+    ObjectKeyTooLong {
+        /// How long it is, in bytes.
+        len: usize,
+    },
+    /// The object key is empty.
+    #[error("object key is empty; leave it out for work without one")]
+    ObjectKeyEmpty,
+}
+
+/// Checks one component: 1 to 64 bytes of `[a-zA-Z0-9_.-]`.
+///
+/// # Errors
+/// [`NameError`] naming the part and the position.
+pub fn check_component(part: Part, text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty { part });
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if let Some((position, character)) = text.char_indices().find(|(_, c)| !allowed(*c)) {
+        return Err(NameError::Character { part, text: text.to_owned(), character, position });
+    }
+    if text.len() > COMPONENT_LEN_MAX {
+        return Err(NameError::TooLong { part, len: text.len() });
+    }
+    Ok(())
+}
+
+/// The name of a virtual queue: service + scope + limit key + object key.
+///
+/// Order and exclusion hold per vqueue: entries of a vqueue with an object key run
+/// one after the other; the object key is the vqueue's lock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Message)]
+pub struct VQueueName {
+    /// The handler that runs the entries.
+    #[bilrost(1)]
+    pub service: ByteString,
+    /// First dimension of the limits; no scope means no user limits.
+    #[bilrost(2)]
+    pub scope: Option<ByteString>,
+    /// First level of the limit key; needs a scope.
+    #[bilrost(3)]
+    pub l1: Option<ByteString>,
+    /// Second level of the limit key; needs the first.
+    #[bilrost(4)]
+    pub l2: Option<ByteString>,
+    /// The object whose entries must not overlap.
+    #[bilrost(5)]
+    pub object_key: Option<ByteString>,
+}
+
+impl VQueueName {
+    /// A name with a service and nothing else.
+    #[must_use]
+    pub fn service(service: &str) -> Self {
+        Self { service: ByteString::from(service), ..Self::default() }
+    }
+
+    /// Sets the scope.
+    #[must_use]
+    pub fn with_scope(mut self, scope: &str) -> Self {
+        self.scope = Some(ByteString::from(scope));
+        self
+    }
+
+    /// Sets the object key.
+    #[must_use]
+    pub fn with_object_key(mut self, key: &str) -> Self {
+        self.object_key = Some(ByteString::from(key));
+        self
+    }
+
+    /// Sets the limit key from its written form, `l1` or `l1/l2`.
+    ///
+    /// # Errors
+    /// [`NameError::TooDeep`] when there are more than two levels.
+    pub fn with_limit_key(mut self, text: &str) -> Result<Self, NameError> {
+        let mut levels = text.split('/');
+        self.l1 = levels.next().map(ByteString::from);
+        self.l2 = levels.next().map(ByteString::from);
+        match levels.next() {
+            Some(_) => Err(NameError::TooDeep { text: text.to_owned() }),
+            None => Ok(self),
+        }
+    }
+
+    /// Whether entries of this vqueue exclude each other.
+    #[must_use]
+    pub fn has_lock(&self) -> bool {
+        self.object_key.is_some()
+    }
+
+    /// The limit key as it is written, `l1` or `l1/l2`; empty without one.
+    #[must_use]
+    pub fn limit_key(&self) -> String {
+        match (&self.l1, &self.l2) {
+            (Some(l1), Some(l2)) => format!("{l1}/{l2}"),
+            (Some(l1), None) => l1.to_string(),
+            _ => String::new(),
+        }
+    }
+
+    /// Checks every component.
+    ///
+    /// # Errors
+    /// The first [`NameError`] found.
+    pub fn check(&self) -> Result<(), NameError> {
+        check_component(Part::Service, &self.service)?;
+        let levels = [(Part::Scope, &self.scope), (Part::L1, &self.l1), (Part::L2, &self.l2)];
+        for (part, text) in levels {
+            if let Some(text) = text {
+                check_component(part, text)?;
+            }
+        }
+        if self.l1.is_some() && self.scope.is_none() {
+            return Err(NameError::LimitKeyWithoutScope { text: self.limit_key() });
+        }
+        if self.l2.is_some() && self.l1.is_none() {
+            return Err(NameError::Empty { part: Part::L1 });
+        }
+        match &self.object_key {
+            Some(key) if key.is_empty() => Err(NameError::ObjectKeyEmpty),
+            Some(key) if key.len() > OBJECT_KEY_LEN_MAX => {
+                Err(NameError::ObjectKeyTooLong { len: key.len() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Which point of the key space the vqueue lives at.
+    ///
+    /// With a scope: its hash, so that everything that counts against a scope lives
+    /// in one partition. Else with an object key: of service and object key. Else of
+    /// the service and one of [`KEYLESS_SPREAD`] numbers, chosen by the idempotency
+    /// key or else by the entry's UUID.
+    #[must_use]
+    pub fn partition_key(&self, idempotency_key: Option<&str>, uuid: &[u8; 16]) -> PartitionKey {
+        let hash = match (&self.scope, &self.object_key) {
+            (Some(scope), _) => xxh3_64(scope.as_bytes()),
+            (None, Some(key)) => {
+                xxh3_64(&[self.service.as_ref(), "\0", key.as_ref()].concat().into_bytes())
+            }
+            (None, None) => {
+                let spread = idempotency_key.map_or_else(
+                    || xxh3_64(uuid) % KEYLESS_SPREAD,
+                    |key| xxh3_64(key.as_bytes()) % KEYLESS_SPREAD,
+                );
+                let number = spread.to_be_bytes();
+                let service: &[u8] = self.service.as_bytes();
+                xxh3_64(&[service, &[1], &number].concat())
+            }
+        };
+        PartitionKey(hash)
+    }
+
+    /// The vqueue's id under a partition key.
+    ///
+    /// The hash is xxh3-128 over service, scope, l1, l2 and object key, each as a
+    /// presence byte, its length (4 bytes, big-endian) and its bytes.
+    #[must_use]
+    pub fn id(&self, partition_key: PartitionKey) -> VQueueId {
+        let mut canonical = Vec::with_capacity(128);
+        let service = Some(&self.service);
+        let parts = [
+            service,
+            self.scope.as_ref(),
+            self.l1.as_ref(),
+            self.l2.as_ref(),
+            self.object_key.as_ref(),
+        ];
+        for part in parts {
+            canonical.push(u8::from(part.is_some()));
+            let text: &[u8] = part.map_or(&[], |text| text.as_ref());
+            let len = u32::try_from(text.len()).expect("a checked component is short");
+            canonical.extend_from_slice(&len.to_be_bytes());
+            canonical.extend_from_slice(text);
+        }
+        VQueueId { partition_key, hash: xxh3_128(&canonical).to_be_bytes() }
+    }
+
+    /// The id of the vqueue that this entry belongs to.
+    #[must_use]
+    pub fn id_for(&self, entry: EntryId) -> VQueueId {
+        self.id(entry.partition_key)
+    }
+}

@@ -1,0 +1,66 @@
+//! Commands that only look: `queues`, `entries`, `explain`, `limits`.
+
+use clap::{Args, ValueEnum};
+use forebay_messages::EntryId;
+
+/// List the queues that have something to do
+#[derive(Args, Clone, Debug)]
+pub(crate) struct QueuesArgs {
+    /// Only of this service
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+    /// Only of this scope
+    #[arg(long)]
+    pub(crate) scope: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: usize,
+}
+
+/// List entries
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EntriesArgs {
+    /// Only in this stage
+    #[arg(long)]
+    pub(crate) stage: Option<StageArg>,
+    /// Only of this scope
+    #[arg(long)]
+    pub(crate) scope: Option<String>,
+    /// Only of this service
+    #[arg(long)]
+    pub(crate) service: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(crate) limit: usize,
+}
+
+/// A stage, by name.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StageArg {
+    /// Waits for its turn
+    Inbox,
+    /// Runs
+    Running,
+    /// Waits for something else
+    Suspended,
+    /// Paused by a person
+    Paused,
+    /// Has ended
+    Finished,
+}
+
+/// Say why an entry does not run
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ExplainArgs {
+    /// The entry
+    #[arg(value_name = "ENTRY")]
+    pub(crate) entry: EntryId,
+}
+
+/// List the counters of the limits, with usage and waiters
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LimitsArgs {
+    /// Only of this scope
+    #[arg(long)]
+    pub(crate) scope: Option<String>,
+}

@@ -1,0 +1,144 @@
+//! The command line as a person types it.
+//!
+//! Owns: names, defaults and help of every option, and the checks that need nothing
+//! but the text. Must always hold: what is not in [`AVAILABLE`] can neither be seen
+//! (help, completions, man page) nor used. Must not know: the runtime, files.
+
+mod control;
+mod exec;
+mod inspect;
+mod rules;
+mod upkeep;
+mod values;
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, FromArgMatches, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+pub(crate) use control::{RescheduleArgs, Selection};
+pub(crate) use exec::ExecArgs;
+pub(crate) use inspect::{EntriesArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
+pub(crate) use rules::{RuleTarget, RulesArgs, RulesCommand};
+pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs};
+pub(crate) use values::{ConcurrencyArg, RateArg, RuleArg};
+
+/// The subcommands that exist; the others are declared and switched off. A command
+/// is added here by the change that implements it.
+const AVAILABLE: &[&str] = &["exec", "rules", "queues", "entries", "status", "completions", "man"];
+
+/// Behind the options of the subcommand, in its help.
+const GLOBAL_ORDER: usize = 900;
+
+/// Options that every subcommand takes.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Global {
+    /// Where entries, rules and results are kept
+    #[arg(
+        long,
+        global = true,
+        display_order = GLOBAL_ORDER,
+        value_name = "DIR",
+        env = "FOREBAY_DATA_DIR",
+        default_value = "./forebay-data"
+    )]
+    pub(crate) data_dir: PathBuf,
+    /// Print JSON instead of text (a summary, or one object per line)
+    #[arg(long, global = true, display_order = GLOBAL_ORDER)]
+    pub(crate) json: bool,
+    /// How much to log on standard error: off, error, warn, info, debug or trace
+    #[arg(
+        long,
+        global = true,
+        display_order = GLOBAL_ORDER,
+        value_name = "LEVEL",
+        default_value = "off"
+    )]
+    pub(crate) log: LevelFilter,
+}
+
+/// What to do.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum Command {
+    Exec(ExecArgs),
+    Rules(RulesArgs),
+    Queues(QueuesArgs),
+    Entries(EntriesArgs),
+    /// Show partitions, counts and whether a process has the data directory open
+    Status,
+    Explain(ExplainArgs),
+    Limits(LimitsArgs),
+    /// Cancel entries: those that wait end, those that run are asked to stop
+    Cancel(Selection),
+    /// Kill entries: those that run are stopped without being asked
+    Kill(Selection),
+    /// Pause entries until they are resumed
+    Pause(Selection),
+    /// Let paused entries run again
+    Resume(Selection),
+    Reschedule(RescheduleArgs),
+    /// Forget finished entries and their results
+    Purge(Selection),
+    /// Run entries again that failed for good
+    Redrive(Selection),
+    /// List the partitions of the data directory
+    Partitions,
+    Snapshot(SnapshotArgs),
+    Bench(BenchArgs),
+    Completions(CompletionsArgs),
+    /// Print the manual page, in roff
+    Man,
+}
+
+/// A parsed command line.
+#[derive(Clone, Debug)]
+pub(crate) struct Cli {
+    /// Options common to all.
+    pub(crate) global: Global,
+    /// What to do.
+    pub(crate) command: Command,
+}
+
+/// The command line as clap sees it: what exists, and nothing else. Also what
+/// completions and the manual page are made of.
+#[must_use]
+pub(crate) fn command_line() -> clap::Command {
+    let all = Command::augment_subcommands(clap::Command::new("forebay"));
+    let available = all
+        .get_subcommands()
+        .filter(|command| AVAILABLE.contains(&command.get_name()))
+        .cloned()
+        .collect::<Vec<_>>();
+    debug_assert_eq!(available.len(), AVAILABLE.len(), "a name in AVAILABLE is not declared");
+    // First, for it takes the comment of the struct for `about`.
+    Global::augment_args(clap::Command::new("forebay"))
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Durable, flow-controlled work queues that run inside your own process")
+        .after_help(
+            "Exit codes: 0 all succeeded, 1 some failed or were skipped, \
+             2 wrong usage or environment.",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands(available)
+}
+
+/// Parses a command line, the program's name first.
+///
+/// # Errors
+/// What clap says of it; help and version come as errors too, see
+/// [`clap::Error::exit_code`].
+pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut parser = command_line();
+    let matches = parser.try_get_matches_from_mut(line)?;
+    let read = || -> Result<Cli, clap::Error> {
+        Ok(Cli {
+            global: Global::from_arg_matches(&matches)?,
+            command: Command::from_arg_matches(&matches)?,
+        })
+    };
+    read().map_err(|error| error.format(&mut parser))
+}
+
+#[cfg(test)]
+mod tests;

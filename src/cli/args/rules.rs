@@ -1,0 +1,67 @@
+//! `forebay rules`.
+
+use clap::{Args, Subcommand};
+use forebay_messages::rule::Pattern;
+
+use super::{ConcurrencyArg, RateArg};
+
+/// Show and change the rules that limit what runs at the same time
+///
+/// On a running process if one has the data directory open (the change takes effect
+/// at once), else directly on the data directory.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RulesArgs {
+    #[command(subcommand)]
+    pub(crate) command: RulesCommand,
+}
+
+/// What to do with the rules.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum RulesCommand {
+    /// List the rules
+    List,
+    Set(RulesSetArgs),
+    /// Keep a rule without applying it
+    Disable(RuleTarget),
+    /// Apply a disabled rule again
+    Enable(RuleTarget),
+    /// Delete a rule
+    Delete(RuleTarget),
+    /// List the versions of the rule book that are kept
+    History,
+    /// Make an earlier version of the rule book the newest
+    Rollback {
+        /// The version to go back to, see `forebay rules history`
+        version: u64,
+    },
+}
+
+/// A rule, and the version it must have.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RuleTarget {
+    /// The rule's pattern: scope, scope/l1 or scope/l1/l2, each exact or `*`
+    pub(crate) pattern: Pattern,
+    /// Change it only if the rule has this version
+    #[arg(long, value_name = "V")]
+    pub(crate) if_version: Option<u64>,
+}
+
+/// Create a rule or change what is given of it
+#[derive(Args, Clone, Debug)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+pub(crate) struct RulesSetArgs {
+    #[command(flatten)]
+    pub(crate) target: RuleTarget,
+    /// How many may run at the same time; `none` is no limit
+    #[arg(long, value_name = "N|none", group = "change")]
+    pub(crate) concurrency: Option<ConcurrencyArg>,
+    /// How many may start per time: `100/s`, `5/m`, `1000/h` or `3/10s`
+    #[arg(long, value_name = "N/s", group = "change")]
+    pub(crate) rate: Option<RateArg>,
+    /// How many may start at once when none has started for a while
+    #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) burst: Option<u32>,
+    /// What the rule is for, for people
+    #[arg(long, value_name = "TEXT", group = "change")]
+    pub(crate) description: Option<String>,
+}

@@ -1,0 +1,133 @@
+//! Command lines as people type them, and what is refused.
+
+use std::{ffi::OsString, num::NonZeroU32, os::unix::ffi::OsStringExt, time::Duration};
+
+use super::{Cli, Command, RateArg, RuleArg, command_line, parse, values::duration};
+use crate::cli::args::{AVAILABLE, RulesCommand};
+
+fn cli(line: &[&str]) -> Result<Cli, clap::Error> {
+    parse(std::iter::once("forebay").chain(line.iter().copied()).map(OsString::from))
+}
+
+#[test]
+fn clap_accepts_the_declaration() {
+    command_line().debug_assert();
+    let help = command_line().render_help().to_string();
+    assert!(help.starts_with("Durable, flow-controlled work queues"), "{help}");
+}
+
+#[test]
+fn exec_takes_everything_after_the_dashes_as_the_command() {
+    let line = cli(&[
+        "exec",
+        "-0",
+        "--rule",
+        "*=4",
+        "--rule",
+        "a/b=none",
+        "--jobs",
+        "3",
+        "--",
+        "sh",
+        "-c",
+        "echo --json {}",
+    ])
+    .unwrap();
+    let Command::Exec(exec) = line.command else { panic!("not exec") };
+    assert_eq!(exec.command, ["sh", "-c", "echo --json {}"]);
+    assert!(exec.null && !exec.ndjson && !line.global.json);
+    assert_eq!(exec.jobs().get(), 3);
+    assert_eq!(exec.rules[0].limits.concurrency, NonZeroU32::new(4));
+    assert_eq!(exec.rules[1].pattern.to_string(), "a/b");
+    assert_eq!(exec.rules[1].limits.concurrency, None);
+    assert_eq!((exec.retries, exec.input.to_str()), (0, Some("-")));
+}
+
+#[test]
+fn global_options_may_follow_the_subcommand() {
+    let line = cli(&["exec", "--json", "--data-dir", "d", "--log", "debug", "--", "true"]).unwrap();
+    assert!(line.global.json);
+    assert_eq!(line.global.data_dir.to_str(), Some("d"));
+    assert_eq!(line.global.log, tracing::level_filters::LevelFilter::DEBUG);
+}
+
+#[test]
+fn a_command_may_hold_any_bytes() {
+    let bytes = OsString::from_vec(vec![b'a', 0xff]);
+    let line = ["forebay", "exec", "--"].map(OsString::from).into_iter().chain([bytes.clone()]);
+    let Command::Exec(exec) = parse(line).unwrap().command else { panic!("not exec") };
+    assert_eq!(exec.command, [bytes]);
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2_and_names_the_option() {
+    for (line, said) in [
+        (&["exec"][..], "COMMAND"),
+        (&["exec", "--"], "COMMAND"),
+        (&["exec", "--rule", "*", "--", "true"], "PATTERN=N"),
+        (&["exec", "--rule", "a b=1", "--", "true"], "character ` ` at byte 1"),
+        (&["exec", "--rule", "a/b/c/d=1", "--", "true"], "at most 3"),
+        (&["exec", "--rule", "a=0", "--", "true"], "`0` is not a limit"),
+        (&["exec", "--jobs", "0", "--", "true"], "--jobs"),
+        (&["exec", "-0", "--ndjson", "--", "true"], "--ndjson"),
+        (&["exec", "--log", "loud", "--", "true"], "--log"),
+        (&["rules", "set", "a/*"], "--concurrency"),
+        (&["nonsense"], "nonsense"),
+    ] {
+        let error = cli(line).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{line:?}: {error}");
+        assert!(error.to_string().contains(said), "{line:?}: {error}");
+    }
+}
+
+#[test]
+fn rules_set_reads_its_limits() {
+    let line = [
+        "rules",
+        "set",
+        "t/*",
+        "--concurrency",
+        "none",
+        "--rate",
+        "3/10s",
+        "--burst",
+        "9",
+        "--if-version",
+        "7",
+    ];
+    let Command::Rules(rules) = cli(&line).unwrap().command else { panic!("not rules") };
+    let RulesCommand::Set(set) = rules.command else { panic!("not set") };
+    assert_eq!(set.concurrency.unwrap().0, None);
+    assert_eq!(set.rate.unwrap().0.period_ms, 10_000);
+    assert_eq!((set.burst, set.target.if_version), (Some(9), Some(7)));
+}
+
+#[test]
+fn what_is_not_available_is_unknown() {
+    let all = <Command as clap::Subcommand>::augment_subcommands(clap::Command::new("x"));
+    for hidden in all.get_subcommands().filter(|c| !AVAILABLE.contains(&c.get_name())) {
+        let error = cli(&[hidden.get_name()]).unwrap_err();
+        assert_eq!(error.kind(), clap::error::ErrorKind::InvalidSubcommand);
+        let help = command_line().render_long_help().to_string();
+        assert!(!help.contains(&format!("\n  {} ", hidden.get_name())), "{help}");
+    }
+}
+
+#[test]
+fn durations_and_rates() {
+    assert_eq!(duration("1m30s").unwrap(), Duration::from_secs(90));
+    assert_eq!(duration("7d").unwrap(), Duration::from_secs(7 * 86_400));
+    assert_eq!(duration("PT2H").unwrap(), Duration::from_secs(7200));
+    for wrong in ["", "-1s", "5", "soon", "18446744073709551615d"] {
+        assert!(duration(wrong).is_err(), "{wrong}");
+    }
+    let rate =
+        |text: &str| text.parse::<RateArg>().map(|RateArg(rate)| (rate.tokens, rate.period_ms));
+    assert_eq!(rate("100/s").unwrap(), (100, 1000));
+    assert_eq!(rate("5/m").unwrap(), (5, 60_000));
+    assert_eq!(rate("1000/h").unwrap(), (1000, 3_600_000));
+    for wrong in ["100", "0/s", "a/s", "5/", "5/0s", "5/fortnight"] {
+        assert!(rate(wrong).is_err(), "{wrong}");
+    }
+    assert!("=5".parse::<RuleArg>().is_err());
+}

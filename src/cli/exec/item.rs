@@ -1,0 +1,305 @@
+//! From an item of the input to an entry: what it runs, where it belongs, who it is.
+//!
+//! Owns: the [`Job`] that is an entry's payload and the identity of items. Must
+//! always hold: the same item under the same command is the same 16 bytes in every
+//! run and on every machine; an accepted item can be enqueued (its names are valid)
+//! and started (its arguments are what execve takes). Must not know: the runtime.
+//!
+//! Identity: `id` of the object, else xxh3-128 of the command template and the item
+//! (the line; or the object with its fields sorted). Templates of key, scope and
+//! limit key are not part of it. The entry id also holds the partition key, which
+//! comes from the scope (or else the key): an item that moves to another scope is
+//! another entry.
+
+use std::{ffi::OsString, os::unix::ffi::OsStrExt};
+
+use bilrost::Message;
+use bytes::Bytes;
+use forebay_messages::{EntryId, VQueueName, vqueue::NameError};
+use serde_json::Value;
+use thiserror::Error;
+
+use super::{
+    input::Numbered,
+    template::{CommandTemplate, Item, Offer, RenderError, Template, TemplateError},
+};
+
+/// The service that runs the entries of `forebay exec`.
+pub(crate) const SERVICE: &str = "exec";
+/// Longest single argument that Linux takes, without its terminator.
+pub(crate) const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
+
+/// What one entry runs: its payload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub(crate) struct Job {
+    /// The program and its arguments, any bytes but NUL.
+    #[bilrost(1)]
+    pub(crate) argv: Vec<Bytes>,
+    /// Working directory of the command.
+    #[bilrost(2)]
+    pub(crate) directory: Bytes,
+    /// Its number in the input, for people.
+    #[bilrost(3)]
+    pub(crate) number: u64,
+}
+
+/// An item that can be enqueued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prepared {
+    /// The entry's id; enqueueing it twice adds nothing.
+    pub(crate) id: EntryId,
+    /// Where it belongs; checked.
+    pub(crate) vqueue: VQueueName,
+    /// The payload.
+    pub(crate) job: Job,
+}
+
+/// Why an item was refused. The caller knows its number.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum ItemError {
+    /// A template does not fit the item.
+    #[error("{place}: {source}")]
+    Render {
+        /// The option or field.
+        place: &'static str,
+        /// What is missing.
+        source: RenderError,
+    },
+    /// Scope, limit key or key are not allowed.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A name that is no UTF-8.
+    #[error("{place} `{text}` is not UTF-8")]
+    NotUtf8 {
+        /// The option.
+        place: &'static str,
+        /// The text, with replacement characters.
+        text: String,
+    },
+    /// `id` is empty.
+    #[error("`id` is empty; leave it out to identify the item by what it says")]
+    EmptyId,
+    /// The command of this item has no program.
+    #[error("nothing to run: the program's name is empty")]
+    NoProgram,
+    /// An argument is longer than the system takes.
+    #[error("argument {index} has {len} bytes; the system takes at most {ARG_BYTES_MAX}")]
+    ArgumentTooLong {
+        /// Which one; 0 is the program.
+        index: usize,
+        /// Its length.
+        len: usize,
+    },
+    /// An argument holds a NUL.
+    #[error("argument {index} holds a NUL character, which no argument can")]
+    Nul {
+        /// Which one; 0 is the program.
+        index: usize,
+    },
+}
+
+/// The command line's templates, as they are typed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Templates<'a> {
+    /// The command and its arguments.
+    pub(crate) command: &'a [OsString],
+    /// `--key`.
+    pub(crate) key: Option<&'a OsString>,
+    /// `--scope`.
+    pub(crate) scope: Option<&'a OsString>,
+    /// `--limit-key`.
+    pub(crate) limit_key: Option<&'a OsString>,
+}
+
+/// Makes entries of items.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    command: CommandTemplate,
+    command_canonical: Vec<u8>,
+    key: Option<Template>,
+    scope: Option<Template>,
+    limit_key: Option<Template>,
+    directory: Bytes,
+    again: Option<[u8; 16]>,
+}
+
+impl Plan {
+    /// Compiles the templates. Commands will run in `directory` (absolute). `again`
+    /// makes every item another one than in all other runs.
+    ///
+    /// # Errors
+    /// [`TemplateError`] for what no item can offer.
+    pub(crate) fn compile(
+        templates: &Templates<'_>,
+        offer: Offer,
+        directory: &std::path::Path,
+        again: Option<[u8; 16]>,
+    ) -> Result<Self, TemplateError> {
+        let compile = |text: Option<&OsString>| {
+            text.map(|text| Template::compile(text.as_bytes(), offer)).transpose()
+        };
+        let words = || templates.command.iter().map(|word| word.as_bytes());
+        let mut command_canonical = Vec::new();
+        for word in words() {
+            put(&mut command_canonical, b'w', word);
+        }
+        Ok(Self {
+            command: CommandTemplate::compile(words(), offer)?,
+            command_canonical,
+            key: compile(templates.key)?,
+            scope: compile(templates.scope)?,
+            limit_key: compile(templates.limit_key)?,
+            directory: Bytes::copy_from_slice(directory.as_os_str().as_bytes()),
+            again,
+        })
+    }
+
+    /// The program, when it is the same for every item.
+    #[must_use]
+    pub(crate) fn program(&self) -> Option<&[u8]> {
+        self.command.program()
+    }
+
+    /// Makes an entry of an item.
+    ///
+    /// # Errors
+    /// [`ItemError`] when the item does not fit the templates or the names and
+    /// arguments it gives are not allowed.
+    pub(crate) fn prepare(&self, numbered: &Numbered) -> Result<Prepared, ItemError> {
+        let item = &numbered.item;
+        let argv = self
+            .command
+            .render(item)
+            .map_err(|source| ItemError::Render { place: "COMMAND", source })?;
+        check_argv(&argv)?;
+        let vqueue = self.vqueue(item)?;
+        let uuid = self.identity(item)?;
+        let id = EntryId { partition_key: vqueue.partition_key(None, &uuid), uuid };
+        let argv = argv.into_iter().map(Bytes::from).collect();
+        let job = Job { argv, directory: self.directory.clone(), number: numbered.number };
+        Ok(Prepared { id, vqueue, job })
+    }
+
+    fn vqueue(&self, item: &Item) -> Result<VQueueName, ItemError> {
+        let mut name = VQueueName::service(SERVICE);
+        if let Some(scope) = name_part(item, "scope", self.scope.as_ref(), "--scope")? {
+            name = name.with_scope(&scope);
+        }
+        if let Some(key) = name_part(item, "limit_key", self.limit_key.as_ref(), "--limit-key")? {
+            name = name.with_limit_key(&key)?;
+        }
+        if let Some(key) = name_part(item, "key", self.key.as_ref(), "--key")? {
+            name = name.with_object_key(&key);
+        }
+        name.check()?;
+        Ok(name)
+    }
+
+    fn identity(&self, item: &Item) -> Result<[u8; 16], ItemError> {
+        let mut canonical = Vec::with_capacity(256);
+        match own_field(item, "id", "id")? {
+            Some(id) if id.is_empty() => return Err(ItemError::EmptyId),
+            Some(id) => put(&mut canonical, b'i', id.as_bytes()),
+            None => {
+                canonical.extend_from_slice(&self.command_canonical);
+                if item.fields().is_empty() {
+                    for arg in item.args() {
+                        put(&mut canonical, b'a', arg);
+                    }
+                } else {
+                    put_object(&mut canonical, item.fields());
+                }
+            }
+        }
+        if let Some(again) = &self.again {
+            put(&mut canonical, b'n', again);
+        }
+        Ok(xxhash_rust::xxh3::xxh3_128(&canonical).to_be_bytes())
+    }
+}
+
+/// A field of the object, if it is there and not null.
+fn own_field(item: &Item, name: &str, place: &'static str) -> Result<Option<String>, ItemError> {
+    match item.field(name) {
+        Ok(text) => Ok(Some(text)),
+        Err(RenderError::Missing { .. }) => Ok(None),
+        Err(source) => Err(ItemError::Render { place, source }),
+    }
+}
+
+/// A part of the vqueue's name: the object's own field, else the option's template.
+/// Empty is none.
+fn name_part(
+    item: &Item,
+    field: &'static str,
+    template: Option<&Template>,
+    option: &'static str,
+) -> Result<Option<String>, ItemError> {
+    let text = match (own_field(item, field, field)?, template) {
+        (Some(text), _) => text,
+        (None, None) => return Ok(None),
+        (None, Some(template)) => {
+            let bytes = template
+                .render(item)
+                .map_err(|source| ItemError::Render { place: option, source })?;
+            String::from_utf8(bytes).map_err(|error| ItemError::NotUtf8 {
+                place: option,
+                text: String::from_utf8_lossy(error.as_bytes()).into_owned(),
+            })?
+        }
+    };
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+fn check_argv(argv: &[Vec<u8>]) -> Result<(), ItemError> {
+    if argv.first().is_none_or(Vec::is_empty) {
+        return Err(ItemError::NoProgram);
+    }
+    for (index, arg) in argv.iter().enumerate() {
+        if arg.contains(&0) {
+            return Err(ItemError::Nul { index });
+        }
+        if arg.len() > ARG_BYTES_MAX {
+            return Err(ItemError::ArgumentTooLong { index, len: arg.len() });
+        }
+    }
+    Ok(())
+}
+
+/// Appends a tagged text so that no two sequences of texts have the same bytes.
+fn put(canonical: &mut Vec<u8>, tag: u8, text: &[u8]) {
+    canonical.push(tag);
+    canonical.extend_from_slice(&(text.len() as u64).to_be_bytes());
+    canonical.extend_from_slice(text);
+}
+
+fn put_object(canonical: &mut Vec<u8>, fields: &super::template::Fields) {
+    // Sorted here: the order of the map depends on a feature of serde_json.
+    let mut fields: Vec<_> = fields.iter().collect();
+    fields.sort_unstable_by_key(|(name, _)| *name);
+    put(canonical, b'o', &(fields.len() as u64).to_be_bytes());
+    for (name, value) in fields {
+        put(canonical, b'f', name.as_bytes());
+        put_value(canonical, value);
+    }
+}
+
+/// serde_json bounds the depth of what it parses, so this recursion is bounded.
+fn put_value(canonical: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Object(fields) => put_object(canonical, fields),
+        Value::Array(values) => {
+            put(canonical, b'l', &(values.len() as u64).to_be_bytes());
+            for value in values {
+                put_value(canonical, value);
+            }
+        }
+        Value::String(text) => put(canonical, b's', text.as_bytes()),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {
+            put(canonical, b'v', value.to_string().as_bytes());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,31 @@
+//! `forebay exec`: a durable, resumable, limited xargs.
+//!
+//! Owns: what an item is, how it becomes an entry, how its command is run and what is
+//! told of it. Must always hold: an item is stored before anything of it runs; its
+//! output is never mixed with another's. Must not know: who may run when; that is the
+//! runtime's.
+//!
+//! | module | does |
+//! |---|---|
+//! | [`input`] | bytes to items |
+//! | [`template`] | items to texts |
+//! | [`item`] | items to entries: what they run, where they belong, who they are |
+//! | [`process`] | runs commands |
+//! | [`report`] | how a command ended; kept as the entry's result |
+//! | [`results`], [`screen`], [`progress`], [`summary`] | what is told of it |
+//! | [`interrupt`], [`program`] | Ctrl-C; whether there is such a command |
+
+pub(crate) mod feed;
+pub(crate) mod input;
+pub(crate) mod interrupt;
+pub(crate) mod item;
+pub(crate) mod process;
+pub(crate) mod program;
+pub(crate) mod progress;
+pub(crate) mod report;
+pub(crate) mod results;
+pub(crate) mod run;
+pub(crate) mod runner;
+pub(crate) mod screen;
+pub(crate) mod summary;
+pub(crate) mod template;

@@ -1,0 +1,281 @@
+//! The lifeline: a locked file that every command inherits, so that the lock lives as
+//! long as any of them; and the list of what runs, which survives kill -9.
+//!
+//! Files, in the directory of `forebay exec` inside the data directory:
+//! - `lifeline`: locked (flock) by the spawner, its children and theirs. Made anew by
+//!   each spawner, so that having it open means to be of one run.
+//! - `running`: who runs. A boot id (36 bytes), then 24 bytes per slot: process id (4),
+//!   four bytes of zero, and between which two moments it was started (8 and 8, clock
+//!   ticks since boot), all little-endian. A slot of zeros is free.
+//!
+//! Must always hold: when [`Lifeline::hold`] returns, nothing of an earlier run that
+//! inherited its lifeline is alive. A process is killed only if it has the lifeline
+//! open, or is of the session of a recorded process whose number and time of start
+//! both match (numbers are used again).
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, MetadataExt},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::{Errno, FdFlags, fcntl_setfd},
+};
+use thiserror::Error;
+
+use super::procfs;
+
+/// How long orphans of an earlier run have to be gone, once they are killed.
+const ORPHANS_GONE: Duration = Duration::from_secs(20);
+/// How often to look whether they are.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Bytes of a boot id.
+const BOOT_ID_BYTES: usize = 36;
+/// Bytes of a slot.
+const SLOT_BYTES: usize = 24;
+/// How many orphans an error names.
+const NAMED_MAX: usize = 3;
+
+/// Why the lifeline cannot be held.
+#[derive(Debug, Error)]
+pub(super) enum LifelineError {
+    /// A file of it cannot be used.
+    #[error("cannot use {}: {source}", .path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// `/proc` cannot be read.
+    #[error("cannot read /proc, which tells what still runs: {0}")]
+    Proc(io::Error),
+    /// Orphans that do not die.
+    #[error(
+        "commands of an earlier run are still running after {ORPHANS_GONE:?}: {named}; \
+         end them, then run the same command line again"
+    )]
+    Orphans {
+        /// Process ids and command lines of some.
+        named: String,
+    },
+}
+
+/// When something was started: between these two moments, in clock ticks since boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StartedBetween {
+    /// Not before.
+    pub(super) from_ticks: u64,
+    /// Not after.
+    pub(super) until_ticks: u64,
+}
+
+impl StartedBetween {
+    /// Runs `start` and notes when it did. Cheaper than to ask `/proc` for the time of
+    /// each start.
+    pub(super) fn note<T>(start: impl FnOnce() -> T) -> (T, Self) {
+        let from_ticks = ticks_since_boot();
+        let started = start();
+        (started, Self { from_ticks, until_ticks: ticks_since_boot() })
+    }
+
+    /// One tick of tolerance, for the kernel rounds on its own.
+    fn holds(self, ticks: u64) -> bool {
+        (self.from_ticks.saturating_sub(1)..=self.until_ticks + 1).contains(&ticks)
+    }
+}
+
+fn ticks_since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let per_second = rustix::param::clock_ticks_per_second();
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    seconds * per_second + nanos * per_second / 1_000_000_000
+}
+
+/// The locked file and the list of what runs.
+#[derive(Debug)]
+pub(super) struct Lifeline {
+    lock: File,
+    running: File,
+    /// How many processes of an earlier run were killed.
+    pub(super) orphans_killed: u64,
+}
+
+impl Lifeline {
+    /// Ends what is left of earlier runs in `dir` and holds the lifeline from now on.
+    /// Blocks until they are gone.
+    pub(super) fn hold(dir: &Path) -> Result<Self, LifelineError> {
+        let (lock_path, running_path) = (dir.join("lifeline"), dir.join("running"));
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            |source| LifelineError::File { path, source }
+        };
+        let mut orphans_killed = 0;
+        if lock_path.exists() {
+            // For reading: who has it open for writing has inherited it, and is killed by
+            // a spawner that is just ending.
+            let lock = File::open(&lock_path).map_err(at(&lock_path))?;
+            orphans_killed = end_orphans(&lock, &running_path)?;
+            fs::remove_file(&lock_path).map_err(at(&lock_path))?;
+        }
+        let lock = File::create_new(&lock_path).map_err(at(&lock_path))?;
+        let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        locked.map_err(io::Error::from).map_err(at(&lock_path))?;
+        // Everything that is started from here on inherits it.
+        let inherit = fcntl_setfd(&lock, FdFlags::empty());
+        inherit.map_err(io::Error::from).map_err(at(&lock_path))?;
+        let running = File::create(&running_path).map_err(at(&running_path))?;
+        let boot = procfs::boot_id().map_err(LifelineError::Proc)?;
+        running.write_all_at(boot.as_bytes(), 0).map_err(at(&running_path))?;
+        Ok(Self { lock, running, orphans_killed })
+    }
+
+    /// Puts a process on the list. A failure is not one of the command: it is found
+    /// by the lifeline it has open, too.
+    pub(super) fn record(&self, slot: usize, pid: i32, started: StartedBetween) {
+        let mut bytes = [0; SLOT_BYTES];
+        bytes[..4].copy_from_slice(&pid.to_le_bytes());
+        bytes[8..16].copy_from_slice(&started.from_ticks.to_le_bytes());
+        bytes[16..].copy_from_slice(&started.until_ticks.to_le_bytes());
+        let _ = self.running.write_all_at(&bytes, slot_at(slot));
+    }
+
+    /// Takes a process off the list.
+    pub(super) fn forget(&self, slot: usize) {
+        let _ = self.running.write_all_at(&[0; SLOT_BYTES], slot_at(slot));
+    }
+
+    /// Kills whatever has the lifeline open, this process excepted.
+    pub(super) fn kill_holders(&self) {
+        if let Ok(sought) = Sought::new(&self.lock, Vec::new()) {
+            let _ = sought.kill_all();
+        }
+    }
+
+    /// Lets go although something that was started may have the file open: a run that
+    /// ended well leaves nothing for the next to wait for.
+    pub(super) fn release(self) {
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
+fn slot_at(slot: usize) -> u64 {
+    (BOOT_ID_BYTES + slot * SLOT_BYTES) as u64
+}
+
+/// Kills what an earlier run left and waits until it is gone. Returns how many.
+fn end_orphans(lock: &File, running_path: &Path) -> Result<u64, LifelineError> {
+    let deadline = Instant::now() + ORPHANS_GONE;
+    let mut killed = 0;
+    loop {
+        let locked = match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => true,
+            Err(Errno::WOULDBLOCK | Errno::INTR) => false,
+            Err(error) => return Err(LifelineError::Proc(error.into())),
+        };
+        let recorded = recorded(running_path);
+        if locked && recorded.is_empty() {
+            return Ok(killed);
+        }
+        let sought = Sought::new(lock, recorded)
+            .map_err(|source| LifelineError::File { path: running_path.to_owned(), source })?;
+        let found = sought.kill_all().map_err(LifelineError::Proc)?;
+        killed = killed.max(found.len() as u64);
+        if locked && found.is_empty() {
+            return Ok(killed);
+        }
+        if Instant::now() >= deadline {
+            let name = |pid: &i32| format!("{pid} ({})", procfs::command_line(*pid));
+            let named: Vec<String> = found.iter().take(NAMED_MAX).map(name).collect();
+            return Err(LifelineError::Orphans { named: named.join(", ") });
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The processes on the list; none when it is of another boot, or damaged.
+fn recorded(path: &Path) -> Vec<(i32, StartedBetween)> {
+    let bytes = fs::read(path).unwrap_or_default();
+    let Some((boot, slots)) = bytes.split_at_checked(BOOT_ID_BYTES) else {
+        return Vec::new();
+    };
+    if procfs::boot_id().ok().as_deref().map(str::as_bytes) != Some(boot) {
+        return Vec::new();
+    }
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
+    slots
+        .chunks_exact(SLOT_BYTES)
+        .map(|slot| {
+            let pid = i32::try_from(number(&slot[..4])).unwrap_or(0);
+            let (from_ticks, until_ticks) = (number(&slot[8..16]), number(&slot[16..]));
+            (pid, StartedBetween { from_ticks, until_ticks })
+        })
+        .filter(|(pid, _)| *pid > 0)
+        .collect()
+}
+
+/// What belongs to an earlier run.
+#[derive(Debug)]
+struct Sought {
+    device: u64,
+    inode: u64,
+    recorded: Vec<(i32, StartedBetween)>,
+}
+
+impl Sought {
+    fn new(lifeline: &File, recorded: Vec<(i32, StartedBetween)>) -> io::Result<Self> {
+        let file = lifeline.metadata()?;
+        Ok(Self { device: file.dev(), inode: file.ino(), recorded })
+    }
+
+    /// Kills all that is found, this process excepted. Returns who was still alive.
+    fn kill_all(&self) -> io::Result<Vec<i32>> {
+        let own = i32::try_from(std::process::id()).expect("a pid is an i32");
+        let mut found = Vec::new();
+        for pid in procfs::pids()? {
+            let Some(stat) = procfs::stat(pid) else { continue };
+            if pid == own || matches!(stat.state, b'Z' | b'X') {
+                continue;
+            }
+            let ours = self.is_recorded(stat.session)
+                || procfs::has_open_for_writing(pid, self.device, self.inode);
+            if ours {
+                procfs::kill(pid, stat);
+                found.push(pid);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether a session is that of a recorded process that still lives.
+    fn is_recorded(&self, session: i32) -> bool {
+        self.recorded.iter().any(|(pid, started)| {
+            *pid == session
+                && procfs::stat(session).is_some_and(|stat| started.holds(stat.started_ticks))
+        })
+    }
+}
+
+/// Says that one `forebay exec` uses this directory; nobody inherits it.
+#[derive(Debug)]
+pub(super) struct Owner {
+    _lock: File,
+}
+
+impl Owner {
+    /// Makes the directory and locks it. `None` when another process has it.
+    pub(super) fn take(dir: &Path) -> io::Result<Option<Self>> {
+        fs::create_dir_all(dir)?;
+        let lock = OpenOptions::new().create(true).append(true).open(dir.join("owner"))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self { _lock: lock })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The spawner's own process: a loop over what can be read.
+//!
+//! Must always hold: it stays small (it opens no store and starts no thread); it
+//! sleeps when nothing happens; it ends when the process that asked does, and takes
+//! everything it started with it.
+
+use std::{
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::net::UnixStream},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use bytestring::ByteString;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Resource, Rlimit, getpid, getrlimit, setrlimit},
+};
+
+use super::{
+    child::{Running, Setup, not_started},
+    lifeline::{Lifeline, StartedBetween},
+    link::{Ended, Reply, Request, Start, Stop},
+};
+
+/// First argument of the process that is a spawner; the directory follows.
+pub(crate) const SPAWNER_ARGUMENT: &str = "__spawner";
+
+/// Bytes of one read of the socket.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Serves until the socket, which is standard input, ends. `dir` is the directory of
+/// `forebay exec` inside the data directory.
+pub(crate) fn serve(dir: &Path) -> ExitCode {
+    let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() else {
+        return ExitCode::FAILURE;
+    };
+    let mut socket = UnixStream::from(socket);
+    let lifeline = match Lifeline::hold(dir) {
+        Ok(lifeline) => lifeline,
+        Err(error) => {
+            let refused = Reply::Refused(ByteString::from(error.to_string()));
+            let _ = socket.write_all(&refused.into_frame());
+            return ExitCode::FAILURE;
+        }
+    };
+    let ready = Reply::Ready(lifeline.orphans_killed);
+    let mut spawner = Serving {
+        socket,
+        received: BytesMut::new(),
+        buffer: Vec::new(),
+        slots: Vec::new(),
+        setup: Setup { parent: getpid(), open_files: raise_open_files() },
+        spill: dir.join("output"),
+    };
+    let served = spawner.prepare(ready).and_then(|()| spawner.run(&lifeline));
+    spawner.end_all(&lifeline);
+    lifeline.release();
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Lets this process open as many files as it may. Returns the limit there was, which
+/// is what commands get.
+fn raise_open_files() -> Rlimit {
+    let given = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
+    given
+}
+
+struct Serving {
+    socket: UnixStream,
+    received: BytesMut,
+    buffer: Vec<u8>,
+    /// What runs; a place here is a place in the lifeline's list.
+    slots: Vec<Option<Running>>,
+    setup: Setup,
+    spill: PathBuf,
+}
+
+/// What can be read.
+#[derive(Clone, Copy, Debug)]
+enum Readable {
+    Socket,
+    Handle(usize),
+    Stdout(usize),
+    Stderr(usize),
+}
+
+impl Serving {
+    fn prepare(&mut self, ready: Reply) -> io::Result<()> {
+        // Outputs that an earlier run left belong to items that will run again.
+        match std::fs::remove_dir_all(&self.spill) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => std::fs::create_dir_all(&self.spill)?,
+        }
+        self.socket.write_all(&ready.into_frame())
+    }
+
+    fn run(&mut self, lifeline: &Lifeline) -> io::Result<()> {
+        loop {
+            let readable = self.wait()?;
+            for source in readable {
+                match source {
+                    Readable::Socket => {
+                        if !self.receive(lifeline)? {
+                            return Ok(());
+                        }
+                    }
+                    Readable::Handle(slot) => {
+                        self.with(slot, |running, buffer| running.on_end(buffer))?
+                    }
+                    Readable::Stdout(slot) => self.with(slot, |running, buffer| {
+                        running.stdout.read(buffer);
+                        Ok(())
+                    })?,
+                    Readable::Stderr(slot) => self.with(slot, |running, buffer| {
+                        running.stderr.read(buffer);
+                        Ok(())
+                    })?,
+                }
+            }
+            self.settle(lifeline)?;
+        }
+    }
+
+    fn with(
+        &mut self,
+        slot: usize,
+        act: impl FnOnce(&mut Running, &mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.slots[slot].as_mut().map_or(Ok(()), |running| act(running, &mut self.buffer))
+    }
+
+    /// Sleeps until something can be read or a deadline has come.
+    fn wait(&self) -> io::Result<Vec<Readable>> {
+        let mut sources = vec![Readable::Socket];
+        let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
+        let mut deadline: Option<Instant> = None;
+        for (slot, running) in self.slots.iter().enumerate() {
+            let Some(running) = running else { continue };
+            let watched = [
+                (running.handle(), Readable::Handle(slot)),
+                (running.stdout.pipe(), Readable::Stdout(slot)),
+                (running.stderr.pipe(), Readable::Stderr(slot)),
+            ];
+            for (fd, source) in watched {
+                if let Some(fd) = fd {
+                    fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+                    sources.push(source);
+                }
+            }
+            deadline = deadline.into_iter().chain(running.deadline()).min();
+        }
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        match poll(&mut fds, timeout.map(timespec).as_ref()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        }
+        let ready = fds.iter().zip(sources).filter(|(fd, _)| !fd.revents().is_empty());
+        Ok(ready.map(|(_, source)| source).collect())
+    }
+
+    /// Takes what the socket has. False when the other end is gone.
+    fn receive(&mut self, lifeline: &Lifeline) -> io::Result<bool> {
+        self.buffer.resize(READ_BYTES, 0);
+        let len = match self.socket.read(&mut self.buffer) {
+            Ok(0) => return Ok(false),
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        self.received.extend_from_slice(&self.buffer[..len]);
+        while let Some(request) = Request::take(&mut self.received).map_err(io::Error::other)? {
+            match request {
+                Request::Start(start) => self.start(&start, lifeline)?,
+                Request::Stop(stop) => self.stop(&stop),
+            }
+        }
+        Ok(true)
+    }
+
+    fn start(&mut self, start: &Start, lifeline: &Lifeline) -> io::Result<()> {
+        let (started, between) =
+            StartedBetween::note(|| Running::start(start, self.setup, &self.spill));
+        let running = match started {
+            Ok(running) => running,
+            Err(error) => {
+                let report = not_started(start, &error);
+                return self.reply(Ended { serial: start.serial, report });
+            }
+        };
+        let free = self.slots.iter().position(Option::is_none);
+        let slot = free.unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        lifeline.record(slot, running.pid.as_raw_nonzero().get(), between);
+        self.slots[slot] = Some(running);
+        Ok(())
+    }
+
+    fn stop(&mut self, stop: &Stop) {
+        let running = self.slots.iter_mut().flatten().find(|running| running.serial == stop.serial);
+        if let Some(running) = running {
+            running.stop(Duration::from_millis(stop.grace_ms));
+        }
+    }
+
+    /// Deadlines, and what is over.
+    fn settle(&mut self, lifeline: &Lifeline) -> io::Result<()> {
+        let now = Instant::now();
+        for slot in 0..self.slots.len() {
+            let Some(running) = &mut self.slots[slot] else { continue };
+            running.on_deadline(now);
+            if !running.is_over(now) {
+                continue;
+            }
+            if let Some(running) = self.slots[slot].take() {
+                lifeline.forget(slot);
+                let serial = running.serial;
+                self.reply(Ended { serial, report: running.into_report() })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, ended: Ended) -> io::Result<()> {
+        self.socket.write_all(&Reply::Ended(ended).into_frame())
+    }
+
+    /// Ends everything that runs, and waits for it. When something did run, whatever
+    /// it has left outside of its group goes too: the next run must not meet it.
+    fn end_all(&mut self, lifeline: &Lifeline) {
+        let mut running: Vec<Running> = self.slots.iter_mut().filter_map(Option::take).collect();
+        if running.is_empty() {
+            return;
+        }
+        for running in &mut running {
+            running.kill();
+        }
+        lifeline.kill_holders();
+        running.into_iter().for_each(Running::wait);
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    // Rounded up, so that the deadline has come when the sleep is over.
+    let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2) + 1;
+    Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 }
+}

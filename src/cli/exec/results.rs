@@ -1,0 +1,175 @@
+//! `--results DIR`: what every item ended with, for programs.
+//!
+//! Owns: `DIR/results.ndjson`, one line per item that ended, appended; and
+//! `DIR/output/ENTRY.stdout|stderr` for outputs too long for a line. An item that was
+//! run again has several lines: the last one counts.
+//!
+//! Must always hold: an item that ended is never missing after the next run with the
+//! same DIR. Long outputs are moved here *before* the item's end is committed; the
+//! line is written after. What a crash leaves out is written by the next run from the
+//! entries' stored results ([`Results::lacks`]), which hold the first 64 KiB of each
+//! output. Must not know: how items are run.
+
+mod record;
+
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use forebay_messages::{EntryId, Timestamp};
+use thiserror::Error;
+
+use super::report::{Output, Report};
+
+pub(crate) use record::{Ended, line};
+
+/// A file of the results cannot be used.
+#[derive(Debug, Error)]
+#[error("cannot use {}: {source}; check its permissions and free space", .path.display())]
+pub(crate) struct ResultsError {
+    /// Which one.
+    path: PathBuf,
+    /// Why.
+    source: io::Error,
+}
+
+/// The results of a run, and what earlier runs have written.
+#[derive(Debug)]
+pub(crate) struct Results {
+    dir: PathBuf,
+    lines: File,
+    /// When what has a line ended, in milliseconds.
+    written: HashMap<EntryId, i64>,
+}
+
+impl Results {
+    /// Opens or makes the directory. A last line that a crash has cut off is removed.
+    ///
+    /// # Errors
+    /// [`ResultsError`] when a file cannot be used.
+    pub(crate) fn open(dir: &Path) -> Result<Self, ResultsError> {
+        let path = dir.join("results.ndjson");
+        let at = |source| ResultsError { path: path.clone(), source };
+        fs::create_dir_all(dir.join("output")).map_err(at)?;
+        let lines = OpenOptions::new().create(true).append(true).read(true).open(&path);
+        let mut lines = lines.map_err(at)?;
+        let (written, whole_bytes) = written(&lines).map_err(at)?;
+        lines.set_len(whole_bytes).map_err(at)?;
+        lines.seek(SeekFrom::End(0)).map_err(at)?;
+        Ok(Self { dir: dir.to_owned(), lines, written })
+    }
+
+    /// Whether this end of an entry has no line yet.
+    #[must_use]
+    pub(crate) fn lacks(&self, id: EntryId, ended_at: Timestamp) -> bool {
+        self.written.get(&id) != Some(&record::millis(ended_at))
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// [`ResultsError`] when it cannot be written; half a line is removed again.
+    pub(crate) fn write(&mut self, ended: &Ended<'_>) -> Result<(), ResultsError> {
+        let before = self.lines.metadata().map(|file| file.len());
+        let mut line = line(ended, Some(&self.dir));
+        line.push('\n');
+        let written = self.lines.write_all(line.as_bytes());
+        if let Err(source) = written {
+            if let Ok(before) = before {
+                let _ = self.lines.set_len(before);
+            }
+            return Err(ResultsError { path: self.dir.join("results.ndjson"), source });
+        }
+        self.written.insert(ended.id, record::millis(ended.report.ended_at));
+        Ok(())
+    }
+
+    /// Makes the lines durable.
+    ///
+    /// # Errors
+    /// [`ResultsError`] when that fails.
+    pub(crate) fn sync(&self) -> Result<(), ResultsError> {
+        let path = self.dir.join("results.ndjson");
+        self.lines.sync_data().map_err(|source| ResultsError { path, source })
+    }
+}
+
+/// Moves the long outputs of a report into the results directory `dir`. To be called
+/// before the item's end is committed, from any thread.
+///
+/// # Errors
+/// [`ResultsError`]: the item must not be committed as ended then.
+pub(crate) fn keep_outputs(
+    dir: &Path,
+    id: EntryId,
+    report: &mut Report,
+) -> Result<(), ResultsError> {
+    keep_output(dir, id, "stdout", &mut report.stdout)?;
+    keep_output(dir, id, "stderr", &mut report.stderr)
+}
+
+fn keep_output(
+    dir: &Path,
+    id: EntryId,
+    stream: &str,
+    output: &mut Output,
+) -> Result<(), ResultsError> {
+    let to = dir.join("output").join(format!("{id}.{stream}"));
+    let at = |source| ResultsError { path: to.clone(), source };
+    match &output.file {
+        Some(file) => {
+            let from = Path::new(OsStr::from_bytes(file));
+            relocate(from, &to).map_err(at)?;
+            let to = OsString::from(to).into_vec();
+            output.file = Some(Bytes::from(to));
+        }
+        // An earlier attempt may have said more.
+        None => match fs::remove_file(&to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
+            _ => {}
+        },
+    }
+    Ok(())
+}
+
+/// Renames, or copies to another file system; there is never half a file at `to`.
+fn relocate(from: &Path, to: &Path) -> io::Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            let part = to.with_added_extension("part");
+            fs::copy(from, &part)?;
+            fs::rename(&part, to)?;
+            fs::remove_file(from)
+        }
+        renamed => renamed,
+    }
+}
+
+/// What has a line, and how many bytes the whole lines take. Lines that say nothing
+/// (a power loss may leave such) are passed over.
+fn written(lines: &File) -> io::Result<(HashMap<EntryId, i64>, u64)> {
+    let mut reader = BufReader::new(lines);
+    reader.seek(SeekFrom::Start(0))?;
+    let (mut written, mut whole_bytes) = (HashMap::new(), 0);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        if line.last() != Some(&b'\n') {
+            break;
+        }
+        whole_bytes += line.len() as u64;
+        if let Some((id, ended_at)) = record::identify(&line) {
+            written.insert(id, ended_at);
+        }
+        line.clear();
+    }
+    Ok((written, whole_bytes))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,490 @@
+//! A run of `forebay exec`, from its arguments to its exit code.
+//!
+//! Must always hold: an item is stored before its command may start; what is told of
+//! an item follows from its stored result; an interrupted run leaves every item that
+//! has not ended to the next one.
+
+use std::{
+    collections::HashSet,
+    io,
+    path::PathBuf,
+    pin::pin,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bilrost::Message;
+use forebay::{
+    Drain, Entry, EntryHandle, HandlerOptions, Outcome, RetryPolicy, Runtime,
+    control::{Action, Request, Response, Target, answer},
+};
+use forebay_engine::rules::{RuleChange, RulePatch};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    feed::{self, Fed, OpenInputError},
+    input::Format,
+    interrupt::{Stop, on_signals},
+    item::{Plan, Prepared, SERVICE, Templates},
+    process::{Spawner, SpawnerError},
+    program::{ProgramError, check_program},
+    results::{Ended, Results, ResultsError, line},
+    runner::{Runner, report_of},
+    screen::Screen,
+    summary::Summary,
+    template::{Offer, TemplateError},
+};
+use crate::cli::args::{ExecArgs, Global};
+
+/// Items stored with one append.
+const STORE_LEN_MAX: usize = 256;
+/// Items that have been stored and not ended; reading the input waits above it.
+const PENDING_MAX: usize = 1_000_000;
+/// How often the progress is shown at most.
+const SHOW_EVERY: Duration = Duration::from_millis(100);
+/// How long a run that was asked to finish waits for its commands.
+const FINISH_WITHIN: Duration = Duration::from_secs(365 * 24 * 3600);
+/// First wait between two tries of an item, in milliseconds.
+const RETRY_FIRST_MS: u64 = 200;
+
+/// Why a run cannot be made.
+#[derive(Debug, Error)]
+pub(crate) enum ExecError {
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Input(#[from] OpenInputError),
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    #[error(transparent)]
+    Spawner(#[from] SpawnerError),
+    #[error(transparent)]
+    Runtime(#[from] forebay::RuntimeError),
+    #[error(transparent)]
+    Enqueue(#[from] forebay::EnqueueError),
+    #[error(transparent)]
+    Rules(#[from] forebay::rules::RulesError),
+    #[error("the current directory cannot be told: {0}; change to one that exists")]
+    Directory(#[source] io::Error),
+    #[error("{0}")]
+    Os(#[from] io::Error),
+    /// The input, or the process that starts commands, broke.
+    #[error("{0}")]
+    Broken(String),
+    /// `--strict` and a bad line.
+    #[error("{0} (nothing was stored, because of --strict)")]
+    Strict(String),
+}
+
+/// How one item ended, for the main loop.
+struct ItemEnd {
+    handle: EntryHandle,
+    item: Prepared,
+    outcome: Result<Outcome, forebay::ResultError>,
+}
+
+type Waiting = FuturesUnordered<BoxFuture<'static, ItemEnd>>;
+
+/// Runs the items of the input.
+///
+/// # Errors
+/// [`ExecError`]: nothing sensible could be done, or not to the end.
+pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, ExecError> {
+    let started = Instant::now();
+    let format = match (args.null, args.ndjson) {
+        (true, _) => Format::Nul,
+        (_, true) => Format::Ndjson,
+        _ => Format::Lines,
+    };
+    let plan = compile(args)?;
+    if let Some(program) = plan.program() {
+        check_program(program)?;
+    }
+    let mut fed = feed::start(feed::open(&args.input)?, format, plan)?;
+    let held = if args.strict { read_all(&mut fed).await? } else { Vec::new() };
+    let results = args.results.as_ref().map(absolute).transpose()?;
+    let kept = results.as_deref().map(Results::open).transpose()?;
+    let signals = on_signals()?;
+    let screen = Screen::new();
+    let log = screen.clone();
+    crate::cli::logging::start(global.log, move || log.clone());
+    let (runner, broken) = Runner::new(results, started);
+    let runtime = start_runtime(global, args, &runner).await?;
+    let run = Run {
+        json: global.json,
+        retry_failed: args.retry_failed,
+        summary: Summary::default(),
+        seen: HashSet::new(),
+        waiting: Waiting::new(),
+        results: kept,
+        screen,
+        runner,
+        runtime,
+    };
+    run.go(global, args, held, fed, broken, signals).await
+}
+
+fn compile(args: &ExecArgs) -> Result<Plan, ExecError> {
+    let templates = Templates {
+        command: &args.command,
+        key: args.key.as_ref(),
+        scope: args.scope.as_ref(),
+        limit_key: args.limit_key.as_ref(),
+    };
+    let offer = if args.ndjson { Offer::Object } else { Offer::Line };
+    let directory = std::env::current_dir().map_err(ExecError::Directory)?;
+    let again = args.again.then(|| uuid::Uuid::now_v7().into_bytes());
+    Ok(Plan::compile(&templates, offer, &directory, again)?)
+}
+
+fn absolute(path: &PathBuf) -> Result<PathBuf, ExecError> {
+    std::path::absolute(path).map_err(ExecError::Os)
+}
+
+/// Reads the whole input; the first bad line refuses it.
+async fn read_all(fed: &mut mpsc::Receiver<Fed>) -> Result<Vec<Prepared>, ExecError> {
+    let mut all = Vec::new();
+    while let Some(next) = fed.recv().await {
+        match next {
+            Fed::Item(item) => all.push(*item),
+            Fed::Bad(reason) => return Err(ExecError::Strict(reason)),
+            Fed::Broken(reason) => return Err(ExecError::Broken(reason)),
+        }
+    }
+    Ok(all)
+}
+
+async fn start_runtime(
+    global: &Global,
+    args: &ExecArgs,
+    runner: &Arc<Runner>,
+) -> Result<Runtime, ExecError> {
+    let options = HandlerOptions {
+        retry: RetryPolicy {
+            attempts_max: args.retries.saturating_add(1),
+            backoff_first_ms: RETRY_FIRST_MS,
+            ..RetryPolicy::default()
+        },
+        timeout: None,
+        retention: Some(Duration::MAX),
+    };
+    let running = Arc::clone(runner);
+    let builder = Runtime::builder()
+        .data_dir(&global.data_dir)
+        .max_running(args.jobs().get())
+        .handler_with(SERVICE, options, move |context, payload| {
+            Arc::clone(&running).run(context, payload)
+        });
+    Ok(builder.start().await?)
+}
+
+/// A run that is under way.
+struct Run {
+    json: bool,
+    retry_failed: bool,
+    summary: Summary,
+    /// Items of this input, to tell what it names twice.
+    seen: HashSet<[u8; 16]>,
+    waiting: Waiting,
+    results: Option<Results>,
+    screen: Screen,
+    runner: Arc<Runner>,
+    runtime: Runtime,
+}
+
+impl Run {
+    async fn go(
+        mut self,
+        global: &Global,
+        args: &ExecArgs,
+        held: Vec<Prepared>,
+        fed: mpsc::Receiver<Fed>,
+        broken: mpsc::UnboundedReceiver<String>,
+        signals: watch::Receiver<Stop>,
+    ) -> Result<ExitCode, ExecError> {
+        let prepared = self.prepare(global, args).await;
+        let ran = match prepared {
+            Ok(()) => self.run(held, fed, broken, signals.clone()).await,
+            Err(error) => Err(error),
+        };
+        let stopped = self.stop(signals).await;
+        if let Some(results) = &self.results {
+            results.sync()?;
+        }
+        self.screen.close();
+        ran?;
+        stopped?;
+        self.conclude()
+    }
+
+    /// Before the first item: the rules, then the spawner (which ends the orphans of an
+    /// earlier run).
+    async fn prepare(&mut self, global: &Global, args: &ExecArgs) -> Result<(), ExecError> {
+        if !args.rules.is_empty() {
+            let book = self.runtime.rules().book()?;
+            let changes: Vec<RuleChange> = args
+                .rules
+                .iter()
+                .map(|rule| book.upsert(rule.pattern.clone(), RulePatch::limits(rule.limits)))
+                .collect();
+            self.runtime.rules().change("forebay exec", changes).await?;
+        }
+        let spawner = Spawner::start(&global.data_dir.join("exec")).await?;
+        self.summary.orphans_killed = spawner.orphans_killed();
+        self.runner.begin(spawner);
+        Ok(())
+    }
+
+    /// Until every item has ended, or the run is to stop.
+    async fn run(
+        &mut self,
+        held: Vec<Prepared>,
+        mut fed: mpsc::Receiver<Fed>,
+        mut broken: mpsc::UnboundedReceiver<String>,
+        mut signals: watch::Receiver<Stop>,
+    ) -> Result<(), ExecError> {
+        for chunk in chunks(held) {
+            self.store(chunk).await?;
+        }
+        let mut reading = true;
+        let mut batch = Vec::new();
+        let mut input_broke = None;
+        let mut show = tokio::time::interval(SHOW_EVERY);
+        show.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while reading || !self.waiting.is_empty() {
+            tokio::select! {
+                biased;
+                _ = signals.wait_for(|stop| *stop != Stop::No) => return Ok(()),
+                Some(reason) = broken.recv() => return Err(ExecError::Broken(reason)),
+                Some(end) = self.waiting.next() => self.ended(end)?,
+                count = fed.recv_many(&mut batch, STORE_LEN_MAX),
+                    if reading && self.waiting.len() < PENDING_MAX =>
+                {
+                    reading = count > 0;
+                    if let Some(reason) = self.take(std::mem::take(&mut batch)).await? {
+                        input_broke = Some(reason);
+                    }
+                    if !reading {
+                        self.runner.progress().input_ended();
+                    }
+                }
+                _ = show.tick() => self.show(),
+            }
+        }
+        input_broke.map_or(Ok(()), |reason| Err(ExecError::Broken(reason)))
+    }
+
+    fn show(&self) {
+        let elapsed = self.runner.elapsed();
+        let view = self.runner.progress().view(elapsed);
+        self.screen.show(&view, elapsed);
+    }
+
+    /// Stores what was read; what broke the input, if anything did.
+    async fn take(&mut self, batch: Vec<Fed>) -> Result<Option<String>, ExecError> {
+        let mut items = Vec::with_capacity(batch.len());
+        let mut broke = None;
+        for fed in batch {
+            match fed {
+                Fed::Item(item) => items.push(*item),
+                Fed::Bad(reason) => {
+                    self.summary.skipped += 1;
+                    self.screen.message(format!("error: {reason}; skipped\n").as_bytes());
+                }
+                Fed::Broken(reason) => broke = Some(reason),
+            }
+        }
+        self.store(items).await?;
+        Ok(broke)
+    }
+
+    /// Makes items durable, and begins to wait for their ends.
+    async fn store(&mut self, items: Vec<Prepared>) -> Result<(), ExecError> {
+        let mut fresh = Vec::with_capacity(items.len());
+        for item in items {
+            if self.seen.insert(item.id.uuid) {
+                fresh.push(item);
+            } else {
+                self.summary.duplicates += 1;
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        let entries = fresh.iter().map(entry).collect();
+        let handles = self.runtime.enqueue_batch(entries).await?;
+        for (item, handle) in fresh.into_iter().zip(handles) {
+            self.summary.accepted += 1;
+            if handle.was_existing() && self.ended_earlier(&handle, &item).await? {
+                continue;
+            }
+            self.runner.progress().accepted();
+            self.waiting.push(Box::pin(async move {
+                let outcome = handle.outcome().await;
+                ItemEnd { handle, item, outcome }
+            }));
+        }
+        Ok(())
+    }
+
+    /// Whether an item that was stored before has ended, and is not to be tried again.
+    async fn ended_earlier(
+        &mut self,
+        handle: &EntryHandle,
+        item: &Prepared,
+    ) -> Result<bool, ExecError> {
+        let found = self.runtime.node().outcome(handle.id());
+        let Some(outcome) = found.map_err(forebay::RuntimeError::from)? else {
+            return Ok(false);
+        };
+        if !outcome.is_success() && self.retry_failed {
+            let target = Target { entries: vec![handle.id()], ..Target::default() };
+            let request = Request::Act { action: Action::Redrive, target };
+            match answer(self.runtime.node(), request).await {
+                Response::Changed { count } if count > 0 => return Ok(false),
+                other => return Err(ExecError::Broken(format!("cannot retry: {other:?}"))),
+            }
+        }
+        match outcome.is_success() {
+            true => self.summary.succeeded_earlier += 1,
+            false => self.summary.failed_earlier += 1,
+        }
+        self.runner.progress().ended_earlier();
+        // A crash may have come between the end of an item and its line.
+        self.write_result(handle, item, &outcome, false)?;
+        Ok(true)
+    }
+
+    /// Tells of an item that ended in this run.
+    fn ended(&mut self, end: ItemEnd) -> Result<(), ExecError> {
+        let outcome = match end.outcome {
+            Ok(outcome) => outcome,
+            Err(error) => return Err(ExecError::Broken(error.to_string())),
+        };
+        let succeeded = outcome.is_success();
+        match succeeded {
+            true => self.summary.succeeded += 1,
+            false => self.summary.failed += 1,
+        }
+        let elapsed = self.runner.elapsed();
+        self.runner.progress().ended(elapsed, succeeded);
+        if let Outcome::Failure(failure) = &outcome {
+            let what = end.item.job.argv.iter().map(|arg| String::from_utf8_lossy(arg));
+            let what = what.collect::<Vec<_>>().join(" ");
+            let text = format!("failed: {what}: {} ({})\n", failure.message, end.handle.id());
+            self.screen.message(text.as_bytes());
+        }
+        self.write_result(&end.handle, &end.item, &outcome, true)
+    }
+
+    /// Writes the line of an item that has none yet; without a results directory prints
+    /// what the item said, if it ended in this run.
+    fn write_result(
+        &mut self,
+        handle: &EntryHandle,
+        item: &Prepared,
+        outcome: &Outcome,
+        ended_now: bool,
+    ) -> Result<(), ExecError> {
+        let report = report_of(outcome);
+        let attempts = || -> Result<u32, ExecError> {
+            let view = self.runtime.node().entry(handle.id());
+            let view = view.map_err(forebay::RuntimeError::from)?;
+            Ok(view.map_or(0, |view| view.attempts))
+        };
+        if let Some(results) = &mut self.results
+            && (ended_now || results.lacks(handle.id(), report.ended_at))
+        {
+            let attempts = attempts()?;
+            let (id, vqueue, job) = (handle.id(), &item.vqueue, &item.job);
+            results.write(&Ended { id, vqueue, job, attempts, report: &report })?;
+        } else if self.results.is_none() && ended_now {
+            if self.json {
+                let attempts = attempts()?;
+                let (id, vqueue, job) = (handle.id(), &item.vqueue, &item.job);
+                let ended = Ended { id, vqueue, job, attempts, report: &report };
+                self.screen.line(&line(&ended, None))?;
+            } else {
+                self.screen.outputs(&report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets what runs end (a second signal kills it), and takes everything down.
+    async fn stop(&mut self, mut signals: watch::Receiver<Stop>) -> Result<(), ExecError> {
+        let runtime = self.runtime.clone();
+        let interrupted = *signals.borrow() != Stop::No;
+        let within = if interrupted { FINISH_WITHIN } else { Duration::ZERO };
+        if interrupted && !self.waiting.is_empty() {
+            let running = runtime.node().executor().running();
+            let text = format!("stopping: {running} running; once more (Ctrl-C) to kill them\n");
+            self.screen.message(text.as_bytes());
+        }
+        let mut down = pin!(runtime.shutdown(Drain::within(within)));
+        let mut killed = false;
+        let stopped = loop {
+            tokio::select! {
+                stopped = &mut down => break stopped,
+                Some(end) = self.waiting.next() => {
+                    if end.outcome.is_ok() {
+                        self.ended(end)?;
+                    } else {
+                        self.summary.left += 1;
+                    }
+                }
+                _ = signals.wait_for(|stop| *stop == Stop::Kill), if !killed => {
+                    killed = true;
+                    runtime.node().executor().abort_all();
+                }
+            }
+        };
+        while let Some(end) = self.waiting.next().await {
+            match end.outcome {
+                Ok(_) => self.ended(end)?,
+                Err(_) => self.summary.left += 1,
+            }
+        }
+        if let Some(spawner) = self.runner.end() {
+            spawner.close().await;
+        }
+        Ok(stopped?)
+    }
+
+    fn conclude(mut self) -> Result<ExitCode, ExecError> {
+        let elapsed = self.runner.elapsed();
+        self.summary.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        if self.json {
+            self.screen.line(&self.summary.to_json())?;
+        } else {
+            self.screen.message(format!("{}\n", self.summary).as_bytes());
+        }
+        Ok(ExitCode::from(self.summary.exit_code()))
+    }
+}
+
+fn entry(item: &Prepared) -> Entry {
+    let mut entry = Entry::to(SERVICE).uuid(item.id.uuid).payload(item.job.encode_to_vec());
+    if let Some(scope) = &item.vqueue.scope {
+        entry = entry.scope(scope);
+    }
+    if item.vqueue.l1.is_some() {
+        entry = entry.limit_key(&item.vqueue.limit_key());
+    }
+    if let Some(key) = &item.vqueue.object_key {
+        entry = entry.key(key);
+    }
+    entry
+}
+
+fn chunks(mut items: Vec<Prepared>) -> impl Iterator<Item = Vec<Prepared>> {
+    std::iter::from_fn(move || {
+        let count = items.len().min(STORE_LEN_MAX);
+        (count > 0).then(|| items.drain(..count).collect())
+    })
+}

@@ -1,0 +1,207 @@
+//! What a person sees of a run: a bar on a terminal, now and then a line elsewhere,
+//! and the outputs of the items.
+//!
+//! Must always hold: the output of an item is written as one piece, never mixed with
+//! another's or with the bar; standard output has nothing but outputs (and JSON). When
+//! standard output is closed (`| head`), the run goes on and says so once. Must not
+//! know: what the numbers mean.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{self, IsTerminal, Write},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{
+    progress::{Details, View},
+    report::{Output, Report},
+};
+
+/// How often the bar is drawn at most, per second.
+const BAR_HZ: u8 = 10;
+/// How often a plain line is written at most.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Standard output, standard error and the bar, for one writer at a time. Clones share
+/// it.
+#[derive(Clone, Debug)]
+pub(crate) struct Screen {
+    bar: Option<ProgressBar>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the last plain line was written, since the start of the run.
+    line_at: Option<Duration>,
+    /// Nobody reads standard output any more.
+    stdout_closed: bool,
+}
+
+impl Screen {
+    /// A bar when standard error is a terminal, else plain lines.
+    #[must_use]
+    pub(crate) fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let target = ProgressDrawTarget::stderr_with_hz(BAR_HZ);
+            let bar = ProgressBar::with_draw_target(Some(0), target);
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
+            bar.set_style(style.expect("the template is a constant"));
+            bar
+        });
+        Self { bar, state: Arc::default() }
+    }
+
+    /// Shows how far the run is, if it is time to. `now` is since its start.
+    pub(crate) fn show(&self, view: &View, now: Duration) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(view.total);
+            bar.set_message(Details(view).to_string());
+            bar.set_position(view.done);
+            return;
+        }
+        let mut state = self.lock();
+        if now < state.line_at.unwrap_or_default() + LINE_EVERY {
+            return;
+        }
+        state.line_at = Some(now);
+        let _ = writeln!(io::stderr().lock(), "forebay: {view}");
+    }
+
+    /// Writes both outputs of an item, each as one piece, and removes their files.
+    ///
+    /// # Errors
+    /// When an output cannot be read or written; a closed standard output is no error.
+    pub(crate) fn outputs(&self, report: &Report) -> io::Result<()> {
+        let mut state = self.lock();
+        self.without_bar(|| {
+            let mut out = io::stdout().lock();
+            let written = if state.stdout_closed {
+                Ok(())
+            } else {
+                copy(&report.stdout, &mut out).and_then(|()| out.flush())
+            };
+            state.notice(written)?;
+            copy(&report.stderr, &mut io::stderr().lock())
+        })?;
+        remove_file(&report.stdout);
+        remove_file(&report.stderr);
+        Ok(())
+    }
+
+    /// Writes a line to standard output.
+    ///
+    /// # Errors
+    /// When it cannot be written; a closed standard output is no error.
+    pub(crate) fn line(&self, line: &str) -> io::Result<()> {
+        let mut state = self.lock();
+        if state.stdout_closed {
+            return Ok(());
+        }
+        self.without_bar(|| {
+            let mut out = io::stdout().lock();
+            let written = writeln!(out, "{line}").and_then(|()| out.flush());
+            state.notice(written)
+        })
+    }
+
+    /// Writes text to standard error, above the bar.
+    pub(crate) fn message(&self, text: &[u8]) {
+        let _state = self.lock();
+        self.without_bar(|| {
+            // Nobody is left to be told that nobody can be told.
+            let _ = io::stderr().lock().write_all(text);
+        });
+    }
+
+    /// Takes the bar away, at the end.
+    pub(crate) fn close(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn without_bar<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes note of a standard output that nobody reads.
+    fn notice(&mut self, written: io::Result<()>) -> io::Result<()> {
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.stdout_closed = true;
+                let told = "forebay: nobody reads standard output any more; the items run on, \
+                            --results keeps what they say\n";
+                let _ = io::stderr().lock().write_all(told.as_bytes());
+                Ok(())
+            }
+            written => written,
+        }
+    }
+}
+
+/// Standard error for the log: lines go above the bar.
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.message(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Copies all there is of an output: the file when it is there, else the head.
+fn copy(output: &Output, to: &mut impl Write) -> io::Result<()> {
+    let file = output.file.as_ref().map(|path| File::open(Path::new(OsStr::from_bytes(path))));
+    match file {
+        Some(Ok(mut file)) => io::copy(&mut file, to).map(drop),
+        Some(Err(_)) | None => to.write_all(&output.head),
+    }
+}
+
+fn remove_file(output: &Output) {
+    if let Some(path) = &output.file {
+        // What stays is removed when the next run starts.
+        let _ = std::fs::remove_file(Path::new(OsStr::from_bytes(path)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::{Output, copy};
+
+    #[test]
+    fn the_file_counts_when_it_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("o");
+        let file = Some(Bytes::copy_from_slice(path.as_os_str().as_encoded_bytes()));
+        let output = Output { head: "be".into(), len: 9, file, lost: None };
+        let copied = || {
+            let mut to = Vec::new();
+            copy(&output, &mut to).unwrap();
+            to
+        };
+        assert_eq!(copied(), b"be");
+        std::fs::write(&path, "beginning").unwrap();
+        assert_eq!(copied(), b"beginning");
+    }
+}

@@ -1,0 +1,131 @@
+//! The last word of a run, and its exit code.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::progress::Clock;
+
+/// What came of the items.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Summary {
+    /// Items of the input that were stored or found stored.
+    pub(crate) accepted: u64,
+    /// Items that the input named more than once (each counted once above).
+    pub(crate) duplicates: u64,
+    /// Ended well in this run.
+    pub(crate) succeeded: u64,
+    /// Failed for good in this run.
+    pub(crate) failed: u64,
+    /// Had ended well in an earlier run.
+    pub(crate) succeeded_earlier: u64,
+    /// Had failed for good in an earlier run, and were not tried again.
+    pub(crate) failed_earlier: u64,
+    /// Bad lines of the input.
+    pub(crate) skipped: u64,
+    /// Are stored and have not ended, for the run was interrupted.
+    pub(crate) left: u64,
+    /// Processes of an earlier run that were still running and were killed.
+    pub(crate) orphans_killed: u64,
+    /// How long it took, in milliseconds.
+    pub(crate) elapsed_ms: u64,
+}
+
+/// All succeeded.
+pub(crate) const EXIT_SUCCESS: u8 = 0;
+/// Some failed, were skipped, or are left.
+pub(crate) const EXIT_FAILURES: u8 = 1;
+/// Wrong usage or environment.
+pub(crate) const EXIT_USAGE: u8 = 2;
+
+impl Summary {
+    /// 0 when everything there was succeeded, in this run or earlier; else 1.
+    #[must_use]
+    pub(crate) fn exit_code(&self) -> u8 {
+        let amiss = self.failed + self.failed_earlier + self.skipped + self.left;
+        if amiss == 0 { EXIT_SUCCESS } else { EXIT_FAILURES }
+    }
+
+    /// One line of JSON, `"kind": "summary"` first.
+    #[must_use]
+    pub(crate) fn to_json(&self) -> String {
+        #[derive(Serialize)]
+        struct Tagged<'a> {
+            kind: &'static str,
+            #[serde(flatten)]
+            summary: &'a Summary,
+            exit_code: u8,
+        }
+        let exit_code = self.exit_code();
+        serde_json::to_string(&Tagged { kind: "summary", summary: self, exit_code })
+            .expect("numbers are JSON")
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let elapsed = std::time::Duration::from_millis(self.elapsed_ms);
+        write!(f, "{} succeeded, {} failed", self.succeeded, self.failed)?;
+        let extras = [
+            (self.succeeded_earlier, "were done before"),
+            (self.failed_earlier, "had failed before (--retry-failed runs them again)"),
+            (self.duplicates, "named twice"),
+            (self.skipped, "bad lines skipped"),
+            (self.left, "left (the same command line goes on)"),
+            (self.orphans_killed, "processes of a killed run ended first"),
+        ];
+        for (count, what) in extras {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        if self.elapsed_ms < 10_000 {
+            return write!(f, "; {:.1}s", elapsed.as_secs_f64());
+        }
+        write!(f, "; {}", Clock(elapsed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Summary;
+
+    #[test]
+    fn exit_codes() {
+        let good = Summary {
+            accepted: 3,
+            succeeded: 1,
+            succeeded_earlier: 2,
+            duplicates: 1,
+            orphans_killed: 1,
+            ..Summary::default()
+        };
+        assert_eq!(good.exit_code(), 0);
+        for amiss in [
+            Summary { failed: 1, ..good.clone() },
+            Summary { failed_earlier: 1, ..good.clone() },
+            Summary { skipped: 1, ..good.clone() },
+            Summary { left: 1, ..good },
+        ] {
+            assert_eq!(amiss.exit_code(), 1, "{amiss}");
+        }
+    }
+
+    #[test]
+    fn for_people_and_for_programs() {
+        let summary = Summary {
+            accepted: 5,
+            succeeded: 3,
+            failed: 1,
+            skipped: 2,
+            elapsed_ms: 1250,
+            ..Summary::default()
+        };
+        assert_eq!(summary.to_string(), "3 succeeded, 1 failed, 2 bad lines skipped; 1.2s");
+        let json: serde_json::Value = serde_json::from_str(&summary.to_json()).unwrap();
+        assert_eq!(
+            (&json["kind"], &json["failed"], &json["exit_code"]),
+            (&"summary".into(), &1.into(), &1.into())
+        );
+    }
+}

@@ -1,0 +1,292 @@
+//! Commands that ask a data directory: `rules`, `entries`, `queues`, `status`.
+//!
+//! Must not know: whether the directory is in use; the answers are the same.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use comfy_table::{Table, presets::NOTHING};
+use forebay::control::{
+    BookView, Control, ControlError, NodeView, RateView, Request, Response, RuleEdit,
+};
+use forebay_actors::node::{EntryFilter, EntryView, VQueueView};
+use thiserror::Error;
+
+use super::args::{EntriesArgs, Global, QueuesArgs, RuleTarget, RulesArgs, RulesCommand};
+
+/// Why nothing was answered.
+#[derive(Debug, Error)]
+pub(crate) enum AskError {
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// What the other side refused.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the answer does not fit the question (another version of forebay?)")]
+    Strange,
+    #[error("standard output: {0}")]
+    Output(#[from] std::io::Error),
+    #[error("the answer cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// Asks and prints.
+pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, AskError> {
+    let control = Control::open(&global.data_dir).await?;
+    let answered = control.ask(request).await;
+    let closed = control.close().await;
+    let response = answered?;
+    closed?;
+    if let Response::Error { message, .. } = response {
+        return Err(AskError::Refused(message));
+    }
+    let text = if global.json { json(&response)? } else { people(&response)? };
+    Ok(super::print(text.as_bytes())?)
+}
+
+/// The request behind `forebay entries`.
+pub(crate) fn entries(args: &EntriesArgs) -> Request {
+    let stage = args.stage.map(|stage| format!("{stage:?}").to_lowercase());
+    let filter = EntryFilter {
+        stage,
+        service: args.service.clone(),
+        scope: args.scope.clone(),
+        limit_key: None,
+        limit: args.limit,
+    };
+    Request::Entries { filter }
+}
+
+/// The request behind `forebay queues`.
+pub(crate) fn queues(args: &QueuesArgs) -> Request {
+    let filter = EntryFilter {
+        service: args.service.clone(),
+        scope: args.scope.clone(),
+        limit: args.limit,
+        ..EntryFilter::default()
+    };
+    Request::Queues { filter }
+}
+
+/// The request behind `forebay rules …`.
+pub(crate) fn rules(args: &RulesArgs) -> Request {
+    let author = author();
+    let edit = |target: &RuleTarget, change: RuleEdit| Request::RuleSet {
+        pattern: target.pattern.to_string(),
+        change,
+        if_version: target.if_version,
+        author: author.clone(),
+    };
+    match &args.command {
+        RulesCommand::List => Request::Rules,
+        RulesCommand::History => Request::RulesHistory,
+        RulesCommand::Rollback { version } => Request::RulesRollback { version: *version, author },
+        RulesCommand::Set(set) => edit(
+            &set.target,
+            RuleEdit {
+                concurrency: set.concurrency.map(|limit| limit.0.map(std::num::NonZeroU32::get)),
+                rate: set.rate.map(|rate| RateView {
+                    burst: set.burst.unwrap_or(rate.0.burst),
+                    ..rate.0.into()
+                }),
+                description: set.description.clone(),
+                ..RuleEdit::default()
+            },
+        ),
+        RulesCommand::Disable(target) => {
+            edit(target, RuleEdit { disabled: Some(true), ..RuleEdit::default() })
+        }
+        RulesCommand::Enable(target) => {
+            edit(target, RuleEdit { disabled: Some(false), ..RuleEdit::default() })
+        }
+        RulesCommand::Delete(target) => {
+            edit(target, RuleEdit { delete: true, ..RuleEdit::default() })
+        }
+    }
+}
+
+/// Who changes rules: the user, as the environment says.
+fn author() -> String {
+    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+    user.unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()))
+}
+
+/// The answer's content alone, one line.
+fn json(response: &Response) -> Result<String, AskError> {
+    let mut text = match response {
+        Response::Status { node } => serde_json::to_string(node),
+        Response::Entries { entries } => serde_json::to_string(entries),
+        Response::Queues { queues } => serde_json::to_string(queues),
+        Response::Rules { book } => serde_json::to_string(book),
+        Response::RulesHistory { books } => serde_json::to_string(books),
+        Response::Changed { .. } | Response::Error { .. } => serde_json::to_string(response),
+    }?;
+    text.push('\n');
+    Ok(text)
+}
+
+fn people(response: &Response) -> Result<String, AskError> {
+    Ok(match response {
+        Response::Status { node } => status(node),
+        Response::Entries { entries } => entry_table(entries),
+        Response::Queues { queues } => queue_table(queues),
+        Response::Rules { book } => rule_table(book),
+        Response::RulesHistory { books } => history(books),
+        Response::Changed { count } => format!("{count} changed\n"),
+        Response::Error { .. } => return Err(AskError::Strange),
+    })
+}
+
+/// A time as ISO 8601 with its zone.
+fn time(millis: u64) -> String {
+    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
+    match jiff::Timestamp::from_millisecond(millis) {
+        Ok(time) => {
+            time.to_zoned(jiff::tz::TimeZone::system()).strftime("%FT%T%.3f%:z").to_string()
+        }
+        Err(_) => "never".to_owned(),
+    }
+}
+
+fn rate(rate: RateView) -> String {
+    let every = std::time::Duration::from_millis(rate.period_ms);
+    format!("{} per {every:?}, burst {}", rate.tokens, rate.burst)
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(header.to_vec());
+    table
+}
+
+fn or_dash(text: Option<&String>) -> String {
+    text.map_or_else(|| "-".to_owned(), Clone::clone)
+}
+
+fn finish(table: &Table, rows: usize, what: &str) -> String {
+    if rows == 0 { format!("no {what}\n") } else { format!("{}\n", table.trim_fmt()) }
+}
+
+fn status(node: &NodeView) -> String {
+    let mut text = format!(
+        "forebay {} (process {}), {} handlers running\n",
+        node.version, node.pid, node.running
+    );
+    let mut table =
+        table(&["PARTITION", "ROLE", "EPOCH", "APPLIED", "LOG END", "ACTIVE VQUEUES", "STALE"]);
+    for partition in &node.partitions {
+        table.add_row([
+            partition.id.to_string(),
+            partition.role.clone(),
+            partition.epoch.to_string(),
+            partition.applied.to_string(),
+            partition.log_end.to_string(),
+            partition.active_vqueues.to_string(),
+            partition.stale.to_string(),
+        ]);
+    }
+    let _ = writeln!(text, "{}", table.trim_fmt());
+    for partition in &node.partitions {
+        if let Some(reason) = &partition.stopped {
+            let _ = writeln!(text, "partition {} stopped: {reason}", partition.id);
+        }
+    }
+    text
+}
+
+fn entry_table(entries: &[EntryView]) -> String {
+    let mut table = table(&[
+        "ENTRY",
+        "STAGE",
+        "OUTCOME",
+        "SERVICE",
+        "SCOPE",
+        "LIMIT KEY",
+        "KEY",
+        "ATTEMPTS",
+        "CREATED",
+    ]);
+    for entry in entries {
+        table.add_row([
+            entry.id.to_string(),
+            entry.stage.clone(),
+            or_dash(entry.outcome.as_ref()),
+            entry.service.clone(),
+            or_dash(entry.scope.as_ref()),
+            or_dash(entry.limit_key.as_ref()),
+            or_dash(entry.key.as_ref()),
+            entry.attempts.to_string(),
+            time(entry.created_at),
+        ]);
+    }
+    finish(&table, entries.len(), "entries")
+}
+
+fn queue_table(queues: &[VQueueView]) -> String {
+    let mut table = table(&[
+        "VQUEUE",
+        "SERVICE",
+        "SCOPE",
+        "LIMIT KEY",
+        "KEY",
+        "INBOX",
+        "RUNNING",
+        "PARKED",
+        "FINISHED",
+        "PAUSED",
+    ]);
+    for queue in queues {
+        table.add_row([
+            queue.id.to_string(),
+            queue.service.clone(),
+            or_dash(queue.scope.as_ref()),
+            or_dash(queue.limit_key.as_ref()),
+            or_dash(queue.key.as_ref()),
+            queue.inbox.to_string(),
+            queue.running.to_string(),
+            queue.parked.to_string(),
+            queue.finished.to_string(),
+            if queue.is_paused { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    finish(&table, queues.len(), "vqueues")
+}
+
+fn rule_table(book: &BookView) -> String {
+    let mut table = table(&[
+        "RULE",
+        "PATTERN",
+        "CONCURRENCY",
+        "RATE",
+        "VERSION",
+        "ENABLED",
+        "MODIFIED",
+        "DESCRIPTION",
+    ]);
+    for rule in &book.rules {
+        table.add_row([
+            rule.id.clone(),
+            rule.pattern.clone(),
+            rule.concurrency.map_or_else(|| "none".to_owned(), |limit| limit.to_string()),
+            rule.rate.map_or_else(|| "none".to_owned(), rate),
+            rule.version.to_string(),
+            if rule.disabled { "no" } else { "yes" }.to_owned(),
+            time(rule.last_modified),
+            rule.description.clone(),
+        ]);
+    }
+    let rules = finish(&table, book.rules.len(), "rules");
+    format!("rule book version {}\n{rules}", book.version)
+}
+
+fn history(books: &[BookView]) -> String {
+    let mut table = table(&["VERSION", "AT", "AUTHOR", "RULES"]);
+    for book in books {
+        table.add_row([
+            book.version.to_string(),
+            book.at.map_or_else(|| "-".to_owned(), time),
+            or_dash(book.author.as_ref()),
+            book.rules.len().to_string(),
+        ]);
+    }
+    finish(&table, books.len(), "earlier rule books")
+}

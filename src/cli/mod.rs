@@ -1,0 +1,119 @@
+//! The `forebay` command line.
+//!
+//! Owns: arguments, output for people and for programs, exit codes. Must always
+//! hold: exit code 0 means that everything succeeded, 1 that something failed or was
+//! skipped, 2 that nothing sensible could be done; an error is one line, `error:
+//! what, where; what to do`. Must not know: how entries are scheduled.
+
+pub(crate) mod args;
+pub(crate) mod exec;
+pub(crate) mod inspect;
+pub(crate) mod logging;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use args::{Cli, Command, Global};
+use forebay::control::Request;
+
+use exec::{
+    process::{SPAWNER_ARGUMENT, serve},
+    summary::EXIT_USAGE,
+};
+
+/// Runs the command line of this process.
+pub(crate) fn run() -> ExitCode {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    if let [_, first, dir] = line.as_slice()
+        && first == SPAWNER_ARGUMENT
+    {
+        return serve(Path::new(dir));
+    }
+    match args::parse(line) {
+        Ok(cli) => dispatch(cli),
+        Err(error) => {
+            let printed = error.print();
+            let code = u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE);
+            if printed.is_ok() { ExitCode::from(code) } else { ExitCode::from(EXIT_USAGE) }
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> ExitCode {
+    let Cli { global, command } = cli;
+    let request = match &command {
+        Command::Completions(shell) => return done(completions(shell.shell)),
+        Command::Man => return done(manual()),
+        Command::Exec(args) => return run_exec(&global, args),
+        Command::Rules(args) => inspect::rules(args),
+        Command::Entries(args) => inspect::entries(args),
+        Command::Queues(args) => inspect::queues(args),
+        Command::Status => Request::Status,
+        other => unreachable!("{other:?} is not in args::AVAILABLE"),
+    };
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| inspect::ask(&global, request)) {
+        Ok(answered) => done(answered),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_exec(global: &Global, args: &args::ExecArgs) -> ExitCode {
+    match on_tokio(|| exec::run::exec(global, args)) {
+        Ok(ran) => done(ran),
+        Err(error) => fail(&error),
+    }
+}
+
+/// Runs a future on a tokio runtime of its own.
+fn on_tokio<F: Future>(make: impl FnOnce() -> F) -> io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let output = runtime.block_on(async { make().await });
+    // Threads that wait for input or for a signal must not hold the process up.
+    runtime.shutdown_background();
+    Ok(output)
+}
+
+fn done<E: std::error::Error>(result: Result<ExitCode, E>) -> ExitCode {
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+/// Prints `error: …` and gives the exit code of wrong usage or environment.
+pub(crate) fn fail(error: &dyn std::error::Error) -> ExitCode {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Many errors say their cause themselves.
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    let _ = writeln!(io::stderr().lock(), "error: {text}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn completions(shell: clap_complete::Shell) -> io::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command_line(), "forebay", &mut script);
+    print(&script)
+}
+
+fn manual() -> io::Result<ExitCode> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(args::command_line()).render(&mut page)?;
+    print(&page)
+}
+
+/// Writes to standard output; whoever closes it early has seen enough.
+fn print(bytes: &[u8]) -> io::Result<ExitCode> {
+    match io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

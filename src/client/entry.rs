@@ -1,0 +1,180 @@
+//! Making an entry.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use forebay_messages::{
+    EntryId, Timestamp, VQueueName,
+    command::{NewEntry, RetryPolicy},
+    vqueue::NameError,
+};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::{
+    error::{EncodeError, EnqueueError},
+    handler::HandlerOptions,
+};
+
+/// Largest payload, in bytes.
+pub const PAYLOAD_LEN_MAX: usize = 1 << 20;
+/// Longest idempotency key, in bytes.
+pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 512;
+
+/// An entry to be enqueued.
+///
+/// ```
+/// use forebay::{Entry, RetryPolicy};
+///
+/// let entry = Entry::to("resize")
+///     .scope("tenant-a")
+///     .limit_key("gold/user-7")
+///     .key("img-42")
+///     .retry(RetryPolicy::NONE)
+///     .payload("img-42.png");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Entry {
+    name: VQueueName,
+    payload: Bytes,
+    run_at: Option<Timestamp>,
+    idempotency_key: Option<ByteString>,
+    retry: Option<RetryPolicy>,
+    retention: Option<Duration>,
+    uuid: Option<[u8; 16]>,
+    refused: Option<NameError>,
+}
+
+impl Entry {
+    /// An entry for the handler registered under this name.
+    #[must_use]
+    pub fn to(service: &str) -> Self {
+        Self {
+            name: VQueueName::service(service),
+            payload: Bytes::new(),
+            run_at: None,
+            idempotency_key: None,
+            retry: None,
+            retention: None,
+            uuid: None,
+            refused: None,
+        }
+    }
+
+    /// The first dimension of the limits (a tenant, say). Without one no user limits
+    /// apply.
+    #[must_use]
+    pub fn scope(mut self, scope: &str) -> Self {
+        self.name = self.name.with_scope(scope);
+        self
+    }
+
+    /// The further dimensions of the limits, written `l1` or `l1/l2`; needs a scope.
+    #[must_use]
+    pub fn limit_key(mut self, limit_key: &str) -> Self {
+        match self.name.clone().with_limit_key(limit_key) {
+            Ok(name) => self.name = name,
+            Err(error) => self.refused = Some(error),
+        }
+        self
+    }
+
+    /// The object the entry is about: entries of one object (with the same service,
+    /// scope and limit key) run one after the other, in order, retries included.
+    #[must_use]
+    pub fn key(mut self, object_key: &str) -> Self {
+        self.name = self.name.with_object_key(object_key);
+        self
+    }
+
+    /// The payload as JSON.
+    ///
+    /// # Errors
+    /// When the value cannot be written as JSON.
+    pub fn json(self, payload: &impl Serialize) -> Result<Self, EncodeError> {
+        Ok(self.payload(serde_json::to_vec(payload)?))
+    }
+
+    /// The payload as bytes, at most [`PAYLOAD_LEN_MAX`] of them.
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// Not before this time. It is also the place in the queue: an entry with an
+    /// earlier time goes before.
+    #[must_use]
+    pub fn run_at(mut self, time: impl Into<Timestamp>) -> Self {
+        self.run_at = Some(time.into());
+        self
+    }
+
+    /// Another enqueue with the same key, to the same service and scope, adds nothing
+    /// and yields this entry, as long as its result is kept.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: &str) -> Self {
+        self.idempotency_key = Some(ByteString::from(key));
+        self
+    }
+
+    /// What follows a failed attempt; the handler's policy otherwise.
+    #[must_use]
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = Some(policy);
+        self
+    }
+
+    /// How long the result is kept; the handler's retention otherwise.
+    /// `Duration::MAX` keeps it until it is purged, zero keeps nothing.
+    #[must_use]
+    pub fn retention(mut self, retention: Duration) -> Self {
+        self.retention = Some(retention);
+        self
+    }
+
+    /// Gives the entry an identity of the caller's: enqueueing the same one again adds
+    /// nothing. Without it a UUIDv7 is made.
+    #[must_use]
+    pub fn uuid(mut self, uuid: [u8; 16]) -> Self {
+        self.uuid = Some(uuid);
+        self
+    }
+
+    /// The vqueue it goes to.
+    #[must_use]
+    pub fn vqueue(&self) -> &VQueueName {
+        &self.name
+    }
+
+    /// Checks everything and gives the entry its id.
+    pub(crate) fn finish(self, defaults: HandlerOptions) -> Result<NewEntry, EnqueueError> {
+        if let Some(error) = self.refused {
+            return Err(error.into());
+        }
+        self.name.check()?;
+        if self.payload.len() > PAYLOAD_LEN_MAX {
+            let (len, len_max) = (self.payload.len(), PAYLOAD_LEN_MAX);
+            return Err(EnqueueError::PayloadTooLarge { len, len_max });
+        }
+        if let Some(key) = &self.idempotency_key
+            && (key.is_empty() || key.len() > IDEMPOTENCY_KEY_LEN_MAX)
+        {
+            return Err(EnqueueError::IdempotencyKey { len: key.len() });
+        }
+        let uuid = self.uuid.unwrap_or_else(|| Uuid::now_v7().into_bytes());
+        let partition_key = self.name.partition_key(self.idempotency_key.as_deref(), &uuid);
+        let retention = self.retention.or(defaults.retention);
+        Ok(NewEntry {
+            id: EntryId { partition_key, uuid },
+            vqueue: self.name,
+            payload: self.payload,
+            run_at: self.run_at,
+            idempotency_key: self.idempotency_key,
+            retry: Some(self.retry.unwrap_or(defaults.retry)),
+            retention_ms: retention
+                .map(|retention| u64::try_from(retention.as_millis()).unwrap_or(u64::MAX)),
+        })
+    }
+}

@@ -1,0 +1,191 @@
+//! Answering requests on a node.
+
+use std::num::NonZeroU32;
+
+use forebay_actors::node::{EntryFilter, Node, NodeError};
+use forebay_engine::{
+    partition::rows::Stage,
+    rules::{
+        BookVersion, Change, Edit, LimitsPatch, Precondition, RuleBook, RuleChange, RulePatch,
+    },
+};
+use forebay_messages::{
+    EntryId,
+    command::{Command, EntrySelector, Purge},
+    rule::Pattern,
+};
+
+use super::{Action, BookView, NodeView, Request, Response, RuleEdit, RuleView, Target};
+
+/// Finished entries purged with one command.
+const PURGE_LEN: usize = 1_024;
+
+/// Answers a request on a node.
+pub async fn answer(node: &Node, request: Request) -> Response {
+    match try_answer(node, request).await {
+        Ok(response) => response,
+        Err(Refusal::Usage(message)) => Response::Error { message, usage: true },
+        Err(Refusal::Node(error)) => {
+            let usage = matches!(error, NodeError::Rules(_) | NodeError::Rollback(_));
+            Response::Error { message: error.to_string(), usage }
+        }
+    }
+}
+
+enum Refusal {
+    Usage(String),
+    Node(NodeError),
+}
+
+impl From<NodeError> for Refusal {
+    fn from(error: NodeError) -> Self {
+        Self::Node(error)
+    }
+}
+
+async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> {
+    Ok(match request {
+        Request::Status => Response::Status {
+            node: NodeView {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                running: node.executor().running(),
+                partitions: node.status()?,
+            },
+        },
+        Request::Entries { filter } => Response::Entries { entries: node.entries(&filter)? },
+        Request::Queues { filter } => Response::Queues { queues: node.vqueues(&filter)? },
+        Request::Rules => Response::Rules { book: view(&node.rule_book()?) },
+        Request::RulesHistory => {
+            let history = node.rule_book_history()?;
+            let books = history.entries().iter().map(|entry| BookView {
+                author: Some(entry.author.to_string()),
+                at: Some(entry.at.0),
+                ..view(&entry.book)
+            });
+            Response::RulesHistory { books: books.collect() }
+        }
+        Request::RuleSet { pattern, change, if_version, author } => {
+            let book = set_rule(node, &pattern, change, if_version, &author).await?;
+            Response::Rules { book: view(&book) }
+        }
+        Request::RulesRollback { version, author } => {
+            let book = node.rollback_rules(&author, BookVersion(version)).await?;
+            Response::Rules { book: view(&book) }
+        }
+        Request::Act { action, target } => {
+            Response::Changed { count: act(node, action, target).await? }
+        }
+    })
+}
+
+async fn set_rule(
+    node: &Node,
+    pattern: &str,
+    edit: RuleEdit,
+    if_version: Option<u64>,
+    author: &str,
+) -> Result<RuleBook, Refusal> {
+    let pattern: Pattern = pattern.parse().map_err(|error| Refusal::Usage(format!("{error}")))?;
+    let precondition = match if_version {
+        None => Precondition::None,
+        Some(0) => Precondition::DoesNotExist,
+        Some(version) => Precondition::Matches(BookVersion(version)),
+    };
+    let concurrency = match edit.concurrency {
+        None => Edit::Keep,
+        Some(None) => Edit::Clear,
+        Some(Some(limit)) => Edit::Set(NonZeroU32::new(limit).ok_or_else(|| {
+            Refusal::Usage("a limit of 0 would stop work for ever: pause it instead".to_owned())
+        })?),
+    };
+    let only_on_existing = edit.disabled.is_some();
+    let patch = RulePatch {
+        limits: LimitsPatch {
+            concurrency,
+            rate: edit.rate.map_or(Edit::Keep, |rate| Edit::Set(rate.into())),
+            ..LimitsPatch::default()
+        },
+        description: edit.description.map(Into::into),
+        disabled: edit.disabled,
+    };
+    let make = move |book: &RuleBook| {
+        let change = if edit.delete {
+            RuleChange::new(pattern.clone(), Change::Delete)
+        } else if only_on_existing {
+            RuleChange::new(pattern.clone(), Change::Patch(patch.clone()))
+        } else {
+            book.upsert(pattern.clone(), patch.clone())
+        };
+        vec![change.only_if(precondition)]
+    };
+    Ok(node.change_rules(author, make).await?)
+}
+
+async fn act(node: &Node, action: Action, target: Target) -> Result<u64, Refusal> {
+    if action == Action::Purge {
+        return purge(node, target).await;
+    }
+    let selector = selector(target)?;
+    let command = match action {
+        Action::Cancel => Command::Cancel(selector),
+        Action::Kill => Command::Kill(selector),
+        Action::Pause => Command::Pause(selector),
+        Action::Resume => Command::Resume(selector),
+        Action::Redrive => Command::Redrive(selector),
+        Action::Purge => return Ok(0),
+    };
+    Ok(node.propose_to_all(&command).await?)
+}
+
+fn selector(target: Target) -> Result<EntrySelector, Refusal> {
+    let stage = target.filter.stage.map(|stage| stage_number(&stage)).transpose()?;
+    Ok(EntrySelector {
+        entries: target.entries,
+        service: target.filter.service.map(Into::into),
+        scope: target.filter.scope.map(Into::into),
+        limit_key: target.filter.limit_key.map(Into::into),
+        stage,
+        created_until: None,
+    })
+}
+
+/// The number of a stage as commands carry it.
+fn stage_number(stage: &str) -> Result<u32, Refusal> {
+    let all = [Stage::Inbox, Stage::Running, Stage::Suspended, Stage::Paused, Stage::Finished];
+    let found = all.into_iter().find(|known| known.to_string() == stage);
+    found.map(|stage| stage as u32).ok_or_else(|| {
+        Refusal::Usage(format!(
+            "`{stage}` is no stage; there are inbox, running, suspended, paused and finished"
+        ))
+    })
+}
+
+async fn purge(node: &Node, target: Target) -> Result<u64, Refusal> {
+    let ids: Vec<EntryId> = if target.entries.is_empty() {
+        let filter = EntryFilter { stage: Some("finished".to_owned()), limit: 0, ..target.filter };
+        node.entries(&filter)?.into_iter().map(|entry| entry.id).collect()
+    } else {
+        target.entries
+    };
+    let mut purged = 0;
+    for chunk in ids.chunks(PURGE_LEN) {
+        let purge = Purge { entries: chunk.to_vec(), ..Purge::default() };
+        purged += node.propose_to_all(&Command::Purge(purge)).await?;
+    }
+    Ok(purged)
+}
+
+fn view(book: &RuleBook) -> BookView {
+    let rules = book.rules().map(|rule| RuleView {
+        id: rule.id().printed(),
+        pattern: rule.pattern.to_string(),
+        version: rule.version.0,
+        concurrency: rule.limits.concurrency.map(NonZeroU32::get),
+        rate: rule.limits.rate.map(Into::into),
+        description: rule.description.to_string(),
+        disabled: rule.disabled,
+        last_modified: rule.last_modified.0,
+    });
+    BookView { version: book.version().0, rules: rules.collect(), author: None, at: None }
+}

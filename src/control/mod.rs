@@ -1,0 +1,253 @@
+//! Looking at and changing a data directory from another process: a local socket in
+//! the directory, one JSON request and one JSON response per connection.
+//!
+//! Owns: what can be asked. Must always hold: the same request gives the same answer
+//! through the socket of a running process and directly on the directory.
+
+mod answer;
+mod client;
+mod server;
+
+pub use answer::answer;
+pub use client::{Control, ControlError};
+pub(crate) use server::Server;
+
+use forebay_actors::node::{EntryFilter, EntryView, StatusView, VQueueView};
+use forebay_messages::{EntryId, rule::Rate};
+use serde::{Deserialize, Serialize};
+
+/// Name of the socket in the data directory.
+pub const SOCKET_NAME: &str = "control.sock";
+/// Longest request or response, in bytes.
+pub const MESSAGE_LEN_MAX: u64 = 256 << 20;
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Request {
+    /// The partitions, and what runs.
+    Status,
+    /// Entries.
+    Entries {
+        /// Which.
+        filter: EntryFilter,
+    },
+    /// Vqueues.
+    Queues {
+        /// Which.
+        filter: EntryFilter,
+    },
+    /// The rule book.
+    Rules,
+    /// Earlier rule books.
+    RulesHistory,
+    /// Changes one rule.
+    RuleSet {
+        /// Its pattern.
+        pattern: String,
+        /// What is changed.
+        change: RuleEdit,
+        /// Only if the rule has this version (0: only if there is none).
+        if_version: Option<u64>,
+        /// Kept in the history.
+        author: String,
+    },
+    /// Puts an earlier rule book in force again.
+    RulesRollback {
+        /// Its version.
+        version: u64,
+        /// Kept in the history.
+        author: String,
+    },
+    /// A command about entries.
+    Act {
+        /// What is done.
+        action: Action,
+        /// To which entries.
+        target: Target,
+    },
+}
+
+/// What is changed of a rule. Fields that are absent stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleEdit {
+    /// Delete the rule.
+    #[serde(default)]
+    pub delete: bool,
+    /// `Some(None)` lifts the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
+    pub concurrency: Option<Option<u32>>,
+    /// How many may start per time.
+    #[serde(default)]
+    pub rate: Option<RateView>,
+    /// What people read.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// A disabled rule counts as absent.
+    #[serde(default)]
+    pub disabled: Option<bool>,
+}
+
+/// A rate limit, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateView {
+    /// Tokens that come in each period.
+    pub tokens: u32,
+    /// The period, in milliseconds.
+    pub period_ms: u64,
+    /// How many tokens the bucket holds.
+    pub burst: u32,
+}
+
+impl From<Rate> for RateView {
+    fn from(rate: Rate) -> Self {
+        let Rate { tokens, period_ms, burst } = rate;
+        Self { tokens, period_ms, burst }
+    }
+}
+
+impl From<RateView> for Rate {
+    fn from(rate: RateView) -> Self {
+        let RateView { tokens, period_ms, burst } = rate;
+        Self { tokens, period_ms, burst }
+    }
+}
+
+/// `Option<Option<T>>` as an absent field, `null`, or a value.
+mod doubled {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[expect(clippy::ref_option, reason = "the signature is serde's")]
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<Option<u32>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.flatten().serialize(serializer)
+    }
+
+    #[expect(clippy::option_option, reason = "absent, null and a value are three things")]
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Option<u32>>, D::Error> {
+        Option::deserialize(deserializer).map(Some)
+    }
+}
+
+/// What can be done to entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Ask to stop; waiting entries end at once.
+    Cancel,
+    /// End, whatever they do.
+    Kill,
+    /// Set waiting entries aside.
+    Pause,
+    /// Put paused entries back.
+    Resume,
+    /// Forget finished entries.
+    Purge,
+    /// Try failed entries again.
+    Redrive,
+}
+
+/// To which entries something is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Exactly these; when empty, the filter decides.
+    #[serde(default)]
+    pub entries: Vec<EntryId>,
+    /// Those that match.
+    #[serde(default)]
+    pub filter: EntryFilter,
+}
+
+/// A rule, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleView {
+    /// Its id, `rul_…`.
+    pub id: String,
+    /// Its pattern.
+    pub pattern: String,
+    /// Its version.
+    pub version: u64,
+    /// How many entries may run at the same time.
+    pub concurrency: Option<u32>,
+    /// How many may start per time.
+    pub rate: Option<RateView>,
+    /// What people read.
+    pub description: String,
+    /// A disabled rule counts as absent.
+    pub disabled: bool,
+    /// When it was last changed (milliseconds since 1970).
+    pub last_modified: u64,
+}
+
+/// A rule book, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BookView {
+    /// Its version.
+    pub version: u64,
+    /// Its rules, by pattern.
+    pub rules: Vec<RuleView>,
+    /// Who made it; only in the history.
+    pub author: Option<String>,
+    /// When it was made (milliseconds since 1970); only in the history.
+    pub at: Option<u64>,
+}
+
+/// A running process, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Process id.
+    pub pid: u32,
+    /// Version of forebay.
+    pub version: String,
+    /// Handlers that run.
+    pub running: usize,
+    /// The partitions.
+    pub partitions: Vec<StatusView>,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Response {
+    /// To `Status`.
+    Status {
+        /// The node.
+        node: NodeView,
+    },
+    /// To `Entries`.
+    Entries {
+        /// The entries.
+        entries: Vec<EntryView>,
+    },
+    /// To `Queues`.
+    Queues {
+        /// The vqueues.
+        queues: Vec<VQueueView>,
+    },
+    /// To `Rules`, and to changes of it.
+    Rules {
+        /// The book in force.
+        book: BookView,
+    },
+    /// To `RulesHistory`.
+    RulesHistory {
+        /// Oldest first.
+        books: Vec<BookView>,
+    },
+    /// To `Act`.
+    Changed {
+        /// How many entries.
+        count: u64,
+    },
+    /// It cannot be done.
+    Error {
+        /// What, why, and what to do.
+        message: String,
+        /// The request itself was wrong (not the state of things).
+        usage: bool,
+    },
+}

@@ -1,0 +1,105 @@
+//! What can go wrong, for those who embed the runtime.
+
+use forebay_messages::{EntryId, FailureKind, vqueue::NameError};
+use thiserror::Error;
+
+pub use forebay_actors::node::NodeError;
+
+/// The runtime cannot start, or a partition cannot be changed.
+#[derive(Debug, Error)]
+pub enum RuntimeError {
+    /// The node said no.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// Not called from inside a tokio runtime.
+    #[error(
+        "forebay must be started inside a tokio runtime (#[tokio::main] or Runtime::enter): {0}"
+    )]
+    NoTokio(#[from] tokio::runtime::TryCurrentError),
+    /// Two handlers for one service.
+    #[error("two handlers are registered for the service `{service}`")]
+    TwoHandlers {
+        /// The service.
+        service: String,
+    },
+    /// A service name that is not allowed.
+    #[error("handler name: {0}")]
+    Name(#[from] NameError),
+    /// The local socket in the data directory cannot be made.
+    #[error("cannot listen on {}: {source}; is the path too long for a socket (107 bytes)?", path.display())]
+    ControlSocket {
+        /// The socket.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `.data_dir()` or `.in_memory()` is missing.
+    #[error("say where the data lives: `.data_dir(path)` or `.in_memory()`")]
+    NoDataDir,
+}
+
+/// A payload or a result cannot be written as JSON.
+#[derive(Debug, Error)]
+#[error("cannot be written as JSON: {0}")]
+pub struct EncodeError(#[from] pub(crate) serde_json::Error);
+
+/// An entry was not stored, or it is not known whether it was.
+#[derive(Debug, Error)]
+pub enum EnqueueError {
+    /// A part of its name is not allowed.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Its payload is too large.
+    #[error("the payload has {len} bytes; at most {len_max} are allowed")]
+    PayloadTooLarge {
+        /// Its length in bytes.
+        len: usize,
+        /// The limit in bytes.
+        len_max: usize,
+    },
+    /// A batch with too many entries.
+    #[error("the batch has {count} entries; at most {count_max} are allowed")]
+    BatchTooLarge {
+        /// How many it has.
+        count: usize,
+        /// How many may be in one.
+        count_max: usize,
+    },
+    /// An idempotency key that is empty or too long (in bytes).
+    #[error("an idempotency key has 1 to 512 bytes; this one has {len}")]
+    IdempotencyKey {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// Too much is in flight (only `try_enqueue` says so; `enqueue` waits).
+    #[error("too many proposals are in flight; try again later")]
+    Busy,
+    /// The node said no; in case of `LostLeadership` the outcome is unknown, and
+    /// enqueueing the same entry again is safe.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// A result is not there.
+#[derive(Debug, Error)]
+pub enum ResultError {
+    /// The entry failed for good.
+    #[error("{kind}: {message}")]
+    Failed {
+        /// How.
+        kind: FailureKind,
+        /// What the handler (or forebay) said.
+        message: String,
+        /// Bytes the handler left beside it.
+        detail: bytes::Bytes,
+    },
+    /// There is no such entry, or its result was purged.
+    #[error("there is no entry {0} (any more)")]
+    Unknown(EntryId),
+    /// The result is not what the caller expects.
+    #[error("the result does not decode: {0}")]
+    Decode(#[from] serde_json::Error),
+    /// The node said no.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}

@@ -1,0 +1,287 @@
+//! Handlers: async closures over typed payloads.
+
+use std::{
+    any::Any,
+    fmt::Display,
+    future::Future,
+    marker::PhantomData,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use forebay_actors::executor::{AttemptContext, Handler, HandlerFuture};
+use forebay_messages::{
+    AttemptToken, EntryId, Timestamp, VQueueName, actor::AttemptEnd, command::RetryPolicy,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// What a handler knows of the attempt it runs. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    attempt: Arc<AttemptContext>,
+    extension: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Context {
+    /// The entry.
+    #[must_use]
+    pub fn entry(&self) -> EntryId {
+        self.attempt.entry
+    }
+
+    /// The vqueue it belongs to: service, scope, limit key, object key.
+    #[must_use]
+    pub fn vqueue(&self) -> &VQueueName {
+        &self.attempt.name
+    }
+
+    /// The attempt's number, from 1. Attempts cut short by a crash, a change of leader
+    /// or a snooze are not counted.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt.attempt
+    }
+
+    /// Whether a failure of this attempt is final.
+    #[must_use]
+    pub fn is_last_attempt(&self) -> bool {
+        self.attempt.attempts_max != 0 && self.attempt.attempt >= self.attempt.attempts_max
+    }
+
+    /// Fences what this attempt does elsewhere: a later attempt of the same entry has a
+    /// greater token.
+    #[must_use]
+    pub fn token(&self) -> AttemptToken {
+        self.attempt.token
+    }
+
+    /// What the last failed attempt said; empty on the first.
+    #[must_use]
+    pub fn last_failure(&self) -> &str {
+        &self.attempt.last_failure
+    }
+
+    /// Waits until the handler should stop (cancel, or shutdown). Cancel-safe.
+    pub async fn canceled(&self) {
+        self.attempt.cancel.cancelled().await;
+    }
+
+    /// Whether the handler should stop.
+    #[must_use]
+    pub fn is_canceled(&self) -> bool {
+        self.attempt.cancel.is_cancelled()
+    }
+
+    /// When the attempt is given up, if its handler has a timeout.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.attempt.deadline
+    }
+
+    /// What the application gave the runtime with `Builder::state`.
+    #[must_use]
+    pub fn state<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.extension.clone().and_then(|extension| extension.downcast().ok())
+    }
+}
+
+/// How a handler fails. Any [`std::error::Error`] becomes a failure that is retried, so
+/// `?` works.
+#[derive(Clone, Debug)]
+pub struct HandlerError(End);
+
+#[derive(Clone, Debug)]
+enum End {
+    Retry { message: String, detail: Bytes },
+    Terminal { message: String, detail: Bytes },
+    Snooze(SystemTime),
+    Canceled(String),
+}
+
+impl HandlerError {
+    /// The attempt failed; another one follows after a backoff, while any are left.
+    #[must_use]
+    pub fn retry(message: impl Display) -> Self {
+        Self(End::Retry { message: message.to_string(), detail: Bytes::new() })
+    }
+
+    /// The entry failed; trying again is useless.
+    #[must_use]
+    pub fn terminal(message: impl Display) -> Self {
+        Self(End::Terminal { message: message.to_string(), detail: Bytes::new() })
+    }
+
+    /// Call again after `wait`; this uses up no attempt.
+    #[must_use]
+    pub fn snooze(wait: Duration) -> Self {
+        Self(End::Snooze(SystemTime::now() + wait))
+    }
+
+    /// The handler stopped because it was asked to.
+    #[must_use]
+    pub fn canceled(message: impl Display) -> Self {
+        Self(End::Canceled(message.to_string()))
+    }
+
+    /// Leaves bytes beside the message, for whoever reads the failure.
+    #[must_use]
+    pub fn with_detail(mut self, bytes: impl Into<Bytes>) -> Self {
+        if let End::Retry { detail, .. } | End::Terminal { detail, .. } = &mut self.0 {
+            *detail = bytes.into();
+        }
+        self
+    }
+}
+
+impl<E: std::error::Error> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self::retry(error)
+    }
+}
+
+impl From<HandlerError> for AttemptEnd {
+    fn from(error: HandlerError) -> Self {
+        match error.0 {
+            End::Retry { message, detail } => {
+                // The executor draws the number that decides the jitter.
+                Self::Retry { message: ByteString::from(message), detail, random: 0 }
+            }
+            End::Terminal { message, detail } => {
+                Self::Terminal { message: ByteString::from(message), detail }
+            }
+            End::Snooze(until) => Self::Snooze { until: Timestamp::from(until) },
+            End::Canceled(message) => Self::Canceled { message: ByteString::from(message) },
+        }
+    }
+}
+
+/// A payload or result as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+/// What a handler can take.
+pub trait FromPayload: Sized + Send {
+    /// Reads the payload.
+    ///
+    /// # Errors
+    /// A text for people; the attempt fails terminally, for the payload will not change.
+    fn from_payload(payload: Bytes) -> Result<Self, String>;
+}
+
+/// What a handler can return.
+pub trait IntoPayload {
+    /// Writes the result.
+    ///
+    /// # Errors
+    /// A text for people; the attempt fails terminally.
+    fn into_payload(self) -> Result<Bytes, String>;
+}
+
+impl FromPayload for Bytes {
+    fn from_payload(payload: Bytes) -> Result<Self, String> {
+        Ok(payload)
+    }
+}
+
+impl FromPayload for () {
+    fn from_payload(_: Bytes) -> Result<Self, String> {
+        Ok(())
+    }
+}
+
+impl<T: DeserializeOwned + Send> FromPayload for Json<T> {
+    fn from_payload(payload: Bytes) -> Result<Self, String> {
+        serde_json::from_slice(&payload)
+            .map(Json)
+            .map_err(|error| format!("the payload is not what the handler takes: {error}"))
+    }
+}
+
+impl IntoPayload for Bytes {
+    fn into_payload(self) -> Result<Bytes, String> {
+        Ok(self)
+    }
+}
+
+impl IntoPayload for () {
+    fn into_payload(self) -> Result<Bytes, String> {
+        Ok(Bytes::new())
+    }
+}
+
+impl<T: Serialize> IntoPayload for Json<T> {
+    fn into_payload(self) -> Result<Bytes, String> {
+        serde_json::to_vec(&self.0)
+            .map(Bytes::from)
+            .map_err(|error| format!("the result cannot be written as JSON: {error}"))
+    }
+}
+
+/// How entries of a handler are treated when they do not say it themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandlerOptions {
+    /// What follows a failed attempt (default: ten attempts, 100 ms to one minute).
+    pub retry: RetryPolicy,
+    /// How long an attempt may take (default: for ever). A timeout is a failed attempt.
+    pub timeout: Option<Duration>,
+    /// How long results are kept (default: 24 hours). `Duration::MAX` keeps them until
+    /// they are purged.
+    pub retention: Option<Duration>,
+}
+
+/// A closure as a handler.
+pub(crate) struct Typed<F, In, Fut> {
+    call: F,
+    options: HandlerOptions,
+    extension: Option<Arc<dyn Any + Send + Sync>>,
+    types: PhantomData<fn(In) -> Fut>,
+}
+
+impl<F, In, Fut, Out> Typed<F, In, Fut>
+where
+    F: Fn(Context, In) -> Fut + Send + Sync + 'static,
+    In: FromPayload + 'static,
+    Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
+    Out: IntoPayload + Send + 'static,
+{
+    pub(crate) fn new(
+        call: F,
+        options: HandlerOptions,
+        extension: Option<Arc<dyn Any + Send + Sync>>,
+    ) -> Self {
+        Self { call, options, extension, types: PhantomData }
+    }
+}
+
+impl<F, In, Fut, Out> Handler for Typed<F, In, Fut>
+where
+    F: Fn(Context, In) -> Fut + Send + Sync + 'static,
+    In: FromPayload + 'static,
+    Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
+    Out: IntoPayload + Send + 'static,
+{
+    fn call(&self, context: AttemptContext, payload: Bytes) -> HandlerFuture {
+        let terminal = |message: String| AttemptEnd::Terminal {
+            message: ByteString::from(message),
+            detail: Bytes::new(),
+        };
+        let input = match In::from_payload(payload) {
+            Ok(input) => input,
+            Err(message) => return Box::pin(std::future::ready(terminal(message))),
+        };
+        let context = Context { attempt: Arc::new(context), extension: self.extension.clone() };
+        let running = (self.call)(context, input);
+        Box::pin(async move {
+            match running.await {
+                Ok(out) => out.into_payload().map_or_else(terminal, AttemptEnd::Success),
+                Err(error) => error.into(),
+            }
+        })
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.options.timeout
+    }
+}

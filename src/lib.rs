@@ -1,0 +1,27 @@
+//! Durable, flow-controlled work queues that run inside your own process.
+//!
+//! Owns: what people embed. Decides nothing about scheduling or limits: it wires the
+//! actors and re-exports. What follows is the README.
+#![doc = ""]
+#![doc = include_str!("../README.md")]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod client;
+pub mod control;
+pub mod error;
+pub mod handler;
+pub mod rules;
+pub mod runtime;
+
+pub use client::{Entry, EntryHandle};
+pub use error::{EncodeError, EnqueueError, ResultError, RuntimeError};
+pub use forebay_engine::partition::rows::Stage;
+pub use forebay_messages::{
+    EntryId, PartitionId, PartitionKey, RuleId, Timestamp, VQueueId, VQueueName,
+    command::RetryPolicy,
+    rule::{Limits, Pattern, PatternError, Rate},
+};
+pub use forebay_messages::{FailureKind, Outcome};
+pub use handler::{Context, HandlerError, HandlerOptions, Json};
+pub use rules::Rules;
+pub use runtime::{Builder, Drain, PartitionSpec, Runtime};

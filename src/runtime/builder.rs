@@ -1,0 +1,164 @@
+//! Describing a runtime.
+
+use std::{
+    any::Any,
+    collections::HashMap,
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use forebay_actors::{
+    executor::{Executor, Handler},
+    node::{Node, NodeConfig, Place},
+    shell::WallClock,
+};
+use forebay_messages::vqueue::{Part, check_component};
+
+use crate::{
+    Context, HandlerError,
+    control::{SOCKET_NAME, Server},
+    error::RuntimeError,
+    handler::{FromPayload, HandlerOptions, IntoPayload, Typed},
+};
+
+use super::Runtime;
+
+type MakeHandler = Box<dyn FnOnce(Option<Arc<dyn Any + Send + Sync>>) -> Arc<dyn Handler> + Send>;
+
+/// Describes a runtime; see [`Runtime::builder`].
+#[must_use = "a builder does nothing before `start`"]
+pub struct Builder {
+    place: Option<Place>,
+    partitions: Option<u32>,
+    threads: Option<usize>,
+    running_max: Option<u32>,
+    handlers: Vec<(String, HandlerOptions, MakeHandler)>,
+    state: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self {
+            place: None,
+            partitions: None,
+            threads: None,
+            running_max: None,
+            handlers: Vec::new(),
+            state: None,
+        }
+    }
+
+    /// Keeps the data in a directory, which this runtime then has for itself. It is
+    /// made when it does not exist.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.place = Some(Place::Directory(path.into()));
+        self
+    }
+
+    /// Keeps the data in memory: for tests. Nothing survives the runtime.
+    pub fn in_memory(mut self) -> Self {
+        self.place = Some(Place::Memory);
+        self
+    }
+
+    /// How many equal partitions a *new* data directory gets (default: one per core).
+    /// An existing one keeps its partitions; another number is an error then.
+    pub fn partitions(mut self, count: u32) -> Self {
+        self.partitions = Some(count);
+        self
+    }
+
+    /// How many threads partitions are spread over (default: one per core, at most one
+    /// per partition).
+    pub fn threads(mut self, count: usize) -> Self {
+        self.threads = Some(count);
+        self
+    }
+
+    /// How many handlers may run at the same time on this node (default: no limit but
+    /// the rules).
+    pub fn max_running(mut self, count: u32) -> Self {
+        self.running_max = Some(count);
+        self
+    }
+
+    /// Something of the application's that handlers reach with [`Context::state`].
+    pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.state = Some(Arc::new(state));
+        self
+    }
+
+    /// Registers the handler of a service.
+    pub fn handler<F, In, Fut, Out>(self, service: &str, call: F) -> Self
+    where
+        F: Fn(Context, In) -> Fut + Send + Sync + 'static,
+        In: FromPayload + 'static,
+        Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
+        Out: IntoPayload + Send + 'static,
+    {
+        self.handler_with(service, HandlerOptions::default(), call)
+    }
+
+    /// Registers the handler of a service, with options.
+    pub fn handler_with<F, In, Fut, Out>(
+        mut self,
+        service: &str,
+        options: HandlerOptions,
+        call: F,
+    ) -> Self
+    where
+        F: Fn(Context, In) -> Fut + Send + Sync + 'static,
+        In: FromPayload + 'static,
+        Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
+        Out: IntoPayload + Send + 'static,
+    {
+        let make: MakeHandler =
+            Box::new(move |state| Arc::new(Typed::new(call, options, state)) as Arc<dyn Handler>);
+        self.handlers.push((service.to_owned(), options, make));
+        self
+    }
+
+    /// Starts the runtime; call it from inside a tokio runtime, on which the handlers
+    /// will run. Returns when every partition leads and takes work.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]: each says what to do about it.
+    pub async fn start(self) -> Result<Runtime, RuntimeError> {
+        let tokio = tokio::runtime::Handle::try_current()?;
+        let place = self.place.ok_or(RuntimeError::NoDataDir)?;
+        let mut handlers: HashMap<String, Arc<dyn Handler>> = HashMap::new();
+        let mut defaults = HashMap::new();
+        for (service, options, make) in self.handlers {
+            check_component(Part::Service, &service)?;
+            if handlers.contains_key(&service) {
+                return Err(RuntimeError::TwoHandlers { service });
+            }
+            handlers.insert(service.clone(), make(self.state.clone()));
+            defaults.insert(service, options);
+        }
+        let clock = Arc::new(WallClock);
+        let random = || u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0);
+        let executor = Executor::new(tokio, handlers, clock.clone(), random);
+        let socket = match &place {
+            Place::Directory(path) => Some(path.join(SOCKET_NAME)),
+            Place::Memory => None,
+        };
+        let config = NodeConfig {
+            place,
+            partitions: self.partitions,
+            threads: self.threads,
+            running_max: self.running_max,
+            dispatches: true,
+        };
+        let node = Node::start(config, executor, clock).await?;
+        let control = match socket {
+            None => None,
+            Some(path) => Some(
+                Server::start(&path, &node)
+                    .map_err(|source| RuntimeError::ControlSocket { path, source })?,
+            ),
+        };
+        Ok(Runtime { node, defaults: Arc::new(defaults), control: Arc::new(Mutex::new(control)) })
+    }
+}

@@ -1,0 +1,222 @@
+//! The runtime: one node of forebay inside the application's process.
+
+mod builder;
+
+use std::{
+    collections::HashMap,
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use forebay_actors::node::{Node, NodeError};
+use forebay_engine::partition::{apply::Reply, machine::Answer};
+use forebay_messages::{
+    EntryId, PartitionId, PartitionKey,
+    command::{Command, Enqueue, EnqueueBatch, NewEntry},
+};
+
+use crate::{
+    client::{Entry, EntryHandle},
+    control::Server,
+    error::{EnqueueError, RuntimeError},
+    handler::HandlerOptions,
+    rules::Rules,
+};
+
+pub use builder::Builder;
+
+/// Most entries in one [`Runtime::enqueue_batch`].
+pub const BATCH_LEN_MAX: usize = 10_000;
+
+/// How a runtime goes down.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    within: Duration,
+}
+
+impl Drain {
+    /// Lets running handlers end for so long; what still runs then is dropped and will
+    /// run again after the next start.
+    #[must_use]
+    pub fn within(within: Duration) -> Self {
+        Self { within }
+    }
+
+    /// Drops running handlers at once.
+    #[must_use]
+    pub fn now() -> Self {
+        Self { within: Duration::ZERO }
+    }
+}
+
+/// Which keys a partition is to own.
+#[derive(Clone, Debug)]
+pub struct PartitionSpec {
+    range: RangeInclusive<u64>,
+}
+
+impl PartitionSpec {
+    /// A closed range of the 64-bit key space.
+    #[must_use]
+    pub fn range(range: RangeInclusive<u64>) -> Self {
+        Self { range }
+    }
+}
+
+/// One node of forebay inside this process. Cheap to clone, `Send + Sync`.
+///
+/// It goes down with [`Runtime::shutdown`]. When the last handle is dropped without it,
+/// a warning is logged and everything stops at once, as in a crash: nothing that was
+/// acknowledged is lost.
+#[derive(Clone)]
+pub struct Runtime {
+    node: Arc<Node>,
+    defaults: Arc<HashMap<String, HandlerOptions>>,
+    /// The local socket, until shutdown.
+    control: Arc<Mutex<Option<Server>>>,
+}
+
+impl Runtime {
+    /// Starts to describe a runtime.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// Stores an entry; waits while too much is in flight. When this returns, the entry
+    /// is durable and survives a crash.
+    ///
+    /// Not cancel-safe: a dropped call may or may not have stored the entry. With
+    /// [`Entry::uuid`] or an idempotency key it can be repeated safely.
+    ///
+    /// # Errors
+    /// [`EnqueueError`]; all but `Node` are found before anything is stored.
+    pub async fn enqueue(&self, entry: Entry) -> Result<EntryHandle, EnqueueError> {
+        let entry = self.finish(entry)?;
+        let (id, weight) = (entry.id, entry.payload.len());
+        let command = Command::Enqueue(Enqueue { entry });
+        let answer = self.node.propose(id.partition_key, command, weight).await?;
+        self.enqueued(id, answer)
+    }
+
+    /// As [`Runtime::enqueue`], but refuses with `Busy` instead of waiting for room.
+    ///
+    /// # Errors
+    /// [`EnqueueError`].
+    pub async fn try_enqueue(&self, entry: Entry) -> Result<EntryHandle, EnqueueError> {
+        let entry = self.finish(entry)?;
+        let (id, weight) = (entry.id, entry.payload.len());
+        let command = Command::Enqueue(Enqueue { entry });
+        match self.node.try_propose(id.partition_key, command, weight).await {
+            Err(NodeError::Busy) => Err(EnqueueError::Busy),
+            Err(error) => Err(error.into()),
+            Ok(answer) => self.enqueued(id, answer),
+        }
+    }
+
+    /// Stores many entries: all or none of those that go to the same partition. The
+    /// handles are in the order of the entries.
+    ///
+    /// # Errors
+    /// [`EnqueueError`]. With several partitions, some may have stored their share when
+    /// another one fails; ids make a repetition safe.
+    pub async fn enqueue_batch(
+        &self,
+        entries: Vec<Entry>,
+    ) -> Result<Vec<EntryHandle>, EnqueueError> {
+        if entries.len() > BATCH_LEN_MAX {
+            let (count, count_max) = (entries.len(), BATCH_LEN_MAX);
+            return Err(EnqueueError::BatchTooLarge { count, count_max });
+        }
+        let mut by_partition: HashMap<PartitionId, (Vec<usize>, Vec<NewEntry>)> = HashMap::new();
+        let count = entries.len();
+        for (index, entry) in entries.into_iter().enumerate() {
+            let entry = self.finish(entry)?;
+            let partition = self.node.route(entry.id.partition_key)?;
+            let (indices, share) = by_partition.entry(partition).or_default();
+            indices.push(index);
+            share.push(entry);
+        }
+        let mut handles: Vec<Option<EntryHandle>> = vec![None; count];
+        let shares = by_partition.into_values().map(|(indices, share)| async move {
+            let weight = share.iter().map(|entry| entry.payload.len()).sum();
+            let key = share[0].id.partition_key;
+            let command = Command::EnqueueBatch(EnqueueBatch { entries: share });
+            let answer = self.node.propose(key, command, weight).await?;
+            Ok::<_, EnqueueError>((indices, answer))
+        });
+        for (indices, answer) in futures_util::future::try_join_all(shares).await? {
+            let Answer::Reply(Reply::EnqueuedBatch(stored)) = answer else {
+                return Err(NodeError::unexpected(answer).into());
+            };
+            for (index, stored) in indices.into_iter().zip(stored) {
+                handles[index] = Some(EntryHandle::new(&self.node, stored.entry, stored.existing));
+            }
+        }
+        Ok(handles.into_iter().flatten().collect())
+    }
+
+    /// A handle to an entry that was stored before, by this process or another one.
+    #[must_use]
+    pub fn attach(&self, id: EntryId) -> EntryHandle {
+        EntryHandle::new(&self.node, id, true)
+    }
+
+    /// The rule book.
+    #[must_use]
+    pub fn rules(&self) -> Rules {
+        Rules::new(Arc::clone(&self.node))
+    }
+
+    /// Starts a partition for keys that nobody owns yet; it is remembered in the data
+    /// directory.
+    ///
+    /// # Errors
+    /// `RangeOverlaps` when a partition owns some of the keys, and storage errors.
+    pub async fn spawn_partition(&self, spec: PartitionSpec) -> Result<PartitionId, RuntimeError> {
+        let (first, last) = spec.range.into_inner();
+        let range = (PartitionKey(first), PartitionKey(last));
+        Ok(self.node.spawn_partition(range).await?)
+    }
+
+    /// Stops a partition and gives its keys free. Its rows stay on disk.
+    ///
+    /// # Errors
+    /// When there is no such partition, and storage errors.
+    pub async fn drop_partition(&self, partition: PartitionId) -> Result<(), RuntimeError> {
+        Ok(self.node.drop_partition(partition).await?)
+    }
+
+    /// The node behind the runtime: queries and commands beyond everyday use.
+    #[must_use]
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Goes down: no new work is taken or started, running handlers may end within the
+    /// drain's time, then everything stops. Further calls fail with `ShutDown`.
+    ///
+    /// # Errors
+    /// When the store cannot be flushed; nothing is lost, the next start replays.
+    pub async fn shutdown(&self, drain: Drain) -> Result<(), RuntimeError> {
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(control);
+        Ok(self.node.shutdown(drain.within).await?)
+    }
+
+    fn finish(&self, entry: Entry) -> Result<NewEntry, EnqueueError> {
+        let defaults = self.defaults.get(&*entry.vqueue().service).copied().unwrap_or_default();
+        entry.finish(defaults)
+    }
+
+    fn enqueued(&self, id: EntryId, answer: Answer) -> Result<EntryHandle, EnqueueError> {
+        match answer {
+            Answer::Reply(Reply::Enqueued(stored)) => {
+                Ok(EntryHandle::new(&self.node, stored.entry, stored.existing))
+            }
+            // A duplicate of a proposal of ours: the first one stored it.
+            Answer::Reply(Reply::Duplicate) => Ok(EntryHandle::new(&self.node, id, true)),
+            other => Err(NodeError::unexpected(other).into()),
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! The data directory: whose it is, in which format, and that only one process uses
+//! it at a time.
+//!
+//! Owns: `FORMAT` and `LOCK` in it, and the names of what lies beside them. Must
+//! always hold: nothing is written into a directory that is not forebay's; while a
+//! [`DataDir`] lives, no other one of the same directory does, in any process.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+use crate::{Fault, FaultKind};
+
+/// Version of the directory's layout that this code writes.
+pub const DIR_FORMAT: u32 = 1;
+
+const FORMAT_FILE: &str = "FORMAT";
+const FORMAT_FILE_NEW: &str = "FORMAT.new";
+const LOCK_FILE: &str = "LOCK";
+const FORMAT_PREFIX: &str = "forebay data directory, version ";
+/// A format file is one short line; whatever is longer is none.
+const FORMAT_LEN_MAX: u64 = 256;
+/// May be there before forebay is: made by an interrupted first start, or by mkfs.
+const MAY_PRECEDE: [&str; 3] = [FORMAT_FILE_NEW, LOCK_FILE, "lost+found"];
+
+/// Why a data directory cannot be used.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Another process (or another runtime of this one) uses it.
+    #[error(
+        "the data directory {path} is in use by {who}: stop that one first, or choose another \
+         directory",
+        path = path.display(),
+        who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who uses it, when that could be read.
+        pid: Option<u32>,
+    },
+    /// A newer forebay wrote it.
+    #[error(
+        "the data directory {path} has format {found}, this forebay knows formats up to \
+         {DIR_FORMAT}: use a newer forebay",
+        path = path.display()
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+    },
+    /// It holds something else.
+    #[error(
+        "{path} is not a forebay data directory (it holds `{found}` and no readable FORMAT \
+         file): choose an empty or a new directory",
+        path = path.display()
+    )]
+    NotForebay {
+        /// The directory.
+        path: PathBuf,
+        /// Something that was found there.
+        found: String,
+    },
+    /// It, or a file in it, may not be written.
+    #[error(
+        "forebay cannot write to the data directory {path}: make it writable for this user, or \
+         choose another ({source})",
+        path = path.display()
+    )]
+    ReadOnly {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Fault,
+    },
+    /// Something else went wrong.
+    #[error(transparent)]
+    Fault(Fault),
+}
+
+/// A data directory that this process has for itself until the value is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// Holds the advisory lock: closing the file gives the directory free. Opened with
+    /// close-on-exec, so children do not keep it.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Takes the directory, making it (and those above it) if need be.
+    ///
+    /// # Errors
+    /// [`OpenError`], each variant saying what to do about it. Nothing is written to a
+    /// directory that is refused.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        fs::create_dir_all(path).map_err(|error| fault(path, "create the directory", error))?;
+        let path =
+            fs::canonicalize(path).map_err(|error| fault(path, "resolve the path", error))?;
+        // Before the lock file is made: it must not be left in a stranger's directory.
+        let known = read_format(&path)?;
+        if known.is_none() {
+            check_empty(&path)?;
+        }
+        let lock = take_lock(&path)?;
+        // Again under the lock: two first starts may have raced.
+        if read_format(&path)?.is_none() {
+            write_format(&path).map_err(|error| fault(&path, "write the format file", error))?;
+        }
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where the node's local log lives.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// Where the rows of the node's partitions live.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// Where the node's metadata lives.
+    #[must_use]
+    pub fn metadata(&self) -> PathBuf {
+        self.path.join("metadata")
+    }
+
+    /// The socket that the command line talks to.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path.join("forebay.sock")
+    }
+}
+
+fn fault(path: &Path, action: &'static str, error: io::Error) -> OpenError {
+    let fault = Fault::from_io(action, path, error);
+    match fault.kind {
+        FaultKind::ReadOnly => OpenError::ReadOnly { path: path.to_owned(), source: fault },
+        _ => OpenError::Fault(fault),
+    }
+}
+
+/// The format that the directory says it has; `None` when it says nothing.
+fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
+    let mut text = String::new();
+    let file = match File::open(path.join(FORMAT_FILE)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fault(path, "open the format file", error)),
+    };
+    let read = file.take(FORMAT_LEN_MAX).read_to_string(&mut text);
+    let version = match read {
+        Ok(_) => text.strip_prefix(FORMAT_PREFIX).and_then(|rest| rest.trim_end().parse().ok()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+        Err(error) => return Err(fault(path, "read the format file", error)),
+    };
+    match version {
+        Some(found) if found > DIR_FORMAT => Err(OpenError::Newer { path: path.to_owned(), found }),
+        Some(found) => Ok(Some(found)),
+        None => Err(OpenError::NotForebay { path: path.to_owned(), found: FORMAT_FILE.to_owned() }),
+    }
+}
+
+fn check_empty(path: &Path) -> Result<(), OpenError> {
+    let names = fs::read_dir(path)
+        .and_then(|entries| {
+            entries.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<OsString>, _>>()
+        })
+        .map_err(|error| fault(path, "list the directory", error))?;
+    let stranger = names.iter().find(|name| !MAY_PRECEDE.iter().any(|known| *name == known));
+    match stranger {
+        None => Ok(()),
+        Some(name) => Err(OpenError::NotForebay {
+            path: path.to_owned(),
+            found: name.to_string_lossy().into_owned(),
+        }),
+    }
+}
+
+fn take_lock(path: &Path) -> Result<File, OpenError> {
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path.join(LOCK_FILE))
+        .map_err(|error| fault(path, "open the lock file", error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            // Whoever has the lock may not have written its id yet: then it is unknown.
+            let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+            return Err(OpenError::InUse { path: path.to_owned(), pid });
+        }
+        Err(TryLockError::Error(error)) => return Err(fault(path, "lock the directory", error)),
+    }
+    let write_pid = |file: &mut File| {
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
+    };
+    write_pid(&mut file).map_err(|error| fault(path, "write the lock file", error))?;
+    Ok(file)
+}
+
+/// Written beside and renamed: a crash leaves no half-written format file.
+fn write_format(path: &Path) -> io::Result<()> {
+    let fresh = path.join(FORMAT_FILE_NEW);
+    let mut file = File::create(&fresh)?;
+    writeln!(file, "{FORMAT_PREFIX}{DIR_FORMAT}")?;
+    file.sync_all()?;
+    fs::rename(&fresh, path.join(FORMAT_FILE))?;
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_directory_is_made_and_taken_again_after_it_was_given_free() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/b");
+        let dir = DataDir::open(&path).unwrap();
+        let format = fs::read_to_string(path.join(FORMAT_FILE)).unwrap();
+        assert_eq!(format, "forebay data directory, version 1\n");
+        fs::create_dir(dir.log()).unwrap();
+        drop(dir);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_in_use_is_refused_and_names_the_process() {
+        let root = tempfile::tempdir().unwrap();
+        let _held = DataDir::open(root.path()).unwrap();
+        let error = DataDir::open(root.path()).unwrap_err();
+        let OpenError::InUse { pid, .. } = &error else { panic!("{error}") };
+        assert_eq!(*pid, Some(std::process::id()));
+        assert!(error.to_string().contains(&std::process::id().to_string()));
+    }
+
+    #[test]
+    fn a_newer_format_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        drop(DataDir::open(root.path()).unwrap());
+        fs::write(root.path().join(FORMAT_FILE), format!("{FORMAT_PREFIX}7\n")).unwrap();
+        let error = DataDir::open(root.path()).unwrap_err();
+        assert!(matches!(error, OpenError::Newer { found: 7, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_strangers_directory_is_refused_and_left_as_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("thesis.tex"), "x").unwrap();
+        let error = DataDir::open(root.path()).unwrap_err();
+        assert!(matches!(&error, OpenError::NotForebay { found, .. } if found == "thesis.tex"));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+
+        let garbled = tempfile::tempdir().unwrap();
+        fs::write(garbled.path().join(FORMAT_FILE), [0xff; 900]).unwrap();
+        let error = DataDir::open(garbled.path()).unwrap_err();
+        assert!(matches!(error, OpenError::NotForebay { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_interrupted_first_start_is_finished_by_the_next() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join(LOCK_FILE), "1\n").unwrap();
+        fs::write(root.path().join(FORMAT_FILE_NEW), "foreb").unwrap();
+        DataDir::open(root.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_where_the_directory_should_be_is_a_fault() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        fs::write(&path, "x").unwrap();
+        assert!(matches!(DataDir::open(&path).unwrap_err(), OpenError::Fault(_)));
+    }
+
+    #[test]
+    fn refused_writes_say_so() {
+        let denied = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+        let error = fault(Path::new("/data"), "open the lock file", denied);
+        assert!(matches!(error, OpenError::ReadOnly { .. }));
+        assert!(error.to_string().contains("make it writable"), "{error}");
+    }
+}

@@ -1,0 +1,46 @@
+//! Faults on purpose, for tests of the layers above (feature `testkit`).
+//!
+//! Owns: wrappers that fail, tear, hold back or fence at a chosen call, and a copy of
+//! live files as kill -9 leaves them. Must always hold: a wrapper that is told nothing
+//! changes nothing.
+
+mod log;
+mod store;
+
+pub use log::{FaultLog, LogFault};
+pub use store::{StoreFault, StoreFaults};
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use crate::{Fault, FaultKind};
+
+/// What an injected fault says of itself.
+#[derive(Debug, thiserror::Error)]
+#[error("a fault injected by a test")]
+pub struct Injected;
+
+pub(crate) fn injected(action: &'static str, path: &Path) -> Fault {
+    Fault { kind: FaultKind::Other, action, path: path.to_owned(), cause: Arc::new(Injected) }
+}
+
+/// Copies a directory with files that are open and being written, as kill -9 would
+/// leave it. Nobody may write while it runs.
+///
+/// # Errors
+/// When a file cannot be read or written.
+pub fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_dir(&entry.path(), &target)?,
+            // A background flush may remove a file meanwhile: then it is not needed.
+            false => match fs::copy(entry.path(), &target) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                copied => drop(copied?),
+            },
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! Where forebay keeps what must survive: the log, the metadata store and the
+//! partition store, each behind a port, on RocksDB or in memory.
+//!
+//! Owns: the bytes on disk (record frames, keys and rows of every table), the data
+//! directory and its lock, and what storage errors mean. Must always hold: what was
+//! answered as written survives a crash; damage is an error that names the place,
+//! never a row that is silently missing. Must not know: actors, threads of others,
+//! tokio, scheduling, limits.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod dir;
+pub mod error;
+#[cfg(any(test, feature = "testkit"))]
+pub mod fault;
+pub mod log;
+pub mod medium;
+pub mod metadata;
+pub mod partition;
+
+mod journal;
+mod sync;
+
+#[cfg(test)]
+mod disk_tests;
+
+pub use dir::{DataDir, OpenError};
+pub use error::{Fault, FaultKind};
+pub use journal::JournalDamage;
+pub use medium::Medium;

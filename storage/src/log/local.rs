@@ -1,0 +1,478 @@
+//! The log of one node on its own disk: one RocksDB for all partitions.
+//!
+//! | key | value |
+//! |---|---|
+//! | `f`, partition (4) | fence: epoch (8) |
+//! | `r`, partition (4), LSN (8) | a frame (see the frame module) |
+//! | `t`, partition (4) | trim point: LSN (8) |
+//!
+//! Numbers are big-endian. Must always hold: one write batch and one fsync per append
+//! call; positions in memory change only after the write that they tell of; after a
+//! failed write nothing more is written (RocksDB may or may not have the batch, and a
+//! later batch on top of it could mix with its rest).
+//!
+//! How RocksDB is set up for records that are written once, read rarely and trimmed
+//! from the front: writes are synced; recovery stops with an error at a damaged WAL
+//! record and cuts only an incomplete tail; the memtable bounds the WAL that a start
+//! replays; young files are not compressed, since most records are trimmed before they
+//! are compacted; trimming writes one range tombstone and drops whole files at once.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, RwLock},
+};
+
+use bytes::Bytes;
+use forebay_messages::{Epoch, Lsn, PartitionId};
+use rocksdb::{
+    DB, DBCompressionType, DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+
+use super::{
+    Append, Appended, Batch, Damage, LogError, LogStats, LogStore, Position, RECORD_LEN_MAX, frame,
+    stats::Counters,
+};
+use crate::{Fault, Medium, sync};
+
+const FENCE: u8 = b'f';
+const RECORD: u8 = b'r';
+const TRIM: u8 = b't';
+const KEY_LEN: usize = 13;
+
+/// Records in memory before they are written to files; bounds the WAL, which is
+/// replayed at 70 to 90 MB/s when the log is opened.
+const MEMTABLE_BYTES: usize = 32 << 20;
+/// Memtables that may wait for their flush before appends wait for it.
+const MEMTABLES_MAX: i32 = 3;
+/// Size of a data file of the log, and so the grain at which trimming frees the disk.
+const FILE_BYTES: u64 = 64 << 20;
+/// Levels of files; only the first is uncompressed.
+const LEVELS: i32 = 4;
+
+type Positions = BTreeMap<PartitionId, Position>;
+
+/// The log of one node on its own disk.
+pub struct LocalLog {
+    name: String,
+    path: PathBuf,
+    db: DB,
+    /// Held by whoever writes; one scratch buffer for encoding.
+    writer: Mutex<Writer>,
+    /// What is durable. Changed only by the holder of `writer`.
+    positions: RwLock<Positions>,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Writer {
+    scratch: Vec<u8>,
+    /// The first write that failed.
+    broken: Option<Fault>,
+}
+
+impl std::fmt::Debug for LocalLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalLog").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+fn record_key(partition: PartitionId, lsn: Lsn) -> [u8; KEY_LEN] {
+    let mut key = [RECORD; KEY_LEN];
+    key[1..5].copy_from_slice(&partition.0.to_be_bytes());
+    key[5..].copy_from_slice(&lsn.0.to_be_bytes());
+    key
+}
+
+fn decode_record_key(key: &[u8]) -> Option<(PartitionId, Lsn)> {
+    let key: &[u8; KEY_LEN] = key.try_into().ok()?;
+    let (mut partition, mut lsn) = ([0; 4], [0; 8]);
+    partition.copy_from_slice(&key[1..5]);
+    lsn.copy_from_slice(&key[5..]);
+    (key[0] == RECORD)
+        .then_some((PartitionId(u32::from_be_bytes(partition)), Lsn(u64::from_be_bytes(lsn))))
+}
+
+fn row_key(kind: u8, partition: PartitionId) -> [u8; 5] {
+    let mut key = [kind; 5];
+    key[1..].copy_from_slice(&partition.0.to_be_bytes());
+    key
+}
+
+fn options(medium: &Medium) -> Options {
+    let mut options = medium.options();
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(medium.is_durable());
+    options.set_manual_wal_flush(false);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(MEMTABLES_MAX);
+    options.set_max_total_wal_size(2 * MEMTABLE_BYTES as u64);
+    options.set_target_file_size_base(FILE_BYTES);
+    options.set_num_levels(LEVELS);
+    options.set_compression_per_level(&[
+        DBCompressionType::None,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+        DBCompressionType::Lz4,
+    ]);
+    options.set_block_based_table_factory(&medium.tables());
+    options
+}
+
+fn synced() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    options
+}
+
+impl LocalLog {
+    /// Opens the log in a directory, making it if need be. Cuts a torn tail that a
+    /// crash left.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] when rows of it are damaged, [`LogError::Fault`] when files
+    /// cannot be used.
+    pub fn open(path: &Path, medium: &Medium) -> Result<Self, LogError> {
+        medium.prepare(path)?;
+        let db = DB::open(&options(medium), path)
+            .map_err(|error| Fault::from_rocksdb("open the log", path, error))?;
+        let name = path.display().to_string();
+        let positions = Opening { db: &db, name: &name, path }.positions()?;
+        Ok(Self {
+            name,
+            path: path.to_owned(),
+            db,
+            writer: Mutex::default(),
+            positions: RwLock::new(positions),
+            counters: Counters::default(),
+        })
+    }
+
+    /// Writes what is in memory to files, so that the next start replays nothing.
+    ///
+    /// # Errors
+    /// [`LogError::Fault`].
+    pub fn flush(&self) -> Result<(), LogError> {
+        self.db.flush().map_err(|error| self.fault("flush the log", error).into())
+    }
+
+    fn position(&self, partition: PartitionId) -> Position {
+        sync::read(&self.positions).get(&partition).copied().unwrap_or_default()
+    }
+
+    fn fault(&self, action: &'static str, error: rocksdb::Error) -> Fault {
+        Fault::from_rocksdb(action, &self.path, error)
+    }
+
+    fn check_unbroken(&self, writer: &Writer) -> Result<(), LogError> {
+        match &writer.broken {
+            None => Ok(()),
+            Some(first) => Err(LogError::Broken { log: self.name.clone(), first: first.clone() }),
+        }
+    }
+
+    /// Writes a batch; a failure breaks the log.
+    fn write(
+        &self,
+        writer: &mut Writer,
+        batch: WriteBatch,
+        options: &WriteOptions,
+        action: &'static str,
+    ) -> Result<(), LogError> {
+        self.db.write_opt(batch, options).map_err(|error| {
+            let fault = self.fault(action, error);
+            writer.broken = Some(fault.clone());
+            fault.into()
+        })
+    }
+
+    fn corrupt(&self, partition: PartitionId, lsn: Lsn, damage: Damage) -> LogError {
+        LogError::Corrupt { log: self.name.clone(), partition, lsn, damage }
+    }
+
+    /// Puts an append in the batch and moves `position`; the number of bytes added.
+    fn stage(
+        append: &Append<'_>,
+        position: &mut Position,
+        scratch: &mut Vec<u8>,
+        batch: &mut WriteBatch,
+    ) -> Result<usize, LogError> {
+        let partition = append.partition;
+        if append.epoch > position.fence {
+            position.fence = append.epoch;
+            batch.put(row_key(FENCE, partition), append.epoch.0.to_be_bytes());
+        }
+        let mut bytes = 0;
+        for record in append.records {
+            position.end = position.end.next();
+            frame::encode(partition, position.end, record, scratch);
+            if scratch.len() > RECORD_LEN_MAX {
+                return Err(LogError::TooLarge { partition, len: scratch.len() });
+            }
+            bytes += scratch.len();
+            batch.put(record_key(partition, position.end), &scratch);
+        }
+        Ok(bytes)
+    }
+}
+
+impl LogStore for LocalLog {
+    fn append(&self, appends: &[Append<'_>]) -> Result<Vec<Appended>, LogError> {
+        let mut writer = sync::lock(&self.writer);
+        self.check_unbroken(&writer)?;
+        let mut staged = Positions::new();
+        let mut batch = WriteBatch::default();
+        let mut answers = Vec::with_capacity(appends.len());
+        let (mut records, mut bytes) = (0, 0);
+        for append in appends {
+            let position =
+                staged.entry(append.partition).or_insert_with(|| self.position(append.partition));
+            if append.epoch < position.fence {
+                answers.push(Appended::Fenced { current: position.fence });
+                continue;
+            }
+            answers.push(Appended::At(position.end.next()));
+            bytes += Self::stage(append, position, &mut writer.scratch, &mut batch)?;
+            records += append.records.len();
+        }
+        if batch.is_empty() {
+            return Ok(answers);
+        }
+        self.write(&mut writer, batch, &synced(), "append to the log")?;
+        sync::write(&self.positions).extend(staged);
+        self.counters.wrote(records as u64, bytes as u64);
+        Ok(answers)
+    }
+
+    fn fence(&self, partition: PartitionId, epoch: Epoch) -> Result<Epoch, LogError> {
+        let mut writer = sync::lock(&self.writer);
+        self.check_unbroken(&writer)?;
+        let current = self.fenced(partition);
+        if epoch <= current {
+            return Ok(current);
+        }
+        let mut batch = WriteBatch::default();
+        batch.put(row_key(FENCE, partition), epoch.0.to_be_bytes());
+        self.write(&mut writer, batch, &synced(), "fence the log")?;
+        sync::write(&self.positions).entry(partition).or_default().fence = epoch;
+        self.counters.wrote(0, 0);
+        Ok(epoch)
+    }
+
+    fn fenced(&self, partition: PartitionId) -> Epoch {
+        self.position(partition).fence
+    }
+
+    fn read(
+        &self,
+        partition: PartitionId,
+        from: Lsn,
+        limit_records: usize,
+        limit_bytes: usize,
+    ) -> Result<Batch, LogError> {
+        let Position { end, trimmed, .. } = self.position(partition);
+        let from = from.max(Lsn(1));
+        let mut records = Batch::new();
+        if from <= trimmed {
+            return Err(self.trimmed_error(partition, from));
+        }
+        if from > end {
+            return Ok(records);
+        }
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(record_key(partition, from)..record_key(partition, end.next()));
+        options.fill_cache(false);
+        let mut rows = self.db.raw_iterator_opt(options);
+        rows.seek_to_first();
+        let (mut expected, mut bytes) = (from, 0);
+        while let Some((key, value)) = rows.item() {
+            if records.len() >= limit_records.max(1) || (bytes >= limit_bytes && bytes > 0) {
+                return Ok(records);
+            }
+            if decode_record_key(key) != Some((partition, expected)) {
+                break;
+            }
+            bytes += value.len();
+            let record = frame::decode(partition, expected, Bytes::copy_from_slice(value))
+                .map_err(|damage| self.corrupt(partition, expected, damage))?;
+            records.push((expected, Arc::new(record)));
+            expected = expected.next();
+            rows.next();
+        }
+        rows.status().map_err(|error| self.read_error(partition, expected, error))?;
+        if expected <= end {
+            // A gap: unless somebody trimmed while we read, records are lost.
+            return Err(match self.position(partition).trimmed >= expected {
+                true => self.trimmed_error(partition, expected),
+                false => self.corrupt(partition, expected, Damage::Missing),
+            });
+        }
+        Ok(records)
+    }
+
+    fn end(&self, partition: PartitionId) -> Lsn {
+        self.position(partition).end
+    }
+
+    fn trim(&self, partition: PartitionId, through: Lsn) -> Result<(), LogError> {
+        let mut writer = sync::lock(&self.writer);
+        self.check_unbroken(&writer)?;
+        let Position { end, trimmed, .. } = self.position(partition);
+        if through > end {
+            let log = self.name.clone();
+            return Err(LogError::BeyondEnd { log, partition, requested: through, end });
+        }
+        if through <= trimmed {
+            return Ok(());
+        }
+        let (first, after) = (record_key(partition, Lsn(0)), record_key(partition, through.next()));
+        let mut batch = WriteBatch::default();
+        batch.delete_range(first, after);
+        batch.put(row_key(TRIM, partition), through.0.to_be_bytes());
+        self.write(&mut writer, batch, &WriteOptions::default(), "trim the log")?;
+        sync::write(&self.positions).entry(partition).or_default().trimmed = through;
+        // Frees whole files now; the rest goes when they are compacted.
+        self.db
+            .delete_file_in_range(first, after)
+            .map_err(|error| self.fault("drop trimmed files of the log", error).into())
+    }
+
+    fn trimmed(&self, partition: PartitionId) -> Lsn {
+        self.position(partition).trimmed
+    }
+
+    fn stats(&self) -> LogStats {
+        self.counters.read()
+    }
+}
+
+impl LocalLog {
+    fn trimmed_error(&self, partition: PartitionId, requested: Lsn) -> LogError {
+        let first = self.position(partition).trimmed.next();
+        LogError::Trimmed { log: self.name.clone(), partition, requested, first }
+    }
+
+    fn read_error(&self, partition: PartitionId, lsn: Lsn, error: rocksdb::Error) -> LogError {
+        let fault = self.fault("read the log", error);
+        match fault.is_corruption() {
+            true => {
+                let reason = fault.cause.to_string();
+                self.corrupt(partition, lsn, Damage::Database { reason })
+            }
+            false => fault.into(),
+        }
+    }
+}
+
+/// Finds out where every partition stands when a log is opened.
+struct Opening<'a> {
+    db: &'a DB,
+    name: &'a str,
+    path: &'a Path,
+}
+
+impl Opening<'_> {
+    fn positions(&self) -> Result<Positions, LogError> {
+        let mut positions = Positions::new();
+        for (partition, epoch) in self.rows(FENCE, "fence")? {
+            positions.entry(partition).or_default().fence = Epoch(epoch);
+        }
+        for (partition, through) in self.rows(TRIM, "trim")? {
+            let position = positions.entry(partition).or_default();
+            (position.trimmed, position.end) = (Lsn(through), Lsn(through));
+        }
+        let mut next = Some(PartitionId(0));
+        while let Some(from) = next {
+            let Some(partition) = self.first_with_records(from)? else { break };
+            let position = positions.entry(partition).or_default();
+            self.ends(partition, position)?;
+            next = partition.0.checked_add(1).map(PartitionId);
+        }
+        Ok(positions)
+    }
+
+    fn fault(&self, error: rocksdb::Error) -> LogError {
+        Fault::from_rocksdb("read the log", self.path, error).into()
+    }
+
+    /// The rows of a kind that holds one number per partition.
+    fn rows(&self, kind: u8, row: &'static str) -> Result<Vec<(PartitionId, u64)>, LogError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_range(vec![kind]..vec![kind + 1]);
+        let mut found = Vec::new();
+        let mut rows = self.db.raw_iterator_opt(options);
+        rows.seek_to_first();
+        while let Some((key, value)) = rows.item() {
+            let partition = key.get(1..).and_then(|id| id.try_into().ok()).map(u32::from_be_bytes);
+            let number = value.try_into().ok().map(u64::from_be_bytes);
+            let (Some(partition), Some(number)) = (partition, number) else {
+                return Err(LogError::Corrupt {
+                    log: self.name.to_owned(),
+                    partition: PartitionId(partition.unwrap_or_default()),
+                    lsn: Lsn(0),
+                    damage: Damage::Row { row, len: value.len() },
+                });
+            };
+            found.push((PartitionId(partition), number));
+            rows.next();
+        }
+        rows.status().map_err(|error| self.fault(error))?;
+        Ok(found)
+    }
+
+    fn first_with_records(&self, from: PartitionId) -> Result<Option<PartitionId>, LogError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(vec![RECORD + 1]);
+        let mut rows = self.db.raw_iterator_opt(options);
+        rows.seek(record_key(from, Lsn(0)));
+        rows.status().map_err(|error| self.fault(error))?;
+        Ok(rows.key().and_then(decode_record_key).map(|(partition, _)| partition))
+    }
+
+    /// Reads first and last LSN of a partition that has records.
+    fn ends(&self, partition: PartitionId, position: &mut Position) -> Result<(), LogError> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(record_key(partition, Lsn(0)));
+        let mut rows = self.db.raw_iterator_opt(options);
+        let lsn_at = |key: Option<&[u8]>| {
+            key.and_then(decode_record_key).filter(|(id, _)| *id == partition).map(|(_, lsn)| lsn)
+        };
+        rows.seek_to_first();
+        let first = lsn_at(rows.key());
+        rows.seek_for_prev(record_key(partition, Lsn(u64::MAX)));
+        let last = lsn_at(rows.key());
+        rows.status().map_err(|error| self.fault(error))?;
+        let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
+        if first != position.trimmed.next() {
+            return Err(LogError::Corrupt {
+                log: self.name.to_owned(),
+                partition,
+                lsn: position.trimmed.next(),
+                damage: Damage::Missing,
+            });
+        }
+        position.end = last;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl LocalLog {
+    pub(super) fn position_of(&self, partition: PartitionId) -> Position {
+        self.position(partition)
+    }
+
+    /// Rewrites (or, with `None`, removes) a stored frame behind the log's back.
+    pub(super) fn damage(
+        &self,
+        partition: PartitionId,
+        lsn: Lsn,
+        change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
+    ) {
+        let key = record_key(partition, lsn);
+        match change(self.db.get(key).unwrap()) {
+            Some(frame) => self.db.put(key, frame).unwrap(),
+            None => self.db.delete(key).unwrap(),
+        }
+    }
+}

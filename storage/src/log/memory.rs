@@ -1,0 +1,198 @@
+//! A log in memory, for tests and for runtimes that keep nothing.
+//!
+//! Must always hold: it answers as the local log does. It tells what was synced from
+//! what was not, so that a test can crash it: [`MemoryLog::crash`] forgets the rest.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use forebay_messages::{Epoch, Lsn, PartitionId, Record};
+
+use super::{
+    Append, Appended, Batch, LogError, LogStats, LogStore, Position, frame::HEADER_LEN,
+    stats::Counters,
+};
+use crate::sync;
+
+/// The name that errors carry.
+const NAME: &str = "(memory)";
+
+/// A log in memory. Share it (in an `Arc`) to let a restarted runtime find it again.
+#[derive(Debug, Default)]
+pub struct MemoryLog {
+    partitions: Mutex<BTreeMap<PartitionId, Partition>>,
+    /// Appends are answered without having been synced.
+    sync_withheld: AtomicBool,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    position: Position,
+    /// What survives a crash. Trimming is taken for durable at once.
+    durable: Position,
+    /// The records after `position.trimmed`, through `position.end`.
+    records: VecDeque<Arc<Record>>,
+}
+
+impl Partition {
+    fn sync(&mut self) {
+        self.durable = self.position;
+    }
+
+    fn crash(&mut self) {
+        let lost = self.position.end.0 - self.durable.end.0;
+        let kept = self.records.len() - usize::try_from(lost).expect("they are in memory");
+        self.records.truncate(kept);
+        self.position = self.durable;
+    }
+}
+
+impl MemoryLog {
+    /// An empty log.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A disk that lies: while withheld, appends and fences are answered although
+    /// nothing of them survives a [`Self::crash`]. Switching it off syncs.
+    pub fn withhold_sync(&self, withheld: bool) {
+        self.sync_withheld.store(withheld, Ordering::Relaxed);
+        if !withheld {
+            self.sync();
+        }
+    }
+
+    /// Makes everything durable.
+    pub fn sync(&self) {
+        sync::lock(&self.partitions).values_mut().for_each(Partition::sync);
+    }
+
+    /// What a power cut does: everything that was not synced is gone.
+    pub fn crash(&self) {
+        sync::lock(&self.partitions).values_mut().for_each(Partition::crash);
+    }
+
+    fn with<T>(&self, partition: PartitionId, f: impl FnOnce(&mut Partition) -> T) -> T {
+        f(sync::lock(&self.partitions).entry(partition).or_default())
+    }
+
+    fn synced(&self) -> bool {
+        !self.sync_withheld.load(Ordering::Relaxed)
+    }
+}
+
+impl LogStore for MemoryLog {
+    fn append(&self, appends: &[Append<'_>]) -> Result<Vec<Appended>, LogError> {
+        let mut partitions = sync::lock(&self.partitions);
+        let mut answers = Vec::with_capacity(appends.len());
+        let (mut records, mut bytes, mut wrote) = (0, 0, false);
+        for append in appends {
+            let partition = partitions.entry(append.partition).or_default();
+            let position = &mut partition.position;
+            if append.epoch < position.fence {
+                answers.push(Appended::Fenced { current: position.fence });
+                continue;
+            }
+            answers.push(Appended::At(position.end.next()));
+            wrote |= append.epoch > position.fence || !append.records.is_empty();
+            position.fence = append.epoch;
+            for record in append.records {
+                position.end = position.end.next();
+                partition.records.push_back(Arc::clone(record));
+                bytes += HEADER_LEN + bilrost::Message::encoded_len(&**record);
+            }
+            records += append.records.len();
+            if self.synced() {
+                partition.sync();
+            }
+        }
+        if wrote {
+            self.counters.wrote(records as u64, bytes as u64);
+        }
+        Ok(answers)
+    }
+
+    fn fence(&self, partition: PartitionId, epoch: Epoch) -> Result<Epoch, LogError> {
+        let synced = self.synced();
+        let fence = self.with(partition, |partition| {
+            if epoch > partition.position.fence {
+                partition.position.fence = epoch;
+                if synced {
+                    partition.sync();
+                }
+                self.counters.wrote(0, 0);
+            }
+            partition.position.fence
+        });
+        Ok(fence)
+    }
+
+    fn fenced(&self, partition: PartitionId) -> Epoch {
+        self.with(partition, |partition| partition.position.fence)
+    }
+
+    fn read(
+        &self,
+        partition: PartitionId,
+        from: Lsn,
+        limit_records: usize,
+        limit_bytes: usize,
+    ) -> Result<Batch, LogError> {
+        let requested = from.max(Lsn(1));
+        self.with(partition, |log| {
+            let first = log.position.trimmed.next();
+            if requested < first {
+                let log = NAME.to_owned();
+                return Err(LogError::Trimmed { log, partition, requested, first });
+            }
+            let skip = usize::try_from(requested.0 - first.0).unwrap_or(usize::MAX);
+            let mut batch = Batch::new();
+            let mut bytes = 0;
+            for (i, record) in log.records.iter().enumerate().skip(skip) {
+                if batch.len() >= limit_records.max(1) || (bytes >= limit_bytes && bytes > 0) {
+                    break;
+                }
+                bytes += HEADER_LEN + bilrost::Message::encoded_len(&**record);
+                batch.push((Lsn(first.0 + i as u64), Arc::clone(record)));
+            }
+            Ok(batch)
+        })
+    }
+
+    fn end(&self, partition: PartitionId) -> Lsn {
+        self.with(partition, |partition| partition.position.end)
+    }
+
+    fn trim(&self, partition: PartitionId, through: Lsn) -> Result<(), LogError> {
+        self.with(partition, |log| {
+            let end = log.position.end;
+            if through > end {
+                let name = NAME.to_owned();
+                return Err(LogError::BeyondEnd { log: name, partition, requested: through, end });
+            }
+            while log.position.trimmed < through {
+                log.position.trimmed = log.position.trimmed.next();
+                log.records.pop_front();
+            }
+            // Nobody may trim what is not durable, so this keeps `durable` in order.
+            log.durable.trimmed = log.position.trimmed;
+            log.durable.end = log.durable.end.max(log.position.trimmed);
+            Ok(())
+        })
+    }
+
+    fn trimmed(&self, partition: PartitionId) -> Lsn {
+        self.with(partition, |partition| partition.position.trimmed)
+    }
+
+    fn stats(&self) -> LogStats {
+        self.counters.read()
+    }
+}

@@ -1,0 +1,198 @@
+//! The log: the ordered durable record of commands. The log is the truth; everything
+//! else is derived from it.
+//!
+//! Owns: the port [`LogStore`], its providers, the frame of a record. Must always
+//! hold: what [`LogStore::append`] answered with an LSN is durable; LSNs of a
+//! partition have no gaps; a fence never moves back; damage is an error that names
+//! log, partition and LSN. Must not know: what a command means, who leads.
+//!
+//! A log may serve several partitions. LSNs count per partition: records are keyed by
+//! (partition, LSN) in one database per node, so that one fsync covers the appends of
+//! all its partitions, while reading, trimming and comparing positions of one
+//! partition need nothing of another (with one sequence for all, each reader would
+//! step over the others' records and the slowest would hold everybody's trimming).
+
+mod frame;
+mod local;
+mod memory;
+mod stats;
+
+use std::sync::Arc;
+
+use forebay_messages::{Epoch, Lsn, PartitionId, Record};
+use thiserror::Error;
+
+use crate::Fault;
+
+pub use frame::Damage;
+pub use local::LocalLog;
+pub use memory::MemoryLog;
+pub use stats::LogStats;
+
+/// Largest record, in bytes as stored. Payloads are limited far below this by whoever
+/// proposes; this bound keeps a runaway batch out of the log.
+pub const RECORD_LEN_MAX: usize = 64 << 20;
+
+/// Consecutive records of one partition, appended all or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Append<'a> {
+    /// For which partition.
+    pub partition: PartitionId,
+    /// Epoch of the leader that appends.
+    pub epoch: Epoch,
+    /// What, in order.
+    pub records: &'a [Arc<Record>],
+}
+
+/// What became of one [`Append`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// Durable. The records have this LSN and those after it; for an append without
+    /// records it is the LSN that the next record gets.
+    At(Lsn),
+    /// Refused, nothing written: a newer epoch is in force.
+    Fenced {
+        /// That epoch.
+        current: Epoch,
+    },
+}
+
+/// Records that were read, with their LSNs; consecutive and ascending.
+pub type Batch = Vec<(Lsn, Arc<Record>)>;
+
+/// Why the log cannot do what was asked.
+#[derive(Clone, Debug, Error)]
+pub enum LogError {
+    /// A record or a row of the log is not what was written there. The partition must
+    /// stop; nothing may be skipped.
+    #[error("log {log}, partition {partition}, LSN {lsn} is damaged: {damage}")]
+    Corrupt {
+        /// Which log (its directory).
+        log: String,
+        /// Whose record.
+        partition: PartitionId,
+        /// Its position.
+        lsn: Lsn,
+        /// What is wrong.
+        #[source]
+        damage: Damage,
+    },
+    /// The records asked for were trimmed.
+    #[error(
+        "log {log}, partition {partition}: LSN {requested} was trimmed, the log starts at {first}"
+    )]
+    Trimmed {
+        /// Which log.
+        log: String,
+        /// Whose record.
+        partition: PartitionId,
+        /// What was asked for.
+        requested: Lsn,
+        /// The first that is left (or will be written).
+        first: Lsn,
+    },
+    /// Trimming was asked for beyond what was written.
+    #[error(
+        "log {log}, partition {partition}: cannot trim through LSN {requested}, the end is {end}"
+    )]
+    BeyondEnd {
+        /// Which log.
+        log: String,
+        /// Whose record.
+        partition: PartitionId,
+        /// What was asked for.
+        requested: Lsn,
+        /// The last LSN written.
+        end: Lsn,
+    },
+    /// A record is larger than [`RECORD_LEN_MAX`]; nothing of the call was written.
+    #[error("a record for partition {partition} has {len} bytes, at most {RECORD_LEN_MAX} fit")]
+    TooLarge {
+        /// Whose record.
+        partition: PartitionId,
+        /// Its stored length in bytes.
+        len: usize,
+    },
+    /// An earlier write failed, so that what is durable is not known until the log has
+    /// been opened again. Nothing of the call was written.
+    #[error("log {log} takes no more writes since one failed: {first}")]
+    Broken {
+        /// Which log.
+        log: String,
+        /// The fault that broke it.
+        #[source]
+        first: Fault,
+    },
+    /// Files could not be read or written. After a failed append the outcome is
+    /// unknown: its records may or may not be there when the log is opened again.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// An ordered durable record of commands per partition.
+///
+/// Calls block; appends are made by one writer thread, everything else by anybody.
+pub trait LogStore: Send + Sync {
+    /// Appends everything in one write and one fsync, and answers each in order. An
+    /// append of a newer epoch than the fence raises the fence with the same write; one
+    /// of an older epoch is refused. A later append of the call sees the earlier ones.
+    ///
+    /// # Errors
+    /// [`LogError::TooLarge`] and [`LogError::Broken`] (nothing was written), or
+    /// [`LogError::Fault`] (outcome unknown; the log takes no more writes).
+    fn append(&self, batch: &[Append<'_>]) -> Result<Vec<Appended>, LogError>;
+
+    /// Refuses appends of epochs below `epoch` from here on, durably. Returns the epoch
+    /// in force: a fence never moves back.
+    ///
+    /// # Errors
+    /// [`LogError::Broken`] or [`LogError::Fault`].
+    fn fence(&self, partition: PartitionId, epoch: Epoch) -> Result<Epoch, LogError>;
+
+    /// The epoch below which appends are refused; 0 when there was never one.
+    fn fenced(&self, partition: PartitionId) -> Epoch;
+
+    /// Reads from an LSN on (0 means 1): at most `limit_records`, and no further record
+    /// once `limit_bytes` are reached. At least one record when there is one; empty
+    /// above the end.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`], [`LogError::Trimmed`] or [`LogError::Fault`].
+    fn read(
+        &self,
+        partition: PartitionId,
+        from: Lsn,
+        limit_records: usize,
+        limit_bytes: usize,
+    ) -> Result<Batch, LogError>;
+
+    /// LSN of the last durable record; 0 when there was never one.
+    fn end(&self, partition: PartitionId) -> Lsn;
+
+    /// Forgets the records up to and including an LSN. Not synced by itself: a crash
+    /// may bring some back, never more than were trimmed. Moves only forward.
+    ///
+    /// # Errors
+    /// [`LogError::BeyondEnd`], [`LogError::Broken`] or [`LogError::Fault`].
+    fn trim(&self, partition: PartitionId, through: Lsn) -> Result<(), LogError>;
+
+    /// Up to which LSN records were trimmed; 0 when never.
+    fn trimmed(&self, partition: PartitionId) -> Lsn;
+
+    /// What was written since the log was opened.
+    fn stats(&self) -> LogStats;
+}
+
+/// Where a partition stands in a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Position {
+    /// Appends of lower epochs are refused. Only grows.
+    fence: Epoch,
+    /// Last LSN. Only grows.
+    end: Lsn,
+    /// Everything up to here is gone. Only grows, never above `end`.
+    trimmed: Lsn,
+}
+
+#[cfg(test)]
+mod tests;

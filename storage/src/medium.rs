@@ -1,0 +1,124 @@
+//! What RocksDB stands on: files of the disk, or files that exist in memory only;
+//! and the options that all of a node's databases share.
+//!
+//! Must always hold: databases of one medium share one block cache, so that the
+//! memory of a node is bounded by one number.
+
+use std::path::Path;
+
+use rocksdb::{BlockBasedOptions, Cache, Env, LogLevel, LruCacheOptions, Options};
+
+use crate::{Fault, FaultKind, journal};
+
+/// Memory for blocks read from files, shared by a node's databases, in bytes.
+pub const BLOCK_CACHE_BYTES: usize = 64 << 20;
+/// The cache is divided into 2^4 shards: of 4 MiB, so that the largest block (one row
+/// with the largest payload) fits many times.
+const BLOCK_CACHE_SHARD_BITS: i32 = 4;
+/// Bytes of a data block before compression.
+const BLOCK_BYTES: usize = 16 << 10;
+/// Files of one database that are kept open.
+const OPEN_FILES_MAX: i32 = 512;
+/// RocksDB's own text log is rolled at this size, and so many are kept.
+const INFO_LOG_BYTES_MAX: usize = 1 << 20;
+const INFO_LOGS_MAX: usize = 2;
+/// Flushes and compactions of one database at a time.
+const BACKGROUND_JOBS: i32 = 2;
+
+/// Where databases keep their files. Cheap to clone.
+#[derive(Clone)]
+pub struct Medium {
+    env: Option<Env>,
+    cache: Cache,
+}
+
+impl std::fmt::Debug for Medium {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.env.is_some() { "Medium::memory" } else { "Medium::disk" })
+    }
+}
+
+fn block_cache() -> Cache {
+    let mut options = LruCacheOptions::default();
+    options.set_capacity(BLOCK_CACHE_BYTES);
+    options.set_num_shard_bits(BLOCK_CACHE_SHARD_BITS);
+    Cache::new_lru_cache_opts(&options)
+}
+
+impl Medium {
+    /// The disk.
+    #[must_use]
+    pub fn disk() -> Self {
+        Self { env: None, cache: block_cache() }
+    }
+
+    /// Memory: the files are gone when the last clone and the last database on it
+    /// are dropped. Paths are only names there.
+    ///
+    /// # Errors
+    /// When RocksDB cannot make the environment.
+    pub fn memory() -> Result<Self, Fault> {
+        let env = Env::mem_env().map_err(|error| {
+            Fault::from_rocksdb("make an in-memory file system", Path::new("(memory)"), error)
+        })?;
+        Ok(Self { env: Some(env), cache: block_cache() })
+    }
+
+    /// Whether files survive the process.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.env.is_none()
+    }
+
+    /// Options of a database, before what is particular to it.
+    pub(crate) fn options(&self) -> Options {
+        let mut options = Options::default();
+        if let Some(env) = &self.env {
+            options.set_env(env);
+        }
+        options.create_if_missing(true);
+        options.set_paranoid_checks(true);
+        options.set_max_open_files(OPEN_FILES_MAX);
+        options.set_max_background_jobs(BACKGROUND_JOBS);
+        options.set_log_level(LogLevel::Warn);
+        options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
+        options.set_keep_log_file_num(INFO_LOGS_MAX);
+        // No thread wakes up to write statistics nobody reads: an idle process sleeps.
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        options
+    }
+
+    /// Options of data files, before what is particular to a database.
+    pub(crate) fn tables(&self) -> BlockBasedOptions {
+        let mut tables = BlockBasedOptions::default();
+        tables.set_block_cache(&self.cache);
+        tables.set_block_size(BLOCK_BYTES);
+        tables.set_format_version(6);
+        tables
+    }
+
+    /// Before a database is opened: makes its directory and those above it (RocksDB
+    /// makes only the last one), and checks the journals that are there.
+    pub(crate) fn prepare(&self, path: &Path) -> Result<(), Fault> {
+        if !self.is_durable() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(path)
+            .map_err(|error| Fault::from_io("create the directory", path, error))?;
+        journal::check(path)
+    }
+}
+
+/// Whether an error says that an answer would have needed a read from disk.
+pub(crate) fn would_block(error: &rocksdb::Error) -> bool {
+    error.kind() == rocksdb::ErrorKind::Incomplete
+}
+
+impl Fault {
+    /// Whether the files themselves are damaged.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        self.kind == FaultKind::Corrupt
+    }
+}

@@ -1,0 +1,79 @@
+//! Names of metadata keys, and the ones that every node knows.
+
+use std::{borrow::Cow, fmt};
+
+use forebay_messages::PartitionId;
+use thiserror::Error;
+
+/// Longest key, in bytes.
+pub const KEY_LEN_MAX: usize = 256;
+
+/// A metadata key: 1 to 256 bytes of printable ASCII without spaces, by convention
+/// words joined by `/`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MetaKey(Cow<'static, str>);
+
+/// Why a text is not a metadata key.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{text}` is not a metadata key: 1 to 256 printable ASCII characters without spaces")]
+pub struct KeyError {
+    /// The text.
+    pub text: String,
+}
+
+impl MetaKey {
+    /// A key of the caller's own.
+    ///
+    /// # Errors
+    /// [`KeyError`] when it is empty, too long or has other characters.
+    pub fn new(text: impl Into<String>) -> Result<Self, KeyError> {
+        let text = text.into();
+        let allowed = text.bytes().all(|byte| byte.is_ascii_graphic());
+        match allowed && (1..=KEY_LEN_MAX).contains(&text.len()) {
+            true => Ok(Self(Cow::Owned(text))),
+            false => Err(KeyError { text }),
+        }
+    }
+
+    /// Ranges of the key space and which partitions own them.
+    #[must_use]
+    pub const fn partition_table() -> Self {
+        Self(Cow::Borrowed("partition-table"))
+    }
+
+    /// The highest epoch that was given out to leaders of a partition.
+    #[must_use]
+    pub fn leader_epoch(partition: PartitionId) -> Self {
+        Self(Cow::Owned(format!("leader-epoch/{partition}")))
+    }
+
+    /// The rule book in force.
+    #[must_use]
+    pub const fn rule_book() -> Self {
+        Self(Cow::Borrowed("rule-book"))
+    }
+
+    /// The rule books before it.
+    #[must_use]
+    pub const fn rule_book_history() -> Self {
+        Self(Cow::Borrowed("rule-book-history"))
+    }
+
+    /// Who this node is.
+    #[must_use]
+    pub const fn node_id() -> Self {
+        Self(Cow::Borrowed("node-id"))
+    }
+
+    /// The key's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for MetaKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

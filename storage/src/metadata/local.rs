@@ -1,0 +1,134 @@
+//! Metadata of a single node: RocksDB, every change synced.
+//!
+//! | key | value |
+//! |---|---|
+//! | `m`, the key's text | bilrost: 1 version, 2 value (absent when deleted) |
+//!
+//! A deleted key keeps its row, so that its version goes on when it comes back. Must
+//! always hold: one writer at a time reads, checks, writes and tells.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Mutex,
+};
+
+use bilrost::{Message, OwnedMessage};
+use bytes::Bytes;
+use rocksdb::{DB, DBRecoveryMode, Options, WriteOptions};
+
+use super::{
+    MetaKey, MetadataError, MetadataStore, OnChange, Precondition, Row, Version, Versioned, Watch,
+    watch::Watchers,
+};
+use crate::{Fault, Medium, sync};
+
+const KIND: u8 = b'm';
+/// Metadata is small: a few keys, rarely written.
+const MEMTABLE_BYTES: usize = 1 << 20;
+
+/// Metadata of a single node on its own disk.
+pub struct LocalMetadata {
+    path: PathBuf,
+    db: DB,
+    /// Held from the check of a precondition until watchers were told; the first fault
+    /// of a write.
+    writer: Mutex<Option<Fault>>,
+    watchers: Watchers,
+}
+
+impl std::fmt::Debug for LocalMetadata {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalMetadata").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+fn options(medium: &Medium) -> Options {
+    let mut options = medium.options();
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_block_based_table_factory(&medium.tables());
+    options
+}
+
+fn db_key(key: &MetaKey) -> Vec<u8> {
+    [&[KIND], key.as_str().as_bytes()].concat()
+}
+
+impl LocalMetadata {
+    /// Opens the store in a directory, making it if need be.
+    ///
+    /// # Errors
+    /// [`MetadataError::Fault`] when files cannot be used.
+    pub fn open(path: &Path, medium: &Medium) -> Result<Self, MetadataError> {
+        medium.prepare(path)?;
+        let db = DB::open(&options(medium), path)
+            .map_err(|error| Fault::from_rocksdb("open the metadata store", path, error))?;
+        let watchers = Watchers::default();
+        Ok(Self { path: path.to_owned(), db, writer: Mutex::default(), watchers })
+    }
+
+    fn row(&self, key: &MetaKey) -> Result<Row, MetadataError> {
+        let bytes = self
+            .db
+            .get(db_key(key))
+            .map_err(|error| Fault::from_rocksdb("read the metadata store", &self.path, error))?;
+        let Some(bytes) = bytes else { return Ok(Row::default()) };
+        Row::decode(Bytes::from(bytes)).map_err(|error| MetadataError::Corrupt {
+            key: key.to_string(),
+            path: self.path.display().to_string(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn change(
+        &self,
+        key: &MetaKey,
+        value: Option<Bytes>,
+        precondition: Precondition,
+    ) -> Result<Version, MetadataError> {
+        let mut broken = sync::lock(&self.writer);
+        if let Some(first) = &*broken {
+            return Err(MetadataError::Broken { first: first.clone() });
+        }
+        let row = self.row(key)?;
+        let changed = row.change(key, value, precondition)?;
+        if changed.value.is_none() && row.value.is_none() {
+            return Ok(Version(row.version));
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.put_opt(db_key(key), changed.encode_to_vec(), &options).map_err(|error| {
+            let fault = Fault::from_rocksdb("write the metadata store", &self.path, error);
+            *broken = Some(fault.clone());
+            fault
+        })?;
+        self.watchers.tell(&changed.as_change(key));
+        Ok(Version(changed.version))
+    }
+}
+
+impl MetadataStore for LocalMetadata {
+    fn get(&self, key: &MetaKey) -> Result<Option<Versioned>, MetadataError> {
+        self.row(key).map(Row::versioned)
+    }
+
+    fn put(
+        &self,
+        key: &MetaKey,
+        value: Bytes,
+        precondition: Precondition,
+    ) -> Result<Version, MetadataError> {
+        self.change(key, Some(value), precondition)
+    }
+
+    fn delete(&self, key: &MetaKey, precondition: Precondition) -> Result<(), MetadataError> {
+        self.change(key, None, precondition).map(|_| ())
+    }
+
+    fn watch(&self, key: &MetaKey, on_change: OnChange) -> Result<Watch, MetadataError> {
+        let _ordered = sync::lock(&self.writer);
+        let row = self.row(key)?;
+        let now = (row.version > 0).then(|| row.as_change(key));
+        Ok(self.watchers.add(key, on_change, now))
+    }
+}

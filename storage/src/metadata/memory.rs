@@ -1,0 +1,68 @@
+//! Metadata in memory, for tests and for runtimes that keep nothing.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use bytes::Bytes;
+
+use super::{
+    MetaKey, MetadataError, MetadataStore, OnChange, Precondition, Row, Version, Versioned, Watch,
+    watch::Watchers,
+};
+use crate::sync;
+
+/// Metadata in memory. Share it (in an `Arc`) among the runtimes of a test.
+#[derive(Default)]
+pub struct MemoryMetadata {
+    rows: Mutex<BTreeMap<MetaKey, Row>>,
+    watchers: Watchers,
+}
+
+impl MemoryMetadata {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn change(
+        &self,
+        key: &MetaKey,
+        value: Option<Bytes>,
+        precondition: Precondition,
+    ) -> Result<Version, MetadataError> {
+        let mut rows = sync::lock(&self.rows);
+        let row = rows.entry(key.clone()).or_default();
+        let changed = row.change(key, value, precondition)?;
+        if changed.value.is_none() && row.value.is_none() {
+            return Ok(Version(row.version));
+        }
+        *row = changed;
+        self.watchers.tell(&row.as_change(key));
+        Ok(Version(row.version))
+    }
+}
+
+impl MetadataStore for MemoryMetadata {
+    fn get(&self, key: &MetaKey) -> Result<Option<Versioned>, MetadataError> {
+        Ok(sync::lock(&self.rows).get(key).cloned().and_then(Row::versioned))
+    }
+
+    fn put(
+        &self,
+        key: &MetaKey,
+        value: Bytes,
+        precondition: Precondition,
+    ) -> Result<Version, MetadataError> {
+        self.change(key, Some(value), precondition)
+    }
+
+    fn delete(&self, key: &MetaKey, precondition: Precondition) -> Result<(), MetadataError> {
+        self.change(key, None, precondition).map(|_| ())
+    }
+
+    fn watch(&self, key: &MetaKey, on_change: OnChange) -> Result<Watch, MetadataError> {
+        let rows = sync::lock(&self.rows);
+        let now = rows.get(key).filter(|row| row.version > 0).map(|row| row.as_change(key));
+        Ok(self.watchers.add(key, on_change, now))
+    }
+}

@@ -1,0 +1,190 @@
+//! The metadata store: a small, strongly consistent, versioned key-value store.
+//!
+//! Owns: the port [`MetadataStore`], its providers for one node, and the names of the
+//! well-known keys. Must always hold: the version of a key only grows, also over its
+//! deletion and return; a change is durable before anybody is told. Must not know:
+//! what the values mean.
+
+mod epoch;
+mod key;
+mod local;
+mod memory;
+mod watch;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::Fault;
+
+pub use epoch::next_epoch;
+pub use key::{KEY_LEN_MAX, KeyError, MetaKey};
+pub use local::LocalMetadata;
+pub use memory::MemoryMetadata;
+pub use watch::{OnChange, Watch};
+
+/// Version of a key: 1 when it was first written, one more with every change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub u64);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A value with its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned {
+    /// The version.
+    pub version: Version,
+    /// The value, opaque here.
+    pub value: Bytes,
+}
+
+/// What must hold of a key for a change to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// Nothing.
+    None,
+    /// The key has no value (it was never written, or it was deleted).
+    DoesNotExist,
+    /// The key has a value of exactly this version.
+    MatchesVersion(Version),
+}
+
+/// A change of a key, as watchers are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key.
+    pub key: MetaKey,
+    /// Its version after the change.
+    pub version: Version,
+    /// Its value; `None` when it was deleted.
+    pub value: Option<Bytes>,
+}
+
+/// Why the metadata store cannot do what was asked.
+#[derive(Clone, Debug, Error)]
+pub enum MetadataError {
+    /// The precondition does not hold; nothing was changed.
+    #[error("metadata key `{key}`: expected {expected:?}, found version {found:?}")]
+    PreconditionFailed {
+        /// The key.
+        key: MetaKey,
+        /// What was expected.
+        expected: Precondition,
+        /// The version of the present value; `None` when there is none.
+        found: Option<Version>,
+    },
+    /// The stored row is not what was written there.
+    #[error("metadata key `{key}` in {path} is damaged: {reason}")]
+    Corrupt {
+        /// The key.
+        key: String,
+        /// The directory.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An earlier write failed; open the store again.
+    #[error("the metadata store takes no more writes since one failed: {first}")]
+    Broken {
+        /// The fault that broke it.
+        #[source]
+        first: Fault,
+    },
+    /// Files could not be read or written. After a failed write the outcome is unknown.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// A small, strongly consistent, versioned key-value store. Calls block.
+pub trait MetadataStore: Send + Sync {
+    /// The present value.
+    ///
+    /// # Errors
+    /// [`MetadataError::Corrupt`] or [`MetadataError::Fault`].
+    fn get(&self, key: &MetaKey) -> Result<Option<Versioned>, MetadataError>;
+
+    /// The version of the present value.
+    ///
+    /// # Errors
+    /// See [`Self::get`].
+    fn get_version(&self, key: &MetaKey) -> Result<Option<Version>, MetadataError> {
+        Ok(self.get(key)?.map(|found| found.version))
+    }
+
+    /// Writes a value; its new version. Durable when it returns.
+    ///
+    /// # Errors
+    /// [`MetadataError::PreconditionFailed`] when nothing was changed, else see
+    /// [`MetadataError`].
+    fn put(
+        &self,
+        key: &MetaKey,
+        value: Bytes,
+        precondition: Precondition,
+    ) -> Result<Version, MetadataError>;
+
+    /// Deletes a value, which is a change with a version of its own. Deleting nothing
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// See [`Self::put`].
+    fn delete(&self, key: &MetaKey, precondition: Precondition) -> Result<(), MetadataError>;
+
+    /// Tells of the key's present value at once (when it was ever written), then of
+    /// every change, in version order, until the [`Watch`] is dropped. `on_change` is
+    /// called on the thread that makes the change: it must be short and must not call
+    /// the store.
+    ///
+    /// # Errors
+    /// See [`Self::get`].
+    fn watch(&self, key: &MetaKey, on_change: OnChange) -> Result<Watch, MetadataError>;
+}
+
+/// What is kept of a key: its last version, also when it has no value.
+#[derive(Clone, Debug, Default, PartialEq, Eq, bilrost::Message)]
+struct Row {
+    #[bilrost(1)]
+    version: u64,
+    #[bilrost(2)]
+    value: Option<Bytes>,
+}
+
+impl Row {
+    fn versioned(self) -> Option<Versioned> {
+        let version = Version(self.version);
+        self.value.map(|value| Versioned { version, value })
+    }
+
+    fn live_version(&self) -> Option<Version> {
+        self.value.as_ref().map(|_| Version(self.version))
+    }
+
+    /// The row after a change to `value`, if the precondition holds.
+    fn change(
+        &self,
+        key: &MetaKey,
+        value: Option<Bytes>,
+        expected: Precondition,
+    ) -> Result<Self, MetadataError> {
+        let found = self.live_version();
+        let holds = match expected {
+            Precondition::None => true,
+            Precondition::DoesNotExist => found.is_none(),
+            Precondition::MatchesVersion(version) => found == Some(version),
+        };
+        match holds {
+            true => Ok(Self { version: self.version + 1, value }),
+            false => Err(MetadataError::PreconditionFailed { key: key.clone(), expected, found }),
+        }
+    }
+
+    fn as_change(&self, key: &MetaKey) -> Change {
+        Change { key: key.clone(), version: Version(self.version), value: self.value.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

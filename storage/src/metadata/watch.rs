@@ -1,0 +1,79 @@
+//! Who wants to be told when a key changes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, Weak},
+};
+
+use super::{Change, MetaKey};
+use crate::sync;
+
+/// Called with every change of a watched key.
+pub type OnChange = Box<dyn Fn(&Change) + Send + Sync>;
+
+type Watching = BTreeMap<MetaKey, BTreeMap<u64, Arc<OnChange>>>;
+
+/// Those who watch, by key. The store calls [`Self::tell`] under the lock that orders
+/// its changes, so everybody sees them in version order.
+#[derive(Clone, Default)]
+pub(super) struct Watchers(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    next_id: u64,
+    watching: Watching,
+}
+
+/// Ends a watch when dropped. A call that is under way on another thread may still
+/// finish after that.
+#[must_use = "dropping it ends the watch"]
+pub struct Watch {
+    inner: Weak<Mutex<Inner>>,
+    key: MetaKey,
+    id: u64,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Watch").field(&self.key).finish()
+    }
+}
+
+impl Watchers {
+    /// Adds a watcher and tells it of the present state.
+    pub(super) fn add(&self, key: &MetaKey, on_change: OnChange, now: Option<Change>) -> Watch {
+        if let Some(now) = now {
+            on_change(&now);
+        }
+        let mut inner = sync::lock(&self.0);
+        let id = inner.next_id;
+        inner.next_id += 1;
+        inner.watching.entry(key.clone()).or_default().insert(id, Arc::new(on_change));
+        Watch { inner: Arc::downgrade(&self.0), key: key.clone(), id }
+    }
+
+    /// Tells of a change that is durable.
+    pub(super) fn tell(&self, change: &Change) {
+        // Called without the lock, so that a watcher may drop its own watch.
+        let watching: Vec<_> = {
+            let inner = sync::lock(&self.0);
+            inner.watching.get(&change.key).into_iter().flatten().map(|(_, f)| f.clone()).collect()
+        };
+        for on_change in watching {
+            on_change(change);
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        let mut inner = sync::lock(&inner);
+        if let Some(watching) = inner.watching.get_mut(&self.key) {
+            watching.remove(&self.id);
+            if watching.is_empty() {
+                inner.watching.remove(&self.key);
+            }
+        }
+    }
+}

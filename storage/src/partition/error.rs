@@ -1,0 +1,76 @@
+//! What can go wrong in a partition store.
+
+use std::path::PathBuf;
+
+use forebay_engine::partition::store::TablesError;
+use forebay_messages::PartitionId;
+use thiserror::Error;
+
+use crate::Fault;
+
+/// Why the partition store cannot do what was asked.
+#[derive(Clone, Debug, Error)]
+pub enum StoreError {
+    /// A row is not what was written there. The partition must stop; its rows can be
+    /// made again from a snapshot and the log.
+    #[error(
+        "partition store {path}, partition {partition}, table `{table}`: the row at key {key} is \
+         damaged: {reason}",
+        path = path.display()
+    )]
+    Row {
+        /// The store's directory.
+        path: PathBuf,
+        /// Whose row.
+        partition: PartitionId,
+        /// Of which table.
+        table: &'static str,
+        /// Its key, in hexadecimal.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A read failed.
+    #[error("partition {partition}, table `{table}`: {source}")]
+    Read {
+        /// Whose row.
+        partition: PartitionId,
+        /// Of which table.
+        table: &'static str,
+        /// What went wrong; names the directory.
+        source: Fault,
+    },
+    /// The partition has no rows here (any more).
+    #[error("partition {partition} is not in the store {path}", path = path.display())]
+    NoPartition {
+        /// The store's directory.
+        path: PathBuf,
+        /// Which one.
+        partition: PartitionId,
+    },
+    /// Files could not be read or written.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl StoreError {
+    /// Whether files or rows are damaged.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        match self {
+            Self::Row { .. } => true,
+            Self::Read { source, .. } | Self::Fault(source) => source.is_corruption(),
+            Self::NoPartition { .. } => false,
+        }
+    }
+}
+
+impl From<StoreError> for TablesError {
+    fn from(error: StoreError) -> Self {
+        let table = match &error {
+            StoreError::Row { table, .. } | StoreError::Read { table, .. } => table,
+            StoreError::NoPartition { .. } | StoreError::Fault(_) => "(all)",
+        };
+        Self { table, source: Box::new(error) }
+    }
+}

@@ -1,0 +1,273 @@
+//! The partition store: rows that were derived from the log.
+//!
+//! Owns: the tables' keys and rows as bytes, the write overlay ([`Txn`]) that the state
+//! machine applies records to, and the readers of everybody else. Must always hold:
+//! rows and applied LSN change together; the store never runs ahead of the log. Must
+//! not know: what a command does, who leads.
+
+mod error;
+mod inbox;
+mod list;
+mod overlay;
+mod rows;
+mod store;
+mod tables;
+mod txn;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use forebay_engine::partition::rows::{EntryRow, FinishedRow, FsmSlot, RunningRow, VQueueMeta};
+use forebay_messages::{EntryId, Lsn, PartitionId, Timestamp, VQueueId};
+use rocksdb::{BoundColumnFamily, FlushOptions, ReadOptions, ReadTier, WriteBatch};
+
+pub use error::StoreError;
+pub use inbox::TryRefill;
+pub use list::{EntryListing, FinishedListing, ListedEntry, ListedFinished};
+pub use store::Store;
+pub use txn::{Committed, Txn};
+
+use store::Shared;
+use tables::{
+    Table, entry::Entry, finished::Finished, fsm::Fsm, lock::Lock, payload::Payload,
+    running::Running, timer::Timer, vqueue_meta::VQueueMetas,
+};
+
+/// Hash over all rows of a partition: equal on replicas that applied the same records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// The last record applied.
+    pub applied: Lsn,
+    /// Rows.
+    pub rows: u64,
+    /// xxh3-128 over length and bytes of every key and row, in key order.
+    pub hash: u128,
+}
+
+/// Attempts that run, by vqueue and entry.
+pub type RunningRows = Vec<((VQueueId, EntryId), RunningRow)>;
+
+/// Consecutive rows of a table.
+type Page<T> = Vec<(<T as Table>::Key, <T as Table>::Row)>;
+
+/// The rows of one partition. Cheap to clone; reads may come from any thread, commits
+/// from one at a time (the partition's).
+#[derive(Clone)]
+pub struct PartitionStore {
+    shared: Arc<Shared>,
+    id: PartitionId,
+    family: Arc<str>,
+}
+
+impl std::fmt::Debug for PartitionStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartitionStore").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl PartitionStore {
+    /// Which partition.
+    #[must_use]
+    pub fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// A batch of changes; also the way to read through the state machine's tables.
+    ///
+    /// # Errors
+    /// [`StoreError::NoPartition`] when it was deleted.
+    pub fn begin(&self) -> Result<Txn<'_>, StoreError> {
+        Txn::begin(self)
+    }
+
+    /// LSN of the last record applied, as committed; 0 when there was none.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn applied_lsn(&self) -> Result<Lsn, StoreError> {
+        self.lsn(&self.shared.read)
+    }
+
+    /// The greatest applied LSN that is in files: what a crash leaves. The log may be
+    /// trimmed through it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn durable_lsn(&self) -> Result<Lsn, StoreError> {
+        // Without a write-ahead log this tier skips memtables.
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        self.lsn(&options)
+    }
+
+    fn lsn(&self, options: &ReadOptions) -> Result<Lsn, StoreError> {
+        let key = Fsm::key_bytes(&FsmSlot::AppliedLsn);
+        let found = self.shared.db.get_pinned_cf_opt(&self.family()?, &key, options);
+        let found = found.map_err(|error| self.read_error::<Fsm>(error))?;
+        let Some(bytes) = found else { return Ok(Lsn(0)) };
+        let bytes: &[u8] = &bytes;
+        bytes
+            .try_into()
+            .map(|bytes| Lsn(u64::from_be_bytes(bytes)))
+            .map_err(|_| self.row_error::<Fsm>(&key, format!("{} bytes instead of 8", bytes.len())))
+    }
+
+    /// Writes everything committed so far to files; what is durable then. Blocks.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn flush(&self) -> Result<Lsn, StoreError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.shared
+            .db
+            .flush_cf_opt(&self.family()?, &options)
+            .map_err(|error| self.shared.fault("flush the partition store", error))?;
+        self.durable_lsn()
+    }
+
+    /// State of an entry that has not ended.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn entry(&self, id: EntryId) -> Result<Option<EntryRow>, StoreError> {
+        self.get::<Entry>(&id)
+    }
+
+    /// What a handler is given.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn payload(&self, id: EntryId) -> Result<Option<Bytes>, StoreError> {
+        self.get::<Payload>(&id)
+    }
+
+    /// What is kept of an entry that ended.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn finished(&self, id: EntryId) -> Result<Option<FinishedRow>, StoreError> {
+        self.get::<Finished>(&id)
+    }
+
+    /// Name and counts of a vqueue.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn vqueue(&self, id: VQueueId) -> Result<Option<VQueueMeta>, StoreError> {
+        self.get::<VQueueMetas>(&id)
+    }
+
+    /// Attempts that run, by vqueue, after a position, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn running_after(
+        &self,
+        after: Option<(VQueueId, EntryId)>,
+        limit: usize,
+    ) -> Result<RunningRows, StoreError> {
+        self.page::<Running>(after.as_ref(), limit)
+    }
+
+    /// Vqueues that have rows, in id order, after one, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn vqueues_after(
+        &self,
+        after: Option<VQueueId>,
+        limit: usize,
+    ) -> Result<Vec<(VQueueId, VQueueMeta)>, StoreError> {
+        self.page::<VQueueMetas>(after.as_ref(), limit)
+    }
+
+    /// Locks that are held, after a vqueue, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn locks_after(
+        &self,
+        after: Option<VQueueId>,
+        limit: usize,
+    ) -> Result<Vec<(VQueueId, EntryId)>, StoreError> {
+        self.page::<Lock>(after.as_ref(), limit)
+    }
+
+    /// Finished entries whose results expire at or before a time, oldest first, at most
+    /// `limit`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn expired(
+        &self,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, EntryId)>, StoreError> {
+        let family = self.family()?;
+        let rows = self.rows_in::<Timer>(&family, None).take(limit);
+        rows.map(|row| row.map(|(key, ())| key))
+            .take_while(|key| !matches!(key, Ok((at, _)) if *at > until))
+            .collect()
+    }
+
+    /// When the next result expires.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn next_expiry(&self) -> Result<Option<Timestamp>, StoreError> {
+        Ok(self.page::<Timer>(None, 1)?.first().map(|((at, _), ())| *at))
+    }
+
+    /// Hashes all rows, as of one moment. Reads everything: for comparing replicas.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn digest(&self) -> Result<Digest, StoreError> {
+        rows::digest(self)
+    }
+
+    fn family(&self) -> Result<Arc<BoundColumnFamily<'_>>, StoreError> {
+        self.shared.family(self.id, &self.family)
+    }
+
+    fn get<T: Table>(&self, key: &T::Key) -> Result<Option<T::Row>, StoreError> {
+        self.get_in::<T>(&self.family()?, key)
+    }
+
+    fn page<T: Table>(&self, after: Option<&T::Key>, limit: usize) -> Result<Page<T>, StoreError> {
+        self.rows_in::<T>(&self.family()?, after).take(limit).collect()
+    }
+
+    /// Writes a batch (not synced: see the store).
+    fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        #[cfg(any(test, feature = "testkit"))]
+        let must_fail = match shared.faults.get() {
+            Some(faults) => faults.before_commit(&shared.path)?,
+            None => false,
+        };
+        let written = shared.db.write_opt(batch, &shared.write);
+        written.map_err(|error| shared.fault("write the partition store", error))?;
+        #[cfg(any(test, feature = "testkit"))]
+        if let Some(faults) = shared.faults.get() {
+            faults.after_commit(must_fail, &shared.path)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+impl PartitionStore {
+    /// Flushes and compacts everything, down to the last level.
+    fn compact(&self) {
+        self.flush().unwrap();
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        let family = self.family().unwrap();
+        self.shared.db.compact_range_cf_opt(&family, None::<&[u8]>, None::<&[u8]>, &options);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Reading rows: one by key, or many in key order.
+//!
+//! Must always hold: every iterator is bounded below and above, so that it never wades
+//! into another table's tombstones.
+
+use std::marker::PhantomData;
+
+use forebay_engine::partition::rows::FsmSlot;
+use forebay_messages::Lsn;
+use rocksdb::{AsColumnFamilyRef, DB, DBRawIteratorWithThreadMode, ReadOptions};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    Digest, PartitionStore, StoreError,
+    tables::{Table, fsm::Fsm},
+};
+
+/// Bytes that RocksDB reads ahead when everything is read.
+const DIGEST_READAHEAD_BYTES: usize = 1 << 20;
+
+/// Rows of a table, in key order. Ends after the first error.
+pub(super) struct Rows<'a, T> {
+    rows: Option<DBRawIteratorWithThreadMode<'a, DB>>,
+    store: &'a PartitionStore,
+    /// Skipped when it is the first key found.
+    after: Option<Vec<u8>>,
+    table: PhantomData<T>,
+}
+
+impl PartitionStore {
+    pub(super) fn get_in<T: Table>(
+        &self,
+        family: &impl AsColumnFamilyRef,
+        key: &T::Key,
+    ) -> Result<Option<T::Row>, StoreError> {
+        let key = T::key_bytes(key);
+        let found = self.shared.db.get_pinned_cf_opt(family, &key, &self.shared.read);
+        let found = found.map_err(|error| self.read_error::<T>(error))?;
+        found.map(|bytes| T::row(&bytes).map_err(|why| self.row_error::<T>(&key, why))).transpose()
+    }
+
+    /// All rows of a table after a key.
+    pub(super) fn rows_in<'a, T: Table>(
+        &'a self,
+        family: &impl AsColumnFamilyRef,
+        after: Option<&T::Key>,
+    ) -> Rows<'a, T> {
+        let after = after.map(T::key_bytes);
+        let mut options = bounded(after.clone().unwrap_or_else(|| T::KIND.to_vec()), T::end());
+        options.set_background_purge_on_iterator_cleanup(true);
+        let mut rows = self.shared.db.raw_iterator_cf_opt(family, options);
+        rows.seek_to_first();
+        Rows { rows: Some(rows), store: self, after, table: PhantomData }
+    }
+
+    pub(super) fn read_error<T: Table>(&self, error: rocksdb::Error) -> StoreError {
+        StoreError::Read {
+            partition: self.id,
+            table: T::NAME,
+            source: self.shared.fault("read the partition store", error),
+        }
+    }
+
+    pub(super) fn row_error<T: Table>(&self, key: &[u8], reason: String) -> StoreError {
+        StoreError::Row {
+            path: self.shared.path.clone(),
+            partition: self.id,
+            table: T::NAME,
+            key: key.iter().map(|byte| format!("{byte:02x}")).collect(),
+            reason,
+        }
+    }
+
+    pub(super) fn decode<T: Table>(
+        &self,
+        key: &[u8],
+        row: &[u8],
+    ) -> Result<(T::Key, T::Row), StoreError> {
+        let typed = T::key(&key[T::KIND.len()..])
+            .ok_or_else(|| self.row_error::<T>(key, "the key is none of this table".to_owned()))?;
+        let row = T::row(row).map_err(|reason| self.row_error::<T>(key, reason))?;
+        Ok((typed, row))
+    }
+}
+
+/// Options of an iterator over `[from, to)`.
+pub(super) fn bounded(from: Vec<u8>, to: Vec<u8>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(from);
+    options.set_iterate_upper_bound(to);
+    options
+}
+
+impl<T: Table> Iterator for Rows<'_, T> {
+    type Item = Result<(T::Key, T::Row), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let rows = self.rows.as_mut()?;
+        if let Some(after) = self.after.take()
+            && rows.key() == Some(&after[..])
+        {
+            rows.next();
+        }
+        let Some((key, row)) = rows.item() else {
+            let status = rows.status();
+            self.rows = None;
+            return status.err().map(|error| Err(self.store.read_error::<T>(error)));
+        };
+        let found = self.store.decode::<T>(key, row);
+        match found {
+            Ok(_) => rows.next(),
+            Err(_) => self.rows = None,
+        }
+        Some(found)
+    }
+}
+
+/// See [`PartitionStore::digest`].
+pub(super) fn digest(store: &PartitionStore) -> Result<Digest, StoreError> {
+    let family = store.family()?;
+    let mut options = ReadOptions::default();
+    options.fill_cache(false);
+    options.set_readahead_size(DIGEST_READAHEAD_BYTES);
+    let mut rows = store.shared.db.raw_iterator_cf_opt(&family, options);
+    rows.seek_to_first();
+    let applied_key = Fsm::key_bytes(&FsmSlot::AppliedLsn);
+    let mut digest = Digest { applied: Lsn(0), rows: 0, hash: 0 };
+    let mut hash = Xxh3::new();
+    while let Some((key, row)) = rows.item() {
+        if key == applied_key {
+            let bytes = row.try_into().map_err(|_| {
+                store.row_error::<Fsm>(key, format!("{} bytes instead of 8", row.len()))
+            })?;
+            digest.applied = Lsn(u64::from_be_bytes(bytes));
+        }
+        for part in [key, row] {
+            hash.update(&(part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        digest.rows += 1;
+        rows.next();
+    }
+    rows.status()
+        .map_err(|error| StoreError::from(store.shared.fault("read the partition store", error)))?;
+    digest.hash = hash.digest128();
+    Ok(digest)
+}

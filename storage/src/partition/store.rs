@@ -1,0 +1,226 @@
+//! The rows of a node's partitions: one RocksDB, a column family per partition.
+//!
+//! Must always hold: the write-ahead log is off (the log is the truth: after a crash a
+//! partition replays what its files lack); each commit carries the applied LSN in its
+//! batch, so that rows and applied LSN never disagree.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use forebay_messages::PartitionId;
+use rocksdb::{
+    BoundColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Options, ReadOptions,
+    WriteOptions,
+};
+
+use super::{PartitionStore, StoreError};
+use crate::{Fault, Medium, sync};
+
+/// Rows of one partition in memory before they are written to files, in bytes. What is
+/// in memory is replayed from the log after a crash.
+const MEMTABLE_BYTES: usize = 32 << 20;
+/// Memtables of one partition that may wait for their flush before commits wait.
+const MEMTABLES_MAX: i32 = 4;
+/// Rows of all partitions in memory, in bytes.
+const MEMTABLES_BYTES_MAX: usize = 256 << 20;
+/// Part of a memtable's memory that its filter takes: most lookups by id find nothing.
+const MEMTABLE_FILTER_RATIO: f64 = 0.05;
+/// Bits per row of the filter of a file.
+const FILTER_BITS: f64 = 10.0;
+/// A file with so many deletions in a row of so many rows is compacted: queues leave
+/// tombstones at their front, and reads must not wade through them.
+const TOMBSTONES_WINDOW: usize = 1024;
+const TOMBSTONES_TRIGGER: usize = 512;
+const TOMBSTONES_RATIO: f64 = 0.5;
+/// Name of a partition's column family, before its number.
+const FAMILY_PREFIX: &str = "partition-";
+
+/// The rows of a node's partitions. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Shared {
+    pub(super) db: DB,
+    pub(super) path: PathBuf,
+    pub(super) read: ReadOptions,
+    pub(super) write: WriteOptions,
+    family_options: Options,
+    /// The column families that exist; held while one is made or deleted.
+    partitions: Mutex<BTreeSet<PartitionId>>,
+    #[cfg(any(test, feature = "testkit"))]
+    pub(super) faults: std::sync::OnceLock<Arc<crate::fault::StoreFaults>>,
+}
+
+fn family_options(medium: &Medium) -> Options {
+    let mut tables = medium.tables();
+    // Filters and indexes stay with their open files (about 0.5 % of what is stored): a
+    // filter of a large file does not fit a shard of the cache and would be read again
+    // for every lookup, and a refill that must not block must not miss them.
+    tables.set_cache_index_and_filter_blocks(false);
+    tables.set_bloom_filter(FILTER_BITS, false);
+    let mut options = medium.options();
+    options.set_block_based_table_factory(&tables);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(MEMTABLES_MAX);
+    options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
+    options.set_memtable_whole_key_filtering(true);
+    options.set_compression_type(DBCompressionType::None);
+    options.set_bottommost_compression_type(DBCompressionType::Lz4);
+    options.add_compact_on_deletion_collector_factory(
+        TOMBSTONES_WINDOW,
+        TOMBSTONES_TRIGGER,
+        TOMBSTONES_RATIO,
+    );
+    options
+}
+
+fn db_options(medium: &Medium) -> Options {
+    let mut options = family_options(medium);
+    options.create_missing_column_families(true);
+    options.set_atomic_flush(true);
+    options.set_db_write_buffer_size(MEMTABLES_BYTES_MAX);
+    // Files are removed on a background thread, not on a partition's.
+    options.set_avoid_unnecessary_blocking_io(true);
+    options
+}
+
+/// Every commit: no write-ahead log.
+fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
+}
+
+impl Store {
+    /// Opens the store in a directory, making it if need be.
+    ///
+    /// # Errors
+    /// [`StoreError::Fault`] when files cannot be used.
+    pub fn open(path: &Path, medium: &Medium) -> Result<Self, StoreError> {
+        medium.prepare(path)?;
+        let options = db_options(medium);
+        let families = Self::families(path, medium, &options)?;
+        let partitions = families.iter().filter_map(|name| partition_of(name)).collect();
+        let descriptors = families
+            .into_iter()
+            .map(|name| ColumnFamilyDescriptor::new(name, family_options(medium)));
+        let db = DB::open_cf_descriptors(&options, path, descriptors)
+            .map_err(|error| Fault::from_rocksdb("open the partition store", path, error))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                db,
+                path: path.to_owned(),
+                read: ReadOptions::default(),
+                write: unlogged(),
+                family_options: family_options(medium),
+                partitions: Mutex::new(partitions),
+                #[cfg(any(test, feature = "testkit"))]
+                faults: std::sync::OnceLock::new(),
+            }),
+        })
+    }
+
+    fn families(path: &Path, medium: &Medium, options: &Options) -> Result<Vec<String>, Fault> {
+        // In memory there is no other way to ask than to try.
+        if medium.is_durable() && !path.join("CURRENT").exists() {
+            return Ok(Vec::new());
+        }
+        match DB::list_cf(options, path) {
+            Ok(families) => Ok(families),
+            Err(_) if !medium.is_durable() => Ok(Vec::new()),
+            Err(error) => Err(Fault::from_rocksdb("list the partitions of the store", path, error)),
+        }
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// The partitions that have rows here, in order.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        sync::lock(&self.shared.partitions).iter().copied().collect()
+    }
+
+    /// The store of one partition; it is made when it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Fault`].
+    pub fn partition(&self, id: PartitionId) -> Result<PartitionStore, StoreError> {
+        let shared = &self.shared;
+        let name = family_name(id);
+        let mut partitions = sync::lock(&shared.partitions);
+        if !partitions.contains(&id) {
+            shared
+                .db
+                .create_cf(&name, &shared.family_options)
+                .map_err(|error| shared.fault("make a partition's store", error))?;
+            partitions.insert(id);
+        }
+        drop(partitions);
+        Ok(PartitionStore { shared: Arc::clone(shared), id, family: name.into() })
+    }
+
+    /// Deletes all rows of a partition. Handles to it answer
+    /// [`StoreError::NoPartition`] from then on.
+    ///
+    /// # Errors
+    /// [`StoreError::NoPartition`] or [`StoreError::Fault`].
+    pub fn delete_partition(&self, id: PartitionId) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let mut partitions = sync::lock(&shared.partitions);
+        if !partitions.contains(&id) {
+            let path = shared.path.clone();
+            return Err(StoreError::NoPartition { path, partition: id });
+        }
+        shared
+            .db
+            .drop_cf(&family_name(id))
+            .map_err(|error| shared.fault("delete a partition's store", error))?;
+        partitions.remove(&id);
+        Ok(())
+    }
+
+    /// Lets planned faults happen at commits. Once per store.
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn set_faults(&self, faults: Arc<crate::fault::StoreFaults>) {
+        assert!(self.shared.faults.set(faults).is_ok(), "the store already has faults");
+    }
+}
+
+fn family_name(id: PartitionId) -> String {
+    format!("{FAMILY_PREFIX}{id}")
+}
+
+fn partition_of(family: &str) -> Option<PartitionId> {
+    family.strip_prefix(FAMILY_PREFIX)?.parse().ok().map(PartitionId)
+}
+
+impl Shared {
+    pub(super) fn family(
+        &self,
+        partition: PartitionId,
+        name: &str,
+    ) -> Result<Arc<BoundColumnFamily<'_>>, StoreError> {
+        self.db
+            .cf_handle(name)
+            .ok_or_else(|| StoreError::NoPartition { path: self.path.clone(), partition })
+    }
+
+    pub(super) fn fault(&self, action: &'static str, error: rocksdb::Error) -> Fault {
+        Fault::from_rocksdb(action, &self.path, error)
+    }
+}

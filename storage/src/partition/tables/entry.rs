@@ -1,0 +1,84 @@
+//! Table `entry`: the state of every entry that has not ended.
+//!
+//! Key: `en`, entry id (24). Row: bilrost [`EntryRow`]; the payload has a table of its
+//! own, so that a stage move rewrites little.
+
+use forebay_engine::partition::rows::EntryRow;
+use forebay_messages::EntryId;
+
+use super::{Table, message, put_message};
+
+pub(crate) struct Entry;
+
+impl Table for Entry {
+    const NAME: &'static str = "entry";
+    const KIND: [u8; 2] = *b"en";
+
+    type Key = EntryId;
+    type Row = EntryRow;
+
+    fn put_key_body(key: &EntryId, out: &mut Vec<u8>) {
+        out.extend_from_slice(&key.to_bytes());
+    }
+
+    fn key(body: &[u8]) -> Option<EntryId> {
+        body.try_into().ok().map(EntryId::from_bytes)
+    }
+
+    fn put_row(row: &EntryRow, out: &mut Vec<u8>) {
+        put_message(row, out);
+    }
+
+    fn row(bytes: &[u8]) -> Result<EntryRow, String> {
+        message(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_engine::partition::rows::Stage;
+    use forebay_messages::{AttemptToken, Epoch, Timestamp, command::RetryPolicy};
+    use proptest::prelude::*;
+
+    use super::{super::testing::*, *};
+
+    fn sample() -> EntryRow {
+        EntryRow {
+            vqueue: vqueue_id(2),
+            stage: Stage::Paused,
+            key: forebay_messages::EntryKey { entry: entry_id(1), ..Default::default() },
+            attempts: 3,
+            token: AttemptToken { epoch: Epoch(4), seq: 5 },
+            created_at: Timestamp(6),
+            started_at: Timestamp(7),
+            retry: Some(RetryPolicy::NONE),
+            retention_ms: Some(8),
+            idempotency_key: Some("key".into()),
+            last_failure: "boom".into(),
+            cancel_requested: true,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(
+            a in entry_ids(), b in entry_ids(), vqueue in vqueue_ids(), key in entry_keys(),
+            attempts in any::<u32>(), retention_ms in proptest::option::of(numbers()),
+            text in ".{0,20}",
+        ) {
+            check_keys::<Entry>(a, b);
+            let last_failure = text.into();
+            let row = EntryRow { vqueue, key, attempts, retention_ms, last_failure, ..sample() };
+            check_row::<Entry>(&row);
+            check_row::<Entry>(&EntryRow::default());
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        insta::assert_snapshot!(golden::<Entry>(&entry_id(1), &sample()), @r"
+        656e010203040506070801010101010101010101010101010101
+        0518010203040506070802020202020202020202020202020202040305290100000000000000000000000000000000010203040506070801010101010101010101010101010101040305040404040504060407050404010c64040805036b65790504626f6f6d0401
+        ");
+    }
+}

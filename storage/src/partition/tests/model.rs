@@ -1,0 +1,216 @@
+//! Every command applied to the store gives what it gives in memory, however the
+//! records are cut into batches, flushed and replayed.
+
+use std::collections::BTreeMap;
+
+use forebay_engine::partition::apply::{Applied, Reply};
+use forebay_messages::{
+    AttemptToken, Epoch, Outcome, RecordSeq,
+    command::{
+        Complete, Decision, EntrySelector, Purge, Reschedule, RetryAttempt, RetryReason,
+        SchedulerDecisions, UpdateDurability, VQueueSelector,
+    },
+    record::{ExternalSeq, Producer},
+};
+use proptest::prelude::*;
+
+use super::*;
+
+/// What happens next; numbers choose among what is there.
+#[derive(Clone, Debug)]
+enum Step {
+    Enqueue { id: u64, vqueue: u8, idempotency: u8 },
+    Decide { nth: usize },
+    End { nth: usize, how: u8 },
+    Select { id: u64, what: u8 },
+    Forget { hours: u64 },
+    Commit,
+    Flush,
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (0..24u64, 0..6u8, 0..8u8)
+            .prop_map(|(id, vqueue, idempotency)| Step::Enqueue { id, vqueue, idempotency }),
+        8 => (0..9usize).prop_map(|nth| Step::Decide { nth }),
+        8 => (0..9usize, 0..4u8).prop_map(|(nth, how)| Step::End { nth, how }),
+        4 => (0..24u64, 0..9u8).prop_map(|(id, what)| Step::Select { id, what }),
+        1 => (0..40u64).prop_map(|hours| Step::Forget { hours }),
+        6 => Just(Step::Commit),
+        2 => Just(Step::Flush),
+        1 => Just(Step::Reopen),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+fn name(n: u8) -> VQueueName {
+    match n {
+        0 | 1 => VQueueName::service("s"),
+        2 => VQueueName::service("s").with_object_key("a"),
+        3 => VQueueName::service("s").with_object_key("b"),
+        n => VQueueName::service("t").with_scope(&format!("tenant-{n}")),
+    }
+}
+
+fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
+    let token = AttemptToken { epoch: Epoch(1), seq };
+    Some(match *step {
+        Step::Enqueue { id, vqueue, idempotency } => {
+            let mut entry = new_entry(entry_id(id), name(vqueue));
+            entry.idempotency_key = (idempotency < 3).then(|| format!("k{idempotency}").into());
+            entry.retention_ms = [None, Some(0), Some(u64::MAX)][id as usize % 3];
+            Command::Enqueue(Enqueue { entry })
+        }
+        Step::Decide { nth } => {
+            let &(vqueue, key) = model.inbox.iter().nth(nth)?;
+            let decisions = vec![Decision { vqueue, key, token }];
+            Command::SchedulerDecisions(SchedulerDecisions { decisions })
+        }
+        Step::End { nth, how } => {
+            let (&(_, entry), running) = model.running.iter().nth(nth)?;
+            let token = running.token;
+            match how {
+                0 => Command::Retry(RetryAttempt {
+                    entry,
+                    token,
+                    reason: RetryReason::Failed,
+                    run_at: Timestamp(seq),
+                    message: "boom".into(),
+                    detail: Bytes::new(),
+                }),
+                _ => {
+                    let outcome = match how {
+                        1 => Outcome::failure(forebay_messages::FailureKind::Terminal, "no"),
+                        _ => Outcome::Success(Bytes::from_static(b"ok")),
+                    };
+                    Command::Complete(Complete { entry, token, outcome: Some(outcome.into()) })
+                }
+            }
+        }
+        Step::Select { id, what } => {
+            let one = EntrySelector { entries: vec![entry_id(id)], ..Default::default() };
+            let all = EntrySelector { service: Some("s".into()), ..Default::default() };
+            match what {
+                0 => Command::Cancel(one),
+                1 => Command::Kill(one),
+                2 => Command::Pause(one),
+                3 => Command::Pause(all),
+                4 => Command::Resume(all),
+                5 => Command::Redrive(all),
+                6 => Command::PauseVQueue(VQueueSelector::default()),
+                7 => Command::ResumeVQueue(VQueueSelector::default()),
+                _ => Command::Reschedule(Reschedule { selector: one, run_at: Timestamp(seq) }),
+            }
+        }
+        Step::Forget { hours: 0 } => {
+            Command::UpdateDurability(UpdateDurability { durable: Lsn(seq) })
+        }
+        Step::Forget { hours } => Command::Purge(Purge {
+            entries: Vec::new(),
+            expired_until: Some(Timestamp(hours * 3_600_000)),
+            count_max: 3,
+        }),
+        Step::Commit | Step::Flush | Step::Reopen => return None,
+    })
+}
+
+type Outcomes = BTreeMap<Lsn, (Reply, Vec<Applied>)>;
+
+/// One replica in memory, the truth.
+struct Model {
+    state: State,
+    tables: MemTables,
+    log: Vec<Arc<Record>>,
+    outcomes: Outcomes,
+}
+
+impl Model {
+    fn new() -> Self {
+        let tables = MemTables::default();
+        let state = State::load(&tables).unwrap();
+        Self { state, tables, log: Vec::new(), outcomes: Outcomes::new() }
+    }
+
+    fn apply(&mut self, command: Command) {
+        let seq = self.log.len() as u64;
+        let mut made = Record::clone(&record(seq * 700_000, command));
+        if seq.is_multiple_of(3) {
+            let seq = RecordSeq(seq / 2 + 1);
+            made.producer = Some(Producer::External(ExternalSeq { id: seq.0 % 2, seq }));
+        }
+        let made = Arc::new(made);
+        let lsn = self.state.applied_lsn.next();
+        let mut applied = Vec::new();
+        let reply = apply(&mut self.state, &mut self.tables, lsn, &made, &mut applied).unwrap();
+        self.outcomes.insert(lsn, (reply, applied));
+        self.log.push(made);
+    }
+}
+
+/// Applies everything that the store lacks in one batch, comparing what comes of it.
+fn commit(store: &PartitionStore, state: &mut State, model: &Model) {
+    let mut txn = store.begin().unwrap();
+    while state.applied_lsn < model.state.applied_lsn {
+        let lsn = state.applied_lsn.next();
+        let mut applied = Vec::new();
+        let record = &model.log[lsn.0 as usize - 1];
+        let reply = apply(state, &mut txn, lsn, record, &mut applied).unwrap();
+        assert_eq!(&(reply, applied), &model.outcomes[&lsn], "LSN {lsn}: {record:?}");
+    }
+    txn.commit(state.applied_lsn).unwrap();
+}
+
+fn without_applied(mut tables: MemTables) -> MemTables {
+    // The overlay writes it once per commit, the state machine on every record.
+    tables.fsm.remove(&FsmSlot::AppliedLsn);
+    tables
+}
+
+fn run(steps: &[Step]) {
+    let medium = Medium::memory().unwrap();
+    let open = || Store::open(Path::new("/store"), &medium).unwrap().partition(P).unwrap();
+    let mut model = Model::new();
+    let mut store = open();
+    let mut state = State::load(&store.begin().unwrap()).unwrap();
+    for step in steps {
+        let seq = model.log.len() as u64 + 1;
+        match step {
+            Step::Commit => commit(&store, &mut state, &model),
+            Step::Flush => {
+                assert_eq!(store.flush().unwrap(), store.applied_lsn().unwrap());
+            }
+            Step::Reopen => {
+                drop(store);
+                store = open();
+                // Whatever was not committed or flushed is applied again.
+                state = State::load(&store.begin().unwrap()).unwrap();
+            }
+            step => {
+                if let Some(command) = command(step, seq, &model.tables) {
+                    model.apply(command);
+                }
+            }
+        }
+    }
+    commit(&store, &mut state, &model);
+    assert_eq!(without_applied(dump(&store)), without_applied(model.tables.clone()));
+    store.compact();
+    assert_eq!(without_applied(dump(&store)), without_applied(model.tables.clone()));
+
+    if model.log.is_empty() {
+        return;
+    }
+    // A replica that applied the same records one by one has the same bytes.
+    let other = in_memory();
+    catch_up(&other, &model.log, 1);
+    assert_eq!(other.digest().unwrap(), store.digest().unwrap());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #[test]
+    fn the_store_is_the_tables_in_memory(steps in steps()) {
+        run(&steps);
+    }
+}

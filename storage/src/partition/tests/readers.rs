@@ -1,0 +1,220 @@
+//! Refills, listings, expiry, digests.
+
+use forebay_engine::partition::rows::Stage;
+use forebay_messages::{
+    FailureKind, Outcome,
+    actor::{Cancel, RefillDone, RefillId, RefillRequest},
+    command::{Decision, EntrySelector, SchedulerDecisions},
+};
+
+use super::*;
+
+fn request(vqueue: VQueueId, after: Option<u64>, limit: usize) -> RefillRequest {
+    let after = after.map(place);
+    RefillRequest { id: RefillId(7), vqueue, after, limit, cancel: Cancel::default() }
+}
+
+fn put(store: &PartitionStore, lsn: u64, vqueue: VQueueId, places: std::ops::Range<u64>) {
+    let mut txn = store.begin().unwrap();
+    places.for_each(|n| txn.put_inbox(vqueue, place(n)));
+    txn.commit(Lsn(lsn)).unwrap();
+}
+
+fn delete(store: &PartitionStore, lsn: u64, vqueue: VQueueId, places: std::ops::Range<u64>) {
+    let mut txn = store.begin().unwrap();
+    places.for_each(|n| txn.delete_inbox(vqueue, place(n)));
+    txn.commit(Lsn(lsn)).unwrap();
+}
+
+fn done(seqs: impl IntoIterator<Item = u64>, reached_end: bool) -> RefillDone {
+    RefillDone { id: RefillId(7), rows: seqs.into_iter().map(place).collect(), reached_end }
+}
+
+#[test]
+fn a_refill_reads_what_lies_above_the_anchor_in_its_own_vqueue_only() {
+    let store = in_memory();
+    // 255: the prefix's upper bound carries.
+    for vqueue in [vqueue_id(254), vqueue_id(255)] {
+        assert_eq!(store.refill(&request(vqueue, None, 24)).unwrap(), Some(done([], true)));
+        put(&store, u64::from(vqueue.hash[0]), vqueue, 10..20);
+    }
+    for vqueue in [vqueue_id(254), vqueue_id(255)] {
+        let read = |after, limit| {
+            let request = request(vqueue, after, limit);
+            let found = store.refill(&request).unwrap().unwrap();
+            assert_eq!(store.try_refill(&request).unwrap(), TryRefill::Done(found.clone()));
+            found
+        };
+        assert_eq!(read(None, 24), done(10..20, true));
+        assert_eq!(read(None, 10), done(10..20, true), "the end is seen at the limit too");
+        assert_eq!(read(None, 9), done(10..19, false));
+        assert_eq!(read(Some(12), 3), done(13..16, false));
+        assert_eq!(read(Some(5), 2), done(10..12, false), "the anchor need not be stored");
+        assert_eq!(read(Some(19), 2), done([], true));
+    }
+}
+
+#[test]
+fn a_refill_sees_what_was_committed_before_it_and_a_fresh_one_sees_more() {
+    let store = in_memory();
+    let vqueue = vqueue_id(1);
+    for round in 0..6u64 {
+        put(&store, round * 2 + 1, vqueue, round * 10..round * 10 + 10);
+        delete(&store, round * 2 + 2, vqueue, round * 10..round * 10 + 9);
+        if round % 2 == 0 {
+            store.flush().unwrap();
+        }
+        let found = store.refill(&request(vqueue, None, 24)).unwrap().unwrap();
+        assert_eq!(found, done((0..=round).map(|n| n * 10 + 9), true));
+    }
+}
+
+#[test]
+fn a_canceled_refill_stops() {
+    let store = in_memory();
+    put(&store, 1, vqueue_id(1), 0..10);
+    let request = request(vqueue_id(1), None, 24);
+    request.cancel.cancel();
+    assert_eq!(store.refill(&request).unwrap(), None);
+    assert_eq!(store.try_refill(&request).unwrap(), TryRefill::WouldBlock);
+}
+
+#[test]
+fn a_refill_that_must_not_block_does_not_read_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || {
+        // A medium of its own: an empty block cache.
+        let store = Store::open(dir.path(), &Medium::disk()).unwrap();
+        store.partition(P).unwrap()
+    };
+    let store = open();
+    put(&store, 1, vqueue_id(1), 0..2_000);
+    let request = request(vqueue_id(1), None, 24);
+    assert_eq!(store.try_refill(&request).unwrap(), TryRefill::Done(done(0..24, false)));
+    store.flush().unwrap();
+    drop(store);
+    let store = open();
+    assert_eq!(store.try_refill(&request).unwrap(), TryRefill::WouldBlock);
+    assert_eq!(store.refill(&request).unwrap(), Some(done(0..24, false)));
+    let cached = TryRefill::Done(done(0..24, false));
+    assert_eq!(store.try_refill(&request).unwrap(), cached, "the worker filled the cache");
+}
+
+#[test]
+fn a_refill_over_many_tombstones_is_left_to_a_worker() {
+    let store = in_memory();
+    let vqueue = vqueue_id(1);
+    put(&store, 1, vqueue, 0..10_000);
+    delete(&store, 2, vqueue, 0..9_999);
+    let from_front = request(vqueue, None, 24);
+    assert_eq!(store.try_refill(&from_front).unwrap(), TryRefill::WouldBlock);
+    assert_eq!(store.refill(&from_front).unwrap(), Some(done([9_999], true)));
+    let from_anchor = request(vqueue, Some(9_990), 24);
+    let found = TryRefill::Done(done([9_999], true));
+    assert_eq!(store.try_refill(&from_anchor).unwrap(), found, "the anchor skips them");
+    store.flush().unwrap();
+    assert_eq!(store.try_refill(&from_front).unwrap(), found, "a flush drops the pairs");
+}
+
+/// Entries 0 to 8 of three vqueues; 1 runs, 2 succeeded, 5 failed.
+fn populated() -> PartitionStore {
+    let scoped = |limit_key: &str| {
+        VQueueName::service("s").with_scope("a").with_limit_key(limit_key).unwrap()
+    };
+    let names = [VQueueName::service("r"), scoped("gold/u1"), scoped("gold/u2")];
+    let mut log: Vec<_> = (0..9).map(|n| enqueue(n, &names[n as usize % 3])).collect();
+    let store = in_memory();
+    catch_up(&store, &log, 4);
+    for (n, outcome) in [
+        (1, None),
+        (2, Some(Outcome::Success(Bytes::new()))),
+        (5, Some(Outcome::failure(FailureKind::Terminal, "no"))),
+    ] {
+        let row = store.entry(entry_id(n)).unwrap().unwrap();
+        let token = forebay_messages::AttemptToken { seq: n, ..Default::default() };
+        let decisions = vec![Decision { vqueue: row.vqueue, key: row.key, token }];
+        log.push(record(20, Command::SchedulerDecisions(SchedulerDecisions { decisions })));
+        if let Some(outcome) = outcome {
+            let outcome = Some(outcome.into());
+            let complete =
+                forebay_messages::command::Complete { entry: entry_id(n), token, outcome };
+            log.push(record(30 + n, Command::Complete(complete)));
+        }
+    }
+    catch_up(&store, &log, 1);
+    store
+}
+
+#[test]
+fn entries_are_listed_by_filter_and_page() {
+    let store = populated();
+    let list = |filter: EntrySelector, after, limit| {
+        let page = store.list_entries(&filter, after, limit).unwrap();
+        let numbers = page.entries.iter().map(|e| e.id.uuid[15]).collect::<Vec<_>>();
+        (numbers, page.next.is_some())
+    };
+    // In id order: the partition key is n mod 3.
+    let all = vec![0, 3, 6, 1, 4, 7, 8];
+    let any = EntrySelector::default;
+    assert_eq!(list(any(), None, 99), (all.clone(), false));
+    assert_eq!(list(any(), None, 2), (all[..2].to_vec(), true));
+    assert_eq!(list(any(), Some(entry_id(3)), 99), (all[2..].to_vec(), false));
+    let text = |text: &str| Some(text.into());
+    assert_eq!(list(EntrySelector { service: text("r"), ..any() }, None, 99).0, [0, 3, 6]);
+    assert_eq!(list(EntrySelector { scope: text("a"), ..any() }, None, 99).0, [1, 4, 7, 8]);
+    assert_eq!(list(EntrySelector { scope: text("b"), ..any() }, None, 99).0, [0; 0]);
+    let limit_key = |key| EntrySelector { limit_key: text(key), ..any() };
+    assert_eq!(list(limit_key("gold"), None, 99).0, [1, 4, 7, 8]);
+    assert_eq!(list(limit_key("gold/u2"), None, 99).0, [8]);
+    let stage = |stage: Stage| EntrySelector { stage: Some(stage as u32), ..any() };
+    assert_eq!(list(stage(Stage::Running), None, 99).0, [1]);
+    assert_eq!(list(stage(Stage::Finished), None, 99).0, [0; 0]);
+    let created_until = Some(Timestamp(1_003));
+    assert_eq!(list(EntrySelector { created_until, ..any() }, None, 99).0, [0, 3, 1]);
+    let entries = vec![entry_id(8), entry_id(2)];
+    assert_eq!(list(EntrySelector { entries, ..any() }, None, 99).0, [8]);
+
+    let ended = store.list_finished(&any(), None, 99).unwrap();
+    assert_eq!(ended.entries.iter().map(|e| e.id.uuid[15]).collect::<Vec<_>>(), [2, 5]);
+    assert_eq!(ended.entries[0].name.limit_key(), "gold/u2");
+}
+
+#[test]
+fn cursors_walk_running_rows_vqueues_and_expiry() {
+    let store = populated();
+    let running = store.running_after(None, 9).unwrap();
+    assert_eq!(running.iter().map(|((_, id), _)| *id).collect::<Vec<_>>(), [entry_id(1)]);
+    assert_eq!(store.running_after(Some(running[0].0), 9).unwrap(), []);
+    let mut counts = Vec::new();
+    let mut after = None;
+    while let Some((id, meta)) = store.vqueues_after(after, 1).unwrap().pop() {
+        counts.push((meta.inbox, meta.running, meta.finished));
+        after = Some(id);
+    }
+    counts.sort();
+    assert_eq!(counts, [(1, 0, 2), (2, 1, 0), (3, 0, 0)]);
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    let (first, second) = (Timestamp(1_032 + DAY_MS), Timestamp(1_035 + DAY_MS));
+    assert_eq!(store.next_expiry().unwrap(), Some(first));
+    assert_eq!(store.expired(first, 9).unwrap(), [(first, entry_id(2))]);
+    assert_eq!(store.expired(second, 9).unwrap().len(), 2);
+    assert_eq!(store.expired(second, 1).unwrap().len(), 1);
+}
+
+#[test]
+fn a_digest_depends_on_rows_and_on_nothing_else() {
+    let name = VQueueName::service("s");
+    let log: Vec<_> = (0..50).map(|n| enqueue(n, &name)).collect();
+    let (a, b) = (in_memory(), in_memory());
+    catch_up(&a, &log, 1);
+    catch_up(&b, &log, 50);
+    b.flush().unwrap();
+    b.compact();
+    let digest = a.digest().unwrap();
+    assert_eq!(digest, b.digest().unwrap());
+    assert_eq!((digest.applied, digest.rows > 150), (Lsn(50), true));
+    let mut txn = b.begin().unwrap();
+    txn.put_payload(entry_id(3), Bytes::from_static(b"x"));
+    txn.commit(Lsn(50)).unwrap();
+    assert_ne!(digest, b.digest().unwrap());
+}

@@ -1,0 +1,158 @@
+//! What a batch sees, coalesces and commits.
+
+use forebay_engine::partition::rows::{EntryRow, VQueueMeta};
+
+use super::*;
+
+#[test]
+fn a_batch_sees_its_writes_and_nobody_else_does_before_the_commit() {
+    let store = in_memory();
+    let mut txn = store.begin().unwrap();
+    let id = entry_id(1);
+    assert_eq!(txn.entry(id).unwrap(), None);
+    let row = EntryRow { attempts: 3, ..EntryRow::default() };
+    txn.put_entry(id, row.clone());
+    assert_eq!(txn.entry(id).unwrap(), Some(row.clone()));
+    assert_eq!(store.entry(id).unwrap(), None);
+    txn.commit(Lsn(4)).unwrap();
+    assert_eq!(store.entry(id).unwrap(), Some(row));
+    assert_eq!(store.applied_lsn().unwrap(), Lsn(4));
+
+    let mut dropped = store.begin().unwrap();
+    dropped.delete_entry(id);
+    assert_eq!(dropped.entry(id).unwrap(), None);
+    drop(dropped);
+    assert!(store.entry(id).unwrap().is_some());
+}
+
+#[test]
+fn a_row_that_comes_and_goes_within_a_batch_is_never_written() {
+    let store = in_memory();
+    let mut txn = store.begin().unwrap();
+    let vqueue = vqueue_id(1);
+    for n in 0..100 {
+        txn.put_inbox(vqueue, place(n));
+        txn.put_vqueue_meta(vqueue, VQueueMeta { inbox: n, ..VQueueMeta::default() });
+        txn.delete_inbox(vqueue, place(n));
+        txn.put_running(vqueue, entry_id(n), RunningRow::default());
+        txn.delete_running(vqueue, entry_id(n));
+        assert_eq!(txn.entry(entry_id(n)).unwrap(), None);
+        txn.put_entry(entry_id(n), EntryRow::default());
+        txn.delete_entry(entry_id(n));
+    }
+    // One meta row and the applied LSN.
+    assert_eq!(txn.commit(Lsn(1)).unwrap().rows, 2);
+    assert_eq!(store.vqueue(vqueue).unwrap().unwrap().inbox, 99);
+    assert!(dump(&store).entries.is_empty());
+}
+
+#[test]
+fn a_delete_of_a_row_that_may_be_stored_is_written() {
+    let store = in_memory();
+    let id = entry_id(1);
+    let mut txn = store.begin().unwrap();
+    txn.put_payload(id, Bytes::from_static(b"old"));
+    txn.commit(Lsn(1)).unwrap();
+    let mut txn = store.begin().unwrap();
+    txn.put_payload(id, Bytes::from_static(b"new"));
+    txn.delete_payload(id);
+    txn.commit(Lsn(2)).unwrap();
+    assert_eq!(store.payload(id).unwrap(), None);
+}
+
+/// A yield under an unchanged key, over flushes: single deletes must meet their puts.
+#[test]
+fn a_strict_row_comes_back_under_the_same_key() {
+    let store = in_memory();
+    let (vqueue, key) = (vqueue_id(1), place(1));
+    let mut lsn = Lsn(0);
+    let mut commit = |change: &dyn Fn(&mut Txn<'_>), flush: bool| {
+        let mut txn = store.begin().unwrap();
+        change(&mut txn);
+        lsn = lsn.next();
+        txn.commit(lsn).unwrap();
+        if flush {
+            store.flush().unwrap();
+        }
+        dump(&store).inbox.len()
+    };
+    for flush in [false, true] {
+        assert_eq!(commit(&|txn| txn.put_inbox(vqueue, key), flush), 1);
+        let back = |txn: &mut Txn<'_>| {
+            txn.delete_inbox(vqueue, key);
+            txn.put_inbox(vqueue, key);
+        };
+        assert_eq!(commit(&back, flush), 1);
+        assert_eq!(commit(&back, flush), 1);
+        assert_eq!(commit(&|txn| txn.delete_inbox(vqueue, key), flush), 0);
+    }
+    store.compact();
+    assert_eq!(dump(&store).inbox.len(), 0, "no older put comes to light");
+}
+
+#[test]
+#[should_panic(expected = "inbox")]
+fn a_strict_row_is_not_put_twice() {
+    let store = in_memory();
+    let mut txn = store.begin().unwrap();
+    txn.put_inbox(vqueue_id(1), place(1));
+    txn.put_inbox(vqueue_id(1), place(1));
+}
+
+#[test]
+#[cfg(debug_assertions)]
+#[should_panic(expected = "inbox: is there a row")]
+fn a_wrong_belief_about_a_strict_row_is_found_at_the_commit() {
+    let store = in_memory();
+    let mut txn = store.begin().unwrap();
+    txn.delete_inbox(vqueue_id(1), place(1));
+    drop(txn.commit(Lsn(1)));
+}
+
+#[test]
+#[should_panic(expected = "applied LSN 1 after 2")]
+fn the_applied_lsn_never_moves_back() {
+    let store = in_memory();
+    store.begin().unwrap().commit(Lsn(2)).unwrap();
+    drop(store.begin().unwrap().commit(Lsn(1)));
+}
+
+#[test]
+fn scans_see_stored_and_staged_rows_in_order() {
+    let store = in_memory();
+    let ids = |found: Vec<(VQueueId, VQueueMeta)>| {
+        found.into_iter().map(|(id, meta)| (id.hash[0], meta.inbox)).collect::<Vec<_>>()
+    };
+    let put = |txn: &mut Txn<'_>, n: u8, inbox| {
+        txn.put_vqueue_meta(vqueue_id(n), VQueueMeta { inbox, ..VQueueMeta::default() });
+    };
+    let mut txn = store.begin().unwrap();
+    [1, 3, 5, 7, 255].into_iter().for_each(|n| put(&mut txn, n, 0));
+    txn.commit(Lsn(1)).unwrap();
+    let mut txn = store.begin().unwrap();
+    [2, 5, 9].into_iter().for_each(|n| put(&mut txn, n, 1));
+    txn.delete_vqueue_meta(vqueue_id(3));
+    let all = [(1, 0), (2, 1), (5, 1), (7, 0), (9, 1), (255, 0)];
+    assert_eq!(ids(txn.vqueues_after(None, 99).unwrap()), all);
+    assert_eq!(ids(txn.vqueues_after(None, 3).unwrap()), all[..3]);
+    assert_eq!(ids(txn.vqueues_after(Some(vqueue_id(2)), 2).unwrap()), all[2..4]);
+    assert_eq!(ids(txn.vqueues_after(Some(vqueue_id(4)), 99).unwrap()), all[2..]);
+    assert_eq!(ids(txn.vqueues_after(Some(vqueue_id(255)), 99).unwrap()), []);
+    txn.put_timer(Timestamp(9), entry_id(1));
+    txn.put_timer(Timestamp(4), entry_id(2));
+    assert_eq!(txn.timers_until(Timestamp(8), 9).unwrap(), [(Timestamp(4), entry_id(2))]);
+}
+
+#[test]
+fn the_outbox_keeps_messages_in_order() {
+    let store = in_memory();
+    let mut txn = store.begin().unwrap();
+    let message = |n: u64| Bytes::from(n.to_be_bytes().to_vec());
+    (1..=3).for_each(|n| txn.put_outbox(forebay_messages::RecordSeq(n), message(n)));
+    txn.commit(Lsn(1)).unwrap();
+    let mut txn = store.begin().unwrap();
+    txn.delete_outbox(forebay_messages::RecordSeq(1));
+    let found = txn.outbox_after(None, 9).unwrap();
+    assert_eq!(found.iter().map(|(index, _)| index.0).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(found[0].1, message(2));
+}

@@ -1,0 +1,13 @@
+//! The one test binary of the workspace's root: every file beside this one is a
+//! module here, so that forebay is linked once and not once per file.
+//!
+//! A module called `crash` or `process` runs alone (`.config/nextest.toml`).
+
+#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+
+mod crash;
+mod embed;
+mod examples;
+mod place;
+mod process;
+mod tidy;

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Does the vqueue model fail when the vqueue is wrong? Each mutation below breaks one
+# rule of the vqueue in a copy of the engine; the model test must then fail.
+#
+#   tests/mutations/vqueue.sh          all mutations
+#   tests/mutations/vqueue.sh lock  those whose name contains the word
+#
+# FOREBAY_CASES sets the cases per property, CARGO_TARGET_DIR where to build.
+# Exit code 0 when the model caught every mutation.
+set -euo pipefail
+export FOREBAY_CASES=${FOREBAY_CASES:-40000}
+machine=vqueue
+only=${1:-}
+source "$(dirname "$0")/lib.sh"
+
+unbroken
+
+mutation 'a permit without a head is lost' mod.rs \
+    's/None => VQueueEffect::ReturnPermit\(permit\),/None => continue,/'
+mutation 'a head in the future may run' settle.rs \
+    's/\.take_while\(\|key\| key\.run_at <= now\)//'
+mutation 'with a lock it asks before the last decision is answered' settle.rs \
+    's/usize::from\(dispatched == 0\)/1 + dispatched * 0/'
+mutation 'a paused vqueue asks' settle.rs \
+    's/if self\.config\.paused \|\| self\.config\.draining \{/if self.config.draining {/'
+mutation 'a draining vqueue decides' settle.rs \
+    's/if self\.config\.paused \|\| self\.config\.draining \{/if self.config.paused {/'
+mutation 'another wish of the lock does not replace the acquire' settle.rs \
+    's/self\.asked != Some\(lock\)/self.asked.is_none()/'
+mutation 'a retry asks for the lock as if it did not hold it' settle.rs \
+    's/\(true, true\) => LockWish::Held\(head\.entry\)/(true, true) => LockWish::Take/'
+mutation 'a grant does not end the acquire' mod.rs \
+    's/self\.asked\.take\(\)\.is_none\(\)/self.asked.is_none()/'
+mutation 'going cold leaves the acquire standing' mod.rs \
+    's/effects\.push\(VQueueEffect::Withdraw\);//'
+mutation 'going cold forgets an acquire that may stand' mod.rs \
+    's/ \|\| self\.may_stand \{/ {/'
+mutation 'goes cold with a refill in flight' settle.rs \
+    's/\|\| self\.inbox\.is_refill_in_flight\(\)//'
+mutation 'goes cold with unanswered decisions' settle.rs \
+    's/\|\| self\.inbox\.dispatched\(\)\.len\(\) > 0;/;/'
+mutation 'goes cold as empty without knowing' settle.rs \
+    's/self\.inbox\.is_empty_for_sure\(\)/self.inbox.head().is_none()/'
+mutation 'a wake does not count as the end of the timer' mod.rs \
+    's/VQueueMessage::Wake => self\.armed = None/VQueueMessage::Wake => {}/'
+mutation 'the timer follows only the head' settle.rs \
+    's/\[head, self\.retry_at\]/[head, None]/'
+mutation 'a failed refill is not tried again' settle.rs \
+    's/if self\.retry_at\.is_some_and\(\|at\| at > now\)/if self.retry_at.is_some()/'
+mutation 'reads before it has armed the timer' settle.rs \
+    's/let read = self\.refill_if_low\(now\);/if let Some(read) = self.refill_if_low(now) { effects.push(VQueueEffect::ReadInbox(read)); }/' \
+    's/effects\.extend\(read\.map.*//'
+mutation 'a void decision is forgotten' mod.rs \
+    's/self\.inbox\.yield_back\(key\);/let _ = key;/'
+mutation 'resume is forgotten' mod.rs \
+    's/VQueueMessage::Resume => self\.config\.paused = false/VQueueMessage::Resume => {}/'
+mutation 'changes are taken in the wrong order' mod.rs \
+    's/for change in changes \{/for change in changes.iter().rev() {/'
+
+finish

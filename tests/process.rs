@@ -1,0 +1,26 @@
+//! `forebay` as people run it: the real binary, its exit codes, what it says, and what
+//! is in the data directory afterwards.
+
+mod data_dir;
+mod input;
+mod inspect;
+mod output;
+mod resume;
+mod rules;
+
+use crate::place::Place;
+
+/// The numbers of the items that the trace of a run names, in its order.
+fn ran(place: &Place, trace: &str) -> Vec<u64> {
+    place.lines(trace).iter().map(|line| line.parse().unwrap()).collect()
+}
+
+/// 1 to `count`, one a line.
+fn numbers(count: u64) -> String {
+    (1..=count).map(|n| format!("{n}\n")).collect()
+}
+
+/// `exec` with the usual directories and these further arguments.
+fn exec<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["exec", "--data-dir", "data"], more].concat()
+}

@@ -1,0 +1,132 @@
+//! Data directories that cannot be used, or not now.
+
+use super::{exec, numbers, ran};
+use crate::place::{Place, say, until};
+
+/// Enough for the stores' first files, little enough to be full soon.
+const SMALL_DISK: &str = "size=40m";
+
+#[test]
+fn one_in_use_is_refused_and_the_first_run_goes_on() {
+    let place = Place::new();
+    place.write("items", numbers(3));
+    let script = "echo {} >> started; while ! test -e go; do sleep 0.02; done";
+    let rest = exec(&["--input", "items", "--jobs", "3", "--", "sh", "-c", script]);
+    let running = place.start(&rest);
+    until("all have started", || ran(&place, "started").len() == 3);
+    let id = running.id().to_string();
+    place
+        .run(&exec(&["--input", "items", "--", "touch", "second"]))
+        .expect_refused(&["in use by process", &id]);
+    place.write("go", "");
+    running.end().expect(0, &["3 succeeded"]);
+    assert!(!place.path("second").exists());
+    place.run(&exec(&["--input", "items", "--", "touch", "second"])).expect(0, &[]);
+}
+
+#[test]
+fn what_is_none_is_refused_and_left_alone() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    std::fs::create_dir(place.path("other")).unwrap();
+    place.write("other/precious", "text");
+    let with = |dir: &'static str| {
+        place.run(&["exec", "--data-dir", dir, "--input", "items", "--", "touch", "started"])
+    };
+    with("other").expect_refused(&["other is not a forebay data directory", "precious"]);
+    assert_eq!(std::fs::read_dir(place.path("other")).unwrap().count(), 1);
+    with("items").expect_refused(&["items"]);
+    with("items/data").expect_refused(&["items/data"]);
+    for question in ["status", "entries", "queues"] {
+        place.run(&[question, "--data-dir", "none"]).expect_refused(&["no data directory at none"]);
+        place.run(&[question, "--data-dir", "other"]).expect_refused(&["not a forebay data dir"]);
+    }
+    assert!(!place.path("none").exists() && !place.path("started").exists());
+    assert_eq!(place.lines("items"), ["1"]);
+    // An empty directory may become one.
+    std::fs::create_dir(place.path("empty")).unwrap();
+    with("empty").expect(0, &["1 succeeded"]);
+}
+
+/// A mount that is undone when the test ends.
+struct Mount<'a>(&'a Place, &'static str);
+
+impl<'a> Mount<'a> {
+    fn new(place: &'a Place, at: &'static str, arguments: &[&str]) -> Option<Self> {
+        place.system("mount", &[arguments, &[at]].concat()).then_some(Self(place, at))
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        self.0.system("umount", &["-l", self.1]);
+    }
+}
+
+#[test]
+fn a_read_only_one_is_refused_and_works_when_it_can_be_written_again() {
+    let place = Place::new();
+    place.write("items", numbers(5));
+    place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &["5 succeeded"]);
+    let Some(mount) = Mount::new(&place, "data", &["--bind", "data"]) else {
+        return say("no mounts for this user: a read-only data directory is not tested");
+    };
+    if !place.system("mount", &["-o", "remount,bind,ro", "data"]) {
+        return say("no read-only mounts: a read-only data directory is not tested");
+    }
+    let rest = ["--input", "items", "--", "sh", "-c", "echo {} >> started"];
+    place.run(&exec(&rest)).expect_refused(&["data", "Read-only file system"]);
+    place.run(&["status", "--data-dir", "data"]).expect_refused(&["data", "Read-only file system"]);
+    assert!(!place.path("started").exists());
+    drop(mount);
+    place.run(&exec(&rest)).expect(0, &["5 succeeded"]);
+}
+
+#[test]
+fn a_full_disk_loses_nothing_that_was_accepted() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("data")).unwrap();
+    let tmpfs = ["-t", "tmpfs", "-o", SMALL_DISK, "forebay-test"];
+    let Some(_mount) = Mount::new(&place, "data", &tmpfs) else {
+        return say("no mounts for this user: a full disk is not tested");
+    };
+    place.write("items", numbers(2_000));
+    // Each keeps some 29 KB as its result.
+    let script = "echo {} >> started; head -c 8192 /dev/urandom | od -An -v -tx1";
+    let rest = ["--input", "items", "--jobs", "4", "--", "sh", "-c", script];
+    let running = place.start(&exec(&rest));
+    until("some have started", || ran(&place, "started").len() >= 40);
+    // `data` becomes full below the run.
+    place.system("dd", &["if=/dev/zero", "of=data/ballast", "bs=64k"]);
+    let done = running.end().expect(2, &["error: ", "No space left on device"]);
+    assert!(!done.stdout.is_empty(), "what had ended was not told");
+    // Full at the start, too.
+    place.run(&exec(&rest)).expect_refused(&["No space left on device"]);
+
+    std::fs::remove_file(place.path("data/ballast")).unwrap();
+    let before = place.json(&["entries", "--data-dir", "data", "--limit", "5000"]);
+    let accepted = before.as_array().unwrap().len();
+    assert!(accepted > 0, "nothing was accepted before the disk was full");
+    // The results of all do not fit without the ballast either.
+    let has_grown = place.system("mount", &["-o", "remount,size=400m", "data"]);
+    assert!(has_grown, "the disk cannot grow");
+    let items_before: Vec<u64> = ran(&place, "started");
+    place.run(&exec(&rest)).expect(0, &["succeeded"]);
+    let mut items: Vec<u64> = ran(&place, "started");
+    let finished = finished(&before);
+    assert!(
+        items.len() - items_before.len() <= 2_000 - finished,
+        "finished items ran again: {finished} were, {} ran",
+        items.len() - items_before.len()
+    );
+    items.sort_unstable();
+    items.dedup();
+    assert_eq!(items, (1..=2_000).collect::<Vec<_>>());
+    let after = place.json(&["entries", "--data-dir", "data", "--limit", "5000"]);
+    assert_eq!(after.as_array().unwrap().len(), 2_000);
+}
+
+fn finished(entries: &serde_json::Value) -> usize {
+    let entries = entries.as_array().unwrap();
+    entries.iter().filter(|entry| entry["stage"] == "finished").count()
+}

@@ -1,0 +1,132 @@
+//! What a second run does with what a first one left.
+
+use std::time::Duration;
+
+use super::{exec, numbers, ran};
+use crate::place::{Place, until};
+
+#[test]
+fn ctrl_c_lets_what_runs_end_and_the_next_run_does_the_rest() {
+    let place = Place::new();
+    place.write("items", numbers(30));
+    let script = "echo {} >> started; sleep 0.3; echo {} >> ended";
+    let arguments = exec(&["--input", "items", "--jobs", "2", "--", "sh", "-c", script]);
+    let running = place.start(&arguments);
+    until("four have started", || ran(&place, "started").len() >= 4);
+    running.interrupt();
+    let done = running.end().expect(1, &["left (the same command line goes on)"]);
+    let (started, ended) = (ran(&place, "started"), ran(&place, "ended"));
+    assert!(started.len() < 10, "it went on: {started:?}, {done:?}");
+    assert_eq!(started.len(), ended.len(), "commands did not end: {done:?}");
+
+    place.run(&arguments).expect(0, &[]);
+    let (mut started, mut ended) = (ran(&place, "started"), ran(&place, "ended"));
+    started.sort_unstable();
+    ended.sort_unstable();
+    assert_eq!(started, (1..=30).collect::<Vec<_>>(), "each is started once");
+    assert_eq!(ended, started);
+}
+
+#[test]
+fn ctrl_c_twice_ends_what_runs_and_it_runs_again() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    let script = "echo {} >> started; test -e quick || sleep 600; echo {} >> ended";
+    let arguments = exec(&["--input", "items", "--", "sh", "-c", script]);
+    let running = place.start(&arguments);
+    until("it has started", || ran(&place, "started").len() == 1);
+    running.interrupt();
+    std::thread::sleep(Duration::from_millis(100));
+    running.interrupt();
+    running.end().expect(1, &[]);
+    place.write("quick", "");
+    place.run(&arguments).expect(0, &["1 succeeded"]);
+    assert_eq!((ran(&place, "started"), ran(&place, "ended")), (vec![1, 1], vec![1]));
+}
+
+#[test]
+fn the_same_input_twice_runs_nothing_and_again_forces_it() {
+    let place = Place::new();
+    place.write("items", numbers(50));
+    let rest = ["--input", "items", "--", "sh", "-c", "echo {} >> started"];
+    let arguments = exec(&rest);
+    place.run(&arguments).expect(0, &["50 succeeded"]);
+    let done = place.run(&arguments).expect(0, &["50 were done before"]);
+    assert_eq!(done.text(), "", "outputs are not printed again");
+    assert_eq!(ran(&place, "started").len(), 50);
+    // A longer input: only what is new.
+    place.write("items", numbers(60));
+    place.run(&arguments).expect(0, &["10 succeeded"]);
+    assert_eq!(ran(&place, "started").len(), 60);
+    // The same item twice in one input is one item.
+    place.write("items", format!("{}{}", numbers(61), numbers(61)));
+    place.run(&arguments).expect(0, &["1 succeeded"]);
+    assert_eq!(ran(&place, "started").len(), 61);
+    // Another command makes other items.
+    place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &["61 succeeded"]);
+    let entries = place.json(&["entries", "--data-dir", "data", "--limit", "1000"]);
+    assert_eq!(entries.as_array().unwrap().len(), 122);
+    place.run(&[&exec(&["--again"])[..], &rest].concat()).expect(0, &["61 succeeded"]);
+    assert_eq!(ran(&place, "started").len(), 122);
+}
+
+#[test]
+fn retries_then_final_failure_until_retry_failed() {
+    let place = Place::new();
+    place.write("items", numbers(4));
+    let script =
+        "echo {} >> started; test {} != 3 || test -e repaired || { echo why >&2; exit 7; }";
+    let with = |more: &[&'static str]| {
+        [&exec(more)[..], &["--input", "items", "--retries", "2", "--", "sh", "-c", script]]
+            .concat()
+    };
+    let count = |item: u64| ran(&place, "started").iter().filter(|n| **n == item).count();
+    place
+        .run(&with(&["--results", "results"]))
+        .expect(1, &["3 succeeded, 1 failed", "exit code 7: why"]);
+    assert_eq!((count(3), count(1)), (3, 1));
+    let results = crate::place::objects(&place.path("results/results.ndjson"));
+    let failed = results.iter().find(|line| line["line"] == 3).unwrap();
+    assert_eq!(
+        (&failed["status"], &failed["exit_code"], &failed["attempts"]),
+        (&"failed".into(), &7.into(), &3.into()),
+        "{failed}"
+    );
+    // Final, and still a failure of the run.
+    place.run(&with(&[])).expect(1, &["1 had failed before"]);
+    assert_eq!(count(3), 3);
+    place.run(&with(&["--retry-failed"])).expect(1, &["1 failed"]);
+    assert_eq!(count(3), 6, "it gets all its tries again");
+    place.write("repaired", "");
+    place.run(&with(&["--retry-failed"])).expect(0, &["1 succeeded"]);
+    place.run(&with(&[])).expect(0, &[]);
+    assert_eq!((count(3), count(1)), (7, 1));
+}
+
+#[test]
+fn a_retry_that_succeeds_is_a_success_and_keeps_the_order_of_its_key() {
+    let place = Place::new();
+    place.write("items", numbers(3));
+    let script = "echo {} >> started; test {} != 1 || test $(grep -c 1 started) = 3";
+    let rest = ["--key", "k", "--retries", "5", "--input", "items", "--", "sh", "-c", script];
+    place.run(&exec(&rest)).expect(0, &["3 succeeded"]);
+    assert_eq!(ran(&place, "started"), [1, 1, 1, 2, 3], "retries included");
+}
+
+#[test]
+fn what_a_killed_run_left_in_the_background_is_ended_before_the_next_starts() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    // The child leaves the process group's leader behind and holds on.
+    let script = "echo {} >> started; test -e quick && exit; \
+                  (sleep 1.5; echo 9 >> late) & sleep 1.5; echo 9 >> late";
+    let arguments = exec(&["--input", "items", "--", "sh", "-c", script]);
+    let running = place.start(&arguments);
+    until("it has started", || ran(&place, "started").len() == 1);
+    running.kill();
+    place.write("quick", "");
+    place.run(&arguments).expect(0, &["1 succeeded"]);
+    std::thread::sleep(Duration::from_millis(1700));
+    assert_eq!(ran(&place, "late"), Vec::<u64>::new(), "an orphan went on");
+    assert_eq!(ran(&place, "started"), [1, 1]);
+}

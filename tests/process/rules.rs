@@ -1,0 +1,122 @@
+//! `forebay rules`, on a directory at rest and on one in use.
+
+use super::{exec, numbers};
+use crate::place::{Place, until};
+
+#[test]
+fn on_a_directory_at_rest() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    place.run(&exec(&["--input", "items", "--rule", "a=2", "--", "true"])).expect(0, &[]);
+    all_commands(&place);
+    // A run's own rules are added to what is there.
+    place.run(&exec(&["--input", "items", "--rule", "b=2", "--", "true"])).expect(0, &[]);
+    let book = rules(&place, &["list"]);
+    assert_eq!(patterns(&book), ["a", "b"]);
+}
+
+#[test]
+fn on_a_directory_in_use() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    let wait = "touch started; while ! test -e go; do sleep 0.02; done";
+    let running =
+        place.start(&exec(&["--input", "items", "--rule", "a=2", "--", "sh", "-c", wait]));
+    until("it has started", || place.path("started").exists());
+    all_commands(&place);
+    place.write("go", "");
+    running.end().expect(0, &[]);
+    assert_eq!(patterns(&rules(&place, &["list"])), ["a"], "changes are kept");
+}
+
+/// `rules …` with `--json`.
+fn rules(place: &Place, words: &[&str]) -> serde_json::Value {
+    place.json(&[&["rules", "--data-dir", "data"], words].concat())
+}
+
+fn patterns(book: &serde_json::Value) -> Vec<&str> {
+    let rules = book["rules"].as_array().unwrap();
+    let mut patterns: Vec<_> = rules.iter().map(|rule| rule["pattern"].as_str().unwrap()).collect();
+    patterns.sort_unstable();
+    patterns
+}
+
+/// Starts from a book with `a=2` as version 1, ends with the same rules.
+fn all_commands(place: &Place) {
+    let ask = |words: &[&str]| rules(place, words);
+    let refused = |words: &[&str], said: &[&str]| {
+        let words = [&["rules", "--data-dir", "data"], words].concat();
+        place.run(&words).expect_refused(said);
+    };
+    assert_eq!(ask(&["list"])["version"], 1);
+    let book = ask(&["set", "*/x", "--concurrency", "5", "--description", "why"]);
+    assert_eq!((&book["version"], patterns(&book)), (&2.into(), vec!["*/x", "a"]));
+    let rule = |book: &serde_json::Value, pattern: &str| {
+        let rules = book["rules"].as_array().unwrap();
+        rules.iter().find(|rule| rule["pattern"] == pattern).unwrap().clone()
+    };
+    assert_eq!(rule(&book, "*/x")["concurrency"], 5);
+    let book = ask(&["set", "*/x", "--concurrency", "none"]);
+    let changed = rule(&book, "*/x");
+    assert_eq!(
+        (&changed["concurrency"], &changed["description"], &changed["version"]),
+        (&serde_json::Value::Null, &"why".into(), &book["version"]),
+        "only what is given changes"
+    );
+    assert_eq!(rule(&ask(&["disable", "a"]), "a")["disabled"], true);
+    assert_eq!(rule(&ask(&["enable", "a"]), "a")["disabled"], false);
+    refused(&["set", "a", "--concurrency", "1", "--if-version", "1"], &["expected version 1"]);
+    refused(&["set", "a b", "--concurrency", "1"], &["a b"]);
+    refused(&["set", "a"], &["--concurrency"]);
+    refused(&["delete", "nothing"], &["no rule `nothing`"]);
+    refused(&["rollback", "77"], &["version 77"]);
+    let book = ask(&["delete", "a"]);
+    assert_eq!((&book["version"], patterns(&book)), (&6.into(), vec!["*/x"]));
+    let book = ask(&["rollback", "1"]);
+    assert_eq!((&book["version"], patterns(&book)), (&7.into(), vec!["a"]));
+    let history = ask(&["history"]);
+    let versions: Vec<_> =
+        history.as_array().unwrap().iter().map(|book| &book["version"]).collect();
+    assert_eq!(versions, [1, 2, 3, 4, 5, 6, 7]);
+    let table = place.run(&["rules", "list", "--data-dir", "data"]).expect(0, &[]).text();
+    assert!(table.contains("rule book version 7") && table.contains("PATTERN"), "{table}");
+}
+
+/// How many of `s` and `e` lines are open at most, behind the line `from`.
+fn open_max(lines: &[String], from: usize) -> usize {
+    let (mut open, mut max) = (0_usize, 0);
+    for (at, line) in lines.iter().enumerate() {
+        match line.as_str() {
+            "s" => open += 1,
+            _ => open -= 1,
+        }
+        if at >= from {
+            max = max.max(open);
+        }
+    }
+    max
+}
+
+#[test]
+fn lowering_a_rule_takes_effect_on_the_running_process_and_so_does_raising() {
+    let place = Place::new();
+    place.write("items", numbers(200));
+    // The order of the lines of one file is an order in which things happened.
+    let script = "echo s >> trace; sleep 0.05; echo e >> trace";
+    let rest = ["--input", "items", "--jobs", "6", "--scope", "t", "--rule", "*=4"];
+    let running = place.start(&exec(&[&rest[..], &["--", "sh", "-c", script]].concat()));
+    until("some have run", || place.lines("trace").len() > 30);
+    rules(&place, &["set", "*", "--concurrency", "1"]);
+    let lowered = place.lines("trace").len();
+    until("some have run one by one", || place.lines("trace").len() > lowered + 40);
+    rules(&place, &["set", "*", "--concurrency", "6"]);
+    let raised = place.lines("trace").len();
+    running.end().expect(0, &["200 succeeded"]);
+
+    let lines = place.lines("trace");
+    assert_eq!(open_max(&lines[..lowered], 0), 4, "four at first");
+    // At most four ran when it was lowered, and one more end may have been under way.
+    let settled = lowered + 8;
+    assert_eq!(open_max(&lines[..raised - 6], settled), 1, "one while the rule said so");
+    assert_eq!(open_max(&lines, raised), 6, "six at the end");
+}

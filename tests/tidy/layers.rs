@@ -1,0 +1,199 @@
+//! Who may depend on whom: `messages <- engine <- storage <- actors <- forebay`.
+//!
+//! Must always hold: every crate of the workspace has a layer here; a crate without
+//! one is a complaint, so that a new crate cannot slip past.
+
+use cargo_metadata::{DependencyKind, Package};
+
+/// A crate of the workspace.
+pub(super) struct Crate {
+    pub(super) name: String,
+    pub(super) dependencies: Vec<Dependency>,
+}
+
+/// What one of its `Cargo.toml` sections names.
+pub(super) struct Dependency {
+    pub(super) name: String,
+    /// For tests only.
+    pub(super) dev: bool,
+    /// Of this workspace.
+    pub(super) ours: bool,
+}
+
+impl From<&Package> for Crate {
+    fn from(package: &Package) -> Self {
+        let dependency = |dependency: &cargo_metadata::Dependency| Dependency {
+            name: dependency.name.clone(),
+            dev: dependency.kind == DependencyKind::Development,
+            ours: dependency.path.is_some(),
+        };
+        Self {
+            name: package.name.to_string(),
+            dependencies: package.dependencies.iter().map(dependency).collect(),
+        }
+    }
+}
+
+/// What a crate may and must not know.
+struct Layer {
+    name: &'static str,
+    /// The layers below it.
+    below: &'static [&'static str],
+    /// Foreign crates that it must not use outside of its tests; a trailing `*`
+    /// stands for any ending.
+    forbidden: &'static [&'static str],
+}
+
+/// Threads, clocks, randomness, files, network, terminals: what pure code must not
+/// know.
+const IMPURE: &[&str] = &[
+    "actix*",
+    "async-*",
+    "axum*",
+    "chrono",
+    "clap*",
+    "comfy-table",
+    "crossbeam*",
+    "dashmap",
+    "fastrand",
+    "fs4",
+    "futures*",
+    "getrandom",
+    "indicatif",
+    "jiff",
+    "libc",
+    "nix",
+    "parking_lot*",
+    "rand*",
+    "rayon*",
+    "rocksdb",
+    "rustix",
+    "signal-hook",
+    "tempfile",
+    "time",
+    "tokio*",
+    "tracing-subscriber",
+    "uuid",
+];
+const ACTORS_AND_TERMINALS: &[&str] =
+    &["actix*", "axum*", "clap*", "comfy-table", "indicatif", "tokio*", "tracing-subscriber"];
+const STORES_AND_TERMINALS: &[&str] =
+    &["axum*", "clap*", "comfy-table", "indicatif", "rocksdb", "tracing-subscriber"];
+
+const LAYERS: [Layer; 5] = [
+    Layer { name: "forebay-messages", below: &[], forbidden: IMPURE },
+    Layer { name: "forebay-engine", below: &["forebay-messages"], forbidden: IMPURE },
+    Layer {
+        name: "forebay-storage",
+        below: &["forebay-messages", "forebay-engine"],
+        forbidden: ACTORS_AND_TERMINALS,
+    },
+    Layer {
+        name: "forebay-actors",
+        below: &["forebay-messages", "forebay-engine", "forebay-storage"],
+        forbidden: STORES_AND_TERMINALS,
+    },
+    Layer {
+        name: "forebay",
+        below: &["forebay-messages", "forebay-engine", "forebay-storage", "forebay-actors"],
+        forbidden: &["rocksdb"],
+    },
+];
+
+/// Complains of every arrow that points up and of every forbidden dependency.
+pub(super) fn broken(crates: &[Crate]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for layer in &LAYERS {
+        if !crates.iter().any(|one| one.name == layer.name) {
+            complaints.push(format!("the crate {} is gone", layer.name));
+        }
+    }
+    for one in crates {
+        match LAYERS.iter().find(|layer| layer.name == one.name) {
+            Some(layer) => complaints.extend(broken_in(layer, one)),
+            None => complaints.push(format!("{} has no layer in tests/tidy/layers.rs", one.name)),
+        }
+    }
+    complaints
+}
+
+fn broken_in(layer: &Layer, one: &Crate) -> Vec<String> {
+    let refused = one.dependencies.iter().filter(|dependency| {
+        if dependency.ours {
+            // A crate may use itself, with features, in its own tests.
+            let itself = dependency.dev && dependency.name == layer.name;
+            !itself && !layer.below.contains(&dependency.name.as_str())
+        } else {
+            !dependency.dev && layer.forbidden.iter().any(|name| matches(name, &dependency.name))
+        }
+    });
+    refused.map(|dependency| format!("{} must not know {}", layer.name, dependency.name)).collect()
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workspace() -> Vec<Crate> {
+        let one = |layer: &Layer| Crate { name: layer.name.to_owned(), dependencies: Vec::new() };
+        LAYERS.iter().map(one).collect()
+    }
+
+    fn with(name: &str, dependency: Dependency) -> Vec<String> {
+        let mut crates = workspace();
+        let one = crates.iter_mut().find(|one| one.name == name).unwrap();
+        one.dependencies.push(dependency);
+        broken(&crates)
+    }
+
+    fn foreign(name: &str) -> Dependency {
+        Dependency { name: name.to_owned(), dev: false, ours: false }
+    }
+
+    fn ours(name: &str, dev: bool) -> Dependency {
+        Dependency { name: name.to_owned(), dev, ours: true }
+    }
+
+    #[test]
+    fn what_is_in_order_passes() {
+        assert_eq!(broken(&workspace()), Vec::<String>::new());
+        assert!(with("forebay-engine", ours("forebay-messages", false)).is_empty());
+        assert!(with("forebay-engine", foreign("hashbrown")).is_empty());
+        assert!(with("forebay-actors", foreign("tokio")).is_empty());
+        assert!(with("forebay", ours("forebay", true)).is_empty());
+    }
+
+    #[test]
+    fn an_arrow_that_points_up_is_refused_even_for_tests() {
+        let complaint = ["forebay-engine must not know forebay-storage"];
+        assert_eq!(with("forebay-engine", ours("forebay-storage", false)), complaint);
+        assert_eq!(with("forebay-engine", ours("forebay-storage", true)), complaint);
+        assert_eq!(with("forebay-messages", ours("forebay-engine", false)).len(), 1);
+        assert_eq!(with("forebay-actors", ours("forebay", true)).len(), 1);
+    }
+
+    #[test]
+    fn a_forbidden_crate_is_refused_outside_of_tests() {
+        for name in ["tokio", "tokio-util", "actix", "rocksdb", "rand", "rand_chacha", "uuid"] {
+            assert_eq!(with("forebay-engine", foreign(name)).len(), 1, "{name}");
+        }
+        assert_eq!(with("forebay-storage", foreign("actix")).len(), 1);
+        assert_eq!(with("forebay-actors", foreign("rocksdb")).len(), 1);
+        assert_eq!(with("forebay", foreign("rocksdb")).len(), 1);
+        let for_tests = Dependency { dev: true, ..foreign("rand") };
+        assert!(with("forebay-engine", for_tests).is_empty());
+    }
+
+    #[test]
+    fn a_crate_without_a_layer_is_refused() {
+        let mut crates = workspace();
+        crates.push(Crate { name: "forebay-utils".to_owned(), dependencies: Vec::new() });
+        assert_eq!(broken(&crates), ["forebay-utils has no layer in tests/tidy/layers.rs"]);
+        crates.retain(|one| one.name == "forebay");
+        assert_eq!(broken(&crates).len(), LAYERS.len() - 1);
+    }
+}
