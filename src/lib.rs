@@ -12,6 +12,8 @@ pub mod error;
 pub mod handler;
 pub mod rules;
 pub mod runtime;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use client::{Entry, EntryHandle};
 pub use error::{EncodeError, EnqueueError, ResultError, RuntimeError};

@@ -8,6 +8,8 @@
 mod crash;
 mod embed;
 mod examples;
+#[cfg(feature = "testkit")]
+mod kit;
 mod place;
 mod process;
 mod tidy;

@@ -20,3 +20,12 @@ mod partition;
 mod refill;
 mod supervisor;
 mod vqueue;
+
+/// Storage that fails on cue, for tests of what lies above it.
+#[cfg(feature = "testkit")]
+pub mod testkit {
+    pub use forebay_storage::{
+        fault::{FaultLog, LogFault, StoreFault, StoreFaults},
+        log::{LogStore, MemoryLog},
+    };
+}

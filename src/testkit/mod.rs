@@ -1,0 +1,18 @@
+//! Testing machines and actors: step a machine by hand, record what an actor says, run
+//! shells under a seeded executor, let storage fail on cue.
+//!
+//! A first form: [`Step`], [`Probe`], [`SimWorld`] and the fault wrappers of storage.
+
+mod probe;
+mod step;
+
+pub use forebay_actors::{
+    shell::{
+        Child, Death, Performer, Ref, Scope, World,
+        sim::{SeededRandom, SimWorld, VirtualClock},
+    },
+    testkit::{FaultLog, LogFault, LogStore, MemoryLog, StoreFault, StoreFaults},
+};
+pub use forebay_engine::Machine;
+pub use probe::Probe;
+pub use step::Step;
