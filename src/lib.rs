@@ -9,6 +9,13 @@
 pub mod client;
 pub mod control;
 pub mod error;
+pub mod explain {
+    //! Why entries wait: what [`Runtime::explain`](crate::Runtime::explain) and
+    //! [`Runtime::limits`](crate::Runtime::limits) answer with.
+    pub use forebay_actors::node::{
+        BlockView, EntryView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason,
+    };
+}
 pub mod handler;
 pub mod rules;
 pub mod runtime;
@@ -17,6 +24,7 @@ pub mod testkit;
 
 pub use client::{Entry, EntryHandle};
 pub use error::{EncodeError, EnqueueError, ResultError, RuntimeError};
+pub use forebay_actors::node::{ExplainView, LimitView};
 pub use forebay_engine::partition::rows::Stage;
 pub use forebay_messages::{
     EntryId, PartitionId, PartitionKey, RuleId, Timestamp, VQueueId, VQueueName,

@@ -212,3 +212,22 @@ fn the_log_writer_runs_on_a_thread_of_its_own() {
     drop(log);
     writer.join();
 }
+
+#[test]
+fn a_machine_is_looked_at_between_its_messages() {
+    let sim = SimWorld::new(1, Timestamp(7));
+    let world = World::Sim(sim.clone());
+    let probe = Probe::new();
+    let performer = PassOn(probe.address());
+    let (child, looks) = world.spawn_visible("countdown", Countdown, performer, Box::new(|_| {}));
+    let (tell, told) = std::sync::mpsc::channel();
+    child.address.send(3);
+    assert!(looks.send(Box::new(move |_: &Countdown, now| tell.send(now).unwrap())));
+    assert!(told.try_recv().is_err(), "not before its turn");
+    sim.settle();
+    assert_eq!(told.try_recv(), Ok(Timestamp(7)));
+    assert_eq!(probe.expect(), 2);
+    child.stop();
+    sim.settle();
+    assert!(!looks.send(Box::new(|_, _| unreachable!("it is gone"))));
+}

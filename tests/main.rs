@@ -10,6 +10,7 @@ mod embed;
 mod examples;
 #[cfg(feature = "testkit")]
 mod kit;
+mod limits;
 mod place;
 mod process;
 mod tidy;

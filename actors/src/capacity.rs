@@ -15,6 +15,7 @@ type Limiters = Arc<DashMap<PartitionId, Ref<LimiterMessage>>>;
 #[derive(Clone, Default)]
 pub(crate) struct Capacity {
     pool: Option<Ref<PoolInput>>,
+    running_max: Option<u32>,
     limiters: Limiters,
 }
 
@@ -31,11 +32,16 @@ impl Capacity {
         let performer = PoolPerformer { limiters: Arc::clone(&limiters) };
         let child =
             world.spawn("capacity", CapacityPool::new(running_max), performer, Box::new(|_| {}));
-        Self { pool: Some(child.address), limiters }
+        Self { pool: Some(child.address), running_max: Some(running_max), limiters }
     }
 
     pub(crate) fn is_limited(&self) -> bool {
         self.pool.is_some()
+    }
+
+    /// Most entries that run at once; `u32::MAX` without a limit.
+    pub(crate) fn running_max(&self) -> u32 {
+        self.running_max.unwrap_or(u32::MAX)
     }
 
     pub(crate) fn client(&self, partition: PartitionId) -> CapacityClient {

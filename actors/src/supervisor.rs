@@ -81,7 +81,8 @@ impl SupervisorPerformer {
                 me.send(LeadershipInput::LimiterDied { incarnation });
             }
         });
-        let child = self.world.spawn("limiter", machine, performer, on_death);
+        let (child, looks) = self.world.spawn_visible("limiter", machine, performer, on_death);
+        self.services.limiter_started(self.partition, looks);
         self.links.limiter_started(child);
     }
 }
@@ -113,6 +114,7 @@ impl Performer<Leadership> for SupervisorPerformer {
             LeadershipEffect::StopLimiter => {
                 self.links.stop_limiter();
                 self.services.leave_capacity(partition);
+                self.services.limiter_stopped(partition);
             }
             LeadershipEffect::Report(role) => {
                 tracing::info!(%partition, ?role, "leadership");

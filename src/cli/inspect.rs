@@ -116,6 +116,8 @@ fn json(response: &Response) -> Result<String, AskError> {
         Response::Status { node } => serde_json::to_string(node),
         Response::Entries { entries } => serde_json::to_string(entries),
         Response::Queues { queues } => serde_json::to_string(queues),
+        Response::Explain { explained } => serde_json::to_string(explained),
+        Response::Limits { limits } => serde_json::to_string(limits),
         Response::Rules { book } => serde_json::to_string(book),
         Response::RulesHistory { books } => serde_json::to_string(books),
         Response::Changed { .. } | Response::Error { .. } => serde_json::to_string(response),
@@ -129,6 +131,8 @@ fn people(response: &Response) -> Result<String, AskError> {
         Response::Status { node } => status(node),
         Response::Entries { entries } => entry_table(entries),
         Response::Queues { queues } => queue_table(queues),
+        Response::Explain { explained } => super::explain::explanation(explained),
+        Response::Limits { limits } => super::explain::limits(limits),
         Response::Rules { book } => rule_table(book),
         Response::RulesHistory { books } => history(books),
         Response::Changed { count } => format!("{count} changed\n"),
@@ -137,7 +141,7 @@ fn people(response: &Response) -> Result<String, AskError> {
 }
 
 /// A time as ISO 8601 with its zone.
-fn time(millis: u64) -> String {
+pub(super) fn time(millis: u64) -> String {
     let millis = i64::try_from(millis).unwrap_or(i64::MAX);
     match jiff::Timestamp::from_millisecond(millis) {
         Ok(time) => {
@@ -147,22 +151,22 @@ fn time(millis: u64) -> String {
     }
 }
 
-fn rate(rate: RateView) -> String {
+pub(super) fn rate(rate: RateView) -> String {
     let every = std::time::Duration::from_millis(rate.period_ms);
     format!("{} per {every:?}, burst {}", rate.tokens, rate.burst)
 }
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(header.to_vec());
     table
 }
 
-fn or_dash(text: Option<&String>) -> String {
+pub(super) fn or_dash(text: Option<&String>) -> String {
     text.map_or_else(|| "-".to_owned(), Clone::clone)
 }
 
-fn finish(table: &Table, rows: usize, what: &str) -> String {
+pub(super) fn finish(table: &Table, rows: usize, what: &str) -> String {
     if rows == 0 { format!("no {what}\n") } else { format!("{}\n", table.trim_fmt()) }
 }
 

@@ -7,6 +7,7 @@
 
 pub(crate) mod args;
 pub(crate) mod exec;
+mod explain;
 pub(crate) mod inspect;
 pub(crate) mod logging;
 
@@ -53,6 +54,8 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Entries(args) => inspect::entries(args),
         Command::Queues(args) => inspect::queues(args),
         Command::Status => Request::Status,
+        Command::Explain(args) => Request::Explain { entry: args.entry },
+        Command::Limits(args) => Request::Limits { scope: args.scope.clone() },
         other => unreachable!("{other:?} is not in args::AVAILABLE"),
     };
     logging::start(global.log, io::stderr);

@@ -55,6 +55,19 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
         },
         Request::Entries { filter } => Response::Entries { entries: node.entries(&filter)? },
         Request::Queues { filter } => Response::Queues { queues: node.vqueues(&filter)? },
+        Request::Explain { entry } => {
+            let explained = node.explain(entry).await?;
+            let explained = explained.ok_or(NodeError::UnknownEntry(entry))?;
+            Response::Explain { explained: Box::new(explained) }
+        }
+        Request::Limits { scope } => {
+            let mut limits = node.limits().await?;
+            limits.retain(|limit| {
+                let of = limit.key.split('/').next();
+                scope.as_deref().is_none_or(|scope| of == Some(scope))
+            });
+            Response::Limits { limits }
+        }
         Request::Rules => Response::Rules { book: view(&node.rule_book()?) },
         Request::RulesHistory => {
             let history = node.rule_book_history()?;

@@ -12,8 +12,11 @@ pub use answer::answer;
 pub use client::{Control, ControlError};
 pub(crate) use server::Server;
 
-use forebay_actors::node::{EntryFilter, EntryView, StatusView, VQueueView};
-use forebay_messages::{EntryId, rule::Rate};
+pub use forebay_actors::node::RateView;
+use forebay_actors::node::{
+    EntryFilter, EntryView, ExplainView, LimitView, StatusView, VQueueView,
+};
+use forebay_messages::EntryId;
 use serde::{Deserialize, Serialize};
 
 /// Name of the socket in the data directory.
@@ -36,6 +39,16 @@ pub enum Request {
     Queues {
         /// Which.
         filter: EntryFilter,
+    },
+    /// Why an entry does not run.
+    Explain {
+        /// The entry.
+        entry: EntryId,
+    },
+    /// The counters of the limits.
+    Limits {
+        /// Only of this scope.
+        scope: Option<String>,
     },
     /// The rule book.
     Rules,
@@ -86,31 +99,6 @@ pub struct RuleEdit {
     /// A disabled rule counts as absent.
     #[serde(default)]
     pub disabled: Option<bool>,
-}
-
-/// A rate limit, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RateView {
-    /// Tokens that come in each period.
-    pub tokens: u32,
-    /// The period, in milliseconds.
-    pub period_ms: u64,
-    /// How many tokens the bucket holds.
-    pub burst: u32,
-}
-
-impl From<Rate> for RateView {
-    fn from(rate: Rate) -> Self {
-        let Rate { tokens, period_ms, burst } = rate;
-        Self { tokens, period_ms, burst }
-    }
-}
-
-impl From<RateView> for Rate {
-    fn from(rate: RateView) -> Self {
-        let RateView { tokens, period_ms, burst } = rate;
-        Self { tokens, period_ms, burst }
-    }
 }
 
 /// `Option<Option<T>>` as an absent field, `null`, or a value.
@@ -227,6 +215,16 @@ pub enum Response {
     Queues {
         /// The vqueues.
         queues: Vec<VQueueView>,
+    },
+    /// To `Explain`.
+    Explain {
+        /// The entry, and what is in its way.
+        explained: Box<ExplainView>,
+    },
+    /// To `Limits`.
+    Limits {
+        /// The counters.
+        limits: Vec<LimitView>,
     },
     /// To `Rules`, and to changes of it.
     Rules {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use forebay_actors::node::{Node, NodeError};
+use forebay_actors::node::{ExplainView, LimitView, Node, NodeError};
 use forebay_engine::partition::{apply::Reply, machine::Answer};
 use forebay_messages::{
     EntryId, PartitionId, PartitionKey,
@@ -160,6 +160,72 @@ impl Runtime {
     #[must_use]
     pub fn attach(&self, id: EntryId) -> EntryHandle {
         EntryHandle::new(&self.node, id, true)
+    }
+
+    /// Why an entry does not run: everything that is in its way now, each with since
+    /// when. `None` when there is no such entry. Cancel-safe.
+    ///
+    /// ```
+    /// use forebay::{Context, Drain, Entry, Limits, Runtime, explain::Reason};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let runtime = Runtime::builder()
+    ///     .in_memory()
+    ///     .handler("work", |_: Context, (): ()| async {
+    ///         std::future::pending::<()>().await;
+    ///         Ok(())
+    ///     })
+    ///     .start()
+    ///     .await?;
+    /// runtime.rules().upsert("tenant-a", Limits::concurrency(1)).await?;
+    /// runtime.enqueue(Entry::to("work").scope("tenant-a").key("first")).await?;
+    /// # tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    /// let second = runtime.enqueue(Entry::to("work").scope("tenant-a").key("second")).await?;
+    ///
+    /// let explained = runtime.explain(second.id()).await?.expect("it is stored");
+    /// let full = |reason: &Reason| matches!(reason, Reason::Concurrency { usage: 1, limit: 1, .. });
+    /// assert!(explained.blocked_by.iter().any(|block| full(&block.reason)));
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When a read fails, nobody owns the entry's key, or the runtime is shut down.
+    pub async fn explain(&self, entry: EntryId) -> Result<Option<ExplainView>, NodeError> {
+        self.node.explain(entry).await
+    }
+
+    /// The counters of the limits that are in use or waited for, by partition and key:
+    /// usage, limit, rule, tokens of a rate limit, how many vqueues wait. Cancel-safe.
+    ///
+    /// ```
+    /// # use forebay::{Context, Drain, Entry, Limits, Runtime};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::builder()
+    /// #     .in_memory()
+    /// #     .handler("work", |_: Context, (): ()| async {
+    /// #         std::future::pending::<()>().await;
+    /// #         Ok(())
+    /// #     })
+    /// #     .start()
+    /// #     .await?;
+    /// runtime.rules().upsert("*", Limits::concurrency(5)).await?;
+    /// runtime.enqueue(Entry::to("work").scope("tenant-a")).await?;
+    /// # tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    /// let limits = runtime.limits().await?;
+    /// assert_eq!((limits[0].key.as_str(), limits[0].usage, limits[0].limit), ("tenant-a", 1, Some(5)));
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When the runtime is shut down.
+    pub async fn limits(&self) -> Result<Vec<LimitView>, NodeError> {
+        self.node.limits().await
     }
 
     /// The rule book.

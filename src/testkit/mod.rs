@@ -8,7 +8,7 @@ mod step;
 
 pub use forebay_actors::{
     shell::{
-        Child, Death, Performer, Ref, Scope, World,
+        Child, Death, Look, Performer, Ref, Scope, World,
         sim::{SeededRandom, SimWorld, VirtualClock},
     },
     testkit::{FaultLog, LogFault, LogStore, MemoryLog, StoreFault, StoreFaults},

@@ -78,3 +78,60 @@ fn a_socket_left_by_a_killed_run_is_not_in_the_way() {
     place.write("quick", "");
     place.run(&arguments).expect(0, &["1 succeeded"]);
 }
+
+#[test]
+fn explain_and_limits_on_a_directory_in_use_and_at_rest() {
+    let place = Place::new();
+    place.write("items", "1\n2\n3\n");
+    let script = "touch on; while ! test -e go; do sleep 0.02; done";
+    let arguments = ["--input", "items", "--scope", "t", "--key", "k", "--rule", "t=1"];
+    let arguments = exec(&[&arguments[..], &["--", "sh", "-c", script]].concat());
+    let running = place.start(&arguments);
+    until("it has started", || place.path("on").exists());
+    let id = |stage: &str, at: usize| {
+        let entries = ask(&place, &["entries", "--stage", stage]);
+        entries[at]["id"].as_str().unwrap().to_owned()
+    };
+    let places = |stage: &str| -> Vec<Value> {
+        let found = ask(&place, &["entries", "--stage", stage]);
+        let ids = found.as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap());
+        ids.map(|id| ask(&place, &["explain", id])).collect()
+    };
+    let is = |block: &Value, reason: &str| block["reason"] == reason;
+    until("the others wait", || {
+        let waiting = places("inbox");
+        waiting.len() == 2
+            && waiting.iter().all(|explained| {
+                let blocked = explained["blocked_by"].as_array().unwrap();
+                blocked.iter().any(|block| is(block, "concurrency"))
+                    && blocked.iter().any(|block| is(block, "lock"))
+            })
+    });
+    let mut ahead: Vec<_> = places("inbox").iter().map(|one| one["ahead"].as_u64()).collect();
+    ahead.sort_unstable();
+    assert_eq!(ahead, [Some(0), Some(1)]);
+    let text = |words: &[&str]| {
+        place.run(&[words, &["--data-dir", "data"]].concat()).expect(0, &[]).text()
+    };
+    let said = text(&["explain", &id("inbox", 0)]);
+    for part in ["waits", "t is full: 1 of 1 run, by rule `t` (rul_", "is held by ent_"] {
+        assert!(said.contains(part), "no `{part}` in {said}");
+    }
+    assert!(text(&["explain", &id("running", 0)]).contains("runs since"));
+    let limits = ask(&place, &["limits", "--scope", "t"]);
+    assert_eq!((&limits[0]["usage"], &limits[0]["limit"]), (&1.into(), &1.into()), "{limits}");
+    assert_eq!(count(&place, &["limits", "--scope", "u"]), 0);
+    assert!(text(&["limits"]).contains("WAITING VQUEUES"));
+    let unknown = "ent_000000000000000000000000000000000";
+    place.run(&["explain", unknown, "--data-dir", "data"]).expect_refused(&[unknown]);
+
+    running.kill();
+    let explained = ask(&place, &["explain", &id("inbox", 0)]);
+    let blocked = explained["blocked_by"].as_array().unwrap();
+    assert!(blocked.iter().any(|block| is(block, "not_led")), "{explained}");
+    assert_eq!(explained["rules"][0]["pattern"], "t");
+    assert!(text(&["explain", &id("inbox", 0)]).contains("no process leads partition"));
+    place.write("go", "");
+    place.run(&arguments).expect(0, &["3 succeeded"]);
+    assert!(text(&["explain", &id("finished", 0)]).contains("has ended: success"));
+}

@@ -5,9 +5,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_engine::partition::machine::{Answer, PartitionInput};
-use forebay_messages::{EntryId, Outcome, PartitionId, PartitionKey, ReplyId, command::Command};
-use tokio::sync::OwnedSemaphorePermit;
+use forebay_engine::{
+    limiter::Limiter,
+    partition::machine::{Answer, PartitionInput},
+};
+use forebay_messages::{
+    EntryId, Outcome, PartitionId, PartitionKey, ReplyId, Timestamp, command::Command,
+};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{arbiter::Arbiter, log_writer::LogHandle, shell::World};
 
@@ -133,6 +138,25 @@ impl Node {
             Answer::UnknownEntry => Ok(None),
             other => Err(NodeError::unexpected(other)),
         }
+    }
+
+    /// Looks at the limiter of a partition; `None` when this node does not lead it (or
+    /// its limiter is not seeded yet).
+    pub(super) async fn look_at_limiter<T: Send + 'static>(
+        &self,
+        partition: PartitionId,
+        look: impl FnOnce(&Limiter, Timestamp) -> T + Send + 'static,
+    ) -> Option<T> {
+        let limiter = self.services.limiter(partition)?;
+        let (tell, told) = oneshot::channel();
+        let sent = limiter.send(Box::new(move |limiter, now| {
+            if limiter.is_seeded() {
+                // Whoever asked may have gone.
+                let _ = tell.send(look(limiter, now));
+            }
+        }));
+        // A limiter that goes drops the question, and with it the sender.
+        if sent { told.await.ok() } else { None }
     }
 
     async fn credit(

@@ -6,6 +6,7 @@
 
 mod ask;
 mod error;
+mod explain;
 mod open;
 mod partitions;
 mod query;
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use error::NodeError;
+pub use explain::{BlockView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason};
 pub use query::{EntryFilter, EntryView, StatusView, VQueueView};
 pub(crate) use services::NodeServices;
 pub use services::{PartitionGauges, PartitionStatus};

@@ -142,7 +142,7 @@ impl EntryFilter {
     }
 }
 
-fn view_live(id: EntryId, row: &EntryRow, name: &VQueueName) -> EntryView {
+pub(super) fn view_live(id: EntryId, row: &EntryRow, name: &VQueueName) -> EntryView {
     EntryView {
         id,
         vqueue: row.vqueue,

@@ -8,7 +8,7 @@ use std::{
 use dashmap::DashMap;
 use forebay_engine::{
     leadership::{LeadershipInput, Role},
-    limiter::CapacityMode,
+    limiter::{CapacityMode, Limiter},
     partition::{
         machine::{Answer, Partition, PartitionInput, Phase},
         rows::FsmSlot,
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use crate::{
     capacity::{Capacity, CapacityClient},
     replies::Replies,
-    shell::{Child, Ref},
+    shell::{Child, Look, Ref},
 };
 
 use super::table::KeyRange;
@@ -89,6 +89,8 @@ pub(crate) struct NodeServices {
     gauges: DashMap<PartitionId, PartitionGauges>,
     status: watch::Sender<HashMap<PartitionId, PartitionStatus>>,
     capacity: OnceLock<Capacity>,
+    /// The limiters of the partitions led here, to be looked at.
+    limiters: DashMap<PartitionId, Ref<Look<Limiter>>>,
     /// Held while a rule book is changed, so that this node does not race itself.
     pub(crate) rules_changing: Mutex<()>,
 }
@@ -104,6 +106,7 @@ impl NodeServices {
             gauges: DashMap::new(),
             status: watch::Sender::default(),
             capacity: OnceLock::new(),
+            limiters: DashMap::new(),
             rules_changing: Mutex::new(()),
         }
     }
@@ -135,6 +138,24 @@ impl NodeServices {
 
     pub(crate) fn leave_capacity(&self, partition: PartitionId) {
         self.the_capacity().leave(partition);
+    }
+
+    /// Most entries that run here at once; `u32::MAX` without a limit.
+    pub(crate) fn running_max(&self) -> u32 {
+        self.the_capacity().running_max()
+    }
+
+    /// A fresh limiter may be looked at.
+    pub(crate) fn limiter_started(&self, partition: PartitionId, looks: Ref<Look<Limiter>>) {
+        self.limiters.insert(partition, looks);
+    }
+
+    pub(crate) fn limiter_stopped(&self, partition: PartitionId) {
+        self.limiters.remove(&partition);
+    }
+
+    pub(crate) fn limiter(&self, partition: PartitionId) -> Option<Ref<Look<Limiter>>> {
+        self.limiters.get(&partition).map(|looks| looks.clone())
     }
 
     pub(crate) fn report_role(&self, partition: PartitionId, role: Role) {
@@ -172,6 +193,7 @@ impl NodeServices {
 
     pub(crate) fn forget(&self, partition: PartitionId) {
         self.partitions.remove(&partition);
+        self.limiters.remove(&partition);
         self.gauges.remove(&partition);
         self.status.send_modify(|status| {
             status.remove(&partition);

@@ -20,7 +20,7 @@ use forebay_engine::Machine;
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 
-use super::{Clock, Core, Death, OnDeath, Performer, Post, Ref, Timers, world::Child};
+use super::{Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Timers, world::Child};
 
 /// Messages after which an actor gives its thread back.
 pub const YIELD_EVERY: u32 = 64;
@@ -78,6 +78,28 @@ where
         self.handled += 1;
         if self.handled.is_multiple_of(YIELD_EVERY) {
             context.wait(actix::fut::wrap_future(tokio::task::yield_now()));
+        }
+    }
+}
+
+/// A look in an actix mailbox.
+struct Visit<M>(Look<M>);
+
+impl<M> Message for Visit<M> {
+    type Result = ();
+}
+
+impl<M, P> Handler<Visit<M>> for Shell<M, P>
+where
+    M: Machine + 'static,
+    M::Input: Send + 'static,
+    P: Performer<M>,
+{
+    type Result = ();
+
+    fn handle(&mut self, visit: Visit<M>, _: &mut Context<Self>) {
+        if !self.stopped.load(Ordering::Relaxed) {
+            self.core.show(visit.0);
         }
     }
 }
@@ -150,7 +172,7 @@ impl ActixWorld {
         machine: M,
         performer: P,
         on_death: OnDeath,
-    ) -> Child<M::Input>
+    ) -> (Child<M::Input>, Ref<Look<M>>)
     where
         M: Machine + 'static,
         M::Input: Send + 'static,
@@ -179,10 +201,19 @@ impl ActixWorld {
             }
             on_death(death);
         });
-        Child::new(me, move || {
+        let visited = address.clone();
+        let looks = Ref::new(move |look| {
+            let alive = visited.connected();
+            if alive {
+                visited.do_send(Visit(look));
+            }
+            alive
+        });
+        let child = Child::new(me, move || {
             stopped.store(true, Ordering::Relaxed);
             address.do_send(Stop);
-        })
+        });
+        (child, looks)
     }
 }
 

@@ -26,6 +26,10 @@ pub use reference::{Post, Ref};
 pub use timers::{TimerKey, Timers};
 pub use world::{Child, Death, OnDeath, World};
 
+/// A look at a machine from outside, with the time. It changes nothing, is taken between
+/// two messages, and must be short: it is for people.
+pub type Look<M> = Box<dyn FnOnce(&M, Timestamp) + Send>;
+
 /// Where time comes from.
 pub trait Clock: Send + Sync {
     /// The time now.
@@ -115,6 +119,11 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
     /// Takes one message; false when the actor is to end.
     pub(crate) fn receive(&mut self, input: M::Input, me: &Ref<M::Input>) -> bool {
         self.run(Some(input), me)
+    }
+
+    /// Lets somebody look at the machine.
+    pub(crate) fn show(&self, look: Look<M>) {
+        look(&self.machine, self.clock.now());
     }
 
     fn run(&mut self, mut next: Option<M::Input>, me: &Ref<M::Input>) -> bool {

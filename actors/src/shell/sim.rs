@@ -17,7 +17,7 @@ use forebay_engine::Machine;
 use forebay_messages::Timestamp;
 
 use super::{
-    Clock, Core, Death, OnDeath, Performer, Post, Ref, Timers, actix_world::panic_text,
+    Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Timers, actix_world::panic_text,
     world::Child,
 };
 
@@ -83,31 +83,44 @@ enum Polled {
     Ended(Death),
 }
 
-struct Mailbox<I> {
-    mail: Mutex<VecDeque<I>>,
+/// What lies in a mailbox.
+enum Mail<M: Machine> {
+    Input(M::Input),
+    Look(Look<M>),
+}
+
+struct Mailbox<M: Machine> {
+    mail: Mutex<VecDeque<Mail<M>>>,
     closed: AtomicBool,
 }
 
-impl<I> Mailbox<I> {
-    fn mail(&self) -> std::sync::MutexGuard<'_, VecDeque<I>> {
+impl<M: Machine> Mailbox<M> {
+    fn mail(&self) -> std::sync::MutexGuard<'_, VecDeque<Mail<M>>> {
         self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, mail: Mail<M>) -> bool {
+        let open = !self.closed.load(Ordering::Relaxed);
+        if open {
+            self.mail().push_back(mail);
+        }
+        open
     }
 }
 
-impl<I: Send> Post<I> for Arc<Mailbox<I>> {
-    fn post(&self, input: I) -> bool {
-        let open = !self.closed.load(Ordering::Relaxed);
-        if open {
-            self.mail().push_back(input);
-        }
-        open
+impl<M: Machine> Post<M::Input> for Arc<Mailbox<M>>
+where
+    M::Input: Send,
+{
+    fn post(&self, input: M::Input) -> bool {
+        self.put(Mail::Input(input))
     }
 }
 
 struct Actor<M: Machine, P> {
     core: Core<M, P>,
     me: Ref<M::Input>,
-    mailbox: Arc<Mailbox<M::Input>>,
+    mailbox: Arc<Mailbox<M>>,
     stopped: Arc<AtomicBool>,
     started: bool,
 }
@@ -121,8 +134,14 @@ where
     fn poll(&mut self) -> Option<Polled> {
         let (core, me) = (&mut self.core, &self.me);
         let polled = if self.started {
-            let input = self.mailbox.mail().pop_front()?;
-            catch_unwind(AssertUnwindSafe(|| core.receive(input, me)))
+            let mail = self.mailbox.mail().pop_front()?;
+            catch_unwind(AssertUnwindSafe(|| match mail {
+                Mail::Input(input) => core.receive(input, me),
+                Mail::Look(look) => {
+                    core.show(look);
+                    true
+                }
+            }))
         } else {
             self.started = true;
             catch_unwind(AssertUnwindSafe(|| core.start(me)))
@@ -203,13 +222,13 @@ impl SimWorld {
         machine: M,
         performer: P,
         on_death: OnDeath,
-    ) -> Child<M::Input>
+    ) -> (Child<M::Input>, Ref<Look<M>>)
     where
         M: Machine + 'static,
         M::Input: Send + 'static,
         P: Performer<M>,
     {
-        let mailbox =
+        let mailbox: Arc<Mailbox<M>> =
             Arc::new(Mailbox { mail: Mutex::new(VecDeque::new()), closed: AtomicBool::new(false) });
         let me = Ref::new(Arc::clone(&mailbox));
         let stopped = Arc::new(AtomicBool::new(false));
@@ -227,10 +246,13 @@ impl SimWorld {
             number,
             House { name, resident: Some(Box::new(actor)), on_death: Some(on_death) },
         );
-        Child::new(me, move || {
+        let visited = Arc::clone(&mailbox);
+        let looks = Ref::new(move |look| visited.put(Mail::Look(look)));
+        let child = Child::new(me, move || {
             stopped.store(true, Ordering::Relaxed);
             mailbox.closed.store(true, Ordering::Relaxed);
-        })
+        });
+        (child, looks)
     }
 
     /// Lets one actor, chosen by the seed, handle one message. False when no actor has

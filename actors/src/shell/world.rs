@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay_engine::Machine;
 
-use super::{ActixWorld, Clock, Performer, Ref, Timers, sim::SimWorld};
+use super::{ActixWorld, Clock, Look, Performer, Ref, Timers, sim::SimWorld};
 
 /// How an actor ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,23 @@ impl World {
         performer: P,
         on_death: OnDeath,
     ) -> Child<M::Input>
+    where
+        M: Machine + 'static,
+        M::Input: Send + 'static,
+        P: Performer<M>,
+    {
+        self.spawn_visible(name, machine, performer, on_death).0
+    }
+
+    /// The same for an actor whose machine may be looked at: the second address takes
+    /// the [`Look`]s.
+    pub fn spawn_visible<M, P>(
+        &self,
+        name: &'static str,
+        machine: M,
+        performer: P,
+        on_death: OnDeath,
+    ) -> (Child<M::Input>, Ref<Look<M>>)
     where
         M: Machine + 'static,
         M::Input: Send + 'static,

@@ -161,6 +161,12 @@ impl Limiter {
         &self.rules
     }
 
+    /// Whether it was told what is in force; before that it says nothing of use.
+    #[must_use]
+    pub fn is_seeded(&self) -> bool {
+        self.seeded
+    }
+
     /// How many permits are held.
     #[must_use]
     pub fn held(&self) -> usize {

@@ -25,7 +25,8 @@ pub(crate) use values::{ConcurrencyArg, RateArg, RuleArg};
 
 /// The subcommands that exist; the others are declared and switched off. A command
 /// is added here by the change that implements it.
-const AVAILABLE: &[&str] = &["exec", "rules", "queues", "entries", "status", "completions", "man"];
+const AVAILABLE: &[&str] =
+    &["exec", "rules", "queues", "entries", "status", "explain", "limits", "completions", "man"];
 
 /// Behind the options of the subcommand, in its help.
 const GLOBAL_ORDER: usize = 900;

@@ -4,7 +4,7 @@
 //! safe over memtable flushes), bounded to the vqueue and to what lies above the anchor.
 
 use forebay_messages::{
-    EntryKey,
+    EntryKey, VQueueId,
     actor::{RefillDone, RefillRequest},
 };
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadTier};
@@ -62,6 +62,29 @@ impl PartitionStore {
             }
             Scan::WouldBlock | Scan::Canceled => None,
         })
+    }
+
+    /// How many rows of a vqueue's inbox sort before a place. Reads them all; blocks on
+    /// disk.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn inbox_before(&self, vqueue: VQueueId, place: EntryKey) -> Result<u64, StoreError> {
+        let prefix = Inbox::prefix(vqueue);
+        let mut end = prefix.clone();
+        end.extend_from_slice(&place.to_bytes());
+        let mut options = bounded(prefix, end);
+        options.set_background_purge_on_iterator_cleanup(true);
+        options.fill_cache(false);
+        let mut rows = self.shared.db.raw_iterator_cf_opt(&self.family()?, options);
+        rows.seek_to_first();
+        let mut count = 0;
+        while rows.valid() {
+            count += 1;
+            rows.next();
+        }
+        rows.status().map_err(|error| self.read_error::<Inbox>(error))?;
+        Ok(count)
     }
 
     fn scan_inbox(&self, request: &RefillRequest, may_block: bool) -> Result<Scan, StoreError> {

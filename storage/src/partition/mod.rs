@@ -158,6 +158,14 @@ impl PartitionStore {
         self.get::<VQueueMetas>(&id)
     }
 
+    /// Who holds the lock of a vqueue.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn lock(&self, vqueue: VQueueId) -> Result<Option<EntryId>, StoreError> {
+        self.get::<Lock>(&vqueue)
+    }
+
     /// Attempts that run, by vqueue, after a position, at most `limit`.
     ///
     /// # Errors

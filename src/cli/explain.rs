@@ -1,0 +1,145 @@
+//! What `forebay explain` and `forebay limits` say to people.
+//!
+//! Must not know: where it comes from; times are those of this machine's clock.
+
+use std::fmt::Write as _;
+
+use forebay::{
+    Timestamp,
+    explain::{BlockView, ExplainView, GovernedView, LimitView, Reason},
+};
+use forebay_actors::shell::{Clock, WallClock};
+
+use super::inspect::{finish, or_dash, rate, table, time};
+
+/// Why an entry does not run.
+pub(crate) fn explanation(explained: &ExplainView) -> String {
+    let ExplainView { entry, ahead, blocked_by, rules } = explained;
+    let now = WallClock.now();
+    let mut text = format!("{}: {}\n", entry.id, state(explained));
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<10} {value}");
+    };
+    let parts = [&entry.scope, &entry.limit_key].map(Option::as_deref);
+    let key: Vec<&str> = parts.into_iter().flatten().collect();
+    line("vqueue", &format!("{} of service {}", entry.vqueue, entry.service));
+    line(
+        "limits",
+        &if key.is_empty() { "no scope: no rule applies".to_owned() } else { key.join("/") },
+    );
+    if let Some(key) = &entry.key {
+        line("key", key);
+    }
+    line("enqueued", &time(entry.created_at));
+    if let Some(ahead) = ahead {
+        line("position", &format!("{} ({ahead} ahead in its vqueue)", ahead + 1));
+    }
+    if entry.attempts > 0 {
+        line("attempts", &entry.attempts.to_string());
+    }
+    if let Some(failure) = &entry.failure {
+        line("failure", failure);
+    }
+    for (index, block) in blocked_by.iter().enumerate() {
+        line(if index == 0 { "blocked by" } else { "" }, &blocked(block, now));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        line(if index == 0 { "rules" } else { "" }, &governed(rule));
+    }
+    text
+}
+
+/// Where it is, in a sentence.
+fn state(explained: &ExplainView) -> String {
+    let entry = &explained.entry;
+    match (&*entry.stage, &entry.outcome) {
+        ("running", _) => format!("runs since {}", entry.started_at.map_or_else(String::new, time)),
+        ("finished", Some(outcome)) => format!("has ended: {outcome}"),
+        ("inbox", _) if explained.blocked_by.is_empty() => {
+            "nothing blocks it: it starts next".to_owned()
+        }
+        ("inbox", _) => "waits".to_owned(),
+        (stage, _) => format!("is {stage}"),
+    }
+}
+
+fn blocked(block: &BlockView, now: Timestamp) -> String {
+    let reason = reason(&block.reason);
+    match block.since {
+        None => reason,
+        Some(since) => format!("{reason}, for {}", span(Timestamp(since), now)),
+    }
+}
+
+fn reason(reason: &Reason) -> String {
+    match reason {
+        Reason::NotLed { partition, why } => {
+            format!("no process leads partition {partition}: {why}")
+        }
+        Reason::Paused => "it is paused, see `forebay resume`".to_owned(),
+        Reason::Suspended => "it is suspended".to_owned(),
+        Reason::VqueuePaused { vqueue } => format!("its vqueue {vqueue} is paused"),
+        Reason::RunAt { run_at } => format!("its time has not come: {}", time(*run_at)),
+        Reason::Behind { entries: 1 } => "1 entry of its vqueue goes first".to_owned(),
+        Reason::Behind { entries } => format!("{entries} entries of its vqueue go first"),
+        Reason::Lock { holder: Some(holder) } => {
+            format!("the lock of its vqueue is held by {holder}")
+        }
+        Reason::Lock { holder: None } => "the lock of its vqueue is changing hands".to_owned(),
+        Reason::Concurrency { key, rule, pattern, usage, limit } => {
+            format!("{key} is full: {usage} of {limit} run, by rule `{pattern}` ({rule})")
+        }
+        Reason::Rate { key, rule, pattern, next_token } => {
+            format!("{key} has no token before {}, by rule `{pattern}` ({rule})", time(*next_token))
+        }
+        Reason::Capacity { running, running_max, .. } => format!(
+            "this process runs as many as it may: {running_max} ({running} of its partition)"
+        ),
+    }
+}
+
+fn governed(rule: &GovernedView) -> String {
+    let mut limits = Vec::new();
+    limits.extend(rule.limits.concurrency.map(|limit| format!("concurrency {limit}")));
+    limits.extend(rule.limits.rate.map(|limit| format!("rate {}", rate(limit))));
+    if limits.is_empty() {
+        limits.push("no limit".to_owned());
+    }
+    format!("{}: {} by `{}` ({})", rule.key, limits.join(", "), rule.pattern, rule.rule)
+}
+
+/// How long, to the millisecond below a minute and to the second above.
+fn span(since: Timestamp, now: Timestamp) -> String {
+    let long = now.since(since);
+    let rounded =
+        if long.as_secs() < 60 { long } else { std::time::Duration::from_secs(long.as_secs()) };
+    jiff::SignedDuration::try_from(rounded)
+        .map_or_else(|_| format!("{rounded:?}"), |span| format!("{span:#}"))
+}
+
+/// The counters, as a table.
+pub(crate) fn limits(limits: &[LimitView]) -> String {
+    let mut table = table(&[
+        "KEY",
+        "USAGE",
+        "LIMIT",
+        "TOKENS",
+        "WAITING VQUEUES",
+        "PATTERN",
+        "RULE",
+        "PARTITION",
+    ]);
+    for limit in limits {
+        table.add_row([
+            limit.key.clone(),
+            limit.usage.to_string(),
+            limit.limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string()),
+            limit.tokens.map_or_else(|| "-".to_owned(), |tokens| tokens.to_string()),
+            limit.waiters.to_string(),
+            or_dash(limit.pattern.as_ref()),
+            or_dash(limit.rule.as_ref()),
+            limit.partition.to_string(),
+        ]);
+    }
+    finish(&table, limits.len(), "limits in use")
+}

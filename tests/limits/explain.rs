@@ -1,0 +1,130 @@
+//! `Runtime::explain` and `Runtime::limits`.
+
+use std::time::{Duration, SystemTime};
+
+use forebay::{
+    Drain, EntryId, Limits, PartitionKey, Rate, Runtime, Stage,
+    explain::{ExplainView, Reason},
+};
+use forebay_messages::command::{Command, EntrySelector};
+
+use super::{Gate, enqueue, entry};
+
+async fn explain(runtime: &Runtime, id: EntryId) -> ExplainView {
+    runtime.explain(id).await.unwrap().unwrap()
+}
+
+/// What is in the way, in one word each.
+fn reasons(explained: &ExplainView) -> Vec<String> {
+    let word = |reason: &Reason| match reason {
+        Reason::Concurrency { key, usage, limit, pattern, .. } => {
+            format!("{key} {usage}/{limit} by {pattern}")
+        }
+        Reason::Rate { key, pattern, .. } => format!("{key} dry by {pattern}"),
+        Reason::Behind { entries } => format!("behind {entries}"),
+        Reason::Capacity { running_max, .. } => format!("capacity {running_max}"),
+        Reason::Lock { holder } => format!("lock {}", holder.unwrap()),
+        other => format!("{other:?}").chars().take_while(char::is_ascii_alphanumeric).collect(),
+    };
+    explained.blocked_by.iter().map(|block| word(&block.reason)).collect()
+}
+
+#[tokio::test]
+async fn every_entry_is_told_everything_that_is_in_its_way() {
+    let gate = Gate::new();
+    let runtime = gate.builder().in_memory().partitions(1).max_running(3).start().await.unwrap();
+    let slow = Limits {
+        rate: Some(Rate { tokens: 1, period_ms: 3_600_000, burst: 1 }),
+        ..Limits::concurrency(9)
+    };
+    for (pattern, limits) in
+        [("s", Limits::concurrency(2)), ("s/*", Limits::concurrency(1)), ("t", slow)]
+    {
+        runtime.rules().upsert(pattern, limits).await.unwrap();
+    }
+    let first = enqueue(&runtime, "s/a#k").await;
+    enqueue(&runtime, "s/b").await;
+    enqueue(&runtime, "t").await;
+    gate.until_running(3).await;
+    let second = enqueue(&runtime, "s/a#k").await;
+    let third = enqueue(&runtime, "s/a#k").await;
+    let fourth = enqueue(&runtime, "t").await;
+    let waits = || async { runtime.limits().await.unwrap().iter().map(|l| l.waiters).sum::<u32>() };
+    while waits().await < 1 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let runs = explain(&runtime, first.id()).await;
+    assert_eq!((runs.entry.stage, runs.blocked_by.len()), (Stage::Running.to_string(), 0));
+    let lock = format!("lock {}", first.id());
+    let all = [&*lock, "s/a 1/1 by s/*", "s 2/2 by s", "capacity 3"];
+    let head = explain(&runtime, second.id()).await;
+    assert_eq!((reasons(&head), head.ahead), (all.map(str::to_owned).to_vec(), Some(0)));
+    let now = u64::try_from(
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis(),
+    )
+    .unwrap();
+    for block in &head.blocked_by {
+        let since = block.since.unwrap();
+        assert!((head.entry.created_at..=now).contains(&since), "{block:?}");
+    }
+    let tail = explain(&runtime, third.id()).await;
+    assert_eq!(tail.ahead, Some(1));
+    assert_eq!(reasons(&tail)[0], "behind 1", "not the head: the same, and its place");
+    assert_eq!(reasons(&tail)[1..], all);
+    let dry = explain(&runtime, fourth.id()).await;
+    assert_eq!(reasons(&dry), ["t dry by t", "capacity 3"]);
+    let governed: Vec<_> = head.rules.iter().map(|rule| (&*rule.key, &*rule.pattern)).collect();
+    assert_eq!(governed, [("s", "s"), ("s/a", "s/*")]);
+
+    gate.open(100);
+    first.outcome().await.unwrap();
+    let ended = explain(&runtime, first.id()).await;
+    assert_eq!((ended.entry.stage, ended.blocked_by.len()), (Stage::Finished.to_string(), 0));
+    let nobody = EntryId { partition_key: PartitionKey(1), uuid: [9; 16] };
+    assert_eq!(runtime.explain(nobody).await.unwrap(), None);
+    runtime.shutdown(Drain::now()).await.unwrap();
+    assert!(runtime.explain(first.id()).await.is_err(), "shut down");
+}
+
+#[tokio::test]
+async fn pauses_and_times_are_told_too() {
+    let gate = Gate::new();
+    let runtime = gate.builder().in_memory().start().await.unwrap();
+    let at = SystemTime::now() + Duration::from_secs(3600);
+    let later = runtime.enqueue(entry("s").run_at(at)).await.unwrap();
+    let explained = explain(&runtime, later.id()).await;
+    assert_eq!(reasons(&explained), ["RunAt"]);
+    assert_eq!(explained.blocked_by[0].since, Some(explained.entry.created_at));
+
+    let select = EntrySelector { entries: vec![later.id()], ..EntrySelector::default() };
+    let paused = runtime.node().propose_to_all(&Command::Pause(select.clone())).await.unwrap();
+    assert_eq!(paused, 1);
+    assert_eq!(reasons(&explain(&runtime, later.id()).await), ["Paused"]);
+    runtime.node().propose_to_all(&Command::Resume(select)).await.unwrap();
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn limits_are_listed_while_they_are_used_or_waited_for() {
+    let gate = Gate::new();
+    let runtime = gate.builder().in_memory().partitions(2).start().await.unwrap();
+    assert_eq!(runtime.limits().await.unwrap(), []);
+    runtime.rules().upsert("*", Limits::concurrency(1)).await.unwrap();
+    for text in ["a#1", "a#2", "a#3", "b", ""] {
+        enqueue(&runtime, text).await;
+    }
+    gate.until_running(3).await;
+    let mut seen = runtime.limits().await.unwrap();
+    while seen.iter().map(|limit| limit.waiters).sum::<u32>() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        seen = runtime.limits().await.unwrap();
+    }
+    let mut rows: Vec<_> =
+        seen.iter().map(|limit| (&*limit.key, limit.usage, limit.limit, limit.waiters)).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, [("a", 1, Some(1), 2), ("b", 1, Some(1), 0)]);
+    assert!(seen.iter().all(|limit| limit.pattern.as_deref() == Some("*")));
+    gate.open(100);
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
