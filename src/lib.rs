@@ -10,10 +10,12 @@ pub mod client;
 pub mod control;
 pub mod error;
 pub mod explain {
-    //! Why entries wait: what [`Runtime::explain`](crate::Runtime::explain) and
-    //! [`Runtime::limits`](crate::Runtime::limits) answer with.
+    //! Why entries wait: what [`Runtime::explain`](crate::Runtime::explain),
+    //! [`Runtime::limits`](crate::Runtime::limits) and
+    //! [`Rules::test`](crate::Rules::test) answer with.
     pub use forebay_actors::node::{
-        BlockView, EntryView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason,
+        BlockView, EntryView, ExplainView, GovernedView, GovernsView, KeyImpact, LimitView,
+        LimitsView, RateView, Reason, RuleRefView, RulesImpact,
     };
 }
 pub mod handler;

@@ -79,6 +79,16 @@ impl Pattern {
         RuleId(xxh3_64(self.to_string().as_bytes()))
     }
 
+    /// The components when all are exact: the one key that the pattern matches.
+    #[must_use]
+    pub fn as_key(&self) -> Option<Vec<ByteString>> {
+        let exact = |component: &Component| match component {
+            Component::Any => None,
+            Component::Exact(value) => Some(value.clone()),
+        };
+        self.components.iter().map(exact).collect()
+    }
+
     /// Whether a key of this many components is governed by the pattern.
     #[must_use]
     pub fn matches(&self, key: &[&str]) -> bool {

@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 
 use forebay::{
     Timestamp,
-    explain::{BlockView, ExplainView, GovernedView, LimitView, Reason},
+    explain::{
+        BlockView, ExplainView, GovernedView, LimitView, LimitsView, Reason, RuleRefView,
+        RulesImpact,
+    },
 };
 use forebay_actors::shell::{Clock, WallClock};
 
@@ -99,13 +102,53 @@ fn reason(reason: &Reason) -> String {
 }
 
 fn governed(rule: &GovernedView) -> String {
-    let mut limits = Vec::new();
-    limits.extend(rule.limits.concurrency.map(|limit| format!("concurrency {limit}")));
-    limits.extend(rule.limits.rate.map(|limit| format!("rate {}", rate(limit))));
-    if limits.is_empty() {
-        limits.push("no limit".to_owned());
+    format!("{}: {} by `{}` ({})", rule.key, allowed(&rule.limits), rule.pattern, rule.rule)
+}
+
+/// What a rule allows, in words.
+fn allowed(limits: &LimitsView) -> String {
+    let mut words = Vec::new();
+    words.extend(limits.concurrency.map(|limit| format!("concurrency {limit}")));
+    words.extend(limits.rate.map(|limit| format!("rate {}", rate(limit))));
+    if words.is_empty() { "no limit".to_owned() } else { words.join(", ") }
+}
+
+/// What a change of the rules would do.
+pub(crate) fn impact(impact: &RulesImpact) -> String {
+    let mut text = String::new();
+    let rule = |rule: Option<&RuleRefView>| match rule {
+        None => "no rule".to_owned(),
+        Some(rule) => format!("`{}` ({})", rule.pattern, allowed(&rule.limits)),
+    };
+    for level in &impact.governs {
+        let (now, then) = (rule(level.now.as_ref()), rule(level.then.as_ref()));
+        let _ = match now == then {
+            true => writeln!(text, "{}: governed by {now}, unchanged", level.key),
+            false => writeln!(text, "{}: governed by {now} now, by {then} then", level.key),
+        };
     }
-    format!("{}: {} by `{}` ({})", rule.key, limits.join(", "), rule.pattern, rule.rule)
+    let RulesImpact { running, waiting, start_now, start_then, .. } = impact;
+    let _ = writeln!(
+        text,
+        "{running} run, {waiting} wait; of those could start now {start_now}, then {start_then}"
+    );
+    let mut table =
+        table(&["KEY", "RUNNING", "WAITING", "START NOW", "START THEN", "WAIT THEN", "OVER THEN"]);
+    for key in &impact.keys {
+        table.add_row([
+            key.key.clone(),
+            key.running.to_string(),
+            key.waiting.to_string(),
+            key.start_now.to_string(),
+            key.start_then.to_string(),
+            (key.waiting - key.start_then.min(key.waiting)).to_string(),
+            key.over_then.to_string(),
+        ]);
+    }
+    if !impact.keys.is_empty() {
+        text += &finish(&table, impact.keys.len(), "keys");
+    }
+    text
 }
 
 /// How long, to the millisecond below a minute and to the second above.

@@ -92,6 +92,18 @@ pub(crate) fn rules(args: &RulesArgs) -> Request {
                 ..RuleEdit::default()
             },
         ),
+        RulesCommand::Test(test) => Request::RulesTest {
+            rules: test
+                .rules
+                .iter()
+                .map(|rule| {
+                    let limit = rule.limits.concurrency.map(std::num::NonZeroU32::get);
+                    (rule.pattern.to_string(), limit)
+                })
+                .collect(),
+            key: test.key.as_ref().map(ToString::to_string),
+            limit: test.limit,
+        },
         RulesCommand::Disable(target) => {
             edit(target, RuleEdit { disabled: Some(true), ..RuleEdit::default() })
         }
@@ -120,6 +132,7 @@ fn json(response: &Response) -> Result<String, AskError> {
         Response::Limits { limits } => serde_json::to_string(limits),
         Response::Rules { book } => serde_json::to_string(book),
         Response::RulesHistory { books } => serde_json::to_string(books),
+        Response::RulesTest { impact } => serde_json::to_string(impact),
         Response::Changed { .. } | Response::Error { .. } => serde_json::to_string(response),
     }?;
     text.push('\n');
@@ -135,6 +148,7 @@ fn people(response: &Response) -> Result<String, AskError> {
         Response::Limits { limits } => super::explain::limits(limits),
         Response::Rules { book } => rule_table(book),
         Response::RulesHistory { books } => history(books),
+        Response::RulesTest { impact } => super::explain::impact(impact),
         Response::Changed { count } => format!("{count} changed\n"),
         Response::Error { .. } => return Err(AskError::Strange),
     })

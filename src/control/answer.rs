@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use forebay_actors::node::{EntryFilter, Node, NodeError};
+use forebay_actors::node::{EntryFilter, Node, NodeError, RulesImpact};
 use forebay_engine::{
     partition::rows::Stage,
     rules::{
@@ -82,6 +82,11 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             let book = set_rule(node, &pattern, change, if_version, &author).await?;
             Response::Rules { book: view(&book) }
         }
+        Request::RulesTest { rules, key, limit } => {
+            let mut impact = test_rules(node, &rules, key.as_deref()).await?;
+            impact.keys.truncate(limit);
+            Response::RulesTest { impact }
+        }
         Request::RulesRollback { version, author } => {
             let book = node.rollback_rules(&author, BookVersion(version)).await?;
             Response::Rules { book: view(&book) }
@@ -92,6 +97,43 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
     })
 }
 
+async fn test_rules(
+    node: &Node,
+    rules: &[(String, Option<u32>)],
+    key: Option<&str>,
+) -> Result<RulesImpact, Refusal> {
+    let mut patches = Vec::new();
+    for (pattern, limit) in rules {
+        let concurrency = match limit {
+            None => Edit::Clear,
+            Some(limit) => Edit::Set(not_zero(*limit)?),
+        };
+        let limits = LimitsPatch { concurrency, ..LimitsPatch::default() };
+        patches.push((parse(pattern)?, RulePatch { limits, ..RulePatch::default() }));
+    }
+    let key = match key {
+        None => Vec::new(),
+        Some(key) => parse(key)?.as_key().ok_or_else(|| {
+            Refusal::Usage(format!("`{key}` is a pattern; a key has no `*` in it"))
+        })?,
+    };
+    let make = |book: &RuleBook| {
+        let changes = patches.into_iter().map(|(pattern, patch)| book.upsert(pattern, patch));
+        changes.collect()
+    };
+    Ok(node.test_rules(make, &key).await?)
+}
+
+fn parse(pattern: &str) -> Result<Pattern, Refusal> {
+    pattern.parse().map_err(|error| Refusal::Usage(format!("{error}")))
+}
+
+fn not_zero(limit: u32) -> Result<NonZeroU32, Refusal> {
+    NonZeroU32::new(limit).ok_or_else(|| {
+        Refusal::Usage("a limit of 0 would stop work for ever: pause it instead".to_owned())
+    })
+}
+
 async fn set_rule(
     node: &Node,
     pattern: &str,
@@ -99,7 +141,7 @@ async fn set_rule(
     if_version: Option<u64>,
     author: &str,
 ) -> Result<RuleBook, Refusal> {
-    let pattern: Pattern = pattern.parse().map_err(|error| Refusal::Usage(format!("{error}")))?;
+    let pattern = parse(pattern)?;
     let precondition = match if_version {
         None => Precondition::None,
         Some(0) => Precondition::DoesNotExist,
@@ -108,9 +150,7 @@ async fn set_rule(
     let concurrency = match edit.concurrency {
         None => Edit::Keep,
         Some(None) => Edit::Clear,
-        Some(Some(limit)) => Edit::Set(NonZeroU32::new(limit).ok_or_else(|| {
-            Refusal::Usage("a limit of 0 would stop work for ever: pause it instead".to_owned())
-        })?),
+        Some(Some(limit)) => Edit::Set(not_zero(limit)?),
     };
     let only_on_existing = edit.disabled.is_some();
     let patch = RulePatch {

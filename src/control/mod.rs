@@ -14,7 +14,7 @@ pub(crate) use server::Server;
 
 pub use forebay_actors::node::RateView;
 use forebay_actors::node::{
-    EntryFilter, EntryView, ExplainView, LimitView, StatusView, VQueueView,
+    EntryFilter, EntryView, ExplainView, LimitView, RulesImpact, StatusView, VQueueView,
 };
 use forebay_messages::EntryId;
 use serde::{Deserialize, Serialize};
@@ -64,6 +64,15 @@ pub enum Request {
         if_version: Option<u64>,
         /// Kept in the history.
         author: String,
+    },
+    /// What a change of the rules would do.
+    RulesTest {
+        /// Pattern and concurrency limit (`None` lifts it) of each rule to be set.
+        rules: Vec<(String, Option<u32>)>,
+        /// Also say which rules govern this key.
+        key: Option<String>,
+        /// At most this many keys are told.
+        limit: usize,
     },
     /// Puts an earlier rule book in force again.
     RulesRollback {
@@ -235,6 +244,11 @@ pub enum Response {
     RulesHistory {
         /// Oldest first.
         books: Vec<BookView>,
+    },
+    /// To `RulesTest`.
+    RulesTest {
+        /// What it would do.
+        impact: RulesImpact,
     },
     /// To `Act`.
     Changed {

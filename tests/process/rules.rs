@@ -120,3 +120,56 @@ fn lowering_a_rule_takes_effect_on_the_running_process_and_so_does_raising() {
     assert_eq!(open_max(&lines[..raised - 6], settled), 1, "one while the rule said so");
     assert_eq!(open_max(&lines, raised), 6, "six at the end");
 }
+
+#[test]
+fn testing_rules_tells_what_they_would_do_and_changes_nothing() {
+    let place = Place::new();
+    let items: String = (0..10).map(|n| format!("{{\"n\":{n},\"l\":{}}}\n", n % 2)).collect();
+    place.write("items", items);
+    let rest = ["--ndjson", "--input", "items", "--scope", "t", "--limit-key", "l{l}"];
+    let arguments = exec(
+        &[&rest[..], &["--rule", "t=2", "--", "sh", "-c", "touch on; test -e go || sleep 60"]]
+            .concat(),
+    );
+    let running = place.start(&arguments);
+    until("it has started", || place.path("on").exists());
+    until("two run", || place.json(&["status", "--data-dir", "data"])["running"] == 2);
+
+    let test = |words: &[&str]| rules(&place, &[&["test"], words].concat());
+    let impact = test(&["t=6", "*/*=2", "--key", "t/l1"]);
+    let patterns: Vec<_> = impact["governs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|level| (&level["key"], &level["now"]["pattern"], &level["then"]["concurrency"]))
+        .collect();
+    let (t, l1, six, two) = ("t".into(), "t/l1".into(), 6.into(), 2.into());
+    assert_eq!(patterns, [(&t, &t, &six), (&l1, &serde_json::Value::Null, &two)], "{impact}");
+    let numbers = |impact: &serde_json::Value| {
+        ["running", "waiting", "start_now", "start_then"].map(|name| impact[name].as_u64().unwrap())
+    };
+    assert_eq!(numbers(&impact), [2, 8, 0, 2], "two at each of two keys, two run: {impact}");
+    assert_eq!(numbers(&test(&["t=none"])), [2, 8, 0, 8]);
+    let lowered = test(&["t=1"]);
+    assert_eq!((numbers(&lowered), &lowered["keys"][0]["over_then"]), ([2, 8, 0, 0], &1.into()));
+    assert_eq!(test(&["t=none", "--limit", "1"])["keys"].as_array().unwrap().len(), 1);
+    let said = place.run(&["rules", "test", "t=6", "--key", "t", "--data-dir", "data"]);
+    let said = said.expect(0, &[]).text();
+    let governs = "t: governed by `t` (concurrency 2) now, by `t` (concurrency 6) then";
+    for part in [governs, "2 run, 8 wait; of those could start now 0, then 4", "START THEN"] {
+        assert!(said.contains(part), "no `{part}` in {said}");
+    }
+    assert_eq!(rules(&place, &["list"])["version"], 1, "nothing changed");
+    let refused = |words: &[&str], said: &str| {
+        let done = place.run(&[&["rules", "test", "--data-dir", "data"], words].concat());
+        done.expect(2, &[said]);
+    };
+    refused(&["t=1", "--key", "t/*"], "a key has no `*`");
+    refused(&["t"], "PATTERN=N");
+    refused(&[], "PATTERN=N");
+    refused(&["t=0"], "`0` is not a limit");
+
+    running.kill();
+    let at_rest = test(&["t=6"]);
+    assert_eq!(at_rest["waiting"].as_u64().unwrap() + at_rest["running"].as_u64().unwrap(), 10);
+}

@@ -7,6 +7,7 @@
 mod ask;
 mod error;
 mod explain;
+mod impact;
 mod open;
 mod partitions;
 mod query;
@@ -32,6 +33,7 @@ use crate::{
 
 pub use error::NodeError;
 pub use explain::{BlockView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason};
+pub use impact::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
 pub use query::{EntryFilter, EntryView, StatusView, VQueueView};
 pub(crate) use services::NodeServices;
 pub use services::{PartitionGauges, PartitionStatus};

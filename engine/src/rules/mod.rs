@@ -12,6 +12,7 @@ mod book;
 mod change;
 mod codec;
 mod history;
+mod impact;
 mod lookup;
 
 pub use batch::Applied;
@@ -22,4 +23,5 @@ pub use change::{
 };
 pub use codec::{BOOK_FORMAT, DecodeBookError};
 pub use history::{DecodeHistoryError, HISTORY_LEN_MAX, History, HistoryEntry, RollbackError};
+pub use impact::{KeyPath, Load, Loads, Share};
 pub use lookup::{GoverningRule, RuleLookup, RuleSlot, WhatIf};

@@ -3,6 +3,7 @@
 
 mod book;
 mod bytes;
+mod impact;
 mod lookup;
 
 use forebay_engine::rules::{

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use forebay_messages::rule::Pattern;
 
-use super::{ConcurrencyArg, RateArg};
+use super::{ConcurrencyArg, RateArg, RuleArg};
 
 /// Show and change the rules that limit what runs at the same time
 ///
@@ -21,6 +21,7 @@ pub(crate) enum RulesCommand {
     /// List the rules
     List,
     Set(RulesSetArgs),
+    Test(RulesTestArgs),
     /// Keep a rule without applying it
     Disable(RuleTarget),
     /// Apply a disabled rule again
@@ -64,4 +65,21 @@ pub(crate) struct RulesSetArgs {
     /// What the rule is for, for people
     #[arg(long, value_name = "TEXT", group = "change")]
     pub(crate) description: Option<String>,
+}
+
+/// Say what rules would do, without setting them
+///
+/// Which rule would govern a key, and how many of the entries that wait now could start
+/// or would wait. As far as concurrency limits go: rates, `--jobs` and times are left out.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RulesTestArgs {
+    /// The rules as they would be set, like `tenant-a/*=10`; `none` lifts a limit
+    #[arg(required = true, value_name = "PATTERN=N")]
+    pub(crate) rules: Vec<RuleArg>,
+    /// Say which rules govern this key: scope, scope/l1 or scope/l1/l2
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<Pattern>,
+    /// List at most this many keys, those that the rules affect most first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: usize,
 }
