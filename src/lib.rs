@@ -19,6 +19,7 @@ pub mod explain {
     };
 }
 pub mod handler;
+pub mod partitions;
 pub mod rules;
 pub mod runtime;
 #[cfg(feature = "testkit")]
@@ -26,7 +27,7 @@ pub mod testkit;
 
 pub use client::{Entry, EntryHandle};
 pub use error::{EncodeError, EnqueueError, ResultError, RuntimeError};
-pub use forebay_actors::node::{ExplainView, LimitView};
+pub use forebay_actors::node::{Candidacy, ExplainView, LimitView, PartitionView, SharedLog};
 pub use forebay_engine::partition::rows::Stage;
 pub use forebay_messages::{
     EntryId, PartitionId, PartitionKey, RuleId, Timestamp, VQueueId, VQueueName,
@@ -35,5 +36,6 @@ pub use forebay_messages::{
 };
 pub use forebay_messages::{FailureKind, Outcome};
 pub use handler::{Context, HandlerError, HandlerOptions, Json};
+pub use partitions::Partitions;
 pub use rules::Rules;
 pub use runtime::{Builder, Drain, PartitionSpec, Runtime};

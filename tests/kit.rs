@@ -1,13 +1,21 @@
 //! The test kit, used on our own actors: the shell under a seeded executor, the log
 //! writer over a log that fails on cue.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use forebay::testkit::{
     Death, FaultLog, LogFault, Machine, MemoryLog, Performer, Probe, Ref, Scope, SimWorld, Step,
     World,
 };
-use forebay_actors::log_writer::{LogCommand, LogWriter, WriterCore};
+use forebay_actors::log_writer::{LogCommand, LogWriter, Subscription, WriterCore};
 use forebay_engine::{
     leadership::{Leadership, LeadershipEffect, LeadershipInput},
     partition::machine::{PartitionInput, Refusal},
@@ -146,8 +154,17 @@ fn append(epoch: u64, number: u32) -> LogCommand {
 }
 
 fn subscribe(after: u64, to: Ref<PartitionInput>) -> LogCommand {
-    let done = Box::new(|result: Result<(), _>| assert!(result.is_ok()));
-    LogCommand::Subscribe { partition: PARTITION, after: Lsn(after), to, done }
+    // Each of a node of its own: a node has one subscriber per partition.
+    static NODES: AtomicU32 = AtomicU32::new(1);
+    LogCommand::Subscribe(Subscription {
+        partition: PARTITION,
+        node: NodeId(NODES.fetch_add(1, Ordering::Relaxed)),
+        after: Lsn(after),
+        applied: Arc::new(AtomicU64::new(after)),
+        to,
+        done: Box::new(|result: Result<(), _>| assert!(result.is_ok())),
+        lost: Box::new(|error| panic!("{error}")),
+    })
 }
 
 fn committed(input: PartitionInput) -> (Lsn, usize) {

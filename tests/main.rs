@@ -8,6 +8,7 @@
 mod crash;
 mod embed;
 mod examples;
+mod failover;
 #[cfg(feature = "testkit")]
 mod kit;
 mod limits;

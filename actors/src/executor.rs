@@ -17,7 +17,9 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use dashmap::{DashMap, mapref::entry::Entry};
 use forebay_engine::partition::machine::{PartitionInput, RunAttempt};
-use forebay_messages::{AttemptToken, EntryId, Timestamp, VQueueName, actor::AttemptEnd};
+use forebay_messages::{
+    AttemptToken, EntryId, PartitionKey, Timestamp, VQueueName, actor::AttemptEnd,
+};
 use futures_util::FutureExt;
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
 use tokio_util::sync::CancellationToken;
@@ -135,6 +137,18 @@ impl Executor {
         for running in &self.shared.running {
             running.cancel.cancel();
         }
+    }
+
+    /// Drops the handlers of a partition's entries.
+    pub(crate) fn abort_range(&self, first: PartitionKey, last: PartitionKey) {
+        self.shared.running.retain(|entry, running| {
+            let is_of_range = (first..=last).contains(&entry.partition_key);
+            if is_of_range && let Some(abort) = &running.abort {
+                abort.abort();
+            }
+            !is_of_range
+        });
+        self.shared.idle.notify_waiters();
     }
 
     /// Drops every handler.

@@ -2,30 +2,28 @@
 //!
 //! Must always hold: what waited while the last sync ran goes into one batch and one
 //! sync; committed records reach the subscribers of their partition in LSN order, as
-//! they were given, without being read again; nobody is told before the sync.
+//! they were given, without being read again; nobody is told before the sync; the log is
+//! trimmed only below what every subscriber of a partition has in files.
 //! Must not know: what is in a record.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-    thread::JoinHandle,
-};
+mod subscribers;
 
-use crossbeam_channel::{Receiver, bounded};
+use std::{collections::BTreeMap, sync::Arc, thread::JoinHandle};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use forebay_engine::partition::machine::{PartitionInput, Refusal};
-use forebay_messages::{Epoch, Lsn, PartitionId, Record};
+use forebay_messages::{Epoch, Lsn, NodeId, PartitionId, Record};
 use forebay_storage::log::{Append, Appended, LogError, LogStore};
 
 use crate::shell::Ref;
+
+use subscribers::Subscribers;
+pub use subscribers::{LAG_RECORDS_MAX, Subscription};
 
 /// Commands that wait in front of the writer; whoever sends more waits.
 pub const QUEUE_LEN_MAX: usize = 65_536;
 /// Most records in one batch.
 pub const BATCH_RECORDS_MAX: usize = 8_192;
-/// Records read at a time for a subscriber that starts behind the end.
-const CATCH_UP_RECORDS: usize = 1_024;
-/// Bytes read at a time for it.
-const CATCH_UP_BYTES: usize = 8 << 20;
 
 /// Told once with the result of a command.
 pub type Done<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
@@ -51,26 +49,21 @@ pub enum LogCommand {
         done: Done<Epoch>,
     },
     /// Send all records after a position, then what is committed from now on.
-    Subscribe {
-        /// The partition.
-        partition: PartitionId,
-        /// The last position already known.
-        after: Lsn,
-        /// Who is told.
-        to: Ref<PartitionInput>,
-        /// Told when the records that are there have been sent.
-        done: Done<()>,
-    },
-    /// Forget the subscribers of a partition.
+    Subscribe(Subscription),
+    /// Forget the subscriber that a node has on a partition, and its hold on trimming.
     Unsubscribe {
         /// The partition.
         partition: PartitionId,
+        /// Whose subscriber.
+        node: NodeId,
     },
-    /// Drop records up to a position.
-    Trim {
+    /// A node has everything up to a position in files: once all have, it is dropped.
+    Durable {
         /// The partition.
         partition: PartitionId,
-        /// The last position to drop.
+        /// Which node.
+        node: NodeId,
+        /// The last position that it has in files.
         through: Lsn,
     },
     /// Say when everything before has been dealt with.
@@ -124,7 +117,7 @@ impl LogWriter {
 /// The writer itself; a simulation calls it without a thread.
 pub struct WriterCore {
     store: Arc<dyn LogStore>,
-    subscribers: HashMap<PartitionId, Vec<Ref<PartitionInput>>>,
+    subscribers: Subscribers,
 }
 
 /// Records of one partition under one epoch, in order.
@@ -134,13 +127,25 @@ impl WriterCore {
     /// A writer without subscribers.
     #[must_use]
     pub fn new(store: Arc<dyn LogStore>) -> Self {
-        Self { store, subscribers: HashMap::new() }
+        Self { store, subscribers: Subscribers::default() }
     }
 
     fn run(&mut self, receiver: &Receiver<LogCommand>) {
         let mut batch = Vec::new();
-        while let Ok(first) = receiver.recv() {
-            batch.push(first);
+        loop {
+            // Whoever is behind is fed in between, as fast as it applies.
+            let received = match self.subscribers.wait() {
+                Some(wait) => receiver.recv_timeout(wait),
+                None => receiver.recv().map_err(RecvTimeoutError::from),
+            };
+            match received {
+                Ok(first) => batch.push(first),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.feed();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
             while batch.len() < BATCH_RECORDS_MAX
                 && let Ok(next) = receiver.try_recv()
             {
@@ -162,6 +167,12 @@ impl WriterCore {
             self.handle_other(command);
         }
         self.commit(groups);
+        self.feed();
+    }
+
+    /// Sends on to those who are behind; whether somebody still is.
+    pub fn feed(&mut self) -> bool {
+        self.subscribers.feed(&*self.store)
     }
 
     fn handle_other(&mut self, command: LogCommand) {
@@ -170,38 +181,21 @@ impl WriterCore {
             LogCommand::Fence { partition, epoch, done } => {
                 done(self.store.fence(partition, epoch));
             }
-            LogCommand::Subscribe { partition, after, to, done } => {
-                done(self.subscribe(partition, after, to));
+            LogCommand::Subscribe(subscription) => {
+                self.subscribers.add(subscription);
+                self.feed();
             }
-            LogCommand::Unsubscribe { partition } => {
-                self.subscribers.remove(&partition);
+            LogCommand::Unsubscribe { partition, node } => {
+                self.subscribers.remove(partition, node);
             }
-            LogCommand::Trim { partition, through } => {
+            LogCommand::Durable { partition, node, through } => {
+                let through = self.subscribers.durable(partition, node, through);
                 if let Err(error) = self.store.trim(partition, through) {
                     tracing::warn!(%partition, %through, %error, "the log was not trimmed");
                 }
             }
             LogCommand::Barrier(done) => done(Ok(())),
         }
-    }
-
-    fn subscribe(
-        &mut self,
-        partition: PartitionId,
-        after: Lsn,
-        to: Ref<PartitionInput>,
-    ) -> Result<(), LogError> {
-        let mut next = after.next();
-        loop {
-            let read = self.store.read(partition, next, CATCH_UP_RECORDS, CATCH_UP_BYTES)?;
-            let Some((last, _)) = read.last() else { break };
-            let (first, last) = (next, *last);
-            let records = read.into_iter().map(|(_, record)| record).collect();
-            to.send(PartitionInput::Committed { first, records });
-            next = last.next();
-        }
-        self.subscribers.entry(partition).or_default().push(to);
-        Ok(())
     }
 
     fn commit(&mut self, groups: Groups) {
@@ -229,7 +223,7 @@ impl WriterCore {
                 for ((partition, _), _) in groups {
                     if told != Some(partition) {
                         let refusal = Refusal::Failed { reason: error.to_string() };
-                        self.send(partition, &PartitionInput::AppendRefused(refusal));
+                        self.subscribers.tell(partition, &PartitionInput::AppendRefused(refusal));
                         told = Some(partition);
                     }
                 }
@@ -237,19 +231,13 @@ impl WriterCore {
         }
     }
 
-    fn tell(&self, partition: PartitionId, records: Vec<Arc<Record>>, outcome: Appended) {
-        let input = match outcome {
-            Appended::At(first) => PartitionInput::Committed { first, records },
+    fn tell(&mut self, partition: PartitionId, records: Vec<Arc<Record>>, outcome: Appended) {
+        match outcome {
+            Appended::At(first) => self.subscribers.committed(partition, first, &records),
             Appended::Fenced { current } => {
-                PartitionInput::AppendRefused(Refusal::Fenced { current })
+                let refusal = Refusal::Fenced { current };
+                self.subscribers.tell(partition, &PartitionInput::AppendRefused(refusal));
             }
-        };
-        self.send(partition, &input);
-    }
-
-    fn send(&self, partition: PartitionId, input: &PartitionInput) {
-        for subscriber in self.subscribers.get(&partition).into_iter().flatten() {
-            subscriber.send(input.clone());
         }
     }
 }

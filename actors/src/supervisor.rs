@@ -1,7 +1,7 @@
 //! The leadership supervisor of a partition replica: performs what the leadership
 //! machine decides.
 //!
-//! Owns: the limiter actor. Must not know: why anything is to be done.
+//! Owns: the limiter actor, and looking at the lease where several nodes share a log. Must not know: why anything is to be done.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -10,15 +10,15 @@ use forebay_engine::{
     limiter::{Limiter, LimiterConfig},
     partition::machine::PartitionInput,
 };
-use forebay_messages::{Epoch, Generation, PartitionId};
+use forebay_messages::{Epoch, Generation, PartitionId, Timestamp};
 use forebay_storage::{log::LogError, metadata::MetadataError};
 
 use crate::{
     limiter::LimiterPerformer,
     links::Links,
     log_writer::{LogCommand, LogHandle},
-    node::NodeServices,
-    shell::{Death, Performer, Scope, World},
+    node::{LEASE_LOOK_MS, NodeServices},
+    shell::{Death, Performer, Ref, Scope, World},
 };
 
 /// Performs leadership effects.
@@ -51,9 +51,7 @@ impl SupervisorPerformer {
         let done = Box::new(move |fenced: Result<Epoch, LogError>| {
             me.send(match fenced {
                 Ok(current) if current == epoch => LeadershipInput::LogFenced { epoch },
-                Ok(current) => LeadershipInput::FenceFailed {
-                    reason: format!("epoch {current} is in force, {epoch} is too old"),
-                },
+                Ok(current) => LeadershipInput::FenceFailed { epoch, current },
                 Err(error) => {
                     services.stop_failed(partition, &error.to_string());
                     LeadershipInput::StepDown
@@ -87,6 +85,25 @@ impl SupervisorPerformer {
     }
 }
 
+/// Has a supervisor look at the lease now and again and again, where there is one.
+pub(crate) fn look_at_lease(
+    world: &World,
+    services: &Arc<NodeServices>,
+    partition: PartitionId,
+    supervisor: &Ref<LeadershipInput>,
+) {
+    let Some(shared) = services.shared() else { return };
+    let now = world.clock().now();
+    let held = shared.held(partition, now);
+    if !supervisor.send(LeadershipInput::Lease { held }) {
+        return;
+    }
+    let (again, services, supervisor) = (world.clone(), Arc::clone(services), supervisor.clone());
+    world.timers().set(Timestamp(now.0 + LEASE_LOOK_MS), move || {
+        look_at_lease(&again, &services, partition, &supervisor);
+    });
+}
+
 impl Performer<Leadership> for SupervisorPerformer {
     fn perform(&mut self, effect: LeadershipEffect, scope: &mut Scope<'_, LeadershipInput>) {
         let partition = self.partition;
@@ -108,6 +125,9 @@ impl Performer<Leadership> for SupervisorPerformer {
             LeadershipEffect::OpenGate { epoch } => {
                 self.links.to_partition(PartitionInput::OpenGate { epoch });
             }
+            LeadershipEffect::CloseGate { .. } => {
+                self.links.to_partition(PartitionInput::CloseGate);
+            }
             LeadershipEffect::StopLeading => {
                 self.links.to_partition(PartitionInput::StopLeading);
             }
@@ -125,6 +145,16 @@ impl Performer<Leadership> for SupervisorPerformer {
                 }
             }
             LeadershipEffect::Warn(text) => tracing::warn!(%partition, "{text}"),
+            LeadershipEffect::HoldLease { epoch } => {
+                if let Some(shared) = self.services.shared() {
+                    shared.hold(partition, self.services.node, epoch, scope.now);
+                }
+            }
+            LeadershipEffect::FreeLease { epoch } => {
+                if let Some(shared) = self.services.shared() {
+                    shared.free(partition, epoch);
+                }
+            }
             LeadershipEffect::RetryAt(at) => {
                 let me = scope.me.clone();
                 self.world.timers().set(at, move || {

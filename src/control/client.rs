@@ -10,7 +10,7 @@ use std::{
 
 use forebay_actors::{
     executor::Executor,
-    node::{Node, NodeConfig, NodeError, Place},
+    node::{Candidacy, Node, NodeConfig, NodeError, Place},
     shell::WallClock,
 };
 use thiserror::Error;
@@ -75,6 +75,8 @@ impl Control {
             threads: Some(1),
             running_max: None,
             dispatches: false,
+            shared: None,
+            candidacy: Candidacy::default(),
         };
         Ok(Self::Direct(Node::start(config, executor, clock).await?))
     }

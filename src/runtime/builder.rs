@@ -10,7 +10,7 @@ use std::{
 
 use forebay_actors::{
     executor::{Executor, Handler},
-    node::{Node, NodeConfig, Place},
+    node::{Candidacy, Node, NodeConfig, Place, SharedLog},
     shell::WallClock,
 };
 use forebay_messages::vqueue::{Part, check_component};
@@ -33,6 +33,8 @@ pub struct Builder {
     partitions: Option<u32>,
     threads: Option<usize>,
     running_max: Option<u32>,
+    shared: Option<SharedLog>,
+    candidacy: Candidacy,
     handlers: Vec<(String, HandlerOptions, MakeHandler)>,
     state: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -44,6 +46,8 @@ impl Builder {
             partitions: None,
             threads: None,
             running_max: None,
+            shared: None,
+            candidacy: Candidacy::default(),
             handlers: Vec::new(),
             state: None,
         }
@@ -80,6 +84,24 @@ impl Builder {
     /// the rules).
     pub fn max_running(mut self, count: u32) -> Self {
         self.running_max = Some(count);
+        self
+    }
+
+    /// Uses a log and metadata that other runtimes of this process use too: each has a
+    /// replica of every partition and follows whoever leads it. `data_dir` or
+    /// `in_memory` then say where this runtime's rows are kept.
+    ///
+    /// A replica that stopped may be taken up again as long as the log still has what it
+    /// lacks; the log is trimmed below what all replicas that run have in files.
+    pub fn shared_log(mut self, log: &SharedLog) -> Self {
+        self.shared = Some(log.clone());
+        self
+    }
+
+    /// When this runtime leads partitions by itself, where a log is shared (default: as
+    /// soon as nobody leads).
+    pub fn candidacy(mut self, candidacy: Candidacy) -> Self {
+        self.candidacy = candidacy;
         self
     }
 
@@ -120,7 +142,8 @@ impl Builder {
     }
 
     /// Starts the runtime; call it from inside a tokio runtime, on which the handlers
-    /// will run. Returns when every partition leads and takes work.
+    /// will run. Returns when every partition has applied what the log holds and leads
+    /// (or somebody else does, or is to).
     ///
     /// # Errors
     /// [`RuntimeError`]: each says what to do about it.
@@ -150,6 +173,8 @@ impl Builder {
             threads: self.threads,
             running_max: self.running_max,
             dispatches: true,
+            shared: self.shared,
+            candidacy: self.candidacy,
         };
         let node = Node::start(config, executor, clock).await?;
         let control = match socket {

@@ -21,6 +21,7 @@ use crate::{
     control::Server,
     error::{EnqueueError, RuntimeError},
     handler::HandlerOptions,
+    partitions::Partitions,
     rules::Rules,
 };
 
@@ -232,6 +233,12 @@ impl Runtime {
     #[must_use]
     pub fn rules(&self) -> Rules {
         Rules::new(Arc::clone(&self.node))
+    }
+
+    /// The partitions: where they stand, and who leads them.
+    #[must_use]
+    pub fn partitions(&self) -> Partitions {
+        Partitions::new(Arc::clone(&self.node))
     }
 
     /// Starts a partition for keys that nobody owns yet; it is remembered in the data

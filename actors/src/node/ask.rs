@@ -3,7 +3,10 @@
 //! Must always hold: what is in flight per partition is bounded, in records and in
 //! bytes; every question is answered or its future dropped.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use forebay_engine::{
     limiter::Limiter,
@@ -16,12 +19,16 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::{arbiter::Arbiter, log_writer::LogHandle, shell::World};
 
-use super::{Node, NodeError, error::refusal, services::PartitionEntry};
+use super::{Node, NodeError, NodeServices, error::refusal, services::PartitionEntry};
 
 /// Credits of a partition. A proposal takes one, and one more per [`CREDIT_BYTES`].
 pub(super) const CREDITS_PER_PARTITION: usize = 16_384;
 /// Payload bytes that cost a further credit.
 pub(super) const CREDIT_BYTES: usize = 8 << 10;
+/// Where a log is shared: how long a command waits for somebody to lead.
+pub(super) const LEADER_WAIT: Duration = Duration::from_secs(5);
+/// How often it looks.
+const LEADER_LOOK: Duration = Duration::from_millis(20);
 /// Longest wait for a command that goes to every partition.
 pub(super) const ALL_PARTITIONS_WAIT: Duration = Duration::from_secs(30);
 
@@ -82,7 +89,8 @@ impl Node {
         self.propose_to(partition, command).await
     }
 
-    /// Proposes a command to a partition, whatever is in flight.
+    /// Proposes a command to a partition, whatever is in flight. Where a log is shared,
+    /// it goes to whoever leads, and while nobody does it waits for a while.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -91,14 +99,23 @@ impl Node {
         partition: PartitionId,
         command: Command,
     ) -> Result<Answer, NodeError> {
-        let entry = self.entry_of(partition)?;
-        let pending = self.services.replies.open(partition);
-        let input = PartitionInput::Propose { command, reply: pending.id() };
-        if !entry.address.send(input) {
-            return Err(self.why_stopped(partition));
+        let Some(shared) = self.services.shared() else {
+            self.check_up()?;
+            return ask(&self.services, partition, command).await;
+        };
+        let begun = Instant::now();
+        loop {
+            self.check_up()?;
+            let leader = shared.leader(partition);
+            let leader = leader.unwrap_or_else(|| Arc::clone(&self.services));
+            match ask(&leader, partition, command.clone()).await {
+                // Nothing of it was stored: it may be said again.
+                Err(NodeError::NotLeading) if begun.elapsed() < LEADER_WAIT => {
+                    tokio::time::sleep(LEADER_LOOK).await;
+                }
+                answered => return answered,
+            }
         }
-        self.answer_if_gone(partition);
-        refusal(pending.await)
     }
 
     /// Proposes a command to every partition; the sum of what they changed.
@@ -118,18 +135,30 @@ impl Node {
     }
 
     /// Waits for the end of an entry; `None` when there is no such entry. Cancel-safe.
+    /// Any replica knows, and a change of leaders does not end the wait.
     ///
     /// # Errors
     /// [`NodeError`].
     pub async fn attach(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
+        loop {
+            match self.attach_once(entry).await {
+                Err(NodeError::LostLeadership) => self.check_up()?,
+                answered => return answered,
+            }
+            // The replica is being built anew.
+            tokio::time::sleep(LEADER_LOOK).await;
+        }
+    }
+
+    async fn attach_once(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
         let partition = self.route(entry.partition_key)?;
         let to = self.entry_of(partition)?;
         let pending = self.services.replies.open(partition);
         let reply = pending.id();
         if !to.address.send(PartitionInput::Attach { entry, reply }) {
-            return Err(self.why_stopped(partition));
+            return Err(gone(&self.services, partition));
         }
-        self.answer_if_gone(partition);
+        answer_if_gone(&self.services, partition);
         let mut detach = Detach { entry, reply, partition: to, done: false };
         let answer = pending.await;
         detach.done = true;
@@ -169,24 +198,9 @@ impl Node {
         credits.acquire_many_owned(cost(weight)).await.map_err(|_| NodeError::ShutDown)
     }
 
-    fn why_stopped(&self, partition: PartitionId) -> NodeError {
-        let status = self.services.status(partition).and_then(|status| status.stopped);
-        let reason = status.unwrap_or_else(|| "it was stopped".to_owned());
-        NodeError::PartitionStopped { partition, reason }
-    }
-
-    /// A question that was put while the partition's actor ended is answered here: its
-    /// mailbox is gone.
-    fn answer_if_gone(&self, partition: PartitionId) {
-        let stopped = self.services.status(partition).and_then(|status| status.stopped);
-        if let Some(reason) = stopped {
-            self.services.replies.answer_all_of(partition, &Answer::StorageFailed(reason));
-        }
-    }
-
     pub(super) fn log_handle(&self) -> Result<LogHandle, NodeError> {
         let machinery = self.machinery();
-        machinery.as_ref().map(|m| m.log_writer.handle()).ok_or(NodeError::ShutDown)
+        machinery.as_ref().map(|m| m.log.clone()).ok_or(NodeError::ShutDown)
     }
 
     pub(super) fn on_arbiter(
@@ -201,6 +215,40 @@ impl Node {
             true => Ok(()),
             false => Err(NodeError::ShutDown),
         }
+    }
+}
+
+/// Proposes to the replica of a node; what it answers.
+async fn ask(
+    services: &NodeServices,
+    partition: PartitionId,
+    command: Command,
+) -> Result<Answer, NodeError> {
+    let entry = services.partitions.get(&partition).map(|entry| entry.clone());
+    let entry = entry.ok_or(NodeError::UnknownPartition(partition))?;
+    let pending = services.replies.open(partition);
+    let input = PartitionInput::Propose { command, reply: pending.id() };
+    if !entry.address.send(input) {
+        return Err(gone(services, partition));
+    }
+    answer_if_gone(services, partition);
+    refusal(pending.await)
+}
+
+/// The partition's actor is not there: for good, or until it is built anew.
+fn gone(services: &NodeServices, partition: PartitionId) -> NodeError {
+    match services.status(partition).and_then(|status| status.stopped) {
+        Some(reason) => NodeError::PartitionStopped { partition, reason },
+        None => NodeError::LostLeadership,
+    }
+}
+
+/// A question that was put while the partition's actor ended is answered here: its
+/// mailbox is gone.
+fn answer_if_gone(services: &NodeServices, partition: PartitionId) {
+    let stopped = services.status(partition).and_then(|status| status.stopped);
+    if let Some(reason) = stopped {
+        services.replies.answer_all_of(partition, &Answer::StorageFailed(reason));
     }
 }
 

@@ -11,10 +11,13 @@ mod impact;
 mod open;
 mod partitions;
 mod query;
+mod replica;
 mod rule_book;
 mod services;
+mod shared;
 mod shutdown;
 mod table;
+mod views;
 
 use std::{
     path::PathBuf,
@@ -28,7 +31,11 @@ use forebay_messages::{NodeId, PartitionId, PartitionKey};
 use forebay_storage::{DataDir, log::LogStore, partition::Store};
 
 use crate::{
-    arbiter::Arbiter, executor::Executor, log_writer::LogWriter, refill::RefillPool, shell::Clock,
+    arbiter::Arbiter,
+    executor::Executor,
+    log_writer::{LogHandle, LogWriter},
+    refill::RefillPool,
+    shell::Clock,
 };
 
 pub use error::NodeError;
@@ -37,6 +44,8 @@ pub use impact::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
 pub use query::{EntryFilter, EntryView, StatusView, VQueueView};
 pub(crate) use services::NodeServices;
 pub use services::{PartitionGauges, PartitionStatus};
+pub use shared::{LEASE_LOOK_MS, LEASE_MS, SharedLog};
+pub use views::PartitionView;
 
 use table::PartitionTable;
 
@@ -64,12 +73,31 @@ pub struct NodeConfig {
     pub running_max: Option<u32>,
     /// Whether entries are started here; without it the node only takes commands.
     pub dispatches: bool,
+    /// A log and metadata that other nodes of this process use too, in place of its own;
+    /// `place` is then where the rows are kept.
+    pub shared: Option<SharedLog>,
+    /// When it leads by itself, where a log is shared.
+    pub candidacy: Candidacy,
+}
+
+/// When a node leads partitions without being told to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Candidacy {
+    /// As soon as nobody leads.
+    #[default]
+    First,
+    /// When nobody leads and none of those who go first does.
+    Standby,
+    /// Never: it follows until it is told to lead.
+    Never,
 }
 
 /// Everything that is taken down in order.
 struct Machinery {
     arbiters: Vec<Arbiter>,
-    log_writer: LogWriter,
+    log: LogHandle,
+    /// Absent when the log is shared.
+    log_writer: Option<LogWriter>,
 }
 
 /// One node. Shared by all handles of a runtime.
@@ -84,6 +112,7 @@ pub struct Node {
     machinery: Mutex<Option<Machinery>>,
     credits: dashmap::DashMap<PartitionId, Arc<tokio::sync::Semaphore>>,
     dispatches: bool,
+    candidacy: Candidacy,
     going_down: AtomicBool,
     /// Dropped last: its lock guards the directory.
     _data_dir: Option<DataDir>,

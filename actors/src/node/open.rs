@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    Machinery, Node, NodeConfig, NodeError, NodeServices, Place,
+    Machinery, Node, NodeConfig, NodeError, NodeServices, Place, SharedLog,
     table::{PartitionTable, Row},
 };
 
@@ -29,23 +29,43 @@ const MEMORY_STORE: &str = "/forebay";
 /// The storage of a node.
 struct Storage {
     data_dir: Option<DataDir>,
+    node: NodeId,
     log: Arc<dyn LogStore>,
     metadata: Arc<dyn MetadataStore>,
     store: Arc<Store>,
 }
 
-fn open_storage(place: &Place) -> Result<Storage, NodeError> {
-    match place {
-        Place::Memory => Ok(Storage {
+fn open_storage(place: &Place, shared: Option<&SharedLog>) -> Result<Storage, NodeError> {
+    match (place, shared) {
+        (Place::Memory, Some(shared)) => Ok(Storage {
             data_dir: None,
+            node: shared.next_node(),
+            log: shared.log(),
+            metadata: shared.metadata(),
+            store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
+        }),
+        (Place::Directory(path), Some(shared)) => {
+            let data_dir = DataDir::open(path)?;
+            Ok(Storage {
+                node: shared.next_node(),
+                log: shared.log(),
+                metadata: shared.metadata(),
+                store: Arc::new(Store::open(&data_dir.store(), &Medium::disk())?),
+                data_dir: Some(data_dir),
+            })
+        }
+        (Place::Memory, None) => Ok(Storage {
+            data_dir: None,
+            node: NodeId(1),
             log: Arc::new(MemoryLog::new()),
             metadata: Arc::new(MemoryMetadata::new()),
             store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
         }),
-        Place::Directory(path) => {
+        (Place::Directory(path), None) => {
             let data_dir = DataDir::open(path)?;
             let medium = Medium::disk();
             Ok(Storage {
+                node: NodeId(1),
                 log: Arc::new(LocalLog::open(&data_dir.log(), &medium)?),
                 metadata: Arc::new(LocalMetadata::open(&data_dir.metadata(), &medium)?),
                 store: Arc::new(Store::open(&data_dir.store(), &medium)?),
@@ -112,7 +132,7 @@ impl Node {
         executor: Executor,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Vec<Row>), NodeError> {
-        let storage = open_storage(&config.place)?;
+        let storage = open_storage(&config.place, config.shared.as_ref())?;
         let table = open_table(&*storage.metadata, config.partitions)?;
         let rows = table.rows.clone();
         let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(rows.len())).max(1);
@@ -120,8 +140,19 @@ impl Node {
             .map(|index| Arbiter::start(index, Arc::clone(&clock)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(NodeError::Thread)?;
-        let log_writer = LogWriter::start(Arc::clone(&storage.log)).map_err(NodeError::Thread)?;
-        let services = Arc::new(NodeServices::new(NodeId(1), storage.metadata));
+        let (log, log_writer) = match &config.shared {
+            Some(shared) => (shared.writer(), None),
+            None => {
+                let writer =
+                    LogWriter::start(Arc::clone(&storage.log)).map_err(NodeError::Thread)?;
+                (writer.handle(), Some(writer))
+            }
+        };
+        let shared = config.shared.clone();
+        let services = Arc::new(NodeServices::new(storage.node, storage.metadata, shared));
+        if let Some(shared) = &config.shared {
+            shared.join(&services);
+        }
         if let Some(running_max) = config.running_max {
             let starting = Arc::clone(&services);
             arbiters[0].run(move |world| {
@@ -137,9 +168,10 @@ impl Node {
             refill: Arc::new(RefillPool::start().map_err(NodeError::Thread)?),
             clock,
             table: RwLock::new(table),
-            machinery: Mutex::new(Some(Machinery { arbiters, log_writer })),
+            machinery: Mutex::new(Some(Machinery { arbiters, log, log_writer })),
             credits: dashmap::DashMap::new(),
             dispatches: config.dispatches,
+            candidacy: config.candidacy,
             going_down: AtomicBool::new(false),
             _data_dir: storage.data_dir,
         };

@@ -1,130 +1,139 @@
-//! Starting and stopping partitions.
+//! Starting and stopping partitions, and telling them to lead.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use forebay_engine::{
-    leadership::{Leadership, LeadershipInput, Role},
-    partition::{
-        machine::{Partition, PartitionConfig, PartitionInput},
-        state::State,
-    },
+    leadership::{LeadershipInput, Role},
+    partition::state::State,
 };
-use forebay_messages::PartitionId;
-use forebay_storage::partition::PartitionStore;
+use forebay_messages::{PartitionId, Timestamp};
 use tokio::sync::{Semaphore, oneshot};
 
-use crate::{
-    links::Links,
-    log_writer::{LogCommand, LogHandle},
-    partition::PartitionPerformer,
-    shell::{Child, Death, World},
-    supervisor::SupervisorPerformer,
-    vqueue::VQueueShared,
-};
-
 use super::{
-    Node, NodeError, NodeServices,
+    Candidacy, Node, NodeError,
     ask::CREDITS_PER_PARTITION,
-    services::PartitionEntry,
+    replica::{Replica, start},
     table::{KeyRange, PartitionTable, Row},
 };
 
-/// What is carried to the thread that a partition is to live on.
-struct Start {
-    row: Row,
-    store: PartitionStore,
-    state: State,
-    log: LogHandle,
-    executor: Arc<crate::executor::Executor>,
-    services: Arc<NodeServices>,
-    refill: Arc<crate::refill::RefillPool>,
-    dispatches: bool,
-}
+/// How often a start looks whether somebody leads by now.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a replica that was told to lead gets to open its gate.
+const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
 impl Node {
-    /// Starts a partition of the table and waits until it leads.
+    /// Starts a partition of the table. Waits until it has applied what the log holds
+    /// and, unless somebody else leads or it is not to, until it leads.
     pub(super) async fn start_partition(&self, row: Row) -> Result<(), NodeError> {
         let store = self.store.partition(row.id)?;
         let state = State::load(&store.begin()?)?;
-        let end = self.log_store.end(row.id);
-        if state.applied_lsn > end {
+        let (applied, end) = (state.applied_lsn, self.log_store.end(row.id));
+        if applied > end {
             return Err(NodeError::StorageFailed(format!(
-                "partition {} has applied LSN {}, but its log ends at {end}: records are missing; \
-                 restore the log or the partition from a backup",
-                row.id, state.applied_lsn
+                "partition {} has applied LSN {applied}, but its log ends at {end}: records are \
+                 missing; restore the log or the partition from a backup",
+                row.id
             )));
         }
-        let (applied, log) = (state.applied_lsn, self.log_handle()?);
-        let start = Start {
+        let stands = match (self.services.shared().is_some(), self.candidacy) {
+            (false, _) => LeadershipInput::Run,
+            (true, Candidacy::First) => LeadershipInput::Stand { rank: 0 },
+            (true, Candidacy::Standby) => LeadershipInput::Stand { rank: 1 },
+            (true, Candidacy::Never) => LeadershipInput::StepDown,
+        };
+        let replica = Replica {
             row,
-            store: store.clone(),
-            state,
-            log: log.clone(),
+            store,
+            log: self.log_handle()?,
             executor: Arc::clone(&self.executor),
             services: Arc::clone(&self.services),
             refill: Arc::clone(&self.refill),
             dispatches: self.dispatches,
+            stands,
         };
-        let (partition, supervisor) = self.spawn_actors(start).await?;
-        let address = partition.address.clone();
-        let range = (row.first, row.last);
-        let run = supervisor.address.clone();
-        let entry = PartitionEntry {
-            range,
-            address: address.clone(),
-            store,
-            actors: Arc::new((partition, supervisor)),
-        };
-        self.services.partitions.insert(row.id, entry);
         self.credits.insert(row.id, Arc::new(Semaphore::new(CREDITS_PER_PARTITION)));
         let (told, replayed) = oneshot::channel();
-        let sent = log.send(LogCommand::Subscribe {
-            partition: row.id,
-            after: applied,
-            to: address,
-            done: Box::new(move |result| {
-                // The node may have given up waiting.
-                let _ = told.send(result);
-            }),
-        });
-        if !sent {
-            return Err(NodeError::ShutDown);
-        }
+        self.on_arbiter(row.id.0 as usize, move |world| start(world, replica, state, told))?;
         replayed.await.map_err(|_| NodeError::ShutDown)??;
-        run.send(LeadershipInput::Run);
-        self.wait_until_open(row.id).await
+        self.wait_for_leader(row.id).await
     }
 
-    async fn spawn_actors(
-        &self,
-        start: Start,
-    ) -> Result<(Child<PartitionInput>, Child<LeadershipInput>), NodeError> {
-        let (sender, receiver) = oneshot::channel();
-        let index = start.row.id.0 as usize;
-        self.on_arbiter(index, move |world| {
-            // The node may have given up waiting.
-            let _ = sender.send(spawn(world, start));
-        })?;
-        receiver.await.map_err(|_| NodeError::ShutDown)
-    }
-
-    async fn wait_until_open(&self, partition: PartitionId) -> Result<(), NodeError> {
-        let mut status = self.services.watch_status();
-        let found = status
-            .wait_for(|all| {
-                all.get(&partition).is_some_and(|status| {
-                    status.stopped.is_some()
-                        || matches!(status.role, Role::Leader { open: true, .. })
-                })
-            })
-            .await
-            .map_err(|_| NodeError::ShutDown)?
-            .get(&partition)
-            .and_then(|status| status.stopped.clone());
-        match found {
-            Some(reason) => Err(NodeError::PartitionStopped { partition, reason }),
-            None => Ok(()),
+    async fn wait_for_leader(&self, partition: PartitionId) -> Result<(), NodeError> {
+        if self.services.shared().is_some() && self.candidacy != Candidacy::First {
+            return Ok(());
         }
+        let mut status = self.services.watch_status();
+        while !self.leads(partition)? {
+            let now = self.clock.now();
+            let held = self.services.shared().and_then(|shared| shared.held(partition, now));
+            if held.is_some() && !self.runs(partition) {
+                return Ok(());
+            }
+            // Whoever holds the lease is looked at again even if nothing changes here.
+            let _ = tokio::time::timeout(LOOK_EVERY, status.changed()).await;
+        }
+        Ok(())
+    }
+
+    /// Whether it leads here with an open gate.
+    fn leads(&self, partition: PartitionId) -> Result<bool, NodeError> {
+        self.check_up()?;
+        let Some(status) = self.services.status(partition) else { return Ok(false) };
+        match status.stopped {
+            Some(reason) => Err(NodeError::PartitionStopped { partition, reason }),
+            None => Ok(matches!(status.role, Role::Leader { open: true, .. })),
+        }
+    }
+
+    fn runs(&self, partition: PartitionId) -> bool {
+        self.services.status(partition).is_some_and(|status| status.role != Role::Follower)
+    }
+
+    /// Has the replica here lead, whoever leads now; returns when it takes commands.
+    ///
+    /// # Errors
+    /// [`NodeError::UnknownPartition`], [`NodeError::PartitionStopped`], or
+    /// [`NodeError::NotLeading`] when it does not lead within 30 s.
+    pub async fn lead(&self, partition: PartitionId) -> Result<(), NodeError> {
+        let entry = self.entry_of(partition)?;
+        let begun = Instant::now();
+        let mut status = self.services.watch_status();
+        while !self.leads(partition)? {
+            if !self.runs(partition) {
+                entry.actors.1.address.send(LeadershipInput::Run);
+            }
+            if begun.elapsed() > LEAD_WITHIN {
+                return Err(NodeError::NotLeading);
+            }
+            let _ = tokio::time::timeout(LOOK_EVERY, status.changed()).await;
+        }
+        Ok(())
+    }
+
+    /// Has the replica here stop leading and not lead again before it is told to.
+    /// Nothing new starts; what runs may end `within` this time. Returns when it follows.
+    ///
+    /// # Errors
+    /// [`NodeError::UnknownPartition`] and [`NodeError::PartitionStopped`].
+    pub async fn step_down(
+        &self,
+        partition: PartitionId,
+        within: Duration,
+    ) -> Result<(), NodeError> {
+        let entry = self.entry_of(partition)?;
+        self.leads(partition)?;
+        let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let by = Timestamp(self.clock.now().0.saturating_add(millis));
+        entry.actors.1.address.send(LeadershipInput::Leave { by });
+        let mut status = self.services.watch_status();
+        while self.runs(partition) {
+            self.leads(partition)?;
+            let _ = tokio::time::timeout(LOOK_EVERY, status.changed()).await;
+        }
+        Ok(())
     }
 
     /// Adds a partition for keys that nobody owns, and starts it.
@@ -167,68 +176,4 @@ impl Node {
         *present = table;
         Ok(changed)
     }
-}
-
-/// Spawns the actors of a partition on this thread.
-fn spawn(world: &World, start: Start) -> (Child<PartitionInput>, Child<LeadershipInput>) {
-    let Start { row, store, state, log, executor, services, refill, dispatches } = start;
-    let id = row.id;
-    let links = Rc::new(Links::default());
-    let epoch = state.leader_epoch;
-    let config = PartitionConfig {
-        node: services.node,
-        key_first: row.first,
-        key_last: row.last,
-        dispatches,
-    };
-    let machine = Partition::new(config, state.applied_lsn);
-    let vqueues = Rc::new(VQueueShared {
-        links: Rc::clone(&links),
-        store: store.clone(),
-        refill,
-        timers: world.timers().clone(),
-    });
-    let performer = PartitionPerformer {
-        id,
-        world: world.clone(),
-        links: Rc::clone(&links),
-        store,
-        state,
-        log: log.clone(),
-        executor,
-        services: Arc::clone(&services),
-        vqueues,
-        wake: None,
-        upkeep: None,
-        applied: Vec::new(),
-    };
-    let gone = Arc::clone(&services);
-    let on_death = Box::new(move |death| {
-        let reason = match death {
-            Death::Stopped => "it was stopped".to_owned(),
-            Death::Panicked(reason) => format!("it panicked: {reason}"),
-        };
-        gone.partition_gone(id, &reason);
-    });
-    let partition = world.spawn("partition", machine, performer, on_death);
-    let performer = SupervisorPerformer {
-        partition: id,
-        world: world.clone(),
-        links: Rc::clone(&links),
-        log,
-        services: Arc::clone(&services),
-    };
-    let machine = Leadership::new(services.node, epoch);
-    let led = partition.address.clone();
-    let on_death = Box::new(move |death| {
-        if let Death::Panicked(reason) = death {
-            // Nobody could lead any more: the partition says so and goes.
-            led.send(PartitionInput::StopLeading);
-            services.partition_gone(id, &format!("its supervisor panicked: {reason}"));
-        }
-    });
-    let supervisor = world.spawn("supervisor", machine, performer, on_death);
-    links.set_partition(partition.address.clone());
-    links.set_supervisor(supervisor.address.clone());
-    (partition, supervisor)
 }

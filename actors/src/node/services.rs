@@ -32,7 +32,7 @@ use crate::{
     shell::{Child, Look, Ref},
 };
 
-use super::table::KeyRange;
+use super::{shared::SharedLog, table::KeyRange};
 
 /// How a partition is, for people and for whoever waits for it to lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,12 +91,17 @@ pub(crate) struct NodeServices {
     capacity: OnceLock<Capacity>,
     /// The limiters of the partitions led here, to be looked at.
     limiters: DashMap<PartitionId, Ref<Look<Limiter>>>,
+    shared: Option<SharedLog>,
     /// Held while a rule book is changed, so that this node does not race itself.
     pub(crate) rules_changing: Mutex<()>,
 }
 
 impl NodeServices {
-    pub(crate) fn new(node: NodeId, metadata: Arc<dyn MetadataStore>) -> Self {
+    pub(crate) fn new(
+        node: NodeId,
+        metadata: Arc<dyn MetadataStore>,
+        shared: Option<SharedLog>,
+    ) -> Self {
         Self {
             node,
             replies: Arc::default(),
@@ -107,8 +112,14 @@ impl NodeServices {
             status: watch::Sender::default(),
             capacity: OnceLock::new(),
             limiters: DashMap::new(),
+            shared,
             rules_changing: Mutex::new(()),
         }
+    }
+
+    /// The log and metadata that other nodes of this process use too.
+    pub(crate) fn shared(&self) -> Option<&SharedLog> {
+        self.shared.as_ref()
     }
 
     pub(crate) fn set_capacity(&self, capacity: Capacity) {
@@ -162,6 +173,14 @@ impl NodeServices {
         self.status.send_modify(|status| {
             let before = status.get(&partition).and_then(|status| status.stopped.clone());
             status.insert(partition, PartitionStatus { role, stopped: before });
+        });
+    }
+
+    /// Its actors are there (again); it follows.
+    pub(crate) fn report_started(&self, partition: PartitionId) {
+        self.status.send_modify(|status| {
+            let started = PartitionStatus { role: Role::Follower, stopped: None };
+            status.insert(partition, started);
         });
     }
 

@@ -107,9 +107,6 @@ impl Node {
         let Some(entry) = found else {
             return Err(NodeError::UnknownPartition(partition));
         };
-        if let Ok(log) = self.log_handle() {
-            log.send(LogCommand::Unsubscribe { partition });
-        }
         entry.actors.1.stop();
         entry.actors.0.stop();
         let mut status = self.services.watch_status();
@@ -123,7 +120,9 @@ impl Node {
             Ok(flushed) => {
                 let through = flushed?;
                 if let Ok(log) = self.log_handle() {
-                    log.send(LogCommand::Trim { partition, through });
+                    let node = self.services.node;
+                    log.send(LogCommand::Durable { partition, node, through });
+                    log.send(LogCommand::Unsubscribe { partition, node });
                 }
                 Ok(())
             }
@@ -136,10 +135,22 @@ impl Node {
     }
 
     /// Joins the threads.
-    pub(super) fn take_down(&self, mut machinery: Machinery) {
-        for arbiter in &mut machinery.arbiters {
+    pub(super) fn take_down(&self, machinery: Machinery) {
+        let Machinery { mut arbiters, log, log_writer } = machinery;
+        for arbiter in &mut arbiters {
             arbiter.join();
         }
-        machinery.log_writer.join();
+        if let Some(shared) = self.services.shared() {
+            // Partitions that were not stopped in order hold nothing back any more.
+            for entry in &self.services.partitions {
+                let (partition, node) = (*entry.key(), self.services.node);
+                log.send(LogCommand::Unsubscribe { partition, node });
+            }
+            shared.leave(self.services.node);
+        }
+        drop(log);
+        if let Some(mut log_writer) = log_writer {
+            log_writer.join();
+        }
     }
 }

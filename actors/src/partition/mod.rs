@@ -6,7 +6,13 @@
 mod run;
 mod scan;
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use forebay_engine::{
     leadership::LeadershipInput,
@@ -44,6 +50,8 @@ pub(crate) struct PartitionPerformer {
     pub(crate) vqueues: Rc<VQueueShared>,
     pub(crate) wake: Option<TimerKey>,
     pub(crate) upkeep: Option<TimerKey>,
+    /// The last LSN applied, for the log's writer.
+    pub(crate) progress: Arc<AtomicU64>,
     /// Scratch of `apply`, kept to save the allocation.
     pub(crate) applied: Vec<Applied>,
 }
@@ -82,6 +90,7 @@ impl PartitionPerformer {
         if let Err(error) = batch.commit(last) {
             return self.fail(format!("partition {}: {error}", self.id), scope);
         }
+        self.progress.store(last.0, Ordering::Release);
         scope.feed_back(PartitionInput::Applied(AppliedBatch {
             last,
             replies,
@@ -123,10 +132,11 @@ impl PartitionPerformer {
     }
 
     /// Records below what the store has flushed are not needed for a replay any more.
-    fn trim_log(&self) {
+    fn report_durable(&self) {
         match self.store.durable_lsn() {
             Ok(through) if through > Lsn::default() => {
-                self.log.send(LogCommand::Trim { partition: self.id, through });
+                let node = self.services.node;
+                self.log.send(LogCommand::Durable { partition: self.id, node, through });
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(partition = %self.id, %error, "the log is not trimmed"),
@@ -186,11 +196,11 @@ impl Performer<Partition> for PartitionPerformer {
             PartitionEffect::ScheduleFlush => {
                 scope.me.send(PartitionInput::Flush);
             }
-            PartitionEffect::CheckExpired { until } => {
+            PartitionEffect::ReportDurable => {
                 self.upkeep = None;
-                self.trim_log();
-                self.check_expired(until, scope);
+                self.report_durable();
             }
+            PartitionEffect::CheckExpired { until } => self.check_expired(until, scope),
             PartitionEffect::TellAnnounced { node, epoch } => {
                 self.links.to_supervisor(LeadershipInput::Announced { node, epoch });
             }
@@ -199,6 +209,9 @@ impl Performer<Partition> for PartitionPerformer {
             }
             PartitionEffect::TellDrained { epoch } => {
                 self.links.to_supervisor(LeadershipInput::Drained { epoch });
+            }
+            PartitionEffect::TellQuiet { epoch } => {
+                self.links.to_supervisor(LeadershipInput::Quiet { epoch });
             }
             PartitionEffect::TellRefused(refusal) => self.refused(refusal, scope),
             PartitionEffect::SeedLimiter { proposed } => self.seed_limiter(proposed, scope),

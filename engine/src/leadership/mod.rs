@@ -10,23 +10,35 @@
 //! - L4: a newer epoch seen in the log ends a leadership at once.
 //! - L5: more than [`RESTARTS_MAX`] restarts within [`RESTART_WINDOW_MS`] end it too;
 //!   it runs again after a backoff.
+//! - L6: nobody takes over by itself from a leader that is known to live; as long as
+//!   somebody stands, a partition does not stay without a leader, whoever fenced whom
+//!   and died.
+//! - L7: whoever was told to leave leads no more by the deadline, and does not run
+//!   again before it is told to.
 //!
-//! Must not know: limits, entries, how actors are spawned.
+//! L6 where several replicas share a log: leaders hold a *lease*, which says that they
+//! live and nothing else (a leader is fenced by the log, never by a clock). A replica
+//! that stands runs when it sees the lease free.
+//!
+//! Must not know: limits, entries, how actors are spawned, where leases are kept.
 
-use std::collections::VecDeque;
+mod restarts;
+
+pub use restarts::{RESTART_WINDOW_MS, RESTARTS_MAX, Restarts};
 
 use forebay_messages::{Epoch, Generation, NodeId, Timestamp};
 
 use crate::Machine;
 
-/// Restarts of leader-only actors that a leadership survives within the window.
-pub const RESTARTS_MAX: usize = 3;
-/// The window, in milliseconds.
-pub const RESTART_WINDOW_MS: u64 = 30_000;
 /// First wait before running again, in milliseconds; doubles up to the maximum.
 pub const BACKOFF_FIRST_MS: u64 = 100;
 /// Longest wait before running again, in milliseconds.
 pub const BACKOFF_MAX_MS: u64 = 10_000;
+/// How long whoever fenced this replica off gets to announce itself before this one
+/// runs again, in milliseconds.
+pub const RIVAL_GRACE_MS: u64 = 1_000;
+/// How much longer each rank waits after it saw the lease free, in milliseconds.
+pub const RANK_WAIT_MS: u64 = 500;
 
 /// The role of a replica, as it is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +62,18 @@ pub enum Role {
 /// What the supervisor is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeadershipInput {
-    /// Try to lead.
+    /// Lead, whoever leads now; and stand from now on.
     Run,
+    /// Lead when nobody does.
+    Stand {
+        /// Those of a lower rank go first.
+        rank: u8,
+    },
+    /// How the lease looks; comes regularly where several replicas share a log.
+    Lease {
+        /// The epoch of whoever holds it; `None`: nobody does (any more).
+        held: Option<Epoch>,
+    },
     /// The metadata store gave an epoch that nobody else has.
     EpochObtained(Epoch),
     /// It did not.
@@ -64,10 +86,12 @@ pub enum LeadershipInput {
         /// At this epoch.
         epoch: Epoch,
     },
-    /// The log could not be fenced.
+    /// The log was not fenced: somebody else was faster.
     FenceFailed {
-        /// Why, for people.
-        reason: String,
+        /// At this epoch.
+        epoch: Epoch,
+        /// The epoch in force.
+        current: Epoch,
     },
     /// The partition applied an announcement.
     Announced {
@@ -98,9 +122,19 @@ pub enum LeadershipInput {
         /// The epoch in force, when it is that.
         fenced_by: Option<Epoch>,
     },
-    /// Stop leading and do not run again by yourself.
+    /// Stop leading at once and do not run again by yourself.
     StepDown,
-    /// The time came that was armed for.
+    /// Stop leading in order: nothing new starts, what runs may end.
+    Leave {
+        /// When whatever still runs is left behind.
+        by: Timestamp,
+    },
+    /// Nothing runs and nobody waits any more, and the gate is closed.
+    Quiet {
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// A time came that was armed for.
     RetryDue,
 }
 
@@ -143,6 +177,11 @@ pub enum LeadershipEffect {
         /// Under which epoch.
         epoch: Epoch,
     },
+    /// Have the partition start nothing new and say when it is quiet.
+    CloseGate {
+        /// Under which epoch.
+        epoch: Epoch,
+    },
     /// Have the partition stop leading.
     StopLeading,
     /// Stop the limiter.
@@ -151,6 +190,16 @@ pub enum LeadershipEffect {
     Report(Role),
     /// Something that a person should know.
     Warn(String),
+    /// Take the lease, or hold it for longer.
+    HoldLease {
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// Give the lease free, unless a newer epoch has it.
+    FreeLease {
+        /// Under which epoch.
+        epoch: Epoch,
+    },
     /// Come back with `RetryDue`.
     RetryAt(Timestamp),
 }
@@ -163,10 +212,19 @@ pub struct Leadership {
     /// Highest epoch seen anywhere.
     highest: Epoch,
     incarnation: Generation,
-    restarts: VecDeque<Timestamp>,
+    restarts: Restarts,
     failures: u32,
-    /// Whether it runs again by itself after it lost.
-    wants_to_lead: bool,
+    /// It runs when nobody leads; its rank among those who do.
+    stands: Option<u8>,
+    /// Somebody else announced itself since this one last led, and is not known to be
+    /// gone.
+    other_leads: bool,
+    /// Since when the lease is seen free.
+    free_since: Option<Timestamp>,
+    /// When it runs again. Only the last one armed counts.
+    retry_at: Option<Timestamp>,
+    /// It leads until it is quiet, at most until then.
+    leaves_by: Option<Timestamp>,
 }
 
 impl Leadership {
@@ -178,9 +236,13 @@ impl Leadership {
             role: Role::Follower,
             highest,
             incarnation: Generation::default(),
-            restarts: VecDeque::new(),
+            restarts: Restarts::default(),
             failures: 0,
-            wants_to_lead: false,
+            stands: None,
+            other_leads: false,
+            free_since: None,
+            retry_at: None,
+            leaves_by: None,
         }
     }
 
@@ -188,6 +250,13 @@ impl Leadership {
     #[must_use]
     pub fn role(&self) -> &Role {
         &self.role
+    }
+
+    fn own_epoch(&self) -> Option<Epoch> {
+        match self.role {
+            Role::Follower => None,
+            Role::Candidate { epoch } | Role::Leader { epoch, .. } => Some(epoch),
+        }
     }
 
     fn become_role(&mut self, role: Role, effects: &mut Vec<LeadershipEffect>) {
@@ -204,17 +273,30 @@ impl Leadership {
     }
 
     fn fall_back(&mut self, effects: &mut Vec<LeadershipEffect>) {
-        if self.role != Role::Follower {
+        self.leaves_by = None;
+        if let Some(epoch) = self.own_epoch() {
             effects.push(LeadershipEffect::StopLeading);
             effects.push(LeadershipEffect::StopLimiter);
+            effects.push(LeadershipEffect::FreeLease { epoch });
             self.become_role(Role::Follower, effects);
         }
     }
 
-    fn run_later(&mut self, now: Timestamp, effects: &mut Vec<LeadershipEffect>) {
-        let wait = (BACKOFF_FIRST_MS << self.failures.min(16)).min(BACKOFF_MAX_MS);
+    /// Runs again after a backoff, and not before `wait_min_ms`.
+    fn run_later(&mut self, now: Timestamp, wait_min_ms: u64, effects: &mut Vec<LeadershipEffect>) {
+        let backoff = (BACKOFF_FIRST_MS << self.failures.min(16)).min(BACKOFF_MAX_MS);
         self.failures += 1;
-        effects.push(LeadershipEffect::RetryAt(Timestamp(now.0 + wait)));
+        let at = Timestamp(now.0 + backoff.max(wait_min_ms));
+        self.retry_at = Some(at);
+        effects.push(LeadershipEffect::RetryAt(at));
+    }
+
+    fn run_now(&mut self, effects: &mut Vec<LeadershipEffect>) {
+        self.retry_at = None;
+        self.free_since = None;
+        if self.role == Role::Follower {
+            effects.push(LeadershipEffect::ObtainEpoch { above: self.highest });
+        }
     }
 
     fn leads(&self, epoch: Epoch) -> bool {
@@ -223,19 +305,21 @@ impl Leadership {
 
     fn on_announced(&mut self, node: NodeId, epoch: Epoch, effects: &mut Vec<LeadershipEffect>) {
         self.highest = self.highest.max(epoch);
-        let own = match &self.role {
-            Role::Follower => return,
-            Role::Candidate { epoch } | Role::Leader { epoch, .. } => *epoch,
-        };
+        let own = self.own_epoch().unwrap_or_default();
         if epoch == own && node == self.node {
             assert!(matches!(self.role, Role::Candidate { .. }), "L2: announced once");
+            self.other_leads = false;
             self.become_role(Role::Leader { epoch, open: false }, effects);
             self.start_limiter(epoch, effects);
         } else if epoch > own {
-            effects.push(LeadershipEffect::Warn(format!(
-                "node {node} leads under epoch {epoch}: stepping down from {own}"
-            )));
-            self.wants_to_lead = false;
+            if own > Epoch::default() {
+                effects.push(LeadershipEffect::Warn(format!(
+                    "node {node} leads under epoch {epoch}: stepping down from {own}"
+                )));
+            }
+            self.other_leads = node != self.node;
+            self.retry_at = None;
+            self.free_since = None;
             self.fall_back(effects);
         }
     }
@@ -246,7 +330,7 @@ impl Leadership {
         epoch: Epoch,
         effects: &mut Vec<LeadershipEffect>,
     ) {
-        if self.role != Role::Follower || !self.wants_to_lead {
+        if self.role != Role::Follower || self.stands.is_none() {
             return;
         }
         if epoch <= self.highest {
@@ -255,14 +339,18 @@ impl Leadership {
                 "cannot lead: epoch {epoch} is not newer than {}",
                 self.highest
             )));
-            self.run_later(now, effects);
+            if !self.other_leads {
+                self.run_later(now, 0, effects);
+            }
             return;
         }
         self.highest = epoch;
         self.become_role(Role::Candidate { epoch }, effects);
+        effects.push(LeadershipEffect::HoldLease { epoch });
         effects.push(LeadershipEffect::Fence { epoch });
     }
 
+    /// The log refuses what this replica writes, or will refuse it.
     fn on_refused(
         &mut self,
         now: Timestamp,
@@ -270,22 +358,19 @@ impl Leadership {
         fenced_by: Option<Epoch>,
         effects: &mut Vec<LeadershipEffect>,
     ) {
-        let own = match self.role {
-            // It has left already, and what follows was arranged then.
-            Role::Follower => return,
-            Role::Candidate { epoch } | Role::Leader { epoch, .. } => epoch,
-        };
+        // Whoever has left already arranged then for what follows.
+        let Some(own) = self.own_epoch() else { return };
         if fenced_by.is_some_and(|epoch| epoch <= own) {
             // Late news about an epoch before its own.
             return;
         }
         effects.push(LeadershipEffect::Warn(reason));
         self.fall_back(effects);
-        if let Some(epoch) = fenced_by {
-            self.highest = self.highest.max(epoch);
-            self.wants_to_lead = false;
-        } else if self.wants_to_lead {
-            self.run_later(now, effects);
+        self.highest = self.highest.max(fenced_by.unwrap_or_default());
+        if self.stands.is_some() {
+            // Whoever fenced it may have died before it announced itself.
+            let grace = if fenced_by.is_some() { RIVAL_GRACE_MS } else { 0 };
+            self.run_later(now, grace, effects);
         }
     }
 
@@ -299,22 +384,78 @@ impl Leadership {
         if incarnation != self.incarnation {
             return;
         }
-        self.restarts.push_back(now);
-        while self.restarts.front().is_some_and(|at| now.0 - at.0 > RESTART_WINDOW_MS) {
-            self.restarts.pop_front();
-        }
-        if self.restarts.len() > RESTARTS_MAX {
+        if !self.restarts.may_restart(now) {
             effects.push(LeadershipEffect::Warn(format!(
-                "the limiter died {} times in 30 s: stepping down",
-                self.restarts.len()
+                "the limiter died more than {RESTARTS_MAX} times in 30 s: stepping down"
             )));
-            self.restarts.clear();
+            let leaves = self.leaves_by.is_some();
             self.fall_back(effects);
-            self.run_later(now, effects);
+            if !leaves {
+                self.run_later(now, 0, effects);
+            }
             return;
         }
         self.become_role(Role::Leader { epoch, open: false }, effects);
         self.start_limiter(epoch, effects);
+    }
+
+    fn on_lease(
+        &mut self,
+        now: Timestamp,
+        held: Option<Epoch>,
+        effects: &mut Vec<LeadershipEffect>,
+    ) {
+        match (self.own_epoch(), held) {
+            (Some(own), Some(held)) if held > own => {
+                // It was fenced off and has not heard of it: whoever waits must not.
+                let reason = format!("epoch {held} holds the lease: stepping down from {own}");
+                self.on_refused(now, reason, Some(held), effects);
+            }
+            (Some(own), _) => effects.push(LeadershipEffect::HoldLease { epoch: own }),
+            (None, Some(_)) => self.free_since = None,
+            (None, None) => {
+                self.other_leads = false;
+                let since = *self.free_since.get_or_insert(now);
+                let wait = self.stands.map(|rank| u64::from(rank) * RANK_WAIT_MS);
+                let is_due = wait.is_some_and(|wait| now.0 >= since.0 + wait);
+                if is_due && self.retry_at.is_none() {
+                    self.run_now(effects);
+                }
+            }
+        }
+    }
+
+    /// Stops leading in order; whoever does not serve clients just stops.
+    fn on_leave(&mut self, by: Timestamp, effects: &mut Vec<LeadershipEffect>) {
+        self.stands = None;
+        self.retry_at = None;
+        let Role::Leader { epoch, open: true } = self.role else {
+            return self.fall_back(effects);
+        };
+        self.leaves_by = Some(by);
+        effects.push(LeadershipEffect::CloseGate { epoch });
+        self.become_role(Role::Leader { epoch, open: false }, effects);
+        effects.push(LeadershipEffect::RetryAt(by));
+    }
+
+    fn has_left(&mut self, effects: &mut Vec<LeadershipEffect>) {
+        self.fall_back(effects);
+        if self.stands.is_some() {
+            // It was told to run while it left.
+            self.run_now(effects);
+        }
+    }
+
+    fn on_retry_due(&mut self, now: Timestamp, effects: &mut Vec<LeadershipEffect>) {
+        if self.leaves_by.is_some_and(|by| now >= by) {
+            self.has_left(effects);
+        } else if self.retry_at.is_some_and(|at| now >= at) {
+            self.retry_at = None;
+            // L6: since it was armed, somebody else may have begun to lead.
+            if self.stands.is_some() && !self.other_leads {
+                self.run_now(effects);
+            }
+        }
     }
 }
 
@@ -330,24 +471,28 @@ impl Machine for Leadership {
     ) {
         match input {
             LeadershipInput::Run => {
-                self.wants_to_lead = true;
-                if self.role == Role::Follower {
-                    effects.push(LeadershipEffect::ObtainEpoch { above: self.highest });
-                }
+                self.stands = Some(self.stands.unwrap_or_default());
+                self.other_leads = false;
+                self.run_now(effects);
             }
-            LeadershipInput::EpochObtained(epoch) => {
-                self.on_epoch_obtained(now, epoch, effects);
-            }
+            LeadershipInput::Stand { rank } => self.stands = Some(rank),
+            LeadershipInput::Lease { held } => self.on_lease(now, held, effects),
+            LeadershipInput::EpochObtained(epoch) => self.on_epoch_obtained(now, epoch, effects),
             LeadershipInput::LogFenced { epoch } => {
                 if self.role == (Role::Candidate { epoch }) {
                     effects.push(LeadershipEffect::Announce { epoch });
                 }
             }
-            LeadershipInput::EpochRefused { reason } | LeadershipInput::FenceFailed { reason } => {
+            LeadershipInput::EpochRefused { reason } => {
                 effects.push(LeadershipEffect::Warn(format!("cannot lead: {reason}")));
-                self.fall_back(effects);
-                if self.wants_to_lead {
-                    self.run_later(now, effects);
+                if self.stands.is_some() && self.role == Role::Follower {
+                    self.run_later(now, 0, effects);
+                }
+            }
+            LeadershipInput::FenceFailed { epoch, current } => {
+                if self.role == (Role::Candidate { epoch }) {
+                    let reason = format!("cannot lead: {epoch} is too old, {current} is in force");
+                    self.on_refused(now, reason, Some(current), effects);
                 }
             }
             LeadershipInput::Announced { node, epoch } => self.on_announced(node, epoch, effects),
@@ -360,7 +505,8 @@ impl Machine for Leadership {
                 if self.leads(epoch) {
                     self.failures = 0;
                     effects.push(LeadershipEffect::OpenGate { epoch });
-                    self.become_role(Role::Leader { epoch, open: true }, effects);
+                    let open = self.leaves_by.is_none();
+                    self.become_role(Role::Leader { epoch, open }, effects);
                 }
             }
             LeadershipInput::LimiterDied { incarnation } => {
@@ -370,14 +516,17 @@ impl Machine for Leadership {
                 self.on_refused(now, reason, fenced_by, effects);
             }
             LeadershipInput::StepDown => {
-                self.wants_to_lead = false;
+                self.stands = None;
+                self.retry_at = None;
                 self.fall_back(effects);
             }
-            LeadershipInput::RetryDue => {
-                if self.wants_to_lead && self.role == Role::Follower {
-                    effects.push(LeadershipEffect::ObtainEpoch { above: self.highest });
+            LeadershipInput::Leave { by } => self.on_leave(by, effects),
+            LeadershipInput::Quiet { epoch } => {
+                if self.leaves_by.is_some() && self.leads(epoch) {
+                    self.has_left(effects);
                 }
             }
+            LeadershipInput::RetryDue => self.on_retry_due(now, effects),
         }
     }
 }

@@ -2,7 +2,10 @@
 
 use forebay_messages::{Epoch, Generation, NodeId, Timestamp};
 
-use super::{Leadership, LeadershipEffect as Effect, LeadershipInput as Input, RESTARTS_MAX, Role};
+use super::{
+    Leadership, LeadershipEffect as Effect, LeadershipInput as Input, RANK_WAIT_MS, RESTARTS_MAX,
+    RIVAL_GRACE_MS, Role,
+};
 use crate::Machine;
 
 const OWN: NodeId = NodeId(1);
@@ -32,7 +35,11 @@ fn the_start_of_a_leadership_keeps_its_order() {
     assert_eq!(step(&mut machine, 0, Input::Run), [Effect::ObtainEpoch { above: Epoch(4) }]);
     assert_eq!(
         step(&mut machine, 0, Input::EpochObtained(epoch)),
-        [Effect::Report(Role::Candidate { epoch }), Effect::Fence { epoch }]
+        [
+            Effect::Report(Role::Candidate { epoch }),
+            Effect::HoldLease { epoch },
+            Effect::Fence { epoch },
+        ]
     );
     assert_eq!(step(&mut machine, 0, Input::LogFenced { epoch }), [Effect::Announce { epoch }]);
     assert_eq!(
@@ -100,14 +107,150 @@ fn a_refused_epoch_is_tried_again_with_a_growing_wait() {
 }
 
 #[test]
-fn an_epoch_that_is_not_newer_than_what_was_announced_meanwhile_is_asked_for_again_later() {
+fn an_epoch_that_is_not_newer_than_what_was_announced_meanwhile_is_given_up() {
     let mut machine = Leadership::new(OWN, Epoch(4));
     step(&mut machine, 0, Input::Run);
     step(&mut machine, 0, Input::Announced { node: NodeId(2), epoch: Epoch(6) });
     let effects = step(&mut machine, 0, Input::EpochObtained(Epoch(5)));
-    assert_eq!(effects.last(), Some(&Effect::RetryAt(Timestamp(100))));
+    assert!(matches!(effects[..], [Effect::Warn(_)]), "the other one leads: {effects:?}");
     assert_eq!(machine.role(), &Role::Follower);
-    assert_eq!(step(&mut machine, 100, Input::RetryDue), [Effect::ObtainEpoch { above: Epoch(6) }]);
+    assert_eq!(step(&mut machine, 0, free()), [Effect::ObtainEpoch { above: Epoch(6) }]);
+}
+
+fn free() -> Input {
+    Input::Lease { held: None }
+}
+
+fn announced(node: u32, epoch: u64) -> Input {
+    Input::Announced { node: NodeId(node), epoch: Epoch(epoch) }
+}
+
+/// The fencer dies before it announces itself: without the retry nobody would ever lead.
+#[test]
+fn whoever_was_fenced_off_runs_again_when_the_fencer_stays_silent() {
+    let mut machine = leader();
+    let effects = step(&mut machine, 1_000, refused(Some(Epoch(7))));
+    let at = Timestamp(1_000 + RIVAL_GRACE_MS);
+    assert_eq!(effects.last(), Some(&Effect::RetryAt(at)));
+    assert_eq!(
+        step(&mut machine, at.0, Input::RetryDue),
+        [Effect::ObtainEpoch { above: Epoch(7) }]
+    );
+}
+
+#[test]
+fn a_retry_does_not_take_over_from_whoever_leads_by_then() {
+    let mut machine = leader();
+    step(&mut machine, 0, refused(Some(Epoch(7))));
+    step(&mut machine, 10, announced(2, 7));
+    assert_eq!(step(&mut machine, RIVAL_GRACE_MS, Input::RetryDue), []);
+    assert_eq!(step(&mut machine, 60_000, Input::RetryDue), [], "a timer of long ago");
+}
+
+#[test]
+fn a_timer_that_was_replaced_does_nothing() {
+    let mut machine = Leadership::new(OWN, Epoch(0));
+    step(&mut machine, 0, Input::Run);
+    let refused = || Input::EpochRefused { reason: "no".to_owned() };
+    step(&mut machine, 0, refused());
+    step(&mut machine, 100, Input::RetryDue);
+    step(&mut machine, 100, refused());
+    assert_eq!(step(&mut machine, 299, Input::RetryDue), [], "armed for 300");
+    assert_eq!(step(&mut machine, 300, Input::RetryDue), [Effect::ObtainEpoch { above: Epoch(0) }]);
+}
+
+#[test]
+fn a_fence_that_failed_late_is_about_another_candidacy() {
+    let mut machine = leader();
+    let late = Input::FenceFailed { epoch: Epoch(4), current: Epoch(5) };
+    assert_eq!(step(&mut machine, 0, late), []);
+    assert_eq!(machine.role(), &Role::Leader { epoch: Epoch(5), open: true });
+}
+
+#[test]
+fn a_follower_that_stands_runs_when_the_lease_is_free_and_not_before() {
+    let mut machine = Leadership::new(OWN, Epoch(4));
+    assert_eq!(step(&mut machine, 0, free()), [], "it does not stand");
+    step(&mut machine, 0, Input::Stand { rank: 0 });
+    assert_eq!(step(&mut machine, 0, Input::Lease { held: Some(Epoch(4)) }), []);
+    assert_eq!(step(&mut machine, 9, free()), [Effect::ObtainEpoch { above: Epoch(4) }]);
+}
+
+#[test]
+fn a_higher_rank_waits_for_the_lower_ones_to_go_first() {
+    let mut machine = Leadership::new(OWN, Epoch(4));
+    step(&mut machine, 0, Input::Stand { rank: 2 });
+    assert_eq!(step(&mut machine, 100, free()), []);
+    assert_eq!(step(&mut machine, 600, free()), []);
+    assert_eq!(step(&mut machine, 700, Input::Lease { held: Some(Epoch(5)) }), []);
+    assert_eq!(step(&mut machine, 1_200, free()), [], "it waits anew");
+    let due = 1_200 + 2 * RANK_WAIT_MS;
+    assert_eq!(step(&mut machine, due, free()), [Effect::ObtainEpoch { above: Epoch(4) }]);
+}
+
+/// A leader that is cut off from the log hears of no announcement and of no refusal.
+#[test]
+fn a_leader_that_sees_the_lease_with_a_newer_epoch_steps_down() {
+    let mut machine = leader();
+    let held = |epoch| Input::Lease { held: Some(Epoch(epoch)) };
+    let holds = [Effect::HoldLease { epoch: Epoch(5) }];
+    assert_eq!(step(&mut machine, 0, free()), holds);
+    assert_eq!(step(&mut machine, 0, held(5)), holds);
+    assert!(step(&mut machine, 0, held(6)).contains(&Effect::StopLeading));
+    assert_eq!(machine.role(), &Role::Follower);
+}
+
+#[test]
+fn an_orderly_end_closes_the_gate_and_waits_until_it_is_quiet() {
+    let (mut machine, epoch) = (leader(), Epoch(5));
+    assert_eq!(
+        step(&mut machine, 0, Input::Leave { by: Timestamp(500) }),
+        [
+            Effect::CloseGate { epoch },
+            Effect::Report(Role::Leader { epoch, open: false }),
+            Effect::RetryAt(Timestamp(500)),
+        ]
+    );
+    assert_eq!(step(&mut machine, 10, Input::Quiet { epoch: Epoch(4) }), []);
+    assert!(step(&mut machine, 10, Input::Quiet { epoch }).contains(&Effect::StopLeading));
+    assert_eq!(step(&mut machine, 500, Input::RetryDue), [], "it does not run again");
+    assert_eq!(step(&mut machine, 900, free()), [], "not even when nobody leads");
+}
+
+#[test]
+fn an_orderly_end_does_not_wait_beyond_its_deadline() {
+    let mut machine = leader();
+    step(&mut machine, 0, Input::Leave { by: Timestamp(500) });
+    assert_eq!(step(&mut machine, 499, Input::RetryDue), []);
+    let effects = step(&mut machine, 500, Input::RetryDue);
+    assert!(effects.contains(&Effect::StopLeading) && machine.role() == &Role::Follower);
+}
+
+#[test]
+fn whoever_is_told_to_run_while_it_leaves_runs_once_it_has_left() {
+    let mut machine = leader();
+    step(&mut machine, 0, Input::Leave { by: Timestamp(500) });
+    assert_eq!(step(&mut machine, 0, Input::Run), []);
+    let effects = step(&mut machine, 1, Input::Quiet { epoch: Epoch(5) });
+    assert_eq!(effects.last(), Some(&Effect::ObtainEpoch { above: Epoch(5) }));
+}
+
+/// Too many restarts: it steps down, and runs again if nobody else does meanwhile.
+#[test]
+fn whoever_gave_up_runs_again_only_when_there_is_no_other_leader() {
+    let give_up = || {
+        let mut machine = leader();
+        for death in 1..=4 {
+            step(&mut machine, 0, Input::LimiterDied { incarnation: Generation(death) });
+        }
+        assert_eq!(machine.role(), &Role::Follower);
+        machine
+    };
+    let runs = [Effect::ObtainEpoch { above: Epoch(5) }];
+    assert_eq!(step(&mut give_up(), 100, Input::RetryDue), runs);
+    let mut machine = give_up();
+    step(&mut machine, 50, announced(2, 6));
+    assert_eq!(step(&mut machine, 100, Input::RetryDue), []);
 }
 
 fn refused(fenced_by: Option<Epoch>) -> Input {

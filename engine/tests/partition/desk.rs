@@ -80,6 +80,8 @@ impl Desk {
                     PartitionEffect::Apply { records, .. } => {
                         inputs.push_back(PartitionInput::Applied(self.apply(&records)));
                     }
+                    // Comes now and then, whatever is told.
+                    PartitionEffect::ReportDurable => {}
                     other => told.push(other),
                 }
             }

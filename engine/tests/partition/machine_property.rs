@@ -41,6 +41,11 @@ enum Act {
     KillLimiter,
     Run,
     StepDown,
+    Leave(u8),
+    /// A node looks at the lease.
+    Lease,
+    /// Whoever holds the lease is slow, or dead.
+    LeaseEnds,
     Fail(u8),
     Flush,
     Crash,
@@ -83,6 +88,9 @@ fn act() -> impl Strategy<Value = (u8, Act)> {
         2 => Just(Act::KillLimiter),
         2 => Just(Act::Run),
         1 => Just(Act::StepDown),
+        2 => any::<u8>().prop_map(Act::Leave),
+        4 => Just(Act::Lease),
+        1 => Just(Act::LeaseEnds),
         1 => (1..3_u8).prop_map(Act::Fail),
         1 => Just(Act::Flush),
         1 => Just(Act::Crash),
@@ -156,7 +164,16 @@ fn perform(world: &mut World, node: u8, act: Act) {
         Act::KillVQueue(which) => world.kill_vqueue(n, usize::from(which)),
         Act::KillLimiter => world.kill_limiter(n),
         Act::Run => world.order(n, LeadershipInput::Run),
+        Act::Leave(within) => {
+            let by = Timestamp(world.shared.now.0 + u64::from(within));
+            world.order(n, LeadershipInput::Leave { by });
+        }
         Act::StepDown => world.order(n, LeadershipInput::StepDown),
+        Act::Lease => {
+            let held = world.shared.lease;
+            world.order(n, LeadershipInput::Lease { held });
+        }
+        Act::LeaseEnds => world.shared.lease = None,
         Act::Fail(count) => world.shared.log.failures += usize::from(count),
         Act::Flush => world.flush(n),
         Act::Crash => world.crash(n),
@@ -172,7 +189,9 @@ fn come_to_an_end(world: &mut World) {
         world.settle();
         let Some(leader) = world.leader() else {
             if !world.advance_to_timer() {
-                world.order(0, LeadershipInput::Run);
+                // L6: one that stands is enough, whatever has happened.
+                world.order(0, LeadershipInput::Stand { rank: 0 });
+                world.order(0, LeadershipInput::Lease { held: None });
             }
             continue;
         };

@@ -68,6 +68,11 @@ impl Attempts {
         self.by_token.first_key_value().is_none_or(|(token, _)| token.epoch >= epoch)
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_token.is_empty()
+    }
+
     /// Attempts of earlier epochs.
     pub(super) fn before(&self, epoch: Epoch) -> Vec<(EntryId, AttemptToken)> {
         let end = AttemptToken { epoch, seq: 0 };
@@ -303,17 +308,34 @@ impl Partition {
         false
     }
 
+    /// The gate closes: what was decided and not proposed stays where it is.
+    pub(super) fn drop_unproposed(&mut self, effects: &mut Vec<PartitionEffect>) {
+        for decision in std::mem::take(&mut self.attempts.pending) {
+            self.give_back(decision.token, None, effects);
+        }
+    }
+
     /// Tells handlers what the whole batch came to: one that started and was over in
-    /// the same batch never runs (its payload may be gone).
-    pub(super) fn tell_handlers(&mut self, effects: &mut Vec<PartitionEffect>) {
+    /// the same batch never runs (its payload may be gone). Behind a closed gate nothing
+    /// starts: such an attempt goes back to its inbox, and it does not count.
+    pub(super) fn tell_handlers(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        let is_closing = self.is_closing || self.phase == super::Phase::Closing;
+        let mut back = Vec::new();
         for told in self.attempts.starting.drain(..) {
             if let PartitionEffect::Run(run) = &told
                 && let Some(attempt) = self.attempts.by_token.get_mut(&run.token)
                 && let Progress::Running { is_starting, .. } = &mut attempt.progress
             {
                 *is_starting = false;
+                if is_closing {
+                    back.push((run.entry, run.token));
+                    continue;
+                }
             }
             effects.push(told);
+        }
+        for (entry, token) in back {
+            self.propose(now, hand_back(entry, token), None, effects);
         }
     }
 
@@ -362,6 +384,18 @@ impl Partition {
         };
         self.propose(now, command, None, effects);
     }
+}
+
+/// The leader changes: an attempt that has not ended goes back to its inbox.
+pub(super) fn hand_back(entry: EntryId, token: AttemptToken) -> Command {
+    Command::Retry(RetryAttempt {
+        entry,
+        token,
+        reason: RetryReason::LeaderChange,
+        run_at: Timestamp::default(),
+        message: Default::default(),
+        detail: Default::default(),
+    })
 }
 
 fn complete(entry: EntryId, token: AttemptToken, outcome: Outcome) -> Command {

@@ -79,6 +79,8 @@ pub enum PartitionEffect {
     },
     /// Send `Flush` to this partition behind everything in its mailbox.
     ScheduleFlush,
+    /// Tell the log how much of it the store has in files. Also of followers.
+    ReportDurable,
     /// Say whether anything expired by then (`ExpiredFound`).
     CheckExpired {
         /// Up to when.
@@ -99,6 +101,12 @@ pub enum PartitionEffect {
     },
     /// Tell the supervisor that no attempt of an earlier epoch is left.
     TellDrained {
+        /// The epoch in force.
+        epoch: Epoch,
+    },
+    /// Tell the supervisor that the gate is closed and everything has come to its end:
+    /// no attempt is left, nobody waits for a proposal.
+    TellQuiet {
         /// The epoch in force.
         epoch: Epoch,
     },

@@ -3,12 +3,12 @@
 use forebay_messages::{
     AttemptToken, EntryId, Epoch, Generation, PermitId, Timestamp, VQueueId,
     actor::{LimiterMessage, Release},
-    command::{AnnounceLeader, Command, RetryAttempt, RetryReason},
+    command::{AnnounceLeader, Command},
 };
 
 use crate::machine::Map;
 
-use super::{Answer, Partition, Refusal, effect::PartitionEffect};
+use super::{Answer, Partition, Refusal, attempts::hand_back, effect::PartitionEffect};
 
 /// Where a replica stands on its way to leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,15 +160,7 @@ impl Partition {
         let before = self.attempts.before(epoch);
         self.tell_if_drained(effects);
         for (entry, token) in before {
-            let command = RetryAttempt {
-                entry,
-                token,
-                reason: RetryReason::LeaderChange,
-                run_at: Timestamp::default(),
-                message: Default::default(),
-                detail: Default::default(),
-            };
-            self.propose(now, Command::Retry(command), None, effects);
+            self.propose(now, hand_back(entry, token), None, effects);
         }
     }
 
@@ -192,6 +184,7 @@ impl Partition {
         self.schedule_flush(effects);
         if self.is_closing {
             self.phase = Phase::Closing;
+            self.tell_if_quiet(effects);
             return;
         }
         self.phase = Phase::Leading;
@@ -236,6 +229,7 @@ impl Partition {
     pub(super) fn on_stop_leading(&mut self, effects: &mut Vec<PartitionEffect>) {
         self.phase = Phase::Following;
         self.is_closing = false;
+        self.is_quiet = false;
         self.seeding.end();
         self.registry.clear(effects);
         self.sleepers.clear();
@@ -245,8 +239,9 @@ impl Partition {
         self.answer_all(&Answer::LostLeadership, effects);
     }
 
-    /// Nothing new starts from here on: vqueues go, clients are refused. Attempts that
-    /// run may end, and their ends go through the log.
+    /// Nothing new starts from here on: vqueues go, clients are refused, decisions that
+    /// were not proposed are dropped and those that were are taken back when they are
+    /// applied. Attempts that run may end, and their ends go through the log.
     pub(super) fn on_close_gate(&mut self, effects: &mut Vec<PartitionEffect>) {
         match self.phase {
             Phase::Following | Phase::Closing => {}
@@ -263,7 +258,18 @@ impl Partition {
                 self.phase = Phase::Closing;
                 self.registry.clear(effects);
                 self.sleepers.clear();
+                self.drop_unproposed(effects);
+                self.tell_if_quiet(effects);
             }
+        }
+    }
+
+    /// Says once that the gate is closed and nothing is left to wait for.
+    pub(super) fn tell_if_quiet(&mut self, effects: &mut Vec<PartitionEffect>) {
+        let is_quiet =
+            self.phase == Phase::Closing && self.attempts.is_empty() && self.proposals.is_empty();
+        if is_quiet && !std::mem::replace(&mut self.is_quiet, true) {
+            effects.push(PartitionEffect::TellQuiet { epoch: self.epoch });
         }
     }
 

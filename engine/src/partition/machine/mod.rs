@@ -102,6 +102,8 @@ pub struct Partition {
     is_drained: bool,
     /// The gate was closed for good, whatever a limiter's death opens again.
     is_closing: bool,
+    /// The supervisor was told that nothing is left to wait for.
+    is_quiet: bool,
     flush_scheduled: bool,
     purge_due: Timestamp,
     stale: StaleCounts,
@@ -128,6 +130,7 @@ impl Partition {
             seeding: Seeding::default(),
             is_drained: false,
             is_closing: false,
+            is_quiet: false,
             flush_scheduled: false,
             purge_due: Timestamp::default(),
             stale: StaleCounts::default(),
@@ -228,10 +231,20 @@ impl Partition {
             self.on_one_applied(applied, effects);
         }
         self.registry.flush_notes(effects);
-        self.tell_handlers(effects);
+        self.tell_handlers(now, effects);
         self.tell_if_drained(effects);
-        if self.phase == Phase::Leading && now >= self.purge_due {
-            self.purge_due = Timestamp(now.0 + PURGE_INTERVAL_MS);
+        self.tell_if_quiet(effects);
+        self.keep_up(now, effects);
+    }
+
+    /// Now and then: the log is told what it may forget, and what expired goes.
+    fn keep_up(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        if now < self.purge_due {
+            return;
+        }
+        self.purge_due = Timestamp(now.0 + PURGE_INTERVAL_MS);
+        effects.push(PartitionEffect::ReportDurable);
+        if self.phase == Phase::Leading {
             effects.push(PartitionEffect::CheckExpired { until: now });
         }
     }
@@ -405,10 +418,7 @@ impl Machine for Partition {
             PartitionInput::VQueueDied(handle) => self.on_vqueue_died(handle, effects),
             PartitionInput::Tick => {
                 self.wake_sleepers(now, effects);
-                if self.phase == Phase::Leading && now >= self.purge_due {
-                    self.purge_due = Timestamp(now.0 + PURGE_INTERVAL_MS);
-                    effects.push(PartitionEffect::CheckExpired { until: now });
-                }
+                self.keep_up(now, effects);
             }
         }
     }

@@ -112,7 +112,7 @@ impl World {
                 Said::Fenced(n, asked, current) => nodes[n].orders.push_back(if asked == current {
                     LeadershipInput::LogFenced { epoch: asked }
                 } else {
-                    LeadershipInput::FenceFailed { reason: "too old".to_owned() }
+                    LeadershipInput::FenceFailed { epoch: asked, current }
                 }),
             },
             Ready::Deliver(n) => {

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) now: Timestamp,
     pub(crate) log: Log,
     pub(crate) epoch: u64,
+    /// Who is known to live, as the nodes see it.
+    pub(crate) lease: Option<Epoch>,
     /// Who asked, and what they were told.
     pub(crate) answers: BTreeMap<ReplyId, Option<Answer>>,
     /// Some nodes read their inboxes at once, others have a worker do it.
@@ -181,6 +183,11 @@ impl Node {
                 inputs.push_back(PartitionInput::LookedUp { entry, state });
             }
             PartitionEffect::ScheduleFlush => self.mailbox.push_back(PartitionInput::Flush),
+            PartitionEffect::TellQuiet { epoch } => {
+                assert!(self.handlers.is_empty(), "it is quiet: nothing runs");
+                self.orders.push_back(LeadershipInput::Quiet { epoch });
+            }
+            PartitionEffect::ReportDurable => {}
             PartitionEffect::CheckExpired { until } => {
                 if !self.replica.tables.timers_until(until, 1).unwrap().is_empty() {
                     inputs.push_back(PartitionInput::ExpiredFound { until });
@@ -232,6 +239,10 @@ impl Node {
             }
             PartitionEffect::TellSeeded { epoch } => {
                 self.orders.push_back(LeadershipInput::Seeded { epoch });
+            }
+            PartitionEffect::TellQuiet { epoch } => {
+                assert!(self.handlers.is_empty(), "it is quiet: nothing runs");
+                self.orders.push_back(LeadershipInput::Quiet { epoch });
             }
             PartitionEffect::TellDrained { epoch } => {
                 *self.drained.entry(epoch).or_default() += 1;
@@ -539,6 +550,9 @@ impl Node {
             LeadershipEffect::OpenGate { epoch } => {
                 self.mailbox.push_back(PartitionInput::OpenGate { epoch });
             }
+            LeadershipEffect::CloseGate { .. } => {
+                self.mailbox.push_back(PartitionInput::CloseGate);
+            }
             LeadershipEffect::StopLeading => self.mailbox.push_back(PartitionInput::StopLeading),
             LeadershipEffect::StopLimiter => {
                 self.limiter = None;
@@ -546,6 +560,12 @@ impl Node {
                 self.asked.clear();
             }
             LeadershipEffect::Report(_) | LeadershipEffect::Warn(_) => {}
+            LeadershipEffect::HoldLease { epoch } => {
+                shared.lease = shared.lease.max(Some(epoch));
+            }
+            LeadershipEffect::FreeLease { epoch } => {
+                shared.lease = shared.lease.filter(|held| *held > epoch);
+            }
             LeadershipEffect::RetryAt(at) => self.retry_at.push(at),
         }
     }

@@ -1,0 +1,244 @@
+//! One replica of a partition as its thread holds it: the partition and its supervisor,
+//! started together and, after a panic of either, built anew together from the rows.
+//!
+//! Must always hold: after a panic everybody who waits is answered and every handler is
+//! dropped before the replica is built anew; more than the allowed restarts leave it
+//! stopped for a while, and whoever asks it is told why.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use forebay_engine::{
+    leadership::{BACKOFF_MAX_MS, Leadership, LeadershipInput, Restarts, Role},
+    partition::{
+        machine::{Answer, Partition, PartitionConfig, PartitionInput},
+        state::State,
+    },
+};
+use forebay_messages::{Lsn, Timestamp};
+use forebay_storage::{log::LogError, partition::PartitionStore};
+use tokio::sync::oneshot;
+
+use crate::{
+    executor::Executor,
+    links::Links,
+    log_writer::{Done, LogCommand, LogHandle, Subscription},
+    partition::PartitionPerformer,
+    refill::RefillPool,
+    shell::{Death, OnDeath, Ref, World},
+    supervisor::{SupervisorPerformer, look_at_lease},
+    vqueue::VQueueShared,
+};
+
+use super::{NodeError, NodeServices, services::PartitionEntry, table::Row};
+
+/// Who died, for people.
+const PARTITION: &str = "the partition";
+
+/// What a replica is made of, whatever happens to its actors.
+pub(super) struct Replica {
+    pub(super) row: Row,
+    pub(super) store: PartitionStore,
+    pub(super) log: LogHandle,
+    pub(super) executor: Arc<Executor>,
+    pub(super) services: Arc<NodeServices>,
+    pub(super) refill: Arc<RefillPool>,
+    pub(super) dispatches: bool,
+    /// What the supervisor is told once everything is applied.
+    pub(super) stands: LeadershipInput,
+}
+
+/// A replica on its thread.
+struct Living {
+    replica: Replica,
+    world: World,
+    restarts: RefCell<Restarts>,
+}
+
+/// Starts a replica on this thread; `told` when it has applied what the log holds.
+pub(super) fn start(
+    world: &World,
+    replica: Replica,
+    state: State,
+    told: oneshot::Sender<Result<(), NodeError>>,
+) {
+    let (world, restarts) = (world.clone(), RefCell::default());
+    let living = Rc::new(Living { replica, world, restarts });
+    living.spawn(state, move |replayed| {
+        // The node may have given up waiting.
+        let _ = told.send(replayed.map_err(NodeError::from));
+    });
+}
+
+impl Living {
+    /// Starts the actors of a replica over rows that have this state.
+    fn spawn(
+        self: &Rc<Self>,
+        state: State,
+        replayed: impl FnOnce(Result<(), LogError>) + Send + 'static,
+    ) {
+        let Replica { row, services, store, .. } = &self.replica;
+        let (id, applied, epoch) = (row.id, state.applied_lsn, state.leader_epoch);
+        let links = Rc::new(Links::default());
+        let progress = Arc::new(AtomicU64::new(applied.0));
+        let is_over = Rc::new(Cell::new(false));
+        let config = PartitionConfig {
+            node: services.node,
+            key_first: row.first,
+            key_last: row.last,
+            dispatches: self.replica.dispatches,
+        };
+        let performer = self.partition_performer(state, &links, &progress);
+        let on_death = self.on_death(PARTITION, &is_over);
+        let partition =
+            self.world.spawn("partition", Partition::new(config, applied), performer, on_death);
+        let performer = SupervisorPerformer {
+            partition: id,
+            world: self.world.clone(),
+            links: Rc::clone(&links),
+            log: self.replica.log.clone(),
+            services: Arc::clone(services),
+        };
+        let on_death = self.on_death("its supervisor", &is_over);
+        let machine = Leadership::new(services.node, epoch);
+        let supervisor = self.world.spawn("supervisor", machine, performer, on_death);
+        links.set_partition(partition.address.clone());
+        links.set_supervisor(supervisor.address.clone());
+        let (address, orders) = (partition.address.clone(), supervisor.address.clone());
+        let entry = PartitionEntry {
+            range: (row.first, row.last),
+            address: address.clone(),
+            store: store.clone(),
+            actors: Arc::new((partition, supervisor)),
+        };
+        services.partitions.insert(id, entry);
+        services.report_started(id);
+        look_at_lease(&self.world, services, id, &orders);
+        self.subscribe(applied, progress, address, orders, replayed);
+    }
+
+    fn partition_performer(
+        &self,
+        state: State,
+        links: &Rc<Links>,
+        progress: &Arc<AtomicU64>,
+    ) -> PartitionPerformer {
+        let Replica { row, store, log, executor, services, refill, .. } = &self.replica;
+        let vqueues = Rc::new(VQueueShared {
+            links: Rc::clone(links),
+            store: store.clone(),
+            refill: Arc::clone(refill),
+            timers: self.world.timers().clone(),
+        });
+        PartitionPerformer {
+            id: row.id,
+            world: self.world.clone(),
+            links: Rc::clone(links),
+            store: store.clone(),
+            state,
+            log: log.clone(),
+            executor: executor.clone(),
+            services: Arc::clone(services),
+            vqueues,
+            wake: None,
+            upkeep: None,
+            progress: Arc::clone(progress),
+            applied: Vec::new(),
+        }
+    }
+
+    /// Has the log send what the rows lack; then the replica stands for leadership.
+    fn subscribe(
+        &self,
+        after: Lsn,
+        applied: Arc<AtomicU64>,
+        to: Ref<PartitionInput>,
+        orders: Ref<LeadershipInput>,
+        replayed: impl FnOnce(Result<(), LogError>) + Send + 'static,
+    ) {
+        let (partition, node) = (self.replica.row.id, self.replica.services.node);
+        let stands = self.replica.stands.clone();
+        let done: Done<()> = Box::new(move |result| {
+            if result.is_ok() {
+                orders.send(stands);
+            }
+            replayed(result);
+        });
+        let services = Arc::clone(&self.replica.services);
+        let lost = Box::new(move |error: LogError| {
+            services.stop_failed(partition, &error.to_string());
+        });
+        let subscription = Subscription { partition, node, after, applied, to, done, lost };
+        if !self.replica.log.send(LogCommand::Subscribe(subscription)) {
+            tracing::debug!(%partition, "the log writer is gone");
+        }
+    }
+
+    fn on_death(self: &Rc<Self>, who: &'static str, is_over: &Rc<Cell<bool>>) -> OnDeath {
+        let (living, is_over) = (Rc::clone(self), Rc::clone(is_over));
+        Box::new(move |death| match death {
+            Death::Panicked(reason) if !is_over.replace(true) => {
+                living.died(&format!("{who} panicked: {reason}"));
+            }
+            Death::Stopped if who == PARTITION && !is_over.get() => {
+                let id = living.replica.row.id;
+                living.replica.services.partition_gone(id, "it was stopped");
+            }
+            _ => {}
+        })
+    }
+
+    /// An actor panicked: what is left of the replica goes, and it is built anew.
+    fn died(self: &Rc<Self>, reason: &str) {
+        let Replica { row, services, executor, .. } = &self.replica;
+        let id = row.id;
+        tracing::error!(partition = %id, reason, "a replica is built anew");
+        if let Some(entry) = services.partitions.get(&id).map(|entry| entry.clone()) {
+            entry.actors.1.stop();
+            entry.actors.0.stop();
+        }
+        executor.abort_range(row.first, row.last);
+        services.leave_capacity(id);
+        if let (Some(shared), Some(Role::Candidate { epoch } | Role::Leader { epoch, .. })) =
+            (services.shared(), services.status(id).map(|status| status.role))
+        {
+            shared.free(id, epoch);
+        }
+        services.replies.answer_all_of(id, &Answer::LostLeadership);
+        let now = self.world.clock().now();
+        if self.restarts.borrow_mut().may_restart(now) {
+            return self.build_anew();
+        }
+        let reason = format!("{reason}; too often in a short time: it is started again in 10 s");
+        services.partition_gone(id, &reason);
+        let living = Rc::clone(self);
+        self.world.timers().set(Timestamp(now.0 + BACKOFF_MAX_MS), move || living.build_anew());
+    }
+
+    fn build_anew(self: &Rc<Self>) {
+        let Replica { row, services, store, .. } = &self.replica;
+        let id = row.id;
+        if !services.partitions.contains_key(&id) {
+            // It was dropped, or the node is gone.
+            return;
+        }
+        let loaded = store
+            .begin()
+            .map_err(|error| error.to_string())
+            .and_then(|rows| State::load(&rows).map_err(|error| error.to_string()));
+        match loaded {
+            Ok(state) => {
+                let services = Arc::clone(services);
+                self.spawn(state, move |replayed| {
+                    if let Err(error) = replayed {
+                        services.stop_failed(id, &error.to_string());
+                    }
+                });
+            }
+            Err(reason) => services.partition_gone(id, &reason),
+        }
+    }
+}

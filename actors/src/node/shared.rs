@@ -1,0 +1,164 @@
+//! A log and a metadata store that several nodes of this process use: each node has
+//! replicas of all partitions, one of which leads.
+//!
+//! Owns: the log's writer, the leases of leaders, who is who among the nodes. Must
+//! always hold: leases only say who seems to live and whom to ask; who leads is decided
+//! by epochs and the fence of the log. Must not know: what a partition does.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use dashmap::DashMap;
+use forebay_messages::{Epoch, NodeId, PartitionId, Timestamp};
+use forebay_storage::{
+    DataDir, Medium,
+    log::{LocalLog, LogStore, MemoryLog},
+    metadata::{LocalMetadata, MemoryMetadata, MetadataStore},
+};
+
+use crate::log_writer::{LogHandle, LogWriter};
+
+use super::{NodeError, NodeServices};
+
+/// How long a leader that says nothing is taken to live, in milliseconds.
+pub const LEASE_MS: u64 = 2_000;
+/// How often replicas look at the lease, in milliseconds; leaders extend it then.
+pub const LEASE_LOOK_MS: u64 = 200;
+
+/// A log and metadata for several runtimes of this process. Cheap to clone; they are
+/// closed when the last clone and the last runtime on them are gone.
+#[derive(Clone)]
+pub struct SharedLog(Arc<Inner>);
+
+struct Inner {
+    /// Dropped first: the writer ends when nobody can reach it any more.
+    writer: Mutex<LogWriter>,
+    log: Arc<dyn LogStore>,
+    metadata: Arc<dyn MetadataStore>,
+    leases: DashMap<PartitionId, Lease>,
+    nodes: DashMap<NodeId, Weak<NodeServices>>,
+    next_node: AtomicU32,
+    /// Dropped last: its lock guards the directory.
+    _data_dir: Option<DataDir>,
+}
+
+/// Who leads, as far as is known.
+#[derive(Clone, Copy)]
+struct Lease {
+    node: NodeId,
+    epoch: Epoch,
+    until: Timestamp,
+}
+
+impl std::fmt::Debug for SharedLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SharedLog").field("nodes", &self.0.nodes.len()).finish_non_exhaustive()
+    }
+}
+
+impl SharedLog {
+    /// A log and metadata in memory.
+    ///
+    /// # Errors
+    /// [`NodeError::Thread`].
+    pub fn in_memory() -> Result<Self, NodeError> {
+        Self::over(Arc::new(MemoryLog::new()), Arc::new(MemoryMetadata::new()))
+    }
+
+    /// A log and metadata in a directory, which this process then has for itself. It is
+    /// made when it does not exist.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, NodeError> {
+        let data_dir = DataDir::open(path)?;
+        let medium = Medium::disk();
+        let log = Arc::new(LocalLog::open(&data_dir.log(), &medium)?);
+        let metadata = Arc::new(LocalMetadata::open(&data_dir.metadata(), &medium)?);
+        Self::new(log, metadata, Some(data_dir))
+    }
+
+    /// These two, for tests: a log that fails on cue, a store that is looked into.
+    ///
+    /// # Errors
+    /// [`NodeError::Thread`].
+    pub fn over(
+        log: Arc<dyn LogStore>,
+        metadata: Arc<dyn MetadataStore>,
+    ) -> Result<Self, NodeError> {
+        Self::new(log, metadata, None)
+    }
+
+    fn new(
+        log: Arc<dyn LogStore>,
+        metadata: Arc<dyn MetadataStore>,
+        data_dir: Option<DataDir>,
+    ) -> Result<Self, NodeError> {
+        let writer = LogWriter::start(Arc::clone(&log)).map_err(NodeError::Thread)?;
+        Ok(Self(Arc::new(Inner {
+            writer: Mutex::new(writer),
+            log,
+            metadata,
+            leases: DashMap::new(),
+            nodes: DashMap::new(),
+            next_node: AtomicU32::new(1),
+            _data_dir: data_dir,
+        })))
+    }
+
+    pub(super) fn log(&self) -> Arc<dyn LogStore> {
+        Arc::clone(&self.0.log)
+    }
+
+    pub(super) fn metadata(&self) -> Arc<dyn MetadataStore> {
+        Arc::clone(&self.0.metadata)
+    }
+
+    pub(super) fn writer(&self) -> LogHandle {
+        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).handle()
+    }
+
+    /// A number that no other node of this log has had.
+    pub(super) fn next_node(&self) -> NodeId {
+        NodeId(self.0.next_node.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A node can be asked from here on.
+    pub(super) fn join(&self, services: &Arc<NodeServices>) {
+        self.0.nodes.insert(services.node, Arc::downgrade(services));
+    }
+
+    pub(super) fn leave(&self, node: NodeId) {
+        self.0.nodes.remove(&node);
+        self.0.leases.retain(|_, lease| lease.node != node);
+    }
+
+    /// The node that leads a partition, or did when it last said so.
+    pub(super) fn leader(&self, partition: PartitionId) -> Option<Arc<NodeServices>> {
+        let node = self.0.leases.get(&partition)?.node;
+        self.0.nodes.get(&node)?.upgrade()
+    }
+
+    /// Under which epoch somebody leads who seems to live.
+    pub(crate) fn held(&self, partition: PartitionId, now: Timestamp) -> Option<Epoch> {
+        let lease = self.0.leases.get(&partition)?;
+        (lease.until > now).then_some(lease.epoch)
+    }
+
+    pub(crate) fn hold(&self, partition: PartitionId, node: NodeId, epoch: Epoch, now: Timestamp) {
+        let fresh = Lease { node, epoch, until: Timestamp(now.0 + LEASE_MS) };
+        let mut lease = self.0.leases.entry(partition).or_insert(fresh);
+        if epoch >= lease.epoch {
+            *lease = fresh;
+        }
+    }
+
+    pub(crate) fn free(&self, partition: PartitionId, epoch: Epoch) {
+        self.0.leases.remove_if(&partition, |_, lease| lease.epoch <= epoch);
+    }
+}

@@ -1,0 +1,69 @@
+//! The partitions of a runtime: where they stand, and who leads them.
+
+use std::{sync::Arc, time::Duration};
+
+use forebay_actors::node::{Node, PartitionView};
+use forebay_messages::PartitionId;
+
+use crate::error::NodeError;
+
+/// The partitions of a runtime.
+///
+/// Without a shared log there is one replica of each partition, which leads from the
+/// start; telling it to step down stops all work of the partition until it is told to
+/// lead again.
+///
+/// ```no_run
+/// # async fn example(runtime: forebay::Runtime) -> Result<(), Box<dyn std::error::Error>> {
+/// for partition in runtime.partitions().list()? {
+///     println!("{}: {} under epoch {}", partition.id, partition.role, partition.epoch);
+///     if partition.role == "follower" {
+///         runtime.partitions().lead(partition.id).await?;
+///     }
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Partitions {
+    node: Arc<Node>,
+}
+
+impl Partitions {
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    /// Where every partition stands on this runtime. Counts its rows: not for hot paths.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    pub fn list(&self) -> Result<Vec<PartitionView>, NodeError> {
+        self.node.partition_views()
+    }
+
+    /// Has this runtime lead a partition, whoever leads it now; returns when it takes
+    /// commands. A dropped call changes nothing: it will lead all the same.
+    ///
+    /// # Errors
+    /// When there is no such partition, it has stopped, or it does not lead within 30 s.
+    pub async fn lead(&self, partition: PartitionId) -> Result<(), NodeError> {
+        self.node.lead(partition).await
+    }
+
+    /// Has this runtime stop leading a partition, and not lead it again by itself.
+    /// Nothing new starts; handlers that run may end `within` this time, then they are
+    /// dropped and run again under the next leader. Returns when it follows.
+    ///
+    /// Who waits for a command is answered `LostLeadership` when it was not applied by
+    /// then: repeating it is safe. Who waits for a result goes on waiting.
+    ///
+    /// # Errors
+    /// When there is no such partition, or it has stopped.
+    pub async fn step_down(
+        &self,
+        partition: PartitionId,
+        within: Duration,
+    ) -> Result<(), NodeError> {
+        self.node.step_down(partition, within).await
+    }
+}

@@ -1,0 +1,178 @@
+//! Several runtimes over one log, in this process: who leads, what followers do, what
+//! becomes of those who wait when the leader changes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use forebay::{
+    Candidacy, Context, Drain, Entry, HandlerError, Json, Limits, PartitionId, Runtime, SharedLog,
+};
+
+const P: PartitionId = PartitionId(0);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Which runtime ran how many, and how many ran at once over all of them.
+#[derive(Default)]
+struct Ran {
+    by: [AtomicUsize; 3],
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// A runtime of one partition over a shared log, whose handler takes some milliseconds.
+async fn member(log: &SharedLog, index: usize, ran: &Arc<Ran>, candidacy: Candidacy) -> Runtime {
+    let ran = Arc::clone(ran);
+    Runtime::builder()
+        .shared_log(log)
+        .in_memory()
+        .partitions(1)
+        .candidacy(candidacy)
+        .handler("work", move |_: Context, Json(millis): Json<u64>| {
+            let ran = Arc::clone(&ran);
+            async move {
+                ran.by[index].fetch_add(1, Ordering::SeqCst);
+                let now = ran.now.fetch_add(1, Ordering::SeqCst) + 1;
+                ran.most.fetch_max(now, Ordering::SeqCst);
+                let guard = Leaves(ran);
+                tokio::time::sleep(Duration::from_millis(millis)).await;
+                drop(guard);
+                Ok::<_, HandlerError>(Json(millis))
+            }
+        })
+        .start()
+        .await
+        .unwrap()
+}
+
+/// Counts a handler out, also when it is dropped.
+struct Leaves(Arc<Ran>);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn work(millis: u64) -> Entry {
+    Entry::to("work").scope("tenant-a").json(&millis).unwrap()
+}
+
+fn role(runtime: &Runtime) -> String {
+    runtime.partitions().list().unwrap()[0].role.clone()
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn same_rows(a: &Runtime, b: &Runtime) -> bool {
+    a.node().digest(P).unwrap() == b.node().digest(P).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_applies_everything_runs_nothing_and_forwards() {
+    let log = SharedLog::in_memory().unwrap();
+    let ran = Arc::new(Ran::default());
+    let leader = member(&log, 0, &ran, Candidacy::First).await;
+    let follower = member(&log, 1, &ran, Candidacy::First).await;
+    assert_eq!((role(&leader), role(&follower)), ("leader".to_owned(), "follower".to_owned()));
+    let mut entries = Vec::new();
+    for n in 0..200 {
+        let runtime = [&leader, &follower][n % 2];
+        entries.push(runtime.enqueue(work(n as u64 % 3)).await.unwrap());
+    }
+    for (n, entry) in entries.iter().enumerate() {
+        assert_eq!(entry.result::<u64>().await.unwrap(), n as u64 % 3);
+    }
+    assert_eq!(ran.by[0].load(Ordering::SeqCst), 200);
+    assert_eq!(ran.by[1].load(Ordering::SeqCst), 0, "a follower dispatches nothing");
+    until("the follower has applied what the leader has", || same_rows(&leader, &follower)).await;
+    follower.shutdown(Drain::now()).await.unwrap();
+    leader.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_is_told_to_lead_takes_over_with_the_limits_in_force() {
+    let log = SharedLog::in_memory().unwrap();
+    let ran = Arc::new(Ran::default());
+    let first = member(&log, 0, &ran, Candidacy::First).await;
+    let second = member(&log, 1, &ran, Candidacy::Never).await;
+    first.rules().upsert("tenant-a", Limits::concurrency(3)).await.unwrap();
+    let mut entries = Vec::new();
+    for _ in 0..150 {
+        entries.push(first.enqueue(work(3)).await.unwrap());
+    }
+    until("it is under way", || ran.by[0].load(Ordering::SeqCst) > 20).await;
+    second.partitions().lead(P).await.unwrap();
+    assert_eq!(role(&second), "leader");
+    until("the first one has heard of it", || role(&first) == "follower").await;
+    // Through the one that was deposed.
+    entries.push(first.enqueue(work(3)).await.unwrap());
+    for entry in &entries {
+        entry.result::<u64>().await.unwrap();
+    }
+    assert!(ran.by[1].load(Ordering::SeqCst) > 50, "the second one ran the rest");
+    assert!(ran.most.load(Ordering::SeqCst) <= 3 + 3, "3 each; a deposed one's may still run");
+    until("equal replicas", || same_rows(&first, &second)).await;
+    second.shutdown(Drain::now()).await.unwrap();
+    first.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_takes_over_when_the_leader_goes_in_order_or_not() {
+    let log = SharedLog::in_memory().unwrap();
+    let ran = Arc::new(Ran::default());
+    let first = member(&log, 0, &ran, Candidacy::First).await;
+    let second = member(&log, 1, &ran, Candidacy::Standby).await;
+    let third = member(&log, 2, &ran, Candidacy::Standby).await;
+    let slow = third.enqueue(work(60_000)).await.unwrap();
+    until("it runs on the first", || ran.by[0].load(Ordering::SeqCst) == 1).await;
+    // As in a crash: nobody is told.
+    drop(first);
+    until("one of the others leads", || [&second, &third].iter().any(|r| role(r) == "leader"))
+        .await;
+    until("it runs again", || ran.now.load(Ordering::SeqCst) == 1).await;
+    let (leads, follows) =
+        if role(&second) == "leader" { (second, third) } else { (third, second) };
+    assert_eq!(role(&follows), "follower");
+    leads.shutdown(Drain::now()).await.unwrap();
+    until("the last one leads", || role(&follows) == "leader").await;
+    follows.enqueue(work(1)).await.unwrap().result::<u64>().await.unwrap();
+    assert!(!slow.was_existing());
+    follows.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stepping_down_in_order_lets_what_runs_end_and_starts_nothing_new() {
+    let log = SharedLog::in_memory().unwrap();
+    let ran = Arc::new(Ran::default());
+    let first = member(&log, 0, &ran, Candidacy::First).await;
+    first.rules().upsert("tenant-a", Limits::concurrency(2)).await.unwrap();
+    let mut entries = Vec::new();
+    for _ in 0..10 {
+        entries.push(first.enqueue(work(300)).await.unwrap());
+    }
+    until("two run", || ran.now.load(Ordering::SeqCst) == 2).await;
+    first.partitions().step_down(P, PATIENCE).await.unwrap();
+    assert_eq!(role(&first), "follower");
+    assert_eq!(ran.by[0].load(Ordering::SeqCst), 2, "nothing new started");
+    let ended = first.partitions().list().unwrap()[0].finished;
+    assert_eq!(ended, 2, "what ran has ended");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(role(&first), "follower", "it does not run again by itself");
+    first.partitions().lead(P).await.unwrap();
+    for entry in &entries {
+        entry.result::<u64>().await.unwrap();
+    }
+    assert_eq!(ran.by[0].load(Ordering::SeqCst), 10, "each ran once");
+    first.shutdown(Drain::now()).await.unwrap();
+}
