@@ -5,6 +5,7 @@ mod data_dir;
 mod input;
 mod inspect;
 mod output;
+mod partitions;
 mod resume;
 mod rules;
 

@@ -133,6 +133,7 @@ fn json(response: &Response) -> Result<String, AskError> {
         Response::Rules { book } => serde_json::to_string(book),
         Response::RulesHistory { books } => serde_json::to_string(books),
         Response::RulesTest { impact } => serde_json::to_string(impact),
+        Response::Partitions { partitions } => serde_json::to_string(partitions),
         Response::Changed { .. } | Response::Error { .. } => serde_json::to_string(response),
     }?;
     text.push('\n');
@@ -149,6 +150,7 @@ fn people(response: &Response) -> Result<String, AskError> {
         Response::Rules { book } => rule_table(book),
         Response::RulesHistory { books } => history(books),
         Response::RulesTest { impact } => super::explain::impact(impact),
+        Response::Partitions { partitions } => super::partitions::partition_table(partitions),
         Response::Changed { count } => format!("{count} changed\n"),
         Response::Error { .. } => return Err(AskError::Strange),
     })

@@ -10,6 +10,7 @@ pub(crate) mod exec;
 mod explain;
 pub(crate) mod inspect;
 pub(crate) mod logging;
+mod partitions;
 
 use std::{
     ffi::OsString,
@@ -54,6 +55,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Entries(args) => inspect::entries(args),
         Command::Queues(args) => inspect::queues(args),
         Command::Status => Request::Status,
+        Command::Partitions(args) => partitions::request(args),
         Command::Explain(args) => Request::Explain { entry: args.entry },
         Command::Limits(args) => Request::Limits { scope: args.scope.clone() },
         other => unreachable!("{other:?} is not in args::AVAILABLE"),

@@ -1,6 +1,6 @@
 //! Answering requests on a node.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use forebay_actors::node::{EntryFilter, Node, NodeError, RulesImpact};
 use forebay_engine::{
@@ -91,6 +91,15 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             let book = node.rollback_rules(&author, BookVersion(version)).await?;
             Response::Rules { book: view(&book) }
         }
+        Request::Partitions => partitions(node)?,
+        Request::Lead { partition } => {
+            node.lead(partition).await?;
+            partitions(node)?
+        }
+        Request::StepDown { partition, within_ms } => {
+            node.step_down(partition, Duration::from_millis(within_ms)).await?;
+            partitions(node)?
+        }
         Request::Act { action, target } => {
             Response::Changed { count: act(node, action, target).await? }
         }
@@ -132,6 +141,10 @@ fn not_zero(limit: u32) -> Result<NonZeroU32, Refusal> {
     NonZeroU32::new(limit).ok_or_else(|| {
         Refusal::Usage("a limit of 0 would stop work for ever: pause it instead".to_owned())
     })
+}
+
+fn partitions(node: &Node) -> Result<Response, NodeError> {
+    Ok(Response::Partitions { partitions: node.partition_views()? })
 }
 
 async fn set_rule(

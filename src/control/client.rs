@@ -87,6 +87,13 @@ impl Control {
     /// [`ControlError`]; what the other side refuses is a [`Response::Error`].
     pub async fn ask(&self, request: Request) -> Result<Response, ControlError> {
         match self {
+            Self::Direct(_)
+                if matches!(request, Request::Lead { .. } | Request::StepDown { .. }) =>
+            {
+                let message = "no process has the data directory open, so nobody leads: start \
+                               one, which leads by itself";
+                Ok(Response::Error { message: message.to_owned(), usage: true })
+            }
             Self::Direct(node) => Ok(answer(node, request).await),
             Self::Running(path) => {
                 let line = serde_json::to_vec(&request)?;

@@ -14,9 +14,10 @@ pub(crate) use server::Server;
 
 pub use forebay_actors::node::RateView;
 use forebay_actors::node::{
-    EntryFilter, EntryView, ExplainView, LimitView, RulesImpact, StatusView, VQueueView,
+    EntryFilter, EntryView, ExplainView, LimitView, PartitionView, RulesImpact, StatusView,
+    VQueueView,
 };
-use forebay_messages::EntryId;
+use forebay_messages::{EntryId, PartitionId};
 use serde::{Deserialize, Serialize};
 
 /// Name of the socket in the data directory.
@@ -80,6 +81,20 @@ pub enum Request {
         version: u64,
         /// Kept in the history.
         author: String,
+    },
+    /// Where the partitions stand.
+    Partitions,
+    /// Lead a partition.
+    Lead {
+        /// Which.
+        partition: PartitionId,
+    },
+    /// Stop leading a partition until told to lead again.
+    StepDown {
+        /// Which.
+        partition: PartitionId,
+        /// How long what runs may take to end, in milliseconds.
+        within_ms: u64,
     },
     /// A command about entries.
     Act {
@@ -249,6 +264,11 @@ pub enum Response {
     RulesTest {
         /// What it would do.
         impact: RulesImpact,
+    },
+    /// To `Partitions`, and to changes of who leads.
+    Partitions {
+        /// In the order of their ranges.
+        partitions: Vec<PartitionView>,
     },
     /// To `Act`.
     Changed {

@@ -7,6 +7,7 @@
 mod control;
 mod exec;
 mod inspect;
+mod partitions;
 mod rules;
 mod upkeep;
 mod values;
@@ -19,14 +20,25 @@ use tracing::level_filters::LevelFilter;
 pub(crate) use control::{RescheduleArgs, Selection};
 pub(crate) use exec::ExecArgs;
 pub(crate) use inspect::{EntriesArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
+pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
 pub(crate) use rules::{RuleTarget, RulesArgs, RulesCommand};
 pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs};
 pub(crate) use values::{ConcurrencyArg, RateArg, RuleArg};
 
 /// The subcommands that exist; the others are declared and switched off. A command
 /// is added here by the change that implements it.
-const AVAILABLE: &[&str] =
-    &["exec", "rules", "queues", "entries", "status", "explain", "limits", "completions", "man"];
+const AVAILABLE: &[&str] = &[
+    "exec",
+    "rules",
+    "queues",
+    "entries",
+    "status",
+    "explain",
+    "limits",
+    "partitions",
+    "completions",
+    "man",
+];
 
 /// Behind the options of the subcommand, in its help.
 const GLOBAL_ORDER: usize = 900;
@@ -82,8 +94,7 @@ pub(crate) enum Command {
     Purge(Selection),
     /// Run entries again that failed for good
     Redrive(Selection),
-    /// List the partitions of the data directory
-    Partitions,
+    Partitions(PartitionsArgs),
     Snapshot(SnapshotArgs),
     Bench(BenchArgs),
     Completions(CompletionsArgs),
