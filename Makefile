@@ -5,7 +5,7 @@
 # again (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long bench check lint doc fmt clean-data tools
+.PHONY: help run build test test-long bench bench-million check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -24,7 +24,7 @@ everything := --release --workspace --all-features $(locked)
 asserted := --config .config/asserted.toml
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do printf 'make %-11s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do printf 'make %-13s %s\n' "$$target" "$$text"; done
 
 run: build ## run `forebay exec` over every file of this checkout; a second run has nothing to do
 	@scripts/exec-checkout "$(CARGO_TARGET_DIR)/release/forebay"
@@ -51,6 +51,9 @@ test-long: test ## the same tests with many more cases and rounds
 
 bench: tools ## every bench; BENCH=... goes to cargo bench, e.g. BENCH='--bench limiter'
 	cargo bench --workspace --all-features $(locked) $(BENCH)
+
+bench-million: tools ## a million vqueues, and a vqueue with a million entries; DIR=... for another disk
+	cargo bench $(locked) --bench million -- 1000000 all $(DIR)
 
 check: lint ## what CI runs: lints, then tests
 	@$(MAKE) --no-print-directory test

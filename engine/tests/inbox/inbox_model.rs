@@ -5,7 +5,8 @@
 //! stop early. After every step the guarantees of the inbox are checked against what
 //! is stored; in the end draining must hand out exactly that.
 //!
-//! `FOREBAY_CASES` sets how many cases each capacity gets.
+//! Each of the small capacities gets [`CASES_DEFAULT`] cases; `FOREBAY_CASES` sets
+//! another number.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -18,17 +19,21 @@ use proptest::prelude::*;
 
 use super::{key, number};
 
-const CASES_DEFAULT: u32 = 2_000;
+/// Cases of each property, and in the long mode (`make test-long`).
+const CASES_DEFAULT: u32 = 20_000;
+const CASES_LONG: u32 = 200_000;
 
 /// Numbers per capacity: few, so that they meet often.
 const UNIVERSE_PER_CAPACITY: u64 = 12;
 const UNIVERSE_MAX: usize = 12 * INBOX_CACHE_CAPACITY;
 
+/// What the environment asks for; at least the default, unless `FOREBAY_CASES` says so.
 #[expect(clippy::disallowed_methods, reason = "whoever runs the tests chooses how long")]
 fn cases() -> u32 {
-    let set =
-        ["FOREBAY_CASES", "PROPTEST_CASES"].into_iter().find_map(|name| std::env::var(name).ok());
-    set.map_or(CASES_DEFAULT, |text| text.parse().unwrap())
+    let number = |name| std::env::var(name).ok().map(|text: String| text.parse().unwrap());
+    let is_long = std::env::var("FOREBAY_TEST_LONG").is_ok_and(|value| value == "1");
+    let default = if is_long { CASES_LONG } else { CASES_DEFAULT };
+    number("FOREBAY_CASES").unwrap_or_else(|| number("PROPTEST_CASES").unwrap_or(0).max(default))
 }
 
 /// What happens next. Numbers choose among what is there, modulo how much there is.
@@ -357,12 +362,12 @@ fn case(len_max: usize) -> impl Strategy<Value = (bool, Vec<u16>)> {
     (any::<bool>(), prop::collection::vec(any::<u16>(), 0..len_max))
 }
 
-fn config() -> ProptestConfig {
-    ProptestConfig { cases: cases(), ..ProptestConfig::default() }
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, ..ProptestConfig::default() }
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(cases()))]
 
     #[test]
     fn inbox_of_3_loses_nothing((lags, raw) in case(120)) {
@@ -378,6 +383,11 @@ proptest! {
     fn inbox_of_1_loses_nothing((lags, raw) in case(60)) {
         run(1, lags, &raw);
     }
+}
+
+proptest! {
+    // A case costs as much as ten of the others, and says less.
+    #![proptest_config(config(cases() / 10))]
 
     #[test]
     fn inbox_of_24_loses_nothing((lags, raw) in case(250)) {

@@ -1,17 +1,22 @@
 //! The vqueue under every interleaving of what may happen around it; see `world` for
-//! what is checked. `FOREBAY_CASES` sets how many cases each property gets.
+//! what is checked. `FOREBAY_CASES` sets how many cases each property gets,
+//! [`CASES_DEFAULT`] otherwise.
 
 use proptest::prelude::*;
 
 use super::world::{Options, World};
 
-const CASES_DEFAULT: u32 = 2_000;
+/// Cases of each property, and in the long mode (`make test-long`).
+const CASES_DEFAULT: u32 = 20_000;
+const CASES_LONG: u32 = 200_000;
 
+/// What the environment asks for; at least the default, unless `FOREBAY_CASES` says so.
 #[expect(clippy::disallowed_methods, reason = "whoever runs the tests chooses how long")]
 fn cases() -> u32 {
-    let set =
-        ["FOREBAY_CASES", "PROPTEST_CASES"].into_iter().find_map(|name| std::env::var(name).ok());
-    set.map_or(CASES_DEFAULT, |text| text.parse().unwrap())
+    let number = |name| std::env::var(name).ok().map(|text: String| text.parse().unwrap());
+    let is_long = std::env::var("FOREBAY_TEST_LONG").is_ok_and(|value| value == "1");
+    let default = if is_long { CASES_LONG } else { CASES_DEFAULT };
+    number("FOREBAY_CASES").unwrap_or_else(|| number("PROPTEST_CASES").unwrap_or(0).max(default))
 }
 
 /// Does it once, twice or three times, whether there is something to do or not.
