@@ -6,6 +6,7 @@
 //! what, where; what to do`. Must not know: how entries are scheduled.
 
 pub(crate) mod args;
+pub(crate) mod bench;
 pub(crate) mod exec;
 mod explain;
 pub(crate) mod inspect;
@@ -51,6 +52,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Completions(shell) => return done(completions(shell.shell)),
         Command::Man => return done(manual()),
         Command::Exec(args) => return run_exec(&global, args),
+        Command::Bench(args) => return run_bench(&global, args),
         Command::Rules(args) => inspect::rules(args),
         Command::Entries(args) => inspect::entries(args),
         Command::Queues(args) => inspect::queues(args),
@@ -69,6 +71,14 @@ fn dispatch(cli: Cli) -> ExitCode {
 
 fn run_exec(global: &Global, args: &args::ExecArgs) -> ExitCode {
     match on_tokio(|| exec::run::exec(global, args)) {
+        Ok(ran) => done(ran),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_bench(global: &Global, args: &args::BenchArgs) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| bench::bench(global, args)) {
         Ok(ran) => done(ran),
         Err(error) => fail(&error),
     }

@@ -36,6 +36,7 @@ const AVAILABLE: &[&str] = &[
     "explain",
     "limits",
     "partitions",
+    "bench",
     "completions",
     "man",
 ];

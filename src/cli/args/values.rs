@@ -84,6 +84,14 @@ impl FromStr for RateArg {
     }
 }
 
+/// A number of seconds, or a duration.
+///
+/// # Errors
+/// [`ValueError::Duration`].
+pub(crate) fn seconds(text: &str) -> Result<Duration, ValueError> {
+    text.parse().map(Duration::from_secs).or_else(|_| duration(text))
+}
+
 /// A duration like `1m30s`, or ISO 8601.
 ///
 /// # Errors

@@ -1,0 +1,88 @@
+//! One [`Overlay`] for each table of a partition.
+//!
+//! Must always hold: no table is left out, of a commit or of a spill.
+
+use std::cell::RefCell;
+
+use super::{
+    overlay::Overlay,
+    tables::{
+        Table, dedup::Dedup, entry::Entry, finished::Finished, fsm::Fsm, idempotency::Idempotency,
+        inbox::Inbox, lock::Lock, outbox::Outbox, parked::Parked, payload::Payload,
+        running::Running, timer::Timer, vqueue_meta::VQueueMetas,
+    },
+};
+
+/// In cells, because reads of a batch remember what they found.
+#[derive(Default)]
+pub(super) struct Overlays {
+    pub(super) dedup: RefCell<Overlay<Dedup>>,
+    pub(super) entry: RefCell<Overlay<Entry>>,
+    pub(super) finished: RefCell<Overlay<Finished>>,
+    pub(super) fsm: RefCell<Overlay<Fsm>>,
+    pub(super) idempotency: RefCell<Overlay<Idempotency>>,
+    pub(super) inbox: RefCell<Overlay<Inbox>>,
+    pub(super) lock: RefCell<Overlay<Lock>>,
+    pub(super) outbox: RefCell<Overlay<Outbox>>,
+    pub(super) parked: RefCell<Overlay<Parked>>,
+    pub(super) payload: RefCell<Overlay<Payload>>,
+    pub(super) running: RefCell<Overlay<Running>>,
+    pub(super) timer: RefCell<Overlay<Timer>>,
+    pub(super) vqueue_meta: RefCell<Overlay<VQueueMetas>>,
+}
+
+/// A table that has its place among the overlays.
+pub(super) trait Resides: Table + Sized {
+    /// Its overlay.
+    fn overlay(of: &mut Overlays) -> &mut Overlay<Self>;
+}
+
+macro_rules! resides {
+    ($($table:ty => $field:ident),* $(,)?) => {$(
+        impl Resides for $table {
+            fn overlay(of: &mut Overlays) -> &mut Overlay<Self> {
+                of.$field.get_mut()
+            }
+        }
+    )*};
+}
+
+resides! {
+    Dedup => dedup,
+    Entry => entry,
+    Finished => finished,
+    Fsm => fsm,
+    Idempotency => idempotency,
+    Inbox => inbox,
+    Lock => lock,
+    Outbox => outbox,
+    Parked => parked,
+    Payload => payload,
+    Running => running,
+    Timer => timer,
+    VQueueMetas => vqueue_meta,
+}
+
+/// Does something with the overlay of every table: of one set, or of two side by side.
+macro_rules! each_table {
+    (@fields $overlays:expr, $name:ident, $body:expr; $($field:ident)*) => {$({
+        let $name = &$overlays.$field;
+        $body
+    })*};
+    (@pairs $one:expr, $other:expr, $a:ident, $b:ident, $body:expr; $($field:ident)*) => {$({
+        let ($a, $b) = (&$one.$field, &$other.$field);
+        $body
+    })*};
+    ($overlays:expr, |$name:ident| $body:expr) => {
+        each_table!(@fields $overlays, $name, $body;
+            dedup entry finished fsm idempotency inbox lock outbox parked payload running timer
+            vqueue_meta)
+    };
+    ($one:expr, $other:expr, |$a:ident, $b:ident| $body:expr) => {
+        each_table!(@pairs $one, $other, $a, $b, $body;
+            dedup entry finished fsm idempotency inbox lock outbox parked payload running timer
+            vqueue_meta)
+    };
+}
+
+pub(super) use each_table;

@@ -1,0 +1,194 @@
+//! Rows that were committed and are not in RocksDB yet.
+//!
+//! Most entries come and go within milliseconds. Their rows stay here, and what is put
+//! and deleted before it is spilled never reaches RocksDB at all: no memtable, no
+//! tombstone, no compaction. The log is the truth, so the store may lag behind it.
+//!
+//! Owns: when to spill. Must always hold:
+//! - a spill writes everything in one batch, the applied LSN included: RocksDB always
+//!   holds the rows of one moment, and a replay can start from there;
+//! - who reads by key looks here first; who scans spills first, except a scan of a
+//!   vqueue's inbox that is here as a whole;
+//! - it is bounded, in rows and in bytes; and so is what a crash makes a partition
+//!   replay, for after so many changes the store is flushed.
+
+use std::collections::BTreeSet;
+
+use forebay_engine::machine::Map;
+use forebay_messages::{
+    EntryKey, Lsn, VQueueId,
+    actor::{RefillDone, RefillRequest},
+};
+use rocksdb::{AsColumnFamilyRef, WriteBatch};
+
+use super::{
+    overlay::{Change, Staged},
+    overlays::{Overlays, Resides, each_table},
+};
+
+/// Rows that stay here at most; with more, everything is spilled.
+const ROWS_MAX: usize = 32_768;
+/// Bytes of payloads that stay here at most.
+const BYTES_MAX: usize = 16 << 20;
+/// Changes of rows after which the store is flushed, spilled or not: a replay of them
+/// takes about a second.
+const CHANGES_UNTIL_FLUSH: usize = 2_000_000;
+
+/// What is here of a vqueue's inbox.
+#[derive(Default)]
+struct InboxRows {
+    /// Rows that RocksDB does not have.
+    here: BTreeSet<EntryKey>,
+    /// Some rows of it differ from RocksDB's.
+    differs: bool,
+}
+
+/// What must be done after a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Duty {
+    Nothing,
+    Spill,
+    SpillAndFlush,
+}
+
+/// Committed rows of a partition. See the module's documentation.
+#[derive(Default)]
+pub(super) struct Resident {
+    overlays: Overlays,
+    inboxes: Map<VQueueId, InboxRows>,
+    applied: Option<Lsn>,
+    /// The overlays of the last batch, empty: their memory is used again.
+    spare: Option<Overlays>,
+    changes: usize,
+}
+
+impl Resident {
+    /// Empty overlays for a batch.
+    pub(super) fn lend(&mut self) -> Overlays {
+        self.spare.take().unwrap_or_default()
+    }
+
+    /// The row, if it is known here.
+    pub(super) fn get<T: Resides>(&mut self, key: &T::Key) -> Staged<T::Row> {
+        T::overlay(&mut self.overlays).get(key)
+    }
+
+    /// The LSN of the last commit, if it was not spilled.
+    pub(super) fn applied(&self) -> Option<Lsn> {
+        self.applied
+    }
+
+    /// Takes over what a batch wrote; the number of rows, and what is to be done now.
+    pub(super) fn absorb(&mut self, mut batch: Overlays, applied: Lsn) -> (usize, Duty) {
+        let mut count = self.absorb_inbox(&mut batch);
+        each_table!(self.overlays, batch, |mine, staged| {
+            count += mine.borrow_mut().absorb(&mut staged.borrow_mut(), |_, _| {});
+            staged.borrow_mut().clear();
+        });
+        self.spare = Some(batch);
+        self.applied = Some(applied);
+        self.changes += count;
+        let (mut rows, mut bytes) = (0, 0);
+        each_table!(self.overlays, |mine| {
+            rows += mine.borrow().len();
+            bytes += mine.borrow().weight();
+        });
+        let duty = if self.changes >= CHANGES_UNTIL_FLUSH {
+            Duty::SpillAndFlush
+        } else if rows > ROWS_MAX || bytes > BYTES_MAX {
+            Duty::Spill
+        } else {
+            Duty::Nothing
+        };
+        (count, duty)
+    }
+
+    /// The inbox, with an index by vqueue.
+    fn absorb_inbox(&mut self, batch: &mut Overlays) -> usize {
+        let inboxes = &mut self.inboxes;
+        self.overlays.inbox.get_mut().absorb(batch.inbox.get_mut(), |(vqueue, key), change| {
+            let rows = inboxes.entry(*vqueue).or_default();
+            match change {
+                Change::Here => {
+                    rows.here.insert(*key);
+                }
+                Change::Gone => {
+                    rows.here.remove(key);
+                    if rows.here.is_empty() && !rows.differs {
+                        inboxes.remove(vqueue);
+                    }
+                }
+                Change::Differs => rows.differs = true,
+            }
+        })
+    }
+
+    /// Puts everything into a batch for RocksDB.
+    pub(super) fn emit(&self, family: &impl AsColumnFamilyRef, batch: &mut WriteBatch) {
+        let (mut key, mut row) = (Vec::with_capacity(128), Vec::with_capacity(512));
+        each_table!(self.overlays, |mine| {
+            mine.borrow().emit(family, &mut key, &mut row, batch);
+        });
+    }
+
+    /// RocksDB has everything.
+    pub(super) fn clear(&mut self) {
+        each_table!(self.overlays, |mine| mine.borrow_mut().clear());
+        self.inboxes.clear();
+        self.applied = None;
+    }
+
+    /// The store is being flushed.
+    pub(super) fn flushed(&mut self) {
+        self.changes = 0;
+    }
+
+    /// Whether nothing is here that RocksDB does not have.
+    pub(super) fn is_empty(&self) -> bool {
+        self.applied.is_none()
+    }
+
+    /// Answers a refill, if the inbox is here as a whole.
+    pub(super) fn refill(&mut self, request: &RefillRequest) -> Inbox {
+        let Some(rows) = self.inboxes.get(&request.vqueue) else {
+            return self.refill_empty(request);
+        };
+        let meta = self.overlays.vqueue_meta.get_mut().get(&request.vqueue);
+        let is_whole = match meta {
+            // The counts are of all rows: when so many are here, RocksDB has none.
+            Staged::Known(Some(meta)) => !rows.differs && meta.inbox == rows.here.len() as u64,
+            _ => false,
+        };
+        if !is_whole {
+            return Inbox::Split;
+        }
+        let after = match request.after {
+            Some(after) => (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded),
+            None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
+        };
+        let mut found = rows.here.range(after);
+        let rows: Vec<_> = found.by_ref().take(request.limit).copied().collect();
+        let reached_end = found.next().is_none();
+        Inbox::Here(RefillDone { id: request.id, rows, reached_end })
+    }
+
+    /// Nothing of the inbox is here: either it is empty, or RocksDB has all of it.
+    fn refill_empty(&mut self, request: &RefillRequest) -> Inbox {
+        match self.overlays.vqueue_meta.get_mut().get(&request.vqueue) {
+            Staged::Known(Some(meta)) if meta.inbox == 0 => {
+                Inbox::Here(RefillDone { id: request.id, rows: Vec::new(), reached_end: true })
+            }
+            _ => Inbox::Stored,
+        }
+    }
+}
+
+/// Where the rows of an inbox are.
+pub(super) enum Inbox {
+    /// All of them here: the answer.
+    Here(RefillDone),
+    /// All of them in RocksDB.
+    Stored,
+    /// Some here, some there.
+    Split,
+}
