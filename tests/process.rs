@@ -1,6 +1,7 @@
 //! `forebay` as people run it: the real binary, its exit codes, what it says, and what
 //! is in the data directory afterwards.
 
+mod act;
 mod bench;
 mod data_dir;
 mod input;

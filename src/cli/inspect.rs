@@ -2,16 +2,19 @@
 //!
 //! Must not know: whether the directory is in use; the answers are the same.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use comfy_table::{Table, presets::NOTHING};
 use forebay::control::{
     BookView, Control, ControlError, NodeView, RateView, Request, Response, RuleEdit,
 };
-use forebay_actors::node::{EntryFilter, EntryView, VQueueView};
+use forebay_actors::{
+    node::{EntryFilter, EntryView, VQueueView},
+    shell::{Clock as _, WallClock},
+};
 use thiserror::Error;
 
-use super::args::{EntriesArgs, Global, QueuesArgs, RuleTarget, RulesArgs, RulesCommand};
+use super::args::{EntriesArgs, Global, QueuesArgs, RuleTarget, RulesArgs, RulesCommand, StageArg};
 
 /// Why nothing was answered.
 #[derive(Debug, Error)]
@@ -31,6 +34,13 @@ pub(crate) enum AskError {
 
 /// Asks and prints.
 pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, AskError> {
+    let response = answered(global, request).await?;
+    let text = if global.json { json(&response)? } else { people(&response)? };
+    Ok(super::print(text.as_bytes())?)
+}
+
+/// Asks.
+pub(crate) async fn answered(global: &Global, request: Request) -> Result<Response, AskError> {
     let control = Control::open(&global.data_dir).await?;
     let answered = control.ask(request).await;
     let closed = control.close().await;
@@ -39,21 +49,32 @@ pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, A
     if let Response::Error { message, .. } = response {
         return Err(AskError::Refused(message));
     }
-    let text = if global.json { json(&response)? } else { people(&response)? };
-    Ok(super::print(text.as_bytes())?)
+    Ok(response)
 }
 
 /// The request behind `forebay entries`.
 pub(crate) fn entries(args: &EntriesArgs) -> Request {
-    let stage = args.stage.map(|stage| format!("{stage:?}").to_lowercase());
     let filter = EntryFilter {
-        stage,
+        stage: args.stage.map(stage),
         service: args.service.clone(),
         scope: args.scope.clone(),
-        limit_key: None,
+        limit_key: args.limit_key.clone(),
+        created_until: args.older_than.map(before),
+        outcome: args.outcome.map(|outcome| outcome.name().to_owned()),
         limit: args.limit,
     };
     Request::Entries { filter }
+}
+
+/// A stage as answers name it.
+pub(crate) fn stage(stage: StageArg) -> String {
+    format!("{stage:?}").to_lowercase()
+}
+
+/// So long ago, in milliseconds since 1970.
+pub(crate) fn before(age: Duration) -> u64 {
+    let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    WallClock.now().0.saturating_sub(age_ms)
 }
 
 /// The request behind `forebay queues`.
@@ -123,7 +144,7 @@ fn author() -> String {
 }
 
 /// The answer's content alone, one line.
-fn json(response: &Response) -> Result<String, AskError> {
+pub(crate) fn json(response: &Response) -> Result<String, AskError> {
     let mut text = match response {
         Response::Status { node } => serde_json::to_string(node),
         Response::Entries { entries } => serde_json::to_string(entries),
@@ -134,7 +155,8 @@ fn json(response: &Response) -> Result<String, AskError> {
         Response::RulesHistory { books } => serde_json::to_string(books),
         Response::RulesTest { impact } => serde_json::to_string(impact),
         Response::Partitions { partitions } => serde_json::to_string(partitions),
-        Response::Changed { .. } | Response::Error { .. } => serde_json::to_string(response),
+        Response::Acted { report } => serde_json::to_string(report),
+        Response::Error { .. } => serde_json::to_string(response),
     }?;
     text.push('\n');
     Ok(text)
@@ -151,8 +173,7 @@ fn people(response: &Response) -> Result<String, AskError> {
         Response::RulesHistory { books } => history(books),
         Response::RulesTest { impact } => super::explain::impact(impact),
         Response::Partitions { partitions } => super::partitions::partition_table(partitions),
-        Response::Changed { count } => format!("{count} changed\n"),
-        Response::Error { .. } => return Err(AskError::Strange),
+        Response::Acted { .. } | Response::Error { .. } => return Err(AskError::Strange),
     })
 }
 

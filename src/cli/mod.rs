@@ -5,6 +5,7 @@
 //! skipped, 2 that nothing sensible could be done; an error is one line, `error:
 //! what, where; what to do`. Must not know: how entries are scheduled.
 
+pub(crate) mod act;
 pub(crate) mod args;
 pub(crate) mod bench;
 pub(crate) mod exec;
@@ -20,6 +21,7 @@ use std::{
     process::ExitCode,
 };
 
+use act::Act;
 use args::{Cli, Command, Global};
 use forebay::control::Request;
 
@@ -48,6 +50,13 @@ pub(crate) fn run() -> ExitCode {
 
 fn dispatch(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
+    if let Some(act) = Act::of(&command) {
+        logging::start(global.log, io::stderr);
+        return match on_tokio(|| act.perform(&global)) {
+            Ok(acted) => done(acted),
+            Err(error) => fail(&error),
+        };
+    }
     let request = match &command {
         Command::Completions(shell) => return done(completions(shell.shell)),
         Command::Man => return done(manual()),

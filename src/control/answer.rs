@@ -2,23 +2,13 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use forebay_actors::node::{EntryFilter, Node, NodeError, RulesImpact};
-use forebay_engine::{
-    partition::rows::Stage,
-    rules::{
-        BookVersion, Change, Edit, LimitsPatch, Precondition, RuleBook, RuleChange, RulePatch,
-    },
+use forebay_actors::node::{Node, NodeError, RulesImpact};
+use forebay_engine::rules::{
+    BookVersion, Change, Edit, LimitsPatch, Precondition, RuleBook, RuleChange, RulePatch,
 };
-use forebay_messages::{
-    EntryId,
-    command::{Command, EntrySelector, Purge},
-    rule::Pattern,
-};
+use forebay_messages::rule::Pattern;
 
-use super::{Action, BookView, NodeView, Request, Response, RuleEdit, RuleView, Target};
-
-/// Finished entries purged with one command.
-const PURGE_LEN: usize = 1_024;
+use super::{BookView, NodeView, Request, Response, RuleEdit, RuleView, act::act};
 
 /// Answers a request on a node.
 pub async fn answer(node: &Node, request: Request) -> Response {
@@ -26,13 +16,16 @@ pub async fn answer(node: &Node, request: Request) -> Response {
         Ok(response) => response,
         Err(Refusal::Usage(message)) => Response::Error { message, usage: true },
         Err(Refusal::Node(error)) => {
-            let usage = matches!(error, NodeError::Rules(_) | NodeError::Rollback(_));
+            let usage = matches!(
+                error,
+                NodeError::Rules(_) | NodeError::Rollback(_) | NodeError::Filter(_)
+            );
             Response::Error { message: error.to_string(), usage }
         }
     }
 }
 
-enum Refusal {
+pub(super) enum Refusal {
     Usage(String),
     Node(NodeError),
 }
@@ -100,8 +93,8 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             node.step_down(partition, Duration::from_millis(within_ms)).await?;
             partitions(node)?
         }
-        Request::Act { action, target } => {
-            Response::Changed { count: act(node, action, target).await? }
+        Request::Act { action, target, dry_run } => {
+            Response::Acted { report: act(node, action, target, dry_run).await? }
         }
     })
 }
@@ -186,60 +179,6 @@ async fn set_rule(
         vec![change.only_if(precondition)]
     };
     Ok(node.change_rules(author, make).await?)
-}
-
-async fn act(node: &Node, action: Action, target: Target) -> Result<u64, Refusal> {
-    if action == Action::Purge {
-        return purge(node, target).await;
-    }
-    let selector = selector(target)?;
-    let command = match action {
-        Action::Cancel => Command::Cancel(selector),
-        Action::Kill => Command::Kill(selector),
-        Action::Pause => Command::Pause(selector),
-        Action::Resume => Command::Resume(selector),
-        Action::Redrive => Command::Redrive(selector),
-        Action::Purge => return Ok(0),
-    };
-    Ok(node.propose_to_all(&command).await?)
-}
-
-fn selector(target: Target) -> Result<EntrySelector, Refusal> {
-    let stage = target.filter.stage.map(|stage| stage_number(&stage)).transpose()?;
-    Ok(EntrySelector {
-        entries: target.entries,
-        service: target.filter.service.map(Into::into),
-        scope: target.filter.scope.map(Into::into),
-        limit_key: target.filter.limit_key.map(Into::into),
-        stage,
-        created_until: None,
-    })
-}
-
-/// The number of a stage as commands carry it.
-fn stage_number(stage: &str) -> Result<u32, Refusal> {
-    let all = [Stage::Inbox, Stage::Running, Stage::Suspended, Stage::Paused, Stage::Finished];
-    let found = all.into_iter().find(|known| known.to_string() == stage);
-    found.map(|stage| stage as u32).ok_or_else(|| {
-        Refusal::Usage(format!(
-            "`{stage}` is no stage; there are inbox, running, suspended, paused and finished"
-        ))
-    })
-}
-
-async fn purge(node: &Node, target: Target) -> Result<u64, Refusal> {
-    let ids: Vec<EntryId> = if target.entries.is_empty() {
-        let filter = EntryFilter { stage: Some("finished".to_owned()), limit: 0, ..target.filter };
-        node.entries(&filter)?.into_iter().map(|entry| entry.id).collect()
-    } else {
-        target.entries
-    };
-    let mut purged = 0;
-    for chunk in ids.chunks(PURGE_LEN) {
-        let purge = Purge { entries: chunk.to_vec(), ..Purge::default() };
-        purged += node.propose_to_all(&Command::Purge(purge)).await?;
-    }
-    Ok(purged)
 }
 
 fn view(book: &RuleBook) -> BookView {

@@ -4,6 +4,7 @@
 //! Owns: what can be asked. Must always hold: the same request gives the same answer
 //! through the socket of a running process and directly on the directory.
 
+mod act;
 mod answer;
 mod client;
 mod server;
@@ -17,7 +18,7 @@ use forebay_actors::node::{
     EntryFilter, EntryView, ExplainView, LimitView, PartitionView, RulesImpact, StatusView,
     VQueueView,
 };
-use forebay_messages::{EntryId, PartitionId};
+use forebay_messages::{EntryId, PartitionId, VQueueId};
 use serde::{Deserialize, Serialize};
 
 /// Name of the socket in the data directory.
@@ -102,6 +103,9 @@ pub enum Request {
         action: Action,
         /// To which entries.
         target: Target,
+        /// Only tell what would come of it.
+        #[serde(default)]
+        dry_run: bool,
     },
 }
 
@@ -157,21 +161,67 @@ pub enum Action {
     Pause,
     /// Put paused entries back.
     Resume,
+    /// Give another time.
+    Reschedule {
+        /// When (milliseconds since 1970).
+        run_at: u64,
+    },
     /// Forget finished entries.
     Purge,
     /// Try failed entries again.
     Redrive,
 }
 
-/// To which entries something is done.
+/// To whom something is done: exactly one of these says so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// Exactly these; when empty, the filter decides.
+    /// These entries.
     #[serde(default)]
     pub entries: Vec<EntryId>,
-    /// Those that match.
+    /// These whole vqueues.
+    #[serde(default)]
+    pub queues: Vec<VQueueId>,
+    /// The entries that match.
     #[serde(default)]
     pub filter: EntryFilter,
+    /// Every entry there is.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// What came of a command about entries or vqueues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActView {
+    /// Nothing was changed: this is what would come of it.
+    pub dry_run: bool,
+    /// How many were changed.
+    pub changed: u64,
+    /// How many were not.
+    pub not_changed: u64,
+    /// Why they were not.
+    pub reasons: Vec<SkippedView>,
+    /// The first of those that were changed, at most 1,000.
+    pub changed_ids: Vec<String>,
+    /// The first of those that were not, at most 1,000.
+    pub not_changed_ids: Vec<NotChangedView>,
+}
+
+/// Why so many were not changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedView {
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// One that was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotChangedView {
+    /// Which.
+    pub id: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A rule, for people.
@@ -271,9 +321,9 @@ pub enum Response {
         partitions: Vec<PartitionView>,
     },
     /// To `Act`.
-    Changed {
-        /// How many entries.
-        count: u64,
+    Acted {
+        /// What came of it.
+        report: ActView,
     },
     /// It cannot be done.
     Error {

@@ -6,7 +6,7 @@ use forebay::{
     Drain, EntryId, Limits, PartitionKey, Rate, Runtime, Stage,
     explain::{ExplainView, Reason},
 };
-use forebay_messages::command::{Command, EntrySelector};
+use forebay_actors::node::{EntryCommand, EntryTarget};
 
 use super::{Gate, enqueue, entry};
 
@@ -97,11 +97,11 @@ async fn pauses_and_times_are_told_too() {
     assert_eq!(reasons(&explained), ["RunAt"]);
     assert_eq!(explained.blocked_by[0].since, Some(explained.entry.created_at));
 
-    let select = EntrySelector { entries: vec![later.id()], ..EntrySelector::default() };
-    let paused = runtime.node().propose_to_all(&Command::Pause(select.clone())).await.unwrap();
-    assert_eq!(paused, 1);
+    let select = EntryTarget::Named(vec![later.id()]);
+    let paused = runtime.node().act(EntryCommand::Pause, &select, false).await.unwrap();
+    assert_eq!(paused.changed, 1);
     assert_eq!(reasons(&explain(&runtime, later.id()).await), ["Paused"]);
-    runtime.node().propose_to_all(&Command::Resume(select)).await.unwrap();
+    runtime.node().act(EntryCommand::Resume, &select, false).await.unwrap();
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 

@@ -29,8 +29,6 @@ pub(super) const CREDIT_BYTES: usize = 8 << 10;
 pub(super) const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LEADER_LOOK: Duration = Duration::from_millis(20);
-/// Longest wait for a command that goes to every partition.
-pub(super) const ALL_PARTITIONS_WAIT: Duration = Duration::from_secs(30);
 
 /// Gives the wait for a result up when its future is dropped.
 struct Detach {
@@ -118,22 +116,6 @@ impl Node {
         }
     }
 
-    /// Proposes a command to every partition; the sum of what they changed.
-    ///
-    /// # Errors
-    /// [`NodeError`]: the first one; other partitions may have done their part.
-    pub async fn propose_to_all(&self, command: &Command) -> Result<u64, NodeError> {
-        let all = self.partitions();
-        let proposals = all.into_iter().map(|id| self.propose_to(id, command.clone()));
-        let answers = tokio::time::timeout(
-            ALL_PARTITIONS_WAIT,
-            futures_util::future::try_join_all(proposals),
-        )
-        .await
-        .map_err(|_| NodeError::Busy)??;
-        Ok(answers.iter().map(changed).sum())
-    }
-
     /// Waits for the end of an entry; `None` when there is no such entry. Cancel-safe.
     /// Any replica knows, and a change of leaders does not end the wait.
     ///
@@ -188,7 +170,7 @@ impl Node {
         if sent { told.await.ok() } else { None }
     }
 
-    async fn credit(
+    pub(super) async fn credit(
         &self,
         partition: PartitionId,
         weight: usize,
@@ -255,11 +237,4 @@ fn answer_if_gone(services: &NodeServices, partition: PartitionId) {
 /// Credits that a proposal with so many bytes takes.
 fn cost(weight: usize) -> u32 {
     u32::try_from((1 + weight / CREDIT_BYTES).min(CREDITS_PER_PARTITION)).unwrap_or(1)
-}
-
-fn changed(answer: &Answer) -> u64 {
-    match answer {
-        Answer::Reply(forebay_engine::partition::apply::Reply::Changed(count)) => *count,
-        _ => 0,
-    }
 }

@@ -8,6 +8,28 @@ use forebay_messages::{EntryId, PartitionId, PartitionKey};
 use forebay_storage::{Fault, OpenError, log::LogError, metadata::MetadataError};
 use thiserror::Error;
 
+/// A filter that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FilterError {
+    /// It says nothing.
+    #[error("the filter is empty: name entries, narrow it, or say that you mean all")]
+    Empty,
+    /// There is no such stage.
+    #[error("`{0}` is no stage; there are inbox, running, suspended, paused and finished")]
+    Stage(String),
+    /// There is no such outcome.
+    #[error("`{0}` is no outcome; there are success, failed, dead letter, canceled and killed")]
+    Outcome(String),
+    /// No entry that it takes can be changed in this way.
+    #[error("{action} is for entries that {of}; the filter takes others")]
+    NeverMatches {
+        /// What was to be done.
+        action: &'static str,
+        /// To whom that is done.
+        of: &'static str,
+    },
+}
+
 /// What can go wrong on a node.
 #[derive(Debug, Error)]
 pub enum NodeError {
@@ -93,6 +115,9 @@ pub enum NodeError {
     /// There is no such entry.
     #[error("there is no entry {0}")]
     UnknownEntry(EntryId),
+    /// A filter makes no sense.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// The rules were not changed.
     #[error(transparent)]
     Rules(#[from] ChangeError),

@@ -4,6 +4,7 @@
 //! partition's keys have one owner; shutting down loses nothing. Must not know: what
 //! a command does.
 
+mod act;
 mod ask;
 mod error;
 mod explain;
@@ -38,7 +39,8 @@ use crate::{
     shell::Clock,
 };
 
-pub use error::NodeError;
+pub use act::{ActReport, EntryCommand, EntryTarget, NAMED_MAX, VQueueReport};
+pub use error::{FilterError, NodeError};
 pub use explain::{BlockView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason};
 pub use impact::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
 pub use query::{EntryFilter, EntryView, StatusView, VQueueView};

@@ -10,10 +10,12 @@ use forebay_engine::{
         store::Tables,
     },
 };
-use forebay_messages::{EntryId, Outcome, PartitionId, VQueueId, VQueueName};
+use forebay_messages::{
+    EntryId, Outcome, PartitionId, Timestamp, VQueueId, VQueueName, command::EntrySelector,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{Node, NodeError, services::PartitionEntry};
+use super::{FilterError, Node, NodeError, services::PartitionEntry};
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
@@ -29,7 +31,15 @@ pub struct EntryFilter {
     pub scope: Option<String>,
     /// Only of this limit key (`l1` includes everything below).
     pub limit_key: Option<String>,
+    /// Only those enqueued at or before this time (milliseconds since 1970).
+    #[serde(default)]
+    pub created_until: Option<u64>,
+    /// Only those that ended like this: `success`, `failed`, `dead letter`, `canceled`
+    /// or `killed`.
+    #[serde(default)]
+    pub outcome: Option<String>,
     /// At most this many; 0 means all.
+    #[serde(default)]
     pub limit: usize,
 }
 
@@ -122,6 +132,22 @@ fn limit_key(name: &VQueueName) -> Option<String> {
     name.l1.is_some().then(|| name.limit_key())
 }
 
+/// How entries may end, as they are named here.
+const OUTCOMES: [&str; 5] = ["success", "failed", "dead letter", "canceled", "killed"];
+
+fn outcome_name(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Success(_) => "success".to_owned(),
+        Outcome::Failure(failure) => failure.kind.to_string(),
+    }
+}
+
+fn stage_named(name: &str) -> Result<Stage, FilterError> {
+    let all = [Stage::Inbox, Stage::Running, Stage::Suspended, Stage::Paused, Stage::Finished];
+    let found = all.into_iter().find(|stage| stage.to_string() == name);
+    found.ok_or_else(|| FilterError::Stage(name.to_owned()))
+}
+
 impl EntryFilter {
     fn wants_name(&self, name: &VQueueName) -> bool {
         let limit_key_fits = self.limit_key.as_deref().is_none_or(|wanted| {
@@ -133,8 +159,34 @@ impl EntryFilter {
             && limit_key_fits
     }
 
-    fn wants_stage(&self, stage: Stage) -> bool {
-        self.stage.as_deref().is_none_or(|wanted| wanted == stage.to_string())
+    /// Whether it says nothing, and so takes everything.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self { limit: self.limit, ..Self::default() }
+    }
+
+    /// What storage is asked for; the outcome is not part of it.
+    pub(super) fn selector(&self) -> Result<EntrySelector, FilterError> {
+        let stage = self.stage.as_deref().map(stage_named).transpose()?;
+        if let Some(outcome) = &self.outcome
+            && !OUTCOMES.contains(&outcome.as_str())
+        {
+            return Err(FilterError::Outcome(outcome.clone()));
+        }
+        let text = |text: &Option<String>| text.as_deref().map(Into::into);
+        Ok(EntrySelector {
+            entries: Vec::new(),
+            service: text(&self.service),
+            scope: text(&self.scope),
+            limit_key: text(&self.limit_key),
+            stage: stage.map(|stage| stage as u32),
+            created_until: self.created_until.map(Timestamp),
+        })
+    }
+
+    /// Whether an entry ended as is wanted.
+    pub(super) fn wants_outcome(&self, outcome: &Outcome) -> bool {
+        self.outcome.as_deref().is_none_or(|wanted| wanted == outcome_name(outcome))
     }
 
     fn is_full(&self, found: usize) -> bool {
@@ -162,9 +214,10 @@ pub(super) fn view_live(id: EntryId, row: &EntryRow, name: &VQueueName) -> Entry
 }
 
 fn view_finished(id: EntryId, row: &FinishedRow, name: &VQueueName) -> EntryView {
-    let (outcome, failure) = match row.outcome() {
-        Outcome::Success(_) => ("success".to_owned(), None),
-        Outcome::Failure(failure) => (failure.kind.to_string(), Some(failure.message.to_string())),
+    let outcome = row.outcome();
+    let failure = match &outcome {
+        Outcome::Success(_) => None,
+        Outcome::Failure(failure) => Some(failure.message.to_string()),
     };
     EntryView {
         id,
@@ -174,7 +227,7 @@ fn view_finished(id: EntryId, row: &FinishedRow, name: &VQueueName) -> EntryView
         limit_key: limit_key(name),
         key: text(name.object_key.as_ref()),
         stage: Stage::Finished.to_string(),
-        outcome: Some(outcome),
+        outcome: Some(outcome_name(&outcome)),
         attempts: row.attempts,
         created_at: row.created_at.0,
         run_at: None,
@@ -205,47 +258,41 @@ fn add_entries(
     filter: &EntryFilter,
     found: &mut Vec<EntryView>,
 ) -> Result<(), NodeError> {
-    let tables = partition.store.begin()?;
-    let name = |vqueue| -> Result<VQueueName, NodeError> {
-        Ok(tables.vqueue_meta(vqueue)?.map(|meta| meta.name).unwrap_or_default())
-    };
+    let selector = filter.selector()?;
     let mut after = None;
-    loop {
-        let page = tables.entries_after(after, PAGE_LEN)?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(*last);
-        for (id, row) in page {
+    while filter.outcome.is_none() && selector.stage != Some(Stage::Finished as u32) {
+        let page = partition.store.list_entries(&selector, after, PAGE_LEN)?;
+        for listed in page.entries {
             if filter.is_full(found.len()) {
                 return Ok(());
             }
-            let name = name(row.vqueue)?;
-            if filter.wants_stage(row.stage) && filter.wants_name(&name) {
-                found.push(view_live(id, &row, &name));
-            }
+            found.push(view_live(listed.id, &listed.row, &listed.name));
+        }
+        match page.next {
+            Some(_) => after = page.next,
+            None => break,
         }
     }
-    if !filter.wants_stage(Stage::Finished) {
-        return Ok(());
-    }
     let mut after = None;
     loop {
-        let page = tables.finished_after(after, PAGE_LEN)?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        after = Some(*last);
-        for (id, row) in page {
+        let page = partition.store.list_finished(&selector, after, PAGE_LEN)?;
+        for listed in page.entries {
             if filter.is_full(found.len()) {
                 return Ok(());
             }
-            let name = name(row.vqueue)?;
-            if filter.wants_name(&name) {
-                found.push(view_finished(id, &row, &name));
+            if filter.wants_outcome(&listed.row.outcome()) {
+                found.push(view_finished(listed.id, &listed.row, &listed.name));
             }
+        }
+        match page.next {
+            Some(_) => after = page.next,
+            None => return Ok(()),
         }
     }
 }
 
 impl Node {
-    fn entries_in_order(&self) -> Result<Vec<(PartitionId, PartitionEntry)>, NodeError> {
+    pub(super) fn entries_in_order(&self) -> Result<Vec<(PartitionId, PartitionEntry)>, NodeError> {
         self.partitions().into_iter().map(|id| Ok((id, self.entry_of(id)?))).collect()
     }
 

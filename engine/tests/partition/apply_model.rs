@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytestring::ByteString;
 use forebay_engine::{
     partition::{
-        apply::{Enqueued, Reply, Stale},
+        apply::{Acted, Enqueued, Reply, Skip, Stale},
         mem::MemTables,
         rows::Stage,
     },
@@ -71,6 +71,12 @@ fn named(name: &VQueueName, of: [&Option<ByteString>; 3]) -> bool {
         && key.as_ref().is_none_or(below)
 }
 
+fn fits(selector: &EntrySelector, name: &VQueueName, stage: Stage, created: u64) -> bool {
+    named(name, [&selector.service, &selector.scope, &selector.limit_key])
+        && selector.stage.is_none_or(|wanted| wanted == stage as u32)
+        && selector.created_until.is_none_or(|until| created <= until.0)
+}
+
 fn unique(entries: &[EntryId]) -> Vec<EntryId> {
     let mut seen = BTreeSet::new();
     entries.iter().copied().filter(|id| seen.insert(*id)).collect()
@@ -96,7 +102,7 @@ impl Model {
             Command::Cancel(selector) => self.each(selector, |model, id| model.cancel(now, id)),
             Command::Kill(selector) => self.each(selector, |model, id| {
                 model.end(now, id, Some(FailureKind::Killed));
-                true
+                Ok(())
             }),
             Command::Pause(selector) => {
                 self.each(selector, |model, id| model.turn(id, Stage::Inbox, Stage::Paused))
@@ -267,49 +273,71 @@ impl Model {
         Reply::Changed(1)
     }
 
+    /// Asks of each entry named, once, whether it is changed.
+    fn ask(
+        &mut self,
+        named: &[EntryId],
+        mut change: impl FnMut(&mut Self, EntryId) -> Result<(), Skip>,
+    ) -> Acted {
+        let mut acted = Acted::default();
+        for id in unique(named) {
+            match change(self, id) {
+                Ok(()) => acted.changed += 1,
+                Err(skip) => acted.skipped.push((id, skip)),
+            }
+        }
+        acted
+    }
+
     fn each(
         &mut self,
         selector: &EntrySelector,
-        mut change: impl FnMut(&mut Self, EntryId) -> bool,
+        mut change: impl FnMut(&mut Self, EntryId) -> Result<(), Skip>,
     ) -> Reply {
-        let chosen = if selector.entries.is_empty() {
-            let of = [&selector.service, &selector.scope, &selector.limit_key];
-            let until = selector.created_until.map_or(u64::MAX, |until| until.0);
-            let chosen = self.live.iter().filter(|(_, entry)| {
-                named(&entry.new.vqueue, of)
-                    && selector.stage.is_none_or(|stage| stage == entry.stage as u32)
-                    && entry.created <= until
-            });
-            chosen.map(|(id, _)| *id).collect()
-        } else {
-            unique(&selector.entries)
-        };
-        let mut changed = 0;
-        for id in chosen {
-            changed += u64::from(self.live.contains_key(&id) && change(self, id));
-        }
-        Reply::Changed(changed)
+        Reply::Acted(self.ask(&selector.entries, |model, id| {
+            let Some(entry) = model.live.get(&id) else {
+                return Err(match model.done.contains_key(&id) {
+                    true => Skip::Finished,
+                    false => Skip::Unknown,
+                });
+            };
+            let (name, stage, created) = (&entry.new.vqueue, entry.stage, entry.created);
+            let fits = fits(selector, name, stage, created);
+            // A change that is refused changes nothing.
+            let mut after = model.clone();
+            change(&mut after, id)?;
+            if !fits {
+                return Err(Skip::NoMatch);
+            }
+            *model = after;
+            Ok(())
+        }))
     }
 
-    fn cancel(&mut self, now: u64, id: EntryId) -> bool {
+    fn cancel(&mut self, now: u64, id: EntryId) -> Result<(), Skip> {
         let entry = self.live.get_mut(&id).unwrap();
         if entry.stage != Stage::Running {
             self.end(now, id, Some(FailureKind::Canceled));
-            return true;
+            return Ok(());
         }
-        !std::mem::replace(&mut entry.cancel, true)
+        match std::mem::replace(&mut entry.cancel, true) {
+            true => Err(Skip::AlreadyCanceled),
+            false => Ok(()),
+        }
     }
 
-    fn turn(&mut self, id: EntryId, from: Stage, to: Stage) -> bool {
+    fn turn(&mut self, id: EntryId, from: Stage, to: Stage) -> Result<(), Skip> {
         let entry = self.live.get_mut(&id).unwrap();
-        let fits = entry.stage == from;
-        if fits {
-            entry.stage = to;
+        match entry.stage {
+            stage if stage == from => entry.stage = to,
+            _ if to == Stage::Inbox => return Err(Skip::NotPaused),
+            Stage::Paused => return Err(Skip::AlreadyPaused),
+            _ => return Err(Skip::Running),
         }
-        fits
+        Ok(())
     }
 
-    fn reschedule(&mut self, id: EntryId, run_at: u64) -> bool {
+    fn reschedule(&mut self, id: EntryId, run_at: u64) -> Result<(), Skip> {
         let entry = self.live.get_mut(&id).unwrap();
         match entry.stage {
             Stage::Inbox => {
@@ -318,9 +346,9 @@ impl Model {
                 self.live.get_mut(&id).unwrap().place = place;
             }
             Stage::Paused => entry.place.1 = run_at,
-            _ => return false,
+            _ => return Err(Skip::Running),
         }
-        true
+        Ok(())
     }
 
     /// Every vqueue that has anything, or is paused.
@@ -340,23 +368,28 @@ impl Model {
     fn pause(&mut self, selector: &VQueueSelector, paused: bool) -> Reply {
         let known = self.vqueues();
         let of = [&selector.service, &selector.scope, &selector.limit_key];
-        let mut changed = 0;
-        for (id, name) in known {
-            let chosen = if selector.vqueues.is_empty() {
-                named(&name, of)
-            } else {
-                selector.vqueues.contains(&id)
+        let mut acted = Acted::default();
+        let mut seen = BTreeSet::new();
+        for id in selector.vqueues.iter().copied().filter(|id| seen.insert(*id)) {
+            let is_paused = self.paused.contains(&id);
+            let skip = match known.get(&id) {
+                None => Skip::Unknown,
+                Some(name) if !named(name, of) => Skip::NoMatch,
+                Some(_) if is_paused && paused => Skip::AlreadyPaused,
+                Some(_) if !is_paused && !paused => Skip::NotPaused,
+                Some(_) => {
+                    acted.changed += 1;
+                    if paused {
+                        self.paused.insert(id)
+                    } else {
+                        self.paused.remove(&id)
+                    };
+                    continue;
+                }
             };
-            if chosen && self.paused.contains(&id) != paused {
-                changed += 1;
-                if paused {
-                    self.paused.insert(id)
-                } else {
-                    self.paused.remove(&id)
-                };
-            }
+            acted.skipped.push((id, skip));
         }
-        Reply::Changed(changed)
+        Reply::VQueuesActed(acted)
     }
 
     fn rule_book(&mut self, bytes: &[u8]) -> Reply {
@@ -372,10 +405,11 @@ impl Model {
     }
 
     fn purge(&mut self, command: &Purge) -> Reply {
-        let before = self.done.len();
-        for id in &command.entries {
-            self.done.remove(id);
-        }
+        let mut acted = self.ask(&command.entries, |model, id| match model.done.remove(&id) {
+            Some(_) => Ok(()),
+            None if model.live.contains_key(&id) => Err(Skip::NotFinished),
+            None => Err(Skip::Unknown),
+        });
         if let Some(until) = command.expired_until {
             let mut due: Vec<_> = self.done.iter().map(|(id, done)| (done.expires, *id)).collect();
             due.retain(|(expires, _)| *expires <= until.0 && *expires < u64::MAX);
@@ -383,43 +417,40 @@ impl Model {
             let count = if command.count_max == 0 { due.len() } else { command.count_max as usize };
             for (_, id) in due.into_iter().take(count) {
                 self.done.remove(&id);
+                acted.changed += 1;
             }
         }
-        Reply::Changed((before - self.done.len()) as u64)
+        Reply::Acted(acted)
     }
 
     fn redrive(&mut self, now: u64, selector: &EntrySelector) -> Reply {
-        let chosen: Vec<_> = if selector.entries.is_empty() {
-            let of = [&selector.service, &selector.scope, &selector.limit_key];
-            let until = selector.created_until.map_or(u64::MAX, |until| until.0);
-            let chosen = self
-                .done
-                .iter()
-                .filter(|(_, done)| named(&done.new.vqueue, of) && done.created <= until);
-            chosen.map(|(id, _)| *id).collect()
-        } else {
-            unique(&selector.entries)
-        };
-        let mut changed = 0;
-        for id in chosen {
-            if self.done.get(&id).is_none_or(|done| done.failed.is_none()) {
-                continue;
+        Reply::Acted(self.ask(&selector.entries, |model, id| {
+            let Some(done) = model.done.get(&id) else {
+                return Err(match model.live.contains_key(&id) {
+                    true => Skip::NotFinished,
+                    false => Skip::Unknown,
+                });
+            };
+            if done.failed.is_none() {
+                return Err(Skip::Succeeded);
             }
-            let done = self.done.remove(&id).unwrap();
-            let run_at = self.next_default_time(now);
+            if !fits(selector, &done.new.vqueue, Stage::Finished, done.created) {
+                return Err(Skip::NoMatch);
+            }
+            let done = model.done.remove(&id).unwrap();
+            let run_at = model.next_default_time(now);
             let entry = Live {
                 new: done.new,
                 created: done.created,
                 stage: Stage::Inbox,
-                place: self.next_place(false, run_at),
+                place: model.next_place(false, run_at),
                 attempts: 0,
                 token: AttemptToken::default(),
                 cancel: false,
             };
-            self.live.insert(id, entry);
-            changed += 1;
-        }
-        Reply::Changed(changed)
+            model.live.insert(id, entry);
+            Ok(())
+        }))
     }
 
     /// Whether the rows say what the model says.

@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_engine::partition::{
-    apply::{Applied, ApplyError, Enqueued, FORMAT_VERSION, Reply, Stale, apply},
+    apply::{
+        Acted, Applied, ApplyError, ENTRIES_PER_COMMAND_MAX, Enqueued, EntryAction, FORMAT_VERSION,
+        Reply, Skip, Stale, apply,
+    },
     machine::backoff,
     mem::MemTables,
-    rows::{FsmSlot, Stage},
+    rows::{EntryRow, FsmSlot, Stage},
     state::State,
     store::put_fsm_number,
 };
@@ -15,18 +18,25 @@ use forebay_messages::{
     AttemptToken, FailureKind, Lsn, Outcome, Record, Timestamp,
     command::{
         Command, EnqueueBatch, EntrySelector, NewEntry, Purge, Reschedule, RetryPolicy,
-        RetryReason, UpsertRuleBook, VersionBarrier,
+        RetryReason, UpsertRuleBook, VQueueSelector, VersionBarrier,
     },
 };
 
 use super::fixture::{
-    Replica, book, by_leader, entry, name, new_entry, record, these, this_vqueue, vqueue,
+    Replica, book, by_leader, changed, entry, name, new_entry, record, skipped, these, this_vqueue,
+    vqueue,
 };
 
 /// The name of a vqueue with a lock.
 const LOCKED: u8 = 2;
 /// The name of one without.
 const FREE: u8 = 0;
+
+/// What came of pausing (or resuming) the vqueue [`FREE`].
+fn paused(changed: u64, skip: Option<Skip>) -> Reply {
+    let skipped = skip.map(|skip| (vqueue(FREE), skip)).into_iter().collect();
+    Reply::VQueuesActed(Acted { changed, skipped })
+}
 
 fn failure_of(replica: &Replica, n: u8) -> Option<FailureKind> {
     match replica.tables.finished.get(&entry(n))?.outcome() {
@@ -48,27 +58,87 @@ fn an_entry_that_is_named_twice_in_one_command_is_changed_once() {
     let mut replica = Replica::new();
     replica.enqueue(1, new_entry(1, FREE));
     replica.enqueue(1, new_entry(2, FREE));
-    assert_eq!(replica.run(2, Command::Cancel(these(&[1, 1, 1]))), Reply::Changed(1));
-    assert_eq!(replica.run(2, Command::Redrive(these(&[1, 1]))), Reply::Changed(1));
-    assert_eq!(replica.run(2, Command::Pause(these(&[1, 2, 1]))), Reply::Changed(2));
-    assert_eq!(replica.run(2, Command::Kill(these(&[2, 1, 2]))), Reply::Changed(2));
+    assert_eq!(replica.run(2, Command::Cancel(these(&[1, 1, 1]))), changed(1));
+    assert_eq!(replica.run(2, Command::Redrive(these(&[1, 1]))), changed(1));
+    assert_eq!(replica.run(2, Command::Pause(these(&[1, 2, 1]))), changed(2));
+    assert_eq!(replica.run(2, Command::Kill(these(&[2, 1, 2]))), changed(2));
     let entries = vec![entry(1), entry(1)];
     let purge = Command::Purge(Purge { entries, ..Purge::default() });
-    assert_eq!(replica.run(2, purge), Reply::Changed(1));
+    assert_eq!(replica.run(2, purge), changed(1));
 }
 
 #[test]
-fn a_filter_takes_what_was_enqueued_before_it_and_nothing_after() {
+fn a_command_that_names_nobody_changes_nobody() {
+    // A selector without names used to mean everybody, with no bound on the batch.
     let mut replica = Replica::new();
     for n in 0..4 {
         replica.enqueue(1, new_entry(n, n));
     }
-    let below = EntrySelector { limit_key: Some("x".into()), ..EntrySelector::default() };
-    assert_eq!(replica.run(2, Command::Cancel(below)), Reply::Changed(2), "x and x/y");
-    replica.enqueue(3, new_entry(5, 1));
-    assert_eq!(replica.row(5).unwrap().stage, Stage::Inbox);
-    assert_eq!(failure_of(&replica, 1), Some(FailureKind::Canceled));
-    assert_eq!(failure_of(&replica, 3), Some(FailureKind::Canceled));
+    for filter in
+        [EntrySelector::default(), EntrySelector { service: Some("mail".into()), ..these(&[]) }]
+    {
+        assert_eq!(replica.run(2, Command::Kill(filter.clone())), changed(0));
+        assert_eq!(replica.run(2, Command::Redrive(filter)), changed(0));
+    }
+    assert_eq!(replica.run(2, Command::PauseVQueue(VQueueSelector::default())), paused(0, None));
+    assert_eq!(replica.tables.entries.len(), 4);
+}
+
+#[test]
+fn what_moved_on_since_it_was_selected_is_left_alone() {
+    let mut replica = Replica::new();
+    for n in 0..4 {
+        replica.enqueue(1, new_entry(n, n));
+    }
+    replica.start(2, 0).unwrap();
+    let waiting = EntrySelector { stage: Some(Stage::Inbox as u32), ..these(&[0, 1, 9]) };
+    let left = vec![(entry(0), Skip::NoMatch), (entry(9), Skip::Unknown)];
+    let wanted = Reply::Acted(Acted { changed: 1, skipped: left });
+    assert_eq!(replica.run(3, Command::Kill(waiting)), wanted);
+    let below = EntrySelector { limit_key: Some("x".into()), ..these(&[0, 2, 3]) };
+    let left = vec![(entry(0), Skip::NoMatch), (entry(2), Skip::NoMatch)];
+    let wanted = Reply::Acted(Acted { changed: 1, skipped: left });
+    assert_eq!(replica.run(3, Command::Cancel(below)), wanted, "3 has the limit key x/y");
+    let old = EntrySelector { created_until: Some(Timestamp(0)), ..these(&[2]) };
+    assert_eq!(replica.run(3, Command::Cancel(old)), skipped(2, Skip::NoMatch));
+}
+
+#[test]
+fn one_command_changes_a_bounded_number_of_entries() {
+    let mut replica = Replica::new();
+    let many = u16::try_from(ENTRIES_PER_COMMAND_MAX + 3).unwrap();
+    let wide = |n: u16| {
+        let mut id = entry(0);
+        id.uuid[..2].copy_from_slice(&n.to_be_bytes());
+        id
+    };
+    let entries = (0..many).map(|n| NewEntry { id: wide(n), ..new_entry(0, FREE) }).collect();
+    replica.run(1, Command::EnqueueBatch(EnqueueBatch { entries }));
+    let all = EntrySelector { entries: (0..many).map(wide).collect(), ..EntrySelector::default() };
+    let Reply::Acted(acted) = replica.run(2, Command::Kill(all)) else { panic!("not acted") };
+    assert_eq!(acted.changed, ENTRIES_PER_COMMAND_MAX as u64);
+    let left: Vec<_> = (many - 3..many).map(|n| (wide(n), Skip::OverLimit)).collect();
+    assert_eq!(acted.skipped, left);
+    assert_eq!(replica.tables.entries.len(), 3);
+}
+
+#[test]
+fn whom_an_action_would_change_can_be_told_beforehand() {
+    use EntryAction::{Cancel, Kill, Pause, Purge, Redrive, Reschedule, Resume};
+    let row = |stage| EntryRow { stage, ..EntryRow::default() };
+    let stages = [Stage::Inbox, Stage::Running, Stage::Suspended, Stage::Paused];
+    let told = |action: EntryAction| stages.map(|stage| action.check(&row(stage)));
+    assert_eq!(told(Cancel), [Ok(()); 4]);
+    assert_eq!(told(Kill), [Ok(()); 4]);
+    let (running, suspended) = (Err(Skip::Running), Err(Skip::Suspended));
+    assert_eq!(told(Pause), [Ok(()), running, suspended, Err(Skip::AlreadyPaused)]);
+    let no = Err(Skip::NotPaused);
+    assert_eq!(told(Resume), [no, no, no, Ok(())]);
+    assert_eq!(told(Reschedule), [Ok(()), running, suspended, Ok(())]);
+    assert_eq!(told(Purge), [Err(Skip::NotFinished); 4]);
+    assert_eq!(told(Redrive), [Err(Skip::NotFinished); 4]);
+    let asked = EntryRow { cancel_requested: true, ..row(Stage::Running) };
+    assert_eq!((Cancel.check(&asked), Kill.check(&asked)), (Err(Skip::AlreadyCanceled), Ok(())));
 }
 
 // --- Enqueue.
@@ -144,11 +214,11 @@ fn results_are_purged_when_their_time_is_over_and_so_many_at_a_time() {
         let expired_until = Some(Timestamp(until));
         Command::Purge(Purge { entries: Vec::new(), expired_until, count_max })
     };
-    assert_eq!(replica.run(6, purge(14, 0)), Reply::Changed(0));
-    assert_eq!(replica.run(6, purge(u64::MAX - 1, 1)), Reply::Changed(1));
+    assert_eq!(replica.run(6, purge(14, 0)), changed(0));
+    assert_eq!(replica.run(6, purge(u64::MAX - 1, 1)), changed(1));
     assert!(!replica.tables.finished.contains_key(&entry(1)), "the oldest first");
-    assert_eq!(replica.run(6, purge(25, 0)), Reply::Changed(1));
-    assert_eq!(replica.run(6, purge(u64::MAX, 0)), Reply::Changed(1));
+    assert_eq!(replica.run(6, purge(25, 0)), changed(1));
+    assert_eq!(replica.run(6, purge(u64::MAX, 0)), changed(1));
     assert_eq!(replica.tables.finished.len(), 1, "one is kept until it is purged by name");
 }
 
@@ -199,8 +269,8 @@ fn an_entry_that_was_asked_to_stop_is_not_tried_again() {
     let mut replica = Replica::new();
     replica.enqueue(1, new_entry(1, LOCKED));
     let token = replica.start(1, 1).unwrap();
-    assert_eq!(replica.run(2, Command::Cancel(these(&[1]))), Reply::Changed(1));
-    assert_eq!(replica.run(2, Command::Cancel(these(&[1]))), Reply::Changed(0), "asked already");
+    assert_eq!(replica.run(2, Command::Cancel(these(&[1]))), changed(1));
+    assert_eq!(replica.run(2, Command::Cancel(these(&[1]))), skipped(1, Skip::AlreadyCanceled));
     replica.retry(3, 1, token, RetryReason::Failed, 9);
     assert_eq!(failure_of(&replica, 1), Some(FailureKind::Canceled));
     assert!(replica.tables.locks.is_empty());
@@ -291,7 +361,7 @@ fn reschedule_gives_another_place_in_the_order_of_the_command() {
     replica.run(13, Command::Resume(these(&[1])));
     assert_eq!(replica.queue(FREE), [1, 4, 3, 2]);
     replica.start(14, 2);
-    assert_eq!(replica.run(15, to(&[2], 1)), Reply::Changed(0), "what runs has no time to wait");
+    assert_eq!(replica.run(15, to(&[2], 1)), skipped(2, Skip::Running));
 }
 
 #[test]
@@ -306,7 +376,7 @@ fn redrive_tries_a_dead_letter_again_from_attempt_one() {
     let old = replica.start(1, 1).unwrap();
     replica.retry(2, 1, old, RetryReason::Failed, 0);
     replica.enqueue(3, new_entry(2, LOCKED));
-    assert_eq!(replica.run(4, Command::Redrive(these(&[1]))), Reply::Changed(1));
+    assert_eq!(replica.run(4, Command::Redrive(these(&[1]))), changed(1));
     assert_eq!(replica.queue(LOCKED), [2, 1], "behind what waits by now");
     let row = replica.row(1).unwrap();
     assert_eq!((row.attempts, row.retry), (0, Some(RetryPolicy::NONE)));
@@ -315,20 +385,25 @@ fn redrive_tries_a_dead_letter_again_from_attempt_one() {
     assert_eq!(replica.enqueue(5, NewEntry { id: entry(9), ..new }), Reply::Enqueued(stored));
     let token = replica.start(6, 1).unwrap();
     replica.succeed(7, 1, token);
-    assert_eq!(replica.run(8, Command::Redrive(these(&[1]))), Reply::Changed(0), "it succeeded");
+    assert_eq!(replica.run(8, Command::Redrive(these(&[1]))), skipped(1, Skip::Succeeded));
 }
 
 #[test]
 fn a_paused_vqueue_starts_nothing_and_is_remembered_when_empty() {
     let mut replica = Replica::new();
-    assert_eq!(replica.run(1, Command::PauseVQueue(this_vqueue(FREE))), Reply::Changed(0));
+    assert_eq!(
+        replica.run(1, Command::PauseVQueue(this_vqueue(FREE))),
+        paused(0, Some(Skip::Unknown))
+    );
     replica.enqueue(1, NewEntry { retention_ms: Some(0), ..new_entry(1, FREE) });
-    assert_eq!(replica.run(1, Command::PauseVQueue(this_vqueue(FREE))), Reply::Changed(1));
+    assert_eq!(replica.run(1, Command::PauseVQueue(this_vqueue(FREE))), paused(1, None));
     assert_eq!(replica.start(2, 1), None);
     replica.run(3, Command::Kill(these(&[1])));
     replica.enqueue(4, new_entry(2, FREE));
     assert_eq!(replica.start(5, 2), None, "still paused");
-    assert_eq!(replica.run(6, Command::ResumeVQueue(this_vqueue(FREE))), Reply::Changed(1));
+    assert_eq!(replica.run(6, Command::ResumeVQueue(this_vqueue(FREE))), paused(1, None));
+    let again = Some(Skip::NotPaused);
+    assert_eq!(replica.run(6, Command::ResumeVQueue(this_vqueue(FREE))), paused(0, again));
     assert!(replica.start(7, 2).is_some());
 }
 
@@ -353,7 +428,7 @@ fn nothing_of_an_older_leader_counts_after_an_announcement() {
     assert_eq!(replica.apply(&kill(9, 4)), Reply::Fenced);
     assert_eq!(replica.apply(&record(1, None, announce(5))), Reply::Stale(Stale::Older));
     assert_eq!(replica.apply(&kill(1, 5)), Reply::Duplicate);
-    assert_eq!(replica.apply(&kill(2, 5)), Reply::Changed(1));
+    assert_eq!(replica.apply(&kill(2, 5)), changed(1));
 }
 
 #[test]

@@ -88,13 +88,13 @@ pub(crate) enum What {
 #[derive(Clone, Debug)]
 pub(crate) enum Chosen {
     These(Vec<u8>),
-    Where { service: u8, scope: u8, limit_key: u8, stage: u8, until: Option<u8> },
+    Where { service: u8, scope: u8, limit_key: u8, stage: u8, until: Option<u8>, of: Vec<u8> },
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum ChosenVQueues {
     These(Vec<u8>),
-    Where { service: u8, scope: u8, limit_key: u8 },
+    Where { service: u8, scope: u8, limit_key: u8, of: Vec<u8> },
 }
 
 /// One step: an operation, how far the clock goes (or steps back), who proposes.
@@ -146,13 +146,15 @@ fn what() -> impl Strategy<Value = What> {
 
 fn chosen() -> impl Strategy<Value = Chosen> {
     let these = prop::collection::vec(0..ENTRIES, 1..4).prop_map(Chosen::These);
-    let filter = (0..3_u8, 0..3_u8, 0..4_u8, 0..6_u8, prop::option::of(0..60_u8)).prop_map(
-        |(service, scope, limit_key, stage, until)| Chosen::Where {
+    let of = prop::collection::vec(0..ENTRIES, 0..8);
+    let filter = (0..3_u8, 0..3_u8, 0..4_u8, 0..6_u8, prop::option::of(0..60_u8), of).prop_map(
+        |(service, scope, limit_key, stage, until, of)| Chosen::Where {
             service,
             scope,
             limit_key,
             stage,
             until,
+            of,
         },
     );
     prop_oneof![2 => these, 1 => filter]
@@ -160,8 +162,10 @@ fn chosen() -> impl Strategy<Value = Chosen> {
 
 fn chosen_vqueues() -> impl Strategy<Value = ChosenVQueues> {
     let these = prop::collection::vec(0..NAMES, 1..3).prop_map(ChosenVQueues::These);
-    let filter = (0..3_u8, 0..3_u8, 0..4_u8)
-        .prop_map(|(service, scope, limit_key)| ChosenVQueues::Where { service, scope, limit_key });
+    let of = prop::collection::vec(0..NAMES, 0..5);
+    let filter = (0..3_u8, 0..3_u8, 0..4_u8, of).prop_map(|(service, scope, limit_key, of)| {
+        ChosenVQueues::Where { service, scope, limit_key, of }
+    });
     prop_oneof![2 => these, 1 => filter]
 }
 
@@ -398,10 +402,10 @@ fn limit_key(number: u8) -> Option<bytestring::ByteString> {
 fn selector(chosen: &Chosen) -> EntrySelector {
     match chosen {
         Chosen::These(entries) => super::fixture::these(entries),
-        Chosen::Where { service: of, scope: under, limit_key: key, stage, until } => {
+        Chosen::Where { service: by, scope: under, limit_key: key, stage, until, of } => {
             EntrySelector {
-                entries: Vec::new(),
-                service: service(*of),
+                entries: of.iter().map(|n| entry(*n)).collect(),
+                service: service(*by),
                 scope: scope(*under),
                 limit_key: limit_key(*key),
                 stage: [
@@ -425,9 +429,9 @@ fn vqueue_selector(chosen: &ChosenVQueues) -> VQueueSelector {
             vqueues: names.iter().map(|n| vqueue(*n)).collect(),
             ..VQueueSelector::default()
         },
-        ChosenVQueues::Where { service: of, scope: under, limit_key: key } => VQueueSelector {
-            vqueues: Vec::new(),
-            service: service(*of),
+        ChosenVQueues::Where { service: by, scope: under, limit_key: key, of } => VQueueSelector {
+            vqueues: of.iter().map(|n| vqueue(*n)).collect(),
+            service: service(*by),
             scope: scope(*under),
             limit_key: limit_key(*key),
         },

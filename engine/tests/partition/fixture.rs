@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use forebay_engine::{
     partition::{
-        apply::{Applied, Reply, apply},
+        apply::{Acted, Applied, Reply, Skip, apply},
         mem::MemTables,
         rows::EntryRow,
         state::State,
@@ -82,6 +82,16 @@ pub(crate) fn these(entries: &[u8]) -> EntrySelector {
 /// A selector of exactly one vqueue.
 pub(crate) fn this_vqueue(n: u8) -> VQueueSelector {
     VQueueSelector { vqueues: vec![vqueue(n)], ..Default::default() }
+}
+
+/// So many entries were changed, and none of those named was not.
+pub(crate) fn changed(count: u64) -> Reply {
+    Reply::Acted(Acted { changed: count, skipped: Vec::new() })
+}
+
+/// None was changed, for this reason.
+pub(crate) fn skipped(n: u8, skip: Skip) -> Reply {
+    Reply::Acted(Acted { changed: 0, skipped: vec![(entry(n), skip)] })
 }
 
 pub(crate) fn record(at: u64, producer: Option<Producer>, command: Command) -> Arc<Record> {

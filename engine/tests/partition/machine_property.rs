@@ -17,7 +17,7 @@ use forebay_messages::{
 use proptest::prelude::*;
 
 use super::{
-    fixture::{NAMES, entry, new_entry, these, this_vqueue},
+    fixture::{NAMES, entry, new_entry, these, this_vqueue, vqueue},
     world::{Setting, World},
 };
 
@@ -198,8 +198,10 @@ fn come_to_an_end(world: &mut World) {
         let epoch = world.nodes[leader].replica.state.leader_epoch;
         if epoch != resumed_under {
             resumed_under = epoch;
-            world.propose(leader, Command::ResumeVQueue(VQueueSelector::default()));
-            world.propose(leader, Command::Resume(EntrySelector::default()));
+            let vqueues = (0..NAMES).map(vqueue).collect();
+            let all = VQueueSelector { vqueues, ..VQueueSelector::default() };
+            world.propose(leader, Command::ResumeVQueue(all));
+            world.propose(leader, Command::Resume(these(&(0..ENTRIES).collect::<Vec<_>>())));
             continue;
         }
         let tokens: Vec<_> = world.nodes[leader].handlers.keys().copied().collect();

@@ -193,10 +193,12 @@ pub struct RetryAttempt {
     pub detail: Bytes,
 }
 
-/// Entries a command is for: one by id, or all that match a filter.
+/// Which entries. In a command: those named, if they match the rest too (whoever names
+/// nobody changes nobody, and filters are resolved to names by whoever proposes). In a
+/// listing: all that match, or of those named the ones that match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct EntrySelector {
-    /// Exactly these entries; when empty, the filter decides.
+    /// These entries.
     #[bilrost(1)]
     pub entries: Vec<EntryId>,
     /// Only of this service.
@@ -216,10 +218,10 @@ pub struct EntrySelector {
     pub created_until: Option<Timestamp>,
 }
 
-/// Vqueues a command is for.
+/// Vqueues a command is for: those named, if they match the rest too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct VQueueSelector {
-    /// Exactly these vqueues; when empty, the filter decides.
+    /// These vqueues.
     #[bilrost(1)]
     pub vqueues: Vec<VQueueId>,
     /// Only of this service.

@@ -1,9 +1,9 @@
-//! Commands that act on entries, by id or by filter.
+//! Commands that act on entries, by id or by filter, and on whole queues.
 
 use std::time::Duration;
 
-use clap::{ArgGroup, Args};
-use forebay_messages::EntryId;
+use clap::{ArgGroup, Args, ValueEnum};
+use forebay_messages::{EntryId, VQueueId};
 use jiff::Timestamp;
 
 use super::{StageArg, values::duration};
@@ -12,11 +12,11 @@ use super::{StageArg, values::duration};
 #[derive(Args, Clone, Debug)]
 #[command(group = ArgGroup::new("which").required(true).multiple(true))]
 pub(crate) struct Selection {
-    /// These entries
+    /// These entries, by id (`forebay entries` lists them)
     #[arg(value_name = "ENTRY", group = "which",
-        conflicts_with_all = ["service", "scope", "limit_key", "stage", "older_than"])]
+        conflicts_with_all = ["service", "scope", "limit_key", "older_than", "all"])]
     pub(crate) entries: Vec<EntryId>,
-    /// All of this service
+    /// All of this service (items of `forebay exec` have the service `exec`)
     #[arg(long, group = "which")]
     pub(crate) service: Option<String>,
     /// All of this scope
@@ -25,24 +25,117 @@ pub(crate) struct Selection {
     /// All of this limit key; `l1` includes everything below it
     #[arg(long, group = "which", requires = "scope")]
     pub(crate) limit_key: Option<String>,
-    /// All in this stage
-    #[arg(long, group = "which")]
-    pub(crate) stage: Option<StageArg>,
     /// All that were created longer ago than this, like `1h30m` or `7d`
     #[arg(long, group = "which", value_name = "DURATION", value_parser = duration)]
     pub(crate) older_than: Option<Duration>,
+    /// Every entry there is
+    #[arg(long, group = "which",
+        conflicts_with_all = ["service", "scope", "limit_key", "older_than"])]
+    pub(crate) all: bool,
+    /// Say what would be changed, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
-/// Give entries another time to run at
+/// Which entries that have not ended.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LiveSelection {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// All in this stage
+    #[arg(long, group = "which", conflicts_with_all = ["entries", "all"])]
+    pub(crate) stage: Option<LiveStageArg>,
+}
+
+/// Which entries that have not ended, or which whole queues.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PauseArgs {
+    #[command(flatten)]
+    pub(crate) live: LiveSelection,
+    /// This whole queue, by id (`forebay queues` lists them), with all that will come to
+    /// it; may be given several times
+    #[arg(long = "queue", value_name = "QUEUE", group = "which",
+        conflicts_with_all =
+            ["entries", "service", "scope", "limit_key", "older_than", "all", "stage"])]
+    pub(crate) queues: Vec<VQueueId>,
+}
+
+/// Which entries that have ended.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EndedArgs {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// All that ended like this
+    #[arg(long, group = "which", conflicts_with_all = ["entries", "all"])]
+    pub(crate) outcome: Option<OutcomeArg>,
+}
+
+/// Give entries another time to run at, which is also their place in the queue: an
+/// earlier time goes before
 #[derive(Args, Clone, Debug)]
 #[command(group = ArgGroup::new("when").required(true))]
 pub(crate) struct RescheduleArgs {
     #[command(flatten)]
-    pub(crate) selection: Selection,
+    pub(crate) live: LiveSelection,
     /// At this time, like 2030-01-31T08:00:00Z
     #[arg(long, group = "when", value_name = "TIME")]
     pub(crate) at: Option<Timestamp>,
     /// This long from now, like `1m30s`
     #[arg(long = "in", group = "when", value_name = "DURATION", value_parser = duration)]
     pub(crate) after: Option<Duration>,
+    /// As soon as the limits allow
+    #[arg(long, group = "when")]
+    pub(crate) now: bool,
+}
+
+/// A stage of an entry that has not ended.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LiveStageArg {
+    /// Waits for its turn
+    Inbox,
+    /// Runs
+    Running,
+    /// Waits for something else
+    Suspended,
+    /// Paused by a person
+    Paused,
+}
+
+impl From<LiveStageArg> for StageArg {
+    fn from(stage: LiveStageArg) -> Self {
+        match stage {
+            LiveStageArg::Inbox => Self::Inbox,
+            LiveStageArg::Running => Self::Running,
+            LiveStageArg::Suspended => Self::Suspended,
+            LiveStageArg::Paused => Self::Paused,
+        }
+    }
+}
+
+/// How an entry ended.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutcomeArg {
+    /// It succeeded
+    Success,
+    /// Its handler said that trying again is useless
+    Failed,
+    /// All its attempts failed
+    DeadLetter,
+    /// It was canceled
+    Canceled,
+    /// It was killed
+    Killed,
+}
+
+impl OutcomeArg {
+    /// As answers name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::DeadLetter => "dead letter",
+            Self::Canceled => "canceled",
+            Self::Killed => "killed",
+        }
+    }
 }

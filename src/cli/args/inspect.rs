@@ -1,7 +1,11 @@
 //! Commands that only look: `queues`, `entries`, `explain`, `limits`.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 use forebay_messages::EntryId;
+
+use super::{OutcomeArg, values::duration};
 
 /// List the queues that have something to do
 #[derive(Args, Clone, Debug)]
@@ -29,7 +33,16 @@ pub(crate) struct EntriesArgs {
     /// Only of this service
     #[arg(long)]
     pub(crate) service: Option<String>,
-    /// At most this many
+    /// Only of this limit key; `l1` includes everything below it
+    #[arg(long, requires = "scope")]
+    pub(crate) limit_key: Option<String>,
+    /// Only those that ended like this
+    #[arg(long)]
+    pub(crate) outcome: Option<OutcomeArg>,
+    /// Only those that were created longer ago than this, like `1h30m` or `7d`
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) older_than: Option<Duration>,
+    /// At most this many; 0 is all
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
 }

@@ -17,7 +17,9 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, FromArgMatches, Subcommand};
 use tracing::level_filters::LevelFilter;
 
-pub(crate) use control::{RescheduleArgs, Selection};
+pub(crate) use control::{
+    EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
+};
 pub(crate) use exec::ExecArgs;
 pub(crate) use inspect::{EntriesArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
 pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
@@ -39,6 +41,13 @@ const AVAILABLE: &[&str] = &[
     "bench",
     "completions",
     "man",
+    "cancel",
+    "kill",
+    "pause",
+    "resume",
+    "reschedule",
+    "purge",
+    "redrive",
 ];
 
 /// Behind the options of the subcommand, in its help.
@@ -83,18 +92,19 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     Limits(LimitsArgs),
     /// Cancel entries: those that wait end, those that run are asked to stop
-    Cancel(Selection),
+    Cancel(LiveSelection),
     /// Kill entries: those that run are stopped without being asked
-    Kill(Selection),
-    /// Pause entries until they are resumed
-    Pause(Selection),
-    /// Let paused entries run again
-    Resume(Selection),
+    Kill(LiveSelection),
+    /// Pause waiting entries, or whole queues, until they are resumed
+    Pause(PauseArgs),
+    /// Let paused entries, or whole queues, run again
+    Resume(PauseArgs),
     Reschedule(RescheduleArgs),
     /// Forget finished entries and their results
-    Purge(Selection),
-    /// Run entries again that failed for good
-    Redrive(Selection),
+    Purge(EndedArgs),
+    /// Run entries again that failed for good, with all their attempts; by filter those
+    /// that failed, and not those that were canceled or killed
+    Redrive(EndedArgs),
     Partitions(PartitionsArgs),
     Snapshot(SnapshotArgs),
     Bench(BenchArgs),

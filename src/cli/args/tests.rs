@@ -73,6 +73,19 @@ fn wrong_usage_is_exit_code_2_and_names_the_option() {
         (&["exec", "--log", "loud", "--", "true"], "--log"),
         (&["rules", "set", "a/*"], "--concurrency"),
         (&["nonsense"], "nonsense"),
+        (&["cancel"], "--scope"),
+        (&["cancel", "ent_x"], "`ent_x` is damaged"),
+        (&["kill", "vq_x"], "should start with `ent_`"),
+        (&["kill", "--all", "--scope", "a"], "cannot be used with"),
+        (&["kill", "--limit-key", "a"], "--scope"),
+        (&["kill", "--stage", "finished"], "possible values: inbox, running"),
+        (&["pause", "--queue", "vq_x"], "`vq_x` is damaged"),
+        (&["cancel", "--queue", "vq_x"], "--queue"),
+        (&["reschedule", "--all"], "--at"),
+        (&["reschedule", "--all", "--now", "--in", "1s"], "cannot be used with"),
+        (&["reschedule", "--all", "--at", "tomorrow"], "--at"),
+        (&["purge", "--stage", "running"], "--stage"),
+        (&["redrive", "--older-than", "x"], "`x` is not a duration"),
     ] {
         let error = cli(line).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line:?}: {error}");

@@ -15,10 +15,8 @@ use std::{
 };
 
 use bilrost::Message;
-use forebay::{
-    Drain, Entry, EntryHandle, HandlerOptions, Outcome, RetryPolicy, Runtime,
-    control::{Action, Request, Response, Target, answer},
-};
+use forebay::{Drain, Entry, EntryHandle, HandlerOptions, Outcome, RetryPolicy, Runtime};
+use forebay_actors::node::{EntryCommand, EntryTarget};
 use forebay_engine::rules::{RuleChange, RulePatch};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use thiserror::Error;
@@ -343,12 +341,13 @@ impl Run {
             return Ok(false);
         };
         if !outcome.is_success() && self.retry_failed {
-            let target = Target { entries: vec![handle.id()], ..Target::default() };
-            let request = Request::Act { action: Action::Redrive, target };
-            match answer(self.runtime.node(), request).await {
-                Response::Changed { count } if count > 0 => return Ok(false),
-                other => return Err(ExecError::Broken(format!("cannot retry: {other:?}"))),
-            }
+            let target = EntryTarget::Named(vec![handle.id()]);
+            let redriven = self.runtime.node().act(EntryCommand::Redrive, &target, false).await;
+            let report = redriven.map_err(forebay::RuntimeError::from)?;
+            return match report.skipped_named.first() {
+                None => Ok(false),
+                Some((id, why)) => Err(ExecError::Broken(format!("cannot retry {id}: {why}"))),
+            };
         }
         match outcome.is_success() {
             true => self.summary.succeeded_earlier += 1,

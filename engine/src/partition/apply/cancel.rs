@@ -5,39 +5,31 @@ use forebay_messages::{FailureKind, Outcome, command::EntrySelector};
 
 use super::{
     super::{rows::Stage, store::Tables},
-    Applied, ApplyError, Context, Reply,
+    Acted, Applied, ApplyError, Context, EntryAction,
     end::end,
 };
 
 pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
     selector: &EntrySelector,
-) -> Result<Reply, ApplyError> {
-    let mut changed = 0;
-    for (id, mut row) in context.select_entries(selector)? {
+) -> Result<Acted, ApplyError> {
+    context.each_entry(selector, EntryAction::Cancel, |context, id, mut row| {
         if row.stage != Stage::Running {
             let outcome = Outcome::failure(FailureKind::Canceled, "canceled before it ran");
-            end(context, id, row, outcome, false)?;
-        } else if row.cancel_requested {
-            continue;
-        } else {
-            row.cancel_requested = true;
-            context.applied.push(Applied::CancelRequested { entry: id, token: row.token });
-            context.tables.put_entry(id, row);
+            return end(context, id, row, outcome, false);
         }
-        changed += 1;
-    }
-    Ok(Reply::Changed(changed))
+        row.cancel_requested = true;
+        context.applied.push(Applied::CancelRequested { entry: id, token: row.token });
+        context.tables.put_entry(id, row);
+        Ok(())
+    })
 }
 
 pub(super) fn apply_kill<T: Tables>(
     context: &mut Context<'_, T>,
     selector: &EntrySelector,
-) -> Result<Reply, ApplyError> {
-    let mut changed = 0;
-    for (id, row) in context.select_entries(selector)? {
-        end(context, id, row, Outcome::failure(FailureKind::Killed, "killed"), true)?;
-        changed += 1;
-    }
-    Ok(Reply::Changed(changed))
+) -> Result<Acted, ApplyError> {
+    context.each_entry(selector, EntryAction::Kill, |context, id, row| {
+        end(context, id, row, Outcome::failure(FailureKind::Killed, "killed"), true)
+    })
 }

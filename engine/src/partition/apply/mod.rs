@@ -6,6 +6,7 @@
 //! is a typed no-op, never an error; an error is a fault of the store or of the log.
 //! Must not know: whether this replica leads.
 
+mod act;
 mod announce_leader;
 mod barrier;
 mod cancel;
@@ -33,6 +34,8 @@ use forebay_messages::{
     rule::RuleUpdate,
 };
 use thiserror::Error;
+
+pub use act::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip};
 
 use super::{
     rows::{DedupKey, DedupRow, FsmSlot},
@@ -75,8 +78,12 @@ pub enum Reply {
     Enqueued(Enqueued),
     /// All entries of the batch are stored.
     EnqueuedBatch(Vec<Enqueued>),
-    /// Done; so many entries or vqueues were changed.
+    /// Done; so many attempts or rules were changed.
     Changed(u64),
+    /// Done to those entries to which it applies.
+    Acted(Acted),
+    /// Done to those vqueues to which it applies.
+    VQueuesActed(Acted<VQueueId>),
     /// Nothing to do any more, and why.
     Stale(Stale),
     /// The rule book does not decode; the old one stays.
@@ -263,16 +270,20 @@ fn dispatch<T: Tables>(
         Command::SchedulerDecisions(command) => decisions::apply(context, command),
         Command::Complete(command) => complete::apply(context, command),
         Command::Retry(command) => retry::apply(context, command),
-        Command::Cancel(selector) => cancel::apply(context, selector),
-        Command::Kill(selector) => cancel::apply_kill(context, selector),
-        Command::Pause(selector) => pause::apply(context, selector),
-        Command::Resume(selector) => pause::apply_resume(context, selector),
-        Command::Reschedule(command) => reschedule::apply(context, command),
-        Command::PauseVQueue(selector) => pause_vqueue::apply(context, selector, true),
-        Command::ResumeVQueue(selector) => pause_vqueue::apply(context, selector, false),
+        Command::Cancel(selector) => cancel::apply(context, selector).map(Reply::Acted),
+        Command::Kill(selector) => cancel::apply_kill(context, selector).map(Reply::Acted),
+        Command::Pause(selector) => pause::apply(context, selector).map(Reply::Acted),
+        Command::Resume(selector) => pause::apply_resume(context, selector).map(Reply::Acted),
+        Command::Reschedule(command) => reschedule::apply(context, command).map(Reply::Acted),
+        Command::PauseVQueue(selector) => {
+            pause_vqueue::apply(context, selector, true).map(Reply::VQueuesActed)
+        }
+        Command::ResumeVQueue(selector) => {
+            pause_vqueue::apply(context, selector, false).map(Reply::VQueuesActed)
+        }
         Command::UpsertRuleBook(command) => rule_book::apply(context, command),
-        Command::Purge(command) => purge::apply(context, command),
-        Command::Redrive(selector) => redrive::apply(context, selector),
+        Command::Purge(command) => purge::apply(context, command).map(Reply::Acted),
+        Command::Redrive(selector) => redrive::apply(context, selector).map(Reply::Acted),
         Command::VersionBarrier(command) => barrier::apply(context, *command),
         Command::UpdateDurability(command) => {
             put_fsm_number(context.tables, FsmSlot::DurableLsn, command.durable.0);

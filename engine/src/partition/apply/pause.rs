@@ -5,19 +5,15 @@ use forebay_messages::command::EntrySelector;
 
 use super::{
     super::{rows::Stage, store::Tables},
-    ApplyError, Context, Reply,
+    Acted, ApplyError, Context, EntryAction,
     place::Leaving,
 };
 
 pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
     selector: &EntrySelector,
-) -> Result<Reply, ApplyError> {
-    let mut changed = 0;
-    for (id, mut row) in context.select_entries(selector)? {
-        if row.stage != Stage::Inbox {
-            continue;
-        }
+) -> Result<Acted, ApplyError> {
+    context.each_entry(selector, EntryAction::Pause, |context, id, mut row| {
         let mut meta = context.meta(row.vqueue)?;
         context.leave(id, &row, &mut meta, Leaving { keeps_lock: true, abort: false })?;
         row.stage = Stage::Paused;
@@ -25,26 +21,20 @@ pub(super) fn apply<T: Tables>(
         context.tables.put_parked(row.vqueue, id);
         context.put_meta(row.vqueue, meta);
         context.tables.put_entry(id, row);
-        changed += 1;
-    }
-    Ok(Reply::Changed(changed))
+        Ok(())
+    })
 }
 
 pub(super) fn apply_resume<T: Tables>(
     context: &mut Context<'_, T>,
     selector: &EntrySelector,
-) -> Result<Reply, ApplyError> {
-    let mut changed = 0;
-    for (id, mut row) in context.select_entries(selector)? {
-        if row.stage != Stage::Paused {
-            continue;
-        }
+) -> Result<Acted, ApplyError> {
+    context.each_entry(selector, EntryAction::Resume, |context, id, mut row| {
         let mut meta = context.meta(row.vqueue)?;
         context.leave(id, &row, &mut meta, Leaving { keeps_lock: true, abort: false })?;
         context.enter_inbox_at_key(&mut row, &mut meta);
         context.put_meta(row.vqueue, meta);
         context.tables.put_entry(id, row);
-        changed += 1;
-    }
-    Ok(Reply::Changed(changed))
+        Ok(())
+    })
 }

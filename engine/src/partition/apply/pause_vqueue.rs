@@ -3,25 +3,20 @@
 
 use forebay_messages::command::VQueueSelector;
 
-use super::{super::store::Tables, Applied, ApplyError, Context, Reply};
+use super::{super::store::Tables, Acted, Applied, ApplyError, Context, Skip, VQueueId};
 
 pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
     selector: &VQueueSelector,
     paused: bool,
-) -> Result<Reply, ApplyError> {
-    let mut changed = 0;
-    for vqueue in context.select_vqueues(selector)? {
-        let Some(mut meta) = context.tables.vqueue_meta(vqueue)? else {
-            continue;
-        };
+) -> Result<Acted<VQueueId>, ApplyError> {
+    context.each_vqueue(selector, |context, vqueue, mut meta| {
         if meta.is_paused == paused {
-            continue;
+            return Err(if paused { Skip::AlreadyPaused } else { Skip::NotPaused });
         }
         meta.is_paused = paused;
         context.put_meta(vqueue, meta);
         context.applied.push(Applied::VQueuePaused { vqueue, paused });
-        changed += 1;
-    }
-    Ok(Reply::Changed(changed))
+        Ok(())
+    })
 }

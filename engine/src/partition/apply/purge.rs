@@ -1,43 +1,49 @@
 //! `Purge`: finished entries are forgotten, with their idempotency keys and the
 //! payloads that were kept for a redrive.
 
-use forebay_messages::{EntryId, Timestamp, command::Purge};
+use forebay_messages::{
+    EntryId, Timestamp,
+    command::{EntrySelector, Purge},
+};
 
-use super::{super::store::Tables, Applied, ApplyError, Context, Reply, enqueue::idempotency_key};
+use super::{
+    super::{rows::FinishedRow, store::Tables},
+    Acted, Applied, ApplyError, Context, EntryAction,
+    enqueue::idempotency_key,
+};
 
 /// Most entries that one purge by time forgets.
-const PURGE_COUNT_MAX: usize = 1024;
+const PURGE_COUNT_MAX: usize = 1_024;
 
 pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
     command: &Purge,
-) -> Result<Reply, ApplyError> {
-    let mut purged = 0;
-    for id in &command.entries {
-        // Named twice, it is gone by then.
-        purged += u64::from(forget(context, *id)?);
-    }
+) -> Result<Acted, ApplyError> {
+    let named = EntrySelector { entries: command.entries.clone(), ..EntrySelector::default() };
+    let mut acted = context.each_finished(&named, EntryAction::Purge, |context, id, row| {
+        forget(context, id, row).map(Ok)
+    })?;
     if let Some(until) = command.expired_until {
         let limit = match command.count_max as usize {
             0 => PURGE_COUNT_MAX,
             count => count.min(PURGE_COUNT_MAX),
         };
         for (at, id) in context.tables.timers_until(until, limit)? {
-            if !forget(context, id)? {
-                return Err(ApplyError::Inconsistent {
-                    what: format!("{id} expires at {} but has not ended", at.0),
-                });
-            }
-            purged += 1;
+            let row = context.tables.finished(id)?.ok_or_else(|| ApplyError::Inconsistent {
+                what: format!("{id} expires at {} but has not ended", at.0),
+            })?;
+            forget(context, id, row)?;
+            acted.changed += 1;
         }
     }
-    Ok(Reply::Changed(purged))
+    Ok(acted)
 }
 
-fn forget<T: Tables>(context: &mut Context<'_, T>, id: EntryId) -> Result<bool, ApplyError> {
-    let Some(row) = context.tables.finished(id)? else {
-        return Ok(false);
-    };
+fn forget<T: Tables>(
+    context: &mut Context<'_, T>,
+    id: EntryId,
+    row: FinishedRow,
+) -> Result<(), ApplyError> {
     let mut meta = context.meta(row.vqueue)?;
     if let Some(key) = &row.idempotency_key {
         context.tables.delete_idempotency(&idempotency_key(&meta.name, key));
@@ -54,5 +60,5 @@ fn forget<T: Tables>(context: &mut Context<'_, T>, id: EntryId) -> Result<bool, 
     })?;
     context.put_meta(row.vqueue, meta);
     context.applied.push(Applied::Purged { entry: id });
-    Ok(true)
+    Ok(())
 }

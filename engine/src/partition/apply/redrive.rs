@@ -4,19 +4,16 @@ use forebay_messages::{Timestamp, command::EntrySelector};
 
 use super::{
     super::{rows::EntryRow, state::NewKey, store::Tables},
-    ApplyError, Context, Reply,
+    Acted, ApplyError, Context, EntryAction, Skip,
 };
 
 pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
     selector: &EntrySelector,
-) -> Result<Reply, ApplyError> {
-    let mut changed = 0;
-    for (id, finished) in context.select_finished(selector)? {
-        let can_run_again =
-            !finished.outcome().is_success() && context.tables.payload(id)?.is_some();
-        if !can_run_again {
-            continue;
+) -> Result<Acted, ApplyError> {
+    context.each_finished(selector, EntryAction::Redrive, |context, id, finished| {
+        if context.tables.payload(id)?.is_none() {
+            return Ok(Err(Skip::NoPayload));
         }
         let mut meta = context.meta(finished.vqueue)?;
         meta.finished = meta.finished.checked_sub(1).ok_or_else(|| ApplyError::Inconsistent {
@@ -38,7 +35,6 @@ pub(super) fn apply<T: Tables>(
         context.enter_inbox(&mut row, &mut meta, key);
         context.put_meta(row.vqueue, meta);
         context.tables.put_entry(id, row);
-        changed += 1;
-    }
-    Ok(Reply::Changed(changed))
+        Ok(Ok(()))
+    })
 }

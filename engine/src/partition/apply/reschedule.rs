@@ -4,30 +4,26 @@ use forebay_messages::command::Reschedule;
 
 use super::{
     super::{rows::Stage, state::NewKey, store::Tables},
-    ApplyError, Context, Reply,
+    Acted, ApplyError, Context, EntryAction,
     place::Leaving,
 };
 
 pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
     command: &Reschedule,
-) -> Result<Reply, ApplyError> {
-    let mut changed = 0;
-    for (id, mut row) in context.select_entries(&command.selector)? {
-        match row.stage {
-            Stage::Inbox => {
-                let mut meta = context.meta(row.vqueue)?;
-                context.leave(id, &row, &mut meta, Leaving { keeps_lock: true, abort: false })?;
-                let key =
-                    NewKey { entry: id, run_at: Some(command.run_at), has_lock: row.key.has_lock };
-                context.enter_inbox(&mut row, &mut meta, key);
-                context.put_meta(row.vqueue, meta);
-            }
-            Stage::Paused => row.key.run_at = command.run_at,
-            Stage::Running | Stage::Suspended | Stage::Finished => continue,
+) -> Result<Acted, ApplyError> {
+    context.each_entry(&command.selector, EntryAction::Reschedule, |context, id, mut row| {
+        if row.stage == Stage::Paused {
+            row.key.run_at = command.run_at;
+        } else {
+            let mut meta = context.meta(row.vqueue)?;
+            context.leave(id, &row, &mut meta, Leaving { keeps_lock: true, abort: false })?;
+            let key =
+                NewKey { entry: id, run_at: Some(command.run_at), has_lock: row.key.has_lock };
+            context.enter_inbox(&mut row, &mut meta, key);
+            context.put_meta(row.vqueue, meta);
         }
         context.tables.put_entry(id, row);
-        changed += 1;
-    }
-    Ok(Reply::Changed(changed))
+        Ok(())
+    })
 }

@@ -1,26 +1,24 @@
 //! Which entries or vqueues a command is for.
 //!
-//! Must always hold: a selection is one moment of the log: it sees every entry
-//! enqueued before the command and none after; it names nobody twice, however often
-//! the client did, so that nobody is changed twice from one reading of its row.
+//! Must always hold: a command changes those it names, if they match its filter too,
+//! and nobody else: who names nobody changes nobody. It names nobody twice, however
+//! often the client did, and at most [`ENTRIES_PER_COMMAND_MAX`]; finding entries by
+//! filter is done before, by reading, so that applying a record costs what it changes.
 
 use std::collections::BTreeSet;
 
 use forebay_messages::{
-    EntryId, VQueueId, VQueueName,
+    EntryId, Timestamp, VQueueId, VQueueName,
     command::{EntrySelector, VQueueSelector},
 };
 
 use super::{
     super::{
-        rows::{EntryRow, FinishedRow},
+        rows::{EntryRow, FinishedRow, Stage, VQueueMeta},
         store::Tables,
     },
-    ApplyError, Context,
+    Acted, ApplyError, Context, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip,
 };
-
-/// Rows read at a time.
-const PAGE_LEN: usize = 512;
 
 /// The same in the same order, each once.
 fn unique<T: Copy + Ord>(named: &[T]) -> Vec<T> {
@@ -49,108 +47,103 @@ fn name_selected(
 }
 
 impl<T: Tables> Context<'_, T> {
-    fn entry_name_selected(
+    fn matches(
         &self,
         selector: &EntrySelector,
-        vqueue: VQueueId,
+        (vqueue, stage, created_at): (VQueueId, Stage, Timestamp),
     ) -> Result<bool, ApplyError> {
+        let fits = selector.stage.is_none_or(|wanted| wanted == stage as u32)
+            && selector.created_until.is_none_or(|until| created_at <= until);
         let any_name =
             selector.service.is_none() && selector.scope.is_none() && selector.limit_key.is_none();
-        if any_name {
-            return Ok(true);
+        if any_name || !fits {
+            return Ok(fits);
         }
-        let meta = self.meta(vqueue)?;
         Ok(name_selected(
-            &meta.name,
+            &self.meta(vqueue)?.name,
             selector.service.as_deref(),
             selector.scope.as_deref(),
             selector.limit_key.as_deref(),
         ))
     }
 
-    /// Entries that have not ended and are selected.
-    pub(super) fn select_entries(
-        &self,
+    /// Does something to each entry that is named, matches, and has not ended.
+    pub(super) fn each_entry(
+        &mut self,
         selector: &EntrySelector,
-    ) -> Result<Vec<(EntryId, EntryRow)>, ApplyError> {
-        let mut selected = Vec::new();
-        if !selector.entries.is_empty() {
-            for id in unique(&selector.entries) {
-                if let Some(row) = self.tables.entry(id)? {
-                    selected.push((id, row));
-                }
+        action: EntryAction,
+        mut change: impl FnMut(&mut Self, EntryId, EntryRow) -> Result<(), ApplyError>,
+    ) -> Result<Acted, ApplyError> {
+        self.each(&selector.entries, |context, id| {
+            let Some(row) = context.tables.entry(id)? else {
+                let has_ended = context.tables.finished(id)?.is_some();
+                return Ok(Err(if has_ended { Skip::Finished } else { Skip::Unknown }));
+            };
+            if let Err(skip) = action.check(&row) {
+                return Ok(Err(skip));
             }
-            return Ok(selected);
-        }
-        let mut after = None;
-        loop {
-            let page = self.tables.entries_after(after, PAGE_LEN)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (id, row) in page {
-                let wanted = selector.stage.is_none_or(|stage| stage == row.stage as u32)
-                    && selector.created_until.is_none_or(|until| row.created_at <= until);
-                if wanted && self.entry_name_selected(selector, row.vqueue)? {
-                    selected.push((id, row));
-                }
+            if !context.matches(selector, (row.vqueue, row.stage, row.created_at))? {
+                return Ok(Err(Skip::NoMatch));
             }
-        }
-        Ok(selected)
+            change(context, id, row).map(Ok)
+        })
     }
 
-    /// Finished entries that are selected.
-    pub(super) fn select_finished(
-        &self,
+    /// Does something to each entry that is named, matches, and has ended. The change
+    /// may find a further reason not to.
+    pub(super) fn each_finished(
+        &mut self,
         selector: &EntrySelector,
-    ) -> Result<Vec<(EntryId, FinishedRow)>, ApplyError> {
-        let mut selected = Vec::new();
-        if !selector.entries.is_empty() {
-            for id in unique(&selector.entries) {
-                if let Some(row) = self.tables.finished(id)? {
-                    selected.push((id, row));
-                }
+        action: EntryAction,
+        mut change: impl FnMut(&mut Self, EntryId, FinishedRow) -> Result<Result<(), Skip>, ApplyError>,
+    ) -> Result<Acted, ApplyError> {
+        self.each(&selector.entries, |context, id| {
+            let Some(row) = context.tables.finished(id)? else {
+                let is_live = context.tables.entry(id)?.is_some();
+                return Ok(Err(if is_live { Skip::NotFinished } else { Skip::Unknown }));
+            };
+            if let Err(skip) = action.check_finished(&row) {
+                return Ok(Err(skip));
             }
-            return Ok(selected);
-        }
-        let mut after = None;
-        loop {
-            let page = self.tables.finished_after(after, PAGE_LEN)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (id, row) in page {
-                let wanted = selector.created_until.is_none_or(|until| row.created_at <= until);
-                if wanted && self.entry_name_selected(selector, row.vqueue)? {
-                    selected.push((id, row));
-                }
+            if !context.matches(selector, (row.vqueue, Stage::Finished, row.created_at))? {
+                return Ok(Err(Skip::NoMatch));
             }
-        }
-        Ok(selected)
+            change(context, id, row)
+        })
     }
 
-    /// Vqueues that are selected.
-    pub(super) fn select_vqueues(
-        &self,
+    fn each<I: Copy + Ord>(
+        &mut self,
+        named: &[I],
+        mut change: impl FnMut(&mut Self, I) -> Result<Result<(), Skip>, ApplyError>,
+    ) -> Result<Acted<I>, ApplyError> {
+        let mut acted = Acted::default();
+        for (index, id) in unique(named).into_iter().enumerate() {
+            let over = index >= ENTRIES_PER_COMMAND_MAX;
+            match if over { Err(Skip::OverLimit) } else { change(self, id)? } {
+                Ok(()) => acted.changed += 1,
+                Err(skip) => acted.skipped.push((id, skip)),
+            }
+        }
+        Ok(acted)
+    }
+
+    /// Does something to each vqueue that is named, matches, and is known. The change may
+    /// find a further reason not to.
+    pub(super) fn each_vqueue(
+        &mut self,
         selector: &VQueueSelector,
-    ) -> Result<Vec<VQueueId>, ApplyError> {
-        if !selector.vqueues.is_empty() {
-            return Ok(unique(&selector.vqueues));
-        }
-        let mut selected = Vec::new();
-        let mut after = None;
-        loop {
-            let page = self.tables.vqueues_after(after, PAGE_LEN)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            selected.extend(page.into_iter().filter_map(|(id, meta)| {
-                name_selected(
-                    &meta.name,
-                    selector.service.as_deref(),
-                    selector.scope.as_deref(),
-                    selector.limit_key.as_deref(),
-                )
-                .then_some(id)
-            }));
-        }
-        Ok(selected)
+        mut change: impl FnMut(&mut Self, VQueueId, VQueueMeta) -> Result<(), Skip>,
+    ) -> Result<Acted<VQueueId>, ApplyError> {
+        self.each(&selector.vqueues, |context, vqueue| {
+            let Some(meta) = context.tables.vqueue_meta(vqueue)? else {
+                return Ok(Err(Skip::Unknown));
+            };
+            let (service, scope) = (selector.service.as_deref(), selector.scope.as_deref());
+            if !name_selected(&meta.name, service, scope, selector.limit_key.as_deref()) {
+                return Ok(Err(Skip::NoMatch));
+            }
+            Ok(change(context, vqueue, meta))
+        })
     }
 }

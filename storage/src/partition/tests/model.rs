@@ -90,7 +90,12 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
         }
         Step::Select { id, what } => {
             let one = EntrySelector { entries: vec![entry_id(id)], ..Default::default() };
-            let all = EntrySelector { service: Some("s".into()), ..Default::default() };
+            let entries = (0..24).map(entry_id).collect();
+            let all = EntrySelector { entries, service: Some("s".into()), ..Default::default() };
+            let vqueues = || VQueueSelector {
+                vqueues: model.vqueues.keys().copied().collect(),
+                ..VQueueSelector::default()
+            };
             match what {
                 0 => Command::Cancel(one),
                 1 => Command::Kill(one),
@@ -98,8 +103,8 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
                 3 => Command::Pause(all),
                 4 => Command::Resume(all),
                 5 => Command::Redrive(all),
-                6 => Command::PauseVQueue(VQueueSelector::default()),
-                7 => Command::ResumeVQueue(VQueueSelector::default()),
+                6 => Command::PauseVQueue(vqueues()),
+                7 => Command::ResumeVQueue(vqueues()),
                 _ => Command::Reschedule(Reschedule { selector: one, run_at: Timestamp(seq) }),
             }
         }

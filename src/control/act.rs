@@ -1,0 +1,99 @@
+//! Answering requests that change entries or vqueues.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay_actors::node::{
+    ActReport, EntryCommand, EntryTarget, FilterError, NAMED_MAX, Node, VQueueReport,
+};
+use forebay_engine::partition::apply::Skip;
+use forebay_messages::{EntryId, Timestamp, VQueueId};
+
+use super::{ActView, Action, NotChangedView, SkippedView, Target, answer::Refusal};
+
+pub(super) async fn act(
+    node: &Node,
+    action: Action,
+    target: Target,
+    dry_run: bool,
+) -> Result<ActView, Refusal> {
+    if target.queues.is_empty() {
+        let command = match action {
+            Action::Cancel => EntryCommand::Cancel,
+            Action::Kill => EntryCommand::Kill,
+            Action::Pause => EntryCommand::Pause,
+            Action::Resume => EntryCommand::Resume,
+            Action::Reschedule { run_at } => EntryCommand::Reschedule(Timestamp(run_at)),
+            Action::Purge => EntryCommand::Purge,
+            Action::Redrive => EntryCommand::Redrive,
+        };
+        let report = node.act(command, &entry_target(target)?, dry_run).await?;
+        return Ok(view_act(dry_run, &report));
+    }
+    if target.all || !target.entries.is_empty() || !target.filter.is_empty() {
+        return Err(Refusal::Usage("name queues, or entries, not both".to_owned()));
+    }
+    let paused = match action {
+        Action::Pause => true,
+        Action::Resume => false,
+        _ => {
+            let text = "whole queues can be paused and resumed; filter by scope or service to \
+                        reach the entries in them";
+            return Err(Refusal::Usage(text.to_owned()));
+        }
+    };
+    let report = node.pause_vqueues(&target.queues, paused, dry_run).await?;
+    Ok(view_queues(dry_run, &target.queues, &report))
+}
+
+fn entry_target(target: Target) -> Result<EntryTarget, Refusal> {
+    let Target { entries, filter, all, .. } = target;
+    match (entries.is_empty(), filter.is_empty(), all) {
+        (false, true, false) => Ok(EntryTarget::Named(entries)),
+        (true, false, false) => Ok(EntryTarget::Matching(filter)),
+        (true, true, true) => Ok(EntryTarget::All),
+        (true, true, false) => Err(Refusal::Usage(FilterError::Empty.to_string())),
+        _ => Err(Refusal::Usage("name entries, or filter them, or take all".to_owned())),
+    }
+}
+
+fn view_act(dry_run: bool, report: &ActReport) -> ActView {
+    let counted = report.skipped.iter();
+    let skipped =
+        counted.map(|(skip, count)| SkippedView { reason: skip.to_string(), count: *count });
+    let named = report.skipped_named.iter();
+    ActView {
+        dry_run,
+        changed: report.changed,
+        not_changed: report.skipped.values().sum(),
+        reasons: skipped.collect(),
+        changed_ids: report.changed_named.iter().map(EntryId::to_string).collect(),
+        not_changed_ids: named
+            .map(|(id, skip)| NotChangedView { id: id.to_string(), reason: skip.to_string() })
+            .collect(),
+    }
+}
+
+fn view_queues(dry_run: bool, named: &[VQueueId], report: &VQueueReport) -> ActView {
+    let mut counts: BTreeMap<Skip, u64> = BTreeMap::new();
+    for (_, skip) in &report.skipped {
+        *counts.entry(*skip).or_default() += 1;
+    }
+    let is_changed = |id: &&VQueueId| report.skipped.iter().all(|(skipped, _)| skipped != *id);
+    let changed: BTreeSet<&VQueueId> = named.iter().filter(is_changed).collect();
+    ActView {
+        dry_run,
+        changed: report.changed,
+        not_changed: counts.values().sum(),
+        reasons: counts
+            .iter()
+            .map(|(skip, count)| SkippedView { reason: skip.to_string(), count: *count })
+            .collect(),
+        changed_ids: changed.into_iter().take(NAMED_MAX).map(VQueueId::to_string).collect(),
+        not_changed_ids: report
+            .skipped
+            .iter()
+            .take(NAMED_MAX)
+            .map(|(id, skip)| NotChangedView { id: id.to_string(), reason: skip.to_string() })
+            .collect(),
+    }
+}
