@@ -6,7 +6,7 @@ use std::{
     future::Future,
     marker::PhantomData,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -96,7 +96,7 @@ pub struct HandlerError(End);
 enum End {
     Retry { message: String, detail: Bytes },
     Terminal { message: String, detail: Bytes },
-    Snooze(SystemTime),
+    Snooze(Duration),
     Canceled(String),
 }
 
@@ -116,7 +116,7 @@ impl HandlerError {
     /// Call again after `wait`; this uses up no attempt.
     #[must_use]
     pub fn snooze(wait: Duration) -> Self {
-        Self(End::Snooze(SystemTime::now() + wait))
+        Self(End::Snooze(wait))
     }
 
     /// The handler stopped because it was asked to.
@@ -141,18 +141,18 @@ impl<E: std::error::Error> From<E> for HandlerError {
     }
 }
 
-impl From<HandlerError> for AttemptEnd {
-    fn from(error: HandlerError) -> Self {
-        match error.0 {
+impl HandlerError {
+    fn into_end(self, now: Timestamp) -> AttemptEnd {
+        match self.0 {
             End::Retry { message, detail } => {
                 // The executor draws the number that decides the jitter.
-                Self::Retry { message: ByteString::from(message), detail, random: 0 }
+                AttemptEnd::Retry { message: ByteString::from(message), detail, random: 0 }
             }
             End::Terminal { message, detail } => {
-                Self::Terminal { message: ByteString::from(message), detail }
+                AttemptEnd::Terminal { message: ByteString::from(message), detail }
             }
-            End::Snooze(until) => Self::Snooze { until: Timestamp::from(until) },
-            End::Canceled(message) => Self::Canceled { message: ByteString::from(message) },
+            End::Snooze(wait) => AttemptEnd::Snooze { until: now.after(wait) },
+            End::Canceled(message) => AttemptEnd::Canceled { message: ByteString::from(message) },
         }
     }
 }
@@ -271,12 +271,13 @@ where
             Ok(input) => input,
             Err(message) => return Box::pin(std::future::ready(terminal(message))),
         };
+        let clock = Arc::clone(&context.clock);
         let context = Context { attempt: Arc::new(context), extension: self.extension.clone() };
         let running = (self.call)(context, input);
         Box::pin(async move {
             match running.await {
                 Ok(out) => out.into_payload().map_or_else(terminal, AttemptEnd::Success),
-                Err(error) => error.into(),
+                Err(error) => error.into_end(clock.now()),
             }
         })
     }

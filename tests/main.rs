@@ -11,6 +11,8 @@ mod examples;
 mod failover;
 #[cfg(feature = "testkit")]
 mod kit;
+#[cfg(feature = "testkit")]
+mod kit_runtime;
 mod limits;
 mod place;
 mod process;

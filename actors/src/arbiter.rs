@@ -6,13 +6,22 @@ use std::{sync::Arc, thread::JoinHandle};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::shell::{ActixWorld, Clock, World};
+#[cfg(feature = "testkit")]
+use crate::sim::Host;
 
 /// Something to be done on an arbiter's thread.
 type Job = Box<dyn FnOnce(&World) + Send>;
 
+/// Who is handed the jobs.
+enum Jobs {
+    Thread(UnboundedSender<Job>),
+    #[cfg(feature = "testkit")]
+    Sim(Host),
+}
+
 /// One thread of actors.
 pub(crate) struct Arbiter {
-    jobs: Option<UnboundedSender<Job>>,
+    jobs: Option<Jobs>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -26,12 +35,23 @@ impl Arbiter {
         let thread = std::thread::Builder::new()
             .name(format!("forebay-{index}"))
             .spawn(move || actix::System::new().block_on(run(receiver, clock)))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(Jobs::Thread(jobs)), thread: Some(thread) })
+    }
+
+    /// Actors that live in a simulation.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn simulated(host: Host) -> Self {
+        Self { jobs: Some(Jobs::Sim(host)), thread: None }
     }
 
     /// Has a job done on the thread, in order; false when the thread is gone.
     pub(crate) fn run(&self, job: impl FnOnce(&World) + Send + 'static) -> bool {
-        self.jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)).is_ok())
+        match &self.jobs {
+            None => false,
+            Some(Jobs::Thread(jobs)) => jobs.send(Box::new(job)).is_ok(),
+            #[cfg(feature = "testkit")]
+            Some(Jobs::Sim(host)) => host.run(Box::new(job)),
+        }
     }
 
     /// Ends the thread and everything that lives on it, and waits for its end.

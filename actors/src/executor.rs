@@ -5,12 +5,8 @@
 //! is a failed attempt. Must not know: limits, vqueues, the log.
 
 use std::{
-    collections::HashMap,
-    future::Future,
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
+    collections::HashMap, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,10 +17,13 @@ use forebay_messages::{
     AttemptToken, EntryId, PartitionKey, Timestamp, VQueueName, actor::AttemptEnd,
 };
 use futures_util::FutureExt;
-use tokio::{runtime::Handle, sync::Notify, task::AbortHandle};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::shell::{Clock, Ref};
+use crate::{
+    host::{Spawned, Spawner},
+    shell::{Clock, Ref},
+};
 
 /// How long an entry waits whose service has no handler here.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
@@ -47,7 +46,9 @@ pub struct AttemptContext {
     /// Raised when the handler should stop.
     pub cancel: CancellationToken,
     /// When the attempt is given up.
-    pub deadline: Option<Instant>,
+    pub deadline: Option<std::time::Instant>,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// The future of a handler.
@@ -77,7 +78,7 @@ pub trait Execute: Send + Sync {
 struct Running {
     token: AttemptToken,
     cancel: CancellationToken,
-    abort: Option<AbortHandle>,
+    abort: Option<Spawned>,
 }
 
 struct Shared {
@@ -85,9 +86,9 @@ struct Shared {
     idle: Notify,
 }
 
-/// Runs handlers on a tokio runtime.
+/// Runs handlers, on a tokio runtime or in a simulation.
 pub struct Executor {
-    runtime: Handle,
+    runtime: Spawner,
     handlers: HashMap<String, Arc<dyn Handler>>,
     clock: Arc<dyn Clock>,
     /// Draws the jitter of retries; injected so that tests can fix it.
@@ -98,13 +99,13 @@ pub struct Executor {
 impl Executor {
     /// An executor for these services.
     pub fn new(
-        runtime: Handle,
+        runtime: impl Into<Spawner>,
         handlers: HashMap<String, Arc<dyn Handler>>,
         clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
         let shared = Arc::new(Shared { running: DashMap::new(), idle: Notify::new() });
-        Self { runtime, handlers, clock, random: Box::new(random), shared }
+        Self { runtime: runtime.into(), handlers, clock, random: Box::new(random), shared }
     }
 
     /// Whether this node can run entries of a service.
@@ -195,7 +196,8 @@ impl Execute for Executor {
             attempts_max: run.attempts_max,
             last_failure: run.last_failure,
             cancel: cancel.clone(),
-            deadline: timeout.map(|timeout| Instant::now() + timeout),
+            deadline: timeout.map(|timeout| (tokio::time::Instant::now() + timeout).into_std()),
+            clock: Arc::clone(&self.clock),
         };
         let random = (self.random)();
         let shared = Arc::clone(&self.shared);
@@ -211,7 +213,7 @@ impl Execute for Executor {
         if let Entry::Occupied(mut known) = self.shared.running.entry(entry)
             && known.get().token == token
         {
-            known.get_mut().abort = Some(task.abort_handle());
+            known.get_mut().abort = Some(task);
         }
     }
 

@@ -7,10 +7,13 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod executor;
+pub mod host;
 pub mod log_writer;
 pub mod node;
 pub mod replies;
 pub mod shell;
+#[cfg(feature = "testkit")]
+pub mod sim;
 
 mod arbiter;
 mod capacity;

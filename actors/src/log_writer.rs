@@ -94,6 +94,12 @@ impl LogWriter {
         Ok(Self { handle: Some(handle), thread: Some(thread) })
     }
 
+    /// A writer that somebody else runs, behind this handle.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn without_thread(handle: LogHandle) -> Self {
+        Self { handle: Some(handle), thread: None }
+    }
+
     /// A handle to it.
     ///
     /// # Panics

@@ -7,6 +7,8 @@ use forebay_messages::actor::{RefillFailed, RefillRequest, VQueueMessage};
 use forebay_storage::partition::PartitionStore;
 
 use crate::shell::Ref;
+#[cfg(feature = "testkit")]
+use crate::sim::Host;
 
 /// Threads of the pool of a node.
 pub(crate) const REFILL_WORKERS: usize = 2;
@@ -24,6 +26,8 @@ pub(crate) struct RefillJob {
 pub(crate) struct RefillPool {
     sender: Option<Sender<RefillJob>>,
     workers: Vec<JoinHandle<()>>,
+    #[cfg(feature = "testkit")]
+    sim: Option<Host>,
 }
 
 impl RefillPool {
@@ -38,11 +42,36 @@ impl RefillPool {
                     .spawn(move || receiver.iter().for_each(run))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { sender: Some(sender), workers })
+        Ok(Self {
+            sender: Some(sender),
+            workers,
+            #[cfg(feature = "testkit")]
+            sim: None,
+        })
+    }
+
+    /// Scans that a simulation makes when it pleases.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn simulated(host: Host) -> Self {
+        Self { sender: None, workers: Vec::new(), sim: Some(host) }
+    }
+
+    /// Whether a vqueue may try to read without a worker (which in a simulation may be
+    /// made to fail: there, nothing ever blocks by itself).
+    pub(crate) fn may_try(&self) -> bool {
+        #[cfg(feature = "testkit")]
+        if let Some(host) = &self.sim {
+            return !host.scans_block();
+        }
+        true
     }
 
     /// Hands a scan over; false when the queue is full.
     pub(crate) fn submit(&self, job: RefillJob) -> bool {
+        #[cfg(feature = "testkit")]
+        if let Some(host) = &self.sim {
+            return host.scan(job);
+        }
         self.sender.as_ref().is_some_and(|sender| sender.try_send(job).is_ok())
     }
 }
@@ -58,7 +87,8 @@ impl Drop for RefillPool {
     }
 }
 
-fn run(job: RefillJob) {
+/// Makes a scan and sends what it found.
+pub(crate) fn run(job: RefillJob) {
     let RefillJob { store, request, reply_to } = job;
     let answer = match store.refill(&request) {
         Ok(Some(done)) => VQueueMessage::RefillDone(done),

@@ -57,12 +57,14 @@ impl Replies {
 
     /// Answers everybody who waits for a partition: it is gone.
     pub fn answer_all_of(&self, partition: PartitionId, answer: &Answer) {
-        let ids: Vec<u64> = self
+        let mut ids: Vec<u64> = self
             .waiting
             .iter()
             .filter(|entry| entry.value().0 == partition)
             .map(|entry| *entry.key())
             .collect();
+        // In the order of the questions, whatever the order of the map.
+        ids.sort_unstable();
         for id in ids {
             self.answer(ReplyId(id), answer.clone());
         }

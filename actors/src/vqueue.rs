@@ -51,7 +51,11 @@ impl VQueuePerformer {
 
     /// First without blocking; else a refill worker reads.
     fn read_inbox(&self, request: RefillRequest, scope: &mut Scope<'_, VQueueMessage>) {
-        match self.shared.store.try_refill(&request) {
+        let tried = match self.shared.refill.may_try() {
+            true => self.shared.store.try_refill(&request),
+            false => Ok(TryRefill::WouldBlock),
+        };
+        match tried {
             Ok(TryRefill::Done(done)) => scope.feed_back(VQueueMessage::RefillDone(done)),
             Ok(TryRefill::WouldBlock) => {
                 let id = request.id;

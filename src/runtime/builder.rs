@@ -10,8 +10,9 @@ use std::{
 
 use forebay_actors::{
     executor::{Executor, Handler},
+    host::Spawner,
     node::{Candidacy, Node, NodeConfig, Place, SharedLog},
-    shell::WallClock,
+    shell::{Clock, WallClock},
 };
 use forebay_messages::vqueue::{Part, check_component};
 
@@ -149,7 +150,19 @@ impl Builder {
     /// [`RuntimeError`]: each says what to do about it.
     pub async fn start(self) -> Result<Runtime, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current()?;
-        let place = self.place.ok_or(RuntimeError::NoDataDir)?;
+        let place = self.place.clone().ok_or(RuntimeError::NoDataDir)?;
+        let random = || u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0);
+        self.start_on(place, tokio.into(), Arc::new(WallClock), random).await
+    }
+
+    /// Starts the runtime with everything that a test may want to be another.
+    pub(crate) async fn start_on(
+        self,
+        place: Place,
+        spawner: Spawner,
+        clock: Arc<dyn Clock>,
+        random: impl Fn() -> u32 + Send + Sync + 'static,
+    ) -> Result<Runtime, RuntimeError> {
         let mut handlers: HashMap<String, Arc<dyn Handler>> = HashMap::new();
         let mut defaults = HashMap::new();
         for (service, options, make) in self.handlers {
@@ -160,12 +173,10 @@ impl Builder {
             handlers.insert(service.clone(), make(self.state.clone()));
             defaults.insert(service, options);
         }
-        let clock = Arc::new(WallClock);
-        let random = || u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0);
-        let executor = Executor::new(tokio, handlers, clock.clone(), random);
+        let executor = Executor::new(spawner, handlers, clock.clone(), random);
         let socket = match &place {
             Place::Directory(path) => Some(path.join(SOCKET_NAME)),
-            Place::Memory => None,
+            _ => None,
         };
         let config = NodeConfig {
             place,

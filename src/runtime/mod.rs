@@ -3,7 +3,7 @@
 mod builder;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -129,7 +129,7 @@ impl Runtime {
             let (count, count_max) = (entries.len(), BATCH_LEN_MAX);
             return Err(EnqueueError::BatchTooLarge { count, count_max });
         }
-        let mut by_partition: HashMap<PartitionId, (Vec<usize>, Vec<NewEntry>)> = HashMap::new();
+        let mut by_partition: BTreeMap<PartitionId, (Vec<usize>, Vec<NewEntry>)> = BTreeMap::new();
         let count = entries.len();
         for (index, entry) in entries.into_iter().enumerate() {
             let entry = self.finish(entry)?;

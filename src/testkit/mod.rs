@@ -4,6 +4,7 @@
 //! A first form: [`Step`], [`Probe`], [`SimWorld`] and the fault wrappers of storage.
 
 mod probe;
+mod runtime;
 mod step;
 
 pub use forebay_actors::{
@@ -11,8 +12,10 @@ pub use forebay_actors::{
         Child, Death, Look, Performer, Ref, Scope, World,
         sim::{SeededRandom, SimWorld, VirtualClock},
     },
+    sim::{Disk, Sim, SiteId, Weather},
     testkit::{FaultLog, LogFault, LogStore, MemoryLog, StoreFault, StoreFaults},
 };
 pub use forebay_engine::Machine;
 pub use probe::Probe;
+pub use runtime::{TestBuilder, TestRuntime};
 pub use step::Step;

@@ -30,6 +30,8 @@ const BACKGROUND_JOBS: i32 = 2;
 pub struct Medium {
     env: Option<Env>,
     cache: Cache,
+    /// Closing a database writes out what it has in memory, as RocksDB does by itself.
+    flushes_on_close: bool,
 }
 
 impl std::fmt::Debug for Medium {
@@ -49,7 +51,7 @@ impl Medium {
     /// The disk.
     #[must_use]
     pub fn disk() -> Self {
-        Self { env: None, cache: block_cache() }
+        Self { env: None, cache: block_cache(), flushes_on_close: true }
     }
 
     /// Memory: the files are gone when the last clone and the last database on it
@@ -61,7 +63,17 @@ impl Medium {
         let env = Env::mem_env().map_err(|error| {
             Fault::from_rocksdb("make an in-memory file system", Path::new("(memory)"), error)
         })?;
-        Ok(Self { env: Some(env), cache: block_cache() })
+        Ok(Self { env: Some(env), cache: block_cache(), flushes_on_close: true })
+    }
+
+    /// Memory in which a database that is dropped has crashed: what it had not flushed
+    /// is gone, as after a power cut.
+    ///
+    /// # Errors
+    /// When RocksDB cannot make the environment.
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn crashing_memory() -> Result<Self, Fault> {
+        Ok(Self { flushes_on_close: false, ..Self::memory()? })
     }
 
     /// Whether files survive the process.
@@ -73,6 +85,12 @@ impl Medium {
     /// Options of a database, before what is particular to it.
     pub(crate) fn options(&self) -> Options {
         let mut options = Options::default();
+        if !self.flushes_on_close {
+            // There is no setter for it.
+            options = options
+                .get_options_from_string("avoid_flush_during_shutdown=true")
+                .expect("RocksDB knows this option");
+        }
         if let Some(env) = &self.env {
             options.set_env(env);
         }

@@ -3,10 +3,7 @@
 //! Must always hold: what is in flight per partition is bounded, in records and in
 //! bytes; every question is answered or its future dropped.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use forebay_engine::{
     limiter::Limiter,
@@ -16,6 +13,7 @@ use forebay_messages::{
     EntryId, Outcome, PartitionId, PartitionKey, ReplyId, Timestamp, command::Command,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
 
 use crate::{arbiter::Arbiter, log_writer::LogHandle, shell::World};
 

@@ -214,8 +214,7 @@ impl Node {
     pub async fn explain(&self, id: EntryId) -> Result<Option<ExplainView>, NodeError> {
         let partition = self.route(id.partition_key)?;
         let entry = self.entry_of(partition)?;
-        let reading = tokio::task::spawn_blocking(move || find_live(&entry, id));
-        let found = reading.await.map_err(|error| NodeError::Unexpected(error.to_string()))??;
+        let found = self.blocking(move || find_live(&entry, id)).await??;
         let Some(Live { row, meta, ahead, holder }) = found else {
             // It has ended, or there is no such entry.
             let (ahead, blocked_by, rules) = (None, Vec::new(), Vec::new());

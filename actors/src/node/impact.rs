@@ -107,8 +107,7 @@ impl Node {
         let (now, then) = (lookup(&book), lookup(&changed));
         let partitions = self.partitions().into_iter().map(|id| self.entry_of(id));
         let partitions = partitions.collect::<Result<Vec<_>, _>>()?;
-        let reading = tokio::task::spawn_blocking(move || read_loads(&partitions));
-        let loads = reading.await.map_err(|error| NodeError::Unexpected(error.to_string()))??;
+        let loads = self.blocking(move || read_loads(&partitions)).await??;
         Ok(RulesImpact { governs: governs(&now, &then, key), ..impact(&loads, &now, &then) })
     }
 }

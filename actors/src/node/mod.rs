@@ -58,6 +58,9 @@ pub enum Place {
     Directory(PathBuf),
     /// In memory, gone with the node.
     Memory,
+    /// In a simulation, which also runs the node.
+    #[cfg(feature = "testkit")]
+    Sim(crate::sim::Place),
 }
 
 /// What a node is to be.
@@ -115,6 +118,8 @@ pub struct Node {
     credits: dashmap::DashMap<PartitionId, Arc<tokio::sync::Semaphore>>,
     dispatches: bool,
     candidacy: Candidacy,
+    /// Nothing of it runs on other threads.
+    is_simulated: bool,
     going_down: AtomicBool,
     /// Dropped last: its lock guards the directory.
     _data_dir: Option<DataDir>,

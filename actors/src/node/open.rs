@@ -61,6 +61,17 @@ fn open_storage(place: &Place, shared: Option<&SharedLog>) -> Result<Storage, No
             metadata: Arc::new(MemoryMetadata::new()),
             store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
         }),
+        #[cfg(feature = "testkit")]
+        (Place::Sim(place), shared) => {
+            let (log, metadata, store) = place.disk.open()?;
+            Ok(Storage {
+                data_dir: None,
+                node: shared.map_or(NodeId(1), SharedLog::next_node),
+                log: shared.map_or(log, SharedLog::log),
+                metadata: shared.map_or(metadata, SharedLog::metadata),
+                store,
+            })
+        }
         (Place::Directory(path), None) => {
             let data_dir = DataDir::open(path)?;
             let medium = Medium::disk();
@@ -110,11 +121,8 @@ impl Node {
         executor: Executor,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, NodeError> {
-        let opening = tokio::task::spawn_blocking(move || Self::open(&config, executor, clock));
-        let (node, rows) = match opening.await {
-            Ok(opened) => opened?,
-            Err(error) => return Err(NodeError::Unexpected(error.to_string())),
-        };
+        let inline = config.place.is_simulated();
+        let (node, rows) = blocking(inline, move || Self::open(&config, executor, clock)).await??;
         let node = Arc::new(node);
         for row in rows {
             if let Err(error) = node.start_partition(row).await {
@@ -136,18 +144,15 @@ impl Node {
         let table = open_table(&*storage.metadata, config.partitions)?;
         let rows = table.rows.clone();
         let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(rows.len())).max(1);
-        let arbiters = (0..threads)
-            .map(|index| Arbiter::start(index, Arc::clone(&clock)))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(NodeError::Thread)?;
+        let Threads { arbiters, refill } = Threads::start(&config.place, threads, &clock)?;
         let (log, log_writer) = match &config.shared {
             Some(shared) => (shared.writer(), None),
             None => {
-                let writer =
-                    LogWriter::start(Arc::clone(&storage.log)).map_err(NodeError::Thread)?;
+                let writer = config.place.log_writer(&storage.log)?;
                 (writer.handle(), Some(writer))
             }
         };
+        let is_simulated = config.place.is_simulated();
         let shared = config.shared.clone();
         let services = Arc::new(NodeServices::new(storage.node, storage.metadata, shared));
         if let Some(shared) = &config.shared {
@@ -158,24 +163,91 @@ impl Node {
             arbiters[0].run(move |world| {
                 starting.set_capacity(Capacity::start(world, running_max));
             });
-            wait_for(&arbiters[0]);
+            if !is_simulated {
+                wait_for(&arbiters[0]);
+            }
         }
         let node = Self {
             services,
             executor: Arc::new(executor),
             log_store: storage.log,
             store: storage.store,
-            refill: Arc::new(RefillPool::start().map_err(NodeError::Thread)?),
+            refill: Arc::new(refill),
             clock,
             table: RwLock::new(table),
             machinery: Mutex::new(Some(Machinery { arbiters, log, log_writer })),
             credits: dashmap::DashMap::new(),
             dispatches: config.dispatches,
             candidacy: config.candidacy,
+            is_simulated,
             going_down: AtomicBool::new(false),
             _data_dir: storage.data_dir,
         };
         Ok((node, rows))
+    }
+}
+
+impl Place {
+    fn is_simulated(&self) -> bool {
+        #[cfg(feature = "testkit")]
+        if let Self::Sim(_) = self {
+            return true;
+        }
+        false
+    }
+
+    fn log_writer(&self, log: &Arc<dyn LogStore>) -> Result<LogWriter, NodeError> {
+        #[cfg(feature = "testkit")]
+        if let Self::Sim(place) = self {
+            return Ok(LogWriter::without_thread(place.log.clone()));
+        }
+        LogWriter::start(Arc::clone(log)).map_err(NodeError::Thread)
+    }
+}
+
+/// What a node's work is done by.
+struct Threads {
+    arbiters: Vec<Arbiter>,
+    refill: RefillPool,
+}
+
+impl Threads {
+    fn start(place: &Place, arbiters: usize, clock: &Arc<dyn Clock>) -> Result<Self, NodeError> {
+        let started = match place {
+            #[cfg(feature = "testkit")]
+            Place::Sim(place) => Ok((
+                vec![Arbiter::simulated(place.host.clone())],
+                RefillPool::simulated(place.host.clone()),
+            )),
+            Place::Directory(_) | Place::Memory => (0..arbiters)
+                .map(|index| Arbiter::start(index, Arc::clone(clock)))
+                .collect::<Result<Vec<_>, _>>()
+                .and_then(|arbiters| Ok((arbiters, RefillPool::start()?))),
+        };
+        let (arbiters, refill) = started.map_err(NodeError::Thread)?;
+        Ok(Self { arbiters, refill })
+    }
+}
+
+/// Does something that blocks, beside the application's threads; in a simulation at once.
+async fn blocking<T: Send + 'static>(
+    inline: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NodeError> {
+    if inline {
+        return Ok(work());
+    }
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.map_err(|error| NodeError::Unexpected(error.to_string()))
+}
+
+impl Node {
+    /// Does something that blocks, beside the application's threads.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        blocking(self.is_simulated, work).await
     }
 }
 

@@ -1,9 +1,6 @@
 //! Starting and stopping partitions, and telling them to lead.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use forebay_engine::{
     leadership::{LeadershipInput, Role},
@@ -11,6 +8,7 @@ use forebay_engine::{
 };
 use forebay_messages::{PartitionId, Timestamp};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::{
     Candidacy, Node, NodeError,

@@ -100,7 +100,26 @@ impl SharedLog {
         data_dir: Option<DataDir>,
     ) -> Result<Self, NodeError> {
         let writer = LogWriter::start(Arc::clone(&log)).map_err(NodeError::Thread)?;
-        Ok(Self(Arc::new(Inner {
+        Ok(Self::written_by(writer, log, metadata, data_dir))
+    }
+
+    /// These two, whose writer a simulation runs.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn simulated(
+        writer: LogHandle,
+        log: Arc<dyn LogStore>,
+        metadata: Arc<dyn MetadataStore>,
+    ) -> Self {
+        Self::written_by(LogWriter::without_thread(writer), log, metadata, None)
+    }
+
+    fn written_by(
+        writer: LogWriter,
+        log: Arc<dyn LogStore>,
+        metadata: Arc<dyn MetadataStore>,
+        data_dir: Option<DataDir>,
+    ) -> Self {
+        Self(Arc::new(Inner {
             writer: Mutex::new(writer),
             log,
             metadata,
@@ -108,7 +127,7 @@ impl SharedLog {
             nodes: DashMap::new(),
             next_node: AtomicU32::new(1),
             _data_dir: data_dir,
-        })))
+        }))
     }
 
     pub(super) fn log(&self) -> Arc<dyn LogStore> {

@@ -27,12 +27,13 @@ impl Node {
         if self.going_down.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let entries: Vec<(PartitionId, PartitionEntry)> = self
+        let mut entries: Vec<(PartitionId, PartitionEntry)> = self
             .services
             .partitions
             .iter()
             .map(|entry| (*entry.key(), entry.value().clone()))
             .collect();
+        entries.sort_unstable_by_key(|(partition, _)| *partition);
         for (_, entry) in &entries {
             entry.address.send(PartitionInput::CloseGate);
         }
@@ -115,19 +116,13 @@ impl Node {
             .wait_for(|all| all.get(&partition).is_none_or(|status| status.stopped.is_some()))
             .await;
         let store = entry.store;
-        let flushing = tokio::task::spawn_blocking(move || store.flush());
-        match flushing.await {
-            Ok(flushed) => {
-                let through = flushed?;
-                if let Ok(log) = self.log_handle() {
-                    let node = self.services.node;
-                    log.send(LogCommand::Durable { partition, node, through });
-                    log.send(LogCommand::Unsubscribe { partition, node });
-                }
-                Ok(())
-            }
-            Err(error) => Err(NodeError::Unexpected(error.to_string())),
+        let through = self.blocking(move || store.flush()).await??;
+        if let Ok(log) = self.log_handle() {
+            let node = self.services.node;
+            log.send(LogCommand::Durable { partition, node, through });
+            log.send(LogCommand::Unsubscribe { partition, node });
         }
+        Ok(())
     }
 
     pub(super) fn machinery(&self) -> std::sync::MutexGuard<'_, Option<Machinery>> {

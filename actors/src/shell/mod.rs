@@ -31,7 +31,7 @@ pub use world::{Child, Death, OnDeath, World};
 pub type Look<M> = Box<dyn FnOnce(&M, Timestamp) + Send>;
 
 /// Where time comes from.
-pub trait Clock: Send + Sync {
+pub trait Clock: std::fmt::Debug + Send + Sync {
     /// The time now.
     fn now(&self) -> Timestamp;
 }

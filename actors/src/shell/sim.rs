@@ -194,7 +194,12 @@ impl SimWorld {
     /// An empty world at a time.
     #[must_use]
     pub fn new(seed: u64, start: Timestamp) -> Self {
-        let clock = Arc::new(VirtualClock::new(start));
+        Self::with_clock(seed, Arc::new(VirtualClock::new(start)))
+    }
+
+    /// An empty world beside others: they share a clock.
+    #[must_use]
+    pub fn with_clock(seed: u64, clock: Arc<VirtualClock>) -> Self {
         Self {
             executor: Rc::new(RefCell::new(Executor {
                 houses: BTreeMap::new(),
@@ -208,7 +213,7 @@ impl SimWorld {
         }
     }
 
-    pub(super) fn timers(&self) -> &Timers {
+    pub(crate) fn timers(&self) -> &Timers {
         &self.timers
     }
 
@@ -258,27 +263,37 @@ impl SimWorld {
     /// Lets one actor, chosen by the seed, handle one message. False when no actor has
     /// mail.
     pub fn step(&self) -> bool {
-        self.bury_stopped();
-        let (number, mut resident) = {
+        let ready = self.ready();
+        if ready.is_empty() {
+            return false;
+        }
+        let chosen = self.executor.borrow_mut().random.below(ready.len());
+        self.step_actor(ready[chosen]);
+        true
+    }
+
+    /// The numbers of the actors that have mail. Those that were stopped are gone by
+    /// then, and their parents told.
+    pub(crate) fn ready(&self) -> Vec<u64> {
+        while self.bury_stopped() {}
+        let executor = self.executor.borrow();
+        let is_ready =
+            |house: &House| house.resident.as_ref().is_some_and(|resident| resident.has_mail());
+        let ready = executor.houses.iter().filter(|(_, house)| is_ready(house));
+        ready.map(|(number, _)| *number).collect()
+    }
+
+    /// Lets an actor handle one message; its name.
+    pub(crate) fn step_actor(&self, number: u64) -> &'static str {
+        let (name, resident) = {
             let mut executor = self.executor.borrow_mut();
-            let ready: Vec<u64> = executor
-                .houses
-                .iter()
-                .filter(|(_, house)| house.resident.as_ref().is_some_and(|r| r.has_mail()))
-                .map(|(number, _)| *number)
-                .collect();
-            if ready.is_empty() {
-                return false;
-            }
-            let chosen = executor.random.below(ready.len());
-            let number = ready[chosen];
             let now = self.clock.now();
-            let Some(house) = executor.houses.get_mut(&number) else { return false };
+            let Some(house) = executor.houses.get_mut(&number) else { return "" };
             let (name, resident) = (house.name, house.resident.take());
             executor.trace.push((now, number, name));
-            let Some(resident) = resident else { return false };
-            (number, resident)
+            (name, resident)
         };
+        let Some(mut resident) = resident else { return name };
         match resident.poll() {
             Some(Polled::Ended(death)) => {
                 drop(resident);
@@ -290,7 +305,31 @@ impl SimWorld {
                 }
             }
         }
-        true
+        name
+    }
+
+    /// The actors that live here: number and name.
+    #[must_use]
+    pub fn actors(&self) -> Vec<(u64, &'static str)> {
+        let executor = self.executor.borrow();
+        executor.houses.iter().map(|(number, house)| (*number, house.name)).collect()
+    }
+
+    /// Ends an actor as a panic would: its parent is told. False when there is none of
+    /// this number.
+    pub fn kill(&self, number: u64) -> bool {
+        let is_there = self.executor.borrow().houses.contains_key(&number);
+        if is_there {
+            self.bury(number, Death::Panicked("killed by the test".to_owned()));
+        }
+        is_there
+    }
+
+    /// Everybody is gone at once and nobody is told, as in a crash.
+    pub fn clear(&self) {
+        let houses = std::mem::take(&mut self.executor.borrow_mut().houses);
+        drop(houses);
+        self.timers.clear();
     }
 
     /// Steps until no actor has mail, firing timers that are due now.
@@ -329,7 +368,8 @@ impl SimWorld {
         }
     }
 
-    fn bury_stopped(&self) {
+    /// Whether there was anybody to bury: their parents may have stopped others.
+    fn bury_stopped(&self) -> bool {
         let stopped: Vec<u64> = self
             .executor
             .borrow()
@@ -338,8 +378,9 @@ impl SimWorld {
             .filter(|(_, house)| house.resident.as_ref().is_some_and(|r| r.is_stopped()))
             .map(|(number, _)| *number)
             .collect();
-        for number in stopped {
-            self.bury(number, Death::Stopped);
+        for number in &stopped {
+            self.bury(*number, Death::Stopped);
         }
+        !stopped.is_empty()
     }
 }

@@ -68,6 +68,13 @@ impl Timers {
         }
     }
 
+    /// Forgets every timer.
+    pub(crate) fn clear(&self) {
+        // Dropped outside of the borrow: an action may hold what cancels a timer.
+        let actions = std::mem::take(&mut self.0.borrow_mut().actions);
+        drop(actions);
+    }
+
     pub(super) fn on_earlier(&self, wake: impl Fn() + 'static) {
         self.0.borrow_mut().wake = Some(Box::new(wake));
     }

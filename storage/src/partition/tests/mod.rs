@@ -1,5 +1,6 @@
 //! The store against the state machine's tables in memory; its readers; its files.
 
+mod crashing;
 mod files;
 mod model;
 mod readers;

@@ -1,0 +1,63 @@
+//! What a node runs on: threads of its own and the application's tokio runtime, or one
+//! thread of a test that polls everything itself.
+//!
+//! Must always hold: whoever uses these ports behaves the same on both sides. Must not
+//! know: what is run.
+
+use std::future::Future;
+
+use tokio::{runtime::Handle, task::AbortHandle};
+
+#[cfg(feature = "testkit")]
+use crate::sim::{Host, TaskHandle};
+
+/// Runs the futures of handlers.
+#[derive(Clone)]
+pub enum Spawner {
+    /// The application's tokio runtime.
+    Tokio(Handle),
+    /// A simulation.
+    #[cfg(feature = "testkit")]
+    Sim(Host),
+}
+
+impl From<Handle> for Spawner {
+    fn from(handle: Handle) -> Self {
+        Self::Tokio(handle)
+    }
+}
+
+#[cfg(feature = "testkit")]
+impl From<Host> for Spawner {
+    fn from(host: Host) -> Self {
+        Self::Sim(host)
+    }
+}
+
+/// A future that was spawned.
+pub(crate) enum Spawned {
+    Tokio(AbortHandle),
+    #[cfg(feature = "testkit")]
+    Sim(TaskHandle),
+}
+
+impl Spawner {
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Spawned {
+        match self {
+            Self::Tokio(handle) => Spawned::Tokio(handle.spawn(future).abort_handle()),
+            #[cfg(feature = "testkit")]
+            Self::Sim(host) => Spawned::Sim(host.spawn("handler", future)),
+        }
+    }
+}
+
+impl Spawned {
+    /// Drops the future.
+    pub(crate) fn abort(&self) {
+        match self {
+            Self::Tokio(handle) => handle.abort(),
+            #[cfg(feature = "testkit")]
+            Self::Sim(handle) => handle.abort(),
+        }
+    }
+}

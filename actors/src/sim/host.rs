@@ -1,0 +1,161 @@
+//! What a simulated node hands its work to, instead of threads.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Wake,
+};
+
+use futures_util::task::AtomicWaker;
+
+use crate::{refill::RefillJob, shell::World};
+
+/// Something to be done on the thread of actors.
+pub(crate) type Job = Box<dyn FnOnce(&World) + Send>;
+
+/// The side of a simulation that a node sees. Cheap to clone.
+#[derive(Clone)]
+pub struct Host(Arc<Desk>);
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("sim::Host")
+    }
+}
+
+/// What lies on the desk until the simulation picks it up.
+struct Desk {
+    tray: Mutex<Tray>,
+    /// Wakes the simulation when it waits for time to pass.
+    sleeper: Arc<AtomicWaker>,
+}
+
+#[derive(Default)]
+pub(super) struct Tray {
+    pub(super) jobs: VecDeque<Job>,
+    pub(super) scans: VecDeque<RefillJob>,
+    pub(super) spawned: Vec<Task>,
+    /// Scans are to be made by a refill worker, not at once.
+    pub(super) scans_block: bool,
+    /// The node is gone: nothing is taken any more.
+    pub(super) is_closed: bool,
+}
+
+/// A future with what polls and ends it.
+pub(super) struct Task {
+    pub(super) name: &'static str,
+    pub(super) future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub(super) handle: TaskHandle,
+}
+
+/// A spawned future as its owner holds it.
+#[derive(Clone)]
+pub struct TaskHandle(Arc<TaskState>);
+
+pub(super) struct TaskState {
+    is_woken: AtomicBool,
+    is_aborted: AtomicBool,
+    is_done: AtomicBool,
+    sleeper: Arc<AtomicWaker>,
+}
+
+impl Wake for TaskState {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_woken.store(true, Ordering::Release);
+        self.sleeper.wake();
+    }
+}
+
+impl TaskHandle {
+    /// Drops the future before it is polled again.
+    pub fn abort(&self) {
+        self.0.is_aborted.store(true, Ordering::Release);
+        self.0.sleeper.wake();
+    }
+
+    /// Whether the future has ended, by itself or not.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.0.is_done.load(Ordering::Acquire)
+    }
+
+    pub(super) fn finish(&self) {
+        self.0.is_done.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_aborted(&self) -> bool {
+        self.0.is_aborted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.0.is_woken.load(Ordering::Acquire) || self.is_aborted()
+    }
+
+    pub(super) fn take_wake(&self) -> Arc<TaskState> {
+        self.0.is_woken.store(false, Ordering::Release);
+        Arc::clone(&self.0)
+    }
+}
+
+impl Host {
+    pub(super) fn new(sleeper: Arc<AtomicWaker>) -> Self {
+        Self(Arc::new(Desk { tray: Mutex::default(), sleeper }))
+    }
+
+    pub(super) fn tray(&self) -> MutexGuard<'_, Tray> {
+        self.0.tray.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts something on the desk; false when the node is gone.
+    fn put(&self, put: impl FnOnce(&mut Tray)) -> bool {
+        let mut tray = self.tray();
+        if tray.is_closed {
+            return false;
+        }
+        put(&mut tray);
+        drop(tray);
+        self.0.sleeper.wake();
+        true
+    }
+
+    /// Has a future polled by the simulation, until the node is gone.
+    pub fn spawn(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> TaskHandle {
+        let handle = TaskHandle(Arc::new(TaskState {
+            is_woken: AtomicBool::new(true),
+            is_aborted: AtomicBool::new(false),
+            is_done: AtomicBool::new(false),
+            sleeper: Arc::clone(&self.0.sleeper),
+        }));
+        let task = Task { name, future: Box::pin(future), handle: handle.clone() };
+        if !self.put(|tray| tray.spawned.push(task)) {
+            handle.finish();
+        }
+        handle
+    }
+
+    pub(crate) fn run(&self, job: Job) -> bool {
+        self.put(|tray| tray.jobs.push_back(job))
+    }
+
+    pub(crate) fn scan(&self, job: RefillJob) -> bool {
+        self.put(|tray| tray.scans.push_back(job))
+    }
+
+    /// Whether a vqueue must leave its scan to a refill worker.
+    pub(crate) fn scans_block(&self) -> bool {
+        self.tray().scans_block
+    }
+}

@@ -1,0 +1,104 @@
+//! A log's writer without a thread: it writes some of what waits whenever it is its turn.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use forebay_messages::Timestamp;
+use forebay_storage::log::LogStore;
+use futures_util::task::AtomicWaker;
+
+use super::site::delayed;
+use crate::{
+    log_writer::{LogCommand, LogHandle, WriterCore},
+    shell::{Ref, sim::SeededRandom},
+};
+
+/// How long whoever is behind waits at most until it is fed again, in milliseconds.
+const FEED_EVERY_MS: u64 = 5;
+
+/// Commands that wait for the writer; `None` when it is gone.
+type Queue = Arc<Mutex<Option<VecDeque<LogCommand>>>>;
+
+/// The writer of one log, for one node or for all that share it.
+pub(super) struct Writer {
+    queue: Queue,
+    core: WriterCore,
+    /// When the commands that wait are written; absent while none does.
+    due: Option<Timestamp>,
+    /// When those who are behind are fed; absent while nobody is.
+    feed: Option<Timestamp>,
+    pub(super) delay_ms_max: u64,
+}
+
+fn lock(queue: &Queue) -> MutexGuard<'_, Option<VecDeque<LogCommand>>> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Writer {
+    pub(super) fn new(store: Arc<dyn LogStore>) -> Self {
+        let queue = Arc::new(Mutex::new(Some(VecDeque::new())));
+        Self { queue, core: WriterCore::new(store), due: None, feed: None, delay_ms_max: 0 }
+    }
+
+    pub(super) fn handle(&self, sleeper: &Arc<AtomicWaker>) -> LogHandle {
+        let (queue, sleeper) = (Arc::clone(&self.queue), Arc::clone(sleeper));
+        Ref::new(move |command| {
+            let taken = match &mut *lock(&queue) {
+                Some(waiting) => {
+                    waiting.push_back(command);
+                    true
+                }
+                None => false,
+            };
+            sleeper.wake();
+            taken
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        lock(&self.queue).as_ref().is_none_or(VecDeque::is_empty)
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        self.due.is_none() && !self.is_empty()
+    }
+
+    /// When it wants its turn.
+    pub(super) fn first_due(&self) -> Option<Timestamp> {
+        [self.due, self.feed].into_iter().flatten().min()
+    }
+
+    /// Whether it is its turn.
+    pub(super) fn is_ready(&mut self, now: Timestamp, random: &mut SeededRandom) -> bool {
+        if self.has_news() {
+            self.due = Some(delayed(now, self.delay_ms_max, random));
+        }
+        self.first_due().is_some_and(|due| due <= now)
+    }
+
+    /// Writes some of the commands that wait, in order; how many.
+    pub(super) fn write(&mut self, now: Timestamp, random: &mut SeededRandom) -> u64 {
+        let batch: Vec<_> = match (self.due.take_if(|due| *due <= now), &mut *lock(&self.queue)) {
+            (Some(_), Some(waiting)) if !waiting.is_empty() => {
+                let count = 1 + random.below(waiting.len());
+                waiting.drain(..count).collect()
+            }
+            _ => Vec::new(),
+        };
+        let count = batch.len() as u64;
+        self.core.handle(batch.into_iter());
+        // Not in `handle` above: that looks once, and whoever is behind must apply first.
+        self.feed = self.core.feed().then(|| Timestamp(now.0 + FEED_EVERY_MS));
+        count
+    }
+}
+
+impl Drop for Writer {
+    /// A crash: what waits is lost.
+    fn drop(&mut self) {
+        let lost = lock(&self.queue).take();
+        drop(lost);
+    }
+}

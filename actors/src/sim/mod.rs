@@ -1,0 +1,315 @@
+//! A node on one thread: actors, log writer, refill workers and handlers take turns in
+//! an order that a seed decides, in virtual time.
+//!
+//! Must always hold: the same seed and the same calls give the same trace; time moves
+//! only when nothing is left to do now; a crash loses what was not durable and nothing
+//! else. Must not know: what is being tested.
+
+mod disk;
+mod host;
+mod log;
+mod site;
+
+use std::{
+    collections::BTreeMap,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use forebay_messages::Timestamp;
+use futures_util::task::AtomicWaker;
+
+use crate::{
+    log_writer::LogHandle,
+    node::SharedLog,
+    shell::{
+        Clock,
+        sim::{SeededRandom, VirtualClock},
+    },
+};
+
+pub use disk::Disk;
+pub use host::{Host, TaskHandle};
+pub use site::Weather;
+
+use log::Writer;
+use site::{Choice, Site};
+
+/// Turns given to the tokio runtime below before nothing is left to do: futures that an
+/// application spawned there itself may take several hops.
+const TOKIO_TURNS: u32 = 16;
+
+/// Where a node of the simulation lives and what it keeps.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub(crate) host: Host,
+    pub(crate) disk: Disk,
+    pub(crate) log: LogHandle,
+}
+
+impl Place {
+    /// What runs futures there.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+}
+
+/// One incarnation of a node, from its start to its crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SiteId(u32);
+
+/// One step of a trace: when, in which incarnation of a node, who, which one.
+pub type TraceStep = (Timestamp, u32, &'static str, u64);
+
+/// A seeded, single-threaded host of nodes. It must be driven inside a tokio runtime
+/// whose clock is paused.
+pub struct Sim {
+    clock: Arc<VirtualClock>,
+    random: SeededRandom,
+    sites: BTreeMap<SiteId, Site>,
+    /// Of nodes that have a log of their own, by node; of shared logs, by themselves.
+    writers: BTreeMap<SiteId, Writer>,
+    next_site: u32,
+    sleeper: Arc<AtomicWaker>,
+    origin: (Timestamp, tokio::time::Instant),
+    tokio_turns: u32,
+    trace: Vec<TraceStep>,
+}
+
+impl Sim {
+    /// An empty simulation that starts at a time. To be called inside a tokio runtime
+    /// with a paused clock.
+    #[must_use]
+    pub fn new(seed: u64, start: Timestamp) -> Self {
+        Self {
+            clock: Arc::new(VirtualClock::new(start)),
+            random: SeededRandom::new(seed),
+            sites: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            next_site: 0,
+            sleeper: Arc::default(),
+            origin: (start, tokio::time::Instant::now()),
+            tokio_turns: TOKIO_TURNS,
+            trace: Vec::new(),
+        }
+    }
+
+    /// Nothing is spawned on tokio itself: no turns are wasted on it.
+    #[must_use]
+    pub fn without_tokio_tasks(mut self) -> Self {
+        self.tokio_turns = 0;
+        self
+    }
+
+    /// The clock of everything in it.
+    #[must_use]
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock) as _
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Random numbers of this seed.
+    pub fn random(&mut self) -> &mut SeededRandom {
+        &mut self.random
+    }
+
+    /// Who did what when.
+    #[must_use]
+    pub fn trace(&self) -> &[TraceStep] {
+        &self.trace
+    }
+
+    fn next_id(&mut self) -> SiteId {
+        self.next_site += 1;
+        SiteId(self.next_site)
+    }
+
+    /// Room for a node that keeps its data on this disk; the node before it on the
+    /// same disk must have crashed or shut down.
+    pub fn place(&mut self, disk: &Disk) -> (SiteId, Place) {
+        disk.restart();
+        let id = self.next_id();
+        let (seed, sleeper) = (self.random.next_u64(), Arc::clone(&self.sleeper));
+        let site = Site::new(seed, Arc::clone(&self.clock), sleeper);
+        let writer = Writer::new(Arc::clone(disk.log()) as _);
+        let (host, log) = (site.host.clone(), writer.handle(&self.sleeper));
+        self.sites.insert(id, site);
+        self.writers.insert(id, writer);
+        (id, Place { host, disk: disk.clone(), log })
+    }
+
+    /// The log and the metadata of a disk, for several nodes. It goes on whatever
+    /// happens to them.
+    pub fn share(&mut self, disk: &Disk) -> (SiteId, SharedLog) {
+        let id = self.next_id();
+        let writer = Writer::new(Arc::clone(disk.log()) as _);
+        let handle = writer.handle(&self.sleeper);
+        self.writers.insert(id, writer);
+        let (log, metadata) = disk.ports();
+        (id, SharedLog::simulated(handle, log, metadata))
+    }
+
+    /// How late and badly a node's threads work from now on.
+    pub fn set_weather(&mut self, site: SiteId, weather: Weather) {
+        if let Some(site) = self.sites.get_mut(&site) {
+            site.weather = weather;
+        }
+    }
+
+    /// Longest time that a write of a node's log (or of a shared one) takes, in
+    /// milliseconds.
+    pub fn set_log_delay(&mut self, site: SiteId, delay_ms_max: u64) {
+        if let Some(writer) = self.writers.get_mut(&site) {
+            writer.delay_ms_max = delay_ms_max;
+        }
+    }
+
+    /// Pulls the plug: actors, handlers and what was on its way to the disk are gone.
+    /// The handles of the node must be dropped too before its disk is used again.
+    pub fn crash(&mut self, site: SiteId) {
+        self.writers.remove(&site);
+        self.sites.remove(&site);
+    }
+
+    /// The actors of a node: number and name.
+    #[must_use]
+    pub fn actors(&self, site: SiteId) -> Vec<(u64, &'static str)> {
+        self.sites.get(&site).map(|site| site.world.actors()).unwrap_or_default()
+    }
+
+    /// Ends an actor as a panic would.
+    pub fn kill(&self, site: SiteId, actor: u64) -> bool {
+        self.sites.get(&site).is_some_and(|site| site.world.kill(actor))
+    }
+
+    /// Futures of a node that have not ended, by name.
+    #[must_use]
+    pub fn pending_tasks(&self, site: SiteId) -> Vec<&'static str> {
+        self.sites.get(&site).map(Site::pending_tasks).unwrap_or_default()
+    }
+
+    /// Lets one of those who have something to do, chosen by the seed, do one thing.
+    /// False when nobody has.
+    pub fn step(&mut self) -> bool {
+        let now = self.clock.now();
+        let mut all = Vec::new();
+        for (id, site) in &mut self.sites {
+            let mut choices = Vec::new();
+            site.choices(&mut self.random, &mut choices);
+            all.extend(choices.into_iter().map(|choice| (*id, Some(choice))));
+        }
+        for (id, writer) in &mut self.writers {
+            if writer.is_ready(now, &mut self.random) {
+                all.push((*id, None));
+            }
+        }
+        if all.is_empty() {
+            return self.fire_timers();
+        }
+        let (id, choice) = all[self.random.below(all.len())];
+        let (name, number) = self.perform(id, choice);
+        self.trace.push((now, id.0, name, number));
+        true
+    }
+
+    /// Does it; `None` stands for the turn of a log writer.
+    fn perform(&mut self, id: SiteId, choice: Option<Choice>) -> (&'static str, u64) {
+        let (now, random) = (self.clock.now(), &mut self.random);
+        let done = match choice {
+            Some(choice) => self.sites.get_mut(&id).map(|site| site.perform(choice, random)),
+            None => self.writers.get_mut(&id).map(|writer| ("log", writer.write(now, random))),
+        };
+        done.unwrap_or_default()
+    }
+
+    fn first_timer(&self) -> Option<Timestamp> {
+        let timers = self.sites.values().filter_map(|site| site.world.timers().first());
+        timers.chain(self.writers.values().filter_map(Writer::first_due)).min()
+    }
+
+    fn fire_timers(&self) -> bool {
+        let now = self.clock.now();
+        let timers = self.sites.values().map(|site| site.world.timers());
+        let due: Vec<_> =
+            timers.filter(|timers| timers.first().is_some_and(|at| at <= now)).collect();
+        due.iter().for_each(|timers| timers.fire(now));
+        !due.is_empty()
+    }
+
+    /// Goes on until `future` is done or, when nothing is left to do before, the time
+    /// is `until`; `None` then. The future is polled as soon as it is woken.
+    pub async fn run<F: Future>(&mut self, future: F, until: Timestamp) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut turns = 0;
+        loop {
+            if let Poll::Ready(output) = poll_once(future.as_mut()).await {
+                return Some(output);
+            }
+            if self.step() {
+                turns = 0;
+            } else if turns < self.tokio_turns {
+                turns += 1;
+                tokio::task::yield_now().await;
+            } else if self.clock.now() >= until {
+                return None;
+            } else {
+                turns = 0;
+                self.sleep(until).await;
+            }
+        }
+    }
+
+    /// Goes on until nothing is left to do now.
+    pub async fn settle(&mut self) {
+        let now = self.clock.now();
+        self.run(std::future::pending::<()>(), now).await;
+    }
+
+    /// Lets so much time pass, stopping wherever there is something to do.
+    pub async fn advance(&mut self, by: Duration) {
+        let until = self.clock.now().after(by);
+        self.run(std::future::pending::<()>(), until).await;
+    }
+
+    /// Lets time pass until the next timer, here or of tokio, or until something is
+    /// woken.
+    async fn sleep(&mut self, until: Timestamp) {
+        let next = self.first_timer().map_or(until, |at| at.min(until));
+        let (start, origin) = self.origin;
+        let deadline = origin + next.since(start);
+        let (sites, writers, sleeper) = (&self.sites, &self.writers, &self.sleeper);
+        // A second poll means that somebody woke this task: the future that is waited
+        // for, or what is looked at here.
+        let mut was_polled = false;
+        let woken = poll_fn(|context: &mut Context<'_>| {
+            sleeper.register(context.waker());
+            let is_woken = std::mem::replace(&mut was_polled, true);
+            let has_news =
+                sites.values().any(Site::has_news) || writers.values().any(Writer::has_news);
+            match is_woken || has_news {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        });
+        tokio::select! {
+            biased;
+            () = woken => {}
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+        self.clock.advance_to(start.after(origin.elapsed()));
+    }
+}
+
+/// Polls a future once, for the task that this is part of.
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+}

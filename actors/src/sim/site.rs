@@ -1,0 +1,192 @@
+//! One incarnation of a node in the simulation.
+
+use std::{collections::BTreeMap, sync::Arc, task::Context};
+
+use forebay_messages::{
+    Timestamp,
+    actor::{RefillFailed, VQueueMessage},
+};
+use futures_util::task::AtomicWaker;
+
+use super::host::{Host, Task};
+use crate::{
+    refill::{self, RefillJob},
+    shell::{
+        Clock, World,
+        sim::{SeededRandom, SimWorld, VirtualClock},
+    },
+};
+
+/// How late and how badly the threads of a node work. Everything by the seed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weather {
+    /// Of 100 scans of an inbox, so many are left to a refill worker.
+    pub scans_late_percent: usize,
+    /// Longest time a refill worker takes, in milliseconds.
+    pub scan_delay_ms_max: u64,
+    /// Of 100 scans by a refill worker, so many fail.
+    pub scans_fail_percent: usize,
+}
+
+/// A time between now and so many milliseconds later; now in every other case.
+pub(super) fn delayed(now: Timestamp, ms_max: u64, random: &mut SeededRandom) -> Timestamp {
+    if ms_max == 0 || random.below(2) == 0 {
+        return now;
+    }
+    let bound = usize::try_from(ms_max).unwrap_or(usize::MAX);
+    Timestamp(now.0 + 1 + random.below(bound) as u64)
+}
+
+/// Something that can be done next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Choice {
+    Actor(u64),
+    Job,
+    Scan(usize),
+    Task(u64),
+}
+
+pub(super) struct Site {
+    pub(super) host: Host,
+    pub(super) world: SimWorld,
+    pub(super) weather: Weather,
+    scans: Vec<(Timestamp, RefillJob)>,
+    tasks: BTreeMap<u64, Task>,
+    next_task: u64,
+    clock: Arc<VirtualClock>,
+}
+
+impl Site {
+    pub(super) fn new(seed: u64, clock: Arc<VirtualClock>, sleeper: Arc<AtomicWaker>) -> Self {
+        Self {
+            host: Host::new(sleeper),
+            world: SimWorld::with_clock(seed, Arc::clone(&clock)),
+            weather: Weather::default(),
+            scans: Vec::new(),
+            tasks: BTreeMap::new(),
+            next_task: 0,
+            clock,
+        }
+    }
+
+    /// A delay by the seed; a timer sees to it that time stops there.
+    fn delay(&self, ms_max: u64, random: &mut SeededRandom) -> Timestamp {
+        let at = delayed(self.clock.now(), ms_max, random);
+        self.world.timers().set(at, || {});
+        at
+    }
+
+    /// Takes up what the node has put on its desk.
+    fn take_in(&mut self, random: &mut SeededRandom) {
+        let (spawned, scans) = {
+            let mut tray = self.host.tray();
+            let spawned = std::mem::take(&mut tray.spawned);
+            (spawned, std::mem::take(&mut tray.scans))
+        };
+        for task in spawned {
+            self.tasks.insert(self.next_task, task);
+            self.next_task += 1;
+        }
+        for job in scans {
+            let due = self.delay(self.weather.scan_delay_ms_max, random);
+            self.scans.push((due, job));
+        }
+    }
+
+    /// Everything that can be done now.
+    pub(super) fn choices(&mut self, random: &mut SeededRandom, choices: &mut Vec<Choice>) {
+        self.take_in(random);
+        let now = self.clock.now();
+        choices.extend(self.world.ready().into_iter().map(Choice::Actor));
+        if !self.host.tray().jobs.is_empty() {
+            choices.push(Choice::Job);
+        }
+        let due = self.scans.iter().enumerate().filter(|(_, (due, _))| *due <= now);
+        choices.extend(due.map(|(index, _)| Choice::Scan(index)));
+        let ready = self.tasks.iter().filter(|(_, task)| task.handle.is_ready());
+        choices.extend(ready.map(|(number, _)| Choice::Task(*number)));
+    }
+
+    /// Whether something was put down or woken since.
+    pub(super) fn has_news(&self) -> bool {
+        let tray = self.host.tray();
+        let is_woken = self.tasks.values().any(|task| task.handle.is_ready());
+        is_woken || !tray.jobs.is_empty() || !tray.spawned.is_empty() || !tray.scans.is_empty()
+    }
+
+    /// Does it; a name and a number for the trace.
+    pub(super) fn perform(
+        &mut self,
+        choice: Choice,
+        random: &mut SeededRandom,
+    ) -> (&'static str, u64) {
+        match choice {
+            Choice::Actor(number) => {
+                let late = random.below(100) < self.weather.scans_late_percent;
+                self.host.tray().scans_block = late;
+                (self.world.step_actor(number), number)
+            }
+            Choice::Job => {
+                let job = self.host.tray().jobs.pop_front();
+                if let Some(job) = job {
+                    job(&World::Sim(self.world.clone()));
+                }
+                ("job", 0)
+            }
+            Choice::Scan(index) => {
+                let (_, job) = self.scans.remove(index);
+                if random.below(100) < self.weather.scans_fail_percent {
+                    let reason = "the simulation says so".to_owned();
+                    let failed = RefillFailed { id: job.request.id, reason };
+                    job.reply_to.send(VQueueMessage::RefillFailed(failed));
+                    return ("scan fails", index as u64);
+                }
+                refill::run(job);
+                ("scan", index as u64)
+            }
+            Choice::Task(number) => (self.poll(number), number),
+        }
+    }
+
+    fn poll(&mut self, number: u64) -> &'static str {
+        let Some(mut task) = self.tasks.remove(&number) else { return "" };
+        let name = task.name;
+        if task.handle.is_aborted() {
+            task.handle.finish();
+            return name;
+        }
+        let waker = task.handle.take_wake().into();
+        let polled = task.future.as_mut().poll(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            task.handle.finish();
+        } else {
+            self.tasks.insert(number, task);
+        }
+        name
+    }
+
+    /// Tasks that have not ended, by name.
+    pub(super) fn pending_tasks(&self) -> Vec<&'static str> {
+        self.tasks.values().map(|task| task.name).collect()
+    }
+}
+
+impl Drop for Site {
+    /// A crash: everything is gone, nobody is told.
+    fn drop(&mut self) {
+        let left = {
+            let mut tray = self.host.tray();
+            tray.is_closed = true;
+            let spawned = std::mem::take(&mut tray.spawned);
+            let jobs = std::mem::take(&mut tray.jobs);
+            (spawned, jobs, std::mem::take(&mut tray.scans))
+        };
+        for task in self.tasks.values().chain(&left.0) {
+            task.handle.finish();
+        }
+        self.tasks.clear();
+        drop(left);
+        self.scans.clear();
+        self.world.clear();
+    }
+}
