@@ -10,7 +10,7 @@ use forebay_messages::{
 use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadTier};
 
 use super::{
-    PartitionStore, StoreError,
+    PartitionStore, StoreError, resident,
     rows::bounded,
     tables::{after_prefix, inbox::Inbox},
 };
@@ -70,6 +70,7 @@ impl PartitionStore {
     /// # Errors
     /// See [`StoreError`].
     pub fn inbox_before(&self, vqueue: VQueueId, place: EntryKey) -> Result<u64, StoreError> {
+        self.settle()?;
         let prefix = Inbox::prefix(vqueue);
         let mut end = prefix.clone();
         end.extend_from_slice(&place.to_bytes());
@@ -89,6 +90,18 @@ impl PartitionStore {
 
     fn scan_inbox(&self, request: &RefillRequest, may_block: bool) -> Result<Scan, StoreError> {
         assert!(request.limit > 0, "a refill for no rows");
+        if request.cancel.is_canceled() {
+            return Ok(Scan::Canceled);
+        }
+        // In a statement of its own: the guard must be gone before the rows are settled.
+        let resident = self.resident().refill(request);
+        match resident {
+            resident::Inbox::Here(RefillDone { rows, reached_end, .. }) => {
+                return Ok(Scan::Rows { rows, reached_end });
+            }
+            resident::Inbox::Stored => {}
+            resident::Inbox::Split => self.settle()?,
+        }
         let prefix = Inbox::prefix(request.vqueue);
         let mut from = prefix.clone();
         if let Some(anchor) = request.after {

@@ -108,6 +108,7 @@ impl PartitionStore {
         limit: usize,
         facts: impl Fn(&T::Row) -> (VQueueId, Stage, Timestamp),
     ) -> Result<(Vec<(EntryId, T::Row, Arc<VQueueName>)>, Option<EntryId>), StoreError> {
+        self.settle()?;
         let family = self.family()?;
         let mut names = BTreeMap::new();
         let mut found = Vec::new();

@@ -9,12 +9,14 @@ mod error;
 mod inbox;
 mod list;
 mod overlay;
+mod overlays;
+mod resident;
 mod rows;
 mod store;
 mod tables;
 mod txn;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use forebay_engine::partition::rows::{EntryRow, FinishedRow, FsmSlot, RunningRow, VQueueMeta};
@@ -27,6 +29,9 @@ pub use list::{EntryListing, FinishedListing, ListedEntry, ListedFinished};
 pub use store::Store;
 pub use txn::{Committed, Txn};
 
+use crate::sync;
+use overlays::{Overlays, Resides};
+use resident::{Duty, Resident};
 use store::Shared;
 use tables::{
     Table, entry::Entry, finished::Finished, fsm::Fsm, lock::Lock, payload::Payload,
@@ -57,6 +62,8 @@ pub struct PartitionStore {
     shared: Arc<Shared>,
     id: PartitionId,
     family: Arc<str>,
+    /// Shared by all handles to the partition.
+    resident: Arc<Mutex<Resident>>,
 }
 
 impl std::fmt::Debug for PartitionStore {
@@ -85,6 +92,9 @@ impl PartitionStore {
     /// # Errors
     /// See [`StoreError`].
     pub fn applied_lsn(&self) -> Result<Lsn, StoreError> {
+        if let Some(applied) = self.resident().applied() {
+            return Ok(applied);
+        }
         self.lsn(&self.shared.read)
     }
 
@@ -117,6 +127,8 @@ impl PartitionStore {
     /// # Errors
     /// See [`StoreError`].
     pub fn flush(&self) -> Result<Lsn, StoreError> {
+        self.settle()?;
+        self.resident().flushed();
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.shared
@@ -212,6 +224,7 @@ impl PartitionStore {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, EntryId)>, StoreError> {
+        self.settle()?;
         let family = self.family()?;
         let rows = self.rows_in::<Timer>(&family, None).take(limit);
         rows.map(|row| row.map(|(key, ())| key))
@@ -239,29 +252,79 @@ impl PartitionStore {
         self.shared.family(self.id, &self.family)
     }
 
-    fn get<T: Table>(&self, key: &T::Key) -> Result<Option<T::Row>, StoreError> {
+    fn get<T: Resides>(&self, key: &T::Key) -> Result<Option<T::Row>, StoreError> {
         self.get_in::<T>(&self.family()?, key)
     }
 
     fn page<T: Table>(&self, after: Option<&T::Key>, limit: usize) -> Result<Page<T>, StoreError> {
+        self.settle()?;
         self.rows_in::<T>(&self.family()?, after).take(limit).collect()
     }
 
-    /// Writes a batch (not synced: see the store).
-    fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        let shared = &self.shared;
+    fn resident(&self) -> MutexGuard<'_, Resident> {
+        sync::lock(&self.resident)
+    }
+
+    /// Commits a batch; it reaches RocksDB when something makes it.
+    fn commit(
+        &self,
+        family: &Arc<BoundColumnFamily<'_>>,
+        batch: Overlays,
+        applied: Lsn,
+    ) -> Result<Committed, StoreError> {
         #[cfg(any(test, feature = "testkit"))]
-        let must_fail = match shared.faults.get() {
-            Some(faults) => faults.before_commit(&shared.path)?,
+        let must_fail = match self.shared.faults.get() {
+            Some(faults) => faults.before_commit(&self.shared.path)?,
             None => false,
         };
-        let written = shared.db.write_opt(batch, &shared.write);
-        written.map_err(|error| shared.fault("write the partition store", error))?;
+        let mut resident = self.resident();
+        let (rows, duty) = resident.absorb(batch, applied);
+        let bytes = match duty {
+            Duty::Nothing => 0,
+            Duty::Spill | Duty::SpillAndFlush => self.spill(&mut resident, family)?,
+        };
+        if duty == Duty::SpillAndFlush {
+            resident.flushed();
+            self.flush_later(family)?;
+        }
         #[cfg(any(test, feature = "testkit"))]
-        if let Some(faults) = shared.faults.get() {
-            faults.after_commit(must_fail, &shared.path)?;
+        if let Some(faults) = self.shared.faults.get() {
+            faults.after_commit(must_fail, &self.shared.path)?;
+        }
+        Ok(Committed { rows, bytes })
+    }
+
+    /// Lets RocksDB know of everything committed; who scans asks for it first.
+    fn settle(&self) -> Result<(), StoreError> {
+        let mut resident = self.resident();
+        if !resident.is_empty() {
+            self.spill(&mut resident, &self.family()?)?;
         }
         Ok(())
+    }
+
+    /// Writes what is resident in one batch (not synced: see the store).
+    fn spill(
+        &self,
+        resident: &mut Resident,
+        family: &Arc<BoundColumnFamily<'_>>,
+    ) -> Result<usize, StoreError> {
+        let mut batch = WriteBatch::default();
+        resident.emit(family, &mut batch);
+        let bytes = batch.size_in_bytes();
+        let written = self.shared.db.write_opt(batch, &self.shared.write);
+        written.map_err(|error| self.shared.fault("write the partition store", error))?;
+        // Only now: after a fault who reads still finds what was committed.
+        resident.clear();
+        Ok(bytes)
+    }
+
+    /// Starts a flush in the background.
+    fn flush_later(&self, family: &Arc<BoundColumnFamily<'_>>) -> Result<(), StoreError> {
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        let started = self.shared.db.flush_cf_opt(family, &options);
+        Ok(started.map_err(|error| self.shared.fault("flush the partition store", error))?)
     }
 }
 

@@ -1,8 +1,10 @@
-//! Staged rows of one table: what a batch has read and written.
+//! Rows of one table that are not in RocksDB yet: what a batch has read and written
+//! (see [`super::Txn`]), and what was committed and not spilled (see
+//! [`super::resident`]).
 //!
 //! Owns: the coalescing. A row that is written many times is written once; one that
-//! was put and deleted within the batch is not written at all, where it is known that
-//! the store has none. Must always hold: a read sees the last write of the batch.
+//! was put and deleted is not written at all, where it is known that RocksDB has none.
+//! Must always hold: a read sees the last write.
 
 use std::collections::BTreeMap;
 
@@ -27,6 +29,27 @@ struct Slot<R> {
     written: bool,
 }
 
+/// How a row stands to RocksDB after a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It is in memory only.
+    Here,
+    /// It was in memory only, and is gone.
+    Gone,
+    /// RocksDB has it, or may have it, in another state.
+    Differs,
+}
+
+impl Change {
+    fn of<R>(slot: &Slot<R>) -> Self {
+        match (slot.base, &slot.row) {
+            (Base::Absent, Some(_)) => Self::Here,
+            (Base::Absent, None) => Self::Gone,
+            (Base::Present | Base::Unknown, _) => Self::Differs,
+        }
+    }
+}
+
 /// What the batch knows of a row.
 pub(super) enum Staged<R> {
     /// It has not touched it.
@@ -38,11 +61,13 @@ pub(super) enum Staged<R> {
 /// Staged rows of one table.
 pub(super) struct Overlay<T: Table> {
     slots: Map<T::Key, Slot<T::Row>>,
+    /// Bytes of the rows written, as far as tables say.
+    weight: usize,
 }
 
 impl<T: Table> Default for Overlay<T> {
     fn default() -> Self {
-        Self { slots: Map::default() }
+        Self { slots: Map::default(), weight: 0 }
     }
 }
 
@@ -83,6 +108,59 @@ impl<T: Table> Overlay<T> {
         }
         let base = if T::STRICT { Base::Present } else { Base::Unknown };
         self.slots.insert(key, Slot { base, row: None, written: true });
+    }
+
+    /// Rows it knows of.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes of the rows that [`Overlay::absorb`] took in, as far as tables say.
+    pub(super) fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// Forgets everything, and keeps the memory for the next batch.
+    pub(super) fn clear(&mut self) {
+        self.slots.clear();
+        self.weight = 0;
+    }
+
+    /// Takes over what a batch wrote, leaving it empty; `told` hears of every row that
+    /// RocksDB will be told of or might have been. The number of those.
+    ///
+    /// A row that is gone and that RocksDB never had is forgotten: it cost nothing.
+    pub(super) fn absorb(
+        &mut self,
+        batch: &mut Self,
+        mut told: impl FnMut(&T::Key, Change),
+    ) -> usize {
+        let mut count = 0;
+        for (key, slot) in batch.slots.drain() {
+            if !slot.written {
+                continue;
+            }
+            let is_nothing = slot.row.is_none() && slot.base == Base::Absent;
+            let Some(before) = self.slots.get_mut(&key) else {
+                if is_nothing {
+                    continue;
+                }
+                count += 1;
+                told(&key, Change::of(&slot));
+                self.weight += slot.row.as_ref().map_or(0, T::weight);
+                self.slots.insert(key, slot);
+                continue;
+            };
+            count += 1;
+            self.weight -= before.row.as_ref().map_or(0, T::weight);
+            self.weight += slot.row.as_ref().map_or(0, T::weight);
+            before.row = slot.row;
+            told(&key, Change::of(before));
+            if before.row.is_none() && before.base == Base::Absent {
+                self.slots.remove(&key);
+            }
+        }
+        count
     }
 
     /// The written rows after a key, in key order; `None` is a deleted one.

@@ -88,11 +88,9 @@ impl Resident {
         self.spare = Some(batch);
         self.applied = Some(applied);
         self.changes += count;
-        let (mut rows, mut bytes) = (0, 0);
-        each_table!(self.overlays, |mine| {
-            rows += mine.borrow().len();
-            bytes += mine.borrow().weight();
-        });
+        let rows = self.rows();
+        let mut bytes = 0;
+        each_table!(self.overlays, |mine| bytes += mine.borrow().weight());
         let duty = if self.changes >= CHANGES_UNTIL_FLUSH {
             Duty::SpillAndFlush
         } else if rows > ROWS_MAX || bytes > BYTES_MAX {
@@ -101,6 +99,13 @@ impl Resident {
             Duty::Nothing
         };
         (count, duty)
+    }
+
+    /// Rows that are here.
+    pub(super) fn rows(&self) -> usize {
+        let mut rows = 0;
+        each_table!(self.overlays, |mine| rows += mine.borrow().len());
+        rows
     }
 
     /// The inbox, with an index by vqueue.

@@ -12,6 +12,8 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Digest, PartitionStore, StoreError,
+    overlay::Staged,
+    overlays::Resides,
     tables::{Table, fsm::Fsm},
 };
 
@@ -28,18 +30,21 @@ pub(super) struct Rows<'a, T> {
 }
 
 impl PartitionStore {
-    pub(super) fn get_in<T: Table>(
+    pub(super) fn get_in<T: Resides>(
         &self,
         family: &impl AsColumnFamilyRef,
         key: &T::Key,
     ) -> Result<Option<T::Row>, StoreError> {
+        if let Staged::Known(row) = self.resident().get::<T>(key) {
+            return Ok(row);
+        }
         let key = T::key_bytes(key);
         let found = self.shared.db.get_pinned_cf_opt(family, &key, &self.shared.read);
         let found = found.map_err(|error| self.read_error::<T>(error))?;
         found.map(|bytes| T::row(&bytes).map_err(|why| self.row_error::<T>(&key, why))).transpose()
     }
 
-    /// All rows of a table after a key.
+    /// All rows of a table after a key, as far as RocksDB knows them: settle first.
     pub(super) fn rows_in<'a, T: Table>(
         &'a self,
         family: &impl AsColumnFamilyRef,
@@ -117,6 +122,7 @@ impl<T: Table> Iterator for Rows<'_, T> {
 
 /// See [`PartitionStore::digest`].
 pub(super) fn digest(store: &PartitionStore) -> Result<Digest, StoreError> {
+    store.settle()?;
     let family = store.family()?;
     let mut options = ReadOptions::default();
     options.fill_cache(false);

@@ -5,7 +5,7 @@
 //! batch, so that rows and applied LSN never disagree.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -16,7 +16,7 @@ use rocksdb::{
     WriteOptions,
 };
 
-use super::{PartitionStore, StoreError};
+use super::{PartitionStore, StoreError, resident::Resident};
 use crate::{Fault, Medium, sync};
 
 /// Rows of one partition in memory before they are written to files, in bytes. What is
@@ -56,8 +56,9 @@ pub(super) struct Shared {
     pub(super) read: ReadOptions,
     pub(super) write: WriteOptions,
     family_options: Options,
-    /// The column families that exist; held while one is made or deleted.
-    partitions: Mutex<BTreeSet<PartitionId>>,
+    /// The column families that exist, with what is committed and not in them yet; held
+    /// while one is made or deleted.
+    partitions: Mutex<BTreeMap<PartitionId, Arc<Mutex<Resident>>>>,
     #[cfg(any(test, feature = "testkit"))]
     pub(super) faults: std::sync::OnceLock<Arc<crate::fault::StoreFaults>>,
 }
@@ -111,7 +112,8 @@ impl Store {
         medium.prepare(path)?;
         let options = db_options(medium);
         let families = Self::families(path, medium, &options)?;
-        let partitions = families.iter().filter_map(|name| partition_of(name)).collect();
+        let partitions = families.iter().filter_map(|name| partition_of(name));
+        let partitions = partitions.map(|id| (id, Arc::default())).collect();
         let descriptors = families
             .into_iter()
             .map(|name| ColumnFamilyDescriptor::new(name, family_options(medium)));
@@ -152,7 +154,7 @@ impl Store {
     /// The partitions that have rows here, in order.
     #[must_use]
     pub fn partitions(&self) -> Vec<PartitionId> {
-        sync::lock(&self.shared.partitions).iter().copied().collect()
+        sync::lock(&self.shared.partitions).keys().copied().collect()
     }
 
     /// The store of one partition; it is made when it is not there.
@@ -163,15 +165,15 @@ impl Store {
         let shared = &self.shared;
         let name = family_name(id);
         let mut partitions = sync::lock(&shared.partitions);
-        if !partitions.contains(&id) {
+        if !partitions.contains_key(&id) {
             shared
                 .db
                 .create_cf(&name, &shared.family_options)
                 .map_err(|error| shared.fault("make a partition's store", error))?;
-            partitions.insert(id);
         }
+        let resident = Arc::clone(partitions.entry(id).or_default());
         drop(partitions);
-        Ok(PartitionStore { shared: Arc::clone(shared), id, family: name.into() })
+        Ok(PartitionStore { shared: Arc::clone(shared), id, family: name.into(), resident })
     }
 
     /// Deletes all rows of a partition. Handles to it answer
@@ -182,10 +184,11 @@ impl Store {
     pub fn delete_partition(&self, id: PartitionId) -> Result<(), StoreError> {
         let shared = &self.shared;
         let mut partitions = sync::lock(&shared.partitions);
-        if !partitions.contains(&id) {
+        let Some(resident) = partitions.get(&id) else {
             let path = shared.path.clone();
             return Err(StoreError::NoPartition { path, partition: id });
-        }
+        };
+        sync::lock(resident).clear();
         shared
             .db
             .drop_cf(&family_name(id))

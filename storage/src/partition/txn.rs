@@ -1,7 +1,7 @@
 //! A batch of changes to one partition: reads see its writes, nobody else does before
 //! it is committed.
 //!
-//! Must always hold: rows and applied LSN are committed in one write; a batch that is
+//! Must always hold: rows and applied LSN are committed together; a batch that is
 //! dropped leaves nothing behind.
 
 use std::{cell::RefCell, sync::Arc};
@@ -15,24 +15,21 @@ use forebay_engine::partition::{
     store::{Read, Tables, put_fsm_number},
 };
 use forebay_messages::{EntryId, EntryKey, Lsn, RecordSeq, Timestamp, VQueueId};
-use rocksdb::{BoundColumnFamily, WriteBatch};
+use rocksdb::BoundColumnFamily;
 
 use super::{
     Page, PartitionStore, StoreError,
     overlay::{Overlay, Staged},
-    tables::{
-        Table, dedup::Dedup, entry::Entry, finished::Finished, fsm::Fsm, idempotency::Idempotency,
-        inbox::Inbox, lock::Lock, outbox::Outbox, parked::Parked, payload::Payload,
-        running::Running, timer::Timer, vqueue_meta::VQueueMetas,
-    },
+    overlays::{Overlays, Resides, each_table},
+    tables::Table,
 };
 
-/// What a commit wrote.
+/// What a commit changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
     /// Rows put and deleted.
     pub rows: usize,
-    /// Bytes of the batch.
+    /// Bytes that went to RocksDB: none, while the rows stay in memory.
     pub bytes: usize,
 }
 
@@ -43,89 +40,12 @@ pub struct Txn<'s> {
     staged: Overlays,
 }
 
-/// One overlay per table. In cells, because reads remember what they found.
-#[derive(Default)]
-struct Overlays {
-    dedup: RefCell<Overlay<Dedup>>,
-    entry: RefCell<Overlay<Entry>>,
-    finished: RefCell<Overlay<Finished>>,
-    fsm: RefCell<Overlay<Fsm>>,
-    idempotency: RefCell<Overlay<Idempotency>>,
-    inbox: RefCell<Overlay<Inbox>>,
-    lock: RefCell<Overlay<Lock>>,
-    outbox: RefCell<Overlay<Outbox>>,
-    parked: RefCell<Overlay<Parked>>,
-    payload: RefCell<Overlay<Payload>>,
-    running: RefCell<Overlay<Running>>,
-    timer: RefCell<Overlay<Timer>>,
-    vqueue_meta: RefCell<Overlay<VQueueMetas>>,
-}
-
-/// Calls a macro or function with every overlay.
-macro_rules! each_table {
-    ($staged:expr, |$overlay:ident| $body:expr) => {{
-        let staged = $staged;
-        {
-            let $overlay = &staged.dedup;
-            $body
-        }
-        {
-            let $overlay = &staged.entry;
-            $body
-        }
-        {
-            let $overlay = &staged.finished;
-            $body
-        }
-        {
-            let $overlay = &staged.fsm;
-            $body
-        }
-        {
-            let $overlay = &staged.idempotency;
-            $body
-        }
-        {
-            let $overlay = &staged.inbox;
-            $body
-        }
-        {
-            let $overlay = &staged.lock;
-            $body
-        }
-        {
-            let $overlay = &staged.outbox;
-            $body
-        }
-        {
-            let $overlay = &staged.parked;
-            $body
-        }
-        {
-            let $overlay = &staged.payload;
-            $body
-        }
-        {
-            let $overlay = &staged.running;
-            $body
-        }
-        {
-            let $overlay = &staged.timer;
-            $body
-        }
-        {
-            let $overlay = &staged.vqueue_meta;
-            $body
-        }
-    }};
-}
-
 impl<'s> Txn<'s> {
     pub(super) fn begin(store: &'s PartitionStore) -> Result<Self, StoreError> {
-        Ok(Self { store, family: store.family()?, staged: Overlays::default() })
+        Ok(Self { store, family: store.family()?, staged: store.resident().lend() })
     }
 
-    /// Writes everything in one batch, with the LSN of the last record applied.
+    /// Commits everything at once, with the LSN of the last record applied.
     ///
     /// Visible to readers when it returns; durable only once the store is flushed: a
     /// crash before that is made good by replaying the log.
@@ -142,21 +62,13 @@ impl<'s> Txn<'s> {
         put_fsm_number(&mut self, FsmSlot::AppliedLsn, applied.0);
         #[cfg(debug_assertions)]
         self.check_assumptions()?;
-        let mut batch = WriteBatch::default();
-        let (mut key, mut row) = (Vec::with_capacity(128), Vec::with_capacity(512));
-        let mut rows = 0;
-        each_table!(&self.staged, |overlay| {
-            rows += overlay.borrow().emit(&self.family, &mut key, &mut row, &mut batch);
-        });
-        let bytes = batch.size_in_bytes();
-        self.store.write(batch)?;
-        Ok(Committed { rows, bytes })
+        self.store.commit(&self.family, self.staged, applied)
     }
 
     /// Strict tables are told where rows are; a wrong belief would corrupt them later.
     #[cfg(debug_assertions)]
     fn check_assumptions(&self) -> Result<(), StoreError> {
-        fn check<T: Table>(txn: &Txn<'_>, overlay: &Overlay<T>) -> Result<(), StoreError> {
+        fn check<T: Resides>(txn: &Txn<'_>, overlay: &Overlay<T>) -> Result<(), StoreError> {
             for (key, believed) in overlay.assumed() {
                 let found = txn.store.get_in::<T>(&txn.family, key)?.is_some();
                 assert_eq!(believed, found, "{}: is there a row at {key:?}?", T::NAME);
@@ -167,7 +79,7 @@ impl<'s> Txn<'s> {
         Ok(())
     }
 
-    fn get<T: Table>(&self, overlay: &RefCell<Overlay<T>>, key: &T::Key) -> Read<Option<T::Row>> {
+    fn get<T: Resides>(&self, overlay: &RefCell<Overlay<T>>, key: &T::Key) -> Read<Option<T::Row>> {
         if let Staged::Known(row) = overlay.borrow().get(key) {
             return Ok(row);
         }
@@ -183,6 +95,7 @@ impl<'s> Txn<'s> {
         after: Option<&T::Key>,
         limit: usize,
     ) -> Read<Page<T>> {
+        self.store.settle()?;
         let mut staged = overlay.borrow().written_after(after).into_iter().peekable();
         let mut stored = self.store.rows_in::<T>(&self.family, after).peekable();
         let mut found = Vec::new();

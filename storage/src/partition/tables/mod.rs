@@ -76,6 +76,11 @@ pub(crate) trait Table {
     /// Reads the bytes of a row; else why they are none.
     fn row(bytes: &[u8]) -> Result<Self::Row, String>;
 
+    /// Bytes that a row holds beyond its own size: only tables of clients' bytes say.
+    fn weight(_: &Self::Row) -> usize {
+        0
+    }
+
     /// The bytes of a key.
     fn key_bytes(key: &Self::Key) -> Vec<u8> {
         let mut out = Vec::with_capacity(80);

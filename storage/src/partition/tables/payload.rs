@@ -1,6 +1,7 @@
 //! Table `payload`: what the handlers of entries are given.
 //!
-//! Key: `pa`, entry id (24). Row: the client's bytes.
+//! Key: `pa`, entry id (24). Row: the client's bytes. Strict: an entry's payload is put
+//! once, when the entry is new, and deleted once, when nothing can need it any more.
 
 use bytes::Bytes;
 use forebay_messages::EntryId;
@@ -12,6 +13,7 @@ pub(crate) struct Payload;
 impl Table for Payload {
     const NAME: &'static str = "payload";
     const KIND: [u8; 2] = *b"pa";
+    const STRICT: bool = true;
 
     type Key = EntryId;
     type Row = Bytes;
@@ -30,6 +32,10 @@ impl Table for Payload {
 
     fn row(bytes: &[u8]) -> Result<Bytes, String> {
         Ok(Bytes::copy_from_slice(bytes))
+    }
+
+    fn weight(row: &Bytes) -> usize {
+        row.len()
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use forebay_engine::partition::apply::{Applied, Reply};
 use forebay_messages::{
     AttemptToken, Epoch, Outcome, RecordSeq,
+    actor::{RefillId, RefillRequest},
     command::{
         Complete, Decision, EntrySelector, Purge, Reschedule, RetryAttempt, RetryReason,
         SchedulerDecisions, UpdateDurability, VQueueSelector,
@@ -19,12 +20,32 @@ use super::*;
 /// What happens next; numbers choose among what is there.
 #[derive(Clone, Debug)]
 enum Step {
-    Enqueue { id: u64, vqueue: u8, idempotency: u8 },
-    Decide { nth: usize },
-    End { nth: usize, how: u8 },
-    Select { id: u64, what: u8 },
-    Forget { hours: u64 },
+    Enqueue {
+        id: u64,
+        vqueue: u8,
+        idempotency: u8,
+    },
+    Decide {
+        nth: usize,
+    },
+    End {
+        nth: usize,
+        how: u8,
+    },
+    Select {
+        id: u64,
+        what: u8,
+    },
+    Forget {
+        hours: u64,
+    },
     Commit,
+    /// Commits, and reads every inbox as a refill does.
+    Look {
+        limit: usize,
+    },
+    /// RocksDB is told of everything.
+    Settle,
     Flush,
     Reopen,
 }
@@ -38,6 +59,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0..24u64, 0..9u8).prop_map(|(id, what)| Step::Select { id, what }),
         1 => (0..40u64).prop_map(|hours| Step::Forget { hours }),
         6 => Just(Step::Commit),
+        4 => (1..6usize).prop_map(|limit| Step::Look { limit }),
+        2 => Just(Step::Settle),
         2 => Just(Step::Flush),
         1 => Just(Step::Reopen),
     ];
@@ -116,7 +139,9 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
             expired_until: Some(Timestamp(hours * 3_600_000)),
             count_max: 3,
         }),
-        Step::Commit | Step::Flush | Step::Reopen => return None,
+        Step::Commit | Step::Look { .. } | Step::Settle | Step::Flush | Step::Reopen => {
+            return None;
+        }
     })
 }
 
@@ -166,6 +191,36 @@ fn commit(store: &PartitionStore, state: &mut State, model: &Model) {
     txn.commit(state.applied_lsn).unwrap();
 }
 
+/// Every inbox, page by page, is what it is in memory, and so are the rows by key.
+fn look(store: &PartitionStore, model: &Model, limit: usize) {
+    for vqueue in (0..6)
+        .map(|n| name(n).id_for(entry_id(0)))
+        .chain(model.tables.inbox.iter().map(|(vqueue, _)| *vqueue))
+    {
+        let mut wanted = model.tables.inbox.iter().filter(|(of, _)| *of == vqueue).peekable();
+        let mut after = None;
+        loop {
+            let request =
+                RefillRequest { id: RefillId(1), vqueue, after, limit, cancel: Default::default() };
+            let found = store.refill(&request).unwrap().unwrap();
+            let expected: Vec<_> = wanted.by_ref().take(limit).map(|(_, key)| *key).collect();
+            assert_eq!(found.rows, expected, "{vqueue} after {after:?}");
+            assert_eq!(found.reached_end, wanted.peek().is_none());
+            after = found.rows.last().copied();
+            if found.reached_end {
+                break;
+            }
+        }
+        assert_eq!(store.vqueue(vqueue).unwrap(), model.tables.vqueues.get(&vqueue).cloned());
+    }
+    for n in 0..24 {
+        let id = entry_id(n);
+        assert_eq!(store.entry(id).unwrap(), model.tables.entries.get(&id).cloned());
+        assert_eq!(store.payload(id).unwrap(), model.tables.payloads.get(&id).cloned());
+        assert_eq!(store.finished(id).unwrap(), model.tables.finished.get(&id).cloned());
+    }
+}
+
 fn without_applied(mut tables: MemTables) -> MemTables {
     // The overlay writes it once per commit, the state machine on every record.
     tables.fsm.remove(&FsmSlot::AppliedLsn);
@@ -182,6 +237,11 @@ fn run(steps: &[Step]) {
         let seq = model.log.len() as u64 + 1;
         match step {
             Step::Commit => commit(&store, &mut state, &model),
+            Step::Look { limit } => {
+                commit(&store, &mut state, &model);
+                look(&store, &model, *limit);
+            }
+            Step::Settle => store.settle().unwrap(),
             Step::Flush => {
                 assert_eq!(store.flush().unwrap(), store.applied_lsn().unwrap());
             }

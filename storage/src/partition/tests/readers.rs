@@ -105,6 +105,7 @@ fn a_refill_over_many_tombstones_is_left_to_a_worker() {
     let store = in_memory();
     let vqueue = vqueue_id(1);
     put(&store, 1, vqueue, 0..10_000);
+    store.settle().unwrap();
     delete(&store, 2, vqueue, 0..9_999);
     let from_front = request(vqueue, None, 24);
     assert_eq!(store.try_refill(&from_front).unwrap(), TryRefill::WouldBlock);
@@ -214,6 +215,7 @@ fn a_digest_depends_on_rows_and_on_nothing_else() {
     assert_eq!(digest, b.digest().unwrap());
     assert_eq!((digest.applied, digest.rows > 150), (Lsn(50), true));
     let mut txn = b.begin().unwrap();
+    txn.delete_payload(entry_id(3));
     txn.put_payload(entry_id(3), Bytes::from_static(b"x"));
     txn.commit(Lsn(50)).unwrap();
     assert_ne!(digest, b.digest().unwrap());

@@ -49,15 +49,114 @@ fn a_row_that_comes_and_goes_within_a_batch_is_never_written() {
 #[test]
 fn a_delete_of_a_row_that_may_be_stored_is_written() {
     let store = in_memory();
-    let id = entry_id(1);
-    let mut txn = store.begin().unwrap();
-    txn.put_payload(id, Bytes::from_static(b"old"));
-    txn.commit(Lsn(1)).unwrap();
-    let mut txn = store.begin().unwrap();
-    txn.put_payload(id, Bytes::from_static(b"new"));
-    txn.delete_payload(id);
-    txn.commit(Lsn(2)).unwrap();
-    assert_eq!(store.payload(id).unwrap(), None);
+    let id = vqueue_id(1);
+    for (lsn, spill) in [(1, false), (3, true)] {
+        let mut txn = store.begin().unwrap();
+        txn.put_vqueue_meta(id, VQueueMeta::default());
+        txn.commit(Lsn(lsn)).unwrap();
+        if spill {
+            store.settle().unwrap();
+        }
+        let mut txn = store.begin().unwrap();
+        txn.put_vqueue_meta(id, VQueueMeta { inbox: 1, ..VQueueMeta::default() });
+        txn.delete_vqueue_meta(id);
+        txn.commit(Lsn(lsn + 1)).unwrap();
+        assert_eq!(store.vqueue(id).unwrap(), None);
+        assert!(dump(&store).vqueues.is_empty());
+    }
+}
+
+/// The life of most entries: nothing of it reaches RocksDB.
+#[test]
+fn rows_that_come_and_go_before_a_spill_are_never_written() {
+    let store = in_memory();
+    let (vqueue, id) = (vqueue_id(1), entry_id(1));
+    let mut lsn = Lsn(0);
+    let mut commit = |change: &dyn Fn(&mut Txn<'_>)| {
+        let mut txn = store.begin().unwrap();
+        change(&mut txn);
+        lsn = lsn.next();
+        assert_eq!(txn.commit(lsn).unwrap().bytes, 0);
+    };
+    commit(&|txn| {
+        assert_eq!(txn.entry(id).unwrap(), None);
+        txn.put_entry(id, EntryRow::default());
+        txn.put_payload(id, Bytes::from_static(b"x"));
+        txn.put_inbox(vqueue, place(1));
+    });
+    commit(&|txn| {
+        txn.delete_inbox(vqueue, place(1));
+        txn.put_running(vqueue, id, RunningRow::default());
+    });
+    commit(&|txn| {
+        txn.delete_running(vqueue, id);
+        txn.delete_payload(id);
+        txn.delete_entry(id);
+    });
+    let mut batch = WriteBatch::default();
+    store.resident().emit(&store.family().unwrap(), &mut batch);
+    assert_eq!(batch.len(), 1, "the applied LSN and nothing else");
+    assert_eq!(store.applied_lsn().unwrap(), Lsn(3));
+}
+
+#[test]
+fn what_is_resident_is_bounded() {
+    let store = in_memory();
+    let (mut spilled, mut rows) = (0, 0);
+    for n in 0..2_000_u64 {
+        let mut txn = store.begin().unwrap();
+        (0..50).for_each(|m| txn.put_inbox(vqueue_id(1), place(n * 50 + m)));
+        spilled += usize::from(txn.commit(Lsn(n + 1)).unwrap().bytes > 0);
+        rows = rows.max(store.resident().rows());
+    }
+    assert!(spilled >= 3 && rows < 33_000, "{spilled} spills, {rows} rows");
+    for n in 2_000..2_100_u64 {
+        let mut txn = store.begin().unwrap();
+        txn.put_payload(entry_id(n), Bytes::from(vec![0; 1 << 20]));
+        txn.commit(Lsn(n + 1)).unwrap();
+        rows = store.resident().rows();
+    }
+    assert!(rows < 33_000);
+    assert_eq!(dump(&store).inbox.len(), 100_000);
+}
+
+/// A refill sees what is resident, what is stored, and what hides what is stored.
+#[test]
+fn an_inbox_is_read_wherever_its_rows_are() {
+    let store = in_memory();
+    let vqueue = vqueue_id(1);
+    let read = || {
+        let request = forebay_messages::actor::RefillRequest {
+            id: forebay_messages::actor::RefillId(1),
+            vqueue,
+            after: None,
+            limit: 24,
+            cancel: Default::default(),
+        };
+        let found = store.refill(&request).unwrap().unwrap();
+        assert!(found.reached_end);
+        found.rows.iter().map(|key| key.seq.0).collect::<Vec<_>>()
+    };
+    let mut lsn = Lsn(0);
+    let mut commit = |inbox: u64, change: &dyn Fn(&mut Txn<'_>)| {
+        let mut txn = store.begin().unwrap();
+        change(&mut txn);
+        txn.put_vqueue_meta(vqueue, VQueueMeta { inbox, ..VQueueMeta::default() });
+        lsn = lsn.next();
+        txn.commit(lsn).unwrap();
+    };
+    commit(2, &|txn| [1, 2].into_iter().for_each(|n| txn.put_inbox(vqueue, place(n))));
+    assert_eq!(read(), [1, 2]);
+    assert!(!store.resident().is_empty(), "a whole inbox is read without a spill");
+    store.settle().unwrap();
+    assert_eq!(read(), [1, 2]);
+    commit(2, &|txn| {
+        txn.delete_inbox(vqueue, place(1));
+        txn.put_inbox(vqueue, place(3));
+    });
+    assert_eq!(read(), [2, 3]);
+    commit(0, &|txn| [2, 3].into_iter().for_each(|n| txn.delete_inbox(vqueue, place(n))));
+    assert_eq!(read(), [0; 0]);
 }
 
 /// A yield under an unchanged key, over flushes: single deletes must meet their puts.
