@@ -5,7 +5,7 @@
 # again (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long bench bench-million check lint doc fmt clean-data tools
+.PHONY: help run build test test-long sim sim-long bench bench-million check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -48,6 +48,13 @@ test-long: export FOREBAY_TEST_LONG := 1
 test-long: export PROPTEST_CASES := 20000
 test-long: export NEXTEST_PROFILE := long
 test-long: test ## the same tests with many more cases and rounds
+
+sim: tools ## whole nodes under SEEDS=1000 fresh seeds; SEED=n: from that one on (alone, without SEEDS)
+	$(if $(SEED),FOREBAY_SIM_SEED=$(SEED)) $(if $(SEEDS)$(SEED),$(if $(SEEDS),FOREBAY_SIM_SEEDS=$(SEEDS)),FOREBAY_SIM_SEEDS=1000) \
+		cargo test $(asserted) $(everything) --test main -- --exact sim::named_seeds_hold --nocapture
+
+sim-long: SEEDS ?= 200000
+sim-long: sim ## the same for hours
 
 bench: tools ## every bench; BENCH=... goes to cargo bench, e.g. BENCH='--bench limiter'
 	cargo bench --workspace --all-features $(locked) $(BENCH)

@@ -16,4 +16,8 @@ mod kit_runtime;
 mod limits;
 mod place;
 mod process;
+#[cfg(feature = "testkit")]
+mod sim;
+#[cfg(feature = "testkit")]
+mod sim_found;
 mod tidy;

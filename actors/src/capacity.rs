@@ -1,20 +1,56 @@
 //! The node's capacity: the actor that leases slots to the limiters of the partitions.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use forebay_engine::limiter::{CapacityPool, PoolEffect, PoolInput};
 use forebay_messages::{PartitionId, actor::LimiterMessage};
 
-use crate::shell::{Performer, Ref, Scope, World};
+use crate::shell::{Death, Performer, Ref, Scope, World};
 
 /// The limiters that take part, by partition.
 type Limiters = Arc<DashMap<PartitionId, Ref<LimiterMessage>>>;
 
+/// The pool that is there now.
+type Pool = Arc<Mutex<Option<Ref<PoolInput>>>>;
+
+/// Called on the pool's thread when a fresh pool has taken the place of a dead one.
+pub(crate) type OnRestart = Arc<dyn Fn() + Send + Sync>;
+
+fn lock(pool: &Pool) -> MutexGuard<'_, Option<Ref<PoolInput>>> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a pool is made from, again and again.
+#[derive(Clone)]
+struct Respawn {
+    world: World,
+    running_max: u32,
+    on_restart: OnRestart,
+}
+
+impl Respawn {
+    fn spawn(&self, place: &Pool, performer: PoolPerformer) -> Ref<PoolInput> {
+        let (again, place) = (self.clone(), Arc::clone(place));
+        let next = PoolPerformer { limiters: Arc::clone(&performer.limiters) };
+        let on_death = Box::new(move |death| {
+            if matches!(death, Death::Panicked(_)) {
+                tracing::error!("the node's capacity died: every limiter is started anew");
+                next.limiters.clear();
+                let address = again.spawn(&place, next);
+                *lock(&place) = Some(address);
+                (again.on_restart)();
+            }
+        });
+        let machine = CapacityPool::new(self.running_max);
+        self.world.spawn("capacity", machine, performer, on_death).address
+    }
+}
+
 /// A handle to the node's capacity. Without a maximum it does nothing.
 #[derive(Clone, Default)]
 pub(crate) struct Capacity {
-    pool: Option<Ref<PoolInput>>,
+    pool: Option<Pool>,
     running_max: Option<u32>,
     limiters: Limiters,
 }
@@ -26,13 +62,21 @@ pub(crate) struct CapacityClient {
 }
 
 impl Capacity {
-    /// Starts the pool on a thread of actors.
-    pub(crate) fn start(world: &World, running_max: u32) -> Self {
+    /// Starts the pool on a thread of actors. When it dies, a fresh one takes its place,
+    /// which knows nothing of what was leased: `on_restart` must see to it that every
+    /// limiter is started anew.
+    pub(crate) fn start(world: &World, running_max: u32, on_restart: OnRestart) -> Self {
         let limiters = Limiters::default();
         let performer = PoolPerformer { limiters: Arc::clone(&limiters) };
-        let child =
-            world.spawn("capacity", CapacityPool::new(running_max), performer, Box::new(|_| {}));
-        Self { pool: Some(child.address), running_max: Some(running_max), limiters }
+        // Set before anybody can send to it: nobody holds this yet.
+        let pool = Arc::new(Mutex::new(None));
+        let spawning = Respawn { world: world.clone(), running_max, on_restart };
+        *lock(&pool) = Some(spawning.spawn(&pool, performer));
+        Self { pool: Some(pool), running_max: Some(running_max), limiters }
+    }
+
+    fn address(&self) -> Option<Ref<PoolInput>> {
+        self.pool.as_ref().and_then(|pool| lock(pool).clone())
     }
 
     pub(crate) fn is_limited(&self) -> bool {
@@ -45,7 +89,7 @@ impl Capacity {
     }
 
     pub(crate) fn client(&self, partition: PartitionId) -> CapacityClient {
-        CapacityClient { partition, pool: self.pool.clone() }
+        CapacityClient { partition, pool: self.address() }
     }
 
     /// A fresh limiter takes part; what an earlier one held comes back.
@@ -57,7 +101,7 @@ impl Capacity {
     /// The limiter is gone.
     pub(crate) fn leave(&self, partition: PartitionId) {
         self.limiters.remove(&partition);
-        if let Some(pool) = &self.pool {
+        if let Some(pool) = self.address() {
             pool.send(PoolInput::Gone(partition));
         }
     }

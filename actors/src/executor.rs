@@ -78,6 +78,8 @@ pub trait Execute: Send + Sync {
 struct Running {
     token: AttemptToken,
     cancel: CancellationToken,
+    /// It was its entry that somebody canceled, not only this node that goes down.
+    is_canceled: bool,
     abort: Option<Spawned>,
 }
 
@@ -165,14 +167,25 @@ impl Executor {
 }
 
 impl Shared {
-    /// Forgets an attempt; false when another one (or none) is known by then.
-    fn forget(&self, entry: EntryId, token: AttemptToken) -> bool {
-        let forgotten =
-            self.running.remove_if(&entry, |_, running| running.token == token).is_some();
-        if forgotten && self.running.is_empty() {
+    /// Forgets an attempt; `None` when another one (or none) is known by then.
+    fn forget(&self, entry: EntryId, token: AttemptToken) -> Option<Running> {
+        let forgotten = self.running.remove_if(&entry, |_, running| running.token == token);
+        if forgotten.is_some() && self.running.is_empty() {
             self.idle.notify_waiters();
         }
-        forgotten
+        forgotten.map(|(_, running)| running)
+    }
+}
+
+impl Running {
+    /// A handler that gave in because the node goes down was not canceled: its entry
+    /// runs again, and no attempt is used up.
+    fn end(&self, ended: AttemptEnd, now: Timestamp) -> AttemptEnd {
+        let goes_down = self.cancel.is_cancelled() && !self.is_canceled;
+        match ended {
+            AttemptEnd::Canceled { .. } if goes_down => AttemptEnd::Snooze { until: now },
+            ended => ended,
+        }
     }
 }
 
@@ -201,12 +214,16 @@ impl Execute for Executor {
         };
         let random = (self.random)();
         let shared = Arc::clone(&self.shared);
-        let now = self.clock.now();
+        let clock = Arc::clone(&self.clock);
+        let now = clock.now();
         // Registered before the task starts, so that its end always finds it.
-        self.shared.running.insert(entry, Running { token, cancel, abort: None });
+        self.shared
+            .running
+            .insert(entry, Running { token, cancel, is_canceled: false, abort: None });
         let task = self.runtime.spawn(async move {
             let ended = attempt(handler, context, payload, timeout, random, now).await;
-            if shared.forget(entry, token) {
+            if let Some(running) = shared.forget(entry, token) {
+                let ended = running.end(ended, clock.now());
                 reply_to.send(PartitionInput::Ended { entry, token, ended });
             }
         });
@@ -218,9 +235,10 @@ impl Execute for Executor {
     }
 
     fn cancel(&self, entry: EntryId, token: AttemptToken) {
-        if let Some(running) = self.shared.running.get(&entry)
+        if let Some(mut running) = self.shared.running.get_mut(&entry)
             && running.token == token
         {
+            running.is_canceled = true;
             running.cancel.cancel();
         }
     }

@@ -12,10 +12,10 @@ pub use forebay_actors::{
         Child, Death, Look, Performer, Ref, Scope, World,
         sim::{SeededRandom, SimWorld, VirtualClock},
     },
-    sim::{Disk, Sim, SiteId, Weather},
+    sim::{Disk, Host, Place, Sim, SiteId, TaskHandle, TraceStep, Weather},
     testkit::{FaultLog, LogFault, LogStore, MemoryLog, StoreFault, StoreFaults},
 };
 pub use forebay_engine::Machine;
 pub use probe::Probe;
-pub use runtime::{TestBuilder, TestRuntime};
+pub use runtime::{TestBuilder, TestRuntime, launch};
 pub use step::Step;

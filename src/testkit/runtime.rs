@@ -3,17 +3,17 @@
 use std::{
     fmt::Debug,
     future::Future,
+    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use forebay_actors::{
-    node::Place,
     shell::sim::SeededRandom,
-    sim::{Disk, Sim, SiteId, Weather},
+    sim::{Disk, Place, Sim, SiteId, Weather},
 };
 use forebay_messages::{Outcome, Timestamp};
 
-use crate::{Builder, Entry, EntryHandle, Runtime};
+use crate::{Builder, Entry, EntryHandle, Runtime, RuntimeError};
 
 /// Virtual time that [`TestRuntime::run`] lets pass before it says that nobody will
 /// ever be done.
@@ -124,13 +124,7 @@ impl TestRuntime {
         self.sim.crash(self.site);
         let (site, place) = self.sim.place(&self.disk);
         self.site = site;
-        let random = std::sync::Mutex::new(SeededRandom::new(self.sim.random().next_u64()));
-        let draw = move || {
-            let mut random = random.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            u32::try_from(random.next_u64() >> 32).unwrap_or(0)
-        };
-        let (spawner, clock) = (place.host().clone().into(), self.sim.clock());
-        let starting = (self.build)().start_on(Place::Sim(place), spawner, clock, draw);
+        let starting = launch(&mut self.sim, place, (self.build)());
         match self.run(starting) {
             Ok(runtime) => self.runtime = Some(runtime),
             Err(error) => panic!("the runtime does not start: {error}"),
@@ -246,6 +240,13 @@ impl TestRuntime {
         self.start_node();
     }
 
+    /// Ends every actor of a kind (`partition`, `supervisor`, `limiter`, `vqueue`,
+    /// `capacity`) as a panic would; how many there were.
+    pub fn kill(&mut self, name: &str) -> usize {
+        let actors = self.sim.actors(self.site).into_iter().filter(|(_, other)| *other == name);
+        actors.filter(|(number, _)| self.sim.kill(self.site, *number)).count()
+    }
+
     /// Makes disk and threads slow or unreliable from now on.
     pub fn set_weather(&mut self, weather: Weather) {
         self.sim.set_weather(self.site, weather);
@@ -278,6 +279,21 @@ impl TestRuntime {
         let tasks = self.sim.pending_tasks(self.site);
         format!("handlers that have not ended: {}", tasks.len())
     }
+}
+
+/// Starts a runtime at a place of a simulation; to be driven by it.
+pub fn launch(
+    sim: &mut Sim,
+    place: Place,
+    builder: Builder,
+) -> impl Future<Output = Result<Runtime, RuntimeError>> + Send + 'static {
+    let random = Mutex::new(SeededRandom::new(sim.random().next_u64()));
+    let draw = move || {
+        let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
+        u32::try_from(random.next_u64() >> 32).unwrap_or(0)
+    };
+    let (spawner, clock) = (place.host().clone().into(), sim.clock());
+    builder.start_on(forebay_actors::node::Place::Sim(place), spawner, clock, draw)
 }
 
 impl Drop for TestRuntime {

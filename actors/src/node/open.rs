@@ -161,7 +161,13 @@ impl Node {
         if let Some(running_max) = config.running_max {
             let starting = Arc::clone(&services);
             arbiters[0].run(move |world| {
-                starting.set_capacity(Capacity::start(world, running_max));
+                let services = Arc::downgrade(&starting);
+                let on_restart = move || {
+                    if let Some(services) = services.upgrade() {
+                        services.restart_leaderships("the node's capacity died");
+                    }
+                };
+                starting.set_capacity(Capacity::start(world, running_max, Arc::new(on_restart)));
             });
             if !is_simulated {
                 wait_for(&arbiters[0]);

@@ -1,7 +1,7 @@
 //! What the actors of all partitions share on a node.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -189,6 +189,17 @@ impl NodeServices {
             let stopped = Some(reason);
             status.insert(partition, PartitionStatus { role: Role::Follower, stopped });
         });
+    }
+
+    /// Every partition led here gives its leadership up and runs again: its limiter was
+    /// leased slots by somebody who is gone.
+    pub(crate) fn restart_leaderships(&self, reason: &str) {
+        let partitions: BTreeMap<PartitionId, PartitionEntry> =
+            self.partitions.iter().map(|entry| (*entry.key(), entry.value().clone())).collect();
+        for entry in partitions.into_values() {
+            let reason = reason.to_owned();
+            entry.actors.1.address.send(LeadershipInput::Refused { reason, fenced_by: None });
+        }
     }
 
     /// Storage failed under a partition: it stops, and says why.

@@ -5,16 +5,22 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use forebay_engine::partition::{apply::apply, state::State};
+use forebay_messages::{Lsn, PartitionId};
 use forebay_storage::{
     Fault, Medium,
     fault::{FaultLog, StoreFaults},
     log::{LogStore, MemoryLog},
     metadata::{MemoryMetadata, MetadataStore},
-    partition::{Store, StoreError},
+    partition::{Digest, Store, StoreError},
 };
+
+use crate::node::NodeError;
 
 /// Name of the store; RocksDB wants an absolute path.
 const STORE: &str = "/forebay";
+/// Records replayed in one batch.
+const REPLAY_RECORDS: usize = 64;
 
 /// The storage of a simulated node, in memory. Cheap to clone.
 ///
@@ -91,6 +97,26 @@ impl Disk {
         let store = Store::open(&self.path, &self.medium)?;
         store.set_faults(self.faults());
         Ok((Arc::clone(&self.log) as _, Arc::clone(&self.metadata) as _, Arc::new(store)))
+    }
+
+    /// What a replay of the log from its start gives, in fresh rows.
+    ///
+    /// # Errors
+    /// [`NodeError`]; also when the log was trimmed.
+    pub fn replay(&self, partition: PartitionId) -> Result<Digest, NodeError> {
+        let rows = Store::open(&self.path, &Medium::memory()?)?.partition(partition)?;
+        let mut state = State::load(&rows.begin()?)?;
+        let mut next = Lsn(1);
+        loop {
+            let batch = self.log.inner().read(partition, next, REPLAY_RECORDS, usize::MAX)?;
+            let Some((last, _)) = batch.last() else { return Ok(rows.digest()?) };
+            let (last, mut changes, mut applied) = (*last, rows.begin()?, Vec::new());
+            for (lsn, record) in &batch {
+                apply(&mut state, &mut changes, *lsn, record, &mut applied)?;
+            }
+            changes.commit(last)?;
+            next = last.next();
+        }
     }
 
     /// A second look at the rows that were flushed, while no node runs on them.

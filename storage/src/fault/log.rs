@@ -51,6 +51,7 @@ struct State {
     calls: u64,
     planned: BTreeMap<u64, LogFault>,
     crashed: bool,
+    keeps_all: bool,
 }
 
 impl<L: LogStore> FaultLog<L> {
@@ -64,6 +65,16 @@ impl<L: LogStore> FaultLog<L> {
         let mut state = self.state();
         let at = state.calls + nth;
         state.planned.insert(at, fault);
+    }
+
+    /// Forgets what was planned and has not happened.
+    pub fn forget_plans(&self) {
+        self.state().planned.clear();
+    }
+
+    /// Whether trimming drops nothing, so that all can be replayed.
+    pub fn keep_all(&self, keeps_all: bool) {
+        self.state().keeps_all = keeps_all;
     }
 
     /// Lets a crashed log work again, with what it had written.
@@ -170,6 +181,9 @@ impl<L: LogStore> LogStore for FaultLog<L> {
 
     fn trim(&self, partition: PartitionId, through: Lsn) -> Result<(), LogError> {
         self.check_alive()?;
+        if self.state().keeps_all {
+            return Ok(());
+        }
         self.inner.trim(partition, through)
     }
 

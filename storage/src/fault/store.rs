@@ -46,6 +46,11 @@ impl StoreFaults {
         state.planned.insert(at, fault);
     }
 
+    /// Forgets what was planned and has not happened.
+    pub fn forget_plans(&self) {
+        sync::lock(&self.state).planned.clear();
+    }
+
     /// Whether a planned crash has happened.
     pub fn is_crashed(&self) -> bool {
         sync::lock(&self.state).crashed

@@ -1,0 +1,143 @@
+//! The whole of forebay under a seed: nodes, clients, faults and crashes on one thread,
+//! in virtual time. `docs/testing.md` says what is checked and how to replay a seed.
+
+mod clients;
+mod journal;
+mod plan;
+mod world;
+
+use world::World;
+
+/// Seeds that every run of the tests goes through.
+const FIXED_SEEDS: std::ops::Range<u64> = 0..12;
+/// Seeds that are drawn anew for every run of the tests.
+const FRESH_SEEDS: u64 = 12;
+/// Lines of the journal that are shown when a seed fails.
+const TAIL: usize = 80;
+
+/// Who did what when, and what clients and handlers saw.
+struct Played {
+    trace: Vec<forebay::testkit::TraceStep>,
+    log: Vec<String>,
+    result: Result<(), String>,
+}
+
+fn play(seed: u64) -> Played {
+    hush();
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    tokio.block_on(async {
+        let mut world = World::new(seed);
+        let result = world.play().await;
+        let log = world.journal.lock().log.clone();
+        Played { trace: world.trace(), log, result }
+    })
+}
+
+/// Panics that a simulation makes on purpose are not shown.
+fn hush() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.payload_as_str() != Some("as planned") {
+                before(info);
+            }
+        }));
+    });
+}
+
+/// What to tell people of a seed that does not hold.
+fn complaint(seed: u64) -> Option<String> {
+    let played = play(seed);
+    if std::env::var_os("FOREBAY_SIM_VERBOSE").is_some() {
+        played.log.iter().for_each(|line| eprintln!("{line}"));
+    }
+    let error = played.result.err()?;
+    let from = played.log.len().saturating_sub(TAIL);
+    let tail = played.log[from..].join("\n");
+    Some(format!(
+        "seed {seed}: {error}\n\nthe last that was seen (FOREBAY_SIM_VERBOSE=1 shows all):\n{tail}\n\n\
+         replay: make sim SEED={seed}"
+    ))
+}
+
+#[track_caller]
+fn run(seed: u64) {
+    match std::panic::catch_unwind(|| complaint(seed)) {
+        Ok(None) => {}
+        Ok(Some(complaint)) => panic!("{complaint}"),
+        Err(_) => panic!("seed {seed}: a panic (above)\n\nreplay: make sim SEED={seed}"),
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+}
+
+fn fresh() -> u64 {
+    u64::from_be_bytes(uuid::Uuid::new_v4().into_bytes()[..8].try_into().unwrap()) >> 24
+}
+
+#[test]
+fn fixed_seeds_hold() {
+    FIXED_SEEDS.for_each(run);
+}
+
+#[test]
+fn fresh_seeds_hold() {
+    let first = fresh();
+    eprintln!("seed {first} and the {} after it", FRESH_SEEDS - 1);
+    (first..first + FRESH_SEEDS).for_each(run);
+}
+
+/// `make sim`: the seeds that the environment names, on all cores. Without any there is
+/// nothing to do.
+#[test]
+fn named_seeds_hold() {
+    let (first, count) = match (number("FOREBAY_SIM_SEED"), number("FOREBAY_SIM_SEEDS")) {
+        (None, None) => return,
+        (Some(first), count) => (first, count.unwrap_or(1)),
+        (None, Some(count)) => (fresh(), count),
+    };
+    eprintln!("seed {first} and the {} after it", count - 1);
+    let begun = std::time::Instant::now();
+    let next = std::sync::atomic::AtomicU64::new(0);
+    let next_seed = || {
+        let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        (seed < count).then_some(first + seed)
+    };
+    let work = || {
+        while let Some(seed) = next_seed() {
+            let held = std::panic::catch_unwind(|| run(seed));
+            if let Err(panic) = held {
+                // The others end with the seed that they are at.
+                next.store(count, std::sync::atomic::Ordering::Relaxed);
+                std::panic::resume_unwind(panic);
+            }
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|threads| (0..cores).for_each(|_| drop(threads.spawn(work))));
+    eprintln!("{count} seeds hold, in {:.1?}", begun.elapsed());
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in [1, 2, 3, 5, 8] {
+        let (one, other) = (play(seed), play(seed));
+        let differs = one.log.iter().zip(&other.log).position(|(one, other)| one != other);
+        if let Some(at) = differs {
+            panic!("seed {seed} differs:\n{}\n{}", one.log[at], other.log[at]);
+        }
+        assert_eq!(one.log.len(), other.log.len(), "seed {seed}");
+        let differs = one.trace.iter().zip(&other.trace).position(|(one, other)| one != other);
+        assert_eq!(differs, None, "seed {seed}: steps of the trace");
+        assert_eq!(one.trace.len(), other.trace.len(), "seed {seed}");
+        assert!(one.trace.len() > 200, "something happens");
+    }
+    assert_ne!(play(1).log, play(2).log, "another seed is another run");
+}

@@ -1,0 +1,228 @@
+//! Clients and handlers of a simulation. A client asks until it is answered; whoever
+//! dies with its node is asked for again on another one.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay::{
+    Builder, Context, Entry, EntryId, HandlerError, HandlerOptions, Limits, RetryPolicy, Runtime,
+    Timestamp,
+};
+use forebay_messages::command::{Command, EntrySelector, VQueueSelector};
+
+use super::{
+    journal::{Run, Shared},
+    plan::{ATTEMPTS_MAX, Ask, Ending, Mishap, Plan, Spec},
+};
+
+/// How long a client waits before it asks again.
+const AGAIN: Duration = Duration::from_millis(250);
+/// How long an attempt may take.
+const TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// Where the time comes from.
+pub(super) type Now = std::sync::Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+fn uuid(entry: usize) -> [u8; 16] {
+    let mut uuid = [0; 16];
+    uuid[8..].copy_from_slice(&(entry as u64 + 1).to_be_bytes());
+    uuid
+}
+
+fn entry_of(spec: &Spec, number: usize, start: Timestamp) -> Entry {
+    let mut entry = Entry::to("work").uuid(uuid(number)).payload(number.to_be_bytes().to_vec());
+    if let Some(scope) = spec.scope {
+        entry = entry.scope(scope);
+    }
+    if let Some(limit_key) = spec.limit_key {
+        entry = entry.limit_key(limit_key);
+    }
+    if let Some(key) = spec.key {
+        entry = entry.key(key);
+    }
+    if let Some(delay) = spec.delay_ms {
+        entry = entry.run_at(Timestamp(start.0 + delay));
+    }
+    if let Some(key) = &spec.idempotency_key {
+        entry = entry.idempotency_key(key);
+    }
+    entry
+}
+
+/// The id that an entry has.
+pub(super) fn id_of(spec: &Spec, number: usize) -> EntryId {
+    let name = entry_of(spec, number, Timestamp(0)).vqueue().clone();
+    let key = name.partition_key(spec.idempotency_key.as_deref(), &uuid(number));
+    EntryId { partition_key: key, uuid: uuid(number) }
+}
+
+/// Asks until it is answered.
+pub(super) async fn ask(
+    ask: Ask,
+    runtime: Runtime,
+    plan: std::sync::Arc<Plan>,
+    start: Timestamp,
+    journal: Shared,
+    now: Now,
+) {
+    loop {
+        match once(&ask, &runtime, &plan.specs, start, &journal, &now).await {
+            Ok(()) => return,
+            Err(error) => {
+                journal.lock().note(now(), format!("client of {ask:?} is told: {error}"));
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn once(
+    ask: &Ask,
+    runtime: &Runtime,
+    specs: &[Spec],
+    start: Timestamp,
+    journal: &Shared,
+    now: &Now,
+) -> Result<(), String> {
+    let text = |error: &dyn std::fmt::Display| error.to_string();
+    let propose = async |number: usize, command: Command| {
+        let key = id_of(&specs[number], number).partition_key;
+        journal.lock().note(now(), format!("client asks {ask:?}"));
+        runtime.node().propose(key, command, 0).await.map(drop).map_err(|error| text(&error))
+    };
+    let entries = |number: usize| EntrySelector {
+        entries: vec![id_of(&specs[number], number)],
+        ..EntrySelector::default()
+    };
+    let vqueue = |number: usize| {
+        let id = id_of(&specs[number], number);
+        let name = entry_of(&specs[number], number, start).vqueue().clone();
+        VQueueSelector { vqueues: vec![name.id_for(id)], ..VQueueSelector::default() }
+    };
+    match ask {
+        Ask::Enqueue(numbers) => {
+            let batch: Vec<Entry> =
+                numbers.iter().map(|number| entry_of(&specs[*number], *number, start)).collect();
+            numbers.iter().for_each(|number| journal.lock().asked(now(), *number));
+            match &batch[..] {
+                [one] => drop(runtime.enqueue(one.clone()).await.map_err(|error| text(&error))?),
+                _ => drop(runtime.enqueue_batch(batch).await.map_err(|error| text(&error))?),
+            }
+            numbers.iter().for_each(|number| journal.lock().acked(now(), *number));
+            Ok(())
+        }
+        Ask::Attach(number) => {
+            let id = id_of(&specs[*number], *number);
+            match runtime.attach(id).outcome().await {
+                Ok(outcome) => journal.lock().ended(now(), *number, outcome),
+                Err(forebay::ResultError::Unknown(_)) => {
+                    if journal.lock().seen[*number].acked.is_some() {
+                        return Err(format!("#{number} is not known"));
+                    }
+                }
+                Err(error) => return Err(text(&error)),
+            }
+            Ok(())
+        }
+        Ask::Cancel(number) => propose(*number, Command::Cancel(entries(*number))).await,
+        Ask::Kill(number) => propose(*number, Command::Kill(entries(*number))).await,
+        Ask::Pause(number) => propose(*number, Command::Pause(entries(*number))).await,
+        Ask::Resume(number) => propose(*number, Command::Resume(entries(*number))).await,
+        Ask::PauseVQueue(number) => propose(*number, Command::PauseVQueue(vqueue(*number))).await,
+        Ask::ResumeVQueue(number) => propose(*number, Command::ResumeVQueue(vqueue(*number))).await,
+        Ask::SetRule(pattern, limit) => {
+            let limits = Limits::concurrency(*limit);
+            runtime.rules().upsert(pattern, limits).await.map_err(|error| text(&error))?;
+            journal.lock().rules_acked(now());
+            Ok(())
+        }
+        Ask::DropRule(pattern) => {
+            runtime.rules().delete(pattern).await.map_err(|error| text(&error))?;
+            journal.lock().rules_acked(now());
+            Ok(())
+        }
+        Ask::Explain(number) => {
+            let id = id_of(&specs[*number], *number);
+            runtime.explain(id).await.map(drop).map_err(|error| text(&error))
+        }
+    }
+}
+
+/// Notes the end of a handler, also when it is dropped.
+struct Guard {
+    run: Run,
+    token: u64,
+    journal: Shared,
+    now: Now,
+    how: &'static str,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.journal.lock().stopped((self.now)(), self.run, self.token, self.how);
+    }
+}
+
+/// The runtime of one incarnation of a node.
+pub(super) fn runtime(plan: &Plan, incarnation: u32, journal: &Shared, now: &Now) -> Builder {
+    let (journal, now) = (journal.clone(), now.clone());
+    let specs = plan.specs.clone();
+    let retry = RetryPolicy {
+        attempts_max: ATTEMPTS_MAX,
+        backoff_first_ms: 20,
+        backoff_max_ms: 400,
+        ..RetryPolicy::default()
+    };
+    let options = HandlerOptions { retry, timeout: Some(TIMEOUT), ..HandlerOptions::default() };
+    let mut builder = Runtime::builder().partitions(plan.partitions);
+    if let Some(running_max) = plan.running_max {
+        builder = builder.max_running(running_max);
+    }
+    builder.handler_with("work", options, move |context: Context, payload: Bytes| {
+        let number = usize::from_be_bytes(payload[..].try_into().expect("eight bytes"));
+        let run = Run { incarnation, entry: number };
+        work(context, run, specs[number].clone(), journal.clone(), now.clone())
+    })
+}
+
+async fn work(
+    context: Context,
+    run: Run,
+    spec: Spec,
+    journal: Shared,
+    now: Now,
+) -> Result<Bytes, HandlerError> {
+    let token = context.token().seq;
+    journal.lock().started(now(), run, token);
+    let mut guard =
+        Guard { run, token, journal: journal.clone(), now: now.clone(), how: "is dropped" };
+    tokio::select! {
+        biased;
+        () = context.canceled() => {
+            guard.how = "gives in to cancellation";
+            return Err(HandlerError::canceled("as asked"));
+        }
+        () = tokio::time::sleep(Duration::from_millis(spec.works_ms)) => {}
+    }
+    {
+        let seen = &mut journal.lock().seen[run.entry];
+        if seen.snoozed < spec.snoozes {
+            seen.snoozed += 1;
+            guard.how = "snoozes";
+            return Err(HandlerError::snooze(Duration::from_millis(300)));
+        }
+    }
+    if context.attempt() <= spec.failures {
+        guard.how = "fails";
+        match spec.mishap {
+            Mishap::Error => return Err(HandlerError::retry("as planned")),
+            Mishap::Panic => std::panic::panic_any("as planned".to_owned()),
+            Mishap::Timeout => tokio::time::sleep(10 * TIMEOUT).await,
+        }
+    }
+    guard.how = "ends";
+    match spec.ending {
+        Ending::Terminal => Err(HandlerError::terminal("as planned")),
+        Ending::Success | Ending::Exhausted => Ok(Bytes::copy_from_slice(&run.entry.to_be_bytes())),
+    }
+}

@@ -1,0 +1,286 @@
+//! What was seen from outside while a simulation ran, and what of it must never be.
+//!
+//! Must always hold: it looks with the eyes of clients and handlers only. Must not know:
+//! machines, rows, the log.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use forebay::{Outcome, Pattern, Timestamp};
+
+use super::plan::{Ending, Plan, Spec};
+
+/// What is known of one entry.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) asked: Option<u64>,
+    pub(super) acked: Option<u64>,
+    pub(super) first_start: Option<u64>,
+    pub(super) snoozed: u32,
+    pub(super) outcome: Option<Outcome>,
+    /// Somebody canceled or killed it.
+    pub(super) interfered: bool,
+    /// Somebody paused it or its vqueue: it may have lost its turn.
+    pub(super) was_paused: bool,
+}
+
+/// The rules that may have been in force for a time.
+#[derive(Clone, Debug)]
+struct Regime {
+    until: Option<Timestamp>,
+    rules: BTreeMap<&'static str, u32>,
+}
+
+/// A handler that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Run {
+    /// Which incarnation of which node.
+    pub(super) incarnation: u32,
+    pub(super) entry: usize,
+}
+
+pub(super) struct Journal {
+    specs: Vec<Spec>,
+    running_max: Option<u32>,
+    latency: Duration,
+    pub(super) seen: Vec<Seen>,
+    running: BTreeSet<(Run, u64)>,
+    regimes: Vec<Regime>,
+    /// Order of everything that is noted.
+    serial: u64,
+    pub(super) log: Vec<String>,
+    pub(super) violations: Vec<String>,
+}
+
+/// Shared by clients, handlers and the run.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<Journal>>);
+
+impl Shared {
+    pub(super) fn new(plan: &Plan) -> Self {
+        Self(Arc::new(Mutex::new(Journal {
+            specs: plan.specs.clone(),
+            running_max: plan.running_max,
+            latency: plan.latency(),
+            seen: plan.specs.iter().map(|_| Seen::default()).collect(),
+            running: BTreeSet::new(),
+            regimes: vec![Regime { until: None, rules: BTreeMap::new() }],
+            serial: 0,
+            log: Vec::new(),
+            violations: Vec::new(),
+        })))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Journal> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Journal {
+    pub(super) fn note(&mut self, now: Timestamp, text: impl std::fmt::Display) -> u64 {
+        self.serial += 1;
+        self.log.push(format!("{:>7} {text}", now.0 % 10_000_000));
+        self.serial
+    }
+
+    fn violation(&mut self, now: Timestamp, text: String) {
+        self.note(now, format!("VIOLATION {text}"));
+        self.violations.push(text);
+    }
+
+    pub(super) fn asked(&mut self, now: Timestamp, entry: usize) {
+        let serial = self.note(now, format!("client enqueues #{entry}"));
+        self.seen[entry].asked.get_or_insert(serial);
+    }
+
+    pub(super) fn acked(&mut self, now: Timestamp, entry: usize) {
+        let serial = self.note(now, format!("client is told that #{entry} is stored"));
+        self.seen[entry].acked.get_or_insert(serial);
+    }
+
+    pub(super) fn ended(&mut self, now: Timestamp, entry: usize, outcome: Outcome) {
+        self.note(now, format!("client is told that #{entry} ended: {outcome:?}"));
+        match &self.seen[entry].outcome {
+            None => {
+                if !self.is_allowed(entry, &outcome) {
+                    self.violation(now, format!("#{entry} may not end with {outcome:?}"));
+                }
+                self.seen[entry].outcome = Some(outcome);
+            }
+            Some(before) if *before != outcome => {
+                let text = format!("#{entry} ended twice: {before:?}, then {outcome:?}");
+                self.violation(now, text);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn is_allowed(&self, entry: usize, outcome: &Outcome) -> bool {
+        use forebay::FailureKind::{Canceled, Exhausted, Killed, Terminal};
+        let spec = &self.specs[entry];
+        match outcome {
+            Outcome::Success(bytes) => {
+                spec.ending == Ending::Success && bytes[..] == entry.to_be_bytes()
+            }
+            Outcome::Failure(failure) => match failure.kind {
+                Terminal => spec.ending == Ending::Terminal,
+                Exhausted => spec.ending == Ending::Exhausted,
+                Canceled | Killed => self.seen[entry].interfered,
+            },
+        }
+    }
+
+    /// Rules are asked for: from now on they may be in force.
+    pub(super) fn rules_asked(
+        &mut self,
+        now: Timestamp,
+        pattern: &'static str,
+        limit: Option<u32>,
+    ) {
+        self.note(now, format!("client sets rule {pattern} = {limit:?}"));
+        let mut rules = self.regimes.last().map(|regime| regime.rules.clone()).unwrap_or_default();
+        match limit {
+            Some(limit) => rules.insert(pattern, limit),
+            None => rules.remove(pattern),
+        };
+        self.regimes.push(Regime { until: None, rules });
+    }
+
+    /// They are in force: those before are not.
+    pub(super) fn rules_acked(&mut self, now: Timestamp) {
+        self.note(now, "client is told that the rules are in force");
+        let last = self.regimes.len() - 1;
+        for regime in &mut self.regimes[..last] {
+            regime.until.get_or_insert(now);
+        }
+    }
+
+    /// The most that rules allowed a key lately; `None`: unlimited.
+    fn limit(&self, now: Timestamp, key: &[&str]) -> Option<u32> {
+        let since = Timestamp(now.0.saturating_sub(self.latency.as_millis() as u64));
+        let lately = self.regimes.iter().filter(|regime| regime.until.is_none_or(|at| at >= since));
+        // Unlimited under any of them is unlimited.
+        lately
+            .map(|regime| governing(&regime.rules, key))
+            .try_fold(0, |most, limit| limit.map(|limit| most.max(limit)))
+    }
+
+    /// A handler starts.
+    pub(super) fn started(&mut self, now: Timestamp, run: Run, token: u64) {
+        let entry = run.entry;
+        let serial = self.note(now, format!("handler of #{entry} starts on {}", run.incarnation));
+        if self.seen[entry].asked.is_none() {
+            self.violation(now, format!("#{entry} runs and was never asked for"));
+        }
+        if self.seen[entry].outcome.is_some() {
+            self.violation(now, format!("#{entry} runs after its end was told"));
+        }
+        let here: Vec<usize> = self
+            .running
+            .iter()
+            .filter(|(other, _)| other.incarnation == run.incarnation)
+            .map(|(other, _)| other.entry)
+            .collect();
+        if here.contains(&entry) {
+            self.violation(now, format!("#{entry} runs twice on one node"));
+        }
+        self.check_lock(now, entry, &here);
+        self.check_limits(now, entry, &here);
+        if self.seen[entry].first_start.is_none() {
+            self.check_order(now, entry);
+            self.seen[entry].first_start = Some(serial);
+        }
+        self.running.insert((run, token));
+    }
+
+    fn check_lock(&mut self, now: Timestamp, entry: usize, here: &[usize]) {
+        if self.specs[entry].key.is_none() {
+            return;
+        }
+        for other in here {
+            if *other != entry && self.is_same_vqueue(*other, entry) {
+                self.violation(now, format!("#{entry} runs beside #{other} of the same key"));
+            }
+        }
+    }
+
+    fn check_limits(&mut self, now: Timestamp, entry: usize, here: &[usize]) {
+        if let Some(max) = self.running_max
+            && here.len() as u32 >= max
+        {
+            self.violation(now, format!("#{entry} is one too many: {max} may run on a node"));
+        }
+        let own = path(&self.specs[entry]);
+        for depth in 1..=own.len() {
+            let key = &own[..depth];
+            let beside = here.iter().filter(|other| path(&self.specs[**other]).starts_with(key));
+            let count = 1 + beside.count() as u32;
+            if let Some(limit) = self.limit(now, key)
+                && count > limit
+            {
+                let text = format!("#{entry} makes {count} run under {key:?}, limited to {limit}");
+                self.violation(now, text);
+            }
+        }
+    }
+
+    /// Entries of one key without a time of their own start in the order in which they
+    /// were stored, as far as that is known: one was acknowledged before the other was
+    /// asked for.
+    fn check_order(&mut self, now: Timestamp, entry: usize) {
+        let is_plain = |number: usize| {
+            let (spec, seen) = (&self.specs[number], &self.seen[number]);
+            spec.key.is_some() && spec.delay_ms.is_none() && !seen.was_paused && !seen.interfered
+        };
+        if !is_plain(entry) {
+            return;
+        }
+        let overtaken = (0..self.specs.len()).find(|other| {
+            let seen = &self.seen[*other];
+            *other != entry
+                && self.is_same_vqueue(*other, entry)
+                && is_plain(*other)
+                && seen.first_start.is_none()
+                && seen.outcome.is_none()
+                && matches!((seen.acked, self.seen[entry].asked), (Some(a), Some(b)) if a < b)
+        });
+        if let Some(other) = overtaken {
+            self.violation(now, format!("#{entry} starts before #{other} of the same key"));
+        }
+    }
+
+    fn is_same_vqueue(&self, one: usize, other: usize) -> bool {
+        let name = |entry: usize| {
+            let spec = &self.specs[entry];
+            (spec.scope, spec.limit_key, spec.key)
+        };
+        name(one) == name(other)
+    }
+
+    /// A handler is over, by itself or not.
+    pub(super) fn stopped(&mut self, now: Timestamp, run: Run, token: u64, how: &str) {
+        let entry = run.entry;
+        self.note(now, format!("handler of #{entry} on {} {how}", run.incarnation));
+        self.running.remove(&(run, token));
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.running.len()
+    }
+}
+
+fn path(spec: &Spec) -> Vec<&'static str> {
+    let limit_key = spec.limit_key.unwrap_or_default();
+    spec.scope.into_iter().chain(limit_key.split('/').filter(|part| !part.is_empty())).collect()
+}
+
+/// The limit of the rule that governs a key: of those that match, the one that is exact
+/// further to the left.
+fn governing(rules: &BTreeMap<&'static str, u32>, key: &[&str]) -> Option<u32> {
+    let parsed = rules.iter().filter_map(|(text, limit)| Some((text.parse().ok()?, limit)));
+    let matching = parsed.filter(|(pattern, _): &(Pattern, _)| pattern.matches(key));
+    matching.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, limit)| *limit)
+}

@@ -1,0 +1,234 @@
+//! What happens in a simulation, drawn from its seed: entries, commands, faults.
+//!
+//! Must always hold: a plan is a function of the seed. Must not know: how forebay works.
+
+use std::time::Duration;
+
+use forebay::testkit::SeededRandom;
+
+/// When the last command is given, in milliseconds of virtual time.
+pub(super) const SPAN_MS: u64 = 12_000;
+/// Most entries of one run.
+const ENTRIES_MAX: usize = 48;
+/// Attempts that a handler may fail before the entry is a dead letter.
+pub(super) const ATTEMPTS_MAX: u32 = 4;
+
+/// How a handler fails on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mishap {
+    Error,
+    Panic,
+    Timeout,
+}
+
+/// How an entry ends when nobody interferes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Success,
+    Terminal,
+    Exhausted,
+}
+
+/// An entry and what its handler does.
+#[derive(Clone, Debug)]
+pub(super) struct Spec {
+    pub(super) scope: Option<&'static str>,
+    pub(super) limit_key: Option<&'static str>,
+    pub(super) key: Option<&'static str>,
+    pub(super) delay_ms: Option<u64>,
+    pub(super) idempotency_key: Option<String>,
+    pub(super) failures: u32,
+    pub(super) mishap: Mishap,
+    pub(super) snoozes: u32,
+    pub(super) works_ms: u64,
+    pub(super) ending: Ending,
+}
+
+/// What a client asks for. Entries are named by their number.
+#[derive(Clone, Debug)]
+pub(super) enum Ask {
+    Enqueue(Vec<usize>),
+    Attach(usize),
+    Cancel(usize),
+    Kill(usize),
+    Pause(usize),
+    Resume(usize),
+    PauseVQueue(usize),
+    ResumeVQueue(usize),
+    SetRule(&'static str, u32),
+    DropRule(&'static str),
+    Explain(usize),
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    /// A node dies and starts again after a while.
+    Crash { after_ms: u64 },
+    /// A write of the log fails.
+    LogFails { nth: u64, kind: usize },
+    /// A commit of a partition's rows fails.
+    StoreFails { nth: u64, kind: usize },
+    /// An actor panics.
+    Kill { actor: u64 },
+    /// Somebody fences the log and is never seen again.
+    Fence { partition: u32 },
+    /// Some node is to lead.
+    Lead { partition: u32 },
+    /// The leader is to stop.
+    StepDown { partition: u32, within_ms: u64 },
+    /// A node goes down in order and starts again.
+    Shutdown { after_ms: u64, drain_ms: u64 },
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    Ask(Ask),
+    Fault { node: usize, fault: Fault },
+}
+
+/// Everything about one run.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) partitions: u32,
+    /// More than one share a log.
+    pub(super) nodes: usize,
+    pub(super) running_max: Option<u32>,
+    pub(super) log_delay_ms: u64,
+    pub(super) scans_late: usize,
+    pub(super) scans_fail: usize,
+    pub(super) specs: Vec<Spec>,
+    /// By time.
+    pub(super) events: Vec<(u64, Event)>,
+}
+
+const SCOPES: [&str; 3] = ["red", "green", "blue"];
+const LIMIT_KEYS: [&str; 3] = ["a", "a/x", "b"];
+const KEYS: [&str; 3] = ["k1", "k2", "k3"];
+/// Patterns that rules are made for.
+pub(super) const PATTERNS: [&str; 7] = ["red", "*", "red/*", "*/*", "green/a", "*/*/*", "blue/a/x"];
+
+struct Draw<'a>(&'a mut SeededRandom);
+
+impl Draw<'_> {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0.next_u64() % bound
+    }
+
+    /// So many of 100 times.
+    fn percent(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.0.below(all.len())]
+    }
+
+    fn spec(&mut self, number: usize) -> Spec {
+        let scope = self.percent(85).then(|| self.one_of(&SCOPES));
+        let limit_key =
+            if scope.is_some() && self.percent(70) { Some(self.one_of(&LIMIT_KEYS)) } else { None };
+        let ending = match self.below(10) {
+            0 => Ending::Terminal,
+            1 => Ending::Exhausted,
+            _ => Ending::Success,
+        };
+        let failures = match ending {
+            Ending::Exhausted => ATTEMPTS_MAX,
+            _ if self.percent(30) => 1 + self.below(2) as u32,
+            _ => 0,
+        };
+        Spec {
+            scope,
+            limit_key,
+            key: self.percent(50).then(|| self.one_of(&KEYS)),
+            delay_ms: self.percent(20).then(|| self.below(6_000)),
+            idempotency_key: self.percent(10).then(|| format!("once-{number}")),
+            failures,
+            mishap: self.one_of(&[Mishap::Error, Mishap::Error, Mishap::Panic, Mishap::Timeout]),
+            snoozes: if self.percent(10) { 1 + self.below(2) as u32 } else { 0 },
+            works_ms: if self.percent(40) { 0 } else { self.below(400) },
+            ending,
+        }
+    }
+
+    fn ask(&mut self, known: usize) -> Ask {
+        let entry = self.0.below(known);
+        match self.below(20) {
+            0..=2 => Ask::Attach(entry),
+            3 => Ask::Cancel(entry),
+            4 => Ask::Kill(entry),
+            5 | 6 => Ask::Pause(entry),
+            7 | 8 => Ask::Resume(entry),
+            9 => Ask::PauseVQueue(entry),
+            10 => Ask::ResumeVQueue(entry),
+            11..=14 => Ask::SetRule(self.one_of(&PATTERNS), 1 + self.below(3) as u32),
+            15 => Ask::DropRule(self.one_of(&PATTERNS)),
+            // Asked again: nothing may be added.
+            16 | 17 => Ask::Enqueue(vec![entry]),
+            _ => Ask::Explain(entry),
+        }
+    }
+
+    fn fault(&mut self, partitions: u32, nodes: usize) -> Fault {
+        let partition = self.below(partitions.into()) as u32;
+        match self.below(16) {
+            0..=2 => Fault::Crash { after_ms: self.below(1_500) },
+            3 => Fault::LogFails { nth: 1 + self.below(4), kind: self.0.below(5) },
+            4 => Fault::StoreFails { nth: 1 + self.below(4), kind: self.0.below(4) },
+            5..=9 => Fault::Kill { actor: self.0.next_u64() },
+            10 => Fault::Fence { partition },
+            11 | 12 if nodes > 1 => Fault::Lead { partition },
+            11..=13 => Fault::StepDown { partition, within_ms: self.below(400) },
+            14 => Fault::Shutdown { after_ms: self.below(500), drain_ms: self.below(500) },
+            _ => Fault::Lead { partition },
+        }
+    }
+}
+
+impl Plan {
+    pub(super) fn new(random: &mut SeededRandom) -> Self {
+        let mut draw = Draw(random);
+        let partitions = 1 + draw.below(2) as u32;
+        let nodes = if draw.percent(40) { 2 } else { 1 };
+        let count = 8 + draw.0.below(ENTRIES_MAX - 8);
+        let specs: Vec<Spec> = (0..count).map(|number| draw.spec(number)).collect();
+        let mut events = Vec::new();
+        let mut known = 0;
+        while known < count {
+            let share = if draw.percent(20) { 1 + draw.0.below(8) } else { 1 };
+            let share = share.min(count - known);
+            events.push((
+                draw.below(SPAN_MS),
+                Event::Ask(Ask::Enqueue((known..known + share).collect())),
+            ));
+            known += share;
+        }
+        for _ in 0..draw.below(40) {
+            events.push((draw.below(SPAN_MS), Event::Ask(draw.ask(count))));
+        }
+        // A third of the runs is quiet: there, nothing hides a wake-up that is lost.
+        let faults = if draw.percent(33) { 0 } else { draw.below(8) };
+        for _ in 0..faults {
+            let fault = draw.fault(partitions, nodes);
+            let node = draw.0.below(nodes);
+            events.push((500 + draw.below(SPAN_MS - 500), Event::Fault { node, fault }));
+        }
+        events.sort_by_key(|(at, _)| *at);
+        Self {
+            partitions,
+            nodes,
+            running_max: draw.percent(30).then(|| 1 + draw.below(5) as u32),
+            log_delay_ms: if draw.percent(50) { 0 } else { 1 + draw.below(60) },
+            scans_late: if draw.percent(50) { 0 } else { 50 },
+            scans_fail: if draw.percent(70) { 0 } else { 20 },
+            specs,
+            events,
+        }
+    }
+
+    /// How long a grant may take to reach its handler.
+    pub(super) fn latency(&self) -> Duration {
+        Duration::from_millis(50 + 6 * self.log_delay_ms)
+    }
+}

@@ -1,0 +1,465 @@
+//! The nodes of a simulation, the clients that call them, and what befalls them.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use forebay::{
+    Drain, PartitionId, Runtime, SharedLog, Timestamp,
+    testkit::{Disk, LogFault, SeededRandom, Sim, SiteId, StoreFault, TaskHandle, Weather, launch},
+};
+use forebay_actors::sim::Host;
+use forebay_messages::Epoch;
+
+use super::{
+    clients::{self, Now},
+    journal::Shared,
+    plan::{Ask, Event, Fault, Plan, SPAN_MS},
+};
+
+/// How often clients are looked after, in milliseconds.
+const TICK_MS: u64 = 50;
+/// Virtual time within which everything must come to its end, in milliseconds.
+const QUIET_WITHIN_MS: u64 = 120_000;
+/// How long a stopped node is left alone, in milliseconds.
+const REPAIR_MS: u64 = 300;
+
+/// A runtime that started, or why it did not.
+type Started = Arc<Mutex<Option<Result<Runtime, String>>>>;
+
+struct Node {
+    disk: Disk,
+    /// Absent while it is down.
+    life: Option<Life>,
+    start_at: Option<u64>,
+}
+
+struct Life {
+    site: SiteId,
+    host: Host,
+    started: Started,
+    /// It goes down in order, and starts again so much later.
+    going: Option<(TaskHandle, u64)>,
+}
+
+struct Client {
+    what: What,
+    task: Option<TaskHandle>,
+    is_done: Arc<Mutex<bool>>,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Ask(Ask),
+    Lead(u32),
+}
+
+/// See the module's documentation.
+pub(super) struct World {
+    pub(super) plan: Arc<Plan>,
+    pub(super) journal: Shared,
+    sim: Sim,
+    random: SeededRandom,
+    now: Now,
+    start: Timestamp,
+    nodes: Vec<Node>,
+    shared: Option<(SiteId, SharedLog)>,
+    clients: Vec<Client>,
+    rules: VecDeque<Ask>,
+    incarnations: u32,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let start = Timestamp(1_700_000_000_000);
+        let mut random = SeededRandom::new(seed);
+        let plan = Arc::new(Plan::new(&mut random));
+        let mut sim = Sim::new(random.next_u64(), start).without_tokio_tasks();
+        let disk = Disk::new().unwrap();
+        disk.log().keep_all(random.below(2) == 0);
+        let shared = (plan.nodes > 1).then(|| sim.share(&disk));
+        let replicas = (1..plan.nodes).map(|_| disk.replica().unwrap()).collect::<Vec<_>>();
+        let nodes = std::iter::once(disk).chain(replicas);
+        let nodes = nodes.map(|disk| Node { disk, life: None, start_at: Some(0) }).collect();
+        let clock = sim.clock();
+        let journal = Shared::new(&plan);
+        if let Some((site, _)) = &shared {
+            sim.set_log_delay(*site, plan.log_delay_ms);
+        }
+        Self {
+            plan,
+            journal,
+            sim,
+            random,
+            now: Arc::new(move || clock.now()),
+            start,
+            nodes,
+            shared,
+            clients: Vec::new(),
+            rules: VecDeque::new(),
+            incarnations: 0,
+        }
+    }
+
+    pub(super) fn trace(&self) -> Vec<forebay::testkit::TraceStep> {
+        self.sim.trace().to_vec()
+    }
+
+    fn elapsed(&self) -> u64 {
+        self.sim.now().0 - self.start.0
+    }
+
+    fn note(&self, text: impl std::fmt::Display) {
+        self.journal.lock().note(self.sim.now(), text);
+    }
+
+    /// Everything that the plan says, then calm until all is done.
+    pub(super) async fn play(&mut self) -> Result<(), String> {
+        let events = self.plan.events.clone();
+        for (at, event) in events {
+            self.go_on(at).await?;
+            match event {
+                Event::Ask(ask) => self.take(ask),
+                Event::Fault { node, fault } => self.befall(node, fault),
+            }
+        }
+        self.go_on(SPAN_MS).await?;
+        self.calm();
+        let by = self.elapsed() + QUIET_WITHIN_MS;
+        while !self.is_done() {
+            if self.elapsed() > by {
+                return Err(format!("not everything came to its end:\n{}", self.left().await));
+            }
+            self.go_on(self.elapsed() + TICK_MS).await?;
+        }
+        // What was told last may still be on its way to the replicas.
+        self.go_on(self.elapsed() + 3_000).await?;
+        self.check_rows()
+    }
+
+    async fn go_on(&mut self, until: u64) -> Result<(), String> {
+        loop {
+            self.look_after_nodes();
+            self.look_after_clients();
+            let next = until.min(self.elapsed() + TICK_MS);
+            let at = Timestamp(self.start.0 + next);
+            self.sim.run(std::future::pending::<()>(), at).await;
+            if let Some(text) = self.journal.lock().violations.first() {
+                return Err(text.clone());
+            }
+            if self.elapsed() >= until {
+                return Ok(());
+            }
+        }
+    }
+
+    fn take(&mut self, ask: Ask) {
+        match ask {
+            Ask::SetRule(..) | Ask::DropRule(_) => return self.rules.push_back(ask),
+            Ask::Cancel(number) | Ask::Kill(number) => {
+                self.journal.lock().seen[number].interfered = true;
+            }
+            Ask::Pause(number) => self.journal.lock().seen[number].was_paused = true,
+            _ => {}
+        }
+        self.add(What::Ask(ask));
+    }
+
+    fn add(&mut self, what: What) {
+        self.clients.push(Client { what, task: None, is_done: Arc::default() });
+    }
+
+    fn look_after_clients(&mut self) {
+        let is_done = |client: &Client| *client.is_done.lock().unwrap();
+        let in_rules =
+            |client: &Client| matches!(client.what, What::Ask(Ask::SetRule(..) | Ask::DropRule(_)));
+        let busy = self.clients.iter().any(|client| in_rules(client) && !is_done(client));
+        if !busy && let Some(ask) = self.rules.pop_front() {
+            let (pattern, limit) = match &ask {
+                Ask::SetRule(pattern, limit) => (*pattern, Some(*limit)),
+                Ask::DropRule(pattern) => (*pattern, None),
+                _ => unreachable!("rules only"),
+            };
+            self.journal.lock().rules_asked(self.sim.now(), pattern, limit);
+            self.add(What::Ask(ask));
+        }
+        let up: Vec<(Host, Runtime)> = self.nodes.iter().filter_map(Node::up).collect();
+        if up.is_empty() {
+            return;
+        }
+        self.clients.retain(|client| !*client.is_done.lock().unwrap());
+        for client in &mut self.clients {
+            if client.task.as_ref().is_some_and(|task| !task.is_done()) {
+                continue;
+            }
+            let (host, runtime) = up[self.random.below(up.len())].clone();
+            let (journal, now, done) =
+                (self.journal.clone(), self.now.clone(), Arc::clone(&client.is_done));
+            let (start, plan) = (self.start, Arc::clone(&self.plan));
+            let what = client.what.clone();
+            client.task = Some(host.spawn("client", async move {
+                match what {
+                    What::Ask(ask) => {
+                        clients::ask(ask, runtime, plan, start, journal, now).await;
+                    }
+                    What::Lead(partition) => {
+                        let led = runtime.node().lead(PartitionId(partition)).await;
+                        let led = led.map_err(|error| error.to_string());
+                        journal.lock().note(now(), format!("told to lead {partition}: {led:?}"));
+                        if led.is_err() {
+                            return;
+                        }
+                    }
+                }
+                *done.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            }));
+        }
+    }
+
+    fn look_after_nodes(&mut self) {
+        let now = self.elapsed();
+        for index in 0..self.nodes.len() {
+            let node = &self.nodes[index];
+            let (mut down_for, mut why) = (None, String::new());
+            if let Some(life) = &node.life {
+                if let Some((task, after)) = &life.going {
+                    (down_for, why) = (task.is_done().then_some(*after), "went down".to_owned());
+                } else if let Some(reason) = life.stopped() {
+                    (down_for, why) = (Some(REPAIR_MS), reason);
+                }
+            }
+            if let Some(after) = down_for {
+                self.note(format!("node {index} is started anew in {after} ms: {why}"));
+                self.crash(index, after);
+            }
+            if self.nodes[index].life.is_none()
+                && self.nodes[index].start_at.is_some_and(|at| at <= now)
+            {
+                self.start_node(index);
+            }
+        }
+    }
+
+    fn start_node(&mut self, index: usize) {
+        self.incarnations += 1;
+        let incarnation = self.incarnations;
+        self.note(format!("node {index} starts as {incarnation}"));
+        let (site, place) = self.sim.place(&self.nodes[index].disk);
+        self.sim.set_log_delay(site, self.plan.log_delay_ms);
+        self.sim.set_weather(
+            site,
+            Weather {
+                scans_late_percent: self.plan.scans_late,
+                scan_delay_ms_max: 30,
+                scans_fail_percent: self.plan.scans_fail,
+            },
+        );
+        let mut builder = clients::runtime(&self.plan, incarnation, &self.journal, &self.now);
+        if let Some((_, shared)) = &self.shared {
+            builder = builder.shared_log(shared);
+        }
+        let host = place.host().clone();
+        let started = Started::default();
+        let (told, launching) = (Arc::clone(&started), launch(&mut self.sim, place, builder));
+        host.spawn("start", async move {
+            let runtime = launching.await.map_err(|error| error.to_string());
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        });
+        let node = &mut self.nodes[index];
+        node.start_at = None;
+        node.life = Some(Life { site, host, started, going: None });
+    }
+
+    fn crash(&mut self, index: usize, after_ms: u64) {
+        let at = self.elapsed() + after_ms;
+        let node = &mut self.nodes[index];
+        if let Some(life) = node.life.take() {
+            self.sim.crash(life.site);
+        }
+        node.start_at = Some(at);
+    }
+
+    fn befall(&mut self, index: usize, fault: Fault) {
+        self.note(format!("node {index}: {fault:?}"));
+        let disk = self.nodes[index].disk.clone();
+        match fault {
+            Fault::Crash { after_ms } => self.crash(index, after_ms),
+            Fault::LogFails { nth, kind } => {
+                let fault = match kind {
+                    0 => LogFault::Fail,
+                    1 => LogFault::FailAfterWrite,
+                    2 => LogFault::Torn { appends: 0 },
+                    3 => LogFault::CrashBeforeWrite,
+                    _ => LogFault::CrashAfterWrite,
+                };
+                disk.log().plan(nth, fault);
+            }
+            Fault::StoreFails { nth, kind } => {
+                let fault = match kind {
+                    0 => StoreFault::Fail,
+                    1 => StoreFault::FailAfterWrite,
+                    2 => StoreFault::CrashBeforeCommit,
+                    _ => StoreFault::CrashAfterCommit,
+                };
+                disk.faults().plan(nth, fault);
+            }
+            Fault::Kill { actor } => self.kill(index, actor),
+            Fault::Fence { partition } => {
+                use forebay::testkit::LogStore;
+                let partition = PartitionId(partition);
+                let epoch = Epoch(disk.log().fenced(partition).0 + 1);
+                // A log that has crashed cannot be fenced.
+                let _ = disk.log().fence(partition, epoch);
+            }
+            Fault::Lead { partition } => self.add(What::Lead(partition)),
+            Fault::StepDown { partition, within_ms } => {
+                let Some((host, runtime)) = self.nodes[index].up() else { return };
+                host.spawn("step down", async move {
+                    let within = Duration::from_millis(within_ms);
+                    // It may have stopped, or crash meanwhile.
+                    let _ = runtime.node().step_down(PartitionId(partition), within).await;
+                });
+            }
+            Fault::Shutdown { after_ms, drain_ms } => {
+                let Some((host, runtime)) = self.nodes[index].up() else { return };
+                let task = host.spawn("shutdown", async move {
+                    let drain = Drain::within(Duration::from_millis(drain_ms));
+                    // What could not be flushed is replayed.
+                    let _ = runtime.shutdown(drain).await;
+                });
+                if let Some(life) = &mut self.nodes[index].life {
+                    life.going = Some((task, after_ms));
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, index: usize, actor: u64) {
+        let Some(life) = &self.nodes[index].life else { return };
+        let actors = self.sim.actors(life.site);
+        // Half of the time somebody else than one of the many vqueues.
+        let some: Vec<_> = match actor % 2 {
+            0 => actors.iter().filter(|(_, name)| *name != "vqueue").collect(),
+            _ => actors.iter().collect(),
+        };
+        if some.is_empty() {
+            return;
+        }
+        let (number, name) = some[(actor / 2) as usize % some.len()];
+        self.note(format!("node {index}: {name} {number} panics"));
+        self.sim.kill(life.site, *number);
+    }
+
+    /// No more faults; what was paused goes on, and everybody wants to know how it ended.
+    fn calm(&mut self) {
+        self.note("calm");
+        for node in &mut self.nodes {
+            node.disk.log().forget_plans();
+            node.disk.faults().forget_plans();
+            if let Some(at) = &mut node.start_at {
+                *at = 0;
+            }
+        }
+        let asked: Vec<usize> = {
+            let journal = self.journal.lock();
+            (0..journal.seen.len()).filter(|number| journal.seen[*number].asked.is_some()).collect()
+        };
+        for number in asked {
+            self.add(What::Ask(Ask::Resume(number)));
+            self.add(What::Ask(Ask::ResumeVQueue(number)));
+            self.add(What::Ask(Ask::Attach(number)));
+        }
+        for partition in 0..self.plan.partitions {
+            self.add(What::Lead(partition));
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.clients.iter().all(|client| *client.is_done.lock().unwrap())
+            && self.rules.is_empty()
+            && self.nodes.iter().all(|node| node.up().is_some())
+            && self.journal.lock().running() == 0
+    }
+
+    /// What is missing, for people.
+    async fn left(&mut self) -> String {
+        let mut text = String::new();
+        for client in &self.clients {
+            if !*client.is_done.lock().unwrap() {
+                text += &format!("  not answered: {:?}\n", client.what);
+            }
+        }
+        for (index, node) in self.nodes.iter().enumerate() {
+            match node.up() {
+                None => text += &format!("  node {index} is not up\n"),
+                Some((_, runtime)) => {
+                    let views = runtime.node().partition_views();
+                    text += &format!("  node {index}: {views:#?}\n");
+                }
+            }
+        }
+        let explaining: Vec<usize> = (0..self.plan.specs.len()).collect();
+        for number in explaining {
+            let Some((_, runtime)) = self.nodes.iter().find_map(Node::up) else { break };
+            let id = clients::id_of(&self.plan.specs[number], number);
+            let until = self.sim.now().after(Duration::from_secs(1));
+            let explained = async { runtime.explain(id).await.map_err(|error| error.to_string()) };
+            if let Some(Ok(Some(view))) = self.sim.run(explained, until).await
+                && view.entry.stage != "finished"
+            {
+                text += &format!("  #{number}: {view:?}\n");
+            }
+        }
+        text
+    }
+
+    /// Replicas are equal, and equal to what a replay of the log gives.
+    fn check_rows(&self) -> Result<(), String> {
+        use forebay::testkit::LogStore;
+        let disk = &self.nodes[0].disk;
+        for partition in (0..self.plan.partitions).map(PartitionId) {
+            let replayed = match disk.log().trimmed(partition).0 {
+                0 => Some(disk.replay(partition).map_err(|error| error.to_string())?),
+                _ => None,
+            };
+            let mut digests = Vec::new();
+            for node in self.nodes.iter().filter_map(Node::up) {
+                digests.push(node.1.node().digest(partition).map_err(|error| error.to_string())?);
+            }
+            if let Some(other) = digests.iter().find(|other| **other != digests[0]) {
+                return Err(format!("replicas differ: {:?} and {other:?}", digests[0]));
+            }
+            if let Some(replayed) = replayed.filter(|replayed| *replayed != digests[0]) {
+                return Err(format!("a replay gives {replayed:?}, not {:?}", digests[0]));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// A node that has started and does not go down.
+    fn up(&self) -> Option<(Host, Runtime)> {
+        let life = self.life.as_ref().filter(|life| life.going.is_none())?;
+        match &*life.started.lock().unwrap() {
+            Some(Ok(runtime)) => Some((life.host.clone(), runtime.clone())),
+            _ => None,
+        }
+    }
+}
+
+impl Life {
+    /// Why somebody must start it anew.
+    fn stopped(&self) -> Option<String> {
+        match &*self.started.lock().unwrap() {
+            None => None,
+            Some(Err(error)) => Some(error.clone()),
+            Some(Ok(runtime)) => {
+                let status = runtime.node().status().ok()?;
+                status.into_iter().find_map(|partition| partition.stopped)
+            }
+        }
+    }
+}
