@@ -22,11 +22,27 @@ pub mod handler;
 pub mod partitions;
 pub mod rules;
 pub mod runtime;
+pub mod snapshot {
+    //! Snapshots: taken with [`Runtime::snapshot`](crate::Runtime::snapshot), checked and
+    //! restored here.
+    //!
+    //! ```no_run
+    //! # async fn example(runtime: forebay::Runtime) -> Result<(), Box<dyn std::error::Error>> {
+    //! runtime.snapshot("/backup/monday").await?;
+    //! // Later, elsewhere: nothing may be in the new directory.
+    //! forebay::snapshot::restore("/backup/monday".as_ref(), "./data".as_ref(), None)?;
+    //! # Ok(()) }
+    //! ```
+    pub use forebay_actors::snapshot::{
+        FileSum, Manifest, PartitionSum, SNAPSHOT_FORMAT, SnapshotError, restore, verify,
+    };
+}
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
 pub use client::{Entry, EntryHandle};
 pub use error::{EncodeError, EnqueueError, ResultError, RuntimeError};
+pub use forebay_actors::log_writer::TrimLog;
 pub use forebay_actors::node::{Candidacy, ExplainView, LimitView, PartitionView, SharedLog};
 pub use forebay_engine::partition::rows::Stage;
 pub use forebay_messages::{

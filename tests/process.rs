@@ -10,6 +10,7 @@ mod output;
 mod partitions;
 mod resume;
 mod rules;
+mod snapshot;
 
 use crate::place::Place;
 

@@ -24,6 +24,13 @@ mod refill;
 mod supervisor;
 mod vqueue;
 
+/// Snapshots of a data directory, and the way back.
+pub mod snapshot {
+    pub use forebay_storage::snapshot::{
+        FileSum, Manifest, PartitionSum, SNAPSHOT_FORMAT, SnapshotError, restore, verify,
+    };
+}
+
 /// Storage that fails on cue, for tests of what lies above it.
 #[cfg(feature = "testkit")]
 pub mod testkit {

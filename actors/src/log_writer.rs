@@ -7,6 +7,7 @@
 //! Must not know: what is in a record.
 
 mod subscribers;
+mod trim;
 
 use std::{collections::BTreeMap, sync::Arc, thread::JoinHandle};
 
@@ -19,6 +20,8 @@ use crate::shell::Ref;
 
 use subscribers::Subscribers;
 pub use subscribers::{LAG_RECORDS_MAX, Subscription};
+pub use trim::TrimLog;
+use trim::Trimming;
 
 /// Commands that wait in front of the writer; whoever sends more waits.
 pub const QUEUE_LEN_MAX: usize = 65_536;
@@ -66,6 +69,17 @@ pub enum LogCommand {
         /// The last position that it has in files.
         through: Lsn,
     },
+    /// Forget nothing until `ReleaseTrim`: a snapshot is being taken.
+    HoldTrim(Done<()>),
+    /// The snapshot is taken, or was given up.
+    ReleaseTrim,
+    /// The newest snapshot of a partition has rows up to a position.
+    Snapshotted {
+        /// The partition.
+        partition: PartitionId,
+        /// The last position.
+        through: Lsn,
+    },
     /// Say when everything before has been dealt with.
     Barrier(Done<()>),
 }
@@ -81,15 +95,23 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Starts the writer of a log.
+    /// Starts the writer of a log that is trimmed below what is in files.
     ///
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(store: Arc<dyn LogStore>) -> std::io::Result<Self> {
+        Self::start_with(store, TrimLog::default())
+    }
+
+    /// Starts the writer of a log.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start_with(store: Arc<dyn LogStore>, trim: TrimLog) -> std::io::Result<Self> {
         let (sender, receiver) = bounded(QUEUE_LEN_MAX);
         let thread = std::thread::Builder::new()
             .name("forebay-log".to_owned())
-            .spawn(move || WriterCore::new(store).run(&receiver))?;
+            .spawn(move || WriterCore::trimming(store, trim).run(&receiver))?;
         let handle = Ref::new(move |command| sender.send(command).is_ok());
         Ok(Self { handle: Some(handle), thread: Some(thread) })
     }
@@ -124,6 +146,7 @@ impl LogWriter {
 pub struct WriterCore {
     store: Arc<dyn LogStore>,
     subscribers: Subscribers,
+    trimming: Trimming,
 }
 
 /// Records of one partition under one epoch, in order.
@@ -133,7 +156,11 @@ impl WriterCore {
     /// A writer without subscribers.
     #[must_use]
     pub fn new(store: Arc<dyn LogStore>) -> Self {
-        Self { store, subscribers: Subscribers::default() }
+        Self::trimming(store, TrimLog::default())
+    }
+
+    fn trimming(store: Arc<dyn LogStore>, trim: TrimLog) -> Self {
+        Self { store, subscribers: Subscribers::default(), trimming: Trimming::new(trim) }
     }
 
     fn run(&mut self, receiver: &Receiver<LogCommand>) {
@@ -195,10 +222,19 @@ impl WriterCore {
                 self.subscribers.remove(partition, node);
             }
             LogCommand::Durable { partition, node, through } => {
-                let through = self.subscribers.durable(partition, node, through);
+                let durable = self.subscribers.durable(partition, node, through);
+                let through = self.trimming.through(partition, durable);
                 if let Err(error) = self.store.trim(partition, through) {
                     tracing::warn!(%partition, %through, %error, "the log was not trimmed");
                 }
+            }
+            LogCommand::HoldTrim(done) => {
+                self.trimming.hold();
+                done(Ok(()));
+            }
+            LogCommand::ReleaseTrim => self.trimming.release(),
+            LogCommand::Snapshotted { partition, through } => {
+                self.trimming.snapshotted(partition, through);
             }
             LogCommand::Barrier(done) => done(Ok(())),
         }

@@ -154,6 +154,7 @@ pub(crate) fn json(response: &Response) -> Result<String, AskError> {
         Response::Rules { book } => serde_json::to_string(book),
         Response::RulesHistory { books } => serde_json::to_string(books),
         Response::RulesTest { impact } => serde_json::to_string(impact),
+        Response::Snapshot { manifest } => serde_json::to_string(manifest),
         Response::Partitions { partitions } => serde_json::to_string(partitions),
         Response::Acted { report } => serde_json::to_string(report),
         Response::Error { .. } => serde_json::to_string(response),
@@ -172,6 +173,7 @@ fn people(response: &Response) -> Result<String, AskError> {
         Response::Rules { book } => rule_table(book),
         Response::RulesHistory { books } => history(books),
         Response::RulesTest { impact } => super::explain::impact(impact),
+        Response::Snapshot { manifest } => super::snapshot::people(manifest),
         Response::Partitions { partitions } => super::partitions::partition_table(partitions),
         Response::Acted { .. } | Response::Error { .. } => return Err(AskError::Strange),
     })

@@ -13,6 +13,7 @@ mod explain;
 pub(crate) mod inspect;
 pub(crate) mod logging;
 mod partitions;
+mod snapshot;
 
 use std::{
     ffi::OsString,
@@ -66,6 +67,10 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Entries(args) => inspect::entries(args),
         Command::Queues(args) => inspect::queues(args),
         Command::Status => Request::Status,
+        Command::Snapshot(args) => match snapshot::request(args) {
+            Ok(request) => request,
+            Err(work) => return done(work.run(&global)),
+        },
         Command::Partitions(args) => partitions::request(args),
         Command::Explain(args) => Request::Explain { entry: args.entry },
         Command::Limits(args) => Request::Limits { scope: args.scope.clone() },

@@ -84,6 +84,7 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             let book = node.rollback_rules(&author, BookVersion(version)).await?;
             Response::Rules { book: view(&book) }
         }
+        Request::Snapshot { to } => Response::Snapshot { manifest: node.snapshot(&to).await? },
         Request::Partitions => partitions(node)?,
         Request::Lead { partition } => {
             node.lead(partition).await?;

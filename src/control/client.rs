@@ -10,6 +10,7 @@ use std::{
 
 use forebay_actors::{
     executor::Executor,
+    log_writer::TrimLog,
     node::{Candidacy, Node, NodeConfig, NodeError, Place},
     shell::WallClock,
 };
@@ -59,6 +60,8 @@ impl Control {
     /// # Errors
     /// [`ControlError`].
     pub async fn open(data_dir: &Path) -> Result<Self, ControlError> {
+        // Whoever only asks drops nothing that a later snapshot may need.
+        let trim_log = TrimLog::Never;
         if !data_dir.exists() {
             return Err(ControlError::Missing(data_dir.to_owned()));
         }
@@ -76,6 +79,7 @@ impl Control {
             running_max: None,
             dispatches: false,
             shared: None,
+            trim_log,
             candidacy: Candidacy::default(),
         };
         Ok(Self::Direct(Node::start(config, executor, clock).await?))

@@ -18,8 +18,10 @@ use forebay_actors::node::{
     EntryFilter, EntryView, ExplainView, LimitView, PartitionView, RulesImpact, StatusView,
     VQueueView,
 };
+use forebay_actors::snapshot::Manifest;
 use forebay_messages::{EntryId, PartitionId, VQueueId};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Name of the socket in the data directory.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -96,6 +98,11 @@ pub enum Request {
         partition: PartitionId,
         /// How long what runs may take to end, in milliseconds.
         within_ms: u64,
+    },
+    /// Take a snapshot.
+    Snapshot {
+        /// Into this directory, as the process that has the data directory sees it.
+        to: PathBuf,
     },
     /// A command about entries.
     Act {
@@ -319,6 +326,11 @@ pub enum Response {
     Partitions {
         /// In the order of their ranges.
         partitions: Vec<PartitionView>,
+    },
+    /// To `Snapshot`.
+    Snapshot {
+        /// What it holds.
+        manifest: Manifest,
     },
     /// To `Act`.
     Acted {

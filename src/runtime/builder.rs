@@ -11,6 +11,7 @@ use std::{
 use forebay_actors::{
     executor::{Executor, Handler},
     host::Spawner,
+    log_writer::TrimLog,
     node::{Candidacy, Node, NodeConfig, Place, SharedLog},
     shell::{Clock, WallClock},
 };
@@ -35,6 +36,7 @@ pub struct Builder {
     threads: Option<usize>,
     running_max: Option<u32>,
     shared: Option<SharedLog>,
+    trim_log: TrimLog,
     candidacy: Candidacy,
     handlers: Vec<(String, HandlerOptions, MakeHandler)>,
     state: Option<Arc<dyn Any + Send + Sync>>,
@@ -48,6 +50,7 @@ impl Builder {
             threads: None,
             running_max: None,
             shared: None,
+            trim_log: TrimLog::default(),
             candidacy: Candidacy::default(),
             handlers: Vec::new(),
             state: None,
@@ -96,6 +99,13 @@ impl Builder {
     /// lacks; the log is trimmed below what all replicas that run have in files.
     pub fn shared_log(mut self, log: &SharedLog) -> Self {
         self.shared = Some(log.clone());
+        self
+    }
+
+    /// What the log keeps besides what a restart needs (default: nothing). A shared log
+    /// keeps what its own default says.
+    pub fn trim_log(mut self, trim_log: TrimLog) -> Self {
+        self.trim_log = trim_log;
         self
     }
 
@@ -185,6 +195,7 @@ impl Builder {
             running_max: self.running_max,
             dispatches: true,
             shared: self.shared,
+            trim_log: self.trim_log,
             candidacy: self.candidacy,
         };
         let node = Node::start(config, executor, clock).await?;

@@ -5,11 +5,13 @@ mod builder;
 use std::{
     collections::{BTreeMap, HashMap},
     ops::RangeInclusive,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use forebay_actors::node::{ExplainView, LimitView, Node, NodeError};
+use forebay_actors::snapshot::Manifest;
 use forebay_engine::partition::{apply::Reply, machine::Answer};
 use forebay_messages::{
     EntryId, PartitionId, PartitionKey,
@@ -258,6 +260,17 @@ impl Runtime {
     /// When there is no such partition, and storage errors.
     pub async fn drop_partition(&self, partition: PartitionId) -> Result<(), RuntimeError> {
         Ok(self.node.drop_partition(partition).await?)
+    }
+
+    /// Takes a snapshot of log, rows and metadata into a directory that does not exist or
+    /// is empty, while everything goes on. What was acknowledged before is in it.
+    /// [`restore_snapshot`](crate::snapshot::restore) makes a data directory of it.
+    /// Dropping the call does not stop it.
+    ///
+    /// # Errors
+    /// [`NodeError::Snapshot`]: also when log or rows are kept in memory.
+    pub async fn snapshot(&self, to: impl AsRef<Path>) -> Result<Manifest, RuntimeError> {
+        Ok(self.node.snapshot(to.as_ref()).await?)
     }
 
     /// The node behind the runtime: queries and commands beyond everyday use.

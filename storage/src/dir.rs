@@ -118,6 +118,21 @@ impl DataDir {
         Ok(Self { path, _lock: lock })
     }
 
+    /// Takes a directory that is a data directory already.
+    ///
+    /// # Errors
+    /// [`OpenError`]; [`OpenError::NotForebay`] also when there is none.
+    pub fn open_existing(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        match read_format(path)? {
+            Some(_) => Self::open(path),
+            None => {
+                let found = "no FORMAT file".to_owned();
+                Err(OpenError::NotForebay { path: path.to_owned(), found })
+            }
+        }
+    }
+
     /// The directory itself.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -219,6 +234,11 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
     };
     write_pid(&mut file).map_err(|error| fault(path, "write the lock file", error))?;
     Ok(file)
+}
+
+/// Makes a directory whose contents are complete a data directory.
+pub(crate) fn mark(path: &Path) -> Result<(), Fault> {
+    write_format(path).map_err(|error| Fault::from_io("write the format file", path, error))
 }
 
 /// Written beside and renamed: a crash leaves no half-written format file.

@@ -17,6 +17,7 @@ pub mod log;
 pub mod medium;
 pub mod metadata;
 pub mod partition;
+pub mod snapshot;
 
 mod journal;
 mod sync;

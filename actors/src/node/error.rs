@@ -4,8 +4,10 @@ use forebay_engine::{
     partition::{apply::Reply, machine::Answer},
     rules::{ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
 };
-use forebay_messages::{EntryId, PartitionId, PartitionKey};
-use forebay_storage::{Fault, OpenError, log::LogError, metadata::MetadataError};
+use forebay_messages::{EntryId, Lsn, PartitionId, PartitionKey};
+use forebay_storage::{
+    Fault, OpenError, log::LogError, metadata::MetadataError, snapshot::SnapshotError,
+};
 use thiserror::Error;
 
 /// A filter that makes no sense.
@@ -45,6 +47,23 @@ pub enum NodeError {
     /// The metadata store cannot be used.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// A snapshot was not taken.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Records are missing between the rows and the log.
+    #[error(
+        "partition {partition} has applied LSN {applied}, its log starts at {first}: the records \
+         between are gone; restore a snapshot that reaches LSN {needed} or beyond",
+        needed = first.0 - 1
+    )]
+    Gap {
+        /// The partition.
+        partition: PartitionId,
+        /// The last record that its rows know.
+        applied: Lsn,
+        /// The first record that the log has.
+        first: Lsn,
+    },
     /// A thread cannot be started.
     #[error("a thread cannot be started: {0}")]
     Thread(#[source] std::io::Error),

@@ -17,6 +17,7 @@ mod rule_book;
 mod services;
 mod shared;
 mod shutdown;
+mod snapshot;
 mod table;
 mod views;
 
@@ -34,7 +35,7 @@ use forebay_storage::{DataDir, log::LogStore, partition::Store};
 use crate::{
     arbiter::Arbiter,
     executor::Executor,
-    log_writer::{LogHandle, LogWriter},
+    log_writer::{LogHandle, LogWriter, TrimLog},
     refill::RefillPool,
     shell::Clock,
 };
@@ -81,6 +82,8 @@ pub struct NodeConfig {
     /// A log and metadata that other nodes of this process use too, in place of its own;
     /// `place` is then where the rows are kept.
     pub shared: Option<SharedLog>,
+    /// What its log keeps besides what a restart needs; a shared log has its own say.
+    pub trim_log: TrimLog,
     /// When it leads by itself, where a log is shared.
     pub candidacy: Candidacy,
 }

@@ -14,12 +14,17 @@ use forebay_storage::{
 };
 
 use crate::{
-    arbiter::Arbiter, capacity::Capacity, executor::Executor, log_writer::LogWriter,
-    refill::RefillPool, shell::Clock,
+    arbiter::Arbiter,
+    capacity::Capacity,
+    executor::Executor,
+    log_writer::{LogWriter, TrimLog},
+    refill::RefillPool,
+    shell::Clock,
 };
 
 use super::{
     Machinery, Node, NodeConfig, NodeError, NodeServices, Place, SharedLog,
+    snapshot::tell_snapshots,
     table::{PartitionTable, Row},
 };
 
@@ -148,11 +153,12 @@ impl Node {
         let (log, log_writer) = match &config.shared {
             Some(shared) => (shared.writer(), None),
             None => {
-                let writer = config.place.log_writer(&storage.log)?;
+                let writer = config.place.log_writer(&storage.log, config.trim_log)?;
                 (writer.handle(), Some(writer))
             }
         };
         let is_simulated = config.place.is_simulated();
+        tell_snapshots(&*storage.metadata, rows.iter().map(|row| row.id), &log)?;
         let shared = config.shared.clone();
         let services = Arc::new(NodeServices::new(storage.node, storage.metadata, shared));
         if let Some(shared) = &config.shared {
@@ -202,12 +208,12 @@ impl Place {
         false
     }
 
-    fn log_writer(&self, log: &Arc<dyn LogStore>) -> Result<LogWriter, NodeError> {
+    fn log_writer(&self, log: &Arc<dyn LogStore>, trim: TrimLog) -> Result<LogWriter, NodeError> {
         #[cfg(feature = "testkit")]
         if let Self::Sim(place) = self {
             return Ok(LogWriter::without_thread(place.log.clone()));
         }
-        LogWriter::start(Arc::clone(log)).map_err(NodeError::Thread)
+        LogWriter::start_with(Arc::clone(log), trim).map_err(NodeError::Thread)
     }
 }
 

@@ -36,6 +36,10 @@ impl Node {
                 row.id
             )));
         }
+        let first = self.log_store.trimmed(row.id).next();
+        if first > applied.next() {
+            return Err(NodeError::Gap { partition: row.id, applied, first });
+        }
         let stands = match (self.services.shared().is_some(), self.candidacy) {
             (false, _) => LeadershipInput::Run,
             (true, Candidacy::First) => LeadershipInput::Stand { rank: 0 },

@@ -4,7 +4,7 @@ use std::{ffi::OsString, num::NonZeroU32, path::PathBuf};
 
 use clap::{Args, value_parser};
 
-use super::RuleArg;
+use super::{RuleArg, TrimLogArg};
 
 /// Most commands that run at the same time: each needs a process and three file
 /// descriptors of the spawner.
@@ -56,6 +56,9 @@ pub(crate) struct ExecArgs {
     /// Run the items even if they were run before
     #[arg(long)]
     pub(crate) again: bool,
+    /// What the log keeps besides what a restart needs
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
+    pub(crate) trim_log: TrimLogArg,
     /// Run items again that have failed in an earlier run
     #[arg(long)]
     pub(crate) retry_failed: bool,

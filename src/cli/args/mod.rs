@@ -24,7 +24,7 @@ pub(crate) use exec::ExecArgs;
 pub(crate) use inspect::{EntriesArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
 pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
 pub(crate) use rules::{RuleTarget, RulesArgs, RulesCommand};
-pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs};
+pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs, SnapshotCommand, TrimLogArg};
 pub(crate) use values::{ConcurrencyArg, RateArg, RuleArg};
 
 /// The subcommands that exist; the others are declared and switched off. A command
@@ -39,6 +39,7 @@ const AVAILABLE: &[&str] = &[
     "limits",
     "partitions",
     "bench",
+    "snapshot",
     "completions",
     "man",
     "cancel",

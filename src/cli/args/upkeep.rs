@@ -2,17 +2,65 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::values::seconds;
 
-/// Write a consistent copy of the data directory
+/// Take a consistent copy of the data directory, also while it is used, or restore one
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SnapshotArgs {
-    /// Where to; must not exist yet
-    #[arg(value_name = "DIR")]
-    pub(crate) to: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: SnapshotCommand,
+}
+
+/// What is done with a snapshot.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum SnapshotCommand {
+    /// Copy the data directory as it is at one moment, with checksums
+    Create {
+        /// Where to; must not exist, or be empty
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Make a data directory (--data-dir) out of a snapshot
+    Restore {
+        /// The snapshot
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+        /// Take the log of this data directory, whose rows were lost: everything that was
+        /// acknowledged is there again, if its log still has all since the snapshot
+        #[arg(long, value_name = "DATA_DIR")]
+        log_of: Option<PathBuf>,
+    },
+    /// Check every file of a snapshot
+    Verify {
+        /// The snapshot
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+    },
+}
+
+/// What the log keeps, as an option.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum TrimLogArg {
+    /// Only what a restart needs
+    #[default]
+    Flushed,
+    /// Everything since the newest snapshot, so that it and the log bring all back
+    Snapshotted,
+    /// Everything
+    Never,
+}
+
+impl From<TrimLogArg> for forebay::TrimLog {
+    fn from(arg: TrimLogArg) -> Self {
+        match arg {
+            TrimLogArg::Flushed => Self::Flushed,
+            TrimLogArg::Snapshotted => Self::Snapshotted,
+            TrimLogArg::Never => Self::Never,
+        }
+    }
 }
 
 /// Measure entries per second and latencies on this machine

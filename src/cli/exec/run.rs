@@ -175,6 +175,7 @@ async fn start_runtime(
     let builder = Runtime::builder()
         .data_dir(&global.data_dir)
         .max_running(args.jobs().get())
+        .trim_log(args.trim_log.into())
         .handler_with(SERVICE, options, move |context, payload| {
             Arc::clone(&running).run(context, payload)
         });

@@ -191,6 +191,11 @@ impl<L: LogStore> LogStore for FaultLog<L> {
         self.inner.trimmed(partition)
     }
 
+    fn checkpoint(&self, to: &Path) -> Result<(), LogError> {
+        self.check_alive()?;
+        self.inner.checkpoint(to)
+    }
+
     fn stats(&self) -> LogStats {
         self.inner.stats()
     }

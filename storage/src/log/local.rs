@@ -27,6 +27,7 @@ use bytes::Bytes;
 use forebay_messages::{Epoch, Lsn, PartitionId};
 use rocksdb::{
     DB, DBCompressionType, DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions,
+    checkpoint::Checkpoint,
 };
 
 use super::{
@@ -339,6 +340,12 @@ impl LogStore for LocalLog {
 
     fn trimmed(&self, partition: PartitionId) -> Lsn {
         self.position(partition).trimmed
+    }
+
+    fn checkpoint(&self, to: &Path) -> Result<(), LogError> {
+        Checkpoint::new(&self.db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint(to))
+            .map_err(|error| Fault::from_rocksdb("copy the log", to, error).into())
     }
 
     fn stats(&self) -> LogStats {

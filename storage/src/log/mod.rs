@@ -17,7 +17,7 @@ mod local;
 mod memory;
 mod stats;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use forebay_messages::{Epoch, Lsn, PartitionId, Record};
 use thiserror::Error;
@@ -123,6 +123,9 @@ pub enum LogError {
         #[source]
         first: Fault,
     },
+    /// It has no files that could be copied.
+    #[error("the log is kept in memory: there is nothing to take a snapshot of")]
+    InMemory,
     /// Files could not be read or written. After a failed append the outcome is
     /// unknown: its records may or may not be there when the log is opened again.
     #[error(transparent)]
@@ -178,6 +181,15 @@ pub trait LogStore: Send + Sync {
 
     /// Up to which LSN records were trimmed; 0 when never.
     fn trimmed(&self, partition: PartitionId) -> Lsn;
+
+    /// Copies everything into a database in a directory that does not exist yet, as of
+    /// one moment, while it is written to.
+    ///
+    /// # Errors
+    /// [`LogError::InMemory`] or [`LogError::Fault`].
+    fn checkpoint(&self, _to: &Path) -> Result<(), LogError> {
+        Err(LogError::InMemory)
+    }
 
     /// What was written since the log was opened.
     fn stats(&self) -> LogStats;

@@ -47,6 +47,12 @@ impl MetaKey {
         Self(Cow::Owned(format!("leader-epoch/{partition}")))
     }
 
+    /// The last LSN that the newest snapshot of a partition has rows of.
+    #[must_use]
+    pub fn snapshot(partition: PartitionId) -> Self {
+        Self(Cow::Owned(format!("snapshot/{partition}")))
+    }
+
     /// The rule book in force.
     #[must_use]
     pub const fn rule_book() -> Self {

@@ -14,7 +14,7 @@ use std::{
 
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;
-use rocksdb::{DB, DBRecoveryMode, Options, WriteOptions};
+use rocksdb::{DB, DBRecoveryMode, Options, WriteOptions, checkpoint::Checkpoint};
 
 use super::{
     MetaKey, MetadataError, MetadataStore, OnChange, Precondition, Row, Version, Versioned, Watch,
@@ -123,6 +123,12 @@ impl MetadataStore for LocalMetadata {
 
     fn delete(&self, key: &MetaKey, precondition: Precondition) -> Result<(), MetadataError> {
         self.change(key, None, precondition).map(|_| ())
+    }
+
+    fn checkpoint(&self, to: &Path) -> Result<(), MetadataError> {
+        Checkpoint::new(&self.db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint(to))
+            .map_err(|error| Fault::from_rocksdb("copy the metadata", to, error).into())
     }
 
     fn watch(&self, key: &MetaKey, on_change: OnChange) -> Result<Watch, MetadataError> {

@@ -11,6 +11,8 @@ mod local;
 mod memory;
 mod watch;
 
+use std::path::Path;
+
 use bytes::Bytes;
 use thiserror::Error;
 
@@ -93,6 +95,9 @@ pub enum MetadataError {
         #[source]
         first: Fault,
     },
+    /// It has no files that could be copied.
+    #[error("the metadata are kept in memory: there is nothing to take a snapshot of")]
+    InMemory,
     /// Files could not be read or written. After a failed write the outcome is unknown.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -132,6 +137,14 @@ pub trait MetadataStore: Send + Sync {
     /// # Errors
     /// See [`Self::put`].
     fn delete(&self, key: &MetaKey, precondition: Precondition) -> Result<(), MetadataError>;
+
+    /// Copies everything into a database in a directory that does not exist yet.
+    ///
+    /// # Errors
+    /// [`MetadataError::InMemory`] or [`MetadataError::Fault`].
+    fn checkpoint(&self, _to: &Path) -> Result<(), MetadataError> {
+        Err(MetadataError::InMemory)
+    }
 
     /// Tells of the key's present value at once (when it was ever written), then of
     /// every change, in version order, until the [`Watch`] is dropped. `on_change` is

@@ -48,6 +48,9 @@ pub enum StoreError {
         /// Which one.
         partition: PartitionId,
     },
+    /// It has no files that could be copied.
+    #[error("the rows are kept in memory: there is nothing to take a snapshot of")]
+    InMemory,
     /// Files could not be read or written.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -60,7 +63,7 @@ impl StoreError {
         match self {
             Self::Row { .. } => true,
             Self::Read { source, .. } | Self::Fault(source) => source.is_corruption(),
-            Self::NoPartition { .. } => false,
+            Self::NoPartition { .. } | Self::InMemory => false,
         }
     }
 }
@@ -69,7 +72,7 @@ impl From<StoreError> for TablesError {
     fn from(error: StoreError) -> Self {
         let table = match &error {
             StoreError::Row { table, .. } | StoreError::Read { table, .. } => table,
-            StoreError::NoPartition { .. } | StoreError::Fault(_) => "(all)",
+            StoreError::NoPartition { .. } | StoreError::InMemory | StoreError::Fault(_) => "(all)",
         };
         Self { table, source: Box::new(error) }
     }

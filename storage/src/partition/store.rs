@@ -13,7 +13,7 @@ use std::{
 use forebay_messages::PartitionId;
 use rocksdb::{
     BoundColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, Options, ReadOptions,
-    WriteOptions,
+    WriteOptions, checkpoint::Checkpoint,
 };
 
 use super::{PartitionStore, StoreError, resident::Resident};
@@ -174,6 +174,19 @@ impl Store {
         let resident = Arc::clone(partitions.entry(id).or_default());
         drop(partitions);
         Ok(PartitionStore { shared: Arc::clone(shared), id, family: name.into(), resident })
+    }
+
+    /// Flushes all partitions and copies their files into a database in a directory that
+    /// does not exist yet, as of one moment. Blocks; commits go on meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError::InMemory`] or [`StoreError::Fault`].
+    pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        Checkpoint::new(&self.shared.db)
+            .and_then(|checkpoint| checkpoint.create_checkpoint(to))
+            .map_err(|error| Fault::from_rocksdb("copy the rows", to, error))?;
+        // Rows in memory are copied to another place in memory.
+        if to.join("CURRENT").exists() { Ok(()) } else { Err(StoreError::InMemory) }
     }
 
     /// Deletes all rows of a partition. Handles to it answer

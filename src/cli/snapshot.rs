@@ -1,0 +1,76 @@
+//! `forebay snapshot`: taking one goes to whoever has the data directory; checking and
+//! restoring one is done here.
+
+use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
+
+use forebay::{
+    control::Request,
+    snapshot::{self, Manifest, SnapshotError},
+};
+use thiserror::Error;
+
+use super::args::{Global, SnapshotArgs, SnapshotCommand};
+
+/// Why nothing was restored or checked.
+#[derive(Debug, Error)]
+pub(super) enum SnapshotWorkError {
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    #[error("the answer cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("standard output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// What is done without asking anybody.
+pub(super) enum Work {
+    Restore { from: PathBuf, log_of: Option<PathBuf> },
+    Verify { from: PathBuf },
+}
+
+/// The request behind `forebay snapshot create`, or else the work that the others are.
+pub(super) fn request(args: &SnapshotArgs) -> Result<Request, Work> {
+    match args.command.clone() {
+        // The process that is asked may have another working directory.
+        SnapshotCommand::Create { to } => {
+            Ok(Request::Snapshot { to: std::path::absolute(&to).unwrap_or(to) })
+        }
+        SnapshotCommand::Restore { from, log_of } => Err(Work::Restore { from, log_of }),
+        SnapshotCommand::Verify { from } => Err(Work::Verify { from }),
+    }
+}
+
+impl Work {
+    pub(super) fn run(self, global: &Global) -> Result<ExitCode, SnapshotWorkError> {
+        let manifest = match self {
+            Self::Restore { from, log_of } => {
+                snapshot::restore(&from, &global.data_dir, log_of.as_deref())?
+            }
+            Self::Verify { from } => snapshot::verify(&from)?,
+        };
+        let text = match global.json {
+            true => serde_json::to_string(&manifest)? + "\n",
+            false => people(&manifest),
+        };
+        Ok(super::print(text.as_bytes())?)
+    }
+}
+
+/// A manifest, for people.
+pub(super) fn people(manifest: &Manifest) -> String {
+    let bytes: u64 = manifest.files.iter().map(|file| file.len).sum();
+    let mut text = format!(
+        "snapshot of {} by forebay {}: {} files, {bytes} bytes\n",
+        super::inspect::time(manifest.created_at),
+        manifest.forebay,
+        manifest.files.len()
+    );
+    for partition in &manifest.partitions {
+        let _ = writeln!(
+            text,
+            "partition {}: {} rows as of LSN {}, log {}..{}",
+            partition.id, partition.rows, partition.applied, partition.log_first, partition.log_end
+        );
+    }
+    text
+}

@@ -1,0 +1,207 @@
+//! Snapshots: a consistent copy of log, rows and metadata in a directory of its own, and
+//! the way back.
+//!
+//! Must always hold: a directory without a whole manifest is no snapshot (it is written
+//! last); every file is checked against the manifest before anything is restored;
+//! nothing is ever restored into a directory that holds something; between the rows and
+//! the log of what is restored no record is missing. Must not know: who takes it, when.
+//!
+//! The order of copying makes it consistent while everything runs: first the rows, then
+//! the log (which then reaches at least as far), then the metadata (whose epochs and
+//! partitions then are at least as new). Between the first and the second nothing may be
+//! trimmed: that is the caller's part.
+
+mod files;
+mod manifest;
+mod restore;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use forebay_messages::{Lsn, PartitionId, Timestamp};
+use thiserror::Error;
+
+use crate::{
+    Fault, Medium, OpenError,
+    log::{LocalLog, LogError, LogStore},
+    metadata::{MetadataError, MetadataStore},
+    partition::{Store, StoreError},
+};
+
+pub use manifest::{FileSum, Manifest, PartitionSum, SNAPSHOT_FORMAT};
+pub use restore::{restore, verify};
+
+/// Where the copies lie in a snapshot, as in a data directory.
+const STORE: &str = "store";
+const LOG: &str = "log";
+const METADATA: &str = "metadata";
+
+/// Why a snapshot was not taken or not restored.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// There is something where the copy is to go.
+    #[error(
+        "{path} is not empty (it holds `{found}`): choose a new or an empty directory",
+        path = path.display()
+    )]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+        /// Something in it.
+        found: String,
+    },
+    /// It has no manifest.
+    #[error(
+        "{path} is not a whole snapshot (it has no manifest): the one who took it may have been \
+         interrupted; use another one",
+        path = path.display()
+    )]
+    NotASnapshot {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A newer forebay took it.
+    #[error(
+        "the snapshot {path} has format {found}, this forebay knows formats up to \
+         {SNAPSHOT_FORMAT}: use a newer forebay",
+        path = path.display()
+    )]
+    Newer {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// A file of it is not what was written there.
+    #[error(
+        "{file} of the snapshot {path} is damaged: {reason}; use another snapshot",
+        path = path.display()
+    )]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Records are missing between the rows and the log.
+    #[error(
+        "partition {partition}: the snapshot's rows end at LSN {applied}, the log {log} starts at \
+         {first}: the records between are gone; use a newer snapshot, or restore without this log",
+        log = log.display()
+    )]
+    Gap {
+        /// The partition.
+        partition: PartitionId,
+        /// The last record that its rows know.
+        applied: Lsn,
+        /// The log.
+        log: PathBuf,
+        /// The first record that it has.
+        first: Lsn,
+    },
+    /// The log ends before the rows do.
+    #[error(
+        "partition {partition}: the snapshot's rows end at LSN {applied}, the log {log} at {end}: \
+         it is not the log that they came from",
+        log = log.display()
+    )]
+    OtherLog {
+        /// The partition.
+        partition: PartitionId,
+        /// The last record that its rows know.
+        applied: Lsn,
+        /// The log.
+        log: PathBuf,
+        /// The last record that it has.
+        end: Lsn,
+    },
+    /// The data directory that a log is to come from cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log cannot be read or copied.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The rows cannot be read or copied.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The metadata cannot be read or copied.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// Files cannot be read or written.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// What a snapshot is taken of.
+#[derive(Clone, Copy)]
+pub struct Source<'a> {
+    /// The rows.
+    pub store: &'a Store,
+    /// The log they are derived from.
+    pub log: &'a dyn LogStore,
+    /// The metadata.
+    pub metadata: &'a dyn MetadataStore,
+}
+
+/// Takes a snapshot into a directory that does not exist or is empty. Blocks, and may be
+/// called while everything runs; nobody may trim the log meanwhile.
+///
+/// # Errors
+/// [`SnapshotError`]. What was written by then is left without a manifest.
+pub fn create(to: &Path, source: Source<'_>, now: Timestamp) -> Result<Manifest, SnapshotError> {
+    files::make_empty(to)?;
+    source.store.checkpoint(&to.join(STORE))?;
+    source.log.checkpoint(&to.join(LOG))?;
+    source.metadata.checkpoint(&to.join(METADATA))?;
+    let partitions = look_at(to)?;
+    let manifest = Manifest {
+        forebay: env!("CARGO_PKG_VERSION").to_owned(),
+        created_at: now.0,
+        partitions,
+        files: files::sums(to)?,
+    };
+    manifest::write(to, &manifest)?;
+    Ok(manifest)
+}
+
+/// Opens the copies, which shows that they can be, and reads where each partition stands.
+fn look_at(path: &Path) -> Result<Vec<PartitionSum>, SnapshotError> {
+    let medium = Medium::disk();
+    let log_path = path.join(LOG);
+    let log = LocalLog::open(&log_path, &medium)?;
+    let store = Store::open(&path.join(STORE), &medium)?;
+    let mut sums = Vec::new();
+    for id in store.partitions() {
+        let digest = store.partition(id)?.digest()?;
+        check_gap(id, digest.applied, &log, &log_path)?;
+        sums.push(PartitionSum {
+            id: id.0,
+            applied: digest.applied.0,
+            log_first: log.trimmed(id).next().0,
+            log_end: log.end(id).0,
+            rows: digest.rows,
+            hash: format!("{:032x}", digest.hash),
+        });
+    }
+    Ok(sums)
+}
+
+/// Every record after those that the rows know must be in the log.
+fn check_gap(
+    partition: PartitionId,
+    applied: Lsn,
+    log: &dyn LogStore,
+    path: &Path,
+) -> Result<(), SnapshotError> {
+    let (first, end, log) = (log.trimmed(partition).next(), log.end(partition), path.to_owned());
+    if first > applied.next() {
+        return Err(SnapshotError::Gap { partition, applied, log, first });
+    }
+    if end < applied {
+        return Err(SnapshotError::OtherLog { partition, applied, log, end });
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Making a data directory out of a snapshot, or out of a snapshot and a log.
+
+use std::path::Path;
+
+use forebay_messages::{Lsn, PartitionId};
+
+use super::{LOG, METADATA, Manifest, STORE, SnapshotError, check_gap, files, look_at, manifest};
+use crate::{DataDir, Fault, Medium, dir::mark, log::LocalLog, metadata::LocalMetadata};
+
+/// Checks every file of a snapshot against its manifest.
+///
+/// # Errors
+/// [`SnapshotError`]: the first thing that is wrong.
+pub fn verify(snapshot: &Path) -> Result<Manifest, SnapshotError> {
+    let manifest = manifest::read(snapshot)?;
+    manifest.files.iter().try_for_each(|file| files::check(snapshot, file, None))?;
+    Ok(manifest)
+}
+
+/// Makes a data directory out of a snapshot. With `log_of`, another data directory that
+/// nobody uses, its log (and metadata, if they can be opened) take the place of those of
+/// the snapshot: everything that was acknowledged is there again if that log is whole.
+///
+/// `to` must not exist or be empty. It becomes a data directory with the last step: an
+/// interrupted restore leaves something that cannot be opened.
+///
+/// # Errors
+/// [`SnapshotError`].
+pub fn restore(
+    snapshot: &Path,
+    to: &Path,
+    log_of: Option<&Path>,
+) -> Result<Manifest, SnapshotError> {
+    let manifest = manifest::read(snapshot)?;
+    let old = log_of.map(DataDir::open_existing).transpose()?;
+    if let Some(old) = &old {
+        // Before anything is copied: it takes long.
+        check_log(&manifest, &old.log())?;
+    }
+    files::make_empty(to)?;
+    for file in &manifest.files {
+        let is_replaced = old.is_some() && file.path.starts_with(&format!("{LOG}/"));
+        files::check(snapshot, file, (!is_replaced).then_some(to))?;
+    }
+    if let Some(old) = &old {
+        files::copy_database(&old.log(), &to.join(LOG))?;
+        if LocalMetadata::open(&old.metadata(), &Medium::disk()).is_ok() {
+            let target = to.join(METADATA);
+            std::fs::remove_dir_all(&target)
+                .map_err(|error| Fault::from_io("replace the metadata", &target, error))?;
+            files::copy_database(&old.metadata(), &target)?;
+        }
+    }
+    check_rows(&manifest, to)?;
+    for dir in [STORE, LOG, METADATA].map(|name| to.join(name)).into_iter().chain([to.to_owned()]) {
+        files::sync(&dir).map_err(|error| Fault::from_io("sync the directory", &dir, error))?;
+    }
+    mark(to)?;
+    Ok(manifest)
+}
+
+fn check_log(manifest: &Manifest, path: &Path) -> Result<(), SnapshotError> {
+    let log = LocalLog::open(path, &Medium::disk())?;
+    manifest.partitions.iter().try_for_each(|partition| {
+        check_gap(PartitionId(partition.id), Lsn(partition.applied), &log, path)
+    })
+}
+
+/// What was restored opens, and has the rows that the manifest tells of.
+fn check_rows(manifest: &Manifest, to: &Path) -> Result<(), SnapshotError> {
+    for (found, told) in look_at(to)?.iter().zip(&manifest.partitions) {
+        if (found.id, found.applied, &found.hash) != (told.id, told.applied, &told.hash) {
+            return Err(SnapshotError::Damaged {
+                path: to.to_owned(),
+                file: STORE.to_owned(),
+                reason: format!("partition {} has other rows than the manifest says", told.id),
+            });
+        }
+    }
+    Ok(())
+}
