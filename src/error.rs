@@ -4,6 +4,7 @@ use forebay_messages::{EntryId, FailureKind, vqueue::NameError};
 use thiserror::Error;
 
 pub use forebay_actors::node::NodeError;
+pub use forebay_engine::partition::apply::BacklogFull;
 
 /// The runtime cannot start, or a partition cannot be changed.
 #[derive(Debug, Error)]
@@ -74,10 +75,23 @@ pub enum EnqueueError {
     /// Too much is in flight (only `try_enqueue` says so; `enqueue` waits).
     #[error("too many proposals are in flight; try again later")]
     Busy,
+    /// As many entries wait under its key as a rule allows: nothing was stored. Entries
+    /// that are stored already are never refused.
+    #[error(transparent)]
+    BacklogFull(Box<BacklogFull>),
     /// The node said no; in case of `LostLeadership` the outcome is unknown, and
     /// enqueueing the same entry again is safe.
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Node(NodeError),
+}
+
+impl From<NodeError> for EnqueueError {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::BacklogFull(full) => Self::BacklogFull(full),
+            error => Self::Node(error),
+        }
+    }
 }
 
 /// A result is not there.

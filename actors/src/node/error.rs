@@ -1,7 +1,10 @@
 //! What can go wrong on a node.
 
 use forebay_engine::{
-    partition::{apply::Reply, machine::Answer},
+    partition::{
+        apply::{BacklogFull, Reply},
+        machine::Answer,
+    },
     rules::{ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
 };
 use forebay_messages::{EntryId, Lsn, PartitionId, PartitionKey};
@@ -149,6 +152,9 @@ pub enum NodeError {
     /// The stored history of the rule book does not decode.
     #[error("the stored rule book history does not decode: {0}")]
     RuleBookHistory(#[from] DecodeHistoryError),
+    /// As many entries wait under a key as a rule allows.
+    #[error(transparent)]
+    BacklogFull(#[from] Box<BacklogFull>),
     /// A partition refused a rule book.
     #[error("a partition refused the rule book: {0}")]
     RuleBookRefused(String),
@@ -184,6 +190,7 @@ pub(super) fn refusal(answer: Answer) -> Result<Answer, NodeError> {
         Answer::LostLeadership | Answer::Reply(Reply::Fenced) => Err(NodeError::LostLeadership),
         Answer::Busy => Err(NodeError::Busy),
         Answer::StorageFailed(reason) => Err(NodeError::StorageFailed(reason)),
+        Answer::Reply(Reply::BacklogFull(full)) => Err(NodeError::BacklogFull(full)),
         Answer::Reply(Reply::RuleBookRefused(reason)) => Err(NodeError::RuleBookRefused(reason)),
         answer => Ok(answer),
     }

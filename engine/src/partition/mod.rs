@@ -2,6 +2,7 @@
 //! leader's bookkeeping.
 
 pub mod apply;
+mod backlog;
 pub mod machine;
 #[cfg(any(test, feature = "testkit"))]
 pub mod mem;

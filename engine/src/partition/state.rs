@@ -12,8 +12,9 @@ use crate::rules::RuleBook;
 
 use super::{
     apply::ApplyError,
+    backlog::Backlog,
     rows::{DedupKey, DedupRow, FsmSlot},
-    store::{Tables, fsm_number, put_fsm_number},
+    store::{Tables, TablesError, fsm_number, put_fsm_number},
 };
 
 /// Counters and the rule book of a partition.
@@ -31,6 +32,8 @@ pub struct State {
     pub(super) last_run_at: Timestamp,
     /// The rule book in force.
     pub(super) rule_book: Arc<RuleBook>,
+    /// How many entries wait by key; only while a rule limits that.
+    pub(super) backlog: Option<Backlog>,
 }
 
 impl State {
@@ -56,8 +59,9 @@ impl State {
             inbox_seq: InboxSeq(fsm_number(tables, FsmSlot::InboxSeq)?),
             last_run_at: Timestamp(fsm_number(tables, FsmSlot::LastRunAt)?),
             rule_book: Arc::new(RuleBook::default()),
+            backlog: None,
         };
-        state.replace_rule_book(rule_book);
+        state.replace_rule_book(rule_book, tables)?;
         Ok(state)
     }
 
@@ -67,11 +71,17 @@ impl State {
         &self.rule_book
     }
 
-    /// Puts another rule book in force; the difference to the one before.
-    pub(super) fn replace_rule_book(&mut self, book: RuleBook) -> Vec<RuleUpdate> {
+    /// Puts another rule book in force; the difference to the one before. Looks at every
+    /// vqueue when a backlog is limited for the first time.
+    pub(super) fn replace_rule_book(
+        &mut self,
+        book: RuleBook,
+        tables: &impl Tables,
+    ) -> Result<Vec<RuleUpdate>, TablesError> {
         let updates = book.diff(&self.rule_book);
+        self.backlog = Backlog::under(&book, self.backlog.take(), tables)?;
         self.rule_book = Arc::new(book);
-        updates
+        Ok(updates)
     }
 
     /// The next place in an inbox. `run_at` absent means "now", made monotonic so that

@@ -9,7 +9,7 @@
 use std::hash::Hasher;
 
 use forebay_messages::{
-    RuleId, VQueueName,
+    RuleId,
     rule::{Component, Limits, Pattern, RuleUpdate},
 };
 use hashbrown::HashTable;
@@ -145,27 +145,6 @@ impl RuleLookup {
             then.apply(update);
         }
         WhatIf { now: self.governing(key).cloned(), then: then.governing(key).cloned() }
-    }
-
-    /// How many entries may wait in this vqueue's inbox, and by which rule.
-    ///
-    /// At each level of the key (scope, l1, l2) the most specific rule governs, as for
-    /// every other limit; where several levels limit the backlog the tightest one
-    /// wins, and among equal ones the deepest. No scope, no limit.
-    #[must_use]
-    pub fn backlog_limit(&self, name: &VQueueName) -> Option<(&Pattern, u32)> {
-        let mut levels = [""; DEPTH_MAX];
-        let mut tightest: Option<(&Pattern, u32)> = None;
-        for (depth, component) in [&name.scope, &name.l1, &name.l2].into_iter().enumerate() {
-            let Some(component) = component else { break };
-            levels[depth] = component;
-            let Some(rule) = self.governing(&levels[..=depth]) else { continue };
-            let Some(limit) = rule.limits.backlog else { continue };
-            if tightest.is_none_or(|(_, least)| limit.get() <= least) {
-                tightest = Some((&rule.pattern, limit.get()));
-            }
-        }
-        tightest
     }
 
     fn upsert(&mut self, pattern: &Pattern, limits: Limits) {

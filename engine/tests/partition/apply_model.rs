@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytestring::ByteString;
 use forebay_engine::{
     partition::{
-        apply::{Acted, Enqueued, Reply, Skip, Stale},
+        apply::{Acted, BacklogFull, Enqueued, Reply, Skip, Stale},
         mem::MemTables,
         rows::Stage,
     },
@@ -50,7 +50,7 @@ pub(crate) struct Model {
     done: BTreeMap<EntryId, Done>,
     paused: BTreeSet<VQueueId>,
     locks: BTreeMap<VQueueId, EntryId>,
-    book: u64,
+    book: RuleBook,
     epoch: u64,
     leader_seen: (u64, u64),
     others_seen: BTreeMap<(bool, u64), u64>,
@@ -89,11 +89,13 @@ impl Model {
         }
         let now = record.created_at.0;
         match record.command.as_ref().unwrap() {
-            Command::Enqueue(new) => Reply::Enqueued(self.enqueue(now, &new.entry)),
-            Command::EnqueueBatch(batch) => {
-                let stored = batch.entries.iter().map(|new| self.enqueue(now, new));
-                Reply::EnqueuedBatch(stored.collect())
+            Command::Enqueue(new) => {
+                self.all_or_none(|model| Ok(Reply::Enqueued(model.enqueue(now, &new.entry)?)))
             }
+            Command::EnqueueBatch(batch) => self.all_or_none(|model| {
+                let stored = batch.entries.iter().map(|new| model.enqueue(now, new));
+                Ok(Reply::EnqueuedBatch(stored.collect::<Result<_, _>>()?))
+            }),
             Command::SchedulerDecisions(of) => {
                 Reply::Changed(of.decisions.iter().map(|one| self.decide(one)).sum())
             }
@@ -165,7 +167,43 @@ impl Model {
         self.latest
     }
 
-    fn enqueue(&mut self, now: u64, new: &NewEntry) -> Enqueued {
+    fn all_or_none(
+        &mut self,
+        change: impl FnOnce(&mut Self) -> Result<Reply, BacklogFull>,
+    ) -> Reply {
+        let before = self.clone();
+        change(self).unwrap_or_else(|full| {
+            *self = before;
+            Reply::BacklogFull(Box::new(full))
+        })
+    }
+
+    /// Whether a level of this name's key has as many waiting as may, the deepest first.
+    fn full(&self, name: &VQueueName) -> Result<(), BacklogFull> {
+        let levels = |name: &VQueueName| {
+            let all = [&name.scope, &name.l1, &name.l2];
+            all.into_iter().map_while(|level| level.as_ref().map(ToString::to_string)).collect()
+        };
+        let key: Vec<String> = levels(name);
+        for depth in (1..=key.len()).rev() {
+            let level: Vec<&str> = key[..depth].iter().map(|part| &**part).collect();
+            let matching = self.book.rules().filter(|rule| rule.pattern.matches(&level));
+            let Some(rule) = matching.max_by_key(|rule| rule.pattern.rank()) else { continue };
+            let Some(limit) = rule.limits.backlog else { continue };
+            let waits = self.live.values().filter(|entry| {
+                let own: Vec<String> = levels(&entry.new.vqueue);
+                entry.stage == Stage::Inbox && own.len() >= depth && own[..depth] == key[..depth]
+            });
+            let (waiting, limit) = (waits.count() as u64, limit.get());
+            if waiting >= u64::from(limit) {
+                let (rule, pattern) = (rule.id(), rule.pattern.clone());
+                return Err(BacklogFull { key: level.join("/"), rule, pattern, waiting, limit });
+            }
+        }
+        Ok(())
+    }
+
+    fn enqueue(&mut self, now: u64, new: &NewEntry) -> Result<Enqueued, BacklogFull> {
         let same_key = |other: &NewEntry| {
             new.idempotency_key.is_some()
                 && other.idempotency_key == new.idempotency_key
@@ -176,8 +214,9 @@ impl Model {
         let known = live.chain(self.done.values().map(|entry| &entry.new));
         let first = known.clone().find(|other| same_key(other));
         if let Some(first) = first.or_else(|| known.clone().find(|other| other.id == new.id)) {
-            return Enqueued { entry: first.id, existing: true };
+            return Ok(Enqueued { entry: first.id, existing: true });
         }
+        self.full(&new.vqueue)?;
         let run_at = match new.run_at {
             Some(at) => at.0,
             None => self.next_default_time(now),
@@ -192,7 +231,7 @@ impl Model {
             cancel: false,
         };
         self.live.insert(new.id, entry);
-        Enqueued { entry: new.id, existing: false }
+        Ok(Enqueued { entry: new.id, existing: false })
     }
 
     fn decide(&mut self, decision: &Decision) -> u64 {
@@ -395,11 +434,11 @@ impl Model {
     fn rule_book(&mut self, bytes: &[u8]) -> Reply {
         match RuleBook::decode(bytes) {
             Err(error) => Reply::RuleBookRefused(error.to_string()),
-            Ok(book) if book.version().0 <= self.book => Reply::Stale(Stale::Older),
+            Ok(book) if book.version() <= self.book.version() => Reply::Stale(Stale::Older),
             Ok(book) => {
                 // Each version has one rule more.
-                let before = std::mem::replace(&mut self.book, book.version().0);
-                Reply::Changed(self.book - before)
+                let before = std::mem::replace(&mut self.book, book);
+                Reply::Changed(self.book.version().0 - before.version().0)
             }
         }
     }

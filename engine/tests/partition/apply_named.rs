@@ -492,3 +492,50 @@ fn the_digest_tells_rows_apart() {
     assert_eq!(seen.len(), count);
     assert_eq!(name(LOCKED), replica.tables.vqueues[&vqueue(LOCKED)].name);
 }
+
+#[test]
+fn a_full_backlog_refuses_new_entries_and_nothing_else() {
+    let mut replica = Replica::new();
+    let enqueue = |replica: &mut Replica, n| replica.enqueue(1, new_entry(n, 0));
+    let stored = |n| Reply::Enqueued(Enqueued { entry: entry(n), existing: false });
+    assert_eq!(enqueue(&mut replica, 1), stored(1), "before there is any rule");
+    let (key_first, key_last) = Default::default();
+    let rule_book = book(5).encode().into();
+    let upsert = UpsertRuleBook { key_first, key_last, rule_book };
+    replica.run(1, Command::UpsertRuleBook(upsert));
+    // `a` = 2 of which one waits since before the rule.
+    assert_eq!(enqueue(&mut replica, 2), stored(2));
+    let full = |reply: Reply| match reply {
+        Reply::BacklogFull(full) => (full.key, full.pattern.to_string(), full.waiting, full.limit),
+        other => panic!("{other:?}"),
+    };
+    let a = || ("a".to_owned(), "a".to_owned(), 2, 2);
+    assert_eq!(full(enqueue(&mut replica, 3)), a());
+    let existing = Reply::Enqueued(Enqueued { entry: entry(2), existing: true });
+    assert_eq!(enqueue(&mut replica, 2), existing, "what is there is not refused");
+    assert_eq!(replica.enqueue(1, new_entry(4, 2)), stored(4), "without a scope: no limit");
+    assert_eq!(replica.enqueue(1, new_entry(5, 3)), stored(5), "another scope");
+
+    // One starts: there is room for one, and a batch of two is refused as a whole.
+    let token = replica.start(2, 1).unwrap();
+    let batch = |ns: &[u8]| {
+        let entries = ns.iter().map(|n| new_entry(*n, 0)).collect();
+        Command::EnqueueBatch(EnqueueBatch { entries })
+    };
+    let before = replica.tables.entries.len();
+    assert_eq!(full(replica.run(3, batch(&[6, 7]))), a());
+    assert_eq!(replica.tables.entries.len(), before, "all or nothing");
+    let reply = replica.run(3, batch(&[6, 6, 2]));
+    let Reply::EnqueuedBatch(stored) = reply else { panic!("{reply:?}") };
+    let existing: Vec<_> = stored.iter().map(|stored| stored.existing).collect();
+    assert_eq!(existing, [false, true, true], "only what is new needs room");
+
+    // What tries again always finds room, and counts.
+    let reply = replica.retry(4, 1, token, RetryReason::Failed, 100);
+    assert!(matches!(reply, Reply::Changed(1)), "{reply:?}");
+    let over = ("a".to_owned(), "a".to_owned(), 3, 2);
+    assert_eq!(full(enqueue(&mut replica, 8)), over);
+    // A replica that starts anew refuses the same.
+    let mut second = Replica::over(replica.tables.clone());
+    assert_eq!(full(enqueue(&mut second, 8)), over);
+}

@@ -182,7 +182,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(chosen, paused)| Op::PauseVQueues { chosen, paused }),
         3 => (prop::collection::vec(0..ENTRIES, 0..3), prop::option::of(any::<u8>()), 0..3_u32)
             .prop_map(|(entries, until, count_max)| Op::Purge { entries, until, count_max }),
-        2 => (0..5_u8).prop_map(Op::RuleBook),
+        2 => (0..7_u8).prop_map(Op::RuleBook),
         2 => (-1..3_i8).prop_map(Op::Announce),
         1 => (0..2_u8).prop_map(Op::Other),
         3 => any::<usize>().prop_map(Op::Again),
@@ -306,7 +306,7 @@ impl Maker {
             }),
             Op::RuleBook(version) => {
                 let rule_book = match version {
-                    4 => Bytes::from_static(b"\xff\xffgarbage"),
+                    6 => Bytes::from_static(b"\xff\xffgarbage"),
                     version => Bytes::from(book(*version).encode()),
                 };
                 let (key_first, key_last) = Default::default();

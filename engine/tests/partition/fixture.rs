@@ -1,6 +1,6 @@
 //! A replica without a machine: rows, state, and what applying records gave.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use bytes::Bytes;
 use forebay_engine::{
@@ -67,9 +67,18 @@ pub(crate) fn new_entry(n: u8, name_of: u8) -> NewEntry {
 
 /// The book of this version: one rule more than the one before.
 pub(crate) fn book(version: u8) -> RuleBook {
+    let backlog = |limit| Limits { backlog: NonZeroU32::new(limit), ..Limits::default() };
     (0..version).fold(RuleBook::default(), |book, n| {
-        let pattern = format!("scope{n}").parse().unwrap();
-        let change = book.upsert(pattern, RulePatch::limits(Limits::concurrency(3)));
+        let (pattern, limits) = match n {
+            0 => ("a".to_owned(), backlog(2)),
+            1 => ("*/x".to_owned(), backlog(1)),
+            2 => ("*/*/y".to_owned(), backlog(2)),
+            // Governs its level and limits no backlog: `*/x` does not shine through.
+            3 => ("a/x".to_owned(), Limits::concurrency(3)),
+            4 => ("*".to_owned(), backlog(2)),
+            n => (format!("scope{n}"), Limits::concurrency(3)),
+        };
+        let change = book.upsert(pattern.parse().unwrap(), RulePatch::limits(limits));
         book.apply(&[change], Timestamp(1), MAX_RULES_PER_BOOK).unwrap().book
     })
 }

@@ -1,12 +1,7 @@
 //! Which rule governs a key.
 
-use std::num::NonZeroU32;
-
 use forebay_engine::rules::{RuleBook, RuleLookup};
-use forebay_messages::{
-    VQueueName,
-    rule::{Limits, Pattern, RuleUpdate},
-};
+use forebay_messages::rule::{Limits, Pattern, RuleUpdate};
 use proptest::prelude::*;
 
 use super::{after, create, pattern};
@@ -76,32 +71,6 @@ fn what_if_tells_the_rule_that_governs_and_the_one_that_would() {
     let then = answer.then.unwrap();
     assert_eq!((then.pattern, then.limits), (pattern("s/*"), Limits::concurrency(7)));
     assert_eq!(governs(&lookup, "s/a").as_deref(), Some("s/a"), "nothing was changed");
-}
-
-#[test]
-fn the_tightest_backlog_of_all_levels_wins_and_the_deepest_of_equal_ones() {
-    let backlog = |limit| Limits { backlog: NonZeroU32::new(limit), ..Limits::default() };
-    let name = |scope: &str, key: &str| {
-        VQueueName::service("resize").with_scope(scope).with_limit_key(key).unwrap()
-    };
-    let rules = [
-        upsert("s", backlog(100)),
-        upsert("s/*", backlog(50)),
-        upsert("s/gold", Limits::concurrency(1)),
-        upsert("s/*/*", backlog(50)),
-        upsert("s/gold/*", backlog(200)),
-    ];
-    let lookup = RuleLookup::from_updates(&rules);
-    let limit = |name: &VQueueName| {
-        lookup.backlog_limit(name).map(|(pattern, limit)| (pattern.to_string(), limit))
-    };
-    let found = |text: &str, limit| Some((text.to_owned(), limit));
-    assert_eq!(limit(&name("s", "tin/x")), found("s/*/*", 50));
-    assert_eq!(limit(&name("s", "tin")), found("s/*", 50));
-    // `s/gold` governs its level and limits no backlog: `s/*` does not shine through.
-    assert_eq!(limit(&name("s", "gold/x")), found("s", 100));
-    assert_eq!(limit(&name("t", "gold/x")), None);
-    assert_eq!(limit(&VQueueName::service("resize")), None);
 }
 
 #[test]

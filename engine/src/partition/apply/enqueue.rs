@@ -2,14 +2,20 @@
 //!
 //! The same id, or the same idempotency key under the same service and scope, adds
 //! nothing: the reply names the entry that is there.
+//!
+//! Must always hold: where a backlog is full nothing of the command is stored; what is
+//! there already is never refused.
+
+use std::collections::BTreeSet;
 
 use forebay_messages::{
-    VQueueName,
+    EntryId, VQueueName,
     command::{Enqueue, EnqueueBatch, NewEntry},
 };
 
 use super::{
     super::{
+        backlog::More,
         rows::{EntryRow, IdempotencyKey, IdempotencyRow},
         state::NewKey,
         store::Tables,
@@ -21,6 +27,9 @@ pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
     command: &Enqueue,
 ) -> Result<Reply, ApplyError> {
+    if let Some(full) = refusal(context, std::slice::from_ref(&command.entry))? {
+        return Ok(full);
+    }
     Ok(Reply::Enqueued(put(context, &command.entry)?))
 }
 
@@ -28,6 +37,9 @@ pub(super) fn apply_batch<T: Tables>(
     context: &mut Context<'_, T>,
     command: &EnqueueBatch,
 ) -> Result<Reply, ApplyError> {
+    if let Some(full) = refusal(context, &command.entries)? {
+        return Ok(full);
+    }
     let mut replies = Vec::with_capacity(command.entries.len());
     for entry in &command.entries {
         replies.push(put(context, entry)?);
@@ -45,6 +57,38 @@ pub(super) fn idempotency_key(name: &VQueueName, key: &bytestring::ByteString) -
     IdempotencyKey { domain: domain.id(Default::default()).hash, key: key.clone() }
 }
 
+/// Why these entries may not come, if a rule limits the backlog.
+fn refusal<T: Tables>(
+    context: &Context<'_, T>,
+    entries: &[NewEntry],
+) -> Result<Option<Reply>, ApplyError> {
+    let Some(backlog) = &context.state.backlog else { return Ok(None) };
+    let (mut ids, mut keys, mut more) = (BTreeSet::new(), BTreeSet::new(), More::new());
+    for new in entries {
+        // What is stored already, or comes earlier in the batch, adds nothing.
+        let key = new.idempotency_key.as_ref().map(|key| idempotency_key(&new.vqueue, key));
+        if let Some(key) = &key
+            && (keys.contains(key) || context.tables.idempotency(key)?.is_some())
+        {
+            continue;
+        }
+        if ids.contains(&new.id) || is_known(context, new.id)? {
+            continue;
+        }
+        if let Some(full) = backlog.refusal(&new.vqueue, &more) {
+            return Ok(Some(Reply::BacklogFull(Box::new(full))));
+        }
+        backlog.expect(&new.vqueue, &mut more);
+        ids.insert(new.id);
+        keys.extend(key);
+    }
+    Ok(None)
+}
+
+fn is_known<T: Tables>(context: &Context<'_, T>, id: EntryId) -> Result<bool, ApplyError> {
+    Ok(context.tables.entry(id)?.is_some() || context.tables.finished(id)?.is_some())
+}
+
 fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueued, ApplyError> {
     if let Some(key) = &new.idempotency_key {
         let key = idempotency_key(&new.vqueue, key);
@@ -52,9 +96,7 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
             return Ok(Enqueued { entry: first.entry, existing: true });
         }
     }
-    let known =
-        context.tables.entry(new.id)?.is_some() || context.tables.finished(new.id)?.is_some();
-    if known {
+    if is_known(context, new.id)? {
         return Ok(Enqueued { entry: new.id, existing: true });
     }
     if let Some(key) = &new.idempotency_key {

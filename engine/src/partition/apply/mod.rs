@@ -36,7 +36,7 @@ use forebay_messages::{
 use thiserror::Error;
 
 pub use act::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip};
-
+pub use super::backlog::BacklogFull;
 use super::{
     rows::{DedupKey, DedupRow, FsmSlot},
     state::State,
@@ -78,6 +78,8 @@ pub enum Reply {
     Enqueued(Enqueued),
     /// All entries of the batch are stored.
     EnqueuedBatch(Vec<Enqueued>),
+    /// There is no room for them under a backlog limit: none was stored.
+    BacklogFull(Box<BacklogFull>),
     /// Done; so many attempts or rules were changed.
     Changed(u64),
     /// Done to those entries to which it applies.

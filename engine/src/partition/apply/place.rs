@@ -65,6 +65,9 @@ impl<T: Tables> Context<'_, T> {
         match row.stage {
             Stage::Inbox => {
                 self.tables.delete_inbox(vqueue, row.key);
+                if let Some(backlog) = &mut self.state.backlog {
+                    backlog.left(&meta.name);
+                }
                 self.applied.push(Applied::InboxRemoved { vqueue, key: row.key });
             }
             Stage::Running => {
@@ -97,6 +100,9 @@ impl<T: Tables> Context<'_, T> {
     pub(super) fn enter_inbox_at_key(&mut self, row: &mut EntryRow, meta: &mut VQueueMeta) {
         row.stage = Stage::Inbox;
         meta.inbox += 1;
+        if let Some(backlog) = &mut self.state.backlog {
+            backlog.came(&meta.name);
+        }
         self.tables.put_inbox(row.vqueue, row.key);
         self.applied.push(Applied::InboxAdded { vqueue: row.vqueue, key: row.key });
     }

@@ -22,7 +22,7 @@ pub(super) fn apply<T: Tables>(
         return Ok(Reply::Stale(Stale::Older));
     }
     context.tables.put_fsm(FsmSlot::RuleBook, command.rule_book.clone());
-    let updates = context.state.replace_rule_book(book);
+    let updates = context.state.replace_rule_book(book, context.tables)?;
     let changed = updates.len() as u64;
     if !updates.is_empty() {
         context.applied.push(Applied::RulesUpdated(updates));

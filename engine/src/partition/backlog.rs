@@ -1,0 +1,167 @@
+//! How many entries wait under each key, and whether there is room for more.
+//!
+//! Owns: the counts of the keys at those depths (scope, l1, l2) at which a rule limits
+//! the backlog; without such a rule there is none of this. Must always hold: the
+//! counts equal the inbox counts of the stored vqueues, so that every replica, and one
+//! that starts anew, refuses the same commands. What waits is what is in an inbox:
+//! entries whose time has not come and those that try again too. Only new entries are
+//! refused: what goes back to an inbox (a retry, a resumed or redriven entry) always
+//! finds room. Must not know: who leads, what runs.
+
+use std::collections::BTreeMap;
+
+use bytestring::ByteString;
+use forebay_messages::{
+    RuleId, VQueueName,
+    rule::{Pattern, RuleUpdate},
+};
+use thiserror::Error;
+
+use crate::rules::{RuleBook, RuleLookup};
+
+use super::store::{Tables, TablesError};
+
+/// Vqueues read at a time when the counts are made.
+const PAGE_LEN: usize = 1_024;
+
+/// As many entries wait under a key as may: a new one is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{key} has {waiting} entries waiting, rule `{pattern}` allows {limit}: wait until some have \
+     started, or raise its backlog"
+)]
+pub struct BacklogFull {
+    /// `scope`, `scope/l1` or `scope/l1/l2`.
+    pub key: String,
+    /// The rule that limits it.
+    pub rule: RuleId,
+    /// Its pattern.
+    pub pattern: Pattern,
+    /// How many wait.
+    pub waiting: u64,
+    /// How many may.
+    pub limit: u32,
+}
+
+type Key = Vec<ByteString>;
+
+/// Entries that wait, by key, beside those that are counted already.
+pub(super) type More = BTreeMap<Key, u64>;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Backlog {
+    rules: RuleLookup,
+    /// Bit `d` is set when a rule limits the backlog of keys of `d` components.
+    depths: u8,
+    /// Keys with nothing waiting are left out.
+    counts: BTreeMap<Key, u64>,
+}
+
+/// The levels of a name's key, from the scope down.
+fn levels(name: &VQueueName) -> impl DoubleEndedIterator<Item = Key> + use<> {
+    let all = [&name.scope, &name.l1, &name.l2];
+    let key: Key = all.into_iter().map_while(Clone::clone).collect();
+    (1..=key.len()).map(move |depth| key[..depth].to_vec())
+}
+
+fn depths(rules: &[RuleUpdate]) -> u8 {
+    rules.iter().fold(0, |depths, rule| match rule {
+        RuleUpdate::Upsert { pattern, limits } if limits.backlog.is_some() => {
+            depths | 1 << pattern.depth()
+        }
+        _ => depths,
+    })
+}
+
+impl Backlog {
+    /// The backlog under a book; `None` when no rule limits any. Counts anew only what
+    /// `before` did not count.
+    pub(super) fn under(
+        book: &RuleBook,
+        before: Option<Self>,
+        tables: &impl Tables,
+    ) -> Result<Option<Self>, TablesError> {
+        let rules = book.diff_from_empty();
+        let depths = depths(&rules);
+        if depths == 0 {
+            return Ok(None);
+        }
+        let rules = RuleLookup::from_updates(&rules);
+        match before {
+            Some(before) if depths & !before.depths == 0 => {
+                let mut counts = before.counts;
+                counts.retain(|key, _| depths & 1 << key.len() != 0);
+                Ok(Some(Self { rules, depths, counts }))
+            }
+            _ => {
+                let mut backlog = Self { rules, depths, counts: BTreeMap::new() };
+                backlog.count(tables)?;
+                Ok(Some(backlog))
+            }
+        }
+    }
+
+    fn count(&mut self, tables: &impl Tables) -> Result<(), TablesError> {
+        let mut after = None;
+        loop {
+            let page = tables.vqueues_after(after, PAGE_LEN)?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(*last);
+            for (_, meta) in page.into_iter().filter(|(_, meta)| meta.inbox > 0) {
+                for key in self.counted(&meta.name) {
+                    *self.counts.entry(key).or_default() += meta.inbox;
+                }
+            }
+        }
+    }
+
+    fn counted(&self, name: &VQueueName) -> impl DoubleEndedIterator<Item = Key> + use<> {
+        let depths = self.depths;
+        levels(name).filter(move |key| depths & 1 << key.len() != 0)
+    }
+
+    /// An entry came into an inbox.
+    pub(super) fn came(&mut self, name: &VQueueName) {
+        for key in self.counted(name) {
+            *self.counts.entry(key).or_default() += 1;
+        }
+    }
+
+    /// An entry left an inbox. Panics when none was counted.
+    pub(super) fn left(&mut self, name: &VQueueName) {
+        for key in self.counted(name) {
+            let count = self.counts.get_mut(&key).expect("what leaves an inbox was counted");
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&key);
+            }
+        }
+    }
+
+    /// Why no entry of this name may come while `more` are on their way; the deepest
+    /// level that is full says so.
+    pub(super) fn refusal(&self, name: &VQueueName, more: &More) -> Option<BacklogFull> {
+        self.counted(name).rev().find_map(|key| {
+            let level: Vec<&str> = key.iter().map(|component| &**component).collect();
+            let rule = self.rules.governing(&level)?;
+            let limit = rule.limits.backlog?.get();
+            let waiting = self.counts.get(&key).copied().unwrap_or(0);
+            let waiting = waiting + more.get(&key).copied().unwrap_or(0);
+            (waiting >= u64::from(limit)).then(|| BacklogFull {
+                key: level.join("/"),
+                rule: rule.id,
+                pattern: rule.pattern.clone(),
+                waiting,
+                limit,
+            })
+        })
+    }
+
+    /// Counts an entry that is on its way.
+    pub(super) fn expect(&self, name: &VQueueName, more: &mut More) {
+        for key in self.counted(name) {
+            *more.entry(key).or_default() += 1;
+        }
+    }
+}
