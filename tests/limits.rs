@@ -1,5 +1,6 @@
 //! Rules, limits and explanations on a whole runtime, as an application meets them.
 
+mod backlog;
 mod explain;
 
 use std::{

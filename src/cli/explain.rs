@@ -13,7 +13,7 @@ use forebay::{
 };
 use forebay_actors::shell::{Clock, WallClock};
 
-use super::inspect::{finish, or_dash, rate, table, time};
+use super::inspect::{finish, or_dash, or_none, rate, table, time};
 
 /// Why an entry does not run.
 pub(crate) fn explanation(explained: &ExplainView) -> String {
@@ -110,6 +110,8 @@ fn allowed(limits: &LimitsView) -> String {
     let mut words = Vec::new();
     words.extend(limits.concurrency.map(|limit| format!("concurrency {limit}")));
     words.extend(limits.rate.map(|limit| format!("rate {}", rate(limit))));
+    words.extend(limits.backlog.map(|limit| format!("backlog {limit}")));
+    words.extend(limits.weight.map(|weight| format!("weight {weight}")));
     if words.is_empty() { "no limit".to_owned() } else { words.join(", ") }
 }
 
@@ -168,6 +170,7 @@ pub(crate) fn limits(limits: &[LimitView]) -> String {
         "LIMIT",
         "TOKENS",
         "WAITING VQUEUES",
+        "BACKLOG",
         "PATTERN",
         "RULE",
         "PARTITION",
@@ -176,9 +179,13 @@ pub(crate) fn limits(limits: &[LimitView]) -> String {
         table.add_row([
             limit.key.clone(),
             limit.usage.to_string(),
-            limit.limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string()),
+            or_none(limit.limit),
             limit.tokens.map_or_else(|| "-".to_owned(), |tokens| tokens.to_string()),
             limit.waiters.to_string(),
+            match (limit.backlog, limit.backlog_limit) {
+                (Some(waiting), Some(most)) => format!("{waiting}/{most}"),
+                _ => "-".to_owned(),
+            },
             or_dash(limit.pattern.as_ref()),
             or_dash(limit.rule.as_ref()),
             limit.partition.to_string(),

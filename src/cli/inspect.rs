@@ -14,7 +14,9 @@ use forebay_actors::{
 };
 use thiserror::Error;
 
-use super::args::{EntriesArgs, Global, QueuesArgs, RuleTarget, RulesArgs, RulesCommand, StageArg};
+use super::args::{
+    ConcurrencyArg, EntriesArgs, Global, QueuesArgs, RuleTarget, RulesArgs, RulesCommand, StageArg,
+};
 
 /// Why nothing was answered.
 #[derive(Debug, Error)]
@@ -104,11 +106,15 @@ pub(crate) fn rules(args: &RulesArgs) -> Request {
         RulesCommand::Set(set) => edit(
             &set.target,
             RuleEdit {
-                concurrency: set.concurrency.map(|limit| limit.0.map(std::num::NonZeroU32::get)),
-                rate: set.rate.map(|rate| RateView {
-                    burst: set.burst.unwrap_or(rate.0.burst),
-                    ..rate.0.into()
+                concurrency: set.concurrency.map(number),
+                rate: set.rate.map(|rate| {
+                    rate.0.map(|rate| RateView {
+                        burst: set.burst.unwrap_or(rate.burst),
+                        ..rate.into()
+                    })
                 }),
+                weight: set.weight.map(number),
+                backlog: set.backlog.map(number),
                 description: set.description.clone(),
                 ..RuleEdit::default()
             },
@@ -135,6 +141,10 @@ pub(crate) fn rules(args: &RulesArgs) -> Request {
             edit(target, RuleEdit { delete: true, ..RuleEdit::default() })
         }
     }
+}
+
+fn number(limit: ConcurrencyArg) -> Option<u32> {
+    limit.0.map(std::num::NonZeroU32::get)
 }
 
 /// Who changes rules: the user, as the environment says.
@@ -203,6 +213,11 @@ pub(super) fn table(header: &[&str]) -> Table {
 
 pub(super) fn or_dash(text: Option<&String>) -> String {
     text.map_or_else(|| "-".to_owned(), Clone::clone)
+}
+
+/// A limit.
+pub(super) fn or_none(limit: Option<u32>) -> String {
+    limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
 }
 
 pub(super) fn finish(table: &Table, rows: usize, what: &str) -> String {
@@ -300,6 +315,8 @@ fn rule_table(book: &BookView) -> String {
         "PATTERN",
         "CONCURRENCY",
         "RATE",
+        "BACKLOG",
+        "WEIGHT",
         "VERSION",
         "ENABLED",
         "MODIFIED",
@@ -309,8 +326,10 @@ fn rule_table(book: &BookView) -> String {
         table.add_row([
             rule.id.clone(),
             rule.pattern.clone(),
-            rule.concurrency.map_or_else(|| "none".to_owned(), |limit| limit.to_string()),
-            rule.rate.map_or_else(|| "none".to_owned(), rate),
+            or_none(rule.limits.concurrency),
+            rule.limits.rate.map_or_else(|| "none".to_owned(), rate),
+            or_none(rule.limits.backlog),
+            rule.limits.weight.unwrap_or(1).to_string(),
             rule.version.to_string(),
             if rule.disabled { "no" } else { "yes" }.to_owned(),
             time(rule.last_modified),

@@ -131,10 +131,18 @@ fn parse(pattern: &str) -> Result<Pattern, Refusal> {
     pattern.parse().map_err(|error| Refusal::Usage(format!("{error}")))
 }
 
-fn not_zero(limit: u32) -> Result<NonZeroU32, Refusal> {
-    NonZeroU32::new(limit).ok_or_else(|| {
-        Refusal::Usage("a limit of 0 would stop work for ever: pause it instead".to_owned())
+/// What happens to a limit: it stays, is lifted, or is set.
+fn number(edit: Option<Option<u32>>) -> Result<Edit<NonZeroU32>, Refusal> {
+    Ok(match edit {
+        None => Edit::Keep,
+        Some(None) => Edit::Clear,
+        Some(Some(limit)) => Edit::Set(not_zero(limit)?),
     })
+}
+
+fn not_zero(limit: u32) -> Result<NonZeroU32, Refusal> {
+    NonZeroU32::new(limit)
+        .ok_or_else(|| Refusal::Usage("a limit is at least 1; to stop work, pause it".to_owned()))
 }
 
 fn partitions(node: &Node) -> Result<Response, NodeError> {
@@ -154,16 +162,13 @@ async fn set_rule(
         Some(0) => Precondition::DoesNotExist,
         Some(version) => Precondition::Matches(BookVersion(version)),
     };
-    let concurrency = match edit.concurrency {
-        None => Edit::Keep,
-        Some(None) => Edit::Clear,
-        Some(Some(limit)) => Edit::Set(not_zero(limit)?),
-    };
     let only_on_existing = edit.disabled.is_some();
     let patch = RulePatch {
         limits: LimitsPatch {
-            concurrency,
-            rate: edit.rate.map_or(Edit::Keep, |rate| Edit::Set(rate.into())),
+            concurrency: number(edit.concurrency)?,
+            rate: edit.rate.map_or(Edit::Keep, |rate| rate.map(Into::into).into()),
+            weight: number(edit.weight)?,
+            backlog: number(edit.backlog)?,
             ..LimitsPatch::default()
         },
         description: edit.description.map(Into::into),
@@ -187,8 +192,7 @@ fn view(book: &RuleBook) -> BookView {
         id: rule.id().printed(),
         pattern: rule.pattern.to_string(),
         version: rule.version.0,
-        concurrency: rule.limits.concurrency.map(NonZeroU32::get),
-        rate: rule.limits.rate.map(Into::into),
+        limits: rule.limits.into(),
         description: rule.description.to_string(),
         disabled: rule.disabled,
         last_modified: rule.last_modified.0,

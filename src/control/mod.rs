@@ -15,8 +15,8 @@ pub(crate) use server::Server;
 
 pub use forebay_actors::node::RateView;
 use forebay_actors::node::{
-    EntryFilter, EntryView, ExplainView, LimitView, PartitionView, RulesImpact, StatusView,
-    VQueueView,
+    EntryFilter, EntryView, ExplainView, LimitView, LimitsView, PartitionView, RulesImpact,
+    StatusView, VQueueView,
 };
 use forebay_actors::snapshot::Manifest;
 use forebay_messages::{EntryId, PartitionId, VQueueId};
@@ -125,9 +125,15 @@ pub struct RuleEdit {
     /// `Some(None)` lifts the limit.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
     pub concurrency: Option<Option<u32>>,
-    /// How many may start per time.
-    #[serde(default)]
-    pub rate: Option<RateView>,
+    /// How many may start per time; `Some(None)` lifts the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
+    pub rate: Option<Option<RateView>>,
+    /// Share of the capacity relative to others; `Some(None)` is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
+    pub weight: Option<Option<u32>>,
+    /// How many entries may wait; `Some(None)` lifts the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
+    pub backlog: Option<Option<u32>>,
     /// What people read.
     #[serde(default)]
     pub description: Option<String>,
@@ -141,17 +147,17 @@ mod doubled {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     #[expect(clippy::ref_option, reason = "the signature is serde's")]
-    pub(super) fn serialize<S: Serializer>(
-        value: &Option<Option<u32>>,
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        value: &Option<Option<T>>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        value.flatten().serialize(serializer)
+        value.as_ref().and_then(Option::as_ref).serialize(serializer)
     }
 
     #[expect(clippy::option_option, reason = "absent, null and a value are three things")]
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<Option<Option<u32>>, D::Error> {
+    ) -> Result<Option<Option<T>>, D::Error> {
         Option::deserialize(deserializer).map(Some)
     }
 }
@@ -240,10 +246,9 @@ pub struct RuleView {
     pub pattern: String,
     /// Its version.
     pub version: u64,
-    /// How many entries may run at the same time.
-    pub concurrency: Option<u32>,
-    /// How many may start per time.
-    pub rate: Option<RateView>,
+    /// What it allows.
+    #[serde(flatten)]
+    pub limits: LimitsView,
     /// What people read.
     pub description: String,
     /// A disabled rule counts as absent.

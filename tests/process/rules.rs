@@ -82,6 +82,43 @@ fn all_commands(place: &Place) {
     assert!(table.contains("rule book version 7") && table.contains("PATTERN"), "{table}");
 }
 
+#[test]
+fn a_run_waits_for_room_where_a_rule_limits_the_backlog() {
+    let place = Place::new();
+    place.write("items", "0\n");
+    place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &[]);
+    let limits = ["--backlog", "3", "--concurrency", "1"];
+    rules(&place, &[&["set", "*"], &limits[..]].concat());
+    // Two scopes, in partitions of their own or not; one item is there twice.
+    let items: String = (1..=40).map(|n| format!("{{\"n\":{n},\"s\":\"s{}\"}}\n", n % 2)).collect();
+    place.write("items", items.clone() + items.lines().next().unwrap());
+    let rest = ["--ndjson", "--input", "items", "--scope", "{s}", "--key", "k"];
+    let script = "echo {n} >> trace; sleep 0.02";
+    let arguments = exec(&[&rest[..], &["--", "sh", "-c", script]].concat());
+    let mut running = place.start(&arguments);
+    let (mut most, mut seen) = (0, false);
+    while running.is_running() {
+        let queues = place.run(&["queues", "--json", "--data-dir", "data"]);
+        let queues: serde_json::Value = serde_json::from_slice(&queues.stdout).unwrap_or_default();
+        for queue in queues.as_array().into_iter().flatten() {
+            most = most.max(queue["inbox"].as_u64().unwrap());
+        }
+        let limits = place.run(&["limits", "--json", "--data-dir", "data"]).text();
+        seen |= limits.contains("\"backlog\":3,\"backlog_limit\":3");
+    }
+    let done = running.end().expect(0, &["40 succeeded", "waits for room", "rule `*` allows 3"]);
+    assert!(!done.stderr.contains("earlier"), "all were stored by this run: {}", done.stderr);
+    assert_eq!(most, 3, "no more waited, and so many did");
+    assert!(seen, "`limits` tells of the backlog");
+    let ran = super::ran(&place, "trace");
+    for scope in 0..2 {
+        let of: Vec<_> = ran.iter().copied().filter(|n| n % 2 == scope).collect();
+        assert!(of.is_sorted() && of.len() == 20, "in the order of the input: {of:?}");
+    }
+    place.run(&arguments).expect(0, &["40"]);
+    assert_eq!(super::ran(&place, "trace").len(), 40, "nothing runs again");
+}
+
 /// How many of `s` and `e` lines are open at most, behind the line `from`.
 fn open_max(lines: &[String], from: usize) -> usize {
     let (mut open, mut max) = (0_usize, 0);

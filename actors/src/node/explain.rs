@@ -4,10 +4,12 @@
 //! says were true at nearly, not exactly, the same time. Must not know: how a limit is
 //! counted.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use forebay_engine::{
-    limiter::{BlockReason, Blocked, Explanation, Limiter},
+    limiter::{BlockReason, Blocked, CounterView, Explanation, Limiter},
     partition::rows::{EntryRow, Stage, VQueueMeta},
-    rules::RuleLookup,
+    rules::{GoverningRule, RuleLookup},
 };
 use forebay_messages::{
     EntryId, EntryKey, PartitionId, Timestamp, VQueueId, VQueueName, rule::Rate,
@@ -15,6 +17,9 @@ use forebay_messages::{
 use serde::{Deserialize, Serialize};
 
 use super::{EntryView, Node, NodeError, query::view_live, services::PartitionEntry};
+
+/// Rows read at a time.
+const PAGE_LEN: usize = 512;
 
 /// Why an entry does not run (or that it does), for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,6 +136,10 @@ pub struct LimitsView {
     pub concurrency: Option<u32>,
     /// How many may start per time.
     pub rate: Option<RateView>,
+    /// How many entries may wait.
+    pub backlog: Option<u32>,
+    /// Share of the node's capacity relative to others of the same level; absent is 1.
+    pub weight: Option<u32>,
 }
 
 /// A rate limit, for people.
@@ -160,7 +169,12 @@ impl From<RateView> for Rate {
 
 impl From<forebay_messages::rule::Limits> for LimitsView {
     fn from(limits: forebay_messages::rule::Limits) -> Self {
-        Self { concurrency: limits.concurrency.map(u32::from), rate: limits.rate.map(Into::into) }
+        Self {
+            concurrency: limits.concurrency.map(u32::from),
+            rate: limits.rate.map(Into::into),
+            backlog: limits.backlog.map(u32::from),
+            weight: limits.weight.map(u32::from),
+        }
     }
 }
 
@@ -179,6 +193,10 @@ pub struct LimitView {
     pub tokens: Option<u32>,
     /// Vqueues that wait for this counter.
     pub waiters: u32,
+    /// Entries that wait in inboxes; told only where a rule limits them.
+    pub backlog: Option<u64>,
+    /// How many may.
+    pub backlog_limit: Option<u32>,
     /// The rule that governs it, `rul_…`.
     pub rule: Option<String>,
     /// Its pattern.
@@ -244,23 +262,30 @@ impl Node {
     /// When the node goes down.
     pub async fn limits(&self) -> Result<Vec<LimitView>, NodeError> {
         self.check_up()?;
+        let rules = Arc::new(self.rules_in_force()?);
         let mut found = Vec::new();
         for partition in self.partitions() {
             let look = |limiter: &Limiter, now| limiter.limits(now);
             let counters = self.look_at_limiter(partition, look).await.unwrap_or_default();
-            found.extend(counters.into_iter().map(|counter| {
-                let (rule, pattern) = counter.rule.unzip();
-                LimitView {
-                    partition,
-                    key: counter.key,
-                    usage: counter.usage,
-                    limit: counter.limit,
-                    tokens: counter.tokens,
-                    waiters: counter.waiters,
-                    rule: rule.map(forebay_messages::RuleId::printed),
-                    pattern: pattern.map(|pattern| pattern.to_string()),
-                }
-            }));
+            let counters = counters.into_iter().map(|counter| limit_view(partition, counter));
+            let mut counters: BTreeMap<String, LimitView> =
+                counters.map(|view| (view.key.clone(), view)).collect();
+            let (entry, rules) = (self.entry_of(partition)?, Arc::clone(&rules));
+            let reading = tokio::task::spawn_blocking(move || backlogs(&entry, &rules));
+            let backlogs =
+                reading.await.map_err(|error| NodeError::Unexpected(error.to_string()))??;
+            for (key, (waiting, rule)) in backlogs {
+                let view = counters.entry(key.clone()).or_insert_with(|| {
+                    let limit = rule.limits.concurrency.map(u32::from);
+                    let rule = Some((rule.id, rule.pattern.clone()));
+                    let unused =
+                        CounterView { key, usage: 0, limit, tokens: None, rule, waiters: 0 };
+                    limit_view(partition, unused)
+                });
+                view.backlog = Some(waiting);
+                view.backlog_limit = rule.limits.backlog.map(u32::from);
+            }
+            found.extend(counters.into_values());
         }
         Ok(found)
     }
@@ -312,6 +337,44 @@ impl Node {
     }
 }
 
+fn limit_view(partition: PartitionId, counter: CounterView) -> LimitView {
+    let (rule, pattern) = counter.rule.unzip();
+    LimitView {
+        partition,
+        key: counter.key,
+        usage: counter.usage,
+        limit: counter.limit,
+        tokens: counter.tokens,
+        waiters: counter.waiters,
+        backlog: None,
+        backlog_limit: None,
+        rule: rule.map(forebay_messages::RuleId::printed),
+        pattern: pattern.map(|pattern| pattern.to_string()),
+    }
+}
+
+/// How many entries wait under each key whose backlog a rule limits.
+fn backlogs(
+    partition: &PartitionEntry,
+    rules: &RuleLookup,
+) -> Result<BTreeMap<String, (u64, GoverningRule)>, NodeError> {
+    let mut found: BTreeMap<String, (u64, GoverningRule)> = BTreeMap::new();
+    let mut after = None;
+    while rules.limits_backlog() {
+        let page = partition.store.vqueues_after(after, PAGE_LEN)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        for (_, meta) in page.into_iter().filter(|(_, meta)| meta.inbox > 0) {
+            for (key, rule) in governing(rules, &meta.name) {
+                if rule.limits.backlog.is_some() {
+                    found.entry(key).or_insert_with(|| (0, rule.clone())).0 += meta.inbox;
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// What is in an entry's way whatever the limits: its pause, its time, its place.
 fn own_reasons(row: &EntryRow, meta: &VQueueMeta, ahead: u64, now: Timestamp) -> Vec<BlockView> {
     let mut blocked = Vec::new();
@@ -358,16 +421,24 @@ fn reason_view(reason: BlockReason, holder: Option<EntryId>, running_max: u32) -
 
 /// The rules that govern a vqueue's key, scope first.
 fn governed(rules: &RuleLookup, name: &VQueueName) -> Vec<GovernedView> {
+    let all = governing(rules, name).map(|(key, rule)| GovernedView {
+        key,
+        rule: rule.id.printed(),
+        pattern: rule.pattern.to_string(),
+        limits: rule.limits.into(),
+    });
+    all.collect()
+}
+
+/// The levels of a vqueue's key that a rule governs, scope first.
+fn governing<'a>(
+    rules: &'a RuleLookup,
+    name: &'a VQueueName,
+) -> impl Iterator<Item = (String, &'a GoverningRule)> {
     let levels: Vec<&str> =
         [&name.scope, &name.l1, &name.l2].into_iter().map_while(|level| level.as_deref()).collect();
-    let found = (1..=levels.len()).filter_map(|depth| {
-        let rule = rules.governing(&levels[..depth])?;
-        Some(GovernedView {
-            key: levels[..depth].join("/"),
-            rule: rule.id.printed(),
-            pattern: rule.pattern.to_string(),
-            limits: rule.limits.into(),
-        })
-    });
-    found.collect()
+    (1..=levels.len()).filter_map(move |depth| {
+        let level = &levels[..depth];
+        Some((level.join("/"), rules.governing(level)?))
+    })
 }

@@ -88,6 +88,12 @@ impl RuleLookup {
         self.generation
     }
 
+    /// Whether any rule limits a backlog. Looks at all of them.
+    #[must_use]
+    pub fn limits_backlog(&self) -> bool {
+        self.rules.iter().flatten().any(|rule| rule.limits.backlog.is_some())
+    }
+
     /// How many rules are in force.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -56,12 +56,18 @@ pub(crate) struct RulesSetArgs {
     /// How many may run at the same time; `none` is no limit
     #[arg(long, value_name = "N|none", group = "change")]
     pub(crate) concurrency: Option<ConcurrencyArg>,
-    /// How many may start per time: `100/s`, `5/m`, `1000/h` or `3/10s`
-    #[arg(long, value_name = "N/s", group = "change")]
+    /// How many may start per time: `100/s`, `5/m`, `1000/h` or `3/10s`; `none` is no limit
+    #[arg(long, value_name = "N/s|none", group = "change")]
     pub(crate) rate: Option<RateArg>,
     /// How many may start at once when none has started for a while
     #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) burst: Option<u32>,
+    /// How many entries may wait; above it new ones are refused. `none` is no limit
+    #[arg(long, value_name = "N|none", group = "change")]
+    pub(crate) backlog: Option<ConcurrencyArg>,
+    /// Share of `--jobs` relative to others of the same level (1 unless given)
+    #[arg(long, value_name = "N|none", group = "change")]
+    pub(crate) weight: Option<ConcurrencyArg>,
     /// What the rule is for, for people
     #[arg(long, value_name = "TEXT", group = "change")]
     pub(crate) description: Option<String>,

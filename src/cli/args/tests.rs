@@ -111,7 +111,7 @@ fn rules_set_reads_its_limits() {
     let Command::Rules(rules) = cli(&line).unwrap().command else { panic!("not rules") };
     let RulesCommand::Set(set) = rules.command else { panic!("not set") };
     assert_eq!(set.concurrency.unwrap().0, None);
-    assert_eq!(set.rate.unwrap().0.period_ms, 10_000);
+    assert_eq!(set.rate.unwrap().0.unwrap().period_ms, 10_000);
     assert_eq!((set.burst, set.target.if_version), (Some(9), Some(7)));
 }
 
@@ -134,11 +134,13 @@ fn durations_and_rates() {
     for wrong in ["", "-1s", "5", "soon", "18446744073709551615d"] {
         assert!(duration(wrong).is_err(), "{wrong}");
     }
-    let rate =
-        |text: &str| text.parse::<RateArg>().map(|RateArg(rate)| (rate.tokens, rate.period_ms));
-    assert_eq!(rate("100/s").unwrap(), (100, 1000));
-    assert_eq!(rate("5/m").unwrap(), (5, 60_000));
-    assert_eq!(rate("1000/h").unwrap(), (1000, 3_600_000));
+    let rate = |text: &str| {
+        text.parse::<RateArg>().map(|RateArg(rate)| rate.map(|rate| (rate.tokens, rate.period_ms)))
+    };
+    assert_eq!(rate("100/s").unwrap(), Some((100, 1000)));
+    assert_eq!(rate("5/m").unwrap(), Some((5, 60_000)));
+    assert_eq!(rate("1000/h").unwrap(), Some((1000, 3_600_000)));
+    assert_eq!(rate("none").unwrap(), None);
     for wrong in ["100", "0/s", "a/s", "5/", "5/0s", "5/fortnight"] {
         assert!(rate(wrong).is_err(), "{wrong}");
     }

@@ -19,7 +19,9 @@ pub(crate) enum ValueError {
     #[error("`{0}` is not a limit: write a number from 1 to 4294967295, or `none`")]
     Limit(String),
     /// Not a rate.
-    #[error("`{0}` is not a rate: write a number per time, like `100/s`, `5/m` or `3/10s`")]
+    #[error(
+        "`{0}` is not a rate: write a number per time, like `100/s`, `5/m` or `3/10s`, or `none`"
+    )]
     Rate(String),
     /// Not a duration.
     #[error("`{0}` is not a duration: write one like `1m30s`")]
@@ -62,15 +64,18 @@ impl FromStr for RuleArg {
     }
 }
 
-/// A rate, `N/s`. Without `--burst` the bucket holds as much as comes in one period.
+/// A rate, `N/s`, or `none`. Without `--burst` the bucket holds as much as comes in one period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RateArg(pub(crate) Rate);
+pub(crate) struct RateArg(pub(crate) Option<Rate>);
 
 impl FromStr for RateArg {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
         let refused = || ValueError::Rate(text.to_owned());
+        if text == "none" {
+            return Ok(Self(None));
+        }
         let (tokens, period) = text.split_once('/').ok_or_else(refused)?;
         let tokens: NonZeroU32 = tokens.parse().map_err(|_| refused())?;
         let counted = period.starts_with(|c: char| c.is_ascii_digit());
@@ -80,7 +85,7 @@ impl FromStr for RateArg {
         if period_ms == 0 {
             return Err(refused());
         }
-        Ok(Self(Rate { tokens: tokens.get(), period_ms, burst: tokens.get() }))
+        Ok(Self(Some(Rate { tokens: tokens.get(), period_ms, burst: tokens.get() })))
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) mod program;
 pub(crate) mod progress;
 pub(crate) mod report;
 pub(crate) mod results;
+mod room;
 pub(crate) mod run;
 pub(crate) mod runner;
 pub(crate) mod screen;

@@ -11,11 +11,14 @@ use std::{
     pin::pin,
     process::ExitCode,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bilrost::Message;
-use forebay::{Drain, Entry, EntryHandle, HandlerOptions, Outcome, RetryPolicy, Runtime};
+use forebay::{
+    Drain, EnqueueError, Entry, EntryHandle, HandlerOptions, Outcome, RetryPolicy, Runtime,
+    Timestamp, error::BacklogFull,
+};
 use forebay_actors::node::{EntryCommand, EntryTarget};
 use forebay_engine::rules::{RuleChange, RulePatch};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -30,6 +33,7 @@ use super::{
     process::{Spawner, SpawnerError},
     program::{ProgramError, check_program},
     results::{Ended, Results, ResultsError, line},
+    room::{Room, STORE_LEN_MAX},
     runner::{Runner, report_of},
     screen::Screen,
     summary::Summary,
@@ -37,8 +41,6 @@ use super::{
 };
 use crate::cli::args::{ExecArgs, Global};
 
-/// Items stored with one append.
-const STORE_LEN_MAX: usize = 256;
 /// Items that have been stored and not ended; reading the input waits above it.
 const PENDING_MAX: usize = 1_000_000;
 /// How often the progress is shown at most.
@@ -118,6 +120,9 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, E
         retry_failed: args.retry_failed,
         summary: Summary::default(),
         seen: HashSet::new(),
+        room: Room::new(),
+        told_of_room: false,
+        began_at: SystemTime::now(),
         waiting: Waiting::new(),
         results: kept,
         screen,
@@ -189,6 +194,10 @@ struct Run {
     summary: Summary,
     /// Items of this input, to tell what it names twice.
     seen: HashSet<[u8; 16]>,
+    /// Items that are not stored yet.
+    room: Room,
+    told_of_room: bool,
+    began_at: SystemTime,
     waiting: Waiting,
     results: Option<Results>,
     screen: Screen,
@@ -247,22 +256,25 @@ impl Run {
         mut broken: mpsc::UnboundedReceiver<String>,
         mut signals: watch::Receiver<Stop>,
     ) -> Result<(), ExecError> {
-        for chunk in chunks(held) {
-            self.store(chunk).await?;
-        }
+        self.store(held).await?;
         let mut reading = true;
         let mut batch = Vec::new();
         let mut input_broke = None;
         let mut show = tokio::time::interval(SHOW_EVERY);
         show.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while reading || !self.waiting.is_empty() {
+        while reading || !self.waiting.is_empty() || !self.room.is_empty() {
+            let again_at = self.room.again_at();
             tokio::select! {
                 biased;
                 _ = signals.wait_for(|stop| *stop != Stop::No) => return Ok(()),
                 Some(reason) = broken.recv() => return Err(ExecError::Broken(reason)),
-                Some(end) = self.waiting.next() => self.ended(end)?,
+                Some(end) = self.waiting.next() => {
+                    self.room.may_have_come();
+                    self.ended(end)?;
+                }
+                () = at(again_at), if again_at.is_some() => self.store(Vec::new()).await?,
                 count = fed.recv_many(&mut batch, STORE_LEN_MAX),
-                    if reading && self.waiting.len() < PENDING_MAX =>
+                    if reading && self.room.is_empty() && self.waiting.len() < PENDING_MAX =>
                 {
                     reading = count > 0;
                     if let Some(reason) = self.take(std::mem::take(&mut batch)).await? {
@@ -302,24 +314,58 @@ impl Run {
         Ok(broke)
     }
 
-    /// Makes items durable, and begins to wait for their ends.
+    /// Makes items durable, and those that were held back before them, as far as there
+    /// is room.
     async fn store(&mut self, items: Vec<Prepared>) -> Result<(), ExecError> {
-        let mut fresh = Vec::with_capacity(items.len());
         for item in items {
             if self.seen.insert(item.id.uuid) {
-                fresh.push(item);
+                self.room.hold(item);
             } else {
                 self.summary.duplicates += 1;
             }
         }
-        if fresh.is_empty() {
-            return Ok(());
+        while !self.room.is_empty() {
+            let entries: Vec<Entry> = self.room.batch().map(entry).collect();
+            let count = entries.len();
+            match self.runtime.enqueue_batch(entries).await {
+                Ok(handles) => {
+                    let items = self.room.stored(count);
+                    self.stored(items, handles).await?;
+                }
+                Err(EnqueueError::BacklogFull(full)) => {
+                    if !self.room.refused(count) {
+                        self.tell_of_room(&full);
+                        break;
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        let entries = fresh.iter().map(entry).collect();
-        let handles = self.runtime.enqueue_batch(entries).await?;
-        for (item, handle) in fresh.into_iter().zip(handles) {
+        Ok(())
+    }
+
+    /// Says once that reading the input waits.
+    fn tell_of_room(&mut self, full: &BacklogFull) {
+        if !std::mem::replace(&mut self.told_of_room, true) {
+            let BacklogFull { key, pattern, waiting, limit, .. } = full;
+            let text = format!(
+                "the rest of the input waits for room: {waiting} items of {key} wait, rule \
+                 `{pattern}` allows {limit}\n"
+            );
+            self.screen.message(text.as_bytes());
+        }
+    }
+
+    /// Begins to wait for the ends of items that are stored.
+    async fn stored(
+        &mut self,
+        items: Vec<Prepared>,
+        handles: Vec<EntryHandle>,
+    ) -> Result<(), ExecError> {
+        for (item, handle) in items.into_iter().zip(handles) {
             self.summary.accepted += 1;
-            if handle.was_existing() && self.ended_earlier(&handle, &item).await? {
+            let earlier = handle.was_existing() && !self.stored_now(&handle, &item)?;
+            if earlier && self.ended_earlier(&handle, &item).await? {
                 continue;
             }
             self.runner.progress().accepted();
@@ -329,6 +375,17 @@ impl Run {
             }));
         }
         Ok(())
+    }
+
+    /// Whether an item that is stored was stored by this run, with a batch of which
+    /// another part was refused.
+    fn stored_now(&self, handle: &EntryHandle, item: &Prepared) -> Result<bool, ExecError> {
+        if !self.room.is_unsure(item) {
+            return Ok(false);
+        }
+        let view = self.runtime.node().entry(handle.id()).map_err(forebay::RuntimeError::from)?;
+        let began_at = Timestamp::from(self.began_at);
+        Ok(view.is_some_and(|view| view.created_at >= began_at.0))
     }
 
     /// Whether an item that was stored before has ended, and is not to be tried again.
@@ -482,9 +539,10 @@ fn entry(item: &Prepared) -> Entry {
     entry
 }
 
-fn chunks(mut items: Vec<Prepared>) -> impl Iterator<Item = Vec<Prepared>> {
-    std::iter::from_fn(move || {
-        let count = items.len().min(STORE_LEN_MAX);
-        (count > 0).then(|| items.drain(..count).collect())
-    })
+/// Sleeps until then; for ever without a time.
+async fn at(time: Option<tokio::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
 }

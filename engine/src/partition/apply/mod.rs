@@ -35,13 +35,13 @@ use forebay_messages::{
 };
 use thiserror::Error;
 
-pub use act::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip};
 pub use super::backlog::BacklogFull;
 use super::{
     rows::{DedupKey, DedupRow, FsmSlot},
     state::State,
     store::{Tables, TablesError, put_fsm_number},
 };
+pub use act::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip};
 
 /// Format of commands and rows that this code understands.
 pub const FORMAT_VERSION: u64 = 1;

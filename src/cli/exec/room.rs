@@ -1,0 +1,96 @@
+//! Items that are not stored yet, for want of room: a rule limits how many may wait.
+//!
+//! Must always hold: items are stored in the order of the input; whoever is refused is
+//! tried again until there is room. Must not know: how items are stored.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::item::Prepared;
+
+/// Items stored with one append.
+pub(super) const STORE_LEN_MAX: usize = 256;
+/// Wait after an item ended: the next one of its key starts, and leaves room.
+const AFTER_END: Duration = Duration::from_millis(5);
+/// First and longest wait after a refusal, if no item ends: others may make room too.
+const AGAIN_FIRST: Duration = Duration::from_millis(20);
+const AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Room {
+    held: VecDeque<Prepared>,
+    /// How many are tried at once: fewer after a refusal, more after a success.
+    batch_len: usize,
+    /// Items of batches that were refused: those that go to another partition may have
+    /// been stored all the same.
+    unsure: HashSet<[u8; 16]>,
+    /// When to try again; absent while nothing was refused.
+    again_at: Option<Instant>,
+    wait: Duration,
+}
+
+impl Room {
+    pub(super) fn new() -> Self {
+        Self {
+            held: VecDeque::new(),
+            batch_len: STORE_LEN_MAX,
+            unsure: HashSet::new(),
+            again_at: None,
+            wait: AGAIN_FIRST,
+        }
+    }
+
+    pub(super) fn hold(&mut self, item: Prepared) {
+        self.held.push_back(item);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// The items to be tried next.
+    pub(super) fn batch(&self) -> impl ExactSizeIterator<Item = &Prepared> {
+        self.held.range(..self.batch_len.min(self.held.len()))
+    }
+
+    /// The first so many were stored.
+    pub(super) fn stored(&mut self, count: usize) -> Vec<Prepared> {
+        self.batch_len = (count * 2).clamp(1, STORE_LEN_MAX);
+        (self.again_at, self.wait) = (None, AGAIN_FIRST);
+        self.held.drain(..count).collect()
+    }
+
+    /// The first so many were refused; whether fewer may be tried at once.
+    pub(super) fn refused(&mut self, count: usize) -> bool {
+        if count > 1 {
+            self.unsure.extend(self.held.range(..count).map(|item| item.id.uuid));
+            self.batch_len = count / 2;
+            return true;
+        }
+        self.again_at = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(AGAIN_MAX);
+        false
+    }
+
+    /// An item ended.
+    pub(super) fn may_have_come(&mut self) {
+        if let Some(at) = &mut self.again_at {
+            *at = (*at).min(Instant::now() + AFTER_END);
+            self.wait = AGAIN_FIRST;
+        }
+    }
+
+    /// When to try again; absent when nothing is held back.
+    pub(super) fn again_at(&self) -> Option<Instant> {
+        self.again_at
+    }
+
+    /// Whether this run may have stored an item without being told.
+    pub(super) fn is_unsure(&self, item: &Prepared) -> bool {
+        self.unsure.contains(&item.id.uuid)
+    }
+}
