@@ -1,5 +1,6 @@
 //! What can go wrong, for those who embed the runtime.
 
+use forebay_engine::partition::apply::Skip;
 use forebay_messages::{EntryId, FailureKind, vqueue::NameError};
 use thiserror::Error;
 
@@ -34,6 +35,14 @@ pub enum RuntimeError {
         /// Why.
         source: std::io::Error,
     },
+    /// A limit for payloads that is none, or above what is possible.
+    #[error("payload_max({len}): a limit is 1 to {len_max} bytes")]
+    PayloadMax {
+        /// What was asked for, in bytes.
+        len: usize,
+        /// What is possible, in bytes.
+        len_max: usize,
+    },
     /// `.data_dir()` or `.in_memory()` is missing.
     #[error("say where the data lives: `.data_dir(path)` or `.in_memory()`")]
     NoDataDir,
@@ -51,7 +60,10 @@ pub enum EnqueueError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// Its payload is too large.
-    #[error("the payload has {len} bytes; at most {len_max} are allowed")]
+    #[error(
+        "the payload has {len} bytes; at most {len_max} are allowed: keep what is large elsewhere \
+         and put a reference to it here, or raise Builder::payload_max"
+    )]
     PayloadTooLarge {
         /// Its length in bytes.
         len: usize,
@@ -92,6 +104,18 @@ impl From<NodeError> for EnqueueError {
             error => Self::Node(error),
         }
     }
+}
+
+/// An entry or a vqueue was not changed.
+#[derive(Debug, Error)]
+pub enum ActError {
+    /// It is in a state in which this cannot be done to it, or there is none.
+    #[error("not changed: it is {0}")]
+    NotChanged(Skip),
+    /// The node said no; with `LostLeadership` it is not known whether it was changed,
+    /// and repeating it is safe.
+    #[error(transparent)]
+    Node(#[from] NodeError),
 }
 
 /// A result is not there.

@@ -63,7 +63,10 @@ impl Context {
         &self.attempt.last_failure
     }
 
-    /// Waits until the handler should stop (cancel, or shutdown). Cancel-safe.
+    /// Waits until the handler should stop: its entry was canceled, or the runtime goes
+    /// down and the drain's time is over. Whoever stops for that returns
+    /// [`HandlerError::canceled`]: a canceled entry then ends as canceled, and one that
+    /// was cut short by a shutdown runs again after the next start. Cancel-safe.
     pub async fn canceled(&self) {
         self.attempt.cancel.cancelled().await;
     }
@@ -72,6 +75,32 @@ impl Context {
     #[must_use]
     pub fn is_canceled(&self) -> bool {
         self.attempt.cancel.is_cancelled()
+    }
+
+    /// Says that the attempt is alive, and learns whether it should stop: to be called
+    /// now and then by handlers that take long, more often than
+    /// [`HandlerOptions::heartbeat`] asks for. Cheap enough for an inner loop.
+    ///
+    /// # Errors
+    /// When the handler should stop (as [`Context::is_canceled`] says); with `?` it
+    /// ends as canceled.
+    ///
+    /// ```
+    /// # use forebay::{Context, HandlerError};
+    /// async fn copy(context: Context, pages: Vec<u32>) -> Result<(), HandlerError> {
+    ///     for page in pages {
+    ///         context.heartbeat()?;
+    ///         // … copies the page …
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn heartbeat(&self) -> Result<(), HandlerError> {
+        self.attempt.pulse.beat();
+        match self.is_canceled() {
+            true => Err(HandlerError::canceled("stopped at a heartbeat, as it was asked to")),
+            false => Ok(()),
+        }
     }
 
     /// When the attempt is given up, if its handler has a timeout.
@@ -97,7 +126,7 @@ enum End {
     Retry { message: String, detail: Bytes },
     Terminal { message: String, detail: Bytes },
     Snooze(Duration),
-    Canceled(String),
+    Canceled { message: String, detail: Bytes },
 }
 
 impl HandlerError {
@@ -119,17 +148,20 @@ impl HandlerError {
         Self(End::Snooze(wait))
     }
 
-    /// The handler stopped because it was asked to.
+    /// The handler stopped because it was asked to, see [`Context::canceled`].
     #[must_use]
     pub fn canceled(message: impl Display) -> Self {
-        Self(End::Canceled(message.to_string()))
+        Self(End::Canceled { message: message.to_string(), detail: Bytes::new() })
     }
 
     /// Leaves bytes beside the message, for whoever reads the failure.
     #[must_use]
     pub fn with_detail(mut self, bytes: impl Into<Bytes>) -> Self {
-        if let End::Retry { detail, .. } | End::Terminal { detail, .. } = &mut self.0 {
-            *detail = bytes.into();
+        match &mut self.0 {
+            End::Retry { detail, .. }
+            | End::Terminal { detail, .. }
+            | End::Canceled { detail, .. } => *detail = bytes.into(),
+            End::Snooze(_) => {}
         }
         self
     }
@@ -152,7 +184,9 @@ impl HandlerError {
                 AttemptEnd::Terminal { message: ByteString::from(message), detail }
             }
             End::Snooze(wait) => AttemptEnd::Snooze { until: now.after(wait) },
-            End::Canceled(message) => AttemptEnd::Canceled { message: ByteString::from(message) },
+            End::Canceled { message, detail } => {
+                AttemptEnd::Canceled { message: ByteString::from(message), detail }
+            }
         }
     }
 }
@@ -226,6 +260,10 @@ pub struct HandlerOptions {
     pub retry: RetryPolicy,
     /// How long an attempt may take (default: for ever). A timeout is a failed attempt.
     pub timeout: Option<Duration>,
+    /// How long an attempt may go without [`Context::heartbeat`] (default: for ever). An
+    /// attempt that is silent for longer is dropped: a failed attempt. What blocks its
+    /// thread cannot be dropped before it awaits again.
+    pub heartbeat: Option<Duration>,
     /// How long results are kept (default: 24 hours). `Duration::MAX` keeps them until
     /// they are purged.
     pub retention: Option<Duration>,
@@ -284,5 +322,9 @@ where
 
     fn timeout(&self) -> Option<Duration> {
         self.options.timeout
+    }
+
+    fn heartbeat(&self) -> Option<Duration> {
+        self.options.heartbeat
     }
 }

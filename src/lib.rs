@@ -40,11 +40,12 @@ pub mod snapshot {
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
-pub use client::{Entry, EntryHandle};
-pub use error::{EncodeError, EnqueueError, ResultError, RuntimeError};
+pub use client::{Entries, Entry, EntryHandle, VQueueHandle};
+pub use error::{ActError, EncodeError, EnqueueError, ResultError, RuntimeError};
 pub use forebay_actors::log_writer::TrimLog;
+pub use forebay_actors::node::{ActReport, EntryView, FilterError};
 pub use forebay_actors::node::{Candidacy, ExplainView, LimitView, PartitionView, SharedLog};
-pub use forebay_engine::partition::rows::Stage;
+pub use forebay_engine::partition::{apply::Skip, rows::Stage};
 pub use forebay_messages::{
     EntryId, PartitionId, PartitionKey, RuleId, Timestamp, VQueueId, VQueueName,
     command::RetryPolicy,

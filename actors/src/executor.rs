@@ -25,6 +25,8 @@ use crate::{
     shell::{Clock, Ref},
 };
 
+pub use crate::pulse::Pulse;
+
 /// How long an entry waits whose service has no handler here.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
 
@@ -49,6 +51,8 @@ pub struct AttemptContext {
     pub deadline: Option<std::time::Instant>,
     /// Where the time comes from.
     pub clock: Arc<dyn Clock>,
+    /// Beats while the handler says that it is alive.
+    pub pulse: Pulse,
 }
 
 /// The future of a handler.
@@ -61,6 +65,11 @@ pub trait Handler: Send + Sync {
 
     /// How long an attempt may take; `None` means for ever.
     fn timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// How long an attempt may go without a heartbeat; `None` means for ever.
+    fn heartbeat(&self) -> Option<Duration> {
         None
     }
 }
@@ -209,8 +218,11 @@ impl Execute for Executor {
             attempts_max: run.attempts_max,
             last_failure: run.last_failure,
             cancel: cancel.clone(),
-            deadline: timeout.map(|timeout| (tokio::time::Instant::now() + timeout).into_std()),
+            deadline: timeout
+                .and_then(|timeout| tokio::time::Instant::now().checked_add(timeout))
+                .map(tokio::time::Instant::into_std),
             clock: Arc::clone(&self.clock),
+            pulse: Pulse::default(),
         };
         let random = (self.random)();
         let shared = Arc::clone(&self.shared);
@@ -256,6 +268,20 @@ impl Execute for Executor {
     }
 }
 
+/// Waits for what a duration brings about, and gives the duration; without one for ever.
+async fn or_never<F: Future<Output = ()>>(
+    duration: Option<Duration>,
+    wait: impl FnOnce(Duration) -> F,
+) -> Duration {
+    match duration {
+        Some(duration) => {
+            wait(duration).await;
+            duration
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// Runs one attempt to its end, however it ends.
 async fn attempt(
     handler: Arc<dyn Handler>,
@@ -265,6 +291,7 @@ async fn attempt(
     random: u32,
     now: Timestamp,
 ) -> AttemptEnd {
+    let (pulse, heartbeat) = (context.pulse.clone(), handler.heartbeat());
     // Calling the handler may panic as well as polling its future.
     let run = AssertUnwindSafe(async move { handler.call(context, payload).await }).catch_unwind();
     let failed = |message: String| AttemptEnd::Retry {
@@ -272,12 +299,16 @@ async fn attempt(
         detail: Bytes::new(),
         random,
     };
-    let ended = match timeout {
-        None => run.await,
-        Some(timeout) => match tokio::time::timeout(timeout, run).await {
-            Ok(ended) => ended,
-            Err(_) => return failed(format!("timed out after {timeout:?}")),
-        },
+    let ended = tokio::select! {
+        // What has ended in time has ended, however late that is seen.
+        biased;
+        ended = run => ended,
+        after = or_never(timeout, tokio::time::sleep) => {
+            return failed(format!("timed out after {after:?}"));
+        }
+        after = or_never(heartbeat, |within| pulse.silence(within)) => {
+            return failed(format!("no heartbeat for {after:?}"));
+        }
     };
     match ended {
         Ok(AttemptEnd::Retry { message, detail, .. }) => {

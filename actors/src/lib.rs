@@ -20,6 +20,7 @@ mod capacity;
 mod limiter;
 mod links;
 mod partition;
+mod pulse;
 mod refill;
 mod supervisor;
 mod vqueue;

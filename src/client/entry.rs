@@ -17,8 +17,12 @@ use crate::{
     handler::HandlerOptions,
 };
 
-/// Largest payload, in bytes.
-pub const PAYLOAD_LEN_MAX: usize = 1 << 20;
+/// Largest payload, in bytes, unless [`Builder::payload_max`](crate::Builder::payload_max)
+/// says otherwise.
+pub const PAYLOAD_LEN_DEFAULT: usize = 1 << 20;
+/// Largest payload that can be allowed, in bytes. A payload is held in memory several
+/// times while it is stored, and one record holds a whole batch of a partition.
+pub const PAYLOAD_LEN_MAX: usize = 64 << 20;
 /// Longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 512;
 
@@ -96,7 +100,7 @@ impl Entry {
         Ok(self.payload(serde_json::to_vec(payload)?))
     }
 
-    /// The payload as bytes, at most [`PAYLOAD_LEN_MAX`] of them.
+    /// The payload as bytes, at most [`PAYLOAD_LEN_DEFAULT`] of them (see there).
     #[must_use]
     pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
         self.payload = payload.into();
@@ -149,13 +153,17 @@ impl Entry {
     }
 
     /// Checks everything and gives the entry its id.
-    pub(crate) fn finish(self, defaults: HandlerOptions) -> Result<NewEntry, EnqueueError> {
+    pub(crate) fn finish(
+        self,
+        defaults: HandlerOptions,
+        payload_len_max: usize,
+    ) -> Result<NewEntry, EnqueueError> {
         if let Some(error) = self.refused {
             return Err(error.into());
         }
         self.name.check()?;
-        if self.payload.len() > PAYLOAD_LEN_MAX {
-            let (len, len_max) = (self.payload.len(), PAYLOAD_LEN_MAX);
+        if self.payload.len() > payload_len_max {
+            let (len, len_max) = (self.payload.len(), payload_len_max);
             return Err(EnqueueError::PayloadTooLarge { len, len_max });
         }
         if let Some(key) = &self.idempotency_key

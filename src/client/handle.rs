@@ -3,11 +3,11 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use forebay_actors::node::Node;
-use forebay_messages::{EntryId, Outcome};
+use forebay_actors::node::{EntryCommand, EntryTarget, Node};
+use forebay_messages::{EntryId, Outcome, Timestamp};
 use serde::de::DeserializeOwned;
 
-use crate::error::{NodeError, ResultError};
+use crate::error::{ActError, NodeError, ResultError};
 
 /// A stored entry. Cheap to clone; dropping it changes nothing, and it does not keep
 /// the runtime up.
@@ -69,6 +69,106 @@ impl EntryHandle {
     /// As [`EntryHandle::result_bytes`], and [`ResultError::Decode`].
     pub async fn result<T: DeserializeOwned>(&self) -> Result<T, ResultError> {
         Ok(serde_json::from_slice(&self.result_bytes().await?)?)
+    }
+
+    /// Asks it to stop. Waiting, it ends at once; running, its handler sees
+    /// [`Context::canceled`](crate::Context::canceled) and ends by itself, and no attempt
+    /// follows. Whoever waits for the result gets [`ResultError::Failed`] with
+    /// [`FailureKind::Canceled`](crate::FailureKind), unless the handler succeeds even so.
+    ///
+    /// Durable when this returns. Not cancel-safe: a dropped call may have done it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use forebay::{ActError, Context, Drain, Entry, FailureKind, HandlerError, ResultError};
+    /// use forebay::{Runtime, Skip};
+    ///
+    /// let runtime = Runtime::builder()
+    ///     .in_memory()
+    ///     .handler("wait", |context: Context, (): ()| async move {
+    ///         context.canceled().await;
+    ///         Err::<(), _>(HandlerError::canceled("cleaned up"))
+    ///     })
+    ///     .start()
+    ///     .await?;
+    /// let entry = runtime.enqueue(Entry::to("wait")).await?;
+    /// entry.cancel().await?;
+    /// let ended = entry.result_bytes().await;
+    /// assert!(matches!(ended, Err(ResultError::Failed { kind: FailureKind::Canceled, .. })));
+    /// let again = entry.cancel().await;
+    /// assert!(matches!(again, Err(ActError::NotChanged(Skip::Finished))));
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it has ended, was asked already, or is unknown.
+    pub async fn cancel(&self) -> Result<(), ActError> {
+        self.act(EntryCommand::Cancel).await
+    }
+
+    /// Ends it as killed, whatever it does; a handler that runs is dropped. Durable when
+    /// this returns. Not cancel-safe: a dropped call may have done it.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it has ended or is unknown.
+    pub async fn kill(&self) -> Result<(), ActError> {
+        self.act(EntryCommand::Kill).await
+    }
+
+    /// Sets it aside until it is resumed, with its place in the queue and, if it has
+    /// begun before, its lock. Durable when this returns. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it does not wait: it runs, is paused, has ended.
+    pub async fn pause(&self) -> Result<(), ActError> {
+        self.act(EntryCommand::Pause).await
+    }
+
+    /// Puts it back to its place. Durable when this returns. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it is not paused.
+    pub async fn resume(&self) -> Result<(), ActError> {
+        self.act(EntryCommand::Resume).await
+    }
+
+    /// Gives it another time, which is also its place in the queue: an earlier time goes
+    /// before. Durable when this returns. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it neither waits nor is paused.
+    pub async fn reschedule(&self, time: impl Into<Timestamp>) -> Result<(), ActError> {
+        self.act(EntryCommand::Reschedule(time.into())).await
+    }
+
+    /// Runs it again, from attempt one, after it failed for good (or was canceled or
+    /// killed). Durable when this returns. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it succeeded, has not ended, or was purged.
+    pub async fn redrive(&self) -> Result<(), ActError> {
+        self.act(EntryCommand::Redrive).await
+    }
+
+    /// Forgets it after its end, with its result and idempotency key. Durable when this
+    /// returns. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it has not ended, or was purged already.
+    pub async fn purge(&self) -> Result<(), ActError> {
+        self.act(EntryCommand::Purge).await
+    }
+
+    async fn act(&self, command: EntryCommand) -> Result<(), ActError> {
+        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
+        let report = node.act(command, &EntryTarget::Named(vec![self.id]), false).await?;
+        match report.skipped_named.first() {
+            None => Ok(()),
+            Some((_, why)) => Err(ActError::NotChanged(*why)),
+        }
     }
 }
 

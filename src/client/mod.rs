@@ -1,7 +1,11 @@
 //! Entries as clients make them, and handles to those that were stored.
 
+mod entries;
 mod entry;
 mod handle;
+mod vqueue;
 
-pub use entry::{Entry, IDEMPOTENCY_KEY_LEN_MAX, PAYLOAD_LEN_MAX};
+pub use entries::Entries;
+pub use entry::{Entry, IDEMPOTENCY_KEY_LEN_MAX, PAYLOAD_LEN_DEFAULT, PAYLOAD_LEN_MAX};
 pub use handle::EntryHandle;
+pub use vqueue::VQueueHandle;

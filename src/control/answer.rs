@@ -46,7 +46,7 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
                 partitions: node.status()?,
             },
         },
-        Request::Entries { filter } => Response::Entries { entries: node.entries(&filter)? },
+        Request::Entries { filter } => Response::Entries { entries: node.list(filter).await? },
         Request::Queues { filter } => Response::Queues { queues: node.vqueues(&filter)? },
         Request::Explain { entry } => {
             let explained = node.explain(entry).await?;

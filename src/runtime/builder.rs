@@ -19,6 +19,7 @@ use forebay_messages::vqueue::{Part, check_component};
 
 use crate::{
     Context, HandlerError,
+    client::{PAYLOAD_LEN_DEFAULT, PAYLOAD_LEN_MAX},
     control::{SOCKET_NAME, Server},
     error::RuntimeError,
     handler::{FromPayload, HandlerOptions, IntoPayload, Typed},
@@ -35,6 +36,7 @@ pub struct Builder {
     partitions: Option<u32>,
     threads: Option<usize>,
     running_max: Option<u32>,
+    payload_len_max: usize,
     shared: Option<SharedLog>,
     trim_log: TrimLog,
     candidacy: Candidacy,
@@ -49,6 +51,7 @@ impl Builder {
             partitions: None,
             threads: None,
             running_max: None,
+            payload_len_max: PAYLOAD_LEN_DEFAULT,
             shared: None,
             trim_log: TrimLog::default(),
             candidacy: Candidacy::default(),
@@ -88,6 +91,27 @@ impl Builder {
     /// the rules).
     pub fn max_running(mut self, count: u32) -> Self {
         self.running_max = Some(count);
+        self
+    }
+
+    /// How many bytes a payload may have (default: [`PAYLOAD_LEN_DEFAULT`], at most
+    /// [`PAYLOAD_LEN_MAX`]); a larger one is refused with
+    /// [`EnqueueError::PayloadTooLarge`](crate::EnqueueError::PayloadTooLarge). What is
+    /// stored already stays as it is.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use forebay::{Drain, Entry, Runtime};
+    ///
+    /// let runtime = Runtime::builder().in_memory().payload_max(8 << 20).start().await?;
+    /// runtime.enqueue(Entry::to("resize").payload(vec![0; 2 << 20])).await?;
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn payload_max(mut self, bytes: usize) -> Self {
+        self.payload_len_max = bytes;
         self
     }
 
@@ -173,6 +197,10 @@ impl Builder {
         clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Result<Runtime, RuntimeError> {
+        if !(1..=PAYLOAD_LEN_MAX).contains(&self.payload_len_max) {
+            let (len, len_max) = (self.payload_len_max, PAYLOAD_LEN_MAX);
+            return Err(RuntimeError::PayloadMax { len, len_max });
+        }
         let mut handlers: HashMap<String, Arc<dyn Handler>> = HashMap::new();
         let mut defaults = HashMap::new();
         for (service, options, make) in self.handlers {
@@ -206,6 +234,11 @@ impl Builder {
                     .map_err(|source| RuntimeError::ControlSocket { path, source })?,
             ),
         };
-        Ok(Runtime { node, defaults: Arc::new(defaults), control: Arc::new(Mutex::new(control)) })
+        Ok(Runtime {
+            node,
+            defaults: Arc::new(defaults),
+            payload_len_max: self.payload_len_max,
+            control: Arc::new(Mutex::new(control)),
+        })
     }
 }

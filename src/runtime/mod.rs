@@ -14,12 +14,12 @@ use forebay_actors::node::{ExplainView, LimitView, Node, NodeError};
 use forebay_actors::snapshot::Manifest;
 use forebay_engine::partition::{apply::Reply, machine::Answer};
 use forebay_messages::{
-    EntryId, PartitionId, PartitionKey,
+    EntryId, PartitionId, PartitionKey, VQueueId,
     command::{Command, Enqueue, EnqueueBatch, NewEntry},
 };
 
 use crate::{
-    client::{Entry, EntryHandle},
+    client::{Entries, Entry, EntryHandle, VQueueHandle},
     control::Server,
     error::{EnqueueError, RuntimeError},
     handler::HandlerOptions,
@@ -76,6 +76,8 @@ impl PartitionSpec {
 pub struct Runtime {
     node: Arc<Node>,
     defaults: Arc<HashMap<String, HandlerOptions>>,
+    /// Largest payload, in bytes.
+    payload_len_max: usize,
     /// The local socket, until shutdown.
     control: Arc<Mutex<Option<Server>>>,
 }
@@ -231,6 +233,18 @@ impl Runtime {
         self.node.limits().await
     }
 
+    /// Selects entries that are stored, to cancel, kill, pause, resume, reschedule, purge,
+    /// redrive or list them. One entry is reached with [`Runtime::attach`].
+    pub fn entries(&self) -> Entries {
+        Entries::new(&self.node)
+    }
+
+    /// A handle to a whole vqueue, to pause and resume it.
+    #[must_use]
+    pub fn vqueue(&self, id: VQueueId) -> VQueueHandle {
+        VQueueHandle::new(&self.node, id)
+    }
+
     /// The rule book.
     #[must_use]
     pub fn rules(&self) -> Rules {
@@ -292,7 +306,7 @@ impl Runtime {
 
     fn finish(&self, entry: Entry) -> Result<NewEntry, EnqueueError> {
         let defaults = self.defaults.get(&*entry.vqueue().service).copied().unwrap_or_default();
-        entry.finish(defaults)
+        entry.finish(defaults, self.payload_len_max)
     }
 
     fn enqueued(&self, id: EntryId, answer: Answer) -> Result<EntryHandle, EnqueueError> {

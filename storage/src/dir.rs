@@ -56,6 +56,18 @@ pub enum OpenError {
         /// The format found.
         found: u32,
     },
+    /// It is a file, or a part of its path is.
+    #[error(
+        "the data directory {path} cannot be used, for {file} is a file: name a directory, new or \
+         forebay's",
+        path = path.display(), file = file.display()
+    )]
+    NotADirectory {
+        /// What was named.
+        path: PathBuf,
+        /// The part of it that is a file.
+        file: PathBuf,
+    },
     /// It holds something else.
     #[error(
         "{path} is not a forebay data directory (it holds `{found}` and no readable FORMAT \
@@ -102,6 +114,9 @@ impl DataDir {
     /// directory that is refused.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         let path = path.as_ref();
+        if let Some(file) = file_on_the_way(path) {
+            return Err(OpenError::NotADirectory { path: path.to_owned(), file });
+        }
         fs::create_dir_all(path).map_err(|error| fault(path, "create the directory", error))?;
         let path =
             fs::canonicalize(path).map_err(|error| fault(path, "resolve the path", error))?;
@@ -191,6 +206,12 @@ fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
         Some(found) => Ok(Some(found)),
         None => Err(OpenError::NotForebay { path: path.to_owned(), found: FORMAT_FILE.to_owned() }),
     }
+}
+
+/// The nearest part of a path that is there, if that is no directory.
+fn file_on_the_way(path: &Path) -> Option<PathBuf> {
+    let there = path.ancestors().find(|part| fs::metadata(part).is_ok())?;
+    (!there.is_dir()).then(|| there.to_owned())
 }
 
 fn check_empty(path: &Path) -> Result<(), OpenError> {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{exec, ran};
-use crate::place::{Done, Place, Running, until};
+use crate::place::{Done, Place, Running, objects, until};
 
 /// Items 1 to 6 of scope `a`, 7 and 8 of `b`, of which 8 has a key.
 const ITEMS: &str = r#"{"n":1,"scope":"a"}
@@ -252,4 +252,43 @@ fn what_makes_no_sense_is_refused() {
         assert!(done.stderr.starts_with("error: "), "{words:?}: {}", done.stderr);
     }
     assert_eq!(count(&place, "success"), 1);
+}
+
+#[test]
+fn what_was_canceled_is_told_apart_from_what_failed() {
+    let place = Place::new();
+    place.write("items", "1\n2\n3\n4\n");
+    let script = "echo said {}; echo {} >> started; while ! test -e go; do sleep 0.02; done; \
+                  test {} != 4";
+    let rest =
+        exec(&["--input", "items", "--jobs", "2", "--results", "out", "--", "sh", "-c", script]);
+    let running = place.start(&rest);
+    until("two have started", || ran(&place, "started").len() == 2);
+    until("all are stored", || entries(&place, &[]).len() == 4);
+    let [first, second] = &ids(&place, &["--stage", "running"])[..] else { panic!("not two") };
+    let waiting = ids(&place, &["--stage", "inbox"]);
+    says(&place, &["pause", &waiting[1]], 0, &[]);
+    says(&place, &["kill", first], 0, &[]);
+    says(&place, &["cancel", second, &waiting[1]], 0, &["2 entries canceled"]);
+    place.write("go", "");
+    let done = running.end().expect(1, &["3 canceled", "canceled before it ran"]);
+    assert!(!done.stderr.contains("3 failed"), "{}", done.stderr);
+    let lines = objects(&place.path("out/results.ndjson"));
+    let line = |id: &str| lines.iter().find(|line| line["id"] == id).unwrap();
+    assert_eq!(
+        (&line(first)["status"], &line(first)["error"]),
+        (&"killed".into(), &"killed".into())
+    );
+    let canceled = line(second);
+    assert_eq!(canceled["status"], "canceled");
+    assert!(canceled["error"].as_str().unwrap().contains("asked to stop"), "{canceled}");
+    assert!(canceled["stdout"].as_str().unwrap().starts_with("said "), "its report is kept");
+    assert_eq!(canceled["signal"], 15);
+    let never = line(&waiting[1]);
+    assert_eq!((&never["status"], &never["started_at"]), (&"canceled".into(), &Value::Null));
+    assert!(never["ended_at_ms"].as_u64().unwrap() > 0);
+
+    // Another run says the same, and writes no line twice.
+    place.run(&rest).expect(1, &["had failed before"]);
+    assert_eq!(objects(&place.path("out/results.ndjson")).len(), 4);
 }

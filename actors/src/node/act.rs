@@ -268,7 +268,7 @@ impl Node {
                 let (reader, filter, wanted) =
                     (partition.clone(), filter.clone(), selector.clone());
                 let found =
-                    blocking(move || find(&reader, action, &filter, &wanted, after)).await?;
+                    self.blocking(move || find(&reader, action, &filter, &wanted, after)).await??;
                 for (entry, skip) in found.skipped {
                     report.skipped(entry, skip);
                 }
@@ -297,7 +297,7 @@ impl Node {
         report: &mut ActReport,
     ) -> Result<(), NodeError> {
         let (partition, ids) = (self.entry_of(partition)?, ids.to_vec());
-        let checked = blocking(move || {
+        let checked = self.blocking(move || {
             let tables = partition.store.begin()?;
             let check = |id| -> Result<Result<(), Skip>, NodeError> {
                 Ok(match (tables.entry(id)?, tables.finished(id)?) {
@@ -308,7 +308,7 @@ impl Node {
             };
             ids.into_iter().map(|id| Ok((id, check(id)?))).collect::<Result<Vec<_>, NodeError>>()
         });
-        for (id, checked) in checked.await? {
+        for (id, checked) in checked.await?? {
             match checked {
                 Ok(()) => report.changed(id),
                 Err(skip) => report.skipped(id, skip),
@@ -391,7 +391,7 @@ impl Node {
         paused: bool,
     ) -> Result<Acted<VQueueId>, NodeError> {
         let partition = self.entry_of(partition)?;
-        blocking(move || {
+        let looked = self.blocking(move || {
             let tables = partition.store.begin()?;
             let mut acted = Acted::default();
             for id in vqueues {
@@ -407,8 +407,8 @@ impl Node {
                 acted.skipped.push((id, skip));
             }
             Ok(acted)
-        })
-        .await
+        });
+        looked.await?
     }
 }
 
@@ -425,14 +425,4 @@ fn check_can_match(command: EntryCommand, filter: &EntryFilter) -> Result<(), Fi
     // A stage that does not exist is the greater mistake.
     filter.selector()?;
     Err(FilterError::NeverMatches { action: command.name(), of })
-}
-
-/// Reads on a thread that may block.
-async fn blocking<T: Send + 'static>(
-    read: impl FnOnce() -> Result<T, NodeError> + Send + 'static,
-) -> Result<T, NodeError> {
-    match tokio::task::spawn_blocking(read).await {
-        Ok(read) => read,
-        Err(error) => Err(NodeError::Unexpected(error.to_string())),
-    }
 }

@@ -308,6 +308,22 @@ impl Node {
         Ok(found)
     }
 
+    /// As [`Node::entries`], without blocking the caller. Cancel-safe.
+    ///
+    /// # Errors
+    /// When a read fails.
+    pub async fn list(&self, filter: EntryFilter) -> Result<Vec<EntryView>, NodeError> {
+        let partitions = self.entries_in_order()?;
+        let listed = self.blocking(move || {
+            let mut found = Vec::new();
+            for (_, partition) in partitions {
+                add_entries(&partition, &filter, &mut found)?;
+            }
+            Ok(found)
+        });
+        listed.await?
+    }
+
     /// One entry. Blocks: it reads the store.
     ///
     /// # Errors

@@ -35,5 +35,7 @@ pub enum AttemptEnd {
     Canceled {
         /// What it said.
         message: ByteString,
+        /// Bytes beside the message.
+        detail: Bytes,
     },
 }

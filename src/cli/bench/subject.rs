@@ -50,9 +50,9 @@ impl Subject {
         let handled = Arc::clone(course);
         let options = HandlerOptions {
             retry: RetryPolicy::NONE,
-            timeout: None,
             // The end leaves nothing behind: a life is enqueue, dispatch, complete.
             retention: Some(Duration::ZERO),
+            ..HandlerOptions::default()
         };
         let mut builder = Runtime::builder().data_dir(data_dir).handler_with(
             SERVICE,

@@ -67,14 +67,13 @@ impl Progress {
         self.running += 1;
     }
 
-    /// An attempt ended, and another will follow.
-    pub(crate) fn will_retry(&mut self) {
+    /// An attempt is over, in whatever way.
+    pub(crate) fn stopped(&mut self) {
         self.running = self.running.saturating_sub(1);
     }
 
-    /// An item ended for good.
+    /// An item ended for good. Its attempt, if one ran, was over before.
     pub(crate) fn ended(&mut self, now: Duration, succeeded: bool) {
-        self.running = self.running.saturating_sub(1);
         if succeeded {
             self.succeeded += 1;
         } else {
@@ -189,10 +188,12 @@ mod tests {
         progress.started();
         let view = progress.view(secs(0));
         assert_eq!(view.to_string(), "1/21 done, 1 running, 19 waiting, 0 failed, 0.0/s");
+        progress.stopped();
         progress.ended(secs(1), true);
         progress.started();
-        progress.will_retry();
+        progress.stopped();
         progress.started();
+        progress.stopped();
         progress.ended(secs(2), false);
         assert_eq!(progress.view(secs(2)).eta, None, "more may come");
         progress.input_ended();
@@ -208,6 +209,7 @@ mod tests {
             let per_second = if second <= 50 { 10 } else { 2 };
             for _ in 0..per_second {
                 progress.started();
+                progress.stopped();
                 progress.ended(secs(second), true);
             }
         }
@@ -251,8 +253,8 @@ mod tests {
                     0 => progress.accepted(),
                     1 => progress.ended_earlier(),
                     2 => progress.started(),
-                    3 if view.running > 0 => progress.will_retry(),
-                    4 if view.running > 0 => progress.ended(now, millis % 2 == 0),
+                    3 => progress.stopped(),
+                    4 if view.waiting > 0 => progress.ended(now, millis % 2 == 0),
                     _ => {}
                 }
                 let view = progress.view(now);

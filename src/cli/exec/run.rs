@@ -21,6 +21,7 @@ use forebay::{
 };
 use forebay_actors::node::{EntryCommand, EntryTarget};
 use forebay_engine::rules::{RuleChange, RulePatch};
+use forebay_messages::{FailureKind, outcome::Failure};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
@@ -173,8 +174,8 @@ async fn start_runtime(
             backoff_first_ms: RETRY_FIRST_MS,
             ..RetryPolicy::default()
         },
-        timeout: None,
         retention: Some(Duration::MAX),
+        ..HandlerOptions::default()
     };
     let running = Arc::clone(runner);
     let builder = Runtime::builder()
@@ -424,16 +425,22 @@ impl Run {
             Err(error) => return Err(ExecError::Broken(error.to_string())),
         };
         let succeeded = outcome.is_success();
-        match succeeded {
-            true => self.summary.succeeded += 1,
-            false => self.summary.failed += 1,
+        let is_stopped = matches!(
+            &outcome,
+            Outcome::Failure(Failure { kind: FailureKind::Canceled | FailureKind::Killed, .. })
+        );
+        match (succeeded, is_stopped) {
+            (true, _) => self.summary.succeeded += 1,
+            (false, true) => self.summary.canceled += 1,
+            (false, false) => self.summary.failed += 1,
         }
         let elapsed = self.runner.elapsed();
         self.runner.progress().ended(elapsed, succeeded);
         if let Outcome::Failure(failure) = &outcome {
             let what = end.item.job.argv.iter().map(|arg| String::from_utf8_lossy(arg));
             let what = what.collect::<Vec<_>>().join(" ");
-            let text = format!("failed: {what}: {} ({})\n", failure.message, end.handle.id());
+            let how = if is_stopped { "canceled" } else { "failed" };
+            let text = format!("{how}: {what}: {} ({})\n", failure.message, end.handle.id());
             self.screen.message(text.as_bytes());
         }
         self.write_result(&end.handle, &end.item, &outcome, true)
@@ -448,27 +455,29 @@ impl Run {
         outcome: &Outcome,
         ended_now: bool,
     ) -> Result<(), ExecError> {
-        let report = report_of(outcome);
-        let attempts = || -> Result<u32, ExecError> {
-            let view = self.runtime.node().entry(handle.id());
-            let view = view.map_err(forebay::RuntimeError::from)?;
-            Ok(view.map_or(0, |view| view.attempts))
+        let mut report = report_of(outcome);
+        if !self.json && self.results.is_none() {
+            return if ended_now { Ok(self.screen.outputs(&report)?) } else { Ok(()) };
+        }
+        let (id, vqueue, job) = (handle.id(), &item.vqueue, &item.job);
+        let view = self.runtime.node().entry(id).map_err(forebay::RuntimeError::from)?;
+        if report.end.is_none() {
+            // No command told how it ended: it was ended from outside.
+            let finished_at = view.as_ref().and_then(|view| view.finished_at);
+            report.ended_at = Timestamp(finished_at.unwrap_or_default());
+        }
+        let failure = match outcome {
+            Outcome::Success(_) => None,
+            Outcome::Failure(failure) => Some(failure),
         };
-        if let Some(results) = &mut self.results
-            && (ended_now || results.lacks(handle.id(), report.ended_at))
-        {
-            let attempts = attempts()?;
-            let (id, vqueue, job) = (handle.id(), &item.vqueue, &item.job);
-            results.write(&Ended { id, vqueue, job, attempts, report: &report })?;
-        } else if self.results.is_none() && ended_now {
-            if self.json {
-                let attempts = attempts()?;
-                let (id, vqueue, job) = (handle.id(), &item.vqueue, &item.job);
-                let ended = Ended { id, vqueue, job, attempts, report: &report };
-                self.screen.line(&line(&ended, None))?;
-            } else {
-                self.screen.outputs(&report)?;
+        let attempts = view.map_or(0, |view| view.attempts);
+        let ended = Ended { id, vqueue, job, attempts, report: &report, failure };
+        match &mut self.results {
+            Some(results) if ended_now || results.lacks(id, report.ended_at) => {
+                results.write(&ended)?;
             }
+            None if ended_now => self.screen.line(&line(&ended, None))?,
+            _ => {}
         }
         Ok(())
     }

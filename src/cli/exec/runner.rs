@@ -5,6 +5,7 @@
 //! followed to its end is not ended.
 
 use std::{
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -13,6 +14,8 @@ use std::{
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;
 use forebay::{Context, HandlerError};
+use futures_util::FutureExt;
+use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -84,16 +87,28 @@ impl Runner {
         std::future::pending().await
     }
 
-    /// Runs the command of one item.
+    /// Runs the command of one item. A panic on the way is a fault of this program and
+    /// says nothing about the item: it ends the run, and leaves the item to the next.
     pub(crate) async fn run(
         self: Arc<Self>,
         context: Context,
         payload: Bytes,
     ) -> Result<Bytes, HandlerError> {
+        self.unless_panicked(self.attempt(context, payload)).await
+    }
+
+    async fn unless_panicked<T>(&self, attempt: impl Future<Output = T>) -> T {
+        match AssertUnwindSafe(attempt).catch_unwind().await {
+            Ok(done) => done,
+            Err(_) => self.break_off(&Panicked).await,
+        }
+    }
+
+    async fn attempt(&self, context: Context, payload: Bytes) -> Result<Bytes, HandlerError> {
         let job = Job::decode(payload)
             .map_err(|error| HandlerError::terminal(format!("not an item of exec: {error}")))?;
         let spawner = self.spawner().await;
-        self.progress().started();
+        let _running = Started::new(&self.progress);
         let ran = spawner.run(&job, context.canceled(), CANCEL_GRACE).await;
         let mut report = match ran {
             Ok(report) => report,
@@ -109,10 +124,7 @@ impl Runner {
             return Ok(Bytes::from(bytes));
         }
         if report.canceled {
-            return Err(HandlerError::canceled(report.failure()));
-        }
-        if !context.is_last_attempt() {
-            self.progress().will_retry();
+            return Err(HandlerError::canceled(report.failure()).with_detail(bytes));
         }
         Err(HandlerError::retry(report.failure()).with_detail(bytes))
     }
@@ -125,6 +137,30 @@ impl Runner {
     }
 }
 
+/// An attempt that runs, however it ends: its handler may be dropped at any time.
+struct Started<'a>(&'a Mutex<Progress>);
+
+impl<'a> Started<'a> {
+    fn new(progress: &'a Mutex<Progress>) -> Self {
+        progress.lock().unwrap_or_else(PoisonError::into_inner).started();
+        Self(progress)
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).stopped();
+    }
+}
+
+/// Something that must not happen.
+#[derive(Debug, Error)]
+#[error(
+    "forebay panicked while it ran a command (see above; this is a bug in forebay): the item is \
+     left, and the same command line goes on with it"
+)]
+struct Panicked;
+
 /// The report that a result carries; an empty one for results of another kind.
 pub(crate) fn report_of(outcome: &forebay::Outcome) -> Report {
     let bytes = match outcome {
@@ -132,4 +168,24 @@ pub(crate) fn report_of(outcome: &forebay::Outcome) -> Report {
         forebay::Outcome::Failure(failure) => failure.detail.clone(),
     };
     Report::decode(bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panic_ends_the_run_and_not_the_item() {
+        let (runner, mut broken) = Runner::new(None, Instant::now());
+        let attempt = async {
+            let _running = Started::new(&runner.progress);
+            assert_eq!(runner.progress().view(Duration::ZERO).running, 1);
+            panic!("a bug");
+        };
+        let attempt = runner.unless_panicked::<()>(attempt);
+        let ended = tokio::time::timeout(Duration::from_secs(60), attempt).await;
+        assert!(ended.is_err(), "the attempt has no end: it is found running by the next run");
+        assert!(broken.try_recv().unwrap().contains("bug in forebay"));
+        assert_eq!(runner.progress().view(Duration::ZERO).running, 0);
+    }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Summary {
     pub(crate) succeeded: u64,
     /// Failed for good in this run.
     pub(crate) failed: u64,
+    /// Were canceled or killed by somebody while this run went on.
+    pub(crate) canceled: u64,
     /// Had ended well in an earlier run.
     pub(crate) succeeded_earlier: u64,
     /// Had failed for good in an earlier run, and were not tried again.
@@ -42,7 +44,7 @@ impl Summary {
     /// 0 when everything there was succeeded, in this run or earlier; else 1.
     #[must_use]
     pub(crate) fn exit_code(&self) -> u8 {
-        let amiss = self.failed + self.failed_earlier + self.skipped + self.left;
+        let amiss = self.failed + self.canceled + self.failed_earlier + self.skipped + self.left;
         if amiss == 0 { EXIT_SUCCESS } else { EXIT_FAILURES }
     }
 
@@ -67,6 +69,7 @@ impl fmt::Display for Summary {
         let elapsed = std::time::Duration::from_millis(self.elapsed_ms);
         write!(f, "{} succeeded, {} failed", self.succeeded, self.failed)?;
         let extras = [
+            (self.canceled, "canceled"),
             (self.succeeded_earlier, "were done before"),
             (self.failed_earlier, "had failed before (--retry-failed runs them again)"),
             (self.duplicates, "named twice"),
@@ -103,6 +106,7 @@ mod tests {
         assert_eq!(good.exit_code(), 0);
         for amiss in [
             Summary { failed: 1, ..good.clone() },
+            Summary { canceled: 1, ..good.clone() },
             Summary { failed_earlier: 1, ..good.clone() },
             Summary { skipped: 1, ..good.clone() },
             Summary { left: 1, ..good },

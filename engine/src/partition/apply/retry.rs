@@ -39,8 +39,12 @@ pub(super) fn apply<T: Tables>(
         }
     }
     if row.cancel_requested {
-        let outcome = Outcome::failure(FailureKind::Canceled, "canceled before another attempt");
-        end(context, id, row, outcome, false)?;
+        let failure = Failure {
+            kind: FailureKind::Canceled,
+            message: "canceled before another attempt".into(),
+            detail: command.detail.clone(),
+        };
+        end(context, id, row, Outcome::Failure(failure), false)?;
         return Ok(Reply::Changed(1));
     }
     let mut meta = context.meta(row.vqueue)?;

@@ -362,8 +362,9 @@ impl Partition {
                 let failure = Failure { kind: FailureKind::Terminal, message, detail };
                 complete(entry, token, Outcome::Failure(failure))
             }
-            AttemptEnd::Canceled { message } => {
-                complete(entry, token, Outcome::failure(FailureKind::Canceled, &message))
+            AttemptEnd::Canceled { message, detail } => {
+                let failure = Failure { kind: FailureKind::Canceled, message, detail };
+                complete(entry, token, Outcome::Failure(failure))
             }
             AttemptEnd::Retry { message, detail, random } => Command::Retry(RetryAttempt {
                 entry,

@@ -200,7 +200,9 @@ impl World {
         let node = &mut self.nodes[n];
         let handler = node.handlers.remove(&token).unwrap();
         let ended = match how % 6 {
-            _ if handler.is_canceled => AttemptEnd::Canceled { message: "asked to".into() },
+            _ if handler.is_canceled => {
+                AttemptEnd::Canceled { message: "asked to".into(), detail: Default::default() }
+            }
             0 | 1 => AttemptEnd::Success(bytes::Bytes::from_static(b"ok")),
             2 => AttemptEnd::Terminal { message: "no".into(), detail: Default::default() },
             3 | 4 => AttemptEnd::Retry {

@@ -4,7 +4,7 @@ use std::{ffi::OsStr, os::unix::ffi::OsStrExt, path::Path};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
-use forebay_messages::{EntryId, Timestamp, VQueueName};
+use forebay_messages::{EntryId, FailureKind, Timestamp, VQueueName, outcome::Failure};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::exec::{
@@ -25,6 +25,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) attempts: u32,
     /// How the last attempt ended.
     pub(crate) report: &'a Report,
+    /// Why the item failed, if it did.
+    pub(crate) failure: Option<&'a Failure>,
 }
 
 #[derive(Serialize)]
@@ -129,16 +131,17 @@ impl<'a, N> Stream<'a, N> {
 /// it lies in the results directory, else by their beginning.
 #[must_use]
 pub(crate) fn line(ended: &Ended<'_>, dir: Option<&Path>) -> String {
-    let Ended { id, vqueue, job, attempts, report } = *ended;
+    let Ended { id, vqueue, job, attempts, report, failure } = *ended;
     let (exit_code, signal) = match report.end {
         Some(End::Exit(code)) => (Some(code), None),
         Some(End::Signal(signal)) => (None, Some(signal)),
         Some(End::NotStarted(_)) | None => (None, None),
     };
-    let status = match (report.succeeded(), report.canceled) {
-        (true, _) => "succeeded",
-        (false, true) => "canceled",
-        (false, false) => "failed",
+    let status = match failure.map(|failure| failure.kind) {
+        None => "succeeded",
+        Some(FailureKind::Canceled) => "canceled",
+        Some(FailureKind::Killed) => "killed",
+        Some(FailureKind::Terminal | FailureKind::Exhausted) => "failed",
     };
     let lossy = |arg: &Bytes| String::from_utf8_lossy(arg).into_owned();
     let all_utf8 = job.argv.iter().all(|arg| std::str::from_utf8(arg).is_ok());
@@ -150,7 +153,7 @@ pub(crate) fn line(ended: &Ended<'_>, dir: Option<&Path>) -> String {
         status,
         exit_code,
         signal,
-        error: (!report.succeeded()).then(|| report.failure()),
+        error: failure.map(|failure| failure.message.to_string()),
         argv: job.argv.iter().map(lossy).collect(),
         argv_base64: (!all_utf8).then(encoded),
         scope: vqueue.scope.as_deref(),
@@ -171,8 +174,11 @@ pub(super) fn millis(time: Timestamp) -> i64 {
     i64::try_from(time.0).unwrap_or(i64::MAX)
 }
 
-/// ISO 8601, UTC.
+/// ISO 8601, UTC; of what never was, nothing.
 fn written_time(time: Timestamp) -> Option<String> {
+    if time == Timestamp::default() {
+        return None;
+    }
     jiff::Timestamp::from_millisecond(millis(time)).ok().map(|time| time.to_string())
 }
 

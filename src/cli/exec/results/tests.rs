@@ -3,7 +3,9 @@
 use std::{fs, io::Write, path::Path};
 
 use bytes::Bytes;
-use forebay_messages::{EntryId, PartitionKey, Timestamp, VQueueName};
+use forebay_messages::{
+    EntryId, FailureKind, PartitionKey, Timestamp, VQueueName, outcome::Failure,
+};
 use serde_json::{Value, json};
 
 use super::{Ended, Results, keep_outputs, line};
@@ -34,7 +36,10 @@ fn with<T>(n: u8, argv: &[&[u8]], report: &Report, act: impl FnOnce(&Ended<'_>) 
         .with_limit_key("a/b")
         .unwrap()
         .with_object_key("k");
-    act(&Ended { id: id(n), vqueue: &vqueue, job: &job, attempts: 2, report })
+    let kind = if report.canceled { FailureKind::Canceled } else { FailureKind::Exhausted };
+    let failure = Failure { kind, message: report.failure().into(), detail: Bytes::new() };
+    let failure = (!report.succeeded()).then_some(&failure);
+    act(&Ended { id: id(n), vqueue: &vqueue, job: &job, attempts: 2, report, failure })
 }
 
 fn told(argv: &[&[u8]], report: &Report) -> Value {

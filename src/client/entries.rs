@@ -1,0 +1,196 @@
+//! Many stored entries at once, by filter.
+
+use std::sync::Arc;
+
+use forebay_actors::node::{
+    ActReport, EntryCommand, EntryFilter, EntryTarget, EntryView, FilterError, Node, NodeError,
+};
+use forebay_messages::{FailureKind, Timestamp};
+
+use crate::Stage;
+
+/// A selection of stored entries, made with
+/// [`Runtime::entries`](crate::Runtime::entries): those that match everything that is
+/// said. Who says nothing means nobody, and is refused; all are meant by
+/// [`Entries::all`].
+///
+/// Each action is done in steps of at most 1,024 entries, each durable before the next.
+/// It reaches all entries that were stored before; what is enqueued meanwhile may be
+/// changed or not. Actions are not cancel-safe (a dropped call may have done a part), and
+/// repeating one is safe. Their report tells how many were changed, and how many of
+/// those that match were not and why.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use forebay::{Drain, Entry, Runtime};
+///
+/// let runtime = Runtime::builder().in_memory().start().await?;
+/// for scope in ["tenant-a", "tenant-a", "tenant-b"] {
+///     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+///     runtime.enqueue(Entry::to("mail").scope(scope).run_at(later)).await?;
+/// }
+/// let of_a = runtime.entries().scope("tenant-a");
+/// assert_eq!(of_a.clone().dry_run().cancel().await?.changed, 2);
+/// assert_eq!(of_a.cancel().await?.changed, 2);
+/// assert!(runtime.entries().cancel().await.is_err(), "nobody is meant");
+/// assert_eq!(runtime.entries().all().kill().await?.changed, 1);
+/// # runtime.shutdown(Drain::now()).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a selection does nothing by itself"]
+pub struct Entries {
+    node: Arc<Node>,
+    filter: EntryFilter,
+    all: bool,
+    dry_run: bool,
+}
+
+impl Entries {
+    pub(crate) fn new(node: &Arc<Node>) -> Self {
+        let filter = EntryFilter::default();
+        Self { node: Arc::clone(node), filter, all: false, dry_run: false }
+    }
+
+    /// Only of this service.
+    pub fn service(mut self, service: &str) -> Self {
+        self.filter.service = Some(service.to_owned());
+        self
+    }
+
+    /// Only of this scope.
+    pub fn scope(mut self, scope: &str) -> Self {
+        self.filter.scope = Some(scope.to_owned());
+        self
+    }
+
+    /// Only of this limit key, `l1` or `l1/l2`; `l1` includes everything below it.
+    pub fn limit_key(mut self, limit_key: &str) -> Self {
+        self.filter.limit_key = Some(limit_key.to_owned());
+        self
+    }
+
+    /// Only in this stage.
+    pub fn stage(mut self, stage: Stage) -> Self {
+        self.filter.stage = Some(stage.to_string());
+        self
+    }
+
+    /// Only those enqueued at or before this time.
+    pub fn created_until(mut self, time: impl Into<Timestamp>) -> Self {
+        self.filter.created_until = Some(time.into().0);
+        self
+    }
+
+    /// Only those that succeeded.
+    pub fn succeeded(mut self) -> Self {
+        self.filter.outcome = Some("success".to_owned());
+        self
+    }
+
+    /// Only those that failed for good in this way.
+    pub fn failed_as(mut self, kind: FailureKind) -> Self {
+        self.filter.outcome = Some(kind.to_string());
+        self
+    }
+
+    /// Takes an empty filter for every entry, instead of refusing it.
+    pub fn all(mut self) -> Self {
+        self.all = true;
+        self
+    }
+
+    /// Lets actions only report what would come of them.
+    pub fn dry_run(mut self) -> Self {
+        self.dry_run = true;
+        self
+    }
+
+    /// Asks to stop: what waits ends at once as canceled, handlers that run see
+    /// [`Context::canceled`](crate::Context::canceled) and end by themselves; an attempt
+    /// that fails after it is not followed by another.
+    ///
+    /// # Errors
+    /// [`NodeError::Filter`] before anything is changed; other errors of the node when a
+    /// part may be done.
+    pub async fn cancel(&self) -> Result<ActReport, NodeError> {
+        self.act(EntryCommand::Cancel).await
+    }
+
+    /// Ends them as killed; handlers that run are dropped.
+    ///
+    /// # Errors
+    /// As [`Entries::cancel`].
+    pub async fn kill(&self) -> Result<ActReport, NodeError> {
+        self.act(EntryCommand::Kill).await
+    }
+
+    /// Sets waiting ones aside until they are resumed, with their places.
+    ///
+    /// # Errors
+    /// As [`Entries::cancel`].
+    pub async fn pause(&self) -> Result<ActReport, NodeError> {
+        self.act(EntryCommand::Pause).await
+    }
+
+    /// Puts paused ones back to their places.
+    ///
+    /// # Errors
+    /// As [`Entries::cancel`].
+    pub async fn resume(&self) -> Result<ActReport, NodeError> {
+        self.act(EntryCommand::Resume).await
+    }
+
+    /// Gives waiting and paused ones another time, which is also their place in the
+    /// queue: an earlier time goes before.
+    ///
+    /// # Errors
+    /// As [`Entries::cancel`].
+    pub async fn reschedule(&self, time: impl Into<Timestamp>) -> Result<ActReport, NodeError> {
+        self.act(EntryCommand::Reschedule(time.into())).await
+    }
+
+    /// Forgets those that ended, with their results and idempotency keys.
+    ///
+    /// # Errors
+    /// As [`Entries::cancel`].
+    pub async fn purge(&self) -> Result<ActReport, NodeError> {
+        self.act(EntryCommand::Purge).await
+    }
+
+    /// Runs those again that failed for good, from attempt one. Those that were canceled
+    /// or killed only if [`Entries::failed_as`] says so.
+    ///
+    /// # Errors
+    /// As [`Entries::cancel`].
+    pub async fn redrive(&self) -> Result<ActReport, NodeError> {
+        self.act(EntryCommand::Redrive).await
+    }
+
+    /// The first of them, at most `limit` (0: all), by partition and id. An empty filter
+    /// lists every entry. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError::Filter`], and errors of reading.
+    pub async fn list(&self, limit: usize) -> Result<Vec<EntryView>, NodeError> {
+        let filter = EntryFilter { limit, ..self.filter.clone() };
+        self.node.list(filter).await
+    }
+
+    async fn act(&self, command: EntryCommand) -> Result<ActReport, NodeError> {
+        let target = match (self.all, self.filter.is_empty()) {
+            (true, true) => EntryTarget::All,
+            (false, true) => return Err(FilterError::Empty.into()),
+            (_, false) => EntryTarget::Matching(self.filter.clone()),
+        };
+        self.node.act(command, &target, self.dry_run).await
+    }
+}
+
+impl std::fmt::Debug for Entries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Entries({:?})", self.filter)
+    }
+}

@@ -1,0 +1,79 @@
+//! A handle to a whole vqueue.
+
+use std::sync::{Arc, Weak};
+
+use forebay_actors::node::Node;
+use forebay_messages::VQueueId;
+
+use crate::error::{ActError, NodeError};
+
+/// A vqueue: all entries of one service, scope, limit key and object key, those that are
+/// stored and those to come. Cheap to clone; it does not keep the runtime up.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use forebay::{Drain, Entry, Runtime};
+///
+/// let runtime = Runtime::builder().in_memory().start().await?;
+/// let entry = Entry::to("mail").scope("tenant-a").key("user-7");
+/// let name = entry.vqueue().clone();
+/// let stored = runtime.enqueue(entry).await?;
+///
+/// let queue = runtime.vqueue(name.id_for(stored.id()));
+/// queue.pause().await?;
+/// queue.resume().await?;
+/// # runtime.shutdown(Drain::now()).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct VQueueHandle {
+    node: Weak<Node>,
+    id: VQueueId,
+}
+
+impl VQueueHandle {
+    pub(crate) fn new(node: &Arc<Node>, id: VQueueId) -> Self {
+        Self { node: Arc::downgrade(node), id }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> VQueueId {
+        self.id
+    }
+
+    /// Lets it start nothing until it is resumed; what runs goes on. Durable when this
+    /// returns. Not cancel-safe: a dropped call may have paused it.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it is paused already, or nothing is stored in it.
+    pub async fn pause(&self) -> Result<(), ActError> {
+        self.set_paused(true).await
+    }
+
+    /// Lets it start entries again. Durable when this returns. Not cancel-safe: a dropped
+    /// call may have resumed it.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it is not paused.
+    pub async fn resume(&self) -> Result<(), ActError> {
+        self.set_paused(false).await
+    }
+
+    async fn set_paused(&self, paused: bool) -> Result<(), ActError> {
+        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
+        let report = node.pause_vqueues(&[self.id], paused, false).await?;
+        match report.skipped.first() {
+            None => Ok(()),
+            Some((_, why)) => Err(ActError::NotChanged(*why)),
+        }
+    }
+}
+
+impl std::fmt::Debug for VQueueHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "VQueueHandle({})", self.id)
+    }
+}
