@@ -4,6 +4,7 @@
 mod act;
 mod bench;
 mod data_dir;
+mod documents;
 mod input;
 mod inspect;
 mod output;
