@@ -2,6 +2,7 @@
 
 mod backlog;
 mod explain;
+mod in_force;
 
 use std::{
     sync::{

@@ -164,13 +164,14 @@ pub struct Limits {
     /// How many entries may start per time.
     #[bilrost(2)]
     pub rate: Option<Rate>,
-    /// Share of the node's capacity relative to other groups (1 when absent).
+    /// Share of the node's capacity relative to other scopes (1 when absent). Only a
+    /// pattern of one component may have one.
     #[bilrost(3)]
     pub weight: Option<NonZeroU32>,
-    /// Reserved for a guaranteed number of permits.
+    /// Reserved for a guaranteed number of permits; refused in rules until then.
     #[bilrost(4)]
     pub guaranteed: Option<NonZeroU32>,
-    /// How many entries may wait in the inbox.
+    /// How many entries may wait in inboxes, for each key that the pattern governs.
     #[bilrost(5)]
     pub backlog: Option<NonZeroU32>,
 }

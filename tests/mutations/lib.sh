@@ -1,6 +1,7 @@
 # For the scripts beside it: breaks a copy of one machine of the engine, rule by rule,
 # and says whether its model test fails. To be sourced with `machine` set to the
-# machine's name: engine/src/$machine is broken, engine/tests/$machine must notice.
+# machine's name: engine/src/$machine is broken, engine/tests/$machine must notice (its
+# tests called ${machine}_model, or those that $tests names; all when it is empty).
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 copy=$(mktemp -d)
@@ -8,6 +9,7 @@ trap 'rm -rf "$copy"' EXIT
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/mutations}
 export RUST_BACKTRACE=0
 missed=0
+tests=${tests-${machine}_model}
 
 cp -r "$root/messages" "$root/engine" "$root/Cargo.lock" "$copy/"
 # A workspace of the two crates; the package at the root stays behind.
@@ -17,7 +19,7 @@ cp -r "$copy/engine/src/$machine" "$copy/pristine"
 
 model() {
     (cd "$copy" && cargo test --quiet --offline -p forebay-engine \
-        --test "$machine" "${machine}_model") >"$copy/log" 2>&1
+        --test "$machine" $tests) >"$copy/log" 2>&1
 }
 
 unbroken() {

@@ -225,7 +225,7 @@ fn gone(services: &NodeServices, partition: PartitionId) -> NodeError {
 
 /// A question that was put while the partition's actor ended is answered here: its
 /// mailbox is gone.
-fn answer_if_gone(services: &NodeServices, partition: PartitionId) {
+pub(super) fn answer_if_gone(services: &NodeServices, partition: PartitionId) {
     let stopped = services.status(partition).and_then(|status| status.stopped);
     if let Some(reason) = stopped {
         services.replies.answer_all_of(partition, &Answer::StorageFailed(reason));

@@ -271,9 +271,7 @@ impl Node {
             let mut counters: BTreeMap<String, LimitView> =
                 counters.map(|view| (view.key.clone(), view)).collect();
             let (entry, rules) = (self.entry_of(partition)?, Arc::clone(&rules));
-            let reading = tokio::task::spawn_blocking(move || backlogs(&entry, &rules));
-            let backlogs =
-                reading.await.map_err(|error| NodeError::Unexpected(error.to_string()))??;
+            let backlogs = self.blocking(move || backlogs(&entry, &rules)).await??;
             for (key, (waiting, rule)) in backlogs {
                 let view = counters.entry(key.clone()).or_insert_with(|| {
                     let limit = rule.limits.concurrency.map(u32::from);

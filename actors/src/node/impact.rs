@@ -2,7 +2,7 @@
 
 use bytestring::ByteString;
 use forebay_engine::rules::{
-    GoverningRule, Loads, MAX_RULES_PER_BOOK, RuleBook, RuleChange, RuleLookup,
+    GoverningRule, Loads, MAX_RULES_PER_BOOK, RuleBook, RuleChange, RuleLookup, check_supported,
 };
 use serde::{Deserialize, Serialize};
 
@@ -102,7 +102,9 @@ impl Node {
         key: &[ByteString],
     ) -> Result<RulesImpact, NodeError> {
         let book = self.rule_book()?;
-        let changed = book.apply(&make(&book), self.clock.now(), MAX_RULES_PER_BOOK)?.book;
+        let changes = make(&book);
+        check_supported(&changes)?;
+        let changed = book.apply(&changes, self.clock.now(), MAX_RULES_PER_BOOK)?.book;
         let lookup = |book: &RuleBook| RuleLookup::from_updates(&book.diff_from_empty());
         let (now, then) = (lookup(&book), lookup(&changed));
         let partitions = self.partitions().into_iter().map(|id| self.entry_of(id));

@@ -11,6 +11,7 @@ mod explain;
 mod impact;
 mod open;
 mod partitions;
+mod publish;
 mod query;
 mod replica;
 mod rule_book;
@@ -30,7 +31,7 @@ use std::{
 };
 
 use forebay_messages::{NodeId, PartitionId, PartitionKey};
-use forebay_storage::{DataDir, log::LogStore, partition::Store};
+use forebay_storage::{DataDir, log::LogStore, metadata::Watch, partition::Store};
 
 use crate::{
     arbiter::Arbiter,
@@ -124,6 +125,8 @@ pub struct Node {
     /// Nothing of it runs on other threads.
     is_simulated: bool,
     going_down: AtomicBool,
+    /// Newer rule books are brought to the partitions while it is kept.
+    _rule_books: Watch,
     /// Dropped last: its lock guards the directory.
     _data_dir: Option<DataDir>,
 }

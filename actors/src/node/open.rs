@@ -179,6 +179,7 @@ impl Node {
                 wait_for(&arbiters[0]);
             }
         }
+        let rule_books = services.watch_rule_book()?;
         let node = Self {
             services,
             executor: Arc::new(executor),
@@ -193,6 +194,7 @@ impl Node {
             candidacy: config.candidacy,
             is_simulated,
             going_down: AtomicBool::new(false),
+            _rule_books: rule_books,
             _data_dir: storage.data_dir,
         };
         Ok((node, rows))

@@ -2,10 +2,14 @@
 //! log of every partition that is led here.
 
 use bytes::Bytes;
-use forebay_engine::rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange};
+use forebay_engine::{
+    partition::{rows::FsmSlot, store::Tables},
+    rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange, check_supported},
+};
+use forebay_messages::PartitionId;
 use forebay_storage::metadata::{MetaKey, MetadataError, Precondition, Version};
 
-use super::{Node, NodeError, services::upsert_rule_book};
+use super::{Node, NodeError, ask::answer_if_gone, error::refusal, publish::Proposed};
 
 /// Tries before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
@@ -24,6 +28,19 @@ impl Node {
     /// When it cannot be read.
     pub fn rule_book(&self) -> Result<RuleBook, NodeError> {
         Ok(self.stored_book()?.0)
+    }
+
+    /// The book that the replica of a partition here has applied.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn applied_rule_book(&self, partition: PartitionId) -> Result<RuleBook, NodeError> {
+        let entry = self.entry_of(partition)?;
+        let rows = entry.store.begin()?;
+        match rows.fsm(FsmSlot::RuleBook)? {
+            None => Ok(RuleBook::default()),
+            Some(bytes) => Ok(RuleBook::decode(&bytes)?),
+        }
     }
 
     /// The books before it, newest last.
@@ -51,11 +68,13 @@ impl Node {
     ) -> Result<RuleBook, NodeError> {
         self.check_up()?;
         let now = self.clock.now();
-        let book = self.swap_book(author, |book| {
-            let applied = book.apply(&make(book), now, MAX_RULES_PER_BOOK)?;
+        let (book, told) = self.swap_book(author, |book| {
+            let changes = make(book);
+            check_supported(&changes)?;
+            let applied = book.apply(&changes, now, MAX_RULES_PER_BOOK)?;
             Ok(applied.changed.then_some(applied.book))
         })?;
-        self.bring_book(&book).await?;
+        self.bring_book(&book, told).await?;
         Ok(book)
     }
 
@@ -71,35 +90,38 @@ impl Node {
         self.check_up()?;
         let now = self.clock.now();
         let history = self.rule_book_history()?;
-        let book = self.swap_book(author, |book| {
+        let (book, told) = self.swap_book(author, |book| {
             let applied = history.rollback(book, version, now)?;
             Ok(applied.changed.then_some(applied.book))
         })?;
-        self.bring_book(&book).await?;
+        self.bring_book(&book, told).await?;
         Ok(book)
     }
 
-    /// Swaps the stored book for what `change` makes of it (`None`: nothing to do).
+    /// Swaps the stored book for what `change` makes of it (`None`: nothing to do). Says
+    /// to which partitions the new one was proposed, if the metadata told of it at once.
     fn swap_book(
         &self,
         author: &str,
         change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError>,
-    ) -> Result<RuleBook, NodeError> {
+    ) -> Result<(RuleBook, Option<Proposed>), NodeError> {
         let _changing = self.services.lock_rules();
         let mut tries = 0;
         loop {
             tries += 1;
             let (present, version) = self.stored_book()?;
             let Some(book) = change(&present)? else {
-                return Ok(present);
+                return Ok((present, None));
             };
             let precondition =
                 version.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
             let bytes = Bytes::from(book.encode());
+            self.services.rule_books.expect(bytes.clone());
             match self.services.metadata.put(&MetaKey::rule_book(), bytes, precondition) {
                 Ok(_) => {
+                    let told = self.services.rule_books.take_expected();
                     self.record_history(&book, author)?;
-                    return Ok(book);
+                    return Ok((book, told));
                 }
                 Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
                 Err(error) => return Err(error.into()),
@@ -116,16 +138,21 @@ impl Node {
         Ok(())
     }
 
-    async fn bring_book(&self, book: &RuleBook) -> Result<(), NodeError> {
-        let bytes = Bytes::from(book.encode());
-        let brought = self.partitions().into_iter().map(|partition| {
-            let bytes = bytes.clone();
-            async move {
-                let range = self.entry_of(partition)?.range;
-                self.propose_to(partition, upsert_rule_book(range, bytes)).await
+    /// Waits until every partition led here has applied a book.
+    async fn bring_book(&self, book: &RuleBook, told: Option<Proposed>) -> Result<(), NodeError> {
+        let proposed = told
+            .unwrap_or_else(|| self.services.propose_rule_book(&Bytes::from(book.encode()), None));
+        for (partition, pending) in proposed {
+            answer_if_gone(&self.services, partition);
+            match refusal(pending.await) {
+                // Whoever leads by now has read the book when it began to.
+                Ok(_) | Err(NodeError::NotLeading | NodeError::LostLeadership) => {}
+                Err(NodeError::StorageFailed(reason)) => {
+                    return Err(NodeError::PartitionStopped { partition, reason });
+                }
+                Err(error) => return Err(error),
             }
-        });
-        futures_util::future::try_join_all(brought).await?;
+        }
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ use crate::{
     shell::{Child, Look, Ref},
 };
 
-use super::{shared::SharedLog, table::KeyRange};
+use super::{publish::RuleBooks, shared::SharedLog, table::KeyRange};
 
 /// How a partition is, for people and for whoever waits for it to lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,7 @@ pub(crate) struct NodeServices {
     /// The limiters of the partitions led here, to be looked at.
     limiters: DashMap<PartitionId, Ref<Look<Limiter>>>,
     shared: Option<SharedLog>,
+    pub(super) rule_books: RuleBooks,
     /// Held while a rule book is changed, so that this node does not race itself.
     pub(crate) rules_changing: Mutex<()>,
 }
@@ -113,6 +114,7 @@ impl NodeServices {
             capacity: OnceLock::new(),
             limiters: DashMap::new(),
             shared,
+            rule_books: RuleBooks::default(),
             rules_changing: Mutex::new(()),
         }
     }

@@ -67,6 +67,7 @@ impl PartitionPerformer {
             Ok(batch) => batch,
             Err(error) => return self.fail(format!("partition {}: {error}", self.id), scope),
         };
+        let rules_before = self.state.rule_book().version();
         let mut replies = Vec::with_capacity(records.len());
         let mut lsn = first;
         for record in records {
@@ -91,6 +92,9 @@ impl PartitionPerformer {
             return self.fail(format!("partition {}: {error}", self.id), scope);
         }
         self.progress.store(last.0, Ordering::Release);
+        if self.state.rule_book().version() > rules_before {
+            self.services.rule_book_applied(self.id, self.state.rule_book());
+        }
         scope.feed_back(PartitionInput::Applied(AppliedBatch {
             last,
             replies,

@@ -163,6 +163,24 @@ impl RuleChange {
     }
 }
 
+/// Whether all that these changes set has an effect. A book may say more than this
+/// forebay does; people are told.
+///
+/// # Errors
+/// [`ChangeError::WeightBelowScope`] and [`ChangeError::Guaranteed`].
+pub fn check_supported(changes: &[RuleChange]) -> Result<(), ChangeError> {
+    for RuleChange { pattern, change, .. } in changes {
+        let (Change::Create(patch) | Change::Patch(patch)) = change else { continue };
+        if matches!(patch.limits.weight, Edit::Set(_)) && pattern.depth() > 1 {
+            return Err(ChangeError::WeightBelowScope { pattern: pattern.clone() });
+        }
+        if matches!(patch.limits.guaranteed, Edit::Set(_)) {
+            return Err(ChangeError::Guaranteed { pattern: pattern.clone() });
+        }
+    }
+    Ok(())
+}
+
 /// Why a batch was refused. Nothing of it was applied.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ChangeError {
@@ -214,6 +232,21 @@ pub enum ChangeError {
         pattern: Pattern,
         /// The cap.
         rules_max: usize,
+    },
+    /// A weight that nothing is shared by.
+    #[error(
+        "rule `{pattern}`: weights share the capacity between scopes; give one to a pattern of \
+         one component"
+    )]
+    WeightBelowScope {
+        /// The rule.
+        pattern: Pattern,
+    },
+    /// Guarantees are not there yet.
+    #[error("rule `{pattern}`: a guaranteed share is not supported yet; use weights instead")]
+    Guaranteed {
+        /// The rule.
+        pattern: Pattern,
     },
     /// The description is too long.
     #[error(

@@ -19,7 +19,7 @@ pub use batch::Applied;
 pub use book::{BookVersion, PersistedRule, RuleBook};
 pub use change::{
     Change, ChangeError, DESCRIPTION_LEN_MAX, Edit, LimitsPatch, MAX_RULES_PER_BOOK, Precondition,
-    RuleChange, RulePatch,
+    RuleChange, RulePatch, check_supported,
 };
 pub use codec::{BOOK_FORMAT, DecodeBookError};
 pub use history::{DecodeHistoryError, HISTORY_LEN_MAX, History, HistoryEntry, RollbackError};

@@ -1,8 +1,10 @@
 //! The version contract, preconditions, batches, differences, history.
 
+use std::num::NonZeroU32;
+
 use forebay_engine::rules::{
     BookVersion, Change, ChangeError, Edit, HISTORY_LEN_MAX, History, LimitsPatch, Precondition,
-    RollbackError, RuleBook, RuleChange, RulePatch,
+    RollbackError, RuleBook, RuleChange, RulePatch, check_supported,
 };
 use forebay_messages::{
     Timestamp,
@@ -273,4 +275,17 @@ proptest! {
             prop_assert_eq!(RuleBook::decode(&book.encode()), Ok(book.clone()));
         }
     }
+}
+
+#[test]
+fn a_weight_below_a_scope_and_a_guarantee_have_no_effect_and_are_refused() {
+    let check = |text: &str, limits: Limits| {
+        let change = Change::Create(RulePatch::limits(limits));
+        check_supported(&[RuleChange::new(pattern(text), change)])
+    };
+    let weight = Limits { weight: NonZeroU32::new(2), ..Limits::default() };
+    let below = ChangeError::WeightBelowScope { pattern: pattern("s/*") };
+    assert_eq!((check("s/*", weight), check("*", weight)), (Err(below), Ok(())));
+    let guaranteed = Limits { guaranteed: NonZeroU32::new(2), ..Limits::default() };
+    assert_eq!(check("s", guaranteed), Err(ChangeError::Guaranteed { pattern: pattern("s") }));
 }

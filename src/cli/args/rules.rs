@@ -65,7 +65,8 @@ pub(crate) struct RulesSetArgs {
     /// How many entries may wait; above it new ones are refused. `none` is no limit
     #[arg(long, value_name = "N|none", group = "change")]
     pub(crate) backlog: Option<ConcurrencyArg>,
-    /// Share of `--jobs` relative to others of the same level (1 unless given)
+    /// Share of `--jobs` relative to other scopes (1 unless given); for patterns of one
+    /// component
     #[arg(long, value_name = "N|none", group = "change")]
     pub(crate) weight: Option<ConcurrencyArg>,
     /// What the rule is for, for people

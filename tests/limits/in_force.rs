@@ -1,0 +1,170 @@
+//! When rules are in force: from the first start on, at once, and whoever changed them.
+
+use std::time::{Duration, Instant};
+
+use forebay::{
+    Candidacy, Drain, Limits, PartitionId, Rate, Runtime, SharedLog,
+    rules::{BookVersion, Change, Precondition, RuleBook, RuleChange, RulePatch, RulesError},
+};
+use forebay_messages::command::{Command, UpsertRuleBook};
+
+use super::{Gate, PATIENCE, enqueue, entry, until};
+
+/// Longer than it takes for what may start to start.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_hold_from_the_first_start_after_a_restart_without_any_rule_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Gate::new();
+    let runtime = gate.builder().data_dir(dir.path()).partitions(1).start().await.unwrap();
+    runtime.rules().upsert("s", Limits::concurrency(2)).await.unwrap();
+    for n in 0..10 {
+        enqueue(&runtime, &format!("s#{n}")).await;
+    }
+    gate.until_running(2).await;
+    runtime.shutdown(Drain::now()).await.unwrap();
+    drop(runtime);
+
+    let gate = Gate::new();
+    let runtime = gate.builder().data_dir(dir.path()).start().await.unwrap();
+    gate.until_running(2).await;
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(gate.running(), 2, "the rule book was read before anything started");
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raising_a_limit_wakes_at_once_and_lowering_it_lets_what_runs_drain() {
+    let gate = Gate::new();
+    let runtime = gate.builder().in_memory().start().await.unwrap();
+    runtime.rules().upsert("s", Limits::concurrency(100)).await.unwrap();
+    for n in 0..130 {
+        enqueue(&runtime, &format!("s#{n}")).await;
+    }
+    gate.until_running(100).await;
+    runtime.rules().upsert("s", Limits::concurrency(1)).await.unwrap();
+    gate.open(100);
+    // The hundred end; no second one may begin beside the one that then runs.
+    gate.until_running(1).await;
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(gate.running(), 1);
+    let begun = Instant::now();
+    runtime.rules().upsert("s", Limits::concurrency(30)).await.unwrap();
+    gate.until_running(30).await;
+    crate::place::say(&format!("29 more run {:?} after the call", begun.elapsed()));
+    assert!(begun.elapsed() < PATIENCE / 10, "{:?}", begun.elapsed());
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rate_delays_starts_and_is_changed_live() {
+    let gate = Gate::new();
+    gate.open(1000);
+    let runtime = gate.builder().in_memory().start().await.unwrap();
+    let rate = |tokens, period_ms| Limits {
+        rate: Some(Rate { tokens, period_ms, burst: 1 }),
+        ..Limits::default()
+    };
+    runtime.rules().upsert("s/*", rate(1, 100)).await.unwrap();
+    let begun = Instant::now();
+    let mut entries = Vec::new();
+    for n in 0..6 {
+        entries.push(enqueue(&runtime, &format!("s/a#{n}")).await);
+    }
+    for entry in &entries {
+        entry.outcome().await.unwrap();
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+    runtime.rules().upsert("s/*", rate(1, 3_600_000)).await.unwrap();
+    let last = runtime.enqueue(entry("s/a")).await.unwrap();
+    let waits = tokio::time::timeout(A_WHILE, last.outcome()).await;
+    assert!(waits.is_err(), "no token for an hour");
+    runtime.rules().upsert("s/*", rate(1000, 1000)).await.unwrap();
+    tokio::time::timeout(PATIENCE, last.outcome()).await.unwrap().unwrap();
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_editors_the_later_one_is_told_what_changed() {
+    let runtime = Gate::new().builder().in_memory().start().await.unwrap();
+    runtime.rules().upsert("s", Limits::concurrency(1)).await.unwrap();
+    let seen = runtime.rules().book().unwrap();
+    let pattern: forebay::Pattern = "s".parse().unwrap();
+    let version = seen.get(&pattern).unwrap().version;
+    let edit = |limit| {
+        let patch = RulePatch::limits(Limits::concurrency(limit));
+        RuleChange::new(pattern.clone(), Change::Patch(patch))
+            .only_if(Precondition::Matches(version))
+    };
+    let first = runtime.rules().change("ann", vec![edit(5)]).await.unwrap();
+    let error = runtime.rules().change("bob", vec![edit(7)]).await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, RulesError::Node(_)), "{text}");
+    for part in ["rule `s`", "expected version 1", "found version 2", "look at it again"] {
+        assert!(text.contains(part), "no `{part}` in {text}");
+    }
+    assert_eq!(runtime.rules().book().unwrap(), first, "nothing of it was made");
+    let history = runtime.rules().history().unwrap();
+    let authors: Vec<_> = history.iter().map(|entry| entry.author.to_string()).collect();
+    assert_eq!(authors, ["", "ann"]);
+    let back = runtime.rules().rollback("bob", BookVersion(1)).await.unwrap();
+    assert_eq!(back.get(&pattern).unwrap().limits, Limits::concurrency(1));
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+/// The version of the book that a partition has applied.
+fn applied(runtime: &Runtime, partition: PartitionId) -> BookVersion {
+    runtime.node().applied_rule_book(partition).unwrap().version()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_gets_the_book_that_another_runtime_changed() {
+    let log = SharedLog::in_memory().unwrap();
+    let gate = Gate::new();
+    let member = |candidacy| {
+        gate.builder().in_memory().partitions(2).shared_log(&log).candidacy(candidacy).start()
+    };
+    let leader = member(Candidacy::First).await.unwrap();
+    let follower = member(Candidacy::Never).await.unwrap();
+    for n in 0..4 {
+        enqueue(&leader, &format!("s#{n}")).await;
+    }
+    gate.until_running(4).await;
+    let book = follower.rules().change("", vec![create("s", 1)]).await.unwrap();
+    for partition in leader.node().partitions() {
+        for runtime in [&leader, &follower] {
+            until("every replica has it", || applied(runtime, partition) == book.version()).await;
+        }
+    }
+    gate.open(4);
+    gate.until_running(0).await;
+    enqueue(&leader, "s#8").await;
+    enqueue(&leader, "s#9").await;
+    gate.until_running(1).await;
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(gate.running(), 1, "the leader's limiter knows the rule");
+    follower.shutdown(Drain::now()).await.unwrap();
+    leader.shutdown(Drain::now()).await.unwrap();
+}
+
+fn create(pattern: &str, limit: u32) -> RuleChange {
+    let patch = RulePatch::limits(Limits::concurrency(limit));
+    RuleChange::new(pattern.parse().unwrap(), Change::Create(patch))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_book_that_one_partitions_log_told_of_first_reaches_the_others() {
+    let runtime = Gate::new().builder().in_memory().partitions(3).start().await.unwrap();
+    let book = RuleBook::default().apply(&[create("s", 1)], forebay::Timestamp(1), 9);
+    let book = book.unwrap().book;
+    let (key_first, key_last) = Default::default();
+    let rule_book = book.encode().into();
+    let command = UpsertRuleBook { key_first, key_last, rule_book };
+    let command = Command::UpsertRuleBook(command);
+    runtime.node().propose_to(PartitionId(1), command).await.unwrap();
+    for partition in runtime.node().partitions() {
+        until("it has the book", || applied(&runtime, partition) == book.version()).await;
+    }
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
