@@ -248,3 +248,42 @@ fn a_machine_is_looked_at_between_its_messages() {
     sim.settle();
     assert!(!looks.send(Box::new(|_, _| unreachable!("it is gone"))));
 }
+
+/// It had been fed no more: nobody counted it among those who are behind.
+#[test]
+fn a_subscriber_that_missed_a_write_that_was_called_failed_is_fed_from_the_log() {
+    let log = Arc::new(FaultLog::new(MemoryLog::new()));
+    let mut writer = WriterCore::new(log.clone());
+    let probe = Probe::new();
+    log.plan(2, LogFault::FailAfterWrite);
+    writer.handle([subscribe(0, probe.address()), append(1, 1)].into_iter());
+    assert_eq!(committed(probe.expect()), (Lsn(1), 1));
+    writer.handle([append(1, 2)].into_iter());
+    assert!(matches!(probe.expect(), PartitionInput::AppendRefused(_)));
+    writer.handle([append(1, 3)].into_iter());
+    assert_eq!(committed(probe.expect()), (Lsn(2), 2), "both, in order");
+}
+
+/// What a probe does beyond recording.
+#[test]
+fn a_probe_fishes_answers_and_watches() {
+    let (server, client) = (Probe::new(), Probe::new());
+    let answers = client.address();
+    server.reply_with(move |question: &u32| {
+        answers.send(question + 1);
+    });
+    for question in [1, 10, 100] {
+        server.address().send(question);
+    }
+    assert_eq!(client.fish(|answer| *answer > 50), 101);
+    assert_eq!(client.drain(), [2, 11]);
+    assert_eq!(server.fish_within(Duration::from_secs(1), |question| *question == 10), 10);
+    client.expect_none_within(Duration::from_millis(5));
+    let sim = SimWorld::new(1, Timestamp(0));
+    let deaths = Probe::new();
+    let world = World::Sim(sim.clone());
+    let doomed = world.spawn("doomed", Countdown, PassOn(client.address()), deaths.watch());
+    doomed.address.send(13);
+    sim.settle();
+    assert!(matches!(deaths.expect(), Death::Panicked(why) if why.contains("thirteen")));
+}

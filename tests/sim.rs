@@ -41,6 +41,10 @@ fn play(seed: u64) -> Played {
 fn hush() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
+        if std::env::var_os("FOREBAY_SIM_VERBOSE").is_some() {
+            let shown = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time();
+            shown.with_max_level(tracing::Level::DEBUG).init();
+        }
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if info.payload_as_str() != Some("as planned") {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use forebay::{Builder, Context, Drain, Entry, HandlerError, Runtime, testkit::TestRuntime};
+use forebay::{
+    Builder, Candidacy, Context, Drain, Entry, HandlerError, Runtime, Timestamp,
+    testkit::{Disk, Sim, TestRuntime, launch},
+};
 
 /// A service whose handler stops when it is asked to, and says so.
 fn yielding() -> Builder {
@@ -40,4 +43,44 @@ fn a_node_goes_on_when_its_capacity_dies() {
     for entry in &entries {
         assert!(app.outcome(entry).is_success());
     }
+}
+
+/// A node that forwarded a command waited for ever for another one that was gone, and
+/// kept the rows of that one open: it could not be started again.
+#[test]
+fn whoever_asked_a_node_that_is_gone_is_answered() {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    tokio.block_on(async {
+        let mut sim = Sim::new(1, Timestamp(1_000_000));
+        let disk = Disk::new().unwrap();
+        let (log, shared) = sim.share(&disk);
+        let soon = |sim: &Sim| sim.now().after(Duration::from_secs(60));
+        let member = async |sim: &mut Sim, disk: &Disk, candidacy| {
+            let (site, place) = sim.place(disk);
+            let builder = yielding().shared_log(&shared).candidacy(candidacy);
+            let starting = launch(sim, place, builder);
+            (site, sim.run(starting, soon(sim)).await.expect("in time").unwrap())
+        };
+        let (leads, leader) = member(&mut sim, &disk, Candidacy::First).await;
+        let replica = disk.replica().unwrap();
+        let (_, follower) = member(&mut sim, &replica, Candidacy::Never).await;
+        // Long enough for the leader to be gone before it can answer.
+        sim.set_log_delay(log, 60_000);
+        let now = sim.now();
+        let mut asking = Box::pin(follower.enqueue(Entry::to("work")));
+        // Some writes take no time at all.
+        while sim.run(asking.as_mut(), now).await.is_some() {
+            asking = Box::pin(follower.enqueue(Entry::to("work")));
+        }
+        sim.crash(leads);
+        drop(leader);
+        let until = soon(&sim);
+        assert!(sim.run(asking, until).await.is_some(), "it is answered");
+        sim.set_log_delay(log, 0);
+        member(&mut sim, &disk, Candidacy::First).await;
+    });
 }

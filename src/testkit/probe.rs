@@ -7,18 +7,36 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forebay_actors::shell::Ref;
+use forebay_actors::shell::{Death, OnDeath, Ref};
+
+/// Messages that a panic shows.
+const SHOWN_MAX: usize = 20;
 
 /// Stands in for an actor: records every message, in order, from any thread.
 ///
-/// The `expect` methods panic with what was there instead.
+/// The `expect` methods take what they find and panic with what was there instead.
+///
+/// ```
+/// use forebay::testkit::Probe;
+///
+/// let probe = Probe::new();
+/// let address = probe.address();
+/// address.send("tea");
+/// address.send("biscuits");
+/// assert_eq!(probe.fish(|order| *order == "biscuits"), "biscuits");
+/// assert_eq!(probe.expect(), "tea", "what was not fished is still there");
+/// probe.expect_none();
+/// ```
 pub struct Probe<I> {
     shared: Arc<Shared<I>>,
 }
 
+type Reply<I> = Box<dyn FnMut(&I) + Send>;
+
 struct Shared<I> {
     received: Mutex<VecDeque<I>>,
     arrived: Condvar,
+    reply: Mutex<Option<Reply<I>>>,
 }
 
 impl<I> Shared<I> {
@@ -27,11 +45,36 @@ impl<I> Shared<I> {
     }
 }
 
+impl<I> Clone for Probe<I> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
 impl<I> Default for Probe<I> {
     fn default() -> Self {
-        let shared = Shared { received: Mutex::new(VecDeque::new()), arrived: Condvar::new() };
+        let shared = Shared {
+            received: Mutex::new(VecDeque::new()),
+            arrived: Condvar::new(),
+            reply: Mutex::new(None),
+        };
         Self { shared: Arc::new(shared) }
     }
+}
+
+/// What waits, as a panic shows it.
+fn shown<I: Debug>(received: &VecDeque<I>) -> String {
+    if received.is_empty() {
+        return "nothing waits".to_owned();
+    }
+    let mut text = format!("{} wait:", received.len());
+    for message in received.iter().take(SHOWN_MAX) {
+        text += &format!("\n  {message:?}");
+    }
+    if received.len() > SHOWN_MAX {
+        text += "\n  …";
+    }
+    text
 }
 
 impl<I: Send + Debug + 'static> Probe<I> {
@@ -46,10 +89,22 @@ impl<I: Send + Debug + 'static> Probe<I> {
     pub fn address(&self) -> Ref<I> {
         let shared = Arc::clone(&self.shared);
         Ref::new(move |message| {
+            let mut reply = shared.reply.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(reply) = &mut *reply {
+                reply(&message);
+            }
+            drop(reply);
             shared.received().push_back(message);
             shared.arrived.notify_all();
             true
         })
+    }
+
+    /// Has every message that comes from here on answered at once, as the actor would
+    /// for which this stands; it is recorded all the same. The answer must not come back
+    /// to this probe.
+    pub fn reply_with(&self, reply: impl FnMut(&I) + Send + 'static) {
+        *self.shared.reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(reply));
     }
 
     /// The next message, which must be there already.
@@ -62,27 +117,17 @@ impl<I: Send + Debug + 'static> Probe<I> {
         self.shared.received().pop_front().expect("the probe has received nothing (more)")
     }
 
-    /// The next message, which must come within this time.
+    /// The next message, which must come within this time. It waits for threads: under a
+    /// simulation, let that go on instead, and use [`Self::expect`].
     ///
     /// # Panics
     /// When none does.
     #[must_use]
     #[track_caller]
     pub fn expect_within(&self, within: Duration) -> I {
-        let deadline = Instant::now() + within;
-        let mut received = self.shared.received();
-        loop {
-            if let Some(message) = received.pop_front() {
-                return message;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the probe has received nothing within {within:?}");
-            received = self
-                .shared
-                .arrived
-                .wait_timeout(received, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+        match self.wait(within, VecDeque::pop_front) {
+            Some(message) => message,
+            None => panic!("the probe has received nothing within {within:?}"),
         }
     }
 
@@ -93,7 +138,50 @@ impl<I: Send + Debug + 'static> Probe<I> {
     #[track_caller]
     pub fn expect_none(&self) {
         let received = self.shared.received();
-        assert!(received.is_empty(), "the probe has received {received:?}");
+        assert!(received.is_empty(), "the probe expects nothing, but {}", shown(&received));
+    }
+
+    /// Nothing may come for so long.
+    ///
+    /// # Panics
+    /// When something does, as soon as it does.
+    #[track_caller]
+    pub fn expect_none_within(&self, within: Duration) {
+        let came = self.wait(within, |received| (!received.is_empty()).then(|| shown(received)));
+        if let Some(shown) = came {
+            panic!("the probe expects nothing within {within:?}, but {shown}");
+        }
+    }
+
+    /// The first message that `is_wanted`, which must be there already; the others stay.
+    ///
+    /// # Panics
+    /// When there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn fish(&self, is_wanted: impl Fn(&I) -> bool) -> I {
+        let mut received = self.shared.received();
+        match take_where(&mut received, &is_wanted) {
+            Some(message) => message,
+            None => panic!("the probe has received no such message: {}", shown(&received)),
+        }
+    }
+
+    /// The first message that `is_wanted`, which must come within this time; the others
+    /// stay.
+    ///
+    /// # Panics
+    /// When none does.
+    #[must_use]
+    #[track_caller]
+    pub fn fish_within(&self, within: Duration, is_wanted: impl Fn(&I) -> bool) -> I {
+        match self.wait(within, |received| take_where(received, &is_wanted)) {
+            Some(message) => message,
+            None => panic!(
+                "the probe has received no such message within {within:?}: {}",
+                shown(&self.shared.received())
+            ),
+        }
     }
 
     /// Everything that has come and was not taken yet.
@@ -101,4 +189,42 @@ impl<I: Send + Debug + 'static> Probe<I> {
     pub fn drain(&self) -> Vec<I> {
         self.shared.received().drain(..).collect()
     }
+
+    /// Waits until `take` finds something.
+    fn wait<T>(
+        &self,
+        within: Duration,
+        mut take: impl FnMut(&mut VecDeque<I>) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + within;
+        let mut received = self.shared.received();
+        loop {
+            if let Some(taken) = take(&mut received) {
+                return Some(taken);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.shared.arrived.wait_timeout(received, left);
+            received = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Probe<Death> {
+    /// A death watch: hand it to [`World::spawn`](super::World::spawn), and the end of
+    /// that actor comes as a message.
+    #[must_use]
+    pub fn watch(&self) -> OnDeath {
+        let address = self.address();
+        Box::new(move |death| {
+            address.send(death);
+        })
+    }
+}
+
+fn take_where<I>(received: &mut VecDeque<I>, is_wanted: impl Fn(&I) -> bool) -> Option<I> {
+    let at = received.iter().position(is_wanted)?;
+    received.remove(at)
 }

@@ -8,12 +8,16 @@ use std::{
 };
 
 use forebay_actors::{
+    node::EntryFilter,
     shell::sim::SeededRandom,
     sim::{Disk, Place, Sim, SiteId, Weather},
 };
 use forebay_messages::{Outcome, Timestamp};
 
-use crate::{Builder, Entry, EntryHandle, Runtime, RuntimeError};
+use crate::{Builder, Entry, EntryHandle, Runtime, RuntimeError, SharedLog};
+
+/// Entries that a panic names.
+const SHOWN_MAX: usize = 20;
 
 /// Virtual time that [`TestRuntime::run`] lets pass before it says that nobody will
 /// ever be done.
@@ -42,20 +46,29 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// assert!(app.outcome_now(&entry).is_some());
 /// ```
 pub struct TestRuntime {
-    /// Before the sim: handles of the node go first.
-    runtime: Option<Runtime>,
+    /// Before the sim: handles of the nodes go first.
+    nodes: Vec<Member>,
+    /// The node that the short forms talk to.
+    present: usize,
     sim: Sim,
-    site: SiteId,
-    disk: Disk,
+    shared: Option<SharedLog>,
     build: Box<dyn Fn() -> Builder>,
     /// Last: everything above may hold tokio's timers.
     tokio: tokio::runtime::Runtime,
+}
+
+/// One node of a test.
+struct Member {
+    disk: Disk,
+    site: Option<SiteId>,
+    runtime: Option<Runtime>,
 }
 
 /// What makes a test runtime; see [`TestRuntime::builder`].
 pub struct TestBuilder {
     seed: u64,
     start: Timestamp,
+    nodes: usize,
 }
 
 impl TestBuilder {
@@ -73,8 +86,16 @@ impl TestBuilder {
         self
     }
 
+    /// How many runtimes share the log (default: 1, with a log of its own). The first one
+    /// leads; see [`TestRuntime::fail_over`].
+    #[must_use]
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes.max(1);
+        self
+    }
+
     /// Starts the runtime that `build` describes, in memory: a place that it names is
-    /// not used. `build` is called again for every restart.
+    /// not used. `build` is called again for every node and every restart.
     ///
     /// # Panics
     /// When it does not start.
@@ -85,10 +106,16 @@ impl TestBuilder {
             .start_paused(true)
             .build()
             .expect("tokio makes a runtime");
-        let sim = tokio.block_on(async { Sim::new(self.seed, self.start) });
+        let mut sim = tokio.block_on(async { Sim::new(self.seed, self.start) });
         let disk = Disk::new().expect("RocksDB keeps files in memory");
-        let mut app = TestRuntime::over(tokio, sim, disk, Box::new(build));
-        app.start_node();
+        let shared = (self.nodes > 1).then(|| sim.share(&disk).1);
+        let replica = || disk.replica().expect("RocksDB keeps files in memory");
+        let replicas: Vec<Disk> = (1..self.nodes).map(|_| replica()).collect();
+        let nodes = std::iter::once(disk.clone()).chain(replicas);
+        let nodes = nodes.map(|disk| Member { disk, site: None, runtime: None }).collect();
+        let build = Box::new(build);
+        let mut app = TestRuntime { nodes, present: 0, sim, shared, build, tokio };
+        (0..self.nodes).for_each(|node| app.start_node(node));
         app
     }
 }
@@ -106,29 +133,26 @@ impl TestRuntime {
     /// A test runtime with a seed or a start time of its own.
     #[must_use]
     pub fn builder() -> TestBuilder {
-        TestBuilder { seed: 0, start: Timestamp::from(SystemTime::now()) }
-    }
-
-    fn over(
-        tokio: tokio::runtime::Runtime,
-        mut sim: Sim,
-        disk: Disk,
-        build: Box<dyn Fn() -> Builder>,
-    ) -> Self {
-        let (site, _) = sim.place(&disk);
-        Self { runtime: None, sim, site, disk, build, tokio }
+        TestBuilder { seed: 0, start: Timestamp::from(SystemTime::now()), nodes: 1 }
     }
 
     #[track_caller]
-    fn start_node(&mut self) {
-        self.sim.crash(self.site);
-        let (site, place) = self.sim.place(&self.disk);
-        self.site = site;
-        let starting = launch(&mut self.sim, place, (self.build)());
+    fn start_node(&mut self, node: usize) {
+        let (site, place) = self.sim.place(&self.nodes[node].disk);
+        self.nodes[node].site = Some(site);
+        let mut builder = (self.build)();
+        if let Some(shared) = &self.shared {
+            builder = builder.shared_log(shared);
+        }
+        let starting = launch(&mut self.sim, place, builder);
         match self.run(starting) {
-            Ok(runtime) => self.runtime = Some(runtime),
+            Ok(runtime) => self.nodes[node].runtime = Some(runtime),
             Err(error) => panic!("the runtime does not start: {error}"),
         }
+    }
+
+    fn present(&self) -> &Member {
+        &self.nodes[self.present]
     }
 
     /// The runtime, to call what has no short form here: pass the futures to
@@ -139,7 +163,7 @@ impl TestRuntime {
     #[must_use]
     #[track_caller]
     pub fn runtime(&self) -> Runtime {
-        self.runtime.clone().expect("the runtime has crashed: restart it")
+        self.present().runtime.clone().expect("the runtime has crashed: restart it")
     }
 
     /// The time.
@@ -224,10 +248,13 @@ impl TestRuntime {
     }
 
     /// Pulls the plug: actors and handlers are gone, and everything that was not
-    /// durable.
+    /// durable. Other nodes notice by themselves, as time passes.
     pub fn crash(&mut self) {
-        self.sim.crash(self.site);
-        self.runtime = None;
+        let member = &mut self.nodes[self.present];
+        if let Some(site) = member.site.take() {
+            self.sim.crash(site);
+        }
+        member.runtime = None;
     }
 
     /// Starts again from what was durable; crashes first if it still runs.
@@ -237,25 +264,47 @@ impl TestRuntime {
     #[track_caller]
     pub fn restart(&mut self) {
         self.crash();
-        self.start_node();
+        self.start_node(self.present);
+    }
+
+    /// Crashes, and goes on with the next node as soon as that leads every partition.
+    /// Entries that ran are given back and run again there.
+    ///
+    /// # Panics
+    /// When there is no other node (see [`TestBuilder::nodes`]), or it does not lead.
+    #[track_caller]
+    pub fn fail_over(&mut self) {
+        self.crash();
+        let running = |member: &Member| member.runtime.is_some();
+        let next = self.nodes.iter().position(running);
+        self.present = next.expect("no other node runs: ask for `.nodes(2)`");
+        let node = std::sync::Arc::clone(self.runtime().node());
+        for partition in node.partitions() {
+            if let Err(error) = self.run(node.lead(partition)) {
+                panic!("the next node does not lead partition {partition}: {error}");
+            }
+        }
     }
 
     /// Ends every actor of a kind (`partition`, `supervisor`, `limiter`, `vqueue`,
     /// `capacity`) as a panic would; how many there were.
     pub fn kill(&mut self, name: &str) -> usize {
-        let actors = self.sim.actors(self.site).into_iter().filter(|(_, other)| *other == name);
-        actors.filter(|(number, _)| self.sim.kill(self.site, *number)).count()
+        let Some(site) = self.present().site else { return 0 };
+        let actors = self.sim.actors(site).into_iter().filter(|(_, other)| *other == name);
+        actors.filter(|(number, _)| self.sim.kill(site, *number)).count()
     }
 
     /// Makes disk and threads slow or unreliable from now on.
     pub fn set_weather(&mut self, weather: Weather) {
-        self.sim.set_weather(self.site, weather);
+        if let Some(site) = self.present().site {
+            self.sim.set_weather(site, weather);
+        }
     }
 
     /// The storage, to plan faults.
     #[must_use]
     pub fn disk(&self) -> &Disk {
-        &self.disk
+        &self.present().disk
     }
 
     /// The simulation below, for finer control.
@@ -276,8 +325,20 @@ impl TestRuntime {
     }
 
     fn describe(&self) -> String {
-        let tasks = self.sim.pending_tasks(self.site);
-        format!("handlers that have not ended: {}", tasks.len())
+        let mut text = String::from("what is left:");
+        for (number, member) in self.nodes.iter().enumerate() {
+            let Some(site) = member.site else { continue };
+            let handlers = self.sim.pending_tasks(site).len();
+            text += &format!("\n  node {number}: {handlers} handlers that have not ended");
+        }
+        if let Some(runtime) = &self.present().runtime
+            && let Ok(entries) = runtime.node().entries(&EntryFilter::default())
+        {
+            for entry in entries.iter().filter(|entry| entry.stage != "finished").take(SHOWN_MAX) {
+                text += &format!("\n  {} is {} ({})", entry.id, entry.stage, entry.service);
+            }
+        }
+        text
     }
 }
 
@@ -298,7 +359,10 @@ pub fn launch(
 
 impl Drop for TestRuntime {
     fn drop(&mut self) {
-        self.crash();
+        for node in 0..self.nodes.len() {
+            self.present = node;
+            self.crash();
+        }
     }
 }
 

@@ -78,7 +78,9 @@ impl World {
         let plan = Arc::new(Plan::new(&mut random));
         let mut sim = Sim::new(random.next_u64(), start).without_tokio_tasks();
         let disk = Disk::new().unwrap();
-        disk.log().keep_all(random.below(2) == 0);
+        // Of several nodes one may be down while the log is trimmed: it could not be taken
+        // up again (it would need the rows of another one).
+        disk.log().keep_all(plan.nodes > 1 || random.below(2) == 0);
         let shared = (plan.nodes > 1).then(|| sim.share(&disk));
         let replicas = (1..plan.nodes).map(|_| disk.replica().unwrap()).collect::<Vec<_>>();
         let nodes = std::iter::once(disk).chain(replicas);
@@ -87,6 +89,7 @@ impl World {
         let journal = Shared::new(&plan);
         if let Some((site, _)) = &shared {
             sim.set_log_delay(*site, plan.log_delay_ms);
+            sim.set_log_twice(*site, plan.log_twice);
         }
         Self {
             plan,
@@ -112,6 +115,7 @@ impl World {
     }
 
     fn note(&self, text: impl std::fmt::Display) {
+        tracing::info!("{:>7} {text}", self.elapsed());
         self.journal.lock().note(self.sim.now(), text);
     }
 
@@ -248,6 +252,7 @@ impl World {
         self.note(format!("node {index} starts as {incarnation}"));
         let (site, place) = self.sim.place(&self.nodes[index].disk);
         self.sim.set_log_delay(site, self.plan.log_delay_ms);
+        self.sim.set_log_twice(site, self.plan.log_twice);
         self.sim.set_weather(
             site,
             Weather {

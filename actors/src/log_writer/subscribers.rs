@@ -177,6 +177,8 @@ impl Subscribers {
         let mut changed = false;
         all.retain_mut(|subscriber| {
             if subscriber.is_behind || subscriber.sent.next() < first {
+                // It may be news: a write that failed may have been made all the same.
+                changed |= !subscriber.is_behind;
                 subscriber.is_behind = true;
                 return true;
             }

@@ -181,6 +181,7 @@ impl Drop for Node {
             );
             self.executor.abort_all();
             self.take_down(machinery);
+            self.services.abandon();
         }
     }
 }

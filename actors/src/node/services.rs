@@ -1,7 +1,7 @@
 //! What the actors of all partitions share on a node.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
@@ -202,6 +202,20 @@ impl NodeServices {
             let reason = reason.to_owned();
             entry.actors.1.address.send(LeadershipInput::Refused { reason, fenced_by: None });
         }
+    }
+
+    /// The node is gone without a word: whoever still waits for it, on another node
+    /// perhaps, is answered, and nothing here keeps its rows open.
+    pub(crate) fn abandon(&self) {
+        if let Some(shared) = &self.shared {
+            shared.leave(self.node);
+        }
+        let gone: BTreeSet<PartitionId> =
+            self.partitions.iter().map(|entry| *entry.key()).collect();
+        for partition in gone {
+            self.replies.answer_all_of(partition, &Answer::LostLeadership);
+        }
+        self.partitions.clear();
     }
 
     /// Storage failed under a partition: it stops, and says why.

@@ -30,6 +30,8 @@ pub(super) struct Writer {
     /// When those who are behind are fed; absent while nobody is.
     feed: Option<Timestamp>,
     pub(super) delay_ms_max: u64,
+    /// Of 100 appends, so many are made twice.
+    pub(super) twice_percent: usize,
 }
 
 fn lock(queue: &Queue) -> MutexGuard<'_, Option<VecDeque<LogCommand>>> {
@@ -39,7 +41,14 @@ fn lock(queue: &Queue) -> MutexGuard<'_, Option<VecDeque<LogCommand>>> {
 impl Writer {
     pub(super) fn new(store: Arc<dyn LogStore>) -> Self {
         let queue = Arc::new(Mutex::new(Some(VecDeque::new())));
-        Self { queue, core: WriterCore::new(store), due: None, feed: None, delay_ms_max: 0 }
+        Self {
+            queue,
+            core: WriterCore::new(store),
+            due: None,
+            feed: None,
+            delay_ms_max: 0,
+            twice_percent: 0,
+        }
     }
 
     pub(super) fn handle(&self, sleeper: &Arc<AtomicWaker>) -> LogHandle {
@@ -78,6 +87,28 @@ impl Writer {
         self.first_due().is_some_and(|due| due <= now)
     }
 
+    /// Somebody between a node and its log who is not sure repeats himself.
+    fn some_twice(&self, batch: Vec<LogCommand>, random: &mut SeededRandom) -> Vec<LogCommand> {
+        if self.twice_percent == 0 {
+            return batch;
+        }
+        let mut all = Vec::with_capacity(batch.len());
+        for command in batch {
+            let again = match &command {
+                LogCommand::Append { partition, epoch, record }
+                    if random.below(100) < self.twice_percent =>
+                {
+                    let record = Arc::clone(record);
+                    Some(LogCommand::Append { partition: *partition, epoch: *epoch, record })
+                }
+                _ => None,
+            };
+            all.push(command);
+            all.extend(again);
+        }
+        all
+    }
+
     /// Writes some of the commands that wait, in order; how many.
     pub(super) fn write(&mut self, now: Timestamp, random: &mut SeededRandom) -> u64 {
         let batch: Vec<_> = match (self.due.take_if(|due| *due <= now), &mut *lock(&self.queue)) {
@@ -88,6 +119,7 @@ impl Writer {
             _ => Vec::new(),
         };
         let count = batch.len() as u64;
+        let batch = self.some_twice(batch, random);
         self.core.handle(batch.into_iter());
         // Not in `handle` above: that looks once, and whoever is behind must apply first.
         self.feed = self.core.feed().then(|| Timestamp(now.0 + FEED_EVERY_MS));

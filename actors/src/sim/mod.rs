@@ -173,6 +173,13 @@ impl Sim {
         }
     }
 
+    /// Of 100 appends to a node's log (or to a shared one), so many are made twice.
+    pub fn set_log_twice(&mut self, site: SiteId, percent: usize) {
+        if let Some(writer) = self.writers.get_mut(&site) {
+            writer.twice_percent = percent;
+        }
+    }
+
     /// Pulls the plug: actors, handlers and what was on its way to the disk are gone.
     /// The handles of the node must be dropped too before its disk is used again.
     pub fn crash(&mut self, site: SiteId) {

@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Does the simulation find bugs? Each one below is planted in a copy of the workspace;
+# seeds are then run until one fails. `docs/testing.md` has a table of the result.
+#
+#   tests/mutations/sim.sh            all of them
+#   tests/mutations/sim.sh wake-up    those whose name contains the word
+#
+# FOREBAY_SIM_SEEDS sets after how many seeds a bug counts as not found (default 2000),
+# CARGO_TARGET_DIR where to build. Exit code 0 when every bug was found.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+only=${1:-}
+seeds=${FOREBAY_SIM_SEEDS:-2000}
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/mutations-sim}
+export RUST_BACKTRACE=0
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+missed=0
+
+(cd "$root" && git ls-files -z | xargs -0 tar cf -) | tar xf - -C "$copy"
+(cd "$copy" && git init --quiet && git add --all)
+
+# Runs seeds in the copy: 0 when all hold.
+simulate() {
+    (cd "$copy" && FOREBAY_SIM_SEED=0 FOREBAY_SIM_SEEDS=$1 cargo test --quiet --offline \
+        --all-features --test main -- --exact sim::named_seeds_hold --nocapture) >"$copy/log" 2>&1
+}
+
+# planted NAME (FILE SED-SCRIPT)...
+planted() {
+    local name=$1
+    shift
+    [[ $name == *"$only"* ]] || return 0
+    (cd "$copy" && git checkout --quiet -- .)
+    while (($# > 0)); do
+        cp "$copy/$1" "$copy/before"
+        sed -i -E "$2" "$copy/$1"
+        if cmp -s "$copy/$1" "$copy/before"; then
+            echo "DOES NOT APPLY  $name: $1: $2"
+            missed=$((missed + 1))
+            return 0
+        fi
+        shift 2
+    done
+    if simulate "$seeds"; then
+        echo "NOT FOUND       $name, in $seeds seeds"
+        missed=$((missed + 1))
+    elif grep -q 'could not compile' "$copy/log"; then
+        echo "DOES NOT BUILD  $name"
+        cat "$copy/log"
+        missed=$((missed + 1))
+    else
+        local seed
+        seed=$(grep -oP '^seed \K[0-9]+(?=: )' "$copy/log" | sort -n | head -1)
+        echo "found           $name: $((seed + 1)) seeds; $(grep -m1 -P "^seed $seed: " "$copy/log" | cut -c1-90)"
+    fi
+}
+
+if [[ -z $only ]]; then
+    simulate 100 || { cat "$copy/log"; echo "seeds fail without a planted bug" >&2; exit 1; }
+    echo "holds           without a planted bug, 100 seeds"
+fi
+
+apply=engine/src/partition/apply
+machine=engine/src/partition/machine
+
+planted 'notify before commit: committed records are told before they are written' \
+    actors/src/log_writer.rs \
+    's/^        let outcomes = self\.store\.append\(&appends\);/        let told: Vec<Appended> = appends.iter().map(|a| Appended::At(self.store.end(a.partition).next())).collect();\n        let outcomes = self.store.append(\&appends);\n        if outcomes.is_err() {\n            for (((partition, _), records), outcome) in groups.into_iter().zip(told) {\n                self.tell(partition, records, outcome);\n            }\n            return;\n        }/'
+planted 'tombstone evicted: a removal during a scan is forgotten' \
+    engine/src/inbox/cache.rs 's/flight\.overlay\.tombstone\(key\)/let _ = \&flight.overlay/'
+planted 'no seeding after failover: a new limiter knows no rules, locks, running entries' \
+    actors/src/partition/scan.rs \
+    's/Ok\(\(Seed \{ rules, locks, running: seeds \}, running\)\)/drop((rules, locks, seeds, running)); Ok((Seed { rules: Vec::new(), locks: Vec::new(), running: Vec::new() }, Vec::new()))/'
+planted 'completion without token check: the end of any attempt is believed' \
+    actors/src/executor.rs 's/^            if let Some\(abort\) = &running\.abort \{$/            if let Some(abort) = running.abort.as_ref().filter(|_| false) {/;s/remove_if\(&entry, \|_, running\| running\.token == token\)/remove_if(\&entry, |_, _| true)/' \
+    $machine/attempts.rs 's/let known = self\.attempts\.by_token\.get\(&token\)\.filter\(\|known\| known\.entry == entry\);/let found = self.attempts.by_token.iter().find(|(_, known)| known.entry == entry);\n        let (token, known) = found.map_or((token, None), |(token, known)| (*token, Some(known)));/' \
+    $apply/complete.rs 's/ && row\.token == token//'
+planted 'permit released twice: a counter goes down by two' \
+    engine/src/limiter/release.rs 's/^        let freed = self\.counters\.put\(permit\.home, unused, self\.now\);/        self.counters.put(permit.home, unused, self.now);\n        let freed = self.counters.put(permit.home, unused, self.now);/'
+planted 'dedup skipped: a record that is in the log twice is applied twice' \
+    $apply/mod.rs 's/if seen\.is_some_and\(\|seen\| row <= seen\) \{/if false \&\& seen.is_some_and(|seen| row <= seen) {/'
+planted 'wake-up dropped: what came while a vqueue went cold does not start it again' \
+    $machine/registry.rs 's/if kept \{ Gone::Restart\(vqueue\) \}/if kept \&\& false { Gone::Restart(vqueue) }/'
+planted 'fence ignored: by the log and when a record is applied' \
+    storage/src/log/memory.rs 's/if append\.epoch < position\.fence \{/if false {/' \
+    $apply/mod.rs 's/if own\.epoch < state\.leader_epoch \{/if false {/;s/if seen\.is_some_and\(\|seen\| row <= seen\) \{/if key != DedupKey::Leader \&\& seen.is_some_and(|seen| row <= seen) {/'
+planted 'an entry that is known is stored again' \
+    $apply/enqueue.rs 's/^    if known \{$/    if known \&\& false {/'
+planted 'a retry gives its lock back' \
+    $apply/retry.rs 's/keeps_lock: has_lock, abort/keeps_lock: has_lock \&\& false, abort/'
+planted 'a permit is forgotten when its decision is void' \
+    $machine/attempts.rs 's/^                self\.give_back\(token, lock_holder, effects\);/                let _ = lock_holder; self.attempts.remove(token);/'
+planted 'a replica that is behind misses a record' \
+    actors/src/log_writer/subscribers.rs 's/^        let mut subscriber|^        let sent = subscription\.after;/        let sent = if subscription.after.0 > 0 { subscription.after.next() } else { subscription.after };/'
+
+if ((missed > 0)); then
+    echo "$missed planted bug(s) were not found" >&2
+    exit 1
+fi
