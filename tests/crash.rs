@@ -5,6 +5,7 @@
 //! order of the lines is an order in which things happened, whatever the clocks say.
 
 mod check;
+mod embedded;
 mod random;
 mod trace;
 

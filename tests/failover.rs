@@ -1,6 +1,9 @@
 //! Several runtimes over one log, in this process: who leads, what followers do, what
 //! becomes of those who wait when the leader changes.
 
+mod late;
+mod panic;
+
 use std::{
     sync::{
         Arc,

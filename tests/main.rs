@@ -9,7 +9,10 @@ mod act;
 mod crash;
 mod embed;
 mod examples;
+#[cfg(feature = "testkit")]
 mod failover;
+#[cfg(feature = "testkit")]
+mod faults;
 #[cfg(feature = "testkit")]
 mod kit;
 #[cfg(feature = "testkit")]
@@ -17,6 +20,7 @@ mod kit_runtime;
 mod limits;
 mod place;
 mod process;
+mod replay;
 #[cfg(feature = "testkit")]
 mod sim;
 #[cfg(feature = "testkit")]

@@ -38,5 +38,6 @@ pub mod testkit {
     pub use forebay_storage::{
         fault::{FaultLog, LogFault, StoreFault, StoreFaults},
         log::{LogStore, MemoryLog},
+        metadata::MemoryMetadata,
     };
 }

@@ -127,7 +127,7 @@ impl Builder {
     }
 
     /// What the log keeps besides what a restart needs (default: nothing). A shared log
-    /// keeps what its own default says.
+    /// has its own say, see [`SharedLog::open`].
     pub fn trim_log(mut self, trim_log: TrimLog) -> Self {
         self.trim_log = trim_log;
         self

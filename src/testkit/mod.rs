@@ -13,7 +13,7 @@ pub use forebay_actors::{
         sim::{SeededRandom, SimWorld, VirtualClock},
     },
     sim::{Disk, Host, Place, Sim, SiteId, TaskHandle, TraceStep, Weather},
-    testkit::{FaultLog, LogFault, LogStore, MemoryLog, StoreFault, StoreFaults},
+    testkit::{FaultLog, LogFault, LogStore, MemoryLog, MemoryMetadata, StoreFault, StoreFaults},
 };
 pub use forebay_engine::Machine;
 pub use probe::Probe;

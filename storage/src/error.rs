@@ -90,7 +90,9 @@ impl fmt::Display for Fault {
             }
             FaultKind::ReadOnly => "the files may not be written; check owner, mode and mount",
             FaultKind::InUse => "somebody else has the files open; stop the other process",
-            FaultKind::Corrupt => "the files are damaged; restore them from a copy",
+            FaultKind::Corrupt => {
+                "the files are damaged; restore a snapshot (forebay snapshot restore)"
+            }
             FaultKind::Other => "the storage below failed",
         })?;
         write!(f, " ({})", self.cause)

@@ -171,6 +171,58 @@ impl Node {
     }
 }
 
+/// Threads of a node that stand still until this is dropped.
+#[cfg(feature = "testkit")]
+#[must_use = "they go on when it is dropped"]
+#[derive(Debug)]
+pub struct Paused(
+    #[expect(dead_code, reason = "its end is the signal")] Vec<std::sync::mpsc::Sender<()>>,
+);
+
+#[cfg(feature = "testkit")]
+impl Node {
+    /// Has the threads of actors stand still, as SIGSTOP or a long pause of a virtual
+    /// machine does. Handlers and the log go on.
+    pub fn pause_threads(&self) -> Paused {
+        let count = self.machinery().as_ref().map_or(0, |machinery| machinery.arbiters.len());
+        let pause = |index| {
+            let (sleeper, wake) = std::sync::mpsc::channel::<()>();
+            // An error is the signal to go on.
+            let sent = self.on_arbiter(index, move |_| while wake.recv().is_ok() {});
+            sent.is_ok().then_some(sleeper)
+        };
+        Paused((0..count).filter_map(pause).collect())
+    }
+
+    /// Lets planned faults happen at commits of the rows. Once per node.
+    pub fn set_store_faults(&self, faults: Arc<forebay_storage::fault::StoreFaults>) {
+        self.store.set_faults(faults);
+    }
+
+    /// Has the partition's actor here, or its supervisor, break an invariant, so that it
+    /// panics.
+    ///
+    /// # Errors
+    /// [`NodeError::UnknownPartition`].
+    pub fn break_replica(&self, partition: PartitionId, supervisor: bool) -> Result<(), NodeError> {
+        use forebay_engine::{
+            leadership::{LeadershipInput, Role},
+            partition::machine::PartitionInput,
+        };
+
+        let entry = self.entry_of(partition)?;
+        let role = self.services.status(partition).map(|status| status.role);
+        if let (true, Some(Role::Leader { epoch, .. })) = (supervisor, role) {
+            let twice = LeadershipInput::Announced { node: self.id(), epoch };
+            entry.actors.1.address.send(twice);
+        } else {
+            let first = forebay_messages::Lsn(u64::MAX >> 1);
+            entry.address.send(PartitionInput::Committed { first, records: Vec::new() });
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         let left = self.machinery.lock().unwrap_or_else(PoisonError::into_inner).take();

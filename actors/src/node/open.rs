@@ -151,7 +151,7 @@ impl Node {
         let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(rows.len())).max(1);
         let Threads { arbiters, refill } = Threads::start(&config.place, threads, &clock)?;
         let (log, log_writer) = match &config.shared {
-            Some(shared) => (shared.writer(), None),
+            Some(shared) => (shared.writer(storage.node), None),
             None => {
                 let writer = config.place.log_writer(&storage.log, config.trim_log)?;
                 (writer.handle(), Some(writer))

@@ -5,6 +5,8 @@
 //! always hold: leases only say who seems to live and whom to ask; who leads is decided
 //! by epochs and the fence of the log. Must not know: what a partition does.
 
+mod cut;
+
 use std::{
     path::Path,
     sync::{
@@ -21,7 +23,9 @@ use forebay_storage::{
     metadata::{LocalMetadata, MemoryMetadata, MetadataStore},
 };
 
-use crate::log_writer::{LogHandle, LogWriter};
+use crate::log_writer::{LogHandle, LogWriter, TrimLog};
+
+use cut::Cuts;
 
 use super::{NodeError, NodeServices};
 
@@ -43,6 +47,7 @@ struct Inner {
     leases: DashMap<PartitionId, Lease>,
     nodes: DashMap<NodeId, Weak<NodeServices>>,
     next_node: AtomicU32,
+    cuts: Cuts,
     /// Dropped last: its lock guards the directory.
     _data_dir: Option<DataDir>,
 }
@@ -67,20 +72,22 @@ impl SharedLog {
     /// # Errors
     /// [`NodeError::Thread`].
     pub fn in_memory() -> Result<Self, NodeError> {
-        Self::over(Arc::new(MemoryLog::new()), Arc::new(MemoryMetadata::new()))
+        let (log, metadata) = (Arc::new(MemoryLog::new()), Arc::new(MemoryMetadata::new()));
+        Self::over(log, metadata, TrimLog::default())
     }
 
     /// A log and metadata in a directory, which this process then has for itself. It is
-    /// made when it does not exist.
+    /// made when it does not exist. `trim`: what the log keeps besides what a restart of
+    /// those replicas needs that are there now.
     ///
     /// # Errors
     /// [`NodeError`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, NodeError> {
+    pub fn open(path: impl AsRef<Path>, trim: TrimLog) -> Result<Self, NodeError> {
         let data_dir = DataDir::open(path)?;
         let medium = Medium::disk();
         let log = Arc::new(LocalLog::open(&data_dir.log(), &medium)?);
         let metadata = Arc::new(LocalMetadata::open(&data_dir.metadata(), &medium)?);
-        Self::new(log, metadata, Some(data_dir))
+        Self::new(log, metadata, trim, Some(data_dir))
     }
 
     /// These two, for tests: a log that fails on cue, a store that is looked into.
@@ -90,16 +97,18 @@ impl SharedLog {
     pub fn over(
         log: Arc<dyn LogStore>,
         metadata: Arc<dyn MetadataStore>,
+        trim: TrimLog,
     ) -> Result<Self, NodeError> {
-        Self::new(log, metadata, None)
+        Self::new(log, metadata, trim, None)
     }
 
     fn new(
         log: Arc<dyn LogStore>,
         metadata: Arc<dyn MetadataStore>,
+        trim: TrimLog,
         data_dir: Option<DataDir>,
     ) -> Result<Self, NodeError> {
-        let writer = LogWriter::start(Arc::clone(&log)).map_err(NodeError::Thread)?;
+        let writer = LogWriter::start_with(Arc::clone(&log), trim).map_err(NodeError::Thread)?;
         Ok(Self::written_by(writer, log, metadata, data_dir))
     }
 
@@ -126,6 +135,7 @@ impl SharedLog {
             leases: DashMap::new(),
             nodes: DashMap::new(),
             next_node: AtomicU32::new(1),
+            cuts: Cuts::default(),
             _data_dir: data_dir,
         }))
     }
@@ -138,8 +148,17 @@ impl SharedLog {
         Arc::clone(&self.0.metadata)
     }
 
-    pub(super) fn writer(&self) -> LogHandle {
-        self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).handle()
+    /// The way of a node to the log.
+    pub(super) fn writer(&self, node: NodeId) -> LogHandle {
+        let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).handle();
+        self.0.cuts.through(node, writer)
+    }
+
+    /// Nothing that a node tells the log reaches it from here on, and nothing of the log
+    /// the node.
+    #[cfg(feature = "testkit")]
+    pub fn cut_off(&self, node: NodeId) {
+        self.0.cuts.cut(node);
     }
 
     /// A number that no other node of this log has had.

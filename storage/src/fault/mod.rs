@@ -33,7 +33,12 @@ pub fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let target = to.join(entry.file_name());
-        match entry.file_type()?.is_dir() {
+        let kind = entry.file_type()?;
+        if !kind.is_dir() && !kind.is_file() {
+            // A socket.
+            continue;
+        }
+        match kind.is_dir() {
             true => copy_dir(&entry.path(), &target)?,
             // A background flush may remove a file meanwhile: then it is not needed.
             false => match fs::copy(entry.path(), &target) {

@@ -1,0 +1,68 @@
+//! Actors that panic: the replica is built anew, everybody who waits is answered.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use forebay::{Candidacy, Drain, EnqueueError, SharedLog, error::NodeError};
+
+use super::{P, Ran, member, role, until, work};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_or_a_supervisor_that_panics_is_built_anew() {
+    for breaks_supervisor in [false, true] {
+        let log = SharedLog::in_memory().unwrap();
+        let ran = Arc::new(Ran::default());
+        let only = member(&log, 0, &ran, Candidacy::First).await;
+        let mut entries = Vec::new();
+        for _ in 0..50 {
+            entries.push(only.enqueue(work(20)).await.unwrap());
+        }
+        until("they run", || ran.now.load(Ordering::SeqCst) > 10).await;
+        let epoch = only.partitions().list().unwrap()[0].epoch;
+        only.node().break_replica(P, breaks_supervisor).unwrap();
+        until("it leads anew", || only.partitions().list().unwrap()[0].epoch > epoch).await;
+        until("it is open", || only.partitions().list().unwrap()[0].open).await;
+        only.enqueue(work(1)).await.unwrap();
+        for entry in &entries {
+            let ended = tokio::time::timeout(super::PATIENCE, entry.result::<u64>()).await;
+            ended.expect("its end is told").unwrap();
+        }
+        assert_eq!(ran.now.load(Ordering::SeqCst), 0, "no handler of before is left");
+        only.shutdown(Drain::now()).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_panics_too_often_stops_for_a_while_and_says_why() {
+    let log = SharedLog::in_memory().unwrap();
+    let ran = Arc::new(Ran::default());
+    let first = member(&log, 0, &ran, Candidacy::First).await;
+    for _ in 0..4 {
+        until("it leads", || role(&first) == "leader").await;
+        let epoch = first.partitions().list().unwrap()[0].epoch;
+        first.node().break_replica(P, false).unwrap();
+        let changed = || {
+            let view = first.partitions().list().unwrap()[0].clone();
+            view.stopped.is_some() || view.epoch > epoch
+        };
+        until("it was built anew, or stopped", changed).await;
+    }
+    let view = first.partitions().list().unwrap()[0].clone();
+    assert!(view.stopped.is_some_and(|why| why.contains("panicked")), "{}", view.role);
+    let error = first.enqueue(work(1)).await.err().unwrap();
+    assert!(
+        matches!(error, EnqueueError::Node(NodeError::PartitionStopped { .. })),
+        "clear at once: {error}"
+    );
+    // Another candidate does not wait for it.
+    let second = member(&log, 1, &ran, Candidacy::First).await;
+    assert_eq!(role(&second), "leader");
+    second.enqueue(work(1)).await.unwrap().result::<u64>().await.unwrap();
+    until("the first one is back, and follows", || role(&first) == "follower").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(role(&second), "leader", "it does not take over from whoever leads");
+    first.shutdown(Drain::now()).await.unwrap();
+    second.shutdown(Drain::now()).await.unwrap();
+}

@@ -1,0 +1,77 @@
+//! What storage that fails comes to: every fault ends in a clear stop or in a recovery,
+//! and nothing that was acknowledged is lost silently.
+//!
+//! Makes the table in `docs/reliability.md`: each row is what was seen here. After a
+//! change, `FOREBAY_BLESS=1` writes the table anew.
+
+mod cases;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Around the table in the document.
+const BEGIN: &str = "<!-- made by tests/faults.rs -->\n";
+const END: &str = "<!-- end -->";
+
+/// What became of a fault.
+struct Row {
+    fault: &'static str,
+    /// What whoever is there is told, or that nobody notices.
+    seen: String,
+    /// What was found after the remedy.
+    after: &'static str,
+}
+
+fn document() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md")
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut text = "| fault | what is said | afterwards |\n|---|---|---|\n".to_owned();
+    for Row { fault, seen, after } in rows {
+        text.push_str(&format!("| {fault} | {seen} | {after} |\n"));
+    }
+    text
+}
+
+/// A message without what differs from run to run: directories, numbers of files and
+/// records, checksums.
+fn settled(message: &str, directory: &Path) -> String {
+    let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    // Which byte of a damaged file is met first differs too.
+    let detail = [" (the record at byte", " (Corruption"].iter().find_map(|at| message.find(at));
+    let message = &message[..detail.unwrap_or(message.len())];
+    let text = message.replace(&directory.display().to_string(), "DIR").replace('|', "/");
+    let mut settled = String::new();
+    let mut number = false;
+    for (at, letter) in text.char_indices() {
+        let is_digit = letter.is_ascii_digit();
+        if is_digit && !number {
+            settled.push('N');
+        } else if !is_digit {
+            settled.push(letter);
+        }
+        number = is_digit;
+        if at > 400 {
+            settled.push('…');
+            break;
+        }
+    }
+    settled
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_fault_ends_in_a_clear_stop_or_in_a_recovery() {
+    let rows = cases::all().await;
+    let made = table(&rows);
+    let text = fs::read_to_string(document()).unwrap();
+    let (head, rest) = text.split_once(BEGIN).expect("the table's beginning is marked");
+    let (kept, tail) = rest.split_once(END).expect("the table's end is marked");
+    if std::env::var_os("FOREBAY_BLESS").is_some_and(|value| value == "1") {
+        fs::write(document(), format!("{head}{BEGIN}{made}{END}{tail}")).unwrap();
+    } else {
+        assert_eq!(kept, made, "docs/reliability.md tells of other outcomes");
+    }
+}
