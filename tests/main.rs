@@ -18,6 +18,8 @@ mod kit;
 #[cfg(feature = "testkit")]
 mod kit_runtime;
 mod limits;
+#[cfg(feature = "testkit")]
+mod panics;
 mod place;
 mod process;
 mod replay;

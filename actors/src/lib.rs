@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod executor;
+pub mod faults;
 pub mod host;
 pub mod log_writer;
 pub mod node;

@@ -1,14 +1,20 @@
 //! Refill workers: a small pool of threads that scan inboxes with blocking reads.
 
-use std::thread::JoinHandle;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread::JoinHandle,
+};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use forebay_messages::actor::{RefillFailed, RefillRequest, VQueueMessage};
 use forebay_storage::partition::PartitionStore;
 
-use crate::shell::Ref;
 #[cfg(feature = "testkit")]
 use crate::sim::Host;
+use crate::{
+    faults::FaultPlan,
+    shell::{Ref, panic_text},
+};
 
 /// Threads of the pool of a node.
 pub(crate) const REFILL_WORKERS: usize = 2;
@@ -24,6 +30,7 @@ pub(crate) struct RefillJob {
 
 /// The pool of a node.
 pub(crate) struct RefillPool {
+    faults: FaultPlan,
     sender: Option<Sender<RefillJob>>,
     workers: Vec<JoinHandle<()>>,
     #[cfg(feature = "testkit")]
@@ -32,17 +39,19 @@ pub(crate) struct RefillPool {
 
 impl RefillPool {
     /// Starts the workers.
-    pub(crate) fn start() -> std::io::Result<Self> {
+    pub(crate) fn start(faults: &FaultPlan) -> std::io::Result<Self> {
         let (sender, receiver) = bounded(REFILL_QUEUE_LEN_MAX);
         let workers = (0..REFILL_WORKERS)
             .map(|index| {
                 let receiver: Receiver<RefillJob> = receiver.clone();
+                let faults = faults.clone();
                 std::thread::Builder::new()
                     .name(format!("forebay-refill-{index}"))
-                    .spawn(move || receiver.iter().for_each(run))
+                    .spawn(move || receiver.iter().for_each(|job| run(job, &faults)))
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {
+            faults: faults.clone(),
             sender: Some(sender),
             workers,
             #[cfg(feature = "testkit")]
@@ -53,7 +62,7 @@ impl RefillPool {
     /// Scans that a simulation makes when it pleases.
     #[cfg(feature = "testkit")]
     pub(crate) fn simulated(host: Host) -> Self {
-        Self { sender: None, workers: Vec::new(), sim: Some(host) }
+        Self { faults: FaultPlan::default(), sender: None, workers: Vec::new(), sim: Some(host) }
     }
 
     /// Whether a vqueue may try to read without a worker (which in a simulation may be
@@ -63,7 +72,12 @@ impl RefillPool {
         if let Some(host) = &self.sim {
             return !host.scans_block();
         }
-        true
+        !self.faults.blocks()
+    }
+
+    /// What goes wrong in tests.
+    pub(crate) fn faults(&self) -> &FaultPlan {
+        &self.faults
     }
 
     /// Hands a scan over; false when the queue is full.
@@ -87,20 +101,25 @@ impl Drop for RefillPool {
     }
 }
 
-/// Makes a scan and sends what it found.
-pub(crate) fn run(job: RefillJob) {
+/// Makes a scan and sends what it found. A panic is a scan that failed: the worker
+/// lives on, and the vqueue tries again.
+pub(crate) fn run(job: RefillJob, faults: &FaultPlan) {
     let RefillJob { store, request, reply_to } = job;
-    let answer = match store.refill(&request) {
+    let failed = |reason| VQueueMessage::RefillFailed(RefillFailed { id: request.id, reason });
+    let scan = AssertUnwindSafe(|| match faults.at_scan() {
+        true => Err("a planned failure".to_owned()),
+        false => store.refill(&request).map_err(|error| error.to_string()),
+    });
+    let scanned = catch_unwind(scan).unwrap_or_else(|panic| {
+        Err(format!("a refill worker panicked: {}", panic_text(panic.as_ref())))
+    });
+    reply_to.send(match scanned {
         Ok(Some(done)) => VQueueMessage::RefillDone(done),
-        Ok(None) => {
-            let reason = String::new();
-            VQueueMessage::RefillFailed(RefillFailed { id: request.id, reason })
+        // Canceled.
+        Ok(None) => failed(String::new()),
+        Err(reason) => {
+            tracing::error!(vqueue = %request.vqueue, reason, "an inbox cannot be scanned");
+            failed(reason)
         }
-        Err(error) => {
-            tracing::error!(vqueue = %request.vqueue, %error, "an inbox cannot be scanned");
-            let reason = error.to_string();
-            VQueueMessage::RefillFailed(RefillFailed { id: request.id, reason })
-        }
-    };
-    reply_to.send(answer);
+    });
 }

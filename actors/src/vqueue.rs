@@ -6,7 +6,7 @@ use std::{rc::Rc, sync::Arc};
 
 use forebay_engine::{
     partition::machine::PartitionInput,
-    vqueue::{Rest, VQueue, VQueueEffect},
+    vqueue::{VQueue, VQueueEffect},
 };
 use forebay_messages::{
     Timestamp, VQueueHandle, VQueueId, VQueueName,
@@ -93,10 +93,13 @@ impl VQueuePerformer {
 }
 
 impl Performer<VQueue> for VQueuePerformer {
+    const IS_ONE_OF_MANY: bool = true;
+
     fn perform(&mut self, effect: VQueueEffect, scope: &mut Scope<'_, VQueueMessage>) {
         if self.gone {
             return;
         }
+        self.shared.refill.faults().at_vqueue();
         let handle = self.handle;
         let links = &self.shared.links;
         match effect {
@@ -126,12 +129,8 @@ impl Performer<VQueue> for VQueuePerformer {
                 links.to_partition(PartitionInput::Passivated { handle, rest });
             }
             VQueueEffect::StillNeeded => links.to_partition(PartitionInput::StillNeeded(handle)),
-            // A head in the future keeps its queue warm; the partition asks those to go
-            // only when too many are active.
-            VQueueEffect::Idle(Rest::Until(_)) => {}
-            VQueueEffect::Idle(Rest::Empty | Rest::Paused) => {
-                links.to_partition(PartitionInput::Idle(handle));
-            }
+            VQueueEffect::Idle(_) => links.to_partition(PartitionInput::Idle(handle)),
+            VQueueEffect::WantsToGo(_) => links.to_partition(PartitionInput::WantsToGo(handle)),
         }
     }
 }

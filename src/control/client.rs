@@ -78,6 +78,8 @@ impl Control {
             threads: Some(1),
             running_max: None,
             dispatches: false,
+            vqueues: Default::default(),
+            faults: Default::default(),
             shared: None,
             trim_log,
             candidacy: Candidacy::default(),

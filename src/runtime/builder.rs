@@ -10,11 +10,13 @@ use std::{
 
 use forebay_actors::{
     executor::{Executor, Handler},
+    faults::FaultPlan,
     host::Spawner,
     log_writer::TrimLog,
     node::{Candidacy, Node, NodeConfig, Place, SharedLog},
     shell::{Clock, WallClock},
 };
+use forebay_engine::partition::machine::{IDLE_VQUEUES_MAX, VQueueLimits};
 use forebay_messages::vqueue::{Part, check_component};
 
 use crate::{
@@ -37,6 +39,8 @@ pub struct Builder {
     threads: Option<usize>,
     running_max: Option<u32>,
     payload_len_max: usize,
+    idle_vqueues_max: usize,
+    faults: FaultPlan,
     shared: Option<SharedLog>,
     trim_log: TrimLog,
     candidacy: Candidacy,
@@ -52,6 +56,8 @@ impl Builder {
             threads: None,
             running_max: None,
             payload_len_max: PAYLOAD_LEN_DEFAULT,
+            idle_vqueues_max: IDLE_VQUEUES_MAX,
+            faults: FaultPlan::default(),
             shared: None,
             trim_log: TrimLog::default(),
             candidacy: Candidacy::default(),
@@ -140,6 +146,22 @@ impl Builder {
         self
     }
 
+    /// How many vqueues of each partition may stay in memory although they have nothing
+    /// to do at present (default: 4,096, about 6 MiB). Work that comes for one of them
+    /// starts without a read. The least recently used go first, and whoever was idle for
+    /// half a minute; with 0 a vqueue without work goes at once.
+    pub fn idle_vqueues_max(mut self, count: usize) -> Self {
+        self.idle_vqueues_max = count;
+        self
+    }
+
+    /// Lets actors of this runtime die and their reads fail, as a test has planned it.
+    #[cfg(feature = "testkit")]
+    pub fn actor_faults(mut self, faults: Arc<crate::testkit::ActorFaults>) -> Self {
+        self.faults = faults.into();
+        self
+    }
+
     /// Something of the application's that handlers reach with [`Context::state`].
     pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
         self.state = Some(Arc::new(state));
@@ -222,6 +244,8 @@ impl Builder {
             threads: self.threads,
             running_max: self.running_max,
             dispatches: true,
+            vqueues: VQueueLimits { idle_max: self.idle_vqueues_max, ..VQueueLimits::default() },
+            faults: self.faults,
             shared: self.shared,
             trim_log: self.trim_log,
             candidacy: self.candidacy,

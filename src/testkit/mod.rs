@@ -8,6 +8,7 @@ mod runtime;
 mod step;
 
 pub use forebay_actors::{
+    faults::{ActorFaults, FaultRates},
     shell::{
         Child, Death, Look, Performer, Ref, Scope, World,
         sim::{SeededRandom, SimWorld, VirtualClock},

@@ -30,12 +30,14 @@ use std::{
     },
 };
 
+use forebay_engine::partition::machine::VQueueLimits;
 use forebay_messages::{NodeId, PartitionId, PartitionKey};
 use forebay_storage::{DataDir, log::LogStore, metadata::Watch, partition::Store};
 
 use crate::{
     arbiter::Arbiter,
     executor::Executor,
+    faults::FaultPlan,
     log_writer::{LogHandle, LogWriter, TrimLog},
     refill::RefillPool,
     shell::Clock,
@@ -87,6 +89,10 @@ pub struct NodeConfig {
     pub trim_log: TrimLog,
     /// When it leads by itself, where a log is shared.
     pub candidacy: Candidacy,
+    /// What each partition keeps in memory of vqueues.
+    pub vqueues: VQueueLimits,
+    /// What goes wrong in tests.
+    pub faults: FaultPlan,
 }
 
 /// When a node leads partitions without being told to.
@@ -121,6 +127,7 @@ pub struct Node {
     machinery: Mutex<Option<Machinery>>,
     credits: dashmap::DashMap<PartitionId, Arc<tokio::sync::Semaphore>>,
     dispatches: bool,
+    vqueues: VQueueLimits,
     candidacy: Candidacy,
     /// Nothing of it runs on other threads.
     is_simulated: bool,

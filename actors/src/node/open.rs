@@ -149,7 +149,7 @@ impl Node {
         let table = open_table(&*storage.metadata, config.partitions)?;
         let rows = table.rows.clone();
         let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(rows.len())).max(1);
-        let Threads { arbiters, refill } = Threads::start(&config.place, threads, &clock)?;
+        let Threads { arbiters, refill } = Threads::start(config, threads, &clock)?;
         let (log, log_writer) = match &config.shared {
             Some(shared) => (shared.writer(storage.node), None),
             None => {
@@ -191,6 +191,7 @@ impl Node {
             machinery: Mutex::new(Some(Machinery { arbiters, log, log_writer })),
             credits: dashmap::DashMap::new(),
             dispatches: config.dispatches,
+            vqueues: config.vqueues,
             candidacy: config.candidacy,
             is_simulated,
             going_down: AtomicBool::new(false),
@@ -226,8 +227,12 @@ struct Threads {
 }
 
 impl Threads {
-    fn start(place: &Place, arbiters: usize, clock: &Arc<dyn Clock>) -> Result<Self, NodeError> {
-        let started = match place {
+    fn start(
+        config: &NodeConfig,
+        arbiters: usize,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, NodeError> {
+        let started = match &config.place {
             #[cfg(feature = "testkit")]
             Place::Sim(place) => Ok((
                 vec![Arbiter::simulated(place.host.clone())],
@@ -236,7 +241,7 @@ impl Threads {
             Place::Directory(_) | Place::Memory => (0..arbiters)
                 .map(|index| Arbiter::start(index, Arc::clone(clock)))
                 .collect::<Result<Vec<_>, _>>()
-                .and_then(|arbiters| Ok((arbiters, RefillPool::start()?))),
+                .and_then(|arbiters| Ok((arbiters, RefillPool::start(&config.faults)?))),
         };
         let (arbiters, refill) = started.map_err(NodeError::Thread)?;
         Ok(Self { arbiters, refill })

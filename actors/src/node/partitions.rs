@@ -54,6 +54,7 @@ impl Node {
             services: Arc::clone(&self.services),
             refill: Arc::clone(&self.refill),
             dispatches: self.dispatches,
+            vqueues: self.vqueues,
             stands,
         };
         self.credits.insert(row.id, Arc::new(Semaphore::new(CREDITS_PER_PARTITION)));

@@ -14,7 +14,7 @@ use std::{
 use forebay_engine::{
     leadership::{BACKOFF_MAX_MS, Leadership, LeadershipInput, Restarts, Role},
     partition::{
-        machine::{Answer, Partition, PartitionConfig, PartitionInput},
+        machine::{Answer, Partition, PartitionConfig, PartitionInput, VQueueLimits},
         state::State,
     },
 };
@@ -47,6 +47,7 @@ pub(super) struct Replica {
     pub(super) services: Arc<NodeServices>,
     pub(super) refill: Arc<RefillPool>,
     pub(super) dispatches: bool,
+    pub(super) vqueues: VQueueLimits,
     /// What the supervisor is told once everything is applied.
     pub(super) stands: LeadershipInput,
 }
@@ -90,6 +91,7 @@ impl Living {
             key_first: row.first,
             key_last: row.last,
             dispatches: self.replica.dispatches,
+            vqueues: self.replica.vqueues,
         };
         let performer = self.partition_performer(state, &links, &progress);
         let on_death = self.on_death(PARTITION, &is_over);

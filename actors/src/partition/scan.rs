@@ -2,12 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use forebay_engine::partition::machine::{ACTIVATIONS_PER_STEP_MAX, PartitionInput};
+use forebay_engine::partition::{
+    machine::{ACTIVATIONS_PER_STEP_MAX, PartitionInput},
+    rows::VQueueMeta,
+};
 use forebay_messages::{
-    AttemptToken, EntryId, VQueueId, VQueueName,
+    AttemptToken, EntryId, Timestamp, VQueueId, VQueueName,
     actor::{LimiterMessage, Seed, SeedRunning},
 };
-use forebay_storage::partition::StoreError;
+use forebay_storage::partition::{Head, StoreError};
 
 use super::{PartitionPerformer, PartitionScope};
 
@@ -71,20 +74,35 @@ impl PartitionPerformer {
         Ok((Seed { rules, locks, running: seeds }, running))
     }
 
-    /// Finds a page of vqueues with work; the answer goes through the mailbox, so that
-    /// what is active already gets its turn in between.
+    /// Finds a page of vqueues with work. The answer goes through the timers, so that
+    /// everybody who is active already gets a turn in between: through the mailbox alone
+    /// the partition would walk over many pages before it gives its thread back.
     pub(super) fn find_vqueues(&mut self, after: Option<VQueueId>, scope: &mut PartitionScope<'_>) {
         match self.store.vqueues_after(after, ACTIVATIONS_PER_STEP_MAX) {
             Ok(page) => {
                 let next = page.last().map(|(vqueue, _)| *vqueue);
-                let found = page
-                    .into_iter()
-                    .filter(|(_, meta)| meta.inbox > 0 && !meta.is_paused)
-                    .map(|(vqueue, _)| vqueue)
-                    .collect();
-                scope.me.send(PartitionInput::VQueuesFound { found, next });
+                let with_work = |(_, meta): &(_, VQueueMeta)| meta.inbox > 0 && !meta.is_paused;
+                let ids: Vec<_> = page.into_iter().filter(with_work).map(|(id, _)| id).collect();
+                match self.store.inbox_heads(&ids) {
+                    Ok(heads) => {
+                        let found = ids.into_iter().zip(heads.into_iter().map(run_at)).collect();
+                        let me = scope.me.clone();
+                        self.world.timers().set(scope.now, move || {
+                            me.send(PartitionInput::VQueuesFound { found, next });
+                        });
+                    }
+                    Err(error) => self.fail(error.to_string(), scope),
+                }
             }
             Err(error) => self.fail(error.to_string(), scope),
         }
+    }
+}
+
+/// When a head may run; at once if that is not known, for then the vqueue finds out.
+fn run_at(head: Head) -> Timestamp {
+    match head {
+        Head::Row(place) => place.run_at,
+        Head::Empty | Head::Unknown => Timestamp::default(),
     }
 }

@@ -49,6 +49,10 @@ impl Clock for WallClock {
 
 /// Performs the effects of a machine.
 pub trait Performer<M: Machine>: 'static {
+    /// There may be a million of these actors: they give their scratch memory back after
+    /// every message instead of keeping it for the next.
+    const IS_ONE_OF_MANY: bool = false;
+
     /// Performs one effect.
     fn perform(&mut self, effect: M::Effect, scope: &mut Scope<'_, M::Input>);
 
@@ -142,6 +146,10 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
             if next.is_none() {
                 break;
             }
+        }
+        if P::IS_ONE_OF_MANY {
+            self.effects = Vec::new();
+            self.feedback = VecDeque::new();
         }
         self.performer.observe(&self.machine);
         !stop

@@ -10,6 +10,7 @@ use futures_util::task::AtomicWaker;
 
 use super::host::{Host, Task};
 use crate::{
+    faults::FaultPlan,
     refill::{self, RefillJob},
     shell::{
         Clock, World,
@@ -141,7 +142,7 @@ impl Site {
                     job.reply_to.send(VQueueMessage::RefillFailed(failed));
                     return ("scan fails", index as u64);
                 }
-                refill::run(job);
+                refill::run(job, &FaultPlan::default());
                 ("scan", index as u64)
             }
             Choice::Task(number) => (self.poll(number), number),

@@ -66,6 +66,9 @@ pub enum VQueueEffect {
     /// To the partition, unasked and once per rest: a `Passivate` would be granted
     /// now. A hint; ignoring it costs memory only.
     Idle(Rest),
+    /// The same, while an `Acquire` stands that nobody needs any more. Ignoring it costs
+    /// a turn (and tokens) of whoever waits behind: only going cold takes it back.
+    WantsToGo(Rest),
 }
 
 /// Why a vqueue has nothing to do.

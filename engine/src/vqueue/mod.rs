@@ -218,6 +218,8 @@ impl VQueue {
 
     fn on_passivate(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
         let Some(rest) = self.rest(now) else {
+            // The next rest is worth a hint, whatever the last one was.
+            self.hinted = None;
             effects.push(VQueueEffect::StillNeeded);
             return;
         };

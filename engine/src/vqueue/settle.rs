@@ -118,7 +118,11 @@ impl VQueue {
         self.hinted = rest;
         if let Some(rest) = rest {
             self.inbox.trim();
-            effects.push(VQueueEffect::Idle(rest));
+            effects.push(if self.asked.is_some() || self.may_stand {
+                VQueueEffect::WantsToGo(rest)
+            } else {
+                VQueueEffect::Idle(rest)
+            });
         }
     }
 }

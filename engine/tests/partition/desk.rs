@@ -7,6 +7,7 @@ use forebay_engine::{
     Machine,
     partition::machine::{
         Answer, AppliedBatch, Partition, PartitionConfig, PartitionEffect, PartitionInput,
+        VQueueLimits,
     },
 };
 use forebay_messages::{
@@ -39,11 +40,25 @@ impl Desk {
     }
 
     pub(crate) fn over(replica: Replica) -> Self {
+        Self::with(replica, VQueueLimits { idle_max: 0, sleepers_max: 2 })
+    }
+
+    /// One that leads and keeps something of vqueues that have nothing to do.
+    pub(crate) fn leading_with(vqueues: VQueueLimits) -> Self {
+        let mut desk = Self::with(Replica::new(), vqueues);
+        desk.announce(1);
+        desk.seed();
+        desk.open();
+        desk
+    }
+
+    fn with(replica: Replica, vqueues: VQueueLimits) -> Self {
         let config = PartitionConfig {
             node: NodeId(1),
             key_first: PartitionKey(0),
             key_last: PartitionKey(u64::MAX),
             dispatches: true,
+            vqueues,
         };
         Self {
             now: 1_000,

@@ -6,7 +6,10 @@
 
 use forebay_engine::{
     leadership::LeadershipInput,
-    partition::{machine::Phase, rows::Stage},
+    partition::{
+        machine::{Phase, VQueueLimits},
+        rows::Stage,
+    },
 };
 use forebay_messages::{
     Epoch, Timestamp,
@@ -238,9 +241,11 @@ fn check_end(world: &World, leader: usize) {
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
-    any::<[bool; 3]>().prop_map(|[reads_block, sleepers_go, limiter_is_real]| Setting {
+    let vqueues = (0..3_usize, 1..3_usize)
+        .prop_map(|(idle_max, sleepers_max)| VQueueLimits { idle_max, sleepers_max });
+    (any::<[bool; 2]>(), vqueues).prop_map(|([reads_block, limiter_is_real], vqueues)| Setting {
         reads_block,
-        sleepers_go,
+        vqueues,
         limiter_is_real,
     })
 }

@@ -11,4 +11,5 @@ mod fixture;
 mod invariants;
 mod machine_named;
 mod machine_property;
+mod rest_named;
 mod world;

@@ -140,7 +140,7 @@ fn vqueue_permit_is_for_whichever_entry_is_the_head() {
 #[test]
 fn vqueue_permit_goes_back_when_there_is_no_head() {
     let (mut scene, _) = Scene::new(PLAIN, &[key(1)]);
-    assert_eq!(scene.tell(removed(key(1))), [Effect::Idle(Rest::Empty)]);
+    assert_eq!(scene.tell(removed(key(1))), [Effect::WantsToGo(Rest::Empty)]);
     assert_eq!(scene.tell(granted(1, 1)), [Effect::ReturnPermit(permit(1))]);
 }
 
@@ -193,7 +193,7 @@ fn vqueue_retry_that_holds_the_lock_goes_ahead_under_it() {
     let again = retry_at(1, 1_200);
     let until = Timestamp(1_200);
     let effects = scene.tell(enqueued(&[again]));
-    assert_eq!(effects, [Effect::ArmTimer(until), Effect::Idle(Rest::Until(until))]);
+    assert_eq!(effects, [Effect::ArmTimer(until), Effect::WantsToGo(Rest::Until(until))]);
     let effects = scene.tell_at(1_200, Message::Wake);
     assert_eq!(effects, [acquire(1, LockWish::Held(again.entry))], "replaces the standing one");
     assert_eq!(scene.tell(granted(2, 1)), [decide(again, 2)]);
@@ -215,7 +215,7 @@ fn vqueue_withdraws_an_acquire_that_may_stand_after_all() {
     let (mut scene, _) = Scene::new(LOCKED, &[again, key(2)]);
     assert_eq!(scene.tell(removed(again)), [acquire(1, LockWish::Take)]);
     assert_eq!(scene.tell(granted(1, 1)), [decide(key(2), 1)]); // which of the two was it?
-    assert_eq!(scene.tell(removed(key(2))), [Effect::Idle(Rest::Empty)]);
+    assert_eq!(scene.tell(removed(key(2))), [Effect::WantsToGo(Rest::Empty)]);
     let effects = scene.tell(Message::Passivate);
     assert_eq!(effects, [Effect::Withdraw, Effect::Passivated(Rest::Empty)]);
 }
@@ -275,7 +275,7 @@ fn vqueue_reads_last() {
 #[test]
 fn vqueue_starts_nothing_while_paused() {
     let (mut scene, _) = Scene::new(PLAIN, &[key(1)]);
-    assert_eq!(scene.tell(Message::Pause), [Effect::Idle(Rest::Paused)]);
+    assert_eq!(scene.tell(Message::Pause), [Effect::WantsToGo(Rest::Paused)]);
     assert_eq!(scene.tell(granted(1, 1)), [Effect::ReturnPermit(permit(1))]);
     assert_eq!(scene.tell(enqueued(&[key(2)])), []);
     assert_eq!(scene.tell(Message::Resume), [acquire(2, LockWish::None)]);

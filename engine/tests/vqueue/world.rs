@@ -155,7 +155,10 @@ impl World {
                     self.vqueue = None;
                     self.to_partition.push_back(effect);
                 }
-                VQueueEffect::Withdraw | VQueueEffect::StillNeeded | VQueueEffect::Idle(_) => {
+                VQueueEffect::Withdraw
+                | VQueueEffect::StillNeeded
+                | VQueueEffect::Idle(_)
+                | VQueueEffect::WantsToGo(_) => {
                     self.to_partition.push_back(effect);
                 }
             }

@@ -17,7 +17,7 @@ use super::{
 use crate::medium::would_block;
 
 /// Tombstones that a read which must not block steps over; with more it would block.
-const SKIP_MAX: u64 = 4096;
+pub(super) const SKIP_MAX: u64 = 4096;
 
 /// Answer of a refill that must not block.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! not know: what a command does, who leads.
 
 mod error;
+mod heads;
 mod inbox;
 mod list;
 mod overlay;
@@ -24,6 +25,7 @@ use forebay_messages::{EntryId, Lsn, PartitionId, Timestamp, VQueueId};
 use rocksdb::{BoundColumnFamily, FlushOptions, ReadOptions, ReadTier, WriteBatch};
 
 pub use error::StoreError;
+pub use heads::Head;
 pub use inbox::TryRefill;
 pub use list::{EntryListing, FinishedListing, ListedEntry, ListedFinished};
 pub use store::Store;

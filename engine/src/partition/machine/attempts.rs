@@ -205,6 +205,7 @@ impl Partition {
             self.stale.vqueue += 1;
             return;
         };
+        self.idle.remove(handle);
         self.attempts.next_seq += 1;
         let token = AttemptToken { epoch: self.epoch, seq: self.attempts.next_seq };
         self.attempts.propose(key, token, vqueue, permit);

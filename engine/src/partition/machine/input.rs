@@ -147,8 +147,9 @@ pub enum PartitionInput {
 
     /// Answer to `FindVQueues`: vqueues with entries in their inboxes.
     VQueuesFound {
-        /// Which.
-        found: Vec<VQueueId>,
+        /// Which, and when their heads may run (a time that is past: at once, or that
+        /// is not known).
+        found: Vec<(VQueueId, Timestamp)>,
         /// Where to go on; `None` at the end.
         next: Option<VQueueId>,
     },
@@ -164,6 +165,8 @@ pub enum PartitionInput {
     },
     /// From a vqueue: nothing to do any more.
     Idle(VQueueHandle),
+    /// From a vqueue: nothing to do any more, and better gone than idle.
+    WantsToGo(VQueueHandle),
     /// From a vqueue: it is gone, as asked.
     Passivated {
         /// Which.

@@ -106,8 +106,7 @@ impl Partition {
             return;
         }
         self.is_closing |= self.phase == Phase::Closing;
-        self.registry.clear(effects);
-        self.sleepers.clear();
+        self.forget_vqueues(effects);
         self.phase = Phase::Seeding;
         let proposed = self.attempts.proposed();
         effects.push(PartitionEffect::SeedLimiter { proposed });
@@ -192,7 +191,7 @@ impl Partition {
             self.propose(now, command, Some(reply), effects);
         }
         if self.config.dispatches {
-            effects.push(PartitionEffect::FindVQueues { after: None });
+            self.walk(effects);
         }
     }
 
@@ -231,8 +230,7 @@ impl Partition {
         self.is_closing = false;
         self.is_quiet = false;
         self.seeding.end();
-        self.registry.clear(effects);
-        self.sleepers.clear();
+        self.forget_vqueues(effects);
         for (entry, token) in self.attempts.clear() {
             effects.push(PartitionEffect::Abort { entry, token });
         }
@@ -256,8 +254,7 @@ impl Partition {
             }
             Phase::Leading => {
                 self.phase = Phase::Closing;
-                self.registry.clear(effects);
-                self.sleepers.clear();
+                self.forget_vqueues(effects);
                 self.drop_unproposed(effects);
                 self.tell_if_quiet(effects);
             }

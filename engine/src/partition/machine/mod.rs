@@ -18,13 +18,16 @@
 mod attempts;
 mod backoff;
 mod effect;
+mod idle;
 mod input;
 mod leading;
 mod registry;
+mod sleepers;
 mod vqueues;
 
 pub use backoff::backoff;
 pub use effect::{Answer, PartitionEffect, RunAttempt};
+pub use idle::IDLE_MS_MAX;
 pub use input::{AppliedBatch, EntryState, PartitionInput, Refusal};
 pub use leading::Phase;
 
@@ -38,14 +41,20 @@ use crate::{Machine, machine::Map};
 
 use super::apply::{Applied, Reply};
 use attempts::Attempts;
+use idle::IdleVQueues;
 use leading::Seeding;
 use registry::Registry;
-use vqueues::Sleepers;
+use sleepers::Sleepers;
 
 /// Most decisions in one record.
 pub const DECISIONS_PER_RECORD_MAX: usize = 512;
 /// Vqueues activated in one go when a leader starts.
 pub const ACTIVATIONS_PER_STEP_MAX: usize = 256;
+/// Idle vqueues that a partition keeps active unless told otherwise: about 6 MiB.
+pub const IDLE_VQUEUES_MAX: usize = 4_096;
+/// Cold vqueues whose wake-up a partition keeps in memory unless told otherwise, about
+/// 10 MiB; those that wake later are found again when it is time.
+pub const SLEEPERS_MAX: usize = 65_536;
 /// How often a leader looks for expired results, in milliseconds.
 const PURGE_INTERVAL_MS: u64 = 30_000;
 /// Most commands that wait for the gate to open; more are refused as `Busy`.
@@ -64,6 +73,23 @@ pub struct PartitionConfig {
     pub key_last: PartitionKey,
     /// Whether a leader here starts entries; without it, it only takes commands.
     pub dispatches: bool,
+    /// What it keeps in memory of vqueues.
+    pub vqueues: VQueueLimits,
+}
+
+/// What a partition keeps in memory of vqueues that have nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VQueueLimits {
+    /// So many stay active although they are idle, for at most [`IDLE_MS_MAX`].
+    pub idle_max: usize,
+    /// Of so many cold ones with a head in the future the time is known; at least 1.
+    pub sleepers_max: usize,
+}
+
+impl Default for VQueueLimits {
+    fn default() -> Self {
+        Self { idle_max: IDLE_VQUEUES_MAX, sleepers_max: SLEEPERS_MAX }
+    }
 }
 
 /// Messages that came too late or from an earlier incarnation, by kind.
@@ -95,8 +121,14 @@ pub struct Partition {
     waiters_count: usize,
     attempts: Attempts,
     registry: Registry,
+    /// Active vqueues that have nothing to do.
+    idle: IdleVQueues,
     /// Cold vqueues whose head may not run yet.
     sleepers: Sleepers,
+    /// All vqueues are being looked at, page by page.
+    is_walking: bool,
+    /// For when the timer is set.
+    wake_at: Option<Timestamp>,
     seeding: Seeding,
     /// The supervisor was told that attempts of earlier epochs are drained.
     is_drained: bool,
@@ -126,7 +158,10 @@ impl Partition {
             waiters_count: 0,
             attempts: Attempts::default(),
             registry: Registry::default(),
-            sleepers: Sleepers::default(),
+            idle: IdleVQueues::new(config.vqueues.idle_max),
+            sleepers: Sleepers::new(config.vqueues.sleepers_max),
+            is_walking: false,
+            wake_at: None,
             seeding: Seeding::default(),
             is_drained: false,
             is_closing: false,
@@ -228,7 +263,7 @@ impl Partition {
             self.answer_proposal(producer, reply, effects);
         }
         for applied in batch.applied {
-            self.on_one_applied(applied, effects);
+            self.on_one_applied(now, applied, effects);
         }
         self.registry.flush_notes(effects);
         self.tell_handlers(now, effects);
@@ -266,7 +301,12 @@ impl Partition {
         effects.push(PartitionEffect::Answer { to, answer });
     }
 
-    fn on_one_applied(&mut self, applied: Applied, effects: &mut Vec<PartitionEffect>) {
+    fn on_one_applied(
+        &mut self,
+        now: Timestamp,
+        applied: Applied,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
         match applied {
             Applied::Finished { entry, outcome } => self.answer_waiters(entry, &outcome, effects),
             Applied::LeaderAnnounced { node, epoch } => {
@@ -276,7 +316,7 @@ impl Partition {
             // There may be more than one purge takes: look again, not in half a minute.
             Applied::Purged { .. } => self.purge_due = Timestamp::default(),
             _ if !self.phase.has_limiter() => {}
-            Applied::InboxAdded { vqueue, key } => self.on_inbox_added(vqueue, key, effects),
+            Applied::InboxAdded { vqueue, key } => self.on_inbox_added(now, vqueue, key, effects),
             Applied::InboxRemoved { vqueue, key } => self.registry.note_removed(vqueue, key),
             Applied::RulesUpdated(updates) => {
                 effects.push(PartitionEffect::ToLimiter(
@@ -405,19 +445,20 @@ impl Machine for Partition {
             PartitionInput::CloseGate => self.on_close_gate(effects),
             PartitionInput::StopLeading => self.on_stop_leading(effects),
             PartitionInput::VQueuesFound { found, next } => {
-                self.on_vqueues_found(&found, next, effects);
+                self.on_vqueues_found(now, &found, next, effects);
             }
             PartitionInput::Decide { handle, key, permit } => {
                 self.on_decide(handle, key, permit, effects);
             }
-            PartitionInput::Idle(handle) => self.on_idle(handle, effects),
+            PartitionInput::Idle(handle) => self.on_idle(now, handle, effects),
+            PartitionInput::WantsToGo(handle) => self.on_wants_to_go(handle, effects),
             PartitionInput::Passivated { handle, rest } => {
-                self.on_passivated(handle, rest, effects);
+                self.on_passivated(now, handle, rest, effects);
             }
             PartitionInput::StillNeeded(handle) => self.on_still_needed(handle, effects),
             PartitionInput::VQueueDied(handle) => self.on_vqueue_died(handle, effects),
             PartitionInput::Tick => {
-                self.wake_sleepers(now, effects);
+                self.wake(now, effects);
                 self.keep_up(now, effects);
             }
         }
@@ -434,6 +475,8 @@ impl Machine for Partition {
             assert!(self.held.is_empty() || self.phase == Phase::Announcing, "P3: nobody waits");
         }
         self.registry.check();
+        self.idle.check();
+        self.sleepers.check();
         self.attempts.check(self.phase.has_limiter() && self.phase != Phase::Seeding);
     }
 }

@@ -1,65 +1,26 @@
 //! Starting and stopping vqueues: active while they have something to do, cold
 //! otherwise.
 
-use std::collections::BTreeSet;
-
 use forebay_messages::{
     EntryKey, Timestamp, VQueueHandle, VQueueId,
     actor::{LimiterMessage, VQueueMessage},
 };
 
-use crate::{machine::Map, vqueue::Rest};
+use crate::vqueue::Rest;
 
 use super::{ACTIVATIONS_PER_STEP_MAX, Partition, Phase, effect::PartitionEffect, registry::Gone};
-
-/// Cold vqueues with a head in the future: one timer for all of them.
-///
-/// Must always hold: a vqueue sleeps at most once, and never while it is active.
-#[derive(Debug, Default)]
-pub(super) struct Sleepers {
-    until: Map<VQueueId, Timestamp>,
-    order: BTreeSet<(Timestamp, VQueueId)>,
-}
-
-impl Sleepers {
-    fn put(&mut self, vqueue: VQueueId, until: Timestamp) {
-        self.remove(vqueue);
-        self.until.insert(vqueue, until);
-        self.order.insert((until, vqueue));
-    }
-
-    fn remove(&mut self, vqueue: VQueueId) {
-        if let Some(until) = self.until.remove(&vqueue) {
-            self.order.remove(&(until, vqueue));
-        }
-    }
-
-    fn pop_due(&mut self, now: Timestamp) -> Option<VQueueId> {
-        let (until, vqueue) = *self.order.first()?;
-        if until > now {
-            return None;
-        }
-        self.remove(vqueue);
-        Some(vqueue)
-    }
-
-    fn first(&self) -> Option<Timestamp> {
-        self.order.first().map(|(until, _)| *until)
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.until.clear();
-        self.order.clear();
-    }
-}
 
 impl Partition {
     fn may_activate(&self) -> bool {
         self.phase == Phase::Leading && self.config.dispatches
     }
 
-    /// Activates the cold vqueues whose time has come.
-    pub(super) fn wake_sleepers(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+    /// Time passed: activates the cold vqueues whose time has come, and asks those to go
+    /// that have been idle for long.
+    pub(super) fn wake(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        if self.wake_at.is_some_and(|at| at <= now) {
+            self.wake_at = None;
+        }
         if self.phase != Phase::Leading {
             return;
         }
@@ -70,16 +31,56 @@ impl Partition {
                 self.activate(vqueue, effects);
             }
         }
-        if let Some(first) = self.sleepers.first() {
-            effects.push(PartitionEffect::WakeAt(first));
+        self.let_go(now, effects);
+        self.settle_sleepers(now, effects);
+    }
+
+    /// Asks vqueues to go that are idle for too long, or too many.
+    fn let_go(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        for _ in 0..ACTIVATIONS_PER_STEP_MAX {
+            let Some(handle) = self.idle.pop(now) else { break };
+            self.registry.passivate(handle, effects);
         }
     }
 
-    fn sleep(&mut self, vqueue: VQueueId, until: Timestamp, effects: &mut Vec<PartitionEffect>) {
+    fn sleep(
+        &mut self,
+        now: Timestamp,
+        vqueue: VQueueId,
+        until: Timestamp,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
         self.sleepers.put(vqueue, until);
-        if self.sleepers.first() == Some(until) {
-            effects.push(PartitionEffect::WakeAt(until));
+        self.settle_sleepers(now, effects);
+    }
+
+    /// Looks for sleepers that were dropped, if it is time, and sets the timer.
+    fn settle_sleepers(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        if !self.is_walking && self.may_activate() && self.sleepers.wants_walk(now) {
+            self.walk(effects);
         }
+        let next = [self.sleepers.next_due(), self.idle.next_due()].into_iter().flatten().min();
+        if let Some(next) = next
+            && self.wake_at.is_none_or(|at| next < at)
+        {
+            self.wake_at = Some(next);
+            effects.push(PartitionEffect::WakeAt(next));
+        }
+    }
+
+    /// Begins to look at all vqueues, a page at a time.
+    pub(super) fn walk(&mut self, effects: &mut Vec<PartitionEffect>) {
+        self.is_walking = true;
+        self.sleepers.walk_begins();
+        effects.push(PartitionEffect::FindVQueues { after: None });
+    }
+
+    /// All vqueues go at once; nothing is left to wake.
+    pub(super) fn forget_vqueues(&mut self, effects: &mut Vec<PartitionEffect>) {
+        self.registry.clear(effects);
+        self.idle.clear();
+        self.sleepers.clear();
+        self.is_walking = false;
     }
 
     fn activate(&mut self, vqueue: VQueueId, effects: &mut Vec<PartitionEffect>) {
@@ -89,14 +90,22 @@ impl Partition {
         effects.push(PartitionEffect::SpawnVQueue { handle, vqueue, dispatched });
     }
 
-    /// A row came: an active vqueue is told, a cold one is started (and reads it).
+    /// A row came: an active vqueue is told, a cold one is started (and reads it), or
+    /// sleeps until the row may run. If it sleeps longer for the sake of its head, it
+    /// wakes in vain once.
     pub(super) fn on_inbox_added(
         &mut self,
+        now: Timestamp,
         vqueue: VQueueId,
         key: EntryKey,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        if !self.registry.note_added(vqueue, key) && self.may_activate() {
+        if self.registry.note_added(vqueue, key) || !self.may_activate() {
+            return;
+        }
+        if key.run_at > now {
+            self.sleep(now, vqueue, key.run_at, effects);
+        } else {
             self.activate(vqueue, effects);
         }
     }
@@ -114,24 +123,32 @@ impl Partition {
         }
     }
 
-    /// Vqueues with work were found at the start of a leadership.
+    /// Vqueues with work were found, and when their heads may run.
     pub(super) fn on_vqueues_found(
         &mut self,
-        found: &[VQueueId],
+        now: Timestamp,
+        found: &[(VQueueId, Timestamp)],
         next: Option<VQueueId>,
         effects: &mut Vec<PartitionEffect>,
     ) {
         if self.phase != Phase::Leading {
             return;
         }
-        for vqueue in found {
-            if self.registry.find(*vqueue).is_none() {
+        for (vqueue, run_at) in found {
+            if self.registry.find(*vqueue).is_some() {
+                // It knows better.
+            } else if *run_at > now {
+                self.sleepers.put(*vqueue, *run_at);
+            } else {
                 self.activate(*vqueue, effects);
             }
         }
         if next.is_some() {
             effects.push(PartitionEffect::FindVQueues { after: next });
+        } else {
+            self.is_walking = false;
         }
+        self.settle_sleepers(now, effects);
     }
 
     fn is_present(&mut self, handle: VQueueHandle) -> bool {
@@ -140,8 +157,26 @@ impl Partition {
         present
     }
 
-    pub(super) fn on_idle(&mut self, handle: VQueueHandle, effects: &mut Vec<PartitionEffect>) {
+    pub(super) fn on_idle(
+        &mut self,
+        now: Timestamp,
+        handle: VQueueHandle,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
         if self.is_present(handle) {
+            self.idle.put(handle, now);
+            self.let_go(now, effects);
+            self.settle_sleepers(now, effects);
+        }
+    }
+
+    pub(super) fn on_wants_to_go(
+        &mut self,
+        handle: VQueueHandle,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        if self.is_present(handle) {
+            self.idle.remove(handle);
             self.registry.passivate(handle, effects);
         }
     }
@@ -158,6 +193,7 @@ impl Partition {
 
     pub(super) fn on_passivated(
         &mut self,
+        now: Timestamp,
         handle: VQueueHandle,
         rest: Rest,
         effects: &mut Vec<PartitionEffect>,
@@ -168,9 +204,10 @@ impl Partition {
         };
         effects.push(PartitionEffect::ToLimiter(LimiterMessage::Withdraw(handle)));
         effects.push(PartitionEffect::StopVQueue(handle));
+        self.idle.remove(handle);
         match (self.registry.remove(handle), rest) {
             (Gone::Restart(vqueue), _) => self.activate(vqueue, effects),
-            (Gone::Cold, Rest::Until(until)) => self.sleep(vqueue, until, effects),
+            (Gone::Cold, Rest::Until(until)) => self.sleep(now, vqueue, until, effects),
             (Gone::Cold, Rest::Empty | Rest::Paused) => {}
         }
     }
@@ -184,6 +221,7 @@ impl Partition {
         if let Some(vqueue) = self.registry.vqueue(handle) {
             effects.push(PartitionEffect::ToLimiter(LimiterMessage::Withdraw(handle)));
             effects.push(PartitionEffect::StopVQueue(handle));
+            self.idle.remove(handle);
             self.registry.remove(handle);
             self.activate(vqueue, effects);
         } else {

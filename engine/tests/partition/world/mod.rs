@@ -8,7 +8,7 @@ mod node;
 
 use forebay_engine::leadership::LeadershipInput;
 use forebay_engine::partition::{
-    machine::{Answer, PartitionInput},
+    machine::{Answer, PartitionInput, VQueueLimits},
     mem::MemTables,
 };
 use forebay_messages::{
@@ -39,7 +39,7 @@ enum Ready {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) reads_block: bool,
-    pub(crate) sleepers_go: bool,
+    pub(crate) vqueues: VQueueLimits,
     pub(crate) limiter_is_real: bool,
 }
 
@@ -56,11 +56,13 @@ impl World {
         let shared = Shared {
             now: Timestamp(1_000),
             reads_block: setting.reads_block,
-            sleepers_go: setting.sleepers_go,
+            vqueues: setting.vqueues,
             limiter_is_real: setting.limiter_is_real,
             ..Shared::default()
         };
-        let nodes = (0..nodes).map(|index| Node::new(index, MemTables::default())).collect();
+        let nodes = (0..nodes)
+            .map(|index| Node::new(index, MemTables::default(), setting.vqueues))
+            .collect();
         Self { shared, nodes, asked_of: Vec::new() }
     }
 
@@ -245,7 +247,7 @@ impl World {
     /// The process ends and starts again; whoever asked it hears nothing.
     pub(crate) fn crash(&mut self, n: usize) {
         let tables = self.nodes[n].flushed.clone();
-        self.nodes[n] = Node::new(n, tables);
+        self.nodes[n] = Node::new(n, tables, self.shared.vqueues);
         for (reply, answer) in &mut self.shared.answers {
             if answer.is_none() && self.asked_of[reply.0 as usize] == n {
                 *answer = Some(Answer::LostLeadership);

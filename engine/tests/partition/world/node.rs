@@ -13,7 +13,7 @@ use forebay_engine::{
         apply::Applied,
         machine::{
             Answer, AppliedBatch, EntryState, Partition, PartitionConfig, PartitionEffect,
-            PartitionInput, Phase, Refusal, RunAttempt,
+            PartitionInput, Phase, Refusal, RunAttempt, VQueueLimits,
         },
         mem::MemTables,
         rows::Stage,
@@ -71,8 +71,8 @@ pub(crate) struct Shared {
     pub(crate) answers: BTreeMap<ReplyId, Option<Answer>>,
     /// Some nodes read their inboxes at once, others have a worker do it.
     pub(crate) reads_block: bool,
-    /// A queue with a head in the future is asked to go as well.
-    pub(crate) sleepers_go: bool,
+    /// What nodes keep of vqueues that have nothing to do.
+    pub(crate) vqueues: VQueueLimits,
     /// The limiter is the real one and not a strict fake.
     pub(crate) limiter_is_real: bool,
 }
@@ -103,7 +103,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(index: usize, tables: MemTables) -> Self {
+    pub(crate) fn new(index: usize, tables: MemTables, vqueues: VQueueLimits) -> Self {
         let replica = Replica::over(tables.clone());
         let id = NodeId(u32::try_from(index).unwrap());
         let config = PartitionConfig {
@@ -111,6 +111,7 @@ impl Node {
             key_first: PartitionKey(0),
             key_last: PartitionKey(u64::MAX),
             dispatches: true,
+            vqueues,
         };
         let applied = replica.state.applied_lsn;
         Self {
@@ -349,7 +350,13 @@ impl Node {
         let page = self.replica.tables.vqueues_after(after, PAGE_LEN).unwrap();
         let next = page.last().map(|(id, _)| *id);
         let found = page.into_iter().filter(|(_, meta)| meta.inbox > 0 && !meta.is_paused);
-        let found = found.map(|(id, _)| id).collect();
+        let tables = &self.replica.tables;
+        // Sometimes a head is not known: it may run, as far as the walk knows.
+        let run_at = |id| match tables.inbox_after(id, None, 1).0.first() {
+            Some(head) if !tables.inbox.len().is_multiple_of(3) => head.run_at,
+            _ => Timestamp::default(),
+        };
+        let found = found.map(|(id, _)| (id, run_at(id))).collect();
         self.mailbox.push_back(PartitionInput::VQueuesFound { found, next });
     }
 
@@ -446,8 +453,10 @@ impl Node {
                 VQueueEffect::StillNeeded => {
                     self.mailbox.push_back(PartitionInput::StillNeeded(handle));
                 }
-                VQueueEffect::Idle(Rest::Until(_)) if !shared.sleepers_go => {}
                 VQueueEffect::Idle(_) => self.mailbox.push_back(PartitionInput::Idle(handle)),
+                VQueueEffect::WantsToGo(_) => {
+                    self.mailbox.push_back(PartitionInput::WantsToGo(handle));
+                }
             }
         }
         if let Some(request) = read {

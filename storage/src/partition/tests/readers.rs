@@ -220,3 +220,31 @@ fn a_digest_depends_on_rows_and_on_nothing_else() {
     txn.commit(Lsn(50)).unwrap();
     assert_ne!(digest, b.digest().unwrap());
 }
+
+#[test]
+fn heads_are_the_first_rows_wherever_they_are_kept() {
+    let store = in_memory();
+    let ids = [1, 2, 3, 254, 255].map(vqueue_id);
+    put(&store, 1, ids[0], 5..9);
+    put(&store, 2, ids[2], 7..8);
+    store.flush().unwrap();
+    // Committed and not written to files; the first row of one is gone by then.
+    delete(&store, 3, ids[0], 5..6);
+    put(&store, 4, ids[4], 3..4);
+    let heads = store.inbox_heads(&ids).unwrap();
+    let row = |n| Head::Row(place(n));
+    assert_eq!(heads, [row(6), Head::Empty, row(7), Head::Empty, row(3)]);
+    assert_eq!(store.inbox_heads(&[]).unwrap(), []);
+}
+
+#[test]
+fn a_head_behind_many_tombstones_is_not_known() {
+    let store = in_memory();
+    let ids = [vqueue_id(1), vqueue_id(2)];
+    put(&store, 1, ids[0], 0..6_000);
+    put(&store, 2, ids[1], 0..1);
+    store.flush().unwrap();
+    delete(&store, 3, ids[0], 0..5_999);
+    let heads = store.inbox_heads(&ids).unwrap();
+    assert_eq!(heads, [Head::Unknown, Head::Row(place(0))], "the next one is read all the same");
+}
