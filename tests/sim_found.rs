@@ -84,3 +84,22 @@ fn whoever_asked_a_node_that_is_gone_is_answered() {
         member(&mut sim, &disk, Candidacy::First).await;
     });
 }
+
+/// Another partition was leased the slots of entries that ran on while their limiter
+/// was started anew.
+#[test]
+fn no_more_run_than_may_when_a_limiter_dies() {
+    let mut app = TestRuntime::builder().seed(7).start(yielding);
+    for number in 0..40 {
+        app.enqueue(Entry::to("work").scope(&format!("s{number}")));
+    }
+    for _ in 0..3 {
+        app.advance(Duration::from_millis(3_100));
+        assert_eq!(app.kill("limiter"), 2);
+        for _ in 0..20 {
+            app.advance(Duration::from_millis(1));
+            let running = app.runtime().node().executor().running();
+            assert!(running <= 4, "{running} of 4 run");
+        }
+    }
+}

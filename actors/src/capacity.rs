@@ -32,11 +32,15 @@ struct Respawn {
 impl Respawn {
     fn spawn(&self, place: &Pool, performer: PoolPerformer) -> Ref<PoolInput> {
         let (again, place) = (self.clone(), Arc::clone(place));
-        let next = PoolPerformer { limiters: Arc::clone(&performer.limiters) };
+        let next = PoolPerformer {
+            limiters: Arc::clone(&performer.limiters),
+            joining: Arc::clone(&performer.joining),
+        };
         let on_death = Box::new(move |death| {
             if matches!(death, Death::Panicked(_)) {
                 tracing::error!("the node's capacity died: every limiter is started anew");
                 next.limiters.clear();
+                next.joining.clear();
                 let address = again.spawn(&place, next);
                 *lock(&place) = Some(address);
                 (again.on_restart)();
@@ -53,6 +57,8 @@ pub(crate) struct Capacity {
     pool: Option<Pool>,
     running_max: Option<u32>,
     limiters: Limiters,
+    /// Those that the pool has not been told of yet.
+    joining: Limiters,
 }
 
 /// What the limiter of one partition sees of it.
@@ -66,13 +72,14 @@ impl Capacity {
     /// which knows nothing of what was leased: `on_restart` must see to it that every
     /// limiter is started anew.
     pub(crate) fn start(world: &World, running_max: u32, on_restart: OnRestart) -> Self {
-        let limiters = Limiters::default();
-        let performer = PoolPerformer { limiters: Arc::clone(&limiters) };
+        let (limiters, joining) = (Limiters::default(), Limiters::default());
+        let performer =
+            PoolPerformer { limiters: Arc::clone(&limiters), joining: Arc::clone(&joining) };
         // Set before anybody can send to it: nobody holds this yet.
         let pool = Arc::new(Mutex::new(None));
         let spawning = Respawn { world: world.clone(), running_max, on_restart };
         *lock(&pool) = Some(spawning.spawn(&pool, performer));
-        Self { pool: Some(pool), running_max: Some(running_max), limiters }
+        Self { pool: Some(pool), running_max: Some(running_max), limiters, joining }
     }
 
     fn address(&self) -> Option<Ref<PoolInput>> {
@@ -92,15 +99,20 @@ impl Capacity {
         CapacityClient { partition, pool: self.address() }
     }
 
-    /// A fresh limiter takes part; what an earlier one held comes back.
-    pub(crate) fn join(&self, partition: PartitionId, limiter: &Ref<LimiterMessage>) {
-        self.leave(partition);
-        self.limiters.insert(partition, limiter.clone());
+    /// A fresh limiter takes part, under which so many entries run; what an earlier one
+    /// held comes back.
+    pub(crate) fn join(&self, id: PartitionId, limiter: &Ref<LimiterMessage>, running: u32) {
+        let Some(pool) = self.address() else { return };
+        self.limiters.remove(&id);
+        // What the pool still says to the one before must not reach this one.
+        self.joining.insert(id, limiter.clone());
+        pool.send(PoolInput::Joins { partition: id, running });
     }
 
     /// The limiter is gone.
     pub(crate) fn leave(&self, partition: PartitionId) {
         self.limiters.remove(&partition);
+        self.joining.remove(&partition);
         if let Some(pool) = self.address() {
             pool.send(PoolInput::Gone(partition));
         }
@@ -125,6 +137,7 @@ impl CapacityClient {
 
 struct PoolPerformer {
     limiters: Limiters,
+    joining: Limiters,
 }
 
 impl PoolPerformer {
@@ -138,6 +151,11 @@ impl PoolPerformer {
 impl Performer<CapacityPool> for PoolPerformer {
     fn perform(&mut self, effect: PoolEffect, _: &mut Scope<'_, PoolInput>) {
         match effect {
+            PoolEffect::Joined(partition) => {
+                if let Some((partition, limiter)) = self.joining.remove(&partition) {
+                    self.limiters.insert(partition, limiter);
+                }
+            }
             PoolEffect::Lease { partition, slots } => {
                 self.send(partition, LimiterMessage::CapacityLeased(slots));
             }

@@ -145,8 +145,13 @@ impl NodeServices {
         self.the_capacity().client(partition)
     }
 
-    pub(crate) fn join_capacity(&self, partition: PartitionId, limiter: &Ref<LimiterMessage>) {
-        self.the_capacity().join(partition, limiter);
+    pub(crate) fn join_capacity(
+        &self,
+        partition: PartitionId,
+        limiter: &Ref<LimiterMessage>,
+        running: u32,
+    ) {
+        self.the_capacity().join(partition, limiter, running);
     }
 
     pub(crate) fn leave_capacity(&self, partition: PartitionId) {

@@ -29,9 +29,10 @@ impl PartitionPerformer {
         };
         match self.read_seed(proposed) {
             Ok((seed, running)) => {
+                let count = u32::try_from(running.len()).unwrap_or(u32::MAX);
                 scope.feed_back(PartitionInput::SeedSent { running });
                 limiter.send(LimiterMessage::Seed(Box::new(seed)));
-                self.services.join_capacity(self.id, &limiter);
+                self.services.join_capacity(self.id, &limiter, count);
             }
             Err(error) => self.fail(error.to_string(), scope),
         }

@@ -47,6 +47,15 @@ pub enum PoolInput {
     /// The partition's limiter is gone: its slots come back. To be told before its next
     /// incarnation asks; messages of the old one must not arrive after it.
     Gone(PartitionId),
+    /// A fresh limiter takes the place of the partition's last one, and entries run on:
+    /// it holds so many slots from the start, even beyond what there is. Messages of the
+    /// old one must not arrive after this.
+    Joins {
+        /// Whose.
+        partition: PartitionId,
+        /// How many entries run (or are about to).
+        running: u32,
+    },
     /// From now on there are so many slots. Running entries stay: a lower number drains.
     Resize(u32),
 }
@@ -55,6 +64,8 @@ pub enum PoolInput {
 /// partition's limiter of the incarnation that asked, or dropped with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolEffect {
+    /// From here on what is said to this partition is for the limiter that joins.
+    Joined(PartitionId),
     /// Send `CapacityLeased`: the answer to `Want`.
     Lease {
         /// To whom.
@@ -148,6 +159,16 @@ impl CapacityPool {
         }
     }
 
+    fn join(&mut self, id: PartitionId, running: u32, effects: &mut Vec<PoolEffect>) {
+        self.forget(id);
+        effects.push(PoolEffect::Joined(id));
+        if running > 0 {
+            self.leased += running;
+            self.partitions.insert(id, Partition { leased: running, ..Partition::default() });
+            effects.push(PoolEffect::Lease { partition: id, slots: running });
+        }
+    }
+
     fn free(&self) -> u32 {
         self.running_max.saturating_sub(self.leased)
     }
@@ -214,6 +235,7 @@ impl Machine for CapacityPool {
             PoolInput::Want { partition, slots } => self.want(partition, slots),
             PoolInput::Return { partition, slots } => self.take_back(partition, slots),
             PoolInput::Gone(partition) => self.forget(partition),
+            PoolInput::Joins { partition, running } => self.join(partition, running, effects),
             PoolInput::Resize(running_max) => self.running_max = running_max,
         }
         self.lease(effects);

@@ -89,6 +89,7 @@ impl Node {
                     assert!(slots > 0, "an empty lease");
                     (partition, LimiterMessage::CapacityLeased(slots))
                 }
+                PoolEffect::Joined(_) => continue,
                 PoolEffect::Recall(partition) => (partition, LimiterMessage::CapacityRecalled),
                 PoolEffect::Claim(partition) => (partition, LimiterMessage::CapacityClaimed),
             };
@@ -222,6 +223,21 @@ fn a_lowered_capacity_drains_and_a_partition_that_is_gone_leaves_its_slots() {
     assert_eq!(node.partitions[1].running.len(), 2);
     node.tell_pool(PoolInput::Return { partition: id(0), slots: 5 });
     assert_eq!(node.pool.refused(), 5);
+}
+
+/// Another partition had been leased the slots of entries that went on.
+#[test]
+fn entries_that_outlive_their_limiter_keep_their_slots() {
+    let mut pool = CapacityPool::new(2);
+    let mut effects = Vec::new();
+    pool.step(Timestamp(0), PoolInput::Want { partition: id(0), slots: 2 }, &mut effects);
+    assert_eq!(std::mem::take(&mut effects), [PoolEffect::Lease { partition: id(0), slots: 2 }]);
+    pool.step(Timestamp(0), PoolInput::Joins { partition: id(0), running: 2 }, &mut effects);
+    let expected = [PoolEffect::Joined(id(0)), PoolEffect::Lease { partition: id(0), slots: 2 }];
+    assert_eq!(std::mem::take(&mut effects), expected);
+    pool.step(Timestamp(0), PoolInput::Want { partition: id(1), slots: 1 }, &mut effects);
+    pool.check();
+    assert_eq!((pool.leased_to(id(0)), pool.leased_to(id(1))), (2, 0));
 }
 
 #[derive(Clone, Debug)]
