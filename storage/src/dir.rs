@@ -330,11 +330,12 @@ mod tests {
     }
 
     #[test]
-    fn a_file_where_the_directory_should_be_is_a_fault() {
+    fn a_file_where_the_directory_should_be_is_named() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("file");
         fs::write(&path, "x").unwrap();
-        assert!(matches!(DataDir::open(&path).unwrap_err(), OpenError::Fault(_)));
+        let error = DataDir::open(&path).unwrap_err();
+        assert!(matches!(error, OpenError::NotADirectory { .. }), "{error}");
     }
 
     #[test]

@@ -163,17 +163,21 @@ impl Store {
     /// [`StoreError::Fault`].
     pub fn partition(&self, id: PartitionId) -> Result<PartitionStore, StoreError> {
         let shared = &self.shared;
-        let name = family_name(id);
         let mut partitions = sync::lock(&shared.partitions);
         if !partitions.contains_key(&id) {
             shared
                 .db
-                .create_cf(&name, &shared.family_options)
+                .create_cf(family_name(id), &shared.family_options)
                 .map_err(|error| shared.fault("make a partition's store", error))?;
         }
         let resident = Arc::clone(partitions.entry(id).or_default());
         drop(partitions);
-        Ok(PartitionStore { shared: Arc::clone(shared), id, family: name.into(), resident })
+        Ok(self.handle(id, resident))
+    }
+
+    fn handle(&self, id: PartitionId, resident: Arc<Mutex<Resident>>) -> PartitionStore {
+        let family = family_name(id).into();
+        PartitionStore { shared: Arc::clone(&self.shared), id, family, resident }
     }
 
     /// Flushes all partitions and copies their files into a database in a directory that
@@ -182,6 +186,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::InMemory`] or [`StoreError::Fault`].
     pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
+        // What is resident is no file of the database; each partition's rows are of one
+        // moment, and its applied LSN says which.
+        let partitions = sync::lock(&self.shared.partitions).clone();
+        for (id, resident) in partitions {
+            match self.handle(id, resident).settle() {
+                // Deleted meanwhile: not part of the copy.
+                Err(StoreError::NoPartition { .. }) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
         Checkpoint::new(&self.shared.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(to))
             .map_err(|error| Fault::from_rocksdb("copy the rows", to, error))?;

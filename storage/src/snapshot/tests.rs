@@ -32,7 +32,7 @@ impl Open {
         Source { store: &self.store, log: &self.log, metadata: &self.metadata }
     }
 
-    /// Appends records and applies all but the last ten.
+    /// Appends records, applies all but the last ten and flushes the rows.
     fn write(&self, count: u64) {
         let end = self.log.end(P).0;
         for n in end + 1..=end + count {
@@ -49,6 +49,8 @@ impl Open {
             txn.put_payload(id, Bytes::from(n.to_string()));
             txn.commit(Lsn(n)).unwrap();
         }
+        // As an orderly end does; else the next start would replay them.
+        rows.flush().unwrap();
     }
 }
 
