@@ -208,11 +208,6 @@ impl Journal {
     }
 
     fn check_limits(&mut self, now: Timestamp, entry: usize, here: &[usize]) {
-        if let Some(max) = self.running_max
-            && here.len() as u32 >= max
-        {
-            self.violation(now, format!("#{entry} is one too many: {max} may run on a node"));
-        }
         let own = path(&self.specs[entry]);
         for depth in 1..=own.len() {
             let key = &own[..depth];
@@ -258,6 +253,19 @@ impl Journal {
             (spec.scope, spec.limit_key, spec.key)
         };
         name(one) == name(other)
+    }
+
+    /// Nothing is left to do now: those who were told to stop have stopped, and no more
+    /// run on a node than may.
+    pub(super) fn check_at_rest(&mut self, now: Timestamp) {
+        let Some(max) = self.running_max else { return };
+        let mut counts = BTreeMap::<u32, u32>::new();
+        for (run, _) in &self.running {
+            *counts.entry(run.incarnation).or_default() += 1;
+        }
+        for (incarnation, count) in counts.into_iter().filter(|(_, count)| *count > max) {
+            self.violation(now, format!("{count} run on {incarnation}, where {max} may"));
+        }
     }
 
     /// A handler is over, by itself or not.

@@ -150,6 +150,7 @@ impl World {
             let next = until.min(self.elapsed() + TICK_MS);
             let at = Timestamp(self.start.0 + next);
             self.sim.run(std::future::pending::<()>(), at).await;
+            self.journal.lock().check_at_rest(self.sim.now());
             if let Some(text) = self.journal.lock().violations.first() {
                 return Err(text.clone());
             }
