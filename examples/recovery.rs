@@ -1,0 +1,126 @@
+//! How long a start takes after kill -9, with many entries in the inbox and a long log:
+//! `cargo run --release --example recovery -- DIR`. Needs about 6 GiB in DIR.
+//!
+//! The process starts itself again to be killed; everything is measured in processes of
+//! their own, from opening the directory until commands are taken.
+
+use std::{
+    error::Error,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant, SystemTime},
+};
+
+use forebay::{Drain, Entry, Runtime, TrimLog, snapshot};
+
+const ENTRIES: usize = 1_000_000;
+const PAYLOAD_BYTES: usize = 900;
+const BATCH: usize = 5_000;
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+fn builder(data: &Path) -> forebay::Builder {
+    Runtime::builder().data_dir(data).partitions(1).trim_log(TrimLog::Never)
+}
+
+/// Fills a directory, says so, and waits for its end.
+async fn fill(dir: &Path) -> Result<(), Failure> {
+    let runtime = builder(&dir.join("data")).start().await?;
+    runtime.snapshot(dir.join("snapshot")).await?;
+    let later = SystemTime::now() + Duration::from_secs(1_000_000);
+    for first in (0..ENTRIES).step_by(BATCH) {
+        let entry = |n: usize| {
+            let key = format!("key-{}", n % 10_000);
+            Entry::to("work").key(&key).payload(noise(n as u64)).run_at(later)
+        };
+        runtime.enqueue_batch((first..first + BATCH).map(entry).collect()).await?;
+    }
+    say("filled")?;
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    Ok(())
+}
+
+/// Bytes that do not compress: the log is to be as long as it looks (`SplitMix64`).
+fn noise(seed: u64) -> Vec<u8> {
+    let word = |n: usize| {
+        let mut z = seed.wrapping_mul(1 << 20).wrapping_add(n as u64 + 1);
+        z = z.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    };
+    (0..PAYLOAD_BYTES.div_ceil(8)).flat_map(|n| word(n).to_le_bytes()).collect()
+}
+
+fn say(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Starts on a directory and says how long it took.
+async fn open(data: &Path, what: &str) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let runtime = builder(data).start().await?;
+    let took = begun.elapsed();
+    let view = runtime.partitions().list()?.remove(0);
+    say(&format!(
+        "{what}: {took:?} until commands are taken ({} entries in the inbox, log {}..{})",
+        view.inbox, view.log_first, view.log_end
+    ))?;
+    runtime.shutdown(Drain::now()).await?;
+    Ok(())
+}
+
+fn child(arguments: &[&str]) -> Result<Command, Failure> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(arguments);
+    Ok(command)
+}
+
+fn measure(dir: &Path) -> Result<(), Failure> {
+    let text = dir.to_str().ok_or("the directory's name is no text")?;
+    let mut filling = child(&["fill", text])?.stdout(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    let out = filling.stdout.take().ok_or("no output")?;
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
+    filling.kill()?;
+    filling.wait()?;
+    if line.trim() != "filled" {
+        return Err("it was not filled".into());
+    }
+    let log = bytes(&dir.join("data/log"))?;
+    say(&format!("the log has {} MiB", log >> 20))?;
+    let open = |data: &str, what: &str| -> Result<(), Failure> {
+        let data = dir.join(data);
+        let data = data.to_str().ok_or("the directory's name is no text")?;
+        child(&["open", data, what])?.status()?;
+        Ok(())
+    };
+    open("data", "after kill -9")?;
+    open("data", "after an orderly end")?;
+    let begun = Instant::now();
+    snapshot::restore(&dir.join("snapshot"), &dir.join("new"), Some(&dir.join("data")))?;
+    say(&format!("restored in {:?}", begun.elapsed()))?;
+    open("new", "with the whole log to be replayed")
+}
+
+fn bytes(dir: &Path) -> std::io::Result<u64> {
+    std::fs::read_dir(dir)?.map(|entry| Ok(entry?.metadata()?.len())).sum()
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["fill", dir] => fill(Path::new(dir)).await,
+        ["open", data, what] => open(Path::new(data), what).await,
+        [dir] => {
+            let dir = PathBuf::from(dir);
+            tokio::task::spawn_blocking(move || measure(&dir)).await?
+        }
+        _ => Err("say where: a directory with room for 6 GiB".into()),
+    }
+}
