@@ -5,7 +5,7 @@
 # again (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long sim sim-long bench bench-million check lint doc fmt clean-data tools
+.PHONY: help run build test test-long sim sim-long bench bench-whole bench-million check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -56,8 +56,13 @@ sim: tools ## whole nodes under SEEDS=1000 fresh seeds; SEED=n: from that one on
 sim-long: SEEDS ?= 200000
 sim-long: sim ## the same for hours
 
-bench: tools ## every bench; BENCH=... goes to cargo bench, e.g. BENCH='--bench limiter'
+# Ratios of one run say more than figures; `scripts/bench --help` has its options.
+bench: tools ## micro-benches, then the whole beside the ideal queue, and the plot; BENCH='--bench limiter' runs that one alone
 	cargo bench --workspace --all-features $(locked) $(BENCH)
+	$(if $(BENCH),,@$(MAKE) --no-print-directory bench-whole)
+
+bench-whole: build ## `forebay bench` over its matrix, and docs/performance.svg
+	scripts/bench "$(CARGO_TARGET_DIR)/release/forebay"
 
 bench-million: tools ## a million vqueues, and a vqueue with a million entries; DIR=... for another disk
 	cargo bench $(locked) --bench million -- 1000000 all $(DIR)

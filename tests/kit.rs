@@ -150,7 +150,12 @@ fn record(number: u32) -> Arc<Record> {
 }
 
 fn append(epoch: u64, number: u32) -> LogCommand {
-    LogCommand::Append { partition: PARTITION, epoch: Epoch(epoch), record: record(number) }
+    LogCommand::Append {
+        partition: PARTITION,
+        epoch: Epoch(epoch),
+        record: record(number),
+        may_wait: false,
+    }
 }
 
 fn subscribe(after: u64, to: Ref<PartitionInput>) -> LogCommand {

@@ -9,7 +9,12 @@
 mod subscribers;
 mod trim;
 
-use std::{collections::BTreeMap, sync::Arc, thread::JoinHandle};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use forebay_engine::partition::machine::{PartitionInput, Refusal};
@@ -27,6 +32,9 @@ use trim::Trimming;
 pub const QUEUE_LEN_MAX: usize = 65_536;
 /// Most records in one batch.
 pub const BATCH_RECORDS_MAX: usize = 8_192;
+/// How long appends that may wait do so at most when nothing else comes. What comes
+/// meanwhile shares their sync.
+pub const COMPANY_WAIT: Duration = Duration::from_millis(1);
 
 /// Told once with the result of a command.
 pub type Done<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
@@ -41,6 +49,8 @@ pub enum LogCommand {
         epoch: Epoch,
         /// The record.
         record: Arc<Record>,
+        /// Nobody waits for it: alone it may wait for company ([`COMPANY_WAIT`]).
+        may_wait: bool,
     },
     /// Refuse appends of lower epochs from now on.
     Fence {
@@ -142,6 +152,22 @@ impl LogWriter {
     }
 }
 
+/// As long as there is nothing in the batch that somebody waits for, waits for it.
+fn await_company(receiver: &Receiver<LogCommand>, batch: &mut Vec<LogCommand>) {
+    let may_wait =
+        |command: &LogCommand| matches!(command, LogCommand::Append { may_wait: true, .. });
+    if !batch.iter().all(may_wait) {
+        return;
+    }
+    let deadline = Instant::now() + COMPANY_WAIT;
+    while batch.len() < BATCH_RECORDS_MAX
+        && batch.last().is_some_and(may_wait)
+        && let Ok(next) = receiver.recv_deadline(deadline)
+    {
+        batch.push(next);
+    }
+}
+
 /// The writer itself; a simulation calls it without a thread.
 pub struct WriterCore {
     store: Arc<dyn LogStore>,
@@ -184,6 +210,7 @@ impl WriterCore {
             {
                 batch.push(next);
             }
+            await_company(receiver, &mut batch);
             self.handle(batch.drain(..));
         }
     }
@@ -192,7 +219,7 @@ impl WriterCore {
     pub fn handle(&mut self, commands: impl Iterator<Item = LogCommand>) {
         let mut groups = Groups::new();
         for command in commands {
-            if let LogCommand::Append { partition, epoch, record } = command {
+            if let LogCommand::Append { partition, epoch, record, .. } = command {
                 groups.entry((partition, epoch)).or_default().push(record);
                 continue;
             }

@@ -22,7 +22,7 @@ use forebay_engine::{
         state::State,
     },
 };
-use forebay_messages::{Lsn, PartitionId, Producer, Record, Timestamp};
+use forebay_messages::{Lsn, PartitionId, Producer, Record, Timestamp, command::Command};
 use forebay_storage::partition::PartitionStore;
 
 use crate::{
@@ -167,7 +167,9 @@ impl PartitionPerformer {
         record: Arc<Record>,
         scope: &mut PartitionScope<'_>,
     ) {
-        let command = LogCommand::Append { partition: self.id, epoch, record };
+        // Nobody waits for a decision: its handler runs, and what comes of it follows.
+        let may_wait = matches!(record.command, Some(Command::SchedulerDecisions(_)));
+        let command = LogCommand::Append { partition: self.id, epoch, record, may_wait };
         if !self.log.send(command) {
             self.fail("the log writer is gone".to_owned(), scope);
         }
@@ -227,6 +229,7 @@ impl Performer<Partition> for PartitionPerformer {
             }
             PartitionEffect::StopVQueue(handle) => self.links.stop_vqueue(handle),
             PartitionEffect::ToVQueue(handle, message) => self.links.to_vqueue(handle, message),
+            PartitionEffect::Begin(decisions) => self.begin(&decisions, scope),
             PartitionEffect::Run(run) => self.run(run, scope),
             PartitionEffect::Abort { entry, token } => self.executor.abort(entry, token),
             PartitionEffect::Cancel { entry, token } => self.executor.cancel(entry, token),

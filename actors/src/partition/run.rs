@@ -3,10 +3,14 @@
 use std::{rc::Rc, sync::Arc};
 
 use forebay_engine::{
-    partition::machine::{PartitionInput, RunAttempt},
+    partition::{
+        apply::{self, ApplyError},
+        machine::{Begun, PartitionInput, RunAttempt},
+        store::{Tables, TablesError},
+    },
     vqueue::{Rest, VQueue, VQueueConfig},
 };
-use forebay_messages::{EntryKey, VQueueHandle, VQueueId};
+use forebay_messages::{EntryKey, VQueueHandle, VQueueId, command::Decision};
 
 use crate::{shell::Death, vqueue::VQueuePerformer};
 
@@ -51,6 +55,32 @@ impl PartitionPerformer {
         });
         let child = self.world.spawn("vqueue", machine, performer, on_death);
         self.links.put_vqueue(handle, child);
+    }
+
+    /// Runs what has just been proposed, as far as the committed rows let it.
+    pub(super) fn begin(&mut self, decisions: &[Decision], scope: &mut PartitionScope<'_>) {
+        let mut begun = Vec::with_capacity(decisions.len());
+        match self.try_begin(decisions, &mut begun, scope) {
+            Ok(()) => scope.feed_back(PartitionInput::Begun(begun)),
+            Err(error) => self.fail(format!("partition {}: {error}", self.id), scope),
+        }
+    }
+
+    fn try_begin(
+        &self,
+        decisions: &[Decision],
+        begun: &mut Vec<Begun>,
+        scope: &PartitionScope<'_>,
+    ) -> Result<(), ApplyError> {
+        let rows = self.store.begin().map_err(TablesError::from)?;
+        for decision in decisions {
+            let Some((run, retry)) = apply::begin(&rows, decision)? else { continue };
+            // Without a payload it cannot run: applied, the decision will say so.
+            let Some(payload) = rows.payload(run.entry)? else { continue };
+            begun.push(Begun { token: run.token, attempt: run.attempt, retry });
+            self.executor.run(run, payload, scope.me.clone());
+        }
+        Ok(())
     }
 
     pub(super) fn run(&mut self, run: RunAttempt, scope: &mut PartitionScope<'_>) {

@@ -95,11 +95,16 @@ impl Writer {
         let mut all = Vec::with_capacity(batch.len());
         for command in batch {
             let again = match &command {
-                LogCommand::Append { partition, epoch, record }
+                LogCommand::Append { partition, epoch, record, may_wait }
                     if random.below(100) < self.twice_percent =>
                 {
                     let record = Arc::clone(record);
-                    Some(LogCommand::Append { partition: *partition, epoch: *epoch, record })
+                    Some(LogCommand::Append {
+                        partition: *partition,
+                        epoch: *epoch,
+                        record,
+                        may_wait: *may_wait,
+                    })
                 }
                 _ => None,
             };

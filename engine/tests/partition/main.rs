@@ -10,6 +10,7 @@ mod desk;
 mod fixture;
 mod invariants;
 mod machine_named;
+mod machine_pipelined;
 mod machine_property;
 mod rest_named;
 mod world;

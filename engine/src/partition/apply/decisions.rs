@@ -1,13 +1,76 @@
 //! `SchedulerDecisions`: entries start to run, each if it is still where it was
 //! decided for.
 
-use forebay_messages::command::{Decision, SchedulerDecisions};
+use forebay_messages::{
+    EntryId,
+    command::{Decision, RetryPolicy, SchedulerDecisions},
+};
 
 use super::{
-    super::{rows::Stage, store::Tables},
+    super::{
+        machine::RunAttempt,
+        rows::{EntryRow, Stage, VQueueMeta},
+        store::Tables,
+    },
     Applied, ApplyError, Context, Reply,
     place::Leaving,
 };
+
+/// Whether a decision fits the rows.
+#[expect(clippy::large_enum_variant, reason = "it mostly fits: no box for each entry")]
+enum Fit {
+    /// It does.
+    Start { row: EntryRow, meta: VQueueMeta, lock: Option<EntryId> },
+    /// Something came in between.
+    Void { still_there: bool },
+}
+
+/// What the rows say of a decision. The one place that says when an entry may start.
+fn fit<T: Tables>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
+    let Decision { vqueue, key, .. } = *decision;
+    let Some(row) = tables.entry(key.entry)? else {
+        return Ok(Fit::Void { still_there: false });
+    };
+    if row.stage != Stage::Inbox || row.key != key || row.vqueue != vqueue {
+        return Ok(Fit::Void { still_there: false });
+    }
+    let meta = tables.vqueue_meta(vqueue)?.ok_or_else(|| ApplyError::Inconsistent {
+        what: format!("{vqueue} has entries but no meta row"),
+    })?;
+    if meta.is_paused {
+        return Ok(Fit::Void { still_there: true });
+    }
+    let lock = if meta.name.has_lock() { tables.lock(vqueue)? } else { None };
+    match lock {
+        Some(holder) if holder != key.entry => Ok(Fit::Void { still_there: true }),
+        lock => Ok(Fit::Start { row, meta, lock }),
+    }
+}
+
+/// The attempt that a decision starts, if it were applied to these rows: for a leader
+/// that has proposed it and runs it before it is applied (decision 0013). Also what
+/// follows if it fails.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn begin<T: Tables>(
+    tables: &T,
+    decision: &Decision,
+) -> Result<Option<(RunAttempt, RetryPolicy)>, ApplyError> {
+    let Fit::Start { row, meta, .. } = fit(tables, decision)? else {
+        return Ok(None);
+    };
+    let retry = row.retry.unwrap_or_default();
+    let run = RunAttempt {
+        entry: decision.key.entry,
+        name: meta.name,
+        token: decision.token,
+        attempt: row.attempts + 1,
+        last_failure: row.last_failure,
+        attempts_max: retry.attempts_max,
+    };
+    Ok(Some((run, retry)))
+}
 
 pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
@@ -22,31 +85,22 @@ pub(super) fn apply<T: Tables>(
 
 fn start<T: Tables>(context: &mut Context<'_, T>, decision: &Decision) -> Result<bool, ApplyError> {
     let Decision { vqueue, key, token } = *decision;
-    let void = |context: &mut Context<'_, T>, still_there| {
-        // Without it a permit given back would free, for the limiter, a lock that an
-        // entry set aside still holds: decisions would be void again and again.
-        let lock_holder = context.tables.lock(vqueue)?;
-        let void = Applied::DecisionVoid { vqueue, key, token, still_there, lock_holder };
-        context.applied.push(void);
-        Ok(false)
-    };
-    let Some(mut row) = context.tables.entry(key.entry)? else {
-        return void(context, false);
-    };
-    if row.stage != Stage::Inbox || row.key != key || row.vqueue != vqueue {
-        return void(context, false);
-    }
-    let mut meta = context.meta(vqueue)?;
-    if meta.is_paused {
-        return void(context, true);
-    }
-    if meta.name.has_lock() {
-        match context.tables.lock(vqueue)? {
-            Some(holder) if holder != key.entry => return void(context, true),
-            Some(_) => {}
-            None => context.tables.put_lock(vqueue, key.entry),
+    let (mut row, mut meta) = match fit(context.tables, decision)? {
+        Fit::Void { still_there } => {
+            // Without it a permit given back would free, for the limiter, a lock that an
+            // entry set aside still holds: decisions would be void again and again.
+            let lock_holder = context.tables.lock(vqueue)?;
+            let void = Applied::DecisionVoid { vqueue, key, token, still_there, lock_holder };
+            context.applied.push(void);
+            return Ok(false);
         }
-    }
+        Fit::Start { row, meta, lock } => {
+            if meta.name.has_lock() && lock.is_none() {
+                context.tables.put_lock(vqueue, key.entry);
+            }
+            (row, meta)
+        }
+    };
     let stay = Leaving { keeps_lock: true, abort: false };
     context.leave(key.entry, &row, &mut meta, stay)?;
     row.token = token;

@@ -42,6 +42,7 @@ use super::{
     store::{Tables, TablesError, put_fsm_number},
 };
 pub use act::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip};
+pub use decisions::begin;
 
 /// Format of commands and rows that this code understands.
 pub const FORMAT_VERSION: u64 = 1;

@@ -15,6 +15,7 @@ use super::{
     super::apply::Applied,
     Partition, backoff,
     effect::{PartitionEffect, RunAttempt},
+    input::Begun,
 };
 
 /// How far an attempt is.
@@ -24,16 +25,43 @@ enum Progress {
     Proposed {
         /// The place it was decided for.
         key: EntryKey,
+        /// Its handler runs already.
+        course: Option<Course>,
     },
     /// Its decision is applied.
     Running {
-        /// What follows if it fails.
-        retry: RetryPolicy,
-        /// Its number, from 1.
-        attempt: u32,
+        /// What it is in the course of its entry.
+        course: Course,
         /// Its decision is of this batch: its handler was not told yet.
         is_starting: bool,
     },
+}
+
+/// What an attempt is in the course of its entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Course {
+    /// What follows if it fails.
+    retry: RetryPolicy,
+    /// Its number, from 1.
+    attempt: u32,
+}
+
+impl Progress {
+    /// Whether a handler was told to run it.
+    fn is_told(self) -> bool {
+        match self {
+            Self::Proposed { course, .. } => course.is_some(),
+            Self::Running { is_starting, .. } => !is_starting,
+        }
+    }
+
+    /// Of an attempt whose handler may run.
+    fn course(self) -> Option<Course> {
+        match self {
+            Self::Proposed { course, .. } => course,
+            Self::Running { course, .. } => Some(course),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +85,8 @@ pub(super) struct Attempts {
     /// in which they are mostly confirmed. A place is there twice only in the case above.
     proposed: Map<VQueueId, VecDeque<(EntryKey, AttemptToken)>>,
     pending: Vec<Decision>,
+    /// Who runs already and has its decision still on its way: one attempt of an entry.
+    begun: Map<EntryId, AttemptToken>,
     /// What handlers are told at the end of the batch.
     starting: Vec<PartitionEffect>,
     next_seq: u64,
@@ -106,7 +136,7 @@ impl Attempts {
     }
 
     fn propose(&mut self, key: EntryKey, token: AttemptToken, vqueue: VQueueId, permit: PermitId) {
-        let progress = Progress::Proposed { key };
+        let progress = Progress::Proposed { key, course: None };
         let attempt = Attempt { entry: key.entry, vqueue, permit: Some(permit), progress };
         self.by_token.insert(token, attempt);
         self.proposed.entry(vqueue).or_default().push_back((key, token));
@@ -135,12 +165,29 @@ impl Attempts {
             vqueue,
             permit: None,
             progress: Progress::Running {
-                retry: RetryPolicy::default(),
-                attempt: 1,
+                course: Course { retry: RetryPolicy::default(), attempt: 1 },
                 is_starting: false,
             },
         });
         attempt.permit = Some(permit);
+    }
+
+    /// An attempt starts for good: it is the one that was begun, or that one stops.
+    fn stop_other(
+        &mut self,
+        entry: EntryId,
+        token: AttemptToken,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        let Some(begun) = self.begun.remove(&entry).filter(|begun| *begun != token) else {
+            return;
+        };
+        if let Some(Attempt { progress: Progress::Proposed { course, .. }, .. }) =
+            self.by_token.get_mut(&begun)
+        {
+            *course = None;
+            effects.push(PartitionEffect::Abort { entry, token: begun });
+        }
     }
 
     /// The limiter is gone, and all permits with it.
@@ -153,18 +200,21 @@ impl Attempts {
         if let Progress::Proposed { .. } = attempt.progress {
             self.confirm(attempt.vqueue, token);
         }
+        if self.begun.get(&attempt.entry) == Some(&token) {
+            self.begun.remove(&attempt.entry);
+        }
         Some(attempt)
     }
 
     /// Forgets everything: another leader is in charge. The attempts that run.
     pub(super) fn clear(&mut self) -> Vec<(EntryId, AttemptToken)> {
         self.pending.clear();
+        self.begun.clear();
         self.proposed.clear();
         self.starting.clear();
-        let told = |progress| matches!(progress, Progress::Running { is_starting: false, .. });
         std::mem::take(&mut self.by_token)
             .into_iter()
-            .filter(|(_, attempt)| told(attempt.progress))
+            .filter(|(_, attempt)| attempt.progress.is_told())
             .map(|(token, attempt)| (attempt.entry, token))
             .collect()
     }
@@ -178,7 +228,7 @@ impl Attempts {
         for (token, attempt) in &self.by_token {
             let has_permit = attempt.permit.is_some();
             assert!(has_permit || !are_permitted, "P2: {token} has no permit");
-            if let Progress::Proposed { key } = attempt.progress {
+            if let Progress::Proposed { key, .. } = attempt.progress {
                 let places = self.proposed.get(&attempt.vqueue);
                 let is_found = places.is_some_and(|places| places.contains(&(key, *token)));
                 assert!(is_found, "{token} is found by its place");
@@ -187,6 +237,14 @@ impl Attempts {
         }
         let places: usize = self.proposed.values().map(VecDeque::len).sum();
         assert_eq!(proposed, places, "places that are decided for have attempts");
+        for (entry, token) in &self.begun {
+            let known = self.by_token.get(token);
+            let begun = known.is_some_and(|attempt| {
+                attempt.entry == *entry
+                    && matches!(attempt.progress, Progress::Proposed { course: Some(_), .. })
+            });
+            assert!(begun, "{token} runs before its decision is applied");
+        }
         assert!(self.starting.is_empty(), "handlers are told at the end of a batch");
     }
 }
@@ -221,9 +279,31 @@ impl Partition {
         }
         while !self.attempts.pending.is_empty() {
             let count = self.attempts.pending.len().min(super::DECISIONS_PER_RECORD_MAX);
-            let decisions = self.attempts.pending.drain(..count).collect();
+            let decisions: Vec<_> = self.attempts.pending.drain(..count).collect();
+            // Behind its record, which a fence refuses: decision 0013 says why it is safe.
+            // An entry that was put back meanwhile is decided for again while its former
+            // attempt may still run: the new one waits for its decision.
+            let is_first =
+                |decision: &&Decision| !self.attempts.begun.contains_key(&decision.key.entry);
+            let begin = (self.phase == super::Phase::Leading).then(|| {
+                PartitionEffect::Begin(decisions.iter().filter(is_first).copied().collect())
+            });
             let command = forebay_messages::command::SchedulerDecisions { decisions };
             self.propose(now, Command::SchedulerDecisions(command), None, effects);
+            effects.extend(begin);
+        }
+    }
+
+    /// Handlers run whose decisions are not applied yet.
+    pub(super) fn on_begun(&mut self, begun: &[Begun]) {
+        for Begun { token, attempt, retry } in begun {
+            let known = self.attempts.by_token.get_mut(token);
+            let Some(Attempt { entry, progress: Progress::Proposed { course, .. }, .. }) = known
+            else {
+                unreachable!("{token} is told at once, before its decision can be applied");
+            };
+            *course = Some(Course { retry: *retry, attempt: *attempt });
+            self.attempts.begun.insert(*entry, *token);
         }
     }
 
@@ -235,12 +315,18 @@ impl Partition {
     ) {
         match applied {
             Applied::Started { entry, vqueue, name, token, attempt, last_failure, retry } => {
+                self.attempts.stop_other(entry, token, effects);
                 let Some(known) = self.attempts.by_token.get_mut(&token) else {
                     self.stale.attempt += 1;
                     return;
                 };
-                known.progress = Progress::Running { retry, attempt, is_starting: true };
+                let runs = known.progress.is_told();
+                let course = Course { retry, attempt };
+                known.progress = Progress::Running { course, is_starting: !runs };
                 self.attempts.confirm(vqueue, token);
+                if runs {
+                    return;
+                }
                 self.attempts.starting.push(PartitionEffect::Run(RunAttempt {
                     entry,
                     name,
@@ -251,6 +337,10 @@ impl Partition {
                 }));
             }
             Applied::DecisionVoid { vqueue, key, token, still_there, lock_holder } => {
+                let runs = |known: &Attempt| known.progress.is_told();
+                if self.attempts.by_token.get(&token).is_some_and(runs) {
+                    effects.push(PartitionEffect::Abort { entry: key.entry, token });
+                }
                 self.give_back(token, lock_holder, effects);
                 if !still_there {
                     // An incarnation that started since knows the place as handed out
@@ -350,10 +440,10 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         let known = self.attempts.by_token.get(&token).filter(|known| known.entry == entry);
-        let progress = known.map(|known| known.progress);
+        let course = known.and_then(|known| known.progress.course());
         // Its end comes once. It must not be lost because a limiter is seeded anew.
         let is_own = token.epoch == self.epoch && self.phase.has_limiter();
-        let Some(Progress::Running { retry, attempt, .. }) = progress.filter(|_| is_own) else {
+        let Some(Course { retry, attempt }) = course.filter(|_| is_own) else {
             self.stale.attempt += 1;
             return;
         };

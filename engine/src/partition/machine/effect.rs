@@ -7,6 +7,7 @@ use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, Lsn, NodeId, Outcome, Record, ReplyId, Timestamp,
     VQueueHandle, VQueueId, VQueueName,
     actor::{LimiterMessage, VQueueMessage},
+    command::Decision,
 };
 
 use super::super::apply::Reply;
@@ -147,6 +148,10 @@ pub enum PartitionEffect {
     /// Tell a vqueue. In order, not lost while it lives.
     ToVQueue(VQueueHandle, VQueueMessage),
 
+    /// These decisions are proposed (their record was appended before this): run those
+    /// that fit the committed rows as they are ([`super::super::apply::begin`]), and say
+    /// which with `Begun`, at once. Of the others nothing is said.
+    Begin(Vec<Decision>),
     /// Run a handler. Its end comes back as `Ended`, exactly once unless aborted.
     Run(RunAttempt),
     /// Stop a handler; its end is of no interest.

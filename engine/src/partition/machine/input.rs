@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, Lsn, Outcome, PermitId, Record, ReplyId, Timestamp,
-    VQueueHandle, VQueueId, actor::AttemptEnd, command::Command, record::LeaderSeq,
+    VQueueHandle, VQueueId,
+    actor::AttemptEnd,
+    command::{Command, RetryPolicy},
+    record::LeaderSeq,
 };
 
 use crate::vqueue::Rest;
@@ -31,6 +34,17 @@ pub enum EntryState {
     Finished(Outcome),
     /// There is no such entry (or it was purged).
     Unknown,
+}
+
+/// An attempt that runs before its decision is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// The attempt.
+    pub token: AttemptToken,
+    /// Its number, from 1.
+    pub attempt: u32,
+    /// What follows if it fails.
+    pub retry: RetryPolicy,
 }
 
 /// Why an append was refused.
@@ -93,6 +107,8 @@ pub enum PartitionInput {
     },
     /// Answer to `ScheduleFlush`, after all messages that came before it.
     Flush,
+    /// Answer to `Begin`: these handlers run.
+    Begun(Vec<Begun>),
     /// A handler ended; from the executor.
     Ended {
         /// The entry.

@@ -28,7 +28,7 @@ mod vqueues;
 pub use backoff::backoff;
 pub use effect::{Answer, PartitionEffect, RunAttempt};
 pub use idle::IDLE_MS_MAX;
-pub use input::{AppliedBatch, EntryState, PartitionInput, Refusal};
+pub use input::{AppliedBatch, Begun, EntryState, PartitionInput, Refusal};
 pub use leading::Phase;
 
 use forebay_messages::{
@@ -423,6 +423,7 @@ impl Machine for Partition {
             PartitionInput::Detach { entry, reply } => self.on_detach(entry, reply),
             PartitionInput::LookedUp { entry, state } => self.on_looked_up(entry, state, effects),
             PartitionInput::Flush => self.on_flush(now, effects),
+            PartitionInput::Begun(begun) => self.on_begun(&begun),
             PartitionInput::Ended { entry, token, ended } => {
                 self.on_ended(now, entry, token, ended, effects);
             }

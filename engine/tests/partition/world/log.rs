@@ -3,8 +3,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use forebay_engine::partition::machine::Refusal;
-use forebay_messages::{Epoch, Record};
+use forebay_engine::partition::machine::{PartitionInput, Refusal};
+use forebay_messages::{AttemptToken, Epoch, Record, command::Command};
 
 #[derive(Debug)]
 pub(crate) enum Request {
@@ -28,7 +28,40 @@ pub(crate) struct Log {
     pub(crate) failures: usize,
 }
 
+/// Whether a record holds the decision that starts an attempt.
+pub(crate) fn decides(record: &Record, token: AttemptToken) -> bool {
+    match &record.command {
+        Some(Command::SchedulerDecisions(command)) => {
+            command.decisions.iter().any(|decision| decision.token == token)
+        }
+        _ => false,
+    }
+}
+
+/// Whether a message brings the decision that starts an attempt, or the news that it
+/// was refused.
+pub(crate) fn settles(input: &PartitionInput, token: AttemptToken) -> bool {
+    match input {
+        PartitionInput::Committed { records, .. } => {
+            records.iter().any(|record| decides(record, token))
+        }
+        PartitionInput::AppendRefused(_) => true,
+        _ => false,
+    }
+}
+
 impl Log {
+    /// Whether a decision waits to be appended, or to be delivered to one who knows the
+    /// first `delivered` records.
+    pub(crate) fn has_decision(&self, delivered: usize, token: AttemptToken) -> bool {
+        let waits = |request: &Request| match request {
+            Request::Append { record, .. } => decides(record, token),
+            Request::Fence { .. } => false,
+        };
+        self.requests.iter().any(waits)
+            || self.records[delivered..].iter().any(|record| decides(record, token))
+    }
+
     /// Handles the oldest request.
     pub(crate) fn step(&mut self) -> Said {
         match self.requests.pop_front().unwrap() {

@@ -10,9 +10,9 @@ use forebay_engine::{
     Machine,
     leadership::{Leadership, LeadershipEffect, LeadershipInput},
     partition::{
-        apply::Applied,
+        apply::{self, Applied},
         machine::{
-            Answer, AppliedBatch, EntryState, Partition, PartitionConfig, PartitionEffect,
+            Answer, AppliedBatch, Begun, EntryState, Partition, PartitionConfig, PartitionEffect,
             PartitionInput, Phase, Refusal, RunAttempt, VQueueLimits,
         },
         mem::MemTables,
@@ -28,7 +28,7 @@ use forebay_messages::{
         Acquire, LimiterMessage, RefillDone, RefillFailed, RefillRequest, Release, Seed,
         SeedRunning, VQueueMessage,
     },
-    command::Command,
+    command::{Command, Decision},
 };
 
 use super::{
@@ -151,7 +151,7 @@ impl Node {
             }
         }
         assert!(self.leads() || self.vqueues.is_empty(), "P4: only a leader has vqueues");
-        self.check_handlers();
+        self.check_handlers(shared);
     }
 
     fn perform(
@@ -184,10 +184,6 @@ impl Node {
                 inputs.push_back(PartitionInput::LookedUp { entry, state });
             }
             PartitionEffect::ScheduleFlush => self.mailbox.push_back(PartitionInput::Flush),
-            PartitionEffect::TellQuiet { epoch } => {
-                assert!(self.handlers.is_empty(), "it is quiet: nothing runs");
-                self.orders.push_back(LeadershipInput::Quiet { epoch });
-            }
             PartitionEffect::ReportDurable => {}
             PartitionEffect::CheckExpired { until } => {
                 if !self.replica.tables.timers_until(until, 1).unwrap().is_empty() {
@@ -195,6 +191,7 @@ impl Node {
                 }
             }
             PartitionEffect::TellAnnounced { .. }
+            | PartitionEffect::TellQuiet { .. }
             | PartitionEffect::TellSeeded { .. }
             | PartitionEffect::TellDrained { .. }
             | PartitionEffect::TellRefused(_) => self.tell_supervisor(effect),
@@ -221,6 +218,9 @@ impl Node {
                 self.vqueues.remove(&handle);
             }
             PartitionEffect::ToVQueue(handle, message) => self.tell_vqueue(handle, message),
+            PartitionEffect::Begin(decisions) => {
+                inputs.push_back(PartitionInput::Begun(self.begin(&decisions)));
+            }
             PartitionEffect::Run(run) => self.run(run),
             PartitionEffect::Abort { token, .. } => {
                 self.handlers.remove(&token);
@@ -259,6 +259,17 @@ impl Node {
             }
             other => unreachable!("not for the supervisor: {other:?}"),
         }
+    }
+
+    fn begin(&mut self, decisions: &[Decision]) -> Vec<Begun> {
+        let mut begun = Vec::new();
+        for decision in decisions {
+            let found = apply::begin(&self.replica.tables, decision).unwrap();
+            let Some((run, retry)) = found else { continue };
+            begun.push(Begun { token: run.token, attempt: run.attempt, retry });
+            self.run(run);
+        }
+        begun
     }
 
     /// P4: nothing is decided before attempts of earlier epochs are drained.
@@ -300,8 +311,9 @@ impl Node {
         assert!(running.values().all(|count| *count <= SCOPE_LIMIT), "a limit: {running:?}");
     }
 
-    /// What a leader's handlers run is what its rows say runs.
-    fn check_handlers(&self) {
+    /// What a leader's handlers run is what its rows say runs, or what it has proposed
+    /// for a row that waits; and never two of one vqueue with a lock.
+    fn check_handlers(&self, shared: &Shared) {
         let epoch = self.replica.state.leader_epoch;
         if !self.leads() {
             return;
@@ -309,7 +321,14 @@ impl Node {
         for (token, handler) in self.handlers.iter().filter(|(token, _)| token.epoch == epoch) {
             let row = self.replica.tables.entries.get(&handler.entry);
             let runs = row.is_some_and(|row| row.stage == Stage::Running && row.token == *token);
-            assert!(runs, "{token} of {} runs and nobody stopped it", handler.entry);
+            let is_proposed = || shared.log.has_decision(self.delivered, *token);
+            let is_on_its_way =
+                || self.mailbox.iter().any(|input| super::log::settles(input, *token));
+            assert!(
+                runs || is_proposed() || is_on_its_way(),
+                "{token} of {} runs and nobody stopped it",
+                handler.entry
+            );
         }
     }
 

@@ -1,0 +1,150 @@
+//! Handlers that run before their decision is applied: one attempt of an entry, stopped
+//! when its decision turns out void, ended behind its decision in the log.
+
+use forebay_engine::partition::{
+    apply,
+    machine::{Begun, PartitionEffect as Effect, PartitionInput as Input, Refusal},
+};
+use forebay_messages::{
+    AttemptToken, Epoch, VQueueHandle,
+    actor::AttemptEnd,
+    command::{Command, Decision, Reschedule},
+};
+
+use super::{
+    desk::{Desk, Effects, has, releases, runs},
+    fixture::{entry, these, this_vqueue},
+};
+
+/// The name of a vqueue with a lock.
+const LOCKED: u8 = 2;
+/// The name of one without.
+const FREE: u8 = 0;
+
+fn to_begin(effects: &Effects) -> Vec<Decision> {
+    let begin = effects.iter().filter_map(|effect| match effect {
+        Effect::Begin(decisions) => Some(decisions.clone()),
+        _ => None,
+    });
+    begin.flatten().collect()
+}
+
+/// Runs what is to begin, as the actor does; the attempts that run.
+fn begin(desk: &mut Desk, effects: &Effects) -> Vec<AttemptToken> {
+    let begun: Vec<_> = to_begin(effects)
+        .iter()
+        .filter_map(|decision| apply::begin(&desk.replica.tables, decision).unwrap())
+        .map(|(run, retry)| Begun { token: run.token, attempt: run.attempt, retry })
+        .collect();
+    let tokens = begun.iter().map(|begun| begun.token).collect();
+    assert!(desk.tell(Input::Begun(begun)).is_empty());
+    tokens
+}
+
+fn aborts(effects: &Effects, token: AttemptToken) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Abort { token: of, .. } if *of == token))
+}
+
+/// An entry whose handler runs and whose decision is proposed.
+fn begun(desk: &mut Desk, n: u8, name: u8) -> (VQueueHandle, AttemptToken) {
+    let handle = desk.enqueue_cold(n, name);
+    let effects = desk.decide(handle, n, 10 + u64::from(n));
+    let tokens = begin(desk, &effects);
+    assert_eq!(tokens.len(), 1, "it runs before the log has its decision");
+    assert!(!desk.running(n));
+    (handle, tokens[0])
+}
+
+fn end(desk: &mut Desk, n: u8, token: AttemptToken) -> Effects {
+    let ended = AttemptEnd::Success(Default::default());
+    desk.tell(Input::Ended { entry: entry(n), token, ended })
+}
+
+#[test]
+fn a_decision_and_its_end_are_committed_together() {
+    let mut desk = Desk::leading();
+    let (_, token) = begun(&mut desk, 1, LOCKED);
+    end(&mut desk, 1, token);
+    let commands: Vec<_> = desk.appended.iter().map(|record| record.command.clone()).collect();
+    assert!(
+        matches!(commands[..], [Some(Command::SchedulerDecisions(_)), Some(Command::Complete(_))]),
+        "its end stands behind its decision: {commands:?}"
+    );
+    let effects = desk.commit();
+    assert_eq!(runs(&effects), [], "it does not run again");
+    assert_eq!(releases(&effects).len(), 1);
+    assert!(desk.replica.tables.entries.is_empty() && desk.replica.tables.locks.is_empty());
+}
+
+#[test]
+fn a_decision_that_is_applied_does_not_start_its_handler_twice() {
+    let mut desk = Desk::leading();
+    let (_, token) = begun(&mut desk, 1, FREE);
+    let effects = desk.commit();
+    assert!(desk.running(1) && runs(&effects).is_empty() && !aborts(&effects, token));
+    end(&mut desk, 1, token);
+    assert_eq!(releases(&desk.commit()).len(), 1);
+}
+
+#[test]
+fn a_void_decision_stops_its_handler_and_gives_its_permit_back() {
+    for change in [
+        Command::Pause(these(&[1])),
+        Command::PauseVQueue(this_vqueue(FREE)),
+        Command::Kill(these(&[1])),
+    ] {
+        let mut desk = Desk::leading();
+        let handle = desk.enqueue_cold(1, FREE);
+        desk.propose(change.clone());
+        let effects = desk.decide(handle, 1, 10);
+        let token = begin(&mut desk, &effects)[0];
+        end(&mut desk, 1, token);
+        let effects = desk.commit();
+        assert!(aborts(&effects, token), "{change:?}: {effects:?}");
+        assert_eq!(releases(&effects).len(), 1, "{change:?}");
+        assert!(!has(&effects, |effect| matches!(effect, Effect::Run(_))));
+        assert_ne!(
+            desk.replica.tables.finished.get(&entry(1)).map(|row| row.outcome().is_success()),
+            Some(true),
+            "an end of an attempt that never was changes nothing"
+        );
+    }
+}
+
+/// The row is put elsewhere, decided for again, and its first attempt still runs.
+#[test]
+fn an_entry_that_is_decided_for_again_does_not_run_twice() {
+    let mut desk = Desk::leading();
+    let handle = desk.enqueue_cold(1, FREE);
+    let run_at = forebay_messages::Timestamp(900);
+    desk.propose(Command::Reschedule(Reschedule { selector: these(&[1]), run_at }));
+    let effects = desk.decide(handle, 1, 10);
+    let first = begin(&mut desk, &effects)[0];
+    let reschedule = desk.appended.pop_front().unwrap();
+    desk.commit_records(vec![reschedule]);
+    let effects = desk.decide(handle, 1, 11);
+    assert_eq!(to_begin(&effects), [], "the first attempt still runs");
+    let effects = desk.commit();
+    assert!(aborts(&effects, first));
+    assert_eq!(runs(&effects).len(), 1, "the second starts when it is applied");
+}
+
+#[test]
+fn what_runs_early_stops_with_the_leadership() {
+    let mut desk = Desk::leading();
+    let (_, token) = begun(&mut desk, 1, FREE);
+    let refusal = Refusal::Fenced { current: Epoch(9) };
+    let effects = desk.tell(Input::AppendRefused(refusal));
+    assert!(aborts(&effects, token), "{effects:?}");
+}
+
+#[test]
+fn nothing_begins_behind_a_closed_gate() {
+    let mut desk = Desk::leading();
+    let handle = desk.enqueue_cold(1, FREE);
+    let (key, permit) = (desk.key(1), desk.permit(10));
+    desk.tell(Input::Decide { handle, key, permit });
+    desk.tell(Input::CloseGate);
+    let effects = desk.tell(Input::Flush);
+    assert_eq!(to_begin(&effects), []);
+}
