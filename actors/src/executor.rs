@@ -97,13 +97,16 @@ struct Shared {
     idle: Notify,
 }
 
+/// Draws the jitter of retries; only when one is due, for it asks the system.
+type Random = Arc<dyn Fn() -> u32 + Send + Sync>;
+
 /// Runs handlers, on a tokio runtime or in a simulation.
 pub struct Executor {
     runtime: Spawner,
     handlers: HashMap<String, Arc<dyn Handler>>,
     clock: Arc<dyn Clock>,
     /// Draws the jitter of retries; injected so that tests can fix it.
-    random: Box<dyn Fn() -> u32 + Send + Sync>,
+    random: Random,
     shared: Arc<Shared>,
 }
 
@@ -116,7 +119,7 @@ impl Executor {
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
         let shared = Arc::new(Shared { running: DashMap::new(), idle: Notify::new() });
-        Self { runtime: runtime.into(), handlers, clock, random: Box::new(random), shared }
+        Self { runtime: runtime.into(), handlers, clock, random: Arc::new(random), shared }
     }
 
     /// Whether this node can run entries of a service.
@@ -224,7 +227,7 @@ impl Execute for Executor {
             clock: Arc::clone(&self.clock),
             pulse: Pulse::default(),
         };
-        let random = (self.random)();
+        let random = Arc::clone(&self.random);
         let shared = Arc::clone(&self.shared);
         let clock = Arc::clone(&self.clock);
         let now = clock.now();
@@ -233,7 +236,7 @@ impl Execute for Executor {
             .running
             .insert(entry, Running { token, cancel, is_canceled: false, abort: None });
         let task = self.runtime.spawn(async move {
-            let ended = attempt(handler, context, payload, timeout, random, now).await;
+            let ended = attempt(handler, context, payload, timeout, &random, now).await;
             if let Some(running) = shared.forget(entry, token) {
                 let ended = running.end(ended, clock.now());
                 reply_to.send(PartitionInput::Ended { entry, token, ended });
@@ -288,7 +291,7 @@ async fn attempt(
     context: AttemptContext,
     payload: Bytes,
     timeout: Option<Duration>,
-    random: u32,
+    random: &Random,
     now: Timestamp,
 ) -> AttemptEnd {
     let (pulse, heartbeat) = (context.pulse.clone(), handler.heartbeat());
@@ -297,7 +300,7 @@ async fn attempt(
     let failed = |message: String| AttemptEnd::Retry {
         message: ByteString::from(message),
         detail: Bytes::new(),
-        random,
+        random: random(),
     };
     let ended = tokio::select! {
         // What has ended in time has ended, however late that is seen.
@@ -312,7 +315,7 @@ async fn attempt(
     };
     match ended {
         Ok(AttemptEnd::Retry { message, detail, .. }) => {
-            AttemptEnd::Retry { message, detail, random }
+            AttemptEnd::Retry { message, detail, random: random() }
         }
         Ok(AttemptEnd::Snooze { until }) => AttemptEnd::Snooze { until: until.max(now) },
         Ok(ended) => ended,

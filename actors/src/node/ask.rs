@@ -15,7 +15,11 @@ use forebay_messages::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use crate::{arbiter::Arbiter, log_writer::LogHandle, shell::World};
+use crate::{
+    arbiter::Arbiter,
+    log_writer::LogHandle,
+    shell::{Ref, World},
+};
 
 use super::{Node, NodeError, NodeServices, error::refusal, services::PartitionEntry};
 
@@ -32,7 +36,7 @@ const LEADER_LOOK: Duration = Duration::from_millis(20);
 struct Detach {
     entry: EntryId,
     reply: ReplyId,
-    partition: PartitionEntry,
+    partition: Ref<PartitionInput>,
     done: bool,
 }
 
@@ -40,7 +44,7 @@ impl Drop for Detach {
     fn drop(&mut self) {
         if !self.done {
             let input = PartitionInput::Detach { entry: self.entry, reply: self.reply };
-            self.partition.address.send(input);
+            self.partition.send(input);
         }
     }
 }
@@ -132,10 +136,11 @@ impl Node {
 
     async fn attach_once(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
         let partition = self.route(entry.partition_key)?;
-        let to = self.entry_of(partition)?;
+        self.check_up()?;
+        let to = address_of(&self.services, partition)?;
         let pending = self.services.replies.open(partition);
         let reply = pending.id();
-        if !to.address.send(PartitionInput::Attach { entry, reply }) {
+        if !to.send(PartitionInput::Attach { entry, reply }) {
             return Err(gone(&self.services, partition));
         }
         answer_if_gone(&self.services, partition);
@@ -198,17 +203,25 @@ impl Node {
     }
 }
 
+/// The address alone: an entry has a store, which is not as cheap to clone.
+fn address_of(
+    services: &NodeServices,
+    partition: PartitionId,
+) -> Result<Ref<PartitionInput>, NodeError> {
+    let found = services.partitions.get(&partition).map(|entry| entry.address.clone());
+    found.ok_or(NodeError::UnknownPartition(partition))
+}
+
 /// Proposes to the replica of a node; what it answers.
 async fn ask(
     services: &NodeServices,
     partition: PartitionId,
     command: Command,
 ) -> Result<Answer, NodeError> {
-    let entry = services.partitions.get(&partition).map(|entry| entry.clone());
-    let entry = entry.ok_or(NodeError::UnknownPartition(partition))?;
+    let to = address_of(services, partition)?;
     let pending = services.replies.open(partition);
     let input = PartitionInput::Propose { command, reply: pending.id() };
-    if !entry.address.send(input) {
+    if !to.send(input) {
         return Err(gone(services, partition));
     }
     answer_if_gone(services, partition);

@@ -148,6 +148,7 @@ impl Living {
             wake: None,
             upkeep: None,
             progress: Arc::clone(progress),
+            told: None,
             applied: Vec::new(),
         }
     }

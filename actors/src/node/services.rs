@@ -259,15 +259,25 @@ impl NodeServices {
         self.status.subscribe()
     }
 
-    pub(crate) fn observe_partition(&self, partition: PartitionId, machine: &Partition) {
+    /// `told` is what was told last: most messages change nothing of it.
+    pub(crate) fn observe_partition(
+        &self,
+        partition: PartitionId,
+        machine: &Partition,
+        told: &mut Option<PartitionGauges>,
+    ) {
         let stale = machine.stale();
         let gauges = PartitionGauges {
             applied: machine.applied(),
             active_vqueues: machine.active_vqueues(),
             stale: stale.vqueue + stale.attempt,
         };
+        if *told == Some(gauges) {
+            return;
+        }
         if machine.phase() != Phase::Following || !self.gauges.contains_key(&partition) {
             self.gauges.insert(partition, gauges);
+            *told = Some(gauges);
         }
     }
 

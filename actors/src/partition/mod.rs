@@ -29,7 +29,7 @@ use crate::{
     executor::Execute,
     links::Links,
     log_writer::{LogCommand, LogHandle},
-    node::NodeServices,
+    node::{NodeServices, PartitionGauges},
     shell::{Performer, Scope, TimerKey, World},
     vqueue::VQueueShared,
 };
@@ -52,6 +52,8 @@ pub(crate) struct PartitionPerformer {
     pub(crate) upkeep: Option<TimerKey>,
     /// The last LSN applied, for the log's writer.
     pub(crate) progress: Arc<AtomicU64>,
+    /// The gauges as they were told last.
+    pub(crate) told: Option<PartitionGauges>,
     /// Scratch of `apply`, kept to save the allocation.
     pub(crate) applied: Vec<Applied>,
 }
@@ -237,7 +239,7 @@ impl Performer<Partition> for PartitionPerformer {
     }
 
     fn observe(&mut self, machine: &Partition) {
-        self.services.observe_partition(self.id, machine);
+        self.services.observe_partition(self.id, machine, &mut self.told);
     }
 }
 
