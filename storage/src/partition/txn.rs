@@ -17,10 +17,12 @@ use forebay_engine::partition::{
 use forebay_messages::{EntryId, EntryKey, Lsn, RecordSeq, Timestamp, VQueueId};
 use rocksdb::BoundColumnFamily;
 
+#[cfg(debug_assertions)]
+use super::overlays::each_table;
 use super::{
     Page, PartitionStore, StoreError,
     overlay::{Overlay, Staged},
-    overlays::{Overlays, Resides, each_table},
+    overlays::{Overlays, Resides},
     tables::Table,
 };
 
