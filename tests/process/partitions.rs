@@ -39,6 +39,8 @@ fn a_running_process_is_told_to_stop_leading_and_to_lead_again() {
     let count = ran(&place, "started").len();
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert_eq!(ran(&place, "started").len(), count, "nobody leads: nothing starts");
+    // What starts from now on stays until it was looked at.
+    std::fs::remove_file(place.path("go")).unwrap();
     for partition in before.as_array().unwrap() {
         let after = ask(&place, &["lead", &partition["id"].to_string()]);
         let after = after.as_array().unwrap().iter().find(|p| p["id"] == partition["id"]).unwrap();
@@ -48,6 +50,7 @@ fn a_running_process_is_told_to_stop_leading_and_to_lead_again() {
     place.run(&wrong).expect_refused(&["there is no partition 4711"]);
     let text = place.run(&["partitions", "--data-dir", "data"]).expect(0, &[]).text();
     assert!(text.contains("leader") && text.contains("DURABLE"), "{text}");
+    place.write("go", "");
     running.end().expect(0, &["6 succeeded"]);
     let idle = ["partitions", "lead", "0", "--data-dir", "data"];
     place.run(&idle).expect_refused(&["no process has the data directory open"]);

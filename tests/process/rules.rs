@@ -93,9 +93,11 @@ fn a_run_waits_for_room_where_a_rule_limits_the_backlog() {
     let items: String = (1..=40).map(|n| format!("{{\"n\":{n},\"s\":\"s{}\"}}\n", n % 2)).collect();
     place.write("items", items.clone() + items.lines().next().unwrap());
     let rest = ["--ndjson", "--input", "items", "--scope", "{s}", "--key", "k"];
-    let script = "echo {n} >> trace; sleep 0.02";
+    let script = "echo {n} >> trace; sleep 0.1";
     let arguments = exec(&[&rest[..], &["--", "sh", "-c", script]].concat());
     let mut running = place.start(&arguments);
+    // A look at a directory at rest opens it, and would lock the run out as it starts.
+    until("it runs", || !super::ran(&place, "trace").is_empty());
     let (mut most, mut seen) = (0, false);
     while running.is_running() {
         let queues = place.run(&["queues", "--json", "--data-dir", "data"]);
