@@ -7,6 +7,7 @@ mod data_dir;
 mod documents;
 mod input;
 mod inspect;
+mod live_rules;
 mod output;
 mod partitions;
 mod resume;
