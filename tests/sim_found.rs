@@ -1,6 +1,12 @@
 //! What the simulation has found: each bug has its test here, by name.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use forebay::{
     Builder, Candidacy, Context, Drain, Entry, HandlerError, Runtime, Timestamp,
@@ -101,5 +107,75 @@ fn no_more_run_than_may_when_a_limiter_dies() {
             let running = app.runtime().node().executor().running();
             assert!(running <= 4, "{running} of 4 run");
         }
+    }
+}
+
+/// Each partition was leased slots for what had run before the crash, and started other
+/// entries in them once that was taken back. (Found by kill -9 of a process.)
+#[test]
+fn no_more_run_than_may_after_a_crash() {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    tokio.block_on(async {
+        for seed in 0..8 {
+            let counts = Arc::new(Counts::default());
+            let mut sim = Sim::new(seed, Timestamp(1_000_000));
+            let disk = Disk::new().unwrap();
+            for round in 0..4 {
+                let (site, place) = sim.place(&disk);
+                sim.set_log_delay(site, 40);
+                let starting = launch(&mut sim, place, counting(&counts));
+                let soon = sim.now().after(Duration::from_secs(60));
+                let node = sim.run(starting, soon).await.expect("in time").unwrap();
+                for number in 0..20 {
+                    let entry = Entry::to("work").scope(&format!("{round}-{number}"));
+                    let soon = sim.now().after(Duration::from_secs(60));
+                    sim.run(node.enqueue(entry), soon).await.expect("in time").unwrap();
+                }
+                let until = sim.now().after(Duration::from_secs(4));
+                assert!(sim.run(std::future::pending::<()>(), until).await.is_none());
+                sim.crash(site);
+            }
+            let most = counts.most.load(Ordering::Relaxed);
+            assert_eq!(most, 6, "most that ran at once, seed {seed}");
+        }
+    });
+}
+
+fn counting(counts: &Arc<Counts>) -> Builder {
+    let counts = Arc::clone(counts);
+    Runtime::builder().partitions(3).max_running(6).handler("work", move |_: Context, (): ()| {
+        let running = Arc::clone(&counts).enter();
+        async move {
+            let _running = running;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            Ok::<_, HandlerError>(())
+        }
+    })
+}
+
+/// How many handlers run, and the most there were.
+#[derive(Default)]
+struct Counts {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+struct Entered(Arc<Counts>);
+
+impl Counts {
+    fn enter(self: Arc<Self>) -> Entered {
+        let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most.fetch_max(now, Ordering::Relaxed);
+        Entered(self)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -29,10 +29,13 @@ impl PartitionPerformer {
         };
         match self.read_seed(proposed) {
             Ok((seed, running)) => {
-                let count = u32::try_from(running.len()).unwrap_or(u32::MAX);
+                // Those of earlier epochs do not run here and are about to be taken back.
+                let epoch = self.state.leader_epoch;
+                let here = running.iter().filter(|(_, _, token)| token.epoch == epoch).count();
+                let here = u32::try_from(here).unwrap_or(u32::MAX);
                 scope.feed_back(PartitionInput::SeedSent { running });
                 limiter.send(LimiterMessage::Seed(Box::new(seed)));
-                self.services.join_capacity(self.id, &limiter, count);
+                self.services.join_capacity(self.id, &limiter, here);
             }
             Err(error) => self.fail(error.to_string(), scope),
         }
