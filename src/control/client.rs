@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use forebay_actors::{
@@ -20,7 +20,10 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{MESSAGE_LEN_MAX, Request, Response, SOCKET_NAME, answer};
+use super::{IN_USE_WAIT, MESSAGE_LEN_MAX, Request, Response, SOCKET_NAME, answer};
+
+/// How often a directory is tried that a process without a socket has.
+const IN_USE_TRIED_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a data directory cannot be reached.
 #[derive(Debug, Error)]
@@ -60,20 +63,31 @@ impl Control {
     /// # Errors
     /// [`ControlError`].
     pub async fn open(data_dir: &Path) -> Result<Self, ControlError> {
-        // Whoever only asks drops nothing that a later snapshot may need.
-        let trim_log = TrimLog::Never;
         if !data_dir.exists() {
             return Err(ControlError::Missing(data_dir.to_owned()));
         }
-        let socket = data_dir.join(SOCKET_NAME);
-        if UnixStream::connect(&socket).await.is_ok() {
-            return Ok(Self::Running(data_dir.to_owned()));
+        let until = Instant::now() + IN_USE_WAIT;
+        loop {
+            if UnixStream::connect(data_dir.join(SOCKET_NAME)).await.is_ok() {
+                return Ok(Self::Running(data_dir.to_owned()));
+            }
+            // In use without a socket: a process that starts or ends, or another look.
+            match Self::direct(data_dir).await {
+                Err(error) if error.is_in_use() && Instant::now() < until => {
+                    tokio::time::sleep(IN_USE_TRIED_EVERY).await;
+                }
+                opened => return Ok(Self::Direct(opened?)),
+            }
         }
+    }
+
+    async fn direct(data_dir: &Path) -> Result<Arc<Node>, NodeError> {
         let clock = Arc::new(WallClock);
         let tokio = tokio::runtime::Handle::current();
         let executor = Executor::new(tokio, HashMap::new(), clock.clone(), || 0);
         let config = NodeConfig {
             place: Place::Directory(data_dir.to_owned()),
+            in_use_wait: Duration::ZERO,
             partitions: None,
             threads: Some(1),
             running_max: None,
@@ -81,10 +95,11 @@ impl Control {
             vqueues: Default::default(),
             faults: Default::default(),
             shared: None,
-            trim_log,
+            // Whoever only asks drops nothing that a later snapshot may need.
+            trim_log: TrimLog::Never,
             candidacy: Candidacy::default(),
         };
-        Ok(Self::Direct(Node::start(config, executor, clock).await?))
+        Node::start(config, executor, clock).await
     }
 
     /// Asks.

@@ -21,10 +21,13 @@ use forebay_actors::node::{
 use forebay_actors::snapshot::Manifest;
 use forebay_messages::{EntryId, PartitionId, VQueueId};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 /// Name of the socket in the data directory.
 pub const SOCKET_NAME: &str = "control.sock";
+/// For how long a directory that somebody else has is waited for: who only looks at it
+/// leaves it soon, and who starts has a socket soon.
+pub(crate) const IN_USE_WAIT: Duration = Duration::from_secs(2);
 /// Longest request or response, in bytes.
 pub const MESSAGE_LEN_MAX: u64 = 256 << 20;
 

@@ -22,7 +22,7 @@ use forebay_messages::vqueue::{Part, check_component};
 use crate::{
     Context, HandlerError,
     client::{PAYLOAD_LEN_DEFAULT, PAYLOAD_LEN_MAX},
-    control::{SOCKET_NAME, Server},
+    control::{IN_USE_WAIT, SOCKET_NAME, Server},
     error::RuntimeError,
     handler::{FromPayload, HandlerOptions, IntoPayload, Typed},
 };
@@ -240,6 +240,7 @@ impl Builder {
         };
         let config = NodeConfig {
             place,
+            in_use_wait: IN_USE_WAIT,
             partitions: self.partitions,
             threads: self.threads,
             running_max: self.running_max,

@@ -10,6 +10,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -25,6 +26,8 @@ const LOCK_FILE: &str = "LOCK";
 const FORMAT_PREFIX: &str = "forebay data directory, version ";
 /// A format file is one short line; whatever is longer is none.
 const FORMAT_LEN_MAX: u64 = 256;
+/// How often a directory that is in use is tried, while there is time to wait for it.
+const LOCK_TRIED_EVERY: Duration = Duration::from_millis(10);
 /// May be there before forebay is: made by an interrupted first start, or by mkfs.
 const MAY_PRECEDE: [&str; 3] = [FORMAT_FILE_NEW, LOCK_FILE, "lost+found"];
 
@@ -113,6 +116,15 @@ impl DataDir {
     /// [`OpenError`], each variant saying what to do about it. Nothing is written to a
     /// directory that is refused.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
+        Self::open_within(path, Duration::ZERO)
+    }
+
+    /// The same, and waits for so long if it is in use: who only looks at a directory
+    /// leaves it soon. Blocks meanwhile.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn open_within(path: impl AsRef<Path>, wait: Duration) -> Result<Self, OpenError> {
         let path = path.as_ref();
         if let Some(file) = file_on_the_way(path) {
             return Err(OpenError::NotADirectory { path: path.to_owned(), file });
@@ -125,7 +137,7 @@ impl DataDir {
         if known.is_none() {
             check_empty(&path)?;
         }
-        let lock = take_lock(&path)?;
+        let lock = take_lock_within(&path, wait)?;
         // Again under the lock: two first starts may have raced.
         if read_format(&path)?.is_none() {
             write_format(&path).map_err(|error| fault(&path, "write the format file", error))?;
@@ -230,6 +242,18 @@ fn check_empty(path: &Path) -> Result<(), OpenError> {
     }
 }
 
+fn take_lock_within(path: &Path, wait: Duration) -> Result<File, OpenError> {
+    let until = Instant::now() + wait;
+    loop {
+        match take_lock(path) {
+            Err(OpenError::InUse { .. }) if Instant::now() < until => {
+                std::thread::sleep(LOCK_TRIED_EVERY);
+            }
+            taken => return taken,
+        }
+    }
+}
+
 fn take_lock(path: &Path) -> Result<File, OpenError> {
     let mut file = OpenOptions::new()
         .read(true)
@@ -296,6 +320,24 @@ mod tests {
         let OpenError::InUse { pid, .. } = &error else { panic!("{error}") };
         assert_eq!(*pid, Some(std::process::id()));
         assert!(error.to_string().contains(&std::process::id().to_string()));
+    }
+
+    #[test]
+    fn whoever_leaves_soon_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let held = DataDir::open(root.path()).unwrap();
+        let leaves = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(held);
+        });
+        let begun = Instant::now();
+        DataDir::open_within(root.path(), Duration::from_secs(60)).unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is taken when it is free");
+        leaves.join().unwrap();
+
+        let _held = DataDir::open(root.path()).unwrap();
+        let error = DataDir::open_within(root.path(), Duration::from_millis(30)).unwrap_err();
+        assert!(matches!(error, OpenError::InUse { .. }), "{error}");
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! Data directories that cannot be used, or not now.
 
+use std::time::Duration;
+
+use forebay_storage::DataDir;
+
 use super::{exec, numbers, ran};
 use crate::place::{Place, say, until};
 
@@ -22,6 +26,26 @@ fn one_in_use_is_refused_and_the_first_run_goes_on() {
     running.end().expect(0, &["3 succeeded"]);
     assert!(!place.path("second").exists());
     place.run(&exec(&["--input", "items", "--", "touch", "second"])).expect(0, &[]);
+}
+
+#[test]
+fn one_that_somebody_looks_at_is_waited_for() {
+    let place = Place::new();
+    place.write("items", numbers(2));
+    place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &[]);
+    let looks = || {
+        let held = DataDir::open(place.path("data")).unwrap();
+        move || {
+            std::thread::sleep(Duration::from_millis(400));
+            drop(held);
+        }
+    };
+    for words in [&exec(&["--input", "items", "--", "true"])[..], &["status", "--data-dir", "data"]]
+    {
+        let leaves = std::thread::spawn(looks());
+        place.run(words).expect(0, &[]);
+        leaves.join().unwrap();
+    }
 }
 
 #[test]

@@ -181,6 +181,12 @@ impl NodeError {
             Err(error) => error,
         }
     }
+
+    /// Whether somebody else has the data directory: later it may be free.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Open(OpenError::InUse { .. }))
+    }
 }
 
 /// Turns the answers that mean "no" into errors.

@@ -28,6 +28,7 @@ use std::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use forebay_engine::partition::machine::VQueueLimits;
@@ -72,6 +73,8 @@ pub enum Place {
 pub struct NodeConfig {
     /// Where it keeps its data.
     pub place: Place,
+    /// For how long a data directory that another process has is waited for.
+    pub in_use_wait: Duration,
     /// Partitions of a new data directory; absent means the stored table, or else one
     /// per core.
     pub partitions: Option<u32>,

@@ -40,8 +40,9 @@ struct Storage {
     store: Arc<Store>,
 }
 
-fn open_storage(place: &Place, shared: Option<&SharedLog>) -> Result<Storage, NodeError> {
-    match (place, shared) {
+fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
+    let shared = config.shared.as_ref();
+    match (&config.place, shared) {
         (Place::Memory, Some(shared)) => Ok(Storage {
             data_dir: None,
             node: shared.next_node(),
@@ -50,7 +51,7 @@ fn open_storage(place: &Place, shared: Option<&SharedLog>) -> Result<Storage, No
             store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
         }),
         (Place::Directory(path), Some(shared)) => {
-            let data_dir = DataDir::open(path)?;
+            let data_dir = DataDir::open_within(path, config.in_use_wait)?;
             Ok(Storage {
                 node: shared.next_node(),
                 log: shared.log(),
@@ -78,7 +79,7 @@ fn open_storage(place: &Place, shared: Option<&SharedLog>) -> Result<Storage, No
             })
         }
         (Place::Directory(path), None) => {
-            let data_dir = DataDir::open(path)?;
+            let data_dir = DataDir::open_within(path, config.in_use_wait)?;
             let medium = Medium::disk();
             Ok(Storage {
                 node: NodeId(1),
@@ -145,7 +146,7 @@ impl Node {
         executor: Executor,
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Vec<Row>), NodeError> {
-        let storage = open_storage(&config.place, config.shared.as_ref())?;
+        let storage = open_storage(config)?;
         let table = open_table(&*storage.metadata, config.partitions)?;
         let rows = table.rows.clone();
         let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(rows.len())).max(1);
