@@ -1,5 +1,7 @@
 //! The faults, one function each.
 
+mod flush;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -154,6 +156,10 @@ pub(super) async fn all() -> Vec<Row> {
         failed_append(LogFault::FailAfterWrite, "an append fails after it was written").await,
         failed_append(LogFault::Torn { appends: 0 }, "an append is torn").await,
         failed_commit().await,
+        flush::while_running("store", "a flush of the rows fails").await,
+        flush::while_running("log", "a flush of the log fails").await,
+        flush::at_the_end().await,
+        flush::for_a_snapshot().await,
         killed().await,
         torn_tail().await,
         log_bit().await,

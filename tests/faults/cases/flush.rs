@@ -1,0 +1,105 @@
+//! Flushes that fail: what is in memory cannot be written to files. Brought about by
+//! moving a database's directory away, so that RocksDB finds no place for a new file,
+//! while those that are open go on.
+
+use std::{fs, path::PathBuf};
+
+use forebay::{Drain, Entry, EntryId, Runtime};
+
+use super::{Row, builder, check, fill, settled};
+
+/// Nobody handles it: it stays, and takes up memory.
+const BULK_BYTES: usize = 256 << 10;
+/// So many of them are more than either database keeps in memory.
+const BULKS_MAX: usize = 1_200;
+
+/// A runtime of its own, one of whose databases has lost its directory.
+struct Site {
+    dir: tempfile::TempDir,
+    database: &'static str,
+    runtime: Runtime,
+    acknowledged: Vec<EntryId>,
+}
+
+impl Site {
+    async fn new(database: &'static str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = builder().data_dir(dir.path().join("data")).start().await.unwrap();
+        let acknowledged = fill(&runtime, 0).await;
+        let site = Self { dir, database, runtime, acknowledged };
+        fs::rename(site.place(), site.away()).unwrap();
+        site
+    }
+
+    fn place(&self) -> PathBuf {
+        self.dir.path().join("data").join(self.database)
+    }
+
+    fn away(&self) -> PathBuf {
+        self.dir.path().join("away")
+    }
+
+    fn settled(&self, error: &dyn std::fmt::Display) -> String {
+        let text = settled(&error.to_string(), self.dir.path());
+        // Which file could not be made differs from run to run.
+        text.split(" (IO error").next().unwrap_or_default().to_owned()
+    }
+
+    /// Goes down, puts the directory back and starts again: everything is there.
+    async fn recovers(self, bulky: &[EntryId]) {
+        drop(self.runtime.shutdown(Drain::now()).await);
+        let (place, away) = (self.place(), self.away());
+        drop(self.runtime);
+        fs::rename(away, place).unwrap();
+        let runtime = builder().data_dir(self.dir.path().join("data")).start().await.unwrap();
+        check(&runtime, &self.acknowledged).await;
+        for id in bulky {
+            assert!(runtime.explain(*id).await.unwrap().is_some(), "{id} was acknowledged");
+        }
+        runtime.shutdown(Drain::now()).await.unwrap();
+    }
+}
+
+/// Entries are stored until that fails: what was acknowledged, and what was said.
+async fn store_until_it_fails(runtime: &Runtime) -> (Vec<EntryId>, String) {
+    let mut bulky = Vec::new();
+    loop {
+        match runtime.enqueue(Entry::to("nobody").payload(vec![7; BULK_BYTES])).await {
+            Ok(stored) => bulky.push(stored.id()),
+            Err(error) => return (bulky, error.to_string()),
+        }
+        assert!(bulky.len() < BULKS_MAX, "300 MiB are kept in memory");
+    }
+}
+
+/// Nobody asked for the flush: memory is full.
+pub(super) async fn while_running(database: &'static str, fault: &'static str) -> Row {
+    let site = Site::new(database).await;
+    let (bulky, error) = store_until_it_fails(&site.runtime).await;
+    let seen = site.settled(&error);
+    site.recovers(&bulky).await;
+    Row { fault, seen, after: "after a restart everything acknowledged is there" }
+}
+
+pub(super) async fn at_the_end() -> Row {
+    let site = Site::new("store").await;
+    let error = site.runtime.shutdown(Drain::now()).await.expect_err("rows cannot be flushed");
+    let seen = site.settled(&error);
+    site.recovers(&[]).await;
+    let after = "the next start replays the log; everything acknowledged is there";
+    Row { fault: "the flush at a shutdown fails", seen, after }
+}
+
+/// The database takes no more rows after it: the next write stops the partition.
+pub(super) async fn for_a_snapshot() -> Row {
+    let site = Site::new("store").await;
+    let to = site.dir.path().join("snapshot");
+    let error = site.runtime.snapshot(&to).await.expect_err("rows cannot be flushed");
+    let seen = site.settled(&error);
+    assert!(forebay::snapshot::verify(&to).is_err(), "it is no snapshot");
+    let (bulky, _) = store_until_it_fails(&site.runtime).await;
+    site.recovers(&bulky).await;
+    let after = "there is no snapshot; the partition stops at its next write, and after a \
+                 restart everything acknowledged is there";
+    Row { fault: "the flush for a snapshot fails", seen, after }
+}
