@@ -5,7 +5,12 @@
 //! is a failed attempt. Must not know: limits, vqueues, the log.
 
 use std::{
-    collections::HashMap, future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
+    collections::HashMap,
+    future::Future,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -30,13 +35,18 @@ pub use crate::pulse::Pulse;
 /// How long an entry waits whose service has no handler here.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
 
+/// Attempts that one task starts.
+const STARTED_TOGETHER: usize = 32;
+/// A handler that keeps its thread for so long at a time does not hold up others.
+const SLOW_POLL: Duration = Duration::from_micros(200);
+
 /// What a handler is given besides the payload.
 #[derive(Clone, Debug)]
 pub struct AttemptContext {
     /// The entry.
     pub entry: EntryId,
     /// Its vqueue.
-    pub name: VQueueName,
+    pub name: Arc<VQueueName>,
     /// The attempt's token.
     pub token: AttemptToken,
     /// The attempt's number, from 1.
@@ -78,6 +88,8 @@ pub trait Handler: Send + Sync {
 pub trait Execute: Send + Sync {
     /// Runs an attempt; its end is sent to `reply_to`.
     fn run(&self, run: RunAttempt, payload: Bytes, reply_to: Ref<PartitionInput>);
+    /// Runs several, in no order; as [`Execute::run`] for each.
+    fn run_many(&self, runs: Vec<(RunAttempt, Bytes)>, reply_to: &Ref<PartitionInput>);
     /// Asks a handler to stop.
     fn cancel(&self, entry: EntryId, token: AttemptToken);
     /// Drops a handler; its end is not reported.
@@ -201,15 +213,29 @@ impl Running {
     }
 }
 
-impl Execute for Executor {
-    fn run(&self, run: RunAttempt, payload: Bytes, reply_to: Ref<PartitionInput>) {
+/// A registered attempt, ready to be polled.
+struct Prepared {
+    entry: EntryId,
+    token: AttemptToken,
+    future: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Executor {
+    /// Registers an attempt, before its future runs, so that its end always finds it.
+    /// `None` when there is no handler: its end was reported.
+    fn prepare(
+        &self,
+        run: RunAttempt,
+        payload: Bytes,
+        reply_to: Ref<PartitionInput>,
+    ) -> Option<Prepared> {
         let (entry, token) = (run.entry, run.token);
         let Some(handler) = self.handlers.get(&*run.name.service).map(Arc::clone) else {
             tracing::warn!(service = %run.name.service, %entry, "no handler for this service here");
             let until = self.clock.now().after(NO_HANDLER_SNOOZE);
             let ended = AttemptEnd::Snooze { until };
             reply_to.send(PartitionInput::Ended { entry, token, ended });
-            return;
+            return None;
         };
         let cancel = CancellationToken::new();
         let timeout = handler.timeout();
@@ -231,21 +257,76 @@ impl Execute for Executor {
         let shared = Arc::clone(&self.shared);
         let clock = Arc::clone(&self.clock);
         let now = clock.now();
-        // Registered before the task starts, so that its end always finds it.
-        self.shared
-            .running
-            .insert(entry, Running { token, cancel, is_canceled: false, abort: None });
-        let task = self.runtime.spawn(async move {
+        let running = Running { token, cancel, is_canceled: false, abort: None };
+        self.shared.running.insert(entry, running);
+        let future = Box::pin(async move {
             let ended = attempt(handler, context, payload, timeout, &random, now).await;
             if let Some(running) = shared.forget(entry, token) {
                 let ended = running.end(ended, clock.now());
                 reply_to.send(PartitionInput::Ended { entry, token, ended });
             }
         });
-        if let Entry::Occupied(mut known) = self.shared.running.entry(entry)
-            && known.get().token == token
-        {
-            known.get_mut().abort = Some(task);
+        Some(Prepared { entry, token, future })
+    }
+}
+
+impl Shared {
+    /// Gives a registered attempt a task of its own.
+    fn spawn(&self, spawner: &Spawner, Prepared { entry, token, future }: Prepared) {
+        let task = spawner.spawn(future);
+        match self.running.entry(entry) {
+            Entry::Occupied(mut known) if known.get().token == token => {
+                known.get_mut().abort = Some(task);
+            }
+            // It has ended, or was aborted before it could be reached.
+            _ => task.abort(),
+        }
+    }
+
+    /// Polls each attempt once. Most handlers that have nothing to wait for are over by
+    /// then; the others get tasks of their own. So do all that come behind one that does
+    /// not give its thread back soon.
+    async fn start(&self, spawner: Spawner, attempts: Vec<Prepared>) {
+        let mut is_slow = false;
+        for mut prepared in attempts {
+            if is_slow {
+                self.spawn(&spawner, prepared);
+                continue;
+            }
+            let known = self.running.get(&prepared.entry).map(|known| known.token);
+            if known != Some(prepared.token) {
+                continue; // It was aborted.
+            }
+            let begun = tokio::time::Instant::now();
+            let mut poll =
+                |context: &mut Context<'_>| prepared.future.as_mut().poll(context).is_ready();
+            let is_over = std::future::poll_fn(|context| Poll::Ready(poll(context))).await;
+            is_slow = begun.elapsed() > SLOW_POLL;
+            if !is_over {
+                self.spawn(&spawner, prepared);
+            }
+        }
+    }
+}
+
+impl Execute for Executor {
+    fn run(&self, run: RunAttempt, payload: Bytes, reply_to: Ref<PartitionInput>) {
+        if let Some(prepared) = self.prepare(run, payload, reply_to) {
+            self.shared.spawn(&self.runtime, prepared);
+        }
+    }
+
+    fn run_many(&self, runs: Vec<(RunAttempt, Bytes)>, reply_to: &Ref<PartitionInput>) {
+        let mut attempts = runs
+            .into_iter()
+            .filter_map(|(run, payload)| self.prepare(run, payload, reply_to.clone()));
+        loop {
+            let together: Vec<_> = attempts.by_ref().take(STARTED_TOGETHER).collect();
+            if together.is_empty() {
+                return;
+            }
+            let (shared, spawner) = (Arc::clone(&self.shared), self.runtime.clone());
+            self.runtime.spawn(async move { shared.start(spawner, together).await });
         }
     }
 

@@ -87,7 +87,7 @@ pub struct Record {
     #[bilrost(8)]
     pub created_at: Timestamp,
     /// What to do. `None` only when written by a newer format.
-    #[bilrost(oneof(16-34, 63))]
+    #[bilrost(oneof(16-35, 63))]
     pub command: Option<Command>,
 }
 

@@ -8,8 +8,8 @@ use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, FailureKind, InboxSeq, NodeId, Outcome, PartitionKey,
     Producer, Record, RecordKeys, RecordSeq, RuleId, Timestamp, VQueueId, VQueueName,
     command::{
-        AnnounceLeader, Command, Complete, Decision, Enqueue, NewEntry, Purge, RetryAttempt,
-        RetryPolicy, RetryReason, SchedulerDecisions, UpsertRuleBook,
+        AnnounceLeader, Command, Complete, Decision, EndAttempts, Enqueue, EnqueueBatch, NewEntry,
+        Purge, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions, UpsertRuleBook,
     },
     record::{LeaderSeq, RecordError},
     rule::Pattern,
@@ -95,6 +95,7 @@ fn commands() -> Vec<Command> {
                 idempotency_key: Some("once".into()),
                 retry: Some(RetryPolicy::default()),
                 retention_ms: Some(60_000),
+                is_fresh: false,
             },
         }),
         Command::SchedulerDecisions(SchedulerDecisions {
@@ -119,6 +120,33 @@ fn commands() -> Vec<Command> {
             rule_book: Bytes::from_static(b"book"),
         }),
         Command::Purge(Purge { entries: vec![id()], ..Purge::default() }),
+        Command::EnqueueBatch(EnqueueBatch {
+            entries: vec![NewEntry {
+                id: id(),
+                vqueue: name(),
+                payload: Bytes::from_static(b"payload"),
+                run_at: None,
+                idempotency_key: None,
+                retry: None,
+                retention_ms: None,
+                is_fresh: true,
+            }],
+        }),
+        Command::EndAttempts(EndAttempts {
+            completed: vec![Complete {
+                entry: id(),
+                token,
+                outcome: Some(Outcome::Success(Bytes::from_static(b"done")).into()),
+            }],
+            retried: vec![RetryAttempt {
+                entry: id(),
+                token,
+                reason: RetryReason::Failed,
+                run_at: Timestamp(7),
+                message: "no".into(),
+                detail: Bytes::new(),
+            }],
+        }),
     ]
 }
 

@@ -10,8 +10,8 @@ use forebay_messages::{
     vqueue::NameError,
 };
 use serde::Serialize;
-use uuid::Uuid;
 
+use super::ids::fresh_uuid;
 use crate::{
     error::{EncodeError, EnqueueError},
     handler::HandlerOptions,
@@ -171,7 +171,8 @@ impl Entry {
         {
             return Err(EnqueueError::IdempotencyKey { len: key.len() });
         }
-        let uuid = self.uuid.unwrap_or_else(|| Uuid::now_v7().into_bytes());
+        let is_fresh = self.uuid.is_none();
+        let uuid = self.uuid.unwrap_or_else(fresh_uuid);
         let partition_key = self.name.partition_key(self.idempotency_key.as_deref(), &uuid);
         let retention = self.retention.or(defaults.retention);
         Ok(NewEntry {
@@ -183,6 +184,7 @@ impl Entry {
             retry: Some(self.retry.unwrap_or(defaults.retry)),
             retention_ms: retention
                 .map(|retention| u64::try_from(retention.as_millis()).unwrap_or(u64::MAX)),
+            is_fresh,
         })
     }
 }

@@ -3,6 +3,7 @@
 mod entries;
 mod entry;
 mod handle;
+mod ids;
 mod vqueue;
 
 pub use entries::Entries;

@@ -167,6 +167,39 @@ impl Runtime {
         EntryHandle::new(&self.node, id, true)
     }
 
+    /// Waits until all of these entries have ended; how each ended, in their order, and
+    /// `None` for one that was purged meanwhile. Cheaper than to wait for each by itself.
+    /// Cancel-safe: the entries go on, and waiting can be taken up again.
+    ///
+    /// ```
+    /// use forebay::{Context, Drain, Entry, Runtime};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let runtime = Runtime::builder()
+    ///     .in_memory()
+    ///     .handler("work", |_: Context, (): ()| async { Ok(()) })
+    ///     .start()
+    ///     .await?;
+    /// let entries = (0..100).map(|_| Entry::to("work")).collect();
+    /// let handles = runtime.enqueue_batch(entries).await?;
+    /// let outcomes = runtime.outcomes(&handles).await?;
+    /// assert!(outcomes.iter().flatten().all(|outcome| outcome.is_success()));
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`NodeError`], for one of them or when the runtime goes down.
+    pub async fn outcomes(
+        &self,
+        handles: &[EntryHandle],
+    ) -> Result<Vec<Option<forebay_messages::Outcome>>, NodeError> {
+        let ids: Vec<_> = handles.iter().map(EntryHandle::id).collect();
+        self.node.attach_all(&ids).await
+    }
+
     /// Why an entry does not run: everything that is in its way now, each with since
     /// when. `None` when there is no such entry. Cancel-safe.
     ///

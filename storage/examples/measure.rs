@@ -60,6 +60,7 @@ fn enqueue(n: u64, vqueue: VQueueName) -> Arc<Record> {
         idempotency_key: None,
         retry: None,
         retention_ms: Some(0),
+        is_fresh: true,
     };
     record(Command::Enqueue(Enqueue { entry }))
 }

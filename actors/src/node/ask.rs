@@ -3,7 +3,7 @@
 //! Must always hold: what is in flight per partition is bounded, in records and in
 //! bytes; every question is answered or its future dropped.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use forebay_engine::{
     limiter::Limiter,
@@ -12,12 +12,14 @@ use forebay_engine::{
 use forebay_messages::{
     EntryId, Outcome, PartitionId, PartitionKey, ReplyId, Timestamp, command::Command,
 };
+use futures_util::future::try_join_all;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use crate::{
     arbiter::Arbiter,
     log_writer::LogHandle,
+    replies::ANSWERS_MAX,
     shell::{Ref, World},
 };
 
@@ -32,19 +34,17 @@ pub(super) const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LEADER_LOOK: Duration = Duration::from_millis(20);
 
-/// Gives the wait for a result up when its future is dropped.
+/// Gives the wait for results up when its future is dropped.
 struct Detach {
-    entry: EntryId,
-    reply: ReplyId,
+    waits: Vec<(EntryId, ReplyId)>,
     partition: Ref<PartitionInput>,
-    done: bool,
 }
 
 impl Drop for Detach {
     fn drop(&mut self) {
-        if !self.done {
-            let input = PartitionInput::Detach { entry: self.entry, reply: self.reply };
-            self.partition.send(input);
+        let waits = std::mem::take(&mut self.waits);
+        if !waits.is_empty() {
+            self.partition.send(PartitionInput::Detach { waits });
         }
     }
 }
@@ -134,24 +134,73 @@ impl Node {
         }
     }
 
+    /// As [`Node::attach`] for many entries at once, in their order: one message to each
+    /// partition, one wake-up for the whole. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn attach_all(&self, entries: &[EntryId]) -> Result<Vec<Option<Outcome>>, NodeError> {
+        let mut shares: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
+        for (index, entry) in entries.iter().enumerate() {
+            shares.entry(self.route(entry.partition_key)?).or_default().push(index);
+        }
+        let mut outcomes = vec![None; entries.len()];
+        let shares = shares.iter().flat_map(|(partition, share)| {
+            share.chunks(ANSWERS_MAX).map(|share| (*partition, share))
+        });
+        let waits = shares.map(|(partition, share)| async move {
+            let share_of = share.iter().map(|index| entries[*index]).collect();
+            Ok::<_, NodeError>((share, self.attach_share(partition, share_of).await?))
+        });
+        for (share, found) in try_join_all(waits).await? {
+            share.iter().zip(found).for_each(|(index, outcome)| outcomes[*index] = outcome);
+        }
+        Ok(outcomes)
+    }
+
     async fn attach_once(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
         let partition = self.route(entry.partition_key)?;
         self.check_up()?;
         let to = address_of(&self.services, partition)?;
         let pending = self.services.replies.open(partition);
-        let reply = pending.id();
-        if !to.send(PartitionInput::Attach { entry, reply }) {
+        let waits = vec![(entry, pending.id())];
+        if !to.send(PartitionInput::Attach { waits: waits.clone() }) {
             return Err(gone(&self.services, partition));
         }
         answer_if_gone(&self.services, partition);
-        let mut detach = Detach { entry, reply, partition: to, done: false };
+        let mut detach = Detach { waits, partition: to };
         let answer = pending.await;
-        detach.done = true;
-        match refusal(answer)? {
-            Answer::Outcome(outcome) => Ok(Some(outcome)),
-            Answer::UnknownEntry => Ok(None),
-            other => Err(NodeError::unexpected(other)),
+        detach.waits.clear();
+        outcome(answer)
+    }
+
+    /// Attaches to entries of one partition; again those whose replica went meanwhile.
+    async fn attach_share(
+        &self,
+        partition: PartitionId,
+        entries: Vec<EntryId>,
+    ) -> Result<Vec<Option<Outcome>>, NodeError> {
+        self.check_up()?;
+        let to = address_of(&self.services, partition)?;
+        let pending = self.services.replies.open_many(partition, entries.len());
+        let waits: Vec<_> = entries.iter().copied().zip(pending.ids()).collect();
+        let mut detach = Detach { waits: waits.clone(), partition: to.clone() };
+        let answers = if to.send(PartitionInput::Attach { waits }) {
+            answer_if_gone(&self.services, partition);
+            pending.await
+        } else {
+            vec![Answer::LostLeadership; entries.len()]
+        };
+        detach.waits.clear();
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for (entry, answer) in entries.into_iter().zip(answers) {
+            outcomes.push(match outcome(answer) {
+                // The replica is being built anew, or is gone for good and says so.
+                Err(NodeError::LostLeadership) => self.attach(entry).await?,
+                known => known?,
+            });
         }
+        Ok(outcomes)
     }
 
     /// Looks at the limiter of a partition; `None` when this node does not lead it (or
@@ -220,12 +269,21 @@ async fn ask(
 ) -> Result<Answer, NodeError> {
     let to = address_of(services, partition)?;
     let pending = services.replies.open(partition);
-    let input = PartitionInput::Propose { command, reply: pending.id() };
+    let input = PartitionInput::Propose { command: Box::new(command), reply: pending.id() };
     if !to.send(input) {
         return Err(gone(services, partition));
     }
     answer_if_gone(services, partition);
     refusal(pending.await)
+}
+
+/// What whoever attached is told.
+fn outcome(answer: Answer) -> Result<Option<Outcome>, NodeError> {
+    match refusal(answer)? {
+        Answer::Outcome(outcome) => Ok(Some(outcome)),
+        Answer::UnknownEntry => Ok(None),
+        other => Err(NodeError::unexpected(other)),
+    }
 }
 
 /// The partition's actor is not there: for good, or until it is built anew.

@@ -108,7 +108,9 @@ impl NodeServices {
             }
             let pending = self.replies.open(partition);
             let command = upsert_rule_book(entry.range, book.clone());
-            entry.address.send(PartitionInput::Propose { command, reply: pending.id() });
+            entry
+                .address
+                .send(PartitionInput::Propose { command: Box::new(command), reply: pending.id() });
             proposed.insert(partition, pending);
         }
         proposed

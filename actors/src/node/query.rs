@@ -332,7 +332,7 @@ impl Node {
         let partition = self.entry_of(self.route(id.partition_key)?)?;
         let tables = partition.store.begin()?;
         let name = |vqueue| -> Result<VQueueName, NodeError> {
-            Ok(tables.vqueue_meta(vqueue)?.map(|meta| meta.name).unwrap_or_default())
+            Ok(tables.vqueue_meta(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
         };
         if let Some(row) = tables.entry(id)? {
             return Ok(Some(view_live(id, &row, &name(row.vqueue)?)));

@@ -305,7 +305,9 @@ impl NodeServices {
         }
         let pending = self.replies.open(partition);
         let command = upsert_rule_book(entry.range, newest);
-        entry.address.send(PartitionInput::Propose { command, reply: pending.id() });
+        entry
+            .address
+            .send(PartitionInput::Propose { command: Box::new(command), reply: pending.id() });
     }
 
     pub(crate) fn lock_rules(&self) -> std::sync::MutexGuard<'_, ()> {

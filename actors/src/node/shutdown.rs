@@ -67,14 +67,14 @@ impl Node {
     }
 
     /// Waits until what was sent to the partitions so far has gone through the log and
-    /// come back.
+    /// come back: it was gathered, it was written, it was applied.
     async fn settle(&self, entries: &[(PartitionId, PartitionEntry)]) {
-        for _ in 0..2 {
+        for _ in 0..3 {
             for (partition, entry) in entries {
                 // A question that the partition answers at once, behind its mailbox.
                 let pending = self.services.replies.open(*partition);
                 let nobody = forebay_messages::EntryId::default();
-                let ask = PartitionInput::Attach { entry: nobody, reply: pending.id() };
+                let ask = PartitionInput::Attach { waits: vec![(nobody, pending.id())] };
                 if entry.address.send(ask)
                     && self
                         .services

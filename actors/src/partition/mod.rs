@@ -22,8 +22,8 @@ use forebay_engine::{
         state::State,
     },
 };
-use forebay_messages::{Lsn, PartitionId, Producer, Record, Timestamp, command::Command};
-use forebay_storage::partition::PartitionStore;
+use forebay_messages::{EntryId, Lsn, PartitionId, Producer, Record, Timestamp, command::Command};
+use forebay_storage::partition::{PartitionStore, StoreError};
 
 use crate::{
     executor::Execute,
@@ -113,20 +113,29 @@ impl PartitionPerformer {
         scope.stop();
     }
 
-    fn look_up(&mut self, entry: forebay_messages::EntryId, scope: &mut PartitionScope<'_>) {
-        let state = self.store.entry(entry).and_then(|row| {
-            Ok(match row {
-                Some(_) => EntryState::Live,
-                None => match self.store.finished(entry)? {
-                    Some(row) => EntryState::Finished(row.outcome()),
-                    None => EntryState::Unknown,
-                },
-            })
-        });
-        match state {
-            Ok(state) => scope.feed_back(PartitionInput::LookedUp { entry, state }),
-            Err(error) => self.fail(error.to_string(), scope),
+    fn look_up(&mut self, entries: &[EntryId], scope: &mut PartitionScope<'_>) {
+        let mut gone = Vec::new();
+        for entry in entries {
+            match self.state_of(*entry) {
+                Ok(None) => {}
+                Ok(Some(state)) => gone.push((*entry, state)),
+                Err(error) => return self.fail(error.to_string(), scope),
+            }
         }
+        if !gone.is_empty() {
+            scope.feed_back(PartitionInput::LookedUp { gone });
+        }
+    }
+
+    /// Of an entry that is not live.
+    fn state_of(&self, entry: EntryId) -> Result<Option<EntryState>, StoreError> {
+        if self.store.entry(entry)?.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(match self.store.finished(entry)? {
+            Some(row) => EntryState::Finished(row.outcome()),
+            None => EntryState::Unknown,
+        }))
     }
 
     fn check_expired(&mut self, until: Timestamp, scope: &mut PartitionScope<'_>) {
@@ -200,7 +209,7 @@ impl Performer<Partition> for PartitionPerformer {
             PartitionEffect::Append { epoch, record } => self.append(epoch, record, scope),
             PartitionEffect::Apply { first, records } => self.apply(first, &records, scope),
             PartitionEffect::Answer { to, answer } => self.services.replies.answer(to, answer),
-            PartitionEffect::LookUp { entry } => self.look_up(entry, scope),
+            PartitionEffect::LookUp { entries } => self.look_up(&entries, scope),
             PartitionEffect::ScheduleFlush => {
                 scope.me.send(PartitionInput::Flush);
             }
@@ -232,7 +241,7 @@ impl Performer<Partition> for PartitionPerformer {
             PartitionEffect::StopVQueue(handle) => self.links.stop_vqueue(handle),
             PartitionEffect::ToVQueue(handle, message) => self.links.to_vqueue(handle, message),
             PartitionEffect::Begin(decisions) => self.begin(&decisions, scope),
-            PartitionEffect::Run(run) => self.run(run, scope),
+            PartitionEffect::Run { entry, token } => self.run(entry, token, scope),
             PartitionEffect::Abort { entry, token } => self.executor.abort(entry, token),
             PartitionEffect::Cancel { entry, token } => self.executor.cancel(entry, token),
         }

@@ -1,7 +1,8 @@
 //! Starting vqueues and attempts.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
+use bytes::Bytes;
 use forebay_engine::{
     partition::{
         apply::{self, ApplyError},
@@ -10,7 +11,9 @@ use forebay_engine::{
     },
     vqueue::{Rest, VQueue, VQueueConfig},
 };
-use forebay_messages::{EntryKey, VQueueHandle, VQueueId, command::Decision};
+use forebay_messages::{
+    AttemptToken, EntryId, EntryKey, VQueueHandle, VQueueId, command::Decision,
+};
 
 use crate::{shell::Death, vqueue::VQueuePerformer};
 
@@ -46,7 +49,7 @@ impl PartitionPerformer {
         };
         let machine = VQueue::new(config, dispatched);
         let shared = Rc::clone(&self.vqueues);
-        let performer = VQueuePerformer::new(shared, handle, vqueue, Arc::new(meta.name));
+        let performer = VQueuePerformer::new(shared, handle, vqueue, meta.name);
         let me = scope.me.clone();
         let on_death = Box::new(move |death| {
             if matches!(death, Death::Panicked(_)) {
@@ -60,37 +63,55 @@ impl PartitionPerformer {
     /// Runs what has just been proposed, as far as the committed rows let it.
     pub(super) fn begin(&mut self, decisions: &[Decision], scope: &mut PartitionScope<'_>) {
         let mut begun = Vec::with_capacity(decisions.len());
-        match self.try_begin(decisions, &mut begun, scope) {
-            Ok(()) => scope.feed_back(PartitionInput::Begun(begun)),
+        match self.read_begun(decisions, &mut begun) {
+            Ok(runs) => {
+                scope.feed_back(PartitionInput::Begun(begun));
+                self.executor.run_many(runs, scope.me);
+            }
             Err(error) => self.fail(format!("partition {}: {error}", self.id), scope),
         }
     }
 
-    fn try_begin(
+    fn read_begun(
         &self,
         decisions: &[Decision],
         begun: &mut Vec<Begun>,
-        scope: &PartitionScope<'_>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<Vec<(RunAttempt, Bytes)>, ApplyError> {
+        let mut runs = Vec::with_capacity(decisions.len());
         let rows = self.store.begin().map_err(TablesError::from)?;
         for decision in decisions {
             let Some((run, retry)) = apply::begin(&rows, decision)? else { continue };
             // Without a payload it cannot run: applied, the decision will say so.
             let Some(payload) = rows.payload(run.entry)? else { continue };
             begun.push(Begun { token: run.token, attempt: run.attempt, retry });
-            self.executor.run(run, payload, scope.me.clone());
+            runs.push((run, payload));
         }
-        Ok(())
+        Ok(runs)
     }
 
-    pub(super) fn run(&mut self, run: RunAttempt, scope: &mut PartitionScope<'_>) {
-        match self.store.payload(run.entry) {
-            Ok(Some(payload)) => self.executor.run(run, payload, scope.me.clone()),
+    pub(super) fn run(
+        &mut self,
+        entry: EntryId,
+        token: AttemptToken,
+        scope: &mut PartitionScope<'_>,
+    ) {
+        match self.try_run(entry, token) {
+            Ok(Some((run, payload))) => self.executor.run(run, payload, scope.me.clone()),
             Ok(None) => {
-                let reason = format!("partition {}: {} has no payload row", self.id, run.entry);
+                let reason = format!("partition {}: {entry} has no payload row", self.id);
                 self.fail(reason, scope);
             }
-            Err(error) => self.fail(error.to_string(), scope),
+            Err(error) => self.fail(format!("partition {}: {error}", self.id), scope),
         }
+    }
+
+    fn try_run(
+        &self,
+        entry: EntryId,
+        token: AttemptToken,
+    ) -> Result<Option<(RunAttempt, Bytes)>, ApplyError> {
+        let rows = self.store.begin().map_err(TablesError::from)?;
+        let Some(run) = apply::started(&rows, entry, token)? else { return Ok(None) };
+        Ok(rows.payload(entry)?.map(|payload| (run, payload)))
     }
 }

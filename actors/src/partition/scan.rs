@@ -67,7 +67,7 @@ impl PartitionPerformer {
                 Some(name) => Arc::clone(name),
                 None => {
                     let meta = tables.vqueue(*vqueue)?.unwrap_or_default();
-                    let name = Arc::new(meta.name);
+                    let name = meta.name;
                     names.insert(*vqueue, Arc::clone(&name));
                     name
                 }

@@ -1,11 +1,13 @@
 //! The world of actix: the only `impl Actor`.
 //!
 //! An actor is spawned as a future inside `catch_unwind`, because actix restarts
-//! nothing after a panic and tells nobody of it. It gives the thread back every
-//! [`YIELD_EVERY`] messages, because actix drains a flooded mailbox without end.
+//! nothing after a panic and tells nobody of it. Its mail lies in a
+//! mailbox of ours ([`super::mailbox`]); in that of actix lies at most one [`Delivery`]. It
+//! gives the thread back every [`YIELD_EVERY`] messages, for there may be no end of them.
 
 use std::{
     any::Any,
+    collections::VecDeque,
     panic::AssertUnwindSafe,
     rc::Rc,
     sync::{
@@ -20,27 +22,63 @@ use forebay_engine::Machine;
 use futures_util::FutureExt;
 use tokio::sync::Notify;
 
-use super::{Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Timers, world::Child};
+use super::{
+    Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Timers,
+    mailbox::{Mail, Mailbox, Put},
+    world::Child,
+};
 
 /// Messages after which an actor gives its thread back.
 pub const YIELD_EVERY: u32 = 64;
 /// Longest sleep of the timer task: bounds what a step of the wall clock can do.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
-/// A message in an actix mailbox.
-struct Mail<I>(I);
+/// Tells an actor that there is mail.
+struct Delivery;
 
-impl<I> Message for Mail<I> {
+impl Message for Delivery {
     type Result = ();
 }
 
-struct Shell<M: Machine, P> {
-    /// Boxed, for actix wants actors that can be moved.
-    core: Box<Core<M, P>>,
+struct Shell<M: Machine, P: Performer<M>> {
+    core: Core<M, P>,
     me: Ref<M::Input>,
+    mailbox: Arc<Mailbox<M>>,
+    /// Mail that was taken and not handled yet.
+    taken: VecDeque<Mail<M>>,
     stopped: Arc<AtomicBool>,
-    handled: u32,
 }
+
+impl<M, P> Shell<M, P>
+where
+    M: Machine + 'static,
+    M::Input: Send + 'static,
+    P: Performer<M>,
+{
+    fn end(&self, context: &mut Context<Self>) {
+        self.stopped.store(true, Ordering::Relaxed);
+        context.stop();
+    }
+
+    /// Handles one piece of mail; false when there is none.
+    fn handle_one(&mut self, context: &mut Context<Self>) -> bool {
+        let Some(mail) = self.taken.pop_front() else {
+            return self.mailbox.take(&mut self.taken, P::IS_ONE_OF_MANY);
+        };
+        match mail {
+            Mail::Look(look) => self.core.show(look),
+            Mail::Input(input) => {
+                if !self.core.receive(input, &self.me) {
+                    self.end(context);
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Actix wants actors that can be moved; nothing in here minds.
+impl<M: Machine, P: Performer<M>> Unpin for Shell<M, P> {}
 
 impl<M, P> Actor for Shell<M, P>
 where
@@ -52,13 +90,12 @@ where
 
     fn started(&mut self, context: &mut Context<Self>) {
         if !self.core.start(&self.me) {
-            self.stopped.store(true, Ordering::Relaxed);
-            context.stop();
+            self.end(context);
         }
     }
 }
 
-impl<M, P> Handler<Mail<M::Input>> for Shell<M, P>
+impl<M, P> Handler<Delivery> for Shell<M, P>
 where
     M: Machine + 'static,
     M::Input: Send + 'static,
@@ -66,41 +103,28 @@ where
 {
     type Result = ();
 
-    fn handle(&mut self, mail: Mail<M::Input>, context: &mut Context<Self>) {
+    fn handle(&mut self, delivery: Delivery, context: &mut Context<Self>) {
+        let mut left = YIELD_EVERY;
+        while left > 0 && !self.stopped.load(Ordering::Relaxed) && self.handle_one(context) {
+            left -= 1;
+        }
+        self.core.observe();
         if self.stopped.load(Ordering::Relaxed) {
             context.stop();
             return;
         }
-        if !self.core.receive(mail.0, &self.me) {
-            self.stopped.store(true, Ordering::Relaxed);
-            context.stop();
+        if left > 0 {
+            return;
         }
-        self.handled += 1;
-        if self.handled.is_multiple_of(YIELD_EVERY) {
-            context.wait(actix::fut::wrap_future(tokio::task::yield_now()));
-        }
+        // Nobody else says so again: it is awake.
+        context.address().do_send(delivery);
+        context.wait(actix::fut::wrap_future(tokio::task::yield_now()));
     }
 }
 
-/// A look in an actix mailbox.
-struct Visit<M>(Look<M>);
-
-impl<M> Message for Visit<M> {
-    type Result = ();
-}
-
-impl<M, P> Handler<Visit<M>> for Shell<M, P>
-where
-    M: Machine + 'static,
-    M::Input: Send + 'static,
-    P: Performer<M>,
-{
-    type Result = ();
-
-    fn handle(&mut self, visit: Visit<M>, _: &mut Context<Self>) {
-        if !self.stopped.load(Ordering::Relaxed) {
-            self.core.show(visit.0);
-        }
+impl<M: Machine, P: Performer<M>> Drop for Shell<M, P> {
+    fn drop(&mut self) {
+        self.mailbox.close();
     }
 }
 
@@ -124,18 +148,40 @@ where
     }
 }
 
-impl<M, P> Post<M::Input> for Addr<Shell<M, P>>
+/// Where mail for an actor is put.
+struct Door<M, P>
+where
+    M: Machine + 'static,
+    M::Input: Send + 'static,
+    P: Performer<M>,
+{
+    mailbox: Arc<Mailbox<M>>,
+    address: Addr<Shell<M, P>>,
+}
+
+impl<M, P> Door<M, P>
+where
+    M: Machine + 'static,
+    M::Input: Send + 'static,
+    P: Performer<M>,
+{
+    fn put(&self, mail: Mail<M>) -> bool {
+        let put = self.mailbox.put(mail);
+        if put == Put::Wake {
+            self.address.do_send(Delivery);
+        }
+        put != Put::Refused
+    }
+}
+
+impl<M, P> Post<M::Input> for Arc<Door<M, P>>
 where
     M: Machine + 'static,
     M::Input: Send + 'static,
     P: Performer<M>,
 {
     fn post(&self, input: M::Input) -> bool {
-        let alive = self.connected();
-        if alive {
-            self.do_send(Mail(input));
-        }
-        alive
+        self.put(Mail::Input(input))
     }
 }
 
@@ -180,15 +226,19 @@ impl ActixWorld {
     {
         let context = Context::<Shell<M, P>>::new();
         let address = context.address();
-        let me = Ref::new(address.clone());
+        let mailbox = Arc::new(Mailbox::default());
+        let door = Door { mailbox: Arc::clone(&mailbox), address: address.clone() };
+        let door = Arc::new(door);
+        let me = Ref::new(Arc::clone(&door));
         let stopped = Arc::new(AtomicBool::new(false));
         // The shell's own address keeps it alive: actors here end by being stopped,
         // never by being forgotten.
         let shell = Shell {
-            core: Box::new(Core::new(machine, performer, Arc::clone(&self.clock))),
+            core: Core::new(machine, performer, Arc::clone(&self.clock)),
             me: me.clone(),
+            mailbox,
+            taken: VecDeque::new(),
             stopped: Arc::clone(&stopped),
-            handled: 0,
         };
         let run = AssertUnwindSafe(context.into_future(shell)).catch_unwind();
         actix::spawn(async move {
@@ -201,14 +251,7 @@ impl ActixWorld {
             }
             on_death(death);
         });
-        let visited = address.clone();
-        let looks = Ref::new(move |look| {
-            let alive = visited.connected();
-            if alive {
-                visited.do_send(Visit(look));
-            }
-            alive
-        });
+        let looks = Ref::new(move |look| door.put(Mail::Look(look)));
         let child = Child::new(me, move || {
             stopped.store(true, Ordering::Relaxed);
             address.do_send(Stop);

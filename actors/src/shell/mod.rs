@@ -10,6 +10,7 @@
 //! executor without actix ([`sim`]). Must not know: what any machine is about.
 
 mod actix_world;
+mod mailbox;
 mod reference;
 pub mod sim;
 mod timers;
@@ -56,7 +57,7 @@ pub trait Performer<M: Machine>: 'static {
     /// Performs one effect.
     fn perform(&mut self, effect: M::Effect, scope: &mut Scope<'_, M::Input>);
 
-    /// Looks at the machine after a message was handled (for gauges and queries).
+    /// Looks at the machine after messages were handled (for gauges and queries).
     fn observe(&mut self, _machine: &M) {}
 }
 
@@ -132,8 +133,8 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
 
     fn run(&mut self, mut next: Option<M::Input>, me: &Ref<M::Input>) -> bool {
         let mut stop = false;
+        let now = self.clock.now();
         loop {
-            let now = self.clock.now();
             if let Some(input) = next {
                 self.machine.step(now, input, &mut self.effects);
                 self.check();
@@ -151,8 +152,12 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
             self.effects = Vec::new();
             self.feedback = VecDeque::new();
         }
-        self.performer.observe(&self.machine);
         !stop
+    }
+
+    /// Messages were handled, and no more are for now.
+    pub(crate) fn observe(&mut self) {
+        self.performer.observe(&self.machine);
     }
 
     #[cfg(debug_assertions)]

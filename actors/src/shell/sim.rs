@@ -3,11 +3,11 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,7 +17,9 @@ use forebay_engine::Machine;
 use forebay_messages::Timestamp;
 
 use super::{
-    Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Timers, actix_world::panic_text,
+    Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Timers,
+    actix_world::panic_text,
+    mailbox::{Mail, Mailbox, Put},
     world::Child,
 };
 
@@ -83,37 +85,12 @@ enum Polled {
     Ended(Death),
 }
 
-/// What lies in a mailbox.
-enum Mail<M: Machine> {
-    Input(M::Input),
-    Look(Look<M>),
-}
-
-struct Mailbox<M: Machine> {
-    mail: Mutex<VecDeque<Mail<M>>>,
-    closed: AtomicBool,
-}
-
-impl<M: Machine> Mailbox<M> {
-    fn mail(&self) -> std::sync::MutexGuard<'_, VecDeque<Mail<M>>> {
-        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, mail: Mail<M>) -> bool {
-        let open = !self.closed.load(Ordering::Relaxed);
-        if open {
-            self.mail().push_back(mail);
-        }
-        open
-    }
-}
-
 impl<M: Machine> Post<M::Input> for Arc<Mailbox<M>>
 where
     M::Input: Send,
 {
     fn post(&self, input: M::Input) -> bool {
-        self.put(Mail::Input(input))
+        self.put(Mail::Input(input)) != Put::Refused
     }
 }
 
@@ -134,13 +111,17 @@ where
     fn poll(&mut self) -> Option<Polled> {
         let (core, me) = (&mut self.core, &self.me);
         let polled = if self.started {
-            let mail = self.mailbox.mail().pop_front()?;
-            catch_unwind(AssertUnwindSafe(|| match mail {
-                Mail::Input(input) => core.receive(input, me),
-                Mail::Look(look) => {
-                    core.show(look);
-                    true
-                }
+            let mail = self.mailbox.pop()?;
+            catch_unwind(AssertUnwindSafe(|| {
+                let goes_on = match mail {
+                    Mail::Input(input) => core.receive(input, me),
+                    Mail::Look(look) => {
+                        core.show(look);
+                        true
+                    }
+                };
+                core.observe();
+                goes_on
             }))
         } else {
             self.started = true;
@@ -154,7 +135,7 @@ where
     }
 
     fn has_mail(&self) -> bool {
-        !self.started || !self.mailbox.mail().is_empty()
+        !self.started || !self.mailbox.is_empty()
     }
 
     fn is_stopped(&self) -> bool {
@@ -164,7 +145,7 @@ where
 
 impl<M: Machine, P> Drop for Actor<M, P> {
     fn drop(&mut self) {
-        self.mailbox.closed.store(true, Ordering::Relaxed);
+        self.mailbox.close();
     }
 }
 
@@ -233,8 +214,7 @@ impl SimWorld {
         M::Input: Send + 'static,
         P: Performer<M>,
     {
-        let mailbox: Arc<Mailbox<M>> =
-            Arc::new(Mailbox { mail: Mutex::new(VecDeque::new()), closed: AtomicBool::new(false) });
+        let mailbox = Arc::new(Mailbox::<M>::default());
         let me = Ref::new(Arc::clone(&mailbox));
         let stopped = Arc::new(AtomicBool::new(false));
         let actor = Actor {
@@ -252,10 +232,10 @@ impl SimWorld {
             House { name, resident: Some(Box::new(actor)), on_death: Some(on_death) },
         );
         let visited = Arc::clone(&mailbox);
-        let looks = Ref::new(move |look| visited.put(Mail::Look(look)));
+        let looks = Ref::new(move |look| visited.put(Mail::Look(look)) != Put::Refused);
         let child = Child::new(me, move || {
             stopped.store(true, Ordering::Relaxed);
-            mailbox.closed.store(true, Ordering::Relaxed);
+            mailbox.close();
         });
         (child, looks)
     }

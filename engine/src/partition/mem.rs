@@ -20,7 +20,7 @@ use forebay_messages::{EntryId, EntryKey, Timestamp, VQueueId};
 use super::{
     rows::{
         DedupKey, DedupRow, EntryRow, FinishedRow, FsmSlot, IdempotencyKey, IdempotencyRow,
-        RunningRow, VQueueMeta,
+        RunningRow, StoredVQueueMeta, VQueueMeta,
     },
     store::{Read, Tables},
 };
@@ -107,7 +107,8 @@ impl MemTables {
                 .iter()
                 .map(|(vqueue, id)| (vqueue.to_bytes().to_vec(), id.to_bytes().to_vec())),
         );
-        hash.table(self.vqueues.iter().map(|(id, row)| (id.to_bytes().to_vec(), bytes_of(row))));
+        let meta = |row| bytes_of(&StoredVQueueMeta::from(row));
+        hash.table(self.vqueues.iter().map(|(id, row)| (id.to_bytes().to_vec(), meta(row))));
         hash.table(
             self.locks
                 .iter()

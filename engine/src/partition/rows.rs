@@ -3,6 +3,8 @@
 //! Must always hold: a row says all that applying a command needs of it; nothing in
 //! a row depends on which replica wrote it.
 
+use std::sync::Arc;
+
 use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -91,32 +93,74 @@ pub struct RunningRow {
 }
 
 /// A vqueue: its name, its counts, whether it is paused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+///
+/// Read and written again with every change of each of its entries: the name is shared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VQueueMeta {
     /// Its name.
-    #[bilrost(1)]
-    pub name: VQueueName,
+    pub name: Arc<VQueueName>,
     /// Entries in the inbox.
-    #[bilrost(2)]
     pub inbox: u64,
     /// Entries that run.
-    #[bilrost(3)]
     pub running: u64,
     /// Entries that are suspended.
-    #[bilrost(4)]
     pub suspended: u64,
     /// Entries that are paused one by one.
-    #[bilrost(5)]
     pub paused: u64,
     /// Results that are kept.
-    #[bilrost(6)]
     pub finished: u64,
     /// The whole vqueue is paused.
-    #[bilrost(7)]
     pub is_paused: bool,
     /// When its first entry came.
-    #[bilrost(8)]
     pub created_at: Timestamp,
+}
+
+/// A [`VQueueMeta`] as it is written.
+#[derive(Clone, Debug, PartialEq, Eq, Message)]
+pub struct StoredVQueueMeta {
+    #[bilrost(1)]
+    name: VQueueName,
+    #[bilrost(2)]
+    inbox: u64,
+    #[bilrost(3)]
+    running: u64,
+    #[bilrost(4)]
+    suspended: u64,
+    #[bilrost(5)]
+    paused: u64,
+    #[bilrost(6)]
+    finished: u64,
+    #[bilrost(7)]
+    is_paused: bool,
+    #[bilrost(8)]
+    created_at: Timestamp,
+}
+
+impl From<&VQueueMeta> for StoredVQueueMeta {
+    fn from(meta: &VQueueMeta) -> Self {
+        let VQueueMeta {
+            inbox, running, suspended, paused, finished, is_paused, created_at, ..
+        } = *meta;
+        let name = (*meta.name).clone();
+        Self { name, inbox, running, suspended, paused, finished, is_paused, created_at }
+    }
+}
+
+impl From<StoredVQueueMeta> for VQueueMeta {
+    fn from(meta: StoredVQueueMeta) -> Self {
+        let StoredVQueueMeta {
+            inbox,
+            running,
+            suspended,
+            paused,
+            finished,
+            is_paused,
+            created_at,
+            ..
+        } = meta;
+        let name = Arc::new(meta.name);
+        Self { name, inbox, running, suspended, paused, finished, is_paused, created_at }
+    }
 }
 
 impl VQueueMeta {

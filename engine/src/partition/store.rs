@@ -35,6 +35,10 @@ pub trait Tables {
     fn entry(&self, id: EntryId) -> Read<Option<EntryRow>>;
     /// Writes it.
     fn put_entry(&mut self, id: EntryId, row: EntryRow);
+    /// Writes it where there is none: that is known, and need not be found out.
+    fn put_new_entry(&mut self, id: EntryId, row: EntryRow) {
+        self.put_entry(id, row);
+    }
     /// Deletes it.
     fn delete_entry(&mut self, id: EntryId);
 

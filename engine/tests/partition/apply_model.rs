@@ -101,6 +101,13 @@ impl Model {
             }
             Command::Complete(command) => self.complete(now, command),
             Command::Retry(command) => self.retry(now, command),
+            Command::EndAttempts(ends) => {
+                let completed: Vec<_> =
+                    ends.completed.iter().map(|one| self.complete(now, one)).collect();
+                let retried: Vec<_> = ends.retried.iter().map(|one| self.retry(now, one)).collect();
+                let replies = completed.into_iter().chain(retried);
+                Reply::Changed(replies.filter(|reply| *reply == Reply::Changed(1)).count() as u64)
+            }
             Command::Cancel(selector) => self.each(selector, |model, id| model.cancel(now, id)),
             Command::Kill(selector) => self.each(selector, |model, id| {
                 model.end(now, id, Some(FailureKind::Killed));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use forebay_engine::partition::{
     apply::{
         Acted, Applied, ApplyError, ENTRIES_PER_COMMAND_MAX, Enqueued, EntryAction, FORMAT_VERSION,
-        Reply, Skip, Stale, apply,
+        Reply, Skip, Stale, apply, started,
     },
     machine::backoff,
     mem::MemTables,
@@ -238,11 +238,14 @@ fn attempts_that_fail_are_counted_and_the_last_one_makes_a_dead_letter() {
     replica.retry(901, 1, token, RetryReason::LeaderChange, 0);
     assert_eq!(replica.row(1).unwrap().key.run_at, Timestamp(900), "its time stays");
     let last = replica.start(902, 1).unwrap();
-    let started = replica.applied.iter().find_map(|applied| match applied {
-        Applied::Started { attempt, last_failure, .. } => Some((*attempt, last_failure.clone())),
+    let begun = replica.applied.iter().find_map(|applied| match applied {
+        Applied::Started { attempt, .. } => Some(*attempt),
         _ => None,
     });
-    assert_eq!(started, Some((2, "it broke".into())));
+    assert_eq!(begun, Some(2));
+    let run = started(&replica.tables, entry(1), last).unwrap().unwrap();
+    assert_eq!((run.attempt, &*run.last_failure), (2, "it broke"));
+    assert_eq!(started(&replica.tables, entry(1), token).unwrap(), None, "another one");
     replica.retry(903, 1, last, RetryReason::Failed, 5_000);
     assert_eq!(failure_of(&replica, 1), Some(FailureKind::Exhausted));
     assert_eq!(replica.tables.finished[&entry(1)].attempts, 2);
@@ -490,7 +493,7 @@ fn the_digest_tells_rows_apart() {
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen.len(), count);
-    assert_eq!(name(LOCKED), replica.tables.vqueues[&vqueue(LOCKED)].name);
+    assert_eq!(name(LOCKED), *replica.tables.vqueues[&vqueue(LOCKED)].name);
 }
 
 #[test]

@@ -8,9 +8,9 @@ use forebay_messages::{
     AttemptToken, EntryKey, Epoch, FailureKind, InboxSeq, Lsn, NodeId, Outcome, Producer, Record,
     RecordSeq, Timestamp,
     command::{
-        AnnounceLeader, Command, Complete, Decision, Enqueue, EnqueueBatch, EntrySelector,
-        NewEntry, Purge, Reschedule, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions,
-        UpdateDurability, UpsertRuleBook, VQueueSelector, VersionBarrier,
+        AnnounceLeader, Command, Complete, Decision, EndAttempts, Enqueue, EnqueueBatch,
+        EntrySelector, NewEntry, Purge, Reschedule, RetryAttempt, RetryPolicy, RetryReason,
+        SchedulerDecisions, UpdateDurability, UpsertRuleBook, VQueueSelector, VersionBarrier,
     },
     record::{ExternalSeq, OutboxSeq},
 };
@@ -36,6 +36,8 @@ pub(crate) enum Op {
         reason: u8,
         run_at: u8,
     },
+    /// Several of the two above in one record.
+    Ends(Vec<Op>),
     Select {
         what: What,
         chosen: Chosen,
@@ -169,14 +171,23 @@ fn chosen_vqueues() -> impl Strategy<Value = ChosenVQueues> {
     prop_oneof![2 => these, 1 => filter]
 }
 
+fn completed() -> impl Strategy<Value = Op> {
+    (0..ENTRIES, prop::bool::weighted(0.8), 0..4_u8)
+        .prop_map(|(entry, right, outcome)| Op::Complete { entry, right, outcome })
+}
+
+fn retried() -> impl Strategy<Value = Op> {
+    (0..ENTRIES, prop::bool::weighted(0.8), 0..3_u8, 0..60_u8)
+        .prop_map(|(entry, right, reason, run_at)| Op::Retry { entry, right, reason, run_at })
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         12 => prop::collection::vec(new(), 1..4).prop_map(Op::Enqueue),
         14 => prop::collection::vec((0..ENTRIES, place()), 1..4).prop_map(Op::Decide),
-        8 => (0..ENTRIES, prop::bool::weighted(0.8), 0..4_u8)
-            .prop_map(|(entry, right, outcome)| Op::Complete { entry, right, outcome }),
-        10 => (0..ENTRIES, prop::bool::weighted(0.8), 0..3_u8, 0..60_u8)
-            .prop_map(|(entry, right, reason, run_at)| Op::Retry { entry, right, reason, run_at }),
+        6 => completed(),
+        7 => retried(),
+        6 => prop::collection::vec(prop_oneof![completed(), retried()], 0..4).prop_map(Op::Ends),
         12 => (what(), chosen()).prop_map(|(what, chosen)| Op::Select { what, chosen }),
         3 => (chosen_vqueues(), any::<bool>())
             .prop_map(|(chosen, paused)| Op::PauseVQueues { chosen, paused }),
@@ -235,8 +246,15 @@ impl Maker {
                 record(self.clock, Some(producer), Command::AnnounceLeader(command))
             }
             op => {
-                let command = self.command(op, tables);
+                let mut command = self.command(op, tables);
                 let producer = self.producer(step.producer);
+                // A record with a producer is applied once, however often it comes.
+                if let (Command::Enqueue(new), Some(_)) = (&mut command, &producer) {
+                    let id = new.entry.id;
+                    let is_known =
+                        tables.entries.contains_key(&id) || tables.finished.contains_key(&id);
+                    new.entry.is_fresh = !is_known;
+                }
                 record(self.clock, producer, command)
             }
         };
@@ -290,6 +308,17 @@ impl Maker {
                 message: "no".into(),
                 detail: Bytes::from_static(b"x"),
             }),
+            Op::Ends(ends) => {
+                let mut command = EndAttempts::default();
+                for end in ends {
+                    match self.command(end, tables) {
+                        Command::Complete(complete) => command.completed.push(complete),
+                        Command::Retry(retry) => command.retried.push(retry),
+                        other => unreachable!("not an end: {other:?}"),
+                    }
+                }
+                Command::EndAttempts(command)
+            }
             Op::Select { what, chosen } => select(*what, selector(chosen)),
             Op::PauseVQueues { chosen, paused } => {
                 let selector = vqueue_selector(chosen);

@@ -81,6 +81,13 @@ impl Desk {
         desk
     }
 
+    /// A handler ended, and nothing else came.
+    pub(crate) fn end(&mut self, ended: PartitionInput) -> Effects {
+        let mut effects = self.tell(ended);
+        effects.extend(self.tell(PartitionInput::Flush));
+        effects
+    }
+
     /// Steps an input; what is to be done besides appending and applying.
     pub(crate) fn tell(&mut self, input: PartitionInput) -> Effects {
         let mut inputs = VecDeque::from([input]);
@@ -192,7 +199,7 @@ impl Desk {
     /// A client's command; appended and not committed.
     pub(crate) fn propose(&mut self, command: Command) -> Effects {
         let reply = self.reply();
-        self.tell(PartitionInput::Propose { command, reply })
+        self.tell(PartitionInput::Propose { command: Box::new(command), reply })
     }
 
     /// Enqueues and commits; what follows.
@@ -244,7 +251,7 @@ pub(crate) fn spawned(effects: &Effects) -> Option<(VQueueHandle, VQueueId, Vec<
 
 pub(crate) fn runs(effects: &Effects) -> Vec<(EntryId, AttemptToken)> {
     let runs = effects.iter().filter_map(|effect| match effect {
-        PartitionEffect::Run(run) => Some((run.entry, run.token)),
+        PartitionEffect::Run { entry, token } => Some((*entry, *token)),
         _ => None,
     });
     runs.collect()

@@ -62,6 +62,7 @@ pub(crate) fn new_entry(n: u8, name_of: u8) -> NewEntry {
         idempotency_key: None,
         retry: None,
         retention_ms: None,
+        is_fresh: false,
     }
 }
 

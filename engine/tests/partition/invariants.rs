@@ -9,6 +9,8 @@ use forebay_engine::partition::{
 };
 use forebay_messages::{AttemptToken, EntryId, EntryKey, Timestamp, VQueueId, VQueueName};
 
+use super::fixture::{NAMES, name};
+
 /// Checks all rows against each other.
 pub(crate) fn check(tables: &MemTables) {
     check_stages(tables);
@@ -141,10 +143,11 @@ impl Shadow {
                 Applied::InboxRemoved { vqueue, key } => {
                     assert!(self.inbox.remove(&(*vqueue, *key)), "never told of {key:?}");
                 }
-                Applied::Started { entry, vqueue, token, name, .. } => {
+                Applied::Started { entry, vqueue, token, .. } => {
                     let before = self.running.insert((*vqueue, *entry), *token);
                     assert_eq!(before, None, "{entry} starts while it runs");
-                    if name.has_lock() {
+                    let is_it = |name: &VQueueName| name.id_for(*entry) == *vqueue;
+                    if (0..NAMES).map(name).any(|name| name.has_lock() && is_it(&name)) {
                         let holder = self.locks.insert(*vqueue, *entry);
                         assert!(holder.is_none_or(|holder| holder == *entry), "a lock is stolen");
                     }

@@ -53,7 +53,7 @@ fn an_end_that_comes_while_a_limiter_is_seeded_is_not_lost() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
     desk.begin_seed();
-    desk.tell(success(1, token));
+    desk.end(success(1, token));
     assert_eq!(desk.appended.len(), 1, "its end goes through the log");
     desk.commit();
     assert!(!desk.running(1));
@@ -64,7 +64,7 @@ fn an_attempt_that_is_over_while_a_limiter_is_seeded_gives_its_new_permit_back_o
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
     let count = desk.begin_seed();
-    desk.tell(success(1, token));
+    desk.end(success(1, token));
     let effects = desk.commit();
     assert_eq!(releases(&effects), [], "its permit died with the limiter, the new one comes yet");
     let effects = desk.seeded(count);
@@ -90,7 +90,7 @@ fn a_lock_that_is_kept_and_then_freed_while_a_limiter_is_seeded_is_not_kept_for_
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, LOCKED, 10);
     let count = desk.begin_seed();
-    desk.tell(snooze(1, token));
+    desk.end(snooze(1, token));
     desk.commit();
     assert!(desk.replica.row(1).unwrap().key.has_lock, "it waits and keeps its lock");
     let kill = record(1_000, None, Command::Kill(these(&[1])));
@@ -153,7 +153,7 @@ fn a_request_to_seed_that_finds_no_limiter_changes_nothing() {
     desk.seeded(count);
     desk.open();
     let permit = desk.permit(1);
-    desk.tell(success(1, token));
+    desk.end(success(1, token));
     assert_eq!(releases(&desk.commit()), [Release { permit, keep_lock: None }]);
 }
 
@@ -167,7 +167,7 @@ fn a_gate_that_was_closed_stays_closed_when_a_limiter_dies() {
     let effects = desk.open();
     assert_eq!(desk.partition.phase(), Phase::Closing);
     assert!(!has(&effects, |effect| matches!(effect, Effect::FindVQueues { .. })));
-    desk.tell(success(1, token));
+    desk.end(success(1, token));
     desk.commit();
     assert!(!desk.running(1), "what runs may end");
 }
@@ -268,7 +268,7 @@ fn a_void_decision_leaves_the_lock_to_the_paused_entry_that_holds_it() {
     let mut desk = Desk::leading();
     let (handle, token) = desk.start(1, LOCKED, 10);
     desk.enqueue(new_entry(2, LOCKED));
-    desk.tell(snooze(1, token));
+    desk.end(snooze(1, token));
     desk.commit();
     desk.propose(Command::Pause(these(&[1])));
     let pause: Vec<_> = desk.appended.drain(..).collect();
@@ -289,7 +289,7 @@ fn a_retry_of_a_cold_vqueue_keeps_its_lock_and_wakes_it() {
     let mut desk = Desk::leading();
     let (handle, token) = desk.start(1, LOCKED, 10);
     desk.tell(Input::Passivated { handle, rest: Rest::Empty });
-    desk.tell(snooze(1, token));
+    desk.end(snooze(1, token));
     let effects = desk.commit();
     let keep_lock = Some(entry(1));
     assert_eq!(releases(&effects), [Release { permit: desk.permit(10), keep_lock }]);
@@ -323,9 +323,9 @@ fn a_handler_that_is_started_and_canceled_in_one_batch_is_told_in_this_order() {
     let effects = desk.commit();
     let of_handlers: Vec<_> = effects
         .iter()
-        .filter(|effect| matches!(effect, Effect::Run(_) | Effect::Cancel { .. }))
+        .filter(|effect| matches!(effect, Effect::Run { .. } | Effect::Cancel { .. }))
         .collect();
-    assert!(matches!(of_handlers.as_slice(), [Effect::Run(_), Effect::Cancel { .. }]));
+    assert!(matches!(of_handlers.as_slice(), [Effect::Run { .. }, Effect::Cancel { .. }]));
 }
 
 // --- Other leaders, and a log that refuses.
@@ -505,7 +505,7 @@ fn results_that_expired_are_purged_until_none_is_left() {
     let handle = spawned(&desk.enqueue(new)).unwrap().0;
     desk.decide(handle, 1, 10);
     let token = runs(&desk.commit())[0].1;
-    desk.tell(success(1, token));
+    desk.end(success(1, token));
     desk.commit();
     desk.now += 60_000;
     let until = Timestamp(desk.now);

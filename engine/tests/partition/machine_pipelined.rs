@@ -57,7 +57,7 @@ fn begun(desk: &mut Desk, n: u8, name: u8) -> (VQueueHandle, AttemptToken) {
 
 fn end(desk: &mut Desk, n: u8, token: AttemptToken) -> Effects {
     let ended = AttemptEnd::Success(Default::default());
-    desk.tell(Input::Ended { entry: entry(n), token, ended })
+    desk.end(Input::Ended { entry: entry(n), token, ended })
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_void_decision_stops_its_handler_and_gives_its_permit_back() {
         let effects = desk.commit();
         assert!(aborts(&effects, token), "{change:?}: {effects:?}");
         assert_eq!(releases(&effects).len(), 1, "{change:?}");
-        assert!(!has(&effects, |effect| matches!(effect, Effect::Run(_))));
+        assert!(!has(&effects, |effect| matches!(effect, Effect::Run { .. })));
         assert_ne!(
             desk.replica.tables.finished.get(&entry(1)).map(|row| row.outcome().is_success()),
             Some(true),

@@ -31,7 +31,7 @@ fn entry_of(n: u8, run_at: u64) -> NewEntry {
 fn vqueue_of(desk: &Desk, n: u8) -> VQueueId {
     let name = entry_of(n, 0).vqueue;
     let mut all = desk.replica.tables.vqueues.iter();
-    *all.find(|(_, meta)| meta.name == name).unwrap().0
+    *all.find(|(_, meta)| *meta.name == name).unwrap().0
 }
 
 /// Who is asked to go.

@@ -75,6 +75,10 @@ pub struct NewEntry {
     /// `u64::MAX` until it is purged.
     #[bilrost(7)]
     pub retention_ms: Option<u64>,
+    /// The id was drawn for this very command, so that no other entry has it: it is not
+    /// looked for.
+    #[bilrost(8)]
+    pub is_fresh: bool,
 }
 
 /// One new entry.
@@ -191,6 +195,18 @@ pub struct RetryAttempt {
     /// Bytes a handler may leave beside the message.
     #[bilrost(6)]
     pub detail: Bytes,
+}
+
+/// Several attempts ended, each of them another one: the same as a [`Complete`] or
+/// [`RetryAttempt`] for each.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct EndAttempts {
+    /// Those that ended for good.
+    #[bilrost(1)]
+    pub completed: Vec<Complete>,
+    /// Those whose entries go back to their inboxes.
+    #[bilrost(2)]
+    pub retried: Vec<RetryAttempt>,
 }
 
 /// Which entries. In a command: those named, if they match the rest too (whoever names

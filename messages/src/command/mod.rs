@@ -5,8 +5,9 @@ mod entry;
 mod partition;
 
 pub use entry::{
-    Complete, CompleteOutcome, Decision, Enqueue, EnqueueBatch, EntrySelector, NewEntry,
-    Reschedule, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions, VQueueSelector,
+    Complete, CompleteOutcome, Decision, EndAttempts, Enqueue, EnqueueBatch, EntrySelector,
+    NewEntry, Reschedule, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions,
+    VQueueSelector,
 };
 pub use partition::{
     AnnounceLeader, Purge, TruncateOutbox, UpdateDurability, UpsertRuleBook, VersionBarrier,
@@ -74,6 +75,9 @@ pub enum Command {
     /// Dead letters that are to be tried again from attempt one.
     #[bilrost(tag(34))]
     Redrive(EntrySelector),
+    /// Several attempts ended.
+    #[bilrost(tag(35))]
+    EndAttempts(EndAttempts),
     /// Reserved to keep the tag range of the record closed.
     #[bilrost(tag(63))]
     Reserved(()),

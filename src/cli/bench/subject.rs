@@ -8,7 +8,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use forebay::{
-    Context, Entry, EntryHandle, HandlerError, ResultError, RetryPolicy, Runtime,
+    Context, Entry, EntryHandle, HandlerError, Outcome, ResultError, RetryPolicy, Runtime,
     handler::HandlerOptions,
 };
 use forebay_engine::rules::{Change, RuleChange, RulePatch};
@@ -184,21 +184,16 @@ impl Producer {
             if handles.len() != slots.len() || handles.iter().any(EntryHandle::was_existing) {
                 self.course.wrong(|| "a batch was not stored as it was given".to_owned());
             }
-            let ends = handles.iter().zip(slots.clone()).map(|(handle, slot)| {
-                let course = &self.course;
-                async move {
-                    match handle.outcome().await {
-                        Ok(forebay::Outcome::Success(_)) => {}
-                        // It ended before it was asked for, and nothing is kept of it.
-                        Err(ResultError::Unknown(_)) => {}
-                        Ok(other) => course.wrong(|| format!("an entry ended with {other:?}")),
-                        Err(error) => return Err(BenchError::from(error)),
+            let outcomes = self.runtime.outcomes(&handles).await.map_err(ResultError::from)?;
+            for (slot, outcome) in slots.clone().zip(outcomes) {
+                match outcome {
+                    // It ended before it was asked for, and nothing is kept of it.
+                    None | Some(Outcome::Success(_)) => self.course.ended_durably(slot),
+                    Some(other) => {
+                        self.course.wrong(|| format!("an entry ended with {other:?}"));
                     }
-                    course.ended_durably(slot);
-                    Ok(())
                 }
-            });
-            futures_util::future::try_join_all(ends).await?;
+            }
         }
         Ok(())
     }

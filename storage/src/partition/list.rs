@@ -135,7 +135,7 @@ impl PartitionStore {
 
     fn name(&self, vqueue: VQueueId) -> Result<VQueueName, StoreError> {
         // A vqueue whose last entry goes while we list has no row any more.
-        Ok(self.get::<VQueueMetas>(&vqueue)?.map(|meta| meta.name).unwrap_or_default())
+        Ok(self.get::<VQueueMetas>(&vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
     }
 }
 

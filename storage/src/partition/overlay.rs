@@ -98,6 +98,13 @@ impl<T: Table> Overlay<T> {
         self.slots.insert(key, Slot { base, row: Some(row), written: true });
     }
 
+    /// Stages a put where nothing is, here or in the store.
+    pub(super) fn put_new(&mut self, key: T::Key, row: T::Row) {
+        let slot = Slot { base: Base::Absent, row: Some(row), written: true };
+        let before = self.slots.insert(key, slot);
+        assert!(before.is_none_or(|before| before.row.is_none()), "{}: it is not new", T::NAME);
+    }
+
     /// Stages a delete.
     pub(super) fn delete(&mut self, key: T::Key) {
         if let Some(slot) = self.slots.get_mut(&key) {
@@ -211,7 +218,8 @@ impl<T: Table> Overlay<T> {
     /// Keys whose presence in the store was assumed, not read: `(key, present)`.
     #[cfg(debug_assertions)]
     pub(super) fn assumed(&self) -> impl Iterator<Item = (&T::Key, bool)> {
-        let written = self.slots.iter().filter(|(_, slot)| slot.written && T::STRICT);
+        let is_assumed = |slot: &Slot<T::Row>| T::STRICT || slot.base == Base::Absent;
+        let written = self.slots.iter().filter(move |(_, slot)| slot.written && is_assumed(slot));
         written.map(|(key, slot)| (key, slot.base == Base::Present))
     }
 }

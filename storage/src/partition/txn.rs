@@ -160,6 +160,10 @@ impl Tables for Txn<'_> {
         self.staged.entry.get_mut().put(id, row);
     }
 
+    fn put_new_entry(&mut self, id: EntryId, row: EntryRow) {
+        self.staged.entry.get_mut().put_new(id, row);
+    }
+
     fn delete_entry(&mut self, id: EntryId) {
         self.staged.entry.get_mut().delete(id);
     }

@@ -2,7 +2,7 @@
 //! decided for.
 
 use forebay_messages::{
-    EntryId,
+    AttemptToken, EntryId,
     command::{Decision, RetryPolicy, SchedulerDecisions},
 };
 
@@ -61,15 +61,36 @@ pub fn begin<T: Tables>(
         return Ok(None);
     };
     let retry = row.retry.unwrap_or_default();
-    let run = RunAttempt {
-        entry: decision.key.entry,
+    Ok(Some((run_attempt(decision.key.entry, decision.token, row, meta), retry)))
+}
+
+/// An attempt that was started, for whoever runs it. `None` when it does not run any
+/// more.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn started<T: Tables>(
+    tables: &T,
+    entry: EntryId,
+    token: AttemptToken,
+) -> Result<Option<RunAttempt>, ApplyError> {
+    let row = tables.entry(entry)?.filter(|row| row.stage == Stage::Running && row.token == token);
+    let Some(row) = row else { return Ok(None) };
+    let meta = tables.vqueue_meta(row.vqueue)?.ok_or_else(|| ApplyError::Inconsistent {
+        what: format!("{} has entries but no meta row", row.vqueue),
+    })?;
+    Ok(Some(run_attempt(entry, token, row, meta)))
+}
+
+fn run_attempt(entry: EntryId, token: AttemptToken, row: EntryRow, meta: VQueueMeta) -> RunAttempt {
+    RunAttempt {
+        entry,
         name: meta.name,
-        token: decision.token,
+        token,
         attempt: row.attempts + 1,
         last_failure: row.last_failure,
-        attempts_max: retry.attempts_max,
-    };
-    Ok(Some((run, retry)))
+        attempts_max: row.retry.unwrap_or_default().attempts_max,
+    }
 }
 
 pub(super) fn apply<T: Tables>(
@@ -108,10 +129,8 @@ fn start<T: Tables>(context: &mut Context<'_, T>, decision: &Decision) -> Result
     context.applied.push(Applied::Started {
         entry: key.entry,
         vqueue,
-        name: meta.name.clone(),
         token,
         attempt: row.attempts + 1,
-        last_failure: row.last_failure.clone(),
         retry: row.retry.unwrap_or_default(),
     });
     context.tables.put_entry(key.entry, row);

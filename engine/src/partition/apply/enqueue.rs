@@ -72,7 +72,7 @@ fn refusal<T: Tables>(
         {
             continue;
         }
-        if ids.contains(&new.id) || is_known(context, new.id)? {
+        if ids.contains(&new.id) || (!new.is_fresh && is_known(context, new.id)?) {
             continue;
         }
         if let Some(full) = backlog.refusal(&new.vqueue, &more) {
@@ -96,7 +96,7 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
             return Ok(Enqueued { entry: first.entry, existing: true });
         }
     }
-    if is_known(context, new.id)? {
+    if !new.is_fresh && is_known(context, new.id)? {
         return Ok(Enqueued { entry: new.id, existing: true });
     }
     if let Some(key) = &new.idempotency_key {
@@ -115,7 +115,11 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
     };
     let key = NewKey { entry: new.id, run_at: new.run_at, has_lock: false };
     context.enter_inbox(&mut row, &mut meta, key);
-    context.tables.put_entry(new.id, row);
+    if new.is_fresh {
+        context.tables.put_new_entry(new.id, row);
+    } else {
+        context.tables.put_entry(new.id, row);
+    }
     context.tables.put_payload(new.id, new.payload.clone());
     context.put_meta(vqueue, meta);
     Ok(Enqueued { entry: new.id, existing: false })

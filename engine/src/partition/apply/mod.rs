@@ -13,6 +13,7 @@ mod cancel;
 mod complete;
 mod decisions;
 mod end;
+mod end_attempts;
 mod enqueue;
 mod pause;
 mod pause_vqueue;
@@ -26,10 +27,9 @@ mod select;
 
 use std::sync::Arc;
 
-use bytestring::ByteString;
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, Lsn, NodeId, Outcome, Producer, Record, Timestamp,
-    VQueueId, VQueueName,
+    VQueueId,
     command::{Command, RetryPolicy},
     rule::RuleUpdate,
 };
@@ -42,7 +42,7 @@ use super::{
     store::{Tables, TablesError, put_fsm_number},
 };
 pub use act::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip};
-pub use decisions::begin;
+pub use decisions::{begin, started};
 
 /// Format of commands and rows that this code understands.
 pub const FORMAT_VERSION: u64 = 1;
@@ -142,14 +142,10 @@ pub enum Applied {
         entry: EntryId,
         /// Its vqueue.
         vqueue: VQueueId,
-        /// The vqueue's name.
-        name: VQueueName,
         /// The attempt.
         token: AttemptToken,
         /// Its number, from 1 (attempts that do not count are not counted).
         attempt: u32,
-        /// What the last failed attempt said.
-        last_failure: ByteString,
         /// What follows if this one fails.
         retry: RetryPolicy,
     },
@@ -273,6 +269,7 @@ fn dispatch<T: Tables>(
         Command::SchedulerDecisions(command) => decisions::apply(context, command),
         Command::Complete(command) => complete::apply(context, command),
         Command::Retry(command) => retry::apply(context, command),
+        Command::EndAttempts(command) => end_attempts::apply(context, command),
         Command::Cancel(selector) => cancel::apply(context, selector).map(Reply::Acted),
         Command::Kill(selector) => cancel::apply_kill(context, selector).map(Reply::Acted),
         Command::Pause(selector) => pause::apply(context, selector).map(Reply::Acted),

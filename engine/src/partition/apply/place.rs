@@ -3,6 +3,8 @@
 //! Must always hold: an entry has exactly one stage row (inbox, running or parked),
 //! the one that its `stage` names, and counts in its vqueue's meta row once.
 
+use std::sync::Arc;
+
 use forebay_messages::{EntryId, VQueueId, VQueueName};
 
 use super::{
@@ -38,7 +40,7 @@ impl<T: Tables> Context<'_, T> {
         name: &VQueueName,
     ) -> Result<VQueueMeta, ApplyError> {
         Ok(self.tables.vqueue_meta(vqueue)?.unwrap_or_else(|| VQueueMeta {
-            name: name.clone(),
+            name: Arc::new(name.clone()),
             created_at: self.now,
             ..VQueueMeta::default()
         }))

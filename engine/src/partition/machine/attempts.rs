@@ -14,7 +14,8 @@ use crate::machine::Map;
 use super::{
     super::apply::Applied,
     Partition, backoff,
-    effect::{PartitionEffect, RunAttempt},
+    effect::PartitionEffect,
+    ended::{self, End},
     input::Begun,
 };
 
@@ -85,6 +86,8 @@ pub(super) struct Attempts {
     /// in which they are mostly confirmed. A place is there twice only in the case above.
     proposed: Map<VQueueId, VecDeque<(EntryKey, AttemptToken)>>,
     pending: Vec<Decision>,
+    /// Ends that were reported and are not proposed yet.
+    ended: Vec<End>,
     /// Who runs already and has its decision still on its way: one attempt of an entry.
     begun: Map<EntryId, AttemptToken>,
     /// What handlers are told at the end of the batch.
@@ -209,6 +212,7 @@ impl Attempts {
     /// Forgets everything: another leader is in charge. The attempts that run.
     pub(super) fn clear(&mut self) -> Vec<(EntryId, AttemptToken)> {
         self.pending.clear();
+        self.ended.clear();
         self.begun.clear();
         self.proposed.clear();
         self.starting.clear();
@@ -271,9 +275,14 @@ impl Partition {
         self.schedule_flush(effects);
     }
 
-    /// Proposes the decisions that came together.
+    /// Proposes the ends and the decisions that came together.
     pub(super) fn on_flush(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         self.flush_scheduled = false;
+        if self.phase.has_limiter() {
+            for command in ended::records(std::mem::take(&mut self.attempts.ended)) {
+                self.propose(now, command, None, effects);
+            }
+        }
         if !self.phase.may_propose() {
             return;
         }
@@ -314,7 +323,7 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         match applied {
-            Applied::Started { entry, vqueue, name, token, attempt, last_failure, retry } => {
+            Applied::Started { entry, vqueue, token, attempt, retry } => {
                 self.attempts.stop_other(entry, token, effects);
                 let Some(known) = self.attempts.by_token.get_mut(&token) else {
                     self.stale.attempt += 1;
@@ -327,14 +336,7 @@ impl Partition {
                 if runs {
                     return;
                 }
-                self.attempts.starting.push(PartitionEffect::Run(RunAttempt {
-                    entry,
-                    name,
-                    token,
-                    attempt,
-                    last_failure,
-                    attempts_max: retry.attempts_max,
-                }));
+                self.attempts.starting.push(PartitionEffect::Run { entry, token });
             }
             Applied::DecisionVoid { vqueue, key, token, still_there, lock_holder } => {
                 let runs = |known: &Attempt| known.progress.is_told();
@@ -392,8 +394,8 @@ impl Partition {
             return true;
         }
         self.attempts.starting.retain(|told| match told {
-            PartitionEffect::Run(run) => run.token != token,
-            PartitionEffect::Cancel { token: other, .. } => *other != token,
+            PartitionEffect::Run { token: other, .. }
+            | PartitionEffect::Cancel { token: other, .. } => *other != token,
             _ => true,
         });
         false
@@ -413,24 +415,22 @@ impl Partition {
         let is_closing = self.is_closing || self.phase == super::Phase::Closing;
         let mut back = Vec::new();
         for told in self.attempts.starting.drain(..) {
-            if let PartitionEffect::Run(run) = &told
-                && let Some(attempt) = self.attempts.by_token.get_mut(&run.token)
+            if let PartitionEffect::Run { entry, token } = told
+                && let Some(attempt) = self.attempts.by_token.get_mut(&token)
                 && let Progress::Running { is_starting, .. } = &mut attempt.progress
             {
                 *is_starting = false;
                 if is_closing {
-                    back.push((run.entry, run.token));
+                    back.push((entry, token));
                     continue;
                 }
             }
             effects.push(told);
         }
-        for (entry, token) in back {
-            self.propose(now, hand_back(entry, token), None, effects);
-        }
+        self.hand_back(now, back, effects);
     }
 
-    /// A handler ended: its end goes through the log.
+    /// A handler ended: its end goes through the log, with those that come meanwhile.
     pub(super) fn on_ended(
         &mut self,
         now: Timestamp,
@@ -447,7 +447,7 @@ impl Partition {
             self.stale.attempt += 1;
             return;
         };
-        let command = match ended {
+        let end = match ended {
             AttemptEnd::Success(bytes) => complete(entry, token, Outcome::Success(bytes)),
             AttemptEnd::Terminal { message, detail } => {
                 let failure = Failure { kind: FailureKind::Terminal, message, detail };
@@ -457,7 +457,7 @@ impl Partition {
                 let failure = Failure { kind: FailureKind::Canceled, message, detail };
                 complete(entry, token, Outcome::Failure(failure))
             }
-            AttemptEnd::Retry { message, detail, random } => Command::Retry(RetryAttempt {
+            AttemptEnd::Retry { message, detail, random } => End::Retry(RetryAttempt {
                 entry,
                 token,
                 reason: RetryReason::Failed,
@@ -465,7 +465,7 @@ impl Partition {
                 message,
                 detail,
             }),
-            AttemptEnd::Snooze { until } => Command::Retry(RetryAttempt {
+            AttemptEnd::Snooze { until } => End::Retry(RetryAttempt {
                 entry,
                 token,
                 reason: RetryReason::Snoozed,
@@ -474,22 +474,36 @@ impl Partition {
                 detail: Default::default(),
             }),
         };
-        self.propose(now, command, None, effects);
+        self.attempts.ended.push(end);
+        self.schedule_flush(effects);
+    }
+
+    /// Proposes that attempts go back to their inboxes.
+    pub(super) fn hand_back(
+        &mut self,
+        now: Timestamp,
+        attempts: Vec<(EntryId, AttemptToken)>,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        let back = attempts.into_iter().map(|(entry, token)| End::Retry(hand_back(entry, token)));
+        for command in ended::records(back.collect()) {
+            self.propose(now, command, None, effects);
+        }
     }
 }
 
 /// The leader changes: an attempt that has not ended goes back to its inbox.
-pub(super) fn hand_back(entry: EntryId, token: AttemptToken) -> Command {
-    Command::Retry(RetryAttempt {
+fn hand_back(entry: EntryId, token: AttemptToken) -> RetryAttempt {
+    RetryAttempt {
         entry,
         token,
         reason: RetryReason::LeaderChange,
         run_at: Timestamp::default(),
         message: Default::default(),
         detail: Default::default(),
-    })
+    }
 }
 
-fn complete(entry: EntryId, token: AttemptToken, outcome: Outcome) -> Command {
-    Command::Complete(Complete { entry, token, outcome: Some(outcome.into()) })
+fn complete(entry: EntryId, token: AttemptToken, outcome: Outcome) -> End {
+    End::Complete(Complete { entry, token, outcome: Some(outcome.into()) })
 }

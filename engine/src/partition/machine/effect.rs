@@ -38,7 +38,7 @@ pub struct RunAttempt {
     /// The entry.
     pub entry: EntryId,
     /// Its vqueue.
-    pub name: VQueueName,
+    pub name: Arc<VQueueName>,
     /// The attempt.
     pub token: AttemptToken,
     /// Its number, from 1.
@@ -73,10 +73,11 @@ pub enum PartitionEffect {
         /// What.
         answer: Answer,
     },
-    /// Read what is known of an entry; answered at once with `LookedUp`.
+    /// Read what is known of entries; if any is not live, answered at once with
+    /// `LookedUp`.
     LookUp {
-        /// The entry.
-        entry: EntryId,
+        /// The entries.
+        entries: Vec<EntryId>,
     },
     /// Send `Flush` to this partition behind everything in its mailbox.
     ScheduleFlush,
@@ -152,8 +153,14 @@ pub enum PartitionEffect {
     /// that fit the committed rows as they are ([`super::super::apply::begin`]), and say
     /// which with `Begun`, at once. Of the others nothing is said.
     Begin(Vec<Decision>),
-    /// Run a handler. Its end comes back as `Ended`, exactly once unless aborted.
-    Run(RunAttempt),
+    /// Run a handler, as the rows say ([`super::super::apply::started`]). Its end comes
+    /// back as `Ended`, exactly once unless aborted.
+    Run {
+        /// The entry.
+        entry: EntryId,
+        /// The attempt.
+        token: AttemptToken,
+    },
     /// Stop a handler; its end is of no interest.
     Abort {
         /// The entry.

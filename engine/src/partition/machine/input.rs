@@ -25,11 +25,9 @@ pub struct AppliedBatch {
     pub applied: Vec<Applied>,
 }
 
-/// What is known of an entry.
+/// What is known of an entry that is not live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryState {
-    /// It has not ended.
-    Live,
     /// It ended.
     Finished(Outcome),
     /// There is no such entry (or it was purged).
@@ -64,7 +62,6 @@ pub enum Refusal {
 
 /// What a partition is told.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "proposals are the hot path: no box for each")]
 pub enum PartitionInput {
     /// The log committed records; from the log writer, in LSN order.
     Committed {
@@ -79,31 +76,25 @@ pub enum PartitionInput {
     Applied(AppliedBatch),
     /// Somebody wants a command to go through the log.
     Propose {
-        /// The command.
-        command: Command,
+        /// The command; boxed, for the other inputs are small.
+        command: Box<Command>,
         /// Who is answered.
         reply: ReplyId,
     },
-    /// Somebody waits for an entry's result.
+    /// Somebody waits for the results of entries.
     Attach {
-        /// The entry.
-        entry: EntryId,
-        /// Who is answered.
-        reply: ReplyId,
+        /// Each with who is answered.
+        waits: Vec<(EntryId, ReplyId)>,
     },
     /// Somebody waits no more.
     Detach {
-        /// The entry.
-        entry: EntryId,
-        /// Who.
-        reply: ReplyId,
+        /// As it was attached.
+        waits: Vec<(EntryId, ReplyId)>,
     },
-    /// Answer to `LookUp`.
+    /// Answer to `LookUp`: those that are not live.
     LookedUp {
-        /// The entry.
-        entry: EntryId,
-        /// What is known of it.
-        state: EntryState,
+        /// Each with what is known of it.
+        gone: Vec<(EntryId, EntryState)>,
     },
     /// Answer to `ScheduleFlush`, after all messages that came before it.
     Flush,

@@ -8,7 +8,7 @@ use forebay_messages::{
 
 use crate::machine::Map;
 
-use super::{Answer, Partition, Refusal, attempts::hand_back, effect::PartitionEffect};
+use super::{Answer, Partition, Refusal, effect::PartitionEffect};
 
 /// Where a replica stands on its way to leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,9 +158,7 @@ impl Partition {
         self.is_drained = false;
         let before = self.attempts.before(epoch);
         self.tell_if_drained(effects);
-        for (entry, token) in before {
-            self.propose(now, hand_back(entry, token), None, effects);
-        }
+        self.hand_back(now, before, effects);
     }
 
     /// Says once that no attempt of an earlier epoch is left, however they ended.

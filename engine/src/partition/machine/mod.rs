@@ -18,18 +18,22 @@
 mod attempts;
 mod backoff;
 mod effect;
+mod ended;
 mod idle;
 mod input;
 mod leading;
 mod registry;
 mod sleepers;
 mod vqueues;
+mod waiters;
 
 pub use backoff::backoff;
 pub use effect::{Answer, PartitionEffect, RunAttempt};
+pub use ended::ENDS_PER_RECORD_MAX;
 pub use idle::IDLE_MS_MAX;
 pub use input::{AppliedBatch, Begun, EntryState, PartitionInput, Refusal};
 pub use leading::Phase;
+pub use waiters::WAITERS_MAX;
 
 use forebay_messages::{
     EntryId, Epoch, Lsn, NodeId, PartitionKey, Producer, Record, RecordKeys, RecordSeq, ReplyId,
@@ -45,6 +49,7 @@ use idle::IdleVQueues;
 use leading::Seeding;
 use registry::Registry;
 use sleepers::Sleepers;
+use waiters::Waiters;
 
 /// Most decisions in one record.
 pub const DECISIONS_PER_RECORD_MAX: usize = 512;
@@ -59,8 +64,6 @@ pub const SLEEPERS_MAX: usize = 65_536;
 const PURGE_INTERVAL_MS: u64 = 30_000;
 /// Most commands that wait for the gate to open; more are refused as `Busy`.
 pub const HELD_MAX: usize = 16_384;
-/// Most waiters on results in one partition.
-pub const WAITERS_MAX: usize = 1_000_000;
 
 /// What a partition is and who hosts it.
 #[derive(Clone, Copy, Debug)]
@@ -117,8 +120,7 @@ pub struct Partition {
     /// Commands that came before the gate was open.
     held: Vec<(Command, ReplyId)>,
     /// Who waits for which entry's result.
-    waiters: Map<EntryId, Vec<ReplyId>>,
-    waiters_count: usize,
+    waiters: Waiters,
     attempts: Attempts,
     registry: Registry,
     /// Active vqueues that have nothing to do.
@@ -154,8 +156,7 @@ impl Partition {
             next_seq: RecordSeq::default(),
             proposals: Map::default(),
             held: Vec::new(),
-            waiters: Map::default(),
-            waiters_count: 0,
+            waiters: Waiters::default(),
             attempts: Attempts::default(),
             registry: Registry::default(),
             idle: IdleVQueues::new(config.vqueues.idle_max),
@@ -336,47 +337,35 @@ impl Partition {
         outcome: &forebay_messages::Outcome,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        for to in self.waiters.remove(&entry).unwrap_or_default() {
-            self.waiters_count -= 1;
-            effects.push(PartitionEffect::Answer { to, answer: Answer::Outcome(outcome.clone()) });
-        }
+        self.waiters.take(entry, |to| {
+            let answer = Answer::Outcome(outcome.clone());
+            effects.push(PartitionEffect::Answer { to, answer });
+        });
     }
 
-    fn on_attach(&mut self, entry: EntryId, reply: ReplyId, effects: &mut Vec<PartitionEffect>) {
-        if self.waiters_count >= WAITERS_MAX {
-            effects.push(PartitionEffect::Answer { to: reply, answer: Answer::Busy });
-            return;
+    fn on_attach(&mut self, waits: Vec<(EntryId, ReplyId)>, effects: &mut Vec<PartitionEffect>) {
+        let mut entries = Vec::with_capacity(waits.len());
+        for (entry, to) in waits {
+            if self.waiters.add(entry, to) {
+                entries.push(entry);
+            } else {
+                effects.push(PartitionEffect::Answer { to, answer: Answer::Busy });
+            }
         }
-        self.waiters.entry(entry).or_default().push(reply);
-        self.waiters_count += 1;
-        effects.push(PartitionEffect::LookUp { entry });
+        effects.push(PartitionEffect::LookUp { entries });
     }
 
     fn on_looked_up(
         &mut self,
-        entry: EntryId,
-        state: EntryState,
+        gone: Vec<(EntryId, EntryState)>,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        match state {
-            EntryState::Live => {}
-            EntryState::Finished(outcome) => self.answer_waiters(entry, &outcome, effects),
-            EntryState::Unknown => {
-                for to in self.waiters.remove(&entry).unwrap_or_default() {
-                    self.waiters_count -= 1;
+        for (entry, state) in gone {
+            match state {
+                EntryState::Finished(outcome) => self.answer_waiters(entry, &outcome, effects),
+                EntryState::Unknown => self.waiters.take(entry, |to| {
                     effects.push(PartitionEffect::Answer { to, answer: Answer::UnknownEntry });
-                }
-            }
-        }
-    }
-
-    fn on_detach(&mut self, entry: EntryId, reply: ReplyId) {
-        if let Some(waiters) = self.waiters.get_mut(&entry) {
-            let before = waiters.len();
-            waiters.retain(|waiter| *waiter != reply);
-            self.waiters_count -= before - waiters.len();
-            if waiters.is_empty() {
-                self.waiters.remove(&entry);
+                }),
             }
         }
     }
@@ -417,11 +406,13 @@ impl Machine for Partition {
             }
             PartitionInput::Applied(batch) => self.on_applied(now, batch, effects),
             PartitionInput::Propose { command, reply } => {
-                self.on_propose(now, command, reply, effects);
+                self.on_propose(now, *command, reply, effects);
             }
-            PartitionInput::Attach { entry, reply } => self.on_attach(entry, reply, effects),
-            PartitionInput::Detach { entry, reply } => self.on_detach(entry, reply),
-            PartitionInput::LookedUp { entry, state } => self.on_looked_up(entry, state, effects),
+            PartitionInput::Attach { waits } => self.on_attach(waits, effects),
+            PartitionInput::Detach { waits } => {
+                waits.into_iter().for_each(|(entry, reply)| self.waiters.remove(entry, reply));
+            }
+            PartitionInput::LookedUp { gone } => self.on_looked_up(gone, effects),
             PartitionInput::Flush => self.on_flush(now, effects),
             PartitionInput::Begun(begun) => self.on_begun(&begun),
             PartitionInput::Ended { entry, token, ended } => {
@@ -466,11 +457,7 @@ impl Machine for Partition {
     }
 
     fn check(&self) {
-        assert_eq!(
-            self.waiters.values().map(Vec::len).sum::<usize>(),
-            self.waiters_count,
-            "the count of waiters is right"
-        );
+        self.waiters.check();
         if !self.phase.has_limiter() {
             assert!(self.registry.is_empty(), "P4: no vqueue is active without a limiter");
             assert!(self.held.is_empty() || self.phase == Phase::Announcing, "P3: nobody waits");

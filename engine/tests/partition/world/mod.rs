@@ -174,13 +174,15 @@ impl World {
 
     pub(crate) fn propose(&mut self, n: usize, command: Command) -> ReplyId {
         let reply = self.reply(n);
-        self.nodes[n].mailbox.push_back(PartitionInput::Propose { command, reply });
+        self.nodes[n]
+            .mailbox
+            .push_back(PartitionInput::Propose { command: Box::new(command), reply });
         reply
     }
 
     pub(crate) fn attach(&mut self, n: usize, entry: forebay_messages::EntryId) -> ReplyId {
         let reply = self.reply(n);
-        self.nodes[n].mailbox.push_back(PartitionInput::Attach { entry, reply });
+        self.nodes[n].mailbox.push_back(PartitionInput::Attach { waits: vec![(entry, reply)] });
         reply
     }
 

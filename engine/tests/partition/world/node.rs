@@ -1,6 +1,8 @@
 //! One node: a replica with all its actors, each with its mailbox. Performs effects as
 //! the shells do, and checks what they must never be asked.
 
+mod vqueues;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -55,7 +57,7 @@ pub(crate) struct Active {
 #[derive(Clone, Debug)]
 pub(crate) struct Handler {
     pub(crate) entry: EntryId,
-    name: VQueueName,
+    name: Arc<VQueueName>,
     pub(crate) is_canceled: bool,
 }
 
@@ -154,6 +156,16 @@ impl Node {
         self.check_handlers(shared);
     }
 
+    fn look_up(&self, entries: &[EntryId]) -> PartitionInput {
+        let rows = &self.replica.tables;
+        let gone = entries.iter().filter(|entry| !rows.entries.contains_key(entry));
+        let state = |entry: &EntryId| match rows.finished.get(entry) {
+            Some(row) => (*entry, EntryState::Finished(row.outcome())),
+            None => (*entry, EntryState::Unknown),
+        };
+        PartitionInput::LookedUp { gone: gone.map(state).collect() }
+    }
+
     fn perform(
         &mut self,
         effect: PartitionEffect,
@@ -173,16 +185,7 @@ impl Node {
                 assert_eq!(*before, None, "{to} is answered once");
                 *before = Some(answer);
             }
-            PartitionEffect::LookUp { entry } => {
-                let tables = &self.replica.tables;
-                let state = if tables.entries.contains_key(&entry) {
-                    EntryState::Live
-                } else {
-                    let finished = tables.finished.get(&entry);
-                    finished.map_or(EntryState::Unknown, |row| EntryState::Finished(row.outcome()))
-                };
-                inputs.push_back(PartitionInput::LookedUp { entry, state });
-            }
+            PartitionEffect::LookUp { entries } => inputs.push_back(self.look_up(&entries)),
             PartitionEffect::ScheduleFlush => self.mailbox.push_back(PartitionInput::Flush),
             PartitionEffect::ReportDurable => {}
             PartitionEffect::CheckExpired { until } => {
@@ -221,7 +224,10 @@ impl Node {
             PartitionEffect::Begin(decisions) => {
                 inputs.push_back(PartitionInput::Begun(self.begin(&decisions)));
             }
-            PartitionEffect::Run(run) => self.run(run),
+            PartitionEffect::Run { entry, token } => {
+                let run = apply::started(&self.replica.tables, entry, token).unwrap();
+                self.run(run.expect("it runs"));
+            }
             PartitionEffect::Abort { token, .. } => {
                 self.handlers.remove(&token);
             }
@@ -340,10 +346,7 @@ impl Node {
         let mut running = proposed;
         let rows = tables.running.iter();
         running.extend(rows.map(|((vqueue, entry), row)| (*vqueue, *entry, row.token)));
-        let name = |vqueue| {
-            let meta = tables.vqueues.get(vqueue).cloned().unwrap_or_default();
-            Arc::new(meta.name)
-        };
+        let name = |vqueue| tables.vqueues.get(vqueue).cloned().unwrap_or_default().name;
         let seed = Seed {
             rules: vec![any_limiter::rule()],
             locks: tables.locks.iter().map(|(vqueue, entry)| (*vqueue, *entry)).collect(),
@@ -377,132 +380,6 @@ impl Node {
         };
         let found = found.map(|(id, _)| (id, run_at(id))).collect();
         self.mailbox.push_back(PartitionInput::VQueuesFound { found, next });
-    }
-
-    fn spawn(
-        &mut self,
-        handle: VQueueHandle,
-        vqueue: VQueueId,
-        dispatched: Vec<forebay_messages::EntryKey>,
-        shared: &mut Shared,
-    ) -> bool {
-        let others = self.vqueues.values();
-        assert!(others.map(|it| it.machine.id()).all(|id| id != vqueue), "P5: one incarnation");
-        let Some(meta) = self.replica.tables.vqueues.get(&vqueue) else { return false };
-        let has_lock = meta.name.has_lock();
-        let config = VQueueConfig {
-            id: vqueue,
-            has_lock,
-            quantum: if has_lock { 1 } else { 2 },
-            paused: meta.is_paused,
-            draining: false,
-        };
-        let active = Active {
-            machine: VQueue::new(config, dispatched),
-            mailbox: VecDeque::new(),
-            name: Arc::new(meta.name.clone()),
-            timer: None,
-            refill: None,
-            is_gone: false,
-        };
-        self.vqueues.insert(handle, active);
-        let mut effects = Vec::new();
-        self.vqueues.get_mut(&handle).unwrap().machine.start(shared.now, &mut effects);
-        self.perform_vqueue(handle, effects, shared);
-        true
-    }
-
-    pub(crate) fn tell_vqueue(&mut self, handle: VQueueHandle, message: VQueueMessage) {
-        if let Some(active) = self.vqueues.get_mut(&handle) {
-            active.mailbox.push_back(message);
-        }
-    }
-
-    pub(crate) fn step_vqueue(
-        &mut self,
-        handle: VQueueHandle,
-        message: VQueueMessage,
-        shared: &mut Shared,
-    ) {
-        let active = self.vqueues.get_mut(&handle).unwrap();
-        if active.is_gone {
-            return;
-        }
-        let mut effects = Vec::new();
-        active.machine.step(shared.now, message, &mut effects);
-        active.machine.check();
-        self.perform_vqueue(handle, effects, shared);
-    }
-
-    fn perform_vqueue(
-        &mut self,
-        handle: VQueueHandle,
-        effects: Vec<VQueueEffect>,
-        shared: &mut Shared,
-    ) {
-        let mut read = None;
-        for effect in effects {
-            let active = self.vqueues.get_mut(&handle).unwrap();
-            match effect {
-                VQueueEffect::Acquire { count, lock } => {
-                    let (vqueue, name) = (active.machine.id(), Arc::clone(&active.name));
-                    let ask = Acquire { handle, vqueue, name, count, lock };
-                    self.tell_limiter(LimiterMessage::Acquire(ask));
-                }
-                VQueueEffect::Withdraw => self.tell_limiter(LimiterMessage::Withdraw(handle)),
-                VQueueEffect::ReturnPermit(permit) => {
-                    let release = Release { permit, keep_lock: None };
-                    self.tell_limiter(LimiterMessage::Release(release));
-                }
-                VQueueEffect::Decide { key, permit } => {
-                    self.mailbox.push_back(PartitionInput::Decide { handle, key, permit });
-                }
-                VQueueEffect::ReadInbox(request) if shared.reads_block => {
-                    active.refill = Some(request);
-                }
-                VQueueEffect::ReadInbox(request) => read = Some(request),
-                VQueueEffect::ArmTimer(at) | VQueueEffect::RetryRefillAt(at) => {
-                    active.timer = Some(at);
-                }
-                VQueueEffect::DisarmTimer => active.timer = None,
-                VQueueEffect::Passivated(rest) => {
-                    active.is_gone = true;
-                    self.mailbox.push_back(PartitionInput::Passivated { handle, rest });
-                }
-                VQueueEffect::StillNeeded => {
-                    self.mailbox.push_back(PartitionInput::StillNeeded(handle));
-                }
-                VQueueEffect::Idle(_) => self.mailbox.push_back(PartitionInput::Idle(handle)),
-                VQueueEffect::WantsToGo(_) => {
-                    self.mailbox.push_back(PartitionInput::WantsToGo(handle));
-                }
-            }
-        }
-        if let Some(request) = read {
-            self.read(handle, &request, shared);
-        }
-    }
-
-    pub(crate) fn read(
-        &mut self,
-        handle: VQueueHandle,
-        request: &RefillRequest,
-        shared: &mut Shared,
-    ) {
-        let tables = &self.replica.tables;
-        let (rows, reached_end) = tables.inbox_after(request.vqueue, request.after, request.limit);
-        let done = RefillDone { id: request.id, rows, reached_end };
-        self.step_vqueue(handle, VQueueMessage::RefillDone(done), shared);
-    }
-
-    pub(crate) fn fail_read(
-        &mut self,
-        handle: VQueueHandle,
-        request: &RefillRequest,
-        shared: &mut Shared,
-    ) {
-        let failed = RefillFailed { id: request.id, reason: "broken".to_owned() };
-        self.step_vqueue(handle, VQueueMessage::RefillFailed(failed), shared);
     }
 
     fn run(&mut self, run: RunAttempt) {

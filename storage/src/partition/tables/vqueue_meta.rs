@@ -1,8 +1,8 @@
 //! Table `vqueue_meta`: the name of every vqueue that has rows, and how many.
 //!
-//! Key: `vq`, vqueue (24). Row: bilrost [`VQueueMeta`].
+//! Key: `vq`, vqueue (24). Row: bilrost [`StoredVQueueMeta`].
 
-use forebay_engine::partition::rows::VQueueMeta;
+use forebay_engine::partition::rows::{StoredVQueueMeta, VQueueMeta};
 use forebay_messages::VQueueId;
 
 use super::{Table, message, put_message};
@@ -25,16 +25,18 @@ impl Table for VQueueMetas {
     }
 
     fn put_row(row: &VQueueMeta, out: &mut Vec<u8>) {
-        put_message(row, out);
+        put_message(&StoredVQueueMeta::from(row), out);
     }
 
     fn row(bytes: &[u8]) -> Result<VQueueMeta, String> {
-        message(bytes)
+        message::<StoredVQueueMeta>(bytes).map(VQueueMeta::from)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use forebay_messages::{Timestamp, VQueueName};
     use proptest::prelude::*;
 
@@ -43,7 +45,7 @@ mod tests {
     fn sample() -> VQueueMeta {
         let name = VQueueName::service("resize").with_scope("tenant-a").with_object_key("img");
         VQueueMeta {
-            name: name.with_limit_key("gold/u-7").unwrap(),
+            name: Arc::new(name.with_limit_key("gold/u-7").unwrap()),
             inbox: 300,
             running: 1,
             suspended: 2,
@@ -58,7 +60,7 @@ mod tests {
         #[test]
         fn round_trip(a in vqueue_ids(), b in vqueue_ids(), inbox in numbers(), key in ".{0,9}") {
             check_keys::<VQueueMetas>(a, b);
-            let name = VQueueName::service("s").with_object_key(&key);
+            let name = Arc::new(VQueueName::service("s").with_object_key(&key));
             check_row::<VQueueMetas>(&VQueueMeta { name, inbox, ..sample() });
         }
     }

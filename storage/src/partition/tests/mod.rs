@@ -59,6 +59,7 @@ pub(super) fn new_entry(id: EntryId, name: VQueueName) -> NewEntry {
         idempotency_key: None,
         retry: None,
         retention_ms: None,
+        is_fresh: false,
     }
 }
 

@@ -1,0 +1,126 @@
+//! Attempts whose handlers ended, on their way into the log.
+//!
+//! Must always hold: an end that was taken is proposed once, or forgotten with the
+//! leadership; a record takes a bounded number of ends and, but for a single larger one,
+//! of bytes.
+
+use forebay_messages::command::{Command, Complete, CompleteOutcome, EndAttempts, RetryAttempt};
+
+/// Most ends in one record.
+pub const ENDS_PER_RECORD_MAX: usize = 512;
+/// Bytes of results and reasons after which a record takes no more.
+const RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// How an attempt ended.
+#[derive(Clone, Debug)]
+pub(super) enum End {
+    /// For good.
+    Complete(Complete),
+    /// Its entry goes back to its inbox.
+    Retry(RetryAttempt),
+}
+
+impl End {
+    /// Bytes of what the handler said.
+    fn len(&self) -> usize {
+        match self {
+            Self::Retry(retry) => retry.message.len() + retry.detail.len(),
+            Self::Complete(complete) => match &complete.outcome {
+                Some(CompleteOutcome::Success(bytes)) => bytes.len(),
+                Some(CompleteOutcome::Failure(failure)) => {
+                    failure.message.len() + failure.detail.len()
+                }
+                None => 0,
+            },
+        }
+    }
+}
+
+/// Makes records of ends, in their order.
+pub(super) fn records(ends: Vec<End>) -> Vec<Command> {
+    let mut commands = Vec::new();
+    let mut run = Vec::new();
+    let mut bytes = 0;
+    for end in ends {
+        let len = end.len();
+        if !run.is_empty() && (run.len() == ENDS_PER_RECORD_MAX || bytes + len > RECORD_BYTES_MAX) {
+            commands.push(record(std::mem::take(&mut run)));
+            bytes = 0;
+        }
+        bytes += len;
+        run.push(end);
+    }
+    if !run.is_empty() {
+        commands.push(record(run));
+    }
+    commands
+}
+
+fn record(mut ends: Vec<End>) -> Command {
+    if ends.len() == 1 {
+        return match ends.remove(0) {
+            End::Complete(complete) => Command::Complete(complete),
+            End::Retry(retry) => Command::Retry(retry),
+        };
+    }
+    let mut command = EndAttempts::default();
+    for end in ends {
+        match end {
+            End::Complete(complete) => command.completed.push(complete),
+            End::Retry(retry) => command.retried.push(retry),
+        }
+    }
+    Command::EndAttempts(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_messages::{Outcome, Timestamp, command::RetryReason};
+
+    use super::*;
+
+    fn complete(len: usize) -> End {
+        let outcome = Outcome::Success(vec![7; len].into());
+        End::Complete(Complete {
+            entry: Default::default(),
+            token: Default::default(),
+            outcome: Some(outcome.into()),
+        })
+    }
+
+    fn retry() -> End {
+        End::Retry(RetryAttempt {
+            entry: Default::default(),
+            token: Default::default(),
+            reason: RetryReason::Failed,
+            run_at: Timestamp::default(),
+            message: "no".into(),
+            detail: Default::default(),
+        })
+    }
+
+    /// How many of each in each record.
+    fn counts(ends: Vec<End>) -> Vec<(usize, usize)> {
+        let count = |command: Command| match command {
+            Command::Complete(_) => (1, 0),
+            Command::Retry(_) => (0, 1),
+            Command::EndAttempts(ends) => (ends.completed.len(), ends.retried.len()),
+            other => panic!("{other:?}"),
+        };
+        records(ends).into_iter().map(count).collect()
+    }
+
+    #[test]
+    fn records_of_ends_are_bounded() {
+        assert_eq!(counts(Vec::new()), []);
+        assert_eq!(counts(vec![complete(0)]), [(1, 0)]);
+        assert_eq!(counts(vec![retry()]), [(0, 1)]);
+        assert_eq!(counts(vec![complete(0), retry(), complete(3)]), [(2, 1)]);
+        let many = (0..ENDS_PER_RECORD_MAX + 1).map(|_| complete(1)).collect();
+        assert_eq!(counts(many), [(ENDS_PER_RECORD_MAX, 0), (1, 0)]);
+        let large = vec![complete(RECORD_BYTES_MAX), complete(1), complete(2 * RECORD_BYTES_MAX)];
+        assert_eq!(counts(large), [(1, 0), (1, 0), (1, 0)]);
+        let halves = (0..4).map(|_| complete(RECORD_BYTES_MAX / 2)).collect();
+        assert_eq!(counts(halves), [(2, 0), (2, 0)]);
+    }
+}
