@@ -9,10 +9,35 @@ use forebay_engine::{
 use forebay_messages::PartitionId;
 use forebay_storage::metadata::{MetaKey, MetadataError, Precondition, Version};
 
-use super::{Node, NodeError, ask::answer_if_gone, error::refusal, publish::Proposed};
+use super::{
+    Node, NodeError, ask::answer_if_gone, error::refusal, publish::Proposed, services::NodeServices,
+};
 
 /// Tries before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
+
+impl NodeServices {
+    /// The newest rule book, if a partition that begins to lead has an older one: it
+    /// holds from the first start on, not only once it went through the log.
+    pub(crate) fn newer_rule_book(
+        &self,
+        partition: PartitionId,
+        than: BookVersion,
+    ) -> Option<RuleBook> {
+        let newest = self.metadata.get(&MetaKey::rule_book()).map_err(NodeError::from);
+        let decoded = newest.and_then(|found| {
+            let book = found.map(|found| RuleBook::decode(&found.value)).transpose();
+            book.map_err(NodeError::from)
+        });
+        match decoded {
+            Ok(book) => book.filter(|book| book.version() > than),
+            Err(error) => {
+                tracing::error!(%partition, %error, "the newest rule book cannot be read");
+                None
+            }
+        }
+    }
+}
 
 impl Node {
     fn stored_book(&self) -> Result<(RuleBook, Option<Version>), NodeError> {

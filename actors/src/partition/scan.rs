@@ -21,8 +21,8 @@ const PAGE_LEN: usize = 1_024;
 type Attempt = (VQueueId, EntryId, AttemptToken);
 
 impl PartitionPerformer {
-    /// Seeds the limiter from the persisted rule book, the lock rows, the running rows
-    /// and the decisions that are proposed and not applied.
+    /// Seeds the limiter from the rule book (the persisted one, or a newer one that was
+    /// set while nobody led here), the lock rows, the running rows and the decisions that are proposed and not applied.
     pub(super) fn seed_limiter(&mut self, proposed: Vec<Attempt>, scope: &mut PartitionScope<'_>) {
         let Some(limiter) = self.links.place_limiter() else {
             return;
@@ -74,7 +74,9 @@ impl PartitionPerformer {
             };
             seeds.push(SeedRunning { entry: *entry, vqueue: *vqueue, name });
         }
-        let rules = self.state.rule_book().diff_from_empty();
+        let persisted = self.state.rule_book();
+        let newer = self.services.newer_rule_book(self.id, persisted.version());
+        let rules = newer.as_ref().unwrap_or(persisted).diff_from_empty();
         Ok((Seed { rules, locks, running: seeds }, running))
     }
 
