@@ -9,7 +9,8 @@ use std::{
 };
 
 use forebay::{
-    Builder, Candidacy, Context, Drain, Entry, HandlerError, Runtime, Timestamp,
+    Builder, Candidacy, Context, Drain, Entry, HandlerError, Limits, Runtime, Timestamp,
+    explain::Reason,
     testkit::{Disk, Sim, TestRuntime, launch},
 };
 
@@ -145,6 +146,51 @@ fn no_more_run_than_may_after_a_crash() {
     });
 }
 
+/// A rule was in force, its client had been told; a partition that nobody led at that
+/// time started entries without it, until the rule had gone through its log.
+#[test]
+fn rules_that_were_set_while_nobody_led_hold_from_the_first_start_on() {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    tokio.block_on(async {
+        for seed in 0..8 {
+            let counts = Arc::new(Counts::default());
+            let mut sim = Sim::new(seed, Timestamp(1_000_000));
+            let (site, place) = sim.place(&Disk::new().unwrap());
+            let soon = |sim: &Sim| sim.now().after(Duration::from_secs(60));
+            let starting = launch(&mut sim, place, counting(&counts));
+            let until = soon(&sim);
+            let node = sim.run(starting, until).await.expect("in time").unwrap();
+            let at = sim.now().after(Duration::from_secs(5));
+            for _ in 0..5 {
+                let entry = Entry::to("work").scope("s").run_at(at);
+                sim.run(node.enqueue(entry), until).await.expect("in time").unwrap();
+            }
+            for partition in node.node().partitions() {
+                let left = node.node().step_down(partition, Duration::ZERO);
+                sim.run(left, until).await.expect("in time").unwrap();
+            }
+            let rules = node.rules();
+            let set = rules.upsert("*", Limits::concurrency(1));
+            sim.run(set, until).await.expect("in time").unwrap();
+            sim.advance(Duration::from_secs(6)).await;
+            sim.set_log_delay(site, 50);
+            for partition in node.node().partitions() {
+                sim.run(node.node().lead(partition), until).await.expect("in time").unwrap();
+            }
+            sim.advance(Duration::from_secs(10)).await;
+            assert_eq!(
+                counts.most.load(Ordering::Relaxed),
+                1,
+                "most that ran at once, seed {seed}"
+            );
+        }
+    });
+}
+
 fn counting(counts: &Arc<Counts>) -> Builder {
     let counts = Arc::clone(counts);
     Runtime::builder().partitions(3).max_running(6).handler("work", move |_: Context, (): ()| {
@@ -177,5 +223,26 @@ impl Counts {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// `explain` named the node's capacity although half of it was free: the partition had
+/// used up what it was leased, and had no need to ask for more.
+#[test]
+fn capacity_is_not_in_the_way_while_the_node_has_some() {
+    let mut app = TestRuntime::start(yielding);
+    let at = app.now().after(Duration::from_secs(60));
+    let later = app.enqueue(Entry::to("work").scope("s").run_at(at));
+    for running in 1..=4 {
+        app.enqueue(Entry::to("work").scope("s"));
+        app.settle();
+        let runtime = app.runtime();
+        assert_eq!(runtime.node().executor().running(), running);
+        let explained = app.run(runtime.explain(later.id())).unwrap().unwrap();
+        let names_capacity = explained
+            .blocked_by
+            .iter()
+            .any(|block| matches!(block.reason, Reason::Capacity { .. }));
+        assert_eq!(names_capacity, running == 4, "{running} of 4 run: {explained:?}");
     }
 }

@@ -312,13 +312,16 @@ impl Node {
         }
         let Explanation { reasons, .. } = explained.unwrap_or_default();
         let running_max = self.services.running_max();
+        let is_used_up = self.executor.running() >= running_max as usize;
         blocked.extend(reasons.into_iter().filter_map(|Blocked { reason, since }| {
+            // A partition that has no slot left and needs none may get one for the asking.
+            let may_ask = matches!(reason, BlockReason::Capacity { is_asked: false, .. });
             let reason = reason_view(reason, holder, running_max);
             // An entry that tries again under the lock it kept is not in its own way.
             let is_own_lock = matches!(&reason, Reason::Lock { holder } if *holder == Some(id));
             // Without a process that runs entries the limiter has just begun to count.
             let since = self.dispatches.then(|| since.max(row.created_at).0);
-            (!is_own_lock).then_some(BlockView { reason, since })
+            (!is_own_lock && (is_used_up || !may_ask)).then_some(BlockView { reason, since })
         }));
         blocked
     }
@@ -411,7 +414,7 @@ fn reason_view(reason: BlockReason, holder: Option<EntryId>, running_max: u32) -
             pattern: pattern.to_string(),
             next_token: next_token.0,
         },
-        BlockReason::Capacity { running, leased } => {
+        BlockReason::Capacity { running, leased, .. } => {
             Reason::Capacity { running, leased, running_max }
         }
     }

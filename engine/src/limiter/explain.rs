@@ -64,6 +64,9 @@ pub enum BlockReason {
         running: u32,
         /// Slots that the node leased to it.
         leased: u32,
+        /// The node was asked for more and has not answered. Without that it may have
+        /// some: only the node knows.
+        is_asked: bool,
     },
 }
 
@@ -207,7 +210,10 @@ impl Limiter {
         }
         if self.lease.free() == 0 {
             let (running, leased) = (self.lease.used(), self.lease.leased());
-            blocked(BlockReason::Capacity { running, leased }, self.lease.full_since());
+            blocked(
+                BlockReason::Capacity { running, leased, is_asked: self.lease.is_asked() },
+                self.lease.full_since(),
+            );
         }
         reasons
     }

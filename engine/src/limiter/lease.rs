@@ -77,6 +77,11 @@ impl Lease {
         self.leased
     }
 
+    /// Whether the node was asked for slots and has none, as far as is known.
+    pub(super) fn is_asked(&self) -> bool {
+        self.asked
+    }
+
     pub(super) fn full_since(&self) -> Timestamp {
         self.full_since
     }

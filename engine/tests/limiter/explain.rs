@@ -51,7 +51,10 @@ fn all_reasons_at_once_each_with_its_rule_and_since_when() {
             since: Timestamp(3000),
         },
         full("s", "*", 3, 3, 3000),
-        Blocked { reason: BlockReason::Capacity { running: 3, leased: 3 }, since: Timestamp(3000) },
+        Blocked {
+            reason: BlockReason::Capacity { running: 3, leased: 3, is_asked: false },
+            since: Timestamp(3000),
+        },
     ];
     assert_eq!(explained.reasons, expected);
     let by_name = name("s/a/x#k");
