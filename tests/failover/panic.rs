@@ -17,7 +17,7 @@ async fn a_partition_or_a_supervisor_that_panics_is_built_anew() {
         let only = member(&log, 0, &ran, Candidacy::First).await;
         let mut entries = Vec::new();
         for _ in 0..50 {
-            entries.push(only.enqueue(work(20)).await.unwrap());
+            entries.push(only.enqueue(work(200)).await.unwrap());
         }
         until("they run", || ran.now.load(Ordering::SeqCst) > 10).await;
         let epoch = only.partitions().list().unwrap()[0].epoch;

@@ -1,62 +1,88 @@
-# For the scripts beside it: breaks a copy of one machine of the engine, rule by rule,
-# and says whether its model test fails. To be sourced with `machine` set to the
-# machine's name: engine/src/$machine is broken, engine/tests/$machine must notice (its
-# tests called ${machine}_model, or those that $tests names; all when it is empty).
+# For the scripts beside it: breaks a copy of the sources, rule by rule, and says whether
+# the tests notice. To be sourced with `only` set: mutations whose name does not contain
+# it are left out.
+#
+# With `machine` set the copy is messages and engine: engine/src/$machine is broken,
+# engine/tests/$machine must notice (its tests called ${machine}_model, or those that
+# $tests names; all when it is empty). Without it the copy is the whole workspace, and
+# the script says in `model` what must notice.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 copy=$(mktemp -d)
-trap 'rm -rf "$copy"' EXIT
+trap 'rm -rf "$copy" "$copy.log" "$copy.before"' EXIT
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/mutations}
 export RUST_BACKTRACE=0
 missed=0
-tests=${tests-${machine}_model}
 
-cp -r "$root/messages" "$root/engine" "$root/Cargo.lock" "$copy/"
-# A workspace of the two crates; the package at the root stays behind.
-sed -e 's/^members = .*/members = ["messages", "engine"]/' \
-    -e '/^\[package\]/,/^\[profile/{/^\[profile/!d;}' "$root/Cargo.toml" >"$copy/Cargo.toml"
-cp -r "$copy/engine/src/$machine" "$copy/pristine"
+# What is tracked, as it is now (and new for cargo), and a way back to it.
+(cd "$root" && git ls-files -z ${machine:+messages engine Cargo.lock Cargo.toml} | xargs -0 tar cf -) |
+    tar xmf - -C "$copy"
+if [[ -n ${machine:-} ]]; then
+    tests=${tests-${machine}_model}
+    # A workspace of the two crates; the package at the root stays behind.
+    sed -i -e 's/^members = .*/members = ["messages", "engine"]/' \
+        -e '/^\[package\]/,/^\[profile/{/^\[profile/!d;}' "$copy/Cargo.toml"
+    # What a mutation finds is not to be replayed for the next one.
+    rm -rf "$copy/engine/tests/proptest-regressions"
+fi
+(cd "$copy" && git init --quiet && git add --all)
 
+# 0 when nothing is noticed. What is said is kept in $copy.log.
 model() {
     (cd "$copy" && cargo test --quiet --offline -p forebay-engine \
-        --test "$machine" $tests) >"$copy/log" 2>&1
+        --test "$machine" $tests) >"$copy.log" 2>&1
+}
+
+# What was noticed, in a few words.
+noticed() {
+    grep -m1 -A1 'panicked at' "$copy.log" | tail -1 | cut -c1-80
 }
 
 unbroken() {
     if ! model; then
-        cat "$copy/log"
-        echo "the model fails without any mutation" >&2
+        cat "$copy.log"
+        echo "the tests fail without any mutation" >&2
         exit 1
     fi
     echo "passes          without a mutation"
 }
 
-# mutation NAME FILE SED-SCRIPT...
-mutation() {
-    local name=$1 file=$copy/engine/src/$machine/$2
-    shift 2
+# planted NAME (FILE SED-SCRIPT)...: paths from the root.
+planted() {
+    local name=$1 before=$copy.before
+    shift
     [[ $name == *"$only"* ]] || return 0
-    rm -rf "$copy/engine/src/$machine" && cp -r "$copy/pristine" "$copy/engine/src/$machine"
-    rm -rf "$copy/engine/tests/proptest-regressions"
-    for script in "$@"; do
-        cp "$file" "$copy/before"
-        sed -i -E "$script" "$file"
-        if cmp -s "$file" "$copy/before"; then
-            echo "DOES NOT APPLY  $name: $script"
+    (cd "$copy" && git checkout --quiet -- . && git clean --quiet -fd)
+    while (($# > 0)); do
+        cp "$copy/$1" "$before"
+        sed -i -E "$2" "$copy/$1"
+        if cmp -s "$copy/$1" "$before"; then
+            echo "DOES NOT APPLY  $name: $1: $2"
             missed=$((missed + 1))
             return 0
         fi
+        shift 2
     done
     if model; then
         echo "NOT CAUGHT      $name"
         missed=$((missed + 1))
-    elif grep -q 'could not compile' "$copy/log"; then
+    elif grep -q 'could not compile' "$copy.log"; then
         echo "DOES NOT BUILD  $name"
-        cat "$copy/log"
+        cat "$copy.log"
         missed=$((missed + 1))
     else
-        echo "caught          $name: $(grep -m1 -A1 'panicked at' "$copy/log" | tail -1 | cut -c1-80)"
+        echo "caught          $name: $(noticed)"
     fi
+}
+
+# mutation NAME FILE SED-SCRIPT...: one file of the machine.
+mutation() {
+    local name=$1 file=engine/src/$machine/$2 arguments=()
+    shift 2
+    for script in "$@"; do
+        arguments+=("$file" "$script")
+    done
+    planted "$name" "${arguments[@]}"
 }
 
 finish() {

@@ -24,7 +24,7 @@ model() {
         --skip hundred_thousand --skip a_limited_tenant --skip "model::" &&
         timeout "${MUTATION_TIMEOUT:-120}" cargo test --quiet --offline -p forebay-engine \
             --test "$machine" "model::") \
-        >"$copy/log" 2>&1
+        >"$copy.log" 2>&1
 }
 
 unbroken
@@ -52,7 +52,7 @@ mutation 'changed rules wake nobody' rules.rs \
 mutation 'of several patterns only the first is looked at' rules.rs \
     's/wide\.iter\(\)\.any/wide.iter().take(1).any/'
 mutation 'a rule for one key concerns nobody' rules.rs \
-    's/found\.extend\(counter\.filter\(.*$/let _ = counter;/'
+    's/counter\.filter\(\|index\| seen\.insert\(\*index\)\)/counter.filter(|index| seen.insert(*index) \&\& false)/'
 mutation 'the seed forgets what runs' rules.rs \
     's/self\.counters\.take_over\(home, self\.now\);//'
 mutation 'the seed forgets the rules' rules.rs \
