@@ -17,6 +17,8 @@ mod faults;
 mod kit;
 #[cfg(feature = "testkit")]
 mod kit_runtime;
+#[cfg(feature = "testkit")]
+mod kit_scripts;
 mod limits;
 #[cfg(feature = "testkit")]
 mod panics;

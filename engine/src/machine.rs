@@ -10,8 +10,8 @@ use forebay_messages::Timestamp;
 /// the outside world or spawns. Effects are a closed enum per machine, each variant
 /// with its delivery guarantee written beside it; a shell performs them in order.
 pub trait Machine {
-    /// What it is told.
-    type Input: Debug;
+    /// What it is told. A value: a test may deliver it twice.
+    type Input: Clone + Debug;
     /// What it wants done.
     type Effect: Debug;
 

@@ -1,7 +1,12 @@
 //! Testing machines and actors: step a machine by hand, record what an actor says, run
-//! shells under a seeded executor, let storage fail on cue.
+//! shells under a seeded executor, let storage fail on cue; and whole runtimes in virtual
+//! time.
 //!
-//! A first form: [`Step`], [`Probe`], [`SimWorld`] and the fault wrappers of storage.
+//! From small to large: [`Step`] steps one machine, [`Probe`] stands in for an actor,
+//! [`SimWorld`] polls actors in a seeded order, [`TestRuntime`] is a whole runtime under
+//! a test's hand, [`Sim`] hosts several nodes. What goes wrong is planned: [`Script`]s
+//! for messages, [`LogFault`]s and [`StoreFault`]s for storage, [`Weather`] for threads.
+//! The guide is `docs/testing.md`.
 
 mod probe;
 mod runtime;
@@ -11,6 +16,7 @@ pub use forebay_actors::{
     faults::{ActorFaults, FaultRates},
     shell::{
         Child, Death, Look, Performer, Ref, Scope, World,
+        script::{Script, Scripted},
         sim::{SeededRandom, SimWorld, VirtualClock},
     },
     sim::{Disk, Host, Place, Sim, SiteId, TaskHandle, TraceStep, Weather},

@@ -9,7 +9,10 @@ use std::{
 
 use forebay_actors::{
     node::EntryFilter,
-    shell::sim::SeededRandom,
+    shell::{
+        script::{Script, Scripted},
+        sim::SeededRandom,
+    },
     sim::{Disk, Place, Sim, SiteId, Weather},
 };
 use forebay_messages::{Outcome, Timestamp};
@@ -51,7 +54,7 @@ pub struct TestRuntime {
     /// The node that the short forms talk to.
     present: usize,
     sim: Sim,
-    shared: Option<SharedLog>,
+    shared: Option<(SiteId, SharedLog)>,
     build: Box<dyn Fn() -> Builder>,
     /// Last: everything above may hold tokio's timers.
     tokio: tokio::runtime::Runtime,
@@ -108,7 +111,7 @@ impl TestBuilder {
             .expect("tokio makes a runtime");
         let mut sim = tokio.block_on(async { Sim::new(self.seed, self.start) });
         let disk = Disk::new().expect("RocksDB keeps files in memory");
-        let shared = (self.nodes > 1).then(|| sim.share(&disk).1);
+        let shared = (self.nodes > 1).then(|| sim.share(&disk));
         let replica = || disk.replica().expect("RocksDB keeps files in memory");
         let replicas: Vec<Disk> = (1..self.nodes).map(|_| replica()).collect();
         let nodes = std::iter::once(disk.clone()).chain(replicas);
@@ -141,7 +144,7 @@ impl TestRuntime {
         let (site, place) = self.sim.place(&self.nodes[node].disk);
         self.nodes[node].site = Some(site);
         let mut builder = (self.build)();
-        if let Some(shared) = &self.shared {
+        if let Some((_, shared)) = &self.shared {
             builder = builder.shared_log(shared);
         }
         let starting = launch(&mut self.sim, place, builder);
@@ -292,6 +295,49 @@ impl TestRuntime {
         let Some(site) = self.present().site else { return 0 };
         let actors = self.sim.actors(site).into_iter().filter(|(_, other)| *other == name);
         actors.filter(|(number, _)| self.sim.kill(site, *number)).count()
+    }
+
+    /// Has a script drop, double, delay or repeat messages to actors from now on, on
+    /// every node, restarts included.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use forebay::{Context, Entry, HandlerError, Runtime, testkit::{Script, TestRuntime}};
+    ///
+    /// let mut app = TestRuntime::start(|| {
+    ///     Runtime::builder().handler("mail", |_: Context, _: ()| async { Ok::<_, HandlerError>(()) })
+    /// });
+    /// // The first permit comes an hour late.
+    /// let hour = Duration::from_secs(60 * 60);
+    /// let late = app.script(Script::delay("vqueue", "Granted", hour).times(1));
+    /// let entry = app.enqueue(Entry::to("mail"));
+    /// app.advance(hour / 2);
+    /// assert!(app.outcome_now(&entry).is_none() && late.acted() == 1);
+    /// assert!(app.outcome(&entry).is_success());
+    /// ```
+    pub fn script(&mut self, script: Script) -> Scripted {
+        self.sim.script(script)
+    }
+
+    /// Leaders of earlier epochs write everything once more that they ever wrote, as if
+    /// they had not heard that they are deposed: a log that is fenced refuses it, and
+    /// nothing may come of it. How many records that are; none before the first restart,
+    /// failover or change of leaders.
+    ///
+    /// # Panics
+    /// When the log cannot be read.
+    #[track_caller]
+    pub fn replay_stale_epochs(&mut self) -> usize {
+        let own = self.present().site;
+        let Some(log) = self.shared.as_ref().map(|(log, _)| *log).or(own) else { return 0 };
+        let partitions = self.runtime().node().partitions();
+        let replayed = partitions.into_iter().map(|id| self.sim.replay_stale(log, id));
+        let replayed: usize = match replayed.sum() {
+            Ok(count) => count,
+            Err(error) => panic!("the log cannot be read: {error}"),
+        };
+        self.settle();
+        replayed
     }
 
     /// Makes disk and threads slow or unreliable from now on.

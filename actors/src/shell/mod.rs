@@ -12,6 +12,7 @@
 mod actix_world;
 mod mailbox;
 mod reference;
+pub mod script;
 pub mod sim;
 mod timers;
 mod world;

@@ -20,6 +20,7 @@ use super::{
     Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Timers,
     actix_world::panic_text,
     mailbox::{Mail, Mailbox, Put},
+    script::{Script, Scripted, Scripts, Way},
     world::Child,
 };
 
@@ -160,6 +161,7 @@ struct Executor {
     next_house: u64,
     random: SeededRandom,
     trace: Vec<(Timestamp, u64, &'static str)>,
+    panics: Vec<String>,
 }
 
 /// A seeded, single-threaded executor of actors. Cheap to clone; stays on its thread.
@@ -169,29 +171,36 @@ pub struct SimWorld {
     clock: Arc<VirtualClock>,
     as_clock: Arc<dyn Clock>,
     timers: Timers,
+    way: Way,
 }
 
 impl SimWorld {
     /// An empty world at a time.
     #[must_use]
     pub fn new(seed: u64, start: Timestamp) -> Self {
-        Self::with_clock(seed, Arc::new(VirtualClock::new(start)))
+        Self::with_clock(seed, Arc::new(VirtualClock::new(start)), Scripts::default())
     }
 
-    /// An empty world beside others: they share a clock.
-    #[must_use]
-    pub fn with_clock(seed: u64, clock: Arc<VirtualClock>) -> Self {
+    /// An empty world beside others: they share a clock and scripts.
+    pub(crate) fn with_clock(seed: u64, clock: Arc<VirtualClock>, scripts: Scripts) -> Self {
         Self {
             executor: Rc::new(RefCell::new(Executor {
                 houses: BTreeMap::new(),
                 next_house: 0,
                 random: SeededRandom::new(seed),
                 trace: Vec::new(),
+                panics: Vec::new(),
             })),
             as_clock: Arc::clone(&clock) as Arc<dyn Clock>,
             clock,
             timers: Timers::default(),
+            way: Way::under(scripts),
         }
+    }
+
+    /// Has a script decide from now on what becomes of messages.
+    pub fn script(&self, script: Script) -> Scripted {
+        self.way.play(script)
     }
 
     pub(crate) fn timers(&self) -> &Timers {
@@ -215,7 +224,7 @@ impl SimWorld {
         P: Performer<M>,
     {
         let mailbox = Arc::new(Mailbox::<M>::default());
-        let me = Ref::new(Arc::clone(&mailbox));
+        let me = self.way.to(name, Ref::new(Arc::clone(&mailbox)));
         let stopped = Arc::new(AtomicBool::new(false));
         let actor = Actor {
             core: Core::new(machine, performer, Arc::clone(&self.as_clock)),
@@ -256,6 +265,9 @@ impl SimWorld {
     /// then, and their parents told.
     pub(crate) fn ready(&self) -> Vec<u64> {
         while self.bury_stopped() {}
+        for (by, deliver) in self.way.take_late() {
+            self.timers.set(self.clock.now().after(by), deliver);
+        }
         let executor = self.executor.borrow();
         let is_ready =
             |house: &House| house.resident.as_ref().is_some_and(|resident| resident.has_mail());
@@ -277,6 +289,9 @@ impl SimWorld {
         match resident.poll() {
             Some(Polled::Ended(death)) => {
                 drop(resident);
+                if let Death::Panicked(panic) = &death {
+                    self.executor.borrow_mut().panics.push(format!("{name} {number}: {panic}"));
+                }
                 self.bury(number, death);
             }
             Some(Polled::Goes) | None => {
@@ -333,6 +348,13 @@ impl SimWorld {
         }
         self.clock.advance_to(until);
         self.settle();
+    }
+
+    /// Actors that panicked by themselves: who, and what was said. Those that were
+    /// [killed](Self::kill) are not told.
+    #[must_use]
+    pub fn panics(&self) -> Vec<String> {
+        self.executor.borrow().panics.clone()
     }
 
     /// Who handled a message when: time, actor number, actor name.

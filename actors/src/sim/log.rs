@@ -5,8 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use forebay_messages::Timestamp;
-use forebay_storage::log::LogStore;
+use forebay_messages::{PartitionId, Producer, Timestamp};
+use forebay_storage::log::{LogError, LogStore};
 use futures_util::task::AtomicWaker;
 
 use super::site::delayed;
@@ -18,12 +18,16 @@ use crate::{
 /// How long whoever is behind waits at most until it is fed again, in milliseconds.
 const FEED_EVERY_MS: u64 = 5;
 
+/// Records read at a time.
+const PAGE_RECORDS: usize = 64;
+
 /// Commands that wait for the writer; `None` when it is gone.
 type Queue = Arc<Mutex<Option<VecDeque<LogCommand>>>>;
 
 /// The writer of one log, for one node or for all that share it.
 pub(super) struct Writer {
     queue: Queue,
+    store: Arc<dyn LogStore>,
     core: WriterCore,
     /// When the commands that wait are written; absent while none does.
     due: Option<Timestamp>,
@@ -43,7 +47,8 @@ impl Writer {
         let queue = Arc::new(Mutex::new(Some(VecDeque::new())));
         Self {
             queue,
-            core: WriterCore::new(store),
+            core: WriterCore::new(Arc::clone(&store)),
+            store,
             due: None,
             feed: None,
             delay_ms_max: 0,
@@ -64,6 +69,37 @@ impl Writer {
             sleeper.wake();
             taken
         })
+    }
+
+    /// Has everything appended again that leaders of earlier epochs wrote, under their
+    /// epochs; how many records.
+    pub(super) fn repeat_stale(&self, partition: PartitionId) -> Result<usize, LogError> {
+        let fence = self.store.fenced(partition);
+        let mut stale = VecDeque::new();
+        let mut next = self.store.trimmed(partition).next();
+        loop {
+            let batch = self.store.read(partition, next, PAGE_RECORDS, usize::MAX)?;
+            let Some((last, _)) = batch.last() else { break };
+            next = last.next();
+            for (_, record) in batch {
+                if let Some(Producer::Leader(own)) = record.producer
+                    && own.epoch < fence
+                {
+                    let epoch = own.epoch;
+                    stale.push_back(LogCommand::Append {
+                        partition,
+                        epoch,
+                        record,
+                        may_wait: false,
+                    });
+                }
+            }
+        }
+        let count = stale.len();
+        if let Some(waiting) = &mut *lock(&self.queue) {
+            waiting.append(&mut stale);
+        }
+        Ok(count)
     }
 
     fn is_empty(&self) -> bool {

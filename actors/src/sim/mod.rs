@@ -19,7 +19,8 @@ use std::{
     time::Duration,
 };
 
-use forebay_messages::Timestamp;
+use forebay_messages::{PartitionId, Timestamp};
+use forebay_storage::log::LogError;
 use futures_util::task::AtomicWaker;
 
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
     node::SharedLog,
     shell::{
         Clock,
+        script::{Script, Scripted, Scripts},
         sim::{SeededRandom, VirtualClock},
     },
 };
@@ -77,6 +79,9 @@ pub struct Sim {
     sleeper: Arc<AtomicWaker>,
     origin: (Timestamp, tokio::time::Instant),
     tokio_turns: u32,
+    scripts: Scripts,
+    /// Of nodes that are gone.
+    panics: Vec<String>,
     trace: Vec<TraceStep>,
 }
 
@@ -94,6 +99,8 @@ impl Sim {
             sleeper: Arc::default(),
             origin: (start, tokio::time::Instant::now()),
             tokio_turns: TOKIO_TURNS,
+            scripts: Scripts::default(),
+            panics: Vec::new(),
             trace: Vec::new(),
         }
     }
@@ -139,7 +146,7 @@ impl Sim {
         disk.restart();
         let id = self.next_id();
         let (seed, sleeper) = (self.random.next_u64(), Arc::clone(&self.sleeper));
-        let site = Site::new(seed, Arc::clone(&self.clock), sleeper);
+        let site = Site::new(seed, Arc::clone(&self.clock), self.scripts.clone(), sleeper);
         let writer = Writer::new(Arc::clone(disk.log()) as _);
         let (host, log) = (site.host.clone(), writer.handle(&self.sleeper));
         self.sites.insert(id, site);
@@ -184,7 +191,32 @@ impl Sim {
     /// The handles of the node must be dropped too before its disk is used again.
     pub fn crash(&mut self, site: SiteId) {
         self.writers.remove(&site);
-        self.sites.remove(&site);
+        if let Some(site) = self.sites.remove(&site) {
+            self.panics.extend(site.world.panics());
+        }
+    }
+
+    /// Leaders of earlier epochs write everything once more that they ever wrote, as if
+    /// they had not heard that they are deposed; how many records. A node's own log has
+    /// the node's id, a shared one that of [`share`](Self::share).
+    ///
+    /// # Errors
+    /// [`LogError`], when the log cannot be read.
+    pub fn replay_stale(&self, log: SiteId, partition: PartitionId) -> Result<usize, LogError> {
+        self.writers.get(&log).map_or(Ok(0), |writer| writer.repeat_stale(partition))
+    }
+
+    /// Has a script decide from now on what becomes of messages to actors, of every node.
+    pub fn script(&self, script: Script) -> Scripted {
+        self.scripts.play(script)
+    }
+
+    /// Actors that panicked by themselves, of all nodes: which, and what was said. Those
+    /// that were [killed](Self::kill) are not told.
+    #[must_use]
+    pub fn panics(&self) -> Vec<String> {
+        let present = self.sites.values().flat_map(|site| site.world.panics());
+        self.panics.iter().cloned().chain(present).collect()
     }
 
     /// The actors of a node: number and name.

@@ -1,6 +1,10 @@
 //! One incarnation of a node in the simulation.
 
-use std::{collections::BTreeMap, sync::Arc, task::Context};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    task::Context,
+};
 
 use forebay_messages::{
     Timestamp,
@@ -13,7 +17,8 @@ use crate::{
     faults::FaultPlan,
     refill::{self, RefillJob},
     shell::{
-        Clock, World,
+        Clock, Ref, World,
+        script::Scripts,
         sim::{SeededRandom, SimWorld, VirtualClock},
     },
 };
@@ -44,26 +49,39 @@ pub(super) enum Choice {
     Actor(u64),
     Job,
     Scan(usize),
+    Scanned(usize),
     Task(u64),
 }
+
+/// Sends what a scan has read.
+type Answer = Box<dyn FnOnce()>;
 
 pub(super) struct Site {
     pub(super) host: Host,
     pub(super) world: SimWorld,
     pub(super) weather: Weather,
     scans: Vec<(Timestamp, RefillJob)>,
+    /// Scans that have read and whose answers are on their way: what they read may be
+    /// out of date when it arrives.
+    scanned: Vec<(Timestamp, Answer)>,
     tasks: BTreeMap<u64, Task>,
     next_task: u64,
     clock: Arc<VirtualClock>,
 }
 
 impl Site {
-    pub(super) fn new(seed: u64, clock: Arc<VirtualClock>, sleeper: Arc<AtomicWaker>) -> Self {
+    pub(super) fn new(
+        seed: u64,
+        clock: Arc<VirtualClock>,
+        scripts: Scripts,
+        sleeper: Arc<AtomicWaker>,
+    ) -> Self {
         Self {
             host: Host::new(sleeper),
-            world: SimWorld::with_clock(seed, Arc::clone(&clock)),
+            world: SimWorld::with_clock(seed, Arc::clone(&clock), scripts),
             weather: Weather::default(),
             scans: Vec::new(),
+            scanned: Vec::new(),
             tasks: BTreeMap::new(),
             next_task: 0,
             clock,
@@ -104,6 +122,8 @@ impl Site {
         }
         let due = self.scans.iter().enumerate().filter(|(_, (due, _))| *due <= now);
         choices.extend(due.map(|(index, _)| Choice::Scan(index)));
+        let due = self.scanned.iter().enumerate().filter(|(_, (due, _))| *due <= now);
+        choices.extend(due.map(|(index, _)| Choice::Scanned(index)));
         let ready = self.tasks.iter().filter(|(_, task)| task.handle.is_ready());
         choices.extend(ready.map(|(number, _)| Choice::Task(*number)));
     }
@@ -142,11 +162,35 @@ impl Site {
                     job.reply_to.send(VQueueMessage::RefillFailed(failed));
                     return ("scan fails", index as u64);
                 }
-                refill::run(job, &FaultPlan::default());
+                self.read(job, random);
                 ("scan", index as u64)
+            }
+            Choice::Scanned(index) => {
+                let (_, answer) = self.scanned.remove(index);
+                answer();
+                ("scanned", index as u64)
             }
             Choice::Task(number) => (self.poll(number), number),
         }
+    }
+
+    /// Reads at once; the answer takes its time.
+    fn read(&mut self, job: RefillJob, random: &mut SeededRandom) {
+        let RefillJob { store, request, reply_to } = job;
+        let found = Arc::new(Mutex::new(None));
+        let kept = Arc::clone(&found);
+        let keep = move |message| {
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+            true
+        };
+        refill::run(RefillJob { store, request, reply_to: Ref::new(keep) }, &FaultPlan::default());
+        let due = self.delay(self.weather.scan_delay_ms_max, random);
+        let answer = Box::new(move || {
+            if let Some(message) = found.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                reply_to.send(message);
+            }
+        });
+        self.scanned.push((due, answer));
     }
 
     fn poll(&mut self, number: u64) -> &'static str {
@@ -188,6 +232,7 @@ impl Drop for Site {
         self.tasks.clear();
         drop(left);
         self.scans.clear();
+        self.scanned.clear();
         self.world.clear();
     }
 }

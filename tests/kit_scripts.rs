@@ -1,0 +1,185 @@
+//! Message scripts of the test kit, on actors of a test and on a whole runtime: what is
+//! lost, doubled, late or repeated, and what must not come of it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use forebay::{
+    Builder, Context, Entry, HandlerError, Runtime, Timestamp,
+    testkit::{Machine, Performer, Probe, Ref, Scope, Script, SimWorld, TestRuntime, World},
+};
+
+/// Passes on what it is told.
+#[derive(Debug)]
+struct Relay;
+
+#[derive(Clone, Debug, PartialEq)]
+enum Said {
+    Tea,
+    Toast { slices: u32 },
+}
+
+impl Machine for Relay {
+    type Input = Said;
+    type Effect = Said;
+
+    fn step(&mut self, _: Timestamp, input: Said, effects: &mut Vec<Said>) {
+        effects.push(input);
+    }
+}
+
+struct To(Ref<Said>);
+
+impl Performer<Relay> for To {
+    fn perform(&mut self, effect: Said, _: &mut Scope<'_, Said>) {
+        self.0.send(effect);
+    }
+}
+
+/// What arrives at once and what later, of tea and three toasts, under a script.
+fn served(script: Script) -> (Vec<Said>, Vec<Said>, u64) {
+    let sim = SimWorld::new(1, Timestamp(0));
+    let probe = Probe::new();
+    let world = World::Sim(sim.clone());
+    let waiter = world.spawn("waiter", Relay, To(probe.address()), Box::new(|_| {}));
+    let scripted = sim.script(script);
+    waiter.address.send(Said::Tea);
+    for slices in 1..=3 {
+        assert!(waiter.address.send(Said::Toast { slices }));
+    }
+    sim.settle();
+    let at_once = probe.drain();
+    sim.advance(Duration::from_secs(10));
+    (at_once, probe.drain(), scripted.acted())
+}
+
+#[test]
+fn messages_are_dropped_doubled_delayed_and_repeated_by_type() {
+    let all = [Said::Tea, toast(1), toast(2), toast(3)];
+    let toast_only = |script: fn(&str, &str) -> Script| script("waiter", "Toast");
+    assert_eq!(served(toast_only(Script::drop)), (vec![Said::Tea], vec![], 3));
+    let one = toast_only(Script::drop).skip(1).times(1);
+    assert_eq!(served(one), (vec![Said::Tea, toast(1), toast(3)], vec![], 1));
+    let doubled = vec![Said::Tea, Said::Tea, toast(1), toast(2), toast(3)];
+    assert_eq!(served(Script::duplicate("waiter", "Tea")), (doubled, vec![], 1));
+    let second = Duration::from_secs(1);
+    let late = Script::delay("waiter", "Toast", second).times(2);
+    assert_eq!(served(late), (vec![Said::Tea, toast(3)], vec![toast(1), toast(2)], 2));
+    let again = Script::replay("waiter", "Tea", second);
+    assert_eq!(served(again), (all.to_vec(), vec![Said::Tea], 1));
+    // Another actor, another type, a part of a type's name.
+    for script in [("cook", "Tea"), ("waiter", "Te"), ("waiter", "Teapot"), ("waiter", "")] {
+        assert_eq!(served(Script::drop(script.0, script.1)), (all.to_vec(), vec![], 0));
+    }
+}
+
+fn toast(slices: u32) -> Said {
+    Said::Toast { slices }
+}
+
+/// A service whose first attempt fails at once and whose second takes ten seconds.
+fn stubborn(calls: &Arc<AtomicU32>) -> impl Fn() -> Builder + 'static {
+    let calls = Arc::clone(calls);
+    move || {
+        let calls = Arc::clone(&calls);
+        Runtime::builder().partitions(1).handler("work", move |context: Context, (): ()| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            async move {
+                if context.attempt() == 1 {
+                    return Err(HandlerError::retry("once more"));
+                }
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                Ok(())
+            }
+        })
+    }
+}
+
+#[test]
+fn the_end_of_an_attempt_that_is_told_twice_counts_once() {
+    let calls = Arc::default();
+    let mut app = TestRuntime::start(stubborn(&calls));
+    let twice = app.script(Script::duplicate("partition", "Ended"));
+    // The first end comes again while the second attempt runs.
+    let late = app.script(Script::replay("partition", "Ended", Duration::from_secs(5)));
+    let entry = app.enqueue(Entry::to("work"));
+    assert!(app.outcome(&entry).is_success());
+    assert_eq!((twice.acted(), late.acted(), calls.load(Ordering::Relaxed)), (2, 0, 2));
+    twice.end();
+    let entry = app.enqueue(Entry::to("work"));
+    assert!(app.outcome(&entry).is_success());
+    assert_eq!((twice.acted(), late.acted(), calls.load(Ordering::Relaxed)), (2, 2, 4));
+}
+
+/// An end that was told under another leader: its attempt was given back, and another
+/// one runs.
+#[test]
+fn the_end_of_an_attempt_of_an_earlier_epoch_changes_nothing() {
+    let calls = Arc::default();
+    let mut app = TestRuntime::start(stubborn(&calls));
+    let late = app.script(Script::delay("partition", "Ended", Duration::from_secs(12)).times(2));
+    let entry = app.enqueue(Entry::to("work"));
+    app.advance(Duration::from_secs(2));
+    assert_eq!((late.acted(), calls.load(Ordering::Relaxed)), (1, 1), "its end is on its way");
+    let node = Arc::clone(app.runtime().node());
+    let partition = node.partitions()[0];
+    app.run(node.step_down(partition, Duration::ZERO)).unwrap();
+    app.run(node.lead(partition)).unwrap();
+    assert!(app.replay_stale_epochs() > 0, "the earlier epoch wrote something");
+    app.advance(Duration::from_secs(11));
+    assert_eq!(app.outcome_now(&entry), None, "the end of the earlier attempt is void");
+    assert_eq!(calls.load(Ordering::Relaxed), 2, "it is tried again, once");
+    app.advance(Duration::from_secs(60));
+    assert!(app.outcome_now(&entry).is_some_and(|outcome| outcome.is_success()));
+    assert_eq!(calls.load(Ordering::Relaxed), 3);
+}
+
+/// A vqueue that never hears of its permit holds it until it dies: then it comes back.
+#[test]
+fn a_permit_that_is_lost_on_its_way_comes_back_with_its_vqueue() {
+    let mut app = TestRuntime::start(|| {
+        let work = |_: Context, (): ()| async { Ok::<_, HandlerError>(()) };
+        Runtime::builder().partitions(1).max_running(1).handler("work", work)
+    });
+    let lost = app.script(Script::drop("vqueue", "Granted").times(1));
+    let entries: Vec<_> =
+        (0..3).map(|n| app.enqueue(Entry::to("work").scope(&format!("s{n}")))).collect();
+    app.advance(Duration::from_secs(1));
+    assert_eq!(lost.acted(), 1);
+    assert!(entries.iter().all(|entry| app.outcome_now(entry).is_none()), "the slot is gone");
+    app.kill("vqueue");
+    for entry in &entries {
+        assert!(app.outcome(entry).is_success());
+    }
+}
+
+/// The log refuses it, and every replica stays as it was.
+#[test]
+fn what_a_deposed_leader_writes_again_leaves_no_trace() {
+    let build = || {
+        let work = |_: Context, (): ()| async { Ok::<_, HandlerError>(()) };
+        Runtime::builder().partitions(2).handler("work", work)
+    };
+    let mut app = TestRuntime::builder().nodes(2).start(build);
+    let entries: Vec<_> =
+        (0..20).map(|n| app.enqueue(Entry::to("work").scope(&format!("s{n}")))).collect();
+    app.settle();
+    assert_eq!(app.replay_stale_epochs(), 0, "nobody was deposed");
+    app.fail_over();
+    let digests = |app: &TestRuntime| {
+        let node = Arc::clone(app.runtime().node());
+        let of = |id| format!("{:?}", node.digest(id).unwrap());
+        node.partitions().into_iter().map(of).collect::<Vec<_>>()
+    };
+    let before = digests(&app);
+    assert!(app.replay_stale_epochs() >= 20);
+    assert_eq!(digests(&app), before);
+    for entry in &entries {
+        assert!(app.outcome(entry).is_success());
+    }
+}
