@@ -2,6 +2,7 @@
 //! in virtual time. `docs/testing.md` says what is checked and how to replay a seed.
 
 mod clients;
+mod explained;
 mod journal;
 mod plan;
 mod world;

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay::{
-    Builder, Context, Entry, EntryId, HandlerError, HandlerOptions, Limits, RetryPolicy, Runtime,
-    Timestamp,
+    Builder, Context, Entry, EntryId, HandlerError, HandlerOptions, RetryPolicy, Runtime, Timestamp,
 };
 use forebay_messages::command::{Command, EntrySelector, VQueueSelector};
 
 use super::{
-    journal::{Run, Shared},
+    journal::{FAILS, Run, Shared},
     plan::{ATTEMPTS_MAX, Ask, Ending, Mishap, Plan, Spec},
 };
 
@@ -130,9 +129,8 @@ async fn once(
         Ask::Resume(number) => propose(*number, Command::Resume(entries(*number))).await,
         Ask::PauseVQueue(number) => propose(*number, Command::PauseVQueue(vqueue(*number))).await,
         Ask::ResumeVQueue(number) => propose(*number, Command::ResumeVQueue(vqueue(*number))).await,
-        Ask::SetRule(pattern, limit) => {
-            let limits = Limits::concurrency(*limit);
-            runtime.rules().upsert(pattern, limits).await.map_err(|error| text(&error))?;
+        Ask::SetRule(pattern, limits) => {
+            runtime.rules().upsert(pattern, *limits).await.map_err(|error| text(&error))?;
             journal.lock().rules_acked(now());
             Ok(())
         }
@@ -174,7 +172,8 @@ pub(super) fn runtime(plan: &Plan, incarnation: u32, journal: &Shared, now: &Now
         ..RetryPolicy::default()
     };
     let options = HandlerOptions { retry, timeout: Some(TIMEOUT), ..HandlerOptions::default() };
-    let mut builder = Runtime::builder().partitions(plan.partitions);
+    let mut builder =
+        Runtime::builder().partitions(plan.partitions).idle_vqueues_max(plan.idle_vqueues_max);
     if let Some(running_max) = plan.running_max {
         builder = builder.max_running(running_max);
     }
@@ -213,7 +212,7 @@ async fn work(
         }
     }
     if context.attempt() <= spec.failures {
-        guard.how = "fails";
+        guard.how = FAILS;
         match spec.mishap {
             Mishap::Error => return Err(HandlerError::retry("as planned")),
             Mishap::Panic => std::panic::panic_any("as planned".to_owned()),

@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 
-use forebay::{Outcome, Pattern, Timestamp};
+use forebay::{Limits, Outcome, Pattern, Rate, Timestamp};
 
-use super::plan::{Ending, Plan, Spec};
+use super::plan::{ATTEMPTS_MAX, Ending, Plan, Spec};
+
+/// How a handler ends whose entry is tried again, if it may.
+pub(super) const FAILS: &str = "fails";
 
 /// What is known of one entry.
 #[derive(Debug, Default)]
@@ -20,9 +23,15 @@ pub(super) struct Seen {
     pub(super) acked: Option<u64>,
     pub(super) first_start: Option<u64>,
     pub(super) snoozed: u32,
+    /// Attempts that failed.
+    failed: u32,
+    /// An attempt failed, and the next one has not begun.
+    tries_again: bool,
     pub(super) outcome: Option<Outcome>,
     /// Somebody canceled or killed it.
     pub(super) interfered: bool,
+    /// Somebody killed it: its handler may not have been dropped yet when others go on.
+    pub(super) was_killed: bool,
     /// Somebody paused it or its vqueue: it may have lost its turn.
     pub(super) was_paused: bool,
 }
@@ -30,8 +39,10 @@ pub(super) struct Seen {
 /// The rules that may have been in force for a time.
 #[derive(Clone, Debug)]
 struct Regime {
+    /// Since when no others are.
+    since: Option<Timestamp>,
     until: Option<Timestamp>,
-    rules: BTreeMap<&'static str, u32>,
+    rules: BTreeMap<&'static str, Limits>,
 }
 
 /// A handler that runs.
@@ -43,11 +54,15 @@ pub(super) struct Run {
 }
 
 pub(super) struct Journal {
-    specs: Vec<Spec>,
-    running_max: Option<u32>,
+    pub(super) specs: Vec<Spec>,
+    pub(super) running_max: Option<u32>,
+    /// No limiter is ever made anew, and no end of a handler is lost.
+    is_steady: bool,
     latency: Duration,
     pub(super) seen: Vec<Seen>,
-    running: BTreeSet<(Run, u64)>,
+    pub(super) running: BTreeSet<(Run, u64)>,
+    /// Every start of a handler.
+    starts: Vec<(Timestamp, usize)>,
     regimes: Vec<Regime>,
     /// Order of everything that is noted.
     serial: u64,
@@ -64,10 +79,16 @@ impl Shared {
         Self(Arc::new(Mutex::new(Journal {
             specs: plan.specs.clone(),
             running_max: plan.running_max,
+            is_steady: plan.is_quiet && plan.nodes == 1,
             latency: plan.latency(),
             seen: plan.specs.iter().map(|_| Seen::default()).collect(),
             running: BTreeSet::new(),
-            regimes: vec![Regime { until: None, rules: BTreeMap::new() }],
+            starts: Vec::new(),
+            regimes: vec![Regime {
+                since: Some(Timestamp(0)),
+                until: None,
+                rules: BTreeMap::new(),
+            }],
             serial: 0,
             log: Vec::new(),
             violations: Vec::new(),
@@ -86,7 +107,7 @@ impl Journal {
         self.serial
     }
 
-    fn violation(&mut self, now: Timestamp, text: String) {
+    pub(super) fn violation(&mut self, now: Timestamp, text: String) {
         self.note(now, format!("VIOLATION {text}"));
         self.violations.push(text);
     }
@@ -138,15 +159,15 @@ impl Journal {
         &mut self,
         now: Timestamp,
         pattern: &'static str,
-        limit: Option<u32>,
+        limits: Option<Limits>,
     ) {
-        self.note(now, format!("client sets rule {pattern} = {limit:?}"));
+        self.note(now, format!("client sets rule {pattern} = {limits:?}"));
         let mut rules = self.regimes.last().map(|regime| regime.rules.clone()).unwrap_or_default();
-        match limit {
-            Some(limit) => rules.insert(pattern, limit),
+        match limits {
+            Some(limits) => rules.insert(pattern, limits),
             None => rules.remove(pattern),
         };
-        self.regimes.push(Regime { until: None, rules });
+        self.regimes.push(Regime { since: None, until: None, rules });
     }
 
     /// They are in force: those before are not.
@@ -156,6 +177,7 @@ impl Journal {
         for regime in &mut self.regimes[..last] {
             regime.until.get_or_insert(now);
         }
+        self.regimes[last].since.get_or_insert(now);
     }
 
     /// The most that rules allowed a key lately; `None`: unlimited.
@@ -164,8 +186,14 @@ impl Journal {
         let lately = self.regimes.iter().filter(|regime| regime.until.is_none_or(|at| at >= since));
         // Unlimited under any of them is unlimited.
         lately
-            .map(|regime| governing(&regime.rules, key))
+            .map(|regime| governing(&regime.rules, key).and_then(concurrency))
             .try_fold(0, |most, limit| limit.map(|limit| most.max(limit)))
+    }
+
+    /// The rules that are in force for sure, and since when.
+    pub(super) fn in_force(&self) -> Option<(Timestamp, &BTreeMap<&'static str, Limits>)> {
+        let last = self.regimes.last()?;
+        Some((last.since?, &last.rules))
     }
 
     /// A handler starts.
@@ -183,12 +211,16 @@ impl Journal {
             .iter()
             .filter(|(other, _)| other.incarnation == run.incarnation)
             .map(|(other, _)| other.entry)
+            .filter(|other| *other == entry || !self.seen[*other].was_killed)
             .collect();
         if here.contains(&entry) {
             self.violation(now, format!("#{entry} runs twice on one node"));
         }
         self.check_lock(now, entry, &here);
         self.check_limits(now, entry, &here);
+        self.starts.push((now, entry));
+        self.check_rates(now, entry);
+        self.seen[entry].tries_again = false;
         if self.seen[entry].first_start.is_none() {
             self.check_order(now, entry);
             self.seen[entry].first_start = Some(serial);
@@ -205,6 +237,17 @@ impl Journal {
                 self.violation(now, format!("#{entry} runs beside #{other} of the same key"));
             }
         }
+        // A retry keeps the lock, and goes first.
+        let keeps = |other: &usize| {
+            let seen = &self.seen[*other];
+            let is_plain = !seen.interfered && !seen.was_paused;
+            *other != entry && seen.tries_again && is_plain && self.is_same_vqueue(*other, entry)
+        };
+        if self.is_steady
+            && let Some(other) = (0..self.specs.len()).find(keeps)
+        {
+            self.violation(now, format!("#{entry} overtakes #{other}, which tries again"));
+        }
     }
 
     fn check_limits(&mut self, now: Timestamp, entry: usize, here: &[usize]) {
@@ -220,6 +263,30 @@ impl Journal {
                 self.violation(now, text);
             }
         }
+    }
+
+    /// No more start than a full bucket and what has come since let through.
+    fn check_rates(&mut self, now: Timestamp, entry: usize) {
+        let Some((since, rules)) = self.in_force().filter(|_| self.is_steady) else { return };
+        let own = path(&self.specs[entry]);
+        let mut early = Vec::new();
+        for depth in 1..=own.len() {
+            let key = &own[..depth];
+            let Some(rate) = governing(rules, key).and_then(|limits| limits.rate) else { continue };
+            // What started before may have been granted under other rules.
+            let from = since.after(self.latency);
+            let counts = |(at, other): &&(Timestamp, usize)| {
+                *at > from && path(&self.specs[*other]).starts_with(key)
+            };
+            let count = self.starts.iter().filter(counts).count() as u64;
+            let Rate { tokens, period_ms, burst } = rate;
+            let came = (now.0 - since.0) * u64::from(tokens) / period_ms;
+            let most = u64::from(burst) + came + 1;
+            if count > most {
+                early.push(format!("#{entry} is start {count} under {key:?}, {most} may be"));
+            }
+        }
+        early.into_iter().for_each(|text| self.violation(now, text));
     }
 
     /// Entries of one key without a time of their own start in the order in which they
@@ -247,7 +314,7 @@ impl Journal {
         }
     }
 
-    fn is_same_vqueue(&self, one: usize, other: usize) -> bool {
+    pub(super) fn is_same_vqueue(&self, one: usize, other: usize) -> bool {
         let name = |entry: usize| {
             let spec = &self.specs[entry];
             (spec.scope, spec.limit_key, spec.key)
@@ -273,6 +340,11 @@ impl Journal {
         let entry = run.entry;
         self.note(now, format!("handler of #{entry} on {} {how}", run.incarnation));
         self.running.remove(&(run, token));
+        if how == FAILS {
+            let seen = &mut self.seen[entry];
+            seen.failed += 1;
+            seen.tries_again = seen.failed < ATTEMPTS_MAX;
+        }
     }
 
     pub(super) fn running(&self) -> usize {
@@ -280,15 +352,19 @@ impl Journal {
     }
 }
 
-fn path(spec: &Spec) -> Vec<&'static str> {
+pub(super) fn path(spec: &Spec) -> Vec<&'static str> {
     let limit_key = spec.limit_key.unwrap_or_default();
     spec.scope.into_iter().chain(limit_key.split('/').filter(|part| !part.is_empty())).collect()
 }
 
 /// The limit of the rule that governs a key: of those that match, the one that is exact
 /// further to the left.
-fn governing(rules: &BTreeMap<&'static str, u32>, key: &[&str]) -> Option<u32> {
-    let parsed = rules.iter().filter_map(|(text, limit)| Some((text.parse().ok()?, limit)));
+pub(super) fn governing(rules: &BTreeMap<&'static str, Limits>, key: &[&str]) -> Option<Limits> {
+    let parsed = rules.iter().filter_map(|(text, limits)| Some((text.parse().ok()?, limits)));
     let matching = parsed.filter(|(pattern, _): &(Pattern, _)| pattern.matches(key));
-    matching.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, limit)| *limit)
+    matching.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, limits)| *limits)
+}
+
+pub(super) fn concurrency(limits: Limits) -> Option<u32> {
+    limits.concurrency.map(u32::from)
 }

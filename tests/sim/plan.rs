@@ -4,12 +4,14 @@
 
 use std::time::Duration;
 
-use forebay::testkit::SeededRandom;
+use forebay::{Limits, Rate, testkit::SeededRandom};
 
 /// When the last command is given, in milliseconds of virtual time.
 pub(super) const SPAN_MS: u64 = 12_000;
 /// Most entries of one run.
 const ENTRIES_MAX: usize = 48;
+/// Most entries of a run in which few vqueues have many each.
+const CROWD_MAX: usize = 150;
 /// Attempts that a handler may fail before the entry is a dead letter.
 pub(super) const ATTEMPTS_MAX: u32 = 4;
 
@@ -55,7 +57,7 @@ pub(super) enum Ask {
     Resume(usize),
     PauseVQueue(usize),
     ResumeVQueue(usize),
-    SetRule(&'static str, u32),
+    SetRule(&'static str, Limits),
     DropRule(&'static str),
     Explain(usize),
 }
@@ -77,6 +79,10 @@ pub(super) enum Fault {
     Lead { partition: u32 },
     /// The leader is to stop.
     StepDown { partition: u32, within_ms: u64 },
+    /// Those who led before write everything once more.
+    Stale { partition: u32 },
+    /// The next ends of handlers are told late, or late once more.
+    EndsLate { ms: u64, again: bool },
     /// A node goes down in order and starts again.
     Shutdown { after_ms: u64, drain_ms: u64 },
 }
@@ -90,13 +96,20 @@ pub(super) enum Event {
 /// Everything about one run.
 #[derive(Debug)]
 pub(super) struct Plan {
+    /// Nothing goes wrong.
+    pub(super) is_quiet: bool,
+    /// Nothing goes wrong nor takes any time: what is known outside is what is true.
+    pub(super) is_clear: bool,
     pub(super) partitions: u32,
     /// More than one share a log.
     pub(super) nodes: usize,
     pub(super) running_max: Option<u32>,
+    /// How many vqueues without work stay in memory.
+    pub(super) idle_vqueues_max: usize,
     pub(super) log_delay_ms: u64,
     pub(super) log_twice: usize,
     pub(super) scans_late: usize,
+    pub(super) scan_delay_ms: u64,
     pub(super) scans_fail: usize,
     pub(super) specs: Vec<Spec>,
     /// By time.
@@ -109,11 +122,15 @@ const KEYS: [&str; 3] = ["k1", "k2", "k3"];
 /// Patterns that rules are made for.
 pub(super) const PATTERNS: [&str; 7] = ["red", "*", "red/*", "*/*", "green/a", "*/*/*", "blue/a/x"];
 
-struct Draw<'a>(&'a mut SeededRandom);
+struct Draw<'a> {
+    random: &'a mut SeededRandom,
+    /// Few vqueues have many entries each: more than a vqueue caches.
+    is_crowded: bool,
+}
 
 impl Draw<'_> {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0.next_u64() % bound
+        self.random.next_u64() % bound
     }
 
     /// So many of 100 times.
@@ -122,13 +139,30 @@ impl Draw<'_> {
     }
 
     fn one_of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.0.below(all.len())]
+        all[self.random.below(all.len())]
+    }
+
+    /// What rules say.
+    fn limits(&mut self) -> Limits {
+        let concurrency = Limits::concurrency(1 + self.below(3) as u32);
+        let burst = 1 + self.below(4) as u32;
+        let rate = Some(Rate { tokens: 8 + self.below(30) as u32, period_ms: 1_000, burst });
+        match self.below(10) {
+            0 => Limits { rate, ..Limits::default() },
+            1 => Limits { rate, ..concurrency },
+            _ => concurrency,
+        }
     }
 
     fn spec(&mut self, number: usize) -> Spec {
-        let scope = self.percent(85).then(|| self.one_of(&SCOPES));
-        let limit_key =
-            if scope.is_some() && self.percent(70) { Some(self.one_of(&LIMIT_KEYS)) } else { None };
+        let (scopes, keyed) = if self.is_crowded { (1, 30) } else { (SCOPES.len(), 50) };
+        let scope = self.percent(85).then(|| self.one_of(&SCOPES[..scopes]));
+        let limit_key = match scope {
+            Some(_) if !self.is_crowded && self.percent(70) => Some(self.one_of(&LIMIT_KEYS)),
+            _ => None,
+        };
+        let keys = if self.is_crowded { 1 } else { KEYS.len() };
+        let works_ms_max = if self.is_crowded { 60 } else { 400 };
         let ending = match self.below(10) {
             0 => Ending::Terminal,
             1 => Ending::Exhausted,
@@ -142,19 +176,19 @@ impl Draw<'_> {
         Spec {
             scope,
             limit_key,
-            key: self.percent(50).then(|| self.one_of(&KEYS)),
+            key: self.percent(keyed).then(|| self.one_of(&KEYS[..keys])),
             delay_ms: self.percent(20).then(|| self.below(6_000)),
             idempotency_key: self.percent(10).then(|| format!("once-{number}")),
             failures,
             mishap: self.one_of(&[Mishap::Error, Mishap::Error, Mishap::Panic, Mishap::Timeout]),
             snoozes: if self.percent(10) { 1 + self.below(2) as u32 } else { 0 },
-            works_ms: if self.percent(40) { 0 } else { self.below(400) },
+            works_ms: if self.percent(40) { 0 } else { self.below(works_ms_max) },
             ending,
         }
     }
 
     fn ask(&mut self, known: usize) -> Ask {
-        let entry = self.0.below(known);
+        let entry = self.random.below(known);
         match self.below(20) {
             0..=2 => Ask::Attach(entry),
             3 => Ask::Cancel(entry),
@@ -163,7 +197,7 @@ impl Draw<'_> {
             7 | 8 => Ask::Resume(entry),
             9 => Ask::PauseVQueue(entry),
             10 => Ask::ResumeVQueue(entry),
-            11..=14 => Ask::SetRule(self.one_of(&PATTERNS), 1 + self.below(3) as u32),
+            11..=14 => Ask::SetRule(self.one_of(&PATTERNS), self.limits()),
             15 => Ask::DropRule(self.one_of(&PATTERNS)),
             // Asked again: nothing may be added.
             16 | 17 => Ask::Enqueue(vec![entry]),
@@ -173,14 +207,16 @@ impl Draw<'_> {
 
     fn fault(&mut self, partitions: u32, nodes: usize) -> Fault {
         let partition = self.below(partitions.into()) as u32;
-        match self.below(16) {
+        match self.below(18) {
             0..=2 => Fault::Crash { after_ms: self.below(1_500) },
-            3 => Fault::LogFails { nth: 1 + self.below(4), kind: self.0.below(5) },
-            4 => Fault::StoreFails { nth: 1 + self.below(4), kind: self.0.below(4) },
-            5..=9 => Fault::Kill { actor: self.0.next_u64() },
+            3 => Fault::LogFails { nth: 1 + self.below(4), kind: self.random.below(5) },
+            4 => Fault::StoreFails { nth: 1 + self.below(4), kind: self.random.below(4) },
+            5..=9 => Fault::Kill { actor: self.random.next_u64() },
             10 => Fault::Fence { partition },
             11 | 12 if nodes > 1 => Fault::Lead { partition },
             11..=13 => Fault::StepDown { partition, within_ms: self.below(400) },
+            16 => Fault::Stale { partition },
+            17 => Fault::EndsLate { ms: self.below(3_000), again: self.percent(50) },
             14 => Fault::Shutdown { after_ms: self.below(500), drain_ms: self.below(500) },
             _ => Fault::Lead { partition },
         }
@@ -189,15 +225,18 @@ impl Draw<'_> {
 
 impl Plan {
     pub(super) fn new(random: &mut SeededRandom) -> Self {
-        let mut draw = Draw(random);
+        let mut draw = Draw { random, is_crowded: false };
+        draw.is_crowded = draw.percent(25);
+        let is_clear = draw.percent(15);
         let partitions = 1 + draw.below(2) as u32;
-        let nodes = if draw.percent(40) { 2 } else { 1 };
-        let count = 8 + draw.0.below(ENTRIES_MAX - 8);
+        let nodes = if draw.percent(40) && !is_clear { 2 } else { 1 };
+        let most = if draw.is_crowded { CROWD_MAX } else { ENTRIES_MAX };
+        let count = 8 + draw.random.below(most - 8);
         let specs: Vec<Spec> = (0..count).map(|number| draw.spec(number)).collect();
         let mut events = Vec::new();
         let mut known = 0;
         while known < count {
-            let share = if draw.percent(20) { 1 + draw.0.below(8) } else { 1 };
+            let share = if draw.percent(20) { 1 + draw.random.below(8) } else { 1 };
             let share = share.min(count - known);
             events.push((
                 draw.below(SPAN_MS),
@@ -205,25 +244,31 @@ impl Plan {
             ));
             known += share;
         }
-        for _ in 0..draw.below(40) {
+        let asks = if draw.is_crowded { 160 } else { 40 };
+        for _ in 0..draw.below(asks) {
             events.push((draw.below(SPAN_MS), Event::Ask(draw.ask(count))));
         }
         // A third of the runs is quiet: there, nothing hides a wake-up that is lost.
-        let faults = if draw.percent(33) { 0 } else { draw.below(8) };
+        let faults = if draw.percent(33) || is_clear { 0 } else { draw.below(8) };
         for _ in 0..faults {
             let fault = draw.fault(partitions, nodes);
-            let node = draw.0.below(nodes);
+            let node = draw.random.below(nodes);
             events.push((500 + draw.below(SPAN_MS - 500), Event::Fault { node, fault }));
         }
         events.sort_by_key(|(at, _)| *at);
+        let scans_late = if draw.is_crowded { 80 } else { 50 };
         Self {
+            is_quiet: faults == 0,
+            is_clear,
             partitions,
             nodes,
+            idle_vqueues_max: if draw.percent(50) { draw.random.below(3) } else { 1_000 },
             running_max: draw.percent(30).then(|| 1 + draw.below(5) as u32),
-            log_delay_ms: if draw.percent(50) { 0 } else { 1 + draw.below(60) },
-            log_twice: if draw.percent(70) { 0 } else { 10 },
-            scans_late: if draw.percent(50) { 0 } else { 50 },
-            scans_fail: if draw.percent(70) { 0 } else { 20 },
+            log_delay_ms: if draw.percent(50) || is_clear { 0 } else { 1 + draw.below(60) },
+            log_twice: if draw.percent(70) || is_clear { 0 } else { 10 },
+            scans_late: if draw.percent(50) || is_clear { 0 } else { scans_late },
+            scan_delay_ms: if draw.is_crowded { 400 } else { 30 },
+            scans_fail: if draw.percent(70) || is_clear { 0 } else { 20 },
             specs,
             events,
         }

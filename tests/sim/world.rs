@@ -8,7 +8,9 @@ use std::{
 
 use forebay::{
     Drain, PartitionId, Runtime, SharedLog, Timestamp,
-    testkit::{Disk, LogFault, SeededRandom, Sim, SiteId, StoreFault, TaskHandle, Weather, launch},
+    testkit::{
+        Disk, LogFault, Script, SeededRandom, Sim, SiteId, StoreFault, TaskHandle, Weather, launch,
+    },
 };
 use forebay_actors::sim::Host;
 use forebay_messages::Epoch;
@@ -23,6 +25,8 @@ use super::{
 const TICK_MS: u64 = 50;
 /// Virtual time within which everything must come to its end, in milliseconds.
 const QUIET_WITHIN_MS: u64 = 120_000;
+/// How often what is paused is resumed in the calm: a client may have paused it since.
+const RESUME_EVERY_MS: u64 = 20_000;
 /// How long a stopped node is left alone, in milliseconds.
 const REPAIR_MS: u64 = 300;
 
@@ -132,7 +136,12 @@ impl World {
         self.go_on(SPAN_MS).await?;
         self.calm();
         let by = self.elapsed() + QUIET_WITHIN_MS;
+        let mut resume_at = self.elapsed() + RESUME_EVERY_MS;
         while !self.is_done() {
+            if self.elapsed() >= resume_at {
+                resume_at += RESUME_EVERY_MS;
+                self.resume_all();
+            }
             if self.elapsed() > by {
                 return Err(format!("not everything came to its end:\n{}", self.left().await));
             }
@@ -151,6 +160,10 @@ impl World {
             let at = Timestamp(self.start.0 + next);
             self.sim.run(std::future::pending::<()>(), at).await;
             self.journal.lock().check_at_rest(self.sim.now());
+            if let Some(panic) = self.sim.panics().first() {
+                return Err(format!("an actor panicked: {panic}"));
+            }
+            self.explain_one().await?;
             if let Some(text) = self.journal.lock().violations.first() {
                 return Err(text.clone());
             }
@@ -160,11 +173,32 @@ impl World {
         }
     }
 
+    /// What the runtime says of an entry is what was seen of it.
+    async fn explain_one(&mut self) -> Result<(), String> {
+        let Some((_, runtime)) = self.nodes[0].up().filter(|_| self.plan.is_clear) else {
+            return Ok(());
+        };
+        let known: Vec<usize> = self.journal.lock().known().collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let number = known[self.random.below(known.len())];
+        let id = clients::id_of(&self.plan.specs[number], number);
+        let now = self.sim.now();
+        match self.sim.run(runtime.explain(id), now).await {
+            Some(Ok(Some(view))) => self.journal.lock().explained(now, number, &view),
+            other => return Err(format!("#{number} is not explained: {other:?}")),
+        }
+        Ok(())
+    }
+
     fn take(&mut self, ask: Ask) {
         match ask {
             Ask::SetRule(..) | Ask::DropRule(_) => return self.rules.push_back(ask),
-            Ask::Cancel(number) | Ask::Kill(number) => {
-                self.journal.lock().seen[number].interfered = true;
+            Ask::Cancel(number) => self.journal.lock().seen[number].interfered = true,
+            Ask::Kill(number) => {
+                let seen = &mut self.journal.lock().seen[number];
+                (seen.interfered, seen.was_killed) = (true, true);
             }
             Ask::Pause(number) => self.journal.lock().seen[number].was_paused = true,
             _ => {}
@@ -182,12 +216,12 @@ impl World {
             |client: &Client| matches!(client.what, What::Ask(Ask::SetRule(..) | Ask::DropRule(_)));
         let busy = self.clients.iter().any(|client| in_rules(client) && !is_done(client));
         if !busy && let Some(ask) = self.rules.pop_front() {
-            let (pattern, limit) = match &ask {
-                Ask::SetRule(pattern, limit) => (*pattern, Some(*limit)),
+            let (pattern, limits) = match &ask {
+                Ask::SetRule(pattern, limits) => (*pattern, Some(*limits)),
                 Ask::DropRule(pattern) => (*pattern, None),
                 _ => unreachable!("rules only"),
             };
-            self.journal.lock().rules_asked(self.sim.now(), pattern, limit);
+            self.journal.lock().rules_asked(self.sim.now(), pattern, limits);
             self.add(What::Ask(ask));
         }
         let up: Vec<(Host, Runtime)> = self.nodes.iter().filter_map(Node::up).collect();
@@ -258,7 +292,7 @@ impl World {
             site,
             Weather {
                 scans_late_percent: self.plan.scans_late,
-                scan_delay_ms_max: 30,
+                scan_delay_ms_max: self.plan.scan_delay_ms,
                 scans_fail_percent: self.plan.scans_fail,
             },
         );
@@ -319,6 +353,18 @@ impl World {
                 // A log that has crashed cannot be fenced.
                 let _ = disk.log().fence(partition, epoch);
             }
+            Fault::Stale { partition } => {
+                let own = self.nodes[index].life.as_ref().map(|life| life.site);
+                let Some(log) = self.shared.as_ref().map(|(log, _)| *log).or(own) else { return };
+                // A log that has crashed cannot be read.
+                let replayed = self.sim.replay_stale(log, PartitionId(partition));
+                self.note(format!("{replayed:?} records of earlier epochs are written again"));
+            }
+            Fault::EndsLate { ms, again } => {
+                let script = if again { Script::replay } else { Script::delay };
+                let script = script("partition", "Ended", Duration::from_millis(ms));
+                self.sim.script(script.times(2));
+            }
             Fault::Lead { partition } => self.add(What::Lead(partition)),
             Fault::StepDown { partition, within_ms } => {
                 let Some((host, runtime)) = self.nodes[index].up() else { return };
@@ -368,17 +414,24 @@ impl World {
                 *at = 0;
             }
         }
-        let asked: Vec<usize> = {
-            let journal = self.journal.lock();
-            (0..journal.seen.len()).filter(|number| journal.seen[*number].asked.is_some()).collect()
-        };
-        for number in asked {
-            self.add(What::Ask(Ask::Resume(number)));
-            self.add(What::Ask(Ask::ResumeVQueue(number)));
-            self.add(What::Ask(Ask::Attach(number)));
-        }
+        self.resume_all();
+        let asked: Vec<usize> = self.journal.lock().known_or_asked().collect();
+        asked.into_iter().for_each(|number| self.add(What::Ask(Ask::Attach(number))));
         for partition in 0..self.plan.partitions {
             self.add(What::Lead(partition));
+        }
+    }
+
+    /// Resumes everything whose end is not known.
+    fn resume_all(&mut self) {
+        let unfinished: Vec<usize> = {
+            let journal = self.journal.lock();
+            let is_unfinished = |number: &usize| journal.seen[*number].outcome.is_none();
+            journal.known_or_asked().filter(is_unfinished).collect()
+        };
+        for number in unfinished {
+            self.add(What::Ask(Ask::Resume(number)));
+            self.add(What::Ask(Ask::ResumeVQueue(number)));
         }
     }
 

@@ -15,6 +15,7 @@
 //!    decision is answered, and then the limiter's lock takes over.
 //! 4. While a stored entry may run, an `Acquire`, a refill, a timer or an unanswered
 //!    decision is outstanding: a vqueue is never stuck.
+//! 5. A row whose removal was told while a scan ran is not taken from that scan.
 //!
 //! Relies on the limiter for the lock: a permit of a vqueue with a lock always holds
 //! that lock. `Take` waits until it is free; `Held(entry)` until it is free or kept
@@ -25,6 +26,7 @@
 
 mod check;
 mod effect;
+mod gone;
 mod settle;
 
 use std::time::Duration;
@@ -37,6 +39,7 @@ use forebay_messages::{
 use crate::{Machine, inbox::Inbox};
 
 pub use effect::{Rest, VQueueEffect};
+use gone::Gone;
 
 /// How many decisions may be unanswered before a vqueue stops asking for permits.
 pub const DISPATCHED_MAX: usize = 1_024;
@@ -90,6 +93,8 @@ pub struct VQueue {
     failures: u32,
     /// The rest that was last told with `Idle`, while it lasts.
     hinted: Option<Rest>,
+    /// Guarantee 5, where assertions are on.
+    gone: Gone,
 }
 
 impl VQueue {
@@ -122,6 +127,7 @@ impl VQueue {
             retry_at: None,
             failures: 0,
             hinted: None,
+            gone: Gone::default(),
         }
     }
 
@@ -164,8 +170,14 @@ impl VQueue {
     fn on_notify(&mut self, changes: &[InboxChange]) {
         for change in changes {
             match change {
-                InboxChange::Enqueued(key) => self.inbox.enqueue(*key),
-                InboxChange::Removed(key) => self.inbox.remove(*key),
+                InboxChange::Enqueued(key) => {
+                    self.gone.forget(*key);
+                    self.inbox.enqueue(*key);
+                }
+                InboxChange::Removed(key) => {
+                    self.gone.add(*key, &self.inbox);
+                    self.inbox.remove(*key);
+                }
             }
         }
     }
@@ -190,6 +202,7 @@ impl VQueue {
         if !self.inbox.refill_done(done) {
             return;
         }
+        self.gone.end_scan(&self.inbox);
         if done.rows.is_empty() && !done.reached_end {
             // A scan that read nothing brings nothing forward: do not spin on it.
             self.back_off(now);

@@ -27,7 +27,10 @@ impl VQueue {
         }
         self.retry_at = None;
         let is_wanted = !self.config.paused && self.inbox.wants_refill();
-        is_wanted.then(|| self.inbox.start_refill(self.config.id))
+        is_wanted.then(|| {
+            self.gone.start_scan();
+            self.inbox.start_refill(self.config.id)
+        })
     }
 
     /// One `Acquire` is outstanding at a time. It is replaced only when the head

@@ -1,0 +1,126 @@
+//! What `explain` says, against what clients and handlers have seen.
+//!
+//! Must always hold: it is asked only when nothing is left to do now, in runs in which
+//! nothing goes wrong and writes take no time. Must not know: how anything is counted
+//! inside.
+
+use std::collections::BTreeSet;
+
+use forebay::{
+    EntryId, Timestamp,
+    explain::{ExplainView, Reason},
+};
+
+use super::{
+    clients::id_of,
+    journal::{Journal, concurrency, governing, path},
+};
+
+/// A level that is full: key, how many run, how many may.
+type Full = (String, u32, u32);
+
+impl Journal {
+    /// Entries that are stored, as far as clients were told.
+    pub(super) fn known(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.seen.len()).filter(|number| self.seen[*number].acked.is_some())
+    }
+
+    /// Checks what was said of an entry.
+    pub(super) fn explained(&mut self, now: Timestamp, entry: usize, view: &ExplainView) {
+        let wrong = self.disagreements(now, entry, view);
+        for text in wrong {
+            let said = format!("#{entry} is explained wrongly: {text}: {view:?}");
+            self.violation(now, said);
+        }
+    }
+
+    fn disagreements(&self, now: Timestamp, entry: usize, view: &ExplainView) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut demand = |holds: bool, text: &str| {
+            if !holds {
+                wrong.push(text.to_owned());
+            }
+        };
+        let runs = self.running.iter().any(|(run, _)| run.entry == entry);
+        let stage = &*view.entry.stage;
+        demand(runs == (stage == "running"), "its handler runs, or not");
+        demand(self.seen[entry].outcome.is_none() || stage == "finished", "its end was told");
+        demand(stage != "paused" || self.seen[entry].was_paused, "nobody paused it");
+        if stage != "inbox" {
+            return wrong;
+        }
+        demand(!view.blocked_by.is_empty(), "it waits for nothing");
+        let reasons: Vec<&Reason> = view.blocked_by.iter().map(|block| &block.reason).collect();
+        let has = |found: fn(&Reason) -> bool| reasons.iter().any(|reason| found(reason));
+
+        // Rules and usage, counted again.
+        if let Some(expected) = self.full(entry) {
+            let said: BTreeSet<Full> =
+                reasons.iter().filter_map(|reason| full_of(reason)).collect();
+            demand(said == expected, &format!("full are {expected:?}"));
+        }
+        let all = self.running.len() as u32;
+        let used_up = self.running_max.is_some_and(|max| all >= max);
+        let says_capacity = has(|reason| matches!(reason, Reason::Capacity { .. }));
+        demand(used_up == says_capacity, &format!("{all} of {:?} run", self.running_max));
+        for block in &view.blocked_by {
+            demand(block.since.is_none_or(|since| since <= now.0), "it began in the future");
+        }
+
+        // Its vqueue: who goes first, who has the lock.
+        let mates: Vec<usize> = self
+            .known_or_asked()
+            .filter(|other| *other != entry && self.is_same_vqueue(*other, entry))
+            .filter(|other| self.seen[*other].outcome.is_none())
+            .collect();
+        let ahead = view.ahead.unwrap_or(u64::MAX);
+        demand(ahead <= mates.len() as u64, &format!("{} may go first", mates.len()));
+        demand((ahead > 0) == has(|reason| matches!(reason, Reason::Behind { .. })), "its place");
+        let has_key = self.specs[entry].key.is_some();
+        let mate_runs =
+            mates.iter().any(|mate| self.running.iter().any(|(run, _)| run.entry == *mate));
+        let locked = has(|reason| matches!(reason, Reason::Lock { .. }));
+        demand(!(has_key && mate_runs) || locked, "one of its key runs");
+        demand(has_key || !locked, "it has no key");
+        for reason in reasons {
+            if let Reason::Lock { holder } = reason {
+                let is_mate = |id: EntryId| mates.iter().any(|mate| self.id(*mate) == id);
+                demand(holder.is_some_and(is_mate), "nobody of its key holds the lock");
+            }
+            if let Reason::RunAt { run_at } = reason {
+                demand(*run_at > now.0, "its time has come");
+            }
+        }
+        wrong
+    }
+
+    fn id(&self, entry: usize) -> EntryId {
+        id_of(&self.specs[entry], entry)
+    }
+
+    /// Entries that somebody asked to store.
+    pub(super) fn known_or_asked(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.seen.len()).filter(|number| self.seen[*number].asked.is_some())
+    }
+
+    /// The levels of an entry that are full; nothing while rules are changed.
+    fn full(&self, entry: usize) -> Option<BTreeSet<Full>> {
+        let (_, rules) = self.in_force()?;
+        let own = path(&self.specs[entry]);
+        let levels = (1..=own.len()).filter_map(|depth| {
+            let key = &own[..depth];
+            let limit = governing(rules, key).and_then(concurrency)?;
+            let under = |run: usize| path(&self.specs[run]).starts_with(key);
+            let usage = self.running.iter().filter(|(run, _)| under(run.entry)).count() as u32;
+            (usage >= limit).then(|| (key.join("/"), usage, limit))
+        });
+        Some(levels.collect())
+    }
+}
+
+fn full_of(reason: &Reason) -> Option<Full> {
+    match reason {
+        Reason::Concurrency { key, usage, limit, .. } => Some((key.clone(), *usage, *limit)),
+        _ => None,
+    }
+}
