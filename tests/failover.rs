@@ -111,7 +111,8 @@ async fn a_replica_that_is_told_to_lead_takes_over_with_the_limits_in_force() {
     let second = member(&log, 1, &ran, Candidacy::Never).await;
     first.rules().upsert("tenant-a", Limits::concurrency(3)).await.unwrap();
     let mut entries = Vec::new();
-    for _ in 0..150 {
+    // Enough for the first one not to be done before it is deposed, however late that is.
+    for _ in 0..900 {
         entries.push(first.enqueue(work(3)).await.unwrap());
     }
     until("it is under way", || ran.by[0].load(Ordering::SeqCst) > 20).await;

@@ -4,12 +4,18 @@
 //! the end of an attempt is reported once, unless it was aborted; a panic in a handler
 //! is a failed attempt. Must not know: limits, vqueues, the log.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     future::Future,
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -106,6 +112,8 @@ struct Running {
 
 struct Shared {
     running: DashMap<EntryId, Running>,
+    /// Attempts that were forgotten and whose ends are not told yet.
+    ending: AtomicUsize,
     idle: Notify,
 }
 
@@ -130,7 +138,11 @@ impl Executor {
         clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
-        let shared = Arc::new(Shared { running: DashMap::new(), idle: Notify::new() });
+        let shared = Arc::new(Shared {
+            running: DashMap::new(),
+            ending: AtomicUsize::new(0),
+            idle: Notify::new(),
+        });
         Self { runtime: runtime.into(), handlers, clock, random: Arc::new(random), shared }
     }
 
@@ -146,13 +158,13 @@ impl Executor {
         self.shared.running.len()
     }
 
-    /// Waits until nothing runs. Cancel-safe.
+    /// Waits until nothing runs and every end was told. Cancel-safe.
     pub async fn idle(&self) {
         loop {
             let notified = self.shared.idle.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
-            if self.shared.running.is_empty() {
+            if self.shared.is_idle() {
                 return;
             }
             notified.await;
@@ -191,12 +203,19 @@ impl Executor {
 }
 
 impl Shared {
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.ending.load(Ordering::Acquire) == 0
+    }
+
+    fn tell_if_idle(&self) {
+        if self.is_idle() {
+            self.idle.notify_waiters();
+        }
+    }
+
     /// Forgets an attempt; `None` when another one (or none) is known by then.
     fn forget(&self, entry: EntryId, token: AttemptToken) -> Option<Running> {
         let forgotten = self.running.remove_if(&entry, |_, running| running.token == token);
-        if forgotten.is_some() && self.running.is_empty() {
-            self.idle.notify_waiters();
-        }
         forgotten.map(|(_, running)| running)
     }
 }
@@ -261,10 +280,13 @@ impl Executor {
         self.shared.running.insert(entry, running);
         let future = Box::pin(async move {
             let ended = attempt(handler, context, payload, timeout, &random, now).await;
+            shared.ending.fetch_add(1, Ordering::AcqRel);
             if let Some(running) = shared.forget(entry, token) {
                 let ended = running.end(ended, clock.now());
                 reply_to.send(PartitionInput::Ended { entry, token, ended });
             }
+            shared.ending.fetch_sub(1, Ordering::AcqRel);
+            shared.tell_if_idle();
         });
         Some(Prepared { entry, token, future })
     }
@@ -348,6 +370,7 @@ impl Execute for Executor {
             }
             drop(running);
             self.shared.forget(entry, token);
+            self.shared.tell_if_idle();
         }
     }
 }

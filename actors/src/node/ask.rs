@@ -140,6 +140,9 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub async fn attach_all(&self, entries: &[EntryId]) -> Result<Vec<Option<Outcome>>, NodeError> {
+        if let [entry] = entries {
+            return Ok(vec![self.attach(*entry).await?]);
+        }
         let mut shares: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
             shares.entry(self.route(entry.partition_key)?).or_default().push(index);

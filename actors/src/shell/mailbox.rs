@@ -108,3 +108,75 @@ impl<M: Machine> Mailbox<M> {
         drop(left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use forebay_messages::Timestamp;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Idle;
+
+    impl Machine for Idle {
+        type Input = usize;
+        type Effect = ();
+
+        fn step(&mut self, _: Timestamp, _: usize, _: &mut Vec<()>) {}
+    }
+
+    fn numbers(mail: &mut VecDeque<Mail<Idle>>) -> Vec<usize> {
+        let number = |mail| match mail {
+            Mail::Input(number) => number,
+            Mail::Look(_) => panic!("nobody looks"),
+        };
+        mail.drain(..).map(number).collect()
+    }
+
+    #[test]
+    fn the_first_who_finds_it_asleep_wakes_it() {
+        let (mailbox, mut taken) = (Mailbox::<Idle>::default(), VecDeque::new());
+        for _ in 0..2 {
+            let puts: Vec<_> = (0..3).map(|number| mailbox.put(Mail::Input(number))).collect();
+            assert_eq!(puts, [Put::Wake, Put::Fine, Put::Fine]);
+            assert!(mailbox.take(&mut taken, false));
+            assert_eq!(
+                mailbox.put(Mail::Input(3)),
+                Put::Fine,
+                "it is awake until it finds nothing"
+            );
+            assert_eq!(numbers(&mut taken), [0, 1, 2]);
+            assert!(mailbox.take(&mut taken, false));
+            assert_eq!(numbers(&mut taken), [3]);
+            assert!(!mailbox.take(&mut taken, false));
+        }
+    }
+
+    #[test]
+    fn a_flood_leaves_little_memory() {
+        for (is_one_of_many, kept_max) in [(false, KEPT_MAX), (true, 0)] {
+            let (mailbox, mut taken) = (Mailbox::<Idle>::default(), VecDeque::new());
+            for number in 0..3 * KEPT_MAX {
+                mailbox.put(Mail::Input(number));
+            }
+            assert!(mailbox.take(&mut taken, is_one_of_many));
+            assert_eq!(numbers(&mut taken).len(), 3 * KEPT_MAX);
+            mailbox.put(Mail::Input(0));
+            assert!(mailbox.take(&mut taken, is_one_of_many));
+            taken.clear();
+            assert!(!mailbox.take(&mut taken, is_one_of_many));
+            assert!(taken.capacity() <= kept_max, "{}", taken.capacity());
+            assert!(mailbox.state().mail.capacity() <= kept_max);
+        }
+    }
+
+    #[test]
+    fn what_comes_too_late_is_refused_and_what_lies_there_is_dropped() {
+        let mailbox = Mailbox::<Idle>::default();
+        mailbox.put(Mail::Input(1));
+        mailbox.close();
+        assert!(mailbox.is_empty());
+        assert_eq!(mailbox.put(Mail::Input(2)), Put::Refused);
+        assert!(mailbox.pop().is_none());
+    }
+}

@@ -1,0 +1,167 @@
+//! Many handlers started together: each runs once, ends are told once, nobody holds up
+//! others, and what was aborted does not start.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use forebay_messages::{Epoch, VQueueName};
+
+use super::*;
+use crate::shell::WallClock;
+
+/// What a handler does is written in the payload.
+#[derive(Default)]
+struct Script {
+    calls: AtomicUsize,
+    go: Arc<Notify>,
+    /// How many block their threads, and the most there were.
+    blocking: Arc<(AtomicUsize, AtomicUsize)>,
+}
+
+impl Handler for Arc<Script> {
+    fn call(&self, _: AttemptContext, payload: Bytes) -> HandlerFuture {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let (go, blocking) = (Arc::clone(&self.go), Arc::clone(&self.blocking));
+        Box::pin(async move {
+            match &payload[..] {
+                b"wait" => go.notified().await,
+                b"block" => {
+                    let now = blocking.0.fetch_add(1, Ordering::SeqCst) + 1;
+                    blocking.1.fetch_max(now, Ordering::SeqCst);
+                    std::thread::sleep(Duration::from_millis(20));
+                    blocking.0.fetch_sub(1, Ordering::SeqCst);
+                }
+                b"panic" => panic!("as asked"),
+                _ => {}
+            }
+            AttemptEnd::Success(payload)
+        })
+    }
+}
+
+struct Bench {
+    script: Arc<Script>,
+    executor: Executor,
+    told: Arc<Mutex<Vec<(u64, AttemptEnd)>>>,
+    reply_to: Ref<PartitionInput>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let script = Arc::new(Script::default());
+        let handler: Arc<dyn Handler> = Arc::new(Arc::clone(&script));
+        let handlers = HashMap::from([("work".to_owned(), handler)]);
+        let runtime = tokio::runtime::Handle::current();
+        let executor = Executor::new(runtime, handlers, Arc::new(WallClock), || 0);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&told);
+        let reply_to = Ref::new(move |input| {
+            let PartitionInput::Ended { token, ended, .. } = input else { return false };
+            heard.lock().unwrap().push((token.seq, ended));
+            true
+        });
+        Self { script, executor, told, reply_to }
+    }
+
+    fn run_many(&self, payloads: &[&'static str]) {
+        let run = |(number, payload): (usize, &&'static str)| {
+            let run = RunAttempt {
+                entry: entry(number),
+                name: Arc::new(VQueueName::service("work")),
+                token: token(number),
+                attempt: 1,
+                last_failure: ByteString::new(),
+                attempts_max: 1,
+            };
+            (run, Bytes::from_static(payload.as_bytes()))
+        };
+        let runs = payloads.iter().enumerate().map(run).collect();
+        self.executor.run_many(runs, &self.reply_to);
+    }
+
+    /// Those that have ended, by number, and how many of them did well.
+    fn ends(&self) -> (Vec<u64>, usize) {
+        let told = self.told.lock().unwrap();
+        let mut numbers: Vec<_> = told.iter().map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
+        let well = told.iter().filter(|(_, ended)| matches!(ended, AttemptEnd::Success(_)));
+        (numbers, well.count())
+    }
+}
+
+fn entry(number: usize) -> EntryId {
+    let mut uuid = [0; 16];
+    uuid[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    EntryId { partition_key: PartitionKey(number as u64), uuid }
+}
+
+fn token(number: usize) -> AttemptToken {
+    AttemptToken { epoch: Epoch(1), seq: number as u64 }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_of_many_run_once_and_are_told_once() {
+    let bench = Bench::new();
+    let payloads: Vec<_> = (0..100)
+        .map(|number| match number % 10 {
+            3 => "wait",
+            5 => "panic",
+            7 if number < 30 => "block",
+            _ => "",
+        })
+        .collect();
+    bench.run_many(&payloads);
+    while bench.executor.running() > 10 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let (numbers, _) = bench.ends();
+    let waits = |number: &u64| number % 10 == 3;
+    assert_eq!(numbers, (0..100).filter(|number| !waits(number)).collect::<Vec<_>>());
+    // All of them are polled by now, and have their permits to go on.
+    while bench.executor.running() > 0 {
+        bench.script.go.notify_waiters();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    bench.executor.idle().await;
+    assert_eq!(bench.ends(), ((0..100).collect(), 90));
+    assert_eq!(bench.script.calls.load(Ordering::SeqCst), 100);
+}
+
+#[tokio::test]
+async fn what_is_aborted_before_it_starts_is_never_called() {
+    let bench = Bench::new();
+    // One thread: nothing runs before this test waits.
+    bench.run_many(&["", "", ""]);
+    bench.executor.abort(entry(1), token(1));
+    bench.executor.idle().await;
+    assert_eq!(bench.ends(), (vec![0, 2], 2));
+    assert_eq!(bench.script.calls.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn what_waits_can_be_aborted() {
+    let bench = Bench::new();
+    bench.run_many(&["wait", "", "wait"]);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(bench.executor.running(), 2);
+    bench.executor.abort(entry(0), token(0));
+    bench.executor.abort(entry(2), token(7));
+    assert_eq!(bench.executor.running(), 1, "another attempt is not meant");
+    bench.script.go.notify_waiters();
+    bench.executor.idle().await;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert_eq!(bench.ends(), (vec![1, 2], 2));
+    assert_eq!(Arc::strong_count(&bench.script.go), 1, "its future was dropped");
+}
+
+/// Behind one that blocks its thread the others get tasks of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_block_do_not_queue_behind_each_other() {
+    let bench = Bench::new();
+    bench.run_many(&["block"; 21]);
+    bench.executor.idle().await;
+    assert_eq!(bench.script.blocking.1.load(Ordering::SeqCst), 2, "threads that work at once");
+    assert_eq!(bench.ends().1, 21);
+}
