@@ -52,16 +52,21 @@ fn a_node_goes_on_when_its_capacity_dies() {
     }
 }
 
-/// A node that forwarded a command waited for ever for another one that was gone, and
-/// kept the rows of that one open: it could not be started again.
-#[test]
-fn whoever_asked_a_node_that_is_gone_is_answered() {
+/// For whoever drives the simulation himself: its time is not tokio's.
+fn in_paused_time(test: impl Future<Output = ()>) {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    tokio.block_on(async {
+    tokio.block_on(test);
+}
+
+/// A node that forwarded a command waited for ever for another one that was gone, and
+/// kept the rows of that one open: it could not be started again.
+#[test]
+fn whoever_asked_a_node_that_is_gone_is_answered() {
+    in_paused_time(async {
         let mut sim = Sim::new(1, Timestamp(1_000_000));
         let disk = Disk::new().unwrap();
         let (log, shared) = sim.share(&disk);
@@ -115,12 +120,7 @@ fn no_more_run_than_may_when_a_limiter_dies() {
 /// entries in them once that was taken back. (Found by kill -9 of a process.)
 #[test]
 fn no_more_run_than_may_after_a_crash() {
-    let tokio = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    tokio.block_on(async {
+    in_paused_time(async {
         for seed in 0..8 {
             let counts = Arc::new(Counts::default());
             let mut sim = Sim::new(seed, Timestamp(1_000_000));
@@ -150,12 +150,7 @@ fn no_more_run_than_may_after_a_crash() {
 /// time started entries without it, until the rule had gone through its log.
 #[test]
 fn rules_that_were_set_while_nobody_led_hold_from_the_first_start_on() {
-    let tokio = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
-    tokio.block_on(async {
+    in_paused_time(async {
         for seed in 0..8 {
             let counts = Arc::new(Counts::default());
             let mut sim = Sim::new(seed, Timestamp(1_000_000));
