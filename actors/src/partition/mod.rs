@@ -224,8 +224,8 @@ impl Performer<Partition> for PartitionPerformer {
             PartitionEffect::TellSeeded { epoch } => {
                 self.links.to_supervisor(LeadershipInput::Seeded { epoch });
             }
-            PartitionEffect::TellDrained { epoch } => {
-                self.links.to_supervisor(LeadershipInput::Drained { epoch });
+            PartitionEffect::TellDraining { epoch } => {
+                self.links.to_supervisor(LeadershipInput::Draining { epoch });
             }
             PartitionEffect::TellQuiet { epoch } => {
                 self.links.to_supervisor(LeadershipInput::Quiet { epoch });

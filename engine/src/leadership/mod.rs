@@ -5,8 +5,8 @@
 //! - L1: the log is fenced at an epoch before that epoch is announced.
 //! - L2: leadership begins when the own announcement is *applied*: everything before
 //!   it in the log has been applied then.
-//! - L3: order of a start: limiter seeded, then attempts of earlier epochs drained,
-//!   then the gate opens.
+//! - L3: order of a start: limiter seeded, then attempts of earlier epochs begin to go
+//!   back, then the gate opens.
 //! - L4: a newer epoch seen in the log ends a leadership at once.
 //! - L5: more than [`RESTARTS_MAX`] restarts within [`RESTART_WINDOW_MS`] end it too;
 //!   it runs again after a backoff.
@@ -105,8 +105,8 @@ pub enum LeadershipInput {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// Attempts of earlier epochs are back in their inboxes.
-    Drained {
+    /// Attempts of earlier epochs go back to their inboxes.
+    Draining {
         /// Under which epoch.
         epoch: Epoch,
     },
@@ -501,7 +501,7 @@ impl Machine for Leadership {
                     effects.push(LeadershipEffect::Drain { epoch });
                 }
             }
-            LeadershipInput::Drained { epoch } => {
+            LeadershipInput::Draining { epoch } => {
                 if self.leads(epoch) {
                     self.failures = 0;
                     effects.push(LeadershipEffect::OpenGate { epoch });

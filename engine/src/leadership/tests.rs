@@ -23,7 +23,7 @@ fn leader() -> Leadership {
     step(&mut machine, 0, Input::LogFenced { epoch: Epoch(5) });
     step(&mut machine, 0, Input::Announced { node: OWN, epoch: Epoch(5) });
     step(&mut machine, 0, Input::Seeded { epoch: Epoch(5) });
-    step(&mut machine, 0, Input::Drained { epoch: Epoch(5) });
+    step(&mut machine, 0, Input::Draining { epoch: Epoch(5) });
     assert_eq!(machine.role(), &Role::Leader { epoch: Epoch(5), open: true });
     machine
 }
@@ -52,7 +52,7 @@ fn the_start_of_a_leadership_keeps_its_order() {
     );
     assert_eq!(step(&mut machine, 0, Input::Seeded { epoch }), [Effect::Drain { epoch }]);
     assert_eq!(
-        step(&mut machine, 0, Input::Drained { epoch }),
+        step(&mut machine, 0, Input::Draining { epoch }),
         [Effect::OpenGate { epoch }, Effect::Report(Role::Leader { epoch, open: true })]
     );
 }
@@ -76,7 +76,7 @@ fn a_limiter_that_dies_takes_the_start_with_it_and_too_many_deaths_the_leadershi
         assert!(effects.contains(&Effect::StartLimiter { incarnation: incarnation.next() }));
         assert!(effects.contains(&Effect::Report(Role::Leader { epoch: Epoch(5), open: false })));
         step(&mut machine, 10, Input::Seeded { epoch: Epoch(5) });
-        step(&mut machine, 10, Input::Drained { epoch: Epoch(5) });
+        step(&mut machine, 10, Input::Draining { epoch: Epoch(5) });
     }
     let effects = step(&mut machine, 20, Input::LimiterDied { incarnation: Generation(4) });
     assert!(effects.contains(&Effect::StopLeading));

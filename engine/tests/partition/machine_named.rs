@@ -70,7 +70,7 @@ fn an_attempt_that_is_over_while_a_limiter_is_seeded_gives_its_new_permit_back_o
     let effects = desk.seeded(count);
     let permit = desk.permit(1);
     assert_eq!(releases(&effects), [Release { permit, keep_lock: None }]);
-    assert!(has(&desk.drain(), |effect| matches!(effect, Effect::TellDrained { .. })));
+    assert!(has(&desk.drain(), |effect| matches!(effect, Effect::TellDraining { .. })));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn an_order_to_drain_that_is_about_a_limiter_that_died_is_ignored() {
     assert_eq!(desk.partition.phase(), Phase::Seeding);
     assert!(desk.tell(Input::OpenGate { epoch: Epoch(1) }).is_empty());
     desk.seeded(count);
-    assert!(has(&desk.drain(), |effect| matches!(effect, Effect::TellDrained { .. })));
+    assert!(has(&desk.drain(), |effect| matches!(effect, Effect::TellDraining { .. })));
 }
 
 #[test]
@@ -415,36 +415,6 @@ fn late_news_of_an_epoch_that_was_left_behind_refuses_nothing() {
 }
 
 // --- A new epoch.
-
-#[test]
-fn what_ran_under_an_earlier_epoch_is_drained_before_the_gate_opens_and_told_once() {
-    let mut desk = Desk::leading();
-    desk.start(1, FREE, 10);
-    let (_, token) = desk.start(2, LOCKED, 11);
-    desk.tell(Input::StopLeading);
-    desk.announce(2);
-    desk.seed();
-    assert!(desk.drain().is_empty(), "two attempts are left");
-    assert!(desk.tell(Input::OpenGate { epoch: Epoch(2) }).is_empty());
-    // One of them ends otherwise.
-    let kill = record(1_000, None, Command::Kill(these(&[2])));
-    let effects = desk.commit_records(vec![kill]);
-    assert!(!has(&effects, |effect| matches!(effect, Effect::TellDrained { .. })));
-    assert!(
-        effects.iter().any(|effect| {
-            matches!(effect, Effect::Abort { token: other, .. } if *other == token)
-        })
-    );
-    let effects = desk.commit();
-    let drained = effects.iter().filter(|effect| matches!(effect, Effect::TellDrained { .. }));
-    assert_eq!(drained.count(), 1);
-    let durable = Command::Purge(Purge::default());
-    assert!(desk.commit_records(vec![record(1_000, None, durable)]).is_empty(), "told once");
-    let effects = desk.tell(Input::OpenGate { epoch: Epoch(2) });
-    assert!(has(&effects, |effect| matches!(effect, Effect::FindVQueues { .. })));
-    assert!(!desk.running(1) && !desk.running(2));
-    assert_eq!(desk.replica.row(1).unwrap().attempts, 0, "no attempt was used up");
-}
 
 #[test]
 fn an_entry_that_was_to_be_canceled_ends_when_the_leader_changes() {

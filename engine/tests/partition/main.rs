@@ -7,6 +7,7 @@ mod apply_named;
 mod apply_ops;
 mod apply_property;
 mod desk;
+mod drain_named;
 mod fixture;
 mod invariants;
 mod machine_named;

@@ -96,20 +96,28 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Whether no attempt of an earlier epoch is left.
-    pub(super) fn none_before(&self, epoch: Epoch) -> bool {
-        self.by_token.first_key_value().is_none_or(|(token, _)| token.epoch >= epoch)
-    }
-
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.by_token.is_empty()
     }
 
-    /// Attempts of earlier epochs.
-    pub(super) fn before(&self, epoch: Epoch) -> Vec<(EntryId, AttemptToken)> {
+    /// Attempts of earlier epochs, vqueue by vqueue and in the order of their starts.
+    pub(super) fn before(&self, epoch: Epoch) -> Vec<(VQueueId, EntryId, AttemptToken)> {
         let end = AttemptToken { epoch, seq: 0 };
-        self.by_token.range(..end).map(|(token, attempt)| (attempt.entry, *token)).collect()
+        let of = |(token, of): (&AttemptToken, &Attempt)| (of.vqueue, of.entry, *token);
+        let mut found: Vec<_> = self.by_token.range(..end).map(of).collect();
+        found.sort_by_key(|(vqueue, ..)| *vqueue);
+        found
+    }
+
+    /// How many there are of each vqueue.
+    pub(super) fn count_before(&self, epoch: Epoch) -> Map<VQueueId, usize> {
+        let mut counts = Map::default();
+        let end = AttemptToken { epoch, seq: 0 };
+        for attempt in self.by_token.range(..end).map(|(_, attempt)| attempt) {
+            *counts.entry(attempt.vqueue).or_default() += 1;
+        }
+        counts
     }
 
     /// Attempts whose decision is proposed and not applied.
@@ -389,6 +397,9 @@ impl Partition {
         if let Some(permit) = attempt.permit {
             let release = Release { permit, keep_lock };
             effects.push(PartitionEffect::ToLimiter(LimiterMessage::Release(release)));
+        }
+        if token.epoch < self.epoch {
+            self.on_drained(attempt.vqueue, effects);
         }
         if !matches!(attempt.progress, Progress::Running { is_starting: true, .. }) {
             return true;

@@ -101,8 +101,8 @@ pub enum PartitionEffect {
         /// The epoch in force.
         epoch: Epoch,
     },
-    /// Tell the supervisor that no attempt of an earlier epoch is left.
-    TellDrained {
+    /// Tell the supervisor that attempts of earlier epochs go back: the gate may open.
+    TellDraining {
         /// The epoch in force.
         epoch: Epoch,
     },

@@ -19,7 +19,7 @@ pub enum Phase {
     Announcing,
     /// A fresh limiter is being seeded.
     Seeding,
-    /// Attempts of earlier epochs go back to their inboxes.
+    /// Attempts of earlier epochs begin to go back to their inboxes.
     Draining,
     /// The gate is open.
     Leading,
@@ -144,29 +144,9 @@ impl Partition {
         effects.push(PartitionEffect::TellSeeded { epoch: self.epoch });
     }
 
-    pub(super) fn on_drain(
-        &mut self,
-        now: Timestamp,
-        epoch: Epoch,
-        effects: &mut Vec<PartitionEffect>,
-    ) {
-        // Seeded and not only about to be: this may be about a limiter that died since.
-        if epoch != self.epoch || self.phase != Phase::Seeding || self.seeding.is_open {
-            return;
-        }
-        self.phase = Phase::Draining;
-        self.is_drained = false;
-        let before = self.attempts.before(epoch);
-        self.tell_if_drained(effects);
-        self.hand_back(now, before, effects);
-    }
-
-    /// Says once that no attempt of an earlier epoch is left, however they ended.
-    pub(super) fn tell_if_drained(&mut self, effects: &mut Vec<PartitionEffect>) {
-        let is_drained = self.phase == Phase::Draining && self.attempts.none_before(self.epoch);
-        if is_drained && !std::mem::replace(&mut self.is_drained, true) {
-            effects.push(PartitionEffect::TellDrained { epoch: self.epoch });
-        }
+    /// Whether the limiter has not answered what it was told.
+    pub(super) fn is_seeding(&self) -> bool {
+        self.seeding.is_open
     }
 
     pub(super) fn on_open_gate(
@@ -175,7 +155,7 @@ impl Partition {
         epoch: Epoch,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        if epoch != self.epoch || self.phase != Phase::Draining || !self.is_drained {
+        if epoch != self.epoch || self.phase != Phase::Draining {
             return;
         }
         self.schedule_flush(effects);
@@ -188,9 +168,7 @@ impl Partition {
         for (command, reply) in std::mem::take(&mut self.held) {
             self.propose(now, command, Some(reply), effects);
         }
-        if self.config.dispatches {
-            self.walk(effects);
-        }
+        self.walk_if_drained(effects);
     }
 
     /// The log refuses what this leader writes: who waits is answered, and it leads no
@@ -228,11 +206,13 @@ impl Partition {
         self.is_closing = false;
         self.is_quiet = false;
         self.seeding.end();
+        self.drain.clear();
+        // There may be many handlers: whoever waits is told first.
+        self.answer_all(&Answer::LostLeadership, effects);
         self.forget_vqueues(effects);
         for (entry, token) in self.attempts.clear() {
             effects.push(PartitionEffect::Abort { entry, token });
         }
-        self.answer_all(&Answer::LostLeadership, effects);
     }
 
     /// Nothing new starts from here on: vqueues go, clients are refused, decisions that

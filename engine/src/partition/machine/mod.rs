@@ -10,13 +10,14 @@
 //!   once: when its decision turns out void or the attempt is over.
 //! - P3: every proposal is answered: by its reply, or with `LostLeadership`.
 //! - P4: no vqueue is spawned and no decision proposed before the limiter is seeded
-//!   and the attempts of earlier epochs are drained.
+//!   and the vqueue's attempts of earlier epochs are drained.
 //! - P5: at most one incarnation of a vqueue is active.
 //!
 //! Must not know: RocksDB, threads, how handlers run.
 
 mod attempts;
 mod backoff;
+mod drain;
 mod effect;
 mod ended;
 mod idle;
@@ -45,6 +46,7 @@ use crate::{Machine, machine::Map};
 
 use super::apply::{Applied, Reply};
 use attempts::Attempts;
+use drain::Drain;
 use idle::IdleVQueues;
 use leading::Seeding;
 use registry::Registry;
@@ -132,8 +134,8 @@ pub struct Partition {
     /// For when the timer is set.
     wake_at: Option<Timestamp>,
     seeding: Seeding,
-    /// The supervisor was told that attempts of earlier epochs are drained.
-    is_drained: bool,
+    /// What ran under earlier leaders and goes back.
+    drain: Drain,
     /// The gate was closed for good, whatever a limiter's death opens again.
     is_closing: bool,
     /// The supervisor was told that nothing is left to wait for.
@@ -164,7 +166,7 @@ impl Partition {
             is_walking: false,
             wake_at: None,
             seeding: Seeding::default(),
-            is_drained: false,
+            drain: Drain::default(),
             is_closing: false,
             is_quiet: false,
             flush_scheduled: false,
@@ -268,7 +270,7 @@ impl Partition {
         }
         self.registry.flush_notes(effects);
         self.tell_handlers(now, effects);
-        self.tell_if_drained(effects);
+        self.go_on_draining(now, effects);
         self.tell_if_quiet(effects);
         self.keep_up(now, effects);
     }
@@ -292,9 +294,9 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         let own = producer.filter(|own| own.epoch == self.epoch);
-        let Some(to) = own.and_then(|own| self.proposals.remove(&own.seq.0)) else {
-            return;
-        };
+        let Some(own) = own else { return };
+        self.drain.applied(own.seq);
+        let Some(to) = self.proposals.remove(&own.seq.0) else { return };
         let answer = match reply {
             Reply::Fenced => Answer::LostLeadership,
             reply => Answer::Reply(reply),
@@ -465,6 +467,10 @@ impl Machine for Partition {
         self.registry.check();
         self.idle.check();
         self.sleepers.check();
-        self.attempts.check(self.phase.has_limiter() && self.phase != Phase::Seeding);
+        let is_seeded = self.phase.has_limiter() && self.phase != Phase::Seeding;
+        self.attempts.check(is_seeded);
+        if is_seeded {
+            self.drain.check(&self.attempts.count_before(self.epoch));
+        }
     }
 }

@@ -11,8 +11,10 @@ use crate::vqueue::Rest;
 use super::{ACTIVATIONS_PER_STEP_MAX, Partition, Phase, effect::PartitionEffect, registry::Gone};
 
 impl Partition {
-    fn may_activate(&self) -> bool {
-        self.phase == Phase::Leading && self.config.dispatches
+    /// P4: whatever wakes a vqueue wakes it when its own attempts of earlier epochs are
+    /// drained.
+    pub(super) fn may_activate(&self, vqueue: VQueueId) -> bool {
+        self.phase == Phase::Leading && self.config.dispatches && !self.drain.is_of(vqueue)
     }
 
     /// Time passed: activates the cold vqueues whose time has come, and asks those to go
@@ -27,7 +29,7 @@ impl Partition {
         // The rest wakes in the next step: the timer goes off at once.
         for _ in 0..ACTIVATIONS_PER_STEP_MAX {
             let Some(vqueue) = self.sleepers.pop_due(now) else { break };
-            if self.registry.find(vqueue).is_none() {
+            if self.registry.find(vqueue).is_none() && self.may_activate(vqueue) {
                 self.activate(vqueue, effects);
             }
         }
@@ -56,8 +58,8 @@ impl Partition {
 
     /// Looks for sleepers that were dropped, if it is time, and sets the timer.
     fn settle_sleepers(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
-        if !self.is_walking && self.may_activate() && self.sleepers.wants_walk(now) {
-            self.walk(effects);
+        if !self.is_walking && self.sleepers.wants_walk(now) {
+            self.walk_if_drained(effects);
         }
         let next = [self.sleepers.next_due(), self.idle.next_due()].into_iter().flatten().min();
         if let Some(next) = next
@@ -83,7 +85,7 @@ impl Partition {
         self.is_walking = false;
     }
 
-    fn activate(&mut self, vqueue: VQueueId, effects: &mut Vec<PartitionEffect>) {
+    pub(super) fn activate(&mut self, vqueue: VQueueId, effects: &mut Vec<PartitionEffect>) {
         self.sleepers.remove(vqueue);
         let handle = self.registry.activate(vqueue);
         let dispatched = self.attempts.dispatched(vqueue);
@@ -100,7 +102,7 @@ impl Partition {
         key: EntryKey,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        if self.registry.note_added(vqueue, key) || !self.may_activate() {
+        if self.registry.note_added(vqueue, key) || !self.may_activate(vqueue) {
             return;
         }
         if key.run_at > now {
@@ -118,7 +120,7 @@ impl Partition {
     ) {
         let message = if paused { VQueueMessage::Pause } else { VQueueMessage::Resume };
         let told = self.registry.tell(vqueue, message, effects);
-        if !told && !paused && self.may_activate() {
+        if !told && !paused && self.may_activate(vqueue) {
             self.activate(vqueue, effects);
         }
     }
@@ -139,7 +141,7 @@ impl Partition {
                 // It knows better.
             } else if *run_at > now {
                 self.sleepers.put(*vqueue, *run_at);
-            } else {
+            } else if self.may_activate(*vqueue) {
                 self.activate(*vqueue, effects);
             }
         }

@@ -196,7 +196,7 @@ impl Node {
             PartitionEffect::TellAnnounced { .. }
             | PartitionEffect::TellQuiet { .. }
             | PartitionEffect::TellSeeded { .. }
-            | PartitionEffect::TellDrained { .. }
+            | PartitionEffect::TellDraining { .. }
             | PartitionEffect::TellRefused(_) => self.tell_supervisor(effect),
             PartitionEffect::SeedLimiter { proposed } => {
                 let Some(next) = self.started.pop_front() else { return };
@@ -251,9 +251,9 @@ impl Node {
                 assert!(self.handlers.is_empty(), "it is quiet: nothing runs");
                 self.orders.push_back(LeadershipInput::Quiet { epoch });
             }
-            PartitionEffect::TellDrained { epoch } => {
+            PartitionEffect::TellDraining { epoch } => {
                 *self.drained.entry(epoch).or_default() += 1;
-                self.orders.push_back(LeadershipInput::Drained { epoch });
+                self.orders.push_back(LeadershipInput::Draining { epoch });
             }
             PartitionEffect::TellRefused(refusal) => {
                 let fenced_by = match &refusal {
@@ -278,14 +278,13 @@ impl Node {
         begun
     }
 
-    /// P4: nothing is decided before attempts of earlier epochs are drained.
+    /// P4: a vqueue decides nothing before its attempts of earlier epochs are drained.
     fn check_proposal(&self, epoch: Epoch, record: &Record) {
-        if let Some(Command::SchedulerDecisions(_)) = &record.command {
-            let running = &self.replica.tables.running;
-            assert!(
-                running.values().all(|row| row.token.epoch == epoch),
-                "P4: a decision is proposed while attempts of earlier epochs run"
-            );
+        let Some(Command::SchedulerDecisions(command)) = &record.command else { return };
+        let running = &self.replica.tables.running;
+        for ((vqueue, _), _) in running.iter().filter(|(_, row)| row.token.epoch != epoch) {
+            let decides = command.decisions.iter().any(|decision| decision.vqueue == *vqueue);
+            assert!(!decides, "P4: {vqueue} decides while attempts of earlier epochs run");
         }
     }
 

@@ -1,0 +1,130 @@
+//! Giving back what ran under earlier leaders, a bounded number of attempts at a time, so
+//! that entries start again while others are still on their way back.
+//!
+//! Must always hold: a vqueue is not active, and so decides nothing, while attempts of
+//! earlier epochs of its entries are left (P4); vqueues that had something running come
+//! before the others; at most [`HAND_BACKS_IN_FLIGHT_MAX`] records are on their way. Must
+//! not know: why the leader changed.
+
+use std::collections::VecDeque;
+
+use forebay_messages::{AttemptToken, EntryId, Epoch, RecordSeq, Timestamp, VQueueId};
+
+use crate::machine::Map;
+
+use super::{ENDS_PER_RECORD_MAX, Partition, Phase, effect::PartitionEffect};
+
+/// Records of attempts that go back which are proposed and not applied.
+const HAND_BACKS_IN_FLIGHT_MAX: usize = 4;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct Drain {
+    /// Attempts that are not proposed yet, vqueue by vqueue.
+    waiting: VecDeque<(EntryId, AttemptToken)>,
+    /// Records that are proposed and not applied, in order.
+    in_flight: VecDeque<RecordSeq>,
+    /// How many attempts of earlier epochs a vqueue still has.
+    left: Map<VQueueId, usize>,
+}
+
+impl Drain {
+    fn begin(&mut self, attempts: Vec<(VQueueId, EntryId, AttemptToken)>) {
+        self.clear();
+        for (vqueue, entry, token) in attempts {
+            *self.left.entry(vqueue).or_default() += 1;
+            self.waiting.push_back((entry, token));
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+        self.in_flight.clear();
+        self.left.clear();
+    }
+
+    /// Whether no attempt of an earlier epoch is left.
+    pub(super) fn is_over(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// Whether a vqueue must wait for its own.
+    pub(super) fn is_of(&self, vqueue: VQueueId) -> bool {
+        self.left.contains_key(&vqueue)
+    }
+
+    /// A record of this leader is applied.
+    pub(super) fn applied(&mut self, seq: RecordSeq) {
+        while self.in_flight.front().is_some_and(|first| *first <= seq) {
+            self.in_flight.pop_front();
+        }
+    }
+
+    /// An attempt of an earlier epoch is over; whether it was the last of its vqueue.
+    fn over(&mut self, vqueue: VQueueId) -> bool {
+        let Some(left) = self.left.get_mut(&vqueue) else { return false };
+        *left -= 1;
+        let is_last = *left == 0;
+        if is_last {
+            self.left.remove(&vqueue);
+        }
+        is_last
+    }
+
+    pub(super) fn check(&self, before: &Map<VQueueId, usize>) {
+        assert_eq!(&self.left, before, "P4: each attempt of an earlier epoch counts once");
+        assert!(self.in_flight.len() <= HAND_BACKS_IN_FLIGHT_MAX, "drains are bounded");
+    }
+}
+
+impl Partition {
+    /// The limiter counts what ran under earlier leaders: it goes back. The gate may open
+    /// meanwhile.
+    pub(super) fn on_drain(
+        &mut self,
+        now: Timestamp,
+        epoch: Epoch,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        // Seeded and not only about to be: this may be about a limiter that died since.
+        if epoch != self.epoch || self.phase != Phase::Seeding || self.is_seeding() {
+            return;
+        }
+        self.phase = Phase::Draining;
+        self.drain.begin(self.attempts.before(epoch));
+        self.go_on_draining(now, effects);
+        effects.push(PartitionEffect::TellDraining { epoch });
+    }
+
+    /// Proposes what goes back next, if there is room.
+    pub(super) fn go_on_draining(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        while self.phase.may_propose()
+            && !self.drain.waiting.is_empty()
+            && self.drain.in_flight.len() < HAND_BACKS_IN_FLIGHT_MAX
+        {
+            let count = self.drain.waiting.len().min(ENDS_PER_RECORD_MAX);
+            let attempts = self.drain.waiting.drain(..count).collect();
+            self.hand_back(now, attempts, effects);
+            self.drain.in_flight.push_back(self.next_seq);
+        }
+    }
+
+    /// An attempt of an earlier epoch is over, however it ended. A vqueue whose last one
+    /// it was may decide from here on; when none is left, all may.
+    pub(super) fn on_drained(&mut self, vqueue: VQueueId, effects: &mut Vec<PartitionEffect>) {
+        if !self.drain.over(vqueue) {
+            return;
+        }
+        if self.may_activate(vqueue) && self.registry.find(vqueue).is_none() {
+            self.activate(vqueue, effects);
+        }
+        self.walk_if_drained(effects);
+    }
+
+    /// Looks for work in all vqueues, once those have begun that had something running.
+    pub(super) fn walk_if_drained(&mut self, effects: &mut Vec<PartitionEffect>) {
+        if self.phase == Phase::Leading && self.config.dispatches && self.drain.is_over() {
+            self.walk(effects);
+        }
+    }
+}

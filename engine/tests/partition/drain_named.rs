@@ -1,0 +1,118 @@
+//! What ran under earlier leaders goes back to its inbox while the gate is open already.
+
+use forebay_engine::partition::machine::{
+    ENDS_PER_RECORD_MAX, PartitionEffect as Effect, PartitionInput as Input, Phase,
+};
+use forebay_messages::{
+    Epoch,
+    command::{Command, Enqueue, Purge},
+};
+
+use super::{
+    desk::{Desk, Effects, has, spawned},
+    fixture::{entry, new_entry, record, these, token, vqueue},
+};
+
+/// The name of a vqueue with a lock.
+const LOCKED: u8 = 2;
+/// The name of one without.
+const FREE: u8 = 0;
+
+/// A leader under epoch 2, whose limiter is seeded with what ran under epoch 1.
+fn successor(of: impl FnOnce(&mut Desk)) -> Desk {
+    let mut desk = Desk::leading();
+    of(&mut desk);
+    desk.tell(Input::StopLeading);
+    desk.announce(2);
+    desk.seed();
+    desk
+}
+
+fn opens(desk: &mut Desk) -> Effects {
+    desk.tell(Input::OpenGate { epoch: Epoch(2) })
+}
+
+fn walks(effects: &Effects) -> bool {
+    has(effects, |effect| matches!(effect, Effect::FindVQueues { .. }))
+}
+
+#[test]
+fn the_gate_opens_while_attempts_of_earlier_epochs_go_back() {
+    let mut desk = successor(|desk| {
+        desk.start(1, FREE, 10);
+        desk.start(2, LOCKED, 11);
+    });
+    let told = desk.drain();
+    let told = told.iter().filter(|effect| matches!(effect, Effect::TellDraining { .. }));
+    assert_eq!(told.count(), 1);
+    assert!(!walks(&opens(&mut desk)), "those that had something running begin");
+    assert_eq!(desk.partition.phase(), Phase::Leading);
+    // One of them ends otherwise, and its vqueue begins.
+    let kill = record(1_000, None, Command::Kill(these(&[2])));
+    let effects = desk.commit_records(vec![kill]);
+    assert!(has(&effects, |effect| matches!(effect, Effect::Abort { .. })));
+    assert!(spawned(&effects).is_some() && !walks(&effects), "one attempt is left");
+    let effects = desk.commit();
+    assert!(spawned(&effects).is_some() && walks(&effects), "now all begin");
+    let nothing = Command::Purge(Purge::default());
+    assert!(!walks(&desk.commit_records(vec![record(1_000, None, nothing)])), "once");
+    assert!(!desk.running(1) && !desk.running(2));
+    assert_eq!(desk.replica.row(1).unwrap().attempts, 0, "no attempt was used up");
+}
+
+#[test]
+fn a_vqueue_takes_no_decision_before_its_own_drain_whatever_comes_for_it() {
+    let mut desk = successor(|desk| {
+        desk.start(1, FREE, 10);
+    });
+    desk.drain();
+    opens(&mut desk);
+    let mut enqueue = |n, of| {
+        let command = Command::Enqueue(Enqueue { entry: new_entry(n, of) });
+        spawned(&desk.commit_records(vec![record(1_000, None, command)])).is_some()
+    };
+    assert!(!enqueue(3, FREE), "its attempt is left");
+    assert!(enqueue(4, LOCKED), "another one is free");
+    let effects = desk.commit();
+    assert_eq!(spawned(&effects).map(|(_, of, _)| of), Some(vqueue(FREE)));
+}
+
+#[test]
+fn attempts_go_back_in_bounded_records_few_at_a_time() {
+    let count = 11 * ENDS_PER_RECORD_MAX / 2;
+    let mut desk = Desk::leading();
+    desk.tell(Input::StopLeading);
+    desk.announce(2);
+    desk.begin_seed();
+    let running = (0..count as u64).map(|n| (vqueue(FREE), entry(1), token(1, n))).collect();
+    desk.tell(Input::SeedSent { running });
+    desk.seeded(count);
+    desk.drain();
+    let mut seen = Vec::new();
+    while !desk.appended.is_empty() {
+        assert!(desk.appended.len() <= 4, "the rest waits");
+        for record in &desk.appended {
+            let Some(Command::EndAttempts(ends)) = &record.command else { panic!("{record:?}") };
+            assert!(ends.retried.len() <= ENDS_PER_RECORD_MAX);
+            seen.extend(ends.retried.iter().map(|attempt| attempt.token.seq));
+        }
+        desk.commit();
+    }
+    assert_eq!(seen, (0..count as u64).collect::<Vec<_>>(), "each once");
+}
+
+#[test]
+fn a_limiter_that_dies_while_attempts_go_back_leaves_none_behind() {
+    let mut desk = successor(|desk| {
+        desk.start(1, FREE, 10);
+        desk.start(2, LOCKED, 11);
+    });
+    desk.drain();
+    opens(&mut desk);
+    desk.seed();
+    desk.drain();
+    assert!(!walks(&opens(&mut desk)));
+    // The first record gives them back, the second one finds nothing to do.
+    assert!(walks(&desk.commit()));
+    assert!(!desk.running(1) && !desk.running(2));
+}
