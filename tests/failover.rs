@@ -1,10 +1,14 @@
 //! Several runtimes over one log, in this process: who leads, what followers do, what
 //! becomes of those who wait when the leader changes.
 
+mod in_flight;
 mod late;
+mod on_disk;
 mod panic;
+mod table;
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +17,8 @@ use std::{
 };
 
 use forebay::{
-    Candidacy, Context, Drain, Entry, HandlerError, Json, Limits, PartitionId, Runtime, SharedLog,
+    Candidacy, Context, Drain, Entry, HandlerError, Json, Limits, PartitionId, Runtime,
+    RuntimeError, SharedLog,
 };
 
 const P: PartitionId = PartitionId(0);
@@ -29,10 +34,24 @@ struct Ran {
 
 /// A runtime of one partition over a shared log, whose handler takes some milliseconds.
 async fn member(log: &SharedLog, index: usize, ran: &Arc<Ran>, candidacy: Candidacy) -> Runtime {
+    member_on(log, None, index, ran, candidacy).await.unwrap()
+}
+
+/// The same, with its rows in a directory (or in memory).
+async fn member_on(
+    log: &SharedLog,
+    rows: Option<&Path>,
+    index: usize,
+    ran: &Arc<Ran>,
+    candidacy: Candidacy,
+) -> Result<Runtime, RuntimeError> {
     let ran = Arc::clone(ran);
-    Runtime::builder()
-        .shared_log(log)
-        .in_memory()
+    let builder = Runtime::builder().shared_log(log);
+    let builder = match rows {
+        Some(rows) => builder.data_dir(rows),
+        None => builder.in_memory(),
+    };
+    builder
         .partitions(1)
         .candidacy(candidacy)
         .handler("work", move |_: Context, Json(millis): Json<u64>| {
@@ -49,7 +68,6 @@ async fn member(log: &SharedLog, index: usize, ran: &Arc<Ran>, candidacy: Candid
         })
         .start()
         .await
-        .unwrap()
 }
 
 /// Counts a handler out, also when it is dropped.

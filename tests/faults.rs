@@ -44,6 +44,9 @@ fn settled(message: &str, directory: &Path) -> String {
     let detail = [" (the record at byte", " (Corruption"].iter().find_map(|at| message.find(at));
     let message = &message[..detail.unwrap_or(message.len())];
     let text = message.replace(&directory.display().to_string(), "DIR").replace('|', "/");
+    let is_id = |word: &str| word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let ids: Vec<_> = text.split([' ', ',', ':', ';']).filter(|word| is_id(word)).collect();
+    let text = ids.iter().fold(text.clone(), |text, id| text.replace(id, "ID"));
     let mut settled = String::new();
     let mut number = false;
     for (at, letter) in text.char_indices() {

@@ -76,4 +76,6 @@ async fn run(mut jobs: UnboundedReceiver<Job>, clock: Arc<dyn Clock>) {
     while let Some(job) = jobs.recv().await {
         job(&world);
     }
+    // A timer that sets itself again holds what it is among: nobody else lets go of it.
+    world.timers().clear();
 }

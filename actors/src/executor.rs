@@ -146,6 +146,11 @@ impl Executor {
         Self { runtime: runtime.into(), handlers, clock, random: Arc::new(random), shared }
     }
 
+    /// What its futures run on.
+    pub(crate) fn spawner(&self) -> &Spawner {
+        &self.runtime
+    }
+
     /// Whether this node can run entries of a service.
     #[must_use]
     pub fn has_handler(&self, service: &str) -> bool {

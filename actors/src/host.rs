@@ -11,7 +11,7 @@ use tokio::{runtime::Handle, task::AbortHandle};
 #[cfg(feature = "testkit")]
 use crate::sim::{Host, TaskHandle};
 
-/// Runs the futures of handlers.
+/// Runs the futures of handlers, and those of a node itself.
 #[derive(Clone)]
 pub enum Spawner {
     /// The application's tokio runtime.
@@ -43,10 +43,22 @@ pub(crate) enum Spawned {
 
 impl Spawner {
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Spawned {
+        self.spawn_as("handler", future)
+    }
+
+    /// Under a name that a simulation tells.
+    pub(crate) fn spawn_as(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> Spawned {
         match self {
-            Self::Tokio(handle) => Spawned::Tokio(handle.spawn(future).abort_handle()),
+            Self::Tokio(handle) => {
+                tracing::trace!(name, "a future is spawned");
+                Spawned::Tokio(handle.spawn(future).abort_handle())
+            }
             #[cfg(feature = "testkit")]
-            Self::Sim(host) => Spawned::Sim(host.spawn("handler", future)),
+            Self::Sim(host) => Spawned::Sim(host.spawn(name, future)),
         }
     }
 }

@@ -141,10 +141,12 @@ impl LogWriter {
         self.handle.clone().expect("the log writer was joined")
     }
 
-    /// Ends the thread once every other handle is gone and the queue is empty.
+    /// Ends the thread once every other handle is gone and the queue is empty. Called by
+    /// the thread itself, it does not wait.
     pub fn join(&mut self) {
         self.handle = None;
         if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
             && thread.join().is_err()
         {
             tracing::error!("the log writer panicked");

@@ -125,8 +125,12 @@ impl Builder {
     /// replica of every partition and follows whoever leads it. `data_dir` or
     /// `in_memory` then say where this runtime's rows are kept.
     ///
-    /// A replica that stopped may be taken up again as long as the log still has what it
-    /// lacks; the log is trimmed below what all replicas that run have in files.
+    /// The log is trimmed below what all replicas that run have in files. A replica that
+    /// lacks trimmed records (because it was stopped, or is new) takes its rows over from
+    /// another runtime of this log; alone it is refused with [`NodeError::Gap`]. When all
+    /// start again, begin with the one that was shut down last.
+    ///
+    /// [`NodeError::Gap`]: crate::error::NodeError::Gap
     pub fn shared_log(mut self, log: &SharedLog) -> Self {
         self.shared = Some(log.clone());
         self

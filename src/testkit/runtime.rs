@@ -374,7 +374,8 @@ impl TestRuntime {
         let mut text = String::from("what is left:");
         for (number, member) in self.nodes.iter().enumerate() {
             let Some(site) = member.site else { continue };
-            let handlers = self.sim.pending_tasks(site).len();
+            let tasks = self.sim.pending_tasks(site);
+            let handlers = tasks.iter().filter(|name| **name == "handler").count();
             text += &format!("\n  node {number}: {handlers} handlers that have not ended");
         }
         if let Some(runtime) = &self.present().runtime

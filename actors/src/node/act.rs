@@ -296,7 +296,7 @@ impl Node {
         ids: &[EntryId],
         report: &mut ActReport,
     ) -> Result<(), NodeError> {
-        let (partition, ids) = (self.entry_of(partition)?, ids.to_vec());
+        let (partition, ids) = (self.newest_of(partition)?, ids.to_vec());
         let checked = self.blocking(move || {
             let tables = partition.store.begin()?;
             let check = |id| -> Result<Result<(), Skip>, NodeError> {
@@ -390,7 +390,7 @@ impl Node {
         vqueues: Vec<VQueueId>,
         paused: bool,
     ) -> Result<Acted<VQueueId>, NodeError> {
-        let partition = self.entry_of(partition)?;
+        let partition = self.newest_of(partition)?;
         let looked = self.blocking(move || {
             let tables = partition.store.begin()?;
             let mut acted = Acted::default();

@@ -56,6 +56,16 @@ impl Node {
         found.ok_or(NodeError::UnknownPartition(partition))
     }
 
+    /// The replica to read from: that of the leader, which has applied whatever was
+    /// acknowledged; without a leader that is known, the one here.
+    pub(super) fn newest_of(&self, partition: PartitionId) -> Result<PartitionEntry, NodeError> {
+        let own = self.entry_of(partition)?;
+        let leader = self.services.shared().and_then(|shared| shared.leader(partition));
+        let found =
+            leader.and_then(|leader| leader.partitions.get(&partition).map(|entry| entry.clone()));
+        Ok(found.unwrap_or(own))
+    }
+
     /// Proposes a command to the partition of a key, waiting while too much is in
     /// flight; the answer, once it is applied. `weight`: bytes it carries.
     ///
@@ -161,8 +171,36 @@ impl Node {
         Ok(outcomes)
     }
 
+    /// Asks the replica here. Where a log is shared, it may lag behind the one that
+    /// acknowledged the entry: "no such entry" counts only once it has caught up.
     async fn attach_once(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
         let partition = self.route(entry.partition_key)?;
+        match self.attach_here(partition, entry).await? {
+            None if self.catch_up(partition).await? => self.attach_here(partition, entry).await,
+            answered => Ok(answered),
+        }
+    }
+
+    /// Waits, for a while, until the replica here has applied what the leader's has now;
+    /// false when it need not.
+    async fn catch_up(&self, partition: PartitionId) -> Result<bool, NodeError> {
+        let leader = self.services.shared().and_then(|shared| shared.leader(partition));
+        if leader.is_none_or(|leader| leader.node == self.services.node) {
+            return Ok(false);
+        }
+        let (own, begun) = (self.entry_of(partition)?, Instant::now());
+        let through = self.newest_of(partition)?.store.applied_lsn()?;
+        while own.store.applied_lsn()? < through && begun.elapsed() < LEADER_WAIT {
+            tokio::time::sleep(LEADER_LOOK).await;
+        }
+        Ok(true)
+    }
+
+    async fn attach_here(
+        &self,
+        partition: PartitionId,
+        entry: EntryId,
+    ) -> Result<Option<Outcome>, NodeError> {
         self.check_up()?;
         let to = address_of(&self.services, partition)?;
         let pending = self.services.replies.open(partition);
@@ -200,6 +238,8 @@ impl Node {
             outcomes.push(match outcome(answer) {
                 // The replica is being built anew, or is gone for good and says so.
                 Err(NodeError::LostLeadership) => self.attach(entry).await?,
+                // The replica may lag behind.
+                Ok(None) if self.services.shared().is_some() => self.attach(entry).await?,
                 known => known?,
             });
         }

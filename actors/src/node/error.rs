@@ -9,7 +9,10 @@ use forebay_engine::{
 };
 use forebay_messages::{EntryId, Lsn, PartitionId, PartitionKey};
 use forebay_storage::{
-    Fault, OpenError, log::LogError, metadata::MetadataError, snapshot::SnapshotError,
+    Fault, OpenError,
+    log::{LogError, LogId},
+    metadata::MetadataError,
+    snapshot::SnapshotError,
 };
 use thiserror::Error;
 
@@ -53,10 +56,26 @@ pub enum NodeError {
     /// A snapshot was not taken.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The rows were made from another log.
+    #[error(
+        "the rows in {path} were made from log {rows}, this is log {log}: start them with their \
+         own log; if that is lost, restore a snapshot (forebay snapshot restore), or remove {path} \
+         and go on with what this log has",
+        path = path.display()
+    )]
+    OtherLog {
+        /// Where the rows are.
+        path: std::path::PathBuf,
+        /// Their log.
+        rows: LogId,
+        /// The log that they were started with.
+        log: LogId,
+    },
     /// Records are missing between the rows and the log.
     #[error(
         "partition {partition} has applied LSN {applied}, its log starts at {first}: the records \
-         between are gone; restore a snapshot that reaches LSN {needed} or beyond",
+         between are gone; restore a snapshot that reaches LSN {needed} or beyond (forebay \
+         snapshot restore), or start it while another runtime of the same log runs",
         needed = first.0 - 1
     )]
     Gap {

@@ -6,8 +6,10 @@
 
 mod act;
 mod ask;
+mod behind;
 mod error;
 mod explain;
+mod follow;
 mod impact;
 mod open;
 mod partitions;
@@ -25,7 +27,7 @@ mod views;
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -135,6 +137,10 @@ pub struct Node {
     /// Nothing of it runs on other threads.
     is_simulated: bool,
     going_down: AtomicBool,
+    /// Held while partitions are started or dropped.
+    changing: tokio::sync::Mutex<()>,
+    /// Other nodes' partitions are started and dropped here while it is kept.
+    table_watch: OnceLock<Watch>,
     /// Newer rule books are brought to the partitions while it is kept.
     _rule_books: Watch,
     /// Dropped last: its lock guards the directory.

@@ -2,13 +2,13 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, RwLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicBool},
 };
 
 use forebay_messages::NodeId;
 use forebay_storage::{
     DataDir, Medium,
-    log::{LocalLog, LogStore, MemoryLog},
+    log::{LocalLog, LogId, LogStore, MemoryLog},
     metadata::{LocalMetadata, MemoryMetadata, MetadataStore},
     partition::Store,
 };
@@ -92,6 +92,23 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
     }
 }
 
+/// Rows are never started with another log than theirs. Those of before logs had ids
+/// belong to the log that they are found with.
+fn check_identity(storage: &Storage) -> Result<(), NodeError> {
+    let log = match storage.log.identity()? {
+        Some(log) => log,
+        None => storage.log.identify(LogId(uuid::Uuid::new_v4().as_u128()))?,
+    };
+    match storage.store.log_id()? {
+        None => Ok(storage.store.set_log_id(log)?),
+        Some(rows) if rows == log => Ok(()),
+        Some(rows) => {
+            let path = storage.store.path().to_owned();
+            Err(NodeError::OtherLog { path, rows, log })
+        }
+    }
+}
+
 /// The stored table, or a new one.
 fn open_table(
     metadata: &dyn MetadataStore,
@@ -138,6 +155,7 @@ impl Node {
                 return Err(error);
             }
         }
+        node.follow_table()?;
         Ok(node)
     }
 
@@ -147,6 +165,7 @@ impl Node {
         clock: Arc<dyn Clock>,
     ) -> Result<(Self, Vec<Row>), NodeError> {
         let storage = open_storage(config)?;
+        check_identity(&storage)?;
         let table = open_table(&*storage.metadata, config.partitions)?;
         let rows = table.rows.clone();
         let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(rows.len())).max(1);
@@ -196,6 +215,8 @@ impl Node {
             candidacy: config.candidacy,
             is_simulated,
             going_down: AtomicBool::new(false),
+            changing: tokio::sync::Mutex::default(),
+            table_watch: OnceLock::new(),
             _rule_books: rule_books,
             _data_dir: storage.data_dir,
         };

@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_engine::{
-    leadership::{LeadershipInput, Role},
-    partition::state::State,
-};
+use forebay_engine::leadership::{LeadershipInput, Role};
 use forebay_messages::{PartitionId, Timestamp};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
@@ -13,6 +10,7 @@ use tokio::time::Instant;
 use super::{
     Candidacy, Node, NodeError,
     ask::CREDITS_PER_PARTITION,
+    behind::Rows,
     replica::{Replica, start},
     table::{KeyRange, PartitionTable, Row},
 };
@@ -26,8 +24,7 @@ impl Node {
     /// Starts a partition of the table. Waits until it has applied what the log holds
     /// and, unless somebody else leads or it is not to, until it leads.
     pub(super) async fn start_partition(&self, row: Row) -> Result<(), NodeError> {
-        let store = self.store.partition(row.id)?;
-        let state = State::load(&store.begin()?)?;
+        let Rows { store, state, hold } = self.rows_of(row.id).await?;
         let (applied, end) = (state.applied_lsn, self.log_store.end(row.id));
         if applied > end {
             return Err(NodeError::StorageFailed(format!(
@@ -35,10 +32,6 @@ impl Node {
                  missing; restore the log or the partition from a backup",
                 row.id
             )));
-        }
-        let first = self.log_store.trimmed(row.id).next();
-        if first > applied.next() {
-            return Err(NodeError::Gap { partition: row.id, applied, first });
         }
         let stands = match (self.services.shared().is_some(), self.candidacy) {
             (false, _) => LeadershipInput::Run,
@@ -61,6 +54,7 @@ impl Node {
         let (told, replayed) = oneshot::channel();
         self.on_arbiter(row.id.0 as usize, move |world| start(world, replica, state, told))?;
         replayed.await.map_err(|_| NodeError::ShutDown)??;
+        drop(hold);
         self.wait_for_leader(row.id).await
     }
 
@@ -144,6 +138,7 @@ impl Node {
     /// # Errors
     /// [`NodeError::RangeOverlaps`], [`NodeError::EmptyRange`] and storage errors.
     pub async fn spawn_partition(&self, range: KeyRange) -> Result<PartitionId, NodeError> {
+        let _changing = self.changing.lock().await;
         self.check_up()?;
         let row = self.change_table(|table| table.add(range))?;
         self.start_partition(row).await?;
@@ -155,8 +150,14 @@ impl Node {
     /// # Errors
     /// [`NodeError::UnknownPartition`] and storage errors.
     pub async fn drop_partition(&self, partition: PartitionId) -> Result<(), NodeError> {
+        let _changing = self.changing.lock().await;
         self.check_up()?;
         self.change_table(|table| table.remove(partition))?;
+        self.stop_dropped(partition).await
+    }
+
+    /// Stops a partition that is not in the table any more.
+    pub(super) async fn stop_dropped(&self, partition: PartitionId) -> Result<(), NodeError> {
         self.credits.remove(&partition);
         self.stop_partition(partition).await?;
         self.services.forget(partition);

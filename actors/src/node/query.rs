@@ -293,7 +293,7 @@ fn add_entries(
 
 impl Node {
     pub(super) fn entries_in_order(&self) -> Result<Vec<(PartitionId, PartitionEntry)>, NodeError> {
-        self.partitions().into_iter().map(|id| Ok((id, self.entry_of(id)?))).collect()
+        self.partitions().into_iter().map(|id| Ok((id, self.newest_of(id)?))).collect()
     }
 
     /// Entries that a filter wants, by partition and id. Blocks: it reads the store.
@@ -329,7 +329,7 @@ impl Node {
     /// # Errors
     /// When a read fails or nobody owns its key.
     pub fn entry(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
-        let partition = self.entry_of(self.route(id.partition_key)?)?;
+        let partition = self.newest_of(self.route(id.partition_key)?)?;
         let tables = partition.store.begin()?;
         let name = |vqueue| -> Result<VQueueName, NodeError> {
             Ok(tables.vqueue_meta(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
@@ -348,7 +348,7 @@ impl Node {
     /// # Errors
     /// When a read fails or nobody owns its key.
     pub fn payload(&self, id: EntryId) -> Result<Option<bytes::Bytes>, NodeError> {
-        let partition = self.entry_of(self.route(id.partition_key)?)?;
+        let partition = self.newest_of(self.route(id.partition_key)?)?;
         Ok(partition.store.payload(id)?)
     }
 
@@ -357,7 +357,7 @@ impl Node {
     /// # Errors
     /// When a read fails or nobody owns its key.
     pub fn outcome(&self, id: EntryId) -> Result<Option<Outcome>, NodeError> {
-        let partition = self.entry_of(self.route(id.partition_key)?)?;
+        let partition = self.newest_of(self.route(id.partition_key)?)?;
         Ok(partition.store.finished(id)?.map(|row| row.outcome()))
     }
 

@@ -170,9 +170,12 @@ impl Living {
             }
             replayed(result);
         });
-        let services = Arc::clone(&self.replica.services);
+        // Weak: the writer of a shared log does not keep that log open.
+        let services = Arc::downgrade(&self.replica.services);
         let lost = Box::new(move |error: LogError| {
-            services.stop_failed(partition, &error.to_string());
+            if let Some(services) = services.upgrade() {
+                services.stop_failed(partition, &error.to_string());
+            }
         });
         let subscription = Subscription { partition, node, after, applied, to, done, lost };
         if !self.replica.log.send(LogCommand::Subscribe(subscription)) {

@@ -40,7 +40,7 @@ pub const LEASE_LOOK_MS: u64 = 200;
 pub struct SharedLog(Arc<Inner>);
 
 struct Inner {
-    /// Dropped first: the writer ends when nobody can reach it any more.
+    /// Joined first: the writer ends when nobody can reach it any more.
     writer: Mutex<LogWriter>,
     log: Arc<dyn LogStore>,
     metadata: Arc<dyn MetadataStore>,
@@ -50,6 +50,13 @@ struct Inner {
     cuts: Cuts,
     /// Dropped last: its lock guards the directory.
     _data_dir: Option<DataDir>,
+}
+
+impl Drop for Inner {
+    /// Whoever opens it again finds it closed.
+    fn drop(&mut self) {
+        self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).join();
+    }
 }
 
 /// Who leads, as far as is known.
@@ -180,6 +187,14 @@ impl SharedLog {
     pub(super) fn leader(&self, partition: PartitionId) -> Option<Arc<NodeServices>> {
         let node = self.0.leases.get(&partition)?.node;
         self.0.nodes.get(&node)?.upgrade()
+    }
+
+    /// The other nodes that live, in order.
+    pub(super) fn others(&self, but: NodeId) -> Vec<Arc<NodeServices>> {
+        let nodes = self.0.nodes.iter().filter(|node| *node.key() != but);
+        let mut found: Vec<_> = nodes.filter_map(|node| node.value().upgrade()).collect();
+        found.sort_by_key(|services| services.node);
+        found
     }
 
     /// Under which epoch somebody leads who seems to live.

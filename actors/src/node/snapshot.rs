@@ -8,20 +8,10 @@ use forebay_storage::{
     metadata::{MetaKey, MetadataStore, Precondition},
     snapshot::{self, Manifest, Source},
 };
-use tokio::sync::oneshot;
 
 use crate::log_writer::{LogCommand, LogHandle};
 
 use super::{Node, NodeError};
-
-/// Lets the log be trimmed again, however the snapshot ends.
-struct Release(LogHandle);
-
-impl Drop for Release {
-    fn drop(&mut self) {
-        self.0.send(LogCommand::ReleaseTrim);
-    }
-}
 
 impl Node {
     /// Takes a snapshot of log, rows and metadata into a directory that does not exist
@@ -33,13 +23,7 @@ impl Node {
     pub async fn snapshot(&self, to: &Path) -> Result<Manifest, NodeError> {
         self.check_up()?;
         let log = self.log_handle()?;
-        let (told, held) = oneshot::channel();
-        log.send(LogCommand::HoldTrim(Box::new(move |result| {
-            // The caller may have given up waiting.
-            let _ = told.send(result);
-        })));
-        let release = Release(log.clone());
-        held.await.map_err(|_| NodeError::ShutDown)??;
+        let release = self.hold_trim().await?;
         let (store, log_store) = (Arc::clone(&self.store), Arc::clone(&self.log_store));
         let (metadata, now, to) =
             (Arc::clone(&self.services.metadata), self.clock.now(), to.to_owned());

@@ -11,7 +11,7 @@ use forebay_messages::{Epoch, Lsn, PartitionId};
 
 use super::injected;
 use crate::{
-    log::{Append, Appended, Batch, LogError, LogStats, LogStore},
+    log::{Append, Appended, Batch, LogError, LogId, LogStats, LogStore},
     sync,
 };
 
@@ -128,6 +128,15 @@ impl<L: LogStore> FaultLog<L> {
 }
 
 impl<L: LogStore> LogStore for FaultLog<L> {
+    fn identity(&self) -> Result<Option<LogId>, LogError> {
+        self.inner.identity()
+    }
+
+    fn identify(&self, id: LogId) -> Result<LogId, LogError> {
+        self.check_alive()?;
+        self.inner.identify(id)
+    }
+
     fn append(&self, batch: &[Append<'_>]) -> Result<Vec<Appended>, LogError> {
         match self.next()? {
             None => self.inner.append(batch),

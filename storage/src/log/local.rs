@@ -3,6 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `f`, partition (4) | fence: epoch (8) |
+//! | `i` | which log this is (16) |
 //! | `r`, partition (4), LSN (8) | a frame (see the frame module) |
 //! | `t`, partition (4) | trim point: LSN (8) |
 //!
@@ -31,12 +32,13 @@ use rocksdb::{
 };
 
 use super::{
-    Append, Appended, Batch, Damage, LogError, LogStats, LogStore, Position, RECORD_LEN_MAX, frame,
-    stats::Counters,
+    Append, Appended, Batch, Damage, LogError, LogId, LogStats, LogStore, Position, RECORD_LEN_MAX,
+    frame, stats::Counters,
 };
 use crate::{Fault, Medium, sync};
 
 const FENCE: u8 = b'f';
+const IDENTITY: &[u8] = b"i";
 const RECORD: u8 = b'r';
 const TRIM: u8 = b't';
 const KEY_LEN: usize = 13;
@@ -218,6 +220,24 @@ impl LocalLog {
 }
 
 impl LogStore for LocalLog {
+    fn identity(&self) -> Result<Option<LogId>, LogError> {
+        let found = self.db.get(IDENTITY);
+        let found = found.map_err(|error| self.fault("read the log", error))?;
+        Ok(found.as_deref().and_then(LogId::read))
+    }
+
+    fn identify(&self, id: LogId) -> Result<LogId, LogError> {
+        let mut writer = sync::lock(&self.writer);
+        self.check_unbroken(&writer)?;
+        if let Some(known) = self.identity()? {
+            return Ok(known);
+        }
+        let mut batch = WriteBatch::default();
+        batch.put(IDENTITY, id.bytes());
+        self.write(&mut writer, batch, &synced(), "name the log")?;
+        Ok(id)
+    }
+
     fn append(&self, appends: &[Append<'_>]) -> Result<Vec<Appended>, LogError> {
         let mut writer = sync::lock(&self.writer);
         self.check_unbroken(&writer)?;

@@ -14,7 +14,7 @@ use std::{
 use forebay_messages::{Epoch, Lsn, PartitionId, Record};
 
 use super::{
-    Append, Appended, Batch, LogError, LogStats, LogStore, Position, frame::HEADER_LEN,
+    Append, Appended, Batch, LogError, LogId, LogStats, LogStore, Position, frame::HEADER_LEN,
     stats::Counters,
 };
 use crate::sync;
@@ -26,6 +26,7 @@ const NAME: &str = "(memory)";
 #[derive(Debug, Default)]
 pub struct MemoryLog {
     partitions: Mutex<BTreeMap<PartitionId, Partition>>,
+    identity: Mutex<Option<LogId>>,
     /// Appends are answered without having been synced.
     sync_withheld: AtomicBool,
     counters: Counters,
@@ -89,6 +90,14 @@ impl MemoryLog {
 }
 
 impl LogStore for MemoryLog {
+    fn identity(&self) -> Result<Option<LogId>, LogError> {
+        Ok(*sync::lock(&self.identity))
+    }
+
+    fn identify(&self, id: LogId) -> Result<LogId, LogError> {
+        Ok(*sync::lock(&self.identity).get_or_insert(id))
+    }
+
     fn append(&self, appends: &[Append<'_>]) -> Result<Vec<Appended>, LogError> {
         let mut partitions = sync::lock(&self.partitions);
         let mut answers = Vec::with_capacity(appends.len());

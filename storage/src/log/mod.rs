@@ -13,6 +13,7 @@
 //! step over the others' records and the slowest would hold everybody's trimming).
 
 mod frame;
+mod id;
 mod local;
 mod memory;
 mod stats;
@@ -25,6 +26,7 @@ use thiserror::Error;
 use crate::Fault;
 
 pub use frame::Damage;
+pub use id::LogId;
 pub use local::LocalLog;
 pub use memory::MemoryLog;
 pub use stats::LogStats;
@@ -136,6 +138,18 @@ pub enum LogError {
 ///
 /// Calls block; appends are made by one writer thread, everything else by anybody.
 pub trait LogStore: Send + Sync {
+    /// Which log this is; `None` until it is told.
+    ///
+    /// # Errors
+    /// [`LogError::Fault`].
+    fn identity(&self) -> Result<Option<LogId>, LogError>;
+
+    /// Tells a log that does not know it which one it is, durably. Which one it is.
+    ///
+    /// # Errors
+    /// [`LogError::Broken`] or [`LogError::Fault`].
+    fn identify(&self, id: LogId) -> Result<LogId, LogError>;
+
     /// Appends everything in one write and one fsync, and answers each in order. An
     /// append of a newer epoch than the fence raises the fence with the same write; one
     /// of an older epoch is refused. A later append of the call sees the earlier ones.

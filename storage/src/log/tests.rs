@@ -405,3 +405,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_log_is_named_once_and_keeps_its_name() {
+    each(|log| {
+        assert_eq!(log.identity().unwrap(), None);
+        assert_eq!(log.identify(LogId(7)).unwrap(), LogId(7));
+        assert_eq!(log.identify(LogId(8)).unwrap(), LogId(7), "it has one");
+        append(log, P, 1, 0..3);
+        assert_eq!((log.identity().unwrap(), log.end(P)), (Some(LogId(7)), Lsn(3)));
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let open = || LocalLog::open(dir.path(), &Medium::disk()).unwrap();
+    open().identify(LogId(9)).unwrap();
+    assert_eq!(open().identity().unwrap(), Some(LogId(9)));
+}

@@ -5,6 +5,7 @@
 //! rows and applied LSN change together; the store never runs ahead of the log. Must
 //! not know: what a command does, who leads.
 
+mod copy;
 mod error;
 mod heads;
 mod inbox;

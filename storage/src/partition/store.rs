@@ -41,7 +41,7 @@ const FAMILY_PREFIX: &str = "partition-";
 /// The rows of a node's partitions. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl std::fmt::Debug for Store {

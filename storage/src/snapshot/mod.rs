@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use crate::{
     Fault, Medium, OpenError,
-    log::{LocalLog, LogError, LogStore},
+    log::{LocalLog, LogError, LogId, LogStore},
     metadata::{MetadataError, MetadataStore},
     partition::{Store, StoreError},
 };
@@ -118,6 +118,17 @@ pub enum SnapshotError {
         /// The last record that it has.
         end: Lsn,
     },
+    /// Rows and log do not belong together.
+    #[error(
+        "the rows are of log {rows}, the log is {log}: it is not the log that they came from; \
+         name the directory that the snapshot was taken of, or restore without `--log-of`"
+    )]
+    AnotherLog {
+        /// The log that the rows were made from.
+        rows: LogId,
+        /// The log that is there.
+        log: LogId,
+    },
     /// The data directory that a log is to come from cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -173,6 +184,11 @@ fn look_at(path: &Path) -> Result<Vec<PartitionSum>, SnapshotError> {
     let log_path = path.join(LOG);
     let log = LocalLog::open(&log_path, &medium)?;
     let store = Store::open(&path.join(STORE), &medium)?;
+    if let (Some(rows), Some(log)) = (store.log_id()?, log.identity()?)
+        && rows != log
+    {
+        return Err(SnapshotError::AnotherLog { rows, log });
+    }
     let mut sums = Vec::new();
     for id in store.partitions() {
         let digest = store.partition(id)?.digest()?;

@@ -18,10 +18,9 @@ use std::{
 };
 
 use forebay::{
-    Context, Drain, Entry, EntryId, FailureKind, HandlerError, Json, Limits, Outcome, Runtime,
-    TrimLog,
+    ActError, Context, Drain, Entry, EntryId, FailureKind, HandlerError, Json, Limits, Outcome,
+    Runtime, TrimLog,
 };
-use forebay_messages::command::{Command, EntrySelector};
 use tokio::task::JoinSet;
 
 /// The name of the test below, as the harness knows it.
@@ -147,10 +146,11 @@ async fn enqueue(runtime: Runtime, trace: Trace, next: Arc<AtomicU64>, worker: u
         let stored = runtime.enqueue(entry).await.unwrap();
         trace.say(&format!("acked {n} {scope} {key} {}", stored.id()));
         if scope == DOOMED && n.is_multiple_of(2) {
-            let entries = vec![stored.id()];
-            let selector = EntrySelector { entries, ..EntrySelector::default() };
-            let cancel = Command::Cancel(selector);
-            runtime.node().propose(stored.id().partition_key, cancel, 0).await.unwrap();
+            match stored.cancel().await {
+                // It was quicker.
+                Ok(()) | Err(ActError::NotChanged(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
         // Not much faster than they can run.
         tokio::time::sleep(Duration::from_millis(2)).await;

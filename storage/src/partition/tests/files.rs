@@ -187,3 +187,28 @@ fn planned_faults_happen_at_commits() {
     assert!(faults.is_crashed());
     assert_eq!(store.applied_lsn().unwrap(), Lsn(3));
 }
+
+#[test]
+fn rows_are_taken_over_whole_and_know_their_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (open(&dir.path().join("from")), open(&dir.path().join("to")));
+    let log: Vec<_> = (0..500).map(|n| enqueue(n, &VQueueName::service("s"))).collect();
+    let (source, stale) = (from.partition(P).unwrap(), to.partition(P).unwrap());
+    catch_up(&source, &log[..400], 7);
+    catch_up(&stale, &log[..30], 7);
+    drop(stale);
+    assert_eq!(to.take_over(&source).unwrap(), Lsn(400));
+    let taken = to.partition(P).unwrap();
+    assert_eq!(taken.durable_lsn().unwrap(), Lsn(400));
+    assert_eq!(taken.digest().unwrap(), source.digest().unwrap());
+    catch_up(&source, &log, 7);
+    catch_up(&taken, &log, 13);
+    assert_eq!(taken.digest().unwrap(), source.digest().unwrap());
+
+    assert_eq!(to.log_id().unwrap(), None);
+    to.set_log_id(crate::log::LogId(7)).unwrap();
+    drop((taken, to));
+    let to = open(&dir.path().join("to"));
+    assert_eq!(to.log_id().unwrap(), Some(crate::log::LogId(7)));
+    assert_eq!(to.partitions(), [P], "it is no partition");
+}
