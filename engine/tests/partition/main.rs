@@ -9,6 +9,7 @@ mod apply_property;
 mod desk;
 mod drain_named;
 mod fixture;
+mod gate_named;
 mod invariants;
 mod machine_named;
 mod machine_pipelined;

@@ -1,0 +1,53 @@
+//! A gate that closes: what is on its way comes back, what runs may end, nobody else is
+//! served.
+
+use forebay_engine::partition::machine::{
+    Answer, PartitionEffect as Effect, PartitionInput as Input, Phase,
+};
+use forebay_messages::{
+    actor::AttemptEnd,
+    command::{Command, Enqueue},
+};
+
+use super::{
+    desk::{Desk, Effects, answers, has, runs},
+    fixture::{entry, new_entry},
+};
+
+/// The name of a vqueue without a lock.
+const FREE: u8 = 0;
+
+fn is_quiet(effects: &Effects) -> bool {
+    has(effects, |effect| matches!(effect, Effect::TellQuiet { .. }))
+}
+
+#[test]
+fn a_decision_that_is_applied_behind_a_closed_gate_goes_back_and_does_not_count() {
+    let mut desk = Desk::leading();
+    let handle = desk.enqueue_cold(1, FREE);
+    // Proposed; no handler was begun.
+    desk.decide(handle, 1, 10);
+    assert!(!is_quiet(&desk.tell(Input::CloseGate)), "its decision is on its way");
+    let effects = desk.commit();
+    assert!(runs(&effects).is_empty() && !is_quiet(&effects), "it goes back first");
+    assert!(desk.running(1));
+    assert!(is_quiet(&desk.commit()));
+    assert!(!desk.running(1));
+    assert_eq!(desk.replica.row(1).unwrap().attempts, 0);
+}
+
+#[test]
+fn a_closed_gate_lets_what_runs_end_and_serves_nobody_else() {
+    let mut desk = Desk::leading();
+    let (_, token) = desk.start(1, FREE, 10);
+    assert!(!is_quiet(&desk.tell(Input::CloseGate)), "one runs");
+    assert_eq!(desk.partition.phase(), Phase::Closing);
+    let effects = desk.propose(Command::Enqueue(Enqueue { entry: new_entry(2, FREE) }));
+    assert_eq!(answers(&effects), [Answer::NotLeading]);
+    let ended = AttemptEnd::Success(Default::default());
+    let mut effects = desk.tell(Input::Ended { entry: entry(1), token, ended });
+    effects.extend(desk.tell(Input::Flush));
+    assert!(!is_quiet(&effects), "its end is not durable");
+    assert!(is_quiet(&desk.commit()));
+    assert!(desk.replica.row(1).is_none(), "it has ended");
+}
