@@ -3,7 +3,8 @@
 //! Memory, and one preallocated file that two synced records per job go to, one when
 //! it is enqueued and one when it is completed; one thread writes whatever waited while
 //! the last sync ran. As many producers and consumers, and as large batches, as those
-//! of the run that it is compared with. No keys, no limits, no retries, no recovery.
+//! of the run that it is compared with: jobs are enqueued and waited for batch by batch,
+//! and consumed and completed one by one. No keys, no limits, no retries, no recovery.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +14,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::Instant,
@@ -33,19 +34,36 @@ const HEADER_LEN: usize = 16;
 /// Bytes written at a time when the file is made.
 const FILL_BYTES: usize = 1 << 20;
 
-/// Jobs that go together, and whoever waits for their end.
-struct Jobs {
-    first: u64,
-    payloads: Vec<Vec<u8>>,
-    done: oneshot::Sender<()>,
+/// Jobs that were enqueued together, and whoever waits for the last of their ends.
+struct Batch {
+    left: AtomicUsize,
+    done: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+impl Batch {
+    fn one_ended(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        if let Some(done) = self.done.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Whoever has stopped waiting is not told.
+            let _ = done.send(());
+        }
+    }
+}
+
+struct Job {
+    number: u64,
+    payload: Vec<u8>,
+    batch: Arc<Batch>,
 }
 
 /// What the writer is told.
 enum Record {
     /// Write these; then they may be consumed.
-    Enqueue(Jobs, oneshot::Sender<()>),
-    /// Write that these are done; then tell so.
-    Complete { first: u64, count: usize, done: oneshot::Sender<()> },
+    Enqueue(Vec<Job>, oneshot::Sender<()>),
+    /// Write that this one is done; then tell so.
+    Complete { number: u64, batch: Arc<Batch> },
     /// No more comes.
     Stop,
 }
@@ -79,7 +97,7 @@ impl Inlet {
 
 /// Jobs in memory, ready to be consumed.
 struct Ready {
-    jobs: Mutex<VecDeque<Jobs>>,
+    jobs: Mutex<VecDeque<Job>>,
     count: Semaphore,
 }
 
@@ -160,11 +178,17 @@ impl Ideal {
         async move {
             while !is_over.load(Ordering::Acquire) {
                 let first = next.fetch_add(shape.batch as u64, Ordering::Relaxed);
-                let payloads = (0..shape.batch).map(|_| vec![0x5a; shape.payload]).collect();
                 let (done, is_done) = oneshot::channel();
+                let left = AtomicUsize::new(shape.batch);
+                let batch = Arc::new(Batch { left, done: Mutex::new(Some(done)) });
+                let job = |number| {
+                    let payload = vec![0x5a; shape.payload];
+                    Job { number, payload, batch: Arc::clone(&batch) }
+                };
+                let jobs = (first..first + shape.batch as u64).map(job).collect();
                 let (stored, is_stored) = oneshot::channel();
                 let called = Instant::now();
-                inlet.send(Record::Enqueue(Jobs { first, payloads, done }, stored));
+                inlet.send(Record::Enqueue(jobs, stored));
                 if is_stored.await.is_err() || is_done.await.is_err() {
                     return; // The writer failed, and says so when it is joined.
                 }
@@ -196,12 +220,11 @@ impl Ideal {
 async fn consumer(inlet: Arc<Inlet>, ready: Arc<Ready>) {
     while let Ok(permit) = ready.count.acquire().await {
         permit.forget();
-        let jobs = ready.jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        let Some(Jobs { first, payloads, done }) = jobs else { continue };
-        // The work itself: look at each payload once.
-        let seen: usize = payloads.iter().map(|payload| usize::from(payload[0])).sum();
-        std::hint::black_box(seen);
-        inlet.send(Record::Complete { first, count: payloads.len(), done });
+        let job = ready.jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        let Some(Job { number, payload, batch }) = job else { continue };
+        // The work itself: look at the payload once.
+        std::hint::black_box(payload[0]);
+        inlet.send(Record::Complete { number, batch });
     }
 }
 
@@ -221,13 +244,11 @@ impl Writer {
             for record in &taken {
                 match record {
                     Record::Enqueue(jobs, _) => {
-                        for (number, payload) in (jobs.first..).zip(&jobs.payloads) {
-                            put(&mut bytes, 1, number, payload);
+                        for Job { number, payload, .. } in jobs {
+                            put(&mut bytes, 1, *number, payload);
                         }
                     }
-                    Record::Complete { first, count, .. } => {
-                        (*first..).take(*count).for_each(|number| put(&mut bytes, 2, number, &[]));
-                    }
+                    Record::Complete { number, .. } => put(&mut bytes, 2, *number, &[]),
                     Record::Stop => is_last = true,
                 }
             }
@@ -254,13 +275,11 @@ impl Writer {
         for record in taken.drain(..) {
             match record {
                 Record::Enqueue(jobs, done) => {
-                    stored.push(jobs);
+                    stored.extend(jobs);
                     // Whoever has stopped waiting is not told.
                     let _ = done.send(());
                 }
-                Record::Complete { done, .. } => {
-                    let _ = done.send(());
-                }
+                Record::Complete { batch, .. } => batch.one_ended(),
                 Record::Stop => {}
             }
         }
