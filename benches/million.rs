@@ -184,21 +184,26 @@ async fn enqueue(runtime: &Runtime, kind: &str, count: u64) -> Done {
     Ok(())
 }
 
-fn active(runtime: &Runtime) -> usize {
-    runtime.node().status().into_iter().flatten().map(|partition| partition.active_vqueues).sum()
+/// Vqueues with an actor, and those that wait for a permit without one.
+fn vqueues(runtime: &Runtime) -> (usize, usize) {
+    let all = runtime.node().status().into_iter().flatten();
+    all.fold((0, 0), |(active, waiting), partition| {
+        (active + partition.active_vqueues, waiting + partition.waiting_vqueues)
+    })
 }
 
-/// Waits until the number of active vqueues stands still.
+/// Waits until the numbers of vqueues stand still.
 async fn settle(runtime: &Runtime) {
     let begun = Instant::now();
-    let (mut before, mut still) = (usize::MAX, 0);
+    let (mut before, mut still) = ((0, 0), 0);
     while still < 20 {
-        let now = active(runtime);
+        let now = vqueues(runtime);
         still = if now == before { still + 1 } else { 0 };
         before = now;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    println!("  {before} vqueues are active, after {:.1?}", begun.elapsed());
+    let (active, waiting) = before;
+    println!("  {active} vqueues are active, {waiting} wait, after {:.1?}", begun.elapsed());
 }
 
 /// Waits until everything was handled.

@@ -88,6 +88,7 @@ async fn run(entries: u32, seed: u64) {
         .data_dir(dir.path())
         .partitions(2)
         // Few: vqueues go and come back all the time as well.
+        .active_vqueues_max(8)
         .idle_vqueues_max(5)
         .actor_faults(Arc::clone(&faults))
         .handler("work", move |context, payload: bytes::Bytes| {

@@ -6,7 +6,7 @@ use forebay_engine::{
     limiter::{Limiter, LimiterEffect},
     partition::machine::PartitionInput,
 };
-use forebay_messages::actor::{LimiterMessage, VQueueMessage};
+use forebay_messages::actor::LimiterMessage;
 
 use crate::{
     capacity::CapacityClient,
@@ -32,7 +32,7 @@ impl Performer<Limiter> for LimiterPerformer {
     fn perform(&mut self, effect: LimiterEffect, scope: &mut Scope<'_, LimiterMessage>) {
         match effect {
             LimiterEffect::Granted(granted) => {
-                self.links.to_vqueue(granted.handle, VQueueMessage::Granted(granted.permits));
+                self.links.grant(granted.handle, granted.permits);
             }
             LimiterEffect::Seeded { permits } => {
                 self.links.to_partition(PartitionInput::LimiterSeeded { permits });

@@ -9,7 +9,7 @@ use std::{cell::RefCell, collections::VecDeque};
 use forebay_engine::{leadership::LeadershipInput, partition::machine::PartitionInput};
 use forebay_messages::{
     VQueueHandle,
-    actor::{LimiterMessage, VQueueMessage},
+    actor::{LimiterMessage, Permits, VQueueMessage},
 };
 
 use crate::shell::{Child, Ref};
@@ -90,6 +90,20 @@ impl Links {
             vqueues.resize_with(slot + 1, || None);
         }
         vqueues[slot] = Some((handle, child));
+    }
+
+    /// Tells a vqueue of its permits, or the partition if it has no actor.
+    pub(crate) fn grant(&self, handle: VQueueHandle, permits: Permits) {
+        let vqueues = self.vqueues.borrow();
+        match vqueues.get(handle.slot as usize) {
+            Some(Some((present, child))) if *present == handle => {
+                child.address.send(VQueueMessage::Granted(permits));
+            }
+            _ => {
+                drop(vqueues);
+                self.to_partition(PartitionInput::Granted { handle, permits });
+            }
+        }
     }
 
     /// Sends to a vqueue if that incarnation is the present one.

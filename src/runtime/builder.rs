@@ -16,7 +16,7 @@ use forebay_actors::{
     node::{Candidacy, Node, NodeConfig, Place, SharedLog},
     shell::{Clock, WallClock},
 };
-use forebay_engine::partition::machine::{IDLE_VQUEUES_MAX, VQueueLimits};
+use forebay_engine::partition::machine::VQueueLimits;
 use forebay_messages::vqueue::{Part, check_component};
 
 use crate::{
@@ -39,7 +39,7 @@ pub struct Builder {
     threads: Option<usize>,
     running_max: Option<u32>,
     payload_len_max: usize,
-    idle_vqueues_max: usize,
+    vqueues: VQueueLimits,
     faults: FaultPlan,
     shared: Option<SharedLog>,
     trim_log: TrimLog,
@@ -56,7 +56,7 @@ impl Builder {
             threads: None,
             running_max: None,
             payload_len_max: PAYLOAD_LEN_DEFAULT,
-            idle_vqueues_max: IDLE_VQUEUES_MAX,
+            vqueues: VQueueLimits::default(),
             faults: FaultPlan::default(),
             shared: None,
             trim_log: TrimLog::default(),
@@ -150,12 +150,20 @@ impl Builder {
         self
     }
 
+    /// With how many vqueues of a partition in memory as a whole (default: 16,384, about
+    /// 40 MiB) others that wait for a permit leave but a note of it, about 400 bytes. Work
+    /// that was let wait so starts with a read, behind what has waited longer.
+    pub fn active_vqueues_max(mut self, count: usize) -> Self {
+        self.vqueues.active_max = count;
+        self
+    }
+
     /// How many vqueues of each partition may stay in memory although they have nothing
     /// to do at present (default: 4,096, about 6 MiB). Work that comes for one of them
     /// starts without a read. The least recently used go first, and whoever was idle for
     /// half a minute; with 0 a vqueue without work goes at once.
     pub fn idle_vqueues_max(mut self, count: usize) -> Self {
-        self.idle_vqueues_max = count;
+        self.vqueues.idle_max = count;
         self
     }
 
@@ -249,7 +257,7 @@ impl Builder {
             threads: self.threads,
             running_max: self.running_max,
             dispatches: true,
-            vqueues: VQueueLimits { idle_max: self.idle_vqueues_max, ..VQueueLimits::default() },
+            vqueues: self.vqueues,
             faults: self.faults,
             shared: self.shared,
             trim_log: self.trim_log,

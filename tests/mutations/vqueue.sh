@@ -27,7 +27,7 @@ mutation 'a draining vqueue decides' settle.rs \
     's/if self\.config\.paused \|\| self\.config\.draining \{/if self.config.paused {/'
 mutation 'another wish of the lock does not replace the acquire' settle.rs \
     's/self\.asked != Some\(lock\)/self.asked.is_none()/'
-mutation 'a retry asks for the lock as if it did not hold it' settle.rs \
+mutation 'a retry asks for the lock as if it did not hold it' mod.rs \
     's/\(true, true\) => LockWish::Held\(head\.entry\)/(true, true) => LockWish::Take/'
 mutation 'a grant does not end the acquire' mod.rs \
     's/self\.asked\.take\(\)\.is_none\(\)/self.asked.is_none()/'
@@ -56,5 +56,11 @@ mutation 'resume is forgotten' mod.rs \
     's/VQueueMessage::Resume => self\.config\.paused = false/VQueueMessage::Resume => {}/'
 mutation 'changes are taken in the wrong order' mod.rs \
     's/for change in changes \{/for change in changes.iter().rev() {/'
+mutation 'a permit that it was started with is lost' mod.rs \
+    's/self\.use_permits\(now, \*permits, effects\);/let _ = permits;/'
+mutation 'a permit that it was started with is kept when the scan failed' mod.rs \
+    's/ \|\| self\.retry_at\.is_some\(\);/;/'
+mutation 'a permit that it was started with is kept while paused' mod.rs \
+    's/let is_stopped = self\.config\.paused \|\| /let is_stopped = /'
 
 finish

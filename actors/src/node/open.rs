@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    Machinery, Node, NodeConfig, NodeError, NodeServices, Place, SharedLog,
+    Machinery, Node, NodeConfig, NodeError, NodeServices, Place,
     snapshot::tell_snapshots,
     table::{PartitionTable, Row},
 };
@@ -72,9 +72,9 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
             let (log, metadata, store) = place.disk.open()?;
             Ok(Storage {
                 data_dir: None,
-                node: shared.map_or(NodeId(1), SharedLog::next_node),
-                log: shared.map_or(log, SharedLog::log),
-                metadata: shared.map_or(metadata, SharedLog::metadata),
+                node: shared.map_or(NodeId(1), super::SharedLog::next_node),
+                log: shared.map_or(log, super::SharedLog::log),
+                metadata: shared.map_or(metadata, super::SharedLog::metadata),
                 store,
             })
         }

@@ -120,6 +120,9 @@ pub struct StatusView {
     pub log_end: u64,
     /// Vqueues that are active.
     pub active_vqueues: usize,
+    /// Vqueues that wait for a permit and are not kept active meanwhile.
+    #[serde(default)]
+    pub waiting_vqueues: usize,
     /// Messages that came too late.
     pub stale: u64,
 }
@@ -408,6 +411,7 @@ impl Node {
                 applied: gauges.applied.0,
                 log_end: self.log_store.end(id).0,
                 active_vqueues: gauges.active_vqueues,
+                waiting_vqueues: gauges.waiting_vqueues,
                 stale: gauges.stale,
             }
         });

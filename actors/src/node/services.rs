@@ -50,6 +50,8 @@ pub struct PartitionGauges {
     pub applied: Lsn,
     /// Vqueues that are active.
     pub active_vqueues: usize,
+    /// Vqueues that wait for a permit and have no actor.
+    pub waiting_vqueues: usize,
     /// Messages that came too late.
     pub stale: u64,
 }
@@ -270,6 +272,7 @@ impl NodeServices {
         let gauges = PartitionGauges {
             applied: machine.applied(),
             active_vqueues: machine.active_vqueues(),
+            waiting_vqueues: machine.waiting_vqueues(),
             stale: stale.vqueue + stale.attempt,
         };
         if *told == Some(gauges) {

@@ -235,8 +235,11 @@ impl Performer<Partition> for PartitionPerformer {
             PartitionEffect::ToLimiter(message) => self.links.to_limiter(message),
             PartitionEffect::FindVQueues { after } => self.find_vqueues(after, scope),
             PartitionEffect::WakeAt(at) => self.wake_at(at, scope),
-            PartitionEffect::SpawnVQueue { handle, vqueue, dispatched } => {
-                self.spawn_vqueue(handle, vqueue, dispatched, scope);
+            PartitionEffect::SpawnVQueue { handle, vqueue, dispatched, permits } => {
+                self.spawn_vqueue(handle, vqueue, dispatched, permits, scope);
+            }
+            PartitionEffect::Acquire { handle, vqueue, head, is_known } => {
+                self.acquire_for(handle, vqueue, (head, is_known), scope);
             }
             PartitionEffect::StopVQueue(handle) => self.links.stop_vqueue(handle),
             PartitionEffect::ToVQueue(handle, message) => self.links.to_vqueue(handle, message),

@@ -9,11 +9,14 @@ use forebay_engine::{
         machine::{Begun, PartitionInput, RunAttempt},
         store::{Tables, TablesError},
     },
-    vqueue::{Rest, VQueue, VQueueConfig},
+    vqueue::{Rest, VQueue, VQueueConfig, wish},
 };
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, VQueueHandle, VQueueId, command::Decision,
+    AttemptToken, EntryId, EntryKey, Timestamp, VQueueHandle, VQueueId,
+    actor::{Acquire, LimiterMessage, Permits},
+    command::Decision,
 };
+use forebay_storage::partition::StoreError;
 
 use crate::{shell::Death, vqueue::VQueuePerformer};
 
@@ -28,6 +31,7 @@ impl PartitionPerformer {
         handle: VQueueHandle,
         vqueue: VQueueId,
         dispatched: Vec<EntryKey>,
+        permits: Option<Permits>,
         scope: &mut PartitionScope<'_>,
     ) {
         let meta = match self.store.vqueue(vqueue) {
@@ -47,7 +51,10 @@ impl PartitionPerformer {
             paused: meta.is_paused,
             draining: false,
         };
-        let machine = VQueue::new(config, dispatched);
+        let mut machine = VQueue::new(config, dispatched);
+        if let Some(permits) = permits {
+            machine = machine.with_permits(permits);
+        }
         let shared = Rc::clone(&self.vqueues);
         let performer = VQueuePerformer::new(shared, handle, vqueue, meta.name);
         let me = scope.me.clone();
@@ -58,6 +65,44 @@ impl PartitionPerformer {
         });
         let child = self.world.spawn("vqueue", machine, performer, on_death);
         self.links.put_vqueue(handle, child);
+    }
+
+    /// Asks the limiter on behalf of a vqueue that has no actor.
+    pub(super) fn acquire_for(
+        &mut self,
+        handle: VQueueHandle,
+        vqueue: VQueueId,
+        head: (EntryKey, bool),
+        scope: &mut PartitionScope<'_>,
+    ) {
+        match self.try_acquire_for(handle, vqueue, head) {
+            Ok(None) => {}
+            Ok(Some(rest)) => scope.feed_back(PartitionInput::Passivated { handle, rest }),
+            Err(error) => self.fail(error.to_string(), scope),
+        }
+    }
+
+    /// Why there is nothing to ask for, if so.
+    fn try_acquire_for(
+        &self,
+        handle: VQueueHandle,
+        vqueue: VQueueId,
+        (head, is_known): (EntryKey, bool),
+    ) -> Result<Option<Rest>, StoreError> {
+        let name = match self.store.vqueue(vqueue)? {
+            None => return Ok(Some(Rest::Empty)),
+            Some(meta) if meta.is_paused => return Ok(Some(Rest::Paused)),
+            Some(meta) => meta.name,
+        };
+        let may_wait = is_known || head.has_lock || !name.has_lock();
+        if !may_wait && self.store.lock(vqueue)?.is_some() {
+            // The head may be an entry that kept the lock.
+            return Ok(Some(Rest::Until(Timestamp::default())));
+        }
+        let lock = wish(name.has_lock(), head);
+        let ask = Acquire { handle, vqueue, name, count: 1, lock };
+        self.links.to_limiter(LimiterMessage::Acquire(ask));
+        Ok(None)
     }
 
     /// Runs what has just been proposed, as far as the committed rows let it.

@@ -7,7 +7,7 @@ use forebay_engine::partition::{
     rows::VQueueMeta,
 };
 use forebay_messages::{
-    AttemptToken, EntryId, Timestamp, VQueueId, VQueueName,
+    AttemptToken, EntryId, EntryKey, VQueueId, VQueueName,
     actor::{LimiterMessage, Seed, SeedRunning},
 };
 use forebay_storage::partition::{Head, StoreError};
@@ -91,7 +91,7 @@ impl PartitionPerformer {
                 let ids: Vec<_> = page.into_iter().filter(with_work).map(|(id, _)| id).collect();
                 match self.store.inbox_heads(&ids) {
                     Ok(heads) => {
-                        let found = ids.into_iter().zip(heads.into_iter().map(run_at)).collect();
+                        let found = ids.into_iter().zip(heads.into_iter().map(known)).collect();
                         let me = scope.me.clone();
                         self.world.timers().set(scope.now, move || {
                             me.send(PartitionInput::VQueuesFound { found, next });
@@ -105,10 +105,9 @@ impl PartitionPerformer {
     }
 }
 
-/// When a head may run; at once if that is not known, for then the vqueue finds out.
-fn run_at(head: Head) -> Timestamp {
+fn known(head: Head) -> Option<EntryKey> {
     match head {
-        Head::Row(place) => place.run_at,
-        Head::Empty | Head::Unknown => Timestamp::default(),
+        Head::Row(place) => Some(place),
+        Head::Empty | Head::Unknown => None,
     }
 }

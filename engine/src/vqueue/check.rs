@@ -24,6 +24,10 @@ impl VQueue {
             let is_armed = self.armed.is_some_and(|armed| armed <= retry_at);
             assert!(is_armed, "a failed scan is not tried again");
         }
+        assert!(
+            self.early.is_none() || self.inbox.is_refill_in_flight(),
+            "permits are kept although the inbox was read"
+        );
         let has_rows = self.inbox.head().is_some();
         let is_known = self.inbox.is_complete() || self.inbox.is_refill_in_flight() || has_rows;
         let is_free = !self.config.paused && !self.config.draining;

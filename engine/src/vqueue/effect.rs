@@ -80,4 +80,6 @@ pub enum Rest {
     Until(Timestamp),
     /// It is paused: until resumed.
     Paused,
+    /// It only waits for a permit, for this head; said only when it is to make room.
+    Waits(EntryKey),
 }

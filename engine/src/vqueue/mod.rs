@@ -8,7 +8,8 @@
 //!
 //! Guarantees, shown by the model in `tests/vqueue`:
 //! 1. A permit is good for whichever entry is the head when it arrives. It ends in
-//!    exactly one `Decide` or `ReturnPermit`, within the step that brought it.
+//!    exactly one `Decide` or `ReturnPermit`, within the step that brought it; one that
+//!    it was started with, as soon as the inbox was read or cannot be.
 //! 2. No entry is decided before its `run_at`, nor while paused or draining, nor
 //!    again before its decision is answered.
 //! 3. With a lock, one decision at a time: nothing is asked for before the last
@@ -64,6 +65,16 @@ pub struct VQueueConfig {
     pub draining: bool,
 }
 
+/// What a vqueue wishes of its lock for an entry at its head.
+#[must_use]
+pub fn wish(has_lock: bool, head: EntryKey) -> LockWish {
+    match (has_lock, head.has_lock) {
+        (false, _) => LockWish::None,
+        (true, false) => LockWish::Take,
+        (true, true) => LockWish::Held(head.entry),
+    }
+}
+
 /// Where a vqueue is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -80,6 +91,8 @@ pub enum Stage {
 pub struct VQueue {
     config: VQueueConfig,
     inbox: Inbox,
+    /// Permits that it was started with, until the inbox is known; rare, so boxed.
+    early: Option<Box<Permits>>,
     /// The wish of the outstanding `Acquire`.
     asked: Option<LockWish>,
     /// An `Acquire` was replaced, perhaps after it was granted: the replacing one may
@@ -121,6 +134,7 @@ impl VQueue {
         Self {
             config,
             inbox,
+            early: None,
             asked: None,
             may_stand: false,
             armed: None,
@@ -129,6 +143,13 @@ impl VQueue {
             hinted: None,
             gone: Gone::default(),
         }
+    }
+
+    /// The same, started with permits that were granted before it was there.
+    #[must_use]
+    pub fn with_permits(mut self, permits: Permits) -> Self {
+        self.early = Some(Box::new(permits));
+        self
     }
 
     /// Which vqueue this is.
@@ -189,6 +210,21 @@ impl VQueue {
         if self.asked.take().is_none() {
             self.may_stand = false;
         }
+        self.use_permits(now, permits, effects);
+    }
+
+    /// What it was started with is good for a head as soon as one is known, or for none.
+    fn use_early(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
+        let is_stopped = self.config.paused || self.config.draining || self.retry_at.is_some();
+        let is_known = self.inbox.is_complete() || self.inbox.head().is_some();
+        if (is_known || is_stopped)
+            && let Some(permits) = self.early.take()
+        {
+            self.use_permits(now, *permits, effects);
+        }
+    }
+
+    fn use_permits(&mut self, now: Timestamp, permits: Permits, effects: &mut Vec<VQueueEffect>) {
         for permit in permits.iter() {
             let key = if self.runnable(now) > 0 { self.inbox.take_head() } else { None };
             effects.push(match key {
@@ -229,14 +265,15 @@ impl VQueue {
         self.inbox.cancel_refill();
     }
 
-    fn on_passivate(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
-        let Some(rest) = self.rest(now) else {
+    fn on_passivate(&mut self, now: Timestamp, makes_room: bool, effects: &mut Vec<VQueueEffect>) {
+        let waits = || if makes_room { self.waits(now) } else { None };
+        let Some(rest) = self.rest(now).or_else(waits) else {
             // The next rest is worth a hint, whatever the last one was.
             self.hinted = None;
             effects.push(VQueueEffect::StillNeeded);
             return;
         };
-        if self.asked.take().is_some() || self.may_stand {
+        if self.asked.is_some() || self.may_stand {
             effects.push(VQueueEffect::Withdraw);
         }
         effects.push(VQueueEffect::Passivated(rest));
@@ -265,7 +302,8 @@ impl Machine for VQueue {
             VQueueMessage::Pause => self.on_pause(),
             VQueueMessage::Resume => self.config.paused = false,
             VQueueMessage::Drained => self.config.draining = false,
-            VQueueMessage::Passivate => return self.on_passivate(now, effects),
+            VQueueMessage::Passivate => return self.on_passivate(now, false, effects),
+            VQueueMessage::MakeRoom => return self.on_passivate(now, true, effects),
         }
         self.settle(now, effects);
     }

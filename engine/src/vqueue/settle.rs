@@ -4,15 +4,13 @@
 //! Owns: the conditions for reading, asking, waiting and resting. Must always hold:
 //! settling twice emits nothing the second time. Must not know: which message came.
 
-use forebay_messages::{
-    EntryKey, Timestamp,
-    actor::{LockWish, RefillRequest},
-};
+use forebay_messages::{Timestamp, actor::RefillRequest};
 
-use super::{DISPATCHED_MAX, Rest, VQueue, VQueueEffect};
+use super::{DISPATCHED_MAX, Rest, VQueue, VQueueEffect, wish};
 
 impl VQueue {
     pub(super) fn settle(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
+        self.use_early(now, effects);
         let read = self.refill_if_low(now);
         self.acquire_if_runnable(now, effects);
         self.set_timer(now, effects);
@@ -41,19 +39,11 @@ impl VQueue {
         let Some(head) = self.inbox.head() else {
             return;
         };
-        let lock = self.wish(head);
+        let lock = wish(self.config.has_lock, head);
         if count > 0 && self.asked != Some(lock) {
             self.may_stand |= self.asked.is_some();
             self.asked = Some(lock);
             effects.push(VQueueEffect::Acquire { count, lock });
-        }
-    }
-
-    fn wish(&self, head: EntryKey) -> LockWish {
-        match (self.config.has_lock, head.has_lock) {
-            (false, _) => LockWish::None,
-            (true, false) => LockWish::Take,
-            (true, true) => LockWish::Held(head.entry),
         }
     }
 
@@ -111,6 +101,17 @@ impl VQueue {
         } else {
             self.head_waits_until(now).map(Rest::Until)
         }
+    }
+
+    /// That nothing is to be done but to wait for the permit that was asked for.
+    pub(super) fn waits(&self, now: Timestamp) -> Option<Rest> {
+        let is_busy = self.config.draining
+            || self.inbox.is_refill_in_flight()
+            || self.inbox.dispatched().len() > 0;
+        if is_busy || self.config.paused || self.asked.is_none() {
+            return None;
+        }
+        self.inbox.head().filter(|head| head.run_at <= now).map(Rest::Waits)
     }
 
     fn hint_if_idle(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {

@@ -40,7 +40,7 @@ impl Desk {
     }
 
     pub(crate) fn over(replica: Replica) -> Self {
-        Self::with(replica, VQueueLimits { idle_max: 0, sleepers_max: 2 })
+        Self::with(replica, VQueueLimits { active_max: 100, idle_max: 0, sleepers_max: 2 })
     }
 
     /// One that leads and keeps something of vqueues that have nothing to do.
@@ -242,7 +242,7 @@ impl Desk {
 /// The vqueue that was started, and what it was told is dispatched.
 pub(crate) fn spawned(effects: &Effects) -> Option<(VQueueHandle, VQueueId, Vec<EntryKey>)> {
     effects.iter().find_map(|effect| match effect {
-        PartitionEffect::SpawnVQueue { handle, vqueue, dispatched } => {
+        PartitionEffect::SpawnVQueue { handle, vqueue, dispatched, .. } => {
             Some((*handle, *vqueue, dispatched.clone()))
         }
         _ => None,

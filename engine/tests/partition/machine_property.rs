@@ -241,8 +241,10 @@ fn check_end(world: &World, leader: usize) {
 }
 
 fn setting() -> impl Strategy<Value = Setting> {
-    let vqueues = (0..3_usize, 1..3_usize)
-        .prop_map(|(idle_max, sleepers_max)| VQueueLimits { idle_max, sleepers_max });
+    let vqueues =
+        (0..4_usize, 0..3_usize, 1..3_usize).prop_map(|(active_max, idle_max, sleepers_max)| {
+            VQueueLimits { active_max, idle_max, sleepers_max }
+        });
     (any::<[bool; 2]>(), vqueues).prop_map(|([reads_block, limiter_is_real], vqueues)| Setting {
         reads_block,
         vqueues,

@@ -1,10 +1,15 @@
 //! Vqueues that rest: who stays, who goes, who wakes, with bounded memory.
 
-use forebay_engine::partition::machine::{
-    IDLE_MS_MAX, PartitionEffect as Effect, PartitionInput as Input, VQueueLimits,
+use forebay_engine::{
+    partition::machine::{
+        IDLE_MS_MAX, PartitionEffect as Effect, PartitionInput as Input, VQueueLimits,
+    },
+    vqueue::Rest,
 };
 use forebay_messages::{
-    Timestamp, VQueueHandle, VQueueId, actor::VQueueMessage, command::NewEntry,
+    EntryKey, Timestamp, VQueueHandle, VQueueId,
+    actor::{LimiterMessage, Permits, VQueueMessage},
+    command::{Command, NewEntry, VQueueSelector},
 };
 
 use super::{
@@ -16,7 +21,7 @@ use super::{
 const FREE: u8 = 0;
 
 fn keeping(idle_max: usize, sleepers_max: usize) -> Desk {
-    let mut desk = Desk::leading_with(VQueueLimits { idle_max, sleepers_max });
+    let mut desk = Desk::leading_with(VQueueLimits { active_max: 100, idle_max, sleepers_max });
     // The walk of the start finds nothing.
     desk.tell(Input::VQueuesFound { found: Vec::new(), next: None });
     desk
@@ -32,6 +37,11 @@ fn vqueue_of(desk: &Desk, n: u8) -> VQueueId {
     let name = entry_of(n, 0).vqueue;
     let mut all = desk.replica.tables.vqueues.iter();
     *all.find(|(_, meta)| *meta.name == name).unwrap().0
+}
+
+/// A head as a walk finds it.
+fn head_at(run_at: u64) -> Option<EntryKey> {
+    Some(EntryKey { run_at: Timestamp(run_at), ..EntryKey::default() })
 }
 
 /// Who is asked to go.
@@ -119,7 +129,7 @@ fn sleepers_that_do_not_fit_in_memory_are_found_again() {
     assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 1)]);
     assert!(walks(&effects), "there is room for one more");
     let heads: Vec<_> =
-        [2, 3, 4].map(|n| (vqueue_of(&desk, n), Timestamp(10_000 * u64::from(n)))).into();
+        [2, 3, 4].map(|n| (vqueue_of(&desk, n), head_at(10_000 * u64::from(n)))).into();
     let effects =
         desk.tell(Input::VQueuesFound { found: heads[..2].to_vec(), next: Some(heads[1].0) });
     assert!(!walks(&effects), "one walk at a time");
@@ -138,8 +148,85 @@ fn what_a_walk_saw_does_not_put_off_what_came_later() {
     let mut desk = keeping(0, 4);
     desk.enqueue(entry_of(1, 9_000));
     let id = vqueue_of(&desk, 1);
-    let found = vec![(id, Timestamp(20_000))];
+    let found = vec![(id, head_at(20_000))];
     desk.tell(Input::VQueuesFound { found, next: None });
     desk.now = 9_000;
     assert_eq!(all_spawned(&desk.tell(Input::Tick)), [id]);
+}
+
+/// The vqueue for which a permit is asked although it has no actor.
+fn asks_for(effects: &Effects) -> Option<(VQueueHandle, VQueueId)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Acquire { handle, vqueue, .. } => Some((*handle, *vqueue)),
+        _ => None,
+    })
+}
+
+fn crowded(active_max: usize) -> Desk {
+    let mut desk = Desk::leading_with(VQueueLimits { active_max, idle_max: 0, sleepers_max: 2 });
+    desk.tell(Input::VQueuesFound { found: Vec::new(), next: None });
+    desk
+}
+
+fn granted(desk: &Desk, handle: VQueueHandle, serial: u64) -> Input {
+    Input::Granted { handle, permits: Permits { first: desk.permit(serial), count: 1 } }
+}
+
+#[test]
+fn who_comes_to_a_crowd_waits_for_its_permit_without_an_actor() {
+    let mut desk = crowded(1);
+    let first = spawned(&desk.enqueue(entry_of(1, 0))).unwrap().0;
+    let effects = desk.enqueue(entry_of(2, 0));
+    assert!(spawned(&effects).is_none());
+    let (handle, id) = asks_for(&effects).unwrap();
+    assert_eq!((id, desk.partition.active_vqueues()), (vqueue_of(&desk, 2), 1));
+    // The permit is for whichever entry is its head by then.
+    let again = NewEntry { vqueue: entry_of(2, 0).vqueue, ..entry_of(3, 0) };
+    let effects = desk.enqueue(again);
+    assert!(spawned(&effects).is_none() && asks_for(&effects).is_none());
+
+    // The permit starts it; and whoever has an actor for longest is asked to make room.
+    let effects = desk.tell(granted(&desk, handle, 5));
+    let Some(Effect::SpawnVQueue { permits: Some(permits), .. }) = effects.first() else {
+        panic!("its actor is not given the permit: {effects:?}")
+    };
+    assert_eq!(permits.first, desk.permit(5));
+    let asked = |handle: &VQueueHandle, effect: &Effect| matches!(effect, Effect::ToVQueue(to, VQueueMessage::MakeRoom) if to == handle);
+    assert!(effects.iter().any(|effect| asked(&first, effect)), "{effects:?}");
+
+    // It only waits: it does so without an actor from now on.
+    let head = desk.key(1);
+    let effects = desk.tell(Input::Passivated { handle: first, rest: Rest::Waits(head) });
+    let (handle, id) = asks_for(&effects).unwrap();
+    assert_eq!(id, vqueue_of(&desk, 1));
+    assert_ne!(handle, first, "what is granted to the one that is gone comes back");
+    assert_eq!((desk.partition.active_vqueues(), desk.partition.waiting_vqueues()), (1, 1));
+}
+
+#[test]
+fn a_permit_for_a_vqueue_that_waits_no_more_starts_nothing() {
+    let mut desk = crowded(0);
+    let (handle, id) = asks_for(&desk.enqueue(entry_of(1, 0))).unwrap();
+    desk.propose(Command::PauseVQueue(VQueueSelector {
+        vqueues: vec![id],
+        ..VQueueSelector::default()
+    }));
+    let effects = desk.commit();
+    let withdrawn = |effect: &Effect| matches!(effect, Effect::ToLimiter(LimiterMessage::Withdraw(from)) if *from == handle);
+    assert!(effects.iter().any(withdrawn), "{effects:?}");
+    assert!(desk.tell(granted(&desk, handle, 1)).is_empty());
+    assert_eq!(desk.partition.waiting_vqueues(), 0);
+}
+
+/// Found by the model: an entry that kept the lock and waits for its retry is the head,
+/// whatever comes to the queue meanwhile.
+#[test]
+fn a_row_of_a_locked_vqueue_that_sleeps_is_not_taken_for_its_head() {
+    let mut desk = crowded(0);
+    let (handle, _) = asks_for(&desk.enqueue(entry_of(1, 0))).unwrap();
+    // What the rows said when it was about to ask: somebody holds the lock.
+    let rest = Rest::Until(Timestamp::default());
+    let effects = desk.tell(Input::Passivated { handle, rest });
+    assert_eq!(wake_at(&effects), Some(0), "it is looked at, at once");
+    assert_eq!(all_spawned(&desk.tell(Input::Tick)), [vqueue_of(&desk, 1)]);
 }

@@ -54,9 +54,9 @@ fn step(world: &mut World, raw: u16) {
         59 if world.paused => world.resume(),
         59 => world.pause(),
         60 => world.drained(),
-        61 | 62 => world.passivate(),
+        61 | 62 => world.passivate(arg.is_multiple_of(2)),
         _ if arg.is_multiple_of(3) => world.kill(),
-        _ => world.passivate(),
+        _ => world.passivate(true),
     }
 }
 

@@ -370,3 +370,51 @@ fn vqueue_is_small() {
     let full = bytes + INBOX_CACHE_CAPACITY * size_of::<EntryKey>();
     assert!(full < 1_536, "with a full cache {full} bytes");
 }
+
+/// One that waited without an incarnation, and the permit that starts it.
+fn started_with(permits: Permits) -> Scene {
+    let vqueue = VQueue::new(PLAIN, Vec::new()).with_permits(permits);
+    Scene { vqueue, now: Timestamp(1_000) }
+}
+
+#[test]
+fn vqueue_keeps_what_it_was_started_with_until_its_inbox_is_read() {
+    let permits = Permits { first: permit(7), count: 2 };
+    let mut scene = started_with(permits);
+    let request = scene.start();
+    assert_eq!(scene.tell(enqueued(&[key(2)])), [], "the scan may show one before it");
+    assert_eq!(scene.tell(Message::MakeRoom), [Effect::StillNeeded]);
+    let effects = scene.tell(done(&request, &[key(1)], true));
+    assert_eq!(effects, [decide(key(1), 7), decide(key(2), 8)]);
+
+    let mut scene = started_with(permits);
+    let request = scene.start();
+    let effects = scene.tell(done(&request, &[key(1)], true));
+    let back = Effect::ReturnPermit(permit(8));
+    assert_eq!(effects, [decide(key(1), 7), back], "one too many");
+}
+
+#[test]
+fn vqueue_returns_what_it_was_started_with_if_its_inbox_cannot_be_read() {
+    let permits = Permits { first: permit(7), count: 1 };
+    let back = Effect::ReturnPermit(permit(7));
+    let mut scene = started_with(permits);
+    let request = scene.start();
+    let effects = scene.tell(failed(&request));
+    assert_eq!(effects[0], back, "others may have it meanwhile: {effects:?}");
+
+    let mut scene = started_with(permits);
+    scene.start();
+    let effects = scene.tell(Message::Pause);
+    assert_eq!(effects[0], back, "{effects:?}");
+}
+
+#[test]
+fn vqueue_makes_room_only_while_it_waits_for_a_permit() {
+    let (mut scene, _) = Scene::new(PLAIN, &[key(1), key(2)]);
+    scene.tell(granted(1, 1));
+    assert_eq!(scene.tell(Message::MakeRoom), [Effect::StillNeeded], "1 is not answered");
+    scene.tell(removed(key(1)));
+    let effects = scene.tell(Message::MakeRoom);
+    assert_eq!(effects, [Effect::Withdraw, Effect::Passivated(Rest::Waits(key(2)))]);
+}

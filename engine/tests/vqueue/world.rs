@@ -10,11 +10,13 @@ use std::collections::{BTreeSet, VecDeque};
 use forebay_engine::{
     Machine,
     inbox::Inbox,
-    vqueue::{Rest, Stage, VQueue, VQueueConfig, VQueueEffect},
+    vqueue::{Rest, Stage, VQueue, VQueueConfig, VQueueEffect, wish},
 };
 use forebay_messages::{
     EntryId, EntryKey, InboxSeq, PartitionKey, PermitId, Timestamp, VQueueId,
-    actor::{InboxChange, LockWish, RefillDone, RefillFailed, RefillRequest, VQueueMessage},
+    actor::{
+        InboxChange, LockWish, Permits, RefillDone, RefillFailed, RefillRequest, VQueueMessage,
+    },
 };
 
 use super::fake_limiter::{FakeLimiter, ToLimiter};
@@ -44,6 +46,8 @@ pub(crate) struct World {
     vqueue: Option<VQueue>,
     incarnation: u32,
     mailbox: VecDeque<VQueueMessage>,
+    /// There is no incarnation, and an `Acquire` stands under this number.
+    waits: bool,
     /// Messages held back while an answer to `Passivate` is awaited.
     passivating: Option<Vec<VQueueMessage>>,
     /// Why there is no incarnation.
@@ -72,6 +76,7 @@ impl World {
             vqueue: None,
             incarnation: 0,
             mailbox: VecDeque::new(),
+            waits: false,
             passivating: None,
             cold: Some(Rest::Empty),
             to_partition: VecDeque::new(),
@@ -88,15 +93,19 @@ impl World {
             open: BTreeSet::new(),
             ended: 0,
         };
-        world.activate(Vec::new());
+        world.activate(Vec::new(), None);
         world
     }
 
     // The vqueue and its effects.
 
-    fn activate(&mut self, replay: Vec<VQueueMessage>) {
-        self.incarnation += 1;
+    /// With permits it is the one that asked for them; else a new one.
+    fn activate(&mut self, replay: Vec<VQueueMessage>, permits: Option<Permits>) {
+        if permits.is_none() {
+            self.incarnation += 1;
+        }
         self.cold = None;
+        self.waits = false;
         let config = VQueueConfig {
             id: VQueueId::default(),
             has_lock: self.options.has_lock,
@@ -106,7 +115,11 @@ impl World {
         };
         let dispatched = self.decisions.iter().map(|(key, _)| *key).collect();
         let inbox = Inbox::with_capacity(self.options.capacity, dispatched);
-        self.vqueue = Some(VQueue::with_inbox(config, inbox));
+        let vqueue = VQueue::with_inbox(config, inbox);
+        self.vqueue = Some(match permits {
+            Some(permits) => vqueue.with_permits(permits),
+            None => vqueue,
+        });
         self.mailbox = replay.into();
         let mut effects = Vec::new();
         self.vqueue.as_mut().unwrap().start(self.now, &mut effects);
@@ -265,7 +278,29 @@ impl World {
 
     // The partition.
 
+    /// What waits without an incarnation wants something else of the limiter now.
+    fn wait_no_more(&mut self, message: &VQueueMessage) {
+        let matters = match message {
+            VQueueMessage::Notify(changes) => changes.iter().any(|change| match change {
+                InboxChange::Enqueued(key) => key.has_lock,
+                InboxChange::Removed(_) => true,
+            }),
+            VQueueMessage::Pause => true,
+            _ => false,
+        };
+        if matters {
+            self.limiter.mailbox.push_back(ToLimiter::Withdraw(self.incarnation));
+            match self.paused {
+                true => (self.waits, self.cold) = (false, Some(Rest::Paused)),
+                false => self.activate(Vec::new(), None),
+            }
+        }
+    }
+
     fn tell(&mut self, message: VQueueMessage) {
+        if self.waits {
+            return self.wait_no_more(&message);
+        }
         if let Some(held_back) = &mut self.passivating {
             held_back.push(message);
         } else if self.vqueue.is_some() {
@@ -279,7 +314,7 @@ impl World {
                 _ => false,
             };
             if is_reason {
-                self.activate(vec![message]);
+                self.activate(vec![message], None);
             }
         }
     }
@@ -406,9 +441,12 @@ impl World {
         self.tell(VQueueMessage::Drained);
     }
 
-    pub(crate) fn passivate(&mut self) {
+    pub(crate) fn passivate(&mut self, makes_room: bool) {
         if self.vqueue.is_some() && self.passivating.is_none() {
-            self.mailbox.push_back(VQueueMessage::Passivate);
+            self.mailbox.push_back(match makes_room {
+                true => VQueueMessage::MakeRoom,
+                false => VQueueMessage::Passivate,
+            });
             self.passivating = Some(Vec::new());
         }
     }
@@ -439,7 +477,7 @@ impl World {
         self.cold = Some(rest);
         self.timer = match rest {
             Rest::Until(at) => Some(at),
-            Rest::Empty | Rest::Paused => None,
+            Rest::Empty | Rest::Paused | Rest::Waits(_) => None,
         };
         let was_told = |key: &EntryKey| {
             !held_back.iter().any(|message| match message {
@@ -454,10 +492,18 @@ impl World {
                 let is_due = known.first().is_some_and(|head| head.run_at < at);
                 assert!(!is_due, "sleeps until {at:?} over {known:?}");
             }
-            Rest::Until(_) | Rest::Paused => {}
+            Rest::Waits(head) if held_back.is_empty() => {
+                assert!(known.first().is_none_or(|first| **first >= head), "waits for another");
+            }
+            Rest::Until(_) | Rest::Paused | Rest::Waits(_) => {}
         }
-        if !held_back.is_empty() {
-            self.activate(held_back);
+        if let (Rest::Waits(head), true) = (rest, held_back.is_empty()) {
+            self.waits = true;
+            self.incarnation += 1;
+            let (incarnation, lock) = (self.incarnation, wish(self.options.has_lock, head));
+            self.limiter.mailbox.push_back(ToLimiter::Acquire { incarnation, count: 1, lock });
+        } else if !held_back.is_empty() {
+            self.activate(held_back, None);
         }
     }
 
@@ -472,7 +518,7 @@ impl World {
             self.scans.clear();
             self.timer = None;
             self.limiter.mailbox.push_back(ToLimiter::Withdraw(self.incarnation));
-            self.activate(Vec::new());
+            self.activate(Vec::new(), None);
         }
     }
 
@@ -489,7 +535,7 @@ impl World {
     pub(crate) fn wake_early(&mut self) {
         if self.timer.take().is_some() {
             match self.cold {
-                Some(_) => self.activate(Vec::new()),
+                Some(_) => self.activate(Vec::new(), None),
                 None => self.wake(),
             }
         }
@@ -509,9 +555,12 @@ impl World {
         let granted = self.limiter.grant();
         if let Some((incarnation, permits)) = granted
             && incarnation == self.incarnation
-            && self.vqueue.is_some()
         {
-            self.mailbox.push_back(VQueueMessage::Granted(permits));
+            if self.waits {
+                self.activate(Vec::new(), Some(permits));
+            } else if self.vqueue.is_some() {
+                self.mailbox.push_back(VQueueMessage::Granted(permits));
+            }
         }
         granted.is_some()
     }
@@ -542,7 +591,7 @@ impl World {
         assert!(self.open.is_empty(), "never ended: {:?}", self.open);
         assert!(self.limiter.is_at_rest(), "not at rest: {:?}", self.limiter);
         if self.vqueue.is_some() {
-            self.passivate();
+            self.passivate(false);
             while self.deliver() {}
             let last = self.to_partition.back();
             assert_eq!(last, Some(&VQueueEffect::Passivated(Rest::Empty)), "{:?}", self.vqueue);

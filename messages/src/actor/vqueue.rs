@@ -39,4 +39,6 @@ pub enum VQueueMessage {
     Drained,
     /// The partition asks whether this vqueue may go cold.
     Passivate,
+    /// The same, and it may go as well if it only waits for a permit.
+    MakeRoom,
 }

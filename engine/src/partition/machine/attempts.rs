@@ -355,7 +355,7 @@ impl Partition {
                 if !still_there {
                     // An incarnation that started since knows the place as handed out
                     // and missed that the row went.
-                    self.registry.note_removed(vqueue, key);
+                    self.on_inbox_removed(vqueue, key, effects);
                 } else if !self.attempts.is_dispatched(vqueue, key) {
                     let message = VQueueMessage::DecisionVoid(key);
                     self.registry.tell(vqueue, message, effects);

@@ -6,7 +6,7 @@ use bytestring::ByteString;
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, Lsn, NodeId, Outcome, Record, ReplyId, Timestamp,
     VQueueHandle, VQueueId, VQueueName,
-    actor::{LimiterMessage, VQueueMessage},
+    actor::{LimiterMessage, Permits, VQueueMessage},
     command::Decision,
 };
 
@@ -143,6 +143,23 @@ pub enum PartitionEffect {
         vqueue: VQueueId,
         /// Places handed out whose decision is not applied yet.
         dispatched: Vec<EntryKey>,
+        /// What it was granted while it waited without an actor.
+        permits: Option<Permits>,
+    },
+    /// Ask the limiter for a permit for a vqueue without an actor, with the wish that
+    /// follows from its name and head ([`crate::vqueue::wish`]); the grant comes as
+    /// `Granted`. If there is nothing to ask for, say so at once with `Passivated`: it is
+    /// paused, or has no rows, or somebody holds its lock and its head is not known for
+    /// sure (`Rest::Until` a time that is past).
+    Acquire {
+        /// Its handle.
+        handle: VQueueHandle,
+        /// Its id.
+        vqueue: VQueueId,
+        /// Its head.
+        head: EntryKey,
+        /// It was its head until now; else it is just one of its rows.
+        is_known: bool,
     },
     /// Stop one. It tells nobody.
     StopVQueue(VQueueHandle),

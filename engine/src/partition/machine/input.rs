@@ -5,7 +5,7 @@ use std::sync::Arc;
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, Lsn, Outcome, PermitId, Record, ReplyId, Timestamp,
     VQueueHandle, VQueueId,
-    actor::AttemptEnd,
+    actor::{AttemptEnd, Permits},
     command::{Command, RetryPolicy},
     record::LeaderSeq,
 };
@@ -154,9 +154,8 @@ pub enum PartitionInput {
 
     /// Answer to `FindVQueues`: vqueues with entries in their inboxes.
     VQueuesFound {
-        /// Which, and when their heads may run (a time that is past: at once, or that
-        /// is not known).
-        found: Vec<(VQueueId, Timestamp)>,
+        /// Which, and their heads, as far as they are known.
+        found: Vec<(VQueueId, Option<EntryKey>)>,
         /// Where to go on; `None` at the end.
         next: Option<VQueueId>,
     },
@@ -169,6 +168,13 @@ pub enum PartitionInput {
         key: EntryKey,
         /// The permit.
         permit: PermitId,
+    },
+    /// From the limiter: permits for a vqueue that has no actor (any more).
+    Granted {
+        /// Who asked.
+        handle: VQueueHandle,
+        /// What it got.
+        permits: Permits,
     },
     /// From a vqueue: nothing to do any more.
     Idle(VQueueHandle),

@@ -27,6 +27,7 @@ mod registry;
 mod sleepers;
 mod vqueues;
 mod waiters;
+mod waiting;
 
 pub use backoff::backoff;
 pub use effect::{Answer, PartitionEffect, RunAttempt};
@@ -59,6 +60,9 @@ pub const DECISIONS_PER_RECORD_MAX: usize = 512;
 pub const ACTIVATIONS_PER_STEP_MAX: usize = 256;
 /// Idle vqueues that a partition keeps active unless told otherwise: about 6 MiB.
 pub const IDLE_VQUEUES_MAX: usize = 4_096;
+/// Vqueues of a partition that have an actor, about 40 MiB; those that are granted
+/// permits have one beyond that.
+pub const ACTIVE_VQUEUES_MAX: usize = 16_384;
 /// Cold vqueues whose wake-up a partition keeps in memory unless told otherwise, about
 /// 10 MiB; those that wake later are found again when it is time.
 pub const SLEEPERS_MAX: usize = 65_536;
@@ -82,9 +86,11 @@ pub struct PartitionConfig {
     pub vqueues: VQueueLimits,
 }
 
-/// What a partition keeps in memory of vqueues that have nothing to do.
+/// What a partition keeps in memory of vqueues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VQueueLimits {
+    /// With so many active, others that wait for a permit do so without an actor.
+    pub active_max: usize,
     /// So many stay active although they are idle, for at most [`IDLE_MS_MAX`].
     pub idle_max: usize,
     /// Of so many cold ones with a head in the future the time is known; at least 1.
@@ -93,7 +99,11 @@ pub struct VQueueLimits {
 
 impl Default for VQueueLimits {
     fn default() -> Self {
-        Self { idle_max: IDLE_VQUEUES_MAX, sleepers_max: SLEEPERS_MAX }
+        Self {
+            active_max: ACTIVE_VQUEUES_MAX,
+            idle_max: IDLE_VQUEUES_MAX,
+            sleepers_max: SLEEPERS_MAX,
+        }
     }
 }
 
@@ -125,6 +135,8 @@ pub struct Partition {
     waiters: Waiters,
     attempts: Attempts,
     registry: Registry,
+    /// All active vqueues, in the order in which they became so.
+    active: IdleVQueues,
     /// Active vqueues that have nothing to do.
     idle: IdleVQueues,
     /// Cold vqueues whose head may not run yet.
@@ -161,6 +173,7 @@ impl Partition {
             waiters: Waiters::default(),
             attempts: Attempts::default(),
             registry: Registry::default(),
+            active: IdleVQueues::new(config.vqueues.active_max),
             idle: IdleVQueues::new(config.vqueues.idle_max),
             sleepers: Sleepers::new(config.vqueues.sleepers_max),
             is_walking: false,
@@ -196,7 +209,13 @@ impl Partition {
     /// Vqueues that are active now.
     #[must_use]
     pub fn active_vqueues(&self) -> usize {
-        self.registry.len()
+        self.registry.active()
+    }
+
+    /// Vqueues that wait for a permit without being active.
+    #[must_use]
+    pub fn waiting_vqueues(&self) -> usize {
+        self.registry.waiting()
     }
 
     /// Wraps a command into a record of this leader and has it appended.
@@ -320,7 +339,7 @@ impl Partition {
             Applied::Purged { .. } => self.purge_due = Timestamp::default(),
             _ if !self.phase.has_limiter() => {}
             Applied::InboxAdded { vqueue, key } => self.on_inbox_added(now, vqueue, key, effects),
-            Applied::InboxRemoved { vqueue, key } => self.registry.note_removed(vqueue, key),
+            Applied::InboxRemoved { vqueue, key } => self.on_inbox_removed(vqueue, key, effects),
             Applied::RulesUpdated(updates) => {
                 effects.push(PartitionEffect::ToLimiter(
                     forebay_messages::actor::LimiterMessage::RulesUpdated(updates),
@@ -444,6 +463,9 @@ impl Machine for Partition {
             PartitionInput::Decide { handle, key, permit } => {
                 self.on_decide(handle, key, permit, effects);
             }
+            PartitionInput::Granted { handle, permits } => {
+                self.on_granted(handle, permits, effects);
+            }
             PartitionInput::Idle(handle) => self.on_idle(now, handle, effects),
             PartitionInput::WantsToGo(handle) => self.on_wants_to_go(handle, effects),
             PartitionInput::Passivated { handle, rest } => {
@@ -465,7 +487,9 @@ impl Machine for Partition {
             assert!(self.held.is_empty() || self.phase == Phase::Announcing, "P3: nobody waits");
         }
         self.registry.check();
+        self.active.check();
         self.idle.check();
+        self.idle.check_bound();
         self.sleepers.check();
         let is_seeded = self.phase.has_limiter() && self.phase != Phase::Seeding;
         self.attempts.check(is_seeded);

@@ -18,6 +18,8 @@ enum SlotState {
     Active,
     /// Asked to go; what comes meanwhile is kept for it or for its successor.
     Passivating(Vec<VQueueMessage>),
+    /// It has no actor: its `Acquire` stands at the limiter.
+    Waiting,
 }
 
 #[derive(Debug)]
@@ -28,6 +30,17 @@ struct Slot {
     state: SlotState,
     /// Changes of this batch that it has not been told of yet.
     notes: Vec<InboxChange>,
+}
+
+/// Who hears of a change.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Noted {
+    /// The vqueue, with the batch.
+    Told,
+    /// Nobody: it waits for a permit without an actor.
+    Waits(VQueueHandle),
+    /// Nobody: it is cold.
+    Cold,
 }
 
 /// What is to be done with a vqueue that went.
@@ -45,13 +58,21 @@ pub(super) struct Registry {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_id: Map<VQueueId, u32>,
+    /// How many wait without an actor.
+    waiting: usize,
     /// Slots with notes.
     noted: Vec<u32>,
 }
 
 impl Registry {
-    pub(super) fn len(&self) -> usize {
-        self.by_id.len()
+    /// Vqueues with an actor.
+    pub(super) fn active(&self) -> usize {
+        self.by_id.len() - self.waiting
+    }
+
+    /// Vqueues that wait without one.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -73,8 +94,37 @@ impl Registry {
         if slot.generation == handle.generation { slot.vqueue } else { None }
     }
 
-    /// Gives a cold vqueue a slot.
+    /// Gives a cold vqueue a slot and an actor.
     pub(super) fn activate(&mut self, vqueue: VQueueId) -> VQueueHandle {
+        self.place(vqueue, SlotState::Active)
+    }
+
+    /// Gives a cold vqueue a slot to wait in.
+    pub(super) fn wait(&mut self, vqueue: VQueueId) -> VQueueHandle {
+        self.waiting += 1;
+        self.place(vqueue, SlotState::Waiting)
+    }
+
+    /// It waits no more and has an actor from now on, under the same handle; which.
+    pub(super) fn wake(&mut self, handle: VQueueHandle) -> Option<VQueueId> {
+        let vqueue = self.vqueue(handle)?;
+        let state = &mut self.slots[handle.slot as usize].state;
+        if !matches!(state, SlotState::Waiting) {
+            return None;
+        }
+        *state = SlotState::Active;
+        self.waiting -= 1;
+        Some(vqueue)
+    }
+
+    /// The handle of one that waits without an actor.
+    pub(super) fn find_waiting(&self, vqueue: VQueueId) -> Option<VQueueHandle> {
+        let slot = *self.by_id.get(&vqueue)?;
+        let waits = matches!(self.slots[slot as usize].state, SlotState::Waiting);
+        waits.then(|| self.handle(slot))
+    }
+
+    fn place(&mut self, vqueue: VQueueId, state: SlotState) -> VQueueHandle {
         assert!(!self.by_id.contains_key(&vqueue), "P5: {vqueue} is active already");
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
@@ -88,30 +138,33 @@ impl Registry {
         let entry = &mut self.slots[slot as usize];
         entry.vqueue = Some(vqueue);
         entry.generation = entry.generation.next();
-        entry.state = SlotState::Active;
+        entry.state = state;
         self.by_id.insert(vqueue, slot);
         self.handle(slot)
     }
 
-    /// Notes a change; true when the vqueue is active and will be told.
-    pub(super) fn note_added(&mut self, vqueue: VQueueId, key: EntryKey) -> bool {
+    /// Notes a change.
+    pub(super) fn note_added(&mut self, vqueue: VQueueId, key: EntryKey) -> Noted {
         self.note(vqueue, InboxChange::Enqueued(key))
     }
 
-    pub(super) fn note_removed(&mut self, vqueue: VQueueId, key: EntryKey) {
-        self.note(vqueue, InboxChange::Removed(key));
+    pub(super) fn note_removed(&mut self, vqueue: VQueueId, key: EntryKey) -> Noted {
+        self.note(vqueue, InboxChange::Removed(key))
     }
 
-    fn note(&mut self, vqueue: VQueueId, change: InboxChange) -> bool {
+    fn note(&mut self, vqueue: VQueueId, change: InboxChange) -> Noted {
         let Some(slot) = self.by_id.get(&vqueue).copied() else {
-            return false;
+            return Noted::Cold;
         };
-        let notes = &mut self.slots[slot as usize].notes;
-        if notes.is_empty() {
+        let place = &mut self.slots[slot as usize];
+        if matches!(place.state, SlotState::Waiting) {
+            return Noted::Waits(self.handle(slot));
+        }
+        if place.notes.is_empty() {
             self.noted.push(slot);
         }
-        notes.push(change);
-        true
+        place.notes.push(change);
+        Noted::Told
     }
 
     /// Sends the notes of this batch, one message per vqueue.
@@ -136,6 +189,9 @@ impl Registry {
         let Some(slot) = self.by_id.get(&vqueue).copied() else {
             return false;
         };
+        if matches!(self.slots[slot as usize].state, SlotState::Waiting) {
+            return false;
+        }
         let notes = std::mem::take(&mut self.slots[slot as usize].notes);
         if !notes.is_empty() {
             self.tell_slot(slot, VQueueMessage::Notify(notes), effects);
@@ -149,14 +205,20 @@ impl Registry {
         match &mut self.slots[slot as usize].state {
             SlotState::Active => effects.push(PartitionEffect::ToVQueue(handle, message)),
             SlotState::Passivating(buffer) => buffer.push(message),
+            SlotState::Waiting => unreachable!("who waits without an actor is told nothing"),
         }
     }
 
-    /// Asks an active vqueue to go.
-    pub(super) fn passivate(&mut self, handle: VQueueHandle, effects: &mut Vec<PartitionEffect>) {
+    /// Asks an active vqueue to go, with this message.
+    pub(super) fn ask_to_go(
+        &mut self,
+        handle: VQueueHandle,
+        how: VQueueMessage,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
         let slot = &mut self.slots[handle.slot as usize];
         if matches!(slot.state, SlotState::Active) {
-            effects.push(PartitionEffect::ToVQueue(handle, VQueueMessage::Passivate));
+            effects.push(PartitionEffect::ToVQueue(handle, how));
             slot.state = SlotState::Passivating(Vec::new());
         }
     }
@@ -181,6 +243,10 @@ impl Registry {
         let kept = match std::mem::replace(&mut slot.state, SlotState::Active) {
             SlotState::Active => false,
             SlotState::Passivating(buffer) => !buffer.is_empty(),
+            SlotState::Waiting => {
+                self.waiting -= 1;
+                false
+            }
         };
         let kept = kept || !slot.notes.is_empty();
         slot.notes = Vec::new();
@@ -195,7 +261,9 @@ impl Registry {
         let mut slots: Vec<u32> = self.by_id.drain().map(|(_, slot)| slot).collect();
         slots.sort_unstable();
         for slot in slots {
-            effects.push(PartitionEffect::StopVQueue(self.handle(slot)));
+            if !matches!(self.slots[slot as usize].state, SlotState::Waiting) {
+                effects.push(PartitionEffect::StopVQueue(self.handle(slot)));
+            }
             let entry = &mut self.slots[slot as usize];
             entry.vqueue = None;
             entry.state = SlotState::Active;
@@ -203,6 +271,7 @@ impl Registry {
             self.free.push(slot);
         }
         self.noted.clear();
+        self.waiting = 0;
     }
 
     pub(super) fn check(&self) {
@@ -211,5 +280,10 @@ impl Registry {
         }
         let used = self.slots.iter().filter(|slot| slot.vqueue.is_some()).count();
         assert_eq!(used, self.by_id.len(), "P5: every used slot is found by its id");
+        let named = self.slots.iter().filter(|slot| slot.vqueue.is_some());
+        let waits = |slot: &&Slot| matches!(slot.state, SlotState::Waiting);
+        let waiting: Vec<_> = named.filter(waits).collect();
+        assert_eq!(waiting.len(), self.waiting, "the count of those that wait is right");
+        assert!(waiting.iter().all(|slot| slot.notes.is_empty()), "nobody hears these notes");
     }
 }

@@ -3,7 +3,7 @@
 
 use forebay_messages::{
     EntryKey, Timestamp, VQueueHandle, VQueueId,
-    actor::{LimiterMessage, VQueueMessage},
+    actor::{LimiterMessage, Permits, VQueueMessage},
 };
 
 use crate::vqueue::Rest;
@@ -41,7 +41,7 @@ impl Partition {
     fn let_go(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         for _ in 0..ACTIVATIONS_PER_STEP_MAX {
             let Some(handle) = self.idle.pop(now) else { break };
-            self.registry.passivate(handle, effects);
+            self.registry.ask_to_go(handle, VQueueMessage::Passivate, effects);
         }
     }
 
@@ -81,6 +81,7 @@ impl Partition {
     pub(super) fn forget_vqueues(&mut self, effects: &mut Vec<PartitionEffect>) {
         self.registry.clear(effects);
         self.idle.clear();
+        self.active.clear();
         self.sleepers.clear();
         self.is_walking = false;
     }
@@ -88,40 +89,37 @@ impl Partition {
     pub(super) fn activate(&mut self, vqueue: VQueueId, effects: &mut Vec<PartitionEffect>) {
         self.sleepers.remove(vqueue);
         let handle = self.registry.activate(vqueue);
-        let dispatched = self.attempts.dispatched(vqueue);
-        effects.push(PartitionEffect::SpawnVQueue { handle, vqueue, dispatched });
+        self.spawn(handle, vqueue, None, effects);
     }
 
-    /// A row came: an active vqueue is told, a cold one is started (and reads it), or
-    /// sleeps until the row may run. If it sleeps longer for the sake of its head, it
-    /// wakes in vain once.
-    pub(super) fn on_inbox_added(
+    pub(super) fn spawn(
+        &mut self,
+        handle: VQueueHandle,
+        vqueue: VQueueId,
+        permits: Option<Permits>,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        let dispatched = self.attempts.dispatched(vqueue);
+        effects.push(PartitionEffect::SpawnVQueue { handle, vqueue, dispatched, permits });
+        self.active.put(handle, Timestamp::MAX);
+        self.make_room(effects);
+    }
+
+    /// A row came to a cold vqueue: it is started (and reads it), or sleeps until the row
+    /// may run. If it sleeps longer for the sake of its head, it wakes in vain once.
+    pub(super) fn start_for_row(
         &mut self,
         now: Timestamp,
         vqueue: VQueueId,
         key: EntryKey,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        if self.registry.note_added(vqueue, key) || !self.may_activate(vqueue) {
-            return;
-        }
-        if key.run_at > now {
+        if !self.may_activate(vqueue) {
+            // A walk finds it when this replica may.
+        } else if key.run_at > now {
             self.sleep(now, vqueue, key.run_at, effects);
         } else {
-            self.activate(vqueue, effects);
-        }
-    }
-
-    pub(super) fn on_vqueue_paused(
-        &mut self,
-        vqueue: VQueueId,
-        paused: bool,
-        effects: &mut Vec<PartitionEffect>,
-    ) {
-        let message = if paused { VQueueMessage::Pause } else { VQueueMessage::Resume };
-        let told = self.registry.tell(vqueue, message, effects);
-        if !told && !paused && self.may_activate(vqueue) {
-            self.activate(vqueue, effects);
+            self.activate_or_wait(vqueue, key, effects);
         }
     }
 
@@ -129,20 +127,21 @@ impl Partition {
     pub(super) fn on_vqueues_found(
         &mut self,
         now: Timestamp,
-        found: &[(VQueueId, Timestamp)],
+        found: &[(VQueueId, Option<EntryKey>)],
         next: Option<VQueueId>,
         effects: &mut Vec<PartitionEffect>,
     ) {
         if self.phase != Phase::Leading {
             return;
         }
-        for (vqueue, run_at) in found {
-            if self.registry.find(*vqueue).is_some() {
+        for (vqueue, head) in found {
+            match head {
                 // It knows better.
-            } else if *run_at > now {
-                self.sleepers.put(*vqueue, *run_at);
-            } else if self.may_activate(*vqueue) {
-                self.activate(*vqueue, effects);
+                _ if self.registry.find(*vqueue).is_some() => {}
+                Some(head) if head.run_at > now => self.sleepers.put(*vqueue, head.run_at),
+                _ if !self.may_activate(*vqueue) => {}
+                Some(head) => self.activate_or_wait(*vqueue, *head, effects),
+                None => self.activate(*vqueue, effects),
             }
         }
         if next.is_some() {
@@ -179,7 +178,7 @@ impl Partition {
     ) {
         if self.is_present(handle) {
             self.idle.remove(handle);
-            self.registry.passivate(handle, effects);
+            self.registry.ask_to_go(handle, VQueueMessage::Passivate, effects);
         }
     }
 
@@ -190,6 +189,7 @@ impl Partition {
     ) {
         if self.is_present(handle) {
             self.registry.stays(handle, effects);
+            self.active.put(handle, Timestamp::MAX);
         }
     }
 
@@ -207,8 +207,10 @@ impl Partition {
         effects.push(PartitionEffect::ToLimiter(LimiterMessage::Withdraw(handle)));
         effects.push(PartitionEffect::StopVQueue(handle));
         self.idle.remove(handle);
+        self.active.remove(handle);
         match (self.registry.remove(handle), rest) {
             (Gone::Restart(vqueue), _) => self.activate(vqueue, effects),
+            (Gone::Cold, Rest::Waits(head)) => self.wait_for_permit(vqueue, head, true, effects),
             (Gone::Cold, Rest::Until(until)) => self.sleep(now, vqueue, until, effects),
             (Gone::Cold, Rest::Empty | Rest::Paused) => {}
         }
@@ -224,6 +226,7 @@ impl Partition {
             effects.push(PartitionEffect::ToLimiter(LimiterMessage::Withdraw(handle)));
             effects.push(PartitionEffect::StopVQueue(handle));
             self.idle.remove(handle);
+            self.active.remove(handle);
             self.registry.remove(handle);
             self.activate(vqueue, effects);
         } else {

@@ -21,15 +21,12 @@ use forebay_engine::{
         rows::Stage,
         store::Tables,
     },
-    vqueue::{Rest, VQueue, VQueueConfig, VQueueEffect},
+    vqueue::VQueue,
 };
 use forebay_messages::{
     AttemptToken, EntryId, Epoch, Lsn, NodeId, PartitionKey, Producer, Record, ReplyId, Timestamp,
     VQueueHandle, VQueueId, VQueueName,
-    actor::{
-        Acquire, LimiterMessage, RefillDone, RefillFailed, RefillRequest, Release, Seed,
-        SeedRunning, VQueueMessage,
-    },
+    actor::{Granted, LimiterMessage, RefillRequest, Seed, SeedRunning, VQueueMessage},
     command::{Command, Decision},
 };
 
@@ -47,11 +44,11 @@ const PAGE_LEN: usize = 2;
 pub(crate) struct Active {
     pub(crate) machine: VQueue,
     pub(crate) mailbox: VecDeque<VQueueMessage>,
-    name: Arc<VQueueName>,
+    pub(super) name: Arc<VQueueName>,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) refill: Option<RefillRequest>,
     /// It said that it goes: it takes no further message.
-    is_gone: bool,
+    pub(super) is_gone: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -210,11 +207,13 @@ impl Node {
             PartitionEffect::ToLimiter(message) => self.tell_limiter(message),
             PartitionEffect::FindVQueues { after } => self.find_vqueues(after),
             PartitionEffect::WakeAt(at) => self.wake_at = Some(at),
-            PartitionEffect::SpawnVQueue { handle, vqueue, dispatched } => {
-                if !self.spawn(handle, vqueue, dispatched, shared) {
-                    let rest = Rest::Empty;
-                    inputs.push_back(PartitionInput::Passivated { handle, rest });
-                }
+            PartitionEffect::Acquire { handle, vqueue, head, is_known } => {
+                let rest = self.acquire_for(handle, vqueue, (head, is_known));
+                inputs.extend(rest.map(|rest| PartitionInput::Passivated { handle, rest }));
+            }
+            PartitionEffect::SpawnVQueue { handle, vqueue, dispatched, permits } => {
+                let rest = self.spawn(handle, vqueue, (dispatched, permits), shared);
+                inputs.extend(rest.map(|rest| PartitionInput::Passivated { handle, rest }));
             }
             PartitionEffect::StopVQueue(handle) => {
                 // One that died is gone already; one without a meta row never was.
@@ -361,7 +360,7 @@ impl Node {
         (seed, running)
     }
 
-    fn tell_limiter(&mut self, message: LimiterMessage) {
+    pub(super) fn tell_limiter(&mut self, message: LimiterMessage) {
         if self.limiter.is_some() {
             self.asked.push_back(message);
         }
@@ -373,11 +372,11 @@ impl Node {
         let found = page.into_iter().filter(|(_, meta)| meta.inbox > 0 && !meta.is_paused);
         let tables = &self.replica.tables;
         // Sometimes a head is not known: it may run, as far as the walk knows.
-        let run_at = |id| match tables.inbox_after(id, None, 1).0.first() {
-            Some(head) if !tables.inbox.len().is_multiple_of(3) => head.run_at,
-            _ => Timestamp::default(),
+        let head = |id| match tables.inbox_after(id, None, 1).0.first() {
+            Some(head) if !tables.inbox.len().is_multiple_of(3) => Some(*head),
+            _ => None,
         };
-        let found = found.map(|(id, _)| (id, run_at(id))).collect();
+        let found = found.map(|(id, _)| (id, head(id))).collect();
         self.mailbox.push_back(PartitionInput::VQueuesFound { found, next });
     }
 
@@ -403,9 +402,10 @@ impl Node {
         self.limiter.as_mut().unwrap().step(shared.now, message, &mut told);
         for told in told {
             match told {
-                Told::Granted(granted) => {
-                    self.tell_vqueue(granted.handle, VQueueMessage::Granted(granted.permits));
-                }
+                Told::Granted(Granted { handle, permits }) => match self.vqueues.get(&handle) {
+                    Some(_) => self.tell_vqueue(handle, VQueueMessage::Granted(permits)),
+                    None => self.mailbox.push_back(PartitionInput::Granted { handle, permits }),
+                },
                 Told::Seeded(permits) => {
                     self.mailbox.push_back(PartitionInput::LimiterSeeded { permits });
                 }

@@ -1,18 +1,55 @@
-//! The vqueues of a node, and their readers.
+//! The vqueues of a node: starting them, and what they want done.
 
-use super::*;
+use std::{collections::VecDeque, sync::Arc};
+
+use forebay_engine::{
+    Machine,
+    partition::machine::PartitionInput,
+    vqueue::{Rest, VQueue, VQueueConfig, VQueueEffect, wish},
+};
+use forebay_messages::{
+    EntryKey, Timestamp, VQueueHandle, VQueueId,
+    actor::{
+        Acquire, LimiterMessage, Permits, RefillDone, RefillFailed, RefillRequest, Release,
+        VQueueMessage,
+    },
+};
+
+use super::{Active, Node, Shared};
 
 impl Node {
+    /// Why it need not ask, if so.
+    pub(super) fn acquire_for(
+        &mut self,
+        handle: VQueueHandle,
+        vqueue: VQueueId,
+        (head, is_known): (EntryKey, bool),
+    ) -> Option<Rest> {
+        let meta = match self.replica.tables.vqueues.get(&vqueue) {
+            None => return Some(Rest::Empty),
+            Some(meta) if meta.is_paused => return Some(Rest::Paused),
+            Some(meta) => meta,
+        };
+        let is_held = self.replica.tables.locks.contains_key(&vqueue);
+        if is_held && !is_known && !head.has_lock {
+            return Some(Rest::Until(Timestamp::default()));
+        }
+        let (name, lock) = (Arc::clone(&meta.name), wish(meta.name.has_lock(), head));
+        let ask = Acquire { handle, vqueue, name, count: 1, lock };
+        self.tell_limiter(LimiterMessage::Acquire(ask));
+        None
+    }
+
     pub(super) fn spawn(
         &mut self,
         handle: VQueueHandle,
         vqueue: VQueueId,
-        dispatched: Vec<forebay_messages::EntryKey>,
+        (dispatched, permits): (Vec<EntryKey>, Option<Permits>),
         shared: &mut Shared,
-    ) -> bool {
+    ) -> Option<Rest> {
         let others = self.vqueues.values();
         assert!(others.map(|it| it.machine.id()).all(|id| id != vqueue), "P5: one incarnation");
-        let Some(meta) = self.replica.tables.vqueues.get(&vqueue) else { return false };
+        let Some(meta) = self.replica.tables.vqueues.get(&vqueue) else { return Some(Rest::Empty) };
         let has_lock = meta.name.has_lock();
         let config = VQueueConfig {
             id: vqueue,
@@ -21,8 +58,12 @@ impl Node {
             paused: meta.is_paused,
             draining: false,
         };
+        let mut machine = VQueue::new(config, dispatched);
+        if let Some(permits) = permits {
+            machine = machine.with_permits(permits);
+        }
         let active = Active {
-            machine: VQueue::new(config, dispatched),
+            machine,
             mailbox: VecDeque::new(),
             name: Arc::clone(&meta.name),
             timer: None,
@@ -33,7 +74,7 @@ impl Node {
         let mut effects = Vec::new();
         self.vqueues.get_mut(&handle).unwrap().machine.start(shared.now, &mut effects);
         self.perform_vqueue(handle, effects, shared);
-        true
+        None
     }
 
     pub(crate) fn tell_vqueue(&mut self, handle: VQueueHandle, message: VQueueMessage) {

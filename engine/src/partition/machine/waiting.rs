@@ -1,0 +1,132 @@
+//! Vqueues that wait for a permit without an actor, so that those with an actor are
+//! few, however many have work.
+//!
+//! A vqueue that waits has a slot and a handle, and an `Acquire` stands at the limiter
+//! under it; nothing else of it is in memory. Whoever comes to a crowded partition
+//! waits so from the start. Whoever is active and only waits is asked to wait so when
+//! more come: it withdraws and stands again, at the end of the line, once.
+//!
+//! Must always hold: a vqueue with a slot and without an actor has an `Acquire` at the
+//! limiter, whose grant starts its actor and is handed to it; before its lock, its rows
+//! or its pause want something else, the `Acquire` is withdrawn. Must not know: limits.
+
+use forebay_messages::{
+    EntryKey, Timestamp, VQueueHandle, VQueueId,
+    actor::{LimiterMessage, Permits, VQueueMessage},
+};
+
+use super::{Partition, effect::PartitionEffect, registry::Noted};
+
+/// Vqueues asked to wait without an actor for each that comes. Two, so that those that
+/// cannot do not stay in the way of those that can.
+const ASKED_PER_ARRIVAL: usize = 2;
+
+impl Partition {
+    /// Starts a vqueue with this row, or has it wait for its permit first.
+    pub(super) fn activate_or_wait(
+        &mut self,
+        vqueue: VQueueId,
+        row: EntryKey,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        let is_crowded = self.registry.active() >= self.config.vqueues.active_max;
+        if is_crowded && self.attempts.dispatched(vqueue).is_empty() {
+            self.wait_for_permit(vqueue, row, false, effects);
+        } else {
+            self.activate(vqueue, effects);
+        }
+    }
+
+    pub(super) fn wait_for_permit(
+        &mut self,
+        vqueue: VQueueId,
+        head: EntryKey,
+        is_known: bool,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        self.sleepers.remove(vqueue);
+        let handle = self.registry.wait(vqueue);
+        effects.push(PartitionEffect::Acquire { handle, vqueue, head, is_known });
+    }
+
+    /// What it asked for is not what it needs any more: its slot goes.
+    fn wait_no_more(&mut self, handle: VQueueHandle, effects: &mut Vec<PartitionEffect>) {
+        effects.push(PartitionEffect::ToLimiter(LimiterMessage::Withdraw(handle)));
+        self.registry.remove(handle);
+    }
+
+    /// A row came. Whoever waits has a permit coming for whichever entry is its head by
+    /// then, unless that one holds the lock.
+    pub(super) fn on_inbox_added(
+        &mut self,
+        now: Timestamp,
+        vqueue: VQueueId,
+        key: EntryKey,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        match self.registry.note_added(vqueue, key) {
+            Noted::Told => {}
+            Noted::Waits(_) if !key.has_lock => {}
+            Noted::Waits(handle) => {
+                self.wait_no_more(handle, effects);
+                self.start_for_row(now, vqueue, key, effects);
+            }
+            Noted::Cold => self.start_for_row(now, vqueue, key, effects),
+        }
+    }
+
+    /// A row went. Whoever waits may have none left: it is started to see.
+    pub(super) fn on_inbox_removed(
+        &mut self,
+        vqueue: VQueueId,
+        key: EntryKey,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        if let Noted::Waits(handle) = self.registry.note_removed(vqueue, key) {
+            self.wait_no_more(handle, effects);
+            self.activate(vqueue, effects);
+        }
+    }
+
+    pub(super) fn on_vqueue_paused(
+        &mut self,
+        vqueue: VQueueId,
+        paused: bool,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        if let Some(handle) = self.registry.find_waiting(vqueue) {
+            if paused {
+                self.wait_no_more(handle, effects);
+            }
+            return;
+        }
+        let message = if paused { VQueueMessage::Pause } else { VQueueMessage::Resume };
+        let told = self.registry.tell(vqueue, message, effects);
+        if !told && !paused && self.may_activate(vqueue) {
+            self.activate(vqueue, effects);
+        }
+    }
+
+    /// A permit for a vqueue that has no actor. If it does not wait (any more), what it
+    /// was granted goes back with its withdrawal.
+    pub(super) fn on_granted(
+        &mut self,
+        handle: VQueueHandle,
+        permits: Permits,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        if let Some(vqueue) = self.registry.wake(handle) {
+            self.spawn(handle, vqueue, Some(permits), effects);
+        }
+    }
+
+    /// Somebody has an actor now: if there are too many, those that have had one for
+    /// longest are asked whether they only wait.
+    pub(super) fn make_room(&mut self, effects: &mut Vec<PartitionEffect>) {
+        for _ in 0..ASKED_PER_ARRIVAL {
+            // Nobody is here for too long: only their number counts.
+            let Some(handle) = self.active.pop(Timestamp::default()) else { break };
+            self.registry.ask_to_go(handle, VQueueMessage::MakeRoom, effects);
+        }
+    }
+}

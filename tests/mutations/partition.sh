@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Does the model of a partition with its vqueues and its limiter fail when vqueues that
+# wait without an actor are forgotten? Each mutation below breaks one rule of them in a
+# copy of the engine; the model test must then fail.
+#
+#   tests/mutations/partition.sh          all mutations
+#   tests/mutations/partition.sh pause    those whose name contains the word
+#
+# FOREBAY_CASES sets the cases per property, CARGO_TARGET_DIR where to build.
+# Exit code 0 when the model caught every mutation.
+set -euo pipefail
+export FOREBAY_CASES=${FOREBAY_CASES:-2000}
+machine=partition
+tests=forget_nothing
+only=${1:-}
+source "$(dirname "$0")/lib.sh"
+
+unbroken
+
+mutation 'a retry that holds the lock does not end the wait for it' machine/waiting.rs \
+    's/Noted::Waits\(_\) if !key\.has_lock/Noted::Waits(_) if key.entry == key.entry/'
+mutation 'a row that goes does not end the wait' machine/waiting.rs \
+    's/if let Noted::Waits\(handle\) = (.*) \{/if let (Noted::Waits(handle), true) = (\1, false) {/'
+mutation 'a pause does not end the wait' machine/waiting.rs \
+    's/^            if paused \{/            if paused \&\& !paused {/'
+mutation 'a permit does not start who waits' machine/waiting.rs \
+    's/if let Some\(vqueue\) = self\.registry\.wake\(handle\)/if let (Some(vqueue), true) = (self.registry.find_by(handle), false)/' \
+    's/self\.registry\.find_by\(handle\)/self.registry.vqueue(handle)/'
+mutation 'a permit starts who waits and is lost' machine/waiting.rs \
+    's/self\.spawn\(handle, vqueue, Some\(permits\), effects\)/{ let _ = permits; self.spawn(handle, vqueue, None, effects) }/'
+mutation 'what is not wanted any more stands at the limiter' machine/waiting.rs \
+    's/effects\.push\(PartitionEffect::ToLimiter\(LimiterMessage::Withdraw\(handle\)\)\);//'
+mutation 'who made room is forgotten' machine/vqueues.rs \
+    's/self\.wait_for_permit\(vqueue, head, true, effects\)/{ let _ = head; }/'
+mutation 'any row of a locked queue is taken for its head' machine/waiting.rs \
+    's/self\.wait_for_permit\(vqueue, row, false, effects\)/self.wait_for_permit(vqueue, row, true, effects)/'
+
+finish
