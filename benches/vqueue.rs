@@ -4,8 +4,15 @@
 //! (500 ns each). One iteration is one decision with all that belongs to it: the entry
 //! is told, a permit acquired, granted, handed over with the decision, the decision
 //! confirmed, the permit released.
+//!
+//! `baseline` does the least that can be called a decision over the same vqueues: a row of
+//! plain queues, and one counter per scope in a hash table. It has no order among those
+//! that wait, no limits that change, no hierarchy, nothing to recover.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use divan::Bencher;
 use forebay_engine::{
@@ -23,6 +30,8 @@ use forebay_messages::{
 const NOW: Timestamp = Timestamp(1);
 /// Scopes that the vqueues are spread over.
 const SCOPES: u32 = 1_000;
+/// How many may run at once in each.
+const LIMIT: u32 = 100;
 
 fn main() {
     divan::main();
@@ -48,7 +57,7 @@ impl World {
     fn new(count: u32) -> Self {
         let mut limiter = Limiter::new(Generation(1), LimiterConfig::default());
         let pattern = "*".parse().expect("a pattern");
-        let limits = Limits::concurrency(100);
+        let limits = Limits::concurrency(LIMIT);
         let rules = vec![RuleUpdate::Upsert { pattern, limits }];
         let seed = Seed { rules, ..Seed::default() };
         let mut granted = Vec::new();
@@ -118,5 +127,46 @@ fn decision(bencher: Bencher<'_, '_>, vqueues: u32) {
     bencher.bench_local(|| {
         at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         world.decide(at % vqueues);
+    });
+}
+
+/// Plain queues under plain counters.
+struct Plain {
+    queues: Vec<(VecDeque<EntryKey>, Arc<VQueueName>)>,
+    running: HashMap<String, u32>,
+    next: u64,
+}
+
+impl Plain {
+    fn new(count: u32) -> Self {
+        let queues = (0..count).map(|n| (VecDeque::new(), vqueue(n).1)).collect();
+        Self { queues, running: HashMap::new(), next: 0 }
+    }
+
+    fn decide(&mut self, slot: u32) -> EntryKey {
+        let (queue, name) = &mut self.queues[slot as usize];
+        self.next += 1;
+        queue.push_back(key(self.next));
+        let scope = name.scope.as_deref().expect("every vqueue has a scope");
+        if !self.running.contains_key(scope) {
+            self.running.insert(scope.to_owned(), 0);
+        }
+        let running = self.running.get_mut(scope).expect("it was put there");
+        assert!(*running < LIMIT, "there is room");
+        *running += 1;
+        let decided = queue.pop_front().expect("it was put there");
+        // It ends at some later time: another look-up.
+        *self.running.get_mut(scope).expect("it runs") -= 1;
+        decided
+    }
+}
+
+#[divan::bench(args = [1_000, 1_000_000], sample_size = 10_000)]
+fn baseline(bencher: Bencher<'_, '_>, vqueues: u32) {
+    let mut plain = Plain::new(vqueues);
+    let mut at = 0_u32;
+    bencher.bench_local(|| {
+        at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        plain.decide(at % vqueues)
     });
 }
