@@ -19,10 +19,6 @@ unbroken
 
 mutation 'a retry that holds the lock does not end the wait for it' machine/waiting.rs \
     's/Noted::Waits\(_\) if !key\.has_lock/Noted::Waits(_) if key.entry == key.entry/'
-mutation 'a row that goes does not end the wait' machine/waiting.rs \
-    's/if let Noted::Waits\(handle\) = (.*) \{/if let (Noted::Waits(handle), true) = (\1, false) {/'
-mutation 'a pause does not end the wait' machine/waiting.rs \
-    's/^            if paused \{/            if paused \&\& !paused {/'
 mutation 'a permit does not start who waits' machine/waiting.rs \
     's/if let Some\(vqueue\) = self\.registry\.wake\(handle\)/if let (Some(vqueue), true) = (self.registry.find_by(handle), false)/' \
     's/self\.registry\.find_by\(handle\)/self.registry.vqueue(handle)/'

@@ -14,7 +14,7 @@ use forebay_messages::{
 
 use super::{
     desk::{Desk, Effects, spawned},
-    fixture::new_entry,
+    fixture::{new_entry, these},
 };
 
 /// A name without a lock.
@@ -162,6 +162,14 @@ fn asks_for(effects: &Effects) -> Option<(VQueueHandle, VQueueId)> {
     })
 }
 
+/// What it asked for is taken back.
+fn withdraws(effects: &Effects, handle: VQueueHandle) -> bool {
+    effects.iter().any(|effect| match effect {
+        Effect::ToLimiter(LimiterMessage::Withdraw(from)) => *from == handle,
+        _ => false,
+    })
+}
+
 fn crowded(active_max: usize) -> Desk {
     let mut desk = Desk::leading_with(VQueueLimits { active_max, idle_max: 0, sleepers_max: 2 });
     desk.tell(Input::VQueuesFound { found: Vec::new(), next: None });
@@ -212,10 +220,19 @@ fn a_permit_for_a_vqueue_that_waits_no_more_starts_nothing() {
         ..VQueueSelector::default()
     }));
     let effects = desk.commit();
-    let withdrawn = |effect: &Effect| matches!(effect, Effect::ToLimiter(LimiterMessage::Withdraw(from)) if *from == handle);
-    assert!(effects.iter().any(withdrawn), "{effects:?}");
+    assert!(withdraws(&effects, handle), "{effects:?}");
     assert!(desk.tell(granted(&desk, handle, 1)).is_empty());
     assert_eq!(desk.partition.waiting_vqueues(), 0);
+}
+
+#[test]
+fn a_vqueue_that_waits_looks_again_when_a_row_of_it_goes() {
+    let mut desk = crowded(0);
+    let (handle, id) = asks_for(&desk.enqueue(entry_of(1, 0))).unwrap();
+    desk.propose(Command::Cancel(these(&[1])));
+    let effects = desk.commit();
+    assert!(withdraws(&effects, handle), "nobody needs a permit: {effects:?}");
+    assert_eq!(all_spawned(&effects), [id], "it reads what is left");
 }
 
 /// Found by the model: an entry that kept the lock and waits for its retry is the head,
