@@ -229,8 +229,9 @@ fn status(node: &NodeView) -> String {
         "forebay {} (process {}), {} handlers running\n",
         node.version, node.pid, node.running
     );
-    let mut table =
-        table(&["PARTITION", "ROLE", "EPOCH", "APPLIED", "LOG END", "ACTIVE VQUEUES", "STALE"]);
+    let columns =
+        ["PARTITION", "ROLE", "EPOCH", "APPLIED", "LOG END", "ACTIVE VQUEUES", "WAITING", "STALE"];
+    let mut table = table(&columns);
     for partition in &node.partitions {
         table.add_row([
             partition.id.to_string(),
@@ -239,6 +240,7 @@ fn status(node: &NodeView) -> String {
             partition.applied.to_string(),
             partition.log_end.to_string(),
             partition.active_vqueues.to_string(),
+            partition.waiting_vqueues.to_string(),
             partition.stale.to_string(),
         ]);
     }
