@@ -3,7 +3,8 @@
 //! An actor is spawned as a future inside `catch_unwind`, because actix restarts
 //! nothing after a panic and tells nobody of it. Its mail lies in a
 //! mailbox of ours ([`super::mailbox`]); in that of actix lies at most one [`Delivery`]. It
-//! gives the thread back every [`YIELD_EVERY`] messages, for there may be no end of them.
+//! gives the thread back after [`YIELD_EVERY`] messages or a slice of time, for there may
+//! be no end of them.
 
 use std::{
     any::Any,
@@ -14,7 +15,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
@@ -28,8 +29,11 @@ use super::{
     world::Child,
 };
 
-/// Messages after which an actor gives its thread back.
-pub const YIELD_EVERY: u32 = 64;
+/// Messages after which an actor gives its thread back, however fast it was.
+pub const YIELD_EVERY: u32 = 1_024;
+/// How long an actor keeps its thread: one message of a partition may take as long as
+/// thousands of its limiter, and whoever is quick must not fall behind for it.
+const YIELD_AFTER: Duration = Duration::from_micros(500);
 /// Longest sleep of the timer task: bounds what a step of the wall clock can do.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
@@ -104,9 +108,10 @@ where
     type Result = ();
 
     fn handle(&mut self, delivery: Delivery, context: &mut Context<Self>) {
+        let begun = Instant::now();
         let mut left = YIELD_EVERY;
         while left > 0 && !self.stopped.load(Ordering::Relaxed) && self.handle_one(context) {
-            left -= 1;
+            left = if begun.elapsed() < YIELD_AFTER { left - 1 } else { 0 };
         }
         self.core.observe();
         if self.stopped.load(Ordering::Relaxed) {
