@@ -99,7 +99,10 @@ impl Control {
             trim_log: TrimLog::Never,
             candidacy: Candidacy::default(),
         };
-        Node::start(config, executor, clock).await
+        let node = Node::start(config, executor, clock).await?;
+        // Nothing runs here: whoever looks sees no entry as running.
+        node.drained().await;
+        Ok(node)
     }
 
     /// Asks.

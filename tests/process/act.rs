@@ -217,7 +217,9 @@ fn on_a_directory_at_rest() {
 fn a_dead_letter_is_listed_with_its_last_error_and_redriven_with_all_its_attempts() {
     let place = Place::new();
     place.write("items", "1\n2\n");
-    let script = "echo {} >> started; test {} = 2 || test -e fixed || { echo broken >&2; exit 3; }";
+    // What succeeds takes long enough to be seen running by the command line that waits.
+    let script = "echo {} >> started; \
+        test {} = 2 || { test -e fixed && sleep 0.5; } || { echo broken >&2; exit 3; }";
     let rest = exec(&["--input", "items", "--retries", "1", "--", "sh", "-c", script]);
     place.run(&rest).expect(1, &["1 succeeded, 1 failed"]);
     let dead = entries(&place, &["--outcome", "dead-letter"]);

@@ -34,6 +34,9 @@ pub(super) const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks.
 const LEADER_LOOK: Duration = Duration::from_millis(20);
 
+/// How often [`Node::drained`] looks.
+const DRAIN_LOOK: Duration = Duration::from_millis(2);
+
 /// Gives the wait for results up when its future is dropped.
 struct Detach {
     waits: Vec<(EntryId, ReplyId)>,
@@ -244,6 +247,19 @@ impl Node {
             });
         }
         Ok(outcomes)
+    }
+
+    /// Waits until nothing that ran under earlier leaders counts as running any more, in
+    /// the partitions that this node leads and that go on. Cancel-safe.
+    pub async fn drained(&self) {
+        let is_draining = |partition: &PartitionId| {
+            let status = self.services.status(*partition);
+            let goes_on = status.is_some_and(|status| status.stopped.is_none());
+            goes_on && self.services.gauges(*partition).is_draining
+        };
+        while self.partitions().iter().any(is_draining) {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
     }
 
     /// Looks at the limiter of a partition; `None` when this node does not lead it (or

@@ -54,6 +54,8 @@ pub struct PartitionGauges {
     pub waiting_vqueues: usize,
     /// Messages that came too late.
     pub stale: u64,
+    /// Attempts of earlier leaders are on their way back.
+    pub is_draining: bool,
 }
 
 /// Gives out epochs.
@@ -274,6 +276,7 @@ impl NodeServices {
             active_vqueues: machine.active_vqueues(),
             waiting_vqueues: machine.waiting_vqueues(),
             stale: stale.vqueue + stale.attempt,
+            is_draining: machine.is_draining(),
         };
         if *told == Some(gauges) {
             return;

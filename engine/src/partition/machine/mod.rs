@@ -218,6 +218,12 @@ impl Partition {
         self.registry.waiting()
     }
 
+    /// Whether attempts of earlier leaders are still on their way back.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        !self.drain.is_over()
+    }
+
     /// Wraps a command into a record of this leader and has it appended.
     fn propose(
         &mut self,
