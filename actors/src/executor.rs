@@ -4,6 +4,7 @@
 //! the end of an attempt is reported once, unless it was aborted; a panic in a handler
 //! is a failed attempt. Must not know: limits, vqueues, the log.
 
+mod starter;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +17,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -36,15 +36,12 @@ use crate::{
     shell::{Clock, Ref},
 };
 
+use starter::Batch;
+
 pub use crate::pulse::Pulse;
 
 /// How long an entry waits whose service has no handler here.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
-
-/// Attempts that one task starts.
-const STARTED_TOGETHER: usize = 32;
-/// A handler that keeps its thread for so long at a time does not hold up others.
-const SLOW_POLL: Duration = Duration::from_micros(200);
 
 /// What a handler is given besides the payload.
 #[derive(Clone, Debug)]
@@ -310,29 +307,10 @@ impl Shared {
         }
     }
 
-    /// Polls each attempt once. Most handlers that have nothing to wait for are over by
-    /// then; the others get tasks of their own. So do all that come behind one that does
-    /// not give its thread back soon.
-    async fn start(&self, spawner: Spawner, attempts: Vec<Prepared>) {
-        let mut is_slow = false;
-        for mut prepared in attempts {
-            if is_slow {
-                self.spawn(&spawner, prepared);
-                continue;
-            }
-            let known = self.running.get(&prepared.entry).map(|known| known.token);
-            if known != Some(prepared.token) {
-                continue; // It was aborted.
-            }
-            let begun = tokio::time::Instant::now();
-            let mut poll =
-                |context: &mut Context<'_>| prepared.future.as_mut().poll(context).is_ready();
-            let is_over = std::future::poll_fn(|context| Poll::Ready(poll(context))).await;
-            is_slow = begun.elapsed() > SLOW_POLL;
-            if !is_over {
-                self.spawn(&spawner, prepared);
-            }
-        }
+    /// Whether an attempt was not aborted since it was registered.
+    fn is_known(&self, prepared: &Prepared) -> bool {
+        let known = self.running.get(&prepared.entry);
+        known.is_some_and(|known| known.token == prepared.token)
     }
 }
 
@@ -344,16 +322,12 @@ impl Execute for Executor {
     }
 
     fn run_many(&self, runs: Vec<(RunAttempt, Bytes)>, reply_to: &Ref<PartitionInput>) {
-        let mut attempts = runs
+        let attempts: Vec<_> = runs
             .into_iter()
-            .filter_map(|(run, payload)| self.prepare(run, payload, reply_to.clone()));
-        loop {
-            let together: Vec<_> = attempts.by_ref().take(STARTED_TOGETHER).collect();
-            if together.is_empty() {
-                return;
-            }
-            let (shared, spawner) = (Arc::clone(&self.shared), self.runtime.clone());
-            self.runtime.spawn(async move { shared.start(spawner, together).await });
+            .filter_map(|(run, payload)| self.prepare(run, payload, reply_to.clone()))
+            .collect();
+        if !attempts.is_empty() {
+            Batch::start(Arc::clone(&self.shared), self.runtime.clone(), attempts);
         }
     }
 

@@ -42,6 +42,15 @@ pub(crate) enum Spawned {
 }
 
 impl Spawner {
+    /// How many threads poll what is spawned.
+    pub(crate) fn threads(&self) -> usize {
+        match self {
+            Self::Tokio(handle) => handle.metrics().num_workers(),
+            #[cfg(feature = "testkit")]
+            Self::Sim(_) => 1,
+        }
+    }
+
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Spawned {
         self.spawn_as("handler", future)
     }

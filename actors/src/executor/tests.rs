@@ -11,19 +11,24 @@ use forebay_messages::{Epoch, VQueueName};
 use super::*;
 use crate::shell::WallClock;
 
+/// How long some handlers keep their threads.
+const LONG: Duration = Duration::from_millis(200);
+
 /// What a handler does is written in the payload.
-#[derive(Default)]
 struct Script {
     calls: AtomicUsize,
     go: Arc<Notify>,
     /// How many block their threads, and the most there were.
     blocking: Arc<(AtomicUsize, AtomicUsize)>,
+    /// Where two of them wait for each other, and keep their threads.
+    meets: Arc<std::sync::Barrier>,
 }
 
 impl Handler for Arc<Script> {
     fn call(&self, _: AttemptContext, payload: Bytes) -> HandlerFuture {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let (go, blocking) = (Arc::clone(&self.go), Arc::clone(&self.blocking));
+        let meets = Arc::clone(&self.meets);
         Box::pin(async move {
             match &payload[..] {
                 b"wait" => go.notified().await,
@@ -33,6 +38,10 @@ impl Handler for Arc<Script> {
                     std::thread::sleep(Duration::from_millis(20));
                     blocking.0.fetch_sub(1, Ordering::SeqCst);
                 }
+                b"meet" => drop(meets.wait()),
+                b"long" => std::thread::sleep(LONG),
+                b"hand over" => tokio::task::block_in_place(|| std::thread::sleep(LONG)),
+                b"sleep" => tokio::time::sleep(Duration::from_millis(1)).await,
                 b"panic" => panic!("as asked"),
                 _ => {}
             }
@@ -50,7 +59,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let script = Arc::new(Script::default());
+        let script = Arc::new(Script {
+            calls: AtomicUsize::default(),
+            go: Arc::default(),
+            blocking: Arc::default(),
+            meets: Arc::new(std::sync::Barrier::new(2)),
+        });
         let handler: Arc<dyn Handler> = Arc::new(Arc::clone(&script));
         let handlers = HashMap::from([("work".to_owned(), handler)]);
         let runtime = tokio::runtime::Handle::current();
@@ -164,4 +178,53 @@ async fn handlers_that_block_do_not_queue_behind_each_other() {
     bench.executor.idle().await;
     assert_eq!(bench.script.blocking.1.load(Ordering::SeqCst), 2, "threads that work at once");
     assert_eq!(bench.ends().1, 21);
+}
+
+/// They had been polled one after the other by one task: for ever.
+#[test]
+fn two_that_start_together_may_wait_for_each_other() {
+    let tokio = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_time()
+        .build()
+        .unwrap();
+    for round in 0..50 {
+        for payloads in [&["meet", "meet"][..], &["", "meet", "sleep", "meet", "", ""]] {
+            let bench = tokio.block_on(async { Bench::new() });
+            bench.run_many(payloads);
+            let idle = async { tokio::time::timeout(20 * LONG, bench.executor.idle()).await };
+            assert!(tokio.block_on(idle).is_ok(), "they wait for ever, round {round}");
+            assert_eq!(bench.ends().1, payloads.len());
+        }
+    }
+}
+
+/// Those behind it had waited for it, also those that had been polled before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_blocks_holds_up_nobody_while_a_thread_is_free() {
+    for blocks in ["long", "hand over"] {
+        for place in [0, 1, 15, 31] {
+            let bench = Bench::new();
+            let mut payloads = ["sleep"; 32];
+            payloads[place] = blocks;
+            payloads[(place + 9) % 32] = "";
+            let begun = std::time::Instant::now();
+            bench.run_many(&payloads);
+            while bench.ends().1 < 31 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(begun.elapsed() < LONG / 2, "{blocks} at {place}: {:?}", begun.elapsed());
+            bench.executor.idle().await;
+            assert_eq!(bench.ends().1, 32);
+        }
+    }
+}
+
+/// On all threads but one there may be such.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn as_many_as_there_are_threads_start_at_once() {
+    let bench = Bench::new();
+    bench.run_many(&["long"; 4]);
+    tokio::time::timeout(LONG * 3 / 2, bench.executor.idle()).await.expect("at the same time");
+    assert_eq!(bench.ends().1, 4);
 }
