@@ -11,7 +11,6 @@ use forebay_engine::partition::{
     apply::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Reply, Skip},
     machine::Answer,
     rows::Stage,
-    store::Tables,
 };
 use forebay_messages::{
     EntryId, FailureKind, Outcome, PartitionId, Timestamp, VQueueId,
@@ -298,7 +297,7 @@ impl Node {
     ) -> Result<(), NodeError> {
         let (partition, ids) = (self.newest_of(partition)?, ids.to_vec());
         let checked = self.blocking(move || {
-            let tables = partition.store.begin()?;
+            let tables = &partition.store;
             let check = |id| -> Result<Result<(), Skip>, NodeError> {
                 Ok(match (tables.entry(id)?, tables.finished(id)?) {
                     (Some(row), _) => action.check(&row),
@@ -392,10 +391,9 @@ impl Node {
     ) -> Result<Acted<VQueueId>, NodeError> {
         let partition = self.newest_of(partition)?;
         let looked = self.blocking(move || {
-            let tables = partition.store.begin()?;
             let mut acted = Acted::default();
             for id in vqueues {
-                let skip = match tables.vqueue_meta(id)? {
+                let skip = match partition.store.vqueue(id)? {
                     None => Skip::Unknown,
                     Some(meta) if meta.is_paused && paused => Skip::AlreadyPaused,
                     Some(meta) if !meta.is_paused && !paused => Skip::NotPaused,

@@ -49,7 +49,7 @@ impl Node {
     /// them, those of another node.
     pub(super) async fn rows_of(&self, partition: PartitionId) -> Result<Rows, NodeError> {
         let store = self.store.partition(partition)?;
-        let state = State::load(&store.begin()?)?;
+        let state = State::load(&store)?;
         if self.gap_after(partition, state.applied_lsn).is_none() {
             return Ok(Rows { store, state, hold: None });
         }
@@ -64,7 +64,7 @@ impl Node {
         let through = self.blocking(move || to.take_over(&from)).await??;
         tracing::info!(%partition, %applied, %through, "rows were taken over from another node");
         let store = self.store.partition(partition)?;
-        let state = State::load(&store.begin()?)?;
+        let state = State::load(&store)?;
         match self.gap_after(partition, state.applied_lsn) {
             Some(first) => Err(NodeError::Gap { partition, applied: through, first }),
             None => Ok(Rows { store, state, hold: Some(hold) }),

@@ -5,10 +5,7 @@
 
 use forebay_engine::{
     leadership::Role,
-    partition::{
-        rows::{EntryRow, FinishedRow, Stage, VQueueMeta},
-        store::Tables,
-    },
+    partition::rows::{EntryRow, FinishedRow, Stage, VQueueMeta},
 };
 use forebay_messages::{
     EntryId, Outcome, PartitionId, Timestamp, VQueueId, VQueueName, command::EntrySelector,
@@ -333,9 +330,9 @@ impl Node {
     /// When a read fails or nobody owns its key.
     pub fn entry(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
         let partition = self.newest_of(self.route(id.partition_key)?)?;
-        let tables = partition.store.begin()?;
+        let tables = &partition.store;
         let name = |vqueue| -> Result<VQueueName, NodeError> {
-            Ok(tables.vqueue_meta(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
+            Ok(tables.vqueue(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
         };
         if let Some(row) = tables.entry(id)? {
             return Ok(Some(view_live(id, &row, &name(row.vqueue)?)));
@@ -371,10 +368,9 @@ impl Node {
     pub fn vqueues(&self, filter: &EntryFilter) -> Result<Vec<VQueueView>, NodeError> {
         let mut found = Vec::new();
         for (_, partition) in self.entries_in_order()? {
-            let tables = partition.store.begin()?;
             let mut after = None;
             loop {
-                let page = tables.vqueues_after(after, PAGE_LEN)?;
+                let page = partition.store.vqueues_after(after, PAGE_LEN)?;
                 let Some((last, _)) = page.last() else { break };
                 after = Some(*last);
                 for (id, meta) in page {

@@ -231,11 +231,7 @@ impl Living {
             // It was dropped, or the node is gone.
             return;
         }
-        let loaded = store
-            .begin()
-            .map_err(|error| error.to_string())
-            .and_then(|rows| State::load(&rows).map_err(|error| error.to_string()));
-        match loaded {
+        match State::load(store) {
             Ok(state) => {
                 let services = Arc::clone(services);
                 self.spawn(state, move |replayed| {
@@ -244,7 +240,7 @@ impl Living {
                     }
                 });
             }
-            Err(reason) => services.partition_gone(id, &reason),
+            Err(error) => services.partition_gone(id, &error.to_string()),
         }
     }
 }

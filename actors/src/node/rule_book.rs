@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use forebay_engine::{
-    partition::{rows::FsmSlot, store::Tables},
+    partition::{rows::FsmSlot, store::Rows},
     rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange, check_supported},
 };
 use forebay_messages::PartitionId;
@@ -61,8 +61,7 @@ impl Node {
     /// When it cannot be read.
     pub fn applied_rule_book(&self, partition: PartitionId) -> Result<RuleBook, NodeError> {
         let entry = self.entry_of(partition)?;
-        let rows = entry.store.begin()?;
-        match rows.fsm(FsmSlot::RuleBook)? {
+        match entry.store.fsm(FsmSlot::RuleBook)? {
             None => Ok(RuleBook::default()),
             Some(bytes) => Ok(RuleBook::decode(&bytes)?),
         }

@@ -12,7 +12,7 @@ use forebay_engine::{
     partition::{
         machine::{Answer, Partition, PartitionInput, Phase},
         rows::FsmSlot,
-        store::Tables,
+        store::Rows,
     },
 };
 use forebay_messages::{
@@ -305,7 +305,7 @@ impl NodeServices {
                 return;
             }
         };
-        let present = entry.store.begin().ok().and_then(|rows| rows.fsm(FsmSlot::RuleBook).ok());
+        let present = entry.store.fsm(FsmSlot::RuleBook).ok();
         if present.flatten().as_ref() == Some(&newest) {
             return;
         }

@@ -60,7 +60,7 @@ impl Node {
         let entry = self.entry_of(id)?;
         let status = self.services.status(id);
         let stopped = status.as_ref().and_then(|status| status.stopped.clone());
-        let stored = forebay_engine::partition::state::State::load(&entry.store.begin()?)?;
+        let stored = forebay_engine::partition::state::State::load(&entry.store)?;
         let known = stored.leader_epoch.0;
         let (role, open, epoch) = match (&stopped, status.map(|status| status.role)) {
             (Some(_), _) => ("stopped", false, known),

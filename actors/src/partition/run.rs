@@ -7,7 +7,7 @@ use forebay_engine::{
     partition::{
         apply::{self, ApplyError},
         machine::{Begun, PartitionInput, RunAttempt},
-        store::{Tables, TablesError},
+        store::{Rows, TablesError},
     },
     vqueue::{Rest, VQueue, VQueueConfig, wish},
 };

@@ -105,7 +105,7 @@ impl Disk {
     /// [`NodeError`]; also when the log was trimmed.
     pub fn replay(&self, partition: PartitionId) -> Result<Digest, NodeError> {
         let rows = Store::open(&self.path, &Medium::memory()?)?.partition(partition)?;
-        let mut state = State::load(&rows.begin()?)?;
+        let mut state = State::load(&rows)?;
         let mut next = Lsn(1);
         loop {
             let batch = self.log.inner().read(partition, next, REPLAY_RECORDS, usize::MAX)?;

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::rules::{RuleBook, RuleLookup};
 
-use super::store::{Tables, TablesError};
+use super::store::{Rows, TablesError};
 
 /// Vqueues read at a time when the counts are made.
 const PAGE_LEN: usize = 1_024;
@@ -80,7 +80,7 @@ impl Backlog {
     pub(super) fn under(
         book: &RuleBook,
         before: Option<Self>,
-        tables: &impl Tables,
+        tables: &impl Rows,
     ) -> Result<Option<Self>, TablesError> {
         let rules = book.diff_from_empty();
         let depths = depths(&rules);
@@ -102,7 +102,7 @@ impl Backlog {
         }
     }
 
-    fn count(&mut self, tables: &impl Tables) -> Result<(), TablesError> {
+    fn count(&mut self, tables: &impl Rows) -> Result<(), TablesError> {
         let mut after = None;
         loop {
             let page = tables.vqueues_after(after, PAGE_LEN)?;

@@ -22,7 +22,7 @@ use super::{
         DedupKey, DedupRow, EntryRow, FinishedRow, FsmSlot, IdempotencyKey, IdempotencyRow,
         RunningRow, StoredVQueueMeta, VQueueMeta,
     },
-    store::{Read, Tables},
+    store::{Read, Rows, Tables},
 };
 
 /// All tables of one partition. Cloning takes a snapshot.
@@ -156,21 +156,59 @@ impl Digest {
     }
 }
 
-impl Tables for MemTables {
+impl Rows for MemTables {
     fn entry(&self, id: EntryId) -> Read<Option<EntryRow>> {
         Ok(self.entries.get(&id).cloned())
     }
 
+    fn payload(&self, id: EntryId) -> Read<Option<Bytes>> {
+        Ok(self.payloads.get(&id).cloned())
+    }
+
+    fn vqueue_meta(&self, id: VQueueId) -> Read<Option<VQueueMeta>> {
+        Ok(self.vqueues.get(&id).cloned())
+    }
+
+    fn lock(&self, vqueue: VQueueId) -> Read<Option<EntryId>> {
+        Ok(self.locks.get(&vqueue).copied())
+    }
+
+    fn dedup(&self, producer: DedupKey) -> Read<Option<DedupRow>> {
+        Ok(self.dedup.get(&producer).copied())
+    }
+
+    fn idempotency(&self, key: &IdempotencyKey) -> Read<Option<IdempotencyRow>> {
+        Ok(self.idempotency.get(key).copied())
+    }
+
+    fn finished(&self, id: EntryId) -> Read<Option<FinishedRow>> {
+        Ok(self.finished.get(&id).cloned())
+    }
+
+    fn timers_until(&self, until: Timestamp, limit: usize) -> Read<Vec<(Timestamp, EntryId)>> {
+        Ok(self.timers.iter().take_while(|(at, _)| *at <= until).take(limit).copied().collect())
+    }
+
+    fn fsm(&self, slot: FsmSlot) -> Read<Option<Bytes>> {
+        Ok(self.fsm.get(&slot).cloned())
+    }
+
+    fn vqueues_after(
+        &self,
+        after: Option<VQueueId>,
+        limit: usize,
+    ) -> Read<Vec<(VQueueId, VQueueMeta)>> {
+        Ok(page(&self.vqueues, after, limit))
+    }
+}
+
+impl Tables for MemTables {
     fn put_entry(&mut self, id: EntryId, row: EntryRow) {
         self.entries.insert(id, row);
     }
 
     fn delete_entry(&mut self, id: EntryId) {
         assert!(self.entries.remove(&id).is_some(), "{id} is deleted and was not there");
-    }
-
-    fn payload(&self, id: EntryId) -> Read<Option<Bytes>> {
-        Ok(self.payloads.get(&id).cloned())
     }
 
     fn put_payload(&mut self, id: EntryId, payload: Bytes) {
@@ -207,20 +245,12 @@ impl Tables for MemTables {
         assert!(self.parked.remove(&(vqueue, entry)), "{entry} was not parked");
     }
 
-    fn vqueue_meta(&self, id: VQueueId) -> Read<Option<VQueueMeta>> {
-        Ok(self.vqueues.get(&id).cloned())
-    }
-
     fn put_vqueue_meta(&mut self, id: VQueueId, row: VQueueMeta) {
         self.vqueues.insert(id, row);
     }
 
     fn delete_vqueue_meta(&mut self, id: VQueueId) {
         assert!(self.vqueues.remove(&id).is_some(), "{id} is forgotten and was not known");
-    }
-
-    fn lock(&self, vqueue: VQueueId) -> Read<Option<EntryId>> {
-        Ok(self.locks.get(&vqueue).copied())
     }
 
     fn put_lock(&mut self, vqueue: VQueueId, holder: EntryId) {
@@ -232,16 +262,8 @@ impl Tables for MemTables {
         assert!(self.locks.remove(&vqueue).is_some(), "a lock is freed that nobody holds");
     }
 
-    fn dedup(&self, producer: DedupKey) -> Read<Option<DedupRow>> {
-        Ok(self.dedup.get(&producer).copied())
-    }
-
     fn put_dedup(&mut self, producer: DedupKey, row: DedupRow) {
         self.dedup.insert(producer, row);
-    }
-
-    fn idempotency(&self, key: &IdempotencyKey) -> Read<Option<IdempotencyRow>> {
-        Ok(self.idempotency.get(key).copied())
     }
 
     fn put_idempotency(&mut self, key: IdempotencyKey, row: IdempotencyRow) {
@@ -251,10 +273,6 @@ impl Tables for MemTables {
 
     fn delete_idempotency(&mut self, key: &IdempotencyKey) {
         assert!(self.idempotency.remove(key).is_some(), "{key:?} was not remembered");
-    }
-
-    fn finished(&self, id: EntryId) -> Read<Option<FinishedRow>> {
-        Ok(self.finished.get(&id).cloned())
     }
 
     fn put_finished(&mut self, id: EntryId, row: FinishedRow) {
@@ -273,52 +291,7 @@ impl Tables for MemTables {
         assert!(self.timers.remove(&(at, entry)), "{entry} did not expire at {at:?}");
     }
 
-    fn timers_until(&self, until: Timestamp, limit: usize) -> Read<Vec<(Timestamp, EntryId)>> {
-        Ok(self.timers.iter().take_while(|(at, _)| *at <= until).take(limit).copied().collect())
-    }
-
-    fn fsm(&self, slot: FsmSlot) -> Read<Option<Bytes>> {
-        Ok(self.fsm.get(&slot).cloned())
-    }
-
     fn put_fsm(&mut self, slot: FsmSlot, value: Bytes) {
         self.fsm.insert(slot, value);
-    }
-
-    fn entries_after(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-    ) -> Read<Vec<(EntryId, EntryRow)>> {
-        Ok(page(&self.entries, after, limit))
-    }
-
-    fn finished_after(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-    ) -> Read<Vec<(EntryId, FinishedRow)>> {
-        Ok(page(&self.finished, after, limit))
-    }
-
-    fn vqueues_after(
-        &self,
-        after: Option<VQueueId>,
-        limit: usize,
-    ) -> Read<Vec<(VQueueId, VQueueMeta)>> {
-        Ok(page(&self.vqueues, after, limit))
-    }
-
-    fn running_after(
-        &self,
-        after: Option<(VQueueId, EntryId)>,
-        limit: usize,
-    ) -> Read<Vec<(VQueueId, EntryId, RunningRow)>> {
-        let rows = page(&self.running, after, limit);
-        Ok(rows.into_iter().map(|((vqueue, id), row)| (vqueue, id, row)).collect())
-    }
-
-    fn locks_after(&self, after: Option<VQueueId>, limit: usize) -> Read<Vec<(VQueueId, EntryId)>> {
-        Ok(page(&self.locks, after, limit))
     }
 }

@@ -14,7 +14,7 @@ use super::{
     apply::ApplyError,
     backlog::Backlog,
     rows::{DedupKey, DedupRow, FsmSlot},
-    store::{Tables, TablesError, fsm_number, put_fsm_number},
+    store::{Rows, Tables, TablesError, fsm_number, put_fsm_number},
 };
 
 /// Counters and the rule book of a partition.
@@ -41,7 +41,7 @@ impl State {
     ///
     /// # Errors
     /// When a row cannot be read, or was written by a newer format.
-    pub fn load(tables: &impl Tables) -> Result<Self, ApplyError> {
+    pub fn load(tables: &impl Rows) -> Result<Self, ApplyError> {
         let needed = fsm_number(tables, FsmSlot::MinVersion)?;
         if needed > super::apply::FORMAT_VERSION {
             return Err(ApplyError::TooNew { needed });
@@ -76,7 +76,7 @@ impl State {
     pub(super) fn replace_rule_book(
         &mut self,
         book: RuleBook,
-        tables: &impl Tables,
+        tables: &impl Rows,
     ) -> Result<Vec<RuleUpdate>, TablesError> {
         let updates = book.diff(&self.rule_book);
         self.backlog = Backlog::under(&book, self.backlog.take(), tables)?;

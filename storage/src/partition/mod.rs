@@ -12,6 +12,7 @@ mod inbox;
 mod list;
 mod overlay;
 mod overlays;
+mod reads;
 mod resident;
 mod rows;
 mod store;
@@ -33,7 +34,7 @@ pub use store::Store;
 pub use txn::{Committed, Txn};
 
 use crate::sync;
-use overlays::{Overlays, Resides};
+use overlays::Resides;
 use resident::{Duty, Resident};
 use store::Shared;
 use tables::{
@@ -59,7 +60,8 @@ pub type RunningRows = Vec<((VQueueId, EntryId), RunningRow)>;
 type Page<T> = Vec<(<T as Table>::Key, <T as Table>::Row)>;
 
 /// The rows of one partition. Cheap to clone; reads may come from any thread, commits
-/// from one at a time (the partition's).
+/// from one at a time (the partition's). It is what reads through the state machine's
+/// tables, too ([`Rows`](forebay_engine::partition::store::Rows)).
 #[derive(Clone)]
 pub struct PartitionStore {
     shared: Arc<Shared>,
@@ -82,7 +84,9 @@ impl PartitionStore {
         self.id
     }
 
-    /// A batch of changes; also the way to read through the state machine's tables.
+    /// A batch of changes; also the way to read many rows as they are at one moment.
+    /// Everybody else waits until it is committed or dropped: who has one must not read
+    /// in another way.
     ///
     /// # Errors
     /// [`StoreError::NoPartition`] when it was deleted.
@@ -98,6 +102,11 @@ impl PartitionStore {
         if let Some(applied) = self.resident().applied() {
             return Ok(applied);
         }
+        self.stored_lsn()
+    }
+
+    /// As RocksDB has it.
+    fn stored_lsn(&self) -> Result<Lsn, StoreError> {
         self.lsn(&self.shared.read)
     }
 
@@ -268,33 +277,22 @@ impl PartitionStore {
         sync::lock(&self.resident)
     }
 
-    /// Commits a batch; it reaches RocksDB when something makes it.
-    fn commit(
+    /// Does what is to be done after a commit; bytes that went to RocksDB.
+    fn fulfil(
         &self,
+        duty: Duty,
+        resident: &mut Resident,
         family: &Arc<BoundColumnFamily<'_>>,
-        batch: Overlays,
-        applied: Lsn,
-    ) -> Result<Committed, StoreError> {
-        #[cfg(any(test, feature = "testkit"))]
-        let must_fail = match self.shared.faults.get() {
-            Some(faults) => faults.before_commit(&self.shared.path)?,
-            None => false,
-        };
-        let mut resident = self.resident();
-        let (rows, duty) = resident.absorb(batch, applied);
+    ) -> Result<usize, StoreError> {
         let bytes = match duty {
             Duty::Nothing => 0,
-            Duty::Spill | Duty::SpillAndFlush => self.spill(&mut resident, family)?,
+            Duty::Spill | Duty::SpillAndFlush => self.spill(resident, family)?,
         };
         if duty == Duty::SpillAndFlush {
             resident.flushed();
             self.flush_later(family)?;
         }
-        #[cfg(any(test, feature = "testkit"))]
-        if let Some(faults) = self.shared.faults.get() {
-            faults.after_commit(must_fail, &self.shared.path)?;
-        }
-        Ok(Committed { rows, bytes })
+        Ok(bytes)
     }
 
     /// Lets RocksDB know of everything committed; who scans asks for it first.

@@ -1,19 +1,22 @@
-//! Rows of one table that are not in RocksDB yet: what a batch has read and written
-//! (see [`super::Txn`]), and what was committed and not spilled (see
-//! [`super::resident`]).
+//! Rows of one table that are not in RocksDB yet, and what is known of those that are
+//! (see [`super::resident`]).
 //!
 //! Owns: the coalescing. A row that is written many times is written once; one that
 //! was put and deleted is not written at all, where it is known that RocksDB has none.
-//! Must always hold: a read sees the last write.
-
-use std::collections::BTreeMap;
+//! And the journal of the batch that is being written: what each row was before it, so
+//! that a batch that is dropped leaves nothing behind. Must always hold: a read sees
+//! the last write.
 
 use forebay_engine::machine::Map;
 use rocksdb::{AsColumnFamilyRef, WriteBatch};
 
 use super::tables::Table;
 
-/// Whether the store has a row, as far as the batch knows.
+/// Rows that were only read, or are known to be gone, and are kept to save the next
+/// look into RocksDB; with more, all of these are forgotten.
+const CLEAN_MAX: usize = 4_096;
+
+/// Whether RocksDB has a row, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Base {
     Unknown,
@@ -21,15 +24,19 @@ enum Base {
     Present,
 }
 
+#[derive(Clone)]
 struct Slot<R> {
     base: Base,
-    /// The row as the batch sees it.
-    row: Option<R>,
-    /// The batch wrote it; otherwise it was only read.
+    /// RocksDB is to be told of it; otherwise it says the same.
     written: bool,
+    /// It was not `written` before the batch that touched it last.
+    is_new: bool,
+    /// The batch that touched it last.
+    batch: u32,
+    row: Option<R>,
 }
 
-/// How a row stands to RocksDB after a commit.
+/// How a row stands to RocksDB after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     /// It is in memory only.
@@ -40,39 +47,52 @@ pub(super) enum Change {
     Differs,
 }
 
-impl Change {
-    fn of<R>(slot: &Slot<R>) -> Self {
-        match (slot.base, &slot.row) {
-            (Base::Absent, Some(_)) => Self::Here,
-            (Base::Absent, None) => Self::Gone,
-            (Base::Present | Base::Unknown, _) => Self::Differs,
-        }
-    }
-}
-
-/// What the batch knows of a row.
+/// What is known of a row.
 pub(super) enum Staged<R> {
-    /// It has not touched it.
+    /// Nothing.
     Unknown,
-    /// Its state as the batch sees it.
+    /// Its state.
     Known(Option<R>),
 }
 
-/// Staged rows of one table.
+/// What a row was before a batch touched it; `None`: nothing was known of it.
+type Before<T> = (<T as Table>::Key, Option<Slot<<T as Table>::Row>>);
+
+/// Rows of one table.
 pub(super) struct Overlay<T: Table> {
     slots: Map<T::Key, Slot<T::Row>>,
-    /// Bytes of the rows written, as far as tables say.
+    /// Bytes of the rows, as far as tables say.
     weight: usize,
+    /// Slots that are not `written`.
+    clean: usize,
+    /// The batch that is being written.
+    batch: u32,
+    /// Its rows as they were when it touched them first.
+    journal: Vec<Before<T>>,
+    /// Rows that it changes: those that came and went with it do not count.
+    changed: usize,
 }
 
 impl<T: Table> Default for Overlay<T> {
     fn default() -> Self {
-        Self { slots: Map::default(), weight: 0 }
+        Self {
+            slots: Map::default(),
+            weight: 0,
+            clean: 0,
+            // Not that of a slot that was only read.
+            batch: 1,
+            journal: Vec::new(),
+            changed: 0,
+        }
     }
 }
 
+fn weight<T: Table>(row: Option<&T::Row>) -> usize {
+    row.map_or(0, T::weight)
+}
+
 impl<T: Table> Overlay<T> {
-    /// The row as the batch sees it.
+    /// What is known of a row.
     pub(super) fn get(&self, key: &T::Key) -> Staged<T::Row> {
         match self.slots.get(key) {
             None => Staged::Unknown,
@@ -80,106 +100,164 @@ impl<T: Table> Overlay<T> {
         }
     }
 
+    /// Whether anything is known of a row.
+    #[cfg(debug_assertions)]
+    pub(super) fn knows(&self, key: &T::Key) -> bool {
+        self.slots.contains_key(key)
+    }
+
     /// Remembers what was read from the store.
     pub(super) fn remember(&mut self, key: T::Key, row: Option<T::Row>) {
         let base = if row.is_some() { Base::Present } else { Base::Absent };
-        self.slots.insert(key, Slot { base, row, written: false });
-    }
-
-    /// Stages a put.
-    pub(super) fn put(&mut self, key: T::Key, row: T::Row) {
-        if let Some(slot) = self.slots.get_mut(&key) {
-            assert!(!T::STRICT || slot.row.is_none(), "{}: {key:?} is put twice", T::NAME);
-            slot.row = Some(row);
-            slot.written = true;
-            return;
-        }
-        let base = if T::STRICT { Base::Absent } else { Base::Unknown };
-        self.slots.insert(key, Slot { base, row: Some(row), written: true });
-    }
-
-    /// Stages a put where nothing is, here or in the store.
-    pub(super) fn put_new(&mut self, key: T::Key, row: T::Row) {
-        let slot = Slot { base: Base::Absent, row: Some(row), written: true };
+        self.weight += weight::<T>(row.as_ref());
+        self.clean += 1;
+        let slot = Slot { base, written: false, is_new: false, batch: 0, row };
         let before = self.slots.insert(key, slot);
-        assert!(before.is_none_or(|before| before.row.is_none()), "{}: it is not new", T::NAME);
+        assert!(before.is_none(), "{}: what is known was read", T::NAME);
     }
 
-    /// Stages a delete.
-    pub(super) fn delete(&mut self, key: T::Key) {
-        if let Some(slot) = self.slots.get_mut(&key) {
-            assert!(!T::STRICT || slot.row.is_some(), "{}: {key:?} is deleted twice", T::NAME);
-            slot.row = None;
-            slot.written = true;
+    /// Puts a row.
+    pub(super) fn put(&mut self, key: T::Key, row: T::Row) -> Change {
+        let base = if T::STRICT { Base::Absent } else { Base::Unknown };
+        self.write(key, base, Some(row))
+    }
+
+    /// Puts a row where none is, here or in the store.
+    pub(super) fn put_new(&mut self, key: T::Key, row: T::Row) -> Change {
+        let slot = self.slots.get(&key);
+        assert!(slot.is_none_or(|slot| slot.row.is_none()), "{}: it is not new", T::NAME);
+        self.write(key, Base::Absent, Some(row))
+    }
+
+    /// Deletes a row.
+    pub(super) fn delete(&mut self, key: T::Key) -> Change {
+        let base = if T::STRICT { Base::Present } else { Base::Unknown };
+        let change = self.write(key.clone(), base, None);
+        if change == Change::Gone {
+            self.forget(&key);
+        }
+        change
+    }
+
+    /// Writes a row, `base` being what is said of RocksDB if nothing is known.
+    fn write(&mut self, key: T::Key, base: Base, row: Option<T::Row>) -> Change {
+        self.weight += weight::<T>(row.as_ref());
+        let is_put = row.is_some();
+        let Some(slot) = self.slots.get_mut(&key) else {
+            self.changed += 1;
+            let slot = Slot { base, written: true, is_new: true, batch: self.batch, row };
+            self.slots.insert(key.clone(), slot);
+            self.journal.push((key, None));
+            return Change::of(base, is_put);
+        };
+        let fits = !T::STRICT || slot.row.is_some() != is_put;
+        assert!(fits, "{}: {key:?} is {} twice", T::NAME, if is_put { "put" } else { "deleted" });
+        self.weight -= weight::<T>(slot.row.as_ref());
+        let (base, was_written) = (slot.base, slot.written);
+        let before = std::mem::replace(&mut slot.row, row);
+        if slot.batch != self.batch {
+            let (is_new, batch) = (slot.is_new, slot.batch);
+            let before = Slot { base, written: was_written, is_new, batch, row: before };
+            slot.batch = self.batch;
+            slot.is_new = !was_written;
+            self.changed += 1;
+            self.journal.push((key, Some(before)));
+        } else if !was_written && slot.is_new {
+            // It came and went with this batch, and comes back.
+            self.changed += 1;
+        }
+        slot.written = true;
+        self.clean -= usize::from(!was_written);
+        Change::of(base, is_put)
+    }
+
+    /// A row is gone of which RocksDB knows nothing.
+    fn forget(&mut self, key: &T::Key) {
+        if !T::COMES_BACK {
+            let slot = self.slots.remove(key).expect("it was written just now");
+            self.changed -= usize::from(slot.is_new);
             return;
         }
-        let base = if T::STRICT { Base::Present } else { Base::Unknown };
-        self.slots.insert(key, Slot { base, row: None, written: true });
+        let slot = self.slots.get_mut(key).expect("it was written just now");
+        self.changed -= usize::from(slot.is_new);
+        slot.written = false;
+        self.clean += 1;
     }
 
-    /// Rows it knows of.
+    /// Rows that RocksDB is to be told of, and those that are only known.
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Bytes of the rows that [`Overlay::absorb`] took in, as far as tables say.
+    /// Bytes of the rows, as far as tables say.
     pub(super) fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Forgets everything, and keeps the memory for the next batch.
+    /// RocksDB has everything: nothing is kept but memory for the next rows.
     pub(super) fn clear(&mut self) {
+        assert!(self.journal.is_empty(), "{}: no batch is being written", T::NAME);
         self.slots.clear();
-        self.weight = 0;
+        (self.weight, self.clean) = (0, 0);
     }
 
-    /// Takes over what a batch wrote, leaving it empty; `told` hears of every row that
-    /// RocksDB will be told of or might have been. The number of those.
-    ///
-    /// A row that is gone and that RocksDB never had is forgotten: it cost nothing.
-    pub(super) fn absorb(
-        &mut self,
-        batch: &mut Self,
-        mut told: impl FnMut(&T::Key, Change),
-    ) -> usize {
-        let mut count = 0;
-        for (key, slot) in batch.slots.drain() {
-            if !slot.written {
-                continue;
-            }
-            let is_nothing = slot.row.is_none() && slot.base == Base::Absent;
-            let Some(before) = self.slots.get_mut(&key) else {
-                if is_nothing {
-                    continue;
-                }
-                count += 1;
-                told(&key, Change::of(&slot));
-                self.weight += slot.row.as_ref().map_or(0, T::weight);
-                self.slots.insert(key, slot);
-                continue;
-            };
-            count += 1;
-            self.weight -= before.row.as_ref().map_or(0, T::weight);
-            self.weight += slot.row.as_ref().map_or(0, T::weight);
-            before.row = slot.row;
-            told(&key, Change::of(before));
-            if before.row.is_none() && before.base == Base::Absent {
-                self.slots.remove(&key);
-            }
+    /// What the batch wrote stays; how many rows that changed.
+    pub(super) fn commit(&mut self) -> usize {
+        if self.clean > CLEAN_MAX {
+            self.slots.retain(|_, slot| slot.written);
+            self.recount();
         }
-        count
+        self.journal.clear();
+        self.batch = self.batch.wrapping_add(1).max(1);
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What the batch wrote goes; whether it wrote anything.
+    pub(super) fn roll_back(&mut self) -> bool {
+        if self.journal.is_empty() {
+            return false;
+        }
+        for (key, before) in self.journal.drain(..).rev() {
+            match before {
+                Some(slot) => self.slots.insert(key, slot),
+                None => self.slots.remove(&key),
+            };
+        }
+        self.recount();
+        self.changed = 0;
+        true
+    }
+
+    fn recount(&mut self) {
+        let weights = self.slots.values().map(|slot| weight::<T>(slot.row.as_ref()));
+        self.weight = weights.sum();
+        self.clean = self.slots.values().filter(|slot| !slot.written).count();
+    }
+
+    /// What is written, and how it stands to RocksDB.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (&T::Key, Change)> {
+        let written = self.slots.iter().filter(|(_, slot)| slot.written);
+        written.map(|(key, slot)| (key, Change::of(slot.base, slot.row.is_some())))
     }
 
     /// The written rows after a key, in key order; `None` is a deleted one.
-    pub(super) fn written_after(&self, after: Option<&T::Key>) -> BTreeMap<T::Key, Option<T::Row>> {
-        let written = self.slots.iter().filter(|(_, slot)| slot.written);
-        written
-            .filter(|(key, _)| after.is_none_or(|after| *key > after))
-            .map(|(key, slot)| (key.clone(), slot.row.clone()))
-            .collect()
+    pub(super) fn written_after<'a>(
+        &'a self,
+        after: Option<&T::Key>,
+    ) -> impl Iterator<Item = (&'a T::Key, Option<&'a T::Row>)> + use<'a, T> {
+        let mut written = self.written();
+        written.retain(|(key, _)| after.is_none_or(|after| *key > after));
+        written.into_iter().map(|(key, slot)| (key, slot.row.as_ref()))
     }
 
-    /// Puts what was written into a batch; the number of rows.
+    /// In key order.
+    fn written(&self) -> Vec<(&T::Key, &Slot<T::Row>)> {
+        let mut written: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.written).collect();
+        written.sort_unstable_by_key(|(key, _)| *key);
+        written
+    }
+
+    /// Puts what is written into a batch for RocksDB; the number of rows.
     pub(super) fn emit(
         &self,
         family: &impl AsColumnFamilyRef,
@@ -188,10 +266,8 @@ impl<T: Table> Overlay<T> {
         batch: &mut WriteBatch,
     ) -> usize {
         let before = batch.len();
-        let mut written: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.written).collect();
         // In key order: the bytes of a batch depend on its rows only.
-        written.sort_unstable_by_key(|(key, _)| *key);
-        for (key, slot) in written {
+        for (key, slot) in self.written() {
             key_scratch.clear();
             T::put_key(key, key_scratch);
             let had = slot.base != Base::Absent;
@@ -214,12 +290,14 @@ impl<T: Table> Overlay<T> {
         }
         batch.len() - before
     }
+}
 
-    /// Keys whose presence in the store was assumed, not read: `(key, present)`.
-    #[cfg(debug_assertions)]
-    pub(super) fn assumed(&self) -> impl Iterator<Item = (&T::Key, bool)> {
-        let is_assumed = |slot: &Slot<T::Row>| T::STRICT || slot.base == Base::Absent;
-        let written = self.slots.iter().filter(move |(_, slot)| slot.written && is_assumed(slot));
-        written.map(|(key, slot)| (key, slot.base == Base::Present))
+impl Change {
+    fn of(base: Base, is_there: bool) -> Self {
+        match (base, is_there) {
+            (Base::Absent, true) => Self::Here,
+            (Base::Absent, false) => Self::Gone,
+            (Base::Present | Base::Unknown, _) => Self::Differs,
+        }
     }
 }

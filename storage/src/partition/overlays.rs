@@ -13,7 +13,7 @@ use super::{
     },
 };
 
-/// In cells, because reads of a batch remember what they found.
+/// In cells, because who writes a batch remembers what it reads.
 #[derive(Default)]
 pub(super) struct Overlays {
     pub(super) dedup: RefCell<Overlay<Dedup>>,
@@ -34,14 +34,14 @@ pub(super) struct Overlays {
 /// A table that has its place among the overlays.
 pub(super) trait Resides: Table + Sized {
     /// Its overlay.
-    fn overlay(of: &mut Overlays) -> &mut Overlay<Self>;
+    fn overlay(of: &Overlays) -> &RefCell<Overlay<Self>>;
 }
 
 macro_rules! resides {
     ($($table:ty => $field:ident),* $(,)?) => {$(
         impl Resides for $table {
-            fn overlay(of: &mut Overlays) -> &mut Overlay<Self> {
-                of.$field.get_mut()
+            fn overlay(of: &Overlays) -> &RefCell<Overlay<Self>> {
+                &of.$field
             }
         }
     )*};
@@ -63,23 +63,14 @@ resides! {
     VQueueMetas => vqueue_meta,
 }
 
-/// Does something with the overlay of every table: of one set, or of two side by side.
+/// Does something with the overlay of every table.
 macro_rules! each_table {
     (@fields $overlays:expr, $name:ident, $body:expr; $($field:ident)*) => {$({
         let $name = &$overlays.$field;
         $body
     })*};
-    (@pairs $one:expr, $other:expr, $a:ident, $b:ident, $body:expr; $($field:ident)*) => {$({
-        let ($a, $b) = (&$one.$field, &$other.$field);
-        $body
-    })*};
     ($overlays:expr, |$name:ident| $body:expr) => {
         each_table!(@fields $overlays, $name, $body;
-            dedup entry finished fsm idempotency inbox lock outbox parked payload running timer
-            vqueue_meta)
-    };
-    ($one:expr, $other:expr, |$a:ident, $b:ident| $body:expr) => {
-        each_table!(@pairs $one, $other, $a, $b, $body;
             dedup entry finished fsm idempotency inbox lock outbox parked payload running timer
             vqueue_meta)
     };

@@ -1,4 +1,5 @@
-//! Rows that were committed and are not in RocksDB yet.
+//! Rows that were committed and are not in RocksDB yet, and those of the batch that is
+//! being written.
 //!
 //! Most entries come and go within milliseconds. Their rows stay here, and what is put
 //! and deleted before it is spilled never reaches RocksDB at all: no memtable, no
@@ -9,10 +10,12 @@
 //!   holds the rows of one moment, and a replay can start from there;
 //! - who reads by key looks here first; who scans spills first, except a scan of a
 //!   vqueue's inbox that is here as a whole;
+//! - whoever is not the writer of a batch never sees a part of it: the writer holds the
+//!   lock from its first row to the commit, and what it wrote goes when it is dropped;
 //! - it is bounded, in rows and in bytes; and so is what a crash makes a partition
 //!   replay, for after so many changes the store is flushed.
 
-use std::collections::BTreeSet;
+use std::{cell::RefCell, collections::BTreeSet};
 
 use forebay_engine::machine::Map;
 use forebay_messages::{
@@ -22,7 +25,7 @@ use forebay_messages::{
 use rocksdb::{AsColumnFamilyRef, WriteBatch};
 
 use super::{
-    overlay::{Change, Staged},
+    overlay::{Change, Overlay, Staged},
     overlays::{Overlays, Resides, each_table},
 };
 
@@ -43,6 +46,24 @@ struct InboxRows {
     differs: bool,
 }
 
+impl InboxRows {
+    fn note(&mut self, key: EntryKey, change: Change) {
+        match change {
+            Change::Here => {
+                self.here.insert(key);
+            }
+            Change::Gone => {
+                self.here.remove(&key);
+            }
+            Change::Differs => self.differs = true,
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.here.is_empty() && !self.differs
+    }
+}
+
 /// What must be done after a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Duty {
@@ -51,26 +72,40 @@ pub(super) enum Duty {
     SpillAndFlush,
 }
 
-/// Committed rows of a partition. See the module's documentation.
+/// Rows of a partition. See the module's documentation.
 #[derive(Default)]
 pub(super) struct Resident {
     overlays: Overlays,
     inboxes: Map<VQueueId, InboxRows>,
     applied: Option<Lsn>,
-    /// The overlays of the last batch, empty: their memory is used again.
-    spare: Option<Overlays>,
     changes: usize,
 }
 
 impl Resident {
-    /// Empty overlays for a batch.
-    pub(super) fn lend(&mut self) -> Overlays {
-        self.spare.take().unwrap_or_default()
+    /// The row, if it is known here.
+    pub(super) fn get<T: Resides>(&self, key: &T::Key) -> Staged<T::Row> {
+        self.overlay::<T>().borrow().get(key)
     }
 
-    /// The row, if it is known here.
-    pub(super) fn get<T: Resides>(&mut self, key: &T::Key) -> Staged<T::Row> {
-        T::overlay(&mut self.overlays).get(key)
+    /// The rows of a table.
+    pub(super) fn overlay<T: Resides>(&self) -> &RefCell<Overlay<T>> {
+        T::overlay(&self.overlays)
+    }
+
+    /// Puts a row in an inbox.
+    pub(super) fn put_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
+        let change = self.overlays.inbox.get_mut().put((vqueue, key), ());
+        self.inboxes.entry(vqueue).or_default().note(key, change);
+    }
+
+    /// Deletes one.
+    pub(super) fn delete_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
+        let change = self.overlays.inbox.get_mut().delete((vqueue, key));
+        let rows = self.inboxes.entry(vqueue).or_default();
+        rows.note(key, change);
+        if rows.is_nothing() {
+            self.inboxes.remove(&vqueue);
+        }
     }
 
     /// The LSN of the last commit, if it was not spilled.
@@ -78,22 +113,17 @@ impl Resident {
         self.applied
     }
 
-    /// Takes over what a batch wrote; the number of rows, and what is to be done now.
-    pub(super) fn absorb(&mut self, mut batch: Overlays, applied: Lsn) -> (usize, Duty) {
-        let mut count = self.absorb_inbox(&mut batch);
-        each_table!(self.overlays, batch, |mine, staged| {
-            count += mine.borrow_mut().absorb(&mut staged.borrow_mut(), |_, _| {});
-            staged.borrow_mut().clear();
-        });
-        self.spare = Some(batch);
+    /// What a batch wrote stays; the number of rows, and what is to be done now.
+    pub(super) fn commit(&mut self, applied: Lsn) -> (usize, Duty) {
+        let mut count = 0;
+        each_table!(self.overlays, |mine| count += mine.borrow_mut().commit());
         self.applied = Some(applied);
         self.changes += count;
-        let rows = self.rows();
         let mut bytes = 0;
         each_table!(self.overlays, |mine| bytes += mine.borrow().weight());
         let duty = if self.changes >= CHANGES_UNTIL_FLUSH {
             Duty::SpillAndFlush
-        } else if rows > ROWS_MAX || bytes > BYTES_MAX {
+        } else if self.rows() > ROWS_MAX || bytes > BYTES_MAX {
             Duty::Spill
         } else {
             Duty::Nothing
@@ -101,31 +131,24 @@ impl Resident {
         (count, duty)
     }
 
+    /// What a batch wrote goes.
+    pub(super) fn roll_back(&mut self) {
+        let mut wrote = false;
+        each_table!(self.overlays, |mine| wrote |= mine.borrow_mut().roll_back());
+        if !wrote {
+            return;
+        }
+        self.inboxes.clear();
+        for ((vqueue, key), change) in self.overlays.inbox.borrow().changes() {
+            self.inboxes.entry(*vqueue).or_default().note(*key, change);
+        }
+    }
+
     /// Rows that are here.
     pub(super) fn rows(&self) -> usize {
         let mut rows = 0;
         each_table!(self.overlays, |mine| rows += mine.borrow().len());
         rows
-    }
-
-    /// The inbox, with an index by vqueue.
-    fn absorb_inbox(&mut self, batch: &mut Overlays) -> usize {
-        let inboxes = &mut self.inboxes;
-        self.overlays.inbox.get_mut().absorb(batch.inbox.get_mut(), |(vqueue, key), change| {
-            let rows = inboxes.entry(*vqueue).or_default();
-            match change {
-                Change::Here => {
-                    rows.here.insert(*key);
-                }
-                Change::Gone => {
-                    rows.here.remove(key);
-                    if rows.here.is_empty() && !rows.differs {
-                        inboxes.remove(vqueue);
-                    }
-                }
-                Change::Differs => rows.differs = true,
-            }
-        })
     }
 
     /// Puts everything into a batch for RocksDB.
@@ -154,11 +177,11 @@ impl Resident {
     }
 
     /// Answers a refill, if the inbox is here as a whole.
-    pub(super) fn refill(&mut self, request: &RefillRequest) -> Inbox {
+    pub(super) fn refill(&self, request: &RefillRequest) -> Inbox {
         let Some(rows) = self.inboxes.get(&request.vqueue) else {
             return self.refill_empty(request);
         };
-        let meta = self.overlays.vqueue_meta.get_mut().get(&request.vqueue);
+        let meta = self.overlays.vqueue_meta.borrow().get(&request.vqueue);
         let is_whole = match meta {
             // The counts are of all rows: when so many are here, RocksDB has none.
             Staged::Known(Some(meta)) => !rows.differs && meta.inbox == rows.here.len() as u64,
@@ -178,8 +201,8 @@ impl Resident {
     }
 
     /// Nothing of the inbox is here: either it is empty, or RocksDB has all of it.
-    fn refill_empty(&mut self, request: &RefillRequest) -> Inbox {
-        match self.overlays.vqueue_meta.get_mut().get(&request.vqueue) {
+    fn refill_empty(&self, request: &RefillRequest) -> Inbox {
+        match self.overlays.vqueue_meta.borrow().get(&request.vqueue) {
             Staged::Known(Some(meta)) if meta.inbox == 0 => {
                 Inbox::Here(RefillDone { id: request.id, rows: Vec::new(), reached_end: true })
             }

@@ -38,6 +38,15 @@ impl PartitionStore {
         if let Staged::Known(row) = self.resident().get::<T>(key) {
             return Ok(row);
         }
+        self.get_stored::<T>(family, key)
+    }
+
+    /// What RocksDB has.
+    pub(super) fn get_stored<T: Table>(
+        &self,
+        family: &impl AsColumnFamilyRef,
+        key: &T::Key,
+    ) -> Result<Option<T::Row>, StoreError> {
         let key = T::key_bytes(key);
         let found = self.shared.db.get_pinned_cf_opt(family, &key, &self.shared.read);
         let found = found.map_err(|error| self.read_error::<T>(error))?;

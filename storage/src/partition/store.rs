@@ -250,6 +250,17 @@ impl Shared {
             .ok_or_else(|| StoreError::NoPartition { path: self.path.clone(), partition })
     }
 
+    /// Whether the commit that comes must fail after it is done.
+    #[cfg(any(test, feature = "testkit"))]
+    pub(super) fn before_commit(&self) -> Result<bool, Fault> {
+        self.faults.get().map_or(Ok(false), |faults| faults.before_commit(&self.path))
+    }
+
+    #[cfg(any(test, feature = "testkit"))]
+    pub(super) fn after_commit(&self, must_fail: bool) -> Result<(), Fault> {
+        self.faults.get().map_or(Ok(()), |faults| faults.after_commit(must_fail, &self.path))
+    }
+
     pub(super) fn fault(&self, action: &'static str, error: rocksdb::Error) -> Fault {
         Fault::from_rocksdb(action, &self.path, error)
     }

@@ -4,7 +4,7 @@
 //! Must always hold: rows and applied LSN are committed together; a batch that is
 //! dropped leaves nothing behind.
 
-use std::{cell::RefCell, sync::Arc};
+use std::sync::{Arc, MutexGuard};
 
 use bytes::Bytes;
 use forebay_engine::partition::{
@@ -12,18 +12,21 @@ use forebay_engine::partition::{
         DedupKey, DedupRow, EntryRow, FinishedRow, FsmSlot, IdempotencyKey, IdempotencyRow,
         RunningRow, VQueueMeta,
     },
-    store::{Read, Tables, put_fsm_number},
+    store::{Read, Rows, Tables, put_fsm_number},
 };
 use forebay_messages::{EntryId, EntryKey, Lsn, RecordSeq, Timestamp, VQueueId};
 use rocksdb::BoundColumnFamily;
 
-#[cfg(debug_assertions)]
-use super::overlays::each_table;
 use super::{
     Page, PartitionStore, StoreError,
-    overlay::{Overlay, Staged},
-    overlays::{Overlays, Resides},
-    tables::Table,
+    overlay::Staged,
+    overlays::Resides,
+    resident::Resident,
+    tables::{
+        dedup::Dedup, entry::Entry, finished::Finished, fsm::Fsm, idempotency::Idempotency,
+        inbox::Inbox, lock::Lock, outbox::Outbox, parked::Parked, payload::Payload,
+        running::Running, timer::Timer, vqueue_meta::VQueueMetas,
+    },
 };
 
 /// What a commit changed.
@@ -39,12 +42,15 @@ pub struct Committed {
 pub struct Txn<'s> {
     store: &'s PartitionStore,
     family: Arc<BoundColumnFamily<'s>>,
-    staged: Overlays,
+    /// Held until the end, so that nobody sees a part of the batch.
+    resident: MutexGuard<'s, Resident>,
+    is_committed: bool,
 }
 
 impl<'s> Txn<'s> {
     pub(super) fn begin(store: &'s PartitionStore) -> Result<Self, StoreError> {
-        Ok(Self { store, family: store.family()?, staged: store.resident().lend() })
+        let family = store.family()?;
+        Ok(Self { store, family, resident: store.resident(), is_committed: false })
     }
 
     /// Commits everything at once, with the LSN of the last record applied.
@@ -59,46 +65,65 @@ impl<'s> Txn<'s> {
     /// # Panics
     /// When `applied` is below what was applied before.
     pub fn commit(mut self, applied: Lsn) -> Result<Committed, StoreError> {
-        let before = self.store.applied_lsn()?;
+        let before = match self.resident.applied() {
+            Some(before) => before,
+            None => self.store.stored_lsn()?,
+        };
         assert!(applied >= before, "applied LSN {applied} after {before}");
         put_fsm_number(&mut self, FsmSlot::AppliedLsn, applied.0);
-        #[cfg(debug_assertions)]
-        self.check_assumptions()?;
-        self.store.commit(&self.family, self.staged, applied)
+        #[cfg(any(test, feature = "testkit"))]
+        let must_fail = self.store.shared.before_commit()?;
+        let (rows, duty) = self.resident.commit(applied);
+        self.is_committed = true;
+        let bytes = self.store.fulfil(duty, &mut self.resident, &self.family)?;
+        #[cfg(any(test, feature = "testkit"))]
+        self.store.shared.after_commit(must_fail)?;
+        Ok(Committed { rows, bytes })
     }
 
-    /// Strict tables are told where rows are; a wrong belief would corrupt them later.
-    #[cfg(debug_assertions)]
-    fn check_assumptions(&self) -> Result<(), StoreError> {
-        fn check<T: Resides>(txn: &Txn<'_>, overlay: &Overlay<T>) -> Result<(), StoreError> {
-            for (key, believed) in overlay.assumed() {
-                let found = txn.store.get_in::<T>(&txn.family, key)?.is_some();
-                assert_eq!(believed, found, "{}: is there a row at {key:?}?", T::NAME);
-            }
-            Ok(())
-        }
-        each_table!(&self.staged, |overlay| check(self, &overlay.borrow())?);
-        Ok(())
-    }
-
-    fn get<T: Resides>(&self, overlay: &RefCell<Overlay<T>>, key: &T::Key) -> Read<Option<T::Row>> {
+    fn get<T: Resides>(&self, key: &T::Key) -> Read<Option<T::Row>> {
+        let overlay = self.resident.overlay::<T>();
         if let Staged::Known(row) = overlay.borrow().get(key) {
             return Ok(row);
         }
-        let row = self.store.get_in::<T>(&self.family, key)?;
+        let row = self.store.get_stored::<T>(&self.family, key)?;
         overlay.borrow_mut().remember(key.clone(), row.clone());
         Ok(row)
     }
 
-    /// Stored and staged rows after a key, in key order, at most `limit`.
-    fn scan<T: Table>(
-        &self,
-        overlay: &RefCell<Overlay<T>>,
-        after: Option<&T::Key>,
-        limit: usize,
-    ) -> Read<Page<T>> {
-        self.store.settle()?;
-        let mut staged = overlay.borrow().written_after(after).into_iter().peekable();
+    fn put<T: Resides>(&mut self, key: T::Key, row: T::Row) {
+        if T::STRICT {
+            self.assume::<T>(&key, false);
+        }
+        self.resident.overlay::<T>().borrow_mut().put(key, row);
+    }
+
+    fn delete<T: Resides>(&mut self, key: T::Key) {
+        if T::STRICT {
+            self.assume::<T>(&key, true);
+        }
+        self.resident.overlay::<T>().borrow_mut().delete(key);
+    }
+
+    /// Strict tables are told where rows are; a wrong belief would corrupt them later.
+    #[cfg(debug_assertions)]
+    fn assume<T: Resides>(&self, key: &T::Key, believed: bool) {
+        if self.resident.overlay::<T>().borrow().knows(key) {
+            return;
+        }
+        if let Ok(found) = self.store.get_stored::<T>(&self.family, key) {
+            assert_eq!(believed, found.is_some(), "{}: is there a row at {key:?}?", T::NAME);
+        }
+    }
+
+    #[cfg(not(debug_assertions))]
+    #[expect(clippy::unused_self, reason = "it is used where assertions are on")]
+    fn assume<T: Resides>(&self, _: &T::Key, _: bool) {}
+
+    /// Rows after a key, in key order, at most `limit`.
+    fn scan<T: Resides>(&self, after: Option<&T::Key>, limit: usize) -> Read<Page<T>> {
+        let overlay = self.resident.overlay::<T>().borrow();
+        let mut here = overlay.written_after(after).peekable();
         let mut stored = self.store.rows_in::<T>(&self.family, after).peekable();
         let mut found = Vec::new();
         while found.len() < limit {
@@ -106,12 +131,12 @@ impl<'s> Txn<'s> {
                 return Err(error.into());
             }
             let next_stored = stored.peek().and_then(|row| row.as_ref().ok()).map(|(key, _)| key);
-            // Which one comes first; a staged row hides the stored one.
-            let order = match (next_stored, staged.peek()) {
+            // Which one comes first; a row that is here hides the stored one.
+            let order = match (next_stored, here.peek()) {
                 (None, None) => break,
                 (Some(_), None) => std::cmp::Ordering::Less,
                 (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some(stored), Some((staged, _))) => stored.cmp(staged),
+                (Some(stored), Some((here, _))) => stored.cmp(here),
             };
             if order.is_le() {
                 let row = stored.next().transpose()?;
@@ -120,22 +145,22 @@ impl<'s> Txn<'s> {
                 }
             }
             if order.is_ge()
-                && let Some((key, Some(row))) = staged.next()
+                && let Some((key, Some(row))) = here.next()
             {
-                found.push((key, row));
+                found.push((key.clone(), row.clone()));
             }
         }
         Ok(found)
     }
 
-    /// Stages a message to another partition.
+    /// Puts a message to another partition.
     pub fn put_outbox(&mut self, index: RecordSeq, message: Bytes) {
-        self.staged.outbox.get_mut().put(index, message);
+        self.put::<Outbox>(index, message);
     }
 
-    /// Stages that a message was delivered.
+    /// Notes that a message was delivered.
     pub fn delete_outbox(&mut self, index: RecordSeq) {
-        self.staged.outbox.get_mut().delete(index);
+        self.delete::<Outbox>(index);
     }
 
     /// Messages after an index, in order, at most `limit`.
@@ -147,154 +172,54 @@ impl<'s> Txn<'s> {
         after: Option<RecordSeq>,
         limit: usize,
     ) -> Read<Vec<(RecordSeq, Bytes)>> {
-        self.scan(&self.staged.outbox, after.as_ref(), limit)
+        self.scan::<Outbox>(after.as_ref(), limit)
     }
 }
 
-impl Tables for Txn<'_> {
+impl Drop for Txn<'_> {
+    fn drop(&mut self) {
+        if !self.is_committed {
+            self.resident.roll_back();
+        }
+    }
+}
+
+impl Rows for Txn<'_> {
     fn entry(&self, id: EntryId) -> Read<Option<EntryRow>> {
-        self.get(&self.staged.entry, &id)
-    }
-
-    fn put_entry(&mut self, id: EntryId, row: EntryRow) {
-        self.staged.entry.get_mut().put(id, row);
-    }
-
-    fn put_new_entry(&mut self, id: EntryId, row: EntryRow) {
-        self.staged.entry.get_mut().put_new(id, row);
-    }
-
-    fn delete_entry(&mut self, id: EntryId) {
-        self.staged.entry.get_mut().delete(id);
+        self.get::<Entry>(&id)
     }
 
     fn payload(&self, id: EntryId) -> Read<Option<Bytes>> {
-        self.get(&self.staged.payload, &id)
-    }
-
-    fn put_payload(&mut self, id: EntryId, payload: Bytes) {
-        self.staged.payload.get_mut().put(id, payload);
-    }
-
-    fn delete_payload(&mut self, id: EntryId) {
-        self.staged.payload.get_mut().delete(id);
-    }
-
-    fn put_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
-        self.staged.inbox.get_mut().put((vqueue, key), ());
-    }
-
-    fn delete_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
-        self.staged.inbox.get_mut().delete((vqueue, key));
-    }
-
-    fn put_running(&mut self, vqueue: VQueueId, entry: EntryId, row: RunningRow) {
-        self.staged.running.get_mut().put((vqueue, entry), row);
-    }
-
-    fn delete_running(&mut self, vqueue: VQueueId, entry: EntryId) {
-        self.staged.running.get_mut().delete((vqueue, entry));
-    }
-
-    fn put_parked(&mut self, vqueue: VQueueId, entry: EntryId) {
-        self.staged.parked.get_mut().put((vqueue, entry), ());
-    }
-
-    fn delete_parked(&mut self, vqueue: VQueueId, entry: EntryId) {
-        self.staged.parked.get_mut().delete((vqueue, entry));
+        self.get::<Payload>(&id)
     }
 
     fn vqueue_meta(&self, id: VQueueId) -> Read<Option<VQueueMeta>> {
-        self.get(&self.staged.vqueue_meta, &id)
-    }
-
-    fn put_vqueue_meta(&mut self, id: VQueueId, row: VQueueMeta) {
-        self.staged.vqueue_meta.get_mut().put(id, row);
-    }
-
-    fn delete_vqueue_meta(&mut self, id: VQueueId) {
-        self.staged.vqueue_meta.get_mut().delete(id);
+        self.get::<VQueueMetas>(&id)
     }
 
     fn lock(&self, vqueue: VQueueId) -> Read<Option<EntryId>> {
-        self.get(&self.staged.lock, &vqueue)
-    }
-
-    fn put_lock(&mut self, vqueue: VQueueId, holder: EntryId) {
-        self.staged.lock.get_mut().put(vqueue, holder);
-    }
-
-    fn delete_lock(&mut self, vqueue: VQueueId) {
-        self.staged.lock.get_mut().delete(vqueue);
+        self.get::<Lock>(&vqueue)
     }
 
     fn dedup(&self, producer: DedupKey) -> Read<Option<DedupRow>> {
-        self.get(&self.staged.dedup, &producer)
-    }
-
-    fn put_dedup(&mut self, producer: DedupKey, row: DedupRow) {
-        self.staged.dedup.get_mut().put(producer, row);
+        self.get::<Dedup>(&producer)
     }
 
     fn idempotency(&self, key: &IdempotencyKey) -> Read<Option<IdempotencyRow>> {
-        self.get(&self.staged.idempotency, key)
-    }
-
-    fn put_idempotency(&mut self, key: IdempotencyKey, row: IdempotencyRow) {
-        self.staged.idempotency.get_mut().put(key, row);
-    }
-
-    fn delete_idempotency(&mut self, key: &IdempotencyKey) {
-        self.staged.idempotency.get_mut().delete(key.clone());
+        self.get::<Idempotency>(key)
     }
 
     fn finished(&self, id: EntryId) -> Read<Option<FinishedRow>> {
-        self.get(&self.staged.finished, &id)
-    }
-
-    fn put_finished(&mut self, id: EntryId, row: FinishedRow) {
-        self.staged.finished.get_mut().put(id, row);
-    }
-
-    fn delete_finished(&mut self, id: EntryId) {
-        self.staged.finished.get_mut().delete(id);
-    }
-
-    fn put_timer(&mut self, at: Timestamp, entry: EntryId) {
-        self.staged.timer.get_mut().put((at, entry), ());
-    }
-
-    fn delete_timer(&mut self, at: Timestamp, entry: EntryId) {
-        self.staged.timer.get_mut().delete((at, entry));
+        self.get::<Finished>(&id)
     }
 
     fn timers_until(&self, until: Timestamp, limit: usize) -> Read<Vec<(Timestamp, EntryId)>> {
-        let rows = self.scan(&self.staged.timer, None, limit)?;
+        let rows = self.scan::<Timer>(None, limit)?;
         Ok(rows.into_iter().map(|(key, ())| key).take_while(|(at, _)| *at <= until).collect())
     }
 
     fn fsm(&self, slot: FsmSlot) -> Read<Option<Bytes>> {
-        self.get(&self.staged.fsm, &slot)
-    }
-
-    fn put_fsm(&mut self, slot: FsmSlot, value: Bytes) {
-        self.staged.fsm.get_mut().put(slot, value);
-    }
-
-    fn entries_after(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-    ) -> Read<Vec<(EntryId, EntryRow)>> {
-        self.scan(&self.staged.entry, after.as_ref(), limit)
-    }
-
-    fn finished_after(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-    ) -> Read<Vec<(EntryId, FinishedRow)>> {
-        self.scan(&self.staged.finished, after.as_ref(), limit)
+        self.get::<Fsm>(&slot)
     }
 
     fn vqueues_after(
@@ -302,19 +227,103 @@ impl Tables for Txn<'_> {
         after: Option<VQueueId>,
         limit: usize,
     ) -> Read<Vec<(VQueueId, VQueueMeta)>> {
-        self.scan(&self.staged.vqueue_meta, after.as_ref(), limit)
+        self.scan::<VQueueMetas>(after.as_ref(), limit)
+    }
+}
+
+impl Tables for Txn<'_> {
+    fn put_entry(&mut self, id: EntryId, row: EntryRow) {
+        self.put::<Entry>(id, row);
     }
 
-    fn running_after(
-        &self,
-        after: Option<(VQueueId, EntryId)>,
-        limit: usize,
-    ) -> Read<Vec<(VQueueId, EntryId, RunningRow)>> {
-        let rows = self.scan(&self.staged.running, after.as_ref(), limit)?;
-        Ok(rows.into_iter().map(|((vqueue, entry), row)| (vqueue, entry, row)).collect())
+    fn put_new_entry(&mut self, id: EntryId, row: EntryRow) {
+        self.assume::<Entry>(&id, false);
+        self.resident.overlay::<Entry>().borrow_mut().put_new(id, row);
     }
 
-    fn locks_after(&self, after: Option<VQueueId>, limit: usize) -> Read<Vec<(VQueueId, EntryId)>> {
-        self.scan(&self.staged.lock, after.as_ref(), limit)
+    fn delete_entry(&mut self, id: EntryId) {
+        self.delete::<Entry>(id);
+    }
+
+    fn put_payload(&mut self, id: EntryId, payload: Bytes) {
+        self.put::<Payload>(id, payload);
+    }
+
+    fn delete_payload(&mut self, id: EntryId) {
+        self.delete::<Payload>(id);
+    }
+
+    fn put_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
+        self.assume::<Inbox>(&(vqueue, key), false);
+        self.resident.put_inbox(vqueue, key);
+    }
+
+    fn delete_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
+        self.assume::<Inbox>(&(vqueue, key), true);
+        self.resident.delete_inbox(vqueue, key);
+    }
+
+    fn put_running(&mut self, vqueue: VQueueId, entry: EntryId, row: RunningRow) {
+        self.put::<Running>((vqueue, entry), row);
+    }
+
+    fn delete_running(&mut self, vqueue: VQueueId, entry: EntryId) {
+        self.delete::<Running>((vqueue, entry));
+    }
+
+    fn put_parked(&mut self, vqueue: VQueueId, entry: EntryId) {
+        self.put::<Parked>((vqueue, entry), ());
+    }
+
+    fn delete_parked(&mut self, vqueue: VQueueId, entry: EntryId) {
+        self.delete::<Parked>((vqueue, entry));
+    }
+
+    fn put_vqueue_meta(&mut self, id: VQueueId, row: VQueueMeta) {
+        self.put::<VQueueMetas>(id, row);
+    }
+
+    fn delete_vqueue_meta(&mut self, id: VQueueId) {
+        self.delete::<VQueueMetas>(id);
+    }
+
+    fn put_lock(&mut self, vqueue: VQueueId, holder: EntryId) {
+        self.put::<Lock>(vqueue, holder);
+    }
+
+    fn delete_lock(&mut self, vqueue: VQueueId) {
+        self.delete::<Lock>(vqueue);
+    }
+
+    fn put_dedup(&mut self, producer: DedupKey, row: DedupRow) {
+        self.put::<Dedup>(producer, row);
+    }
+
+    fn put_idempotency(&mut self, key: IdempotencyKey, row: IdempotencyRow) {
+        self.put::<Idempotency>(key, row);
+    }
+
+    fn delete_idempotency(&mut self, key: &IdempotencyKey) {
+        self.delete::<Idempotency>(key.clone());
+    }
+
+    fn put_finished(&mut self, id: EntryId, row: FinishedRow) {
+        self.put::<Finished>(id, row);
+    }
+
+    fn delete_finished(&mut self, id: EntryId) {
+        self.delete::<Finished>(id);
+    }
+
+    fn put_timer(&mut self, at: Timestamp, entry: EntryId) {
+        self.put::<Timer>((at, entry), ());
+    }
+
+    fn delete_timer(&mut self, at: Timestamp, entry: EntryId) {
+        self.delete::<Timer>((at, entry));
+    }
+
+    fn put_fsm(&mut self, slot: FsmSlot, value: Bytes) {
+        self.put::<Fsm>(slot, value);
     }
 }

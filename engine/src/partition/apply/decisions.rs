@@ -10,7 +10,7 @@ use super::{
     super::{
         machine::RunAttempt,
         rows::{EntryRow, Stage, VQueueMeta},
-        store::Tables,
+        store::{Rows, Tables},
     },
     Applied, ApplyError, Context, Reply,
     place::Leaving,
@@ -26,7 +26,7 @@ enum Fit {
 }
 
 /// What the rows say of a decision. The one place that says when an entry may start.
-fn fit<T: Tables>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
+fn fit<T: Rows>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
     let Decision { vqueue, key, .. } = *decision;
     let Some(row) = tables.entry(key.entry)? else {
         return Ok(Fit::Void { still_there: false });
@@ -53,7 +53,7 @@ fn fit<T: Tables>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
 ///
 /// # Errors
 /// When the rows cannot be read.
-pub fn begin<T: Tables>(
+pub fn begin<T: Rows>(
     tables: &T,
     decision: &Decision,
 ) -> Result<Option<(RunAttempt, RetryPolicy)>, ApplyError> {
@@ -69,7 +69,7 @@ pub fn begin<T: Tables>(
 ///
 /// # Errors
 /// When the rows cannot be read.
-pub fn started<T: Tables>(
+pub fn started<T: Rows>(
     tables: &T,
     entry: EntryId,
     token: AttemptToken,

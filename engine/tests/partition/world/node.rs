@@ -19,7 +19,7 @@ use forebay_engine::{
         },
         mem::MemTables,
         rows::Stage,
-        store::Tables,
+        store::Rows,
     },
     vqueue::VQueue,
 };

@@ -12,6 +12,7 @@ impl Table for Lock {
     const NAME: &'static str = "lock";
     const KIND: [u8; 2] = *b"lo";
     const STRICT: bool = true;
+    const COMES_BACK: bool = true;
 
     type Key = VQueueId;
     type Row = EntryId;

@@ -52,6 +52,9 @@ pub(crate) trait Table {
     /// guarantees it). Its deletions are RocksDB's *single deletes*, which leave no
     /// tombstone once they meet their put; a second put over a row would break them.
     const STRICT: bool = false;
+    /// A row that is gone often comes back under the same key: that it is not there is
+    /// remembered, to save the look for it.
+    const COMES_BACK: bool = false;
 
     /// The typed key. Its order is the order of the bytes.
     type Key: Clone + Ord + Hash + std::fmt::Debug;

@@ -12,6 +12,7 @@ pub(crate) struct VQueueMetas;
 impl Table for VQueueMetas {
     const NAME: &'static str = "vqueue_meta";
     const KIND: [u8; 2] = *b"vq";
+    const COMES_BACK: bool = true;
 
     type Key = VQueueId;
     type Row = VQueueMeta;

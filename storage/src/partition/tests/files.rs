@@ -163,7 +163,7 @@ fn a_row_that_does_not_decode_names_table_and_key() {
     };
     assert_eq!(text.len(), 2 * key.len());
     assert!(error.is_corruption());
-    let error = store.begin().unwrap().entries_after(None, 9).unwrap_err();
+    let error = store.begin().unwrap().entry(entry_id(5)).unwrap_err();
     assert!(error.to_string().contains("table `entry`"), "{error}");
     let stray = [b"in", &[1; 9][..]].concat();
     store.shared.db.put_cf(&store.family().unwrap(), stray, []).unwrap();

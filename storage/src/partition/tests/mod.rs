@@ -9,7 +9,11 @@ mod staged;
 use std::{path::Path, sync::Arc};
 
 use forebay_engine::partition::{
-    apply::apply, mem::MemTables, rows::RunningRow, state::State, store::Tables,
+    apply::apply,
+    mem::MemTables,
+    rows::RunningRow,
+    state::State,
+    store::{Rows as _, Tables as _},
 };
 use forebay_messages::{
     EntryId, EntryKey, InboxSeq, Lsn, PartitionId, PartitionKey, Record, Timestamp, VQueueId,

@@ -40,6 +40,8 @@ enum Step {
         hours: u64,
     },
     Commit,
+    /// Writes everything that the store lacks, and drops the batch.
+    Abandon,
     /// Commits, and reads every inbox as a refill does.
     Look {
         limit: usize,
@@ -59,6 +61,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0..24u64, 0..9u8).prop_map(|(id, what)| Step::Select { id, what }),
         1 => (0..40u64).prop_map(|hours| Step::Forget { hours }),
         6 => Just(Step::Commit),
+        3 => Just(Step::Abandon),
         4 => (1..6usize).prop_map(|limit| Step::Look { limit }),
         2 => Just(Step::Settle),
         2 => Just(Step::Flush),
@@ -139,9 +142,12 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
             expired_until: Some(Timestamp(hours * 3_600_000)),
             count_max: 3,
         }),
-        Step::Commit | Step::Look { .. } | Step::Settle | Step::Flush | Step::Reopen => {
-            return None;
-        }
+        Step::Commit
+        | Step::Abandon
+        | Step::Look { .. }
+        | Step::Settle
+        | Step::Flush
+        | Step::Reopen => return None,
     })
 }
 
@@ -191,6 +197,17 @@ fn commit(store: &PartitionStore, state: &mut State, model: &Model) {
     txn.commit(state.applied_lsn).unwrap();
 }
 
+/// The same, and drops it. The state in memory is of no use after that.
+fn abandon(store: &PartitionStore, model: &Model) {
+    let mut state = State::load(store).unwrap();
+    let mut txn = store.begin().unwrap();
+    while state.applied_lsn < model.state.applied_lsn {
+        let lsn = state.applied_lsn.next();
+        let record = &model.log[lsn.0 as usize - 1];
+        apply(&mut state, &mut txn, lsn, record, &mut Vec::new()).unwrap();
+    }
+}
+
 /// Every inbox, page by page, is what it is in memory, and so are the rows by key.
 fn look(store: &PartitionStore, model: &Model, limit: usize) {
     for vqueue in (0..6)
@@ -237,6 +254,7 @@ fn run(steps: &[Step]) {
         let seq = model.log.len() as u64 + 1;
         match step {
             Step::Commit => commit(&store, &mut state, &model),
+            Step::Abandon => abandon(&store, &model),
             Step::Look { limit } => {
                 commit(&store, &mut state, &model);
                 look(&store, &model, *limit);

@@ -13,8 +13,13 @@ fn a_batch_sees_its_writes_and_nobody_else_does_before_the_commit() {
     let row = EntryRow { attempts: 3, ..EntryRow::default() };
     txn.put_entry(id, row.clone());
     assert_eq!(txn.entry(id).unwrap(), Some(row.clone()));
-    assert_eq!(store.entry(id).unwrap(), None);
-    txn.commit(Lsn(4)).unwrap();
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| (store.entry(id).unwrap(), store.applied_lsn().unwrap()));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!reader.is_finished(), "who reads waits for the batch");
+        txn.commit(Lsn(4)).unwrap();
+        assert_eq!(reader.join().unwrap(), (Some(row.clone()), Lsn(4)));
+    });
     assert_eq!(store.entry(id).unwrap(), Some(row));
     assert_eq!(store.applied_lsn().unwrap(), Lsn(4));
 
@@ -254,4 +259,86 @@ fn the_outbox_keeps_messages_in_order() {
     let found = txn.outbox_after(None, 9).unwrap();
     assert_eq!(found.iter().map(|(index, _)| index.0).collect::<Vec<_>>(), [2, 3]);
     assert_eq!(found[0].1, message(2));
+}
+
+/// What is left of a batch that is dropped: every row is what it was, and so is what is
+/// known of RocksDB, whatever the batch did to it and how often.
+#[test]
+fn a_dropped_batch_leaves_nothing_behind() {
+    let store = in_memory();
+    let (vqueue, spilled, gone) = (vqueue_id(1), place(1), place(9));
+    let meta = |inbox| VQueueMeta { inbox, ..VQueueMeta::default() };
+    let mut txn = store.begin().unwrap();
+    txn.put_inbox(vqueue, spilled);
+    txn.put_vqueue_meta(vqueue, meta(1));
+    txn.commit(Lsn(1)).unwrap();
+    store.settle().unwrap();
+    let mut txn = store.begin().unwrap();
+    txn.put_inbox(vqueue, place(2));
+    txn.put_payload(entry_id(2), Bytes::from_static(b"two"));
+    txn.put_lock(vqueue, entry_id(2));
+    txn.put_vqueue_meta(vqueue, meta(2));
+    txn.put_inbox(vqueue, gone);
+    txn.delete_inbox(vqueue, gone);
+    txn.commit(Lsn(2)).unwrap();
+    let before = (dump_resident(&store), store.resident().rows());
+
+    let mut txn = store.begin().unwrap();
+    for _ in 0..2 {
+        txn.delete_inbox(vqueue, spilled);
+        txn.delete_inbox(vqueue, place(2));
+        txn.put_inbox(vqueue, place(3));
+        txn.put_inbox(vqueue, place(2));
+        txn.delete_inbox(vqueue, place(3));
+        txn.put_inbox(vqueue, spilled);
+        txn.delete_payload(entry_id(2));
+        txn.put_payload(entry_id(2), Bytes::from_static(b"more than two"));
+        txn.delete_lock(vqueue);
+        txn.put_lock(vqueue, entry_id(3));
+        txn.delete_vqueue_meta(vqueue);
+        txn.put_vqueue_meta(vqueue, meta(7));
+    }
+    txn.delete_inbox(vqueue, place(2));
+    txn.put_lock(vqueue_id(2), entry_id(5));
+    txn.delete_lock(vqueue_id(2));
+    drop(txn);
+    assert_eq!(before, (dump_resident(&store), store.resident().rows()));
+    assert_eq!(store.applied_lsn().unwrap(), Lsn(2));
+    let request = forebay_messages::actor::RefillRequest {
+        id: forebay_messages::actor::RefillId(1),
+        vqueue,
+        after: None,
+        limit: 24,
+        cancel: Default::default(),
+    };
+    assert_eq!(store.refill(&request).unwrap().unwrap().rows, [spilled, place(2)]);
+    assert_eq!(store.lock(vqueue).unwrap(), Some(entry_id(2)));
+    assert_eq!(store.payload(entry_id(2)).unwrap().unwrap(), &b"two"[..]);
+    assert_eq!(store.vqueue(vqueue).unwrap(), Some(meta(2)));
+}
+
+/// What a spill would write, as bytes, with the bytes of payloads that are here.
+fn dump_resident(store: &PartitionStore) -> (Vec<u8>, usize) {
+    let mut batch = WriteBatch::default();
+    let resident = store.resident();
+    resident.emit(&store.family().unwrap(), &mut batch);
+    let weight = resident.overlay::<Payload>().borrow().weight();
+    (batch.data().to_vec(), weight)
+}
+
+/// Rows that were only read, and those that are known to be gone, do not pile up.
+#[test]
+fn what_is_only_known_is_bounded() {
+    let store = in_memory();
+    for n in 0..100_u64 {
+        let mut txn = store.begin().unwrap();
+        for m in 0..200 {
+            assert_eq!(txn.entry(entry_id(n * 200 + m)).unwrap(), None);
+            let vqueue = VQueueId { partition_key: PartitionKey(n * 200 + m), hash: [0; 16] };
+            txn.put_lock(vqueue, entry_id(1));
+            txn.delete_lock(vqueue);
+        }
+        assert_eq!(txn.commit(Lsn(n + 1)).unwrap().bytes, 0);
+    }
+    assert!(store.resident().rows() < 10_000, "{} rows", store.resident().rows());
 }

@@ -1,0 +1,69 @@
+//! Committed rows through the state machine's tables: for everybody who does not write
+//! a batch.
+//!
+//! Must always hold: no lock is held between two reads; each sees what was committed by
+//! then.
+
+use bytes::Bytes;
+use forebay_engine::partition::{
+    rows::{
+        DedupKey, DedupRow, EntryRow, FinishedRow, FsmSlot, IdempotencyKey, IdempotencyRow,
+        VQueueMeta,
+    },
+    store::{Read, Rows},
+};
+use forebay_messages::{EntryId, Timestamp, VQueueId};
+
+use super::{
+    PartitionStore,
+    tables::{
+        dedup::Dedup, entry::Entry, finished::Finished, fsm::Fsm, idempotency::Idempotency,
+        lock::Lock, payload::Payload, vqueue_meta::VQueueMetas,
+    },
+};
+
+impl Rows for PartitionStore {
+    fn entry(&self, id: EntryId) -> Read<Option<EntryRow>> {
+        Ok(self.get::<Entry>(&id)?)
+    }
+
+    fn payload(&self, id: EntryId) -> Read<Option<Bytes>> {
+        Ok(self.get::<Payload>(&id)?)
+    }
+
+    fn vqueue_meta(&self, id: VQueueId) -> Read<Option<VQueueMeta>> {
+        Ok(self.get::<VQueueMetas>(&id)?)
+    }
+
+    fn lock(&self, vqueue: VQueueId) -> Read<Option<EntryId>> {
+        Ok(self.get::<Lock>(&vqueue)?)
+    }
+
+    fn dedup(&self, producer: DedupKey) -> Read<Option<DedupRow>> {
+        Ok(self.get::<Dedup>(&producer)?)
+    }
+
+    fn idempotency(&self, key: &IdempotencyKey) -> Read<Option<IdempotencyRow>> {
+        Ok(self.get::<Idempotency>(key)?)
+    }
+
+    fn finished(&self, id: EntryId) -> Read<Option<FinishedRow>> {
+        Ok(self.get::<Finished>(&id)?)
+    }
+
+    fn timers_until(&self, until: Timestamp, limit: usize) -> Read<Vec<(Timestamp, EntryId)>> {
+        Ok(self.expired(until, limit)?)
+    }
+
+    fn fsm(&self, slot: FsmSlot) -> Read<Option<Bytes>> {
+        Ok(self.get::<Fsm>(&slot)?)
+    }
+
+    fn vqueues_after(
+        &self,
+        after: Option<VQueueId>,
+        limit: usize,
+    ) -> Read<Vec<(VQueueId, VQueueMeta)>> {
+        Ok(self.page::<VQueueMetas>(after.as_ref(), limit)?)
+    }
+}
