@@ -255,7 +255,7 @@ async fn torn_tail() -> Row {
 
 async fn log_bit() -> Row {
     let site = Site::new(true).await;
-    Site::flip(&site.file("log", "log"), 0.5);
+    Site::flip(&site.data().join("log/journal/0"), 0.000_2);
     let seen = site.refused().await;
     site.restored(false).await;
     let after = "restored from a snapshot, as of the snapshot";

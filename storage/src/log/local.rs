@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `f`, partition (4) | fence: epoch (8) |
 //! | `i` | which log this is (16) |
+//! | `j` | sequence of the last block of the journal that is in this database (8) |
 //! | `r`, partition (4), LSN (8) | a frame (see the frame module) |
 //! | `t`, partition (4) | trim point: LSN (8) |
 //!
@@ -12,11 +13,14 @@
 //! failed write nothing more is written (RocksDB may or may not have the batch, and a
 //! later batch on top of it could mix with its rest).
 //!
+//! On disk, every batch is a block of the journal first (see the journal's module);
+//! RocksDB's own write-ahead log, which syncs slower, is off.
+//!
 //! How RocksDB is set up for records that are written once, read rarely and trimmed
-//! from the front: writes are synced; recovery stops with an error at a damaged WAL
-//! record and cuts only an incomplete tail; the memtable bounds the WAL that a start
-//! replays; young files are not compressed, since most records are trimmed before they
-//! are compacted; trimming writes one range tombstone and drops whole files at once.
+//! from the front: young files are not compressed, since most records are trimmed before
+//! they are compacted; trimming writes one range tombstone and drops whole files at once.
+
+mod open;
 
 use std::{
     collections::BTreeMap,
@@ -33,19 +37,27 @@ use rocksdb::{
 
 use super::{
     Append, Appended, Batch, Damage, LogError, LogId, LogStats, LogStore, Position, RECORD_LEN_MAX,
-    frame, stats::Counters,
+    frame,
+    journal::{self, Journal},
+    stats::Counters,
 };
 use crate::{Fault, Medium, sync};
 
+use open::{Opening, open_journal};
+
 const FENCE: u8 = b'f';
 const IDENTITY: &[u8] = b"i";
+const MARK: &[u8] = b"j";
 const RECORD: u8 = b'r';
 const TRIM: u8 = b't';
 const KEY_LEN: usize = 13;
 
-/// Records in memory before they are written to files; bounds the WAL, which is
-/// replayed at 70 to 90 MB/s when the log is opened.
-const MEMTABLE_BYTES: usize = 32 << 20;
+/// Name of the journal's directory in the log's.
+const JOURNAL: &str = "journal";
+
+/// Records in memory before they are written to files, should the journal not have asked
+/// for it before.
+const MEMTABLE_BYTES: usize = 64 << 20;
 /// Memtables that may wait for their flush before appends wait for it.
 const MEMTABLES_MAX: i32 = 3;
 /// Size of a data file of the log, and so the grain at which trimming frees the disk.
@@ -59,7 +71,8 @@ type Positions = BTreeMap<PartitionId, Position>;
 pub struct LocalLog {
     name: String,
     path: PathBuf,
-    db: DB,
+    /// The journal flushes it from a thread of its own.
+    db: Arc<DB>,
     /// Held by whoever writes; one scratch buffer for encoding.
     writer: Mutex<Writer>,
     /// What is durable. Changed only by the holder of `writer`.
@@ -69,6 +82,8 @@ pub struct LocalLog {
 
 #[derive(Default)]
 struct Writer {
+    /// `None` in memory, where RocksDB's own is used.
+    journal: Option<Journal>,
     scratch: Vec<u8>,
     /// The first write that failed.
     broken: Option<Fault>,
@@ -106,10 +121,8 @@ fn options(medium: &Medium) -> Options {
     let mut options = medium.options();
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(medium.is_durable());
-    options.set_manual_wal_flush(false);
     options.set_write_buffer_size(MEMTABLE_BYTES);
     options.set_max_write_buffer_number(MEMTABLES_MAX);
-    options.set_max_total_wal_size(2 * MEMTABLE_BYTES as u64);
     options.set_target_file_size_base(FILE_BYTES);
     options.set_num_levels(LEVELS);
     options.set_compression_per_level(&[
@@ -128,6 +141,13 @@ fn synced() -> WriteOptions {
     options
 }
 
+/// What is in the journal, or need not survive a crash.
+fn unlogged() -> WriteOptions {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options
+}
+
 impl LocalLog {
     /// Opens the log in a directory, making it if need be. Cuts a torn tail that a
     /// crash left.
@@ -139,13 +159,16 @@ impl LocalLog {
         medium.prepare(path)?;
         let db = DB::open(&options(medium), path)
             .map_err(|error| Fault::from_rocksdb("open the log", path, error))?;
+        let db = Arc::new(db);
         let name = path.display().to_string();
+        let journal = medium.is_durable().then(|| open_journal(&db, path)).transpose()?;
         let positions = Opening { db: &db, name: &name, path }.positions()?;
+        let writer = Mutex::new(Writer { journal, ..Writer::default() });
         Ok(Self {
             name,
             path: path.to_owned(),
             db,
-            writer: Mutex::default(),
+            writer,
             positions: RwLock::new(positions),
             counters: Counters::default(),
         })
@@ -174,19 +197,33 @@ impl LocalLog {
         }
     }
 
-    /// Writes a batch; a failure breaks the log.
+    /// Writes a batch and waits until it is on disk; a failure breaks the log.
     fn write(
         &self,
         writer: &mut Writer,
-        batch: WriteBatch,
-        options: &WriteOptions,
+        mut batch: WriteBatch,
         action: &'static str,
     ) -> Result<(), LogError> {
-        self.db.write_opt(batch, options).map_err(|error| {
-            let fault = self.fault(action, error);
+        let written = match &mut writer.journal {
+            Some(journal) => {
+                batch.put(MARK, journal.next().to_be_bytes());
+                journal.append(batch.data()).and_then(|()| self.put(batch, &unlogged(), action))
+            }
+            None => self.put(batch, &synced(), action),
+        };
+        written.map_err(|fault| {
             writer.broken = Some(fault.clone());
             fault.into()
         })
+    }
+
+    fn put(
+        &self,
+        batch: WriteBatch,
+        options: &WriteOptions,
+        action: &'static str,
+    ) -> Result<(), Fault> {
+        self.db.write_opt(batch, options).map_err(|error| self.fault(action, error))
     }
 
     fn corrupt(&self, partition: PartitionId, lsn: Lsn, damage: Damage) -> LogError {
@@ -234,7 +271,7 @@ impl LogStore for LocalLog {
         }
         let mut batch = WriteBatch::default();
         batch.put(IDENTITY, id.bytes());
-        self.write(&mut writer, batch, &synced(), "name the log")?;
+        self.write(&mut writer, batch, "name the log")?;
         Ok(id)
     }
 
@@ -259,7 +296,7 @@ impl LogStore for LocalLog {
         if batch.is_empty() {
             return Ok(answers);
         }
-        self.write(&mut writer, batch, &synced(), "append to the log")?;
+        self.write(&mut writer, batch, "append to the log")?;
         sync::write(&self.positions).extend(staged);
         self.counters.wrote(records as u64, bytes as u64);
         Ok(answers)
@@ -274,7 +311,7 @@ impl LogStore for LocalLog {
         }
         let mut batch = WriteBatch::default();
         batch.put(row_key(FENCE, partition), epoch.0.to_be_bytes());
-        self.write(&mut writer, batch, &synced(), "fence the log")?;
+        self.write(&mut writer, batch, "fence the log")?;
         sync::write(&self.positions).entry(partition).or_default().fence = epoch;
         self.counters.wrote(0, 0);
         Ok(epoch)
@@ -350,7 +387,8 @@ impl LogStore for LocalLog {
         let mut batch = WriteBatch::default();
         batch.delete_range(first, after);
         batch.put(row_key(TRIM, partition), through.0.to_be_bytes());
-        self.write(&mut writer, batch, &WriteOptions::default(), "trim the log")?;
+        // On disk before the files go: a front that is missing and not trimmed is damage.
+        self.write(&mut writer, batch, "trim the log")?;
         sync::write(&self.positions).entry(partition).or_default().trimmed = through;
         // Frees whole files now; the rest goes when they are compacted.
         self.db
@@ -363,9 +401,11 @@ impl LogStore for LocalLog {
     }
 
     fn checkpoint(&self, to: &Path) -> Result<(), LogError> {
+        // It writes what is in memory to files: the copy needs no block of the journal.
         Checkpoint::new(&self.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(to))
-            .map_err(|error| Fault::from_rocksdb("copy the log", to, error).into())
+            .map_err(|error| Fault::from_rocksdb("copy the log", to, error))?;
+        Ok(journal::leave_empty(&to.join(JOURNAL))?)
     }
 
     fn stats(&self) -> LogStats {
@@ -388,98 +428,6 @@ impl LocalLog {
             }
             false => fault.into(),
         }
-    }
-}
-
-/// Finds out where every partition stands when a log is opened.
-struct Opening<'a> {
-    db: &'a DB,
-    name: &'a str,
-    path: &'a Path,
-}
-
-impl Opening<'_> {
-    fn positions(&self) -> Result<Positions, LogError> {
-        let mut positions = Positions::new();
-        for (partition, epoch) in self.rows(FENCE, "fence")? {
-            positions.entry(partition).or_default().fence = Epoch(epoch);
-        }
-        for (partition, through) in self.rows(TRIM, "trim")? {
-            let position = positions.entry(partition).or_default();
-            (position.trimmed, position.end) = (Lsn(through), Lsn(through));
-        }
-        let mut next = Some(PartitionId(0));
-        while let Some(from) = next {
-            let Some(partition) = self.first_with_records(from)? else { break };
-            let position = positions.entry(partition).or_default();
-            self.ends(partition, position)?;
-            next = partition.0.checked_add(1).map(PartitionId);
-        }
-        Ok(positions)
-    }
-
-    fn fault(&self, error: rocksdb::Error) -> LogError {
-        Fault::from_rocksdb("read the log", self.path, error).into()
-    }
-
-    /// The rows of a kind that holds one number per partition.
-    fn rows(&self, kind: u8, row: &'static str) -> Result<Vec<(PartitionId, u64)>, LogError> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_range(vec![kind]..vec![kind + 1]);
-        let mut found = Vec::new();
-        let mut rows = self.db.raw_iterator_opt(options);
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            let partition = key.get(1..).and_then(|id| id.try_into().ok()).map(u32::from_be_bytes);
-            let number = value.try_into().ok().map(u64::from_be_bytes);
-            let (Some(partition), Some(number)) = (partition, number) else {
-                return Err(LogError::Corrupt {
-                    log: self.name.to_owned(),
-                    partition: PartitionId(partition.unwrap_or_default()),
-                    lsn: Lsn(0),
-                    damage: Damage::Row { row, len: value.len() },
-                });
-            };
-            found.push((PartitionId(partition), number));
-            rows.next();
-        }
-        rows.status().map_err(|error| self.fault(error))?;
-        Ok(found)
-    }
-
-    fn first_with_records(&self, from: PartitionId) -> Result<Option<PartitionId>, LogError> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(vec![RECORD + 1]);
-        let mut rows = self.db.raw_iterator_opt(options);
-        rows.seek(record_key(from, Lsn(0)));
-        rows.status().map_err(|error| self.fault(error))?;
-        Ok(rows.key().and_then(decode_record_key).map(|(partition, _)| partition))
-    }
-
-    /// Reads first and last LSN of a partition that has records.
-    fn ends(&self, partition: PartitionId, position: &mut Position) -> Result<(), LogError> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_lower_bound(record_key(partition, Lsn(0)));
-        let mut rows = self.db.raw_iterator_opt(options);
-        let lsn_at = |key: Option<&[u8]>| {
-            key.and_then(decode_record_key).filter(|(id, _)| *id == partition).map(|(_, lsn)| lsn)
-        };
-        rows.seek_to_first();
-        let first = lsn_at(rows.key());
-        rows.seek_for_prev(record_key(partition, Lsn(u64::MAX)));
-        let last = lsn_at(rows.key());
-        rows.status().map_err(|error| self.fault(error))?;
-        let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
-        if first != position.trimmed.next() {
-            return Err(LogError::Corrupt {
-                log: self.name.to_owned(),
-                partition,
-                lsn: position.trimmed.next(),
-                damage: Damage::Missing,
-            });
-        }
-        position.end = last;
-        Ok(())
     }
 }
 

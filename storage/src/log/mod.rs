@@ -14,6 +14,7 @@
 
 mod frame;
 mod id;
+mod journal;
 mod local;
 mod memory;
 mod stats;

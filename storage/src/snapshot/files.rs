@@ -132,14 +132,22 @@ pub(super) fn copy_database(from: &Path, to: &Path) -> Result<(), SnapshotError>
         let mut found = Vec::new();
         list(from, "", &mut found)?;
         for path in found {
-            sum(&from.join(&path), Some(&to.join(&path)))?;
+            let target = to.join(&path);
+            target.parent().map_or(Ok(()), fs::create_dir_all)?;
+            sum(&from.join(&path), Some(&target))?;
         }
         sync(to)
     };
     copy().map_err(|error| Fault::from_io("copy the log", to, error).into())
 }
 
-/// Makes the names in a directory durable.
+/// Makes the names in a directory, and in those below it, durable.
 pub(super) fn sync(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync(&entry.path())?;
+        }
+    }
     File::open(dir)?.sync_all()
 }
