@@ -121,15 +121,24 @@ impl Backlog {
         levels(name).filter(move |key| depths & 1 << key.len() != 0)
     }
 
+    /// An entry of this name moved out of an inbox, into one, or both.
+    pub(super) fn moved(&mut self, name: &VQueueName, out: bool, into: bool) {
+        if out && !into {
+            self.left(name);
+        } else if into && !out {
+            self.came(name);
+        }
+    }
+
     /// An entry came into an inbox.
-    pub(super) fn came(&mut self, name: &VQueueName) {
+    fn came(&mut self, name: &VQueueName) {
         for key in self.counted(name) {
             *self.counts.entry(key).or_default() += 1;
         }
     }
 
     /// An entry left an inbox. Panics when none was counted.
-    pub(super) fn left(&mut self, name: &VQueueName) {
+    fn left(&mut self, name: &VQueueName) {
         for key in self.counted(name) {
             let count = self.counts.get_mut(&key).expect("what leaves an inbox was counted");
             *count -= 1;

@@ -86,21 +86,36 @@ impl State {
 
     /// The next place in an inbox. `run_at` absent means "now", made monotonic so that
     /// a clock that steps back cannot reorder a queue.
-    pub(super) fn next_key(
-        &mut self,
-        tables: &mut impl Tables,
-        now: Timestamp,
-        template: NewKey,
-    ) -> EntryKey {
+    pub(super) fn next_key(&mut self, now: Timestamp, template: NewKey) -> EntryKey {
         self.inbox_seq = self.inbox_seq.next();
-        put_fsm_number(tables, FsmSlot::InboxSeq, self.inbox_seq.0);
         let run_at = template.run_at.unwrap_or_else(|| {
             self.last_run_at = self.last_run_at.max(now);
-            put_fsm_number(tables, FsmSlot::LastRunAt, self.last_run_at.0);
             self.last_run_at
         });
         EntryKey { has_lock: template.has_lock, run_at, seq: self.inbox_seq, entry: template.entry }
     }
+
+    /// What places are given from.
+    pub(super) fn places(&self) -> Places {
+        Places { inbox_seq: self.inbox_seq, last_run_at: self.last_run_at }
+    }
+
+    /// Writes what a record changed of that, once for all of its entries.
+    pub(super) fn put_places(&self, before: Places, tables: &mut impl Tables) {
+        if self.inbox_seq != before.inbox_seq {
+            put_fsm_number(tables, FsmSlot::InboxSeq, self.inbox_seq.0);
+        }
+        if self.last_run_at != before.last_run_at {
+            put_fsm_number(tables, FsmSlot::LastRunAt, self.last_run_at.0);
+        }
+    }
+}
+
+/// What places in inboxes are given from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places {
+    inbox_seq: InboxSeq,
+    last_run_at: Timestamp,
 }
 
 /// What a new place in an inbox is made of.

@@ -33,10 +33,22 @@ pub type Read<T> = Result<T, TablesError>;
 pub trait Rows {
     /// State of an entry that has not ended.
     fn entry(&self, id: EntryId) -> Read<Option<EntryRow>>;
+    /// What one has to know of it, without a copy of the row.
+    fn look_at_entry<R>(&self, id: EntryId, look: impl FnOnce(&EntryRow) -> R) -> Read<Option<R>> {
+        Ok(self.entry(id)?.as_ref().map(look))
+    }
     /// An entry's payload.
     fn payload(&self, id: EntryId) -> Read<Option<Bytes>>;
     /// A vqueue's name and counts.
     fn vqueue_meta(&self, id: VQueueId) -> Read<Option<VQueueMeta>>;
+    /// What one has to know of them, without a copy of the row.
+    fn look_at_vqueue<R>(
+        &self,
+        id: VQueueId,
+        look: impl FnOnce(&VQueueMeta) -> R,
+    ) -> Read<Option<R>> {
+        Ok(self.vqueue_meta(id)?.as_ref().map(look))
+    }
     /// Who holds a vqueue's lock.
     fn lock(&self, vqueue: VQueueId) -> Read<Option<EntryId>>;
     /// Highest sequence seen of a producer.
@@ -65,6 +77,17 @@ pub trait Tables: Rows {
     fn put_new_entry(&mut self, id: EntryId, row: EntryRow) {
         self.put_entry(id, row);
     }
+    /// Changes it where it is, if it is there.
+    fn change_entry<R>(
+        &mut self,
+        id: EntryId,
+        change: impl FnOnce(&mut EntryRow) -> R,
+    ) -> Read<Option<R>> {
+        let Some(mut row) = self.entry(id)? else { return Ok(None) };
+        let changed = change(&mut row);
+        self.put_entry(id, row);
+        Ok(Some(changed))
+    }
     /// Deletes it.
     fn delete_entry(&mut self, id: EntryId);
 
@@ -90,6 +113,17 @@ pub trait Tables: Rows {
 
     /// Writes a vqueue's name and counts.
     fn put_vqueue_meta(&mut self, id: VQueueId, row: VQueueMeta);
+    /// Changes them where they are, if they are there.
+    fn change_vqueue_meta<R>(
+        &mut self,
+        id: VQueueId,
+        change: impl FnOnce(&mut VQueueMeta) -> R,
+    ) -> Read<Option<R>> {
+        let Some(mut row) = self.vqueue_meta(id)? else { return Ok(None) };
+        let changed = change(&mut row);
+        self.put_vqueue_meta(id, row);
+        Ok(Some(changed))
+    }
     /// Deletes them.
     fn delete_vqueue_meta(&mut self, id: VQueueId);
 

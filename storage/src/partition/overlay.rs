@@ -47,14 +47,6 @@ pub(super) enum Change {
     Differs,
 }
 
-/// What is known of a row.
-pub(super) enum Staged<R> {
-    /// Nothing.
-    Unknown,
-    /// Its state.
-    Known(Option<R>),
-}
-
 /// What a row was before a batch touched it; `None`: nothing was known of it.
 type Before<T> = (<T as Table>::Key, Option<Slot<<T as Table>::Row>>);
 
@@ -92,18 +84,9 @@ fn weight<T: Table>(row: Option<&T::Row>) -> usize {
 }
 
 impl<T: Table> Overlay<T> {
-    /// What is known of a row.
-    pub(super) fn get(&self, key: &T::Key) -> Staged<T::Row> {
-        match self.slots.get(key) {
-            None => Staged::Unknown,
-            Some(slot) => Staged::Known(slot.row.clone()),
-        }
-    }
-
-    /// Whether anything is known of a row.
-    #[cfg(debug_assertions)]
-    pub(super) fn knows(&self, key: &T::Key) -> bool {
-        self.slots.contains_key(key)
+    /// What is known of a row; `None`: nothing.
+    pub(super) fn find(&self, key: &T::Key) -> Option<Option<&T::Row>> {
+        self.slots.get(key).map(|slot| slot.row.as_ref())
     }
 
     /// Remembers what was read from the store.
@@ -169,6 +152,35 @@ impl<T: Table> Overlay<T> {
         slot.written = true;
         self.clean -= usize::from(!was_written);
         Change::of(base, is_put)
+    }
+
+    /// Changes a row where it is, if it is there.
+    ///
+    /// # Errors
+    /// Gives `change` back when nothing is known of the row.
+    pub(super) fn change<R, F: FnOnce(&mut T::Row) -> R>(
+        &mut self,
+        key: &T::Key,
+        change: F,
+    ) -> Result<Option<R>, F> {
+        let Some(slot) = self.slots.get_mut(key) else { return Err(change) };
+        if slot.row.is_none() {
+            return Ok(None);
+        }
+        if slot.batch != self.batch {
+            self.journal.push((key.clone(), Some(slot.clone())));
+            slot.batch = self.batch;
+            slot.is_new = !slot.written;
+            self.changed += 1;
+        }
+        self.clean -= usize::from(!slot.written);
+        slot.written = true;
+        Ok(slot.row.as_mut().map(|row| {
+            self.weight -= T::weight(row);
+            let changed = change(row);
+            self.weight += T::weight(row);
+            changed
+        }))
     }
 
     /// A row is gone of which RocksDB knows nothing.

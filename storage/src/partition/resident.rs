@@ -25,7 +25,7 @@ use forebay_messages::{
 use rocksdb::{AsColumnFamilyRef, WriteBatch};
 
 use super::{
-    overlay::{Change, Overlay, Staged},
+    overlay::{Change, Overlay},
     overlays::{Overlays, Resides, each_table},
 };
 
@@ -83,8 +83,8 @@ pub(super) struct Resident {
 
 impl Resident {
     /// The row, if it is known here.
-    pub(super) fn get<T: Resides>(&self, key: &T::Key) -> Staged<T::Row> {
-        self.overlay::<T>().borrow().get(key)
+    pub(super) fn get<T: Resides>(&self, key: &T::Key) -> Option<Option<T::Row>> {
+        self.overlay::<T>().borrow().find(key).map(Option::<&T::Row>::cloned)
     }
 
     /// The rows of a table.
@@ -181,13 +181,9 @@ impl Resident {
         let Some(rows) = self.inboxes.get(&request.vqueue) else {
             return self.refill_empty(request);
         };
-        let meta = self.overlays.vqueue_meta.borrow().get(&request.vqueue);
-        let is_whole = match meta {
-            // The counts are of all rows: when so many are here, RocksDB has none.
-            Staged::Known(Some(meta)) => !rows.differs && meta.inbox == rows.here.len() as u64,
-            _ => false,
-        };
-        if !is_whole {
+        // The counts are of all rows: when so many are here, RocksDB has none.
+        let is_whole = self.inbox_count(request.vqueue) == Some(rows.here.len() as u64);
+        if rows.differs || !is_whole {
             return Inbox::Split;
         }
         let after = match request.after {
@@ -202,12 +198,18 @@ impl Resident {
 
     /// Nothing of the inbox is here: either it is empty, or RocksDB has all of it.
     fn refill_empty(&self, request: &RefillRequest) -> Inbox {
-        match self.overlays.vqueue_meta.borrow().get(&request.vqueue) {
-            Staged::Known(Some(meta)) if meta.inbox == 0 => {
+        match self.inbox_count(request.vqueue) {
+            Some(0) => {
                 Inbox::Here(RefillDone { id: request.id, rows: Vec::new(), reached_end: true })
             }
             _ => Inbox::Stored,
         }
+    }
+
+    /// How many rows the inbox of a vqueue has, here and in RocksDB, if that is known here.
+    fn inbox_count(&self, vqueue: VQueueId) -> Option<u64> {
+        let metas = self.overlays.vqueue_meta.borrow();
+        metas.find(&vqueue).map(|meta| meta.map_or(0, |meta| meta.inbox))
     }
 }
 

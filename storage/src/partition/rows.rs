@@ -12,7 +12,6 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Digest, PartitionStore, StoreError,
-    overlay::Staged,
     overlays::Resides,
     tables::{Table, fsm::Fsm},
 };
@@ -35,7 +34,7 @@ impl PartitionStore {
         family: &impl AsColumnFamilyRef,
         key: &T::Key,
     ) -> Result<Option<T::Row>, StoreError> {
-        if let Staged::Known(row) = self.resident().get::<T>(key) {
+        if let Some(row) = self.resident().get::<T>(key) {
             return Ok(row);
         }
         self.get_stored::<T>(family, key)

@@ -19,7 +19,6 @@ use rocksdb::BoundColumnFamily;
 
 use super::{
     Page, PartitionStore, StoreError,
-    overlay::Staged,
     overlays::Resides,
     resident::Resident,
     tables::{
@@ -82,13 +81,37 @@ impl<'s> Txn<'s> {
     }
 
     fn get<T: Resides>(&self, key: &T::Key) -> Read<Option<T::Row>> {
+        self.look_at::<T, T::Row>(key, T::Row::clone)
+    }
+
+    fn look_at<T: Resides, R>(
+        &self,
+        key: &T::Key,
+        look: impl FnOnce(&T::Row) -> R,
+    ) -> Read<Option<R>> {
         let overlay = self.resident.overlay::<T>();
-        if let Staged::Known(row) = overlay.borrow().get(key) {
-            return Ok(row);
+        if let Some(row) = overlay.borrow().find(key) {
+            return Ok(row.map(look));
         }
         let row = self.store.get_stored::<T>(&self.family, key)?;
-        overlay.borrow_mut().remember(key.clone(), row.clone());
-        Ok(row)
+        let seen = row.as_ref().map(look);
+        overlay.borrow_mut().remember(key.clone(), row);
+        Ok(seen)
+    }
+
+    fn change<T: Resides, R>(
+        &mut self,
+        key: &T::Key,
+        change: impl FnOnce(&mut T::Row) -> R,
+    ) -> Read<Option<R>> {
+        let mut overlay = self.resident.overlay::<T>().borrow_mut();
+        let change = match overlay.change(key, change) {
+            Ok(changed) => return Ok(changed),
+            Err(change) => change,
+        };
+        let row = self.store.get_stored::<T>(&self.family, key)?;
+        overlay.remember(key.clone(), row);
+        Ok(overlay.change(key, change).ok().flatten())
     }
 
     fn put<T: Resides>(&mut self, key: T::Key, row: T::Row) {
@@ -108,7 +131,7 @@ impl<'s> Txn<'s> {
     /// Strict tables are told where rows are; a wrong belief would corrupt them later.
     #[cfg(debug_assertions)]
     fn assume<T: Resides>(&self, key: &T::Key, believed: bool) {
-        if self.resident.overlay::<T>().borrow().knows(key) {
+        if self.resident.overlay::<T>().borrow().find(key).is_some() {
             return;
         }
         if let Ok(found) = self.store.get_stored::<T>(&self.family, key) {
@@ -189,12 +212,24 @@ impl Rows for Txn<'_> {
         self.get::<Entry>(&id)
     }
 
+    fn look_at_entry<R>(&self, id: EntryId, look: impl FnOnce(&EntryRow) -> R) -> Read<Option<R>> {
+        self.look_at::<Entry, R>(&id, look)
+    }
+
     fn payload(&self, id: EntryId) -> Read<Option<Bytes>> {
         self.get::<Payload>(&id)
     }
 
     fn vqueue_meta(&self, id: VQueueId) -> Read<Option<VQueueMeta>> {
         self.get::<VQueueMetas>(&id)
+    }
+
+    fn look_at_vqueue<R>(
+        &self,
+        id: VQueueId,
+        look: impl FnOnce(&VQueueMeta) -> R,
+    ) -> Read<Option<R>> {
+        self.look_at::<VQueueMetas, R>(&id, look)
     }
 
     fn lock(&self, vqueue: VQueueId) -> Read<Option<EntryId>> {
@@ -241,6 +276,14 @@ impl Tables for Txn<'_> {
         self.resident.overlay::<Entry>().borrow_mut().put_new(id, row);
     }
 
+    fn change_entry<R>(
+        &mut self,
+        id: EntryId,
+        change: impl FnOnce(&mut EntryRow) -> R,
+    ) -> Read<Option<R>> {
+        self.change::<Entry, R>(&id, change)
+    }
+
     fn delete_entry(&mut self, id: EntryId) {
         self.delete::<Entry>(id);
     }
@@ -281,6 +324,14 @@ impl Tables for Txn<'_> {
 
     fn put_vqueue_meta(&mut self, id: VQueueId, row: VQueueMeta) {
         self.put::<VQueueMetas>(id, row);
+    }
+
+    fn change_vqueue_meta<R>(
+        &mut self,
+        id: VQueueId,
+        change: impl FnOnce(&mut VQueueMeta) -> R,
+    ) -> Read<Option<R>> {
+        self.change::<VQueueMetas, R>(&id, change)
     }
 
     fn delete_vqueue_meta(&mut self, id: VQueueId) {

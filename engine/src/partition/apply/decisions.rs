@@ -1,49 +1,54 @@
 //! `SchedulerDecisions`: entries start to run, each if it is still where it was
 //! decided for.
 
+use std::sync::Arc;
+
 use forebay_messages::{
-    AttemptToken, EntryId,
+    AttemptToken, EntryId, VQueueId,
     command::{Decision, RetryPolicy, SchedulerDecisions},
 };
 
 use super::{
     super::{
         machine::RunAttempt,
-        rows::{EntryRow, Stage, VQueueMeta},
+        rows::{RunningRow, Stage},
         store::{Rows, Tables},
     },
     Applied, ApplyError, Context, Reply,
-    place::Leaving,
+    place::no_meta,
 };
 
 /// Whether a decision fits the rows.
-#[expect(clippy::large_enum_variant, reason = "it mostly fits: no box for each entry")]
 enum Fit {
     /// It does.
-    Start { row: EntryRow, meta: VQueueMeta, lock: Option<EntryId> },
+    Start {
+        /// The vqueue has a lock, and nobody holds it.
+        takes_lock: bool,
+    },
     /// Something came in between.
-    Void { still_there: bool },
+    Void {
+        /// The row is still at its place.
+        still_there: bool,
+    },
 }
 
 /// What the rows say of a decision. The one place that says when an entry may start.
 fn fit<T: Rows>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
     let Decision { vqueue, key, .. } = *decision;
-    let Some(row) = tables.entry(key.entry)? else {
-        return Ok(Fit::Void { still_there: false });
-    };
-    if row.stage != Stage::Inbox || row.key != key || row.vqueue != vqueue {
+    let is_there = tables.look_at_entry(key.entry, |row| {
+        row.stage == Stage::Inbox && row.key == key && row.vqueue == vqueue
+    })?;
+    if is_there != Some(true) {
         return Ok(Fit::Void { still_there: false });
     }
-    let meta = tables.vqueue_meta(vqueue)?.ok_or_else(|| ApplyError::Inconsistent {
-        what: format!("{vqueue} has entries but no meta row"),
-    })?;
-    if meta.is_paused {
+    let looked = tables.look_at_vqueue(vqueue, |meta| (meta.is_paused, meta.name.has_lock()))?;
+    let (is_paused, has_lock) = looked.ok_or_else(|| no_meta(vqueue))?;
+    if is_paused {
         return Ok(Fit::Void { still_there: true });
     }
-    let lock = if meta.name.has_lock() { tables.lock(vqueue)? } else { None };
-    match lock {
+    match if has_lock { tables.lock(vqueue)? } else { None } {
         Some(holder) if holder != key.entry => Ok(Fit::Void { still_there: true }),
-        lock => Ok(Fit::Start { row, meta, lock }),
+        holder => Ok(Fit::Start { takes_lock: has_lock && holder.is_none() }),
     }
 }
 
@@ -57,11 +62,13 @@ pub fn begin<T: Rows>(
     tables: &T,
     decision: &Decision,
 ) -> Result<Option<(RunAttempt, RetryPolicy)>, ApplyError> {
-    let Fit::Start { row, meta, .. } = fit(tables, decision)? else {
+    let Fit::Start { .. } = fit(tables, decision)? else {
         return Ok(None);
     };
-    let retry = row.retry.unwrap_or_default();
-    Ok(Some((run_attempt(decision.key.entry, decision.token, row, meta), retry)))
+    let Decision { vqueue, key, token } = *decision;
+    let entry = key.entry;
+    let retry = tables.look_at_entry(entry, |row| row.retry.unwrap_or_default())?;
+    Ok(run_attempt(tables, (entry, vqueue), token)?.zip(retry))
 }
 
 /// An attempt that was started, for whoever runs it. `None` when it does not run any
@@ -74,23 +81,30 @@ pub fn started<T: Rows>(
     entry: EntryId,
     token: AttemptToken,
 ) -> Result<Option<RunAttempt>, ApplyError> {
-    let row = tables.entry(entry)?.filter(|row| row.stage == Stage::Running && row.token == token);
-    let Some(row) = row else { return Ok(None) };
-    let meta = tables.vqueue_meta(row.vqueue)?.ok_or_else(|| ApplyError::Inconsistent {
-        what: format!("{} has entries but no meta row", row.vqueue),
+    let vqueue = tables.look_at_entry(entry, |row| {
+        (row.stage == Stage::Running && row.token == token).then_some(row.vqueue)
     })?;
-    Ok(Some(run_attempt(entry, token, row, meta)))
+    match vqueue.flatten() {
+        None => Ok(None),
+        Some(vqueue) => run_attempt(tables, (entry, vqueue), token),
+    }
 }
 
-fn run_attempt(entry: EntryId, token: AttemptToken, row: EntryRow, meta: VQueueMeta) -> RunAttempt {
-    RunAttempt {
+fn run_attempt<T: Rows>(
+    tables: &T,
+    (entry, vqueue): (EntryId, VQueueId),
+    token: AttemptToken,
+) -> Result<Option<RunAttempt>, ApplyError> {
+    let name = tables.look_at_vqueue(vqueue, |meta| Arc::clone(&meta.name))?;
+    let name = name.ok_or_else(|| no_meta(vqueue))?;
+    Ok(tables.look_at_entry(entry, |row| RunAttempt {
         entry,
-        name: meta.name,
+        name,
         token,
         attempt: row.attempts + 1,
-        last_failure: row.last_failure,
+        last_failure: row.last_failure.clone(),
         attempts_max: row.retry.unwrap_or_default().attempts_max,
-    }
+    })?)
 }
 
 pub(super) fn apply<T: Tables>(
@@ -106,7 +120,7 @@ pub(super) fn apply<T: Tables>(
 
 fn start<T: Tables>(context: &mut Context<'_, T>, decision: &Decision) -> Result<bool, ApplyError> {
     let Decision { vqueue, key, token } = *decision;
-    let (mut row, mut meta) = match fit(context.tables, decision)? {
+    match fit(context.tables, decision)? {
         Fit::Void { still_there } => {
             // Without it a permit given back would free, for the limiter, a lock that an
             // entry set aside still holds: decisions would be void again and again.
@@ -115,25 +129,20 @@ fn start<T: Tables>(context: &mut Context<'_, T>, decision: &Decision) -> Result
             context.applied.push(void);
             return Ok(false);
         }
-        Fit::Start { row, meta, lock } => {
-            if meta.name.has_lock() && lock.is_none() {
-                context.tables.put_lock(vqueue, key.entry);
-            }
-            (row, meta)
-        }
-    };
-    let stay = Leaving { keeps_lock: true, abort: false };
-    context.leave(key.entry, &row, &mut meta, stay)?;
-    row.token = token;
-    context.enter_running(key.entry, &mut row, &mut meta);
-    context.applied.push(Applied::Started {
-        entry: key.entry,
-        vqueue,
-        token,
-        attempt: row.attempts + 1,
-        retry: row.retry.unwrap_or_default(),
-    });
-    context.tables.put_entry(key.entry, row);
-    context.put_meta(vqueue, meta);
+        Fit::Start { takes_lock: true } => context.tables.put_lock(vqueue, key.entry),
+        Fit::Start { takes_lock: false } => {}
+    }
+    context.leave_inbox(vqueue, key);
+    let (id, now) = (key.entry, context.now);
+    let changed = context.tables.change_entry(id, |row| {
+        row.token = token;
+        row.stage = Stage::Running;
+        row.started_at = now;
+        (row.attempts + 1, row.retry.unwrap_or_default())
+    })?;
+    let (attempt, retry) = changed.expect("it was looked at just now");
+    context.tables.put_running(vqueue, id, RunningRow { token });
+    context.count((id, vqueue), Some(Stage::Inbox), Some(Stage::Running))?;
+    context.applied.push(Applied::Started { entry: id, vqueue, token, attempt, retry });
     Ok(true)
 }

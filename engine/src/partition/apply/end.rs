@@ -27,29 +27,29 @@ pub(super) fn end<T: Tables>(
     abort: bool,
 ) -> Result<(), ApplyError> {
     let vqueue = row.vqueue;
-    let mut meta = context.meta(vqueue)?;
-    context.leave(id, &row, &mut meta, Leaving { keeps_lock: false, abort })?;
-    if meta.name.has_lock() && context.tables.lock(vqueue)? == Some(id) {
+    let retention_ms = row.retention_ms.unwrap_or(RETENTION_DEFAULT_MS);
+    let is_kept = retention_ms > 0;
+    context.leave(id, &row, Leaving { keeps_lock: false, abort });
+    if context.has_lock(vqueue)? && context.tables.lock(vqueue)? == Some(id) {
         context.tables.delete_lock(vqueue);
         if row.stage != Stage::Running {
             context.applied.push(Applied::LockFreed { vqueue, entry: id });
         }
     }
     context.tables.delete_entry(id);
-    let retention_ms = row.retention_ms.unwrap_or(RETENTION_DEFAULT_MS);
-    if outcome.is_success() || retention_ms == 0 {
+    if outcome.is_success() || !is_kept {
         context.tables.delete_payload(id);
     }
-    if retention_ms == 0 {
-        if let Some(key) = &row.idempotency_key {
-            context.tables.delete_idempotency(&idempotency_key(&meta.name, key));
-        }
-    } else {
+    if let Some(key) = row.idempotency_key.as_ref().filter(|_| !is_kept) {
+        let key = idempotency_key(&context.meta(vqueue)?.name, key);
+        context.tables.delete_idempotency(&key);
+    }
+    context.count((id, vqueue), Some(row.stage), is_kept.then_some(Stage::Finished))?;
+    if is_kept {
         let expires_at = Timestamp(context.now.0.saturating_add(retention_ms));
         if expires_at < Timestamp::MAX {
             context.tables.put_timer(expires_at, id);
         }
-        meta.finished += 1;
         context.tables.put_finished(
             id,
             FinishedRow {
@@ -66,7 +66,6 @@ pub(super) fn end<T: Tables>(
             },
         );
     }
-    context.put_meta(vqueue, meta);
     context.applied.push(Applied::Finished { entry: id, outcome });
     Ok(())
 }

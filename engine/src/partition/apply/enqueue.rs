@@ -104,7 +104,6 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
         context.tables.put_idempotency(key, IdempotencyRow { entry: new.id });
     }
     let vqueue = new.vqueue.id_for(new.id);
-    let mut meta = context.meta_or_new(vqueue, &new.vqueue)?;
     let mut row = EntryRow {
         vqueue,
         created_at: context.now,
@@ -114,13 +113,13 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
         ..EntryRow::default()
     };
     let key = NewKey { entry: new.id, run_at: new.run_at, has_lock: false };
-    context.enter_inbox(&mut row, &mut meta, key);
+    context.enter_inbox(&mut row, key);
     if new.is_fresh {
         context.tables.put_new_entry(new.id, row);
     } else {
         context.tables.put_entry(new.id, row);
     }
     context.tables.put_payload(new.id, new.payload.clone());
-    context.put_meta(vqueue, meta);
+    context.count_new(vqueue, &new.vqueue)?;
     Ok(Enqueued { entry: new.id, existing: false })
 }

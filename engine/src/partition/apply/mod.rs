@@ -250,8 +250,11 @@ pub fn apply<T: Tables>(
         reply
     } else {
         let command = record.command.as_ref().ok_or(ApplyError::UnknownCommand)?;
+        let places = state.places();
         let mut context = Context { state, tables, now: record.created_at, applied };
-        dispatch(&mut context, command)?
+        let reply = dispatch(&mut context, command)?;
+        state.put_places(places, tables);
+        reply
     };
     state.applied_lsn = lsn;
     put_fsm_number(tables, FsmSlot::AppliedLsn, lsn.0);

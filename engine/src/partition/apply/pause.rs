@@ -14,12 +14,10 @@ pub(super) fn apply<T: Tables>(
     selector: &EntrySelector,
 ) -> Result<Acted, ApplyError> {
     context.each_entry(selector, EntryAction::Pause, |context, id, mut row| {
-        let mut meta = context.meta(row.vqueue)?;
-        context.leave(id, &row, &mut meta, Leaving { keeps_lock: true, abort: false })?;
+        context.leave(id, &row, Leaving { keeps_lock: true, abort: false });
+        context.count((id, row.vqueue), Some(row.stage), Some(Stage::Paused))?;
         row.stage = Stage::Paused;
-        meta.paused += 1;
         context.tables.put_parked(row.vqueue, id);
-        context.put_meta(row.vqueue, meta);
         context.tables.put_entry(id, row);
         Ok(())
     })
@@ -30,10 +28,9 @@ pub(super) fn apply_resume<T: Tables>(
     selector: &EntrySelector,
 ) -> Result<Acted, ApplyError> {
     context.each_entry(selector, EntryAction::Resume, |context, id, mut row| {
-        let mut meta = context.meta(row.vqueue)?;
-        context.leave(id, &row, &mut meta, Leaving { keeps_lock: true, abort: false })?;
-        context.enter_inbox_at_key(&mut row, &mut meta);
-        context.put_meta(row.vqueue, meta);
+        context.leave(id, &row, Leaving { keeps_lock: true, abort: false });
+        context.count((id, row.vqueue), Some(row.stage), Some(Stage::Inbox))?;
+        context.enter_inbox_at_key(&mut row);
         context.tables.put_entry(id, row);
         Ok(())
     })

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use forebay_messages::{EntryId, VQueueId, VQueueName};
+use forebay_messages::{EntryId, EntryKey, VQueueId, VQueueName};
 
 use super::{
     super::{
-        rows::{EntryRow, RunningRow, Stage, VQueueMeta},
+        rows::{EntryRow, Stage, VQueueMeta},
         state::NewKey,
         store::Tables,
     },
@@ -28,22 +28,13 @@ pub(super) struct Leaving {
 impl<T: Tables> Context<'_, T> {
     /// The meta row of a vqueue that has entries.
     pub(super) fn meta(&self, vqueue: VQueueId) -> Result<VQueueMeta, ApplyError> {
-        self.tables.vqueue_meta(vqueue)?.ok_or_else(|| ApplyError::Inconsistent {
-            what: format!("{vqueue} has entries but no meta row"),
-        })
+        self.tables.vqueue_meta(vqueue)?.ok_or_else(|| no_meta(vqueue))
     }
 
-    /// The meta row of a vqueue, made when it is new.
-    pub(super) fn meta_or_new(
-        &self,
-        vqueue: VQueueId,
-        name: &VQueueName,
-    ) -> Result<VQueueMeta, ApplyError> {
-        Ok(self.tables.vqueue_meta(vqueue)?.unwrap_or_else(|| VQueueMeta {
-            name: Arc::new(name.clone()),
-            created_at: self.now,
-            ..VQueueMeta::default()
-        }))
+    /// Whether a vqueue that has entries has a lock.
+    pub(super) fn has_lock(&self, vqueue: VQueueId) -> Result<bool, ApplyError> {
+        let has_lock = self.tables.look_at_vqueue(vqueue, |meta| meta.name.has_lock())?;
+        has_lock.ok_or_else(|| no_meta(vqueue))
     }
 
     /// Writes a meta row, or deletes it when nothing is left of the vqueue.
@@ -55,23 +46,60 @@ impl<T: Tables> Context<'_, T> {
         }
     }
 
-    /// Takes an entry out of its stage: its stage row and its count.
-    pub(super) fn leave(
+    /// Counts an entry in another stage, `from` this one `to` that; the meta row goes when
+    /// nothing is left of the vqueue.
+    pub(super) fn count(
         &mut self,
-        id: EntryId,
-        row: &EntryRow,
-        meta: &mut VQueueMeta,
-        how: Leaving,
+        (id, vqueue): (EntryId, VQueueId),
+        from: Option<Stage>,
+        to: Option<Stage>,
     ) -> Result<(), ApplyError> {
+        let backlog = self.state.backlog.as_mut();
+        let counted = self.tables.change_vqueue_meta(vqueue, |meta| {
+            if let Some(from) = from {
+                let count = meta.count_mut(from);
+                *count = count.checked_sub(1).ok_or(from)?;
+            }
+            if let Some(to) = to {
+                *meta.count_mut(to) += 1;
+            }
+            if let Some(backlog) = backlog {
+                backlog.moved(&meta.name, from == Some(Stage::Inbox), to == Some(Stage::Inbox));
+            }
+            Ok(meta.is_empty())
+        })?;
+        let is_empty = counted.ok_or_else(|| no_meta(vqueue))?;
+        let is_empty = is_empty.map_err(|stage: Stage| ApplyError::Inconsistent {
+            what: format!("{vqueue} counts no entry in stage {stage} but {id} is there"),
+        })?;
+        if is_empty {
+            self.tables.delete_vqueue_meta(vqueue);
+        }
+        Ok(())
+    }
+
+    /// Counts a new entry in the inbox of its vqueue, which may be new too.
+    pub(super) fn count_new(
+        &mut self,
+        vqueue: VQueueId,
+        name: &VQueueName,
+    ) -> Result<(), ApplyError> {
+        if self.tables.change_vqueue_meta(vqueue, |meta| meta.inbox += 1)?.is_none() {
+            let (name, created_at) = (Arc::new(name.clone()), self.now);
+            let meta = VQueueMeta { name, created_at, inbox: 1, ..VQueueMeta::default() };
+            self.tables.put_vqueue_meta(vqueue, meta);
+        }
+        if let Some(backlog) = &mut self.state.backlog {
+            backlog.moved(name, false, true);
+        }
+        Ok(())
+    }
+
+    /// Takes an entry out of its stage: its stage row. It is to be counted elsewhere.
+    pub(super) fn leave(&mut self, id: EntryId, row: &EntryRow, how: Leaving) {
         let vqueue = row.vqueue;
         match row.stage {
-            Stage::Inbox => {
-                self.tables.delete_inbox(vqueue, row.key);
-                if let Some(backlog) = &mut self.state.backlog {
-                    backlog.left(&meta.name);
-                }
-                self.applied.push(Applied::InboxRemoved { vqueue, key: row.key });
-            }
+            Stage::Inbox => self.leave_inbox(vqueue, row.key),
             Stage::Running => {
                 self.tables.delete_running(vqueue, id);
                 self.applied.push(Applied::AttemptOver {
@@ -85,35 +113,27 @@ impl<T: Tables> Context<'_, T> {
             Stage::Suspended | Stage::Paused => self.tables.delete_parked(vqueue, id),
             Stage::Finished => {}
         }
-        let count = meta.count_mut(row.stage);
-        *count = count.checked_sub(1).ok_or_else(|| ApplyError::Inconsistent {
-            what: format!("{vqueue} counts no entry in stage {} but {id} is there", row.stage),
-        })?;
-        Ok(())
+    }
+
+    pub(super) fn leave_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
+        self.tables.delete_inbox(vqueue, key);
+        self.applied.push(Applied::InboxRemoved { vqueue, key });
     }
 
     /// Puts an entry (which is in no stage) into its vqueue's inbox at a new place.
-    pub(super) fn enter_inbox(&mut self, row: &mut EntryRow, meta: &mut VQueueMeta, key: NewKey) {
-        row.key = self.state.next_key(self.tables, self.now, key);
-        self.enter_inbox_at_key(row, meta);
+    pub(super) fn enter_inbox(&mut self, row: &mut EntryRow, key: NewKey) {
+        row.key = self.state.next_key(self.now, key);
+        self.enter_inbox_at_key(row);
     }
 
     /// Puts an entry (which is in no stage) back to the place it had.
-    pub(super) fn enter_inbox_at_key(&mut self, row: &mut EntryRow, meta: &mut VQueueMeta) {
+    pub(super) fn enter_inbox_at_key(&mut self, row: &mut EntryRow) {
         row.stage = Stage::Inbox;
-        meta.inbox += 1;
-        if let Some(backlog) = &mut self.state.backlog {
-            backlog.came(&meta.name);
-        }
         self.tables.put_inbox(row.vqueue, row.key);
         self.applied.push(Applied::InboxAdded { vqueue: row.vqueue, key: row.key });
     }
+}
 
-    /// Lets an entry (which is in no stage) run.
-    pub(super) fn enter_running(&mut self, id: EntryId, row: &mut EntryRow, meta: &mut VQueueMeta) {
-        row.stage = Stage::Running;
-        row.started_at = self.now;
-        meta.running += 1;
-        self.tables.put_running(row.vqueue, id, RunningRow { token: row.token });
-    }
+pub(super) fn no_meta(vqueue: VQueueId) -> ApplyError {
+    ApplyError::Inconsistent { what: format!("{vqueue} has entries but no meta row") }
 }

@@ -7,7 +7,10 @@ use forebay_messages::{
 };
 
 use super::{
-    super::{rows::FinishedRow, store::Tables},
+    super::{
+        rows::{FinishedRow, Stage},
+        store::Tables,
+    },
     Acted, Applied, ApplyError, Context, EntryAction,
     enqueue::idempotency_key,
 };
@@ -44,9 +47,9 @@ fn forget<T: Tables>(
     id: EntryId,
     row: FinishedRow,
 ) -> Result<(), ApplyError> {
-    let mut meta = context.meta(row.vqueue)?;
     if let Some(key) = &row.idempotency_key {
-        context.tables.delete_idempotency(&idempotency_key(&meta.name, key));
+        let key = idempotency_key(&context.meta(row.vqueue)?.name, key);
+        context.tables.delete_idempotency(&key);
     }
     if row.expires_at < Timestamp::MAX {
         context.tables.delete_timer(row.expires_at, id);
@@ -55,10 +58,7 @@ fn forget<T: Tables>(
         context.tables.delete_payload(id);
     }
     context.tables.delete_finished(id);
-    meta.finished = meta.finished.checked_sub(1).ok_or_else(|| ApplyError::Inconsistent {
-        what: format!("{} counts no finished entry but {id} is one", row.vqueue),
-    })?;
-    context.put_meta(row.vqueue, meta);
+    context.count((id, row.vqueue), Some(Stage::Finished), None)?;
     context.applied.push(Applied::Purged { entry: id });
     Ok(())
 }

@@ -3,7 +3,11 @@
 use forebay_messages::{Timestamp, command::EntrySelector};
 
 use super::{
-    super::{rows::EntryRow, state::NewKey, store::Tables},
+    super::{
+        rows::{EntryRow, Stage},
+        state::NewKey,
+        store::Tables,
+    },
     Acted, ApplyError, Context, EntryAction, Skip,
 };
 
@@ -15,10 +19,6 @@ pub(super) fn apply<T: Tables>(
         if context.tables.payload(id)?.is_none() {
             return Ok(Err(Skip::NoPayload));
         }
-        let mut meta = context.meta(finished.vqueue)?;
-        meta.finished = meta.finished.checked_sub(1).ok_or_else(|| ApplyError::Inconsistent {
-            what: format!("{} counts no finished entry but {id} is one", finished.vqueue),
-        })?;
         if finished.expires_at < Timestamp::MAX {
             context.tables.delete_timer(finished.expires_at, id);
         }
@@ -32,8 +32,8 @@ pub(super) fn apply<T: Tables>(
             ..EntryRow::default()
         };
         let key = NewKey { entry: id, run_at: None, has_lock: false };
-        context.enter_inbox(&mut row, &mut meta, key);
-        context.put_meta(row.vqueue, meta);
+        context.enter_inbox(&mut row, key);
+        context.count((id, row.vqueue), Some(Stage::Finished), Some(Stage::Inbox))?;
         context.tables.put_entry(id, row);
         Ok(Ok(()))
     })

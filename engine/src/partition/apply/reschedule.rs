@@ -16,12 +16,11 @@ pub(super) fn apply<T: Tables>(
         if row.stage == Stage::Paused {
             row.key.run_at = command.run_at;
         } else {
-            let mut meta = context.meta(row.vqueue)?;
-            context.leave(id, &row, &mut meta, Leaving { keeps_lock: true, abort: false })?;
+            context.leave(id, &row, Leaving { keeps_lock: true, abort: false });
+            context.count((id, row.vqueue), Some(row.stage), Some(Stage::Inbox))?;
             let key =
                 NewKey { entry: id, run_at: Some(command.run_at), has_lock: row.key.has_lock };
-            context.enter_inbox(&mut row, &mut meta, key);
-            context.put_meta(row.vqueue, meta);
+            context.enter_inbox(&mut row, key);
         }
         context.tables.put_entry(id, row);
         Ok(())

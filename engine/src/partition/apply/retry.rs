@@ -8,7 +8,7 @@ use forebay_messages::{
 };
 
 use super::{
-    super::{state::NewKey, store::Tables},
+    super::{rows::Stage, state::NewKey, store::Tables},
     ApplyError, Context, Reply,
     complete::running,
     end::end,
@@ -47,15 +47,14 @@ pub(super) fn apply<T: Tables>(
         end(context, id, row, Outcome::Failure(failure), false)?;
         return Ok(Reply::Changed(1));
     }
-    let mut meta = context.meta(row.vqueue)?;
-    let has_lock = meta.name.has_lock();
+    let has_lock = context.has_lock(row.vqueue)?;
     let abort = command.reason == RetryReason::LeaderChange;
-    context.leave(id, &row, &mut meta, Leaving { keeps_lock: has_lock, abort })?;
+    context.leave(id, &row, Leaving { keeps_lock: has_lock, abort });
+    context.count((id, row.vqueue), Some(row.stage), Some(Stage::Inbox))?;
     let run_at =
         if command.run_at == Timestamp::default() { row.key.run_at } else { command.run_at };
     let key = NewKey { entry: id, run_at: Some(run_at), has_lock };
-    context.enter_inbox(&mut row, &mut meta, key);
-    context.put_meta(row.vqueue, meta);
+    context.enter_inbox(&mut row, key);
     context.tables.put_entry(id, row);
     Ok(Reply::Changed(1))
 }
