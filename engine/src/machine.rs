@@ -33,5 +33,8 @@ pub trait Machine {
 /// iteration order in every run.
 pub type Map<K, V> = hashbrown::HashMap<K, V, rustc_hash::FxBuildHasher>;
 
+/// A place in a [`Map`], taken or not.
+pub use hashbrown::hash_map::Entry as MapEntry;
+
 /// A deterministic hash set; see [`Map`].
 pub type Set<K> = hashbrown::HashSet<K, rustc_hash::FxBuildHasher>;

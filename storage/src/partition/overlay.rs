@@ -7,7 +7,7 @@
 //! that a batch that is dropped leaves nothing behind. Must always hold: a read sees
 //! the last write.
 
-use forebay_engine::machine::Map;
+use forebay_engine::machine::{Map, MapEntry};
 use rocksdb::{AsColumnFamilyRef, WriteBatch};
 
 use super::tables::Table;
@@ -47,40 +47,57 @@ pub(super) enum Change {
     Differs,
 }
 
-/// What a row was before a batch touched it; `None`: nothing was known of it.
-type Before<T> = (<T as Table>::Key, Option<Slot<<T as Table>::Row>>);
-
-/// Rows of one table.
-pub(super) struct Overlay<T: Table> {
-    slots: Map<T::Key, Slot<T::Row>>,
-    /// Bytes of the rows, as far as tables say.
-    weight: usize,
-    /// Slots that are not `written`.
-    clean: usize,
-    /// The batch that is being written.
-    batch: u32,
-    /// Its rows as they were when it touched them first.
+/// The batch that is being written.
+struct Batch<T: Table> {
+    number: u32,
+    /// Its rows as they were when it touched them first; `None`: nothing was known.
     journal: Vec<Before<T>>,
     /// Rows that it changes: those that came and went with it do not count.
     changed: usize,
 }
 
-impl<T: Table> Default for Overlay<T> {
-    fn default() -> Self {
-        Self {
-            slots: Map::default(),
-            weight: 0,
-            clean: 0,
-            // Not that of a slot that was only read.
-            batch: 1,
-            journal: Vec::new(),
-            changed: 0,
+type Before<T> = (<T as Table>::Key, Option<Slot<<T as Table>::Row>>);
+
+impl<T: Table> Batch<T> {
+    /// Writes a row of which nothing was known.
+    fn write_new(&mut self, key: T::Key, base: Base, row: Option<T::Row>) -> Slot<T::Row> {
+        self.changed += 1;
+        self.journal.push((key, None));
+        Slot { base, written: true, is_new: true, batch: self.number, row }
+    }
+
+    /// Writes a row.
+    fn write(&mut self, key: &T::Key, slot: &mut Slot<T::Row>, row: Option<T::Row>) {
+        let before = std::mem::replace(&mut slot.row, row);
+        if slot.batch != self.number {
+            self.journal.push((key.clone(), Some(Slot { row: before, ..*slot })));
+            slot.is_new = !slot.written;
+            slot.batch = self.number;
+            self.changed += 1;
+        } else if !slot.written && slot.is_new {
+            // It came and went with this batch, and comes back.
+            self.changed += 1;
         }
+        slot.written = true;
     }
 }
 
-fn weight<T: Table>(row: Option<&T::Row>) -> usize {
-    row.map_or(0, T::weight)
+/// Rows of one table.
+pub(super) struct Overlay<T: Table> {
+    slots: Map<T::Key, Slot<T::Row>>,
+    batch: Batch<T>,
+    /// Bytes of the rows, as far as tables say.
+    weight: usize,
+    /// Slots that are not `written`.
+    clean: usize,
+}
+
+impl<T: Table> Default for Overlay<T> {
+    fn default() -> Self {
+        // No slot that was only read is of batch 1.
+        let batch = Batch { number: 1, journal: Vec::new(), changed: 0 };
+        Self { slots: Map::default(), batch, weight: 0, clean: 0 }
+    }
 }
 
 impl<T: Table> Overlay<T> {
@@ -92,7 +109,7 @@ impl<T: Table> Overlay<T> {
     /// Remembers what was read from the store.
     pub(super) fn remember(&mut self, key: T::Key, row: Option<T::Row>) {
         let base = if row.is_some() { Base::Present } else { Base::Absent };
-        self.weight += weight::<T>(row.as_ref());
+        self.weight += row.as_ref().map_or(0, T::weight);
         self.clean += 1;
         let slot = Slot { base, written: false, is_new: false, batch: 0, row };
         let before = self.slots.insert(key, slot);
@@ -102,56 +119,63 @@ impl<T: Table> Overlay<T> {
     /// Puts a row.
     pub(super) fn put(&mut self, key: T::Key, row: T::Row) -> Change {
         let base = if T::STRICT { Base::Absent } else { Base::Unknown };
-        self.write(key, base, Some(row))
+        self.put_over(base, !T::STRICT, key, row)
     }
 
     /// Puts a row where none is, here or in the store.
     pub(super) fn put_new(&mut self, key: T::Key, row: T::Row) -> Change {
-        let slot = self.slots.get(&key);
-        assert!(slot.is_none_or(|slot| slot.row.is_none()), "{}: it is not new", T::NAME);
-        self.write(key, Base::Absent, Some(row))
+        self.put_over(Base::Absent, false, key, row)
     }
 
-    /// Deletes a row.
+    /// Puts a row, `base` being what is said of RocksDB if nothing is known.
+    fn put_over(&mut self, base: Base, may_replace: bool, key: T::Key, row: T::Row) -> Change {
+        self.weight += T::weight(&row);
+        match self.slots.entry(key) {
+            MapEntry::Vacant(place) => {
+                let slot = self.batch.write_new(place.key().clone(), base, Some(row));
+                place.insert(slot);
+                Change::of(base, true)
+            }
+            MapEntry::Occupied(mut place) => {
+                let is_there = place.get().row.is_some();
+                assert!(may_replace || !is_there, "{}: {:?} is put twice", T::NAME, place.key());
+                let (key, slot) = (place.key().clone(), place.get_mut());
+                self.weight -= slot.row.as_ref().map_or(0, T::weight);
+                self.clean -= usize::from(!slot.written);
+                self.batch.write(&key, slot, Some(row));
+                Change::of(slot.base, true)
+            }
+        }
+    }
+
+    /// Deletes a row. If RocksDB knows nothing of it, it is forgotten: it cost nothing.
     pub(super) fn delete(&mut self, key: T::Key) -> Change {
-        let base = if T::STRICT { Base::Present } else { Base::Unknown };
-        let change = self.write(key.clone(), base, None);
+        let mut place = match self.slots.entry(key) {
+            MapEntry::Occupied(place) => place,
+            MapEntry::Vacant(place) => {
+                let base = if T::STRICT { Base::Present } else { Base::Unknown };
+                let slot = self.batch.write_new(place.key().clone(), base, None);
+                place.insert(slot);
+                return Change::of(base, false);
+            }
+        };
+        let is_there = place.get().row.is_some();
+        assert!(!T::STRICT || is_there, "{}: {:?} is deleted twice", T::NAME, place.key());
+        let (key, slot) = (place.key().clone(), place.get_mut());
+        self.weight -= slot.row.as_ref().map_or(0, T::weight);
+        self.clean -= usize::from(!slot.written);
+        self.batch.write(&key, slot, None);
+        let change = Change::of(slot.base, false);
         if change == Change::Gone {
-            self.forget(&key);
+            self.batch.changed -= usize::from(slot.is_new);
+            if T::COMES_BACK {
+                slot.written = false;
+                self.clean += 1;
+            } else {
+                place.remove();
+            }
         }
         change
-    }
-
-    /// Writes a row, `base` being what is said of RocksDB if nothing is known.
-    fn write(&mut self, key: T::Key, base: Base, row: Option<T::Row>) -> Change {
-        self.weight += weight::<T>(row.as_ref());
-        let is_put = row.is_some();
-        let Some(slot) = self.slots.get_mut(&key) else {
-            self.changed += 1;
-            let slot = Slot { base, written: true, is_new: true, batch: self.batch, row };
-            self.slots.insert(key.clone(), slot);
-            self.journal.push((key, None));
-            return Change::of(base, is_put);
-        };
-        let fits = !T::STRICT || slot.row.is_some() != is_put;
-        assert!(fits, "{}: {key:?} is {} twice", T::NAME, if is_put { "put" } else { "deleted" });
-        self.weight -= weight::<T>(slot.row.as_ref());
-        let (base, was_written) = (slot.base, slot.written);
-        let before = std::mem::replace(&mut slot.row, row);
-        if slot.batch != self.batch {
-            let (is_new, batch) = (slot.is_new, slot.batch);
-            let before = Slot { base, written: was_written, is_new, batch, row: before };
-            slot.batch = self.batch;
-            slot.is_new = !was_written;
-            self.changed += 1;
-            self.journal.push((key, Some(before)));
-        } else if !was_written && slot.is_new {
-            // It came and went with this batch, and comes back.
-            self.changed += 1;
-        }
-        slot.written = true;
-        self.clean -= usize::from(!was_written);
-        Change::of(base, is_put)
     }
 
     /// Changes a row where it is, if it is there.
@@ -164,36 +188,20 @@ impl<T: Table> Overlay<T> {
         change: F,
     ) -> Result<Option<R>, F> {
         let Some(slot) = self.slots.get_mut(key) else { return Err(change) };
-        if slot.row.is_none() {
-            return Ok(None);
+        let Some(row) = &slot.row else { return Ok(None) };
+        if slot.batch != self.batch.number {
+            // The copy stays, the row goes to the journal.
+            let row = row.clone();
+            self.clean -= usize::from(!slot.written);
+            self.batch.write(key, slot, Some(row));
         }
-        if slot.batch != self.batch {
-            self.journal.push((key.clone(), Some(slot.clone())));
-            slot.batch = self.batch;
-            slot.is_new = !slot.written;
-            self.changed += 1;
-        }
-        self.clean -= usize::from(!slot.written);
-        slot.written = true;
+        assert!(slot.written, "{}: a row that the batch touched and that is there", T::NAME);
         Ok(slot.row.as_mut().map(|row| {
             self.weight -= T::weight(row);
             let changed = change(row);
             self.weight += T::weight(row);
             changed
         }))
-    }
-
-    /// A row is gone of which RocksDB knows nothing.
-    fn forget(&mut self, key: &T::Key) {
-        if !T::COMES_BACK {
-            let slot = self.slots.remove(key).expect("it was written just now");
-            self.changed -= usize::from(slot.is_new);
-            return;
-        }
-        let slot = self.slots.get_mut(key).expect("it was written just now");
-        self.changed -= usize::from(slot.is_new);
-        slot.written = false;
-        self.clean += 1;
     }
 
     /// Rows that RocksDB is to be told of, and those that are only known.
@@ -208,7 +216,7 @@ impl<T: Table> Overlay<T> {
 
     /// RocksDB has everything: nothing is kept but memory for the next rows.
     pub(super) fn clear(&mut self) {
-        assert!(self.journal.is_empty(), "{}: no batch is being written", T::NAME);
+        assert!(self.batch.journal.is_empty(), "{}: no batch is being written", T::NAME);
         self.slots.clear();
         (self.weight, self.clean) = (0, 0);
     }
@@ -219,29 +227,30 @@ impl<T: Table> Overlay<T> {
             self.slots.retain(|_, slot| slot.written);
             self.recount();
         }
-        self.journal.clear();
-        self.batch = self.batch.wrapping_add(1).max(1);
-        std::mem::take(&mut self.changed)
+        let batch = &mut self.batch;
+        batch.journal.clear();
+        batch.number = batch.number.wrapping_add(1).max(1);
+        std::mem::take(&mut batch.changed)
     }
 
     /// What the batch wrote goes; whether it wrote anything.
     pub(super) fn roll_back(&mut self) -> bool {
-        if self.journal.is_empty() {
+        if self.batch.journal.is_empty() {
             return false;
         }
-        for (key, before) in self.journal.drain(..).rev() {
+        for (key, before) in self.batch.journal.drain(..).rev() {
             match before {
                 Some(slot) => self.slots.insert(key, slot),
                 None => self.slots.remove(&key),
             };
         }
         self.recount();
-        self.changed = 0;
+        self.batch.changed = 0;
         true
     }
 
     fn recount(&mut self) {
-        let weights = self.slots.values().map(|slot| weight::<T>(slot.row.as_ref()));
+        let weights = self.slots.values().map(|slot| slot.row.as_ref().map_or(0, T::weight));
         self.weight = weights.sum();
         self.clean = self.slots.values().filter(|slot| !slot.written).count();
     }
