@@ -58,8 +58,8 @@ use waiters::Waiters;
 pub const DECISIONS_PER_RECORD_MAX: usize = 512;
 /// Vqueues activated in one go when a leader starts.
 pub const ACTIVATIONS_PER_STEP_MAX: usize = 256;
-/// Idle vqueues that a partition keeps active unless told otherwise: about 6 MiB.
-pub const IDLE_VQUEUES_MAX: usize = 4_096;
+/// Idle vqueues that a partition keeps active unless told otherwise: about 12 MiB.
+pub const IDLE_VQUEUES_MAX: usize = 8_192;
 /// Vqueues of a partition that have an actor, about 40 MiB; those that are granted
 /// permits have one beyond that.
 pub const ACTIVE_VQUEUES_MAX: usize = 16_384;
