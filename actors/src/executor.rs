@@ -28,6 +28,7 @@ use forebay_messages::{
     AttemptToken, EntryId, PartitionKey, Timestamp, VQueueName, actor::AttemptEnd,
 };
 use futures_util::FutureExt;
+use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +109,7 @@ struct Running {
 }
 
 struct Shared {
-    running: DashMap<EntryId, Running>,
+    running: DashMap<EntryId, Running, FxBuildHasher>,
     /// Attempts that were forgotten and whose ends are not told yet.
     ending: AtomicUsize,
     idle: Notify,
@@ -136,7 +137,7 @@ impl Executor {
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
         let shared = Arc::new(Shared {
-            running: DashMap::new(),
+            running: DashMap::default(),
             ending: AtomicUsize::new(0),
             idle: Notify::new(),
         });

@@ -16,6 +16,7 @@ use std::{
 use dashmap::DashMap;
 use forebay_engine::partition::machine::Answer;
 use forebay_messages::{PartitionId, ReplyId};
+use rustc_hash::FxBuildHasher;
 use tokio::sync::oneshot;
 
 /// Bits of a reply id that say which of many it is.
@@ -28,7 +29,7 @@ pub const ANSWERS_MAX: usize = 1 << PLACE_BITS;
 pub struct Replies {
     next: AtomicU64,
     /// By the upper bits of their reply ids.
-    waiting: DashMap<u64, (PartitionId, Waiter)>,
+    waiting: DashMap<u64, (PartitionId, Waiter), FxBuildHasher>,
 }
 
 #[derive(Debug)]
@@ -100,17 +101,15 @@ impl Replies {
     /// Answers whoever waits; nobody may any more.
     pub fn answer(&self, to: ReplyId, answer: Answer) {
         let (key, place) = (to.0 >> PLACE_BITS, to.0 & (ANSWERS_MAX as u64 - 1));
-        let many = match self.waiting.get(&key).as_deref() {
-            None => return,
-            Some((_, Waiter::One(_))) => None,
-            Some((_, Waiter::Many(many))) => Some(Arc::clone(many)),
-        };
-        let Some(many) = many else {
-            if let Some((_, (_, Waiter::One(sender)))) = self.waiting.remove(&key) {
-                // Whoever waited may have gone between the look-up and now.
-                let _ = sender.send(answer);
-            }
+        let is_one = |_: &u64, waiter: &(_, Waiter)| matches!(waiter.1, Waiter::One(_));
+        if let Some((_, (_, Waiter::One(sender)))) = self.waiting.remove_if(&key, is_one) {
+            // Whoever waited may have gone between the look-up and now.
+            let _ = sender.send(answer);
             return;
+        }
+        let many = match self.waiting.get(&key).as_deref() {
+            Some((_, Waiter::Many(many))) => Arc::clone(many),
+            Some((_, Waiter::One(_))) | None => return,
         };
         let is_last = lock(&many).take(usize::try_from(place).unwrap_or(usize::MAX), answer);
         if is_last {

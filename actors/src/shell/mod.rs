@@ -98,6 +98,8 @@ pub(crate) struct Core<M: Machine, P> {
     effects: Vec<M::Effect>,
     feedback: VecDeque<M::Input>,
     clock: Arc<dyn Clock>,
+    /// The time at which the turn began: asking for it costs as much as a quick message.
+    now: Timestamp,
     #[cfg(debug_assertions)]
     steps: u64,
 }
@@ -109,6 +111,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
             performer,
             effects: Vec::new(),
             feedback: VecDeque::new(),
+            now: clock.now(),
             clock,
             #[cfg(debug_assertions)]
             steps: 0,
@@ -117,9 +120,14 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
 
     /// Called once before the first message; false when the actor is to end.
     pub(crate) fn start(&mut self, me: &Ref<M::Input>) -> bool {
-        let now = self.clock.now();
-        self.machine.start(now, &mut self.effects);
+        self.begin_turn();
+        self.machine.start(self.now, &mut self.effects);
         self.run(None, me)
+    }
+
+    /// Called before the first message of a turn, which is short.
+    pub(crate) fn begin_turn(&mut self) {
+        self.now = self.clock.now();
     }
 
     /// Takes one message; false when the actor is to end.
@@ -133,8 +141,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
     }
 
     fn run(&mut self, mut next: Option<M::Input>, me: &Ref<M::Input>) -> bool {
-        let mut stop = false;
-        let now = self.clock.now();
+        let (mut stop, now) = (false, self.now);
         loop {
             if let Some(input) = next {
                 self.machine.step(now, input, &mut self.effects);

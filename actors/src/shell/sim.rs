@@ -114,6 +114,7 @@ where
         let polled = if self.started {
             let mail = self.mailbox.pop()?;
             catch_unwind(AssertUnwindSafe(|| {
+                core.begin_turn();
                 let goes_on = match mail {
                     Mail::Input(input) => core.receive(input, me),
                     Mail::Look(look) => {

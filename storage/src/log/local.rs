@@ -62,6 +62,8 @@ const MEMTABLE_BYTES: usize = 64 << 20;
 const MEMTABLES_MAX: i32 = 3;
 /// Size of a data file of the log, and so the grain at which trimming frees the disk.
 const FILE_BYTES: u64 = 64 << 20;
+/// Files before they are merged, and what was trimmed goes.
+const YOUNG_FILES: i32 = 12;
 /// Levels of files; only the first is uncompressed.
 const LEVELS: i32 = 4;
 
@@ -125,6 +127,7 @@ fn options(medium: &Medium) -> Options {
     options.set_max_write_buffer_number(MEMTABLES_MAX);
     options.set_target_file_size_base(FILE_BYTES);
     options.set_num_levels(LEVELS);
+    options.set_level_zero_file_num_compaction_trigger(YOUNG_FILES);
     options.set_compression_per_level(&[
         DBCompressionType::None,
         DBCompressionType::Lz4,
