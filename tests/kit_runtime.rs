@@ -84,6 +84,7 @@ fn trace_of(seed: u64) -> String {
         scans_late_percent: 50,
         scan_delay_ms_max: 30,
         scans_fail_percent: 20,
+        ..Weather::default()
     });
     let mut entries = Vec::new();
     for n in 0..40_u8 {

@@ -29,4 +29,6 @@ mod replay;
 mod sim;
 #[cfg(feature = "testkit")]
 mod sim_found;
+#[cfg(feature = "testkit")]
+mod stopping;
 mod tidy;

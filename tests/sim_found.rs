@@ -200,15 +200,15 @@ fn counting(counts: &Arc<Counts>) -> Builder {
 
 /// How many handlers run, and the most there were.
 #[derive(Default)]
-struct Counts {
-    now: AtomicUsize,
-    most: AtomicUsize,
+pub(crate) struct Counts {
+    pub(crate) now: AtomicUsize,
+    pub(crate) most: AtomicUsize,
 }
 
-struct Entered(Arc<Counts>);
+pub(crate) struct Entered(Arc<Counts>);
 
 impl Counts {
-    fn enter(self: Arc<Self>) -> Entered {
+    pub(crate) fn enter(self: Arc<Self>) -> Entered {
         let now = self.now.fetch_add(1, Ordering::Relaxed) + 1;
         self.most.fetch_max(now, Ordering::Relaxed);
         Entered(self)

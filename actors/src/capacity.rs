@@ -1,6 +1,9 @@
 //! The node's capacity: the actor that leases slots to the limiters of the partitions.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use dashmap::DashMap;
 use forebay_engine::limiter::{CapacityPool, PoolEffect, PoolInput};
@@ -30,7 +33,12 @@ struct Respawn {
 }
 
 impl Respawn {
-    fn spawn(&self, place: &Pool, performer: PoolPerformer) -> Ref<PoolInput> {
+    fn spawn(
+        &self,
+        place: &Pool,
+        machine: CapacityPool,
+        performer: PoolPerformer,
+    ) -> Ref<PoolInput> {
         let (again, place) = (self.clone(), Arc::clone(place));
         let next = PoolPerformer {
             limiters: Arc::clone(&performer.limiters),
@@ -41,12 +49,12 @@ impl Respawn {
                 tracing::error!("the node's capacity died: every limiter is started anew");
                 next.limiters.clear();
                 next.joining.clear();
-                let address = again.spawn(&place, next);
+                let machine = CapacityPool::anew(again.running_max);
+                let address = again.spawn(&place, machine, next);
                 *lock(&place) = Some(address);
                 (again.on_restart)();
             }
         });
-        let machine = CapacityPool::new(self.running_max);
         self.world.spawn("capacity", machine, performer, on_death).address
     }
 }
@@ -69,8 +77,8 @@ pub(crate) struct CapacityClient {
 
 impl Capacity {
     /// Starts the pool on a thread of actors. When it dies, a fresh one takes its place,
-    /// which knows nothing of what was leased: `on_restart` must see to it that every
-    /// limiter is started anew.
+    /// which knows nothing of what was leased: `on_restart` must see to it that it is told
+    /// whom to await, and that every limiter is started anew.
     pub(crate) fn start(world: &World, running_max: u32, on_restart: OnRestart) -> Self {
         let (limiters, joining) = (Limiters::default(), Limiters::default());
         let performer =
@@ -78,7 +86,7 @@ impl Capacity {
         // Set before anybody can send to it: nobody holds this yet.
         let pool = Arc::new(Mutex::new(None));
         let spawning = Respawn { world: world.clone(), running_max, on_restart };
-        *lock(&pool) = Some(spawning.spawn(&pool, performer));
+        *lock(&pool) = Some(spawning.spawn(&pool, CapacityPool::new(running_max), performer));
         Self { pool: Some(pool), running_max: Some(running_max), limiters, joining }
     }
 
@@ -109,12 +117,26 @@ impl Capacity {
         pool.send(PoolInput::Joins { partition: id, running });
     }
 
-    /// The limiter is gone.
-    pub(crate) fn leave(&self, partition: PartitionId) {
+    /// The limiter is gone, or of no account any more; so many handlers have not stopped.
+    pub(crate) fn leave(&self, partition: PartitionId, running: u32) {
         self.limiters.remove(&partition);
         self.joining.remove(&partition);
+        self.send(PoolInput::Leaves { partition, running });
+    }
+
+    /// One of those handlers has stopped.
+    pub(crate) fn stopped(&self, partition: PartitionId) {
+        self.send(PoolInput::Stopped(partition));
+    }
+
+    /// A fresh pool leases nothing before each of these has joined or left.
+    pub(crate) fn await_all(&self, partitions: BTreeSet<PartitionId>) {
+        self.send(PoolInput::Awaits(partitions));
+    }
+
+    fn send(&self, input: PoolInput) {
         if let Some(pool) = self.address() {
-            pool.send(PoolInput::Gone(partition));
+            pool.send(input);
         }
     }
 }

@@ -1,42 +1,29 @@
 //! Running handlers, on the application's tokio runtime, never on a partition's thread.
 //!
-//! Owns: which attempts run here, their cancellation and deadlines. Must always hold:
-//! the end of an attempt is reported once, unless it was aborted; a panic in a handler
-//! is a failed attempt. Must not know: limits, vqueues, the log.
+//! Owns: calling handlers, their cancellation and deadlines. Must always hold: whoever
+//! asked for an attempt is told once that its handler is gone, and how it ended if it did;
+//! a panic in a handler is a failed attempt. Must not know: limits, vqueues, the log.
 
+mod attempt;
+mod running;
 mod starter;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use dashmap::{DashMap, mapref::entry::Entry};
-use forebay_engine::partition::machine::{PartitionInput, RunAttempt};
-use forebay_messages::{
-    AttemptToken, EntryId, PartitionKey, Timestamp, VQueueName, actor::AttemptEnd,
-};
-use futures_util::FutureExt;
-use rustc_hash::FxBuildHasher;
-use tokio::sync::Notify;
+use forebay_engine::partition::machine::{KnownAttempt, PartitionInput, RunAttempt};
+use forebay_messages::{AttemptToken, EntryId, PartitionKey, VQueueName, actor::AttemptEnd};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    host::{Spawned, Spawner},
+    host::Spawner,
     shell::{Clock, Ref},
 };
 
+use running::{Guard, Prepared, Running, Shared};
 use starter::Batch;
 
 pub use crate::pulse::Pulse;
@@ -90,29 +77,17 @@ pub trait Handler: Send + Sync {
 
 /// Where a partition sends attempts to.
 pub trait Execute: Send + Sync {
-    /// Runs an attempt; its end is sent to `reply_to`.
+    /// Runs an attempt; that its handler is gone is told to `reply_to`, once: as `Ended`,
+    /// or as `Stopped` when it did not end by itself.
     fn run(&self, run: RunAttempt, payload: Bytes, reply_to: Ref<PartitionInput>);
     /// Runs several, in no order; as [`Execute::run`] for each.
     fn run_many(&self, runs: Vec<(RunAttempt, Bytes)>, reply_to: &Ref<PartitionInput>);
     /// Asks a handler to stop.
     fn cancel(&self, entry: EntryId, token: AttemptToken);
-    /// Drops a handler; its end is not reported.
+    /// Drops a handler, as soon as it gives its thread back; what is told is `Stopped`.
     fn abort(&self, entry: EntryId, token: AttemptToken);
-}
-
-struct Running {
-    token: AttemptToken,
-    cancel: CancellationToken,
-    /// It was its entry that somebody canceled, not only this node that goes down.
-    is_canceled: bool,
-    abort: Option<Spawned>,
-}
-
-struct Shared {
-    running: DashMap<EntryId, Running, FxBuildHasher>,
-    /// Attempts that were forgotten and whose ends are not told yet.
-    ending: AtomicUsize,
-    idle: Notify,
+    /// Of which vqueue an attempt is; `None` when its handler is gone.
+    fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>>;
 }
 
 /// Draws the jitter of retries; only when one is due, for it asks the system.
@@ -120,7 +95,6 @@ type Random = Arc<dyn Fn() -> u32 + Send + Sync>;
 
 /// Runs handlers, on a tokio runtime or in a simulation.
 pub struct Executor {
-    runtime: Spawner,
     handlers: HashMap<String, Arc<dyn Handler>>,
     clock: Arc<dyn Clock>,
     /// Draws the jitter of retries; injected so that tests can fix it.
@@ -136,17 +110,13 @@ impl Executor {
         clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
-        let shared = Arc::new(Shared {
-            running: DashMap::default(),
-            ending: AtomicUsize::new(0),
-            idle: Notify::new(),
-        });
-        Self { runtime: runtime.into(), handlers, clock, random: Arc::new(random), shared }
+        let shared = Arc::new(Shared::new(runtime.into()));
+        Self { handlers, clock, random: Arc::new(random), shared }
     }
 
     /// What its futures run on.
     pub(crate) fn spawner(&self) -> &Spawner {
-        &self.runtime
+        &self.shared.spawner
     }
 
     /// Whether this node can run entries of a service.
@@ -155,103 +125,62 @@ impl Executor {
         self.handlers.contains_key(service)
     }
 
-    /// How many attempts run.
+    /// How many attempts run, those included that were told to stop and have not.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.shared.running.len()
+        self.shared.len()
     }
 
     /// Waits until nothing runs and every end was told. Cancel-safe.
     pub async fn idle(&self) {
-        loop {
-            let notified = self.shared.idle.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            if self.shared.is_idle() {
-                return;
-            }
-            notified.await;
-        }
+        self.shared.idle().await;
     }
 
     /// Asks every handler to stop.
     pub fn cancel_all(&self) {
-        for running in &self.shared.running {
-            running.cancel.cancel();
-        }
+        self.shared.cancel_all();
     }
 
-    /// Drops the handlers of a partition's entries.
-    pub(crate) fn abort_range(&self, first: PartitionKey, last: PartitionKey) {
-        self.shared.running.retain(|entry, running| {
-            let is_of_range = (first..=last).contains(&entry.partition_key);
-            if is_of_range && let Some(abort) = &running.abort {
-                abort.abort();
-            }
-            !is_of_range
-        });
-        self.shared.idle.notify_waiters();
+    /// Drops the handlers of a partition's entries; how many there are.
+    pub(crate) fn abort_range(&self, first: PartitionKey, last: PartitionKey) -> u32 {
+        self.shared.abort_range(Some((first, last)));
+        u32::try_from(self.shared.count((first, last))).unwrap_or(u32::MAX)
+    }
+
+    /// Waits until no handler of a partition's entries runs. Cancel-safe.
+    pub(crate) fn range_idle(
+        &self,
+        first: PartitionKey,
+        last: PartitionKey,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let shared = Arc::clone(&self.shared);
+        async move { shared.wait_for(|shared| shared.count((first, last)) == 0).await }
+    }
+
+    /// The attempts of a partition's entries that run.
+    pub(crate) fn list(&self, first: PartitionKey, last: PartitionKey) -> Vec<KnownAttempt> {
+        self.shared.list((first, last))
+    }
+
+    /// Another actor of a partition takes the place of one that died: it is told when these
+    /// are gone, at once of those that are.
+    pub(crate) fn hand_over(&self, attempts: &[KnownAttempt], to: &Ref<PartitionInput>) {
+        self.shared.hand_over(attempts, to);
     }
 
     /// Drops every handler.
     pub fn abort_all(&self) {
-        self.shared.running.retain(|_, running| {
-            if let Some(abort) = &running.abort {
-                abort.abort();
-            }
-            false
-        });
-        self.shared.idle.notify_waiters();
-    }
-}
-
-impl Shared {
-    fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.ending.load(Ordering::Acquire) == 0
+        self.shared.abort_range(None);
     }
 
-    fn tell_if_idle(&self) {
-        if self.is_idle() {
-            self.idle.notify_waiters();
-        }
-    }
-
-    /// Forgets an attempt; `None` when another one (or none) is known by then.
-    fn forget(&self, entry: EntryId, token: AttemptToken) -> Option<Running> {
-        let forgotten = self.running.remove_if(&entry, |_, running| running.token == token);
-        forgotten.map(|(_, running)| running)
-    }
-}
-
-impl Running {
-    /// A handler that gave in because the node goes down was not canceled: its entry
-    /// runs again, and no attempt is used up.
-    fn end(&self, ended: AttemptEnd, now: Timestamp) -> AttemptEnd {
-        let goes_down = self.cancel.is_cancelled() && !self.is_canceled;
-        match ended {
-            AttemptEnd::Canceled { .. } if goes_down => AttemptEnd::Snooze { until: now },
-            ended => ended,
-        }
-    }
-}
-
-/// A registered attempt, ready to be polled.
-struct Prepared {
-    entry: EntryId,
-    token: AttemptToken,
-    future: Pin<Box<dyn Future<Output = ()> + Send>>,
-}
-
-impl Executor {
-    /// Registers an attempt, before its future runs, so that its end always finds it.
-    /// `None` when there is no handler: its end was reported.
+    /// Registers an attempt. `None` when there is no handler: its end was reported.
     fn prepare(
         &self,
         run: RunAttempt,
         payload: Bytes,
         reply_to: Ref<PartitionInput>,
     ) -> Option<Prepared> {
-        let (entry, token) = (run.entry, run.token);
+        let key @ (entry, token) = (run.entry, run.token);
         let Some(handler) = self.handlers.get(&*run.name.service).map(Arc::clone) else {
             tracing::warn!(service = %run.name.service, %entry, "no handler for this service here");
             let until = self.clock.now().after(NO_HANDLER_SNOOZE);
@@ -259,66 +188,29 @@ impl Executor {
             reply_to.send(PartitionInput::Ended { entry, token, ended });
             return None;
         };
-        let cancel = CancellationToken::new();
-        let timeout = handler.timeout();
-        let context = AttemptContext {
-            entry,
-            name: run.name,
-            token,
-            attempt: run.attempt,
-            attempts_max: run.attempts_max,
-            last_failure: run.last_failure,
-            cancel: cancel.clone(),
-            deadline: timeout
-                .and_then(|timeout| tokio::time::Instant::now().checked_add(timeout))
-                .map(tokio::time::Instant::into_std),
-            clock: Arc::clone(&self.clock),
-            pulse: Pulse::default(),
-        };
-        let random = Arc::clone(&self.random);
-        let shared = Arc::clone(&self.shared);
-        let clock = Arc::clone(&self.clock);
-        let now = clock.now();
-        let running = Running { token, cancel, is_canceled: false, abort: None };
-        self.shared.running.insert(entry, running);
+        let (name, cancel) = (Arc::clone(&run.name), CancellationToken::new());
+        let (asked, random, clock) =
+            (cancel.clone(), Arc::clone(&self.random), Arc::clone(&self.clock));
+        let (is_canceled, is_aborted, abort) = (false, false, None);
+        let running = Running { name, cancel, is_canceled, is_aborted, abort, reply_to };
+        self.shared.register(key, running);
+        let (shared, ended) = (Arc::clone(&self.shared), None);
+        let guard = Guard { shared, clock: Arc::clone(&clock), key, ended };
         let future = Box::pin(async move {
-            let ended = attempt(handler, context, payload, timeout, &random, now).await;
-            shared.ending.fetch_add(1, Ordering::AcqRel);
-            if let Some(running) = shared.forget(entry, token) {
-                let ended = running.end(ended, clock.now());
-                reply_to.send(PartitionInput::Ended { entry, token, ended });
-            }
-            shared.ending.fetch_sub(1, Ordering::AcqRel);
-            shared.tell_if_idle();
+            // Dropped last, when nothing of the handler is left.
+            let mut guard = guard;
+            let timeout = handler.timeout();
+            let context = attempt::context(run, asked, timeout, clock);
+            guard.ended = Some(attempt::attempt(handler, context, payload, timeout, &random).await);
         });
-        Some(Prepared { entry, token, future })
-    }
-}
-
-impl Shared {
-    /// Gives a registered attempt a task of its own.
-    fn spawn(&self, spawner: &Spawner, Prepared { entry, token, future }: Prepared) {
-        let task = spawner.spawn(future);
-        match self.running.entry(entry) {
-            Entry::Occupied(mut known) if known.get().token == token => {
-                known.get_mut().abort = Some(task);
-            }
-            // It has ended, or was aborted before it could be reached.
-            _ => task.abort(),
-        }
-    }
-
-    /// Whether an attempt was not aborted since it was registered.
-    fn is_known(&self, prepared: &Prepared) -> bool {
-        let known = self.running.get(&prepared.entry);
-        known.is_some_and(|known| known.token == prepared.token)
+        Some(Prepared { key, future })
     }
 }
 
 impl Execute for Executor {
     fn run(&self, run: RunAttempt, payload: Bytes, reply_to: Ref<PartitionInput>) {
         if let Some(prepared) = self.prepare(run, payload, reply_to) {
-            self.shared.spawn(&self.runtime, prepared);
+            self.shared.run(prepared);
         }
     }
 
@@ -326,86 +218,22 @@ impl Execute for Executor {
         let attempts: Vec<_> = runs
             .into_iter()
             .filter_map(|(run, payload)| self.prepare(run, payload, reply_to.clone()))
+            .filter_map(|prepared| self.shared.admit(prepared))
             .collect();
         if !attempts.is_empty() {
-            Batch::start(Arc::clone(&self.shared), self.runtime.clone(), attempts);
+            Batch::start(Arc::clone(&self.shared), attempts);
         }
     }
 
     fn cancel(&self, entry: EntryId, token: AttemptToken) {
-        if let Some(mut running) = self.shared.running.get_mut(&entry)
-            && running.token == token
-        {
-            running.is_canceled = true;
-            running.cancel.cancel();
-        }
+        self.shared.cancel((entry, token));
     }
 
     fn abort(&self, entry: EntryId, token: AttemptToken) {
-        let aborted = self.shared.running.get(&entry).filter(|running| running.token == token);
-        if let Some(running) = aborted {
-            running.cancel.cancel();
-            if let Some(abort) = &running.abort {
-                abort.abort();
-            }
-            drop(running);
-            self.shared.forget(entry, token);
-            self.shared.tell_if_idle();
-        }
+        self.shared.abort((entry, token));
     }
-}
 
-/// Waits for what a duration brings about, and gives the duration; without one for ever.
-async fn or_never<F: Future<Output = ()>>(
-    duration: Option<Duration>,
-    wait: impl FnOnce(Duration) -> F,
-) -> Duration {
-    match duration {
-        Some(duration) => {
-            wait(duration).await;
-            duration
-        }
-        None => std::future::pending().await,
-    }
-}
-
-/// Runs one attempt to its end, however it ends.
-async fn attempt(
-    handler: Arc<dyn Handler>,
-    context: AttemptContext,
-    payload: Bytes,
-    timeout: Option<Duration>,
-    random: &Random,
-    now: Timestamp,
-) -> AttemptEnd {
-    let (pulse, heartbeat) = (context.pulse.clone(), handler.heartbeat());
-    // Calling the handler may panic as well as polling its future.
-    let run = AssertUnwindSafe(async move { handler.call(context, payload).await }).catch_unwind();
-    let failed = |message: String| AttemptEnd::Retry {
-        message: ByteString::from(message),
-        detail: Bytes::new(),
-        random: random(),
-    };
-    let ended = tokio::select! {
-        // What has ended in time has ended, however late that is seen.
-        biased;
-        ended = run => ended,
-        after = or_never(timeout, tokio::time::sleep) => {
-            return failed(format!("timed out after {after:?}"));
-        }
-        after = or_never(heartbeat, |within| pulse.silence(within)) => {
-            return failed(format!("no heartbeat for {after:?}"));
-        }
-    };
-    match ended {
-        Ok(AttemptEnd::Retry { message, detail, .. }) => {
-            AttemptEnd::Retry { message, detail, random: random() }
-        }
-        Ok(AttemptEnd::Snooze { until }) => AttemptEnd::Snooze { until: until.max(now) },
-        Ok(ended) => ended,
-        Err(panic) => {
-            let text = crate::shell::panic_text(panic.as_ref());
-            failed(format!("the handler panicked: {text}"))
-        }
+    fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>> {
+        self.shared.name((entry, token))
     }
 }

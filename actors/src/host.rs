@@ -11,6 +11,9 @@ use tokio::{runtime::Handle, task::AbortHandle};
 #[cfg(feature = "testkit")]
 use crate::sim::{Host, TaskHandle};
 
+/// The name of futures of handlers.
+pub(crate) const HANDLER: &str = "handler";
+
 /// Runs the futures of handlers, and those of a node itself.
 #[derive(Clone)]
 pub enum Spawner {
@@ -52,7 +55,7 @@ impl Spawner {
     }
 
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Spawned {
-        self.spawn_as("handler", future)
+        self.spawn_as(HANDLER, future)
     }
 
     /// Under a name that a simulation tells.

@@ -133,7 +133,6 @@ impl Performer<Leadership> for SupervisorPerformer {
             }
             LeadershipEffect::StopLimiter => {
                 self.links.stop_limiter();
-                self.services.leave_capacity(partition);
                 self.services.limiter_stopped(partition);
             }
             LeadershipEffect::Report(role) => {

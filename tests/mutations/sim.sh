@@ -46,9 +46,10 @@ planted 'tombstone evicted: a removal during a scan is forgotten' \
     engine/src/inbox/cache.rs 's/flight\.overlay\.tombstone\(key\)/let _ = \&flight.overlay/'
 planted 'no seeding after failover: a new limiter knows no rules, locks, running entries' \
     actors/src/partition/scan.rs \
-    's/Ok\(\(Seed \{ rules, locks, running: seeds \}, running\)\)/drop((rules, locks, seeds, running)); Ok((Seed { rules: Vec::new(), locks: Vec::new(), running: Vec::new() }, Vec::new()))/'
+    's/Ok\(\(Seed \{ rules, locks, running: seeds \}, running, left\)\)/drop((rules, locks, seeds, running, left)); Ok((Seed { rules: Vec::new(), locks: Vec::new(), running: Vec::new() }, Vec::new(), Vec::new()))/'
 planted 'completion without token check: the end of any attempt is believed' \
-    actors/src/executor.rs 's/^            if let Some\(abort\) = &running\.abort \{$/            if let Some(abort) = running.abort.as_ref().filter(|_| false) {/;s/remove_if\(&entry, \|_, running\| running\.token == token\)/remove_if(\&entry, |_, _| true)/' \
+    actors/src/executor/running.rs 's/let Some\(mut running\) = self\.running\.get_mut\(&key\) else \{ return \};/let Some(mut running) = self.running.get_mut(\&key).filter(|_| false) else { return };/' \
+    $machine/attempts.rs 's/if self\.on_handler_gone\(token, effects\) \{/if self.on_handler_gone(token, effects) \&\& false {/' \
     $machine/attempts.rs 's/let known = self\.attempts\.by_token\.get\(&token\)\.filter\(\|known\| known\.entry == entry\);/let found = self.attempts.by_token.iter().find(|(_, known)| known.entry == entry);\n        let (token, known) = found.map_or((token, None), |(token, known)| (*token, Some(known)));/' \
     $apply/complete.rs 's/ && row\.token == token//'
 planted 'permit released twice: a counter goes down by two' \
@@ -66,6 +67,10 @@ planted 'a retry gives its lock back' \
     $apply/retry.rs 's/keeps_lock: has_lock, abort/keeps_lock: has_lock \&\& false, abort/'
 planted 'a permit is forgotten when its decision is void' \
     $machine/attempts.rs 's/^                self\.give_back\(token, lock_holder, effects\);/                let _ = lock_holder; self.attempts.remove(token);/'
+planted 'a permit goes back before its handler has stopped' \
+    $machine/stopping.rs 's/let Some\(handler\) = self\.handlers\.get_mut\(&token\) else \{ return false \};/let Some(handler) = self.handlers.get_mut(\&token).filter(|_| false) else { return false };/'
+planted 'a leader that steps down gives its slots back at once' \
+    $machine/stopping.rs 's/let running = self\.stopping\.count\(\);/let running = self.stopping.count() * 0;/'
 planted 'a replica that is behind misses a record' \
     actors/src/log_writer/subscribers.rs 's/^        let mut subscriber|^        let sent = subscription\.after;/        let sent = if subscription.after.0 > 0 { subscription.after.next() } else { subscription.after };/'
 

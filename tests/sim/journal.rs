@@ -30,8 +30,6 @@ pub(super) struct Seen {
     pub(super) outcome: Option<Outcome>,
     /// Somebody canceled or killed it.
     pub(super) interfered: bool,
-    /// Somebody killed it: its handler may not have been dropped yet when others go on.
-    pub(super) was_killed: bool,
     /// Somebody paused it or its vqueue: it may have lost its turn.
     pub(super) was_paused: bool,
 }
@@ -211,10 +209,15 @@ impl Journal {
             .iter()
             .filter(|(other, _)| other.incarnation == run.incarnation)
             .map(|(other, _)| other.entry)
-            .filter(|other| *other == entry || !self.seen[*other].was_killed)
             .collect();
         if here.contains(&entry) {
             self.violation(now, format!("#{entry} runs twice on one node"));
+        }
+        if let Some(max) = self.running_max.filter(|max| here.len() >= *max as usize) {
+            let count = here.len() + 1;
+            let text =
+                format!("#{entry} makes {count} run on {}, where {max} may", run.incarnation);
+            self.violation(now, text);
         }
         self.check_lock(now, entry, &here);
         self.check_limits(now, entry, &here);
@@ -320,19 +323,6 @@ impl Journal {
             (spec.scope, spec.limit_key, spec.key)
         };
         name(one) == name(other)
-    }
-
-    /// Nothing is left to do now: those who were told to stop have stopped, and no more
-    /// run on a node than may.
-    pub(super) fn check_at_rest(&mut self, now: Timestamp) {
-        let Some(max) = self.running_max else { return };
-        let mut counts = BTreeMap::<u32, u32>::new();
-        for (run, _) in &self.running {
-            *counts.entry(run.incarnation).or_default() += 1;
-        }
-        for (incarnation, count) in counts.into_iter().filter(|(_, count)| *count > max) {
-            self.violation(now, format!("{count} run on {incarnation}, where {max} may"));
-        }
     }
 
     /// A handler is over, by itself or not.

@@ -111,6 +111,7 @@ pub(super) struct Plan {
     pub(super) scans_late: usize,
     pub(super) scan_delay_ms: u64,
     pub(super) scans_fail: usize,
+    pub(super) stop_delay_ms: u64,
     pub(super) specs: Vec<Spec>,
     /// By time.
     pub(super) events: Vec<(u64, Event)>,
@@ -269,6 +270,7 @@ impl Plan {
             scans_late: if draw.percent(50) || is_clear { 0 } else { scans_late },
             scan_delay_ms: if draw.is_crowded { 400 } else { 30 },
             scans_fail: if draw.percent(70) || is_clear { 0 } else { 20 },
+            stop_delay_ms: if draw.percent(50) || is_clear { 0 } else { 1 + draw.below(900) },
             specs,
             events,
         }

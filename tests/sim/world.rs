@@ -159,7 +159,6 @@ impl World {
             let next = until.min(self.elapsed() + TICK_MS);
             let at = Timestamp(self.start.0 + next);
             self.sim.run(std::future::pending::<()>(), at).await;
-            self.journal.lock().check_at_rest(self.sim.now());
             if let Some(panic) = self.sim.panics().first() {
                 return Err(format!("an actor panicked: {panic}"));
             }
@@ -195,10 +194,8 @@ impl World {
     fn take(&mut self, ask: Ask) {
         match ask {
             Ask::SetRule(..) | Ask::DropRule(_) => return self.rules.push_back(ask),
-            Ask::Cancel(number) => self.journal.lock().seen[number].interfered = true,
-            Ask::Kill(number) => {
-                let seen = &mut self.journal.lock().seen[number];
-                (seen.interfered, seen.was_killed) = (true, true);
+            Ask::Cancel(number) | Ask::Kill(number) => {
+                self.journal.lock().seen[number].interfered = true;
             }
             Ask::Pause(number) => self.journal.lock().seen[number].was_paused = true,
             _ => {}
@@ -294,6 +291,7 @@ impl World {
                 scans_late_percent: self.plan.scans_late,
                 scan_delay_ms_max: self.plan.scan_delay_ms,
                 scans_fail_percent: self.plan.scans_fail,
+                stop_delay_ms_max: self.plan.stop_delay_ms,
             },
         );
         let mut builder = clients::runtime(&self.plan, incarnation, &self.journal, &self.now);

@@ -17,8 +17,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Prepared, Shared};
-use crate::host::Spawner;
+use super::running::{Prepared, Shared};
 
 /// Attempts that one task polls before others get their turn.
 const STARTED_TOGETHER: usize = 32;
@@ -28,7 +27,6 @@ const SLOW_POLL: Duration = Duration::from_micros(200);
 /// Attempts that nobody has polled yet, and who starts them.
 pub(super) struct Batch {
     shared: Arc<Shared>,
-    spawner: Spawner,
     rest: Mutex<std::vec::IntoIter<Prepared>>,
     starters: AtomicUsize,
     /// One for each thread.
@@ -37,20 +35,15 @@ pub(super) struct Batch {
 
 impl Batch {
     /// Has attempts started.
-    pub(super) fn start(shared: Arc<Shared>, spawner: Spawner, attempts: Vec<Prepared>) {
+    pub(super) fn start(shared: Arc<Shared>, attempts: Vec<Prepared>) {
         let count = attempts.len();
-        let starters_max = spawner.threads().min(count);
+        let starters_max = shared.spawner.threads().min(count);
         let starters = count.div_ceil(STARTED_TOGETHER).max(2).min(starters_max);
         let rest = Mutex::new(attempts.into_iter());
-        let batch = Arc::new(Self {
-            shared,
-            spawner,
-            rest,
-            starters: AtomicUsize::new(starters),
-            starters_max,
-        });
+        let batch =
+            Arc::new(Self { shared, rest, starters: AtomicUsize::new(starters), starters_max });
         for _ in 0..starters {
-            batch.spawner.spawn(Arc::clone(&batch).begin());
+            batch.shared.spawner.spawn(Arc::clone(&batch).begin());
         }
     }
 
@@ -68,7 +61,7 @@ impl Batch {
             let is_one_more = |starters| (starters < self.starters_max).then_some(starters + 1);
             let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
             if self.starters.fetch_update(set, fetch, is_one_more).is_ok() {
-                self.spawner.spawn(Arc::clone(&self).begin());
+                self.shared.spawner.spawn(Arc::clone(&self).begin());
                 give_way().await;
             }
             self.work().await;
@@ -79,7 +72,7 @@ impl Batch {
     async fn work(self: Arc<Self>) {
         for turn in 1_usize.. {
             let Some(mut prepared) = self.rest().next() else { return };
-            if !self.shared.is_known(&prepared) {
+            if !self.shared.is_wanted(prepared.key) {
                 continue; // It was aborted.
             }
             let begun = tokio::time::Instant::now();
@@ -88,7 +81,7 @@ impl Batch {
             let is_over = poll_fn(|context| Poll::Ready(poll(context))).await;
             let is_slow = begun.elapsed() > SLOW_POLL;
             if !is_over {
-                self.shared.spawn(&self.spawner, prepared);
+                self.shared.spawn(prepared);
             }
             if is_slow {
                 return self.spawn_rest();
@@ -104,7 +97,7 @@ impl Batch {
     fn spawn_rest(&self) {
         loop {
             let Some(prepared) = self.rest().next() else { return };
-            self.shared.spawn(&self.spawner, prepared);
+            self.shared.spawn(prepared);
         }
     }
 }

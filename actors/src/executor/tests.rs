@@ -7,6 +7,7 @@ use std::sync::{
 };
 
 use forebay_messages::{Epoch, VQueueName};
+use tokio::sync::Notify;
 
 use super::*;
 use crate::shell::WallClock;
@@ -50,10 +51,14 @@ impl Handler for Arc<Script> {
     }
 }
 
+/// What was told of attempts, by number.
+type Told = Arc<Mutex<Vec<(u64, Option<AttemptEnd>)>>>;
+
 struct Bench {
     script: Arc<Script>,
     executor: Executor,
-    told: Arc<Mutex<Vec<(u64, AttemptEnd)>>>,
+    /// `None`: it stopped.
+    told: Told,
     reply_to: Ref<PartitionInput>,
 }
 
@@ -69,11 +74,15 @@ impl Bench {
         let handlers = HashMap::from([("work".to_owned(), handler)]);
         let runtime = tokio::runtime::Handle::current();
         let executor = Executor::new(runtime, handlers, Arc::new(WallClock), || 0);
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let told = Told::default();
         let heard = Arc::clone(&told);
         let reply_to = Ref::new(move |input| {
-            let PartitionInput::Ended { token, ended, .. } = input else { return false };
-            heard.lock().unwrap().push((token.seq, ended));
+            let told = match input {
+                PartitionInput::Ended { token, ended, .. } => (token.seq, Some(ended)),
+                PartitionInput::Stopped { token } => (token.seq, None),
+                _ => return false,
+            };
+            heard.lock().unwrap().push(told);
             true
         });
         Self { script, executor, told, reply_to }
@@ -81,27 +90,56 @@ impl Bench {
 
     fn run_many(&self, payloads: &[&'static str]) {
         let run = |(number, payload): (usize, &&'static str)| {
-            let run = RunAttempt {
-                entry: entry(number),
-                name: Arc::new(VQueueName::service("work")),
-                token: token(number),
-                attempt: 1,
-                last_failure: ByteString::new(),
-                attempts_max: 1,
-            };
+            let run = attempt_of(number, number, VQueueName::service("work"));
             (run, Bytes::from_static(payload.as_bytes()))
         };
         let runs = payloads.iter().enumerate().map(run).collect();
         self.executor.run_many(runs, &self.reply_to);
     }
 
+    /// Another attempt of an entry.
+    fn run(&self, number: usize, of: usize, name: VQueueName, payload: &'static str) {
+        let payload = Bytes::from_static(payload.as_bytes());
+        self.executor.run(attempt_of(number, of, name), payload, self.reply_to.clone());
+    }
+
     /// Those that have ended, by number, and how many of them did well.
     fn ends(&self) -> (Vec<u64>, usize) {
         let told = self.told.lock().unwrap();
-        let mut numbers: Vec<_> = told.iter().map(|(number, _)| *number).collect();
+        let ended = told.iter().filter(|(_, ended)| ended.is_some());
+        let mut numbers: Vec<_> = ended.map(|(number, _)| *number).collect();
         numbers.sort_unstable();
-        let well = told.iter().filter(|(_, ended)| matches!(ended, AttemptEnd::Success(_)));
+        let well = told.iter().filter(|(_, ended)| matches!(ended, Some(AttemptEnd::Success(_))));
         (numbers, well.count())
+    }
+
+    /// Those that have stopped, in order.
+    fn stops(&self) -> Vec<u64> {
+        let told = self.told.lock().unwrap();
+        told.iter().filter(|(_, ended)| ended.is_none()).map(|(number, _)| *number).collect()
+    }
+
+    fn calls(&self) -> usize {
+        self.script.calls.load(Ordering::SeqCst)
+    }
+}
+
+fn attempt_of(number: usize, of: usize, name: VQueueName) -> RunAttempt {
+    RunAttempt {
+        entry: entry(of),
+        name: Arc::new(name),
+        token: token(number),
+        attempt: 1,
+        last_failure: ByteString::new(),
+        attempts_max: 1,
+    }
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let patience = std::time::Instant::now();
+    while !what() {
+        assert!(patience.elapsed() < Duration::from_secs(20), "it never comes");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -150,8 +188,8 @@ async fn what_is_aborted_before_it_starts_is_never_called() {
     bench.run_many(&["", "", ""]);
     bench.executor.abort(entry(1), token(1));
     bench.executor.idle().await;
-    assert_eq!(bench.ends(), (vec![0, 2], 2));
-    assert_eq!(bench.script.calls.load(Ordering::SeqCst), 2);
+    assert_eq!((bench.ends(), bench.stops()), ((vec![0, 2], 2), vec![1]));
+    assert_eq!(bench.calls(), 2);
 }
 
 #[tokio::test]
@@ -162,11 +200,12 @@ async fn what_waits_can_be_aborted() {
     assert_eq!(bench.executor.running(), 2);
     bench.executor.abort(entry(0), token(0));
     bench.executor.abort(entry(2), token(7));
-    assert_eq!(bench.executor.running(), 1, "another attempt is not meant");
+    until(|| bench.executor.running() == 1).await;
+    assert_eq!(bench.stops(), [0], "another attempt is not meant");
     bench.script.go.notify_waiters();
     bench.executor.idle().await;
     tokio::time::sleep(Duration::from_millis(5)).await;
-    assert_eq!(bench.ends(), (vec![1, 2], 2));
+    assert_eq!((bench.ends(), bench.stops()), ((vec![1, 2], 2), vec![0]));
     assert_eq!(Arc::strong_count(&bench.script.go), 1, "its future was dropped");
 }
 
@@ -227,4 +266,64 @@ async fn as_many_as_there_are_threads_start_at_once() {
     bench.run_many(&["long"; 4]);
     tokio::time::timeout(LONG * 3 / 2, bench.executor.idle()).await.expect("at the same time");
     assert_eq!(bench.ends().1, 4);
+}
+
+/// It had been forgotten with the abort, and its slot and its lock were free.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_keeps_its_thread_has_not_stopped() {
+    let bench = Bench::new();
+    bench.run_many(&["long"]);
+    until(|| bench.calls() == 1).await;
+    let begun = std::time::Instant::now();
+    bench.executor.abort_all();
+    bench.executor.abort(entry(0), token(0));
+    assert_eq!((bench.executor.running(), bench.stops()), (1, vec![]));
+    bench.executor.idle().await;
+    assert!(begun.elapsed() > LONG / 2, "{:?}", begun.elapsed());
+    assert_eq!((bench.ends().0, bench.stops()), (vec![], vec![0]), "told once");
+}
+
+/// Nothing of an entry, nor of a key, starts beside what was told to stop and has not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_of_an_entry_or_a_key_waits_until_the_one_before_has_stopped() {
+    let key = VQueueName { object_key: Some("k".into()), ..VQueueName::service("work") };
+    let service = VQueueName::service("work");
+    for (name, other) in [(&key, 8), (&service, 7)] {
+        let bench = Bench::new();
+        bench.run(1, 7, name.clone(), "long");
+        until(|| bench.calls() == 1).await;
+        bench.executor.abort(entry(7), token(1));
+        // Of one partition, as all of a key are.
+        let mut next = attempt_of(2, other, name.clone());
+        next.entry.partition_key = entry(7).partition_key;
+        bench.executor.run(next.clone(), Bytes::new(), bench.reply_to.clone());
+        let mut third = next.clone();
+        third.token = token(3);
+        bench.executor.run_many(vec![(third, Bytes::new())], &bench.reply_to);
+        bench.run(4, 9, service.clone(), "");
+        until(|| bench.ends().0 == [4]).await;
+        assert_eq!(bench.calls(), 2, "others do not wait");
+        // One that waits may be told to stop, too.
+        bench.executor.abort(next.entry, token(2));
+        until(|| bench.stops() == [2]).await;
+        assert_eq!(bench.calls(), 2);
+        bench.executor.idle().await;
+        assert_eq!((bench.ends().0, bench.stops()), (vec![3, 4], vec![2, 1]));
+    }
+}
+
+#[test]
+fn of_handlers_that_go_with_their_runtime_it_is_told() {
+    let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let bench = tokio.block_on(async { Bench::new() });
+    bench.run_many(&["wait", "wait"]);
+    let patience = std::time::Instant::now();
+    while bench.calls() < 2 && patience.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(tokio);
+    bench.run_many(&["wait"]);
+    let mut stops = bench.stops();
+    stops.sort_unstable();
+    assert_eq!((stops, bench.executor.running()), (vec![0, 0, 1], 0));
 }

@@ -190,7 +190,7 @@ impl Node {
                 let services = Arc::downgrade(&starting);
                 let on_restart = move || {
                     if let Some(services) = services.upgrade() {
-                        services.restart_leaderships("the node's capacity died");
+                        services.capacity_is_new();
                     }
                 };
                 starting.set_capacity(Capacity::start(world, running_max, Arc::new(on_restart)));

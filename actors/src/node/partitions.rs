@@ -17,6 +17,8 @@ use super::{
 
 /// How often a start looks whether somebody leads by now.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long handlers of a partition that is dropped get to stop.
+const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a replica that was told to lead gets to open its gate.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
@@ -159,7 +161,15 @@ impl Node {
     /// Stops a partition that is not in the table any more.
     pub(super) async fn stop_dropped(&self, partition: PartitionId) -> Result<(), NodeError> {
         self.credits.remove(&partition);
+        let range = self.services.partitions.get(&partition).map(|entry| entry.range);
         self.stop_partition(partition).await?;
+        if let Some((first, last)) = range {
+            // Somebody else may own its keys soon.
+            let idle = self.executor.range_idle(first, last);
+            if tokio::time::timeout(STOPPED_WITHIN, idle).await.is_err() {
+                tracing::warn!(%partition, "handlers of a dropped partition do not stop");
+            }
+        }
         self.services.forget(partition);
         Ok(())
     }

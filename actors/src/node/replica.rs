@@ -2,7 +2,7 @@
 //! started together and, after a panic of either, built anew together from the rows.
 //!
 //! Must always hold: after a panic everybody who waits is answered and every handler is
-//! dropped before the replica is built anew; more than the allowed restarts leave it
+//! told to stop before the replica is built anew, which waits for those that have not; more than the allowed restarts leave it
 //! stopped for a while, and whoever asks it is told why.
 
 use std::{
@@ -52,6 +52,24 @@ pub(super) struct Replica {
     pub(super) stands: LeadershipInput,
 }
 
+impl Replica {
+    /// The partition stops, and no other actor of it follows: so do its handlers, and what
+    /// they have of the node's capacity goes back when they have.
+    fn leave(&self) {
+        let Self { row, executor, services, .. } = self;
+        let running = executor.abort_range(row.first, row.last);
+        services.leave_capacity(row.id, running);
+        if running > 0 {
+            let idle = executor.range_idle(row.first, row.last);
+            let (services, id) = (Arc::clone(services), row.id);
+            executor.spawner().spawn_as("leave", async move {
+                idle.await;
+                services.leave_capacity(id, 0);
+            });
+        }
+    }
+}
+
 /// A replica on its thread.
 struct Living {
     replica: Replica,
@@ -95,8 +113,11 @@ impl Living {
         };
         let performer = self.partition_performer(state, &links, &progress);
         let on_death = self.on_death(PARTITION, &is_over);
-        let partition =
-            self.world.spawn("partition", Partition::new(config, applied), performer, on_death);
+        // Of an actor before it. They were told to stop.
+        let left = self.replica.executor.list(row.first, row.last);
+        let machine = Partition::new(config, applied).with_stopping(left.clone());
+        let partition = self.world.spawn("partition", machine, performer, on_death);
+        self.replica.executor.hand_over(&left, &partition.address);
         let performer = SupervisorPerformer {
             partition: id,
             world: self.world.clone(),
@@ -190,6 +211,7 @@ impl Living {
                 living.died(&format!("{who} panicked: {reason}"));
             }
             Death::Stopped if who == PARTITION && !is_over.get() => {
+                living.replica.leave();
                 let id = living.replica.row.id;
                 living.replica.services.partition_gone(id, "it was stopped");
             }
@@ -206,8 +228,8 @@ impl Living {
             entry.actors.1.stop();
             entry.actors.0.stop();
         }
-        executor.abort_range(row.first, row.last);
-        services.leave_capacity(id);
+        let running = executor.abort_range(row.first, row.last);
+        services.leave_capacity(id, running);
         if let (Some(shared), Some(Role::Candidate { epoch } | Role::Leader { epoch, .. })) =
             (services.shared(), services.status(id).map(|status| status.role))
         {

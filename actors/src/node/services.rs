@@ -158,8 +158,14 @@ impl NodeServices {
         self.the_capacity().join(partition, limiter, running);
     }
 
-    pub(crate) fn leave_capacity(&self, partition: PartitionId) {
-        self.the_capacity().leave(partition);
+    /// So many handlers of a partition without a limiter have not stopped.
+    pub(crate) fn leave_capacity(&self, partition: PartitionId, running: u32) {
+        self.the_capacity().leave(partition, running);
+    }
+
+    /// One of them has.
+    pub(crate) fn return_capacity(&self, partition: PartitionId) {
+        self.the_capacity().stopped(partition);
     }
 
     /// Most entries that run here at once; `u32::MAX` without a limit.
@@ -202,13 +208,20 @@ impl NodeServices {
         });
     }
 
-    /// Every partition led here gives its leadership up and runs again: its limiter was
-    /// leased slots by somebody who is gone.
-    pub(crate) fn restart_leaderships(&self, reason: &str) {
+    /// The node's capacity was made anew. Every partition led here gives its leadership up
+    /// and runs again, for its limiter was leased slots by somebody who is gone; the others
+    /// say what runs of them.
+    pub(crate) fn capacity_is_new(&self) {
         let partitions: BTreeMap<PartitionId, PartitionEntry> =
             self.partitions.iter().map(|entry| (*entry.key(), entry.value().clone())).collect();
-        for entry in partitions.into_values() {
-            let reason = reason.to_owned();
+        let capacity = self.the_capacity();
+        capacity.await_all(partitions.keys().copied().collect());
+        for (partition, entry) in partitions {
+            if !entry.address.send(PartitionInput::TellCapacity) {
+                // It is gone, and so are its handlers soon.
+                capacity.leave(partition, 0);
+            }
+            let reason = "the node's capacity died".to_owned();
             entry.actors.1.address.send(LeadershipInput::Refused { reason, fenced_by: None });
         }
     }

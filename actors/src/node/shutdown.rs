@@ -48,6 +48,8 @@ impl Node {
         // Whoever does not stop by itself is dropped.
         let _ = tokio::time::timeout(CANCEL_GRACE, self.executor.idle()).await;
         self.executor.abort_all();
+        // Whoever does not give its thread back is left behind.
+        let _ = tokio::time::timeout(CANCEL_GRACE, self.executor.idle()).await;
         // Ends that were reported go through the log before the partitions stop.
         self.settle(&entries).await;
         let mut flushed = Ok(());

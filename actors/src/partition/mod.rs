@@ -231,7 +231,13 @@ impl Performer<Partition> for PartitionPerformer {
                 self.links.to_supervisor(LeadershipInput::Quiet { epoch });
             }
             PartitionEffect::TellRefused(refusal) => self.refused(refusal, scope),
-            PartitionEffect::SeedLimiter { proposed } => self.seed_limiter(proposed, scope),
+            PartitionEffect::SeedLimiter { proposed, stopping } => {
+                self.seed_limiter(proposed, &stopping, scope);
+            }
+            PartitionEffect::LeaveCapacity { running } => {
+                self.services.leave_capacity(self.id, running);
+            }
+            PartitionEffect::ReturnCapacity => self.services.return_capacity(self.id),
             PartitionEffect::ToLimiter(message) => self.links.to_limiter(message),
             PartitionEffect::FindVQueues { after } => self.find_vqueues(after, scope),
             PartitionEffect::WakeAt(at) => self.wake_at(at, scope),

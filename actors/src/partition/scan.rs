@@ -1,9 +1,12 @@
 //! Reading what a new leadership starts from.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use forebay_engine::partition::{
-    machine::{ACTIVATIONS_PER_STEP_MAX, PartitionInput},
+    machine::{ACTIVATIONS_PER_STEP_MAX, KnownAttempt, PartitionInput},
     rows::VQueueMeta,
 };
 use forebay_messages::{
@@ -17,23 +20,32 @@ use super::{PartitionPerformer, PartitionScope};
 /// Rows read at a time.
 const PAGE_LEN: usize = 1_024;
 
-/// An attempt that runs or may run.
-type Attempt = (VQueueId, EntryId, AttemptToken);
+/// What a limiter is told, and what the partition is told of it: attempts that run, and
+/// those that stop, with whoever has their vqueues' locks.
+type ReadSeed = (Seed, Vec<KnownAttempt>, Vec<(KnownAttempt, Option<EntryId>)>);
 
 impl PartitionPerformer {
     /// Seeds the limiter from the rule book (the persisted one, or a newer one that was
-    /// set while nobody led here), the lock rows, the running rows and the decisions that are proposed and not applied.
-    pub(super) fn seed_limiter(&mut self, proposed: Vec<Attempt>, scope: &mut PartitionScope<'_>) {
+    /// set while nobody led here), the lock rows, the running rows, the decisions that are
+    /// proposed and not applied, and the handlers that have not stopped.
+    pub(super) fn seed_limiter(
+        &mut self,
+        proposed: Vec<KnownAttempt>,
+        stopping: &[KnownAttempt],
+        scope: &mut PartitionScope<'_>,
+    ) {
         let Some(limiter) = self.links.place_limiter() else {
             return;
         };
-        match self.read_seed(proposed) {
-            Ok((seed, running)) => {
-                // Those of earlier epochs do not run here and are about to be taken back.
+        match self.read_seed(proposed, stopping) {
+            Ok((seed, running, left)) => {
+                // Others of earlier epochs do not run here and are about to be taken back.
                 let epoch = self.state.leader_epoch;
-                let here = running.iter().filter(|(_, _, token)| token.epoch == epoch).count();
-                let here = u32::try_from(here).unwrap_or(u32::MAX);
-                scope.feed_back(PartitionInput::SeedSent { running });
+                let stops: HashSet<_> = stopping.iter().map(|(_, _, token)| *token).collect();
+                let is_here = |token: &AttemptToken| token.epoch == epoch || stops.contains(token);
+                let here = running.iter().filter(|(_, _, token)| is_here(token)).count();
+                let here = u32::try_from(here + left.len()).unwrap_or(u32::MAX);
+                scope.feed_back(PartitionInput::SeedSent { running, stopping: left });
                 limiter.send(LimiterMessage::Seed(Box::new(seed)));
                 self.services.join_capacity(self.id, &limiter, here);
             }
@@ -41,7 +53,11 @@ impl PartitionPerformer {
         }
     }
 
-    fn read_seed(&self, proposed: Vec<Attempt>) -> Result<(Seed, Vec<Attempt>), StoreError> {
+    fn read_seed(
+        &self,
+        proposed: Vec<KnownAttempt>,
+        stopping: &[KnownAttempt],
+    ) -> Result<ReadSeed, StoreError> {
         let tables = &self.store;
         let mut running = proposed;
         let mut after = None;
@@ -60,14 +76,24 @@ impl PartitionPerformer {
             after = Some(*vqueue);
             locks.extend(page);
         }
+        let known: HashSet<_> = match stopping {
+            [] => HashSet::new(),
+            _ => running.iter().map(|(_, _, token)| *token).collect(),
+        };
+        let mut left = Vec::new();
+        for attempt in stopping.iter().filter(|(_, _, token)| !known.contains(token)) {
+            left.push((*attempt, tables.lock(attempt.0)?));
+        }
         let mut names: HashMap<VQueueId, Arc<VQueueName>> = HashMap::new();
-        let mut seeds = Vec::with_capacity(running.len());
-        for (vqueue, entry, _) in &running {
+        let mut seeds = Vec::with_capacity(running.len() + left.len());
+        for (vqueue, entry, token) in running.iter().chain(left.iter().map(|(known, _)| known)) {
             let name = match names.get(vqueue) {
                 Some(name) => Arc::clone(name),
                 None => {
-                    let meta = tables.vqueue(*vqueue)?.unwrap_or_default();
-                    let name = meta.name;
+                    // Of one that stops no row may be left.
+                    let meta = tables.vqueue(*vqueue)?.map(|meta| meta.name);
+                    let name = meta.or_else(|| self.executor.name_of(*entry, *token));
+                    let name = name.unwrap_or_default();
                     names.insert(*vqueue, Arc::clone(&name));
                     name
                 }
@@ -77,7 +103,7 @@ impl PartitionPerformer {
         let persisted = self.state.rule_book();
         let newer = self.services.newer_rule_book(self.id, persisted.version());
         let rules = newer.as_ref().unwrap_or(persisted).diff_from_empty();
-        Ok((Seed { rules, locks, running: seeds }, running))
+        Ok((Seed { rules, locks, running: seeds }, running, left))
     }
 
     /// Finds a page of vqueues with work. The answer goes through the timers, so that

@@ -11,6 +11,7 @@ use std::{
     task::Wake,
 };
 
+use forebay_messages::Timestamp;
 use futures_util::task::AtomicWaker;
 
 use crate::{refill::RefillJob, shell::World};
@@ -51,6 +52,8 @@ pub(super) struct Task {
     pub(super) name: &'static str,
     pub(super) future: Pin<Box<dyn Future<Output = ()> + Send>>,
     pub(super) handle: TaskHandle,
+    /// When it is dropped that was aborted, as soon as that was seen.
+    pub(super) stops_at: Option<Timestamp>,
 }
 
 /// A spawned future as its owner holds it.
@@ -139,7 +142,8 @@ impl Host {
             is_done: AtomicBool::new(false),
             sleeper: Arc::clone(&self.0.sleeper),
         }));
-        let task = Task { name, future: Box::pin(future), handle: handle.clone() };
+        let handle_of = handle.clone();
+        let task = Task { name, future: Box::pin(future), handle: handle_of, stops_at: None };
         if !self.put(|tray| tray.spawned.push(task)) {
             handle.finish();
         }

@@ -15,6 +15,7 @@ use futures_util::task::AtomicWaker;
 use super::host::{Host, Task};
 use crate::{
     faults::FaultPlan,
+    host::HANDLER,
     refill::{self, RefillJob},
     shell::{
         Clock, Ref, World,
@@ -32,6 +33,9 @@ pub struct Weather {
     pub scan_delay_ms_max: u64,
     /// Of 100 scans by a refill worker, so many fail.
     pub scans_fail_percent: usize,
+    /// Longest time for which a handler that is dropped keeps its thread before it is gone,
+    /// in milliseconds.
+    pub stop_delay_ms_max: u64,
 }
 
 /// A time between now and so many milliseconds later; now in every other case.
@@ -102,6 +106,14 @@ impl Site {
             let spawned = std::mem::take(&mut tray.spawned);
             (spawned, std::mem::take(&mut tray.scans))
         };
+        for task in self.tasks.values_mut() {
+            if task.stops_at.is_none() && task.handle.is_aborted() {
+                let ms_max = if task.name == HANDLER { self.weather.stop_delay_ms_max } else { 0 };
+                let at = delayed(self.clock.now(), ms_max, random);
+                self.world.timers().set(at, || {});
+                task.stops_at = Some(at);
+            }
+        }
         for task in spawned {
             self.tasks.insert(self.next_task, task);
             self.next_task += 1;
@@ -124,14 +136,18 @@ impl Site {
         choices.extend(due.map(|(index, _)| Choice::Scan(index)));
         let due = self.scanned.iter().enumerate().filter(|(_, (due, _))| *due <= now);
         choices.extend(due.map(|(index, _)| Choice::Scanned(index)));
-        let ready = self.tasks.iter().filter(|(_, task)| task.handle.is_ready());
+        let ready = self.tasks.iter().filter(|(_, task)| match task.stops_at {
+            Some(at) => at <= now,
+            None => task.handle.is_ready(),
+        });
         choices.extend(ready.map(|(number, _)| Choice::Task(*number)));
     }
 
     /// Whether something was put down or woken since.
     pub(super) fn has_news(&self) -> bool {
         let tray = self.host.tray();
-        let is_woken = self.tasks.values().any(|task| task.handle.is_ready());
+        let is_woken =
+            self.tasks.values().any(|task| task.stops_at.is_none() && task.handle.is_ready());
         is_woken || !tray.jobs.is_empty() || !tray.spawned.is_empty() || !tray.scans.is_empty()
     }
 

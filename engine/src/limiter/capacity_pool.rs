@@ -16,7 +16,7 @@
 //! else waits, half of what is free (at least what was asked for); when several wait,
 //! an equal part of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use forebay_messages::{PartitionId, Timestamp};
 
@@ -28,7 +28,7 @@ use crate::Machine;
 const UNEVEN_MAX_DIVISOR: u32 = 8;
 
 /// What a pool is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolInput {
     /// `LimiterEffect::WantCapacity` of a partition's limiter.
     Want {
@@ -44,9 +44,17 @@ pub enum PoolInput {
         /// How many slots come back.
         slots: u32,
     },
-    /// The partition's limiter is gone: its slots come back. To be told before its next
-    /// incarnation asks; messages of the old one must not arrive after it.
-    Gone(PartitionId),
+    /// The partition has no limiter any more: its slots come back, but for one for each
+    /// handler of its entries that has not stopped. What the limiter says after that, and
+    /// before the next one joins, is ignored.
+    Leaves {
+        /// Whose.
+        partition: PartitionId,
+        /// How many have not stopped.
+        running: u32,
+    },
+    /// One of those has stopped.
+    Stopped(PartitionId),
     /// A fresh limiter takes the place of the partition's last one, and entries run on:
     /// it holds so many slots from the start, even beyond what there is. Messages of the
     /// old one must not arrive after this.
@@ -56,6 +64,9 @@ pub enum PoolInput {
         /// How many entries run (or are about to).
         running: u32,
     },
+    /// To a pool that takes the place of one that died: each of these partitions joins or
+    /// leaves, and before all have done so nothing is leased.
+    Awaits(BTreeSet<PartitionId>),
     /// From now on there are so many slots. Running entries stay: a lower number drains.
     Resize(u32),
 }
@@ -89,6 +100,8 @@ struct Partition {
     recalled: bool,
     /// Told to give a slot up, and has not returned anything since.
     claimed: bool,
+    /// It has no limiter: its slots are those of handlers that have not stopped.
+    has_left: bool,
 }
 
 /// The node's capacity; see the module.
@@ -101,6 +114,10 @@ pub struct CapacityPool {
     partitions: BTreeMap<PartitionId, Partition>,
     /// Who wants slots, in the order in which they came. Each at most once.
     waiting: VecDeque<PartitionId>,
+    /// Those of whom it is not known what they hold; `None`: not even who they are.
+    awaited: Option<BTreeSet<PartitionId>>,
+    /// Those that have told it since.
+    told: BTreeSet<PartitionId>,
     refused: u64,
 }
 
@@ -113,7 +130,34 @@ impl CapacityPool {
             leased: 0,
             partitions: BTreeMap::new(),
             waiting: VecDeque::new(),
+            awaited: Some(BTreeSet::new()),
+            told: BTreeSet::new(),
             refused: 0,
+        }
+    }
+
+    /// A pool that takes the place of one that died: it leases nothing before it was told
+    /// who had something of that one ([`PoolInput::Awaits`]), and what each of them holds.
+    #[must_use]
+    pub fn anew(running_max: u32) -> Self {
+        Self { awaited: None, ..Self::new(running_max) }
+    }
+
+    /// Whether it knows of everything that runs.
+    fn knows_all(&self) -> bool {
+        self.awaited.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+
+    fn await_all(&mut self, mut partitions: BTreeSet<PartitionId>) {
+        partitions.retain(|partition| !self.told.contains(partition));
+        self.awaited = Some(partitions);
+    }
+
+    /// What a partition holds is known from here on.
+    fn has_told(&mut self, id: PartitionId) {
+        match &mut self.awaited {
+            Some(awaited) => drop(awaited.remove(&id)),
+            None => drop(self.told.insert(id)),
         }
     }
 
@@ -131,6 +175,9 @@ impl CapacityPool {
 
     fn want(&mut self, id: PartitionId, slots: u32) {
         let partition = self.partitions.entry(id).or_default();
+        if partition.has_left {
+            return;
+        }
         if partition.wanted == 0 {
             self.waiting.push_back(id);
         }
@@ -145,7 +192,7 @@ impl CapacityPool {
 
     fn take_back(&mut self, id: PartitionId, slots: u32) {
         let partition = self.partitions.entry(id).or_default();
-        let accepted = slots.min(partition.leased);
+        let accepted = if partition.has_left { 0 } else { slots.min(partition.leased) };
         self.refused += u64::from(slots - accepted);
         partition.leased -= accepted;
         partition.claimed = false;
@@ -159,8 +206,28 @@ impl CapacityPool {
         }
     }
 
+    fn leave(&mut self, id: PartitionId, running: u32) {
+        self.forget(id);
+        self.has_told(id);
+        self.leased += running;
+        let left = Partition { leased: running, has_left: true, ..Partition::default() };
+        self.partitions.insert(id, left);
+    }
+
+    fn stopped(&mut self, id: PartitionId) {
+        let left = self.partitions.get_mut(&id).filter(|left| left.has_left && left.leased > 0);
+        match left {
+            Some(left) => {
+                left.leased -= 1;
+                self.leased -= 1;
+            }
+            None => self.refused += 1,
+        }
+    }
+
     fn join(&mut self, id: PartitionId, running: u32, effects: &mut Vec<PoolEffect>) {
         self.forget(id);
+        self.has_told(id);
         effects.push(PoolEffect::Joined(id));
         if running > 0 {
             self.leased += running;
@@ -170,7 +237,7 @@ impl CapacityPool {
     }
 
     fn free(&self) -> u32 {
-        self.running_max.saturating_sub(self.leased)
+        if self.knows_all() { self.running_max.saturating_sub(self.leased) } else { 0 }
     }
 
     /// Leases what is free to those who wait.
@@ -209,7 +276,7 @@ impl CapacityPool {
         }
         for (id, partition) in &mut self.partitions {
             let alone = self.waiting.iter().all(|waiting| waiting == id);
-            if !alone && partition.leased > 0 && !partition.recalled {
+            if !alone && partition.leased > 0 && !partition.recalled && !partition.has_left {
                 partition.recalled = true;
                 effects.push(PoolEffect::Recall(*id));
             }
@@ -217,7 +284,10 @@ impl CapacityPool {
         // After a lowering whoever has most gives up, whether anybody waits or not.
         let excess = self.leased > self.running_max;
         let fair = next.filter(|_| !excess).map_or(0, |next| self.put_up_with(next));
-        let richer = self.partitions.iter_mut().filter(|(_, partition)| partition.leased > fair);
+        let richer = self
+            .partitions
+            .iter_mut()
+            .filter(|(_, partition)| partition.leased > fair && !partition.has_left);
         let richest = richer.max_by_key(|(id, partition)| (partition.leased, **id));
         if let Some((id, partition)) = richest.filter(|(_, partition)| !partition.claimed) {
             partition.claimed = true;
@@ -234,7 +304,9 @@ impl Machine for CapacityPool {
         match input {
             PoolInput::Want { partition, slots } => self.want(partition, slots),
             PoolInput::Return { partition, slots } => self.take_back(partition, slots),
-            PoolInput::Gone(partition) => self.forget(partition),
+            PoolInput::Leaves { partition, running } => self.leave(partition, running),
+            PoolInput::Stopped(partition) => self.stopped(partition),
+            PoolInput::Awaits(partitions) => self.await_all(partitions),
             PoolInput::Joins { partition, running } => self.join(partition, running, effects),
             PoolInput::Resize(running_max) => self.running_max = running_max,
         }
@@ -251,10 +323,12 @@ impl Machine for CapacityPool {
         }
         let Some(next) = self.next() else { return };
         assert_eq!(self.free(), 0, "partition {next} waits while a slot lies in the pool");
-        let others = self.partitions.iter().filter(|(id, _)| **id != next);
+        // Whoever has left gives nothing up: its handlers are told to stop already.
+        let others = self.partitions.iter().filter(|(id, of)| **id != next && !of.has_left);
         for (id, partition) in &self.partitions {
             let alone = self.waiting.iter().all(|waiting| waiting == id);
-            let told = alone || partition.leased == 0 || partition.recalled;
+            let has_some = partition.leased > 0 && !partition.has_left;
+            let told = alone || !has_some || partition.recalled;
             assert!(told, "partition {id} was not told to return its spare");
         }
         let fair = self.put_up_with(next);

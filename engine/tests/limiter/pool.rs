@@ -216,7 +216,7 @@ fn a_lowered_capacity_drains_and_a_partition_that_is_gone_leaves_its_slots() {
     node.partitions[0].running.clear();
     node.partitions[0].to_pool.clear();
     node.partitions[0].desk = Desk::leased(&[]);
-    node.tell_pool(PoolInput::Gone(id(0)));
+    node.tell_pool(PoolInput::Leaves { partition: id(0), running: 0 });
     node.running_max = 2;
     (0..4).for_each(|slot| node.ask(1, slot));
     node.settle();
@@ -238,6 +238,65 @@ fn entries_that_outlive_their_limiter_keep_their_slots() {
     pool.step(Timestamp(0), PoolInput::Want { partition: id(1), slots: 1 }, &mut effects);
     pool.check();
     assert_eq!((pool.leased_to(id(0)), pool.leased_to(id(1))), (2, 0));
+}
+
+fn tell(pool: &mut CapacityPool, input: PoolInput) -> Vec<PoolEffect> {
+    let mut effects = Vec::new();
+    pool.step(Timestamp(0), input, &mut effects);
+    pool.check();
+    effects
+}
+
+/// They had been leased to others while handlers that were told to stop still ran.
+#[test]
+fn handlers_that_outlive_their_leader_keep_their_slots_until_they_have_stopped() {
+    let mut pool = CapacityPool::new(3);
+    tell(&mut pool, PoolInput::Want { partition: id(0), slots: 3 });
+    assert_eq!(tell(&mut pool, PoolInput::Want { partition: id(1), slots: 3 }).len(), 2);
+    let lease = |slots| PoolEffect::Lease { partition: id(1), slots };
+    let left = PoolInput::Leaves { partition: id(0), running: 2 };
+    assert_eq!(tell(&mut pool, left), [lease(1)]);
+    // What its limiter had said before is of no account.
+    assert_eq!(tell(&mut pool, PoolInput::Return { partition: id(0), slots: 1 }), []);
+    assert_eq!(tell(&mut pool, PoolInput::Want { partition: id(0), slots: 1 }), []);
+    assert_eq!(pool.leased_to(id(0)), 2);
+    tell(&mut pool, PoolInput::Want { partition: id(1), slots: 2 });
+    assert_eq!(tell(&mut pool, PoolInput::Stopped(id(0))), [lease(1)]);
+    tell(&mut pool, PoolInput::Want { partition: id(1), slots: 1 });
+    // It leads again, and the other one has stopped meanwhile or not.
+    let joins = tell(&mut pool, PoolInput::Joins { partition: id(0), running: 1 });
+    assert!(!joins.contains(&lease(1)), "{joins:?}");
+    tell(&mut pool, PoolInput::Stopped(id(0)));
+    assert_eq!((pool.leased_to(id(0)), pool.refused()), (1, 2), "its limiter has it");
+    let back = tell(&mut pool, PoolInput::Return { partition: id(0), slots: 1 });
+    assert!(back.contains(&lease(1)), "{back:?}");
+}
+
+/// It leased all there is to the first limiter that joined, beside what ran under others.
+#[test]
+fn a_pool_that_takes_the_place_of_another_waits_for_all_that_had_something() {
+    for early in [false, true] {
+        let mut pool = CapacityPool::anew(4);
+        let lease = |partition, slots| PoolEffect::Lease { partition: id(partition), slots };
+        let all = PoolInput::Awaits([id(0), id(1), id(2)].into());
+        let joins = PoolInput::Joins { partition: id(0), running: 0 };
+        if early {
+            tell(&mut pool, joins.clone());
+            tell(&mut pool, all);
+        } else {
+            tell(&mut pool, all);
+            tell(&mut pool, joins);
+        }
+        assert_eq!(tell(&mut pool, PoolInput::Want { partition: id(0), slots: 4 }), []);
+        let left = PoolInput::Leaves { partition: id(1), running: 1 };
+        assert!(!tell(&mut pool, left).contains(&lease(0, 1)));
+        let told = tell(&mut pool, PoolInput::Joins { partition: id(2), running: 1 });
+        assert!(told.contains(&lease(2, 1)) && told.contains(&lease(0, 2)), "{told:?}");
+        // Whoever had told it does so again, and nobody is waited for.
+        tell(&mut pool, PoolInput::Want { partition: id(2), slots: 1 });
+        let left = tell(&mut pool, PoolInput::Leaves { partition: id(1), running: 0 });
+        assert!(left.contains(&lease(2, 1)), "{left:?}");
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -6,8 +6,8 @@ use std::{collections::VecDeque, sync::Arc};
 use forebay_engine::{
     Machine,
     partition::machine::{
-        Answer, AppliedBatch, Partition, PartitionConfig, PartitionEffect, PartitionInput,
-        VQueueLimits,
+        Answer, AppliedBatch, KnownAttempt, Partition, PartitionConfig, PartitionEffect,
+        PartitionInput, VQueueLimits,
     },
 };
 use forebay_messages::{
@@ -147,14 +147,18 @@ impl Desk {
     /// A fresh limiter is asked for and told what runs; it has not answered.
     pub(crate) fn begin_seed(&mut self) -> usize {
         let effects = self.tell(PartitionInput::BeginSeed { epoch: self.epoch });
-        let Some(PartitionEffect::SeedLimiter { proposed }) = effects.last() else {
+        let Some(PartitionEffect::SeedLimiter { proposed, stopping }) = effects.last() else {
             panic!("nothing is seeded: {effects:?}")
         };
         let mut running = proposed.clone();
         let rows = self.replica.tables.running.iter();
         running.extend(rows.map(|((vqueue, entry), row)| (*vqueue, *entry, row.token)));
-        let count = running.len();
-        assert!(self.tell(PartitionInput::SeedSent { running }).is_empty());
+        let is_over = |known: &KnownAttempt| running.iter().all(|(_, _, token)| *token != known.2);
+        let lock = |vqueue| self.replica.tables.locks.get(&vqueue).copied();
+        let stopping = stopping.iter().filter(|known| is_over(known));
+        let stopping: Vec<_> = stopping.map(|known| (*known, lock(known.0))).collect();
+        let count = running.len() + stopping.len();
+        assert!(self.tell(PartitionInput::SeedSent { running, stopping }).is_empty());
         self.incarnation += 1;
         count
     }
@@ -172,6 +176,11 @@ impl Desk {
             matches!(effects.last(), Some(PartitionEffect::TellSeeded { .. })),
             "seeded: {effects:?}"
         );
+    }
+
+    /// A handler that was told to stop has stopped.
+    pub(crate) fn stopped(&mut self, token: AttemptToken) -> Effects {
+        self.tell(PartitionInput::Stopped { token })
     }
 
     pub(crate) fn drain(&mut self) -> Effects {
@@ -271,6 +280,13 @@ pub(crate) fn answers(effects: &Effects) -> Vec<Answer> {
         _ => None,
     });
     answers.collect()
+}
+
+/// Whether the handler of an attempt is told to stop.
+pub(crate) fn aborts(effects: &Effects, token: AttemptToken) -> bool {
+    effects
+        .iter()
+        .any(|effect| matches!(effect, PartitionEffect::Abort { token: of, .. } if *of == token))
 }
 
 pub(crate) fn has(effects: &Effects, wanted: fn(&PartitionEffect) -> bool) -> bool {

@@ -12,7 +12,7 @@ use forebay_messages::{
 };
 
 use super::{
-    desk::{Desk, Effects, has, releases, runs},
+    desk::{Desk, Effects, aborts, has, releases, runs},
     fixture::{entry, these, this_vqueue},
 };
 
@@ -30,7 +30,7 @@ fn to_begin(effects: &Effects) -> Vec<Decision> {
 }
 
 /// Runs what is to begin, as the actor does; the attempts that run.
-fn begin(desk: &mut Desk, effects: &Effects) -> Vec<AttemptToken> {
+pub(crate) fn begin(desk: &mut Desk, effects: &Effects) -> Vec<AttemptToken> {
     let begun: Vec<_> = to_begin(effects)
         .iter()
         .filter_map(|decision| apply::begin(&desk.replica.tables, decision).unwrap())
@@ -39,10 +39,6 @@ fn begin(desk: &mut Desk, effects: &Effects) -> Vec<AttemptToken> {
     let tokens = begun.iter().map(|begun| begun.token).collect();
     assert!(desk.tell(Input::Begun(begun)).is_empty());
     tokens
-}
-
-fn aborts(effects: &Effects, token: AttemptToken) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Abort { token: of, .. } if *of == token))
 }
 
 /// An entry whose handler runs and whose decision is proposed.
@@ -88,21 +84,27 @@ fn a_decision_that_is_applied_does_not_start_its_handler_twice() {
 
 #[test]
 fn a_void_decision_stops_its_handler_and_gives_its_permit_back() {
-    for change in [
-        Command::Pause(these(&[1])),
-        Command::PauseVQueue(this_vqueue(FREE)),
-        Command::Kill(these(&[1])),
+    for (change, ends) in [
+        (Command::Pause(these(&[1])), true),
+        (Command::Pause(these(&[1])), false),
+        (Command::PauseVQueue(this_vqueue(FREE)), false),
+        (Command::Kill(these(&[1])), false),
     ] {
         let mut desk = Desk::leading();
         let handle = desk.enqueue_cold(1, FREE);
         desk.propose(change.clone());
         let effects = desk.decide(handle, 1, 10);
         let token = begin(&mut desk, &effects)[0];
-        end(&mut desk, 1, token);
+        if ends {
+            end(&mut desk, 1, token);
+        }
         let effects = desk.commit();
-        assert!(aborts(&effects, token), "{change:?}: {effects:?}");
-        assert_eq!(releases(&effects).len(), 1, "{change:?}");
+        assert_eq!(aborts(&effects, token), !ends, "{change:?}: {effects:?}");
+        assert_eq!(releases(&effects).len(), usize::from(ends), "{change:?}");
         assert!(!has(&effects, |effect| matches!(effect, Effect::Run { .. })));
+        if !ends {
+            assert_eq!(releases(&desk.stopped(token)).len(), 1, "{change:?}");
+        }
         assert_ne!(
             desk.replica.tables.finished.get(&entry(1)).map(|row| row.outcome().is_success()),
             Some(true),

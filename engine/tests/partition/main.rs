@@ -15,4 +15,5 @@ mod machine_named;
 mod machine_pipelined;
 mod machine_property;
 mod rest_named;
+mod stopping_named;
 mod world;

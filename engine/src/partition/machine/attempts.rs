@@ -17,6 +17,7 @@ use super::{
     effect::PartitionEffect,
     ended::{self, End},
     input::Begun,
+    stopping::KnownAttempt,
 };
 
 /// How far an attempt is.
@@ -72,6 +73,8 @@ struct Attempt {
     /// P2: released exactly once. Absent only until a limiter is seeded.
     permit: Option<PermitId>,
     progress: Progress,
+    /// Its handler was started here, and is not known to be gone.
+    has_handler: bool,
 }
 
 /// All attempts of this partition that a leader has to do with.
@@ -148,7 +151,8 @@ impl Attempts {
 
     fn propose(&mut self, key: EntryKey, token: AttemptToken, vqueue: VQueueId, permit: PermitId) {
         let progress = Progress::Proposed { key, course: None };
-        let attempt = Attempt { entry: key.entry, vqueue, permit: Some(permit), progress };
+        let (entry, permit, has_handler) = (key.entry, Some(permit), false);
+        let attempt = Attempt { entry, vqueue, permit, progress, has_handler };
         self.by_token.insert(token, attempt);
         self.proposed.entry(vqueue).or_default().push_back((key, token));
         self.pending.push(Decision { vqueue, key, token });
@@ -179,26 +183,38 @@ impl Attempts {
                 course: Course { retry: RetryPolicy::default(), attempt: 1 },
                 is_starting: false,
             },
+            has_handler: false,
         });
         attempt.permit = Some(permit);
     }
 
-    /// An attempt starts for good: it is the one that was begun, or that one stops.
-    fn stop_other(
-        &mut self,
-        entry: EntryId,
-        token: AttemptToken,
-        effects: &mut Vec<PartitionEffect>,
-    ) {
-        let Some(begun) = self.begun.remove(&entry).filter(|begun| *begun != token) else {
-            return;
-        };
+    /// An attempt starts for good: it is the one that was begun, or that one is to stop.
+    fn begun_other(&mut self, entry: EntryId, token: AttemptToken) -> Option<AttemptToken> {
+        let begun = self.begun.remove(&entry).filter(|begun| *begun != token)?;
         if let Some(Attempt { progress: Progress::Proposed { course, .. }, .. }) =
             self.by_token.get_mut(&begun)
         {
             *course = None;
-            effects.push(PartitionEffect::Abort { entry, token: begun });
         }
+        Some(begun)
+    }
+
+    /// The handler of an attempt is to stop; `None` when there is none.
+    pub(super) fn take_handler(&mut self, token: AttemptToken) -> Option<KnownAttempt> {
+        let known = self.by_token.get_mut(&token)?;
+        std::mem::take(&mut known.has_handler).then_some((known.vqueue, known.entry, token))
+    }
+
+    /// The handler of an attempt is gone.
+    pub(super) fn forget_handler(&mut self, token: AttemptToken) {
+        if let Some(known) = self.by_token.get_mut(&token) {
+            known.has_handler = false;
+        }
+    }
+
+    /// Whether an attempt is known that is not over.
+    pub(super) fn knows(&self, token: AttemptToken) -> bool {
+        self.by_token.contains_key(&token)
     }
 
     /// The limiter is gone, and all permits with it.
@@ -217,8 +233,8 @@ impl Attempts {
         Some(attempt)
     }
 
-    /// Forgets everything: another leader is in charge. The attempts that run.
-    pub(super) fn clear(&mut self) -> Vec<(EntryId, AttemptToken)> {
+    /// Forgets everything: another leader is in charge. Those whose handlers may run.
+    pub(super) fn clear(&mut self) -> Vec<KnownAttempt> {
         self.pending.clear();
         self.ended.clear();
         self.begun.clear();
@@ -226,8 +242,8 @@ impl Attempts {
         self.starting.clear();
         std::mem::take(&mut self.by_token)
             .into_iter()
-            .filter(|(_, attempt)| attempt.progress.is_told())
-            .map(|(token, attempt)| (attempt.entry, token))
+            .filter(|(_, attempt)| attempt.has_handler)
+            .map(|(token, attempt)| (attempt.vqueue, attempt.entry, token))
             .collect()
     }
 
@@ -315,11 +331,17 @@ impl Partition {
     pub(super) fn on_begun(&mut self, begun: &[Begun]) {
         for Begun { token, attempt, retry } in begun {
             let known = self.attempts.by_token.get_mut(token);
-            let Some(Attempt { entry, progress: Progress::Proposed { course, .. }, .. }) = known
+            let Some(Attempt {
+                entry,
+                progress: Progress::Proposed { course, .. },
+                has_handler,
+                ..
+            }) = known
             else {
                 unreachable!("{token} is told at once, before its decision can be applied");
             };
             *course = Some(Course { retry: *retry, attempt: *attempt });
+            *has_handler = true;
             self.attempts.begun.insert(*entry, *token);
         }
     }
@@ -332,7 +354,9 @@ impl Partition {
     ) {
         match applied {
             Applied::Started { entry, vqueue, token, attempt, retry } => {
-                self.attempts.stop_other(entry, token, effects);
+                if let Some(other) = self.attempts.begun_other(entry, token) {
+                    self.stop_handler(other, effects);
+                }
                 let Some(known) = self.attempts.by_token.get_mut(&token) else {
                     self.stale.attempt += 1;
                     return;
@@ -347,10 +371,7 @@ impl Partition {
                 self.attempts.starting.push(PartitionEffect::Run { entry, token });
             }
             Applied::DecisionVoid { vqueue, key, token, still_there, lock_holder } => {
-                let runs = |known: &Attempt| known.progress.is_told();
-                if self.attempts.by_token.get(&token).is_some_and(runs) {
-                    effects.push(PartitionEffect::Abort { entry: key.entry, token });
-                }
+                self.stop_handler(token, effects);
                 self.give_back(token, lock_holder, effects);
                 if !still_there {
                     // An incarnation that started since knows the place as handed out
@@ -361,14 +382,14 @@ impl Partition {
                     self.registry.tell(vqueue, message, effects);
                 }
             }
-            Applied::AttemptOver { entry, token, keeps_lock, abort, .. } => {
-                let was_told = self.give_back(token, keeps_lock.then_some(entry), effects);
-                if abort && was_told {
-                    effects.push(PartitionEffect::Abort { entry, token });
-                }
+            Applied::AttemptOver { entry, token, keeps_lock, .. } => {
+                // None is left whose own end this is.
+                self.stop_handler(token, effects);
+                self.give_back(token, keeps_lock.then_some(entry), effects);
             }
             Applied::LockFreed { vqueue, entry } => {
                 self.seeding.lock_freed(entry);
+                self.stopping.lock_freed(entry);
                 let message = LimiterMessage::FreeLock { vqueue, entry };
                 effects.push(PartitionEffect::ToLimiter(message));
             }
@@ -380,36 +401,37 @@ impl Partition {
         }
     }
 
-    /// Forgets an attempt and gives its permit back, or notes that it is to be given
-    /// back when a limiter that is being seeded has named it. Whether a handler may
-    /// know of the attempt.
+    /// Forgets an attempt and gives its permit back; or notes that it is to be given back
+    /// when its handler is gone, or when a limiter that is being seeded has named it.
     fn give_back(
         &mut self,
         token: AttemptToken,
         keep_lock: Option<EntryId>,
         effects: &mut Vec<PartitionEffect>,
-    ) -> bool {
-        self.seeding.over(token, keep_lock);
-        let Some(attempt) = self.attempts.remove(token) else {
-            self.stale.attempt += 1;
-            return true;
-        };
-        if let Some(permit) = attempt.permit {
-            let release = Release { permit, keep_lock };
-            effects.push(PartitionEffect::ToLimiter(LimiterMessage::Release(release)));
+    ) {
+        let attempt = self.attempts.remove(token);
+        let permit = attempt.and_then(|attempt| attempt.permit);
+        if !self.stopping.over(token, permit, keep_lock) {
+            self.seeding.over(token, keep_lock);
+            if let Some(permit) = permit {
+                let release = Release { permit, keep_lock };
+                effects.push(PartitionEffect::ToLimiter(LimiterMessage::Release(release)));
+            }
         }
+        let Some(attempt) = attempt else {
+            self.stale.attempt += 1;
+            return;
+        };
         if token.epoch < self.epoch {
             self.on_drained(attempt.vqueue, effects);
         }
-        if !matches!(attempt.progress, Progress::Running { is_starting: true, .. }) {
-            return true;
+        if let Progress::Running { is_starting: true, .. } = attempt.progress {
+            self.attempts.starting.retain(|told| match told {
+                PartitionEffect::Run { token: other, .. }
+                | PartitionEffect::Cancel { token: other, .. } => *other != token,
+                _ => true,
+            });
         }
-        self.attempts.starting.retain(|told| match told {
-            PartitionEffect::Run { token: other, .. }
-            | PartitionEffect::Cancel { token: other, .. } => *other != token,
-            _ => true,
-        });
-        false
     }
 
     /// The gate closes: what was decided and not proposed stays where it is.
@@ -435,6 +457,7 @@ impl Partition {
                     back.push((entry, token));
                     continue;
                 }
+                attempt.has_handler = true;
             }
             effects.push(told);
         }
@@ -450,6 +473,9 @@ impl Partition {
         ended: AttemptEnd,
         effects: &mut Vec<PartitionEffect>,
     ) {
+        if self.on_handler_gone(token, effects) {
+            return;
+        }
         let known = self.attempts.by_token.get(&token).filter(|known| known.entry == entry);
         let course = known.and_then(|known| known.progress.course());
         // Its end comes once. It must not be lost because a limiter is seeded anew.

@@ -10,7 +10,7 @@ use forebay_messages::{
     command::Decision,
 };
 
-use super::super::apply::Reply;
+use super::{super::apply::Reply, KnownAttempt};
 
 /// What somebody who asked is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,14 +116,26 @@ pub enum PartitionEffect {
     TellRefused(super::Refusal),
 
     /// Put the limiter that was started for this request in the place of the one before,
-    /// read locks and running rows, add these proposed attempts, seed it; answered at
-    /// once with `SeedSent`. Requests and started limiters match in order; if there is
+    /// read locks and running rows, add these proposed attempts and those whose handlers
+    /// have not stopped and that are neither proposed nor in the rows, seed it; answered
+    /// at once with `SeedSent`. The node's capacity is joined: all that runs here or is
+    /// about to has its slot, whatever was left before. Requests and started limiters match in order; if there is
     /// none (it was stopped), do nothing. Before it is in its place and has its seed,
     /// nothing reaches a limiter, whoever sends it.
     SeedLimiter {
         /// Attempts proposed and not applied.
-        proposed: Vec<(VQueueId, EntryId, AttemptToken)>,
+        proposed: Vec<KnownAttempt>,
+        /// Attempts whose handlers were told to stop and may run.
+        stopping: Vec<KnownAttempt>,
     },
+    /// There is no limiter any more: what it had of the node's capacity goes back, but for
+    /// a slot for each handler that has not stopped. In order with the next one.
+    LeaveCapacity {
+        /// How many they are.
+        running: u32,
+    },
+    /// One of them has stopped.
+    ReturnCapacity,
     /// Tell the limiter. In order, not lost while it lives.
     ToLimiter(LimiterMessage),
 
@@ -170,15 +182,16 @@ pub enum PartitionEffect {
     /// that fit the committed rows as they are ([`super::super::apply::begin`]), and say
     /// which with `Begun`, at once. Of the others nothing is said.
     Begin(Vec<Decision>),
-    /// Run a handler, as the rows say ([`super::super::apply::started`]). Its end comes
-    /// back as `Ended`, exactly once unless aborted.
+    /// Run a handler, as the rows say ([`super::super::apply::started`]). When it is gone
+    /// that comes back, exactly once: as `Ended`, or as `Stopped`.
     Run {
         /// The entry.
         entry: EntryId,
         /// The attempt.
         token: AttemptToken,
     },
-    /// Stop a handler; its end is of no interest.
+    /// Stop a handler; its end is of no interest, but that it is gone is told. Nothing of
+    /// its entry or its key starts here before.
     Abort {
         /// The entry.
         entry: EntryId,

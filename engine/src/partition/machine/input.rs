@@ -12,7 +12,10 @@ use forebay_messages::{
 
 use crate::vqueue::Rest;
 
-use super::super::apply::{Applied, Reply};
+use super::{
+    super::apply::{Applied, Reply},
+    KnownAttempt,
+};
 
 /// What came of applying a run of records, told after their commit.
 #[derive(Clone, Debug)]
@@ -109,6 +112,13 @@ pub enum PartitionInput {
         /// How it ended.
         ended: AttemptEnd,
     },
+    /// A handler is gone without an end; from the executor.
+    Stopped {
+        /// The attempt.
+        token: AttemptToken,
+    },
+    /// The node's capacity was made anew: tell it what runs here without a limiter.
+    TellCapacity,
     /// Answer to `CheckExpired`: something expired by then.
     ExpiredFound {
         /// Up to when.
@@ -130,9 +140,12 @@ pub enum PartitionInput {
     /// Answer to `SeedLimiter`: what it was told runs, in this order.
     SeedSent {
         /// Attempts that run or were proposed.
-        running: Vec<(VQueueId, EntryId, AttemptToken)>,
+        running: Vec<KnownAttempt>,
+        /// Behind them: attempts that are over and whose handlers have not stopped, each
+        /// with whoever has its vqueue's lock.
+        stopping: Vec<(KnownAttempt, Option<EntryId>)>,
     },
-    /// From the limiter: permits for what runs, in the order of `SeedSent`.
+    /// From the limiter: permits for what runs or stops, in the order of `SeedSent`.
     LimiterSeeded {
         /// One per attempt.
         permits: Vec<PermitId>,

@@ -1,14 +1,14 @@
 //! Becoming leader, step by step as the supervisor says, and ceasing to be one.
 
 use forebay_messages::{
-    AttemptToken, EntryId, Epoch, Generation, PermitId, Timestamp, VQueueId,
+    AttemptToken, EntryId, Epoch, Generation, PermitId, Timestamp,
     actor::{LimiterMessage, Release},
     command::{AnnounceLeader, Command},
 };
 
 use crate::machine::Map;
 
-use super::{Answer, Partition, Refusal, effect::PartitionEffect};
+use super::{Answer, KnownAttempt, Partition, Refusal, effect::PartitionEffect};
 
 /// Where a replica stands on its way to leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Phase {
 #[derive(Debug, Default)]
 pub(super) struct Seeding {
     /// In the order in which it was told.
-    told: Vec<(VQueueId, EntryId, AttemptToken)>,
+    told: Vec<KnownAttempt>,
     /// Attempts among them that are over by now, and who keeps their lock. Their
     /// permits go back at once when they come.
     over: Map<AttemptToken, Option<EntryId>>,
@@ -52,7 +52,7 @@ pub(super) struct Seeding {
 }
 
 impl Seeding {
-    fn begin(&mut self, told: Vec<(VQueueId, EntryId, AttemptToken)>) {
+    fn begin(&mut self, told: Vec<KnownAttempt>) {
         self.told = told;
         self.over.clear();
         self.is_open = true;
@@ -108,15 +108,22 @@ impl Partition {
         self.is_closing |= self.phase == Phase::Closing;
         self.forget_vqueues(effects);
         self.phase = Phase::Seeding;
-        let proposed = self.attempts.proposed();
-        effects.push(PartitionEffect::SeedLimiter { proposed });
+        let (proposed, stopping) = (self.attempts.proposed(), self.stopping.all());
+        effects.push(PartitionEffect::SeedLimiter { proposed, stopping });
     }
 
     /// A limiter has its seed. Only now are the permits of the one before void: a request
     /// to seed that finds no limiter changes nothing.
-    pub(super) fn on_seed_sent(&mut self, running: Vec<(VQueueId, EntryId, AttemptToken)>) {
+    pub(super) fn on_seed_sent(
+        &mut self,
+        mut running: Vec<KnownAttempt>,
+        stopping: Vec<(KnownAttempt, Option<EntryId>)>,
+    ) {
         if self.phase == Phase::Seeding {
             self.attempts.forget_permits();
+            self.stopping.forget_permits(&stopping);
+            self.stopping.is_told = false;
+            running.extend(stopping.into_iter().map(|(known, _)| known));
             self.seeding.begin(running);
         }
     }
@@ -132,6 +139,9 @@ impl Partition {
         assert_eq!(told.len(), permits.len(), "the limiter answers for what it was told");
         for (attempt, permit) in told.into_iter().zip(permits) {
             self.seeding.incarnation = permit.incarnation;
+            if self.stopping.set_permit(attempt.2, *permit) {
+                continue;
+            }
             match self.seeding.over.remove(&attempt.2) {
                 None => self.attempts.set_permit(attempt, *permit),
                 Some(keep_lock) => {
@@ -210,9 +220,7 @@ impl Partition {
         // There may be many handlers: whoever waits is told first.
         self.answer_all(&Answer::LostLeadership, effects);
         self.forget_vqueues(effects);
-        for (entry, token) in self.attempts.clear() {
-            effects.push(PartitionEffect::Abort { entry, token });
-        }
+        self.stop_all_handlers(effects);
     }
 
     /// Nothing new starts from here on: vqueues go, clients are refused, decisions that
@@ -241,8 +249,10 @@ impl Partition {
 
     /// Says once that the gate is closed and nothing is left to wait for.
     pub(super) fn tell_if_quiet(&mut self, effects: &mut Vec<PartitionEffect>) {
-        let is_quiet =
-            self.phase == Phase::Closing && self.attempts.is_empty() && self.proposals.is_empty();
+        let is_quiet = self.phase == Phase::Closing
+            && self.attempts.is_empty()
+            && self.stopping.is_empty()
+            && self.proposals.is_empty();
         if is_quiet && !std::mem::replace(&mut self.is_quiet, true) {
             effects.push(PartitionEffect::TellQuiet { epoch: self.epoch });
         }

@@ -7,7 +7,8 @@
 //!   before the batch that it follows from is committed ([`PartitionEffect::Apply`]
 //!   answers with [`PartitionInput::Applied`] only after the commit).
 //! - P2: an attempt in `attempts` owns at most one permit, which is released exactly
-//!   once: when its decision turns out void or the attempt is over.
+//!   once: when its decision turns out void or the attempt is over, and its handler is
+//!   gone.
 //! - P3: every proposal is answered: by its reply, or with `LostLeadership`.
 //! - P4: no vqueue is spawned and no decision proposed before the limiter is seeded
 //!   and the vqueue's attempts of earlier epochs are drained.
@@ -25,6 +26,7 @@ mod input;
 mod leading;
 mod registry;
 mod sleepers;
+mod stopping;
 mod vqueues;
 mod waiters;
 mod waiting;
@@ -35,6 +37,7 @@ pub use ended::ENDS_PER_RECORD_MAX;
 pub use idle::IDLE_MS_MAX;
 pub use input::{AppliedBatch, Begun, EntryState, PartitionInput, Refusal};
 pub use leading::Phase;
+pub use stopping::KnownAttempt;
 pub use waiters::WAITERS_MAX;
 
 use forebay_messages::{
@@ -52,6 +55,7 @@ use idle::IdleVQueues;
 use leading::Seeding;
 use registry::Registry;
 use sleepers::Sleepers;
+use stopping::Stopping;
 use waiters::Waiters;
 
 /// Most decisions in one record.
@@ -134,6 +138,8 @@ pub struct Partition {
     /// Who waits for which entry's result.
     waiters: Waiters,
     attempts: Attempts,
+    /// Handlers that were told to stop.
+    stopping: Stopping,
     registry: Registry,
     /// All active vqueues, in the order in which they became so.
     active: IdleVQueues,
@@ -172,6 +178,7 @@ impl Partition {
             held: Vec::new(),
             waiters: Waiters::default(),
             attempts: Attempts::default(),
+            stopping: Stopping::new(Vec::new()),
             registry: Registry::default(),
             active: IdleVQueues::new(config.vqueues.active_max),
             idle: IdleVQueues::new(config.vqueues.idle_max),
@@ -186,6 +193,14 @@ impl Partition {
             purge_due: Timestamp::default(),
             stale: StaleCounts::default(),
         }
+    }
+
+    /// One that takes the place of a replica's actor that died and left these handlers,
+    /// which were told to stop: each will be told once more when it has.
+    #[must_use]
+    pub fn with_stopping(mut self, handlers: Vec<KnownAttempt>) -> Self {
+        self.stopping = Stopping::new(handlers);
+        self
     }
 
     /// Where this replica stands.
@@ -426,6 +441,12 @@ impl Machine for Partition {
     type Input = PartitionInput;
     type Effect = PartitionEffect;
 
+    fn start(&mut self, _: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        if !self.stopping.is_empty() {
+            self.on_tell_capacity(effects);
+        }
+    }
+
     fn step(&mut self, now: Timestamp, input: PartitionInput, effects: &mut Vec<PartitionEffect>) {
         match input {
             PartitionInput::Committed { first, records } => {
@@ -445,6 +466,10 @@ impl Machine for Partition {
             PartitionInput::Ended { entry, token, ended } => {
                 self.on_ended(now, entry, token, ended, effects);
             }
+            PartitionInput::Stopped { token } => {
+                self.on_handler_gone(token, effects);
+            }
+            PartitionInput::TellCapacity => self.on_tell_capacity(effects),
             PartitionInput::ExpiredFound { until } => {
                 if self.phase == Phase::Leading {
                     let purge = forebay_messages::command::Purge {
@@ -457,7 +482,9 @@ impl Machine for Partition {
             PartitionInput::AppendRefused(refusal) => self.on_append_refused(&refusal, effects),
             PartitionInput::Announce { epoch } => self.on_announce(now, epoch, effects),
             PartitionInput::BeginSeed { epoch } => self.on_begin_seed(epoch, effects),
-            PartitionInput::SeedSent { running } => self.on_seed_sent(running),
+            PartitionInput::SeedSent { running, stopping } => {
+                self.on_seed_sent(running, stopping);
+            }
             PartitionInput::LimiterSeeded { permits } => self.on_seeded(&permits, effects),
             PartitionInput::Drain { epoch } => self.on_drain(now, epoch, effects),
             PartitionInput::OpenGate { epoch } => self.on_open_gate(now, epoch, effects),
@@ -499,6 +526,7 @@ impl Machine for Partition {
         self.sleepers.check();
         let is_seeded = self.phase.has_limiter() && self.phase != Phase::Seeding;
         self.attempts.check(is_seeded);
+        self.stopping.check(is_seeded, |token| self.attempts.knows(token));
         if is_seeded {
             self.drain.check(&self.attempts.count_before(self.epoch));
         }

@@ -33,6 +33,7 @@ enum Ready {
     Wake(usize),
     VQueueWake(usize, VQueueHandle),
     RetryDue(usize),
+    Stops(usize, AttemptToken),
 }
 
 /// How the nodes are set up.
@@ -84,6 +85,9 @@ impl World {
             add(!node.asked.is_empty() && node.limiter.is_some(), Ready::Limiter(n));
             add(node.wake_at.as_ref().is_some_and(is_due), Ready::Wake(n));
             add(node.retry_at.iter().any(is_due), Ready::RetryDue(n));
+            for (token, handler) in &node.handlers {
+                add(handler.is_stopping, Ready::Stops(n, *token));
+            }
             for (handle, active) in &node.vqueues {
                 add(!active.mailbox.is_empty(), Ready::VQueue(n, *handle));
                 add(active.refill.is_some(), Ready::Refill(n, *handle));
@@ -148,6 +152,7 @@ impl World {
                     nodes[n].read(handle, &request, shared);
                 }
             }
+            Ready::Stops(n, token) => nodes[n].stop_handler(token),
             Ready::Wake(n) => {
                 nodes[n].wake_at = None;
                 nodes[n].mailbox.push_back(PartitionInput::Tick);
@@ -202,6 +207,10 @@ impl World {
 
     pub(crate) fn end_attempt(&mut self, n: usize, token: AttemptToken, how: u8) {
         let node = &mut self.nodes[n];
+        if node.handlers[&token].is_stopping {
+            // How it ends is of no interest.
+            return node.stop_handler(token);
+        }
         let handler = node.handlers.remove(&token).unwrap();
         let ended = match how % 6 {
             _ if handler.is_canceled => {

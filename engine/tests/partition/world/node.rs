@@ -14,8 +14,8 @@ use forebay_engine::{
     partition::{
         apply::{self, Applied},
         machine::{
-            Answer, AppliedBatch, Begun, EntryState, Partition, PartitionConfig, PartitionEffect,
-            PartitionInput, Phase, Refusal, RunAttempt, VQueueLimits,
+            Answer, AppliedBatch, Begun, EntryState, KnownAttempt, Partition, PartitionConfig,
+            PartitionEffect, PartitionInput, Phase, Refusal, RunAttempt, VQueueLimits,
         },
         mem::MemTables,
         rows::Stage,
@@ -56,7 +56,12 @@ pub(crate) struct Handler {
     pub(crate) entry: EntryId,
     name: Arc<VQueueName>,
     pub(crate) is_canceled: bool,
+    /// It was told to stop.
+    pub(crate) is_stopping: bool,
 }
+
+/// What a limiter is told, and what the partition is told of it.
+type Seeded = (Seed, Vec<KnownAttempt>, Vec<(KnownAttempt, Option<EntryId>)>);
 
 /// What all nodes share.
 #[derive(Debug, Default)]
@@ -93,6 +98,10 @@ pub(crate) struct Node {
     pub(crate) started: VecDeque<Option<AnyLimiter>>,
     pub(crate) vqueues: BTreeMap<VQueueHandle, Active>,
     pub(crate) handlers: BTreeMap<AttemptToken, Handler>,
+    /// Attempts that start when others have stopped.
+    waiting: Vec<RunAttempt>,
+    /// What the node's capacity was told of handlers without a limiter.
+    slots: Option<u32>,
     pub(crate) wake_at: Option<Timestamp>,
     pub(crate) retry_at: Vec<Timestamp>,
     /// How often the supervisor was told that an epoch is drained.
@@ -126,6 +135,8 @@ impl Node {
             started: VecDeque::new(),
             vqueues: BTreeMap::new(),
             handlers: BTreeMap::new(),
+            waiting: Vec::new(),
+            slots: None,
             wake_at: None,
             retry_at: Vec::new(),
             drained: BTreeMap::new(),
@@ -195,14 +206,8 @@ impl Node {
             | PartitionEffect::TellSeeded { .. }
             | PartitionEffect::TellDraining { .. }
             | PartitionEffect::TellRefused(_) => self.tell_supervisor(effect),
-            PartitionEffect::SeedLimiter { proposed } => {
-                let Some(next) = self.started.pop_front() else { return };
-                self.limiter = next;
-                self.asked.clear();
-                let (seed, running) = self.seed(proposed);
-                inputs.push_back(PartitionInput::SeedSent { running });
-                self.seeds += 1;
-                self.tell_limiter(LimiterMessage::Seed(Box::new(seed)));
+            PartitionEffect::SeedLimiter { proposed, stopping } => {
+                inputs.extend(self.seed_limiter(proposed, &stopping));
             }
             PartitionEffect::ToLimiter(message) => self.tell_limiter(message),
             PartitionEffect::FindVQueues { after } => self.find_vqueues(after),
@@ -227,14 +232,57 @@ impl Node {
                 let run = apply::started(&self.replica.tables, entry, token).unwrap();
                 self.run(run.expect("it runs"));
             }
-            PartitionEffect::Abort { token, .. } => {
-                self.handlers.remove(&token);
-            }
+            PartitionEffect::Abort { .. }
+            | PartitionEffect::LeaveCapacity { .. }
+            | PartitionEffect::ReturnCapacity => self.stop(effect),
             PartitionEffect::Cancel { token, .. } => {
                 if let Some(handler) = self.handlers.get_mut(&token) {
                     handler.is_canceled = true;
                 }
             }
+        }
+    }
+
+    fn seed_limiter(
+        &mut self,
+        proposed: Vec<KnownAttempt>,
+        stopping: &[KnownAttempt],
+    ) -> Option<PartitionInput> {
+        self.limiter = self.started.pop_front()?;
+        self.asked.clear();
+        let (seed, running, stopping) = self.seed(proposed, stopping);
+        self.slots = None;
+        self.seeds += 1;
+        self.tell_limiter(LimiterMessage::Seed(Box::new(seed)));
+        Some(PartitionInput::SeedSent { running, stopping })
+    }
+
+    /// Handlers are told to stop, and the node's capacity how many have not.
+    fn stop(&mut self, effect: PartitionEffect) {
+        match effect {
+            PartitionEffect::Abort { token, .. } => {
+                if let Some(handler) = self.handlers.get_mut(&token) {
+                    handler.is_stopping = true;
+                }
+                if self.waiting.iter().any(|run| run.token == token) {
+                    self.waiting.retain(|run| run.token != token);
+                    self.mailbox.push_back(PartitionInput::Stopped { token });
+                }
+            }
+            PartitionEffect::LeaveCapacity { running } => {
+                let told = |input: &&PartitionInput| {
+                    matches!(input, PartitionInput::Stopped { .. } | PartitionInput::Ended { .. })
+                };
+                let most = self.handlers.len() + self.mailbox.iter().filter(told).count();
+                assert!(running as usize <= most, "{running} handlers stop, there are {most}");
+                assert!(running as usize >= self.handlers.len(), "each handler has its slot");
+                self.slots = Some(running);
+            }
+            PartitionEffect::ReturnCapacity => {
+                let slots = self.slots.as_mut().expect("there is no limiter that has it");
+                *slots = slots.checked_sub(1).expect("it was told of");
+            }
+            other => unreachable!("not about handlers that stop: {other:?}"),
         }
     }
 
@@ -247,7 +295,8 @@ impl Node {
                 self.orders.push_back(LeadershipInput::Seeded { epoch });
             }
             PartitionEffect::TellQuiet { epoch } => {
-                assert!(self.handlers.is_empty(), "it is quiet: nothing runs");
+                let is_idle = self.handlers.is_empty() && self.waiting.is_empty();
+                assert!(is_idle, "it is quiet: nothing runs");
                 self.orders.push_back(LeadershipInput::Quiet { epoch });
             }
             PartitionEffect::TellDraining { epoch } => {
@@ -322,7 +371,10 @@ impl Node {
         if !self.leads() {
             return;
         }
-        for (token, handler) in self.handlers.iter().filter(|(token, _)| token.epoch == epoch) {
+        let of_leader = |(token, handler): &(&AttemptToken, &Handler)| {
+            token.epoch == epoch && !handler.is_stopping
+        };
+        for (token, handler) in self.handlers.iter().filter(of_leader) {
             let row = self.replica.tables.entries.get(&handler.entry);
             let runs = row.is_some_and(|row| row.stage == Stage::Running && row.token == *token);
             let is_proposed = || shared.log.has_decision(self.delivered, *token);
@@ -336,20 +388,22 @@ impl Node {
         }
     }
 
-    fn seed(
-        &self,
-        proposed: Vec<(VQueueId, EntryId, AttemptToken)>,
-    ) -> (Seed, Vec<(VQueueId, EntryId, AttemptToken)>) {
+    fn seed(&self, proposed: Vec<KnownAttempt>, stopping: &[KnownAttempt]) -> Seeded {
         let tables = &self.replica.tables;
         let mut running = proposed;
         let rows = tables.running.iter();
         running.extend(rows.map(|((vqueue, entry), row)| (*vqueue, *entry, row.token)));
+        let is_over = |known: &&KnownAttempt| running.iter().all(|(_, _, token)| *token != known.2);
+        let lock = |vqueue| tables.locks.get(&vqueue).copied();
+        let stopping: Vec<_> =
+            stopping.iter().filter(is_over).map(|known| (*known, lock(known.0))).collect();
         let name = |vqueue| tables.vqueues.get(vqueue).cloned().unwrap_or_default().name;
         let seed = Seed {
             rules: vec![any_limiter::rule()],
             locks: tables.locks.iter().map(|(vqueue, entry)| (*vqueue, *entry)).collect(),
             running: running
                 .iter()
+                .chain(stopping.iter().map(|(known, _)| known))
                 .map(|(vqueue, entry, _)| SeedRunning {
                     entry: *entry,
                     vqueue: *vqueue,
@@ -357,7 +411,7 @@ impl Node {
                 })
                 .collect(),
         };
-        (seed, running)
+        (seed, running, stopping)
     }
 
     pub(super) fn tell_limiter(&mut self, message: LimiterMessage) {
@@ -380,20 +434,65 @@ impl Node {
         self.mailbox.push_back(PartitionInput::VQueuesFound { found, next });
     }
 
+    /// As the executor: nothing starts beside an attempt of the same entry or key that
+    /// was told to stop and has not.
     fn run(&mut self, run: RunAttempt) {
         assert!(
             self.replica.tables.payloads.contains_key(&run.entry),
             "{} is run and has no payload any more",
             run.entry
         );
+        let mut waits = false;
         for (token, other) in &self.handlers {
-            assert_ne!(other.entry, run.entry, "{token} runs already");
             let excludes = run.name.has_lock() && other.name == run.name;
-            assert!(!excludes, "{token} of the same locked vqueue runs already");
+            if other.entry == run.entry || excludes {
+                assert!(other.is_stopping, "{token} of the same entry or key runs already");
+                let is_free =
+                    excludes && token.epoch == run.token.epoch && other.entry != run.entry;
+                assert!(!is_free, "{token} has the lock still");
+                waits = true;
+            }
         }
-        let handler = Handler { entry: run.entry, name: run.name, is_canceled: false };
+        if waits {
+            return self.waiting.push(run);
+        }
+        self.check_running(&run);
+        let (entry, name) = (run.entry, run.name);
+        let handler = Handler { entry, name, is_canceled: false, is_stopping: false };
         let before = self.handlers.insert(run.token, handler);
         assert!(before.is_none(), "an attempt starts once");
+    }
+
+    /// No more run here than may, those included that are to stop.
+    fn check_running(&self, run: &RunAttempt) {
+        let Some(scope) = &run.name.scope else { return };
+        let beside = self.handlers.values().filter(|of| of.name.scope.as_ref() == Some(scope));
+        let count = 1 + beside.count();
+        assert!(count <= SCOPE_LIMIT, "{count} handlers of {scope} run here");
+    }
+
+    /// A handler that was told to stop has stopped.
+    pub(crate) fn stop_handler(&mut self, token: AttemptToken) {
+        self.handlers.remove(&token).expect("it runs");
+        self.mailbox.push_back(PartitionInput::Stopped { token });
+        for run in std::mem::take(&mut self.waiting) {
+            // It is not looked whether its row is still there: that is told to stop too.
+            self.rerun(run);
+        }
+    }
+
+    fn rerun(&mut self, run: RunAttempt) {
+        let is_free = self.handlers.values().all(|other| {
+            other.entry != run.entry && !(run.name.has_lock() && other.name == run.name)
+        });
+        if is_free {
+            self.check_running(&run);
+            let (entry, name) = (run.entry, run.name);
+            let handler = Handler { entry, name, is_canceled: false, is_stopping: false };
+            self.handlers.insert(run.token, handler);
+        } else {
+            self.waiting.push(run);
+        }
     }
 
     pub(crate) fn step_limiter(&mut self, shared: &Shared) {

@@ -1,0 +1,94 @@
+//! One attempt, from the call of its handler to however it ends.
+//!
+//! Must always hold: a panic, a timeout and a silent handler are failed attempts; time
+//! counts from the start on. Must not know: who else runs, who is told.
+
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use forebay_engine::partition::machine::RunAttempt;
+use forebay_messages::actor::AttemptEnd;
+use futures_util::FutureExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{AttemptContext, Handler, Pulse, Random};
+use crate::shell::Clock;
+
+/// What the handler of an attempt that starts now is given.
+pub(super) fn context(
+    run: RunAttempt,
+    cancel: CancellationToken,
+    timeout: Option<Duration>,
+    clock: Arc<dyn Clock>,
+) -> AttemptContext {
+    AttemptContext {
+        entry: run.entry,
+        name: run.name,
+        token: run.token,
+        attempt: run.attempt,
+        attempts_max: run.attempts_max,
+        last_failure: run.last_failure,
+        cancel,
+        deadline: timeout
+            .and_then(|timeout| tokio::time::Instant::now().checked_add(timeout))
+            .map(tokio::time::Instant::into_std),
+        clock,
+        pulse: Pulse::default(),
+    }
+}
+
+/// Waits for what a duration brings about, and gives the duration; without one for ever.
+async fn or_never<F: Future<Output = ()>>(
+    duration: Option<Duration>,
+    wait: impl FnOnce(Duration) -> F,
+) -> Duration {
+    match duration {
+        Some(duration) => {
+            wait(duration).await;
+            duration
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Runs one attempt to its end, however it ends.
+pub(super) async fn attempt(
+    handler: Arc<dyn Handler>,
+    context: AttemptContext,
+    payload: Bytes,
+    timeout: Option<Duration>,
+    random: &Random,
+) -> AttemptEnd {
+    let now = context.clock.now();
+    let (pulse, heartbeat) = (context.pulse.clone(), handler.heartbeat());
+    // Calling the handler may panic as well as polling its future.
+    let run = AssertUnwindSafe(async move { handler.call(context, payload).await }).catch_unwind();
+    let failed = |message: String| AttemptEnd::Retry {
+        message: ByteString::from(message),
+        detail: Bytes::new(),
+        random: random(),
+    };
+    let ended = tokio::select! {
+        // What has ended in time has ended, however late that is seen.
+        biased;
+        ended = run => ended,
+        after = or_never(timeout, tokio::time::sleep) => {
+            return failed(format!("timed out after {after:?}"));
+        }
+        after = or_never(heartbeat, |within| pulse.silence(within)) => {
+            return failed(format!("no heartbeat for {after:?}"));
+        }
+    };
+    match ended {
+        Ok(AttemptEnd::Retry { message, detail, .. }) => {
+            AttemptEnd::Retry { message, detail, random: random() }
+        }
+        Ok(AttemptEnd::Snooze { until }) => AttemptEnd::Snooze { until: until.max(now) },
+        Ok(ended) => ended,
+        Err(panic) => {
+            let text = crate::shell::panic_text(panic.as_ref());
+            failed(format!("the handler panicked: {text}"))
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Handlers that were told to stop and have not: what they run in stays theirs until they
+//! are gone. The order in which a handler is dropped and all else happens comes from a
+//! seed; each bug is named.
+
+use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use forebay::{
+    Builder, Context, Entry, EntryHandle, HandlerError, Limits, PartitionId, Runtime,
+    testkit::{Script, TestRuntime, Weather},
+};
+
+use super::sim_found::Counts;
+
+const SEEDS: std::ops::Range<u64> = 0..24;
+/// Longer than any of these tests takes.
+const LONG: Duration = Duration::from_secs(30);
+
+/// A service whose handlers count themselves; `max` run at once on the node.
+fn counting(counts: &Arc<Counts>, max: u32) -> impl Fn() -> Builder + 'static {
+    let counts = Arc::clone(counts);
+    move || {
+        let counts = Arc::clone(&counts);
+        let builder = Runtime::builder().partitions(2).max_running(max);
+        builder.handler("work", move |_: Context, (): ()| {
+            let running = Arc::clone(&counts).enter();
+            async move {
+                let _running = running;
+                tokio::time::sleep(LONG).await;
+                Ok::<_, HandlerError>(())
+            }
+        })
+    }
+}
+
+/// Every third time handlers give way at once.
+fn start(seed: u64, counts: &Arc<Counts>, max: u32) -> TestRuntime {
+    let mut app = TestRuntime::builder().seed(seed).start(counting(counts, max));
+    let stop_delay_ms_max = if seed.is_multiple_of(3) { 0 } else { 700 };
+    app.set_weather(Weather { stop_delay_ms_max, ..Weather::default() });
+    app
+}
+
+fn most(counts: &Counts) -> usize {
+    counts.most.load(Ordering::Relaxed)
+}
+
+/// Entries of many scopes, and so of both partitions.
+fn spread(app: &mut TestRuntime, count: usize) -> Vec<EntryHandle> {
+    (0..count).map(|n| app.enqueue(Entry::to("work").scope(&format!("s{n}")))).collect()
+}
+
+fn kill(app: &mut TestRuntime, entry: &EntryHandle) {
+    let entry = entry.clone();
+    app.run(async move { entry.kill().await }).unwrap();
+}
+
+/// The next one of the key had been granted its lock before the handler was dropped.
+#[test]
+fn the_next_of_a_key_does_not_start_beside_one_that_was_killed() {
+    for seed in SEEDS {
+        let counts = Arc::default();
+        let mut app = start(seed, &counts, 100);
+        let entries: Vec<_> =
+            (0..8).map(|_| app.enqueue(Entry::to("work").scope("s").key("k"))).collect();
+        app.settle();
+        for entry in &entries {
+            kill(&mut app, entry);
+            app.advance(Duration::from_millis(seed * 20));
+        }
+        assert_eq!(most(&counts), 1, "most that ran at once, seed {seed}");
+    }
+}
+
+/// Nor one that takes its place under a limit, or under the node's.
+#[test]
+fn whoever_was_killed_counts_until_it_has_stopped() {
+    for seed in SEEDS {
+        let counts = Arc::default();
+        let mut app = start(seed, &counts, if seed.is_multiple_of(2) { 2 } else { 100 });
+        let runtime = app.runtime();
+        app.run(runtime.rules().upsert("*", Limits::concurrency(2))).unwrap();
+        let entries: Vec<_> = (0..10).map(|_| app.enqueue(Entry::to("work").scope("s"))).collect();
+        app.settle();
+        for entry in &entries {
+            kill(&mut app, entry);
+            app.advance(Duration::from_millis(seed * 20));
+        }
+        assert_eq!(most(&counts), 2, "most that ran at once, seed {seed}");
+    }
+}
+
+/// Another partition had been leased the slots of handlers that were told to stop.
+#[test]
+fn a_leader_that_steps_down_keeps_the_slots_of_what_has_not_stopped() {
+    for seed in SEEDS {
+        let counts = Arc::default();
+        let mut app = start(seed, &counts, 4);
+        spread(&mut app, 40);
+        app.settle();
+        for round in 0..6 {
+            let (runtime, partition) = (app.runtime(), PartitionId(round % 2));
+            app.run(runtime.node().step_down(partition, Duration::ZERO)).unwrap();
+            app.advance(Duration::from_millis(round.into()));
+            // Under the same limits, and beside what it had started before.
+            app.run(runtime.node().lead(partition)).unwrap();
+            app.advance(Duration::from_millis(100 + 300 * u64::from(round)));
+            assert_eq!(most(&counts), 4, "most that ran at once, seed {seed}");
+        }
+        app.advance(Duration::from_secs(1));
+        assert_eq!(counts.now.load(Ordering::Relaxed), 4, "all slots are in use again");
+    }
+}
+
+/// An entry that had run before was started again beside itself.
+#[test]
+fn who_leads_again_does_not_start_an_entry_or_a_key_beside_itself() {
+    let entry = || Entry::to("work").scope("s");
+    let limit = [("s", Limits::concurrency(1))];
+    let kinds = [
+        (&limit[..], vec![entry(), entry()]),
+        (&[], vec![entry().key("k"), entry().key("k")]),
+        (&[], vec![entry()]),
+    ];
+    for (seed, (rules, entries)) in SEEDS.flat_map(|seed| kinds.iter().map(move |of| (seed, of))) {
+        let counts = Arc::default();
+        let mut app = start(seed, &counts, 100);
+        let runtime = app.runtime();
+        for (pattern, limits) in *rules {
+            app.run(runtime.rules().upsert(pattern, *limits)).unwrap();
+        }
+        entries.iter().for_each(|entry| drop(app.enqueue(entry.clone())));
+        app.settle();
+        for _ in 0..4 {
+            for partition in runtime.node().partitions() {
+                app.run(runtime.node().step_down(partition, Duration::ZERO)).unwrap();
+                app.run(runtime.node().lead(partition)).unwrap();
+            }
+            app.advance(Duration::from_millis(50));
+        }
+        app.advance(Duration::from_secs(1));
+        assert_eq!(most(&counts), 1, "most that ran at once, seed {seed}");
+        assert_eq!(counts.now.load(Ordering::Relaxed), 1, "it runs again");
+    }
+}
+
+/// A partition's actor that is built anew knew nothing of the handlers of the one before.
+#[test]
+fn a_partition_that_is_built_anew_waits_for_the_handlers_of_the_one_before() {
+    for seed in SEEDS {
+        let counts = Arc::default();
+        let mut app = start(seed, &counts, 4);
+        spread(&mut app, 40);
+        app.settle();
+        for _ in 0..3 {
+            assert_eq!(app.kill("partition"), 2);
+            app.advance(Duration::from_secs(2));
+            assert_eq!(most(&counts), 4, "most that ran at once, seed {seed}");
+            assert_eq!(counts.now.load(Ordering::Relaxed), 4, "all slots are in use again");
+        }
+    }
+}
+
+/// A fresh pool leased all there is to whoever joined first.
+#[test]
+fn no_more_run_than_may_when_the_capacity_dies() {
+    for seed in SEEDS {
+        let counts = Arc::default();
+        let mut app = start(seed, &counts, 4);
+        spread(&mut app, 40);
+        app.settle();
+        for _ in 0..3 {
+            // One of the partitions hears late of it, and goes on meanwhile.
+            let late = Script::delay("supervisor", "Refused", Duration::from_millis(500));
+            let late = app.script(late.times(1));
+            assert_eq!(app.kill("capacity"), 1);
+            app.advance(Duration::from_secs(3));
+            assert_eq!(late.acted(), 1);
+            assert_eq!(most(&counts), 4, "most that ran at once, seed {seed}");
+            assert_eq!(counts.now.load(Ordering::Relaxed), 4, "all slots are in use again");
+        }
+    }
+}
+
+/// Its handlers had run on, and their ends were lost.
+#[test]
+fn a_partition_that_is_dropped_takes_its_handlers_along() {
+    for seed in SEEDS {
+        let counts = Arc::default();
+        let mut app = start(seed, &counts, 4);
+        let runtime = app.runtime();
+        spread(&mut app, 40);
+        app.settle();
+        app.run(runtime.node().drop_partition(PartitionId(0))).unwrap();
+        app.advance(Duration::from_secs(1));
+        assert_eq!(most(&counts), 4, "most that ran at once, seed {seed}");
+        assert_eq!(counts.now.load(Ordering::Relaxed), 4, "the other one has all slots");
+        app.run(runtime.node().drop_partition(PartitionId(1))).unwrap();
+        assert_eq!(counts.now.load(Ordering::Relaxed), 0, "they are gone when it is");
+    }
+}
