@@ -34,8 +34,10 @@ use report::{Report, Round};
 use subject::Subject;
 use usage::{Usage, Used};
 
-/// Turns of the ideal queue and forebay.
-const ROUNDS: u32 = 5;
+/// Turns of the ideal queue and forebay, at least.
+const ROUNDS_MIN: u32 = 5;
+/// Longest turn of forebay: a long run is told minute by minute.
+const ROUND_MAX: Duration = Duration::from_mins(1);
 /// Of the time of a round, the ideal queue gets one part in so many.
 const IDEAL_PART: u32 = 3;
 /// Longest turn of the ideal queue, and longest warm-up.
@@ -217,12 +219,14 @@ async fn measure(
     course: &Course,
     subject: &mut Subject,
 ) -> Result<Vec<Round>, BenchError> {
-    let turn = time / ROUNDS;
+    let minutes = time.as_secs().div_ceil(ROUND_MAX.as_secs());
+    let turns = u32::try_from(minutes).unwrap_or(u32::MAX).max(ROUNDS_MIN);
+    let turn = time / turns;
     let ideal_turn = (turn / IDEAL_PART).min(TURN_MAX);
     ideal_round(ideal, ideal_turn / 2, false).await;
     warm_up(subject, turn.min(TURN_MAX)).await?;
     let mut rounds = Vec::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..turns {
         let (ideal_jobs, ideal_time) = ideal_round(ideal, ideal_turn, true).await;
         let mut round = forebay_round(course, subject, turn).await?;
         (round.ideal_jobs, round.ideal_time) = (ideal_jobs, ideal_time);

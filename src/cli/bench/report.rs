@@ -152,6 +152,21 @@ impl Report {
         }
     }
 
+    /// Throughput of the last round as a part of the first one's.
+    fn last_of_first(&self) -> f64 {
+        match self.rounds_jobs_per_s.as_slice() {
+            [first, .., last] => last / first.max(f64::EPSILON),
+            _ => 1.0,
+        }
+    }
+
+    /// Resident memory at the end of each round.
+    fn memory(&self) -> String {
+        let mib = |mib: &Option<f64>| mib.map_or_else(|| "?".to_owned(), |mib| format!("{mib:.0}"));
+        let all: Vec<_> = self.rounds_rss_mib.iter().map(mib).collect();
+        format!("{} MiB", all.join(" "))
+    }
+
     /// Writes it to standard output.
     pub(super) fn print(&self, as_json: bool) -> io::Result<()> {
         let mut text = if as_json { serde_json::to_vec(self)? } else { self.text().into_bytes() };
@@ -207,6 +222,8 @@ impl Report {
             format!("disk bytes per entry     {:>10}", known(self.disk_bytes_per_job, "")),
             format!("CPU s per 1,000 entries  {:>10.4}", self.cpu_s_per_1k),
             format!("peak memory              {:>10}", known(self.peak_rss_mib, " MiB")),
+            format!("last of first round      {:>10.3}", self.last_of_first()),
+            format!("memory, round by round   {}", self.memory()),
             String::new(),
             format!("checked: {} entries, each ran once and ended once{order}", self.checked),
         ]);
