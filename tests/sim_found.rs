@@ -97,6 +97,44 @@ fn whoever_asked_a_node_that_is_gone_is_answered() {
     });
 }
 
+/// What had been handed to the log's writer was lost with it; whoever waited for that did so
+/// for ever, unless somebody wrote something after him.
+#[test]
+fn whoever_waits_for_a_log_whose_writer_dies_is_answered() {
+    in_paused_time(async {
+        let mut sim = Sim::new(3, Timestamp(1_000_000));
+        let disk = Disk::new().unwrap();
+        let soon = |sim: &Sim| sim.now().after(Duration::from_secs(60));
+        let (site, place) = sim.place(&disk);
+        let (starting, until) = (launch(&mut sim, place, yielding()), soon(&sim));
+        let node = sim.run(starting, until).await.expect("in time").unwrap();
+        let until = soon(&sim);
+        let stored = node.enqueue(Entry::to("work"));
+        let stored = sim.run(stored, until).await.expect("in time").unwrap();
+        sim.set_log_delay(site, 60_000);
+        let now = sim.now();
+        let mut asking = Box::pin(node.enqueue(Entry::to("work")));
+        // Some writes take no time at all.
+        while sim.run(asking.as_mut(), now).await.is_some() {
+            asking = Box::pin(node.enqueue(Entry::to("work")));
+        }
+        sim.kill_log(site);
+        let told = sim.run(asking, now).await.expect("it is answered");
+        let Err(error) = told.map_err(|error| error.to_string()) else {
+            panic!("it was not stored")
+        };
+        assert!(error.contains("log"), "{error}");
+        drop(node);
+        sim.crash(site);
+        let (_, place) = sim.place(&disk);
+        let (starting, until) = (launch(&mut sim, place, yielding()), soon(&sim));
+        let node = sim.run(starting, until).await.expect("in time").unwrap();
+        let until = soon(&sim);
+        let ended = sim.run(node.attach(stored.id()).outcome(), until).await;
+        assert!(ended.expect("in time").unwrap().is_success());
+    });
+}
+
 /// Another partition was leased the slots of entries that ran on while their limiter
 /// was started anew.
 #[test]

@@ -7,10 +7,13 @@
 //! Must not know: what is in a record.
 
 mod subscribers;
+#[cfg(test)]
+mod tests;
 mod trim;
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -121,7 +124,7 @@ impl LogWriter {
         let (sender, receiver) = bounded(QUEUE_LEN_MAX);
         let thread = std::thread::Builder::new()
             .name("forebay-log".to_owned())
-            .spawn(move || WriterCore::trimming(store, trim).run(&receiver))?;
+            .spawn(move || WriterCore::trimming(store, trim).run_to_its_end(receiver))?;
         let handle = Ref::new(move |command| sender.send(command).is_ok());
         Ok(Self { handle: Some(handle), thread: Some(thread) })
     }
@@ -189,6 +192,24 @@ impl WriterCore {
 
     fn trimming(store: Arc<dyn LogStore>, trim: TrimLog) -> Self {
         Self { store, subscribers: Subscribers::default(), trimming: Trimming::new(trim) }
+    }
+
+    /// Runs until nobody can reach it. If it panics, who reads the log is told.
+    fn run_to_its_end(mut self, receiver: Receiver<LogCommand>) {
+        let ran = catch_unwind(AssertUnwindSafe(|| self.run(&receiver)));
+        if let Err(panic) = ran {
+            // Nobody can send to it any more when the first is told.
+            drop(receiver);
+            self.died(&crate::shell::panic_text(panic.as_ref()));
+            resume_unwind(panic);
+        }
+    }
+
+    /// It takes no more commands, and what waited for it is lost: every replica is told,
+    /// for whoever waits for it to be answered.
+    pub(crate) fn died(&mut self, reason: &str) {
+        tracing::error!(reason, "the log's writer died");
+        self.subscribers.lost(reason);
     }
 
     fn run(&mut self, receiver: &Receiver<LogCommand>) {

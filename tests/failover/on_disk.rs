@@ -45,6 +45,18 @@ async fn all_end(runtime: &Runtime, entries: &[EntryId]) {
     }
 }
 
+/// All tell how the entries ended, and have the same rows; then they go down.
+async fn all_agree_and_go(runtimes: [Runtime; 3], entries: &[EntryId]) {
+    for runtime in &runtimes {
+        all_end(runtime, entries).await;
+    }
+    let [first, second, third] = &runtimes;
+    until("equal replicas", || same_rows(first, second) && same_rows(second, third)).await;
+    for runtime in &runtimes {
+        runtime.shutdown(Drain::now()).await.unwrap();
+    }
+}
+
 async fn some(runtime: &Runtime, count: u64) -> Vec<EntryId> {
     let entries = (0..count).map(|n| work(n % 5)).collect();
     let stored = runtime.enqueue_batch(entries).await.unwrap();
@@ -86,13 +98,7 @@ async fn replicas_on_disk_take_over_and_all_start_again() {
     let first = site.start(&log, 0).await.unwrap();
     let second = site.start(&log, 1).await.unwrap();
     entries.extend(some(&third, 50).await);
-    for runtime in [&first, &second, &third] {
-        all_end(runtime, &entries).await;
-    }
-    until("equal replicas", || same_rows(&first, &second) && same_rows(&second, &third)).await;
-    for runtime in [first, second, third] {
-        runtime.shutdown(Drain::now()).await.unwrap();
-    }
+    all_agree_and_go([first, second, third], &entries).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,13 +168,7 @@ async fn a_replica_that_the_log_has_left_behind_takes_its_rows_over_from_another
     entries.extend(under_way);
     second.partitions().lead(P).await.unwrap();
     entries.extend(some(&third, 50).await);
-    for runtime in [&first, &second, &third] {
-        all_end(runtime, &entries).await;
-    }
-    until("equal replicas", || same_rows(&first, &second) && same_rows(&second, &third)).await;
-    for runtime in [first, second, third] {
-        runtime.shutdown(Drain::now()).await.unwrap();
-    }
+    all_agree_and_go([first, second, third], &entries).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

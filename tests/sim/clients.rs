@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay::{
-    Builder, Context, Entry, EntryId, HandlerError, HandlerOptions, RetryPolicy, Runtime, Timestamp,
+    Builder, Context, Entry, EntryId, HandlerError, HandlerOptions, PartitionId, RetryPolicy,
+    Runtime, Timestamp, error::NodeError,
 };
-use forebay_messages::command::{Command, EntrySelector, VQueueSelector};
+use forebay_messages::{
+    PartitionKey,
+    command::{Command, EntrySelector, VQueueSelector},
+};
 
 use super::{
     journal::{FAILS, Run, Shared},
@@ -18,6 +22,14 @@ use super::{
 const AGAIN: Duration = Duration::from_millis(250);
 /// How long an attempt may take.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// A partition that is dropped, and what its keys are given to.
+#[derive(Debug)]
+pub(super) struct Replacement {
+    pub(super) id: PartitionId,
+    pub(super) after: Duration,
+    pub(super) ranges: Vec<(PartitionKey, PartitionKey)>,
+}
 
 /// Where the time comes from.
 pub(super) type Now = std::sync::Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -115,7 +127,8 @@ async fn once(
             match runtime.attach(id).outcome().await {
                 Ok(outcome) => journal.lock().ended(now(), *number, outcome),
                 Err(forebay::ResultError::Unknown(_)) => {
-                    if journal.lock().seen[*number].acked.is_some() {
+                    let seen = &journal.lock().seen[*number];
+                    if seen.acked.is_some() && !seen.was_dropped {
                         return Err(format!("#{number} is not known"));
                     }
                 }
@@ -146,6 +159,23 @@ async fn once(
     }
 }
 
+/// Drops a partition, and gives its keys to others after a while.
+pub(super) async fn replace(what: &Replacement, runtime: &Runtime) -> Result<(), NodeError> {
+    match runtime.node().drop_partition(what.id).await {
+        // Whoever asked before may have died with its node.
+        Ok(()) | Err(NodeError::UnknownPartition(_)) => {}
+        Err(error) => return Err(error),
+    }
+    tokio::time::sleep(what.after).await;
+    for range in &what.ranges {
+        match runtime.node().spawn_partition(*range).await {
+            Ok(_) | Err(NodeError::RangeOverlaps { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Notes the end of a handler, also when it is dropped.
 struct Guard {
     run: Run,
@@ -162,7 +192,13 @@ impl Drop for Guard {
 }
 
 /// The runtime of one incarnation of a node.
-pub(super) fn runtime(plan: &Plan, incarnation: u32, journal: &Shared, now: &Now) -> Builder {
+pub(super) fn runtime(
+    plan: &Plan,
+    partitions: Option<u32>,
+    incarnation: u32,
+    journal: &Shared,
+    now: &Now,
+) -> Builder {
     let (journal, now) = (journal.clone(), now.clone());
     let specs = plan.specs.clone();
     let retry = RetryPolicy {
@@ -172,8 +208,10 @@ pub(super) fn runtime(plan: &Plan, incarnation: u32, journal: &Shared, now: &Now
         ..RetryPolicy::default()
     };
     let options = HandlerOptions { retry, timeout: Some(TIMEOUT), ..HandlerOptions::default() };
-    let mut builder =
-        Runtime::builder().partitions(plan.partitions).idle_vqueues_max(plan.idle_vqueues_max);
+    let mut builder = Runtime::builder().idle_vqueues_max(plan.idle_vqueues_max);
+    if let Some(partitions) = partitions {
+        builder = builder.partitions(partitions);
+    }
     if incarnation.is_multiple_of(2) {
         // Most of those that wait for a permit do so without an actor.
         builder = builder.active_vqueues_max(2);

@@ -30,6 +30,8 @@ pub(super) struct Seen {
     pub(super) outcome: Option<Outcome>,
     /// Somebody canceled or killed it.
     pub(super) interfered: bool,
+    /// Its partition was dropped, with all that it had; or may have been.
+    pub(super) was_dropped: bool,
     /// Somebody paused it or its vqueue: it may have lost its turn.
     pub(super) was_paused: bool,
 }
@@ -123,6 +125,7 @@ impl Journal {
     pub(super) fn ended(&mut self, now: Timestamp, entry: usize, outcome: Outcome) {
         self.note(now, format!("client is told that #{entry} ended: {outcome:?}"));
         match &self.seen[entry].outcome {
+            Some(_) if self.seen[entry].was_dropped => {}
             None => {
                 if !self.is_allowed(entry, &outcome) {
                     self.violation(now, format!("#{entry} may not end with {outcome:?}"));
@@ -201,7 +204,7 @@ impl Journal {
         if self.seen[entry].asked.is_none() {
             self.violation(now, format!("#{entry} runs and was never asked for"));
         }
-        if self.seen[entry].outcome.is_some() {
+        if self.seen[entry].outcome.is_some() && !self.seen[entry].was_dropped {
             self.violation(now, format!("#{entry} runs after its end was told"));
         }
         let here: Vec<usize> = self
@@ -298,7 +301,8 @@ impl Journal {
     fn check_order(&mut self, now: Timestamp, entry: usize) {
         let is_plain = |number: usize| {
             let (spec, seen) = (&self.specs[number], &self.seen[number]);
-            spec.key.is_some() && spec.delay_ms.is_none() && !seen.was_paused && !seen.interfered
+            let is_left_alone = !seen.was_paused && !seen.interfered && !seen.was_dropped;
+            spec.key.is_some() && spec.delay_ms.is_none() && is_left_alone
         };
         if !is_plain(entry) {
             return;

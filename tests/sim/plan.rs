@@ -85,6 +85,11 @@ pub(super) enum Fault {
     EndsLate { ms: u64, again: bool },
     /// A node goes down in order and starts again.
     Shutdown { after_ms: u64, drain_ms: u64 },
+    /// One of the partitions that there are is dropped; after a while its keys are given to
+    /// a new one, or to two.
+    Replace { which: usize, after_ms: u64, splits: bool },
+    /// The log's writer dies; all nodes that have it are started anew.
+    LogDies { after_ms: u64 },
 }
 
 #[derive(Clone, Debug)]
@@ -208,7 +213,7 @@ impl Draw<'_> {
 
     fn fault(&mut self, partitions: u32, nodes: usize) -> Fault {
         let partition = self.below(partitions.into()) as u32;
-        match self.below(18) {
+        match self.below(22) {
             0..=2 => Fault::Crash { after_ms: self.below(1_500) },
             3 => Fault::LogFails { nth: 1 + self.below(4), kind: self.random.below(5) },
             4 => Fault::StoreFails { nth: 1 + self.below(4), kind: self.random.below(4) },
@@ -218,6 +223,12 @@ impl Draw<'_> {
             11..=13 => Fault::StepDown { partition, within_ms: self.below(400) },
             16 => Fault::Stale { partition },
             17 => Fault::EndsLate { ms: self.below(3_000), again: self.percent(50) },
+            18..=20 => Fault::Replace {
+                which: self.random.below(8),
+                after_ms: self.below(1_500),
+                splits: self.percent(40),
+            },
+            21 => Fault::LogDies { after_ms: self.below(1_500) },
             14 => Fault::Shutdown { after_ms: self.below(500), drain_ms: self.below(500) },
             _ => Fault::Lead { partition },
         }

@@ -1,4 +1,4 @@
-//! The nodes of a simulation, the clients that call them, and what befalls them.
+//! The nodes of a simulation, and the clients that call them.
 
 use std::{
     collections::VecDeque,
@@ -7,18 +7,15 @@ use std::{
 };
 
 use forebay::{
-    Drain, PartitionId, Runtime, SharedLog, Timestamp,
-    testkit::{
-        Disk, LogFault, Script, SeededRandom, Sim, SiteId, StoreFault, TaskHandle, Weather, launch,
-    },
+    PartitionId, Runtime, SharedLog, Timestamp,
+    testkit::{Disk, SeededRandom, Sim, SiteId, TaskHandle, Weather, launch},
 };
 use forebay_actors::sim::Host;
-use forebay_messages::Epoch;
 
 use super::{
-    clients::{self, Now},
+    clients::{self, Now, Replacement},
     journal::Shared,
-    plan::{Ask, Event, Fault, Plan, SPAN_MS},
+    plan::{Ask, Event, Plan, SPAN_MS},
 };
 
 /// How often clients are looked after, in milliseconds.
@@ -27,52 +24,59 @@ const TICK_MS: u64 = 50;
 const QUIET_WITHIN_MS: u64 = 120_000;
 /// How often what is paused is resumed in the calm: a client may have paused it since.
 const RESUME_EVERY_MS: u64 = 20_000;
+/// More than are spawned in a run.
+const SPAWNED_MAX: u32 = 16;
 /// How long a stopped node is left alone, in milliseconds.
 const REPAIR_MS: u64 = 300;
 
 /// A runtime that started, or why it did not.
 type Started = Arc<Mutex<Option<Result<Runtime, String>>>>;
 
-struct Node {
-    disk: Disk,
+pub(super) struct Node {
+    pub(super) disk: Disk,
     /// Absent while it is down.
-    life: Option<Life>,
+    pub(super) life: Option<Life>,
     start_at: Option<u64>,
 }
 
-struct Life {
-    site: SiteId,
+pub(super) struct Life {
+    pub(super) site: SiteId,
     host: Host,
     started: Started,
     /// It goes down in order, and starts again so much later.
-    going: Option<(TaskHandle, u64)>,
+    pub(super) going: Option<(TaskHandle, u64)>,
 }
 
-struct Client {
-    what: What,
+pub(super) struct Client {
+    pub(super) what: What,
     task: Option<TaskHandle>,
-    is_done: Arc<Mutex<bool>>,
+    pub(super) is_done: Arc<Mutex<bool>>,
 }
 
 #[derive(Clone, Debug)]
-enum What {
+pub(super) enum What {
     Ask(Ask),
     Lead(u32),
+    Replace(Arc<Replacement>),
 }
 
 /// See the module's documentation.
 pub(super) struct World {
     pub(super) plan: Arc<Plan>,
     pub(super) journal: Shared,
-    sim: Sim,
+    pub(super) sim: Sim,
     random: SeededRandom,
     now: Now,
     start: Timestamp,
-    nodes: Vec<Node>,
-    shared: Option<(SiteId, SharedLog)>,
-    clients: Vec<Client>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) shared: Option<(SiteId, SharedLog)>,
+    pub(super) clients: Vec<Client>,
     rules: VecDeque<Ask>,
     incarnations: u32,
+    /// Partitions were dropped or spawned since the first start.
+    pub(super) table_changed: bool,
+    /// When the log is there again whose writer died.
+    pub(super) log_back_at: Option<u64>,
 }
 
 impl World {
@@ -107,6 +111,8 @@ impl World {
             clients: Vec::new(),
             rules: VecDeque::new(),
             incarnations: 0,
+            table_changed: false,
+            log_back_at: None,
         }
     }
 
@@ -114,11 +120,11 @@ impl World {
         self.sim.trace().to_vec()
     }
 
-    fn elapsed(&self) -> u64 {
+    pub(super) fn elapsed(&self) -> u64 {
         self.sim.now().0 - self.start.0
     }
 
-    fn note(&self, text: impl std::fmt::Display) {
+    pub(super) fn note(&self, text: impl std::fmt::Display) {
         tracing::info!("{:>7} {text}", self.elapsed());
         self.journal.lock().note(self.sim.now(), text);
     }
@@ -203,7 +209,7 @@ impl World {
         self.add(What::Ask(ask));
     }
 
-    fn add(&mut self, what: What) {
+    pub(super) fn add(&mut self, what: What) {
         self.clients.push(Client { what, task: None, is_done: Arc::default() });
     }
 
@@ -244,7 +250,18 @@ impl World {
                         let led = runtime.node().lead(PartitionId(partition)).await;
                         let led = led.map_err(|error| error.to_string());
                         journal.lock().note(now(), format!("told to lead {partition}: {led:?}"));
-                        if led.is_err() {
+                        // One that was dropped cannot.
+                        let is_there =
+                            runtime.node().partitions().contains(&PartitionId(partition));
+                        if led.is_err() && is_there {
+                            return;
+                        }
+                    }
+                    What::Replace(what) => {
+                        let replaced = clients::replace(&what, &runtime).await;
+                        let replaced = replaced.map_err(|error| error.to_string());
+                        journal.lock().note(now(), format!("{what:?}: {replaced:?}"));
+                        if replaced.is_err() {
                             return;
                         }
                     }
@@ -256,6 +273,14 @@ impl World {
 
     fn look_after_nodes(&mut self) {
         let now = self.elapsed();
+        if self.log_back_at.take_if(|at| *at <= now).is_some() {
+            self.note("the log is there again");
+            (0..self.nodes.len()).for_each(|index| self.crash(index, 0));
+            let (site, log) = self.sim.share(&self.nodes[0].disk);
+            self.sim.set_log_delay(site, self.plan.log_delay_ms);
+            self.sim.set_log_twice(site, self.plan.log_twice);
+            self.shared = Some((site, log));
+        }
         for index in 0..self.nodes.len() {
             let node = &self.nodes[index];
             let (mut down_for, mut why) = (None, String::new());
@@ -294,7 +319,9 @@ impl World {
                 stop_delay_ms_max: self.plan.stop_delay_ms,
             },
         );
-        let mut builder = clients::runtime(&self.plan, incarnation, &self.journal, &self.now);
+        let partitions = (!self.table_changed).then_some(self.plan.partitions);
+        let (journal, now) = (&self.journal, &self.now);
+        let mut builder = clients::runtime(&self.plan, partitions, incarnation, journal, now);
         if let Some((_, shared)) = &self.shared {
             builder = builder.shared_log(shared);
         }
@@ -310,96 +337,13 @@ impl World {
         node.life = Some(Life { site, host, started, going: None });
     }
 
-    fn crash(&mut self, index: usize, after_ms: u64) {
+    pub(super) fn crash(&mut self, index: usize, after_ms: u64) {
         let at = self.elapsed() + after_ms;
         let node = &mut self.nodes[index];
         if let Some(life) = node.life.take() {
             self.sim.crash(life.site);
         }
         node.start_at = Some(at);
-    }
-
-    fn befall(&mut self, index: usize, fault: Fault) {
-        self.note(format!("node {index}: {fault:?}"));
-        let disk = self.nodes[index].disk.clone();
-        match fault {
-            Fault::Crash { after_ms } => self.crash(index, after_ms),
-            Fault::LogFails { nth, kind } => {
-                let fault = match kind {
-                    0 => LogFault::Fail,
-                    1 => LogFault::FailAfterWrite,
-                    2 => LogFault::Torn { appends: 0 },
-                    3 => LogFault::CrashBeforeWrite,
-                    _ => LogFault::CrashAfterWrite,
-                };
-                disk.log().plan(nth, fault);
-            }
-            Fault::StoreFails { nth, kind } => {
-                let fault = match kind {
-                    0 => StoreFault::Fail,
-                    1 => StoreFault::FailAfterWrite,
-                    2 => StoreFault::CrashBeforeCommit,
-                    _ => StoreFault::CrashAfterCommit,
-                };
-                disk.faults().plan(nth, fault);
-            }
-            Fault::Kill { actor } => self.kill(index, actor),
-            Fault::Fence { partition } => {
-                use forebay::testkit::LogStore;
-                let partition = PartitionId(partition);
-                let epoch = Epoch(disk.log().fenced(partition).0 + 1);
-                // A log that has crashed cannot be fenced.
-                let _ = disk.log().fence(partition, epoch);
-            }
-            Fault::Stale { partition } => {
-                let own = self.nodes[index].life.as_ref().map(|life| life.site);
-                let Some(log) = self.shared.as_ref().map(|(log, _)| *log).or(own) else { return };
-                // A log that has crashed cannot be read.
-                let replayed = self.sim.replay_stale(log, PartitionId(partition));
-                self.note(format!("{replayed:?} records of earlier epochs are written again"));
-            }
-            Fault::EndsLate { ms, again } => {
-                let script = if again { Script::replay } else { Script::delay };
-                let script = script("partition", "Ended", Duration::from_millis(ms));
-                self.sim.script(script.times(2));
-            }
-            Fault::Lead { partition } => self.add(What::Lead(partition)),
-            Fault::StepDown { partition, within_ms } => {
-                let Some((host, runtime)) = self.nodes[index].up() else { return };
-                host.spawn("step down", async move {
-                    let within = Duration::from_millis(within_ms);
-                    // It may have stopped, or crash meanwhile.
-                    let _ = runtime.node().step_down(PartitionId(partition), within).await;
-                });
-            }
-            Fault::Shutdown { after_ms, drain_ms } => {
-                let Some((host, runtime)) = self.nodes[index].up() else { return };
-                let task = host.spawn("shutdown", async move {
-                    let drain = Drain::within(Duration::from_millis(drain_ms));
-                    // What could not be flushed is replayed.
-                    let _ = runtime.shutdown(drain).await;
-                });
-                if let Some(life) = &mut self.nodes[index].life {
-                    life.going = Some((task, after_ms));
-                }
-            }
-        }
-    }
-
-    fn kill(&mut self, index: usize, actor: u64) {
-        let Some(life) = &self.nodes[index].life else { return };
-        let actors = self.sim.actors(life.site);
-        // Half of the time somebody else than one of the many vqueues.
-        let some: Vec<_> = match actor % 2 {
-            0 => actors.iter().filter(|(_, name)| *name != "vqueue").collect(),
-            _ => actors.iter().collect(),
-        };
-        if some.is_empty() {
-            return;
-        }
-        let (number, name) = some[(actor / 2) as usize % some.len()];
-        self.note(format!("node {index}: {name} {number} panics"));
-        self.sim.kill(life.site, *number);
     }
 
     /// No more faults; what was paused goes on, and everybody wants to know how it ended.
@@ -415,7 +359,11 @@ impl World {
         self.resume_all();
         let asked: Vec<usize> = self.journal.lock().known_or_asked().collect();
         asked.into_iter().for_each(|number| self.add(What::Ask(Ask::Attach(number))));
-        for partition in 0..self.plan.partitions {
+        if let Some(at) = &mut self.log_back_at {
+            *at = 0;
+        }
+        // Those that were spawned have the numbers behind the first ones.
+        for partition in 0..self.plan.partitions + SPAWNED_MAX {
             self.add(What::Lead(partition));
         }
     }
@@ -476,7 +424,8 @@ impl World {
     fn check_rows(&self) -> Result<(), String> {
         use forebay::testkit::LogStore;
         let disk = &self.nodes[0].disk;
-        for partition in (0..self.plan.partitions).map(PartitionId) {
+        let Some((_, first)) = self.nodes.iter().find_map(Node::up) else { return Ok(()) };
+        for partition in first.node().partitions() {
             let replayed = match disk.log().trimmed(partition).0 {
                 0 => Some(disk.replay(partition).map_err(|error| error.to_string())?),
                 _ => None,
@@ -498,7 +447,7 @@ impl World {
 
 impl Node {
     /// A node that has started and does not go down.
-    fn up(&self) -> Option<(Host, Runtime)> {
+    pub(super) fn up(&self) -> Option<(Host, Runtime)> {
         let life = self.life.as_ref().filter(|life| life.going.is_none())?;
         match &*life.started.lock().unwrap() {
             Some(Ok(runtime)) => Some((life.host.clone(), runtime.clone())),

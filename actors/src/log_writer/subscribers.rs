@@ -114,14 +114,19 @@ impl Subscriber {
                 if self.send(self.sent.next(), records) { Fed::Some } else { Fed::Gone }
             }
             Err(error) => {
-                match self.done.take() {
-                    Some(done) => done(Err(error)),
-                    None => {
-                        let lost = std::mem::replace(&mut self.subscription.lost, Box::new(|_| {}));
-                        lost(error);
-                    }
-                }
+                self.tell_lost(error);
                 Fed::Gone
+            }
+        }
+    }
+
+    /// Says why it hears no more of the log.
+    fn tell_lost(&mut self, error: LogError) {
+        match self.done.take() {
+            Some(done) => done(Err(error)),
+            None => {
+                let lost = std::mem::replace(&mut self.subscription.lost, Box::new(|_| {}));
+                lost(error);
             }
         }
     }
@@ -208,6 +213,14 @@ impl Subscribers {
     /// behind.
     pub(super) fn wait(&self) -> Option<Duration> {
         (self.behind > 0).then_some(self.wait)
+    }
+
+    /// Nobody is fed any more: all are told so, and forgotten.
+    pub(super) fn lost(&mut self, reason: &str) {
+        for mut subscriber in std::mem::take(&mut self.by_partition).into_values().flatten() {
+            subscriber.tell_lost(LogError::Gone { reason: reason.to_owned() });
+        }
+        self.behind = 0;
     }
 
     /// Feeds everybody who is behind; whether somebody still is.

@@ -168,6 +168,15 @@ impl Writer {
     }
 }
 
+impl Writer {
+    /// It panics: what waits is lost, and who reads the log is told.
+    pub(super) fn die(mut self) {
+        let lost = lock(&self.queue).take();
+        drop(lost);
+        self.core.died("as planned");
+    }
+}
+
 impl Drop for Writer {
     /// A crash: what waits is lost.
     fn drop(&mut self) {

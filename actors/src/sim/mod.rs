@@ -196,6 +196,15 @@ impl Sim {
         }
     }
 
+    /// The writer of a log panics: what waited for it is lost, and nobody reaches it any
+    /// more. A node that has a log of its own is to be started anew; nodes that share one
+    /// with [what is shared](Self::share) anew. A node's own log has the node's id.
+    pub fn kill_log(&mut self, log: SiteId) {
+        if let Some(writer) = self.writers.remove(&log) {
+            writer.die();
+        }
+    }
+
     /// Leaders of earlier epochs write everything once more that they ever wrote, as if
     /// they had not heard that they are deposed; how many records. A node's own log has
     /// the node's id, a shared one that of [`share`](Self::share).

@@ -126,6 +126,13 @@ pub enum LogError {
         #[source]
         first: Fault,
     },
+    /// Its writer died: it takes no more writes before it is opened again, and what waited
+    /// to be written is lost.
+    #[error("the log's writer died ({reason}): restart the process, which opens the log again")]
+    Gone {
+        /// Of what.
+        reason: String,
+    },
     /// It has no files that could be copied.
     #[error("the log is kept in memory: there is nothing to take a snapshot of")]
     InMemory,
