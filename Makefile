@@ -5,7 +5,7 @@
 # again (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long sim sim-long bench bench-whole bench-steady bench-failover bench-million check lint doc fmt clean-data tools
+.PHONY: help run build test test-long sim sim-long bench bench-counts bench-whole bench-steady bench-failover bench-million check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -63,6 +63,10 @@ bench: tools ## micro-benches, then the whole beside the ideal queue, and the pl
 
 bench-whole: build ## `forebay bench` over its matrix, and docs/performance.svg
 	scripts/bench "$(CARGO_TARGET_DIR)/release/forebay"
+
+bench-counts: tools ## instructions per operation of the hot paths, by valgrind's callgrind
+	cargo build --release --all-features $(locked) --example counts
+	scripts/callgrind "$(CARGO_TARGET_DIR)/release/examples/counts"
 
 bench-steady: build ## ten minutes at full load: does it get slower, does memory grow?
 	"$(CARGO_TARGET_DIR)/release/forebay" bench --in-flight 4096 --batch 64 --keys 10000 --seconds 600 --data-dir ./bench-data

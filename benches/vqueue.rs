@@ -9,114 +9,20 @@
 //! plain queues, and one counter per scope in a hash table. It has no order among those
 //! that wait, no limits that change, no hierarchy, nothing to recover.
 
+mod common;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
 };
 
 use divan::Bencher;
-use forebay_engine::{
-    Machine,
-    limiter::{Limiter, LimiterConfig, LimiterEffect},
-    vqueue::{VQueue, VQueueConfig, VQueueEffect},
-};
-use forebay_messages::{
-    EntryId, EntryKey, Generation, InboxSeq, PartitionKey, PermitId, Timestamp, VQueueHandle,
-    VQueueName,
-    actor::{Acquire, InboxChange, LimiterMessage, RefillDone, Release, Seed, VQueueMessage},
-    rule::{Limits, RuleUpdate},
-};
+use forebay_messages::{EntryKey, VQueueName};
 
-const NOW: Timestamp = Timestamp(1);
-/// Scopes that the vqueues are spread over.
-const SCOPES: u32 = 1_000;
-/// How many may run at once in each.
-const LIMIT: u32 = 100;
+use common::decision::{LIMIT, World, key, scattered, vqueue};
 
 fn main() {
     divan::main();
-}
-
-fn key(n: u64) -> EntryKey {
-    let mut uuid = [7; 16];
-    uuid[8..].copy_from_slice(&n.to_be_bytes());
-    let entry = EntryId { partition_key: PartitionKey(1), uuid };
-    EntryKey { seq: InboxSeq(n), entry, ..EntryKey::default() }
-}
-
-/// Many vqueues, empty and known to be so, under one limiter.
-struct World {
-    vqueues: Vec<(VQueue, Arc<VQueueName>)>,
-    limiter: Limiter,
-    told: Vec<VQueueEffect>,
-    granted: Vec<LimiterEffect>,
-    next: u64,
-}
-
-impl World {
-    fn new(count: u32) -> Self {
-        let mut limiter = Limiter::new(Generation(1), LimiterConfig::default());
-        let pattern = "*".parse().expect("a pattern");
-        let limits = Limits::concurrency(LIMIT);
-        let rules = vec![RuleUpdate::Upsert { pattern, limits }];
-        let seed = Seed { rules, ..Seed::default() };
-        let mut granted = Vec::new();
-        limiter.step(NOW, LimiterMessage::Seed(Box::new(seed)), &mut granted);
-        let vqueues = (0..count).map(vqueue).collect();
-        Self { vqueues, limiter, told: Vec::new(), granted, next: 0 }
-    }
-
-    /// One whole decision of one vqueue.
-    fn decide(&mut self, slot: u32) {
-        let Self { vqueues, limiter, told, granted, next } = self;
-        let (vqueue, name) = &mut vqueues[slot as usize];
-        *next += 1;
-        let key = key(*next);
-        told.clear();
-        granted.clear();
-        vqueue.step(NOW, VQueueMessage::Notify(vec![InboxChange::Enqueued(key)]), told);
-        let Some(&VQueueEffect::Acquire { count, lock }) = told.first() else {
-            unreachable!("a head asks for a permit: {told:?}");
-        };
-        let handle = VQueueHandle { slot, generation: Generation(1) };
-        let (id, name) = (vqueue.id(), Arc::clone(name));
-        let ask = Acquire { handle, vqueue: id, name, count, lock };
-        limiter.step(NOW, LimiterMessage::Acquire(ask), granted);
-        let Some(LimiterEffect::Granted(grant)) = granted.first() else {
-            unreachable!("there is room: {granted:?}");
-        };
-        told.clear();
-        vqueue.step(NOW, VQueueMessage::Granted(grant.permits), told);
-        let permit = decided(told);
-        limiter.step(NOW, LimiterMessage::HandedOver(permit), granted);
-        vqueue.step(NOW, VQueueMessage::Notify(vec![InboxChange::Removed(key)]), told);
-        let release = Release { permit, keep_lock: None };
-        limiter.step(NOW, LimiterMessage::Release(release), granted);
-    }
-}
-
-fn decided(told: &[VQueueEffect]) -> PermitId {
-    match told.first() {
-        Some(VQueueEffect::Decide { permit, .. }) => *permit,
-        _ => unreachable!("a permit is for the head: {told:?}"),
-    }
-}
-
-fn vqueue(n: u32) -> (VQueue, Arc<VQueueName>) {
-    let name = VQueueName::service("resize")
-        .with_scope(&format!("s{}", n % SCOPES))
-        .with_object_key(&n.to_string());
-    let id = name.id(PartitionKey(1));
-    let config = VQueueConfig { id, has_lock: false, quantum: 64, paused: false, draining: false };
-    let mut vqueue = VQueue::new(config, Vec::new());
-    let mut told = Vec::new();
-    vqueue.start(NOW, &mut told);
-    let Some(VQueueEffect::ReadInbox(request)) = told.pop() else {
-        unreachable!("it reads its inbox first");
-    };
-    let none = RefillDone { id: request.id, rows: Vec::new(), reached_end: true };
-    vqueue.step(NOW, VQueueMessage::RefillDone(none), &mut told);
-    (vqueue, Arc::new(name))
 }
 
 /// The vqueues take turns, in an order that no cache of the processor foresees.
@@ -125,7 +31,7 @@ fn decision(bencher: Bencher<'_, '_>, vqueues: u32) {
     let mut world = World::new(vqueues);
     let mut at = 0_u32;
     bencher.bench_local(|| {
-        at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        at = scattered(at);
         world.decide(at % vqueues);
     });
 }
@@ -166,7 +72,7 @@ fn baseline(bencher: Bencher<'_, '_>, vqueues: u32) {
     let mut plain = Plain::new(vqueues);
     let mut at = 0_u32;
     bencher.bench_local(|| {
-        at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        at = scattered(at);
         plain.decide(at % vqueues)
     });
 }

@@ -1,0 +1,32 @@
+//! The inbox: entries that come, are taken and confirmed while its cache has them.
+
+use forebay_engine::inbox::Inbox;
+use forebay_messages::{EntryKey, VQueueId, actor::RefillDone};
+
+use super::decision::key;
+
+/// An inbox that knows that it has everything in memory.
+pub(crate) struct Inboxes {
+    inbox: Inbox,
+    next: u64,
+}
+
+impl Inboxes {
+    pub(crate) fn new() -> Self {
+        let mut inbox = Inbox::new(Vec::new());
+        let request = inbox.start_refill(VQueueId::default());
+        let none = RefillDone { id: request.id, rows: Vec::new(), reached_end: true };
+        assert!(inbox.refill_done(&none), "it asked for it");
+        Self { inbox, next: 0 }
+    }
+
+    /// One entry: enqueued, taken, confirmed.
+    pub(crate) fn pass(&mut self) -> Option<EntryKey> {
+        self.next += 1;
+        let key = key(self.next);
+        self.inbox.enqueue(key);
+        let taken = self.inbox.take_head();
+        self.inbox.remove(key);
+        taken
+    }
+}

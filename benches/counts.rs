@@ -1,0 +1,57 @@
+//! Operations to be counted in instructions: `scripts/callgrind` runs this twice below
+//! callgrind, with different numbers of operations, and prints what one more costs.
+//!
+//! usage: counts OPERATION TIMES; without them it lists the operations.
+
+mod common;
+
+use std::hint::black_box;
+
+use common::{
+    decision::{World, scattered},
+    inbox::Inboxes,
+    life::Lives,
+    permit::Permits,
+};
+
+/// A name, and what does it so many times.
+type Operation = (&'static str, fn(u32));
+
+const OPERATIONS: [Operation; 6] = [
+    ("inbox: enqueue, take, confirm", |times| {
+        let mut inboxes = Inboxes::new();
+        (0..times).for_each(|_| assert!(black_box(inboxes.pass()).is_some()));
+    }),
+    ("limiter: life of a permit, no levels", |times| permits(0, times)),
+    ("limiter: life of a permit, 3 levels, 10,000 rules", |times| permits(3, times)),
+    ("decision: vqueue and limiter", |times| {
+        let (mut world, mut at) = (World::new(1_000), 0);
+        for _ in 0..times {
+            at = scattered(at);
+            world.decide(at % 1_000);
+        }
+    }),
+    ("apply: lives of 64 entries, one vqueue", |times| lives(1, times)),
+    ("apply: lives of 64 entries, 1,000 vqueues", |times| lives(1_000, times)),
+];
+
+fn permits(levels: u32, times: u32) {
+    let mut permits = Permits::new(levels);
+    (0..times).for_each(|_| permits.live());
+}
+
+fn lives(vqueues: u64, times: u32) {
+    let mut lives = Lives::new(vqueues);
+    (0..times).for_each(|_| lives.live());
+}
+
+#[expect(clippy::print_stdout, reason = "a program for a terminal")]
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [wanted, times] = arguments.as_slice()
+        && let Some((_, operation)) = OPERATIONS.iter().find(|(name, _)| name == wanted)
+    {
+        return operation(times.parse().expect("TIMES is a number"));
+    }
+    OPERATIONS.iter().for_each(|(name, _)| println!("{name}"));
+}

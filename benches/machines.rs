@@ -1,0 +1,65 @@
+//! What the inbox costs, and applying the records of a partition.
+//!
+//! The design asks for: the head of a vqueue from its cache under 150 ns. Baselines: a
+//! binary heap of the same keys for the inbox; for applying, a plain hash map of the same
+//! entries that is put to, changed and deleted from.
+
+mod common;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
+
+use divan::{Bencher, black_box, counter::ItemsCount};
+
+use common::{
+    decision::key,
+    inbox::Inboxes,
+    life::{BATCH, Lives},
+};
+
+fn main() {
+    divan::main();
+}
+
+/// One entry is enqueued, taken and confirmed.
+#[divan::bench(sample_size = 10_000)]
+fn inbox(bencher: Bencher<'_, '_>) {
+    let mut inboxes = Inboxes::new();
+    bencher.bench_local(|| inboxes.pass());
+}
+
+#[divan::bench(sample_size = 10_000)]
+fn inbox_baseline(bencher: Bencher<'_, '_>) {
+    let (mut heap, mut next) = (BinaryHeap::new(), 0);
+    bencher.bench_local(|| {
+        next += 1;
+        heap.push(Reverse(key(next)));
+        heap.pop()
+    });
+}
+
+/// The lives of 64 entries in so many vqueues.
+#[divan::bench(args = [1, 1_000, 100_000], sample_size = 20)]
+fn apply(bencher: Bencher<'_, '_>, vqueues: u64) {
+    let mut lives = Lives::new(vqueues);
+    bencher.counter(ItemsCount::new(BATCH)).bench_local(|| lives.live());
+}
+
+#[divan::bench(sample_size = 20)]
+fn apply_baseline(bencher: Bencher<'_, '_>) {
+    let (mut rows, mut next) = (HashMap::new(), 0);
+    bencher.counter(ItemsCount::new(BATCH)).bench_local(|| {
+        for n in next..next + BATCH {
+            rows.insert(n, (key(n), vec![7_u8; 256], false));
+        }
+        for n in next..next + BATCH {
+            rows.get_mut(&n).expect("it was put there").2 = true;
+        }
+        for n in next..next + BATCH {
+            black_box(rows.remove(&n));
+        }
+        next += BATCH;
+    });
+}
