@@ -8,6 +8,11 @@
 
 mod cli;
 
+/// Entries come on one thread and go on another; glibc's allocator pays for that.
+/// Whoever embeds the library chooses their own.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> std::process::ExitCode {
     cli::run()
 }

@@ -12,9 +12,10 @@ use rocksdb::{AsColumnFamilyRef, WriteBatch};
 
 use super::tables::Table;
 
-/// Rows that were only read, or are known to be gone, and are kept to save the next
-/// look into RocksDB; with more, all of these are forgotten.
-const CLEAN_MAX: usize = 4_096;
+/// Rows of a table that come back, which were only read or are gone: they are kept to
+/// save the next look into RocksDB. With more, all of these are forgotten. As many as
+/// vqueues stay idle.
+const CLEAN_MAX: usize = 8_192;
 
 /// Whether RocksDB has a row, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,13 +91,15 @@ pub(super) struct Overlay<T: Table> {
     weight: usize,
     /// Slots that are not `written`.
     clean: usize,
+    /// What was read for this batch, and is forgotten with it.
+    read: Vec<T::Key>,
 }
 
 impl<T: Table> Default for Overlay<T> {
     fn default() -> Self {
         // No slot that was only read is of batch 1.
         let batch = Batch { number: 1, journal: Vec::new(), changed: 0 };
-        Self { slots: Map::default(), batch, weight: 0, clean: 0 }
+        Self { slots: Map::default(), batch, weight: 0, clean: 0, read: Vec::new() }
     }
 }
 
@@ -111,6 +114,9 @@ impl<T: Table> Overlay<T> {
         let base = if row.is_some() { Base::Present } else { Base::Absent };
         self.weight += row.as_ref().map_or(0, T::weight);
         self.clean += 1;
+        if !T::COMES_BACK {
+            self.read.push(key.clone());
+        }
         let slot = Slot { base, written: false, is_new: false, batch: 0, row };
         let before = self.slots.insert(key, slot);
         assert!(before.is_none(), "{}: what is known was read", T::NAME);
@@ -204,9 +210,15 @@ impl<T: Table> Overlay<T> {
         }))
     }
 
-    /// Rows that RocksDB is to be told of, and those that are only known.
-    pub(super) fn len(&self) -> usize {
-        self.slots.len()
+    /// Rows that RocksDB is to be told of.
+    pub(super) fn written_len(&self) -> usize {
+        self.slots.len() - self.clean
+    }
+
+    /// Rows that are only known.
+    #[cfg(test)]
+    pub(super) fn clean_len(&self) -> usize {
+        self.clean
     }
 
     /// Bytes of the rows, as far as tables say.
@@ -223,19 +235,33 @@ impl<T: Table> Overlay<T> {
 
     /// What the batch wrote stays; how many rows that changed.
     pub(super) fn commit(&mut self) -> usize {
-        if self.clean > CLEAN_MAX {
-            self.slots.retain(|_, slot| slot.written);
-            self.recount();
-        }
+        self.forget_read();
         let batch = &mut self.batch;
         batch.journal.clear();
         batch.number = batch.number.wrapping_add(1).max(1);
         std::mem::take(&mut batch.changed)
     }
 
+    /// What was only read may be large, and mostly is of no use to the next batch.
+    fn forget_read(&mut self) {
+        for key in self.read.drain(..) {
+            if let MapEntry::Occupied(place) = self.slots.entry(key)
+                && !place.get().written
+            {
+                self.clean -= 1;
+                self.weight -= place.remove().row.as_ref().map_or(0, T::weight);
+            }
+        }
+        if self.clean > CLEAN_MAX {
+            self.slots.retain(|_, slot| slot.written);
+            self.recount();
+        }
+    }
+
     /// What the batch wrote goes; whether it wrote anything.
     pub(super) fn roll_back(&mut self) -> bool {
         if self.batch.journal.is_empty() {
+            self.forget_read();
             return false;
         }
         for (key, before) in self.batch.journal.drain(..).rev() {
@@ -245,6 +271,7 @@ impl<T: Table> Overlay<T> {
             };
         }
         self.recount();
+        self.forget_read();
         self.batch.changed = 0;
         true
     }

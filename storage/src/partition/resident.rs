@@ -144,10 +144,10 @@ impl Resident {
         }
     }
 
-    /// Rows that are here.
+    /// Rows that are here and not in RocksDB.
     pub(super) fn rows(&self) -> usize {
         let mut rows = 0;
-        each_table!(self.overlays, |mine| rows += mine.borrow().len());
+        each_table!(self.overlays, |mine| rows += mine.borrow().written_len());
         rows
     }
 
