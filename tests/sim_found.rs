@@ -13,6 +13,7 @@ use forebay::{
     explain::Reason,
     testkit::{Disk, Sim, TestRuntime, launch},
 };
+use forebay_messages::PartitionKey;
 
 /// A service whose handler stops when it is asked to, and says so.
 fn yielding() -> Builder {
@@ -132,6 +133,31 @@ fn whoever_waits_for_a_log_whose_writer_dies_is_answered() {
         let until = soon(&sim);
         let ended = sim.run(node.attach(stored.id()).outcome(), until).await;
         assert!(ended.expect("in time").unwrap().is_success());
+    });
+}
+
+/// It had stayed a candidate for ever, and whoever started it was told that the runtime was
+/// shut down.
+#[test]
+fn a_partition_that_starts_without_the_logs_writer_stops_and_says_so() {
+    in_paused_time(async {
+        let mut sim = Sim::new(3, Timestamp(1_000_000));
+        let disk = Disk::new().unwrap();
+        let (site, place) = sim.place(&disk);
+        let until = sim.now().after(Duration::from_secs(60));
+        let starting = launch(&mut sim, place, yielding());
+        let runtime = sim.run(starting, until).await.expect("in time").unwrap();
+        let node = runtime.node();
+        let view = node.partition_views().unwrap().remove(0);
+        let dropped = node.drop_partition(view.id);
+        sim.run(dropped, until).await.expect("in time").unwrap();
+        sim.kill_log(site);
+        let range = (PartitionKey(view.range.0), PartitionKey(view.range.1));
+        let spawned = sim.run(node.spawn_partition(range), until).await.expect("in time");
+        let error = spawned.unwrap_err();
+        assert!(error.to_string().contains("the log's writer is gone"), "{error}");
+        sim.settle().await;
+        assert!(node.status().unwrap().iter().all(|partition| partition.stopped.is_some()));
     });
 }
 

@@ -39,6 +39,9 @@ pub const BATCH_RECORDS_MAX: usize = 8_192;
 /// meanwhile shares their sync.
 pub const COMPANY_WAIT: Duration = Duration::from_millis(1);
 
+/// Why a partition stops that cannot reach the writer.
+pub(crate) const WRITER_GONE: &str = "the log's writer is gone: restart the process";
+
 /// Told once with the result of a command.
 pub type Done<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
 

@@ -16,7 +16,7 @@ use forebay_storage::{log::LogError, metadata::MetadataError};
 use crate::{
     limiter::LimiterPerformer,
     links::Links,
-    log_writer::{LogCommand, LogHandle},
+    log_writer::{LogCommand, LogHandle, WRITER_GONE},
     node::{LEASE_LOOK_MS, NodeServices},
     shell::{Death, Performer, Ref, Scope, World},
 };
@@ -60,7 +60,7 @@ impl SupervisorPerformer {
         });
         let command = LogCommand::Fence { partition: self.partition, epoch, done };
         if !self.log.send(command) {
-            tracing::debug!(partition = %self.partition, "the log writer is gone");
+            self.services.stop_failed(self.partition, WRITER_GONE);
         }
     }
 

@@ -55,7 +55,11 @@ impl Node {
         self.credits.insert(row.id, Arc::new(Semaphore::new(CREDITS_PER_PARTITION)));
         let (told, replayed) = oneshot::channel();
         self.on_arbiter(row.id.0 as usize, move |world| start(world, replica, state, told))?;
-        replayed.await.map_err(|_| NodeError::ShutDown)??;
+        let nobody = |_| match self.services.status(row.id).and_then(|status| status.stopped) {
+            Some(reason) => NodeError::PartitionStopped { partition: row.id, reason },
+            None => NodeError::ShutDown,
+        };
+        replayed.await.map_err(nobody)??;
         drop(hold);
         self.wait_for_leader(row.id).await
     }

@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use crate::{
     executor::Executor,
     links::Links,
-    log_writer::{Done, LogCommand, LogHandle, Subscription},
+    log_writer::{Done, LogCommand, LogHandle, Subscription, WRITER_GONE},
     partition::PartitionPerformer,
     refill::RefillPool,
     shell::{Death, OnDeath, Ref, World},
@@ -200,7 +200,7 @@ impl Living {
         });
         let subscription = Subscription { partition, node, after, applied, to, done, lost };
         if !self.replica.log.send(LogCommand::Subscribe(subscription)) {
-            tracing::debug!(%partition, "the log writer is gone");
+            self.replica.services.stop_failed(partition, WRITER_GONE);
         }
     }
 

@@ -28,7 +28,7 @@ use forebay_storage::partition::{PartitionStore, StoreError};
 use crate::{
     executor::Execute,
     links::Links,
-    log_writer::{LogCommand, LogHandle},
+    log_writer::{LogCommand, LogHandle, WRITER_GONE},
     node::{NodeServices, PartitionGauges},
     shell::{Performer, Scope, TimerKey, World},
     vqueue::VQueueShared,
@@ -182,7 +182,7 @@ impl PartitionPerformer {
         let may_wait = matches!(record.command, Some(Command::SchedulerDecisions(_)));
         let command = LogCommand::Append { partition: self.id, epoch, record, may_wait };
         if !self.log.send(command) {
-            self.fail("the log writer is gone".to_owned(), scope);
+            self.fail(WRITER_GONE.to_owned(), scope);
         }
     }
 
