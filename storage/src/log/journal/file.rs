@@ -99,7 +99,17 @@ impl JournalFile {
         self.file.sync_all()
     }
 
-    /// Reads all cells.
+    /// Gives back what it has beyond so many bytes, after a block larger than that.
+    pub(super) fn cut(&mut self, bytes: u64) -> Result<(), Fault> {
+        if self.cells > cells_in(bytes) {
+            let cut = self.file.set_len(bytes).and_then(|()| self.file.sync_all());
+            cut.map_err(|error| Fault::from_io("cut the log's journal", &self.path, error))?;
+            self.cells = cells_in(bytes);
+        }
+        Ok(())
+    }
+
+    /// Reads its first cells.
     pub(super) fn read(&self, into: &mut [u8]) -> Result<(), Fault> {
         self.file
             .read_exact_at(into, 0)

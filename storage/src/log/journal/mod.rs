@@ -164,9 +164,10 @@ impl Journal {
 
     /// Lets the database flush what is in a full file, and makes it so large.
     fn free(&mut self, mut full: JournalFile, bytes: u64) -> Result<(), Fault> {
-        let flush = Arc::clone(&self.flush);
+        let (flush, max) = (Arc::clone(&self.flush), self.sizes.max);
         let job = move || {
             flush()?;
+            full.cut(max)?;
             full.extend_if_there_is_room(bytes)?;
             Ok(full)
         };

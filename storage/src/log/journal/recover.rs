@@ -6,7 +6,10 @@
 //! the greatest sequence seen in any cell was acknowledged; and the last block is cut
 //! only if each cell that it lacks holds what was there before it.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     FILES, FlushDatabase, Journal, Sizes,
@@ -39,7 +42,7 @@ pub(in crate::log) fn recover(
     if mark.is_some() || is_there {
         // A journal that the database knows of has both; else it was just being made.
         let [one, other] = FILES.map(|name| JournalFile::open(dir.join(name), mark.is_none()));
-        recovery.files([Loaded::new(one?)?, Loaded::new(other?)?], replay)?;
+        recovery.files([one?, other?], replay)?;
     }
     let last = recovery.known.max(recovery.seen);
     let settled = if last == known { Ok(()) } else { replay.settle(last) };
@@ -53,12 +56,22 @@ pub(in crate::log) fn recover(
     Ok(journal)
 }
 
+/// Sequence of the first cell of a file.
+fn first(file: &JournalFile) -> Result<Option<u64>, Fault> {
+    let mut first = [0; CELL_LEN];
+    if file.cells > 0 {
+        file.read(&mut first)?;
+    }
+    Ok(match cell::decode(&first) {
+        Cell::Part(part) => Some(part.seq),
+        Cell::Blank | Cell::Damaged => None,
+    })
+}
+
 /// A file in memory.
 struct Loaded {
     file: JournalFile,
     bytes: Vec<u8>,
-    /// Sequence of the first cell.
-    first: Option<u64>,
     /// Sequence of the last whole block in a row from the first cell on.
     last: Option<u64>,
     /// The cell after it.
@@ -69,11 +82,7 @@ impl Loaded {
     fn new(file: JournalFile) -> Result<Self, Fault> {
         let mut bytes = vec![0; file.cells as usize * CELL_LEN];
         file.read(&mut bytes)?;
-        let mut loaded = Self { file, bytes, first: None, last: None, end: 0 };
-        if let Cell::Part(part) = loaded.cell(0) {
-            loaded.first = Some(part.seq);
-        }
-        Ok(loaded)
+        Ok(Self { file, bytes, last: None, end: 0 })
     }
 
     /// Blank beyond the end.
@@ -99,31 +108,57 @@ impl Loaded {
         Some((first.seq, first.count))
     }
 
-    /// The greatest sequence after the last whole block, with the cells of that block.
-    fn rest(&self) -> Option<(u64, std::ops::Range<u32>)> {
+    /// What comes after the whole blocks.
+    fn tail(self) -> Tail {
         let parts = (self.end..self.file.cells).filter_map(|at| match self.cell(at) {
-            Cell::Part(part) => {
-                let start = at.saturating_sub(part.index);
-                Some((part.seq, start..start.saturating_add(part.count)))
-            }
+            Cell::Part(part) => Some((part.seq, at.saturating_sub(part.index), part.count)),
             Cell::Blank | Cell::Damaged => None,
         });
-        parts.max_by_key(|(seq, _)| *seq)
-    }
-
-    fn first_damaged(&self, range: std::ops::Range<u32>) -> Option<u32> {
-        let in_file = range.start..range.end.min(self.file.cells);
-        in_file.into_iter().find(|at| self.cell(*at) == Cell::Damaged)
-    }
-
-    fn damage(&self, at: u32, reason: &'static str) -> Fault {
-        let offset = u64::from(at) * CELL_LEN as u64;
-        Fault {
-            kind: FaultKind::Corrupt,
-            action: "open the log's journal",
-            path: self.file.path.clone(),
-            cause: Arc::new(JournalDamage { offset, reason }),
+        let is_damaged = |at: &u32| self.cell(*at) == Cell::Damaged;
+        let begun = parts.max_by_key(|(seq, ..)| *seq).map(|(seq, start, count)| Begun {
+            seq,
+            start,
+            damaged: (start..start.saturating_add(count).min(self.file.cells)).find(is_damaged),
+        });
+        Tail {
+            last: self.last,
+            begun,
+            damaged_next: Some(self.end).filter(is_damaged),
+            damaged_first: Some(0).filter(is_damaged),
+            path: self.file.path,
         }
+    }
+}
+
+/// A block that is not whole.
+struct Begun {
+    seq: u64,
+    /// Its first cell.
+    start: u32,
+    /// The first of its cells that is neither new nor what was there before.
+    damaged: Option<u32>,
+}
+
+/// What comes after the whole blocks of a file.
+struct Tail {
+    path: PathBuf,
+    /// Sequence of the last whole block.
+    last: Option<u64>,
+    /// The latest block of which there is a part.
+    begun: Option<Begun>,
+    /// The cell after the last whole block, if it is damaged.
+    damaged_next: Option<u32>,
+    /// The first cell, if it is damaged.
+    damaged_first: Option<u32>,
+}
+
+fn damage(path: &Path, at: u32, reason: &'static str) -> Fault {
+    let offset = u64::from(at) * CELL_LEN as u64;
+    Fault {
+        kind: FaultKind::Corrupt,
+        action: "open the log's journal",
+        path: path.to_owned(),
+        cause: Arc::new(JournalDamage { offset, reason }),
     }
 }
 
@@ -135,14 +170,20 @@ struct Recovery {
 }
 
 impl Recovery {
-    fn files(&mut self, mut files: [Loaded; 2], replay: &mut dyn Replay) -> Result<(), Fault> {
+    fn files(&mut self, files: [JournalFile; 2], replay: &mut dyn Replay) -> Result<(), Fault> {
+        let [one, other] = files.map(|file| first(&file).map(|first| (first, file)));
+        let mut files = [one?, other?];
         // The one that was begun earlier comes first; of one that begins with nothing, or
         // with half a block, nothing was acknowledged or all of it is known.
-        files.sort_by_key(|file| file.first.unwrap_or(u64::MAX));
-        for file in &mut files {
-            self.whole_blocks(file, replay)?;
+        files.sort_by_key(|(first, _)| first.unwrap_or(u64::MAX));
+        let mut tails = Vec::new();
+        for (_, file) in files {
+            // One at a time: they are large.
+            let mut file = Loaded::new(file)?;
+            self.whole_blocks(&mut file, replay)?;
+            tails.push(file.tail());
         }
-        files.iter().try_for_each(|file| self.last_block(file))
+        tails.iter().try_for_each(|tail| self.last_block(tail))
     }
 
     fn whole_blocks(&mut self, file: &mut Loaded, replay: &mut dyn Replay) -> Result<(), Fault> {
@@ -151,7 +192,8 @@ impl Recovery {
             && file.last.is_none_or(|last| seq == last + 1)
         {
             if seq > self.known + 1 {
-                return Err(file.damage(file.end, "blocks before this one are missing"));
+                let reason = "blocks before this one are missing";
+                return Err(damage(&file.file.path, file.end, reason));
             }
             if seq == self.known + 1 {
                 replay.replay(&block)?;
@@ -163,23 +205,21 @@ impl Recovery {
     }
 
     /// Is what comes after the whole blocks a block that was never acknowledged?
-    fn last_block(&mut self, file: &Loaded) -> Result<(), Fault> {
-        let damaged = |at| Err(file.damage(at, "it is not what was written there"));
-        if let Some((seq, cells)) = file.rest()
-            && seq > self.known
-        {
-            if seq > self.known + 1 {
-                return Err(file.damage(cells.start, "a block before this one is damaged"));
+    fn last_block(&mut self, tail: &Tail) -> Result<(), Fault> {
+        const REASON: &str = "it is not what was written there";
+        if let Some(begun) = tail.begun.as_ref().filter(|begun| begun.seq > self.known) {
+            if begun.seq > self.known + 1 {
+                return Err(damage(&tail.path, begun.start, "a block before it is damaged"));
             }
-            if let Some(at) = file.first_damaged(cells) {
-                return damaged(at);
+            if let Some(at) = begun.damaged {
+                return Err(damage(&tail.path, at, REASON));
             }
-            self.seen = seq;
+            self.seen = begun.seq;
         }
         // Where the next block would begin, after the last one or in the other file.
-        let next = (file.last == Some(self.known)).then_some(file.end);
-        match next.into_iter().chain([0]).find(|at| file.cell(*at) == Cell::Damaged) {
-            Some(at) => damaged(at),
+        let next = tail.damaged_next.filter(|_| tail.last == Some(self.known));
+        match next.or(tail.damaged_first) {
+            Some(at) => Err(damage(&tail.path, at, REASON)),
             None => Ok(()),
         }
     }

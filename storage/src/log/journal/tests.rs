@@ -151,6 +151,12 @@ fn a_block_larger_than_any_file_has_room_made_for_it() {
         site.append(&block(n, len));
         assert_eq!(site.crashed().blocks(), site.blocks());
     }
+    for n in 0..200 {
+        site.append(&block(n, 300));
+    }
+    let journal = &mut site.journal;
+    journal.other.take().unwrap().join().unwrap().unwrap();
+    assert_eq!(site.bytes().map(|bytes| bytes.len() as u64), [SMALL.max; 2], "given back");
 }
 
 /// How the last of some blocks can be torn: each of its cells is new or as before.
