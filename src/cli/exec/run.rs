@@ -389,7 +389,8 @@ impl Run {
         Ok(view.is_some_and(|view| view.created_at >= began_at.0))
     }
 
-    /// Whether an item that was stored before has ended, and is not to be tried again.
+    /// Whether an item that was stored before had ended when this run began, and is not to
+    /// be tried again.
     async fn ended_earlier(
         &mut self,
         handle: &EntryHandle,
@@ -399,6 +400,12 @@ impl Run {
         let Some(outcome) = found.map_err(forebay::RuntimeError::from)? else {
             return Ok(false);
         };
+        let view = self.runtime.node().entry(handle.id()).map_err(forebay::RuntimeError::from)?;
+        let began_at = Timestamp::from(self.began_at);
+        // What an earlier run left starts at once, and may end before it is read again.
+        if view.and_then(|view| view.finished_at).is_some_and(|at| at >= began_at.0) {
+            return Ok(false);
+        }
         if !outcome.is_success() && self.retry_failed {
             let target = EntryTarget::Named(vec![handle.id()]);
             let redriven = self.runtime.node().act(EntryCommand::Redrive, &target, false).await;

@@ -210,7 +210,10 @@ impl LocalLog {
         let written = match &mut writer.journal {
             Some(journal) => {
                 batch.put(MARK, journal.next().to_be_bytes());
-                journal.append(batch.data()).and_then(|()| self.put(batch, &unlogged(), action))
+                let appended = journal.append(batch.data());
+                // Whatever the journal was at: this is what could not be done.
+                let failed = |fault| Fault { action, path: self.path.clone(), ..fault };
+                appended.map_err(failed).and_then(|()| self.put(batch, &unlogged(), action))
             }
             None => self.put(batch, &synced(), action),
         };
