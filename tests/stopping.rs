@@ -5,7 +5,7 @@
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use forebay::{
-    Builder, Context, Entry, EntryHandle, HandlerError, Limits, PartitionId, Runtime,
+    Builder, Context, Entry, EntryHandle, HandlerError, Json, Limits, PartitionId, Runtime,
     testkit::{Script, TestRuntime, Weather},
 };
 
@@ -197,4 +197,26 @@ fn a_partition_that_is_dropped_takes_its_handlers_along() {
         app.run(runtime.node().drop_partition(PartitionId(1))).unwrap();
         assert_eq!(counts.now.load(Ordering::Relaxed), 0, "they are gone when it is");
     }
+}
+
+/// An entry that snoozes keeps its key, and its vqueue sleeps as long as it does. When it
+/// was killed, those behind it slept on.
+#[test]
+fn the_next_of_a_key_wakes_when_the_sleeping_holder_is_killed() {
+    let hour = Duration::from_secs(3_600);
+    let build = move || {
+        let builder = Runtime::builder().idle_vqueues_max(0);
+        builder.handler("work", move |_: Context, Json(snoozes): Json<bool>| async move {
+            if snoozes { Err(HandlerError::snooze(hour)) } else { Ok(()) }
+        })
+    };
+    let mut app = TestRuntime::builder().seed(1).start(build);
+    let of_key = |snoozes: bool| Entry::to("work").key("k").json(&snoozes).unwrap();
+    let holder = app.enqueue(of_key(true));
+    app.advance(Duration::from_secs(300));
+    let next = app.enqueue(of_key(false));
+    app.advance(Duration::from_secs(300));
+    kill(&mut app, &holder);
+    app.settle();
+    assert!(app.outcome_now(&next).is_some(), "it still sleeps");
 }

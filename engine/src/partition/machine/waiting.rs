@@ -75,16 +75,25 @@ impl Partition {
         }
     }
 
-    /// A row went. Whoever waits may have none left: it is started to see.
+    /// A row went. Whoever waits may have none left: it is started to see. So is whoever
+    /// sleeps for a holder of its lock, which went first whatever its time: those behind it
+    /// may have waited long enough.
     pub(super) fn on_inbox_removed(
         &mut self,
         vqueue: VQueueId,
         key: EntryKey,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        if let Noted::Waits(handle) = self.registry.note_removed(vqueue, key) {
-            self.wait_no_more(handle, effects);
-            self.activate(vqueue, effects);
+        match self.registry.note_removed(vqueue, key) {
+            Noted::Told => {}
+            Noted::Waits(handle) => {
+                self.wait_no_more(handle, effects);
+                self.activate(vqueue, effects);
+            }
+            Noted::Cold if key.has_lock && self.may_activate(vqueue) => {
+                self.activate(vqueue, effects);
+            }
+            Noted::Cold => {}
         }
     }
 
