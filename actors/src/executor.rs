@@ -5,6 +5,7 @@
 //! a panic in a handler is a failed attempt. Must not know: limits, vqueues, the log.
 
 mod attempt;
+mod lookout;
 mod running;
 mod starter;
 #[cfg(test)]
@@ -196,9 +197,11 @@ impl Executor {
         self.shared.register(key, running);
         let (shared, ended) = (Arc::clone(&self.shared), None);
         let guard = Guard { shared, clock: Arc::clone(&clock), key, ended };
+        let waiting = self.shared.expect();
         let future = Box::pin(async move {
             // Dropped last, when nothing of the handler is left.
             let mut guard = guard;
+            drop(waiting);
             let timeout = handler.timeout();
             let context = attempt::context(run, asked, timeout, clock);
             guard.ended = Some(attempt::attempt(handler, context, payload, timeout, &random).await);

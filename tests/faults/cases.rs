@@ -239,14 +239,41 @@ async fn killed() -> Row {
     Row { fault: "kill -9", seen: "nothing".to_owned(), after: KEPT }
 }
 
-/// An append that was under way when the power went: never acknowledged.
+/// An append that was under way when the power went: never acknowledged. Half of what it
+/// changed in the journal is there.
 async fn torn_tail() -> Row {
     let site = Site::new(true).await;
-    let path = site.file("log", "log");
-    let mut bytes = fs::read(&path).unwrap();
-    // The head of a record and not all of what it announces.
-    bytes.extend([0x11, 0x22, 0x33, 0x44, 0x00, 0x10, 0x01, 0xaa, 0xbb]);
-    fs::write(&path, bytes).unwrap();
+    let live = site.dir.path().join("torn");
+    let runtime = site.start(&site.data()).await.unwrap();
+    fault::copy_dir(&site.data(), &live).unwrap();
+    let files = || ["0", "1"].map(|file| fs::read(site.data().join("log/journal").join(file)));
+    let before = files();
+    runtime.enqueue(Entry::to("nobody").payload(vec![7; 50_000])).await.unwrap();
+    let after = files();
+    drop(runtime.shutdown(Drain::now()).await);
+    drop(runtime);
+    fs::remove_dir_all(site.data()).unwrap();
+    fs::rename(live, site.data()).unwrap();
+    // A sector tells which write it is of, and how many sectors that has.
+    let number =
+        |sector: &[u8], at: usize| u32::from_be_bytes(*sector[at..].first_chunk().unwrap());
+    let (of, len) = (|sector: &[u8]| number(sector, 8), |sector: &[u8]| number(sector, 16));
+    let mut torn_sectors = 0;
+    for (file, (before, after)) in before.into_iter().zip(after).enumerate() {
+        let (mut torn, after) = (before.unwrap(), after.unwrap());
+        torn.resize(after.len(), 0);
+        let sectors = || after.chunks_exact(512);
+        let Some(write) = sectors().find(|sector| len(sector) > 90).map(of) else { continue };
+        for (torn, after) in torn.chunks_exact_mut(512).zip(sectors()) {
+            let is_torn = of(after) == write;
+            torn_sectors += usize::from(is_torn);
+            if of(after) < write || is_torn && torn_sectors % 2 == 0 {
+                torn.copy_from_slice(after);
+            }
+        }
+        fs::write(site.data().join("log/journal").join(file.to_string()), torn).unwrap();
+    }
+    assert!(torn_sectors > 90, "it is written there: {torn_sectors} sectors");
     site.recovers().await;
     let after = "the torn record, which was never acknowledged, is cut; everything acknowledged \
                  is there";
@@ -401,9 +428,9 @@ async fn damaged_rule_book() -> Row {
 /// Needs the right to mount a file system; where there is none the row is taken on
 /// trust, and that is said.
 async fn full_disk() -> Row {
-    const SAID: &str = "storage failed, whether it was stored is not known: cannot append to the \
-                        log at DIR/data/log: no space is left on the disk; free some and start \
-                        again, nothing that was acknowledged is lost";
+    // Whether the log or the rows meet it first differs from run to run.
+    const SAID: &str = "no space is left on the disk; free some and start again, nothing that was \
+                        acknowledged is lost";
     let dir = tempfile::tempdir().unwrap();
     let mount = |arguments: &[&str]| {
         let ran = std::process::Command::new("mount").args(arguments).arg(dir.path()).output();
@@ -429,7 +456,7 @@ async fn full_disk() -> Row {
     };
     drop(runtime.shutdown(Drain::now()).await);
     drop(runtime);
-    assert!(settled(&error, dir.path()).starts_with(SAID), "{error}");
+    assert!(error.contains(SAID), "{error}");
     assert!(mount(&["-o", "remount,size=256m"]));
     let runtime = builder().data_dir(&data).start().await.unwrap();
     check(&runtime, &acknowledged).await;

@@ -24,6 +24,7 @@ use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::lookout::{Lookout, Waiting};
 use crate::{
     host::{Spawned, Spawner},
     shell::{Clock, Ref},
@@ -89,6 +90,7 @@ struct Taken {
 /// See the module's documentation.
 pub(super) struct Shared {
     pub(super) spawner: Spawner,
+    lookout: Arc<Lookout>,
     running: DashMap<Key, Running, FxBuildHasher>,
     /// Attempts that were forgotten and whose ends are not told yet.
     ending: AtomicUsize,
@@ -104,6 +106,7 @@ impl Shared {
     pub(super) fn new(spawner: Spawner) -> Self {
         Self {
             spawner,
+            lookout: Arc::default(),
             running: DashMap::default(),
             ending: AtomicUsize::new(0),
             stopping: AtomicUsize::new(0),
@@ -136,6 +139,11 @@ impl Shared {
     /// Waits until nothing runs and every end was told. Cancel-safe.
     pub(super) async fn idle(&self) {
         self.wait_for(Self::is_idle).await;
+    }
+
+    /// Held until an attempt is polled.
+    pub(super) fn expect(&self) -> Waiting {
+        self.lookout.expect(&self.spawner)
     }
 
     /// Before its future exists, so that its end always finds it.

@@ -287,6 +287,18 @@ fn a_log_without_a_journal_of_its_own_is_read() {
     }
 }
 
+/// Taken for none, it would have let a journal without blocks begin anew.
+#[test]
+fn a_mark_that_is_none_is_damage() {
+    let (dir, bytes) = crashed();
+    let db = rocksdb::DB::open(&Medium::disk().options(), dir.path().join("crashed")).unwrap();
+    db.put(b"j", [0; 7]).unwrap();
+    drop(db);
+    let error = open_with_journal(dir.path(), 0, &bytes).unwrap_err();
+    let said = Damage::Row { row: "mark", len: 7 };
+    assert!(matches!(&error, LogError::Corrupt { damage, .. } if *damage == said), "{error}");
+}
+
 /// Damage below RocksDB's own checksums: our frame finds it.
 #[test]
 fn a_wrong_frame_names_log_partition_and_lsn() {

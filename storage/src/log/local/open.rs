@@ -22,14 +22,24 @@ use crate::{
 /// Opens the journal, and puts into the database what it has in no file yet.
 pub(super) fn open_journal(db: &Arc<DB>, path: &Path) -> Result<Journal, LogError> {
     let fault = |error| Fault::from_rocksdb("read the log", path, error);
-    let mark = db.get(MARK).map_err(fault)?;
-    let mark = mark.and_then(|mark| mark.as_slice().try_into().ok()).map(u64::from_be_bytes);
+    let mark = db.get(MARK).map_err(fault)?.map(|row| mark(&row, path)).transpose()?;
     let (of_journal, at) = (Arc::clone(db), path.to_owned());
     let flush = move || {
         of_journal.flush().map_err(|error| Fault::from_rocksdb("flush the log", &at, error))
     };
     let mut blocks = Blocks { db, path };
     Ok(journal::recover(&path.join(JOURNAL), journal::SIZES, mark, Arc::new(flush), &mut blocks)?)
+}
+
+/// Reads the mark: the last block that the database has.
+fn mark(row: &[u8], path: &Path) -> Result<u64, LogError> {
+    let bytes = row.try_into().map_err(|_| LogError::Corrupt {
+        log: path.display().to_string(),
+        partition: PartitionId(0),
+        lsn: Lsn(0),
+        damage: Damage::Row { row: "mark", len: row.len() },
+    })?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 /// Puts blocks of the journal into the database.

@@ -1,0 +1,90 @@
+//! Sees to it that a free thread finds what has not started.
+//!
+//! A thread of the runtime that runs out of work may lie down in the very moment in which
+//! another one takes several tasks and wakes nobody, for nobody sleeps yet (tokio counts on
+//! tasks that give their thread back). Should the first of these tasks then block, the
+//! others lie behind it although a thread is free. So while attempts wait for their first
+//! poll there is a timer: whoever sleeps wakes for it, and looks for work.
+//!
+//! Must always hold: no timer runs unless an attempt waits for its first poll. Must not
+//! know: what waits.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::host::Spawner;
+
+/// For so long a thread may sleep beside what waits for one.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// Attempts that wait for their first poll, and whether somebody looks after them.
+#[derive(Debug, Default)]
+pub(super) struct Lookout {
+    waiting: AtomicUsize,
+    is_manned: AtomicBool,
+}
+
+impl Lookout {
+    /// An attempt will be spawned; it waits until the guard goes.
+    pub(super) fn expect(self: &Arc<Self>, spawner: &Spawner) -> Waiting {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        // It goes before those that wait, so that its timer runs when they do.
+        if spawner.threads() > 1 && !self.is_manned.swap(true, Ordering::SeqCst) {
+            spawner.spawn_as("lookout", Arc::clone(self).watch());
+        }
+        Waiting(Arc::clone(self))
+    }
+
+    async fn watch(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(PATIENCE).await;
+            if self.waiting.load(Ordering::SeqCst) > 0 {
+                continue;
+            }
+            self.is_manned.store(false, Ordering::SeqCst);
+            // Who came in between found it manned.
+            let is_over = self.waiting.load(Ordering::SeqCst) == 0;
+            if is_over || self.is_manned.swap(true, Ordering::SeqCst) {
+                return;
+            }
+        }
+    }
+}
+
+/// An attempt that nobody has polled yet.
+pub(super) struct Waiting(Arc<Lookout>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn it_is_manned_while_something_waits() {
+        let (lookout, spawner) =
+            (Arc::<Lookout>::default(), Spawner::from(tokio::runtime::Handle::current()));
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+        let idle = tasks();
+        for _ in 0..3 {
+            let waiting: Vec<_> = (0..3).map(|_| lookout.expect(&spawner)).collect();
+            tokio::time::sleep(3 * PATIENCE).await;
+            assert_eq!(tasks(), idle + 1);
+            drop(waiting);
+            let patience = std::time::Instant::now();
+            while tasks() > idle && patience.elapsed() < Duration::from_secs(20) {
+                tokio::time::sleep(PATIENCE).await;
+            }
+            assert_eq!(tasks(), idle, "it goes when nothing waits");
+        }
+    }
+}
