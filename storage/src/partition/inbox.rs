@@ -3,20 +3,24 @@
 //! Must always hold: every refill has an iterator of its own (one that lives on is not
 //! safe over memtable flushes), bounded to the vqueue and to what lies above the anchor.
 
+use std::sync::Arc;
+
 use forebay_messages::{
     EntryKey, VQueueId,
     actor::{RefillDone, RefillRequest},
 };
-use rocksdb::{DB, DBRawIteratorWithThreadMode, ReadTier};
+use rocksdb::{BoundColumnFamily, DB, DBRawIteratorWithThreadMode, ReadTier};
 
 use super::{
-    PartitionStore, StoreError, resident,
+    PartitionStore, StoreError,
+    resident::{self, Resident},
     rows::bounded,
     tables::{after_prefix, inbox::Inbox},
 };
 use crate::medium::would_block;
 
-/// Tombstones that a read which must not block steps over; with more it would block.
+/// Rows that are gone, which a read that must not block steps over; with more it would
+/// block.
 pub(super) const SKIP_MAX: u64 = 4096;
 
 /// Answer of a refill that must not block.
@@ -93,15 +97,88 @@ impl PartitionStore {
         if request.cancel.is_canceled() {
             return Ok(Scan::Canceled);
         }
-        // In a statement of its own: the guard must be gone before the rows are settled.
-        let resident = self.resident().refill(request);
-        match resident {
+        let resident = self.resident();
+        match resident.refill(request) {
             resident::Inbox::Here(RefillDone { rows, reached_end, .. }) => {
                 return Ok(Scan::Rows { rows, reached_end });
             }
-            resident::Inbox::Stored => {}
-            resident::Inbox::Split => self.settle()?,
+            resident::Inbox::Split if !may_block => {
+                return self.collect_inbox(request, may_block, Some(&resident));
+            }
+            resident::Inbox::Split => {
+                drop(resident);
+                self.settle()?;
+            }
+            resident::Inbox::Stored => drop(resident),
         }
+        self.collect_inbox(request, may_block, None)
+    }
+
+    /// The rows above the anchor, those that are only in memory merged with those that
+    /// RocksDB has; without `resident` only the latter.
+    fn collect_inbox(
+        &self,
+        request: &RefillRequest,
+        may_block: bool,
+        resident: Option<&Resident>,
+    ) -> Result<Scan, StoreError> {
+        let family = self.family()?;
+        let mut stored = self.inbox_rows(&family, request, may_block);
+        let here = resident.map(|resident| resident.inbox_here(request.vqueue, request.after));
+        let mut here = here.into_iter().flatten().peekable();
+        let is_gone = |place| {
+            resident.is_some_and(|resident| resident.is_gone_from_inbox(request.vqueue, place))
+        };
+        let mut found = Vec::with_capacity(request.limit);
+        let mut skipped = 0;
+        loop {
+            if request.cancel.is_canceled() {
+                return Ok(Scan::Canceled);
+            }
+            let stored_place = match stored.item() {
+                Some((key, row)) => Some(self.decode::<Inbox>(key, row)?.0.1),
+                None => match stored.status() {
+                    Ok(()) => None,
+                    // What was asked for is there, only what lies behind is not known.
+                    Err(error) if would_block(&error) && found.len() == request.limit => {
+                        return Ok(Scan::Rows { rows: found, reached_end: false });
+                    }
+                    Err(error) if would_block(&error) && !may_block => {
+                        return Ok(Scan::WouldBlock);
+                    }
+                    Err(error) => return Err(self.read_error::<Inbox>(error)),
+                },
+            };
+            if stored_place.is_some_and(is_gone) {
+                skipped += 1;
+                if skipped > SKIP_MAX {
+                    return Ok(Scan::WouldBlock);
+                }
+                stored.next();
+                continue;
+            }
+            let here_place = here.peek().copied();
+            let Some(next) = stored_place.into_iter().chain(here_place).min() else {
+                return Ok(Scan::Rows { rows: found, reached_end: true });
+            };
+            if found.len() == request.limit {
+                return Ok(Scan::Rows { rows: found, reached_end: false });
+            }
+            found.push(next);
+            if stored_place == Some(next) {
+                stored.next();
+            }
+            here.next_if_eq(&next);
+        }
+    }
+
+    /// What RocksDB has of an inbox above the anchor.
+    fn inbox_rows<'a>(
+        &'a self,
+        family: &Arc<BoundColumnFamily<'a>>,
+        request: &RefillRequest,
+        may_block: bool,
+    ) -> DBRawIteratorWithThreadMode<'a, DB> {
         let prefix = Inbox::prefix(request.vqueue);
         let mut from = prefix.clone();
         if let Some(anchor) = request.after {
@@ -115,37 +192,8 @@ impl PartitionStore {
             options.set_read_tier(ReadTier::BlockCache);
             options.set_max_skippable_internal_keys(SKIP_MAX);
         }
-        let mut rows = self.shared.db.raw_iterator_cf_opt(&self.family()?, options);
+        let mut rows = self.shared.db.raw_iterator_cf_opt(family, options);
         rows.seek_to_first();
-        self.collect_inbox(rows, request, may_block)
-    }
-
-    fn collect_inbox(
-        &self,
-        mut rows: DBRawIteratorWithThreadMode<'_, DB>,
-        request: &RefillRequest,
-        may_block: bool,
-    ) -> Result<Scan, StoreError> {
-        let mut found = Vec::with_capacity(request.limit);
-        while found.len() < request.limit {
-            if request.cancel.is_canceled() {
-                return Ok(Scan::Canceled);
-            }
-            let Some((key, row)) = rows.item() else { break };
-            let ((_, place), ()) = self.decode::<Inbox>(key, row)?;
-            found.push(place);
-            rows.next();
-        }
-        // With all rows found, `rows` stands on the one after them, if there is one.
-        let more = rows.valid();
-        match rows.status() {
-            Ok(()) => Ok(Scan::Rows { rows: found, reached_end: !more }),
-            // What was asked for is there, only what lies behind is not known.
-            Err(error) if would_block(&error) && found.len() == request.limit => {
-                Ok(Scan::Rows { rows: found, reached_end: false })
-            }
-            Err(error) if would_block(&error) && !may_block => Ok(Scan::WouldBlock),
-            Err(error) => Err(self.read_error::<Inbox>(error)),
-        }
+        rows
     }
 }

@@ -8,14 +8,14 @@
 //! Owns: when to spill. Must always hold:
 //! - a spill writes everything in one batch, the applied LSN included: RocksDB always
 //!   holds the rows of one moment, and a replay can start from there;
-//! - who reads by key looks here first; who scans spills first, except a scan of a
-//!   vqueue's inbox that is here as a whole;
+//! - who reads by key looks here first; who scans spills first, except a refill from
+//!   memory, which merges what is here with what RocksDB has;
 //! - whoever is not the writer of a batch never sees a part of it: the writer holds the
 //!   lock from its first row to the commit, and what it wrote goes when it is dropped;
 //! - it is bounded, in rows and in bytes; and so is what a crash makes a partition
 //!   replay, for after so many changes the store is flushed.
 
-use std::{cell::RefCell, collections::BTreeSet};
+use std::{cell::RefCell, collections::BTreeSet, ops::Bound};
 
 use forebay_engine::machine::Map;
 use forebay_messages::{
@@ -186,14 +186,25 @@ impl Resident {
         if rows.differs || !is_whole {
             return Inbox::Split;
         }
-        let after = match request.after {
-            Some(after) => (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded),
-            None => (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded),
-        };
-        let mut found = rows.here.range(after);
+        let mut found = rows.here.range(above(request.after));
         let rows: Vec<_> = found.by_ref().take(request.limit).copied().collect();
         let reached_end = found.next().is_none();
         Inbox::Here(RefillDone { id: request.id, rows, reached_end })
+    }
+
+    /// The rows of an inbox that RocksDB does not have, above a place.
+    pub(super) fn inbox_here(
+        &self,
+        vqueue: VQueueId,
+        after: Option<EntryKey>,
+    ) -> impl Iterator<Item = EntryKey> {
+        let rows = self.inboxes.get(&vqueue);
+        rows.into_iter().flat_map(move |rows| rows.here.range(above(after))).copied()
+    }
+
+    /// Whether a row that RocksDB has was deleted.
+    pub(super) fn is_gone_from_inbox(&self, vqueue: VQueueId, key: EntryKey) -> bool {
+        self.overlays.inbox.borrow().find(&(vqueue, key)) == Some(None)
     }
 
     /// Nothing of the inbox is here: either it is empty, or RocksDB has all of it.
@@ -211,6 +222,10 @@ impl Resident {
         let metas = self.overlays.vqueue_meta.borrow();
         metas.find(&vqueue).map(|meta| meta.map_or(0, |meta| meta.inbox))
     }
+}
+
+fn above(after: Option<EntryKey>) -> (Bound<EntryKey>, Bound<EntryKey>) {
+    (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)
 }
 
 /// Where the rows of an inbox are.

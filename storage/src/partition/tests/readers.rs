@@ -7,6 +7,8 @@ use forebay_messages::{
     command::{Decision, EntrySelector, SchedulerDecisions},
 };
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn request(vqueue: VQueueId, after: Option<u64>, limit: usize) -> RefillRequest {
@@ -66,6 +68,41 @@ fn a_refill_sees_what_was_committed_before_it_and_a_fresh_one_sees_more() {
         }
         let found = store.refill(&request(vqueue, None, 24)).unwrap().unwrap();
         assert_eq!(found, done((0..=round).map(|n| n * 10 + 9), true));
+    }
+}
+
+proptest! {
+    /// Rows in memory only, rows in RocksDB only, and rows that memory says are gone.
+    #[test]
+    fn a_refill_from_memory_finds_what_is_there(
+        batches in prop::collection::vec((0..4_u64, prop::collection::vec(0..40_u64, 0..12)), 1..20),
+        after in prop::option::of(0..40_u64),
+        limit in 1..30_usize,
+    ) {
+        let (store, vqueue) = (in_memory(), vqueue_id(1));
+        let mut model = std::collections::BTreeSet::new();
+        for (lsn, (spills, places)) in (1..).zip(batches) {
+            let mut txn = store.begin().unwrap();
+            for n in places {
+                if model.remove(&n) {
+                    txn.delete_inbox(vqueue, place(n));
+                } else {
+                    txn.put_inbox(vqueue, place(n));
+                    model.insert(n);
+                }
+            }
+            txn.commit(Lsn(lsn)).unwrap();
+            let mut wanted = model.iter().copied().filter(|n| after.is_none_or(|after| *n > after));
+            let rows: Vec<_> = wanted.by_ref().take(limit).collect();
+            let wanted = done(rows, wanted.next().is_none());
+            let request = request(vqueue, after, limit);
+            let rows = store.resident().rows();
+            prop_assert_eq!(store.try_refill(&request).unwrap(), TryRefill::Done(wanted));
+            prop_assert_eq!(store.resident().rows(), rows, "nothing is spilled for it");
+            if spills == 0 {
+                store.settle().unwrap();
+            }
+        }
     }
 }
 
