@@ -72,10 +72,10 @@ impl Drop for Arbiter {
 }
 
 async fn run(mut jobs: UnboundedReceiver<Job>, clock: Arc<dyn Clock>) {
-    let world = World::Actix(ActixWorld::new(clock));
+    let actix = ActixWorld::new(clock);
+    let world = World::Actix(actix.clone());
     while let Some(job) = jobs.recv().await {
         job(&world);
     }
-    // A timer that sets itself again holds what it is among: nobody else lets go of it.
-    world.timers().clear();
+    actix.clear();
 }

@@ -1,4 +1,4 @@
-//! The world of actix: the only `impl Actor`.
+//! The world of actix.
 //!
 //! An actor is spawned as a future inside `catch_unwind`, because actix restarts
 //! nothing after a panic and tells nobody of it. Its mail lies in a
@@ -24,7 +24,8 @@ use futures_util::FutureExt;
 use tokio::sync::Notify;
 
 use super::{
-    Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Timers,
+    Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Scratch, Timers,
+    crowd::Crowds,
     mailbox::{Mail, Mailbox, Put},
     world::Child,
 };
@@ -33,12 +34,12 @@ use super::{
 pub const YIELD_EVERY: u32 = 1_024;
 /// How long an actor keeps its thread: one message of a partition may take as long as
 /// thousands of its limiter, and whoever is quick must not fall behind for it.
-const YIELD_AFTER: Duration = Duration::from_micros(500);
+pub(super) const YIELD_AFTER: Duration = Duration::from_micros(500);
 /// Longest sleep of the timer task: bounds what a step of the wall clock can do.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 
 /// Tells an actor that there is mail.
-struct Delivery;
+pub(super) struct Delivery;
 
 impl Message for Delivery {
     type Result = ();
@@ -46,6 +47,7 @@ impl Message for Delivery {
 
 struct Shell<M: Machine, P: Performer<M>> {
     core: Core<M, P>,
+    scratch: Scratch<M>,
     me: Ref<M::Input>,
     mailbox: Arc<Mailbox<M>>,
     /// Mail that was taken and not handled yet.
@@ -67,12 +69,12 @@ where
     /// Handles one piece of mail; false when there is none.
     fn handle_one(&mut self, context: &mut Context<Self>) -> bool {
         let Some(mail) = self.taken.pop_front() else {
-            return self.mailbox.take(&mut self.taken, P::IS_ONE_OF_MANY);
+            return self.mailbox.take(&mut self.taken);
         };
         match mail {
             Mail::Look(look) => self.core.show(look),
             Mail::Input(input) => {
-                if !self.core.receive(input, &self.me) {
+                if !self.core.receive(input, &self.me, &mut self.scratch) {
                     self.end(context);
                 }
             }
@@ -93,7 +95,8 @@ where
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        if !self.core.start(&self.me) {
+        self.core.begin_turn();
+        if !self.core.start(&self.me, &mut self.scratch) {
             self.end(context);
         }
     }
@@ -108,13 +111,11 @@ where
     type Result = ();
 
     fn handle(&mut self, delivery: Delivery, context: &mut Context<Self>) {
-        // One of many has little mail, and what it does with it is quick.
-        let begun = (!P::IS_ONE_OF_MANY).then(Instant::now);
+        let begun = Instant::now();
         let mut left = YIELD_EVERY;
         self.core.begin_turn();
         while left > 0 && !self.stopped.load(Ordering::Relaxed) && self.handle_one(context) {
-            let is_over = begun.is_some_and(|begun| begun.elapsed() >= YIELD_AFTER);
-            left = if is_over { 0 } else { left - 1 };
+            left = if begun.elapsed() >= YIELD_AFTER { 0 } else { left - 1 };
         }
         self.core.observe();
         if self.stopped.load(Ordering::Relaxed) {
@@ -198,6 +199,7 @@ where
 pub struct ActixWorld {
     clock: Arc<dyn Clock>,
     timers: Timers,
+    crowds: Crowds,
 }
 
 impl ActixWorld {
@@ -209,11 +211,18 @@ impl ActixWorld {
         let wake = Rc::clone(&earlier);
         timers.on_earlier(move || wake.notify_one());
         actix::spawn(run_timers(timers.clone(), Arc::clone(&clock), earlier));
-        Self { clock, timers }
+        Self { clock, timers, crowds: Crowds::default() }
     }
 
     pub(super) fn timers(&self) -> &Timers {
         &self.timers
+    }
+
+    /// The thread ends. Timers that set themselves again and actors that know their thread
+    /// hold what they are among: nobody else lets go of them.
+    pub(crate) fn clear(&self) {
+        self.timers.clear();
+        self.crowds.clear();
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {
@@ -232,6 +241,9 @@ impl ActixWorld {
         M::Input: Send + 'static,
         P: Performer<M>,
     {
+        if P::IS_ONE_OF_MANY {
+            return self.crowds.spawn(&self.clock, machine, performer, on_death);
+        }
         let context = Context::<Shell<M, P>>::new();
         let address = context.address();
         let mailbox = Arc::new(Mailbox::default());
@@ -243,6 +255,7 @@ impl ActixWorld {
         // never by being forgotten.
         let shell = Shell {
             core: Core::new(machine, performer, Arc::clone(&self.clock)),
+            scratch: Scratch::default(),
             me: me.clone(),
             mailbox,
             taken: VecDeque::new(),

@@ -16,6 +16,8 @@ use super::Look;
 
 /// Places that a mailbox keeps for what comes next.
 const KEPT_MAX: usize = 4_096;
+/// Places that it keeps if there may be a million of them: the fewest that there can be.
+const KEPT_BY_MANY_MAX: usize = 4;
 
 /// What lies in a mailbox.
 pub(super) enum Mail<M: Machine> {
@@ -52,6 +54,11 @@ impl<M: Machine> Default for Mailbox<M> {
 }
 
 impl<M: Machine> Mailbox<M> {
+    /// The mailbox of an actor that will have a turn without being woken.
+    pub(super) fn awake() -> Self {
+        Self(Mutex::new(State { mail: VecDeque::new(), is_awake: true, is_closed: false }))
+    }
+
     fn state(&self) -> MutexGuard<'_, State<M>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,8 +76,8 @@ impl<M: Machine> Mailbox<M> {
     }
 
     /// Takes everything into an empty queue. Without mail the actor sleeps from here on,
-    /// and gives back the memory of a flood (all of it, if it is one of many).
-    pub(super) fn take(&self, into: &mut VecDeque<Mail<M>>, is_one_of_many: bool) -> bool {
+    /// and gives back the memory of a flood.
+    pub(super) fn take(&self, into: &mut VecDeque<Mail<M>>) -> bool {
         debug_assert!(into.is_empty(), "mail that was taken is not taken twice");
         let mut state = self.state();
         if !state.mail.is_empty() {
@@ -78,15 +85,28 @@ impl<M: Machine> Mailbox<M> {
             return true;
         }
         state.is_awake = false;
-        let kept = if is_one_of_many { 0 } else { KEPT_MAX };
-        if state.mail.capacity() > kept {
-            state.mail.shrink_to(kept);
+        if state.mail.capacity() > KEPT_MAX {
+            state.mail.shrink_to(KEPT_MAX);
         }
         drop(state);
-        if into.capacity() > kept {
-            into.shrink_to(kept);
+        if into.capacity() > KEPT_MAX {
+            into.shrink_to(KEPT_MAX);
         }
         false
+    }
+
+    /// Takes the first. Without mail the actor, one of many, sleeps from here on, and gives
+    /// back nearly all memory.
+    pub(super) fn next(&self) -> Option<Mail<M>> {
+        let mut state = self.state();
+        let next = state.mail.pop_front();
+        if next.is_none() {
+            state.is_awake = false;
+            if state.mail.capacity() > KEPT_BY_MANY_MAX {
+                state.mail = VecDeque::new();
+            }
+        }
+        next
     }
 
     /// Takes the first.
@@ -139,34 +159,48 @@ mod tests {
         for _ in 0..2 {
             let puts: Vec<_> = (0..3).map(|number| mailbox.put(Mail::Input(number))).collect();
             assert_eq!(puts, [Put::Wake, Put::Fine, Put::Fine]);
-            assert!(mailbox.take(&mut taken, false));
+            assert!(mailbox.take(&mut taken));
             assert_eq!(
                 mailbox.put(Mail::Input(3)),
                 Put::Fine,
                 "it is awake until it finds nothing"
             );
             assert_eq!(numbers(&mut taken), [0, 1, 2]);
-            assert!(mailbox.take(&mut taken, false));
+            assert!(mailbox.take(&mut taken));
             assert_eq!(numbers(&mut taken), [3]);
-            assert!(!mailbox.take(&mut taken, false));
+            assert!(!mailbox.take(&mut taken));
         }
     }
 
     #[test]
     fn a_flood_leaves_little_memory() {
-        for (is_one_of_many, kept_max) in [(false, KEPT_MAX), (true, 0)] {
-            let (mailbox, mut taken) = (Mailbox::<Idle>::default(), VecDeque::new());
-            for number in 0..3 * KEPT_MAX {
-                mailbox.put(Mail::Input(number));
+        let (mailbox, mut taken) = (Mailbox::<Idle>::default(), VecDeque::new());
+        for number in 0..3 * KEPT_MAX {
+            mailbox.put(Mail::Input(number));
+        }
+        assert!(mailbox.take(&mut taken));
+        assert_eq!(numbers(&mut taken).len(), 3 * KEPT_MAX);
+        mailbox.put(Mail::Input(0));
+        assert!(mailbox.take(&mut taken));
+        taken.clear();
+        assert!(!mailbox.take(&mut taken));
+        assert!(taken.capacity() <= KEPT_MAX, "{}", taken.capacity());
+        assert!(mailbox.state().mail.capacity() <= KEPT_MAX);
+    }
+
+    #[test]
+    fn one_of_many_keeps_nearly_nothing_and_sleeps_when_there_is_no_mail() {
+        let mailbox = Mailbox::<Idle>::awake();
+        for round in 0..3 {
+            for number in 0..100 {
+                let wakes = round > 0 && number == 0;
+                assert_eq!(mailbox.put(Mail::Input(number)) == Put::Wake, wakes);
             }
-            assert!(mailbox.take(&mut taken, is_one_of_many));
-            assert_eq!(numbers(&mut taken).len(), 3 * KEPT_MAX);
-            mailbox.put(Mail::Input(0));
-            assert!(mailbox.take(&mut taken, is_one_of_many));
-            taken.clear();
-            assert!(!mailbox.take(&mut taken, is_one_of_many));
-            assert!(taken.capacity() <= kept_max, "{}", taken.capacity());
-            assert!(mailbox.state().mail.capacity() <= kept_max);
+            for number in 0..100 {
+                assert!(matches!(mailbox.next(), Some(Mail::Input(found)) if found == number));
+            }
+            assert!(mailbox.next().is_none());
+            assert!(mailbox.state().mail.capacity() <= KEPT_BY_MANY_MAX);
         }
     }
 

@@ -10,6 +10,7 @@
 //! executor without actix ([`sim`]). Must not know: what any machine is about.
 
 mod actix_world;
+mod crowd;
 mod mailbox;
 mod reference;
 pub mod script;
@@ -51,8 +52,7 @@ impl Clock for WallClock {
 
 /// Performs the effects of a machine.
 pub trait Performer<M: Machine>: 'static {
-    /// There may be a million of these actors: they give their scratch memory back after
-    /// every message instead of keeping it for the next.
+    /// There may be a million of these actors: they share what they need for a message.
     const IS_ONE_OF_MANY: bool = false;
 
     /// Performs one effect.
@@ -91,12 +91,22 @@ const CHECK_EVERY: u64 = 997;
 #[cfg(debug_assertions)]
 const CHECK_ALL_UNTIL: u64 = 5_000;
 
+/// What is needed while a message is handled, and is empty between two.
+pub(crate) struct Scratch<M: Machine> {
+    effects: Vec<M::Effect>,
+    feedback: VecDeque<M::Input>,
+}
+
+impl<M: Machine> Default for Scratch<M> {
+    fn default() -> Self {
+        Self { effects: Vec::new(), feedback: VecDeque::new() }
+    }
+}
+
 /// A machine with its performer: the part of the shell that both worlds share.
 pub(crate) struct Core<M: Machine, P> {
     machine: M,
     performer: P,
-    effects: Vec<M::Effect>,
-    feedback: VecDeque<M::Input>,
     clock: Arc<dyn Clock>,
     /// The time at which the turn began: asking for it costs as much as a quick message.
     now: Timestamp,
@@ -109,8 +119,6 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         Self {
             machine,
             performer,
-            effects: Vec::new(),
-            feedback: VecDeque::new(),
             now: clock.now(),
             clock,
             #[cfg(debug_assertions)]
@@ -118,11 +126,10 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         }
     }
 
-    /// Called once before the first message; false when the actor is to end.
-    pub(crate) fn start(&mut self, me: &Ref<M::Input>) -> bool {
-        self.begin_turn();
-        self.machine.start(self.now, &mut self.effects);
-        self.run(None, me)
+    /// Called once, in a turn, before the first message; false when the actor is to end.
+    pub(crate) fn start(&mut self, me: &Ref<M::Input>, scratch: &mut Scratch<M>) -> bool {
+        self.machine.start(self.now, &mut scratch.effects);
+        self.run(None, me, scratch)
     }
 
     /// Called before the first message of a turn, which is short.
@@ -130,9 +137,19 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         self.now = self.clock.now();
     }
 
+    /// The same for whoever knows the time.
+    pub(crate) fn begin_turn_at(&mut self, now: Timestamp) {
+        self.now = now;
+    }
+
     /// Takes one message; false when the actor is to end.
-    pub(crate) fn receive(&mut self, input: M::Input, me: &Ref<M::Input>) -> bool {
-        self.run(Some(input), me)
+    pub(crate) fn receive(
+        &mut self,
+        input: M::Input,
+        me: &Ref<M::Input>,
+        scratch: &mut Scratch<M>,
+    ) -> bool {
+        self.run(Some(input), me, scratch)
     }
 
     /// Lets somebody look at the machine.
@@ -140,25 +157,26 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         look(&self.machine, self.clock.now());
     }
 
-    fn run(&mut self, mut next: Option<M::Input>, me: &Ref<M::Input>) -> bool {
+    fn run(
+        &mut self,
+        mut next: Option<M::Input>,
+        me: &Ref<M::Input>,
+        Scratch { effects, feedback }: &mut Scratch<M>,
+    ) -> bool {
         let (mut stop, now) = (false, self.now);
         loop {
             if let Some(input) = next {
-                self.machine.step(now, input, &mut self.effects);
+                self.machine.step(now, input, effects);
                 self.check();
             }
-            for effect in self.effects.drain(..) {
-                let mut scope = Scope { now, me, feedback: &mut self.feedback, stop: &mut stop };
+            for effect in effects.drain(..) {
+                let mut scope = Scope { now, me, feedback, stop: &mut stop };
                 self.performer.perform(effect, &mut scope);
             }
-            next = self.feedback.pop_front();
+            next = feedback.pop_front();
             if next.is_none() {
                 break;
             }
-        }
-        if P::IS_ONE_OF_MANY {
-            self.effects = Vec::new();
-            self.feedback = VecDeque::new();
         }
         !stop
     }

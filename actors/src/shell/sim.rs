@@ -17,7 +17,7 @@ use forebay_engine::Machine;
 use forebay_messages::Timestamp;
 
 use super::{
-    Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Timers,
+    Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Scratch, Timers,
     actix_world::panic_text,
     mailbox::{Mail, Mailbox, Put},
     script::{Script, Scripted, Scripts, Way},
@@ -97,6 +97,7 @@ where
 
 struct Actor<M: Machine, P> {
     core: Core<M, P>,
+    scratch: Scratch<M>,
     me: Ref<M::Input>,
     mailbox: Arc<Mailbox<M>>,
     stopped: Arc<AtomicBool>,
@@ -110,13 +111,13 @@ where
     P: Performer<M>,
 {
     fn poll(&mut self) -> Option<Polled> {
-        let (core, me) = (&mut self.core, &self.me);
+        let (core, scratch, me) = (&mut self.core, &mut self.scratch, &self.me);
         let polled = if self.started {
             let mail = self.mailbox.pop()?;
             catch_unwind(AssertUnwindSafe(|| {
                 core.begin_turn();
                 let goes_on = match mail {
-                    Mail::Input(input) => core.receive(input, me),
+                    Mail::Input(input) => core.receive(input, me, scratch),
                     Mail::Look(look) => {
                         core.show(look);
                         true
@@ -127,7 +128,10 @@ where
             }))
         } else {
             self.started = true;
-            catch_unwind(AssertUnwindSafe(|| core.start(me)))
+            catch_unwind(AssertUnwindSafe(|| {
+                core.begin_turn();
+                core.start(me, scratch)
+            }))
         };
         Some(match polled {
             Ok(true) => Polled::Goes,
@@ -229,6 +233,7 @@ impl SimWorld {
         let stopped = Arc::new(AtomicBool::new(false));
         let actor = Actor {
             core: Core::new(machine, performer, Arc::clone(&self.as_clock)),
+            scratch: Scratch::default(),
             me: me.clone(),
             mailbox: Arc::clone(&mailbox),
             stopped: Arc::clone(&stopped),

@@ -12,7 +12,6 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::{
     Digest, PartitionStore, StoreError,
-    overlays::Resides,
     tables::{Table, fsm::Fsm},
 };
 
@@ -29,17 +28,6 @@ pub(super) struct Rows<'a, T> {
 }
 
 impl PartitionStore {
-    pub(super) fn get_in<T: Resides>(
-        &self,
-        family: &impl AsColumnFamilyRef,
-        key: &T::Key,
-    ) -> Result<Option<T::Row>, StoreError> {
-        if let Some(row) = self.resident().get::<T>(key) {
-            return Ok(row);
-        }
-        self.get_stored::<T>(family, key)
-    }
-
     /// What RocksDB has.
     pub(super) fn get_stored<T: Table>(
         &self,
