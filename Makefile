@@ -1,8 +1,7 @@
 # `make run`, `make test`: the two commands of the README. `make help` lists the rest.
 #
-# Everything is built with one cargo profile, --release, in one target directory:
-# RocksDB takes many minutes to compile, and each further profile would compile it
-# again (docs/decisions/0001).
+# Everything is built in one target directory, with the cargo profile `release`; only the
+# binary that is run and measured is linked as a whole, with `dist` (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-long sim sim-long bench bench-counts bench-whole bench-steady bench-failover bench-million check lint doc fmt clean-data tools
@@ -17,6 +16,8 @@ rocksdb_version := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(
 export ROCKSDB_LIB_DIR := $(CARGO_TARGET_DIR)/rocksdb-$(rocksdb_version)
 export ROCKSDB_STATIC := 1
 
+binary := $(CARGO_TARGET_DIR)/dist/forebay
+
 # CI builds what Cargo.lock says and nothing else.
 locked := $(if $(CI),--locked)
 everything := --release --workspace --all-features $(locked)
@@ -27,10 +28,10 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do printf 'make %-13s %s\n' "$$target" "$$text"; done
 
 run: build ## run `forebay exec` over every file of this checkout; a second run has nothing to do
-	@scripts/exec-checkout "$(CARGO_TARGET_DIR)/release/forebay"
+	@scripts/exec-checkout "$(binary)"
 
 build: tools ## build the `forebay` binary
-	cargo build --release $(locked) --bin forebay
+	cargo build --profile dist $(locked) --bin forebay
 
 # Doc tests first: the last lines are those of the runner of all other tests.
 test: tools ## doc tests, then every other test
@@ -62,14 +63,14 @@ bench: tools ## micro-benches, then the whole beside the ideal queue, and the pl
 	$(if $(BENCH),,@$(MAKE) --no-print-directory bench-whole)
 
 bench-whole: build ## `forebay bench` over its matrix, and docs/performance.svg
-	scripts/bench "$(CARGO_TARGET_DIR)/release/forebay"
+	scripts/bench "$(binary)"
 
 bench-counts: tools ## instructions per operation of the hot paths, by valgrind's callgrind
 	cargo build --release --all-features $(locked) --example counts
 	scripts/callgrind "$(CARGO_TARGET_DIR)/release/examples/counts"
 
 bench-steady: build ## ten minutes at full load: does it get slower, does memory grow?
-	"$(CARGO_TARGET_DIR)/release/forebay" bench --in-flight 4096 --batch 64 --keys 10000 --seconds 600 --data-dir ./bench-data
+	"$(binary)" bench --in-flight 4096 --batch 64 --keys 10000 --seconds 600 --data-dir ./bench-data
 
 bench-failover: tools ## leaders that vanish with 100,000 entries running: how soon another goes on
 	cargo test --release --all-features $(locked) --test main -- failover::in_flight --nocapture --test-threads=1

@@ -202,9 +202,9 @@ impl Executor {
             // Dropped last, when nothing of the handler is left.
             let mut guard = guard;
             drop(waiting);
-            let timeout = handler.timeout();
-            let context = attempt::context(run, asked, timeout, clock);
-            guard.ended = Some(attempt::attempt(handler, context, payload, timeout, &random).await);
+            let context = attempt::context(run, asked, &*handler, clock);
+            let ended = attempt::attempt(handler, context, payload, &random, &*guard.clock).await;
+            guard.ended = Some(ended);
         });
         Some(Prepared { key, future })
     }

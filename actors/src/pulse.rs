@@ -12,9 +12,9 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Shared by a handler, which beats, and whoever listens.
+/// Shared by a handler, which beats, and whoever listens, if somebody does.
 #[derive(Clone, Debug)]
-pub struct Pulse(Arc<Beats>);
+pub struct Pulse(Option<Arc<Beats>>);
 
 #[derive(Debug)]
 struct Beats {
@@ -25,23 +25,31 @@ struct Beats {
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self(Arc::new(Beats { begun: Instant::now(), last_ms: AtomicU64::new(0) }))
+        Self(Some(Arc::new(Beats { begun: Instant::now(), last_ms: AtomicU64::new(0) })))
     }
 }
 
 impl Pulse {
+    /// The pulse of an attempt to which nobody listens.
+    pub(crate) fn unheard() -> Self {
+        Self(None)
+    }
+
     /// The handler is alive.
     pub fn beat(&self) {
-        let since = u64::try_from(self.0.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.last_ms.fetch_max(since, Ordering::Relaxed);
+        if let Some(beats) = &self.0 {
+            let since = u64::try_from(beats.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            beats.last_ms.fetch_max(since, Ordering::Relaxed);
+        }
     }
 
     /// Completes when there was no beat for so long. Cancel-safe.
     pub(crate) async fn silence(&self, within: Duration) {
+        let Some(beats) = &self.0 else { return std::future::pending().await };
         loop {
-            let last = Duration::from_millis(self.0.last_ms.load(Ordering::Relaxed));
+            let last = Duration::from_millis(beats.last_ms.load(Ordering::Relaxed));
             // A time that cannot be told is one that never comes.
-            let Some(due) = self.0.begun.checked_add(last).and_then(|at| at.checked_add(within))
+            let Some(due) = beats.begun.checked_add(last).and_then(|at| at.checked_add(within))
             else {
                 return std::future::pending().await;
             };

@@ -19,7 +19,7 @@ use crate::shell::Clock;
 pub(super) fn context(
     run: RunAttempt,
     cancel: CancellationToken,
-    timeout: Option<Duration>,
+    handler: &dyn Handler,
     clock: Arc<dyn Clock>,
 ) -> AttemptContext {
     AttemptContext {
@@ -30,11 +30,12 @@ pub(super) fn context(
         attempts_max: run.attempts_max,
         last_failure: run.last_failure,
         cancel,
-        deadline: timeout
+        deadline: handler
+            .timeout()
             .and_then(|timeout| tokio::time::Instant::now().checked_add(timeout))
             .map(tokio::time::Instant::into_std),
         clock,
-        pulse: Pulse::default(),
+        pulse: handler.heartbeat().map_or_else(Pulse::unheard, |_| Pulse::default()),
     }
 }
 
@@ -57,11 +58,11 @@ pub(super) async fn attempt(
     handler: Arc<dyn Handler>,
     context: AttemptContext,
     payload: Bytes,
-    timeout: Option<Duration>,
     random: &Random,
+    clock: &dyn Clock,
 ) -> AttemptEnd {
-    let now = context.clock.now();
-    let (pulse, heartbeat) = (context.pulse.clone(), handler.heartbeat());
+    let (timeout, heartbeat) = (handler.timeout(), handler.heartbeat());
+    let pulse = context.pulse.clone();
     // Calling the handler may panic as well as polling its future.
     let run = AssertUnwindSafe(async move { handler.call(context, payload).await }).catch_unwind();
     let failed = |message: String| AttemptEnd::Retry {
@@ -84,7 +85,7 @@ pub(super) async fn attempt(
         Ok(AttemptEnd::Retry { message, detail, .. }) => {
             AttemptEnd::Retry { message, detail, random: random() }
         }
-        Ok(AttemptEnd::Snooze { until }) => AttemptEnd::Snooze { until: until.max(now) },
+        Ok(AttemptEnd::Snooze { until }) => AttemptEnd::Snooze { until: until.max(clock.now()) },
         Ok(ended) => ended,
         Err(panic) => {
             let text = crate::shell::panic_text(panic.as_ref());

@@ -18,7 +18,7 @@ use std::{
 use dashmap::DashMap;
 use forebay_engine::partition::machine::{KnownAttempt, PartitionInput};
 use forebay_messages::{
-    AttemptToken, EntryId, PartitionKey, Timestamp, VQueueId, VQueueName, actor::AttemptEnd,
+    AttemptToken, EntryId, PartitionKey, VQueueId, VQueueName, actor::AttemptEnd,
 };
 use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
@@ -52,10 +52,10 @@ pub(super) struct Running {
 impl Running {
     /// A handler that gave in because the node goes down was not canceled: its entry
     /// runs again, and no attempt is used up.
-    fn end(&self, ended: AttemptEnd, now: Timestamp) -> AttemptEnd {
-        let goes_down = self.cancel.is_cancelled() && !self.is_canceled;
+    fn end(&self, ended: AttemptEnd, clock: &dyn Clock) -> AttemptEnd {
+        let goes_down = || self.cancel.is_cancelled() && !self.is_canceled;
         match ended {
-            AttemptEnd::Canceled { .. } if goes_down => AttemptEnd::Snooze { until: now },
+            AttemptEnd::Canceled { .. } if goes_down() => AttemptEnd::Snooze { until: clock.now() },
             ended => ended,
         }
     }
@@ -323,7 +323,7 @@ impl Drop for Guard {
             }
             running.reply_to.send(match self.ended.take().filter(|_| !running.is_aborted) {
                 Some(ended) => {
-                    let ended = running.end(ended, self.clock.now());
+                    let ended = running.end(ended, &*self.clock);
                     PartitionInput::Ended { entry, token, ended }
                 }
                 None => PartitionInput::Stopped { token },

@@ -70,16 +70,18 @@ impl Batch {
 
     /// Polls attempts, one after the other, until none is left.
     async fn work(self: Arc<Self>) {
+        let mut begun = tokio::time::Instant::now();
         for turn in 1_usize.. {
             let Some(mut prepared) = self.rest().next() else { return };
             if !self.shared.is_wanted(prepared.key) {
                 continue; // It was aborted.
             }
-            let begun = tokio::time::Instant::now();
             let mut poll =
                 |context: &mut Context<'_>| prepared.future.as_mut().poll(context).is_ready();
             let is_over = poll_fn(|context| Poll::Ready(poll(context))).await;
-            let is_slow = begun.elapsed() > SLOW_POLL;
+            let ended = tokio::time::Instant::now();
+            let is_slow = ended - begun > SLOW_POLL;
+            begun = ended;
             if !is_over {
                 self.shared.spawn(prepared);
             }
@@ -89,6 +91,7 @@ impl Batch {
             let is_alone = self.starters_max == 1;
             if turn.is_multiple_of(STARTED_TOGETHER) || !is_over && !is_alone {
                 give_way().await;
+                begun = tokio::time::Instant::now();
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Attempts from the moment they are decided until they are over, with their permits.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, FailureKind, Outcome, PermitId, Timestamp, VQueueId,
@@ -84,7 +84,7 @@ struct Attempt {
 /// decision turns out void (or the second does). At most one of them runs.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    by_token: BTreeMap<AttemptToken, Attempt>,
+    by_token: Map<AttemptToken, Attempt>,
     /// Places that are decided for and not confirmed, in the order of their decisions,
     /// in which they are mostly confirmed. A place is there twice only in the case above.
     proposed: Map<VQueueId, VecDeque<(EntryKey, AttemptToken)>>,
@@ -106,18 +106,17 @@ impl Attempts {
 
     /// Attempts of earlier epochs, vqueue by vqueue and in the order of their starts.
     pub(super) fn before(&self, epoch: Epoch) -> Vec<(VQueueId, EntryId, AttemptToken)> {
-        let end = AttemptToken { epoch, seq: 0 };
+        let is_before = |(token, _): &(&AttemptToken, &Attempt)| token.epoch < epoch;
         let of = |(token, of): (&AttemptToken, &Attempt)| (of.vqueue, of.entry, *token);
-        let mut found: Vec<_> = self.by_token.range(..end).map(of).collect();
-        found.sort_by_key(|(vqueue, ..)| *vqueue);
+        let mut found: Vec<_> = self.by_token.iter().filter(is_before).map(of).collect();
+        found.sort_unstable_by_key(|(vqueue, _, token)| (*vqueue, *token));
         found
     }
 
     /// How many there are of each vqueue.
     pub(super) fn count_before(&self, epoch: Epoch) -> Map<VQueueId, usize> {
         let mut counts = Map::default();
-        let end = AttemptToken { epoch, seq: 0 };
-        for attempt in self.by_token.range(..end).map(|(_, attempt)| attempt) {
+        for (_, attempt) in self.by_token.iter().filter(|(token, _)| token.epoch < epoch) {
             *counts.entry(attempt.vqueue).or_default() += 1;
         }
         counts
@@ -240,11 +239,13 @@ impl Attempts {
         self.begun.clear();
         self.proposed.clear();
         self.starting.clear();
-        std::mem::take(&mut self.by_token)
+        let mut handlers: Vec<_> = std::mem::take(&mut self.by_token)
             .into_iter()
             .filter(|(_, attempt)| attempt.has_handler)
             .map(|(token, attempt)| (attempt.vqueue, attempt.entry, token))
-            .collect()
+            .collect();
+        handlers.sort_unstable_by_key(|(.., token)| *token);
+        handlers
     }
 
     pub(super) fn check(&self, are_permitted: bool) {
