@@ -22,6 +22,9 @@ const OPEN_FILES_MAX: i32 = 512;
 /// RocksDB's own text log is rolled at this size, and so many are kept.
 const INFO_LOG_BYTES_MAX: usize = 1 << 20;
 const INFO_LOGS_MAX: usize = 2;
+/// Bytes of a file that RocksDB writes after which they are handed to the disk, instead of
+/// all at once at the end: the log's syncs wait behind them.
+const BYTES_PER_SYNC: u64 = 1 << 20;
 /// Flushes and compactions of one database at a time.
 const BACKGROUND_JOBS: i32 = 2;
 
@@ -98,6 +101,7 @@ impl Medium {
         options.set_paranoid_checks(true);
         options.set_max_open_files(OPEN_FILES_MAX);
         options.set_max_background_jobs(BACKGROUND_JOBS);
+        options.set_bytes_per_sync(BYTES_PER_SYNC);
         options.set_log_level(LogLevel::Warn);
         options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
         options.set_keep_log_file_num(INFO_LOGS_MAX);
