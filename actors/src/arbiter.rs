@@ -74,8 +74,17 @@ impl Drop for Arbiter {
 async fn run(mut jobs: UnboundedReceiver<Job>, clock: Arc<dyn Clock>) {
     let actix = ActixWorld::new(clock);
     let world = World::Actix(actix.clone());
+    let _ends = Ends(actix);
     while let Some(job) = jobs.recv().await {
         job(&world);
     }
-    actix.clear();
+}
+
+/// Clears what lives on a thread when that ends, also by a panic.
+struct Ends(ActixWorld);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.clear();
+    }
 }

@@ -24,6 +24,7 @@ use crate::{
     shell::{Clock, Ref},
 };
 
+use attempt::Limits;
 use running::{Guard, Prepared, Running, Shared};
 use starter::Batch;
 
@@ -197,16 +198,17 @@ impl Executor {
         self.shared.register(key, running);
         let (shared, ended) = (Arc::clone(&self.shared), None);
         let guard = Guard { shared, clock: Arc::clone(&clock), key, ended };
-        let waiting = self.shared.expect();
         let future = Box::pin(async move {
             // Dropped last, when nothing of the handler is left.
             let mut guard = guard;
-            drop(waiting);
-            let context = attempt::context(run, asked, &*handler, clock);
-            let ended = attempt::attempt(handler, context, payload, &random, &*guard.clock).await;
+            let limits = Limits::of(&*handler);
+            let context = attempt::context(run, asked, limits, clock);
+            let called =
+                attempt::attempt(handler, limits, context, payload, &random, &*guard.clock);
+            let ended = called.await;
             guard.ended = Some(ended);
         });
-        Some(Prepared { key, future })
+        Some(Prepared { key, future, waiting: None })
     }
 }
 

@@ -248,7 +248,8 @@ async fn torn_tail() -> Row {
     fault::copy_dir(&site.data(), &live).unwrap();
     let files = || ["0", "1"].map(|file| fs::read(site.data().join("log/journal").join(file)));
     let before = files();
-    runtime.enqueue(Entry::to("nobody").payload(vec![7; 50_000])).await.unwrap();
+    let torn_entry = Entry::to("nobody").payload(vec![7; 50_000]);
+    let torn_entry = runtime.enqueue(torn_entry).await.unwrap().id();
     let after = files();
     drop(runtime.shutdown(Drain::now()).await);
     drop(runtime);
@@ -274,6 +275,10 @@ async fn torn_tail() -> Row {
         fs::write(site.data().join("log/journal").join(file.to_string()), torn).unwrap();
     }
     assert!(torn_sectors > 90, "it is written there: {torn_sectors} sectors");
+    let runtime = site.start(&site.data()).await.unwrap();
+    assert!(runtime.explain(torn_entry).await.unwrap().is_none(), "it is cut");
+    runtime.shutdown(Drain::now()).await.unwrap();
+    drop(runtime);
     site.recovers().await;
     let after = "the torn record, which was never acknowledged, is cut; everything acknowledged \
                  is there";

@@ -15,11 +15,24 @@ use tokio_util::sync::CancellationToken;
 use super::{AttemptContext, Handler, Pulse, Random};
 use crate::shell::Clock;
 
+/// How long a handler may take, and go without a heartbeat; `None` means for ever.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    timeout: Option<Duration>,
+    heartbeat: Option<Duration>,
+}
+
+impl Limits {
+    pub(super) fn of(handler: &dyn Handler) -> Self {
+        Self { timeout: handler.timeout(), heartbeat: handler.heartbeat() }
+    }
+}
+
 /// What the handler of an attempt that starts now is given.
 pub(super) fn context(
     run: RunAttempt,
     cancel: CancellationToken,
-    handler: &dyn Handler,
+    limits: Limits,
     clock: Arc<dyn Clock>,
 ) -> AttemptContext {
     AttemptContext {
@@ -30,12 +43,12 @@ pub(super) fn context(
         attempts_max: run.attempts_max,
         last_failure: run.last_failure,
         cancel,
-        deadline: handler
-            .timeout()
+        deadline: limits
+            .timeout
             .and_then(|timeout| tokio::time::Instant::now().checked_add(timeout))
             .map(tokio::time::Instant::into_std),
         clock,
-        pulse: handler.heartbeat().map_or_else(Pulse::unheard, |_| Pulse::default()),
+        pulse: limits.heartbeat.map_or_else(Pulse::unheard, |_| Pulse::default()),
     }
 }
 
@@ -56,12 +69,12 @@ async fn or_never<F: Future<Output = ()>>(
 /// Runs one attempt to its end, however it ends.
 pub(super) async fn attempt(
     handler: Arc<dyn Handler>,
+    Limits { timeout, heartbeat }: Limits,
     context: AttemptContext,
     payload: Bytes,
     random: &Random,
     clock: &dyn Clock,
 ) -> AttemptEnd {
-    let (timeout, heartbeat) = (handler.timeout(), handler.heartbeat());
     let pulse = context.pulse.clone();
     // Calling the handler may panic as well as polling its future.
     let run = AssertUnwindSafe(async move { handler.call(context, payload).await }).catch_unwind();

@@ -65,6 +65,8 @@ impl Running {
 pub(super) struct Prepared {
     pub(super) key: Key,
     pub(super) future: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// It may start, and was not polled yet.
+    pub(super) waiting: Option<Waiting>,
 }
 
 /// What only one attempt at a time may have.
@@ -141,11 +143,6 @@ impl Shared {
         self.wait_for(Self::is_idle).await;
     }
 
-    /// Held until an attempt is polled.
-    pub(super) fn expect(&self) -> Waiting {
-        self.lookout.expect(&self.spawner)
-    }
-
     /// Before its future exists, so that its end always finds it.
     pub(super) fn register(&self, key: Key, running: Running) {
         self.running.insert(key, running);
@@ -162,6 +159,12 @@ impl Shared {
 
     /// An attempt that may start now. Another one is put behind whoever has its place.
     pub(super) fn admit(&self, prepared: Prepared) -> Option<Prepared> {
+        let mut admitted = self.admit_or_park(prepared)?;
+        admitted.waiting = Some(self.lookout.expect(&self.spawner));
+        Some(admitted)
+    }
+
+    fn admit_or_park(&self, prepared: Prepared) -> Option<Prepared> {
         if self.stopping.load(Ordering::Acquire) == 0 {
             return Some(prepared);
         }
@@ -189,8 +192,11 @@ impl Shared {
     }
 
     /// Gives an attempt that may start a task of its own.
-    pub(super) fn spawn(&self, Prepared { key, future }: Prepared) {
-        let mut task = Some(self.spawner.spawn(future));
+    pub(super) fn spawn(&self, Prepared { key, future, waiting }: Prepared) {
+        let mut task = Some(self.spawner.spawn(async move {
+            drop(waiting);
+            future.await;
+        }));
         if let Some(mut known) = self.running.get_mut(&key)
             && !known.is_aborted
         {

@@ -76,6 +76,7 @@ impl Batch {
             if !self.shared.is_wanted(prepared.key) {
                 continue; // It was aborted.
             }
+            prepared.waiting = None;
             let mut poll =
                 |context: &mut Context<'_>| prepared.future.as_mut().poll(context).is_ready();
             let is_over = poll_fn(|context| Poll::Ready(poll(context))).await;

@@ -217,13 +217,15 @@ fn bury<M: Machine, P: Performer<M>>(mut member: Box<Member<M, P>>, death: Death
         tracing::error!(machine = std::any::type_name::<M>(), reason, "an actor panicked");
     }
     let on_death = member.on_death.take();
-    let told = catch_unwind(AssertUnwindSafe(|| {
-        drop(member);
-        if let Some(on_death) = on_death {
-            on_death(death);
-        }
-    }));
-    if let Err(panic) = told {
+    guarded(|| drop(member));
+    if let Some(on_death) = on_death {
+        guarded(|| on_death(death));
+    }
+}
+
+/// What panics in the end of one is nobody else's.
+fn guarded(what: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(what)) {
         let reason = panic_text(panic.as_ref());
         tracing::error!(reason, "the end of an actor panicked");
     }

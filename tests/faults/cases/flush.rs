@@ -82,6 +82,9 @@ pub(super) async fn while_running(database: &'static str, fault: &'static str) -
     let site = Site::new(database).await;
     let (bulky, error) = store_until_it_stops(&site.runtime).await;
     let seen = site.settled(&error);
+    // While a record was applied or in between: that the partition was at it is said too.
+    let at = seen.find("cannot").unwrap_or_else(|| panic!("it says what it cannot: {seen}"));
+    let seen = format!("partition N stopped: {}", &seen[at..]);
     site.recovers(&bulky).await;
     Row { fault, seen, after: "after a restart everything acknowledged is there" }
 }
