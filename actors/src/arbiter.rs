@@ -88,3 +88,56 @@ impl Drop for Ends {
         self.0.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use forebay_engine::Machine;
+    use forebay_messages::Timestamp;
+
+    use super::*;
+    use crate::shell::{Performer, Scope, WallClock};
+
+    #[derive(Debug)]
+    struct Idle;
+
+    impl Machine for Idle {
+        type Input = ();
+        type Effect = ();
+
+        fn step(&mut self, _: Timestamp, (): (), _: &mut Vec<()>) {}
+    }
+
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Performer<Idle> for Counted {
+        const IS_ONE_OF_MANY: bool = true;
+
+        fn perform(&mut self, (): (), _: &mut Scope<'_, ()>) {}
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// A timer that knows its thread had kept them, and their files open.
+    #[test]
+    fn nobody_is_left_behind_by_a_thread_that_ends_or_panics() {
+        for panics in [false, true] {
+            let dropped = Arc::new(AtomicUsize::new(0));
+            let mut arbiter = Arbiter::start(0, Arc::new(WallClock)).unwrap();
+            let counted = Counted(Arc::clone(&dropped));
+            arbiter.run(move |world| {
+                drop(world.spawn("idle", Idle, counted, Box::new(|_| {})));
+                let knows = world.clone();
+                world.timers().set(Timestamp(u64::MAX), move || drop(knows));
+                assert!(!panics, "as asked");
+            });
+            arbiter.join();
+            assert_eq!(dropped.load(Ordering::SeqCst), 1, "panics: {panics}");
+        }
+    }
+}

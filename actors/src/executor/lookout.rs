@@ -40,6 +40,11 @@ impl Lookout {
         Waiting(Arc::clone(self))
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
     async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(PATIENCE).await;

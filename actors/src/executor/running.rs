@@ -164,6 +164,12 @@ impl Shared {
         Some(admitted)
     }
 
+    /// How many may start and were not polled yet.
+    #[cfg(test)]
+    pub(super) fn unstarted(&self) -> usize {
+        self.lookout.waiting()
+    }
+
     fn admit_or_park(&self, prepared: Prepared) -> Option<Prepared> {
         if self.stopping.load(Ordering::Acquire) == 0 {
             return Some(prepared);

@@ -302,6 +302,7 @@ async fn the_next_of_an_entry_or_a_key_waits_until_the_one_before_has_stopped() 
         bench.run(4, 9, service.clone(), "");
         until(|| bench.ends().0 == [4]).await;
         assert_eq!(bench.calls(), 2, "others do not wait");
+        assert_eq!(bench.executor.shared.unstarted(), 0, "who may not start is not looked after");
         // One that waits may be told to stop, too.
         bench.executor.abort(next.entry, token(2));
         until(|| bench.stops() == [2]).await;

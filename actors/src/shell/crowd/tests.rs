@@ -26,6 +26,7 @@ struct Tell {
     number: usize,
     heard: Heard,
     dropped: Arc<AtomicUsize>,
+    drop_panics: bool,
 }
 
 impl Performer<Echo> for Tell {
@@ -44,6 +45,7 @@ impl Performer<Echo> for Tell {
 impl Drop for Tell {
     fn drop(&mut self) {
         self.dropped.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.drop_panics, "as asked");
     }
 }
 
@@ -64,8 +66,13 @@ impl Bench {
     }
 
     fn spawn(&self, number: usize) -> Child<u64> {
+        self.spawn_with(number, false)
+    }
+
+    fn spawn_with(&self, number: usize, drop_panics: bool) -> Child<u64> {
         let (heard, dropped) = (Arc::clone(&self.heard), Arc::clone(&self.dropped));
-        let (deaths, tell) = (Rc::clone(&self.deaths), Tell { number, heard, dropped });
+        let (deaths, tell) =
+            (Rc::clone(&self.deaths), Tell { number, heard, dropped, drop_panics });
         let on_death = Box::new(move |death| deaths.borrow_mut().push((number, death)));
         self.world.spawn("echo", Echo, tell, on_death)
     }
@@ -158,6 +165,19 @@ fn one_that_is_stopped_takes_no_more_and_one_may_end_itself() {
         assert_eq!(*bench.deaths.borrow(), [(0, Death::Stopped), (1, Death::Stopped)]);
         assert_eq!(bench.dropped.load(Ordering::SeqCst), 2);
         assert!(!stopped.address.send(1) && !ends.address.send(1));
+    });
+}
+
+#[test]
+fn of_one_whose_end_panics_it_is_told_and_others_go_on() {
+    on_a_thread_of_actors(async {
+        let bench = Bench::new();
+        let (bad, other) = (bench.spawn_with(0, true), bench.spawn(1));
+        bad.stop();
+        bench.until(|bench| !bench.deaths.borrow().is_empty()).await;
+        assert_eq!(*bench.deaths.borrow(), [(0, Death::Stopped)]);
+        other.address.send(1);
+        bench.until(|bench| bench.heard_of(1) == [1]).await;
     });
 }
 
