@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use forebay::{Candidacy, Drain, EnqueueError, PartitionSpec, SharedLog, error::NodeError};
+use forebay::{
+    Candidacy, Drain, EnqueueError, PartitionSpec, SharedLog, TrimLog,
+    error::NodeError,
+    testkit::{FaultLog, LogFault, MemoryLog, MemoryMetadata},
+};
 
 use super::{P, Ran, member, until, work};
 
@@ -40,4 +44,27 @@ async fn partitions_that_one_runtime_spawns_or_drops_are_seen_by_the_others() {
     }
     second.enqueue(work(1)).await.unwrap().result::<u64>().await.unwrap();
     second.shutdown(Drain::now()).await.unwrap();
+}
+
+/// It was in no list, whoever asked for it was told that nobody owns its keys, and what
+/// looks for partitions that have stopped did not find it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_of_another_runtime_that_stops_at_its_start_is_seen_to_have_stopped() {
+    let inner = Arc::new(FaultLog::new(MemoryLog::new()));
+    let log = SharedLog::over(inner.clone(), Arc::new(MemoryMetadata::new()), TrimLog::Never);
+    let (log, ran) = (log.unwrap(), Arc::new(Ran::default()));
+    let leads = member(&log, 0, &ran, Candidacy::First).await;
+    let other = member(&log, 1, &ran, Candidacy::Never).await;
+    other.drop_partition(P).await.unwrap();
+    until("it is dropped", || leads.partitions().list().unwrap().is_empty()).await;
+    inner.plan(1, LogFault::Fail);
+    // Its replica here may hear of it, too, and stop.
+    drop(other.spawn_partition(PartitionSpec::range(0..=u64::MAX)).await);
+    let stopped = || {
+        let list = leads.partitions().list().unwrap();
+        list.first().is_some_and(|partition| partition.stopped.is_some())
+    };
+    until("it is listed as stopped", stopped).await;
+    let told = leads.enqueue(work(1)).await.err().unwrap();
+    assert!(matches!(told, EnqueueError::Node(NodeError::PartitionStopped { .. })), "{told}");
 }

@@ -1,7 +1,7 @@
 //! Following the partition table where a log is shared: partitions that another node
 //! spawns or drops are started and stopped here too.
 //!
-//! Must always hold: a partition is routed to only while its replica here is started.
+//! Must always hold: a partition is routed to only while its replica is here.
 
 use std::sync::{Arc, PoisonError};
 
@@ -57,9 +57,14 @@ impl Node {
             if self.services.partitions.contains_key(&row.id) {
                 continue;
             }
-            match self.start_partition(*row).await {
-                Ok(()) => self.route_to(*row),
-                Err(error) => failed = Err(error),
+            let started = self.start_partition(*row).await;
+            // One that is here and has stopped is routed to as well: whoever asks for it is
+            // told why, and the status shows it.
+            if started.is_ok() || self.services.partitions.contains_key(&row.id) {
+                self.route_to(*row);
+            }
+            if let Err(error) = started {
+                failed = Err(error);
             }
         }
         failed
