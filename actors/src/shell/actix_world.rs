@@ -125,9 +125,7 @@ where
         if left > 0 {
             return;
         }
-        // Nobody else says so again: it is awake.
-        context.address().do_send(delivery);
-        context.wait(actix::fut::wrap_future(tokio::task::yield_now()));
+        give_way(delivery, context);
     }
 }
 
@@ -135,6 +133,15 @@ impl<M: Machine, P: Performer<M>> Drop for Shell<M, P> {
     fn drop(&mut self) {
         self.mailbox.close();
     }
+}
+
+/// Gives the thread back with mail left. Nobody else says so again: the actor is awake.
+pub(super) fn give_way<A>(delivery: Delivery, context: &mut Context<A>)
+where
+    A: Actor<Context = Context<A>> + Handler<Delivery>,
+{
+    context.address().do_send(delivery);
+    context.wait(actix::fut::wrap_future(tokio::task::yield_now()));
 }
 
 /// Ends an actor whose parent wants it gone.

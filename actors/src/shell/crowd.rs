@@ -29,7 +29,7 @@ use slab::Slab;
 
 use super::{
     Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Scratch, YIELD_EVERY,
-    actix_world::{Delivery, YIELD_AFTER, panic_text},
+    actix_world::{Delivery, YIELD_AFTER, give_way, panic_text},
     mailbox::{Mail, Mailbox, Put},
     world::Child,
 };
@@ -254,10 +254,7 @@ where
             self.turn_of(number, now);
             turns += 1;
             if turns.is_multiple_of(LOOK_EVERY) && begun.elapsed() >= YIELD_AFTER {
-                // Nobody else says so again: it is awake.
-                context.address().do_send(delivery);
-                context.wait(actix::fut::wrap_future(tokio::task::yield_now()));
-                return;
+                return give_way(delivery, context);
             }
         }
     }
