@@ -309,13 +309,13 @@ where
             Ok(input) => input,
             Err(message) => return Box::pin(std::future::ready(terminal(message))),
         };
-        let clock = Arc::clone(&context.clock);
-        let context = Context { attempt: Arc::new(context), extension: self.extension.clone() };
+        let attempt = Arc::new(context);
+        let context = Context { attempt: Arc::clone(&attempt), extension: self.extension.clone() };
         let running = (self.call)(context, input);
         Box::pin(async move {
             match running.await {
                 Ok(out) => out.into_payload().map_or_else(terminal, AttemptEnd::Success),
-                Err(error) => error.into_end(clock.now()),
+                Err(error) => error.into_end(attempt.clock.now()),
             }
         })
     }

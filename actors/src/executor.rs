@@ -17,18 +17,18 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_engine::partition::machine::{KnownAttempt, PartitionInput, RunAttempt};
 use forebay_messages::{AttemptToken, EntryId, PartitionKey, VQueueName, actor::AttemptEnd};
-use tokio_util::sync::CancellationToken;
+use rustc_hash::FxBuildHasher;
 
 use crate::{
     host::Spawner,
     shell::{Clock, Ref},
 };
 
-use attempt::Limits;
-use running::{Guard, Prepared, Running, Shared};
+use attempt::Prepared;
+use running::{Running, Shared};
 use starter::Batch;
 
-pub use crate::pulse::Pulse;
+pub use crate::{cancel::Cancel, pulse::Pulse};
 
 /// How long an entry waits whose service has no handler here.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub struct AttemptContext {
     /// What the last failed attempt said.
     pub last_failure: ByteString,
     /// Raised when the handler should stop.
-    pub cancel: CancellationToken,
+    pub cancel: Cancel,
     /// When the attempt is given up.
     pub deadline: Option<std::time::Instant>,
     /// Where the time comes from.
@@ -93,15 +93,19 @@ pub trait Execute: Send + Sync {
 }
 
 /// Draws the jitter of retries; only when one is due, for it asks the system.
-type Random = Arc<dyn Fn() -> u32 + Send + Sync>;
+type Random = Box<dyn Fn() -> u32 + Send + Sync>;
 
 /// Runs handlers, on a tokio runtime or in a simulation.
 pub struct Executor {
-    handlers: HashMap<String, Arc<dyn Handler>>,
-    clock: Arc<dyn Clock>,
-    /// Draws the jitter of retries; injected so that tests can fix it.
-    random: Random,
     shared: Arc<Shared>,
+}
+
+/// What attempts are made with.
+struct Means {
+    handlers: HashMap<String, Arc<dyn Handler>, FxBuildHasher>,
+    clock: Arc<dyn Clock>,
+    /// Injected so that tests can fix it.
+    random: Random,
 }
 
 impl Executor {
@@ -112,8 +116,9 @@ impl Executor {
         clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
-        let shared = Arc::new(Shared::new(runtime.into()));
-        Self { handlers, clock, random: Arc::new(random), shared }
+        let handlers = handlers.into_iter().collect();
+        let means = Means { handlers, clock, random: Box::new(random) };
+        Self { shared: Arc::new(Shared::new(runtime.into(), means)) }
     }
 
     /// What its futures run on.
@@ -124,7 +129,7 @@ impl Executor {
     /// Whether this node can run entries of a service.
     #[must_use]
     pub fn has_handler(&self, service: &str) -> bool {
-        self.handlers.contains_key(service)
+        self.shared.means.handlers.contains_key(service)
     }
 
     /// How many attempts run, those included that were told to stop and have not.
@@ -182,33 +187,18 @@ impl Executor {
         payload: Bytes,
         reply_to: Ref<PartitionInput>,
     ) -> Option<Prepared> {
-        let key @ (entry, token) = (run.entry, run.token);
-        let Some(handler) = self.handlers.get(&*run.name.service).map(Arc::clone) else {
+        let (entry, token) = (run.entry, run.token);
+        if !self.has_handler(&run.name.service) {
             tracing::warn!(service = %run.name.service, %entry, "no handler for this service here");
-            let until = self.clock.now().after(NO_HANDLER_SNOOZE);
+            let until = self.shared.means.clock.now().after(NO_HANDLER_SNOOZE);
             let ended = AttemptEnd::Snooze { until };
             reply_to.send(PartitionInput::Ended { entry, token, ended });
             return None;
-        };
-        let (name, cancel) = (Arc::clone(&run.name), CancellationToken::new());
-        let (asked, random, clock) =
-            (cancel.clone(), Arc::clone(&self.random), Arc::clone(&self.clock));
-        let (is_canceled, is_aborted, abort) = (false, false, None);
-        let running = Running { name, cancel, is_canceled, is_aborted, abort, reply_to };
-        self.shared.register(key, running);
-        let (shared, ended) = (Arc::clone(&self.shared), None);
-        let guard = Guard { shared, clock: Arc::clone(&clock), key, ended };
-        let future = Box::pin(async move {
-            // Dropped last, when nothing of the handler is left.
-            let mut guard = guard;
-            let limits = Limits::of(&*handler);
-            let context = attempt::context(run, asked, limits, clock);
-            let called =
-                attempt::attempt(handler, limits, context, payload, &random, &*guard.clock);
-            let ended = called.await;
-            guard.ended = Some(ended);
-        });
-        Some(Prepared { key, future, waiting: None })
+        }
+        let (name, cancel) = (Arc::clone(&run.name), Cancel::default());
+        let running = Running::new(name, cancel.clone(), reply_to);
+        let guard = Shared::register(&self.shared, (entry, token), running);
+        Some(Prepared { run, payload, cancel, guard })
     }
 }
 

@@ -17,6 +17,7 @@ pub mod shell;
 pub mod sim;
 
 mod arbiter;
+mod cancel;
 mod capacity;
 mod limiter;
 mod links;

@@ -3,38 +3,62 @@
 //! Must always hold: a panic, a timeout and a silent handler are failed attempts; time
 //! counts from the start on. Must not know: who else runs, who is told.
 
-use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_engine::partition::machine::RunAttempt;
 use forebay_messages::actor::AttemptEnd;
 use futures_util::FutureExt;
-use tokio_util::sync::CancellationToken;
 
-use super::{AttemptContext, Handler, Pulse, Random};
-use crate::shell::Clock;
+use super::{
+    AttemptContext, Cancel, Handler, Means, Pulse,
+    running::{Guard, Key},
+};
+
+/// An attempt that is registered and was not polled yet.
+pub(super) struct Prepared {
+    pub(super) run: RunAttempt,
+    pub(super) payload: Bytes,
+    pub(super) cancel: Cancel,
+    pub(super) guard: Guard,
+}
+
+/// The future of an attempt, however it ends.
+pub(super) type Begun = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Prepared {
+    pub(super) fn key(&self) -> Key {
+        (self.run.entry, self.run.token)
+    }
+
+    /// Made by the thread that polls it: its memory is near.
+    pub(super) fn begin(self) -> Begun {
+        let Self { run, payload, cancel, guard } = self;
+        Box::pin(async move {
+            // Dropped last, when nothing of the handler is left.
+            let mut guard = guard;
+            let ended = attempt(run, payload, cancel, guard.means()).await;
+            guard.ended = Some(ended);
+        })
+    }
+}
 
 /// How long a handler may take, and go without a heartbeat; `None` means for ever.
 #[derive(Clone, Copy)]
-pub(super) struct Limits {
+struct Limits {
     timeout: Option<Duration>,
     heartbeat: Option<Duration>,
 }
 
 impl Limits {
-    pub(super) fn of(handler: &dyn Handler) -> Self {
+    fn of(handler: &dyn Handler) -> Self {
         Self { timeout: handler.timeout(), heartbeat: handler.heartbeat() }
     }
 }
 
 /// What the handler of an attempt that starts now is given.
-pub(super) fn context(
-    run: RunAttempt,
-    cancel: CancellationToken,
-    limits: Limits,
-    clock: Arc<dyn Clock>,
-) -> AttemptContext {
+fn context(run: RunAttempt, cancel: Cancel, limits: Limits, means: &Means) -> AttemptContext {
     AttemptContext {
         entry: run.entry,
         name: run.name,
@@ -47,7 +71,7 @@ pub(super) fn context(
             .timeout
             .and_then(|timeout| tokio::time::Instant::now().checked_add(timeout))
             .map(tokio::time::Instant::into_std),
-        clock,
+        clock: Arc::clone(&means.clock),
         pulse: limits.heartbeat.map_or_else(Pulse::unheard, |_| Pulse::default()),
     }
 }
@@ -67,21 +91,17 @@ async fn or_never<F: Future<Output = ()>>(
 }
 
 /// Runs one attempt to its end, however it ends.
-pub(super) async fn attempt(
-    handler: Arc<dyn Handler>,
-    Limits { timeout, heartbeat }: Limits,
-    context: AttemptContext,
-    payload: Bytes,
-    random: &Random,
-    clock: &dyn Clock,
-) -> AttemptEnd {
+async fn attempt(run: RunAttempt, payload: Bytes, cancel: Cancel, means: &Means) -> AttemptEnd {
+    let handler = &*means.handlers[&*run.name.service];
+    let limits @ Limits { timeout, heartbeat } = Limits::of(handler);
+    let context = context(run, cancel, limits, means);
     let pulse = context.pulse.clone();
     // Calling the handler may panic as well as polling its future.
     let run = AssertUnwindSafe(async move { handler.call(context, payload).await }).catch_unwind();
     let failed = |message: String| AttemptEnd::Retry {
         message: ByteString::from(message),
         detail: Bytes::new(),
-        random: random(),
+        random: (means.random)(),
     };
     let ended = tokio::select! {
         // What has ended in time has ended, however late that is seen.
@@ -96,9 +116,11 @@ pub(super) async fn attempt(
     };
     match ended {
         Ok(AttemptEnd::Retry { message, detail, .. }) => {
-            AttemptEnd::Retry { message, detail, random: random() }
+            AttemptEnd::Retry { message, detail, random: (means.random)() }
         }
-        Ok(AttemptEnd::Snooze { until }) => AttemptEnd::Snooze { until: until.max(clock.now()) },
+        Ok(AttemptEnd::Snooze { until }) => {
+            AttemptEnd::Snooze { until: until.max(means.clock.now()) }
+        }
         Ok(ended) => ended,
         Err(panic) => {
             let text = crate::shell::panic_text(panic.as_ref());

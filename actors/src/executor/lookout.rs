@@ -22,7 +22,7 @@ use crate::host::Spawner;
 /// For so long a thread may sleep beside what waits for one.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// Attempts that wait for their first poll, and whether somebody looks after them.
+/// Batches of attempts (and single ones) that wait for their first poll, and whether somebody looks after them.
 #[derive(Debug, Default)]
 pub(super) struct Lookout {
     waiting: AtomicUsize,
@@ -30,11 +30,11 @@ pub(super) struct Lookout {
 }
 
 impl Lookout {
-    /// An attempt will be spawned; it waits until the guard goes.
-    pub(super) fn expect(self: &Arc<Self>, spawner: &Spawner) -> Waiting {
+    /// Attempts will be spawned; they wait until the guard goes.
+    pub(super) fn expect(self: &Arc<Self>, spawner: &Spawner, threads: usize) -> Waiting {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         // It goes before those that wait, so that its timer runs when they do.
-        if spawner.threads() > 1 && !self.is_manned.swap(true, Ordering::SeqCst) {
+        if threads > 1 && !self.is_manned.swap(true, Ordering::SeqCst) {
             spawner.spawn_as("lookout", Arc::clone(self).watch());
         }
         Waiting(Arc::clone(self))
@@ -61,7 +61,7 @@ impl Lookout {
     }
 }
 
-/// An attempt that nobody has polled yet.
+/// Attempts that nobody has polled yet.
 pub(super) struct Waiting(Arc<Lookout>);
 
 impl Drop for Waiting {
@@ -81,7 +81,7 @@ mod tests {
         let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
         let idle = tasks();
         for _ in 0..3 {
-            let waiting: Vec<_> = (0..3).map(|_| lookout.expect(&spawner)).collect();
+            let waiting: Vec<_> = (0..3).map(|_| lookout.expect(&spawner, 2)).collect();
             tokio::time::sleep(3 * PATIENCE).await;
             assert_eq!(tasks(), idle + 1);
             drop(waiting);

@@ -8,7 +8,6 @@
 
 use std::{
     collections::HashMap,
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -22,9 +21,12 @@ use forebay_messages::{
 };
 use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
-use super::lookout::{Lookout, Waiting};
+use super::{
+    Cancel, Means,
+    attempt::{Begun, Prepared},
+    lookout::{Lookout, Waiting},
+};
 use crate::{
     host::{Spawned, Spawner},
     shell::{Clock, Ref},
@@ -38,18 +40,26 @@ pub(super) type Range = (PartitionKey, PartitionKey);
 
 /// What is known of an attempt until its handler is gone.
 pub(super) struct Running {
-    pub(super) name: Arc<VQueueName>,
-    pub(super) cancel: CancellationToken,
+    name: Arc<VQueueName>,
+    cancel: Cancel,
     /// It was its entry that somebody canceled, not only this node that goes down.
-    pub(super) is_canceled: bool,
+    is_canceled: bool,
     /// It was told to stop: its end is of no interest.
-    pub(super) is_aborted: bool,
-    pub(super) abort: Option<Spawned>,
+    is_aborted: bool,
+    abort: Option<Spawned>,
     /// Who is told.
-    pub(super) reply_to: Ref<PartitionInput>,
+    reply_to: Ref<PartitionInput>,
 }
 
 impl Running {
+    pub(super) fn new(
+        name: Arc<VQueueName>,
+        cancel: Cancel,
+        reply_to: Ref<PartitionInput>,
+    ) -> Self {
+        Self { name, cancel, is_canceled: false, is_aborted: false, abort: None, reply_to }
+    }
+
     /// A handler that gave in because the node goes down was not canceled: its entry
     /// runs again, and no attempt is used up.
     fn end(&self, ended: AttemptEnd, clock: &dyn Clock) -> AttemptEnd {
@@ -59,14 +69,6 @@ impl Running {
             ended => ended,
         }
     }
-}
-
-/// A registered attempt, ready to be polled.
-pub(super) struct Prepared {
-    pub(super) key: Key,
-    pub(super) future: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// It may start, and was not polled yet.
-    pub(super) waiting: Option<Waiting>,
 }
 
 /// What only one attempt at a time may have.
@@ -91,11 +93,14 @@ struct Taken {
 
 /// See the module's documentation.
 pub(super) struct Shared {
+    pub(super) means: Means,
     pub(super) spawner: Spawner,
+    /// Threads that poll what is spawned.
+    pub(super) threads: usize,
     lookout: Arc<Lookout>,
     running: DashMap<Key, Running, FxBuildHasher>,
-    /// Attempts that were forgotten and whose ends are not told yet.
-    ending: AtomicUsize,
+    /// Attempts that were registered and of which it is not told yet that they are gone.
+    alive: AtomicUsize,
     /// Attempts that were aborted and have not stopped. While there is none, which is
     /// nearly always, nobody looks at `taken`.
     stopping: AtomicUsize,
@@ -105,12 +110,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(spawner: Spawner) -> Self {
+    pub(super) fn new(spawner: Spawner, means: Means) -> Self {
         Self {
+            means,
+            threads: spawner.threads(),
             spawner,
             lookout: Arc::default(),
             running: DashMap::default(),
-            ending: AtomicUsize::new(0),
+            alive: AtomicUsize::new(0),
             stopping: AtomicUsize::new(0),
             taken: Mutex::default(),
             idle: Notify::new(),
@@ -118,11 +125,7 @@ impl Shared {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.running.len()
-    }
-
-    fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.ending.load(Ordering::Acquire) == 0
+        self.alive.load(Ordering::Acquire)
     }
 
     /// Waits until something is so; looked at whenever an aborted attempt has stopped.
@@ -140,47 +143,49 @@ impl Shared {
 
     /// Waits until nothing runs and every end was told. Cancel-safe.
     pub(super) async fn idle(&self) {
-        self.wait_for(Self::is_idle).await;
+        self.wait_for(|shared| shared.len() == 0).await;
     }
 
     /// Before its future exists, so that its end always finds it.
-    pub(super) fn register(&self, key: Key, running: Running) {
-        self.running.insert(key, running);
+    pub(super) fn register(self_: &Arc<Self>, key: Key, running: Running) -> Guard {
+        self_.alive.fetch_add(1, Ordering::AcqRel);
+        self_.running.insert(key, running);
+        Guard { shared: Arc::clone(self_), key, ended: None }
     }
 
     /// Whether an attempt was not aborted since it was registered.
     pub(super) fn is_wanted(&self, key: Key) -> bool {
-        self.running.get(&key).is_some_and(|known| !known.is_aborted)
+        self.stopping.load(Ordering::Acquire) == 0
+            || self.running.get(&key).is_some_and(|known| !known.is_aborted)
     }
 
     fn taken(&self) -> MutexGuard<'_, HashMap<Place, Taken>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An attempt that may start now. Another one is put behind whoever has its place.
-    pub(super) fn admit(&self, prepared: Prepared) -> Option<Prepared> {
-        let mut admitted = self.admit_or_park(prepared)?;
-        admitted.waiting = Some(self.lookout.expect(&self.spawner));
-        Some(admitted)
+    /// Looks after what may start and was not polled yet.
+    pub(super) fn look_after(&self) -> Waiting {
+        self.lookout.expect(&self.spawner, self.threads)
     }
 
-    /// How many may start and were not polled yet.
+    /// How much may start and was not polled yet.
     #[cfg(test)]
     pub(super) fn unstarted(&self) -> usize {
         self.lookout.waiting()
     }
 
-    fn admit_or_park(&self, prepared: Prepared) -> Option<Prepared> {
+    /// An attempt that may start now. Another one is put behind whoever has its place.
+    pub(super) fn admit(&self, prepared: Prepared) -> Option<Prepared> {
         if self.stopping.load(Ordering::Acquire) == 0 {
             return Some(prepared);
         }
         // Held meanwhile: who aborts it finds it where it waits.
-        let known = self.running.get(&prepared.key)?;
+        let known = self.running.get(&prepared.key())?;
         if known.is_aborted {
             return None;
         }
         let mut taken = self.taken();
-        let place = places(prepared.key.0, &known.name).find(|place| taken.contains_key(place));
+        let place = places(prepared.run.entry, &known.name).find(|place| taken.contains_key(place));
         match place.and_then(|place| taken.get_mut(&place)) {
             None => Some(prepared),
             Some(place) => {
@@ -198,11 +203,22 @@ impl Shared {
     }
 
     /// Gives an attempt that may start a task of its own.
-    pub(super) fn spawn(&self, Prepared { key, future, waiting }: Prepared) {
-        let mut task = Some(self.spawner.spawn(async move {
+    pub(super) fn spawn(&self, prepared: Prepared) {
+        let (key, waiting) = (prepared.key(), self.look_after());
+        let task = self.spawner.spawn(async move {
             drop(waiting);
-            future.await;
-        }));
+            prepared.begin().await;
+        });
+        self.runs_in(key, task);
+    }
+
+    /// Gives one that was polled a task of its own.
+    pub(super) fn spawn_begun(&self, key: Key, begun: Begun) {
+        self.runs_in(key, self.spawner.spawn(begun));
+    }
+
+    fn runs_in(&self, key: Key, task: Spawned) {
+        let mut task = Some(task);
         if let Some(mut known) = self.running.get_mut(&key)
             && !known.is_aborted
         {
@@ -241,7 +257,7 @@ impl Shared {
             for place in places(key.0, &name) {
                 let place = taken.entry(place).or_default();
                 place.by += 1;
-                never_started.extend(place.waiting.extract_if(.., |waiting| waiting.key == key));
+                never_started.extend(place.waiting.extract_if(.., |waiting| waiting.key() == key));
             }
         }
         running.cancel.cancel();
@@ -316,17 +332,21 @@ fn is_in((first, last): Range, (entry, _): &Key) -> bool {
 
 /// Goes with the future of a handler, and behind it.
 pub(super) struct Guard {
-    pub(super) shared: Arc<Shared>,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) key: Key,
+    shared: Arc<Shared>,
+    key: Key,
     /// How it ended, if it did.
     pub(super) ended: Option<AttemptEnd>,
+}
+
+impl Guard {
+    pub(super) fn means(&self) -> &Means {
+        &self.shared.means
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         let (shared, (entry, token)) = (&self.shared, self.key);
-        shared.ending.fetch_add(1, Ordering::AcqRel);
         let forgotten = shared.running.remove(&self.key);
         let was_aborted = forgotten.as_ref().is_some_and(|(_, running)| running.is_aborted);
         if let Some((_, running)) = forgotten {
@@ -335,14 +355,13 @@ impl Drop for Guard {
             }
             running.reply_to.send(match self.ended.take().filter(|_| !running.is_aborted) {
                 Some(ended) => {
-                    let ended = running.end(ended, &*self.clock);
+                    let ended = running.end(ended, &*shared.means.clock);
                     PartitionInput::Ended { entry, token, ended }
                 }
                 None => PartitionInput::Stopped { token },
             });
         }
-        shared.ending.fetch_sub(1, Ordering::AcqRel);
-        if was_aborted || shared.is_idle() {
+        if shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 || was_aborted {
             shared.idle.notify_waiters();
         }
     }

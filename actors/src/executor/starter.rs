@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use super::running::{Prepared, Shared};
+use super::{attempt::Prepared, lookout::Waiting, running::Shared};
 
 /// Attempts that one task polls before others get their turn.
 const STARTED_TOGETHER: usize = 32;
@@ -27,19 +27,26 @@ const SLOW_POLL: Duration = Duration::from_micros(200);
 /// Attempts that nobody has polled yet, and who starts them.
 pub(super) struct Batch {
     shared: Arc<Shared>,
-    rest: Mutex<std::vec::IntoIter<Prepared>>,
+    rest: Mutex<Rest>,
     starters: AtomicUsize,
     /// One for each thread.
     starters_max: usize,
+}
+
+struct Rest {
+    attempts: std::vec::IntoIter<Prepared>,
+    /// While there are any.
+    waiting: Option<Waiting>,
 }
 
 impl Batch {
     /// Has attempts started.
     pub(super) fn start(shared: Arc<Shared>, attempts: Vec<Prepared>) {
         let count = attempts.len();
-        let starters_max = shared.spawner.threads().min(count);
+        let starters_max = shared.threads.min(count);
         let starters = count.div_ceil(STARTED_TOGETHER).max(2).min(starters_max);
-        let rest = Mutex::new(attempts.into_iter());
+        let waiting = Some(shared.look_after());
+        let rest = Mutex::new(Rest { attempts: attempts.into_iter(), waiting });
         let batch =
             Arc::new(Self { shared, rest, starters: AtomicUsize::new(starters), starters_max });
         for _ in 0..starters {
@@ -47,15 +54,28 @@ impl Batch {
         }
     }
 
-    fn rest(&self) -> std::sync::MutexGuard<'_, std::vec::IntoIter<Prepared>> {
+    fn rest(&self) -> std::sync::MutexGuard<'_, Rest> {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_over(&self) -> bool {
+        self.rest().attempts.as_slice().is_empty()
+    }
+
+    fn next(&self) -> Option<Prepared> {
+        let mut rest = self.rest();
+        let next = rest.attempts.next();
+        if rest.attempts.as_slice().is_empty() {
+            rest.waiting = None;
+        }
+        next
     }
 
     /// Starts what the others have left, once there is a thread for it. While something is
     /// left by then, and threads, one more is called for.
     fn begin(self: Arc<Self>) -> BoxFuture {
         Box::pin(async move {
-            if self.rest().as_slice().is_empty() {
+            if self.is_over() {
                 return;
             }
             let is_one_more = |starters| (starters < self.starters_max).then_some(starters + 1);
@@ -72,19 +92,19 @@ impl Batch {
     async fn work(self: Arc<Self>) {
         let mut begun = tokio::time::Instant::now();
         for turn in 1_usize.. {
-            let Some(mut prepared) = self.rest().next() else { return };
-            if !self.shared.is_wanted(prepared.key) {
+            let Some(prepared) = self.next() else { return };
+            let key = prepared.key();
+            if !self.shared.is_wanted(key) {
                 continue; // It was aborted.
             }
-            prepared.waiting = None;
-            let mut poll =
-                |context: &mut Context<'_>| prepared.future.as_mut().poll(context).is_ready();
+            let mut attempt = prepared.begin();
+            let mut poll = |context: &mut Context<'_>| attempt.as_mut().poll(context).is_ready();
             let is_over = poll_fn(|context| Poll::Ready(poll(context))).await;
             let ended = tokio::time::Instant::now();
             let is_slow = ended - begun > SLOW_POLL;
             begun = ended;
             if !is_over {
-                self.shared.spawn(prepared);
+                self.shared.spawn_begun(key, attempt);
             }
             if is_slow {
                 return self.spawn_rest();
@@ -100,7 +120,7 @@ impl Batch {
     /// All that are left get tasks of their own.
     fn spawn_rest(&self) {
         loop {
-            let Some(prepared) = self.rest().next() else { return };
+            let Some(prepared) = self.next() else { return };
             self.shared.spawn(prepared);
         }
     }
