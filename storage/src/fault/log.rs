@@ -164,6 +164,10 @@ impl<L: LogStore> LogStore for FaultLog<L> {
         }
     }
 
+    fn settle(&self) -> Result<(), LogError> {
+        self.inner.settle()
+    }
+
     fn fence(&self, partition: PartitionId, epoch: Epoch) -> Result<Epoch, LogError> {
         self.check_alive()?;
         self.inner.fence(partition, epoch)

@@ -14,18 +14,24 @@
 //! later batch on top of it could mix with its rest).
 //!
 //! On disk, every batch is a block of the journal first (see the journal's module);
-//! RocksDB's own write-ahead log, which syncs slower, is off.
+//! RocksDB's own write-ahead log, which syncs slower, is off. A batch of appends is durable
+//! with its block and goes into the database afterwards: before the next block is written,
+//! and before anything is read.
 //!
 //! How RocksDB is set up for records that are written once, read rarely and trimmed
-//! from the front: young files are not compressed, since most records are trimmed before
-//! they are compacted; trimming writes one range tombstone and drops whole files at once.
+//! from the front: young files are neither merged soon nor compressed, since most records
+//! are trimmed before; trimming writes one range tombstone, and drops whole files of the
+//! levels above the first at once.
 
 mod open;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -62,9 +68,14 @@ const MEMTABLE_BYTES: usize = 64 << 20;
 const MEMTABLES_MAX: i32 = 3;
 /// Size of a data file of the log, and so the grain at which trimming frees the disk.
 const FILE_BYTES: u64 = 64 << 20;
-/// Files before they are merged, and what was trimmed goes.
-const YOUNG_FILES: i32 = 12;
-/// Levels of files; only the first is uncompressed.
+/// Files before they are merged, and what was trimmed goes. By then most was: at full load
+/// the log is trimmed every few seconds, and a file is written each half of one.
+const YOUNG_FILES: i32 = 24;
+/// Files before appends are slowed down, and before they wait.
+const YOUNG_FILES_SLOW: i32 = 2 * YOUNG_FILES;
+const YOUNG_FILES_MAX: i32 = 3 * YOUNG_FILES;
+/// Levels of files; those of the first two are not compressed: most is trimmed before it
+/// gets further.
 const LEVELS: i32 = 4;
 
 type Positions = BTreeMap<PartitionId, Position>;
@@ -79,6 +90,8 @@ pub struct LocalLog {
     writer: Mutex<Writer>,
     /// What is durable. Changed only by the holder of `writer`.
     positions: RwLock<Positions>,
+    /// The writer has a batch that is durable and not in the database.
+    is_unsettled: AtomicBool,
     counters: Counters,
 }
 
@@ -87,6 +100,8 @@ struct Writer {
     /// `None` in memory, where RocksDB's own is used.
     journal: Option<Journal>,
     scratch: Vec<u8>,
+    /// In the journal, and not in the database yet.
+    unsettled: Option<WriteBatch>,
     /// The first write that failed.
     broken: Option<Fault>,
 }
@@ -128,9 +143,11 @@ fn options(medium: &Medium) -> Options {
     options.set_target_file_size_base(FILE_BYTES);
     options.set_num_levels(LEVELS);
     options.set_level_zero_file_num_compaction_trigger(YOUNG_FILES);
+    options.set_level_zero_slowdown_writes_trigger(YOUNG_FILES_SLOW);
+    options.set_level_zero_stop_writes_trigger(YOUNG_FILES_MAX);
     options.set_compression_per_level(&[
         DBCompressionType::None,
-        DBCompressionType::Lz4,
+        DBCompressionType::None,
         DBCompressionType::Lz4,
         DBCompressionType::Lz4,
     ]);
@@ -173,6 +190,7 @@ impl LocalLog {
             db,
             writer,
             positions: RwLock::new(positions),
+            is_unsettled: AtomicBool::new(false),
             counters: Counters::default(),
         })
     }
@@ -182,6 +200,7 @@ impl LocalLog {
     /// # Errors
     /// [`LogError::Fault`].
     pub fn flush(&self) -> Result<(), LogError> {
+        self.settle()?;
         self.db.flush().map_err(|error| self.fault("flush the log", error).into())
     }
 
@@ -204,23 +223,48 @@ impl LocalLog {
     fn write(
         &self,
         writer: &mut Writer,
+        batch: WriteBatch,
+        action: &'static str,
+    ) -> Result<(), LogError> {
+        self.log(writer, batch, action)?;
+        self.put_unsettled(writer, action)
+    }
+
+    /// The same, but for the database, which learns of the batch later.
+    fn log(
+        &self,
+        writer: &mut Writer,
         mut batch: WriteBatch,
         action: &'static str,
     ) -> Result<(), LogError> {
-        let written = match &mut writer.journal {
-            Some(journal) => {
-                batch.put(MARK, journal.next().to_be_bytes());
-                let appended = journal.append(batch.data());
-                // Whatever the journal was at: this is what could not be done.
-                let failed = |fault| Fault { action, path: self.path.clone(), ..fault };
-                appended.map_err(failed).and_then(|()| self.put(batch, &unlogged(), action))
-            }
-            None => self.put(batch, &synced(), action),
+        // Once its file is full the database must have what is in it.
+        self.put_unsettled(writer, action)?;
+        let Some(journal) = &mut writer.journal else {
+            let written = self.put(batch, &synced(), action);
+            return written.map_err(|fault| Self::break_off(writer, fault));
         };
-        written.map_err(|fault| {
-            writer.broken = Some(fault.clone());
-            fault.into()
-        })
+        batch.put(MARK, journal.next().to_be_bytes());
+        // Whatever the journal was at: this is what could not be done.
+        let failed = |fault| Fault { action, path: self.path.clone(), ..fault };
+        let logged = journal.append(batch.data()).map_err(failed);
+        logged.map_err(|fault| Self::break_off(writer, fault))?;
+        writer.unsettled = Some(batch);
+        self.is_unsettled.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Puts into the database what is only in the journal; a failure breaks the log.
+    fn put_unsettled(&self, writer: &mut Writer, action: &'static str) -> Result<(), LogError> {
+        let Some(batch) = writer.unsettled.take() else { return Ok(()) };
+        let written = self.put(batch, &unlogged(), action);
+        written.map_err(|fault| Self::break_off(writer, fault))?;
+        self.is_unsettled.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    fn break_off(writer: &mut Writer, fault: Fault) -> LogError {
+        writer.broken = Some(fault.clone());
+        fault.into()
     }
 
     fn put(
@@ -302,10 +346,19 @@ impl LogStore for LocalLog {
         if batch.is_empty() {
             return Ok(answers);
         }
-        self.write(&mut writer, batch, "append to the log")?;
+        self.log(&mut writer, batch, "append to the log")?;
         sync::write(&self.positions).extend(staged);
         self.counters.wrote(records as u64, bytes as u64);
         Ok(answers)
+    }
+
+    fn settle(&self) -> Result<(), LogError> {
+        if !self.is_unsettled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut writer = sync::lock(&self.writer);
+        self.check_unbroken(&writer)?;
+        self.put_unsettled(&mut writer, "append to the log")
     }
 
     fn fence(&self, partition: PartitionId, epoch: Epoch) -> Result<Epoch, LogError> {
@@ -343,6 +396,7 @@ impl LogStore for LocalLog {
         if from > end {
             return Ok(records);
         }
+        self.settle()?;
         let mut options = ReadOptions::default();
         options.set_iterate_range(record_key(partition, from)..record_key(partition, end.next()));
         options.fill_cache(false);
@@ -407,6 +461,7 @@ impl LogStore for LocalLog {
     }
 
     fn checkpoint(&self, to: &Path) -> Result<(), LogError> {
+        self.settle()?;
         // It writes what is in memory to files: the copy needs no block of the journal.
         Checkpoint::new(&self.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(to))
@@ -450,6 +505,7 @@ impl LocalLog {
         lsn: Lsn,
         change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
     ) {
+        self.settle().unwrap();
         let key = record_key(partition, lsn);
         match change(self.db.get(key).unwrap()) {
             Some(frame) => self.db.put(key, frame).unwrap(),

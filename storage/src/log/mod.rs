@@ -161,11 +161,22 @@ pub trait LogStore: Send + Sync {
     /// Appends everything in one write and one fsync, and answers each in order. An
     /// append of a newer epoch than the fence raises the fence with the same write; one
     /// of an older epoch is refused. A later append of the call sees the earlier ones.
+    /// What can wait until the outcomes are told is left to [`LogStore::settle`].
     ///
     /// # Errors
     /// [`LogError::TooLarge`] and [`LogError::Broken`] (nothing was written), or
     /// [`LogError::Fault`] (outcome unknown; the log takes no more writes).
     fn append(&self, batch: &[Append<'_>]) -> Result<Vec<Appended>, LogError>;
+
+    /// Does what appends left to be done: called by the writer once it has told of them.
+    /// Whoever needs it done sooner does it; if it cannot be done, the log is broken, and
+    /// what was appended is durable all the same.
+    ///
+    /// # Errors
+    /// [`LogError::Broken`] or [`LogError::Fault`].
+    fn settle(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 
     /// Refuses appends of epochs below `epoch` from here on, durably. Returns the epoch
     /// in force: a fence never moves back.

@@ -53,11 +53,10 @@ pub(super) fn cells_of(len: usize) -> u32 {
     u32::try_from(len.div_ceil(DATA_LEN).max(1)).expect("a block is far below 2 TiB")
 }
 
-/// Writes the cells of a block over `buffer`, whose capacity is reused.
-pub(super) fn encode(seq: u64, block: &[u8], buffer: &mut Vec<u8>) {
+/// Writes the cells of a block over `buffer`, which has as many bytes.
+pub(super) fn encode(seq: u64, block: &[u8], buffer: &mut [u8]) {
     let count = cells_of(block.len());
-    buffer.clear();
-    buffer.resize(count as usize * CELL_LEN, 0);
+    assert_eq!(buffer.len(), count as usize * CELL_LEN, "room for the cells of a block");
     for (index, cell) in (0..count).zip(buffer.chunks_exact_mut(CELL_LEN)) {
         let from = index as usize * DATA_LEN;
         let data = &block[from..block.len().min(from + DATA_LEN)];
@@ -66,7 +65,10 @@ pub(super) fn encode(seq: u64, block: &[u8], buffer: &mut Vec<u8>) {
         cell[16..20].copy_from_slice(&count.to_be_bytes());
         let len = u16::try_from(data.len()).expect("less than a cell");
         cell[20..22].copy_from_slice(&len.to_be_bytes());
-        cell[HEADER_LEN..HEADER_LEN + data.len()].copy_from_slice(data);
+        cell[22..HEADER_LEN].fill(0);
+        let (filled, rest) = cell[HEADER_LEN..].split_at_mut(data.len());
+        filled.copy_from_slice(data);
+        rest.fill(0);
         let sum = crc32c::crc32c(&cell[4..]);
         cell[..4].copy_from_slice(&sum.to_be_bytes());
     }
@@ -98,7 +100,8 @@ mod tests {
     use super::*;
 
     fn cells(seq: u64, block: &[u8]) -> Vec<[u8; CELL_LEN]> {
-        let mut buffer = Vec::new();
+        // Whatever was there before.
+        let mut buffer = vec![0xff; cells_of(block.len()) as usize * CELL_LEN];
         encode(seq, block, &mut buffer);
         buffer.chunks_exact(CELL_LEN).map(|cell| cell.try_into().unwrap()).collect()
     }

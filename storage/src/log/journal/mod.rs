@@ -17,6 +17,7 @@
 //!
 //! Must not know: what is in a block, or whose database it is.
 
+mod buffer;
 mod cell;
 mod file;
 mod recover;
@@ -31,14 +32,13 @@ use std::{
 
 use crate::Fault;
 
+use buffer::Buffer;
 use cell::{CELL_LEN, cells_of};
 use file::{JournalFile, sync_dir};
 pub(super) use recover::{Replay, recover};
 
 /// Names of the files.
 const FILES: [&str; 2] = ["0", "1"];
-/// Blocks larger than this leave no buffer of their size behind.
-const SCRATCH_BYTES_MAX: usize = 4 << 20;
 
 /// How large the files are, in bytes. The first is small, each next one is `growth` times
 /// as large until `max`: whoever writes little takes little of the disk.
@@ -69,7 +69,7 @@ pub(super) struct Journal {
     active: Option<(JournalFile, u32)>,
     /// The other one: its blocks are being flushed.
     other: Option<Freed>,
-    scratch: Vec<u8>,
+    scratch: Buffer,
     /// Why nothing can be appended: the disk was full when it was opened.
     refused: Option<Fault>,
 }
@@ -84,7 +84,7 @@ impl Journal {
             next,
             active: None,
             other: None,
-            scratch: Vec::new(),
+            scratch: Buffer::default(),
             refused: None,
         }
     }
@@ -103,18 +103,17 @@ impl Journal {
         if let Some(fault) = &self.refused {
             return Err(fault.clone());
         }
-        cell::encode(self.next, block, &mut self.scratch);
         let cells = cells_of(block.len());
-        let (file, at) = match self.active.take() {
+        let bytes = self.scratch.take(cells as usize * CELL_LEN);
+        cell::encode(self.next, block, bytes);
+        let (mut file, at) = match self.active.take() {
             Some((file, at)) if cells <= file.cells - at => (file, at),
             full => self.turn(full, cells)?,
         };
-        file.write(&self.scratch, at)?;
+        file.write(self.scratch.bytes(), at)?;
         self.active = Some((file, at + cells));
         self.next += 1;
-        if self.scratch.capacity() > SCRATCH_BYTES_MAX {
-            self.scratch = Vec::new();
-        }
+        self.scratch.shrink();
         Ok(())
     }
 
