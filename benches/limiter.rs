@@ -50,7 +50,7 @@ fn release_to_a_waiter(bencher: Bencher<'_, '_>) {
         effects.clear();
         let (slot, permit) = running.pop_front().expect("something runs");
         let release = Release { permit, keep_lock: None };
-        limiter.step(NOW, LimiterMessage::Release(release), &mut effects);
+        limiter.step(NOW, LimiterMessage::Release(vec![release]), &mut effects);
         let ask = asks[slot as usize].clone();
         limiter.step(NOW, LimiterMessage::Acquire(ask), &mut effects);
         running.extend(granted(&effects));

@@ -7,13 +7,13 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
 };
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry as MapEntry};
 use forebay_engine::partition::machine::Answer;
 use forebay_messages::{PartitionId, ReplyId};
 use rustc_hash::FxBuildHasher;
@@ -35,7 +35,7 @@ pub struct Replies {
 #[derive(Debug)]
 enum Waiter {
     One(oneshot::Sender<Answer>),
-    Many(Arc<Mutex<Many>>),
+    Many(Box<Many>),
 }
 
 /// Answers that came, until all have.
@@ -43,7 +43,7 @@ enum Waiter {
 struct Many {
     answers: Vec<Option<Answer>>,
     missing: usize,
-    sender: Option<oneshot::Sender<Vec<Answer>>>,
+    sender: oneshot::Sender<Vec<Answer>>,
 }
 
 impl Many {
@@ -54,19 +54,13 @@ impl Many {
         };
         *free = Some(answer);
         self.missing -= 1;
-        if self.missing > 0 {
-            return false;
-        }
-        if let Some(sender) = self.sender.take() {
-            // Whoever waited may have gone.
-            let _ = sender.send(std::mem::take(&mut self.answers).into_iter().flatten().collect());
-        }
-        true
+        self.missing == 0
     }
-}
 
-fn lock(many: &Mutex<Many>) -> MutexGuard<'_, Many> {
-    many.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tell(self) {
+        // Whoever waited may have gone.
+        let _ = self.sender.send(self.answers.into_iter().flatten().collect());
+    }
 }
 
 impl Replies {
@@ -93,27 +87,24 @@ impl Replies {
         assert!((1..=ANSWERS_MAX).contains(&count), "{count} answers in one future");
         let (sender, receiver) = oneshot::channel();
         let answers = (0..count).map(|_| None).collect();
-        let many = Many { answers, missing: count, sender: Some(sender) };
-        let key = self.insert(partition, Waiter::Many(Arc::new(Mutex::new(many))));
+        let many = Many { answers, missing: count, sender };
+        let key = self.insert(partition, Waiter::Many(Box::new(many)));
         PendingMany { key, count, receiver, replies: Arc::clone(self) }
     }
 
     /// Answers whoever waits; nobody may any more.
     pub fn answer(&self, to: ReplyId, answer: Answer) {
         let (key, place) = (to.0 >> PLACE_BITS, to.0 & (ANSWERS_MAX as u64 - 1));
-        let is_one = |_: &u64, waiter: &(_, Waiter)| matches!(waiter.1, Waiter::One(_));
-        if let Some((_, (_, Waiter::One(sender)))) = self.waiting.remove_if(&key, is_one) {
+        let MapEntry::Occupied(mut found) = self.waiting.entry(key) else { return };
+        if let (_, Waiter::Many(many)) = found.get_mut() {
+            if many.take(usize::try_from(place).unwrap_or(usize::MAX), answer)
+                && let (_, Waiter::Many(many)) = found.remove()
+            {
+                many.tell();
+            }
+        } else if let (_, Waiter::One(sender)) = found.remove() {
             // Whoever waited may have gone between the look-up and now.
             let _ = sender.send(answer);
-            return;
-        }
-        let many = match self.waiting.get(&key).as_deref() {
-            Some((_, Waiter::Many(many))) => Arc::clone(many),
-            Some((_, Waiter::One(_))) | None => return,
-        };
-        let is_last = lock(&many).take(usize::try_from(place).unwrap_or(usize::MAX), answer);
-        if is_last {
-            self.waiting.remove(&key);
         }
     }
 
@@ -145,11 +136,11 @@ impl Replies {
                 Some((_, (_, Waiter::One(sender)))) => {
                     let _ = sender.send(answer.clone());
                 }
-                Some((_, (_, Waiter::Many(many)))) => {
-                    let mut many = lock(&many);
+                Some((_, (_, Waiter::Many(mut many)))) => {
                     for place in 0..many.answers.len() {
                         many.take(place, answer.clone());
                     }
+                    many.tell();
                 }
             }
         }

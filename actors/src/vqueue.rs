@@ -116,10 +116,11 @@ impl Performer<VQueue> for VQueuePerformer {
             // it would overtake the `HandedOver` of an earlier decision.
             VQueueEffect::Withdraw => {}
             VQueueEffect::ReturnPermit(permit) => {
-                links.to_limiter(LimiterMessage::Release(Release { permit, keep_lock: None }));
+                links
+                    .to_limiter(LimiterMessage::Release(vec![Release { permit, keep_lock: None }]));
             }
-            VQueueEffect::Decide { key, permit } => {
-                links.to_partition(PartitionInput::Decide { handle, key, permit });
+            VQueueEffect::Decide { keys, permits } => {
+                links.to_partition(PartitionInput::Decide { handle, keys, permits });
             }
             VQueueEffect::ReadInbox(request) => self.read_inbox(request, scope),
             VQueueEffect::ArmTimer(at) | VQueueEffect::RetryRefillAt(at) => self.arm(at, scope),

@@ -9,7 +9,9 @@ use forebay_engine::{
 };
 use forebay_messages::{
     EntryId, EntryKey, Generation, InboxSeq, PartitionKey, PermitId, VQueueHandle, VQueueName,
-    actor::{Acquire, InboxChange, LimiterMessage, RefillDone, Release, Seed, VQueueMessage},
+    actor::{
+        Acquire, InboxChange, LimiterMessage, Permits, RefillDone, Release, Seed, VQueueMessage,
+    },
     rule::{Limits, RuleUpdate},
 };
 
@@ -71,16 +73,16 @@ impl World {
         told.clear();
         vqueue.step(NOW, VQueueMessage::Granted(grant.permits), told);
         let permit = decided(told);
-        limiter.step(NOW, LimiterMessage::HandedOver(permit), granted);
+        limiter.step(NOW, LimiterMessage::HandedOver(Permits::one(permit)), granted);
         vqueue.step(NOW, VQueueMessage::Notify(vec![InboxChange::Removed(key)]), told);
         let release = Release { permit, keep_lock: None };
-        limiter.step(NOW, LimiterMessage::Release(release), granted);
+        limiter.step(NOW, LimiterMessage::Release(vec![release]), granted);
     }
 }
 
 fn decided(told: &[VQueueEffect]) -> PermitId {
     match told.first() {
-        Some(VQueueEffect::Decide { permit, .. }) => *permit,
+        Some(VQueueEffect::Decide { permits, .. }) => permits.first,
         _ => unreachable!("a permit is for the head: {told:?}"),
     }
 }

@@ -87,8 +87,8 @@ impl Permits {
             unreachable!("there is room for everybody");
         };
         let permit = granted.permits.first;
-        limiter.step(NOW, LimiterMessage::HandedOver(permit), effects);
+        limiter.step(NOW, LimiterMessage::HandedOver(granted.permits), effects);
         let release = Release { permit, keep_lock: None };
-        limiter.step(NOW, LimiterMessage::Release(release), effects);
+        limiter.step(NOW, LimiterMessage::Release(vec![release]), effects);
     }
 }

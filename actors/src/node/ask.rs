@@ -168,6 +168,8 @@ impl Node {
             let share_of = share.iter().map(|index| entries[*index]).collect();
             Ok::<_, NodeError>((share, self.attach_share(partition, share_of).await?))
         });
+        // A few whose number is known are joined in place.
+        let waits: Vec<_> = waits.collect();
         for (share, found) in try_join_all(waits).await? {
             share.iter().zip(found).for_each(|(index, outcome)| outcomes[*index] = outcome);
         }

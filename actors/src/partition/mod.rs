@@ -20,10 +20,11 @@ use forebay_engine::{
         apply::{self, Applied},
         machine::{AppliedBatch, EntryState, Partition, PartitionEffect, PartitionInput, Refusal},
         state::State,
+        store::{Rows, TablesError},
     },
 };
 use forebay_messages::{EntryId, Lsn, PartitionId, Producer, Record, Timestamp, command::Command};
-use forebay_storage::partition::{PartitionStore, StoreError};
+use forebay_storage::partition::PartitionStore;
 
 use crate::{
     executor::Execute,
@@ -114,28 +115,26 @@ impl PartitionPerformer {
     }
 
     fn look_up(&mut self, entries: &[EntryId], scope: &mut PartitionScope<'_>) {
-        let mut gone = Vec::new();
-        for entry in entries {
-            match self.state_of(*entry) {
-                Ok(None) => {}
-                Ok(Some(state)) => gone.push((*entry, state)),
-                Err(error) => return self.fail(error.to_string(), scope),
-            }
-        }
-        if !gone.is_empty() {
-            scope.feed_back(PartitionInput::LookedUp { gone });
+        match self.find_gone(entries) {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => scope.feed_back(PartitionInput::LookedUp { gone }),
+            Err(error) => self.fail(format!("partition {}: {error}", self.id), scope),
         }
     }
 
-    /// Of an entry that is not live.
-    fn state_of(&self, entry: EntryId) -> Result<Option<EntryState>, StoreError> {
-        if self.store.entry(entry)?.is_some() {
-            return Ok(None);
+    /// Those of these entries that are not live, and what is known of them.
+    fn find_gone(&self, entries: &[EntryId]) -> Result<Vec<(EntryId, EntryState)>, TablesError> {
+        let mut gone = Vec::new();
+        let rows = self.store.begin()?;
+        for entry in entries {
+            if rows.look_at_entry(*entry, |_| ())?.is_some() {
+                continue;
+            }
+            let finished = rows.finished(*entry)?;
+            let known = finished.map(|row| EntryState::Finished(row.outcome()));
+            gone.push((*entry, known.unwrap_or(EntryState::Unknown)));
         }
-        Ok(Some(match self.store.finished(entry)? {
-            Some(row) => EntryState::Finished(row.outcome()),
-            None => EntryState::Unknown,
-        }))
+        Ok(gone)
     }
 
     fn check_expired(&mut self, until: Timestamp, scope: &mut PartitionScope<'_>) {
@@ -214,7 +213,9 @@ impl Performer<Partition> for PartitionPerformer {
                 scope.me.send(PartitionInput::Flush);
             }
             PartitionEffect::ReportDurable => {
-                self.upkeep = None;
+                if let Some(timer) = self.upkeep.take() {
+                    self.world.timers().cancel(timer);
+                }
                 self.report_durable();
             }
             PartitionEffect::CheckExpired { until } => self.check_expired(until, scope),

@@ -115,7 +115,10 @@ where
         let mut left = YIELD_EVERY;
         self.core.begin_turn();
         while left > 0 && !self.stopped.load(Ordering::Relaxed) && self.handle_one(context) {
-            left = if begun.elapsed() >= YIELD_AFTER { 0 } else { left - 1 };
+            left -= 1;
+            if self.core.is_time_to_look() && begun.elapsed() >= YIELD_AFTER {
+                left = 0;
+            }
         }
         self.core.observe();
         if self.stopped.load(Ordering::Relaxed) {

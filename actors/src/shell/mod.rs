@@ -33,6 +33,9 @@ pub use world::{Child, Death, OnDeath, World};
 /// two messages, and must be short: it is for people.
 pub type Look<M> = Box<dyn FnOnce(&M, Timestamp) + Send>;
 
+/// Messages and effects between two looks at the time, which cost as much as some of them.
+const WORK_BETWEEN_LOOKS: usize = 16;
+
 /// Where time comes from.
 pub trait Clock: std::fmt::Debug + Send + Sync {
     /// The time now.
@@ -110,6 +113,8 @@ pub(crate) struct Core<M: Machine, P> {
     clock: Arc<dyn Clock>,
     /// The time at which the turn began: asking for it costs as much as a quick message.
     now: Timestamp,
+    /// What was done since somebody looked at the time.
+    work: usize,
     #[cfg(debug_assertions)]
     steps: u64,
 }
@@ -121,6 +126,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
             performer,
             now: clock.now(),
             clock,
+            work: 0,
             #[cfg(debug_assertions)]
             steps: 0,
         }
@@ -152,6 +158,15 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         self.run(Some(input), me, scratch)
     }
 
+    /// Whether enough was done for a look at the time, since the last one.
+    pub(crate) fn is_time_to_look(&mut self) -> bool {
+        let is_time = self.work >= WORK_BETWEEN_LOOKS;
+        if is_time {
+            self.work = 0;
+        }
+        is_time
+    }
+
     /// Lets somebody look at the machine.
     pub(crate) fn show(&self, look: Look<M>) {
         look(&self.machine, self.clock.now());
@@ -169,6 +184,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
                 self.machine.step(now, input, effects);
                 self.check();
             }
+            self.work += 1 + effects.len();
             for effect in effects.drain(..) {
                 let mut scope = Scope { now, me, feedback, stop: &mut stop };
                 self.performer.perform(effect, &mut scope);
@@ -177,6 +193,8 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
             if next.is_none() {
                 break;
             }
+            // What is answered at once was no mere sending.
+            self.work += WORK_BETWEEN_LOOKS;
         }
         !stop
     }

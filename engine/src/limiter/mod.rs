@@ -184,10 +184,14 @@ impl Limiter {
             LimiterMessage::Seed(seed) => self.seed(*seed, effects),
             LimiterMessage::RulesUpdated(updates) => self.update_rules(&updates),
             LimiterMessage::Acquire(ask) => self.acquire(ask, effects),
-            LimiterMessage::Release(release) => self.release(release, effects),
+            LimiterMessage::Release(releases) => {
+                releases.into_iter().for_each(|release| self.release(release, effects));
+            }
             LimiterMessage::FreeLock { vqueue, entry } => self.free_lock(vqueue, entry),
             LimiterMessage::Withdraw(handle) => self.withdraw(handle, effects),
-            LimiterMessage::HandedOver(permit) => self.hand_over(permit),
+            LimiterMessage::HandedOver(permits) => {
+                permits.iter().for_each(|one| self.hand_over(one))
+            }
             LimiterMessage::CapacityLeased(slots) => self.lease.add(slots),
             LimiterMessage::CapacityRecalled => self.lease.recall(),
             LimiterMessage::CapacityClaimed => {

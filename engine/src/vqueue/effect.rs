@@ -4,7 +4,7 @@
 
 use forebay_messages::{
     EntryKey, PermitId, Timestamp,
-    actor::{LockWish, RefillRequest},
+    actor::{LockWish, Permits, RefillRequest},
 };
 
 /// What a [`VQueue`](super::VQueue) wants done. The shell performs them in order.
@@ -34,15 +34,15 @@ pub enum VQueueEffect {
     /// holds (`keep_lock: None`). Exactly once per permit; if this vqueue dies first,
     /// its death watch returns the permit.
     ReturnPermit(PermitId),
-    /// To the partition, which from then on owns permit and decision. Answered by the
-    /// removal of the key (applied, or the row is gone otherwise) or by a
+    /// To the partition, which from then on owns permits and decisions. Each is answered
+    /// by the removal of its key (applied, or the row is gone otherwise) or by a
     /// `DecisionVoid`; until then the key is not decided again, by this incarnation
     /// or the next.
     Decide {
-        /// The entry that may run.
-        key: EntryKey,
-        /// What it runs under.
-        permit: PermitId,
+        /// The entries that may run.
+        keys: Vec<EntryKey>,
+        /// What they run under, one each, in the same order.
+        permits: Permits,
     },
     /// Read the inbox. First without blocking, and if that succeeds its `RefillDone`
     /// may be stepped in at once (this is always the last effect of a step); else by a

@@ -225,13 +225,13 @@ impl VQueue {
     }
 
     fn use_permits(&mut self, now: Timestamp, permits: Permits, effects: &mut Vec<VQueueEffect>) {
-        for permit in permits.iter() {
-            let key = if self.runnable(now) > 0 { self.inbox.take_head() } else { None };
-            effects.push(match key {
-                Some(key) => VQueueEffect::Decide { key, permit },
-                None => VQueueEffect::ReturnPermit(permit),
-            });
+        let count = self.runnable(now).min(permits.count);
+        let heads = (0..count).map(|_| self.inbox.take_head());
+        let keys: Vec<_> = heads.map(|head| head.expect("as many may run")).collect();
+        if count > 0 {
+            effects.push(VQueueEffect::Decide { keys, permits: permits.first(count) });
         }
+        effects.extend(permits.iter().skip(count as usize).map(VQueueEffect::ReturnPermit));
     }
 
     fn on_refill_done(&mut self, now: Timestamp, done: &RefillDone) {

@@ -9,7 +9,7 @@ use forebay_engine::{
 };
 use forebay_messages::{
     EntryId, Generation, PartitionKey, PermitId, Timestamp, VQueueHandle, VQueueId, VQueueName,
-    actor::{Acquire, Granted, LimiterMessage, LockWish, Release, Seed},
+    actor::{Acquire, Granted, LimiterMessage, LockWish, Permits, Release, Seed},
     rule::{Limits, RuleUpdate},
 };
 
@@ -142,7 +142,7 @@ impl Desk {
 
     pub(crate) fn hand_over(&mut self, slot: u32) {
         for permit in self.held[&handle(slot)].clone() {
-            self.send(LimiterMessage::HandedOver(permit));
+            self.send(LimiterMessage::HandedOver(Permits::one(permit)));
         }
     }
 
@@ -153,7 +153,7 @@ impl Desk {
 
     pub(crate) fn end_keeping(&mut self, slot: u32, keep_lock: Option<EntryId>) -> Vec<u32> {
         let permit = self.held.get_mut(&handle(slot)).unwrap().remove(0);
-        self.slots(LimiterMessage::Release(Release { permit, keep_lock }))
+        self.slots(LimiterMessage::Release(vec![Release { permit, keep_lock }]))
     }
 
     pub(crate) fn withdraw(&mut self, slot: u32) -> Vec<u32> {

@@ -84,7 +84,7 @@ fn waiters_for_a_lock_go_on_in_their_order_and_one_that_leaves_holds_nobody_up()
     desk.ask(7, "s");
     desk.send(LimiterMessage::Withdraw(VQueueHandle { slot: 1, generation: Generation(2) }));
     let permit = desk.held.get_mut(&handle(1)).unwrap().remove(0);
-    let release = |permit| LimiterMessage::Release(Release { permit, keep_lock: None });
+    let release = |permit| LimiterMessage::Release(vec![Release { permit, keep_lock: None }]);
     assert_eq!(desk.slots(release(permit)), [7], "who waited for the counter is first");
     let granted = desk.end(7);
     assert_eq!(granted, [1]);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use forebay_engine::limiter::{BlockReason, CapacityMode, LimiterConfig, LimiterEffect};
 use forebay_messages::{
     Generation, PermitId, Timestamp, VQueueHandle,
-    actor::{Acquire, LimiterMessage, LockWish, Release, Seed},
+    actor::{Acquire, LimiterMessage, LockWish, Permits, Release, Seed},
     rule::{Limits, Rate, RuleUpdate},
 };
 use proptest::{prelude::*, test_runner::FileFailurePersistence};
@@ -194,7 +194,7 @@ impl Pair {
         let permit = PermitId { incarnation: INCARNATION, serial };
         let release = Release { permit, keep_lock: keep_lock.map(entry) };
         self.naive.release(release);
-        self.send(LimiterMessage::Release(release));
+        self.send(LimiterMessage::Release(vec![release]));
     }
 
     fn withdraw(&mut self, handle: VQueueHandle) {
@@ -227,7 +227,7 @@ impl Pair {
                 let serial = *at.get(&serials);
                 self.naive.hand_over(serial);
                 let permit = PermitId { incarnation: INCARNATION, serial };
-                self.send(LimiterMessage::HandedOver(permit));
+                self.send(LimiterMessage::HandedOver(Permits::one(permit)));
             }
             Op::Release(..) | Op::HandOver(_) => {}
             Op::Bogus(serial, mine) => {
@@ -236,7 +236,7 @@ impl Pair {
                     return;
                 }
                 let permit = PermitId { incarnation, serial };
-                self.send(LimiterMessage::Release(Release { permit, keep_lock: None }));
+                self.send(LimiterMessage::Release(vec![Release { permit, keep_lock: None }]));
             }
             Op::Withdraw(vqueue, old) => self.withdraw(handle(vqueue, old)),
             Op::FreeLock(vqueue, number) => {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use forebay_engine::limiter::{LimiterConfig, LimiterEffect};
 use forebay_messages::{
     Generation, PermitId,
-    actor::{LimiterMessage, LockWish, Release, Seed, SeedRunning},
+    actor::{LimiterMessage, LockWish, Permits, Release, Seed, SeedRunning},
 };
 
 use super::desk::{Desk, INCARNATION, entry, handle, id, limit, name};
 
 fn release(permit: PermitId) -> LimiterMessage {
-    LimiterMessage::Release(Release { permit, keep_lock: None })
+    LimiterMessage::Release(vec![Release { permit, keep_lock: None }])
 }
 
 #[test]
@@ -24,7 +24,7 @@ fn a_permit_is_given_back_once_and_only_to_its_own_incarnation() {
     let permit = desk.held[&handle(1)][0];
     let older = PermitId { incarnation: Generation(6), ..permit };
     assert_eq!(desk.slots(release(older)), []);
-    assert_eq!(desk.slots(LimiterMessage::HandedOver(older)), []);
+    assert_eq!(desk.slots(LimiterMessage::HandedOver(Permits::one(older))), []);
     assert_eq!(desk.slots(release(permit)), [3]);
     assert_eq!(desk.slots(release(permit)), [], "the second time it is refused");
     let stats = desk.limiter.stats();
@@ -38,7 +38,7 @@ fn withdraw_takes_back_what_was_not_handed_over_and_nothing_else() {
     let mut desk = Desk::new(&[limit("s", 3)]);
     assert_eq!(desk.ask_for(1, "s", 3), [1]);
     let first = desk.held[&handle(1)][0];
-    desk.send(LimiterMessage::HandedOver(first));
+    desk.send(LimiterMessage::HandedOver(Permits::one(first)));
     desk.ask_for(1, "s", 5);
     desk.ask_for(2, "s", 5);
     desk.ask_for(3, "s", 1);

@@ -13,7 +13,7 @@ use forebay_engine::{
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, Generation, Lsn, NodeId, PartitionKey, PermitId,
     Producer, Record, ReplyId, Timestamp, VQueueHandle, VQueueId,
-    actor::{LimiterMessage, Release},
+    actor::{LimiterMessage, Permits, Release},
     command::{Command, Enqueue, NewEntry},
 };
 
@@ -229,8 +229,8 @@ impl Desk {
 
     /// A vqueue decides for an entry as it stands; proposed and not committed.
     pub(crate) fn decide(&mut self, handle: VQueueHandle, n: u8, serial: u64) -> Effects {
-        let (key, permit) = (self.key(n), self.permit(serial));
-        let mut effects = self.tell(PartitionInput::Decide { handle, key, permit });
+        let (keys, permits) = (vec![self.key(n)], Permits::one(self.permit(serial)));
+        let mut effects = self.tell(PartitionInput::Decide { handle, keys, permits });
         effects.extend(self.tell(PartitionInput::Flush));
         effects
     }
@@ -268,10 +268,10 @@ pub(crate) fn runs(effects: &Effects) -> Vec<(EntryId, AttemptToken)> {
 
 pub(crate) fn releases(effects: &Effects) -> Vec<Release> {
     let releases = effects.iter().filter_map(|effect| match effect {
-        PartitionEffect::ToLimiter(LimiterMessage::Release(release)) => Some(*release),
+        PartitionEffect::ToLimiter(LimiterMessage::Release(releases)) => Some(releases.clone()),
         _ => None,
     });
-    releases.collect()
+    releases.flatten().collect()
 }
 
 pub(crate) fn answers(effects: &Effects) -> Vec<Answer> {

@@ -6,7 +6,7 @@ use forebay_engine::partition::machine::{
 use forebay_engine::vqueue::Rest;
 use forebay_messages::{
     Epoch, NodeId, Timestamp, VQueueHandle,
-    actor::{AttemptEnd, InboxChange, LimiterMessage, Release, VQueueMessage},
+    actor::{AttemptEnd, InboxChange, LimiterMessage, Permits, Release, VQueueMessage},
     command::{
         AnnounceLeader, Command, Decision, NewEntry, Purge, Reschedule, RetryAttempt, RetryReason,
         SchedulerDecisions,
@@ -108,8 +108,8 @@ fn a_lock_that_is_kept_and_then_freed_while_a_limiter_is_seeded_is_not_kept_for_
 fn decisions_that_waited_while_a_limiter_was_seeded_are_proposed_when_the_gate_opens() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
-    let (key, permit) = (desk.key(1), desk.permit(10));
-    desk.tell(Input::Decide { handle, key, permit });
+    let (keys, permits) = (vec![desk.key(1)], Permits::one(desk.permit(10)));
+    desk.tell(Input::Decide { handle, keys, permits });
     let count = desk.begin_seed();
     desk.tell(Input::Flush);
     assert!(desk.appended.is_empty(), "nothing is decided while nobody counts");

@@ -7,7 +7,7 @@ use forebay_engine::partition::{
 };
 use forebay_messages::{
     AttemptToken, Epoch, VQueueHandle,
-    actor::AttemptEnd,
+    actor::{AttemptEnd, Permits},
     command::{Command, Decision, Reschedule},
 };
 
@@ -144,8 +144,8 @@ fn what_runs_early_stops_with_the_leadership() {
 fn nothing_begins_behind_a_closed_gate() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
-    let (key, permit) = (desk.key(1), desk.permit(10));
-    desk.tell(Input::Decide { handle, key, permit });
+    let (keys, permits) = (vec![desk.key(1)], Permits::one(desk.permit(10)));
+    desk.tell(Input::Decide { handle, keys, permits });
     desk.tell(Input::CloseGate);
     let effects = desk.tell(Input::Flush);
     assert_eq!(to_begin(&effects), []);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod fake_limiter;
+mod options;
 mod vqueue_model;
 mod vqueue_named;
 mod world;

@@ -54,7 +54,12 @@ fn removed(key: EntryKey) -> Message {
 }
 
 fn decide(key: EntryKey, serial: u64) -> Effect {
-    Effect::Decide { key, permit: permit(serial) }
+    decide_all(&[key], serial)
+}
+
+fn decide_all(keys: &[EntryKey], serial: u64) -> Effect {
+    let count = u32::try_from(keys.len()).unwrap();
+    Effect::Decide { keys: keys.to_vec(), permits: Permits { first: permit(serial), count } }
 }
 
 fn acquire(count: u32, lock: LockWish) -> Effect {
@@ -124,9 +129,7 @@ fn vqueue_asks_for_at_most_its_quantum_and_one_acquire_at_a_time() {
     assert_eq!(effects, [acquire(4, LockWish::None)]);
     assert_eq!(scene.tell(enqueued(&[key(7)])), [], "one acquire is outstanding");
     let effects = scene.tell(granted(1, 3));
-    let decided = [decide(key(1), 1), decide(key(2), 2), decide(key(3), 3)];
-    assert_eq!(effects[..3], decided);
-    assert_eq!(effects[3..], [acquire(4, LockWish::None)]);
+    assert_eq!(effects, [decide_all(&rows[..3], 1), acquire(4, LockWish::None)]);
 }
 
 #[test]
@@ -385,7 +388,7 @@ fn vqueue_keeps_what_it_was_started_with_until_its_inbox_is_read() {
     assert_eq!(scene.tell(enqueued(&[key(2)])), [], "the scan may show one before it");
     assert_eq!(scene.tell(Message::MakeRoom), [Effect::StillNeeded]);
     let effects = scene.tell(done(&request, &[key(1)], true));
-    assert_eq!(effects, [decide(key(1), 7), decide(key(2), 8)]);
+    assert_eq!(effects, [decide_all(&[key(1), key(2)], 7)]);
 
     let mut scene = started_with(permits);
     let request = scene.start();

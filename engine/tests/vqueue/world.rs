@@ -20,20 +20,7 @@ use forebay_messages::{
 };
 
 use super::fake_limiter::{FakeLimiter, ToLimiter};
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Options {
-    pub(crate) has_lock: bool,
-    pub(crate) quantum: u32,
-    pub(crate) capacity: usize,
-    pub(crate) limit: usize,
-    /// Every how many reads are answered at once (from the block cache); 0 for none.
-    pub(crate) inline_every: usize,
-    pub(crate) draining: bool,
-    /// How many entries there may be at the same time: with few the queue is often
-    /// empty, and its head is often a retry.
-    pub(crate) entries_max: usize,
-}
+pub(crate) use super::options::Options;
 
 struct Scan {
     request: RefillRequest,
@@ -150,9 +137,13 @@ impl World {
             match effect {
                 VQueueEffect::Acquire { count, lock } => self.acquire(count, lock),
                 VQueueEffect::ReturnPermit(permit) => self.release(permit, None),
-                VQueueEffect::Decide { key, .. } => {
-                    self.check_decision(key);
-                    self.to_partition.push_back(effect);
+                VQueueEffect::Decide { keys, permits } => {
+                    assert_eq!(keys.len(), permits.count as usize, "a permit each");
+                    for (key, permit) in keys.into_iter().zip(permits.iter()) {
+                        self.check_decision(key);
+                        let (keys, permits) = (vec![key], Permits::one(permit));
+                        self.to_partition.push_back(VQueueEffect::Decide { keys, permits });
+                    }
                 }
                 VQueueEffect::ReadInbox(request) => self.read(request),
                 VQueueEffect::ArmTimer(at) | VQueueEffect::RetryRefillAt(at) => {
@@ -195,10 +186,10 @@ impl World {
 
     fn dispatched(&self) -> impl Iterator<Item = EntryKey> {
         let handed_over = self.to_partition.iter().filter_map(|effect| match effect {
-            VQueueEffect::Decide { key, .. } => Some(*key),
+            VQueueEffect::Decide { keys, .. } => Some(keys),
             _ => None,
         });
-        self.decisions.iter().map(|(key, _)| *key).chain(handed_over)
+        self.decisions.iter().map(|(key, _)| *key).chain(handed_over.flatten().copied())
     }
 
     /// Whether a message about the row is still on its way.
@@ -455,9 +446,11 @@ impl World {
     pub(crate) fn deliver_to_partition(&mut self) -> bool {
         match self.to_partition.pop_front() {
             None => return false,
-            Some(VQueueEffect::Decide { key, permit }) => {
-                self.limiter.mailbox.push_back(ToLimiter::HandedOver(permit));
-                self.decisions.push_back((key, permit));
+            Some(VQueueEffect::Decide { keys, permits }) => {
+                for (key, permit) in keys.into_iter().zip(permits.iter()) {
+                    self.limiter.mailbox.push_back(ToLimiter::HandedOver(permit));
+                    self.decisions.push_back((key, permit));
+                }
             }
             Some(VQueueEffect::Withdraw) => {
                 self.limiter.mailbox.push_back(ToLimiter::Withdraw(self.incarnation));

@@ -42,6 +42,19 @@ pub struct Permits {
 }
 
 impl Permits {
+    /// One permit.
+    #[must_use]
+    pub fn one(permit: PermitId) -> Self {
+        Self { first: permit, count: 1 }
+    }
+
+    /// The first so many of them.
+    #[must_use]
+    pub fn first(self, count: u32) -> Self {
+        assert!(count <= self.count, "{count} of {self:?}");
+        Self { count, ..self }
+    }
+
     /// The permits one by one.
     pub fn iter(self) -> impl Iterator<Item = PermitId> {
         let PermitId { incarnation, serial } = self.first;
@@ -99,8 +112,8 @@ pub enum LimiterMessage {
     RulesUpdated(Vec<RuleUpdate>),
     /// A vqueue wants permits.
     Acquire(Acquire),
-    /// A permit comes back.
-    Release(Release),
+    /// Permits come back, in this order.
+    Release(Vec<Release>),
     /// A lock that was kept without a permit is given up (the entry ended).
     FreeLock {
         /// The vqueue.
@@ -113,7 +126,7 @@ pub enum LimiterMessage {
     Withdraw(VQueueHandle),
     /// The partition took these permits over from the vqueue (with a decision): they
     /// no longer come back with [`LimiterMessage::Withdraw`].
-    HandedOver(PermitId),
+    HandedOver(Permits),
     /// The node gave this partition capacity for so many more running entries.
     CapacityLeased(u32),
     /// The node wants capacity back: return what is unused, now and as it becomes

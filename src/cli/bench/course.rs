@@ -246,9 +246,13 @@ impl Course {
         }
     }
 
-    /// The end of an entry is durable, says forebay.
-    pub(super) fn ended_durably(&self, index: usize) {
+    /// The ends of these entries are durable, said forebay just now.
+    pub(super) fn ended_durably(&self, slots: impl Iterator<Item = usize>) {
         let now = self.now();
+        slots.for_each(|slot| self.one_ended(slot, now));
+    }
+
+    fn one_ended(&self, index: usize, now: u64) {
         let slot = &self.slots[index];
         let (runs, number) =
             (slot.runs.load(Ordering::Acquire), slot.number.load(Ordering::Acquire));
@@ -298,7 +302,7 @@ mod tests {
         let payload = course.payload(slot, number);
         assert_eq!(course.started(&payload), Some(slot));
         course.handled(slot);
-        course.ended_durably(slot);
+        course.ended_durably(std::iter::once(slot));
     }
 
     #[test]
@@ -359,7 +363,7 @@ mod tests {
         course.started(&course.payload(1, 2));
         assert_eq!(course.findings().0, 2, "{:?}", course.findings());
         enqueue(&course, 2, 3);
-        course.ended_durably(2);
+        course.ended_durably(std::iter::once(2));
         assert_eq!(course.findings().1[2], "entry 3 ended after 0 runs");
         enqueue(&course, 0, 4);
         course.started(&payload);

@@ -185,15 +185,15 @@ impl Producer {
                 self.course.wrong(|| "a batch was not stored as it was given".to_owned());
             }
             let outcomes = self.runtime.outcomes(&handles).await.map_err(ResultError::from)?;
-            for (slot, outcome) in slots.clone().zip(outcomes) {
-                match outcome {
-                    // It ended before it was asked for, and nothing is kept of it.
-                    None | Some(Outcome::Success(_)) => self.course.ended_durably(slot),
-                    Some(other) => {
-                        self.course.wrong(|| format!("an entry ended with {other:?}"));
-                    }
+            let ended = slots.clone().zip(outcomes).filter_map(|(slot, outcome)| match outcome {
+                // It ended before it was asked for, and nothing is kept of it.
+                None | Some(Outcome::Success(_)) => Some(slot),
+                Some(other) => {
+                    self.course.wrong(|| format!("an entry ended with {other:?}"));
+                    None
                 }
-            }
+            });
+            self.course.ended_durably(ended);
         }
         Ok(())
     }

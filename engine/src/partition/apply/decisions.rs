@@ -4,51 +4,52 @@
 use std::sync::Arc;
 
 use forebay_messages::{
-    AttemptToken, EntryId, VQueueId,
+    AttemptToken, EntryId, EntryKey, VQueueId, VQueueName,
     command::{Decision, RetryPolicy, SchedulerDecisions},
 };
 
 use super::{
     super::{
         machine::RunAttempt,
-        rows::{RunningRow, Stage},
+        rows::{EntryRow, RunningRow, Stage, VQueueMeta},
         store::{Rows, Tables},
     },
     Applied, ApplyError, Context, Reply,
     place::no_meta,
 };
 
-/// Whether a decision fits the rows.
+/// Whether a decision fits its vqueue: whether that may start an entry.
 enum Fit {
     /// It does.
     Start {
+        /// The vqueue's name.
+        name: Arc<VQueueName>,
         /// The vqueue has a lock, and nobody holds it.
         takes_lock: bool,
     },
-    /// Something came in between.
-    Void {
-        /// The row is still at its place.
-        still_there: bool,
-    },
+    /// It is paused, or another entry holds its lock.
+    Void,
 }
 
-/// What the rows say of a decision. The one place that says when an entry may start.
+/// Whether the row of an entry is where it was decided for.
+fn is_at_its_place(row: &EntryRow, Decision { vqueue, key, .. }: &Decision) -> bool {
+    row.stage == Stage::Inbox && row.key == *key && row.vqueue == *vqueue
+}
+
+/// What the vqueue of a decision says of it. With [`is_at_its_place`] the one place that
+/// says when an entry may start.
 fn fit<T: Rows>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
     let Decision { vqueue, key, .. } = *decision;
-    let is_there = tables.look_at_entry(key.entry, |row| {
-        row.stage == Stage::Inbox && row.key == key && row.vqueue == vqueue
-    })?;
-    if is_there != Some(true) {
-        return Ok(Fit::Void { still_there: false });
-    }
-    let looked = tables.look_at_vqueue(vqueue, |meta| (meta.is_paused, meta.name.has_lock()))?;
-    let (is_paused, has_lock) = looked.ok_or_else(|| no_meta(vqueue))?;
+    let look = |meta: &VQueueMeta| (meta.is_paused, Arc::clone(&meta.name));
+    let looked = tables.look_at_vqueue(vqueue, look)?;
+    let (is_paused, name) = looked.ok_or_else(|| no_meta(vqueue))?;
     if is_paused {
-        return Ok(Fit::Void { still_there: true });
+        return Ok(Fit::Void);
     }
+    let has_lock = name.has_lock();
     match if has_lock { tables.lock(vqueue)? } else { None } {
-        Some(holder) if holder != key.entry => Ok(Fit::Void { still_there: true }),
-        holder => Ok(Fit::Start { takes_lock: has_lock && holder.is_none() }),
+        Some(holder) if holder != key.entry => Ok(Fit::Void),
+        holder => Ok(Fit::Start { name, takes_lock: has_lock && holder.is_none() }),
     }
 }
 
@@ -62,13 +63,17 @@ pub fn begin<T: Rows>(
     tables: &T,
     decision: &Decision,
 ) -> Result<Option<(RunAttempt, RetryPolicy)>, ApplyError> {
-    let Fit::Start { .. } = fit(tables, decision)? else {
-        return Ok(None);
-    };
-    let Decision { vqueue, key, token } = *decision;
-    let entry = key.entry;
-    let retry = tables.look_at_entry(entry, |row| row.retry.unwrap_or_default())?;
-    Ok(run_attempt(tables, (entry, vqueue), token)?.zip(retry))
+    let Decision { key: EntryKey { entry, .. }, token, .. } = *decision;
+    let looked = tables.look_at_entry(entry, |row| {
+        is_at_its_place(row, decision).then(|| {
+            let retry = row.retry.unwrap_or_default();
+            (row.attempts, row.last_failure.clone(), retry)
+        })
+    })?;
+    let Some((attempts, last_failure, retry)) = looked.flatten() else { return Ok(None) };
+    let Fit::Start { name, .. } = fit(tables, decision)? else { return Ok(None) };
+    let (attempt, attempts_max) = (attempts + 1, retry.attempts_max);
+    Ok(Some((RunAttempt { entry, name, token, attempt, last_failure, attempts_max }, retry)))
 }
 
 /// An attempt that was started, for whoever runs it. `None` when it does not run any
@@ -120,20 +125,23 @@ pub(super) fn apply<T: Tables>(
 
 fn start<T: Tables>(context: &mut Context<'_, T>, decision: &Decision) -> Result<bool, ApplyError> {
     let Decision { vqueue, key, token } = *decision;
-    match fit(context.tables, decision)? {
-        Fit::Void { still_there } => {
-            // Without it a permit given back would free, for the limiter, a lock that an
-            // entry set aside still holds: decisions would be void again and again.
-            let lock_holder = context.tables.lock(vqueue)?;
-            let void = Applied::DecisionVoid { vqueue, key, token, still_there, lock_holder };
-            context.applied.push(void);
-            return Ok(false);
-        }
-        Fit::Start { takes_lock: true } => context.tables.put_lock(vqueue, key.entry),
-        Fit::Start { takes_lock: false } => {}
+    let id = key.entry;
+    let is_there = |row: &EntryRow| is_at_its_place(row, decision);
+    let still_there = context.tables.look_at_entry(id, is_there)? == Some(true);
+    let fit = if still_there { fit(context.tables, decision)? } else { Fit::Void };
+    let Fit::Start { takes_lock, .. } = fit else {
+        // Without it a permit given back would free, for the limiter, a lock that an
+        // entry set aside still holds: decisions would be void again and again.
+        let lock_holder = context.tables.lock(vqueue)?;
+        let void = Applied::DecisionVoid { vqueue, key, token, still_there, lock_holder };
+        context.applied.push(void);
+        return Ok(false);
+    };
+    if takes_lock {
+        context.tables.put_lock(vqueue, id);
     }
     context.leave_inbox(vqueue, key);
-    let (id, now) = (key.entry, context.now);
+    let now = context.now;
     let changed = context.tables.change_entry(id, |row| {
         row.token = token;
         row.stage = Stage::Running;

@@ -29,8 +29,14 @@ pub(super) fn end<T: Tables>(
     let vqueue = row.vqueue;
     let retention_ms = row.retention_ms.unwrap_or(RETENTION_DEFAULT_MS);
     let is_kept = retention_ms > 0;
+    if let Some(key) = row.idempotency_key.as_ref().filter(|_| !is_kept) {
+        let key = idempotency_key(&context.meta(vqueue)?.name, key);
+        context.tables.delete_idempotency(&key);
+    }
     context.leave(id, &row, Leaving { keeps_lock: false, abort });
-    if context.has_lock(vqueue)? && context.tables.lock(vqueue)? == Some(id) {
+    let kept_as = is_kept.then_some(Stage::Finished);
+    let has_lock = context.count((id, vqueue), Some(row.stage), kept_as)?;
+    if has_lock && context.tables.lock(vqueue)? == Some(id) {
         context.tables.delete_lock(vqueue);
         if row.stage != Stage::Running {
             context.applied.push(Applied::LockFreed { vqueue, entry: id });
@@ -40,11 +46,6 @@ pub(super) fn end<T: Tables>(
     if outcome.is_success() || !is_kept {
         context.tables.delete_payload(id);
     }
-    if let Some(key) = row.idempotency_key.as_ref().filter(|_| !is_kept) {
-        let key = idempotency_key(&context.meta(vqueue)?.name, key);
-        context.tables.delete_idempotency(&key);
-    }
-    context.count((id, vqueue), Some(row.stage), is_kept.then_some(Stage::Finished))?;
     if is_kept {
         let expires_at = Timestamp(context.now.0.saturating_add(retention_ms));
         if expires_at < Timestamp::MAX {

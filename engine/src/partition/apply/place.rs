@@ -47,13 +47,13 @@ impl<T: Tables> Context<'_, T> {
     }
 
     /// Counts an entry in another stage, `from` this one `to` that; the meta row goes when
-    /// nothing is left of the vqueue.
+    /// nothing is left of the vqueue. Whether the vqueue has a lock.
     pub(super) fn count(
         &mut self,
         (id, vqueue): (EntryId, VQueueId),
         from: Option<Stage>,
         to: Option<Stage>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<bool, ApplyError> {
         let backlog = self.state.backlog.as_mut();
         let counted = self.tables.change_vqueue_meta(vqueue, |meta| {
             if let Some(from) = from {
@@ -66,16 +66,16 @@ impl<T: Tables> Context<'_, T> {
             if let Some(backlog) = backlog {
                 backlog.moved(&meta.name, from == Some(Stage::Inbox), to == Some(Stage::Inbox));
             }
-            Ok(meta.is_empty())
+            Ok((meta.is_empty(), meta.name.has_lock()))
         })?;
-        let is_empty = counted.ok_or_else(|| no_meta(vqueue))?;
-        let is_empty = is_empty.map_err(|stage: Stage| ApplyError::Inconsistent {
+        let counted = counted.ok_or_else(|| no_meta(vqueue))?;
+        let (is_empty, has_lock) = counted.map_err(|stage: Stage| ApplyError::Inconsistent {
             what: format!("{vqueue} counts no entry in stage {stage} but {id} is there"),
         })?;
         if is_empty {
             self.tables.delete_vqueue_meta(vqueue);
         }
-        Ok(())
+        Ok(has_lock)
     }
 
     /// Counts a new entry in the inbox of its vqueue, which may be new too.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, FailureKind, Outcome, PermitId, Timestamp, VQueueId,
-    actor::{AttemptEnd, LimiterMessage, Release, VQueueMessage},
+    actor::{AttemptEnd, LimiterMessage, Permits, Release, VQueueMessage},
     command::{Command, Complete, Decision, RetryAttempt, RetryPolicy, RetryReason},
     outcome::Failure,
 };
@@ -279,24 +279,26 @@ impl Attempts {
 }
 
 impl Partition {
-    /// A vqueue hands over an entry and the permit for it.
+    /// A vqueue hands over entries and a permit for each.
     pub(super) fn on_decide(
         &mut self,
         handle: forebay_messages::VQueueHandle,
-        key: EntryKey,
-        permit: PermitId,
+        keys: &[EntryKey],
+        permits: Permits,
         effects: &mut Vec<PartitionEffect>,
     ) {
         let Some(vqueue) = self.registry.vqueue(handle) else {
-            // The permit comes back with the withdrawal of the dead incarnation.
+            // The permits come back with the withdrawal of the dead incarnation.
             self.stale.vqueue += 1;
             return;
         };
         self.idle.remove(handle);
-        self.attempts.next_seq += 1;
-        let token = AttemptToken { epoch: self.epoch, seq: self.attempts.next_seq };
-        self.attempts.propose(key, token, vqueue, permit);
-        effects.push(PartitionEffect::ToLimiter(LimiterMessage::HandedOver(permit)));
+        for (key, permit) in keys.iter().zip(permits.iter()) {
+            self.attempts.next_seq += 1;
+            let token = AttemptToken { epoch: self.epoch, seq: self.attempts.next_seq };
+            self.attempts.propose(*key, token, vqueue, permit);
+        }
+        self.tell_limiter(LimiterMessage::HandedOver(permits), effects);
         self.schedule_flush(effects);
     }
 
@@ -391,8 +393,7 @@ impl Partition {
             Applied::LockFreed { vqueue, entry } => {
                 self.seeding.lock_freed(entry);
                 self.stopping.lock_freed(entry);
-                let message = LimiterMessage::FreeLock { vqueue, entry };
-                effects.push(PartitionEffect::ToLimiter(message));
+                self.tell_limiter(LimiterMessage::FreeLock { vqueue, entry }, effects);
             }
             Applied::CancelRequested { entry, token } => {
                 // Behind its start, if that is of this batch too.
@@ -414,10 +415,7 @@ impl Partition {
         let permit = attempt.and_then(|attempt| attempt.permit);
         if !self.stopping.over(token, permit, keep_lock) {
             self.seeding.over(token, keep_lock);
-            if let Some(permit) = permit {
-                let release = Release { permit, keep_lock };
-                effects.push(PartitionEffect::ToLimiter(LimiterMessage::Release(release)));
-            }
+            self.released.extend(permit.map(|permit| Release { permit, keep_lock }));
         }
         let Some(attempt) = attempt else {
             self.stale.attempt += 1;

@@ -172,15 +172,15 @@ pub enum PartitionInput {
         /// Where to go on; `None` at the end.
         next: Option<VQueueId>,
     },
-    /// From a vqueue: run this entry under this permit. The partition owns both from
+    /// From a vqueue: run these entries under these permits. The partition owns both from
     /// here on.
     Decide {
         /// Who says so.
         handle: VQueueHandle,
-        /// The entry and its place.
-        key: EntryKey,
-        /// The permit.
-        permit: PermitId,
+        /// The entries and their places.
+        keys: Vec<EntryKey>,
+        /// The permits, one each, in the same order.
+        permits: Permits,
     },
     /// From the limiter: permits for a vqueue that has no actor (any more).
     Granted {

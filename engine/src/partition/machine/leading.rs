@@ -2,7 +2,7 @@
 
 use forebay_messages::{
     AttemptToken, EntryId, Epoch, Generation, PermitId, Timestamp,
-    actor::{LimiterMessage, Release},
+    actor::Release,
     command::{AnnounceLeader, Command},
 };
 
@@ -146,7 +146,7 @@ impl Partition {
                 None => self.attempts.set_permit(attempt, *permit),
                 Some(keep_lock) => {
                     let release = Release { permit: *permit, keep_lock };
-                    effects.push(PartitionEffect::ToLimiter(LimiterMessage::Release(release)));
+                    self.released.push(release);
                 }
             }
         }

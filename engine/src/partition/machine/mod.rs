@@ -42,7 +42,10 @@ pub use waiters::WAITERS_MAX;
 
 use forebay_messages::{
     EntryId, Epoch, Lsn, NodeId, PartitionKey, Producer, Record, RecordKeys, RecordSeq, ReplyId,
-    Timestamp, command::Command, record::LeaderSeq,
+    Timestamp,
+    actor::{LimiterMessage, Release},
+    command::Command,
+    record::LeaderSeq,
 };
 use std::sync::Arc;
 
@@ -72,6 +75,9 @@ pub const ACTIVE_VQUEUES_MAX: usize = 16_384;
 pub const SLEEPERS_MAX: usize = 65_536;
 /// How often a leader looks for expired results, in milliseconds.
 const PURGE_INTERVAL_MS: u64 = 30_000;
+/// How often the log is told what it may forget while records are applied, in
+/// milliseconds: what it forgets soon is never compacted.
+const REPORT_INTERVAL_MS: u64 = 1_000;
 /// Most commands that wait for the gate to open; more are refused as `Busy`.
 pub const HELD_MAX: usize = 16_384;
 
@@ -159,7 +165,10 @@ pub struct Partition {
     /// The supervisor was told that nothing is left to wait for.
     is_quiet: bool,
     flush_scheduled: bool,
+    /// Permits that go back at the end of the step, all in one message.
+    released: Vec<Release>,
     purge_due: Timestamp,
+    report_due: Timestamp,
     stale: StaleCounts,
 }
 
@@ -190,7 +199,9 @@ impl Partition {
             is_closing: false,
             is_quiet: false,
             flush_scheduled: false,
+            released: Vec::new(),
             purge_due: Timestamp::default(),
+            report_due: Timestamp::default(),
             stale: StaleCounts::default(),
         }
     }
@@ -317,11 +328,14 @@ impl Partition {
 
     /// Now and then: the log is told what it may forget, and what expired goes.
     fn keep_up(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        if now >= self.report_due {
+            self.report_due = Timestamp(now.0 + REPORT_INTERVAL_MS);
+            effects.push(PartitionEffect::ReportDurable);
+        }
         if now < self.purge_due {
             return;
         }
         self.purge_due = Timestamp(now.0 + PURGE_INTERVAL_MS);
-        effects.push(PartitionEffect::ReportDurable);
         if self.phase == Phase::Leading {
             effects.push(PartitionEffect::CheckExpired { until: now });
         }
@@ -362,9 +376,7 @@ impl Partition {
             Applied::InboxAdded { vqueue, key } => self.on_inbox_added(now, vqueue, key, effects),
             Applied::InboxRemoved { vqueue, key } => self.on_inbox_removed(vqueue, key, effects),
             Applied::RulesUpdated(updates) => {
-                effects.push(PartitionEffect::ToLimiter(
-                    forebay_messages::actor::LimiterMessage::RulesUpdated(updates),
-                ));
+                self.tell_limiter(LimiterMessage::RulesUpdated(updates), effects);
             }
             Applied::VQueuePaused { vqueue, paused } => {
                 self.on_vqueue_paused(vqueue, paused, effects);
@@ -409,6 +421,19 @@ impl Partition {
                     effects.push(PartitionEffect::Answer { to, answer: Answer::UnknownEntry });
                 }),
             }
+        }
+    }
+
+    /// Tells the limiter something, behind the permits that go back.
+    fn tell_limiter(&mut self, message: LimiterMessage, effects: &mut Vec<PartitionEffect>) {
+        self.release_permits(effects);
+        effects.push(PartitionEffect::ToLimiter(message));
+    }
+
+    fn release_permits(&mut self, effects: &mut Vec<PartitionEffect>) {
+        if !self.released.is_empty() {
+            let released = std::mem::take(&mut self.released);
+            effects.push(PartitionEffect::ToLimiter(LimiterMessage::Release(released)));
         }
     }
 
@@ -493,8 +518,8 @@ impl Machine for Partition {
             PartitionInput::VQueuesFound { found, next } => {
                 self.on_vqueues_found(now, &found, next, effects);
             }
-            PartitionInput::Decide { handle, key, permit } => {
-                self.on_decide(handle, key, permit, effects);
+            PartitionInput::Decide { handle, keys, permits } => {
+                self.on_decide(handle, &keys, permits, effects);
             }
             PartitionInput::Granted { handle, permits } => {
                 self.on_granted(handle, permits, effects);
@@ -511,6 +536,7 @@ impl Machine for Partition {
                 self.keep_up(now, effects);
             }
         }
+        self.release_permits(effects);
     }
 
     fn check(&self) {

@@ -12,10 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_messages::{
-    AttemptToken, EntryId, PermitId, VQueueId,
-    actor::{LimiterMessage, Release},
-};
+use forebay_messages::{AttemptToken, EntryId, PermitId, VQueueId, actor::Release};
 
 use super::{Partition, effect::PartitionEffect};
 
@@ -170,7 +167,7 @@ impl Partition {
         match handler.over {
             Some(Over { permit: Some(permit), keep_lock }) => {
                 let release = Release { permit, keep_lock };
-                effects.push(PartitionEffect::ToLimiter(LimiterMessage::Release(release)));
+                self.released.push(release);
             }
             Some(Over { permit: None, keep_lock }) => self.seeding.over(token, keep_lock),
             None => {}

@@ -204,7 +204,7 @@ impl Partition {
             self.stale.vqueue += 1;
             return;
         };
-        effects.push(PartitionEffect::ToLimiter(LimiterMessage::Withdraw(handle)));
+        self.tell_limiter(LimiterMessage::Withdraw(handle), effects);
         effects.push(PartitionEffect::StopVQueue(handle));
         self.idle.remove(handle);
         self.active.remove(handle);
@@ -223,7 +223,7 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         if let Some(vqueue) = self.registry.vqueue(handle) {
-            effects.push(PartitionEffect::ToLimiter(LimiterMessage::Withdraw(handle)));
+            self.tell_limiter(LimiterMessage::Withdraw(handle), effects);
             effects.push(PartitionEffect::StopVQueue(handle));
             self.idle.remove(handle);
             self.active.remove(handle);

@@ -4,7 +4,7 @@
 
 use forebay_messages::{EntryId, ReplyId};
 
-use crate::machine::Map;
+use crate::machine::{Map, MapEntry};
 
 /// Most waiters on results in one partition.
 pub const WAITERS_MAX: usize = 1_000_000;
@@ -39,15 +39,15 @@ impl Waiters {
             return false;
         }
         self.count += 1;
-        let waiting = match self.of.remove(&entry) {
-            None => Waiting::One(reply),
-            Some(waiting) => {
-                let mut replies = waiting.into_vec();
-                replies.push(reply);
-                Waiting::Several(replies)
+        match self.of.entry(entry) {
+            MapEntry::Vacant(place) => {
+                place.insert(Waiting::One(reply));
             }
-        };
-        self.of.insert(entry, waiting);
+            MapEntry::Occupied(mut place) => match place.get_mut() {
+                Waiting::One(first) => *place.get_mut() = Waiting::Several(vec![*first, reply]),
+                Waiting::Several(replies) => replies.push(reply),
+            },
+        }
         true
     }
 

@@ -51,7 +51,7 @@ impl Partition {
 
     /// What it asked for is not what it needs any more: its slot goes.
     fn wait_no_more(&mut self, handle: VQueueHandle, effects: &mut Vec<PartitionEffect>) {
-        effects.push(PartitionEffect::ToLimiter(LimiterMessage::Withdraw(handle)));
+        self.tell_limiter(LimiterMessage::Withdraw(handle), effects);
         self.registry.remove(handle);
     }
 

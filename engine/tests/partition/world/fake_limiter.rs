@@ -67,7 +67,7 @@ impl FakeLimiter {
                 self.waiting.retain(|other| other.handle != ask.handle);
                 self.waiting.push(ask);
             }
-            LimiterMessage::Release(release) => self.release(release),
+            LimiterMessage::Release(all) => all.into_iter().for_each(|one| self.release(one)),
             LimiterMessage::FreeLock { vqueue, entry } => match self.locks.get_mut(&vqueue) {
                 Some(Holder::Entry(holder)) if *holder == entry => {
                     self.locks.remove(&vqueue);
@@ -83,9 +83,11 @@ impl FakeLimiter {
                     self.give_back(serial, None);
                 }
             }
-            LimiterMessage::HandedOver(permit) => {
-                let held = self.held_permit(permit);
-                assert!(held.client.take().is_some(), "{permit:?} is handed over once");
+            LimiterMessage::HandedOver(permits) => {
+                for permit in permits.iter() {
+                    let held = self.held_permit(permit);
+                    assert!(held.client.take().is_some(), "{permit:?} is handed over once");
+                }
             }
             LimiterMessage::RulesUpdated(_) | LimiterMessage::Tick => {}
             other => panic!("nobody sends this: {other:?}"),

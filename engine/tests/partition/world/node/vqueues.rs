@@ -117,10 +117,10 @@ impl Node {
                 VQueueEffect::Withdraw => self.tell_limiter(LimiterMessage::Withdraw(handle)),
                 VQueueEffect::ReturnPermit(permit) => {
                     let release = Release { permit, keep_lock: None };
-                    self.tell_limiter(LimiterMessage::Release(release));
+                    self.tell_limiter(LimiterMessage::Release(vec![release]));
                 }
-                VQueueEffect::Decide { key, permit } => {
-                    self.mailbox.push_back(PartitionInput::Decide { handle, key, permit });
+                VQueueEffect::Decide { keys, permits } => {
+                    self.mailbox.push_back(PartitionInput::Decide { handle, keys, permits });
                 }
                 VQueueEffect::ReadInbox(request) if shared.reads_block => {
                     active.refill = Some(request);
