@@ -6,6 +6,7 @@
 //! trimmed only below what every subscriber of a partition has in files.
 //! Must not know: what is in a record.
 
+mod inlet;
 mod subscribers;
 #[cfg(test)]
 mod tests;
@@ -19,13 +20,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use forebay_engine::partition::machine::{PartitionInput, Refusal};
 use forebay_messages::{Epoch, Lsn, NodeId, PartitionId, Record};
 use forebay_storage::log::{Append, Appended, LogError, LogStore};
 
 use crate::shell::Ref;
 
+use inlet::{Receiver, Taken, inlet};
 use subscribers::Subscribers;
 pub use subscribers::{LAG_RECORDS_MAX, Subscription};
 pub use trim::TrimLog;
@@ -124,11 +125,11 @@ impl LogWriter {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start_with(store: Arc<dyn LogStore>, trim: TrimLog) -> std::io::Result<Self> {
-        let (sender, receiver) = bounded(QUEUE_LEN_MAX);
+        let (sender, receiver) = inlet();
         let thread = std::thread::Builder::new()
             .name("forebay-log".to_owned())
             .spawn(move || WriterCore::trimming(store, trim).run_to_its_end(receiver))?;
-        let handle = Ref::new(move |command| sender.send(command).is_ok());
+        let handle = Ref::new(move |command| sender.send(command));
         Ok(Self { handle: Some(handle), thread: Some(thread) })
     }
 
@@ -161,18 +162,17 @@ impl LogWriter {
 }
 
 /// As long as there is nothing in the batch that somebody waits for, waits for it.
-fn await_company(receiver: &Receiver<LogCommand>, batch: &mut Vec<LogCommand>) {
+fn await_company(receiver: &Receiver, batch: &mut Vec<LogCommand>) {
     let may_wait =
         |command: &LogCommand| matches!(command, LogCommand::Append { may_wait: true, .. });
-    if !batch.iter().all(may_wait) {
-        return;
-    }
-    let deadline = Instant::now() + COMPANY_WAIT;
-    while batch.len() < BATCH_RECORDS_MAX
-        && batch.last().is_some_and(may_wait)
-        && let Ok(next) = receiver.recv_deadline(deadline)
-    {
-        batch.push(next);
+    let mut looked_at = 0;
+    let mut deadline = None;
+    while batch[looked_at..].iter().all(may_wait) {
+        looked_at = batch.len();
+        let until = *deadline.get_or_insert_with(|| Instant::now() + COMPANY_WAIT);
+        if receiver.take(batch, Some(until)) != Taken::Some {
+            return;
+        }
     }
 }
 
@@ -198,7 +198,7 @@ impl WriterCore {
     }
 
     /// Runs until nobody can reach it. If it panics, who reads the log is told.
-    fn run_to_its_end(mut self, receiver: Receiver<LogCommand>) {
+    fn run_to_its_end(mut self, receiver: Receiver) {
         let ran = catch_unwind(AssertUnwindSafe(|| self.run(&receiver)));
         if let Err(panic) = ran {
             // Nobody can send to it any more when the first is told.
@@ -215,29 +215,23 @@ impl WriterCore {
         self.subscribers.lost(reason);
     }
 
-    fn run(&mut self, receiver: &Receiver<LogCommand>) {
+    fn run(&mut self, receiver: &Receiver) {
         let mut batch = Vec::new();
         loop {
-            // Whoever is behind is fed in between, as fast as it applies.
-            let received = match self.subscribers.wait() {
-                Some(wait) => receiver.recv_timeout(wait),
-                None => receiver.recv().map_err(RecvTimeoutError::from),
-            };
-            match received {
-                Ok(first) => batch.push(first),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.feed();
-                    continue;
+            if batch.is_empty() {
+                // Whoever is behind is fed in between, as fast as it applies.
+                let deadline = self.subscribers.wait().map(|wait| Instant::now() + wait);
+                match receiver.take(&mut batch, deadline) {
+                    Taken::Some => await_company(receiver, &mut batch),
+                    Taken::Nothing => {
+                        self.feed();
+                        continue;
+                    }
+                    Taken::Over => return,
                 }
-                Err(RecvTimeoutError::Disconnected) => return,
             }
-            while batch.len() < BATCH_RECORDS_MAX
-                && let Ok(next) = receiver.try_recv()
-            {
-                batch.push(next);
-            }
-            await_company(receiver, &mut batch);
-            self.handle(batch.drain(..));
+            let count = batch.len().min(BATCH_RECORDS_MAX);
+            self.handle(batch.drain(..count));
         }
     }
 
