@@ -96,6 +96,18 @@ pub trait Tables: Rows {
     /// Deletes it.
     fn delete_payload(&mut self, id: EntryId);
 
+    /// An entry ends: its state goes, its row among the attempts that run, and its payload
+    /// unless that is kept.
+    fn end_entry(&mut self, id: EntryId, vqueue: VQueueId, was_running: bool, keeps_payload: bool) {
+        if was_running {
+            self.delete_running(vqueue, id);
+        }
+        if !keeps_payload {
+            self.delete_payload(id);
+        }
+        self.delete_entry(id);
+    }
+
     /// Puts a row in a vqueue's inbox.
     fn put_inbox(&mut self, vqueue: VQueueId, key: EntryKey);
     /// Deletes one.

@@ -163,6 +163,13 @@ impl PartitionStore {
     /// # Errors
     /// See [`StoreError`].
     pub fn payload(&self, id: EntryId) -> Result<Option<Bytes>, StoreError> {
+        let beside = |resident: &Resident| {
+            resident.overlay::<Entry>().borrow().beside(&id).and_then(|it| it.payload.clone())
+        };
+        let known = beside(&self.resident());
+        if known.is_some() {
+            return Ok(known);
+        }
         self.get::<Payload>(&id)
     }
 

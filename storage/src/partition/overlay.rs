@@ -25,8 +25,7 @@ enum Base {
     Present,
 }
 
-#[derive(Clone)]
-struct Slot<R> {
+struct Slot<T: Table> {
     base: Base,
     /// RocksDB is to be told of it; otherwise it says the same.
     written: bool,
@@ -34,18 +33,20 @@ struct Slot<R> {
     is_new: bool,
     /// The batch that touched it last.
     batch: u32,
-    row: Option<R>,
+    row: Option<T::Row>,
+    /// Empty without a row.
+    beside: T::Beside,
 }
 
-/// How a row stands to RocksDB after a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// It is in memory only.
-    Here,
-    /// It was in memory only, and is gone.
-    Gone,
-    /// RocksDB has it, or may have it, in another state.
-    Differs,
+impl<T: Table> Slot<T> {
+    fn new(base: Base, written: bool, batch: u32, row: Option<T::Row>) -> Self {
+        Self { base, written, is_new: written, batch, row, beside: T::Beside::default() }
+    }
+
+    /// Bytes of the row and what goes with it, as far as the table says.
+    fn weight(&self) -> usize {
+        self.row.as_ref().map_or(0, T::weight) + T::weight_beside(&self.beside)
+    }
 }
 
 /// The batch that is being written.
@@ -57,21 +58,22 @@ struct Batch<T: Table> {
     changed: usize,
 }
 
-type Before<T> = (<T as Table>::Key, Option<Slot<<T as Table>::Row>>);
+type Before<T> = (<T as Table>::Key, Option<Slot<T>>);
 
 impl<T: Table> Batch<T> {
     /// Writes a row of which nothing was known.
-    fn write_new(&mut self, key: T::Key, base: Base, row: Option<T::Row>) -> Slot<T::Row> {
+    fn write_new(&mut self, key: T::Key, base: Base, row: Option<T::Row>) -> Slot<T> {
         self.changed += 1;
         self.journal.push((key, None));
-        Slot { base, written: true, is_new: true, batch: self.number, row }
+        Slot::new(base, true, self.number, row)
     }
 
     /// Writes a row.
-    fn write(&mut self, key: &T::Key, slot: &mut Slot<T::Row>, row: Option<T::Row>) {
+    fn write(&mut self, key: &T::Key, slot: &mut Slot<T>, row: Option<T::Row>) {
         let before = std::mem::replace(&mut slot.row, row);
         if slot.batch != self.number {
-            self.journal.push((key.clone(), Some(Slot { row: before, ..*slot })));
+            let beside = slot.beside.clone();
+            self.journal.push((key.clone(), Some(Slot { row: before, beside, ..*slot })));
             slot.is_new = !slot.written;
             slot.batch = self.number;
             self.changed += 1;
@@ -81,11 +83,33 @@ impl<T: Table> Batch<T> {
         }
         slot.written = true;
     }
+
+    /// Changes a row, and what goes with it, where they are, if they are there.
+    fn change<R>(
+        &mut self,
+        key: &T::Key,
+        slot: &mut Slot<T>,
+        (clean, weight): (&mut usize, &mut usize),
+        change: impl FnOnce(&mut T::Row, &mut T::Beside) -> R,
+    ) -> Option<R> {
+        let row = slot.row.as_ref()?;
+        if slot.batch != self.number {
+            // The copy stays, the row goes to the journal.
+            let row = row.clone();
+            *clean -= usize::from(!slot.written);
+            self.write(key, slot, Some(row));
+        }
+        assert!(slot.written, "{}: a row that the batch touched and that is there", T::NAME);
+        *weight -= slot.weight();
+        let changed = slot.row.as_mut().map(|row| change(row, &mut slot.beside));
+        *weight += slot.weight();
+        changed
+    }
 }
 
 /// Rows of one table.
 pub(super) struct Overlay<T: Table> {
-    slots: Map<T::Key, Slot<T::Row>>,
+    slots: Map<T::Key, Slot<T>>,
     batch: Batch<T>,
     /// Bytes of the rows, as far as tables say.
     weight: usize,
@@ -117,30 +141,29 @@ impl<T: Table> Overlay<T> {
         if !T::COMES_BACK {
             self.read.push(key.clone());
         }
-        let slot = Slot { base, written: false, is_new: false, batch: 0, row };
+        let slot = Slot::new(base, false, 0, row);
         let before = self.slots.insert(key, slot);
         assert!(before.is_none(), "{}: what is known was read", T::NAME);
     }
 
     /// Puts a row.
-    pub(super) fn put(&mut self, key: T::Key, row: T::Row) -> Change {
+    pub(super) fn put(&mut self, key: T::Key, row: T::Row) {
         let base = if T::STRICT { Base::Absent } else { Base::Unknown };
-        self.put_over(base, !T::STRICT, key, row)
+        self.put_over(base, !T::STRICT, key, row);
     }
 
     /// Puts a row where none is, here or in the store.
-    pub(super) fn put_new(&mut self, key: T::Key, row: T::Row) -> Change {
-        self.put_over(Base::Absent, false, key, row)
+    pub(super) fn put_new(&mut self, key: T::Key, row: T::Row) {
+        self.put_over(Base::Absent, false, key, row);
     }
 
     /// Puts a row, `base` being what is said of RocksDB if nothing is known.
-    fn put_over(&mut self, base: Base, may_replace: bool, key: T::Key, row: T::Row) -> Change {
+    fn put_over(&mut self, base: Base, may_replace: bool, key: T::Key, row: T::Row) {
         self.weight += T::weight(&row);
         match self.slots.entry(key) {
             MapEntry::Vacant(place) => {
                 let slot = self.batch.write_new(place.key().clone(), base, Some(row));
                 place.insert(slot);
-                Change::of(base, true)
             }
             MapEntry::Occupied(mut place) => {
                 let is_there = place.get().row.is_some();
@@ -149,30 +172,30 @@ impl<T: Table> Overlay<T> {
                 self.weight -= slot.row.as_ref().map_or(0, T::weight);
                 self.clean -= usize::from(!slot.written);
                 self.batch.write(&key, slot, Some(row));
-                Change::of(slot.base, true)
             }
         }
     }
 
-    /// Deletes a row. If RocksDB knows nothing of it, it is forgotten: it cost nothing.
-    pub(super) fn delete(&mut self, key: T::Key) -> Change {
+    /// Deletes a row; what went with it. If RocksDB knows nothing of it, it is forgotten: it
+    /// cost nothing.
+    pub(super) fn delete(&mut self, key: T::Key) -> T::Beside {
         let mut place = match self.slots.entry(key) {
             MapEntry::Occupied(place) => place,
             MapEntry::Vacant(place) => {
                 let base = if T::STRICT { Base::Present } else { Base::Unknown };
                 let slot = self.batch.write_new(place.key().clone(), base, None);
                 place.insert(slot);
-                return Change::of(base, false);
+                return T::Beside::default();
             }
         };
         let is_there = place.get().row.is_some();
         assert!(!T::STRICT || is_there, "{}: {:?} is deleted twice", T::NAME, place.key());
         let (key, slot) = (place.key().clone(), place.get_mut());
-        self.weight -= slot.row.as_ref().map_or(0, T::weight);
+        self.weight -= slot.weight();
         self.clean -= usize::from(!slot.written);
         self.batch.write(&key, slot, None);
-        let change = Change::of(slot.base, false);
-        if change == Change::Gone {
+        let beside = std::mem::take(&mut slot.beside);
+        if slot.base == Base::Absent {
             self.batch.changed -= usize::from(slot.is_new);
             if T::COMES_BACK {
                 slot.written = false;
@@ -181,7 +204,7 @@ impl<T: Table> Overlay<T> {
                 place.remove();
             }
         }
-        change
+        beside
     }
 
     /// Changes a row where it is, if it is there.
@@ -193,21 +216,29 @@ impl<T: Table> Overlay<T> {
         key: &T::Key,
         change: F,
     ) -> Result<Option<R>, F> {
-        let Some(slot) = self.slots.get_mut(key) else { return Err(change) };
-        let Some(row) = &slot.row else { return Ok(None) };
-        if slot.batch != self.batch.number {
-            // The copy stays, the row goes to the journal.
-            let row = row.clone();
-            self.clean -= usize::from(!slot.written);
-            self.batch.write(key, slot, Some(row));
+        match self.slots.get_mut(key) {
+            None => Err(change),
+            Some(slot) => {
+                let (batch, counts) = (&mut self.batch, (&mut self.clean, &mut self.weight));
+                Ok(batch.change(key, slot, counts, |row, _| change(row)))
+            }
         }
-        assert!(slot.written, "{}: a row that the batch touched and that is there", T::NAME);
-        Ok(slot.row.as_mut().map(|row| {
-            self.weight -= T::weight(row);
-            let changed = change(row);
-            self.weight += T::weight(row);
-            changed
-        }))
+    }
+
+    /// What goes with a row that is in memory.
+    pub(super) fn beside(&self, key: &T::Key) -> Option<&T::Beside> {
+        self.slots.get(key).filter(|slot| slot.row.is_some()).map(|slot| &slot.beside)
+    }
+
+    /// Changes what goes with a row, if that is in memory; whether it is.
+    pub(super) fn change_beside(
+        &mut self,
+        key: &T::Key,
+        change: impl FnOnce(&mut T::Beside),
+    ) -> bool {
+        let Some(slot) = self.slots.get_mut(key) else { return false };
+        let counts = (&mut self.clean, &mut self.weight);
+        self.batch.change(key, slot, counts, |_, beside| change(beside)).is_some()
     }
 
     /// Rows that RocksDB is to be told of.
@@ -249,7 +280,7 @@ impl<T: Table> Overlay<T> {
                 && !place.get().written
             {
                 self.clean -= 1;
-                self.weight -= place.remove().row.as_ref().map_or(0, T::weight);
+                self.weight -= place.remove().weight();
             }
         }
         if self.clean > CLEAN_MAX {
@@ -277,15 +308,13 @@ impl<T: Table> Overlay<T> {
     }
 
     fn recount(&mut self) {
-        let weights = self.slots.values().map(|slot| slot.row.as_ref().map_or(0, T::weight));
-        self.weight = weights.sum();
+        self.weight = self.slots.values().map(Slot::weight).sum();
         self.clean = self.slots.values().filter(|slot| !slot.written).count();
     }
 
-    /// What is written, and how it stands to RocksDB.
-    pub(super) fn changes(&self) -> impl Iterator<Item = (&T::Key, Change)> {
-        let written = self.slots.iter().filter(|(_, slot)| slot.written);
-        written.map(|(key, slot)| (key, Change::of(slot.base, slot.row.is_some())))
+    /// Which rows are written.
+    pub(super) fn written_keys(&self) -> impl Iterator<Item = &T::Key> {
+        self.slots.iter().filter(|(_, slot)| slot.written).map(|(key, _)| key)
     }
 
     /// The written rows after a key, in key order; `None` is a deleted one.
@@ -299,7 +328,7 @@ impl<T: Table> Overlay<T> {
     }
 
     /// In key order.
-    fn written(&self) -> Vec<(&T::Key, &Slot<T::Row>)> {
+    fn written(&self) -> Vec<(&T::Key, &Slot<T>)> {
         let mut written: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.written).collect();
         written.sort_unstable_by_key(|(key, _)| *key);
         written
@@ -335,17 +364,8 @@ impl<T: Table> Overlay<T> {
                 batch.single_delete_cf(family, &key_scratch);
             }
             batch.put_cf(family, &key_scratch, &row_scratch);
+            T::put_beside(key, row, &slot.beside, &mut |key, row| batch.put_cf(family, key, row));
         }
         batch.len() - before
-    }
-}
-
-impl Change {
-    fn of(base: Base, is_there: bool) -> Self {
-        match (base, is_there) {
-            (Base::Absent, true) => Self::Here,
-            (Base::Absent, false) => Self::Gone,
-            (Base::Present | Base::Unknown, _) => Self::Differs,
-        }
     }
 }

@@ -18,7 +18,7 @@ use super::{
     PartitionStore,
     tables::{
         dedup::Dedup, entry::Entry, finished::Finished, fsm::Fsm, idempotency::Idempotency,
-        lock::Lock, payload::Payload, vqueue_meta::VQueueMetas,
+        lock::Lock, vqueue_meta::VQueueMetas,
     },
 };
 
@@ -28,7 +28,7 @@ impl Rows for PartitionStore {
     }
 
     fn payload(&self, id: EntryId) -> Read<Option<Bytes>> {
-        Ok(self.get::<Payload>(&id)?)
+        Ok(self.payload(id)?)
     }
 
     fn vqueue_meta(&self, id: VQueueId) -> Read<Option<VQueueMeta>> {

@@ -15,7 +15,7 @@
 //! - it is bounded, in rows and in bytes; and so is what a crash makes a partition
 //!   replay, for after so many changes the store is flushed.
 
-use std::{cell::RefCell, collections::BTreeSet, ops::Bound};
+use std::{cell::RefCell, collections::BTreeMap, ops::Bound};
 
 use forebay_engine::machine::Map;
 use forebay_messages::{
@@ -25,8 +25,9 @@ use forebay_messages::{
 use rocksdb::{AsColumnFamilyRef, WriteBatch};
 
 use super::{
-    overlay::{Change, Overlay},
+    overlay::Overlay,
     overlays::{Overlays, Resides, each_table},
+    tables::{Table, inbox::Inbox as InboxTable},
 };
 
 /// Rows that stay here at most; with more, everything is spilled.
@@ -35,33 +36,31 @@ const ROWS_MAX: usize = 32_768;
 const BYTES_MAX: usize = 16 << 20;
 /// Changes of rows after which the store is flushed, spilled or not: a replay of them
 /// takes about a second.
-const CHANGES_UNTIL_FLUSH: usize = 2_000_000;
+const CHANGES_UNTIL_FLUSH: usize = 1_000_000;
 
 /// What is here of a vqueue's inbox.
 #[derive(Default)]
 struct InboxRows {
-    /// Rows that RocksDB does not have.
-    here: BTreeSet<EntryKey>,
-    /// Some rows of it differ from RocksDB's.
+    /// Rows that RocksDB does not have, each with the batch that it came with.
+    here: BTreeMap<EntryKey, u32>,
+    /// Some rows that RocksDB has or may have were written: they are in the overlay.
     differs: bool,
 }
 
 impl InboxRows {
-    fn note(&mut self, key: EntryKey, change: Change) {
-        match change {
-            Change::Here => {
-                self.here.insert(key);
-            }
-            Change::Gone => {
-                self.here.remove(&key);
-            }
-            Change::Differs => self.differs = true,
-        }
-    }
-
     fn is_nothing(&self) -> bool {
         self.here.is_empty() && !self.differs
     }
+}
+
+/// What the batch that is being written did to rows that only memory has.
+#[derive(Default)]
+struct InboxBatch {
+    number: u32,
+    /// Each row that came or went, and with which batch it had come before.
+    journal: Vec<(VQueueId, EntryKey, Option<u32>)>,
+    /// Rows that it changes: those that came and went with it do not count.
+    changed: usize,
 }
 
 /// What must be done after a commit.
@@ -77,6 +76,9 @@ pub(super) enum Duty {
 pub(super) struct Resident {
     overlays: Overlays,
     inboxes: Map<VQueueId, InboxRows>,
+    inbox_batch: InboxBatch,
+    /// Rows of inboxes that RocksDB does not have.
+    inbox_rows: usize,
     applied: Option<Lsn>,
     changes: usize,
 }
@@ -94,18 +96,45 @@ impl Resident {
 
     /// Puts a row in an inbox.
     pub(super) fn put_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
-        let change = self.overlays.inbox.get_mut().put((vqueue, key), ());
-        self.inboxes.entry(vqueue).or_default().note(key, change);
+        let rows = self.inboxes.entry(vqueue).or_default();
+        let overlay = self.overlays.inbox.get_mut();
+        if rows.differs && overlay.find(&(vqueue, key)).is_some() {
+            overlay.put((vqueue, key), ());
+            return;
+        }
+        let batch = &mut self.inbox_batch;
+        let before = rows.here.insert(key, batch.number);
+        assert!(before.is_none(), "inbox: {key:?} is put twice");
+        batch.journal.push((vqueue, key, None));
+        batch.changed += 1;
+        self.inbox_rows += 1;
     }
 
     /// Deletes one.
     pub(super) fn delete_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
-        let change = self.overlays.inbox.get_mut().delete((vqueue, key));
         let rows = self.inboxes.entry(vqueue).or_default();
-        rows.note(key, change);
+        let Some(came) = rows.here.remove(&key) else {
+            rows.differs = true;
+            self.overlays.inbox.get_mut().delete((vqueue, key));
+            return;
+        };
+        let batch = &mut self.inbox_batch;
+        batch.journal.push((vqueue, key, Some(came)));
+        if came == batch.number {
+            batch.changed -= 1;
+        } else {
+            batch.changed += 1;
+        }
+        self.inbox_rows -= 1;
         if rows.is_nothing() {
             self.inboxes.remove(&vqueue);
         }
+    }
+
+    /// Whether a row of an inbox is in memory only.
+    #[cfg(debug_assertions)]
+    pub(super) fn has_inbox_here(&self, vqueue: VQueueId, key: EntryKey) -> bool {
+        self.inboxes.get(&vqueue).is_some_and(|rows| rows.here.contains_key(&key))
     }
 
     /// The LSN of the last commit, if it was not spilled.
@@ -115,7 +144,10 @@ impl Resident {
 
     /// What a batch wrote stays; the number of rows, and what is to be done now.
     pub(super) fn commit(&mut self, applied: Lsn) -> (usize, Duty) {
-        let mut count = 0;
+        let batch = &mut self.inbox_batch;
+        batch.journal.clear();
+        batch.number = batch.number.wrapping_add(1);
+        let mut count = std::mem::take(&mut batch.changed);
         each_table!(self.overlays, |mine| count += mine.borrow_mut().commit());
         self.applied = Some(applied);
         self.changes += count;
@@ -133,20 +165,30 @@ impl Resident {
 
     /// What a batch wrote goes.
     pub(super) fn roll_back(&mut self) {
-        let mut wrote = false;
+        let mut wrote = !self.inbox_batch.journal.is_empty();
         each_table!(self.overlays, |mine| wrote |= mine.borrow_mut().roll_back());
         if !wrote {
             return;
         }
-        self.inboxes.clear();
-        for ((vqueue, key), change) in self.overlays.inbox.borrow().changes() {
-            self.inboxes.entry(*vqueue).or_default().note(*key, change);
+        self.inbox_batch.changed = 0;
+        for (vqueue, key, came) in self.inbox_batch.journal.drain(..).rev() {
+            let here = &mut self.inboxes.entry(vqueue).or_default().here;
+            match came {
+                Some(came) => here.insert(key, came),
+                None => here.remove(&key),
+            };
         }
+        self.inboxes.values_mut().for_each(|rows| rows.differs = false);
+        for (vqueue, _) in self.overlays.inbox.borrow().written_keys() {
+            self.inboxes.entry(*vqueue).or_default().differs = true;
+        }
+        self.inboxes.retain(|_, rows| !rows.is_nothing());
+        self.inbox_rows = self.inboxes.values().map(|rows| rows.here.len()).sum();
     }
 
     /// Rows that are here and not in RocksDB.
     pub(super) fn rows(&self) -> usize {
-        let mut rows = 0;
+        let mut rows = self.inbox_rows;
         each_table!(self.overlays, |mine| rows += mine.borrow().written_len());
         rows
     }
@@ -157,12 +199,24 @@ impl Resident {
         each_table!(self.overlays, |mine| {
             mine.borrow().emit(family, &mut key, &mut row, batch);
         });
+        // In key order: the bytes of a batch depend on its rows only.
+        let mut inboxes: Vec<_> = self.inboxes.iter().collect();
+        inboxes.sort_unstable_by_key(|(vqueue, _)| **vqueue);
+        for (vqueue, rows) in inboxes {
+            for place in rows.here.keys() {
+                key.clear();
+                InboxTable::put_key(&(*vqueue, *place), &mut key);
+                batch.put_cf(family, &key, b"");
+            }
+        }
     }
 
     /// RocksDB has everything.
     pub(super) fn clear(&mut self) {
         each_table!(self.overlays, |mine| mine.borrow_mut().clear());
+        assert!(self.inbox_batch.journal.is_empty(), "inbox: no batch is being written");
         self.inboxes.clear();
+        self.inbox_rows = 0;
         self.applied = None;
     }
 
@@ -187,7 +241,7 @@ impl Resident {
             return Inbox::Split;
         }
         let mut found = rows.here.range(above(request.after));
-        let rows: Vec<_> = found.by_ref().take(request.limit).copied().collect();
+        let rows: Vec<_> = found.by_ref().take(request.limit).map(|(place, _)| *place).collect();
         let reached_end = found.next().is_none();
         Inbox::Here(RefillDone { id: request.id, rows, reached_end })
     }
@@ -199,7 +253,9 @@ impl Resident {
         after: Option<EntryKey>,
     ) -> impl Iterator<Item = EntryKey> {
         let rows = self.inboxes.get(&vqueue);
-        rows.into_iter().flat_map(move |rows| rows.here.range(above(after))).copied()
+        rows.into_iter()
+            .flat_map(move |rows| rows.here.range(above(after)))
+            .map(|(place, _)| *place)
     }
 
     /// Whether a row that RocksDB has was deleted.

@@ -22,9 +22,19 @@ use super::{
     overlays::Resides,
     resident::Resident,
     tables::{
-        dedup::Dedup, entry::Entry, finished::Finished, fsm::Fsm, idempotency::Idempotency,
-        inbox::Inbox, lock::Lock, outbox::Outbox, parked::Parked, payload::Payload,
-        running::Running, timer::Timer, vqueue_meta::VQueueMetas,
+        dedup::Dedup,
+        entry::{Beside, Entry},
+        finished::Finished,
+        fsm::Fsm,
+        idempotency::Idempotency,
+        inbox::Inbox,
+        lock::Lock,
+        outbox::Outbox,
+        parked::Parked,
+        payload::Payload,
+        running::Running,
+        timer::Timer,
+        vqueue_meta::VQueueMetas,
     },
 };
 
@@ -128,6 +138,24 @@ impl<'s> Txn<'s> {
         self.resident.overlay::<T>().borrow_mut().delete(key);
     }
 
+    /// Something that goes with an entry, if that is in memory.
+    fn beside<R>(&self, id: EntryId, look: impl FnOnce(&Beside) -> Option<R>) -> Option<R> {
+        self.resident.overlay::<Entry>().borrow().beside(&id).and_then(look)
+    }
+
+    /// Whether a row may go with an entry: that is in memory, and RocksDB need not be told
+    /// of a deletion of the row first.
+    fn has_room_beside<T: Resides>(&self, id: EntryId, key: &T::Key) -> bool {
+        self.resident.overlay::<T>().borrow().find(key).is_none()
+            && self.resident.overlay::<Entry>().borrow().beside(&id).is_some()
+    }
+
+    fn change_beside(&mut self, id: EntryId, change: impl FnOnce(&mut Beside)) {
+        let mut entries = self.resident.overlay::<Entry>().borrow_mut();
+        let is_here = entries.change_beside(&id, change);
+        assert!(is_here, "{id} was here just now");
+    }
+
     /// Strict tables are told where rows are; a wrong belief would corrupt them later.
     #[cfg(debug_assertions)]
     fn assume<T: Resides>(&self, key: &T::Key, believed: bool) {
@@ -217,7 +245,10 @@ impl Rows for Txn<'_> {
     }
 
     fn payload(&self, id: EntryId) -> Read<Option<Bytes>> {
-        self.get::<Payload>(&id)
+        match self.beside(id, |beside| beside.payload.clone()) {
+            Some(payload) => Ok(Some(payload)),
+            None => self.get::<Payload>(&id),
+        }
     }
 
     fn vqueue_meta(&self, id: VQueueId) -> Read<Option<VQueueMeta>> {
@@ -285,15 +316,50 @@ impl Tables for Txn<'_> {
     }
 
     fn delete_entry(&mut self, id: EntryId) {
-        self.delete::<Entry>(id);
+        let vqueue = self.beside(id, |beside| beside.running).and_then(|_| {
+            let entries = self.resident.overlay::<Entry>().borrow();
+            entries.find(&id).flatten().map(|row| row.vqueue)
+        });
+        let beside = self.resident.overlay::<Entry>().borrow_mut().delete(id);
+        // What is kept without it has a place of its own from here on.
+        if let Some(payload) = beside.payload {
+            self.put::<Payload>(id, payload);
+        }
+        if let Some((vqueue, running)) = vqueue.zip(beside.running) {
+            self.put::<Running>((vqueue, id), running);
+        }
+    }
+
+    fn end_entry(&mut self, id: EntryId, vqueue: VQueueId, was_running: bool, keeps_payload: bool) {
+        let is_beside =
+            |beside: &Beside| Some((beside.payload.is_some(), beside.running.is_some()));
+        let (has_payload, has_running) = self.beside(id, is_beside).unwrap_or_default();
+        if was_running && !has_running {
+            self.delete::<Running>((vqueue, id));
+        }
+        if !keeps_payload && !has_payload {
+            self.delete::<Payload>(id);
+        }
+        let beside = self.resident.overlay::<Entry>().borrow_mut().delete(id);
+        if let Some(payload) = beside.payload.filter(|_| keeps_payload) {
+            self.put::<Payload>(id, payload);
+        }
     }
 
     fn put_payload(&mut self, id: EntryId, payload: Bytes) {
-        self.put::<Payload>(id, payload);
+        if self.has_room_beside::<Payload>(id, &id) {
+            self.change_beside(id, |beside| beside.payload = Some(payload));
+        } else {
+            self.put::<Payload>(id, payload);
+        }
     }
 
     fn delete_payload(&mut self, id: EntryId) {
-        self.delete::<Payload>(id);
+        if self.beside(id, |beside| beside.payload.as_ref().map(|_| ())).is_some() {
+            self.change_beside(id, |beside| beside.payload = None);
+        } else {
+            self.delete::<Payload>(id);
+        }
     }
 
     fn put_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
@@ -302,16 +368,27 @@ impl Tables for Txn<'_> {
     }
 
     fn delete_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
-        self.assume::<Inbox>(&(vqueue, key), true);
+        #[cfg(debug_assertions)]
+        if !self.resident.has_inbox_here(vqueue, key) {
+            self.assume::<Inbox>(&(vqueue, key), true);
+        }
         self.resident.delete_inbox(vqueue, key);
     }
 
     fn put_running(&mut self, vqueue: VQueueId, entry: EntryId, row: RunningRow) {
-        self.put::<Running>((vqueue, entry), row);
+        if self.has_room_beside::<Running>(entry, &(vqueue, entry)) {
+            self.change_beside(entry, |beside| beside.running = Some(row));
+        } else {
+            self.put::<Running>((vqueue, entry), row);
+        }
     }
 
     fn delete_running(&mut self, vqueue: VQueueId, entry: EntryId) {
-        self.delete::<Running>((vqueue, entry));
+        if self.beside(entry, |beside| beside.running).is_some() {
+            self.change_beside(entry, |beside| beside.running = None);
+        } else {
+            self.delete::<Running>((vqueue, entry));
+        }
     }
 
     fn put_parked(&mut self, vqueue: VQueueId, entry: EntryId) {

@@ -12,7 +12,6 @@ use super::{
     },
     Applied, ApplyError, Context,
     enqueue::idempotency_key,
-    place::Leaving,
 };
 
 /// How long results are kept when the entry does not say: 24 hours.
@@ -33,7 +32,7 @@ pub(super) fn end<T: Tables>(
         let key = idempotency_key(&context.meta(vqueue)?.name, key);
         context.tables.delete_idempotency(&key);
     }
-    context.leave(id, &row, Leaving { keeps_lock: false, abort });
+    context.leave_for_good(id, &row, abort);
     let kept_as = is_kept.then_some(Stage::Finished);
     let has_lock = context.count((id, vqueue), Some(row.stage), kept_as)?;
     if has_lock && context.tables.lock(vqueue)? == Some(id) {
@@ -42,10 +41,8 @@ pub(super) fn end<T: Tables>(
             context.applied.push(Applied::LockFreed { vqueue, entry: id });
         }
     }
-    context.tables.delete_entry(id);
-    if outcome.is_success() || !is_kept {
-        context.tables.delete_payload(id);
-    }
+    let keeps_payload = is_kept && !outcome.is_success();
+    context.tables.end_entry(id, vqueue, row.stage == Stage::Running, keeps_payload);
     if is_kept {
         let expires_at = Timestamp(context.now.0.saturating_add(retention_ms));
         if expires_at < Timestamp::MAX {

@@ -97,11 +97,22 @@ impl<T: Tables> Context<'_, T> {
 
     /// Takes an entry out of its stage: its stage row. It is to be counted elsewhere.
     pub(super) fn leave(&mut self, id: EntryId, row: &EntryRow, how: Leaving) {
+        if row.stage == Stage::Running {
+            self.tables.delete_running(row.vqueue, id);
+        }
+        self.leave_stage(id, row, how);
+    }
+
+    /// The same for an entry that ends; its row among those that run goes with it.
+    pub(super) fn leave_for_good(&mut self, id: EntryId, row: &EntryRow, abort: bool) {
+        self.leave_stage(id, row, Leaving { keeps_lock: false, abort });
+    }
+
+    fn leave_stage(&mut self, id: EntryId, row: &EntryRow, how: Leaving) {
         let vqueue = row.vqueue;
         match row.stage {
             Stage::Inbox => self.leave_inbox(vqueue, row.key),
             Stage::Running => {
-                self.tables.delete_running(vqueue, id);
                 self.applied.push(Applied::AttemptOver {
                     entry: id,
                     vqueue,

@@ -19,6 +19,7 @@ impl Table for Dedup {
 
     type Key = DedupKey;
     type Row = DedupRow;
+    type Beside = ();
 
     fn put_key_body(key: &DedupKey, out: &mut Vec<u8>) {
         match key {

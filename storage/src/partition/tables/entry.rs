@@ -3,12 +3,22 @@
 //! Key: `en`, entry id (24). Row: bilrost [`EntryRow`]; the payload has a table of its
 //! own, so that a stage move rewrites little.
 
-use forebay_engine::partition::rows::EntryRow;
+use bytes::Bytes;
+use forebay_engine::partition::rows::{EntryRow, RunningRow};
 use forebay_messages::EntryId;
 
-use super::{Table, message, put_message};
+use super::{Table, message, payload::Payload, put_message, running::Running};
 
 pub(crate) struct Entry;
+
+/// What goes with an entry while memory alone has it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Beside {
+    /// Its row of table `payload`.
+    pub(crate) payload: Option<Bytes>,
+    /// Its row of table `running`.
+    pub(crate) running: Option<RunningRow>,
+}
 
 impl Table for Entry {
     const NAME: &'static str = "entry";
@@ -16,6 +26,7 @@ impl Table for Entry {
 
     type Key = EntryId;
     type Row = EntryRow;
+    type Beside = Beside;
 
     fn put_key_body(key: &EntryId, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.to_bytes());
@@ -31,6 +42,26 @@ impl Table for Entry {
 
     fn row(bytes: &[u8]) -> Result<EntryRow, String> {
         message(bytes)
+    }
+
+    fn weight_beside(beside: &Beside) -> usize {
+        beside.payload.as_ref().map_or(0, Bytes::len)
+    }
+
+    fn put_beside(
+        key: &EntryId,
+        row: &EntryRow,
+        beside: &Beside,
+        put: &mut dyn FnMut(&[u8], &[u8]),
+    ) {
+        if let Some(payload) = &beside.payload {
+            put(&Payload::key_bytes(key), payload);
+        }
+        if let Some(running) = &beside.running {
+            let mut bytes = Vec::new();
+            Running::put_row(running, &mut bytes);
+            put(&Running::key_bytes(&(row.vqueue, *key)), &bytes);
+        }
     }
 }
 

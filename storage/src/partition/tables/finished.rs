@@ -16,6 +16,7 @@ impl Table for Finished {
 
     type Key = EntryId;
     type Row = FinishedRow;
+    type Beside = ();
 
     fn put_key_body(key: &EntryId, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.to_bytes());

@@ -30,6 +30,7 @@ impl Table for Fsm {
 
     type Key = FsmSlot;
     type Row = Bytes;
+    type Beside = ();
 
     fn put_key_body(key: &FsmSlot, out: &mut Vec<u8>) {
         out.extend_from_slice(&(*key as u16).to_be_bytes());

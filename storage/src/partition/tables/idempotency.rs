@@ -17,6 +17,7 @@ impl Table for Idempotency {
 
     type Key = IdempotencyKey;
     type Row = IdempotencyRow;
+    type Beside = ();
 
     fn put_key_body(key: &IdempotencyKey, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.domain);

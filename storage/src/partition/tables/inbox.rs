@@ -26,6 +26,7 @@ impl Table for Inbox {
 
     type Key = (VQueueId, EntryKey);
     type Row = ();
+    type Beside = ();
 
     fn put_key_body((vqueue, place): &Self::Key, out: &mut Vec<u8>) {
         out.extend_from_slice(&vqueue.to_bytes());

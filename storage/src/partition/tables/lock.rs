@@ -16,6 +16,7 @@ impl Table for Lock {
 
     type Key = VQueueId;
     type Row = EntryId;
+    type Beside = ();
 
     fn put_key_body(key: &VQueueId, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.to_bytes());

@@ -60,6 +60,9 @@ pub(crate) trait Table {
     type Key: Clone + Ord + Hash + std::fmt::Debug;
     /// The typed row.
     type Row: Clone;
+    /// Rows of other tables that go with it, as long as memory alone has them: they are
+    /// found with it, and most go with it before RocksDB hears of them.
+    type Beside: Clone + Default;
 
     /// Appends the bytes of a key, kind first.
     fn put_key(key: &Self::Key, out: &mut Vec<u8>) {
@@ -82,6 +85,20 @@ pub(crate) trait Table {
     /// Bytes that a row holds beyond its own size: only tables of clients' bytes say.
     fn weight(_: &Self::Row) -> usize {
         0
+    }
+
+    /// The same for what goes with a row.
+    fn weight_beside(_: &Self::Beside) -> usize {
+        0
+    }
+
+    /// Puts what goes with a row, key and row of each.
+    fn put_beside(
+        _: &Self::Key,
+        _: &Self::Row,
+        _: &Self::Beside,
+        _put: &mut dyn FnMut(&[u8], &[u8]),
+    ) {
     }
 
     /// The bytes of a key.

@@ -16,6 +16,7 @@ impl Table for Outbox {
 
     type Key = RecordSeq;
     type Row = Bytes;
+    type Beside = ();
 
     fn put_key_body(key: &RecordSeq, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.0.to_be_bytes());

@@ -15,6 +15,7 @@ impl Table for Parked {
 
     type Key = (VQueueId, EntryId);
     type Row = ();
+    type Beside = ();
 
     fn put_key_body((vqueue, entry): &Self::Key, out: &mut Vec<u8>) {
         out.extend_from_slice(&vqueue.to_bytes());

@@ -17,6 +17,7 @@ impl Table for Payload {
 
     type Key = EntryId;
     type Row = Bytes;
+    type Beside = ();
 
     fn put_key_body(key: &EntryId, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.to_bytes());

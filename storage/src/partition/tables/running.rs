@@ -16,6 +16,7 @@ impl Table for Running {
 
     type Key = (VQueueId, EntryId);
     type Row = RunningRow;
+    type Beside = ();
 
     fn put_key_body((vqueue, entry): &Self::Key, out: &mut Vec<u8>) {
         out.extend_from_slice(&vqueue.to_bytes());

@@ -15,6 +15,7 @@ impl Table for Timer {
 
     type Key = (Timestamp, EntryId);
     type Row = ();
+    type Beside = ();
 
     fn put_key_body((at, entry): &Self::Key, out: &mut Vec<u8>) {
         out.extend_from_slice(&at.0.to_be_bytes());

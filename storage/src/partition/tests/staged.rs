@@ -1,6 +1,7 @@
 //! What a batch sees, coalesces and commits.
 
 use forebay_engine::partition::rows::{EntryRow, VQueueMeta};
+use forebay_messages::{AttemptToken, Epoch};
 
 use super::*;
 
@@ -49,6 +50,37 @@ fn a_row_that_comes_and_goes_within_a_batch_is_never_written() {
     assert_eq!(txn.commit(Lsn(1)).unwrap().rows, 2);
     assert_eq!(store.vqueue(vqueue).unwrap().unwrap().inbox, 99);
     assert!(dump(&store).entries.is_empty());
+}
+
+/// RocksDB had been told of the deletion after the row that came then.
+#[test]
+fn a_stored_row_that_goes_and_comes_back_with_its_entry_is_there() {
+    let store = in_memory();
+    let (id, vqueue) = (entry_id(1), vqueue_id(1));
+    let running = |seq| RunningRow { token: AttemptToken { epoch: Epoch(1), seq } };
+    let mut txn = store.begin().unwrap();
+    txn.put_new_entry(id, EntryRow { vqueue, ..EntryRow::default() });
+    txn.put_payload(id, "first".into());
+    txn.put_running(vqueue, id, running(1));
+    txn.commit(Lsn(1)).unwrap();
+    store.settle().unwrap();
+    let mut txn = store.begin().unwrap();
+    txn.change_entry(id, |row| row.attempts += 1).unwrap();
+    txn.delete_running(vqueue, id);
+    txn.delete_payload(id);
+    txn.put_running(vqueue, id, running(2));
+    txn.put_payload(id, "second".into());
+    txn.commit(Lsn(2)).unwrap();
+    store.settle().unwrap();
+    let found = dump(&store);
+    assert_eq!(found.running[&(vqueue, id)], running(2));
+    assert_eq!(found.payloads[&id], "second");
+    let mut txn = store.begin().unwrap();
+    txn.end_entry(id, vqueue, true, true);
+    txn.commit(Lsn(3)).unwrap();
+    assert_eq!(store.payload(id).unwrap().unwrap(), "second", "it is kept without its entry");
+    let found = dump(&store);
+    assert!(found.entries.is_empty() && found.running.is_empty());
 }
 
 #[test]
