@@ -12,7 +12,8 @@ export PATH := $(or $(PATH),/usr/local/bin:/usr/bin:/bin)$(if $(home),:$(home)/.
 export CARGO_TARGET_DIR := $(or $(FOREBAY_TARGET_DIR),$(if $(home),$(home)/.cache/forebay/target,$(CURDIR)/target))
 
 # RocksDB is compiled once, apart from all else (scripts/rocksdb says why).
-rocksdb_version := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(.*\)"/\1/p;}' Cargo.lock)
+# (With its own PATH: $(shell) is not given what is exported here.)
+rocksdb_version := $(shell PATH="$(PATH)" sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(.*\)"/\1/p;}' Cargo.lock)
 export ROCKSDB_LIB_DIR := $(CARGO_TARGET_DIR)/rocksdb-$(rocksdb_version)
 export ROCKSDB_STATIC := 1
 
