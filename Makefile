@@ -4,7 +4,7 @@
 # binary that is run and measured is linked as a whole, with `dist` (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long sim sim-long bench bench-counts bench-whole bench-steady bench-failover bench-million check lint doc fmt clean-data tools
+.PHONY: help run build test test-long sim sim-long bench bench-counts bench-whole bench-redis bench-steady bench-failover bench-million check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -69,6 +69,10 @@ bench-whole: build ## `forebay bench` over its matrix, and docs/performance.svg
 bench-counts: tools ## instructions per operation of the hot paths, by valgrind's callgrind
 	cargo build --release --all-features $(locked) --example counts
 	scripts/callgrind "$(CARGO_TARGET_DIR)/release/examples/counts"
+
+bench-redis: build ## the same lives on a Redis server, in turn on the same machine; installs redis-server
+	cargo build --release --all-features $(locked) --example redis
+	scripts/bench-redis "$(binary)" "$(CARGO_TARGET_DIR)/release/examples/redis"
 
 bench-steady: build ## ten minutes at full load: does it get slower, does memory grow?
 	"$(binary)" bench --in-flight 4096 --batch 64 --keys 10000 --seconds 600 --data-dir ./bench-data

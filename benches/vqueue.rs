@@ -36,6 +36,17 @@ fn decision(bencher: Bencher<'_, '_>, vqueues: u32) {
     });
 }
 
+/// The vqueues take turns in the order in which they came, as those do that wait.
+#[divan::bench(args = [1_000, 1_000_000], sample_size = 10_000)]
+fn decision_in_turn(bencher: Bencher<'_, '_>, vqueues: u32) {
+    let mut world = World::new(vqueues);
+    let mut at = 0_u32;
+    bencher.bench_local(|| {
+        at = (at + 1) % vqueues;
+        world.decide(at);
+    });
+}
+
 /// Plain queues under plain counters.
 struct Plain {
     queues: Vec<(VecDeque<EntryKey>, Arc<VQueueName>)>,
@@ -74,5 +85,15 @@ fn baseline(bencher: Bencher<'_, '_>, vqueues: u32) {
     bencher.bench_local(|| {
         at = scattered(at);
         plain.decide(at % vqueues)
+    });
+}
+
+#[divan::bench(args = [1_000, 1_000_000], sample_size = 10_000)]
+fn baseline_in_turn(bencher: Bencher<'_, '_>, vqueues: u32) {
+    let mut plain = Plain::new(vqueues);
+    let mut at = 0_u32;
+    bencher.bench_local(|| {
+        at = (at + 1) % vqueues;
+        plain.decide(at)
     });
 }

@@ -197,7 +197,7 @@ impl Executor {
         }
         let (name, cancel) = (Arc::clone(&run.name), Cancel::default());
         let running = Running::new(name, cancel.clone(), reply_to);
-        let guard = Shared::register(&self.shared, (entry, token), running);
+        let guard = self.shared.register((entry, token), running);
         Some(Prepared { run, payload, cancel, guard })
     }
 }

@@ -15,7 +15,7 @@ use divan::{Bencher, black_box};
 use forebay_engine::inbox::{INBOX_CACHE_CAPACITY, Inbox};
 use forebay_messages::{
     EntryId, EntryKey, InboxSeq, Lsn, PartitionId, PartitionKey, VQueueId,
-    actor::{Cancel, RefillId, RefillRequest},
+    actor::{CancelRefill, RefillId, RefillRequest},
 };
 use forebay_storage::{
     Medium,
@@ -174,7 +174,7 @@ fn e_baseline_fresh_iterator_per_entry(bencher: Bencher<'_, '_>) {
                 vqueue: vqueue(at),
                 after,
                 limit: 1,
-                cancel: Cancel::default(),
+                cancel: CancelRefill::default(),
             };
             let done = store.refill(&request).expect("a read").expect("nobody cancels");
             match done.rows.first() {

@@ -19,7 +19,7 @@ use forebay_engine::partition::{apply::apply, state::State, store::Tables};
 use forebay_messages::{
     AttemptToken, EntryId, Epoch, Outcome, PartitionId, PartitionKey, Record, Timestamp,
     VQueueName,
-    actor::{Cancel, RefillId, RefillRequest},
+    actor::{CancelRefill, RefillId, RefillRequest},
     command::{Command, Complete, Decision, Enqueue, NewEntry, SchedulerDecisions},
 };
 use forebay_storage::{
@@ -209,7 +209,7 @@ fn drain(dir: &Path) -> Done {
         vqueue,
         after,
         limit: 24,
-        cancel: Cancel::default(),
+        cancel: CancelRefill::default(),
     };
     let (mut taken, mut spent, mut blocked, mut slowest) = (0, Duration::ZERO, 0, Duration::ZERO);
     let mut anchor = None;
@@ -266,7 +266,7 @@ fn refills(store: &PartitionStore, vqueues: u64, warm: bool) -> Done {
             vqueue,
             after: None,
             limit: 24,
-            cancel: Cancel::default(),
+            cancel: CancelRefill::default(),
         };
         let inline = if warm { store.try_refill(&request)? } else { TryRefill::WouldBlock };
         match inline {

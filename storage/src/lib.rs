@@ -19,6 +19,7 @@ pub mod metadata;
 pub mod partition;
 pub mod snapshot;
 
+mod direct;
 mod journal;
 mod sync;
 

@@ -147,10 +147,10 @@ impl Shared {
     }
 
     /// Before its future exists, so that its end always finds it.
-    pub(super) fn register(self_: &Arc<Self>, key: Key, running: Running) -> Guard {
-        self_.alive.fetch_add(1, Ordering::AcqRel);
-        self_.running.insert(key, running);
-        Guard { shared: Arc::clone(self_), key, ended: None }
+    pub(super) fn register(self: &Arc<Self>, key: Key, running: Running) -> Guard {
+        self.alive.fetch_add(1, Ordering::AcqRel);
+        self.running.insert(key, running);
+        Guard { shared: Arc::clone(self), key, ended: None }
     }
 
     /// Whether an attempt was not aborted since it was registered.

@@ -7,7 +7,7 @@
 
 use forebay_messages::{
     EntryKey, VQueueId,
-    actor::{Cancel, RefillDone, RefillId, RefillRequest},
+    actor::{CancelRefill, RefillDone, RefillId, RefillRequest},
 };
 
 use super::{
@@ -31,7 +31,7 @@ pub(super) struct InFlight {
     /// Where the scan began. The anchor stands still until the scan ends.
     pub(super) start_anchor: Option<EntryKey>,
     pub(super) overlay: Overlay,
-    cancel: Cancel,
+    cancel: CancelRefill,
 }
 
 impl Inbox {
@@ -51,7 +51,7 @@ impl Inbox {
             vqueue,
             after: self.anchor,
             limit: (self.capacity - self.items.len() + self.dispatched_undiscovered()).max(1),
-            cancel: Cancel::default(),
+            cancel: CancelRefill::default(),
         };
         self.refill = Refill::InFlight(Box::new(InFlight {
             id: request.id,

@@ -45,8 +45,9 @@ impl Limiter {
     }
 
     fn admit(&mut self, ask: &Acquire) -> ClientIndex {
-        let home = self.counters.home(&ask.name, &self.rules, self.now);
-        self.counters.hold(home);
+        let last = self.clients.last_home(ask);
+        let home = self.counters.home(&ask.name, last, &self.rules, self.now);
+        self.counters.hold(home.index);
         self.clients.insert(ask, home)
     }
 

@@ -5,14 +5,14 @@
 //! handed over is in its client's list, any other in none.
 
 use forebay_messages::{
-    Timestamp, VQueueHandle, VQueueId,
+    Generation, Timestamp, VQueueHandle, VQueueId,
     actor::{Acquire, LockWish},
 };
 
 use crate::machine::Map;
 
 use super::{
-    counter::CounterIndex,
+    counter::{CounterIndex, Home},
     list::{Linked, Links, List},
     slab::{Index, Slab},
 };
@@ -64,23 +64,49 @@ impl Linked for Client {
 }
 
 /// The clients, by handle.
+///
+/// The slots of handles are few and used again and again: what is known of a slot's vqueue
+/// lies at its number, without a look into a hash table or at the vqueue's name.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     pub(super) slab: Slab<Client>,
-    pub(super) by_handle: Map<VQueueHandle, ClientIndex>,
+    slots: Vec<Slot>,
+    /// Clients whose slot has another one: incarnations that overlap.
+    others: Map<VQueueHandle, ClientIndex>,
+}
+
+/// The last vqueue that was a client under a slot.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    vqueue: VQueueId,
+    /// Where it lived. That counter may be gone by now.
+    home: Home,
+    client: Option<(Generation, ClientIndex)>,
 }
 
 impl Clients {
-    pub(super) fn find(&self, handle: VQueueHandle) -> Option<ClientIndex> {
-        self.by_handle.get(&handle).copied()
+    fn slot(&self, handle: VQueueHandle) -> Option<&Slot> {
+        self.slots.get(handle.slot as usize)
     }
 
-    pub(super) fn insert(&mut self, ask: &Acquire, home: CounterIndex) -> ClientIndex {
-        let handle = ask.handle;
+    pub(super) fn find(&self, handle: VQueueHandle) -> Option<ClientIndex> {
+        match self.slot(handle)?.client {
+            Some((generation, client)) if generation == handle.generation => Some(client),
+            _ => self.others.get(&handle).copied(),
+        }
+    }
+
+    /// Where the vqueue that asks lived when it was a client last, if that is known.
+    pub(super) fn last_home(&self, ask: &Acquire) -> Option<Home> {
+        self.slot(ask.handle).filter(|slot| slot.vqueue == ask.vqueue).map(|slot| slot.home)
+    }
+
+    pub(super) fn insert(&mut self, ask: &Acquire, home: Home) -> ClientIndex {
+        let Acquire { handle, vqueue, .. } = *ask;
         let index = self.slab.insert(Client {
             handle,
-            vqueue: ask.vqueue,
-            home,
+            vqueue,
+            home: home.index,
             waits: Waits::No,
             count: ask.count,
             wish: ask.lock,
@@ -89,13 +115,28 @@ impl Clients {
             links: Links::default(),
             granted: List::default(),
         });
-        self.by_handle.insert(handle, index);
+        let number = handle.slot as usize;
+        if number >= self.slots.len() {
+            let free = Slot { vqueue: VQueueId::default(), home, client: None };
+            self.slots.resize(number + 1, free);
+        }
+        let slot = &mut self.slots[number];
+        if slot.client.is_some() {
+            self.others.insert(handle, index);
+        } else {
+            *slot = Slot { vqueue, home, client: Some((handle.generation, index)) };
+        }
         index
     }
 
     pub(super) fn remove(&mut self, index: ClientIndex) {
-        let client = self.slab.remove(index);
-        self.by_handle.remove(&client.handle);
+        let handle = self.slab.remove(index).handle;
+        let slot = &mut self.slots[handle.slot as usize];
+        if slot.client.is_some_and(|(_, client)| client == index) {
+            slot.client = None;
+        } else {
+            self.others.remove(&handle);
+        }
     }
 }
 

@@ -19,6 +19,15 @@ use super::{
 
 pub(super) type CounterIndex = Index<Counter>;
 
+/// A counter that was found, for whoever looks for it again: it may have been forgotten, and
+/// its place given to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Home {
+    pub(super) index: CounterIndex,
+    /// Of the counter: no other one has had it.
+    pub(super) stamp: u64,
+}
+
 /// `limit` of a counter that nothing limits.
 pub(super) const UNLIMITED: u32 = u32::MAX;
 
@@ -38,6 +47,8 @@ pub(super) enum Place {
 
 #[derive(Debug)]
 pub(super) struct Counter {
+    /// Tells it from others that had its place.
+    pub(super) stamp: u64,
     /// Its own component of the key.
     pub(super) label: Box<str>,
     pub(super) parent: Option<CounterIndex>,
@@ -87,8 +98,14 @@ impl Linked for Counter {
 }
 
 impl Counter {
-    pub(super) fn new(label: &str, parent: Option<CounterIndex>, depth: u8, hash: u64) -> Self {
+    pub(super) fn new(
+        stamp: u64,
+        label: &str,
+        parent: Option<CounterIndex>,
+        (depth, hash): (u8, u64),
+    ) -> Self {
         Self {
+            stamp,
             label: Box::from(label),
             parent,
             depth,

@@ -17,7 +17,7 @@ use rustc_hash::FxHasher;
 use crate::rules::RuleLookup;
 
 use super::{
-    counter::{Counter, CounterIndex, Place, UNLIMITED},
+    counter::{Counter, CounterIndex, Home, Place, UNLIMITED},
     list::List,
     slab::Slab,
 };
@@ -36,6 +36,7 @@ pub(super) struct Counters {
     idle: List<Counter>,
     idle_max: u32,
     lingering: BTreeSet<(Timestamp, CounterIndex)>,
+    last_stamp: u64,
 }
 
 impl Counters {
@@ -48,6 +49,7 @@ impl Counters {
             idle: List::default(),
             idle_max,
             lingering: BTreeSet::new(),
+            last_stamp: 0,
         }
     }
 
@@ -61,8 +63,26 @@ impl Counters {
         self.path(from).last().expect("a path has at least its first counter")
     }
 
-    /// The deepest counter of a name, made when it is not there.
+    /// The deepest counter of a name, made when it is not there. `last`: where it was.
     pub(super) fn home(
+        &mut self,
+        name: &VQueueName,
+        last: Option<Home>,
+        rules: &RuleLookup,
+        now: Timestamp,
+    ) -> Home {
+        let is_there = |home: &Home| {
+            self.slab.get(home.index).is_some_and(|counter| counter.stamp == home.stamp)
+        };
+        if let Some(home) = last.filter(is_there) {
+            debug_assert_eq!(Some(home.index), self.find_home(name), "{name:?} lives elsewhere");
+            return home;
+        }
+        let index = self.home_by_name(name, rules, now);
+        Home { index, stamp: self.slab[index].stamp }
+    }
+
+    fn home_by_name(
         &mut self,
         name: &VQueueName,
         rules: &RuleLookup,
@@ -90,6 +110,14 @@ impl Counters {
     /// The counter of a service, when it is there.
     pub(super) fn find_service(&self, service: &str) -> Option<CounterIndex> {
         self.lookup(None, 0, service, hash(None, 0, service))
+    }
+
+    /// The deepest counter of a name, when it is there.
+    fn find_home(&self, name: &VQueueName) -> Option<CounterIndex> {
+        let Some(scope) = &name.scope else { return self.find_service(&name.service) };
+        let below = [name.l1.as_deref(), name.l2.as_deref()].into_iter().flatten();
+        let key: Vec<&str> = std::iter::once(&**scope).chain(below).collect();
+        self.find(&key)
     }
 
     /// The labels of a counter's key. The first `depth` of them are its key.
@@ -246,7 +274,8 @@ impl Counters {
         if let Some(found) = self.lookup(parent, depth, label, hash) {
             return found;
         }
-        let index = self.slab.insert(Counter::new(label, parent, depth, hash));
+        self.last_stamp += 1;
+        let index = self.slab.insert(Counter::new(self.last_stamp, label, parent, (depth, hash)));
         let slab = &self.slab;
         self.table.insert_unique(hash, index, |index| slab[*index].hash);
         if let Some(parent) = parent {

@@ -27,7 +27,7 @@ impl Limiter {
         }
         let mut permits = Vec::with_capacity(seed.running.len());
         for running in seed.running {
-            let home = self.counters.home(&running.name, &self.rules, self.now);
+            let home = self.counters.home(&running.name, None, &self.rules, self.now).index;
             self.counters.hold(home);
             self.counters.take_over(home, self.now);
             self.lease.take(1, self.now);

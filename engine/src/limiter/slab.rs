@@ -93,6 +93,11 @@ impl<T> Slab<T> {
         record
     }
 
+    /// The record that lives at an index now, if any.
+    pub(super) fn get(&self, index: Index<T>) -> Option<&T> {
+        self.places.get(index.place())?.as_ref()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.places.len() - self.free.len()
     }

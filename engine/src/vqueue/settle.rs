@@ -62,8 +62,11 @@ impl VQueue {
         } else {
             DISPATCHED_MAX.saturating_sub(dispatched)
         };
-        let ready = self.inbox.items().take(room).take_while(|key| key.run_at <= now).count();
-        u32::try_from(ready).map_or(self.config.quantum, |ready| ready.min(self.config.quantum))
+        let room =
+            u32::try_from(room).map_or(self.config.quantum, |room| room.min(self.config.quantum));
+        let heads = self.inbox.items().take(room as usize);
+        let ready = heads.take_while(|key| key.run_at <= now).count();
+        u32::try_from(ready).unwrap_or(room)
     }
 
     /// When the head may run, if that lies in the future.

@@ -10,7 +10,7 @@ pub use executor::AttemptEnd;
 pub use limiter::{
     Acquire, Granted, LimiterMessage, LockWish, Permits, Release, Seed, SeedRunning,
 };
-pub use refill::{Cancel, RefillDone, RefillFailed, RefillId, RefillRequest};
+pub use refill::{CancelRefill, RefillDone, RefillFailed, RefillId, RefillRequest};
 pub use vqueue::{InboxChange, VQueueMessage};
 
 use crate::{Epoch, Generation};

@@ -14,9 +14,9 @@ pub struct RefillId(pub u64);
 /// Raised by the vqueue when it does not want the rows any more; the worker looks
 /// between rows.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct CancelRefill(Arc<AtomicBool>);
 
-impl Cancel {
+impl CancelRefill {
     /// Asks the worker to stop.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
@@ -29,13 +29,13 @@ impl Cancel {
     }
 }
 
-impl PartialEq for Cancel {
+impl PartialEq for CancelRefill {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-impl Eq for Cancel {}
+impl Eq for CancelRefill {}
 
 /// Read the inbox rows of a vqueue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub struct RefillRequest {
     /// At most this many rows.
     pub limit: usize,
     /// Raised when nobody waits any more.
-    pub cancel: Cancel,
+    pub cancel: CancelRefill,
 }
 
 /// Rows of an inbox, in key order.

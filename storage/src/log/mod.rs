@@ -205,8 +205,8 @@ pub trait LogStore: Send + Sync {
     /// LSN of the last durable record; 0 when there was never one.
     fn end(&self, partition: PartitionId) -> Lsn;
 
-    /// Forgets the records up to and including an LSN. Not synced by itself: a crash
-    /// may bring some back, never more than were trimmed. Moves only forward.
+    /// Forgets the records up to and including an LSN, durably when this returns. Moves
+    /// only forward.
     ///
     /// # Errors
     /// [`LogError::BeyondEnd`], [`LogError::Broken`] or [`LogError::Fault`].

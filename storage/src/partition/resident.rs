@@ -34,9 +34,9 @@ use super::{
 const ROWS_MAX: usize = 32_768;
 /// Bytes of payloads that stay here at most.
 const BYTES_MAX: usize = 16 << 20;
-/// Changes of rows after which the store is flushed, spilled or not: a replay of them
-/// takes about a second.
-const CHANGES_UNTIL_FLUSH: usize = 1_000_000;
+/// Changes of rows after which the store is flushed, spilled or not: what a crash makes a
+/// partition replay, and how much of the log is trimmed before its files are merged.
+const CHANGES_UNTIL_FLUSH: usize = 500_000;
 
 /// What is here of a vqueue's inbox.
 #[derive(Default)]

@@ -16,7 +16,7 @@ use std::{
 };
 
 use super::cell::CELL_LEN;
-use crate::{Fault, FaultKind};
+use crate::{Fault, FaultKind, direct};
 
 /// Bytes of zeros written at a time: a page, so that the page cache keeps pages, should
 /// blocks have to go through it. Of a file
@@ -53,7 +53,7 @@ impl JournalFile {
             }
             Fault::from_io("open the log's journal", &path, error)
         })?;
-        let direct = open_direct(&path);
+        let direct = direct::open(&path);
         Ok(Self { file, direct, path, cells: cells_in(len) })
     }
 
@@ -141,20 +141,6 @@ impl JournalFile {
             .read_exact_at(into, 0)
             .map_err(|error| Fault::from_io("read the log's journal", &self.path, error))
     }
-}
-
-/// Opens a file for writes past the page cache, each of them synced.
-#[cfg(target_os = "linux")]
-fn open_direct(path: &Path) -> Option<File> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::DSYNC;
-    let flags = i32::try_from(flags.bits()).ok()?;
-    OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn open_direct(_: &Path) -> Option<File> {
-    None
 }
 
 fn cells_in(bytes: u64) -> u32 {

@@ -3,7 +3,7 @@
 use forebay_engine::partition::rows::Stage;
 use forebay_messages::{
     FailureKind, Outcome,
-    actor::{Cancel, RefillDone, RefillId, RefillRequest},
+    actor::{CancelRefill, RefillDone, RefillId, RefillRequest},
     command::{Decision, EntrySelector, SchedulerDecisions},
 };
 
@@ -13,7 +13,7 @@ use super::*;
 
 fn request(vqueue: VQueueId, after: Option<u64>, limit: usize) -> RefillRequest {
     let after = after.map(place);
-    RefillRequest { id: RefillId(7), vqueue, after, limit, cancel: Cancel::default() }
+    RefillRequest { id: RefillId(7), vqueue, after, limit, cancel: CancelRefill::default() }
 }
 
 fn put(store: &PartitionStore, lsn: u64, vqueue: VQueueId, places: std::ops::Range<u64>) {

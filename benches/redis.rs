@@ -1,0 +1,234 @@
+//! What a Redis server does with the lives that `forebay bench` runs: a list per step, each
+//! change synced before it is answered (`appendfsync always`). `scripts/bench-redis` starts
+//! the server and runs both in turn.
+//!
+//! A producer pushes a batch and waits until all of it was completed. A consumer moves as
+//! many as a batch to a list of its own (so that a crash of the consumer loses nothing),
+//! looks at them, and takes them off that list, in one pipeline each. As many producers and
+//! consumers as batches fit into what is in flight, each with a connection of its own. No
+//! keys, no limits, no retries.
+
+#![expect(clippy::print_stdout, reason = "a program for a terminal")]
+
+use std::{
+    error::Error,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+type Done<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const QUEUE: &[u8] = b"queue";
+/// How long a consumer waits for something before it looks whether it is over, in seconds.
+const PATIENCE: &[u8] = b"1";
+/// Before what is done counts.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Bytes of an item that say whose it is.
+const NUMBER_LEN: usize = 16;
+
+/// A connection that speaks RESP.
+struct Connection {
+    reader: BufReader<TcpStream>,
+    out: Vec<u8>,
+}
+
+/// What a server answers.
+enum Reply {
+    Nothing,
+    Number(i64),
+    Bytes(Vec<u8>),
+}
+
+impl Connection {
+    fn open(port: u16) -> Done<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { reader: BufReader::with_capacity(1 << 16, stream), out: Vec::new() })
+    }
+
+    /// Adds a command to those that are sent next.
+    fn say(&mut self, parts: &[&[u8]]) {
+        self.out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
+        for part in parts {
+            self.out.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
+            self.out.extend_from_slice(part);
+            self.out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    fn send(&mut self) -> Done {
+        self.reader.get_mut().write_all(&self.out)?;
+        self.out.clear();
+        Ok(())
+    }
+
+    fn reply(&mut self) -> Done<Reply> {
+        let mut line = String::new();
+        self.reader.read_line(&mut line)?;
+        let line = line.trim_end();
+        let rest = line.get(1..).ok_or("the server hung up")?;
+        match line.as_bytes()[0] {
+            b'+' => Ok(Reply::Nothing),
+            b':' => Ok(Reply::Number(rest.parse()?)),
+            b'$' | b'*' if rest == "-1" => Ok(Reply::Nothing),
+            b'$' => {
+                let mut bytes = vec![0; rest.parse::<usize>()? + 2];
+                self.reader.read_exact(&mut bytes)?;
+                bytes.truncate(bytes.len() - 2);
+                Ok(Reply::Bytes(bytes))
+            }
+            _ => Err(format!("the server says {line}").into()),
+        }
+    }
+}
+
+/// Batches in flight: how many of each are left.
+struct Course {
+    left: Vec<(Mutex<usize>, Condvar)>,
+    is_over: AtomicBool,
+    batch: usize,
+    payload: usize,
+}
+
+impl Course {
+    /// An item of a producer: whose it is, then nothing of interest.
+    fn item(&self, producer: usize, number: u64) -> Vec<u8> {
+        let mut item = vec![0x5a; self.payload];
+        item[..8].copy_from_slice(&(producer as u64).to_be_bytes());
+        item[8..NUMBER_LEN].copy_from_slice(&number.to_be_bytes());
+        item
+    }
+
+    /// An item was taken off its consumer's list.
+    fn ended(&self, item: &[u8]) -> Done {
+        let producer = u64::from_be_bytes(item[..8].try_into()?);
+        let (left, all) = self.left.get(usize::try_from(producer)?).ok_or("nobody's item")?;
+        let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+        *left = left.checked_sub(1).ok_or("an item ended twice")?;
+        if *left == 0 {
+            all.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits until all of a producer's items have ended.
+    fn wait(&self, producer: usize) {
+        let (left, all) = &self.left[producer];
+        let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+        while *left > 0 {
+            left = all.wait(left).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Pushes batches until it is over; when each ended, and how long it took.
+fn produce(course: &Course, producer: usize, port: u16) -> Done<Vec<(Instant, Duration)>> {
+    let (mut server, mut number, mut lives) = (Connection::open(port)?, 0, Vec::new());
+    while !course.is_over.load(Ordering::Acquire) {
+        let items: Vec<_> =
+            (number..).take(course.batch).map(|number| course.item(producer, number)).collect();
+        number += course.batch as u64;
+        *course.left[producer].0.lock().unwrap_or_else(PoisonError::into_inner) = course.batch;
+        let called = Instant::now();
+        let push = [&b"RPUSH"[..], QUEUE].into_iter();
+        server.say(&push.chain(items.iter().map(Vec::as_slice)).collect::<Vec<_>>());
+        server.send()?;
+        let Reply::Number(_) = server.reply()? else { return Err("a push has a length".into()) };
+        course.wait(producer);
+        lives.push((Instant::now(), called.elapsed()));
+    }
+    Ok(lives)
+}
+
+/// Takes items, as many as a batch at once, until it is over and nothing comes.
+fn consume(course: &Course, consumer: usize, port: u16) -> Done {
+    let mut server = Connection::open(port)?;
+    let own = format!("own-{consumer}").into_bytes();
+    loop {
+        server.say(&[b"BLMOVE", QUEUE, &own, b"LEFT", b"RIGHT", PATIENCE]);
+        server.send()?;
+        let Reply::Bytes(first) = server.reply()? else {
+            if course.is_over.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            continue;
+        };
+        let mut items = vec![first];
+        for _ in 1..course.batch {
+            server.say(&[b"LMOVE", QUEUE, &own, b"LEFT", b"RIGHT"]);
+        }
+        server.send()?;
+        for _ in 1..course.batch {
+            if let Reply::Bytes(item) = server.reply()? {
+                items.push(item);
+            }
+        }
+        for item in &items {
+            // The work itself: look at it once.
+            std::hint::black_box(item[0]);
+            server.say(&[b"LREM", &own, b"1", item]);
+        }
+        server.send()?;
+        for item in &items {
+            let Reply::Number(1) = server.reply()? else { return Err("an item is gone".into()) };
+            course.ended(item)?;
+        }
+    }
+}
+
+fn main() -> Done {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let numbers: Vec<u64> = arguments.iter().map(|one| one.parse()).collect::<Result<_, _>>()?;
+    let [port, in_flight, batch, payload, seconds] = numbers[..] else {
+        return Err("usage: redis PORT IN_FLIGHT BATCH PAYLOAD SECONDS".into());
+    };
+    let (port, in_flight) = (u16::try_from(port)?, usize::try_from(in_flight)?);
+    let (batch, payload) = (usize::try_from(batch)?, usize::try_from(payload)?);
+    if batch == 0 || in_flight < batch || payload < NUMBER_LEN {
+        return Err("a batch has an item at least, and an item 16 bytes".into());
+    }
+    let sides = in_flight / batch;
+    let left = (0..sides).map(|_| Default::default()).collect();
+    let course = Arc::new(Course { left, is_over: AtomicBool::new(false), batch, payload });
+    let consumers: Vec<_> = (0..sides)
+        .map(|side| {
+            thread::spawn({
+                let course = Arc::clone(&course);
+                move || consume(&course, side, port)
+            })
+        })
+        .collect();
+    let producers: Vec<_> = (0..sides)
+        .map(|side| {
+            thread::spawn({
+                let course = Arc::clone(&course);
+                move || produce(&course, side, port)
+            })
+        })
+        .collect();
+    thread::sleep(WARM_UP);
+    let begun = Instant::now();
+    thread::sleep(Duration::from_secs(seconds));
+    let window = begun..Instant::now();
+    course.is_over.store(true, Ordering::Release);
+    let mut lives = Vec::new();
+    for producer in producers {
+        lives.extend(producer.join().map_err(|_| "a producer panicked")??);
+    }
+    for consumer in consumers {
+        consumer.join().map_err(|_| "a consumer panicked")??;
+    }
+    let mut took: Vec<_> =
+        lives.iter().filter(|(at, _)| window.contains(at)).map(|(_, took)| *took).collect();
+    took.sort_unstable();
+    let at = |part: usize| took.get(took.len() * part / 100).map_or(0, Duration::as_micros);
+    let per_s = (took.len() * batch) as f64 / (window.end - window.start).as_secs_f64();
+    println!("{{\"jobs_per_s\":{per_s:.0},\"life_p50_us\":{},\"life_p99_us\":{}}}", at(50), at(99));
+    Ok(())
+}
