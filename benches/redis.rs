@@ -3,12 +3,17 @@
 //! the server and runs both in turn.
 //!
 //! A producer pushes a batch and waits until all of it was completed. A consumer moves as
-//! many as a batch to a list of its own (so that a crash of the consumer loses nothing),
-//! looks at them, and takes them off that list, in one pipeline each. As many producers and
-//! consumers as batches fit into what is in flight, each with a connection of its own. No
-//! keys, no limits, no retries.
+//! many as a batch to a list of its own (so that a crash of the consumer loses nothing), in
+//! one pipeline, looks at them and takes them off that list: one by one, as forebay's entries
+//! end, or all at once. Each has a connection and a thread of
+//! its own; with as many consumers as producers or with fewer, whichever suits the server.
+//! No limits, no retries.
+//!
+//! With keys, items of one key run one after the other: a list per key, whose head is what
+//! runs, and a queue of the keys that may go on. Three scripts keep them, each of which does
+//! a batch at once.
 
-#![expect(clippy::print_stdout, reason = "a program for a terminal")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
 use std::{
     error::Error,
@@ -25,6 +30,18 @@ use std::{
 type Done<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const QUEUE: &[u8] = b"queue";
+/// Pushes items behind those of their keys: key, item, key, item and so on.
+const ENQUEUE: &str = "for i = 1, #ARGV, 2 do \
+    if redis.call('RPUSH', 'key:' .. ARGV[i], ARGV[i + 1]) == 1 then \
+        redis.call('RPUSH', 'queue', ARGV[i]) end end return 0";
+/// The first item of each key.
+const PEEK: &str = "local items = {} for i = 1, #ARGV do \
+    items[i] = redis.call('LINDEX', 'key:' .. ARGV[i], 0) end return items";
+/// The first items of these keys have ended, and go off a consumer's list: list, keys.
+const COMPLETE: &str = "for i = 2, #ARGV do redis.call('LREM', ARGV[1], 1, ARGV[i]) \
+    redis.call('LPOP', 'key:' .. ARGV[i]) \
+    if redis.call('LLEN', 'key:' .. ARGV[i]) > 0 then \
+        redis.call('RPUSH', 'queue', ARGV[i]) end end return 1";
 /// How long a consumer waits for something before it looks whether it is over, in seconds.
 const PATIENCE: &[u8] = b"1";
 /// Before what is done counts.
@@ -43,6 +60,7 @@ enum Reply {
     Nothing,
     Number(i64),
     Bytes(Vec<u8>),
+    Many(Vec<Reply>),
 }
 
 impl Connection {
@@ -83,6 +101,10 @@ impl Connection {
                 bytes.truncate(bytes.len() - 2);
                 Ok(Reply::Bytes(bytes))
             }
+            b'*' => {
+                let count = rest.parse::<usize>()?;
+                Ok(Reply::Many((0..count).map(|_| self.reply()).collect::<Done<_>>()?))
+            }
             _ => Err(format!("the server says {line}").into()),
         }
     }
@@ -94,6 +116,10 @@ struct Course {
     is_over: AtomicBool,
     batch: usize,
     payload: usize,
+    /// 0 is none.
+    keys: u64,
+    /// A batch ends as a whole.
+    ends_at_once: bool,
 }
 
 impl Course {
@@ -103,6 +129,15 @@ impl Course {
         item[..8].copy_from_slice(&(producer as u64).to_be_bytes());
         item[8..NUMBER_LEN].copy_from_slice(&number.to_be_bytes());
         item
+    }
+
+    /// The key of an item, by chance (splitmix64).
+    fn key(&self, item: &[u8]) -> Vec<u8> {
+        let half = |at: usize| item[at..at + 8].iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        let mut mixed = half(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ half(8);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        format!("{}", (mixed ^ (mixed >> 31)) % self.keys).into_bytes()
     }
 
     /// An item was taken off its consumer's list.
@@ -136,8 +171,14 @@ fn produce(course: &Course, producer: usize, port: u16) -> Done<Vec<(Instant, Du
         number += course.batch as u64;
         *course.left[producer].0.lock().unwrap_or_else(PoisonError::into_inner) = course.batch;
         let called = Instant::now();
-        let push = [&b"RPUSH"[..], QUEUE].into_iter();
-        server.say(&push.chain(items.iter().map(Vec::as_slice)).collect::<Vec<_>>());
+        if course.keys == 0 {
+            let push = [&b"RPUSH"[..], QUEUE].into_iter();
+            server.say(&push.chain(items.iter().map(Vec::as_slice)).collect::<Vec<_>>());
+        } else {
+            let keys: Vec<_> = items.iter().map(|item| course.key(item)).collect();
+            let pairs = keys.iter().zip(&items).flat_map(|(key, item)| [&key[..], &item[..]]);
+            server.say(&script(ENQUEUE).into_iter().chain(pairs).collect::<Vec<_>>());
+        }
         server.send()?;
         let Reply::Number(_) = server.reply()? else { return Err("a push has a length".into()) };
         course.wait(producer);
@@ -147,71 +188,109 @@ fn produce(course: &Course, producer: usize, port: u16) -> Done<Vec<(Instant, Du
 }
 
 /// Takes items, as many as a batch at once, until it is over and nothing comes.
-fn consume(course: &Course, consumer: usize, port: u16) -> Done {
+fn consume(course: &Course, consumer: u64, port: u16) -> Done {
     let mut server = Connection::open(port)?;
     let own = format!("own-{consumer}").into_bytes();
     loop {
         server.say(&[b"BLMOVE", QUEUE, &own, b"LEFT", b"RIGHT", PATIENCE]);
-        server.send()?;
-        let Reply::Bytes(first) = server.reply()? else {
-            if course.is_over.load(Ordering::Acquire) {
-                return Ok(());
-            }
-            continue;
-        };
-        let mut items = vec![first];
         for _ in 1..course.batch {
             server.say(&[b"LMOVE", QUEUE, &own, b"LEFT", b"RIGHT"]);
         }
         server.send()?;
-        for _ in 1..course.batch {
+        let mut taken = Vec::with_capacity(course.batch);
+        for _ in 0..course.batch {
             if let Reply::Bytes(item) = server.reply()? {
-                items.push(item);
+                taken.push(item);
             }
         }
-        for item in &items {
-            // The work itself: look at it once.
-            std::hint::black_box(item[0]);
-            server.say(&[b"LREM", &own, b"1", item]);
+        if taken.is_empty() {
+            if course.is_over.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            continue;
         }
-        server.send()?;
-        for item in &items {
-            let Reply::Number(1) = server.reply()? else { return Err("an item is gone".into()) };
-            course.ended(item)?;
+        if course.keys == 0 {
+            complete(course, &mut server, &own, &taken)?;
+        } else {
+            complete_keyed(course, &mut server, &own, &taken)?;
         }
     }
+}
+
+/// Looks at items and takes them off a consumer's list, which has no others.
+fn complete(course: &Course, server: &mut Connection, own: &[u8], items: &[Vec<u8>]) -> Done {
+    for item in items {
+        // The work itself: look at it once.
+        std::hint::black_box(item[0]);
+    }
+    if course.ends_at_once {
+        server.say(&[b"DEL", own]);
+    } else {
+        items.iter().for_each(|item| server.say(&[b"LREM", own, b"1", item]));
+    }
+    server.send()?;
+    for _ in 0..if course.ends_at_once { 1 } else { items.len() } {
+        let Reply::Number(1) = server.reply()? else { return Err("an item is gone".into()) };
+    }
+    items.iter().try_for_each(|item| course.ended(item))
+}
+
+/// The same for the first items of these keys.
+fn complete_keyed(course: &Course, server: &mut Connection, own: &[u8], keys: &[Vec<u8>]) -> Done {
+    let keys = || keys.iter().map(Vec::as_slice);
+    server.say(&script(PEEK).into_iter().chain(keys()).collect::<Vec<_>>());
+    server.send()?;
+    let Reply::Many(items) = server.reply()? else { return Err("each key has an item".into()) };
+    let list = std::iter::once(own);
+    server.say(&script(COMPLETE).into_iter().chain(list).chain(keys()).collect::<Vec<_>>());
+    server.send()?;
+    let Reply::Number(1) = server.reply()? else { return Err("an item is gone".into()) };
+    for item in items {
+        let Reply::Bytes(item) = item else { return Err("a key has no item".into()) };
+        std::hint::black_box(item[0]);
+        course.ended(&item)?;
+    }
+    Ok(())
+}
+
+/// The beginning of a script's call; the server keeps it compiled.
+fn script(text: &'static str) -> [&'static [u8]; 3] {
+    [b"EVAL", text.as_bytes(), b"0"]
 }
 
 fn main() -> Done {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let numbers: Vec<u64> = arguments.iter().map(|one| one.parse()).collect::<Result<_, _>>()?;
-    let [port, in_flight, batch, payload, seconds] = numbers[..] else {
-        return Err("usage: redis PORT IN_FLIGHT BATCH PAYLOAD SECONDS".into());
+    let [port, in_flight, batch, consumers, keys, ends_at_once, payload, seconds] = numbers[..]
+    else {
+        let usage = "usage: redis PORT IN_FLIGHT BATCH CONSUMERS KEYS AT_ONCE PAYLOAD SECONDS";
+        return Err(usage.into());
     };
     let (port, in_flight) = (u16::try_from(port)?, usize::try_from(in_flight)?);
     let (batch, payload) = (usize::try_from(batch)?, usize::try_from(payload)?);
-    if batch == 0 || in_flight < batch || payload < NUMBER_LEN {
-        return Err("a batch has an item at least, and an item 16 bytes".into());
+    if batch == 0 || in_flight < batch || consumers == 0 || payload < NUMBER_LEN {
+        return Err("a batch has an item at least, an item 16 bytes, and somebody consumes".into());
     }
-    let sides = in_flight / batch;
-    let left = (0..sides).map(|_| Default::default()).collect();
-    let course = Arc::new(Course { left, is_over: AtomicBool::new(false), batch, payload });
-    let consumers: Vec<_> = (0..sides)
-        .map(|side| {
-            thread::spawn({
-                let course = Arc::clone(&course);
-                move || consume(&course, side, port)
-            })
+    let producers = in_flight / batch;
+    let left = (0..producers).map(|_| Default::default()).collect();
+    let (is_over, ends_at_once) = (AtomicBool::new(false), ends_at_once > 0);
+    let course = Arc::new(Course { left, is_over, batch, payload, keys, ends_at_once });
+    let consume = |number| {
+        let course = Arc::clone(&course);
+        thread::spawn(move || {
+            if let Err(error) = consume(&course, number, port) {
+                // Producers would wait for ever for what it had.
+                eprintln!("a consumer failed: {error}");
+                std::process::exit(1);
+            }
         })
-        .collect();
-    let producers: Vec<_> = (0..sides)
-        .map(|side| {
-            thread::spawn({
-                let course = Arc::clone(&course);
-                move || produce(&course, side, port)
-            })
-        })
-        .collect();
+    };
+    let consumers: Vec<_> = (0..consumers).map(consume).collect();
+    let produce = |number| {
+        let course = Arc::clone(&course);
+        thread::spawn(move || produce(&course, number, port))
+    };
+    let producers: Vec<_> = (0..producers).map(produce).collect();
     thread::sleep(WARM_UP);
     let begun = Instant::now();
     thread::sleep(Duration::from_secs(seconds));
@@ -222,7 +301,7 @@ fn main() -> Done {
         lives.extend(producer.join().map_err(|_| "a producer panicked")??);
     }
     for consumer in consumers {
-        consumer.join().map_err(|_| "a consumer panicked")??;
+        consumer.join().map_err(|_| "a consumer panicked")?;
     }
     let mut took: Vec<_> =
         lives.iter().filter(|(at, _)| window.contains(at)).map(|(_, took)| *took).collect();

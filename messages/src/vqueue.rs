@@ -160,13 +160,22 @@ impl VQueueName {
     /// # Errors
     /// [`NameError::TooDeep`] when there are more than two levels.
     pub fn with_limit_key(mut self, text: &str) -> Result<Self, NameError> {
-        let mut levels = text.split('/');
-        self.l1 = levels.next().map(ByteString::from);
-        self.l2 = levels.next().map(ByteString::from);
-        match levels.next() {
-            Some(_) => Err(NameError::TooDeep { text: text.to_owned() }),
-            None => Ok(self),
+        self.set_limit_key(text)?;
+        Ok(self)
+    }
+
+    /// As [`Self::with_limit_key`]; an error changes nothing.
+    ///
+    /// # Errors
+    /// [`NameError::TooDeep`].
+    pub fn set_limit_key(&mut self, text: &str) -> Result<(), NameError> {
+        let mut levels = text.splitn(3, '/').map(ByteString::from);
+        let (l1, l2) = (levels.next(), levels.next());
+        if levels.next().is_some() {
+            return Err(NameError::TooDeep { text: text.to_owned() });
         }
+        (self.l1, self.l2) = (l1, l2);
+        Ok(())
     }
 
     /// Whether entries of this vqueue exclude each other.

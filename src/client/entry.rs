@@ -77,9 +77,8 @@ impl Entry {
     /// The further dimensions of the limits, written `l1` or `l1/l2`; needs a scope.
     #[must_use]
     pub fn limit_key(mut self, limit_key: &str) -> Self {
-        match self.name.clone().with_limit_key(limit_key) {
-            Ok(name) => self.name = name,
-            Err(error) => self.refused = Some(error),
+        if let Err(error) = self.name.set_limit_key(limit_key) {
+            self.refused = Some(error);
         }
         self
     }

@@ -13,15 +13,20 @@ use crate::error::{ActError, NodeError, ResultError};
 /// the runtime up.
 #[derive(Clone)]
 pub struct EntryHandle {
-    /// Weak: a handle does not keep a runtime up, nor its directory taken.
-    node: Weak<Node>,
+    /// Weak: a handle does not keep a runtime up, nor its directory taken. Those of a batch
+    /// share it, so that cloning one touches no count that all threads touch.
+    node: Arc<Weak<Node>>,
     id: EntryId,
     existing: bool,
 }
 
 impl EntryHandle {
     pub(crate) fn new(node: &Arc<Node>, id: EntryId, existing: bool) -> Self {
-        Self { node: Arc::downgrade(node), id, existing }
+        Self::of(Arc::new(Arc::downgrade(node)), id, existing)
+    }
+
+    pub(crate) fn of(node: Arc<Weak<Node>>, id: EntryId, existing: bool) -> Self {
+        Self { node, id, existing }
     }
 
     /// Its id.

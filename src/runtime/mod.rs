@@ -12,7 +12,10 @@ use std::{
 
 use forebay_actors::node::{ExplainView, LimitView, Node, NodeError};
 use forebay_actors::snapshot::Manifest;
-use forebay_engine::partition::{apply::Reply, machine::Answer};
+use forebay_engine::partition::{
+    apply::{Enqueued, Reply},
+    machine::Answer,
+};
 use forebay_messages::{
     EntryId, PartitionId, PartitionKey, VQueueId,
     command::{Command, Enqueue, EnqueueBatch, NewEntry},
@@ -51,6 +54,14 @@ impl Drain {
     pub fn now() -> Self {
         Self { within: Duration::ZERO }
     }
+}
+
+/// What one partition gets of a batch.
+#[derive(Default)]
+struct Share {
+    /// Where in the batch its entries are.
+    places: Vec<usize>,
+    entries: Vec<NewEntry>,
 }
 
 /// Which keys a partition is to own.
@@ -133,29 +144,23 @@ impl Runtime {
             let (count, count_max) = (entries.len(), BATCH_LEN_MAX);
             return Err(EnqueueError::BatchTooLarge { count, count_max });
         }
-        let mut by_partition: BTreeMap<PartitionId, (Vec<usize>, Vec<NewEntry>)> = BTreeMap::new();
         let count = entries.len();
-        for (index, entry) in entries.into_iter().enumerate() {
-            let entry = self.finish(entry)?;
-            let partition = self.node.route(entry.id.partition_key)?;
-            let (indices, share) = by_partition.entry(partition).or_default();
-            indices.push(index);
-            share.push(entry);
-        }
-        let mut handles: Vec<Option<EntryHandle>> = vec![None; count];
-        let shares = by_partition.into_values().map(|(indices, share)| async move {
-            let weight = share.iter().map(|entry| entry.payload.len()).sum();
-            let key = share[0].id.partition_key;
-            let command = Command::EnqueueBatch(EnqueueBatch { entries: share });
+        let shares = self.shares(entries)?;
+        let stored = shares.into_values().map(|Share { places, entries }| async move {
+            let weight = entries.iter().map(|entry| entry.payload.len()).sum();
+            let key = entries[0].id.partition_key;
+            let command = Command::EnqueueBatch(EnqueueBatch { entries });
             let answer = self.node.propose(key, command, weight).await?;
-            Ok::<_, EnqueueError>((indices, answer))
+            Ok::<_, EnqueueError>((places, answer))
         });
-        for (indices, answer) in futures_util::future::try_join_all(shares).await? {
+        let mut handles: Vec<Option<EntryHandle>> = vec![None; count];
+        let node = Arc::new(Arc::downgrade(&self.node));
+        for (places, answer) in futures_util::future::try_join_all(stored).await? {
             let Answer::Reply(Reply::EnqueuedBatch(stored)) = answer else {
                 return Err(NodeError::unexpected(answer).into());
             };
-            for (index, stored) in indices.into_iter().zip(stored) {
-                handles[index] = Some(EntryHandle::new(&self.node, stored.entry, stored.existing));
+            for (place, Enqueued { entry, existing }) in places.into_iter().zip(stored) {
+                handles[place] = Some(EntryHandle::of(Arc::clone(&node), entry, existing));
             }
         }
         Ok(handles.into_iter().flatten().collect())
@@ -335,6 +340,20 @@ impl Runtime {
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(control);
         Ok(self.node.shutdown(drain.within).await?)
+    }
+
+    /// The entries of a batch by their partitions.
+    fn shares(&self, entries: Vec<Entry>) -> Result<BTreeMap<PartitionId, Share>, EnqueueError> {
+        let entries = entries.into_iter().map(|entry| self.finish(entry));
+        let entries = entries.collect::<Result<Vec<_>, _>>()?;
+        let partitions = self.node.route_all(entries.iter().map(|entry| entry.id.partition_key))?;
+        let mut shares: BTreeMap<PartitionId, Share> = BTreeMap::new();
+        for (place, (entry, partition)) in entries.into_iter().zip(partitions).enumerate() {
+            let share = shares.entry(partition).or_default();
+            share.places.push(place);
+            share.entries.push(entry);
+        }
+        Ok(shares)
     }
 
     fn finish(&self, entry: Entry) -> Result<NewEntry, EnqueueError> {

@@ -3,10 +3,18 @@
 //!
 //! Must not know: what is written.
 
+mod buffer;
+
 use std::{
     fs::{File, OpenOptions},
+    os::unix::fs::FileExt,
     path::Path,
 };
+
+pub(crate) use buffer::Buffer;
+
+/// Bytes that are written to see whether they can be.
+const PROBE_LEN: usize = 4 << 10;
 
 /// Opens a file that is there for writes past the page cache, each of them synced. `None`:
 /// that cannot be had.
@@ -14,13 +22,17 @@ pub(crate) fn open(path: &Path) -> Option<File> {
     open_as(OpenOptions::new().write(true), path)
 }
 
-/// Whether files in a directory can be written past the page cache.
+/// Whether files in a directory can be written past the page cache: one is made, written and
+/// removed. Not on a disk that is full.
 pub(crate) fn is_possible(dir: &Path) -> bool {
     let path = dir.join("direct");
     let opened = open_as(OpenOptions::new().write(true).create(true), &path);
-    // What a crash leaves of it is empty, and is taken the next time.
+    let mut buffer = Buffer::default();
+    let is_written =
+        opened.is_some_and(|file| file.write_all_at(buffer.take(PROBE_LEN), 0).is_ok());
+    // What a crash leaves of it is written over the next time.
     let _ = std::fs::remove_file(&path);
-    opened.is_some()
+    is_written
 }
 
 #[cfg(target_os = "linux")]
@@ -43,11 +55,11 @@ mod tests {
     #[test]
     fn asking_leaves_nothing_and_says_what_opening_says() {
         let dir = tempfile::tempdir().unwrap();
-        let is_possible = is_possible(dir.path());
+        let answer = is_possible(dir.path());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         let path = dir.path().join("file");
         std::fs::write(&path, "there").unwrap();
-        assert_eq!(open(&path).is_some(), is_possible);
-        assert!(!super::is_possible(&dir.path().join("missing")));
+        assert_eq!(open(&path).is_some(), answer);
+        assert!(!is_possible(&dir.path().join("missing")));
     }
 }

@@ -157,8 +157,9 @@ impl Node {
             return Ok(vec![self.attach(*entry).await?]);
         }
         let mut shares: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
-        for (index, entry) in entries.iter().enumerate() {
-            shares.entry(self.route(entry.partition_key)?).or_default().push(index);
+        let partitions = self.route_all(entries.iter().map(|entry| entry.partition_key))?;
+        for (index, partition) in partitions.into_iter().enumerate() {
+            shares.entry(partition).or_default().push(index);
         }
         let mut outcomes = vec![None; entries.len()];
         let shares = shares.iter().flat_map(|(partition, share)| {

@@ -27,7 +27,7 @@ mod views;
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -171,15 +171,30 @@ impl Node {
     /// # Errors
     /// [`NodeError::NoPartition`].
     pub fn route(&self, key: PartitionKey) -> Result<PartitionId, NodeError> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.owner(key).ok_or(NodeError::NoPartition(key))
+        self.table().owner(key).ok_or(NodeError::NoPartition(key))
+    }
+
+    /// As [`Node::route`] for many keys, in their order.
+    ///
+    /// # Errors
+    /// [`NodeError::NoPartition`].
+    pub fn route_all(
+        &self,
+        keys: impl IntoIterator<Item = PartitionKey>,
+    ) -> Result<Vec<PartitionId>, NodeError> {
+        let table = self.table();
+        let owner = |key| table.owner(key).ok_or(NodeError::NoPartition(key));
+        keys.into_iter().map(owner).collect()
     }
 
     /// The partitions, in the order of their ranges.
     #[must_use]
     pub fn partitions(&self) -> Vec<PartitionId> {
-        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        table.rows.iter().map(|row| row.id).collect()
+        self.table().rows.iter().map(|row| row.id).collect()
+    }
+
+    fn table(&self) -> RwLockReadGuard<'_, PartitionTable> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_up(&self) -> Result<(), NodeError> {

@@ -125,6 +125,7 @@ impl Limiter {
             assert!(needed, "{:?} neither waits nor holds anything", client.handle);
             assert_eq!(self.clients.find(client.handle), Some(index), "index of clients");
         }
+        assert_eq!(self.clients.found_len(), self.clients.slab.len(), "clients and their handles");
         for (index, permit) in self.permits.slab.iter() {
             let in_list = listed.contains(&index);
             assert_eq!(permit.client.is_some(), in_list, "{permit:?} and its client's list");
@@ -163,7 +164,10 @@ impl Limiter {
 mod tests {
     use std::mem::size_of;
 
-    use super::super::{client::Permit, counter::Counter};
+    use super::super::{
+        client::{Permit, Slot},
+        counter::Counter,
+    };
     use super::Client;
 
     #[test]
@@ -171,6 +175,7 @@ mod tests {
         let (counter, client) = (size_of::<Counter>(), size_of::<Client>());
         assert!(counter <= 208, "a counter takes {counter} bytes");
         assert!(client <= 136, "a waiting vqueue takes {client} bytes");
+        assert!(size_of::<Slot>() <= 56, "what is known of it takes {} bytes", size_of::<Slot>());
         assert!(size_of::<Permit>() <= 72, "a permit takes {} bytes", size_of::<Permit>());
     }
 }

@@ -65,8 +65,8 @@ impl Linked for Client {
 
 /// The clients, by handle.
 ///
-/// The slots of handles are few and used again and again: what is known of a slot's vqueue
-/// lies at its number, without a look into a hash table or at the vqueue's name.
+/// The slots of handles are used again and again: what is known of a slot's vqueue lies at
+/// its number, without a look into a hash table or at the vqueue's name.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     pub(super) slab: Slab<Client>,
@@ -77,7 +77,7 @@ pub(super) struct Clients {
 
 /// The last vqueue that was a client under a slot.
 #[derive(Clone, Copy, Debug)]
-struct Slot {
+pub(super) struct Slot {
     vqueue: VQueueId,
     /// Where it lived. That counter may be gone by now.
     home: Home,
@@ -117,7 +117,8 @@ impl Clients {
         });
         let number = handle.slot as usize;
         if number >= self.slots.len() {
-            let free = Slot { vqueue: VQueueId::default(), home, client: None };
+            let nowhere = Home { stamp: 0, ..home };
+            let free = Slot { vqueue: VQueueId::default(), home: nowhere, client: None };
             self.slots.resize(number + 1, free);
         }
         let slot = &mut self.slots[number];
@@ -127,6 +128,12 @@ impl Clients {
             *slot = Slot { vqueue, home, client: Some((handle.generation, index)) };
         }
         index
+    }
+
+    /// How many are found by a handle.
+    pub(super) fn found_len(&self) -> usize {
+        let with_client = self.slots.iter().filter(|slot| slot.client.is_some());
+        with_client.count() + self.others.len()
     }
 
     pub(super) fn remove(&mut self, index: ClientIndex) {

@@ -24,7 +24,7 @@ pub(super) type CounterIndex = Index<Counter>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Home {
     pub(super) index: CounterIndex,
-    /// Of the counter: no other one has had it.
+    /// Of the counter, from 1: no other one has had it.
     pub(super) stamp: u64,
 }
 

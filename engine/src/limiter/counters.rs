@@ -114,10 +114,10 @@ impl Counters {
 
     /// The deepest counter of a name, when it is there.
     fn find_home(&self, name: &VQueueName) -> Option<CounterIndex> {
-        let Some(scope) = &name.scope else { return self.find_service(&name.service) };
-        let below = [name.l1.as_deref(), name.l2.as_deref()].into_iter().flatten();
-        let key: Vec<&str> = std::iter::once(&**scope).chain(below).collect();
-        self.find(&key)
+        match &key_of(name)[..] {
+            [] => self.find_service(&name.service),
+            key => self.find(key),
+        }
     }
 
     /// The labels of a counter's key. The first `depth` of them are its key.
@@ -346,6 +346,11 @@ impl Counters {
             }
         }
     }
+}
+
+/// The key of a name's deepest counter, scope first; nothing without a scope.
+pub(super) fn key_of(name: &VQueueName) -> Vec<&str> {
+    [&name.scope, &name.l1, &name.l2].into_iter().map_while(|label| label.as_deref()).collect()
 }
 
 fn hash(parent: Option<CounterIndex>, depth: u8, label: &str) -> u64 {

@@ -14,6 +14,7 @@ use super::{
     Limiter,
     client::{Client, Waits},
     counter::{Counter, CounterIndex, UNLIMITED},
+    counters::key_of,
     locks::Holder,
 };
 
@@ -220,10 +221,10 @@ impl Limiter {
 
     /// The deepest counter of a name that is there: those below it hold nothing.
     fn nearest(&self, name: &VQueueName) -> Option<CounterIndex> {
-        let Some(scope) = &name.scope else { return self.counters.find_service(&name.service) };
-        let mut key = vec![&**scope];
-        key.extend(name.l1.as_deref());
-        key.extend(name.l2.as_deref());
+        let key = key_of(name);
+        if key.is_empty() {
+            return self.counters.find_service(&name.service);
+        }
         (1..=key.len()).rev().find_map(|depth| self.counters.find(&key[..depth]))
     }
 

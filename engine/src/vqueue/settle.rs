@@ -62,11 +62,9 @@ impl VQueue {
         } else {
             DISPATCHED_MAX.saturating_sub(dispatched)
         };
-        let room =
-            u32::try_from(room).map_or(self.config.quantum, |room| room.min(self.config.quantum));
-        let heads = self.inbox.items().take(room as usize);
+        let heads = self.inbox.items().take(room.min(self.config.quantum as usize));
         let ready = heads.take_while(|key| key.run_at <= now).count();
-        u32::try_from(ready).unwrap_or(room)
+        u32::try_from(ready).unwrap_or(self.config.quantum)
     }
 
     /// When the head may run, if that lies in the future.

@@ -100,11 +100,11 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..90)
 }
 
+/// Two vqueues share a slot, with two incarnations each.
 fn handle(vqueue: usize, old: bool) -> VQueueHandle {
-    VQueueHandle {
-        slot: u32::try_from(vqueue).unwrap(),
-        generation: Generation(2 - u32::from(old)),
-    }
+    let vqueue = u32::try_from(vqueue).unwrap();
+    let generation = Generation(2 * (vqueue % 2) + 2 - u32::from(old));
+    VQueueHandle { slot: vqueue / 2, generation }
 }
 
 /// Both limiters.

@@ -69,7 +69,7 @@ const MEMTABLES_MAX: i32 = 3;
 /// Size of a data file of the log, and so the grain at which trimming frees the disk.
 const FILE_BYTES: u64 = 64 << 20;
 /// Files before they are merged, and what was trimmed goes. By then most was: at full load
-/// the log is trimmed every few seconds, and a file is written each half of one.
+/// the log is trimmed every few seconds, and several files are written in one.
 const YOUNG_FILES: i32 = 24;
 /// Files before appends are slowed down, and before they wait.
 const YOUNG_FILES_SLOW: i32 = 2 * YOUNG_FILES;
@@ -134,7 +134,8 @@ fn row_key(kind: u8, partition: PartitionId) -> [u8; 5] {
     key
 }
 
-fn options(medium: &Medium, path: &Path) -> Options {
+/// `is_direct`: its files can be written past the page cache.
+fn options(medium: &Medium, is_direct: bool) -> Options {
     let mut options = medium.options();
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(medium.is_durable());
@@ -154,9 +155,8 @@ fn options(medium: &Medium, path: &Path) -> Options {
         DBCompressionType::Lz4,
     ]);
     options.set_block_based_table_factory(&medium.tables());
-    // A file is written each half of a second at full load, and hardly ever read: copying
+    // A file is written several times per second at full load, and hardly ever read: copying
     // it into the page cache was a tenth of all processor time.
-    let is_direct = medium.is_durable() && direct::is_possible(path);
     options.set_use_direct_io_for_flush_and_compaction(is_direct);
     options
 }
@@ -183,7 +183,8 @@ impl LocalLog {
     /// cannot be used.
     pub fn open(path: &Path, medium: &Medium) -> Result<Self, LogError> {
         medium.prepare(path)?;
-        let db = DB::open(&options(medium, path), path)
+        let is_direct = medium.is_durable() && direct::is_possible(path);
+        let db = DB::open(&options(medium, is_direct), path)
             .map_err(|error| Fault::from_rocksdb("open the log", path, error))?;
         let db = Arc::new(db);
         let name = path.display().to_string();

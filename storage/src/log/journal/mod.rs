@@ -17,7 +17,6 @@
 //!
 //! Must not know: what is in a block, or whose database it is.
 
-mod buffer;
 mod cell;
 mod file;
 mod recover;
@@ -30,9 +29,8 @@ use std::{
     thread::JoinHandle,
 };
 
-use crate::Fault;
+use crate::{Fault, direct::Buffer};
 
-use buffer::Buffer;
 use cell::{CELL_LEN, cells_of};
 use file::{JournalFile, sync_dir};
 pub(super) use recover::{Replay, recover};

@@ -1,16 +1,16 @@
-//! The memory from which blocks are written: a disk that writes past the page cache takes
+//! The memory from which is written past the page cache: a disk that writes past the page cache takes
 //! it from where it lies, and only from the beginning of a page.
 //!
 //! Must always hold: what was taken begins with a page, and is as long as was asked for.
 
 /// The largest page there is.
 const ALIGNMENT: usize = 4 << 10;
-/// Blocks larger than this leave no buffer of their size behind.
+/// What is larger than this leaves no buffer of its size behind.
 const BYTES_MAX: usize = 4 << 20;
 
 /// A buffer that is used again and again.
 #[derive(Default)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     memory: Vec<u8>,
     start: usize,
     len: usize,
@@ -18,7 +18,7 @@ pub(super) struct Buffer {
 
 impl Buffer {
     /// So many bytes, whatever is in them.
-    pub(super) fn take(&mut self, len: usize) -> &mut [u8] {
+    pub(crate) fn take(&mut self, len: usize) -> &mut [u8] {
         if self.memory.len() < len + ALIGNMENT {
             self.memory = vec![0; (len + ALIGNMENT).next_power_of_two()];
         }
@@ -28,12 +28,12 @@ impl Buffer {
     }
 
     /// What was taken last.
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.len]
     }
 
-    /// Gives back the memory of a large block.
-    pub(super) fn shrink(&mut self) {
+    /// Gives back the memory of something large.
+    pub(crate) fn shrink(&mut self) {
         if self.memory.len() > BYTES_MAX + ALIGNMENT {
             *self = Self::default();
         }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_block_begins_with_a_page_and_large_ones_leave_nothing() {
+    fn what_was_taken_begins_with_a_page_and_large_ones_leave_nothing() {
         let mut buffer = Buffer::default();
         for len in [512, 100 * 512, 512, BYTES_MAX, BYTES_MAX + 512, 1024] {
             buffer.take(len).fill(7);
