@@ -24,7 +24,8 @@ use forebay_storage::{
 
 /// Entries of each vqueue.
 const ENTRIES: u64 = 10 * INBOX_CACHE_CAPACITY as u64;
-const VQUEUES: u64 = 4_000;
+/// As many as fit into the block cache, with room to spare.
+const VQUEUES: u64 = 3_000;
 const SAMPLE: u32 = 2_400;
 
 fn main() {

@@ -23,7 +23,8 @@ const OPEN_FILES_MAX: i32 = 512;
 const INFO_LOG_BYTES_MAX: usize = 1 << 20;
 const INFO_LOGS_MAX: usize = 2;
 /// Bytes of a file that RocksDB writes after which they are handed to the disk, instead of
-/// all at once at the end: the log's syncs wait behind them.
+/// all at once at the end: the log's syncs wait behind them. (The log's own go past the page
+/// cache, if they can.)
 const BYTES_PER_SYNC: u64 = 1 << 20;
 /// Flushes and compactions of one database at a time.
 const BACKGROUND_JOBS: i32 = 2;
