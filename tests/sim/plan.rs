@@ -287,8 +287,9 @@ impl Plan {
         }
     }
 
-    /// How long a grant may take to reach its handler.
+    /// How long a grant may take to reach its handler. A vqueue that waited without an actor
+    /// reads its inbox first.
     pub(super) fn latency(&self) -> Duration {
-        Duration::from_millis(50 + 6 * self.log_delay_ms)
+        Duration::from_millis(50 + 6 * self.log_delay_ms + self.scan_delay_ms)
     }
 }

@@ -304,6 +304,9 @@ impl Leadership {
     }
 
     fn on_announced(&mut self, node: NodeId, epoch: Epoch, effects: &mut Vec<LeadershipEffect>) {
+        // Of an older one nothing follows for who leads now: a replica that starts hears of
+        // those that led before, and may have been refused by the newest meanwhile.
+        let is_newest = epoch >= self.highest;
         self.highest = self.highest.max(epoch);
         let own = self.own_epoch().unwrap_or_default();
         if epoch == own && node == self.node {
@@ -317,9 +320,11 @@ impl Leadership {
                     "node {node} leads under epoch {epoch}: stepping down from {own}"
                 )));
             }
-            self.other_leads = node != self.node;
-            self.retry_at = None;
-            self.free_since = None;
+            if is_newest {
+                self.other_leads = node != self.node;
+                self.retry_at = None;
+                self.free_since = None;
+            }
             self.fall_back(effects);
         }
     }

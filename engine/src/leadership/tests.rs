@@ -274,3 +274,18 @@ fn many_refusals_arm_one_retry() {
     assert_eq!(step(&mut machine, 0, refused(None)), []);
     assert_eq!(step(&mut machine, 100, Input::RetryDue), [Effect::ObtainEpoch { above: Epoch(5) }]);
 }
+
+/// `make sim SEED=360388089836`: a node that started, was too old for the log and then heard
+/// from it that it had led before never ran again.
+#[test]
+fn news_of_an_earlier_leader_does_not_end_the_wait_for_another_run() {
+    let mut machine = Leadership::new(OWN, Epoch(0));
+    step(&mut machine, 0, Input::Run);
+    step(&mut machine, 0, Input::EpochObtained(Epoch(2)));
+    let effects = step(&mut machine, 0, Input::FenceFailed { epoch: Epoch(2), current: Epoch(3) });
+    let due = Timestamp(RIVAL_GRACE_MS);
+    assert_eq!(effects.last(), Some(&Effect::RetryAt(due)));
+    assert_eq!(step(&mut machine, 10, Input::Announced { node: OWN, epoch: Epoch(1) }), []);
+    let runs = [Effect::ObtainEpoch { above: Epoch(3) }];
+    assert_eq!(step(&mut machine, due.0, Input::RetryDue), runs);
+}
