@@ -3,7 +3,10 @@
 //!
 //! Must always hold: a partition is routed to only while its replica is here.
 
-use std::sync::{Arc, PoisonError};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use forebay_messages::PartitionId;
 use forebay_storage::metadata::{Change, MetaKey};
@@ -13,6 +16,23 @@ use super::{
     Node, NodeError,
     table::{PartitionTable, Row},
 };
+
+/// Wait after the table could not be followed; doubles with each failure up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Waits until the table has changed, or until it is time to try again what failed; false
+/// when the node goes.
+async fn is_time(told: &mut watch::Receiver<()>, failures: u32) -> bool {
+    if failures == 0 {
+        return told.changed().await.is_ok();
+    }
+    let wait = RETRY_FIRST.saturating_mul(1 << (failures - 1).min(16)).min(RETRY_MAX);
+    tokio::select! {
+        changed = told.changed() => changed.is_ok(),
+        () = tokio::time::sleep(wait) => true,
+    }
+}
 
 impl Node {
     /// Follows the stored table for as long as the node lives, if others may change it.
@@ -29,11 +49,16 @@ impl Node {
         let _ = self.table_watch.set(watch);
         let node = Arc::downgrade(self);
         self.executor.spawner().spawn_as("table", async move {
-            while told.changed().await.is_ok() {
+            let mut failures = 0;
+            while is_time(&mut told, failures).await {
                 let Some(node) = node.upgrade() else { return };
-                if let Err(error) = node.adopt_table().await {
-                    tracing::error!(%error, "the partition table cannot be followed");
-                }
+                failures = match node.adopt_table().await {
+                    Ok(()) => 0,
+                    Err(error) => {
+                        tracing::error!(%error, "the partition table cannot be followed");
+                        failures + 1
+                    }
+                };
             }
         });
         Ok(())

@@ -59,7 +59,11 @@ impl Node {
             Some(reason) => NodeError::PartitionStopped { partition: row.id, reason },
             None => NodeError::ShutDown,
         };
-        replayed.await.map_err(nobody)??;
+        if let Err(error) = replayed.await.map_err(nobody)? {
+            // The log sends it nothing: it is not to be taken for one that lives.
+            self.services.stop_failed(row.id, &error.to_string());
+            return Err(error);
+        }
         drop(hold);
         self.wait_for_leader(row.id).await
     }
