@@ -368,11 +368,14 @@ impl World {
         }
     }
 
-    /// Resumes everything whose end is not known.
+    /// Resumes everything whose end is not known, and what may have begun anew after it.
     fn resume_all(&mut self) {
         let unfinished: Vec<usize> = {
             let journal = self.journal.lock();
-            let is_unfinished = |number: &usize| journal.seen[*number].outcome.is_none();
+            let is_unfinished = |number: &usize| {
+                let seen = &journal.seen[*number];
+                seen.outcome.is_none() || seen.was_dropped
+            };
             journal.known_or_asked().filter(is_unfinished).collect()
         };
         for number in unfinished {
