@@ -1,5 +1,5 @@
-//! The memory from which is written past the page cache: a disk that writes past the page cache takes
-//! it from where it lies, and only from the beginning of a page.
+//! The memory that is written past the page cache: a disk takes it from where it lies, and
+//! only from the beginning of a page.
 //!
 //! Must always hold: what was taken begins with a page, and is as long as was asked for.
 
