@@ -6,6 +6,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod aliases;
 pub mod client;
 pub mod control;
 pub mod error;
@@ -40,6 +41,7 @@ pub mod snapshot {
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
+pub use aliases::Aliases;
 pub use client::{Entries, Entry, EntryHandle, VQueueHandle};
 pub use error::{ActError, EncodeError, EnqueueError, ResultError, RuntimeError};
 pub use forebay_actors::log_writer::TrimLog;

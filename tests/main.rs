@@ -32,3 +32,4 @@ mod sim_found;
 #[cfg(feature = "testkit")]
 mod stopping;
 mod tidy;
+mod unserved;

@@ -5,6 +5,7 @@
 //! a panic in a handler is a failed attempt. Must not know: limits, vqueues, the log.
 
 mod attempt;
+mod handlers;
 mod lookout;
 mod running;
 mod starter;
@@ -15,9 +16,11 @@ use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Durat
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use forebay_engine::partition::machine::{KnownAttempt, PartitionInput, RunAttempt};
+use forebay_engine::{
+    aliases::Aliases,
+    partition::machine::{KnownAttempt, PartitionInput, RunAttempt},
+};
 use forebay_messages::{AttemptToken, EntryId, PartitionKey, VQueueName, actor::AttemptEnd};
-use rustc_hash::FxBuildHasher;
 
 use crate::{
     host::Spawner,
@@ -25,12 +28,16 @@ use crate::{
 };
 
 use attempt::Prepared;
+use handlers::Handlers;
 use running::{Running, Shared};
 use starter::Batch;
 
+pub(crate) use handlers::Changed;
+
 pub use crate::{cancel::Cancel, pulse::Pulse};
 
-/// How long an entry waits whose service has no handler here.
+/// How long an entry waits whose service lost its handler while the entry was on its way
+/// to it. Others of the service do not start at all.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
 
 /// What a handler is given besides the payload.
@@ -88,6 +95,8 @@ pub trait Execute: Send + Sync {
     fn cancel(&self, entry: EntryId, token: AttemptToken);
     /// Drops a handler, as soon as it gives its thread back; what is told is `Stopped`.
     fn abort(&self, entry: EntryId, token: AttemptToken);
+    /// Whether there is a handler for a service: entries of others wait.
+    fn has_handler(&self, service: &str) -> bool;
     /// Of which vqueue an attempt is; `None` when its handler is gone.
     fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>>;
 }
@@ -102,7 +111,7 @@ pub struct Executor {
 
 /// What attempts are made with.
 struct Means {
-    handlers: HashMap<String, Arc<dyn Handler>, FxBuildHasher>,
+    handlers: Handlers,
     clock: Arc<dyn Clock>,
     /// Injected so that tests can fix it.
     random: Random,
@@ -116,7 +125,7 @@ impl Executor {
         clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
-        let handlers = handlers.into_iter().collect();
+        let handlers = Handlers::new(handlers);
         let means = Means { handlers, clock, random: Box::new(random) };
         Self { shared: Arc::new(Shared::new(runtime.into(), means)) }
     }
@@ -129,7 +138,17 @@ impl Executor {
     /// Whether this node can run entries of a service.
     #[must_use]
     pub fn has_handler(&self, service: &str) -> bool {
-        self.shared.means.handlers.contains_key(service)
+        self.shared.means.handlers.has(service)
+    }
+
+    /// One more service can be run here; `None` when it has a handler of its name.
+    pub(crate) fn add_handler(&self, service: &str, handler: Arc<dyn Handler>) -> Option<Changed> {
+        self.shared.means.handlers.add(service, handler)
+    }
+
+    /// These aliases are in force.
+    pub(crate) fn set_aliases(&self, aliases: Aliases) -> Changed {
+        self.shared.means.handlers.set_aliases(aliases)
     }
 
     /// How many attempts run, those included that were told to stop and have not.
@@ -188,17 +207,17 @@ impl Executor {
         reply_to: Ref<PartitionInput>,
     ) -> Option<Prepared> {
         let (entry, token) = (run.entry, run.token);
-        if !self.has_handler(&run.name.service) {
-            tracing::warn!(service = %run.name.service, %entry, "no handler for this service here");
+        let Some(handler) = self.shared.means.handlers.get(&run.name.service) else {
+            tracing::debug!(service = %run.name.service, %entry, "the service lost its handler");
             let until = self.shared.means.clock.now().after(NO_HANDLER_SNOOZE);
             let ended = AttemptEnd::Snooze { until };
             reply_to.send(PartitionInput::Ended { entry, token, ended });
             return None;
-        }
+        };
         let (name, cancel) = (Arc::clone(&run.name), Cancel::default());
         let running = Running::new(name, cancel.clone(), reply_to);
         let guard = self.shared.register((entry, token), running);
-        Some(Prepared { run, payload, cancel, guard })
+        Some(Prepared { run, payload, handler, cancel, guard })
     }
 }
 
@@ -226,6 +245,10 @@ impl Execute for Executor {
 
     fn abort(&self, entry: EntryId, token: AttemptToken) {
         self.shared.abort((entry, token));
+    }
+
+    fn has_handler(&self, service: &str) -> bool {
+        Self::has_handler(self, service)
     }
 
     fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>> {

@@ -25,6 +25,7 @@ mod partition;
 mod pulse;
 mod refill;
 mod supervisor;
+mod unserved;
 mod vqueue;
 
 /// Snapshots of a data directory, and the way back.

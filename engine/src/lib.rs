@@ -5,6 +5,7 @@
 //! inputs give the same effects. Must not know: tokio, actix, RocksDB, a clock,
 //! randomness, threads. Time and ids come in as input, effects go out as values.
 
+pub mod aliases;
 pub mod inbox;
 pub mod leadership;
 pub mod limiter;

@@ -79,6 +79,9 @@ fn reason(reason: &Reason) -> String {
         Reason::NotLed { partition, why } => {
             format!("no process leads partition {partition}: {why}")
         }
+        Reason::NoHandler { service } => {
+            format!("no handler for service {service} here: register one, or see `forebay alias`")
+        }
         Reason::Paused => "it is paused, see `forebay resume`".to_owned(),
         Reason::Suspended => "it is suspended".to_owned(),
         Reason::VqueuePaused { vqueue } => format!("its vqueue {vqueue} is paused"),

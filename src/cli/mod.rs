@@ -6,6 +6,7 @@
 //! what, where; what to do`. Must not know: how entries are scheduled.
 
 pub(crate) mod act;
+mod alias;
 pub(crate) mod args;
 pub(crate) mod bench;
 pub(crate) mod exec;
@@ -72,6 +73,7 @@ fn dispatch(cli: Cli) -> ExitCode {
             Err(work) => return done(work.run(&global)),
         },
         Command::Partitions(args) => partitions::request(args),
+        Command::Alias(args) => alias::request(args),
         Command::Explain(args) => Request::Explain { entry: args.entry },
         Command::Limits(args) => Request::Limits { scope: args.scope.clone() },
         other => unreachable!("{other:?} is not in args::AVAILABLE"),

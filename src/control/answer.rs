@@ -3,12 +3,15 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use forebay_actors::node::{Node, NodeError, RulesImpact};
-use forebay_engine::rules::{
-    BookVersion, Change, Edit, LimitsPatch, Precondition, RuleBook, RuleChange, RulePatch,
+use forebay_engine::{
+    aliases::Aliases,
+    rules::{
+        BookVersion, Change, Edit, LimitsPatch, Precondition, RuleBook, RuleChange, RulePatch,
+    },
 };
 use forebay_messages::rule::Pattern;
 
-use super::{BookView, NodeView, Request, Response, RuleEdit, RuleView, act::act};
+use super::{AliasView, BookView, NodeView, Request, Response, RuleEdit, RuleView, act::act};
 
 /// Answers a request on a node.
 pub async fn answer(node: &Node, request: Request) -> Response {
@@ -18,7 +21,10 @@ pub async fn answer(node: &Node, request: Request) -> Response {
         Err(Refusal::Node(error)) => {
             let usage = matches!(
                 error,
-                NodeError::Rules(_) | NodeError::Rollback(_) | NodeError::Filter(_)
+                NodeError::Rules(_)
+                    | NodeError::Rollback(_)
+                    | NodeError::Filter(_)
+                    | NodeError::Alias(_)
             );
             Response::Error { message: error.to_string(), usage }
         }
@@ -84,6 +90,10 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             let book = node.rollback_rules(&author, BookVersion(version)).await?;
             Response::Rules { book: view(&book) }
         }
+        Request::Aliases => aliases(&node.aliases().await?),
+        Request::AliasSet { service, handler } => {
+            aliases(&node.set_alias(&service, handler.as_deref()).await?)
+        }
         Request::Snapshot { to } => Response::Snapshot { manifest: node.snapshot(&to).await? },
         Request::Partitions => partitions(node)?,
         Request::Lead { partition } => {
@@ -143,6 +153,14 @@ fn number(edit: Option<Option<u32>>) -> Result<Edit<NonZeroU32>, Refusal> {
 fn not_zero(limit: u32) -> Result<NonZeroU32, Refusal> {
     NonZeroU32::new(limit)
         .ok_or_else(|| Refusal::Usage("a limit is at least 1; to stop work, pause it".to_owned()))
+}
+
+fn aliases(aliases: &Aliases) -> Response {
+    let aliases = aliases.iter().map(|(service, handler)| AliasView {
+        service: service.to_owned(),
+        handler: handler.to_owned(),
+    });
+    Response::Aliases { aliases: aliases.collect() }
 }
 
 fn partitions(node: &Node) -> Result<Response, NodeError> {

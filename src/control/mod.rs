@@ -88,6 +88,15 @@ pub enum Request {
         /// Kept in the history.
         author: String,
     },
+    /// Which handlers serve services of other names.
+    Aliases,
+    /// Has another handler serve a service.
+    AliasSet {
+        /// The service.
+        service: String,
+        /// The handler's name; absent removes the alias.
+        handler: Option<String>,
+    },
     /// Where the partitions stand.
     Partitions,
     /// Lead a partition.
@@ -260,6 +269,15 @@ pub struct RuleView {
     pub last_modified: u64,
 }
 
+/// An alias, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AliasView {
+    /// The service.
+    pub service: String,
+    /// The name of the handler that serves it.
+    pub handler: String,
+}
+
 /// A rule book, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BookView {
@@ -334,6 +352,11 @@ pub enum Response {
     Partitions {
         /// In the order of their ranges.
         partitions: Vec<PartitionView>,
+    },
+    /// To `Aliases`, and to changes of them.
+    Aliases {
+        /// By service.
+        aliases: Vec<AliasView>,
     },
     /// To `Snapshot`.
     Snapshot {

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     future::Future,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use forebay_actors::{
@@ -273,7 +273,8 @@ impl Builder {
         };
         Ok(Runtime {
             node,
-            defaults: Arc::new(defaults),
+            defaults: Arc::new(RwLock::new(defaults)),
+            state: self.state,
             payload_len_max: self.payload_len_max,
             control: Arc::new(Mutex::new(control)),
         })

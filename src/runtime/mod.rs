@@ -3,10 +3,11 @@
 mod builder;
 
 use std::{
+    any::Any,
     collections::{BTreeMap, HashMap},
     ops::RangeInclusive,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -19,13 +20,14 @@ use forebay_engine::partition::{
 use forebay_messages::{
     EntryId, PartitionId, PartitionKey, VQueueId,
     command::{Command, Enqueue, EnqueueBatch, NewEntry},
+    vqueue::{Part, check_component},
 };
 
 use crate::{
     client::{Entries, Entry, EntryHandle, VQueueHandle},
     control::Server,
     error::{EnqueueError, RuntimeError},
-    handler::HandlerOptions,
+    handler::{Context, FromPayload, HandlerError, HandlerOptions, IntoPayload, Typed},
     partitions::Partitions,
     rules::Rules,
 };
@@ -86,7 +88,10 @@ impl PartitionSpec {
 #[derive(Clone)]
 pub struct Runtime {
     node: Arc<Node>,
-    defaults: Arc<HashMap<String, HandlerOptions>>,
+    /// Of the handlers that are registered, by service.
+    defaults: Arc<RwLock<HashMap<String, HandlerOptions>>>,
+    /// What handlers reach with `Context::state`.
+    state: Option<Arc<dyn Any + Send + Sync>>,
     /// Largest payload, in bytes.
     payload_len_max: usize,
     /// The local socket, until shutdown.
@@ -283,6 +288,74 @@ impl Runtime {
         VQueueHandle::new(&self.node, id)
     }
 
+    /// Registers the handler of one more service while the runtime runs: entries of that
+    /// service that wait for it start. A service has one handler, until the runtime is shut
+    /// down.
+    ///
+    /// ```
+    /// use forebay::{Context, Drain, Entry, Json, Runtime};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let runtime = Runtime::builder().in_memory().start().await?;
+    /// let entry = runtime.enqueue(Entry::to("mail").json(&"hello")?).await?;
+    /// // Nothing runs it yet: it waits, and `explain` says for what.
+    /// let length = |_: Context, Json(text): Json<String>| async move { Ok(Json(text.len())) };
+    /// runtime.register("mail", length)?;
+    /// assert_eq!(entry.result::<usize>().await?, 5);
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RuntimeError::TwoHandlers`] when it has a handler, [`RuntimeError::Name`] when the
+    /// name is not allowed, and [`NodeError::ShutDown`].
+    pub fn register<F, In, Fut, Out>(&self, service: &str, call: F) -> Result<(), RuntimeError>
+    where
+        F: Fn(Context, In) -> Fut + Send + Sync + 'static,
+        In: FromPayload + 'static,
+        Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
+        Out: IntoPayload + Send + 'static,
+    {
+        self.register_with(service, HandlerOptions::default(), call)
+    }
+
+    /// As [`Runtime::register`], with options. Their retry policy and retention hold for
+    /// what is enqueued from then on; timeouts hold for what waits as well.
+    ///
+    /// # Errors
+    /// See [`Runtime::register`].
+    pub fn register_with<F, In, Fut, Out>(
+        &self,
+        service: &str,
+        options: HandlerOptions,
+        call: F,
+    ) -> Result<(), RuntimeError>
+    where
+        F: Fn(Context, In) -> Fut + Send + Sync + 'static,
+        In: FromPayload + 'static,
+        Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
+        Out: IntoPayload + Send + 'static,
+    {
+        check_component(Part::Service, service)?;
+        let handler = Arc::new(Typed::new(call, options, self.state.clone()));
+        // Held meanwhile: whoever enqueues for a service that has its handler has its options.
+        let mut defaults = self.defaults.write().unwrap_or_else(PoisonError::into_inner);
+        self.node.register(service, handler).map_err(|error| match error {
+            NodeError::HandlerExists(service) => RuntimeError::TwoHandlers { service },
+            error => error.into(),
+        })?;
+        defaults.insert(service.to_owned(), options);
+        Ok(())
+    }
+
+    /// Which handlers serve services of other names: for handlers that were renamed.
+    #[must_use]
+    pub fn aliases(&self) -> crate::Aliases {
+        crate::Aliases::new(Arc::clone(&self.node))
+    }
+
     /// The rule book.
     #[must_use]
     pub fn rules(&self) -> Rules {
@@ -357,7 +430,8 @@ impl Runtime {
     }
 
     fn finish(&self, entry: Entry) -> Result<NewEntry, EnqueueError> {
-        let defaults = self.defaults.get(&*entry.vqueue().service).copied().unwrap_or_default();
+        let defaults = self.defaults.read().unwrap_or_else(PoisonError::into_inner);
+        let defaults = defaults.get(&*entry.vqueue().service).copied().unwrap_or_default();
         entry.finish(defaults, self.payload_len_max)
     }
 

@@ -20,6 +20,7 @@ use super::{
 pub(super) struct Prepared {
     pub(super) run: RunAttempt,
     pub(super) payload: Bytes,
+    pub(super) handler: Arc<dyn Handler>,
     pub(super) cancel: Cancel,
     pub(super) guard: Guard,
 }
@@ -34,11 +35,11 @@ impl Prepared {
 
     /// Made by the thread that polls it: its memory is near.
     pub(super) fn begin(self) -> Begun {
-        let Self { run, payload, cancel, guard } = self;
+        let Self { run, payload, handler, cancel, guard } = self;
         Box::pin(async move {
             // Dropped last, when nothing of the handler is left.
             let mut guard = guard;
-            let ended = attempt(run, payload, cancel, guard.means()).await;
+            let ended = attempt(run, payload, &*handler, cancel, guard.means()).await;
             guard.ended = Some(ended);
         })
     }
@@ -91,8 +92,13 @@ async fn or_never<F: Future<Output = ()>>(
 }
 
 /// Runs one attempt to its end, however it ends.
-async fn attempt(run: RunAttempt, payload: Bytes, cancel: Cancel, means: &Means) -> AttemptEnd {
-    let handler = &*means.handlers[&*run.name.service];
+async fn attempt(
+    run: RunAttempt,
+    payload: Bytes,
+    handler: &dyn Handler,
+    cancel: Cancel,
+    means: &Means,
+) -> AttemptEnd {
     let limits @ Limits { timeout, heartbeat } = Limits::of(handler);
     let context = context(run, cancel, limits, means);
     let pulse = context.pulse.clone();

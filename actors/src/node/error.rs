@@ -1,6 +1,7 @@
 //! What can go wrong on a node.
 
 use forebay_engine::{
+    aliases::{AliasError, DecodeAliasesError},
     partition::{
         apply::{BacklogFull, Reply},
         machine::Answer,
@@ -41,6 +42,18 @@ pub enum FilterError {
 /// What can go wrong on a node.
 #[derive(Debug, Error)]
 pub enum NodeError {
+    /// A second handler for a service.
+    #[error(
+        "the service `{0}` has a handler: register each service once (its handler stays until the \
+         runtime is shut down)"
+    )]
+    HandlerExists(String),
+    /// An alias was refused.
+    #[error(transparent)]
+    Alias(#[from] AliasError),
+    /// The stored aliases do not decode.
+    #[error(transparent)]
+    Aliases(#[from] DecodeAliasesError),
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),

@@ -56,6 +56,11 @@ pub enum Reason {
         /// What is known of it.
         why: String,
     },
+    /// No handler for its service is registered in this process.
+    NoHandler {
+        /// The service.
+        service: String,
+    },
     /// It is paused by itself, until it is resumed.
     Paused,
     /// It waits for something else to end.
@@ -247,7 +252,8 @@ impl Node {
                 blocked_by.push(BlockView { reason: Reason::Suspended, since: None });
             }
             Stage::Inbox => {
-                blocked_by = own_reasons(&row, &meta, ahead.unwrap_or(0), self.clock.now());
+                blocked_by.extend(self.no_handler(&row, &meta.name));
+                blocked_by.extend(own_reasons(&row, &meta, ahead.unwrap_or(0), self.clock.now()));
                 blocked_by.extend(self.reasons_of(partition, id, &row, &meta.name, holder).await);
             }
         }
@@ -324,6 +330,16 @@ impl Node {
             (!is_own_lock && (is_used_up || !may_ask)).then_some(BlockView { reason, since })
         }));
         blocked
+    }
+
+    /// That nobody runs entries of this service here, if so.
+    fn no_handler(&self, row: &EntryRow, name: &VQueueName) -> Option<BlockView> {
+        if !self.dispatches || self.executor.has_handler(&name.service) {
+            return None;
+        }
+        let since = self.services.unserved.since(&name.service);
+        let since = since.map(|since| since.max(row.created_at).0);
+        Some(BlockView { reason: Reason::NoHandler { service: name.service.to_string() }, since })
     }
 
     fn why_not_led(&self, partition: PartitionId) -> String {

@@ -10,6 +10,7 @@ mod behind;
 mod error;
 mod explain;
 mod follow;
+mod handlers;
 mod impact;
 mod open;
 mod partitions;
@@ -143,6 +144,8 @@ pub struct Node {
     table_watch: OnceLock<Watch>,
     /// Newer rule books are brought to the partitions while it is kept.
     _rule_books: Watch,
+    /// Changed aliases are brought to the executor while it is kept.
+    _aliases: Watch,
     /// Dropped last: its lock guards the directory.
     _data_dir: Option<DataDir>,
 }

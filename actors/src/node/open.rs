@@ -200,9 +200,11 @@ impl Node {
             }
         }
         let rule_books = services.watch_rule_book()?;
+        let executor = Arc::new(executor);
+        let aliases = services.watch_aliases(&executor)?;
         let node = Self {
             services,
-            executor: Arc::new(executor),
+            executor,
             log_store: storage.log,
             store: storage.store,
             refill: Arc::new(refill),
@@ -218,6 +220,7 @@ impl Node {
             changing: tokio::sync::Mutex::default(),
             table_watch: OnceLock::new(),
             _rule_books: rule_books,
+            _aliases: aliases,
             _data_dir: storage.data_dir,
         };
         Ok((node, rows))

@@ -30,6 +30,7 @@ use crate::{
     capacity::{Capacity, CapacityClient},
     replies::Replies,
     shell::{Child, Look, Ref},
+    unserved::Unserved,
 };
 
 use super::{publish::RuleBooks, shared::SharedLog, table::KeyRange};
@@ -97,6 +98,8 @@ pub(crate) struct NodeServices {
     limiters: DashMap<PartitionId, Ref<Look<Limiter>>>,
     shared: Option<SharedLog>,
     pub(super) rule_books: RuleBooks,
+    /// What waits for a handler.
+    pub(super) unserved: Unserved,
     /// Held while a rule book is changed, so that this node does not race itself.
     pub(crate) rules_changing: Mutex<()>,
 }
@@ -119,6 +122,7 @@ impl NodeServices {
             limiters: DashMap::new(),
             shared,
             rule_books: RuleBooks::default(),
+            unserved: Unserved::default(),
             rules_changing: Mutex::new(()),
         }
     }

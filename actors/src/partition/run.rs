@@ -43,6 +43,10 @@ impl PartitionPerformer {
             scope.feed_back(PartitionInput::Passivated { handle, rest: Rest::Empty });
             return;
         };
+        if !self.is_served(vqueue, &meta.name.service) {
+            scope.feed_back(PartitionInput::Passivated { handle, rest: Rest::NotServed });
+            return;
+        }
         let has_lock = meta.name.has_lock();
         let config = VQueueConfig {
             id: vqueue,
@@ -65,6 +69,16 @@ impl PartitionPerformer {
         });
         let child = self.world.spawn("vqueue", machine, performer, on_death);
         self.links.put_vqueue(handle, child);
+    }
+
+    /// Whether a handler runs here what is in a vqueue. If not, its entries wait, and people
+    /// are told.
+    fn is_served(&self, vqueue: VQueueId, service: &str) -> bool {
+        let is_served = self.executor.has_handler(service);
+        if !is_served {
+            self.services.note_unserved(&self.world, service, (self.id, vqueue));
+        }
+        is_served
     }
 
     /// Asks the limiter on behalf of a vqueue that has no actor.
@@ -94,6 +108,9 @@ impl PartitionPerformer {
             Some(meta) if meta.is_paused => return Ok(Some(Rest::Paused)),
             Some(meta) => meta.name,
         };
+        if !self.is_served(vqueue, &name.service) {
+            return Ok(Some(Rest::NotServed));
+        }
         let may_wait = is_known || head.has_lock || !name.has_lock();
         if !may_wait && self.store.lock(vqueue)?.is_some() {
             // The head may be an entry that kept the lock.

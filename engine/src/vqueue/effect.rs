@@ -82,4 +82,7 @@ pub enum Rest {
     Paused,
     /// It only waits for a permit, for this head; said only when it is to make room.
     Waits(EntryKey),
+    /// No handler serves it here: until the services with a handler change. The shell says
+    /// so in place of the vqueue, which is not started at all.
+    NotServed,
 }

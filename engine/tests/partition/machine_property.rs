@@ -41,6 +41,8 @@ enum Act {
     PauseVQueue(u8, bool),
     EndHandler(u8, u8),
     KillVQueue(u8),
+    /// Handlers come or go, a bit for each name.
+    Serve(u8),
     KillLimiter,
     Run,
     StepDown,
@@ -88,6 +90,7 @@ fn act() -> impl Strategy<Value = (u8, Act)> {
         2 => (0..NAMES, any::<bool>()).prop_map(|(name, paused)| Act::PauseVQueue(name, paused)),
         14 => (any::<u8>(), any::<u8>()).prop_map(|(which, how)| Act::EndHandler(which, how)),
         4 => any::<u8>().prop_map(Act::KillVQueue),
+        3 => any::<u8>().prop_map(Act::Serve),
         2 => Just(Act::KillLimiter),
         2 => Just(Act::Run),
         1 => Just(Act::StepDown),
@@ -165,6 +168,7 @@ fn perform(world: &mut World, node: u8, act: Act) {
         }
         Act::EndHandler(which, how) => world.end_handler(n, usize::from(which), how),
         Act::KillVQueue(which) => world.kill_vqueue(n, usize::from(which)),
+        Act::Serve(served) => world.nodes[n].serve(served),
         Act::KillLimiter => world.kill_limiter(n),
         Act::Run => world.order(n, LeadershipInput::Run),
         Act::Leave(within) => {
@@ -187,6 +191,9 @@ fn perform(world: &mut World, node: u8, act: Act) {
 /// From here on everybody does what he should.
 fn come_to_an_end(world: &mut World) {
     world.shared.log.failures = 0;
+    for node in &mut world.nodes {
+        node.serve(u8::MAX);
+    }
     let mut resumed_under = Epoch(0);
     for _ in 0..2_000 {
         world.settle();

@@ -247,3 +247,48 @@ fn a_row_of_a_locked_vqueue_that_sleeps_is_not_taken_for_its_head() {
     assert_eq!(wake_at(&effects), Some(0), "it is looked at, at once");
     assert_eq!(all_spawned(&desk.tell(Input::Tick)), [vqueue_of(&desk, 1)]);
 }
+
+/// Before, such entries were started, failed for lack of a handler and came back, again
+/// and again: each time with two records, a permit and a token of their tenant's rate.
+#[test]
+fn a_vqueue_without_a_handler_costs_nothing_until_the_services_change() {
+    let mut desk = keeping(2, 2);
+    let (handle, ..) = spawned(&desk.enqueue(entry_of(1, 0))).unwrap();
+    let effects = desk.tell(Input::Passivated { handle, rest: Rest::NotServed });
+    assert_eq!(desk.partition.active_vqueues(), 0);
+    let costs = |effect: &Effect| {
+        matches!(effect, Effect::Append { .. } | Effect::Acquire { .. } | Effect::WakeAt(_))
+    };
+    assert!(!effects.iter().any(costs), "nothing is asked for or written: {effects:?}");
+    desk.now += 3_600_000;
+    assert!(all_spawned(&desk.tell(Input::Tick)).is_empty(), "time does not start it");
+
+    assert!(walks(&desk.tell(Input::ServicesChanged { lost: false })));
+    let found = vec![(vqueue_of(&desk, 1), head_at(0))];
+    let effects = desk.tell(Input::VQueuesFound { found, next: None });
+    assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 1)]);
+}
+
+#[test]
+fn when_a_service_loses_its_handler_active_vqueues_start_anew_and_give_permits_back() {
+    let mut desk = keeping(2, 2);
+    let (first, ..) = spawned(&desk.enqueue(entry_of(1, 0))).unwrap();
+    let effects = desk.tell(Input::ServicesChanged { lost: true });
+    let withdrawn = |effect: &Effect| matches!(effect, Effect::ToLimiter(LimiterMessage::Withdraw(handle)) if *handle == first);
+    assert!(effects.iter().any(withdrawn), "what it was granted comes back");
+    let stopped = |effect: &Effect| matches!(effect, Effect::StopVQueue(it) if *it == first);
+    assert!(effects.iter().any(stopped));
+    assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 1)]);
+
+    // What the former incarnation decided meanwhile is void: its permits went back.
+    let effects = desk.decide(first, 1, 10);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::ScheduleFlush)));
+}
+
+#[test]
+fn a_replica_that_does_not_lead_ignores_a_change_of_services() {
+    let mut desk = keeping(2, 2);
+    desk.enqueue(entry_of(1, 0));
+    desk.tell(Input::StopLeading);
+    assert!(desk.tell(Input::ServicesChanged { lost: true }).is_empty());
+}

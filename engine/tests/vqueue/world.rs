@@ -471,6 +471,7 @@ impl World {
         self.timer = match rest {
             Rest::Until(at) => Some(at),
             Rest::Empty | Rest::Paused | Rest::Waits(_) => None,
+            Rest::NotServed => unreachable!("only its shell says so"),
         };
         let was_told = |key: &EntryKey| {
             !held_back.iter().any(|message| match message {
@@ -489,6 +490,7 @@ impl World {
                 assert!(known.first().is_none_or(|first| **first >= head), "waits for another");
             }
             Rest::Until(_) | Rest::Paused | Rest::Waits(_) => {}
+            Rest::NotServed => unreachable!("only its shell says so"),
         }
         if let (Rest::Waits(head), true) = (rest, held_back.is_empty()) {
             self.waits = true;

@@ -4,6 +4,7 @@
 //! but the text. Must always hold: what is not in [`AVAILABLE`] can neither be seen
 //! (help, completions, man page) nor used. Must not know: the runtime, files.
 
+mod alias;
 mod control;
 mod exec;
 mod inspect;
@@ -17,6 +18,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, FromArgMatches, Subcommand};
 use tracing::level_filters::LevelFilter;
 
+pub(crate) use alias::AliasArgs;
 pub(crate) use control::{
     EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
 };
@@ -49,6 +51,7 @@ const AVAILABLE: &[&str] = &[
     "reschedule",
     "purge",
     "redrive",
+    "alias",
 ];
 
 /// Behind the options of the subcommand, in its help.
@@ -107,6 +110,7 @@ pub(crate) enum Command {
     /// that failed, and not those that were canceled or killed
     Redrive(EndedArgs),
     Partitions(PartitionsArgs),
+    Alias(AliasArgs),
     Snapshot(SnapshotArgs),
     Bench(BenchArgs),
     Completions(CompletionsArgs),

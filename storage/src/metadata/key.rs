@@ -65,6 +65,12 @@ impl MetaKey {
         Self(Cow::Borrowed("rule-book-history"))
     }
 
+    /// Which handlers serve services of other names.
+    #[must_use]
+    pub const fn aliases() -> Self {
+        Self(Cow::Borrowed("aliases"))
+    }
+
     /// Who this node is.
     #[must_use]
     pub const fn node_id() -> Self {

@@ -147,7 +147,8 @@ pub enum PartitionEffect {
     },
     /// Send `Tick` at this time. The last one asked for replaces the others.
     WakeAt(Timestamp),
-    /// Start an incarnation of a vqueue.
+    /// Start an incarnation of a vqueue. If there is nothing to start (it has no rows, or
+    /// no handler serves it here), say so at once with `Passivated`.
     SpawnVQueue {
         /// Its handle.
         handle: VQueueHandle,
@@ -161,7 +162,7 @@ pub enum PartitionEffect {
     /// Ask the limiter for a permit for a vqueue without an actor, with the wish that
     /// follows from its name and head ([`crate::vqueue::wish`]); the grant comes as
     /// `Granted`. If there is nothing to ask for, say so at once with `Passivated`: it is
-    /// paused, or has no rows, or somebody holds its lock and its head is not known for
+    /// paused, or has no rows or no handler here, or somebody holds its lock and its head is not known for
     /// sure (`Rest::Until` a time that is past).
     Acquire {
         /// Its handle.

@@ -202,6 +202,11 @@ pub enum PartitionInput {
     },
     /// From a vqueue: something came up, it stays.
     StillNeeded(VQueueHandle),
+    /// Other services than before have a handler on this node. Sent after the change.
+    ServicesChanged {
+        /// Some service that had a handler has none any more.
+        lost: bool,
+    },
     /// From its death watch: a vqueue died without being asked.
     VQueueDied(VQueueHandle),
 }

@@ -531,6 +531,7 @@ impl Machine for Partition {
             }
             PartitionInput::StillNeeded(handle) => self.on_still_needed(handle, effects),
             PartitionInput::VQueueDied(handle) => self.on_vqueue_died(handle, effects),
+            PartitionInput::ServicesChanged { lost } => self.on_services_changed(lost, effects),
             PartitionInput::Tick => {
                 self.wake(now, effects);
                 self.keep_up(now, effects);

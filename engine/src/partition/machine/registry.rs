@@ -88,6 +88,14 @@ impl Registry {
         self.by_id.get(&vqueue).map(|slot| self.handle(*slot))
     }
 
+    /// The handles of all vqueues with an actor, in the order of their slots.
+    pub(super) fn with_actors(&self) -> Vec<VQueueHandle> {
+        let has_actor =
+            |slot: &Slot| slot.vqueue.is_some() && !matches!(slot.state, SlotState::Waiting);
+        let slots = self.slots.iter().zip(0_u32..);
+        slots.filter(|(slot, _)| has_actor(slot)).map(|(_, number)| self.handle(number)).collect()
+    }
+
     /// The vqueue behind a handle, if that incarnation is the present one.
     pub(super) fn vqueue(&self, handle: VQueueHandle) -> Option<VQueueId> {
         let slot = self.slots.get(handle.slot as usize)?;

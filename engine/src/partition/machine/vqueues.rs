@@ -212,8 +212,22 @@ impl Partition {
             (Gone::Restart(vqueue), _) => self.activate(vqueue, effects),
             (Gone::Cold, Rest::Waits(head)) => self.wait_for_permit(vqueue, head, true, effects),
             (Gone::Cold, Rest::Until(until)) => self.sleep(now, vqueue, until, effects),
-            (Gone::Cold, Rest::Empty | Rest::Paused) => {}
+            // Nothing is remembered of one without a handler, however many there are: a walk
+            // finds it when the services change.
+            (Gone::Cold, Rest::Empty | Rest::Paused | Rest::NotServed) => {}
         }
+    }
+
+    /// Other services than before have a handler here: vqueues without one are looked for
+    /// and started. If a service lost its handler, active vqueues start anew, so that those
+    /// of that service stop asking for permits.
+    pub(super) fn on_services_changed(&mut self, lost: bool, effects: &mut Vec<PartitionEffect>) {
+        if lost {
+            for handle in self.registry.with_actors() {
+                self.on_vqueue_died(handle, effects);
+            }
+        }
+        self.walk_if_drained(effects);
     }
 
     /// A vqueue died: what it was granted comes back, and it is rebuilt from its rows.

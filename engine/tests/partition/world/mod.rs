@@ -257,8 +257,9 @@ impl World {
 
     /// The process ends and starts again; whoever asked it hears nothing.
     pub(crate) fn crash(&mut self, n: usize) {
-        let tables = self.nodes[n].flushed.clone();
+        let (tables, served) = (self.nodes[n].flushed.clone(), self.nodes[n].served);
         self.nodes[n] = Node::new(n, tables, self.shared.vqueues);
+        self.nodes[n].served = served;
         for (reply, answer) in &mut self.shared.answers {
             if answer.is_none() && self.asked_of[reply.0 as usize] == n {
                 *answer = Some(Answer::LostLeadership);

@@ -85,6 +85,8 @@ pub(crate) struct Shared {
 pub(crate) struct Node {
     pub(crate) index: usize,
     pub(crate) replica: Replica,
+    /// The names that a handler serves here, a bit each.
+    pub(crate) served: u8,
     /// What a crash leaves.
     pub(crate) flushed: MemTables,
     pub(crate) delivered: usize,
@@ -124,6 +126,7 @@ impl Node {
         let applied = replica.state.applied_lsn;
         Self {
             index,
+            served: u8::MAX,
             flushed: tables,
             delivered: usize::try_from(applied.0).unwrap(),
             partition: Partition::new(config, applied),

@@ -8,7 +8,7 @@ use forebay_engine::{
     vqueue::{Rest, VQueue, VQueueConfig, VQueueEffect, wish},
 };
 use forebay_messages::{
-    EntryKey, Timestamp, VQueueHandle, VQueueId,
+    EntryKey, Timestamp, VQueueHandle, VQueueId, VQueueName,
     actor::{
         Acquire, LimiterMessage, Permits, RefillDone, RefillFailed, RefillRequest, Release,
         VQueueMessage,
@@ -16,8 +16,21 @@ use forebay_messages::{
 };
 
 use super::{Active, Node, Shared};
+use crate::fixture::{self, NAMES};
 
 impl Node {
+    /// Whether a handler runs what is in a vqueue of this name.
+    pub(super) fn serves(&self, name: &VQueueName) -> bool {
+        (0..NAMES).any(|n| fixture::name(n) == *name && self.served & (1 << n) != 0)
+    }
+
+    /// Handlers come or go: a bit for each name of the fixture.
+    pub(crate) fn serve(&mut self, served: u8) {
+        let lost = self.served & !served != 0;
+        self.served = served;
+        self.mailbox.push_back(PartitionInput::ServicesChanged { lost });
+    }
+
     /// Why it need not ask, if so.
     pub(super) fn acquire_for(
         &mut self,
@@ -30,6 +43,9 @@ impl Node {
             Some(meta) if meta.is_paused => return Some(Rest::Paused),
             Some(meta) => meta,
         };
+        if !self.serves(&meta.name) {
+            return Some(Rest::NotServed);
+        }
         let is_held = self.replica.tables.locks.contains_key(&vqueue);
         if is_held && !is_known && !head.has_lock {
             return Some(Rest::Until(Timestamp::default()));
@@ -50,6 +66,9 @@ impl Node {
         let others = self.vqueues.values();
         assert!(others.map(|it| it.machine.id()).all(|id| id != vqueue), "P5: one incarnation");
         let Some(meta) = self.replica.tables.vqueues.get(&vqueue) else { return Some(Rest::Empty) };
+        if !self.serves(&meta.name) {
+            return Some(Rest::NotServed);
+        }
         let has_lock = meta.name.has_lock();
         let config = VQueueConfig {
             id: vqueue,

@@ -1,0 +1,176 @@
+//! Handlers and aliases that come while a node runs, and what is told of services without.
+//!
+//! Must always hold: a service that gains a handler is told to every partition here after
+//! the handler is in its place, so that no waiting vqueue misses it; a stored alias is in
+//! force on every node over the same metadata. Must not know: how entries wait.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use forebay_engine::{
+    aliases::{AliasError, Aliases},
+    partition::machine::PartitionInput,
+};
+use forebay_messages::{PartitionId, VQueueId};
+use forebay_storage::metadata::{
+    Change, MetaKey, MetadataError, MetadataStore, Precondition, Watch,
+};
+
+use crate::{
+    executor::{Changed, Executor, Handler},
+    shell::World,
+};
+
+use super::{Node, NodeError, NodeServices};
+
+/// Tries before a race with other writers is given up.
+const TRIES_MAX: usize = 16;
+
+impl NodeServices {
+    /// Other services than before have a handler here.
+    fn services_changed(&self, executor: &Executor, changed: Changed) {
+        if changed == Changed::default() {
+            return;
+        }
+        self.unserved.forget_served(|service| executor.has_handler(service));
+        for entry in &self.partitions {
+            // One that is gone starts nothing.
+            entry.address.send(PartitionInput::ServicesChanged { lost: changed.lost });
+        }
+    }
+
+    /// Follows the aliases in the metadata until the watch is dropped.
+    pub(super) fn watch_aliases(
+        self: &Arc<Self>,
+        executor: &Arc<Executor>,
+    ) -> Result<Watch, MetadataError> {
+        let (services, executor) = (Arc::downgrade(self), Arc::downgrade(executor));
+        let on_change = move |change: &Change| {
+            let (Some(services), Some(executor)) = (services.upgrade(), executor.upgrade()) else {
+                return;
+            };
+            match change.value.as_deref().map_or_else(|| Ok(Aliases::default()), Aliases::decode) {
+                Ok(aliases) => {
+                    let changed = executor.set_aliases(aliases);
+                    services.services_changed(&executor, changed);
+                }
+                Err(error) => tracing::error!(%error, "the aliases stay as they were"),
+            }
+        };
+        self.metadata.watch(&MetaKey::aliases(), Box::new(on_change))
+    }
+
+    /// A vqueue has work for a service without a handler here: people are told, soon and
+    /// then once a minute.
+    pub(crate) fn note_unserved(
+        self: &Arc<Self>,
+        world: &World,
+        service: &str,
+        vqueue: (PartitionId, VQueueId),
+    ) {
+        if let Some(at) = self.unserved.add(world.clock().now(), service, vqueue) {
+            self.tell_unserved_at(world.clone(), at);
+        }
+    }
+
+    fn tell_unserved_at(self: &Arc<Self>, world: World, at: forebay_messages::Timestamp) {
+        let services = Arc::downgrade(self);
+        let timers = world.timers().clone();
+        timers.set(at, move || {
+            let Some(services) = services.upgrade() else { return };
+            let waiting = |(partition, vqueue)| {
+                let store = services.partitions.get(&partition).map(|entry| entry.store.clone());
+                // What cannot be read is told elsewhere, by whoever needs it.
+                let meta = store.and_then(|store| store.vqueue(vqueue).ok().flatten());
+                meta.map_or(0, |meta| meta.inbox)
+            };
+            let (told, next) = services.unserved.tell(world.clock().now(), waiting);
+            for told in told {
+                let at_least = if told.has_more { "at least " } else { "" };
+                tracing::warn!(
+                    service = told.service,
+                    entries = told.entries,
+                    "no handler for service `{}` here: {at_least}{} entries wait; register a \
+                     handler, or let another one serve them (forebay alias)",
+                    told.service,
+                    told.entries
+                );
+            }
+            if let Some(next) = next {
+                services.tell_unserved_at(world, next);
+            }
+        });
+    }
+}
+
+/// The stored aliases and their version.
+fn stored(metadata: &dyn MetadataStore) -> Result<(Aliases, Precondition), NodeError> {
+    match metadata.get(&MetaKey::aliases())? {
+        None => Ok((Aliases::default(), Precondition::DoesNotExist)),
+        Some(found) => {
+            Ok((Aliases::decode(&found.value)?, Precondition::MatchesVersion(found.version)))
+        }
+    }
+}
+
+impl Node {
+    /// Runs the entries of one more service from here on, those that wait included.
+    ///
+    /// # Errors
+    /// [`NodeError::HandlerExists`] when the service has a handler of its name, and
+    /// [`NodeError::ShutDown`].
+    pub fn register(&self, service: &str, handler: Arc<dyn Handler>) -> Result<(), NodeError> {
+        self.check_up()?;
+        let added = self.executor.add_handler(service, handler);
+        let changed = added.ok_or_else(|| NodeError::HandlerExists(service.to_owned()))?;
+        self.services.services_changed(&self.executor, changed);
+        Ok(())
+    }
+
+    /// Which handlers serve services of other names. Cancel-safe.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn aliases(&self) -> Result<Aliases, NodeError> {
+        let services = Arc::clone(&self.services);
+        self.blocking(move || stored(&*services.metadata).map(|(aliases, _)| aliases)).await?
+    }
+
+    /// Has the handler of another name serve a service (`None`: not any more). Durable,
+    /// and in force when it returns. Returns the aliases as they are then.
+    ///
+    /// # Errors
+    /// [`NodeError::Alias`] when it makes no sense; nothing was changed then.
+    pub async fn set_alias(
+        &self,
+        service: &str,
+        handler: Option<&str>,
+    ) -> Result<Aliases, NodeError> {
+        self.check_up()?;
+        let services = Arc::clone(&self.services);
+        let (service, handler) = (service.to_owned(), handler.map(str::to_owned));
+        let change = move |aliases: &mut Aliases| match &handler {
+            Some(handler) => aliases.set(&service, handler),
+            None => aliases.remove(&service),
+        };
+        self.blocking(move || swap(&*services.metadata, change)).await?
+    }
+}
+
+/// Changes the stored aliases, whoever else does so at the same time.
+fn swap(
+    metadata: &dyn MetadataStore,
+    change: impl Fn(&mut Aliases) -> Result<(), AliasError>,
+) -> Result<Aliases, NodeError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let (mut aliases, precondition) = stored(metadata)?;
+        change(&mut aliases)?;
+        match metadata.put(&MetaKey::aliases(), Bytes::from(aliases.encode()), precondition) {
+            Ok(_) => return Ok(aliases),
+            Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

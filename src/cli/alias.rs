@@ -1,0 +1,29 @@
+//! `forebay alias`: what is asked, and the table for people.
+
+use forebay::control::{AliasView, Request};
+
+use super::{
+    args::AliasArgs,
+    inspect::{finish, table},
+};
+
+/// The request behind `forebay alias …`.
+pub(super) fn request(args: &AliasArgs) -> Request {
+    let AliasArgs { service, handler, remove } = args;
+    match (service, handler, remove) {
+        (_, _, Some(service)) => Request::AliasSet { service: service.clone(), handler: None },
+        (Some(service), handler @ Some(_), None) => {
+            Request::AliasSet { service: service.clone(), handler: handler.clone() }
+        }
+        _ => Request::Aliases,
+    }
+}
+
+/// The aliases, for people.
+pub(super) fn alias_table(aliases: &[AliasView]) -> String {
+    let mut table = table(&["SERVICE", "HANDLER"]);
+    for alias in aliases {
+        table.add_row([&alias.service, &alias.handler]);
+    }
+    finish(&table, aliases.len(), "aliases")
+}
