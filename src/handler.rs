@@ -13,7 +13,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_actors::executor::{AttemptContext, Handler, HandlerFuture};
 use forebay_messages::{
-    AttemptToken, EntryId, Timestamp, VQueueName, actor::AttemptEnd, command::RetryPolicy,
+    AttemptToken, EntryId, VQueueName, actor::AttemptEnd, command::RetryPolicy,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -174,7 +174,7 @@ impl<E: std::error::Error> From<E> for HandlerError {
 }
 
 impl HandlerError {
-    fn into_end(self, now: Timestamp) -> AttemptEnd {
+    fn into_end(self) -> AttemptEnd {
         match self.0 {
             End::Retry { message, detail } => {
                 // The executor draws the number that decides the jitter.
@@ -183,7 +183,7 @@ impl HandlerError {
             End::Terminal { message, detail } => {
                 AttemptEnd::Terminal { message: ByteString::from(message), detail }
             }
-            End::Snooze(wait) => AttemptEnd::Snooze { until: now.after(wait) },
+            End::Snooze(wait) => AttemptEnd::Snooze { wait },
             End::Canceled { message, detail } => {
                 AttemptEnd::Canceled { message: ByteString::from(message), detail }
             }
@@ -315,7 +315,7 @@ where
         Box::pin(async move {
             match running.await {
                 Ok(out) => out.into_payload().map_or_else(terminal, AttemptEnd::Success),
-                Err(error) => error.into_end(attempt.clock.now()),
+                Err(error) => error.into_end(),
             }
         })
     }

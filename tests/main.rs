@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod act;
+#[cfg(feature = "testkit")]
+mod clock;
 mod crash;
 mod embed;
 mod examples;

@@ -3,6 +3,7 @@
 
 mod act;
 mod bench;
+mod clock;
 mod data_dir;
 mod documents;
 mod input;

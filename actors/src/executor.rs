@@ -19,10 +19,7 @@ use forebay_engine::partition::machine::{KnownAttempt, PartitionInput, RunAttemp
 use forebay_messages::{AttemptToken, EntryId, PartitionKey, VQueueName, actor::AttemptEnd};
 use rustc_hash::FxBuildHasher;
 
-use crate::{
-    host::Spawner,
-    shell::{Clock, Ref},
-};
+use crate::{host::Spawner, shell::Ref};
 
 use attempt::Prepared;
 use running::{Running, Shared};
@@ -52,8 +49,6 @@ pub struct AttemptContext {
     pub cancel: Cancel,
     /// When the attempt is given up.
     pub deadline: Option<std::time::Instant>,
-    /// Where the time comes from.
-    pub clock: Arc<dyn Clock>,
     /// Beats while the handler says that it is alive.
     pub pulse: Pulse,
 }
@@ -103,7 +98,6 @@ pub struct Executor {
 /// What attempts are made with.
 struct Means {
     handlers: HashMap<String, Arc<dyn Handler>, FxBuildHasher>,
-    clock: Arc<dyn Clock>,
     /// Injected so that tests can fix it.
     random: Random,
 }
@@ -113,11 +107,10 @@ impl Executor {
     pub fn new(
         runtime: impl Into<Spawner>,
         handlers: HashMap<String, Arc<dyn Handler>>,
-        clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
         let handlers = handlers.into_iter().collect();
-        let means = Means { handlers, clock, random: Box::new(random) };
+        let means = Means { handlers, random: Box::new(random) };
         Self { shared: Arc::new(Shared::new(runtime.into(), means)) }
     }
 
@@ -190,8 +183,7 @@ impl Executor {
         let (entry, token) = (run.entry, run.token);
         if !self.has_handler(&run.name.service) {
             tracing::warn!(service = %run.name.service, %entry, "no handler for this service here");
-            let until = self.shared.means.clock.now().after(NO_HANDLER_SNOOZE);
-            let ended = AttemptEnd::Snooze { until };
+            let ended = AttemptEnd::Snooze { wait: NO_HANDLER_SNOOZE };
             reply_to.send(PartitionInput::Ended { entry, token, ended });
             return None;
         }

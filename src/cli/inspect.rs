@@ -18,6 +18,10 @@ use super::args::{
     ConcurrencyArg, EntriesArgs, Global, QueuesArgs, RuleTarget, RulesArgs, RulesCommand, StageArg,
 };
 
+/// From how many milliseconds on `status` tells that a partition's time is ahead of the wall
+/// clock.
+const AHEAD_SHOWN_MS: u64 = 1_000;
+
 /// Why nothing was answered.
 #[derive(Debug, Error)]
 pub(crate) enum AskError {
@@ -248,6 +252,15 @@ fn status(node: &NodeView) -> String {
     for partition in &node.partitions {
         if let Some(reason) = &partition.stopped {
             let _ = writeln!(text, "partition {} stopped: {reason}", partition.id);
+        }
+        if partition.ahead_ms >= AHEAD_SHOWN_MS {
+            let ahead = Duration::from_secs(partition.ahead_ms / 1_000);
+            let _ = writeln!(
+                text,
+                "partition {}: its time is {ahead:?} ahead of this machine's clock, which was \
+                 set back; entries with an explicit start time may start early by as much",
+                partition.id
+            );
         }
     }
     text

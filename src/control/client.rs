@@ -84,7 +84,7 @@ impl Control {
     async fn direct(data_dir: &Path) -> Result<Arc<Node>, NodeError> {
         let clock = Arc::new(WallClock);
         let tokio = tokio::runtime::Handle::current();
-        let executor = Executor::new(tokio, HashMap::new(), clock.clone(), || 0);
+        let executor = Executor::new(tokio, HashMap::new(), || 0);
         let config = NodeConfig {
             place: Place::Directory(data_dir.to_owned()),
             in_use_wait: Duration::ZERO,

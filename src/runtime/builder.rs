@@ -245,7 +245,7 @@ impl Builder {
             handlers.insert(service.clone(), make(self.state.clone()));
             defaults.insert(service, options);
         }
-        let executor = Executor::new(spawner, handlers, clock.clone(), random);
+        let executor = Executor::new(spawner, handlers, random);
         let socket = match &place {
             Place::Directory(path) => Some(path.join(SOCKET_NAME)),
             _ => None,

@@ -90,6 +90,11 @@ pub(super) enum Fault {
     Replace { which: usize, after_ms: u64, splits: bool },
     /// The log's writer dies; all nodes that have it are started anew.
     LogDies { after_ms: u64 },
+    /// The wall clock of a node's machine is set forward or back. Another machine, which a
+    /// node finds after a crash, has the right time.
+    ClockSteps { by_ms: i64 },
+    /// It runs slow or fast, or stands still.
+    ClockRuns { percent: u32 },
 }
 
 #[derive(Clone, Debug)]
@@ -213,7 +218,7 @@ impl Draw<'_> {
 
     fn fault(&mut self, partitions: u32, nodes: usize) -> Fault {
         let partition = self.below(partitions.into()) as u32;
-        match self.below(22) {
+        match self.below(26) {
             0..=2 => Fault::Crash { after_ms: self.below(1_500) },
             3 => Fault::LogFails { nth: 1 + self.below(4), kind: self.random.below(5) },
             4 => Fault::StoreFails { nth: 1 + self.below(4), kind: self.random.below(4) },
@@ -229,6 +234,11 @@ impl Draw<'_> {
                 splits: self.percent(40),
             },
             21 => Fault::LogDies { after_ms: self.below(1_500) },
+            22..=24 => {
+                const STEPS_MS: [i64; 6] = [-3_600_000, -60_000, -700, 900, 60_000, 3_600_000];
+                Fault::ClockSteps { by_ms: self.one_of(&STEPS_MS) }
+            }
+            25 => Fault::ClockRuns { percent: self.one_of(&[0, 50, 90, 110, 300]) },
             14 => Fault::Shutdown { after_ms: self.below(500), drain_ms: self.below(500) },
             _ => Fault::Lead { partition },
         }
@@ -285,6 +295,14 @@ impl Plan {
             specs,
             events,
         }
+    }
+
+    /// Partitions are dropped and spawned. A new one that is spawned under a clock that was
+    /// set back has no record that tells it the time.
+    pub(super) fn replaces_partitions(&self) -> bool {
+        let replaces =
+            |event: &Event| matches!(event, Event::Fault { fault: Fault::Replace { .. }, .. });
+        self.events.iter().any(|(_, event)| replaces(event))
     }
 
     /// How long a grant may take to reach its handler. A vqueue that waited without an actor

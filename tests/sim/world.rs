@@ -8,7 +8,7 @@ use std::{
 
 use forebay::{
     PartitionId, Runtime, SharedLog, Timestamp,
-    testkit::{Disk, SeededRandom, Sim, SiteId, TaskHandle, Weather, launch},
+    testkit::{Disk, MachineClock, SeededRandom, Sim, SiteId, TaskHandle, Weather, launch},
 };
 use forebay_actors::sim::Host;
 
@@ -347,8 +347,12 @@ impl World {
     }
 
     /// No more faults; what was paused goes on, and everybody wants to know how it ended.
+    /// Wall clocks stay as wrong as they are where partitions know better.
     fn calm(&mut self) {
         self.note("calm");
+        if self.plan.replaces_partitions() {
+            (0..self.nodes.len()).for_each(|index| self.with_clock(index, MachineClock::set_right));
+        }
         for node in &mut self.nodes {
             node.disk.log().forget_plans();
             node.disk.faults().forget_plans();

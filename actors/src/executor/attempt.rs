@@ -3,7 +3,7 @@
 //! Must always hold: a panic, a timeout and a silent handler are failed attempts; time
 //! counts from the start on. Must not know: who else runs, who is told.
 
-use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -58,7 +58,7 @@ impl Limits {
 }
 
 /// What the handler of an attempt that starts now is given.
-fn context(run: RunAttempt, cancel: Cancel, limits: Limits, means: &Means) -> AttemptContext {
+fn context(run: RunAttempt, cancel: Cancel, limits: Limits) -> AttemptContext {
     AttemptContext {
         entry: run.entry,
         name: run.name,
@@ -71,7 +71,6 @@ fn context(run: RunAttempt, cancel: Cancel, limits: Limits, means: &Means) -> At
             .timeout
             .and_then(|timeout| tokio::time::Instant::now().checked_add(timeout))
             .map(tokio::time::Instant::into_std),
-        clock: Arc::clone(&means.clock),
         pulse: limits.heartbeat.map_or_else(Pulse::unheard, |_| Pulse::default()),
     }
 }
@@ -94,7 +93,7 @@ async fn or_never<F: Future<Output = ()>>(
 async fn attempt(run: RunAttempt, payload: Bytes, cancel: Cancel, means: &Means) -> AttemptEnd {
     let handler = &*means.handlers[&*run.name.service];
     let limits @ Limits { timeout, heartbeat } = Limits::of(handler);
-    let context = context(run, cancel, limits, means);
+    let context = context(run, cancel, limits);
     let pulse = context.pulse.clone();
     // Calling the handler may panic as well as polling its future.
     let run = AssertUnwindSafe(async move { handler.call(context, payload).await }).catch_unwind();
@@ -117,9 +116,6 @@ async fn attempt(run: RunAttempt, payload: Bytes, cancel: Cancel, means: &Means)
     match ended {
         Ok(AttemptEnd::Retry { message, detail, .. }) => {
             AttemptEnd::Retry { message, detail, random: (means.random)() }
-        }
-        Ok(AttemptEnd::Snooze { until }) => {
-            AttemptEnd::Snooze { until: until.max(means.clock.now()) }
         }
         Ok(ended) => ended,
         Err(panic) => {

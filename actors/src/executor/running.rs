@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use dashmap::DashMap;
@@ -29,7 +30,7 @@ use super::{
 };
 use crate::{
     host::{Spawned, Spawner},
-    shell::{Clock, Ref},
+    shell::Ref,
 };
 
 /// An attempt and what it is of.
@@ -62,10 +63,12 @@ impl Running {
 
     /// A handler that gave in because the node goes down was not canceled: its entry
     /// runs again, and no attempt is used up.
-    fn end(&self, ended: AttemptEnd, clock: &dyn Clock) -> AttemptEnd {
+    fn end(&self, ended: AttemptEnd) -> AttemptEnd {
         let goes_down = || self.cancel.is_cancelled() && !self.is_canceled;
         match ended {
-            AttemptEnd::Canceled { .. } if goes_down() => AttemptEnd::Snooze { until: clock.now() },
+            AttemptEnd::Canceled { .. } if goes_down() => {
+                AttemptEnd::Snooze { wait: Duration::ZERO }
+            }
             ended => ended,
         }
     }
@@ -354,10 +357,7 @@ impl Drop for Guard {
                 shared.give_way(self.key, &running.name);
             }
             running.reply_to.send(match self.ended.take().filter(|_| !running.is_aborted) {
-                Some(ended) => {
-                    let ended = running.end(ended, &*shared.means.clock);
-                    PartitionInput::Ended { entry, token, ended }
-                }
+                Some(ended) => PartitionInput::Ended { entry, token, ended: running.end(ended) },
                 None => PartitionInput::Stopped { token },
             });
         }

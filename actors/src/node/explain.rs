@@ -16,6 +16,8 @@ use forebay_messages::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::shell::Clock;
+
 use super::{EntryView, Node, NodeError, query::view_live, services::PartitionEntry};
 
 /// Rows read at a time.
@@ -232,6 +234,7 @@ impl Node {
     pub async fn explain(&self, id: EntryId) -> Result<Option<ExplainView>, NodeError> {
         let partition = self.route(id.partition_key)?;
         let entry = self.entry_of(partition)?;
+        let now = entry.clock.now();
         let found = self.blocking(move || find_live(&entry, id)).await??;
         let Some(Live { row, meta, ahead, holder }) = found else {
             // It has ended, or there is no such entry.
@@ -247,7 +250,7 @@ impl Node {
                 blocked_by.push(BlockView { reason: Reason::Suspended, since: None });
             }
             Stage::Inbox => {
-                blocked_by = own_reasons(&row, &meta, ahead.unwrap_or(0), self.clock.now());
+                blocked_by = own_reasons(&row, &meta, ahead.unwrap_or(0), now);
                 blocked_by.extend(self.reasons_of(partition, id, &row, &meta.name, holder).await);
             }
         }

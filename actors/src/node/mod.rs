@@ -53,7 +53,7 @@ pub use impact::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
 pub use query::{EntryFilter, EntryView, StatusView, VQueueView};
 pub(crate) use services::NodeServices;
 pub use services::{PartitionGauges, PartitionStatus};
-pub use shared::{LEASE_LOOK_MS, LEASE_MS, SharedLog};
+pub use shared::{LEASE, LEASE_LOOK_MS, SharedLog};
 pub use views::PartitionView;
 
 use table::PartitionTable;

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicBool},
 };
 
-use forebay_messages::NodeId;
+use forebay_messages::{NodeId, Timestamp};
 use forebay_storage::{
     DataDir, Medium,
     log::{LocalLog, LogId, LogStore, MemoryLog},
@@ -19,7 +19,7 @@ use crate::{
     executor::Executor,
     log_writer::{LogWriter, TrimLog},
     refill::RefillPool,
-    shell::Clock,
+    shell::{Clock, SteadyClock},
 };
 
 use super::{
@@ -180,7 +180,8 @@ impl Node {
         let is_simulated = config.place.is_simulated();
         tell_snapshots(&*storage.metadata, rows.iter().map(|row| row.id), &log)?;
         let shared = config.shared.clone();
-        let services = Arc::new(NodeServices::new(storage.node, storage.metadata, shared));
+        let services =
+            Arc::new(NodeServices::new(storage.node, Arc::clone(&clock), storage.metadata, shared));
         if let Some(shared) = &config.shared {
             shared.join(&services);
         }
@@ -254,6 +255,8 @@ impl Threads {
         arbiters: usize,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, NodeError> {
+        let clock = SteadyClock::new(Arc::clone(clock), Timestamp::default());
+        let clock: Arc<dyn Clock> = Arc::new(clock);
         let started = match &config.place {
             #[cfg(feature = "testkit")]
             Place::Sim(place) => Ok((
@@ -261,7 +264,7 @@ impl Threads {
                 RefillPool::simulated(place.host.clone()),
             )),
             Place::Directory(_) | Place::Memory => (0..arbiters)
-                .map(|index| Arbiter::start(index, Arc::clone(clock)))
+                .map(|index| Arbiter::start(index, Arc::clone(&clock)))
                 .collect::<Result<Vec<_>, _>>()
                 .and_then(|arbiters| Ok((arbiters, RefillPool::start(&config.faults)?))),
         };

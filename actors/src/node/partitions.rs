@@ -7,6 +7,8 @@ use forebay_messages::{PartitionId, Timestamp};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
+use crate::shell::Clock;
+
 use super::{
     Candidacy, Node, NodeError,
     ask::CREDITS_PER_PARTITION,
@@ -74,7 +76,7 @@ impl Node {
         }
         let mut status = self.services.watch_status();
         while !self.leads(partition)? {
-            let now = self.clock.now();
+            let now = self.clock.monotonic();
             let held = self.services.shared().and_then(|shared| shared.held(partition, now));
             if held.is_some() && !self.runs(partition) {
                 return Ok(());
@@ -133,7 +135,7 @@ impl Node {
         let entry = self.entry_of(partition)?;
         self.leads(partition)?;
         let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        let by = Timestamp(self.clock.now().0.saturating_add(millis));
+        let by = Timestamp(entry.clock.now().0.saturating_add(millis));
         entry.actors.1.address.send(LeadershipInput::Leave { by });
         let mut status = self.services.watch_status();
         while self.runs(partition) {

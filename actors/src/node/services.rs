@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use crate::{
     capacity::{Capacity, CapacityClient},
     replies::Replies,
-    shell::{Child, Look, Ref},
+    shell::{Child, Clock, Look, Ref, SteadyClock},
 };
 
 use super::{publish::RuleBooks, shared::SharedLog, table::KeyRange};
@@ -79,6 +79,8 @@ pub(crate) struct PartitionEntry {
     pub(crate) range: KeyRange,
     pub(crate) address: Ref<PartitionInput>,
     pub(crate) store: PartitionStore,
+    /// The partition's time.
+    pub(crate) clock: Arc<SteadyClock>,
     /// The partition and its supervisor, to be stopped.
     pub(crate) actors: Arc<(Child<PartitionInput>, Child<LeadershipInput>)>,
 }
@@ -86,6 +88,7 @@ pub(crate) struct PartitionEntry {
 /// What the actors of all partitions share on a node.
 pub(crate) struct NodeServices {
     pub(crate) node: NodeId,
+    clock: Arc<dyn Clock>,
     pub(crate) replies: Arc<Replies>,
     pub(crate) epochs: Epochs,
     pub(crate) metadata: Arc<dyn MetadataStore>,
@@ -104,11 +107,13 @@ pub(crate) struct NodeServices {
 impl NodeServices {
     pub(crate) fn new(
         node: NodeId,
+        clock: Arc<dyn Clock>,
         metadata: Arc<dyn MetadataStore>,
         shared: Option<SharedLog>,
     ) -> Self {
         Self {
             node,
+            clock,
             replies: Arc::default(),
             epochs: Epochs { metadata: Arc::clone(&metadata) },
             metadata,
@@ -121,6 +126,11 @@ impl NodeServices {
             rule_books: RuleBooks::default(),
             rules_changing: Mutex::new(()),
         }
+    }
+
+    /// The clocks of this machine.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
     }
 
     /// The log and metadata that other nodes of this process use too.

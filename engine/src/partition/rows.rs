@@ -293,4 +293,7 @@ pub enum FsmSlot {
     RuleBook = 9,
     /// Greatest default `run_at` given (u64, milliseconds): keeps it monotonic.
     LastRunAt = 10,
+    /// Greatest time of a record applied (u64, milliseconds): a floor of the partition's
+    /// time.
+    LatestRecordAt = 11,
 }

@@ -1,5 +1,7 @@
 //! The partition's machine: what was once wrong or is easily wrong, case by case.
 
+use std::time::Duration;
+
 use forebay_engine::partition::machine::{
     Answer, HELD_MAX, PartitionEffect as Effect, PartitionInput as Input, Phase, Refusal,
 };
@@ -28,7 +30,7 @@ fn success(n: u8, token: forebay_messages::AttemptToken) -> Input {
 }
 
 fn snooze(n: u8, token: forebay_messages::AttemptToken) -> Input {
-    let ended = AttemptEnd::Snooze { until: Timestamp(5_000) };
+    let ended = AttemptEnd::Snooze { wait: Duration::from_millis(5_000) };
     Input::Ended { entry: entry(n), token, ended }
 }
 

@@ -254,6 +254,7 @@ pub fn apply<T: Tables>(
         let mut context = Context { state, tables, now: record.created_at, applied };
         let reply = dispatch(&mut context, command)?;
         state.put_places(places, tables);
+        state.put_record_time(record.created_at, tables);
         reply
     };
     state.applied_lsn = lsn;

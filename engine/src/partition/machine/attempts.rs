@@ -501,11 +501,11 @@ impl Partition {
                 message,
                 detail,
             }),
-            AttemptEnd::Snooze { until } => End::Retry(RetryAttempt {
+            AttemptEnd::Snooze { wait } => End::Retry(RetryAttempt {
                 entry,
                 token,
                 reason: RetryReason::Snoozed,
-                run_at: until,
+                run_at: now.after(wait),
                 message: Default::default(),
                 detail: Default::default(),
             }),

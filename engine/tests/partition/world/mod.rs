@@ -6,6 +6,8 @@ mod fake_limiter;
 mod log;
 mod node;
 
+use std::time::Duration;
+
 use forebay_engine::leadership::LeadershipInput;
 use forebay_engine::partition::{
     machine::{Answer, PartitionInput, VQueueLimits},
@@ -223,7 +225,7 @@ impl World {
                 detail: Default::default(),
                 random: u32::from(how) << 24,
             },
-            _ => AttemptEnd::Snooze { until: Timestamp(self.shared.now.0 + u64::from(how)) },
+            _ => AttemptEnd::Snooze { wait: Duration::from_millis(u64::from(how)) },
         };
         node.mailbox.push_back(PartitionInput::Ended { entry: handler.entry, token, ended });
     }
