@@ -22,6 +22,7 @@ mod kit_runtime;
 #[cfg(feature = "testkit")]
 mod kit_scripts;
 mod limits;
+mod old_log;
 #[cfg(feature = "testkit")]
 mod panics;
 mod place;
