@@ -10,6 +10,7 @@ mod inspect;
 mod live_rules;
 mod output;
 mod partitions;
+mod pauses;
 mod resume;
 mod rules;
 mod snapshot;

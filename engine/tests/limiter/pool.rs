@@ -428,7 +428,7 @@ proptest! {
         }
         node.settle();
         let turning: Vec<usize> = (0..ends.len()).filter(|at| ends[*at]).collect();
-        let mut go_round = |node: &mut Node| {
+        let go_round = |node: &mut Node| {
             for _ in 0..40 {
                 for at in &turning {
                     if let Some(slot) = node.end(*at) {
