@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod act;
+mod control;
 mod crash;
 mod embed;
 mod examples;
