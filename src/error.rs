@@ -43,6 +43,29 @@ pub enum RuntimeError {
         /// What is possible, in bytes.
         len_max: usize,
     },
+    /// `max_running(0)`.
+    #[error(
+        "max_running(0): at least 1 must be able to run; to stop work, pause it with \
+         Rules::pause(\"*\") or Rules::pause(\"service:NAME\"), or leave the number out for no \
+         limit"
+    )]
+    NothingMayRun,
+    /// A number of threads that is zero or above what is possible.
+    #[error("threads({count}): use 1 to {count_max}, or leave it out for one per core")]
+    Threads {
+        /// What was asked for.
+        count: usize,
+        /// What is possible.
+        count_max: usize,
+    },
+    /// More partitions than are possible.
+    #[error("partitions({count}): use 1 to {count_max}, or leave it out for one per core")]
+    Partitions {
+        /// What was asked for.
+        count: u32,
+        /// What is possible.
+        count_max: u32,
+    },
     /// `.data_dir()` or `.in_memory()` is missing.
     #[error("say where the data lives: `.data_dir(path)` or `.in_memory()`")]
     NoDataDir,

@@ -8,6 +8,7 @@
 mod act;
 #[cfg(feature = "testkit")]
 mod clock;
+mod control;
 mod crash;
 mod embed;
 mod examples;

@@ -11,6 +11,7 @@ mod inspect;
 mod live_rules;
 mod output;
 mod partitions;
+mod pauses;
 mod resume;
 mod rules;
 mod snapshot;

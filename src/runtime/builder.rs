@@ -29,6 +29,12 @@ use crate::{
 
 use super::Runtime;
 
+/// Most threads that partitions can be spread over.
+pub const THREADS_MAX: usize = 1_024;
+/// Most partitions that a new data directory can get. Each has files, memory and actors of
+/// its own.
+pub const PARTITIONS_MAX: u32 = 4_096;
+
 type MakeHandler = Box<dyn FnOnce(Option<Arc<dyn Any + Send + Sync>>) -> Arc<dyn Handler> + Send>;
 
 /// Describes a runtime; see [`Runtime::builder`].
@@ -80,21 +86,23 @@ impl Builder {
     }
 
     /// How many equal partitions a *new* data directory gets (default: one per core).
-    /// An existing one keeps its partitions; another number is an error then.
+    /// An existing one keeps its partitions; another number is an error then. At most
+    /// [`PARTITIONS_MAX`].
     pub fn partitions(mut self, count: u32) -> Self {
         self.partitions = Some(count);
         self
     }
 
     /// How many threads partitions are spread over (default: one per core, at most one
-    /// per partition).
+    /// per partition), 1 to [`THREADS_MAX`]; other numbers are refused by [`Builder::start`].
     pub fn threads(mut self, count: usize) -> Self {
         self.threads = Some(count);
         self
     }
 
     /// How many handlers may run at the same time on this node (default: no limit but
-    /// the rules).
+    /// the rules), at least 1: zero is refused by [`Builder::start`]. To stop work, pause it
+    /// with [`Rules::pause`](crate::rules::Rules::pause).
     pub fn max_running(mut self, count: u32) -> Self {
         self.running_max = Some(count);
         self
@@ -223,6 +231,22 @@ impl Builder {
         self.start_on(place, tokio.into(), Arc::new(WallClock), random).await
     }
 
+    /// Refuses numbers that nothing could run with.
+    fn check_numbers(&self) -> Result<(), RuntimeError> {
+        if self.running_max == Some(0) {
+            return Err(RuntimeError::NothingMayRun);
+        }
+        if let Some(count) = self.threads.filter(|count| !(1..=THREADS_MAX).contains(count)) {
+            return Err(RuntimeError::Threads { count, count_max: THREADS_MAX });
+        }
+        match self.partitions {
+            Some(count) if count > PARTITIONS_MAX => {
+                Err(RuntimeError::Partitions { count, count_max: PARTITIONS_MAX })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Starts the runtime with everything that a test may want to be another.
     pub(crate) async fn start_on(
         self,
@@ -235,6 +259,7 @@ impl Builder {
             let (len, len_max) = (self.payload_len_max, PAYLOAD_LEN_MAX);
             return Err(RuntimeError::PayloadMax { len, len_max });
         }
+        self.check_numbers()?;
         let mut handlers: HashMap<String, Arc<dyn Handler>> = HashMap::new();
         let mut defaults = HashMap::new();
         for (service, options, make) in self.handlers {

@@ -30,7 +30,7 @@ use crate::{
     rules::Rules,
 };
 
-pub use builder::Builder;
+pub use builder::{Builder, PARTITIONS_MAX, THREADS_MAX};
 
 /// Most entries in one [`Runtime::enqueue_batch`].
 pub const BATCH_LEN_MAX: usize = 10_000;

@@ -143,12 +143,22 @@ async fn once(
         Ask::PauseVQueue(number) => propose(*number, Command::PauseVQueue(vqueue(*number))).await,
         Ask::ResumeVQueue(number) => propose(*number, Command::ResumeVQueue(vqueue(*number))).await,
         Ask::SetRule(pattern, limits) => {
-            runtime.rules().upsert(pattern, *limits).await.map_err(|error| text(&error))?;
+            runtime.rules().replace(pattern, *limits).await.map_err(|error| text(&error))?;
             journal.lock().rules_acked(now());
             Ok(())
         }
         Ask::DropRule(pattern) => {
             runtime.rules().delete(pattern).await.map_err(|error| text(&error))?;
+            journal.lock().rules_acked(now());
+            Ok(())
+        }
+        Ask::PauseRule(pattern) => {
+            runtime.rules().pause(pattern).await.map_err(|error| text(&error))?;
+            journal.lock().rules_acked(now());
+            Ok(())
+        }
+        Ask::ResumeRule(pattern) => {
+            runtime.rules().resume(pattern).await.map_err(|error| text(&error))?;
             journal.lock().rules_acked(now());
             Ok(())
         }

@@ -59,7 +59,19 @@ pub(super) enum Ask {
     ResumeVQueue(usize),
     SetRule(&'static str, Limits),
     DropRule(&'static str),
+    PauseRule(&'static str),
+    ResumeRule(&'static str),
     Explain(usize),
+}
+
+impl Ask {
+    /// Changes of the rules are made one after the other.
+    pub(super) fn is_about_rules(&self) -> bool {
+        matches!(
+            self,
+            Self::SetRule(..) | Self::DropRule(_) | Self::PauseRule(_) | Self::ResumeRule(_)
+        )
+    }
 }
 
 /// What goes wrong.
@@ -132,6 +144,11 @@ const LIMIT_KEYS: [&str; 3] = ["a", "a/x", "b"];
 const KEYS: [&str; 3] = ["k1", "k2", "k3"];
 /// Patterns that rules are made for.
 pub(super) const PATTERNS: [&str; 7] = ["red", "*", "red/*", "*/*", "green/a", "*/*/*", "blue/a/x"];
+
+/// What rules pause.
+const PAUSED: [&str; 6] = ["red", "green", "*", "*/*", "red/a", "service:work"];
+/// How long a pause lasts at most, in milliseconds.
+const PAUSE_MS_MAX: u64 = 4_000;
 
 struct Draw<'a> {
     random: &'a mut SeededRandom,
@@ -216,6 +233,20 @@ impl Draw<'_> {
         }
     }
 
+    /// Pauses by rule, each with its end.
+    fn pauses(&mut self) -> Vec<(u64, Event)> {
+        let count = if self.percent(40) { 1 + self.below(4) } else { 0 };
+        let mut events = Vec::new();
+        for _ in 0..count {
+            let pattern = self.one_of(&PAUSED);
+            let from = self.below(SPAN_MS);
+            let until = from + 1 + self.below(PAUSE_MS_MAX);
+            events.push((from, Event::Ask(Ask::PauseRule(pattern))));
+            events.push((until, Event::Ask(Ask::ResumeRule(pattern))));
+        }
+        events
+    }
+
     fn fault(&mut self, partitions: u32, nodes: usize) -> Fault {
         let partition = self.below(partitions.into()) as u32;
         match self.below(26) {
@@ -279,7 +310,7 @@ impl Plan {
         }
         events.sort_by_key(|(at, _)| *at);
         let scans_late = if draw.is_crowded { 80 } else { 50 };
-        Self {
+        let mut plan = Self {
             is_quiet: faults == 0,
             is_clear,
             partitions,
@@ -294,7 +325,11 @@ impl Plan {
             stop_delay_ms: if draw.percent(50) || is_clear { 0 } else { 1 + draw.below(900) },
             specs,
             events,
-        }
+        };
+        // Drawn last, so that the rest of a seed's plan is as before there were pauses.
+        plan.events.extend(draw.pauses());
+        plan.events.sort_by_key(|(at, _)| *at);
+        plan
     }
 
     /// Partitions are dropped and spawned. A new one that is spawned under a clock that was

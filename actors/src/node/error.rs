@@ -5,7 +5,7 @@ use forebay_engine::{
         apply::{BacklogFull, Reply},
         machine::Answer,
     },
-    rules::{ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
+    rules::{BookVersion, ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
 };
 use forebay_messages::{EntryId, Lsn, PartitionId, PartitionKey};
 use forebay_storage::{
@@ -162,6 +162,17 @@ pub enum NodeError {
     /// The rules were not changed.
     #[error(transparent)]
     Rules(#[from] ChangeError),
+    /// The rules were changed, and a partition cannot take the change.
+    #[error(
+        "the rules were changed (version {version}), but a partition has not applied them: \
+         {source}; it gets them when it leads again, so do not repeat the change"
+    )]
+    RulesNotApplied {
+        /// The version of the book that is stored.
+        version: BookVersion,
+        /// Why a partition has not applied it.
+        source: Box<NodeError>,
+    },
     /// There is nothing to roll back to.
     #[error(transparent)]
     Rollback(#[from] RollbackError),

@@ -332,11 +332,7 @@ impl NodeServices {
         if present.flatten().as_ref() == Some(&newest) {
             return;
         }
-        let pending = self.replies.open(partition);
-        let command = upsert_rule_book(entry.range, newest);
-        entry
-            .address
-            .send(PartitionInput::Propose { command: Box::new(command), reply: pending.id() });
+        drop(self.propose_book_to(partition, &entry, newest));
     }
 
     pub(crate) fn lock_rules(&self) -> std::sync::MutexGuard<'_, ()> {

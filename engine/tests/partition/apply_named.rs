@@ -461,7 +461,8 @@ fn error_of(command: Option<Command>) -> ApplyError {
 fn an_older_binary_stops_at_what_it_does_not_know() {
     let format_min = u32::try_from(FORMAT_VERSION).unwrap() + 1;
     let barrier = Command::VersionBarrier(VersionBarrier { format_min });
-    assert!(matches!(error_of(Some(barrier)), ApplyError::TooNew { needed } if needed == 2));
+    assert!(matches!(error_of(Some(barrier)), ApplyError::TooNew { needed }
+        if needed == FORMAT_VERSION + 1));
     assert!(matches!(error_of(None), ApplyError::UnknownCommand));
     let mut tables = MemTables::default();
     put_fsm_number(&mut tables, FsmSlot::MinVersion, FORMAT_VERSION + 1);

@@ -44,8 +44,8 @@ use super::{
 pub use act::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip};
 pub use decisions::{begin, started};
 
-/// Format of commands and rows that this code understands.
-pub const FORMAT_VERSION: u64 = 1;
+/// Format of commands and rows that this code understands. 2: rule books with pauses.
+pub const FORMAT_VERSION: u64 = 2;
 
 /// Why a partition must stop.
 #[derive(Debug, Error)]
