@@ -33,9 +33,9 @@ const SERVICE_PREFIX: &str = "service:";
 /// A rule for it can only pause the service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern {
-    /// Empty for a service.
     components: Vec<Component>,
-    service: Option<ByteString>,
+    /// The only component is the name of a service.
+    is_service: bool,
 }
 
 /// Why a text is not a pattern.
@@ -79,32 +79,36 @@ impl Pattern {
             text: format!("{SERVICE_PREFIX}{name}"),
             source,
         })?;
-        Ok(Self { components: Vec::new(), service: Some(ByteString::from(name)) })
+        let components = vec![Component::Exact(ByteString::from(name))];
+        Ok(Self { components, is_service: true })
     }
 
     /// The service, when the pattern is for one.
     #[must_use]
     pub fn service(&self) -> Option<&ByteString> {
-        self.service.as_ref()
+        match &self.components[..] {
+            [Component::Exact(name)] if self.is_service => Some(name),
+            _ => None,
+        }
     }
 
     /// The components, one to three; none when the pattern is for a service.
     #[must_use]
     pub fn components(&self) -> &[Component] {
-        &self.components
+        if self.is_service { &[] } else { &self.components }
     }
 
     /// How many components: 1 (scope), 2 (l1) or 3 (l2); 0 for a service.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.components.len()
+        self.components().len()
     }
 
     /// Precedence among patterns of the same depth: one bit per component, scope most
     /// significant, exact = 1.
     #[must_use]
     pub fn rank(&self) -> u8 {
-        self.components.iter().fold(0, |rank, component| {
+        self.components().iter().fold(0, |rank, component| {
             (rank << 1) | u8::from(matches!(component, Component::Exact(_)))
         })
     }
@@ -119,7 +123,7 @@ impl Pattern {
     /// for a service, which has no key.
     #[must_use]
     pub fn as_key(&self) -> Option<Vec<ByteString>> {
-        if self.service.is_some() {
+        if self.is_service {
             return None;
         }
         let exact = |component: &Component| match component {
@@ -132,7 +136,7 @@ impl Pattern {
     /// Whether a key of this many components is governed by the pattern.
     #[must_use]
     pub fn matches(&self, key: &[&str]) -> bool {
-        self.service.is_none()
+        !self.is_service
             && self.components.len() == key.len()
             && self.components.iter().zip(key).all(|(component, value)| match component {
                 Component::Any => true,
@@ -166,13 +170,13 @@ impl FromStr for Pattern {
             })?;
             components.push(Component::Exact(ByteString::from(component)));
         }
-        Ok(Self { components, service: None })
+        Ok(Self { components, is_service: false })
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(service) = &self.service {
+        if let Some(service) = self.service() {
             return write!(f, "{SERVICE_PREFIX}{service}");
         }
         for (index, component) in self.components.iter().enumerate() {

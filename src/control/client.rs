@@ -147,6 +147,11 @@ impl Control {
         request: Request,
         silence_max: Duration,
     ) -> Result<Response, ControlError> {
+        let mut line = serde_json::to_vec(&request)?;
+        line.push(b'\n');
+        if line.len() as u64 > REQUEST_LEN_MAX {
+            return Err(ControlError::TooLong { len: line.len() });
+        }
         match self {
             Self::Direct(_)
                 if matches!(request, Request::Lead { .. } | Request::StepDown { .. }) =>
@@ -157,11 +162,6 @@ impl Control {
             }
             Self::Direct(node) => Ok(answer(node, request).await),
             Self::Running(path) => {
-                let mut line = serde_json::to_vec(&request)?;
-                line.push(b'\n');
-                if line.len() as u64 > REQUEST_LEN_MAX {
-                    return Err(ControlError::TooLong { len: line.len() });
-                }
                 let waited = silence_max.saturating_add(takes_at_least(&request));
                 let answered = exchange(&path.join(SOCKET_NAME), &line, waited).await;
                 let path = || path.clone();
