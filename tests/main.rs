@@ -14,6 +14,8 @@ mod failover;
 #[cfg(feature = "testkit")]
 mod faults;
 #[cfg(feature = "testkit")]
+mod handlers;
+#[cfg(feature = "testkit")]
 mod kit;
 #[cfg(feature = "testkit")]
 mod kit_runtime;
