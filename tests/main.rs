@@ -16,11 +16,14 @@ mod faults;
 #[cfg(feature = "testkit")]
 mod handlers;
 #[cfg(feature = "testkit")]
+mod in_flight;
+#[cfg(feature = "testkit")]
 mod kit;
 #[cfg(feature = "testkit")]
 mod kit_runtime;
 #[cfg(feature = "testkit")]
 mod kit_scripts;
+mod lifetime;
 mod limits;
 #[cfg(feature = "testkit")]
 mod panics;
