@@ -4,7 +4,7 @@ use forebay_engine::partition::apply::Skip;
 use forebay_messages::{EntryId, FailureKind, vqueue::NameError};
 use thiserror::Error;
 
-pub use forebay_actors::node::NodeError;
+pub use forebay_actors::node::{NodeError, OpenError};
 pub use forebay_engine::partition::apply::BacklogFull;
 
 /// The runtime cannot start, or a partition cannot be changed.
@@ -18,6 +18,18 @@ pub enum RuntimeError {
         "forebay must be started inside a tokio runtime (#[tokio::main] or Runtime::enter): {0}"
     )]
     NoTokio(#[from] tokio::runtime::TryCurrentError),
+    /// The tokio runtime has no timers.
+    #[error(
+        "the tokio runtime has no timers, which forebay needs: build it with `enable_all()` (or \
+         `enable_time()`)"
+    )]
+    NoTimers,
+    /// The tokio runtime has no I/O, which the local socket of a data directory needs.
+    #[error(
+        "the tokio runtime has no I/O, which the local socket in the data directory needs: build \
+         it with `enable_all()` (or `enable_io()`)"
+    )]
+    NoIo,
     /// Two handlers for one service.
     #[error("two handlers are registered for the service `{service}`")]
     TwoHandlers {

@@ -142,7 +142,7 @@ impl HandlerError {
         Self(End::Terminal { message: message.to_string(), detail: Bytes::new() })
     }
 
-    /// Call again after `wait`; this uses up no attempt.
+    /// Call again after `wait`, but not before 10 ms have passed; this uses up no attempt.
     #[must_use]
     pub fn snooze(wait: Duration) -> Self {
         Self(End::Snooze(wait))
@@ -258,7 +258,8 @@ impl<T: Serialize> IntoPayload for Json<T> {
 pub struct HandlerOptions {
     /// What follows a failed attempt (default: ten attempts, 100 ms to one minute).
     pub retry: RetryPolicy,
-    /// How long an attempt may take (default: for ever). A timeout is a failed attempt.
+    /// How long an attempt may take, counted from the start of its first poll (default: for
+    /// ever). A timeout is a failed attempt.
     pub timeout: Option<Duration>,
     /// How long an attempt may go without [`Context::heartbeat`] (default: for ever). An
     /// attempt that is silent for longer is dropped: a failed attempt. What blocks its

@@ -28,7 +28,8 @@ pub enum RulesError {
 }
 
 /// The rule book of a runtime. Changes take effect on what starts from then on; they
-/// return once every partition led here has applied them.
+/// return once every partition led here has applied them. A dropped call changes the book
+/// all the same, once it was polled; to repeat it is safe, and waits for the partitions.
 #[derive(Clone)]
 pub struct Rules {
     node: Arc<Node>,

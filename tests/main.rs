@@ -17,11 +17,16 @@ mod failover;
 #[cfg(feature = "testkit")]
 mod faults;
 #[cfg(feature = "testkit")]
+mod handlers;
+#[cfg(feature = "testkit")]
+mod in_flight;
+#[cfg(feature = "testkit")]
 mod kit;
 #[cfg(feature = "testkit")]
 mod kit_runtime;
 #[cfg(feature = "testkit")]
 mod kit_scripts;
+mod lifetime;
 mod limits;
 mod old_log;
 #[cfg(feature = "testkit")]

@@ -30,6 +30,10 @@ pub use crate::{cancel::Cancel, pulse::Pulse};
 /// How long an entry waits whose service has no handler here.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
 
+/// The shortest snooze: a handler that asks for less is called again after this time, so
+/// that one that always snoozes leaves the log and the other handlers their turn.
+pub const SNOOZE_MIN: Duration = Duration::from_millis(10);
+
 /// What a handler is given besides the payload.
 #[derive(Clone, Debug)]
 pub struct AttemptContext {

@@ -42,14 +42,13 @@ impl EntryHandle {
     }
 
     /// Waits until the entry ends; how it ended. Cancel-safe: the entry goes on, and
-    /// waiting can be taken up again.
+    /// waiting can be taken up again. Waiting does not keep the runtime up.
     ///
     /// # Errors
     /// [`ResultError::Unknown`] when it was purged meanwhile, [`ResultError::Node`] when
     /// the runtime goes down.
     pub async fn outcome(&self) -> Result<Outcome, ResultError> {
-        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
-        node.attach(self.id).await?.ok_or(ResultError::Unknown(self.id))
+        Node::attach_to(&self.node, self.id).await?.ok_or(ResultError::Unknown(self.id))
     }
 
     /// Waits for the result as bytes. Cancel-safe.

@@ -6,6 +6,7 @@ use std::{
     future::Future,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use forebay_actors::{
@@ -219,14 +220,17 @@ impl Builder {
     }
 
     /// Starts the runtime; call it from inside a tokio runtime, on which the handlers
-    /// will run. Returns when every partition has applied what the log holds and leads
-    /// (or somebody else does, or is to).
+    /// will run. It must have timers, and with a data directory I/O (`enable_all`). When it
+    /// goes, forebay goes down by itself, and every call fails with
+    /// [`NodeError::TokioGone`](crate::error::NodeError::TokioGone). Returns when every
+    /// partition has applied what the log holds and leads (or somebody else does, or is to).
     ///
     /// # Errors
     /// [`RuntimeError`]: each says what to do about it.
     pub async fn start(self) -> Result<Runtime, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current()?;
         let place = self.place.clone().ok_or(RuntimeError::NoDataDir)?;
+        check_drivers(matches!(place, Place::Directory(_)))?;
         let random = || u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0);
         self.start_on(place, tokio.into(), Arc::new(WallClock), random).await
     }
@@ -303,4 +307,16 @@ impl Builder {
             control: Arc::new(Mutex::new(control)),
         })
     }
+}
+
+/// Whether the tokio runtime here has what forebay needs of it. Tokio tells it only by a
+/// panic, whose text appears on standard error as well.
+fn check_drivers(needs_io: bool) -> Result<(), RuntimeError> {
+    if std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).is_err() {
+        return Err(RuntimeError::NoTimers);
+    }
+    if needs_io && std::panic::catch_unwind(|| drop(tokio::net::UnixStream::pair())).is_err() {
+        return Err(RuntimeError::NoIo);
+    }
+    Ok(())
 }

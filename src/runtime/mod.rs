@@ -133,6 +133,9 @@ impl Runtime {
     /// Stores many entries: all or none of those that go to the same partition. The
     /// handles are in the order of the entries.
     ///
+    /// Not cancel-safe: a dropped call may have stored all, some or none of the shares. With
+    /// [`Entry::uuid`] or idempotency keys it can be repeated safely.
+    ///
     /// # Errors
     /// [`EnqueueError`]. With several partitions, some may have stored their share when
     /// another one fails; ids make a repetition safe.
@@ -296,7 +299,7 @@ impl Runtime {
     }
 
     /// Starts a partition for keys that nobody owns yet; it is remembered in the data
-    /// directory.
+    /// directory. Cancel-safe: once called, it is done to its end.
     ///
     /// # Errors
     /// `RangeOverlaps` when a partition owns some of the keys, and storage errors.
@@ -306,7 +309,8 @@ impl Runtime {
         Ok(self.node.spawn_partition(range).await?)
     }
 
-    /// Stops a partition and gives its keys free. Its rows stay on disk.
+    /// Stops a partition and gives its keys free. Its rows stay on disk. Cancel-safe: once
+    /// called, it is done to its end.
     ///
     /// # Errors
     /// When there is no such partition, and storage errors.
@@ -332,10 +336,17 @@ impl Runtime {
     }
 
     /// Goes down: no new work is taken or started, running handlers may end within the
-    /// drain's time, then everything stops. Further calls fail with `ShutDown`.
+    /// drain's time, then everything stops. Other calls fail with `ShutDown` from then on.
+    ///
+    /// Cancel-safe: once called, it goes on by itself. Every call of it returns when the
+    /// runtime is down, with the same result; one with a shorter time brings the end forward,
+    /// a longer one changes nothing. A handler that waits for it counts as running: it is
+    /// dropped when the time is over, and runs again after the next start. To end well, it
+    /// spawns the call and returns.
     ///
     /// # Errors
-    /// When the store cannot be flushed; nothing is lost, the next start replays.
+    /// [`NodeError::NotFlushed`] when rows could not be written; nothing is lost, the next
+    /// start replays. [`NodeError::Thread`] when it could not begin: call it again.
     pub async fn shutdown(&self, drain: Drain) -> Result<(), RuntimeError> {
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(control);

@@ -6,16 +6,18 @@
 //! [`DataDir`] lives, no other one of the same directory does, in any process.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use thiserror::Error;
 
-use crate::{Fault, FaultKind};
+use crate::{Fault, FaultKind, sync};
 
 /// Version of the directory's layout that this code writes.
 pub const DIR_FORMAT: u32 = 1;
@@ -34,7 +36,7 @@ const MAY_PRECEDE: [&str; 3] = [FORMAT_FILE_NEW, LOCK_FILE, "lost+found"];
 /// Why a data directory cannot be used.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// Another process (or another runtime of this one) uses it.
+    /// Another process uses it.
     #[error(
         "the data directory {path} is in use by {who}: stop that one first, or choose another \
          directory",
@@ -46,6 +48,23 @@ pub enum OpenError {
         path: PathBuf,
         /// Who uses it, when that could be read.
         pid: Option<u32>,
+    },
+    /// This very process uses it.
+    #[error(
+        "the data directory {path} is {how}",
+        path = path.display(),
+        how = match is_closing {
+            true => "still being closed by a runtime of this process: wait until its shutdown \
+                     has returned and its last handle is dropped",
+            false => "in use by another runtime of this process: use a clone of that one, or \
+                      shut it down and drop all of its handles first",
+        }
+    )]
+    InUseHere {
+        /// The directory.
+        path: PathBuf,
+        /// The other runtime is going down.
+        is_closing: bool,
     },
     /// A newer forebay wrote it.
     #[error(
@@ -106,7 +125,23 @@ pub struct DataDir {
     path: PathBuf,
     /// Holds the advisory lock: closing the file gives the directory free. Opened with
     /// close-on-exec, so children do not keep it.
-    _lock: File,
+    lock: Option<File>,
+}
+
+/// The directories that this process has, and whether they are being closed. It is locked
+/// while one is taken or given free: the two never tell different things.
+static HERE: Mutex<BTreeMap<PathBuf, bool>> = Mutex::new(BTreeMap::new());
+
+fn here() -> MutexGuard<'static, BTreeMap<PathBuf, bool>> {
+    sync::lock(&HERE)
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let mut here = here();
+        self.lock = None;
+        here.remove(&self.path);
+    }
 }
 
 impl DataDir {
@@ -138,11 +173,20 @@ impl DataDir {
             check_empty(&path)?;
         }
         let lock = take_lock_within(&path, wait)?;
+        let taken = Self { path, lock: Some(lock) };
+        let path = &taken.path;
         // Again under the lock: two first starts may have raced.
-        if read_format(&path)?.is_none() {
-            write_format(&path).map_err(|error| fault(&path, "write the format file", error))?;
+        if read_format(path)?.is_none() {
+            write_format(path).map_err(|error| fault(path, "write the format file", error))?;
         }
-        Ok(Self { path, _lock: lock })
+        Ok(taken)
+    }
+
+    /// Says that the directory will be given free soon: who asks for it meanwhile is told.
+    pub fn closes(&self) {
+        if let Some(is_closing) = here().get_mut(&self.path) {
+            *is_closing = true;
+        }
     }
 
     /// Takes a directory that is a data directory already.
@@ -246,7 +290,9 @@ fn take_lock_within(path: &Path, wait: Duration) -> Result<File, OpenError> {
     let until = Instant::now() + wait;
     loop {
         match take_lock(path) {
-            Err(OpenError::InUse { .. }) if Instant::now() < until => {
+            Err(OpenError::InUse { .. } | OpenError::InUseHere { .. })
+                if Instant::now() < until =>
+            {
                 std::thread::sleep(LOCK_TRIED_EVERY);
             }
             taken => return taken,
@@ -262,9 +308,16 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
         .truncate(false)
         .open(path.join(LOCK_FILE))
         .map_err(|error| fault(path, "open the lock file", error))?;
+    let mut here = here();
     match file.try_lock() {
-        Ok(()) => {}
+        Ok(()) => {
+            here.insert(path.to_owned(), false);
+        }
         Err(TryLockError::WouldBlock) => {
+            if let Some(is_closing) = here.get(path) {
+                let (path, is_closing) = (path.to_owned(), *is_closing);
+                return Err(OpenError::InUseHere { path, is_closing });
+            }
             let mut text = String::new();
             // Whoever has the lock may not have written its id yet: then it is unknown.
             let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
@@ -277,7 +330,10 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
         file.rewind()?;
         writeln!(file, "{}", std::process::id())
     };
-    write_pid(&mut file).map_err(|error| fault(path, "write the lock file", error))?;
+    if let Err(error) = write_pid(&mut file) {
+        here.remove(path);
+        return Err(fault(path, "write the lock file", error));
+    }
     Ok(file)
 }
 
@@ -313,13 +369,32 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_use_is_refused_and_names_the_process() {
+    fn a_directory_that_another_process_has_is_refused_and_names_the_process() {
         let root = tempfile::tempdir().unwrap();
-        let _held = DataDir::open(root.path()).unwrap();
+        drop(DataDir::open(root.path()).unwrap());
+        // A lock of this process that it does not know of stands for one of another.
+        let stranger = File::open(root.path().join(LOCK_FILE)).unwrap();
+        stranger.try_lock().unwrap();
         let error = DataDir::open(root.path()).unwrap_err();
         let OpenError::InUse { pid, .. } = &error else { panic!("{error}") };
         assert_eq!(*pid, Some(std::process::id()));
         assert!(error.to_string().contains(&std::process::id().to_string()));
+    }
+
+    #[test]
+    fn a_directory_that_this_process_has_is_refused_and_says_whether_it_closes() {
+        let root = tempfile::tempdir().unwrap();
+        let held = DataDir::open(root.path()).unwrap();
+        let is_closing = || match DataDir::open(root.path()).unwrap_err() {
+            OpenError::InUseHere { is_closing, .. } => is_closing,
+            error => panic!("{error}"),
+        };
+        assert!(!is_closing());
+        held.closes();
+        assert!(is_closing());
+        drop(held);
+        let _held = DataDir::open(root.path()).unwrap();
+        assert!(!is_closing(), "it was taken anew");
     }
 
     #[test]
@@ -337,7 +412,7 @@ mod tests {
 
         let _held = DataDir::open(root.path()).unwrap();
         let error = DataDir::open_within(root.path(), Duration::from_millis(30)).unwrap_err();
-        assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+        assert!(matches!(error, OpenError::InUseHere { .. }), "{error}");
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -356,10 +357,19 @@ impl Drop for Guard {
             if running.is_aborted {
                 shared.give_way(self.key, &running.name);
             }
-            running.reply_to.send(match self.ended.take().filter(|_| !running.is_aborted) {
-                Some(ended) => PartitionInput::Ended { entry, token, ended: running.end(ended) },
-                None => PartitionInput::Stopped { token },
-            });
+            let ended = self.ended.take();
+            if running.is_aborted {
+                // What it ended with may have a destructor of the application's.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(ended)));
+                running.reply_to.send(PartitionInput::Stopped { token });
+            } else {
+                running.reply_to.send(match ended {
+                    Some(ended) => {
+                        PartitionInput::Ended { entry, token, ended: running.end(ended) }
+                    }
+                    None => PartitionInput::Stopped { token },
+                });
+            }
         }
         if shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 || was_aborted {
             shared.idle.notify_waiters();

@@ -153,6 +153,22 @@ pub enum NodeError {
     /// The node goes down or is down.
     #[error("the runtime is shut down")]
     ShutDown,
+    /// The tokio runtime in which the node was started is gone.
+    #[error(
+        "the tokio runtime that forebay was started in is gone, and no handler can run without \
+         it: forebay has gone down; start it again inside a tokio runtime that lives as long as \
+         it does"
+    )]
+    TokioGone,
+    /// The node is down, but rows could not be written.
+    #[error(
+        "{reason}; the runtime is down and nothing is lost: the next start replays from the log \
+         what is missing in the rows"
+    )]
+    NotFlushed {
+        /// What could not be written, and why.
+        reason: String,
+    },
     /// There is no such entry.
     #[error("there is no entry {0}")]
     UnknownEntry(EntryId),
@@ -215,7 +231,7 @@ impl NodeError {
     /// Whether somebody else has the data directory: later it may be free.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::Open(OpenError::InUse { .. }))
+        matches!(self, Self::Open(OpenError::InUse { .. } | OpenError::InUseHere { .. }))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, RwLock},
 };
 
 use forebay_messages::{NodeId, Timestamp};
@@ -147,11 +147,11 @@ impl Node {
         let inline = config.place.is_simulated();
         let (node, rows) = blocking(inline, move || Self::open(&config, executor, clock)).await??;
         let node = Arc::new(node);
+        node.watch_tokio();
         for row in rows {
             if let Err(error) = node.start_partition(row).await {
-                let stopping = Arc::clone(&node);
                 // The error that is returned says why; a second one adds nothing.
-                let _ = stopping.shutdown(std::time::Duration::ZERO).await;
+                let _ = node.shutdown(std::time::Duration::ZERO).await;
                 return Err(error);
             }
         }
@@ -215,11 +215,12 @@ impl Node {
             vqueues: config.vqueues,
             candidacy: config.candidacy,
             is_simulated,
-            going_down: AtomicBool::new(false),
+            down: Arc::default(),
+            sentinel: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),
             table_watch: OnceLock::new(),
             _rule_books: rule_books,
-            _data_dir: storage.data_dir,
+            data_dir: storage.data_dir,
         };
         Ok((node, rows))
     }

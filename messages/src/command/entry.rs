@@ -12,7 +12,8 @@ pub struct RetryPolicy {
     /// How many attempts in all; 0 means no limit.
     #[bilrost(1)]
     pub attempts_max: u32,
-    /// Wait after the first failed attempt, in milliseconds.
+    /// Wait after the first failed attempt, in milliseconds; with 0 the next one follows at
+    /// once, but after 16 failures it waits 10 ms all the same.
     #[bilrost(2)]
     pub backoff_first_ms: u64,
     /// Longest wait, in milliseconds.

@@ -497,7 +497,7 @@ impl Partition {
                 entry,
                 token,
                 reason: RetryReason::Failed,
-                run_at: now.after(backoff(&retry, attempt, random)),
+                run_at: now.after(backoff::wait(&retry, attempt, random)),
                 message,
                 detail,
             }),

@@ -31,7 +31,7 @@ mod vqueues;
 mod waiters;
 mod waiting;
 
-pub use backoff::backoff;
+pub use backoff::{RETRIES_AT_ONCE_MAX, RETRY_WAIT_MIN, backoff};
 pub use effect::{Answer, PartitionEffect, RunAttempt};
 pub use ended::ENDS_PER_RECORD_MAX;
 pub use idle::IDLE_MS_MAX;
