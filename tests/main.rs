@@ -7,6 +7,7 @@
 
 mod act;
 mod crash;
+mod cut_short;
 mod embed;
 mod examples;
 #[cfg(feature = "testkit")]

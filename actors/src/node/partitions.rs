@@ -50,6 +50,7 @@ impl Node {
             refill: Arc::clone(&self.refill),
             dispatches: self.dispatches,
             vqueues: self.vqueues,
+            lost_through: self.services.lost_through(row.id)?,
             stands,
         };
         self.credits.insert(row.id, Arc::new(Semaphore::new(CREDITS_PER_PARTITION)));
