@@ -119,6 +119,12 @@ pub enum EnqueueError {
         /// Its length in bytes.
         len: usize,
     },
+    /// An idempotency key with an object key and without a scope.
+    #[error(
+        "an idempotency key holds within a scope, and this entry has an object key and no scope: \
+         add a scope, or leave out the object key or the idempotency key"
+    )]
+    IdempotencyNeedsScope,
     /// Too much is in flight (only `try_enqueue` says so; `enqueue` waits).
     #[error("too many proposals are in flight; try again later")]
     Busy,

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use forebay_actors::executor::{AttemptContext, Handler, HandlerFuture};
+use forebay_actors::executor::{AttemptContext, Handler, HandlerFuture, INTERRUPTIONS_MAX};
 use forebay_messages::{
     AttemptToken, EntryId, VQueueName, actor::AttemptEnd, command::RetryPolicy,
 };
@@ -265,6 +265,11 @@ pub struct HandlerOptions {
     /// attempt that is silent for longer is dropped: a failed attempt. What blocks its
     /// thread cannot be dropped before it awaits again.
     pub heartbeat: Option<Duration>,
+    /// How often the process may die while an entry runs (default: 5, at least 1) before the
+    /// entry becomes a dead letter instead of running again: it may be what ends the process.
+    /// An orderly shutdown and a change of leaders are not counted. `u32::MAX` allows any
+    /// number.
+    pub interruptions_max: Option<u32>,
     /// How long results are kept (default: 24 hours). `Duration::MAX` keeps them until
     /// they are purged.
     pub retention: Option<Duration>,
@@ -327,5 +332,9 @@ where
 
     fn heartbeat(&self) -> Option<Duration> {
         self.options.heartbeat
+    }
+
+    fn interruptions_max(&self) -> u32 {
+        self.options.interruptions_max.unwrap_or(INTERRUPTIONS_MAX)
     }
 }

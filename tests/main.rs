@@ -10,6 +10,7 @@ mod act;
 mod clock;
 mod control;
 mod crash;
+mod cut_short;
 mod embed;
 mod examples;
 #[cfg(feature = "testkit")]

@@ -27,6 +27,9 @@ use starter::Batch;
 
 pub use crate::{cancel::Cancel, pulse::Pulse};
 
+/// Interruptions (deaths of the process that ran an attempt) after which an entry is a dead
+/// letter, unless its handler says otherwise.
+pub const INTERRUPTIONS_MAX: u32 = 5;
 /// How long an entry waits whose service has no handler here.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
 
@@ -74,6 +77,11 @@ pub trait Handler: Send + Sync {
     fn heartbeat(&self) -> Option<Duration> {
         None
     }
+
+    /// After how many deaths of its process an entry is a dead letter, at least 1.
+    fn interruptions_max(&self) -> u32 {
+        INTERRUPTIONS_MAX
+    }
 }
 
 /// Where a partition sends attempts to.
@@ -89,6 +97,8 @@ pub trait Execute: Send + Sync {
     fn abort(&self, entry: EntryId, token: AttemptToken);
     /// Of which vqueue an attempt is; `None` when its handler is gone.
     fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>>;
+    /// After how many deaths of its process an entry of a service is a dead letter.
+    fn interruptions_max(&self, service: &str) -> u32;
 }
 
 /// Draws the jitter of retries; only when one is due, for it asks the system.
@@ -226,5 +236,10 @@ impl Execute for Executor {
 
     fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>> {
         self.shared.name((entry, token))
+    }
+
+    fn interruptions_max(&self, service: &str) -> u32 {
+        let handler = self.shared.means.handlers.get(service);
+        handler.map_or(INTERRUPTIONS_MAX, |handler| handler.interruptions_max().max(1))
     }
 }

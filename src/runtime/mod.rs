@@ -12,10 +12,7 @@ use std::{
 
 use forebay_actors::node::{ExplainView, LimitView, Node, NodeError};
 use forebay_actors::snapshot::Manifest;
-use forebay_engine::partition::{
-    apply::{Enqueued, Reply},
-    machine::Answer,
-};
+use forebay_engine::partition::{apply::Reply, machine::Answer};
 use forebay_messages::{
     EntryId, PartitionId, PartitionKey, VQueueId,
     command::{Command, Enqueue, EnqueueBatch, NewEntry},
@@ -162,8 +159,8 @@ impl Runtime {
             let Answer::Reply(Reply::EnqueuedBatch(stored)) = answer else {
                 return Err(NodeError::unexpected(answer).into());
             };
-            for (place, Enqueued { entry, existing }) in places.into_iter().zip(stored) {
-                handles[place] = Some(EntryHandle::of(Arc::clone(&node), entry, existing));
+            for (place, stored) in places.into_iter().zip(stored) {
+                handles[place] = Some(EntryHandle::of(Arc::clone(&node), stored));
             }
         }
         Ok(handles.into_iter().flatten().collect())
@@ -172,7 +169,7 @@ impl Runtime {
     /// A handle to an entry that was stored before, by this process or another one.
     #[must_use]
     pub fn attach(&self, id: EntryId) -> EntryHandle {
-        EntryHandle::new(&self.node, id, true)
+        EntryHandle::attached(&self.node, id)
     }
 
     /// Waits until all of these entries have ended; how each ended, in their order, and
@@ -375,10 +372,10 @@ impl Runtime {
     fn enqueued(&self, id: EntryId, answer: Answer) -> Result<EntryHandle, EnqueueError> {
         match answer {
             Answer::Reply(Reply::Enqueued(stored)) => {
-                Ok(EntryHandle::new(&self.node, stored.entry, stored.existing))
+                Ok(EntryHandle::of(Arc::new(Arc::downgrade(&self.node)), stored))
             }
             // A duplicate of a proposal of ours: the first one stored it.
-            Answer::Reply(Reply::Duplicate) => Ok(EntryHandle::new(&self.node, id, true)),
+            Answer::Reply(Reply::Duplicate) => Ok(EntryHandle::attached(&self.node, id)),
             other => Err(NodeError::unexpected(other).into()),
         }
     }

@@ -169,8 +169,8 @@ async fn act(runtime: &Runtime, turn: &str) {
     let _ = purged.outcome().await.unwrap();
     purged.purge().await.unwrap();
     let vqueue = of("work", 9).key("paused");
-    let paused = runtime.vqueue(vqueue.vqueue().id(Default::default()));
     let first = stored(vqueue.clone()).await;
+    let paused = runtime.vqueue(vqueue.vqueue().id_for(first.id()));
     let _ = first.outcome().await.unwrap();
     paused.pause().await.unwrap();
     stored(vqueue).await;

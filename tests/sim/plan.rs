@@ -201,12 +201,18 @@ impl Draw<'_> {
             _ if self.percent(30) => 1 + self.below(2) as u32,
             _ => 0,
         };
+        let key = self.percent(keyed).then(|| self.one_of(&KEYS[..keys]));
+        let delay_ms = self.percent(20).then(|| self.below(6_000));
+        // With an object key an idempotency key needs a scope.
+        let may_be_once = key.is_none() || scope.is_some();
+        let is_once = self.percent(10) && may_be_once;
+        let idempotency_key = is_once.then(|| format!("once-{number}"));
         Spec {
             scope,
             limit_key,
-            key: self.percent(keyed).then(|| self.one_of(&KEYS[..keys])),
-            delay_ms: self.percent(20).then(|| self.below(6_000)),
-            idempotency_key: self.percent(10).then(|| format!("once-{number}")),
+            key,
+            delay_ms,
+            idempotency_key,
             failures,
             mishap: self.one_of(&[Mishap::Error, Mishap::Error, Mishap::Panic, Mishap::Timeout]),
             snoozes: if self.percent(10) { 1 + self.below(2) as u32 } else { 0 },

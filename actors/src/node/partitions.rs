@@ -52,6 +52,7 @@ impl Node {
             refill: Arc::clone(&self.refill),
             dispatches: self.dispatches,
             vqueues: self.vqueues,
+            lost_through: self.services.lost_through(row.id)?,
             stands,
         };
         // One that is started again knows what of it is still in flight.

@@ -18,7 +18,7 @@ use forebay_engine::{
         state::State,
     },
 };
-use forebay_messages::{Lsn, Timestamp};
+use forebay_messages::{Epoch, Lsn, Timestamp};
 use forebay_storage::{log::LogError, partition::PartitionStore};
 use tokio::sync::oneshot;
 
@@ -48,6 +48,8 @@ pub(super) struct Replica {
     pub(super) refill: Arc<RefillPool>,
     pub(super) dispatches: bool,
     pub(super) vqueues: VQueueLimits,
+    /// The last epoch before this process: what ran under it ended with another process.
+    pub(super) lost_through: Epoch,
     /// What the supervisor is told once everything is applied.
     pub(super) stands: LeadershipInput,
 }
@@ -176,6 +178,7 @@ impl Living {
             executor: executor.clone(),
             services: Arc::clone(services),
             vqueues,
+            lost_through: self.replica.lost_through,
             wake: None,
             upkeep: None,
             progress: Arc::clone(progress),

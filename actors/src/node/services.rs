@@ -21,7 +21,7 @@ use forebay_messages::{
     command::{Command, UpsertRuleBook},
 };
 use forebay_storage::{
-    metadata::{MetaKey, MetadataError, MetadataStore, next_epoch},
+    metadata::{MetaKey, MetadataError, MetadataStore, last_epoch, next_epoch},
     partition::PartitionStore,
 };
 use tokio::sync::watch;
@@ -131,6 +131,18 @@ impl NodeServices {
     /// The clocks of this machine.
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// The last epoch of a partition before this process opened its log: attempts of that
+    /// epoch and of earlier ones ended with the process that ran them.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the metadata cannot be read.
+    pub(crate) fn lost_through(&self, partition: PartitionId) -> Result<Epoch, super::NodeError> {
+        match &self.shared {
+            Some(shared) => shared.lost_through(partition),
+            None => Ok(last_epoch(&*self.metadata, partition)?),
+        }
     }
 
     /// The log and metadata that other nodes of this process use too.

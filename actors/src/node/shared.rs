@@ -21,7 +21,7 @@ use forebay_messages::{Epoch, NodeId, PartitionId};
 use forebay_storage::{
     DataDir, Medium,
     log::{LocalLog, LogStore, MemoryLog},
-    metadata::{LocalMetadata, MemoryMetadata, MetadataStore},
+    metadata::{LocalMetadata, MemoryMetadata, MetadataStore, last_epoch},
 };
 
 use crate::log_writer::{LogHandle, LogWriter, TrimLog};
@@ -48,6 +48,8 @@ struct Inner {
     log: Arc<dyn LogStore>,
     metadata: Arc<dyn MetadataStore>,
     leases: DashMap<PartitionId, Lease>,
+    /// The last epoch of each partition before this log was opened.
+    lost_through: DashMap<PartitionId, Epoch>,
     nodes: DashMap<NodeId, Weak<NodeServices>>,
     next_node: AtomicU32,
     cuts: Cuts,
@@ -144,6 +146,7 @@ impl SharedLog {
             log,
             metadata,
             leases: DashMap::new(),
+            lost_through: DashMap::new(),
             nodes: DashMap::new(),
             next_node: AtomicU32::new(1),
             cuts: Cuts::default(),
@@ -157,6 +160,16 @@ impl SharedLog {
 
     pub(super) fn metadata(&self) -> Arc<dyn MetadataStore> {
         Arc::clone(&self.0.metadata)
+    }
+
+    /// The last epoch of a partition before this log was opened. The node that asks first
+    /// asks before it leads.
+    pub(super) fn lost_through(&self, partition: PartitionId) -> Result<Epoch, NodeError> {
+        if let Some(known) = self.0.lost_through.get(&partition) {
+            return Ok(*known);
+        }
+        let last = last_epoch(&*self.0.metadata, partition)?;
+        Ok(*self.0.lost_through.entry(partition).or_insert(last))
     }
 
     /// The way of a node to the log.

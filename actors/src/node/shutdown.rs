@@ -201,6 +201,12 @@ impl Node {
         let entries = self.entries_of_all();
         // Ends that were reported go through the log before the partitions stop.
         self.settle(&entries).await;
+        // What was cut short goes back, so that the next start does not count it as
+        // interrupted by the death of this process.
+        for (_, entry) in &entries {
+            entry.address.send(PartitionInput::HandBack);
+        }
+        self.settle(&entries).await;
         let mut flushed = Ok(());
         for (partition, entry) in &entries {
             entry.actors.1.address.send(LeadershipInput::StepDown);

@@ -23,7 +23,9 @@ use forebay_engine::{
         store::{Rows, TablesError},
     },
 };
-use forebay_messages::{EntryId, Lsn, PartitionId, Producer, Record, Timestamp, command::Command};
+use forebay_messages::{
+    EntryId, Epoch, Lsn, PartitionId, Producer, Record, Timestamp, command::Command,
+};
 use forebay_storage::partition::PartitionStore;
 
 use crate::{
@@ -51,6 +53,8 @@ pub(crate) struct PartitionPerformer {
     pub(crate) executor: Arc<dyn Execute>,
     pub(crate) services: Arc<NodeServices>,
     pub(crate) vqueues: Rc<VQueueShared>,
+    /// What ran under epochs up to this one ended with the process that ran it.
+    pub(crate) lost_through: Epoch,
     pub(crate) wake: Option<TimerKey>,
     pub(crate) upkeep: Option<TimerKey>,
     /// A warning about its time was logged and still applies.
@@ -203,12 +207,7 @@ impl PartitionPerformer {
         })
     }
 
-    fn append(
-        &mut self,
-        epoch: forebay_messages::Epoch,
-        record: Arc<Record>,
-        scope: &mut PartitionScope<'_>,
-    ) {
+    fn append(&mut self, epoch: Epoch, record: Arc<Record>, scope: &mut PartitionScope<'_>) {
         // Nobody waits for a decision: its handler runs, and what comes of it follows.
         let may_wait = matches!(record.command, Some(Command::SchedulerDecisions(_)));
         let command = LogCommand::Append { partition: self.id, epoch, record, may_wait };

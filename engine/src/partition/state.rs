@@ -68,6 +68,12 @@ impl State {
         Ok(state)
     }
 
+    /// The last place that was given in any inbox.
+    #[must_use]
+    pub fn inbox_seq(&self) -> InboxSeq {
+        self.inbox_seq
+    }
+
     /// The rule book in force.
     #[must_use]
     pub fn rule_book(&self) -> &Arc<RuleBook> {

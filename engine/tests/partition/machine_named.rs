@@ -349,9 +349,11 @@ fn a_newer_leader_in_the_log_ends_this_one_in_the_midst_of_a_batch() {
         run_at: Timestamp(0),
         message: Default::default(),
         detail: Default::default(),
+        heeds_cancel: false,
+        interrupted: 0,
     };
     let (key, token) = (desk.key(1), token(2, 1));
-    let decisions = vec![Decision { vqueue: vqueue(FREE), key, token }];
+    let decisions = vec![Decision { vqueue: vqueue(FREE), key, token, executor: None }];
     let decisions = Command::SchedulerDecisions(SchedulerDecisions { decisions });
     let effects = desk.commit_records(vec![
         announcement(2),

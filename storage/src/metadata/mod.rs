@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::Fault;
 
-pub use epoch::next_epoch;
+pub use epoch::{last_epoch, next_epoch};
 pub use key::{KEY_LEN_MAX, KeyError, MetaKey};
 pub use local::LocalMetadata;
 pub use memory::MemoryMetadata;

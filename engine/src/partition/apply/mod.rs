@@ -104,6 +104,8 @@ pub struct Enqueued {
     pub entry: EntryId,
     /// It was stored before.
     pub existing: bool,
+    /// Whether the payload that is stored is another one; `None` when that is not known.
+    pub payload_differs: Option<bool>,
 }
 
 /// Why a command had nothing to do.

@@ -4,6 +4,7 @@
 //! leadership; a record takes a bounded number of ends and, but for a single larger one,
 //! of bytes.
 
+use forebay_messages::AttemptToken;
 use forebay_messages::command::{Command, Complete, CompleteOutcome, EndAttempts, RetryAttempt};
 
 /// Most ends in one record.
@@ -21,6 +22,14 @@ pub(super) enum End {
 }
 
 impl End {
+    /// The attempt.
+    pub(super) fn token(&self) -> AttemptToken {
+        match self {
+            Self::Complete(complete) => complete.token,
+            Self::Retry(retry) => retry.token,
+        }
+    }
+
     /// Bytes of what the handler said.
     fn len(&self) -> usize {
         match self {
@@ -85,6 +94,7 @@ mod tests {
             entry: Default::default(),
             token: Default::default(),
             outcome: Some(outcome.into()),
+            heeds_cancel: false,
         })
     }
 
@@ -96,6 +106,8 @@ mod tests {
             run_at: Timestamp::default(),
             message: "no".into(),
             detail: Default::default(),
+            heeds_cancel: false,
+            interrupted: 0,
         })
     }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Epoch, Lsn, Outcome, PermitId, Record, ReplyId, Timestamp,
-    VQueueHandle, VQueueId,
+    AttemptToken, EntryId, EntryKey, Epoch, InboxSeq, Lsn, Outcome, PermitId, Record, ReplyId,
+    Timestamp, VQueueHandle, VQueueId,
     actor::{AttemptEnd, Permits},
     command::{Command, RetryPolicy},
     record::LeaderSeq,
@@ -144,6 +144,11 @@ pub enum PartitionInput {
         /// Behind them: attempts that are over and whose handlers have not stopped, each
         /// with whoever has its vqueue's lock.
         stopping: Vec<(KnownAttempt, Option<EntryId>)>,
+        /// Attempts among them whose process died without giving them back, each with the
+        /// number of interruptions after which its entry is a dead letter.
+        interrupted: Vec<(AttemptToken, u32)>,
+        /// The last place that was given in any inbox.
+        last_seq: InboxSeq,
     },
     /// From the limiter: permits for what runs or stops, in the order of `SeedSent`.
     LimiterSeeded {
@@ -162,6 +167,9 @@ pub enum PartitionInput {
     },
     /// The node goes down: start nothing new, let what runs end.
     CloseGate,
+    /// The process is about to end, its handlers were dropped: give back what still runs.
+    /// Only after the gate was closed.
+    HandBack,
     /// From the supervisor: stop leading, at once.
     StopLeading,
 

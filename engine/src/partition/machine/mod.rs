@@ -41,8 +41,8 @@ pub use stopping::KnownAttempt;
 pub use waiters::WAITERS_MAX;
 
 use forebay_messages::{
-    EntryId, Epoch, Lsn, NodeId, PartitionKey, Producer, Record, RecordKeys, RecordSeq, ReplyId,
-    Timestamp,
+    EntryId, Epoch, InboxSeq, Lsn, NodeId, PartitionKey, Producer, Record, RecordKeys, RecordSeq,
+    ReplyId, Timestamp,
     actor::{LimiterMessage, Release},
     command::Command,
     record::LeaderSeq,
@@ -160,6 +160,11 @@ pub struct Partition {
     seeding: Seeding,
     /// What ran under earlier leaders and goes back.
     drain: Drain,
+    /// Entries whose place is not behind this one start only after their decision is
+    /// applied: they were there before this leadership.
+    waits_through: InboxSeq,
+    /// Under which epoch that was set.
+    waits_under: Epoch,
     /// The gate was closed for good, whatever a limiter's death opens again.
     is_closing: bool,
     /// The supervisor was told that nothing is left to wait for.
@@ -196,6 +201,8 @@ impl Partition {
             wake_at: None,
             seeding: Seeding::default(),
             drain: Drain::default(),
+            waits_through: InboxSeq::default(),
+            waits_under: Epoch::default(),
             is_closing: false,
             is_quiet: false,
             flush_scheduled: false,
@@ -507,13 +514,18 @@ impl Machine for Partition {
             PartitionInput::AppendRefused(refusal) => self.on_append_refused(&refusal, effects),
             PartitionInput::Announce { epoch } => self.on_announce(now, epoch, effects),
             PartitionInput::BeginSeed { epoch } => self.on_begin_seed(epoch, effects),
-            PartitionInput::SeedSent { running, stopping } => {
+            PartitionInput::SeedSent { running, stopping, interrupted, last_seq } => {
                 self.on_seed_sent(running, stopping);
+                self.drain.set_interrupted(interrupted);
+                if self.waits_under != self.epoch {
+                    (self.waits_under, self.waits_through) = (self.epoch, last_seq);
+                }
             }
             PartitionInput::LimiterSeeded { permits } => self.on_seeded(&permits, effects),
             PartitionInput::Drain { epoch } => self.on_drain(now, epoch, effects),
             PartitionInput::OpenGate { epoch } => self.on_open_gate(now, epoch, effects),
             PartitionInput::CloseGate => self.on_close_gate(effects),
+            PartitionInput::HandBack => self.on_hand_back(now, effects),
             PartitionInput::StopLeading => self.on_stop_leading(effects),
             PartitionInput::VQueuesFound { found, next } => {
                 self.on_vqueues_found(now, &found, next, effects);

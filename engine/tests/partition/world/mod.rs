@@ -14,7 +14,7 @@ use forebay_engine::partition::{
     mem::MemTables,
 };
 use forebay_messages::{
-    AttemptToken, ReplyId, Timestamp, VQueueHandle,
+    AttemptToken, Epoch, ReplyId, Timestamp, VQueueHandle,
     actor::{AttemptEnd, VQueueMessage},
     command::Command,
 };
@@ -261,6 +261,7 @@ impl World {
     pub(crate) fn crash(&mut self, n: usize) {
         let tables = self.nodes[n].flushed.clone();
         self.nodes[n] = Node::new(n, tables, self.shared.vqueues);
+        self.nodes[n].lost_through = Epoch(self.shared.epoch);
         for (reply, answer) in &mut self.shared.answers {
             if answer.is_none() && self.asked_of[reply.0 as usize] == n {
                 *answer = Some(Answer::LostLeadership);

@@ -87,6 +87,7 @@ mod tests {
             idempotency_key: Some("key".into()),
             last_failure: "boom".into(),
             cancel_requested: true,
+            interrupted: 0,
         }
     }
 
