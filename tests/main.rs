@@ -24,6 +24,7 @@ mod limits;
 mod panics;
 mod place;
 mod process;
+mod record_limit;
 mod replay;
 #[cfg(feature = "testkit")]
 mod sim;

@@ -1,6 +1,7 @@
 //! The local socket of a running process.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
 };
@@ -29,6 +30,8 @@ impl Server {
             _ => {}
         }
         let listener = UnixListener::bind(path)?;
+        // Whatever the umask: who can connect can do everything.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let node = Arc::downgrade(node);
         let task = tokio::spawn(accept(listener, node));
         Ok(Self { task, path: path.to_owned() })
