@@ -113,6 +113,18 @@ pub enum EnqueueError {
         /// How many may be in one.
         count_max: usize,
     },
+    /// The entry, or what one partition gets of the batch, does not fit into a record of the
+    /// log: of that nothing was stored.
+    #[error(
+        "it takes {len} bytes in the log, and a record has at most {len_max}: enqueue fewer or \
+         smaller entries at a time, or keep what is large elsewhere"
+    )]
+    TooLarge {
+        /// What it takes, in bytes.
+        len: usize,
+        /// What fits, in bytes.
+        len_max: usize,
+    },
     /// An idempotency key that is empty or too long (in bytes).
     #[error("an idempotency key has 1 to 512 bytes; this one has {len}")]
     IdempotencyKey {
@@ -142,6 +154,7 @@ impl From<NodeError> for EnqueueError {
     fn from(error: NodeError) -> Self {
         match error {
             NodeError::BacklogFull(full) => Self::BacklogFull(full),
+            NodeError::TooLarge { len, len_max } => Self::TooLarge { len, len_max },
             error => Self::Node(error),
         }
     }

@@ -116,7 +116,8 @@ impl Context {
     }
 }
 
-/// How a handler fails. Any [`std::error::Error`] becomes a failure that is retried, so
+/// How a handler fails. Of the message at most 16 KiB are stored; a longer one is cut and ends
+/// with a mark. Any [`std::error::Error`] becomes a failure that is retried, so
 /// `?` works.
 #[derive(Clone, Debug)]
 pub struct HandlerError(End);
@@ -154,7 +155,8 @@ impl HandlerError {
         Self(End::Canceled { message: message.to_string(), detail: Bytes::new() })
     }
 
-    /// Leaves bytes beside the message, for whoever reads the failure.
+    /// Leaves bytes beside the message, for whoever reads the failure. At most 1 MiB is
+    /// stored; more is left out, and the message says so.
     #[must_use]
     pub fn with_detail(mut self, bytes: impl Into<Bytes>) -> Self {
         match &mut self.0 {

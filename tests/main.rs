@@ -34,6 +34,7 @@ mod old_log;
 mod panics;
 mod place;
 mod process;
+mod record_limit;
 mod replay;
 #[cfg(feature = "testkit")]
 mod sim;

@@ -7,6 +7,7 @@ use bytestring::ByteString;
 use forebay_messages::{
     EntryId, Timestamp, VQueueName,
     command::{NewEntry, RetryPolicy, payload_hash},
+    record::{RECORD_LEN_MAX, RECORD_ROOM},
     vqueue::NameError,
 };
 use serde::Serialize;
@@ -20,9 +21,10 @@ use crate::{
 /// Largest payload, in bytes, unless [`Builder::payload_max`](crate::Builder::payload_max)
 /// says otherwise.
 pub const PAYLOAD_LEN_DEFAULT: usize = 1 << 20;
-/// Largest payload that can be allowed, in bytes. A payload is held in memory several
-/// times while it is stored, and one record holds a whole batch of a partition.
-pub const PAYLOAD_LEN_MAX: usize = 64 << 20;
+/// Largest payload that can be allowed, in bytes: it is stored in one record of the log, with
+/// the entry's names. A payload is held in memory several times while it is stored, and one
+/// record holds a whole batch of a partition.
+pub const PAYLOAD_LEN_MAX: usize = RECORD_LEN_MAX - RECORD_ROOM;
 /// Longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 512;
 

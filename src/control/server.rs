@@ -5,6 +5,7 @@
 //! bounded request and bounded patience; all of them end with the [`Server`].
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
@@ -48,6 +49,8 @@ impl Server {
             _ => {}
         }
         let listener = UnixListener::bind(path)?;
+        // Whatever the umask: a connection can do everything.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         let (open, closing) = watch::channel(());
         tokio::spawn(accept(listener, Arc::downgrade(node), closing));
         Ok(Self { path: path.to_owned(), _open: open })

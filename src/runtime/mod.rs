@@ -128,13 +128,15 @@ impl Runtime {
     }
 
     /// Stores many entries: all or none of those that go to the same partition. The
-    /// handles are in the order of the entries.
+    /// handles are in the order of the entries. What goes to the same partition is one record
+    /// of the log, which has at most 64 MiB.
     ///
     /// Not cancel-safe: a dropped call may have stored all, some or none of the shares. With
     /// [`Entry::uuid`] or idempotency keys it can be repeated safely.
     ///
     /// # Errors
-    /// [`EnqueueError`]. With several partitions, some may have stored their share when
+    /// [`EnqueueError`]; [`EnqueueError::TooLarge`] when the entries for one partition are too
+    /// large together: none of them is stored, and a smaller batch can be. With several partitions, some may have stored their share when
     /// another one fails; ids make a repetition safe.
     pub async fn enqueue_batch(
         &self,

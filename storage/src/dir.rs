@@ -8,8 +8,9 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
@@ -28,6 +29,9 @@ const LOCK_FILE: &str = "LOCK";
 const FORMAT_PREFIX: &str = "forebay data directory, version ";
 /// A format file is one short line; whatever is longer is none.
 const FORMAT_LEN_MAX: u64 = 256;
+/// Mode of a directory that is made, whatever the umask: payloads and results are in it. One
+/// that is there keeps its own.
+const NEW_DIR_MODE: u32 = 0o700;
 /// How often a directory that is in use is tried, while there is time to wait for it.
 const LOCK_TRIED_EVERY: Duration = Duration::from_millis(10);
 /// May be there before forebay is: made by an interrupted first start, or by mkfs.
@@ -89,6 +93,18 @@ pub enum OpenError {
         path: PathBuf,
         /// The part of it that is a file.
         file: PathBuf,
+    },
+    /// A file that forebay writes is a symbolic link: what it points to is not touched.
+    #[error(
+        "the data directory {path} cannot be used, for `{name}` in it is a symbolic link: remove \
+         the link",
+        path = path.display()
+    )]
+    Link {
+        /// The directory.
+        path: PathBuf,
+        /// The file's name.
+        name: &'static str,
     },
     /// It holds something else.
     #[error(
@@ -164,7 +180,7 @@ impl DataDir {
         if let Some(file) = file_on_the_way(path) {
             return Err(OpenError::NotADirectory { path: path.to_owned(), file });
         }
-        fs::create_dir_all(path).map_err(|error| fault(path, "create the directory", error))?;
+        create_dir(path).map_err(|error| fault(path, "create the directory", error))?;
         let path =
             fs::canonicalize(path).map_err(|error| fault(path, "resolve the path", error))?;
         // Before the lock file is made: it must not be left in a stranger's directory.
@@ -235,6 +251,57 @@ impl DataDir {
     }
 }
 
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Whoever looks at a directory of another user as root must not leave files there that
+        // the owner cannot open. Nobody else has the directory now. What fails here is tried
+        // again by the next drop as root.
+        let _ = give_to_owner(&self.path);
+    }
+}
+
+/// Makes a directory that is not there, and those above it.
+fn create_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(NEW_DIR_MODE).create(path) {
+        // Another first start was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// As root, gives everything of root's in a directory to the directory's owner. Links are
+/// not followed.
+fn give_to_owner(path: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = fs::metadata(path)?;
+    if owner.uid() == 0 {
+        return Ok(());
+    }
+    let mut dirs = vec![path.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            if found.uid() == 0 {
+                let (uid, gid) = (Some(owner.uid()), Some(owner.gid()));
+                std::os::unix::fs::lchown(entry.path(), uid, gid)?;
+            }
+            if found.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
 fn fault(path: &Path, action: &'static str, error: io::Error) -> OpenError {
     let fault = Fault::from_io(action, path, error);
     match fault.kind {
@@ -300,14 +367,27 @@ fn take_lock_within(path: &Path, wait: Duration) -> Result<File, OpenError> {
     }
 }
 
+/// Fails to open a symbolic link, instead of opening what it points to.
+fn no_follow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
+}
+
 fn take_lock(path: &Path) -> Result<File, OpenError> {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(no_follow())
         .open(path.join(LOCK_FILE))
-        .map_err(|error| fault(path, "open the lock file", error))?;
+        .map_err(|error| match is_link(&path.join(LOCK_FILE)) {
+            true => OpenError::Link { path: path.to_owned(), name: LOCK_FILE },
+            false => fault(path, "open the lock file", error),
+        })?;
     let mut here = here();
     match file.try_lock() {
         Ok(()) => {
@@ -345,7 +425,12 @@ pub(crate) fn mark(path: &Path) -> Result<(), Fault> {
 /// Written beside and renamed: a crash leaves no half-written format file.
 fn write_format(path: &Path) -> io::Result<()> {
     let fresh = path.join(FORMAT_FILE_NEW);
-    let mut file = File::create(&fresh)?;
+    // What an interrupted start left, or somebody else: never written through.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&fresh)?;
     writeln!(file, "{FORMAT_PREFIX}{DIR_FORMAT}")?;
     file.sync_all()?;
     fs::rename(&fresh, path.join(FORMAT_FILE))?;
@@ -444,6 +529,68 @@ mod tests {
         fs::write(root.path().join(LOCK_FILE), "1\n").unwrap();
         fs::write(root.path().join(FORMAT_FILE_NEW), "foreb").unwrap();
         DataDir::open(root.path()).unwrap();
+    }
+
+    /// Regression: what a link in a prepared directory points to was overwritten.
+    #[test]
+    fn symbolic_links_are_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, target) = (root.path().join("data"), root.path().join("target"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(&target, "precious").unwrap();
+        std::os::unix::fs::symlink(&target, dir.join(LOCK_FILE)).unwrap();
+        let error = DataDir::open(&dir).unwrap_err();
+        assert!(matches!(error, OpenError::Link { name: LOCK_FILE, .. }), "{error}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+
+        fs::remove_file(dir.join(LOCK_FILE)).unwrap();
+        std::os::unix::fs::symlink(&target, dir.join(FORMAT_FILE_NEW)).unwrap();
+        DataDir::open(&dir).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+        assert!(!is_link(&dir.join(FORMAT_FILE)), "a file, not the link under another name");
+    }
+
+    #[test]
+    fn a_new_directory_is_private_and_one_that_is_there_keeps_its_mode() {
+        let root = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let new = root.path().join("new");
+        DataDir::open(&new).unwrap();
+        assert_eq!(mode(&new), 0o700);
+        let old = root.path().join("old");
+        DirBuilder::new().mode(0o755).create(&old).unwrap();
+        let before = mode(&old);
+        DataDir::open(&old).unwrap();
+        assert_eq!(mode(&old), before);
+    }
+
+    /// Regression: `sudo forebay status` left files of root in a user's directory.
+    #[test]
+    fn root_leaves_nothing_of_its_own_in_a_directory_of_another_user() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let (path, target) = (root.path().join("data"), root.path().join("target"));
+        fs::create_dir(&path).unwrap();
+        fs::write(&target, "").unwrap();
+        std::os::unix::fs::chown(&path, Some(1234), Some(4321)).unwrap();
+        let dir = DataDir::open(&path).unwrap();
+        fs::create_dir(dir.log()).unwrap();
+        fs::write(dir.log().join("MANIFEST"), "").unwrap();
+        std::os::unix::fs::symlink(&target, path.join("link")).unwrap();
+        let log = dir.log();
+        drop(dir);
+        let owner = |path: &Path| {
+            let found = fs::symlink_metadata(path).unwrap();
+            (found.uid(), found.gid())
+        };
+        for left in
+            [path.join(LOCK_FILE), path.join(FORMAT_FILE), log.clone(), log.join("MANIFEST")]
+        {
+            assert_eq!(owner(&left), (1234, 4321), "{}", left.display());
+        }
+        assert_eq!(owner(&target), (0, 0), "links are not followed");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use forebay_engine::{
     partition::{
         apply::{BacklogFull, Reply},
-        machine::Answer,
+        machine::{Answer, TooLarge},
     },
     rules::{BookVersion, ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
 };
@@ -147,6 +147,17 @@ pub enum NodeError {
     /// The log or the store cannot be written.
     #[error("storage failed, whether it was stored is not known: {0}")]
     StorageFailed(String),
+    /// It does not fit into a record of the log: nothing was stored.
+    #[error(
+        "it takes {len} bytes in the log, and a record has at most {len_max}: say less at a time, \
+         or keep what is large elsewhere"
+    )]
+    TooLarge {
+        /// What it takes, in bytes.
+        len: usize,
+        /// What fits, in bytes.
+        len_max: usize,
+    },
     /// Too much is in flight or waiting.
     #[error("too much is in flight; try again later")]
     Busy,
@@ -192,6 +203,17 @@ pub enum NodeError {
     /// There is nothing to roll back to.
     #[error(transparent)]
     Rollback(#[from] RollbackError),
+    /// The rule book does not fit into a record of the log: it was not changed.
+    #[error(
+        "the rule book would have {len} bytes, at most {len_max} fit: shorten descriptions, or \
+         use fewer rules"
+    )]
+    RuleBookTooLarge {
+        /// What it would have, in bytes.
+        len: usize,
+        /// What fits, in bytes.
+        len_max: usize,
+    },
     /// The stored rule book does not decode.
     #[error("the stored rule book does not decode: {0}")]
     RuleBook(#[from] DecodeBookError),
@@ -241,6 +263,7 @@ pub(super) fn refusal(answer: Answer) -> Result<Answer, NodeError> {
         Answer::NotLeading => Err(NodeError::NotLeading),
         Answer::LostLeadership | Answer::Reply(Reply::Fenced) => Err(NodeError::LostLeadership),
         Answer::Busy => Err(NodeError::Busy),
+        Answer::TooLarge(TooLarge { len, len_max }) => Err(NodeError::TooLarge { len, len_max }),
         Answer::StorageFailed(reason) => Err(NodeError::StorageFailed(reason)),
         Answer::Reply(Reply::BacklogFull(full)) => Err(NodeError::BacklogFull(full)),
         Answer::Reply(Reply::RuleBookRefused(reason)) => Err(NodeError::RuleBookRefused(reason)),

@@ -180,8 +180,15 @@ impl Node {
         let is_simulated = config.place.is_simulated();
         tell_snapshots(&*storage.metadata, rows.iter().map(|row| row.id), &log)?;
         let shared = config.shared.clone();
-        let services =
-            Arc::new(NodeServices::new(storage.node, Arc::clone(&clock), storage.metadata, shared));
+        let len_max = storage.log.record_len_max();
+        let services = NodeServices::new(
+            storage.node,
+            Arc::clone(&clock),
+            storage.metadata,
+            shared,
+            len_max,
+        );
+        let services = Arc::new(services);
         if let Some(shared) = &config.shared {
             shared.join(&services);
         }

@@ -118,6 +118,7 @@ impl Living {
             key_last: row.last,
             dispatches: self.replica.dispatches,
             vqueues: self.replica.vqueues,
+            record_len_max: services.record_len_max,
         };
         let performer = self.partition_performer(state, &links, &progress);
         let on_death = self.on_death(PARTITION, &is_over);

@@ -6,7 +6,7 @@ use forebay_engine::{
     partition::{rows::FsmSlot, store::Rows},
     rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange, check_supported},
 };
-use forebay_messages::PartitionId;
+use forebay_messages::{PartitionId, record::RECORD_ROOM};
 use forebay_storage::metadata::{MetaKey, MetadataError, Precondition, Version};
 
 use super::{
@@ -145,6 +145,11 @@ impl Node {
             let precondition =
                 version.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
             let bytes = Bytes::from(book.encode());
+            // Every partition gets the whole book in one record.
+            let len_max = self.services.record_len_max.saturating_sub(RECORD_ROOM);
+            if bytes.len() > len_max {
+                return Err(NodeError::RuleBookTooLarge { len: bytes.len(), len_max });
+            }
             self.services.rule_books.expect(bytes.clone());
             let also = (&history_key, Bytes::from(history.encode()));
             let metadata = &self.services.metadata;

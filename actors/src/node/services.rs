@@ -99,6 +99,8 @@ pub(crate) struct NodeServices {
     /// The limiters of the partitions led here, to be looked at.
     limiters: DashMap<PartitionId, Ref<Look<Limiter>>>,
     shared: Option<SharedLog>,
+    /// Largest record that the log takes, in bytes as stored.
+    pub(crate) record_len_max: usize,
     pub(super) rule_books: RuleBooks,
     /// Held while a rule book is changed, so that this node does not race itself.
     pub(crate) rules_changing: Mutex<()>,
@@ -110,6 +112,7 @@ impl NodeServices {
         clock: Arc<dyn Clock>,
         metadata: Arc<dyn MetadataStore>,
         shared: Option<SharedLog>,
+        record_len_max: usize,
     ) -> Self {
         Self {
             node,
@@ -123,6 +126,7 @@ impl NodeServices {
             capacity: OnceLock::new(),
             limiters: DashMap::new(),
             shared,
+            record_len_max,
             rule_books: RuleBooks::default(),
             rules_changing: Mutex::new(()),
         }

@@ -58,6 +58,7 @@ impl Desk {
 
     fn with(replica: Replica, vqueues: VQueueLimits) -> Self {
         let config = PartitionConfig {
+            record_len_max: forebay_messages::record::RECORD_LEN_MAX,
             node: NodeId(1),
             key_first: PartitionKey(0),
             key_last: PartitionKey(u64::MAX),

@@ -318,8 +318,9 @@ impl Partition {
     /// Proposes the ends and the decisions that came together.
     pub(super) fn on_flush(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         self.flush_scheduled = false;
+        let room = self.bounds.room();
         if self.phase.has_limiter() {
-            for command in ended::records(std::mem::take(&mut self.attempts.ended)) {
+            for command in ended::records(std::mem::take(&mut self.attempts.ended), room) {
                 self.propose(now, command, None, effects);
             }
         }
@@ -327,7 +328,7 @@ impl Partition {
             return;
         }
         while !self.attempts.pending.is_empty() {
-            let count = self.attempts.pending.len().min(super::DECISIONS_PER_RECORD_MAX);
+            let count = self.attempts.pending.len().min(self.bounds.decisions());
             let decisions: Vec<_> = self.attempts.pending.drain(..count).collect();
             // Behind its record, which a fence refuses: decision 0013 says why it is safe.
             // An entry that was put back meanwhile is decided for again while its former
@@ -500,7 +501,7 @@ impl Partition {
             self.stale.attempt += 1;
             return;
         };
-        let end = match ended {
+        let end = match self.bounds.bounded(ended) {
             AttemptEnd::Success(bytes) => complete(entry, token, Outcome::Success(bytes)),
             AttemptEnd::Terminal { message, detail } => {
                 let failure = Failure { kind: FailureKind::Terminal, message, detail };
@@ -546,7 +547,7 @@ impl Partition {
             let interrupted = self.drain.interruptions_max(token);
             End::Retry(RetryAttempt { interrupted, ..hand_back(entry, token) })
         });
-        for command in ended::records(back.collect()) {
+        for command in ended::records(back.collect(), self.bounds.room()) {
             self.propose(now, command, None, effects);
         }
     }

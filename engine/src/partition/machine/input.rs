@@ -14,7 +14,7 @@ use crate::vqueue::Rest;
 
 use super::{
     super::apply::{Applied, Reply},
-    KnownAttempt,
+    KnownAttempt, TooLarge,
 };
 
 /// What came of applying a run of records, told after their commit.
@@ -75,6 +75,13 @@ pub enum PartitionInput {
     },
     /// An append of this leader was refused; nothing of it is in the log.
     AppendRefused(Refusal),
+    /// A record of this leader is too large for the log, and not in it. The others are.
+    RecordTooLarge {
+        /// The record.
+        record: Arc<Record>,
+        /// Its length, and what fits.
+        why: TooLarge,
+    },
     /// Answer to `Apply`, after the commit.
     Applied(AppliedBatch),
     /// Somebody wants a command to go through the log.

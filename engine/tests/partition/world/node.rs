@@ -117,6 +117,7 @@ impl Node {
         let replica = Replica::over(tables.clone());
         let id = NodeId(u32::try_from(index).unwrap());
         let config = PartitionConfig {
+            record_len_max: forebay_messages::record::RECORD_LEN_MAX,
             node: id,
             key_first: PartitionKey(0),
             key_last: PartitionKey(u64::MAX),
