@@ -4,7 +4,7 @@ use forebay_engine::partition::apply::Skip;
 use forebay_messages::{EntryId, FailureKind, vqueue::NameError};
 use thiserror::Error;
 
-pub use forebay_actors::node::NodeError;
+pub use forebay_actors::node::{NodeError, OpenError};
 pub use forebay_engine::partition::apply::BacklogFull;
 
 /// The runtime cannot start, or a partition cannot be changed.
@@ -18,6 +18,18 @@ pub enum RuntimeError {
         "forebay must be started inside a tokio runtime (#[tokio::main] or Runtime::enter): {0}"
     )]
     NoTokio(#[from] tokio::runtime::TryCurrentError),
+    /// The tokio runtime has no timers.
+    #[error(
+        "the tokio runtime has no timers, which forebay needs: build it with `enable_all()` (or \
+         `enable_time()`)"
+    )]
+    NoTimers,
+    /// The tokio runtime has no I/O, which the local socket of a data directory needs.
+    #[error(
+        "the tokio runtime has no I/O, which the local socket in the data directory needs: build \
+         it with `enable_all()` (or `enable_io()`)"
+    )]
+    NoIo,
     /// Two handlers for one service.
     #[error("two handlers are registered for the service `{service}`")]
     TwoHandlers {
@@ -42,6 +54,29 @@ pub enum RuntimeError {
         len: usize,
         /// What is possible, in bytes.
         len_max: usize,
+    },
+    /// `max_running(0)`.
+    #[error(
+        "max_running(0): at least 1 must be able to run; to stop work, pause it with \
+         Rules::pause(\"*\") or Rules::pause(\"service:NAME\"), or leave the number out for no \
+         limit"
+    )]
+    NothingMayRun,
+    /// A number of threads that is zero or above what is possible.
+    #[error("threads({count}): use 1 to {count_max}, or leave it out for one per core")]
+    Threads {
+        /// What was asked for.
+        count: usize,
+        /// What is possible.
+        count_max: usize,
+    },
+    /// More partitions than are possible.
+    #[error("partitions({count}): use 1 to {count_max}, or leave it out for one per core")]
+    Partitions {
+        /// What was asked for.
+        count: u32,
+        /// What is possible.
+        count_max: u32,
     },
     /// `.data_dir()` or `.in_memory()` is missing.
     #[error("say where the data lives: `.data_dir(path)` or `.in_memory()`")]
@@ -78,12 +113,30 @@ pub enum EnqueueError {
         /// How many may be in one.
         count_max: usize,
     },
+    /// The entry, or what one partition gets of the batch, does not fit into a record of the
+    /// log: of that nothing was stored.
+    #[error(
+        "it takes {len} bytes in the log, and a record has at most {len_max}: enqueue fewer or \
+         smaller entries at a time, or keep what is large elsewhere"
+    )]
+    TooLarge {
+        /// What it takes, in bytes.
+        len: usize,
+        /// What fits, in bytes.
+        len_max: usize,
+    },
     /// An idempotency key that is empty or too long (in bytes).
     #[error("an idempotency key has 1 to 512 bytes; this one has {len}")]
     IdempotencyKey {
         /// Its length in bytes.
         len: usize,
     },
+    /// An idempotency key with an object key and without a scope.
+    #[error(
+        "an idempotency key holds within a scope, and this entry has an object key and no scope: \
+         add a scope, or leave out the object key or the idempotency key"
+    )]
+    IdempotencyNeedsScope,
     /// Too much is in flight (only `try_enqueue` says so; `enqueue` waits).
     #[error("too many proposals are in flight; try again later")]
     Busy,
@@ -101,6 +154,7 @@ impl From<NodeError> for EnqueueError {
     fn from(error: NodeError) -> Self {
         match error {
             NodeError::BacklogFull(full) => Self::BacklogFull(full),
+            NodeError::TooLarge { len, len_max } => Self::TooLarge { len, len_max },
             error => Self::Node(error),
         }
     }

@@ -11,9 +11,9 @@ use std::{
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use forebay_actors::executor::{AttemptContext, Handler, HandlerFuture};
+use forebay_actors::executor::{AttemptContext, Handler, HandlerFuture, INTERRUPTIONS_MAX};
 use forebay_messages::{
-    AttemptToken, EntryId, Timestamp, VQueueName, actor::AttemptEnd, command::RetryPolicy,
+    AttemptToken, EntryId, VQueueName, actor::AttemptEnd, command::RetryPolicy,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -116,7 +116,8 @@ impl Context {
     }
 }
 
-/// How a handler fails. Any [`std::error::Error`] becomes a failure that is retried, so
+/// How a handler fails. Of the message at most 16 KiB are stored; a longer one is cut and ends
+/// with a mark. Any [`std::error::Error`] becomes a failure that is retried, so
 /// `?` works.
 #[derive(Clone, Debug)]
 pub struct HandlerError(End);
@@ -142,7 +143,7 @@ impl HandlerError {
         Self(End::Terminal { message: message.to_string(), detail: Bytes::new() })
     }
 
-    /// Call again after `wait`; this uses up no attempt.
+    /// Call again after `wait`, but not before 10 ms have passed; this uses up no attempt.
     #[must_use]
     pub fn snooze(wait: Duration) -> Self {
         Self(End::Snooze(wait))
@@ -154,7 +155,8 @@ impl HandlerError {
         Self(End::Canceled { message: message.to_string(), detail: Bytes::new() })
     }
 
-    /// Leaves bytes beside the message, for whoever reads the failure.
+    /// Leaves bytes beside the message, for whoever reads the failure. At most 1 MiB is
+    /// stored; more is left out, and the message says so.
     #[must_use]
     pub fn with_detail(mut self, bytes: impl Into<Bytes>) -> Self {
         match &mut self.0 {
@@ -174,7 +176,7 @@ impl<E: std::error::Error> From<E> for HandlerError {
 }
 
 impl HandlerError {
-    fn into_end(self, now: Timestamp) -> AttemptEnd {
+    fn into_end(self) -> AttemptEnd {
         match self.0 {
             End::Retry { message, detail } => {
                 // The executor draws the number that decides the jitter.
@@ -183,7 +185,7 @@ impl HandlerError {
             End::Terminal { message, detail } => {
                 AttemptEnd::Terminal { message: ByteString::from(message), detail }
             }
-            End::Snooze(wait) => AttemptEnd::Snooze { until: now.after(wait) },
+            End::Snooze(wait) => AttemptEnd::Snooze { wait },
             End::Canceled { message, detail } => {
                 AttemptEnd::Canceled { message: ByteString::from(message), detail }
             }
@@ -258,12 +260,18 @@ impl<T: Serialize> IntoPayload for Json<T> {
 pub struct HandlerOptions {
     /// What follows a failed attempt (default: ten attempts, 100 ms to one minute).
     pub retry: RetryPolicy,
-    /// How long an attempt may take (default: for ever). A timeout is a failed attempt.
+    /// How long an attempt may take, counted from the start of its first poll (default: for
+    /// ever). A timeout is a failed attempt.
     pub timeout: Option<Duration>,
     /// How long an attempt may go without [`Context::heartbeat`] (default: for ever). An
     /// attempt that is silent for longer is dropped: a failed attempt. What blocks its
     /// thread cannot be dropped before it awaits again.
     pub heartbeat: Option<Duration>,
+    /// How often the process may die while an entry runs (default: 5, at least 1) before the
+    /// entry becomes a dead letter instead of running again: it may be what ends the process.
+    /// An orderly shutdown and a change of leaders are not counted. `u32::MAX` allows any
+    /// number.
+    pub interruptions_max: Option<u32>,
     /// How long results are kept (default: 24 hours). `Duration::MAX` keeps them until
     /// they are purged.
     pub retention: Option<Duration>,
@@ -315,7 +323,7 @@ where
         Box::pin(async move {
             match running.await {
                 Ok(out) => out.into_payload().map_or_else(terminal, AttemptEnd::Success),
-                Err(error) => error.into_end(attempt.clock.now()),
+                Err(error) => error.into_end(),
             }
         })
     }
@@ -326,5 +334,9 @@ where
 
     fn heartbeat(&self) -> Option<Duration> {
         self.options.heartbeat
+    }
+
+    fn interruptions_max(&self) -> u32 {
+        self.options.interruptions_max.unwrap_or(INTERRUPTIONS_MAX)
     }
 }

@@ -51,10 +51,10 @@ pub use forebay_engine::partition::{apply::Skip, rows::Stage};
 pub use forebay_messages::{
     EntryId, PartitionId, PartitionKey, RuleId, Timestamp, VQueueId, VQueueName,
     command::RetryPolicy,
-    rule::{Limits, Pattern, PatternError, Rate},
+    rule::{Limits, Pattern, PatternError, RATE_PERIOD_MS_MAX, Rate},
 };
 pub use forebay_messages::{FailureKind, Outcome};
 pub use handler::{Context, HandlerError, HandlerOptions, Json};
 pub use partitions::Partitions;
 pub use rules::Rules;
-pub use runtime::{Builder, Drain, PartitionSpec, Runtime};
+pub use runtime::{Builder, Drain, PARTITIONS_MAX, PartitionSpec, Runtime, THREADS_MAX};

@@ -52,7 +52,8 @@ impl Partitions {
 
     /// Has this runtime stop leading a partition, and not lead it again by itself.
     /// Nothing new starts; handlers that run may end `within` this time, then they are
-    /// dropped and run again under the next leader. Returns when it follows.
+    /// dropped and run again under the next leader. Returns when it follows. Cancel-safe: a
+    /// dropped call goes on by itself, and another one may bring the end forward.
     ///
     /// Who waits for a command is answered `LostLeadership` when it was not applied by
     /// then: repeating it is safe. Who waits for a result goes on waiting.

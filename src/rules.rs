@@ -28,7 +28,8 @@ pub enum RulesError {
 }
 
 /// The rule book of a runtime. Changes take effect on what starts from then on; they
-/// return once every partition led here has applied them.
+/// return once every partition led here has applied them. A dropped call changes the book
+/// all the same, once it was polled; to repeat it is safe, and waits for the partitions.
 #[derive(Clone)]
 pub struct Rules {
     node: Arc<Node>,
@@ -39,16 +40,92 @@ impl Rules {
         Self { node }
     }
 
-    /// Sets the limits of a pattern, whether or not there is a rule for it.
+    /// Sets limits of a pattern, whether or not there is a rule for it. What `limits` leaves
+    /// out stays as it is, as with `forebay rules set`: the rule's other limits, and a pause.
+    /// [`Rules::replace`] lifts what is left out, [`Rules::resume`] ends a pause.
+    ///
+    /// # Errors
+    /// [`RulesError`]; a limit of zero is refused.
+    pub async fn upsert(&self, pattern: &str, limits: Limits) -> Result<(), RulesError> {
+        self.set(pattern, LimitsPatch::keeping_others(limits)).await
+    }
+
+    /// Sets all limits of a pattern, whether or not there is a rule for it. What `limits`
+    /// leaves out is lifted, a pause included.
+    ///
+    /// ```
+    /// # use forebay::{Drain, Limits, Runtime};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::builder().in_memory().start().await?;
+    /// let weighty = Limits { weight: std::num::NonZeroU32::new(3), ..Limits::default() };
+    /// runtime.rules().upsert("tenant-a", Limits::concurrency(5)).await?;
+    /// runtime.rules().upsert("tenant-a", weighty).await?; // and the 5 stay
+    /// runtime.rules().replace("tenant-a", Limits::concurrency(7)).await?; // weight 1 again
+    /// # let book = runtime.rules().book()?;
+    /// # assert_eq!(book.get(&"tenant-a".parse()?).unwrap().limits, Limits::concurrency(7));
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RulesError`]; a limit of zero is refused.
+    pub async fn replace(&self, pattern: &str, limits: Limits) -> Result<(), RulesError> {
+        self.set(pattern, limits.into()).await
+    }
+
+    /// Pauses a tenant (a pattern), or a service as `service:NAME`: nothing starts under it,
+    /// of what waits and of what comes later, until it is resumed. What runs goes on. This
+    /// is kept in the rule book, over restarts. Pausing what is paused changes nothing.
+    ///
+    /// A pause holds for every key that the pattern matches: one of `*` stops all scopes,
+    /// those with rules of their own too.
+    ///
+    /// ```
+    /// # use forebay::{Drain, Runtime};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let runtime = Runtime::builder().in_memory().start().await?;
+    /// runtime.rules().pause("tenant-a").await?;
+    /// runtime.rules().pause("service:mail").await?;
+    /// assert!(runtime.rules().resume("tenant-a").await?);
+    /// assert!(!runtime.rules().resume("tenant-a").await?, "it runs already");
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`RulesError`].
-    pub async fn upsert(&self, pattern: &str, limits: Limits) -> Result<(), RulesError> {
+    pub async fn pause(&self, pattern: &str) -> Result<(), RulesError> {
+        self.set(pattern, LimitsPatch::paused(true)).await
+    }
+
+    /// Ends a pause of a pattern or a service; whether there was one. Other pauses that
+    /// match the same work stay.
+    ///
+    /// # Errors
+    /// [`RulesError`].
+    pub async fn resume(&self, pattern: &str) -> Result<bool, RulesError> {
         let pattern: Pattern = pattern.parse()?;
+        let is_paused = |book: &RuleBook| book.get(&pattern).is_some_and(|rule| rule.limits.paused);
+        let was_paused = is_paused(&self.node.rule_book()?);
+        let resumed = RulePatch { limits: LimitsPatch::paused(false), ..RulePatch::default() };
         self.node
-            .change_rules("", move |book| {
-                vec![book.upsert(pattern.clone(), RulePatch::limits(limits))]
+            .change_rules("", |book| match is_paused(book) {
+                true => vec![book.upsert(pattern.clone(), resumed.clone())],
+                false => Vec::new(),
             })
+            .await?;
+        Ok(was_paused)
+    }
+
+    async fn set(&self, pattern: &str, limits: LimitsPatch) -> Result<(), RulesError> {
+        let pattern: Pattern = pattern.parse()?;
+        let patch = RulePatch { limits, ..RulePatch::default() };
+        self.node
+            .change_rules("", move |book| vec![book.upsert(pattern.clone(), patch.clone())])
             .await?;
         Ok(())
     }
@@ -77,8 +154,8 @@ impl Rules {
         Ok(self.node.rule_book()?)
     }
 
-    /// What changes would do to what runs and waits, as far as concurrency limits go;
-    /// nothing is changed. `key`: also say which rules govern it. Cancel-safe.
+    /// What changes would do to what runs and waits, as far as concurrency limits and pauses
+    /// of patterns go (not those of services); nothing is changed. `key`: also say which rules govern it. Cancel-safe.
     ///
     /// ```
     /// # use forebay::{Context, Drain, Entry, Limits, Runtime};

@@ -17,8 +17,13 @@ use forebay::{
 use tokio::sync::Semaphore;
 
 const HOUR: Duration = Duration::from_secs(3600);
-const ONCE: HandlerOptions =
-    HandlerOptions { retry: RetryPolicy::NONE, timeout: None, heartbeat: None, retention: None };
+const ONCE: HandlerOptions = HandlerOptions {
+    retry: RetryPolicy::NONE,
+    timeout: None,
+    heartbeat: None,
+    interruptions_max: None,
+    retention: None,
+};
 
 /// A handler that waits until it is let go or canceled, and counts what becomes of it.
 #[derive(Clone)]

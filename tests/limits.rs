@@ -3,6 +3,7 @@
 mod backlog;
 mod explain;
 mod in_force;
+mod pauses;
 
 use std::{
     sync::{

@@ -6,7 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod act;
+#[cfg(feature = "testkit")]
+mod clock;
+mod control;
 mod crash;
+mod cut_short;
 mod embed;
 mod examples;
 #[cfg(feature = "testkit")]
@@ -14,16 +18,23 @@ mod failover;
 #[cfg(feature = "testkit")]
 mod faults;
 #[cfg(feature = "testkit")]
+mod handlers;
+#[cfg(feature = "testkit")]
+mod in_flight;
+#[cfg(feature = "testkit")]
 mod kit;
 #[cfg(feature = "testkit")]
 mod kit_runtime;
 #[cfg(feature = "testkit")]
 mod kit_scripts;
+mod lifetime;
 mod limits;
+mod old_log;
 #[cfg(feature = "testkit")]
 mod panics;
 mod place;
 mod process;
+mod record_limit;
 mod replay;
 #[cfg(feature = "testkit")]
 mod sim;

@@ -3,6 +3,7 @@
 
 mod act;
 mod bench;
+mod clock;
 mod data_dir;
 mod documents;
 mod input;
@@ -10,6 +11,7 @@ mod inspect;
 mod live_rules;
 mod output;
 mod partitions;
+mod pauses;
 mod resume;
 mod rules;
 mod snapshot;

@@ -22,10 +22,7 @@ use forebay_engine::{
 };
 use forebay_messages::{AttemptToken, EntryId, PartitionKey, VQueueName, actor::AttemptEnd};
 
-use crate::{
-    host::Spawner,
-    shell::{Clock, Ref},
-};
+use crate::{host::Spawner, shell::Ref};
 
 use attempt::Prepared;
 use handlers::Handlers;
@@ -36,9 +33,16 @@ pub(crate) use handlers::Changed;
 
 pub use crate::{cancel::Cancel, pulse::Pulse};
 
+/// Interruptions (deaths of the process that ran an attempt) after which an entry is a dead
+/// letter, unless its handler says otherwise.
+pub const INTERRUPTIONS_MAX: u32 = 5;
 /// How long an entry waits whose service lost its handler while the entry was on its way
 /// to it. Others of the service do not start at all.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
+
+/// The shortest snooze: a handler that asks for less is called again after this time, so
+/// that one that always snoozes leaves the log and the other handlers their turn.
+pub const SNOOZE_MIN: Duration = Duration::from_millis(10);
 
 /// What a handler is given besides the payload.
 #[derive(Clone, Debug)]
@@ -59,8 +63,6 @@ pub struct AttemptContext {
     pub cancel: Cancel,
     /// When the attempt is given up.
     pub deadline: Option<std::time::Instant>,
-    /// Where the time comes from.
-    pub clock: Arc<dyn Clock>,
     /// Beats while the handler says that it is alive.
     pub pulse: Pulse,
 }
@@ -82,6 +84,11 @@ pub trait Handler: Send + Sync {
     fn heartbeat(&self) -> Option<Duration> {
         None
     }
+
+    /// After how many deaths of its process an entry is a dead letter, at least 1.
+    fn interruptions_max(&self) -> u32 {
+        INTERRUPTIONS_MAX
+    }
 }
 
 /// Where a partition sends attempts to.
@@ -99,6 +106,8 @@ pub trait Execute: Send + Sync {
     fn has_handler(&self, service: &str) -> bool;
     /// Of which vqueue an attempt is; `None` when its handler is gone.
     fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>>;
+    /// After how many deaths of its process an entry of a service is a dead letter.
+    fn interruptions_max(&self, service: &str) -> u32;
 }
 
 /// Draws the jitter of retries; only when one is due, for it asks the system.
@@ -112,7 +121,6 @@ pub struct Executor {
 /// What attempts are made with.
 struct Means {
     handlers: Handlers,
-    clock: Arc<dyn Clock>,
     /// Injected so that tests can fix it.
     random: Random,
 }
@@ -122,11 +130,10 @@ impl Executor {
     pub fn new(
         runtime: impl Into<Spawner>,
         handlers: HashMap<String, Arc<dyn Handler>>,
-        clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
         let handlers = Handlers::new(handlers);
-        let means = Means { handlers, clock, random: Box::new(random) };
+        let means = Means { handlers, random: Box::new(random) };
         Self { shared: Arc::new(Shared::new(runtime.into(), means)) }
     }
 
@@ -209,8 +216,7 @@ impl Executor {
         let (entry, token) = (run.entry, run.token);
         let Some(handler) = self.shared.means.handlers.get(&run.name.service) else {
             tracing::debug!(service = %run.name.service, %entry, "the service lost its handler");
-            let until = self.shared.means.clock.now().after(NO_HANDLER_SNOOZE);
-            let ended = AttemptEnd::Snooze { until };
+            let ended = AttemptEnd::Snooze { wait: NO_HANDLER_SNOOZE };
             reply_to.send(PartitionInput::Ended { entry, token, ended });
             return None;
         };
@@ -253,5 +259,10 @@ impl Execute for Executor {
 
     fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>> {
         self.shared.name((entry, token))
+    }
+
+    fn interruptions_max(&self, service: &str) -> u32 {
+        let handler = self.shared.means.handlers.get(service);
+        handler.map_or(INTERRUPTIONS_MAX, |handler| handler.interruptions_max().max(1))
     }
 }

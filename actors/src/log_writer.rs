@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forebay_engine::partition::machine::{PartitionInput, Refusal};
+use forebay_engine::partition::machine::{PartitionInput, Refusal, TooLarge};
 use forebay_messages::{Epoch, Lsn, NodeId, PartitionId, Record};
 use forebay_storage::log::{Append, Appended, LogError, LogStore};
 
@@ -186,6 +186,12 @@ pub struct WriterCore {
 /// Records of one partition under one epoch, in order.
 type Groups = BTreeMap<(PartitionId, Epoch), Vec<Arc<Record>>>;
 
+fn append_of<'a>(
+    ((partition, epoch), records): (&(PartitionId, Epoch), &'a Vec<Arc<Record>>),
+) -> Append<'a> {
+    Append { partition: *partition, epoch: *epoch, records }
+}
+
 impl WriterCore {
     /// A writer without subscribers.
     #[must_use]
@@ -287,19 +293,19 @@ impl WriterCore {
         }
     }
 
-    fn commit(&mut self, groups: Groups) {
+    fn commit(&mut self, mut groups: Groups) {
         if groups.is_empty() {
             return;
         }
-        let appends: Vec<Append<'_>> = groups
-            .iter()
-            .map(|((partition, epoch), records)| Append {
-                partition: *partition,
-                epoch: *epoch,
-                records,
-            })
-            .collect();
-        let outcomes = self.store.append(&appends);
+        let appends: Vec<_> = groups.iter().map(append_of).collect();
+        let mut outcomes = self.store.append(&appends);
+        drop(appends);
+        if let Err(LogError::TooLarge { .. }) = &outcomes {
+            // Nothing of the call was written: the others are, without it.
+            self.refuse_too_large(&mut groups);
+            let appends: Vec<_> = groups.iter().map(append_of).collect();
+            outcomes = self.store.append(&appends);
+        }
         match outcomes {
             Ok(outcomes) => {
                 for (((partition, _), records), outcome) in groups.into_iter().zip(outcomes) {
@@ -322,6 +328,21 @@ impl WriterCore {
                 }
             }
         }
+    }
+
+    /// Takes out the records that are too large for the log, and tells whose they are.
+    fn refuse_too_large(&self, groups: &mut Groups) {
+        let len_max = self.store.record_len_max();
+        for ((partition, _), records) in groups.iter_mut() {
+            let is_too_large = |record: &mut Arc<Record>| record.stored_len() > len_max;
+            for record in records.extract_if(.., is_too_large) {
+                let why = TooLarge { len: record.stored_len(), len_max };
+                tracing::error!(%partition, len = why.len, len_max, "a record is too large");
+                let refused = PartitionInput::RecordTooLarge { record, why };
+                self.subscribers.tell(*partition, &refused);
+            }
+        }
+        groups.retain(|_, records| !records.is_empty());
     }
 
     fn tell(&mut self, partition: PartitionId, records: Vec<Arc<Record>>, outcome: Appended) {

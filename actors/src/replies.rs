@@ -1,7 +1,8 @@
 //! Who waits for an answer: reply ids on one side, futures on the other.
 //!
 //! Must always hold: a reply id is answered at most once; a future that is dropped
-//! leaves nothing behind; the future of many is woken once, by the last answer.
+//! leaves nothing behind but the credit of its command, which stays until the command is
+//! answered; the future of many is woken once, by the last answer.
 
 use std::{
     future::Future,
@@ -17,7 +18,7 @@ use dashmap::{DashMap, Entry as MapEntry};
 use forebay_engine::partition::machine::Answer;
 use forebay_messages::{PartitionId, ReplyId};
 use rustc_hash::FxBuildHasher;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 /// Bits of a reply id that say which of many it is.
 const PLACE_BITS: u32 = 16;
@@ -29,7 +30,28 @@ pub const ANSWERS_MAX: usize = 1 << PLACE_BITS;
 pub struct Replies {
     next: AtomicU64,
     /// By the upper bits of their reply ids.
-    waiting: DashMap<u64, (PartitionId, Waiter), FxBuildHasher>,
+    waiting: DashMap<u64, Waiting, FxBuildHasher>,
+}
+
+/// A question without its answer.
+#[derive(Debug)]
+struct Waiting {
+    partition: PartitionId,
+    waiter: Waiter,
+    credit: Credit,
+}
+
+/// The room that a command takes up while it is in flight. It comes back with the answer,
+/// not when the caller gives up: until then the command is still in memory.
+#[derive(Debug, Default)]
+pub enum Credit {
+    /// The question takes up no room.
+    #[default]
+    None,
+    /// This question alone holds it.
+    Own(OwnedSemaphorePermit),
+    /// It is also held while the command is proposed again elsewhere.
+    Shared(Arc<OwnedSemaphorePermit>),
 }
 
 #[derive(Debug)]
@@ -64,17 +86,24 @@ impl Many {
 }
 
 impl Replies {
-    fn insert(&self, partition: PartitionId, waiter: Waiter) -> u64 {
+    fn insert(&self, partition: PartitionId, waiter: Waiter, credit: Credit) -> u64 {
         let key = self.next.fetch_add(1, Ordering::Relaxed);
-        self.waiting.insert(key, (partition, waiter));
+        self.waiting.insert(key, Waiting { partition, waiter, credit });
         key
     }
 
     /// A new reply id and the future of its answer, which a partition will give.
     #[must_use]
     pub fn open(self: &Arc<Self>, partition: PartitionId) -> Pending {
+        self.open_with(partition, Credit::None)
+    }
+
+    /// The same for a command that takes up room until it is answered. The command must be
+    /// sent, or the question withdrawn with [`Pending::withdraw`].
+    #[must_use]
+    pub fn open_with(self: &Arc<Self>, partition: PartitionId, credit: Credit) -> Pending {
         let (sender, receiver) = oneshot::channel();
-        let key = self.insert(partition, Waiter::One(sender));
+        let key = self.insert(partition, Waiter::One(sender), credit);
         Pending { key, receiver, replies: Arc::clone(self) }
     }
 
@@ -88,7 +117,7 @@ impl Replies {
         let (sender, receiver) = oneshot::channel();
         let answers = (0..count).map(|_| None).collect();
         let many = Many { answers, missing: count, sender };
-        let key = self.insert(partition, Waiter::Many(Box::new(many)));
+        let key = self.insert(partition, Waiter::Many(Box::new(many)), Credit::None);
         PendingMany { key, count, receiver, replies: Arc::clone(self) }
     }
 
@@ -96,14 +125,19 @@ impl Replies {
     pub fn answer(&self, to: ReplyId, answer: Answer) {
         let (key, place) = (to.0 >> PLACE_BITS, to.0 & (ANSWERS_MAX as u64 - 1));
         let MapEntry::Occupied(mut found) = self.waiting.entry(key) else { return };
-        if let (_, Waiter::Many(many)) = found.get_mut() {
+        if let Waiter::Many(many) = &mut found.get_mut().waiter {
             if many.take(usize::try_from(place).unwrap_or(usize::MAX), answer)
-                && let (_, Waiter::Many(many)) = found.remove()
+                && let Waiter::Many(many) = found.remove().waiter
             {
                 many.tell();
             }
-        } else if let (_, Waiter::One(sender)) = found.remove() {
-            // Whoever waited may have gone between the look-up and now.
+            return;
+        }
+        let Waiting { waiter, credit, .. } = found.remove();
+        // The room is free before the caller hears of it: the caller may count on it.
+        drop(credit);
+        if let Waiter::One(sender) = waiter {
+            // The caller may have given up.
             let _ = sender.send(answer);
         }
     }
@@ -125,18 +159,21 @@ impl Replies {
         let mut keys: Vec<u64> = self
             .waiting
             .iter()
-            .filter(|entry| entry.value().0 == partition)
+            .filter(|entry| entry.value().partition == partition)
             .map(|entry| *entry.key())
             .collect();
         // In the order of the questions, whatever the order of the map.
         keys.sort_unstable();
         for key in keys {
-            match self.waiting.remove(&key) {
-                None => {}
-                Some((_, (_, Waiter::One(sender)))) => {
+            let Some((_, Waiting { waiter, credit, .. })) = self.waiting.remove(&key) else {
+                continue;
+            };
+            drop(credit);
+            match waiter {
+                Waiter::One(sender) => {
                     let _ = sender.send(answer.clone());
                 }
-                Some((_, (_, Waiter::Many(mut many)))) => {
+                Waiter::Many(mut many) => {
                     for place in 0..many.answers.len() {
                         many.take(place, answer.clone());
                     }
@@ -161,6 +198,11 @@ impl Pending {
     pub fn id(&self) -> ReplyId {
         ReplyId(self.key << PLACE_BITS)
     }
+
+    /// The question was never sent: nobody will answer it, and its room is free.
+    pub fn withdraw(self) {
+        self.replies.waiting.remove(&self.key);
+    }
 }
 
 impl Future for Pending {
@@ -175,9 +217,11 @@ impl Future for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // Closed without a value: it is there yet.
+        // Closed without a value: it is still there. One that holds a credit stays until
+        // its command is answered.
         if !self.receiver.is_terminated() {
-            self.replies.waiting.remove(&self.key);
+            let is_free = |_: &u64, waiting: &Waiting| matches!(waiting.credit, Credit::None);
+            self.replies.waiting.remove_if(&self.key, is_free);
         }
     }
 }
@@ -269,5 +313,24 @@ mod tests {
         drop((many, replies.open(PartitionId(4))));
         assert!(replies.is_empty());
         replies.answer(id, Answer::Busy);
+    }
+
+    #[test]
+    fn the_credit_of_a_command_comes_back_with_its_answer_and_not_before() {
+        let replies = Arc::new(Replies::default());
+        let room = Arc::new(tokio::sync::Semaphore::new(4));
+        let credit = || Credit::Own(Arc::clone(&room).try_acquire_owned().unwrap());
+        let (given_up, waits) = (replies.open_with(PartitionId(1), credit()), credit());
+        let (answered, waits) = (given_up.id(), replies.open_with(PartitionId(1), waits));
+        let other = replies.open_with(PartitionId(2), credit());
+        drop((given_up, waits, other));
+        assert_eq!((room.available_permits(), replies.len()), (1, 3), "they are on their way");
+        replies.answer(answered, Answer::Busy);
+        assert_eq!(room.available_permits(), 2);
+        replies.answer_all_of(PartitionId(1), &Answer::LostLeadership);
+        assert_eq!(room.available_permits(), 3);
+        replies.open_with(PartitionId(2), credit()).withdraw();
+        replies.answer_all_of(PartitionId(2), &Answer::LostLeadership);
+        assert_eq!((room.available_permits(), replies.len()), (4, 0));
     }
 }

@@ -3,14 +3,14 @@
 //!
 //! Owns: the limiter actor, and looking at the lease where several nodes share a log. Must not know: why anything is to be done.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use forebay_engine::{
     leadership::{Leadership, LeadershipEffect, LeadershipInput, Role},
     limiter::{Limiter, LimiterConfig},
     partition::machine::PartitionInput,
 };
-use forebay_messages::{Epoch, Generation, PartitionId, Timestamp};
+use forebay_messages::{Epoch, Generation, PartitionId};
 use forebay_storage::{log::LogError, metadata::MetadataError};
 
 use crate::{
@@ -93,13 +93,13 @@ pub(crate) fn look_at_lease(
     supervisor: &Ref<LeadershipInput>,
 ) {
     let Some(shared) = services.shared() else { return };
-    let now = world.clock().now();
-    let held = shared.held(partition, now);
+    let held = shared.held(partition, world.clock().monotonic());
     if !supervisor.send(LeadershipInput::Lease { held }) {
         return;
     }
     let (again, services, supervisor) = (world.clone(), Arc::clone(services), supervisor.clone());
-    world.timers().set(Timestamp(now.0 + LEASE_LOOK_MS), move || {
+    let next = world.clock().now().after(Duration::from_millis(LEASE_LOOK_MS));
+    world.timers().set(next, move || {
         look_at_lease(&again, &services, partition, &supervisor);
     });
 }
@@ -146,7 +146,8 @@ impl Performer<Leadership> for SupervisorPerformer {
             LeadershipEffect::Warn(text) => tracing::warn!(%partition, "{text}"),
             LeadershipEffect::HoldLease { epoch } => {
                 if let Some(shared) = self.services.shared() {
-                    shared.hold(partition, self.services.node, epoch, scope.now);
+                    let now = self.world.clock().monotonic();
+                    shared.hold(partition, self.services.node, epoch, now);
                 }
             }
             LeadershipEffect::FreeLease { epoch } => {

@@ -67,6 +67,7 @@ impl Lives {
             retry: None,
             retention_ms: Some(0),
             is_fresh: true,
+            payload_hash: None,
         }
     }
 
@@ -76,14 +77,16 @@ impl Lives {
         let entries = (0..BATCH).map(|_| self.entry()).collect();
         self.run(Command::EnqueueBatch(EnqueueBatch { entries }));
         let decide = |applied: &Applied| match *applied {
-            Applied::InboxAdded { vqueue, key } => Some(Decision { vqueue, key, token }),
+            Applied::InboxAdded { vqueue, key } => {
+                Some(Decision { vqueue, key, token, executor: None })
+            }
             _ => None,
         };
         let decisions: Vec<_> = self.applied.iter().filter_map(decide).collect();
         assert_eq!(decisions.len() as u64, BATCH, "all are in the inbox");
         let end = |decision: &Decision| {
             let entry = decision.key.entry;
-            Complete { entry, token, outcome: None }
+            Complete { entry, token, outcome: None, heeds_cancel: false }
         };
         let completed = decisions.iter().map(end).collect();
         self.run(Command::SchedulerDecisions(SchedulerDecisions { decisions }));

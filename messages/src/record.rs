@@ -8,6 +8,14 @@ use crate::{Epoch, PartitionId, PartitionKey, RecordSeq, Timestamp, command::Com
 /// Version of the record format that this code writes.
 pub const RECORD_FORMAT: u8 = 1;
 
+/// Largest record, in bytes as stored, with its frame.
+pub const RECORD_LEN_MAX: usize = 64 << 20;
+/// Bytes that a log stores before a record.
+pub const FRAME_LEN: usize = 5;
+/// Bytes that a record of one entry takes, at most, beside the entry's payload, result or
+/// error: names, keys, tokens and the frame.
+pub const RECORD_ROOM: usize = 4 << 10;
+
 /// Which points of the key space a record concerns.
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub enum RecordKeys {
@@ -112,6 +120,12 @@ pub enum RecordError {
 }
 
 impl Record {
+    /// Bytes that it takes in a log, with its frame.
+    #[must_use]
+    pub fn stored_len(&self) -> usize {
+        FRAME_LEN + self.encoded_len()
+    }
+
     /// Encodes the record after a format byte.
     #[must_use]
     pub fn encode_framed(&self) -> Vec<u8> {

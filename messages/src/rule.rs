@@ -21,11 +21,21 @@ pub enum Component {
     Exact(ByteString),
 }
 
+/// Longest period of a rate, in milliseconds: 366 days.
+pub const RATE_PERIOD_MS_MAX: u64 = 366 * 86_400_000;
+/// What a pattern for a service begins with.
+const SERVICE_PREFIX: &str = "service:";
+
 /// Left-hand side of a rule: `scope`, `scope/l1` or `scope/l1/l2`; each component an
 /// exact value or `*`. It applies to keys of its own depth only.
+///
+/// `service:NAME` is a pattern too: it matches all work of a service, whatever its scope.
+/// A rule for it can only pause the service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern {
     components: Vec<Component>,
+    /// The only component is the name of a service.
+    is_service: bool,
 }
 
 /// Why a text is not a pattern.
@@ -41,6 +51,14 @@ pub enum PatternError {
         /// What is wrong with it.
         source: NameError,
     },
+    /// A service name that is not valid.
+    #[error("pattern `{text}`: {source}; a service is written `service:NAME`")]
+    Service {
+        /// The whole pattern.
+        text: String,
+        /// What is wrong with the name.
+        source: NameError,
+    },
     /// More than three components.
     #[error("pattern `{text}` has {depth} components; at most 3 (scope/l1/l2) are allowed")]
     TooDeep {
@@ -52,23 +70,45 @@ pub enum PatternError {
 }
 
 impl Pattern {
-    /// The components, one to three.
-    #[must_use]
-    pub fn components(&self) -> &[Component] {
-        &self.components
+    /// The pattern that matches all work of a service.
+    ///
+    /// # Errors
+    /// [`PatternError::Service`] when this is not the name of a service.
+    pub fn for_service(name: &str) -> Result<Self, PatternError> {
+        check_component(Part::Service, name).map_err(|source| PatternError::Service {
+            text: format!("{SERVICE_PREFIX}{name}"),
+            source,
+        })?;
+        let components = vec![Component::Exact(ByteString::from(name))];
+        Ok(Self { components, is_service: true })
     }
 
-    /// How many components: 1 (scope), 2 (l1) or 3 (l2).
+    /// The service, when the pattern is for one.
+    #[must_use]
+    pub fn service(&self) -> Option<&ByteString> {
+        match &self.components[..] {
+            [Component::Exact(name)] if self.is_service => Some(name),
+            _ => None,
+        }
+    }
+
+    /// The components, one to three; none when the pattern is for a service.
+    #[must_use]
+    pub fn components(&self) -> &[Component] {
+        if self.is_service { &[] } else { &self.components }
+    }
+
+    /// How many components: 1 (scope), 2 (l1) or 3 (l2); 0 for a service.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.components.len()
+        self.components().len()
     }
 
     /// Precedence among patterns of the same depth: one bit per component, scope most
     /// significant, exact = 1.
     #[must_use]
     pub fn rank(&self) -> u8 {
-        self.components.iter().fold(0, |rank, component| {
+        self.components().iter().fold(0, |rank, component| {
             (rank << 1) | u8::from(matches!(component, Component::Exact(_)))
         })
     }
@@ -79,9 +119,13 @@ impl Pattern {
         RuleId(xxh3_64(self.to_string().as_bytes()))
     }
 
-    /// The components when all are exact: the one key that the pattern matches.
+    /// The components when all are exact: the one key that the pattern matches. `None`
+    /// for a service, which has no key.
     #[must_use]
     pub fn as_key(&self) -> Option<Vec<ByteString>> {
+        if self.is_service {
+            return None;
+        }
         let exact = |component: &Component| match component {
             Component::Any => None,
             Component::Exact(value) => Some(value.clone()),
@@ -92,7 +136,8 @@ impl Pattern {
     /// Whether a key of this many components is governed by the pattern.
     #[must_use]
     pub fn matches(&self, key: &[&str]) -> bool {
-        self.components.len() == key.len()
+        !self.is_service
+            && self.components.len() == key.len()
             && self.components.iter().zip(key).all(|(component, value)| match component {
                 Component::Any => true,
                 Component::Exact(exact) => exact == value,
@@ -104,6 +149,9 @@ impl FromStr for Pattern {
     type Err = PatternError;
 
     fn from_str(text: &str) -> Result<Self, PatternError> {
+        if let Some(name) = text.strip_prefix(SERVICE_PREFIX) {
+            return Self::for_service(name);
+        }
         let depth = text.split('/').count();
         if depth > 3 {
             return Err(PatternError::TooDeep { text: text.to_owned(), depth });
@@ -122,12 +170,15 @@ impl FromStr for Pattern {
             })?;
             components.push(Component::Exact(ByteString::from(component)));
         }
-        Ok(Self { components })
+        Ok(Self { components, is_service: false })
     }
 }
 
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(service) = self.service() {
+            return write!(f, "{SERVICE_PREFIX}{service}");
+        }
         for (index, component) in self.components.iter().enumerate() {
             if index > 0 {
                 f.write_str("/")?;
@@ -174,14 +225,31 @@ pub struct Limits {
     /// How many entries may wait in inboxes, for each key that the pattern governs.
     #[bilrost(5)]
     pub backlog: Option<NonZeroU32>,
+    /// Nothing starts under the pattern until it is resumed; what runs goes on. This holds
+    /// for every key that the pattern matches, even if a more specific rule governs it.
+    #[bilrost(6)]
+    pub paused: bool,
+    /// Set by [`Limits::concurrency`] when it is given 0, so that setting the rule is
+    /// refused instead of limiting to something else. Never stored.
+    #[doc(hidden)]
+    #[bilrost(ignore)]
+    pub is_zero: bool,
 }
 
 impl Limits {
-    /// A concurrency limit. Zero is taken as one: to stop work, pause it.
+    /// A concurrency limit, at least 1. Setting a rule of 0 is refused: to stop work, pause
+    /// it with [`Limits::paused`].
     #[must_use]
     pub fn concurrency(limit: u32) -> Self {
-        let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
-        Self { concurrency: Some(limit), ..Self::default() }
+        let concurrency = NonZeroU32::new(limit);
+        Self { concurrency, is_zero: concurrency.is_none(), ..Self::default() }
+    }
+
+    /// The same limits, and nothing starts until the pattern is resumed.
+    #[must_use]
+    pub fn paused(mut self) -> Self {
+        self.paused = true;
+        self
     }
 }
 
@@ -195,9 +263,27 @@ pub enum RuleUpdate {
         /// What it allows.
         limits: Limits,
     },
+    /// Nothing starts under the pattern from now on. It has no rule beside that: the
+    /// limits of less specific rules hold.
+    Pause {
+        /// What is paused.
+        pattern: Pattern,
+    },
     /// The pattern's rule is gone (deleted or disabled).
     Remove {
         /// What it governed.
         pattern: Pattern,
     },
+}
+
+impl RuleUpdate {
+    /// Whose rule changes.
+    #[must_use]
+    pub fn pattern(&self) -> &Pattern {
+        match self {
+            Self::Upsert { pattern, .. } | Self::Pause { pattern } | Self::Remove { pattern } => {
+                pattern
+            }
+        }
+    }
 }

@@ -96,15 +96,22 @@ fn commands() -> Vec<Command> {
                 retry: Some(RetryPolicy::default()),
                 retention_ms: Some(60_000),
                 is_fresh: false,
+                payload_hash: None,
             },
         }),
         Command::SchedulerDecisions(SchedulerDecisions {
-            decisions: vec![Decision { vqueue: name().id_for(id()), key: key(), token }],
+            decisions: vec![Decision {
+                vqueue: name().id_for(id()),
+                key: key(),
+                token,
+                executor: None,
+            }],
         }),
         Command::Complete(Complete {
             entry: id(),
             token,
             outcome: Some(Outcome::failure(FailureKind::Terminal, "no").into()),
+            heeds_cancel: false,
         }),
         Command::Retry(RetryAttempt {
             entry: id(),
@@ -113,6 +120,8 @@ fn commands() -> Vec<Command> {
             run_at: Timestamp(6),
             message: "later".into(),
             detail: Bytes::new(),
+            heeds_cancel: false,
+            interrupted: 0,
         }),
         Command::UpsertRuleBook(UpsertRuleBook {
             key_first: PartitionKey(0),
@@ -130,6 +139,7 @@ fn commands() -> Vec<Command> {
                 retry: None,
                 retention_ms: None,
                 is_fresh: true,
+                payload_hash: None,
             }],
         }),
         Command::EndAttempts(EndAttempts {
@@ -137,6 +147,7 @@ fn commands() -> Vec<Command> {
                 entry: id(),
                 token,
                 outcome: Some(Outcome::Success(Bytes::from_static(b"done")).into()),
+                heeds_cancel: false,
             }],
             retried: vec![RetryAttempt {
                 entry: id(),
@@ -145,6 +156,8 @@ fn commands() -> Vec<Command> {
                 run_at: Timestamp(7),
                 message: "no".into(),
                 detail: Bytes::new(),
+                heeds_cancel: false,
+                interrupted: 0,
             }],
         }),
     ]

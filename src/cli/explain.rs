@@ -92,6 +92,12 @@ fn reason(reason: &Reason) -> String {
             format!("the lock of its vqueue is held by {holder}")
         }
         Reason::Lock { holder: None } => "the lock of its vqueue is changing hands".to_owned(),
+        Reason::PausedByRule { key, rule, pattern } => {
+            format!("{key} is paused by rule `{pattern}` ({rule})")
+        }
+        Reason::ServicePausedByRule { service, rule, pattern } => {
+            format!("service {service} is paused by rule `{pattern}` ({rule})")
+        }
         Reason::Concurrency { key, rule, pattern, usage, limit } => {
             format!("{key} is full: {usage} of {limit} run, by rule `{pattern}` ({rule})")
         }
@@ -115,6 +121,7 @@ fn allowed(limits: &LimitsView) -> String {
     words.extend(limits.rate.map(|limit| format!("rate {}", rate(limit))));
     words.extend(limits.backlog.map(|limit| format!("backlog {limit}")));
     words.extend(limits.weight.map(|weight| format!("weight {weight}")));
+    words.extend(limits.paused.then(|| "paused".to_owned()));
     if words.is_empty() { "no limit".to_owned() } else { words.join(", ") }
 }
 
@@ -174,6 +181,7 @@ pub(crate) fn limits(limits: &[LimitView]) -> String {
         "TOKENS",
         "WAITING VQUEUES",
         "BACKLOG",
+        "PAUSED BY",
         "PATTERN",
         "RULE",
         "PARTITION",
@@ -189,6 +197,7 @@ pub(crate) fn limits(limits: &[LimitView]) -> String {
                 (Some(waiting), Some(most)) => format!("{waiting}/{most}"),
                 _ => "-".to_owned(),
             },
+            or_dash(limit.paused.as_ref()),
             or_dash(limit.pattern.as_ref()),
             or_dash(limit.rule.as_ref()),
             limit.partition.to_string(),

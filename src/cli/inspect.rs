@@ -15,8 +15,13 @@ use forebay_actors::{
 use thiserror::Error;
 
 use super::args::{
-    ConcurrencyArg, EntriesArgs, Global, QueuesArgs, RuleTarget, RulesArgs, RulesCommand, StageArg,
+    ConcurrencyArg, EntriesArgs, Global, PauseTarget, QueuesArgs, RuleTarget, RulesArgs,
+    RulesCommand, StageArg,
 };
+
+/// From how many milliseconds on `status` tells that a partition's time is ahead of the wall
+/// clock.
+const AHEAD_SHOWN_MS: u64 = 1_000;
 
 /// Why nothing was answered.
 #[derive(Debug, Error)]
@@ -131,6 +136,8 @@ pub(crate) fn rules(args: &RulesArgs) -> Request {
             key: test.key.as_ref().map(ToString::to_string),
             limit: test.limit,
         },
+        RulesCommand::Pause(target) => pause(target, true, author),
+        RulesCommand::Resume(target) => pause(target, false, author),
         RulesCommand::Disable(target) => {
             edit(target, RuleEdit { disabled: Some(true), ..RuleEdit::default() })
         }
@@ -141,6 +148,11 @@ pub(crate) fn rules(args: &RulesArgs) -> Request {
             edit(target, RuleEdit { delete: true, ..RuleEdit::default() })
         }
     }
+}
+
+fn pause(target: &PauseTarget, paused: bool, author: String) -> Request {
+    let pattern = target.pattern.to_string();
+    Request::RulePause { pattern, paused, if_version: target.if_version, author }
 }
 
 fn number(limit: ConcurrencyArg) -> Option<u32> {
@@ -251,6 +263,15 @@ fn status(node: &NodeView) -> String {
         if let Some(reason) = &partition.stopped {
             let _ = writeln!(text, "partition {} stopped: {reason}", partition.id);
         }
+        if partition.ahead_ms >= AHEAD_SHOWN_MS {
+            let ahead = Duration::from_secs(partition.ahead_ms / 1_000);
+            let _ = writeln!(
+                text,
+                "partition {}: its time is {ahead:?} ahead of this machine's clock, which was \
+                 set back; entries with an explicit start time may start early by as much",
+                partition.id
+            );
+        }
     }
     text
 }
@@ -323,6 +344,7 @@ fn rule_table(book: &BookView) -> String {
         "WEIGHT",
         "VERSION",
         "ENABLED",
+        "PAUSED",
         "MODIFIED",
         "DESCRIPTION",
     ]);
@@ -336,6 +358,7 @@ fn rule_table(book: &BookView) -> String {
             rule.limits.weight.unwrap_or(1).to_string(),
             rule.version.to_string(),
             if rule.disabled { "no" } else { "yes" }.to_owned(),
+            if rule.limits.paused { "yes" } else { "no" }.to_owned(),
             time(rule.last_modified),
             rule.description.clone(),
         ]);

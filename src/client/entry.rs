@@ -6,7 +6,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_messages::{
     EntryId, Timestamp, VQueueName,
-    command::{NewEntry, RetryPolicy},
+    command::{NewEntry, RetryPolicy, payload_hash},
+    record::{RECORD_LEN_MAX, RECORD_ROOM},
     vqueue::NameError,
 };
 use serde::Serialize;
@@ -20,9 +21,10 @@ use crate::{
 /// Largest payload, in bytes, unless [`Builder::payload_max`](crate::Builder::payload_max)
 /// says otherwise.
 pub const PAYLOAD_LEN_DEFAULT: usize = 1 << 20;
-/// Largest payload that can be allowed, in bytes. A payload is held in memory several
-/// times while it is stored, and one record holds a whole batch of a partition.
-pub const PAYLOAD_LEN_MAX: usize = 64 << 20;
+/// Largest payload that can be allowed, in bytes: it is stored in one record of the log, with
+/// the entry's names. A payload is held in memory several times while it is stored, and one
+/// record holds a whole batch of a partition.
+pub const PAYLOAD_LEN_MAX: usize = RECORD_LEN_MAX - RECORD_ROOM;
 /// Longest idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 512;
 
@@ -115,7 +117,11 @@ impl Entry {
     }
 
     /// Another enqueue with the same key, to the same service and scope, adds nothing
-    /// and yields this entry, as long as its result is kept.
+    /// and yields this entry, as long as its result is kept;
+    /// [`EntryHandle::payload_differs`](crate::EntryHandle::payload_differs) tells whether the
+    /// payload was another one. With an object key it needs a scope: without one, entries of
+    /// different object keys are stored in different partitions, which do not see each
+    /// other's keys.
     #[must_use]
     pub fn idempotency_key(mut self, key: &str) -> Self {
         self.idempotency_key = Some(ByteString::from(key));
@@ -170,10 +176,14 @@ impl Entry {
         {
             return Err(EnqueueError::IdempotencyKey { len: key.len() });
         }
+        if self.idempotency_key.is_some() && self.name.scope.is_none() && self.name.has_lock() {
+            return Err(EnqueueError::IdempotencyNeedsScope);
+        }
         let is_fresh = self.uuid.is_none();
         let uuid = self.uuid.unwrap_or_else(fresh_uuid);
         let partition_key = self.name.partition_key(self.idempotency_key.as_deref(), &uuid);
         let retention = self.retention.or(defaults.retention);
+        let payload_hash = self.idempotency_key.as_ref().map(|_| payload_hash(&self.payload));
         Ok(NewEntry {
             id: EntryId { partition_key, uuid },
             vqueue: self.name,
@@ -184,6 +194,7 @@ impl Entry {
             retention_ms: retention
                 .map(|retention| u64::try_from(retention.as_millis()).unwrap_or(u64::MAX)),
             is_fresh,
+            payload_hash,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use forebay_actors::node::{EntryCommand, EntryTarget, Node};
+use forebay_engine::partition::apply::Enqueued;
 use forebay_messages::{EntryId, Outcome, Timestamp};
 use serde::de::DeserializeOwned;
 
@@ -18,15 +19,18 @@ pub struct EntryHandle {
     node: Arc<Weak<Node>>,
     id: EntryId,
     existing: bool,
+    payload_differs: Option<bool>,
 }
 
 impl EntryHandle {
-    pub(crate) fn new(node: &Arc<Node>, id: EntryId, existing: bool) -> Self {
-        Self::of(Arc::new(Arc::downgrade(node)), id, existing)
+    /// One that was stored before, in what way is not known.
+    pub(crate) fn attached(node: &Arc<Node>, id: EntryId) -> Self {
+        Self { node: Arc::new(Arc::downgrade(node)), id, existing: true, payload_differs: None }
     }
 
-    pub(crate) fn of(node: Arc<Weak<Node>>, id: EntryId, existing: bool) -> Self {
-        Self { node, id, existing }
+    pub(crate) fn of(node: Arc<Weak<Node>>, stored: Enqueued) -> Self {
+        let Enqueued { entry, existing, payload_differs } = stored;
+        Self { node, id: entry, existing, payload_differs }
     }
 
     /// Its id.
@@ -41,15 +45,23 @@ impl EntryHandle {
         self.existing
     }
 
+    /// Whether another payload was stored under the same idempotency key before: `Some(true)`
+    /// when it was, `Some(false)` when the payload is the one that was handed in, `None` when
+    /// that is not known (the entry was found by its id, was attached to, or was stored by a
+    /// forebay that kept no hash of the payload).
+    #[must_use]
+    pub fn payload_differs(&self) -> Option<bool> {
+        self.payload_differs
+    }
+
     /// Waits until the entry ends; how it ended. Cancel-safe: the entry goes on, and
-    /// waiting can be taken up again.
+    /// waiting can be taken up again. Waiting does not keep the runtime up.
     ///
     /// # Errors
     /// [`ResultError::Unknown`] when it was purged meanwhile, [`ResultError::Node`] when
     /// the runtime goes down.
     pub async fn outcome(&self) -> Result<Outcome, ResultError> {
-        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
-        node.attach(self.id).await?.ok_or(ResultError::Unknown(self.id))
+        Node::attach_to(&self.node, self.id).await?.ok_or(ResultError::Unknown(self.id))
     }
 
     /// Waits for the result as bytes. Cancel-safe.

@@ -81,6 +81,10 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             let book = set_rule(node, &pattern, change, if_version, &author).await?;
             Response::Rules { book: view(&book) }
         }
+        Request::RulePause { pattern, paused, if_version, author } => {
+            let book = pause_rule(node, &pattern, paused, if_version, &author).await?;
+            Response::Rules { book: view(&book) }
+        }
         Request::RulesTest { rules, key, limit } => {
             let mut impact = test_rules(node, &rules, key.as_deref()).await?;
             impact.keys.truncate(limit);
@@ -127,7 +131,8 @@ async fn test_rules(
     let key = match key {
         None => Vec::new(),
         Some(key) => parse(key)?.as_key().ok_or_else(|| {
-            Refusal::Usage(format!("`{key}` is a pattern; a key has no `*` in it"))
+            let text = "a key has no `*` in it, and a service has no key";
+            Refusal::Usage(format!("`{key}` is a pattern; {text}"))
         })?,
     };
     let make = |book: &RuleBook| {
@@ -151,8 +156,9 @@ fn number(edit: Option<Option<u32>>) -> Result<Edit<NonZeroU32>, Refusal> {
 }
 
 fn not_zero(limit: u32) -> Result<NonZeroU32, Refusal> {
-    NonZeroU32::new(limit)
-        .ok_or_else(|| Refusal::Usage("a limit is at least 1; to stop work, pause it".to_owned()))
+    NonZeroU32::new(limit).ok_or_else(|| {
+        Refusal::Usage("a limit is at least 1; to stop work, see `forebay rules pause`".to_owned())
+    })
 }
 
 fn aliases(aliases: &Aliases) -> Response {
@@ -167,6 +173,42 @@ fn partitions(node: &Node) -> Result<Response, NodeError> {
     Ok(Response::Partitions { partitions: node.partition_views()? })
 }
 
+fn precondition(if_version: Option<u64>) -> Precondition {
+    match if_version {
+        None => Precondition::None,
+        Some(0) => Precondition::DoesNotExist,
+        Some(version) => Precondition::Matches(BookVersion(version)),
+    }
+}
+
+async fn pause_rule(
+    node: &Node,
+    pattern: &str,
+    paused: bool,
+    if_version: Option<u64>,
+    author: &str,
+) -> Result<RuleBook, Refusal> {
+    let pattern = parse(pattern)?;
+    let there = node.rule_book()?.get(&pattern).is_some_and(|rule| rule.limits.paused);
+    if !paused && !there && if_version.is_none() {
+        return Err(Refusal::Usage(format!(
+            "`{pattern}` is not paused; `forebay rules list` shows what is"
+        )));
+    }
+    let patch = RulePatch { limits: LimitsPatch::paused(paused), ..RulePatch::default() };
+    let precondition = precondition(if_version);
+    let make = move |book: &RuleBook| {
+        // A rule must not come into being because something is resumed.
+        let change = match book.get(&pattern) {
+            None if !paused => Change::Delete,
+            None => Change::Create(patch.clone()),
+            Some(_) => Change::Patch(patch.clone()),
+        };
+        vec![RuleChange::new(pattern.clone(), change).only_if(precondition)]
+    };
+    Ok(node.change_rules(author, make).await?)
+}
+
 async fn set_rule(
     node: &Node,
     pattern: &str,
@@ -175,11 +217,7 @@ async fn set_rule(
     author: &str,
 ) -> Result<RuleBook, Refusal> {
     let pattern = parse(pattern)?;
-    let precondition = match if_version {
-        None => Precondition::None,
-        Some(0) => Precondition::DoesNotExist,
-        Some(version) => Precondition::Matches(BookVersion(version)),
-    };
+    let precondition = precondition(if_version);
     let only_on_existing = edit.disabled.is_some();
     let patch = RulePatch {
         limits: LimitsPatch {

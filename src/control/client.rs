@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -16,11 +17,15 @@ use forebay_actors::{
 };
 use thiserror::Error;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::UnixStream,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixStream, unix::OwnedReadHalf},
+    time::timeout,
 };
 
-use super::{IN_USE_WAIT, MESSAGE_LEN_MAX, Request, Response, SOCKET_NAME, answer};
+use super::{
+    IN_USE_WAIT, MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Request, Response, SILENCE_MAX, SOCKET_NAME,
+    answer,
+};
 
 /// How often a directory is tried that a process without a socket has.
 const IN_USE_TRIED_EVERY: Duration = Duration::from_millis(10);
@@ -41,6 +46,26 @@ pub enum ControlError {
         path: PathBuf,
         /// What went wrong.
         source: std::io::Error,
+    },
+    /// The process that has it said nothing for a long time.
+    #[error(
+        "the process that uses {} has not answered for {waited:?}: it may be stopped, or its disk \
+         stuck; what was asked for may still be done, so look before you repeat it", path.display()
+    )]
+    NoAnswer {
+        /// The directory.
+        path: PathBuf,
+        /// How long it was silent.
+        waited: Duration,
+    },
+    /// The request is too long.
+    #[error(
+        "the request has {len} bytes, at most {REQUEST_LEN_MAX} can be sent: name fewer entries \
+         at a time, or filter them"
+    )]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
     },
     /// It answered something that this version does not understand.
     #[error(
@@ -84,7 +109,7 @@ impl Control {
     async fn direct(data_dir: &Path) -> Result<Arc<Node>, NodeError> {
         let clock = Arc::new(WallClock);
         let tokio = tokio::runtime::Handle::current();
-        let executor = Executor::new(tokio, HashMap::new(), clock.clone(), || 0);
+        let executor = Executor::new(tokio, HashMap::new(), || 0);
         let config = NodeConfig {
             place: Place::Directory(data_dir.to_owned()),
             in_use_wait: Duration::ZERO,
@@ -105,11 +130,28 @@ impl Control {
         Ok(node)
     }
 
-    /// Asks.
+    /// Asks. A process that says nothing for [`SILENCE_MAX`] is given up.
     ///
     /// # Errors
     /// [`ControlError`]; what the other side refuses is a [`Response::Error`].
     pub async fn ask(&self, request: Request) -> Result<Response, ControlError> {
+        self.ask_within(request, SILENCE_MAX).await
+    }
+
+    /// As [`Control::ask`], with other patience: how long the other side may be silent.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn ask_within(
+        &self,
+        request: Request,
+        silence_max: Duration,
+    ) -> Result<Response, ControlError> {
+        let mut line = serde_json::to_vec(&request)?;
+        line.push(b'\n');
+        if line.len() as u64 > REQUEST_LEN_MAX {
+            return Err(ControlError::TooLong { len: line.len() });
+        }
         match self {
             Self::Direct(_)
                 if matches!(request, Request::Lead { .. } | Request::StepDown { .. }) =>
@@ -120,11 +162,14 @@ impl Control {
             }
             Self::Direct(node) => Ok(answer(node, request).await),
             Self::Running(path) => {
-                let line = serde_json::to_vec(&request)?;
-                let answered = exchange(&path.join(SOCKET_NAME), line).await;
-                let line = answered
-                    .map_err(|source| ControlError::Silent { path: path.clone(), source })?;
-                Ok(serde_json::from_str(&line)?)
+                let waited = silence_max.saturating_add(takes_at_least(&request));
+                let answered = exchange(&path.join(SOCKET_NAME), &line, waited).await;
+                let path = || path.clone();
+                let line = answered.map_err(|source| match source.kind() {
+                    ErrorKind::TimedOut => ControlError::NoAnswer { path: path(), waited },
+                    _ => ControlError::Silent { path: path(), source },
+                })?;
+                Ok(serde_json::from_slice(&line)?)
             }
         }
     }
@@ -141,15 +186,42 @@ impl Control {
     }
 }
 
-async fn exchange(socket: &Path, mut line: Vec<u8>) -> std::io::Result<String> {
-    let stream = UnixStream::connect(socket).await?;
-    let (reader, mut writer) = stream.into_split();
-    line.push(b'\n');
-    writer.write_all(&line).await?;
-    let mut answer = String::new();
-    BufReader::new(reader.take(MESSAGE_LEN_MAX)).read_line(&mut answer).await?;
-    if answer.is_empty() {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
+/// How long the request itself says that the other side may take.
+fn takes_at_least(request: &Request) -> Duration {
+    match request {
+        Request::StepDown { within_ms, .. } => Duration::from_millis(*within_ms),
+        _ => Duration::ZERO,
     }
-    Ok(answer)
+}
+
+async fn exchange(socket: &Path, line: &[u8], silence_max: Duration) -> std::io::Result<Vec<u8>> {
+    let stream = timeout(silence_max, UnixStream::connect(socket)).await??;
+    let (mut reader, mut writer) = stream.into_split();
+    let sent = timeout(silence_max, writer.write_all(line)).await?;
+    // It may refuse and close without having read everything: what it says goes first.
+    let answer = read_answer(&mut reader, silence_max).await;
+    match answer {
+        Ok(answer) if !answer.is_empty() => Ok(answer),
+        _ => {
+            sent?;
+            answer?;
+            Err(ErrorKind::UnexpectedEof.into())
+        }
+    }
+}
+
+/// Reads one line. Each piece of it counts as a sign of life.
+async fn read_answer(
+    reader: &mut OwnedReadHalf,
+    silence_max: Duration,
+) -> std::io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    let mut reader = reader.take(MESSAGE_LEN_MAX);
+    loop {
+        let read = timeout(silence_max, reader.read_buf(&mut answer)).await??;
+        let from = answer.len() - read;
+        if read == 0 || answer[from..].contains(&b'\n') {
+            return Ok(answer);
+        }
+    }
 }

@@ -28,8 +28,19 @@ pub const SOCKET_NAME: &str = "control.sock";
 /// For how long a directory that somebody else has is waited for: who only looks at it
 /// leaves it soon, and who starts has a socket soon.
 pub(crate) const IN_USE_WAIT: Duration = Duration::from_secs(2);
-/// Longest request or response, in bytes.
+/// Longest response, in bytes.
 pub const MESSAGE_LEN_MAX: u64 = 256 << 20;
+/// Longest request, in bytes: room for some 20,000 named entries.
+pub const REQUEST_LEN_MAX: u64 = 1 << 20;
+/// Most connections to the socket of one process.
+pub const CONNECTIONS_MAX: usize = 64;
+/// How long a connection may take to send its request, and to go on reading its answer.
+pub const IDLE_MAX: Duration = Duration::from_secs(5);
+/// How often a process that works on a long request gives a sign of life.
+pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(5);
+/// For how long a process that was asked may be silent: several signs of life, and more
+/// than any short request takes.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,6 +78,18 @@ pub enum Request {
         pattern: String,
         /// What is changed.
         change: RuleEdit,
+        /// Only if the rule has this version (0: only if there is none).
+        if_version: Option<u64>,
+        /// Kept in the history.
+        author: String,
+    },
+    /// Pauses or resumes a pattern or a service. A request of its own, so that a process
+    /// that knows no pauses refuses it.
+    RulePause {
+        /// The pattern.
+        pattern: String,
+        /// `false`: resume it.
+        paused: bool,
         /// Only if the rule has this version (0: only if there is none).
         if_version: Option<u64>,
         /// Kept in the history.
@@ -126,6 +149,28 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+}
+
+impl Request {
+    /// Whether an answer may take minutes, so that signs of life are given before it.
+    pub(crate) fn takes_long(&self) -> bool {
+        match self {
+            Self::StepDown { .. } | Self::Snapshot { .. } | Self::Act { .. } => true,
+            Self::Status
+            | Self::Entries { .. }
+            | Self::Queues { .. }
+            | Self::Explain { .. }
+            | Self::Limits { .. }
+            | Self::Rules
+            | Self::RulesHistory
+            | Self::RuleSet { .. }
+            | Self::RulePause { .. }
+            | Self::RulesTest { .. }
+            | Self::RulesRollback { .. }
+            | Self::Partitions
+            | Self::Lead { .. } => false,
+        }
+    }
 }
 
 /// What is changed of a rule. Fields that are absent stay as they are.

@@ -1,23 +1,43 @@
 //! The local socket of a running process.
+//!
+//! Owns: who is connected. Must always hold: a connection keeps the node alive only while
+//! its request is answered; there are at most [`CONNECTIONS_MAX`] of them, each with a
+//! bounded request and bounded patience; all of them end with the [`Server`].
 
 use std::{
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use forebay_actors::node::Node;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
-    task::JoinHandle,
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
 };
 
-use super::{MESSAGE_LEN_MAX, Request, Response, answer};
+use super::{
+    ALIVE_EVERY, CONNECTIONS_MAX, IDLE_MAX, MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Request, Response,
+    answer,
+};
+
+/// How long answers that are under way may take when the server closes.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+/// How long nothing is accepted after the system refused to.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves requests until it is dropped.
 pub(crate) struct Server {
-    task: JoinHandle<()>,
     path: PathBuf,
+    /// Dropped: the end for all connections.
+    _open: watch::Sender<()>,
 }
 
 impl Server {
@@ -29,52 +49,168 @@ impl Server {
             _ => {}
         }
         let listener = UnixListener::bind(path)?;
-        let node = Arc::downgrade(node);
-        let task = tokio::spawn(accept(listener, node));
-        Ok(Self { task, path: path.to_owned() })
+        // Whatever the umask: a connection can do everything.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let (open, closing) = watch::channel(());
+        tokio::spawn(accept(listener, Arc::downgrade(node), closing));
+        Ok(Self { path: path.to_owned(), _open: open })
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
         // It may be gone with its directory.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-async fn accept(listener: UnixListener, node: Weak<Node>) {
+async fn accept(listener: UnixListener, node: Weak<Node>, mut closing: watch::Receiver<()>) {
+    let mut connections = JoinSet::new();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let Some(node) = node.upgrade() else { return };
-                tokio::spawn(async move {
-                    if let Err(error) = serve(stream, &node).await {
+        let accepted = tokio::select! {
+            biased;
+            _ = closing.changed() => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
+                let (node, closing) = (Weak::clone(&node), closing.clone());
+                connections.spawn(async move {
+                    if let Err(error) = serve(stream, node, closing).await {
                         tracing::debug!(%error, "a control connection ended");
                     }
                 });
             }
+            Ok((stream, _)) => refuse(&stream),
             Err(error) => {
                 tracing::warn!(%error, "the control socket cannot accept");
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                tokio::select! {
+                    _ = closing.changed() => break,
+                    () = sleep(ACCEPT_AGAIN_AFTER) => {}
+                }
+            }
+        }
+    }
+    drop(listener);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    // What is not done by then is dropped with the set.
+    let _ = timeout(CLOSE_GRACE, ended).await;
+}
+
+fn refused(message: String) -> Response {
+    Response::Error { message, usage: true }
+}
+
+/// One connection too many: it is told so if that can be done without waiting.
+fn refuse(stream: &UnixStream) {
+    tracing::warn!("{CONNECTIONS_MAX} control connections are open: one more is refused");
+    let response = refused(format!(
+        "{CONNECTIONS_MAX} connections to the control socket are open, which is the most there \
+         can be: close some, or try again later"
+    ));
+    if let Ok(bytes) = encoded(&response) {
+        let _ = stream.try_write(&bytes);
+    }
+}
+
+/// What came of reading a request.
+enum Line {
+    Whole(Vec<u8>),
+    /// The other side closed without a word, as one that only looks whether a process is
+    /// there.
+    Nothing,
+    TooLong,
+}
+
+async fn read_line(reader: &mut OwnedReadHalf) -> std::io::Result<Line> {
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(reader.take(REQUEST_LEN_MAX + 1));
+    reader.read_until(b'\n', &mut line).await?;
+    Ok(match line.len() as u64 {
+        0 => Line::Nothing,
+        len if len > REQUEST_LEN_MAX => Line::TooLong,
+        _ => Line::Whole(line),
+    })
+}
+
+async fn serve(
+    stream: UnixStream,
+    node: Weak<Node>,
+    mut closing: watch::Receiver<()>,
+) -> std::io::Result<()> {
+    let (mut reader, mut writer) = stream.into_split();
+    let line = tokio::select! {
+        biased;
+        _ = closing.changed() => return Ok(()),
+        line = timeout(IDLE_MAX, read_line(&mut reader)) => line,
+    };
+    let response = match line {
+        Err(_) => refused(format!("no request came within {IDLE_MAX:?}")),
+        Ok(line) => match line? {
+            Line::Nothing => return Ok(()),
+            Line::TooLong => refused(format!(
+                "the request is longer than {REQUEST_LEN_MAX} bytes, which is the most: name \
+                 fewer entries at a time, or filter them"
+            )),
+            Line::Whole(line) => match serde_json::from_slice::<Request>(&line) {
+                Ok(request) => {
+                    // Held only until the answer is there: reading it may take its time.
+                    let Some(node) = node.upgrade() else { return Ok(()) };
+                    answered(&node, request, &mut writer).await
+                }
+                Err(error) => {
+                    refused(format!("the running process does not understand the request: {error}"))
+                }
+            },
+        },
+    };
+    let bytes = encoded(&response)?;
+    drop(response);
+    write_all(&mut writer, &bytes).await?;
+    writer.shutdown().await
+}
+
+/// Answers, and meanwhile gives a sign of life from time to time, for what may take long.
+async fn answered(node: &Node, request: Request, writer: &mut OwnedWriteHalf) -> Response {
+    let takes_long = request.takes_long();
+    let mut answering = std::pin::pin!(answer(node, request));
+    loop {
+        tokio::select! {
+            biased;
+            response = &mut answering => return response,
+            () = sleep(ALIVE_EVERY), if takes_long => {
+                // White space before the answer. Whoever has gone away is not waited for,
+                // and what was asked for is done all the same.
+                let _ = writer.try_write(b" ");
             }
         }
     }
 }
 
-async fn serve(stream: UnixStream, node: &Node) -> std::io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
-    let mut line = String::new();
-    BufReader::new(reader.take(MESSAGE_LEN_MAX)).read_line(&mut line).await?;
-    let response = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => answer(node, request).await,
-        Err(error) => Response::Error {
-            message: format!("the running process does not understand the request: {error}"),
-            usage: true,
-        },
-    };
-    let mut bytes = serde_json::to_vec(&response)?;
+/// A response as one line, or what is said in its place.
+fn encoded(response: &Response) -> std::io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(response)?;
+    if bytes.len() as u64 >= MESSAGE_LEN_MAX {
+        let len = bytes.len();
+        bytes = serde_json::to_vec(&refused(format!(
+            "the answer has {len} bytes, at most {MESSAGE_LEN_MAX} can be sent: filter more \
+             narrowly, or ask for fewer with --limit"
+        )))?;
+    }
     bytes.push(b'\n');
-    writer.write_all(&bytes).await?;
-    writer.shutdown().await
+    Ok(bytes)
+}
+
+/// Writes as fast as the other side reads; one that reads nothing for [`IDLE_MAX`] is
+/// given up.
+async fn write_all(writer: &mut OwnedWriteHalf, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let written = timeout(IDLE_MAX, writer.write(bytes)).await??;
+        if written == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[written..];
+    }
+    Ok(())
 }

@@ -6,6 +6,7 @@ use std::{
     future::Future,
     path::PathBuf,
     sync::{Arc, Mutex, RwLock},
+    time::Duration,
 };
 
 use forebay_actors::{
@@ -28,6 +29,12 @@ use crate::{
 };
 
 use super::Runtime;
+
+/// Most threads that partitions can be spread over.
+pub const THREADS_MAX: usize = 1_024;
+/// Most partitions that a new data directory can get. Each has files, memory and actors of
+/// its own.
+pub const PARTITIONS_MAX: u32 = 4_096;
 
 type MakeHandler = Box<dyn FnOnce(Option<Arc<dyn Any + Send + Sync>>) -> Arc<dyn Handler> + Send>;
 
@@ -80,21 +87,23 @@ impl Builder {
     }
 
     /// How many equal partitions a *new* data directory gets (default: one per core).
-    /// An existing one keeps its partitions; another number is an error then.
+    /// An existing one keeps its partitions; another number is an error then. At most
+    /// [`PARTITIONS_MAX`].
     pub fn partitions(mut self, count: u32) -> Self {
         self.partitions = Some(count);
         self
     }
 
     /// How many threads partitions are spread over (default: one per core, at most one
-    /// per partition).
+    /// per partition), 1 to [`THREADS_MAX`]; other numbers are refused by [`Builder::start`].
     pub fn threads(mut self, count: usize) -> Self {
         self.threads = Some(count);
         self
     }
 
     /// How many handlers may run at the same time on this node (default: no limit but
-    /// the rules).
+    /// the rules), at least 1: zero is refused by [`Builder::start`]. To stop work, pause it
+    /// with [`Rules::pause`](crate::rules::Rules::pause).
     pub fn max_running(mut self, count: u32) -> Self {
         self.running_max = Some(count);
         self
@@ -211,16 +220,35 @@ impl Builder {
     }
 
     /// Starts the runtime; call it from inside a tokio runtime, on which the handlers
-    /// will run. Returns when every partition has applied what the log holds and leads
-    /// (or somebody else does, or is to).
+    /// will run. It must have timers, and with a data directory I/O (`enable_all`). When it
+    /// goes, forebay goes down by itself, and every call fails with
+    /// [`NodeError::TokioGone`](crate::error::NodeError::TokioGone). Returns when every
+    /// partition has applied what the log holds and leads (or somebody else does, or is to).
     ///
     /// # Errors
     /// [`RuntimeError`]: each says what to do about it.
     pub async fn start(self) -> Result<Runtime, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current()?;
         let place = self.place.clone().ok_or(RuntimeError::NoDataDir)?;
+        check_drivers(matches!(place, Place::Directory(_)))?;
         let random = || u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0);
         self.start_on(place, tokio.into(), Arc::new(WallClock), random).await
+    }
+
+    /// Refuses numbers that nothing could run with.
+    fn check_numbers(&self) -> Result<(), RuntimeError> {
+        if self.running_max == Some(0) {
+            return Err(RuntimeError::NothingMayRun);
+        }
+        if let Some(count) = self.threads.filter(|count| !(1..=THREADS_MAX).contains(count)) {
+            return Err(RuntimeError::Threads { count, count_max: THREADS_MAX });
+        }
+        match self.partitions {
+            Some(count) if count > PARTITIONS_MAX => {
+                Err(RuntimeError::Partitions { count, count_max: PARTITIONS_MAX })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Starts the runtime with everything that a test may want to be another.
@@ -235,6 +263,7 @@ impl Builder {
             let (len, len_max) = (self.payload_len_max, PAYLOAD_LEN_MAX);
             return Err(RuntimeError::PayloadMax { len, len_max });
         }
+        self.check_numbers()?;
         let mut handlers: HashMap<String, Arc<dyn Handler>> = HashMap::new();
         let mut defaults = HashMap::new();
         for (service, options, make) in self.handlers {
@@ -245,7 +274,7 @@ impl Builder {
             handlers.insert(service.clone(), make(self.state.clone()));
             defaults.insert(service, options);
         }
-        let executor = Executor::new(spawner, handlers, clock.clone(), random);
+        let executor = Executor::new(spawner, handlers, random);
         let socket = match &place {
             Place::Directory(path) => Some(path.join(SOCKET_NAME)),
             _ => None,
@@ -279,4 +308,16 @@ impl Builder {
             control: Arc::new(Mutex::new(control)),
         })
     }
+}
+
+/// Whether the tokio runtime here has what forebay needs of it. Tokio tells it only by a
+/// panic, whose text appears on standard error as well.
+fn check_drivers(needs_io: bool) -> Result<(), RuntimeError> {
+    if std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).is_err() {
+        return Err(RuntimeError::NoTimers);
+    }
+    if needs_io && std::panic::catch_unwind(|| drop(tokio::net::UnixStream::pair())).is_err() {
+        return Err(RuntimeError::NoIo);
+    }
+    Ok(())
 }

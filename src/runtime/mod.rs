@@ -13,10 +13,7 @@ use std::{
 
 use forebay_actors::node::{ExplainView, LimitView, Node, NodeError};
 use forebay_actors::snapshot::Manifest;
-use forebay_engine::partition::{
-    apply::{Enqueued, Reply},
-    machine::Answer,
-};
+use forebay_engine::partition::{apply::Reply, machine::Answer};
 use forebay_messages::{
     EntryId, PartitionId, PartitionKey, VQueueId,
     command::{Command, Enqueue, EnqueueBatch, NewEntry},
@@ -32,7 +29,7 @@ use crate::{
     rules::Rules,
 };
 
-pub use builder::Builder;
+pub use builder::{Builder, PARTITIONS_MAX, THREADS_MAX};
 
 /// Most entries in one [`Runtime::enqueue_batch`].
 pub const BATCH_LEN_MAX: usize = 10_000;
@@ -136,10 +133,15 @@ impl Runtime {
     }
 
     /// Stores many entries: all or none of those that go to the same partition. The
-    /// handles are in the order of the entries.
+    /// handles are in the order of the entries. What goes to the same partition is one record
+    /// of the log, which has at most 64 MiB.
+    ///
+    /// Not cancel-safe: a dropped call may have stored all, some or none of the shares. With
+    /// [`Entry::uuid`] or idempotency keys it can be repeated safely.
     ///
     /// # Errors
-    /// [`EnqueueError`]. With several partitions, some may have stored their share when
+    /// [`EnqueueError`]; [`EnqueueError::TooLarge`] when the entries for one partition are too
+    /// large together: none of them is stored, and a smaller batch can be. With several partitions, some may have stored their share when
     /// another one fails; ids make a repetition safe.
     pub async fn enqueue_batch(
         &self,
@@ -164,8 +166,8 @@ impl Runtime {
             let Answer::Reply(Reply::EnqueuedBatch(stored)) = answer else {
                 return Err(NodeError::unexpected(answer).into());
             };
-            for (place, Enqueued { entry, existing }) in places.into_iter().zip(stored) {
-                handles[place] = Some(EntryHandle::of(Arc::clone(&node), entry, existing));
+            for (place, stored) in places.into_iter().zip(stored) {
+                handles[place] = Some(EntryHandle::of(Arc::clone(&node), stored));
             }
         }
         Ok(handles.into_iter().flatten().collect())
@@ -174,7 +176,7 @@ impl Runtime {
     /// A handle to an entry that was stored before, by this process or another one.
     #[must_use]
     pub fn attach(&self, id: EntryId) -> EntryHandle {
-        EntryHandle::new(&self.node, id, true)
+        EntryHandle::attached(&self.node, id)
     }
 
     /// Waits until all of these entries have ended; how each ended, in their order, and
@@ -369,7 +371,7 @@ impl Runtime {
     }
 
     /// Starts a partition for keys that nobody owns yet; it is remembered in the data
-    /// directory.
+    /// directory. Cancel-safe: once called, it is done to its end.
     ///
     /// # Errors
     /// `RangeOverlaps` when a partition owns some of the keys, and storage errors.
@@ -379,7 +381,8 @@ impl Runtime {
         Ok(self.node.spawn_partition(range).await?)
     }
 
-    /// Stops a partition and gives its keys free. Its rows stay on disk.
+    /// Stops a partition and gives its keys free. Its rows stay on disk. Cancel-safe: once
+    /// called, it is done to its end.
     ///
     /// # Errors
     /// When there is no such partition, and storage errors.
@@ -405,10 +408,17 @@ impl Runtime {
     }
 
     /// Goes down: no new work is taken or started, running handlers may end within the
-    /// drain's time, then everything stops. Further calls fail with `ShutDown`.
+    /// drain's time, then everything stops. Other calls fail with `ShutDown` from then on.
+    ///
+    /// Cancel-safe: once called, it goes on by itself. Every call of it returns when the
+    /// runtime is down, with the same result; one with a shorter time brings the end forward,
+    /// a longer one changes nothing. A handler that waits for it counts as running: it is
+    /// dropped when the time is over, and runs again after the next start. To end well, it
+    /// spawns the call and returns.
     ///
     /// # Errors
-    /// When the store cannot be flushed; nothing is lost, the next start replays.
+    /// [`NodeError::NotFlushed`] when rows could not be written; nothing is lost, the next
+    /// start replays. [`NodeError::Thread`] when it could not begin: call it again.
     pub async fn shutdown(&self, drain: Drain) -> Result<(), RuntimeError> {
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(control);
@@ -438,10 +448,10 @@ impl Runtime {
     fn enqueued(&self, id: EntryId, answer: Answer) -> Result<EntryHandle, EnqueueError> {
         match answer {
             Answer::Reply(Reply::Enqueued(stored)) => {
-                Ok(EntryHandle::new(&self.node, stored.entry, stored.existing))
+                Ok(EntryHandle::of(Arc::new(Arc::downgrade(&self.node)), stored))
             }
             // A duplicate of a proposal of ours: the first one stored it.
-            Answer::Reply(Reply::Duplicate) => Ok(EntryHandle::new(&self.node, id, true)),
+            Answer::Reply(Reply::Duplicate) => Ok(EntryHandle::attached(&self.node, id)),
             other => Err(NodeError::unexpected(other).into()),
         }
     }

@@ -17,7 +17,7 @@ pub use forebay_actors::{
     shell::{
         Child, Death, Look, Performer, Ref, Scope, World,
         script::{Script, Scripted},
-        sim::{SeededRandom, SimWorld, VirtualClock},
+        sim::{MachineClock, SeededRandom, SimWorld, VirtualClock},
     },
     sim::{Disk, Host, Place, Sim, SiteId, TaskHandle, TraceStep, Weather},
     testkit::{FaultLog, LogFault, LogStore, MemoryLog, MemoryMetadata, StoreFault, StoreFaults},

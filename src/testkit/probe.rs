@@ -196,13 +196,15 @@ impl<I: Send + Debug + 'static> Probe<I> {
         within: Duration,
         mut take: impl FnMut(&mut VecDeque<I>) -> Option<T>,
     ) -> Option<T> {
-        let deadline = Instant::now() + within;
+        // A time that cannot be told is one that never comes.
+        let deadline = Instant::now().checked_add(within);
         let mut received = self.shared.received();
         loop {
             if let Some(taken) = take(&mut received) {
                 return Some(taken);
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left =
+                deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return None;
             }

@@ -11,7 +11,7 @@ use forebay_actors::{
     node::EntryFilter,
     shell::{
         script::{Script, Scripted},
-        sim::SeededRandom,
+        sim::{MachineClock, SeededRandom},
     },
     sim::{Disk, Place, Sim, SiteId, Weather},
 };
@@ -53,6 +53,8 @@ pub struct TestRuntime {
     nodes: Vec<Member>,
     /// The node that the short forms talk to.
     present: usize,
+    /// How far the nodes' wall clocks are ahead of the time of the test.
+    clock_ahead_ms: i64,
     sim: Sim,
     shared: Option<(SiteId, SharedLog)>,
     build: Box<dyn Fn() -> Builder>,
@@ -117,7 +119,8 @@ impl TestBuilder {
         let nodes = std::iter::once(disk.clone()).chain(replicas);
         let nodes = nodes.map(|disk| Member { disk, site: None, runtime: None }).collect();
         let build = Box::new(build);
-        let mut app = TestRuntime { nodes, present: 0, sim, shared, build, tokio };
+        let mut app =
+            TestRuntime { nodes, present: 0, clock_ahead_ms: 0, sim, shared, build, tokio };
         (0..self.nodes).for_each(|node| app.start_node(node));
         app
     }
@@ -143,6 +146,7 @@ impl TestRuntime {
     fn start_node(&mut self, node: usize) {
         let (site, place) = self.sim.place(&self.nodes[node].disk);
         self.nodes[node].site = Some(site);
+        self.set_clock(site);
         let mut builder = (self.build)();
         if let Some((_, shared)) = &self.shared {
             builder = builder.shared_log(shared);
@@ -340,6 +344,28 @@ impl TestRuntime {
         replayed
     }
 
+    /// From now on the wall clocks of all nodes show [`now`](Self::now) plus so many
+    /// milliseconds (less, if negative), also after a restart: as when somebody sets a
+    /// machine's clock.
+    pub fn set_clock_ahead(&mut self, ahead_ms: i64) {
+        self.clock_ahead_ms = ahead_ms;
+        let sites: Vec<_> = self.nodes.iter().filter_map(|member| member.site).collect();
+        sites.into_iter().for_each(|site| self.set_clock(site));
+    }
+
+    /// The wall clocks of the nodes that run, for finer control.
+    pub fn clocks(&self) -> impl Iterator<Item = &MachineClock> {
+        let sites = self.nodes.iter().filter_map(|member| member.site);
+        sites.filter_map(|site| self.sim.machine_clock(site))
+    }
+
+    fn set_clock(&self, site: SiteId) {
+        if let Some(clock) = self.sim.machine_clock(site) {
+            clock.set_right();
+            clock.step(self.clock_ahead_ms);
+        }
+    }
+
     /// Makes disk and threads slow or unreliable from now on.
     pub fn set_weather(&mut self, weather: Weather) {
         if let Some(site) = self.present().site {
@@ -400,7 +426,7 @@ pub fn launch(
         let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
         u32::try_from(random.next_u64() >> 32).unwrap_or(0)
     };
-    let (spawner, clock) = (place.host().clone().into(), sim.clock());
+    let (spawner, clock) = (place.host().clone().into(), place.clock());
     builder.start_on(forebay_actors::node::Place::Sim(place), spawner, clock, draw)
 }
 

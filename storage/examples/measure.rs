@@ -61,6 +61,7 @@ fn enqueue(n: u64, vqueue: VQueueName) -> Arc<Record> {
         retry: None,
         retention_ms: Some(0),
         is_fresh: true,
+        payload_hash: None,
     };
     record(Command::Enqueue(Enqueue { entry }))
 }
@@ -135,7 +136,7 @@ fn lives(dir: &Path, batch: usize, vqueues: u64) -> Done {
             .into_iter()
             .filter_map(|applied| match applied {
                 forebay_engine::partition::apply::Applied::InboxAdded { vqueue, key } => {
-                    Some(Decision { vqueue, key, token })
+                    Some(Decision { vqueue, key, token, executor: None })
                 }
                 _ => None,
             })
@@ -144,7 +145,12 @@ fn lives(dir: &Path, batch: usize, vqueues: u64) -> Done {
             .iter()
             .map(|decision| {
                 let outcome = Some(Outcome::Success(Bytes::new()).into());
-                record(Command::Complete(Complete { entry: decision.key.entry, token, outcome }))
+                record(Command::Complete(Complete {
+                    entry: decision.key.entry,
+                    token,
+                    outcome,
+                    heeds_cancel: false,
+                }))
             })
             .collect();
         commit(&[record(Command::SchedulerDecisions(SchedulerDecisions { decisions }))])?;

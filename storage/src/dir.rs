@@ -6,16 +6,19 @@
 //! [`DataDir`] lives, no other one of the same directory does, in any process.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use thiserror::Error;
 
-use crate::{Fault, FaultKind};
+use crate::{Fault, FaultKind, sync};
 
 /// Version of the directory's layout that this code writes.
 pub const DIR_FORMAT: u32 = 1;
@@ -26,6 +29,9 @@ const LOCK_FILE: &str = "LOCK";
 const FORMAT_PREFIX: &str = "forebay data directory, version ";
 /// A format file is one short line; whatever is longer is none.
 const FORMAT_LEN_MAX: u64 = 256;
+/// Mode of a directory that is made, whatever the umask: payloads and results are in it. One
+/// that is there keeps its own.
+const NEW_DIR_MODE: u32 = 0o700;
 /// How often a directory that is in use is tried, while there is time to wait for it.
 const LOCK_TRIED_EVERY: Duration = Duration::from_millis(10);
 /// May be there before forebay is: made by an interrupted first start, or by mkfs.
@@ -34,7 +40,7 @@ const MAY_PRECEDE: [&str; 3] = [FORMAT_FILE_NEW, LOCK_FILE, "lost+found"];
 /// Why a data directory cannot be used.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// Another process (or another runtime of this one) uses it.
+    /// Another process uses it.
     #[error(
         "the data directory {path} is in use by {who}: stop that one first, or choose another \
          directory",
@@ -46,6 +52,23 @@ pub enum OpenError {
         path: PathBuf,
         /// Who uses it, when that could be read.
         pid: Option<u32>,
+    },
+    /// This very process uses it.
+    #[error(
+        "the data directory {path} is {how}",
+        path = path.display(),
+        how = match is_closing {
+            true => "still being closed by a runtime of this process: wait until its shutdown \
+                     has returned and its last handle is dropped",
+            false => "in use by another runtime of this process: use a clone of that one, or \
+                      shut it down and drop all of its handles first",
+        }
+    )]
+    InUseHere {
+        /// The directory.
+        path: PathBuf,
+        /// The other runtime is going down.
+        is_closing: bool,
     },
     /// A newer forebay wrote it.
     #[error(
@@ -70,6 +93,18 @@ pub enum OpenError {
         path: PathBuf,
         /// The part of it that is a file.
         file: PathBuf,
+    },
+    /// A file that forebay writes is a symbolic link: what it points to is not touched.
+    #[error(
+        "the data directory {path} cannot be used, for `{name}` in it is a symbolic link: remove \
+         the link",
+        path = path.display()
+    )]
+    Link {
+        /// The directory.
+        path: PathBuf,
+        /// The file's name.
+        name: &'static str,
     },
     /// It holds something else.
     #[error(
@@ -106,7 +141,23 @@ pub struct DataDir {
     path: PathBuf,
     /// Holds the advisory lock: closing the file gives the directory free. Opened with
     /// close-on-exec, so children do not keep it.
-    _lock: File,
+    lock: Option<File>,
+}
+
+/// The directories that this process has, and whether they are being closed. It is locked
+/// while one is taken or given free: the two never tell different things.
+static HERE: Mutex<BTreeMap<PathBuf, bool>> = Mutex::new(BTreeMap::new());
+
+fn here() -> MutexGuard<'static, BTreeMap<PathBuf, bool>> {
+    sync::lock(&HERE)
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let mut here = here();
+        self.lock = None;
+        here.remove(&self.path);
+    }
 }
 
 impl DataDir {
@@ -129,7 +180,7 @@ impl DataDir {
         if let Some(file) = file_on_the_way(path) {
             return Err(OpenError::NotADirectory { path: path.to_owned(), file });
         }
-        fs::create_dir_all(path).map_err(|error| fault(path, "create the directory", error))?;
+        create_dir(path).map_err(|error| fault(path, "create the directory", error))?;
         let path =
             fs::canonicalize(path).map_err(|error| fault(path, "resolve the path", error))?;
         // Before the lock file is made: it must not be left in a stranger's directory.
@@ -138,11 +189,20 @@ impl DataDir {
             check_empty(&path)?;
         }
         let lock = take_lock_within(&path, wait)?;
+        let taken = Self { path, lock: Some(lock) };
+        let path = &taken.path;
         // Again under the lock: two first starts may have raced.
-        if read_format(&path)?.is_none() {
-            write_format(&path).map_err(|error| fault(&path, "write the format file", error))?;
+        if read_format(path)?.is_none() {
+            write_format(path).map_err(|error| fault(path, "write the format file", error))?;
         }
-        Ok(Self { path, _lock: lock })
+        Ok(taken)
+    }
+
+    /// Says that the directory will be given free soon: who asks for it meanwhile is told.
+    pub fn closes(&self) {
+        if let Some(is_closing) = here().get_mut(&self.path) {
+            *is_closing = true;
+        }
     }
 
     /// Takes a directory that is a data directory already.
@@ -189,6 +249,57 @@ impl DataDir {
     pub fn socket(&self) -> PathBuf {
         self.path.join("forebay.sock")
     }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Whoever looks at a directory of another user as root must not leave files there that
+        // the owner cannot open. Nobody else has the directory now. What fails here is tried
+        // again by the next drop as root.
+        let _ = give_to_owner(&self.path);
+    }
+}
+
+/// Makes a directory that is not there, and those above it.
+fn create_dir(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(NEW_DIR_MODE).create(path) {
+        // Another first start was faster.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
+/// As root, gives everything of root's in a directory to the directory's owner. Links are
+/// not followed.
+fn give_to_owner(path: &Path) -> io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let owner = fs::metadata(path)?;
+    if owner.uid() == 0 {
+        return Ok(());
+    }
+    let mut dirs = vec![path.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            if found.uid() == 0 {
+                let (uid, gid) = (Some(owner.uid()), Some(owner.gid()));
+                std::os::unix::fs::lchown(entry.path(), uid, gid)?;
+            }
+            if found.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn fault(path: &Path, action: &'static str, error: io::Error) -> OpenError {
@@ -246,12 +357,23 @@ fn take_lock_within(path: &Path, wait: Duration) -> Result<File, OpenError> {
     let until = Instant::now() + wait;
     loop {
         match take_lock(path) {
-            Err(OpenError::InUse { .. }) if Instant::now() < until => {
+            Err(OpenError::InUse { .. } | OpenError::InUseHere { .. })
+                if Instant::now() < until =>
+            {
                 std::thread::sleep(LOCK_TRIED_EVERY);
             }
             taken => return taken,
         }
     }
+}
+
+/// Fails to open a symbolic link, instead of opening what it points to.
+fn no_follow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink())
 }
 
 fn take_lock(path: &Path) -> Result<File, OpenError> {
@@ -260,11 +382,22 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(no_follow())
         .open(path.join(LOCK_FILE))
-        .map_err(|error| fault(path, "open the lock file", error))?;
+        .map_err(|error| match is_link(&path.join(LOCK_FILE)) {
+            true => OpenError::Link { path: path.to_owned(), name: LOCK_FILE },
+            false => fault(path, "open the lock file", error),
+        })?;
+    let mut here = here();
     match file.try_lock() {
-        Ok(()) => {}
+        Ok(()) => {
+            here.insert(path.to_owned(), false);
+        }
         Err(TryLockError::WouldBlock) => {
+            if let Some(is_closing) = here.get(path) {
+                let (path, is_closing) = (path.to_owned(), *is_closing);
+                return Err(OpenError::InUseHere { path, is_closing });
+            }
             let mut text = String::new();
             // Whoever has the lock may not have written its id yet: then it is unknown.
             let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
@@ -277,7 +410,10 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
         file.rewind()?;
         writeln!(file, "{}", std::process::id())
     };
-    write_pid(&mut file).map_err(|error| fault(path, "write the lock file", error))?;
+    if let Err(error) = write_pid(&mut file) {
+        here.remove(path);
+        return Err(fault(path, "write the lock file", error));
+    }
     Ok(file)
 }
 
@@ -289,7 +425,12 @@ pub(crate) fn mark(path: &Path) -> Result<(), Fault> {
 /// Written beside and renamed: a crash leaves no half-written format file.
 fn write_format(path: &Path) -> io::Result<()> {
     let fresh = path.join(FORMAT_FILE_NEW);
-    let mut file = File::create(&fresh)?;
+    // What an interrupted start left, or somebody else: never written through.
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&fresh)?;
     writeln!(file, "{FORMAT_PREFIX}{DIR_FORMAT}")?;
     file.sync_all()?;
     fs::rename(&fresh, path.join(FORMAT_FILE))?;
@@ -313,13 +454,32 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_use_is_refused_and_names_the_process() {
+    fn a_directory_that_another_process_has_is_refused_and_names_the_process() {
         let root = tempfile::tempdir().unwrap();
-        let _held = DataDir::open(root.path()).unwrap();
+        drop(DataDir::open(root.path()).unwrap());
+        // A lock of this process that it does not know of stands for one of another.
+        let stranger = File::open(root.path().join(LOCK_FILE)).unwrap();
+        stranger.try_lock().unwrap();
         let error = DataDir::open(root.path()).unwrap_err();
         let OpenError::InUse { pid, .. } = &error else { panic!("{error}") };
         assert_eq!(*pid, Some(std::process::id()));
         assert!(error.to_string().contains(&std::process::id().to_string()));
+    }
+
+    #[test]
+    fn a_directory_that_this_process_has_is_refused_and_says_whether_it_closes() {
+        let root = tempfile::tempdir().unwrap();
+        let held = DataDir::open(root.path()).unwrap();
+        let is_closing = || match DataDir::open(root.path()).unwrap_err() {
+            OpenError::InUseHere { is_closing, .. } => is_closing,
+            error => panic!("{error}"),
+        };
+        assert!(!is_closing());
+        held.closes();
+        assert!(is_closing());
+        drop(held);
+        let _held = DataDir::open(root.path()).unwrap();
+        assert!(!is_closing(), "it was taken anew");
     }
 
     #[test]
@@ -337,7 +497,7 @@ mod tests {
 
         let _held = DataDir::open(root.path()).unwrap();
         let error = DataDir::open_within(root.path(), Duration::from_millis(30)).unwrap_err();
-        assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+        assert!(matches!(error, OpenError::InUseHere { .. }), "{error}");
     }
 
     #[test]
@@ -369,6 +529,68 @@ mod tests {
         fs::write(root.path().join(LOCK_FILE), "1\n").unwrap();
         fs::write(root.path().join(FORMAT_FILE_NEW), "foreb").unwrap();
         DataDir::open(root.path()).unwrap();
+    }
+
+    /// Regression: what a link in a prepared directory points to was overwritten.
+    #[test]
+    fn symbolic_links_are_not_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, target) = (root.path().join("data"), root.path().join("target"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(&target, "precious").unwrap();
+        std::os::unix::fs::symlink(&target, dir.join(LOCK_FILE)).unwrap();
+        let error = DataDir::open(&dir).unwrap_err();
+        assert!(matches!(error, OpenError::Link { name: LOCK_FILE, .. }), "{error}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+
+        fs::remove_file(dir.join(LOCK_FILE)).unwrap();
+        std::os::unix::fs::symlink(&target, dir.join(FORMAT_FILE_NEW)).unwrap();
+        DataDir::open(&dir).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+        assert!(!is_link(&dir.join(FORMAT_FILE)), "a file, not the link under another name");
+    }
+
+    #[test]
+    fn a_new_directory_is_private_and_one_that_is_there_keeps_its_mode() {
+        let root = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let new = root.path().join("new");
+        DataDir::open(&new).unwrap();
+        assert_eq!(mode(&new), 0o700);
+        let old = root.path().join("old");
+        DirBuilder::new().mode(0o755).create(&old).unwrap();
+        let before = mode(&old);
+        DataDir::open(&old).unwrap();
+        assert_eq!(mode(&old), before);
+    }
+
+    /// Regression: `sudo forebay status` left files of root in a user's directory.
+    #[test]
+    fn root_leaves_nothing_of_its_own_in_a_directory_of_another_user() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let (path, target) = (root.path().join("data"), root.path().join("target"));
+        fs::create_dir(&path).unwrap();
+        fs::write(&target, "").unwrap();
+        std::os::unix::fs::chown(&path, Some(1234), Some(4321)).unwrap();
+        let dir = DataDir::open(&path).unwrap();
+        fs::create_dir(dir.log()).unwrap();
+        fs::write(dir.log().join("MANIFEST"), "").unwrap();
+        std::os::unix::fs::symlink(&target, path.join("link")).unwrap();
+        let log = dir.log();
+        drop(dir);
+        let owner = |path: &Path| {
+            let found = fs::symlink_metadata(path).unwrap();
+            (found.uid(), found.gid())
+        };
+        for left in
+            [path.join(LOCK_FILE), path.join(FORMAT_FILE), log.clone(), log.join("MANIFEST")]
+        {
+            assert_eq!(owner(&left), (1234, 4321), "{}", left.display());
+        }
+        assert_eq!(owner(&target), (0, 0), "links are not followed");
     }
 
     #[test]

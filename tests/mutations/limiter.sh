@@ -95,5 +95,13 @@ mutation 'a claim is not paid' lease.rs \
     's/self\.claimed = self\.leased > 0;/self.claimed = false;/'
 mutation 'a recall is not heard' lease.rs \
     's/self\.recalled = true;//'
+mutation 'a paused counter starts what waits' counter.rs \
+    's/if paused\.is_some\(\) \{ 0 \} else \{ limit \}/limit/'
+mutation 'a pause of a service stops nobody that waits' pauses.rs \
+    's/None => self\.pause_service\(service, rule\),/None => {}/'
+mutation 'a resumed service wakes nobody' pauses.rs \
+    's/self\.pauses\.services\.remove\(service\);//'
+mutation 'one partition is claimed from at a time' capacity_pool.rs \
+    's/partition\.claimed = true;/partition.claimed = true; effects.push(PoolEffect::Claim(*id)); break;/'
 
 finish

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay::{
     Builder, Context, Entry, EntryId, HandlerError, HandlerOptions, PartitionId, RetryPolicy,
-    Runtime, Timestamp, error::NodeError,
+    Rules, Runtime, Timestamp, error::NodeError, rules::RulesError,
 };
 use forebay_messages::{
     PartitionKey,
@@ -87,6 +87,16 @@ pub(super) async fn ask(
     }
 }
 
+async fn change_rules(ask: &Ask, rules: &Rules) -> Result<(), RulesError> {
+    match ask {
+        Ask::SetRule(pattern, limits) => rules.replace(pattern, *limits).await,
+        Ask::DropRule(pattern) => rules.delete(pattern).await.map(drop),
+        Ask::PauseRule(pattern) => rules.pause(pattern).await,
+        Ask::ResumeRule(pattern) => rules.resume(pattern).await.map(drop),
+        _ => unreachable!("rules only"),
+    }
+}
+
 async fn once(
     ask: &Ask,
     runtime: &Runtime,
@@ -142,13 +152,8 @@ async fn once(
         Ask::Resume(number) => propose(*number, Command::Resume(entries(*number))).await,
         Ask::PauseVQueue(number) => propose(*number, Command::PauseVQueue(vqueue(*number))).await,
         Ask::ResumeVQueue(number) => propose(*number, Command::ResumeVQueue(vqueue(*number))).await,
-        Ask::SetRule(pattern, limits) => {
-            runtime.rules().upsert(pattern, *limits).await.map_err(|error| text(&error))?;
-            journal.lock().rules_acked(now());
-            Ok(())
-        }
-        Ask::DropRule(pattern) => {
-            runtime.rules().delete(pattern).await.map_err(|error| text(&error))?;
+        Ask::SetRule(..) | Ask::DropRule(_) | Ask::PauseRule(_) | Ask::ResumeRule(_) => {
+            change_rules(ask, &runtime.rules()).await.map_err(|error| text(&error))?;
             journal.lock().rules_acked(now());
             Ok(())
         }

@@ -13,7 +13,7 @@ use forebay::{
 
 use super::{
     clients::id_of,
-    journal::{Journal, concurrency, governing, path},
+    journal::{Journal, SERVICE, concurrency, governing, is_paused, path},
 };
 
 /// A level that is full: key, how many run, how many may.
@@ -58,6 +58,11 @@ impl Journal {
             let said: BTreeSet<Full> =
                 reasons.iter().filter_map(|reason| full_of(reason)).collect();
             demand(said == expected, &format!("full are {expected:?}"));
+        }
+        if let Some(expected) = self.pauses(entry) {
+            let said: BTreeSet<String> =
+                reasons.iter().filter_map(|reason| paused_of(reason)).collect();
+            demand(said == expected, &format!("paused are {expected:?}"));
         }
         let all = self.running.len() as u32;
         let used_up = self.running_max.is_some_and(|max| all >= max);
@@ -115,6 +120,26 @@ impl Journal {
             (usage >= limit).then(|| (key.join("/"), usage, limit))
         });
         Some(levels.collect())
+    }
+}
+
+impl Journal {
+    /// The levels of an entry that are paused, and its service; nothing while rules change.
+    fn pauses(&self, entry: usize) -> Option<BTreeSet<String>> {
+        let paused = self.paused_in_force()?;
+        let own = path(&self.specs[entry]);
+        let levels = (1..=own.len()).map(|depth| &own[..depth]);
+        let levels = levels.filter(|key| is_paused(paused, key)).map(|key| key.join("/"));
+        let service = paused.get(SERVICE).map(ToString::to_string);
+        Some(levels.chain(service).collect())
+    }
+}
+
+fn paused_of(reason: &Reason) -> Option<String> {
+    match reason {
+        Reason::PausedByRule { key, .. } => Some(key.clone()),
+        Reason::ServicePausedByRule { pattern, .. } => Some(pattern.clone()),
+        _ => None,
     }
 }
 

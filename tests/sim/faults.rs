@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use forebay::{
     Drain, PartitionId,
-    testkit::{LogFault, Script, StoreFault},
+    testkit::{LogFault, MachineClock, Script, StoreFault},
 };
 use forebay_messages::{Epoch, PartitionKey};
 
@@ -72,6 +72,10 @@ impl World {
                 self.replace(which, Duration::from_millis(after_ms), splits);
             }
             Fault::LogDies { after_ms } => self.log_dies(index, after_ms),
+            Fault::ClockSteps { by_ms } => self.with_clock(index, |clock| clock.step(by_ms)),
+            Fault::ClockRuns { percent } => {
+                self.with_clock(index, |clock| clock.set_rate_percent(percent));
+            }
             Fault::Shutdown { after_ms, drain_ms } => {
                 let Some((host, runtime)) = self.nodes[index].up() else { return };
                 let task = host.spawn("shutdown", async move {
@@ -83,6 +87,13 @@ impl World {
                     life.going = Some((task, after_ms));
                 }
             }
+        }
+    }
+
+    pub(super) fn with_clock(&self, index: usize, change: impl FnOnce(&MachineClock)) {
+        let life = self.nodes[index].life.as_ref();
+        if let Some(clock) = life.and_then(|life| self.sim.machine_clock(life.site)) {
+            change(clock);
         }
     }
 

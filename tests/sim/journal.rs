@@ -11,7 +11,10 @@ use std::{
 
 use forebay::{Limits, Outcome, Pattern, Rate, Timestamp};
 
-use super::plan::{ATTEMPTS_MAX, Ending, Plan, Spec};
+use super::plan::{ATTEMPTS_MAX, Ask, Ending, Plan, Spec};
+
+/// The pattern that pauses all entries.
+pub(super) const SERVICE: &str = "service:work";
 
 /// How a handler ends whose entry is tried again, if it may.
 pub(super) const FAILS: &str = "fails";
@@ -43,6 +46,8 @@ struct Regime {
     since: Option<Timestamp>,
     until: Option<Timestamp>,
     rules: BTreeMap<&'static str, Limits>,
+    /// Patterns that are paused.
+    paused: BTreeSet<&'static str>,
 }
 
 /// A handler that runs.
@@ -88,6 +93,7 @@ impl Shared {
                 since: Some(Timestamp(0)),
                 until: None,
                 rules: BTreeMap::new(),
+                paused: BTreeSet::new(),
             }],
             serial: 0,
             log: Vec::new(),
@@ -156,19 +162,25 @@ impl Journal {
     }
 
     /// Rules are asked for: from now on they may be in force.
-    pub(super) fn rules_asked(
-        &mut self,
-        now: Timestamp,
-        pattern: &'static str,
-        limits: Option<Limits>,
-    ) {
-        self.note(now, format!("client sets rule {pattern} = {limits:?}"));
-        let mut rules = self.regimes.last().map(|regime| regime.rules.clone()).unwrap_or_default();
-        match limits {
-            Some(limits) => rules.insert(pattern, limits),
-            None => rules.remove(pattern),
-        };
-        self.regimes.push(Regime { since: None, until: None, rules });
+    pub(super) fn rules_asked(&mut self, now: Timestamp, ask: &Ask) {
+        self.note(now, format!("client asks {ask:?}"));
+        let last = self.regimes.last();
+        let last = last.map(|regime| (regime.rules.clone(), regime.paused.clone()));
+        let (mut rules, mut paused) = last.unwrap_or_default();
+        match ask {
+            Ask::SetRule(pattern, limits) => {
+                rules.insert(*pattern, *limits);
+                paused.remove(pattern);
+            }
+            Ask::DropRule(pattern) => {
+                rules.remove(pattern);
+                paused.remove(pattern);
+            }
+            Ask::PauseRule(pattern) => drop(paused.insert(*pattern)),
+            Ask::ResumeRule(pattern) => drop(paused.remove(pattern)),
+            _ => unreachable!("rules only"),
+        }
+        self.regimes.push(Regime { since: None, until: None, rules, paused });
     }
 
     /// They are in force: those before are not.
@@ -181,13 +193,20 @@ impl Journal {
         self.regimes[last].since.get_or_insert(now);
     }
 
+    /// The rules that may have been in force lately.
+    fn lately(&self, now: Timestamp) -> impl Iterator<Item = &Regime> {
+        let since = Timestamp(now.0.saturating_sub(self.latency.as_millis() as u64));
+        self.regimes.iter().filter(move |regime| regime.until.is_none_or(|at| at >= since))
+    }
+
     /// The most that rules allowed a key lately; `None`: unlimited.
     fn limit(&self, now: Timestamp, key: &[&str]) -> Option<u32> {
-        let since = Timestamp(now.0.saturating_sub(self.latency.as_millis() as u64));
-        let lately = self.regimes.iter().filter(|regime| regime.until.is_none_or(|at| at >= since));
         // Unlimited under any of them is unlimited.
-        lately
-            .map(|regime| governing(&regime.rules, key).and_then(concurrency))
+        self.lately(now)
+            .map(|regime| match is_paused(&regime.paused, key) {
+                true => Some(0),
+                false => governing(&regime.rules, key).and_then(concurrency),
+            })
             .try_fold(0, |most, limit| limit.map(|limit| most.max(limit)))
     }
 
@@ -195,6 +214,12 @@ impl Journal {
     pub(super) fn in_force(&self) -> Option<(Timestamp, &BTreeMap<&'static str, Limits>)> {
         let last = self.regimes.last()?;
         Some((last.since?, &last.rules))
+    }
+
+    /// What is paused for sure.
+    pub(super) fn paused_in_force(&self) -> Option<&BTreeSet<&'static str>> {
+        let last = self.regimes.last()?;
+        last.since.map(|_| &last.paused)
     }
 
     /// A handler starts.
@@ -257,6 +282,9 @@ impl Journal {
     }
 
     fn check_limits(&mut self, now: Timestamp, entry: usize, here: &[usize]) {
+        if self.lately(now).all(|regime| regime.paused.contains(SERVICE)) {
+            self.violation(now, format!("#{entry} starts while its service is paused"));
+        }
         let own = path(&self.specs[entry]);
         for depth in 1..=own.len() {
             let key = &own[..depth];
@@ -357,6 +385,12 @@ pub(super) fn governing(rules: &BTreeMap<&'static str, Limits>, key: &[&str]) ->
     let parsed = rules.iter().filter_map(|(text, limits)| Some((text.parse().ok()?, limits)));
     let matching = parsed.filter(|(pattern, _): &(Pattern, _)| pattern.matches(key));
     matching.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, limits)| *limits)
+}
+
+/// Whether a pattern that is paused matches a key.
+pub(super) fn is_paused(paused: &BTreeSet<&'static str>, key: &[&str]) -> bool {
+    let parsed = paused.iter().filter_map(|text| text.parse().ok());
+    parsed.into_iter().any(|pattern: Pattern| pattern.matches(key))
 }
 
 pub(super) fn concurrency(limits: Limits) -> Option<u32> {

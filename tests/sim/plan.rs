@@ -59,7 +59,19 @@ pub(super) enum Ask {
     ResumeVQueue(usize),
     SetRule(&'static str, Limits),
     DropRule(&'static str),
+    PauseRule(&'static str),
+    ResumeRule(&'static str),
     Explain(usize),
+}
+
+impl Ask {
+    /// Changes of the rules are made one after the other.
+    pub(super) fn is_about_rules(&self) -> bool {
+        matches!(
+            self,
+            Self::SetRule(..) | Self::DropRule(_) | Self::PauseRule(_) | Self::ResumeRule(_)
+        )
+    }
 }
 
 /// What goes wrong.
@@ -90,6 +102,11 @@ pub(super) enum Fault {
     Replace { which: usize, after_ms: u64, splits: bool },
     /// The log's writer dies; all nodes that have it are started anew.
     LogDies { after_ms: u64 },
+    /// The wall clock of a node's machine is set forward or back. Another machine, which a
+    /// node finds after a crash, has the right time.
+    ClockSteps { by_ms: i64 },
+    /// It runs slow or fast, or stands still.
+    ClockRuns { percent: u32 },
 }
 
 #[derive(Clone, Debug)]
@@ -127,6 +144,11 @@ const LIMIT_KEYS: [&str; 3] = ["a", "a/x", "b"];
 const KEYS: [&str; 3] = ["k1", "k2", "k3"];
 /// Patterns that rules are made for.
 pub(super) const PATTERNS: [&str; 7] = ["red", "*", "red/*", "*/*", "green/a", "*/*/*", "blue/a/x"];
+
+/// What rules pause.
+const PAUSED: [&str; 6] = ["red", "green", "*", "*/*", "red/a", "service:work"];
+/// How long a pause lasts at most, in milliseconds.
+const PAUSE_MS_MAX: u64 = 4_000;
 
 struct Draw<'a> {
     random: &'a mut SeededRandom,
@@ -179,12 +201,18 @@ impl Draw<'_> {
             _ if self.percent(30) => 1 + self.below(2) as u32,
             _ => 0,
         };
+        let key = self.percent(keyed).then(|| self.one_of(&KEYS[..keys]));
+        let delay_ms = self.percent(20).then(|| self.below(6_000));
+        // With an object key an idempotency key needs a scope.
+        let may_be_once = key.is_none() || scope.is_some();
+        let is_once = self.percent(10) && may_be_once;
+        let idempotency_key = is_once.then(|| format!("once-{number}"));
         Spec {
             scope,
             limit_key,
-            key: self.percent(keyed).then(|| self.one_of(&KEYS[..keys])),
-            delay_ms: self.percent(20).then(|| self.below(6_000)),
-            idempotency_key: self.percent(10).then(|| format!("once-{number}")),
+            key,
+            delay_ms,
+            idempotency_key,
             failures,
             mishap: self.one_of(&[Mishap::Error, Mishap::Error, Mishap::Panic, Mishap::Timeout]),
             snoozes: if self.percent(10) { 1 + self.below(2) as u32 } else { 0 },
@@ -211,9 +239,23 @@ impl Draw<'_> {
         }
     }
 
+    /// Pauses by rule, each with its end.
+    fn pauses(&mut self) -> Vec<(u64, Event)> {
+        let count = if self.percent(40) { 1 + self.below(4) } else { 0 };
+        let mut events = Vec::new();
+        for _ in 0..count {
+            let pattern = self.one_of(&PAUSED);
+            let from = self.below(SPAN_MS);
+            let until = from + 1 + self.below(PAUSE_MS_MAX);
+            events.push((from, Event::Ask(Ask::PauseRule(pattern))));
+            events.push((until, Event::Ask(Ask::ResumeRule(pattern))));
+        }
+        events
+    }
+
     fn fault(&mut self, partitions: u32, nodes: usize) -> Fault {
         let partition = self.below(partitions.into()) as u32;
-        match self.below(22) {
+        match self.below(26) {
             0..=2 => Fault::Crash { after_ms: self.below(1_500) },
             3 => Fault::LogFails { nth: 1 + self.below(4), kind: self.random.below(5) },
             4 => Fault::StoreFails { nth: 1 + self.below(4), kind: self.random.below(4) },
@@ -229,6 +271,11 @@ impl Draw<'_> {
                 splits: self.percent(40),
             },
             21 => Fault::LogDies { after_ms: self.below(1_500) },
+            22..=24 => {
+                const STEPS_MS: [i64; 6] = [-3_600_000, -60_000, -700, 900, 60_000, 3_600_000];
+                Fault::ClockSteps { by_ms: self.one_of(&STEPS_MS) }
+            }
+            25 => Fault::ClockRuns { percent: self.one_of(&[0, 50, 90, 110, 300]) },
             14 => Fault::Shutdown { after_ms: self.below(500), drain_ms: self.below(500) },
             _ => Fault::Lead { partition },
         }
@@ -269,7 +316,7 @@ impl Plan {
         }
         events.sort_by_key(|(at, _)| *at);
         let scans_late = if draw.is_crowded { 80 } else { 50 };
-        Self {
+        let mut plan = Self {
             is_quiet: faults == 0,
             is_clear,
             partitions,
@@ -284,7 +331,19 @@ impl Plan {
             stop_delay_ms: if draw.percent(50) || is_clear { 0 } else { 1 + draw.below(900) },
             specs,
             events,
-        }
+        };
+        // Drawn last, so that the rest of a seed's plan is as before there were pauses.
+        plan.events.extend(draw.pauses());
+        plan.events.sort_by_key(|(at, _)| *at);
+        plan
+    }
+
+    /// Partitions are dropped and spawned. A new one that is spawned under a clock that was
+    /// set back has no record that tells it the time.
+    pub(super) fn replaces_partitions(&self) -> bool {
+        let replaces =
+            |event: &Event| matches!(event, Event::Fault { fault: Fault::Replace { .. }, .. });
+        self.events.iter().any(|(_, event)| replaces(event))
     }
 
     /// How long a grant may take to reach its handler. A vqueue that waited without an actor

@@ -8,7 +8,7 @@ use std::{
 
 use forebay::{
     PartitionId, Runtime, SharedLog, Timestamp,
-    testkit::{Disk, SeededRandom, Sim, SiteId, TaskHandle, Weather, launch},
+    testkit::{Disk, MachineClock, SeededRandom, Sim, SiteId, TaskHandle, Weather, launch},
 };
 use forebay_actors::sim::Host;
 
@@ -199,7 +199,7 @@ impl World {
 
     fn take(&mut self, ask: Ask) {
         match ask {
-            Ask::SetRule(..) | Ask::DropRule(_) => return self.rules.push_back(ask),
+            _ if ask.is_about_rules() => return self.rules.push_back(ask),
             Ask::Cancel(number) | Ask::Kill(number) => {
                 self.journal.lock().seen[number].interfered = true;
             }
@@ -216,15 +216,10 @@ impl World {
     fn look_after_clients(&mut self) {
         let is_done = |client: &Client| *client.is_done.lock().unwrap();
         let in_rules =
-            |client: &Client| matches!(client.what, What::Ask(Ask::SetRule(..) | Ask::DropRule(_)));
+            |client: &Client| matches!(&client.what, What::Ask(ask) if ask.is_about_rules());
         let busy = self.clients.iter().any(|client| in_rules(client) && !is_done(client));
         if !busy && let Some(ask) = self.rules.pop_front() {
-            let (pattern, limits) = match &ask {
-                Ask::SetRule(pattern, limits) => (*pattern, Some(*limits)),
-                Ask::DropRule(pattern) => (*pattern, None),
-                _ => unreachable!("rules only"),
-            };
-            self.journal.lock().rules_asked(self.sim.now(), pattern, limits);
+            self.journal.lock().rules_asked(self.sim.now(), &ask);
             self.add(What::Ask(ask));
         }
         let up: Vec<(Host, Runtime)> = self.nodes.iter().filter_map(Node::up).collect();
@@ -347,8 +342,12 @@ impl World {
     }
 
     /// No more faults; what was paused goes on, and everybody wants to know how it ended.
+    /// Wall clocks stay as wrong as they are where partitions know better.
     fn calm(&mut self) {
         self.note("calm");
+        if self.plan.replaces_partitions() {
+            (0..self.nodes.len()).for_each(|index| self.with_clock(index, MachineClock::set_right));
+        }
         for node in &mut self.nodes {
             node.disk.log().forget_plans();
             node.disk.faults().forget_plans();

@@ -1,18 +1,27 @@
 //! One attempt, from the call of its handler to however it ends.
 //!
-//! Must always hold: a panic, a timeout and a silent handler are failed attempts; time
-//! counts from the start on. Must not know: who else runs, who is told.
+//! Must always hold: a panic, a timeout and a silent handler are failed attempts, and a
+//! destructor that panics when a handler is dropped does not change that; time counts from
+//! the start of the first poll. Must not know: who else runs, who is told.
 
-use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    fmt::Display,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_engine::partition::machine::RunAttempt;
 use forebay_messages::actor::AttemptEnd;
-use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use super::{
-    AttemptContext, Cancel, Handler, Means, Pulse,
+    AttemptContext, Cancel, Handler, HandlerFuture, Means, Pulse, SNOOZE_MIN,
     running::{Guard, Key},
 };
 
@@ -59,7 +68,7 @@ impl Limits {
 }
 
 /// What the handler of an attempt that starts now is given.
-fn context(run: RunAttempt, cancel: Cancel, limits: Limits, means: &Means) -> AttemptContext {
+fn context(run: RunAttempt, cancel: Cancel, limits: Limits) -> AttemptContext {
     AttemptContext {
         entry: run.entry,
         name: run.name,
@@ -70,23 +79,84 @@ fn context(run: RunAttempt, cancel: Cancel, limits: Limits, means: &Means) -> At
         cancel,
         deadline: limits
             .timeout
-            .and_then(|timeout| tokio::time::Instant::now().checked_add(timeout))
-            .map(tokio::time::Instant::into_std),
-        clock: Arc::clone(&means.clock),
+            // A time that cannot be told is one that never comes.
+            .and_then(|timeout| Instant::now().checked_add(timeout))
+            .map(Instant::into_std),
         pulse: limits.heartbeat.map_or_else(Pulse::unheard, |_| Pulse::default()),
     }
 }
 
-/// Waits for what a duration brings about, and gives the duration; without one for ever.
-async fn or_never<F: Future<Output = ()>>(
-    duration: Option<Duration>,
-    wait: impl FnOnce(Duration) -> F,
-) -> Duration {
-    match duration {
-        Some(duration) => {
-            wait(duration).await;
-            duration
+/// A handler that runs. Its future is the application's, and so are the destructors of
+/// what the future holds: a panic in one of them ends at this point.
+struct Course(Option<HandlerFuture>);
+
+impl Course {
+    /// Calls a handler; what a panic said if there was one.
+    fn begin(
+        handler: &dyn Handler,
+        context: AttemptContext,
+        payload: Bytes,
+    ) -> Result<Self, String> {
+        let called = catch_unwind(AssertUnwindSafe(|| handler.call(context, payload)));
+        called.map(|future| Self(Some(future))).map_err(text_of)
+    }
+
+    /// Drops the handler where it is; what a panic said if there was one.
+    fn stop(&mut self) -> Option<String> {
+        let future = self.0.take();
+        catch_unwind(AssertUnwindSafe(|| drop(future))).map_err(text_of).err()
+    }
+}
+
+impl Future for Course {
+    type Output = Result<AttemptEnd, String>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(future) = &mut self.0 else { return Poll::Pending };
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        let ended = ready!(polled.map_or_else(|panic| Poll::Ready(Err(panic)), |it| it.map(Ok)));
+        let ended = ended.map_err(text_of);
+        // An attempt that has ended well has, whatever its remains do.
+        if let Some(panic) = self.stop()
+            && ended.is_ok()
+        {
+            tracing::error!(%panic, "a handler that had ended panicked when it was dropped");
         }
+        Poll::Ready(ended)
+    }
+}
+
+impl Drop for Course {
+    fn drop(&mut self) {
+        // It was killed, or its node goes down: nobody waits for its end.
+        if let Some(panic) = self.stop() {
+            tracing::error!(%panic, "a handler that was stopped panicked when it was dropped");
+        }
+    }
+}
+
+/// What a panic said. The destructor of what was thrown is the application's as well.
+fn text_of(panic: Box<dyn Any + Send>) -> String {
+    let text = crate::shell::panic_text(panic.as_ref());
+    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+        // It is left in memory: it cannot be trusted.
+        std::mem::forget(again);
+    }
+    text
+}
+
+/// Waits until a time; without one for ever.
+async fn at(time: Option<std::time::Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until a handler was silent for so long; without a duration for ever.
+async fn silence(pulse: &Pulse, within: Option<Duration>) {
+    match within {
+        Some(within) => pulse.silence(within).await,
         None => std::future::pending().await,
     }
 }
@@ -100,37 +170,39 @@ async fn attempt(
     means: &Means,
 ) -> AttemptEnd {
     let limits @ Limits { timeout, heartbeat } = Limits::of(handler);
-    let context = context(run, cancel, limits, means);
-    let pulse = context.pulse.clone();
-    // Calling the handler may panic as well as polling its future.
-    let run = AssertUnwindSafe(async move { handler.call(context, payload).await }).catch_unwind();
+    let context = context(run, cancel, limits);
+    let (pulse, deadline) = (context.pulse.clone(), context.deadline);
     let failed = |message: String| AttemptEnd::Retry {
         message: ByteString::from(message),
         detail: Bytes::new(),
         random: (means.random)(),
     };
-    let ended = tokio::select! {
+    let panicked = |text: &dyn Display| failed(format!("the handler panicked: {text}"));
+    // Calling the handler may panic as well as polling its future.
+    let mut course = match Course::begin(handler, context, payload) {
+        Ok(course) => course,
+        Err(text) => return panicked(&text),
+    };
+    let given_up = tokio::select! {
         // What has ended in time has ended, however late that is seen.
         biased;
-        ended = run => ended,
-        after = or_never(timeout, tokio::time::sleep) => {
-            return failed(format!("timed out after {after:?}"));
-        }
-        after = or_never(heartbeat, |within| pulse.silence(within)) => {
-            return failed(format!("no heartbeat for {after:?}"));
+        ended = &mut course => match ended {
+            Ok(AttemptEnd::Retry { message, detail, .. }) => {
+                return AttemptEnd::Retry { message, detail, random: (means.random)() };
+            }
+            Ok(AttemptEnd::Snooze { wait }) => {
+                return AttemptEnd::Snooze { wait: wait.max(SNOOZE_MIN) };
+            }
+            Ok(ended) => return ended,
+            Err(text) => return panicked(&text),
+        },
+        () = at(deadline) => format!("timed out after {:?}", timeout.unwrap_or_default()),
+        () = silence(&pulse, heartbeat) => {
+            format!("no heartbeat for {:?}", heartbeat.unwrap_or_default())
         }
     };
-    match ended {
-        Ok(AttemptEnd::Retry { message, detail, .. }) => {
-            AttemptEnd::Retry { message, detail, random: (means.random)() }
-        }
-        Ok(AttemptEnd::Snooze { until }) => {
-            AttemptEnd::Snooze { until: until.max(means.clock.now()) }
-        }
-        Ok(ended) => ended,
-        Err(panic) => {
-            let text = crate::shell::panic_text(panic.as_ref());
-            failed(format!("the handler panicked: {text}"))
-        }
-    }
+    failed(match course.stop() {
+        None => given_up,
+        Some(text) => format!("{given_up}; when it was dropped the handler panicked: {text}"),
+    })
 }

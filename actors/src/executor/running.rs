@@ -8,10 +8,12 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use dashmap::DashMap;
@@ -29,7 +31,7 @@ use super::{
 };
 use crate::{
     host::{Spawned, Spawner},
-    shell::{Clock, Ref},
+    shell::Ref,
 };
 
 /// An attempt and what it is of.
@@ -62,10 +64,12 @@ impl Running {
 
     /// A handler that gave in because the node goes down was not canceled: its entry
     /// runs again, and no attempt is used up.
-    fn end(&self, ended: AttemptEnd, clock: &dyn Clock) -> AttemptEnd {
+    fn end(&self, ended: AttemptEnd) -> AttemptEnd {
         let goes_down = || self.cancel.is_cancelled() && !self.is_canceled;
         match ended {
-            AttemptEnd::Canceled { .. } if goes_down() => AttemptEnd::Snooze { until: clock.now() },
+            AttemptEnd::Canceled { .. } if goes_down() => {
+                AttemptEnd::Snooze { wait: Duration::ZERO }
+            }
             ended => ended,
         }
     }
@@ -353,13 +357,19 @@ impl Drop for Guard {
             if running.is_aborted {
                 shared.give_way(self.key, &running.name);
             }
-            running.reply_to.send(match self.ended.take().filter(|_| !running.is_aborted) {
-                Some(ended) => {
-                    let ended = running.end(ended, &*shared.means.clock);
-                    PartitionInput::Ended { entry, token, ended }
-                }
-                None => PartitionInput::Stopped { token },
-            });
+            let ended = self.ended.take();
+            if running.is_aborted {
+                // What it ended with may have a destructor of the application's.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(ended)));
+                running.reply_to.send(PartitionInput::Stopped { token });
+            } else {
+                running.reply_to.send(match ended {
+                    Some(ended) => {
+                        PartitionInput::Ended { entry, token, ended: running.end(ended) }
+                    }
+                    None => PartitionInput::Stopped { token },
+                });
+            }
         }
         if shared.alive.fetch_sub(1, Ordering::AcqRel) == 1 || was_aborted {
             shared.idle.notify_waiters();

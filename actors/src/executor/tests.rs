@@ -10,7 +10,6 @@ use forebay_messages::{Epoch, VQueueName};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::shell::WallClock;
 
 /// How long some handlers keep their threads.
 const LONG: Duration = Duration::from_millis(200);
@@ -73,7 +72,7 @@ impl Bench {
         let handler: Arc<dyn Handler> = Arc::new(Arc::clone(&script));
         let handlers = HashMap::from([("work".to_owned(), handler)]);
         let runtime = tokio::runtime::Handle::current();
-        let executor = Executor::new(runtime, handlers, Arc::new(WallClock), || 0);
+        let executor = Executor::new(runtime, handlers, || 0);
         let told = Told::default();
         let heard = Arc::clone(&told);
         let reply_to = Ref::new(move |input| {

@@ -322,8 +322,8 @@ impl Node {
         command: EntryCommand,
         selector: EntrySelector,
     ) -> Result<Acted, NodeError> {
-        let _credit = self.credit(partition, selector.entries.len() * NAME_LEN).await?;
-        match self.propose_to(partition, command.command(selector)).await? {
+        let credit = self.credit(partition, selector.entries.len() * NAME_LEN).await?;
+        match self.propose_under(credit, partition, command.command(selector)).await? {
             Answer::Reply(Reply::Acted(acted)) => Ok(acted),
             other => Err(NodeError::unexpected(other)),
         }
@@ -371,13 +371,13 @@ impl Node {
         vqueues: Vec<VQueueId>,
         paused: bool,
     ) -> Result<Acted<VQueueId>, NodeError> {
-        let _credit = self.credit(partition, vqueues.len() * NAME_LEN).await?;
+        let credit = self.credit(partition, vqueues.len() * NAME_LEN).await?;
         let selector = VQueueSelector { vqueues, ..VQueueSelector::default() };
         let command = match paused {
             true => Command::PauseVQueue(selector),
             false => Command::ResumeVQueue(selector),
         };
-        match self.propose_to(partition, command).await? {
+        match self.propose_under(credit, partition, command).await? {
             Answer::Reply(Reply::VQueuesActed(acted)) => Ok(acted),
             other => Err(NodeError::unexpected(other)),
         }

@@ -1,9 +1,14 @@
 //! Asking partitions: proposals with credits, and waiting for results.
 //!
 //! Must always hold: what is in flight per partition is bounded, in records and in
-//! bytes; every question is answered or its future dropped.
+//! bytes, whether or not callers wait for it; every question is answered or its future
+//! dropped.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use forebay_engine::{
     limiter::Limiter,
@@ -13,22 +18,22 @@ use forebay_messages::{
     EntryId, Outcome, PartitionId, PartitionKey, ReplyId, Timestamp, command::Command,
 };
 use futures_util::future::try_join_all;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{TryAcquireError, oneshot};
 use tokio::time::Instant;
 
 use crate::{
     arbiter::Arbiter,
     log_writer::LogHandle,
-    replies::ANSWERS_MAX,
+    replies::{ANSWERS_MAX, Credit, Pending},
     shell::{Ref, World},
 };
 
 use super::{Node, NodeError, NodeServices, error::refusal, services::PartitionEntry};
 
 /// Credits of a partition. A proposal takes one, and one more per [`CREDIT_BYTES`].
-pub(super) const CREDITS_PER_PARTITION: usize = 16_384;
+pub const CREDITS_PER_PARTITION: usize = 16_384;
 /// Payload bytes that cost a further credit.
-pub(super) const CREDIT_BYTES: usize = 8 << 10;
+pub const CREDIT_BYTES: usize = 8 << 10;
 /// Where a log is shared: how long a command waits for somebody to lead.
 pub(super) const LEADER_WAIT: Duration = Duration::from_secs(5);
 /// How often it looks.
@@ -52,6 +57,21 @@ impl Drop for Detach {
     }
 }
 
+/// The end of an entry, as a partition was asked for it.
+struct Asked {
+    pending: Pending,
+    detach: Detach,
+}
+
+impl Asked {
+    async fn answer(self) -> Result<Option<Outcome>, NodeError> {
+        let Self { pending, mut detach } = self;
+        let answer = pending.await;
+        detach.waits.clear();
+        outcome(answer)
+    }
+}
+
 impl Node {
     pub(super) fn entry_of(&self, partition: PartitionId) -> Result<PartitionEntry, NodeError> {
         self.check_up()?;
@@ -72,6 +92,9 @@ impl Node {
     /// Proposes a command to the partition of a key, waiting while too much is in
     /// flight; the answer, once it is applied. `weight`: bytes it carries.
     ///
+    /// A dropped call may or may not have stored the command. What was proposed counts as
+    /// in flight until it is answered, although nobody waits for it.
+    ///
     /// # Errors
     /// [`NodeError`]. After `LostLeadership` and `StorageFailed` the outcome is unknown.
     pub async fn propose(
@@ -81,8 +104,8 @@ impl Node {
         weight: usize,
     ) -> Result<Answer, NodeError> {
         let partition = self.route(key)?;
-        let _credit = self.credit(partition, weight).await?;
-        self.propose_to(partition, command).await
+        let credit = self.credit(partition, weight).await?;
+        self.propose_under(credit, partition, command).await
     }
 
     /// As [`Node::propose`], but refuses with `Busy` instead of waiting.
@@ -98,12 +121,16 @@ impl Node {
         let partition = self.route(key)?;
         let credits = self.credits.get(&partition).map(|credits| Arc::clone(&credits));
         let credits = credits.ok_or(NodeError::UnknownPartition(partition))?;
-        let _credit = credits.try_acquire_many_owned(cost(weight)).map_err(|_| NodeError::Busy)?;
-        self.propose_to(partition, command).await
+        let credit = match credits.try_acquire_many_owned(cost(weight)) {
+            Ok(credit) => Credit::Own(credit),
+            Err(TryAcquireError::NoPermits) => return Err(NodeError::Busy),
+            Err(TryAcquireError::Closed) => return Err(self.closed(partition)),
+        };
+        self.propose_under(credit, partition, command).await
     }
 
     /// Proposes a command to a partition, whatever is in flight. Where a log is shared,
-    /// it goes to whoever leads, and while nobody does it waits for a while.
+    /// it goes to the leader, and while there is none it waits for a while.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -112,16 +139,32 @@ impl Node {
         partition: PartitionId,
         command: Command,
     ) -> Result<Answer, NodeError> {
+        self.propose_under(Credit::None, partition, command).await
+    }
+
+    /// The same under a credit, which comes back when the command is answered.
+    pub(super) async fn propose_under(
+        &self,
+        credit: Credit,
+        partition: PartitionId,
+        command: Command,
+    ) -> Result<Answer, NodeError> {
         let Some(shared) = self.services.shared() else {
             self.check_up()?;
-            return ask(&self.services, partition, command).await;
+            return ask(&self.services, partition, command, credit).await;
+        };
+        let credit = match credit {
+            Credit::Own(credit) => Some(Arc::new(credit)),
+            Credit::Shared(credit) => Some(credit),
+            Credit::None => None,
         };
         let begun = Instant::now();
         loop {
             self.check_up()?;
             let leader = shared.leader(partition);
             let leader = leader.unwrap_or_else(|| Arc::clone(&self.services));
-            match ask(&leader, partition, command.clone()).await {
+            let credit = credit.clone().map_or(Credit::None, Credit::Shared);
+            match ask(&leader, partition, command.clone(), credit).await {
                 // Nothing of it was stored: it may be said again.
                 Err(NodeError::NotLeading) if begun.elapsed() < LEADER_WAIT => {
                     tokio::time::sleep(LEADER_LOOK).await;
@@ -140,6 +183,38 @@ impl Node {
         loop {
             match self.attach_once(entry).await {
                 Err(NodeError::LostLeadership) => self.check_up()?,
+                answered => return answered,
+            }
+            // The replica is being built anew.
+            tokio::time::sleep(LEADER_LOOK).await;
+        }
+    }
+
+    /// As [`Node::attach`] for a caller that does not keep the node up: when the last
+    /// handle is dropped meanwhile, the wait ends with [`NodeError::ShutDown`].
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn attach_to(
+        node: &Weak<Self>,
+        entry: EntryId,
+    ) -> Result<Option<Outcome>, NodeError> {
+        let up = || node.upgrade().ok_or(NodeError::ShutDown);
+        let mut has_caught_up = false;
+        loop {
+            let asked = up()?.ask_here(entry)?;
+            match asked.answer().await {
+                // As in `attach_once`.
+                Ok(None) if !has_caught_up => {
+                    let node = up()?;
+                    let partition = node.route(entry.partition_key)?;
+                    if !node.catch_up(partition).await? {
+                        return Ok(None);
+                    }
+                    has_caught_up = true;
+                    continue;
+                }
+                Err(NodeError::LostLeadership) => up()?.check_up()?,
                 answered => return answered,
             }
             // The replica is being built anew.
@@ -181,8 +256,8 @@ impl Node {
     /// acknowledged the entry: "no such entry" counts only once it has caught up.
     async fn attach_once(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
         let partition = self.route(entry.partition_key)?;
-        match self.attach_here(partition, entry).await? {
-            None if self.catch_up(partition).await? => self.attach_here(partition, entry).await,
+        match self.ask_here(entry)?.answer().await? {
+            None if self.catch_up(partition).await? => self.ask_here(entry)?.answer().await,
             answered => Ok(answered),
         }
     }
@@ -202,12 +277,10 @@ impl Node {
         Ok(true)
     }
 
-    async fn attach_here(
-        &self,
-        partition: PartitionId,
-        entry: EntryId,
-    ) -> Result<Option<Outcome>, NodeError> {
+    /// Asks the replica here for the end of an entry.
+    fn ask_here(&self, entry: EntryId) -> Result<Asked, NodeError> {
         self.check_up()?;
+        let partition = self.route(entry.partition_key)?;
         let to = address_of(&self.services, partition)?;
         let pending = self.services.replies.open(partition);
         let waits = vec![(entry, pending.id())];
@@ -215,10 +288,7 @@ impl Node {
             return Err(gone(&self.services, partition));
         }
         answer_if_gone(&self.services, partition);
-        let mut detach = Detach { waits, partition: to };
-        let answer = pending.await;
-        detach.waits.clear();
-        outcome(answer)
+        Ok(Asked { pending, detach: Detach { waits, partition: to } })
     }
 
     /// Attaches to entries of one partition; again those whose replica went meanwhile.
@@ -284,14 +354,30 @@ impl Node {
         if sent { told.await.ok() } else { None }
     }
 
+    /// Waits for the room that so many bytes take up.
     pub(super) async fn credit(
         &self,
         partition: PartitionId,
         weight: usize,
-    ) -> Result<OwnedSemaphorePermit, NodeError> {
+    ) -> Result<Credit, NodeError> {
         let credits = self.credits.get(&partition).map(|credits| Arc::clone(&credits));
         let credits = credits.ok_or(NodeError::UnknownPartition(partition))?;
-        credits.acquire_many_owned(cost(weight)).await.map_err(|_| NodeError::ShutDown)
+        let credit = credits.acquire_many_owned(cost(weight)).await;
+        credit.map(Credit::Own).map_err(|_| self.closed(partition))
+    }
+
+    /// Why a partition gives no credits any more.
+    fn closed(&self, partition: PartitionId) -> NodeError {
+        self.check_up().err().unwrap_or(NodeError::UnknownPartition(partition))
+    }
+
+    /// Credits of a partition that commands in flight hold, those included that nobody
+    /// waits for any more: one for each, and one more per [`CREDIT_BYTES`] that it carries;
+    /// at most [`CREDITS_PER_PARTITION`]. `None` when there is no such partition here.
+    #[must_use]
+    pub fn credits_in_use(&self, partition: PartitionId) -> Option<usize> {
+        let free = self.credits.get(&partition)?.available_permits();
+        Some(CREDITS_PER_PARTITION.saturating_sub(free))
     }
 
     pub(super) fn log_handle(&self) -> Result<LogHandle, NodeError> {
@@ -328,11 +414,13 @@ async fn ask(
     services: &NodeServices,
     partition: PartitionId,
     command: Command,
+    credit: Credit,
 ) -> Result<Answer, NodeError> {
     let to = address_of(services, partition)?;
-    let pending = services.replies.open(partition);
+    let pending = services.replies.open_with(partition, credit);
     let input = PartitionInput::Propose { command: Box::new(command), reply: pending.id() };
     if !to.send(input) {
+        pending.withdraw();
         return Err(gone(services, partition));
     }
     answer_if_gone(services, partition);

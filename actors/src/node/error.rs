@@ -4,9 +4,9 @@ use forebay_engine::{
     aliases::{AliasError, DecodeAliasesError},
     partition::{
         apply::{BacklogFull, Reply},
-        machine::Answer,
+        machine::{Answer, TooLarge},
     },
-    rules::{ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
+    rules::{BookVersion, ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
 };
 use forebay_messages::{EntryId, Lsn, PartitionId, PartitionKey};
 use forebay_storage::{
@@ -160,12 +160,39 @@ pub enum NodeError {
     /// The log or the store cannot be written.
     #[error("storage failed, whether it was stored is not known: {0}")]
     StorageFailed(String),
+    /// It does not fit into a record of the log: nothing was stored.
+    #[error(
+        "it takes {len} bytes in the log, and a record has at most {len_max}: say less at a time, \
+         or keep what is large elsewhere"
+    )]
+    TooLarge {
+        /// What it takes, in bytes.
+        len: usize,
+        /// What fits, in bytes.
+        len_max: usize,
+    },
     /// Too much is in flight or waiting.
     #[error("too much is in flight; try again later")]
     Busy,
     /// The node goes down or is down.
     #[error("the runtime is shut down")]
     ShutDown,
+    /// The tokio runtime in which the node was started is gone.
+    #[error(
+        "the tokio runtime that forebay was started in is gone, and no handler can run without \
+         it: forebay has gone down; start it again inside a tokio runtime that lives as long as \
+         it does"
+    )]
+    TokioGone,
+    /// The node is down, but rows could not be written.
+    #[error(
+        "{reason}; the runtime is down and nothing is lost: the next start replays from the log \
+         what is missing in the rows"
+    )]
+    NotFlushed {
+        /// What could not be written, and why.
+        reason: String,
+    },
     /// There is no such entry.
     #[error("there is no entry {0}")]
     UnknownEntry(EntryId),
@@ -175,9 +202,31 @@ pub enum NodeError {
     /// The rules were not changed.
     #[error(transparent)]
     Rules(#[from] ChangeError),
+    /// The rules were changed, and a partition cannot take the change.
+    #[error(
+        "the rules were changed (version {version}), but a partition has not applied them: \
+         {source}; it gets them when it leads again, so do not repeat the change"
+    )]
+    RulesNotApplied {
+        /// The version of the book that is stored.
+        version: BookVersion,
+        /// Why a partition has not applied it.
+        source: Box<NodeError>,
+    },
     /// There is nothing to roll back to.
     #[error(transparent)]
     Rollback(#[from] RollbackError),
+    /// The rule book does not fit into a record of the log: it was not changed.
+    #[error(
+        "the rule book would have {len} bytes, at most {len_max} fit: shorten descriptions, or \
+         use fewer rules"
+    )]
+    RuleBookTooLarge {
+        /// What it would have, in bytes.
+        len: usize,
+        /// What fits, in bytes.
+        len_max: usize,
+    },
     /// The stored rule book does not decode.
     #[error("the stored rule book does not decode: {0}")]
     RuleBook(#[from] DecodeBookError),
@@ -217,7 +266,7 @@ impl NodeError {
     /// Whether somebody else has the data directory: later it may be free.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::Open(OpenError::InUse { .. }))
+        matches!(self, Self::Open(OpenError::InUse { .. } | OpenError::InUseHere { .. }))
     }
 }
 
@@ -227,6 +276,7 @@ pub(super) fn refusal(answer: Answer) -> Result<Answer, NodeError> {
         Answer::NotLeading => Err(NodeError::NotLeading),
         Answer::LostLeadership | Answer::Reply(Reply::Fenced) => Err(NodeError::LostLeadership),
         Answer::Busy => Err(NodeError::Busy),
+        Answer::TooLarge(TooLarge { len, len_max }) => Err(NodeError::TooLarge { len, len_max }),
         Answer::StorageFailed(reason) => Err(NodeError::StorageFailed(reason)),
         Answer::Reply(Reply::BacklogFull(full)) => Err(NodeError::BacklogFull(full)),
         Answer::Reply(Reply::RuleBookRefused(reason)) => Err(NodeError::RuleBookRefused(reason)),

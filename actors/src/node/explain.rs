@@ -16,6 +16,8 @@ use forebay_messages::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::shell::Clock;
+
 use super::{EntryView, Node, NodeError, query::view_live, services::PartitionEntry};
 
 /// Rows read at a time.
@@ -85,6 +87,24 @@ pub enum Reason {
         /// Who; absent when it is just changing hands.
         holder: Option<EntryId>,
     },
+    /// A rule pauses its scope or limit key: nothing starts until that is resumed.
+    PausedByRule {
+        /// The key that is paused: `scope`, `scope/l1` or `scope/l1/l2`.
+        key: String,
+        /// The rule that pauses it, `rul_…`.
+        rule: String,
+        /// Its pattern.
+        pattern: String,
+    },
+    /// A rule pauses its service: nothing of it starts until it is resumed.
+    ServicePausedByRule {
+        /// The service.
+        service: String,
+        /// The rule that pauses it, `rul_…`.
+        rule: String,
+        /// Its pattern, `service:NAME`.
+        pattern: String,
+    },
     /// A concurrency limit is used up.
     Concurrency {
         /// The key that is counted: `scope`, `scope/l1` or `scope/l1/l2`.
@@ -145,6 +165,9 @@ pub struct LimitsView {
     pub backlog: Option<u32>,
     /// Share of the node's capacity relative to others of the same level; absent is 1.
     pub weight: Option<u32>,
+    /// Nothing starts until it is resumed.
+    #[serde(default)]
+    pub paused: bool,
 }
 
 /// A rate limit, for people.
@@ -179,6 +202,7 @@ impl From<forebay_messages::rule::Limits> for LimitsView {
             rate: limits.rate.map(Into::into),
             backlog: limits.backlog.map(u32::from),
             weight: limits.weight.map(u32::from),
+            paused: limits.paused,
         }
     }
 }
@@ -188,9 +212,10 @@ impl From<forebay_messages::rule::Limits> for LimitsView {
 pub struct LimitView {
     /// The partition that counts it.
     pub partition: PartitionId,
-    /// What is counted: `scope`, `scope/l1` or `scope/l1/l2`.
+    /// What is counted: `scope`, `scope/l1` or `scope/l1/l2`; `service:NAME` for a service
+    /// that is paused.
     pub key: String,
-    /// How many run or are about to.
+    /// How many run or are about to. Not counted for a service (0).
     pub usage: u32,
     /// How many may; `None` is no limit.
     pub limit: Option<u32>,
@@ -206,6 +231,9 @@ pub struct LimitView {
     pub rule: Option<String>,
     /// Its pattern.
     pub pattern: Option<String>,
+    /// The pattern of the rule that pauses it: nothing starts until that is resumed.
+    #[serde(default)]
+    pub paused: Option<String>,
 }
 
 /// What the store says of an entry that has not ended.
@@ -237,6 +265,7 @@ impl Node {
     pub async fn explain(&self, id: EntryId) -> Result<Option<ExplainView>, NodeError> {
         let partition = self.route(id.partition_key)?;
         let entry = self.entry_of(partition)?;
+        let now = entry.clock.now();
         let found = self.blocking(move || find_live(&entry, id)).await??;
         let Some(Live { row, meta, ahead, holder }) = found else {
             // It has ended, or there is no such entry.
@@ -253,7 +282,7 @@ impl Node {
             }
             Stage::Inbox => {
                 blocked_by.extend(self.no_handler(&row, &meta.name));
-                blocked_by.extend(own_reasons(&row, &meta, ahead.unwrap_or(0), self.clock.now()));
+                blocked_by.extend(own_reasons(&row, &meta, ahead.unwrap_or(0), now));
                 blocked_by.extend(self.reasons_of(partition, id, &row, &meta.name, holder).await);
             }
         }
@@ -282,8 +311,8 @@ impl Node {
                 let view = counters.entry(key.clone()).or_insert_with(|| {
                     let limit = rule.limits.concurrency.map(u32::from);
                     let rule = Some((rule.id, rule.pattern.clone()));
-                    let unused =
-                        CounterView { key, usage: 0, limit, tokens: None, rule, waiters: 0 };
+                    let (tokens, paused, usage, waiters) = (None, None, 0, 0);
+                    let unused = CounterView { key, usage, limit, tokens, rule, paused, waiters };
                     limit_view(partition, unused)
                 });
                 view.backlog = Some(waiting);
@@ -367,6 +396,7 @@ fn limit_view(partition: PartitionId, counter: CounterView) -> LimitView {
         backlog_limit: None,
         rule: rule.map(forebay_messages::RuleId::printed),
         pattern: pattern.map(|pattern| pattern.to_string()),
+        paused: counter.paused.map(|pattern| pattern.to_string()),
     }
 }
 
@@ -417,6 +447,14 @@ fn own_reasons(row: &EntryRow, meta: &VQueueMeta, ahead: u64, now: Timestamp) ->
 fn reason_view(reason: BlockReason, holder: Option<EntryId>, running_max: u32) -> Reason {
     match reason {
         BlockReason::Lock { .. } => Reason::Lock { holder },
+        BlockReason::ServicePaused { service, rule, pattern } => {
+            let (rule, pattern) = (rule.printed(), pattern.to_string());
+            Reason::ServicePausedByRule { service, rule, pattern }
+        }
+        BlockReason::Paused { key, rule, pattern } => {
+            let (rule, pattern) = (rule.printed(), pattern.to_string());
+            Reason::PausedByRule { key, rule, pattern }
+        }
         BlockReason::Concurrency { key, rule, pattern, usage, limit } => Reason::Concurrency {
             key,
             rule: rule.printed(),

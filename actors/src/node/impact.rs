@@ -11,8 +11,8 @@ use super::{LimitsView, Node, NodeError, services::PartitionEntry};
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
 
-/// What a change of the rules would do, as far as concurrency limits go: rate limits,
-/// the node's capacity and `run_at` are left out of account.
+/// What a change of the rules would do, as far as concurrency limits and pauses of patterns
+/// go: rate limits, pauses of services, the node's capacity and `run_at` are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RulesImpact {
     /// Which rule governs each level of the key that was asked for, scope first.

@@ -27,10 +27,7 @@ mod views;
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard},
     time::Duration,
 };
 
@@ -42,21 +39,25 @@ use crate::{
     arbiter::Arbiter,
     executor::Executor,
     faults::FaultPlan,
+    host::Spawned,
     log_writer::{LogHandle, LogWriter, TrimLog},
     refill::RefillPool,
     shell::Clock,
 };
 
 pub use act::{ActReport, EntryCommand, EntryTarget, NAMED_MAX, VQueueReport};
+pub use ask::{CREDIT_BYTES, CREDITS_PER_PARTITION};
 pub use error::{FilterError, NodeError};
 pub use explain::{BlockView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason};
+pub use forebay_storage::OpenError;
 pub use impact::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
 pub use query::{EntryFilter, EntryView, StatusView, VQueueView};
 pub(crate) use services::NodeServices;
 pub use services::{PartitionGauges, PartitionStatus};
-pub use shared::{LEASE_LOOK_MS, LEASE_MS, SharedLog};
+pub use shared::{LEASE, LEASE_LOOK_MS, SharedLog};
 pub use views::PartitionView;
 
+use shutdown::Down;
 use table::PartitionTable;
 
 /// Where a node keeps its data.
@@ -137,7 +138,9 @@ pub struct Node {
     candidacy: Candidacy,
     /// Nothing of it runs on other threads.
     is_simulated: bool,
-    going_down: AtomicBool,
+    down: Arc<Down>,
+    /// A task that is dropped with the tokio runtime of the handlers.
+    sentinel: OnceLock<Spawned>,
     /// Held while partitions are started or dropped.
     changing: tokio::sync::Mutex<()>,
     /// Other nodes' partitions are started and dropped here while it is kept.
@@ -147,7 +150,7 @@ pub struct Node {
     /// Changed aliases are brought to the executor while it is kept.
     _aliases: Watch,
     /// Dropped last: its lock guards the directory.
-    _data_dir: Option<DataDir>,
+    data_dir: Option<DataDir>,
 }
 
 impl Node {
@@ -201,7 +204,7 @@ impl Node {
     }
 
     fn check_up(&self) -> Result<(), NodeError> {
-        if self.going_down.load(Ordering::Acquire) { Err(NodeError::ShutDown) } else { Ok(()) }
+        self.down.check()
     }
 }
 
@@ -259,6 +262,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.sentinel.get().into_iter().for_each(Spawned::abort);
+        if let Some(data_dir) = &self.data_dir {
+            data_dir.closes();
+        }
         let left = self.machinery.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(machinery) = left {
             tracing::warn!(

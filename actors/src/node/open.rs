@@ -2,10 +2,10 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, OnceLock, RwLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, RwLock},
 };
 
-use forebay_messages::NodeId;
+use forebay_messages::{NodeId, Timestamp};
 use forebay_storage::{
     DataDir, Medium,
     log::{LocalLog, LogId, LogStore, MemoryLog},
@@ -19,7 +19,7 @@ use crate::{
     executor::Executor,
     log_writer::{LogWriter, TrimLog},
     refill::RefillPool,
-    shell::Clock,
+    shell::{Clock, SteadyClock},
 };
 
 use super::{
@@ -147,11 +147,11 @@ impl Node {
         let inline = config.place.is_simulated();
         let (node, rows) = blocking(inline, move || Self::open(&config, executor, clock)).await??;
         let node = Arc::new(node);
+        node.watch_tokio();
         for row in rows {
             if let Err(error) = node.start_partition(row).await {
-                let stopping = Arc::clone(&node);
                 // The error that is returned says why; a second one adds nothing.
-                let _ = stopping.shutdown(std::time::Duration::ZERO).await;
+                let _ = node.shutdown(std::time::Duration::ZERO).await;
                 return Err(error);
             }
         }
@@ -180,7 +180,15 @@ impl Node {
         let is_simulated = config.place.is_simulated();
         tell_snapshots(&*storage.metadata, rows.iter().map(|row| row.id), &log)?;
         let shared = config.shared.clone();
-        let services = Arc::new(NodeServices::new(storage.node, storage.metadata, shared));
+        let len_max = storage.log.record_len_max();
+        let services = NodeServices::new(
+            storage.node,
+            Arc::clone(&clock),
+            storage.metadata,
+            shared,
+            len_max,
+        );
+        let services = Arc::new(services);
         if let Some(shared) = &config.shared {
             shared.join(&services);
         }
@@ -216,12 +224,13 @@ impl Node {
             vqueues: config.vqueues,
             candidacy: config.candidacy,
             is_simulated,
-            going_down: AtomicBool::new(false),
+            down: Arc::default(),
+            sentinel: OnceLock::new(),
             changing: tokio::sync::Mutex::default(),
             table_watch: OnceLock::new(),
             _rule_books: rule_books,
             _aliases: aliases,
-            _data_dir: storage.data_dir,
+            data_dir: storage.data_dir,
         };
         Ok((node, rows))
     }
@@ -257,6 +266,8 @@ impl Threads {
         arbiters: usize,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, NodeError> {
+        let clock = SteadyClock::new(Arc::clone(clock), Timestamp::default());
+        let clock: Arc<dyn Clock> = Arc::new(clock);
         let started = match &config.place {
             #[cfg(feature = "testkit")]
             Place::Sim(place) => Ok((
@@ -264,7 +275,7 @@ impl Threads {
                 RefillPool::simulated(place.host.clone()),
             )),
             Place::Directory(_) | Place::Memory => (0..arbiters)
-                .map(|index| Arbiter::start(index, Arc::clone(clock)))
+                .map(|index| Arbiter::start(index, Arc::clone(&clock)))
                 .collect::<Result<Vec<_>, _>>()
                 .and_then(|arbiters| Ok((arbiters, RefillPool::start(&config.faults)?))),
         };

@@ -1,11 +1,13 @@
 //! Starting and stopping partitions, and telling them to lead.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use forebay_engine::leadership::{LeadershipInput, Role};
 use forebay_messages::{PartitionId, Timestamp};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
+
+use crate::shell::Clock;
 
 use super::{
     Candidacy, Node, NodeError,
@@ -50,9 +52,12 @@ impl Node {
             refill: Arc::clone(&self.refill),
             dispatches: self.dispatches,
             vqueues: self.vqueues,
+            lost_through: self.services.lost_through(row.id)?,
             stands,
         };
-        self.credits.insert(row.id, Arc::new(Semaphore::new(CREDITS_PER_PARTITION)));
+        // One that is started again knows what of it is still in flight.
+        let credits = || Arc::new(Semaphore::new(CREDITS_PER_PARTITION));
+        self.credits.entry(row.id).or_insert_with(credits);
         let (told, replayed) = oneshot::channel();
         self.on_arbiter(row.id.0 as usize, move |world| start(world, replica, state, told))?;
         let nobody = |_| match self.services.status(row.id).and_then(|status| status.stopped) {
@@ -74,7 +79,7 @@ impl Node {
         }
         let mut status = self.services.watch_status();
         while !self.leads(partition)? {
-            let now = self.clock.now();
+            let now = self.clock.monotonic();
             let held = self.services.shared().and_then(|shared| shared.held(partition, now));
             if held.is_some() && !self.runs(partition) {
                 return Ok(());
@@ -123,6 +128,9 @@ impl Node {
     /// Has the replica here stop leading and not lead again before it is told to.
     /// Nothing new starts; what runs may end `within` this time. Returns when it follows.
     ///
+    /// Cancel-safe: once called, it goes on by itself. Another call while it goes on waits
+    /// as well, and with a shorter time brings the end forward.
+    ///
     /// # Errors
     /// [`NodeError::UnknownPartition`] and [`NodeError::PartitionStopped`].
     pub async fn step_down(
@@ -133,7 +141,7 @@ impl Node {
         let entry = self.entry_of(partition)?;
         self.leads(partition)?;
         let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        let by = Timestamp(self.clock.now().0.saturating_add(millis));
+        let by = Timestamp(entry.clock.now().0.saturating_add(millis));
         entry.actors.1.address.send(LeadershipInput::Leave { by });
         let mut status = self.services.watch_status();
         while self.runs(partition) {
@@ -143,34 +151,87 @@ impl Node {
         Ok(())
     }
 
-    /// Adds a partition for keys that nobody owns, and starts it.
+    /// Adds a partition for keys that nobody owns, and starts it. If it does not start, it
+    /// is not added; but where a log is shared it stays, for others may have started it.
+    /// Cancel-safe: once called, it is done to its end.
     ///
     /// # Errors
     /// [`NodeError::RangeOverlaps`], [`NodeError::EmptyRange`] and storage errors.
-    pub async fn spawn_partition(&self, range: KeyRange) -> Result<PartitionId, NodeError> {
-        let _changing = self.changing.lock().await;
-        self.check_up()?;
-        let row = self.change_table(|table| table.add(range))?;
-        self.start_partition(row).await?;
-        Ok(row.id)
+    pub async fn spawn_partition(
+        self: &Arc<Self>,
+        range: KeyRange,
+    ) -> Result<PartitionId, NodeError> {
+        let spawning = move |node: Arc<Self>| async move {
+            let _changing = node.changing.lock().await;
+            node.check_up()?;
+            let row = node.change_table(|table| table.add(range))?;
+            let Err(error) = node.start_partition(row).await else { return Ok(row.id) };
+            if node.services.shared().is_some() {
+                return Err(error);
+            }
+            let removed = node.change_table(|table| table.remove(row.id));
+            if let Err(error) = removed.and(node.stop_dropped(row.id).await) {
+                tracing::error!(partition = %row.id, %error, "the partition is not removed");
+            }
+            Err(error)
+        };
+        self.to_its_end("spawn", spawning).await
     }
 
     /// Stops a partition and gives its keys free. Its rows are flushed and stay.
+    /// Cancel-safe: once called, it is done to its end.
     ///
     /// # Errors
-    /// [`NodeError::UnknownPartition`] and storage errors.
-    pub async fn drop_partition(&self, partition: PartitionId) -> Result<(), NodeError> {
-        let _changing = self.changing.lock().await;
-        self.check_up()?;
-        self.change_table(|table| table.remove(partition))?;
-        self.stop_dropped(partition).await
+    /// [`NodeError::UnknownPartition`] when there is none; storage errors when it is
+    /// stopped and its rows could not be flushed.
+    pub async fn drop_partition(self: &Arc<Self>, partition: PartitionId) -> Result<(), NodeError> {
+        let dropping = move |node: Arc<Self>| async move {
+            let _changing = node.changing.lock().await;
+            node.check_up()?;
+            node.change_table(|table| table.remove(partition))?;
+            node.stop_dropped(partition).await
+        };
+        self.to_its_end("drop", dropping).await
     }
 
-    /// Stops a partition that is not in the table any more.
+    /// Does something in a task of its own, so that it is not left half done when the
+    /// caller gives up.
+    async fn to_its_end<T, F>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<T, NodeError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, NodeError>> + Send + 'static,
+    {
+        let (told, done) = oneshot::channel();
+        let working = work(Arc::clone(self));
+        self.executor.spawner().spawn_as(name, async move {
+            // The caller may have given up.
+            let _ = told.send(working.await);
+        });
+        match done.await {
+            Ok(result) => result,
+            Err(_) => {
+                self.check_up()?;
+                Err(NodeError::Unexpected(format!("the task \"{name}\" was lost")))
+            }
+        }
+    }
+
+    /// Stops a partition that is not in the table any more. It is forgotten even when its
+    /// rows cannot be flushed: the log has them.
     pub(super) async fn stop_dropped(&self, partition: PartitionId) -> Result<(), NodeError> {
-        self.credits.remove(&partition);
+        if let Some((_, credits)) = self.credits.remove(&partition) {
+            credits.close();
+        }
         let range = self.services.partitions.get(&partition).map(|entry| entry.range);
-        self.stop_partition(partition).await?;
+        let stopped = match self.stop_partition(partition).await {
+            // It had not been started.
+            Err(NodeError::UnknownPartition(_)) => Ok(()),
+            stopped => stopped,
+        };
         if let Some((first, last)) = range {
             // Somebody else may own its keys soon.
             let idle = self.executor.range_idle(first, last);
@@ -179,7 +240,7 @@ impl Node {
             }
         }
         self.services.forget(partition);
-        Ok(())
+        stopped
     }
 
     /// Changes the stored table and then the one in memory.

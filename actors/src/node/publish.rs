@@ -14,15 +14,18 @@ use std::{
 use bytes::Bytes;
 use forebay_engine::{
     leadership::Role,
-    partition::machine::PartitionInput,
-    rules::{BookVersion, RuleBook},
+    partition::{machine::PartitionInput, rows::FsmSlot, store::fsm_number},
+    rules::{BookVersion, RuleBook, barrier_before},
 };
-use forebay_messages::PartitionId;
+use forebay_messages::{
+    PartitionId,
+    command::{Command, VersionBarrier},
+};
 use forebay_storage::metadata::{Change, MetaKey, MetadataError, Watch};
 
 use crate::replies::Pending;
 
-use super::services::{NodeServices, upsert_rule_book};
+use super::services::{NodeServices, PartitionEntry, upsert_rule_book};
 
 /// The answers to come of the partitions that a book was proposed to.
 pub(super) type Proposed = BTreeMap<PartitionId, Pending>;
@@ -106,13 +109,32 @@ impl NodeServices {
             if !leads || but == Some(partition) {
                 continue;
             }
-            let pending = self.replies.open(partition);
-            let command = upsert_rule_book(entry.range, book.clone());
-            entry
-                .address
-                .send(PartitionInput::Propose { command: Box::new(command), reply: pending.id() });
-            proposed.insert(partition, pending);
+            proposed.insert(partition, self.propose_book_to(partition, &entry, book.clone()));
         }
         proposed
+    }
+
+    /// Proposes a book to a partition, and before it the barrier that it needs: a forebay
+    /// that does not know pauses would go on under the book before, and start what is
+    /// paused.
+    pub(super) fn propose_book_to(
+        &self,
+        partition: PartitionId,
+        entry: &PartitionEntry,
+        book: Bytes,
+    ) -> Pending {
+        let propose = |command| {
+            let pending = self.replies.open(partition);
+            let (command, reply) = (Box::new(command), pending.id());
+            entry.address.send(PartitionInput::Propose { command, reply });
+            pending
+        };
+        if let Some(format_min) = barrier_before(&book)
+            && fsm_number(&entry.store, FsmSlot::MinVersion).unwrap_or(0) < u64::from(format_min)
+        {
+            // Both go into the log in this order; nobody waits for the first.
+            drop(propose(Command::VersionBarrier(VersionBarrier { format_min })));
+        }
+        propose(upsert_rule_book(entry.range, book))
     }
 }

@@ -122,6 +122,9 @@ pub struct StatusView {
     pub waiting_vqueues: usize,
     /// Messages that came too late.
     pub stale: u64,
+    /// How far the partition's time is ahead of this machine's clock, in milliseconds. More
+    /// than some seconds: the clock was set back.
+    pub ahead_ms: u64,
 }
 
 fn text(value: Option<&bytestring::ByteString>) -> Option<String> {
@@ -398,7 +401,9 @@ impl Node {
                 (None, Some(Role::Candidate { epoch })) => ("candidate", epoch.0),
                 (None, Some(Role::Follower) | None) => ("follower", 0),
             };
+            let ahead = entry.clock.ahead();
             StatusView {
+                ahead_ms: u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX),
                 id,
                 range: (entry.range.0.0, entry.range.1.0),
                 role: role.to_owned(),

@@ -18,7 +18,7 @@ use forebay_engine::{
         state::State,
     },
 };
-use forebay_messages::{Lsn, Timestamp};
+use forebay_messages::{Epoch, Lsn, Timestamp};
 use forebay_storage::{log::LogError, partition::PartitionStore};
 use tokio::sync::oneshot;
 
@@ -28,7 +28,7 @@ use crate::{
     log_writer::{Done, LogCommand, LogHandle, Subscription, WRITER_GONE},
     partition::PartitionPerformer,
     refill::RefillPool,
-    shell::{Death, OnDeath, Ref, World},
+    shell::{Death, OnDeath, Ref, SteadyClock, World},
     supervisor::{SupervisorPerformer, look_at_lease},
     vqueue::VQueueShared,
 };
@@ -48,6 +48,8 @@ pub(super) struct Replica {
     pub(super) refill: Arc<RefillPool>,
     pub(super) dispatches: bool,
     pub(super) vqueues: VQueueLimits,
+    /// The last epoch before this process: what ran under it ended with another process.
+    pub(super) lost_through: Epoch,
     /// What the supervisor is told once everything is applied.
     pub(super) stands: LeadershipInput,
 }
@@ -73,7 +75,9 @@ impl Replica {
 /// A replica on its thread.
 struct Living {
     replica: Replica,
+    /// This thread by the partition's time.
     world: World,
+    clock: Arc<SteadyClock>,
     restarts: RefCell<Restarts>,
 }
 
@@ -84,8 +88,10 @@ pub(super) fn start(
     state: State,
     told: oneshot::Sender<Result<(), NodeError>>,
 ) {
-    let (world, restarts) = (world.clone(), RefCell::default());
-    let living = Rc::new(Living { replica, world, restarts });
+    let source = Arc::clone(replica.services.clock());
+    let clock = Arc::new(SteadyClock::new(source, state.latest_time()));
+    let (world, restarts) = (world.with_clock(Arc::clone(&clock) as _), RefCell::default());
+    let living = Rc::new(Living { replica, world, clock, restarts });
     living.spawn(state, move |replayed| {
         // The node may have given up waiting.
         let _ = told.send(replayed.map_err(NodeError::from));
@@ -103,6 +109,8 @@ impl Living {
         let (id, applied, epoch) = (row.id, state.applied_lsn, state.leader_epoch);
         let links = Rc::new(Links::default());
         let progress = Arc::new(AtomicU64::new(applied.0));
+        let clock = &self.clock;
+        clock.raise(state.latest_time());
         let is_over = Rc::new(Cell::new(false));
         let config = PartitionConfig {
             node: services.node,
@@ -110,6 +118,7 @@ impl Living {
             key_last: row.last,
             dispatches: self.replica.dispatches,
             vqueues: self.replica.vqueues,
+            record_len_max: services.record_len_max,
         };
         let performer = self.partition_performer(state, &links, &progress);
         let on_death = self.on_death(PARTITION, &is_over);
@@ -135,6 +144,7 @@ impl Living {
             range: (row.first, row.last),
             address: address.clone(),
             store: store.clone(),
+            clock: Arc::clone(clock),
             actors: Arc::new((partition, supervisor)),
         };
         services.partitions.insert(id, entry);
@@ -159,6 +169,9 @@ impl Living {
         PartitionPerformer {
             id: row.id,
             world: self.world.clone(),
+            clock: Arc::clone(&self.clock),
+            warned_ahead: false,
+            time_floor: state.latest_time(),
             links: Rc::clone(links),
             store: store.clone(),
             state,
@@ -166,6 +179,7 @@ impl Living {
             executor: executor.clone(),
             services: Arc::clone(services),
             vqueues,
+            lost_through: self.replica.lost_through,
             wake: None,
             upkeep: None,
             progress: Arc::clone(progress),

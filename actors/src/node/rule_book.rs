@@ -6,7 +6,7 @@ use forebay_engine::{
     partition::{rows::FsmSlot, store::Rows},
     rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange, check_supported},
 };
-use forebay_messages::PartitionId;
+use forebay_messages::{PartitionId, record::RECORD_ROOM};
 use forebay_storage::metadata::{MetaKey, MetadataError, Precondition, Version};
 
 use super::{
@@ -83,8 +83,8 @@ impl Node {
     /// faster.
     ///
     /// # Errors
-    /// [`NodeError::Rules`] when a change or its precondition is refused; nothing was
-    /// changed then.
+    /// [`NodeError::Rules`] when a change or its precondition is refused. Nothing was
+    /// changed then, nor after any other error but [`NodeError::RulesNotApplied`].
     pub async fn change_rules(
         &self,
         author: &str,
@@ -122,8 +122,10 @@ impl Node {
         Ok(book)
     }
 
-    /// Swaps the stored book for what `change` makes of it (`None`: nothing to do). Says
+    /// Swaps the stored book, and with it the history, for what `change` makes of it (`None`: nothing to do). Says
     /// to which partitions the new one was proposed, if the metadata told of it at once.
+    ///
+    /// Both are one write: no error comes after a change that is in force already.
     fn swap_book(
         &self,
         author: &str,
@@ -137,33 +139,44 @@ impl Node {
             let Some(book) = change(&present)? else {
                 return Ok((present, None));
             };
+            let mut history = self.rule_book_history()?;
+            history.record(book.clone(), author, self.clock.now());
+            let history_key = MetaKey::rule_book_history();
             let precondition =
                 version.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
             let bytes = Bytes::from(book.encode());
+            // Every partition gets the whole book in one record.
+            let len_max = self.services.record_len_max.saturating_sub(RECORD_ROOM);
+            if bytes.len() > len_max {
+                return Err(NodeError::RuleBookTooLarge { len: bytes.len(), len_max });
+            }
             self.services.rule_books.expect(bytes.clone());
-            match self.services.metadata.put(&MetaKey::rule_book(), bytes, precondition) {
-                Ok(_) => {
-                    let told = self.services.rule_books.take_expected();
-                    self.record_history(&book, author)?;
-                    return Ok((book, told));
-                }
+            let also = (&history_key, Bytes::from(history.encode()));
+            let metadata = &self.services.metadata;
+            match metadata.put_with(&MetaKey::rule_book(), bytes, precondition, also) {
+                Ok(_) => return Ok((book, self.services.rule_books.take_expected())),
                 Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    fn record_history(&self, book: &RuleBook, author: &str) -> Result<(), NodeError> {
-        let mut history = self.rule_book_history()?;
-        history.record(book.clone(), author, self.clock.now());
-        let bytes = Bytes::from(history.encode());
-        let key = MetaKey::rule_book_history();
-        self.services.metadata.put(&key, bytes, Precondition::None)?;
-        Ok(())
+    /// Waits until every partition led here has applied a book.
+    ///
+    /// # Errors
+    /// [`NodeError::RulesNotApplied`]: the book is stored and in force all the same.
+    async fn bring_book(&self, book: &RuleBook, told: Option<Proposed>) -> Result<(), NodeError> {
+        self.until_applied(book, told).await.map_err(|source| {
+            let version = book.version();
+            NodeError::RulesNotApplied { version, source: Box::new(source) }
+        })
     }
 
-    /// Waits until every partition led here has applied a book.
-    async fn bring_book(&self, book: &RuleBook, told: Option<Proposed>) -> Result<(), NodeError> {
+    async fn until_applied(
+        &self,
+        book: &RuleBook,
+        told: Option<Proposed>,
+    ) -> Result<(), NodeError> {
         let proposed = told
             .unwrap_or_else(|| self.services.propose_rule_book(&Bytes::from(book.encode()), None));
         for (partition, pending) in proposed {

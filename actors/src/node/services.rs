@@ -21,7 +21,7 @@ use forebay_messages::{
     command::{Command, UpsertRuleBook},
 };
 use forebay_storage::{
-    metadata::{MetaKey, MetadataError, MetadataStore, next_epoch},
+    metadata::{MetaKey, MetadataError, MetadataStore, last_epoch, next_epoch},
     partition::PartitionStore,
 };
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use crate::{
     capacity::{Capacity, CapacityClient},
     replies::Replies,
-    shell::{Child, Look, Ref},
+    shell::{Child, Clock, Look, Ref, SteadyClock},
     unserved::Unserved,
 };
 
@@ -80,6 +80,8 @@ pub(crate) struct PartitionEntry {
     pub(crate) range: KeyRange,
     pub(crate) address: Ref<PartitionInput>,
     pub(crate) store: PartitionStore,
+    /// The partition's time.
+    pub(crate) clock: Arc<SteadyClock>,
     /// The partition and its supervisor, to be stopped.
     pub(crate) actors: Arc<(Child<PartitionInput>, Child<LeadershipInput>)>,
 }
@@ -87,6 +89,7 @@ pub(crate) struct PartitionEntry {
 /// What the actors of all partitions share on a node.
 pub(crate) struct NodeServices {
     pub(crate) node: NodeId,
+    clock: Arc<dyn Clock>,
     pub(crate) replies: Arc<Replies>,
     pub(crate) epochs: Epochs,
     pub(crate) metadata: Arc<dyn MetadataStore>,
@@ -97,6 +100,8 @@ pub(crate) struct NodeServices {
     /// The limiters of the partitions led here, to be looked at.
     limiters: DashMap<PartitionId, Ref<Look<Limiter>>>,
     shared: Option<SharedLog>,
+    /// Largest record that the log takes, in bytes as stored.
+    pub(crate) record_len_max: usize,
     pub(super) rule_books: RuleBooks,
     /// What waits for a handler.
     pub(super) unserved: Unserved,
@@ -107,11 +112,14 @@ pub(crate) struct NodeServices {
 impl NodeServices {
     pub(crate) fn new(
         node: NodeId,
+        clock: Arc<dyn Clock>,
         metadata: Arc<dyn MetadataStore>,
         shared: Option<SharedLog>,
+        record_len_max: usize,
     ) -> Self {
         Self {
             node,
+            clock,
             replies: Arc::default(),
             epochs: Epochs { metadata: Arc::clone(&metadata) },
             metadata,
@@ -121,9 +129,27 @@ impl NodeServices {
             capacity: OnceLock::new(),
             limiters: DashMap::new(),
             shared,
+            record_len_max,
             rule_books: RuleBooks::default(),
             unserved: Unserved::default(),
             rules_changing: Mutex::new(()),
+        }
+    }
+
+    /// The clocks of this machine.
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The last epoch of a partition before this process opened its log: attempts of that
+    /// epoch and of earlier ones ended with the process that ran them.
+    ///
+    /// # Errors
+    /// [`NodeError`] when the metadata cannot be read.
+    pub(crate) fn lost_through(&self, partition: PartitionId) -> Result<Epoch, super::NodeError> {
+        match &self.shared {
+            Some(shared) => shared.lost_through(partition),
+            None => Ok(last_epoch(&*self.metadata, partition)?),
         }
     }
 
@@ -326,11 +352,7 @@ impl NodeServices {
         if present.flatten().as_ref() == Some(&newest) {
             return;
         }
-        let pending = self.replies.open(partition);
-        let command = upsert_rule_book(entry.range, newest);
-        entry
-            .address
-            .send(PartitionInput::Propose { command: Box::new(command), reply: pending.id() });
+        drop(self.propose_book_to(partition, &entry, newest));
     }
 
     pub(crate) fn lock_rules(&self) -> std::sync::MutexGuard<'_, ()> {

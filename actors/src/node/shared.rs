@@ -13,24 +13,27 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use dashmap::DashMap;
-use forebay_messages::{Epoch, NodeId, PartitionId, Timestamp};
+use forebay_messages::{Epoch, NodeId, PartitionId};
 use forebay_storage::{
     DataDir, Medium,
     log::{LocalLog, LogStore, MemoryLog},
-    metadata::{LocalMetadata, MemoryMetadata, MetadataStore},
+    metadata::{LocalMetadata, MemoryMetadata, MetadataStore, last_epoch},
 };
 
 use crate::log_writer::{LogHandle, LogWriter, TrimLog};
+#[cfg(doc)]
+use crate::shell::Clock;
 
 use cut::Cuts;
 
 use super::{NodeError, NodeServices};
 
-/// How long a leader that says nothing is taken to live, in milliseconds.
-pub const LEASE_MS: u64 = 2_000;
+/// How long a leader that says nothing is taken to live.
+pub const LEASE: Duration = Duration::from_secs(2);
 /// How often replicas look at the lease, in milliseconds; leaders extend it then.
 pub const LEASE_LOOK_MS: u64 = 200;
 
@@ -45,6 +48,8 @@ struct Inner {
     log: Arc<dyn LogStore>,
     metadata: Arc<dyn MetadataStore>,
     leases: DashMap<PartitionId, Lease>,
+    /// The last epoch of each partition before this log was opened.
+    lost_through: DashMap<PartitionId, Epoch>,
     nodes: DashMap<NodeId, Weak<NodeServices>>,
     next_node: AtomicU32,
     cuts: Cuts,
@@ -64,7 +69,8 @@ impl Drop for Inner {
 struct Lease {
     node: NodeId,
     epoch: Epoch,
-    until: Timestamp,
+    /// By the monotonic clock of the process.
+    until: Duration,
 }
 
 impl std::fmt::Debug for SharedLog {
@@ -140,6 +146,7 @@ impl SharedLog {
             log,
             metadata,
             leases: DashMap::new(),
+            lost_through: DashMap::new(),
             nodes: DashMap::new(),
             next_node: AtomicU32::new(1),
             cuts: Cuts::default(),
@@ -153,6 +160,16 @@ impl SharedLog {
 
     pub(super) fn metadata(&self) -> Arc<dyn MetadataStore> {
         Arc::clone(&self.0.metadata)
+    }
+
+    /// The last epoch of a partition before this log was opened. The node that asks first
+    /// asks before it leads.
+    pub(super) fn lost_through(&self, partition: PartitionId) -> Result<Epoch, NodeError> {
+        if let Some(known) = self.0.lost_through.get(&partition) {
+            return Ok(*known);
+        }
+        let last = last_epoch(&*self.0.metadata, partition)?;
+        Ok(*self.0.lost_through.entry(partition).or_insert(last))
     }
 
     /// The way of a node to the log.
@@ -197,14 +214,15 @@ impl SharedLog {
         found
     }
 
-    /// Under which epoch somebody leads who seems to live.
-    pub(crate) fn held(&self, partition: PartitionId, now: Timestamp) -> Option<Epoch> {
+    /// The epoch of the leader whose lease has not run out. `now`: [`Clock::monotonic`].
+    pub(crate) fn held(&self, partition: PartitionId, now: Duration) -> Option<Epoch> {
         let lease = self.0.leases.get(&partition)?;
         (lease.until > now).then_some(lease.epoch)
     }
 
-    pub(crate) fn hold(&self, partition: PartitionId, node: NodeId, epoch: Epoch, now: Timestamp) {
-        let fresh = Lease { node, epoch, until: Timestamp(now.0 + LEASE_MS) };
+    /// Extends the lease of a leader. `now`: [`Clock::monotonic`].
+    pub(crate) fn hold(&self, partition: PartitionId, node: NodeId, epoch: Epoch, now: Duration) {
+        let fresh = Lease { node, epoch, until: now + LEASE };
         let mut lease = self.0.leases.entry(partition).or_insert(fresh);
         if epoch >= lease.epoch {
             *lease = fresh;

@@ -1,56 +1,211 @@
 //! Going down: first nothing new starts, then what runs may end, then all is flushed
 //! and joined.
+//!
+//! Must always hold: a shutdown that began is brought to its end, whether or not anybody
+//! waits for it; every call returns when the node is down, or fails before it began. So it
+//! runs on a thread of its own: neither its callers nor the application's tokio runtime
+//! can stop it halfway.
 
 use std::{
-    sync::{PoisonError, atomic::Ordering},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use forebay_engine::{leadership::LeadershipInput, partition::machine::PartitionInput};
 use forebay_messages::PartitionId;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
-use crate::log_writer::LogCommand;
+use crate::{host::Spawned, log_writer::LogCommand};
 
 use super::{Machinery, Node, NodeError, services::PartitionEntry};
 
 /// How long handlers that were asked to stop get before they are dropped.
 const CANCEL_GRACE: Duration = Duration::from_millis(200);
 
-impl Node {
-    /// Goes down. Running handlers may end within `drain`; the others are dropped and
-    /// run again after the next start. A second call does nothing.
-    ///
-    /// # Errors
-    /// When a store cannot be flushed; the next start replays from the log.
-    pub async fn shutdown(&self, drain: Duration) -> Result<(), NodeError> {
-        if self.going_down.swap(true, Ordering::AcqRel) {
+/// What all calls of a node's shutdown share.
+pub(super) struct Down {
+    /// It began.
+    has_begun: AtomicBool,
+    /// The tokio runtime of the handlers is gone; that is why it began.
+    is_tokio_gone: AtomicBool,
+    /// The shortest time that a call has left to running handlers.
+    drain: watch::Sender<Duration>,
+    /// What came of it, once it is over.
+    ended: watch::Sender<Option<Result<(), String>>>,
+}
+
+impl Default for Down {
+    fn default() -> Self {
+        Self {
+            has_begun: AtomicBool::new(false),
+            is_tokio_gone: AtomicBool::new(false),
+            drain: watch::Sender::new(Duration::MAX),
+            ended: watch::Sender::new(None),
+        }
+    }
+}
+
+impl Down {
+    /// Fails once the node goes down.
+    pub(super) fn check(&self) -> Result<(), NodeError> {
+        if !self.has_begun.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mut entries: Vec<(PartitionId, PartitionEntry)> = self
-            .services
-            .partitions
-            .iter()
-            .map(|entry| (*entry.key(), entry.value().clone()))
-            .collect();
-        entries.sort_unstable_by_key(|(partition, _)| *partition);
-        for (_, entry) in &entries {
+        match self.is_tokio_gone.load(Ordering::Acquire) {
+            true => Err(NodeError::TokioGone),
+            false => Err(NodeError::ShutDown),
+        }
+    }
+}
+
+/// Tells everybody who waits that the shutdown is over, however it ended.
+struct Ending {
+    down: Arc<Down>,
+    result: Result<(), String>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let result = std::mem::replace(&mut self.result, Ok(()));
+        self.down.ended.send_replace(Some(result));
+    }
+}
+
+/// Lives in a task of the tokio runtime that runs the handlers, and is dropped with it.
+struct Sentinel(Weak<Node>);
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let Some(node) = self.0.upgrade() else { return };
+        if node.down.has_begun.load(Ordering::Acquire) {
+            return;
+        }
+        node.down.is_tokio_gone.store(true, Ordering::Release);
+        tracing::error!(
+            "the tokio runtime that forebay was started in is gone, and no handler can run \
+             without it: forebay goes down"
+        );
+        if let Err(error) = node.begin_shutdown(Duration::ZERO) {
+            tracing::error!(%error, "forebay cannot go down");
+        }
+    }
+}
+
+impl Node {
+    /// Goes down. Running handlers may end within `drain`; the others are dropped and
+    /// run again after the next start.
+    ///
+    /// Cancel-safe: once called, it goes on by itself. Every call returns when the node is
+    /// down, with the same result; another call with a shorter `drain` brings the end
+    /// forward, a longer one changes nothing. A handler that waits for it counts as
+    /// running: it is dropped when the time is over.
+    ///
+    /// # Errors
+    /// [`NodeError::NotFlushed`] when the node is down and rows could not be written; the
+    /// next start replays them from the log. [`NodeError::Thread`] when it did not begin.
+    pub async fn shutdown(self: &Arc<Self>, drain: Duration) -> Result<(), NodeError> {
+        let mut ended = self.down.ended.subscribe();
+        self.begin_shutdown(drain)?;
+        // An error would mean that the sender is gone, which is in the node.
+        let ended = ended.wait_for(Option::is_some).await.map_err(|_| NodeError::ShutDown)?;
+        match &*ended {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(reason)) => Err(NodeError::NotFlushed { reason: reason.clone() }),
+        }
+    }
+
+    /// Has the node go down, or go down sooner.
+    fn begin_shutdown(self: &Arc<Self>, drain: Duration) -> Result<(), NodeError> {
+        self.down.drain.send_if_modified(|shortest| {
+            let is_shorter = drain < *shortest;
+            *shortest = drain.min(*shortest);
+            is_shorter
+        });
+        if self.down.has_begun.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let begun = self.spawn_shutdown();
+        if begun.is_err() {
+            self.down.drain.send_replace(Duration::MAX);
+            self.down.ended.send_replace(None);
+            self.down.has_begun.store(false, Ordering::Release);
+        }
+        begun
+    }
+
+    fn spawn_shutdown(self: &Arc<Self>) -> Result<(), NodeError> {
+        let node = Arc::clone(self);
+        let interrupted = Err("the shutdown was interrupted".to_owned());
+        let mut ending = Ending { down: Arc::clone(&self.down), result: interrupted };
+        if let Some(data_dir) = &self.data_dir {
+            data_dir.closes();
+        }
+        let going = async move {
+            let ending = &mut ending;
+            let flushed = node.go_down().await;
+            // Before anybody hears of it: the caller may hold the last handle by then.
+            drop(node);
+            ending.result = flushed.map_err(|error| error.to_string());
+        };
+        if self.is_simulated {
+            self.executor.spawner().spawn_as("shutdown", going);
+            return Ok(());
+        }
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let tokio = tokio.map_err(NodeError::Thread)?;
+        let going = AssertUnwindSafe(move || tokio.block_on(going));
+        let thread = std::thread::Builder::new().name("forebay-down".to_owned());
+        let started = thread.spawn(move || {
+            if let Err(panic) = catch_unwind(going) {
+                let text = crate::shell::panic_text(panic.as_ref());
+                tracing::error!(panic = %text, "the shutdown panicked");
+            }
+        });
+        started.map(drop).map_err(NodeError::Thread)
+    }
+
+    /// Has the node go down by itself when the tokio runtime of its handlers is gone.
+    pub(super) fn watch_tokio(self: &Arc<Self>) {
+        if self.is_simulated {
+            return;
+        }
+        let sentinel = Sentinel(Arc::downgrade(self));
+        let task = self.executor.spawner().spawn_as("sentinel", async move {
+            let _sentinel = sentinel;
+            std::future::pending::<()>().await;
+        });
+        // A node sets it once, when it starts.
+        let _ = self.sentinel.set(task);
+    }
+
+    async fn go_down(&self) -> Result<(), NodeError> {
+        for (_, entry) in self.entries_of_all() {
             entry.address.send(PartitionInput::CloseGate);
         }
-        if !drain.is_zero() {
-            // A decision that was proposed before the gate closed may still start.
-            self.log_barrier().await;
-            if tokio::time::timeout(drain, self.executor.idle()).await.is_err() {
-                tracing::warn!(running = self.executor.running(), "handlers did not end in time");
-            }
-        }
+        self.drain().await;
         self.executor.cancel_all();
-        // Whoever does not stop by itself is dropped.
+        // Handlers that do not stop by themselves are dropped.
         let _ = tokio::time::timeout(CANCEL_GRACE, self.executor.idle()).await;
         self.executor.abort_all();
-        // Whoever does not give its thread back is left behind.
+        // Those that do not give their threads back are left behind.
         let _ = tokio::time::timeout(CANCEL_GRACE, self.executor.idle()).await;
+        // What starts or drops a partition sees that the node goes down, and gives way.
+        let changing = self.changing.lock().await;
+        let entries = self.entries_of_all();
         // Ends that were reported go through the log before the partitions stop.
+        self.settle(&entries).await;
+        // What was cut short goes back, so that the next start does not count it as
+        // interrupted by the death of this process.
+        for (_, entry) in &entries {
+            entry.address.send(PartitionInput::HandBack);
+        }
         self.settle(&entries).await;
         let mut flushed = Ok(());
         for (partition, entry) in &entries {
@@ -59,13 +214,65 @@ impl Node {
                 flushed = Err(error);
             }
         }
+        drop(changing);
         self.credits.iter().for_each(|credits| credits.close());
         let machinery = self.machinery().take();
         if let Some(machinery) = machinery {
             self.take_down(machinery);
         }
         self.services.partitions.clear();
+        self.sentinel.get().into_iter().for_each(Spawned::abort);
         flushed
+    }
+
+    /// The partitions here, in order.
+    fn entries_of_all(&self) -> Vec<(PartitionId, PartitionEntry)> {
+        let all = self.services.partitions.iter();
+        let mut entries: Vec<_> = all.map(|entry| (*entry.key(), entry.value().clone())).collect();
+        entries.sort_unstable_by_key(|(partition, _)| *partition);
+        entries
+    }
+
+    /// Waits until no handler runs, but not longer than the shortest time that a call has
+    /// left to them.
+    async fn drain(&self) {
+        let mut asked = self.down.drain.subscribe();
+        let drained = async {
+            // A decision that was proposed before the gate closed may still start.
+            self.log_barrier().await;
+            self.executor.idle().await;
+        };
+        tokio::pin!(drained);
+        let mut until: Option<Instant> = None;
+        loop {
+            let drain = *asked.borrow_and_update();
+            if drain.is_zero() {
+                return;
+            }
+            // A time that cannot be told is one that never comes.
+            let asked_until = Instant::now().checked_add(drain);
+            until = match (until, asked_until) {
+                (Some(known), Some(asked)) => Some(known.min(asked)),
+                (known, asked) => known.or(asked),
+            };
+            let is_late = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = &mut drained => return,
+                // The sender is in the node.
+                _ = asked.changed() => {}
+                () = is_late => {
+                    let running = self.executor.running();
+                    tracing::warn!(running, "handlers did not end in time");
+                    return;
+                }
+            }
+        }
     }
 
     /// Waits until what was sent to the partitions so far has gone through the log and

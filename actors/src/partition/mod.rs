@@ -23,7 +23,9 @@ use forebay_engine::{
         store::{Rows, TablesError},
     },
 };
-use forebay_messages::{EntryId, Lsn, PartitionId, Producer, Record, Timestamp, command::Command};
+use forebay_messages::{
+    EntryId, Epoch, Lsn, PartitionId, Producer, Record, Timestamp, command::Command,
+};
 use forebay_storage::partition::PartitionStore;
 
 use crate::{
@@ -31,7 +33,7 @@ use crate::{
     links::Links,
     log_writer::{LogCommand, LogHandle, WRITER_GONE},
     node::{NodeServices, PartitionGauges},
-    shell::{Performer, Scope, TimerKey, World},
+    shell::{AHEAD_WARNING, Performer, Scope, SteadyClock, TimerKey, World},
     vqueue::VQueueShared,
 };
 
@@ -42,6 +44,8 @@ const UPKEEP_INTERVAL_MS: u64 = 60_000;
 pub(crate) struct PartitionPerformer {
     pub(crate) id: PartitionId,
     pub(crate) world: World,
+    /// The partition's time: never behind that of a record applied.
+    pub(crate) clock: Arc<SteadyClock>,
     pub(crate) links: Rc<Links>,
     pub(crate) store: PartitionStore,
     pub(crate) state: State,
@@ -49,8 +53,14 @@ pub(crate) struct PartitionPerformer {
     pub(crate) executor: Arc<dyn Execute>,
     pub(crate) services: Arc<NodeServices>,
     pub(crate) vqueues: Rc<VQueueShared>,
+    /// What ran under epochs up to this one ended with the process that ran it.
+    pub(crate) lost_through: Epoch,
     pub(crate) wake: Option<TimerKey>,
     pub(crate) upkeep: Option<TimerKey>,
+    /// A warning about its time was logged and still applies.
+    pub(crate) warned_ahead: bool,
+    /// What the clock was raised to last.
+    pub(crate) time_floor: Timestamp,
     /// The last LSN applied, for the log's writer.
     pub(crate) progress: Arc<AtomicU64>,
     /// The gauges as they were told last.
@@ -95,6 +105,7 @@ impl PartitionPerformer {
             return self.fail(format!("partition {}: {error}", self.id), scope);
         }
         self.progress.store(last.0, Ordering::Release);
+        self.keep_time();
         if self.state.rule_book().version() > rules_before {
             self.services.rule_book_applied(self.id, self.state.rule_book());
         }
@@ -103,6 +114,31 @@ impl PartitionPerformer {
             replies,
             applied: std::mem::take(&mut self.applied),
         }));
+    }
+
+    /// The partition's time follows its records, also those of leaders elsewhere.
+    fn keep_time(&mut self) {
+        let latest = self.state.latest_time();
+        if latest > self.time_floor {
+            self.time_floor = latest;
+            self.clock.raise(latest);
+        }
+    }
+
+    /// Warns once when the partition's time is far ahead of the wall clock.
+    fn warn_if_ahead(&mut self) {
+        let ahead = self.clock.ahead();
+        let is_far = ahead > AHEAD_WARNING;
+        if is_far && !self.warned_ahead {
+            tracing::warn!(
+                partition = %self.id,
+                ?ahead,
+                "the partition's time is ahead of this machine's clock, which seems to have \
+                 been set back; entries with an explicit start time may start early until it \
+                 has caught up"
+            );
+        }
+        self.warned_ahead = is_far;
     }
 
     /// The partition cannot go on: who waits is answered, and it stops.
@@ -171,12 +207,7 @@ impl PartitionPerformer {
         })
     }
 
-    fn append(
-        &mut self,
-        epoch: forebay_messages::Epoch,
-        record: Arc<Record>,
-        scope: &mut PartitionScope<'_>,
-    ) {
+    fn append(&mut self, epoch: Epoch, record: Arc<Record>, scope: &mut PartitionScope<'_>) {
         // Nobody waits for a decision: its handler runs, and what comes of it follows.
         let may_wait = matches!(record.command, Some(Command::SchedulerDecisions(_)));
         let command = LogCommand::Append { partition: self.id, epoch, record, may_wait };
@@ -217,6 +248,7 @@ impl Performer<Partition> for PartitionPerformer {
                     self.world.timers().cancel(timer);
                 }
                 self.report_durable();
+                self.warn_if_ahead();
             }
             PartitionEffect::CheckExpired { until } => self.check_expired(until, scope),
             PartitionEffect::TellAnnounced { node, epoch } => {

@@ -39,18 +39,37 @@ impl PartitionPerformer {
         };
         match self.read_seed(proposed, stopping) {
             Ok((seed, running, left)) => {
+                let interrupted = self.interrupted(&seed, &running);
+                let last_seq = self.state.inbox_seq();
                 // Others of earlier epochs do not run here and are about to be taken back.
                 let epoch = self.state.leader_epoch;
                 let stops: HashSet<_> = stopping.iter().map(|(_, _, token)| *token).collect();
                 let is_here = |token: &AttemptToken| token.epoch == epoch || stops.contains(token);
                 let here = running.iter().filter(|(_, _, token)| is_here(token)).count();
                 let here = u32::try_from(here + left.len()).unwrap_or(u32::MAX);
-                scope.feed_back(PartitionInput::SeedSent { running, stopping: left });
+                scope.feed_back(PartitionInput::SeedSent {
+                    running,
+                    stopping: left,
+                    interrupted,
+                    last_seq,
+                });
                 limiter.send(LimiterMessage::Seed(Box::new(seed)));
                 self.services.join_capacity(self.id, &limiter, here);
             }
             Err(error) => self.fail(error.to_string(), scope),
         }
+    }
+
+    /// Attempts whose process died without giving them back, each with the number of
+    /// interruptions after which its entry is a dead letter. A process that stops in order
+    /// gives back what it runs, and what this process ran goes on or was given up by it.
+    fn interrupted(&self, seed: &Seed, running: &[KnownAttempt]) -> Vec<(AttemptToken, u32)> {
+        let attempts = running.iter().zip(&seed.running);
+        let lost = attempts.filter(|((_, _, token), _)| token.epoch <= self.lost_through);
+        lost.map(|((_, _, token), seeded)| {
+            (*token, self.executor.interruptions_max(&seeded.name.service))
+        })
+        .collect()
     }
 
     fn read_seed(

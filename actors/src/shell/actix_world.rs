@@ -8,6 +8,7 @@
 
 use std::{
     any::Any,
+    cell::RefCell,
     collections::VecDeque,
     panic::AssertUnwindSafe,
     rc::Rc,
@@ -15,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message};
@@ -27,6 +28,7 @@ use super::{
     Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Scratch, Timers,
     crowd::Crowds,
     mailbox::{Mail, Mailbox, Put},
+    timers::WeakTimers,
     world::Child,
 };
 
@@ -35,8 +37,9 @@ pub const YIELD_EVERY: u32 = 1_024;
 /// How long an actor keeps its thread: one message of a partition may take as long as
 /// thousands of its limiter, and whoever is quick must not fall behind for it.
 pub(super) const YIELD_AFTER: Duration = Duration::from_micros(500);
-/// Longest sleep of the timer task: bounds what a step of the wall clock can do.
-const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// Longest sleep of a timer task. It bounds how late a timer fires after the wall clock
+/// stepped forward.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// Tells an actor that there is mail.
 pub(super) struct Delivery;
@@ -111,12 +114,12 @@ where
     type Result = ();
 
     fn handle(&mut self, delivery: Delivery, context: &mut Context<Self>) {
-        let begun = Instant::now();
+        let begun = self.core.monotonic();
         let mut left = YIELD_EVERY;
-        self.core.begin_turn();
+        self.core.begin_turn_at(begun);
         while left > 0 && !self.stopped.load(Ordering::Relaxed) && self.handle_one(context) {
             left -= 1;
-            if self.core.is_time_to_look() && begun.elapsed() >= YIELD_AFTER {
+            if self.core.is_time_to_look() && self.core.monotonic() - begun >= YIELD_AFTER {
                 left = 0;
             }
         }
@@ -210,18 +213,25 @@ pub struct ActixWorld {
     clock: Arc<dyn Clock>,
     timers: Timers,
     crowds: Crowds,
+    /// Timers of this thread that follow other clocks.
+    others: Rc<RefCell<Vec<WeakTimers>>>,
 }
 
 impl ActixWorld {
     /// Must be called inside the `System` of the thread: it starts the timer task.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let timers = Timers::default();
-        let earlier = Rc::new(Notify::new());
-        let wake = Rc::clone(&earlier);
-        timers.on_earlier(move || wake.notify_one());
-        actix::spawn(run_timers(timers.clone(), Arc::clone(&clock), earlier));
-        Self { clock, timers, crowds: Crowds::default() }
+        let timers = start_timers(&clock);
+        Self { clock, timers, crowds: Crowds::default(), others: Rc::default() }
+    }
+
+    /// The same thread by another clock, with timers of its own.
+    pub(super) fn with_clock(&self, clock: Arc<dyn Clock>) -> Self {
+        let timers = start_timers(&clock);
+        let mut others = self.others.borrow_mut();
+        others.retain(|other| other.upgrade().is_some());
+        others.push(timers.downgrade());
+        Self { clock, timers, crowds: self.crowds.clone(), others: Rc::clone(&self.others) }
     }
 
     pub(super) fn timers(&self) -> &Timers {
@@ -232,6 +242,8 @@ impl ActixWorld {
     /// hold what they are among: nobody else lets go of them.
     pub(crate) fn clear(&self) {
         self.timers.clear();
+        let others = std::mem::take(&mut *self.others.borrow_mut());
+        others.iter().filter_map(WeakTimers::upgrade).for_each(|timers| timers.clear());
         self.crowds.clear();
     }
 
@@ -300,18 +312,29 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "a panic without a text".to_owned())
 }
 
-async fn run_timers(timers: Timers, clock: Arc<dyn Clock>, earlier: Rc<Notify>) {
+/// A queue of timers and the task that fires them.
+fn start_timers(clock: &Arc<dyn Clock>) -> Timers {
+    let timers = Timers::new(Arc::clone(clock));
+    let earlier = Rc::new(Notify::new());
+    let wake = Rc::clone(&earlier);
+    timers.on_earlier(move || wake.notify_one());
+    actix::spawn(run_timers(timers.downgrade(), earlier));
+    timers
+}
+
+/// Fires timers until their queue is dropped.
+async fn run_timers(timers: WeakTimers, earlier: Rc<Notify>) {
     loop {
-        timers.fire(clock.now());
-        match timers.first() {
+        let Some(queue) = timers.upgrade() else { return };
+        queue.fire();
+        let wait = queue.first_in();
+        drop(queue);
+        match wait {
             None => earlier.notified().await,
-            Some(at) => {
-                let wait = at.since(clock.now()).min(SLEEP_MAX);
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = earlier.notified() => {}
-                }
-            }
+            Some(wait) => tokio::select! {
+                () = tokio::time::sleep(wait.min(SLEEP_MAX)) => {}
+                () = earlier.notified() => {}
+            },
         }
     }
 }

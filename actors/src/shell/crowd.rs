@@ -19,12 +19,11 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::Duration,
 };
 
 use actix::{Actor, AsyncContext, Context, Handler, Recipient};
 use forebay_engine::Machine;
-use forebay_messages::Timestamp;
 use slab::Slab;
 
 use super::{
@@ -119,11 +118,11 @@ enum Turn {
 }
 
 impl<M: Machine, P: Performer<M>> Member<M, P> {
-    fn turn(&mut self, now: Timestamp, scratch: &mut Scratch<M>) -> Turn {
+    fn turn(&mut self, begun: Duration, scratch: &mut Scratch<M>) -> Turn {
         if self.door.is_stopped.load(Ordering::Relaxed) {
             return Turn::Ends;
         }
-        self.core.begin_turn_at(now);
+        self.core.begin_turn_at(begun);
         if !std::mem::replace(&mut self.has_started, true) && !self.core.start(&self.me, scratch) {
             return Turn::Ends;
         }
@@ -187,12 +186,12 @@ where
         Some(turns[*at - 1])
     }
 
-    fn turn_of(&mut self, number: usize, now: Timestamp) {
+    fn turn_of(&mut self, number: usize, begun: Duration) {
         let place = |members: &mut Slab<Option<_>>| members.get_mut(number).and_then(Option::take);
         // Of one that is gone there may be a wake-up left.
         let Some(mut member) = place(&mut self.members.borrow_mut()) else { return };
         let scratch = &mut self.scratch;
-        let death = match catch_unwind(AssertUnwindSafe(|| member.turn(now, scratch))) {
+        let death = match catch_unwind(AssertUnwindSafe(|| member.turn(begun, scratch))) {
             Ok(Turn::Ends) => Death::Stopped,
             Ok(turn) => {
                 self.members.borrow_mut()[number] = Some(member);
@@ -247,13 +246,13 @@ where
     type Result = ();
 
     fn handle(&mut self, delivery: Delivery, context: &mut Context<Self>) {
-        let begun = Instant::now();
-        let now = self.clock.now();
+        let begun = self.clock.monotonic();
         let mut turns = 0_usize;
         while let Some(number) = self.next() {
-            self.turn_of(number, now);
+            self.turn_of(number, begun);
             turns += 1;
-            if turns.is_multiple_of(LOOK_EVERY) && begun.elapsed() >= YIELD_AFTER {
+            let looks = turns.is_multiple_of(LOOK_EVERY);
+            if looks && self.clock.monotonic() - begun >= YIELD_AFTER {
                 return give_way(delivery, context);
             }
         }

@@ -10,6 +10,7 @@
 //! executor without actix ([`sim`]). Must not know: what any machine is about.
 
 mod actix_world;
+mod clock;
 mod crowd;
 mod mailbox;
 mod reference;
@@ -18,13 +19,14 @@ pub mod sim;
 mod timers;
 mod world;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use forebay_engine::Machine;
 use forebay_messages::Timestamp;
 
 pub(crate) use actix_world::panic_text;
 pub use actix_world::{ActixWorld, YIELD_EVERY};
+pub use clock::{AHEAD_WARNING, Clock, SteadyClock, WallClock};
 pub use reference::{Post, Ref};
 pub use timers::{TimerKey, Timers};
 pub use world::{Child, Death, OnDeath, World};
@@ -35,23 +37,6 @@ pub type Look<M> = Box<dyn FnOnce(&M, Timestamp) + Send>;
 
 /// Messages and effects between two looks at the time, which cost as much as some of them.
 const WORK_BETWEEN_LOOKS: usize = 16;
-
-/// Where time comes from.
-pub trait Clock: std::fmt::Debug + Send + Sync {
-    /// The time now.
-    fn now(&self) -> Timestamp;
-}
-
-/// The machine's wall clock.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct WallClock;
-
-impl Clock for WallClock {
-    fn now(&self) -> Timestamp {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        Timestamp(since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
-    }
-}
 
 /// Performs the effects of a machine.
 pub trait Performer<M: Machine>: 'static {
@@ -143,9 +128,14 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         self.now = self.clock.now();
     }
 
-    /// The same for whoever knows the time.
-    pub(crate) fn begin_turn_at(&mut self, now: Timestamp) {
-        self.now = now;
+    /// The same for a caller that has just read the monotonic clock.
+    pub(crate) fn begin_turn_at(&mut self, monotonic: Duration) {
+        self.now = self.clock.at(monotonic);
+    }
+
+    /// The monotonic time now.
+    pub(crate) fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
     }
 
     /// Takes one message; false when the actor is to end.

@@ -7,7 +7,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use super::{
     actix_world::panic_text,
     mailbox::{Mail, Mailbox, Put},
     script::{Script, Scripted, Scripts, Way},
+    timers::WeakTimers,
     world::Child,
 };
 
@@ -42,8 +43,81 @@ impl VirtualClock {
 }
 
 impl Clock for VirtualClock {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::Relaxed))
+    fn wall(&self) -> Duration {
+        self.monotonic()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The clocks of one simulated machine: its wall clock can be stepped and can run slow or
+/// fast, beside the time of the simulation, which is its monotonic clock.
+#[derive(Debug)]
+pub struct MachineClock {
+    time: Arc<VirtualClock>,
+    wall: Mutex<Wall>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Wall {
+    /// What it showed when it was last changed.
+    shown: Duration,
+    /// When that was.
+    changed_at: Duration,
+    /// Its seconds in hundredths of true ones.
+    rate_percent: u32,
+}
+
+impl MachineClock {
+    /// A wall clock that shows the time of the simulation.
+    #[must_use]
+    pub fn new(time: Arc<VirtualClock>) -> Self {
+        let now = time.monotonic();
+        let wall = Wall { shown: now, changed_at: now, rate_percent: 100 };
+        Self { time, wall: Mutex::new(wall) }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wall)) {
+        let shown = self.wall();
+        let mut wall = self.wall.lock().unwrap_or_else(PoisonError::into_inner);
+        (wall.shown, wall.changed_at) = (shown, self.time.monotonic());
+        change(&mut wall);
+    }
+
+    /// Sets the wall clock forward by so many milliseconds (back, if negative).
+    pub fn step(&self, by_ms: i64) {
+        let by = Duration::from_millis(by_ms.unsigned_abs());
+        self.change(|wall| {
+            wall.shown = match by_ms < 0 {
+                true => wall.shown.saturating_sub(by),
+                false => wall.shown + by,
+            };
+        });
+    }
+
+    /// How fast the wall clock runs from here on: with 50 it advances by half of the time
+    /// that passes, with 0 it stands still.
+    pub fn set_rate_percent(&self, rate_percent: u32) {
+        self.change(|wall| wall.rate_percent = rate_percent);
+    }
+
+    /// The wall clock shows the time of the simulation again, at its rate.
+    pub fn set_right(&self) {
+        let now = self.time.monotonic();
+        self.change(|wall| (wall.shown, wall.rate_percent) = (now, 100));
+    }
+}
+
+impl Clock for MachineClock {
+    fn wall(&self) -> Duration {
+        let wall = *self.wall.lock().unwrap_or_else(PoisonError::into_inner);
+        wall.shown + (self.time.monotonic() - wall.changed_at) * wall.rate_percent / 100
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.time.monotonic()
     }
 }
 
@@ -173,9 +247,13 @@ struct Executor {
 #[derive(Clone)]
 pub struct SimWorld {
     executor: Rc<RefCell<Executor>>,
-    clock: Arc<VirtualClock>,
-    as_clock: Arc<dyn Clock>,
+    /// The time of the simulation.
+    time: Arc<VirtualClock>,
+    /// The clock that actors are given.
+    clock: Arc<dyn Clock>,
     timers: Timers,
+    /// Those of this thread, by whatever clock.
+    all_timers: Rc<RefCell<Vec<WeakTimers>>>,
     way: Way,
 }
 
@@ -183,11 +261,21 @@ impl SimWorld {
     /// An empty world at a time.
     #[must_use]
     pub fn new(seed: u64, start: Timestamp) -> Self {
-        Self::with_clock(seed, Arc::new(VirtualClock::new(start)), Scripts::default())
+        let time = Arc::new(VirtualClock::new(start));
+        let clock = Arc::clone(&time) as _;
+        Self::beside(seed, time, clock, Scripts::default())
     }
 
-    /// An empty world beside others: they share a clock and scripts.
-    pub(crate) fn with_clock(seed: u64, clock: Arc<VirtualClock>, scripts: Scripts) -> Self {
+    /// An empty world beside others: they share the time and scripts. `clock`: what its
+    /// actors are given.
+    pub(crate) fn beside(
+        seed: u64,
+        time: Arc<VirtualClock>,
+        clock: Arc<dyn Clock>,
+        scripts: Scripts,
+    ) -> Self {
+        let timers = Timers::new(Arc::clone(&clock));
+        let all_timers = Rc::new(RefCell::new(vec![timers.downgrade()]));
         Self {
             executor: Rc::new(RefCell::new(Executor {
                 houses: BTreeMap::new(),
@@ -196,9 +284,10 @@ impl SimWorld {
                 trace: Vec::new(),
                 panics: Vec::new(),
             })),
-            as_clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            time,
             clock,
-            timers: Timers::default(),
+            timers,
+            all_timers,
             way: Way::under(scripts),
         }
     }
@@ -213,7 +302,35 @@ impl SimWorld {
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.as_clock
+        &self.clock
+    }
+
+    /// The same world by another clock, with timers of its own.
+    pub(super) fn with_clock(&self, clock: Arc<dyn Clock>) -> Self {
+        let timers = Timers::new(Arc::clone(&clock));
+        let mut all = self.all_timers.borrow_mut();
+        all.retain(|timers| timers.upgrade().is_some());
+        all.push(timers.downgrade());
+        Self { clock, timers, ..self.clone() }
+    }
+
+    /// All timers of this world.
+    fn all_timers(&self) -> Vec<Timers> {
+        self.all_timers.borrow().iter().filter_map(WeakTimers::upgrade).collect()
+    }
+
+    /// When, in the time of the simulation, the first timer is due.
+    pub(crate) fn first_timer(&self) -> Option<Timestamp> {
+        let first = self.all_timers().iter().filter_map(Timers::first_in).min()?;
+        Some(self.time.now().after(first))
+    }
+
+    /// Fires the timers that are due; false when none is.
+    pub(crate) fn fire_timers(&self) -> bool {
+        let mut due = self.all_timers();
+        due.retain(|timers| timers.first_in().is_some_and(|wait| wait.is_zero()));
+        due.iter().for_each(Timers::fire);
+        !due.is_empty()
     }
 
     pub(super) fn spawn<M, P>(
@@ -232,7 +349,7 @@ impl SimWorld {
         let me = self.way.to(name, Ref::new(Arc::clone(&mailbox)));
         let stopped = Arc::new(AtomicBool::new(false));
         let actor = Actor {
-            core: Core::new(machine, performer, Arc::clone(&self.as_clock)),
+            core: Core::new(machine, performer, Arc::clone(&self.clock)),
             scratch: Scratch::default(),
             me: me.clone(),
             mailbox: Arc::clone(&mailbox),
@@ -285,7 +402,7 @@ impl SimWorld {
     pub(crate) fn step_actor(&self, number: u64) -> &'static str {
         let (name, resident) = {
             let mut executor = self.executor.borrow_mut();
-            let now = self.clock.now();
+            let now = self.time.now();
             let Some(house) = executor.houses.get_mut(&number) else { return "" };
             let (name, resident) = (house.name, house.resident.take());
             executor.trace.push((now, number, name));
@@ -330,29 +447,28 @@ impl SimWorld {
     pub fn clear(&self) {
         let houses = std::mem::take(&mut self.executor.borrow_mut().houses);
         drop(houses);
-        self.timers.clear();
+        self.all_timers().iter().for_each(Timers::clear);
     }
 
     /// Steps until no actor has mail, firing timers that are due now.
     pub fn settle(&self) {
         loop {
             while self.step() {}
-            if self.timers.first().is_none_or(|at| at > self.clock.now()) {
+            if !self.fire_timers() {
                 return;
             }
-            self.timers.fire(self.clock.now());
         }
     }
 
     /// Moves time on, stopping at every timer on the way, and settles.
     pub fn advance(&self, by: Duration) {
-        let until = self.clock.now().after(by);
+        let until = self.time.now().after(by);
         self.settle();
-        while let Some(at) = self.timers.first().filter(|at| *at <= until) {
-            self.clock.advance_to(at);
+        while let Some(at) = self.first_timer().filter(|at| *at <= until) {
+            self.time.advance_to(at);
             self.settle();
         }
-        self.clock.advance_to(until);
+        self.time.advance_to(until);
         self.settle();
     }
 

@@ -1,11 +1,19 @@
-//! One queue of timers per thread (or per simulation).
+//! A queue of timers of one thread, by one clock.
 //!
 //! Must always hold: a timer fires at or after its time, once, unless canceled; an
 //! empty queue costs nothing.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
 
 use forebay_messages::Timestamp;
+
+use super::Clock;
 
 /// What happens when a timer fires.
 type Action = Box<dyn FnOnce()>;
@@ -17,19 +25,49 @@ pub struct TimerKey {
     serial: u64,
 }
 
-#[derive(Default)]
 struct Queue {
+    clock: Arc<dyn Clock>,
     actions: BTreeMap<TimerKey, Action>,
     serial: u64,
-    /// Wakes whoever waits for the first timer, when an earlier one was set.
+    /// Called when a timer is set that is earlier than all others.
     wake: Option<Box<dyn Fn()>>,
 }
 
-/// A handle to the queue of timers of this thread.
-#[derive(Clone, Default)]
+impl Drop for Queue {
+    /// The task that waits for the first timer ends.
+    fn drop(&mut self) {
+        if let Some(wake) = &self.wake {
+            wake();
+        }
+    }
+}
+
+/// A handle to a queue of timers. It stays on its thread.
+#[derive(Clone)]
 pub struct Timers(Rc<RefCell<Queue>>);
 
+/// A handle that does not keep the queue.
+#[derive(Clone)]
+pub(super) struct WeakTimers(Weak<RefCell<Queue>>);
+
+impl WeakTimers {
+    pub(super) fn upgrade(&self) -> Option<Timers> {
+        self.0.upgrade().map(Timers)
+    }
+}
+
 impl Timers {
+    /// An empty queue whose times are by this clock.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let (actions, serial, wake) = (BTreeMap::new(), 0, None);
+        Self(Rc::new(RefCell::new(Queue { clock, actions, serial, wake })))
+    }
+
+    pub(super) fn downgrade(&self) -> WeakTimers {
+        WeakTimers(Rc::downgrade(&self.0))
+    }
+
     /// Has `action` called at a time (or soon, if it is past).
     pub fn set(&self, at: Timestamp, action: impl FnOnce() + 'static) -> TimerKey {
         let mut queue = self.0.borrow_mut();
@@ -48,14 +86,17 @@ impl Timers {
         self.0.borrow_mut().actions.remove(&key);
     }
 
-    /// When the first one is due.
+    /// How long until the first one is due; nothing when it is.
     #[must_use]
-    pub fn first(&self) -> Option<Timestamp> {
-        self.0.borrow().actions.first_key_value().map(|(key, _)| key.at)
+    pub fn first_in(&self) -> Option<Duration> {
+        let queue = self.0.borrow();
+        let (first, _) = queue.actions.first_key_value()?;
+        Some(first.at.since(queue.clock.now()))
     }
 
     /// Calls what is due.
-    pub fn fire(&self, now: Timestamp) {
+    pub fn fire(&self) {
+        let now = self.0.borrow().clock.now();
         loop {
             let action = {
                 let mut queue = self.0.borrow_mut();

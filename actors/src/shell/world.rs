@@ -64,7 +64,17 @@ impl World {
         }
     }
 
-    /// The timers of this thread.
+    /// The same thread by another clock: actors spawned from here on get its time, and
+    /// timers follow it.
+    #[must_use]
+    pub fn with_clock(&self, clock: Arc<dyn Clock>) -> Self {
+        match self {
+            Self::Actix(world) => Self::Actix(world.with_clock(clock)),
+            Self::Sim(world) => Self::Sim(world.with_clock(clock)),
+        }
+    }
+
+    /// The timers of this thread, by its clock.
     #[must_use]
     pub fn timers(&self) -> &Timers {
         match self {

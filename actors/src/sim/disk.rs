@@ -10,7 +10,7 @@ use forebay_messages::{Lsn, PartitionId};
 use forebay_storage::{
     Fault, Medium,
     fault::{FaultLog, StoreFaults},
-    log::{LogStore, MemoryLog},
+    log::{LogStore, MemoryLog, RECORD_LEN_MAX},
     metadata::{MemoryMetadata, MetadataStore},
     partition::{Digest, Store, StoreError},
 };
@@ -50,8 +50,16 @@ impl Disk {
     /// # Errors
     /// When RocksDB cannot make files in memory.
     pub fn new() -> Result<Self, Fault> {
+        Self::with_record_len_max(RECORD_LEN_MAX)
+    }
+
+    /// An empty one whose log takes records of at most so many bytes.
+    ///
+    /// # Errors
+    /// When RocksDB cannot make files in memory.
+    pub fn with_record_len_max(bytes: usize) -> Result<Self, Fault> {
         Ok(Self {
-            log: Arc::new(FaultLog::new(MemoryLog::new())),
+            log: Arc::new(FaultLog::new(MemoryLog::with_record_len_max(bytes))),
             metadata: Arc::default(),
             medium: Medium::crashing_memory()?,
             path: Path::new(STORE).to_owned(),

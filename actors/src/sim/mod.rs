@@ -29,7 +29,7 @@ use crate::{
     shell::{
         Clock,
         script::{Script, Scripted, Scripts},
-        sim::{SeededRandom, VirtualClock},
+        sim::{MachineClock, SeededRandom, VirtualClock},
     },
 };
 
@@ -50,9 +50,16 @@ pub struct Place {
     pub(crate) host: Host,
     pub(crate) disk: Disk,
     pub(crate) log: LogHandle,
+    clock: Arc<dyn Clock>,
 }
 
 impl Place {
+    /// The clock of the machine it is.
+    #[must_use]
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
     /// What runs futures there.
     #[must_use]
     pub fn host(&self) -> &Host {
@@ -112,10 +119,17 @@ impl Sim {
         self
     }
 
-    /// The clock of everything in it.
+    /// The time of the simulation as a clock.
     #[must_use]
     pub fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock) as _
+    }
+
+    /// The clock of a node's machine, to be stepped or slowed. It shows the time of the
+    /// simulation until then.
+    #[must_use]
+    pub fn machine_clock(&self, site: SiteId) -> Option<&MachineClock> {
+        self.sites.get(&site).map(|site| &*site.clock)
     }
 
     /// The time.
@@ -149,9 +163,10 @@ impl Sim {
         let site = Site::new(seed, Arc::clone(&self.clock), self.scripts.clone(), sleeper);
         let writer = Writer::new(Arc::clone(disk.log()) as _);
         let (host, log) = (site.host.clone(), writer.handle(&self.sleeper));
+        let clock = Arc::clone(&site.clock) as _;
         self.sites.insert(id, site);
         self.writers.insert(id, writer);
-        (id, Place { host, disk: disk.clone(), log })
+        (id, Place { host, disk: disk.clone(), log, clock })
     }
 
     /// The log and the metadata of a disk, for several nodes. It goes on whatever
@@ -280,17 +295,13 @@ impl Sim {
     }
 
     fn first_timer(&self) -> Option<Timestamp> {
-        let timers = self.sites.values().filter_map(|site| site.world.timers().first());
+        let timers = self.sites.values().filter_map(|site| site.world.first_timer());
         timers.chain(self.writers.values().filter_map(Writer::first_due)).min()
     }
 
     fn fire_timers(&self) -> bool {
-        let now = self.clock.now();
-        let timers = self.sites.values().map(|site| site.world.timers());
-        let due: Vec<_> =
-            timers.filter(|timers| timers.first().is_some_and(|at| at <= now)).collect();
-        due.iter().for_each(|timers| timers.fire(now));
-        !due.is_empty()
+        // Not lazily: all that are due fire before anybody acts.
+        self.sites.values().fold(false, |any, site| site.world.fire_timers() || any)
     }
 
     /// Goes on until `future` is done or, when nothing is left to do before, the time

@@ -18,9 +18,9 @@ use crate::{
     host::HANDLER,
     refill::{self, RefillJob},
     shell::{
-        Clock, Ref, World,
+        Clock, Ref, SteadyClock, Timers, World,
         script::Scripts,
-        sim::{SeededRandom, SimWorld, VirtualClock},
+        sim::{MachineClock, SeededRandom, SimWorld, VirtualClock},
     },
 };
 
@@ -70,32 +70,42 @@ pub(super) struct Site {
     scanned: Vec<(Timestamp, Answer)>,
     tasks: BTreeMap<u64, Task>,
     next_task: u64,
-    clock: Arc<VirtualClock>,
+    time: Arc<VirtualClock>,
+    /// Where time has to stop, by the time of the simulation.
+    stops: Timers,
+    pub(super) clock: Arc<MachineClock>,
 }
 
 impl Site {
     pub(super) fn new(
         seed: u64,
-        clock: Arc<VirtualClock>,
+        time: Arc<VirtualClock>,
         scripts: Scripts,
         sleeper: Arc<AtomicWaker>,
     ) -> Self {
+        let clock = Arc::new(MachineClock::new(Arc::clone(&time)));
+        // As on an arbiter's thread.
+        let steady = SteadyClock::new(Arc::clone(&clock) as _, Timestamp::default());
+        let world = SimWorld::beside(seed, Arc::clone(&time), Arc::new(steady), scripts);
+        let stops = World::Sim(world.clone()).with_clock(Arc::clone(&time) as _).timers().clone();
         Self {
             host: Host::new(sleeper),
-            world: SimWorld::with_clock(seed, Arc::clone(&clock), scripts),
+            world,
             weather: Weather::default(),
             scans: Vec::new(),
             scanned: Vec::new(),
             tasks: BTreeMap::new(),
             next_task: 0,
+            time,
+            stops,
             clock,
         }
     }
 
-    /// A delay by the seed; a timer sees to it that time stops there.
+    /// A delay by the seed; time stops there.
     fn delay(&self, ms_max: u64, random: &mut SeededRandom) -> Timestamp {
-        let at = delayed(self.clock.now(), ms_max, random);
-        self.world.timers().set(at, || {});
+        let at = delayed(self.time.now(), ms_max, random);
+        self.stops.set(at, || {});
         at
     }
 
@@ -109,8 +119,8 @@ impl Site {
         for task in self.tasks.values_mut() {
             if task.stops_at.is_none() && task.handle.is_aborted() {
                 let ms_max = if task.name == HANDLER { self.weather.stop_delay_ms_max } else { 0 };
-                let at = delayed(self.clock.now(), ms_max, random);
-                self.world.timers().set(at, || {});
+                let at = delayed(self.time.now(), ms_max, random);
+                self.stops.set(at, || {});
                 task.stops_at = Some(at);
             }
         }
@@ -127,7 +137,7 @@ impl Site {
     /// Everything that can be done now.
     pub(super) fn choices(&mut self, random: &mut SeededRandom, choices: &mut Vec<Choice>) {
         self.take_in(random);
-        let now = self.clock.now();
+        let now = self.time.now();
         choices.extend(self.world.ready().into_iter().map(Choice::Actor));
         if !self.host.tray().jobs.is_empty() {
             choices.push(Choice::Job);

@@ -434,6 +434,12 @@ impl Leadership {
     fn on_leave(&mut self, by: Timestamp, effects: &mut Vec<LeadershipEffect>) {
         self.stands = None;
         self.retry_at = None;
+        if let Some(before) = self.leaves_by {
+            // It leaves already: it may be told to hurry, not to stay longer.
+            let by = by.min(before);
+            self.leaves_by = Some(by);
+            return effects.push(LeadershipEffect::RetryAt(by));
+        }
         let Role::Leader { epoch, open: true } = self.role else {
             return self.fall_back(effects);
         };

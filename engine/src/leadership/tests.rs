@@ -226,6 +226,19 @@ fn an_orderly_end_does_not_wait_beyond_its_deadline() {
     assert!(effects.contains(&Effect::StopLeading) && machine.role() == &Role::Follower);
 }
 
+/// The second order ended the leadership at once, whatever time it left.
+#[test]
+fn an_orderly_end_that_is_asked_for_again_can_only_come_sooner() {
+    let mut machine = leader();
+    let leave = |by| Input::Leave { by: Timestamp(by) };
+    assert!(step(&mut machine, 0, leave(500)).contains(&Effect::RetryAt(Timestamp(500))));
+    assert_eq!(step(&mut machine, 1, leave(900)), [Effect::RetryAt(Timestamp(500))]);
+    assert_eq!(step(&mut machine, 2, leave(100)), [Effect::RetryAt(Timestamp(100))]);
+    assert_eq!(step(&mut machine, 99, Input::RetryDue), []);
+    assert!(step(&mut machine, 100, Input::RetryDue).contains(&Effect::StopLeading));
+    assert_eq!(machine.role(), &Role::Follower);
+}
+
 #[test]
 fn whoever_is_told_to_run_while_it_leaves_runs_once_it_has_left() {
     let mut machine = leader();

@@ -18,7 +18,7 @@ impl Limiter {
             ask.count = 1;
         }
         let index = match self.clients.find(ask.handle) {
-            None => self.admit(&ask),
+            None => self.admit(ask),
             Some(index) => {
                 let client = &mut self.clients.slab[index];
                 assert_eq!(client.vqueue, ask.vqueue, "one handle asks for two vqueues");
@@ -35,6 +35,10 @@ impl Limiter {
         if self.locks.blocks(client.vqueue, client.wish) {
             return self.wait_for_lock(index);
         }
+        if self.is_paused(&self.clients.slab[index]) {
+            return self.wait_for_rules(index);
+        }
+        let client = &self.clients.slab[index];
         // With capacity to spare nobody is ready, and so nobody is passed over here.
         let count = client.count.min(self.lease.free()).min(self.counters.room(home, self.now));
         if count > 0 {
@@ -44,8 +48,8 @@ impl Limiter {
         self.counters.settle(&self.clients.slab, home, self.now);
     }
 
-    fn admit(&mut self, ask: &Acquire) -> ClientIndex {
-        let last = self.clients.last_home(ask);
+    fn admit(&mut self, ask: Acquire) -> ClientIndex {
+        let last = self.clients.last_home(&ask);
         let home = self.counters.home(&ask.name, last, &self.rules, self.now);
         self.counters.hold(home.index);
         self.clients.insert(ask, home)
@@ -59,9 +63,9 @@ impl Limiter {
         match (client.waits, blocked) {
             (Waits::Lock, false) => {
                 self.stop_waiting(index);
-                self.wait_for_counters(index);
+                self.wait_for_rules(index);
             }
-            (Waits::Counter, true) => {
+            (Waits::Counter | Waits::Service, true) => {
                 self.stop_waiting(index);
                 self.wait_for_lock(index);
             }
@@ -71,11 +75,17 @@ impl Limiter {
     }
 
     /// Takes a client out of the list that it waits in. The caller settles its home.
-    fn stop_waiting(&mut self, index: ClientIndex) {
+    pub(super) fn stop_waiting(&mut self, index: ClientIndex) {
         let client = &mut self.clients.slab[index];
         match client.waits {
             Waits::No => {}
             Waits::Counter => self.counters.unqueue(&mut self.clients.slab, index),
+            Waits::Service => {
+                client.waits = Waits::No;
+                let paused = self.pauses.services.get_mut(&client.name.service);
+                let paused = paused.expect("a service that is waited for is paused");
+                paused.waiters.remove(&mut self.clients.slab, index);
+            }
             Waits::Lock => {
                 client.waits = Waits::No;
                 let lock = self.locks.held.get_mut(&client.vqueue);

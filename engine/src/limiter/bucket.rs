@@ -6,7 +6,8 @@
 //!
 //! Credit is counted in token-milliseconds: a token costs the period's length, and
 //! every millisecond brings as much credit as tokens come in a period. So nothing is
-//! rounded, whatever the rate.
+//! rounded, whatever the rate. Nothing overflows either, whatever a stored rule says: the
+//! credit stays below 2^96 (a `u32` times a `u64`), a sum of two of them below 2^97.
 
 use forebay_messages::{Timestamp, rule::Rate};
 
@@ -45,7 +46,11 @@ impl Bucket {
         let was_full = self.credit == self.full();
         let before = u128::from(self.rate.period_ms);
         self.rate = normal(rate);
-        let credit = self.credit * u128::from(self.rate.period_ms) / before;
+        // The product of the credit and a period need not fit, so whole tokens and the
+        // fraction of one are scaled on their own: the result is the same.
+        let (tokens, fraction) = (self.credit / before, self.credit % before);
+        let after = u128::from(self.rate.period_ms);
+        let credit = tokens * after + fraction * after / before;
         self.credit = if was_full { self.full() } else { credit.min(self.full()) };
     }
 
@@ -142,5 +147,25 @@ mod tests {
         bucket.take(2, Timestamp(0));
         bucket.put(1, Timestamp(0));
         assert_eq!(bucket.tokens(Timestamp(0)), 1);
+    }
+
+    /// The change of a rate multiplied the credit by the new period, which overflowed.
+    #[test]
+    fn the_largest_rates_that_can_be_stored_are_counted_exactly() {
+        let huge = Rate { tokens: u32::MAX, period_ms: u64::MAX, burst: u32::MAX };
+        let last = Timestamp(u64::MAX);
+        let mut bucket = Bucket::new(huge, Timestamp(0));
+        assert_eq!(bucket.tokens(Timestamp(0)), u32::MAX);
+        bucket.take(3, Timestamp(0));
+        assert!(!bucket.has_rate(Rate { burst: 7, ..huge }));
+        for period_ms in [u64::MAX - 1, 1, u64::MAX] {
+            bucket.set_rate(Rate { period_ms, ..huge }, Timestamp(0));
+            assert_eq!(bucket.tokens(Timestamp(0)), u32::MAX - 3, "period {period_ms}");
+        }
+        bucket.put(1, Timestamp(0));
+        assert_eq!(bucket.tokens(Timestamp(0)), u32::MAX - 2);
+        assert_eq!(bucket.tokens(last), u32::MAX);
+        bucket.take(u32::MAX, last);
+        assert_eq!((bucket.next_token(last), bucket.full_at(last)), (last, last), "it saturates");
     }
 }

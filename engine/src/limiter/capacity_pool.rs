@@ -5,10 +5,12 @@
 //! 1. Never more slots are leased than there are (fewer after a lowering: it drains).
 //! 2. While a partition waits, no slot lies in the pool, every other partition that
 //!    has slots was told to return what it does not use (one that waits itself, too:
-//!    its need may have passed), and as long as one has noticeably more than the next
-//!    to be served, it was told to give one up. Next is who has least, and of those
-//!    who waits longest. So one slot over two busy partitions goes back and forth, and
-//!    neither starves.
+//!    its need may have passed), and *every* partition that has noticeably more than the
+//!    next to be served was told to give one up: the entries of the richest one may
+//!    never end, and a partition that reuses its own slots tells the pool nothing. Next
+//!    is the partition with the fewest slots, and of equal ones the one that has waited
+//!    longest. So one slot over two busy partitions goes back and forth, and neither
+//!    starves.
 //!
 //! Must not know: what a partition does with its slots, entries, limits, time.
 //!
@@ -267,13 +269,21 @@ impl CapacityPool {
         has + has / UNEVEN_MAX_DIVISOR
     }
 
-    /// Gets slots back for the next to be served: what others do not use, and a slot
-    /// of whoever has most.
-    fn collect(&mut self, effects: &mut Vec<PoolEffect>) {
-        let next = self.next();
-        if next.is_none() && self.leased <= self.running_max {
-            return;
+    /// How many slots a partition may keep while others wait, or while more are leased
+    /// than there are. `None`: nothing is missing.
+    fn keeps(&self) -> Option<u32> {
+        // After a lowering every partition gives up, whether one waits or not.
+        if self.leased > self.running_max {
+            return Some(0);
         }
+        self.next().map(|next| self.put_up_with(next))
+    }
+
+    /// Gets slots back for the next to be served: what others do not use, and a slot of
+    /// each partition that has more than its share. All of them are asked: which one
+    /// ends an entry first is not known here, and some may never do so.
+    fn collect(&mut self, effects: &mut Vec<PoolEffect>) {
+        let Some(keeps) = self.keeps() else { return };
         for (id, partition) in &mut self.partitions {
             let alone = self.waiting.iter().all(|waiting| waiting == id);
             if !alone && partition.leased > 0 && !partition.recalled && !partition.has_left {
@@ -281,17 +291,11 @@ impl CapacityPool {
                 effects.push(PoolEffect::Recall(*id));
             }
         }
-        // After a lowering whoever has most gives up, whether anybody waits or not.
-        let excess = self.leased > self.running_max;
-        let fair = next.filter(|_| !excess).map_or(0, |next| self.put_up_with(next));
-        let richer = self
-            .partitions
-            .iter_mut()
-            .filter(|(_, partition)| partition.leased > fair && !partition.has_left);
-        let richest = richer.max_by_key(|(id, partition)| (partition.leased, **id));
-        if let Some((id, partition)) = richest.filter(|(_, partition)| !partition.claimed) {
-            partition.claimed = true;
-            effects.push(PoolEffect::Claim(*id));
+        for (id, partition) in &mut self.partitions {
+            if partition.leased > keeps && !partition.claimed && !partition.has_left {
+                partition.claimed = true;
+                effects.push(PoolEffect::Claim(*id));
+            }
         }
     }
 }
@@ -323,8 +327,6 @@ impl Machine for CapacityPool {
         }
         let Some(next) = self.next() else { return };
         assert_eq!(self.free(), 0, "partition {next} waits while a slot lies in the pool");
-        // Whoever has left gives nothing up: its handlers are told to stop already.
-        let others = self.partitions.iter().filter(|(id, of)| **id != next && !of.has_left);
         for (id, partition) in &self.partitions {
             let alone = self.waiting.iter().all(|waiting| waiting == id);
             let has_some = partition.leased > 0 && !partition.has_left;
@@ -332,11 +334,10 @@ impl Machine for CapacityPool {
             assert!(told, "partition {id} was not told to return its spare");
         }
         let fair = self.put_up_with(next);
-        let most = others.map(|(_, partition)| partition.leased).max();
-        let claimed = self.partitions.values().any(|partition| partition.claimed);
-        assert!(
-            most.is_none_or(|most| most <= fair) || claimed,
-            "partition {next} waits, another one has more, and nobody was told to give up"
-        );
+        for (id, partition) in &self.partitions {
+            // One that has left gives nothing up: its handlers are told to stop already.
+            let told = partition.leased <= fair || partition.has_left || partition.claimed;
+            assert!(told, "partition {next} waits, {id} has more, and was not told to give one up");
+        }
     }
 }

@@ -69,7 +69,10 @@ impl Limiter {
             let governing = self.rules.resolve(&key[..usize::from(counter.depth)]);
             assert_eq!(counter.rule, governing, "{key:?} is governed by a rule of the past");
             let limits = governing.map(|slot| self.rules.rule(slot).limits).unwrap_or_default();
+            let paused = self.rules.paused_by(&key[..usize::from(counter.depth)]);
+            assert_eq!(counter.paused, paused, "{key:?} is paused by a rule of the past, or not");
             let limit = limits.concurrency.map_or(u32::MAX, u32::from);
+            let limit = if paused.is_some() { 0 } else { limit };
             assert_eq!(counter.limit, limit, "limit of {key:?}");
             assert_eq!(counter.bucket.is_some(), limits.rate.is_some(), "bucket of {key:?}");
         }
@@ -139,8 +142,20 @@ impl Limiter {
         for lock in self.locks.held.values() {
             at_locks.extend(lock.waiters.iter(&self.clients.slab));
         }
+        let mut at_services: Set<ClientIndex> = Set::default();
+        for (service, paused) in &self.pauses.services {
+            let rule = self.rules.service_paused_by(service);
+            assert_eq!(Some(paused.rule), rule, "`{service}` is paused by a rule of the past");
+            at_services.extend(paused.waiters.iter(&self.clients.slab));
+        }
         for (index, client) in self.clients.slab.iter() {
             let handle = client.handle;
+            let at_service = at_services.contains(&index);
+            assert_eq!(client.waits == Waits::Service, at_service, "{handle:?} and its service");
+            let paused = self.rules.service_paused_by(&client.name.service).is_some();
+            assert_eq!(self.is_paused(client), paused, "{handle:?}: the pause of its service");
+            let strays = paused && client.waits == Waits::Counter;
+            assert!(!strays, "{handle:?} waits at a counter, and its service is paused");
             let at_lock = at_locks.contains(&index);
             assert_eq!(client.waits == Waits::Lock, at_lock, "{handle:?} and its lock's list");
             if client.waits != Waits::No {
@@ -155,6 +170,7 @@ impl Limiter {
 
     fn lacks_something(&self, client: &Client) -> bool {
         self.locks.blocks(client.vqueue, client.wish)
+            || self.is_paused(client)
             || self.counters.room(client.home, self.now) == 0
             || self.lease.free() == 0
     }

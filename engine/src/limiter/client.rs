@@ -4,8 +4,10 @@
 //! Must always hold: a permit's serial is never given twice; a permit that was not
 //! handed over is in its client's list, any other in none.
 
+use std::sync::Arc;
+
 use forebay_messages::{
-    Generation, Timestamp, VQueueHandle, VQueueId,
+    Generation, Timestamp, VQueueHandle, VQueueId, VQueueName,
     actor::{Acquire, LockWish},
 };
 
@@ -30,6 +32,8 @@ pub(super) enum Waits {
     No,
     /// Its vqueue's lock: it is in that lock's list.
     Lock,
+    /// Its service, which is paused: it is in that service's list.
+    Service,
     /// A counter or capacity: it is in the list of the counter it lives at.
     Counter,
 }
@@ -39,6 +43,7 @@ pub(super) enum Waits {
 pub(super) struct Client {
     pub(super) handle: VQueueHandle,
     pub(super) vqueue: VQueueId,
+    pub(super) name: Arc<VQueueName>,
     /// The deepest counter of its name.
     pub(super) home: CounterIndex,
     pub(super) waits: Waits,
@@ -101,15 +106,16 @@ impl Clients {
         self.slot(ask.handle).filter(|slot| slot.vqueue == ask.vqueue).map(|slot| slot.home)
     }
 
-    pub(super) fn insert(&mut self, ask: &Acquire, home: Home) -> ClientIndex {
-        let Acquire { handle, vqueue, .. } = *ask;
+    pub(super) fn insert(&mut self, ask: Acquire, home: Home) -> ClientIndex {
+        let Acquire { handle, vqueue, name, count, lock: wish } = ask;
         let index = self.slab.insert(Client {
             handle,
             vqueue,
+            name,
             home: home.index,
             waits: Waits::No,
-            count: ask.count,
-            wish: ask.lock,
+            count,
+            wish,
             since: Timestamp::default(),
             ticket: 0,
             links: Links::default(),

@@ -28,6 +28,16 @@ pub(super) struct Home {
     pub(super) stamp: u64,
 }
 
+/// What the rules say of one counter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Governing {
+    pub(super) rule: Option<RuleSlot>,
+    /// Of that rule.
+    pub(super) limits: Limits,
+    /// The rule that pauses it.
+    pub(super) paused: Option<RuleSlot>,
+}
+
 /// `limit` of a counter that nothing limits.
 pub(super) const UNLIMITED: u32 = u32::MAX;
 
@@ -66,7 +76,9 @@ pub(super) struct Counter {
     pub(super) waiting: u32,
     /// The rule that governs it.
     pub(super) rule: Option<RuleSlot>,
-    /// Of the rule; `UNLIMITED` without one.
+    /// The rule that pauses it, which need not be the one that governs it.
+    pub(super) paused: Option<RuleSlot>,
+    /// Of the rule; `UNLIMITED` without one. 0 while it is paused: it is full then.
     pub(super) limit: u32,
     /// Of the rule; a group's share of the capacity.
     pub(super) weight: u32,
@@ -115,6 +127,7 @@ impl Counter {
             usage: 0,
             waiting: 0,
             rule: None,
+            paused: None,
             limit: UNLIMITED,
             weight: 1,
             full_since: Timestamp::default(),
@@ -147,11 +160,14 @@ impl Counter {
         self.users == 0 && self.children == 0
     }
 
-    /// Takes what the rule says. Running entries stay: a lower limit drains.
-    pub(super) fn govern(&mut self, rule: Option<RuleSlot>, limits: Limits, now: Timestamp) {
-        let was_full = self.is_full();
-        self.rule = rule;
-        self.limit = limits.concurrency.map_or(UNLIMITED, u32::from);
+    /// Takes what the rules say. Running entries stay: a lower limit drains.
+    pub(super) fn govern(&mut self, rules: Governing, now: Timestamp) {
+        let Governing { rule, limits, paused } = rules;
+        // Also one that was full before: why it is full changes.
+        let was_full = self.is_full() && self.paused.is_some() >= paused.is_some();
+        (self.rule, self.paused) = (rule, paused);
+        let limit = limits.concurrency.map_or(UNLIMITED, u32::from);
+        self.limit = if paused.is_some() { 0 } else { limit };
         self.weight = limits.weight.map_or(1, u32::from);
         if self.is_full() && !was_full {
             self.full_since = now;

@@ -17,7 +17,7 @@ use rustc_hash::FxHasher;
 use crate::rules::RuleLookup;
 
 use super::{
-    counter::{Counter, CounterIndex, Home, Place, UNLIMITED},
+    counter::{Counter, CounterIndex, Governing, Home, Place, UNLIMITED},
     list::List,
     slab::Slab,
 };
@@ -195,14 +195,16 @@ impl Counters {
         freed
     }
 
-    /// Takes the rule that governs a counter now. A service has none.
+    /// Takes what the rules say of a counter now. A service has none: it is paused in
+    /// `pauses`.
     pub(super) fn govern(&mut self, index: CounterIndex, rules: &RuleLookup, now: Timestamp) {
         let depth = usize::from(self.slab[index].depth);
-        let rule = rules.resolve(&self.key(index)[..depth]);
+        let key = self.key(index);
+        let (rule, paused) = (rules.resolve(&key[..depth]), rules.paused_by(&key[..depth]));
         let limits = rule.map_or_else(Limits::default, |slot| rules.rule(slot).limits);
         let counter = &mut self.slab[index];
         let timer = counter.bucket.as_ref().and_then(|bucket| bucket.timer);
-        counter.govern(rule, limits, now);
+        counter.govern(Governing { rule, limits, paused }, now);
         if let (Some(timer), None) = (timer, &counter.bucket) {
             self.timers.remove(&(timer, index));
         }

@@ -8,12 +8,12 @@ use forebay_messages::{
     rule::Pattern,
 };
 
-use crate::machine::Map;
+use crate::{machine::Map, rules::RuleSlot};
 
 use super::{
     Limiter,
     client::{Client, Waits},
-    counter::{Counter, CounterIndex, UNLIMITED},
+    counter::{Counter, CounterIndex},
     counters::key_of,
     locks::Holder,
 };
@@ -34,6 +34,24 @@ pub enum BlockReason {
     Lock {
         /// Who has it.
         holder: LockHolder,
+    },
+    /// Its service, which a rule pauses.
+    ServicePaused {
+        /// The service.
+        service: String,
+        /// The rule.
+        rule: RuleId,
+        /// The rule's pattern.
+        pattern: Pattern,
+    },
+    /// A counter that a rule pauses.
+    Paused {
+        /// The counter, `scope/l1/l2` as deep as it goes.
+        key: String,
+        /// The rule.
+        rule: RuleId,
+        /// The rule's pattern.
+        pattern: Pattern,
     },
     /// A permit under a concurrency limit.
     Concurrency {
@@ -87,16 +105,16 @@ pub struct Explanation {
     pub waiting_since: Option<Timestamp>,
     /// How many permits it waits for.
     pub wanted: u32,
-    /// Everything that is in its way: lock, l2, l1, scope, capacity.
+    /// Everything that is in its way: lock, service, l2, l1, scope, capacity.
     pub reasons: Vec<Blocked>,
 }
 
 /// One counter, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterView {
-    /// `scope`, `scope/l1` or `scope/l1/l2`.
+    /// `scope`, `scope/l1` or `scope/l1/l2`; `service:NAME` for a service that is paused.
     pub key: String,
-    /// Permits held.
+    /// Permits held; not counted for a service.
     pub usage: u32,
     /// Permits allowed; `None` is unlimited.
     pub limit: Option<u32>,
@@ -104,6 +122,8 @@ pub struct CounterView {
     pub tokens: Option<u32>,
     /// The rule that governs it and its pattern.
     pub rule: Option<(RuleId, Pattern)>,
+    /// The pattern of the rule that pauses it.
+    pub paused: Option<Pattern>,
     /// Vqueues queued behind this counter: those for which it is the narrowest one
     /// without room.
     pub waiters: u32,
@@ -131,12 +151,13 @@ impl Limiter {
             return self.explain_client(client, now);
         }
         let wish = if name.has_lock() { LockWish::Take } else { LockWish::None };
-        let reasons = self.reasons(vqueue, wish, self.nearest(name), Timestamp::default(), now);
+        let (home, began) = (self.nearest(name), Timestamp::default());
+        let reasons = self.reasons(vqueue, name, wish, home, began, now);
         Explanation { waiting_since: None, wanted: 0, reasons }
     }
 
     /// The counters that are used or waited for, ordered by key. Services, which no
-    /// rule governs, are left out.
+    /// rule limits, are left out unless they are paused.
     #[must_use]
     pub fn limits(&self, now: Timestamp) -> Vec<CounterView> {
         let mut waiters: Map<CounterIndex, u32> = Map::default();
@@ -153,12 +174,14 @@ impl Limiter {
             .map(|(index, counter)| CounterView {
                 key: self.written_key(index),
                 usage: counter.usage,
-                limit: (counter.limit != UNLIMITED).then_some(counter.limit),
+                limit: self.limit_of(counter),
                 tokens: counter.bucket.as_ref().map(|bucket| bucket.tokens(now)),
-                rule: self.rule_of(counter),
+                rule: self.rule_of(counter.rule),
+                paused: counter.paused.map(|slot| self.rules.rule(slot).pattern.clone()),
                 waiters: waiters.get(&index).copied().unwrap_or(0),
             })
             .collect();
+        views.extend(self.paused_services());
         views.sort_by(|a, b| a.key.cmp(&b.key));
         views
     }
@@ -168,13 +191,14 @@ impl Limiter {
         Explanation {
             waiting_since: Some(since),
             wanted: client.count,
-            reasons: self.reasons(client.vqueue, client.wish, home, since, now),
+            reasons: self.reasons(client.vqueue, &client.name, client.wish, home, since, now),
         }
     }
 
     fn reasons(
         &self,
         vqueue: VQueueId,
+        name: &VQueueName,
         wish: LockWish,
         home: Option<CounterIndex>,
         began: Timestamp,
@@ -194,11 +218,30 @@ impl Limiter {
             };
             blocked(BlockReason::Lock { holder }, lock.since);
         }
+        if let Some(paused) = self.pauses.get(&name.service) {
+            let by = self.rules.rule(paused.rule);
+            let (service, pattern) = (name.service.to_string(), by.pattern.clone());
+            let reason = BlockReason::ServicePaused { service, rule: by.id, pattern };
+            blocked(reason, paused.since);
+        }
+        // A level without a counter uses nothing up, but it can be paused.
+        let levels = key_of(name);
+        let counted = home.map_or(0, |home| usize::from(self.counters.slab[home].depth));
+        for key in (counted + 1..=levels.len()).rev().map(|depth| &levels[..depth]) {
+            if let Some((rule, pattern)) = self.rule_of(self.rules.paused_by(key)) {
+                let reason = BlockReason::Paused { key: key.join("/"), rule, pattern };
+                blocked(reason, Timestamp::default());
+            }
+        }
         for index in home.into_iter().flat_map(|home| self.counters.path(home)) {
             let counter = &self.counters.slab[index];
-            let Some((rule, pattern)) = self.rule_of(counter) else { continue };
-            if counter.is_full() {
-                let (usage, limit) = (counter.usage, counter.limit);
+            if let Some((rule, pattern)) = self.rule_of(counter.paused) {
+                let reason = BlockReason::Paused { key: self.written_key(index), rule, pattern };
+                blocked(reason, counter.full_since);
+            }
+            let Some((rule, pattern)) = self.rule_of(counter.rule) else { continue };
+            if let Some(limit) = self.limit_of(counter).filter(|limit| counter.usage >= *limit) {
+                let usage = counter.usage;
                 let (key, pattern) = (self.written_key(index), pattern.clone());
                 let reason = BlockReason::Concurrency { key, rule, pattern, usage, limit };
                 blocked(reason, counter.full_since);
@@ -228,9 +271,30 @@ impl Limiter {
         (1..=key.len()).rev().find_map(|depth| self.counters.find(&key[..depth]))
     }
 
-    fn rule_of(&self, counter: &Counter) -> Option<(RuleId, Pattern)> {
-        let rule = self.rules.rule(counter.rule?);
+    fn rule_of(&self, slot: Option<RuleSlot>) -> Option<(RuleId, Pattern)> {
+        let rule = self.rules.rule(slot?);
         Some((rule.id, rule.pattern.clone()))
+    }
+
+    /// The concurrency limit of a counter, whether or not it is paused.
+    fn limit_of(&self, counter: &Counter) -> Option<u32> {
+        let limits = self.rules.rule(counter.rule?).limits;
+        limits.concurrency.map(u32::from)
+    }
+
+    fn paused_services(&self) -> impl Iterator<Item = CounterView> {
+        self.pauses.services.values().map(|paused| {
+            let pattern = self.rules.rule(paused.rule).pattern.clone();
+            CounterView {
+                key: pattern.to_string(),
+                usage: 0,
+                limit: None,
+                tokens: None,
+                rule: None,
+                paused: Some(pattern),
+                waiters: paused.waiters.len(),
+            }
+        })
     }
 
     fn written_key(&self, index: CounterIndex) -> String {

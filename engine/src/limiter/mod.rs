@@ -30,6 +30,7 @@ mod lease;
 mod list;
 mod locks;
 mod order;
+mod pauses;
 mod release;
 mod rules;
 mod slab;
@@ -49,6 +50,7 @@ use client::{Clients, Permits, Ticket};
 use counters::Counters;
 use lease::{Balance, Lease};
 use locks::Locks;
+use pauses::Pauses;
 
 /// How a limiter is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +121,7 @@ pub struct Limiter {
     clients: Clients,
     permits: Permits,
     locks: Locks,
+    pauses: Pauses,
     lease: Lease,
     /// The timer that is set.
     timer: Option<Timestamp>,
@@ -142,6 +145,7 @@ impl Limiter {
             clients: Clients::default(),
             permits: Permits::default(),
             locks: Locks::default(),
+            pauses: Pauses::default(),
             lease: Lease::new(config.capacity, config.spare_slots_max),
             timer: None,
             last_ticket: 0,

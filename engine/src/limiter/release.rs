@@ -77,10 +77,10 @@ impl Limiter {
         true
     }
 
-    /// Clients whose lock is free go on to their counters.
+    /// Clients whose lock is free go on to what they need next.
     fn lock_is_free_for(&mut self, woken: &[super::client::ClientIndex]) {
         for index in woken {
-            self.wait_for_counters(*index);
+            self.wait_for_rules(*index);
             let home = self.clients.slab[*index].home;
             self.counters.settle(&self.clients.slab, home, self.now);
         }

@@ -22,6 +22,7 @@ impl Limiter {
         for update in &seed.rules {
             self.rules.apply(update);
         }
+        self.update_pauses(&seed.rules);
         for (vqueue, entry) in seed.locks {
             self.locks.seed(vqueue, Holder::Entry(entry), self.now);
         }
@@ -56,6 +57,7 @@ impl Limiter {
             self.counters.govern(*index, &self.rules, self.now);
             self.counters.settle(&self.clients.slab, *index, self.now);
         }
+        self.update_pauses(updates);
         // Only now: with one counter its parents may be forgotten, which are concerned,
         // too (but do not linger while they have children).
         let lingering = concerned.into_iter().filter(|index| self.counters.lingers(*index));
@@ -71,7 +73,10 @@ impl Limiter {
         let mut seen = Set::default();
         let mut wide: Vec<&Pattern> = Vec::new();
         for update in updates {
-            let (RuleUpdate::Upsert { pattern, .. } | RuleUpdate::Remove { pattern }) = update;
+            let pattern = update.pattern();
+            if pattern.service().is_some() {
+                continue;
+            }
             match exact_key(pattern) {
                 Some((key, depth)) => {
                     let counter = self.counters.find(&key[..depth]);

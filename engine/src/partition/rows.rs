@@ -10,7 +10,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Outcome, Timestamp, VQueueId, VQueueName,
-    command::{CompleteOutcome, RetryPolicy},
+    command::{CompleteOutcome, ExecutorId, RetryPolicy},
 };
 
 /// Where an entry is.
@@ -82,6 +82,9 @@ pub struct EntryRow {
     /// Cancellation was asked for while it runs.
     #[bilrost(12)]
     pub cancel_requested: bool,
+    /// Attempts that ended because the process that ran them died.
+    #[bilrost(13)]
+    pub interrupted: u32,
 }
 
 /// An attempt that runs.
@@ -90,6 +93,9 @@ pub struct RunningRow {
     /// The attempt.
     #[bilrost(1)]
     pub token: AttemptToken,
+    /// Who runs it; absent means the process that led the token's epoch.
+    #[bilrost(2)]
+    pub executor: Option<ExecutorId>,
 }
 
 /// A vqueue: its name, its counts, whether it is paused.
@@ -267,6 +273,9 @@ pub struct IdempotencyRow {
     /// The first entry enqueued with it.
     #[bilrost(1)]
     pub entry: EntryId,
+    /// Hash of its payload; absent in rows of earlier versions.
+    #[bilrost(2)]
+    pub payload_hash: Option<u64>,
 }
 
 /// The slots of the `fsm` table. Numbers are part of the format.
@@ -293,4 +302,7 @@ pub enum FsmSlot {
     RuleBook = 9,
     /// Greatest default `run_at` given (u64, milliseconds): keeps it monotonic.
     LastRunAt = 10,
+    /// Greatest time of a record applied (u64, milliseconds): a floor of the partition's
+    /// time.
+    LatestRecordAt = 11,
 }

@@ -30,6 +30,8 @@ pub struct State {
     pub(super) inbox_seq: InboxSeq,
     /// Greatest default `run_at` given.
     pub(super) last_run_at: Timestamp,
+    /// Greatest time of a record applied.
+    pub(super) latest_record_at: Timestamp,
     /// The rule book in force.
     pub(super) rule_book: Arc<RuleBook>,
     /// How many entries wait by key; only while a rule limits that.
@@ -58,11 +60,18 @@ impl State {
             leader_dedup: tables.dedup(DedupKey::Leader)?.unwrap_or_default(),
             inbox_seq: InboxSeq(fsm_number(tables, FsmSlot::InboxSeq)?),
             last_run_at: Timestamp(fsm_number(tables, FsmSlot::LastRunAt)?),
+            latest_record_at: Timestamp(fsm_number(tables, FsmSlot::LatestRecordAt)?),
             rule_book: Arc::new(RuleBook::default()),
             backlog: None,
         };
         state.replace_rule_book(rule_book, tables)?;
         Ok(state)
+    }
+
+    /// The last place that was given in any inbox.
+    #[must_use]
+    pub fn inbox_seq(&self) -> InboxSeq {
+        self.inbox_seq
     }
 
     /// The rule book in force.
@@ -93,6 +102,21 @@ impl State {
             self.last_run_at
         });
         EntryKey { has_lock: template.has_lock, run_at, seq: self.inbox_seq, entry: template.entry }
+    }
+
+    /// The latest time that a leader gave to a record or to a place in an inbox. The
+    /// partition's time never steps behind it.
+    #[must_use]
+    pub fn latest_time(&self) -> Timestamp {
+        self.latest_record_at.max(self.last_run_at)
+    }
+
+    /// Takes note of the time of a record.
+    pub(super) fn put_record_time(&mut self, at: Timestamp, tables: &mut impl Tables) {
+        if at > self.latest_record_at {
+            self.latest_record_at = at;
+            put_fsm_number(tables, FsmSlot::LatestRecordAt, at.0);
+        }
     }
 
     /// What places are given from.

@@ -128,6 +128,7 @@ impl<'a> Batch<'a> {
             limits: Limits::default(),
             description: ByteString::new(),
             disabled: false,
+            only_pauses: patch.limits.keeps_limits() && patch.limits.paused == Some(true),
             last_modified: self.now,
         };
         edit(&mut rule, patch)?;
@@ -147,6 +148,13 @@ impl<'a> Batch<'a> {
         };
         let before = rule.clone();
         edit(rule, patch)?;
+        if rule.only_pauses && !rule.limits.paused {
+            // It was there for the pause alone. Without that it would govern, and lift the
+            // limits of less specific rules.
+            self.rules.remove(&id);
+            self.touched.insert(id, false);
+            return Ok(());
+        }
         // The version moves at once, so that a later change of this batch that
         // matches the old version is refused.
         if runtime_sees(rule) != runtime_sees(&before) {
@@ -181,8 +189,8 @@ impl<'a> Batch<'a> {
     }
 }
 
-fn runtime_sees(rule: &PersistedRule) -> (Limits, bool) {
-    (rule.limits, rule.disabled)
+fn runtime_sees(rule: &PersistedRule) -> (Limits, bool, bool) {
+    (rule.limits, rule.disabled, rule.only_pauses)
 }
 
 fn check_precondition(change: &RuleChange, found: Option<BookVersion>) -> Result<(), ChangeError> {
@@ -207,6 +215,7 @@ fn edit(rule: &mut PersistedRule, patch: &RulePatch) -> Result<(), ChangeError> 
         rule.description = description.clone();
     }
     rule.limits = patch.limits.applied_to(rule.limits);
+    rule.only_pauses &= patch.limits.keeps_limits();
     rule.disabled = patch.disabled.unwrap_or(rule.disabled);
     Ok(())
 }

@@ -44,6 +44,9 @@ pub struct PersistedRule {
     /// A disabled rule counts as absent. Not `enabled`: an active rule is then the
     /// empty state and costs nothing on the wire.
     pub disabled: bool,
+    /// It was made by a pause and says nothing of limits: those of less specific rules hold
+    /// for its keys, and it goes when it is resumed.
+    pub only_pauses: bool,
     /// When any of it last changed, the description included.
     pub last_modified: Timestamp,
 }
@@ -127,6 +130,11 @@ impl RuleBook {
         self.active().map(|(_, rule)| upsert(rule)).collect()
     }
 
+    /// Whether it says anything that only a forebay with pauses understands.
+    pub(super) fn has_pauses(&self) -> bool {
+        self.rules.values().any(|rule| rule.limits.paused || rule.pattern.service().is_some())
+    }
+
     fn active(&self) -> impl Iterator<Item = (&RuleId, &PersistedRule)> {
         self.rules.iter().filter(|(_, rule)| !rule.disabled)
     }
@@ -146,10 +154,19 @@ impl RuleBook {
                 rule.version,
                 self.version,
             );
+            let pause = Limits::default().paused();
+            assert!(
+                !rule.only_pauses || rule.limits == pause,
+                "rule `{}` is there for a pause only, and has limits",
+                rule.pattern
+            );
         }
     }
 }
 
 fn upsert(rule: &PersistedRule) -> RuleUpdate {
+    if rule.only_pauses {
+        return RuleUpdate::Pause { pattern: rule.pattern.clone() };
+    }
     RuleUpdate::Upsert { pattern: rule.pattern.clone(), limits: rule.limits }
 }

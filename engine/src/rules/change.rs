@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use bytestring::ByteString;
 use forebay_messages::{
     RuleId,
-    rule::{Limits, Pattern, Rate},
+    rule::{Limits, Pattern, RATE_PERIOD_MS_MAX, Rate},
 };
 use thiserror::Error;
 
@@ -72,9 +72,52 @@ pub struct LimitsPatch {
     pub guaranteed: Edit<NonZeroU32>,
     /// See [`Limits::backlog`].
     pub backlog: Edit<NonZeroU32>,
+    /// See [`Limits::paused`]; when given.
+    pub paused: Option<bool>,
+    /// See [`Limits::concurrency`]: the change is refused.
+    #[doc(hidden)]
+    pub is_zero: bool,
 }
 
 impl LimitsPatch {
+    /// Sets what `limits` limits and keeps the rest: limits that it leaves out, and a pause.
+    #[must_use]
+    pub fn keeping_others(limits: Limits) -> Self {
+        fn set<T>(value: Option<T>) -> Edit<T> {
+            value.map_or(Edit::Keep, Edit::Set)
+        }
+        Self {
+            concurrency: set(limits.concurrency),
+            rate: set(limits.rate),
+            weight: set(limits.weight),
+            guaranteed: set(limits.guaranteed),
+            backlog: set(limits.backlog),
+            paused: limits.paused.then_some(true),
+            is_zero: limits.is_zero,
+        }
+    }
+
+    /// Pauses or resumes and changes no limit.
+    #[must_use]
+    pub fn paused(paused: bool) -> Self {
+        Self { paused: Some(paused), ..Self::default() }
+    }
+
+    /// Whether it sets no limit. It may lift some.
+    fn only_pauses(self) -> bool {
+        fn sets<T>(edit: &Edit<T>) -> bool {
+            matches!(edit, Edit::Set(_))
+        }
+        let Self { concurrency, rate, weight, guaranteed, backlog, paused: _, is_zero: _ } = self;
+        let counts = [&concurrency, &weight, &guaranteed, &backlog];
+        !sets(&rate) && !counts.into_iter().any(sets)
+    }
+
+    /// Whether it says nothing of any limit (of a pause it may).
+    pub(super) fn keeps_limits(self) -> bool {
+        self == Self { paused: self.paused, ..Self::default() }
+    }
+
     /// The limits with this patch applied.
     #[must_use]
     pub fn applied_to(self, mut limits: Limits) -> Limits {
@@ -83,11 +126,13 @@ impl LimitsPatch {
         self.weight.apply(&mut limits.weight);
         self.guaranteed.apply(&mut limits.guaranteed);
         self.backlog.apply(&mut limits.backlog);
+        limits.paused = self.paused.unwrap_or(limits.paused);
         limits
     }
 }
 
-/// Replaces every limit: what `limits` does not limit becomes unlimited.
+/// Replaces every limit: what `limits` does not limit becomes unlimited, and what it does
+/// not pause is resumed.
 impl From<Limits> for LimitsPatch {
     fn from(limits: Limits) -> Self {
         Self {
@@ -96,6 +141,8 @@ impl From<Limits> for LimitsPatch {
             weight: limits.weight.into(),
             guaranteed: limits.guaranteed.into(),
             backlog: limits.backlog.into(),
+            paused: Some(limits.paused),
+            is_zero: limits.is_zero,
         }
     }
 }
@@ -167,18 +214,68 @@ impl RuleChange {
 /// forebay does; people are told.
 ///
 /// # Errors
-/// [`ChangeError::WeightBelowScope`] and [`ChangeError::Guaranteed`].
+/// The first [`ChangeError`] about a limit: a zero, a period that is too long, a limit of a
+/// service, [`ChangeError::WeightBelowScope`] or [`ChangeError::Guaranteed`].
 pub fn check_supported(changes: &[RuleChange]) -> Result<(), ChangeError> {
     for RuleChange { pattern, change, .. } in changes {
         let (Change::Create(patch) | Change::Patch(patch)) = change else { continue };
-        if matches!(patch.limits.weight, Edit::Set(_)) && pattern.depth() > 1 {
+        let limits = patch.limits;
+        if limits.is_zero {
+            return Err(ChangeError::ZeroConcurrency { pattern: pattern.clone() });
+        }
+        if let Edit::Set(rate) = limits.rate {
+            check_rate(pattern, rate)?;
+        }
+        if pattern.service().is_some() && !limits.only_pauses() {
+            return Err(ChangeError::LimitsOfService { pattern: pattern.clone() });
+        }
+        if matches!(limits.weight, Edit::Set(_)) && pattern.depth() > 1 {
             return Err(ChangeError::WeightBelowScope { pattern: pattern.clone() });
         }
-        if matches!(patch.limits.guaranteed, Edit::Set(_)) {
+        if matches!(limits.guaranteed, Edit::Set(_)) {
             return Err(ChangeError::Guaranteed { pattern: pattern.clone() });
         }
     }
     Ok(())
+}
+
+fn check_rate(pattern: &Pattern, rate: Rate) -> Result<(), ChangeError> {
+    let zero = match rate {
+        Rate { tokens: 0, .. } => Some(RatePart::Tokens),
+        Rate { period_ms: 0, .. } => Some(RatePart::Period),
+        Rate { burst: 0, .. } => Some(RatePart::Burst),
+        Rate { .. } => None,
+    };
+    let pattern = || pattern.clone();
+    if let Some(part) = zero {
+        return Err(ChangeError::ZeroRate { pattern: pattern(), part });
+    }
+    if rate.period_ms > RATE_PERIOD_MS_MAX {
+        let period_ms = rate.period_ms;
+        return Err(ChangeError::PeriodTooLong { pattern: pattern(), period_ms });
+    }
+    Ok(())
+}
+
+/// A part of a rate that may not be zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RatePart {
+    /// How many tokens come in each period.
+    Tokens,
+    /// The period.
+    Period,
+    /// How many tokens the bucket holds.
+    Burst,
+}
+
+impl std::fmt::Display for RatePart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tokens => "a rate of 0 tokens",
+            Self::Period => "a rate with a period of 0 ms",
+            Self::Burst => "a rate with a burst of 0",
+        })
+    }
 }
 
 /// Why a batch was refused. Nothing of it was applied.
@@ -239,6 +336,46 @@ pub enum ChangeError {
          one component"
     )]
     WeightBelowScope {
+        /// The rule.
+        pattern: Pattern,
+    },
+    /// A concurrency limit of zero.
+    #[error(
+        "rule `{pattern}`: a concurrency limit is at least 1; to stop work, pause it \
+         (`Rules::pause`, `forebay rules pause {pattern}`)"
+    )]
+    ZeroConcurrency {
+        /// The rule.
+        pattern: Pattern,
+    },
+    /// A rate with a zero in it.
+    #[error(
+        "rule `{pattern}`: {part} starts nothing; use at least 1, or pause it to stop work \
+         (`Rules::pause`, `forebay rules pause {pattern}`)"
+    )]
+    ZeroRate {
+        /// The rule.
+        pattern: Pattern,
+        /// Which part is zero.
+        part: RatePart,
+    },
+    /// A rate with a period that is too long.
+    #[error(
+        "rule `{pattern}`: the period of a rate has at most {RATE_PERIOD_MS_MAX} ms (366 days), \
+         this one has {period_ms}; use fewer tokens in a shorter period, or a concurrency limit"
+    )]
+    PeriodTooLong {
+        /// The rule.
+        pattern: Pattern,
+        /// The period, in milliseconds.
+        period_ms: u64,
+    },
+    /// A limit for a service.
+    #[error(
+        "rule `{pattern}`: a service can only be paused; limits count scopes: give the work a \
+         scope and limit that"
+    )]
+    LimitsOfService {
         /// The rule.
         pattern: Pattern,
     },

@@ -16,8 +16,30 @@ use thiserror::Error;
 
 use super::{BookVersion, PersistedRule, RuleBook};
 
-/// Version of the book's format that this code writes.
-pub const BOOK_FORMAT: u8 = 1;
+/// The newest format of a book that this code reads and writes: one with pauses, which an
+/// older forebay would read as a book without them.
+pub const BOOK_FORMAT: u8 = 2;
+/// The format of a book without pauses: the same bytes as before there were any.
+const BOOK_FORMAT_PLAIN: u8 = 1;
+/// Format of commands and rows that a partition must know before it applies a book with
+/// pauses.
+const PAUSES_FORMAT_MIN: u32 = 2;
+
+/// The lowest format of commands and rows that may apply these bytes of a book. Where that
+/// is `Some`, a `VersionBarrier` must come before: an older forebay refuses the book and
+/// would go on without its pauses.
+#[must_use]
+pub fn barrier_before(book: &[u8]) -> Option<u32> {
+    match book.first() {
+        Some(&BOOK_FORMAT) => Some(PAUSES_FORMAT_MIN),
+        _ => None,
+    }
+}
+
+/// The format that these rules need.
+pub(super) fn format_of(has_pauses: bool) -> u8 {
+    if has_pauses { BOOK_FORMAT } else { BOOK_FORMAT_PLAIN }
+}
 
 /// Why bytes are not a rule book. The book in force stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -80,6 +102,8 @@ struct WireRule {
     disabled: bool,
     #[bilrost(6)]
     last_modified: Timestamp,
+    #[bilrost(7)]
+    only_pauses: bool,
 }
 
 impl From<&RuleBook> for WireBook {
@@ -92,6 +116,7 @@ impl From<&RuleBook> for WireBook {
                 description: rule.description.clone(),
                 disabled: rule.disabled,
                 last_modified: rule.last_modified,
+                only_pauses: rule.only_pauses,
             };
             (*id, wire)
         });
@@ -116,6 +141,7 @@ impl TryFrom<WireBook> for RuleBook {
                 limits: rule.limits,
                 description: rule.description,
                 disabled: rule.disabled,
+                only_pauses: rule.only_pauses,
                 last_modified: rule.last_modified,
             };
             rules.insert(id, rule);
@@ -128,7 +154,7 @@ impl RuleBook {
     /// The book's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        framed(BOOK_FORMAT, &WireBook::from(self))
+        framed(format_of(self.has_pauses()), &WireBook::from(self))
     }
 
     /// The inverse of [`Self::encode`]. Takes any bytes; never panics on them.
@@ -139,7 +165,7 @@ impl RuleBook {
         let body = match bytes.split_first() {
             None => return Err(DecodeBookError::Empty),
             Some((0, _)) => return Err(DecodeBookError::UnknownFormat),
-            Some((&BOOK_FORMAT, body)) => body,
+            Some((&(BOOK_FORMAT_PLAIN | BOOK_FORMAT), body)) => body,
             Some((&found, _)) => return Err(DecodeBookError::NewerFormat { found }),
         };
         WireBook::decode(body).map_err(DecodeBookError::Damaged)?.try_into()

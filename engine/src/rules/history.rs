@@ -12,13 +12,15 @@ use thiserror::Error;
 use super::{
     Applied, BookVersion, Change, DecodeBookError, LimitsPatch, PersistedRule, RuleBook,
     RuleChange, RulePatch,
-    codec::{WireBook, framed},
+    codec::{BOOK_FORMAT, WireBook, format_of, framed},
 };
 
 /// How many versions are kept beside the newest book.
 pub const HISTORY_LEN_MAX: usize = 32;
 
-const HISTORY_FORMAT: u8 = 1;
+/// The newest format that this code reads: books with pauses, which an older forebay would
+/// put in force without them. The number is that of the book's format.
+const HISTORY_FORMAT: u8 = BOOK_FORMAT;
 
 /// One version of the book.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +62,9 @@ pub enum DecodeHistoryError {
     #[error("the history of the rule book is empty: not even its format byte is there")]
     Empty,
     /// Another format than this forebay writes.
-    #[error("the history of the rule book has format {found}, this forebay reads {HISTORY_FORMAT}")]
+    #[error(
+        "the history of the rule book has format {found}, this forebay reads up to {HISTORY_FORMAT}: use a newer forebay"
+    )]
     Format {
         /// The format found.
         found: u8,
@@ -124,7 +128,8 @@ impl History {
             author: entry.author.clone(),
             at: entry.at,
         });
-        framed(HISTORY_FORMAT, &WireHistory { entries: entries.collect() })
+        let format = format_of(self.entries.iter().any(|entry| entry.book.has_pauses()));
+        framed(format, &WireHistory { entries: entries.collect() })
     }
 
     /// The inverse of [`Self::encode`].
@@ -134,7 +139,7 @@ impl History {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeHistoryError> {
         let body = match bytes.split_first() {
             None => return Err(DecodeHistoryError::Empty),
-            Some((&HISTORY_FORMAT, body)) => body,
+            Some((1..=HISTORY_FORMAT, body)) => body,
             Some((&found, _)) => return Err(DecodeHistoryError::Format { found }),
         };
         let wire = WireHistory::decode(body).map_err(DecodeHistoryError::Damaged)?;
@@ -164,6 +169,18 @@ struct WireEntry {
 }
 
 impl RuleBook {
+    /// The changes after which this book has exactly this rule.
+    fn restored(&self, rule: &PersistedRule) -> Vec<RuleChange> {
+        let pattern = &rule.pattern;
+        let change = |change| RuleChange::new(pattern.clone(), change);
+        match self.get(pattern) {
+            Some(now) if rule.only_pauses && !now.only_pauses => {
+                vec![change(Change::Delete), change(Change::Create(exactly(rule)))]
+            }
+            _ => vec![self.upsert(pattern.clone(), exactly(rule))],
+        }
+    }
+
     /// The next version of this book with the rules of `old`: a batch like any other,
     /// so rules that did not change in between keep their version.
     #[must_use]
@@ -172,18 +189,16 @@ impl RuleBook {
             .rules()
             .filter(|rule| old.get(&rule.pattern).is_none())
             .map(|rule| RuleChange::new(rule.pattern.clone(), Change::Delete));
-        let upserts = old.rules().map(|rule| self.upsert(rule.pattern.clone(), exactly(rule)));
+        let upserts = old.rules().flat_map(|rule| self.restored(rule));
         let batch: Vec<RuleChange> = deletes.chain(upserts).collect();
         self.apply(&batch, now, usize::MAX)
             .expect("deletes of what is there and upserts of what was a book cannot be refused")
     }
 }
 
-/// The patch after which a rule is as this one.
+/// The patch after which a rule is as this one, if it may have limits already.
 fn exactly(rule: &PersistedRule) -> RulePatch {
-    RulePatch {
-        limits: LimitsPatch::from(rule.limits),
-        description: Some(rule.description.clone()),
-        disabled: Some(rule.disabled),
-    }
+    let limits =
+        if rule.only_pauses { LimitsPatch::paused(true) } else { LimitsPatch::from(rule.limits) };
+    RulePatch { limits, description: Some(rule.description.clone()), disabled: Some(rule.disabled) }
 }

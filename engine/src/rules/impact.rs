@@ -98,6 +98,9 @@ impl<'a> Counters<'a> {
                 let level = &key[..depth];
                 let limit = || {
                     let level: Vec<&str> = level.iter().map(|component| &**component).collect();
+                    if rules.paused_by(&level).is_some() {
+                        return (0, 0);
+                    }
                     let limit = rules.governing(&level).and_then(|rule| rule.limits.concurrency);
                     (0, limit.map_or(u64::MAX, |limit| u64::from(limit.get())))
                 };

@@ -8,12 +8,15 @@
 
 use std::hash::Hasher;
 
+use bytestring::ByteString;
 use forebay_messages::{
     RuleId,
     rule::{Component, Limits, Pattern, RuleUpdate},
 };
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
+
+use crate::machine::Map;
 
 /// Most components of a key.
 const DEPTH_MAX: usize = 3;
@@ -33,6 +36,8 @@ pub struct GoverningRule {
     pub pattern: Pattern,
     /// What it allows.
     pub limits: Limits,
+    /// It is there for a pause only, and governs nothing.
+    pub only_pauses: bool,
 }
 
 /// Answer to "what if": which rule governs a key now, and which one would.
@@ -50,6 +55,10 @@ pub struct RuleLookup {
     rules: Vec<Option<GoverningRule>>,
     free: Vec<RuleSlot>,
     tables: [Table; DEPTH_MAX],
+    /// Rules for services.
+    services: Map<ByteString, RuleSlot>,
+    /// How many rules pause, those for services left out.
+    pausing: usize,
     generation: u64,
 }
 
@@ -76,9 +85,29 @@ impl RuleLookup {
     pub fn apply(&mut self, update: &RuleUpdate) {
         self.generation += 1;
         match update {
-            RuleUpdate::Upsert { pattern, limits } => self.upsert(pattern, *limits),
+            RuleUpdate::Upsert { pattern, limits } => self.upsert(pattern, *limits, false),
+            RuleUpdate::Pause { pattern } => {
+                self.upsert(pattern, Limits::default().paused(), true);
+            }
             RuleUpdate::Remove { pattern } => self.remove(pattern),
         }
+    }
+
+    /// The most specific of the rules that pause a key. The rule that governs the key need
+    /// not be one of them: a pause of `*` stops scopes that have rules of their own.
+    #[must_use]
+    pub fn paused_by(&self, key: &[&str]) -> Option<RuleSlot> {
+        if self.pausing == 0 {
+            return None;
+        }
+        self.find(key, |rule| rule.limits.paused)
+    }
+
+    /// The rule that pauses a service.
+    #[must_use]
+    pub fn service_paused_by(&self, service: &str) -> Option<RuleSlot> {
+        let slot = self.services.get(service).copied()?;
+        self.rule(slot).limits.paused.then_some(slot)
     }
 
     /// Changes with every update: what was resolved under another generation must be
@@ -106,10 +135,15 @@ impl RuleLookup {
         self.len() == 0
     }
 
-    /// The slot of the most specific rule for a key of one to three components
+    /// The slot of the most specific rule that governs a key of one to three components
     /// (scope, l1, l2).
     #[must_use]
     pub fn resolve(&self, key: &[&str]) -> Option<RuleSlot> {
+        self.find(key, |rule| !rule.only_pauses)
+    }
+
+    /// The slot of the most specific rule for a key that is one of those wanted.
+    fn find(&self, key: &[&str], wanted: impl Fn(&GoverningRule) -> bool) -> Option<RuleSlot> {
         let depth = key.len();
         let table = self.tables.get(depth.checked_sub(1)?)?;
         let mut hashes = [0; DEPTH_MAX];
@@ -121,10 +155,10 @@ impl RuleLookup {
                 let exact = (0..depth).filter(|at| is_exact(rank, depth, *at));
                 let hash = combined_hash(rank, exact.map(|at| hashes[at]));
                 let found = table.slots.find(hash, |slot| {
-                    let pattern = &self.rule(*slot).pattern;
-                    pattern.rank() == rank && pattern.matches(key)
+                    let rule = self.rule(*slot);
+                    rule.pattern.rank() == rank && rule.pattern.matches(key)
                 });
-                found.copied()
+                found.copied().filter(|slot| wanted(self.rule(*slot)))
             },
         )
     }
@@ -153,39 +187,63 @@ impl RuleLookup {
         WhatIf { now: self.governing(key).cloned(), then: then.governing(key).cloned() }
     }
 
-    fn upsert(&mut self, pattern: &Pattern, limits: Limits) {
+    fn upsert(&mut self, pattern: &Pattern, limits: Limits, only_pauses: bool) {
+        let is_service = pattern.service().is_some();
         if let Some(slot) = self.slot_of(pattern) {
             let rule = self.rules[slot.0 as usize].as_mut();
-            rule.expect("a table holds only rules that exist").limits = limits;
+            let rule = rule.expect("a table holds only rules that exist");
+            let paused = rule.limits.paused;
+            (rule.limits, rule.only_pauses) = (limits, only_pauses);
+            self.count_pause(is_service, paused, limits.paused);
             return;
         }
-        let rule = GoverningRule { id: pattern.rule_id(), pattern: pattern.clone(), limits };
+        let (id, pattern) = (pattern.rule_id(), pattern.clone());
+        let rule = GoverningRule { id, pattern: pattern.clone(), limits, only_pauses };
         let slot = self.free.pop().unwrap_or_else(|| {
             self.rules.push(None);
             RuleSlot(u32::try_from(self.rules.len() - 1).expect("a book has few rules"))
         });
         self.rules[slot.0 as usize] = Some(rule);
+        self.count_pause(is_service, false, limits.paused);
+        if let Some(service) = pattern.service() {
+            self.services.insert(service.clone(), slot);
+            return;
+        }
         let rules = &self.rules;
         let rehash = |slot: &RuleSlot| {
             let rule = rules[slot.0 as usize].as_ref();
             pattern_hash(&rule.expect("a table holds only rules that exist").pattern)
         };
         let table = &mut self.tables[pattern.depth() - 1];
-        table.slots.insert_unique(pattern_hash(pattern), slot, rehash);
+        table.slots.insert_unique(pattern_hash(&pattern), slot, rehash);
         table.by_rank[usize::from(pattern.rank())] += 1;
+    }
+
+    fn count_pause(&mut self, is_service: bool, before: bool, after: bool) {
+        if !is_service {
+            self.pausing = self.pausing - usize::from(before) + usize::from(after);
+        }
     }
 
     fn remove(&mut self, pattern: &Pattern) {
         let Some(slot) = self.slot_of(pattern) else { return };
-        let table = &mut self.tables[pattern.depth() - 1];
-        let entry = table.slots.find_entry(pattern_hash(pattern), |at| *at == slot);
-        entry.expect("the slot was found a moment ago").remove();
-        table.by_rank[usize::from(pattern.rank())] -= 1;
+        self.count_pause(pattern.service().is_some(), self.rule(slot).limits.paused, false);
+        if let Some(service) = pattern.service() {
+            self.services.remove(service);
+        } else {
+            let table = &mut self.tables[pattern.depth() - 1];
+            let entry = table.slots.find_entry(pattern_hash(pattern), |at| *at == slot);
+            entry.expect("the slot was found a moment ago").remove();
+            table.by_rank[usize::from(pattern.rank())] -= 1;
+        }
         self.rules[slot.0 as usize] = None;
         self.free.push(slot);
     }
 
     fn slot_of(&self, pattern: &Pattern) -> Option<RuleSlot> {
+        if let Some(service) = pattern.service() {
+            return self.services.get(service).copied();
+        }
         let table = &self.tables[pattern.depth() - 1];
         let found = |slot: &RuleSlot| self.rule(*slot).pattern == *pattern;
         table.slots.find(pattern_hash(pattern), found).copied()

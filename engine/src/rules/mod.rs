@@ -19,9 +19,9 @@ pub use batch::Applied;
 pub use book::{BookVersion, PersistedRule, RuleBook};
 pub use change::{
     Change, ChangeError, DESCRIPTION_LEN_MAX, Edit, LimitsPatch, MAX_RULES_PER_BOOK, Precondition,
-    RuleChange, RulePatch, check_supported,
+    RatePart, RuleChange, RulePatch, check_supported,
 };
-pub use codec::{BOOK_FORMAT, DecodeBookError};
+pub use codec::{BOOK_FORMAT, DecodeBookError, barrier_before};
 pub use history::{DecodeHistoryError, HISTORY_LEN_MAX, History, HistoryEntry, RollbackError};
 pub use impact::{KeyPath, Load, Loads, Share};
 pub use lookup::{GoverningRule, RuleLookup, RuleSlot, WhatIf};

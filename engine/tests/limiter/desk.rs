@@ -25,11 +25,12 @@ pub(crate) struct Desk {
     pub(crate) checked: bool,
 }
 
-/// `scope/l1/l2` as a vqueue of the service `s`; `-` has no scope, `…#k` the object
-/// key `k`.
+/// `scope/l1/l2` as a vqueue of the service `s` (`u:…`: of the service `u`); `-` has no
+/// scope, `…#k` the object key `k`.
 pub(crate) fn name(text: &str) -> VQueueName {
     let (key, object) = text.split_once('#').map_or((text, None), |(key, k)| (key, Some(k)));
-    let mut name = VQueueName::service("s");
+    let (service, key) = key.split_once(':').unwrap_or(("s", key));
+    let mut name = VQueueName::service(service);
     if key != "-" {
         let (scope, limit_key) = key.split_once('/').map_or((key, None), |(s, k)| (s, Some(k)));
         name = name.with_scope(scope);
@@ -61,6 +62,10 @@ pub(crate) fn upsert(text: &str, limits: Limits) -> RuleUpdate {
 
 pub(crate) fn limit(text: &str, concurrency: u32) -> RuleUpdate {
     upsert(text, Limits::concurrency(concurrency))
+}
+
+pub(crate) fn pause(text: &str) -> RuleUpdate {
+    RuleUpdate::Pause { pattern: text.parse().unwrap() }
 }
 
 pub(crate) fn remove(text: &str) -> RuleUpdate {

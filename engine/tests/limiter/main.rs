@@ -8,6 +8,7 @@ mod fairness;
 mod locks;
 mod model;
 mod naive;
+mod pauses;
 mod permits;
 mod pool;
 mod rates;

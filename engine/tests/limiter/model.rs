@@ -29,8 +29,10 @@ pub(crate) fn config(cases: u32) -> ProptestConfig {
     config
 }
 
-const NAMES: [&str; 12] =
-    ["s", "s#k", "s/a", "s/a#k", "s/a/x", "s/a/y", "s/b/x#k", "s/b/x#j", "t/a/x", "t", "-", "-#k"];
+const NAMES: [&str; 16] = [
+    "s", "s#k", "s/a", "s/a#k", "s/a/x", "s/a/y", "s/b/x#k", "s/b/x#j", "t/a/x", "t", "-", "-#k",
+    "u:s/a", "u:t#k", "u:-", "u:-#k",
+];
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -62,22 +64,34 @@ fn rules() -> impl Strategy<Value = Vec<RuleUpdate>> {
         period_ms,
         burst,
     });
-    let limits =
-        (prop::option::weighted(0.8, 1..4_u32), prop::option::weighted(0.2, rate), 1..4_u32)
-            .prop_map(|(concurrency, rate, weight)| Limits {
-                concurrency: concurrency.and_then(NonZeroU32::new),
-                rate,
-                weight: NonZeroU32::new(weight),
-                ..Limits::default()
-            });
-    let update = (pattern, prop::option::weighted(0.75, limits)).prop_map(|(pattern, limits)| {
+    let limits = (
+        prop::option::weighted(0.8, 1..4_u32),
+        prop::option::weighted(0.2, rate),
+        1..4_u32,
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(|(concurrency, rate, weight, paused)| Limits {
+            concurrency: concurrency.and_then(NonZeroU32::new),
+            rate,
+            weight: NonZeroU32::new(weight),
+            paused,
+            ..Limits::default()
+        });
+    let limited = (pattern.clone(), prop::option::weighted(0.75, limits));
+    let limited = limited.prop_map(|(pattern, limits)| {
         let pattern = pattern.parse().unwrap();
         match limits {
             Some(limits) => RuleUpdate::Upsert { pattern, limits },
             None => RuleUpdate::Remove { pattern },
         }
     });
-    prop::collection::vec(update, 1..12)
+    let service = part(&["service:s", "service:u"]).prop_map(str::to_owned);
+    let paused = (prop_oneof![pattern, service], prop::bool::weighted(0.4));
+    let paused = paused.prop_map(|(pattern, pauses)| {
+        let pattern = pattern.parse().unwrap();
+        if pauses { RuleUpdate::Pause { pattern } } else { RuleUpdate::Remove { pattern } }
+    });
+    prop::collection::vec(prop_oneof![6 => limited, 2 => paused], 1..12)
 }
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -281,6 +295,8 @@ impl Pair {
 fn written(reason: &BlockReason) -> String {
     match reason {
         BlockReason::Lock { .. } => "lock".to_owned(),
+        BlockReason::ServicePaused { service, .. } => format!("pause of service {service}"),
+        BlockReason::Paused { key, .. } => format!("pause of {key}"),
         BlockReason::Concurrency { key, .. } => format!("limit of {key}"),
         BlockReason::Rate { key, .. } => format!("rate of {key}"),
         BlockReason::Capacity { .. } => "capacity".to_owned(),

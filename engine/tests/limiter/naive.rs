@@ -32,7 +32,8 @@ struct Bucket {
 #[derive(Default)]
 pub(crate) struct Naive {
     pub(crate) now: u64,
-    rules: BTreeMap<Pattern, Limits>,
+    /// With `false`: a rule that only pauses, and governs nothing.
+    rules: BTreeMap<Pattern, (Limits, bool)>,
     pub(crate) waits: BTreeMap<VQueueHandle, Acquire>,
     held: BTreeMap<u64, Held>,
     locks: BTreeMap<VQueueId, Holder>,
@@ -69,7 +70,22 @@ impl Naive {
     fn limits(&self, key: &str) -> Limits {
         let parts: Vec<&str> = key.split('/').collect();
         let matching = self.rules.iter().filter(|(pattern, _)| pattern.matches(&parts));
-        matching.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, l)| *l).unwrap_or_default()
+        let governing = matching.filter(|(_, (_, governs))| *governs);
+        governing
+            .max_by_key(|(pattern, _)| pattern.rank())
+            .map(|(_, (l, _))| *l)
+            .unwrap_or_default()
+    }
+
+    fn is_paused(&self, key: &str) -> bool {
+        let parts: Vec<&str> = key.split('/').collect();
+        let mut pausing = self.rules.iter().filter(|(_, (limits, _))| limits.paused);
+        pausing.any(|(pattern, _)| pattern.matches(&parts))
+    }
+
+    fn is_service_paused(&self, service: &str) -> bool {
+        let mut pausing = self.rules.iter().filter(|(_, (limits, _))| limits.paused);
+        pausing.any(|(pattern, _)| pattern.to_string() == format!("service:{service}"))
     }
 
     pub(crate) fn usage(&self, key: &str) -> u32 {
@@ -120,7 +136,13 @@ impl Naive {
         if self.lock_blocks(ask.vqueue, ask.lock) {
             reasons.push("lock".to_owned());
         }
+        if self.is_service_paused(&ask.name.service) {
+            reasons.push(format!("pause of service {}", ask.name.service));
+        }
         for key in keys(&ask.name).iter().rev() {
+            if self.is_paused(key) {
+                reasons.push(format!("pause of {key}"));
+            }
             if self.room(key) == 0 {
                 reasons.push(format!("limit of {key}"));
             }
@@ -205,7 +227,12 @@ impl Naive {
     pub(crate) fn update(&mut self, updates: &[RuleUpdate]) {
         for update in updates {
             match update.clone() {
-                RuleUpdate::Upsert { pattern, limits } => self.rules.insert(pattern, limits),
+                RuleUpdate::Upsert { pattern, limits } => {
+                    self.rules.insert(pattern, (limits, true))
+                }
+                RuleUpdate::Pause { pattern } => {
+                    self.rules.insert(pattern, (Limits::default().paused(), false))
+                }
                 RuleUpdate::Remove { pattern } => self.rules.remove(&pattern),
             };
         }

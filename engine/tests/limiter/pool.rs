@@ -67,6 +67,14 @@ impl Node {
         self.after(at, &granted);
     }
 
+    /// Starts so many entries of a partition, of its vqueues in turn.
+    fn fill(&mut self, at: usize, count: u32) {
+        for number in 0..count {
+            self.ask(at, number % 4);
+            self.settle();
+        }
+    }
+
     fn withdraw(&mut self, at: usize, slot: u32) {
         let granted = self.partitions[at].desk.withdraw(slot);
         self.after(at, &granted);
@@ -199,6 +207,53 @@ fn an_idle_partition_hands_its_spare_over_at_once() {
     assert_eq!(node.partitions[0].running.len(), 4);
 }
 
+/// Only the richest partition was told to give a slot up. Its entries never ended, and the
+/// other one gave its slots to its own work: the third never got one.
+#[test]
+fn a_partition_whose_entries_never_end_does_not_starve_another() {
+    for (running_max, stuck) in [(6, 4), (6, 5), (3, 2), (20, 15)] {
+        let mut node = Node::new(3, running_max);
+        // The richest partition: all that it has runs for ever.
+        node.fill(0, stuck);
+        assert_eq!(node.partitions[0].running.len(), stuck as usize);
+        // The second has the rest, and always more to do.
+        (0..4).for_each(|slot| node.ask(1, slot));
+        node.settle();
+        // The third comes last.
+        (0..4).for_each(|slot| node.ask(2, slot));
+        node.settle();
+        for _ in 0..1_000 {
+            for at in 1..3 {
+                if let Some(slot) = node.end(at) {
+                    node.ask(at, slot);
+                }
+                node.settle();
+                node.assert_used();
+            }
+        }
+        let starts: Vec<_> = node.partitions.iter().map(|member| member.starts).collect();
+        let least = starts[1].min(starts[2]);
+        assert!(least >= 300, "{running_max} slots, {stuck} taken for ever: {starts:?}");
+    }
+}
+
+/// A lowered number was reached only when the richest partition's entries ended.
+#[test]
+fn a_lowered_capacity_drains_beside_entries_that_never_end() {
+    let mut node = Node::new(2, 4);
+    (0..3).for_each(|slot| node.ask(0, slot));
+    node.settle();
+    node.ask(1, 0);
+    node.settle();
+    node.tell_pool(PoolInput::Resize(3));
+    node.settle();
+    let slot = node.end(1).unwrap();
+    node.ask(1, slot);
+    node.settle();
+    let running = [0, 1].map(|at| node.partitions[at].running.len());
+    assert_eq!(running, [3, 0], "four of three would run");
+}
+
 #[test]
 fn a_lowered_capacity_drains_and_a_partition_that_is_gone_leaves_its_slots() {
     let mut node = Node::new(2, 4);
@@ -299,6 +354,13 @@ fn a_pool_that_takes_the_place_of_another_waits_for_all_that_had_something() {
     }
 }
 
+/// What the vqueues of some partitions do: each partition has entries that end, or none
+/// that ever do.
+fn regimes() -> impl Strategy<Value = (u32, Vec<bool>)> {
+    let ends = prop::collection::vec(any::<bool>(), 2..5);
+    (1..9_u32, ends).prop_filter("one must end", |(_, ends)| ends.contains(&true))
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Ask(usize, u32),
@@ -348,5 +410,43 @@ proptest! {
         (0..4).for_each(|slot| node.ask(2, slot));
         node.settle();
         prop_assert_eq!(node.partitions[2].running.len(), running_max.min(4) as usize);
+    }
+    /// Entries that never end take slots, in any order. Every partition whose entries end
+    /// all the time must get on, as long as one such entry runs anywhere.
+    #[test]
+    fn partitions_whose_entries_end_all_get_their_turn(
+        (running_max, ends) in regimes(),
+        order in prop::collection::vec((any::<prop::sample::Index>(), 0..4_u32), 0..24),
+    ) {
+        let mut node = Node::new(ends.len(), running_max);
+        for (at, slot) in order {
+            node.ask(at.index(ends.len()), slot);
+            node.settle();
+        }
+        for at in 0..ends.len() {
+            (0..4).for_each(|slot| node.ask(at, slot));
+        }
+        node.settle();
+        let turning: Vec<usize> = (0..ends.len()).filter(|at| ends[*at]).collect();
+        let go_round = |node: &mut Node| {
+            for _ in 0..40 {
+                for at in &turning {
+                    if let Some(slot) = node.end(*at) {
+                        node.ask(*at, slot);
+                    }
+                    node.settle();
+                    node.assert_used();
+                }
+            }
+        };
+        // At first the others get their share, which they keep.
+        go_round(&mut node);
+        let before: Vec<_> = node.partitions.iter().map(|member| member.starts).collect();
+        go_round(&mut node);
+        let starts = turning.iter().map(|at| node.partitions[*at].starts - before[*at]);
+        let starts: Vec<usize> = starts.collect();
+        // A slot that goes round is used once or more in each round.
+        let goes_round = starts.iter().sum::<usize>() >= 40;
+        prop_assert!(!goes_round || !starts.contains(&0), "{:?} of {:?}", starts, ends);
     }
 }

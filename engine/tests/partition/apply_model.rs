@@ -221,7 +221,7 @@ impl Model {
         let known = live.chain(self.done.values().map(|entry| &entry.new));
         let first = known.clone().find(|other| same_key(other));
         if let Some(first) = first.or_else(|| known.clone().find(|other| other.id == new.id)) {
-            return Ok(Enqueued { entry: first.id, existing: true });
+            return Ok(Enqueued { entry: first.id, existing: true, payload_differs: None });
         }
         self.full(&new.vqueue)?;
         let run_at = match new.run_at {
@@ -238,7 +238,7 @@ impl Model {
             cancel: false,
         };
         self.live.insert(new.id, entry);
-        Ok(Enqueued { entry: new.id, existing: false })
+        Ok(Enqueued { entry: new.id, existing: false, payload_differs: Some(false) })
     }
 
     fn decide(&mut self, decision: &Decision) -> u64 {

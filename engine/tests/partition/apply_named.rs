@@ -159,7 +159,11 @@ fn the_same_id_or_key_adds_nothing_also_within_one_batch() {
     let mut replica = Replica::new();
     let keyed = |n| NewEntry { idempotency_key: Some("k".into()), ..new_entry(n, FREE) };
     let entries = vec![new_entry(1, FREE), new_entry(1, FREE), keyed(2), keyed(3)];
-    let stored = |n, existing| Enqueued { entry: entry(n), existing };
+    let stored = |n, existing| Enqueued {
+        entry: entry(n),
+        existing,
+        payload_differs: (!existing).then_some(false),
+    };
     assert_eq!(
         replica.run(1, Command::EnqueueBatch(EnqueueBatch { entries })),
         Reply::EnqueuedBatch(vec![
@@ -384,7 +388,7 @@ fn redrive_tries_a_dead_letter_again_from_attempt_one() {
     let row = replica.row(1).unwrap();
     assert_eq!((row.attempts, row.retry), (0, Some(RetryPolicy::NONE)));
     assert_eq!(replica.succeed(5, 1, old), Reply::Stale(Stale::Superseded));
-    let stored = Enqueued { entry: entry(1), existing: true };
+    let stored = Enqueued { entry: entry(1), existing: true, payload_differs: None };
     assert_eq!(replica.enqueue(5, NewEntry { id: entry(9), ..new }), Reply::Enqueued(stored));
     let token = replica.start(6, 1).unwrap();
     replica.succeed(7, 1, token);
@@ -461,7 +465,8 @@ fn error_of(command: Option<Command>) -> ApplyError {
 fn an_older_binary_stops_at_what_it_does_not_know() {
     let format_min = u32::try_from(FORMAT_VERSION).unwrap() + 1;
     let barrier = Command::VersionBarrier(VersionBarrier { format_min });
-    assert!(matches!(error_of(Some(barrier)), ApplyError::TooNew { needed } if needed == 2));
+    assert!(matches!(error_of(Some(barrier)), ApplyError::TooNew { needed }
+        if needed == FORMAT_VERSION + 1));
     assert!(matches!(error_of(None), ApplyError::UnknownCommand));
     let mut tables = MemTables::default();
     put_fsm_number(&mut tables, FsmSlot::MinVersion, FORMAT_VERSION + 1);
@@ -500,7 +505,9 @@ fn the_digest_tells_rows_apart() {
 fn a_full_backlog_refuses_new_entries_and_nothing_else() {
     let mut replica = Replica::new();
     let enqueue = |replica: &mut Replica, n| replica.enqueue(1, new_entry(n, 0));
-    let stored = |n| Reply::Enqueued(Enqueued { entry: entry(n), existing: false });
+    let stored = |n| {
+        Reply::Enqueued(Enqueued { entry: entry(n), existing: false, payload_differs: Some(false) })
+    };
     assert_eq!(enqueue(&mut replica, 1), stored(1), "before there is any rule");
     let (key_first, key_last) = Default::default();
     let rule_book = book(5).encode().into();
@@ -514,7 +521,8 @@ fn a_full_backlog_refuses_new_entries_and_nothing_else() {
     };
     let a = || ("a".to_owned(), "a".to_owned(), 2, 2);
     assert_eq!(full(enqueue(&mut replica, 3)), a());
-    let existing = Reply::Enqueued(Enqueued { entry: entry(2), existing: true });
+    let existing =
+        Reply::Enqueued(Enqueued { entry: entry(2), existing: true, payload_differs: None });
     assert_eq!(enqueue(&mut replica, 2), existing, "what is there is not refused");
     assert_eq!(replica.enqueue(1, new_entry(4, 2)), stored(4), "without a scope: no limit");
     assert_eq!(replica.enqueue(1, new_entry(5, 3)), stored(5), "another scope");

@@ -298,6 +298,7 @@ impl Maker {
                 entry: entry(*n),
                 token: token_of(*n, *right, tables),
                 outcome: outcome_of(*outcome).map(Into::into),
+                heeds_cancel: false,
             }),
             Op::Retry { entry: n, right, reason, run_at } => Command::Retry(RetryAttempt {
                 entry: entry(*n),
@@ -307,6 +308,8 @@ impl Maker {
                 run_at: Timestamp(u64::from(*run_at / 2)),
                 message: "no".into(),
                 detail: Bytes::from_static(b"x"),
+                heeds_cancel: false,
+                interrupted: 0,
             }),
             Op::Ends(ends) => {
                 let mut command = EndAttempts::default();
@@ -385,7 +388,7 @@ impl Maker {
             Place::OtherVQueue => of = vqueue(if of == vqueue(0) { 1 } else { 0 }),
             Place::OtherLock => key.has_lock = !key.has_lock,
         }
-        Decision { vqueue: of, key, token }
+        Decision { vqueue: of, key, token, executor: None }
     }
 }
 

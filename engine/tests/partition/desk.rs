@@ -11,8 +11,8 @@ use forebay_engine::{
     },
 };
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Epoch, Generation, Lsn, NodeId, PartitionKey, PermitId,
-    Producer, Record, ReplyId, Timestamp, VQueueHandle, VQueueId,
+    AttemptToken, EntryId, EntryKey, Epoch, Generation, InboxSeq, Lsn, NodeId, PartitionKey,
+    PermitId, Producer, Record, ReplyId, Timestamp, VQueueHandle, VQueueId,
     actor::{LimiterMessage, Permits, Release},
     command::{Command, Enqueue, NewEntry},
 };
@@ -31,6 +31,10 @@ pub(crate) struct Desk {
     replies: u64,
     pub(crate) epoch: Epoch,
     incarnation: u32,
+    /// What the next seed says was interrupted.
+    pub(crate) interrupted: Vec<(AttemptToken, u32)>,
+    /// The last place in an inbox that the next seed tells.
+    pub(crate) last_seq: InboxSeq,
 }
 
 impl Desk {
@@ -54,6 +58,7 @@ impl Desk {
 
     fn with(replica: Replica, vqueues: VQueueLimits) -> Self {
         let config = PartitionConfig {
+            record_len_max: forebay_messages::record::RECORD_LEN_MAX,
             node: NodeId(1),
             key_first: PartitionKey(0),
             key_last: PartitionKey(u64::MAX),
@@ -69,6 +74,8 @@ impl Desk {
             replies: 0,
             epoch: Epoch(0),
             incarnation: 0,
+            interrupted: Vec::new(),
+            last_seq: Default::default(),
         }
     }
 
@@ -158,7 +165,9 @@ impl Desk {
         let stopping = stopping.iter().filter(|known| is_over(known));
         let stopping: Vec<_> = stopping.map(|known| (*known, lock(known.0))).collect();
         let count = running.len() + stopping.len();
-        assert!(self.tell(PartitionInput::SeedSent { running, stopping }).is_empty());
+        let (interrupted, last_seq) = (std::mem::take(&mut self.interrupted), self.last_seq);
+        let sent = PartitionInput::SeedSent { running, stopping, interrupted, last_seq };
+        assert!(self.tell(sent).is_empty());
         self.incarnation += 1;
         count
     }

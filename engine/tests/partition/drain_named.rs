@@ -85,7 +85,12 @@ fn attempts_go_back_in_bounded_records_few_at_a_time() {
     desk.announce(2);
     desk.begin_seed();
     let running = (0..count as u64).map(|n| (vqueue(FREE), entry(1), token(1, n))).collect();
-    desk.tell(Input::SeedSent { running, stopping: Vec::new() });
+    desk.tell(Input::SeedSent {
+        running,
+        stopping: Vec::new(),
+        interrupted: Vec::new(),
+        last_seq: Default::default(),
+    });
     desk.seeded(count);
     desk.drain();
     let mut seen = Vec::new();

@@ -63,6 +63,7 @@ pub(crate) fn new_entry(n: u8, name_of: u8) -> NewEntry {
         retry: None,
         retention_ms: None,
         is_fresh: false,
+        payload_hash: None,
     }
 }
 
@@ -169,7 +170,7 @@ impl Replica {
         self.tokens += 1;
         let row = self.row(n).unwrap();
         let token = token(1, self.tokens);
-        let decision = Decision { vqueue: row.vqueue, key: row.key, token };
+        let decision = Decision { vqueue: row.vqueue, key: row.key, token, executor: None };
         let command = SchedulerDecisions { decisions: vec![decision] };
         let reply = self.run(at, Command::SchedulerDecisions(command));
         (reply == Reply::Changed(1)).then_some(token)
@@ -190,12 +191,22 @@ impl Replica {
             run_at: Timestamp(run_at),
             message: "it broke".into(),
             detail: Bytes::new(),
+            heeds_cancel: false,
+            interrupted: 0,
         };
         self.run(at, Command::Retry(command))
     }
 
     pub(crate) fn succeed(&mut self, at: u64, n: u8, token: AttemptToken) -> Reply {
-        self.run(at, Command::Complete(Complete { entry: entry(n), token, outcome: None }))
+        self.run(
+            at,
+            Command::Complete(Complete {
+                entry: entry(n),
+                token,
+                outcome: None,
+                heeds_cancel: false,
+            }),
+        )
     }
 
     /// The inbox of a vqueue, in order, as numbers of entries.

@@ -1,5 +1,7 @@
 //! The partition's machine: what was once wrong or is easily wrong, case by case.
 
+use std::time::Duration;
+
 use forebay_engine::partition::machine::{
     Answer, HELD_MAX, PartitionEffect as Effect, PartitionInput as Input, Phase, Refusal,
 };
@@ -28,7 +30,7 @@ fn success(n: u8, token: forebay_messages::AttemptToken) -> Input {
 }
 
 fn snooze(n: u8, token: forebay_messages::AttemptToken) -> Input {
-    let ended = AttemptEnd::Snooze { until: Timestamp(5_000) };
+    let ended = AttemptEnd::Snooze { wait: Duration::from_millis(5_000) };
     Input::Ended { entry: entry(n), token, ended }
 }
 
@@ -347,9 +349,11 @@ fn a_newer_leader_in_the_log_ends_this_one_in_the_midst_of_a_batch() {
         run_at: Timestamp(0),
         message: Default::default(),
         detail: Default::default(),
+        heeds_cancel: false,
+        interrupted: 0,
     };
     let (key, token) = (desk.key(1), token(2, 1));
-    let decisions = vec![Decision { vqueue: vqueue(FREE), key, token }];
+    let decisions = vec![Decision { vqueue: vqueue(FREE), key, token, executor: None }];
     let decisions = Command::SchedulerDecisions(SchedulerDecisions { decisions });
     let effects = desk.commit_records(vec![
         announcement(2),

@@ -6,6 +6,7 @@ mod apply_model;
 mod apply_named;
 mod apply_ops;
 mod apply_property;
+mod cut_short_named;
 mod desk;
 mod drain_named;
 mod fixture;

@@ -8,7 +8,7 @@ use forebay_engine::rules::{
 };
 use forebay_messages::{
     Timestamp,
-    rule::{Limits, Rate, RuleUpdate},
+    rule::{Limits, RATE_PERIOD_MS_MAX, Rate, RuleUpdate},
 };
 use proptest::prelude::*;
 
@@ -20,6 +20,10 @@ fn version(book: &RuleBook, text: &str) -> u64 {
 
 fn described(text: &str) -> RulePatch {
     RulePatch { description: Some(text.into()), ..RulePatch::default() }
+}
+
+fn pause(paused: bool) -> RulePatch {
+    RulePatch { limits: LimitsPatch::paused(paused), ..RulePatch::default() }
 }
 
 fn upsert(text: &str, limit: u32) -> RuleUpdate {
@@ -234,13 +238,15 @@ fn the_history_forgets_the_oldest() {
 
 /// A batch over few patterns, so that changes meet.
 fn batches() -> impl Strategy<Value = Vec<Vec<RuleChange>>> {
-    let change = (0..4_usize, 0..5_u8, 1..3_u32).prop_map(|(at, what, limit)| {
+    let change = (0..4_usize, 0..7_u8, 1..3_u32).prop_map(|(at, what, limit)| {
         let text = ["a", "a/b", "*/b", "*"][at];
         match what {
             0 => create(text, limit),
             1 => patch(text, limit),
             2 => delete(text),
             3 => RuleChange::new(pattern(text), Change::Patch(RulePatch::disabled(limit == 1))),
+            5 => RuleChange::new(pattern(text), Change::Patch(pause(limit == 1))),
+            6 => RuleChange::new(pattern(text), Change::Create(pause(true))),
             _ => RuleChange::new(pattern(text), Change::Patch(described(&limit.to_string()))),
         }
     });
@@ -265,6 +271,9 @@ proptest! {
             for update in book.diff(at) {
                 match update {
                     RuleUpdate::Upsert { pattern, limits } => seen.insert(pattern, limits),
+                    RuleUpdate::Pause { pattern } => {
+                        seen.insert(pattern, Limits::default().paused())
+                    }
                     RuleUpdate::Remove { pattern } => seen.remove(&pattern),
                 };
             }
@@ -288,4 +297,103 @@ fn a_weight_below_a_scope_and_a_guarantee_have_no_effect_and_are_refused() {
     assert_eq!((check("s/*", weight), check("*", weight)), (Err(below), Ok(())));
     let guaranteed = Limits { guaranteed: NonZeroU32::new(2), ..Limits::default() };
     assert_eq!(check("s", guaranteed), Err(ChangeError::Guaranteed { pattern: pattern("s") }));
+}
+
+#[test]
+fn zeros_and_periods_that_are_too_long_are_refused_and_say_what_to_use() {
+    let check = |limits: Limits| {
+        let change = Change::Create(RulePatch::limits(limits));
+        let refused = check_supported(&[RuleChange::new(pattern("s"), change)]);
+        refused.map_err(|error| error.to_string())
+    };
+    let rate = |tokens, period_ms, burst| Limits {
+        rate: Some(Rate { tokens, period_ms, burst }),
+        ..Limits::default()
+    };
+    for (limits, said) in [
+        (Limits::concurrency(0), "a concurrency limit is at least 1"),
+        (Limits::concurrency(0).paused(), "a concurrency limit is at least 1"),
+        (rate(0, 1, 1), "a rate of 0 tokens"),
+        (rate(1, 0, 1), "a period of 0 ms"),
+        (rate(1, 1, 0), "a burst of 0"),
+    ] {
+        let error = check(limits).unwrap_err();
+        assert!(error.contains(said) && error.contains("rules pause s"), "{error}");
+        let kept = LimitsPatch::keeping_others(limits);
+        let change = Change::Patch(RulePatch { limits: kept, ..RulePatch::default() });
+        assert!(check_supported(&[RuleChange::new(pattern("s"), change)]).is_err(), "{said}");
+    }
+    assert_eq!(check(rate(1, RATE_PERIOD_MS_MAX, 1)), Ok(()));
+    let error = check(rate(1, RATE_PERIOD_MS_MAX + 1, 1)).unwrap_err();
+    assert!(error.contains("at most 31622400000 ms (366 days)"), "{error}");
+    assert_eq!(check(rate(u32::MAX, 1, u32::MAX)), Ok(()));
+}
+
+#[test]
+fn a_service_can_be_paused_and_nothing_else() {
+    let change = |change| check_supported(&[RuleChange::new(pattern("service:mail"), change)]);
+    assert_eq!(change(Change::Create(pause(true))), Ok(()));
+    assert_eq!(change(Change::Create(RulePatch::limits(Limits::default().paused()))), Ok(()));
+    let refused = change(Change::Create(RulePatch::limits(Limits::concurrency(1)))).unwrap_err();
+    assert_eq!(refused, ChangeError::LimitsOfService { pattern: pattern("service:mail") });
+    for text in ["service:", "service:*", "service:a/b"] {
+        assert!(text.parse::<forebay_messages::rule::Pattern>().is_err(), "{text}");
+    }
+}
+
+/// A pause is no limit: it neither makes a rule that lifts the limits of a less specific
+/// one, nor does its end leave such a rule behind.
+#[test]
+fn a_rule_that_only_pauses_goes_when_it_is_resumed() {
+    let set = |book: &RuleBook, text: &str, patch: RulePatch| {
+        after(book, &[book.upsert(pattern(text), patch)])
+    };
+    let limits = |limits| RulePatch::limits(limits);
+    let before = set(&RuleBook::default(), "*", limits(Limits::concurrency(5)));
+    let paused = set(&before, "acme", pause(true));
+    assert_eq!(paused.diff(&before), [RuleUpdate::Pause { pattern: pattern("acme") }]);
+    let resumed = set(&paused, "acme", pause(false));
+    assert_eq!(resumed.diff(&paused), [remove("acme")]);
+    assert_eq!(resumed.get(&pattern("acme")), None);
+
+    // With limits of its own it is a rule, before, during and after the pause.
+    let limited = set(&paused, "acme", limits(Limits::concurrency(2).paused()));
+    let rule = limited.get(&pattern("acme")).unwrap();
+    assert!(!rule.only_pauses && rule.limits.paused);
+    let resumed = set(&limited, "acme", pause(false));
+    assert_eq!(resumed.diff(&limited), [upsert("acme", 2)]);
+
+    // So is one that was made to lift limits.
+    let lifting = set(&before, "acme", limits(Limits::default()));
+    let there_and_back = set(&set(&lifting, "acme", pause(true)), "acme", pause(false));
+    let rule = there_and_back.get(&pattern("acme")).unwrap();
+    assert_eq!((rule.limits, rule.only_pauses), (Limits::default(), false));
+
+    // A patch that leaves limits out keeps them, and a pause.
+    let kept = LimitsPatch::keeping_others(Limits {
+        rate: Some(Rate { tokens: 1, period_ms: 1, burst: 1 }),
+        ..Limits::default()
+    });
+    let both = set(&limited, "acme", RulePatch { limits: kept, ..RulePatch::default() });
+    let all = both.get(&pattern("acme")).unwrap().limits;
+    assert!(all.paused && all.rate.is_some() && all.concurrency.is_some(), "{all:?}");
+}
+
+#[test]
+fn a_rollback_brings_pauses_back_and_takes_them_away() {
+    let one = after(&RuleBook::default(), &[create("*", 5)]);
+    let two = after(&one, &[one.upsert(pattern("acme"), pause(true))]);
+    let three =
+        after(&two, &[two.upsert(pattern("acme"), RulePatch::limits(Limits::concurrency(1)))]);
+    let four = after(&three, &[three.upsert(pattern("service:mail"), pause(true))]);
+    for (from, to) in [(&four, &two), (&two, &one), (&one, &four), (&three, &four), (&four, &three)]
+    {
+        let back = from.rolled_back_to(to, Timestamp(9)).book;
+        back.check();
+        let seen = |book: &RuleBook| {
+            let rules = book.rules();
+            rules.map(|r| (r.pattern.clone(), r.limits, r.only_pauses)).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(&back), seen(to));
+    }
 }

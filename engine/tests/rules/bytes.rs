@@ -3,7 +3,8 @@
 use std::num::NonZeroU32;
 
 use forebay_engine::rules::{
-    Change, DecodeBookError, DecodeHistoryError, History, RuleBook, RuleChange, RulePatch,
+    Change, DecodeBookError, DecodeHistoryError, History, LimitsPatch, RuleBook, RuleChange,
+    RulePatch, barrier_before,
 };
 use forebay_messages::{
     Timestamp,
@@ -24,6 +25,7 @@ fn book() -> RuleBook {
         weight: NonZeroU32::new(3),
         guaranteed: NonZeroU32::new(2),
         backlog: NonZeroU32::new(300),
+        ..Limits::default()
     };
     let patch =
         RulePatch { description: Some("why".into()), disabled: Some(true), limits: all.into() };
@@ -47,12 +49,40 @@ fn golden_bytes_of_a_history() {
     assert_eq!(History::decode(&[9]), Err(DecodeHistoryError::Format { found: 9 }));
 }
 
+/// An older forebay skips tags that it does not know: it would run what is paused. It
+/// refuses a format that it does not know.
+#[test]
+fn a_book_with_pauses_has_a_format_that_older_binaries_refuse() {
+    let plain = after(&RuleBook::default(), &[create("a", 1)]);
+    let pause = RulePatch { limits: LimitsPatch::paused(true), ..RulePatch::default() };
+    let paused = |text| {
+        let change = RuleChange::new(pattern(text), Change::Create(pause.clone()));
+        after(&RuleBook::default(), &[change])
+    };
+    let limited = after(&plain, &[plain.upsert(pattern("a"), pause.clone())]);
+    assert_eq!((plain.encode()[0], barrier_before(&plain.encode())), (1, None));
+    for book in [&limited, &paused("b"), &paused("service:mail")] {
+        let bytes = book.encode();
+        assert_eq!((bytes[0], barrier_before(&bytes)), (2, Some(2)), "{book:?}");
+        assert_eq!(RuleBook::decode(&bytes).as_ref(), Ok(book));
+    }
+    insta::assert_snapshot!(hex(&limited.encode()), @"02040205161f4e961eb632c6e60d05016104020504040114010c02");
+    insta::assert_snapshot!(hex(&paused("b").encode()), @"02040105163f84d8441c0b5a570d0501620401050218010c010401");
+    insta::assert_snapshot!(hex(&paused("service:mail").encode()), @"020401052151f2e30713b6d1ab18050c736572766963653a6d61696c0401050218010c010401");
+    let mut history = History::default();
+    history.record(plain, "ann", Timestamp(5));
+    assert_eq!(history.encode()[0], 1);
+    history.record(limited, "ann", Timestamp(5));
+    assert_eq!(history.encode()[0], 2);
+    assert_eq!(History::decode(&history.encode()), Ok(history));
+}
+
 #[test]
 fn what_is_no_book_is_refused() {
     assert_eq!(RuleBook::decode(&[]), Err(DecodeBookError::Empty));
     assert_eq!(RuleBook::decode(&[0]), Err(DecodeBookError::UnknownFormat));
-    let newer = RuleBook::decode(&[2, 1, 2, 3]).unwrap_err();
-    assert_eq!(newer, DecodeBookError::NewerFormat { found: 2 });
+    let newer = RuleBook::decode(&[3, 1, 2, 3]).unwrap_err();
+    assert_eq!(newer, DecodeBookError::NewerFormat { found: 3 });
     assert!(newer.to_string().contains("use a newer forebay"), "{newer}");
     let mut bytes = book().encode();
     bytes.truncate(bytes.len() - 1);

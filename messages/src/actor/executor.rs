@@ -1,9 +1,9 @@
 //! What the executor tells a partition.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use bytestring::ByteString;
-
-use crate::Timestamp;
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub enum AttemptEnd {
     },
     /// It wants to be called again; this uses up no attempt.
     Snooze {
-        /// When.
-        until: Timestamp,
+        /// How long it waits, from when its partition takes this.
+        wait: Duration,
     },
     /// It stopped because it was asked to.
     Canceled {

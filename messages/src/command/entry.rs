@@ -4,7 +4,7 @@ use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::{AttemptToken, EntryId, EntryKey, Outcome, Timestamp, VQueueId, VQueueName};
+use crate::{AttemptToken, EntryId, EntryKey, NodeId, Outcome, Timestamp, VQueueId, VQueueName};
 
 /// When a failed attempt is followed by another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Message)]
@@ -12,7 +12,8 @@ pub struct RetryPolicy {
     /// How many attempts in all; 0 means no limit.
     #[bilrost(1)]
     pub attempts_max: u32,
-    /// Wait after the first failed attempt, in milliseconds.
+    /// Wait after the first failed attempt, in milliseconds; with 0 the next one follows at
+    /// once, but after 16 failures it waits 10 ms all the same.
     #[bilrost(2)]
     pub backoff_first_ms: u64,
     /// Longest wait, in milliseconds.
@@ -79,6 +80,16 @@ pub struct NewEntry {
     /// looked for.
     #[bilrost(8)]
     pub is_fresh: bool,
+    /// [`payload_hash`] of the payload, kept with the idempotency key: tells whether a later
+    /// enqueue under the same key has another payload. Only with an idempotency key.
+    #[bilrost(9)]
+    pub payload_hash: Option<u64>,
+}
+
+/// The hash by which payloads under one idempotency key are told apart: xxh3-64.
+#[must_use]
+pub fn payload_hash(payload: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(payload)
 }
 
 /// One new entry.
@@ -109,6 +120,23 @@ pub struct Decision {
     /// Token of the attempt that starts.
     #[bilrost(3)]
     pub token: AttemptToken,
+    /// Who runs the attempt; absent means the process that leads the token's epoch.
+    #[bilrost(4)]
+    pub executor: Option<ExecutorId>,
+}
+
+/// Who runs an attempt, where that is not the process that leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Message)]
+pub struct ExecutorId {
+    /// The node.
+    #[bilrost(1)]
+    pub node: NodeId,
+    /// Which of the node's processes: another one after each start. With a lease, the lease.
+    #[bilrost(2)]
+    pub boot: u64,
+    /// `boot` is the number of a worker's lease.
+    #[bilrost(3)]
+    pub is_lease: bool,
 }
 
 /// Entries that start to run.
@@ -131,6 +159,10 @@ pub struct Complete {
     /// How it ended.
     #[bilrost(oneof(3, 4))]
     pub outcome: Option<CompleteOutcome>,
+    /// A failure ends the entry as canceled if a cancel was applied before. Records of
+    /// earlier versions lack this: there the failure stands.
+    #[bilrost(5)]
+    pub heeds_cancel: bool,
 }
 
 /// An [`Outcome`] with the tags it has inside [`Complete`].
@@ -195,6 +227,14 @@ pub struct RetryAttempt {
     /// Bytes a handler may leave beside the message.
     #[bilrost(6)]
     pub detail: Bytes,
+    /// The entry ends as canceled if a cancel was applied before, also when this was its
+    /// last attempt. Records of earlier versions lack this: there the entry is a dead letter.
+    #[bilrost(7)]
+    pub heeds_cancel: bool,
+    /// The process that ran the attempt died: the entry's row counts it, and after so many
+    /// interruptions the entry is a dead letter. 0: nothing was interrupted.
+    #[bilrost(8)]
+    pub interrupted: u32,
 }
 
 /// Several attempts ended, each of them another one: the same as a [`Complete`] or

@@ -6,8 +6,8 @@ mod partition;
 
 pub use entry::{
     Complete, CompleteOutcome, Decision, EndAttempts, Enqueue, EnqueueBatch, EntrySelector,
-    NewEntry, Reschedule, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions,
-    VQueueSelector,
+    ExecutorId, NewEntry, Reschedule, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions,
+    VQueueSelector, payload_hash,
 };
 pub use partition::{
     AnnounceLeader, Purge, TruncateOutbox, UpdateDurability, UpsertRuleBook, VersionBarrier,

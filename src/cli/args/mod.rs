@@ -25,7 +25,7 @@ pub(crate) use control::{
 pub(crate) use exec::ExecArgs;
 pub(crate) use inspect::{EntriesArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
 pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
-pub(crate) use rules::{RuleTarget, RulesArgs, RulesCommand};
+pub(crate) use rules::{PauseTarget, RuleTarget, RulesArgs, RulesCommand};
 pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs, SnapshotCommand, TrimLogArg};
 pub(crate) use values::{ConcurrencyArg, RateArg, RuleArg};
 

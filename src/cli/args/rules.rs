@@ -22,6 +22,13 @@ pub(crate) enum RulesCommand {
     List,
     Set(RulesSetArgs),
     Test(RulesTestArgs),
+    /// Start nothing under a pattern, or of a service, until it is resumed
+    ///
+    /// Of what waits and of what comes later, over restarts. What runs goes on. A pause
+    /// holds for every key that the pattern matches, whatever rules they have.
+    Pause(PauseTarget),
+    /// End a pause
+    Resume(PauseTarget),
     /// Keep a rule without applying it
     Disable(RuleTarget),
     /// Apply a disabled rule again
@@ -43,6 +50,16 @@ pub(crate) struct RuleTarget {
     /// The rule's pattern: scope, scope/l1 or scope/l1/l2, each exact or `*`
     pub(crate) pattern: Pattern,
     /// Change it only if the rule has this version
+    #[arg(long, value_name = "V")]
+    pub(crate) if_version: Option<u64>,
+}
+
+/// What is paused, and the version its rule must have.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PauseTarget {
+    /// A pattern (scope, scope/l1 or scope/l1/l2, each exact or `*`), or `service:NAME`
+    pub(crate) pattern: Pattern,
+    /// Change it only if its rule has this version
     #[arg(long, value_name = "V")]
     pub(crate) if_version: Option<u64>,
 }

@@ -16,11 +16,15 @@ pub(crate) enum ValueError {
     #[error(transparent)]
     Pattern(#[from] PatternError),
     /// Not a number of at least one, nor `none`.
-    #[error("`{0}` is not a limit: write a number from 1 to 4294967295, or `none`")]
+    #[error(
+        "`{0}` is not a limit: write a number from 1 to 4294967295, or `none`; \
+         to stop work, see `forebay rules pause`"
+    )]
     Limit(String),
     /// Not a rate.
     #[error(
-        "`{0}` is not a rate: write a number per time, like `100/s`, `5/m` or `3/10s`, or `none`"
+        "`{0}` is not a rate: write a number per time, like `100/s`, `5/m` or `3/10s`, or \
+         `none`; to stop work, see `forebay rules pause`"
     )]
     Rate(String),
     /// Not a duration.

@@ -20,7 +20,7 @@ use forebay::{
     Timestamp, error::BacklogFull,
 };
 use forebay_actors::node::{EntryCommand, EntryTarget};
-use forebay_engine::rules::{RuleChange, RulePatch};
+use forebay_engine::rules::{LimitsPatch, RuleChange, RulePatch};
 use forebay_messages::{FailureKind, outcome::Failure};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use thiserror::Error;
@@ -40,7 +40,7 @@ use super::{
     summary::Summary,
     template::{Offer, TemplateError},
 };
-use crate::cli::args::{ExecArgs, Global};
+use crate::cli::args::{ExecArgs, Global, RuleArg};
 
 /// Items that have been stored and not ended; reading the input waits above it.
 const PENDING_MAX: usize = 1_000_000;
@@ -239,7 +239,7 @@ impl Run {
             let changes: Vec<RuleChange> = args
                 .rules
                 .iter()
-                .map(|rule| book.upsert(rule.pattern.clone(), RulePatch::limits(rule.limits)))
+                .map(|rule| book.upsert(rule.pattern.clone(), concurrency(rule)))
                 .collect();
             self.runtime.rules().change("forebay exec", changes).await?;
         }
@@ -561,4 +561,11 @@ async fn at(time: Option<tokio::time::Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// What `--rule PATTERN=N` changes: other limits of the rule stay, and so does a pause.
+fn concurrency(rule: &RuleArg) -> RulePatch {
+    let concurrency = rule.limits.concurrency.into();
+    let limits = LimitsPatch { concurrency, ..LimitsPatch::default() };
+    RulePatch { limits, ..RulePatch::default() }
 }

@@ -209,6 +209,10 @@ impl<L: LogStore> LogStore for FaultLog<L> {
         self.inner.checkpoint(to)
     }
 
+    fn record_len_max(&self) -> usize {
+        self.inner.record_len_max()
+    }
+
     fn stats(&self) -> LogStats {
         self.inner.stats()
     }

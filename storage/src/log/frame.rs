@@ -12,11 +12,14 @@
 
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;
-use forebay_messages::{Lsn, PartitionId, Record, record::RECORD_FORMAT};
+use forebay_messages::{
+    Lsn, PartitionId, Record,
+    record::{FRAME_LEN, RECORD_FORMAT},
+};
 use thiserror::Error;
 
 /// Bytes before the message.
-pub(crate) const HEADER_LEN: usize = 5;
+const HEADER_LEN: usize = FRAME_LEN;
 
 /// What is wrong with a stored record.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

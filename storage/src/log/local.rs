@@ -93,6 +93,7 @@ pub struct LocalLog {
     /// The writer has a batch that is durable and not in the database.
     is_unsettled: AtomicBool,
     counters: Counters,
+    record_len_max: usize,
 }
 
 #[derive(Default)]
@@ -134,18 +135,43 @@ fn row_key(kind: u8, partition: PartitionId) -> [u8; 5] {
     key
 }
 
+/// How much goes into a file of the database. Tests use small files, to reach the lower
+/// levels with a few records.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FileSizes {
+    /// See [`MEMTABLE_BYTES`].
+    pub(super) memtable_bytes: usize,
+    /// See [`FILE_BYTES`].
+    pub(super) file_bytes: u64,
+    /// See [`YOUNG_FILES`].
+    pub(super) young_files: i32,
+    /// Bytes of a block of a file; `None`: as in the other databases.
+    pub(super) block_bytes: Option<usize>,
+}
+
+impl Default for FileSizes {
+    fn default() -> Self {
+        Self {
+            memtable_bytes: MEMTABLE_BYTES,
+            file_bytes: FILE_BYTES,
+            young_files: YOUNG_FILES,
+            block_bytes: None,
+        }
+    }
+}
+
 /// `is_direct`: its files can be written past the page cache.
-fn options(medium: &Medium, is_direct: bool) -> Options {
+fn options(medium: &Medium, sizes: FileSizes, is_direct: bool) -> Options {
     let mut options = medium.options();
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(medium.is_durable());
-    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_write_buffer_size(sizes.memtable_bytes);
     options.set_max_write_buffer_number(MEMTABLES_MAX);
-    options.set_target_file_size_base(FILE_BYTES);
+    options.set_target_file_size_base(sizes.file_bytes);
     options.set_num_levels(LEVELS);
-    options.set_level_zero_file_num_compaction_trigger(YOUNG_FILES);
+    options.set_level_zero_file_num_compaction_trigger(sizes.young_files);
     // Bytes of young files count as well; without this 256 MiB of them are merged.
-    options.set_max_bytes_for_level_base(YOUNG_FILES as u64 * FILE_BYTES);
+    options.set_max_bytes_for_level_base(sizes.young_files as u64 * sizes.file_bytes);
     options.set_level_zero_slowdown_writes_trigger(YOUNG_FILES_SLOW);
     options.set_level_zero_stop_writes_trigger(YOUNG_FILES_MAX);
     options.set_compression_per_level(&[
@@ -154,7 +180,11 @@ fn options(medium: &Medium, is_direct: bool) -> Options {
         DBCompressionType::Lz4,
         DBCompressionType::Lz4,
     ]);
-    options.set_block_based_table_factory(&medium.tables());
+    let mut tables = medium.tables();
+    if let Some(bytes) = sizes.block_bytes {
+        tables.set_block_size(bytes);
+    }
+    options.set_block_based_table_factory(&tables);
     // A file is written several times per second at full load, and hardly ever read: copying
     // it into the page cache was a tenth of all processor time.
     options.set_use_direct_io_for_flush_and_compaction(is_direct);
@@ -182,9 +212,17 @@ impl LocalLog {
     /// [`LogError::Corrupt`] when rows of it are damaged, [`LogError::Fault`] when files
     /// cannot be used.
     pub fn open(path: &Path, medium: &Medium) -> Result<Self, LogError> {
+        Self::open_with(path, medium, FileSizes::default())
+    }
+
+    pub(super) fn open_with(
+        path: &Path,
+        medium: &Medium,
+        sizes: FileSizes,
+    ) -> Result<Self, LogError> {
         medium.prepare(path)?;
         let is_direct = medium.is_durable() && direct::is_possible(path);
-        let db = DB::open(&options(medium, is_direct), path)
+        let db = DB::open(&options(medium, sizes, is_direct), path)
             .map_err(|error| Fault::from_rocksdb("open the log", path, error))?;
         let db = Arc::new(db);
         let name = path.display().to_string();
@@ -199,7 +237,16 @@ impl LocalLog {
             positions: RwLock::new(positions),
             is_unsettled: AtomicBool::new(false),
             counters: Counters::default(),
+            record_len_max: RECORD_LEN_MAX,
         })
+    }
+
+    /// With another limit for its records, for tests.
+    #[cfg(any(test, feature = "testkit"))]
+    #[must_use]
+    pub fn with_record_len_max(mut self, bytes: usize) -> Self {
+        self.record_len_max = bytes;
+        self
     }
 
     /// Writes what is in memory to files, so that the next start replays nothing.
@@ -289,6 +336,7 @@ impl LocalLog {
 
     /// Puts an append in the batch and moves `position`; the number of bytes added.
     fn stage(
+        &self,
         append: &Append<'_>,
         position: &mut Position,
         scratch: &mut Vec<u8>,
@@ -303,8 +351,10 @@ impl LocalLog {
         for record in append.records {
             position.end = position.end.next();
             frame::encode(partition, position.end, record, scratch);
-            if scratch.len() > RECORD_LEN_MAX {
-                return Err(LogError::TooLarge { partition, len: scratch.len() });
+            if scratch.len() > self.record_len_max {
+                let (len, len_max) = (scratch.len(), self.record_len_max);
+                *scratch = Vec::new();
+                return Err(LogError::TooLarge { partition, len, len_max });
             }
             bytes += scratch.len();
             batch.put(record_key(partition, position.end), &scratch);
@@ -347,7 +397,7 @@ impl LogStore for LocalLog {
                 continue;
             }
             answers.push(Appended::At(position.end.next()));
-            bytes += Self::stage(append, position, &mut writer.scratch, &mut batch)?;
+            bytes += self.stage(append, position, &mut writer.scratch, &mut batch)?;
             records += append.records.len();
         }
         if batch.is_empty() {
@@ -457,9 +507,10 @@ impl LogStore for LocalLog {
         // On disk before the files go: a front that is missing and not trimmed is damage.
         self.write(&mut writer, batch, "trim the log")?;
         sync::write(&self.positions).entry(partition).or_default().trimmed = through;
-        // Frees whole files now; the rest goes when they are compacted.
+        // Frees whole files now; the rest goes when they are compacted. Here both ends belong
+        // to the range, unlike in `delete_range`: the record after `through` must stay.
         self.db
-            .delete_file_in_range(first, after)
+            .delete_file_in_range(first, record_key(partition, through))
             .map_err(|error| self.fault("drop trimmed files of the log", error).into())
     }
 
@@ -474,6 +525,10 @@ impl LogStore for LocalLog {
             .and_then(|checkpoint| checkpoint.create_checkpoint(to))
             .map_err(|error| Fault::from_rocksdb("copy the log", to, error))?;
         Ok(journal::leave_empty(&to.join(JOURNAL))?)
+    }
+
+    fn record_len_max(&self) -> usize {
+        self.record_len_max
     }
 
     fn stats(&self) -> LogStats {
@@ -503,6 +558,16 @@ impl LocalLog {
 impl LocalLog {
     pub(super) fn position_of(&self, partition: PartitionId) -> Position {
         self.position(partition)
+    }
+
+    /// Moves everything into files below the first level; how many files are there then.
+    pub(super) fn compact(&self) -> usize {
+        self.flush().unwrap();
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        self.db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+        let files = self.db.live_files().unwrap();
+        files.iter().filter(|file| file.level > 0).count()
     }
 
     /// Rewrites (or, with `None`, removes) a stored frame behind the log's back.

@@ -14,7 +14,7 @@ use std::{
 use forebay_messages::{Epoch, Lsn, PartitionId, Record};
 
 use super::{
-    Append, Appended, Batch, LogError, LogId, LogStats, LogStore, Position, frame::HEADER_LEN,
+    Append, Appended, Batch, LogError, LogId, LogStats, LogStore, Position, RECORD_LEN_MAX,
     stats::Counters,
 };
 use crate::sync;
@@ -23,13 +23,20 @@ use crate::sync;
 const NAME: &str = "(memory)";
 
 /// A log in memory. Share it (in an `Arc`) to let a restarted runtime find it again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct MemoryLog {
     partitions: Mutex<BTreeMap<PartitionId, Partition>>,
     identity: Mutex<Option<LogId>>,
     /// Appends are answered without having been synced.
     sync_withheld: AtomicBool,
     counters: Counters,
+    record_len_max: usize,
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self::with_record_len_max(RECORD_LEN_MAX)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +66,44 @@ impl MemoryLog {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty log with another limit for its records, in bytes as stored.
+    #[must_use]
+    pub fn with_record_len_max(record_len_max: usize) -> Self {
+        Self {
+            partitions: Mutex::default(),
+            identity: Mutex::default(),
+            sync_withheld: AtomicBool::default(),
+            counters: Counters::default(),
+            record_len_max,
+        }
+    }
+
+    /// Refuses a call with a record that is too large, before anything of it is written.
+    /// Records of an append that is fenced off are not looked at, as in the local log.
+    fn check_lengths(
+        &self,
+        partitions: &BTreeMap<PartitionId, Partition>,
+        appends: &[Append<'_>],
+    ) -> Result<(), LogError> {
+        let len_max = self.record_len_max;
+        let mut fences = BTreeMap::new();
+        for append in appends {
+            let partition = append.partition;
+            let fence = fences.entry(partition).or_insert_with(|| {
+                partitions.get(&partition).map(|known| known.position.fence).unwrap_or_default()
+            });
+            if append.epoch < *fence {
+                continue;
+            }
+            *fence = append.epoch;
+            let mut lens = append.records.iter().map(|record| record.stored_len());
+            if let Some(len) = lens.find(|len| *len > len_max) {
+                return Err(LogError::TooLarge { partition, len, len_max });
+            }
+        }
+        Ok(())
     }
 
     /// A disk that lies: while withheld, appends and fences are answered although
@@ -100,6 +145,7 @@ impl LogStore for MemoryLog {
 
     fn append(&self, appends: &[Append<'_>]) -> Result<Vec<Appended>, LogError> {
         let mut partitions = sync::lock(&self.partitions);
+        self.check_lengths(&partitions, appends)?;
         let mut answers = Vec::with_capacity(appends.len());
         let (mut records, mut bytes, mut wrote) = (0, 0, false);
         for append in appends {
@@ -115,7 +161,7 @@ impl LogStore for MemoryLog {
             for record in append.records {
                 position.end = position.end.next();
                 partition.records.push_back(Arc::clone(record));
-                bytes += HEADER_LEN + bilrost::Message::encoded_len(&**record);
+                bytes += record.stored_len();
             }
             records += append.records.len();
             if self.synced() {
@@ -168,7 +214,7 @@ impl LogStore for MemoryLog {
                 if batch.len() >= limit_records.max(1) || (bytes >= limit_bytes && bytes > 0) {
                     break;
                 }
-                bytes += HEADER_LEN + bilrost::Message::encoded_len(&**record);
+                bytes += record.stored_len();
                 batch.push((Lsn(first.0 + i as u64), Arc::clone(record)));
             }
             Ok(batch)
@@ -199,6 +245,10 @@ impl LogStore for MemoryLog {
 
     fn trimmed(&self, partition: PartitionId) -> Lsn {
         self.with(partition, |partition| partition.position.trimmed)
+    }
+
+    fn record_len_max(&self) -> usize {
+        self.record_len_max
     }
 
     fn stats(&self) -> LogStats {

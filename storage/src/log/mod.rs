@@ -26,15 +26,12 @@ use thiserror::Error;
 
 use crate::Fault;
 
+pub use forebay_messages::record::RECORD_LEN_MAX;
 pub use frame::Damage;
 pub use id::LogId;
 pub use local::LocalLog;
 pub use memory::MemoryLog;
 pub use stats::LogStats;
-
-/// Largest record, in bytes as stored. Payloads are limited far below this by whoever
-/// proposes; this bound keeps a runaway batch out of the log.
-pub const RECORD_LEN_MAX: usize = 64 << 20;
 
 /// Consecutive records of one partition, appended all or none.
 #[derive(Clone, Copy, Debug)]
@@ -108,13 +105,16 @@ pub enum LogError {
         /// The last LSN written.
         end: Lsn,
     },
-    /// A record is larger than [`RECORD_LEN_MAX`]; nothing of the call was written.
-    #[error("a record for partition {partition} has {len} bytes, at most {RECORD_LEN_MAX} fit")]
+    /// A record is larger than [`LogStore::record_len_max`]; nothing of the call was written,
+    /// and the log takes other records.
+    #[error("a record for partition {partition} has {len} bytes, at most {len_max} fit")]
     TooLarge {
         /// Whose record.
         partition: PartitionId,
         /// Its stored length in bytes.
         len: usize,
+        /// What fits, in bytes.
+        len_max: usize,
     },
     /// An earlier write failed, so that what is durable is not known until the log has
     /// been opened again. Nothing of the call was written.
@@ -222,6 +222,12 @@ pub trait LogStore: Send + Sync {
     /// [`LogError::InMemory`] or [`LogError::Fault`].
     fn checkpoint(&self, _to: &Path) -> Result<(), LogError> {
         Err(LogError::InMemory)
+    }
+
+    /// Largest record that it takes, in bytes as stored
+    /// ([`Record::stored_len`](forebay_messages::Record::stored_len)).
+    fn record_len_max(&self) -> usize {
+        RECORD_LEN_MAX
     }
 
     /// What was written since the log was opened.

@@ -9,7 +9,7 @@ use forebay_messages::{
 };
 use proptest::prelude::*;
 
-use super::*;
+use super::{local::FileSizes, *};
 use crate::{FaultKind, Medium, fault::copy_dir};
 
 const P: PartitionId = PartitionId(3);
@@ -33,6 +33,10 @@ pub(crate) fn record(n: u64) -> Arc<Record> {
 fn numbers(batch: &Batch) -> Vec<(u64, u64)> {
     batch.iter().map(|(lsn, record)| (lsn.0, record.created_at.0)).collect()
 }
+
+/// Files with one or two records each.
+const TINY_FILES: FileSizes =
+    FileSizes { memtable_bytes: 64 << 10, file_bytes: 64, young_files: 2, block_bytes: Some(64) };
 
 fn append(
     log: &dyn LogStore,
@@ -156,6 +160,65 @@ fn trimming_forgets_the_front_only() {
     });
 }
 
+/// Regression: the log in memory took records of any length, so that no simulation knew the
+/// limit. A refused call must leave nothing behind, neither records nor a fence.
+#[test]
+fn a_record_above_the_limit_is_refused_and_the_log_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let exact = record(1).stored_len();
+    let small = |log: LocalLog| Box::new(log.with_record_len_max(exact)) as Box<dyn LogStore>;
+    let logs = [
+        Box::new(MemoryLog::with_record_len_max(exact)) as Box<dyn LogStore>,
+        small(LocalLog::open(Path::new("/log"), &Medium::memory().unwrap()).unwrap()),
+        small(LocalLog::open(dir.path(), &Medium::disk()).unwrap()),
+    ];
+    for log in logs {
+        assert_eq!(log.record_len_max(), exact);
+        append(&*log, P, 1, [1]);
+        let (fits, too_large) = ([record(2)], [record(u64::MAX)]);
+        let appends = [
+            Append { partition: Q, epoch: Epoch(3), records: &fits },
+            Append { partition: P, epoch: Epoch(3), records: &too_large },
+        ];
+        let error = log.append(&appends).unwrap_err();
+        let len = too_large[0].stored_len();
+        assert!(len > exact);
+        let said = format!("partition {P} has {len} bytes, at most {exact} fit");
+        assert!(error.to_string().contains(&said), "{error}");
+        assert_eq!((log.end(P), log.end(Q), log.fenced(P)), (Lsn(1), Lsn(0), Epoch(1)));
+        let fenced = Append { partition: P, epoch: Epoch(0), records: &too_large };
+        assert_eq!(log.append(&[fenced]).unwrap(), [Appended::Fenced { current: Epoch(1) }]);
+        assert_eq!(append(&*log, P, 1, [2]), Appended::At(Lsn(2)));
+        assert_eq!(all(&*log, P), [(1, 1), (2, 2)]);
+    }
+}
+
+/// Regression: files below the first level went with the record after the last one that was
+/// trimmed, when a file ended with it. The log did not open again: its front was missing.
+#[test]
+fn trimming_keeps_the_record_after_it_in_every_level() {
+    const RECORDS: u64 = 60;
+    let medium = Medium::memory().unwrap();
+    let path = Path::new("/log");
+    let mut log = LocalLog::open_with(path, &medium, TINY_FILES).unwrap();
+    append(&log, P, 1, 1..=RECORDS);
+    append(&log, Q, 1, 1..=3);
+    let files = log.compact();
+    assert!(files > RECORDS as usize / 4, "{files} files: too few to end anywhere");
+    for through in 1..RECORDS {
+        log.trim(P, Lsn(through)).unwrap();
+        let left: Vec<_> = (through + 1..=RECORDS).map(|n| (n, n)).collect();
+        assert_eq!(all(&log, P), left, "trimmed through {through}");
+        assert_eq!(all(&log, Q).len(), 3);
+        if through % 7 == 0 {
+            drop(log);
+            log = LocalLog::open_with(path, &medium, TINY_FILES).unwrap();
+            assert_eq!((log.trimmed(P), log.end(P)), (Lsn(through), Lsn(RECORDS)));
+            log.compact();
+        }
+    }
+}
+
 #[test]
 fn everything_is_there_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
@@ -178,6 +241,21 @@ fn everything_is_there_after_reopening() {
         if !flushed {
             log.flush().unwrap();
         }
+    }
+}
+
+/// What was appended last may be in the journal only, and a copy has an empty journal.
+#[test]
+fn a_copy_has_what_was_acknowledged_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = LocalLog::open(&dir.path().join("live"), &Medium::disk()).unwrap();
+    for n in 1..=3 {
+        append(&log, P, 1, [n]);
+        let copy = dir.path().join(format!("copy-{n}"));
+        log.checkpoint(&copy).unwrap();
+        let copied = LocalLog::open(&copy, &Medium::disk()).unwrap();
+        assert_eq!(copied.end(P), Lsn(n), "nothing was read since the append");
+        assert_eq!(all(&copied, P), all(&log, P));
     }
 }
 
@@ -365,6 +443,7 @@ enum Step {
     Read { partition: u32, part: u64, records: usize },
     Reopen,
     Flush,
+    Compact,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -377,6 +456,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(partition, part, records)| Step::Read { partition, part, records }),
         1 => Just(Step::Reopen),
         1 => Just(Step::Flush),
+        2 => Just(Step::Compact),
     ];
     proptest::collection::vec(step, 1..60)
 }
@@ -389,7 +469,7 @@ proptest! {
         let medium = Medium::memory().unwrap();
         let path = Path::new("/log");
         let model = MemoryLog::new();
-        let mut log = LocalLog::open(path, &medium).unwrap();
+        let mut log = LocalLog::open_with(path, &medium, TINY_FILES).unwrap();
         for (n, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Append { partition, epoch, count } => {
@@ -418,9 +498,10 @@ proptest! {
                 }
                 Step::Reopen => {
                     drop(log);
-                    log = LocalLog::open(path, &medium).unwrap();
+                    log = LocalLog::open_with(path, &medium, TINY_FILES).unwrap();
                 }
                 Step::Flush => log.flush().unwrap(),
+                Step::Compact => drop(log.compact()),
             }
             for partition in (0..3).map(PartitionId) {
                 prop_assert_eq!(log.position_of(partition), Position {
@@ -428,6 +509,7 @@ proptest! {
                     end: model.end(partition),
                     trimmed: model.trimmed(partition),
                 });
+                prop_assert_eq!(all(&log, partition), all(&model, partition));
             }
         }
     }

@@ -37,6 +37,18 @@ pub fn next_epoch(
     }
 }
 
+/// The last epoch of a partition that was given out, by anybody; 0 when none was.
+///
+/// # Errors
+/// See [`MetadataError`].
+pub fn last_epoch(
+    store: &dyn MetadataStore,
+    partition: PartitionId,
+) -> Result<Epoch, MetadataError> {
+    let key = MetaKey::leader_epoch(partition);
+    store.get(&key)?.map_or(Ok(Epoch::default()), |found| decode(&key, &found))
+}
+
 fn decode(key: &MetaKey, found: &Versioned) -> Result<Epoch, MetadataError> {
     let bytes = found.value.as_ref().try_into().map_err(|_| MetadataError::Corrupt {
         key: key.to_string(),

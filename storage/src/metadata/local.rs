@@ -14,7 +14,7 @@ use std::{
 
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;
-use rocksdb::{DB, DBRecoveryMode, Options, WriteOptions, checkpoint::Checkpoint};
+use rocksdb::{DB, DBRecoveryMode, Options, WriteBatch, WriteOptions, checkpoint::Checkpoint};
 
 use super::{
     MetaKey, MetadataError, MetadataStore, OnChange, Precondition, Row, Version, Versioned, Watch,
@@ -87,23 +87,40 @@ impl LocalMetadata {
         precondition: Precondition,
     ) -> Result<Version, MetadataError> {
         let mut broken = sync::lock(&self.writer);
-        if let Some(first) = &*broken {
-            return Err(MetadataError::Broken { first: first.clone() });
-        }
         let row = self.row(key)?;
         let changed = row.change(key, value, precondition)?;
         if changed.value.is_none() && row.value.is_none() {
             return Ok(Version(row.version));
         }
+        let version = Version(changed.version);
+        self.write(&mut broken, &[(key, changed)])?;
+        Ok(version)
+    }
+
+    /// Writes all of these rows in one step, and tells of them. The lock of `writer` is held.
+    fn write(
+        &self,
+        broken: &mut Option<Fault>,
+        rows: &[(&MetaKey, Row)],
+    ) -> Result<(), MetadataError> {
+        if let Some(first) = broken {
+            return Err(MetadataError::Broken { first: first.clone() });
+        }
+        let mut batch = WriteBatch::default();
+        for (key, row) in rows {
+            batch.put(db_key(key), row.encode_to_vec());
+        }
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.put_opt(db_key(key), changed.encode_to_vec(), &options).map_err(|error| {
+        self.db.write_opt(batch, &options).map_err(|error| {
             let fault = Fault::from_rocksdb("write the metadata store", &self.path, error);
             *broken = Some(fault.clone());
             fault
         })?;
-        self.watchers.tell(&changed.as_change(key));
-        Ok(Version(changed.version))
+        for (key, row) in rows {
+            self.watchers.tell(&row.as_change(key));
+        }
+        Ok(())
     }
 }
 
@@ -119,6 +136,21 @@ impl MetadataStore for LocalMetadata {
         precondition: Precondition,
     ) -> Result<Version, MetadataError> {
         self.change(key, Some(value), precondition)
+    }
+
+    fn put_with(
+        &self,
+        key: &MetaKey,
+        value: Bytes,
+        precondition: Precondition,
+        (also, also_value): (&MetaKey, Bytes),
+    ) -> Result<Version, MetadataError> {
+        let mut broken = sync::lock(&self.writer);
+        let first = self.row(key)?.change(key, Some(value), precondition)?;
+        let second = self.row(also)?.change(also, Some(also_value), Precondition::None)?;
+        let version = Version(first.version);
+        self.write(&mut broken, &[(key, first), (also, second)])?;
+        Ok(version)
     }
 
     fn delete(&self, key: &MetaKey, precondition: Precondition) -> Result<(), MetadataError> {

@@ -56,6 +56,26 @@ impl MetadataStore for MemoryMetadata {
         self.change(key, Some(value), precondition)
     }
 
+    fn put_with(
+        &self,
+        key: &MetaKey,
+        value: Bytes,
+        precondition: Precondition,
+        (also, also_value): (&MetaKey, Bytes),
+    ) -> Result<Version, MetadataError> {
+        let mut rows = sync::lock(&self.rows);
+        let row_of = |key: &MetaKey| rows.get(key).cloned().unwrap_or_default();
+        let first = row_of(key).change(key, Some(value), precondition)?;
+        let second = row_of(also).change(also, Some(also_value), Precondition::None)?;
+        let version = Version(first.version);
+        for (key, row) in [(key, first), (also, second)] {
+            let change = row.as_change(key);
+            rows.insert(key.clone(), row);
+            self.watchers.tell(&change);
+        }
+        Ok(version)
+    }
+
     fn delete(&self, key: &MetaKey, precondition: Precondition) -> Result<(), MetadataError> {
         self.change(key, None, precondition).map(|_| ())
     }

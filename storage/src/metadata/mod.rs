@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::Fault;
 
-pub use epoch::next_epoch;
+pub use epoch::{last_epoch, next_epoch};
 pub use key::{KEY_LEN_MAX, KeyError, MetaKey};
 pub use local::LocalMetadata;
 pub use memory::MemoryMetadata;
@@ -129,6 +129,19 @@ pub trait MetadataStore: Send + Sync {
         key: &MetaKey,
         value: Bytes,
         precondition: Precondition,
+    ) -> Result<Version, MetadataError>;
+
+    /// As [`Self::put`], and writes another key in the same step: both values are there
+    /// afterwards, or neither. The precondition is for the first key.
+    ///
+    /// # Errors
+    /// See [`Self::put`]. After an error neither value was written, as far as is known.
+    fn put_with(
+        &self,
+        key: &MetaKey,
+        value: Bytes,
+        precondition: Precondition,
+        also: (&MetaKey, Bytes),
     ) -> Result<Version, MetadataError>;
 
     /// Deletes a value, which is a change with a version of its own. Deleting nothing

@@ -66,6 +66,36 @@ fn a_precondition_that_does_not_hold_changes_nothing() {
 }
 
 #[test]
+fn two_keys_are_written_in_one_step_or_not_at_all() {
+    each(|store| {
+        let other = MetaKey::rule_book_history();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let watch = |key: &MetaKey| {
+            let seen = Arc::clone(&seen);
+            let tell = move |change: &Change| {
+                seen.lock().unwrap().push((change.key.to_string(), change.version.0));
+            };
+            store.watch(key, Box::new(tell)).unwrap()
+        };
+        let _watches = [watch(&key()), watch(&other)];
+        let both = |text: &'static str, precondition| {
+            let value = Bytes::from_static(text.as_bytes());
+            store.put_with(&key(), value.clone(), precondition, (&other, value))
+        };
+        let value_of = |key: &MetaKey| store.get(key).unwrap().map(|found| found.value);
+        assert_eq!(both("a", Precondition::DoesNotExist).unwrap(), Version(1));
+        assert_eq!(both("b", Precondition::MatchesVersion(Version(1))).unwrap(), Version(2));
+        let refused = both("c", Precondition::MatchesVersion(Version(1)));
+        assert!(matches!(refused, Err(MetadataError::PreconditionFailed { .. })), "{refused:?}");
+        for key in [key(), other.clone()] {
+            assert_eq!(value_of(&key), Some(Bytes::from_static(b"b")), "{key}");
+        }
+        let told = |version| [&key(), &other].map(|key| (key.to_string(), version));
+        assert_eq!(*seen.lock().unwrap(), [told(1), told(2)].concat());
+    });
+}
+
+#[test]
 fn watchers_are_told_the_present_and_every_change_until_they_leave() {
     each(|store| {
         put(store, "a");

@@ -267,6 +267,15 @@ impl PartitionStore {
         rows::digest(self)
     }
 
+    /// Reads every row as bytes, in key order: for tests that compare rows with a dump.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn raw_rows(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        rows::raw_rows(self)
+    }
+
     fn family(&self) -> Result<Arc<BoundColumnFamily<'_>>, StoreError> {
         self.shared.family(self.id, &self.family)
     }

@@ -147,3 +147,20 @@ pub(super) fn digest(store: &PartitionStore) -> Result<Digest, StoreError> {
     digest.hash = hash.digest128();
     Ok(digest)
 }
+
+/// See [`PartitionStore::raw_rows`].
+#[cfg(any(test, feature = "testkit"))]
+pub(super) fn raw_rows(store: &PartitionStore) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    store.settle()?;
+    let family = store.family()?;
+    let mut rows = store.shared.db.raw_iterator_cf_opt(&family, ReadOptions::default());
+    rows.seek_to_first();
+    let mut found = Vec::new();
+    while let Some((key, row)) = rows.item() {
+        found.push((key.to_vec(), row.to_vec()));
+        rows.next();
+    }
+    rows.status()
+        .map_err(|error| StoreError::from(store.shared.fault("read the partition store", error)))?;
+    Ok(found)
+}

@@ -1,6 +1,8 @@
 //! Members of a crowd: mail in order, one ends alone, nothing is left behind.
 
-use std::sync::atomic::AtomicUsize;
+use std::{sync::atomic::AtomicUsize, time::Instant};
+
+use forebay_messages::Timestamp;
 
 use super::*;
 use crate::shell::{ActixWorld, Scope, WallClock, World};

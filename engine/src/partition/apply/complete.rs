@@ -1,7 +1,11 @@
 //! `Complete`: an attempt ended for good. Only the attempt that runs may say so.
 
 use bytes::Bytes;
-use forebay_messages::{AttemptToken, EntryId, Outcome, command::Complete};
+use forebay_messages::{
+    AttemptToken, EntryId, FailureKind, Outcome,
+    command::{Complete, CompleteOutcome},
+    outcome::Failure,
+};
 
 use super::{
     super::{
@@ -22,6 +26,9 @@ pub(super) fn apply<T: Tables>(
     };
     row.attempts += 1;
     let outcome = match command.outcome.clone() {
+        Some(CompleteOutcome::Failure(failure)) if command.heeds_cancel && row.cancel_requested => {
+            Outcome::Failure(Failure { kind: FailureKind::Canceled, ..failure })
+        }
         Some(outcome) => outcome.into(),
         None => Outcome::Success(Bytes::new()),
     };

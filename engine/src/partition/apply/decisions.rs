@@ -55,7 +55,8 @@ fn fit<T: Rows>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
 
 /// The attempt that a decision starts, if it were applied to these rows: for a leader
 /// that has proposed it and runs it before it is applied (decision 0013). Also what
-/// follows if it fails.
+/// follows if it fails. `None` for an entry that was interrupted before: it must have a
+/// running row when it starts, so that another death of its process is counted.
 ///
 /// # Errors
 /// When the rows cannot be read.
@@ -65,7 +66,8 @@ pub fn begin<T: Rows>(
 ) -> Result<Option<(RunAttempt, RetryPolicy)>, ApplyError> {
     let Decision { key: EntryKey { entry, .. }, token, .. } = *decision;
     let looked = tables.look_at_entry(entry, |row| {
-        is_at_its_place(row, decision).then(|| {
+        let may_begin = is_at_its_place(row, decision) && row.interrupted == 0;
+        may_begin.then(|| {
             let retry = row.retry.unwrap_or_default();
             (row.attempts, row.last_failure.clone(), retry)
         })
@@ -124,7 +126,7 @@ pub(super) fn apply<T: Tables>(
 }
 
 fn start<T: Tables>(context: &mut Context<'_, T>, decision: &Decision) -> Result<bool, ApplyError> {
-    let Decision { vqueue, key, token } = *decision;
+    let Decision { vqueue, key, token, executor } = *decision;
     let id = key.entry;
     let is_there = |row: &EntryRow| is_at_its_place(row, decision);
     let still_there = context.tables.look_at_entry(id, is_there)? == Some(true);
@@ -149,7 +151,7 @@ fn start<T: Tables>(context: &mut Context<'_, T>, decision: &Decision) -> Result
         (row.attempts + 1, row.retry.unwrap_or_default())
     })?;
     let (attempt, retry) = changed.expect("it was looked at just now");
-    context.tables.put_running(vqueue, id, RunningRow { token });
+    context.tables.put_running(vqueue, id, RunningRow { token, executor });
     context.count((id, vqueue), Some(Stage::Inbox), Some(Stage::Running))?;
     context.applied.push(Applied::Started { entry: id, vqueue, token, attempt, retry });
     Ok(true)

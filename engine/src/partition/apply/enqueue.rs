@@ -93,15 +93,18 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
     if let Some(key) = &new.idempotency_key {
         let key = idempotency_key(&new.vqueue, key);
         if let Some(first) = context.tables.idempotency(&key)? {
-            return Ok(Enqueued { entry: first.entry, existing: true });
+            let hashes = first.payload_hash.zip(new.payload_hash);
+            let payload_differs = hashes.map(|(stored, asked)| stored != asked);
+            return Ok(Enqueued { entry: first.entry, existing: true, payload_differs });
         }
     }
     if !new.is_fresh && is_known(context, new.id)? {
-        return Ok(Enqueued { entry: new.id, existing: true });
+        return Ok(Enqueued { entry: new.id, existing: true, payload_differs: None });
     }
     if let Some(key) = &new.idempotency_key {
         let key = idempotency_key(&new.vqueue, key);
-        context.tables.put_idempotency(key, IdempotencyRow { entry: new.id });
+        let row = IdempotencyRow { entry: new.id, payload_hash: new.payload_hash };
+        context.tables.put_idempotency(key, row);
     }
     let vqueue = new.vqueue.id_for(new.id);
     let mut row = EntryRow {
@@ -121,5 +124,5 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
     }
     context.tables.put_payload(new.id, new.payload.clone());
     context.count_new(vqueue, &new.vqueue)?;
-    Ok(Enqueued { entry: new.id, existing: false })
+    Ok(Enqueued { entry: new.id, existing: false, payload_differs: Some(false) })
 }

@@ -44,8 +44,8 @@ use super::{
 pub use act::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip};
 pub use decisions::{begin, started};
 
-/// Format of commands and rows that this code understands.
-pub const FORMAT_VERSION: u64 = 1;
+/// Format of commands and rows that this code understands. 2: rule books with pauses.
+pub const FORMAT_VERSION: u64 = 2;
 
 /// Why a partition must stop.
 #[derive(Debug, Error)]
@@ -104,6 +104,8 @@ pub struct Enqueued {
     pub entry: EntryId,
     /// It was stored before.
     pub existing: bool,
+    /// Whether the payload that is stored is another one; `None` when that is not known.
+    pub payload_differs: Option<bool>,
 }
 
 /// Why a command had nothing to do.
@@ -254,6 +256,7 @@ pub fn apply<T: Tables>(
         let mut context = Context { state, tables, now: record.created_at, applied };
         let reply = dispatch(&mut context, command)?;
         state.put_places(places, tables);
+        state.put_record_time(record.created_at, tables);
         reply
     };
     state.applied_lsn = lsn;

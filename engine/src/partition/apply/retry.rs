@@ -1,5 +1,6 @@
 //! `Retry`: an attempt ended and the entry goes back to its inbox, or ends when its
-//! attempts are used up. An entry whose vqueue has a lock keeps it and sorts first.
+//! attempts are used up, when it was canceled, or when it was interrupted too often. An
+//! entry whose vqueue has a lock keeps it and sorts first.
 
 use forebay_messages::{
     FailureKind, Outcome, Timestamp,
@@ -28,7 +29,8 @@ pub(super) fn apply<T: Tables>(
         row.attempts += 1;
         row.last_failure = command.message.clone();
         let attempts_max = row.retry.unwrap_or_default().attempts_max;
-        if attempts_max != 0 && row.attempts >= attempts_max {
+        let is_canceled = command.heeds_cancel && row.cancel_requested;
+        if attempts_max != 0 && row.attempts >= attempts_max && !is_canceled {
             let failure = Failure {
                 kind: FailureKind::Exhausted,
                 message: command.message.clone(),
@@ -47,6 +49,18 @@ pub(super) fn apply<T: Tables>(
         end(context, id, row, Outcome::Failure(failure), false)?;
         return Ok(Reply::Changed(1));
     }
+    if command.interrupted > 0 {
+        row.interrupted += 1;
+        if row.interrupted >= command.interrupted {
+            let outcome = Outcome::Failure(Failure {
+                kind: FailureKind::Exhausted,
+                message: interrupted_text(row.interrupted).into(),
+                detail: command.detail.clone(),
+            });
+            end(context, id, row, outcome, true)?;
+            return Ok(Reply::Changed(1));
+        }
+    }
     let has_lock = context.has_lock(row.vqueue)?;
     let abort = command.reason == RetryReason::LeaderChange;
     context.leave(id, &row, Leaving { keeps_lock: has_lock, abort });
@@ -57,4 +71,12 @@ pub(super) fn apply<T: Tables>(
     context.enter_inbox(&mut row, key);
     context.tables.put_entry(id, row);
     Ok(Reply::Changed(1))
+}
+
+/// What a dead letter says whose process died each time it ran.
+fn interrupted_text(count: u32) -> String {
+    format!(
+        "the process died {count} times while this entry ran, so it is not started again: find \
+         out whether its handler ends the process (abort, out of memory), then redrive it"
+    )
 }

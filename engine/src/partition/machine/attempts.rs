@@ -122,6 +122,19 @@ impl Attempts {
         counts
     }
 
+    /// Attempts of an epoch whose decision is applied and whose end is not proposed.
+    pub(super) fn running_under(&self, epoch: Epoch) -> Vec<(EntryId, AttemptToken)> {
+        let has_ended = |token| self.ended.iter().any(|end| end.token() == token);
+        let is_running = |(token, attempt): &(&AttemptToken, &Attempt)| {
+            let is_applied = matches!(attempt.progress, Progress::Running { .. });
+            token.epoch == epoch && is_applied && !has_ended(**token)
+        };
+        let running = self.by_token.iter().filter(is_running);
+        let mut found: Vec<_> = running.map(|(token, of)| (of.entry, *token)).collect();
+        found.sort_unstable_by_key(|(_, token)| *token);
+        found
+    }
+
     /// Attempts whose decision is proposed and not applied.
     pub(super) fn proposed(&self) -> Vec<(VQueueId, EntryId, AttemptToken)> {
         let of_vqueue = |(vqueue, places): (&VQueueId, &VecDeque<(EntryKey, AttemptToken)>)| {
@@ -154,7 +167,7 @@ impl Attempts {
         let attempt = Attempt { entry, vqueue, permit, progress, has_handler };
         self.by_token.insert(token, attempt);
         self.proposed.entry(vqueue).or_default().push_back((key, token));
-        self.pending.push(Decision { vqueue, key, token });
+        self.pending.push(Decision { vqueue, key, token, executor: None });
     }
 
     /// A decision is applied: its place is confirmed, one way or the other.
@@ -305,8 +318,9 @@ impl Partition {
     /// Proposes the ends and the decisions that came together.
     pub(super) fn on_flush(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         self.flush_scheduled = false;
+        let room = self.bounds.room();
         if self.phase.has_limiter() {
-            for command in ended::records(std::mem::take(&mut self.attempts.ended)) {
+            for command in ended::records(std::mem::take(&mut self.attempts.ended), room) {
                 self.propose(now, command, None, effects);
             }
         }
@@ -314,15 +328,19 @@ impl Partition {
             return;
         }
         while !self.attempts.pending.is_empty() {
-            let count = self.attempts.pending.len().min(super::DECISIONS_PER_RECORD_MAX);
+            let count = self.attempts.pending.len().min(self.bounds.decisions());
             let decisions: Vec<_> = self.attempts.pending.drain(..count).collect();
             // Behind its record, which a fence refuses: decision 0013 says why it is safe.
             // An entry that was put back meanwhile is decided for again while its former
             // attempt may still run: the new one waits for its decision.
-            let is_first =
-                |decision: &&Decision| !self.attempts.begun.contains_key(&decision.key.entry);
+            // What was enqueued before this leadership may have ended the process that led
+            // before: it starts when its decision is durable, so that the row counts it.
+            let may_begin = |decision: &&Decision| {
+                decision.key.seq > self.waits_through
+                    && !self.attempts.begun.contains_key(&decision.key.entry)
+            };
             let begin = (self.phase == super::Phase::Leading).then(|| {
-                PartitionEffect::Begin(decisions.iter().filter(is_first).copied().collect())
+                PartitionEffect::Begin(decisions.iter().filter(may_begin).copied().collect())
             });
             let command = forebay_messages::command::SchedulerDecisions { decisions };
             self.propose(now, Command::SchedulerDecisions(command), None, effects);
@@ -483,7 +501,7 @@ impl Partition {
             self.stale.attempt += 1;
             return;
         };
-        let end = match ended {
+        let end = match self.bounds.bounded(ended) {
             AttemptEnd::Success(bytes) => complete(entry, token, Outcome::Success(bytes)),
             AttemptEnd::Terminal { message, detail } => {
                 let failure = Failure { kind: FailureKind::Terminal, message, detail };
@@ -497,17 +515,21 @@ impl Partition {
                 entry,
                 token,
                 reason: RetryReason::Failed,
-                run_at: now.after(backoff(&retry, attempt, random)),
+                run_at: now.after(backoff::wait(&retry, attempt, random)),
                 message,
                 detail,
+                heeds_cancel: true,
+                interrupted: 0,
             }),
-            AttemptEnd::Snooze { until } => End::Retry(RetryAttempt {
+            AttemptEnd::Snooze { wait } => End::Retry(RetryAttempt {
                 entry,
                 token,
                 reason: RetryReason::Snoozed,
-                run_at: until,
+                run_at: now.after(wait),
                 message: Default::default(),
                 detail: Default::default(),
+                heeds_cancel: false,
+                interrupted: 0,
             }),
         };
         self.attempts.ended.push(end);
@@ -521,8 +543,11 @@ impl Partition {
         attempts: Vec<(EntryId, AttemptToken)>,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        let back = attempts.into_iter().map(|(entry, token)| End::Retry(hand_back(entry, token)));
-        for command in ended::records(back.collect()) {
+        let back = attempts.into_iter().map(|(entry, token)| {
+            let interrupted = self.drain.interruptions_max(token);
+            End::Retry(RetryAttempt { interrupted, ..hand_back(entry, token) })
+        });
+        for command in ended::records(back.collect(), self.bounds.room()) {
             self.propose(now, command, None, effects);
         }
     }
@@ -537,9 +562,13 @@ fn hand_back(entry: EntryId, token: AttemptToken) -> RetryAttempt {
         run_at: Timestamp::default(),
         message: Default::default(),
         detail: Default::default(),
+        heeds_cancel: false,
+        interrupted: 0,
     }
 }
 
 fn complete(entry: EntryId, token: AttemptToken, outcome: Outcome) -> End {
-    End::Complete(Complete { entry, token, outcome: Some(outcome.into()) })
+    // A success stands, whoever asked it to stop: most records go without the tag.
+    let heeds_cancel = !outcome.is_success();
+    End::Complete(Complete { entry, token, outcome: Some(outcome.into()), heeds_cancel })
 }

@@ -26,11 +26,16 @@ pub(super) struct Drain {
     in_flight: VecDeque<RecordSeq>,
     /// How many attempts of earlier epochs a vqueue still has.
     left: Map<VQueueId, usize>,
+    /// Attempts whose process died, and after how many interruptions their entry is a dead
+    /// letter.
+    interrupted: Map<AttemptToken, u32>,
 }
 
 impl Drain {
     fn begin(&mut self, attempts: Vec<(VQueueId, EntryId, AttemptToken)>) {
+        let interrupted = std::mem::take(&mut self.interrupted);
         self.clear();
+        self.interrupted = interrupted;
         for (vqueue, entry, token) in attempts {
             *self.left.entry(vqueue).or_default() += 1;
             self.waiting.push_back((entry, token));
@@ -41,6 +46,18 @@ impl Drain {
         self.waiting.clear();
         self.in_flight.clear();
         self.left.clear();
+        self.interrupted.clear();
+    }
+
+    /// These attempts ended with the process that ran them, unlike others of earlier epochs.
+    pub(super) fn set_interrupted(&mut self, interrupted: Vec<(AttemptToken, u32)>) {
+        self.interrupted = interrupted.into_iter().collect();
+    }
+
+    /// After how many interruptions the entry of an attempt is a dead letter; 0 for an
+    /// attempt that was not interrupted.
+    pub(super) fn interruptions_max(&self, token: AttemptToken) -> u32 {
+        self.interrupted.get(&token).copied().unwrap_or(0)
     }
 
     /// Whether no attempt of an earlier epoch is left.
@@ -107,6 +124,17 @@ impl Partition {
             self.hand_back(now, attempts, effects);
             self.drain.in_flight.push_back(self.next_seq);
         }
+    }
+
+    /// The process is about to end in order: every attempt that still runs goes back to its
+    /// inbox now, so that the next start does not take it for interrupted.
+    pub(super) fn on_hand_back(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        if !self.is_closing && self.phase != Phase::Closing || !self.phase.has_limiter() {
+            return;
+        }
+        let mut attempts: Vec<_> = self.drain.waiting.drain(..).collect();
+        attempts.extend(self.attempts.running_under(self.epoch));
+        self.hand_back(now, attempts, effects);
     }
 
     /// An attempt of an earlier epoch is over, however it ended. A vqueue whose last one

@@ -10,7 +10,7 @@ use forebay_messages::{
     command::Decision,
 };
 
-use super::{super::apply::Reply, KnownAttempt};
+use super::{super::apply::Reply, KnownAttempt, TooLarge};
 
 /// What somebody who asked is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub enum Answer {
     Busy,
     /// The log or the store cannot be written.
     StorageFailed(String),
+    /// The command does not fit into a record of the log: nothing was stored.
+    TooLarge(TooLarge),
 }
 
 /// An attempt that starts.

@@ -4,7 +4,10 @@
 //! leadership; a record takes a bounded number of ends and, but for a single larger one,
 //! of bytes.
 
+use forebay_messages::AttemptToken;
 use forebay_messages::command::{Command, Complete, CompleteOutcome, EndAttempts, RetryAttempt};
+
+use super::bounds::END_FIXED_LEN;
 
 /// Most ends in one record.
 pub const ENDS_PER_RECORD_MAX: usize = 512;
@@ -21,6 +24,14 @@ pub(super) enum End {
 }
 
 impl End {
+    /// The attempt.
+    pub(super) fn token(&self) -> AttemptToken {
+        match self {
+            Self::Complete(complete) => complete.token,
+            Self::Retry(retry) => retry.token,
+        }
+    }
+
     /// Bytes of what the handler said.
     fn len(&self) -> usize {
         match self {
@@ -36,14 +47,17 @@ impl End {
     }
 }
 
-/// Makes records of ends, in their order.
-pub(super) fn records(ends: Vec<End>) -> Vec<Command> {
+/// Makes records of ends, in their order; each has room for so many bytes of them.
+pub(super) fn records(ends: Vec<End>, room: usize) -> Vec<Command> {
     let mut commands = Vec::new();
     let mut run = Vec::new();
     let mut bytes = 0;
     for end in ends {
         let len = end.len();
-        if !run.is_empty() && (run.len() == ENDS_PER_RECORD_MAX || bytes + len > RECORD_BYTES_MAX) {
+        let is_full = run.len() == ENDS_PER_RECORD_MAX
+            || bytes + len > RECORD_BYTES_MAX
+            || bytes + len + (run.len() + 1) * END_FIXED_LEN > room;
+        if !run.is_empty() && is_full {
             commands.push(record(std::mem::take(&mut run)));
             bytes = 0;
         }
@@ -85,6 +99,7 @@ mod tests {
             entry: Default::default(),
             token: Default::default(),
             outcome: Some(outcome.into()),
+            heeds_cancel: false,
         })
     }
 
@@ -96,18 +111,24 @@ mod tests {
             run_at: Timestamp::default(),
             message: "no".into(),
             detail: Default::default(),
+            heeds_cancel: false,
+            interrupted: 0,
         })
     }
 
     /// How many of each in each record.
     fn counts(ends: Vec<End>) -> Vec<(usize, usize)> {
+        records_in(ends, 64 << 20)
+    }
+
+    fn records_in(ends: Vec<End>, room: usize) -> Vec<(usize, usize)> {
         let count = |command: Command| match command {
             Command::Complete(_) => (1, 0),
             Command::Retry(_) => (0, 1),
             Command::EndAttempts(ends) => (ends.completed.len(), ends.retried.len()),
             other => panic!("{other:?}"),
         };
-        records(ends).into_iter().map(count).collect()
+        records(ends, room).into_iter().map(count).collect()
     }
 
     #[test]
@@ -122,5 +143,9 @@ mod tests {
         assert_eq!(counts(large), [(1, 0), (1, 0), (1, 0)]);
         let halves = (0..4).map(|_| complete(RECORD_BYTES_MAX / 2)).collect();
         assert_eq!(counts(halves), [(2, 0), (2, 0)]);
+        let many = || (0..10).map(|_| complete(100)).collect();
+        let room = 4 * (100 + END_FIXED_LEN);
+        assert_eq!(records_in(many(), room), [(4, 0), (4, 0), (2, 0)]);
+        assert_eq!(records_in(many(), 1), [(1, 0); 10], "one end at least");
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Epoch, Lsn, Outcome, PermitId, Record, ReplyId, Timestamp,
-    VQueueHandle, VQueueId,
+    AttemptToken, EntryId, EntryKey, Epoch, InboxSeq, Lsn, Outcome, PermitId, Record, ReplyId,
+    Timestamp, VQueueHandle, VQueueId,
     actor::{AttemptEnd, Permits},
     command::{Command, RetryPolicy},
     record::LeaderSeq,
@@ -14,7 +14,7 @@ use crate::vqueue::Rest;
 
 use super::{
     super::apply::{Applied, Reply},
-    KnownAttempt,
+    KnownAttempt, TooLarge,
 };
 
 /// What came of applying a run of records, told after their commit.
@@ -75,6 +75,13 @@ pub enum PartitionInput {
     },
     /// An append of this leader was refused; nothing of it is in the log.
     AppendRefused(Refusal),
+    /// A record of this leader is too large for the log, and not in it. The others are.
+    RecordTooLarge {
+        /// The record.
+        record: Arc<Record>,
+        /// Its length, and what fits.
+        why: TooLarge,
+    },
     /// Answer to `Apply`, after the commit.
     Applied(AppliedBatch),
     /// Somebody wants a command to go through the log.
@@ -144,6 +151,11 @@ pub enum PartitionInput {
         /// Behind them: attempts that are over and whose handlers have not stopped, each
         /// with whoever has its vqueue's lock.
         stopping: Vec<(KnownAttempt, Option<EntryId>)>,
+        /// Attempts among them whose process died without giving them back, each with the
+        /// number of interruptions after which its entry is a dead letter.
+        interrupted: Vec<(AttemptToken, u32)>,
+        /// The last place that was given in any inbox.
+        last_seq: InboxSeq,
     },
     /// From the limiter: permits for what runs or stops, in the order of `SeedSent`.
     LimiterSeeded {
@@ -162,6 +174,9 @@ pub enum PartitionInput {
     },
     /// The node goes down: start nothing new, let what runs end.
     CloseGate,
+    /// The process is about to end, its handlers were dropped: give back what still runs.
+    /// Only after the gate was closed.
+    HandBack,
     /// From the supervisor: stop leading, at once.
     StopLeading,
 

@@ -176,7 +176,7 @@ impl Partition {
         }
         self.phase = Phase::Leading;
         for (command, reply) in std::mem::take(&mut self.held) {
-            self.propose(now, command, Some(reply), effects);
+            self.on_propose(now, command, reply, effects);
         }
         self.walk_if_drained(effects);
     }

@@ -18,6 +18,7 @@
 
 mod attempts;
 mod backoff;
+mod bounds;
 mod drain;
 mod effect;
 mod ended;
@@ -31,7 +32,8 @@ mod vqueues;
 mod waiters;
 mod waiting;
 
-pub use backoff::backoff;
+pub use backoff::{RETRIES_AT_ONCE_MAX, RETRY_WAIT_MIN, backoff};
+pub use bounds::{CUT_MARK, DETAIL_LEN_MAX, ERROR_TEXT_LEN_MAX, TooLarge};
 pub use effect::{Answer, PartitionEffect, RunAttempt};
 pub use ended::ENDS_PER_RECORD_MAX;
 pub use idle::IDLE_MS_MAX;
@@ -41,8 +43,8 @@ pub use stopping::KnownAttempt;
 pub use waiters::WAITERS_MAX;
 
 use forebay_messages::{
-    EntryId, Epoch, Lsn, NodeId, PartitionKey, Producer, Record, RecordKeys, RecordSeq, ReplyId,
-    Timestamp,
+    EntryId, Epoch, InboxSeq, Lsn, NodeId, PartitionKey, Producer, Record, RecordKeys, RecordSeq,
+    ReplyId, Timestamp,
     actor::{LimiterMessage, Release},
     command::Command,
     record::LeaderSeq,
@@ -53,6 +55,7 @@ use crate::{Machine, machine::Map};
 
 use super::apply::{Applied, Reply};
 use attempts::Attempts;
+use bounds::Bounds;
 use drain::Drain;
 use idle::IdleVQueues;
 use leading::Seeding;
@@ -94,6 +97,8 @@ pub struct PartitionConfig {
     pub dispatches: bool,
     /// What it keeps in memory of vqueues.
     pub vqueues: VQueueLimits,
+    /// Largest record that its log takes, in bytes as stored.
+    pub record_len_max: usize,
 }
 
 /// What a partition keeps in memory of vqueues.
@@ -132,6 +137,8 @@ pub struct StaleCounts {
 #[derive(Debug)]
 pub struct Partition {
     pub(super) config: PartitionConfig,
+    /// What fits into a record.
+    bounds: Bounds,
     applied: Lsn,
     received: Lsn,
     epoch: Epoch,
@@ -160,6 +167,11 @@ pub struct Partition {
     seeding: Seeding,
     /// What ran under earlier leaders and goes back.
     drain: Drain,
+    /// Entries whose place is not behind this one start only after their decision is
+    /// applied: they were there before this leadership.
+    waits_through: InboxSeq,
+    /// Under which epoch that was set.
+    waits_under: Epoch,
     /// The gate was closed for good, whatever a limiter's death opens again.
     is_closing: bool,
     /// The supervisor was told that nothing is left to wait for.
@@ -178,6 +190,7 @@ impl Partition {
     pub fn new(config: PartitionConfig, applied: Lsn) -> Self {
         Self {
             config,
+            bounds: Bounds::new(config.record_len_max),
             applied,
             received: applied,
             epoch: Epoch::default(),
@@ -196,6 +209,8 @@ impl Partition {
             wake_at: None,
             seeding: Seeding::default(),
             drain: Drain::default(),
+            waits_through: InboxSeq::default(),
+            waits_under: Epoch::default(),
             is_closing: false,
             is_quiet: false,
             flush_scheduled: false,
@@ -258,17 +273,21 @@ impl Partition {
         reply: Option<ReplyId>,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        self.next_seq = self.next_seq.next();
+        let record = self.next_record(now, command);
         if let Some(reply) = reply {
             self.proposals.insert(self.next_seq.0, reply);
         }
-        let record = Record {
+        effects.push(PartitionEffect::Append { epoch: self.epoch, record: Arc::new(record) });
+    }
+
+    fn next_record(&mut self, now: Timestamp, command: Command) -> Record {
+        self.next_seq = self.next_seq.next();
+        Record {
             keys: record_keys(&command),
             producer: Some(Producer::Leader(LeaderSeq { epoch: self.epoch, seq: self.next_seq })),
             created_at: now,
             command: Some(command),
-        };
-        effects.push(PartitionEffect::Append { epoch: self.epoch, record: Arc::new(record) });
+        }
     }
 
     fn on_propose(
@@ -279,7 +298,7 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         match self.phase {
-            Phase::Leading => self.propose(now, command, Some(reply), effects),
+            Phase::Leading => self.propose_for(now, command, reply, effects),
             Phase::Following | Phase::Closing => {
                 effects.push(PartitionEffect::Answer { to: reply, answer: Answer::NotLeading });
             }
@@ -504,16 +523,24 @@ impl Machine for Partition {
                     self.propose(now, Command::Purge(purge), None, effects);
                 }
             }
+            PartitionInput::RecordTooLarge { record, why } => {
+                self.on_record_too_large(now, &record, why, effects);
+            }
             PartitionInput::AppendRefused(refusal) => self.on_append_refused(&refusal, effects),
             PartitionInput::Announce { epoch } => self.on_announce(now, epoch, effects),
             PartitionInput::BeginSeed { epoch } => self.on_begin_seed(epoch, effects),
-            PartitionInput::SeedSent { running, stopping } => {
+            PartitionInput::SeedSent { running, stopping, interrupted, last_seq } => {
                 self.on_seed_sent(running, stopping);
+                self.drain.set_interrupted(interrupted);
+                if self.waits_under != self.epoch {
+                    (self.waits_under, self.waits_through) = (self.epoch, last_seq);
+                }
             }
             PartitionInput::LimiterSeeded { permits } => self.on_seeded(&permits, effects),
             PartitionInput::Drain { epoch } => self.on_drain(now, epoch, effects),
             PartitionInput::OpenGate { epoch } => self.on_open_gate(now, epoch, effects),
             PartitionInput::CloseGate => self.on_close_gate(effects),
+            PartitionInput::HandBack => self.on_hand_back(now, effects),
             PartitionInput::StopLeading => self.on_stop_leading(effects),
             PartitionInput::VQueuesFound { found, next } => {
                 self.on_vqueues_found(now, &found, next, effects);

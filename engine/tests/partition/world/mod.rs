@@ -6,13 +6,15 @@ mod fake_limiter;
 mod log;
 mod node;
 
+use std::time::Duration;
+
 use forebay_engine::leadership::LeadershipInput;
 use forebay_engine::partition::{
     machine::{Answer, PartitionInput, VQueueLimits},
     mem::MemTables,
 };
 use forebay_messages::{
-    AttemptToken, ReplyId, Timestamp, VQueueHandle,
+    AttemptToken, Epoch, ReplyId, Timestamp, VQueueHandle,
     actor::{AttemptEnd, VQueueMessage},
     command::Command,
 };
@@ -223,7 +225,7 @@ impl World {
                 detail: Default::default(),
                 random: u32::from(how) << 24,
             },
-            _ => AttemptEnd::Snooze { until: Timestamp(self.shared.now.0 + u64::from(how)) },
+            _ => AttemptEnd::Snooze { wait: Duration::from_millis(u64::from(how)) },
         };
         node.mailbox.push_back(PartitionInput::Ended { entry: handler.entry, token, ended });
     }
@@ -260,6 +262,7 @@ impl World {
         let (tables, served) = (self.nodes[n].flushed.clone(), self.nodes[n].served);
         self.nodes[n] = Node::new(n, tables, self.shared.vqueues);
         self.nodes[n].served = served;
+        self.nodes[n].lost_through = Epoch(self.shared.epoch);
         for (reply, answer) in &mut self.shared.answers {
             if answer.is_none() && self.asked_of[reply.0 as usize] == n {
                 *answer = Some(Answer::LostLeadership);

@@ -110,6 +110,8 @@ pub(crate) struct Node {
     pub(crate) drained: BTreeMap<Epoch, usize>,
     /// How many limiters were seeded.
     pub(crate) seeds: usize,
+    /// What ran under epochs up to this one was lost in a crash.
+    pub(crate) lost_through: Epoch,
 }
 
 impl Node {
@@ -117,6 +119,7 @@ impl Node {
         let replica = Replica::over(tables.clone());
         let id = NodeId(u32::try_from(index).unwrap());
         let config = PartitionConfig {
+            record_len_max: forebay_messages::record::RECORD_LEN_MAX,
             node: id,
             key_first: PartitionKey(0),
             key_last: PartitionKey(u64::MAX),
@@ -144,6 +147,7 @@ impl Node {
             retry_at: Vec::new(),
             drained: BTreeMap::new(),
             seeds: 0,
+            lost_through: Epoch::default(),
             replica,
         }
     }
@@ -257,7 +261,11 @@ impl Node {
         self.slots = None;
         self.seeds += 1;
         self.tell_limiter(LimiterMessage::Seed(Box::new(seed)));
-        Some(PartitionInput::SeedSent { running, stopping })
+        // Whoever started again has lost what ran before, whoever led then.
+        let is_lost = |(_, _, token): &&KnownAttempt| token.epoch <= self.lost_through;
+        let interrupted = running.iter().filter(is_lost).map(|(.., token)| (*token, 2)).collect();
+        let last_seq = self.replica.state.inbox_seq();
+        Some(PartitionInput::SeedSent { running, stopping, interrupted, last_seq })
     }
 
     /// Handlers are told to stop, and the node's capacity how many have not.

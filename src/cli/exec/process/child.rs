@@ -154,13 +154,17 @@ impl Running {
             self.kill();
             return;
         }
-        let deadline = Instant::now() + grace;
+        // A time that cannot be told is one that never comes.
+        let deadline = Instant::now().checked_add(grace);
         if self.kill_at.is_none() {
             let _ = kill_process_group(self.pid, Signal::TERM);
             // A stopped group would keep the signal until it is continued.
             let _ = kill_process_group(self.pid, Signal::CONT);
         }
-        self.kill_at = Some(self.kill_at.map_or(deadline, |set| set.min(deadline)));
+        self.kill_at = match (self.kill_at, deadline) {
+            (Some(set), Some(deadline)) => Some(set.min(deadline)),
+            (set, deadline) => set.or(deadline),
+        };
     }
 
     /// Kills its whole group.

@@ -252,6 +252,6 @@ impl Serving {
 
 fn timespec(duration: Duration) -> Timespec {
     // Rounded up, so that the deadline has come when the sleep is over.
-    let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 2) + 1;
+    let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2) + 1;
     Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 }
 }

@@ -219,6 +219,55 @@ fn a_torn_block_is_cut_whatever_was_there_before() {
     torn(&[900; 33], 3_100);
 }
 
+impl Site {
+    /// The same after a crash in the middle of an append that left these cells of it (a bit
+    /// each), and of the others what was there before.
+    fn torn(mut self, block: &[u8], cells: u32) -> Self {
+        let crashed = Self { database: self.database.crashed(), ..Self::new() };
+        let before = self.bytes();
+        self.append(block);
+        self.journal.other.take().unwrap().join().unwrap().unwrap();
+        let (mut bytes, after) = (before.clone(), self.bytes());
+        let mut changed = 0;
+        for file in 0..2 {
+            for at in (0..before[file].len()).step_by(CELL_LEN) {
+                let range = at..at + CELL_LEN;
+                if before[file][range.clone()] != after[file][range.clone()] {
+                    if cells & (1 << changed) != 0 {
+                        bytes[file][range.clone()].copy_from_slice(&after[file][range]);
+                    }
+                    changed += 1;
+                }
+            }
+        }
+        assert_eq!(changed, block.len().div_ceil(DATA_LEN));
+        crashed.crashed_with(&bytes).unwrap()
+    }
+}
+
+/// Two crashes in a row, each in the middle of a block at the same place: if the second had
+/// the sequence of the first again, cells of both would make one whole block.
+#[test]
+fn two_torn_blocks_at_one_place_do_not_become_one() {
+    const CELLS: u32 = 3;
+    let mut site = Site::new();
+    for n in 0..200 {
+        site.append(&block(n, 300));
+    }
+    let full = site.journal.other.take().unwrap().join().unwrap();
+    site.journal.other = Some(std::thread::spawn(|| full));
+    // From here on both files are as large as they get: blocks begin in the same one.
+    let site = site.crashed();
+    let acknowledged = site.blocks();
+    let len = CELLS as usize * DATA_LEN;
+    for first in 1..(1 << CELLS) - 1 {
+        for second in 0..(1 << CELLS) - 1 {
+            let torn = site.crashed().torn(&block(91, len), first).torn(&block(92, len), second);
+            assert_eq!(torn.blocks(), acknowledged, "cells {first:b}, then {second:b}");
+        }
+    }
+}
+
 /// A flipped bit never makes an acknowledged block vanish, not even the last one.
 #[test]
 fn a_flipped_bit_is_found() {

@@ -9,7 +9,7 @@ use forebay_engine::partition::rows::FsmSlot;
 use super::Table;
 
 /// Every slot there is.
-const SLOTS: [FsmSlot; 10] = [
+const SLOTS: [FsmSlot; 11] = [
     FsmSlot::AppliedLsn,
     FsmSlot::InboxSeq,
     FsmSlot::OutboxSeq,
@@ -20,6 +20,7 @@ const SLOTS: [FsmSlot; 10] = [
     FsmSlot::Created,
     FsmSlot::RuleBook,
     FsmSlot::LastRunAt,
+    FsmSlot::LatestRecordAt,
 ];
 
 pub(crate) struct Fsm;

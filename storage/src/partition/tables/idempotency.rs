@@ -55,14 +55,14 @@ mod tests {
         #[test]
         fn round_trip(a in keys(), b in keys(), entry in entry_ids()) {
             check_keys::<Idempotency>(a, b);
-            check_row::<Idempotency>(&IdempotencyRow { entry });
+            check_row::<Idempotency>(&IdempotencyRow { entry, payload_hash: None });
         }
     }
 
     #[test]
     fn golden_bytes() {
         let key = IdempotencyKey { domain: [7; 16], key: "order-1".into() };
-        let row = IdempotencyRow { entry: entry_id(1) };
+        let row = IdempotencyRow { entry: entry_id(1), payload_hash: None };
         insta::assert_snapshot!(golden::<Idempotency>(&key, &row), @r"
         6964070707070707070707070707070707076f726465722d31
         0518010203040506070801010101010101010101010101010101

@@ -51,13 +51,13 @@ mod tests {
         ) {
             check_keys::<Running>((a.0, a.1), (a.0, b.1));
             check_keys::<Running>(a, b);
-            check_row::<Running>(&RunningRow { token: AttemptToken { epoch: Epoch(epoch), seq } });
+            check_row::<Running>(&RunningRow { token: AttemptToken { epoch: Epoch(epoch), seq }, executor: None });
         }
     }
 
     #[test]
     fn golden_bytes() {
-        let row = RunningRow { token: AttemptToken { epoch: Epoch(3), seq: 300 } };
+        let row = RunningRow { token: AttemptToken { epoch: Epoch(3), seq: 300 }, executor: None };
         insta::assert_snapshot!(golden::<Running>(&(vqueue_id(9), entry_id(1)), &row), @r"
         7275010203040506070809090909090909090909090909090909010203040506070801010101010101010101010101010101
         0505040304ac01

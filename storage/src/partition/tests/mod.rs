@@ -64,6 +64,7 @@ pub(super) fn new_entry(id: EntryId, name: VQueueName) -> NewEntry {
         retry: None,
         retention_ms: None,
         is_fresh: false,
+        payload_hash: None,
     }
 }
 

@@ -90,7 +90,7 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
         }
         Step::Decide { nth } => {
             let &(vqueue, key) = model.inbox.iter().nth(nth)?;
-            let decisions = vec![Decision { vqueue, key, token }];
+            let decisions = vec![Decision { vqueue, key, token, executor: None }];
             Command::SchedulerDecisions(SchedulerDecisions { decisions })
         }
         Step::End { nth, how } => {
@@ -104,13 +104,20 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
                     run_at: Timestamp(seq),
                     message: "boom".into(),
                     detail: Bytes::new(),
+                    heeds_cancel: false,
+                    interrupted: 0,
                 }),
                 _ => {
                     let outcome = match how {
                         1 => Outcome::failure(forebay_messages::FailureKind::Terminal, "no"),
                         _ => Outcome::Success(Bytes::from_static(b"ok")),
                     };
-                    Command::Complete(Complete { entry, token, outcome: Some(outcome.into()) })
+                    Command::Complete(Complete {
+                        entry,
+                        token,
+                        outcome: Some(outcome.into()),
+                        heeds_cancel: false,
+                    })
                 }
             }
         }

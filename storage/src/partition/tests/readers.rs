@@ -170,12 +170,16 @@ fn populated() -> PartitionStore {
     ] {
         let row = store.entry(entry_id(n)).unwrap().unwrap();
         let token = forebay_messages::AttemptToken { seq: n, ..Default::default() };
-        let decisions = vec![Decision { vqueue: row.vqueue, key: row.key, token }];
+        let decisions = vec![Decision { vqueue: row.vqueue, key: row.key, token, executor: None }];
         log.push(record(20, Command::SchedulerDecisions(SchedulerDecisions { decisions })));
         if let Some(outcome) = outcome {
             let outcome = Some(outcome.into());
-            let complete =
-                forebay_messages::command::Complete { entry: entry_id(n), token, outcome };
+            let complete = forebay_messages::command::Complete {
+                entry: entry_id(n),
+                token,
+                outcome,
+                heeds_cancel: false,
+            };
             log.push(record(30 + n, Command::Complete(complete)));
         }
     }

@@ -57,7 +57,7 @@ fn a_row_that_comes_and_goes_within_a_batch_is_never_written() {
 fn a_stored_row_that_goes_and_comes_back_with_its_entry_is_there() {
     let store = in_memory();
     let (id, vqueue) = (entry_id(1), vqueue_id(1));
-    let running = |seq| RunningRow { token: AttemptToken { epoch: Epoch(1), seq } };
+    let running = |seq| RunningRow { token: AttemptToken { epoch: Epoch(1), seq }, executor: None };
     let mut txn = store.begin().unwrap();
     txn.put_new_entry(id, EntryRow { vqueue, ..EntryRow::default() });
     txn.put_payload(id, "first".into());

@@ -1,0 +1,108 @@
+//! Services that a rule pauses: their vqueues wait here, whatever their scope.
+//!
+//! Counters form a tree of scopes, and a service lies across it: a vqueue that waits for
+//! its service to be resumed stands in a list of its own, and in none of a counter. Must
+//! always hold: no vqueue of a paused service waits at a counter. Must not know: counters,
+//! capacity. (A pause of a scope or a limit key makes its counter full, see `counter`.)
+
+use bytestring::ByteString;
+use forebay_messages::{Timestamp, rule::RuleUpdate};
+
+use crate::{machine::Map, rules::RuleSlot};
+
+use super::{
+    Limiter,
+    client::{Client, ClientIndex, Waits},
+    list::List,
+};
+
+/// A service that is paused.
+#[derive(Debug)]
+pub(super) struct PausedService {
+    /// The rule that pauses it.
+    pub(super) rule: RuleSlot,
+    pub(super) since: Timestamp,
+    pub(super) waiters: List<Client>,
+}
+
+/// The paused services. Empty most of the time.
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    pub(super) services: Map<ByteString, PausedService>,
+}
+
+impl Pauses {
+    pub(super) fn get(&self, service: &str) -> Option<&PausedService> {
+        if self.services.is_empty() { None } else { self.services.get(service) }
+    }
+}
+
+impl Limiter {
+    /// A client whose lock is free waits for the next thing: its service, or its counters.
+    /// The caller settles its home.
+    pub(super) fn wait_for_rules(&mut self, index: ClientIndex) {
+        let client = &mut self.clients.slab[index];
+        if !self.pauses.services.is_empty()
+            && let Some(paused) = self.pauses.services.get_mut(&client.name.service)
+        {
+            client.waits = Waits::Service;
+            paused.waiters.push_back(&mut self.clients.slab, index);
+            return;
+        }
+        self.wait_for_counters(index);
+    }
+
+    /// Whether a client's service is paused.
+    pub(super) fn is_paused(&self, client: &Client) -> bool {
+        self.pauses.get(&client.name.service).is_some()
+    }
+
+    /// The rules of these services may have changed.
+    pub(super) fn update_pauses(&mut self, updates: &[RuleUpdate]) {
+        for service in updates.iter().filter_map(|update| update.pattern().service()) {
+            let rule = self.rules.service_paused_by(service);
+            let Some(rule) = rule else {
+                self.resume_service(service);
+                continue;
+            };
+            match self.pauses.services.get_mut(service) {
+                Some(paused) => paused.rule = rule,
+                None => self.pause_service(service, rule),
+            }
+        }
+    }
+
+    fn pause_service(&mut self, service: &ByteString, rule: RuleSlot) {
+        let paused = PausedService { rule, since: self.now, waiters: List::default() };
+        self.pauses.services.insert(service.clone(), paused);
+        let waits = |client: &Client| client.waits == Waits::Counter;
+        let all = self.clients.slab.iter();
+        let concerned: Vec<(u64, ClientIndex)> = all
+            .filter(|(_, client)| waits(client) && client.name.service == *service)
+            .map(|(index, client)| (client.ticket, index))
+            .collect();
+        self.wait_anew(concerned);
+    }
+
+    fn resume_service(&mut self, service: &ByteString) {
+        let Some(paused) = self.pauses.services.get(service) else { return };
+        let waiters = paused.waiters.iter(&self.clients.slab);
+        let concerned: Vec<(u64, ClientIndex)> = (0..).zip(waiters).collect();
+        for (_, index) in &concerned {
+            self.stop_waiting(*index);
+        }
+        self.pauses.services.remove(service);
+        self.wait_anew(concerned);
+    }
+
+    /// These clients wait for something else from now on, in the order of their numbers.
+    fn wait_anew(&mut self, mut concerned: Vec<(u64, ClientIndex)>) {
+        concerned.sort_unstable();
+        for (_, index) in concerned {
+            self.stop_waiting(index);
+            self.wait_for_rules(index);
+            let home = self.clients.slab[index].home;
+            self.counters.settle(&self.clients.slab, home, self.now);
+        }
+    }
+}

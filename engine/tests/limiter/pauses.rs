@@ -1,0 +1,93 @@
+//! Pauses by rule: nothing starts under a paused pattern or of a paused service.
+
+use forebay_engine::limiter::BlockReason;
+use forebay_messages::rule::{Limits, RuleUpdate};
+
+use super::desk::{Desk, handle, limit, pause, remove, upsert};
+
+/// Why the vqueue of a slot waits, in order.
+fn reasons(desk: &Desk, slot: u32) -> Vec<String> {
+    let explained = desk.limiter.explain(handle(slot), desk.now).expect("it waits");
+    let written = |reason: &BlockReason| match reason {
+        BlockReason::ServicePaused { service, pattern, .. } => format!("{service} by {pattern}"),
+        BlockReason::Paused { key, pattern, .. } => format!("{key} by {pattern}"),
+        other => format!("{other:?}"),
+    };
+    explained.reasons.iter().map(|blocked| written(&blocked.reason)).collect()
+}
+
+#[test]
+fn nothing_starts_under_a_paused_pattern_and_what_runs_goes_on() {
+    let mut desk = Desk::new(&[limit("s", 2)]);
+    desk.run(1, "s/a");
+    assert_eq!(desk.update(&[upsert("s", Limits::concurrency(2).paused())]), []);
+    assert_eq!(desk.ask(2, "s/a"), []);
+    assert_eq!(desk.ask(3, "s"), []);
+    desk.run(4, "t");
+    assert_eq!(desk.counter("s"), (1, Some(2), 2), "the limit is shown as it is");
+    assert_eq!(reasons(&desk, 2), ["s by s"]);
+    assert_eq!(desk.end(1), [], "a slot that comes free is for nobody");
+    assert_eq!(desk.update(&[limit("s", 2)]), [2, 3]);
+}
+
+/// The rule that governs a key alone says what it may use, but a pause is an order to stop.
+#[test]
+fn a_pause_holds_for_keys_that_have_rules_of_their_own() {
+    let mut desk = Desk::new(&[limit("s", 5), limit("*/a", 3), pause("*"), pause("*/a")]);
+    for (slot, name) in [(1, "s"), (2, "s/a"), (3, "other/b"), (4, "s/a/x")] {
+        assert_eq!(desk.ask(slot, name), []);
+    }
+    desk.run(5, "-");
+    assert_eq!(reasons(&desk, 4), ["s/a by */a", "s by *"]);
+    assert_eq!(desk.update(&[limit("*/a", 3)]), []);
+    assert_eq!(desk.update(&[remove("*")]), [1, 3, 2, 4], "the scopes take turns");
+}
+
+#[test]
+fn a_pause_alone_does_not_lift_the_limit_of_a_less_specific_rule() {
+    let mut desk = Desk::new(&[limit("*", 1)]);
+    desk.run(1, "s");
+    desk.update(&[pause("s")]);
+    assert_eq!(desk.ask(2, "s"), []);
+    assert_eq!(desk.counter("s"), (1, Some(1), 1));
+    assert_eq!(desk.update(&[remove("s")]), [], "`*` allows one");
+    assert_eq!(desk.end(1), [2]);
+}
+
+#[test]
+fn a_paused_service_waits_whatever_its_scopes_and_goes_on_in_order() {
+    let mut desk = Desk::new(&[limit("s", 2)]);
+    desk.run(1, "u:s");
+    desk.run(2, "s");
+    for (slot, name) in [(3, "u:s"), (4, "s"), (5, "u:s/a"), (6, "u:-#k")] {
+        desk.ask(slot, name);
+    }
+    assert_eq!(desk.held.get(&handle(6)).map(Vec::len), Some(1), "it has no scope");
+    desk.ask(7, "u:-#k");
+    assert_eq!(desk.update(&[pause("service:u")]), []);
+    assert_eq!(desk.ask(8, "u:-"), []);
+    assert_eq!(desk.end(1), [4], "the slot goes past a waiter that is paused");
+    assert_eq!(desk.end(6), [], "its lock is free, its service is paused");
+    assert_eq!(reasons(&desk, 3)[0], "u by service:u");
+    assert_eq!(reasons(&desk, 8), ["u by service:u"]);
+    let views = desk.limiter.limits(desk.now);
+    let shown = views.iter().find(|view| view.key == "service:u").expect("the pause is shown");
+    assert_eq!((shown.waiters, shown.paused.is_some()), (4, true));
+    assert_eq!(desk.end(2), []);
+    assert_eq!(
+        desk.update(&[remove("service:u")]),
+        [3, 8, 7],
+        "7 came last: it had waited for its lock"
+    );
+    assert_eq!(desk.end(4), [5]);
+}
+
+#[test]
+fn a_limiter_that_starts_anew_knows_what_is_paused() {
+    let mut desk = Desk::new(&[pause("service:u"), pause("s")]);
+    for (slot, name) in [(1, "u:t"), (2, "s/a/x"), (3, "u:-")] {
+        assert_eq!(desk.ask(slot, name), [], "{name}");
+    }
+    let disabled: Vec<RuleUpdate> = vec![remove("service:u"), remove("s")];
+    assert_eq!(desk.update(&disabled), [2, 1, 3], "scopes first, then services");
+}

@@ -1,0 +1,224 @@
+//! Attempts that were canceled or cut short: by a cancel during the last attempt, by the
+//! death of their process, by an orderly stop.
+
+use bytes::Bytes;
+use forebay_engine::partition::{
+    apply::{Enqueued, Reply, begin},
+    machine::{PartitionEffect as Effect, PartitionInput as Input},
+};
+use forebay_messages::{
+    AttemptToken, Epoch, FailureKind, InboxSeq, Outcome, Timestamp,
+    actor::AttemptEnd,
+    command::{
+        Command, Complete, Decision, NewEntry, RetryAttempt, RetryPolicy, RetryReason, payload_hash,
+    },
+};
+
+use super::{
+    desk::{Desk, Effects, runs},
+    fixture::{Replica, entry, new_entry, these, token, vqueue},
+};
+
+/// The name of a vqueue with a lock.
+const LOCKED: u8 = 2;
+/// The name of one without.
+const FREE: u8 = 0;
+
+fn failed(token: AttemptToken, heeds_cancel: bool) -> RetryAttempt {
+    RetryAttempt {
+        entry: entry(1),
+        token,
+        reason: RetryReason::Failed,
+        run_at: Timestamp(5),
+        message: "it broke".into(),
+        detail: Bytes::new(),
+        heeds_cancel,
+        interrupted: 0,
+    }
+}
+
+fn given_back(token: AttemptToken, interrupted: u32) -> Command {
+    let reason = RetryReason::LeaderChange;
+    Command::Retry(RetryAttempt { reason, interrupted, ..failed(token, false) })
+}
+
+fn outcome(replica: &Replica) -> (FailureKind, String) {
+    match replica.tables.finished.get(&entry(1)).map(|row| row.outcome()) {
+        Some(Outcome::Failure(failure)) => (failure.kind, failure.message.to_string()),
+        other => panic!("it did not fail: {other:?}"),
+    }
+}
+
+/// An entry that runs for the last time and was asked to stop.
+fn canceled_in_its_last_attempt() -> (Replica, AttemptToken) {
+    let mut replica = Replica::new();
+    replica.enqueue(1, NewEntry { retry: Some(RetryPolicy::NONE), ..new_entry(1, LOCKED) });
+    let token = replica.start(2, 1).unwrap();
+    replica.run(3, Command::Cancel(these(&[1])));
+    (replica, token)
+}
+
+/// It ended as a dead letter, which a redrive of dead letters then ran again.
+#[test]
+fn a_cancel_during_the_last_attempt_ends_the_entry_as_canceled() {
+    let (mut replica, token) = canceled_in_its_last_attempt();
+    replica.run(4, Command::Retry(failed(token, true)));
+    assert_eq!(outcome(&replica).0, FailureKind::Canceled);
+    // A record of an earlier version does what it did.
+    let (mut replica, token) = canceled_in_its_last_attempt();
+    replica.run(4, Command::Retry(failed(token, false)));
+    assert_eq!(outcome(&replica).0, FailureKind::Exhausted);
+}
+
+#[test]
+fn a_failure_for_good_after_a_cancel_ends_the_entry_as_canceled() {
+    for (heeds_cancel, kind) in [(true, FailureKind::Canceled), (false, FailureKind::Terminal)] {
+        let (mut replica, token) = canceled_in_its_last_attempt();
+        let outcome_said = Some(Outcome::failure(FailureKind::Terminal, "no").into());
+        let end = Complete { entry: entry(1), token, outcome: outcome_said, heeds_cancel };
+        replica.run(4, Command::Complete(end));
+        assert_eq!(outcome(&replica), (kind, "no".to_owned()));
+    }
+}
+
+#[test]
+fn an_entry_that_nobody_canceled_is_a_dead_letter_after_its_last_attempt() {
+    let mut replica = Replica::new();
+    replica.enqueue(1, NewEntry { retry: Some(RetryPolicy::NONE), ..new_entry(1, FREE) });
+    let token = replica.start(2, 1).unwrap();
+    replica.run(4, Command::Retry(failed(token, true)));
+    assert_eq!(outcome(&replica), (FailureKind::Exhausted, "it broke".to_owned()));
+}
+
+#[test]
+fn an_entry_whose_process_died_too_often_is_a_dead_letter_and_frees_its_lock() {
+    let mut replica = Replica::new();
+    replica.enqueue(1, new_entry(1, LOCKED));
+    for interrupted in 1..=2 {
+        let token = replica.start(2, 1).unwrap();
+        replica.run(3, given_back(token, 3));
+        // Neither a change of leaders nor a failure counts, nor takes anything back.
+        let token = replica.start(2, 1).unwrap();
+        replica.run(3, given_back(token, 0));
+        let row = replica.row(1).unwrap();
+        assert_eq!((row.interrupted, row.attempts), (interrupted, 0));
+    }
+    let token = replica.start(4, 1).unwrap();
+    replica.run(5, given_back(token, 3));
+    let (kind, message) = outcome(&replica);
+    assert_eq!(kind, FailureKind::Exhausted);
+    assert!(message.contains("the process died 3 times"), "{message}");
+    assert!(replica.tables.locks.is_empty());
+    // Redriven, it begins anew.
+    replica.run(6, Command::Redrive(these(&[1])));
+    assert_eq!(replica.row(1).unwrap().interrupted, 0);
+}
+
+#[test]
+fn an_entry_that_was_canceled_and_interrupted_ends_as_canceled() {
+    let (mut replica, token) = canceled_in_its_last_attempt();
+    replica.run(4, given_back(token, 1));
+    assert_eq!(outcome(&replica).0, FailureKind::Canceled);
+}
+
+#[test]
+fn an_entry_that_was_interrupted_starts_only_with_its_decision_applied() {
+    let mut replica = Replica::new();
+    replica.enqueue(1, new_entry(1, FREE));
+    let key = replica.row(1).unwrap().key;
+    let at = |key| Decision { vqueue: vqueue(FREE), key, token: token(1, 9), executor: None };
+    assert!(begin(&replica.tables, &at(key)).unwrap().is_some());
+    let started = replica.start(2, 1).unwrap();
+    replica.run(3, given_back(started, 5));
+    let key = replica.row(1).unwrap().key;
+    assert!(begin(&replica.tables, &at(key)).unwrap().is_none());
+}
+
+fn begun(effects: &Effects) -> usize {
+    let begun = effects.iter().filter_map(|effect| match effect {
+        Effect::Begin(decisions) => Some(decisions.len()),
+        _ => None,
+    });
+    begun.sum()
+}
+
+/// A job that ended its process at once left no running row, and was never counted.
+#[test]
+fn what_was_enqueued_before_a_leadership_starts_when_its_decision_is_applied() {
+    let mut desk = Desk::new();
+    desk.last_seq = InboxSeq(1);
+    desk.announce(1);
+    desk.seed();
+    desk.open();
+    let first = desk.enqueue_cold(1, FREE);
+    assert_eq!(desk.key(1).seq, InboxSeq(1));
+    assert_eq!(begun(&desk.decide(first, 1, 10)), 0);
+    assert_eq!(runs(&desk.commit()).len(), 1, "it starts all the same");
+    let second = desk.enqueue_cold(2, 1);
+    assert_eq!(begun(&desk.decide(second, 2, 11)), 1, "later ones do not wait");
+}
+
+fn interruptions(desk: &Desk) -> Vec<u32> {
+    let of = |command: &Command| match command {
+        Command::Retry(retry) => vec![retry.interrupted],
+        Command::EndAttempts(ends) => ends.retried.iter().map(|end| end.interrupted).collect(),
+        _ => Vec::new(),
+    };
+    desk.appended.iter().flat_map(|record| of(record.command.as_ref().unwrap())).collect()
+}
+
+#[test]
+fn only_attempts_whose_process_died_are_given_back_as_interrupted() {
+    let mut desk = Desk::leading();
+    let (_, lost) = desk.start(1, FREE, 10);
+    desk.start(2, 1, 11);
+    desk.tell(Input::StopLeading);
+    desk.interrupted = vec![(lost, 4)];
+    desk.announce(2);
+    desk.seed();
+    desk.drain();
+    let mut found = interruptions(&desk);
+    found.sort_unstable();
+    assert_eq!(found, [0, 4]);
+}
+
+#[test]
+fn an_orderly_stop_gives_back_what_runs() {
+    let mut desk = Desk::leading();
+    let (_, ends) = desk.start(1, FREE, 10);
+    desk.start(2, 1, 11);
+    desk.tell(Input::HandBack);
+    assert!(desk.appended.is_empty(), "the gate is open");
+    desk.tell(Input::CloseGate);
+    let ended = AttemptEnd::Success(Default::default());
+    desk.tell(Input::Ended { entry: entry(1), token: ends, ended });
+    desk.tell(Input::HandBack);
+    assert_eq!(interruptions(&desk), [0], "whoever ended is not given back");
+    desk.tell(Input::Flush);
+    desk.commit();
+    assert!(!desk.running(1) && !desk.running(2));
+    assert_eq!(desk.replica.row(2).unwrap().interrupted, 0);
+    assert!(desk.replica.row(1).is_none(), "its end counts");
+    assert_eq!(desk.epoch, Epoch(1));
+}
+
+#[test]
+fn another_payload_under_an_idempotency_key_is_told() {
+    let keyed = |n, payload: &'static str, is_hashed: bool| NewEntry {
+        payload: Bytes::from_static(payload.as_bytes()),
+        idempotency_key: Some("k".into()),
+        payload_hash: is_hashed.then(|| payload_hash(payload.as_bytes())),
+        ..new_entry(n, FREE)
+    };
+    let told = |payload_differs| {
+        Reply::Enqueued(Enqueued { entry: entry(1), existing: true, payload_differs })
+    };
+    let mut replica = Replica::new();
+    replica.enqueue(1, keyed(1, "one", true));
+    assert_eq!(replica.enqueue(2, keyed(2, "one", true)), told(Some(false)));
+    assert_eq!(replica.enqueue(2, keyed(3, "other", true)), told(Some(true)));
+    assert_eq!(replica.enqueue(2, keyed(4, "other", false)), told(None));
+    let mut old = Replica::new();
+    old.enqueue(1, keyed(1, "one", false));
+    assert_eq!(old.enqueue(2, keyed(2, "other", true)), told(None));
+}

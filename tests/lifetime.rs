@@ -1,0 +1,302 @@
+//! Beginning and ending: shutdowns and changes that are given up halfway, handles that
+//! outlive a runtime, a tokio runtime that goes first.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use forebay::{
+    Builder, Context, Drain, EnqueueError, Entry, HandlerError, Limits, PartitionId, PartitionSpec,
+    ResultError, Runtime, RuntimeError,
+    error::{NodeError, OpenError},
+};
+use futures_util::FutureExt;
+use tokio::runtime::Builder as Tokio;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+const P: PartitionId = PartitionId(0);
+
+/// `quick` ends at once, `hang` never.
+fn builder(dir: &Path) -> Builder {
+    Runtime::builder()
+        .data_dir(dir)
+        .partitions(1)
+        .handler("quick", |_: Context, (): ()| async { Ok(()) })
+        .handler("hang", |_: Context, (): ()| async {
+            std::future::pending::<()>().await;
+            Ok::<_, HandlerError>(())
+        })
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Something that must not take for ever.
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(PATIENCE, future).await;
+    done.unwrap_or_else(|_| panic!("in vain: {what}"))
+}
+
+/// A runtime whose only handler hangs.
+async fn hanging(dir: &Path) -> Runtime {
+    let runtime = builder(dir).start().await.unwrap();
+    runtime.enqueue(Entry::to("hang")).await.unwrap();
+    until("it runs", || runtime.node().executor().running() == 1).await;
+    runtime
+}
+
+async fn runs_a_job(runtime: &Runtime) {
+    let entry = runtime.enqueue(Entry::to("quick")).await.unwrap();
+    assert!(soon("a job ends", entry.outcome()).await.unwrap().is_success());
+}
+
+fn is_closing(error: &RuntimeError) -> Option<bool> {
+    match error {
+        RuntimeError::Node(NodeError::Open(OpenError::InUseHere { is_closing, .. })) => {
+            Some(*is_closing)
+        }
+        _ => None,
+    }
+}
+
+/// The second call returned at once and did nothing, and the directory stayed taken.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_that_was_given_up_goes_on_and_can_be_made_stricter() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = hanging(dir.path()).await;
+    let given_up = runtime.shutdown(Drain::within(HOUR));
+    tokio::time::timeout(Duration::from_millis(50), given_up).await.unwrap_err();
+    let refused = runtime.enqueue(Entry::to("quick")).await;
+    assert!(matches!(refused, Err(EnqueueError::Node(NodeError::ShutDown))), "{refused:?}");
+    let error = builder(dir.path()).start().await.err().unwrap();
+    assert_eq!(is_closing(&error), Some(true), "{error}");
+    let waiting = {
+        let runtime = runtime.clone();
+        tokio::spawn(async move { runtime.shutdown(Drain::within(2 * HOUR)).await })
+    };
+    soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
+    soon("who waited longer hears of it", waiting).await.unwrap().unwrap();
+    soon("a late call returns", runtime.shutdown(Drain::now())).await.unwrap();
+    drop(runtime);
+    let again = builder(dir.path()).start().await.unwrap();
+    runs_a_job(&again).await;
+    again.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_that_nobody_waits_for_gives_the_directory_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = hanging(dir.path()).await;
+    assert!(runtime.shutdown(Drain::now()).now_or_never().is_none());
+    drop(runtime);
+    let begun = Instant::now();
+    let again = loop {
+        match builder(dir.path()).start().await {
+            Ok(runtime) => break runtime,
+            Err(error) => assert_eq!(is_closing(&error), Some(true), "{error}"),
+        }
+        assert!(begun.elapsed() < PATIENCE, "in vain: the directory is free");
+    };
+    runs_a_job(&again).await;
+    again.shutdown(Drain::now()).await.unwrap();
+}
+
+/// It waited for its own end, and so did everybody else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_waits_for_a_shutdown_is_dropped_when_the_time_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = Arc::new(Mutex::new(None::<Runtime>));
+    let given = Arc::clone(&own);
+    let runtime = builder(dir.path())
+        .handler("stops", move |_: Context, (): ()| {
+            let runtime = given.lock().unwrap().take();
+            async move {
+                match runtime {
+                    Some(runtime) => runtime.shutdown(Drain::within(Duration::from_secs(1))).await,
+                    None => Ok(()),
+                }?;
+                Ok(())
+            }
+        })
+        .start()
+        .await
+        .unwrap();
+    *own.lock().unwrap() = Some(runtime.clone());
+    let entry = runtime.enqueue(Entry::to("stops")).await.unwrap().id();
+    until("it goes down", || runtime.attach(entry).outcome().now_or_never().is_some()).await;
+    soon("it is down", runtime.shutdown(Drain::within(HOUR))).await.unwrap();
+    drop(runtime);
+    let again = builder(dir.path())
+        .handler("stops", |_: Context, (): ()| async { Ok(()) })
+        .start()
+        .await
+        .unwrap();
+    let outcome = soon("it runs again", again.attach(entry).outcome()).await.unwrap();
+    assert!(outcome.is_success());
+    again.shutdown(Drain::now()).await.unwrap();
+}
+
+/// The table had changed, but the partition was there still, or only half of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_are_dropped_and_spawned_although_the_calls_are_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = hanging(dir.path()).await;
+    let range = || PartitionSpec::range(0..=u64::MAX);
+    let mut partition = P;
+    for _ in 0..3 {
+        assert!(runtime.drop_partition(partition).now_or_never().is_none());
+        let again = soon("it is dropped", runtime.drop_partition(partition)).await;
+        let is_gone = matches!(
+            again,
+            Err(RuntimeError::Node(NodeError::UnknownPartition(gone))) if gone == partition
+        );
+        assert!(again.is_ok() || is_gone, "{again:?}");
+        until("its handler is gone", || runtime.node().executor().running() == 0).await;
+        assert!(runtime.spawn_partition(range()).now_or_never().is_none());
+        let again = soon("it is spawned", runtime.spawn_partition(range())).await;
+        partition = match again {
+            Ok(partition) => partition,
+            Err(RuntimeError::Node(NodeError::RangeOverlaps { partition, .. })) => partition,
+            Err(error) => panic!("{error}"),
+        };
+        runs_a_job(&runtime).await;
+    }
+    soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
+}
+
+/// A repeated call, with as much time, dropped the handlers at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_steps_down_although_the_call_is_given_up_and_a_repeat_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = hanging(dir.path()).await;
+    let partitions = runtime.partitions();
+    assert!(partitions.step_down(P, HOUR).now_or_never().is_none());
+    let repeated = partitions.step_down(P, 2 * HOUR);
+    tokio::time::timeout(Duration::from_millis(200), repeated).await.unwrap_err();
+    assert_eq!(runtime.node().executor().running(), 1, "its time is not over");
+    soon("it steps down", partitions.step_down(P, Duration::ZERO)).await.unwrap();
+    until("its handler is gone", || runtime.node().executor().running() == 0).await;
+    soon("it leads", partitions.lead(P)).await.unwrap();
+    runs_a_job(&runtime).await;
+    soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_rules_and_batches_can_be_given_up_and_repeated() {
+    let (dir, ran) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU32::new(0)));
+    let counting = Arc::clone(&ran);
+    let runtime = builder(&dir.path().join("data"))
+        .handler("count", move |_: Context, (): ()| {
+            counting.fetch_add(1, Ordering::Relaxed);
+            async { Ok(()) }
+        })
+        .start()
+        .await
+        .unwrap();
+
+    drop(runtime.snapshot(dir.path().join("given-up")).now_or_never());
+    let whole = dir.path().join("whole");
+    soon("a snapshot is taken", runtime.snapshot(&whole)).await.unwrap();
+
+    let limits = Limits::concurrency(3);
+    drop(runtime.rules().upsert("tenant", limits).now_or_never());
+    soon("the rule is set", runtime.rules().upsert("tenant", limits)).await.unwrap();
+    let book = runtime.node().applied_rule_book(P).unwrap();
+    assert_eq!(book.get(&"tenant".parse().unwrap()).unwrap().limits, limits);
+
+    let ids: Vec<[u8; 16]> = (1..=100_u128).map(u128::to_be_bytes).collect();
+    let batch = || ids.iter().map(|id| Entry::to("count").uuid(*id)).collect::<Vec<_>>();
+    drop(runtime.enqueue_batch(batch()).now_or_never());
+    let handles = soon("it is stored", runtime.enqueue_batch(batch())).await.unwrap();
+    for handle in &handles {
+        assert!(soon("it ends", handle.outcome()).await.unwrap().is_success());
+    }
+    assert_eq!(ran.load(Ordering::Relaxed), 100, "each once");
+    soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
+}
+
+/// The wait held the runtime, and with it the directory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_an_outcome_does_not_keep_a_dropped_runtime_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = builder(dir.path()).start().await.unwrap();
+    let entry = runtime.enqueue(Entry::to("hang")).await.unwrap();
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let entry = entry.clone();
+            tokio::spawn(async move { entry.outcome().await })
+        })
+        .collect();
+    until("it runs", || runtime.node().executor().running() == 1).await;
+    assert!(waiting.iter().all(|task| !task.is_finished()));
+    drop(runtime);
+    for task in waiting {
+        let told = soon("it is told", task).await.unwrap();
+        assert!(matches!(told, Err(ResultError::Node(NodeError::ShutDown))), "{told:?}");
+    }
+    let again = builder(dir.path()).start().await.unwrap();
+    runs_a_job(&again).await;
+    again.shutdown(Drain::now()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_another_runtime_of_the_process_has_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = builder(dir.path()).start().await.unwrap();
+    let error = builder(dir.path()).start().await.err().unwrap();
+    assert_eq!(is_closing(&error), Some(false), "{error}");
+    assert!(error.to_string().contains("another runtime of this process"), "{error}");
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+/// `enqueue` succeeded, and the entry was "running" for good although nothing could run it.
+#[test]
+fn without_its_tokio_runtime_every_call_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (app, other) = (Tokio::new_multi_thread(), Tokio::new_current_thread());
+    let [app, other] = [app, other].map(|mut tokio| tokio.enable_all().build().unwrap());
+    let runtime = app.block_on(hanging(dir.path()));
+    let waiting = app.block_on(runtime.enqueue(Entry::to("hang"))).unwrap();
+    drop(app);
+    other.block_on(async {
+        let refused = soon("it is told", runtime.enqueue(Entry::to("quick"))).await;
+        assert!(matches!(refused, Err(EnqueueError::Node(NodeError::TokioGone))), "{refused:?}");
+        let told = soon("it is told", waiting.outcome()).await;
+        assert!(matches!(told, Err(ResultError::Node(NodeError::TokioGone))), "{told:?}");
+        soon("it is down", runtime.shutdown(Drain::within(HOUR))).await.unwrap();
+        drop(runtime);
+        // What had run waits, and runs again where it can.
+        let again = builder(dir.path()).start().await.unwrap();
+        until("both run", || again.node().executor().running() == 2).await;
+        runs_a_job(&again).await;
+        again.shutdown(Drain::now()).await.unwrap();
+    });
+}
+
+/// It panicked.
+#[test]
+fn a_tokio_runtime_without_timers_or_io_is_refused_and_says_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let bare = Tokio::new_current_thread().build().unwrap();
+    let error = bare.block_on(Runtime::builder().in_memory().start()).err().unwrap();
+    assert!(matches!(error, RuntimeError::NoTimers), "{error}");
+    assert!(error.to_string().contains("enable_all"), "{error}");
+    let timed = Tokio::new_current_thread().enable_time().build().unwrap();
+    let error = timed.block_on(builder(dir.path()).start()).err().unwrap();
+    assert!(matches!(error, RuntimeError::NoIo), "{error}");
+    timed.block_on(async {
+        let runtime = Runtime::builder().in_memory().start().await.unwrap();
+        runtime.shutdown(Drain::now()).await.unwrap();
+    });
+}

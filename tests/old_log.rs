@@ -1,0 +1,171 @@
+//! A data directory that an earlier version left behind after a crash must replay to the
+//! rows and outcomes which that version gave.
+//!
+//! Owns: `tests/data/old-log/`, with one archive and one dump per version that is kept.
+//! `VERSION.tar.gz` is the directory of a process that aborted in the middle of its work:
+//! an orderly stop has put the first records into the store, the rest is in the log only.
+//! `VERSION.txt` lists what replaying that log gave with the code of that version.
+//!
+//! To keep the log of another version, check that version out and run
+//! `FOREBAY_OLD_LOG_MAKE=VERSION cargo test --all-features --test main old_log`.
+//! Never make the files of a version that is kept again: a difference is a fault of the
+//! code, not of the dump.
+
+mod child;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use forebay::{Context, Drain, Entry, EntryId, HandlerError, Outcome, Runtime, Stage};
+use forebay_engine::partition::{rows::EntryRow, store::Rows};
+use forebay_messages::Lsn;
+use forebay_storage::{
+    DataDir, Medium,
+    log::{LocalLog, LogStore},
+    partition::{PartitionStore, Store},
+};
+
+use crate::{place::Place, replay::replay_onto};
+
+/// The version whose log is kept.
+const KEPT: &str = "a213b51";
+/// Makes the files of a version.
+const MAKE: &str = "FOREBAY_OLD_LOG_MAKE";
+/// Fewer rows than this would prove little.
+const ROWS_MIN: usize = 300;
+
+fn kept(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/old-log").join(name)
+}
+
+fn tar(arguments: &[&str]) {
+    let status = Command::new("tar").args(arguments).status();
+    assert!(status.expect("tar is installed").success(), "tar {arguments:?}");
+}
+
+fn unpacked(version: &str) -> Place {
+    let place = Place::new();
+    let archive = kept(&format!("{version}.tar.gz"));
+    tar(&["-xzf", archive.to_str().unwrap(), "-C", place.path("").to_str().unwrap()]);
+    place
+}
+
+/// All rows of a partition in hexadecimal, then how each entry ended.
+fn dump(rows: &PartitionStore) -> String {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let raw = rows.raw_rows().unwrap();
+    let mut text = format!("partition {}\n", rows.id());
+    for (key, row) in &raw {
+        let kind = std::str::from_utf8(&key[..2]).unwrap();
+        writeln!(text, "{kind} {} {}", hex(&key[2..]), hex(row)).unwrap();
+    }
+    let view = rows.begin().unwrap();
+    for (key, _) in raw.iter().filter(|(key, _)| key.starts_with(b"fi")) {
+        let id = EntryId::from_bytes(key[2..].try_into().unwrap());
+        let row = view.finished(id).unwrap().unwrap();
+        let outcome = match row.outcome() {
+            Outcome::Success(bytes) => format!("success, {} bytes", bytes.len()),
+            Outcome::Failure(failure) => format!("{}: {}", failure.kind, failure.message),
+        };
+        writeln!(text, "{id} ended at attempt {}: {outcome}", row.attempts).unwrap();
+    }
+    text
+}
+
+/// What the rows of a data directory are, once its log is replayed. Each partition is
+/// replayed twice: onto the rows as they were found, and from the first record on.
+fn replayed(data: &Path) -> String {
+    let dir = DataDir::open_existing(data).unwrap();
+    let log = LocalLog::open(&dir.log(), &Medium::disk()).unwrap();
+    let store = Store::open(&dir.store(), &Medium::disk()).unwrap();
+    let mut text = String::new();
+    for id in store.partitions() {
+        let rows = store.partition(id).unwrap();
+        let before = rows.applied_lsn().unwrap();
+        assert!(before > Lsn(0) && before < log.end(id), "partition {id} has an unapplied tail");
+        replay_onto(&rows, &log, log.end(id));
+        let found = dump(&rows);
+        let memory = Store::open(Path::new("/replay"), &Medium::memory().unwrap()).unwrap();
+        let anew = memory.partition(id).unwrap();
+        replay_onto(&anew, &log, log.end(id));
+        assert_eq!(dump(&anew), found, "partition {id}, from the first record on");
+        text += &found;
+    }
+    text
+}
+
+#[test]
+fn an_old_log_replays_to_the_rows_and_outcomes_of_its_version() {
+    if let Some(version) = std::env::var_os(MAKE) {
+        child::make(version.to_str().unwrap());
+    }
+    let expected = fs::read_to_string(kept(&format!("{KEPT}.txt"))).unwrap();
+    assert!(expected.lines().count() > ROWS_MIN, "the dump is whole");
+    let found = replayed(&unpacked(KEPT).path("data"));
+    for (at, (found, expected)) in found.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(found, expected, "line {} of the dump", at + 1);
+    }
+    assert_eq!(found.len(), expected.len(), "the dump has as many lines");
+}
+
+/// The entries that did not end, with their rows and whether they wait for something that
+/// does not come within the test.
+fn open_entries(data: &Path) -> Vec<(EntryId, EntryRow, bool)> {
+    let dir = DataDir::open_existing(data).unwrap();
+    let log = LocalLog::open(&dir.log(), &Medium::disk()).unwrap();
+    let store = Store::open(&dir.store(), &Medium::disk()).unwrap();
+    let mut open = Vec::new();
+    for id in store.partitions() {
+        let rows = store.partition(id).unwrap();
+        replay_onto(&rows, &log, log.end(id));
+        let raw = rows.raw_rows().unwrap();
+        let view = rows.begin().unwrap();
+        for (key, _) in raw.iter().filter(|(key, _)| key.starts_with(b"en")) {
+            let id = EntryId::from_bytes(key[2..].try_into().unwrap());
+            let row = view.entry(id).unwrap().unwrap();
+            let meta = view.vqueue_meta(row.vqueue).unwrap().unwrap();
+            let rests = meta.is_paused || meta.name.service == *"snooze";
+            open.push((id, row, rests));
+        }
+    }
+    open
+}
+
+/// The directory of the earlier version goes on: what was running or waiting ends, what
+/// was paused stays so, and idempotency keys still stand for their first entries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_of_an_old_log_goes_on() {
+    if std::env::var_os(MAKE).is_some() {
+        return;
+    }
+    let place = unpacked(KEPT);
+    let open = open_entries(&unpacked(KEPT).path("data"));
+    let running = open.iter().filter(|(_, row, _)| row.stage == Stage::Running).count();
+    assert!(running > 5, "{running} entries ran when the process died");
+    let mut builder = Runtime::builder().data_dir(place.path("data"));
+    for service in child::SERVICES {
+        builder = builder.handler(service, |_: Context, payload: bytes::Bytes| async move {
+            Ok::<_, HandlerError>(payload)
+        });
+    }
+    let runtime = builder.start().await.unwrap();
+    for (id, row, rests) in &open {
+        if row.stage == Stage::Paused || *rests {
+            continue;
+        }
+        let outcome = runtime.attach(*id).outcome().await.unwrap();
+        // What was asked to stop before the process died does not run again.
+        let (is_canceled, stage) = (row.cancel_requested, row.stage);
+        assert_eq!(outcome.is_success(), !is_canceled, "{id}, which was {stage}: {outcome:?}");
+    }
+    for (scope, key) in child::KEYED {
+        let entry = Entry::to("keyed").scope(scope).key("object").idempotency_key(key);
+        let again = runtime.enqueue(entry.payload(key)).await.unwrap();
+        assert!(again.was_existing(), "the key {key} of {scope} is remembered");
+    }
+    runtime.shutdown(Drain::now()).await.unwrap();
+}

@@ -1,0 +1,150 @@
+//! What does not fit into a record of the log: it is refused to whom it belongs, by size and
+//! limit, and everything else goes on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay::{
+    Context, Drain, EnqueueError, Entry, FailureKind, HandlerError, ResultError, RetryPolicy,
+    Runtime, RuntimeError,
+};
+
+const MIB: usize = 1 << 20;
+/// As [`forebay_messages::record::RECORD_LEN_MAX`].
+const RECORD: usize = 64 * MIB;
+const PARTITIONS: u32 = 8;
+
+/// Handlers whose results and errors are as large as their payload says, in bytes.
+fn builder() -> forebay::Builder {
+    let len = |payload: Bytes| std::str::from_utf8(&payload).unwrap().parse::<usize>().unwrap();
+    Runtime::builder()
+        .handler("echo", |_: Context, payload: Bytes| async move { Ok(payload) })
+        .handler("result", move |_: Context, payload: Bytes| async move {
+            Ok(Bytes::from(vec![7; len(payload)]))
+        })
+        .handler("terminal", move |_: Context, payload: Bytes| async move {
+            Err::<(), _>(HandlerError::terminal("e".repeat(len(payload))))
+        })
+        .handler("retry", move |context: Context, payload: Bytes| async move {
+            if context.attempt() > 1 {
+                return Ok(Bytes::from(context.last_failure().to_owned()));
+            }
+            Err(HandlerError::retry("e".repeat(len(payload))))
+        })
+        .handler("panic", move |_: Context, payload: Bytes| async move {
+            if true {
+                panic!("{}", "p".repeat(len(payload)));
+            }
+            Ok(())
+        })
+        .handler("detail", move |_: Context, payload: Bytes| async move {
+            Err::<(), _>(HandlerError::terminal("no").with_detail(vec![1; len(payload)]))
+        })
+}
+
+async fn start(dir: &std::path::Path) -> Runtime {
+    builder().data_dir(dir).partitions(PARTITIONS).payload_max(4 * MIB).start().await.unwrap()
+}
+
+/// Every partition takes an entry and runs it.
+async fn check_all_go_on(runtime: &Runtime) {
+    let mut seen = std::collections::BTreeSet::new();
+    for n in 0..64 {
+        let entry = Entry::to("echo").scope(&format!("s{n}")).payload("hello");
+        let entry = runtime.enqueue(entry).await.unwrap();
+        seen.insert(runtime.node().route(entry.id().partition_key).unwrap());
+        assert_eq!(entry.result_bytes().await.unwrap(), "hello");
+    }
+    assert_eq!(seen.len(), PARTITIONS as usize, "entries reach every partition");
+}
+
+async fn failure(runtime: &Runtime, service: &str, len: usize) -> (FailureKind, String, usize) {
+    let entry = Entry::to(service).payload(len.to_string()).retry(RetryPolicy::NONE);
+    let entry = runtime.enqueue(entry).await.unwrap();
+    match entry.result_bytes().await {
+        Err(ResultError::Failed { kind, message, detail }) => (kind, message, detail.len()),
+        other => panic!("{service}: {:?}", other.map(|bytes| bytes.len())),
+    }
+}
+
+/// Regression: a result or an error text above the limit of a record stopped its partition and
+/// all that shared its group commit, and stopped them again after every restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_and_errors_that_are_too_large_fail_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path()).await;
+    let (kind, message, _) = failure(&runtime, "result", 70 * MIB).await;
+    assert_eq!(kind, FailureKind::Terminal);
+    assert!(message.contains(&format!("{} bytes", 70 * MIB)), "{message}");
+    assert!(message.contains(&(RECORD - 4096).to_string()), "{message}");
+    for service in ["terminal", "panic"] {
+        let (_, message, _) = failure(&runtime, service, 70 * MIB).await;
+        assert!(message.len() <= 16 << 10, "{service}: {} bytes", message.len());
+        assert!(message.ends_with("(the rest of this text was cut)"), "{service}");
+    }
+    let (_, message, detail) = failure(&runtime, "detail", 70 * MIB).await;
+    assert_eq!(detail, 0);
+    assert!(message.starts_with("no (its detail of 73400320 bytes is left out"), "{message}");
+    let entry = Entry::to("retry").payload((70 * MIB).to_string());
+    let entry = runtime.enqueue(entry).await.unwrap();
+    let last_failure = entry.result_bytes().await.unwrap();
+    assert!(last_failure.len() <= 16 << 10 && last_failure.ends_with(b"was cut)"));
+    check_all_go_on(&runtime).await;
+    runtime.shutdown(Drain::within(Duration::from_secs(20))).await.unwrap();
+    drop(runtime);
+    let runtime = start(dir.path()).await;
+    check_all_go_on(&runtime).await;
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+/// Regression: a batch above the limit of a record stopped partitions, instead of being
+/// refused before anything was proposed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_is_too_large_is_refused_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path()).await;
+    let payload = Bytes::from(vec![7; MIB]);
+    let batch = |count: usize| {
+        let entry = |_| Entry::to("echo").scope("one").payload(payload.clone());
+        (0..count).map(entry).collect::<Vec<_>>()
+    };
+    let refused = runtime.enqueue_batch(batch(70)).await;
+    let Err(EnqueueError::TooLarge { len, len_max }) = refused else {
+        panic!("{:?}", refused.map(|handles| handles.len()))
+    };
+    assert!(len > 70 * MIB && len < 71 * MIB, "{len}");
+    assert_eq!(len_max, RECORD);
+    assert!(runtime.entries().scope("one").list(1).await.unwrap().is_empty());
+    check_all_go_on(&runtime).await;
+    for handle in runtime.enqueue_batch(batch(63)).await.unwrap() {
+        assert_eq!(handle.result_bytes().await.unwrap().len(), MIB);
+    }
+    runtime.shutdown(Drain::within(Duration::from_secs(20))).await.unwrap();
+    drop(runtime);
+    let runtime = start(dir.path()).await;
+    check_all_go_on(&runtime).await;
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+/// Regression: the largest payload that could be allowed did not fit into a record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_payload_limit_that_is_accepted_can_be_stored() {
+    let refused = builder().in_memory().payload_max(RECORD).start().await;
+    let Some(RuntimeError::PayloadMax { len, len_max }) = refused.err() else {
+        panic!("a payload of {RECORD} bytes does not fit")
+    };
+    assert_eq!(len, RECORD);
+    let runtime =
+        builder().in_memory().partitions(PARTITIONS).payload_max(len_max).start().await.unwrap();
+    let long = "n".repeat(64);
+    let entry = Entry::to("echo")
+        .scope(&long)
+        .limit_key(&format!("{long}/{long}"))
+        .key(&"k".repeat(512))
+        .idempotency_key(&"i".repeat(512))
+        .payload(vec![7; len_max]);
+    let entry = runtime.enqueue(entry).await.unwrap();
+    assert_eq!(entry.result_bytes().await.unwrap().len(), len_max);
+    check_all_go_on(&runtime).await;
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
