@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod act;
+mod api;
 mod crash;
 mod embed;
 mod examples;
@@ -20,6 +21,7 @@ mod kit_runtime;
 #[cfg(feature = "testkit")]
 mod kit_scripts;
 mod limits;
+mod listing;
 #[cfg(feature = "testkit")]
 mod panics;
 mod place;

@@ -20,7 +20,9 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::{IN_USE_WAIT, MESSAGE_LEN_MAX, Request, Response, SOCKET_NAME, answer};
+use super::{
+    IN_USE_WAIT, MESSAGE_LEN_MAX, Request, Response, SOCKET_NAME, answer, socket::SocketPath,
+};
 
 /// How often a directory is tried that a process without a socket has.
 const IN_USE_TRIED_EVERY: Duration = Duration::from_millis(10);
@@ -68,7 +70,7 @@ impl Control {
         }
         let until = Instant::now() + IN_USE_WAIT;
         loop {
-            if UnixStream::connect(data_dir.join(SOCKET_NAME)).await.is_ok() {
+            if connect(&data_dir.join(SOCKET_NAME)).await.is_ok() {
                 return Ok(Self::Running(data_dir.to_owned()));
             }
             // In use without a socket: a process that starts or ends, or another look.
@@ -141,8 +143,13 @@ impl Control {
     }
 }
 
+async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    let socket = SocketPath::of(socket)?;
+    UnixStream::connect(socket.path()).await
+}
+
 async fn exchange(socket: &Path, mut line: Vec<u8>) -> std::io::Result<String> {
-    let stream = UnixStream::connect(socket).await?;
+    let stream = connect(socket).await?;
     let (reader, mut writer) = stream.into_split();
     line.push(b'\n');
     writer.write_all(&line).await?;

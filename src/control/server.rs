@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{MESSAGE_LEN_MAX, Request, Response, answer};
+use super::{MESSAGE_LEN_MAX, Request, Response, answer, socket::SocketPath};
 
 /// Serves requests until it is dropped.
 pub(crate) struct Server {
@@ -28,7 +28,7 @@ impl Server {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = SocketPath::of(path).and_then(|socket| UnixListener::bind(socket.path()))?;
         let node = Arc::downgrade(node);
         let task = tokio::spawn(accept(listener, node));
         Ok(Self { task, path: path.to_owned() })
