@@ -17,7 +17,7 @@ use crate::error::NodeError;
 /// # async fn example(runtime: forebay::Runtime) -> Result<(), Box<dyn std::error::Error>> {
 /// for partition in runtime.partitions().list()? {
 ///     println!("{}: {} under epoch {}", partition.id, partition.role, partition.epoch);
-///     if partition.role == "follower" {
+///     if partition.role == forebay::ReplicaRole::Follower {
 ///         runtime.partitions().lead(partition.id).await?;
 ///     }
 /// }

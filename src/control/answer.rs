@@ -46,7 +46,13 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
                 partitions: node.status()?,
             },
         },
-        Request::Entries { filter } => Response::Entries { entries: node.list(filter).await? },
+        Request::Entries { filter, after } => {
+            let page = node.list_from(&filter, after).await?;
+            Response::Entries { entries: page.entries, next: page.next }
+        }
+        Request::CountEntries { filter } => {
+            Response::EntryCount { count: node.count_entries(&filter).await? }
+        }
         Request::Queues { filter } => Response::Queues { queues: node.vqueues(&filter)? },
         Request::Explain { entry } => {
             let explained = node.explain(entry).await?;

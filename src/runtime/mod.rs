@@ -1,6 +1,7 @@
 //! The runtime: one node of forebay inside the application's process.
 
 mod builder;
+mod weak;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,6 +29,7 @@ use crate::{
 };
 
 pub use builder::{Builder, PARTITIONS_MAX, THREADS_MAX};
+pub use weak::WeakRuntime;
 
 /// Most entries in one [`Runtime::enqueue_batch`].
 pub const BATCH_LEN_MAX: usize = 10_000;
@@ -88,9 +90,17 @@ pub struct Runtime {
     payload_len_max: usize,
     /// The local socket, until shutdown.
     control: Arc<Mutex<Option<Server>>>,
+    /// What handlers have of it.
+    weak: WeakRuntime,
 }
 
 impl Runtime {
+    /// A handle that does not keep the runtime up.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakRuntime {
+        self.weak.clone()
+    }
+
     /// Starts to describe a runtime.
     pub fn builder() -> Builder {
         Builder::new()

@@ -5,7 +5,7 @@ use forebay_messages::PartitionId;
 use forebay_storage::partition::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::{Node, NodeError};
+use super::{Node, NodeError, ReplicaRole};
 
 /// Vqueues read at a time.
 const PAGE_LEN: usize = 1_024;
@@ -19,8 +19,8 @@ pub struct PartitionView {
     pub range: (u64, u64),
     /// The node that the replica lives on.
     pub node: u32,
-    /// `follower`, `candidate`, `leader` or `stopped`.
-    pub role: String,
+    /// What it does.
+    pub role: ReplicaRole,
     /// It takes commands.
     pub open: bool,
     /// Epoch of the newest leader that it has heard of.
@@ -62,17 +62,21 @@ impl Node {
         let stopped = status.as_ref().and_then(|status| status.stopped.clone());
         let stored = forebay_engine::partition::state::State::load(&entry.store)?;
         let known = stored.leader_epoch.0;
-        let (role, open, epoch) = match (&stopped, status.map(|status| status.role)) {
-            (Some(_), _) => ("stopped", false, known),
-            (None, Some(Role::Leader { epoch, open })) => ("leader", open, epoch.0),
-            (None, Some(Role::Candidate { epoch })) => ("candidate", false, epoch.0),
-            (None, Some(Role::Follower) | None) => ("follower", false, known),
+        let role = status.map(|status| status.role);
+        let (open, epoch) = match (&stopped, &role) {
+            (None, Some(Role::Leader { epoch, open })) => (*open, epoch.0),
+            (None, Some(Role::Candidate { epoch })) => (false, epoch.0),
+            _ => (false, known),
+        };
+        let role = match stopped {
+            Some(_) => ReplicaRole::Stopped,
+            None => ReplicaRole::of(role),
         };
         let mut view = PartitionView {
             id,
             range: (entry.range.0.0, entry.range.1.0),
             node: self.id().0,
-            role: role.to_owned(),
+            role,
             open,
             epoch,
             stopped,
