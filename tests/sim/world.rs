@@ -415,7 +415,7 @@ impl World {
             let until = self.sim.now().after(Duration::from_secs(1));
             let explained = async { runtime.explain(id).await.map_err(|error| error.to_string()) };
             if let Some(Ok(Some(view))) = self.sim.run(explained, until).await
-                && view.entry.stage != "finished"
+                && view.entry.stage != forebay::Stage::Finished
             {
                 text += &format!("  #{number}: {view:?}\n");
             }
