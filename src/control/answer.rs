@@ -53,7 +53,7 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
         Request::CountEntries { filter } => {
             Response::EntryCount { count: node.count_entries(&filter).await? }
         }
-        Request::Queues { filter } => Response::Queues { queues: node.vqueues(&filter)? },
+        Request::Queues { filter } => Response::Queues { queues: node.list_vqueues(filter).await? },
         Request::Explain { entry } => {
             let explained = node.explain(entry).await?;
             let explained = explained.ok_or(NodeError::UnknownEntry(entry))?;
@@ -95,14 +95,14 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             Response::Rules { book: view(&book) }
         }
         Request::Snapshot { to } => Response::Snapshot { manifest: node.snapshot(&to).await? },
-        Request::Partitions => partitions(node)?,
+        Request::Partitions => partitions(node).await?,
         Request::Lead { partition } => {
             node.lead(partition).await?;
-            partitions(node)?
+            partitions(node).await?
         }
         Request::StepDown { partition, within_ms } => {
             node.step_down(partition, Duration::from_millis(within_ms)).await?;
-            partitions(node)?
+            partitions(node).await?
         }
         Request::Act { action, target, dry_run } => {
             Response::Acted { report: act(node, action, target, dry_run).await? }
@@ -157,8 +157,8 @@ fn not_zero(limit: u32) -> Result<NonZeroU32, Refusal> {
     })
 }
 
-fn partitions(node: &Node) -> Result<Response, NodeError> {
-    Ok(Response::Partitions { partitions: node.partition_views()? })
+async fn partitions(node: &Node) -> Result<Response, NodeError> {
+    Ok(Response::Partitions { partitions: node.list_partitions().await? })
 }
 
 fn precondition(if_version: Option<u64>) -> Precondition {

@@ -227,6 +227,28 @@ fn view_vqueue(id: VQueueId, meta: &VQueueMeta) -> VQueueView {
     }
 }
 
+fn vqueues(
+    partitions: &[(PartitionId, PartitionEntry)],
+    filter: &EntryFilter,
+) -> Result<Vec<VQueueView>, NodeError> {
+    let mut found = Vec::new();
+    let selector = filter.selector();
+    for (_, partition) in partitions {
+        let mut after = None;
+        while !filter.is_full(found.len()) {
+            let page = partition.store.vqueues_after(after, PAGE_LEN)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (id, meta) in page {
+                if !filter.is_full(found.len()) && selector.matches_name(&meta.name) {
+                    found.push(view_vqueue(id, &meta));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
 fn look(partition: &PartitionEntry, id: EntryId) -> Result<Option<EntryView>, NodeError> {
     let tables = &partition.store;
     let name = |vqueue| -> Result<VQueueName, NodeError> {
@@ -286,22 +308,16 @@ impl Node {
     /// # Errors
     /// When a read fails.
     pub fn vqueues(&self, filter: &EntryFilter) -> Result<Vec<VQueueView>, NodeError> {
-        let mut found = Vec::new();
-        let selector = filter.selector();
-        for (_, partition) in self.entries_in_order()? {
-            let mut after = None;
-            loop {
-                let page = partition.store.vqueues_after(after, PAGE_LEN)?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(*last);
-                for (id, meta) in page {
-                    if !filter.is_full(found.len()) && selector.matches_name(&meta.name) {
-                        found.push(view_vqueue(id, &meta));
-                    }
-                }
-            }
-        }
-        Ok(found)
+        vqueues(&self.entries_in_order()?, filter)
+    }
+
+    /// As [`Node::vqueues`], without blocking the caller. Cancel-safe.
+    ///
+    /// # Errors
+    /// When a read fails.
+    pub async fn list_vqueues(&self, filter: EntryFilter) -> Result<Vec<VQueueView>, NodeError> {
+        let partitions = self.entries_in_order()?;
+        self.blocking(move || vqueues(&partitions, &filter)).await?
     }
 
     /// The partitions.
