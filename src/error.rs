@@ -36,11 +36,23 @@ pub enum RuntimeError {
         /// The service.
         service: String,
     },
+    /// Two states of one type.
+    #[error(
+        "`state` was given two values of the type `{type_name}`; handlers find a state by its \
+         type: wrap one of them in a type of its own"
+    )]
+    TwoStates {
+        /// The type.
+        type_name: &'static str,
+    },
     /// A service name that is not allowed.
     #[error("handler name: {0}")]
     Name(#[from] NameError),
     /// The local socket in the data directory cannot be made.
-    #[error("cannot listen on {}: {source}; is the path too long for a socket (107 bytes)?", path.display())]
+    #[error(
+        "cannot listen on {}: {source}; the socket can be left out with \
+         Builder::control_socket(false)", path.display()
+    )]
     ControlSocket {
         /// The socket.
         path: std::path::PathBuf,

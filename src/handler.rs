@@ -1,7 +1,9 @@
 //! Handlers: async closures over typed payloads.
 
 use std::{
-    any::Any,
+    any::{Any, TypeId},
+    collections::HashMap,
+    error::Error,
     fmt::Display,
     future::Future,
     marker::PhantomData,
@@ -17,11 +19,23 @@ use forebay_messages::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::WeakRuntime;
+
 /// What a handler knows of the attempt it runs. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
     attempt: Arc<AttemptContext>,
-    extension: Option<Arc<dyn Any + Send + Sync>>,
+    shared: Arc<Shared>,
+}
+
+/// What the application gave with `Builder::state`, by type.
+pub(crate) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
+
+/// What all handlers of a runtime share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) states: Arc<States>,
+    pub(crate) runtime: WeakRuntime,
 }
 
 impl Context {
@@ -109,16 +123,53 @@ impl Context {
         self.attempt.deadline
     }
 
-    /// What the application gave the runtime with `Builder::state`.
+    /// What the application gave the runtime with
+    /// [`Builder::state`](crate::Builder::state), by its type.
+    ///
+    /// ```
+    /// # use forebay::{Context, HandlerError};
+    /// struct Mailer;
+    /// struct Templates;
+    /// async fn send(context: Context, (): ()) -> Result<(), HandlerError> {
+    ///     let mailer = context.state::<Mailer>();
+    ///     let templates = context.state::<Templates>();
+    ///     // Both are there if `.state(Mailer).state(Templates)` was said.
+    /// # let _ = (mailer, templates);
+    ///     Ok(())
+    /// }
+    /// ```
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
-        self.extension.clone().and_then(|extension| extension.downcast().ok())
+        let state = self.shared.states.get(&TypeId::of::<T>())?;
+        Arc::clone(state).downcast().ok()
+    }
+
+    /// The runtime that runs this handler, to enqueue other work. It does not keep the
+    /// runtime up. See [`WeakRuntime`] for an example.
+    #[must_use]
+    pub fn runtime(&self) -> &WeakRuntime {
+        &self.shared.runtime
     }
 }
 
-/// How a handler fails. Of the message at most 16 KiB are stored; a longer one is cut and ends
-/// with a mark. Any [`std::error::Error`] becomes a failure that is retried, so
-/// `?` works.
+/// How a handler fails. Whatever can be turned into a `Box<dyn Error + Send + Sync>` (any
+/// [`std::error::Error`], `anyhow::Error`, a text) becomes a failure that is retried, so
+/// `?` works. The failure says what the error and its causes say, `a: b: c`; at most 16 KiB
+/// of it are stored, a longer text is cut and ends with a mark.
+///
+/// ```
+/// # use forebay::{Context, HandlerError, Json};
+/// async fn add(_: Context, Json(numbers): Json<Vec<String>>) -> Result<Json<u64>, HandlerError> {
+///     let mut sum = 0;
+///     for number in numbers {
+///         sum += number.parse::<u64>()?;
+///     }
+///     if sum == 0 {
+///         return Err("there is nothing to add".into());
+///     }
+///     Ok(Json(sum))
+/// }
+/// ```
 #[derive(Clone, Debug)]
 pub struct HandlerError(End);
 
@@ -169,10 +220,31 @@ impl HandlerError {
     }
 }
 
-impl<E: std::error::Error> From<E> for HandlerError {
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        Self::retry(error)
+        let error: Box<dyn Error + Send + Sync> = error.into();
+        Self::retry(chain(&*error))
     }
+}
+
+/// Most causes of an error that are told.
+const CAUSES_MAX: usize = 32;
+
+/// What an error and its causes say: `a: b: c`. A cause is left out when the text before
+/// it ends with it already, as that of many errors does.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    for _ in 0..CAUSES_MAX {
+        let Some(cause) = next else { break };
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
 }
 
 impl HandlerError {
@@ -273,7 +345,8 @@ pub struct HandlerOptions {
     /// number.
     pub interruptions_max: Option<u32>,
     /// How long results are kept (default: 24 hours). `Duration::MAX` keeps them until
-    /// they are purged.
+    /// they are purged. What has expired is looked for every 30 s, so a result may be there
+    /// for so much longer.
     pub retention: Option<Duration>,
 }
 
@@ -281,7 +354,7 @@ pub struct HandlerOptions {
 pub(crate) struct Typed<F, In, Fut> {
     call: F,
     options: HandlerOptions,
-    extension: Option<Arc<dyn Any + Send + Sync>>,
+    shared: Arc<Shared>,
     types: PhantomData<fn(In) -> Fut>,
 }
 
@@ -292,12 +365,8 @@ where
     Fut: Future<Output = Result<Out, HandlerError>> + Send + 'static,
     Out: IntoPayload + Send + 'static,
 {
-    pub(crate) fn new(
-        call: F,
-        options: HandlerOptions,
-        extension: Option<Arc<dyn Any + Send + Sync>>,
-    ) -> Self {
-        Self { call, options, extension, types: PhantomData }
+    pub(crate) fn new(call: F, options: HandlerOptions, shared: Arc<Shared>) -> Self {
+        Self { call, options, shared, types: PhantomData }
     }
 }
 
@@ -318,7 +387,7 @@ where
             Err(message) => return Box::pin(std::future::ready(terminal(message))),
         };
         let attempt = Arc::new(context);
-        let context = Context { attempt: Arc::clone(&attempt), extension: self.extension.clone() };
+        let context = Context { attempt: Arc::clone(&attempt), shared: Arc::clone(&self.shared) };
         let running = (self.call)(context, input);
         Box::pin(async move {
             match running.await {

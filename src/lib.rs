@@ -47,6 +47,7 @@ pub use error::{ActError, EncodeError, EnqueueError, ResultError, RuntimeError};
 pub use forebay_actors::log_writer::TrimLog;
 pub use forebay_actors::node::{ActReport, EntryView, FilterError};
 pub use forebay_actors::node::{Candidacy, ExplainView, LimitView, PartitionView, SharedLog};
+pub use forebay_actors::node::{EntryCount, EntryCursor, EntryOutcome, EntryPage, ReplicaRole};
 pub use forebay_engine::partition::{apply::Skip, rows::Stage};
 pub use forebay_messages::{
     EntryId, PartitionId, PartitionKey, RuleId, Timestamp, VQueueId, VQueueName,
@@ -57,4 +58,6 @@ pub use forebay_messages::{FailureKind, Outcome};
 pub use handler::{Context, HandlerError, HandlerOptions, Json};
 pub use partitions::Partitions;
 pub use rules::Rules;
-pub use runtime::{Builder, Drain, PARTITIONS_MAX, PartitionSpec, Runtime, THREADS_MAX};
+pub use runtime::{
+    Builder, Drain, PARTITIONS_MAX, PartitionSpec, Runtime, THREADS_MAX, WeakRuntime,
+};

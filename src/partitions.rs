@@ -15,9 +15,9 @@ use crate::error::NodeError;
 ///
 /// ```no_run
 /// # async fn example(runtime: forebay::Runtime) -> Result<(), Box<dyn std::error::Error>> {
-/// for partition in runtime.partitions().list()? {
+/// for partition in runtime.partitions().views().await? {
 ///     println!("{}: {} under epoch {}", partition.id, partition.role, partition.epoch);
-///     if partition.role == "follower" {
+///     if partition.role == forebay::ReplicaRole::Follower {
 ///         runtime.partitions().lead(partition.id).await?;
 ///     }
 /// }
@@ -33,7 +33,16 @@ impl Partitions {
         Self { node }
     }
 
-    /// Where every partition stands on this runtime. Counts its rows: not for hot paths.
+    /// Where every partition stands on this runtime, without blocking the caller's thread.
+    /// Reads a row of every vqueue: not for hot paths. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the rows cannot be read.
+    pub async fn views(&self) -> Result<Vec<PartitionView>, NodeError> {
+        self.node.list_partitions().await
+    }
+
+    /// As [`Partitions::views`], for threads that may block: it reads the store.
     ///
     /// # Errors
     /// When the rows cannot be read.

@@ -80,7 +80,7 @@ async fn waiting(runtime: &Runtime, scope: &str, count: usize) -> Vec<EntryHandl
     runtime.enqueue_batch((0..count).map(|_| entry()).collect()).await.unwrap()
 }
 
-async fn stages(runtime: &Runtime) -> Vec<String> {
+async fn stages(runtime: &Runtime) -> Vec<Stage> {
     let mut all: Vec<_> =
         runtime.entries().list(0).await.unwrap().into_iter().map(|entry| entry.stage).collect();
     all.sort();
@@ -146,7 +146,7 @@ async fn one_entry_is_paused_resumed_and_given_another_time() {
     entry.pause().await.unwrap();
     assert!(matches!(entry.pause().await, Err(ActError::NotChanged(Skip::AlreadyPaused))));
     entry.reschedule(SystemTime::now()).await.unwrap();
-    assert_eq!(stages(&runtime).await, ["paused"]);
+    assert_eq!(stages(&runtime).await, [Stage::Paused]);
     entry.resume().await.unwrap();
     assert!(entry.resume().await.is_err());
     gate.until_started(1).await;
@@ -209,7 +209,7 @@ async fn a_filter_that_says_nothing_or_nonsense_is_refused() {
         let never = matches!(refused, Err(NodeError::Filter(FilterError::NeverMatches { .. })));
         assert!(never, "{refused:?}");
     }
-    assert_eq!(stages(&runtime).await, ["inbox", "inbox"]);
+    assert_eq!(stages(&runtime).await, [Stage::Inbox, Stage::Inbox]);
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 

@@ -152,7 +152,7 @@ async fn an_answer_that_nobody_reads_holds_nothing() {
     let entry = || Entry::to("work").run_at(later);
     runtime.enqueue_batch((0..5_000).map(|_| entry()).collect()).await.unwrap();
     let filter = EntryFilter { limit: 5_000, ..Default::default() };
-    let mut request = serde_json::to_vec(&Request::Entries { filter }).unwrap();
+    let mut request = serde_json::to_vec(&Request::Entries { filter, after: None }).unwrap();
     request.push(b'\n');
     let ask = || {
         let mut stream = connect(dir.path());

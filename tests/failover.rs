@@ -84,7 +84,7 @@ fn work(millis: u64) -> Entry {
 }
 
 fn role(runtime: &Runtime) -> String {
-    runtime.partitions().list().unwrap()[0].role.clone()
+    runtime.partitions().list().unwrap()[0].role.to_string()
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -210,6 +210,7 @@ fn the_longest_durations_are_taken_for_ever() {
         timeout: Some(Duration::MAX),
         heartbeat: Some(Duration::MAX),
         retention: Some(Duration::MAX),
+        interruptions_max: None,
         retry: RetryPolicy { backoff_first_ms: u64::MAX, backoff_max_ms: u64::MAX, ..AT_ONCE },
     };
     for snoozes in [true, false] {

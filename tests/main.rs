@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
 mod act;
+mod api;
 #[cfg(feature = "testkit")]
 mod clock;
 mod control;
@@ -29,6 +30,7 @@ mod kit_runtime;
 mod kit_scripts;
 mod lifetime;
 mod limits;
+mod listing;
 mod old_log;
 #[cfg(feature = "testkit")]
 mod panics;

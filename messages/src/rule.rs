@@ -1,9 +1,10 @@
 //! Patterns and limits, as rules are written and as actors tell each other of them.
 
-use std::{fmt, num::NonZeroU32, str::FromStr};
+use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
 use bilrost::Message;
 use bytestring::ByteString;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -193,7 +194,7 @@ impl fmt::Display for Pattern {
 }
 
 /// A token bucket: work is delayed until a token is there, never dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Message, Serialize, Deserialize)]
 pub struct Rate {
     /// Tokens that come in each period.
     #[bilrost(1)]
@@ -206,8 +207,55 @@ pub struct Rate {
     pub burst: u32,
 }
 
+impl Rate {
+    /// So many tokens in each period; the bucket holds as many. Periods are whole
+    /// milliseconds, rounded up.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use forebay_messages::rule::Rate;
+    ///
+    /// let rate = Rate::per(100, Duration::from_secs(10)).with_burst(5);
+    /// assert_eq!((rate.tokens, rate.period_ms, rate.burst), (100, 10_000, 5));
+    /// assert_eq!(Rate::per_minute(60).period_ms, 60_000);
+    /// ```
+    #[must_use]
+    pub fn per(tokens: u32, period: Duration) -> Self {
+        let millis = period.as_nanos().div_ceil(1_000_000);
+        let period_ms = u64::try_from(millis).unwrap_or(u64::MAX);
+        Self { tokens, period_ms, burst: tokens }
+    }
+
+    /// So many tokens in each second.
+    #[must_use]
+    pub fn per_second(tokens: u32) -> Self {
+        Self::per(tokens, Duration::from_secs(1))
+    }
+
+    /// So many tokens in each minute.
+    #[must_use]
+    pub fn per_minute(tokens: u32) -> Self {
+        Self::per(tokens, Duration::from_secs(60))
+    }
+
+    /// So many tokens in each hour.
+    #[must_use]
+    pub fn per_hour(tokens: u32) -> Self {
+        Self::per(tokens, Duration::from_secs(3_600))
+    }
+
+    /// Another size of the bucket: how many may start at once after a pause.
+    #[must_use]
+    pub fn with_burst(mut self, burst: u32) -> Self {
+        self.burst = burst;
+        self
+    }
+}
+
 /// What a rule allows. `None` everywhere means unlimited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Message)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Message, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// How many entries may hold a permit at the same time.
     #[bilrost(1)]

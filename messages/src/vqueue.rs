@@ -194,6 +194,24 @@ impl VQueueName {
         }
     }
 
+    /// Whether the limit key is this one, `l1` or `l1/l2`, or below it: `l1` includes
+    /// everything that starts with `l1/`.
+    #[must_use]
+    pub fn is_at_or_below(&self, limit_key: &str) -> bool {
+        let (l1, l2) = match limit_key.split_once('/') {
+            Some((l1, l2)) => (l1, Some(l2)),
+            None => (limit_key, None),
+        };
+        self.l1.as_deref() == Some(l1) && l2.is_none_or(|l2| self.l2.as_deref() == Some(l2))
+    }
+
+    /// Where everything with this scope lives: the partition key that begins the ids of
+    /// its vqueues and entries. Other scopes may have the same hash.
+    #[must_use]
+    pub fn scope_key(scope: &str) -> PartitionKey {
+        PartitionKey(xxh3_64(scope.as_bytes()))
+    }
+
     /// Checks every component.
     ///
     /// # Errors
@@ -230,7 +248,7 @@ impl VQueueName {
     #[must_use]
     pub fn partition_key(&self, idempotency_key: Option<&str>, uuid: &[u8; 16]) -> PartitionKey {
         let hash = match (&self.scope, &self.object_key) {
-            (Some(scope), _) => xxh3_64(scope.as_bytes()),
+            (Some(scope), _) => return Self::scope_key(scope),
             (None, Some(key)) => {
                 xxh3_64(&[self.service.as_ref(), "\0", key.as_ref()].concat().into_bytes())
             }

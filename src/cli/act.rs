@@ -70,7 +70,7 @@ impl Act {
 
     fn ended(action: Action, args: &EndedArgs) -> Self {
         let mut act = Self::new(action, &args.selection, None);
-        act.target.filter.outcome = args.outcome.map(|outcome| outcome.name().to_owned());
+        act.target.filter.outcome = args.outcome.map(Into::into);
         act
     }
 

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use forebay::{
-    Timestamp,
+    Stage, Timestamp,
     explain::{
         BlockView, ExplainView, GovernedView, LimitView, LimitsView, Reason, RuleRefView,
         RulesImpact,
@@ -55,13 +55,15 @@ pub(crate) fn explanation(explained: &ExplainView) -> String {
 /// Where it is, in a sentence.
 fn state(explained: &ExplainView) -> String {
     let entry = &explained.entry;
-    match (&*entry.stage, &entry.outcome) {
-        ("running", _) => format!("runs since {}", entry.started_at.map_or_else(String::new, time)),
-        ("finished", Some(outcome)) => format!("has ended: {outcome}"),
-        ("inbox", _) if explained.blocked_by.is_empty() => {
+    match (entry.stage, &entry.outcome) {
+        (Stage::Running, _) => {
+            format!("runs since {}", entry.started_at.map_or_else(String::new, time))
+        }
+        (Stage::Finished, Some(outcome)) => format!("has ended: {outcome}"),
+        (Stage::Inbox, _) if explained.blocked_by.is_empty() => {
             "nothing blocks it: it starts next".to_owned()
         }
-        ("inbox", _) => "waits".to_owned(),
+        (Stage::Inbox, _) => "waits".to_owned(),
         (stage, _) => format!("is {stage}"),
     }
 }

@@ -5,8 +5,9 @@
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use comfy_table::{Table, presets::NOTHING};
-use forebay::control::{
-    BookView, Control, ControlError, NodeView, RateView, Request, Response, RuleEdit,
+use forebay::{
+    Stage,
+    control::{BookView, Control, ControlError, NodeView, RateView, Request, Response, RuleEdit},
 };
 use forebay_actors::{
     node::{EntryFilter, EntryView, VQueueView},
@@ -43,7 +44,12 @@ pub(crate) enum AskError {
 pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, AskError> {
     let response = answered(global, request).await?;
     let text = if global.json { json(&response)? } else { people(&response)? };
-    Ok(super::print(text.as_bytes())?)
+    let printed = super::print(text.as_bytes())?;
+    if let Response::Entries { next: Some(next), .. } = &response {
+        // Beside the answer, which may be read by a program.
+        super::note(&format!("there may be more: repeat this with --after {next}"));
+    }
+    Ok(printed)
 }
 
 /// Asks.
@@ -67,15 +73,24 @@ pub(crate) fn entries(args: &EntriesArgs) -> Request {
         scope: args.scope.clone(),
         limit_key: args.limit_key.clone(),
         created_until: args.older_than.map(before),
-        outcome: args.outcome.map(|outcome| outcome.name().to_owned()),
+        outcome: args.outcome.map(Into::into),
         limit: args.limit,
     };
-    Request::Entries { filter }
+    match args.count {
+        true => Request::CountEntries { filter },
+        false => Request::Entries { filter, after: args.after },
+    }
 }
 
 /// A stage as answers name it.
-pub(crate) fn stage(stage: StageArg) -> String {
-    format!("{stage:?}").to_lowercase()
+pub(crate) fn stage(stage: StageArg) -> Stage {
+    match stage {
+        StageArg::Inbox => Stage::Inbox,
+        StageArg::Running => Stage::Running,
+        StageArg::Suspended => Stage::Suspended,
+        StageArg::Paused => Stage::Paused,
+        StageArg::Finished => Stage::Finished,
+    }
 }
 
 /// So long ago, in milliseconds since 1970.
@@ -169,7 +184,8 @@ fn author() -> String {
 pub(crate) fn json(response: &Response) -> Result<String, AskError> {
     let mut text = match response {
         Response::Status { node } => serde_json::to_string(node),
-        Response::Entries { entries } => serde_json::to_string(entries),
+        Response::Entries { entries, .. } => serde_json::to_string(entries),
+        Response::EntryCount { count } => serde_json::to_string(count),
         Response::Queues { queues } => serde_json::to_string(queues),
         Response::Explain { explained } => serde_json::to_string(explained),
         Response::Limits { limits } => serde_json::to_string(limits),
@@ -189,7 +205,8 @@ pub(crate) fn json(response: &Response) -> Result<String, AskError> {
 fn people(response: &Response) -> Result<String, AskError> {
     Ok(match response {
         Response::Status { node } => status(node),
-        Response::Entries { entries } => entry_table(entries),
+        Response::Entries { entries, .. } => entry_table(entries),
+        Response::EntryCount { count } => format!("{count}\n"),
         Response::Queues { queues } => queue_table(queues),
         Response::Explain { explained } => super::explain::explanation(explained),
         Response::Limits { limits } => super::explain::limits(limits),
@@ -249,7 +266,7 @@ fn status(node: &NodeView) -> String {
     for partition in &node.partitions {
         table.add_row([
             partition.id.to_string(),
-            partition.role.clone(),
+            partition.role.to_string(),
             partition.epoch.to_string(),
             partition.applied.to_string(),
             partition.log_end.to_string(),
@@ -291,8 +308,8 @@ fn entry_table(entries: &[EntryView]) -> String {
     for entry in entries {
         table.add_row([
             entry.id.to_string(),
-            entry.stage.clone(),
-            or_dash(entry.outcome.as_ref()),
+            entry.stage.to_string(),
+            or_dash(entry.outcome.map(|outcome| outcome.to_string()).as_ref()),
             entry.service.clone(),
             or_dash(entry.scope.as_ref()),
             or_dash(entry.limit_key.as_ref()),

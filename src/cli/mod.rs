@@ -141,7 +141,13 @@ fn manual() -> io::Result<ExitCode> {
     print(&page)
 }
 
-/// Writes to standard output; whoever closes it early has seen enough.
+/// A word to people beside the answer, which may go to a program.
+fn note(text: &str) {
+    // Nobody may read it.
+    let _ = writeln!(io::stderr().lock(), "forebay: {text}");
+}
+
+/// Writes to standard output. A reader that closes it early is no error.
 fn print(bytes: &[u8]) -> io::Result<ExitCode> {
     match io::stdout().lock().write_all(bytes) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),

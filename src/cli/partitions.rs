@@ -1,6 +1,6 @@
 //! `forebay partitions`: what is asked, and the table for people.
 
-use forebay::{PartitionId, PartitionView, control::Request};
+use forebay::{PartitionId, PartitionView, ReplicaRole, control::Request};
 
 use super::{
     args::{PartitionsArgs, PartitionsCommand},
@@ -35,10 +35,10 @@ pub(super) fn partition_table(partitions: &[PartitionView]) -> String {
         "FINISHED",
     ]);
     for partition in partitions {
-        let role = if partition.role == "leader" && !partition.open {
+        let role = if partition.role == ReplicaRole::Leader && !partition.open {
             "leader (closed)".to_owned()
         } else {
-            partition.role.clone()
+            partition.role.to_string()
         };
         table.add_row([
             partition.id.to_string(),

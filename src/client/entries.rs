@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use forebay_actors::node::{
-    ActReport, EntryCommand, EntryFilter, EntryTarget, EntryView, FilterError, Node, NodeError,
+    ActReport, EntryCommand, EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage,
+    EntryTarget, EntryView, FilterError, Node, NodeError,
 };
 use forebay_messages::{FailureKind, Timestamp};
 
@@ -74,7 +75,7 @@ impl Entries {
 
     /// Only in this stage.
     pub fn stage(mut self, stage: Stage) -> Self {
-        self.filter.stage = Some(stage.to_string());
+        self.filter.stage = Some(stage);
         self
     }
 
@@ -86,13 +87,13 @@ impl Entries {
 
     /// Only those that succeeded.
     pub fn succeeded(mut self) -> Self {
-        self.filter.outcome = Some("success".to_owned());
+        self.filter.outcome = Some(EntryOutcome::Success);
         self
     }
 
     /// Only those that failed for good in this way.
     pub fn failed_as(mut self, kind: FailureKind) -> Self {
-        self.filter.outcome = Some(kind.to_string());
+        self.filter.outcome = Some(kind.into());
         self
     }
 
@@ -169,14 +170,73 @@ impl Entries {
         self.act(EntryCommand::Redrive).await
     }
 
-    /// The first of them, at most `limit` (0: all), by partition and id. An empty filter
-    /// lists every entry. Cancel-safe.
+    /// The first of them in the order of their ids, at most `limit` (0: all). An empty
+    /// filter lists every entry. It reads page after page until it has so many, see
+    /// [`Entries::page`]. Cancel-safe.
     ///
     /// # Errors
-    /// [`NodeError::Filter`], and errors of reading.
+    /// Errors of reading.
     pub async fn list(&self, limit: usize) -> Result<Vec<EntryView>, NodeError> {
         let filter = EntryFilter { limit, ..self.filter.clone() };
         self.node.list(filter).await
+    }
+
+    /// A page of them in the order of their ids, from the start or where another page
+    /// ended: at most `limit` entries (0, or more than 1,000: 1,000), from at most 10,000
+    /// rows that are read. There may be fewer, or none, although others follow: go on
+    /// while there is a `next`.
+    ///
+    /// With a scope, a page costs about as much as it has entries; with a service or a
+    /// limit key, rows of vqueues that do not match are read as well; with a time, an
+    /// outcome or a stage, rows of entries that do not match. Entries that change
+    /// meanwhile may be seen or not. Cancel-safe.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use forebay::{Drain, Entry, Runtime};
+    ///
+    /// let runtime = Runtime::builder().in_memory().start().await?;
+    /// for _ in 0..5 {
+    ///     runtime.enqueue(Entry::to("mail").scope("tenant-a")).await?;
+    /// }
+    /// let of_a = runtime.entries().scope("tenant-a");
+    /// let (mut found, mut cursor) = (0, None);
+    /// loop {
+    ///     let page = of_a.page(2, cursor).await?;
+    ///     found += page.entries.len();
+    ///     cursor = page.next;
+    ///     if cursor.is_none() {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(found, 5);
+    /// assert_eq!(of_a.count().await?.to_string(), "5");
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`FilterError::OtherFilter`] for a cursor that came from another filter, and
+    /// errors of reading.
+    pub async fn page(
+        &self,
+        limit: usize,
+        from: Option<EntryCursor>,
+    ) -> Result<EntryPage, NodeError> {
+        let filter = EntryFilter { limit, ..self.filter.clone() };
+        self.node.entry_page(&filter, from).await
+    }
+
+    /// How many there are. Exact when that can be told from 10,000 rows: without a time or
+    /// an outcome, the counts of vqueues are summed up; otherwise entries are read, and
+    /// beyond 10,000 the answer is "at least so many". Cancel-safe.
+    ///
+    /// # Errors
+    /// Errors of reading.
+    pub async fn count(&self) -> Result<EntryCount, NodeError> {
+        self.node.count_entries(&self.filter).await
     }
 
     async fn act(&self, command: EntryCommand) -> Result<ActReport, NodeError> {

@@ -135,7 +135,8 @@ impl Entry {
         self
     }
 
-    /// How long the result is kept; the handler's retention otherwise.
+    /// How long the result is kept; the handler's retention otherwise. What has expired is
+    /// looked for every 30 s, so it may be there for so much longer.
     /// `Duration::MAX` keeps it until it is purged, zero keeps nothing.
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use forebay_actors::node::{EntryCommand, EntryTarget, Node};
+use forebay_actors::node::{EntryCommand, EntryTarget, EntryView, Node};
 use forebay_engine::partition::apply::Enqueued;
 use forebay_messages::{EntryId, Outcome, Timestamp};
 use serde::de::DeserializeOwned;
@@ -62,6 +62,32 @@ impl EntryHandle {
     /// the runtime goes down.
     pub async fn outcome(&self) -> Result<Outcome, ResultError> {
         Node::attach_to(&self.node, self.id).await?.ok_or(ResultError::Unknown(self.id))
+    }
+
+    /// Where the entry is now, without waiting for its end: stage, attempts, times, and how
+    /// it ended if it has. Cancel-safe.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use forebay::{Drain, Entry, Runtime, Stage};
+    ///
+    /// let runtime = Runtime::builder().in_memory().start().await?;
+    /// let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    /// let entry = runtime.enqueue(Entry::to("mail").run_at(later)).await?;
+    /// let status = entry.status().await?;
+    /// assert_eq!((status.stage, status.outcome), (Stage::Inbox, None));
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ResultError::Unknown`] when there is no such entry (any more), and errors of
+    /// reading.
+    pub async fn status(&self) -> Result<EntryView, ResultError> {
+        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
+        node.look(self.id).await?.ok_or(ResultError::Unknown(self.id))
     }
 
     /// Waits for the result as bytes. Cancel-safe.

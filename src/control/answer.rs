@@ -52,8 +52,14 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
                 partitions: node.status()?,
             },
         },
-        Request::Entries { filter } => Response::Entries { entries: node.list(filter).await? },
-        Request::Queues { filter } => Response::Queues { queues: node.vqueues(&filter)? },
+        Request::Entries { filter, after } => {
+            let page = node.list_from(&filter, after).await?;
+            Response::Entries { entries: page.entries, next: page.next }
+        }
+        Request::CountEntries { filter } => {
+            Response::EntryCount { count: node.count_entries(&filter).await? }
+        }
+        Request::Queues { filter } => Response::Queues { queues: node.list_vqueues(filter).await? },
         Request::Explain { entry } => {
             let explained = node.explain(entry).await?;
             let explained = explained.ok_or(NodeError::UnknownEntry(entry))?;
@@ -99,14 +105,14 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             aliases(&node.set_alias(&service, handler.as_deref()).await?)
         }
         Request::Snapshot { to } => Response::Snapshot { manifest: node.snapshot(&to).await? },
-        Request::Partitions => partitions(node)?,
+        Request::Partitions => partitions(node).await?,
         Request::Lead { partition } => {
             node.lead(partition).await?;
-            partitions(node)?
+            partitions(node).await?
         }
         Request::StepDown { partition, within_ms } => {
             node.step_down(partition, Duration::from_millis(within_ms)).await?;
-            partitions(node)?
+            partitions(node).await?
         }
         Request::Act { action, target, dry_run } => {
             Response::Acted { report: act(node, action, target, dry_run).await? }
@@ -169,8 +175,8 @@ fn aliases(aliases: &Aliases) -> Response {
     Response::Aliases { aliases: aliases.collect() }
 }
 
-fn partitions(node: &Node) -> Result<Response, NodeError> {
-    Ok(Response::Partitions { partitions: node.partition_views()? })
+async fn partitions(node: &Node) -> Result<Response, NodeError> {
+    Ok(Response::Partitions { partitions: node.list_partitions().await? })
 }
 
 fn precondition(if_version: Option<u64>) -> Precondition {

@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     IN_USE_WAIT, MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Request, Response, SILENCE_MAX, SOCKET_NAME,
-    answer,
+    answer, socket::SocketPath,
 };
 
 /// How often a directory is tried that a process without a socket has.
@@ -93,7 +93,7 @@ impl Control {
         }
         let until = Instant::now() + IN_USE_WAIT;
         loop {
-            if UnixStream::connect(data_dir.join(SOCKET_NAME)).await.is_ok() {
+            if connect(&data_dir.join(SOCKET_NAME)).await.is_ok() {
                 return Ok(Self::Running(data_dir.to_owned()));
             }
             // In use without a socket: a process that starts or ends, or another look.
@@ -186,6 +186,11 @@ impl Control {
     }
 }
 
+async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    let socket = SocketPath::of(socket)?;
+    UnixStream::connect(socket.path()).await
+}
+
 /// How long the request itself says that the other side may take.
 fn takes_at_least(request: &Request) -> Duration {
     match request {
@@ -195,7 +200,7 @@ fn takes_at_least(request: &Request) -> Duration {
 }
 
 async fn exchange(socket: &Path, line: &[u8], silence_max: Duration) -> std::io::Result<Vec<u8>> {
-    let stream = timeout(silence_max, UnixStream::connect(socket)).await??;
+    let stream = timeout(silence_max, connect(socket)).await??;
     let (mut reader, mut writer) = stream.into_split();
     let sent = timeout(silence_max, writer.write_all(line)).await?;
     // It may refuse and close without having read everything: what it says goes first.

@@ -8,6 +8,7 @@ mod act;
 mod answer;
 mod client;
 mod server;
+mod socket;
 
 pub use answer::answer;
 pub use client::{Control, ControlError};
@@ -15,8 +16,8 @@ pub(crate) use server::Server;
 
 pub use forebay_actors::node::RateView;
 use forebay_actors::node::{
-    EntryFilter, EntryView, ExplainView, LimitView, LimitsView, PartitionView, RulesImpact,
-    StatusView, VQueueView,
+    EntryCount, EntryCursor, EntryFilter, EntryView, ExplainView, LimitView, LimitsView,
+    PartitionView, RulesImpact, StatusView, VQueueView,
 };
 use forebay_actors::snapshot::Manifest;
 use forebay_messages::{EntryId, PartitionId, VQueueId};
@@ -50,6 +51,14 @@ pub enum Request {
     Status,
     /// Entries.
     Entries {
+        /// Which.
+        filter: EntryFilter,
+        /// Where an earlier answer ended.
+        #[serde(default)]
+        after: Option<EntryCursor>,
+    },
+    /// How many entries there are.
+    CountEntries {
         /// Which.
         filter: EntryFilter,
     },
@@ -158,6 +167,7 @@ impl Request {
             Self::StepDown { .. } | Self::Snapshot { .. } | Self::Act { .. } => true,
             Self::Status
             | Self::Entries { .. }
+            | Self::CountEntries { .. }
             | Self::Queues { .. }
             | Self::Explain { .. }
             | Self::Limits { .. }
@@ -167,6 +177,8 @@ impl Request {
             | Self::RulePause { .. }
             | Self::RulesTest { .. }
             | Self::RulesRollback { .. }
+            | Self::Aliases
+            | Self::AliasSet { .. }
             | Self::Partitions
             | Self::Lead { .. } => false,
         }
@@ -362,6 +374,14 @@ pub enum Response {
     Entries {
         /// The entries.
         entries: Vec<EntryView>,
+        /// Where to go on; absent at the end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<EntryCursor>,
+    },
+    /// To `CountEntries`.
+    EntryCount {
+        /// How many there are.
+        count: EntryCount,
     },
     /// To `Queues`.
     Queues {

@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     ALIVE_EVERY, CONNECTIONS_MAX, IDLE_MAX, MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Request, Response,
-    answer,
+    answer, socket::SocketPath,
 };
 
 /// How long answers that are under way may take when the server closes.
@@ -48,9 +48,10 @@ impl Server {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
+        let socket = SocketPath::of(path)?;
+        let listener = UnixListener::bind(socket.path())?;
         // Whatever the umask: a connection can do everything.
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::set_permissions(socket.path(), std::fs::Permissions::from_mode(0o600))?;
         let (open, closing) = watch::channel(());
         tokio::spawn(accept(listener, Arc::downgrade(node), closing));
         Ok(Self { path: path.to_owned(), _open: open })

@@ -1,7 +1,7 @@
 //! Describing a runtime.
 
 use std::{
-    any::Any,
+    any::{Any, TypeId},
     collections::HashMap,
     future::Future,
     path::PathBuf,
@@ -25,10 +25,10 @@ use crate::{
     client::{PAYLOAD_LEN_DEFAULT, PAYLOAD_LEN_MAX},
     control::{IN_USE_WAIT, SOCKET_NAME, Server},
     error::RuntimeError,
-    handler::{FromPayload, HandlerOptions, IntoPayload, Typed},
+    handler::{FromPayload, HandlerOptions, IntoPayload, Shared, Typed},
 };
 
-use super::Runtime;
+use super::{Runtime, WeakRuntime};
 
 /// Most threads that partitions can be spread over.
 pub const THREADS_MAX: usize = 1_024;
@@ -36,7 +36,7 @@ pub const THREADS_MAX: usize = 1_024;
 /// its own.
 pub const PARTITIONS_MAX: u32 = 4_096;
 
-type MakeHandler = Box<dyn FnOnce(Option<Arc<dyn Any + Send + Sync>>) -> Arc<dyn Handler> + Send>;
+type MakeHandler = Box<dyn FnOnce(Arc<Shared>) -> Arc<dyn Handler> + Send>;
 
 /// Describes a runtime; see [`Runtime::builder`].
 #[must_use = "a builder does nothing before `start`"]
@@ -52,7 +52,10 @@ pub struct Builder {
     trim_log: TrimLog,
     candidacy: Candidacy,
     handlers: Vec<(String, HandlerOptions, MakeHandler)>,
-    state: Option<Arc<dyn Any + Send + Sync>>,
+    states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    /// Name of a type of which there were two states.
+    two_states: Option<&'static str>,
+    control_socket: bool,
 }
 
 impl Builder {
@@ -69,7 +72,9 @@ impl Builder {
             trim_log: TrimLog::default(),
             candidacy: Candidacy::default(),
             handlers: Vec::new(),
-            state: None,
+            states: HashMap::new(),
+            two_states: None,
+            control_socket: true,
         }
     }
 
@@ -183,9 +188,30 @@ impl Builder {
         self
     }
 
-    /// Something of the application's that handlers reach with [`Context::state`].
+    /// Something of the application's that handlers reach with [`Context::state`], one of
+    /// each type: two of the same type are refused by [`Builder::start`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use forebay::{Runtime, RuntimeError};
+    ///
+    /// struct Mailer(&'static str);
+    /// let two = Runtime::builder().in_memory().state(Mailer("a")).state(Mailer("b"));
+    /// assert!(matches!(two.start().await, Err(RuntimeError::TwoStates { .. })));
+    /// # }
+    /// ```
     pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
-        self.state = Some(Arc::new(state));
+        if self.states.insert(TypeId::of::<T>(), Arc::new(state)).is_some() {
+            self.two_states = Some(std::any::type_name::<T>());
+        }
+        self
+    }
+
+    /// Whether other processes can look at and change the runtime through a socket in its
+    /// data directory, as the `forebay` command does (default: yes).
+    pub fn control_socket(mut self, on: bool) -> Self {
+        self.control_socket = on;
         self
     }
 
@@ -214,7 +240,7 @@ impl Builder {
         Out: IntoPayload + Send + 'static,
     {
         let make: MakeHandler =
-            Box::new(move |state| Arc::new(Typed::new(call, options, state)) as Arc<dyn Handler>);
+            Box::new(move |shared| Arc::new(Typed::new(call, options, shared)) as Arc<dyn Handler>);
         self.handlers.push((service.to_owned(), options, make));
         self
     }
@@ -264,6 +290,12 @@ impl Builder {
             return Err(RuntimeError::PayloadMax { len, len_max });
         }
         self.check_numbers()?;
+        if let Some(type_name) = self.two_states {
+            return Err(RuntimeError::TwoStates { type_name });
+        }
+        let weak = WeakRuntime::default();
+        let states = Arc::new(self.states);
+        let shared = Arc::new(Shared { states: Arc::clone(&states), runtime: weak.clone() });
         let mut handlers: HashMap<String, Arc<dyn Handler>> = HashMap::new();
         let mut defaults = HashMap::new();
         for (service, options, make) in self.handlers {
@@ -271,12 +303,12 @@ impl Builder {
             if handlers.contains_key(&service) {
                 return Err(RuntimeError::TwoHandlers { service });
             }
-            handlers.insert(service.clone(), make(self.state.clone()));
+            handlers.insert(service.clone(), make(Arc::clone(&shared)));
             defaults.insert(service, options);
         }
         let executor = Executor::new(spawner, handlers, random);
         let socket = match &place {
-            Place::Directory(path) => Some(path.join(SOCKET_NAME)),
+            Place::Directory(path) if self.control_socket => Some(path.join(SOCKET_NAME)),
             _ => None,
         };
         let config = NodeConfig {
@@ -300,13 +332,16 @@ impl Builder {
                     .map_err(|source| RuntimeError::ControlSocket { path, source })?,
             ),
         };
-        Ok(Runtime {
+        let runtime = Runtime {
             node,
             defaults: Arc::new(RwLock::new(defaults)),
-            state: self.state,
+            states,
             payload_len_max: self.payload_len_max,
             control: Arc::new(Mutex::new(control)),
-        })
+            weak: weak.clone(),
+        };
+        weak.set(&runtime);
+        Ok(runtime)
     }
 }
 

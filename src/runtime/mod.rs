@@ -1,9 +1,9 @@
 //! The runtime: one node of forebay inside the application's process.
 
 mod builder;
+mod weak;
 
 use std::{
-    any::Any,
     collections::{BTreeMap, HashMap},
     ops::RangeInclusive,
     path::Path,
@@ -24,12 +24,15 @@ use crate::{
     client::{Entries, Entry, EntryHandle, VQueueHandle},
     control::Server,
     error::{EnqueueError, RuntimeError},
-    handler::{Context, FromPayload, HandlerError, HandlerOptions, IntoPayload, Typed},
+    handler::{
+        Context, FromPayload, HandlerError, HandlerOptions, IntoPayload, Shared, States, Typed,
+    },
     partitions::Partitions,
     rules::Rules,
 };
 
 pub use builder::{Builder, PARTITIONS_MAX, THREADS_MAX};
+pub use weak::WeakRuntime;
 
 /// Most entries in one [`Runtime::enqueue_batch`].
 pub const BATCH_LEN_MAX: usize = 10_000;
@@ -88,14 +91,22 @@ pub struct Runtime {
     /// Of the handlers that are registered, by service.
     defaults: Arc<RwLock<HashMap<String, HandlerOptions>>>,
     /// What handlers reach with `Context::state`.
-    state: Option<Arc<dyn Any + Send + Sync>>,
+    states: Arc<States>,
     /// Largest payload, in bytes.
     payload_len_max: usize,
     /// The local socket, until shutdown.
     control: Arc<Mutex<Option<Server>>>,
+    /// What handlers have of it.
+    weak: WeakRuntime,
 }
 
 impl Runtime {
+    /// A handle that does not keep the runtime up.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakRuntime {
+        self.weak.clone()
+    }
+
     /// Starts to describe a runtime.
     pub fn builder() -> Builder {
         Builder::new()
@@ -341,7 +352,9 @@ impl Runtime {
         Out: IntoPayload + Send + 'static,
     {
         check_component(Part::Service, service)?;
-        let handler = Arc::new(Typed::new(call, options, self.state.clone()));
+        let (states, runtime) = (Arc::clone(&self.states), self.weak.clone());
+        let shared = Arc::new(Shared { states, runtime });
+        let handler = Arc::new(Typed::new(call, options, shared));
         // Held meanwhile: whoever enqueues for a service that has its handler has its options.
         let mut defaults = self.defaults.write().unwrap_or_else(PoisonError::into_inner);
         self.node.register(service, handler).map_err(|error| match error {

@@ -407,7 +407,9 @@ impl TestRuntime {
         if let Some(runtime) = &self.present().runtime
             && let Ok(entries) = runtime.node().entries(&EntryFilter::default())
         {
-            for entry in entries.iter().filter(|entry| entry.stage != "finished").take(SHOWN_MAX) {
+            for entry in
+                entries.iter().filter(|entry| entry.stage != crate::Stage::Finished).take(SHOWN_MAX)
+            {
                 text += &format!("\n  {} is {} ({})", entry.id, entry.stage, entry.service);
             }
         }

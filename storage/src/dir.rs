@@ -154,6 +154,10 @@ fn here() -> MutexGuard<'static, BTreeMap<PathBuf, bool>> {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
+        // A look as root at the directory of another user must leave no files that the owner
+        // cannot open. Nobody else has the directory now. What fails is tried again by the
+        // next drop as root.
+        let _ = give_to_owner(&self.path);
         let mut here = here();
         self.lock = None;
         here.remove(&self.path);
@@ -248,15 +252,6 @@ impl DataDir {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.path.join("forebay.sock")
-    }
-}
-
-impl Drop for DataDir {
-    fn drop(&mut self) {
-        // Whoever looks at a directory of another user as root must not leave files there that
-        // the owner cannot open. Nobody else has the directory now. What fails here is tried
-        // again by the next drop as root.
-        let _ = give_to_owner(&self.path);
     }
 }
 

@@ -121,7 +121,7 @@ async fn a_leader_that_is_fenced_in_the_middle_runs_again_and_loses_nothing() {
         }
         all_end(&entries).await;
         let after = only.partitions().list().unwrap()[0].clone();
-        assert!(after.role == "leader" && after.epoch > epoch + 1, "{after:?}");
+        assert!(after.role == forebay::ReplicaRole::Leader && after.epoch > epoch + 1, "{after:?}");
         only.shutdown(Drain::now()).await.unwrap();
     }
 }

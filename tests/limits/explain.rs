@@ -55,7 +55,7 @@ async fn every_entry_is_told_everything_that_is_in_its_way() {
     }
 
     let runs = explain(&runtime, first.id()).await;
-    assert_eq!((runs.entry.stage, runs.blocked_by.len()), (Stage::Running.to_string(), 0));
+    assert_eq!((runs.entry.stage, runs.blocked_by.len()), (Stage::Running, 0));
     let lock = format!("lock {}", first.id());
     let all = [&*lock, "s/a 1/1 by s/*", "s 2/2 by s", "capacity 3"];
     let head = explain(&runtime, second.id()).await;
@@ -80,7 +80,7 @@ async fn every_entry_is_told_everything_that_is_in_its_way() {
     gate.open(100);
     first.outcome().await.unwrap();
     let ended = explain(&runtime, first.id()).await;
-    assert_eq!((ended.entry.stage, ended.blocked_by.len()), (Stage::Finished.to_string(), 0));
+    assert_eq!((ended.entry.stage, ended.blocked_by.len()), (Stage::Finished, 0));
     let nobody = EntryId { partition_key: PartitionKey(1), uuid: [9; 16] };
     assert_eq!(runtime.explain(nobody).await.unwrap(), None);
     runtime.shutdown(Drain::now()).await.unwrap();

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use forebay::{
-    EntryId, Timestamp,
+    EntryId, Stage, Timestamp,
     explain::{ExplainView, Reason},
 };
 
@@ -42,11 +42,11 @@ impl Journal {
             }
         };
         let runs = self.running.iter().any(|(run, _)| run.entry == entry);
-        let stage = &*view.entry.stage;
-        demand(runs == (stage == "running"), "its handler runs, or not");
-        demand(self.seen[entry].outcome.is_none() || stage == "finished", "its end was told");
-        demand(stage != "paused" || self.seen[entry].was_paused, "nobody paused it");
-        if stage != "inbox" {
+        let stage = view.entry.stage;
+        demand(runs == (stage == Stage::Running), "its handler runs, or not");
+        demand(self.seen[entry].outcome.is_none() || stage == Stage::Finished, "its end was told");
+        demand(stage != Stage::Paused || self.seen[entry].was_paused, "nobody paused it");
+        if stage != Stage::Inbox {
             return wrong;
         }
         demand(!view.blocked_by.is_empty(), "it waits for nothing");

@@ -7,7 +7,7 @@ use std::{
 };
 
 use forebay::{
-    PartitionId, Runtime, SharedLog, Timestamp,
+    PartitionId, Runtime, SharedLog, Stage, Timestamp,
     testkit::{Disk, MachineClock, SeededRandom, Sim, SiteId, TaskHandle, Weather, launch},
 };
 use forebay_actors::sim::Host;
@@ -414,7 +414,7 @@ impl World {
             let until = self.sim.now().after(Duration::from_secs(1));
             let explained = async { runtime.explain(id).await.map_err(|error| error.to_string()) };
             if let Some(Ok(Some(view))) = self.sim.run(explained, until).await
-                && view.entry.stage != "finished"
+                && view.entry.stage != Stage::Finished
             {
                 text += &format!("  #{number}: {view:?}\n");
             }

@@ -10,6 +10,7 @@ use std::{
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,8 +18,9 @@ use std::{
 use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_engine::partition::machine::RunAttempt;
-use forebay_messages::actor::AttemptEnd;
+use forebay_messages::{EntryId, actor::AttemptEnd};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::{
     AttemptContext, Cancel, Handler, HandlerFuture, Means, Pulse, SNOOZE_MIN,
@@ -48,9 +50,54 @@ impl Prepared {
         Box::pin(async move {
             // Dropped last, when nothing of the handler is left.
             let mut guard = guard;
-            let ended = attempt(run, payload, &*handler, cancel, guard.means()).await;
+            let who = Who::of(&run);
+            let span = tracing::info_span!(
+                "attempt",
+                entry = %run.entry,
+                service = %run.name.service,
+                attempt = run.attempt,
+            );
+            let ended = attempt(run, payload, &*handler, cancel, guard.means())
+                .instrument(span.clone())
+                .await;
+            span.in_scope(|| who.tell(&ended));
             guard.ended = Some(ended);
         })
+    }
+}
+
+/// Which attempt it is, for the log. What else is known of it is told by its span.
+#[derive(Clone, Copy)]
+struct Who {
+    entry: EntryId,
+    attempt: u32,
+    attempts_max: u32,
+}
+
+impl Who {
+    fn of(run: &RunAttempt) -> Self {
+        let RunAttempt { entry, attempt, attempts_max, .. } = *run;
+        Self { entry, attempt, attempts_max }
+    }
+
+    /// Logs an attempt that failed.
+    fn tell(self, ended: &AttemptEnd) {
+        let Self { entry, attempt, attempts_max } = self;
+        match ended {
+            AttemptEnd::Retry { message, .. } if attempts_max != 0 && attempt >= attempts_max => {
+                tracing::info!(
+                    %entry, attempt, error = %message,
+                    "the last attempt failed: the entry is a dead letter"
+                );
+            }
+            AttemptEnd::Retry { message, .. } => {
+                tracing::info!(%entry, attempt, error = %message, "an attempt failed");
+            }
+            AttemptEnd::Terminal { message, .. } => {
+                tracing::info!(%entry, attempt, error = %message, "an entry failed for good");
+            }
+            _ => {}
+        }
     }
 }
 

@@ -53,3 +53,55 @@ fn a_writer_that_nobody_can_reach_ends_in_silence() {
     writer.join();
     assert!(is_lost.recv_timeout(PATIENCE).is_err(), "it was dropped");
 }
+
+/// Regression: a record that was too large failed all that shared its sync, also those of
+/// other partitions.
+#[test]
+fn a_record_that_is_too_large_fails_alone() {
+    let record = |len: usize| {
+        let rule_book = vec![7; len].into();
+        let command = forebay_messages::command::UpsertRuleBook {
+            key_first: Default::default(),
+            key_last: Default::default(),
+            rule_book,
+        };
+        let command = Some(forebay_messages::command::Command::UpsertRuleBook(command));
+        Arc::new(Record { keys: None, producer: None, created_at: Default::default(), command })
+    };
+    let store = Arc::new(MemoryLog::with_record_len_max(200));
+    let mut core = WriterCore::new(Arc::clone(&store) as _);
+    let (told, inputs) = channel();
+    for partition in [0, 1].map(PartitionId) {
+        let told = told.clone();
+        let subscription = Subscription {
+            partition,
+            node: NodeId(1),
+            after: Lsn::default(),
+            applied: Arc::default(),
+            to: Ref::new(move |input| told.send((partition, input)).is_ok()),
+            done: Box::new(|_| {}),
+            lost: Box::new(|_| {}),
+        };
+        core.handle([LogCommand::Subscribe(subscription)].into_iter());
+    }
+    let append = |partition, len| LogCommand::Append {
+        partition: PartitionId(partition),
+        epoch: Epoch(1),
+        record: record(len),
+        may_wait: false,
+    };
+    core.handle([append(0, 10), append(0, 500), append(1, 20), append(0, 30)].into_iter());
+    assert_eq!((store.end(PartitionId(0)), store.end(PartitionId(1))), (Lsn(2), Lsn(1)));
+    let mut refused = Vec::new();
+    for (partition, input) in inputs.try_iter() {
+        match input {
+            PartitionInput::RecordTooLarge { record, why } => {
+                assert_eq!((why.len, why.len_max), (record.stored_len(), 200));
+                refused.push(partition);
+            }
+            PartitionInput::Committed { .. } => {}
+            other => panic!("nobody stops: {other:?}"),
+        }
+    }
+    assert_eq!(refused, [PartitionId(0)]);
+}

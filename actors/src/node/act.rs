@@ -259,7 +259,7 @@ impl Node {
     ) -> Result<ActReport, NodeError> {
         let action = command.action();
         check_can_match(command, filter)?;
-        let selector = filter.selector()?;
+        let selector = filter.selector();
         let mut report = ActReport::default();
         for (id, partition) in self.entries_in_order()? {
             let mut after = None;
@@ -412,15 +412,12 @@ impl Node {
 
 /// Refuses a filter that takes nothing that could be changed.
 fn check_can_match(command: EntryCommand, filter: &EntryFilter) -> Result<(), FilterError> {
-    let finished = Stage::Finished.to_string();
-    let wants_live = filter.stage.as_ref().is_some_and(|stage| *stage != finished);
-    let wants_finished = filter.stage.as_ref() == Some(&finished) || filter.outcome.is_some();
+    let wants_live = filter.stage.is_some_and(|stage| stage != Stage::Finished);
+    let wants_finished = filter.stage == Some(Stage::Finished) || filter.outcome.is_some();
     let of = match command.action().is_for_finished() {
         true if wants_live => "have ended",
         false if wants_finished => "have not ended",
         _ => return Ok(()),
     };
-    // A stage that does not exist is the greater mistake.
-    filter.selector()?;
     Err(FilterError::NeverMatches { action: command.name(), of })
 }

@@ -23,12 +23,14 @@ pub enum FilterError {
     /// It says nothing.
     #[error("the filter is empty: name entries, narrow it, or say that you mean all")]
     Empty,
-    /// There is no such stage.
-    #[error("`{0}` is no stage; there are inbox, running, suspended, paused and finished")]
-    Stage(String),
-    /// There is no such outcome.
-    #[error("`{0}` is no outcome; there are success, failed, dead letter, canceled and killed")]
-    Outcome(String),
+    /// A text that is no cursor.
+    #[error("`{0}` is not a cursor: pass the one of the page before, or start without one")]
+    Cursor(String),
+    /// A cursor from a listing with another filter.
+    #[error(
+        "the cursor comes from a listing with another filter: repeat that filter, or start          without a cursor"
+    )]
+    OtherFilter,
     /// No entry that it takes can be changed in this way.
     #[error("{action} is for entries that {of}; the filter takes others")]
     NeverMatches {

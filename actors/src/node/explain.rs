@@ -270,7 +270,7 @@ impl Node {
         let Some(Live { row, meta, ahead, holder }) = found else {
             // It has ended, or there is no such entry.
             let (ahead, blocked_by, rules) = (None, Vec::new(), Vec::new());
-            let ended = self.entry(id)?;
+            let ended = self.look(id).await?;
             return Ok(ended.map(|entry| ExplainView { entry, ahead, blocked_by, rules }));
         };
         let mut blocked_by = Vec::new();

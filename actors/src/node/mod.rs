@@ -12,6 +12,7 @@ mod explain;
 mod follow;
 mod handlers;
 mod impact;
+mod list;
 mod open;
 mod partitions;
 mod publish;
@@ -24,6 +25,7 @@ mod shutdown;
 mod snapshot;
 mod table;
 mod views;
+mod words;
 
 use std::{
     path::PathBuf,
@@ -51,11 +53,13 @@ pub use error::{FilterError, NodeError};
 pub use explain::{BlockView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason};
 pub use forebay_storage::OpenError;
 pub use impact::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
+pub use list::{EntryCount, EntryCursor, EntryPage, PAGE_ENTRIES_MAX, PAGE_ROWS_MAX};
 pub use query::{EntryFilter, EntryView, StatusView, VQueueView};
 pub(crate) use services::NodeServices;
 pub use services::{PartitionGauges, PartitionStatus};
 pub use shared::{LEASE, LEASE_LOOK_MS, SharedLog};
 pub use views::PartitionView;
+pub use words::{EntryOutcome, ReplicaRole};
 
 use shutdown::Down;
 use table::PartitionTable;

@@ -181,13 +181,8 @@ impl Node {
         tell_snapshots(&*storage.metadata, rows.iter().map(|row| row.id), &log)?;
         let shared = config.shared.clone();
         let len_max = storage.log.record_len_max();
-        let services = NodeServices::new(
-            storage.node,
-            Arc::clone(&clock),
-            storage.metadata,
-            shared,
-            len_max,
-        );
+        let services =
+            NodeServices::new(storage.node, Arc::clone(&clock), storage.metadata, shared, len_max);
         let services = Arc::new(services);
         if let Some(shared) = &config.shared {
             shared.join(&services);

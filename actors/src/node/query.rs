@@ -12,7 +12,7 @@ use forebay_messages::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{FilterError, Node, NodeError, services::PartitionEntry};
+use super::{EntryOutcome, Node, NodeError, ReplicaRole, services::PartitionEntry};
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
@@ -21,7 +21,7 @@ const PAGE_LEN: usize = 512;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryFilter {
     /// Only in this stage.
-    pub stage: Option<String>,
+    pub stage: Option<Stage>,
     /// Only of this service.
     pub service: Option<String>,
     /// Only of this scope.
@@ -31,10 +31,9 @@ pub struct EntryFilter {
     /// Only those enqueued at or before this time (milliseconds since 1970).
     #[serde(default)]
     pub created_until: Option<u64>,
-    /// Only those that ended like this: `success`, `failed`, `dead letter`, `canceled`
-    /// or `killed`.
+    /// Only those that ended like this.
     #[serde(default)]
-    pub outcome: Option<String>,
+    pub outcome: Option<EntryOutcome>,
     /// At most this many; 0 means all.
     #[serde(default)]
     pub limit: usize,
@@ -56,9 +55,9 @@ pub struct EntryView {
     /// Its object key.
     pub key: Option<String>,
     /// Where it is.
-    pub stage: String,
-    /// How it ended: `success`, or the kind of failure.
-    pub outcome: Option<String>,
+    pub stage: Stage,
+    /// How it ended.
+    pub outcome: Option<EntryOutcome>,
     /// Attempts that ended and counted.
     pub attempts: u32,
     /// When it was enqueued (milliseconds since 1970).
@@ -105,8 +104,8 @@ pub struct StatusView {
     pub id: PartitionId,
     /// First and last key of its range.
     pub range: (u64, u64),
-    /// `follower`, `candidate`, `leader` or `stopped`.
-    pub role: String,
+    /// What it does.
+    pub role: ReplicaRole,
     /// Its leader epoch.
     pub epoch: u64,
     /// Why it stopped.
@@ -135,33 +134,7 @@ fn limit_key(name: &VQueueName) -> Option<String> {
     name.l1.is_some().then(|| name.limit_key())
 }
 
-/// How entries may end, as they are named here.
-const OUTCOMES: [&str; 5] = ["success", "failed", "dead letter", "canceled", "killed"];
-
-fn outcome_name(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Success(_) => "success".to_owned(),
-        Outcome::Failure(failure) => failure.kind.to_string(),
-    }
-}
-
-fn stage_named(name: &str) -> Result<Stage, FilterError> {
-    let all = [Stage::Inbox, Stage::Running, Stage::Suspended, Stage::Paused, Stage::Finished];
-    let found = all.into_iter().find(|stage| stage.to_string() == name);
-    found.ok_or_else(|| FilterError::Stage(name.to_owned()))
-}
-
 impl EntryFilter {
-    fn wants_name(&self, name: &VQueueName) -> bool {
-        let limit_key_fits = self.limit_key.as_deref().is_none_or(|wanted| {
-            let own = name.limit_key();
-            own == wanted || own.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/'))
-        });
-        self.service.as_deref().is_none_or(|service| name.service == service)
-            && self.scope.as_deref().is_none_or(|scope| name.scope.as_deref() == Some(scope))
-            && limit_key_fits
-    }
-
     /// Whether it says nothing, and so takes everything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -169,30 +142,29 @@ impl EntryFilter {
     }
 
     /// What storage is asked for; the outcome is not part of it.
-    pub(super) fn selector(&self) -> Result<EntrySelector, FilterError> {
-        let stage = self.stage.as_deref().map(stage_named).transpose()?;
-        if let Some(outcome) = &self.outcome
-            && !OUTCOMES.contains(&outcome.as_str())
-        {
-            return Err(FilterError::Outcome(outcome.clone()));
-        }
+    pub(super) fn selector(&self) -> EntrySelector {
         let text = |text: &Option<String>| text.as_deref().map(Into::into);
-        Ok(EntrySelector {
+        EntrySelector {
             entries: Vec::new(),
             service: text(&self.service),
             scope: text(&self.scope),
             limit_key: text(&self.limit_key),
-            stage: stage.map(|stage| stage as u32),
+            stage: self.stage.map(|stage| stage as u32),
             created_until: self.created_until.map(Timestamp),
-        })
+        }
     }
 
     /// Whether an entry ended as is wanted.
     pub(super) fn wants_outcome(&self, outcome: &Outcome) -> bool {
-        self.outcome.as_deref().is_none_or(|wanted| wanted == outcome_name(outcome))
+        self.outcome.is_none_or(|wanted| wanted == outcome.into())
     }
 
-    fn is_full(&self, found: usize) -> bool {
+    /// The same for what is kept of an entry.
+    pub(super) fn wants_finished(&self, row: &FinishedRow) -> bool {
+        self.outcome.is_none() || self.wants_outcome(&row.outcome())
+    }
+
+    pub(super) fn is_full(&self, found: usize) -> bool {
         self.limit != 0 && found >= self.limit
     }
 }
@@ -205,7 +177,7 @@ pub(super) fn view_live(id: EntryId, row: &EntryRow, name: &VQueueName) -> Entry
         scope: text(name.scope.as_ref()),
         limit_key: limit_key(name),
         key: text(name.object_key.as_ref()),
-        stage: row.stage.to_string(),
+        stage: row.stage,
         outcome: None,
         attempts: row.attempts,
         created_at: row.created_at.0,
@@ -216,7 +188,7 @@ pub(super) fn view_live(id: EntryId, row: &EntryRow, name: &VQueueName) -> Entry
     }
 }
 
-fn view_finished(id: EntryId, row: &FinishedRow, name: &VQueueName) -> EntryView {
+pub(super) fn view_finished(id: EntryId, row: &FinishedRow, name: &VQueueName) -> EntryView {
     let outcome = row.outcome();
     let failure = match &outcome {
         Outcome::Success(_) => None,
@@ -229,8 +201,8 @@ fn view_finished(id: EntryId, row: &FinishedRow, name: &VQueueName) -> EntryView
         scope: text(name.scope.as_ref()),
         limit_key: limit_key(name),
         key: text(name.object_key.as_ref()),
-        stage: Stage::Finished.to_string(),
-        outcome: Some(outcome_name(&outcome)),
+        stage: Stage::Finished,
+        outcome: Some((&outcome).into()),
         attempts: row.attempts,
         created_at: row.created_at.0,
         run_at: None,
@@ -255,42 +227,39 @@ fn view_vqueue(id: VQueueId, meta: &VQueueMeta) -> VQueueView {
     }
 }
 
-/// Adds the entries of one partition that are wanted.
-fn add_entries(
-    partition: &PartitionEntry,
+fn vqueues(
+    partitions: &[(PartitionId, PartitionEntry)],
     filter: &EntryFilter,
-    found: &mut Vec<EntryView>,
-) -> Result<(), NodeError> {
-    let selector = filter.selector()?;
-    let mut after = None;
-    while filter.outcome.is_none() && selector.stage != Some(Stage::Finished as u32) {
-        let page = partition.store.list_entries(&selector, after, PAGE_LEN)?;
-        for listed in page.entries {
-            if filter.is_full(found.len()) {
-                return Ok(());
+) -> Result<Vec<VQueueView>, NodeError> {
+    let mut found = Vec::new();
+    let selector = filter.selector();
+    for (_, partition) in partitions {
+        let mut after = None;
+        while !filter.is_full(found.len()) {
+            let page = partition.store.vqueues_after(after, PAGE_LEN)?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (id, meta) in page {
+                if !filter.is_full(found.len()) && selector.matches_name(&meta.name) {
+                    found.push(view_vqueue(id, &meta));
+                }
             }
-            found.push(view_live(listed.id, &listed.row, &listed.name));
-        }
-        match page.next {
-            Some(_) => after = page.next,
-            None => break,
         }
     }
-    let mut after = None;
-    loop {
-        let page = partition.store.list_finished(&selector, after, PAGE_LEN)?;
-        for listed in page.entries {
-            if filter.is_full(found.len()) {
-                return Ok(());
-            }
-            if filter.wants_outcome(&listed.row.outcome()) {
-                found.push(view_finished(listed.id, &listed.row, &listed.name));
-            }
-        }
-        match page.next {
-            Some(_) => after = page.next,
-            None => return Ok(()),
-        }
+    Ok(found)
+}
+
+fn look(partition: &PartitionEntry, id: EntryId) -> Result<Option<EntryView>, NodeError> {
+    let tables = &partition.store;
+    let name = |vqueue| -> Result<VQueueName, NodeError> {
+        Ok(tables.vqueue(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
+    };
+    if let Some(row) = tables.entry(id)? {
+        return Ok(Some(view_live(id, &row, &name(row.vqueue)?)));
+    }
+    match tables.finished(id)? {
+        Some(row) => Ok(Some(view_finished(id, &row, &name(row.vqueue)?))),
+        None => Ok(None),
     }
 }
 
@@ -299,51 +268,21 @@ impl Node {
         self.partitions().into_iter().map(|id| Ok((id, self.newest_of(id)?))).collect()
     }
 
-    /// Entries that a filter wants, by partition and id. Blocks: it reads the store.
-    ///
-    /// # Errors
-    /// When a read fails.
-    pub fn entries(&self, filter: &EntryFilter) -> Result<Vec<EntryView>, NodeError> {
-        let mut found = Vec::new();
-        for (_, partition) in self.entries_in_order()? {
-            add_entries(&partition, filter, &mut found)?;
-        }
-        Ok(found)
-    }
-
-    /// As [`Node::entries`], without blocking the caller. Cancel-safe.
-    ///
-    /// # Errors
-    /// When a read fails.
-    pub async fn list(&self, filter: EntryFilter) -> Result<Vec<EntryView>, NodeError> {
-        let partitions = self.entries_in_order()?;
-        let listed = self.blocking(move || {
-            let mut found = Vec::new();
-            for (_, partition) in partitions {
-                add_entries(&partition, &filter, &mut found)?;
-            }
-            Ok(found)
-        });
-        listed.await?
-    }
-
     /// One entry. Blocks: it reads the store.
     ///
     /// # Errors
     /// When a read fails or nobody owns its key.
     pub fn entry(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
+        look(&self.newest_of(self.route(id.partition_key)?)?, id)
+    }
+
+    /// As [`Node::entry`], without blocking the caller. Cancel-safe.
+    ///
+    /// # Errors
+    /// When a read fails or nobody owns its key.
+    pub async fn look(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
         let partition = self.newest_of(self.route(id.partition_key)?)?;
-        let tables = &partition.store;
-        let name = |vqueue| -> Result<VQueueName, NodeError> {
-            Ok(tables.vqueue(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
-        };
-        if let Some(row) = tables.entry(id)? {
-            return Ok(Some(view_live(id, &row, &name(row.vqueue)?)));
-        }
-        match tables.finished(id)? {
-            Some(row) => Ok(Some(view_finished(id, &row, &name(row.vqueue)?))),
-            None => Ok(None),
-        }
+        self.blocking(move || look(&partition, id)).await?
     }
 
     /// The stored payload of an entry. Blocks: it reads the store.
@@ -369,21 +308,16 @@ impl Node {
     /// # Errors
     /// When a read fails.
     pub fn vqueues(&self, filter: &EntryFilter) -> Result<Vec<VQueueView>, NodeError> {
-        let mut found = Vec::new();
-        for (_, partition) in self.entries_in_order()? {
-            let mut after = None;
-            loop {
-                let page = partition.store.vqueues_after(after, PAGE_LEN)?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(*last);
-                for (id, meta) in page {
-                    if !filter.is_full(found.len()) && filter.wants_name(&meta.name) {
-                        found.push(view_vqueue(id, &meta));
-                    }
-                }
-            }
-        }
-        Ok(found)
+        vqueues(&self.entries_in_order()?, filter)
+    }
+
+    /// As [`Node::vqueues`], without blocking the caller. Cancel-safe.
+    ///
+    /// # Errors
+    /// When a read fails.
+    pub async fn list_vqueues(&self, filter: EntryFilter) -> Result<Vec<VQueueView>, NodeError> {
+        let partitions = self.entries_in_order()?;
+        self.blocking(move || vqueues(&partitions, &filter)).await?
     }
 
     /// The partitions.
@@ -395,18 +329,21 @@ impl Node {
             let gauges = self.services.gauges(id);
             let status = self.services.status(id);
             let stopped = status.as_ref().and_then(|status| status.stopped.clone());
-            let (role, epoch) = match (&stopped, status.map(|status| status.role)) {
-                (Some(_), _) => ("stopped", 0),
-                (None, Some(Role::Leader { epoch, .. })) => ("leader", epoch.0),
-                (None, Some(Role::Candidate { epoch })) => ("candidate", epoch.0),
-                (None, Some(Role::Follower) | None) => ("follower", 0),
+            let role = status.map(|status| status.role);
+            let epoch = match (&stopped, &role) {
+                (None, Some(Role::Leader { epoch, .. } | Role::Candidate { epoch })) => epoch.0,
+                _ => 0,
+            };
+            let role = match stopped {
+                Some(_) => ReplicaRole::Stopped,
+                None => ReplicaRole::of(role),
             };
             let ahead = entry.clock.ahead();
             StatusView {
                 ahead_ms: u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX),
                 id,
                 range: (entry.range.0.0, entry.range.1.0),
-                role: role.to_owned(),
+                role,
                 epoch,
                 stopped,
                 applied: gauges.applied.0,

@@ -5,7 +5,7 @@ use forebay_messages::PartitionId;
 use forebay_storage::partition::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::{Node, NodeError};
+use super::{Node, NodeError, ReplicaRole, services::PartitionEntry};
 
 /// Vqueues read at a time.
 const PAGE_LEN: usize = 1_024;
@@ -19,8 +19,8 @@ pub struct PartitionView {
     pub range: (u64, u64),
     /// The node that the replica lives on.
     pub node: u32,
-    /// `follower`, `candidate`, `leader` or `stopped`.
-    pub role: String,
+    /// What it does.
+    pub role: ReplicaRole,
     /// It takes commands.
     pub open: bool,
     /// Epoch of the newest leader that it has heard of.
@@ -47,32 +47,69 @@ pub struct PartitionView {
     pub finished: u64,
 }
 
+/// Adds the counts of its vqueues. Blocks.
+fn counted(entry: &PartitionEntry, mut view: PartitionView) -> Result<PartitionView, NodeError> {
+    let mut after = None;
+    loop {
+        let page = entry.store.vqueues_after(after, PAGE_LEN)?;
+        let Some((last, _)) = page.last() else { return Ok(view) };
+        after = Some(*last);
+        for (_, meta) in page {
+            view.vqueues += 1;
+            view.inbox += meta.inbox;
+            view.running += meta.running;
+            view.parked += meta.paused + meta.suspended;
+            view.finished += meta.finished;
+        }
+    }
+}
+
 impl Node {
-    /// Where every partition stands here. Reads the rows of all vqueues.
+    /// Where every partition stands here. Reads the rows of all vqueues. Blocks.
     ///
     /// # Errors
     /// [`NodeError`].
     pub fn partition_views(&self) -> Result<Vec<PartitionView>, NodeError> {
-        self.partitions().into_iter().map(|id| self.partition_view(id)).collect()
+        let view = |id| {
+            let (entry, view) = self.glance(id)?;
+            counted(&entry, view)
+        };
+        self.partitions().into_iter().map(view).collect()
     }
 
-    fn partition_view(&self, id: PartitionId) -> Result<PartitionView, NodeError> {
+    /// As [`Node::partition_views`], without blocking the caller. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn list_partitions(&self) -> Result<Vec<PartitionView>, NodeError> {
+        let seen = self.partitions().into_iter().map(|id| self.glance(id));
+        let seen = seen.collect::<Result<Vec<_>, _>>()?;
+        let count = move || seen.into_iter().map(|(entry, view)| counted(&entry, view)).collect();
+        self.blocking(count).await?
+    }
+
+    /// What is known without a look at its vqueues.
+    fn glance(&self, id: PartitionId) -> Result<(PartitionEntry, PartitionView), NodeError> {
         let entry = self.entry_of(id)?;
         let status = self.services.status(id);
         let stopped = status.as_ref().and_then(|status| status.stopped.clone());
         let stored = forebay_engine::partition::state::State::load(&entry.store)?;
         let known = stored.leader_epoch.0;
-        let (role, open, epoch) = match (&stopped, status.map(|status| status.role)) {
-            (Some(_), _) => ("stopped", false, known),
-            (None, Some(Role::Leader { epoch, open })) => ("leader", open, epoch.0),
-            (None, Some(Role::Candidate { epoch })) => ("candidate", false, epoch.0),
-            (None, Some(Role::Follower) | None) => ("follower", false, known),
+        let role = status.map(|status| status.role);
+        let (open, epoch) = match (&stopped, &role) {
+            (None, Some(Role::Leader { epoch, open })) => (*open, epoch.0),
+            (None, Some(Role::Candidate { epoch })) => (false, epoch.0),
+            _ => (false, known),
         };
-        let mut view = PartitionView {
+        let role = match stopped {
+            Some(_) => ReplicaRole::Stopped,
+            None => ReplicaRole::of(role),
+        };
+        let view = PartitionView {
             id,
             range: (entry.range.0.0, entry.range.1.0),
             node: self.id().0,
-            role: role.to_owned(),
+            role,
             open,
             epoch,
             stopped,
@@ -86,19 +123,7 @@ impl Node {
             parked: 0,
             finished: 0,
         };
-        let mut after = None;
-        loop {
-            let page = entry.store.vqueues_after(after, PAGE_LEN)?;
-            let Some((last, _)) = page.last() else { return Ok(view) };
-            after = Some(*last);
-            for (_, meta) in page {
-                view.vqueues += 1;
-                view.inbox += meta.inbox;
-                view.running += meta.running;
-                view.parked += meta.paused + meta.suspended;
-                view.finished += meta.finished;
-            }
-        }
+        Ok((entry, view))
     }
 
     /// Hash over all rows of a partition here, as of one moment: equal on replicas that

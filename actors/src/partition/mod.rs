@@ -174,6 +174,9 @@ impl PartitionPerformer {
     }
 
     fn check_expired(&mut self, until: Timestamp, scope: &mut PartitionScope<'_>) {
+        if let Err(error) = self.store.give_back(until) {
+            tracing::warn!(partition = %self.id, %error, "disk space is not given back");
+        }
         match self.store.expired(until, 1) {
             Ok(due) if due.is_empty() => {}
             Ok(_) => scope.feed_back(PartitionInput::ExpiredFound { until }),

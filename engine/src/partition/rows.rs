@@ -14,7 +14,21 @@ use forebay_messages::{
 };
 
 /// Where an entry is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Enumeration,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 #[repr(u32)]
 pub enum Stage {
     /// Waits in its vqueue's inbox.

@@ -274,6 +274,23 @@ pub struct EntrySelector {
     pub created_until: Option<Timestamp>,
 }
 
+impl EntrySelector {
+    /// Whether entries of a vqueue with this name can match. An empty limit key matches
+    /// no name.
+    #[must_use]
+    pub fn matches_name(&self, name: &VQueueName) -> bool {
+        self.service.as_ref().is_none_or(|service| *service == name.service)
+            && self.scope.as_ref().is_none_or(|scope| name.scope.as_ref() == Some(scope))
+            && self.limit_key.as_ref().is_none_or(|wanted| name.is_at_or_below(wanted))
+    }
+
+    /// Whether it says something about the name of a vqueue.
+    #[must_use]
+    pub fn names_vqueues(&self) -> bool {
+        self.service.is_some() || self.scope.is_some() || self.limit_key.is_some()
+    }
+}
+
 /// Vqueues a command is for: those named, if they match the rest too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct VQueueSelector {

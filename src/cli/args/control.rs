@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, ValueEnum};
+use forebay::EntryOutcome;
 use forebay_messages::{EntryId, VQueueId};
 use jiff::Timestamp;
 
@@ -127,15 +128,14 @@ pub(crate) enum OutcomeArg {
     Killed,
 }
 
-impl OutcomeArg {
-    /// As answers name it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Failed => "failed",
-            Self::DeadLetter => "dead letter",
-            Self::Canceled => "canceled",
-            Self::Killed => "killed",
+impl From<OutcomeArg> for EntryOutcome {
+    fn from(outcome: OutcomeArg) -> Self {
+        match outcome {
+            OutcomeArg::Success => Self::Success,
+            OutcomeArg::Failed => Self::Failed,
+            OutcomeArg::DeadLetter => Self::DeadLetter,
+            OutcomeArg::Canceled => Self::Canceled,
+            OutcomeArg::Killed => Self::Killed,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use forebay::EntryCursor;
 use forebay_messages::EntryId;
 
 use super::{OutcomeArg, values::duration};
@@ -45,6 +46,12 @@ pub(crate) struct EntriesArgs {
     /// At most this many; 0 is all
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
+    /// Go on where an earlier answer with the same filters ended
+    #[arg(long, value_name = "CURSOR")]
+    pub(crate) after: Option<EntryCursor>,
+    /// Only say how many there are ("at least" so many, when telling it takes too long)
+    #[arg(long, conflicts_with_all = ["after", "limit"])]
+    pub(crate) count: bool,
 }
 
 /// A stage, by name.

@@ -1,20 +1,81 @@
-//! Listing entries by filter, for people.
+//! Listing and counting entries by filter, for people.
 //!
-//! Must always hold: a call looks at a bounded number of rows, matching or not, and
-//! says where to go on; entries that change meanwhile may be seen or not.
+//! Entry ids and vqueue ids begin with the partition key, so both tables of entries and
+//! the table of vqueues are in the order of partition keys. A filter that says something
+//! about names first looks for vqueues that match and have entries in the wanted stage,
+//! and then reads only the entries under their partition keys; a scope has one partition
+//! key.
+//!
+//! Must always hold: entries come in the order of their ids; a call looks at a bounded
+//! number of rows, matching or not, and says where to go on; it sees the rows of one
+//! moment, and entries that change between two calls may be seen or not.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod walk;
 
-use forebay_engine::partition::rows::{EntryRow, FinishedRow, Stage};
-use forebay_messages::{EntryId, Timestamp, VQueueId, VQueueName, command::EntrySelector};
+use std::{ops::ControlFlow, sync::Arc};
 
-use super::{
-    PartitionStore, StoreError,
-    tables::{Table, entry::Entry, finished::Finished, vqueue_meta::VQueueMetas},
+use forebay_engine::partition::rows::{EntryRow, FinishedRow, Stage, VQueueMeta};
+use forebay_messages::{
+    EntryId, PartitionKey, Timestamp, VQueueId, VQueueName, command::EntrySelector,
 };
 
-/// Rows that one call looks at.
-const SCAN_MAX: usize = 10_000;
+use super::{PartitionStore, StoreError, rows::Seeker, tables::vqueue_meta::VQueueMetas};
+
+/// Rows that one call looks at, of entries and of vqueues together.
+pub const LISTED_ROWS_MAX: usize = 10_000;
+
+/// Which tables a listing reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Entries that have not ended.
+    No,
+    /// Entries that ended.
+    Yes,
+    /// Both.
+    Either,
+}
+
+/// State of a listed entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListedRow {
+    /// It has not ended.
+    Live(EntryRow),
+    /// It ended. The bytes of a successful result are left out.
+    Finished(FinishedRow),
+}
+
+/// A listed entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id.
+    pub id: EntryId,
+    /// Its state.
+    pub row: ListedRow,
+    /// Its vqueue's name.
+    pub name: Arc<VQueueName>,
+}
+
+/// A page of entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Entries that match, in id order.
+    pub entries: Vec<Listed>,
+    /// Go on after this id; `None` when everything was looked at.
+    pub next: Option<EntryId>,
+    /// Rows that were read for it.
+    pub looked_at: usize,
+}
+
+/// How many entries match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// So many were found.
+    pub count: u64,
+    /// There are no others.
+    pub is_exact: bool,
+    /// Rows that were read for it.
+    pub looked_at: usize,
+}
 
 /// An entry that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +93,7 @@ pub struct ListedEntry {
 pub struct ListedFinished {
     /// Its id.
     pub id: EntryId,
-    /// What is kept of it.
+    /// What is kept of it, without the bytes of a successful result.
     pub row: FinishedRow,
     /// Its vqueue's name.
     pub name: Arc<VQueueName>,
@@ -56,17 +117,116 @@ pub struct FinishedListing {
     pub next: Option<EntryId>,
 }
 
-/// What a filter is held against.
-struct Candidate<'a> {
-    id: EntryId,
-    stage: Stage,
-    created_at: Timestamp,
-    name: &'a VQueueName,
+/// What is listed.
+#[derive(Clone, Copy)]
+pub struct ListQuery<'a> {
+    /// Entries that match this.
+    pub filter: &'a EntrySelector,
+    /// And are of these tables.
+    pub ended: Ended,
+    /// And, if they ended, pass this.
+    pub wants_finished: &'a dyn Fn(&FinishedRow) -> bool,
+    /// Only after this id.
+    pub after: Option<EntryId>,
+    /// At most so many rows are looked at; at least one.
+    pub rows_max: usize,
+}
+
+impl ListQuery<'_> {
+    /// The tables that can have what the filter wants.
+    fn tables(&self) -> (bool, bool) {
+        let stage = self.filter.stage;
+        let live = self.ended != Ended::Yes && stage != Some(Stage::Finished as u32);
+        let ended =
+            self.ended != Ended::No && stage.is_none_or(|stage| stage == Stage::Finished as u32);
+        (live, ended)
+    }
+
+    /// Entries of a vqueue that may match, as far as its counts say.
+    fn counted(&self, meta: &VQueueMeta) -> u64 {
+        let wants = |stage: Stage| self.filter.stage.is_none_or(|wanted| wanted == stage as u32);
+        let (live, ended) = self.tables();
+        let of = |is_read, stage, count| if is_read && wants(stage) { count } else { 0 };
+        of(live, Stage::Inbox, meta.inbox)
+            + of(live, Stage::Running, meta.running)
+            + of(live, Stage::Suspended, meta.suspended)
+            + of(live, Stage::Paused, meta.paused)
+            + of(ended, Stage::Finished, meta.finished)
+    }
+
+    fn matches(&self, id: EntryId, stage: Stage, at: Timestamp, name: &VQueueName) -> bool {
+        let filter = self.filter;
+        (filter.entries.is_empty() || filter.entries.contains(&id))
+            && filter.stage.is_none_or(|wanted| wanted == stage as u32)
+            && filter.created_until.is_none_or(|until| at <= until)
+            && filter.matches_name(name)
+    }
+
+    /// First and last partition key that can have what is wanted.
+    fn keys(&self) -> (PartitionKey, PartitionKey) {
+        match &self.filter.scope {
+            Some(scope) => (VQueueName::scope_key(scope), VQueueName::scope_key(scope)),
+            None => (PartitionKey(0), PartitionKey(u64::MAX)),
+        }
+    }
 }
 
 impl PartitionStore {
+    /// Entries that match, at most `limit` of them. Blocks.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn list(&self, query: &ListQuery<'_>, limit: usize) -> Result<Listing, StoreError> {
+        let mut entries = Vec::new();
+        let (next, looked_at) = self.walk(query, &mut |listed| {
+            entries.push(listed);
+            if entries.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(Listing { entries, next, looked_at })
+    }
+
+    /// How many entries match, if that can be told from so many rows; else at least how
+    /// many. Counts of vqueues are summed up where the filter allows it. Blocks.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn count(&self, query: &ListQuery<'_>, by_rows: bool) -> Result<Counted, StoreError> {
+        let filter = query.filter;
+        if by_rows || !filter.entries.is_empty() || filter.created_until.is_some() {
+            let mut count = 0;
+            let (next, looked_at) = self.walk(query, &mut |_| {
+                count += 1;
+                ControlFlow::Continue(())
+            })?;
+            return Ok(Counted { count, is_exact: next.is_none(), looked_at });
+        }
+        self.settle()?;
+        let family = self.family()?;
+        let moment = self.shared.db.snapshot();
+        let mut vqueues = Seeker::<VQueueMetas>::new(self, &family, &moment);
+        let (first, last) = query.keys();
+        vqueues.seek(&first.0.to_be_bytes());
+        let mut counted = Counted { is_exact: true, ..Counted::default() };
+        while let Some(id) = vqueues.key()?
+            && id.partition_key <= last
+        {
+            if counted.looked_at == query.rows_max {
+                counted.is_exact = false;
+                break;
+            }
+            counted.looked_at += 1;
+            if let Some(meta) = vqueues.row()?
+                && filter.matches_name(&meta.name)
+            {
+                counted.count += query.counted(&meta);
+            }
+            vqueues.advance();
+        }
+        Ok(counted)
+    }
+
     /// Entries that have not ended and match, after an id, at most `limit` of them. A
-    /// stage that asks for finished ones matches none here.
+    /// stage that asks for finished ones matches none here. Blocks.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -76,14 +236,15 @@ impl PartitionStore {
         after: Option<EntryId>,
         limit: usize,
     ) -> Result<EntryListing, StoreError> {
-        let facts = |row: &EntryRow| (row.vqueue, row.stage, row.created_at);
-        let (found, next) = self.list::<Entry>(filter, after, limit, facts)?;
-        let entries =
-            found.into_iter().map(|(id, row, name)| ListedEntry { id, row, name }).collect();
-        Ok(EntryListing { entries, next })
+        let Listing { entries, next, .. } = self.list(&all(filter, Ended::No, after), limit)?;
+        let entries = entries.into_iter().filter_map(|Listed { id, row, name }| match row {
+            ListedRow::Live(row) => Some(ListedEntry { id, row, name }),
+            ListedRow::Finished(_) => None,
+        });
+        Ok(EntryListing { entries: entries.collect(), next })
     }
 
-    /// Entries that ended and match, after an id, at most `limit` of them.
+    /// Entries that ended and match, after an id, at most `limit` of them. Blocks.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -93,44 +254,12 @@ impl PartitionStore {
         after: Option<EntryId>,
         limit: usize,
     ) -> Result<FinishedListing, StoreError> {
-        let facts = |row: &FinishedRow| (row.vqueue, Stage::Finished, row.created_at);
-        let (found, next) = self.list::<Finished>(filter, after, limit, facts)?;
-        let entries =
-            found.into_iter().map(|(id, row, name)| ListedFinished { id, row, name }).collect();
-        Ok(FinishedListing { entries, next })
-    }
-
-    #[expect(clippy::type_complexity, reason = "one private function, two callers above")]
-    fn list<T: Table<Key = EntryId>>(
-        &self,
-        filter: &EntrySelector,
-        after: Option<EntryId>,
-        limit: usize,
-        facts: impl Fn(&T::Row) -> (VQueueId, Stage, Timestamp),
-    ) -> Result<(Vec<(EntryId, T::Row, Arc<VQueueName>)>, Option<EntryId>), StoreError> {
-        self.settle()?;
-        let family = self.family()?;
-        let mut names = BTreeMap::new();
-        let mut found = Vec::new();
-        for (looked_at, row) in self.rows_in::<T>(&family, after.as_ref()).enumerate() {
-            let (id, row) = row?;
-            let (vqueue, stage, created_at) = facts(&row);
-            let name = match names.get(&vqueue) {
-                Some(name) => Arc::clone(name),
-                None => {
-                    let name = Arc::new(self.name(vqueue)?);
-                    names.insert(vqueue, Arc::clone(&name));
-                    name
-                }
-            };
-            if matches(filter, &Candidate { id, stage, created_at, name: &name }) {
-                found.push((id, row, name));
-            }
-            if found.len() >= limit || looked_at + 1 >= SCAN_MAX {
-                return Ok((found, Some(id)));
-            }
-        }
-        Ok((found, None))
+        let Listing { entries, next, .. } = self.list(&all(filter, Ended::Yes, after), limit)?;
+        let entries = entries.into_iter().filter_map(|Listed { id, row, name }| match row {
+            ListedRow::Finished(row) => Some(ListedFinished { id, row, name }),
+            ListedRow::Live(_) => None,
+        });
+        Ok(FinishedListing { entries: entries.collect(), next })
     }
 
     fn name(&self, vqueue: VQueueId) -> Result<VQueueName, StoreError> {
@@ -139,24 +268,7 @@ impl PartitionStore {
     }
 }
 
-fn matches(filter: &EntrySelector, entry: &Candidate<'_>) -> bool {
-    let name = entry.name;
-    let is = |wanted: &Option<bytestring::ByteString>, found: Option<&bytestring::ByteString>| {
-        wanted.as_ref().is_none_or(|wanted| found == Some(wanted))
-    };
-    (filter.entries.is_empty() || filter.entries.contains(&entry.id))
-        && is(&filter.service, Some(&name.service))
-        && is(&filter.scope, name.scope.as_ref())
-        && filter.limit_key.as_ref().is_none_or(|wanted| is_at_or_below(name, wanted))
-        && filter.stage.is_none_or(|wanted| wanted == entry.stage as u32)
-        && filter.created_until.is_none_or(|until| entry.created_at <= until)
-}
-
-/// `l1` includes everything below it.
-fn is_at_or_below(name: &VQueueName, limit_key: &str) -> bool {
-    let (l1, l2) = match limit_key.split_once('/') {
-        Some((l1, l2)) => (l1, Some(l2)),
-        None => (limit_key, None),
-    };
-    name.l1.as_deref() == Some(l1) && l2.is_none_or(|l2| name.l2.as_deref() == Some(l2))
+/// A query without an outcome, over as many rows as one call may look at.
+pub(super) fn all(filter: &EntrySelector, ended: Ended, after: Option<EntryId>) -> ListQuery<'_> {
+    ListQuery { filter, ended, wants_finished: &|_| true, after, rows_max: LISTED_ROWS_MAX }
 }

@@ -29,7 +29,11 @@ use rocksdb::{BoundColumnFamily, FlushOptions, ReadOptions, ReadTier, WriteBatch
 pub use error::StoreError;
 pub use heads::Head;
 pub use inbox::TryRefill;
-pub use list::{EntryListing, FinishedListing, ListedEntry, ListedFinished};
+pub use list::{
+    Counted, Ended, EntryListing, FinishedListing, LISTED_ROWS_MAX, ListQuery, Listed, ListedEntry,
+    ListedFinished, ListedRow, Listing,
+};
+pub use resident::GIVE_BACK_EVERY_MS;
 pub use store::Store;
 pub use txn::{Committed, Txn};
 
@@ -148,6 +152,41 @@ impl PartitionStore {
             .flush_cf_opt(&self.family()?, &options)
             .map_err(|error| self.shared.fault("flush the partition store", error))?;
         self.durable_lsn()
+    }
+
+    /// Gives disk space back that purged results and used payloads take: their deletions
+    /// must reach files before RocksDB can drop the rows, and a quiet partition writes no
+    /// files by itself. To be called now and then with the time; it starts a flush in the
+    /// background when there are deletions, at most every [`GIVE_BACK_EVERY_MS`]. Files
+    /// with many deletions are then compacted in the background. Whether it started one.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn give_back(&self, now: Timestamp) -> Result<bool, StoreError> {
+        // In memory there is no space to save, and simulations need every flush planned.
+        if !self.shared.is_durable {
+            return Ok(false);
+        }
+        let mut resident = self.resident();
+        if !resident.is_flush_due(now) {
+            return Ok(false);
+        }
+        let family = self.family()?;
+        self.spill(&mut resident, &family)?;
+        resident.flushed();
+        self.flush_later(&family)?;
+        Ok(true)
+    }
+
+    /// Bytes of the files that hold the rows of this partition.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn file_bytes(&self) -> Result<u64, StoreError> {
+        let property = rocksdb::properties::TOTAL_SST_FILES_SIZE;
+        let found = self.shared.db.property_int_value_cf(&self.family()?, property);
+        let found = found.map_err(|error| self.shared.fault("measure the files", error))?;
+        Ok(found.unwrap_or(0))
     }
 
     /// State of an entry that has not ended.

@@ -117,13 +117,16 @@ pub(super) struct Overlay<T: Table> {
     clean: usize,
     /// What was read for this batch, and is forgotten with it.
     read: Vec<T::Key>,
+    /// Rows that RocksDB has or may have and that were deleted since the last flush.
+    tombstones: usize,
 }
 
 impl<T: Table> Default for Overlay<T> {
     fn default() -> Self {
         // No slot that was only read is of batch 1.
         let batch = Batch { number: 1, journal: Vec::new(), changed: 0 };
-        Self { slots: Map::default(), batch, weight: 0, clean: 0, read: Vec::new() }
+        let (slots, read) = (Map::default(), Vec::new());
+        Self { slots, batch, weight: 0, clean: 0, read, tombstones: 0 }
     }
 }
 
@@ -185,6 +188,7 @@ impl<T: Table> Overlay<T> {
                 let base = if T::STRICT { Base::Present } else { Base::Unknown };
                 let slot = self.batch.write_new(place.key().clone(), base, None);
                 place.insert(slot);
+                self.tombstones += 1;
                 return T::Beside::default();
             }
         };
@@ -203,6 +207,8 @@ impl<T: Table> Overlay<T> {
             } else {
                 place.remove();
             }
+        } else {
+            self.tombstones += 1;
         }
         beside
     }
@@ -255,6 +261,16 @@ impl<T: Table> Overlay<T> {
     /// Bytes of the rows, as far as tables say.
     pub(super) fn weight(&self) -> usize {
         self.weight
+    }
+
+    /// Rows that RocksDB has or may have and that were deleted since the last flush.
+    pub(super) fn tombstones(&self) -> usize {
+        self.tombstones
+    }
+
+    /// The store is being flushed.
+    pub(super) fn flushed(&mut self) {
+        self.tombstones = 0;
     }
 
     /// RocksDB has everything: nothing is kept but memory for the next rows.

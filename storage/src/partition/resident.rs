@@ -19,7 +19,7 @@ use std::{cell::RefCell, collections::BTreeMap, ops::Bound};
 
 use forebay_engine::machine::Map;
 use forebay_messages::{
-    EntryKey, Lsn, VQueueId,
+    EntryKey, Lsn, Timestamp, VQueueId,
     actor::{RefillDone, RefillRequest},
 };
 use rocksdb::{AsColumnFamilyRef, WriteBatch};
@@ -37,6 +37,9 @@ const BYTES_MAX: usize = 16 << 20;
 /// Changes of rows after which the store is flushed, spilled or not: what a crash makes a
 /// partition replay, and how much of the log is trimmed before its files are merged.
 const CHANGES_UNTIL_FLUSH: usize = 500_000;
+
+/// At most so often, in milliseconds, the store is flushed only to give disk space back.
+pub const GIVE_BACK_EVERY_MS: u64 = 60_000;
 
 /// What is here of a vqueue's inbox.
 #[derive(Default)]
@@ -81,6 +84,8 @@ pub(super) struct Resident {
     inbox_rows: usize,
     applied: Option<Lsn>,
     changes: usize,
+    /// When the store was last flushed to give disk space back.
+    given_back_at: Option<Timestamp>,
 }
 
 impl Resident {
@@ -223,6 +228,22 @@ impl Resident {
     /// The store is being flushed.
     pub(super) fn flushed(&mut self) {
         self.changes = 0;
+        self.overlays.finished.get_mut().flushed();
+        self.overlays.payload.get_mut().flushed();
+    }
+
+    /// Whether there are deletions of large rows that no flush has written, and none was
+    /// made for such lately. It counts as made.
+    pub(super) fn is_flush_due(&mut self, now: Timestamp) -> bool {
+        let overlays = &mut self.overlays;
+        let deleted =
+            overlays.finished.get_mut().tombstones() + overlays.payload.get_mut().tombstones();
+        let lately = |at: Timestamp| now.0.abs_diff(at.0) < GIVE_BACK_EVERY_MS;
+        if deleted == 0 || self.given_back_at.is_some_and(lately) {
+            return false;
+        }
+        self.given_back_at = Some(now);
+        true
     }
 
     /// Whether nothing is here that RocksDB does not have.

@@ -7,7 +7,9 @@ use std::marker::PhantomData;
 
 use forebay_engine::partition::rows::FsmSlot;
 use forebay_messages::Lsn;
-use rocksdb::{AsColumnFamilyRef, DB, DBRawIteratorWithThreadMode, ReadOptions};
+use rocksdb::{
+    AsColumnFamilyRef, DB, DBRawIteratorWithThreadMode, ReadOptions, SnapshotWithThreadMode,
+};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
@@ -72,15 +74,66 @@ impl PartitionStore {
         }
     }
 
+    fn key_error<T: Table>(&self, key: &[u8]) -> StoreError {
+        self.row_error::<T>(key, "the key is none of this table".to_owned())
+    }
+
     pub(super) fn decode<T: Table>(
         &self,
         key: &[u8],
         row: &[u8],
     ) -> Result<(T::Key, T::Row), StoreError> {
-        let typed = T::key(&key[T::KIND.len()..])
-            .ok_or_else(|| self.row_error::<T>(key, "the key is none of this table".to_owned()))?;
+        let typed = T::key(&key[T::KIND.len()..]).ok_or_else(|| self.key_error::<T>(key))?;
         let row = T::row(row).map_err(|reason| self.row_error::<T>(key, reason))?;
         Ok((typed, row))
+    }
+}
+
+/// A place in a table that moves forward, over the rows of one moment. A row is decoded
+/// only when it is asked for.
+pub(super) struct Seeker<'a, T> {
+    rows: DBRawIteratorWithThreadMode<'a, DB>,
+    store: &'a PartitionStore,
+    table: PhantomData<T>,
+}
+
+impl<'a, T: Table> Seeker<'a, T> {
+    /// Stands nowhere until it is told to [`Self::seek`].
+    pub(super) fn new(
+        store: &'a PartitionStore,
+        family: &impl AsColumnFamilyRef,
+        moment: &'a SnapshotWithThreadMode<'a, DB>,
+    ) -> Self {
+        let mut options = bounded(T::KIND.to_vec(), T::end());
+        options.set_background_purge_on_iterator_cleanup(true);
+        let rows = moment.raw_iterator_cf_opt(family, options);
+        Self { rows, store, table: PhantomData }
+    }
+
+    /// Goes to the first key whose bytes after the kind are at or above these.
+    pub(super) fn seek(&mut self, body: &[u8]) {
+        self.rows.seek([&T::KIND, body].concat());
+    }
+
+    /// Goes to the next key.
+    pub(super) fn advance(&mut self) {
+        self.rows.next();
+    }
+
+    /// Where it stands; `None` behind the last row.
+    pub(super) fn key(&self) -> Result<Option<T::Key>, StoreError> {
+        let Some(key) = self.rows.key() else {
+            let status = self.rows.status();
+            return status.map(|()| None).map_err(|error| self.store.read_error::<T>(error));
+        };
+        let typed = T::key(&key[T::KIND.len()..]);
+        typed.map(Some).ok_or_else(|| self.store.key_error::<T>(key))
+    }
+
+    /// The row where it stands, if it stands at one.
+    pub(super) fn row(&self) -> Result<Option<T::Row>, StoreError> {
+        let Some((key, row)) = self.rows.item() else { return Ok(None) };
+        T::row(row).map(Some).map_err(|why| self.store.row_error::<T>(key, why))
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Shared {
     pub(super) read: ReadOptions,
     pub(super) write: WriteOptions,
     family_options: Options,
+    /// Its files are on a disk.
+    pub(super) is_durable: bool,
     /// The column families that exist, with what is committed and not in them yet; held
     /// while one is made or deleted.
     partitions: Mutex<BTreeMap<PartitionId, Arc<Mutex<Resident>>>>,
@@ -126,6 +128,7 @@ impl Store {
                 read: ReadOptions::default(),
                 write: unlogged(),
                 family_options: family_options(medium),
+                is_durable: medium.is_durable(),
                 partitions: Mutex::new(partitions),
                 #[cfg(any(test, feature = "testkit"))]
                 faults: std::sync::OnceLock::new(),

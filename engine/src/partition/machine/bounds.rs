@@ -230,15 +230,15 @@ fn too_large_to_end(entry: EntryId, token: AttemptToken, why: TooLarge) -> Comma
     let TooLarge { len, len_max } = why;
     let message = format!("the end of the attempt takes {len} bytes in the log; {len_max} fit");
     let outcome = Some(Outcome::failure(FailureKind::Terminal, &message).into());
-    Command::Complete(Complete { entry, token, outcome })
+    Command::Complete(Complete { entry, token, outcome, heeds_cancel: true })
 }
 
 #[cfg(test)]
 mod tests {
     use bilrost::Message;
     use forebay_messages::{
-        EntryKey, Epoch, PartitionKey, VQueueId, VQueueName,
-        command::{Decision, RetryAttempt, RetryPolicy, RetryReason},
+        EntryKey, Epoch, NodeId, PartitionKey, VQueueId, VQueueName,
+        command::{Decision, ExecutorId, RetryAttempt, RetryPolicy, RetryReason},
         outcome::Failure,
         vqueue::{COMPONENT_LEN_MAX, OBJECT_KEY_LEN_MAX},
     };
@@ -273,6 +273,7 @@ mod tests {
             }),
             retention_ms: Some(u64::MAX),
             is_fresh: true,
+            payload_hash: Some(u64::MAX),
         }
     }
 
@@ -288,6 +289,7 @@ mod tests {
             vqueue: VQueueId { partition_key: PartitionKey(u64::MAX), hash: [255; 16] },
             key: EntryKey { run_at: Timestamp(u64::MAX), ..Default::default() },
             token: token(),
+            executor: Some(ExecutorId { node: NodeId(u32::MAX), boot: u64::MAX, is_lease: true }),
         };
         assert!(decision.encoded_len() + 4 <= DECISION_LEN, "{}", decision.encoded_len());
         let retry = RetryAttempt {
@@ -297,6 +299,8 @@ mod tests {
             run_at: Timestamp(u64::MAX),
             message: "m".repeat(20_000).into(),
             detail: vec![1; 20_000].into(),
+            heeds_cancel: true,
+            interrupted: u32::MAX,
         };
         assert!(retry.encoded_len() + 8 <= END_FIXED_LEN + 40_000);
         let failure = Failure {
@@ -305,7 +309,7 @@ mod tests {
             detail: vec![1; 20_000].into(),
         };
         let outcome = Some(forebay_messages::Outcome::Failure(failure).into());
-        let complete = Complete { entry: id(), token: token(), outcome };
+        let complete = Complete { entry: id(), token: token(), outcome, heeds_cancel: true };
         assert!(complete.encoded_len() + 8 <= END_FIXED_LEN + 40_000);
     }
 

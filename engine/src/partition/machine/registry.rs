@@ -1,6 +1,6 @@
 //! Which vqueues are active, and under which handle.
 //!
-//! Must always hold: a vqueue id has at most one slot (P5); a slot's generation grows
+//! Must always hold: a vqueue id has at most one slot (P5); a slot's generation changes
 //! with every incarnation; notes for one vqueue keep their commit order.
 
 use forebay_messages::{
@@ -50,6 +50,13 @@ pub(super) enum Gone {
     Cold,
     /// Messages came meanwhile: it must be started again.
     Restart(VQueueId),
+}
+
+/// The generation that follows in a slot. It begins anew after 2^32 incarnations: no message
+/// of an incarnation is on its way for that long, and a slot that is used ten thousand times
+/// a second gets there within five days.
+fn after(generation: Generation) -> Generation {
+    Generation(generation.0.wrapping_add(1))
 }
 
 /// See the module's documentation.
@@ -145,7 +152,7 @@ impl Registry {
         });
         let entry = &mut self.slots[slot as usize];
         entry.vqueue = Some(vqueue);
-        entry.generation = entry.generation.next();
+        entry.generation = after(entry.generation);
         entry.state = state;
         self.by_id.insert(vqueue, slot);
         self.handle(slot)
@@ -293,5 +300,25 @@ impl Registry {
         let waiting: Vec<_> = named.filter(waits).collect();
         assert_eq!(waiting.len(), self.waiting, "the count of those that wait is right");
         assert!(waiting.iter().all(|slot| slot.notes.is_empty()), "nobody hears these notes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The 2^32nd incarnation of a slot used to panic and end the partition's leadership.
+    #[test]
+    fn a_slot_goes_on_after_its_last_generation() {
+        let mut registry = Registry::default();
+        let vqueue = VQueueId::default();
+        let first = registry.activate(vqueue);
+        registry.slots[first.slot as usize].generation = Generation(u32::MAX);
+        let last = registry.find(vqueue).unwrap();
+        assert_eq!(registry.remove(last), Gone::Cold);
+        let next = registry.activate(vqueue);
+        assert_eq!((next.slot, next.generation), (last.slot, Generation(0)));
+        assert_eq!(registry.vqueue(last), None, "the former incarnation is not the present one");
+        registry.check();
     }
 }

@@ -212,3 +212,60 @@ fn rows_are_taken_over_whole_and_know_their_log() {
     assert_eq!(to.log_id().unwrap(), Some(crate::log::LogId(7)));
     assert_eq!(to.partitions(), [P], "it is no partition");
 }
+
+/// Regression: deletions stayed in memory until half a million rows had changed, and the
+/// files kept what had been purged.
+#[test]
+fn disk_space_of_purged_results_is_given_back() {
+    const RESULTS: u64 = 3_000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).partition(P).unwrap();
+    let row = |n: u64| {
+        // Nothing that compresses.
+        let words =
+            (0..256).map(|word| xxhash_rust::xxh3::xxh3_64(&(n * 256 + word).to_be_bytes()));
+        let result: Vec<u8> = words.flat_map(u64::to_be_bytes).collect();
+        let outcome = forebay_messages::Outcome::Success(result.into());
+        FinishedRow {
+            vqueue: vqueue_id(1),
+            outcome: Some(outcome.into()),
+            created_at: Timestamp(1),
+            finished_at: Timestamp(2),
+            expires_at: Timestamp::MAX,
+            attempts: 1,
+            idempotency_key: None,
+            retry: None,
+            retention_ms: None,
+            started_at: Timestamp(1),
+        }
+    };
+    let mut txn = store.begin().unwrap();
+    (0..RESULTS).for_each(|n| txn.put_finished(entry_id(n), row(n)));
+    txn.commit(Lsn(1)).unwrap();
+    store.flush().unwrap();
+    let before = store.file_bytes().unwrap();
+    assert!(before > RESULTS * 2_000, "{before}");
+    assert!(!store.give_back(Timestamp(1)).unwrap(), "nothing was deleted");
+
+    let mut txn = store.begin().unwrap();
+    for n in 0..RESULTS {
+        assert!(txn.finished(entry_id(n)).unwrap().is_some());
+        txn.delete_finished(entry_id(n));
+    }
+    txn.commit(Lsn(2)).unwrap();
+    assert!(store.give_back(Timestamp(2)).unwrap());
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while store.file_bytes().unwrap() > before / 10 {
+        assert!(std::time::Instant::now() < until, "{} bytes", store.file_bytes().unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let mut txn = store.begin().unwrap();
+    txn.put_finished(entry_id(1), row(1));
+    txn.commit(Lsn(3)).unwrap();
+    store.flush().unwrap();
+    let mut txn = store.begin().unwrap();
+    txn.delete_finished(entry_id(1));
+    txn.commit(Lsn(4)).unwrap();
+    assert!(!store.give_back(Timestamp(GIVE_BACK_EVERY_MS)).unwrap(), "not so soon again");
+    assert!(store.give_back(Timestamp(2 + GIVE_BACK_EVERY_MS)).unwrap());
+}

@@ -2,6 +2,7 @@
 
 mod crashing;
 mod files;
+mod listing;
 mod model;
 mod readers;
 mod staged;

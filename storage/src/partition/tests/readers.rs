@@ -1,15 +1,13 @@
 //! Refills, listings, expiry, digests.
 
-use forebay_engine::partition::rows::Stage;
-use forebay_messages::{
-    FailureKind, Outcome,
-    actor::{CancelRefill, RefillDone, RefillId, RefillRequest},
-    command::{Decision, EntrySelector, SchedulerDecisions},
-};
+use forebay_messages::actor::{CancelRefill, RefillDone, RefillId, RefillRequest};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    listing::{id_of, populated},
+    *,
+};
 
 fn request(vqueue: VQueueId, after: Option<u64>, limit: usize) -> RefillRequest {
     let after = after.map(place);
@@ -154,78 +152,11 @@ fn a_refill_over_many_tombstones_is_left_to_a_worker() {
     assert_eq!(store.try_refill(&from_front).unwrap(), found, "a flush drops the pairs");
 }
 
-/// Entries 0 to 8 of three vqueues; 1 runs, 2 succeeded, 5 failed.
-fn populated() -> PartitionStore {
-    let scoped = |limit_key: &str| {
-        VQueueName::service("s").with_scope("a").with_limit_key(limit_key).unwrap()
-    };
-    let names = [VQueueName::service("r"), scoped("gold/u1"), scoped("gold/u2")];
-    let mut log: Vec<_> = (0..9).map(|n| enqueue(n, &names[n as usize % 3])).collect();
-    let store = in_memory();
-    catch_up(&store, &log, 4);
-    for (n, outcome) in [
-        (1, None),
-        (2, Some(Outcome::Success(Bytes::new()))),
-        (5, Some(Outcome::failure(FailureKind::Terminal, "no"))),
-    ] {
-        let row = store.entry(entry_id(n)).unwrap().unwrap();
-        let token = forebay_messages::AttemptToken { seq: n, ..Default::default() };
-        let decisions = vec![Decision { vqueue: row.vqueue, key: row.key, token, executor: None }];
-        log.push(record(20, Command::SchedulerDecisions(SchedulerDecisions { decisions })));
-        if let Some(outcome) = outcome {
-            let outcome = Some(outcome.into());
-            let complete = forebay_messages::command::Complete {
-                entry: entry_id(n),
-                token,
-                outcome,
-                heeds_cancel: false,
-            };
-            log.push(record(30 + n, Command::Complete(complete)));
-        }
-    }
-    catch_up(&store, &log, 1);
-    store
-}
-
-#[test]
-fn entries_are_listed_by_filter_and_page() {
-    let store = populated();
-    let list = |filter: EntrySelector, after, limit| {
-        let page = store.list_entries(&filter, after, limit).unwrap();
-        let numbers = page.entries.iter().map(|e| e.id.uuid[15]).collect::<Vec<_>>();
-        (numbers, page.next.is_some())
-    };
-    // In id order: the partition key is n mod 3.
-    let all = vec![0, 3, 6, 1, 4, 7, 8];
-    let any = EntrySelector::default;
-    assert_eq!(list(any(), None, 99), (all.clone(), false));
-    assert_eq!(list(any(), None, 2), (all[..2].to_vec(), true));
-    assert_eq!(list(any(), Some(entry_id(3)), 99), (all[2..].to_vec(), false));
-    let text = |text: &str| Some(text.into());
-    assert_eq!(list(EntrySelector { service: text("r"), ..any() }, None, 99).0, [0, 3, 6]);
-    assert_eq!(list(EntrySelector { scope: text("a"), ..any() }, None, 99).0, [1, 4, 7, 8]);
-    assert_eq!(list(EntrySelector { scope: text("b"), ..any() }, None, 99).0, [0; 0]);
-    let limit_key = |key| EntrySelector { limit_key: text(key), ..any() };
-    assert_eq!(list(limit_key("gold"), None, 99).0, [1, 4, 7, 8]);
-    assert_eq!(list(limit_key("gold/u2"), None, 99).0, [8]);
-    let stage = |stage: Stage| EntrySelector { stage: Some(stage as u32), ..any() };
-    assert_eq!(list(stage(Stage::Running), None, 99).0, [1]);
-    assert_eq!(list(stage(Stage::Finished), None, 99).0, [0; 0]);
-    let created_until = Some(Timestamp(1_003));
-    assert_eq!(list(EntrySelector { created_until, ..any() }, None, 99).0, [0, 3, 1]);
-    let entries = vec![entry_id(8), entry_id(2)];
-    assert_eq!(list(EntrySelector { entries, ..any() }, None, 99).0, [8]);
-
-    let ended = store.list_finished(&any(), None, 99).unwrap();
-    assert_eq!(ended.entries.iter().map(|e| e.id.uuid[15]).collect::<Vec<_>>(), [2, 5]);
-    assert_eq!(ended.entries[0].name.limit_key(), "gold/u2");
-}
-
 #[test]
 fn cursors_walk_running_rows_vqueues_and_expiry() {
     let store = populated();
     let running = store.running_after(None, 9).unwrap();
-    assert_eq!(running.iter().map(|((_, id), _)| *id).collect::<Vec<_>>(), [entry_id(1)]);
+    assert_eq!(running.iter().map(|((_, id), _)| *id).collect::<Vec<_>>(), [id_of(1)]);
     assert_eq!(store.running_after(Some(running[0].0), 9).unwrap(), []);
     let mut counts = Vec::new();
     let mut after = None;
@@ -238,7 +169,7 @@ fn cursors_walk_running_rows_vqueues_and_expiry() {
     const DAY_MS: u64 = 24 * 60 * 60 * 1000;
     let (first, second) = (Timestamp(1_032 + DAY_MS), Timestamp(1_035 + DAY_MS));
     assert_eq!(store.next_expiry().unwrap(), Some(first));
-    assert_eq!(store.expired(first, 9).unwrap(), [(first, entry_id(2))]);
+    assert_eq!(store.expired(first, 9).unwrap(), [(first, id_of(2))]);
     assert_eq!(store.expired(second, 9).unwrap().len(), 2);
     assert_eq!(store.expired(second, 1).unwrap().len(), 1);
 }

@@ -1,0 +1,135 @@
+//! A handle to a runtime that does not keep it up: for handlers.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, RwLock, Weak},
+};
+
+use forebay_actors::node::{Node, NodeError};
+use forebay_messages::EntryId;
+use tokio::sync::SetOnce;
+
+use crate::{
+    client::{Entry, EntryHandle},
+    control::Server,
+    error::EnqueueError,
+    handler::{HandlerOptions, States},
+};
+
+use super::Runtime;
+
+struct Parts {
+    node: Weak<Node>,
+    defaults: Arc<RwLock<HashMap<String, HandlerOptions>>>,
+    states: Arc<States>,
+    payload_len_max: usize,
+    control: Weak<Mutex<Option<Server>>>,
+}
+
+/// A handle to a runtime that does not keep it up. Handlers get it from
+/// [`Context::runtime`](crate::Context::runtime), applications from
+/// [`Runtime::downgrade`]. Cheap to clone.
+///
+/// Entries that wait in a data directory may run before [`Builder::start`] has returned;
+/// the methods of this handle then wait until it has.
+///
+/// [`Builder::start`]: crate::Builder::start
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use forebay::{Context, Drain, Entry, Json, Runtime};
+///
+/// let runtime = Runtime::builder()
+///     .in_memory()
+///     .handler("order", |context: Context, (): ()| async move {
+///         let mail = context.runtime().enqueue(Entry::to("mail")).await?;
+///         Ok(Json(mail.id()))
+///     })
+///     .handler("mail", |_: Context, (): ()| async { Ok(()) })
+///     .start()
+///     .await?;
+/// let order = runtime.enqueue(Entry::to("order")).await?;
+/// let mail = runtime.attach(order.result().await?);
+/// assert!(mail.outcome().await?.is_success());
+/// # runtime.shutdown(Drain::now()).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default)]
+pub struct WeakRuntime {
+    /// Set when the runtime has started.
+    parts: Arc<SetOnce<Parts>>,
+}
+
+impl WeakRuntime {
+    /// Tells all handlers' handles of the runtime. Once.
+    pub(super) fn set(&self, runtime: &Runtime) {
+        let parts = Parts {
+            node: Arc::downgrade(&runtime.node),
+            defaults: Arc::clone(&runtime.defaults),
+            states: Arc::clone(&runtime.states),
+            payload_len_max: runtime.payload_len_max,
+            control: Arc::downgrade(&runtime.control),
+        };
+        // There is one start for each handle, so nothing was set before.
+        let _ = self.parts.set(parts);
+    }
+
+    /// The runtime, if it has started and some handle still keeps it up. While the
+    /// returned value lives, it keeps the runtime up too.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Runtime> {
+        self.parts.get().and_then(|parts| parts.upgrade(self))
+    }
+
+    async fn get(&self) -> Result<Runtime, NodeError> {
+        self.parts.wait().await.upgrade(self).ok_or(NodeError::ShutDown)
+    }
+
+    /// As [`Runtime::enqueue`].
+    ///
+    /// # Errors
+    /// [`EnqueueError`]; `ShutDown` when nothing keeps the runtime up any more.
+    pub async fn enqueue(&self, entry: Entry) -> Result<EntryHandle, EnqueueError> {
+        self.get().await?.enqueue(entry).await
+    }
+
+    /// As [`Runtime::enqueue_batch`].
+    ///
+    /// # Errors
+    /// As [`WeakRuntime::enqueue`].
+    pub async fn enqueue_batch(
+        &self,
+        entries: Vec<Entry>,
+    ) -> Result<Vec<EntryHandle>, EnqueueError> {
+        self.get().await?.enqueue_batch(entries).await
+    }
+
+    /// As [`Runtime::attach`].
+    ///
+    /// # Errors
+    /// `ShutDown` when nothing keeps the runtime up any more.
+    pub async fn attach(&self, entry: EntryId) -> Result<EntryHandle, NodeError> {
+        Ok(self.get().await?.attach(entry))
+    }
+}
+
+impl Parts {
+    fn upgrade(&self, weak: &WeakRuntime) -> Option<Runtime> {
+        Some(Runtime {
+            node: self.node.upgrade()?,
+            defaults: Arc::clone(&self.defaults),
+            states: Arc::clone(&self.states),
+            payload_len_max: self.payload_len_max,
+            control: self.control.upgrade()?,
+            weak: weak.clone(),
+        })
+    }
+}
+
+impl std::fmt::Debug for WeakRuntime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WeakRuntime").finish_non_exhaustive()
+    }
+}
