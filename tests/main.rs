@@ -21,6 +21,7 @@ mod kit_runtime;
 #[cfg(feature = "testkit")]
 mod kit_scripts;
 mod limits;
+mod mutations;
 mod old_log;
 #[cfg(feature = "testkit")]
 mod panics;
