@@ -31,6 +31,7 @@ mod kit_scripts;
 mod lifetime;
 mod limits;
 mod listing;
+mod mutations;
 mod old_log;
 #[cfg(feature = "testkit")]
 mod panics;

@@ -33,6 +33,9 @@ use crate::{place::Place, replay::replay_onto};
 
 /// The version whose log is kept.
 const KEPT: &str = "a213b51";
+/// Keys of the partition's own slots that no kept version had. They are not compared.
+/// `LatestRecordAt`: the floor of the partition's time.
+const ADDED_SLOTS: [&[u8]; 1] = [b"fs\x00\x0b"];
 /// Makes the files of a version.
 const MAKE: &str = "FOREBAY_OLD_LOG_MAKE";
 /// Fewer rows than this would prove little.
@@ -59,7 +62,8 @@ fn dump(rows: &PartitionStore) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let raw = rows.raw_rows().unwrap();
     let mut text = format!("partition {}\n", rows.id());
-    for (key, row) in &raw {
+    let is_added = |key: &[u8]| ADDED_SLOTS.iter().any(|slot| key == slot);
+    for (key, row) in raw.iter().filter(|(key, _)| !is_added(key)) {
         let kind = std::str::from_utf8(&key[..2]).unwrap();
         writeln!(text, "{kind} {} {}", hex(&key[2..]), hex(row)).unwrap();
     }

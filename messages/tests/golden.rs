@@ -77,6 +77,27 @@ fn record(command: Command) -> Record {
     }
 }
 
+fn ends(token: AttemptToken) -> Command {
+    Command::EndAttempts(EndAttempts {
+        completed: vec![Complete {
+            entry: id(),
+            token,
+            outcome: Some(Outcome::Success(Bytes::from_static(b"done")).into()),
+            heeds_cancel: false,
+        }],
+        retried: vec![RetryAttempt {
+            entry: id(),
+            token,
+            reason: RetryReason::Failed,
+            run_at: Timestamp(7),
+            message: "no".into(),
+            detail: Bytes::new(),
+            heeds_cancel: false,
+            interrupted: 0,
+        }],
+    })
+}
+
 fn commands() -> Vec<Command> {
     let token = AttemptToken { epoch: Epoch(3), seq: 5 };
     vec![
@@ -142,24 +163,7 @@ fn commands() -> Vec<Command> {
                 payload_hash: None,
             }],
         }),
-        Command::EndAttempts(EndAttempts {
-            completed: vec![Complete {
-                entry: id(),
-                token,
-                outcome: Some(Outcome::Success(Bytes::from_static(b"done")).into()),
-                heeds_cancel: false,
-            }],
-            retried: vec![RetryAttempt {
-                entry: id(),
-                token,
-                reason: RetryReason::Failed,
-                run_at: Timestamp(7),
-                message: "no".into(),
-                detail: Bytes::new(),
-                heeds_cancel: false,
-                interrupted: 0,
-            }],
-        }),
+        ends(token),
     ]
 }
 

@@ -25,7 +25,7 @@ mutation 'a permit does not start who waits' machine/waiting.rs \
 mutation 'a permit starts who waits and is lost' machine/waiting.rs \
     's/self\.spawn\(handle, vqueue, Some\(permits\), effects\)/{ let _ = permits; self.spawn(handle, vqueue, None, effects) }/'
 mutation 'what is not wanted any more stands at the limiter' machine/waiting.rs \
-    's/effects\.push\(PartitionEffect::ToLimiter\(LimiterMessage::Withdraw\(handle\)\)\);//'
+    's/self\.tell_limiter\(LimiterMessage::Withdraw\(handle\), effects\);//'
 mutation 'who made room is forgotten' machine/vqueues.rs \
     's/self\.wait_for_permit\(vqueue, head, true, effects\)/{ let _ = head; }/'
 mutation 'any row of a locked queue is taken for its head' machine/waiting.rs \

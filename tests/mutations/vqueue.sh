@@ -16,7 +16,7 @@ source "$(dirname "$0")/lib.sh"
 unbroken
 
 mutation 'a permit without a head is lost' mod.rs \
-    's/None => VQueueEffect::ReturnPermit\(permit\),/None => continue,/'
+    's/effects\.extend\(permits\.iter\(\)\.skip\(count as usize\)\.map\(VQueueEffect::ReturnPermit\)\);//'
 mutation 'a head in the future may run' settle.rs \
     's/\.take_while\(\|key\| key\.run_at <= now\)//'
 mutation 'with a lock it asks before the last decision is answered' settle.rs \

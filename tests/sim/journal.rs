@@ -19,6 +19,11 @@ pub(super) const SERVICE: &str = "service:work";
 /// How a handler ends whose entry is tried again, if it may.
 pub(super) const FAILS: &str = "fails";
 
+/// How the message of an entry begins that was cut off too often by the death of its process.
+const INTERRUPTED: &str = "the process died";
+/// That many deaths are too many: it has started as often, whatever else happened.
+const INTERRUPTIONS_MAX: usize = 5;
+
 /// What is known of one entry.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
@@ -155,6 +160,10 @@ impl Journal {
             }
             Outcome::Failure(failure) => match failure.kind {
                 Terminal => spec.ending == Ending::Terminal,
+                Exhausted if failure.message.starts_with(INTERRUPTED) => {
+                    let starts = self.starts.iter().filter(|(_, started)| *started == entry);
+                    starts.count() >= INTERRUPTIONS_MAX
+                }
                 Exhausted => spec.ending == Ending::Exhausted,
                 Canceled | Killed => self.seen[entry].interfered,
             },

@@ -60,6 +60,10 @@ pub struct Digest {
 /// Attempts that run, by vqueue and entry.
 pub type RunningRows = Vec<((VQueueId, EntryId), RunningRow)>;
 
+/// Keys and rows as bytes, in key order.
+#[cfg(any(test, feature = "testkit"))]
+pub type RawRows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Consecutive rows of a table.
 type Page<T> = Vec<(<T as Table>::Key, <T as Table>::Row)>;
 
@@ -311,7 +315,7 @@ impl PartitionStore {
     /// # Errors
     /// See [`StoreError`].
     #[cfg(any(test, feature = "testkit"))]
-    pub fn raw_rows(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn raw_rows(&self) -> Result<RawRows, StoreError> {
         rows::raw_rows(self)
     }
 

@@ -203,7 +203,7 @@ pub(super) fn digest(store: &PartitionStore) -> Result<Digest, StoreError> {
 
 /// See [`PartitionStore::raw_rows`].
 #[cfg(any(test, feature = "testkit"))]
-pub(super) fn raw_rows(store: &PartitionStore) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+pub(super) fn raw_rows(store: &PartitionStore) -> Result<super::RawRows, StoreError> {
     store.settle()?;
     let family = store.family()?;
     let mut rows = store.shared.db.raw_iterator_cf_opt(&family, ReadOptions::default());

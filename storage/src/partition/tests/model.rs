@@ -79,6 +79,28 @@ fn name(n: u8) -> VQueueName {
     }
 }
 
+/// How an attempt ends: it fails, fails for good or succeeds.
+fn end(entry: EntryId, token: AttemptToken, how: u8, seq: u64) -> Command {
+    let outcome = match how {
+        0 => {
+            return Command::Retry(RetryAttempt {
+                entry,
+                token,
+                reason: RetryReason::Failed,
+                run_at: Timestamp(seq),
+                message: "boom".into(),
+                detail: Bytes::new(),
+                heeds_cancel: false,
+                interrupted: if seq.is_multiple_of(4) { 3 } else { 0 },
+            });
+        }
+        1 => Outcome::failure(forebay_messages::FailureKind::Terminal, "no"),
+        _ => Outcome::Success(Bytes::from_static(b"ok")),
+    };
+    let heeds_cancel = seq.is_multiple_of(2);
+    Command::Complete(Complete { entry, token, outcome: Some(outcome.into()), heeds_cancel })
+}
+
 fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
     let token = AttemptToken { epoch: Epoch(1), seq };
     Some(match *step {
@@ -95,31 +117,7 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
         }
         Step::End { nth, how } => {
             let (&(_, entry), running) = model.running.iter().nth(nth)?;
-            let token = running.token;
-            match how {
-                0 => Command::Retry(RetryAttempt {
-                    entry,
-                    token,
-                    reason: RetryReason::Failed,
-                    run_at: Timestamp(seq),
-                    message: "boom".into(),
-                    detail: Bytes::new(),
-                    heeds_cancel: false,
-                    interrupted: 0,
-                }),
-                _ => {
-                    let outcome = match how {
-                        1 => Outcome::failure(forebay_messages::FailureKind::Terminal, "no"),
-                        _ => Outcome::Success(Bytes::from_static(b"ok")),
-                    };
-                    Command::Complete(Complete {
-                        entry,
-                        token,
-                        outcome: Some(outcome.into()),
-                        heeds_cancel: false,
-                    })
-                }
-            }
+            end(entry, running.token, how, seq)
         }
         Step::Select { id, what } => {
             let one = EntrySelector { entries: vec![entry_id(id)], ..Default::default() };
