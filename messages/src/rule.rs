@@ -280,6 +280,7 @@ pub struct Limits {
     /// Set by [`Limits::concurrency`] when it is given 0, so that setting the rule is
     /// refused instead of limiting to something else. Never stored.
     #[doc(hidden)]
+    #[serde(skip)]
     #[bilrost(ignore)]
     pub is_zero: bool,
 }

@@ -44,14 +44,7 @@ impl From<NodeError> for Refusal {
 
 async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> {
     Ok(match request {
-        Request::Status => Response::Status {
-            node: NodeView {
-                pid: std::process::id(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                running: node.executor().running(),
-                partitions: node.status()?,
-            },
-        },
+        Request::Status => Response::Status { node: status(node)? },
         Request::Entries { filter, after } => {
             let page = node.list_from(&filter, after).await?;
             Response::Entries { entries: page.entries, next: page.next }
@@ -74,15 +67,7 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             Response::Limits { limits }
         }
         Request::Rules => Response::Rules { book: view(&node.rule_book()?) },
-        Request::RulesHistory => {
-            let history = node.rule_book_history()?;
-            let books = history.entries().iter().map(|entry| BookView {
-                author: Some(entry.author.to_string()),
-                at: Some(entry.at.0),
-                ..view(&entry.book)
-            });
-            Response::RulesHistory { books: books.collect() }
-        }
+        Request::RulesHistory => Response::RulesHistory { books: history(node)? },
         Request::RuleSet { pattern, change, if_version, author } => {
             let book = set_rule(node, &pattern, change, if_version, &author).await?;
             Response::Rules { book: view(&book) }
@@ -118,6 +103,25 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             Response::Acted { report: act(node, action, target, dry_run).await? }
         }
     })
+}
+
+fn status(node: &Node) -> Result<NodeView, NodeError> {
+    Ok(NodeView {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        running: node.executor().running(),
+        partitions: node.status()?,
+    })
+}
+
+fn history(node: &Node) -> Result<Vec<BookView>, NodeError> {
+    let history = node.rule_book_history()?;
+    let books = history.entries().iter().map(|entry| BookView {
+        author: Some(entry.author.to_string()),
+        at: Some(entry.at.0),
+        ..view(&entry.book)
+    });
+    Ok(books.collect())
 }
 
 async fn test_rules(

@@ -300,8 +300,12 @@ impl Sim {
     }
 
     fn fire_timers(&self) -> bool {
-        // Not lazily: all that are due fire before anybody acts.
-        self.sites.values().fold(false, |any, site| site.world.fire_timers() || any)
+        // Timers of all sites fire before any actor takes its turn.
+        let mut has_fired = false;
+        for site in self.sites.values() {
+            has_fired |= site.world.fire_timers();
+        }
+        has_fired
     }
 
     /// Goes on until `future` is done or, when nothing is left to do before, the time

@@ -46,7 +46,7 @@ use forebay_messages::{
     EntryId, Epoch, InboxSeq, Lsn, NodeId, PartitionKey, Producer, Record, RecordKeys, RecordSeq,
     ReplyId, Timestamp,
     actor::{LimiterMessage, Release},
-    command::Command,
+    command::{Command, Purge},
     record::LeaderSeq,
 };
 use std::sync::Arc;
@@ -516,10 +516,7 @@ impl Machine for Partition {
             PartitionInput::TellCapacity => self.on_tell_capacity(effects),
             PartitionInput::ExpiredFound { until } => {
                 if self.phase == Phase::Leading {
-                    let purge = forebay_messages::command::Purge {
-                        expired_until: Some(until),
-                        ..Default::default()
-                    };
+                    let purge = Purge { expired_until: Some(until), ..Purge::default() };
                     self.propose(now, Command::Purge(purge), None, effects);
                 }
             }
