@@ -287,7 +287,7 @@ impl Node {
         if !to.send(PartitionInput::Attach { waits: waits.clone() }) {
             return Err(gone(&self.services, partition));
         }
-        answer_if_gone(&self.services, partition);
+        answer_if_gone(&self.services, partition, [pending.id()]);
         Ok(Asked { pending, detach: Detach { waits, partition: to } })
     }
 
@@ -303,7 +303,7 @@ impl Node {
         let waits: Vec<_> = entries.iter().copied().zip(pending.ids()).collect();
         let mut detach = Detach { waits: waits.clone(), partition: to.clone() };
         let answers = if to.send(PartitionInput::Attach { waits }) {
-            answer_if_gone(&self.services, partition);
+            answer_if_gone(&self.services, partition, pending.ids());
             pending.await
         } else {
             vec![Answer::LostLeadership; entries.len()]
@@ -423,7 +423,7 @@ async fn ask(
         pending.withdraw();
         return Err(gone(services, partition));
     }
-    answer_if_gone(services, partition);
+    answer_if_gone(services, partition, [pending.id()]);
     refusal(pending.await)
 }
 
@@ -445,11 +445,17 @@ fn gone(services: &NodeServices, partition: PartitionId) -> NodeError {
 }
 
 /// A question that was put while the partition's actor ended is answered here: its
-/// mailbox is gone.
-pub(super) fn answer_if_gone(services: &NodeServices, partition: PartitionId) {
+/// mailbox is gone. Questions of others are answered by whoever put them, or were when the
+/// actor ended: walking over all of them for each new one would take ever longer.
+pub(super) fn answer_if_gone(
+    services: &NodeServices,
+    partition: PartitionId,
+    questions: impl IntoIterator<Item = ReplyId>,
+) {
     let stopped = services.status(partition).and_then(|status| status.stopped);
     if let Some(reason) = stopped {
-        services.replies.answer_all_of(partition, &Answer::StorageFailed(reason));
+        let answer = Answer::StorageFailed(reason);
+        questions.into_iter().for_each(|to| services.replies.answer(to, answer.clone()));
     }
 }
 

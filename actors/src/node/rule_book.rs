@@ -180,7 +180,7 @@ impl Node {
         let proposed = told
             .unwrap_or_else(|| self.services.propose_rule_book(&Bytes::from(book.encode()), None));
         for (partition, pending) in proposed {
-            answer_if_gone(&self.services, partition);
+            answer_if_gone(&self.services, partition, [pending.id()]);
             match refusal(pending.await) {
                 // Whoever leads by now has read the book when it began to.
                 Ok(_) | Err(NodeError::NotLeading | NodeError::LostLeadership) => {}

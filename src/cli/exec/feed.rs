@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use thiserror::Error;
@@ -16,6 +17,10 @@ use super::{
 
 /// Items read ahead.
 const AHEAD_MAX: usize = 4_096;
+/// Bytes of items read ahead. One larger item alone is read all the same.
+const AHEAD_BYTES_MAX: usize = 32 << 20;
+/// What an item takes besides its arguments, in bytes.
+const ITEM_BYTES: usize = 512;
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -31,11 +36,46 @@ pub(crate) struct OpenInputError {
 #[derive(Debug)]
 pub(crate) enum Fed {
     /// An item, ready to be stored.
-    Item(Box<Prepared>),
+    Item(Box<Prepared>, Ahead),
     /// A line that is no item; the rest goes on. What is wrong with it, and where.
     Bad(String),
     /// The input broke; nothing follows.
     Broken(String),
+}
+
+/// How many bytes of items were read ahead.
+#[derive(Debug, Default)]
+struct Budget {
+    used: Mutex<usize>,
+    less: Condvar,
+}
+
+impl Budget {
+    fn used(&self) -> MutexGuard<'_, usize> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room for so many bytes. It comes: whoever has items drops them.
+    fn take(self: &Arc<Self>, bytes: usize) -> Ahead {
+        let has_no_room = |used: &mut usize| *used > 0 && *used + bytes > AHEAD_BYTES_MAX;
+        let waited = self.less.wait_while(self.used(), has_no_room);
+        *waited.unwrap_or_else(PoisonError::into_inner) += bytes;
+        Ahead { budget: Arc::clone(self), bytes }
+    }
+}
+
+/// An item's share of what may be read ahead; kept until the item is stored.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        *self.budget.used() -= self.bytes;
+        self.budget.less.notify_one();
+    }
 }
 
 /// Opens the input: `-` is standard input.
@@ -77,11 +117,12 @@ struct Feed {
     input: Input<Box<dyn BufRead + Send>>,
     format: Format,
     plan: Plan,
+    budget: Arc<Budget>,
 }
 
 impl Feed {
     fn new(reader: Box<dyn BufRead + Send>, format: Format, plan: Plan) -> Self {
-        Self { input: Input::new(reader, format), format, plan }
+        Self { input: Input::new(reader, format), format, plan, budget: Arc::default() }
     }
 }
 
@@ -91,7 +132,12 @@ impl Iterator for Feed {
     fn next(&mut self) -> Option<Fed> {
         Some(match self.input.next()? {
             Ok(numbered) => match self.plan.prepare(&numbered) {
-                Ok(prepared) => Fed::Item(Box::new(prepared)),
+                Ok(prepared) => {
+                    let argv = prepared.job.argv.iter();
+                    let bytes = argv.map(bytes::Bytes::len).sum::<usize>() + ITEM_BYTES;
+                    let ahead = self.budget.take(bytes);
+                    Fed::Item(Box::new(prepared), ahead)
+                }
                 Err(error) => {
                     Fed::Bad(format!("{} {}: {error}", self.format.unit(), numbered.number))
                 }
@@ -99,5 +145,33 @@ impl Iterator for Feed {
             Err(error @ InputError::Bad { .. }) => Fed::Bad(error.to_string()),
             Err(error @ InputError::Read { .. }) => Fed::Broken(error.to_string()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Items were counted and their bytes were not: 4,096 items of 1 MiB took 4 GiB.
+    #[test]
+    fn large_items_are_read_ahead_only_up_to_a_number_of_bytes() {
+        const LEN: usize = AHEAD_BYTES_MAX / 4;
+        let budget = Arc::new(Budget::default());
+        let mut taken: Vec<Ahead> = (0..4).map(|_| budget.take(LEN)).collect();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let other = Arc::clone(&budget);
+        let reader = std::thread::spawn(move || {
+            let fifth = other.take(LEN);
+            sender.send(()).unwrap();
+            drop(fifth);
+        });
+        let waits = std::time::Duration::from_millis(50);
+        assert!(receiver.recv_timeout(waits).is_err(), "there is no room for a fifth");
+        taken.pop();
+        receiver.recv().unwrap();
+        reader.join().unwrap();
+        drop(taken);
+        assert_eq!(*budget.used(), 0);
+        drop(budget.take(2 * AHEAD_BYTES_MAX));
     }
 }

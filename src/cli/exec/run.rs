@@ -155,7 +155,8 @@ async fn read_all(fed: &mut mpsc::Receiver<Fed>) -> Result<Vec<Prepared>, ExecEr
     let mut all = Vec::new();
     while let Some(next) = fed.recv().await {
         match next {
-            Fed::Item(item) => all.push(*item),
+            // All are kept: what is read ahead is no bound here.
+            Fed::Item(item, _) => all.push(*item),
             Fed::Bad(reason) => return Err(ExecError::Strict(reason)),
             Fed::Broken(reason) => return Err(ExecError::Broken(reason)),
         }
@@ -301,9 +302,14 @@ impl Run {
     async fn take(&mut self, batch: Vec<Fed>) -> Result<Option<String>, ExecError> {
         let mut items = Vec::with_capacity(batch.len());
         let mut broke = None;
+        // Until they are stored: what comes next is read meanwhile.
+        let mut ahead = Vec::with_capacity(batch.len());
         for fed in batch {
             match fed {
-                Fed::Item(item) => items.push(*item),
+                Fed::Item(item, share) => {
+                    items.push(*item);
+                    ahead.push(share);
+                }
                 Fed::Bad(reason) => {
                     self.summary.skipped += 1;
                     self.screen.message(format!("error: {reason}; skipped\n").as_bytes());
@@ -312,6 +318,7 @@ impl Run {
             }
         }
         self.store(items).await?;
+        drop(ahead);
         Ok(broke)
     }
 
