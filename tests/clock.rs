@@ -34,15 +34,11 @@ where
         let (work, starts) = (work.clone(), Arc::clone(&noted));
         // The time of tokio is the monotonic clock of the test.
         let origin = tokio::time::Instant::now();
-        Runtime::builder().partitions(1).handler_with(
-            "work",
-            options.clone(),
-            move |context, (): ()| {
-                let at = origin.elapsed().as_millis();
-                starts.lock().unwrap().push(u64::try_from(at).unwrap());
-                work(context)
-            },
-        )
+        Runtime::builder().partitions(1).handler_with("work", options, move |context, (): ()| {
+            let at = origin.elapsed().as_millis();
+            starts.lock().unwrap().push(u64::try_from(at).unwrap());
+            work(context)
+        })
     });
     (app, starts)
 }
