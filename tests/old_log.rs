@@ -62,7 +62,7 @@ fn dump(rows: &PartitionStore) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let raw = rows.raw_rows().unwrap();
     let mut text = format!("partition {}\n", rows.id());
-    let is_added = |key: &[u8]| ADDED_SLOTS.iter().any(|slot| key == *slot);
+    let is_added = |key: &[u8]| ADDED_SLOTS.contains(&key);
     for (key, row) in raw.iter().filter(|(key, _)| !is_added(key)) {
         let kind = std::str::from_utf8(&key[..2]).unwrap();
         writeln!(text, "{kind} {} {}", hex(&key[2..]), hex(row)).unwrap();

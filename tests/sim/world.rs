@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -77,6 +77,8 @@ pub(super) struct World {
     pub(super) table_changed: bool,
     /// When the log is there again whose writer died.
     pub(super) log_back_at: Option<u64>,
+    /// A client was told that the storage of a node failed.
+    broken: Arc<Mutex<Option<String>>>,
 }
 
 impl World {
@@ -113,6 +115,7 @@ impl World {
             incarnations: 0,
             table_changed: false,
             log_back_at: None,
+            broken: Arc::default(),
         }
     }
 
@@ -235,7 +238,7 @@ impl World {
             let (journal, now, done) =
                 (self.journal.clone(), self.now.clone(), Arc::clone(&client.is_done));
             let (start, plan) = (self.start, Arc::clone(&self.plan));
-            let what = client.what.clone();
+            let (what, broken) = (client.what.clone(), Arc::clone(&self.broken));
             client.task = Some(host.spawn("client", async move {
                 match what {
                     What::Ask(ask) => {
@@ -256,18 +259,28 @@ impl World {
                         let replaced = clients::replace(&what, &runtime).await;
                         let replaced = replaced.map_err(|error| error.to_string());
                         journal.lock().note(now(), format!("{what:?}: {replaced:?}"));
-                        if replaced.is_err() {
+                        if let Err(error) = replaced {
+                            // A partition that could not be spawned is undone: no status
+                            // shows that the log takes no more writes.
+                            if error.contains("the storage below failed") {
+                                *lock(&broken) = Some(error);
+                            }
                             return;
                         }
                     }
                 }
-                *done.lock().unwrap_or_else(PoisonError::into_inner) = true;
+                *lock(&done) = true;
             }));
         }
     }
 
     fn look_after_nodes(&mut self) {
         let now = self.elapsed();
+        let broken = lock(&self.broken).take();
+        if let Some(error) = broken {
+            self.note(format!("all nodes are started anew: {error}"));
+            (0..self.nodes.len()).for_each(|index| self.crash(index, REPAIR_MS));
+        }
         if self.log_back_at.take_if(|at| *at <= now).is_some() {
             self.note("the log is there again");
             (0..self.nodes.len()).for_each(|index| self.crash(index, 0));
@@ -445,6 +458,10 @@ impl World {
         }
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Node {
