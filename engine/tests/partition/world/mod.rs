@@ -2,6 +2,7 @@
 //! number chooses.
 
 mod any_limiter;
+mod checks;
 mod fake_limiter;
 mod log;
 mod node;

@@ -32,6 +32,7 @@ use forebay_messages::{
 
 use super::{
     any_limiter::{self, AnyLimiter, Told},
+    checks::Checks,
     fake_limiter::SCOPE_LIMIT,
     log::{Log, Request},
 };
@@ -112,6 +113,7 @@ pub(crate) struct Node {
     pub(crate) seeds: usize,
     /// What ran under epochs up to this one was lost in a crash.
     pub(crate) lost_through: Epoch,
+    checks: Checks,
 }
 
 impl Node {
@@ -148,6 +150,7 @@ impl Node {
             drained: BTreeMap::new(),
             seeds: 0,
             lost_through: Epoch::default(),
+            checks: Checks::default(),
             replica,
         }
     }
@@ -198,6 +201,7 @@ impl Node {
             PartitionEffect::Answer { to, answer } => {
                 let before = shared.answers.get_mut(&to).unwrap();
                 assert_eq!(*before, None, "{to} is answered once");
+                self.checks.answered(&answer);
                 *before = Some(answer);
             }
             PartitionEffect::LookUp { entries } => inputs.push_back(self.look_up(&entries)),
@@ -352,6 +356,7 @@ impl Node {
         assert_eq!(first, self.replica.state.applied_lsn.next(), "P1: no gap");
         for record in records {
             let reply = self.replica.apply(record);
+            self.checks.applied(record, &reply);
             let own = match &record.producer {
                 Some(Producer::Leader(own)) => Some(*own),
                 _ => None,
@@ -508,14 +513,21 @@ impl Node {
 
     pub(crate) fn step_limiter(&mut self, shared: &Shared) {
         let message = self.asked.pop_front().unwrap();
+        self.checks.asked(&message);
         let mut told = Vec::new();
         self.limiter.as_mut().unwrap().step(shared.now, message, &mut told);
         for told in told {
             match told {
-                Told::Granted(Granted { handle, permits }) => match self.vqueues.get(&handle) {
-                    Some(_) => self.tell_vqueue(handle, VQueueMessage::Granted(permits)),
-                    None => self.mailbox.push_back(PartitionInput::Granted { handle, permits }),
-                },
+                Told::Granted(granted) => {
+                    self.checks.granted(&granted, &self.replica.tables);
+                    let Granted { handle, permits } = granted;
+                    match self.vqueues.get(&handle) {
+                        Some(_) => self.tell_vqueue(handle, VQueueMessage::Granted(permits)),
+                        None => {
+                            self.mailbox.push_back(PartitionInput::Granted { handle, permits });
+                        }
+                    }
+                }
                 Told::Seeded(permits) => {
                     self.mailbox.push_back(PartitionInput::LimiterSeeded { permits });
                 }
