@@ -3,7 +3,12 @@
 //!
 //! Owns: the limiter actor, and looking at the lease where several nodes share a log. Must not know: why anything is to be done.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use forebay_engine::{
     leadership::{Leadership, LeadershipEffect, LeadershipInput, Role},
@@ -65,8 +70,11 @@ impl SupervisorPerformer {
     }
 
     fn start_limiter(&self, incarnation: Generation, scope: &Scope<'_, LeadershipInput>) {
-        let config =
-            LimiterConfig { capacity: self.services.capacity_mode(), ..LimiterConfig::default() };
+        let config = LimiterConfig {
+            capacity: self.services.capacity_mode(),
+            hash_seed: RandomState::new().hash_one(0_u8),
+            ..LimiterConfig::default()
+        };
         let machine = Limiter::new(incarnation, config);
         let performer = LimiterPerformer::new(
             Rc::clone(&self.links),

@@ -5,18 +5,19 @@
 //! that nobody needs. Must always hold: a parent counts what its children count; a
 //! counter's rule is the one that governs its key now; a counter that nobody needs is
 //! forgotten, except for the last few (their keys tend to come again, and making a
-//! counter costs a rule lookup) and those whose bucket is not full. Must not know:
-//! who waits in what order (`order`), locks, capacity.
+//! counter costs a rule lookup) and those whose bucket is not full, of which there is a
+//! bounded number. Must not know: who waits in what order (`order`), locks, capacity.
 
-use std::{collections::BTreeSet, hash::Hasher};
+use std::collections::BTreeSet;
 
 use forebay_messages::{Timestamp, VQueueName, rule::Limits};
 use hashbrown::HashTable;
-use rustc_hash::FxHasher;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::rules::RuleLookup;
 
 use super::{
+    LimiterConfig,
     counter::{Counter, CounterIndex, Governing, Home, Place, UNLIMITED},
     list::List,
     slab::Slab,
@@ -35,20 +36,26 @@ pub(super) struct Counters {
     pub(super) timers: BTreeSet<(Timestamp, CounterIndex)>,
     idle: List<Counter>,
     idle_max: u32,
+    /// By the time when their bucket is full.
     lingering: BTreeSet<(Timestamp, CounterIndex)>,
+    lingering_max: usize,
+    /// Labels are chosen by clients, who must not know which of them share a hash.
+    hash_seed: u64,
     last_stamp: u64,
 }
 
 impl Counters {
-    pub(super) fn new(idle_max: u32) -> Self {
+    pub(super) fn new(config: LimiterConfig) -> Self {
         Self {
             slab: Slab::default(),
             table: HashTable::new(),
             ring: List::default(),
             timers: BTreeSet::new(),
             idle: List::default(),
-            idle_max,
+            idle_max: config.idle_counters_max,
             lingering: BTreeSet::new(),
+            lingering_max: config.lingering_counters_max,
+            hash_seed: config.hash_seed,
             last_stamp: 0,
         }
     }
@@ -102,14 +109,14 @@ impl Counters {
     pub(super) fn find(&self, key: &[&str]) -> Option<CounterIndex> {
         let mut found = None;
         for (depth, label) in (1..).zip(key) {
-            found = Some(self.lookup(found, depth, label, hash(found, depth, label))?);
+            found = Some(self.lookup(found, depth, label, self.hash(found, depth, label))?);
         }
         found
     }
 
     /// The counter of a service, when it is there.
     pub(super) fn find_service(&self, service: &str) -> Option<CounterIndex> {
-        self.lookup(None, 0, service, hash(None, 0, service))
+        self.lookup(None, 0, service, self.hash(None, 0, service))
     }
 
     /// The deepest counter of a name, when it is there.
@@ -248,6 +255,12 @@ impl Counters {
         self.idle_max
     }
 
+    fn hash(&self, parent: Option<CounterIndex>, depth: u8, label: &str) -> u64 {
+        // Which place it has in the tree, as a number.
+        let place = parent.map_or(0, |parent| self.slab[parent].hash).rotate_left(8);
+        xxh3_64_with_seed(label.as_bytes(), self.hash_seed ^ place ^ u64::from(depth))
+    }
+
     fn lookup(
         &self,
         parent: Option<CounterIndex>,
@@ -272,7 +285,7 @@ impl Counters {
         now: Timestamp,
     ) -> CounterIndex {
         let label = key[key.len() - 1];
-        let hash = hash(parent, depth, label);
+        let hash = self.hash(parent, depth, label);
         if let Some(found) = self.lookup(parent, depth, label, hash) {
             return found;
         }
@@ -335,8 +348,20 @@ impl Counters {
         if full_at > now {
             counter.place = Place::Lingering(full_at);
             self.lingering.insert((full_at, index));
+            if self.lingering.len() > self.lingering_max
+                && let Some((_, fullest)) = self.lingering.pop_first()
+            {
+                // If its key comes again soon, its bucket is full too early. It is the one
+                // with whom that is the least.
+                self.remove(fullest);
+            }
             return;
         }
+        self.remove(index);
+    }
+
+    /// A counter that nobody needs goes. Its parent may follow.
+    fn remove(&mut self, index: CounterIndex) {
         let counter = self.slab.remove(index);
         let entry = self.table.find_entry(counter.hash, |at| *at == index);
         entry.expect("every counter is in the table").remove();
@@ -355,9 +380,19 @@ pub(super) fn key_of(name: &VQueueName) -> Vec<&str> {
     [&name.scope, &name.l1, &name.l2].into_iter().map_while(|label| label.as_deref()).collect()
 }
 
-fn hash(parent: Option<CounterIndex>, depth: u8, label: &str) -> u64 {
-    let mut hasher = FxHasher::default();
-    std::hash::Hash::hash(&(parent, depth), &mut hasher);
-    hasher.write(label.as_bytes());
-    hasher.finish()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The hash was the same in every process, so that a client could choose scopes that
+    /// all share one place in the table, and each look-up walked over all of them.
+    #[test]
+    fn the_hash_of_a_label_depends_on_the_seed() {
+        let of = |hash_seed| {
+            Counters::new(LimiterConfig { hash_seed, ..LimiterConfig::default() })
+                .hash(None, 1, "tenant")
+        };
+        assert_ne!(of(1), of(2));
+        assert_eq!(of(1), of(1));
+    }
 }

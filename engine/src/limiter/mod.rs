@@ -62,11 +62,24 @@ pub struct LimiterConfig {
     pub spare_slots_max: u32,
     /// How many counters that nobody needs are kept in case their key comes again.
     pub idle_counters_max: u32,
+    /// How many counters that nobody needs are kept for their bucket's sake: until it is
+    /// full, a key that comes again must find the tokens it has left. With more of them,
+    /// the one goes whose bucket is the first to be full.
+    pub lingering_counters_max: usize,
+    /// Seed of the hashes of scopes and limit keys, which clients choose. What a limiter
+    /// does, and in which order, does not depend on it.
+    pub hash_seed: u64,
 }
 
 impl Default for LimiterConfig {
     fn default() -> Self {
-        Self { capacity: CapacityMode::Unlimited, spare_slots_max: 16, idle_counters_max: 16_384 }
+        Self {
+            capacity: CapacityMode::Unlimited,
+            spare_slots_max: 16,
+            idle_counters_max: 16_384,
+            lingering_counters_max: 131_072,
+            hash_seed: 0,
+        }
     }
 }
 
@@ -141,7 +154,7 @@ impl Limiter {
             now: Timestamp::default(),
             seeded: false,
             rules: RuleLookup::default(),
-            counters: Counters::new(config.idle_counters_max),
+            counters: Counters::new(config),
             clients: Clients::default(),
             permits: Permits::default(),
             locks: Locks::default(),

@@ -132,7 +132,12 @@ struct Pair {
 
 impl Pair {
     fn new(capacity: CapacityMode, idle_counters_max: u32) -> Self {
-        let config = LimiterConfig { capacity, idle_counters_max, spare_slots_max: 2 };
+        let config = LimiterConfig {
+            capacity,
+            idle_counters_max,
+            spare_slots_max: 2,
+            ..LimiterConfig::default()
+        };
         let slots = (capacity == CapacityMode::Leased).then_some(0);
         let desk = Desk::with(config, Seed::default());
         let mut naive = Naive::default();

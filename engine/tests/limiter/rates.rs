@@ -145,3 +145,47 @@ fn a_parent_that_goes_with_its_lingering_child_is_not_looked_at_again() {
     desk.update(&[remove("s/a"), remove("s")]);
     assert_eq!(desk.limiter.counters_len(), 0);
 }
+
+/// Every key that a client makes up under a slow rate left a counter until its bucket was
+/// full again, for days if the rate says so: nothing bounded their memory.
+#[test]
+fn counters_that_wait_for_their_bucket_are_bounded_and_the_fullest_goes_first() {
+    let config = LimiterConfig {
+        idle_counters_max: 0,
+        lingering_counters_max: 10,
+        ..LimiterConfig::default()
+    };
+    let seed = Seed { rules: vec![rate("*", 1, 100, 2)], ..Seed::default() };
+    let mut desk = Desk::with(config, seed);
+    for slot in 0..1000 {
+        desk.run(slot, &format!("scope{slot}"));
+        desk.end(slot);
+        let kept = desk.limiter.counters_len();
+        assert!(kept <= 10, "{kept} counters are kept after {slot} keys");
+    }
+    // This one has no token left: it is kept before all others, which have one.
+    desk.run(1, "empty");
+    desk.run(2, "empty");
+    desk.end(1);
+    desk.end(2);
+    for slot in 10..30 {
+        desk.run(slot, &format!("other{slot}"));
+        desk.end(slot);
+    }
+    assert_eq!(desk.ask(3, "empty"), [], "its tokens are used up");
+}
+
+/// Labels that share a hash under one seed, which a client may find out about, do not under
+/// another; what the limiter does is the same.
+#[test]
+fn the_seed_of_the_hashes_changes_nothing_that_is_seen() {
+    let granted = |hash_seed| {
+        let config = LimiterConfig { hash_seed, ..LimiterConfig::default() };
+        let seed = Seed { rules: vec![limit("*", 1)], ..Seed::default() };
+        let mut desk = Desk::with(config, seed);
+        let asked: Vec<_> =
+            (0..40).map(|slot| desk.ask(slot, &format!("s{}/a{}", slot % 7, slot % 3))).collect();
+        (asked, desk.limiter.counters_len())
+    };
+    assert_eq!(granted(1), granted(u64::MAX));
+}

@@ -66,6 +66,9 @@ const JOURNAL: &str = "journal";
 const MEMTABLE_BYTES: usize = 64 << 20;
 /// Memtables that may wait for their flush before appends wait for it.
 const MEMTABLES_MAX: i32 = 3;
+/// Most bytes of the buffer for encoding that are kept for the next append: a few large
+/// records must not hold their memory for good.
+pub(super) const SCRATCH_KEPT_MAX: usize = 1 << 20;
 /// Size of a data file of the log, and so the grain at which trimming frees the disk.
 const FILE_BYTES: u64 = 64 << 20;
 /// Files before they are merged, and what was trimmed goes. By then most was: at full load
@@ -202,6 +205,14 @@ fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
     options
+}
+
+#[cfg(test)]
+impl LocalLog {
+    /// Bytes that the buffer for encoding takes between appends.
+    pub(super) fn scratch_kept(&self) -> usize {
+        sync::lock(&self.writer).scratch.capacity()
+    }
 }
 
 impl LocalLog {
@@ -404,6 +415,8 @@ impl LogStore for LocalLog {
             return Ok(answers);
         }
         self.log(&mut writer, batch, "append to the log")?;
+        writer.scratch.clear();
+        writer.scratch.shrink_to(SCRATCH_KEPT_MAX);
         sync::write(&self.positions).extend(staged);
         self.counters.wrote(records as u64, bytes as u64);
         Ok(answers)

@@ -9,7 +9,10 @@ use forebay_messages::{
 };
 use proptest::prelude::*;
 
-use super::{local::FileSizes, *};
+use super::{
+    local::{FileSizes, SCRATCH_KEPT_MAX},
+    *,
+};
 use crate::{FaultKind, Medium, fault::copy_dir};
 
 const P: PartitionId = PartitionId(3);
@@ -217,6 +220,22 @@ fn trimming_keeps_the_record_after_it_in_every_level() {
             log.compact();
         }
     }
+}
+
+/// One record of 64 MiB left a buffer of that size for as long as the log was open.
+#[test]
+fn a_large_record_leaves_no_large_buffer() {
+    let log = LocalLog::open(Path::new("/log"), &Medium::memory().unwrap()).unwrap();
+    let command = Command::UpsertRuleBook(UpsertRuleBook {
+        key_first: Default::default(),
+        key_last: Default::default(),
+        rule_book: Bytes::from(vec![7; 8 << 20]),
+    });
+    let large = Arc::new(Record { command: Some(command), ..Record::clone(&record(1)) });
+    log.append(&[Append { partition: P, epoch: Epoch(1), records: &[large] }]).unwrap();
+    assert!(log.scratch_kept() <= SCRATCH_KEPT_MAX, "{} bytes are kept", log.scratch_kept());
+    append(&log, P, 1, 2..=3);
+    assert_eq!(log.end(P), Lsn(3));
 }
 
 #[test]
