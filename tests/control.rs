@@ -204,3 +204,15 @@ async fn a_process_that_does_not_answer_is_given_up() {
     assert_eq!(answered, Response::Partitions { partitions: Vec::new() });
     server.join().unwrap();
 }
+
+/// Regression: with a umask of 0, any user of the machine could connect.
+#[tokio::test]
+async fn only_the_owner_may_open_the_socket() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path()).await;
+    let mode = std::fs::metadata(dir.path().join(SOCKET_NAME)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    runtime.shutdown(Drain::now()).await.unwrap();
+}

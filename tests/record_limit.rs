@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay::{
-    Context, Drain, EnqueueError, Entry, FailureKind, HandlerError, ResultError, RetryPolicy,
-    Runtime, RuntimeError,
+    Context, Drain, EnqueueError, Entry, FailureKind, HandlerError, Limits, ResultError,
+    RetryPolicy, Runtime, RuntimeError,
+    rules::{Change, RuleChange, RulePatch},
 };
 
 const MIB: usize = 1 << 20;
@@ -147,4 +148,73 @@ async fn every_payload_limit_that_is_accepted_can_be_stored() {
     assert_eq!(entry.result_bytes().await.unwrap().len(), len_max);
     check_all_go_on(&runtime).await;
     runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+/// 10,000 rules with the longest descriptions are in force on every partition.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_rule_book_fits_into_a_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path()).await;
+    let book = runtime.rules().change("ann", many_rules()).await.unwrap();
+    check_all_go_on(&runtime).await;
+    runtime.shutdown(Drain::now()).await.unwrap();
+    drop(runtime);
+    let runtime = start(dir.path()).await;
+    assert_eq!(runtime.rules().book().unwrap(), book);
+    check_all_go_on(&runtime).await;
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+/// As many rules as a book may have, each with the longest description.
+fn many_rules() -> Vec<RuleChange> {
+    const RULES: usize = 10_000;
+    const DESCRIPTION_LEN: usize = 1024;
+    let rule = |n: usize| {
+        let description = Some("d".repeat(DESCRIPTION_LEN).into());
+        let patch = RulePatch { description, ..RulePatch::limits(Limits::concurrency(1)) };
+        RuleChange::new(format!("r{n}").parse().unwrap(), Change::Create(patch))
+    };
+    (0..RULES).map(rule).collect()
+}
+
+/// Regression: a rule book above the limit of a record was stored, and stopped every partition
+/// that was told of it. The log of this test takes smaller records than a real one, for the
+/// limits of rules keep every book below the real limit.
+#[cfg(feature = "testkit")]
+#[test]
+fn a_rule_book_that_is_too_large_is_refused_and_nothing_of_it_is_in_force() {
+    use forebay::{
+        Timestamp,
+        error::NodeError,
+        rules::RulesError,
+        testkit::{Disk, Sim, launch},
+    };
+
+    const SMALL: usize = MIB;
+    let mut tokio = tokio::runtime::Builder::new_current_thread();
+    tokio.enable_time().start_paused(true);
+    tokio.build().unwrap().block_on(async {
+        let mut sim = Sim::new(1, Timestamp(1_000_000));
+        let disk = Disk::with_record_len_max(SMALL).unwrap();
+        let (_, place) = sim.place(&disk);
+        let starting = launch(&mut sim, place, builder().partitions(2));
+        let soon = |sim: &Sim| sim.now().after(Duration::from_secs(60));
+        let until = soon(&sim);
+        let runtime = sim.run(starting, until).await.expect("in time").unwrap();
+        let rules = runtime.rules();
+        let until = soon(&sim);
+        sim.run(rules.upsert("kept", Limits::concurrency(3)), until).await.unwrap().unwrap();
+        let before = rules.book().unwrap();
+        let changed = sim.run(rules.change("ann", many_rules()[1..].to_vec()), until).await;
+        let Some(Err(RulesError::Node(NodeError::RuleBookTooLarge { len, len_max }))) = changed
+        else {
+            panic!("it does not fit")
+        };
+        assert!(len > 9_999 * 1024 && len_max == SMALL - 4096, "{len} of {len_max}");
+        assert_eq!(rules.book().unwrap(), before);
+        assert_eq!(rules.history().unwrap().len(), 1);
+        let entry = runtime.enqueue(Entry::to("echo").scope("r1").payload("hello"));
+        let entry = sim.run(entry, until).await.unwrap().unwrap();
+        assert_eq!(sim.run(entry.result_bytes(), until).await.unwrap().unwrap(), "hello");
+    });
 }

@@ -6,6 +6,7 @@ mod explained;
 mod faults;
 mod journal;
 mod plan;
+mod sizes;
 mod world;
 
 use world::World;

@@ -363,7 +363,7 @@ fn take_lock_within(path: &Path, wait: Duration) -> Result<File, OpenError> {
 }
 
 /// Fails to open a symbolic link, instead of opening what it points to.
-fn no_follow() -> i32 {
+pub(crate) fn no_follow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
 }
 
@@ -417,15 +417,20 @@ pub(crate) fn mark(path: &Path) -> Result<(), Fault> {
     write_format(path).map_err(|error| Fault::from_io("write the format file", path, error))
 }
 
-/// Written beside and renamed: a crash leaves no half-written format file.
-fn write_format(path: &Path) -> io::Result<()> {
-    let fresh = path.join(FORMAT_FILE_NEW);
-    // What an interrupted start left, or somebody else: never written through.
-    match fs::remove_file(&fresh) {
+/// Makes an empty file in place of what an interrupted run left there. A symbolic link is
+/// replaced: what it points to is never written.
+pub(crate) fn create_anew(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&fresh)?;
+    File::create_new(path)
+}
+
+/// Written beside and renamed: a crash leaves no half-written format file.
+fn write_format(path: &Path) -> io::Result<()> {
+    let fresh = path.join(FORMAT_FILE_NEW);
+    let mut file = create_anew(&fresh)?;
     writeln!(file, "{FORMAT_PREFIX}{DIR_FORMAT}")?;
     file.sync_all()?;
     fs::rename(&fresh, path.join(FORMAT_FILE))?;

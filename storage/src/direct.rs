@@ -38,7 +38,8 @@ pub(crate) fn is_possible(dir: &Path) -> bool {
 #[cfg(target_os = "linux")]
 fn open_as(options: &mut OpenOptions, path: &Path) -> Option<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    let flags = rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::DSYNC;
+    let flags =
+        rustix::fs::OFlags::DIRECT | rustix::fs::OFlags::DSYNC | rustix::fs::OFlags::NOFOLLOW;
     let flags = i32::try_from(flags.bits()).ok()?;
     options.custom_flags(flags).open(path).ok()
 }

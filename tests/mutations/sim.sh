@@ -73,5 +73,9 @@ planted 'a leader that steps down gives its slots back at once' \
     $machine/stopping.rs 's/let running = self\.stopping\.count\(\);/let running = self.stopping.count() * 0;/'
 planted 'a replica that is behind misses a record' \
     actors/src/log_writer/subscribers.rs 's/^        let mut subscriber|^        let sent = subscription\.after;/        let sent = if subscription.after.0 > 0 { subscription.after.next() } else { subscription.after };/'
+planted 'applied taken for durable when the log is trimmed' \
+    actors/src/partition/mod.rs 's/match self\.store\.durable_lsn\(\) \{/match self.store.applied_lsn() {/'
+planted 'a result that is too large is proposed' \
+    $machine/bounds.rs 's/AttemptEnd::Success\(bytes\) if bytes\.len\(\) > self\.room\(\)/AttemptEnd::Success(bytes) if bytes.len() > self.room() \&\& false/'
 
 finish

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay::{
-    Builder, Context, Entry, EntryId, HandlerError, HandlerOptions, PartitionId, RetryPolicy,
-    Rules, Runtime, Timestamp, error::NodeError, rules::RulesError,
+    Builder, Context, EnqueueError, Entry, EntryId, HandlerError, HandlerOptions, PartitionId,
+    RetryPolicy, Rules, Runtime, Timestamp, error::NodeError, rules::RulesError,
 };
 use forebay_messages::{
     PartitionKey,
@@ -16,6 +16,7 @@ use forebay_messages::{
 use super::{
     journal::{FAILS, Run, Shared},
     plan::{ATTEMPTS_MAX, Ask, Ending, Mishap, Plan, Spec},
+    sizes,
 };
 
 /// How long a client waits before it asks again.
@@ -41,7 +42,8 @@ fn uuid(entry: usize) -> [u8; 16] {
 }
 
 fn entry_of(spec: &Spec, number: usize, start: Timestamp) -> Entry {
-    let mut entry = Entry::to("work").uuid(uuid(number)).payload(number.to_be_bytes().to_vec());
+    let mut entry =
+        Entry::to("work").uuid(uuid(number)).payload(sizes::filled(number, spec.sizes.payload));
     if let Some(scope) = spec.scope {
         entry = entry.scope(scope);
     }
@@ -97,6 +99,40 @@ async fn change_rules(ask: &Ask, rules: &Rules) -> Result<(), RulesError> {
     }
 }
 
+/// Those of a batch that is too large are asked for one by one.
+async fn enqueue(
+    numbers: &[usize],
+    runtime: &Runtime,
+    specs: &[Spec],
+    start: Timestamp,
+    journal: &Shared,
+    now: &Now,
+) -> Result<(), String> {
+    let entry = |number: usize| entry_of(&specs[number], number, start);
+    numbers.iter().for_each(|number| journal.lock().asked(now(), *number));
+    let is_batch = numbers.len() > 1;
+    if is_batch {
+        let batch = numbers.iter().map(|number| entry(*number)).collect();
+        match runtime.enqueue_batch(batch).await {
+            Ok(_) => numbers.iter().for_each(|number| journal.lock().acked(now(), *number)),
+            Err(EnqueueError::TooLarge { .. }) => journal.lock().refused(now(), numbers),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    // Whoever was refused with others may be stored alone.
+    for number in numbers {
+        if is_batch && journal.lock().seen[*number].acked.is_some() {
+            continue;
+        }
+        match runtime.enqueue(entry(*number)).await {
+            Ok(_) => journal.lock().acked(now(), *number),
+            Err(EnqueueError::TooLarge { .. }) => journal.lock().refused(now(), &[*number]),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
 async fn once(
     ask: &Ask,
     runtime: &Runtime,
@@ -121,17 +157,7 @@ async fn once(
         VQueueSelector { vqueues: vec![name.id_for(id)], ..VQueueSelector::default() }
     };
     match ask {
-        Ask::Enqueue(numbers) => {
-            let batch: Vec<Entry> =
-                numbers.iter().map(|number| entry_of(&specs[*number], *number, start)).collect();
-            numbers.iter().for_each(|number| journal.lock().asked(now(), *number));
-            match &batch[..] {
-                [one] => drop(runtime.enqueue(one.clone()).await.map_err(|error| text(&error))?),
-                _ => drop(runtime.enqueue_batch(batch).await.map_err(|error| text(&error))?),
-            }
-            numbers.iter().for_each(|number| journal.lock().acked(now(), *number));
-            Ok(())
-        }
+        Ask::Enqueue(numbers) => enqueue(numbers, runtime, specs, start, journal, now).await,
         Ask::Attach(number) => {
             let id = id_of(&specs[*number], *number);
             match runtime.attach(id).outcome().await {
@@ -225,8 +251,11 @@ pub(super) fn runtime(
         builder = builder.max_running(running_max);
     }
     builder.handler_with("work", options, move |context: Context, payload: Bytes| {
-        let number = usize::from_be_bytes(payload[..].try_into().expect("eight bytes"));
+        let number = usize::from_be_bytes(payload[..8].try_into().expect("eight bytes"));
         let run = Run { incarnation, entry: number };
+        if payload[..] != sizes::filled(number, specs[number].sizes.payload) {
+            journal.lock().violation(now(), format!("#{number} has another payload"));
+        }
         work(context, run, specs[number].clone(), journal.clone(), now.clone())
     })
 }
@@ -239,6 +268,7 @@ async fn work(
     now: Now,
 ) -> Result<Bytes, HandlerError> {
     let token = context.token().seq;
+    journal.lock().told_failure(now(), run.entry, context.last_failure());
     journal.lock().started(now(), run, token);
     let mut guard =
         Guard { run, token, journal: journal.clone(), now: now.clone(), how: "is dropped" };
@@ -261,14 +291,16 @@ async fn work(
     if context.attempt() <= spec.failures {
         guard.how = FAILS;
         match spec.mishap {
-            Mishap::Error => return Err(HandlerError::retry("as planned")),
+            Mishap::Error => return Err(HandlerError::retry(sizes::text(spec.sizes.text))),
             Mishap::Panic => std::panic::panic_any("as planned".to_owned()),
             Mishap::Timeout => tokio::time::sleep(10 * TIMEOUT).await,
         }
     }
     guard.how = "ends";
     match spec.ending {
-        Ending::Terminal => Err(HandlerError::terminal("as planned")),
-        Ending::Success | Ending::Exhausted => Ok(Bytes::copy_from_slice(&run.entry.to_be_bytes())),
+        Ending::Terminal => Err(HandlerError::terminal(sizes::text(spec.sizes.text))),
+        Ending::Success | Ending::Exhausted => {
+            Ok(sizes::filled(run.entry, spec.sizes.result).into())
+        }
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use forebay::{Limits, Outcome, Pattern, Rate, Timestamp};
 
-use super::plan::{ATTEMPTS_MAX, Ask, Ending, Plan, Spec};
+use super::{
+    plan::{ATTEMPTS_MAX, Ask, Ending, Plan, Spec},
+    sizes::{self, Records},
+};
 
 /// The pattern that pauses all entries.
 pub(super) const SERVICE: &str = "service:work";
@@ -29,6 +32,8 @@ const INTERRUPTIONS_MAX: usize = 5;
 pub(super) struct Seen {
     pub(super) asked: Option<u64>,
     pub(super) acked: Option<u64>,
+    /// It was told to be too large, alone.
+    is_refused: bool,
     pub(super) first_start: Option<u64>,
     pub(super) snoozed: u32,
     /// Attempts that failed.
@@ -65,6 +70,7 @@ pub(super) struct Run {
 
 pub(super) struct Journal {
     pub(super) specs: Vec<Spec>,
+    records: Records,
     pub(super) running_max: Option<u32>,
     /// No limiter is ever made anew, and no end of a handler is lost.
     is_steady: bool,
@@ -88,6 +94,7 @@ impl Shared {
     pub(super) fn new(plan: &Plan) -> Self {
         Self(Arc::new(Mutex::new(Journal {
             specs: plan.specs.clone(),
+            records: plan.records,
             running_max: plan.running_max,
             is_steady: plan.is_quiet && plan.nodes == 1,
             latency: plan.latency(),
@@ -131,20 +138,57 @@ impl Journal {
     pub(super) fn acked(&mut self, now: Timestamp, entry: usize) {
         let serial = self.note(now, format!("client is told that #{entry} is stored"));
         self.seen[entry].acked.get_or_insert(serial);
+        if !self.records.takes(self.specs[entry].sizes.payload) {
+            self.violation(now, format!("#{entry} is stored and too large for a record"));
+        }
+    }
+
+    /// They are too large together, or the one is.
+    pub(super) fn refused(&mut self, now: Timestamp, entries: &[usize]) {
+        self.note(now, format!("client is told that {entries:?} are too large"));
+        let payloads = entries.iter().map(|entry| self.specs[*entry].sizes.payload);
+        let fit_together = self.records.takes_all(payloads);
+        match entries {
+            [one] => {
+                self.seen[*one].is_refused = true;
+                if self.records.takes(self.specs[*one].sizes.payload) {
+                    self.violation(now, format!("#{one} is refused and fits into a record"));
+                }
+            }
+            _ if fit_together => {
+                self.violation(now, format!("{entries:?} are refused and fit into a record"));
+            }
+            _ => {}
+        }
+    }
+
+    /// What a handler is told of the attempt before.
+    pub(super) fn told_failure(&mut self, now: Timestamp, entry: usize, text: &str) {
+        if !self.records.is_short(text) {
+            let text = format!("#{entry} failed with a text of {} bytes", text.len());
+            self.violation(now, text);
+        }
     }
 
     pub(super) fn ended(&mut self, now: Timestamp, entry: usize, outcome: Outcome) {
-        self.note(now, format!("client is told that #{entry} ended: {outcome:?}"));
+        self.note(now, format!("client is told that #{entry} ended: {}", sizes::brief(&outcome)));
+        if self.is_too_large(entry) {
+            self.violation(now, format!("#{entry} ended and is too large for a record"));
+        }
         match &self.seen[entry].outcome {
             Some(_) if self.seen[entry].was_dropped => {}
             None => {
                 if !self.is_allowed(entry, &outcome) {
-                    self.violation(now, format!("#{entry} may not end with {outcome:?}"));
+                    self.violation(
+                        now,
+                        format!("#{entry} may not end with {}", sizes::brief(&outcome)),
+                    );
                 }
                 self.seen[entry].outcome = Some(outcome);
             }
             Some(before) if *before != outcome => {
-                let text = format!("#{entry} ended twice: {before:?}, then {outcome:?}");
+                let (before, after) = (sizes::brief(before), sizes::brief(&outcome));
+                let text = format!("#{entry} ended twice: {before}, then {after}");
                 self.violation(now, text);
             }
             Some(_) => {}
@@ -155,11 +199,10 @@ impl Journal {
         use forebay::FailureKind::{Canceled, Exhausted, Killed, Terminal};
         let spec = &self.specs[entry];
         match outcome {
-            Outcome::Success(bytes) => {
-                spec.ending == Ending::Success && bytes[..] == entry.to_be_bytes()
-            }
+            Outcome::Success(_) => self.records.is_end(entry, spec.ending, spec.sizes, outcome),
+            Outcome::Failure(failure) if !self.records.is_short(&failure.message) => false,
             Outcome::Failure(failure) => match failure.kind {
-                Terminal => spec.ending == Ending::Terminal,
+                Terminal => self.records.is_end(entry, spec.ending, spec.sizes, outcome),
                 Exhausted if failure.message.starts_with(INTERRUPTED) => {
                     let starts = self.starts.iter().filter(|(_, started)| *started == entry);
                     starts.count() >= INTERRUPTIONS_MAX
@@ -168,6 +211,11 @@ impl Journal {
                 Canceled | Killed => self.seen[entry].interfered,
             },
         }
+    }
+
+    /// It cannot be stored, or was told not to be.
+    fn is_too_large(&self, entry: usize) -> bool {
+        self.seen[entry].is_refused || !self.records.takes(self.specs[entry].sizes.payload)
     }
 
     /// Rules are asked for: from now on they may be in force.
@@ -237,6 +285,9 @@ impl Journal {
         let serial = self.note(now, format!("handler of #{entry} starts on {}", run.incarnation));
         if self.seen[entry].asked.is_none() {
             self.violation(now, format!("#{entry} runs and was never asked for"));
+        }
+        if self.is_too_large(entry) {
+            self.violation(now, format!("#{entry} runs and is too large for a record"));
         }
         if self.seen[entry].outcome.is_some() && !self.seen[entry].was_dropped {
             self.violation(now, format!("#{entry} runs after its end was told"));

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use forebay::{Limits, Rate, testkit::SeededRandom};
 
+use super::sizes::{self, Records, Sizes};
+
 /// When the last command is given, in milliseconds of virtual time.
 pub(super) const SPAN_MS: u64 = 12_000;
 /// Most entries of one run.
@@ -44,6 +46,7 @@ pub(super) struct Spec {
     pub(super) snoozes: u32,
     pub(super) works_ms: u64,
     pub(super) ending: Ending,
+    pub(super) sizes: Sizes,
 }
 
 /// What a client asks for. Entries are named by their number.
@@ -134,6 +137,8 @@ pub(super) struct Plan {
     pub(super) scan_delay_ms: u64,
     pub(super) scans_fail: usize,
     pub(super) stop_delay_ms: u64,
+    /// What fits into a record of the log.
+    pub(super) records: Records,
     pub(super) specs: Vec<Spec>,
     /// By time.
     pub(super) events: Vec<(u64, Event)>,
@@ -182,7 +187,7 @@ impl Draw<'_> {
         }
     }
 
-    fn spec(&mut self, number: usize) -> Spec {
+    fn spec(&mut self, number: usize, sizes: Sizes) -> Spec {
         let (scopes, keyed) = if self.is_crowded { (1, 30) } else { (SCOPES.len(), 50) };
         let scope = self.percent(85).then(|| self.one_of(&SCOPES[..scopes]));
         let limit_key = match scope {
@@ -218,6 +223,7 @@ impl Draw<'_> {
             snoozes: if self.percent(10) { 1 + self.below(2) as u32 } else { 0 },
             works_ms: if self.percent(40) { 0 } else { self.below(works_ms_max) },
             ending,
+            sizes,
         }
     }
 
@@ -283,7 +289,7 @@ impl Draw<'_> {
 }
 
 impl Plan {
-    pub(super) fn new(random: &mut SeededRandom) -> Self {
+    pub(super) fn new(seed: u64, random: &mut SeededRandom) -> Self {
         let mut draw = Draw { random, is_crowded: false };
         draw.is_crowded = draw.percent(25);
         let is_clear = draw.percent(15);
@@ -291,7 +297,9 @@ impl Plan {
         let nodes = if draw.percent(40) && !is_clear { 2 } else { 1 };
         let most = if draw.is_crowded { CROWD_MAX } else { ENTRIES_MAX };
         let count = 8 + draw.random.below(most - 8);
-        let specs: Vec<Spec> = (0..count).map(|number| draw.spec(number)).collect();
+        let (records, sizes) = sizes::draw(seed, count);
+        let numbered = sizes.into_iter().enumerate();
+        let specs = numbered.map(|(number, sizes)| draw.spec(number, sizes)).collect();
         let mut events = Vec::new();
         let mut known = 0;
         while known < count {
@@ -329,6 +337,7 @@ impl Plan {
             scan_delay_ms: if draw.is_crowded { 400 } else { 30 },
             scans_fail: if draw.percent(70) || is_clear { 0 } else { 20 },
             stop_delay_ms: if draw.percent(50) || is_clear { 0 } else { 1 + draw.below(900) },
+            records,
             specs,
             events,
         };

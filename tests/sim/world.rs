@@ -22,6 +22,8 @@ use super::{
 const TICK_MS: u64 = 50;
 /// Virtual time within which everything must come to its end, in milliseconds.
 const QUIET_WITHIN_MS: u64 = 120_000;
+/// Partitions report within this time what of their rows is in files, in milliseconds.
+const REPORTED_WITHIN_MS: u64 = 65_000;
 /// How often what is paused is resumed in the calm: a client may have paused it since.
 const RESUME_EVERY_MS: u64 = 20_000;
 /// More than are spawned in a run.
@@ -79,18 +81,21 @@ pub(super) struct World {
     pub(super) log_back_at: Option<u64>,
     /// A client was told that the storage of a node failed.
     broken: Arc<Mutex<Option<String>>>,
+    /// The log is never trimmed.
+    keeps_all: bool,
 }
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
         let start = Timestamp(1_700_000_000_000);
         let mut random = SeededRandom::new(seed);
-        let plan = Arc::new(Plan::new(&mut random));
+        let plan = Arc::new(Plan::new(seed, &mut random));
         let mut sim = Sim::new(random.next_u64(), start).without_tokio_tasks();
-        let disk = Disk::new().unwrap();
+        let disk = Disk::with_record_len_max(plan.records.len_max).unwrap();
         // Of several nodes one may be down while the log is trimmed: it could not be taken
         // up again (it would need the rows of another one).
-        disk.log().keep_all(plan.nodes > 1 || random.below(2) == 0);
+        let keeps_all = plan.nodes > 1 || random.below(2) == 0;
+        disk.log().keep_all(keeps_all);
         let shared = (plan.nodes > 1).then(|| sim.share(&disk));
         let replicas = (1..plan.nodes).map(|_| disk.replica().unwrap()).collect::<Vec<_>>();
         let nodes = std::iter::once(disk).chain(replicas);
@@ -116,6 +121,7 @@ impl World {
             table_changed: false,
             log_back_at: None,
             broken: Arc::default(),
+            keeps_all,
         }
     }
 
@@ -158,7 +164,35 @@ impl World {
         }
         // What was told last may still be on its way to the replicas.
         self.go_on(self.elapsed() + 3_000).await?;
-        self.check_rows()
+        self.check_rows()?;
+        self.check_trimmed().await
+    }
+
+    /// What a crash loses of the rows is still in the log.
+    async fn check_trimmed(&mut self) -> Result<(), String> {
+        use forebay::testkit::LogStore;
+        let Some((_, runtime)) = self.nodes[0].up().filter(|_| !self.keeps_all) else {
+            return Ok(());
+        };
+        let partitions = runtime.node().partitions();
+        drop(runtime);
+        let at = self.sim.now().after(Duration::from_millis(REPORTED_WITHIN_MS));
+        self.sim.run(std::future::pending::<()>(), at).await;
+        self.crash(0, 0);
+        let disk = &self.nodes[0].disk;
+        let rows = disk.rows().map_err(|error| error.to_string())?;
+        for id in partitions {
+            let durable = rows.partition(id).and_then(|partition| partition.durable_lsn());
+            let (durable, trimmed) =
+                (durable.map_err(|error| error.to_string())?, disk.log().trimmed(id));
+            if trimmed > durable {
+                return Err(format!(
+                    "the log of partition {id} is trimmed through {trimmed}, its rows are in \
+                     files through {durable} only"
+                ));
+            }
+        }
+        Ok(())
     }
 
     async fn go_on(&mut self, until: u64) -> Result<(), String> {

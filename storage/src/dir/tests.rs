@@ -111,6 +111,20 @@ fn symbolic_links_are_not_followed() {
     assert!(!is_link(&dir.join(FORMAT_FILE)), "a file, not the link under another name");
 }
 
+/// Regression: the manifest and the files of a snapshot were written to what a link under
+/// their name points to.
+#[test]
+fn a_file_that_is_made_anew_takes_the_place_of_a_link() {
+    let root = tempfile::tempdir().unwrap();
+    let (path, target) = (root.path().join("file"), root.path().join("target"));
+    fs::write(&target, "precious").unwrap();
+    std::os::unix::fs::symlink(&target, &path).unwrap();
+    writeln!(create_anew(&path).unwrap(), "mine").unwrap();
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine\n");
+    assert_eq!(create_anew(&path).unwrap().metadata().unwrap().len(), 0);
+}
+
 #[test]
 fn a_new_directory_is_private_and_one_that_is_there_keeps_its_mode() {
     let root = tempfile::tempdir().unwrap();

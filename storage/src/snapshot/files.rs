@@ -9,7 +9,7 @@ use std::{
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{SnapshotError, manifest::FileSum};
-use crate::Fault;
+use crate::{Fault, dir};
 
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -67,7 +67,7 @@ fn list(dir: &Path, below: &str, found: &mut Vec<String>) -> io::Result<()> {
 /// Length and hash of a file, which is copied on the way if there is where to.
 fn sum(from: &Path, to: Option<&Path>) -> io::Result<(u64, String)> {
     let mut file = File::open(from)?;
-    let mut copy = to.map(File::create).transpose()?;
+    let mut copy = to.map(dir::create_anew).transpose()?;
     let (mut hash, mut len) = (Xxh3::new(), 0);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {

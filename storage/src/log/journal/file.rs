@@ -11,12 +11,12 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use super::cell::CELL_LEN;
-use crate::{Fault, FaultKind, direct};
+use crate::{Fault, FaultKind, dir::no_follow, direct};
 
 /// Bytes of zeros written at a time: a page, so that the page cache keeps pages, should
 /// blocks have to go through it. Of a file
@@ -41,7 +41,12 @@ pub(super) struct JournalFile {
 impl JournalFile {
     /// Opens a file that is there, or makes an empty one.
     pub(super) fn open(path: PathBuf, may_make: bool) -> Result<Self, Fault> {
-        let open = OpenOptions::new().read(true).write(true).create(may_make).open(&path);
+        let open = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(may_make)
+            .custom_flags(no_follow())
+            .open(&path);
         let opened = open.and_then(|file| {
             let len = file.metadata()?.len();
             Ok((file, len))
@@ -151,4 +156,21 @@ fn cells_in(bytes: u64) -> u32 {
 pub(super) fn sync_dir(path: &Path) -> Result<(), Fault> {
     let synced = File::open(path).and_then(|dir| dir.sync_all());
     synced.map_err(|error| Fault::from_io("sync the directory", path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: blocks were written to what a link in a prepared directory points to.
+    #[test]
+    fn a_symbolic_link_is_not_opened() {
+        let root = tempfile::tempdir().unwrap();
+        let (target, path) = (root.path().join("target"), root.path().join("file"));
+        std::fs::write(&target, "precious").unwrap();
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        assert!(JournalFile::open(path.clone(), true).is_err());
+        assert!(direct::open(&path).is_none());
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
+    }
 }

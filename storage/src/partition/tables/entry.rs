@@ -91,11 +91,9 @@ mod tests {
         }
     }
 
-    /// Unoptimized, the frames of so many strategies do not fit on the stack of a test.
     #[test]
     fn round_trip() {
-        let large = std::thread::Builder::new().stack_size(32 << 20);
-        large.spawn(rows_and_keys_come_back).unwrap().join().unwrap();
+        on_large_stack(rows_and_keys_come_back);
     }
 
     proptest! {

@@ -58,9 +58,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn round_trip() {
+        on_large_stack(rows_and_keys_come_back);
+    }
+
     proptest! {
-        #[test]
-        fn round_trip(
+        fn rows_and_keys_come_back(
             a in entry_ids(), b in entry_ids(), at in numbers(), message in ".{0,20}",
             result in proptest::collection::vec(any::<u8>(), 0..40),
         ) {

@@ -44,9 +44,13 @@ mod tests {
         *,
     };
 
+    #[test]
+    fn round_trip() {
+        testing::on_large_stack(rows_and_keys_come_back);
+    }
+
     proptest! {
-        #[test]
-        fn round_trip(a in vqueue_ids(), b in vqueue_ids(), holder in entry_ids()) {
+        fn rows_and_keys_come_back(a in vqueue_ids(), b in vqueue_ids(), holder in entry_ids()) {
             check_keys::<Lock>(a, b);
             check_row::<Lock>(&holder);
         }

@@ -178,6 +178,16 @@ pub(crate) mod testing {
         format!("{}\n{}", hex(&T::key_bytes(key)), hex(&bytes))
     }
 
+    /// Runs a property test on a thread of its own: unoptimized, the frames of so many
+    /// strategies do not fit on the stack of a test.
+    pub(crate) fn on_large_stack(property: fn()) {
+        const STACK_BYTES: usize = 32 << 20;
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(property);
+        if let Err(panic) = thread.unwrap().join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
     /// Keys come back and sort like their bytes; foreign bytes are refused.
     pub(crate) fn check_keys<T: Table>(a: T::Key, b: T::Key) {
         let (bytes_a, bytes_b) = (T::key_bytes(&a), T::key_bytes(&b));

@@ -41,9 +41,13 @@ mod tests {
 
     use super::{super::testing::*, *};
 
+    #[test]
+    fn round_trip() {
+        on_large_stack(rows_and_keys_come_back);
+    }
+
     proptest! {
-        #[test]
-        fn round_trip(a in numbers(), b in numbers()) {
+        fn rows_and_keys_come_back(a in numbers(), b in numbers()) {
             check_keys::<Outbox>(RecordSeq(a), RecordSeq(b));
             check_row::<Outbox>(&Bytes::from(a.to_be_bytes().to_vec()));
         }

@@ -39,9 +39,13 @@ mod tests {
 
     use super::{super::testing::*, *};
 
+    #[test]
+    fn round_trip() {
+        on_large_stack(rows_and_keys_come_back);
+    }
+
     proptest! {
-        #[test]
-        fn round_trip(a in (vqueue_ids(), entry_ids()), b in (vqueue_ids(), entry_ids())) {
+        fn rows_and_keys_come_back(a in (vqueue_ids(), entry_ids()), b in (vqueue_ids(), entry_ids())) {
             check_keys::<Parked>((a.0, a.1), (a.0, b.1));
             check_keys::<Parked>(a, b);
         }

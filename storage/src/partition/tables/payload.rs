@@ -46,9 +46,13 @@ mod tests {
 
     use super::{super::testing::*, *};
 
+    #[test]
+    fn round_trip() {
+        on_large_stack(rows_and_keys_come_back);
+    }
+
     proptest! {
-        #[test]
-        fn round_trip(
+        fn rows_and_keys_come_back(
             a in entry_ids(), b in entry_ids(),
             payload in proptest::collection::vec(any::<u8>(), 0..40),
         ) {

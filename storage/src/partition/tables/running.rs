@@ -43,9 +43,13 @@ mod tests {
 
     use super::{super::testing::*, *};
 
+    #[test]
+    fn round_trip() {
+        on_large_stack(rows_and_keys_come_back);
+    }
+
     proptest! {
-        #[test]
-        fn round_trip(
+        fn rows_and_keys_come_back(
             a in (vqueue_ids(), entry_ids()), b in (vqueue_ids(), entry_ids()),
             epoch in numbers(), seq in numbers(),
         ) {

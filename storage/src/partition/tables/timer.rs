@@ -41,9 +41,13 @@ mod tests {
 
     use super::{super::testing::*, *};
 
+    #[test]
+    fn round_trip() {
+        on_large_stack(rows_and_keys_come_back);
+    }
+
     proptest! {
-        #[test]
-        fn round_trip(a in (numbers(), entry_ids()), b in (numbers(), entry_ids())) {
+        fn rows_and_keys_come_back(a in (numbers(), entry_ids()), b in (numbers(), entry_ids())) {
             check_keys::<Timer>((Timestamp(a.0), a.1), (Timestamp(a.0), b.1));
             check_keys::<Timer>((Timestamp(a.0), a.1), (Timestamp(b.0), b.1));
         }
