@@ -31,7 +31,7 @@ mutation 'who made room is forgotten' machine/vqueues.rs \
 mutation 'any row of a locked queue is taken for its head' machine/waiting.rs \
     's/self\.wait_for_permit\(vqueue, row, false, effects\)/self.wait_for_permit(vqueue, row, true, effects)/'
 mutation 'a client is answered when its command is proposed' machine/mod.rs \
-    's/Phase::Leading => self\.propose\(now, command, Some\(reply\), effects\),/Phase::Leading => { let answer = Answer::Reply(Reply::Changed(0)); self.propose(now, command, None, effects); effects.push(PartitionEffect::Answer { to: reply, answer }); }/'
+    's/Phase::Leading => self\.propose_for\(now, command, reply, effects\),/Phase::Leading => { let answer = Answer::Reply(Reply::Changed(0)); self.propose(now, command, None, effects); effects.push(PartitionEffect::Answer { to: reply, answer }); }/'
 planted 'a new limiter does not know who holds the locks' engine/src/limiter/rules.rs \
     's/self\.locks\.seed\(vqueue, Holder::Entry\(entry\), self\.now\);/let _ = (vqueue, entry);/'
 
