@@ -296,7 +296,7 @@ impl World {
                         if let Err(error) = replaced {
                             // A partition that could not be spawned is undone: no status
                             // shows that the log takes no more writes.
-                            if error.contains("the storage below failed") {
+                            if error.contains(" stopped: ") {
                                 *lock(&broken) = Some(error);
                             }
                             return;
