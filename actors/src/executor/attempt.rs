@@ -192,7 +192,7 @@ fn text_of(panic: Box<dyn Any + Send>) -> String {
     text
 }
 
-/// Waits until a time; without one for ever.
+/// Waits until a deadline. Without a deadline it never returns.
 async fn at(time: Option<std::time::Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
@@ -200,7 +200,8 @@ async fn at(time: Option<std::time::Instant>) {
     }
 }
 
-/// Waits until a handler was silent for so long; without a duration for ever.
+/// Waits until a handler has sent no heartbeat for this long. Without a duration it never
+/// returns.
 async fn silence(pulse: &Pulse, within: Option<Duration>) {
     match within {
         Some(within) => pulse.silence(within).await,

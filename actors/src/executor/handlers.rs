@@ -1,9 +1,8 @@
-//! Which services have a handler here: those of its own name, and those that an alias
-//! gives it.
+//! The services that this node has handlers for, by the handler's own name or by an alias.
 //!
 //! Must always hold: a lookup is one hash under a read lock that nobody holds for long; a
-//! handler of a service's own name comes before an alias. Must not know: who waits for a
-//! handler, where aliases are stored.
+//! handler of a service's own name comes before an alias. Must not know: waiting
+//! entries, where aliases are stored.
 
 use std::{
     collections::HashMap,
@@ -31,7 +30,7 @@ struct Tables {
     own: ByName,
     aliases: Aliases,
     /// Own names and aliases. Only names that the application or an operator chose are in
-    /// it: nobody who enqueues can fill it.
+    /// it: clients cannot fill it.
     serving: ByName,
 }
 

@@ -445,8 +445,8 @@ fn gone(services: &NodeServices, partition: PartitionId) -> NodeError {
 }
 
 /// A question that was put while the partition's actor ended is answered here: its
-/// mailbox is gone. Questions of others are answered by whoever put them, or were when the
-/// actor ended: walking over all of them for each new one would take ever longer.
+/// mailbox is gone. Only this question is answered: other callers answer their own, and
+/// scanning all of them for each new question would take longer and longer.
 pub(super) fn answer_if_gone(
     services: &NodeServices,
     partition: PartitionId,

@@ -1,4 +1,4 @@
-//! Handlers and aliases that come while a node runs, and what is told of services without.
+//! Adding handlers and aliases to a running node, and logging services without a handler.
 //!
 //! Must always hold: a service that gains a handler is told to every partition here after
 //! the handler is in its place, so that no waiting vqueue misses it; a stored alias is in
@@ -80,7 +80,7 @@ impl NodeServices {
             let Some(services) = services.upgrade() else { return };
             let waiting = |(partition, vqueue)| {
                 let store = services.partitions.get(&partition).map(|entry| entry.store.clone());
-                // What cannot be read is told elsewhere, by whoever needs it.
+                // This only counts for a log line: a failed read is reported where the row is needed.
                 let meta = store.and_then(|store| store.vqueue(vqueue).ok().flatten());
                 meta.map_or(0, |meta| meta.inbox)
             };
@@ -114,7 +114,7 @@ fn stored(metadata: &dyn MetadataStore) -> Result<(Aliases, Precondition), NodeE
 }
 
 impl Node {
-    /// Runs the entries of one more service from here on, those that wait included.
+    /// Adds the handler of a service. Entries of that service that already wait start too.
     ///
     /// # Errors
     /// [`NodeError::HandlerExists`] when the service has a handler of its name, and
@@ -157,7 +157,7 @@ impl Node {
     }
 }
 
-/// Changes the stored aliases, whoever else does so at the same time.
+/// Changes the stored aliases by compare-and-swap; concurrent changes are retried.
 fn swap(
     metadata: &dyn MetadataStore,
     change: impl Fn(&mut Aliases) -> Result<(), AliasError>,

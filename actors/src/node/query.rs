@@ -31,7 +31,7 @@ pub struct EntryFilter {
     /// Only those enqueued at or before this time (milliseconds since 1970).
     #[serde(default)]
     pub created_until: Option<u64>,
-    /// Only those that ended like this.
+    /// Only finished entries with this outcome.
     #[serde(default)]
     pub outcome: Option<EntryOutcome>,
     /// At most this many; 0 means all.

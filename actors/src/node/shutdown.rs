@@ -65,7 +65,7 @@ impl Down {
     }
 }
 
-/// Tells everybody who waits that the shutdown is over, however it ended.
+/// Reports the end of the shutdown to all waiting callers, also after a panic.
 struct Ending {
     down: Arc<Down>,
     result: Result<(), String>,
