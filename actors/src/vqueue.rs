@@ -112,9 +112,6 @@ impl Performer<VQueue> for VQueuePerformer {
                     lock,
                 }));
             }
-            // `Passivated` follows, and the partition then withdraws what stands: said here
-            // it would overtake the `HandedOver` of an earlier decision.
-            VQueueEffect::Withdraw => {}
             VQueueEffect::ReturnPermit(permit) => {
                 links
                     .to_limiter(LimiterMessage::Release(vec![Release { permit, keep_lock: None }]));

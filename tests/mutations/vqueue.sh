@@ -31,9 +31,7 @@ mutation 'a retry asks for the lock as if it did not hold it' mod.rs \
     's/\(true, true\) => LockWish::Held\(head\.entry\)/(true, true) => LockWish::Take/'
 mutation 'a grant does not end the acquire' mod.rs \
     's/self\.asked\.take\(\)\.is_none\(\)/self.asked.is_none()/'
-mutation 'going cold leaves the acquire standing' mod.rs \
-    's/effects\.push\(VQueueEffect::Withdraw\);//'
-mutation 'going cold forgets an acquire that may stand' mod.rs \
+mutation 'a rest forgets an acquire that may stand' settle.rs \
     's/ \|\| self\.may_stand \{/ {/'
 mutation 'goes cold with a refill in flight' settle.rs \
     's/\|\| self\.inbox\.is_refill_in_flight\(\)//'

@@ -24,12 +24,6 @@ pub enum VQueueEffect {
         /// What is wished of the vqueue's lock.
         lock: LockWish,
     },
-    /// To the partition, which passes it on to the limiter: forget what was asked for
-    /// and take back what was granted and not handed over. Not straight to the
-    /// limiter, where it could overtake the hand-over of an earlier decision's permit.
-    /// Only ever followed by [`Self::Passivated`]: a grant that crosses it is void, and
-    /// only an incarnation that is gone drops it for sure.
-    Withdraw,
     /// To the limiter: a release of a permit that no entry can use, with the lock it
     /// holds (`keep_lock: None`). Exactly once per permit; if this vqueue dies first,
     /// its death watch returns the permit.
@@ -59,7 +53,10 @@ pub enum VQueueEffect {
     RetryRefillAt(Timestamp),
     /// To the partition: the answer to `Passivate`. The vqueue takes no further
     /// message; the partition replays what came meanwhile to the next incarnation,
-    /// and makes one when [`Rest`] says so.
+    /// and makes one when [`Rest`] says so. The partition also withdraws from the limiter
+    /// what this incarnation still asks for or was granted. The vqueue must not do that
+    /// itself: its message could overtake the partition's `HandedOver` of an earlier
+    /// decision, and the limiter would take back a permit that an entry runs under.
     Passivated(Rest),
     /// To the partition: the answer to `Passivate` when there is something to do.
     StillNeeded,

@@ -273,9 +273,6 @@ impl VQueue {
             effects.push(VQueueEffect::StillNeeded);
             return;
         };
-        if self.asked.is_some() || self.may_stand {
-            effects.push(VQueueEffect::Withdraw);
-        }
         effects.push(VQueueEffect::Passivated(rest));
     }
 }

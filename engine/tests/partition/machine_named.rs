@@ -121,6 +121,27 @@ fn decisions_that_waited_while_a_limiter_was_seeded_are_proposed_when_the_gate_o
     assert_eq!(runs(&desk.commit()).len(), 1);
 }
 
+/// The decision that removed the row also started its cold vqueue. The vqueue started with
+/// that decision as unanswered, was not told of the removal and never asked for a permit
+/// again: what was enqueued after that waited until the leader changed.
+#[test]
+fn a_vqueue_that_a_decision_of_the_former_limiter_starts_is_told_what_the_decision_removed() {
+    let mut desk = Desk::leading();
+    let (handle, token) = desk.start(1, LOCKED, 10);
+    desk.end(snooze(1, token));
+    desk.commit();
+    desk.decide(handle, 1, 11);
+    let key = desk.key(1);
+    assert!(key.has_lock, "it waited and kept its lock");
+    desk.seed();
+    desk.drain();
+    desk.tell(Input::OpenGate { epoch: Epoch(1) });
+    let effects = desk.commit();
+    let (handle, _, dispatched) = spawned(&effects).expect("the removal starts it");
+    assert_eq!(dispatched, [key]);
+    assert_eq!(notes(&effects, handle), [InboxChange::Removed(key)]);
+}
+
 #[test]
 fn an_order_to_drain_that_is_about_a_limiter_that_died_is_ignored() {
     let mut desk = Desk::leading();

@@ -213,14 +213,14 @@ fn vqueue_acquire_follows_when_the_retry_is_canceled() {
 /// Found by the model: the replacing acquire crossed the grant of the replaced one,
 /// stood in the limiter when the vqueue went cold, and its permit was lost.
 #[test]
-fn vqueue_withdraws_an_acquire_that_may_stand_after_all() {
+fn vqueue_wants_to_go_while_an_acquire_may_stand() {
     let again = retry_at(1, 500);
     let (mut scene, _) = Scene::new(LOCKED, &[again, key(2)]);
     assert_eq!(scene.tell(removed(again)), [acquire(1, LockWish::Take)]);
     assert_eq!(scene.tell(granted(1, 1)), [decide(key(2), 1)]); // which of the two was it?
     assert_eq!(scene.tell(removed(key(2))), [Effect::WantsToGo(Rest::Empty)]);
     let effects = scene.tell(Message::Passivate);
-    assert_eq!(effects, [Effect::Withdraw, Effect::Passivated(Rest::Empty)]);
+    assert_eq!(effects, [Effect::Passivated(Rest::Empty)]);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn vqueue_goes_cold_with_a_standing_acquire() {
     let (mut scene, _) = Scene::new(PLAIN, &[key(1)]);
     scene.tell(removed(key(1)));
     let effects = scene.tell(Message::Passivate);
-    assert_eq!(effects, [Effect::Withdraw, Effect::Passivated(Rest::Empty)]);
+    assert_eq!(effects, [Effect::Passivated(Rest::Empty)]);
 }
 
 #[test]
@@ -419,5 +419,5 @@ fn vqueue_makes_room_only_while_it_waits_for_a_permit() {
     assert_eq!(scene.tell(Message::MakeRoom), [Effect::StillNeeded], "1 is not answered");
     scene.tell(removed(key(1)));
     let effects = scene.tell(Message::MakeRoom);
-    assert_eq!(effects, [Effect::Withdraw, Effect::Passivated(Rest::Waits(key(2)))]);
+    assert_eq!(effects, [Effect::Passivated(Rest::Waits(key(2)))]);
 }

@@ -159,10 +159,7 @@ impl World {
                     self.vqueue = None;
                     self.to_partition.push_back(effect);
                 }
-                VQueueEffect::Withdraw
-                | VQueueEffect::StillNeeded
-                | VQueueEffect::Idle(_)
-                | VQueueEffect::WantsToGo(_) => {
+                VQueueEffect::StillNeeded | VQueueEffect::Idle(_) | VQueueEffect::WantsToGo(_) => {
                     self.to_partition.push_back(effect);
                 }
             }
@@ -452,10 +449,10 @@ impl World {
                     self.decisions.push_back((key, permit));
                 }
             }
-            Some(VQueueEffect::Withdraw) => {
+            Some(VQueueEffect::Passivated(rest)) => {
                 self.limiter.mailbox.push_back(ToLimiter::Withdraw(self.incarnation));
+                self.passivated(rest);
             }
-            Some(VQueueEffect::Passivated(rest)) => self.passivated(rest),
             Some(VQueueEffect::StillNeeded) => {
                 self.mailbox.extend(self.passivating.take().unwrap());
             }

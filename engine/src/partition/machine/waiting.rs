@@ -88,13 +88,25 @@ impl Partition {
             Noted::Told => {}
             Noted::Waits(handle) => {
                 self.wait_no_more(handle, effects);
-                self.activate(vqueue, effects);
+                self.activate_without(vqueue, key, effects);
             }
             Noted::Cold if key.has_lock && self.may_activate(vqueue) => {
-                self.activate(vqueue, effects);
+                self.activate_without(vqueue, key, effects);
             }
             Noted::Cold => {}
         }
+    }
+
+    /// Starts a vqueue because this row went. If a decision removed it, the vqueue starts
+    /// with that decision as unanswered, so it is told of the removal as well.
+    fn activate_without(
+        &mut self,
+        vqueue: VQueueId,
+        key: EntryKey,
+        effects: &mut Vec<PartitionEffect>,
+    ) {
+        self.activate(vqueue, effects);
+        self.registry.note_removed(vqueue, key);
     }
 
     pub(super) fn on_vqueue_paused(

@@ -133,7 +133,6 @@ impl Node {
                     let ask = Acquire { handle, vqueue, name, count, lock };
                     self.tell_limiter(LimiterMessage::Acquire(ask));
                 }
-                VQueueEffect::Withdraw => self.tell_limiter(LimiterMessage::Withdraw(handle)),
                 VQueueEffect::ReturnPermit(permit) => {
                     let release = Release { permit, keep_lock: None };
                     self.tell_limiter(LimiterMessage::Release(vec![release]));
