@@ -4,83 +4,48 @@
 //! an item follows from its stored result; an interrupted run leaves every item that
 //! has not ended to the next one.
 
+mod error;
+mod stop;
+mod store;
+mod tell;
+
 use std::{
     collections::HashSet,
-    io,
     path::PathBuf,
-    pin::pin,
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use bilrost::Message;
-use forebay::{
-    Drain, EnqueueError, Entry, EntryHandle, HandlerOptions, Outcome, RetryPolicy, Runtime,
-    Timestamp, error::BacklogFull,
-};
-use forebay_actors::node::{EntryCommand, EntryTarget};
+use forebay::{EntryHandle, HandlerOptions, Outcome, RetryPolicy, Runtime};
 use forebay_engine::rules::{LimitsPatch, RuleChange, RulePatch};
-use forebay_messages::{FailureKind, outcome::Failure};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    feed::{self, Fed, OpenInputError},
+    feed::{self, Fed},
     input::Format,
     interrupt::{Stop, on_signals},
     item::{Plan, Prepared, SERVICE, Templates},
-    process::{Spawner, SpawnerError},
-    program::{ProgramError, check_program},
-    results::{Ended, Results, ResultsError, line},
+    process::Spawner,
+    program::check_program,
+    results::Results,
     room::{Room, STORE_LEN_MAX},
-    runner::{Runner, report_of},
+    runner::Runner,
     screen::Screen,
     summary::Summary,
-    template::{Offer, TemplateError},
+    template::Offer,
 };
 use crate::cli::args::{ExecArgs, Global, RuleArg};
+
+pub(crate) use error::ExecError;
 
 /// Items that have been stored and not ended; reading the input waits above it.
 const PENDING_MAX: usize = 1_000_000;
 /// How often the progress is shown at most.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-/// How long a run that was asked to finish waits for its commands.
-const FINISH_WITHIN: Duration = Duration::from_secs(365 * 24 * 3600);
 /// First wait between two tries of an item, in milliseconds.
 const RETRY_FIRST_MS: u64 = 200;
-
-/// Why a run cannot be made.
-#[derive(Debug, Error)]
-pub(crate) enum ExecError {
-    #[error(transparent)]
-    Template(#[from] TemplateError),
-    #[error(transparent)]
-    Program(#[from] ProgramError),
-    #[error(transparent)]
-    Input(#[from] OpenInputError),
-    #[error(transparent)]
-    Results(#[from] ResultsError),
-    #[error(transparent)]
-    Spawner(#[from] SpawnerError),
-    #[error(transparent)]
-    Runtime(#[from] forebay::RuntimeError),
-    #[error(transparent)]
-    Enqueue(#[from] forebay::EnqueueError),
-    #[error(transparent)]
-    Rules(#[from] forebay::rules::RulesError),
-    #[error("the current directory cannot be told: {0}; change to one that exists")]
-    Directory(#[source] io::Error),
-    #[error("{0}")]
-    Os(#[from] io::Error),
-    /// The input, or the process that starts commands, broke.
-    #[error("{0}")]
-    Broken(String),
-    /// `--strict` and a bad line.
-    #[error("{0} (nothing was stored, because of --strict)")]
-    Strict(String),
-}
 
 /// How one item ended, for the main loop.
 struct ItemEnd {
@@ -297,269 +262,6 @@ impl Run {
         let view = self.runner.progress().view(elapsed);
         self.screen.show(&view, elapsed);
     }
-
-    /// Stores what was read; what broke the input, if anything did.
-    async fn take(&mut self, batch: Vec<Fed>) -> Result<Option<String>, ExecError> {
-        let mut items = Vec::with_capacity(batch.len());
-        let mut broke = None;
-        // Until they are stored: what comes next is read meanwhile.
-        let mut ahead = Vec::with_capacity(batch.len());
-        for fed in batch {
-            match fed {
-                Fed::Item(item, share) => {
-                    items.push(*item);
-                    ahead.push(share);
-                }
-                Fed::Bad(reason) => {
-                    self.summary.skipped += 1;
-                    self.screen.message(format!("error: {reason}; skipped\n").as_bytes());
-                }
-                Fed::Broken(reason) => broke = Some(reason),
-            }
-        }
-        self.store(items).await?;
-        drop(ahead);
-        Ok(broke)
-    }
-
-    /// Makes items durable, and those that were held back before them, as far as there
-    /// is room.
-    async fn store(&mut self, items: Vec<Prepared>) -> Result<(), ExecError> {
-        for item in items {
-            if self.seen.insert(item.id.uuid) {
-                self.room.hold(item);
-            } else {
-                self.summary.duplicates += 1;
-            }
-        }
-        while !self.room.is_empty() {
-            let entries: Vec<Entry> = self.room.batch().map(entry).collect();
-            let count = entries.len();
-            match self.runtime.enqueue_batch(entries).await {
-                Ok(handles) => {
-                    let items = self.room.stored(count);
-                    self.stored(items, handles).await?;
-                }
-                Err(EnqueueError::BacklogFull(full)) => {
-                    if !self.room.refused(count) {
-                        self.tell_of_room(&full);
-                        break;
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Says once that reading the input waits.
-    fn tell_of_room(&mut self, full: &BacklogFull) {
-        if !std::mem::replace(&mut self.told_of_room, true) {
-            let BacklogFull { key, pattern, waiting, limit, .. } = full;
-            let text = format!(
-                "the rest of the input waits for room: {waiting} items of {key} wait, rule \
-                 `{pattern}` allows {limit}\n"
-            );
-            self.screen.message(text.as_bytes());
-        }
-    }
-
-    /// Begins to wait for the ends of items that are stored.
-    async fn stored(
-        &mut self,
-        items: Vec<Prepared>,
-        handles: Vec<EntryHandle>,
-    ) -> Result<(), ExecError> {
-        for (item, handle) in items.into_iter().zip(handles) {
-            self.summary.accepted += 1;
-            let earlier = handle.was_existing() && !self.stored_now(&handle, &item)?;
-            if earlier && self.ended_earlier(&handle, &item).await? {
-                continue;
-            }
-            self.runner.progress().accepted();
-            self.waiting.push(Box::pin(async move {
-                let outcome = handle.outcome().await;
-                ItemEnd { handle, item, outcome }
-            }));
-        }
-        Ok(())
-    }
-
-    /// Whether an item that is stored was stored by this run, with a batch of which
-    /// another part was refused.
-    fn stored_now(&self, handle: &EntryHandle, item: &Prepared) -> Result<bool, ExecError> {
-        if !self.room.is_unsure(item) {
-            return Ok(false);
-        }
-        let view = self.runtime.node().entry(handle.id()).map_err(forebay::RuntimeError::from)?;
-        let began_at = Timestamp::from(self.began_at);
-        Ok(view.is_some_and(|view| view.created_at >= began_at.0))
-    }
-
-    /// Whether an item that was stored before had ended when this run began, and is not to
-    /// be tried again.
-    async fn ended_earlier(
-        &mut self,
-        handle: &EntryHandle,
-        item: &Prepared,
-    ) -> Result<bool, ExecError> {
-        let found = self.runtime.node().outcome(handle.id());
-        let Some(outcome) = found.map_err(forebay::RuntimeError::from)? else {
-            return Ok(false);
-        };
-        let view = self.runtime.node().entry(handle.id()).map_err(forebay::RuntimeError::from)?;
-        let began_at = Timestamp::from(self.began_at);
-        // What an earlier run left starts at once, and may end before it is read again.
-        if view.and_then(|view| view.finished_at).is_some_and(|at| at >= began_at.0) {
-            return Ok(false);
-        }
-        if !outcome.is_success() && self.retry_failed {
-            let target = EntryTarget::Named(vec![handle.id()]);
-            let redriven = self.runtime.node().act(EntryCommand::Redrive, &target, false).await;
-            let report = redriven.map_err(forebay::RuntimeError::from)?;
-            return match report.skipped_named.first() {
-                None => Ok(false),
-                Some((id, why)) => Err(ExecError::Broken(format!("cannot retry {id}: {why}"))),
-            };
-        }
-        match outcome.is_success() {
-            true => self.summary.succeeded_earlier += 1,
-            false => self.summary.failed_earlier += 1,
-        }
-        self.runner.progress().ended_earlier();
-        // A crash may have come between the end of an item and its line.
-        self.write_result(handle, item, &outcome, false)?;
-        Ok(true)
-    }
-
-    /// Tells of an item that ended in this run.
-    fn ended(&mut self, end: ItemEnd) -> Result<(), ExecError> {
-        let outcome = match end.outcome {
-            Ok(outcome) => outcome,
-            Err(error) => return Err(ExecError::Broken(error.to_string())),
-        };
-        let succeeded = outcome.is_success();
-        let is_stopped = matches!(
-            &outcome,
-            Outcome::Failure(Failure { kind: FailureKind::Canceled | FailureKind::Killed, .. })
-        );
-        match (succeeded, is_stopped) {
-            (true, _) => self.summary.succeeded += 1,
-            (false, true) => self.summary.canceled += 1,
-            (false, false) => self.summary.failed += 1,
-        }
-        let elapsed = self.runner.elapsed();
-        self.runner.progress().ended(elapsed, succeeded);
-        if let Outcome::Failure(failure) = &outcome {
-            let what = end.item.job.argv.iter().map(|arg| String::from_utf8_lossy(arg));
-            let what = what.collect::<Vec<_>>().join(" ");
-            let how = if is_stopped { "canceled" } else { "failed" };
-            let text = format!("{how}: {what}: {} ({})\n", failure.message, end.handle.id());
-            self.screen.message(text.as_bytes());
-        }
-        self.write_result(&end.handle, &end.item, &outcome, true)
-    }
-
-    /// Writes the line of an item that has none yet; without a results directory prints
-    /// what the item said, if it ended in this run.
-    fn write_result(
-        &mut self,
-        handle: &EntryHandle,
-        item: &Prepared,
-        outcome: &Outcome,
-        ended_now: bool,
-    ) -> Result<(), ExecError> {
-        let mut report = report_of(outcome);
-        if !self.json && self.results.is_none() {
-            return if ended_now { Ok(self.screen.outputs(&report)?) } else { Ok(()) };
-        }
-        let (id, vqueue, job) = (handle.id(), &item.vqueue, &item.job);
-        let view = self.runtime.node().entry(id).map_err(forebay::RuntimeError::from)?;
-        if report.end.is_none() {
-            // No command told how it ended: it was ended from outside.
-            let finished_at = view.as_ref().and_then(|view| view.finished_at);
-            report.ended_at = Timestamp(finished_at.unwrap_or_default());
-        }
-        let failure = match outcome {
-            Outcome::Success(_) => None,
-            Outcome::Failure(failure) => Some(failure),
-        };
-        let attempts = view.map_or(0, |view| view.attempts);
-        let ended = Ended { id, vqueue, job, attempts, report: &report, failure };
-        match &mut self.results {
-            Some(results) if ended_now || results.lacks(id, report.ended_at) => {
-                results.write(&ended)?;
-            }
-            None if ended_now => self.screen.line(&line(&ended, None))?,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Lets what runs end (a second signal kills it), and takes everything down.
-    async fn stop(&mut self, mut signals: watch::Receiver<Stop>) -> Result<(), ExecError> {
-        let runtime = self.runtime.clone();
-        let interrupted = *signals.borrow() != Stop::No;
-        let within = if interrupted { FINISH_WITHIN } else { Duration::ZERO };
-        if interrupted && !self.waiting.is_empty() {
-            let running = runtime.node().executor().running();
-            let text = format!("stopping: {running} running; once more (Ctrl-C) to kill them\n");
-            self.screen.message(text.as_bytes());
-        }
-        let mut down = pin!(runtime.shutdown(Drain::within(within)));
-        let mut killed = false;
-        let stopped = loop {
-            tokio::select! {
-                stopped = &mut down => break stopped,
-                Some(end) = self.waiting.next() => {
-                    if end.outcome.is_ok() {
-                        self.ended(end)?;
-                    } else {
-                        self.summary.left += 1;
-                    }
-                }
-                _ = signals.wait_for(|stop| *stop == Stop::Kill), if !killed => {
-                    killed = true;
-                    runtime.node().executor().abort_all();
-                }
-            }
-        };
-        while let Some(end) = self.waiting.next().await {
-            match end.outcome {
-                Ok(_) => self.ended(end)?,
-                Err(_) => self.summary.left += 1,
-            }
-        }
-        if let Some(spawner) = self.runner.end() {
-            spawner.close().await;
-        }
-        Ok(stopped?)
-    }
-
-    fn conclude(mut self) -> Result<ExitCode, ExecError> {
-        let elapsed = self.runner.elapsed();
-        self.summary.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        if self.json {
-            self.screen.line(&self.summary.to_json())?;
-        } else {
-            self.screen.message(format!("{}\n", self.summary).as_bytes());
-        }
-        Ok(ExitCode::from(self.summary.exit_code()))
-    }
-}
-
-fn entry(item: &Prepared) -> Entry {
-    let mut entry = Entry::to(SERVICE).uuid(item.id.uuid).payload(item.job.encode_to_vec());
-    if let Some(scope) = &item.vqueue.scope {
-        entry = entry.scope(scope);
-    }
-    if item.vqueue.l1.is_some() {
-        entry = entry.limit_key(&item.vqueue.limit_key());
-    }
-    if let Some(key) = &item.vqueue.object_key {
-        entry = entry.key(key);
-    }
-    entry
 }
 
 /// Sleeps until then; for ever without a time.
