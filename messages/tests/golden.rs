@@ -8,8 +8,9 @@ use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, FailureKind, InboxSeq, NodeId, Outcome, PartitionKey,
     Producer, Record, RecordKeys, RecordSeq, RuleId, Timestamp, VQueueId, VQueueName,
     command::{
-        AnnounceLeader, Command, Complete, Decision, EndAttempts, Enqueue, EnqueueBatch, NewEntry,
-        Purge, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions, UpsertRuleBook,
+        AnnounceLeader, Command, Complete, Decision, EndAttempts, Enqueue, EnqueueBatch,
+        ExecutorId, NewEntry, Purge, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions,
+        UpsertRuleBook,
     },
     record::{LeaderSeq, RecordError},
     rule::Pattern,
@@ -174,9 +175,55 @@ fn golden_records() {
     insta::assert_snapshot!(lines.join("\n"));
 }
 
+/// Commands with the optional tags that few of them have.
+fn tagged() -> Vec<Command> {
+    let token = AttemptToken { epoch: Epoch(3), seq: 5 };
+    let entry = NewEntry {
+        id: id(),
+        vqueue: name(),
+        idempotency_key: Some("once".into()),
+        is_fresh: true,
+        payload_hash: Some(0x1122_3344_5566_7788),
+        payload: Bytes::from_static(b"payload"),
+        run_at: None,
+        retry: None,
+        retention_ms: None,
+    };
+    let executor = ExecutorId { node: NodeId(2), boot: 7, is_lease: true };
+    let decision =
+        Decision { vqueue: name().id_for(id()), key: key(), token, executor: Some(executor) };
+    vec![
+        Command::Enqueue(Enqueue { entry }),
+        Command::SchedulerDecisions(SchedulerDecisions { decisions: vec![decision] }),
+        Command::Complete(Complete {
+            entry: id(),
+            token,
+            outcome: Some(Outcome::failure(FailureKind::Terminal, "no").into()),
+            heeds_cancel: true,
+        }),
+        Command::Retry(RetryAttempt {
+            entry: id(),
+            token,
+            reason: RetryReason::LeaderChange,
+            run_at: Timestamp(6),
+            message: "".into(),
+            detail: Bytes::new(),
+            heeds_cancel: true,
+            interrupted: 5,
+        }),
+    ]
+}
+
+#[test]
+fn golden_records_with_optional_tags() {
+    let lines: Vec<String> =
+        tagged().into_iter().map(|command| hex(record(command).encode_framed())).collect();
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
 #[test]
 fn records_are_read_as_they_were_written() {
-    for command in commands() {
+    for command in commands().into_iter().chain(tagged()) {
         let written = record(command);
         let read = Record::decode_framed(Bytes::from(written.encode_framed())).unwrap();
         assert_eq!(read, written);

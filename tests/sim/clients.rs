@@ -14,7 +14,7 @@ use forebay_messages::{
 };
 
 use super::{
-    journal::{FAILS, Run, Shared},
+    journal::{DROPPED, FAILS, Run, Shared},
     plan::{ATTEMPTS_MAX, Ask, Ending, Mishap, Plan, Spec},
     sizes,
 };
@@ -214,11 +214,15 @@ struct Guard {
     journal: Shared,
     now: Now,
     how: &'static str,
+    /// When it fails by its timeout. If it is dropped before, it was stopped.
+    times_out_at: Option<Timestamp>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.journal.lock().stopped((self.now)(), self.run, self.token, self.how);
+        let now = (self.now)();
+        let how = if self.times_out_at.is_some_and(|at| now < at) { DROPPED } else { self.how };
+        self.journal.lock().stopped(now, self.run, self.token, how);
     }
 }
 
@@ -270,8 +274,15 @@ async fn work(
     let token = context.token().seq;
     journal.lock().told_failure(now(), run.entry, context.last_failure());
     journal.lock().started(now(), run, token);
-    let mut guard =
-        Guard { run, token, journal: journal.clone(), now: now.clone(), how: "is dropped" };
+    let began = now();
+    let mut guard = Guard {
+        run,
+        token,
+        journal: journal.clone(),
+        now: now.clone(),
+        how: DROPPED,
+        times_out_at: None,
+    };
     tokio::select! {
         biased;
         () = context.canceled() => {
@@ -293,7 +304,10 @@ async fn work(
         match spec.mishap {
             Mishap::Error => return Err(HandlerError::retry(sizes::text(spec.sizes.text))),
             Mishap::Panic => std::panic::panic_any("as planned".to_owned()),
-            Mishap::Timeout => tokio::time::sleep(10 * TIMEOUT).await,
+            Mishap::Timeout => {
+                guard.times_out_at = Some(began.after(TIMEOUT));
+                tokio::time::sleep(10 * TIMEOUT).await;
+            }
         }
     }
     guard.how = "ends";

@@ -41,7 +41,7 @@ impl Journal {
                 wrong.push(text.to_owned());
             }
         };
-        let runs = self.running.iter().any(|(run, _)| run.entry == entry);
+        let runs = self.running.keys().any(|(run, _)| run.entry == entry);
         let stage = view.entry.stage;
         demand(runs == (stage == Stage::Running), "its handler runs, or not");
         demand(self.seen[entry].outcome.is_none() || stage == Stage::Finished, "its end was told");
@@ -83,7 +83,7 @@ impl Journal {
         demand((ahead > 0) == has(|reason| matches!(reason, Reason::Behind { .. })), "its place");
         let has_key = self.specs[entry].key.is_some();
         let mate_runs =
-            mates.iter().any(|mate| self.running.iter().any(|(run, _)| run.entry == *mate));
+            mates.iter().any(|mate| self.running.keys().any(|(run, _)| run.entry == *mate));
         let locked = has(|reason| matches!(reason, Reason::Lock { .. }));
         demand(!(has_key && mate_runs) || locked, "one of its key runs");
         demand(has_key || !locked, "it has no key");
@@ -116,7 +116,7 @@ impl Journal {
             let key = &own[..depth];
             let limit = governing(rules, key).and_then(concurrency)?;
             let under = |run: usize| path(&self.specs[run]).starts_with(key);
-            let usage = self.running.iter().filter(|(run, _)| under(run.entry)).count() as u32;
+            let usage = self.running.keys().filter(|(run, _)| under(run.entry)).count() as u32;
             (usage >= limit).then(|| (key.join("/"), usage, limit))
         });
         Some(levels.collect())

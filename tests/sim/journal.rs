@@ -19,6 +19,9 @@ use super::{
 /// The pattern that pauses all entries.
 pub(super) const SERVICE: &str = "service:work";
 
+/// How a handler ends that is dropped before it returns.
+pub(super) const DROPPED: &str = "is dropped";
+
 /// How a handler ends whose entry is tried again, if it may.
 pub(super) const FAILS: &str = "fails";
 
@@ -76,7 +79,10 @@ pub(super) struct Journal {
     is_steady: bool,
     latency: Duration,
     pub(super) seen: Vec<Seen>,
-    pub(super) running: BTreeSet<(Run, u64)>,
+    pub(super) running: BTreeMap<(Run, u64), Timestamp>,
+    /// Handlers that were dropped before they ended, with the times of their start and of
+    /// the drop. The next attempt of the entry or key may have been granted in between.
+    dropped: Vec<(Run, Timestamp, Timestamp)>,
     /// Every start of a handler.
     starts: Vec<(Timestamp, usize)>,
     regimes: Vec<Regime>,
@@ -99,7 +105,8 @@ impl Shared {
             is_steady: plan.is_quiet && plan.nodes == 1,
             latency: plan.latency(),
             seen: plan.specs.iter().map(|_| Seen::default()).collect(),
-            running: BTreeSet::new(),
+            running: BTreeMap::new(),
+            dropped: Vec::new(),
             starts: Vec::new(),
             regimes: vec![Regime {
                 since: Some(Timestamp(0)),
@@ -250,16 +257,33 @@ impl Journal {
         self.regimes[last].since.get_or_insert(now);
     }
 
-    /// The rules that may have been in force lately.
-    fn lately(&self, now: Timestamp) -> impl Iterator<Item = &Regime> {
-        let since = Timestamp(now.0.saturating_sub(self.latency.as_millis() as u64));
+    /// The earliest time at which an attempt that starts now may have been granted. An
+    /// attempt waits until a handler of the same entry or key that was dropped has stopped,
+    /// so rules may have changed since.
+    fn granted_since(&self, now: Timestamp, run: Run) -> Timestamp {
+        let entry = run.entry;
+        let lately = Timestamp(now.0.saturating_sub(self.latency.as_millis() as u64));
+        let is_keyed = self.specs[entry].key.is_some();
+        let delays = |other: Run| {
+            let is_same = is_keyed && self.is_same_vqueue(other.entry, entry);
+            other.incarnation == run.incarnation && (other.entry == entry || is_same)
+        };
+        let dropped = self.dropped.iter().rev().take_while(|(_, _, at)| *at >= lately);
+        dropped
+            .filter(|(other, ..)| delays(*other))
+            .map(|(_, since, _)| *since)
+            .fold(lately, Ord::min)
+    }
+
+    /// The rules that may have been in force since then.
+    fn since(&self, since: Timestamp) -> impl Iterator<Item = &Regime> {
         self.regimes.iter().filter(move |regime| regime.until.is_none_or(|at| at >= since))
     }
 
-    /// The most that rules allowed a key lately; `None`: unlimited.
-    fn limit(&self, now: Timestamp, key: &[&str]) -> Option<u32> {
+    /// The most that rules allowed a key since then; `None`: unlimited.
+    fn limit(&self, since: Timestamp, key: &[&str]) -> Option<u32> {
         // Unlimited under any of them is unlimited.
-        self.lately(now)
+        self.since(since)
             .map(|regime| match is_paused(&regime.paused, key) {
                 true => Some(0),
                 false => governing(&regime.rules, key).and_then(concurrency),
@@ -294,7 +318,7 @@ impl Journal {
         }
         let here: Vec<usize> = self
             .running
-            .iter()
+            .keys()
             .filter(|(other, _)| other.incarnation == run.incarnation)
             .map(|(other, _)| other.entry)
             .collect();
@@ -308,7 +332,7 @@ impl Journal {
             self.violation(now, text);
         }
         self.check_lock(now, entry, &here);
-        self.check_limits(now, entry, &here);
+        self.check_limits(now, run, &here);
         self.starts.push((now, entry));
         self.check_rates(now, entry);
         self.seen[entry].tries_again = false;
@@ -316,7 +340,7 @@ impl Journal {
             self.check_order(now, entry);
             self.seen[entry].first_start = Some(serial);
         }
-        self.running.insert((run, token));
+        self.running.insert((run, token), now);
     }
 
     fn check_lock(&mut self, now: Timestamp, entry: usize, here: &[usize]) {
@@ -341,8 +365,9 @@ impl Journal {
         }
     }
 
-    fn check_limits(&mut self, now: Timestamp, entry: usize, here: &[usize]) {
-        if self.lately(now).all(|regime| regime.paused.contains(SERVICE)) {
+    fn check_limits(&mut self, now: Timestamp, run: Run, here: &[usize]) {
+        let (entry, since) = (run.entry, self.granted_since(now, run));
+        if self.since(since).all(|regime| regime.paused.contains(SERVICE)) {
             self.violation(now, format!("#{entry} starts while its service is paused"));
         }
         let own = path(&self.specs[entry]);
@@ -350,7 +375,7 @@ impl Journal {
             let key = &own[..depth];
             let beside = here.iter().filter(|other| path(&self.specs[**other]).starts_with(key));
             let count = 1 + beside.count() as u32;
-            if let Some(limit) = self.limit(now, key)
+            if let Some(limit) = self.limit(since, key)
                 && count > limit
             {
                 let text = format!("#{entry} makes {count} run under {key:?}, limited to {limit}");
@@ -421,7 +446,11 @@ impl Journal {
     pub(super) fn stopped(&mut self, now: Timestamp, run: Run, token: u64, how: &str) {
         let entry = run.entry;
         self.note(now, format!("handler of #{entry} on {} {how}", run.incarnation));
-        self.running.remove(&(run, token));
+        if let Some(since) = self.running.remove(&(run, token))
+            && how == DROPPED
+        {
+            self.dropped.push((run, since, now));
+        }
         if how == FAILS {
             let seen = &mut self.seen[entry];
             seen.failed += 1;

@@ -38,7 +38,7 @@ impl Table for Running {
 
 #[cfg(test)]
 mod tests {
-    use forebay_messages::{AttemptToken, Epoch};
+    use forebay_messages::{AttemptToken, Epoch, NodeId, command::ExecutorId};
     use proptest::prelude::*;
 
     use super::{super::testing::*, *};
@@ -55,7 +55,8 @@ mod tests {
         ) {
             check_keys::<Running>((a.0, a.1), (a.0, b.1));
             check_keys::<Running>(a, b);
-            check_row::<Running>(&RunningRow { token: AttemptToken { epoch: Epoch(epoch), seq }, executor: None });
+            let token = AttemptToken { epoch: Epoch(epoch), seq };
+            check_row::<Running>(&RunningRow { token, executor: None });
         }
     }
 
@@ -65,6 +66,12 @@ mod tests {
         insta::assert_snapshot!(golden::<Running>(&(vqueue_id(9), entry_id(1)), &row), @r"
         7275010203040506070809090909090909090909090909090909010203040506070801010101010101010101010101010101
         0505040304ac01
+        ");
+        let executor = ExecutorId { node: NodeId(2), boot: 7, is_lease: true };
+        let row = RunningRow { executor: Some(executor), ..row };
+        insta::assert_snapshot!(golden::<Running>(&(vqueue_id(9), entry_id(1)), &row), @r"
+        7275010203040506070809090909090909090909090909090909010203040506070801010101010101010101010101010101
+        0505040304ac010506040204070401
         ");
     }
 }
