@@ -9,6 +9,7 @@ mod documents;
 mod input;
 mod inspect;
 mod live_rules;
+mod options;
 mod output;
 mod partitions;
 mod pauses;

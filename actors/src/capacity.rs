@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use dashmap::DashMap;
@@ -28,7 +31,7 @@ fn lock(pool: &Pool) -> MutexGuard<'_, Option<Ref<PoolInput>>> {
 #[derive(Clone)]
 struct Respawn {
     world: World,
-    running_max: u32,
+    running_max: Arc<AtomicU32>,
     on_restart: OnRestart,
 }
 
@@ -49,7 +52,7 @@ impl Respawn {
                 tracing::error!("the node's capacity died: every limiter is started anew");
                 next.limiters.clear();
                 next.joining.clear();
-                let machine = CapacityPool::anew(again.running_max);
+                let machine = CapacityPool::anew(again.running_max.load(Ordering::Relaxed));
                 let address = again.spawn(&place, machine, next);
                 *lock(&place) = Some(address);
                 (again.on_restart)();
@@ -63,7 +66,8 @@ impl Respawn {
 #[derive(Clone, Default)]
 pub(crate) struct Capacity {
     pool: Option<Pool>,
-    running_max: Option<u32>,
+    /// How many slots the pool has, or will have once it has read its mail.
+    running_max: Arc<AtomicU32>,
     limiters: Limiters,
     /// Those that the pool has not been told of yet.
     joining: Limiters,
@@ -85,9 +89,10 @@ impl Capacity {
             PoolPerformer { limiters: Arc::clone(&limiters), joining: Arc::clone(&joining) };
         // Set before anybody can send to it: nobody holds this yet.
         let pool = Arc::new(Mutex::new(None));
-        let spawning = Respawn { world: world.clone(), running_max, on_restart };
+        let most = Arc::new(AtomicU32::new(running_max));
+        let spawning = Respawn { world: world.clone(), running_max: Arc::clone(&most), on_restart };
         *lock(&pool) = Some(spawning.spawn(&pool, CapacityPool::new(running_max), performer));
-        Self { pool: Some(pool), running_max: Some(running_max), limiters, joining }
+        Self { pool: Some(pool), running_max: most, limiters, joining }
     }
 
     fn address(&self) -> Option<Ref<PoolInput>> {
@@ -100,7 +105,14 @@ impl Capacity {
 
     /// Most entries that run at once; `u32::MAX` without a limit.
     pub(crate) fn running_max(&self) -> u32 {
-        self.running_max.unwrap_or(u32::MAX)
+        if self.is_limited() { self.running_max.load(Ordering::Relaxed) } else { u32::MAX }
+    }
+
+    /// So many entries may run from now on; what runs above a lowered number drains.
+    pub(crate) fn resize(&self, running_max: u32) {
+        // First: a pool that takes the place of one that dies now starts with it.
+        self.running_max.store(running_max, Ordering::Relaxed);
+        self.send(PoolInput::Resize(running_max));
     }
 
     pub(crate) fn client(&self, partition: PartitionId) -> CapacityClient {

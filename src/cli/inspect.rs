@@ -54,7 +54,18 @@ pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, A
 
 /// Asks.
 pub(crate) async fn answered(global: &Global, request: Request) -> Result<Response, AskError> {
-    let control = Control::open(&global.data_dir).await?;
+    let makes_one = match &request {
+        Request::RuleSet { change, .. } => !change.delete && change.disabled.is_none(),
+        Request::RulePause { paused, .. } => *paused,
+        _ => false,
+    };
+    let control = if makes_one && !global.data_dir.exists() {
+        let control = Control::open_or_create(&global.data_dir).await?;
+        super::note(&format!("made a new data directory at {}", global.data_dir.display()));
+        control
+    } else {
+        Control::open(&global.data_dir).await?
+    };
     let answered = control.ask(request).await;
     let closed = control.close().await;
     let response = answered?;
@@ -144,7 +155,7 @@ pub(crate) fn rules(args: &RulesArgs) -> Request {
                 .rules
                 .iter()
                 .map(|rule| {
-                    let limit = rule.limits.concurrency.map(std::num::NonZeroU32::get);
+                    let limit = rule.concurrency.map(std::num::NonZeroU32::get);
                     (rule.pattern.to_string(), limit)
                 })
                 .collect(),
@@ -184,6 +195,7 @@ fn author() -> String {
 pub(crate) fn json(response: &Response) -> Result<String, AskError> {
     let mut text = match response {
         Response::Status { node } => serde_json::to_string(node),
+        Response::Jobs { jobs } => serde_json::to_string(jobs),
         Response::Entries { entries, .. } => serde_json::to_string(entries),
         Response::EntryCount { count } => serde_json::to_string(count),
         Response::Queues { queues } => serde_json::to_string(queues),
@@ -205,6 +217,7 @@ pub(crate) fn json(response: &Response) -> Result<String, AskError> {
 fn people(response: &Response) -> Result<String, AskError> {
     Ok(match response {
         Response::Status { node } => status(node),
+        Response::Jobs { jobs } => super::jobs::people(jobs),
         Response::Entries { entries, .. } => entry_table(entries),
         Response::EntryCount { count } => format!("{count}\n"),
         Response::Queues { queues } => queue_table(queues),

@@ -12,6 +12,7 @@ pub(crate) mod bench;
 pub(crate) mod exec;
 mod explain;
 pub(crate) mod inspect;
+mod jobs;
 pub(crate) mod logging;
 mod partitions;
 mod snapshot;
@@ -64,6 +65,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Man => return done(manual()),
         Command::Exec(args) => return run_exec(&global, args),
         Command::Bench(args) => return run_bench(&global, args),
+        Command::Jobs(args) => jobs::request(args),
         Command::Rules(args) => inspect::rules(args),
         Command::Entries(args) => inspect::entries(args),
         Command::Queues(args) => inspect::queues(args),

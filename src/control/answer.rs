@@ -11,7 +11,9 @@ use forebay_engine::{
 };
 use forebay_messages::rule::Pattern;
 
-use super::{AliasView, BookView, NodeView, Request, Response, RuleEdit, RuleView, act::act};
+use super::{
+    AliasView, BookView, JobsView, NodeView, Request, Response, RuleEdit, RuleView, act::act,
+};
 
 /// Answers a request on a node.
 pub async fn answer(node: &Node, request: Request) -> Response {
@@ -22,6 +24,7 @@ pub async fn answer(node: &Node, request: Request) -> Response {
             let usage = matches!(
                 error,
                 NodeError::Rules(_)
+                    | NodeError::NoRunningMax
                     | NodeError::Rollback(_)
                     | NodeError::Filter(_)
                     | NodeError::Alias(_)
@@ -45,6 +48,7 @@ impl From<NodeError> for Refusal {
 async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> {
     Ok(match request {
         Request::Status => Response::Status { node: status(node)? },
+        Request::Jobs { running_max } => Response::Jobs { jobs: jobs(node, running_max)? },
         Request::Entries { filter, after } => {
             let page = node.list_from(&filter, after).await?;
             Response::Entries { entries: page.entries, next: page.next }
@@ -111,6 +115,18 @@ fn status(node: &Node) -> Result<NodeView, NodeError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         running: node.executor().running(),
         partitions: node.status()?,
+    })
+}
+
+fn jobs(node: &Node, running_max: Option<NonZeroU32>) -> Result<JobsView, NodeError> {
+    let before = node.running_max();
+    if let Some(running_max) = running_max {
+        node.set_running_max(running_max)?;
+    }
+    Ok(JobsView {
+        running: node.executor().running(),
+        running_max: node.running_max(),
+        before: before.filter(|_| running_max.is_some()),
     })
 }
 

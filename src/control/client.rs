@@ -91,6 +91,14 @@ impl Control {
         if !data_dir.exists() {
             return Err(ControlError::Missing(data_dir.to_owned()));
         }
+        Self::open_or_create(data_dir).await
+    }
+
+    /// As [`Control::open`], but makes a new data directory where there is none.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn open_or_create(data_dir: &Path) -> Result<Self, ControlError> {
         let until = Instant::now() + IN_USE_WAIT;
         loop {
             if connect(&data_dir.join(SOCKET_NAME)).await.is_ok() {
@@ -158,6 +166,11 @@ impl Control {
             {
                 let message = "no process has the data directory open, so nobody leads: start \
                                one, which leads by itself";
+                Ok(Response::Error { message: message.to_owned(), usage: true })
+            }
+            Self::Direct(_) if matches!(request, Request::Jobs { .. }) => {
+                let message = "no process has the data directory open, so nothing runs: give \
+                               --jobs to `forebay exec` when you start it";
                 Ok(Response::Error { message: message.to_owned(), usage: true })
             }
             Self::Direct(node) => Ok(answer(node, request).await),

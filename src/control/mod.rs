@@ -22,7 +22,7 @@ use forebay_actors::node::{
 use forebay_actors::snapshot::Manifest;
 use forebay_messages::{EntryId, PartitionId, VQueueId};
 use serde::{Deserialize, Serialize};
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 /// Name of the socket in the data directory.
 pub const SOCKET_NAME: &str = "control.sock";
@@ -49,6 +49,12 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 pub enum Request {
     /// The partitions, and what runs.
     Status,
+    /// How many entries may run at once in this process.
+    Jobs {
+        /// So many from now on; absent: it only tells.
+        #[serde(default)]
+        running_max: Option<NonZeroU32>,
+    },
     /// Entries.
     Entries {
         /// Which.
@@ -166,6 +172,7 @@ impl Request {
         match self {
             Self::StepDown { .. } | Self::Snapshot { .. } | Self::Act { .. } => true,
             Self::Status
+            | Self::Jobs { .. }
             | Self::Entries { .. }
             | Self::CountEntries { .. }
             | Self::Queues { .. }
@@ -361,6 +368,18 @@ pub struct NodeView {
     pub partitions: Vec<StatusView>,
 }
 
+/// How many entries run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobsView {
+    /// How many run now.
+    pub running: usize,
+    /// How many may.
+    pub running_max: Option<u32>,
+    /// How many could before this request; absent when it changed nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u32>,
+}
+
 /// What is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
@@ -369,6 +388,11 @@ pub enum Response {
     Status {
         /// The node.
         node: NodeView,
+    },
+    /// To `Jobs`.
+    Jobs {
+        /// What there is now.
+        jobs: JobsView,
     },
     /// To `Entries`.
     Entries {

@@ -371,6 +371,35 @@ impl Runtime {
         crate::Aliases::new(Arc::clone(&self.node))
     }
 
+    /// Most entries that run here at once; `None` without a limit but the rules.
+    #[must_use]
+    pub fn max_running(&self) -> Option<u32> {
+        self.node.running_max()
+    }
+
+    /// Changes what [`Builder::max_running`] has set, while entries run. Takes effect on
+    /// what starts from then on: a lower number is reached as what runs ends.
+    ///
+    /// ```
+    /// # use forebay::{Drain, Runtime};
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let runtime = Runtime::builder().in_memory().max_running(4).start().await?;
+    /// runtime.set_max_running(16)?;
+    /// assert_eq!(runtime.max_running(), Some(16));
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RuntimeError::NothingMayRun`] for zero; [`NodeError::NoRunningMax`] when the runtime
+    /// was started without a limit; [`NodeError::ShutDown`].
+    pub fn set_max_running(&self, count: u32) -> Result<(), RuntimeError> {
+        let count = std::num::NonZeroU32::new(count).ok_or(RuntimeError::NothingMayRun)?;
+        Ok(self.node.set_running_max(count)?)
+    }
+
     /// The rule book.
     #[must_use]
     pub fn rules(&self) -> Rules {

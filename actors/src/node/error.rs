@@ -56,6 +56,12 @@ pub enum NodeError {
     /// The stored aliases do not decode.
     #[error(transparent)]
     Aliases(#[from] DecodeAliasesError),
+    /// A limit that is not there cannot be changed.
+    #[error(
+        "this process was started without a limit of how many entries run at once, so there is \
+         none to change: give it one when it starts (`forebay exec --jobs`, Builder::max_running)"
+    )]
+    NoRunningMax,
     /// The data directory cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),

@@ -28,6 +28,7 @@ mod views;
 mod words;
 
 use std::{
+    num::NonZeroU32,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard},
     time::Duration,
@@ -201,6 +202,25 @@ impl Node {
     #[must_use]
     pub fn partitions(&self) -> Vec<PartitionId> {
         self.table().rows.iter().map(|row| row.id).collect()
+    }
+
+    /// Most entries that run here at once; `None` without a limit.
+    #[must_use]
+    pub fn running_max(&self) -> Option<u32> {
+        Some(self.services.running_max()).filter(|most| *most != u32::MAX)
+    }
+
+    /// Lets so many entries run here at once from now on. What runs goes on: a lower
+    /// number is reached as it ends.
+    ///
+    /// # Errors
+    /// [`NodeError::NoRunningMax`] when this node was started without a limit.
+    pub fn set_running_max(&self, running_max: NonZeroU32) -> Result<(), NodeError> {
+        self.check_up()?;
+        match self.services.resize_capacity(running_max.get()) {
+            true => Ok(()),
+            false => Err(NodeError::NoRunningMax),
+        }
     }
 
     fn table(&self) -> RwLockReadGuard<'_, PartitionTable> {

@@ -203,6 +203,15 @@ impl NodeServices {
         self.the_capacity().running_max()
     }
 
+    /// So many may from now on; `false` when there is no limit to change.
+    pub(crate) fn resize_capacity(&self, running_max: u32) -> bool {
+        let capacity = self.the_capacity();
+        if capacity.is_limited() {
+            capacity.resize(running_max);
+        }
+        capacity.is_limited()
+    }
+
     /// A fresh limiter may be looked at.
     pub(crate) fn limiter_started(&self, partition: PartitionId, looks: Ref<Look<Limiter>>) {
         self.limiters.insert(partition, looks);

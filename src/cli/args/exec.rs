@@ -1,14 +1,21 @@
 //! `forebay exec`.
 
-use std::{ffi::OsString, num::NonZeroU32, path::PathBuf};
+use std::{
+    ffi::OsString,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, value_parser};
 
-use super::{RuleArg, TrimLogArg};
+use super::{BackoffArg, DelimiterArg, RuleArg, TrimLogArg, values::seconds};
 
 /// Most commands that run at the same time: each needs a process and three file
 /// descriptors of the spawner.
-const JOBS_MAX: u64 = 4096;
+pub(super) const JOBS_MAX: i64 = 4096;
+/// Most lines of the input that make one item.
+const PER_ITEM_MAX: u64 = 65_536;
 
 /// Run a command for every item of the input: durable, resumable and limited
 ///
@@ -28,16 +35,37 @@ pub(crate) struct ExecArgs {
     /// "limit_key": "a/b", "id": "…"}; further fields can be used in templates
     #[arg(long)]
     pub(crate) ndjson: bool,
+    /// Items end with this character (or `\n`, `\t`, `\0`, `\xHH`), not with a newline
+    #[arg(short = 'd', long, value_name = "CHAR", conflicts_with_all = ["null", "ndjson"])]
+    pub(crate) delimiter: Option<DelimiterArg>,
+    /// Take the CR off lines that end with CR LF, as those of Windows do
+    #[arg(long, conflicts_with_all = ["null", "ndjson", "delimiter"])]
+    pub(crate) crlf: bool,
+    /// Run each command with N items of the input, in the place of `{}` or at the end
+    #[arg(short = 'n', long = "items-per-command", value_name = "N", default_value = "1",
+        conflicts_with = "ndjson", value_parser = per_item)]
+    pub(crate) per_item: NonZeroUsize,
     /// Let at most N items run at the same time for each scope (scope/l1, scope/l1/l2)
-    /// that PATTERN matches, or `none`; kept in the data directory
-    #[arg(long = "rule", value_name = "PATTERN=N")]
+    /// that PATTERN matches, or `none`; further limits behind commas: `rate=10/s`,
+    /// `burst=30`, `backlog=100`, `weight=2`. Kept in the data directory; beside --jobs,
+    /// both hold
+    #[arg(long = "rule", value_name = "PATTERN=N[,LIMIT=…]")]
     pub(crate) rules: Vec<RuleArg>,
-    /// At most this many commands run at the same time (default: one per core)
-    #[arg(long, short = 'j', value_name = "N", value_parser = value_parser!(u32).range(1..=JOBS_MAX as i64))]
+    /// At most this many commands run at the same time (default: one per core); `forebay
+    /// jobs` changes it while they run
+    #[arg(long, short = 'j', value_name = "N", value_parser = value_parser!(u32).range(1..=JOBS_MAX))]
     pub(crate) jobs: Option<u32>,
     /// How often a failed item is tried again
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) retries: u32,
+    /// Wait before a failed item is tried again: seconds, or a duration like `1m30s`
+    /// (default: 0.2 s)
+    #[arg(long, value_name = "DURATION", value_parser = seconds, requires = "retries")]
+    pub(crate) retry_delay: Option<Duration>,
+    /// Factor by which that wait grows from try to try, up to an hour; 1 keeps it
+    /// (default: 2)
+    #[arg(long, value_name = "FACTOR", requires = "retries")]
+    pub(crate) backoff: Option<BackoffArg>,
     /// Items with the same key (scope and limit key) run one after the other, in order
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) key: Option<OsString>,
@@ -50,6 +78,16 @@ pub(crate) struct ExecArgs {
     /// Keep results.ndjson and large outputs in DIR instead of printing the output
     #[arg(long, value_name = "DIR")]
     pub(crate) results: Option<PathBuf>,
+    /// Put the item and a tab before each line of its output
+    #[arg(long, conflicts_with = "results")]
+    pub(crate) tag: bool,
+    /// Say nothing on standard error but what went wrong: no progress, no summary
+    #[arg(long, short = 'q')]
+    pub(crate) quiet: bool,
+    /// Print what would run, one command a line, and run and store nothing. What has run
+    /// before is printed too
+    #[arg(long, conflicts_with_all = ["results", "again", "retry_failed"])]
+    pub(crate) dry_run: bool,
     /// Refuse the whole input when one line of it is bad, before anything is stored
     #[arg(long)]
     pub(crate) strict: bool,
@@ -77,20 +115,38 @@ impl ExecArgs {
     }
 }
 
+fn per_item(text: &str) -> Result<NonZeroUsize, String> {
+    let number: Option<u64> = text.parse().ok();
+    let number = number.filter(|number| (1..=PER_ITEM_MAX).contains(number));
+    let number = number.and_then(|number| NonZeroUsize::new(usize::try_from(number).ok()?));
+    number.ok_or_else(|| format!("write a number from 1 to {PER_ITEM_MAX}"))
+}
+
 const HELP: &str = "\
 Templates in COMMAND, --key, --scope and --limit-key:
-  {}            the item (with --ndjson its args, spread when {} stands alone)
+  {}            the item (with --ndjson its args, with -n the items: one argument each
+                when {} stands alone)
   {/} {//}      base name; directory
   {.} {ext}     without extension; extension
+  {#}           its number in the input
   {name}        a field of the JSON object
   {x:-default}  any of these, with a default where it is empty or missing
   {{name}}      the literal text {name}
 Other braces, and ${name}, are left as they are. A COMMAND without any template gets
 the item appended.
 
+COMMAND is a program and its arguments; no shell reads it. For pipes, redirections and
+variables run a shell, and give it the item as an argument, not as a part of its text:
+  forebay exec -- sh -c 'grep -c x \"$1\" > \"$1.count\"' _ {}     right
+  forebay exec -- sh -c 'grep -c x {} > {}.count'              wrong: an item named
+                                                  `a;rm -rf b` would be run as code
+
 A command runs with an empty standard input, in a session of its own. What it leaves
 running in the background is ended with it.
 
 Examples:
   find . -type f -print0 | forebay exec -0 --scope '{ext:-none}' --rule '*=4' -- sha256sum {}
-  forebay exec --ndjson --input jobs.ndjson --key '{user}' --retries 3 -- ./resize {} --to {size}";
+  forebay exec --ndjson --input jobs.ndjson --key '{user}' --retries 3 -- ./resize {} --to {size}
+  forebay exec -i hosts --jobs 8 --retries 5 --retry-delay 10 --tag -- ssh {} uptime
+  forebay exec -i urls --scope api --rule 'api=4,rate=10/s' -- curl -sfO {}
+More: docs/exec.md.";

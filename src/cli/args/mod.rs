@@ -8,6 +8,7 @@ mod alias;
 mod control;
 mod exec;
 mod inspect;
+mod jobs;
 mod partitions;
 mod rules;
 mod upkeep;
@@ -15,7 +16,10 @@ mod values;
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, FromArgMatches, Subcommand};
+use clap::{
+    Args, FromArgMatches, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use tracing::level_filters::LevelFilter;
 
 pub(crate) use alias::AliasArgs;
@@ -24,10 +28,11 @@ pub(crate) use control::{
 };
 pub(crate) use exec::ExecArgs;
 pub(crate) use inspect::{EntriesArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
+pub(crate) use jobs::JobsArgs;
 pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
 pub(crate) use rules::{PauseTarget, RuleTarget, RulesArgs, RulesCommand};
 pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs, SnapshotCommand, TrimLogArg};
-pub(crate) use values::{ConcurrencyArg, RateArg, RuleArg};
+pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, RuleArg};
 
 /// The subcommands that exist; the others are declared and switched off. A command
 /// is added here by the change that implements it.
@@ -52,6 +57,7 @@ const AVAILABLE: &[&str] = &[
     "purge",
     "redrive",
     "alias",
+    "jobs",
 ];
 
 /// Behind the options of the subcommand, in its help.
@@ -88,6 +94,7 @@ pub(crate) struct Global {
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum Command {
     Exec(ExecArgs),
+    Jobs(JobsArgs),
     Rules(RulesArgs),
     Queues(QueuesArgs),
     Entries(EntriesArgs),
@@ -158,7 +165,10 @@ pub(crate) fn command_line() -> clap::Command {
 /// [`clap::Error::exit_code`].
 pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut parser = command_line();
-    let matches = parser.try_get_matches_from_mut(line)?;
+    let line: Vec<OsString> = line.into_iter().collect();
+    let matches = parser
+        .try_get_matches_from_mut(&line)
+        .map_err(|error| with_dashes(&mut parser, error, &line))?;
     let read = || -> Result<Cli, clap::Error> {
         Ok(Cli {
             global: Global::from_arg_matches(&matches)?,
@@ -166,6 +176,33 @@ pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, cla
         })
     };
     read().map_err(|error| error.format(&mut parser))
+}
+
+/// What is said of a command of `exec` without `--` before it.
+fn with_dashes(parser: &mut clap::Command, error: clap::Error, line: &[OsString]) -> clap::Error {
+    let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
+        return error;
+    };
+    let is_exec = line.get(1).is_some_and(|word| word == "exec");
+    let is_option = argument.starts_with('-');
+    let at = line.iter().position(|word| word == argument.as_str());
+    let (ErrorKind::UnknownArgument, true, false, Some(at)) =
+        (error.kind(), is_exec, is_option, at)
+    else {
+        return error;
+    };
+    let join = |words: &[OsString]| {
+        let words = words.iter().map(|word| word.to_string_lossy());
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let (before, command) = line[1..].split_at(at - 1);
+    let text = format!(
+        "`{argument}` is not an option of exec: put `--` before the command, as in\n\n  \
+         forebay {} -- {}\n",
+        join(before),
+        join(command)
+    );
+    parser.error(ErrorKind::UnknownArgument, text)
 }
 
 #[cfg(test)]

@@ -3,12 +3,13 @@
 use clap::{Args, Subcommand};
 use forebay_messages::rule::Pattern;
 
-use super::{ConcurrencyArg, RateArg, RuleArg};
+use super::{ConcurrencyArg, RateArg, values::TestedRule};
 
 /// Show and change the rules that limit what runs at the same time
 ///
 /// On a running process if one has the data directory open (the change takes effect
-/// at once), else directly on the data directory.
+/// at once), else directly on the data directory. `rules set` and `rules pause` make a new
+/// data directory where there is none yet, so that rules can be there before the first run.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RulesArgs {
     #[command(subcommand)]
@@ -99,7 +100,7 @@ pub(crate) struct RulesSetArgs {
 pub(crate) struct RulesTestArgs {
     /// The rules as they would be set, like `tenant-a/*=10`; `none` lifts a limit
     #[arg(required = true, value_name = "PATTERN=N")]
-    pub(crate) rules: Vec<RuleArg>,
+    pub(crate) rules: Vec<TestedRule>,
     /// Say which rules govern this key: scope, scope/l1 or scope/l1/l2
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<Pattern>,

@@ -2,7 +2,11 @@
 
 use std::{ffi::OsString, num::NonZeroU32, os::unix::ffi::OsStringExt, time::Duration};
 
-use super::{Cli, Command, RateArg, RuleArg, command_line, parse, values::duration};
+use forebay_engine::rules::Edit;
+
+use super::{
+    BackoffArg, Cli, Command, DelimiterArg, RateArg, RuleArg, command_line, parse, values::duration,
+};
 use crate::cli::args::{AVAILABLE, RulesCommand};
 
 fn cli(line: &[&str]) -> Result<Cli, clap::Error> {
@@ -37,9 +41,9 @@ fn exec_takes_everything_after_the_dashes_as_the_command() {
     assert_eq!(exec.command, ["sh", "-c", "echo --json {}"]);
     assert!(exec.null && !exec.ndjson && !line.global.json);
     assert_eq!(exec.jobs().get(), 3);
-    assert_eq!(exec.rules[0].limits.concurrency, NonZeroU32::new(4));
+    assert_eq!(exec.rules[0].limits.concurrency, NonZeroU32::new(4).into());
     assert_eq!(exec.rules[1].pattern.to_string(), "a/b");
-    assert_eq!(exec.rules[1].limits.concurrency, None);
+    assert_eq!(exec.rules[1].limits.concurrency, Edit::Clear);
     assert_eq!((exec.retries, exec.input.to_str()), (0, Some("-")));
 }
 
@@ -145,4 +149,47 @@ fn durations_and_rates() {
         assert!(rate(wrong).is_err(), "{wrong}");
     }
     assert!("=5".parse::<RuleArg>().is_err());
+}
+
+#[test]
+fn a_rule_may_have_several_limits() {
+    let rule = |text: &str| text.parse::<RuleArg>();
+    let limits = rule("acme/*=5,rate=10/s,burst=30,backlog=100,weight=2").unwrap().limits;
+    let number = |limit| Edit::from(NonZeroU32::new(limit));
+    assert_eq!((limits.concurrency, limits.weight), (number(5), number(2)));
+    assert_eq!(limits.backlog, number(100));
+    let Edit::Set(rate) = limits.rate else { panic!("no rate") };
+    assert_eq!((rate.tokens, rate.period_ms, rate.burst), (10, 1_000, 30));
+    let limits = rule("acme=rate=none,backlog=none").unwrap().limits;
+    assert_eq!((limits.rate, limits.backlog), (Edit::Clear, Edit::Clear));
+    assert_eq!(limits.concurrency, Edit::Keep, "what is not given stays");
+    for (wrong, said) in [
+        ("acme=5,speed=3", "`speed` is no limit of a rule"),
+        ("acme=5,6", "`concurrency` is given twice"),
+        ("acme=burst=3", "`burst` needs a rate"),
+        ("acme=rate=none,burst=3", "`burst` needs a rate"),
+        ("acme=rate=fast", "`fast` is not a rate"),
+        ("acme=", "`` is not a limit"),
+    ] {
+        let error = rule(wrong).unwrap_err().to_string();
+        assert!(error.contains(said), "{wrong}: {error}");
+    }
+    let tested = cli(&["rules", "test", "acme=5,rate=10/s"]).unwrap_err().to_string();
+    assert!(tested.contains("only concurrency limits can be tested"), "{tested}");
+}
+
+#[test]
+fn delimiters_and_factors() {
+    let delimiter = |text: &str| text.parse::<DelimiterArg>().map(|DelimiterArg(byte)| byte);
+    for (text, byte) in [(",", b','), ("\\n", b'\n'), ("\\0", 0), ("\\x1f", 31), ("\\", b'\\')] {
+        assert_eq!(delimiter(text), Ok(byte), "{text}");
+    }
+    for wrong in ["", "ab", "é", "\\x1", "\\q", "\\xzz"] {
+        assert!(delimiter(wrong).is_err(), "{wrong}");
+    }
+    let factor = |text: &str| text.parse::<BackoffArg>().map(|BackoffArg(percent)| percent);
+    assert_eq!((factor("1"), factor("1.5"), factor("100")), (Ok(100), Ok(150), Ok(10_000)));
+    for wrong in ["0.5", "101", "nan", "inf", "x"] {
+        assert!(factor(wrong).is_err(), "{wrong}");
+    }
 }

@@ -2,16 +2,38 @@
 
 use std::{num::NonZeroU32, str::FromStr, time::Duration};
 
-use forebay_messages::rule::{Limits, Pattern, PatternError, Rate};
+use forebay_engine::rules::{Edit, LimitsPatch};
+use forebay_messages::rule::{Pattern, PatternError, Rate};
 use jiff::SignedDuration;
 use thiserror::Error;
+
+/// Largest factor by which the wait between tries grows.
+const BACKOFF_MAX: f64 = 100.0;
 
 /// Why a value was refused. clap says in which option.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum ValueError {
     /// No `=` in a rule.
-    #[error("a rule is written PATTERN=N, like `tenant-a/*=10`")]
+    #[error(
+        "a rule is written PATTERN=N, like `tenant-a/*=10`, or with more limits, like \
+         `acme=5,rate=10/s,backlog=100`"
+    )]
     RuleShape,
+    /// A limit that no rule has.
+    #[error(
+        "`{0}` is no limit of a rule: there are concurrency=N (or N alone), rate=N/s, burst=N, \
+         backlog=N and weight=N"
+    )]
+    RuleLimit(String),
+    /// The same limit twice.
+    #[error("`{0}` is given twice for the same rule")]
+    RuleLimitTwice(String),
+    /// A burst on its own.
+    #[error("`burst` needs a rate beside it, like `acme=rate=10/s,burst=30`")]
+    BurstAlone,
+    /// Other limits where only concurrency is known.
+    #[error("only concurrency limits can be tested: write PATTERN=N, or PATTERN=none")]
+    OnlyConcurrency,
     /// The pattern of a rule.
     #[error(transparent)]
     Pattern(#[from] PatternError),
@@ -27,6 +49,12 @@ pub(crate) enum ValueError {
          `none`; to stop work, see `forebay rules pause`"
     )]
     Rate(String),
+    /// Not a delimiter.
+    #[error("`{0}` is not a delimiter: write one character, or `\\n`, `\\t`, `\\0` or `\\xHH`")]
+    Delimiter(String),
+    /// Not a factor of growth.
+    #[error("`{0}` is not a factor: write a number from 1 (the wait stays) to 100, like 2 or 1.5")]
+    Backoff(String),
     /// Not a duration.
     #[error("`{0}` is not a duration: write one like `1m30s`")]
     Duration(String),
@@ -48,23 +76,128 @@ impl FromStr for ConcurrencyArg {
     }
 }
 
-/// One `--rule PATTERN=N`.
+/// One `--rule PATTERN=N`, with further limits behind commas: `acme=5,rate=10/s`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RuleArg {
     /// What it governs.
     pub(crate) pattern: Pattern,
-    /// What it allows.
-    pub(crate) limits: Limits,
+    /// What it changes; what is not given stays as it is.
+    pub(crate) limits: LimitsPatch,
 }
 
 impl FromStr for RuleArg {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let (pattern, limit) = text.split_once('=').ok_or(ValueError::RuleShape)?;
-        let pattern = pattern.parse()?;
-        let ConcurrencyArg(concurrency) = limit.parse()?;
-        Ok(Self { pattern, limits: Limits { concurrency, ..Limits::default() } })
+        let (pattern, limits) = text.split_once('=').ok_or(ValueError::RuleShape)?;
+        Ok(Self { pattern: pattern.parse()?, limits: rule_limits(limits)? })
+    }
+}
+
+/// The limits of a rule, as they stand behind its pattern.
+fn rule_limits(text: &str) -> Result<LimitsPatch, ValueError> {
+    let mut limits = LimitsPatch::default();
+    let mut burst = None;
+    for limit in text.split(',') {
+        let (name, value) = limit.split_once('=').unwrap_or(("concurrency", limit));
+        let number = || value.parse::<ConcurrencyArg>().map(|ConcurrencyArg(limit)| limit);
+        let is_first = match name {
+            "concurrency" => set(&mut limits.concurrency, number()?),
+            "backlog" => set(&mut limits.backlog, number()?),
+            "weight" => set(&mut limits.weight, number()?),
+            "rate" => set(&mut limits.rate, value.parse::<RateArg>()?.0),
+            "burst" => burst.replace(number()?).is_none(),
+            _ => return Err(ValueError::RuleLimit(name.to_owned())),
+        };
+        if !is_first {
+            return Err(ValueError::RuleLimitTwice(name.to_owned()));
+        }
+    }
+    match (burst, &mut limits.rate) {
+        (None, _) => Ok(limits),
+        (Some(Some(burst)), Edit::Set(rate)) => {
+            rate.burst = burst.get();
+            Ok(limits)
+        }
+        (Some(_), _) => Err(ValueError::BurstAlone),
+    }
+}
+
+/// Sets or lifts a limit; whether nothing was said of it before.
+fn set<T>(edit: &mut Edit<T>, value: Option<T>) -> bool {
+    matches!(std::mem::replace(edit, value.into()), Edit::Keep)
+}
+
+/// One rule of `rules test`: concurrency is all that it can tell of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TestedRule {
+    /// What it governs.
+    pub(crate) pattern: Pattern,
+    /// How many may run at the same time.
+    pub(crate) concurrency: Option<NonZeroU32>,
+}
+
+impl FromStr for TestedRule {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let RuleArg { pattern, limits } = text.parse()?;
+        let concurrency = match limits.concurrency {
+            Edit::Set(limit) => Some(limit),
+            Edit::Clear => None,
+            Edit::Keep => return Err(ValueError::OnlyConcurrency),
+        };
+        let alone = LimitsPatch { concurrency: limits.concurrency, ..LimitsPatch::default() };
+        if limits == alone {
+            Ok(Self { pattern, concurrency })
+        } else {
+            Err(ValueError::OnlyConcurrency)
+        }
+    }
+}
+
+/// What ends an item of the input, one byte: a character, or `\n`, `\t`, `\0`, `\xHH`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DelimiterArg(pub(crate) u8);
+
+impl FromStr for DelimiterArg {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let refused = || ValueError::Delimiter(text.to_owned());
+        if let [byte] = text.as_bytes() {
+            return Ok(Self(*byte));
+        }
+        let escape = text.strip_prefix('\\').ok_or_else(refused)?;
+        let hex = escape.strip_prefix('x').filter(|hex| hex.len() == 2);
+        match (escape, hex) {
+            ("n", _) => Ok(Self(b'\n')),
+            ("t", _) => Ok(Self(b'\t')),
+            ("r", _) => Ok(Self(b'\r')),
+            ("0", _) => Ok(Self(0)),
+            ("\\", _) => Ok(Self(b'\\')),
+            (_, Some(hex)) => Ok(Self(u8::from_str_radix(hex, 16).map_err(|_| refused())?)),
+            _ => Err(refused()),
+        }
+    }
+}
+
+/// By how much the wait between tries grows: a factor of at least 1, like `2` or `1.5`.
+/// Kept in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BackoffArg(pub(crate) u32);
+
+impl FromStr for BackoffArg {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let refused = || ValueError::Backoff(text.to_owned());
+        let factor: f64 = text.parse().map_err(|_| refused())?;
+        if !(1.0..=BACKOFF_MAX).contains(&factor) {
+            return Err(refused());
+        }
+        // At most 10,000: no digits are lost.
+        Ok(Self((factor * 100.0).round() as u32))
     }
 }
 

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::{
-    input::{Format, Input, InputError},
+    input::{Format, Input, InputError, Numbered, Reading},
     item::{Plan, Prepared},
 };
 
@@ -39,6 +39,8 @@ pub(crate) enum Fed {
     Item(Box<Prepared>, Ahead),
     /// A line that is no item; the rest goes on. What is wrong with it, and where.
     Bad(String),
+    /// What a person should know of the input.
+    Note(String),
     /// The input broke; nothing follows.
     Broken(String),
 }
@@ -97,13 +99,13 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, OpenInputErro
 /// When the thread cannot be started.
 pub(crate) fn start(
     reader: Box<dyn BufRead + Send>,
-    format: Format,
+    reading: Reading,
     plan: Plan,
 ) -> io::Result<mpsc::Receiver<Fed>> {
     let (sender, receiver) = mpsc::channel(AHEAD_MAX);
     // Not joined: a read of a terminal or a pipe can last for ever.
     std::thread::Builder::new().name("forebay-input".to_owned()).spawn(move || {
-        for fed in Feed::new(reader, format, plan) {
+        for fed in Feed::new(reader, reading, plan) {
             if sender.blocking_send(fed).is_err() {
                 return;
             }
@@ -118,19 +120,18 @@ struct Feed {
     format: Format,
     plan: Plan,
     budget: Arc<Budget>,
+    /// Comes after a note.
+    held: Option<Fed>,
 }
 
 impl Feed {
-    fn new(reader: Box<dyn BufRead + Send>, format: Format, plan: Plan) -> Self {
-        Self { input: Input::new(reader, format), format, plan, budget: Arc::default() }
+    fn new(reader: Box<dyn BufRead + Send>, reading: Reading, plan: Plan) -> Self {
+        let (input, budget) = (Input::new(reader, reading), Arc::default());
+        Self { input, format: reading.format, plan, budget, held: None }
     }
-}
 
-impl Iterator for Feed {
-    type Item = Fed;
-
-    fn next(&mut self) -> Option<Fed> {
-        Some(match self.input.next()? {
+    fn fed(&self, next: Result<Numbered, InputError>) -> Fed {
+        match next {
             Ok(numbered) => match self.plan.prepare(&numbered) {
                 Ok(prepared) => {
                     let argv = prepared.job.argv.iter();
@@ -144,7 +145,23 @@ impl Iterator for Feed {
             },
             Err(error @ InputError::Bad { .. }) => Fed::Bad(error.to_string()),
             Err(error @ InputError::Read { .. }) => Fed::Broken(error.to_string()),
-        })
+        }
+    }
+}
+
+impl Iterator for Feed {
+    type Item = Fed;
+
+    fn next(&mut self) -> Option<Fed> {
+        if let Some(held) = self.held.take() {
+            return Some(held);
+        }
+        let next = self.input.next();
+        let note = self.input.take_note();
+        let fed = next.map(|next| self.fed(next));
+        let Some(note) = note else { return fed };
+        self.held = fed;
+        Some(Fed::Note(note))
     }
 }
 

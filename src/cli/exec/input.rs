@@ -4,11 +4,16 @@
 //! bounded by one item; every bad item is reported with its number and the reading
 //! goes on behind it; only a failed read ends it. Must not know: templates, entries.
 //!
-//! Lines end with `\n`; a `\r` before it is part of the line (file names may end so).
-//! Empty lines are skipped, empty NUL-separated items are not. The last item needs no
-//! terminator. Lines may hold any bytes but NUL, JSON is UTF-8.
+//! Lines end with `\n`; a `\r` before it is part of the line (file names may end so),
+//! unless it is to be taken off. Empty lines are skipped, empty items that end with NUL or
+//! with another delimiter are not. The last item needs no terminator; behind another
+//! delimiter than a newline or NUL, the newline at the very end of the input is not part of
+//! it. Lines may hold any bytes but NUL, JSON is UTF-8. Several lines can make one item.
 
-use std::io::{self, BufRead};
+use std::{
+    io::{self, BufRead},
+    num::NonZeroUsize,
+};
 
 use serde_json::Value;
 use thiserror::Error;
@@ -26,14 +31,34 @@ pub(crate) enum Format {
     Lines,
     /// NUL-terminated arguments.
     Nul,
+    /// Arguments that end with another byte.
+    Delimited(u8),
     /// One JSON object per line.
     Ndjson,
+}
+
+/// How an input is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reading {
+    /// How items are written.
+    pub(crate) format: Format,
+    /// A `\r` before the end of a line is taken off.
+    pub(crate) crlf: bool,
+    /// So many lines (or items) make one item, with one argument each.
+    pub(crate) per_item: NonZeroUsize,
+}
+
+impl From<Format> for Reading {
+    fn from(format: Format) -> Self {
+        Self { format, crlf: false, per_item: NonZeroUsize::MIN }
+    }
 }
 
 /// An item and its place in the input.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Numbered {
-    /// Line (or, NUL-separated, item) number, from 1; skipped ones count.
+    /// Line (or, NUL-separated, item) number, from 1; skipped ones count. Of several lines
+    /// it is that of the first.
     pub(crate) number: u64,
     /// The item.
     pub(crate) item: Item,
@@ -48,6 +73,9 @@ pub(crate) enum BadItem {
     /// An argument cannot hold a NUL byte.
     #[error("a NUL byte; for NUL-separated input use -0")]
     Nul,
+    /// Several lines together are too long.
+    #[error("the items from here on have more than {ITEM_BYTES_MAX} bytes together: lower -n")]
+    TogetherTooLong,
     /// A NUL escape in a JSON string that becomes an argument.
     #[error("`args` element {index} holds a NUL character, which no argument can")]
     NulInArgs {
@@ -101,7 +129,7 @@ impl Format {
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::Lines | Self::Ndjson => "line",
-            Self::Nul => "item",
+            Self::Nul | Self::Delimited(_) => "item",
         }
     }
 
@@ -109,29 +137,65 @@ impl Format {
         match self {
             Self::Lines | Self::Ndjson => b'\n',
             Self::Nul => 0,
+            Self::Delimited(byte) => byte,
         }
     }
+}
+
+/// What stands between two terminators.
+#[derive(Debug)]
+struct Record {
+    bytes: Vec<u8>,
+    /// No terminator: it is the last one.
+    is_cut: bool,
+}
+
+/// Lines that will be one item, with the number of the first.
+#[derive(Debug, Default)]
+struct Group {
+    number: u64,
+    lines: usize,
+    bytes: usize,
+    /// Kept while they are not too long together.
+    args: Vec<Vec<u8>>,
 }
 
 /// Reads items one by one.
 #[derive(Debug)]
 pub(crate) struct Input<R> {
     reader: R,
-    format: Format,
+    reading: Reading,
     number: u64,
     ended: bool,
+    group: Group,
+    /// The number of the first line that ends with `\r`, until it was told.
+    crlf_at: Option<u64>,
+    /// Such a line was told of.
+    crlf_told: bool,
 }
 
 impl<R: BufRead> Input<R> {
     /// Items of `reader`.
-    pub(crate) fn new(reader: R, format: Format) -> Self {
-        Self { reader, format, number: 0, ended: false }
+    pub(crate) fn new(reader: R, reading: impl Into<Reading>) -> Self {
+        let (reading, group) = (reading.into(), Group::default());
+        let (crlf_at, crlf_told) = (None, false);
+        Self { reader, reading, number: 0, ended: false, group, crlf_at, crlf_told }
+    }
+
+    /// What a person should know of the input, once.
+    pub(crate) fn take_note(&mut self) -> Option<String> {
+        let number = self.crlf_at.take()?;
+        self.crlf_told = true;
+        Some(format!(
+            "line {number} ends with CR LF, as files from Windows do: the CR is part of the \
+             item; --crlf takes it off"
+        ))
     }
 
     /// Reads up to the next terminator. `None` at the end of the input.
-    fn record(&mut self) -> io::Result<Option<Result<Vec<u8>, BadItem>>> {
-        let terminator = self.format.terminator();
-        let mut record = Vec::new();
+    fn record(&mut self) -> io::Result<Option<Result<Record, BadItem>>> {
+        let terminator = self.reading.format.terminator();
+        let mut bytes = Vec::new();
         let mut too_long = false;
         let mut begun = false;
         loop {
@@ -140,37 +204,83 @@ impl<R: BufRead> Input<R> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            if chunk.is_empty() && !begun {
+            let is_cut = chunk.is_empty();
+            if is_cut && !begun {
                 return Ok(None);
             }
             begun = true;
             let end = chunk.iter().position(|byte| *byte == terminator);
             let (taken, used) = end.map_or((chunk.len(), chunk.len()), |at| (at, at + 1));
-            too_long |= record.len() + taken > ITEM_BYTES_MAX;
+            too_long |= bytes.len() + taken > ITEM_BYTES_MAX;
             if !too_long {
-                record.extend_from_slice(&chunk[..taken]);
+                bytes.extend_from_slice(&chunk[..taken]);
             }
-            let last = end.is_some() || chunk.is_empty();
             self.reader.consume(used);
-            if last {
+            if end.is_some() || is_cut {
+                let record = Record { bytes, is_cut };
                 return Ok(Some(if too_long { Err(BadItem::TooLong) } else { Ok(record) }));
             }
         }
     }
 
-    fn item(&self, record: Vec<u8>) -> Result<Item, BadItem> {
-        match self.format {
-            Format::Lines if record.contains(&0) => Err(BadItem::Nul),
-            Format::Lines | Format::Nul => Ok(Item::line(record)),
-            Format::Ndjson => object(&record),
+    /// The record without what is not part of it; `None` when nothing is left of it.
+    fn trimmed(&mut self, record: Record) -> Option<Vec<u8>> {
+        let Record { mut bytes, is_cut } = record;
+        match self.reading.format {
+            Format::Lines => {
+                if bytes.last() == Some(&b'\r') {
+                    if self.reading.crlf {
+                        bytes.pop();
+                    } else if !self.crlf_told {
+                        self.crlf_at.get_or_insert(self.number);
+                    }
+                }
+                (!bytes.is_empty()).then_some(bytes)
+            }
+            Format::Ndjson => (!bytes.iter().all(u8::is_ascii_whitespace)).then_some(bytes),
+            Format::Delimited(_) if is_cut && bytes.last() == Some(&b'\n') => {
+                bytes.pop();
+                (!bytes.is_empty()).then_some(bytes)
+            }
+            Format::Delimited(_) | Format::Nul => Some(bytes),
         }
     }
 
-    fn skips(&self, record: &[u8]) -> bool {
-        match self.format {
-            Format::Lines => record.is_empty(),
-            Format::Ndjson => record.iter().all(u8::is_ascii_whitespace),
-            Format::Nul => false,
+    /// One line as an item, or as a part of one that is not whole yet.
+    fn item(&mut self, record: Vec<u8>) -> Result<Option<Numbered>, BadItem> {
+        let number = self.number;
+        match self.reading.format {
+            Format::Ndjson => {
+                return Ok(Some(Numbered { number, item: object(&record)?.at(number) }));
+            }
+            Format::Lines | Format::Delimited(_) if record.contains(&0) => {
+                return Err(BadItem::Nul);
+            }
+            Format::Lines | Format::Delimited(_) | Format::Nul => {}
+        }
+        if self.reading.per_item == NonZeroUsize::MIN {
+            return Ok(Some(Numbered { number, item: Item::line(record).at(number) }));
+        }
+        if self.group.lines == 0 {
+            self.group.number = number;
+        }
+        self.group.lines += 1;
+        self.group.bytes += record.len();
+        if self.group.bytes <= ITEM_BYTES_MAX {
+            self.group.args.push(record);
+        }
+        if self.group.lines < self.reading.per_item.get() { Ok(None) } else { self.grouped() }
+    }
+
+    /// The lines that were read for one item.
+    fn grouped(&mut self) -> Result<Option<Numbered>, BadItem> {
+        let Group { number, lines, bytes, args } = std::mem::take(&mut self.group);
+        match (lines, bytes) {
+            (0, _) => Ok(None),
+            (_, 0..=ITEM_BYTES_MAX) => {
+                Ok(Some(Numbered { number, item: Item::lines(args).at(number) }))
+            }
+            _ => Err(BadItem::TogetherTooLong),
         }
     }
 }
@@ -179,28 +289,38 @@ impl<R: BufRead> Iterator for Input<R> {
     type Item = Result<Numbered, InputError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let unit = self.format.unit();
+        let unit = self.reading.format.unit();
         while !self.ended {
             let record = match self.record() {
-                Ok(Some(record)) => record,
-                Ok(None) => break,
+                Ok(record) => record,
                 Err(source) => {
                     self.ended = true;
                     return Some(Err(InputError::Read { unit, number: self.number, source }));
                 }
             };
+            let Some(record) = record else {
+                self.ended = true;
+                let number = self.group.number;
+                let last = self.grouped().transpose()?;
+                return Some(last.map_err(|reason| InputError::Bad { unit, number, reason }));
+            };
             self.number += 1;
-            let number = self.number;
-            if record.as_ref().is_ok_and(|record| self.skips(record)) {
-                continue;
+            let first = if self.group.lines == 0 { self.number } else { self.group.number };
+            let item = match record {
+                Ok(record) => match self.trimmed(record) {
+                    Some(bytes) => self.item(bytes),
+                    None => continue,
+                },
+                Err(reason) => Err(reason),
+            };
+            let number = match item {
+                Err(BadItem::TogetherTooLong) => first,
+                _ => self.number,
+            };
+            if let Some(item) = item.transpose() {
+                return Some(item.map_err(|reason| InputError::Bad { unit, number, reason }));
             }
-            let item = record.and_then(|record| self.item(record));
-            return Some(match item {
-                Ok(item) => Ok(Numbered { number, item }),
-                Err(reason) => Err(InputError::Bad { unit, number, reason }),
-            });
         }
-        self.ended = true;
         None
     }
 }

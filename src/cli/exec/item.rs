@@ -29,6 +29,10 @@ pub(crate) const SERVICE: &str = "exec";
 /// Longest single argument that Linux takes, without its terminator.
 pub(crate) const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
 
+/// Longest job: more than Linux takes for all arguments of a command (2 MiB where the stack
+/// has 8) and the item beside them.
+pub(crate) const JOB_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// What one entry runs: its payload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub(crate) struct Job {
@@ -41,6 +45,41 @@ pub(crate) struct Job {
     /// Its number in the input, for people.
     #[bilrost(3)]
     pub(crate) number: u64,
+    /// Where in `argv` the arguments of the item begin; 0 when they are not there as they
+    /// are (then `item` has them), and in jobs of earlier versions.
+    #[bilrost(4)]
+    pub(crate) item_from: u64,
+    /// How many they are.
+    #[bilrost(5)]
+    pub(crate) item_len: u64,
+    /// See [`Job::item`]; empty when `argv` has it.
+    #[bilrost(6)]
+    pub(crate) item: Bytes,
+}
+
+impl Job {
+    /// The item as the input has it, for people: a line, arguments with spaces between
+    /// them, or else an object as JSON. Empty when it is not known.
+    #[must_use]
+    pub(crate) fn item(&self) -> Bytes {
+        let from = usize::try_from(self.item_from).unwrap_or(usize::MAX);
+        let len = usize::try_from(self.item_len).unwrap_or(usize::MAX);
+        match from.checked_add(len).and_then(|to| self.argv.get(from..to)) {
+            Some([one]) if from > 0 => one.clone(),
+            Some(args) if from > 0 => args.join(&b' ').into(),
+            _ => self.item.clone(),
+        }
+    }
+}
+
+/// An item without a place in the arguments: see [`Job::item`].
+fn written(item: &Item) -> Bytes {
+    match item.args() {
+        [] if !item.fields().is_empty() => {
+            serde_json::to_vec(item.fields()).unwrap_or_default().into()
+        }
+        args => args.join(&b' ').into(),
+    }
 }
 
 /// An item that can be enqueued.
@@ -88,6 +127,15 @@ pub(crate) enum ItemError {
         /// Which one; 0 is the program.
         index: usize,
         /// Its length.
+        len: usize,
+    },
+    /// Its arguments are too long together.
+    #[error(
+        "its command has {len} bytes, at most {JOB_BYTES_MAX} can be stored: put what is long \
+         into a file and give the command its name"
+    )]
+    TooLarge {
+        /// How long they are.
         len: usize,
     },
     /// An argument holds a NUL.
@@ -175,9 +223,22 @@ impl Plan {
         let vqueue = self.vqueue(item)?;
         let uuid = self.identity(item)?;
         let id = EntryId { partition_key: vqueue.partition_key(None, &uuid), uuid };
-        let argv = argv.into_iter().map(Bytes::from).collect();
-        let job = Job { argv, directory: self.directory.clone(), number: numbered.number };
-        Ok(Prepared { id, vqueue, job })
+        let (item_from, item_len) = match self.command.spread_at() {
+            Some(at @ 1..) if !item.args().is_empty() => (at as u64, item.args().len() as u64),
+            _ => (0, 0),
+        };
+        let job = Job {
+            argv: argv.into_iter().map(Bytes::from).collect(),
+            directory: self.directory.clone(),
+            number: numbered.number,
+            item_from,
+            item_len,
+            item: if item_from == 0 { written(item) } else { Bytes::new() },
+        };
+        match job.encoded_len() {
+            len if len > JOB_BYTES_MAX => Err(ItemError::TooLarge { len }),
+            _ => Ok(Prepared { id, vqueue, job }),
+        }
     }
 
     fn vqueue(&self, item: &Item) -> Result<VQueueName, ItemError> {

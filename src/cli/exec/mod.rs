@@ -14,7 +14,9 @@
 //! | [`report`] | how a command ended; kept as the entry's result |
 //! | [`results`], [`screen`], [`progress`], [`summary`] | what is told of it |
 //! | [`interrupt`], [`program`] | Ctrl-C; whether there is such a command |
+//! | [`setup`], [`shape`], [`dry_run`] | what the options come to; a command line in one word; `--dry-run` |
 
+mod dry_run;
 pub(crate) mod feed;
 pub(crate) mod input;
 pub(crate) mod interrupt;
@@ -28,5 +30,7 @@ mod room;
 pub(crate) mod run;
 pub(crate) mod runner;
 pub(crate) mod screen;
+mod setup;
+mod shape;
 pub(crate) mod summary;
 pub(crate) mod template;

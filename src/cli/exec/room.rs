@@ -8,12 +8,16 @@ use std::{
     time::Duration,
 };
 
+use bilrost::Message;
 use tokio::time::Instant;
 
 use super::item::Prepared;
 
 /// Items stored with one append.
 pub(super) const STORE_LEN_MAX: usize = 256;
+/// Bytes stored with one append (a record of the log has 64 MiB at most). One larger item
+/// alone is stored all the same.
+const STORE_BYTES_MAX: usize = 8 << 20;
 /// Wait after an item ended: the next one of its key starts, and leaves room.
 const AFTER_END: Duration = Duration::from_millis(5);
 /// First and longest wait after a refusal, if no item ends: others may make room too.
@@ -54,7 +58,14 @@ impl Room {
 
     /// The items to be tried next.
     pub(super) fn batch(&self) -> impl ExactSizeIterator<Item = &Prepared> {
-        self.held.range(..self.batch_len.min(self.held.len()))
+        let most = self.held.range(..self.batch_len.min(self.held.len()));
+        let mut bytes = 0;
+        let fits = |item: &&Prepared| {
+            bytes += item.job.encoded_len();
+            bytes <= STORE_BYTES_MAX
+        };
+        let len = most.take_while(fits).count().max(1);
+        self.held.range(..len.min(self.held.len()))
     }
 
     /// The first so many were stored.
@@ -74,6 +85,11 @@ impl Room {
         self.again_at = Some(Instant::now() + self.wait);
         self.wait = (self.wait * 2).min(AGAIN_MAX);
         false
+    }
+
+    /// The first one, which can never be stored.
+    pub(super) fn drop_first(&mut self) -> Option<Prepared> {
+        self.held.pop_front()
     }
 
     /// An item ended.

@@ -17,26 +17,26 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use forebay::{EntryHandle, HandlerOptions, Outcome, RetryPolicy, Runtime};
-use forebay_engine::rules::{LimitsPatch, RuleChange, RulePatch};
+use forebay::{EntryHandle, HandlerOptions, Outcome, Runtime};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    dry_run::dry_run,
     feed::{self, Fed},
-    input::Format,
     interrupt::{Stop, on_signals},
-    item::{Plan, Prepared, SERVICE, Templates},
+    item::{JOB_BYTES_MAX, Prepared, SERVICE},
     process::Spawner,
     program::check_program,
     results::Results,
     room::{Room, STORE_LEN_MAX},
     runner::Runner,
     screen::Screen,
+    setup,
+    shape::check_shape,
     summary::Summary,
-    template::Offer,
 };
-use crate::cli::args::{ExecArgs, Global, RuleArg};
+use crate::cli::args::{ExecArgs, Global};
 
 pub(crate) use error::ExecError;
 
@@ -44,8 +44,6 @@ pub(crate) use error::ExecError;
 const PENDING_MAX: usize = 1_000_000;
 /// How often the progress is shown at most.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-/// First wait between two tries of an item, in milliseconds.
-const RETRY_FIRST_MS: u64 = 200;
 
 /// How one item ended, for the main loop.
 struct ItemEnd {
@@ -62,27 +60,28 @@ type Waiting = FuturesUnordered<BoxFuture<'static, ItemEnd>>;
 /// [`ExecError`]: nothing sensible could be done, or not to the end.
 pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, ExecError> {
     let started = Instant::now();
-    let format = match (args.null, args.ndjson) {
-        (true, _) => Format::Nul,
-        (_, true) => Format::Ndjson,
-        _ => Format::Lines,
-    };
-    let plan = compile(args)?;
+    let plan = setup::compile(args)?;
+    check_shape(&args.command)?;
     if let Some(program) = plan.program() {
         check_program(program)?;
     }
-    let mut fed = feed::start(feed::open(&args.input)?, format, plan)?;
+    let mut fed = feed::start(feed::open(&args.input)?, setup::reading(args), plan)?;
+    if args.dry_run {
+        return dry_run(fed, args.strict, args.quiet, global.json).await;
+    }
     let held = if args.strict { read_all(&mut fed).await? } else { Vec::new() };
     let results = args.results.as_ref().map(absolute).transpose()?;
     let kept = results.as_deref().map(Results::open).transpose()?;
     let signals = on_signals()?;
-    let screen = Screen::new();
+    let screen = Screen::new(args.quiet);
     let log = screen.clone();
     crate::cli::logging::start(global.log, move || log.clone());
     let (runner, broken) = Runner::new(results, started);
     let runtime = start_runtime(global, args, &runner).await?;
     let run = Run {
         json: global.json,
+        quiet: args.quiet,
+        tag: args.tag,
         retry_failed: args.retry_failed,
         summary: Summary::default(),
         seen: HashSet::new(),
@@ -98,19 +97,6 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, E
     run.go(global, args, held, fed, broken, signals).await
 }
 
-fn compile(args: &ExecArgs) -> Result<Plan, ExecError> {
-    let templates = Templates {
-        command: &args.command,
-        key: args.key.as_ref(),
-        scope: args.scope.as_ref(),
-        limit_key: args.limit_key.as_ref(),
-    };
-    let offer = if args.ndjson { Offer::Object } else { Offer::Line };
-    let directory = std::env::current_dir().map_err(ExecError::Directory)?;
-    let again = args.again.then(|| uuid::Uuid::now_v7().into_bytes());
-    Ok(Plan::compile(&templates, offer, &directory, again)?)
-}
-
 fn absolute(path: &PathBuf) -> Result<PathBuf, ExecError> {
     std::path::absolute(path).map_err(ExecError::Os)
 }
@@ -123,6 +109,8 @@ async fn read_all(fed: &mut mpsc::Receiver<Fed>) -> Result<Vec<Prepared>, ExecEr
             // All are kept: what is read ahead is no bound here.
             Fed::Item(item, _) => all.push(*item),
             Fed::Bad(reason) => return Err(ExecError::Strict(reason)),
+            // What is bad about it is told line by line.
+            Fed::Note(_) => {}
             Fed::Broken(reason) => return Err(ExecError::Broken(reason)),
         }
     }
@@ -135,11 +123,7 @@ async fn start_runtime(
     runner: &Arc<Runner>,
 ) -> Result<Runtime, ExecError> {
     let options = HandlerOptions {
-        retry: RetryPolicy {
-            attempts_max: args.retries.saturating_add(1),
-            backoff_first_ms: RETRY_FIRST_MS,
-            ..RetryPolicy::default()
-        },
+        retry: setup::retry(args),
         retention: Some(Duration::MAX),
         ..HandlerOptions::default()
     };
@@ -147,6 +131,7 @@ async fn start_runtime(
     let builder = Runtime::builder()
         .data_dir(&global.data_dir)
         .max_running(args.jobs().get())
+        .payload_max(JOB_BYTES_MAX)
         .trim_log(args.trim_log.into())
         .handler_with(SERVICE, options, move |context, payload| {
             Arc::clone(&running).run(context, payload)
@@ -157,6 +142,8 @@ async fn start_runtime(
 /// A run that is under way.
 struct Run {
     json: bool,
+    quiet: bool,
+    tag: bool,
     retry_failed: bool,
     summary: Summary,
     /// Items of this input, to tell what it names twice.
@@ -202,11 +189,7 @@ impl Run {
     async fn prepare(&mut self, global: &Global, args: &ExecArgs) -> Result<(), ExecError> {
         if !args.rules.is_empty() {
             let book = self.runtime.rules().book()?;
-            let changes: Vec<RuleChange> = args
-                .rules
-                .iter()
-                .map(|rule| book.upsert(rule.pattern.clone(), concurrency(rule)))
-                .collect();
+            let changes = setup::rule_changes(args, &book);
             self.runtime.rules().change("forebay exec", changes).await?;
         }
         let spawner = Spawner::start(&global.data_dir.join("exec")).await?;
@@ -270,11 +253,4 @@ async fn at(time: Option<tokio::time::Instant>) {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
-}
-
-/// What `--rule PATTERN=N` changes: other limits of the rule stay, and so does a pause.
-fn concurrency(rule: &RuleArg) -> RulePatch {
-    let concurrency = rule.limits.concurrency.into();
-    let limits = LimitsPatch { concurrency, ..LimitsPatch::default() };
-    RulePatch { limits, ..RulePatch::default() }
 }

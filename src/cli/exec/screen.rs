@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
@@ -33,6 +34,8 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Screen {
     bar: Option<ProgressBar>,
+    /// No progress.
+    is_quiet: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -45,17 +48,19 @@ struct State {
 }
 
 impl Screen {
-    /// A bar when standard error is a terminal, else plain lines.
+    /// A bar when standard error is a terminal, else plain lines; neither when it is to be
+    /// quiet.
     #[must_use]
-    pub(crate) fn new() -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
+    pub(crate) fn new(is_quiet: bool) -> Self {
+        let has_bar = !is_quiet && io::stderr().is_terminal();
+        let bar = has_bar.then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(BAR_HZ);
             let bar = ProgressBar::with_draw_target(Some(0), target);
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
             bar.set_style(style.expect("the template is a constant"));
             bar
         });
-        Self { bar, state: Arc::default() }
+        Self { bar, is_quiet, state: Arc::default() }
     }
 
     /// Shows how far the run is, if it is time to. `now` is since its start.
@@ -66,6 +71,9 @@ impl Screen {
             bar.set_position(view.done);
             return;
         }
+        if self.is_quiet {
+            return;
+        }
         let mut state = self.lock();
         if now < state.line_at.unwrap_or_default() + LINE_EVERY {
             return;
@@ -74,21 +82,22 @@ impl Screen {
         let _ = writeln!(io::stderr().lock(), "forebay: {view}");
     }
 
-    /// Writes both outputs of an item, each as one piece, and removes their files.
+    /// Writes both outputs of an item, each as one piece, and removes their files. With a
+    /// tag each line begins with it and a tab.
     ///
     /// # Errors
     /// When an output cannot be read or written; a closed standard output is no error.
-    pub(crate) fn outputs(&self, report: &Report) -> io::Result<()> {
+    pub(crate) fn outputs(&self, report: &Report, tag: Option<Bytes>) -> io::Result<()> {
         let mut state = self.lock();
         self.without_bar(|| {
             let mut out = io::stdout().lock();
             let written = if state.stdout_closed {
                 Ok(())
             } else {
-                copy(&report.stdout, &mut out).and_then(|()| out.flush())
+                write_output(&report.stdout, tag.as_deref(), &mut out).and_then(|()| out.flush())
             };
             state.notice(written)?;
-            copy(&report.stderr, &mut io::stderr().lock())
+            write_output(&report.stderr, tag.as_deref(), &mut io::stderr().lock())
         })?;
         remove_file(&report.stdout);
         remove_file(&report.stderr);
@@ -167,6 +176,48 @@ impl Write for Screen {
     }
 }
 
+fn write_output(output: &Output, tag: Option<&[u8]>, to: &mut impl Write) -> io::Result<()> {
+    let Some(tag) = tag else { return copy(output, to) };
+    let mut tagged = Tagged { tag, to: io::BufWriter::new(to), in_line: false };
+    copy(output, &mut tagged)?;
+    tagged.end()
+}
+
+/// Puts a tag and a tab before each line that is written to it.
+struct Tagged<'a, W: Write> {
+    tag: &'a [u8],
+    to: W,
+    in_line: bool,
+}
+
+impl<W: Write> Tagged<'_, W> {
+    /// A last line without its end gets one, so that the next tag begins a line.
+    fn end(mut self) -> io::Result<()> {
+        if self.in_line {
+            self.to.write_all(b"\n")?;
+        }
+        self.to.flush()
+    }
+}
+
+impl<W: Write> Write for Tagged<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if !self.in_line {
+                self.to.write_all(self.tag)?;
+                self.to.write_all(b"\t")?;
+            }
+            self.to.write_all(line)?;
+            self.in_line = line.last() != Some(&b'\n');
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 /// Copies all there is of an output: the file when it is there, else the head.
 fn copy(output: &Output, to: &mut impl Write) -> io::Result<()> {
     let file = output.file.as_ref().map(|path| File::open(Path::new(OsStr::from_bytes(path))));
@@ -187,7 +238,20 @@ fn remove_file(output: &Output) {
 mod tests {
     use bytes::Bytes;
 
-    use super::{Output, copy};
+    use super::{Output, copy, write_output};
+
+    #[test]
+    fn each_line_is_tagged_and_the_last_one_ended() {
+        let tagged = |head: &str| {
+            let output =
+                Output { head: Bytes::copy_from_slice(head.as_bytes()), ..Output::default() };
+            let mut to = Vec::new();
+            write_output(&output, Some(b"a b"), &mut to).unwrap();
+            String::from_utf8(to).unwrap()
+        };
+        assert_eq!(tagged("1\n\n2"), "a b\t1\na b\t\na b\t2\n");
+        assert_eq!(tagged(""), "");
+    }
 
     #[test]
     fn the_file_counts_when_it_is_there() {

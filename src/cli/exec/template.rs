@@ -1,4 +1,4 @@
-//! Templates: `{}`, `{/}`, `{//}`, `{.}`, `{ext}`, `{name}`, `{x:-default}`.
+//! Templates: `{}`, `{/}`, `{//}`, `{.}`, `{ext}`, `{#}`, `{name}`, `{x:-default}`.
 //!
 //! Owns: their grammar and what they render to. Must always hold: a template is
 //! compiled once and renders many items; rendering an item reads nothing but the
@@ -6,7 +6,7 @@
 //! commands may hold any bytes). Must not know: where items come from.
 //!
 //! Grammar. A placeholder is `{` name `}` or `{` name `:-` default `}`, where name is
-//! nothing, `/`, `//`, `.`, or a field: a letter or `_`, then letters, digits, `_` and
+//! nothing, `/`, `//`, `.`, `#`, or a field: a letter or `_`, then letters, digits, `_` and
 //! `-`. A default is any text without braces. All other braces are literal text, and
 //! so is a placeholder behind a `$`: `awk '{print $1}'`, `${HOME}`, `${1:-x}`, `{1..3}`
 //! and JSON need no escapes. `{{name}}` is the literal text `{name}`.
@@ -33,6 +33,8 @@ enum Source {
     Stem,
     /// `{ext}`: its extension, without the dot; empty without one.
     Extension,
+    /// `{#}`: its number in the input.
+    Number,
     /// `{name}`: a field of a JSON object.
     Field(String),
 }
@@ -59,7 +61,7 @@ pub(crate) enum TemplateError {
     /// A field where items have none.
     #[error(
         "unknown template field `{{{name}}}` in `{template}`: lines offer {{}} {{/}} {{//}} {{.}} \
-         {{ext}}; write `{{{{{name}}}}}` for the literal text, or read objects with --ndjson"
+         {{ext}} {{#}}; write `{{{{{name}}}}}` for the literal text, or read objects with --ndjson"
     )]
     UnknownField {
         /// The field.
@@ -88,8 +90,8 @@ pub(crate) enum RenderError {
     },
     /// One argument is needed, and there are none or several.
     #[error(
-        "`args` has {count} elements, but `{placeholder}` within a text stands for exactly one; \
-         only `{{}}` on its own takes several"
+        "the item has {count} arguments (`args` with --ndjson, or as many as -n says), but \
+         `{placeholder}` within a text stands for exactly one; only `{{}}` on its own takes several"
     )]
     NotOneArgument {
         /// How many there are.
@@ -205,6 +207,15 @@ impl CommandTemplate {
         Ok(argv)
     }
 
+    /// Where the arguments of every item stand in the command as they are, if anywhere.
+    #[must_use]
+    pub(crate) fn spread_at(&self) -> Option<usize> {
+        if self.appends {
+            return Some(self.words.len());
+        }
+        self.words.iter().position(Template::is_spread)
+    }
+
     /// The program, when it is the same for every item: worth looking for before
     /// anything is stored.
     #[must_use]
@@ -224,6 +235,7 @@ fn resolve<'a>(
         Source::Directory => item.one("{//}").map(|arg| Cow::Borrowed(item::directory(arg))),
         Source::Stem => item.one("{.}").map(|arg| Cow::Borrowed(item::stem(arg))),
         Source::Extension => item.one("{ext}").map(|arg| Cow::Borrowed(item::extension(arg))),
+        Source::Number => Ok(Cow::Owned(item.number().to_string().into_bytes())),
         Source::Field(name) => item.field(name).map(|text| Cow::Owned(text.into_bytes())),
     };
     let absent = |error: &RenderError| {

@@ -4,13 +4,13 @@ use std::io::{self, BufReader, Read};
 
 use proptest::prelude::*;
 
-use super::{BadItem, Format, ITEM_BYTES_MAX, Input, InputError};
+use super::{BadItem, Format, ITEM_BYTES_MAX, Input, InputError, NonZeroUsize, Reading};
 
 /// What a read gave: number and arguments, or what went wrong.
 type Row = (u64, Result<Vec<Vec<u8>>, BadItem>);
 
-fn rows_in(bytes: &[u8], format: Format, buffer: usize) -> Vec<Row> {
-    Input::new(BufReader::with_capacity(buffer, bytes), format)
+fn rows_in(bytes: &[u8], reading: impl Into<Reading>, buffer: usize) -> Vec<Row> {
+    Input::new(BufReader::with_capacity(buffer, bytes), reading)
         .map(|next| match next {
             Ok(numbered) => (numbered.number, Ok(numbered.item.args().to_vec())),
             Err(InputError::Bad { number, reason, .. }) => (number, Err(reason)),
@@ -19,8 +19,8 @@ fn rows_in(bytes: &[u8], format: Format, buffer: usize) -> Vec<Row> {
         .collect()
 }
 
-fn rows(bytes: &[u8], format: Format) -> Vec<Row> {
-    rows_in(bytes, format, 8192)
+fn rows(bytes: &[u8], reading: impl Into<Reading>) -> Vec<Row> {
+    rows_in(bytes, reading, 8192)
 }
 
 fn arg(number: u64, text: &[u8]) -> Row {
@@ -41,6 +41,48 @@ fn nul_separated_items_may_hold_newlines_and_be_empty() {
     let input = b"a\nb\0\0c\0";
     assert_eq!(rows(input, Format::Nul), [arg(1, b"a\nb"), arg(2, b""), arg(3, b"c")]);
     assert_eq!(rows(b"a\0b", Format::Nul), [arg(1, b"a"), arg(2, b"b")]);
+}
+
+#[test]
+fn another_delimiter_keeps_empty_items_and_takes_no_newline_at_the_end() {
+    let comma = Format::Delimited(b',');
+    assert_eq!(
+        rows(b"a,,b\nc,d\n", comma),
+        [arg(1, b"a"), arg(2, b""), arg(3, b"b\nc"), arg(4, b"d")]
+    );
+    assert_eq!(rows(b"a,\n", comma), [arg(1, b"a")]);
+    assert_eq!(rows(b"a\n,", comma), [arg(1, b"a\n")], "only at the very end");
+    assert_eq!(rows(b"a\0,b", comma), [(1, Err(BadItem::Nul)), arg(2, b"b")]);
+}
+
+#[test]
+fn lines_that_end_with_cr_lf_are_told_once_and_can_be_taken_off() {
+    let bytes = &b"a\nb\r\nc\r\n\r\n"[..];
+    let mut input = Input::new(bytes, Format::Lines);
+    let notes: Vec<_> = std::iter::from_fn(|| input.next().map(|_| input.take_note())).collect();
+    let told: Vec<_> = notes.iter().map(|note| note.as_deref().unwrap_or("")).collect();
+    assert!(told[1].starts_with("line 2 ends with CR LF"), "{told:?}");
+    assert_eq!((told.len(), told[0], told[2], told[3]), (4, "", "", ""));
+    let reading = Reading { crlf: true, ..Format::Lines.into() };
+    assert_eq!(rows(bytes, reading), [arg(1, b"a"), arg(2, b"b"), arg(3, b"c")]);
+}
+
+#[test]
+fn several_lines_make_one_item() {
+    let two = |format: Format| {
+        let per_item = NonZeroUsize::new(2).unwrap();
+        Reading { per_item, ..format.into() }
+    };
+    let args = |number, args: &[&[u8]]| (number, Ok(args.iter().map(|arg| arg.to_vec()).collect()));
+    let lines = two(Format::Lines);
+    assert_eq!(rows(b"a\n\nb\nc\n", lines), [args(1, &[b"a", b"b"]), args(4, &[b"c"])]);
+    assert_eq!(rows(b"", lines), []);
+    let expected: Vec<Row> = vec![(2, Err(BadItem::Nul)), args(1, &[b"a", b"b"])];
+    assert_eq!(rows(b"a\n\0\nb\n", lines), expected, "a bad line is not one of them");
+    let mut long = vec![b'x'; ITEM_BYTES_MAX];
+    long.extend_from_slice(b"\ny\nz\n");
+    let expected = vec![(1, Err(BadItem::TogetherTooLong)), args(3, &[b"z"])];
+    assert_eq!(rows(&long, lines), expected);
 }
 
 #[test]

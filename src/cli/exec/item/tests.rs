@@ -75,6 +75,33 @@ fn an_item_becomes_an_entry() {
 }
 
 #[test]
+fn a_job_knows_its_item_and_keeps_it_once() {
+    let of = |command: &[&str]| line(command).of(b"a b.txt").unwrap().job;
+    for command in [&["echo", "{}"][..], &["echo"], &["echo", "x{.}", "{}", "{}"]] {
+        let job = of(command);
+        assert_eq!(job.item(), &b"a b.txt"[..], "{command:?}");
+        assert!(job.item.is_empty(), "{command:?}: it is among the arguments");
+    }
+    for command in [&["echo", "<{}>"][..], &["{}"], &["echo", "{#}"]] {
+        assert_eq!(of(command).item(), &b"a b.txt"[..], "{command:?}");
+    }
+    let object = |command: &[&str], json| line(command).of_object(json).unwrap().job.item();
+    assert_eq!(object(&["echo"], r#"{"args":["a","b"],"n":1}"#), &b"a b"[..]);
+    assert_eq!(object(&["echo", "{n}"], r#"{ "n": 1 }"#), &br#"{"n":1}"#[..]);
+    let job = of(&["echo", "{}"]);
+    assert_eq!(Job::decode(job.encode_to_bytes()).unwrap(), job);
+    assert_eq!(Job { item_from: 9, item_len: u64::MAX, ..job }.item(), &b""[..], "damaged");
+}
+
+#[test]
+fn a_command_that_is_too_long_to_be_stored_is_refused() {
+    let word = "{}".repeat(60);
+    let command: Vec<&str> = std::iter::once("echo").chain([word.as_str(); 50]).collect();
+    let error = line(&command).of(&[b'x'; 2_000]).unwrap_err();
+    assert!(matches!(error, ItemError::TooLarge { len } if len > 6_000_000), "{error}");
+}
+
+#[test]
 fn the_object_says_where_it_belongs() {
     let line = line(&["x"]).scope("{tenant:-}").key("k");
     let prepared = line
@@ -174,7 +201,7 @@ proptest! {
         number: u64,
     ) {
         let argv = argv.into_iter().map(Bytes::from).collect();
-        let job = Job { argv, directory: Bytes::from(directory), number };
+        let job = Job { argv, directory: Bytes::from(directory), number, ..Job::default() };
         prop_assert_eq!(Job::decode(job.encode_to_bytes()).unwrap(), job);
     }
 

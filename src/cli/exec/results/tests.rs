@@ -30,7 +30,7 @@ fn report(end: End, ended_at: u64) -> Report {
 /// Does something with an item that ended in this way.
 fn with<T>(n: u8, argv: &[&[u8]], report: &Report, act: impl FnOnce(&Ended<'_>) -> T) -> T {
     let argv = argv.iter().map(|arg| Bytes::copy_from_slice(arg)).collect();
-    let job = Job { argv, directory: Bytes::new(), number: u64::from(n) };
+    let job = Job { argv, directory: Bytes::new(), number: u64::from(n), ..Job::default() };
     let vqueue = VQueueName::service("exec")
         .with_scope("s")
         .with_limit_key("a/b")

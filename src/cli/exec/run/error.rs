@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::cli::exec::{
     feed::OpenInputError, process::SpawnerError, program::ProgramError, results::ResultsError,
-    template::TemplateError,
+    shape::ShapeError, template::TemplateError,
 };
 
 /// Why a run cannot be made.
@@ -16,6 +16,8 @@ pub(crate) enum ExecError {
     Template(#[from] TemplateError),
     #[error(transparent)]
     Program(#[from] ProgramError),
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     #[error(transparent)]
     Input(#[from] OpenInputError),
     #[error(transparent)]

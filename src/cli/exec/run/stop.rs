@@ -61,7 +61,7 @@ impl Run {
         self.summary.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         if self.json {
             self.screen.line(&self.summary.to_json())?;
-        } else {
+        } else if !self.quiet {
             self.screen.message(format!("{}\n", self.summary).as_bytes());
         }
         Ok(ExitCode::from(self.summary.exit_code()))

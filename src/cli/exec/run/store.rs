@@ -12,6 +12,9 @@ use crate::cli::exec::{
     item::{Prepared, SERVICE},
 };
 
+/// Items named again that are told one by one.
+const DUPLICATES_TOLD_MAX: u64 = 3;
+
 impl Run {
     /// Stores what was read; what broke the input, if anything did.
     pub(super) async fn take(&mut self, batch: Vec<Fed>) -> Result<Option<String>, ExecError> {
@@ -25,10 +28,8 @@ impl Run {
                     items.push(*item);
                     ahead.push(share);
                 }
-                Fed::Bad(reason) => {
-                    self.summary.skipped += 1;
-                    self.screen.message(format!("error: {reason}; skipped\n").as_bytes());
-                }
+                Fed::Bad(reason) => self.skip(&reason),
+                Fed::Note(note) => self.note(&note),
                 Fed::Broken(reason) => broke = Some(reason),
             }
         }
@@ -44,7 +45,7 @@ impl Run {
             if self.seen.insert(item.id.uuid) {
                 self.room.hold(item);
             } else {
-                self.summary.duplicates += 1;
+                self.tell_duplicate(&item);
             }
         }
         while !self.room.is_empty() {
@@ -61,10 +62,58 @@ impl Run {
                         break;
                     }
                 }
+                // One of them, or all together: those that are too large alone are told.
+                Err(
+                    error @ (EnqueueError::TooLarge { .. } | EnqueueError::PayloadTooLarge { .. }),
+                ) => {
+                    if count == 1 {
+                        self.drop_too_large(&error);
+                    } else {
+                        self.room.refused(count);
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+
+    fn drop_too_large(&mut self, error: &EnqueueError) {
+        if let Some(item) = self.room.drop_first() {
+            self.skip(&format!("item {}: {error}", item.job.number));
+        }
+    }
+
+    /// Tells of a line that cannot be run.
+    fn skip(&mut self, reason: &str) {
+        self.summary.skipped += 1;
+        self.screen.message(format!("error: {reason}; skipped\n").as_bytes());
+    }
+
+    /// Tells something that is not wrong, unless nothing but that is wanted.
+    fn note(&self, text: &str) {
+        if !self.quiet {
+            self.screen.message(format!("forebay: {text}\n").as_bytes());
+        }
+    }
+
+    /// Tells of the first few items that the input names again, and counts all.
+    fn tell_duplicate(&mut self, item: &Prepared) {
+        self.summary.duplicates += 1;
+        let number = item.job.number;
+        match self.summary.duplicates {
+            1..DUPLICATES_TOLD_MAX => {
+                let text = format!("item {number} came before in this input: it runs once");
+                self.note(&text);
+            }
+            DUPLICATES_TOLD_MAX => {
+                let text = format!(
+                    "item {number} came before in this input, too; further ones are only counted"
+                );
+                self.note(&text);
+            }
+            _ => {}
+        }
     }
 
     /// Says once that reading the input waits.

@@ -50,7 +50,8 @@ impl Run {
     ) -> Result<(), ExecError> {
         let mut report = report_of(outcome);
         if !self.json && self.results.is_none() {
-            return if ended_now { Ok(self.screen.outputs(&report)?) } else { Ok(()) };
+            let tag = self.tag.then(|| item.job.item());
+            return if ended_now { Ok(self.screen.outputs(&report, tag)?) } else { Ok(()) };
         }
         let (id, vqueue, job) = (handle.id(), &item.vqueue, &item.job);
         let view = self.runtime.node().entry(id).map_err(forebay::RuntimeError::from)?;

@@ -12,19 +12,38 @@ pub(crate) type Fields = Map<String, Value>;
 pub(crate) struct Item {
     args: Vec<Vec<u8>>,
     fields: Fields,
+    /// Where it is in the input; no part of what it says.
+    number: u64,
 }
 
 impl Item {
     /// A line: one argument, no fields.
     #[must_use]
     pub(crate) fn line(bytes: Vec<u8>) -> Self {
-        Self { args: vec![bytes], fields: Fields::new() }
+        Self { args: vec![bytes], ..Self::default() }
+    }
+
+    /// Several lines: an argument each, no fields.
+    #[must_use]
+    pub(crate) fn lines(args: Vec<Vec<u8>>) -> Self {
+        Self { args, ..Self::default() }
     }
 
     /// An object: its `args`, and all of its fields.
     #[must_use]
     pub(crate) fn object(args: Vec<Vec<u8>>, fields: Fields) -> Self {
-        Self { args, fields }
+        Self { args, fields, number: 0 }
+    }
+
+    /// The same item at a place in the input.
+    #[must_use]
+    pub(crate) fn at(self, number: u64) -> Self {
+        Self { number, ..self }
+    }
+
+    /// Where it is in the input.
+    pub(super) fn number(&self) -> u64 {
+        self.number
     }
 
     /// The arguments.

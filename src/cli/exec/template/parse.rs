@@ -62,6 +62,7 @@ fn source(name: &[u8]) -> Option<Source> {
         b"//" => Source::Directory,
         b"." => Source::Stem,
         b"ext" => Source::Extension,
+        b"#" => Source::Number,
         [first, rest @ ..] => {
             let starts = first.is_ascii_alphabetic() || *first == b'_';
             let goes_on = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');

@@ -69,6 +69,13 @@ fn what_is_missing_or_no_scalar_is_named() {
 }
 
 #[test]
+fn the_number_is_that_of_the_place_in_the_input() {
+    let item = Item::line(b"a".to_vec()).at(12);
+    assert_eq!(rendered("out.{#}", &item).unwrap(), "out.12");
+    assert_eq!(rendered("{{#}} ${#} {#x}", &item).unwrap(), "{#} ${#} {#x}");
+}
+
+#[test]
 fn a_field_of_a_line_is_unknown() {
     let error = Template::compile(b"x-{user}", Offer::Line).unwrap_err();
     let TemplateError::UnknownField { name, template } = &error;

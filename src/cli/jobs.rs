@@ -1,0 +1,26 @@
+//! `forebay jobs`: what is asked, and the answer for people.
+
+use forebay::control::{JobsView, Request};
+
+use super::args::JobsArgs;
+
+/// The request behind `forebay jobs [N]`.
+pub(super) fn request(args: &JobsArgs) -> Request {
+    Request::Jobs { running_max: args.running_max() }
+}
+
+/// The answer, for people.
+pub(super) fn people(jobs: &JobsView) -> String {
+    let JobsView { running, running_max, before } = jobs;
+    let may = match running_max {
+        Some(most) => format!("{running} run, at most {most} may"),
+        None => format!("{running} run, without a limit"),
+    };
+    match (before, running_max) {
+        (Some(before), Some(most)) if before > most && *running > *most as usize => {
+            format!("{may} ({before} before): what runs goes on, the next start when fewer run\n")
+        }
+        (Some(before), _) => format!("{may} ({before} before)\n"),
+        (None, _) => format!("{may}\n"),
+    }
+}
