@@ -1,0 +1,11 @@
+//! The crate `omnipaxos` alone, in a small simulation.
+//!
+//! Owns: one test for each behaviour of the crate that the machine is built around
+//! (docs/decisions/0026). A newer version of the crate that behaves otherwise fails here,
+//! by name. Must not know: the machine.
+
+mod election;
+mod links;
+mod named;
+mod net;
+mod store;
