@@ -18,9 +18,10 @@ use forebay_engine::{
     leadership::LeadershipInput,
     partition::{
         apply::{self, Applied},
-        machine::{AppliedBatch, EntryState, Partition, PartitionEffect, PartitionInput, Refusal},
+        machine::{AppliedBatch, Partition, PartitionEffect, PartitionInput, Refusal},
+        read,
         state::State,
-        store::{Rows, TablesError},
+        store::TablesError,
     },
 };
 use forebay_messages::{
@@ -151,26 +152,12 @@ impl PartitionPerformer {
     }
 
     fn look_up(&mut self, entries: &[EntryId], scope: &mut PartitionScope<'_>) {
-        match self.find_gone(entries) {
+        let found = self.store.begin().map_err(TablesError::from);
+        match found.and_then(|rows| read::gone(&rows, entries)) {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => scope.feed_back(PartitionInput::LookedUp { gone }),
             Err(error) => self.fail(format!("partition {}: {error}", self.id), scope),
         }
-    }
-
-    /// Those of these entries that are not live, and what is known of them.
-    fn find_gone(&self, entries: &[EntryId]) -> Result<Vec<(EntryId, EntryState)>, TablesError> {
-        let mut gone = Vec::new();
-        let rows = self.store.begin()?;
-        for entry in entries {
-            if rows.look_at_entry(*entry, |_| ())?.is_some() {
-                continue;
-            }
-            let finished = rows.finished(*entry)?;
-            let known = finished.map(|row| EntryState::Finished(row.outcome()));
-            gone.push((*entry, known.unwrap_or(EntryState::Unknown)));
-        }
-        Ok(gone)
     }
 
     fn check_expired(&mut self, until: Timestamp, scope: &mut PartitionScope<'_>) {

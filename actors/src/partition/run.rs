@@ -7,16 +7,16 @@ use forebay_engine::{
     partition::{
         apply::{self, ApplyError},
         machine::{Begun, PartitionInput, RunAttempt},
+        read,
         store::{Rows, TablesError},
     },
-    vqueue::{Rest, VQueue, VQueueConfig, wish},
+    vqueue::{Rest, VQueue, VQueueConfig},
 };
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Timestamp, VQueueHandle, VQueueId,
-    actor::{Acquire, LimiterMessage, Permits},
+    AttemptToken, EntryId, EntryKey, VQueueHandle, VQueueId, VQueueName,
+    actor::{LimiterMessage, Permits},
     command::Decision,
 };
-use forebay_storage::partition::StoreError;
 
 use crate::{shell::Death, vqueue::VQueuePerformer};
 
@@ -89,37 +89,12 @@ impl PartitionPerformer {
         head: (EntryKey, bool),
         scope: &mut PartitionScope<'_>,
     ) {
-        match self.try_acquire_for(handle, vqueue, head) {
-            Ok(None) => {}
-            Ok(Some(rest)) => scope.feed_back(PartitionInput::Passivated { handle, rest }),
+        let is_served = |name: &VQueueName| self.is_served(vqueue, &name.service);
+        match read::acquire(&self.store, handle, vqueue, head, is_served) {
+            Ok(Ok(ask)) => self.links.to_limiter(LimiterMessage::Acquire(ask)),
+            Ok(Err(rest)) => scope.feed_back(PartitionInput::Passivated { handle, rest }),
             Err(error) => self.fail(error.to_string(), scope),
         }
-    }
-
-    /// Why there is nothing to ask for, if so.
-    fn try_acquire_for(
-        &self,
-        handle: VQueueHandle,
-        vqueue: VQueueId,
-        (head, is_known): (EntryKey, bool),
-    ) -> Result<Option<Rest>, StoreError> {
-        let name = match self.store.vqueue(vqueue)? {
-            None => return Ok(Some(Rest::Empty)),
-            Some(meta) if meta.is_paused => return Ok(Some(Rest::Paused)),
-            Some(meta) => meta.name,
-        };
-        if !self.is_served(vqueue, &name.service) {
-            return Ok(Some(Rest::NotServed));
-        }
-        let may_wait = is_known || head.has_lock || !name.has_lock();
-        if !may_wait && self.store.lock(vqueue)?.is_some() {
-            // The head may be an entry that kept the lock.
-            return Ok(Some(Rest::Until(Timestamp::default())));
-        }
-        let lock = wish(name.has_lock(), head);
-        let ask = Acquire { handle, vqueue, name, count: 1, lock };
-        self.links.to_limiter(LimiterMessage::Acquire(ask));
-        Ok(None)
     }
 
     /// Runs what has just been proposed, as far as the committed rows let it.

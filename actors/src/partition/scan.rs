@@ -1,33 +1,23 @@
 //! Reading what a new leadership starts from.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::collections::HashSet;
 
 use forebay_engine::partition::{
     machine::{ACTIVATIONS_PER_STEP_MAX, KnownAttempt, PartitionInput},
+    read::{self, SeedRead},
     rows::VQueueMeta,
 };
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, VQueueId, VQueueName,
-    actor::{LimiterMessage, Seed, SeedRunning},
+    AttemptToken, EntryKey, VQueueId,
+    actor::{LimiterMessage, Seed},
+    rule::RuleUpdate,
 };
-use forebay_storage::partition::{Head, StoreError};
+use forebay_storage::partition::Head;
 
 use super::{PartitionPerformer, PartitionScope};
 
-/// Rows read at a time.
-const PAGE_LEN: usize = 1_024;
-
-/// What a limiter is told, and what the partition is told of it: attempts that run, and
-/// those that stop, with whoever has their vqueues' locks.
-type ReadSeed = (Seed, Vec<KnownAttempt>, Vec<(KnownAttempt, Option<EntryId>)>);
-
 impl PartitionPerformer {
-    /// Seeds the limiter from the rule book (the persisted one, or a newer one that was
-    /// set while nobody led here), the lock rows, the running rows, the decisions that are
-    /// proposed and not applied, and the handlers that have not stopped.
+    /// Seeds the limiter from the rule book and from what [`read::seed`] reads.
     pub(super) fn seed_limiter(
         &mut self,
         proposed: Vec<KnownAttempt>,
@@ -37,8 +27,10 @@ impl PartitionPerformer {
         let Some(limiter) = self.links.place_limiter() else {
             return;
         };
-        match self.read_seed(proposed, stopping) {
-            Ok((seed, running, left)) => {
+        let name_of = |entry, token| self.executor.name_of(entry, token);
+        match read::seed(&self.store, proposed, stopping, name_of) {
+            Ok(SeedRead { locks, running, stopping: left, holders }) => {
+                let seed = Seed { rules: self.rules(), locks, running: holders };
                 let interrupted = self.interrupted(&seed, &running);
                 let last_seq = self.state.inbox_seq();
                 // Others of earlier epochs do not run here and are about to be taken back.
@@ -72,57 +64,11 @@ impl PartitionPerformer {
         .collect()
     }
 
-    fn read_seed(
-        &self,
-        proposed: Vec<KnownAttempt>,
-        stopping: &[KnownAttempt],
-    ) -> Result<ReadSeed, StoreError> {
-        let tables = &self.store;
-        let mut running = proposed;
-        let mut after = None;
-        loop {
-            let page = tables.running_after(after, PAGE_LEN)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            running
-                .extend(page.into_iter().map(|((vqueue, entry), row)| (vqueue, entry, row.token)));
-        }
-        let mut locks = Vec::new();
-        let mut after = None;
-        loop {
-            let page = tables.locks_after(after, PAGE_LEN)?;
-            let Some((vqueue, _)) = page.last() else { break };
-            after = Some(*vqueue);
-            locks.extend(page);
-        }
-        let known: HashSet<_> = match stopping {
-            [] => HashSet::new(),
-            _ => running.iter().map(|(_, _, token)| *token).collect(),
-        };
-        let mut left = Vec::new();
-        for attempt in stopping.iter().filter(|(_, _, token)| !known.contains(token)) {
-            left.push((*attempt, tables.lock(attempt.0)?));
-        }
-        let mut names: HashMap<VQueueId, Arc<VQueueName>> = HashMap::new();
-        let mut seeds = Vec::with_capacity(running.len() + left.len());
-        for (vqueue, entry, token) in running.iter().chain(left.iter().map(|(known, _)| known)) {
-            let name = match names.get(vqueue) {
-                Some(name) => Arc::clone(name),
-                None => {
-                    // Of one that stops no row may be left.
-                    let meta = tables.vqueue(*vqueue)?.map(|meta| meta.name);
-                    let name = meta.or_else(|| self.executor.name_of(*entry, *token));
-                    let name = name.unwrap_or_default();
-                    names.insert(*vqueue, Arc::clone(&name));
-                    name
-                }
-            };
-            seeds.push(SeedRunning { entry: *entry, vqueue: *vqueue, name });
-        }
+    /// The rule book is the persisted one, or a newer one that was set while nobody led here.
+    fn rules(&self) -> Vec<RuleUpdate> {
         let persisted = self.state.rule_book();
         let newer = self.services.newer_rule_book(self.id, persisted.version());
-        let rules = newer.as_ref().unwrap_or(persisted).diff_from_empty();
-        Ok((Seed { rules, locks, running: seeds }, running, left))
+        newer.as_ref().unwrap_or(persisted).diff_from_empty()
     }
 
     /// Finds a page of vqueues with work. The answer goes through the timers, so that

@@ -22,7 +22,7 @@ use super::{
         DedupKey, DedupRow, EntryRow, FinishedRow, FsmSlot, IdempotencyKey, IdempotencyRow,
         RunningRow, StoredVQueueMeta, VQueueMeta,
     },
-    store::{Read, Rows, Tables},
+    store::{Read, Rows, SeedRows, Tables},
 };
 
 /// All tables of one partition. Cloning takes a snapshot.
@@ -199,6 +199,20 @@ impl Rows for MemTables {
         limit: usize,
     ) -> Read<Vec<(VQueueId, VQueueMeta)>> {
         Ok(page(&self.vqueues, after, limit))
+    }
+}
+
+impl SeedRows for MemTables {
+    fn running_after(
+        &self,
+        after: Option<(VQueueId, EntryId)>,
+        limit: usize,
+    ) -> Read<Vec<((VQueueId, EntryId), RunningRow)>> {
+        Ok(page(&self.running, after, limit))
+    }
+
+    fn locks_after(&self, after: Option<VQueueId>, limit: usize) -> Read<Vec<(VQueueId, EntryId)>> {
+        Ok(page(&self.locks, after, limit))
     }
 }
 

@@ -6,6 +6,7 @@ mod backlog;
 pub mod machine;
 #[cfg(any(test, feature = "testkit"))]
 pub mod mem;
+pub mod read;
 pub mod rows;
 pub mod state;
 pub mod store;

@@ -69,6 +69,18 @@ pub trait Rows {
     ) -> Read<Vec<(VQueueId, VQueueMeta)>>;
 }
 
+/// The scans that a limiter's seed is read from, in key order.
+pub trait SeedRows: Rows {
+    /// Attempts that run, by vqueue, after a position, at most `limit`.
+    fn running_after(
+        &self,
+        after: Option<(VQueueId, EntryId)>,
+        limit: usize,
+    ) -> Read<Vec<((VQueueId, EntryId), RunningRow)>>;
+    /// Locks that are held, after a vqueue, at most `limit`.
+    fn locks_after(&self, after: Option<VQueueId>, limit: usize) -> Read<Vec<(VQueueId, EntryId)>>;
+}
+
 /// The rows that a batch changes, as it sees them, and its writes.
 pub trait Tables: Rows {
     /// Writes the state of an entry.

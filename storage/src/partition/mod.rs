@@ -42,8 +42,8 @@ use overlays::Resides;
 use resident::{Duty, Resident};
 use store::Shared;
 use tables::{
-    Table, entry::Entry, finished::Finished, fsm::Fsm, lock::Lock, payload::Payload,
-    running::Running, timer::Timer, vqueue_meta::VQueueMetas,
+    Table, entry::Entry, finished::Finished, fsm::Fsm, lock::Lock, payload::Payload, timer::Timer,
+    vqueue_meta::VQueueMetas,
 };
 
 /// Hash over all rows of a partition: equal on replicas that applied the same records.
@@ -240,18 +240,6 @@ impl PartitionStore {
         self.get::<Lock>(&vqueue)
     }
 
-    /// Attempts that run, by vqueue, after a position, at most `limit`.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn running_after(
-        &self,
-        after: Option<(VQueueId, EntryId)>,
-        limit: usize,
-    ) -> Result<RunningRows, StoreError> {
-        self.page::<Running>(after.as_ref(), limit)
-    }
-
     /// Vqueues that have rows, in id order, after one, at most `limit`.
     ///
     /// # Errors
@@ -262,18 +250,6 @@ impl PartitionStore {
         limit: usize,
     ) -> Result<Vec<(VQueueId, VQueueMeta)>, StoreError> {
         self.page::<VQueueMetas>(after.as_ref(), limit)
-    }
-
-    /// Locks that are held, after a vqueue, at most `limit`.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub fn locks_after(
-        &self,
-        after: Option<VQueueId>,
-        limit: usize,
-    ) -> Result<Vec<(VQueueId, EntryId)>, StoreError> {
-        self.page::<Lock>(after.as_ref(), limit)
     }
 
     /// Finished entries whose results expire at or before a time, oldest first, at most

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use forebay_engine::partition::{
     rows::{
         DedupKey, DedupRow, EntryRow, FinishedRow, FsmSlot, IdempotencyKey, IdempotencyRow,
-        VQueueMeta,
+        RunningRow, VQueueMeta,
     },
-    store::{Read, Rows},
+    store::{Read, Rows, SeedRows},
 };
 use forebay_messages::{EntryId, Timestamp, VQueueId};
 
@@ -18,7 +18,7 @@ use super::{
     PartitionStore,
     tables::{
         dedup::Dedup, entry::Entry, finished::Finished, fsm::Fsm, idempotency::Idempotency,
-        lock::Lock, vqueue_meta::VQueueMetas,
+        lock::Lock, running::Running, vqueue_meta::VQueueMetas,
     },
 };
 
@@ -65,5 +65,19 @@ impl Rows for PartitionStore {
         limit: usize,
     ) -> Read<Vec<(VQueueId, VQueueMeta)>> {
         Ok(self.page::<VQueueMetas>(after.as_ref(), limit)?)
+    }
+}
+
+impl SeedRows for PartitionStore {
+    fn running_after(
+        &self,
+        after: Option<(VQueueId, EntryId)>,
+        limit: usize,
+    ) -> Read<Vec<((VQueueId, EntryId), RunningRow)>> {
+        Ok(self.page::<Running>(after.as_ref(), limit)?)
+    }
+
+    fn locks_after(&self, after: Option<VQueueId>, limit: usize) -> Read<Vec<(VQueueId, EntryId)>> {
+        Ok(self.page::<Lock>(after.as_ref(), limit)?)
     }
 }

@@ -14,10 +14,11 @@ use forebay_engine::{
     partition::{
         apply::{self, Applied},
         machine::{
-            Answer, AppliedBatch, Begun, EntryState, KnownAttempt, Partition, PartitionConfig,
-            PartitionEffect, PartitionInput, Phase, Refusal, RunAttempt, VQueueLimits,
+            Answer, AppliedBatch, Begun, KnownAttempt, Partition, PartitionConfig, PartitionEffect,
+            PartitionInput, Phase, Refusal, RunAttempt, VQueueLimits,
         },
         mem::MemTables,
+        read::{self, SeedRead},
         rows::Stage,
         store::Rows,
     },
@@ -26,7 +27,7 @@ use forebay_engine::{
 use forebay_messages::{
     AttemptToken, EntryId, Epoch, Lsn, NodeId, PartitionKey, Producer, Record, ReplyId, Timestamp,
     VQueueHandle, VQueueId, VQueueName,
-    actor::{Granted, LimiterMessage, RefillRequest, Seed, SeedRunning, VQueueMessage},
+    actor::{Granted, LimiterMessage, RefillRequest, Seed, VQueueMessage},
     command::{Command, Decision},
 };
 
@@ -60,9 +61,6 @@ pub(crate) struct Handler {
     /// It was told to stop.
     pub(crate) is_stopping: bool,
 }
-
-/// What a limiter is told, and what the partition is told of it.
-type Seeded = (Seed, Vec<KnownAttempt>, Vec<(KnownAttempt, Option<EntryId>)>);
 
 /// What all nodes share.
 #[derive(Debug, Default)]
@@ -174,16 +172,6 @@ impl Node {
         self.check_handlers(shared);
     }
 
-    fn look_up(&self, entries: &[EntryId]) -> PartitionInput {
-        let rows = &self.replica.tables;
-        let gone = entries.iter().filter(|entry| !rows.entries.contains_key(entry));
-        let state = |entry: &EntryId| match rows.finished.get(entry) {
-            Some(row) => (*entry, EntryState::Finished(row.outcome())),
-            None => (*entry, EntryState::Unknown),
-        };
-        PartitionInput::LookedUp { gone: gone.map(state).collect() }
-    }
-
     fn perform(
         &mut self,
         effect: PartitionEffect,
@@ -204,7 +192,10 @@ impl Node {
                 self.checks.answered(&answer);
                 *before = Some(answer);
             }
-            PartitionEffect::LookUp { entries } => inputs.push_back(self.look_up(&entries)),
+            PartitionEffect::LookUp { entries } => {
+                let gone = read::gone(&self.replica.tables, &entries).unwrap();
+                inputs.push_back(PartitionInput::LookedUp { gone });
+            }
             PartitionEffect::ScheduleFlush => self.mailbox.push_back(PartitionInput::Flush),
             PartitionEffect::ReportDurable => {}
             PartitionEffect::CheckExpired { until } => {
@@ -261,7 +252,8 @@ impl Node {
     ) -> Option<PartitionInput> {
         self.limiter = self.started.pop_front()?;
         self.asked.clear();
-        let (seed, running, stopping) = self.seed(proposed, stopping);
+        let SeedRead { locks, running, stopping, holders } = self.seed(proposed, stopping);
+        let seed = Seed { rules: vec![any_limiter::rule()], locks, running: holders };
         self.slots = None;
         self.seeds += 1;
         self.tell_limiter(LimiterMessage::Seed(Box::new(seed)));
@@ -404,30 +396,10 @@ impl Node {
         }
     }
 
-    fn seed(&self, proposed: Vec<KnownAttempt>, stopping: &[KnownAttempt]) -> Seeded {
-        let tables = &self.replica.tables;
-        let mut running = proposed;
-        let rows = tables.running.iter();
-        running.extend(rows.map(|((vqueue, entry), row)| (*vqueue, *entry, row.token)));
-        let is_over = |known: &&KnownAttempt| running.iter().all(|(_, _, token)| *token != known.2);
-        let lock = |vqueue| tables.locks.get(&vqueue).copied();
-        let stopping: Vec<_> =
-            stopping.iter().filter(is_over).map(|known| (*known, lock(known.0))).collect();
-        let name = |vqueue| tables.vqueues.get(vqueue).cloned().unwrap_or_default().name;
-        let seed = Seed {
-            rules: vec![any_limiter::rule()],
-            locks: tables.locks.iter().map(|(vqueue, entry)| (*vqueue, *entry)).collect(),
-            running: running
-                .iter()
-                .chain(stopping.iter().map(|(known, _)| known))
-                .map(|(vqueue, entry, _)| SeedRunning {
-                    entry: *entry,
-                    vqueue: *vqueue,
-                    name: name(vqueue),
-                })
-                .collect(),
-        };
-        (seed, running, stopping)
+    fn seed(&self, proposed: Vec<KnownAttempt>, stopping: &[KnownAttempt]) -> SeedRead {
+        // One that waits has no handler, and its row is still there.
+        let name_of = |_, token| self.handlers.get(&token).map(|handler| handler.name.clone());
+        read::seed(&self.replica.tables, proposed, stopping, name_of).unwrap()
     }
 
     pub(super) fn tell_limiter(&mut self, message: LimiterMessage) {

@@ -23,7 +23,9 @@ use forebay_messages::{
 };
 
 use super::{
-    tables::{dedup::Dedup, idempotency::Idempotency, inbox::Inbox, parked::Parked},
+    tables::{
+        dedup::Dedup, idempotency::Idempotency, inbox::Inbox, parked::Parked, running::Running,
+    },
     *,
 };
 use crate::Medium;

@@ -1,5 +1,6 @@
 //! Refills, listings, expiry, digests.
 
+use forebay_engine::partition::store::SeedRows;
 use forebay_messages::actor::{CancelRefill, RefillDone, RefillId, RefillRequest};
 
 use proptest::prelude::*;

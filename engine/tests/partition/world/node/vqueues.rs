@@ -4,11 +4,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use forebay_engine::{
     Machine,
-    partition::machine::PartitionInput,
-    vqueue::{Rest, VQueue, VQueueConfig, VQueueEffect, wish},
+    partition::{machine::PartitionInput, read},
+    vqueue::{Rest, VQueue, VQueueConfig, VQueueEffect},
 };
 use forebay_messages::{
-    EntryKey, Timestamp, VQueueHandle, VQueueId, VQueueName,
+    EntryKey, VQueueHandle, VQueueId, VQueueName,
     actor::{
         Acquire, LimiterMessage, Permits, RefillDone, RefillFailed, RefillRequest, Release,
         VQueueMessage,
@@ -36,23 +36,13 @@ impl Node {
         &mut self,
         handle: VQueueHandle,
         vqueue: VQueueId,
-        (head, is_known): (EntryKey, bool),
+        head: (EntryKey, bool),
     ) -> Option<Rest> {
-        let meta = match self.replica.tables.vqueues.get(&vqueue) {
-            None => return Some(Rest::Empty),
-            Some(meta) if meta.is_paused => return Some(Rest::Paused),
-            Some(meta) => meta,
-        };
-        if !self.serves(&meta.name) {
-            return Some(Rest::NotServed);
+        let is_served = |name: &VQueueName| self.serves(name);
+        match read::acquire(&self.replica.tables, handle, vqueue, head, is_served).unwrap() {
+            Ok(ask) => self.tell_limiter(LimiterMessage::Acquire(ask)),
+            Err(rest) => return Some(rest),
         }
-        let is_held = self.replica.tables.locks.contains_key(&vqueue);
-        if is_held && !is_known && !head.has_lock {
-            return Some(Rest::Until(Timestamp::default()));
-        }
-        let (name, lock) = (Arc::clone(&meta.name), wish(meta.name.has_lock(), head));
-        let ask = Acquire { handle, vqueue, name, count: 1, lock };
-        self.tell_limiter(LimiterMessage::Acquire(ask));
         None
     }
 

@@ -1,0 +1,138 @@
+//! What a leader reads of its rows: the seed of a limiter, what a vqueue without an actor asks
+//! for, which entries are gone.
+//!
+//! Owns: the rules by which rows become these answers; the partition's shell and the models
+//! call the same code. Must not know: who performs effects, where rows are kept.
+
+use std::sync::Arc;
+
+use forebay_messages::{
+    AttemptToken, EntryId, EntryKey, Timestamp, VQueueHandle, VQueueId, VQueueName,
+    actor::{Acquire, SeedRunning},
+};
+
+use crate::{
+    machine::{Map, Set},
+    vqueue::{Rest, wish},
+};
+
+use super::{
+    machine::{EntryState, KnownAttempt},
+    store::{Read, Rows, SeedRows},
+};
+
+/// Rows read at a time.
+const PAGE_LEN: usize = 1_024;
+
+/// What a fresh limiter and the partition learn from the rows.
+#[derive(Debug, Default)]
+pub struct SeedRead {
+    /// Locks that entries hold.
+    pub locks: Vec<(VQueueId, EntryId)>,
+    /// Attempts that run, by their rows or by decisions that are proposed.
+    pub running: Vec<KnownAttempt>,
+    /// Attempts that are over and whose handlers have not stopped, each with the holder of
+    /// its vqueue's lock.
+    pub stopping: Vec<(KnownAttempt, Option<EntryId>)>,
+    /// Everything that holds a permit: `running`, then `stopping`.
+    pub holders: Vec<SeedRunning>,
+}
+
+/// Reads what a fresh limiter starts from: lock rows, running rows, decisions that are
+/// proposed and not applied, handlers that have not stopped. `name_of` knows the names of
+/// running handlers: a vqueue whose handler stops may have no row left.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn seed(
+    rows: &impl SeedRows,
+    proposed: Vec<KnownAttempt>,
+    stopping: &[KnownAttempt],
+    name_of: impl Fn(EntryId, AttemptToken) -> Option<Arc<VQueueName>>,
+) -> Read<SeedRead> {
+    let mut read = SeedRead { running: proposed, ..SeedRead::default() };
+    let mut after = None;
+    loop {
+        let page = rows.running_after(after, PAGE_LEN)?;
+        let Some((last, _)) = page.last() else { break };
+        after = Some(*last);
+        let page = page.into_iter().map(|((vqueue, entry), row)| (vqueue, entry, row.token));
+        read.running.extend(page);
+    }
+    let mut after = None;
+    loop {
+        let page = rows.locks_after(after, PAGE_LEN)?;
+        let Some((vqueue, _)) = page.last() else { break };
+        after = Some(*vqueue);
+        read.locks.extend(page);
+    }
+    let known: Set<_> = match stopping {
+        [] => Set::default(),
+        _ => read.running.iter().map(|(_, _, token)| *token).collect(),
+    };
+    for attempt in stopping.iter().filter(|(_, _, token)| !known.contains(token)) {
+        read.stopping.push((*attempt, rows.lock(attempt.0)?));
+    }
+    let mut names: Map<VQueueId, Arc<VQueueName>> = Map::default();
+    let holders = read.running.iter().chain(read.stopping.iter().map(|(known, _)| known));
+    for (vqueue, entry, token) in holders {
+        let name = match names.get(vqueue) {
+            Some(name) => Arc::clone(name),
+            None => {
+                let meta = rows.look_at_vqueue(*vqueue, |meta| Arc::clone(&meta.name))?;
+                let name = meta.or_else(|| name_of(*entry, *token)).unwrap_or_default();
+                names.insert(*vqueue, Arc::clone(&name));
+                name
+            }
+        };
+        read.holders.push(SeedRunning { entry: *entry, vqueue: *vqueue, name });
+    }
+    Ok(read)
+}
+
+/// What a vqueue without an actor asks the limiter for, or why it has nothing to ask for.
+/// `head` is the row that it was found with; unless `is_known`, another one may be first.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn acquire(
+    rows: &impl Rows,
+    handle: VQueueHandle,
+    vqueue: VQueueId,
+    (head, is_known): (EntryKey, bool),
+    is_served: impl FnOnce(&VQueueName) -> bool,
+) -> Read<Result<Acquire, Rest>> {
+    let meta = rows.look_at_vqueue(vqueue, |meta| (meta.is_paused, Arc::clone(&meta.name)))?;
+    let name = match meta {
+        None => return Ok(Err(Rest::Empty)),
+        Some((true, _)) => return Ok(Err(Rest::Paused)),
+        Some((false, name)) => name,
+    };
+    if !is_served(&name) {
+        return Ok(Err(Rest::NotServed));
+    }
+    let may_wait = is_known || head.has_lock || !name.has_lock();
+    if !may_wait && rows.lock(vqueue)?.is_some() {
+        // The head may be an entry that kept the lock.
+        return Ok(Err(Rest::Until(Timestamp::default())));
+    }
+    let lock = wish(name.has_lock(), head);
+    Ok(Ok(Acquire { handle, vqueue, name, count: 1, lock }))
+}
+
+/// Those of these entries that are not live, and what is known of them.
+///
+/// # Errors
+/// When the rows cannot be read.
+pub fn gone(rows: &impl Rows, entries: &[EntryId]) -> Read<Vec<(EntryId, EntryState)>> {
+    let mut gone = Vec::new();
+    for entry in entries {
+        if rows.look_at_entry(*entry, |_| ())?.is_some() {
+            continue;
+        }
+        let finished = rows.finished(*entry)?;
+        let known = finished.map(|row| EntryState::Finished(row.outcome()));
+        gone.push((*entry, known.unwrap_or(EntryState::Unknown)));
+    }
+    Ok(gone)
+}
