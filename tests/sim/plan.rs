@@ -288,6 +288,9 @@ impl Draw<'_> {
     }
 }
 
+/// Reads of inboxes that one read may wait for.
+const READS_AHEAD: u64 = 8;
+
 impl Plan {
     pub(super) fn new(seed: u64, random: &mut SeededRandom) -> Self {
         let mut draw = Draw { random, is_crowded: false };
@@ -356,8 +359,8 @@ impl Plan {
     }
 
     /// How long a grant may take to reach its handler. A vqueue that waited without an actor
-    /// reads its inbox first.
+    /// reads its inbox first, behind the reads of other vqueues of its partition.
     pub(super) fn latency(&self) -> Duration {
-        Duration::from_millis(50 + 6 * self.log_delay_ms + self.scan_delay_ms)
+        Duration::from_millis(50 + 6 * self.log_delay_ms + READS_AHEAD * self.scan_delay_ms)
     }
 }
