@@ -13,6 +13,7 @@ mod options;
 mod output;
 mod partitions;
 mod pauses;
+mod progress;
 mod resume;
 mod rules;
 mod snapshot;

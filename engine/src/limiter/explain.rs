@@ -18,6 +18,9 @@ use super::{
     locks::Holder,
 };
 
+/// Most counters that [`Limiter::lacks`] tells of.
+pub const LACKS_MAX: usize = 10_000;
+
 /// Who holds a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockHolder {
@@ -109,6 +112,23 @@ pub struct Explanation {
     pub reasons: Vec<Blocked>,
 }
 
+/// What a counter without room lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Permits: a concurrency limit is used up.
+    Concurrency {
+        /// The pattern of the rule that limits it.
+        pattern: Pattern,
+        /// Permits allowed.
+        limit: u32,
+    },
+    /// Tokens of a rate limit.
+    Rate {
+        /// The pattern of the rule that limits it.
+        pattern: Pattern,
+    },
+}
+
 /// One counter, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterView {
@@ -184,6 +204,24 @@ impl Limiter {
         views.extend(self.paused_services());
         views.sort_by(|a, b| a.key.cmp(&b.key));
         views
+    }
+
+    /// Counters in use whose limit leaves no room now, at most [`LACKS_MAX`]: key and what
+    /// is lacking. Pauses are left out.
+    #[must_use]
+    pub fn lacks(&self, now: Timestamp) -> Vec<(String, Lack)> {
+        let counters = self.counters.slab.iter().filter(|(_, counter)| counter.depth > 0);
+        let lack = counters.filter_map(|(index, counter)| {
+            let (_, pattern) = self.rule_of(counter.rule)?;
+            let limit = self.limit_of(counter).filter(|limit| counter.usage >= *limit);
+            let lack = match limit {
+                Some(limit) => Lack::Concurrency { pattern, limit },
+                None if counter.tokens(now) == 0 => Lack::Rate { pattern },
+                None => return None,
+            };
+            Some((self.written_key(index), lack))
+        });
+        lack.take(LACKS_MAX).collect()
     }
 
     fn explain_client(&self, client: &Client, now: Timestamp) -> Explanation {

@@ -43,7 +43,7 @@ use forebay_messages::{
 use crate::{Machine, rules::RuleLookup};
 
 pub use capacity_pool::{CapacityPool, PoolEffect, PoolInput};
-pub use explain::{BlockReason, Blocked, CounterView, Explanation, LockHolder};
+pub use explain::{BlockReason, Blocked, CounterView, Explanation, LACKS_MAX, Lack, LockHolder};
 pub use lease::CapacityMode;
 
 use client::{Clients, Permits, Ticket};

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::{
     input::{Format, Input, InputError, Numbered, Reading},
     item::{Plan, Prepared},
+    show::LinesRead,
 };
 
 /// Items read ahead.
@@ -101,17 +102,19 @@ pub(crate) fn start(
     reader: Box<dyn BufRead + Send>,
     reading: Reading,
     plan: Plan,
-) -> io::Result<mpsc::Receiver<Fed>> {
+) -> io::Result<(mpsc::Receiver<Fed>, LinesRead)> {
     let (sender, receiver) = mpsc::channel(AHEAD_MAX);
+    let lines = LinesRead::default();
+    let counted = lines.clone();
     // Not joined: a read of a terminal or a pipe can last for ever.
     std::thread::Builder::new().name("forebay-input".to_owned()).spawn(move || {
-        for fed in Feed::new(reader, reading, plan) {
+        for fed in Feed::new(reader, reading, plan, counted) {
             if sender.blocking_send(fed).is_err() {
                 return;
             }
         }
     })?;
-    Ok(receiver)
+    Ok((receiver, lines))
 }
 
 /// The input as items that are ready to be stored.
@@ -122,12 +125,18 @@ struct Feed {
     budget: Arc<Budget>,
     /// Comes after a note.
     held: Option<Fed>,
+    lines: LinesRead,
 }
 
 impl Feed {
-    fn new(reader: Box<dyn BufRead + Send>, reading: Reading, plan: Plan) -> Self {
+    fn new(
+        reader: Box<dyn BufRead + Send>,
+        reading: Reading,
+        plan: Plan,
+        lines: LinesRead,
+    ) -> Self {
         let (input, budget) = (Input::new(reader, reading), Arc::default());
-        Self { input, format: reading.format, plan, budget, held: None }
+        Self { input, format: reading.format, plan, budget, held: None, lines }
     }
 
     fn fed(&self, next: Result<Numbered, InputError>) -> Fed {
@@ -157,6 +166,7 @@ impl Iterator for Feed {
             return Some(held);
         }
         let next = self.input.next();
+        self.lines.set(self.input.number());
         let note = self.input.take_note();
         let fed = next.map(|next| self.fed(next));
         let Some(note) = note else { return fed };

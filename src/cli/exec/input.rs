@@ -182,6 +182,11 @@ impl<R: BufRead> Input<R> {
         Self { reader, reading, number: 0, ended: false, group, crlf_at, crlf_told }
     }
 
+    /// How many lines (or items) were read.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// What a person should know of the input, once.
     pub(crate) fn take_note(&mut self) -> Option<String> {
         let number = self.crlf_at.take()?;

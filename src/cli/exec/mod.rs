@@ -12,7 +12,7 @@
 //! | [`item`] | items to entries: what they run, where they belong, who they are |
 //! | [`process`] | runs commands |
 //! | [`report`] | how a command ended; kept as the entry's result |
-//! | [`results`], [`screen`], [`progress`], [`summary`] | what is told of it |
+//! | [`results`], [`screen`], [`progress`], [`show`], [`summary`] | what is told of it |
 //! | [`interrupt`], [`program`] | Ctrl-C; whether there is such a command |
 //! | [`setup`], [`shape`], [`dry_run`] | what the options come to; a command line in one word; `--dry-run` |
 
@@ -32,5 +32,6 @@ pub(crate) mod runner;
 pub(crate) mod screen;
 mod setup;
 mod shape;
+mod show;
 pub(crate) mod summary;
 pub(crate) mod template;

@@ -7,8 +7,15 @@ use std::{collections::VecDeque, fmt, time::Duration};
 
 /// Over how long a time the rate is taken.
 const RATE_WINDOW: Duration = Duration::from_secs(30);
+/// Over how many ends at least: long items end seldom.
+const RATE_ENDS_MIN: u64 = 10;
 /// How finely the window moves. Bounds the samples kept.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// From how long a mean on, what is left is told by how long items take and not by how many
+/// have ended of late.
+const LONG_ITEM: Duration = Duration::from_secs(5);
+/// Most reasons to wait that are told of at once.
+const HELD_TOLD_MAX: usize = 3;
 
 /// Counts items. Times are since the start of the run.
 #[derive(Clone, Debug, Default)]
@@ -19,14 +26,21 @@ pub(crate) struct Progress {
     /// Ended in an earlier run.
     earlier: u64,
     running: u64,
+    /// Sum of the times when those that run were started.
+    started_at: Duration,
+    /// Attempts that are over, and how long all of them took together.
+    attempts: u32,
+    took: Duration,
     succeeded: u64,
     failed: u64,
-    /// When how many had ended in this run; oldest first, at least one.
+    /// When how many had ended in this run, before the samples.
+    base: (Duration, u64),
+    /// The same; oldest first.
     samples: VecDeque<(Duration, u64)>,
 }
 
 /// What is shown at one moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct View {
     /// Ended, in this run or an earlier one.
     pub(crate) done: u64,
@@ -42,6 +56,10 @@ pub(crate) struct View {
     pub(crate) rate: f64,
     /// When all will be done, if it goes on like this; `None` while nobody can know.
     pub(crate) eta: Option<Duration>,
+    /// Lines (or items) read so far; `None` once the input has been read.
+    pub(crate) reading: Option<u64>,
+    /// Why so many wait, in words: `12` and `wait for acme=3`. The largest first.
+    pub(crate) held: Vec<(u64, String)>,
 }
 
 impl Progress {
@@ -61,15 +79,24 @@ impl Progress {
         self.total_known = true;
     }
 
-    /// An attempt begins. It may come before [`Self::accepted`]: what an earlier run has
-    /// stored starts before this run has read the item.
-    pub(crate) fn started(&mut self) {
-        self.running += 1;
+    /// Whether it has.
+    pub(crate) fn is_read(&self) -> bool {
+        self.total_known
     }
 
-    /// An attempt is over, in whatever way.
-    pub(crate) fn stopped(&mut self) {
+    /// An attempt begins. It may come before [`Self::accepted`]: what an earlier run has
+    /// stored starts before this run has read the item.
+    pub(crate) fn started(&mut self, now: Duration) {
+        self.running += 1;
+        self.started_at += now;
+    }
+
+    /// An attempt that began at `since` is over, in whatever way.
+    pub(crate) fn stopped(&mut self, now: Duration, since: Duration) {
         self.running = self.running.saturating_sub(1);
+        self.started_at = self.started_at.saturating_sub(since);
+        self.attempts = self.attempts.saturating_add(1);
+        self.took += now.saturating_sub(since);
     }
 
     /// An item ended for good. Its attempt, if one ran, was over before.
@@ -82,31 +109,35 @@ impl Progress {
         self.sample(now);
     }
 
+    fn ended_now(&self) -> u64 {
+        self.succeeded + self.failed
+    }
+
     fn sample(&mut self, now: Duration) {
-        let ended = self.succeeded + self.failed;
+        let ended = self.ended_now();
         match self.samples.back() {
             Some((at, _)) if now < *at + SAMPLE_EVERY => {}
             _ => self.samples.push_back((now, ended)),
         }
-        // One sample older than the window stays: rates are taken from it.
-        while self.samples.get(1).is_some_and(|(at, _)| *at + RATE_WINDOW <= now) {
+        while let Some(first) = self.samples.front()
+            && is_before_window(*first, now, ended)
+        {
+            self.base = *first;
             self.samples.pop_front();
         }
     }
 
     fn done(&self) -> u64 {
-        self.earlier + self.succeeded + self.failed
+        self.earlier + self.ended_now()
     }
 
     /// What to show now.
     #[must_use]
     pub(crate) fn view(&self, now: Duration) -> View {
-        let rate = self.rate(now);
         let done = self.done();
         let total = self.total.max(done + self.running);
         let left = total - done;
-        let knowable = self.total_known && rate > 0.0;
-        let eta = knowable.then(|| Duration::try_from_secs_f64(left as f64 / rate).ok());
+        let rate = self.rate(now);
         View {
             done,
             total,
@@ -114,22 +145,43 @@ impl Progress {
             waiting: left - self.running,
             failed: self.failed,
             rate,
-            eta: eta.flatten(),
+            eta: self.eta(left, rate, now).filter(|_| self.total_known),
+            reading: None,
+            held: Vec::new(),
         }
     }
 
-    fn rate(&self, now: Duration) -> f64 {
-        let ended = self.succeeded + self.failed;
-        let in_window = |(at, _): &&(Duration, u64)| *at + RATE_WINDOW > now;
-        // The run's start counts as a sample while the window reaches back to it.
-        let (since, before) = match self.samples.iter().find(in_window) {
-            _ if now < RATE_WINDOW => (Duration::ZERO, 0),
-            Some((at, ended)) => (*at, *ended),
-            None => return 0.0,
+    /// How long so many will take.
+    fn eta(&self, left: u64, rate: f64, now: Duration) -> Option<Duration> {
+        let mean = self.took.checked_div(self.attempts)?.as_secs_f64();
+        if self.ended_now() == 0 {
+            return None;
+        }
+        let seconds = if mean < LONG_ITEM.as_secs_f64() || self.running == 0 {
+            left as f64 / rate
+        } else {
+            // What those that run have behind them, as far as they are not late.
+            let running = self.running as f64;
+            let ages = running * now.as_secs_f64() - self.started_at.as_secs_f64();
+            (left as f64 * mean - ages.min(running * mean)) / running
         };
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+
+    fn rate(&self, now: Duration) -> f64 {
+        let ended = self.ended_now();
+        let is_before = |sample: &&(Duration, u64)| is_before_window(**sample, now, ended);
+        let (since, before) =
+            *self.samples.iter().take_while(is_before).last().unwrap_or(&self.base);
         let seconds = now.saturating_sub(since).as_secs_f64();
         if seconds > 0.0 { (ended - before) as f64 / seconds } else { 0.0 }
     }
+}
+
+/// Whether the rate can be taken from this sample on: the window and enough ends are behind
+/// it.
+fn is_before_window((at, before): (Duration, u64), now: Duration, ended: u64) -> bool {
+    at + RATE_WINDOW <= now && before + RATE_ENDS_MIN <= ended
 }
 
 impl fmt::Display for View {
@@ -144,11 +196,46 @@ pub(crate) struct Details<'a>(pub(crate) &'a View);
 
 impl fmt::Display for Details<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let View { running, waiting, failed, rate, eta, .. } = self.0;
-        write!(f, "{running} running, {waiting} waiting, {failed} failed, {rate:.1}/s")?;
+        let View { running, failed, rate, eta, reading, held, .. } = self.0;
+        if let Some(lines) = reading {
+            write!(f, "reading input: {lines}, ")?;
+        }
+        write!(f, "{running} running")?;
+        let mut waiting = self.0.waiting;
+        for (count, why) in held.iter().take(HELD_TOLD_MAX) {
+            // It was counted a moment ago.
+            let count = (*count).min(waiting);
+            waiting -= count;
+            if count > 0 {
+                write!(f, ", {count} {why}")?;
+            }
+        }
+        if waiting > 0 {
+            write!(f, ", {waiting} waiting")?;
+        }
+        if *failed > 0 {
+            write!(f, ", {failed} failed")?;
+        }
+        if *rate > 0.0 {
+            write!(f, ", {}", Rate(*rate))?;
+        }
         match eta {
             Some(eta) => write!(f, ", ETA {}", Clock(*eta)),
             None => Ok(()),
+        }
+    }
+}
+
+/// Items per second, or per a longer time when they are few.
+#[derive(Clone, Copy, Debug)]
+struct Rate(f64);
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            rate if rate >= 0.95 => write!(f, "{rate:.1}/s"),
+            rate if rate * 60.0 >= 0.95 => write!(f, "{:.1}/min", rate * 60.0),
+            rate => write!(f, "{:.1}/h", rate * 3600.0),
         }
     }
 }
@@ -160,10 +247,11 @@ pub(crate) struct Clock(pub(crate) Duration);
 impl fmt::Display for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
-        match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-            (0, 0, seconds) => write!(f, "{seconds}s"),
-            (0, minutes, seconds) => write!(f, "{minutes}m{seconds:02}s"),
-            (hours, minutes, _) => write!(f, "{hours}h{minutes:02}m"),
+        match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+            (0, 0, 0, seconds) => write!(f, "{seconds}s"),
+            (0, 0, minutes, seconds) => write!(f, "{minutes}m{seconds:02}s"),
+            (0, hours, minutes, _) => write!(f, "{hours}h{minutes:02}m"),
+            (days, hours, ..) => write!(f, "{days}d{hours:02}h"),
         }
     }
 }
@@ -180,20 +268,23 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn attempt(progress: &mut Progress, from: u64, to: u64) {
+        progress.started(secs(from));
+        progress.stopped(secs(to), secs(from));
+    }
+
     #[test]
     fn a_run_from_start_to_end() {
         let mut progress = Progress::default();
         progress.ended_earlier();
         (0..20).for_each(|_| progress.accepted());
-        progress.started();
+        progress.started(secs(0));
         let view = progress.view(secs(0));
-        assert_eq!(view.to_string(), "1/21 done, 1 running, 19 waiting, 0 failed, 0.0/s");
-        progress.stopped();
+        assert_eq!(view.to_string(), "1/21 done, 1 running, 19 waiting");
+        progress.stopped(secs(1), secs(0));
         progress.ended(secs(1), true);
-        progress.started();
-        progress.stopped();
-        progress.started();
-        progress.stopped();
+        attempt(&mut progress, 1, 2);
+        attempt(&mut progress, 2, 2);
         progress.ended(secs(2), false);
         assert_eq!(progress.view(secs(2)).eta, None, "more may come");
         progress.input_ended();
@@ -208,8 +299,7 @@ mod tests {
         for second in 1..=100 {
             let per_second = if second <= 50 { 10 } else { 2 };
             for _ in 0..per_second {
-                progress.started();
-                progress.stopped();
+                attempt(&mut progress, second, second);
                 progress.ended(secs(second), true);
             }
         }
@@ -219,25 +309,66 @@ mod tests {
             progress.samples.len() as u128
                 <= RATE_WINDOW.as_millis() / SAMPLE_EVERY.as_millis() + 2
         );
-        assert_eq!(progress.view(secs(1000)).rate, 0.0, "nothing has ended for long");
+        assert!(progress.view(secs(1000)).rate < 0.02, "nothing has ended for long");
     }
 
     #[test]
     fn what_an_earlier_run_stored_may_start_before_it_is_read_again() {
         let mut progress = Progress::default();
-        progress.started();
+        progress.started(secs(0));
         let view = progress.view(secs(0));
         assert_eq!((view.total, view.running, view.waiting), (1, 1, 0));
         progress.accepted();
         assert_eq!(progress.view(secs(0)), view);
     }
 
+    /// Four at a time, ten minutes each: nothing was told after half a minute without an end.
+    #[test]
+    fn long_items_have_a_rate_and_a_time_of_arrival() {
+        let mut progress = Progress::default();
+        (0..12).for_each(|_| progress.accepted());
+        progress.input_ended();
+        (0..4).for_each(|_| progress.started(secs(0)));
+        assert_eq!(progress.view(secs(300)).eta, None, "none has ended");
+        for _ in 0..4 {
+            progress.stopped(secs(600), secs(0));
+            progress.ended(secs(600), true);
+            progress.started(secs(600));
+        }
+        let view = progress.view(secs(601));
+        assert_eq!(view.eta.unwrap().as_secs(), 1199);
+        assert!(view.to_string().ends_with("4 running, 4 waiting, 24.0/h, ETA 19m59s"), "{view}");
+        assert_eq!(progress.view(secs(900)).eta, Some(secs(900)), "it does not stand still");
+        assert_eq!(progress.view(secs(1500)).eta, Some(secs(600)), "late ones may end at any time");
+    }
+
+    #[test]
+    fn what_holds_items_back_is_told_and_the_rest_is_counted() {
+        let mut progress = Progress::default();
+        (0..50).for_each(|_| progress.accepted());
+        (0..3).for_each(|_| progress.started(secs(0)));
+        let mut view = progress.view(secs(1));
+        view.held = vec![(24, "paused".to_owned()), (12, "wait for acme=3".to_owned())];
+        let said = "0/50 done, 3 running, 24 paused, 12 wait for acme=3, 11 waiting";
+        assert_eq!(view.to_string(), said);
+        view.reading = Some(1234);
+        view.held = vec![(99, "wait for --jobs".to_owned())];
+        let said = "0/50 done, reading input: 1234, 3 running, 47 wait for --jobs";
+        assert_eq!(view.to_string(), said, "counted a moment ago, before some started");
+    }
+
+    #[test]
+    fn rates_are_told_in_a_unit_that_says_something() {
+        let show = |rate| super::Rate(rate).to_string();
+        assert_eq!([show(12.34), show(0.5), show(0.002)], ["12.3/s", "30.0/min", "7.2/h"]);
+    }
+
     #[test]
     fn durations_are_short() {
         let show = |seconds| Clock(secs(seconds)).to_string();
         assert_eq!(
-            [show(0), show(59), show(65), show(3600 * 25 + 61)],
-            ["0s", "59s", "1m05s", "25h01m"]
+            [show(0), show(59), show(65), show(3600 * 23 + 61), show(3600 * 25 + 61)],
+            ["0s", "59s", "1m05s", "23h01m", "1d01h"]
         );
     }
 
@@ -252,15 +383,15 @@ mod tests {
                 match event {
                     0 => progress.accepted(),
                     1 => progress.ended_earlier(),
-                    2 => progress.started(),
-                    3 => progress.stopped(),
+                    2 => progress.started(now),
+                    3 => progress.stopped(now, now / 2),
                     4 if view.waiting > 0 => progress.ended(now, millis % 2 == 0),
                     _ => {}
                 }
                 let view = progress.view(now);
                 prop_assert_eq!(view.done + view.running + view.waiting, view.total);
                 prop_assert!(view.rate.is_finite() && view.rate >= 0.0);
-                prop_assert!(progress.samples.len() < 70);
+                prop_assert!(progress.samples.len() < 90);
             }
         }
     }

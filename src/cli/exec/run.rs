@@ -34,6 +34,7 @@ use super::{
     screen::Screen,
     setup,
     shape::check_shape,
+    show::Shown,
     summary::Summary,
 };
 use crate::cli::args::{ExecArgs, Global};
@@ -42,8 +43,6 @@ pub(crate) use error::ExecError;
 
 /// Items that have been stored and not ended; reading the input waits above it.
 const PENDING_MAX: usize = 1_000_000;
-/// How often the progress is shown at most.
-const SHOW_EVERY: Duration = Duration::from_millis(100);
 
 /// How one item ended, for the main loop.
 struct ItemEnd {
@@ -65,7 +64,7 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, E
     if let Some(program) = plan.program() {
         check_program(program)?;
     }
-    let mut fed = feed::start(feed::open(&args.input)?, setup::reading(args), plan)?;
+    let (mut fed, lines) = feed::start(feed::open(&args.input)?, setup::reading(args), plan)?;
     if args.dry_run {
         return dry_run(fed, args.strict, args.quiet, global.json).await;
     }
@@ -77,6 +76,7 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, E
     let log = screen.clone();
     crate::cli::logging::start(global.log, move || log.clone());
     let (runner, broken) = Runner::new(results, started);
+    let shown = Shown::start(screen.clone(), Arc::clone(&runner), lines);
     let runtime = start_runtime(global, args, &runner).await?;
     let run = Run {
         json: global.json,
@@ -93,6 +93,7 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, E
         screen,
         runner,
         runtime,
+        shown,
     };
     run.go(global, args, held, fed, broken, signals).await
 }
@@ -157,6 +158,7 @@ struct Run {
     screen: Screen,
     runner: Arc<Runner>,
     runtime: Runtime,
+    shown: Shown,
 }
 
 impl Run {
@@ -174,6 +176,8 @@ impl Run {
             Ok(()) => self.run(held, fed, broken, signals.clone()).await,
             Err(error) => Err(error),
         };
+        // It must not be held up by somebody who looks at it.
+        self.shown.set_runtime(None);
         let stopped = self.stop(signals).await;
         if let Some(results) = &self.results {
             results.sync()?;
@@ -206,12 +210,11 @@ impl Run {
         mut broken: mpsc::UnboundedReceiver<String>,
         mut signals: watch::Receiver<Stop>,
     ) -> Result<(), ExecError> {
+        self.shown.set_runtime(Some(self.runtime.clone()));
         self.store(held).await?;
         let mut reading = true;
         let mut batch = Vec::new();
         let mut input_broke = None;
-        let mut show = tokio::time::interval(SHOW_EVERY);
-        show.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while reading || !self.waiting.is_empty() || !self.room.is_empty() {
             let again_at = self.room.again_at();
             tokio::select! {
@@ -234,16 +237,9 @@ impl Run {
                         self.runner.progress().input_ended();
                     }
                 }
-                _ = show.tick() => self.show(),
             }
         }
         input_broke.map_or(Ok(()), |reason| Err(ExecError::Broken(reason)))
-    }
-
-    fn show(&self) {
-        let elapsed = self.runner.elapsed();
-        let view = self.runner.progress().view(elapsed);
-        self.screen.show(&view, elapsed);
     }
 }
 

@@ -108,7 +108,7 @@ impl Runner {
         let job = Job::decode(payload)
             .map_err(|error| HandlerError::terminal(format!("not an item of exec: {error}")))?;
         let spawner = self.spawner().await;
-        let _running = Started::new(&self.progress);
+        let _running = Started::new(self);
         let ran = spawner.run(&job, context.canceled(), CANCEL_GRACE).await;
         let mut report = match ran {
             Ok(report) => report,
@@ -138,18 +138,23 @@ impl Runner {
 }
 
 /// An attempt that runs, however it ends: its handler may be dropped at any time.
-struct Started<'a>(&'a Mutex<Progress>);
+struct Started<'a> {
+    runner: &'a Runner,
+    /// When, since the start of the run.
+    since: Duration,
+}
 
 impl<'a> Started<'a> {
-    fn new(progress: &'a Mutex<Progress>) -> Self {
-        progress.lock().unwrap_or_else(PoisonError::into_inner).started();
-        Self(progress)
+    fn new(runner: &'a Runner) -> Self {
+        let since = runner.elapsed();
+        runner.progress().started(since);
+        Self { runner, since }
     }
 }
 
 impl Drop for Started<'_> {
     fn drop(&mut self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).stopped();
+        self.runner.progress().stopped(self.runner.elapsed(), self.since);
     }
 }
 
@@ -178,7 +183,7 @@ mod tests {
     async fn a_panic_ends_the_run_and_not_the_item() {
         let (runner, mut broken) = Runner::new(None, Instant::now());
         let attempt = async {
-            let _running = Started::new(&runner.progress);
+            let _running = Started::new(&runner);
             assert_eq!(runner.progress().view(Duration::ZERO).running, 1);
             panic!("a bug");
         };

@@ -28,6 +28,11 @@ use super::{
 const BAR_HZ: u8 = 10;
 /// How often a plain line is written at most.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+/// When the first one is, while the input is still being read.
+const LINE_FIRST: Duration = Duration::from_secs(1);
+/// From how many columns on there is a long bar, and a short one.
+const LONG_BAR_FROM: u16 = 120;
+const SHORT_BAR_FROM: u16 = 60;
 
 /// Standard output, standard error and the bar, for one writer at a time. Clones share
 /// it.
@@ -45,6 +50,42 @@ struct State {
     line_at: Option<Duration>,
     /// Nobody reads standard output any more.
     stdout_closed: bool,
+    /// How the bar was last laid out.
+    layout: Option<Layout>,
+    /// Nothing is shown any more.
+    is_closed: bool,
+}
+
+/// How the columns of the terminal are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Layout {
+    Long,
+    Short,
+    None,
+}
+
+impl Layout {
+    fn of(columns: u16) -> Self {
+        match columns {
+            LONG_BAR_FROM.. => Self::Long,
+            SHORT_BAR_FROM.. => Self::Short,
+            _ => Self::None,
+        }
+    }
+
+    fn style(self) -> ProgressStyle {
+        let template = match self {
+            Self::Long => "{bar:30} {pos}/{len} {wide_msg}",
+            Self::Short => "{bar:10} {pos}/{len} {wide_msg}",
+            Self::None => "{pos}/{len} {wide_msg}",
+        };
+        ProgressStyle::with_template(template).expect("the template is a constant")
+    }
+}
+
+/// Columns of the terminal, which may change at any time.
+fn columns() -> u16 {
+    rustix::termios::tcgetwinsize(io::stderr()).map_or(LONG_BAR_FROM, |size| size.ws_col)
 }
 
 impl Screen {
@@ -56,30 +97,37 @@ impl Screen {
         let bar = has_bar.then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(BAR_HZ);
             let bar = ProgressBar::with_draw_target(Some(0), target);
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {wide_msg}");
-            bar.set_style(style.expect("the template is a constant"));
+            bar.set_style(Layout::of(columns()).style());
             bar
         });
         Self { bar, is_quiet, state: Arc::default() }
     }
 
-    /// Shows how far the run is, if it is time to. `now` is since its start.
+    /// Whether it is time to show how far the run is. `now` is since its start.
+    pub(crate) fn wants(&self, now: Duration, is_read: bool) -> bool {
+        let first = if is_read { LINE_EVERY } else { LINE_FIRST };
+        let due = |at: Option<Duration>| now >= at.map_or(first, |at| at + LINE_EVERY);
+        self.bar.is_some() || !self.is_quiet && due(self.lock().line_at)
+    }
+
+    /// Shows it.
     pub(crate) fn show(&self, view: &View, now: Duration) {
-        if let Some(bar) = &self.bar {
-            bar.set_length(view.total);
-            bar.set_message(Details(view).to_string());
-            bar.set_position(view.done);
-            return;
-        }
-        if self.is_quiet {
-            return;
-        }
         let mut state = self.lock();
-        if now < state.line_at.unwrap_or_default() + LINE_EVERY {
+        if state.is_closed {
             return;
         }
-        state.line_at = Some(now);
-        let _ = writeln!(io::stderr().lock(), "forebay: {view}");
+        let Some(bar) = &self.bar else {
+            state.line_at = Some(now);
+            let _ = writeln!(io::stderr().lock(), "forebay: {view}");
+            return;
+        };
+        let layout = Layout::of(columns());
+        if state.layout.replace(layout) != Some(layout) {
+            bar.set_style(layout.style());
+        }
+        bar.set_length(view.total);
+        bar.set_message(Details(view).to_string());
+        bar.set_position(view.done);
     }
 
     /// Writes both outputs of an item, each as one piece, and removes their files. With a
@@ -129,8 +177,9 @@ impl Screen {
         });
     }
 
-    /// Takes the bar away, at the end.
+    /// Takes the bar away, at the end; it does not come back.
     pub(crate) fn close(&self) {
+        self.lock().is_closed = true;
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
