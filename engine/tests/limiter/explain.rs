@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use forebay_engine::limiter::{BlockReason, Blocked, LockHolder};
+use forebay_engine::limiter::{BlockReason, Blocked, Lack, LockHolder};
 use forebay_messages::{
     PermitId, Timestamp,
     actor::LimiterMessage,
@@ -60,6 +60,24 @@ fn all_reasons_at_once_each_with_its_rule_and_since_when() {
     let by_name = name("s/a/x#k");
     assert_eq!(desk.limiter.explain_vqueue(id(&by_name), &by_name, desk.now), explained);
     assert_eq!(desk.limiter.explain(handle(1), desk.now), None, "it runs and does not wait");
+}
+
+#[test]
+fn counters_without_room_are_told_with_what_they_lack() {
+    let slow =
+        Limits { rate: Some(Rate { tokens: 1, period_ms: 5000, burst: 1 }), ..Limits::default() };
+    let mut desk = Desk::leased(&[limit("*", 1), upsert("*/a", slow)]);
+    desk.run(1, "s/a");
+    desk.run(2, "-");
+    let pattern = |text: &str| text.parse::<Pattern>().unwrap();
+    let full = Lack::Concurrency { pattern: pattern("*"), limit: 1 };
+    let dry = Lack::Rate { pattern: pattern("*/a") };
+    let mut lacks = desk.limiter.lacks(desk.now);
+    lacks.sort_by(|(a, _), (b, _)| a.cmp(b));
+    assert_eq!(lacks, [("s".to_owned(), full), ("s/a".to_owned(), dry)]);
+    desk.end(1);
+    assert_eq!(desk.limiter.lacks(desk.now).len(), 1, "there is room, but no token");
+    assert_eq!(desk.limiter.lacks(Timestamp(desk.now.0 + 5_000)), []);
 }
 
 #[test]
