@@ -95,6 +95,7 @@ fn ends(token: AttemptToken) -> Command {
             detail: Bytes::new(),
             heeds_cancel: false,
             interrupted: 0,
+            keeps_failure: false,
         }],
     })
 }
@@ -144,6 +145,7 @@ fn commands() -> Vec<Command> {
             detail: Bytes::new(),
             heeds_cancel: false,
             interrupted: 0,
+            keeps_failure: false,
         }),
         Command::UpsertRuleBook(UpsertRuleBook {
             key_first: PartitionKey(0),
@@ -166,6 +168,23 @@ fn commands() -> Vec<Command> {
         }),
         ends(token),
     ]
+}
+
+/// The tag that asks for a failed attempt to be kept.
+#[test]
+fn golden_retry_whose_failure_is_kept() {
+    let retry = Command::Retry(RetryAttempt {
+        entry: id(),
+        token: AttemptToken { epoch: Epoch(3), seq: 5 },
+        reason: RetryReason::Failed,
+        run_at: Timestamp(6),
+        message: "no".into(),
+        detail: Bytes::new(),
+        heeds_cancel: true,
+        interrupted: 0,
+        keeps_failure: true,
+    });
+    insta::assert_snapshot!(hex(record(retry).encode_framed()), @"");
 }
 
 #[test]

@@ -99,6 +99,65 @@ pub struct EntryRow {
     /// Attempts that ended because the process that ran them died.
     #[bilrost(13)]
     pub interrupted: u32,
+    /// What few entries have.
+    #[bilrost(14)]
+    pub extra: Option<Box<EntryExtra>>,
+}
+
+/// How many failed attempts are kept of an entry: the last ones.
+pub const FAILURES_KEPT_MAX: usize = 8;
+/// Longest text that is kept of a failed attempt, in bytes.
+pub const FAILURE_TEXT_BYTES_MAX: usize = 256;
+
+/// What few entries have, and keep when they end. A row of its own size is not paid for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct EntryExtra {
+    /// The last attempts that failed and were followed by another one, oldest first, at most
+    /// [`FAILURES_KEPT_MAX`].
+    #[bilrost(1)]
+    pub failures: Vec<FailedAttempt>,
+}
+
+/// An attempt that failed and was followed by another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub struct FailedAttempt {
+    /// Its number, from 1. A redriven entry counts from 1 again.
+    #[bilrost(1)]
+    pub number: u32,
+    /// When it started.
+    #[bilrost(2)]
+    pub started_at: Timestamp,
+    /// When it ended.
+    #[bilrost(3)]
+    pub ended_at: Timestamp,
+    /// What it said, at most [`FAILURE_TEXT_BYTES_MAX`] bytes.
+    #[bilrost(4)]
+    pub text: ByteString,
+}
+
+impl EntryRow {
+    /// The failed attempts that are kept, oldest first.
+    #[must_use]
+    pub fn failures(&self) -> &[FailedAttempt] {
+        failures(self.extra.as_deref())
+    }
+
+    /// Adds a failed attempt to those that are kept; the oldest one goes when there are too
+    /// many. Its text is cut.
+    pub fn keep_failure(&mut self, mut failure: FailedAttempt) {
+        let kept = &mut self.extra.get_or_insert_default().failures;
+        if failure.text.len() > FAILURE_TEXT_BYTES_MAX {
+            let end = failure.text.floor_char_boundary(FAILURE_TEXT_BYTES_MAX);
+            failure.text = ByteString::from(&failure.text[..end]);
+        }
+        kept.push(failure);
+        let surplus = kept.len().saturating_sub(FAILURES_KEPT_MAX);
+        kept.drain(..surplus);
+    }
+}
+
+fn failures(extra: Option<&EntryExtra>) -> &[FailedAttempt] {
+    extra.map_or(&[], |extra| &extra.failures)
 }
 
 /// An attempt that runs.
@@ -236,9 +295,19 @@ pub struct FinishedRow {
     /// When the last attempt started.
     #[bilrost(12)]
     pub started_at: Timestamp,
+    /// What few entries have.
+    #[bilrost(13)]
+    pub extra: Option<Box<EntryExtra>>,
 }
 
 impl FinishedRow {
+    /// The failed attempts that are kept, oldest first. The last attempt of an entry that
+    /// failed is its outcome, and not among them.
+    #[must_use]
+    pub fn failures(&self) -> &[FailedAttempt] {
+        failures(self.extra.as_deref())
+    }
+
     /// How the entry ended.
     #[must_use]
     pub fn outcome(&self) -> Outcome {

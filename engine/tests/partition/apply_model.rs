@@ -32,6 +32,8 @@ struct Live {
     attempts: u32,
     token: AttemptToken,
     cancel: bool,
+    /// Numbers of failed attempts that are kept.
+    failures: Vec<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +43,7 @@ struct Done {
     failed: Option<FailureKind>,
     expires: u64,
     attempts: u32,
+    failures: Vec<u32>,
 }
 
 /// Everything that a partition knows.
@@ -236,6 +239,7 @@ impl Model {
             attempts: 0,
             token: AttemptToken::default(),
             cancel: false,
+            failures: Vec::new(),
         };
         self.live.insert(new.id, entry);
         Ok(Enqueued { entry: new.id, existing: false, payload_differs: Some(false) })
@@ -278,9 +282,9 @@ impl Model {
         }
         let retention = entry.new.retention_ms.unwrap_or(DAY_MS);
         if retention > 0 {
-            let (new, created, attempts) = (entry.new, entry.created, entry.attempts);
+            let Live { new, created, attempts, failures, .. } = entry;
             let expires = now.saturating_add(retention);
-            self.done.insert(id, Done { new, created, failed, expires, attempts });
+            self.done.insert(id, Done { new, created, failed, expires, attempts, failures });
         }
     }
 
@@ -316,6 +320,11 @@ impl Model {
         let place = self.next_place(has_lock, run_at);
         let entry = self.live.get_mut(&id).unwrap();
         (entry.stage, entry.place) = (Stage::Inbox, place);
+        if command.keeps_failure && command.reason == RetryReason::Failed {
+            entry.failures.push(entry.attempts);
+            let surplus = entry.failures.len().saturating_sub(8);
+            entry.failures.drain(..surplus);
+        }
         Reply::Changed(1)
     }
 
@@ -493,6 +502,7 @@ impl Model {
                 attempts: 0,
                 token: AttemptToken::default(),
                 cancel: false,
+                failures: done.failures,
             };
             model.live.insert(id, entry);
             Ok(())
@@ -513,6 +523,8 @@ impl Model {
                 (entry.attempts, entry.token, entry.cancel, entry.created),
                 "attempts of {id}"
             );
+            let numbers = row.failures().iter().map(|failure| failure.number);
+            assert!(numbers.eq(entry.failures.iter().copied()), "failed attempts of {id}");
             assert_eq!(tables.payloads[id], entry.new.payload, "payload of {id}");
         }
         assert!(tables.finished.keys().eq(self.done.keys()), "results");
@@ -523,6 +535,8 @@ impl Model {
                 Outcome::Failure(failure) => Some(failure.kind),
             };
             assert_eq!((row.attempts, failed), (done.attempts, done.failed), "end of {id}");
+            let numbers = row.failures().iter().map(|failure| failure.number);
+            assert!(numbers.eq(done.failures.iter().copied()), "failed attempts of {id}");
             assert_eq!(row.expires_at.0, done.expires, "expiry of {id}");
         }
         assert_eq!(tables.locks, self.locks, "locks");

@@ -310,6 +310,7 @@ impl Maker {
                 detail: Bytes::from_static(b"x"),
                 heeds_cancel: false,
                 interrupted: 0,
+                keeps_failure: *right,
             }),
             Op::Ends(ends) => {
                 let mut command = EndAttempts::default();

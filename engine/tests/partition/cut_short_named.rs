@@ -5,6 +5,7 @@ use bytes::Bytes;
 use forebay_engine::partition::{
     apply::{Enqueued, Reply, begin},
     machine::{PartitionEffect as Effect, PartitionInput as Input},
+    rows::{FAILURE_TEXT_BYTES_MAX, FAILURES_KEPT_MAX, FailedAttempt},
 };
 use forebay_messages::{
     AttemptToken, Epoch, FailureKind, InboxSeq, Outcome, Timestamp,
@@ -34,7 +35,70 @@ fn failed(token: AttemptToken, heeds_cancel: bool) -> RetryAttempt {
         detail: Bytes::new(),
         heeds_cancel,
         interrupted: 0,
+        keeps_failure: false,
     }
+}
+
+/// As this version writes it.
+fn failed_and_kept(token: AttemptToken, text: &str) -> Command {
+    let message = text.into();
+    Command::Retry(RetryAttempt { keeps_failure: true, message, ..failed(token, true) })
+}
+
+fn kept(replica: &Replica) -> Vec<(u32, u64, u64, String)> {
+    let failures = match replica.tables.finished.get(&entry(1)) {
+        Some(row) => row.failures(),
+        None => replica.tables.entries[&entry(1)].failures(),
+    };
+    let of = |failure: &FailedAttempt| {
+        let FailedAttempt { number, started_at, ended_at, text } = failure;
+        (*number, started_at.0, ended_at.0, text.to_string())
+    };
+    failures.iter().map(of).collect()
+}
+
+#[test]
+fn the_last_failed_attempts_are_kept_until_the_entry_is_purged() {
+    let mut replica = Replica::new();
+    let retry = Some(RetryPolicy { attempts_max: 11, ..RetryPolicy::default() });
+    replica.enqueue(1, NewEntry { retry, ..new_entry(1, FREE) });
+    for attempt in 1..=11u64 {
+        let token = replica.start(10 * attempt, 1).unwrap();
+        replica.run(10 * attempt + 3, failed_and_kept(token, &format!("no {attempt}")));
+    }
+    // The last one is the outcome.
+    assert_eq!(outcome(&replica), (FailureKind::Exhausted, "no 11".to_owned()));
+    let one = |n: u64| (u32::try_from(n).unwrap(), 10 * n, 10 * n + 3, format!("no {n}"));
+    assert_eq!(kept(&replica), (3..=10).map(one).collect::<Vec<_>>());
+    replica.run(200, Command::Redrive(these(&[1])));
+    assert_eq!(kept(&replica).len(), FAILURES_KEPT_MAX, "a redriven entry knows of them");
+    let token = replica.start(210, 1).unwrap();
+    replica.run(213, failed_and_kept(token, &"\u{e9}".repeat(4_000)));
+    let (number, _, _, text) = kept(&replica).pop().unwrap();
+    assert_eq!((number, text), (1, "\u{e9}".repeat(FAILURE_TEXT_BYTES_MAX / 2)));
+    let token = replica.start(220, 1).unwrap();
+    replica.succeed(221, 1, token);
+    assert_eq!(kept(&replica).len(), FAILURES_KEPT_MAX, "one that succeeds in the end too");
+}
+
+/// A record of an earlier version gives the rows of that version.
+#[test]
+fn a_failure_without_the_tag_is_not_kept() {
+    let mut replica = Replica::new();
+    replica.enqueue(1, new_entry(1, FREE));
+    for (at, tag) in [(2, false), (4, true)] {
+        let token = replica.start(at, 1).unwrap();
+        let command = RetryAttempt { keeps_failure: tag, ..failed(token, true) };
+        replica.run(at + 1, Command::Retry(command));
+        let row = &replica.tables.entries[&entry(1)];
+        assert_eq!(row.extra.is_some(), tag);
+    }
+    // A snooze is no failure.
+    let token = replica.start(6, 1).unwrap();
+    let reason = RetryReason::Snoozed;
+    let command = RetryAttempt { reason, keeps_failure: true, ..failed(token, true) };
+    replica.run(7, Command::Retry(command));
+    assert_eq!(kept(&replica).len(), 1);
 }
 
 fn given_back(token: AttemptToken, interrupted: u32) -> Command {

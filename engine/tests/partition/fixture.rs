@@ -193,6 +193,7 @@ impl Replica {
             detail: Bytes::new(),
             heeds_cancel: false,
             interrupted: 0,
+            keeps_failure: false,
         };
         self.run(at, Command::Retry(command))
     }

@@ -372,6 +372,7 @@ fn a_newer_leader_in_the_log_ends_this_one_in_the_midst_of_a_batch() {
         detail: Default::default(),
         heeds_cancel: false,
         interrupted: 0,
+        keeps_failure: false,
     };
     let (key, token) = (desk.key(1), token(2, 1));
     let decisions = vec![Decision { vqueue: vqueue(FREE), key, token, executor: None }];

@@ -235,6 +235,10 @@ pub struct RetryAttempt {
     /// interruptions the entry is a dead letter. 0: nothing was interrupted.
     #[bilrost(8)]
     pub interrupted: u32,
+    /// A failed attempt is added to the list that the entry's row keeps. Records of earlier
+    /// versions lack this: there only the text of the last one is kept.
+    #[bilrost(9)]
+    pub keeps_failure: bool,
 }
 
 /// Several attempts ended, each of them another one: the same as a [`Complete`] or

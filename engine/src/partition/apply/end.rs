@@ -61,6 +61,7 @@ pub(super) fn end<T: Tables>(
                 retry: row.retry,
                 retention_ms: row.retention_ms,
                 started_at: row.started_at,
+                extra: row.extra,
             },
         );
     }

@@ -29,6 +29,7 @@ pub(super) fn apply<T: Tables>(
             retry: finished.retry,
             retention_ms: finished.retention_ms,
             idempotency_key: finished.idempotency_key,
+            extra: finished.extra,
             ..EntryRow::default()
         };
         let key = NewKey { entry: id, run_at: None, has_lock: false };

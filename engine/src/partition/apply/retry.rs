@@ -9,7 +9,11 @@ use forebay_messages::{
 };
 
 use super::{
-    super::{rows::Stage, state::NewKey, store::Tables},
+    super::{
+        rows::{FailedAttempt, Stage},
+        state::NewKey,
+        store::Tables,
+    },
     ApplyError, Context, Reply,
     complete::running,
     end::end,
@@ -60,6 +64,14 @@ pub(super) fn apply<T: Tables>(
             end(context, id, row, outcome, true)?;
             return Ok(Reply::Changed(1));
         }
+    }
+    if command.keeps_failure && command.reason == RetryReason::Failed {
+        row.keep_failure(FailedAttempt {
+            number: row.attempts,
+            started_at: row.started_at,
+            ended_at: context.now,
+            text: command.message.clone(),
+        });
     }
     let has_lock = context.has_lock(row.vqueue)?;
     let abort = command.reason == RetryReason::LeaderChange;

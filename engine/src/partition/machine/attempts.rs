@@ -520,6 +520,7 @@ impl Partition {
                 detail,
                 heeds_cancel: true,
                 interrupted: 0,
+                keeps_failure: true,
             }),
             AttemptEnd::Snooze { wait } => End::Retry(RetryAttempt {
                 entry,
@@ -530,6 +531,7 @@ impl Partition {
                 detail: Default::default(),
                 heeds_cancel: false,
                 interrupted: 0,
+                keeps_failure: false,
             }),
         };
         self.attempts.ended.push(end);
@@ -564,6 +566,7 @@ fn hand_back(entry: EntryId, token: AttemptToken) -> RetryAttempt {
         detail: Default::default(),
         heeds_cancel: false,
         interrupted: 0,
+        keeps_failure: false,
     }
 }
 

@@ -301,6 +301,7 @@ mod tests {
             detail: vec![1; 20_000].into(),
             heeds_cancel: true,
             interrupted: u32::MAX,
+            keeps_failure: true,
         };
         assert!(retry.encoded_len() + 8 <= END_FIXED_LEN + 40_000);
         let failure = Failure {

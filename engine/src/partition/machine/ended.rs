@@ -113,6 +113,7 @@ mod tests {
             detail: Default::default(),
             heeds_cancel: false,
             interrupted: 0,
+            keeps_failure: false,
         })
     }
 

@@ -67,7 +67,7 @@ impl Table for Entry {
 
 #[cfg(test)]
 mod tests {
-    use forebay_engine::partition::rows::Stage;
+    use forebay_engine::partition::rows::{FailedAttempt, Stage};
     use forebay_messages::{AttemptToken, Epoch, Timestamp, command::RetryPolicy};
     use proptest::prelude::*;
 
@@ -88,6 +88,7 @@ mod tests {
             last_failure: "boom".into(),
             cancel_requested: true,
             interrupted: 0,
+            extra: None,
         }
     }
 
@@ -108,6 +109,19 @@ mod tests {
             check_row::<Entry>(&row);
             check_row::<Entry>(&EntryRow::default());
         }
+    }
+
+    #[test]
+    fn golden_bytes_of_failed_attempts() {
+        let mut row = sample();
+        row.keep_failure(FailedAttempt {
+            number: 1,
+            started_at: Timestamp(2),
+            ended_at: Timestamp(300),
+            text: "no".into(),
+        });
+        check_row::<Entry>(&row);
+        insta::assert_snapshot!(golden::<Entry>(&entry_id(1), &row), @"");
     }
 
     #[test]

@@ -55,6 +55,7 @@ mod tests {
             retry: Some(Default::default()),
             retention_ms: Some(5),
             started_at: Timestamp(6),
+            extra: None,
         }
     }
 

@@ -237,6 +237,7 @@ fn disk_space_of_purged_results_is_given_back() {
             retry: None,
             retention_ms: None,
             started_at: Timestamp(1),
+            extra: None,
         }
     };
     let mut txn = store.begin().unwrap();

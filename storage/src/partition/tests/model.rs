@@ -92,6 +92,7 @@ fn end(entry: EntryId, token: AttemptToken, how: u8, seq: u64) -> Command {
                 detail: Bytes::new(),
                 heeds_cancel: false,
                 interrupted: if seq.is_multiple_of(4) { 3 } else { 0 },
+                keeps_failure: seq.is_multiple_of(3),
             });
         }
         1 => Outcome::failure(forebay_messages::FailureKind::Terminal, "no"),
