@@ -15,8 +15,9 @@ pub mod explain {
     //! [`Runtime::limits`](crate::Runtime::limits) and
     //! [`Rules::test`](crate::Rules::test) answer with.
     pub use forebay_actors::node::{
-        BlockView, EntryView, ExplainView, GovernedView, GovernsView, KeyImpact, LimitView,
-        LimitsView, RateView, Reason, RuleRefView, RulesImpact,
+        BlockView, BytesView, EntryDetails, EntryView, ExplainView, FailedAttemptView,
+        GovernedView, GovernsView, KeyImpact, LimitView, LimitsView, RateView, Reason, RuleRefView,
+        RulesImpact,
     };
 }
 pub mod handler;
@@ -45,7 +46,7 @@ pub use aliases::Aliases;
 pub use client::{Entries, Entry, EntryHandle, VQueueHandle};
 pub use error::{ActError, EncodeError, EnqueueError, ResultError, RuntimeError};
 pub use forebay_actors::log_writer::TrimLog;
-pub use forebay_actors::node::{ActReport, EntryView, FilterError};
+pub use forebay_actors::node::{ActReport, BytesView, EntryDetails, EntryView, FilterError};
 pub use forebay_actors::node::{Candidacy, ExplainView, LimitView, PartitionView, SharedLog};
 pub use forebay_actors::node::{EntryCount, EntryCursor, EntryOutcome, EntryPage, ReplicaRole};
 pub use forebay_engine::partition::{apply::Skip, rows::Stage};

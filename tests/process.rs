@@ -6,6 +6,7 @@ mod bench;
 mod clock;
 mod data_dir;
 mod documents;
+mod entry;
 mod input;
 mod inspect;
 mod live_rules;

@@ -39,6 +39,14 @@ pub(crate) struct Told {
     pub(crate) has_more: bool,
 }
 
+/// A service without a handler.
+pub(crate) struct Unheard {
+    pub(crate) service: String,
+    pub(crate) since: Timestamp,
+    pub(crate) vqueues: Vec<(PartitionId, VQueueId)>,
+    pub(crate) has_more: bool,
+}
+
 /// See the module's documentation.
 #[derive(Default)]
 pub(crate) struct Unserved(Mutex<Known>);
@@ -84,6 +92,19 @@ impl Unserved {
     /// Since when entries of a service wait for a handler, if that is known.
     pub(crate) fn since(&self, service: &str) -> Option<Timestamp> {
         self.known().services.get(service).map(|of| of.since)
+    }
+
+    /// The services, and since when, with the vqueues whose entries are counted and whether
+    /// there were more.
+    pub(crate) fn services(&self) -> Vec<Unheard> {
+        let known = self.known();
+        let services = known.services.iter().map(|(service, of)| Unheard {
+            service: service.clone(),
+            since: of.since,
+            vqueues: of.vqueues.iter().copied().collect(),
+            has_more: of.has_more,
+        });
+        services.collect()
     }
 
     /// The services with a handler wait no more.

@@ -184,7 +184,7 @@ fn golden_retry_whose_failure_is_kept() {
         interrupted: 0,
         keeps_failure: true,
     });
-    insta::assert_snapshot!(hex(record(retry).encode_framed()), @"");
+    insta::assert_snapshot!(hex(record(retry).encode_framed()), @"010708070605040302011104040304090c80cf94febb30352a0518010203040506070830313233343536373839616263646566050404030405080605026e6f08010801");
 }
 
 #[test]

@@ -16,7 +16,8 @@ use forebay_actors::{
 use super::{
     args::{Command, EndedArgs, Global, LiveSelection, PauseArgs, RescheduleArgs, Selection},
     exec::summary::EXIT_FAILURES,
-    inspect::{AskError, answered, before, json, stage},
+    inspect::{AskError, answered, before, stage},
+    show::json,
 };
 
 /// Ids that are printed for people, of each kind.

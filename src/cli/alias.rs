@@ -4,7 +4,7 @@ use forebay::control::{AliasView, Request};
 
 use super::{
     args::AliasArgs,
-    inspect::{finish, table},
+    show::{finish, table},
 };
 
 /// The request behind `forebay alias …`.

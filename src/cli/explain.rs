@@ -13,7 +13,7 @@ use forebay::{
 };
 use forebay_actors::shell::{Clock, WallClock};
 
-use super::inspect::{finish, or_dash, or_none, rate, table, time};
+use super::show::{finish, or_dash, or_none, rate, span, table, time, work};
 
 /// Why an entry does not run.
 pub(crate) fn explanation(explained: &ExplainView) -> String {
@@ -32,6 +32,13 @@ pub(crate) fn explanation(explained: &ExplainView) -> String {
     );
     if let Some(key) = &entry.key {
         line("key", key);
+    }
+    let (work, directory) = work(entry);
+    if work != "-" {
+        line(if directory.is_some() { "command" } else { "payload" }, &work);
+    }
+    if let Some(directory) = directory {
+        line("directory", &directory);
     }
     line("enqueued", &time(entry.created_at));
     if let Some(ahead) = ahead {
@@ -72,7 +79,7 @@ fn blocked(block: &BlockView, now: Timestamp) -> String {
     let reason = reason(&block.reason);
     match block.since {
         None => reason,
-        Some(since) => format!("{reason}, for {}", span(Timestamp(since), now)),
+        Some(since) => format!("{reason}, for {}", span(since, now.0)),
     }
 }
 
@@ -163,15 +170,6 @@ pub(crate) fn impact(impact: &RulesImpact) -> String {
         text += &finish(&table, impact.keys.len(), "keys");
     }
     text
-}
-
-/// How long, to the millisecond below a minute and to the second above.
-fn span(since: Timestamp, now: Timestamp) -> String {
-    let long = now.since(since);
-    let rounded =
-        if long.as_secs() < 60 { long } else { std::time::Duration::from_secs(long.as_secs()) };
-    jiff::SignedDuration::try_from(rounded)
-        .map_or_else(|_| format!("{rounded:?}"), |span| format!("{span:#}"))
 }
 
 /// The counters, as a table.

@@ -1,28 +1,31 @@
-//! Commands that ask a data directory: `rules`, `entries`, `queues`, `status`.
+//! Commands that ask a data directory: `rules`, `entries`, `entry`, `queues`, `status`.
 //!
-//! Must not know: whether the directory is in use; the answers are the same.
+//! Must always hold: long lists are printed page after page. Must not know: whether the
+//! directory is in use (the answers are the same), and what answers look like.
 
-use std::{fmt::Write as _, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
-use comfy_table::{Table, presets::NOTHING};
 use forebay::{
     Stage,
-    control::{BookView, Control, ControlError, NodeView, RateView, Request, Response, RuleEdit},
+    control::{Control, ControlError, RateView, Request, Response, RuleEdit},
 };
 use forebay_actors::{
-    node::{EntryFilter, EntryView, VQueueView},
+    node::{EntryFilter, LISTED_BYTES_MAX},
     shell::{Clock as _, WallClock},
 };
 use thiserror::Error;
 
-use super::args::{
-    ConcurrencyArg, EntriesArgs, Global, PauseTarget, QueuesArgs, RuleTarget, RulesArgs,
-    RulesCommand, StageArg,
+use super::{
+    args::{
+        ConcurrencyArg, EntriesArgs, EntryArgs, Global, PauseTarget, QueuesArgs, RuleTarget,
+        RulesArgs, RulesCommand, StageArg,
+    },
+    show::Printer,
 };
 
-/// From how many milliseconds on `status` tells that a partition's time is ahead of the wall
-/// clock.
-const AHEAD_SHOWN_MS: u64 = 1_000;
+/// Most bytes of a payload, and of a result, that `forebay entry` asks for: more than a
+/// result of `exec` has.
+const ENTRY_BYTES_MAX: usize = 1 << 20;
 
 /// Why nothing was answered.
 #[derive(Debug, Error)]
@@ -40,12 +43,37 @@ pub(crate) enum AskError {
     Json(#[from] serde_json::Error),
 }
 
-/// Asks and prints.
+/// Asks and prints, page after page.
 pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, AskError> {
-    let response = answered(global, request).await?;
-    let text = if global.json { json(&response)? } else { people(&response)? };
-    let printed = super::print(text.as_bytes())?;
-    if let Response::Entries { next: Some(next), .. } = &response {
+    let control = Control::look(&global.data_dir).await?;
+    let asked = ask_all(&control, global, request).await;
+    control.close().await?;
+    asked
+}
+
+async fn ask_all(
+    control: &Control,
+    global: &Global,
+    request: Request,
+) -> Result<ExitCode, AskError> {
+    let mut printer = Printer::of(&request, global.json);
+    let mut pages = control.pages(request);
+    let mut goes_on = None;
+    while let Some(part) = pages.next().await? {
+        if let Response::Error { message, .. } = part {
+            return Err(AskError::Refused(message));
+        }
+        if !super::print_more(printer.part(&part)?.as_bytes())? {
+            return Ok(ExitCode::SUCCESS);
+        }
+        goes_on = match part {
+            Response::Entries { next, .. } => next.map(|next| next.to_string()),
+            Response::Queues { next, .. } => next.map(|next| next.to_string()),
+            _ => None,
+        };
+    }
+    let printed = super::print(printer.end().as_bytes())?;
+    if let Some(next) = goes_on {
         // Beside the answer, which may be read by a program.
         super::note(&format!("there may be more: repeat this with --after {next}"));
     }
@@ -86,6 +114,7 @@ pub(crate) fn entries(args: &EntriesArgs) -> Request {
         created_until: args.older_than.map(before),
         outcome: args.outcome.map(Into::into),
         limit: args.limit,
+        bytes_max: LISTED_BYTES_MAX,
     };
     match args.count {
         true => Request::CountEntries { filter },
@@ -116,9 +145,15 @@ pub(crate) fn queues(args: &QueuesArgs) -> Request {
         service: args.service.clone(),
         scope: args.scope.clone(),
         limit: args.limit,
+        bytes_max: LISTED_BYTES_MAX,
         ..EntryFilter::default()
     };
-    Request::Queues { filter }
+    Request::Queues { filter, all: args.all, after: args.after }
+}
+
+/// The request behind `forebay entry`.
+pub(crate) fn entry(args: &EntryArgs) -> Request {
+    Request::Entry { entry: args.entry, bytes_max: ENTRY_BYTES_MAX }
 }
 
 /// The request behind `forebay rules …`.
@@ -132,7 +167,7 @@ pub(crate) fn rules(args: &RulesArgs) -> Request {
     };
     match &args.command {
         RulesCommand::List => Request::Rules,
-        RulesCommand::History => Request::RulesHistory,
+        RulesCommand::History => Request::RulesHistory { in_parts: true },
         RulesCommand::Rollback { version } => Request::RulesRollback { version: *version, author },
         RulesCommand::Set(set) => edit(
             &set.target,
@@ -189,223 +224,4 @@ fn number(limit: ConcurrencyArg) -> Option<u32> {
 fn author() -> String {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
     user.unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()))
-}
-
-/// The answer's content alone, one line.
-pub(crate) fn json(response: &Response) -> Result<String, AskError> {
-    let mut text = match response {
-        Response::Status { node } => serde_json::to_string(node),
-        Response::Jobs { jobs } => serde_json::to_string(jobs),
-        Response::Entries { entries, .. } => serde_json::to_string(entries),
-        Response::EntryCount { count } => serde_json::to_string(count),
-        Response::Queues { queues } => serde_json::to_string(queues),
-        Response::Explain { explained } => serde_json::to_string(explained),
-        Response::Limits { limits } => serde_json::to_string(limits),
-        Response::Rules { book } => serde_json::to_string(book),
-        Response::RulesHistory { books } => serde_json::to_string(books),
-        Response::RulesTest { impact } => serde_json::to_string(impact),
-        Response::Aliases { aliases } => serde_json::to_string(aliases),
-        Response::Snapshot { manifest } => serde_json::to_string(manifest),
-        Response::Partitions { partitions } => serde_json::to_string(partitions),
-        Response::Acted { report } => serde_json::to_string(report),
-        Response::Error { .. } => serde_json::to_string(response),
-    }?;
-    text.push('\n');
-    Ok(text)
-}
-
-fn people(response: &Response) -> Result<String, AskError> {
-    Ok(match response {
-        Response::Status { node } => status(node),
-        Response::Jobs { jobs } => super::jobs::people(jobs),
-        Response::Entries { entries, .. } => entry_table(entries),
-        Response::EntryCount { count } => format!("{count}\n"),
-        Response::Queues { queues } => queue_table(queues),
-        Response::Explain { explained } => super::explain::explanation(explained),
-        Response::Limits { limits } => super::explain::limits(limits),
-        Response::Rules { book } => rule_table(book),
-        Response::RulesHistory { books } => history(books),
-        Response::RulesTest { impact } => super::explain::impact(impact),
-        Response::Aliases { aliases } => super::alias::alias_table(aliases),
-        Response::Snapshot { manifest } => super::snapshot::people(manifest),
-        Response::Partitions { partitions } => super::partitions::partition_table(partitions),
-        Response::Acted { .. } | Response::Error { .. } => return Err(AskError::Strange),
-    })
-}
-
-/// A time as ISO 8601 with its zone.
-pub(super) fn time(millis: u64) -> String {
-    let millis = i64::try_from(millis).unwrap_or(i64::MAX);
-    match jiff::Timestamp::from_millisecond(millis) {
-        Ok(time) => {
-            time.to_zoned(jiff::tz::TimeZone::system()).strftime("%FT%T%.3f%:z").to_string()
-        }
-        Err(_) => "never".to_owned(),
-    }
-}
-
-pub(super) fn rate(rate: RateView) -> String {
-    let every = std::time::Duration::from_millis(rate.period_ms);
-    format!("{} per {every:?}, burst {}", rate.tokens, rate.burst)
-}
-
-pub(super) fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(header.to_vec());
-    table
-}
-
-pub(super) fn or_dash(text: Option<&String>) -> String {
-    text.map_or_else(|| "-".to_owned(), Clone::clone)
-}
-
-/// A limit.
-pub(super) fn or_none(limit: Option<u32>) -> String {
-    limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
-}
-
-pub(super) fn finish(table: &Table, rows: usize, what: &str) -> String {
-    if rows == 0 { format!("no {what}\n") } else { format!("{}\n", table.trim_fmt()) }
-}
-
-fn status(node: &NodeView) -> String {
-    let mut text = format!(
-        "forebay {} (process {}), {} handlers running\n",
-        node.version, node.pid, node.running
-    );
-    let columns =
-        ["PARTITION", "ROLE", "EPOCH", "APPLIED", "LOG END", "ACTIVE VQUEUES", "WAITING", "STALE"];
-    let mut table = table(&columns);
-    for partition in &node.partitions {
-        table.add_row([
-            partition.id.to_string(),
-            partition.role.to_string(),
-            partition.epoch.to_string(),
-            partition.applied.to_string(),
-            partition.log_end.to_string(),
-            partition.active_vqueues.to_string(),
-            partition.waiting_vqueues.to_string(),
-            partition.stale.to_string(),
-        ]);
-    }
-    let _ = writeln!(text, "{}", table.trim_fmt());
-    for partition in &node.partitions {
-        if let Some(reason) = &partition.stopped {
-            let _ = writeln!(text, "partition {} stopped: {reason}", partition.id);
-        }
-        if partition.ahead_ms >= AHEAD_SHOWN_MS {
-            let ahead = Duration::from_secs(partition.ahead_ms / 1_000);
-            let _ = writeln!(
-                text,
-                "partition {}: its time is {ahead:?} ahead of this machine's clock, which was \
-                 set back; entries with an explicit start time may start early by as much",
-                partition.id
-            );
-        }
-    }
-    text
-}
-
-fn entry_table(entries: &[EntryView]) -> String {
-    let mut table = table(&[
-        "ENTRY",
-        "STAGE",
-        "OUTCOME",
-        "SERVICE",
-        "SCOPE",
-        "LIMIT KEY",
-        "KEY",
-        "ATTEMPTS",
-        "CREATED",
-    ]);
-    for entry in entries {
-        table.add_row([
-            entry.id.to_string(),
-            entry.stage.to_string(),
-            or_dash(entry.outcome.map(|outcome| outcome.to_string()).as_ref()),
-            entry.service.clone(),
-            or_dash(entry.scope.as_ref()),
-            or_dash(entry.limit_key.as_ref()),
-            or_dash(entry.key.as_ref()),
-            entry.attempts.to_string(),
-            time(entry.created_at),
-        ]);
-    }
-    finish(&table, entries.len(), "entries")
-}
-
-fn queue_table(queues: &[VQueueView]) -> String {
-    let mut table = table(&[
-        "VQUEUE",
-        "SERVICE",
-        "SCOPE",
-        "LIMIT KEY",
-        "KEY",
-        "INBOX",
-        "RUNNING",
-        "PARKED",
-        "FINISHED",
-        "PAUSED",
-    ]);
-    for queue in queues {
-        table.add_row([
-            queue.id.to_string(),
-            queue.service.clone(),
-            or_dash(queue.scope.as_ref()),
-            or_dash(queue.limit_key.as_ref()),
-            or_dash(queue.key.as_ref()),
-            queue.inbox.to_string(),
-            queue.running.to_string(),
-            queue.parked.to_string(),
-            queue.finished.to_string(),
-            if queue.is_paused { "yes" } else { "no" }.to_owned(),
-        ]);
-    }
-    finish(&table, queues.len(), "vqueues")
-}
-
-fn rule_table(book: &BookView) -> String {
-    let mut table = table(&[
-        "RULE",
-        "PATTERN",
-        "CONCURRENCY",
-        "RATE",
-        "BACKLOG",
-        "WEIGHT",
-        "VERSION",
-        "ENABLED",
-        "PAUSED",
-        "MODIFIED",
-        "DESCRIPTION",
-    ]);
-    for rule in &book.rules {
-        table.add_row([
-            rule.id.clone(),
-            rule.pattern.clone(),
-            or_none(rule.limits.concurrency),
-            rule.limits.rate.map_or_else(|| "none".to_owned(), rate),
-            or_none(rule.limits.backlog),
-            rule.limits.weight.unwrap_or(1).to_string(),
-            rule.version.to_string(),
-            if rule.disabled { "no" } else { "yes" }.to_owned(),
-            if rule.limits.paused { "yes" } else { "no" }.to_owned(),
-            time(rule.last_modified),
-            rule.description.clone(),
-        ]);
-    }
-    let rules = finish(&table, book.rules.len(), "rules");
-    format!("rule book version {}\n{rules}", book.version)
-}
-
-fn history(books: &[BookView]) -> String {
-    let mut table = table(&["VERSION", "AT", "AUTHOR", "RULES"]);
-    for book in books {
-        table.add_row([
-            book.version.to_string(),
-            book.at.map_or_else(|| "-".to_owned(), time),
-            or_dash(book.author.as_ref()),
-            book.rules.len().to_string(),
-        ]);
-    }
-    finish(&table, books.len(), "earlier rule books")
 }

@@ -15,6 +15,7 @@ pub(crate) mod inspect;
 mod jobs;
 pub(crate) mod logging;
 mod partitions;
+mod show;
 mod snapshot;
 
 use std::{
@@ -68,6 +69,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Jobs(args) => jobs::request(args),
         Command::Rules(args) => inspect::rules(args),
         Command::Entries(args) => inspect::entries(args),
+        Command::Entry(args) => inspect::entry(args),
         Command::Queues(args) => inspect::queues(args),
         Command::Status => Request::Status,
         Command::Snapshot(args) => match snapshot::request(args) {
@@ -77,7 +79,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Partitions(args) => partitions::request(args),
         Command::Alias(args) => alias::request(args),
         Command::Explain(args) => Request::Explain { entry: args.entry },
-        Command::Limits(args) => Request::Limits { scope: args.scope.clone() },
+        Command::Limits(args) => Request::Limits { scope: args.scope.clone(), in_parts: true },
         other => unreachable!("{other:?} is not in args::AVAILABLE"),
     };
     logging::start(global.log, io::stderr);
@@ -151,8 +153,15 @@ fn note(text: &str) {
 
 /// Writes to standard output. A reader that closes it early is no error.
 fn print(bytes: &[u8]) -> io::Result<ExitCode> {
-    match io::stdout().lock().write_all(bytes) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(ExitCode::SUCCESS),
+    print_more(bytes).map(|_| ExitCode::SUCCESS)
+}
+
+/// Writes to standard output; whether anybody reads on.
+fn print_more(bytes: &[u8]) -> io::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
     }
 }

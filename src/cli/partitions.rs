@@ -4,7 +4,7 @@ use forebay::{PartitionId, PartitionView, ReplicaRole, control::Request};
 
 use super::{
     args::{PartitionsArgs, PartitionsCommand},
-    inspect::{finish, table},
+    show::{finish, table},
 };
 
 /// The request behind `forebay partitions …`.

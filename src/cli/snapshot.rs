@@ -61,7 +61,7 @@ pub(super) fn people(manifest: &Manifest) -> String {
     let bytes: u64 = manifest.files.iter().map(|file| file.len).sum();
     let mut text = format!(
         "snapshot of {} by forebay {}: {} files, {bytes} bytes\n",
-        super::inspect::time(manifest.created_at),
+        super::show::time(manifest.created_at),
         manifest.forebay,
         manifest.files.len()
     );

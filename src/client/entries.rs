@@ -97,6 +97,13 @@ impl Entries {
         self
     }
 
+    /// Lists them with the first bytes of their payloads and results, so many of each (at
+    /// most 4 KiB).
+    pub fn with_bytes(mut self, bytes_max: usize) -> Self {
+        self.filter.bytes_max = bytes_max;
+        self
+    }
+
     /// Takes an empty filter for every entry, instead of refusing it.
     pub fn all(mut self) -> Self {
         self.all = true;

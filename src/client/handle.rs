@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use forebay_actors::node::{EntryCommand, EntryTarget, EntryView, Node};
+use forebay_actors::node::{EntryCommand, EntryDetails, EntryTarget, EntryView, Node};
 use forebay_engine::partition::apply::Enqueued;
 use forebay_messages::{EntryId, Outcome, Timestamp};
 use serde::de::DeserializeOwned;
@@ -88,6 +88,34 @@ impl EntryHandle {
     pub async fn status(&self) -> Result<EntryView, ResultError> {
         let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
         node.look(self.id).await?.ok_or(ResultError::Unknown(self.id))
+    }
+
+    /// Everything that is known of it: its payload (while it is stored), its last failed
+    /// attempts, what its handler returned; of payload and result at most `bytes_max` bytes
+    /// (never more than 4 MiB). Cancel-safe.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use forebay::{Drain, Entry, Runtime};
+    ///
+    /// let runtime = Runtime::builder().in_memory().start().await?;
+    /// let later = std::time::SystemTime::now() + std::time::Duration::from_secs(3600);
+    /// let entry = runtime.enqueue(Entry::to("mail").payload("hello").run_at(later)).await?;
+    /// let details = entry.details(1_000).await?;
+    /// assert_eq!(details.entry.payload.expect("it is stored").head, "hello");
+    /// assert!(details.failed_attempts.is_empty());
+    /// # runtime.shutdown(Drain::now()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`EntryHandle::status`].
+    pub async fn details(&self, bytes_max: usize) -> Result<EntryDetails, ResultError> {
+        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
+        let details = node.entry_details(self.id, bytes_max).await?;
+        details.ok_or(ResultError::Unknown(self.id))
     }
 
     /// Waits for the result as bytes. Cancel-safe.

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use forebay_actors::node::{Node, NodeError, RulesImpact};
+use forebay_actors::node::{LimitView, Node, NodeError, RulesImpact, VQueueFilter};
 use forebay_engine::{
     aliases::Aliases,
     rules::{
@@ -19,8 +19,15 @@ use super::{
 pub async fn answer(node: &Node, request: Request) -> Response {
     match try_answer(node, request).await {
         Ok(response) => response,
-        Err(Refusal::Usage(message)) => Response::Error { message, usage: true },
-        Err(Refusal::Node(error)) => {
+        Err(refusal) => refuse(refusal),
+    }
+}
+
+/// What is said of a request that cannot be answered.
+pub(super) fn refuse(refusal: Refusal) -> Response {
+    match refusal {
+        Refusal::Usage(message) => Response::Error { message, usage: true },
+        Refusal::Node(error) => {
             let usage = matches!(
                 error,
                 NodeError::Rules(_)
@@ -47,31 +54,37 @@ impl From<NodeError> for Refusal {
 
 async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> {
     Ok(match request {
-        Request::Status => Response::Status { node: status(node)? },
+        Request::Status => Response::Status { node: status(node).await? },
         Request::Jobs { running_max } => Response::Jobs { jobs: jobs(node, running_max)? },
         Request::Entries { filter, after } => {
-            let page = node.list_from(&filter, after).await?;
+            let page = node.entry_page(&filter, after).await?;
             Response::Entries { entries: page.entries, next: page.next }
+        }
+        Request::Entry { entry, bytes_max } => {
+            let details = node.entry_details(entry, bytes_max).await?;
+            let details = details.ok_or(NodeError::UnknownEntry(entry))?;
+            Response::Entry { details: Box::new(details) }
         }
         Request::CountEntries { filter } => {
             Response::EntryCount { count: node.count_entries(&filter).await? }
         }
-        Request::Queues { filter } => Response::Queues { queues: node.list_vqueues(filter).await? },
+        Request::Queues { filter, all, after } => {
+            let filter = VQueueFilter { entries: filter, all };
+            let page = node.vqueue_page(&filter, after).await?;
+            Response::Queues { queues: page.vqueues, next: page.next }
+        }
         Request::Explain { entry } => {
             let explained = node.explain(entry).await?;
             let explained = explained.ok_or(NodeError::UnknownEntry(entry))?;
             Response::Explain { explained: Box::new(explained) }
         }
-        Request::Limits { scope } => {
-            let mut limits = node.limits().await?;
-            limits.retain(|limit| {
-                let of = limit.key.split('/').next();
-                scope.as_deref().is_none_or(|scope| of == Some(scope))
-            });
-            Response::Limits { limits }
+        Request::Limits { scope, .. } => {
+            Response::Limits { limits: limits(node, scope.as_deref()).await?, more: false }
         }
         Request::Rules => Response::Rules { book: view(&node.rule_book()?) },
-        Request::RulesHistory => Response::RulesHistory { books: history(node)? },
+        Request::RulesHistory { .. } => {
+            Response::RulesHistory { books: history(node)?, more: false }
+        }
         Request::RuleSet { pattern, change, if_version, author } => {
             let book = set_rule(node, &pattern, change, if_version, &author).await?;
             Response::Rules { book: view(&book) }
@@ -109,12 +122,14 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
     })
 }
 
-fn status(node: &Node) -> Result<NodeView, NodeError> {
+async fn status(node: &Node) -> Result<NodeView, NodeError> {
     Ok(NodeView {
-        pid: std::process::id(),
+        // Who only looks is not the process that has the directory.
+        pid: node.dispatches().then(std::process::id),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         running: node.executor().running(),
         partitions: node.status()?,
+        unserved: node.unserved().await?,
     })
 }
 
@@ -130,7 +145,16 @@ fn jobs(node: &Node, running_max: Option<NonZeroU32>) -> Result<JobsView, NodeEr
     })
 }
 
-fn history(node: &Node) -> Result<Vec<BookView>, NodeError> {
+pub(super) async fn limits(node: &Node, scope: Option<&str>) -> Result<Vec<LimitView>, NodeError> {
+    let mut limits = node.limits().await?;
+    limits.retain(|limit| {
+        let of = limit.key.split('/').next();
+        scope.is_none_or(|scope| of == Some(scope))
+    });
+    Ok(limits)
+}
+
+pub(super) fn history(node: &Node) -> Result<Vec<BookView>, NodeError> {
     let history = node.rule_book_history()?;
     let books = history.entries().iter().map(|entry| BookView {
         author: Some(entry.author.to_string()),

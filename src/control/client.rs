@@ -24,7 +24,7 @@ use tokio::{
 
 use super::{
     IN_USE_WAIT, MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Request, Response, SILENCE_MAX, SOCKET_NAME,
-    answer, socket::SocketPath,
+    parts::Parts, socket::SocketPath,
 };
 
 /// How often a directory is tried that a process without a socket has.
@@ -114,6 +114,14 @@ impl Control {
         }
     }
 
+    /// As [`Control::open`], for requests that change nothing.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn look(data_dir: &Path) -> Result<Self, ControlError> {
+        Self::open(data_dir).await
+    }
+
     async fn direct(data_dir: &Path) -> Result<Arc<Node>, NodeError> {
         let clock = Arc::new(WallClock);
         let tokio = tokio::runtime::Handle::current();
@@ -173,16 +181,18 @@ impl Control {
                                --jobs to `forebay exec` when you start it";
                 Ok(Response::Error { message: message.to_owned(), usage: true })
             }
-            Self::Direct(node) => Ok(answer(node, request).await),
+            Self::Direct(node) => {
+                let mut parts = Parts::of(request);
+                let mut whole = parts.next(node).await;
+                while whole.has_more() {
+                    let part = parts.next(node).await;
+                    whole = joined(whole, part);
+                }
+                Ok(whole)
+            }
             Self::Running(path) => {
                 let waited = silence_max.saturating_add(takes_at_least(&request));
-                let answered = exchange(&path.join(SOCKET_NAME), &line, waited).await;
-                let path = || path.clone();
-                let line = answered.map_err(|source| match source.kind() {
-                    ErrorKind::TimedOut => ControlError::NoAnswer { path: path(), waited },
-                    _ => ControlError::Silent { path: path(), source },
-                })?;
-                Ok(serde_json::from_slice(&line)?)
+                exchange(path, &line, waited).await
             }
         }
     }
@@ -212,34 +222,90 @@ fn takes_at_least(request: &Request) -> Duration {
     }
 }
 
-async fn exchange(socket: &Path, line: &[u8], silence_max: Duration) -> std::io::Result<Vec<u8>> {
-    let stream = timeout(silence_max, connect(socket)).await??;
-    let (mut reader, mut writer) = stream.into_split();
-    let sent = timeout(silence_max, writer.write_all(line)).await?;
-    // It may refuse and close without having read everything: what it says goes first.
-    let answer = read_answer(&mut reader, silence_max).await;
-    match answer {
-        Ok(answer) if !answer.is_empty() => Ok(answer),
-        _ => {
-            sent?;
-            answer?;
-            Err(ErrorKind::UnexpectedEof.into())
+/// Sends a request and reads all parts of its answer.
+async fn exchange(dir: &Path, line: &[u8], waited: Duration) -> Result<Response, ControlError> {
+    let failed = |source: std::io::Error| {
+        let path = dir.to_owned();
+        match source.kind() {
+            ErrorKind::TimedOut => ControlError::NoAnswer { path, waited },
+            _ => ControlError::Silent { path, source },
         }
+    };
+    let connecting = async {
+        let stream = timeout(waited, connect(&dir.join(SOCKET_NAME))).await??;
+        let (reader, mut writer) = stream.into_split();
+        let sent = timeout(waited, writer.write_all(line)).await?;
+        Ok((reader, writer, sent))
+    };
+    let (reader, _writer, sent) = connecting.await.map_err(failed)?;
+    let mut lines = Lines { reader, read: Vec::new(), silence_max: waited };
+    // It may refuse and close without having read everything: what it says goes first.
+    let first = match lines.next().await {
+        Ok(first) if !first.is_empty() => first,
+        answered => {
+            sent.map_err(failed)?;
+            answered.map_err(failed)?;
+            return Err(failed(ErrorKind::UnexpectedEof.into()));
+        }
+    };
+    let mut whole: Response = serde_json::from_slice(&first)?;
+    while whole.has_more() {
+        let part = lines.next().await.map_err(failed)?;
+        if part.is_empty() {
+            return Err(failed(ErrorKind::UnexpectedEof.into()));
+        }
+        whole = joined(whole, serde_json::from_slice(&part)?);
+    }
+    Ok(whole)
+}
+
+/// An answer and its next part. What is no part of the same answer takes its place.
+fn joined(mut whole: Response, part: Response) -> Response {
+    match (&mut whole, part) {
+        (Response::Limits { limits, more }, Response::Limits { limits: others, more: goes_on }) => {
+            limits.extend(others);
+            *more = goes_on;
+            whole
+        }
+        (
+            Response::RulesHistory { books, more },
+            Response::RulesHistory { books: others, more: goes_on },
+        ) => {
+            books.extend(others);
+            *more = goes_on;
+            whole
+        }
+        (_, other) => other,
     }
 }
 
-/// Reads one line. Each piece of it counts as a sign of life.
-async fn read_answer(
-    reader: &mut OwnedReadHalf,
+/// What the other side writes, line by line.
+struct Lines {
+    reader: OwnedReadHalf,
+    /// What was read and is no line yet.
+    read: Vec<u8>,
     silence_max: Duration,
-) -> std::io::Result<Vec<u8>> {
-    let mut answer = Vec::new();
-    let mut reader = reader.take(MESSAGE_LEN_MAX);
-    loop {
-        let read = timeout(silence_max, reader.read_buf(&mut answer)).await??;
-        let from = answer.len() - read;
-        if read == 0 || answer[from..].contains(&b'\n') {
-            return Ok(answer);
+}
+
+impl Lines {
+    /// The next line, without its end; empty when there is none. Each piece of it counts as
+    /// a sign of life.
+    async fn next(&mut self) -> std::io::Result<Vec<u8>> {
+        let mut looked_at = 0;
+        loop {
+            if let Some(end) = self.read[looked_at..].iter().position(|byte| *byte == b'\n') {
+                let rest = self.read.split_off(looked_at + end + 1);
+                self.read.pop();
+                return Ok(std::mem::replace(&mut self.read, rest));
+            }
+            looked_at = self.read.len();
+            if looked_at as u64 >= MESSAGE_LEN_MAX {
+                return Err(ErrorKind::FileTooLarge.into());
+            }
+            let reading = self.reader.read_buf(&mut self.read);
+            if timeout(self.silence_max, reading).await?? == 0 {
+                return Ok(std::mem::take(&mut self.read));
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Looking at and changing a data directory from another process: a local socket in
-//! the directory, one JSON request and one JSON response per connection.
+//! the directory, one JSON request per connection, answered by one line of JSON or, where
+//! the request asks for it, by several.
 //!
 //! Owns: what can be asked. Must always hold: the same request gives the same answer
 //! through the socket of a running process and directly on the directory.
@@ -7,17 +8,20 @@
 mod act;
 mod answer;
 mod client;
+mod pages;
+mod parts;
 mod server;
 mod socket;
 
 pub use answer::answer;
 pub use client::{Control, ControlError};
+pub use pages::Pages;
 pub(crate) use server::Server;
 
 pub use forebay_actors::node::RateView;
 use forebay_actors::node::{
-    EntryCount, EntryCursor, EntryFilter, EntryView, ExplainView, LimitView, LimitsView,
-    PartitionView, RulesImpact, StatusView, VQueueView,
+    EntryCount, EntryCursor, EntryDetails, EntryFilter, EntryView, ExplainView, LimitView,
+    LimitsView, PartitionView, RulesImpact, StatusView, UnservedView, VQueueView,
 };
 use forebay_actors::snapshot::Manifest;
 use forebay_messages::{EntryId, PartitionId, VQueueId};
@@ -29,7 +33,7 @@ pub const SOCKET_NAME: &str = "control.sock";
 /// For how long a directory that somebody else has is waited for: who only looks at it
 /// leaves it soon, and who starts has a socket soon.
 pub(crate) const IN_USE_WAIT: Duration = Duration::from_secs(2);
-/// Longest response, in bytes.
+/// Longest line of a response, in bytes.
 pub const MESSAGE_LEN_MAX: u64 = 256 << 20;
 /// Longest request, in bytes: room for some 20,000 named entries.
 pub const REQUEST_LEN_MAX: u64 = 1 << 20;
@@ -55,7 +59,8 @@ pub enum Request {
         #[serde(default)]
         running_max: Option<NonZeroU32>,
     },
-    /// Entries.
+    /// Entries, in the order of their ids. Answered with one page of them: see
+    /// [`Control::pages`].
     Entries {
         /// Which.
         filter: EntryFilter,
@@ -63,15 +68,29 @@ pub enum Request {
         #[serde(default)]
         after: Option<EntryCursor>,
     },
+    /// Everything that is known of one entry.
+    Entry {
+        /// The entry.
+        entry: EntryId,
+        /// At most so many bytes of its payload and of its result.
+        bytes_max: usize,
+    },
     /// How many entries there are.
     CountEntries {
         /// Which.
         filter: EntryFilter,
     },
-    /// Vqueues.
+    /// Vqueues, in the order of their ids. Answered with one page of them: see
+    /// [`Control::pages`].
     Queues {
         /// Which.
         filter: EntryFilter,
+        /// Also those that have nothing to do.
+        #[serde(default)]
+        all: bool,
+        /// Where an earlier answer ended.
+        #[serde(default)]
+        after: Option<VQueueId>,
     },
     /// Why an entry does not run.
     Explain {
@@ -82,11 +101,18 @@ pub enum Request {
     Limits {
         /// Only of this scope.
         scope: Option<String>,
+        /// They are sent in parts.
+        #[serde(default)]
+        in_parts: bool,
     },
     /// The rule book.
     Rules,
     /// Earlier rule books.
-    RulesHistory,
+    RulesHistory {
+        /// They are sent in parts.
+        #[serde(default)]
+        in_parts: bool,
+    },
     /// Changes one rule.
     RuleSet {
         /// Its pattern.
@@ -174,12 +200,13 @@ impl Request {
             Self::Status
             | Self::Jobs { .. }
             | Self::Entries { .. }
+            | Self::Entry { .. }
             | Self::CountEntries { .. }
             | Self::Queues { .. }
             | Self::Explain { .. }
             | Self::Limits { .. }
             | Self::Rules
-            | Self::RulesHistory
+            | Self::RulesHistory { .. }
             | Self::RuleSet { .. }
             | Self::RulePause { .. }
             | Self::RulesTest { .. }
@@ -358,14 +385,18 @@ pub struct BookView {
 /// A running process, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeView {
-    /// Process id.
-    pub pid: u32,
+    /// The process that has the data directory open; absent when there is none and the
+    /// directory itself was asked.
+    pub pid: Option<u32>,
     /// Version of forebay.
     pub version: String,
     /// Handlers that run.
     pub running: usize,
     /// The partitions.
     pub partitions: Vec<StatusView>,
+    /// Services without a handler in the process, of which entries wait.
+    #[serde(default)]
+    pub unserved: Vec<UnservedView>,
 }
 
 /// How many entries run at once.
@@ -402,6 +433,11 @@ pub enum Response {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<EntryCursor>,
     },
+    /// To `Entry`.
+    Entry {
+        /// What is known of it.
+        details: Box<EntryDetails>,
+    },
     /// To `CountEntries`.
     EntryCount {
         /// How many there are.
@@ -411,6 +447,9 @@ pub enum Response {
     Queues {
         /// The vqueues.
         queues: Vec<VQueueView>,
+        /// Where to go on; absent at the end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<VQueueId>,
     },
     /// To `Explain`.
     Explain {
@@ -421,6 +460,9 @@ pub enum Response {
     Limits {
         /// The counters.
         limits: Vec<LimitView>,
+        /// Another part follows.
+        #[serde(default, skip_serializing_if = "is_false")]
+        more: bool,
     },
     /// To `Rules`, and to changes of it.
     Rules {
@@ -431,6 +473,9 @@ pub enum Response {
     RulesHistory {
         /// Oldest first.
         books: Vec<BookView>,
+        /// Another part follows.
+        #[serde(default, skip_serializing_if = "is_false")]
+        more: bool,
     },
     /// To `RulesTest`.
     RulesTest {
@@ -464,4 +509,20 @@ pub enum Response {
         /// The request itself was wrong (not the state of things).
         usage: bool,
     },
+}
+
+impl Response {
+    /// Whether another part of the answer follows.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        match self {
+            Self::Limits { more, .. } | Self::RulesHistory { more, .. } => *more,
+            _ => false,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is serde's")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }

@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     ALIVE_EVERY, CONNECTIONS_MAX, IDLE_MAX, MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Request, Response,
-    answer, socket::SocketPath,
+    parts::Parts, socket::SocketPath,
 };
 
 /// How long answers that are under way may take when the server closes.
@@ -110,7 +110,7 @@ fn refuse(stream: &UnixStream) {
         "{CONNECTIONS_MAX} connections to the control socket are open, which is the most there \
          can be: close some, or try again later"
     ));
-    if let Ok(bytes) = encoded(&response) {
+    if let Ok((bytes, _)) = encoded(&response) {
         let _ = stream.try_write(&bytes);
     }
 }
@@ -146,7 +146,7 @@ async fn serve(
         _ = closing.changed() => return Ok(()),
         line = timeout(IDLE_MAX, read_line(&mut reader)) => line,
     };
-    let response = match line {
+    let refusal = match line {
         Err(_) => refused(format!("no request came within {IDLE_MAX:?}")),
         Ok(line) => match line? {
             Line::Nothing => return Ok(()),
@@ -155,27 +155,48 @@ async fn serve(
                  fewer entries at a time, or filter them"
             )),
             Line::Whole(line) => match serde_json::from_slice::<Request>(&line) {
-                Ok(request) => {
-                    // Held only until the answer is there: reading it may take its time.
-                    let Some(node) = node.upgrade() else { return Ok(()) };
-                    answered(&node, request, &mut writer).await
-                }
+                Ok(request) => return answer_all(request, &node, &mut writer).await,
                 Err(error) => {
                     refused(format!("the running process does not understand the request: {error}"))
                 }
             },
         },
     };
-    let bytes = encoded(&response)?;
-    drop(response);
-    write_all(&mut writer, &bytes).await?;
+    write_all(&mut writer, &encoded(&refusal)?.0).await?;
     writer.shutdown().await
 }
 
-/// Answers, and meanwhile gives a sign of life from time to time, for what may take long.
-async fn answered(node: &Node, request: Request, writer: &mut OwnedWriteHalf) -> Response {
+/// Sends part after part of an answer.
+async fn answer_all(
+    request: Request,
+    node: &Weak<Node>,
+    writer: &mut OwnedWriteHalf,
+) -> std::io::Result<()> {
     let takes_long = request.takes_long();
-    let mut answering = std::pin::pin!(answer(node, request));
+    let mut parts = Parts::of(request);
+    loop {
+        // Held only until the part is there: reading it may take its time. Who finds the
+        // answer cut off knows that the process went.
+        let Some(node) = node.upgrade() else { return Ok(()) };
+        let part = answered(&node, &mut parts, takes_long, writer).await;
+        drop(node);
+        let (bytes, more) = encoded(&part)?;
+        drop(part);
+        write_all(writer, &bytes).await?;
+        if !more {
+            return writer.shutdown().await;
+        }
+    }
+}
+
+/// The next part; meanwhile signs of life from time to time, for what may take long.
+async fn answered(
+    node: &Node,
+    parts: &mut Parts,
+    takes_long: bool,
+    writer: &mut OwnedWriteHalf,
+) -> Response {
+    let mut answering = std::pin::pin!(parts.next(node));
     loop {
         tokio::select! {
             biased;
@@ -189,18 +210,20 @@ async fn answered(node: &Node, request: Request, writer: &mut OwnedWriteHalf) ->
     }
 }
 
-/// A response as one line, or what is said in its place.
-fn encoded(response: &Response) -> std::io::Result<Vec<u8>> {
+/// A response as one line, or what is said in its place; and whether more follows.
+fn encoded(response: &Response) -> std::io::Result<(Vec<u8>, bool)> {
     let mut bytes = serde_json::to_vec(response)?;
+    let mut more = response.has_more();
     if bytes.len() as u64 >= MESSAGE_LEN_MAX {
         let len = bytes.len();
+        more = false;
         bytes = serde_json::to_vec(&refused(format!(
             "the answer has {len} bytes, at most {MESSAGE_LEN_MAX} can be sent: filter more \
              narrowly, or ask for fewer with --limit"
         )))?;
     }
     bytes.push(b'\n');
-    Ok(bytes)
+    Ok((bytes, more))
 }
 
 /// Writes as fast as the other side reads; one that reads nothing for [`IDLE_MAX`] is

@@ -44,7 +44,9 @@ fn both_ways_tell_the_same_things() {
     place.write("go", "");
     running.end().expect(1, &["3 succeeded, 1 failed"]);
     let status = ask(&place, &["status"]);
-    assert_eq!(status["running"], 0);
+    assert_eq!((&status["running"], &status["pid"]), (&0.into(), &Value::Null));
+    let text = place.run(&["status", "--data-dir", "data"]).expect(0, &[]).text();
+    assert!(text.contains("no process has the data directory open"), "{text}");
     for partition in status["partitions"].as_array().unwrap() {
         assert_eq!(partition["stopped"], Value::Null, "{status}");
     }
@@ -56,7 +58,8 @@ fn both_ways_tell_the_same_things() {
     assert_eq!(failed.len(), 1, "{entries}");
     assert!(failed[0]["failure"].as_str().unwrap().contains("exit code 1"), "{}", failed[0]);
     assert_eq!((&failed[0]["scope"], &failed[0]["attempts"]), (&Value::Null, &1.into()));
-    let queues = ask(&place, &["queues", "--scope", "b"]);
+    assert_eq!(count(&place, &["queues"]), 0, "none has anything to do");
+    let queues = ask(&place, &["queues", "--all", "--scope", "b"]);
     assert_eq!(
         (&queues[0]["limit_key"], &queues[0]["finished"], &queues[0]["running"]),
         (&"m".into(), &1.into(), &0.into())

@@ -14,11 +14,14 @@ use forebay_engine::{
 use forebay_messages::{
     EntryId, EntryKey, PartitionId, Timestamp, VQueueId, VQueueName, rule::Rate,
 };
+use forebay_storage::partition::BytesHead;
 use serde::{Deserialize, Serialize};
 
 use crate::shell::Clock;
 
-use super::{EntryView, Node, NodeError, query::view_live, services::PartitionEntry};
+use super::{
+    EntryView, LISTED_BYTES_MAX, Node, NodeError, query::view_live, services::PartitionEntry,
+};
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
@@ -242,6 +245,7 @@ struct Live {
     meta: VQueueMeta,
     ahead: Option<u64>,
     holder: Option<EntryId>,
+    payload: Option<BytesHead>,
 }
 
 fn find_live(partition: &PartitionEntry, id: EntryId) -> Result<Option<Live>, NodeError> {
@@ -253,7 +257,8 @@ fn find_live(partition: &PartitionEntry, id: EntryId) -> Result<Option<Live>, No
         _ => None,
     };
     let holder = store.lock(row.vqueue)?;
-    Ok(Some(Live { row, meta, ahead, holder }))
+    let payload = store.payload(id)?.map(|payload| BytesHead::of(&payload, LISTED_BYTES_MAX));
+    Ok(Some(Live { row, meta, ahead, holder, payload }))
 }
 
 impl Node {
@@ -267,11 +272,12 @@ impl Node {
         let entry = self.entry_of(partition)?;
         let now = entry.clock.now();
         let found = self.blocking(move || find_live(&entry, id)).await??;
-        let Some(Live { row, meta, ahead, holder }) = found else {
+        let Some(Live { row, meta, ahead, holder, payload }) = found else {
             // It has ended, or there is no such entry.
             let (ahead, blocked_by, rules) = (None, Vec::new(), Vec::new());
-            let ended = self.look(id).await?;
-            return Ok(ended.map(|entry| ExplainView { entry, ahead, blocked_by, rules }));
+            let ended = self.entry_details(id, LISTED_BYTES_MAX).await?;
+            let entry = ended.map(|ended| ended.entry);
+            return Ok(entry.map(|entry| ExplainView { entry, ahead, blocked_by, rules }));
         };
         let mut blocked_by = Vec::new();
         match row.stage {
@@ -287,7 +293,9 @@ impl Node {
             }
         }
         let rules = governed(&self.rules_in_force()?, &meta.name);
-        Ok(Some(ExplainView { entry: view_live(id, &row, &meta.name), ahead, blocked_by, rules }))
+        let mut entry = view_live(id, &row, &meta.name);
+        entry.payload = payload.map(Into::into);
+        Ok(Some(ExplainView { entry, ahead, blocked_by, rules }))
     }
 
     /// The counters of the limits that are used or waited for, by partition and key.

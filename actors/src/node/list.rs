@@ -23,6 +23,9 @@ pub const PAGE_ENTRIES_MAX: usize = 1_000;
 /// Most rows, of entries and of vqueues together, that are read for one page or one count.
 pub const PAGE_ROWS_MAX: usize = LISTED_ROWS_MAX;
 
+/// Most bytes of a payload, and of a result, that a list gives of each entry.
+pub const LISTED_BYTES_MAX: usize = 4 << 10;
+
 /// Where a listing goes on: after an entry, with the same filter. Printed and read as text
 /// (`ent_…` and 16 hexadecimal digits, with a dot between).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,15 +125,25 @@ impl EntryFilter {
         rows_max: usize,
     ) -> ListQuery<'a> {
         let ended = if self.outcome.is_some() { Ended::Yes } else { Ended::Either };
-        ListQuery { filter: selector, ended, wants_finished, after, rows_max }
+        ListQuery {
+            filter: selector,
+            ended,
+            wants_finished,
+            after,
+            rows_max,
+            bytes_max: self.bytes_max.min(LISTED_BYTES_MAX),
+        }
     }
 }
 
 fn view(listed: &Listed) -> EntryView {
-    match &listed.row {
+    let mut view = match &listed.row {
         ListedRow::Live(row) => view_live(listed.id, row, &listed.name),
         ListedRow::Finished(row) => view_finished(listed.id, row, &listed.name),
-    }
+    };
+    view.payload = listed.payload.clone().map(Into::into);
+    view.result = listed.result.clone().map(Into::into);
+    view
 }
 
 /// One page from these partitions, which are in the order of their keys. Blocks.

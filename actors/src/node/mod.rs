@@ -7,6 +7,7 @@
 mod act;
 mod ask;
 mod behind;
+mod details;
 mod error;
 mod explain;
 mod follow;
@@ -18,6 +19,7 @@ mod open;
 mod partitions;
 mod publish;
 mod query;
+mod queues;
 mod replica;
 mod rule_book;
 mod services;
@@ -51,13 +53,18 @@ use crate::{
 
 pub use act::{ActReport, EntryCommand, EntryTarget, NAMED_MAX, VQueueReport};
 pub use ask::{CREDIT_BYTES, CREDITS_PER_PARTITION};
+pub use details::{BytesView, DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
 pub use error::{FilterError, NodeError};
 pub use explain::{BlockView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason};
 pub use forebay_storage::OpenError;
 pub use holdups::HeldBy;
 pub use impact::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
-pub use list::{EntryCount, EntryCursor, EntryPage, PAGE_ENTRIES_MAX, PAGE_ROWS_MAX};
-pub use query::{EntryFilter, EntryView, StatusView, VQueueView};
+pub use list::{
+    EntryCount, EntryCursor, EntryPage, LISTED_BYTES_MAX, PAGE_ENTRIES_MAX, PAGE_ROWS_MAX,
+};
+pub use query::{EntryFilter, EntryView, StatusView};
+pub use queues::UnservedView;
+pub use queues::{VQueueFilter, VQueuePage, VQueueView};
 pub(crate) use services::NodeServices;
 pub use services::{PartitionGauges, PartitionStatus};
 pub use shared::{LEASE, LEASE_LOOK_MS, SharedLog};
@@ -227,6 +234,12 @@ impl Node {
 
     fn table(&self) -> RwLockReadGuard<'_, PartitionTable> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it runs entries, or only looks.
+    #[must_use]
+    pub fn dispatches(&self) -> bool {
+        self.dispatches
     }
 
     fn check_up(&self) -> Result<(), NodeError> {

@@ -1,21 +1,18 @@
-//! Looking at what is stored, for people: entries, vqueues, partitions.
+//! Looking at what is stored, for people: entries and partitions.
 //!
 //! Must always hold: a query changes nothing and never blocks a partition's thread;
 //! it sees what is committed.
 
 use forebay_engine::{
     leadership::Role,
-    partition::rows::{EntryRow, FinishedRow, Stage, VQueueMeta},
+    partition::rows::{EntryRow, FinishedRow, Stage},
 };
 use forebay_messages::{
     EntryId, Outcome, PartitionId, Timestamp, VQueueId, VQueueName, command::EntrySelector,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{EntryOutcome, Node, NodeError, ReplicaRole, services::PartitionEntry};
-
-/// Rows read at a time.
-const PAGE_LEN: usize = 512;
+use super::{BytesView, EntryOutcome, Node, NodeError, ReplicaRole, services::PartitionEntry};
 
 /// Which entries are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +34,10 @@ pub struct EntryFilter {
     /// At most this many; 0 means all.
     #[serde(default)]
     pub limit: usize,
+    /// So many bytes of each payload and of each result are given with it; 0: none. No part
+    /// of what is wanted.
+    #[serde(default)]
+    pub bytes_max: usize,
 }
 
 /// An entry, for people.
@@ -70,31 +71,13 @@ pub struct EntryView {
     pub finished_at: Option<u64>,
     /// What its last failed attempt said.
     pub failure: Option<String>,
-}
-
-/// A vqueue, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VQueueView {
-    /// Its id.
-    pub id: VQueueId,
-    /// The handler that runs its entries.
-    pub service: String,
-    /// Its scope.
-    pub scope: Option<String>,
-    /// Its limit key.
-    pub limit_key: Option<String>,
-    /// Its object key.
-    pub key: Option<String>,
-    /// Entries in the inbox.
-    pub inbox: u64,
-    /// Entries that run.
-    pub running: u64,
-    /// Entries that are paused or suspended.
-    pub parked: u64,
-    /// Results that are kept.
-    pub finished: u64,
-    /// The whole vqueue is paused.
-    pub is_paused: bool,
+    /// Its payload, or the beginning of it, where that was asked for and is still stored:
+    /// the payload of an entry that succeeded is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<BytesView>,
+    /// What its handler returned, or the beginning of it, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<BytesView>,
 }
 
 /// A partition, for people.
@@ -126,11 +109,11 @@ pub struct StatusView {
     pub ahead_ms: u64,
 }
 
-fn text(value: Option<&bytestring::ByteString>) -> Option<String> {
+pub(super) fn text(value: Option<&bytestring::ByteString>) -> Option<String> {
     value.map(ToString::to_string)
 }
 
-fn limit_key(name: &VQueueName) -> Option<String> {
+pub(super) fn limit_key(name: &VQueueName) -> Option<String> {
     name.l1.is_some().then(|| name.limit_key())
 }
 
@@ -138,7 +121,8 @@ impl EntryFilter {
     /// Whether it says nothing, and so takes everything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        *self == Self { limit: self.limit, ..Self::default() }
+        let Self { limit, bytes_max, .. } = *self;
+        *self == Self { limit, bytes_max, ..Self::default() }
     }
 
     /// What storage is asked for; the outcome is not part of it.
@@ -185,6 +169,8 @@ pub(super) fn view_live(id: EntryId, row: &EntryRow, name: &VQueueName) -> Entry
         started_at: (row.started_at.0 != 0).then_some(row.started_at.0),
         finished_at: None,
         failure: (!row.last_failure.is_empty()).then(|| row.last_failure.to_string()),
+        payload: None,
+        result: None,
     }
 }
 
@@ -209,56 +195,22 @@ pub(super) fn view_finished(id: EntryId, row: &FinishedRow, name: &VQueueName) -
         started_at: (row.started_at.0 != 0).then_some(row.started_at.0),
         finished_at: Some(row.finished_at.0),
         failure,
+        payload: None,
+        result: None,
     }
 }
 
-fn view_vqueue(id: VQueueId, meta: &VQueueMeta) -> VQueueView {
-    VQueueView {
-        id,
-        service: meta.name.service.to_string(),
-        scope: text(meta.name.scope.as_ref()),
-        limit_key: limit_key(&meta.name),
-        key: text(meta.name.object_key.as_ref()),
-        inbox: meta.inbox,
-        running: meta.running,
-        parked: meta.suspended + meta.paused,
-        finished: meta.finished,
-        is_paused: meta.is_paused,
-    }
-}
-
-fn vqueues(
-    partitions: &[(PartitionId, PartitionEntry)],
-    filter: &EntryFilter,
-) -> Result<Vec<VQueueView>, NodeError> {
-    let mut found = Vec::new();
-    let selector = filter.selector();
-    for (_, partition) in partitions {
-        let mut after = None;
-        while !filter.is_full(found.len()) {
-            let page = partition.store.vqueues_after(after, PAGE_LEN)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (id, meta) in page {
-                if !filter.is_full(found.len()) && selector.matches_name(&meta.name) {
-                    found.push(view_vqueue(id, &meta));
-                }
-            }
-        }
-    }
-    Ok(found)
+pub(super) fn name_of(of: &PartitionEntry, vqueue: VQueueId) -> Result<VQueueName, NodeError> {
+    Ok(of.store.vqueue(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
 }
 
 fn look(partition: &PartitionEntry, id: EntryId) -> Result<Option<EntryView>, NodeError> {
     let tables = &partition.store;
-    let name = |vqueue| -> Result<VQueueName, NodeError> {
-        Ok(tables.vqueue(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
-    };
     if let Some(row) = tables.entry(id)? {
-        return Ok(Some(view_live(id, &row, &name(row.vqueue)?)));
+        return Ok(Some(view_live(id, &row, &name_of(partition, row.vqueue)?)));
     }
     match tables.finished(id)? {
-        Some(row) => Ok(Some(view_finished(id, &row, &name(row.vqueue)?))),
+        Some(row) => Ok(Some(view_finished(id, &row, &name_of(partition, row.vqueue)?))),
         None => Ok(None),
     }
 }
@@ -301,23 +253,6 @@ impl Node {
     pub fn outcome(&self, id: EntryId) -> Result<Option<Outcome>, NodeError> {
         let partition = self.newest_of(self.route(id.partition_key)?)?;
         Ok(partition.store.finished(id)?.map(|row| row.outcome()))
-    }
-
-    /// Vqueues that have entries. Blocks: it reads the store.
-    ///
-    /// # Errors
-    /// When a read fails.
-    pub fn vqueues(&self, filter: &EntryFilter) -> Result<Vec<VQueueView>, NodeError> {
-        vqueues(&self.entries_in_order()?, filter)
-    }
-
-    /// As [`Node::vqueues`], without blocking the caller. Cancel-safe.
-    ///
-    /// # Errors
-    /// When a read fails.
-    pub async fn list_vqueues(&self, filter: EntryFilter) -> Result<Vec<VQueueView>, NodeError> {
-        let partitions = self.entries_in_order()?;
-        self.blocking(move || vqueues(&partitions, &filter)).await?
     }
 
     /// The partitions.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use forebay::EntryCursor;
-use forebay_messages::EntryId;
+use forebay_messages::{EntryId, VQueueId};
 
 use super::{OutcomeArg, values::duration};
 
@@ -17,9 +17,15 @@ pub(crate) struct QueuesArgs {
     /// Only of this scope
     #[arg(long)]
     pub(crate) scope: Option<String>,
-    /// At most this many
+    /// At most this many; 0 is all
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
+    /// Also those that have nothing to do
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Go on where an earlier answer with the same filters ended
+    #[arg(long, value_name = "VQUEUE")]
+    pub(crate) after: Option<VQueueId>,
 }
 
 /// List entries
@@ -67,6 +73,14 @@ pub(crate) enum StageArg {
     Paused,
     /// Has ended
     Finished,
+}
+
+/// Show everything that is known of an entry: command or payload, failed attempts, result
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EntryArgs {
+    /// The entry
+    #[arg(value_name = "ENTRY")]
+    pub(crate) entry: EntryId,
 }
 
 /// Say why an entry does not run

@@ -27,7 +27,7 @@ pub(crate) use control::{
     EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
 };
 pub(crate) use exec::ExecArgs;
-pub(crate) use inspect::{EntriesArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
+pub(crate) use inspect::{EntriesArgs, EntryArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
 pub(crate) use jobs::JobsArgs;
 pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
 pub(crate) use rules::{PauseTarget, RuleTarget, RulesArgs, RulesCommand};
@@ -41,6 +41,7 @@ const AVAILABLE: &[&str] = &[
     "rules",
     "queues",
     "entries",
+    "entry",
     "status",
     "explain",
     "limits",
@@ -98,6 +99,7 @@ pub(crate) enum Command {
     Rules(RulesArgs),
     Queues(QueuesArgs),
     Entries(EntriesArgs),
+    Entry(EntryArgs),
     /// Show partitions, counts and whether a process has the data directory open
     Status,
     Explain(ExplainArgs),

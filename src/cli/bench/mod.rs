@@ -203,13 +203,8 @@ pub(crate) async fn bench(global: &Global, args: &BenchArgs) -> Result<ExitCode,
 
 /// Entries that have not ended.
 async fn left_over(subject: &Subject) -> u64 {
-    use forebay::control::{Request, Response, answer};
-    match answer(subject.runtime.node(), Request::Queues { filter: Default::default() }).await {
-        Response::Queues { queues } => {
-            queues.iter().map(|queue| queue.inbox + queue.running + queue.parked).sum()
-        }
-        _ => 0,
-    }
+    let partitions = subject.runtime.node().list_partitions().await.unwrap_or_default();
+    partitions.iter().map(|of| of.inbox + of.running + of.parked).sum()
 }
 
 /// Warm-up, then rounds.

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_messages::Timestamp;
 
+use super::item::Job;
+
 /// How much of each output is kept in memory, and with the entry's result, in bytes.
 /// What is longer lies in a file as well.
 pub(crate) const OUTPUT_KEPT_BYTES_MAX: usize = 64 * 1024;
@@ -47,6 +49,10 @@ pub(crate) struct Output {
 /// How one attempt ended and what it said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub(crate) struct Report {
+    /// What ran, where the entry's payload is not kept: in the result of a success. It goes
+    /// first, so that the beginning of a report says it.
+    #[bilrost(0)]
+    pub(crate) job: Option<Job>,
     /// How it ended; always there.
     #[bilrost(oneof(1, 2, 3))]
     pub(crate) end: Option<End>,

@@ -119,10 +119,11 @@ impl Runner {
         {
             return self.break_off(&error).await;
         }
-        let bytes = report.encode_to_vec();
         if report.succeeded() {
-            return Ok(Bytes::from(bytes));
+            report.job = Some(job);
+            return Ok(Bytes::from(report.encode_to_vec()));
         }
+        let bytes = report.encode_to_vec();
         if report.canceled {
             return Err(HandlerError::canceled(report.failure()).with_detail(bytes));
         }

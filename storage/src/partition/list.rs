@@ -14,6 +14,7 @@ mod walk;
 
 use std::{ops::ControlFlow, sync::Arc};
 
+use bytes::Bytes;
 use forebay_engine::partition::rows::{EntryRow, FinishedRow, Stage, VQueueMeta};
 use forebay_messages::{
     EntryId, PartitionKey, Timestamp, VQueueId, VQueueName, command::EntrySelector,
@@ -53,6 +54,32 @@ pub struct Listed {
     pub row: ListedRow,
     /// Its vqueue's name.
     pub name: Arc<VQueueName>,
+    /// Its payload, if that was asked for and is still stored.
+    pub payload: Option<BytesHead>,
+    /// What its handler returned when it succeeded, if that was asked for.
+    pub result: Option<BytesHead>,
+}
+
+/// The beginning of some bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BytesHead {
+    /// The first of them.
+    pub bytes: Bytes,
+    /// How many there are in all.
+    pub len: u64,
+}
+
+impl BytesHead {
+    /// At most the first `bytes_max` of some bytes. A copy, where that is less: it keeps
+    /// nothing else in memory.
+    #[must_use]
+    pub fn of(bytes: &Bytes, bytes_max: usize) -> Self {
+        let head = match bytes.get(..bytes_max) {
+            Some(head) => Bytes::copy_from_slice(head),
+            None => bytes.clone(),
+        };
+        Self { bytes: head, len: bytes.len() as u64 }
+    }
 }
 
 /// A page of entries.
@@ -130,6 +157,8 @@ pub struct ListQuery<'a> {
     pub after: Option<EntryId>,
     /// At most so many rows are looked at; at least one.
     pub rows_max: usize,
+    /// So many bytes of each entry's payload, and of its result, are read with it; 0: none.
+    pub bytes_max: usize,
 }
 
 impl ListQuery<'_> {
@@ -237,7 +266,7 @@ impl PartitionStore {
         limit: usize,
     ) -> Result<EntryListing, StoreError> {
         let Listing { entries, next, .. } = self.list(&all(filter, Ended::No, after), limit)?;
-        let entries = entries.into_iter().filter_map(|Listed { id, row, name }| match row {
+        let entries = entries.into_iter().filter_map(|Listed { id, row, name, .. }| match row {
             ListedRow::Live(row) => Some(ListedEntry { id, row, name }),
             ListedRow::Finished(_) => None,
         });
@@ -255,7 +284,7 @@ impl PartitionStore {
         limit: usize,
     ) -> Result<FinishedListing, StoreError> {
         let Listing { entries, next, .. } = self.list(&all(filter, Ended::Yes, after), limit)?;
-        let entries = entries.into_iter().filter_map(|Listed { id, row, name }| match row {
+        let entries = entries.into_iter().filter_map(|Listed { id, row, name, .. }| match row {
             ListedRow::Finished(row) => Some(ListedFinished { id, row, name }),
             ListedRow::Live(_) => None,
         });
@@ -270,5 +299,6 @@ impl PartitionStore {
 
 /// A query without an outcome, over as many rows as one call may look at.
 pub(super) fn all(filter: &EntrySelector, ended: Ended, after: Option<EntryId>) -> ListQuery<'_> {
-    ListQuery { filter, ended, wants_finished: &|_| true, after, rows_max: LISTED_ROWS_MAX }
+    let (rows_max, bytes_max) = (LISTED_ROWS_MAX, 0);
+    ListQuery { filter, ended, wants_finished: &|_| true, after, rows_max, bytes_max }
 }

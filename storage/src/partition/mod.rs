@@ -30,8 +30,8 @@ pub use error::StoreError;
 pub use heads::Head;
 pub use inbox::TryRefill;
 pub use list::{
-    Counted, Ended, EntryListing, FinishedListing, LISTED_ROWS_MAX, ListQuery, Listed, ListedEntry,
-    ListedFinished, ListedRow, Listing,
+    BytesHead, Counted, Ended, EntryListing, FinishedListing, LISTED_ROWS_MAX, ListQuery, Listed,
+    ListedEntry, ListedFinished, ListedRow, Listing,
 };
 pub use resident::GIVE_BACK_EVERY_MS;
 pub use store::Store;

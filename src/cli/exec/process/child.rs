@@ -207,6 +207,7 @@ impl Running {
             (None, None) => End::NotStarted(ByteString::from_static("no status")),
         };
         Report {
+            job: None,
             end: Some(end),
             canceled: self.canceled,
             started_at: self.started_at,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
+use bytes::Bytes;
 use forebay_engine::partition::rows::{EntryRow, Stage};
 use forebay_messages::{EntryId, PartitionKey, VQueueId, VQueueName, command::CompleteOutcome};
 
@@ -14,7 +15,7 @@ use super::{
             vqueue_meta::VQueueMetas,
         },
     },
-    ListQuery, Listed, ListedRow,
+    BytesHead, ListQuery, Listed, ListedRow,
 };
 
 /// Most entries under one partition key that run (or are parked) for a page of them to be
@@ -269,11 +270,15 @@ impl Walk<'_, '_> {
         {
             return Ok(ControlFlow::Continue(()));
         }
+        let mut result = None;
         // A page of large results would take much memory.
         if let Some(CompleteOutcome::Success(bytes)) = &mut row.outcome {
+            result = self.head(bytes);
             bytes.clear();
         }
-        Ok((self.visit)(Listed { id, row: ListedRow::Finished(row), name }))
+        let has_payload = matches!(row.outcome, Some(CompleteOutcome::Failure(_)));
+        let payload = if has_payload { self.payload(id)? } else { None };
+        Ok((self.visit)(Listed { id, row: ListedRow::Finished(row), name, payload, result }))
     }
 
     fn tell_live(&mut self, id: EntryId, row: EntryRow) -> Result<ControlFlow<()>, StoreError> {
@@ -281,7 +286,19 @@ impl Walk<'_, '_> {
         if !self.query.matches(id, row.stage, row.created_at, &name) {
             return Ok(ControlFlow::Continue(()));
         }
-        Ok((self.visit)(Listed { id, row: ListedRow::Live(row), name }))
+        let payload = self.payload(id)?;
+        Ok((self.visit)(Listed { id, row: ListedRow::Live(row), name, payload, result: None }))
+    }
+
+    fn head(&self, bytes: &Bytes) -> Option<BytesHead> {
+        (self.query.bytes_max > 0).then(|| BytesHead::of(bytes, self.query.bytes_max))
+    }
+
+    fn payload(&self, id: EntryId) -> Result<Option<BytesHead>, StoreError> {
+        if self.query.bytes_max == 0 {
+            return Ok(None);
+        }
+        Ok(self.store.payload(id)?.and_then(|payload| self.head(&payload)))
     }
 
     fn name(&mut self, vqueue: VQueueId) -> Result<Arc<VQueueName>, StoreError> {

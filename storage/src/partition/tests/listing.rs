@@ -198,6 +198,7 @@ fn pages_of_any_size_add_up_to_what_the_filter_wants() {
         wants_finished: &|_| true,
         after,
         rows_max,
+        bytes_max: 0,
     };
     let everything = store.list(&query(&any, Ended::Either, None, 9_999), 9_999).unwrap().entries;
     assert_eq!(everything.len(), 160);

@@ -1,0 +1,83 @@
+//! Answers in parts.
+//!
+//! Must always hold: a part has a bounded size, however long the whole answer is; each part
+//! but the last says that more follow. Lists that have a cursor need no parts: their readers
+//! ask for one page after the other, however long they take between two of them.
+
+use std::collections::VecDeque;
+
+use forebay_actors::node::{LimitView, Node};
+
+use super::{
+    BookView, Request, Response,
+    answer::{Refusal, answer, history, limits, refuse},
+};
+
+/// Most counters of limits in one part.
+const LIMITS_PER_PART: usize = 1_000;
+
+/// What is left to answer of a request.
+pub(super) enum Parts {
+    /// Everything, in one part.
+    Whole(Option<Box<Request>>),
+    /// All counters, which are read at once.
+    Limits { scope: Option<String> },
+    /// Counters that were read.
+    LimitsRead(VecDeque<LimitView>),
+    /// Earlier rule books, which are read at once.
+    History,
+    /// Books that were read.
+    HistoryRead(VecDeque<BookView>),
+}
+
+impl Parts {
+    pub(super) fn of(request: Request) -> Self {
+        match request {
+            Request::Limits { scope, in_parts: true } => Self::Limits { scope },
+            Request::RulesHistory { in_parts: true } => Self::History,
+            request => Self::Whole(Some(Box::new(request))),
+        }
+    }
+
+    /// The next part. Not to be asked for behind the last one.
+    pub(super) async fn next(&mut self, node: &Node) -> Response {
+        match self.try_next(node).await {
+            Ok(response) => response,
+            Err(refusal) => refuse(refusal),
+        }
+    }
+
+    async fn try_next(&mut self, node: &Node) -> Result<Response, Refusal> {
+        match self {
+            Self::Whole(request) => match request.take() {
+                Some(request) => Ok(answer(node, *request).await),
+                None => Err(Refusal::Usage("the answer is complete".to_owned())),
+            },
+            Self::Limits { scope } => {
+                let mut read = limits(node, scope.as_deref()).await?.into();
+                let part = limits_part(&mut read);
+                *self = Self::LimitsRead(read);
+                Ok(part)
+            }
+            Self::LimitsRead(read) => Ok(limits_part(read)),
+            Self::History => {
+                let mut read = history(node)?.into();
+                let part = history_part(&mut read);
+                *self = Self::HistoryRead(read);
+                Ok(part)
+            }
+            Self::HistoryRead(read) => Ok(history_part(read)),
+        }
+    }
+}
+
+fn limits_part(left: &mut VecDeque<LimitView>) -> Response {
+    let limits = left.drain(..left.len().min(LIMITS_PER_PART)).collect();
+    Response::Limits { limits, more: !left.is_empty() }
+}
+
+/// One book, for it may have many rules.
+fn history_part(left: &mut VecDeque<BookView>) -> Response {
+    let books = left.pop_front().into_iter().collect();
+    Response::RulesHistory { books, more: !left.is_empty() }
+}
