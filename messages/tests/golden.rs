@@ -229,6 +229,7 @@ fn tagged() -> Vec<Command> {
             detail: Bytes::new(),
             heeds_cancel: true,
             interrupted: 5,
+            keeps_failure: false,
         }),
     ]
 }

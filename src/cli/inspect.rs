@@ -45,7 +45,7 @@ pub(crate) enum AskError {
 
 /// Asks and prints, page after page.
 pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, AskError> {
-    let control = Control::look(&global.data_dir).await?;
+    let control = open(global, &request).await?;
     let asked = ask_all(&control, global, request).await;
     control.close().await?;
     asked
@@ -80,20 +80,27 @@ async fn ask_all(
     Ok(printed)
 }
 
-/// Asks.
-pub(crate) async fn answered(global: &Global, request: Request) -> Result<Response, AskError> {
-    let makes_one = match &request {
+/// Reaches the data directory in the way that a request needs.
+async fn open(global: &Global, request: &Request) -> Result<Control, AskError> {
+    if request.only_looks() {
+        return Ok(Control::look(&global.data_dir).await?);
+    }
+    let makes_one = match request {
         Request::RuleSet { change, .. } => !change.delete && change.disabled.is_none(),
         Request::RulePause { paused, .. } => *paused,
         _ => false,
     };
-    let control = if makes_one && !global.data_dir.exists() {
+    if makes_one && !global.data_dir.exists() {
         let control = Control::open_or_create(&global.data_dir).await?;
         super::note(&format!("made a new data directory at {}", global.data_dir.display()));
-        control
-    } else {
-        Control::open(&global.data_dir).await?
-    };
+        return Ok(control);
+    }
+    Ok(Control::open(&global.data_dir).await?)
+}
+
+/// Asks.
+pub(crate) async fn answered(global: &Global, request: Request) -> Result<Response, AskError> {
+    let control = open(global, &request).await?;
     let answered = control.ask(request).await;
     let closed = control.close().await;
     let response = answered?;

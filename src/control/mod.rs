@@ -193,6 +193,34 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it changes nothing, neither what is stored nor what a process does.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Self::Status
+            | Self::Entries { .. }
+            | Self::Entry { .. }
+            | Self::CountEntries { .. }
+            | Self::Queues { .. }
+            | Self::Explain { .. }
+            | Self::Limits { .. }
+            | Self::Rules
+            | Self::RulesHistory { .. }
+            | Self::RulesTest { .. }
+            | Self::Aliases
+            | Self::Partitions => true,
+            Self::Jobs { running_max } => running_max.is_none(),
+            Self::Act { dry_run, .. } => *dry_run,
+            Self::RuleSet { .. }
+            | Self::RulePause { .. }
+            | Self::RulesRollback { .. }
+            | Self::AliasSet { .. }
+            | Self::Lead { .. }
+            | Self::StepDown { .. }
+            | Self::Snapshot { .. } => false,
+        }
+    }
+
     /// Whether an answer may take minutes, so that signs of life are given before it.
     pub(crate) fn takes_long(&self) -> bool {
         match self {

@@ -3,7 +3,7 @@
 //! Must always hold: vqueues come in the order of their ids, over all partitions; a page
 //! is made from a bounded number of rows.
 
-use forebay_engine::partition::rows::VQueueMeta;
+use forebay_engine::partition::{rows::VQueueMeta, store::SeedRows};
 use forebay_messages::{EntryId, PartitionId, VQueueId};
 use forebay_storage::partition::{BytesHead, Head};
 use serde::{Deserialize, Serialize};
