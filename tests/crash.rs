@@ -136,7 +136,7 @@ fn run_and_kill(place: &Place, random: &mut Random, run: u64, kills: u64) -> boo
     }
     std::thread::sleep(late);
     let done = running.kill();
-    assert_eq!(done.code, -1, "it ended by itself: {done:?}");
+    assert_eq!(done.code, -9, "it ended by itself: {done:?}");
     true
 }
 

@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     time::{Duration, Instant},
@@ -29,7 +30,7 @@ pub(crate) struct Place {
 /// What a finished process left.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// The exit code; -1 when a signal ended it.
+    /// The exit code; when a signal ended it, its number with a minus.
     pub(crate) code: i32,
     /// Standard output.
     pub(crate) stdout: Vec<u8>,
@@ -131,8 +132,13 @@ impl Running {
 
     /// Sends it SIGINT.
     pub(crate) fn interrupt(&self) {
-        let id = self.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        self.signal("INT");
+    }
+
+    /// Sends it a signal, by its name without SIG.
+    pub(crate) fn signal(&self, name: &str) {
+        let (name, id) = (format!("-{name}"), self.id().to_string());
+        assert!(Command::new("kill").args([&name, &id]).status().unwrap().success());
     }
 
     /// Kills it as kill -9 does, and waits until it is gone.
@@ -153,7 +159,7 @@ impl Running {
             assert!(waited < PATIENCE, "it does not end: {}", last_lines(&self.stderr()));
             std::thread::sleep(LOOK_EVERY);
         };
-        let code = status.code().unwrap_or(-1);
+        let code = status.code().or(status.signal().map(|signal| -signal)).unwrap();
         Done { code, stdout: fs::read(&self.stdout).unwrap(), stderr: self.stderr() }
     }
 

@@ -9,6 +9,7 @@ mod documents;
 mod entry;
 mod input;
 mod inspect;
+mod lacks;
 mod live_rules;
 mod options;
 mod output;
@@ -17,6 +18,7 @@ mod pauses;
 mod progress;
 mod resume;
 mod rules;
+mod signals;
 mod snapshot;
 
 use crate::place::Place;

@@ -30,8 +30,9 @@ use args::{Cli, Command, Global};
 use forebay::control::Request;
 
 use exec::{
+    interrupt::{Exit, die_of},
     process::{SPAWNER_ARGUMENT, serve},
-    summary::EXIT_USAGE,
+    summary::{EXIT_FAILURES, EXIT_USAGE},
 };
 
 /// Runs the command line of this process.
@@ -91,7 +92,13 @@ fn dispatch(cli: Cli) -> ExitCode {
 
 fn run_exec(global: &Global, args: &args::ExecArgs) -> ExitCode {
     match on_tokio(|| exec::run::exec(global, args)) {
-        Ok(ran) => done(ran),
+        Ok(Ok(Exit::Code(code))) => ExitCode::from(code),
+        Ok(Ok(Exit::Signal(signal))) => {
+            // All is taken down and told. It does not come back, unless the system refuses.
+            let _ = die_of(signal);
+            ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILURES))
+        }
+        Ok(Err(error)) => fail(&error),
         Err(error) => fail(&error),
     }
 }

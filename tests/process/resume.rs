@@ -14,7 +14,7 @@ fn ctrl_c_lets_what_runs_end_and_the_next_run_does_the_rest() {
     let running = place.start(&arguments);
     until("four have started", || ran(&place, "started").len() >= 4);
     running.interrupt();
-    let done = running.end().expect(1, &["left (the same command line goes on)"]);
+    let done = running.end().expect(-2, &["left (the same command line goes on)"]);
     let (started, ended) = (ran(&place, "started"), ran(&place, "ended"));
     assert!(started.len() < 10, "it went on: {started:?}, {done:?}");
     assert_eq!(started.len(), ended.len(), "commands did not end: {done:?}");
@@ -38,7 +38,7 @@ fn ctrl_c_twice_ends_what_runs_and_it_runs_again() {
     running.interrupt();
     std::thread::sleep(Duration::from_millis(100));
     running.interrupt();
-    running.end().expect(1, &[]);
+    running.end().expect(-2, &[]);
     place.write("quick", "");
     place.run(&arguments).expect(0, &["1 succeeded"]);
     assert_eq!((ran(&place, "started"), ran(&place, "ended")), (vec![1, 1], vec![1]));

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, value_parser};
 
-use super::{BackoffArg, DelimiterArg, RuleArg, TrimLogArg, values::seconds};
+use super::{BackoffArg, DelimiterArg, HaltArg, RuleArg, TrimLogArg, ValueError, values::seconds};
 
 /// Most commands that run at the same time: each needs a process and three file
 /// descriptors of the spawner.
@@ -66,6 +66,19 @@ pub(crate) struct ExecArgs {
     /// (default: 2)
     #[arg(long, value_name = "FACTOR", requires = "retries")]
     pub(crate) backoff: Option<BackoffArg>,
+    /// End a command that takes longer: SIGTERM, and SIGKILL after --grace. The attempt has
+    /// failed. Seconds, or a duration like `1m30s`
+    #[arg(long, value_name = "DURATION", value_parser = timeout)]
+    pub(crate) timeout: Option<Duration>,
+    /// How long a command has between SIGTERM and SIGKILL, whatever ends it: --timeout,
+    /// --halt, a second Ctrl-C. After one SIGTERM to forebay, how long commands have to end
+    /// by themselves
+    #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
+    pub(crate) grace: Duration,
+    /// End the run when N items have failed, or N% of them (and at least 3): `soon` lets
+    /// what runs end, `now` ends it. The rest is left, the same command line goes on
+    #[arg(long, value_name = "now|soon,fail=N[%]")]
+    pub(crate) halt: Option<HaltArg>,
     /// Items with the same key (scope and limit key) run one after the other, in order
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) key: Option<OsString>,
@@ -120,6 +133,11 @@ fn per_item(text: &str) -> Result<NonZeroUsize, String> {
     let number = number.filter(|number| (1..=PER_ITEM_MAX).contains(number));
     let number = number.and_then(|number| NonZeroUsize::new(usize::try_from(number).ok()?));
     number.ok_or_else(|| format!("write a number from 1 to {PER_ITEM_MAX}"))
+}
+
+fn timeout(text: &str) -> Result<Duration, ValueError> {
+    let timeout = seconds(text)?;
+    if timeout.is_zero() { Err(ValueError::Duration(text.to_owned())) } else { Ok(timeout) }
 }
 
 const HELP: &str = "\

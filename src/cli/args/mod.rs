@@ -7,6 +7,7 @@
 mod alias;
 mod control;
 mod exec;
+mod halt;
 mod inspect;
 mod jobs;
 mod partitions;
@@ -27,12 +28,13 @@ pub(crate) use control::{
     EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
 };
 pub(crate) use exec::ExecArgs;
+pub(crate) use halt::HaltArg;
 pub(crate) use inspect::{EntriesArgs, EntryArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
 pub(crate) use jobs::JobsArgs;
 pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
 pub(crate) use rules::{PauseTarget, RuleTarget, RulesArgs, RulesCommand};
 pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs, SnapshotCommand, TrimLogArg};
-pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, RuleArg};
+pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, RuleArg, ValueError};
 
 /// The subcommands that exist; the others are declared and switched off. A command
 /// is added here by the change that implements it.

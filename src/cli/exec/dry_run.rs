@@ -5,13 +5,12 @@
 use std::{
     collections::HashSet,
     io::{self, Write},
-    process::ExitCode,
 };
 
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{feed::Fed, item::Prepared, run::ExecError, summary::Summary};
+use super::{feed::Fed, interrupt::Exit, item::Prepared, run::ExecError, summary::Summary};
 
 /// Bytes that a shell leaves as they are.
 const PLAIN: &[u8] = b"_-./,:=@%+^";
@@ -34,7 +33,7 @@ pub(super) async fn dry_run(
     is_strict: bool,
     is_quiet: bool,
     as_json: bool,
-) -> Result<ExitCode, ExecError> {
+) -> Result<Exit, ExecError> {
     let mut summary = Summary::default();
     let mut seen = HashSet::new();
     let mut out = io::BufWriter::new(io::stdout().lock());
@@ -74,7 +73,7 @@ pub(super) async fn dry_run(
         }
         tell(&format!("{text}; nothing was run or stored"));
     }
-    Ok(ExitCode::from(summary.exit_code()))
+    Ok(Exit::Code(summary.exit_code()))
 }
 
 fn write(out: &mut impl Write, item: &Prepared, as_json: bool) -> io::Result<()> {

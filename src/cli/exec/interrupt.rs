@@ -1,75 +1,238 @@
-//! Ctrl-C and its like.
+//! What ends a run early: Ctrl-C and its like. And Ctrl-Z, which suspends it.
+//!
+//! Must always hold: how a run stops only grows; a signal that was ignored when this
+//! process started (nohup, a script's `&`) stays ignored. Must not know: how commands are
+//! ended.
+//!
+//! The first SIGINT lets what runs end, the second ends it with SIGTERM (and SIGKILL after
+//! the grace), the third with SIGKILL. SIGTERM and SIGHUP come from where nobody waits: the
+//! first lets what runs end too, but only within the grace.
 
-use std::io;
+use std::{fs, future::pending, io, sync::Arc, time::Duration};
 
+use signal_hook::{consts, low_level::emulate_default_handler};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
+    time::{Instant, sleep_until, timeout},
 };
+
+use super::runner::Runner;
+
+/// How long commands have to be stopped before this process stops itself.
+const PAUSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a run is to stop. Only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Stop {
+pub(crate) enum How {
     /// Not at all.
     #[default]
     No,
     /// Start nothing more, let what runs end.
     Finish,
-    /// End what runs, too.
+    /// End what runs: SIGTERM, and SIGKILL after the grace.
+    Terminate,
+    /// Kill what runs.
     Kill,
+}
+
+/// How a run is to stop, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stop {
+    pub(crate) how: How,
+    /// The first signal that asked for it.
+    pub(crate) signal: Option<i32>,
+    /// What runs has time until then; absent without a limit.
+    pub(crate) finish_by: Option<Instant>,
 }
 
 impl Stop {
     /// What one more signal makes of it.
-    #[must_use]
-    fn escalated(self) -> Self {
-        match self {
-            Self::No => Self::Finish,
-            Self::Finish | Self::Kill => Self::Kill,
+    fn escalate(&mut self, signal: i32, grace: Duration) {
+        self.how = match self.how {
+            How::No => How::Finish,
+            How::Finish => How::Terminate,
+            How::Terminate | How::Kill => How::Kill,
+        };
+        if self.how == How::Finish && signal != consts::SIGINT {
+            // A time that cannot be told is one that never comes.
+            self.finish_by = Instant::now().checked_add(grace);
         }
+        self.signal.get_or_insert(signal);
     }
 }
 
-/// Takes SIGINT, SIGTERM and SIGHUP from now on: the first asks to finish, the second
-/// to kill. The task ends with the last receiver.
+/// Asks a run to stop. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopper(watch::Sender<Stop>);
+
+impl Stopper {
+    /// Takes SIGINT, SIGTERM and SIGHUP from now on, as the module says. The task ends
+    /// with the last receiver.
+    ///
+    /// # Errors
+    /// When signals cannot be taken.
+    pub(crate) fn on_signals(grace: Duration) -> io::Result<(Self, watch::Receiver<Stop>)> {
+        let ignored = Ignored::now()?;
+        let mut interrupt = ignored.unless(SignalKind::interrupt())?;
+        let mut terminate = ignored.unless(SignalKind::terminate())?;
+        let mut hang_up = ignored.unless(SignalKind::hangup())?;
+        let (sender, receiver) = watch::channel(Stop::default());
+        let stopper = Self(sender.clone());
+        tokio::spawn(async move {
+            loop {
+                let Stop { how, finish_by, .. } = *sender.borrow();
+                let limited = finish_by.filter(|_| how == How::Finish);
+                let signal = tokio::select! {
+                    signal = next(&mut interrupt, consts::SIGINT) => signal,
+                    signal = next(&mut terminate, consts::SIGTERM) => signal,
+                    signal = next(&mut hang_up, consts::SIGHUP) => signal,
+                    () = at(limited) => {
+                        sender.send_modify(|stop| stop.how = stop.how.max(How::Terminate));
+                        continue;
+                    }
+                    () = sender.closed() => return,
+                };
+                sender.send_modify(|stop| stop.escalate(signal, grace));
+            }
+        });
+        Ok((stopper, receiver))
+    }
+
+    /// Asks for it without a signal, or as if by one.
+    pub(crate) fn ask(&self, how: How, signal: Option<i32>) {
+        self.0.send_if_modified(|stop| {
+            let grows = how > stop.how;
+            stop.how = stop.how.max(how);
+            stop.signal = stop.signal.or(signal);
+            grows
+        });
+    }
+}
+
+/// The next signal of one kind; never one that is ignored.
+async fn next(signals: &mut Option<Signal>, number: i32) -> i32 {
+    match signals {
+        Some(signals) => {
+            signals.recv().await;
+            number
+        }
+        None => pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}
+
+/// Which signals this process was started to ignore.
+#[derive(Clone, Copy, Debug)]
+struct Ignored(u64);
+
+impl Ignored {
+    /// Asks the kernel. To be called before any of them is taken.
+    fn now() -> io::Result<Self> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        mask.map(Self).ok_or_else(|| io::Error::other("/proc/self/status has no SigIgn"))
+    }
+
+    fn has(self, kind: SignalKind) -> bool {
+        self.0 >> (kind.as_raw_value() - 1) & 1 == 1
+    }
+
+    /// Takes a signal, unless it is ignored.
+    fn unless(self, kind: SignalKind) -> io::Result<Option<Signal>> {
+        if self.has(kind) { Ok(None) } else { signal(kind).map(Some) }
+    }
+}
+
+/// Has Ctrl-Z stop the commands too, which have sessions of their own, and `fg` or `bg`
+/// continue them. The task ends with the tokio runtime.
 ///
 /// # Errors
 /// When signals cannot be taken.
-pub(crate) fn on_signals() -> io::Result<watch::Receiver<Stop>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let (sender, receiver) = watch::channel(Stop::No);
+pub(crate) fn on_suspend(runner: &Arc<Runner>) -> io::Result<()> {
+    let Some(mut suspend) = Ignored::now()?.unless(SignalKind::from_raw(consts::SIGTSTP))? else {
+        return Ok(());
+    };
+    let mut resume = signal(SignalKind::from_raw(consts::SIGCONT))?;
+    let runner = Arc::downgrade(runner);
     tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hang_up.recv() => {}
-                () = sender.closed() => return,
+        while suspend.recv().await.is_some() {
+            let Some(spawner) = runner.upgrade().map(|runner| runner.current()) else { return };
+            if let Some(spawner) = &spawner
+                && timeout(PAUSE_WITHIN, spawner.pause(true)).await.is_err()
+            {
+                tracing::warn!("commands are not stopped yet");
             }
-            sender.send_modify(|stop| *stop = stop.escalated());
+            // A failure leaves this process running, and then the commands are to run, too.
+            let _ = emulate_default_handler(consts::SIGTSTP);
+            // From here on this process was continued.
+            let _ = timeout(PAUSE_WITHIN, resume.recv()).await;
+            if let Some(spawner) = &spawner {
+                spawner.pause(false).await;
+            }
         }
     });
-    Ok(receiver)
+    Ok(())
+}
+
+/// How a run ended, for its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// With this code.
+    Code(u8),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// Ends this process as a signal does that it has taken: a shell or a script that waits
+/// for it sees that it was interrupted.
+pub(crate) fn die_of(signal: i32) -> io::Result<()> {
+    emulate_default_handler(signal)
 }
 
 #[cfg(test)]
 mod tests {
     use rustix::process::{Signal, getpid, kill_process};
 
-    use super::{Stop, on_signals};
+    use super::*;
 
     #[tokio::test]
-    async fn the_second_signal_kills() {
-        let mut stop = on_signals().unwrap();
-        assert_eq!(*stop.borrow(), Stop::No);
+    async fn each_signal_asks_for_more() {
+        let (stopper, mut stop) = Stopper::on_signals(Duration::from_secs(3600)).unwrap();
+        assert_eq!(*stop.borrow(), Stop::default());
         for (signal, expected) in
-            [(Signal::INT, Stop::Finish), (Signal::TERM, Stop::Kill), (Signal::HUP, Stop::Kill)]
+            [(Signal::INT, How::Finish), (Signal::TERM, How::Terminate), (Signal::HUP, How::Kill)]
         {
             kill_process(getpid(), signal).unwrap();
             stop.changed().await.unwrap();
-            assert_eq!(*stop.borrow_and_update(), expected);
+            let seen = *stop.borrow_and_update();
+            assert_eq!((seen.how, seen.signal), (expected, Some(consts::SIGINT)));
+            assert_eq!(seen.finish_by, None, "Ctrl-C sets no limit");
         }
+        stopper.ask(How::Finish, None);
+        assert_eq!(stop.borrow().how, How::Kill, "it only grows");
+    }
+
+    #[test]
+    fn what_is_ignored_is_read_from_the_mask() {
+        let ignored = Ignored(0b101);
+        assert!(ignored.has(SignalKind::hangup()) && !ignored.has(SignalKind::interrupt()));
+        assert!(Ignored::now().unwrap().has(SignalKind::from_raw(consts::SIGPIPE)), "Rust's own");
+    }
+
+    #[test]
+    fn a_first_sigterm_has_a_limit() {
+        let mut stop = Stop::default();
+        stop.escalate(consts::SIGTERM, Duration::from_secs(5));
+        assert!(stop.how == How::Finish && stop.finish_by.is_some());
+        stop.escalate(consts::SIGTERM, Duration::from_secs(5));
+        assert_eq!((stop.how, stop.signal), (How::Terminate, Some(consts::SIGTERM)));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -26,9 +26,12 @@ pub(crate) enum ProgramError {
 /// # Errors
 /// [`ProgramError`] when it cannot.
 pub(crate) fn check_program(program: &[u8]) -> Result<(), ProgramError> {
-    let search = env::var_os("PATH").unwrap_or_default();
+    let search = env::var_os("PATH").unwrap_or_else(|| OsString::from(PATH_WITHOUT_PATH));
     check_program_in(program, env::split_paths(&search))
 }
+
+/// Where execvp looks when the environment has no `PATH` (the C library's `_CS_PATH`).
+const PATH_WITHOUT_PATH: &str = "/bin:/usr/bin";
 
 fn check_program_in(
     program: &[u8],

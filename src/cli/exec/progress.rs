@@ -99,6 +99,11 @@ impl Progress {
         self.took += now.saturating_sub(since);
     }
 
+    /// How many attempts are not over.
+    pub(crate) fn running(&self) -> u64 {
+        self.running
+    }
+
     /// An item ended for good. Its attempt, if one ran, was over before.
     pub(crate) fn ended(&mut self, now: Duration, succeeded: bool) {
         if succeeded {

@@ -4,6 +4,8 @@
 //! Must always hold: an output knows how much there was, even where not all of it is
 //! kept. Must not know: how commands are run, where results go.
 
+use std::time::Duration;
+
 use bilrost::{Message, Oneof};
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -71,6 +73,9 @@ pub(crate) struct Report {
     /// Standard error.
     #[bilrost(8)]
     pub(crate) stderr: Output,
+    /// It took longer than it may (`--timeout`): how long that is, in milliseconds.
+    #[bilrost(9)]
+    pub(crate) timed_out_after_ms: Option<u64>,
 }
 
 impl Output {
@@ -82,10 +87,16 @@ impl Output {
 }
 
 impl Report {
-    /// Whether the command did what it should.
+    /// Whether the command did what it should, in time.
     #[must_use]
     pub(crate) fn succeeded(&self) -> bool {
-        self.end == Some(End::Exit(0))
+        self.end == Some(End::Exit(0)) && self.timed_out_after_ms.is_none()
+    }
+
+    /// Why a part of an output could not be kept.
+    #[must_use]
+    pub(crate) fn lost(&self) -> Option<&str> {
+        self.stdout.lost.as_deref().or(self.stderr.lost.as_deref())
     }
 
     /// Why it failed, for people: `exit code 1: last line of its standard error`.
@@ -98,9 +109,16 @@ impl Report {
             None => "no word of how it ended".to_owned(),
         };
         let asked = if self.canceled { " (asked to stop)" } else { "" };
-        match last_line(&self.stderr.head) {
-            Some(line) => format!("{end}{asked}: {line}"),
+        let end = match self.timed_out_after_ms {
+            Some(ms) => {
+                let after = Duration::from_millis(ms);
+                format!("timed out after {after:?}, {end}{asked}")
+            }
             None => format!("{end}{asked}"),
+        };
+        match last_line(&self.stderr.head) {
+            Some(line) => format!("{end}: {line}"),
+            None => end,
         }
     }
 }
@@ -149,6 +167,9 @@ mod tests {
         assert_eq!(report(End::Exit(3), "a\nb \u{1b}[1mx\n\n").failure(), "exit code 3: b [1mx");
         assert_eq!(report(End::Signal(9), "").failure(), "ended by signal 9");
         assert_eq!(report(End::NotStarted("no".into()), "x").failure(), "no");
+        let late = Report { timed_out_after_ms: Some(1500), ..report(End::Exit(0), "x") };
+        assert_eq!(late.failure(), "timed out after 1.5s, exit code 0: x");
+        assert!(!late.succeeded(), "it was asked to end before it had");
         let long = report(End::Exit(1), &"é".repeat(1000)).failure();
         assert_eq!(long.chars().count(), "exit code 1: ".len() + FAILURE_CHARS_MAX);
     }

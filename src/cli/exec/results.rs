@@ -17,7 +17,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -25,7 +28,10 @@ use bytes::Bytes;
 use forebay_messages::{EntryId, Timestamp};
 use thiserror::Error;
 
-use super::report::{Output, Report};
+use super::{
+    process::{NO_FOLLOW, create_file},
+    report::{Output, Report},
+};
 
 pub(crate) use record::{Ended, line};
 
@@ -57,7 +63,9 @@ impl Results {
         let path = dir.join("results.ndjson");
         let at = |source| ResultsError { path: path.clone(), source };
         fs::create_dir_all(dir.join("output")).map_err(at)?;
-        let lines = OpenOptions::new().create(true).append(true).read(true).open(&path);
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).read(true).custom_flags(NO_FOLLOW);
+        let lines = options.open(&path);
         let mut lines = lines.map_err(at)?;
         let (written, whole_bytes) = written(&lines).map_err(at)?;
         lines.set_len(whole_bytes).map_err(at)?;
@@ -143,7 +151,7 @@ fn relocate(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             let part = to.with_added_extension("part");
-            fs::copy(from, &part)?;
+            io::copy(&mut File::open(from)?, &mut create_file(&part)?)?;
             fs::rename(&part, to)?;
             fs::remove_file(from)
         }

@@ -12,7 +12,6 @@ mod tell;
 use std::{
     collections::HashSet,
     path::PathBuf,
-    process::ExitCode,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -24,20 +23,20 @@ use tokio::sync::{mpsc, watch};
 use super::{
     dry_run::dry_run,
     feed::{self, Fed},
-    interrupt::{Stop, on_signals},
+    interrupt::{Exit, How, Stop, Stopper, on_suspend},
     item::{JOB_BYTES_MAX, Prepared, SERVICE},
     process::Spawner,
     program::check_program,
     results::Results,
     room::{Room, STORE_LEN_MAX},
-    runner::Runner,
+    runner::{Limits, Runner},
     screen::Screen,
     setup,
     shape::check_shape,
     show::Shown,
     summary::Summary,
 };
-use crate::cli::args::{ExecArgs, Global};
+use crate::cli::args::{ExecArgs, Global, HaltArg};
 
 pub(crate) use error::ExecError;
 
@@ -57,7 +56,7 @@ type Waiting = FuturesUnordered<BoxFuture<'static, ItemEnd>>;
 ///
 /// # Errors
 /// [`ExecError`]: nothing sensible could be done, or not to the end.
-pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, ExecError> {
+pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecError> {
     let started = Instant::now();
     let plan = setup::compile(args)?;
     check_shape(&args.command)?;
@@ -71,11 +70,13 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, E
     let held = if args.strict { read_all(&mut fed).await? } else { Vec::new() };
     let results = args.results.as_ref().map(absolute).transpose()?;
     let kept = results.as_deref().map(Results::open).transpose()?;
-    let signals = on_signals()?;
+    let (stopper, signals) = Stopper::on_signals(args.grace)?;
     let screen = Screen::new(args.quiet);
     let log = screen.clone();
     crate::cli::logging::start(global.log, move || log.clone());
-    let (runner, broken) = Runner::new(results, started);
+    let limits = Limits { timeout: args.timeout, grace: args.grace };
+    let (runner, broken) = Runner::new(results, limits, started);
+    on_suspend(&runner)?;
     let shown = Shown::start(screen.clone(), Arc::clone(&runner), lines);
     let runtime = start_runtime(global, args, &runner).await?;
     let run = Run {
@@ -83,6 +84,9 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<ExitCode, E
         quiet: args.quiet,
         tag: args.tag,
         retry_failed: args.retry_failed,
+        grace: args.grace,
+        halt: args.halt,
+        stopper,
         summary: Summary::default(),
         seen: HashSet::new(),
         room: Room::new(),
@@ -146,6 +150,9 @@ struct Run {
     quiet: bool,
     tag: bool,
     retry_failed: bool,
+    grace: Duration,
+    halt: Option<HaltArg>,
+    stopper: Stopper,
     summary: Summary,
     /// Items of this input, to tell what it names twice.
     seen: HashSet<[u8; 16]>,
@@ -168,24 +175,31 @@ impl Run {
         args: &ExecArgs,
         held: Vec<Prepared>,
         fed: mpsc::Receiver<Fed>,
-        broken: mpsc::UnboundedReceiver<String>,
-        signals: watch::Receiver<Stop>,
-    ) -> Result<ExitCode, ExecError> {
-        let prepared = self.prepare(global, args).await;
+        mut broken: mpsc::UnboundedReceiver<String>,
+        mut signals: watch::Receiver<Stop>,
+    ) -> Result<Exit, ExecError> {
+        // To wait for the orphans of an earlier run may take a while.
+        let mut early = signals.clone();
+        let prepared = tokio::select! {
+            biased;
+            _ = early.wait_for(|stop| stop.how != How::No) => Ok(()),
+            prepared = self.prepare(global, args) => prepared,
+        };
         let ran = match prepared {
-            Ok(()) => self.run(held, fed, broken, signals.clone()).await,
+            Ok(()) => self.run(held, fed, &mut broken, signals.clone()).await,
             Err(error) => Err(error),
         };
         // It must not be held up by somebody who looks at it.
         self.shown.set_runtime(None);
-        let stopped = self.stop(signals).await;
+        let stopped = self.stop(&mut signals, &mut broken).await;
         if let Some(results) = &self.results {
             results.sync()?;
         }
         self.screen.close();
         ran?;
         stopped?;
-        self.conclude()
+        let stop = *signals.borrow();
+        self.conclude(stop)
     }
 
     /// Before the first item: the rules, then the spawner (which ends the orphans of an
@@ -198,6 +212,12 @@ impl Run {
         }
         let spawner = Spawner::start(&global.data_dir.join("exec")).await?;
         self.summary.orphans_killed = spawner.orphans_killed();
+        let (screen, waits) = (self.screen.clone(), spawner.clone());
+        tokio::spawn(async move {
+            if let Some(what) = waits.waits().await {
+                screen.message(format!("forebay: {what}\n").as_bytes());
+            }
+        });
         self.runner.begin(spawner);
         Ok(())
     }
@@ -207,7 +227,7 @@ impl Run {
         &mut self,
         held: Vec<Prepared>,
         mut fed: mpsc::Receiver<Fed>,
-        mut broken: mpsc::UnboundedReceiver<String>,
+        broken: &mut mpsc::UnboundedReceiver<String>,
         mut signals: watch::Receiver<Stop>,
     ) -> Result<(), ExecError> {
         self.shown.set_runtime(Some(self.runtime.clone()));
@@ -219,7 +239,7 @@ impl Run {
             let again_at = self.room.again_at();
             tokio::select! {
                 biased;
-                _ = signals.wait_for(|stop| *stop != Stop::No) => return Ok(()),
+                _ = signals.wait_for(|stop| stop.how != How::No) => return Ok(()),
                 Some(reason) = broken.recv() => return Err(ExecError::Broken(reason)),
                 Some(end) = self.waiting.next() => {
                     self.room.may_have_come();

@@ -16,20 +16,33 @@ use bytes::Bytes;
 use forebay::{Context, HandlerError};
 use futures_util::FutureExt;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
-    item::Job, process::Spawner, progress::Progress, report::Report, results::keep_outputs,
+    item::Job,
+    process::{Order, Spawner},
+    progress::Progress,
+    report::Report,
+    results::keep_outputs,
 };
 
-/// How long a command that was asked to stop gets before it is killed.
-const CANCEL_GRACE: Duration = Duration::from_secs(10);
+/// How long commands have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// For one attempt; without a limit if absent.
+    pub(crate) timeout: Option<Duration>,
+    /// Between SIGTERM and SIGKILL.
+    pub(crate) grace: Duration,
+}
 
 /// What the handlers of a run share.
 pub(crate) struct Runner {
     started: Instant,
+    limits: Limits,
     spawner: watch::Sender<Option<Spawner>>,
     progress: Mutex<Progress>,
+    /// An attempt is over.
+    is_over: Notify,
     /// Where long outputs go before an item ends.
     results: Option<PathBuf>,
     /// Told what must end the whole run.
@@ -40,13 +53,16 @@ impl Runner {
     /// A runner that waits for its spawner; and where it tells what must end the run.
     pub(crate) fn new(
         results: Option<PathBuf>,
+        limits: Limits,
         started: Instant,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
         let (broken, told) = mpsc::unbounded_channel();
         let runner = Self {
             started,
+            limits,
             spawner: watch::Sender::new(None),
             progress: Mutex::new(Progress::default()),
+            is_over: Notify::new(),
             results,
             broken,
         };
@@ -58,6 +74,11 @@ impl Runner {
         self.spawner.send_replace(Some(spawner));
     }
 
+    /// The spawner, while there is one.
+    pub(crate) fn current(&self) -> Option<Spawner> {
+        self.spawner.borrow().clone()
+    }
+
     /// Takes the spawner back, to be closed.
     pub(crate) fn end(&self) -> Option<Spawner> {
         self.spawner.send_replace(None)
@@ -66,6 +87,18 @@ impl Runner {
     /// The counts.
     pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no attempt runs, those excepted whose command was ended because the run
+    /// ends. Cancel-safe.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let over = self.is_over.notified();
+            if self.progress().running() == 0 {
+                return;
+            }
+            over.await;
+        }
     }
 
     /// How long the run has taken so far.
@@ -108,12 +141,21 @@ impl Runner {
         let job = Job::decode(payload)
             .map_err(|error| HandlerError::terminal(format!("not an item of exec: {error}")))?;
         let spawner = self.spawner().await;
-        let _running = Started::new(self);
-        let ran = spawner.run(&job, context.canceled(), CANCEL_GRACE).await;
-        let mut report = match ran {
+        let running = Started::new(self);
+        let order = self.order(&context, &job);
+        let mut report = match spawner.run(order, context.canceled()).await {
             Ok(report) => report,
             Err(error) => return self.break_off(&error).await,
         };
+        if let Some(reason) = report.lost() {
+            let command = shown(&job);
+            return self.break_off(&OutputLost { command, reason: reason.to_owned() }).await;
+        }
+        if report.canceled && !context.is_canceled() {
+            // All commands were ended, because the run ends: the item is left to the next.
+            drop(running);
+            return std::future::pending().await;
+        }
         if let Some(dir) = &self.results
             && let Err(error) = keep_outputs(dir, context.entry(), &mut report)
         {
@@ -128,6 +170,24 @@ impl Runner {
             return Err(HandlerError::canceled(report.failure()).with_detail(bytes));
         }
         Err(HandlerError::retry(report.failure()).with_detail(bytes))
+    }
+
+    fn order(&self, context: &Context, job: &Job) -> Order {
+        let variable = |name: &str, value: &dyn std::fmt::Display| {
+            Bytes::from(format!("FOREBAY_{name}={value}"))
+        };
+        let environment = vec![
+            variable("ENTRY", &context.entry()),
+            variable("ATTEMPT", &context.attempt()),
+            variable("SEQ", &job.number),
+        ];
+        Order {
+            argv: job.argv.clone(),
+            directory: job.directory.clone(),
+            environment,
+            timeout: self.limits.timeout,
+            grace: self.limits.grace,
+        }
     }
 
     /// Something is wrong with the run, not with the item: the item stays as it is.
@@ -156,8 +216,30 @@ impl<'a> Started<'a> {
 impl Drop for Started<'_> {
     fn drop(&mut self) {
         self.runner.progress().stopped(self.runner.elapsed(), self.since);
+        self.runner.is_over.notify_waiters();
     }
 }
+
+/// A command's output could not be kept: it does not count as run.
+#[derive(Debug, Error)]
+#[error(
+    "the output of `{command}` does not fit: {reason}; free some space, then run the same \
+     command line again (this item runs again, too)"
+)]
+struct OutputLost {
+    command: String,
+    reason: String,
+}
+
+/// The beginning of a command line, for people.
+fn shown(job: &Job) -> String {
+    let words = job.argv.iter().map(|arg| String::from_utf8_lossy(arg));
+    let line: String = words.collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARS_MAX).collect();
+    line.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Longest part of a command line in an error, in characters.
+const SHOWN_CHARS_MAX: usize = 80;
 
 /// Something that must not happen.
 #[derive(Debug, Error)]
@@ -182,7 +264,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_panic_ends_the_run_and_not_the_item() {
-        let (runner, mut broken) = Runner::new(None, Instant::now());
+        let limits = Limits { timeout: None, grace: Duration::ZERO };
+        let (runner, mut broken) = Runner::new(None, limits, Instant::now());
         let attempt = async {
             let _running = Started::new(&runner);
             assert_eq!(runner.progress().view(Duration::ZERO).running, 1);

@@ -31,6 +31,9 @@ pub(crate) struct Summary {
     pub(crate) orphans_killed: u64,
     /// How long it took, in milliseconds.
     pub(crate) elapsed_ms: u64,
+    /// The signal that ended the run early.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) signal: Option<i32>,
 }
 
 /// All succeeded.
@@ -41,9 +44,13 @@ pub(crate) const EXIT_FAILURES: u8 = 1;
 pub(crate) const EXIT_USAGE: u8 = 2;
 
 impl Summary {
-    /// 0 when everything there was succeeded, in this run or earlier; else 1.
+    /// 0 when everything there was succeeded, in this run or earlier; else 1. Of a run that
+    /// a signal ended, what a shell makes of that: 128 and its number.
     #[must_use]
     pub(crate) fn exit_code(&self) -> u8 {
+        if let Some(signal) = self.signal {
+            return u8::try_from(128 + signal).unwrap_or(u8::MAX);
+        }
         let amiss = self.failed + self.canceled + self.failed_earlier + self.skipped + self.left;
         if amiss == 0 { EXIT_SUCCESS } else { EXIT_FAILURES }
     }
@@ -113,6 +120,7 @@ mod tests {
         ] {
             assert_eq!(amiss.exit_code(), 1, "{amiss}");
         }
+        assert_eq!(Summary { signal: Some(2), ..Summary::default() }.exit_code(), 130);
     }
 
     #[test]

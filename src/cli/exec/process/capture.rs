@@ -2,8 +2,8 @@
 //!
 //! Must always hold: memory is bounded by [`OUTPUT_KEPT_BYTES_MAX`]; what is longer
 //! is written to a file, all of it, from the first byte. When the file cannot be
-//! written the output is still drained (a full disk must not stop the command), and
-//! the loss is on record.
+//! written the loss is on record ([`Capture::is_lost`]); what is not kept whole must not
+//! count as an output.
 
 use std::{
     fs::File,
@@ -90,6 +90,7 @@ impl Capture {
             let file = self.file.as_mut().expect("spilled before");
             return file.write_all(bytes);
         }
+        // `create_new` follows no symbolic link either.
         let mut file = File::create_new(&self.spill)?;
         file.write_all(&self.head)?;
         file.write_all(&bytes[in_head..])?;
@@ -97,8 +98,14 @@ impl Capture {
         Ok(())
     }
 
+    /// Whether a part of it could not be kept.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
     fn lose(&mut self, error: &io::Error) {
-        self.lost = Some(ByteString::from(error.to_string()));
+        let dir = self.spill.parent().unwrap_or(&self.spill).display();
+        self.lost = Some(ByteString::from(format!("cannot write a file in {dir}: {error}")));
         if self.file.take().is_some() || self.spill.exists() {
             // Half an output is no use to anybody, and its space is needed.
             let _ = std::fs::remove_file(&self.spill);

@@ -18,6 +18,7 @@ use std::{
 use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_messages::Timestamp;
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process_group, pidfd_open};
 
 use super::{capture::Capture, link::Start};
@@ -62,9 +63,34 @@ pub(super) struct Running {
     pub(super) stderr: Capture,
     started_at: Timestamp,
     canceled: bool,
+    timeout: Timeout,
     /// When SIGKILL follows.
     kill_at: Option<Instant>,
+    /// Since when it is stopped; its deadlines wait.
+    paused_at: Option<Instant>,
     ended: Option<Ending>,
+}
+
+/// How long a command may take.
+#[derive(Debug)]
+struct Timeout {
+    after: Duration,
+    /// Between SIGTERM and SIGKILL.
+    grace: Duration,
+    /// `None` without a limit, and once it has passed.
+    at: Option<Instant>,
+    has_passed: bool,
+}
+
+impl Timeout {
+    /// Begins now.
+    fn of(start: &Start) -> Self {
+        let after = Duration::from_millis(start.timeout_ms);
+        // A time that cannot be told is one that never comes.
+        let at = (start.timeout_ms > 0).then(|| Instant::now().checked_add(after)).flatten();
+        let grace = Duration::from_millis(start.grace_ms);
+        Self { after, grace, at, has_passed: false }
+    }
 }
 
 #[derive(Debug)]
@@ -84,6 +110,10 @@ impl Running {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if !start.directory.is_empty() {
             command.current_dir(OsStr::from_bytes(&start.directory));
+        }
+        for variable in &start.environment {
+            let mut parts = variable.splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
+            command.env(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         }
         #[expect(
             unsafe_code,
@@ -116,7 +146,9 @@ impl Running {
                 stderr,
                 started_at,
                 canceled: false,
+                timeout: Timeout::of(start),
                 kill_at: None,
+                paused_at: None,
                 ended: None,
             }),
             Err(error) => {
@@ -144,16 +176,39 @@ impl Running {
         Ok(())
     }
 
+    /// Reads what its standard output has.
+    pub(super) fn read_stdout(&mut self, buffer: &mut Vec<u8>) {
+        self.stdout.read(buffer);
+        self.kill_if_lost();
+    }
+
+    /// Reads what its standard error has.
+    pub(super) fn read_stderr(&mut self, buffer: &mut Vec<u8>) {
+        self.stderr.read(buffer);
+        self.kill_if_lost();
+    }
+
+    /// A command whose output cannot be kept will run again: there is no use in its end.
+    fn kill_if_lost(&mut self) {
+        if self.stdout.is_lost() || self.stderr.is_lost() {
+            self.kill();
+        }
+    }
+
     /// Asks it to stop and kills it when `grace` is over; the earliest deadline holds.
     pub(super) fn stop(&mut self, grace: Duration) {
-        if self.ended.is_some() {
-            return;
+        if self.ended.is_none() {
+            self.canceled = true;
+            self.terminate(grace);
         }
-        self.canceled = true;
+    }
+
+    fn terminate(&mut self, grace: Duration) {
         if grace.is_zero() {
             self.kill();
             return;
         }
+        self.resume();
         // A time that cannot be told is one that never comes.
         let deadline = Instant::now().checked_add(grace);
         if self.kill_at.is_none() {
@@ -173,15 +228,46 @@ impl Running {
             let _ = kill_process_group(self.pid, Signal::KILL);
         }
         self.kill_at = None;
+        self.timeout.at = None;
+    }
+
+    /// Stops its whole group, as SIGSTOP does. Its deadlines wait.
+    pub(super) fn pause(&mut self) {
+        if self.ended.is_none() && self.paused_at.is_none() {
+            let _ = kill_process_group(self.pid, Signal::STOP);
+            self.paused_at = Some(Instant::now());
+        }
+    }
+
+    /// Continues its group after [`Self::pause`].
+    pub(super) fn resume(&mut self) {
+        let Some(since) = self.paused_at.take() else { return };
+        let later = |at: Instant| at.checked_add(since.elapsed());
+        self.kill_at = self.kill_at.and_then(later);
+        self.timeout.at = self.timeout.at.and_then(later);
+        if self.ended.is_none() {
+            let _ = kill_process_group(self.pid, Signal::CONT);
+        }
     }
 
     /// When [`Self::on_deadline`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.ended.as_ref().map(|ending| ending.drained_by).or(self.kill_at)
+        match &self.ended {
+            Some(ending) => Some(ending.drained_by),
+            None if self.paused_at.is_some() => None,
+            None => self.kill_at.into_iter().chain(self.timeout.at).min(),
+        }
     }
 
     /// Time has passed.
     pub(super) fn on_deadline(&mut self, now: Instant) {
+        if self.ended.is_some() || self.paused_at.is_some() {
+            return;
+        }
+        if self.timeout.at.is_some_and(|at| at <= now) {
+            (self.timeout.at, self.timeout.has_passed) = (None, true);
+            self.terminate(self.timeout.grace);
+        }
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill();
         }
@@ -214,8 +300,25 @@ impl Running {
             ended_at: ending.at,
             stdout: self.stdout.finish(),
             stderr: self.stderr.finish(),
+            timed_out_after_ms: self
+                .timeout
+                .has_passed
+                .then(|| u64::try_from(self.timeout.after.as_millis()).unwrap_or(u64::MAX)),
         }
     }
+}
+
+/// What is told of a command that was asked to stop before it started.
+pub(super) fn stopped_before() -> Report {
+    let reason = End::NotStarted(ByteString::from_static("asked to stop before it started"));
+    Report { end: Some(reason), canceled: true, ..Report::default() }
+}
+
+/// Whether a command could not be started for want of something that forebay needs, and
+/// not because of the command: descriptors, processes, memory.
+pub(super) fn is_lack(error: &io::Error) -> bool {
+    let lacks = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS];
+    Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno))
 }
 
 /// What is told of a command that could not be started.

@@ -16,7 +16,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, MetadataExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -129,14 +129,20 @@ impl Lifeline {
         // Everything that is started from here on inherits it.
         let inherit = fcntl_setfd(&lock, FdFlags::empty());
         inherit.map_err(io::Error::from).map_err(at(&lock_path))?;
-        let running = File::create(&running_path).map_err(at(&running_path))?;
+        let running = create_file(&running_path).map_err(at(&running_path))?;
         let boot = procfs::boot_id().map_err(LifelineError::Proc)?;
         running.write_all_at(boot.as_bytes(), 0).map_err(at(&running_path))?;
         Ok(Self { lock, running, orphans_killed })
     }
 
-    /// Puts a process on the list. A failure is not one of the command: it is found
-    /// by the lifeline it has open, too.
+    /// Makes room on the list for a process, before it is started: one that is not on the
+    /// list and has closed the lifeline would not be found after a crash.
+    pub(super) fn reserve(&self, slot: usize) -> io::Result<()> {
+        self.running.write_all_at(&[0; SLOT_BYTES], slot_at(slot))
+    }
+
+    /// Puts a process on the list, in its place of [`Self::reserve`]. A failure is not one
+    /// of the command: it is found by the lifeline it has open, too.
     pub(super) fn record(&self, slot: usize, pid: i32, started: StartedBetween) {
         let mut bytes = [0; SLOT_BYTES];
         bytes[..4].copy_from_slice(&pid.to_le_bytes());
@@ -162,6 +168,16 @@ impl Lifeline {
     pub(super) fn release(self) {
         let _ = flock(&self.lock, FlockOperation::Unlock);
     }
+}
+
+/// `O_NOFOLLOW`: a symbolic link in the place of a file of ours is refused, for what it
+/// leads to would be written over.
+pub(crate) const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
+/// Makes an empty file, or empties the one there is. Follows no symbolic link.
+pub(crate) fn create_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(NO_FOLLOW).open(path)
 }
 
 fn slot_at(slot: usize) -> u64 {
@@ -271,7 +287,9 @@ impl Owner {
     /// Makes the directory and locks it. `None` when another process has it.
     pub(super) fn take(dir: &Path) -> io::Result<Option<Self>> {
         fs::create_dir_all(dir)?;
-        let lock = OpenOptions::new().create(true).append(true).open(dir.join("owner"))?;
+        let mut options = OpenOptions::new();
+        options.create(true).append(true).custom_flags(NO_FOLLOW);
+        let lock = options.open(dir.join("owner"))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Self { _lock: lock })),
             Err(Errno::WOULDBLOCK) => Ok(None),

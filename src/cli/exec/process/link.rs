@@ -26,6 +26,15 @@ pub(super) struct Start {
     /// Where it runs; empty is where the spawner is.
     #[bilrost(3)]
     pub(super) directory: Bytes,
+    /// What its environment has besides that of the spawner, each `NAME=VALUE`.
+    #[bilrost(4)]
+    pub(super) environment: Vec<Bytes>,
+    /// How long it may take, in milliseconds; 0 is without limit.
+    #[bilrost(5)]
+    pub(super) timeout_ms: u64,
+    /// How long it has after that, between SIGTERM and SIGKILL, in milliseconds.
+    #[bilrost(6)]
+    pub(super) grace_ms: u64,
 }
 
 /// Ends a command: SIGTERM to its group, SIGKILL after a while.
@@ -50,6 +59,17 @@ pub(super) struct Ended {
     pub(super) report: Report,
 }
 
+/// A command that was not run, for want of something that forebay itself needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub(super) struct NotRun {
+    /// Which one.
+    #[bilrost(1)]
+    pub(super) serial: u64,
+    /// What is missing, and what to do.
+    #[bilrost(2)]
+    pub(super) reason: ByteString,
+}
+
 /// To the spawner.
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub(super) enum Request {
@@ -57,6 +77,14 @@ pub(super) enum Request {
     Start(Start),
     #[bilrost(tag(2))]
     Stop(Stop),
+    /// Ends all commands, those included that have not started and those still to come:
+    /// SIGTERM, and SIGKILL after so many milliseconds; 0 is SIGKILL at once.
+    #[bilrost(tag(3))]
+    StopAll(u64),
+    /// Stops all commands as SIGSTOP does (true), or continues them. Deadlines wait
+    /// meanwhile.
+    #[bilrost(tag(4))]
+    Pause(bool),
 }
 
 /// From the spawner.
@@ -71,17 +99,25 @@ pub(super) enum Reply {
     Refused(ByteString),
     #[bilrost(tag(3))]
     Ended(Ended),
+    #[bilrost(tag(4))]
+    NotRun(NotRun),
+    /// Commands wait to be started: what for. Said once.
+    #[bilrost(tag(5))]
+    Waits(ByteString),
+    /// All commands are stopped (true), or continued.
+    #[bilrost(tag(6))]
+    Paused(bool),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 struct RequestFrame {
-    #[bilrost(oneof(1, 2))]
+    #[bilrost(oneof(1, 2, 3, 4))]
     request: Option<Request>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 struct ReplyFrame {
-    #[bilrost(oneof(1, 2, 3))]
+    #[bilrost(oneof(1, 2, 3, 4, 5, 6))]
     reply: Option<Reply>,
 }
 
@@ -159,8 +195,15 @@ mod tests {
             serial: 0,
             argv: vec!["x".into(), vec![0xff; 300].into()],
             directory: "/".into(),
+            environment: vec!["A=b=c".into()],
+            ..Start::default()
         };
-        let sent = [Request::Start(start), Request::Stop(Stop { serial: 7, grace_ms: 0 })];
+        let sent = [
+            Request::Start(start),
+            Request::Stop(Stop { serial: 7, grace_ms: 0 }),
+            Request::StopAll(0),
+            Request::Pause(false),
+        ];
         let stream: Vec<u8> = sent.iter().cloned().flat_map(Request::into_frame).collect();
         for cut in 1..stream.len() {
             let (mut received, mut got) = (BytesMut::new(), Vec::new());

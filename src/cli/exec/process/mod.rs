@@ -28,9 +28,11 @@ mod link;
 mod procfs;
 mod serve;
 mod spawner;
+mod start_queue;
 
+pub(crate) use lifeline::{NO_FOLLOW, create_file};
 pub(crate) use serve::{SPAWNER_ARGUMENT, serve};
-pub(crate) use spawner::{Spawner, SpawnerError};
+pub(crate) use spawner::{Order, Spawner, SpawnerError};
 
 #[cfg(test)]
 mod tests;

@@ -20,9 +20,10 @@ use rustix::{
 };
 
 use super::{
-    child::{Running, Setup, not_started},
+    child::{Running, Setup, is_lack, not_started, stopped_before},
     lifeline::{Lifeline, StartedBetween},
-    link::{Ended, Reply, Request, Start, Stop},
+    link::{Ended, NotRun, Reply, Request, Start, Stop},
+    start_queue::StartQueue,
 };
 
 /// First argument of the process that is a spawner; the directory follows.
@@ -47,12 +48,16 @@ pub(crate) fn serve(dir: &Path) -> ExitCode {
         }
     };
     let ready = Reply::Ready(lifeline.orphans_killed);
+    let (open_files, open_files_max) = raise_open_files();
     let mut spawner = Serving {
         socket,
         received: BytesMut::new(),
         buffer: Vec::new(),
         slots: Vec::new(),
-        setup: Setup { parent: getpid(), open_files: raise_open_files() },
+        queue: StartQueue::new(open_files_max),
+        is_paused: false,
+        is_stopping: false,
+        setup: Setup { parent: getpid(), open_files },
         spill: dir.join("output"),
     };
     let served = spawner.prepare(ready).and_then(|()| spawner.run(&lifeline));
@@ -65,11 +70,11 @@ pub(crate) fn serve(dir: &Path) -> ExitCode {
 }
 
 /// Lets this process open as many files as it may. Returns the limit there was, which
-/// is what commands get.
-fn raise_open_files() -> Rlimit {
+/// is what commands get, and how many files it may open now.
+fn raise_open_files() -> (Rlimit, Option<u64>) {
     let given = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
-    given
+    (given, getrlimit(Resource::Nofile).current)
 }
 
 struct Serving {
@@ -78,6 +83,11 @@ struct Serving {
     buffer: Vec<u8>,
     /// What runs; a place here is a place in the lifeline's list.
     slots: Vec<Option<Running>>,
+    queue: StartQueue,
+    /// Commands are stopped as by SIGSTOP, and none is started.
+    is_paused: bool,
+    /// All commands were asked to stop; none is started.
+    is_stopping: bool,
     setup: Setup,
     spill: PathBuf,
 }
@@ -115,16 +125,17 @@ impl Serving {
                         self.with(slot, |running, buffer| running.on_end(buffer))?
                     }
                     Readable::Stdout(slot) => self.with(slot, |running, buffer| {
-                        running.stdout.read(buffer);
+                        running.read_stdout(buffer);
                         Ok(())
                     })?,
                     Readable::Stderr(slot) => self.with(slot, |running, buffer| {
-                        running.stderr.read(buffer);
+                        running.read_stderr(buffer);
                         Ok(())
                     })?,
                 }
             }
             self.settle(lifeline)?;
+            self.start_next(lifeline)?;
         }
     }
 
@@ -140,7 +151,7 @@ impl Serving {
     fn wait(&self) -> io::Result<Vec<Readable>> {
         let mut sources = vec![Readable::Socket];
         let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
-        let mut deadline: Option<Instant> = None;
+        let mut deadline = if self.is_paused { None } else { self.queue.deadline() };
         for (slot, running) in self.slots.iter().enumerate() {
             let Some(running) = running else { continue };
             let watched = [
@@ -179,38 +190,107 @@ impl Serving {
         self.received.extend_from_slice(&self.buffer[..len]);
         while let Some(request) = Request::take(&mut self.received).map_err(io::Error::other)? {
             match request {
-                Request::Start(start) => self.start(&start, lifeline)?,
-                Request::Stop(stop) => self.stop(&stop),
+                Request::Start(start) => self.queue.push(start),
+                Request::Stop(stop) => self.stop(&stop)?,
+                Request::StopAll(grace_ms) => self.stop_all(Duration::from_millis(grace_ms))?,
+                Request::Pause(pause) => self.pause(pause)?,
             }
+            // Each on its own: what is asked of a command comes after its start.
+            self.start_next(lifeline)?;
         }
         Ok(true)
     }
 
+    /// Starts what can be started.
+    fn start_next(&mut self, lifeline: &Lifeline) -> io::Result<()> {
+        if self.is_paused {
+            return Ok(());
+        }
+        let mut lack = None;
+        while let Some(start) = self.queue.next(self.running(), Instant::now()) {
+            if self.is_stopping {
+                self.reply(Reply::Ended(Ended { serial: start.serial, report: stopped_before() }))?;
+                continue;
+            }
+            let serial = start.serial;
+            match self.start(&start, lifeline) {
+                Ok(()) => self.queue.is_past(),
+                Err(error) if is_lack(&error) => {
+                    if !self.queue.lacks(start, self.running(), Instant::now()) {
+                        let reason = format!("no command can be started: {error}");
+                        self.not_run(serial, &reason)?;
+                    }
+                    lack = Some(error);
+                }
+                Err(error) => {
+                    self.queue.is_past();
+                    let report = not_started(&start, &error);
+                    self.reply(Reply::Ended(Ended { serial, report }))?;
+                }
+            }
+        }
+        match self.queue.notice(self.running(), lack.as_ref()) {
+            Some(said) => self.reply(Reply::Waits(ByteString::from(said))),
+            None => Ok(()),
+        }
+    }
+
+    fn running(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
+    fn not_run(&mut self, serial: u64, reason: &str) -> io::Result<()> {
+        self.reply(Reply::NotRun(NotRun { serial, reason: ByteString::from(reason) }))
+    }
+
+    /// Starts a command. An error is one of the command, unless it [is a lack](is_lack).
     fn start(&mut self, start: &Start, lifeline: &Lifeline) -> io::Result<()> {
+        let free = self.slots.iter().position(Option::is_none);
+        let slot = free.unwrap_or(self.slots.len());
+        if free.is_none() {
+            if let Err(error) = lifeline.reserve(slot) {
+                let reason =
+                    format!("cannot write the list of what runs: {error}; free some space");
+                return self.not_run(start.serial, &reason);
+            }
+            self.slots.push(None);
+        }
         let (started, between) =
             StartedBetween::note(|| Running::start(start, self.setup, &self.spill));
-        let running = match started {
-            Ok(running) => running,
-            Err(error) => {
-                let report = not_started(start, &error);
-                return self.reply(Ended { serial: start.serial, report });
-            }
-        };
-        let free = self.slots.iter().position(Option::is_none);
-        let slot = free.unwrap_or_else(|| {
-            self.slots.push(None);
-            self.slots.len() - 1
-        });
+        let running = started?;
         lifeline.record(slot, running.pid.as_raw_nonzero().get(), between);
         self.slots[slot] = Some(running);
         Ok(())
     }
 
-    fn stop(&mut self, stop: &Stop) {
+    fn stop(&mut self, stop: &Stop) -> io::Result<()> {
         let running = self.slots.iter_mut().flatten().find(|running| running.serial == stop.serial);
         if let Some(running) = running {
             running.stop(Duration::from_millis(stop.grace_ms));
+        } else if self.queue.remove(stop.serial) {
+            let report = stopped_before();
+            self.reply(Reply::Ended(Ended { serial: stop.serial, report }))?;
         }
+        Ok(())
+    }
+
+    /// Asks all to stop: what runs, what waits, and what is still to come.
+    fn stop_all(&mut self, grace: Duration) -> io::Result<()> {
+        self.is_stopping = true;
+        for start in self.queue.clear() {
+            self.reply(Reply::Ended(Ended { serial: start.serial, report: stopped_before() }))?;
+        }
+        self.slots.iter_mut().flatten().for_each(|running| running.stop(grace));
+        Ok(())
+    }
+
+    /// Stops or continues all, as SIGSTOP and SIGCONT do.
+    fn pause(&mut self, pause: bool) -> io::Result<()> {
+        self.is_paused = pause;
+        for running in self.slots.iter_mut().flatten() {
+            if pause { running.pause() } else { running.resume() }
+        }
+        self.reply(Reply::Paused(pause))
     }
 
     /// Deadlines, and what is over.
@@ -224,15 +304,16 @@ impl Serving {
             }
             if let Some(running) = self.slots[slot].take() {
                 lifeline.forget(slot);
-                let serial = running.serial;
-                self.reply(Ended { serial, report: running.into_report() })?;
+                self.queue.has_room(now);
+                let (serial, report) = (running.serial, running.into_report());
+                self.reply(Reply::Ended(Ended { serial, report }))?;
             }
         }
         Ok(())
     }
 
-    fn reply(&mut self, ended: Ended) -> io::Result<()> {
-        self.socket.write_all(&Reply::Ended(ended).into_frame())
+    fn reply(&mut self, reply: Reply) -> io::Result<()> {
+        self.socket.write_all(&reply.into_frame())
     }
 
     /// Ends everything that runs, and waits for it. When something did run, whatever

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use thiserror::Error;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -26,15 +26,15 @@ use tokio::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 
 use super::{
-    lifeline::Owner,
-    link::{Reply, Request, Start, Stop},
+    lifeline::{Owner, create_file},
+    link::{NotRun, Reply, Request, Start, Stop},
     serve::SPAWNER_ARGUMENT,
 };
-use crate::cli::exec::{item::Job, report::Report};
+use crate::cli::exec::report::Report;
 
 /// How often, and how far apart, a directory that is in use is tried.
 const OWN_TRIES: u32 = 25;
@@ -72,6 +72,24 @@ pub(crate) enum SpawnerError {
          run the same command line again"
     )]
     Gone,
+    /// What forebay itself needs is missing.
+    #[error("{0}; what ran has been stopped: run the same command line again")]
+    Lacks(String),
+}
+
+/// A command to be run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Order {
+    /// The program and its arguments.
+    pub(crate) argv: Vec<Bytes>,
+    /// Where it runs; empty is where the spawner is.
+    pub(crate) directory: Bytes,
+    /// What its environment has besides that of this process, each `NAME=VALUE`.
+    pub(crate) environment: Vec<Bytes>,
+    /// How long it may take; then it is ended, and its report says so.
+    pub(crate) timeout: Option<Duration>,
+    /// How long it has between SIGTERM and SIGKILL, whatever ends it.
+    pub(crate) grace: Duration,
 }
 
 /// Runs commands in a small process of its own. Clones share it.
@@ -82,6 +100,15 @@ pub(crate) struct Spawner {
     next: Arc<AtomicU64>,
     orphans_killed: u64,
     process: Arc<Mutex<Option<Process>>>,
+    said: watch::Receiver<Said>,
+}
+
+/// What the spawner has said besides reports.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    /// Commands wait to be started: what for.
+    waits: Option<String>,
+    is_paused: bool,
 }
 
 /// The process, the way to it and the lock that goes with it.
@@ -92,14 +119,26 @@ struct Process {
     _owner: Owner,
 }
 
+/// What is told of a command: how it ended, or why it was not run.
+type Told = oneshot::Sender<Result<Report, String>>;
+
 /// Who waits for which report. `None` once the spawner is gone.
 #[derive(Debug)]
-struct Waiting(Mutex<Option<HashMap<u64, oneshot::Sender<Report>>>>);
+struct Waiting(Mutex<Option<HashMap<u64, Told>>>);
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Report>>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, Told>>> {
         // A map is whole whoever panicked beside it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one out.
+    fn take(&self, serial: u64) -> Option<Told> {
+        self.lock().as_mut()?.remove(&serial)
+    }
+
+    fn clear(&self) {
+        *self.lock() = None;
     }
 }
 
@@ -137,15 +176,16 @@ impl Spawner {
         let orphans_killed = match link.next().await {
             Some(Reply::Ready(killed)) => killed,
             Some(Reply::Refused(reason)) => return Err(SpawnerError::Refused(reason.to_string())),
-            Some(Reply::Ended(_)) | None => return Err(SpawnerError::Gone),
+            Some(_) | None => return Err(SpawnerError::Gone),
         };
         let waiting = Arc::new(Waiting(Mutex::new(Some(HashMap::new()))));
+        let (say, said) = watch::channel(Said::default());
         // Unbounded, but never longer than two requests per command that was asked for.
         let (requests, queue) = mpsc::unbounded_channel();
         let writer = tokio::spawn(write_requests(queue, writer)).abort_handle();
-        tokio::spawn(read_replies(link, Arc::clone(&waiting)));
+        tokio::spawn(read_replies(link, Arc::clone(&waiting), say));
         let process = Arc::new(Mutex::new(Some(Process { child, writer, _owner: owner })));
-        Ok(Self { requests, waiting, next: Arc::default(), orphans_killed, process })
+        Ok(Self { requests, waiting, next: Arc::default(), orphans_killed, process, said })
     }
 
     /// How many processes of an earlier run were killed when this one started.
@@ -155,17 +195,18 @@ impl Spawner {
     }
 
     /// Runs a command until it ends. When `cancel` completes, its group gets SIGTERM,
-    /// and SIGKILL after `grace`; the report then says that it was asked to stop.
+    /// and SIGKILL after its grace; the report then says that it was asked to stop.
     ///
     /// Cancel safety: dropping the future kills the command's group.
     ///
     /// # Errors
     /// [`SpawnerError::Gone`] when the spawner dies; the command has died with it.
+    /// [`SpawnerError::Lacks`] when the command was not started for want of what forebay
+    /// itself needs.
     pub(crate) async fn run(
         &self,
-        job: &Job,
+        order: Order,
         cancel: impl Future<Output = ()>,
-        grace: Duration,
     ) -> Result<Report, SpawnerError> {
         let serial = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, mut ended) = oneshot::channel();
@@ -174,18 +215,43 @@ impl Spawner {
             None => return Err(SpawnerError::Gone),
         };
         let mut guard = Guard { spawner: self, serial, armed: true };
-        let start = Start { serial, argv: job.argv.clone(), directory: job.directory.clone() };
+        let grace_ms = millis(order.grace);
+        let Order { argv, directory, environment, timeout, .. } = order;
+        // 0 is without limit.
+        let timeout_ms = timeout.map_or(0, |timeout| millis(timeout).max(1));
+        let start = Start { serial, argv, directory, environment, timeout_ms, grace_ms };
         self.send(Request::Start(start));
         let report = tokio::select! {
             report = &mut ended => report,
             () = cancel => {
-                let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
                 self.send(Request::Stop(Stop { serial, grace_ms }));
                 ended.await
             }
         };
         guard.armed = false;
-        report.map_err(|_| SpawnerError::Gone)
+        report.map_err(|_| SpawnerError::Gone)?.map_err(SpawnerError::Lacks)
+    }
+
+    /// Ends all commands, also those still to come: SIGTERM, and SIGKILL after `grace`, at
+    /// once if that is zero. Their reports say that they were asked to stop.
+    pub(crate) fn stop_all(&self, grace: Duration) {
+        self.send(Request::StopAll(millis(grace)));
+    }
+
+    /// Stops all commands as SIGSTOP does, or continues them; returns when that is done
+    /// (or the spawner is gone).
+    pub(crate) async fn pause(&self, pause: bool) {
+        self.send(Request::Pause(pause));
+        // An error: there is nothing to stop any more.
+        let _ = self.said.clone().wait_for(|said| said.is_paused == pause).await;
+    }
+
+    /// Waits until commands have to wait for something that forebay itself lacks; what that
+    /// is. `None` when the spawner ends before.
+    pub(crate) async fn waits(&self) -> Option<String> {
+        let mut said = self.said.clone();
+        let said = said.wait_for(|said| said.waits.is_some()).await;
+        said.ok()?.waits.clone()
     }
 
     /// Ends the spawner, which kills what still runs, and waits for it. Whoever still
@@ -193,7 +259,7 @@ impl Spawner {
     pub(crate) async fn close(self) {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut process) = process else { return };
-        *self.waiting.lock() = None;
+        self.waiting.clear();
         // The end of the socket is the word to stop; clones may hold senders still.
         process.writer.abort();
         let waited = tokio::task::spawn_blocking(move || process.child.wait());
@@ -223,9 +289,7 @@ struct Guard<'a> {
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
         if self.armed {
-            if let Some(waiting) = self.spawner.waiting.lock().as_mut() {
-                waiting.remove(&self.serial);
-            }
+            self.spawner.waiting.take(self.serial);
             self.spawner.send(Request::Stop(Stop { serial: self.serial, grace_ms: 0 }));
         }
     }
@@ -246,7 +310,7 @@ async fn own(dir: &Path) -> io::Result<Option<Owner>> {
 /// A full or read-only directory is better found now than in the middle.
 fn writable(dir: &Path) -> io::Result<()> {
     let path = dir.join("probe");
-    fs::File::create(&path)?.write_all(b"probe")?;
+    create_file(&path)?.write_all(b"probe")?;
     fs::remove_file(&path)
 }
 
@@ -264,15 +328,30 @@ async fn write_requests(mut queue: mpsc::UnboundedReceiver<Request>, mut writer:
     let _ = writer.shutdown().await;
 }
 
-async fn read_replies(mut link: Link, waiting: Arc<Waiting>) {
+async fn read_replies(mut link: Link, waiting: Arc<Waiting>, say: watch::Sender<Said>) {
     while let Some(reply) = link.next().await {
-        let Reply::Ended(ended) = reply else { break };
-        let sender = waiting.lock().as_mut().and_then(|waiting| waiting.remove(&ended.serial));
-        if let Some(sender) = sender {
-            let _ = sender.send(ended.report);
+        let (serial, told) = match reply {
+            Reply::Ended(ended) => (ended.serial, Ok(ended.report)),
+            Reply::NotRun(NotRun { serial, reason }) => (serial, Err(reason.to_string())),
+            Reply::Waits(what) => {
+                say.send_modify(|said| said.waits = Some(what.to_string()));
+                continue;
+            }
+            Reply::Paused(is_paused) => {
+                say.send_modify(|said| said.is_paused = is_paused);
+                continue;
+            }
+            Reply::Ready(_) | Reply::Refused(_) => break,
+        };
+        if let Some(sender) = waiting.take(serial) {
+            let _ = sender.send(told);
         }
     }
-    *waiting.lock() = None;
+    waiting.clear();
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The reading side of the socket.

@@ -13,11 +13,8 @@ use bytes::Bytes;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
-use super::{Spawner, SpawnerError, procfs, serve};
-use crate::cli::exec::{
-    item::Job,
-    report::{End, OUTPUT_KEPT_BYTES_MAX, Report},
-};
+use super::{Order, Spawner, SpawnerError, procfs, serve};
+use crate::cli::exec::report::{End, OUTPUT_KEPT_BYTES_MAX, Report};
 
 const SPAWNER_DIR: &str = "FOREBAY_TEST_SPAWNER_DIR";
 const DRIVER_DIR: &str = "FOREBAY_TEST_DRIVER_DIR";
@@ -53,17 +50,17 @@ async fn start() -> (Spawner, TempDir) {
     (try_start(dir.path()).await.unwrap(), dir)
 }
 
-fn job(argv: &[&[u8]]) -> Job {
+fn job(argv: &[&[u8]]) -> Order {
     let argv = argv.iter().map(|arg| Bytes::copy_from_slice(arg)).collect();
-    Job { argv, ..Job::default() }
+    Order { argv, ..Order::default() }
 }
 
-fn shell(script: &str) -> Job {
+fn shell(script: &str) -> Order {
     job(&[b"sh", b"-c", script.as_bytes()])
 }
 
-async fn run(spawner: &Spawner, job: &Job) -> Report {
-    spawner.run(job, std::future::pending(), Duration::ZERO).await.unwrap()
+async fn run(spawner: &Spawner, order: &Order) -> Report {
+    spawner.run(order.clone(), std::future::pending()).await.unwrap()
 }
 
 fn alive(pid: i32) -> bool {
@@ -124,7 +121,7 @@ async fn a_command_gets_a_session_no_input_and_its_directory() {
 #[tokio::test]
 async fn what_cannot_be_started_says_why() {
     let (spawner, dir) = start().await;
-    let why = async |job: &Job| run(&spawner, job).await.failure();
+    let why = async |job: &Order| run(&spawner, job).await.failure();
     assert_eq!(
         why(&job(&[b"no-such-program"])).await,
         "cannot start `no-such-program`: not found in PATH"
@@ -137,7 +134,7 @@ async fn what_cannot_be_started_says_why() {
     fs::write(&plain, "x").unwrap();
     let plain = plain.to_str().unwrap();
     assert!(why(&job(&[plain.as_bytes()])).await.ends_with("it is not an executable file"));
-    let nowhere = Job { directory: "/no/such".into(), ..job(&[b"true"]) };
+    let nowhere = Order { directory: "/no/such".into(), ..job(&[b"true"]) };
     assert!(why(&nowhere).await.ends_with("there is no directory /no/such"));
     let long = vec![b'x'; 100_000];
     let many: Vec<&[u8]> =
@@ -188,7 +185,8 @@ async fn cancellation_asks_first_and_kills_then_whole_groups() {
         let begun = async {
             number_in(&ready).await;
         };
-        let report = spawner.run(&shell(&script), begun, grace).await.unwrap();
+        let order = Order { grace, ..shell(&script) };
+        let report = spawner.run(order, begun).await.unwrap();
         (report, number_in(&ready).await)
     };
     let polite = "trap 'echo bye; exit 7' TERM; sleep 1000 & echo $! > READY; wait";
@@ -259,13 +257,13 @@ async fn closing_kills_what_runs_and_answers_who_waits() {
     let job = shell(&format!("echo $$ > {}; exec sleep 1000", pid_file.display()));
     let running = tokio::spawn({
         let spawner = spawner.clone();
-        async move { spawner.run(&job, std::future::pending(), Duration::ZERO).await }
+        async move { spawner.run(job, std::future::pending()).await }
     });
     let pid = number_in(&pid_file).await;
     spawner.clone().close().await;
     assert!(!alive(pid), "the spawner has waited for it");
     assert!(matches!(running.await.unwrap(), Err(SpawnerError::Gone)));
-    let after = spawner.run(&shell("true"), std::future::pending(), Duration::ZERO).await;
+    let after = spawner.run(shell("true"), std::future::pending()).await;
     assert!(matches!(after, Err(SpawnerError::Gone)));
 }
 
@@ -276,7 +274,7 @@ async fn the_death_of_the_spawner_is_noticed_and_takes_the_commands_with_it() {
     let job = shell(&format!("echo $$ > {}; exec sleep 1000", pid_file.display()));
     let running = tokio::spawn({
         let spawner = spawner.clone();
-        async move { spawner.run(&job, std::future::pending(), Duration::ZERO).await }
+        async move { spawner.run(job, std::future::pending()).await }
     });
     let pid = number_in(&pid_file).await;
     let process = i32::try_from(spawner.process_id().unwrap()).unwrap();

@@ -1,69 +1,145 @@
 //! The end of a run: what runs may end, everything is taken down, the summary.
+//!
+//! Must always hold: whatever goes wrong, the runtime is shut down and the spawner closed,
+//! so that what was cut short goes back uncounted.
 
-use std::{pin::pin, process::ExitCode, time::Duration};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use forebay::Drain;
 use futures_util::StreamExt;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
-use super::{ExecError, Run};
-use crate::cli::exec::interrupt::Stop;
+use super::{ExecError, ItemEnd, Run};
+use crate::cli::exec::{
+    interrupt::{Exit, How, Stop},
+    runner::Runner,
+};
 
 /// How long a run that was asked to finish waits for its commands.
 const FINISH_WITHIN: Duration = Duration::from_secs(365 * 24 * 3600);
+/// When no command runs any more, how long to wait for attempts that are just beginning.
+const ABORT_EVERY: Duration = Duration::from_millis(50);
+
+/// Waits until no attempt runs, nor is about to.
+async fn nothing_runs(runner: &Runner) {
+    runner.idle().await;
+    tokio::time::sleep(ABORT_EVERY).await;
+}
 
 impl Run {
-    /// Lets what runs end (a second signal kills it), and takes everything down.
+    /// Lets what runs end, or ends it, as it is asked; and takes everything down.
     pub(super) async fn stop(
         &mut self,
-        mut signals: watch::Receiver<Stop>,
+        stops: &mut watch::Receiver<Stop>,
+        broken: &mut mpsc::UnboundedReceiver<String>,
     ) -> Result<(), ExecError> {
-        let runtime = self.runtime.clone();
-        let interrupted = *signals.borrow() != Stop::No;
-        let within = if interrupted { FINISH_WITHIN } else { Duration::ZERO };
-        if interrupted && !self.waiting.is_empty() {
-            let running = runtime.node().executor().running();
-            let text = format!("stopping: {running} running; once more (Ctrl-C) to kill them\n");
-            self.screen.message(text.as_bytes());
-        }
+        let (runtime, runner) = (self.runtime.clone(), self.runner.clone());
+        let is_asked = stops.borrow().how != How::No;
+        let within = if is_asked { FINISH_WITHIN } else { Duration::ZERO };
         let mut down = pin!(runtime.shutdown(Drain::within(within)));
-        let mut killed = false;
+        let mut reached = How::No;
+        let mut failed = None;
         let stopped = loop {
+            let asked = *stops.borrow_and_update();
+            if asked.how > reached {
+                reached = asked.how;
+                self.stop_commands(asked);
+            }
+            // What the commands were for is left to the next run.
+            let ends_all = reached >= How::Terminate;
             tokio::select! {
                 stopped = &mut down => break stopped,
-                Some(end) = self.waiting.next() => {
-                    if end.outcome.is_ok() {
-                        self.ended(end)?;
-                    } else {
-                        self.summary.left += 1;
-                    }
+                Some(end) = self.waiting.next() => self.ended_late(end, &mut failed),
+                Ok(()) = stops.changed() => {}
+                // What the commands were for is left to the next run.
+                () = nothing_runs(&runner), if ends_all || runner.current().is_none() => {
+                    runtime.node().executor().abort_all();
                 }
-                _ = signals.wait_for(|stop| *stop == Stop::Kill), if !killed => {
-                    killed = true;
+                Some(reason) = broken.recv() => {
+                    failed.get_or_insert(ExecError::Broken(reason));
                     runtime.node().executor().abort_all();
                 }
             }
         };
         while let Some(end) = self.waiting.next().await {
-            match end.outcome {
-                Ok(_) => self.ended(end)?,
-                Err(_) => self.summary.left += 1,
-            }
+            self.ended_late(end, &mut failed);
         }
         if let Some(spawner) = self.runner.end() {
             spawner.close().await;
         }
-        Ok(stopped?)
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(stopped?),
+        }
     }
 
-    pub(super) fn conclude(mut self) -> Result<ExitCode, ExecError> {
+    /// Tells of an item that ended while the run stops, or counts it as left.
+    fn ended_late(&mut self, end: ItemEnd, failed: &mut Option<ExecError>) {
+        if end.outcome.is_err() {
+            self.summary.left += 1;
+        } else if failed.is_none()
+            && let Err(error) = self.ended(end)
+        {
+            *failed = Some(error);
+        }
+    }
+
+    /// Goes one step further, and says what the next one is.
+    fn stop_commands(&self, asked: Stop) {
+        let running = self.runner.progress().running();
+        let grace = self.grace;
+        let again = if asked.signal.is_some() { "again " } else { "" };
+        let text = match asked.how {
+            How::No => return,
+            How::Finish => match asked.finish_by {
+                Some(by) => {
+                    let left = by.into_std().saturating_duration_since(Instant::now());
+                    let left = left.as_secs_f64().round();
+                    format!("they have {left} s to end, then they get SIGTERM")
+                }
+                None => format!("Ctrl-C {again}ends them (SIGTERM)"),
+            },
+            How::Terminate => {
+                self.runner.current().into_iter().for_each(|spawner| spawner.stop_all(grace));
+                format!(
+                    "they got SIGTERM and are killed after {grace:?}; Ctrl-C {again}kills them now"
+                )
+            }
+            How::Kill => {
+                let spawner = self.runner.current().into_iter();
+                spawner.for_each(|spawner| spawner.stop_all(Duration::ZERO));
+                "they are killed".to_owned()
+            }
+        };
+        if running > 0 {
+            self.screen.message(format!("stopping: {running} running; {text}\n").as_bytes());
+        }
+    }
+
+    /// Ends the run when too many items have failed (`--halt`).
+    pub(super) fn halt_if_due(&mut self) {
+        let (failed, items) = (self.summary.failed, self.summary.accepted);
+        let Some(halt) = self.halt.take_if(|halt| halt.is_due(failed, items)) else { return };
+        self.screen.message(format!("halted: {failed} failed (--halt {halt})\n").as_bytes());
+        let how = if halt.is_now { How::Terminate } else { How::Finish };
+        self.stopper.ask(how, None);
+    }
+
+    pub(super) fn conclude(mut self, stop: Stop) -> Result<Exit, ExecError> {
         let elapsed = self.runner.elapsed();
         self.summary.elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        self.summary.signal = stop.signal;
         if self.json {
             self.screen.line(&self.summary.to_json())?;
         } else if !self.quiet {
             self.screen.message(format!("{}\n", self.summary).as_bytes());
         }
-        Ok(ExitCode::from(self.summary.exit_code()))
+        Ok(match stop.signal {
+            Some(signal) => Exit::Signal(signal),
+            None => Exit::Code(self.summary.exit_code()),
+        })
     }
 }

@@ -29,6 +29,7 @@ impl Run {
         }
         let elapsed = self.runner.elapsed();
         self.runner.progress().ended(elapsed, succeeded);
+        self.halt_if_due();
         if let Outcome::Failure(failure) = &outcome {
             let what = end.item.job.argv.iter().map(|arg| String::from_utf8_lossy(arg));
             let what = what.collect::<Vec<_>>().join(" ");

@@ -1,0 +1,201 @@
+//! What forebay itself lacks (descriptors, processes, room on the disk, its spawner) is
+//! never charged to an item: it is waited for, or ends the run, and the item runs again as
+//! if it had never started. A preloaded library takes things away.
+
+use std::{fs, process::Command, time::Duration};
+
+use super::{exec, numbers, ran};
+use crate::place::{Place, until};
+
+/// A place whose `forebay` can be made to lack something.
+struct Poor {
+    place: Place,
+    library: String,
+}
+
+impl Poor {
+    fn new() -> Self {
+        let place = Place::new();
+        let library = place.path("lack_shim.so").to_str().unwrap().to_owned();
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/process/lack_shim.c");
+        assert!(
+            place.system("cc", &["-shared", "-fPIC", "-O1", "-o", &library, source, "-ldl"]),
+            "cc compiles the library that takes things away"
+        );
+        Self { place, library }
+    }
+
+    /// A command of this place; it lacks `what` while the file `lack` exists.
+    fn command(&self, what: (&str, &str), arguments: &[&str]) -> Command {
+        let mut command = self.place.command(arguments);
+        command.env("LD_PRELOAD", &self.library).env(what.0, what.1);
+        command.env("FOREBAY_LACK", self.place.path("lack"));
+        command
+    }
+}
+
+/// Regression: 183 of these 200 items failed for good, "Too many open files".
+#[test]
+fn few_descriptors_make_a_run_slower_and_no_item_fails() {
+    let place = Place::new();
+    place.write("items", numbers(200));
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_forebay")]);
+    let long = "head -c 70000 /dev/zero; echo {} >> ran";
+    limited.args(exec(&["--input", "items", "--jobs", "64", "--", "sh", "-c", long]));
+    limited.current_dir(place.path("")).stdin(std::process::Stdio::null());
+    let done = place.start_command(limited).end();
+    let done = done.expect(0, &["200 succeeded", "the others wait: at most 64 files"]);
+    assert_eq!((done.stdout.len(), ran(&place, "ran").len()), (200 * 70_000, 200));
+}
+
+#[test]
+fn processes_that_cannot_be_made_are_waited_for() {
+    let poor = Poor::new();
+    poor.place.write("items", numbers(20));
+    poor.place.write("lack", "");
+    let arguments = exec(&["--input", "items", "--", "sh", "-c", "echo {} >> ran"]);
+    let without = poor.command(("FOREBAY_NO_FORK", "1"), &arguments);
+    let mut running = poor.place.start_command(without);
+    until("it says what it waits for", || running.stderr().contains("temporarily unavailable"));
+    assert!(running.is_running() && ran(&poor.place, "ran").is_empty());
+    fs::remove_file(poor.place.path("lack")).unwrap();
+    running.end().expect(0, &["20 succeeded"]);
+    assert_eq!(ran(&poor.place, "ran").len(), 20);
+}
+
+#[test]
+fn processes_that_stay_away_end_the_run_and_count_against_no_item() {
+    let poor = Poor::new();
+    poor.place.write("items", numbers(4));
+    poor.place.write("lack", "");
+    let script = "echo $FOREBAY_ATTEMPT >> ran";
+    let arguments = exec(&["--input", "items", "--", "sh", "-c", script]);
+    let without = poor.command(("FOREBAY_NO_FORK", "1"), &arguments);
+    let done = poor.place.start_command(without).end();
+    done.expect(2, &["no command can be started", "run the same command line again"]);
+    poor.place.run(&arguments).expect(0, &["4 succeeded"]);
+    assert_eq!(ran(&poor.place, "ran"), [1, 1, 1, 1], "first attempts, all of them");
+}
+
+/// Regression: what did not fit was cut, and the item counted as done with exit code 0.
+#[test]
+fn an_output_that_does_not_fit_ends_the_run_and_is_whole_in_the_next() {
+    let poor = Poor::new();
+    poor.place.write("items", numbers(2));
+    poor.place.write("lack", "");
+    let script = "echo $FOREBAY_ATTEMPT >> ran; head -c 300000 /dev/zero";
+    for stream in ["", " >&2"] {
+        let script = format!("{script}{stream}");
+        let arguments = exec(&["--input", "items", "--jobs", "1", "--", "sh", "-c", &script]);
+        let full = poor.command(("FOREBAY_FULL", "/exec/output/"), &arguments);
+        let done = poor.place.start_command(full).end();
+        let said = ["does not fit", "exec/output", "No space left", "same command line again"];
+        let done = done.expect(2, &said);
+        assert_eq!(done.stdout.len(), 0, "a part of it was printed");
+        let done = poor.place.run(&arguments).expect(0, &["2 succeeded"]);
+        assert!(done.stdout.len() + done.stderr.len() >= 600_000);
+    }
+    assert!(ran(&poor.place, "ran").iter().all(|attempt| *attempt == 1), "they were counted");
+}
+
+#[test]
+fn results_and_lists_that_do_not_fit_end_the_run_and_say_which() {
+    let poor = Poor::new();
+    poor.place.write("items", numbers(2));
+    poor.place.write("lack", "");
+    let arguments = exec(&["--input", "items", "--results", "kept", "--", "echo"]);
+    for (full, said) in
+        [("results.ndjson", "kept/results.ndjson"), ("exec/running", "exec/running")]
+    {
+        let full = poor.command(("FOREBAY_FULL", full), &arguments);
+        let done = poor.place.start_command(full).end();
+        done.expect(2, &["error: ", said, "No space left on device"]);
+    }
+    poor.place.run(&arguments).expect(0, &[]);
+    let lines = crate::place::objects(&poor.place.path("kept/results.ndjson"));
+    assert_eq!(lines.len(), 2);
+}
+
+#[test]
+fn a_spawner_that_dies_ends_the_run_and_counts_against_no_item() {
+    let place = Place::new();
+    place.write("items", numbers(2));
+    let script = "echo $FOREBAY_ATTEMPT >> ran; test -e quick || sleep 600";
+    let arguments = exec(&["--input", "items", "--jobs", "2", "--", "sh", "-c", script]);
+    let running = place.start(&arguments);
+    until("both have started", || ran(&place, "ran").len() == 2);
+    let id = running.id();
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let children: Vec<_> = children.split_whitespace().collect();
+    assert!(place.system("kill", &[&["-9"], &children[..]].concat()));
+    running.end().expect(2, &["the process that starts commands has ended"]);
+    place.write("quick", "");
+    place.run(&arguments).expect(0, &["2 succeeded"]);
+    assert_eq!(ran(&place, "ran"), [1; 4]);
+}
+
+/// A symbolic link in the place of a file of ours led to another file being emptied.
+#[test]
+fn a_symbolic_link_in_the_place_of_a_file_is_not_followed() {
+    for name in ["data/exec/running", "data/exec/probe", "kept/results.ndjson"] {
+        let place = Place::new();
+        place.write("items", "1\n");
+        place.write("precious", "text");
+        let path = place.path(name);
+        fs::create_dir_all(place.path("kept")).unwrap();
+        place.run(&exec(&["--input", "/dev/null", "--", "true"])).expect(0, &[]);
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink(place.path("precious"), &path).unwrap();
+        let arguments = exec(&["--input", "items", "--results", "kept", "--", "true"]);
+        place.run(&arguments).expect(2, &["error: ", "symbolic link"]);
+        assert_eq!(place.lines("precious"), ["text"], "{name}");
+    }
+}
+
+#[test]
+fn a_timeout_is_a_failed_attempt() {
+    let place = Place::new();
+    place.write("items", "1\n2\n");
+    let script = "echo {} >> ran; test {} = 1 || exit 0; trap 'echo bye; exit 0' TERM; \
+                  while :; do sleep 0.05; done";
+    let rest = ["--timeout", "300ms", "--retries", "1", "--input", "items", "--", "sh", "-c"];
+    let done = place.run(&exec(&[&rest[..], &[script]].concat()));
+    done.expect(1, &["1 succeeded, 1 failed", "timed out after 300ms, exit code 0"]);
+    let mut items = ran(&place, "ran");
+    items.sort_unstable();
+    assert_eq!(items, [1, 1, 2], "it is tried again");
+    let deaf = "trap '' TERM; while :; do sleep 0.05; done";
+    let rest = ["--timeout", "0.1s", "--grace", "200ms", "--input", "items", "--", "sh", "-c"];
+    let done = place.run(&exec(&[&rest[..], &[deaf]].concat()));
+    done.expect(1, &["2 failed", "timed out after 100ms, ended by signal 9"]);
+}
+
+#[test]
+fn a_halt_ends_the_run_and_leaves_the_rest() {
+    let place = Place::new();
+    place.write("items", numbers(30));
+    let script = "echo {} >> ran; test {} -gt 3 || exit 1; test -e quick || sleep 0.2";
+    let with = |halt: &'static str| {
+        let rest = ["--halt", halt, "--jobs", "1", "--input", "items", "--key", "k", "--"];
+        place.run(&exec(&[&rest[..], &["sh", "-c", script]].concat()))
+    };
+    with("soon,fail=2").expect(1, &["0 succeeded, 2 failed", "halted: 2 failed", "28 left"]);
+    assert_eq!(ran(&place, "ran"), [1, 2]);
+    // Earlier failures do not count again.
+    place.write("quick", "");
+    with("now,fail=2").expect(1, &["27 succeeded, 1 failed, 2 had failed before"]);
+    with("later,fail=1").expect(2, &["write `now,fail=N` or `soon,fail=N`"]);
+
+    let place = Place::new();
+    place.write("items", numbers(30));
+    let script = "test {} != 2 || exit 1; echo $FOREBAY_ATTEMPT >> ran; test -e quick || sleep 600";
+    let rest =
+        ["--halt", "now,fail=1", "--jobs", "2", "--input", "items", "--", "sh", "-c", script];
+    let begun = std::time::Instant::now();
+    place.run(&exec(&rest)).expect(1, &["0 succeeded, 1 failed", "29 left"]);
+    assert!(begun.elapsed() < Duration::from_secs(60), "it waited for what ran");
+    place.write("quick", "");
+    place.run(&exec(&rest)).expect(1, &["29 succeeded", "1 had failed before"]);
+    assert!(ran(&place, "ran").iter().all(|attempt| *attempt == 1), "the ended one was counted");
+}

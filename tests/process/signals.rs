@@ -1,0 +1,154 @@
+//! Signals: Ctrl-C once, twice, three times; SIGTERM and SIGHUP; those that are ignored;
+//! Ctrl-Z. An interrupted run ends by dying of the signal.
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use super::{exec, numbers, ran};
+use crate::place::{Place, Running, until};
+
+const INT: i32 = -2;
+const TERM: i32 = -15;
+/// Ends only when it is killed.
+const DEAF: &str = "trap '' TERM; echo $FOREBAY_ATTEMPT >> ran; while :; do sleep 0.05; done";
+
+fn started(place: &Place, rest: &[&str], count: usize) -> Running {
+    let running = place.start(&exec(&[&["--input", "items"], rest].concat()));
+    until("commands have started", || ran(place, "ran").len() == count);
+    running
+}
+
+#[test]
+fn each_ctrl_c_asks_for_more_and_says_what_the_next_does() {
+    let place = Place::new();
+    place.write("items", numbers(3));
+    let running = started(&place, &["--jobs", "2", "--", "sh", "-c", DEAF], 2);
+    let says = |text| until(text, || running.stderr().contains(text));
+    running.signal("INT");
+    says("stopping: 2 running; Ctrl-C again ends them (SIGTERM)");
+    running.signal("INT");
+    says("they got SIGTERM and are killed after 10s; Ctrl-C again kills them now");
+    running.signal("INT");
+    running.end().expect(INT, &["they are killed", "0 succeeded, 0 failed, 3 left"]);
+    let script = "echo $FOREBAY_ATTEMPT >> ran";
+    place.write("items", numbers(3));
+    place.run(&exec(&["--input", "items", "--", "sh", "-c", script])).expect(0, &[]);
+    assert!(ran(&place, "ran").iter().all(|attempt| *attempt == 1), "what was killed counted");
+}
+
+/// What was ended by a second Ctrl-C goes back uncounted, also if it says that all is well.
+#[test]
+fn what_is_ended_with_the_run_runs_again() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    let script = "echo $FOREBAY_ATTEMPT >> ran; test -e quick && exit; trap 'exit 0' TERM; \
+                  while :; do sleep 0.05; done";
+    let running = started(&place, &["--", "sh", "-c", script], 1);
+    running.signal("INT");
+    until("it heard", || running.stderr().contains("stopping"));
+    running.signal("INT");
+    running.end().expect(INT, &["0 succeeded, 0 failed, 1 left"]);
+    place.write("quick", "");
+    let again = exec(&["--input", "items", "--", "sh", "-c", script]);
+    place.run(&again).expect(0, &["1 succeeded"]);
+    assert_eq!(ran(&place, "ran"), [1, 1]);
+}
+
+#[test]
+fn one_sigterm_lets_commands_end_within_the_grace() {
+    let place = Place::new();
+    place.write("items", numbers(10));
+    let script = "echo {} >> ran; sleep 0.7; echo {} >> ended";
+    let running = started(&place, &["--jobs", "2", "--", "sh", "-c", script], 2);
+    running.signal("TERM");
+    running.end().expect(TERM, &["they have 10 s to end", "2 succeeded, 0 failed, 8 left"]);
+    assert_eq!(ran(&place, "ended").len(), 2);
+
+    for signal in ["TERM", "HUP"] {
+        let place = Place::new();
+        place.write("items", numbers(2));
+        let rest = ["--jobs", "1", "--grace", "500ms", "--", "sh", "-c", DEAF];
+        let running = started(&place, &rest, 1);
+        let begun = Instant::now();
+        running.signal(signal);
+        let code = if signal == "TERM" { TERM } else { -1 };
+        running.end().expect(code, &["they got SIGTERM", "2 left"]);
+        let took = begun.elapsed();
+        assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(60), "{took:?}");
+    }
+}
+
+#[test]
+fn signals_that_were_ignored_at_the_start_stay_ignored() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    let script = "echo {} >> ran; until test -e go; do sleep 0.02; done";
+    let mut deaf = Command::new("sh");
+    deaf.args(["-c", "trap '' HUP INT; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_forebay")]);
+    deaf.args(exec(&["--input", "items", "--", "sh", "-c", script]));
+    deaf.current_dir(place.path("")).stdin(std::process::Stdio::null());
+    let running = place.start_command(deaf);
+    until("it has started", || ran(&place, "ran").len() == 1);
+    running.signal("HUP");
+    running.signal("INT");
+    std::thread::sleep(Duration::from_millis(200));
+    place.write("go", "");
+    let done = running.end().expect(0, &["1 succeeded"]);
+    assert!(!done.stderr.contains("stopping"), "{}", done.stderr);
+}
+
+/// Regression: the exit code was 0, and a loop around it went on.
+#[test]
+fn a_run_that_is_interrupted_before_it_has_read_its_input_dies_of_the_signal() {
+    for (signal, code) in [("INT", INT), ("TERM", TERM)] {
+        let place = Place::new();
+        assert!(place.system("mkfifo", &["items"]));
+        let mut options = fs::OpenOptions::new();
+        let mut silent = options.read(true).write(true).open(place.path("items")).unwrap();
+        std::io::Write::write_all(&mut silent, b"1\n").unwrap();
+        let running = started(&place, &["--", "sh", "-c", "echo {} >> ran"], 1);
+        running.signal(signal);
+        running.end().expect(code, &["succeeded"]);
+    }
+    let place = Place::new();
+    place.write("items", numbers(2));
+    let rest = ["--json", "--jobs", "1", "--", "sh", "-c", "echo {} >> ran; sleep 0.5"];
+    let running = started(&place, &rest, 1);
+    running.signal("INT");
+    let done = running.end().expect(INT, &[]);
+    assert!(done.text().contains("\"exit_code\":130"), "{}", done.text());
+}
+
+/// The state of a process: R, S, T, …
+fn state(id: u64) -> char {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    let after = stat.rfind(')').map_or("", |at| &stat[at..]);
+    after.chars().nth(2).unwrap_or('?')
+}
+
+#[test]
+fn ctrl_z_stops_the_commands_too_and_their_timeouts_wait() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    let script = "echo $$ >> ran; until test -e go; do sleep 0.02; done";
+    let rest = ["--timeout", "5s", "--", "sh", "-c", script];
+    let running = started(&place, &rest, 1);
+    let command = ran(&place, "ran")[0];
+    let forebay = u64::from(running.id());
+    for _ in 0..2 {
+        running.signal("TSTP");
+        until("both are stopped", || state(command) == 'T' && state(forebay) == 'T');
+        running.signal("CONT");
+        until("both go on", || state(command) != 'T' && state(forebay) != 'T');
+    }
+    running.signal("TSTP");
+    until("both are stopped", || state(command) == 'T' && state(forebay) == 'T');
+    // Longer than the command may take.
+    std::thread::sleep(Duration::from_secs(6));
+    place.write("go", "");
+    running.signal("CONT");
+    running.end().expect(0, &["1 succeeded"]);
+}
