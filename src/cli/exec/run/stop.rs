@@ -8,7 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forebay::Drain;
+use forebay::{Drain, RuntimeError};
+use forebay_actors::node::NodeError;
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
 
@@ -27,6 +28,10 @@ const ABORT_EVERY: Duration = Duration::from_millis(50);
 async fn nothing_runs(runner: &Runner) {
     runner.idle().await;
     tokio::time::sleep(ABORT_EVERY).await;
+}
+
+fn is_down(error: &ExecError) -> bool {
+    matches!(error, ExecError::Runtime(RuntimeError::Node(NodeError::ShutDown)))
 }
 
 impl Run {
@@ -78,12 +83,19 @@ impl Run {
 
     /// Tells of an item that ended while the run stops, or counts it as left.
     fn ended_late(&mut self, end: ItemEnd, failed: &mut Option<ExecError>) {
-        if end.outcome.is_err() {
+        if end.outcome.is_err() || failed.is_some() {
             self.summary.left += 1;
-        } else if failed.is_none()
-            && let Err(error) = self.ended(end)
-        {
-            *failed = Some(error);
+            return;
+        }
+        let before = self.summary.clone();
+        match self.ended(end) {
+            Ok(()) => {}
+            // It ended too late to be looked up: the next run tells of it.
+            Err(error) if is_down(&error) => {
+                self.summary = before;
+                self.summary.left += 1;
+            }
+            Err(error) => *failed = Some(error),
         }
     }
 
