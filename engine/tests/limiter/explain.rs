@@ -67,6 +67,7 @@ fn counters_without_room_are_told_with_what_they_lack() {
     let slow =
         Limits { rate: Some(Rate { tokens: 1, period_ms: 5000, burst: 1 }), ..Limits::default() };
     let mut desk = Desk::leased(&[limit("*", 1), upsert("*/a", slow)]);
+    desk.send(LimiterMessage::CapacityLeased(3));
     desk.run(1, "s/a");
     desk.run(2, "-");
     let pattern = |text: &str| text.parse::<Pattern>().unwrap();
