@@ -1,10 +1,11 @@
-//! The sessions in docs/commands.md are what happens.
+//! The sessions in docs/commands.md and docs/exec.md are what happens.
 
 use std::{fmt::Write as _, path::Path, process::Stdio};
 
 use crate::place::Place;
 
-const DOCUMENT: &str = include_str!("../../docs/commands.md");
+const COMMANDS: &str = include_str!("../../docs/commands.md");
+const EXEC: &str = include_str!("../../docs/exec.md");
 /// Between the outputs of two commands.
 const MARK: &str = "--- next ---";
 /// Stands for what differs from time to time.
@@ -58,9 +59,18 @@ fn are_as_told(said: &[&str], told: &[String]) -> bool {
 }
 
 #[test]
-fn the_sessions_are_what_happens() {
+fn the_sessions_about_commands_are_what_happens() {
+    check(COMMANDS);
+}
+
+#[test]
+fn the_sessions_about_exec_are_what_happens() {
+    check(EXEC);
+}
+
+fn check(document: &str) {
     let place = Place::new();
-    let sessions = sessions(DOCUMENT);
+    let sessions = sessions(document);
     assert!(sessions.len() > 12, "the sessions are found");
     let mut script = String::new();
     for (command, _) in &sessions {

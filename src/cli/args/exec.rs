@@ -145,7 +145,8 @@ Templates in COMMAND, --key, --scope and --limit-key:
   {}            the item (with --ndjson its args, with -n the items: one argument each
                 when {} stands alone)
   {/} {//}      base name; directory
-  {.} {ext}     without extension; extension
+  {.} {/.}      without extension; base name without extension
+  {ext}         extension
   {#}           its number in the input
   {name}        a field of the JSON object
   {x:-default}  any of these, with a default where it is empty or missing

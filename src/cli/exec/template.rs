@@ -1,4 +1,4 @@
-//! Templates: `{}`, `{/}`, `{//}`, `{.}`, `{ext}`, `{#}`, `{name}`, `{x:-default}`.
+//! Templates: `{}`, `{/}`, `{//}`, `{.}`, `{/.}`, `{ext}`, `{#}`, `{name}`, `{x:-default}`.
 //!
 //! Owns: their grammar and what they render to. Must always hold: a template is
 //! compiled once and renders many items; rendering an item reads nothing but the
@@ -6,7 +6,7 @@
 //! commands may hold any bytes). Must not know: where items come from.
 //!
 //! Grammar. A placeholder is `{` name `}` or `{` name `:-` default `}`, where name is
-//! nothing, `/`, `//`, `.`, `#`, or a field: a letter or `_`, then letters, digits, `_` and
+//! nothing, `/`, `//`, `.`, `/.`, `#`, or a field: a letter or `_`, then letters, digits, `_` and
 //! `-`. A default is any text without braces. All other braces are literal text, and
 //! so is a placeholder behind a `$`: `awk '{print $1}'`, `${HOME}`, `${1:-x}`, `{1..3}`
 //! and JSON need no escapes. `{{name}}` is the literal text `{name}`.
@@ -31,6 +31,8 @@ enum Source {
     Directory,
     /// `{.}`: without the extension.
     Stem,
+    /// `{/.}`: its base name without the extension.
+    BaseStem,
     /// `{ext}`: its extension, without the dot; empty without one.
     Extension,
     /// `{#}`: its number in the input.
@@ -61,7 +63,7 @@ pub(crate) enum TemplateError {
     /// A field where items have none.
     #[error(
         "unknown template field `{{{name}}}` in `{template}`: lines offer {{}} {{/}} {{//}} {{.}} \
-         {{ext}} {{#}}; write `{{{{{name}}}}}` for the literal text, or read objects with --ndjson"
+         {{/.}} {{ext}} {{#}}; write `{{{{{name}}}}}` for the literal text, or read objects with --ndjson"
     )]
     UnknownField {
         /// The field.
@@ -234,6 +236,9 @@ fn resolve<'a>(
         Source::BaseName => item.one("{/}").map(|arg| Cow::Borrowed(item::base_name(arg))),
         Source::Directory => item.one("{//}").map(|arg| Cow::Borrowed(item::directory(arg))),
         Source::Stem => item.one("{.}").map(|arg| Cow::Borrowed(item::stem(arg))),
+        Source::BaseStem => {
+            item.one("{/.}").map(|arg| Cow::Borrowed(item::stem(item::base_name(arg))))
+        }
         Source::Extension => item.one("{ext}").map(|arg| Cow::Borrowed(item::extension(arg))),
         Source::Number => Ok(Cow::Owned(item.number().to_string().into_bytes())),
         Source::Field(name) => item.field(name).map(|text| Cow::Owned(text.into_bytes())),

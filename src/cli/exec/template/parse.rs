@@ -61,6 +61,7 @@ fn source(name: &[u8]) -> Option<Source> {
         b"/" => Source::BaseName,
         b"//" => Source::Directory,
         b"." => Source::Stem,
+        b"/." => Source::BaseStem,
         b"ext" => Source::Extension,
         b"#" => Source::Number,
         [first, rest @ ..] => {

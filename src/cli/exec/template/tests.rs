@@ -41,6 +41,9 @@ fn path_forms() {
         assert_eq!(line("{ext}", path), extension, "extension of {path}");
     }
     assert_eq!(line("out/{//}/{/}.{ext:-none}!", "d/x"), "out/d/x.none!");
+    for (path, base_stem) in [("a/b.tar.gz", "b.tar"), ("a.d/b", "b"), (".bashrc", ".bashrc")] {
+        assert_eq!(line("{/.}", path), base_stem, "base of {path} without its extension");
+    }
 }
 
 #[test]
