@@ -20,6 +20,7 @@ mod resume;
 mod rules;
 mod signals;
 mod snapshot;
+mod unwritable;
 
 use crate::place::Place;
 

@@ -28,6 +28,8 @@ mod supervisor;
 mod unserved;
 mod vqueue;
 
+pub use forebay_storage::LookCopy;
+
 /// Snapshots of a data directory, and the way back.
 pub mod snapshot {
     pub use forebay_storage::snapshot::{

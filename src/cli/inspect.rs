@@ -46,9 +46,13 @@ pub(crate) enum AskError {
 /// Asks and prints, page after page.
 pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, AskError> {
     let control = open(global, &request).await?;
+    let only_looks = request.only_looks();
     let asked = ask_all(&control, global, request).await;
-    control.close().await?;
-    asked
+    match control.close().await {
+        // What a look leaves unwritten is nothing that anybody wants.
+        Err(error) if !only_looks => asked.and(Err(error.into())),
+        _ => asked,
+    }
 }
 
 async fn ask_all(

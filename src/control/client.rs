@@ -10,6 +10,7 @@ use std::{
 };
 
 use forebay_actors::{
+    LookCopy,
     executor::Executor,
     log_writer::TrimLog,
     node::{Candidacy, Node, NodeConfig, NodeError, Place},
@@ -80,6 +81,9 @@ pub enum Control {
     Running(PathBuf),
     /// Directly: nobody else has it.
     Direct(Arc<Node>),
+    /// A copy of it, for it cannot be written and nobody has it. Changes would be lost: only
+    /// [`Control::look`] makes one.
+    Copied(Arc<Node>, LookCopy),
 }
 
 impl Control {
@@ -114,12 +118,42 @@ impl Control {
         }
     }
 
-    /// As [`Control::open`], for requests that change nothing.
+    /// As [`Control::open`], for requests that change nothing. A directory that nobody has
+    /// and that cannot be written (a full disk, another user's) is copied to a temporary
+    /// directory, as far as need be.
     ///
     /// # Errors
     /// [`ControlError`].
     pub async fn look(data_dir: &Path) -> Result<Self, ControlError> {
-        Self::open(data_dir).await
+        if !data_dir.exists() {
+            return Err(ControlError::Missing(data_dir.to_owned()));
+        }
+        let until = Instant::now() + IN_USE_WAIT;
+        let mut may_write = true;
+        loop {
+            if connect(&data_dir.join(SOCKET_NAME)).await.is_ok() {
+                return Ok(Self::Running(data_dir.to_owned()));
+            }
+            let opened = match may_write {
+                true => Self::direct(data_dir).await.map(Self::Direct),
+                false => Self::copied(data_dir).await,
+            };
+            match opened {
+                Err(error) if error.is_in_use() && Instant::now() < until => {
+                    tokio::time::sleep(IN_USE_TRIED_EVERY).await;
+                }
+                Err(error) if may_write && error.is_unwritable() => may_write = false,
+                opened => return Ok(opened?),
+            }
+        }
+    }
+
+    async fn copied(data_dir: &Path) -> Result<Self, NodeError> {
+        let original = data_dir.to_owned();
+        let copying = tokio::task::spawn_blocking(move || LookCopy::of(&original));
+        let copy = copying.await.map_err(|_| NodeError::ShutDown)??;
+        let node = Self::direct(copy.path()).await?;
+        Ok(Self::Copied(node, copy))
     }
 
     async fn direct(data_dir: &Path) -> Result<Arc<Node>, NodeError> {
@@ -169,19 +203,23 @@ impl Control {
             return Err(ControlError::TooLong { len: line.len() });
         }
         match self {
-            Self::Direct(_)
+            Self::Direct(_) | Self::Copied(..)
                 if matches!(request, Request::Lead { .. } | Request::StepDown { .. }) =>
             {
                 let message = "no process has the data directory open, so nobody leads: start \
                                one, which leads by itself";
                 Ok(Response::Error { message: message.to_owned(), usage: true })
             }
-            Self::Direct(_) if matches!(request, Request::Jobs { .. }) => {
+            Self::Direct(_) | Self::Copied(..) if matches!(request, Request::Jobs { .. }) => {
                 let message = "no process has the data directory open, so nothing runs: give \
                                --jobs to `forebay exec` when you start it";
                 Ok(Response::Error { message: message.to_owned(), usage: true })
             }
-            Self::Direct(node) => {
+            Self::Copied(..) if !request.only_looks() => {
+                let message = "the data directory cannot be written, so nothing can be changed";
+                Ok(Response::Error { message: message.to_owned(), usage: true })
+            }
+            Self::Direct(node) | Self::Copied(node, _) => {
                 let mut parts = Parts::of(request);
                 let mut whole = parts.next(node).await;
                 while whole.has_more() {
@@ -205,6 +243,11 @@ impl Control {
         match self {
             Self::Running(_) => Ok(()),
             Self::Direct(node) => Ok(node.shutdown(Duration::ZERO).await?),
+            Self::Copied(node, copy) => {
+                let closed = node.shutdown(Duration::ZERO).await;
+                drop((node, copy));
+                Ok(closed?)
+            }
         }
     }
 }

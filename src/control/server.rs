@@ -5,7 +5,7 @@
 //! bounded request and bounded patience; all of them end with the [`Server`].
 
 use std::{
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     ALIVE_EVERY, CONNECTIONS_MAX, IDLE_MAX, MESSAGE_LEN_MAX, REQUEST_LEN_MAX, Request, Response,
-    parts::Parts, socket::SocketPath,
+    SOCKET_NAME, parts::Parts, socket::SocketPath,
 };
 
 /// How long answers that are under way may take when the server closes.
@@ -44,18 +44,33 @@ impl Server {
     /// Listens at a path. A socket that a dead process left there is replaced: the
     /// caller holds the directory's lock.
     pub(crate) fn start(path: &Path, node: &Arc<Node>) -> std::io::Result<Self> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let socket = SocketPath::of(path)?;
-        let listener = UnixListener::bind(socket.path())?;
-        // Whatever the umask: a connection can do everything.
-        std::fs::set_permissions(socket.path(), std::fs::Permissions::from_mode(0o600))?;
+        let listener = bind(path)?;
         let (open, closing) = watch::channel(());
         tokio::spawn(accept(listener, Arc::downgrade(node), closing));
         Ok(Self { path: path.to_owned(), _open: open })
     }
+}
+
+/// Binds a socket that nobody else can connect to, whatever the umask: a connection can do
+/// everything. It is bound in a directory of its own that is this user's alone, and gets its
+/// place when it has its mode.
+fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    let fresh = path.with_extension("new");
+    let bound = fresh.join(SOCKET_NAME);
+    let absent = |removed: std::io::Result<()>| match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    // What a process that died here left.
+    absent(std::fs::remove_file(&bound))?;
+    absent(std::fs::remove_dir(&fresh))?;
+    std::fs::DirBuilder::new().mode(0o700).create(&fresh)?;
+    let socket = SocketPath::of(&bound)?;
+    let listener = UnixListener::bind(socket.path())?;
+    std::fs::set_permissions(socket.path(), std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(&bound, path)?;
+    std::fs::remove_dir(&fresh)?;
+    Ok(listener)
 }
 
 impl Drop for Server {

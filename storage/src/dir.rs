@@ -23,9 +23,9 @@ use crate::{Fault, FaultKind, sync};
 /// Version of the directory's layout that this code writes.
 pub const DIR_FORMAT: u32 = 1;
 
-const FORMAT_FILE: &str = "FORMAT";
+pub(crate) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_FILE_NEW: &str = "FORMAT.new";
-const LOCK_FILE: &str = "LOCK";
+pub(crate) const LOCK_FILE: &str = "LOCK";
 const FORMAT_PREFIX: &str = "forebay data directory, version ";
 /// A format file is one short line; whatever is longer is none.
 const FORMAT_LEN_MAX: u64 = 256;
@@ -306,7 +306,7 @@ fn fault(path: &Path, action: &'static str, error: io::Error) -> OpenError {
 }
 
 /// The format that the directory says it has; `None` when it says nothing.
-fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
+pub(crate) fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
     let mut text = String::new();
     let file = match File::open(path.join(FORMAT_FILE)) {
         Ok(file) => file,

@@ -14,6 +14,7 @@ pub mod error;
 #[cfg(any(test, feature = "testkit"))]
 pub mod fault;
 pub mod log;
+mod look_copy;
 pub mod medium;
 pub mod metadata;
 pub mod partition;
@@ -29,4 +30,5 @@ mod disk_tests;
 pub use dir::{DataDir, OpenError};
 pub use error::{Fault, FaultKind};
 pub use journal::JournalDamage;
+pub use look_copy::LookCopy;
 pub use medium::Medium;

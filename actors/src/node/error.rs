@@ -276,6 +276,22 @@ impl NodeError {
     pub fn is_in_use(&self) -> bool {
         matches!(self, Self::Open(OpenError::InUse { .. } | OpenError::InUseHere { .. }))
     }
+
+    /// Whether files could not be written: the disk is full, or they are not this user's.
+    #[must_use]
+    pub fn is_unwritable(&self) -> bool {
+        if matches!(self, Self::Open(OpenError::ReadOnly { .. })) {
+            return true;
+        }
+        // A partition that stopped has only its reason in words.
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        ["no space is left", "may not be written"].iter().any(|words| text.contains(words))
+    }
 }
 
 /// Turns the answers that mean "no" into errors.
