@@ -6,7 +6,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_messages::{
     EntryId, Timestamp, VQueueName,
-    command::{NewEntry, RetryPolicy, payload_hash},
+    command::{self, NewEntry, RetryPolicy},
     record::{RECORD_LEN_MAX, RECORD_ROOM},
     vqueue::NameError,
 };
@@ -161,7 +161,7 @@ impl Entry {
     /// Checks everything and gives the entry its id.
     pub(crate) fn finish(
         self,
-        defaults: HandlerOptions,
+        defaults: &HandlerOptions,
         payload_len_max: usize,
     ) -> Result<NewEntry, EnqueueError> {
         if let Some(error) = self.refused {
@@ -172,19 +172,20 @@ impl Entry {
             let (len, len_max) = (self.payload.len(), payload_len_max);
             return Err(EnqueueError::PayloadTooLarge { len, len_max });
         }
-        if let Some(key) = &self.idempotency_key
-            && (key.is_empty() || key.len() > IDEMPOTENCY_KEY_LEN_MAX)
-        {
-            return Err(EnqueueError::IdempotencyKey { len: key.len() });
-        }
-        if self.idempotency_key.is_some() && self.name.scope.is_none() && self.name.has_lock() {
-            return Err(EnqueueError::IdempotencyNeedsScope);
+        let mut payload_hash = None;
+        if let Some(key) = &self.idempotency_key {
+            if key.is_empty() || key.len() > IDEMPOTENCY_KEY_LEN_MAX {
+                return Err(EnqueueError::IdempotencyKey { len: key.len() });
+            }
+            if self.name.scope.is_none() && self.name.has_lock() {
+                return Err(EnqueueError::IdempotencyNeedsScope);
+            }
+            payload_hash = Some(command::payload_hash(&self.payload));
         }
         let is_fresh = self.uuid.is_none();
         let uuid = self.uuid.unwrap_or_else(fresh_uuid);
         let partition_key = self.name.partition_key(self.idempotency_key.as_deref(), &uuid);
         let retention = self.retention.or(defaults.retention);
-        let payload_hash = self.idempotency_key.as_ref().map(|_| payload_hash(&self.payload));
         Ok(NewEntry {
             id: EntryId { partition_key, uuid },
             vqueue: self.name,

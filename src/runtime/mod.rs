@@ -483,8 +483,10 @@ impl Runtime {
 
     fn finish(&self, entry: Entry) -> Result<NewEntry, EnqueueError> {
         let defaults = self.defaults.read().unwrap_or_else(PoisonError::into_inner);
-        let defaults = defaults.get(&*entry.vqueue().service).copied().unwrap_or_default();
-        entry.finish(defaults, self.payload_len_max)
+        match defaults.get(&*entry.vqueue().service) {
+            Some(defaults) => entry.finish(defaults, self.payload_len_max),
+            None => entry.finish(&HandlerOptions::default(), self.payload_len_max),
+        }
     }
 
     fn enqueued(&self, id: EntryId, answer: Answer) -> Result<EntryHandle, EnqueueError> {

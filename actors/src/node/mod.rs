@@ -40,6 +40,7 @@ use std::{
 use forebay_engine::partition::machine::VQueueLimits;
 use forebay_messages::{NodeId, PartitionId, PartitionKey};
 use forebay_storage::{DataDir, log::LogStore, metadata::Watch, partition::Store};
+use rustc_hash::FxBuildHasher;
 
 use crate::{
     arbiter::Arbiter,
@@ -146,7 +147,7 @@ pub struct Node {
     clock: Arc<dyn Clock>,
     table: RwLock<PartitionTable>,
     machinery: Mutex<Option<Machinery>>,
-    credits: dashmap::DashMap<PartitionId, Arc<tokio::sync::Semaphore>>,
+    credits: dashmap::DashMap<PartitionId, Arc<tokio::sync::Semaphore>, FxBuildHasher>,
     dispatches: bool,
     vqueues: VQueueLimits,
     candidacy: Candidacy,

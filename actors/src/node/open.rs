@@ -214,7 +214,7 @@ impl Node {
             clock,
             table: RwLock::new(table),
             machinery: Mutex::new(Some(Machinery { arbiters, log, log_writer })),
-            credits: dashmap::DashMap::new(),
+            credits: dashmap::DashMap::default(),
             dispatches: config.dispatches,
             vqueues: config.vqueues,
             candidacy: config.candidacy,

@@ -24,6 +24,7 @@ use forebay_storage::{
     metadata::{MetaKey, MetadataError, MetadataStore, last_epoch, next_epoch},
     partition::PartitionStore,
 };
+use rustc_hash::FxBuildHasher;
 use tokio::sync::watch;
 
 use crate::{
@@ -93,12 +94,12 @@ pub(crate) struct NodeServices {
     pub(crate) replies: Arc<Replies>,
     pub(crate) epochs: Epochs,
     pub(crate) metadata: Arc<dyn MetadataStore>,
-    pub(crate) partitions: DashMap<PartitionId, PartitionEntry>,
-    gauges: DashMap<PartitionId, PartitionGauges>,
+    pub(crate) partitions: DashMap<PartitionId, PartitionEntry, FxBuildHasher>,
+    gauges: DashMap<PartitionId, PartitionGauges, FxBuildHasher>,
     status: watch::Sender<HashMap<PartitionId, PartitionStatus>>,
     capacity: OnceLock<Capacity>,
     /// The limiters of the partitions led here, to be looked at.
-    limiters: DashMap<PartitionId, Ref<Look<Limiter>>>,
+    limiters: DashMap<PartitionId, Ref<Look<Limiter>>, FxBuildHasher>,
     shared: Option<SharedLog>,
     /// Largest record that the log takes, in bytes as stored.
     pub(crate) record_len_max: usize,
@@ -123,11 +124,11 @@ impl NodeServices {
             replies: Arc::default(),
             epochs: Epochs { metadata: Arc::clone(&metadata) },
             metadata,
-            partitions: DashMap::new(),
-            gauges: DashMap::new(),
+            partitions: DashMap::default(),
+            gauges: DashMap::default(),
             status: watch::Sender::default(),
             capacity: OnceLock::new(),
-            limiters: DashMap::new(),
+            limiters: DashMap::default(),
             shared,
             record_len_max,
             rule_books: RuleBooks::default(),
