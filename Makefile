@@ -1,10 +1,10 @@
 # `make run`, `make test`: the two commands of the README. `make help` lists the rest.
 #
 # Everything is built in one target directory, with the cargo profile `release`; only the
-# binary that is run and measured is linked as a whole, with `dist` (docs/decisions/0001).
+# binary that is installed and measured is linked as a whole, with `dist` (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-long sim sim-long bench bench-counts bench-whole bench-redis bench-steady bench-failover bench-million check lint doc fmt clean-data tools
+.PHONY: help run build install test test-long sim sim-long bench bench-counts bench-whole bench-redis bench-steady bench-failover bench-million check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -28,11 +28,15 @@ asserted := --config .config/asserted.toml
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do printf 'make %-13s %s\n' "$$target" "$$text"; done
 
-run: build ## run `forebay exec` over every file of this checkout; a second run has nothing to do
-	@scripts/exec-checkout "$(binary)"
+run: tools ## run `forebay exec` over every file of this checkout; a second run has nothing to do
+	cargo build $(everything) --bin forebay
+	@scripts/exec-checkout "$(CARGO_TARGET_DIR)/release/forebay"
 
-build: tools ## build the `forebay` binary
+build: tools ## build the `forebay` binary that is installed and measured: linked as a whole
 	cargo build --profile dist $(locked) --bin forebay
+
+install: build ## put that binary into ~/.cargo/bin, or DIR=...
+	install -D -m 755 "$(binary)" "$(or $(DIR),$(home)/.cargo/bin)/forebay"
 
 # Doc tests first: the last lines are those of the runner of all other tests.
 test: tools ## doc tests, then every other test
