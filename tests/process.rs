@@ -18,6 +18,7 @@ mod pauses;
 mod progress;
 mod resume;
 mod rules;
+mod runs;
 mod signals;
 mod snapshot;
 mod unwritable;

@@ -16,7 +16,7 @@ use forebay_actors::{
 use super::{
     args::{Command, EndedArgs, Global, LiveSelection, PauseArgs, RescheduleArgs, Selection},
     exec::summary::EXIT_FAILURES,
-    inspect::{AskError, answered, before, stage},
+    inspect::{AskError, answered, before, services, stage},
     show::json,
 };
 
@@ -52,7 +52,7 @@ impl Act {
     fn new(action: Action, selection: &Selection, live: Option<&LiveSelection>) -> Self {
         let filter = EntryFilter {
             stage: live.and_then(|live| live.stage).map(|of| stage(of.into())),
-            service: selection.service.clone(),
+            service: selection.service.as_deref().map(services),
             scope: selection.scope.clone(),
             limit_key: selection.limit_key.clone(),
             created_until: selection.older_than.map(before),

@@ -20,6 +20,7 @@ use super::{
         ConcurrencyArg, EntriesArgs, EntryArgs, Global, PauseTarget, QueuesArgs, RuleTarget,
         RulesArgs, RulesCommand, StageArg,
     },
+    exec::runs::SERVICE,
     show::Printer,
 };
 
@@ -119,7 +120,7 @@ pub(crate) async fn answered(global: &Global, request: Request) -> Result<Respon
 pub(crate) fn entries(args: &EntriesArgs) -> Request {
     let filter = EntryFilter {
         stage: args.stage.map(stage),
-        service: args.service.clone(),
+        service: args.service.as_deref().map(services),
         scope: args.scope.clone(),
         limit_key: args.limit_key.clone(),
         created_until: args.older_than.map(before),
@@ -131,6 +132,11 @@ pub(crate) fn entries(args: &EntriesArgs) -> Request {
         true => Request::CountEntries { filter },
         false => Request::Entries { filter, after: args.after },
     }
+}
+
+/// The services that a name means: that of `exec` means all runs.
+pub(crate) fn services(name: &str) -> String {
+    if name == SERVICE { format!("{SERVICE}.*") } else { name.to_owned() }
 }
 
 /// A stage as answers name it.
@@ -153,7 +159,7 @@ pub(crate) fn before(age: Duration) -> u64 {
 /// The request behind `forebay queues`.
 pub(crate) fn queues(args: &QueuesArgs) -> Request {
     let filter = EntryFilter {
-        service: args.service.clone(),
+        service: args.service.as_deref().map(services),
         scope: args.scope.clone(),
         limit: args.limit,
         bytes_max: LISTED_BYTES_MAX,

@@ -15,6 +15,7 @@ pub(crate) mod inspect;
 mod jobs;
 pub(crate) mod logging;
 mod partitions;
+mod runs;
 mod show;
 mod snapshot;
 
@@ -66,6 +67,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Completions(shell) => return done(completions(shell.shell)),
         Command::Man => return done(manual()),
         Command::Exec(args) => return run_exec(&global, args),
+        Command::Runs => return run_runs(&global),
         Command::Bench(args) => return run_bench(&global, args),
         Command::Jobs(args) => jobs::request(args),
         Command::Rules(args) => inspect::rules(args),
@@ -99,6 +101,14 @@ fn run_exec(global: &Global, args: &args::ExecArgs) -> ExitCode {
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILURES))
         }
         Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_runs(global: &Global) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| runs::runs(global)) {
+        Ok(listed) => done(listed),
         Err(error) => fail(&error),
     }
 }

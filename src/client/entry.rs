@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_messages::{
-    EntryId, Timestamp, VQueueName,
+    EntryId, PartitionKey, Timestamp, VQueueName,
     command::{self, NewEntry, RetryPolicy},
     record::{RECORD_LEN_MAX, RECORD_ROOM},
     vqueue::NameError,
@@ -49,6 +49,7 @@ pub struct Entry {
     retry: Option<RetryPolicy>,
     retention: Option<Duration>,
     uuid: Option<[u8; 16]>,
+    partition_key: Option<PartitionKey>,
     refused: Option<NameError>,
 }
 
@@ -64,6 +65,7 @@ impl Entry {
             retry: None,
             retention: None,
             uuid: None,
+            partition_key: None,
             refused: None,
         }
     }
@@ -152,6 +154,16 @@ impl Entry {
         self
     }
 
+    /// Where in the key space an entry without a scope and a key lives, instead of one of the 64
+    /// places over which such work of a service spreads. Entries of one service and place share
+    /// one vqueue: first come, first served. The place is a part of the entry's id. It changes
+    /// nothing for an entry with a scope or a key.
+    #[must_use]
+    pub fn partition_key(mut self, key: PartitionKey) -> Self {
+        self.partition_key = Some(key);
+        self
+    }
+
     /// The vqueue it goes to.
     #[must_use]
     pub fn vqueue(&self) -> &VQueueName {
@@ -184,7 +196,10 @@ impl Entry {
         }
         let is_fresh = self.uuid.is_none();
         let uuid = self.uuid.unwrap_or_else(fresh_uuid);
-        let partition_key = self.name.partition_key(self.idempotency_key.as_deref(), &uuid);
+        let partition_key = match self.partition_key {
+            Some(key) if self.name.scope.is_none() && !self.name.has_lock() => key,
+            _ => self.name.partition_key(self.idempotency_key.as_deref(), &uuid),
+        };
         let retention = self.retention.or(defaults.retention);
         Ok(NewEntry {
             id: EntryId { partition_key, uuid },

@@ -73,6 +73,7 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             let page = node.vqueue_page(&filter, after).await?;
             Response::Queues { queues: page.vqueues, next: page.next }
         }
+        Request::Services => Response::Services { services: node.service_counts().await? },
         Request::Explain { entry } => {
             let explained = node.explain(entry).await?;
             let explained = explained.ok_or(NodeError::UnknownEntry(entry))?;

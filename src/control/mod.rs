@@ -21,7 +21,7 @@ pub(crate) use server::Server;
 pub use forebay_actors::node::RateView;
 use forebay_actors::node::{
     EntryCount, EntryCursor, EntryDetails, EntryFilter, EntryView, ExplainView, LimitView,
-    LimitsView, PartitionView, RulesImpact, StatusView, UnservedView, VQueueView,
+    LimitsView, PartitionView, RulesImpact, ServiceCounts, StatusView, UnservedView, VQueueView,
 };
 use forebay_actors::snapshot::Manifest;
 use forebay_messages::{EntryId, PartitionId, VQueueId};
@@ -92,6 +92,8 @@ pub enum Request {
         #[serde(default)]
         after: Option<VQueueId>,
     },
+    /// How many entries each service has.
+    Services,
     /// Why an entry does not run.
     Explain {
         /// The entry.
@@ -202,6 +204,7 @@ impl Request {
             | Self::Entry { .. }
             | Self::CountEntries { .. }
             | Self::Queues { .. }
+            | Self::Services
             | Self::Explain { .. }
             | Self::Limits { .. }
             | Self::Rules
@@ -231,6 +234,7 @@ impl Request {
             | Self::Entry { .. }
             | Self::CountEntries { .. }
             | Self::Queues { .. }
+            | Self::Services
             | Self::Explain { .. }
             | Self::Limits { .. }
             | Self::Rules
@@ -478,6 +482,11 @@ pub enum Response {
         /// Where to go on; absent at the end.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<VQueueId>,
+    },
+    /// To `Services`.
+    Services {
+        /// By name.
+        services: Vec<ServiceCounts>,
     },
     /// To `Explain`.
     Explain {

@@ -274,8 +274,10 @@ impl Node {
                 if dry_run {
                     found.matching.into_iter().for_each(|entry| report.changed(entry));
                 } else if !found.matching.is_empty() {
-                    let named =
-                        EntrySelector { entries: found.matching.clone(), ..selector.clone() };
+                    // A record names services as they are; those of an entry never change.
+                    let service = selector.service.clone().filter(|name| !name.ends_with(".*"));
+                    let entries = found.matching.clone();
+                    let named = EntrySelector { entries, service, ..selector.clone() };
                     let acted = self.propose_act(id, command, named).await?;
                     report.add(found.matching, &acted);
                 }

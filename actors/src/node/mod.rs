@@ -7,6 +7,7 @@
 mod act;
 mod ask;
 mod behind;
+mod counts;
 mod details;
 mod error;
 mod explain;
@@ -54,6 +55,7 @@ use crate::{
 
 pub use act::{ActReport, EntryCommand, EntryTarget, NAMED_MAX, VQueueReport};
 pub use ask::{CREDIT_BYTES, CREDITS_PER_PARTITION};
+pub use counts::ServiceCounts;
 pub use details::{BytesView, DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
 pub use error::{FilterError, NodeError};
 pub use explain::{BlockView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason};

@@ -82,7 +82,7 @@ impl Limiter {
             Waits::Counter => self.counters.unqueue(&mut self.clients.slab, index),
             Waits::Service => {
                 client.waits = Waits::No;
-                let paused = self.pauses.services.get_mut(&client.name.service);
+                let paused = self.pauses.get_mut(&client.name.service);
                 let paused = paused.expect("a service that is waited for is paused");
                 paused.waiters.remove(&mut self.clients.slab, index);
             }

@@ -1,14 +1,18 @@
 //! Services that a rule pauses: their vqueues wait here, whatever their scope.
 //!
 //! Counters form a tree of scopes, and a service lies across it: a vqueue that waits for
-//! its service to be resumed stands in a list of its own, and in none of a counter. Must
+//! its service to be resumed stands in a list of its own, and in none of a counter. A pause of
+//! `a` holds for services below it, `a.b`, too; the nearest pause has the waiters. Must
 //! always hold: no vqueue of a paused service waits at a counter. Must not know: counters,
 //! capacity. (A pause of a scope or a limit key makes its counter full, see `counter`.)
 
 use bytestring::ByteString;
 use forebay_messages::{Timestamp, rule::RuleUpdate};
 
-use crate::{machine::Map, rules::RuleSlot};
+use crate::{
+    machine::Map,
+    rules::{RuleSlot, service_and_above},
+};
 
 use super::{
     Limiter,
@@ -33,7 +37,19 @@ pub(super) struct Pauses {
 
 impl Pauses {
     pub(super) fn get(&self, service: &str) -> Option<&PausedService> {
-        if self.services.is_empty() { None } else { self.services.get(service) }
+        self.services.get(self.name_of(service)?)
+    }
+
+    pub(super) fn get_mut(&mut self, service: &str) -> Option<&mut PausedService> {
+        self.services.get_mut(self.name_of(service)?)
+    }
+
+    /// The name under which a service is paused: its own, or that of one that it is below.
+    fn name_of<'a>(&self, service: &'a str) -> Option<&'a str> {
+        if self.services.is_empty() {
+            return None;
+        }
+        service_and_above(service).find(|name| self.services.contains_key(*name))
     }
 }
 
@@ -42,9 +58,7 @@ impl Limiter {
     /// The caller settles its home.
     pub(super) fn wait_for_rules(&mut self, index: ClientIndex) {
         let client = &mut self.clients.slab[index];
-        if !self.pauses.services.is_empty()
-            && let Some(paused) = self.pauses.services.get_mut(&client.name.service)
-        {
+        if let Some(paused) = self.pauses.get_mut(&client.name.service) {
             client.waits = Waits::Service;
             paused.waiters.push_back(&mut self.clients.slab, index);
             return;
@@ -60,7 +74,7 @@ impl Limiter {
     /// The rules of these services may have changed.
     pub(super) fn update_pauses(&mut self, updates: &[RuleUpdate]) {
         for service in updates.iter().filter_map(|update| update.pattern().service()) {
-            let rule = self.rules.service_paused_by(service);
+            let rule = self.rules.pause_of(service);
             let Some(rule) = rule else {
                 self.resume_service(service);
                 continue;
@@ -74,13 +88,22 @@ impl Limiter {
 
     fn pause_service(&mut self, service: &ByteString, rule: RuleSlot) {
         let paused = PausedService { rule, since: self.now, waiters: List::default() };
-        self.pauses.services.insert(service.clone(), paused);
-        let waits = |client: &Client| client.waits == Waits::Counter;
+        // Some may wait for one above to be resumed: the nearest has them.
+        let is_nearest = |client: &Client| {
+            let above = self.pauses.name_of(&client.name.service);
+            let is_below = service_and_above(&client.name.service).any(|name| name == &**service);
+            is_below && above.is_none_or(|above| above.len() < service.len())
+        };
+        let waits = |client: &Client| matches!(client.waits, Waits::Counter | Waits::Service);
         let all = self.clients.slab.iter();
         let concerned: Vec<(u64, ClientIndex)> = all
-            .filter(|(_, client)| waits(client) && client.name.service == *service)
+            .filter(|(_, client)| waits(client) && is_nearest(client))
             .map(|(index, client)| (client.ticket, index))
             .collect();
+        for (_, index) in &concerned {
+            self.stop_waiting(*index);
+        }
+        self.pauses.services.insert(service.clone(), paused);
         self.wait_anew(concerned);
     }
 

@@ -103,9 +103,19 @@ impl RuleLookup {
         self.find(key, |rule| rule.limits.paused)
     }
 
-    /// The rule that pauses a service.
+    /// The rule that pauses a service: of its name, or of one that it is below (`a.b` is
+    /// below `a`). The nearest one counts.
     #[must_use]
     pub fn service_paused_by(&self, service: &str) -> Option<RuleSlot> {
+        if self.services.is_empty() {
+            return None;
+        }
+        service_and_above(service).find_map(|name| self.pause_of(name))
+    }
+
+    /// The rule of exactly this name, if it pauses.
+    #[must_use]
+    pub fn pause_of(&self, service: &str) -> Option<RuleSlot> {
         let slot = self.services.get(service).copied()?;
         self.rule(slot).limits.paused.then_some(slot)
     }
@@ -248,6 +258,11 @@ impl RuleLookup {
         let found = |slot: &RuleSlot| self.rule(*slot).pattern == *pattern;
         table.slots.find(pattern_hash(pattern), found).copied()
     }
+}
+
+/// A service and those that it is below: `a.b.c`, `a.b`, `a`.
+pub(crate) fn service_and_above(service: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(service), |name| name.rsplit_once('.').map(|(above, _)| above))
 }
 
 /// Whether a pattern of this depth and rank has an exact component at `at`.

@@ -24,4 +24,5 @@ pub use change::{
 pub use codec::{BOOK_FORMAT, DecodeBookError, barrier_before};
 pub use history::{DecodeHistoryError, HISTORY_LEN_MAX, History, HistoryEntry, RollbackError};
 pub use impact::{KeyPath, Load, Loads, Share};
+pub(crate) use lookup::service_and_above;
 pub use lookup::{GoverningRule, RuleLookup, RuleSlot, WhatIf};

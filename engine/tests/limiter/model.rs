@@ -31,7 +31,7 @@ pub(crate) fn config(cases: u32) -> ProptestConfig {
 
 const NAMES: [&str; 16] = [
     "s", "s#k", "s/a", "s/a#k", "s/a/x", "s/a/y", "s/b/x#k", "s/b/x#j", "t/a/x", "t", "-", "-#k",
-    "u:s/a", "u:t#k", "u:-", "u:-#k",
+    "u:s/a", "u.x:t#k", "u:-", "u.x:-#k",
 ];
 
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ fn rules() -> impl Strategy<Value = Vec<RuleUpdate>> {
             None => RuleUpdate::Remove { pattern },
         }
     });
-    let service = part(&["service:s", "service:u"]).prop_map(str::to_owned);
+    let service = part(&["service:s", "service:u", "service:u.x"]).prop_map(str::to_owned);
     let paused = (prop_oneof![pattern, service], prop::bool::weighted(0.4));
     let paused = paused.prop_map(|(pattern, pauses)| {
         let pattern = pattern.parse().unwrap();

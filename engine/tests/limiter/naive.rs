@@ -85,7 +85,13 @@ impl Naive {
 
     fn is_service_paused(&self, service: &str) -> bool {
         let mut pausing = self.rules.iter().filter(|(_, (limits, _))| limits.paused);
-        pausing.any(|(pattern, _)| pattern.to_string() == format!("service:{service}"))
+        pausing.any(|(pattern, _)| {
+            let paused = pattern.to_string();
+            let paused = paused.strip_prefix("service:");
+            paused.is_some_and(|paused| {
+                service == paused || service.starts_with(&format!("{paused}."))
+            })
+        })
     }
 
     pub(crate) fn usage(&self, key: &str) -> u32 {

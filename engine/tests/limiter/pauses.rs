@@ -83,6 +83,22 @@ fn a_paused_service_waits_whatever_its_scopes_and_goes_on_in_order() {
 }
 
 #[test]
+fn a_pause_of_a_service_holds_for_those_below_it_and_the_nearest_counts() {
+    let mut desk = Desk::new(&[pause("service:u")]);
+    for (slot, name) in [(1, "u.x:s"), (2, "u:s"), (3, "u.x.y:-")] {
+        assert_eq!(desk.ask(slot, name), [], "{name}");
+    }
+    assert_eq!(desk.ask(4, "ux:s"), [4], "only a dot goes below");
+    assert_eq!(reasons(&desk, 3), ["u.x.y by service:u"]);
+    assert_eq!(desk.update(&[pause("service:u.x")]), []);
+    assert_eq!(desk.update(&[remove("service:u")]), [2], "those below u.x have another pause");
+    assert_eq!(reasons(&desk, 3), ["u.x.y by service:u.x"]);
+    assert_eq!(desk.update(&[pause("service:u")]), []);
+    assert_eq!(desk.update(&[remove("service:u.x")]), [], "they wait for the one above");
+    assert_eq!(desk.update(&[remove("service:u")]), [1, 3]);
+}
+
+#[test]
 fn a_limiter_that_starts_anew_knows_what_is_paused() {
     let mut desk = Desk::new(&[pause("service:u"), pause("s")]);
     for (slot, name) in [(1, "u:t"), (2, "s/a/x"), (3, "u:-")] {

@@ -280,10 +280,12 @@ pub struct EntrySelector {
 
 impl EntrySelector {
     /// Whether entries of a vqueue with this name can match. An empty limit key matches
-    /// no name.
+    /// no name. A service that ends with `.*`, which no name does, stands for all services
+    /// below it and itself: `exec.*` matches `exec` and `exec.x`. Only for looking: such a
+    /// selector is no part of a record.
     #[must_use]
     pub fn matches_name(&self, name: &VQueueName) -> bool {
-        self.service.as_ref().is_none_or(|service| *service == name.service)
+        self.service.as_ref().is_none_or(|service| is_of_service(service, &name.service))
             && self.scope.as_ref().is_none_or(|scope| name.scope.as_ref() == Some(scope))
             && self.limit_key.as_ref().is_none_or(|wanted| name.is_at_or_below(wanted))
     }
@@ -293,6 +295,12 @@ impl EntrySelector {
     pub fn names_vqueues(&self) -> bool {
         self.service.is_some() || self.scope.is_some() || self.limit_key.is_some()
     }
+}
+
+fn is_of_service(wanted: &str, service: &str) -> bool {
+    let Some(family) = wanted.strip_suffix(".*") else { return wanted == service };
+    let rest = service.strip_prefix(family);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Vqueues a command is for: those named, if they match the rest too.

@@ -104,9 +104,17 @@ pub(crate) struct ExecArgs {
     /// Refuse the whole input when one line of it is bad, before anything is stored
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Run the items even if they were run before
-    #[arg(long)]
-    pub(crate) again: bool,
+    /// Run the items even if they were run before. To go on with such a run after it was
+    /// interrupted, give the NAME that its last line has told
+    #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub(crate) again: Option<String>,
+    /// Print outputs in the order of the input, not as items end
+    #[arg(long, short = 'k')]
+    pub(crate) keep_order: bool,
+    /// Read no input: run what an interrupted run has left, or all of them, oldest first.
+    /// `forebay runs` lists them
+    #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["input", "again", "command"])]
+    pub(crate) resume: Option<String>,
     /// What the log keeps besides what a restart needs
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     pub(crate) trim_log: TrimLogArg,
@@ -114,7 +122,7 @@ pub(crate) struct ExecArgs {
     #[arg(long)]
     pub(crate) retry_failed: bool,
     /// The command and its arguments, with templates
-    #[arg(last = true, required = true, num_args = 1.., value_name = "COMMAND")]
+    #[arg(last = true, required_unless_present = "resume", num_args = 1.., value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
 }
 

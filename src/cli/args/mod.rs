@@ -40,6 +40,7 @@ pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, RuleA
 /// is added here by the change that implements it.
 const AVAILABLE: &[&str] = &[
     "exec",
+    "runs",
     "rules",
     "queues",
     "entries",
@@ -98,6 +99,8 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Exec(ExecArgs),
     Jobs(JobsArgs),
+    /// List the runs of `exec`: what they run, where, and what they have left
+    Runs,
     Rules(RulesArgs),
     Queues(QueuesArgs),
     Entries(EntriesArgs),

@@ -51,6 +51,7 @@ pub(super) async fn dry_run(
                 summary.skipped += 1;
                 tell(&format!("error: {reason}; skipped"));
             }
+            Fed::Inside => summary.inside += 1,
             Fed::Note(note) => tell(&format!("forebay: {note}")),
             Fed::Broken(reason) => return Err(ExecError::Broken(reason)),
         }

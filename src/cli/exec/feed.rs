@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     input::{Format, Input, InputError, Numbered, Reading},
+    inside::Inside,
     item::{Plan, Prepared},
     show::LinesRead,
 };
@@ -42,6 +43,8 @@ pub(crate) enum Fed {
     Bad(String),
     /// What a person should know of the input.
     Note(String),
+    /// An item that lies inside the data directory.
+    Inside,
     /// The input broke; nothing follows.
     Broken(String),
 }
@@ -102,13 +105,14 @@ pub(crate) fn start(
     reader: Box<dyn BufRead + Send>,
     reading: Reading,
     plan: Plan,
+    inside: Inside,
 ) -> io::Result<(mpsc::Receiver<Fed>, LinesRead)> {
     let (sender, receiver) = mpsc::channel(AHEAD_MAX);
     let lines = LinesRead::default();
     let counted = lines.clone();
     // Not joined: a read of a terminal or a pipe can last for ever.
     std::thread::Builder::new().name("forebay-input".to_owned()).spawn(move || {
-        for fed in Feed::new(reader, reading, plan, counted) {
+        for fed in Feed::new(reader, reading, plan, inside, counted) {
             if sender.blocking_send(fed).is_err() {
                 return;
             }
@@ -122,6 +126,7 @@ struct Feed {
     input: Input<Box<dyn BufRead + Send>>,
     format: Format,
     plan: Plan,
+    inside: Inside,
     budget: Arc<Budget>,
     /// Comes after a note.
     held: Option<Fed>,
@@ -133,14 +138,16 @@ impl Feed {
         reader: Box<dyn BufRead + Send>,
         reading: Reading,
         plan: Plan,
+        inside: Inside,
         lines: LinesRead,
     ) -> Self {
         let (input, budget) = (Input::new(reader, reading), Arc::default());
-        Self { input, format: reading.format, plan, budget, held: None, lines }
+        Self { input, format: reading.format, plan, inside, budget, held: None, lines }
     }
 
     fn fed(&self, next: Result<Numbered, InputError>) -> Fed {
         match next {
+            Ok(numbered) if self.inside.has_one_of(numbered.item.args()) => Fed::Inside,
             Ok(numbered) => match self.plan.prepare(&numbered) {
                 Ok(prepared) => {
                     let argv = prepared.job.argv.iter();

@@ -5,11 +5,11 @@
 //! run and on every machine; an accepted item can be enqueued (its names are valid)
 //! and started (its arguments are what execve takes). Must not know: the runtime.
 //!
-//! Identity: `id` of the object, else xxh3-128 of the command template and the item
-//! (the line; or the object with its fields sorted). Templates of key, scope and
-//! limit key are not part of it. The entry id also holds the partition key, which
-//! comes from the scope (or else the key): an item that moves to another scope is
-//! another entry.
+//! Identity: xxh3-128 of the directory and the object's `id`; else of the command template,
+//! the directory and the item (the line; or the object with its fields sorted). Templates of
+//! key, scope and limit key are no part of it. The entry id also holds the partition key, which
+//! comes from the scope (or else the key): the run's book finds an item that was stored with
+//! another one.
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
@@ -21,11 +21,10 @@ use thiserror::Error;
 
 use super::{
     input::Numbered,
+    runs::{Identity, SERVICE, place_of, put},
     template::{CommandTemplate, Item, Offer, RenderError, Template, TemplateError},
 };
 
-/// The service that runs the entries of `forebay exec`.
-pub(crate) const SERVICE: &str = "exec";
 /// Longest single argument that Linux takes, without its terminator.
 pub(crate) const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
 
@@ -91,6 +90,8 @@ pub(crate) struct Prepared {
     pub(crate) vqueue: VQueueName,
     /// The payload.
     pub(crate) job: Job,
+    /// The entry that a version without runs made of it.
+    pub(crate) before: Option<EntryId>,
 }
 
 /// Why an item was refused. The caller knows its number.
@@ -167,13 +168,13 @@ pub(crate) struct Plan {
     key: Option<Template>,
     scope: Option<Template>,
     limit_key: Option<Template>,
-    directory: Bytes,
-    again: Option<[u8; 16]>,
+    identity: Identity,
+    service: String,
 }
 
 impl Plan {
     /// Compiles the templates. Commands will run in `directory` (absolute). `again`
-    /// makes every item another one than in all other runs.
+    /// names a run of its own, whose items are others than those of all other runs.
     ///
     /// # Errors
     /// [`TemplateError`] for what no item can offer.
@@ -181,7 +182,7 @@ impl Plan {
         templates: &Templates<'_>,
         offer: Offer,
         directory: &std::path::Path,
-        again: Option<[u8; 16]>,
+        again: Option<&str>,
     ) -> Result<Self, TemplateError> {
         let compile = |text: Option<&OsString>| {
             text.map(|text| Template::compile(text.as_bytes(), offer)).transpose()
@@ -191,15 +192,27 @@ impl Plan {
         for word in words() {
             put(&mut command_canonical, b'w', word);
         }
+        let identity = Identity {
+            command: words().map(Bytes::copy_from_slice).collect(),
+            directory: Bytes::copy_from_slice(directory.as_os_str().as_bytes()),
+            again: again.map(Into::into),
+            started_at: 0,
+        };
         Ok(Self {
             command: CommandTemplate::compile(words(), offer)?,
             command_canonical,
             key: compile(templates.key)?,
             scope: compile(templates.scope)?,
             limit_key: compile(templates.limit_key)?,
-            directory: Bytes::copy_from_slice(directory.as_os_str().as_bytes()),
-            again,
+            service: identity.id().service(),
+            identity,
         })
+    }
+
+    /// The run that its items belong to.
+    #[must_use]
+    pub(crate) fn run(&self) -> &Identity {
+        &self.identity
     }
 
     /// The program, when it is the same for every item.
@@ -221,15 +234,23 @@ impl Plan {
             .map_err(|source| ItemError::Render { place: "COMMAND", source })?;
         check_argv(&argv)?;
         let vqueue = self.vqueue(item)?;
-        let uuid = self.identity(item)?;
-        let id = EntryId { partition_key: vqueue.partition_key(None, &uuid), uuid };
+        let own_id = own_field(item, "id", "id")?;
+        let uuid = self.uuid(item, own_id.as_deref())?;
+        // An `id` means the same item whatever its command: its place must be the same too.
+        let service = if own_id.is_some() { SERVICE } else { &self.service };
+        let partition_key = match (&vqueue.scope, &vqueue.object_key) {
+            (None, None) => place_of(service),
+            _ => vqueue.partition_key(None, &uuid),
+        };
+        let id = EntryId { partition_key, uuid };
+        let before = self.id_before(item, own_id.as_deref(), &vqueue);
         let (item_from, item_len) = match self.command.spread_at() {
             Some(at @ 1..) if !item.args().is_empty() => (at as u64, item.args().len() as u64),
             _ => (0, 0),
         };
         let job = Job {
             argv: argv.into_iter().map(Bytes::from).collect(),
-            directory: self.directory.clone(),
+            directory: self.identity.directory.clone(),
             number: numbered.number,
             item_from,
             item_len,
@@ -237,12 +258,12 @@ impl Plan {
         };
         match job.encoded_len() {
             len if len > JOB_BYTES_MAX => Err(ItemError::TooLarge { len }),
-            _ => Ok(Prepared { id, vqueue, job }),
+            _ => Ok(Prepared { id, vqueue, job, before }),
         }
     }
 
     fn vqueue(&self, item: &Item) -> Result<VQueueName, ItemError> {
-        let mut name = VQueueName::service(SERVICE);
+        let mut name = VQueueName::service(&self.service);
         if let Some(scope) = name_part(item, "scope", self.scope.as_ref(), "--scope")? {
             name = name.with_scope(&scope);
         }
@@ -256,26 +277,43 @@ impl Plan {
         Ok(name)
     }
 
-    fn identity(&self, item: &Item) -> Result<[u8; 16], ItemError> {
+    fn uuid(&self, item: &Item, own_id: Option<&str>) -> Result<[u8; 16], ItemError> {
         let mut canonical = Vec::with_capacity(256);
-        match own_field(item, "id", "id")? {
-            Some(id) if id.is_empty() => return Err(ItemError::EmptyId),
+        put(&mut canonical, b'd', &self.identity.directory);
+        match own_id {
+            Some("") => return Err(ItemError::EmptyId),
             Some(id) => put(&mut canonical, b'i', id.as_bytes()),
-            None => {
-                canonical.extend_from_slice(&self.command_canonical);
-                if item.fields().is_empty() {
-                    for arg in item.args() {
-                        put(&mut canonical, b'a', arg);
-                    }
-                } else {
-                    put_object(&mut canonical, item.fields());
-                }
-            }
+            None => self.put_item(&mut canonical, item),
         }
-        if let Some(again) = &self.again {
-            put(&mut canonical, b'n', again);
+        if let Some(again) = &self.identity.again {
+            put(&mut canonical, b'n', again.as_bytes());
         }
         Ok(xxhash_rust::xxh3::xxh3_128(&canonical).to_be_bytes())
+    }
+
+    /// The entry that a version without runs made of an item: its identity had no directory.
+    fn id_before(&self, item: &Item, own_id: Option<&str>, now: &VQueueName) -> Option<EntryId> {
+        if self.identity.again.is_some() {
+            return None;
+        }
+        let mut canonical = Vec::with_capacity(256);
+        match own_id {
+            Some(id) => put(&mut canonical, b'i', id.as_bytes()),
+            None => self.put_item(&mut canonical, item),
+        }
+        let uuid = xxhash_rust::xxh3::xxh3_128(&canonical).to_be_bytes();
+        let name = VQueueName { service: SERVICE.into(), ..now.clone() };
+        Some(EntryId { partition_key: name.partition_key(None, &uuid), uuid })
+    }
+
+    fn put_item(&self, canonical: &mut Vec<u8>, item: &Item) {
+        canonical.extend_from_slice(&self.command_canonical);
+        if !item.fields().is_empty() {
+            return put_object(canonical, item.fields());
+        }
+        for arg in item.args() {
+            put(canonical, b'a', arg);
+        }
     }
 }
 
@@ -325,13 +363,6 @@ fn check_argv(argv: &[Vec<u8>]) -> Result<(), ItemError> {
         }
     }
     Ok(())
-}
-
-/// Appends a tagged text so that no two sequences of texts have the same bytes.
-fn put(canonical: &mut Vec<u8>, tag: u8, text: &[u8]) {
-    canonical.push(tag);
-    canonical.extend_from_slice(&(text.len() as u64).to_be_bytes());
-    canonical.extend_from_slice(text);
 }
 
 fn put_object(canonical: &mut Vec<u8>, fields: &super::template::Fields) {

@@ -10,6 +10,7 @@
 //! | [`input`] | bytes to items |
 //! | [`template`] | items to texts |
 //! | [`item`] | items to entries: what they run, where they belong, who they are |
+//! | [`runs`] | what a run is, and its book: which items it has, what was told of them |
 //! | [`process`] | runs commands |
 //! | [`report`] | how a command ended; kept as the entry's result |
 //! | [`results`], [`screen`], [`progress`], [`show`], [`summary`] | what is told of it |
@@ -19,6 +20,7 @@
 mod dry_run;
 pub(crate) mod feed;
 pub(crate) mod input;
+mod inside;
 pub(crate) mod interrupt;
 pub(crate) mod item;
 pub(crate) mod process;
@@ -29,6 +31,7 @@ pub(crate) mod results;
 mod room;
 pub(crate) mod run;
 pub(crate) mod runner;
+pub(crate) mod runs;
 pub(crate) mod screen;
 mod setup;
 mod shape;

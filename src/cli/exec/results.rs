@@ -73,6 +73,11 @@ impl Results {
         Ok(Self { dir: dir.to_owned(), lines, written })
     }
 
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Whether this end of an entry has no line yet.
     #[must_use]
     pub(crate) fn lacks(&self, id: EntryId, ended_at: Timestamp) -> bool {
@@ -108,6 +113,11 @@ impl Results {
     }
 }
 
+/// The file of a long output that is kept in a directory.
+pub(crate) fn kept(dir: &Path, id: EntryId, stream: &str) -> PathBuf {
+    dir.join("output").join(format!("{id}.{stream}"))
+}
+
 /// Moves the long outputs of a report into the results directory `dir`. To be called
 /// before the item's end is committed, from any thread.
 ///
@@ -128,7 +138,7 @@ fn keep_output(
     stream: &str,
     output: &mut Output,
 ) -> Result<(), ResultsError> {
-    let to = dir.join("output").join(format!("{id}.{stream}"));
+    let to = kept(dir, id, stream);
     let at = |source| ResultsError { path: to.clone(), source };
     match &output.file {
         Some(file) => {
@@ -148,6 +158,9 @@ fn keep_output(
 
 /// Renames, or copies to another file system; there is never half a file at `to`.
 fn relocate(from: &Path, to: &Path) -> io::Result<()> {
+    if from == to {
+        return Ok(());
+    }
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             let part = to.with_added_extension("part");

@@ -3,12 +3,10 @@
 //! Must always hold: items are stored in the order of the input; whoever is refused is
 //! tried again until there is room. Must not know: how items are stored.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use bilrost::Message;
+use forebay_messages::EntryId;
 use tokio::time::Instant;
 
 use super::item::Prepared;
@@ -29,9 +27,8 @@ pub(super) struct Room {
     held: VecDeque<Prepared>,
     /// How many are tried at once: fewer after a refusal, more after a success.
     batch_len: usize,
-    /// Items of batches that were refused: those that go to another partition may have
-    /// been stored all the same.
-    unsure: HashSet<[u8; 16]>,
+    /// So many of the first were in a batch before.
+    tried: usize,
     /// When to try again; absent while nothing was refused.
     again_at: Option<Instant>,
     wait: Duration,
@@ -42,7 +39,7 @@ impl Room {
         Self {
             held: VecDeque::new(),
             batch_len: STORE_LEN_MAX,
-            unsure: HashSet::new(),
+            tried: 0,
             again_at: None,
             wait: AGAIN_FIRST,
         }
@@ -68,17 +65,25 @@ impl Room {
         self.held.range(..len.min(self.held.len()))
     }
 
+    /// Those of them that were in no batch before.
+    pub(super) fn fresh(&mut self) -> impl ExactSizeIterator<Item = EntryId> {
+        let len = self.batch().len();
+        let tried = self.tried.min(len);
+        self.tried = self.tried.max(len);
+        self.held.range(tried..len).map(|item| item.id)
+    }
+
     /// The first so many were stored.
     pub(super) fn stored(&mut self, count: usize) -> Vec<Prepared> {
         self.batch_len = (count * 2).clamp(1, STORE_LEN_MAX);
         (self.again_at, self.wait) = (None, AGAIN_FIRST);
+        self.tried = self.tried.saturating_sub(count);
         self.held.drain(..count).collect()
     }
 
     /// The first so many were refused; whether fewer may be tried at once.
     pub(super) fn refused(&mut self, count: usize) -> bool {
         if count > 1 {
-            self.unsure.extend(self.held.range(..count).map(|item| item.id.uuid));
             self.batch_len = count / 2;
             return true;
         }
@@ -89,6 +94,7 @@ impl Room {
 
     /// The first one, which can never be stored.
     pub(super) fn drop_first(&mut self) -> Option<Prepared> {
+        self.tried = self.tried.saturating_sub(1);
         self.held.pop_front()
     }
 
@@ -103,10 +109,5 @@ impl Room {
     /// When to try again; absent when nothing is held back.
     pub(super) fn again_at(&self) -> Option<Instant> {
         self.again_at
-    }
-
-    /// Whether this run may have stored an item without being told.
-    pub(super) fn is_unsure(&self, item: &Prepared) -> bool {
-        self.unsure.contains(&item.id.uuid)
     }
 }

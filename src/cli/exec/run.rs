@@ -5,142 +5,139 @@
 //! has not ended to the next one.
 
 mod error;
+mod gate;
+mod rest;
+mod resume;
+mod source;
 mod stop;
 mod store;
 mod tell;
+mod waits;
 
 use std::{
-    collections::HashSet,
-    path::PathBuf,
+    collections::HashMap,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use forebay::{EntryHandle, HandlerOptions, Outcome, Runtime};
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use forebay::{HandlerOptions, Runtime, RuntimeError, Timestamp};
+use forebay_actors::node::ServiceCounts;
+use forebay_messages::EntryId;
 use tokio::sync::{mpsc, watch};
 
 use super::{
     dry_run::dry_run,
-    feed::{self, Fed},
+    feed::Fed,
     interrupt::{Exit, How, Stop, Stopper, on_suspend},
-    item::{JOB_BYTES_MAX, Prepared, SERVICE},
+    item::{JOB_BYTES_MAX, Job, Prepared},
     process::Spawner,
-    program::check_program,
     results::Results,
     room::{Room, STORE_LEN_MAX},
     runner::{Limits, Runner},
+    runs::{self, Identity, book::Book, items::Place},
     screen::Screen,
     setup,
-    shape::check_shape,
     show::Shown,
     summary::Summary,
 };
 use crate::cli::args::{ExecArgs, Global, HaltArg};
 
 pub(crate) use error::ExecError;
+use gate::{Gate, Note, Served};
+use source::{Source, input};
+use waits::Waits;
 
-/// Items that have been stored and not ended; reading the input waits above it.
-const PENDING_MAX: usize = 1_000_000;
+/// Items that have been named and not ended; reading the input waits above it.
+const PENDING_MAX: u64 = 1_000_000;
+/// How long the input is read before what it has not named is set aside. Most inputs have been
+/// read to their end then, and nothing need be paused and resumed.
+const READ_FIRST: Duration = Duration::from_millis(500);
 
-/// How one item ended, for the main loop.
-struct ItemEnd {
-    handle: EntryHandle,
-    item: Prepared,
-    outcome: Result<Outcome, forebay::ResultError>,
-}
-
-type Waiting = FuturesUnordered<BoxFuture<'static, ItemEnd>>;
-
-/// Runs the items of the input.
+/// Runs the items of the input, or what earlier runs have left (`--resume`).
 ///
 /// # Errors
 /// [`ExecError`]: nothing sensible could be done, or not to the end.
 pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecError> {
     let started = Instant::now();
-    let plan = setup::compile(args)?;
-    check_shape(&args.command)?;
-    if let Some(program) = plan.program() {
-        check_program(program)?;
-    }
-    let (mut fed, lines) = feed::start(feed::open(&args.input)?, setup::reading(args), plan)?;
-    if args.dry_run {
+    let data_dir = absolute(&global.data_dir)?;
+    let source = match &args.resume {
+        Some(run) => Source::Stored(run.clone()),
+        None => input(args, &data_dir).await?,
+    };
+    if args.dry_run
+        && let Source::Input { fed, .. } = source
+    {
         return dry_run(fed, args.strict, args.quiet, global.json).await;
     }
-    let held = if args.strict { read_all(&mut fed).await? } else { Vec::new() };
-    let results = args.results.as_ref().map(absolute).transpose()?;
+    let results = args.results.as_ref().map(|dir| absolute(dir)).transpose()?;
     let kept = results.as_deref().map(Results::open).transpose()?;
     let (stopper, signals) = Stopper::on_signals(args.grace)?;
     let screen = Screen::new(args.quiet);
     let log = screen.clone();
     crate::cli::logging::start(global.log, move || log.clone());
+    // Long outputs must outlive the process until they are told.
+    let kept_dir = data_dir.join("exec").join("kept");
     let limits = Limits { timeout: args.timeout, grace: args.grace };
-    let (runner, broken) = Runner::new(results, limits, started);
+    let outputs = results.unwrap_or_else(|| kept_dir.clone());
+    let (runner, broken) = Runner::new(Some(outputs), limits, started);
     on_suspend(&runner)?;
-    let shown = Shown::start(screen.clone(), Arc::clone(&runner), lines);
-    let runtime = start_runtime(global, args, &runner).await?;
+    let shown = Shown::start(screen.clone(), Arc::clone(&runner), source.lines());
+    let runtime = start_runtime(&global.data_dir, args).await?;
+    let (gate, notes) = Gate::new(&runner);
     let run = Run {
         json: global.json,
         quiet: args.quiet,
         tag: args.tag,
         retry_failed: args.retry_failed,
+        keep_order: args.keep_order,
+        options: options(args),
         grace: args.grace,
         halt: args.halt,
         stopper,
         summary: Summary::default(),
-        seen: HashSet::new(),
+        data_dir,
+        kept_dir,
+        served: Vec::new(),
+        counts: Vec::new(),
+        has_before: false,
+        aside: 0,
+        holders: Vec::new(),
+        is_open: false,
+        gate,
+        notes,
         room: Room::new(),
         told_of_room: false,
-        began_at: SystemTime::now(),
-        waiting: Waiting::new(),
+        began_at: Timestamp::from(SystemTime::now()).0,
+        waits: Waits::default(),
+        jobs: HashMap::new(),
         results: kept,
         screen,
         runner,
         runtime,
         shown,
     };
-    run.go(global, args, held, fed, broken, signals).await
+    run.go(args, source, broken, signals).await
 }
 
-fn absolute(path: &PathBuf) -> Result<PathBuf, ExecError> {
+fn absolute(path: &Path) -> Result<PathBuf, ExecError> {
     std::path::absolute(path).map_err(ExecError::Os)
 }
 
-/// Reads the whole input; the first bad line refuses it.
-async fn read_all(fed: &mut mpsc::Receiver<Fed>) -> Result<Vec<Prepared>, ExecError> {
-    let mut all = Vec::new();
-    while let Some(next) = fed.recv().await {
-        match next {
-            // All are kept: what is read ahead is no bound here.
-            Fed::Item(item, _) => all.push(*item),
-            Fed::Bad(reason) => return Err(ExecError::Strict(reason)),
-            // What is bad about it is told line by line.
-            Fed::Note(_) => {}
-            Fed::Broken(reason) => return Err(ExecError::Broken(reason)),
-        }
-    }
-    Ok(all)
-}
-
-async fn start_runtime(
-    global: &Global,
-    args: &ExecArgs,
-    runner: &Arc<Runner>,
-) -> Result<Runtime, ExecError> {
-    let options = HandlerOptions {
+fn options(args: &ExecArgs) -> HandlerOptions {
+    HandlerOptions {
         retry: setup::retry(args),
         retention: Some(Duration::MAX),
         ..HandlerOptions::default()
-    };
-    let running = Arc::clone(runner);
+    }
+}
+
+async fn start_runtime(data_dir: &Path, args: &ExecArgs) -> Result<Runtime, ExecError> {
     let builder = Runtime::builder()
-        .data_dir(&global.data_dir)
+        .data_dir(data_dir)
         .max_running(args.jobs().get())
         .payload_max(JOB_BYTES_MAX)
-        .trim_log(args.trim_log.into())
-        .handler_with(SERVICE, options, move |context, payload| {
-            Arc::clone(&running).run(context, payload)
-        });
+        .trim_log(args.trim_log.into());
     Ok(builder.start().await?)
 }
 
@@ -150,17 +147,39 @@ struct Run {
     quiet: bool,
     tag: bool,
     retry_failed: bool,
+    keep_order: bool,
+    /// Of entries that are stored from now on.
+    options: HandlerOptions,
     grace: Duration,
     halt: Option<HaltArg>,
     stopper: Stopper,
     summary: Summary,
-    /// Items of this input, to tell what it names twice.
-    seen: HashSet<[u8; 16]>,
+    data_dir: PathBuf,
+    /// Where long outputs are until they are told.
+    kept_dir: PathBuf,
+    /// The run itself, then others of which it has found entries. Items of all of them that
+    /// this input names are in the first one's table.
+    served: Vec<Served>,
+    /// What was stored when this process started.
+    counts: Vec<ServiceCounts>,
+    /// A version without runs has left entries.
+    has_before: bool,
+    /// Items of this run that are set aside.
+    aside: u64,
+    /// Those of them that hold a key, most likely.
+    holders: Vec<(EntryId, String)>,
+    /// Items may start.
+    is_open: bool,
+    gate: Gate,
+    notes: mpsc::UnboundedReceiver<Note>,
     /// Items that are not stored yet.
     room: Room,
     told_of_room: bool,
-    began_at: SystemTime,
-    waiting: Waiting,
+    /// In milliseconds since 1970.
+    began_at: u64,
+    waits: Waits,
+    /// What items run whose ends are about to be told.
+    jobs: HashMap<Place, Job>,
     results: Option<Results>,
     screen: Screen,
     runner: Arc<Runner>,
@@ -171,10 +190,8 @@ struct Run {
 impl Run {
     async fn go(
         mut self,
-        global: &Global,
         args: &ExecArgs,
-        held: Vec<Prepared>,
-        fed: mpsc::Receiver<Fed>,
+        source: Source,
         mut broken: mpsc::UnboundedReceiver<String>,
         mut signals: watch::Receiver<Stop>,
     ) -> Result<Exit, ExecError> {
@@ -182,12 +199,18 @@ impl Run {
         let mut early = signals.clone();
         let prepared = tokio::select! {
             biased;
-            _ = early.wait_for(|stop| stop.how != How::No) => Ok(()),
-            prepared = self.prepare(global, args) => prepared,
+            _ = early.wait_for(|stop| stop.how != How::No) => Ok(false),
+            prepared = self.prepare(args) => prepared.map(|()| true),
         };
-        let ran = match prepared {
-            Ok(()) => self.run(held, fed, &mut broken, signals.clone()).await,
-            Err(error) => Err(error),
+        let ran = match (prepared, source) {
+            (Err(error), _) => Err(error),
+            (Ok(false), _) => Ok(()),
+            (Ok(true), Source::Input { identity, held, fed, .. }) => {
+                self.run_input(identity, held, fed, &mut broken, signals.clone()).await
+            }
+            (Ok(true), Source::Stored(which)) => {
+                self.resume(&which, &mut broken, signals.clone()).await
+            }
         };
         // It must not be held up by somebody who looks at it.
         self.shown.set_runtime(None);
@@ -204,13 +227,13 @@ impl Run {
 
     /// Before the first item: the rules, then the spawner (which ends the orphans of an
     /// earlier run).
-    async fn prepare(&mut self, global: &Global, args: &ExecArgs) -> Result<(), ExecError> {
+    async fn prepare(&mut self, args: &ExecArgs) -> Result<(), ExecError> {
         if !args.rules.is_empty() {
             let book = self.runtime.rules().book()?;
             let changes = setup::rule_changes(args, &book);
             self.runtime.rules().change("forebay exec", changes).await?;
         }
-        let spawner = Spawner::start(&global.data_dir.join("exec")).await?;
+        let spawner = Spawner::start(&self.data_dir.join("exec")).await?;
         self.summary.orphans_killed = spawner.orphans_killed();
         let (screen, waits) = (self.screen.clone(), spawner.clone());
         tokio::spawn(async move {
@@ -219,35 +242,70 @@ impl Run {
             }
         });
         self.runner.begin(spawner);
+        let output = self.kept_dir.join("output");
+        std::fs::create_dir_all(&output)
+            .map_err(|source| ExecError::Kept { path: output, source })?;
+        let counts = self.runtime.node().service_counts().await;
+        self.counts = counts.map_err(RuntimeError::from)?;
         Ok(())
+    }
+
+    /// How many entries of a run had not ended when this process started.
+    fn left_of(&self, service: &str) -> u64 {
+        let of = self.counts.iter().find(|counts| counts.service == service);
+        of.map_or(0, ServiceCounts::unfinished)
+    }
+
+    async fn run_input(
+        &mut self,
+        identity: Identity,
+        held: Vec<Prepared>,
+        fed: mpsc::Receiver<Fed>,
+        broken: &mut mpsc::UnboundedReceiver<String>,
+        signals: watch::Receiver<Stop>,
+    ) -> Result<(), ExecError> {
+        let identity = Identity { started_at: self.began_at, ..identity };
+        self.summary.again = identity.again.as_ref().map(ToString::to_string);
+        self.has_before = self.counts.iter().any(|counts| counts.service == runs::SERVICE);
+        let book = Book::open(&self.data_dir, &identity)?;
+        self.served.push(Served::new(identity.id(), book));
+        self.name(held).await?;
+        self.store().await?;
+        self.run(fed, broken, signals).await
     }
 
     /// Until every item has ended, or the run is to stop.
     async fn run(
         &mut self,
-        held: Vec<Prepared>,
         mut fed: mpsc::Receiver<Fed>,
         broken: &mut mpsc::UnboundedReceiver<String>,
         mut signals: watch::Receiver<Stop>,
     ) -> Result<(), ExecError> {
         self.shown.set_runtime(Some(self.runtime.clone()));
-        self.store(held).await?;
         let mut reading = true;
         let mut batch = Vec::new();
         let mut input_broke = None;
-        while reading || !self.waiting.is_empty() || !self.room.is_empty() {
+        let left = self.left_of(&self.served[0].service) + self.left_of(runs::SERVICE);
+        let gate_at = tokio::time::Instant::now() + READ_FIRST;
+        if left == 0 {
+            self.open_all().await?;
+        }
+        while reading || self.waits.open() > 0 {
+            self.fill();
             let again_at = self.room.again_at();
             tokio::select! {
                 biased;
                 _ = signals.wait_for(|stop| stop.how != How::No) => return Ok(()),
                 Some(reason) = broken.recv() => return Err(ExecError::Broken(reason)),
-                Some(end) = self.waiting.next() => {
+                Some(note) = self.notes.recv() => self.noted(note),
+                end = self.waits.next() => {
                     self.room.may_have_come();
                     self.ended(end)?;
                 }
-                () = at(again_at), if again_at.is_some() => self.store(Vec::new()).await?,
+                () = tokio::time::sleep_until(gate_at), if !self.is_open => self.open_all().await?,
+                () = at(again_at), if again_at.is_some() => self.store().await?,
                 count = fed.recv_many(&mut batch, STORE_LEN_MAX),
-                    if reading && self.room.is_empty() && self.waiting.len() < PENDING_MAX =>
+                    if reading && self.room.is_empty() && self.waits.open() < PENDING_MAX =>
                 {
                     reading = count > 0;
                     if let Some(reason) = self.take(std::mem::take(&mut batch)).await? {
@@ -255,11 +313,42 @@ impl Run {
                     }
                     if !reading {
                         self.runner.progress().input_ended();
+                        self.open_all().await?;
+                        self.tell_rest();
                     }
                 }
             }
         }
         input_broke.map_or(Ok(()), |reason| Err(ExecError::Broken(reason)))
+    }
+
+    /// Lets items start: those of the run, and of others that its items were found in.
+    async fn open_all(&mut self) -> Result<(), ExecError> {
+        if std::mem::replace(&mut self.is_open, true) {
+            return Ok(());
+        }
+        for which in 0..self.served.len() {
+            self.open(which).await?;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self) {
+        let runtime = &self.runtime;
+        let attach = |place, items: &runs::items::Items| runtime.attach(items.id(place));
+        self.waits.fill(&mut self.served[0].items, attach);
+    }
+
+    /// The last attempt of an item is over, most likely: its end is waited for.
+    fn noted(&mut self, note: Note) {
+        let items = &mut self.served[0].items;
+        let Some(place) = items.find(&note.uuid) else { return };
+        if items.has(place, runs::items::ENDED) {
+            return;
+        }
+        self.jobs.insert(place, note.job);
+        let runtime = &self.runtime;
+        self.waits.wait_for(items, place, |place, items| runtime.attach(items.id(place)));
     }
 }
 

@@ -130,12 +130,12 @@ impl Screen {
         bar.set_position(view.done);
     }
 
-    /// Writes both outputs of an item, each as one piece, and removes their files. With a
+    /// Writes both outputs of an item, each as one piece; whether all of it was written. With a
     /// tag each line begins with it and a tab.
     ///
     /// # Errors
     /// When an output cannot be read or written; a closed standard output is no error.
-    pub(crate) fn outputs(&self, report: &Report, tag: Option<Bytes>) -> io::Result<()> {
+    pub(crate) fn outputs(&self, report: &Report, tag: Option<Bytes>) -> io::Result<bool> {
         let mut state = self.lock();
         self.without_bar(|| {
             let mut out = io::stdout().lock();
@@ -147,25 +147,25 @@ impl Screen {
             state.notice(written)?;
             write_output(&report.stderr, tag.as_deref(), &mut io::stderr().lock())
         })?;
-        remove_file(&report.stdout);
-        remove_file(&report.stderr);
-        Ok(())
+        // Nothing was to be written: it is written.
+        Ok(!state.stdout_closed || report.stdout.len == 0)
     }
 
-    /// Writes a line to standard output.
+    /// Writes a line to standard output; whether it was written.
     ///
     /// # Errors
     /// When it cannot be written; a closed standard output is no error.
-    pub(crate) fn line(&self, line: &str) -> io::Result<()> {
+    pub(crate) fn line(&self, line: &str) -> io::Result<bool> {
         let mut state = self.lock();
         if state.stdout_closed {
-            return Ok(());
+            return Ok(false);
         }
         self.without_bar(|| {
             let mut out = io::stdout().lock();
             let written = writeln!(out, "{line}").and_then(|()| out.flush());
             state.notice(written)
-        })
+        })?;
+        Ok(!state.stdout_closed)
     }
 
     /// Writes text to standard error, above the bar.
@@ -273,13 +273,6 @@ fn copy(output: &Output, to: &mut impl Write) -> io::Result<()> {
     match file {
         Some(Ok(mut file)) => io::copy(&mut file, to).map(drop),
         Some(Err(_)) | None => to.write_all(&output.head),
-    }
-}
-
-fn remove_file(output: &Output) {
-    if let Some(path) = &output.file {
-        // What stays is removed when the next run starts.
-        let _ = std::fs::remove_file(Path::new(OsStr::from_bytes(path)));
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Must not know: how a run goes on.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use forebay::RetryPolicy;
 use forebay_engine::rules::{RuleBook, RuleChange, RulePatch};
@@ -12,6 +12,7 @@ use super::{
     input::{Format, Reading},
     item::{Plan, Templates},
     run::ExecError,
+    runs::fresh_name,
     template::Offer,
 };
 use crate::cli::args::{BackoffArg, DelimiterArg, ExecArgs};
@@ -33,7 +34,7 @@ pub(super) fn reading(args: &ExecArgs) -> Reading {
 }
 
 /// The templates of the command line.
-pub(super) fn compile(args: &ExecArgs) -> Result<Plan, ExecError> {
+pub(super) fn compile(args: &ExecArgs, directory: &Path) -> Result<Plan, ExecError> {
     let templates = Templates {
         command: &args.command,
         key: args.key.as_ref(),
@@ -41,9 +42,11 @@ pub(super) fn compile(args: &ExecArgs) -> Result<Plan, ExecError> {
         limit_key: args.limit_key.as_ref(),
     };
     let offer = if args.ndjson { Offer::Object } else { Offer::Line };
-    let directory = std::env::current_dir().map_err(ExecError::Directory)?;
-    let again = args.again.then(|| uuid::Uuid::now_v7().into_bytes());
-    Ok(Plan::compile(&templates, offer, &directory, again)?)
+    let again = args.again.as_deref().map(|name| match name {
+        "" => fresh_name().to_string(),
+        name => name.to_owned(),
+    });
+    Ok(Plan::compile(&templates, offer, directory, again.as_deref())?)
 }
 
 /// When a failed item is tried again.

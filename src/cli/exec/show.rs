@@ -16,7 +16,7 @@ use forebay::Runtime;
 use forebay_actors::node::{EntryFilter, HeldBy};
 use tokio::task::JoinHandle;
 
-use super::{item::SERVICE, progress::View, runner::Runner, screen::Screen};
+use super::{progress::View, runner::Runner, runs::SERVICE, screen::Screen};
 
 /// How often the progress is shown at most.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
@@ -102,7 +102,8 @@ impl Held {
     async fn ask(&mut self, runtime: Option<&Runtime>) {
         let begun = Instant::now();
         let Some(runtime) = runtime.filter(|_| begun >= self.ask_at) else { return };
-        let filter = EntryFilter { service: Some(SERVICE.to_owned()), ..EntryFilter::default() };
+        let filter =
+            EntryFilter { service: Some(format!("{SERVICE}.*")), ..EntryFilter::default() };
         // It goes down: nothing is held back any more.
         let held = runtime.node().holdups(filter).await.unwrap_or_default();
         self.is_paused = held.contains_key(&HeldBy::Pause);

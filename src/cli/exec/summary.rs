@@ -25,10 +25,15 @@ pub(crate) struct Summary {
     pub(crate) failed_earlier: u64,
     /// Bad lines of the input.
     pub(crate) skipped: u64,
+    /// Items in the data directory itself, which are not run.
+    pub(crate) inside: u64,
     /// Are stored and have not ended, for the run was interrupted.
     pub(crate) left: u64,
     /// Processes of an earlier run that were still running and were killed.
     pub(crate) orphans_killed: u64,
+    /// The name of the run, if `--again` gave it one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) again: Option<String>,
     /// How long it took, in milliseconds.
     pub(crate) elapsed_ms: u64,
     /// The signal that ended the run early.
@@ -75,13 +80,17 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let elapsed = std::time::Duration::from_millis(self.elapsed_ms);
         write!(f, "{} succeeded, {} failed", self.succeeded, self.failed)?;
+        let left = match &self.again {
+            Some(name) => format!("left (the same command line with --again={name} goes on)"),
+            None => "left (the same command line goes on)".to_owned(),
+        };
         let extras = [
             (self.canceled, "canceled"),
             (self.succeeded_earlier, "were done before"),
             (self.failed_earlier, "had failed before (--retry-failed runs them again)"),
             (self.duplicates, "named twice"),
             (self.skipped, "bad lines skipped"),
-            (self.left, "left (the same command line goes on)"),
+            (self.left, left.as_str()),
             (self.orphans_killed, "processes of a killed run ended first"),
         ];
         for (count, what) in extras {

@@ -55,6 +55,7 @@ pub(crate) fn json(response: &Response) -> Result<String, AskError> {
         Response::Status { node } => serde_json::to_string(node),
         Response::Jobs { jobs } => serde_json::to_string(jobs),
         Response::EntryCount { count } => serde_json::to_string(count),
+        Response::Services { services } => serde_json::to_string(services),
         Response::Entry { details } => serde_json::to_string(&details::json(details)?),
         Response::Explain { explained } => {
             let mut json = serde_json::to_value(explained)?;
@@ -92,6 +93,7 @@ fn people(response: &Response) -> Result<String, AskError> {
         Response::Partitions { partitions } => super::partitions::partition_table(partitions),
         Response::Entries { .. }
         | Response::Queues { .. }
+        | Response::Services { .. }
         | Response::Acted { .. }
         | Response::Error { .. } => return Err(AskError::Strange),
     })

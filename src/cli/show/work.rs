@@ -8,7 +8,7 @@ use bytes::Bytes;
 use forebay::BytesView;
 use serde_json::{Map, Value, json};
 
-use crate::cli::exec::{item::Job, item::SERVICE, report::Report};
+use crate::cli::exec::{item::Job, report::Report, runs::SERVICE};
 
 /// Most bytes of a payload that is not a command that go into a preview.
 const PREVIEW_BYTES_MAX: usize = 256;

@@ -17,12 +17,13 @@ struct Line {
     key: Option<OsString>,
     scope: Option<OsString>,
     limit_key: Option<OsString>,
-    again: Option<[u8; 16]>,
+    again: Option<&'static str>,
+    directory: &'static str,
 }
 
 fn line(command: &[&str]) -> Line {
     let command = command.iter().map(OsString::from).collect();
-    Line { command, key: None, scope: None, limit_key: None, again: None }
+    Line { command, key: None, scope: None, limit_key: None, again: None, directory: "/w" }
 }
 
 impl Line {
@@ -48,7 +49,7 @@ impl Line {
             scope: self.scope.as_ref(),
             limit_key: self.limit_key.as_ref(),
         };
-        Plan::compile(&templates, offer, Path::new("/w"), self.again).unwrap()
+        Plan::compile(&templates, offer, Path::new(self.directory), self.again).unwrap()
     }
 
     fn of(&self, text: &[u8]) -> Result<Prepared, ItemError> {
@@ -68,10 +69,13 @@ fn an_item_becomes_an_entry() {
         line(&["sha256sum", "{}"]).key("{//}").scope("{ext:-none}").of(b"a/b.rs").unwrap();
     assert_eq!(prepared.job.argv, [&b"sha256sum"[..], b"a/b.rs"]);
     assert_eq!((prepared.job.directory.as_ref(), prepared.job.number), (&b"/w"[..], 7));
-    assert_eq!(prepared.vqueue.service, "exec");
+    let run = line(&["sha256sum", "{}"]).plan(Offer::Line).run().id();
+    assert_eq!(prepared.vqueue.service, run.service());
     assert_eq!(prepared.vqueue.scope.as_deref(), Some("rs"));
     assert_eq!(prepared.vqueue.object_key.as_deref(), Some("a"));
     assert_eq!(prepared.id.partition_key, prepared.vqueue.partition_key(None, &prepared.id.uuid));
+    let places = [&b"a"[..], b"b"].map(|item| line(&["x"]).of(item).unwrap().id.partition_key);
+    assert_eq!(places[0], places[1], "without scope and key: one vqueue");
 }
 
 #[test]
@@ -154,8 +158,10 @@ fn identity_is_the_item_and_the_command() {
     assert_ne!(base, uuid(line(&["x", "{}"]).of(b"b")));
     assert_ne!(base, uuid(line(&["x"]).of(b"a")), "another command, though the same argv");
     assert_ne!(uuid(line(&["x", "yz"]).of(b"a")), uuid(line(&["xy", "z"]).of(b"a")));
-    let again = Line { again: Some([1; 16]), ..line(&["x", "{}"]) };
+    let again = Line { again: Some("k"), ..line(&["x", "{}"]) };
     assert_ne!(base, uuid(again.of(b"a")));
+    let elsewhere = Line { directory: "/elsewhere", ..line(&["x", "{}"]) };
+    assert_ne!(base, uuid(elsewhere.of(b"a")), "the same name in another directory");
 }
 
 #[test]
@@ -171,6 +177,8 @@ fn the_order_of_fields_says_nothing() {
 fn an_id_stands_for_everything() {
     let base = uuid(line(&["x"]).of_object(r#"{"id": "7", "args": ["a"]}"#));
     assert_eq!(base, uuid(line(&["y"]).of_object(r#"{"id": 7}"#)));
+    let places = ["x", "y"].map(|command| line(&[command]).of_object(r#"{"id": 7}"#).unwrap().id);
+    assert_eq!(places[0], places[1], "the same entry under another command");
     assert_ne!(base, uuid(line(&["x"]).of_object(r#"{"id": "8", "args": ["a"]}"#)));
     assert_eq!(line(&["x"]).of_object(r#"{"id": ""}"#).unwrap_err(), ItemError::EmptyId);
 }
@@ -180,16 +188,25 @@ fn an_id_stands_for_everything() {
 #[test]
 fn identities_are_pinned() {
     let hex = |uuid: [u8; 16]| uuid.map(|byte| format!("{byte:02x}")).concat();
-    assert_eq!(
-        hex(uuid(line(&["sha256sum", "{}"]).of(b"a/b"))),
-        "871c9574a412be4d89f48d94b6c67461"
-    );
     let object = r#"{"args": ["a", "b"], "n": 1, "t": true, "m": {"k": null}}"#;
-    assert_eq!(hex(uuid(line(&["x"]).of_object(object))), "2335c3177d549babe819b0e3e0eda22d");
-    assert_eq!(
-        hex(uuid(line(&["x"]).of_object(r#"{"id": "7"}"#))),
-        "85f7598c2898e238732c651427071557"
-    );
+    let items = [
+        line(&["sha256sum", "{}"]).of(b"a/b").unwrap(),
+        line(&["x"]).of_object(object).unwrap(),
+        line(&["x"]).of_object(r#"{"id": "7"}"#).unwrap(),
+    ];
+    let pinned = [
+        "af659f617a2cf35d700c5fa6b38211cc",
+        "45f4927b039297b652fe8c2f3206c00b",
+        "fccd6c03047912628f6ccf267fcd86fa",
+    ];
+    assert_eq!(items.clone().map(|item| hex(item.id.uuid)), pinned);
+    // Of versions without runs.
+    let before = [
+        "871c9574a412be4d89f48d94b6c67461",
+        "2335c3177d549babe819b0e3e0eda22d",
+        "85f7598c2898e238732c651427071557",
+    ];
+    assert_eq!(items.map(|item| hex(item.before.unwrap().uuid)), before);
 }
 
 proptest! {

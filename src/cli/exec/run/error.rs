@@ -1,12 +1,12 @@
 //! Why a run of `forebay exec` cannot be made, or not to its end.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
 use crate::cli::exec::{
     feed::OpenInputError, process::SpawnerError, program::ProgramError, results::ResultsError,
-    shape::ShapeError, template::TemplateError,
+    runs::book::BookError, shape::ShapeError, template::TemplateError,
 };
 
 /// Why a run cannot be made.
@@ -22,6 +22,14 @@ pub(crate) enum ExecError {
     Input(#[from] OpenInputError),
     #[error(transparent)]
     Results(#[from] ResultsError),
+    #[error(transparent)]
+    Book(#[from] BookError),
+    #[error("cannot use {}: {source}; check its permissions and free space", .path.display())]
+    Kept { path: PathBuf, source: io::Error },
+    #[error("there is no run `{0}`; `forebay runs` lists them")]
+    NoRun(String),
+    #[error("{count} runs begin with `{name}`; `forebay runs` lists them")]
+    ManyRuns { name: String, count: usize },
     #[error(transparent)]
     Spawner(#[from] SpawnerError),
     #[error(transparent)]

@@ -10,10 +10,9 @@ use std::{
 
 use forebay::{Drain, RuntimeError};
 use forebay_actors::node::NodeError;
-use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
 
-use super::{ExecError, ItemEnd, Run};
+use super::{ExecError, Run, waits::ItemEnd};
 use crate::cli::exec::{
     interrupt::{Exit, How, Stop},
     runner::Runner,
@@ -57,7 +56,8 @@ impl Run {
             let ends_all = reached >= How::Terminate;
             tokio::select! {
                 stopped = &mut down => break stopped,
-                Some(end) = self.waiting.next() => self.ended_late(end, &mut failed),
+                Some(note) = self.notes.recv() => self.noted(note),
+                end = self.waits.next() => self.ended_late(end, &mut failed),
                 Ok(()) = stops.changed() => {}
                 // What the commands were for is left to the next run.
                 () = nothing_runs(&runner), if ends_all || runner.current().is_none() => {
@@ -69,9 +69,11 @@ impl Run {
                 }
             }
         };
-        while let Some(end) = self.waiting.next().await {
+        while !self.waits.is_idle() {
+            let end = self.waits.next().await;
             self.ended_late(end, &mut failed);
         }
+        self.summary.left += self.waits.open();
         if let Some(spawner) = self.runner.end() {
             spawner.close().await;
         }
@@ -84,7 +86,6 @@ impl Run {
     /// Tells of an item that ended while the run stops, or counts it as left.
     fn ended_late(&mut self, end: ItemEnd, failed: &mut Option<ExecError>) {
         if end.outcome.is_err() || failed.is_some() {
-            self.summary.left += 1;
             return;
         }
         let before = self.summary.clone();

@@ -1,15 +1,22 @@
-//! From the items of the input to stored entries.
+//! From the items of the input to stored entries: new ones are stored, those of earlier runs
+//! are found.
 //!
-//! Must always hold: an item is stored before it is waited for, and waited for once.
+//! Must always hold: an item is in the run's book before it is stored, and stored before it is
+//! waited for; an item that is stored already is found whatever scope and key it has now.
 
-use bilrost::Message;
-use forebay::{EnqueueError, Entry, EntryHandle, Timestamp, error::BacklogFull};
-use forebay_actors::node::{EntryCommand, EntryTarget};
+use bilrost::{Message, OwnedMessage};
+use forebay::{EnqueueError, Entry, Outcome, RuntimeError, error::BacklogFull};
+use forebay_actors::node::{EntryCommand, EntryTarget, EntryView};
+use forebay_messages::EntryId;
 
-use super::{ExecError, ItemEnd, Run};
+use super::{ExecError, Run, tell::end_of};
 use crate::cli::exec::{
     feed::Fed,
-    item::{Prepared, SERVICE},
+    item::{Job, Prepared},
+    runs::{
+        RunId,
+        items::{ASIDE, ENDED, NAMED, Place, STORED},
+    },
 };
 
 /// Items named again that are told one by one.
@@ -30,31 +37,130 @@ impl Run {
                 }
                 Fed::Bad(reason) => self.skip(&reason),
                 Fed::Note(note) => self.note(&note),
+                Fed::Inside => self.summary.inside += 1,
                 Fed::Broken(reason) => broke = Some(reason),
             }
         }
-        self.store(items).await?;
+        self.name(items).await?;
+        self.store().await?;
         drop(ahead);
         Ok(broke)
     }
 
-    /// Makes items durable, and those that were held back before them, as far as there
-    /// is room.
-    pub(super) async fn store(&mut self, items: Vec<Prepared>) -> Result<(), ExecError> {
+    /// The input names these items: those that earlier runs have stored are found, the others
+    /// are to be stored.
+    pub(super) async fn name(&mut self, items: Vec<Prepared>) -> Result<(), ExecError> {
+        let mut back: Vec<(usize, EntryView)> = Vec::new();
         for item in items {
-            if self.seen.insert(item.id.uuid) {
-                self.room.hold(item);
-            } else {
+            let own = &mut self.served[0].items;
+            let known = own.find(&item.id.uuid);
+            let place = own.find_or_add(item.id);
+            if !own.set(place, NAMED) {
                 self.tell_duplicate(&item);
+                continue;
+            }
+            self.summary.accepted += 1;
+            let found = match known {
+                Some(_) => self.look(self.served[0].items.id(place))?,
+                None => None,
+            };
+            let found = match found {
+                None => self.look_before(place, &item)?,
+                found => found,
+            };
+            match found {
+                Some(view) => back.extend(self.meet(place, view, Some(item)).await?),
+                None => {
+                    self.served[0].items.moved(place, item.id.partition_key);
+                    self.served[0].items.unset(place, STORED);
+                    self.waits.push(place);
+                    self.room.hold(item);
+                }
             }
         }
+        self.put_all_back(back).await
+    }
+
+    pub(super) async fn put_all_back(
+        &mut self,
+        back: Vec<(usize, EntryView)>,
+    ) -> Result<(), ExecError> {
+        for which in 0..self.served.len() {
+            let of = back.iter().filter(|(of, _)| *of == which);
+            let views: Vec<EntryView> = of.map(|(_, view)| view.clone()).collect();
+            self.put_back(which, &views).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn look(&self, id: EntryId) -> Result<Option<EntryView>, ExecError> {
+        Ok(self.runtime.node().entry(id).map_err(RuntimeError::from)?)
+    }
+
+    /// What a version without runs has made of an item: ended, or waiting in this directory.
+    fn look_before(&self, place: Place, item: &Prepared) -> Result<Option<EntryView>, ExecError> {
+        let Some(id) = item.before.filter(|_| self.has_before) else { return Ok(None) };
+        let Some(view) = self.look(id)? else { return Ok(None) };
+        if view.finished_at.is_some() {
+            return Ok(Some(view));
+        }
+        debug_assert!(self.served[0].items.has(place, NAMED), "an item is looked for once");
+        let payload = self.runtime.node().payload(id).map_err(RuntimeError::from)?;
+        let job = Job::decode(payload.unwrap_or_default()).unwrap_or_default();
+        Ok((job.directory == item.job.directory).then_some(view))
+    }
+
+    /// An item that is stored already: it has ended, or is waited for. What is to be put back
+    /// at its place, if it was set aside.
+    pub(super) async fn meet(
+        &mut self,
+        mut place: Place,
+        view: EntryView,
+        item: Option<Prepared>,
+    ) -> Result<Option<(usize, EntryView)>, ExecError> {
+        let items = &mut self.served[0].items;
+        if view.id != items.id(place) {
+            // The entry of another run, or of a version without runs.
+            place = items.find_or_add(view.id);
+            items.moved(place, view.id.partition_key);
+            items.set(place, NAMED);
+        }
+        items.set(place, STORED);
+        if let (Some(item), Some(_)) = (item, view.finished_at) {
+            self.jobs.insert(place, item.job);
+        }
+        let ended_at = view.finished_at.filter(|at| *at < self.began_at);
+        if ended_at.is_some() && self.ended_earlier(place, &view).await? {
+            return Ok(None);
+        }
+        self.waits.push(place);
+        self.runner.progress().accepted();
+        if view.finished_at.is_some() {
+            return Ok(None);
+        }
+        let run = RunId::of_service(&view.service).unwrap_or_else(RunId::before);
+        let which = self.serve(run)?;
+        if self.is_open {
+            self.open(which).await?;
+        }
+        let of = &self.served[which].items;
+        let is_aside = of.find(&view.id.uuid).is_some_and(|place| of.has(place, ASIDE));
+        Ok(is_aside.then_some((which, view)))
+    }
+
+    /// Makes items durable that are held, as far as there is room.
+    pub(super) async fn store(&mut self) -> Result<(), ExecError> {
         while !self.room.is_empty() {
-            let entries: Vec<Entry> = self.room.batch().map(entry).collect();
+            let fresh = self.room.fresh();
+            self.served[0].book.store(fresh)?;
+            let entries: Vec<Entry> = self.room.batch().map(|item| self.entry(item)).collect();
             let count = entries.len();
             match self.runtime.enqueue_batch(entries).await {
                 Ok(handles) => {
                     let items = self.room.stored(count);
-                    self.stored(items, handles).await?;
+                    for (item, handle) in items.into_iter().zip(handles) {
+                        self.stored(item, handle.was_existing()).await?;
+                    }
                 }
                 Err(EnqueueError::BacklogFull(full)) => {
                     if !self.room.refused(count) {
@@ -80,6 +186,9 @@ impl Run {
 
     fn drop_too_large(&mut self, error: &EnqueueError) {
         if let Some(item) = self.room.drop_first() {
+            if let Some(place) = self.served[0].items.find(&item.id.uuid) {
+                self.waits.ended(&mut self.served[0].items, place);
+            }
             self.skip(&format!("item {}: {error}", item.job.number));
         }
     }
@@ -116,6 +225,28 @@ impl Run {
         }
     }
 
+    fn entry(&self, item: &Prepared) -> Entry {
+        let options = &self.options;
+        let mut entry = Entry::to(&item.vqueue.service)
+            .uuid(item.id.uuid)
+            .partition_key(item.id.partition_key)
+            .payload(item.job.encode_to_vec())
+            .retry(options.retry);
+        if let Some(retention) = options.retention {
+            entry = entry.retention(retention);
+        }
+        if let Some(scope) = &item.vqueue.scope {
+            entry = entry.scope(scope);
+        }
+        if item.vqueue.l1.is_some() {
+            entry = entry.limit_key(&item.vqueue.limit_key());
+        }
+        if let Some(key) = &item.vqueue.object_key {
+            entry = entry.key(key);
+        }
+        entry
+    }
+
     /// Says once that reading the input waits.
     fn tell_of_room(&mut self, full: &BacklogFull) {
         if !std::mem::replace(&mut self.told_of_room, true) {
@@ -128,59 +259,59 @@ impl Run {
         }
     }
 
-    /// Begins to wait for the ends of items that are stored.
-    async fn stored(
-        &mut self,
-        items: Vec<Prepared>,
-        handles: Vec<EntryHandle>,
-    ) -> Result<(), ExecError> {
-        for (item, handle) in items.into_iter().zip(handles) {
-            self.summary.accepted += 1;
-            let earlier = handle.was_existing() && !self.stored_now(&handle, &item)?;
-            if earlier && self.ended_earlier(&handle, &item).await? {
-                continue;
-            }
+    /// An item is stored. Where it was stored before although the book did not say so (a power
+    /// failure, an `id` that another command has used), it is as if it had been found.
+    async fn stored(&mut self, item: Prepared, existed: bool) -> Result<(), ExecError> {
+        let items = &mut self.served[0].items;
+        let place = items.find_or_add(item.id);
+        items.set(place, STORED);
+        if !existed {
             self.runner.progress().accepted();
-            self.waiting.push(Box::pin(async move {
-                let outcome = handle.outcome().await;
-                ItemEnd { handle, item, outcome }
-            }));
+            return Ok(());
         }
-        Ok(())
+        let Some(view) = self.look(item.id)? else { return Ok(()) };
+        if view.created_at >= self.began_at {
+            // By this run, with a batch of which another part was refused.
+            self.runner.progress().accepted();
+            return Ok(());
+        }
+        // It takes another place in the order.
+        self.waits.ended(&mut self.served[0].items, place);
+        self.served[0].items.unset(place, ENDED);
+        let back = self.meet(place, view, Some(item)).await?;
+        self.put_all_back(back.into_iter().collect()).await
     }
 
-    /// Whether an item that is stored was stored by this run, with a batch of which
-    /// another part was refused.
-    fn stored_now(&self, handle: &EntryHandle, item: &Prepared) -> Result<bool, ExecError> {
-        if !self.room.is_unsure(item) {
-            return Ok(false);
-        }
-        let view = self.runtime.node().entry(handle.id()).map_err(forebay::RuntimeError::from)?;
-        let began_at = Timestamp::from(self.began_at);
-        Ok(view.is_some_and(|view| view.created_at >= began_at.0))
-    }
-
-    /// Whether an item that was stored before had ended when this run began, and is not to
-    /// be tried again.
-    async fn ended_earlier(
+    /// When the end of an entry of another run was told, if it was.
+    fn told_elsewhere(
         &mut self,
-        handle: &EntryHandle,
-        item: &Prepared,
-    ) -> Result<bool, ExecError> {
-        let found = self.runtime.node().outcome(handle.id());
-        let Some(outcome) = found.map_err(forebay::RuntimeError::from)? else {
-            return Ok(false);
-        };
-        let view = self.runtime.node().entry(handle.id()).map_err(forebay::RuntimeError::from)?;
-        let began_at = Timestamp::from(self.began_at);
-        // What an earlier run left starts at once, and may end before it is read again.
-        if view.and_then(|view| view.finished_at).is_some_and(|at| at >= began_at.0) {
-            return Ok(false);
+        view: &EntryView,
+        outcome: &Outcome,
+    ) -> Result<Option<u64>, ExecError> {
+        if view.service == self.served[0].service {
+            return Ok(None);
         }
+        match RunId::of_service(&view.service) {
+            // A version without runs has printed it.
+            Some(id) if id.is_before() => Ok(Some(end_of(outcome, view.finished_at))),
+            Some(id) => {
+                let which = self.serve(id)?;
+                let items = &self.served[which].items;
+                Ok(items.find(&view.id.uuid).map(|place| items.told_at(place)))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// An item that had ended when this run began. Whether it stays so: it is not to be tried
+    /// again.
+    async fn ended_earlier(&mut self, place: Place, view: &EntryView) -> Result<bool, ExecError> {
+        let found = self.runtime.node().outcome(view.id);
+        let Some(outcome) = found.map_err(RuntimeError::from)? else { return Ok(false) };
         if !outcome.is_success() && self.retry_failed {
-            let target = EntryTarget::Named(vec![handle.id()]);
+            let target = EntryTarget::Named(vec![view.id]);
             let redriven = self.runtime.node().act(EntryCommand::Redrive, &target, false).await;
-            let report = redriven.map_err(forebay::RuntimeError::from)?;
+            let report = redriven.map_err(RuntimeError::from)?;
             return match report.skipped_named.first() {
                 None => Ok(false),
                 Some((id, why)) => Err(ExecError::Broken(format!("cannot retry {id}: {why}"))),
@@ -191,22 +322,11 @@ impl Run {
             false => self.summary.failed_earlier += 1,
         }
         self.runner.progress().ended_earlier();
-        // A crash may have come between the end of an item and its line.
-        self.write_result(handle, item, &outcome, false)?;
+        if let Some(told_at) = self.told_elsewhere(view, &outcome)? {
+            self.served[0].items.tell(place, told_at);
+        }
+        self.waits.push(place);
+        self.over(place, Some(outcome))?;
         Ok(true)
     }
-}
-
-fn entry(item: &Prepared) -> Entry {
-    let mut entry = Entry::to(SERVICE).uuid(item.id.uuid).payload(item.job.encode_to_vec());
-    if let Some(scope) = &item.vqueue.scope {
-        entry = entry.scope(scope);
-    }
-    if item.vqueue.l1.is_some() {
-        entry = entry.limit_key(&item.vqueue.limit_key());
-    }
-    if let Some(key) = &item.vqueue.object_key {
-        entry = entry.key(key);
-    }
-    entry
 }
