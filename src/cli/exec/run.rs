@@ -82,8 +82,8 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecE
     let outputs = results.unwrap_or_else(|| kept_dir.clone());
     let (runner, broken) = Runner::new(Some(outputs), limits, started);
     on_suspend(&runner)?;
-    let shown = Shown::start(screen.clone(), Arc::clone(&runner), source.lines());
     let runtime = start_runtime(&global.data_dir, args).await?;
+    let shown = Shown::start(screen.clone(), Arc::clone(&runner), source.lines());
     let (gate, notes) = Gate::new(&runner);
     let run = Run {
         json: global.json,
