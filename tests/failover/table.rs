@@ -59,7 +59,11 @@ async fn a_partition_of_another_runtime_that_stops_at_its_start_is_seen_to_have_
     until("it is dropped", || leads.partitions().list().unwrap().is_empty()).await;
     inner.plan(1, LogFault::Fail);
     // Its replica here may hear of it, too, and stop.
-    drop(other.spawn_partition(PartitionSpec::range(0..=u64::MAX)).await);
+    let spawned = other.spawn_partition(PartitionSpec::range(0..=u64::MAX)).await;
+    if spawned.is_err() {
+        let status = other.node().status().unwrap();
+        assert!(status.first().is_some_and(|partition| partition.stopped.is_some()), "{status:?}");
+    }
     let stopped = || {
         let list = leads.partitions().list().unwrap();
         list.first().is_some_and(|partition| partition.stopped.is_some())

@@ -167,6 +167,9 @@ impl Node {
             let row = node.change_table(|table| table.add(range))?;
             let Err(error) = node.start_partition(row).await else { return Ok(row.id) };
             if node.services.shared().is_some() {
+                if node.services.status(row.id).is_none_or(|status| status.stopped.is_none()) {
+                    node.services.report_stopped(row.id, error.to_string());
+                }
                 return Err(error);
             }
             let removed = node.change_table(|table| table.remove(row.id));

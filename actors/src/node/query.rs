@@ -12,7 +12,9 @@ use forebay_messages::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{BytesView, EntryOutcome, Node, NodeError, ReplicaRole, services::PartitionEntry};
+use super::{
+    BytesView, EntryOutcome, Node, NodeError, ReplicaRole, services::PartitionEntry, table::Row,
+};
 
 /// Which entries are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -260,10 +262,16 @@ impl Node {
     /// # Errors
     /// When the node goes down.
     pub fn status(&self) -> Result<Vec<StatusView>, NodeError> {
-        let views = self.entries_in_order()?.into_iter().map(|(id, entry)| {
+        self.check_up()?;
+        let rows = self.table().rows.clone();
+        let views = rows.into_iter().map(|Row { id, first, last }| {
+            // One that could not be started has no replica here.
+            let entry = self.newest_of(id).ok();
             let gauges = self.services.gauges(id);
             let status = self.services.status(id);
             let stopped = status.as_ref().and_then(|status| status.stopped.clone());
+            let never_ran = || "it could not be started here, see the log".to_owned();
+            let stopped = stopped.or_else(|| entry.is_none().then(never_ran));
             let role = status.map(|status| status.role);
             let epoch = match (&stopped, &role) {
                 (None, Some(Role::Leader { epoch, .. } | Role::Candidate { epoch })) => epoch.0,
@@ -273,11 +281,11 @@ impl Node {
                 Some(_) => ReplicaRole::Stopped,
                 None => ReplicaRole::of(role),
             };
-            let ahead = entry.clock.ahead();
+            let ahead = entry.map(|entry| entry.clock.ahead()).unwrap_or_default();
             StatusView {
                 ahead_ms: u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX),
                 id,
-                range: (entry.range.0.0, entry.range.1.0),
+                range: (first.0, last.0),
                 role,
                 epoch,
                 stopped,
