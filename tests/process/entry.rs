@@ -31,6 +31,7 @@ fn an_item_of_exec_is_shown_with_its_command_attempts_and_outputs() {
             (&listed["command"], &listed["line"]),
             (&command(n), &json!(n.parse::<u64>().unwrap()))
         );
+        assert_eq!(listed["item"], n);
         assert_eq!(listed["directory"], here.to_str().unwrap(), "{listed}");
         let id = listed["id"].as_str().unwrap();
         let shown = asked(&place, &["entry", id]);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     entries::{entry_json, stage_word, work_of},
     span, time,
-    work::{Work, is_exec, safe},
+    work::{Work, is_exec, item_of, safe},
 };
 use crate::cli::exec::report::{End, Output, Report};
 
@@ -71,6 +71,9 @@ fn put_work(text: &mut String, work: &Work) {
     match work {
         Work::Command { job, is_whole } => {
             put(text, "command", &work.line());
+            if let Some(item) = item_of(job) {
+                put(text, "item", &safe(&item));
+            }
             if *is_whole {
                 put(text, "directory", &safe(&String::from_utf8_lossy(&job.directory)));
                 put(text, "line", &format!("{} of the input", job.number));

@@ -85,6 +85,9 @@ impl Work {
                 object
                     .insert("directory".to_owned(), json!(String::from_utf8_lossy(&job.directory)));
                 object.insert("line".to_owned(), json!(job.number));
+                if let Some(item) = item_of(job) {
+                    object.insert("item".to_owned(), json!(item));
+                }
                 if !is_whole {
                     object.insert("command_truncated".to_owned(), json!(true));
                 }
@@ -95,6 +98,12 @@ impl Work {
             Self::Unknown => {}
         }
     }
+}
+
+/// The item as the input has it; items of earlier versions do not know it.
+pub(super) fn item_of(job: &Job) -> Option<String> {
+    let item = job.item();
+    (!item.is_empty()).then(|| String::from_utf8_lossy(&item).into_owned())
 }
 
 /// The job that a report says it ran, and whether all of the job is known.
