@@ -6,6 +6,7 @@
 //! randomness, threads. Time and ids come in as input, effects go out as values.
 
 pub mod aliases;
+pub mod consensus;
 pub mod inbox;
 pub mod leadership;
 pub mod limiter;

@@ -3,3 +3,4 @@
 
 mod bare;
 mod random;
+mod sim;

@@ -111,7 +111,7 @@ fn a_restarted_leader_has_lost_its_office_however_fast_it_is() {
 }
 
 #[test]
-fn a_leader_without_a_quorum_believes_for_ever_that_it_leads() {
+fn a_leader_without_a_quorum_believes_forever_that_it_leads() {
     let mut net = Net::new(Options::default());
     let leader = net.until_leader();
     net.isolate(leader, true);

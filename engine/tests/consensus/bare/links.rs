@@ -79,7 +79,8 @@ fn is_violated(seed: u64, faults: Faults) -> bool {
             }
         }
         let step = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| net.tick()));
-        if step.is_err() || net.disagrees() {
+        let is_damaged = net.disks.iter().any(|disk| disk.rows().is_damaged);
+        if step.is_err() || is_damaged || net.disagrees() {
             return true;
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct Rows {
     promise: Option<Ballot>,
     round: Option<Ballot>,
     decided: usize,
+    /// Entries that were decided were written over.
+    pub(super) is_damaged: bool,
     /// Every write fails.
     pub(super) broken: bool,
 }
@@ -51,11 +53,13 @@ impl Disk {
 impl Storage<Value> for Disk {
     fn write_atomically(&mut self, ops: Vec<StorageOp<Value>>) -> StorageResult<()> {
         let mut rows = self.write()?;
+        let decided = rows.decided;
         for op in ops {
             match op {
                 StorageOp::AppendEntry(entry) => rows.log.push(entry),
                 StorageOp::AppendEntries(entries) => rows.log.extend(entries),
                 StorageOp::AppendOnPrefix(from, entries) => {
+                    rows.is_damaged |= from < decided;
                     rows.log.truncate(from);
                     rows.log.extend(entries);
                 }

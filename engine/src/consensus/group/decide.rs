@@ -1,0 +1,164 @@
+//! What is decided: telling it in order, answering, and the end of a segment.
+
+use crate::consensus::chain::Segment;
+use crate::consensus::entry::{Entry, Seal};
+use crate::consensus::input::{Effect, Leadership, Term, Write};
+use crate::consensus::message::Standing;
+use crate::consensus::store::{Mirror, Store};
+
+use super::{Group, Seat};
+
+/// Election timeouts that a fresh segment waits for the one who sealed the last one.
+const FRESH_TIMEOUTS: u64 = 2;
+
+impl Group {
+    /// Tells what is decided and durable here. Whether anything was.
+    pub(super) fn walk(&mut self) -> bool {
+        let mut mirror = self.store.get_mut();
+        if matches!(self.seat, Seat::Solo) {
+            let durable = self.durable.end().min(mirror.end());
+            mirror.set_decided(durable);
+        }
+        let end = mirror.decided.min(self.durable.end());
+        let first = self.walked;
+        if end <= first {
+            return false;
+        }
+        let entries: Vec<Entry> = (first..end)
+            .map(|index| mirror.row(index).expect("decided rows are here").entry.clone())
+            .collect();
+        drop(mirror);
+        self.walked = end;
+        self.watch.decided(self.now);
+        let seal = match entries.last() {
+            Some(Entry::Seal(seal)) => Some(seal.clone()),
+            _ => None,
+        };
+        let told = self.skip_below.clamp(first, end);
+        if told < end {
+            let entries = entries[(told - first) as usize..].to_vec();
+            self.emit(Effect::Decided { first: told, entries });
+        }
+        self.answer_decided(first, &entries);
+        if let Some(seal) = seal {
+            self.end_segment(&seal);
+        }
+        true
+    }
+
+    /// The seal is decided and durable: so is the base of the next segment.
+    fn end_segment(&mut self, seal: &Seal) {
+        let mirror = self.store.get();
+        let end = self.walked;
+        let next = self.segment().next(seal, end, mirror.hash_at(end));
+        drop(mirror);
+        let votes = next.pid_of(&self.identity.me).is_some();
+        self.write_memories();
+        let segment = Box::new(next.clone());
+        self.store.get_mut().write(Write::Segment { segment, votes });
+        self.persist_to(Standing { segment: next.number, accepted: end, ..Standing::default() });
+        self.store = Store::new(Mirror::new(end, next.base_hash));
+        self.copy = None;
+        self.links.values_mut().for_each(super::links::Link::roll);
+        self.learners.retain(|learner, _| next.pid_of_storage(*learner).is_none());
+        self.seat = if votes { Seat::Starting(self.durable.written) } else { Seat::Follows };
+        if self.term.is_some() {
+            let pause = self.limits.roll_timeouts * self.limits.election_ticks;
+            self.rolling_until = Some(self.now + pause);
+        }
+        self.watch.moved(self.now);
+        self.segments.push_back(next.clone());
+        self.emit(Effect::Rolled(Box::new(next)));
+    }
+
+    /// Makes the instance of a segment once "it began" is durable.
+    pub(super) fn start_segment(&mut self) {
+        let Seat::Starting(after) = self.seat else { return };
+        if self.durable.synced < after {
+            return;
+        }
+        self.seat = self.build();
+        self.fresh_until = Some(self.now + FRESH_TIMEOUTS * self.limits.election_ticks);
+        let segment = self.segment();
+        let is_highest = segment.members.last() == Some(&self.identity.me);
+        if is_highest && self.rolling_until.is_some() {
+            // The ballot of the highest pid in the first round is the highest of all: the
+            // election of the fresh instance finds nobody to replace.
+            self.call(omnipaxos::OmniPaxos::try_become_leader);
+        }
+        // What the others sent for this segment before it began here was dropped.
+        let up = self.links.iter().filter(|(_, link)| link.is_up).map(|(peer, _)| *peer);
+        for peer in up.collect::<Vec<_>>() {
+            if let Some(pid) = self.segment().pid_of_storage(peer) {
+                self.call(|instance| instance.reconnected(pid));
+            }
+        }
+    }
+
+    /// Compares the crate's leader with what was told, and tells what changed.
+    pub(super) fn update_leadership(&mut self) {
+        let leading = match &self.seat {
+            Seat::Solo => Some((1, (self.identity.boot as u32, 0, 1))),
+            _ => self.leading(),
+        };
+        match (self.term, leading) {
+            (Some(term), Some((_, ballot))) => {
+                let is_rolled = self.rolling_until.take().is_some();
+                let segment = self.segment().number;
+                if term.segment == segment && term.ballot != ballot {
+                    self.lose();
+                } else if is_rolled {
+                    // A term goes on over a roll; from here on it is known by this ballot.
+                    self.term = Some(Term { segment, ballot });
+                }
+            }
+            (Some(_), None) => {
+                let is_other = self.promised().is_some_and(|leader| leader != self.me());
+                let is_rolling = self.rolling_until.is_some_and(|until| self.now < until);
+                let may_lead = !matches!(self.seat, Seat::Follows);
+                if is_other || !is_rolling || !may_lead {
+                    self.lose();
+                }
+            }
+            (None, Some((_, ballot))) => {
+                let term = Term { segment: self.segment().number, ballot };
+                self.term = Some(term);
+                self.handing_over_until = None;
+                self.watch.decided(self.now);
+                self.tell(Leadership::Leads(term));
+            }
+            (None, None) => self.tell(Leadership::Follows(self.promised())),
+        }
+    }
+
+    /// Leadership is lost: everything that waits is answered.
+    pub(super) fn lose(&mut self) {
+        self.term = None;
+        self.rolling_until = None;
+        self.handing_over_until = None;
+        self.answer_lost();
+        self.tell(Leadership::Follows(self.promised().filter(|leader| *leader != self.me())));
+    }
+
+    fn tell(&mut self, leadership: Leadership) {
+        if self.told != leadership {
+            self.told = leadership.clone();
+            self.emit(Effect::Leadership(leadership));
+        }
+    }
+
+    /// Drops sealed segments that end at or below `index`, as wholes. The last one stays
+    /// until something of the current one is decided: members may still lack its seal.
+    pub(super) fn drop_below(&mut self, index: u64) {
+        let base = self.segment().base;
+        let index = index.min(if self.walked > base { base } else { base.saturating_sub(1) });
+        let ends = self.segments.iter().skip(1);
+        let count = ends.take_while(|after| after.base <= index).count();
+        if count > 0 {
+            self.segments.drain(..count);
+            let below = self.segments.front().map_or(0, |segment: &Segment| segment.number);
+            self.store.get_mut().write(Write::Drop { below });
+            self.persist();
+        }
+    }
+}

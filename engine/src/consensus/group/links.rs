@@ -1,0 +1,427 @@
+//! Links to peers: sessions, the handshake, what waits in both directions, and which
+//! messages are let in.
+//!
+//! Must always hold: within a session nothing is dropped alone, in neither direction; a
+//! message waits behind the ones before it; a peer that has less than it had is refused.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use omnipaxos::messages::Message;
+use omnipaxos::messages::ballot_leader_election::{BLEMessage, HeartbeatMsg};
+use omnipaxos::messages::sequence_paxos::{PaxosMessage, PaxosMsg};
+
+use crate::consensus::chain::StorageId;
+use crate::consensus::entry::Entry;
+use crate::consensus::input::{Effect, Reason, Write};
+use crate::consensus::message::{
+    Body, Envelope, Heartbeat, Hello, PeerMemory, Session, Standing, number_of,
+};
+
+use super::{Group, Seat};
+
+/// What is remembered of peers; on disk too.
+pub(super) type Memories = BTreeMap<StorageId, PeerMemory>;
+
+/// A link to a peer.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    pub(super) session: Option<Session>,
+    /// Its hello was accepted.
+    pub(super) is_up: bool,
+    /// A hello of it was accepted since this group was opened, and none refused since.
+    is_admitted: bool,
+    /// It accepted a hello of this member since this group was opened.
+    has_welcomed: bool,
+    /// Leaves in this order, each after a write of this number is durable.
+    out: VecDeque<(u64, Envelope)>,
+    /// Acceptances above the leader's durable end, and what came after them.
+    inbound: VecDeque<PaxosMsg<Entry>>,
+    /// Decided there, as it said.
+    pub(super) decided: u64,
+    /// The end of what it accepted from this leader.
+    pub(super) accepted: u64,
+    /// When a heartbeat of it was answered.
+    pub(super) alive: Option<u64>,
+    /// A heartbeat of it came in this segment.
+    pub(super) is_heard: bool,
+    /// The last round of heartbeats that it answered.
+    replied: u32,
+    /// How far it is, by its heartbeats.
+    pub(super) standing: Standing,
+    /// When it was told last that it is behind.
+    told_behind: Option<u64>,
+    /// What is remembered of it changed since it was written.
+    pub(super) is_dirty: bool,
+}
+
+impl Link {
+    pub(super) fn held(&self) -> usize {
+        self.out.len() + self.inbound.len()
+    }
+
+    fn end(&mut self) {
+        let Self { is_admitted, has_welcomed, alive, is_heard, replied, .. } = *self;
+        let Self { standing, is_dirty, .. } = *self;
+        let kept = Self { is_admitted, has_welcomed, alive, is_heard, replied, ..Self::default() };
+        *self = Self { standing, is_dirty, ..kept };
+    }
+
+    /// A new instance counts its rounds of heartbeats anew.
+    pub(super) fn forget_rounds(&mut self) {
+        self.replied = 0;
+    }
+
+    /// What comes for the segment that ended is of no use.
+    pub(super) fn roll(&mut self) {
+        self.inbound.clear();
+        self.is_heard = false;
+        self.replied = 0;
+        self.accepted = 0;
+        self.told_behind = None;
+    }
+}
+
+impl Group {
+    pub(super) fn connected(&mut self, peer: StorageId, session: Session) {
+        let link = self.links.entry(peer).or_default();
+        link.end();
+        link.session = Some(session);
+        let hello = Hello {
+            member: self.identity.me.clone(),
+            boot: self.identity.boot,
+            nonce: self.identity.nonce,
+            standing: self.durable.standing(),
+            decided: self.store.get().decided,
+        };
+        self.post_to(peer, Body::Hello(hello), 0);
+    }
+
+    pub(super) fn disconnected(&mut self, peer: StorageId) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.end();
+        }
+        if self.copy.as_ref().is_some_and(|copy| copy.peer == peer) {
+            self.copy = None;
+        }
+    }
+
+    /// Ends a session.
+    pub(super) fn reset(&mut self, peer: StorageId) {
+        let has_session = self.links.get(&peer).is_some_and(|link| link.session.is_some());
+        if has_session {
+            self.disconnected(peer);
+            self.emit(Effect::Reset { peer });
+        }
+    }
+
+    /// Sends within a session that is up; without one the message is lost as a whole.
+    pub(super) fn send(&mut self, to: StorageId, body: Body, after: u64) {
+        if self.links.get(&to).is_some_and(|link| link.is_up) {
+            self.post_to(to, body, after);
+        }
+    }
+
+    fn post_to(&mut self, to: StorageId, body: Body, after: u64) {
+        let Some(session) = self.links.get(&to).and_then(|link| link.session) else { return };
+        let envelope = self.envelope(to, session, body);
+        let link = self.links.get_mut(&to).expect("it has a session");
+        if link.out.is_empty() && after <= self.durable.synced {
+            self.emit(Effect::Send(Box::new(envelope)));
+            return;
+        }
+        link.out.push_back((after, envelope));
+        if link.out.len() > self.limits.held_messages_max {
+            self.reset(to);
+        }
+    }
+
+    /// Sends what waited for a sync.
+    pub(super) fn release(&mut self) {
+        for link in self.links.values_mut() {
+            while let Some((after, _)) = link.out.front()
+                && *after <= self.durable.synced
+            {
+                let (_, envelope) = link.out.pop_front().expect("it has a front");
+                self.effects.push(Effect::Send(Box::new(envelope)));
+            }
+        }
+    }
+
+    pub(super) fn receive(&mut self, envelope: Envelope) {
+        let Envelope { cluster, incarnation, group, segment, from, to, session, body } = envelope;
+        let here = &self.identity;
+        let is_for_me = (cluster, incarnation, group, to)
+            == (here.cluster, here.incarnation, here.group, here.me.storage);
+        let link = self.links.get(&from);
+        let in_session = link.is_some_and(|link| link.session == Some(session));
+        let is_up = in_session && link.is_some_and(|link| link.is_up);
+        let is_admitted = link.is_some_and(|link| link.is_admitted);
+        let is_current = segment == self.segment().hash;
+        match body {
+            _ if !is_for_me => self.dropped += 1,
+            Body::Hello(hello) if in_session => self.hello(from, hello),
+            Body::Welcome if in_session => {
+                let link = self.links.get_mut(&from).expect("it has a session");
+                link.has_welcomed = true;
+            }
+            Body::Heartbeat(heartbeat) if is_admitted && is_current => {
+                self.heartbeat(from, heartbeat);
+            }
+            Body::Paxos(message) if is_up && is_current => self.admit(from, message),
+            Body::Behind { decided } if is_up => self.behind(from, decided),
+            Body::Copy { from: first, durable } if is_up => self.copy_asked(from, first, durable),
+            Body::Rows { first, rows, decided } if is_up => self.copied(from, first, rows, decided),
+            Body::TooOld { .. } if is_up => self.too_old(from),
+            Body::TakeOver if is_up && is_current && self.promised() == Some(from) => {
+                self.call(omnipaxos::OmniPaxos::try_become_leader);
+            }
+            Body::Heartbeat(_) | Body::Paxos(_) => {
+                self.dropped += 1;
+                // Of an older segment, or of a newer one: then the peer ignores this.
+                if is_for_me && !is_current {
+                    self.tell_behind(from);
+                }
+            }
+            _ => self.dropped += 1,
+        }
+    }
+
+    fn hello(&mut self, from: StorageId, hello: Hello) {
+        let link = self.links.get(&from).expect("it has a session");
+        if hello.member.storage != from || link.is_up {
+            self.dropped += 1;
+            return;
+        }
+        if let Some(known) = self.peers.get(&from)
+            && let Some(reason) = refusal(known, &hello)
+        {
+            self.emit(Effect::Refuse { peer: from, reason });
+            self.reset(from);
+            if let Some(link) = self.links.get_mut(&from) {
+                link.is_admitted = false;
+            }
+            return;
+        }
+        let Hello { boot, nonce, standing, decided, .. } = hello;
+        let memory = PeerMemory { storage: from, boot, nonce, standing };
+        if self.peers.insert(from, memory) != Some(memory) {
+            self.store.get_mut().write(Write::Peer(memory));
+            self.persist();
+        }
+        let link = self.links.get_mut(&from).expect("it has a session");
+        link.is_up = true;
+        link.is_admitted = true;
+        link.decided = decided;
+        link.standing = standing;
+        self.send(from, Body::Welcome, 0);
+        if let Some(pid) = self.segment().pid_of_storage(from) {
+            self.call(|instance| instance.reconnected(pid));
+        }
+        let mine = self.store.get().decided;
+        if standing.segment < self.segment().number && decided < mine {
+            self.tell_behind(from);
+        }
+    }
+
+    /// Whether enough members accepted this one since it was opened. A member whose disk was
+    /// rolled back is refused, and could otherwise promise, alone, what it had promised
+    /// before, and look as if it had forgotten nothing.
+    pub(super) fn is_welcome(&mut self) -> bool {
+        if !self.is_welcomed {
+            let segment = self.segment();
+            let members = segment.members.iter();
+            let welcomes = members.filter(|member| {
+                self.links.get(&member.storage).is_some_and(|link| link.has_welcomed)
+            });
+            self.is_welcomed = welcomes.count() + 1 >= segment.quorum();
+        }
+        self.is_welcomed
+    }
+
+    fn heartbeat(&mut self, from: StorageId, heartbeat: Heartbeat) {
+        let Some(pid) = self.segment().pid_of_storage(from) else {
+            self.dropped += 1;
+            return;
+        };
+        let now = self.now;
+        let link = self.links.get_mut(&from).expect("it was admitted");
+        link.standing = heartbeat.standing;
+        link.alive = Some(now);
+        link.is_heard = true;
+        if let HeartbeatMsg::Reply(reply) = &heartbeat.message {
+            // A request that was sent again is answered again; the crate would count twice.
+            if reply.round <= link.replied {
+                return;
+            }
+            link.replied = reply.round;
+        }
+        if let Some(memory) = self.peers.get_mut(&from)
+            && link.is_up
+            && memory.standing.may_become(heartbeat.standing)
+        {
+            link.is_dirty |= memory.standing != heartbeat.standing;
+            memory.standing = heartbeat.standing;
+        }
+        let to = self.segment().pid_of(&self.identity.me).unwrap_or_default();
+        let message = BLEMessage { from: pid, to, msg: heartbeat.message };
+        self.call(|instance| instance.handle_incoming(Message::BLE(message)));
+    }
+
+    /// A message of the crate: in order, and an acceptance only when the leader itself has
+    /// the entries on disk, because the crate counts the leader at once.
+    fn admit(&mut self, from: StorageId, message: PaxosMsg<Entry>) {
+        let must_wait = self.must_wait(&message);
+        let link = self.links.get_mut(&from).expect("it has a session");
+        if link.inbound.is_empty() && !must_wait {
+            self.deliver(from, message);
+            return;
+        }
+        link.inbound.push_back(message);
+        if link.inbound.len() > self.limits.held_messages_max {
+            self.reset(from);
+        }
+    }
+
+    /// Lets in what waited for the leader's sync.
+    pub(super) fn admit_held(&mut self) {
+        let waiting = self.links.iter().filter(|(_, link)| !link.inbound.is_empty());
+        for peer in waiting.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            while let Some(message) = self.links.get_mut(&peer).and_then(|link| {
+                // It is put back below when it must wait on.
+                link.inbound.pop_front()
+            }) {
+                if self.must_wait(&message) {
+                    let link = self.links.get_mut(&peer).expect("it was there");
+                    link.inbound.push_front(message);
+                    break;
+                }
+                self.deliver(peer, message);
+            }
+        }
+    }
+
+    fn must_wait(&self, message: &PaxosMsg<Entry>) -> bool {
+        let PaxosMsg::Accepted(accepted) = message else { return false };
+        let is_mine = self.leading().is_some_and(|(_, ballot)| ballot == number_of(accepted.n));
+        is_mine && self.segment().base + accepted.accepted_idx as u64 > self.durable.end()
+    }
+
+    fn deliver(&mut self, from: StorageId, message: PaxosMsg<Entry>) {
+        let Some(pid) = self.segment().pid_of_storage(from) else {
+            self.dropped += 1;
+            return;
+        };
+        if !self.is_used(&message) {
+            self.dropped += 1;
+            return;
+        }
+        self.remember(from, &message);
+        if self.lacks_too_much(from, &message) {
+            self.tell_behind(from);
+            return;
+        }
+        let Seat::Votes(instance) = &self.seat else {
+            self.dropped += 1;
+            return;
+        };
+        let mut message = PaxosMessage { from: pid, to: instance.get_pid(), msg: message };
+        if self.leading().is_some() {
+            sync_from_decided(&mut message.msg);
+        }
+        self.call(|instance| instance.handle_incoming(Message::SequencePaxos(message)));
+    }
+
+    /// Messages of parts of the crate that are not used, and messages with a number that no
+    /// member has.
+    fn is_used(&mut self, message: &PaxosMsg<Entry>) -> bool {
+        let highest = self.segment().members.len() as u64;
+        let ballot = match message {
+            PaxosMsg::PrepareReq(message) => message.n,
+            PaxosMsg::Prepare(message) => message.n,
+            PaxosMsg::Promise(message) => message.n,
+            PaxosMsg::AcceptSync(message) => message.n,
+            PaxosMsg::AcceptDecide(message) => message.n,
+            PaxosMsg::Accepted(message) => message.n,
+            PaxosMsg::NotAccepted(message) => message.n,
+            PaxosMsg::Decide(message) => message.n,
+            PaxosMsg::ProposalForward(_)
+            | PaxosMsg::Compaction(_)
+            | PaxosMsg::AcceptStopSign(_)
+            | PaxosMsg::ForwardStopSign(_) => return false,
+        };
+        let moves = !matches!(message, PaxosMsg::PrepareReq(_) | PaxosMsg::NotAccepted(_));
+        if moves {
+            self.watch.moved(self.now);
+        }
+        ballot.pid <= highest
+    }
+
+    /// What a peer says it did is on its disk: it may never have less.
+    fn remember(&mut self, from: StorageId, message: &PaxosMsg<Entry>) {
+        let segment = self.segment();
+        let (number, base) = (segment.number, segment.base);
+        let link = self.links.get_mut(&from).expect("it has a session");
+        let Some(memory) = self.peers.get_mut(&from) else { return };
+        let before = memory.standing;
+        if before.segment < number {
+            memory.standing = Standing { segment: number, ..Standing::default() };
+        }
+        match message {
+            PaxosMsg::Promise(promise) => memory.standing.promised = number_of(promise.n),
+            PaxosMsg::Accepted(accepted) => {
+                link.accepted = base + accepted.accepted_idx as u64;
+                memory.standing.round = number_of(accepted.n);
+                memory.standing.accepted = link.accepted;
+            }
+            _ => {}
+        }
+        if !before.may_become(memory.standing) {
+            memory.standing = before;
+        }
+        link.is_dirty |= memory.standing != before;
+    }
+
+    /// Writes what is remembered of peers along with the next sync.
+    pub(super) fn write_memories(&mut self) {
+        for (peer, link) in &mut self.links {
+            if std::mem::take(&mut link.is_dirty)
+                && let Some(memory) = self.peers.get(peer)
+            {
+                self.store.get_mut().write_later(Write::Peer(*memory));
+            }
+        }
+    }
+
+    /// Tells a peer that it lacks decided entries, once per election timeout.
+    pub(super) fn tell_behind(&mut self, peer: StorageId) {
+        let decided = self.store.get().decided;
+        let (now, pause) = (self.now, self.limits.election_ticks);
+        let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up) else { return };
+        if link.told_behind.is_none_or(|told| now >= told + pause) {
+            link.told_behind = Some(now);
+            self.send(peer, Body::Behind { decided }, 0);
+        }
+    }
+}
+
+/// A leader in the accept phase answers a late promise with what follows the peer's decided
+/// entries, which are a prefix of its own log whatever else the peer accepted. The crate
+/// alone would compare the rounds, and those of a log that was copied say less.
+fn sync_from_decided(message: &mut PaxosMsg<Entry>) {
+    if let PaxosMsg::Promise(promise) = message
+        && promise.n_accepted != promise.n
+    {
+        promise.n_accepted = promise.n;
+        promise.accepted_idx = promise.decided_idx;
+        promise.log_sync = None;
+    }
+}
+
+fn refusal(known: &PeerMemory, hello: &Hello) -> Option<Reason> {
+    match known.boot.cmp(&hello.boot) {
+        std::cmp::Ordering::Greater => Some(Reason::RolledBack),
+        std::cmp::Ordering::Equal if known.nonce != hello.nonce => Some(Reason::Copied),
+        _ if !known.standing.may_become(hello.standing) => Some(Reason::RolledBack),
+        _ => None,
+    }
+}

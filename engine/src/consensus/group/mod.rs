@@ -1,0 +1,254 @@
+//! The machine of one group at one member.
+//!
+//! Owns: the current segment and its instance, links and sessions, what is under way to the
+//! disk, requests that wait. Must always hold: a promise or an acceptance leaves only after
+//! everything written before it is durable; the leader does not count itself before it is;
+//! an entry is told as decided only when it is durable here; every request gets exactly one
+//! answer. Must not know: how its effects are performed.
+
+mod copy;
+mod decide;
+mod instance;
+mod links;
+mod open;
+mod propose;
+mod roll;
+mod watch;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use forebay_messages::Timestamp;
+use omnipaxos::OmniPaxos;
+use omnipaxos::messages::Message;
+
+use crate::machine::Machine;
+
+use super::chain::{Segment, StorageId};
+use super::entry::Entry;
+use super::input::{Effect, Input, Leadership, Term};
+use super::limits::Limits;
+use super::message::Standing;
+use super::rows::Identity;
+use super::store::{Durable, Store};
+
+pub use open::OpenError;
+
+/// One member of one group. See the module; made by [`Group::open`].
+pub struct Group {
+    identity: Identity,
+    limits: Limits,
+    /// Kept segments; the last one is the current one.
+    segments: VecDeque<Segment>,
+    seat: Seat,
+    store: Store,
+    durable: Durable,
+    links: BTreeMap<StorageId, links::Link>,
+    peers: links::Memories,
+    /// Ticks since it was opened.
+    now: u64,
+    /// Next decided entry to be processed; everything below is durable and was told.
+    walked: u64,
+    /// What the driver had applied when the group was opened: not told again.
+    skip_below: u64,
+    requests: propose::Requests,
+    copy: Option<copy::Copying>,
+    learners: BTreeMap<StorageId, copy::Learner>,
+    watch: watch::Watch,
+    /// This member leads in this term.
+    term: Option<Term>,
+    told: Leadership,
+    /// Enough members accepted this one since it was opened.
+    is_welcomed: bool,
+    /// The round of heartbeats of the instance.
+    heartbeat_round: u32,
+    /// Until this tick the election of a fresh segment waits for the one who sealed.
+    fresh_until: Option<u64>,
+    /// Until this tick a roll keeps the leadership though nobody leads the new segment yet.
+    rolling_until: Option<u64>,
+    /// Until this tick nothing is proposed, because another one was asked to lead.
+    handing_over_until: Option<u64>,
+    /// Messages that did not belong here.
+    dropped: u64,
+    effects: Vec<Effect>,
+    /// The crate's outgoing messages; kept for its memory.
+    scratch: Vec<Message<Entry>>,
+}
+
+/// What this member is in the current segment.
+enum Seat {
+    /// The only member: the plain log.
+    Solo,
+    /// A voting member.
+    Votes(Box<OmniPaxos<Entry, Store>>),
+    /// Will vote when "this segment began" is durable: the number of that write.
+    Starting(u64),
+    /// Copies what the members decide.
+    Follows,
+}
+
+impl Machine for Group {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn start(&mut self, _now: Timestamp, effects: &mut Vec<Effect>) {
+        self.settle();
+        effects.append(&mut self.effects);
+    }
+
+    fn step(&mut self, _now: Timestamp, input: Input, effects: &mut Vec<Effect>) {
+        self.take(input);
+        self.settle();
+        effects.append(&mut self.effects);
+    }
+
+    fn check(&self) {
+        let mirror = self.store.get();
+        assert!(mirror.decided <= mirror.end(), "what is decided was accepted");
+        assert!(self.walked <= mirror.decided, "only what is decided is told");
+        assert!(self.walked <= self.durable.end(), "only what is durable is told");
+        assert!(
+            mirror.seal().is_none_or(|seal| seal + 1 == mirror.end()),
+            "nothing follows a seal: {self:?}"
+        );
+        assert!(self.term.is_some() || self.requests.is_empty(), "only a leader has requests");
+        let held_max = self.limits.held_messages_max;
+        assert!(
+            self.links.values().all(|link| link.held() <= 2 * held_max),
+            "held messages have a limit"
+        );
+    }
+}
+
+impl Group {
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Tick => self.tick(),
+            Input::Connected { peer, session } => self.connected(peer, session),
+            Input::Disconnected { peer } => self.disconnected(peer),
+            Input::Message(envelope) => self.receive(*envelope),
+            Input::Progress { peer } => self.progressed(peer),
+            Input::Persisted { upto } => {
+                self.durable.sync(upto);
+                self.release();
+            }
+            Input::Propose { request, block } => self.propose(request, block),
+            Input::Read { request } => self.read(request),
+            Input::Roll { request, members, version } => self.roll(request, &members, version),
+            Input::HandOver { to } => self.hand_over(to),
+            Input::Applied { index } => self.applied(index),
+            Input::Rows { to, session, first, rows } => self.serve(to, session, first, rows),
+            Input::DropBelow { index } => self.drop_below(index),
+        }
+    }
+
+    /// Everything that follows from what was taken, until nothing more does.
+    fn settle(&mut self) {
+        loop {
+            self.admit_held();
+            self.start_segment();
+            self.update_leadership();
+            self.propose_barrier();
+            self.roll_when_full();
+            self.persist();
+            if !self.walk() {
+                break;
+            }
+        }
+    }
+
+    /// The current segment.
+    #[must_use]
+    pub fn segment(&self) -> &Segment {
+        self.segments.back().expect("a group has a current segment")
+    }
+
+    /// Decided and durable here, in entries since the group began.
+    #[must_use]
+    pub fn decided(&self) -> u64 {
+        self.walked
+    }
+
+    /// The end of what is accepted here, durable or not.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.store.get().end()
+    }
+
+    /// The end of what is durable here.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.durable.end()
+    }
+
+    /// The term in which this member leads.
+    #[must_use]
+    pub fn term(&self) -> Option<Term> {
+        self.term
+    }
+
+    /// Whether it votes in the current segment.
+    #[must_use]
+    pub fn votes(&self) -> bool {
+        matches!(self.seat, Seat::Votes(_) | Seat::Solo)
+    }
+
+    /// Whether there is a session with this peer, and its hello was accepted.
+    #[must_use]
+    pub fn talks_to(&self, peer: StorageId) -> bool {
+        self.links.get(&peer).is_some_and(|link| link.is_up)
+    }
+
+    /// Messages that did not belong here, since it was opened.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Bytes of entries that are kept in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let copied = self.copy.as_ref().map_or(0, copy::Copying::weight);
+        self.store.get().weight() + copied
+    }
+
+    /// How far the storage is.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.durable.standing()
+    }
+
+    fn me(&self) -> StorageId {
+        self.identity.me.storage
+    }
+
+    fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mirror = self.store.get();
+        let seat = match &self.seat {
+            Seat::Solo => "solo".to_owned(),
+            Seat::Votes(instance) => format!("votes, {:?}", instance.get_current_leader()),
+            Seat::Starting(after) => format!("starting after {after}"),
+            Seat::Follows => "follows".to_owned(),
+        };
+        f.debug_struct("Group")
+            .field("me", &self.identity.me)
+            .field("segment", &self.segment().number)
+            .field("base", &mirror.base())
+            .field("seat", &seat)
+            .field("told", &self.walked)
+            .field("decided", &mirror.decided)
+            .field("durable", &self.durable.end())
+            .field("accepted", &mirror.end())
+            .field("promise", &mirror.promise)
+            .field("term", &self.term)
+            .field("copy", &self.copy)
+            .field("links", &self.links)
+            .finish_non_exhaustive()
+    }
+}

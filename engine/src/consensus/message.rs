@@ -1,0 +1,163 @@
+//! What the members of a group send to each other.
+//!
+//! Must always hold: an envelope names cluster, incarnation, group, segment, both data
+//! directories and the session; what does not match is dropped and counted, because some
+//! messages of the crate carry nothing that would tell them apart.
+
+use omnipaxos::ballot_leader_election::Ballot;
+use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
+use omnipaxos::messages::sequence_paxos::PaxosMsg;
+
+use super::chain::{ChainHash, Member, StorageId};
+use super::entry::{Entry, RunningHash};
+
+/// Numbers the sessions of a link; both ends use the same number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Session(pub u64);
+
+/// A message and where it belongs.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// The cluster.
+    pub cluster: u128,
+    /// Grows when the cluster was recovered by hand: older members are strangers then.
+    pub incarnation: u32,
+    /// The group.
+    pub group: u32,
+    /// The segment that the sender is in.
+    pub segment: ChainHash,
+    /// The sender.
+    pub from: StorageId,
+    /// The receiver.
+    pub to: StorageId,
+    /// The session; 0 for heartbeats, which belong to none.
+    pub session: Session,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What an envelope says.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// The first message of a session.
+    Hello(Hello),
+    /// The hello of the receiver was accepted.
+    Welcome,
+    /// Leader election of the crate.
+    Heartbeat(Heartbeat),
+    /// All else of the crate. In order, within a session.
+    Paxos(PaxosMsg<Entry>),
+    /// The receiver lacks decided entries up to this index: it copies them.
+    Behind {
+        /// Decided at the sender.
+        decided: u64,
+    },
+    /// Asks for decided entries. Says at the same time what the sender has durable.
+    Copy {
+        /// The first one wanted.
+        from: u64,
+        /// Everything before is durable at the sender.
+        durable: u64,
+    },
+    /// Answers [`Body::Copy`].
+    Rows {
+        /// Index of the first row.
+        first: u64,
+        /// Decided entries, in order.
+        rows: Vec<Row>,
+        /// Decided at the sender.
+        decided: u64,
+    },
+    /// Answers [`Body::Copy`]: entries from there on are gone; rows of the applied state
+    /// must be copied instead.
+    TooOld {
+        /// The first index that is left.
+        oldest: u64,
+    },
+    /// The leader asks the receiver to lead.
+    TakeOver,
+}
+
+/// A decided entry and the running hash after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The entry.
+    pub entry: Entry,
+    /// The running hash after it.
+    pub hash: RunningHash,
+}
+
+/// A ballot without its configuration: number, priority, pid. Ordered.
+pub type BallotNumber = (u32, u32, u64);
+
+pub(super) fn number_of(ballot: Ballot) -> BallotNumber {
+    (ballot.n, ballot.priority, ballot.pid)
+}
+
+/// How far a member's durable storage is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Standing {
+    /// The segment it started last.
+    pub segment: u64,
+    /// The ballot that it promised there.
+    pub promised: BallotNumber,
+    /// How often it took over decided entries by copying: its log may have become shorter.
+    pub adopted: u64,
+    /// The ballot in which it accepted.
+    pub round: BallotNumber,
+    /// The end of what it accepted.
+    pub accepted: u64,
+}
+
+impl Standing {
+    /// Whether a storage that was at `self` can be at `later` without having lost anything.
+    #[must_use]
+    pub fn may_become(self, later: Self) -> bool {
+        match self.segment.cmp(&later.segment) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Greater => false,
+            std::cmp::Ordering::Equal => {
+                self.promised <= later.promised
+                    && (self.adopted, self.round, self.accepted)
+                        <= (later.adopted, later.round, later.accepted)
+            }
+        }
+    }
+}
+
+/// Who opens a session, and what its storage has durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The sender.
+    pub member: Member,
+    /// Counts the starts of its node; durable before the first message.
+    pub boot: u64,
+    /// Drawn at that start.
+    pub nonce: u64,
+    /// What it has durable.
+    pub standing: Standing,
+    /// Decided there, as far as it knows.
+    pub decided: u64,
+}
+
+/// What a node remembers of a peer, on disk: a peer that has less was rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerMemory {
+    /// The peer.
+    pub storage: StorageId,
+    /// Its latest boot.
+    pub boot: u64,
+    /// What it drew at that boot.
+    pub nonce: u64,
+    /// The most that it had durable.
+    pub standing: Standing,
+}
+
+/// A message of the election, and how far its sender is.
+#[derive(Clone, Debug)]
+pub struct Heartbeat {
+    /// The crate's message.
+    pub message: HeartbeatMsg,
+    /// What the sender has durable: the one that is ahead campaigns first.
+    pub standing: Standing,
+}

@@ -1,0 +1,25 @@
+//! Agreement of several nodes on one sequence of entries, by OmniPaxos.
+//!
+//! Owns: what a consensus group is (members, segments, entries) and the machine [`Group`]
+//! that drives the crate `omnipaxos`. Must always hold: what leaves a node was made durable
+//! before where that matters; an entry that was decided is the same on every member. Must
+//! not know: disks, networks, clocks, and what a block says.
+
+mod chain;
+mod entry;
+mod group;
+mod input;
+mod limits;
+mod message;
+mod rows;
+mod store;
+
+pub use chain::{ChainHash, Member, Segment, StorageId};
+pub use entry::{Barrier, Entry, RunningHash, Seal};
+pub use group::{Group, OpenError};
+pub use input::{Answer, Effect, Input, Leadership, Reason, Refusal, RequestId, Term, Write};
+pub use limits::Limits;
+pub use message::{
+    BallotNumber, Body, Envelope, Heartbeat, Hello, PeerMemory, Row, Session, Standing,
+};
+pub use rows::{Identity, Recovered, Rows};

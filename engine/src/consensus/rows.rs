@@ -1,0 +1,166 @@
+//! What a storage keeps of a group, as a value: what the writes of a group amount to.
+//!
+//! Must always hold: applying all writes in order gives what [`Recovered`] needs; a storage
+//! on disk is compared with this one.
+
+use std::collections::BTreeMap;
+
+use omnipaxos::ballot_leader_election::Ballot;
+
+use super::chain::{Member, Segment, StorageId};
+use super::input::Write;
+use super::message::{PeerMemory, Row};
+
+/// Which group this is, and which member of it.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: u128,
+    /// Its incarnation.
+    pub incarnation: u32,
+    /// The group.
+    pub group: u32,
+    /// This member.
+    pub me: Member,
+    /// Counts the starts of this node; durable.
+    pub boot: u64,
+    /// Drawn at this start; durable.
+    pub nonce: u64,
+}
+
+/// What a group is opened over.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Segments that are kept, without gap; the last one is the current one.
+    pub segments: Vec<Segment>,
+    /// Whether this member votes in the current one.
+    pub votes: bool,
+    /// The promise in the current one.
+    pub promise: Option<Ballot>,
+    /// The ballot of the last accept in the current one.
+    pub round: Option<Ballot>,
+    /// How often it took decided entries over in the current one.
+    pub adopted: u64,
+    /// Known as decided up to here.
+    pub decided: u64,
+    /// The rows of the current segment.
+    pub rows: Vec<Row>,
+    /// What is remembered of peers.
+    pub peers: Vec<PeerMemory>,
+}
+
+/// The rows of one group.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    segments: Vec<Segment>,
+    votes: bool,
+    promise: Option<Ballot>,
+    round: Option<Ballot>,
+    adopted: u64,
+    decided: u64,
+    rows: BTreeMap<u64, Row>,
+    peers: BTreeMap<StorageId, PeerMemory>,
+}
+
+impl Rows {
+    /// Rows of a group that starts with `segment`.
+    #[must_use]
+    pub fn new(segment: Segment, votes: bool) -> Self {
+        Self { decided: segment.base, segments: vec![segment], votes, ..Self::default() }
+    }
+
+    /// The rows after the applied state of a peer was copied: the group begins here with the
+    /// peer's current segment. What is remembered of peers stays: it is this node's own.
+    pub fn rebase(&mut self, segment: Segment, votes: bool) {
+        let peers = std::mem::take(&mut self.peers);
+        *self = Self { peers, ..Self::new(segment, votes) };
+    }
+
+    /// Applies a write.
+    pub fn apply(&mut self, write: Write) {
+        match write {
+            Write::Segment { segment, votes } => {
+                self.votes = votes;
+                self.promise = None;
+                self.round = None;
+                self.adopted = 0;
+                self.segments.push(*segment);
+            }
+            Write::Promise(ballot) => self.promise = Some(ballot),
+            Write::Round(ballot) => self.round = Some(ballot),
+            Write::Adopted(count) => self.adopted = count,
+            Write::Decided(index) => self.decided = index,
+            Write::Append { index, row } => {
+                assert_eq!(index, self.end(), "a row is appended at the end");
+                self.rows.insert(index, row);
+            }
+            Write::Truncate { from } => {
+                assert!(from >= self.decided, "decided rows are not truncated");
+                self.rows.split_off(&from);
+            }
+            Write::Peer(memory) => {
+                self.peers.insert(memory.storage, memory);
+            }
+            Write::Drop { below } => {
+                self.segments.retain(|segment| segment.number >= below);
+                let base = self.segments.first().map_or(0, |segment| segment.base);
+                self.rows = self.rows.split_off(&base);
+            }
+        }
+    }
+
+    /// The end of the log.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        let base = self.segments.last().map_or(0, |segment| segment.base);
+        self.rows.last_key_value().map_or(base, |(index, _)| index + 1)
+    }
+
+    /// Number of the segment that began last.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.segments.last().map_or(0, |segment| segment.number)
+    }
+
+    /// Index of the first row that may be here.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.segments.first().map_or(0, |segment| segment.base)
+    }
+
+    /// Known as decided.
+    #[must_use]
+    pub fn decided(&self) -> u64 {
+        self.decided
+    }
+
+    /// Rows from `first` on, below `end`, of at most `bytes_max` (but one).
+    #[must_use]
+    pub fn read(&self, first: u64, end: u64, bytes_max: usize) -> Vec<Row> {
+        let mut bytes = 0;
+        let rows = self.rows.range(first..end.max(first)).map(|(_, row)| row);
+        rows.take_while(|row| {
+            let is_first = bytes == 0;
+            bytes += row.entry.weight();
+            is_first || bytes <= bytes_max
+        })
+        .cloned()
+        .collect()
+    }
+
+    /// What a group is opened over.
+    #[must_use]
+    pub fn recover(&self) -> Recovered {
+        let base = self.segments.last().map_or(0, |segment| segment.base);
+        Recovered {
+            segments: self.segments.clone(),
+            votes: self.votes,
+            promise: self.promise,
+            round: self.round,
+            adopted: self.adopted,
+            decided: self.decided,
+            rows: self.rows.range(base..).map(|(_, row)| row.clone()).collect(),
+            peers: self.peers.values().copied().collect(),
+        }
+    }
+}

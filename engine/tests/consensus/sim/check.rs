@@ -1,0 +1,110 @@
+//! What must hold in every step, whatever fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use forebay_engine::consensus::{Answer, ChainHash, Entry, Refusal, RequestId, StorageId, Term};
+
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    /// By index: what some member was told as decided.
+    pub(super) decided: Vec<Entry>,
+    /// Hash of each segment by number.
+    segments: BTreeMap<u64, ChainHash>,
+    leaders: BTreeMap<Term, StorageId>,
+    /// Requests that wait, and for a read the end that its answer must cover.
+    open: BTreeMap<RequestId, (StorageId, Option<u64>)>,
+    blocks: BTreeMap<RequestId, Vec<u8>>,
+    /// The end of what a client was told.
+    pub(super) acknowledged: u64,
+    pub(super) answers: u64,
+    pub(super) reads: u64,
+    pub(super) unknown: u64,
+    pub(super) refusals: BTreeSet<String>,
+}
+
+impl Checks {
+    pub(super) fn decided(&mut self, node: StorageId, first: u64, entries: &[Entry]) {
+        for (index, entry) in (first as usize..).zip(entries) {
+            match self.decided.get(index) {
+                Some(known) => assert_eq!(known, entry, "{node:?}: one value at index {index}"),
+                None => {
+                    assert_eq!(self.decided.len(), index, "{node:?}: no index is left out");
+                    self.decided.push(entry.clone());
+                }
+            }
+        }
+    }
+
+    pub(super) fn segment(&mut self, node: StorageId, number: u64, hash: ChainHash) {
+        let known = *self.segments.entry(number).or_insert(hash);
+        assert_eq!(known, hash, "{node:?}: one seal ends segment {}", number - 1);
+    }
+
+    pub(super) fn leads(&mut self, node: StorageId, term: Term) {
+        let known = *self.leaders.entry(term).or_insert(node);
+        assert_eq!(known, node, "one leader in {term:?}");
+    }
+
+    pub(super) fn asked(&mut self, node: StorageId, request: RequestId, block: Option<&[u8]>) {
+        let covers = block.is_none().then_some(self.acknowledged);
+        self.open.insert(request, (node, covers));
+        if let Some(block) = block {
+            self.blocks.insert(request, block.to_vec());
+        }
+    }
+
+    pub(super) fn answered(&mut self, node: StorageId, answer: &Answer) {
+        let request = match answer {
+            Answer::Decided { request, .. }
+            | Answer::ReadAt { request, .. }
+            | Answer::Refused { request, .. }
+            | Answer::Unknown { request } => *request,
+        };
+        let Some((asked, covers)) = self.open.remove(&request) else {
+            panic!("{node:?}: {request:?} was answered twice: {answer:?}");
+        };
+        assert_eq!(asked, node);
+        match answer {
+            Answer::Decided { index, .. } => {
+                self.answers += 1;
+                self.acknowledged = self.acknowledged.max(index + 1);
+                let block = self.blocks.remove(&request);
+                if let Some(block) = block {
+                    self.blocks.insert(request, block);
+                }
+            }
+            Answer::ReadAt { index, .. } => {
+                self.reads += 1;
+                let covers = covers.expect("a read");
+                assert!(*index >= covers, "a stale read: {index}, but {covers} was acknowledged");
+            }
+            Answer::Refused { refusal, .. } => {
+                let refusal = match refusal {
+                    Refusal::NotLeader(_) => "NotLeader".to_owned(),
+                    Refusal::NotReady(_) => "NotReady".to_owned(),
+                    other => format!("{other:?}"),
+                };
+                self.refusals.insert(refusal);
+            }
+            Answer::Unknown { .. } => self.unknown += 1,
+        }
+    }
+
+    /// The acknowledged block is the one at that index; told after the entry was.
+    pub(super) fn acknowledged_is(&self, request: RequestId, index: u64) {
+        let Some(block) = self.blocks.get(&request) else { return };
+        match self.decided.get(index as usize) {
+            Some(Entry::Block(decided)) => assert_eq!(&decided[..], &block[..], "at {index}"),
+            other => panic!("{request:?} was acknowledged at {index}, where {other:?} is"),
+        }
+    }
+
+    /// A node is gone; what it was asked has no answer.
+    pub(super) fn crashed(&mut self, node: StorageId) {
+        self.open.retain(|_, (asked, _)| *asked != node);
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.open.len()
+    }
+}

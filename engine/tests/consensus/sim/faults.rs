@@ -1,0 +1,374 @@
+//! The life of one world: clients, a controller and faults for a while, then healing, and
+//! what must be true afterwards.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use forebay_engine::consensus::{Input, Member, Rows, StorageId};
+
+use super::disk::Disk;
+use super::world::{ELECTION_TICKS, World};
+
+/// Ticks with faults, and the most that healing may take.
+const FAULT_TICKS: u64 = 400;
+const HEAL_TICKS_MAX: u64 = 1500;
+
+/// A backup that is put back must be so much older: peers must have heard since of what
+/// the disk had.
+const BACKUP_TICKS: u64 = 8 * ELECTION_TICKS;
+
+pub(super) struct Life {
+    world: World,
+    /// Kinds of faults in this life.
+    kinds: u64,
+}
+
+impl Life {
+    pub(super) fn live(seed: u64) -> Self {
+        let mut world = World::new(seed, 0, 0);
+        let count = 3 + world.random.below(3) as usize;
+        let voting = if world.random.permille(300) { 1 } else { 3 };
+        let random = world.random.clone();
+        world = World::new(seed, count, voting);
+        world.random = random;
+        let kinds = world.random.next();
+        let mut life = Self { world, kinds };
+        for _ in 0..FAULT_TICKS {
+            life.disturb();
+            life.work();
+            life.world.tick();
+        }
+        life.heal();
+        life
+    }
+
+    pub(super) fn trace(&self) -> u64 {
+        self.world.trace
+    }
+
+    fn has(&self, kind: u64) -> bool {
+        self.kinds >> kind & 1 == 1
+    }
+
+    fn node(&mut self) -> usize {
+        self.world.random.below(self.world.nodes.len() as u64) as usize
+    }
+
+    /// Clients and the controller.
+    fn work(&mut self) {
+        let world = &mut self.world;
+        for _ in 0..2 {
+            let at = match world.leader() {
+                Some(leader) if world.random.permille(900) => leader,
+                _ => world.random.below(world.nodes.len() as u64) as usize,
+            };
+            if world.nodes[at].group.is_none() {
+                continue;
+            }
+            if world.random.permille(450) {
+                let length = if world.random.permille(100) { 600 } else { 40 };
+                let length = 8 + world.random.below(length) as usize;
+                world.propose(at, length);
+            }
+            if world.random.permille(150) {
+                world.read(at);
+            }
+        }
+        if world.random.permille(40) {
+            self.control();
+        }
+        if self.world.random.permille(20) {
+            let at = self.node();
+            let index = self.world.nodes[at].disk.applied;
+            self.world.step(at, Input::DropBelow { index });
+        }
+        if self.world.random.permille(5) {
+            let to = self.node();
+            let to = self.world.nodes[to].storage();
+            if let Some(leader) = self.world.leader() {
+                self.world.step(leader, Input::HandOver { to });
+            }
+        }
+    }
+
+    /// Asks a leader for a roll: growth, a replacement, a removal, or the same members.
+    fn control(&mut self) {
+        let Some(leader) = self.world.leader() else { return };
+        let world = &self.world;
+        let mut members = world.group(leader).segment().members.clone();
+        let lost = |member: &Member| world.at(member.storage).is_none();
+        let barred = |member: &Member| world.lost.contains(&member.storage);
+        let others: Vec<Member> = world
+            .nodes
+            .iter()
+            .map(super::world::Node::member)
+            .filter(|member| !members.contains(member) && !barred(member))
+            .collect();
+        let gone = members.iter().position(|member| lost(member) || barred(member));
+        let choice = self.world.random.below(6);
+        let other = match others.len() as u64 {
+            0 => None,
+            count => Some(others[self.world.random.below(count) as usize].clone()),
+        };
+        match (gone, other) {
+            (Some(gone), Some(other)) => members[gone] = other,
+            _ if members.len() == 1 && others.len() >= 2 => members.extend_from_slice(&others[..2]),
+            (_, Some(other)) if choice < 2 => members.push(other),
+            (_, Some(other)) if choice == 2 => {
+                let at = self.world.random.below(members.len() as u64) as usize;
+                members[at] = other;
+            }
+            _ if choice == 3 && members.len() > 1 => {
+                let at = self.world.random.below(members.len() as u64) as usize;
+                members.remove(at);
+            }
+            _ => {}
+        }
+        members.sort_by(|one, other| one.name.cmp(&other.name));
+        self.world.roll(leader, members);
+    }
+
+    fn disturb(&mut self) {
+        let (one, other) = (self.node(), self.node());
+        let now = self.world.now;
+        let world = &mut self.world;
+        let (from, to) = (world.nodes[one].storage(), world.nodes[other].storage());
+        let is_up = world.nodes[one].group.is_some();
+        if self.kinds & 1 == 1 && world.random.permille(15) && is_up {
+            let back_at = now + world.random.below(60);
+            world.crash(one, back_at);
+            return;
+        }
+        if self.kinds >> 1 & 1 == 1 && world.random.permille(30) {
+            let is_cut = world.random.permille(500);
+            world.net.set_cut(from, to, is_cut);
+        }
+        if self.kinds >> 2 & 1 == 1 && world.random.permille(40) {
+            world.net.reset(now, from, to, &mut world.random);
+        }
+        if self.kinds >> 3 & 1 == 1 && world.random.permille(20) {
+            let ticks = world.random.below(25);
+            world.net.set_slow(from, to, ticks);
+        }
+        if self.kinds >> 4 & 1 == 1 && world.random.permille(20) {
+            world.nodes[one].disk.sync_ticks_max = world.random.below(12);
+        }
+        if self.kinds >> 5 & 1 == 1 {
+            world.net.loss_permille = 100;
+        }
+        if self.has(6) && self.world.random.permille(6) {
+            self.wipe(one);
+        }
+        if self.has(7) {
+            self.back_up(one);
+        }
+    }
+
+    /// Whether the disk of one more member may forget something: a majority remembers.
+    fn may_lose(&self, at: usize) -> bool {
+        let world = &self.world;
+        let storage = world.nodes[at].storage();
+        let fine =
+            |storage: StorageId| !world.lost.contains(&storage) && world.at(storage).is_some();
+        // The newest segment, and the ones before that some node may still be in.
+        let groups = world.nodes.iter().filter_map(|node| node.group.as_ref());
+        let segments = groups.map(forebay_engine::consensus::Group::segment);
+        let is_enough = |members: &[Member]| {
+            let left = members.iter().map(|member| member.storage);
+            let left = left.filter(|other| fine(*other) && *other != storage).count();
+            left > members.len() / 2
+        };
+        segments.chain([&world.newest]).all(|segment| is_enough(&segment.members))
+    }
+
+    fn wipe(&mut self, at: usize) {
+        if self.world.nodes[at].group.is_none() || !self.may_lose(at) {
+            return;
+        }
+        let now = self.world.now;
+        let first = self.world.nodes.iter().find_map(|node| {
+            let segment = node.disk.rows.recover().segments.first()?.clone();
+            (segment.number == 1).then_some(segment)
+        });
+        let Some(first) = first else { return };
+        self.world.count("wiped");
+        self.world.crash(at, now + 5);
+        let node = &mut self.world.nodes[at];
+        let storage = StorageId(node.storage().0 + 1);
+        let votes = first.pid_of(&Member { name: node.name.as_str().into(), storage }).is_some();
+        node.disk = Disk::new(storage, Rows::new(first, votes));
+        node.backup = None;
+    }
+
+    fn back_up(&mut self, at: usize) {
+        let now = self.world.now;
+        let Some(backup) = self.world.nodes[at].backup.take() else {
+            // Of a node that was alone nobody else remembers anything: not covered.
+            let rows = self.world.nodes[at].disk.rows.recover();
+            let is_alone = rows.segments.last().is_none_or(|segment| segment.members.len() == 1);
+            if self.world.random.permille(50) && !is_alone {
+                self.world.nodes[at].backup = Some((now, self.world.nodes[at].disk.clone()));
+            }
+            return;
+        };
+        let is_old = now >= backup.0 + BACKUP_TICKS;
+        let is_up = self.world.nodes[at].group.is_some();
+        let may = is_old && is_up && self.world.random.permille(100) && self.may_lose(at);
+        if !may || !self.everyone_hears(at) {
+            self.world.nodes[at].backup = Some(backup);
+            return;
+        }
+        let mut old = backup.1;
+        old.crash(&mut self.world.random);
+        let before = self.world.nodes[at].disk.clone();
+        self.world.crash(at, now + 5);
+        let forgot = has_promised(&old) != has_promised(&before);
+        self.world.count("rolled back");
+        let storage = old.storage;
+        self.world.nodes[at].disk = old;
+        self.world.lost.insert(storage);
+        for (_, witnesses) in self.world.witnesses.values_mut() {
+            witnesses.remove(&storage);
+        }
+        let rows = before.rows.recover();
+        if !forgot || rows.promise.is_none() {
+            // It may be refused, but had no vote to forget.
+            return;
+        }
+        let others = self.world.nodes.iter().map(super::world::Node::storage);
+        let others = others.filter(|other| *other != storage).collect();
+        self.world.witnesses.insert(storage, (before.rows.newest(), others));
+    }
+
+    /// All other nodes are up and remember on disk what this one has: without that, nobody
+    /// can know that it was rolled back.
+    fn everyone_hears(&self, at: usize) -> bool {
+        let world = &self.world;
+        let node = &world.nodes[at];
+        let mine = world.group(at).standing();
+        let boots = node.disk.boots;
+        let mut others = world.nodes.iter().filter(|other| other.storage() != node.storage());
+        others.all(|other| {
+            let peers = other.disk.rows.recover().peers;
+            peers.iter().any(|peer| {
+                (peer.storage, peer.boot, peer.standing) == (node.storage(), boots, mine)
+            })
+        })
+    }
+
+    /// All faults end; then everyone that may must agree, and the group must serve.
+    fn heal(&mut self) {
+        let world = &mut self.world;
+        world.net.heal();
+        for node in &mut world.nodes {
+            node.disk.sync_ticks_max = 1;
+            if !world.lost.contains(&node.disk.storage) {
+                node.starts_at = node.starts_at.min(world.now);
+            }
+        }
+        let before = world.checks.acknowledged;
+        for tick in 0..HEAL_TICKS_MAX {
+            if tick % 4 == 0
+                && let Some(leader) = world.leader()
+            {
+                world.propose(leader, 20);
+            }
+            world.tick();
+            if tick > 20 && world.checks.acknowledged > before + 3 && is_converged(world) {
+                break;
+            }
+        }
+        if !has_majority(world) {
+            // A seal that was under way named a member that lost its disk meanwhile.
+            world.count("lives without a majority in the end");
+            return;
+        }
+        assert!(world.checks.acknowledged > before, "after healing it serves: {}", told(world));
+        for _ in 0..HEAL_TICKS_MAX {
+            if is_converged(world) && world.checks.open() == 0 {
+                return;
+            }
+            world.tick();
+        }
+        panic!("after healing it converges: {}", told(world));
+    }
+}
+
+/// What a disk must not forget.
+fn has_promised(disk: &Disk) -> impl PartialEq + use<> {
+    let rows = disk.rows.recover();
+    let number = rows.segments.last().map(|segment| segment.number);
+    (number, rows.promise, rows.adopted, rows.round, disk.rows.end())
+}
+
+fn has_majority(world: &World) -> bool {
+    let members = &world.newest.members;
+    let fine = members.iter().filter(|member| {
+        world.at(member.storage).is_some() && !world.lost.contains(&member.storage)
+    });
+    fine.count() > members.len() / 2
+}
+
+fn is_converged(world: &World) -> bool {
+    let fine = |node: &&super::world::Node| !world.lost.contains(&node.storage());
+    let mut ends = world.nodes.iter().filter(fine).map(|node| {
+        let group = node.group.as_ref()?;
+        Some((group.decided(), group.segment().number))
+    });
+    let first = ends.next().flatten();
+    first.is_some() && ends.all(|end| end == first)
+}
+
+fn told(world: &World) -> String {
+    let nodes = world.nodes.iter().map(|node| match &node.group {
+        None => format!("{} is down", node.name),
+        Some(group) => format!("{} {group:?}", node.name),
+    });
+    let nodes: Vec<_> = nodes.collect();
+    format!("{}; lost {:?}; newest {:?}", nodes.join("\n"), world.lost, world.newest)
+}
+
+/// Over all seeds.
+#[derive(Default)]
+pub(super) struct Sum {
+    seeds: u64,
+    steps: u64,
+    ticks: u64,
+    decided: u64,
+    answers: u64,
+    reads: u64,
+    unknown: u64,
+    counts: BTreeMap<&'static str, u64>,
+    refusals: BTreeMap<String, u64>,
+}
+
+impl Sum {
+    pub(super) fn add(&mut self, life: &Life) {
+        let world = &life.world;
+        self.seeds += 1;
+        self.steps += world.steps;
+        self.ticks += world.now;
+        self.decided += world.checks.decided.len() as u64;
+        self.answers += world.checks.answers;
+        self.reads += world.checks.reads;
+        self.unknown += world.checks.unknown;
+        for (what, count) in &world.counts {
+            *self.counts.entry(what).or_default() += count;
+        }
+        for refusal in &world.checks.refusals {
+            *self.refusals.entry(refusal.clone()).or_default() += 1;
+        }
+    }
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seeds, steps, ticks, decided, answers, reads, unknown, .. } = self;
+        write!(
+            f,
+            "{seeds} seeds, {steps} steps, {ticks} ticks, {decided} entries, {answers} \
+             acknowledged, {unknown} unknown, {reads} reads, {:?}, seeds with refusals {:?}",
+            self.counts, self.refusals
+        )
+    }
+}

@@ -1,0 +1,38 @@
+//! The only place of the simulation that sees the environment: which seeds to run, what to
+//! print, how long it took. Nothing of it reaches the world.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::print_stdout,
+    reason = "the runner of the seeds is not part of the machine"
+)]
+
+use std::fmt::Display;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A number in the environment.
+pub(super) fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// FOREBAY_SIM_TRACE prints every input and effect.
+pub(super) fn prints() -> bool {
+    std::env::var_os("FOREBAY_SIM_TRACE").is_some()
+}
+
+pub(super) fn print(line: impl Display) {
+    println!("{line}");
+}
+
+/// A seed that was not run before.
+pub(super) fn fresh_seed() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    since.as_secs() << 20
+}
+
+/// Prints what `run` gives, and how long it took.
+pub(super) fn timed<T: Display>(run: impl FnOnce() -> T) {
+    let began = Instant::now();
+    let result = run();
+    println!("{result} in {:.1} s", began.elapsed().as_secs_f64());
+}

@@ -1,0 +1,501 @@
+//! The world of one seed: nodes, their disks, the network, clients, and time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use forebay_engine::Machine;
+use forebay_engine::consensus::{
+    Answer, Effect, Entry, Group, Identity, Input, Limits, Member, OpenError, RequestId, Rows,
+    Segment, StorageId, Write,
+};
+use forebay_messages::Timestamp;
+
+use crate::random::Random;
+
+use super::check::Checks;
+use super::disk::Disk;
+use super::host;
+use super::net::{Arrival, Net};
+
+pub(super) const CLUSTER: u128 = 77;
+pub(super) const GROUP: u32 = 3;
+pub(super) const ELECTION_TICKS: u64 = 5;
+
+pub(super) fn limits() -> Limits {
+    Limits {
+        election_ticks: ELECTION_TICKS,
+        segment_bytes_max: 6 << 10,
+        segment_entries_max: 60,
+        undecided_entries_max: 12,
+        undecided_bytes_max: 2 << 10,
+        block_bytes_max: 1 << 10,
+        sync_bytes_max: 1 << 10,
+        copy_bytes_max: 600,
+        held_messages_max: 200,
+        reads_max: 20,
+        learners_max: 8,
+        ready_lag_bytes_max: 1 << 10,
+        ..Limits::default()
+    }
+}
+
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) disk: Disk,
+    pub(super) group: Option<Group>,
+    /// Applied by the driver, in memory.
+    applied: u64,
+    pub(super) starts_at: u64,
+    /// An earlier state of the disk, and when it was taken.
+    pub(super) backup: Option<(u64, Disk)>,
+}
+
+impl Node {
+    pub(super) fn storage(&self) -> StorageId {
+        self.disk.storage
+    }
+
+    pub(super) fn member(&self) -> Member {
+        Member { name: self.name.as_str().into(), storage: self.disk.storage }
+    }
+}
+
+pub(super) struct World {
+    pub(super) random: Random,
+    pub(super) now: u64,
+    pub(super) nodes: Vec<Node>,
+    pub(super) net: Net,
+    pub(super) checks: Checks,
+    pub(super) limits: Limits,
+    /// Data directories that forgot something: none of them may vote again.
+    pub(super) lost: BTreeSet<StorageId>,
+    /// By such a one: who remembers on disk that it had more.
+    pub(super) witnesses: BTreeMap<StorageId, (u64, BTreeSet<StorageId>)>,
+    /// All segments that began.
+    segments: Vec<Segment>,
+    /// The newest of them.
+    pub(super) newest: Segment,
+    pub(super) last_request: u64,
+    pub(super) version: u64,
+    pub(super) steps: u64,
+    pub(super) trace: u64,
+    /// FOREBAY_SIM_TRACE prints every input and effect.
+    prints: bool,
+    pub(super) counts: BTreeMap<&'static str, u64>,
+    /// Who began a term, in order.
+    pub(super) leaders: Vec<StorageId>,
+    /// All answers, in order.
+    pub(super) answers: Vec<Answer>,
+}
+
+impl World {
+    /// `voting` of `count` nodes make the first segment.
+    pub(super) fn new(seed: u64, count: usize, voting: usize) -> Self {
+        let storage = |at: usize| StorageId((at as u128 + 1) * 1000);
+        let member = |at| Member { name: name(at).as_str().into(), storage: storage(at) };
+        let first = Segment::first(CLUSTER, GROUP, (0..voting).map(member).collect());
+        let nodes = (0..count).map(|at| Node {
+            name: name(at),
+            disk: Disk::new(storage(at), Rows::new(first.clone(), at < voting)),
+            group: None,
+            applied: 0,
+            starts_at: 0,
+            backup: None,
+        });
+        let mut checks = Checks::default();
+        checks.segment(StorageId(0), 1, first.hash);
+        Self {
+            random: Random::new(seed),
+            now: 0,
+            nodes: nodes.collect(),
+            net: Net::default(),
+            checks,
+            limits: limits(),
+            lost: BTreeSet::new(),
+            witnesses: BTreeMap::new(),
+            segments: vec![first.clone()],
+            newest: first,
+            last_request: 0,
+            version: 0,
+            steps: 0,
+            trace: seed,
+            prints: host::prints(),
+            counts: BTreeMap::new(),
+            leaders: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    pub(super) fn at(&self, storage: StorageId) -> Option<usize> {
+        self.nodes.iter().position(|node| node.storage() == storage)
+    }
+
+    pub(super) fn group(&self, at: usize) -> &Group {
+        self.nodes[at].group.as_ref().unwrap()
+    }
+
+    /// The leader of the newest segment, or of an older one when there is none.
+    pub(super) fn leader(&self) -> Option<usize> {
+        let leads = |at: &usize| {
+            let group = self.nodes[*at].group.as_ref()?;
+            Some((group.segment().number, group.term()?))
+        };
+        (0..self.nodes.len()).filter(|at| leads(at).is_some()).max_by_key(leads)
+    }
+
+    pub(super) fn start(&mut self, at: usize) {
+        self.replay(at);
+        let nonce = self.random.next();
+        let node = &mut self.nodes[at];
+        node.disk.boots += 1;
+        let identity = Identity {
+            cluster: CLUSTER,
+            incarnation: 1,
+            group: GROUP,
+            me: node.member(),
+            boot: node.disk.boots,
+            nonce,
+        };
+        let opened =
+            Group::open(identity, self.limits.clone(), node.disk.rows.recover(), node.applied);
+        match opened {
+            Ok(group) => node.group = Some(group),
+            Err(OpenError::LogTooShort { .. }) if self.lost.contains(&node.disk.storage) => {
+                node.starts_at = u64::MAX;
+                return;
+            }
+            Err(error) => panic!("{}: {error}", node.name),
+        }
+        let mut effects = Vec::new();
+        self.nodes[at].group.as_mut().unwrap().start(Timestamp(0), &mut effects);
+        self.perform(at, effects, false);
+    }
+
+    /// The driver applies what its storage has of sealed segments.
+    fn replay(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let base = node.disk.rows.recover().segments.last().unwrap().base;
+        node.applied = node.disk.applied;
+        if node.applied < base {
+            let rows = node.disk.rows.read(node.applied, base, usize::MAX);
+            let (storage, first) = (node.disk.storage, node.applied);
+            node.applied = base;
+            let entries: Vec<_> = rows.into_iter().map(|row| row.entry).collect();
+            assert_eq!(first + entries.len() as u64, base, "sealed rows are kept until applied");
+            self.checks.decided(storage, first, &entries);
+        }
+    }
+
+    pub(super) fn crash(&mut self, at: usize, back_at: u64) {
+        let node = &mut self.nodes[at];
+        node.group = None;
+        node.starts_at = back_at;
+        node.disk.crash(&mut self.random);
+        let storage = node.storage();
+        self.checks.crashed(storage);
+        self.net.forget(self.now, storage, &mut self.random);
+    }
+
+    pub(super) fn step(&mut self, at: usize, input: Input) {
+        let Some(group) = &self.nodes[at].group else { return };
+        let led = group.term().is_some();
+        if self.prints {
+            host::print(format_args!("{} {} <- {input:?}", self.now, self.nodes[at].name));
+        }
+        let storage = self.nodes[at].storage();
+        let group = self.nodes[at].group.as_mut().unwrap();
+        let mut effects = Vec::new();
+        self.steps += 1;
+        group.step(Timestamp(0), input, &mut effects);
+        group.check();
+        if let Some(term) = group.term() {
+            self.checks.leads(storage, term);
+        }
+        self.check_witness(at);
+        self.perform(at, effects, led);
+    }
+
+    fn perform(&mut self, at: usize, effects: Vec<Effect>, led: bool) {
+        let storage = self.nodes[at].storage();
+        let mut follow_up = Vec::new();
+        for effect in effects {
+            self.note(at, &effect);
+            match effect {
+                Effect::Persist { writes, upto } => {
+                    if led {
+                        self.check_seal(&writes, at);
+                    }
+                    self.nodes[at].disk.write(upto, writes);
+                }
+                Effect::Send(envelope) => self.net.send(self.now, *envelope, &mut self.random),
+                Effect::Reset { peer } => {
+                    self.net.reset(self.now, storage, peer, &mut self.random);
+                }
+                Effect::Refuse { peer, reason } => {
+                    self.count("refused peers");
+                    assert!(
+                        self.lost.contains(&peer) || self.lost.contains(&storage),
+                        "{storage:?} refuses {peer:?}, which lost nothing: {reason:?}"
+                    );
+                }
+                Effect::Decided { first, entries } => {
+                    let end = first + entries.len() as u64;
+                    let node = &mut self.nodes[at];
+                    assert!(node.disk.rows.end() >= end, "only what is durable is applied");
+                    assert_eq!(node.applied, first, "applied without a gap");
+                    node.applied = end;
+                    let is_new = end > self.checks.decided.len() as u64;
+                    self.checks.decided(storage, first, &entries);
+                    if is_new {
+                        self.check_durable(end - 1);
+                    }
+                    follow_up.push(Input::Applied { index: end });
+                }
+                Effect::Rolled(segment) => {
+                    self.count("rolls");
+                    self.checks.segment(storage, segment.number, segment.hash);
+                    if segment.number > self.newest.number {
+                        self.segments.push((*segment).clone());
+                        self.newest = *segment;
+                    }
+                }
+                Effect::Answer(answer) => {
+                    self.answers.push(answer.clone());
+                    self.checks.answered(storage, &answer);
+                    if let Answer::Decided { request, index } = answer {
+                        self.checks.acknowledged_is(request, index);
+                    }
+                }
+                Effect::Read { to, session, first, bytes_max, end } => {
+                    let rows = self.nodes[at].disk.rows.read(first, end, bytes_max);
+                    follow_up.push(Input::Rows { to, session, first, rows });
+                }
+                Effect::CopyState { from } => return self.copy_state(at, from),
+                Effect::Leadership(leadership) => {
+                    if let forebay_engine::consensus::Leadership::Leads(_) = leadership {
+                        self.leaders.push(storage);
+                    }
+                }
+                Effect::Yielded(_) => self.count("yields"),
+            }
+        }
+        for input in follow_up {
+            self.step(at, input);
+        }
+    }
+
+    /// Folds an effect into the trace of the seed.
+    fn note(&mut self, at: usize, effect: &Effect) {
+        if self.prints {
+            host::print(format_args!("{} {} -> {effect:?}", self.now, self.nodes[at].name));
+        }
+        let value = match effect {
+            Effect::Persist { upto, writes } => (1, *upto, writes.len() as u64),
+            Effect::Send(envelope) => (2, envelope.to.0 as u64, envelope.session.0),
+            Effect::Reset { peer } => (3, peer.0 as u64, 0),
+            Effect::Refuse { peer, .. } => (4, peer.0 as u64, 0),
+            Effect::Decided { first, entries } => (5, *first, entries.len() as u64),
+            Effect::Leadership(_) => (6, 0, 0),
+            Effect::Rolled(segment) => (7, segment.number, segment.hash.0 as u64),
+            Effect::Answer(_) => (8, 0, 0),
+            Effect::Read { first, .. } => (9, *first, 0),
+            Effect::CopyState { .. } => (10, 0, 0),
+            Effect::Yielded(_) => (11, 0, 0),
+        };
+        for part in [self.now, at as u64, value.0, value.1, value.2] {
+            self.trace = (self.trace ^ part).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+        }
+    }
+
+    /// Nobody talks to a voter whose disk it knows to have been rolled back, while that one is
+    /// in the segment in which it forgot something.
+    fn check_witness(&self, at: usize) {
+        let storage = self.nodes[at].storage();
+        for (lost, (segment, witnesses)) in &self.witnesses {
+            let talks = witnesses.contains(&storage)
+                && self.group(at).talks_to(*lost)
+                && self.net.is_current(storage, *lost);
+            let number = self.at(*lost).map(|at| self.nodes[at].disk.rows.newest());
+            assert!(
+                !talks || number > Some(*segment),
+                "{storage:?} knows that {lost:?} was rolled back, and talks to it"
+            );
+        }
+    }
+
+    /// What is decided for the first time is on the disks of a majority.
+    fn check_durable(&self, index: u64) {
+        let entry = &self.checks.decided[index as usize];
+        let segment = self.segments.iter().rev().find(|segment| segment.base <= index).unwrap();
+        let has = |member: &&Member| {
+            let Some(at) = self.at(member.storage) else { return true };
+            let rows = &self.nodes[at].disk.rows;
+            let is_gone = rows.base() > index || self.lost.contains(&member.storage);
+            is_gone || rows.read(index, index + 1, usize::MAX).iter().any(|row| row.entry == *entry)
+        };
+        let count = segment.members.iter().filter(has).count();
+        assert!(count >= segment.quorum(), "what is decided is on a majority of disks: {index}");
+    }
+
+    /// A seal that a leader proposes: the new members and a majority are ready.
+    fn check_seal(&self, writes: &[Write], at: usize) {
+        let seals = writes.iter().filter_map(|write| match write {
+            Write::Append { row, .. } => match &row.entry {
+                Entry::Seal(seal) => Some(seal),
+                _ => None,
+            },
+            _ => None,
+        });
+        let group = self.group(at);
+        for seal in seals {
+            let is_ready = |member: &Member| {
+                let Some(peer) = self.at(member.storage) else { return true };
+                let durable = self.nodes[peer].disk.rows.end() as usize;
+                let upto = (group.decided() as usize).min(self.checks.decided.len());
+                let lacks = self.checks.decided.get(durable..upto).unwrap_or_default();
+                let lag: usize = lacks.iter().map(Entry::weight).sum();
+                peer == at || lag <= self.limits.ready_lag_bytes_max
+            };
+            let ready = seal.members.iter().filter(|member| is_ready(member)).count();
+            assert!(ready > seal.members.len() / 2, "a majority is ready when a seal is proposed");
+            let mut new = seal.members.iter().filter(|m| group.segment().pid_of(m).is_none());
+            assert!(new.all(is_ready), "new members are ready when a seal names them");
+        }
+    }
+
+    /// The rows of the applied state of a peer replace what this node has.
+    fn copy_state(&mut self, at: usize, from: StorageId) {
+        self.count("states copied");
+        let Some(peer) = self.at(from).filter(|peer| self.nodes[*peer].group.is_some()) else {
+            return;
+        };
+        let segment = self.group(peer).segment().clone();
+        if segment.base <= self.group(at).decided() {
+            // The peer was replaced meanwhile by one that is not ahead.
+            return;
+        }
+        self.crash(at, self.now + 1);
+        let node = &mut self.nodes[at];
+        let votes = segment.pid_of(&node.member()).is_some();
+        node.disk.rows.rebase(segment, votes);
+        node.disk.applied = node.disk.rows.decided();
+        node.backup = None;
+    }
+
+    pub(super) fn propose(&mut self, at: usize, length: usize) {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        let mut block = self.last_request.to_be_bytes().to_vec();
+        block.resize(length.max(8), self.last_request as u8);
+        self.checks.asked(self.nodes[at].storage(), request, Some(&block));
+        self.step(at, Input::Propose { request, block: Bytes::from(block) });
+    }
+
+    pub(super) fn read(&mut self, at: usize) {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        self.checks.asked(self.nodes[at].storage(), request, None);
+        self.step(at, Input::Read { request });
+    }
+
+    pub(super) fn roll(&mut self, at: usize, members: Vec<Member>) {
+        self.last_request += 1;
+        self.version += 1;
+        let request = RequestId(self.last_request);
+        self.checks.asked(self.nodes[at].storage(), request, None);
+        self.step(at, Input::Roll { request, members, version: self.version });
+    }
+
+    pub(super) fn ticks(&mut self, count: u64) {
+        for _ in 0..count {
+            self.tick();
+        }
+    }
+
+    /// Ticks until it holds; panics after many.
+    pub(super) fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        for _ in 0..2000 {
+            if holds(self) {
+                return;
+            }
+            self.tick();
+        }
+        panic!("never: {what}");
+    }
+
+    /// Both directions.
+    pub(super) fn set_cut(&mut self, one: usize, other: usize, is_cut: bool) {
+        let (a, b) = (self.nodes[one].storage(), self.nodes[other].storage());
+        self.net.set_cut(a, b, is_cut);
+        self.net.set_cut(b, a, is_cut);
+    }
+
+    pub(super) fn isolate(&mut self, at: usize, is_cut: bool) {
+        for other in (0..self.nodes.len()).filter(|other| *other != at) {
+            self.set_cut(at, other, is_cut);
+        }
+    }
+
+    /// One tick of the world.
+    pub(super) fn tick(&mut self) {
+        self.now += 1;
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].group.is_none() {
+                if self.now >= self.nodes[at].starts_at {
+                    self.start(at);
+                }
+                continue;
+            }
+            if !self.random.permille(20) {
+                self.step(at, Input::Tick);
+            }
+            self.sync(at);
+        }
+        self.connect();
+        while let Some(arrival) = self.net.next(self.now) {
+            self.arrive(arrival);
+        }
+    }
+
+    fn sync(&mut self, at: usize) {
+        while let Some(upto) = self.nodes[at].disk.turn(self.now, &mut self.random) {
+            self.step(at, Input::Persisted { upto });
+        }
+        if self.nodes[at].group.is_some() && self.random.permille(30) {
+            self.nodes[at].disk.applied = self.nodes[at].applied;
+        }
+    }
+
+    fn connect(&mut self) {
+        for one in 0..self.nodes.len() {
+            for other in one + 1..self.nodes.len() {
+                let (a, b) = (&self.nodes[one], &self.nodes[other]);
+                let are_up = a.group.is_some() && b.group.is_some();
+                let (a, b) = (a.storage(), b.storage());
+                if are_up && !self.net.has_session(a, b) && self.random.permille(400) {
+                    self.net.connect(self.now, a, b, &mut self.random);
+                }
+            }
+        }
+    }
+
+    fn arrive(&mut self, arrival: Arrival) {
+        let (to, input) = match arrival {
+            Arrival::Connected(here, peer, session) => (here, Input::Connected { peer, session }),
+            Arrival::Disconnected(here, peer) => (here, Input::Disconnected { peer }),
+            Arrival::Message(envelope) => (envelope.to, Input::Message(envelope)),
+        };
+        if let Some(at) = self.at(to) {
+            self.step(at, input);
+            self.sync(at);
+        }
+    }
+}
+
+fn name(at: usize) -> String {
+    format!("node-{at}")
+}
