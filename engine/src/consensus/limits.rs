@@ -17,7 +17,8 @@ pub struct Limits {
     pub block_bytes_max: usize,
     /// A peer that lacks more decided bytes copies blocks before it gets the rest.
     pub sync_bytes_max: usize,
-    /// Bytes of one answer to a copying peer.
+    /// Bytes of one answer to a copying peer. One answer is under way at a time, so a peer
+    /// catches up only when this is more than is decided within a round trip.
     pub copy_bytes_max: usize,
     /// Messages that wait for a sync, per peer and direction; more end the session.
     pub held_messages_max: usize,
@@ -45,7 +46,7 @@ impl Default for Limits {
             undecided_bytes_max: 4 << 20,
             block_bytes_max: 4 << 20,
             sync_bytes_max: 4 << 20,
-            copy_bytes_max: 256 << 10,
+            copy_bytes_max: 4 << 20,
             held_messages_max: 4096,
             reads_max: 4096,
             learners_max: 16,

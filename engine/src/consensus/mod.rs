@@ -6,6 +6,7 @@
 //! not know: disks, networks, clocks, and what a block says.
 
 mod chain;
+mod codec;
 mod entry;
 mod group;
 mod input;
@@ -15,6 +16,7 @@ mod rows;
 mod store;
 
 pub use chain::{ChainHash, Member, Segment, StorageId};
+pub use codec::{DecodeError, FORMAT};
 pub use entry::{Barrier, Entry, RunningHash, Seal};
 pub use group::{Group, OpenError};
 pub use input::{Answer, Effect, Input, Leadership, Reason, Refusal, RequestId, Term, Write};

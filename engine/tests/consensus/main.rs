@@ -2,5 +2,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bare;
+mod codec;
 mod random;
 mod sim;

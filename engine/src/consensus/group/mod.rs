@@ -247,7 +247,7 @@ impl fmt::Debug for Group {
             .field("accepted", &mirror.end())
             .field("promise", &mirror.promise)
             .field("term", &self.term)
-            .field("copy", &self.copy)
+            .field("copying", &self.copy.as_ref().map(|copy| copy.peer))
             .field("links", &self.links)
             .finish_non_exhaustive()
     }

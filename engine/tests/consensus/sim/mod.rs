@@ -3,6 +3,7 @@
 //! FOREBAY_SIM_SEEDS=n runs n fresh seeds instead of the few of `make test`;
 //! FOREBAY_SIM_SEED=n begins with that one (alone, without the other).
 
+mod bounds;
 mod check;
 mod disk;
 mod faults;

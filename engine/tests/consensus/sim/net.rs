@@ -8,7 +8,7 @@ use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
 use crate::random::Random;
 
-type Pair = (StorageId, StorageId);
+pub(super) type Pair = (StorageId, StorageId);
 
 #[derive(Debug, Default)]
 struct Direction {
@@ -33,6 +33,16 @@ pub(super) struct Net {
     pub(super) loss_permille: u64,
     /// The longest suffix that was sent at once.
     pub(super) suffix_bytes_max: usize,
+}
+
+fn weight_of(body: &Body) -> usize {
+    let entries: &[Entry] = match body {
+        Body::Paxos(PaxosMsg::AcceptDecide(message)) => &message.entries,
+        Body::Paxos(PaxosMsg::AcceptSync(message)) => &message.log_sync.suffix,
+        Body::Rows { rows, .. } => return rows.iter().map(|row| row.entry.weight()).sum(),
+        _ => &[],
+    };
+    entries.iter().map(Entry::weight).sum()
 }
 
 fn pair(one: StorageId, other: StorageId) -> Pair {
@@ -138,6 +148,15 @@ impl Net {
 
     pub(super) fn set_slow(&mut self, from: StorageId, to: StorageId, ticks: u64) {
         self.directions.entry((from, to)).or_default().slow = ticks;
+    }
+
+    /// Pairs whose messages under way weigh more than that, in one direction.
+    pub(super) fn full(&self, bytes_max: usize) -> Vec<Pair> {
+        let weight = |direction: &Direction| {
+            direction.queue.iter().map(|(_, envelope)| weight_of(&envelope.body)).sum::<usize>()
+        };
+        let full = self.directions.iter().filter(|(_, way)| weight(way) > bytes_max);
+        full.map(|(pair, _)| *pair).collect()
     }
 
     pub(super) fn heal(&mut self) {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use forebay_engine::Machine;
 use forebay_engine::consensus::{
-    Answer, Effect, Entry, Group, Identity, Input, Limits, Member, OpenError, RequestId, Rows,
-    Segment, StorageId, Write,
+    Answer, Effect, Entry, Envelope, Group, Identity, Input, Limits, Member, OpenError, RequestId,
+    Rows, Segment, StorageId, Write,
 };
 use forebay_messages::Timestamp;
 
@@ -79,6 +79,8 @@ pub(super) struct World {
     pub(super) version: u64,
     pub(super) steps: u64,
     pub(super) trace: u64,
+    /// Messages and writes go through their bytes.
+    is_coded: bool,
     /// FOREBAY_SIM_TRACE prints every input and effect.
     prints: bool,
     pub(super) counts: BTreeMap<&'static str, u64>,
@@ -119,6 +121,7 @@ impl World {
             version: 0,
             steps: 0,
             trace: seed,
+            is_coded: seed.is_multiple_of(8),
             prints: host::prints(),
             counts: BTreeMap::new(),
             leaders: Vec::new(),
@@ -229,9 +232,13 @@ impl World {
                     if led {
                         self.check_seal(&writes, at);
                     }
+                    let writes = if self.is_coded { coded_writes(&writes) } else { writes };
                     self.nodes[at].disk.write(upto, writes);
                 }
-                Effect::Send(envelope) => self.net.send(self.now, *envelope, &mut self.random),
+                Effect::Send(envelope) => {
+                    let envelope = if self.is_coded { coded(&envelope) } else { *envelope };
+                    self.net.send(self.now, envelope, &mut self.random);
+                }
                 Effect::Reset { peer } => {
                     self.net.reset(self.now, storage, peer, &mut self.random);
                 }
@@ -416,6 +423,14 @@ impl World {
         }
     }
 
+    /// A driver ends a session whose messages under way are too many.
+    pub(super) fn reset_full_links(&mut self, bytes_max: usize) {
+        for (one, other) in self.net.full(bytes_max) {
+            self.count("full links");
+            self.net.reset(self.now, one, other, &mut self.random);
+        }
+    }
+
     /// Ticks until it holds; panics after many.
     pub(super) fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         for _ in 0..2000 {
@@ -498,4 +513,18 @@ impl World {
 
 fn name(at: usize) -> String {
     format!("node-{at}")
+}
+
+fn coded(envelope: &Envelope) -> Envelope {
+    let mut bytes = Vec::new();
+    envelope.encode(&mut bytes);
+    Envelope::decode(Bytes::from(bytes)).expect("what is sent can be read")
+}
+
+fn coded_writes(writes: &[Write]) -> Vec<Write> {
+    let mut bytes = Vec::new();
+    Write::encode_all(writes, &mut bytes);
+    let read = Write::decode_all(Bytes::from(bytes)).expect("what is written can be read");
+    assert_eq!(read, writes);
+    read
 }
