@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use omnipaxos::ballot_leader_election::Ballot;
 
 use super::chain::{Member, Segment, StorageId};
+use super::entry::Seal;
 use super::input::Write;
 use super::message::{PeerMemory, Row};
 
@@ -74,6 +75,20 @@ impl Rows {
     pub fn rebase(&mut self, segment: Segment, votes: bool) {
         let peers = std::mem::take(&mut self.peers);
         *self = Self { peers, ..Self::new(segment, votes) };
+    }
+
+    /// After a lost quorum: this member goes on alone with everything that it accepted, in a
+    /// segment of its own. What others decided beyond that is lost. The cluster needs a new
+    /// incarnation, so that members of the old one that return are strangers.
+    pub fn go_on_alone(&mut self, me: Member) {
+        let Some(last) = self.segments.last() else { return };
+        let end = self.end();
+        let hash = end.checked_sub(1).and_then(|at| self.rows.get(&at));
+        let hash = hash.map_or(last.base_hash, |row| row.hash);
+        let seal = Seal { members: vec![me], version: last.version };
+        let segment = Box::new(last.next(&seal, end, hash));
+        self.apply(Write::Decided(end));
+        self.apply(Write::Segment { segment, votes: true });
     }
 
     /// Applies a write.

@@ -10,6 +10,7 @@ mod faults;
 mod host;
 mod named;
 mod net;
+mod rolls;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

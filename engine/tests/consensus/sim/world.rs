@@ -46,6 +46,7 @@ pub(super) struct Node {
     /// Applied by the driver, in memory.
     applied: u64,
     pub(super) starts_at: u64,
+    pub(super) incarnation: u32,
     /// An earlier state of the disk, and when it was taken.
     pub(super) backup: Option<(u64, Disk)>,
 }
@@ -102,6 +103,7 @@ impl World {
             group: None,
             applied: 0,
             starts_at: 0,
+            incarnation: 1,
             backup: None,
         });
         let mut checks = Checks::default();
@@ -157,7 +159,7 @@ impl World {
         node.disk.boots += 1;
         let identity = Identity {
             cluster: CLUSTER,
-            incarnation: 1,
+            incarnation: node.incarnation,
             group: GROUP,
             me: node.member(),
             boot: node.disk.boots,
@@ -265,10 +267,7 @@ impl World {
                 Effect::Rolled(segment) => {
                     self.count("rolls");
                     self.checks.segment(storage, segment.number, segment.hash);
-                    if segment.number > self.newest.number {
-                        self.segments.push((*segment).clone());
-                        self.newest = *segment;
-                    }
+                    self.began(*segment);
                 }
                 Effect::Answer(answer) => {
                     self.answers.push(answer.clone());
@@ -292,6 +291,14 @@ impl World {
         }
         for input in follow_up {
             self.step(at, input);
+        }
+    }
+
+    /// A segment began, somewhere for the first time.
+    pub(super) fn began(&mut self, segment: Segment) {
+        if segment.number > self.newest.number {
+            self.segments.push(segment.clone());
+            self.newest = segment;
         }
     }
 
