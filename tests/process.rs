@@ -15,6 +15,7 @@ mod options;
 mod output;
 mod partitions;
 mod pauses;
+mod pipes;
 mod progress;
 mod resume;
 mod rules;

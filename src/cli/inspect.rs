@@ -38,7 +38,7 @@ pub(crate) enum AskError {
     Refused(String),
     #[error("the answer does not fit the question (another version of forebay?)")]
     Strange,
-    #[error("standard output: {0}")]
+    #[error("{0}")]
     Output(#[from] std::io::Error),
     #[error("the answer cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),

@@ -24,6 +24,7 @@ use std::{
     io::{self, Write},
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 use act::Act;
@@ -47,9 +48,13 @@ pub(crate) fn run() -> ExitCode {
     match args::parse(line) {
         Ok(cli) => dispatch(cli),
         Err(error) => {
-            let printed = error.print();
             let code = u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE);
-            if printed.is_ok() { ExitCode::from(code) } else { ExitCode::from(EXIT_USAGE) }
+            match error.print() {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    fail(&unwritten("the help", &error))
+                }
+                _ => ExitCode::from(code),
+            }
         }
     }
 }
@@ -121,12 +126,16 @@ fn run_bench(global: &Global, args: &args::BenchArgs) -> ExitCode {
     }
 }
 
+/// How long tasks have to end, with the process.
+const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
+
 /// Runs a future on a tokio runtime of its own.
 fn on_tokio<F: Future>(make: impl FnOnce() -> F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let output = runtime.block_on(async { make().await });
-    // Threads that wait for input or for a signal must not hold the process up.
-    runtime.shutdown_background();
+    // What tasks hold is to be gone before the process ends, for the store's threads must not
+    // meet its end. Threads that wait for a reader must not hold the process up.
+    runtime.shutdown_timeout(TASKS_END_WITHIN);
     Ok(output)
 }
 
@@ -179,6 +188,11 @@ fn print_more(bytes: &[u8]) -> io::Result<bool> {
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error),
+        Err(error) => Err(unwritten("standard output", &error)),
     }
+}
+
+/// An error that says what could not be written.
+fn unwritten(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write {what}: {error}"))
 }

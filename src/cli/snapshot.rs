@@ -18,7 +18,7 @@ pub(super) enum SnapshotWorkError {
     Snapshot(#[from] SnapshotError),
     #[error("the answer cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("standard output: {0}")]
+    #[error("{0}")]
     Output(#[from] std::io::Error),
 }
 

@@ -3,10 +3,7 @@
 //! Must always hold: rates and uses are those of the windows in which lives were
 //! counted; the names in the JSON object are a promise.
 
-use std::{
-    io::{self, Write},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use serde::Serialize;
 
@@ -171,11 +168,8 @@ impl Report {
     pub(super) fn print(&self, as_json: bool) -> io::Result<()> {
         let mut text = if as_json { serde_json::to_vec(self)? } else { self.text().into_bytes() };
         text.push(b'\n');
-        match io::stdout().lock().write_all(&text) {
-            // Whoever closes it early has seen enough.
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-            _ => Ok(()),
-        }
+        // A reader that closes it early has seen enough.
+        crate::cli::print(&text).map(drop)
     }
 
     fn text(&self) -> String {

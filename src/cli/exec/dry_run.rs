@@ -10,7 +10,9 @@ use std::{
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::{feed::Fed, interrupt::Exit, item::Prepared, run::ExecError, summary::Summary};
+use super::{
+    super::unwritten, feed::Fed, interrupt::Exit, item::Prepared, run::ExecError, summary::Summary,
+};
 
 /// Bytes that a shell leaves as they are.
 const PLAIN: &[u8] = b"_-./,:=@%+^";
@@ -62,7 +64,7 @@ pub(super) async fn dry_run(
     match written.and_then(|()| out.flush()) {
         // As `| head` does it.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        written => written?,
+        written => written.map_err(|error| unwritten("standard output", &error))?,
     }
     if !is_quiet {
         let Summary { accepted, duplicates, skipped, .. } = summary;

@@ -121,7 +121,8 @@ async fn next(signals: &mut Option<Signal>, number: i32) -> i32 {
     }
 }
 
-async fn at(time: Option<Instant>) {
+/// Sleeps until then; for ever without a time.
+pub(crate) async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => pending().await,

@@ -6,6 +6,7 @@
 
 mod error;
 mod gate;
+mod obey;
 mod rest;
 mod resume;
 mod source;
@@ -29,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     dry_run::dry_run,
     feed::Fed,
-    interrupt::{Exit, How, Stop, Stopper, on_suspend},
+    interrupt::{Exit, How, Stop, Stopper, at, on_suspend},
     item::{JOB_BYTES_MAX, Job, Prepared},
     process::Spawner,
     results::Results,
@@ -42,6 +43,8 @@ use super::{
     summary::Summary,
 };
 use crate::cli::args::{ExecArgs, Global, HaltArg};
+
+use obey::Obedient;
 
 pub(crate) use error::ExecError;
 use gate::{Gate, Note, Served};
@@ -73,7 +76,7 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecE
     let results = args.results.as_ref().map(|dir| absolute(dir)).transpose()?;
     let kept = results.as_deref().map(Results::open).transpose()?;
     let (stopper, signals) = Stopper::on_signals(args.grace)?;
-    let screen = Screen::new(args.quiet);
+    let screen = Screen::new(args.quiet, stopper.clone());
     let log = screen.clone();
     crate::cli::logging::start(global.log, move || log.clone());
     // Long outputs must outlive the process until they are told.
@@ -193,7 +196,7 @@ impl Run {
         args: &ExecArgs,
         source: Source,
         mut broken: mpsc::UnboundedReceiver<String>,
-        mut signals: watch::Receiver<Stop>,
+        signals: watch::Receiver<Stop>,
     ) -> Result<Exit, ExecError> {
         // To wait for the orphans of an earlier run may take a while.
         let mut early = signals.clone();
@@ -202,6 +205,13 @@ impl Run {
             _ = early.wait_for(|stop| stop.how != How::No) => Ok(false),
             prepared = self.prepare(args) => prepared.map(|()| true),
         };
+        let obeying = Obedient {
+            runtime: self.runtime.clone(),
+            runner: Arc::clone(&self.runner),
+            screen: self.screen.clone(),
+            grace: self.grace,
+        };
+        let obeying = tokio::spawn(obeying.obey(signals.clone()));
         let ran = match (prepared, source) {
             (Err(error), _) => Err(error),
             (Ok(false), _) => Ok(()),
@@ -214,10 +224,13 @@ impl Run {
         };
         // It must not be held up by somebody who looks at it.
         self.shown.set_runtime(None);
-        let stopped = self.stop(&mut signals, &mut broken).await;
+        let stopped = self.stop(&signals, &mut broken).await;
         if let Some(results) = &self.results {
             results.sync()?;
         }
+        obeying.abort();
+        // It has a handle of the runtime, which must be gone before this process ends.
+        let _ = obeying.await;
         self.screen.close();
         ran?;
         stopped?;
@@ -238,7 +251,8 @@ impl Run {
         let (screen, waits) = (self.screen.clone(), spawner.clone());
         tokio::spawn(async move {
             if let Some(what) = waits.waits().await {
-                screen.message(format!("forebay: {what}\n").as_bytes());
+                let text = format!("forebay: {what}\n");
+                tokio::task::block_in_place(|| screen.message(text.as_bytes()));
             }
         });
         self.runner.begin(spawner);
@@ -349,13 +363,5 @@ impl Run {
         self.jobs.insert(place, note.job);
         let runtime = &self.runtime;
         self.waits.wait_for(items, place, |place, items| runtime.attach(items.id(place)));
-    }
-}
-
-/// Sleeps until then; for ever without a time.
-async fn at(time: Option<tokio::time::Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! Must always hold: the output of an item is written as one piece, never mixed with
 //! another's or with the bar; standard output has nothing but outputs (and JSON). When
-//! standard output is closed (`| head`), the run goes on and says so once. Must not
-//! know: what the numbers mean.
+//! standard output is closed (`| head`), the run is asked to stop, as by SIGPIPE; a closed
+//! standard error takes no progress and no messages, and the run goes on. Who waits for a
+//! reader of standard output keeps nobody from standard error. Must not know: what the
+//! numbers mean.
 
 use std::{
     ffi::OsStr,
@@ -12,14 +14,21 @@ use std::{
     io::{self, IsTerminal, Write},
     os::unix::ffi::OsStrExt,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use signal_hook::consts::SIGPIPE;
+
 use super::{
+    super::unwritten,
+    interrupt::{How, Stopper},
     progress::{Details, View},
     report::{Output, Report},
 };
@@ -42,14 +51,15 @@ pub(crate) struct Screen {
     /// No progress.
     is_quiet: bool,
     state: Arc<Mutex<State>>,
+    /// Nobody reads the outputs any more.
+    closed: Arc<AtomicBool>,
+    stopper: Stopper,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// When the last plain line was written, since the start of the run.
     line_at: Option<Duration>,
-    /// Nobody reads standard output any more.
-    stdout_closed: bool,
     /// How the bar was last laid out.
     layout: Option<Layout>,
     /// Nothing is shown any more.
@@ -92,7 +102,7 @@ impl Screen {
     /// A bar when standard error is a terminal, else plain lines; neither when it is to be
     /// quiet.
     #[must_use]
-    pub(crate) fn new(is_quiet: bool) -> Self {
+    pub(crate) fn new(is_quiet: bool, stopper: Stopper) -> Self {
         let has_bar = !is_quiet && io::stderr().is_terminal();
         let bar = has_bar.then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(BAR_HZ);
@@ -100,14 +110,16 @@ impl Screen {
             bar.set_style(Layout::of(columns()).style());
             bar
         });
-        Self { bar, is_quiet, state: Arc::default() }
+        Self { bar, is_quiet, state: Arc::default(), closed: Arc::default(), stopper }
     }
 
     /// Whether it is time to show how far the run is. `now` is since its start.
     pub(crate) fn wants(&self, now: Duration, is_read: bool) -> bool {
         let first = if is_read { LINE_EVERY } else { LINE_FIRST };
         let due = |at: Option<Duration>| now >= at.map_or(first, |at| at + LINE_EVERY);
-        self.bar.is_some() || !self.is_quiet && due(self.lock().line_at)
+        // Somebody else may write, and wait for a reader.
+        let Ok(state) = self.state.try_lock() else { return false };
+        self.bar.is_some() || !self.is_quiet && due(state.line_at)
     }
 
     /// Shows it.
@@ -130,42 +142,58 @@ impl Screen {
         bar.set_position(view.done);
     }
 
-    /// Writes both outputs of an item, each as one piece; whether all of it was written. With a
-    /// tag each line begins with it and a tab.
+    /// Writes both outputs of an item, each as one piece; whether all of it was written. With
+    /// a tag each line begins with it and a tab. Blocks as long as nobody reads them.
     ///
     /// # Errors
-    /// When an output cannot be read or written; a closed standard output is no error.
+    /// When an output cannot be read or written; that it is closed is no error.
     pub(crate) fn outputs(&self, report: &Report, tag: Option<Bytes>) -> io::Result<bool> {
-        let mut state = self.lock();
-        self.without_bar(|| {
-            let mut out = io::stdout().lock();
-            let written = if state.stdout_closed {
-                Ok(())
-            } else {
-                write_output(&report.stdout, tag.as_deref(), &mut out).and_then(|()| out.flush())
-            };
-            state.notice(written)?;
-            write_output(&report.stderr, tag.as_deref(), &mut io::stderr().lock())
-        })?;
-        // Nothing was to be written: it is written.
-        Ok(!state.stdout_closed || report.stdout.len == 0)
+        let tag = tag.as_deref();
+        let mut written = true;
+        if report.stdout.len > 0 {
+            written = self.write(&STDOUT, || {
+                let mut out = io::stdout().lock();
+                write_output(&report.stdout, tag, &mut out).and_then(|()| out.flush())
+            })?;
+        }
+        if written && report.stderr.len > 0 {
+            let _state = self.lock();
+            written = self
+                .write(&STDERR, || write_output(&report.stderr, tag, &mut io::stderr().lock()))?;
+        }
+        Ok(written)
     }
 
-    /// Writes a line to standard output; whether it was written.
+    /// Writes a line to standard output; whether it was written. Blocks as long as nobody
+    /// reads it.
     ///
     /// # Errors
-    /// When it cannot be written; a closed standard output is no error.
+    /// When it cannot be written; that standard output is closed is no error.
     pub(crate) fn line(&self, line: &str) -> io::Result<bool> {
-        let mut state = self.lock();
-        if state.stdout_closed {
+        self.write(&STDOUT, || {
+            let mut out = io::stdout().lock();
+            writeln!(out, "{line}").and_then(|()| out.flush())
+        })
+    }
+
+    /// Writes to where outputs go, unless that is closed; the first time that it is found to
+    /// be, the run is asked to stop.
+    fn write(&self, stream: &Stream, write: impl FnOnce() -> io::Result<()>) -> io::Result<bool> {
+        if self.closed.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        self.without_bar(|| {
-            let mut out = io::stdout().lock();
-            let written = writeln!(out, "{line}").and_then(|()| out.flush());
-            state.notice(written)
-        })?;
-        Ok(!state.stdout_closed)
+        // A bar is in the way only on the same terminal. Where nobody reads a pipe, nothing
+        // else is to wait for it.
+        let written = if (stream.is_terminal)() { self.without_bar(write) } else { write() };
+        match written {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.closed.store(true, Ordering::Relaxed);
+                self.stopper.ask(How::Finish, Some(SIGPIPE));
+                Ok(false)
+            }
+            Err(error) => Err(unwritten(stream.name, &error)),
+        }
     }
 
     /// Writes text to standard error, above the bar.
@@ -197,21 +225,16 @@ impl Screen {
     }
 }
 
-impl State {
-    /// Takes note of a standard output that nobody reads.
-    fn notice(&mut self, written: io::Result<()>) -> io::Result<()> {
-        match written {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.stdout_closed = true;
-                let told = "forebay: nobody reads standard output any more; the items run on, \
-                            --results keeps what they say\n";
-                let _ = io::stderr().lock().write_all(told.as_bytes());
-                Ok(())
-            }
-            written => written,
-        }
-    }
+/// Where outputs go.
+struct Stream {
+    name: &'static str,
+    is_terminal: fn() -> bool,
 }
+
+const STDOUT: Stream =
+    Stream { name: "standard output", is_terminal: || io::stdout().is_terminal() };
+const STDERR: Stream =
+    Stream { name: "standard error", is_terminal: || io::stderr().is_terminal() };
 
 /// Standard error for the log: lines go above the bar.
 impl Write for Screen {

@@ -66,7 +66,9 @@ impl Shown {
                 let reading = (!is_read).then(|| lines.get());
                 // What is paused has no end in sight.
                 let eta = view.eta.filter(|_| !held.is_paused);
-                screen.show(&View { reading, eta, held: held.told.clone(), ..view }, elapsed);
+                let view = View { reading, eta, held: held.told.clone(), ..view };
+                // Nobody may read it: that is to hold up nothing else on this thread.
+                tokio::task::block_in_place(|| screen.show(&view, elapsed));
             }
         };
         Self { task: tokio::spawn(show), asked }

@@ -3,66 +3,36 @@
 //! Must always hold: whatever goes wrong, the runtime is shut down and the spawner closed,
 //! so that what was cut short goes back uncounted.
 
-use std::{
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, time::Duration};
 
 use forebay::{Drain, RuntimeError};
 use forebay_actors::node::NodeError;
 use tokio::sync::{mpsc, watch};
 
-use super::{ExecError, Run, waits::ItemEnd};
-use crate::cli::exec::{
-    interrupt::{Exit, How, Stop},
-    runner::Runner,
-};
-
-/// How long a run that was asked to finish waits for its commands.
-const FINISH_WITHIN: Duration = Duration::from_secs(365 * 24 * 3600);
-/// When no command runs any more, how long to wait for attempts that are just beginning.
-const ABORT_EVERY: Duration = Duration::from_millis(50);
-
-/// Waits until no attempt runs, nor is about to.
-async fn nothing_runs(runner: &Runner) {
-    runner.idle().await;
-    tokio::time::sleep(ABORT_EVERY).await;
-}
+use super::{ExecError, Run, obey::FINISH_WITHIN, waits::ItemEnd};
+use crate::cli::exec::interrupt::{Exit, How, Stop};
 
 fn is_down(error: &ExecError) -> bool {
     matches!(error, ExecError::Runtime(RuntimeError::Node(NodeError::ShutDown)))
 }
 
 impl Run {
-    /// Lets what runs end, or ends it, as it is asked; and takes everything down.
+    /// Takes everything down, once what runs has ended as it is asked to.
     pub(super) async fn stop(
         &mut self,
-        stops: &mut watch::Receiver<Stop>,
+        stops: &watch::Receiver<Stop>,
         broken: &mut mpsc::UnboundedReceiver<String>,
     ) -> Result<(), ExecError> {
-        let (runtime, runner) = (self.runtime.clone(), self.runner.clone());
+        let runtime = self.runtime.clone();
         let is_asked = stops.borrow().how != How::No;
         let within = if is_asked { FINISH_WITHIN } else { Duration::ZERO };
         let mut down = pin!(runtime.shutdown(Drain::within(within)));
-        let mut reached = How::No;
         let mut failed = None;
         let stopped = loop {
-            let asked = *stops.borrow_and_update();
-            if asked.how > reached {
-                reached = asked.how;
-                self.stop_commands(asked);
-            }
-            // What the commands were for is left to the next run.
-            let ends_all = reached >= How::Terminate;
             tokio::select! {
                 stopped = &mut down => break stopped,
                 Some(note) = self.notes.recv() => self.noted(note),
                 end = self.waits.next() => self.ended_late(end, &mut failed),
-                Ok(()) = stops.changed() => {}
-                // What the commands were for is left to the next run.
-                () = nothing_runs(&runner), if ends_all || runner.current().is_none() => {
-                    runtime.node().executor().abort_all();
-                }
                 Some(reason) = broken.recv() => {
                     failed.get_or_insert(ExecError::Broken(reason));
                     runtime.node().executor().abort_all();
@@ -97,38 +67,6 @@ impl Run {
                 self.summary.left += 1;
             }
             Err(error) => *failed = Some(error),
-        }
-    }
-
-    /// Goes one step further, and says what the next one is.
-    fn stop_commands(&self, asked: Stop) {
-        let running = self.runner.progress().running();
-        let grace = self.grace;
-        let again = if asked.signal.is_some() { "again " } else { "" };
-        let text = match asked.how {
-            How::No => return,
-            How::Finish => match asked.finish_by {
-                Some(by) => {
-                    let left = by.into_std().saturating_duration_since(Instant::now());
-                    let left = left.as_secs_f64().round();
-                    format!("they have {left} s to end, then they get SIGTERM")
-                }
-                None => format!("Ctrl-C {again}ends them (SIGTERM)"),
-            },
-            How::Terminate => {
-                self.runner.current().into_iter().for_each(|spawner| spawner.stop_all(grace));
-                format!(
-                    "they got SIGTERM and are killed after {grace:?}; Ctrl-C {again}kills them now"
-                )
-            }
-            How::Kill => {
-                let spawner = self.runner.current().into_iter();
-                spawner.for_each(|spawner| spawner.stop_all(Duration::ZERO));
-                "they are killed".to_owned()
-            }
-        };
-        if running > 0 {
-            self.screen.message(format!("stopping: {running} running; {text}\n").as_bytes());
         }
     }
 

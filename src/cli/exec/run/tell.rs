@@ -48,7 +48,6 @@ impl Run {
         let elapsed = self.runner.elapsed();
         self.runner.progress().ended(elapsed, succeeded);
         self.halt_if_due();
-        self.halt_if_due();
         if let Outcome::Failure(failure) = &outcome {
             let id = self.served[0].items.id(end.place);
             let job = self.job(end.place, id)?;
