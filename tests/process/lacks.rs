@@ -190,7 +190,7 @@ fn a_halt_ends_the_run_and_leaves_the_rest() {
     place.write("items", numbers(30));
     let script = "test {} != 2 || exit 1; echo $FOREBAY_ATTEMPT >> ran; test -e quick || sleep 600";
     let rest =
-        ["--halt", "now,fail=1", "--jobs", "2", "--input", "items", "--", "sh", "-c", script];
+        ["--halt", "now,fail=1", "--jobs", "30", "--input", "items", "--", "sh", "-c", script];
     let begun = std::time::Instant::now();
     place.run(&exec(&rest)).expect(1, &["0 succeeded, 1 failed", "29 left"]);
     assert!(begun.elapsed() < Duration::from_secs(60), "it waited for what ran");

@@ -129,25 +129,38 @@ fn state(id: u64) -> char {
     after.chars().nth(2).unwrap_or('?')
 }
 
+/// Goes on until there is a file `go`; `ran` holds its process id.
+const UNTIL_GO: &str = "echo $$ >> ran; until test -e go; do sleep 0.02; done";
+
+fn stop(running: &Running, command: u64) {
+    running.signal("TSTP");
+    let forebay = u64::from(running.id());
+    until("both are stopped", || state(command) == 'T' && state(forebay) == 'T');
+}
+
 #[test]
-fn ctrl_z_stops_the_commands_too_and_their_timeouts_wait() {
+fn ctrl_z_stops_the_commands_too_and_they_go_on_together() {
     let place = Place::new();
     place.write("items", "1\n");
-    let script = "echo $$ >> ran; until test -e go; do sleep 0.02; done";
-    let rest = ["--timeout", "5s", "--", "sh", "-c", script];
-    let running = started(&place, &rest, 1);
+    let running = started(&place, &["--", "sh", "-c", UNTIL_GO], 1);
     let command = ran(&place, "ran")[0];
     let forebay = u64::from(running.id());
-    for _ in 0..2 {
-        running.signal("TSTP");
-        until("both are stopped", || state(command) == 'T' && state(forebay) == 'T');
+    for _ in 0..3 {
+        stop(&running, command);
         running.signal("CONT");
         until("both go on", || state(command) != 'T' && state(forebay) != 'T');
     }
-    running.signal("TSTP");
-    until("both are stopped", || state(command) == 'T' && state(forebay) == 'T');
-    // Longer than the command may take.
-    std::thread::sleep(Duration::from_secs(6));
+    place.write("go", "");
+    running.end().expect(0, &["1 succeeded"]);
+}
+
+#[test]
+fn a_timeout_does_not_count_the_time_for_which_a_run_is_suspended() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    let running = started(&place, &["--timeout", "8s", "--", "sh", "-c", UNTIL_GO], 1);
+    stop(&running, ran(&place, "ran")[0]);
+    std::thread::sleep(Duration::from_secs(9));
     place.write("go", "");
     running.signal("CONT");
     running.end().expect(0, &["1 succeeded"]);
