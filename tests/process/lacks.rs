@@ -198,3 +198,25 @@ fn a_halt_ends_the_run_and_leaves_the_rest() {
     place.run(&exec(&rest)).expect(1, &["29 succeeded", "1 had failed before"]);
     assert!(ran(&place, "ran").iter().all(|attempt| *attempt == 1), "the ended one was counted");
 }
+
+#[test]
+fn commands_run_where_chdir_leads_and_know_their_item() {
+    let place = Place::new();
+    place.write("items", "a\nb c\nnone\n");
+    for dir in ["a", "b c"] {
+        fs::create_dir(place.path(dir)).unwrap();
+        place.write(&format!("{dir}/tool"), "#!/bin/sh\necho $FOREBAY_SEQ,$FOREBAY_ITEM > ran\n");
+        assert!(place.system("chmod", &["+x", &format!("{dir}/tool")]));
+    }
+    let run = |chdir: &str| {
+        place.run(&exec(&["--chdir", chdir, "--input", "items", "--", "./tool", "x"]))
+    };
+    run("{}").expect(1, &["2 succeeded, 1 failed", "there is no directory", "none"]);
+    assert_eq!(
+        (place.lines("a/ran"), place.lines("b c/ran")),
+        (vec!["1,a".into()], vec!["2,b c".into()])
+    );
+    // Another directory is other work, the same one is done.
+    run("{}").expect(1, &["2 were done before"]);
+    run("./{}").expect(1, &["2 succeeded"]);
+}

@@ -88,6 +88,9 @@ pub(crate) struct ExecArgs {
     /// The limit key of an item under its scope, `l1` or `l1/l2`. Empty: none
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) limit_key: Option<OsString>,
+    /// Run each command in this directory, relative to the current one
+    #[arg(long, value_name = "TEMPLATE")]
+    pub(crate) chdir: Option<OsString>,
     /// Keep results.ndjson and large outputs in DIR instead of printing the output
     #[arg(long, value_name = "DIR")]
     pub(crate) results: Option<PathBuf>,
@@ -149,7 +152,7 @@ fn timeout(text: &str) -> Result<Duration, ValueError> {
 }
 
 const HELP: &str = "\
-Templates in COMMAND, --key, --scope and --limit-key:
+Templates in COMMAND, --key, --scope, --limit-key and --chdir:
   {}            the item (with --ndjson its args, with -n the items: one argument each
                 when {} stands alone)
   {/} {//}      base name; directory
@@ -167,6 +170,10 @@ variables run a shell, and give it the item as an argument, not as a part of its
   forebay exec -- sh -c 'grep -c x \"$1\" > \"$1.count\"' _ {}     right
   forebay exec -- sh -c 'grep -c x {} > {}.count'              wrong: an item named
                                                   `a;rm -rf b` would be run as code
+
+A command has FOREBAY_ITEM (items up to 64 KiB), FOREBAY_SEQ, FOREBAY_ENTRY and
+FOREBAY_ATTEMPT in its environment. Ctrl-C lets what runs end, a second one sends it SIGTERM,
+a third one SIGKILL; what was cut short runs again.
 
 A command runs with an empty standard input, in a session of its own. What it leaves
 running in the background is ended with it.

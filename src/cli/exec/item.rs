@@ -11,7 +11,11 @@
 //! comes from the scope (or else the key): the run's book finds an item that was stored with
 //! another one.
 
-use std::{ffi::OsString, os::unix::ffi::OsStrExt};
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::Path,
+};
 
 use bilrost::Message;
 use bytes::Bytes;
@@ -139,6 +143,9 @@ pub(crate) enum ItemError {
         /// How long they are.
         len: usize,
     },
+    /// `--chdir` gives a path that holds a NUL.
+    #[error("--chdir: the path holds a NUL character, which no path can")]
+    NulInDirectory,
     /// An argument holds a NUL.
     #[error("argument {index} holds a NUL character, which no argument can")]
     Nul {
@@ -158,6 +165,8 @@ pub(crate) struct Templates<'a> {
     pub(crate) scope: Option<&'a OsString>,
     /// `--limit-key`.
     pub(crate) limit_key: Option<&'a OsString>,
+    /// `--chdir`.
+    pub(crate) chdir: Option<&'a OsString>,
 }
 
 /// Makes entries of items.
@@ -168,6 +177,7 @@ pub(crate) struct Plan {
     key: Option<Template>,
     scope: Option<Template>,
     limit_key: Option<Template>,
+    chdir: Option<Template>,
     identity: Identity,
     service: String,
 }
@@ -197,6 +207,7 @@ impl Plan {
             directory: Bytes::copy_from_slice(directory.as_os_str().as_bytes()),
             again: again.map(Into::into),
             started_at: 0,
+            chdir: templates.chdir.map(|text| Bytes::copy_from_slice(text.as_bytes())),
         };
         Ok(Self {
             command: CommandTemplate::compile(words(), offer)?,
@@ -204,6 +215,7 @@ impl Plan {
             key: compile(templates.key)?,
             scope: compile(templates.scope)?,
             limit_key: compile(templates.limit_key)?,
+            chdir: compile(templates.chdir)?,
             service: identity.id().service(),
             identity,
         })
@@ -250,7 +262,7 @@ impl Plan {
         };
         let job = Job {
             argv: argv.into_iter().map(Bytes::from).collect(),
-            directory: self.identity.directory.clone(),
+            directory: self.directory(item)?,
             number: numbered.number,
             item_from,
             item_len,
@@ -260,6 +272,19 @@ impl Plan {
             len if len > JOB_BYTES_MAX => Err(ItemError::TooLarge { len }),
             _ => Ok(Prepared { id, vqueue, job, before }),
         }
+    }
+
+    /// Where the command runs: in the directory of the run, or where `--chdir` leads from it.
+    fn directory(&self, item: &Item) -> Result<Bytes, ItemError> {
+        let here = &self.identity.directory;
+        let Some(chdir) = &self.chdir else { return Ok(here.clone()) };
+        let to =
+            chdir.render(item).map_err(|source| ItemError::Render { place: "--chdir", source })?;
+        if to.contains(&0) {
+            return Err(ItemError::NulInDirectory);
+        }
+        let path = Path::new(OsStr::from_bytes(here)).join(OsStr::from_bytes(&to));
+        Ok(Bytes::from(path.into_os_string().into_vec()))
     }
 
     fn vqueue(&self, item: &Item) -> Result<VQueueName, ItemError> {
@@ -288,12 +313,15 @@ impl Plan {
         if let Some(again) = &self.identity.again {
             put(&mut canonical, b'n', again.as_bytes());
         }
+        if let Some(chdir) = &self.identity.chdir {
+            put(&mut canonical, b'c', chdir);
+        }
         Ok(xxhash_rust::xxh3::xxh3_128(&canonical).to_be_bytes())
     }
 
     /// The entry that a version without runs made of an item: its identity had no directory.
     fn id_before(&self, item: &Item, own_id: Option<&str>, now: &VQueueName) -> Option<EntryId> {
-        if self.identity.again.is_some() {
+        if self.identity.again.is_some() || self.chdir.is_some() {
             return None;
         }
         let mut canonical = Vec::with_capacity(256);

@@ -176,11 +176,16 @@ impl Runner {
         let variable = |name: &str, value: &dyn std::fmt::Display| {
             Bytes::from(format!("FOREBAY_{name}={value}"))
         };
-        let environment = vec![
+        let mut environment = vec![
             variable("ENTRY", &context.entry()),
             variable("ATTEMPT", &context.attempt()),
             variable("SEQ", &job.number),
         ];
+        let item = job.item();
+        // The system takes no longer ones, and an object that holds a NUL cannot be one.
+        if item.len() <= ITEM_VARIABLE_BYTES_MAX && !item.contains(&0) {
+            environment.push([&b"FOREBAY_ITEM="[..], &item].concat().into());
+        }
         Order {
             argv: job.argv.clone(),
             directory: job.directory.clone(),
@@ -237,6 +242,10 @@ fn shown(job: &Job) -> String {
     let line: String = words.collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARS_MAX).collect();
     line.chars().filter(|c| !c.is_control()).collect()
 }
+
+/// Longest item that is in a command's environment, in bytes: the item is among the arguments
+/// already, and the system limits both together.
+const ITEM_VARIABLE_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest part of a command line in an error, in characters.
 const SHOWN_CHARS_MAX: usize = 80;

@@ -40,6 +40,7 @@ pub(super) fn compile(args: &ExecArgs, directory: &Path) -> Result<Plan, ExecErr
         key: args.key.as_ref(),
         scope: args.scope.as_ref(),
         limit_key: args.limit_key.as_ref(),
+        chdir: args.chdir.as_ref(),
     };
     let offer = if args.ndjson { Offer::Object } else { Offer::Line };
     let again = args.again.as_deref().map(|name| match name {

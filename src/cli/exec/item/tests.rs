@@ -48,6 +48,7 @@ impl Line {
             key: self.key.as_ref(),
             scope: self.scope.as_ref(),
             limit_key: self.limit_key.as_ref(),
+            chdir: None,
         };
         Plan::compile(&templates, offer, Path::new(self.directory), self.again).unwrap()
     }

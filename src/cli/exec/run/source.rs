@@ -42,7 +42,10 @@ pub(super) async fn input(args: &ExecArgs, data_dir: &Path) -> Result<Source, Ex
     let directory = std::env::current_dir().map_err(ExecError::Directory)?;
     let plan = setup::compile(args, &directory)?;
     check_shape(&args.command)?;
-    if let Some(program) = plan.program() {
+    // A path that begins where --chdir leads to cannot be looked at from here.
+    let is_elsewhere =
+        |program: &[u8]| args.chdir.is_some() && program.contains(&b'/') && program[0] != b'/';
+    if let Some(program) = plan.program().filter(|program| !is_elsewhere(program)) {
         check_program(program)?;
     }
     let identity = plan.run().clone();

@@ -96,6 +96,9 @@ pub(crate) struct Identity {
     /// When it was first started, in milliseconds since 1970. Not a part of the id.
     #[bilrost(4)]
     pub(crate) started_at: u64,
+    /// `--chdir`, with its templates.
+    #[bilrost(5)]
+    pub(crate) chdir: Option<Bytes>,
 }
 
 impl Identity {
@@ -108,6 +111,9 @@ impl Identity {
         }
         if let Some(again) = &self.again {
             put(&mut canonical, b'n', again.as_bytes());
+        }
+        if let Some(chdir) = &self.chdir {
+            put(&mut canonical, b'c', chdir);
         }
         let mut bits = xxhash_rust::xxh3::xxh3_128(&canonical);
         let mut id = [0; ID_LEN];
