@@ -14,6 +14,7 @@ mod explain;
 pub(crate) mod inspect;
 mod jobs;
 pub(crate) mod logging;
+mod output;
 mod partitions;
 mod runs;
 mod show;
@@ -73,6 +74,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Man => return done(manual()),
         Command::Exec(args) => return run_exec(&global, args),
         Command::Runs => return run_runs(&global),
+        Command::Output(args) => return run_output(&global, args),
         Command::Bench(args) => return run_bench(&global, args),
         Command::Jobs(args) => jobs::request(args),
         Command::Rules(args) => inspect::rules(args),
@@ -106,6 +108,14 @@ fn run_exec(global: &Global, args: &args::ExecArgs) -> ExitCode {
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILURES))
         }
         Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_output(global: &Global, args: &args::OutputArgs) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| output::output(global, args)) {
+        Ok(printed) => done(printed),
         Err(error) => fail(&error),
     }
 }

@@ -42,7 +42,7 @@ fn an_interrupted_command_does_not_go_on_inside_another_one() {
     assert!(runs[0]["command"].as_str().unwrap().starts_with("sh -c 'echo $1"), "{runs:?}");
 
     let id = runs[0]["id"].as_str().unwrap();
-    let done = place.run(&exec(&["--resume", &id[..6]])).expect(0, &[" succeeded"]);
+    let done = place.run(&exec(&["-j1", "--resume", &id[..6]])).expect(0, &[" succeeded"]);
     assert_eq!(done.text().lines().count(), 9 - before);
     assert_eq!(ran(&place, "started"), (1..=9).collect::<Vec<_>>(), "in order, each once");
     place.run(&exec(&["--resume"])).expect(0, &["nothing waits"]);
@@ -185,6 +185,35 @@ fn what_could_not_be_printed_is_printed_by_the_next_run() {
     lines.sort();
     assert_eq!(lines, ["said 1", "said 2", "said 3", "said 4", "said 5"]);
     assert_eq!(place.run(&arguments).expect(0, &["5 were done before"]).text(), "");
+}
+
+#[test]
+fn stored_outputs_are_printed_on_demand() {
+    let place = Place::new();
+    place.write("items", numbers(3));
+    let script = "echo said $1; echo wrong $1 >&2; test $1 != 2";
+    let rest = ["--input", "items", "--", "sh", "-c", script, "_", "{}"];
+    let done = place.run(&exec(&rest)).expect(1, &[]);
+    let runs = place.json(&["runs", "--data-dir", "data"]);
+    let id = runs[0]["id"].as_str().unwrap();
+    let printed = place.run(&["output", "--data-dir", "data", "--run", &id[..8]]);
+    let printed = printed.expect(0, &["wrong 1\nwrong 2\nwrong 3\n"]);
+    assert_eq!(printed.text(), "said 1\nsaid 2\nsaid 3\n");
+    let entry = done.stderr.split("(ent_").nth(1).and_then(|rest| rest.split(')').next());
+    let entry = format!("ent_{}", entry.unwrap());
+    let printed = place.run(&["output", "--data-dir", "data", &entry]).expect(0, &["wrong 2"]);
+    assert_eq!(printed.text(), "said 2\n");
+    let none = ["output", "--data-dir", "data", "--run", "nosuch"];
+    place.run(&none).expect_refused(&["no run `nosuch`"]);
+    // A long output that was printed is not kept a second time.
+    place.write("items", "1\n");
+    let long = ["--input", "items", "--", "sh", "-c", "head -c 100000 /dev/zero"];
+    place.run(&exec(&long)).expect(0, &[]);
+    let runs = place.json(&["runs", "--data-dir", "data"]);
+    let id = runs[1]["id"].as_str().unwrap();
+    let printed = place.run(&["output", "--data-dir", "data", "--run", id]);
+    let printed = printed.expect(1, &["only the first 65536 of 100000 bytes are stored"]);
+    assert_eq!(printed.stdout.len(), 65_536);
 }
 
 /// Says its number, then as many bytes as it says.

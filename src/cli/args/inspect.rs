@@ -83,6 +83,17 @@ pub(crate) struct EntryArgs {
     pub(crate) entry: EntryId,
 }
 
+/// Print what commands of `exec` said: their outputs, as far as they are stored
+#[derive(Args, Clone, Debug)]
+pub(crate) struct OutputArgs {
+    /// The entries
+    #[arg(value_name = "ENTRY", required_unless_present = "run", conflicts_with = "run")]
+    pub(crate) entries: Vec<EntryId>,
+    /// All items of this run, in the order of its input; `forebay runs` lists runs
+    #[arg(long, value_name = "RUN")]
+    pub(crate) run: Option<String>,
+}
+
 /// Say why an entry does not run
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExplainArgs {

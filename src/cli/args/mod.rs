@@ -29,7 +29,9 @@ pub(crate) use control::{
 };
 pub(crate) use exec::ExecArgs;
 pub(crate) use halt::HaltArg;
-pub(crate) use inspect::{EntriesArgs, EntryArgs, ExplainArgs, LimitsArgs, QueuesArgs, StageArg};
+pub(crate) use inspect::{
+    EntriesArgs, EntryArgs, ExplainArgs, LimitsArgs, OutputArgs, QueuesArgs, StageArg,
+};
 pub(crate) use jobs::JobsArgs;
 pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
 pub(crate) use rules::{PauseTarget, RuleTarget, RulesArgs, RulesCommand};
@@ -41,6 +43,7 @@ pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, RuleA
 const AVAILABLE: &[&str] = &[
     "exec",
     "runs",
+    "output",
     "rules",
     "queues",
     "entries",
@@ -101,6 +104,7 @@ pub(crate) enum Command {
     Jobs(JobsArgs),
     /// List the runs of `exec`: what they run, where, and what they have left
     Runs,
+    Output(OutputArgs),
     Rules(RulesArgs),
     Queues(QueuesArgs),
     Entries(EntriesArgs),

@@ -263,6 +263,19 @@ pub(crate) fn list(data_dir: &Path) -> Result<Vec<Listed>, BookError> {
     Ok(runs)
 }
 
+/// What the book of a run says of its items.
+///
+/// # Errors
+/// [`BookError`] when it cannot be read.
+pub(crate) fn items(data_dir: &Path, id: &RunId) -> Result<Items, BookError> {
+    let path = books_dir(data_dir).join(id.to_string());
+    let mut items = Items::default();
+    match File::open(&path).and_then(|mut book| read(&mut book, &mut items)) {
+        Ok(_) => Ok(items),
+        Err(source) => Err(BookError { path, source }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
