@@ -182,6 +182,8 @@ pub enum Write {
     },
     /// What is remembered of a peer.
     Peer(PeerMemory),
+    /// A peer is forgotten.
+    Forget(StorageId),
     /// Segments with a lower number and their rows are dropped.
     Drop {
         /// The first number that stays.

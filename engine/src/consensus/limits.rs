@@ -26,6 +26,8 @@ pub struct Limits {
     pub reads_max: usize,
     /// Copying nodes that a leader remembers.
     pub learners_max: usize,
+    /// Peers that are remembered on disk; above it, one that has no vote is forgotten.
+    pub peers_max: usize,
     /// A new member may lack so many bytes when a seal names it.
     pub ready_lag_bytes_max: usize,
     /// Election timeouts without a decision after which an asked leader yields.
@@ -50,6 +52,7 @@ impl Default for Limits {
             held_messages_max: 4096,
             reads_max: 4096,
             learners_max: 16,
+            peers_max: 64,
             ready_lag_bytes_max: 1 << 20,
             yield_timeouts: 3,
             watchdog_timeouts: 4,

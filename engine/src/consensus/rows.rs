@@ -116,6 +116,9 @@ impl Rows {
             Write::Peer(memory) => {
                 self.peers.insert(memory.storage, memory);
             }
+            Write::Forget(storage) => {
+                self.peers.remove(&storage);
+            }
             Write::Drop { below } => {
                 self.segments.retain(|segment| segment.number >= below);
                 let base = self.segments.first().map_or(0, |segment| segment.base);

@@ -207,6 +207,10 @@ pub(super) fn put_write(out: &mut Vec<u8>, write: &Write) {
             out.put_u8(10);
             out.put_u64(*below);
         }
+        Write::Forget(storage) => {
+            out.put_u8(11);
+            out.put_u128(storage.0);
+        }
     }
 }
 
@@ -228,6 +232,7 @@ pub(super) fn read_write(reader: &mut Reader) -> Result<Write, DecodeError> {
             standing: read_standing(reader)?,
         }),
         10 => Write::Drop { below: reader.u64()? },
+        11 => Write::Forget(StorageId(reader.u128()?)),
         tag => return Err(DecodeError::UnknownKind { what: "a write", tag }),
     })
 }

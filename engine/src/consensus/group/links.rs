@@ -206,6 +206,7 @@ impl Group {
         let memory = PeerMemory { storage: from, boot, nonce, standing };
         if self.peers.insert(from, memory) != Some(memory) {
             self.store.get_mut().write(Write::Peer(memory));
+            self.forget_one(from);
             self.persist();
         }
         let link = self.links.get_mut(&from).expect("it has a session");
@@ -220,6 +221,20 @@ impl Group {
         let mine = self.store.get().decided;
         if standing.segment < self.segment().number && decided < mine {
             self.tell_behind(from);
+        }
+    }
+
+    /// Only what voted has something to forget: above the limit another one is let go.
+    fn forget_one(&mut self, newest: StorageId) {
+        if self.peers.len() <= self.limits.peers_max {
+            return;
+        }
+        let segment = self.segment();
+        let has_vote = |peer: &&StorageId| segment.pid_of_storage(**peer).is_some();
+        let gone = self.peers.keys().find(|peer| !has_vote(peer) && **peer != newest).copied();
+        if let Some(gone) = gone {
+            self.peers.remove(&gone);
+            self.store.get_mut().write(Write::Forget(gone));
         }
     }
 

@@ -2,7 +2,7 @@
 //! machine's to mend, and for each rule of 0027.
 
 use forebay_engine::consensus::{
-    Answer, Body, Envelope, Input, Leadership, Refusal, RequestId, StorageId,
+    Answer, Body, Envelope, Input, Leadership, Refusal, RequestId, Rows, StorageId,
 };
 
 use super::world::{ELECTION_TICKS, World};
@@ -409,4 +409,27 @@ fn who_leads_is_told_when_it_changes() {
         world.propose(leader, 20);
     }
     assert!(matches!(told.first(), None | Some(Leadership::Follows(_))), "{told:?}");
+}
+
+#[test]
+fn what_is_remembered_of_peers_without_a_vote_is_bounded() {
+    let (mut world, leader) = serving(5, 3);
+    world.limits.peers_max = 3;
+    for at in 0..5 {
+        world.crash(at, world.now);
+    }
+    world.ticks(20);
+    for round in 1..10 {
+        // Node 4 loses its disk again and again; each time it is another peer.
+        world.crash(4, world.now);
+        let storage = StorageId(world.nodes[4].storage().0 + round);
+        let first = world.nodes[leader].disk.rows.recover().segments[0].clone();
+        world.nodes[4].disk = super::disk::Disk::new(storage, Rows::new(first, false));
+        world.ticks(20);
+    }
+    let peers = world.nodes[leader].disk.rows.recover().peers;
+    assert!(peers.len() <= 3, "{peers:?}");
+    let members = &world.group(leader).segment().members;
+    let voters = peers.iter().filter(|peer| members.iter().any(|m| m.storage == peer.storage));
+    assert_eq!(voters.count(), 2, "both other voters are remembered: {peers:?}");
 }
