@@ -177,9 +177,8 @@ pub(crate) fn command_line() -> clap::Command {
 pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut parser = command_line();
     let line: Vec<OsString> = line.into_iter().collect();
-    let matches = parser
-        .try_get_matches_from_mut(&line)
-        .map_err(|error| with_dashes(&mut parser, error, &line))?;
+    let matches =
+        parser.try_get_matches_from_mut(&line).map_err(|error| with_dashes(error, &line))?;
     let read = || -> Result<Cli, clap::Error> {
         Ok(Cli {
             global: Global::from_arg_matches(&matches)?,
@@ -190,7 +189,7 @@ pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, cla
 }
 
 /// What is said of a command of `exec` without `--` before it.
-fn with_dashes(parser: &mut clap::Command, error: clap::Error, line: &[OsString]) -> clap::Error {
+fn with_dashes(error: clap::Error, line: &[OsString]) -> clap::Error {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return error;
     };
@@ -209,11 +208,12 @@ fn with_dashes(parser: &mut clap::Command, error: clap::Error, line: &[OsString]
     let (before, command) = line[1..].split_at(at - 1);
     let text = format!(
         "`{argument}` is not an option of exec: put `--` before the command, as in\n\n  \
-         forebay {} -- {}\n",
+         forebay {} -- {}\n\nFor more information, try 'forebay exec --help'.\n",
         join(before),
         join(command)
     );
-    parser.error(ErrorKind::UnknownArgument, text)
+    // Raw: the usage of the whole program says nothing more.
+    clap::Error::raw(ErrorKind::UnknownArgument, text)
 }
 
 #[cfg(test)]

@@ -107,19 +107,20 @@ impl Screen {
         let bar = has_bar.then(|| {
             let target = ProgressDrawTarget::stderr_with_hz(BAR_HZ);
             let bar = ProgressBar::with_draw_target(Some(0), target);
-            bar.set_style(Layout::of(columns()).style());
+            bar.set_style(Layout::None.style());
             bar
         });
         Self { bar, is_quiet, state: Arc::default(), closed: Arc::default(), stopper }
     }
 
-    /// Whether it is time to show how far the run is. `now` is since its start.
-    pub(crate) fn wants(&self, now: Duration, is_read: bool) -> bool {
+    /// Whether it is time to show how far the run is: on a terminal always, elsewhere now and
+    /// then once it has begun. `now` is since its start.
+    pub(crate) fn wants(&self, now: Duration, is_read: bool, has_begun: bool) -> bool {
         let first = if is_read { LINE_EVERY } else { LINE_FIRST };
         let due = |at: Option<Duration>| now >= at.map_or(first, |at| at + LINE_EVERY);
         // Somebody else may write, and wait for a reader.
         let Ok(state) = self.state.try_lock() else { return false };
-        self.bar.is_some() || !self.is_quiet && due(state.line_at)
+        self.bar.is_some() || has_begun && !self.is_quiet && due(state.line_at)
     }
 
     /// Shows it.
@@ -133,7 +134,8 @@ impl Screen {
             let _ = writeln!(io::stderr().lock(), "forebay: {view}");
             return;
         };
-        let layout = Layout::of(columns());
+        // A bar of nothing would look like a full one.
+        let layout = if view.total == 0 { Layout::None } else { Layout::of(columns()) };
         if state.layout.replace(layout) != Some(layout) {
             bar.set_style(layout.style());
         }

@@ -50,16 +50,18 @@ impl Shown {
     pub(super) fn start(screen: Screen, runner: Arc<Runner>, lines: LinesRead) -> Self {
         let (asked, runtime) = tokio::sync::watch::channel(None);
         let show = async move {
-            let mut held = Held::default();
+            let (mut held, mut has_begun) = (Held::default(), false);
             let mut tick = tokio::time::interval(SHOW_EVERY);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tick.tick().await;
                 let is_read = runner.progress().is_read();
-                if !screen.wants(runner.elapsed(), is_read) {
+                let runtime = runtime.borrow().clone();
+                // Before there is one, the directory may turn out to be in use.
+                has_begun |= runtime.is_some();
+                if !screen.wants(runner.elapsed(), is_read, has_begun) {
                     continue;
                 }
-                let runtime = runtime.borrow().clone();
                 held.ask(runtime.as_ref()).await;
                 let elapsed = runner.elapsed();
                 let view = runner.progress().view(elapsed);
