@@ -194,7 +194,7 @@ fn on_a_directory_in_use() {
     says(&place, &["resume", "--queue", &queue], 0, &["1 queue resumed"]);
     place.write("go", "");
     // It does not wait for what it has told of already; the same command line does.
-    running.end().expect(1, &["4 canceled"]);
+    running.end().expect(1, &["2 canceled, 2 killed"]);
     // Those that were purged it has never seen.
     place.run(&command_line()).expect(1, &[]);
     assert_eq!((count(&place, "success"), count(&place, "canceled")), (7, 1));
@@ -279,7 +279,7 @@ fn what_was_canceled_is_told_apart_from_what_failed() {
     says(&place, &["kill", first], 0, &[]);
     says(&place, &["cancel", second, &waiting[1]], 0, &["2 entries canceled"]);
     place.write("go", "");
-    let done = running.end().expect(1, &["3 canceled", "canceled before it ran"]);
+    let done = running.end().expect(1, &["2 canceled, 1 killed", "canceled before it ran"]);
     assert!(!done.stderr.contains("3 failed"), "{}", done.stderr);
     let lines = objects(&place.path("out/results.ndjson"));
     let line = |id: &str| lines.iter().find(|line| line["id"] == id).unwrap();

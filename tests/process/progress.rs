@@ -71,3 +71,19 @@ fn reading_the_input_is_told_from_the_first_second_on() {
     assert!(line.contains("1 running"), "and what has been read runs: {line}");
     running.kill();
 }
+
+#[test]
+fn what_was_canceled_and_what_was_killed_is_told_by_its_name() {
+    let place = Place::new();
+    place.write("items", numbers(3));
+    let script = r#"touch "at$1"; while ! test -e go; do sleep 0.02; done"#;
+    let rest = ["-i", "items", "--jobs", "3", "--scope", "s{}", "--"];
+    let running = place.start(&exec(&[&rest[..], &["sh", "-c", script, "_", "{}"]].concat()));
+    until("all run", || (1..=3).all(|n| place.path(&format!("at{n}")).exists()));
+    place.run(&["cancel", "--scope", "s1", "--data-dir", "data"]).expect(0, &[]);
+    place.run(&["kill", "--scope", "s2", "--data-dir", "data"]).expect(0, &[]);
+    says(&running, "killed: sh -c");
+    says(&running, "canceled: sh -c");
+    place.write("go", "");
+    running.end().expect(1, &["1 succeeded, 0 failed, 1 canceled, 1 killed; "]);
+}

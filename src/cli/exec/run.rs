@@ -39,7 +39,7 @@ use super::{
     runs::{self, Identity, book::Book, items::Place},
     screen::Screen,
     setup,
-    show::Shown,
+    show::{self, Shown},
     summary::Summary,
 };
 use crate::cli::args::{ExecArgs, Global, HaltArg};
@@ -223,7 +223,7 @@ impl Run {
             }
         };
         // It must not be held up by somebody who looks at it.
-        self.shown.set_runtime(None);
+        self.shown.set_served(None);
         let stopped = self.stop(&signals, &mut broken).await;
         if let Some(results) = &self.results {
             results.sync()?;
@@ -295,7 +295,7 @@ impl Run {
         broken: &mut mpsc::UnboundedReceiver<String>,
         mut signals: watch::Receiver<Stop>,
     ) -> Result<(), ExecError> {
-        self.shown.set_runtime(Some(self.runtime.clone()));
+        self.show_served();
         let mut reading = true;
         let mut batch = Vec::new();
         let mut input_broke = None;
@@ -345,6 +345,13 @@ impl Run {
             self.open(which).await?;
         }
         Ok(())
+    }
+
+    /// What holds items of the runs that are served back is shown from now on.
+    pub(super) fn show_served(&self) {
+        let services = self.served.iter().map(|served| served.service.clone()).collect();
+        let (runtime, aside) = (self.runtime.clone(), self.aside);
+        self.shown.set_served(Some(show::Served { runtime, services, aside }));
     }
 
     fn fill(&mut self) {

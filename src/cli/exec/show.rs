@@ -16,7 +16,7 @@ use forebay::Runtime;
 use forebay_actors::node::{EntryFilter, HeldBy};
 use tokio::task::JoinHandle;
 
-use super::{progress::View, runner::Runner, runs::SERVICE, screen::Screen};
+use super::{progress::View, runner::Runner, screen::Screen};
 
 /// How often the progress is shown at most.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
@@ -39,16 +39,28 @@ impl LinesRead {
     }
 }
 
+/// Whose waiting items are told of.
+#[derive(Clone)]
+pub(super) struct Served {
+    /// It knows what holds them back.
+    pub(super) runtime: Runtime,
+    /// The services of the runs that are served.
+    pub(super) services: Vec<String>,
+    /// Items of them that were set aside, for the input does not name them: they are no part
+    /// of the progress.
+    pub(super) aside: u64,
+}
+
 /// Shows the progress of a run until it is dropped.
 pub(super) struct Shown {
     task: JoinHandle<()>,
-    asked: tokio::sync::watch::Sender<Option<Runtime>>,
+    asked: tokio::sync::watch::Sender<Option<Served>>,
 }
 
 impl Shown {
     /// Begins to. What holds items back is told once there is a runtime.
     pub(super) fn start(screen: Screen, runner: Arc<Runner>, lines: LinesRead) -> Self {
-        let (asked, runtime) = tokio::sync::watch::channel(None);
+        let (asked, served) = tokio::sync::watch::channel(None);
         let show = async move {
             let (mut held, mut has_begun) = (Held::default(), false);
             let mut tick = tokio::time::interval(SHOW_EVERY);
@@ -56,13 +68,13 @@ impl Shown {
             loop {
                 tick.tick().await;
                 let is_read = runner.progress().is_read();
-                let runtime = runtime.borrow().clone();
+                let served = served.borrow().clone();
                 // Before there is one, the directory may turn out to be in use.
-                has_begun |= runtime.is_some();
+                has_begun |= served.is_some();
                 if !screen.wants(runner.elapsed(), is_read, has_begun) {
                     continue;
                 }
-                held.ask(runtime.as_ref()).await;
+                held.ask(served).await;
                 let elapsed = runner.elapsed();
                 let view = runner.progress().view(elapsed);
                 let reading = (!is_read).then(|| lines.get());
@@ -76,9 +88,9 @@ impl Shown {
         Self { task: tokio::spawn(show), asked }
     }
 
-    /// The runtime that knows what holds items back, until it is to go down.
-    pub(super) fn set_runtime(&self, runtime: Option<Runtime>) {
-        self.asked.send_replace(runtime);
+    /// What holds items of these services back is told from now on.
+    pub(super) fn set_served(&self, served: Option<Served>) {
+        self.asked.send_replace(served);
     }
 }
 
@@ -103,13 +115,24 @@ impl Default for Held {
 }
 
 impl Held {
-    async fn ask(&mut self, runtime: Option<&Runtime>) {
+    async fn ask(&mut self, served: Option<Served>) {
         let begun = Instant::now();
-        let Some(runtime) = runtime.filter(|_| begun >= self.ask_at) else { return };
-        let filter =
-            EntryFilter { service: Some(format!("{SERVICE}.*")), ..EntryFilter::default() };
-        // It goes down: nothing is held back any more.
-        let held = runtime.node().holdups(filter).await.unwrap_or_default();
+        let Some(served) = served.filter(|_| begun >= self.ask_at) else { return };
+        let Served { runtime, services, mut aside } = served;
+        let mut held: BTreeMap<HeldBy, u64> = BTreeMap::new();
+        for service in services {
+            let filter = EntryFilter { service: Some(service), ..EntryFilter::default() };
+            // It goes down: nothing is held back any more.
+            for (by, entries) in runtime.node().holdups(filter).await.unwrap_or_default() {
+                *held.entry(by).or_default() += entries;
+            }
+        }
+        for by in [HeldBy::Pause, HeldBy::Time] {
+            let Some(count) = held.get_mut(&by) else { continue };
+            let not_told = aside.min(*count);
+            (*count, aside) = (*count - not_told, aside - not_told);
+        }
+        held.retain(|_, count| *count > 0);
         self.is_paused = held.contains_key(&HeldBy::Pause);
         self.told = words(held);
         let ended = Instant::now();

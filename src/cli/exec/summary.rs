@@ -17,8 +17,10 @@ pub(crate) struct Summary {
     pub(crate) succeeded: u64,
     /// Failed for good in this run.
     pub(crate) failed: u64,
-    /// Were canceled or killed by somebody while this run went on.
+    /// Were canceled by a person while this run went on.
     pub(crate) canceled: u64,
+    /// Were killed by a person while this run went on.
+    pub(crate) killed: u64,
     /// Had ended well in an earlier run.
     pub(crate) succeeded_earlier: u64,
     /// Had failed for good in an earlier run, and were not tried again.
@@ -56,7 +58,12 @@ impl Summary {
         if let Some(signal) = self.signal {
             return u8::try_from(128 + signal).unwrap_or(u8::MAX);
         }
-        let amiss = self.failed + self.canceled + self.failed_earlier + self.skipped + self.left;
+        let amiss = self.failed
+            + self.canceled
+            + self.killed
+            + self.failed_earlier
+            + self.skipped
+            + self.left;
         if amiss == 0 { EXIT_SUCCESS } else { EXIT_FAILURES }
     }
 
@@ -86,6 +93,7 @@ impl fmt::Display for Summary {
         };
         let extras = [
             (self.canceled, "canceled"),
+            (self.killed, "killed"),
             (self.succeeded_earlier, "were done before"),
             (self.failed_earlier, "had failed before (--retry-failed runs them again)"),
             (self.duplicates, "named twice"),
@@ -123,6 +131,7 @@ mod tests {
         for amiss in [
             Summary { failed: 1, ..good.clone() },
             Summary { canceled: 1, ..good.clone() },
+            Summary { killed: 1, ..good.clone() },
             Summary { failed_earlier: 1, ..good.clone() },
             Summary { skipped: 1, ..good.clone() },
             Summary { left: 1, ..good },

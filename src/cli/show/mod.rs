@@ -16,6 +16,8 @@ use forebay::control::{RateView, Request, Response};
 
 use super::inspect::AskError;
 
+pub(crate) use work::command_line;
+
 /// Prints the parts of an answer as they come.
 pub(crate) struct Printer {
     is_json: bool,

@@ -178,7 +178,7 @@ fn number(rest: &mut &[u8]) -> Option<u64> {
 }
 
 /// A command as it can be typed into a shell.
-pub(super) fn command_line(argv: &[Bytes]) -> String {
+pub(crate) fn command_line(argv: &[Bytes]) -> String {
     let words: Vec<String> = argv.iter().map(|word| quoted(word)).collect();
     words.join(" ")
 }

@@ -115,6 +115,7 @@ impl Run {
         for stage in [Stage::Paused, Stage::Running, Stage::Inbox] {
             self.set_aside(which, stage).await?;
         }
+        self.show_served();
         let service = self.served[which].service.clone();
         self.gate.register(&self.runtime, &service, self.options)?;
         Ok(())
@@ -216,6 +217,7 @@ impl Run {
             }
         }
         self.aside = self.aside.saturating_sub(if which == 0 { ids.len() as u64 } else { 0 });
+        self.show_served();
         Ok(())
     }
 

@@ -13,12 +13,15 @@ use forebay_actors::node::EntryView;
 use forebay_messages::{EntryId, FailureKind, VQueueName, outcome::Failure};
 
 use super::{ExecError, Run, waits::ItemEnd};
-use crate::cli::exec::{
-    item::Job,
-    report::{Output, Report},
-    results::{Ended, keep_outputs, kept, line},
-    runner::report_of,
-    runs::items::Place,
+use crate::cli::{
+    exec::{
+        item::Job,
+        report::{Output, Report},
+        results::{Ended, keep_outputs, kept, line},
+        runner::report_of,
+        runs::items::Place,
+    },
+    show::command_line,
 };
 
 /// Which end of an item this is, in milliseconds since 1970.
@@ -36,24 +39,24 @@ impl Run {
             Err(error) => return Err(ExecError::Broken(error.to_string())),
         };
         let succeeded = outcome.is_success();
-        let is_stopped = matches!(
-            &outcome,
-            Outcome::Failure(Failure { kind: FailureKind::Canceled | FailureKind::Killed, .. })
-        );
-        match (succeeded, is_stopped) {
-            (true, _) => self.summary.succeeded += 1,
-            (false, true) => self.summary.canceled += 1,
-            (false, false) => self.summary.failed += 1,
-        }
+        let (how, count) = match &outcome {
+            Outcome::Success(_) => ("succeeded", &mut self.summary.succeeded),
+            Outcome::Failure(Failure { kind: FailureKind::Canceled, .. }) => {
+                ("canceled", &mut self.summary.canceled)
+            }
+            Outcome::Failure(Failure { kind: FailureKind::Killed, .. }) => {
+                ("killed", &mut self.summary.killed)
+            }
+            Outcome::Failure(_) => ("failed", &mut self.summary.failed),
+        };
+        *count += 1;
         let elapsed = self.runner.elapsed();
         self.runner.progress().ended(elapsed, succeeded);
         self.halt_if_due();
         if let Outcome::Failure(failure) = &outcome {
             let id = self.served[0].items.id(end.place);
             let job = self.job(end.place, id)?;
-            let what = job.argv.iter().map(|arg| String::from_utf8_lossy(arg));
-            let what = what.collect::<Vec<_>>().join(" ");
-            let how = if is_stopped { "canceled" } else { "failed" };
+            let what = command_line(&job.argv);
             let text = format!("{how}: {what}: {} ({id})\n", failure.message);
             self.screen.message(text.as_bytes());
         }
