@@ -278,6 +278,7 @@ fn what_was_canceled_is_told_apart_from_what_failed() {
     says(&place, &["pause", &waiting[1]], 0, &[]);
     says(&place, &["kill", first], 0, &[]);
     says(&place, &["cancel", second, &waiting[1]], 0, &["2 entries canceled"]);
+    until("the command that was asked to stop has ended", || count(&place, "canceled") == 2);
     place.write("go", "");
     let done = running.end().expect(1, &["2 canceled, 1 killed", "canceled before it ran"]);
     assert!(!done.stderr.contains("3 failed"), "{}", done.stderr);
