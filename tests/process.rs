@@ -22,6 +22,7 @@ mod rules;
 mod runs;
 mod signals;
 mod snapshot;
+mod top;
 mod unwritable;
 
 use crate::place::Place;

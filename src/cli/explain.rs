@@ -83,7 +83,8 @@ fn blocked(block: &BlockView, now: Timestamp) -> String {
     }
 }
 
-fn reason(reason: &Reason) -> String {
+/// Why it does not run, in a sentence.
+pub(super) fn reason(reason: &Reason) -> String {
     match reason {
         Reason::NotLed { partition, why } => {
             format!("no process leads partition {partition}: {why}")

@@ -19,6 +19,7 @@ mod partitions;
 mod runs;
 mod show;
 mod snapshot;
+mod top;
 
 use std::{
     ffi::OsString,
@@ -74,6 +75,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Man => return done(manual()),
         Command::Exec(args) => return run_exec(&global, args),
         Command::Runs => return run_runs(&global),
+        Command::Top => return run_top(&global),
         Command::Output(args) => return run_output(&global, args),
         Command::Bench(args) => return run_bench(&global, args),
         Command::Jobs(args) => jobs::request(args),
@@ -101,14 +103,28 @@ fn dispatch(cli: Cli) -> ExitCode {
 
 fn run_exec(global: &Global, args: &args::ExecArgs) -> ExitCode {
     match on_tokio(|| exec::run::exec(global, args)) {
-        Ok(Ok(Exit::Code(code))) => ExitCode::from(code),
-        Ok(Ok(Exit::Signal(signal))) => {
+        Ok(Ok(exit)) => end(exit),
+        Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_top(global: &Global) -> ExitCode {
+    match on_tokio(|| top::top(global)) {
+        Ok(Ok(exit)) => end(exit),
+        Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn end(exit: Exit) -> ExitCode {
+    match exit {
+        Exit::Code(code) => ExitCode::from(code),
+        Exit::Signal(signal) => {
             // All is taken down and told. It does not come back, unless the system refuses.
             let _ = die_of(signal);
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILURES))
         }
-        Ok(Err(error)) => fail(&error),
-        Err(error) => fail(&error),
     }
 }
 

@@ -49,6 +49,7 @@ const AVAILABLE: &[&str] = &[
     "entries",
     "entry",
     "status",
+    "top",
     "explain",
     "limits",
     "partitions",
@@ -111,6 +112,8 @@ pub(crate) enum Command {
     Entry(EntryArgs),
     /// Show partitions, counts and whether a process has the data directory open
     Status,
+    /// Watch runs, queues and limits, and what blocks them, in a terminal
+    Top,
     Explain(ExplainArgs),
     Limits(LimitsArgs),
     /// Cancel entries: those that wait end, those that run are asked to stop

@@ -134,7 +134,7 @@ impl Row<'_> {
                     Some(true) | None => NONE,
                 }
                 .to_owned(),
-                Work::of(&queue.service, queue.payload.as_ref(), None).line(),
+                super::next_of(queue),
             ],
         }
     }

@@ -101,6 +101,13 @@ fn people(response: &Response) -> Result<String, AskError> {
     })
 }
 
+pub(super) use work::safe;
+
+/// What a queue runs now or next, in one line.
+pub(super) fn next_of(queue: &forebay_actors::node::VQueueView) -> String {
+    work::Work::of(&queue.service, queue.payload.as_ref(), None).line()
+}
+
 /// What an entry is, in one line; its directory, if it has one.
 pub(super) fn work(entry: &forebay::EntryView) -> (String, Option<String>) {
     let work = entries::work_of(entry);

@@ -201,7 +201,7 @@ fn escape(c: char) -> String {
 }
 
 /// Any text, with control characters escaped.
-pub(super) fn safe(text: &str) -> String {
+pub(in crate::cli) fn safe(text: &str) -> String {
     if text.chars().any(char::is_control) {
         return text
             .chars()

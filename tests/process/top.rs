@@ -1,0 +1,240 @@
+//! `forebay top` in a terminal: what it shows, how it ends, and that the terminal is as it was
+//! before.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    os::fd::OwnedFd,
+    process::{Child, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize},
+};
+
+use super::exec;
+use crate::place::{Place, until};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `forebay top` in a terminal of its own; killed when dropped.
+struct Top {
+    child: Child,
+    master: File,
+    /// The other end, held open, so that the terminal stays when the process has gone.
+    terminal: File,
+    drawn: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Top {
+    fn start(place: &Place) -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+        let master: OwnedFd = openpt(flags).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let terminal =
+            OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        set_size(&terminal, 80, 24);
+        let mut command = place.command(&["top", "--data-dir", "data"]);
+        let end = || Stdio::from(terminal.try_clone().unwrap());
+        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        let master = File::from(master);
+        let drawn = Arc::new(Mutex::new(Vec::new()));
+        let (mut reader, told) = (master.try_clone().unwrap(), Arc::clone(&drawn));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(len @ 1..) = reader.read(&mut bytes) {
+                told.lock().unwrap().extend_from_slice(&bytes[..len]);
+            }
+        });
+        Self { child, master, terminal, drawn }
+    }
+
+    /// Waits until the screen has this.
+    #[track_caller]
+    fn shows(&self, text: &str) {
+        until(text, || screen(&self.drawn.lock().unwrap()).contains(text));
+    }
+
+    fn press(&mut self, keys: &[u8]) {
+        self.master.write_all(keys).unwrap();
+    }
+
+    fn signal(&self, name: &str) {
+        let (name, id) = (format!("-{name}"), self.child.id().to_string());
+        let mut kill = std::process::Command::new("kill");
+        assert!(kill.args([name, id]).status().unwrap().success());
+    }
+
+    fn modes(&self) -> Termios {
+        tcgetattr(&self.terminal).unwrap()
+    }
+
+    /// Waits for the end: its exit code, or minus the signal. The terminal must be restored.
+    #[track_caller]
+    fn ends(mut self) -> i32 {
+        use std::os::unix::process::ExitStatusExt;
+
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let cooked = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
+        assert!(self.modes().local_modes.contains(cooked), "{:?}", self.modes());
+        // The cursor is shown, and the other screen left.
+        until("the cursor is back", || contains(&self.drawn.lock().unwrap(), b"\x1b[?25h"));
+        until("the screen is back", || contains(&self.drawn.lock().unwrap(), b"\x1b[?1049l"));
+        status.code().or(status.signal().map(|signal| -signal)).unwrap()
+    }
+}
+
+impl Drop for Top {
+    fn drop(&mut self) {
+        // It has ended, most of the time.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn set_size(terminal: &File, columns: u16, lines: u16) {
+    let size = Winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(terminal, size).unwrap();
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// What the terminal shows after all that was drawn: lines, and sequences that place the cursor
+/// or clear the screen. Colours are left out.
+fn screen(drawn: &[u8]) -> String {
+    let text = String::from_utf8_lossy(drawn);
+    let mut rest = text.chars().peekable();
+    let mut lines = vec![vec![' '; 300]; 100];
+    let (mut line, mut column) = (0, 0);
+    while let Some(c) = rest.next() {
+        if c == '\x1b' && rest.next_if_eq(&'[').is_some() {
+            let mut numbers = String::new();
+            let last = loop {
+                match rest.next() {
+                    Some(c) if c.is_ascii_alphabetic() => break c,
+                    Some(c) => numbers.push(c),
+                    None => break ' ',
+                }
+            };
+            match (last, numbers.split_once(';')) {
+                ('H', Some((down, right))) => {
+                    let number = |text: &str| text.parse::<usize>().unwrap() - 1;
+                    (line, column) = (number(down), number(right));
+                }
+                ('J', _) => lines.iter_mut().for_each(|line| line.fill(' ')),
+                _ => {}
+            }
+        } else if let Some(cell) = lines[line].get_mut(column)
+            && !c.is_control()
+        {
+            *cell = c;
+            column += 1;
+        }
+    }
+    let lines = lines.into_iter().map(|line| line.into_iter().collect::<String>());
+    lines.map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+fn items(place: &Place) {
+    let scope = |n: u32| if n <= 9 { "acme" } else { "other" };
+    let item = |n| format!("{{\"args\":[\"{n}\"],\"scope\":\"{}\"}}\n", scope(n));
+    place.write("items", (1..=15).map(item).collect::<String>());
+}
+
+const WAITS_FOR_GO: &[&str] =
+    &["--", "sh", "-c", "while ! test -e go; do sleep 0.02; done", "_", "{}"];
+
+#[test]
+fn it_shows_a_run_and_what_blocks_it_until_q_is_pressed() {
+    let place = Place::new();
+    items(&place);
+    place.run(&["rules", "pause", "other", "--data-dir", "data"]).expect(0, &[]);
+    let rest = ["--ndjson", "-i", "items", "--jobs", "12", "--rule", "acme=3"];
+    let running = place.start(&exec(&[&rest[..], WAITS_FOR_GO].concat()));
+    until("three run", || {
+        place.path("data/control.sock").exists() && {
+            let entries = ["entries", "--stage", "running", "--count", "--data-dir", "data"];
+            place.run(&entries).text() == "3\n"
+        }
+    });
+    let mut top = Top::start(&place);
+    let process = format!("(process {}): 3 of 12 running, 12 waiting", running.id());
+    top.shows(&process);
+    top.shows("sh -c 'while");
+    top.shows("acme is full: 3 of 3");
+    top.shows("paused by rule other");
+    // It follows what changes, at another size too.
+    set_size(&top.terminal, 200, 50);
+    top.signal("WINCH");
+    top.shows("RUNS NOW OR NEXT");
+    place.run(&["rules", "resume", "other", "--data-dir", "data"]).expect(0, &[]);
+    place.write("go", "");
+    running.end().expect(0, &["15 succeeded"]);
+    top.shows("no process has the data directory open");
+    let raw = top.modes().local_modes;
+    assert!(!raw.contains(LocalModes::ICANON), "keys are read one by one");
+    top.press(b"q");
+    assert_eq!(top.ends(), 0);
+}
+
+#[test]
+fn without_a_process_it_shows_what_is_stored() {
+    let place = Place::new();
+    items(&place);
+    place.run(&["rules", "pause", "*", "--data-dir", "data"]).expect(0, &[]);
+    let rest = ["--ndjson", "-i", "items", "--jobs", "12"];
+    let running = place.start(&exec(&[&rest[..], WAITS_FOR_GO].concat()));
+    until("all are stored", || {
+        place.path("data/control.sock").exists() && {
+            let entries = ["entries", "--stage", "inbox", "--count", "--data-dir", "data"];
+            place.run(&entries).text() == "15\n"
+        }
+    });
+    running.kill();
+    let mut top = Top::start(&place);
+    top.shows("no process has the data directory open, so nothing runs; stored: 15 waiting");
+    top.shows("sh -c 'while");
+    // It does not keep the directory from others, and follows a process that comes.
+    let running = place.start(&exec(&[&rest[..], WAITS_FOR_GO].concat()));
+    top.shows("0 of 12 running");
+    running.kill();
+    top.press(b"\x03");
+    assert_eq!(top.ends(), 0, "Ctrl-C");
+}
+
+#[test]
+fn a_signal_restores_the_terminal_too() {
+    let place = Place::new();
+    place.run(&["rules", "pause", "acme", "--data-dir", "data"]).expect(0, &[]);
+    for (name, number) in [("TERM", 15), ("HUP", 1)] {
+        let top = Top::start(&place);
+        top.shows("no process has the data directory open");
+        top.signal(name);
+        assert_eq!(top.ends(), -number, "{name}");
+    }
+}
+
+#[test]
+fn without_a_terminal_or_a_directory_it_says_what_to_do() {
+    let place = Place::new();
+    place.run(&["top", "--data-dir", "data"]).expect_refused(&["needs a terminal", "status"]);
+    let refused = place.run(&["top", "--json", "--data-dir", "data"]);
+    refused.expect_refused(&["no JSON", "forebay status --json"]);
+    let top = Top::start(&place);
+    top.shows("error: there is no data directory at data");
+}
