@@ -30,6 +30,9 @@ use crate::cli::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After a look that took long, nothing is asked for this many times as long.
 const REST_FACTOR: u32 = 9;
+/// So long after a process has gone its directory is left to the next one: a process that is
+/// started anew must not find it open.
+const LEFT_ALONE: Duration = Duration::from_secs(3);
 /// For how long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most queues that are listed.
@@ -94,7 +97,7 @@ impl View {
 /// Looks again and again until nobody wants to see it. `again`: also reads again what is
 /// stored where no process has the directory open.
 pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<Notify>) {
-    let mut looks = Looks { dir, stored: None, runs: HashMap::new() };
+    let mut looks = Looks { dir, stored: None, seen_at: None, runs: HashMap::new() };
     let mut last = View::default();
     loop {
         let begun = Instant::now();
@@ -106,7 +109,12 @@ pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<No
         last = match asked {
             Ok(view) => {
                 looks.stored = None;
+                looks.seen_at = Some(Instant::now());
                 view
+            }
+            Err(error) if error.is_nobody && looks.is_left_alone() => {
+                let problem = "its process has ended; what is stored is read soon".to_owned();
+                View { problem: Some(problem), ..last }
             }
             Err(error) if error.is_nobody => match looks.stored().await {
                 Ok(view) => view,
@@ -124,7 +132,7 @@ pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<No
         };
         tokio::select! {
             () = found.closed() => return,
-            () = again.notified() => looks.stored = None,
+            () = again.notified() => (looks.stored, looks.seen_at) = (None, None),
             () = tokio::time::sleep(rest) => {}
         }
     }
@@ -163,11 +171,17 @@ struct Looks {
     dir: PathBuf,
     /// What the directory has; absent while a process has it open.
     stored: Option<View>,
+    /// When a process answered last.
+    seen_at: Option<Instant>,
     /// What the runs run, by id.
     runs: HashMap<RunId, String>,
 }
 
 impl Looks {
+    fn is_left_alone(&self) -> bool {
+        self.seen_at.is_some_and(|seen_at| seen_at.elapsed() < LEFT_ALONE)
+    }
+
     /// What is stored. The directory is opened for that only if it was not read yet.
     async fn stored(&mut self) -> Result<View, LookError> {
         if let Some(view) = &self.stored {
