@@ -4,7 +4,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     process::{Child, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -32,18 +32,8 @@ struct Top {
 
 impl Top {
     fn start(place: &Place) -> Self {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
-        let master: OwnedFd = openpt(flags).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let terminal =
-            OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
-        set_size(&terminal, 80, 24);
-        let mut command = place.command(&["top", "--data-dir", "data"]);
-        let end = || Stdio::from(terminal.try_clone().unwrap());
-        let child = command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
-        let master = File::from(master);
+        let (master, terminal) = pseudo_terminal();
+        let child = start(place, &terminal);
         let drawn = Arc::new(Mutex::new(Vec::new()));
         let (mut reader, told) = (master.try_clone().unwrap(), Arc::clone(&drawn));
         std::thread::spawn(move || {
@@ -78,22 +68,13 @@ impl Top {
     /// Waits for the end: its exit code, or minus the signal. The terminal must be restored.
     #[track_caller]
     fn ends(mut self) -> i32 {
-        use std::os::unix::process::ExitStatusExt;
-
-        let begun = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(begun.elapsed() < PATIENCE, "it does not end");
-            std::thread::sleep(Duration::from_millis(2));
-        };
+        let code = ended(&mut self.child);
         let cooked = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
         assert!(self.modes().local_modes.contains(cooked), "{:?}", self.modes());
         // The cursor is shown, and the other screen left.
         until("the cursor is back", || contains(&self.drawn.lock().unwrap(), b"\x1b[?25h"));
         until("the screen is back", || contains(&self.drawn.lock().unwrap(), b"\x1b[?1049l"));
-        status.code().or(status.signal().map(|signal| -signal)).unwrap()
+        code
     }
 }
 
@@ -103,6 +84,41 @@ impl Drop for Top {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The end that a person sits at, and the one that programs use.
+fn pseudo_terminal() -> (File, File) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master: OwnedFd = openpt(flags).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let terminal = OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    set_size(&terminal, 80, 24);
+    (master.into(), terminal)
+}
+
+fn start(place: &Place, terminal: &File) -> Child {
+    let end = || Stdio::from(terminal.try_clone().unwrap());
+    let mut command = place.command(&["top", "--data-dir", "data"]);
+    command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+}
+
+/// Waits for the end: the exit code, or minus the signal.
+#[track_caller]
+fn ended(child: &mut Child) -> i32 {
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if begun.elapsed() > PATIENCE {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    status.code().or(status.signal().map(|signal| -signal)).unwrap()
 }
 
 fn set_size(terminal: &File, columns: u16, lines: u16) {
@@ -227,6 +243,24 @@ fn a_signal_restores_the_terminal_too() {
         top.signal(name);
         assert_eq!(top.ends(), -number, "{name}");
     }
+}
+
+/// It aborted, because nothing could be printed of it.
+#[test]
+fn it_ends_when_its_terminal_goes_away() {
+    let place = Place::new();
+    place.run(&["rules", "pause", "acme", "--data-dir", "data"]).expect(0, &[]);
+    let (mut master, terminal) = pseudo_terminal();
+    let mut child = start(&place, &terminal);
+    drop(terminal);
+    let mut drawn = Vec::new();
+    while !screen(&drawn).contains("no process has the data directory open") {
+        let mut bytes = [0; 4096];
+        let len = master.read(&mut bytes).unwrap();
+        drawn.extend_from_slice(&bytes[..len]);
+    }
+    drop(master);
+    assert_eq!(ended(&mut child), 2);
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub(crate) async fn top(global: &Global) -> Result<Exit, TopError> {
     let mut terminal = ratatui::try_init()?;
     let looking = tokio::spawn(look::keep(global.data_dir.clone(), found, Arc::clone(&again)));
     let shown = show(&mut terminal, views, &again).await;
-    let restored = ratatui::try_restore();
+    let restored = restore(terminal);
     // It may have the directory open, which is closed properly.
     let _ = looking.await;
     let exit = shown?;
@@ -92,6 +92,17 @@ pub(crate) async fn top(global: &Global) -> Result<Exit, TopError> {
         restored?;
     }
     Ok(exit)
+}
+
+/// Gives the terminal back as it was.
+fn restore(mut terminal: DefaultTerminal) -> io::Result<()> {
+    let cursor = terminal.show_cursor();
+    let restored = ratatui::try_restore();
+    if cursor.is_err() {
+        // It has gone. Dropped, this would print that, and panic where nothing can be printed.
+        std::mem::forget(terminal);
+    }
+    cursor.and(restored)
 }
 
 async fn show(
