@@ -193,7 +193,7 @@ fn it_shows_a_run_and_what_blocks_it_until_q_is_pressed() {
     top.shows(&process);
     top.shows("sh -c 'while");
     top.shows("acme is full: 3 of 3");
-    top.shows("paused by rule other");
+    top.shows("paused by other");
     // It follows what changes, at another size too.
     set_size(&top.terminal, 200, 50);
     top.signal("WINCH");

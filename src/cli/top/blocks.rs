@@ -95,7 +95,7 @@ impl<'a> Counters<'a> {
 }
 
 fn paused_by(pattern: &str) -> String {
-    format!("paused by rule {pattern}")
+    format!("paused by {pattern}")
 }
 
 fn full(key: &str, usage: u32, limit: u32) -> String {

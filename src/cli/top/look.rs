@@ -97,7 +97,7 @@ impl View {
 /// Looks again and again until nobody wants to see it. `again`: also reads again what is
 /// stored where no process has the directory open.
 pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<Notify>) {
-    let mut looks = Looks { dir, stored: None, seen_at: None, runs: HashMap::new() };
+    let mut looks = Looks { dir, stored: None, process: Process::None, runs: HashMap::new() };
     let mut last = View::default();
     loop {
         let begun = Instant::now();
@@ -109,7 +109,7 @@ pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<No
         last = match asked {
             Ok(view) => {
                 looks.stored = None;
-                looks.seen_at = Some(Instant::now());
+                looks.process = Process::Answers;
                 view
             }
             Err(error) if error.is_nobody && looks.is_left_alone() => {
@@ -132,7 +132,7 @@ pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<No
         };
         tokio::select! {
             () = found.closed() => return,
-            () = again.notified() => (looks.stored, looks.seen_at) = (None, None),
+            () = again.notified() => (looks.stored, looks.process) = (None, Process::None),
             () = tokio::time::sleep(rest) => {}
         }
     }
@@ -167,19 +167,31 @@ impl From<Response> for LookError {
     }
 }
 
+/// The process that has the directory open.
+enum Process {
+    /// None has answered.
+    None,
+    Answers,
+    /// It does not answer any more since then.
+    Gone(Instant),
+}
+
 struct Looks {
     dir: PathBuf,
     /// What the directory has; absent while a process has it open.
     stored: Option<View>,
-    /// When a process answered last.
-    seen_at: Option<Instant>,
+    process: Process,
     /// What the runs run, by id.
     runs: HashMap<RunId, String>,
 }
 
 impl Looks {
-    fn is_left_alone(&self) -> bool {
-        self.seen_at.is_some_and(|seen_at| seen_at.elapsed() < LEFT_ALONE)
+    /// Whether the directory of a process that has gone is not to be opened yet.
+    fn is_left_alone(&mut self) -> bool {
+        if let Process::Answers = self.process {
+            self.process = Process::Gone(Instant::now());
+        }
+        matches!(self.process, Process::Gone(at) if at.elapsed() < LEFT_ALONE)
     }
 
     /// What is stored. The directory is opened for that only if it was not read yet.
