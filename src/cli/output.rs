@@ -100,11 +100,13 @@ async fn print_all(
             _ => return Err(OutputError::Strange),
         };
         let Some(report) = report(&details) else {
-            // It has not ended.
-            if args.run.is_some() {
-                continue;
+            // It has not ended, or no command of it has.
+            match &details.entry.failure {
+                _ if args.run.is_some() => {}
+                Some(why) if is_exec(&details) => note(&format!("{id} has no output: {why}")),
+                _ => return Err(OutputError::NoOutput { id: *id }),
             }
-            return Err(OutputError::NoOutput { id: *id });
+            continue;
         };
         let written = print(global, *id, &report);
         match written {
@@ -116,10 +118,17 @@ async fn print_all(
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILURES) })
 }
 
+fn is_exec(details: &EntryDetails) -> bool {
+    RunId::of_service(&details.entry.service).is_some()
+}
+
 fn report(details: &EntryDetails) -> Option<Report> {
-    let is_exec = RunId::of_service(&details.entry.service).is_some();
     let bytes = details.entry.result.as_ref().or(details.detail.as_ref())?;
-    if is_exec && bytes.is_whole() { Report::decode(bytes.head.clone()).ok() } else { None }
+    if is_exec(details) && bytes.is_whole() {
+        Report::decode(bytes.head.clone()).ok()
+    } else {
+        None
+    }
 }
 
 /// Prints both outputs; whether all of both is stored.

@@ -238,3 +238,15 @@ fn a_slow_input_with_several_items_a_command_runs_each_when_it_is_whole() {
     assert_eq!(place.lines("said"), ["1 2", "3"]);
     assert!(begun.elapsed() >= Duration::from_secs(1));
 }
+
+#[test]
+fn seconds_may_have_decimals() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    let rest = ["--input", "items", "--timeout", "0.2", "--grace", "0.5", "--", "sleep", "60"];
+    let retries = ["--retries", "1", "--retry-delay", "0.01"];
+    let done = place.run(&exec(&[&retries[..], &rest].concat()));
+    done.expect(1, &["timed out after 200ms", "1 failed"]);
+    let wrong = exec(&["--input", "items", "--timeout", "0.0", "--", "true"]);
+    place.run(&wrong).expect_refused(&["is not a duration"]);
+}

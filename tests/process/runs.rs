@@ -187,6 +187,37 @@ fn what_could_not_be_printed_is_printed_by_the_next_run() {
     assert_eq!(place.run(&arguments).expect(0, &["5 were done before"]).text(), "");
 }
 
+/// Regression: `--resume` passed over runs of which only outputs were missing, and did not know
+/// what their items were.
+#[test]
+fn resume_prints_what_was_not_printed_of_a_run_that_has_ended() {
+    for (form, expected) in [("--tag", "1\tsaid 1\n"), ("--json", r#""argv":["echo","said","1"]"#)]
+    {
+        let place = Place::new();
+        place.write("items", "1\n");
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let mut command = place.command(&exec(&["--input", "items", "--", "echo", "said"]));
+        command.stdout(full.unwrap()).stderr(std::process::Stdio::null());
+        assert_eq!(command.status().unwrap().code(), Some(2));
+        let done = place.run(&exec(&["--resume", form])).expect(0, &[]);
+        assert!(done.text().contains(expected), "{done:?}");
+        place.run(&exec(&["--resume"])).expect(0, &["nothing waits"]);
+    }
+}
+
+#[test]
+fn an_item_that_was_canceled_before_it_ran_has_no_output() {
+    let place = Place::new();
+    place.write("items", numbers(9));
+    interrupted(&place, &slow());
+    let waiting = place.json(&["entries", "--stage", "inbox", "--data-dir", "data"]);
+    let id = waiting[0]["id"].as_str().unwrap();
+    let output = ["output", "--data-dir", "data", id];
+    place.run(&output).expect_refused(&["is no item of exec that has ended"]);
+    place.run(&["cancel", id, "--data-dir", "data"]).expect(0, &[]);
+    place.run(&output).expect(0, &["has no output: canceled before it ran"]);
+}
+
 #[test]
 fn stored_outputs_are_printed_on_demand() {
     let place = Place::new();

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Write,
     process::Command,
     time::{Duration, Instant},
 };
@@ -164,4 +165,71 @@ fn a_timeout_does_not_count_the_time_for_which_a_run_is_suspended() {
     place.write("go", "");
     running.signal("CONT");
     running.end().expect(0, &["1 succeeded"]);
+}
+
+/// Regression: what ended after Ctrl-C was printed out of order with `--keep-order`, and not at
+/// all with `--json`.
+#[test]
+fn what_ends_after_ctrl_c_is_told_in_order_and_in_every_form() {
+    for form in ["--keep-order", "--json", "--tag"] {
+        let place = Place::new();
+        place.write("items", numbers(30));
+        let script = "echo $1 >> ran; while ! test -e go; do sleep 0.02; done; echo said $1";
+        let rest = ["--jobs", "8", form, "--", "sh", "-c", script, "_", "{}"];
+        let running = started(&place, &rest, 8);
+        running.signal("INT");
+        until("it heard", || running.stderr().contains("stopping"));
+        place.write("go", "");
+        let done = running.end().expect(INT, &[]);
+        let text = done.text();
+        let mut lines: Vec<&str> = text.lines().collect();
+        match form {
+            "--keep-order" => {}
+            _ => lines.sort_unstable(),
+        }
+        for item in 1..=8 {
+            let expected = match form {
+                "--keep-order" => format!("said {item}"),
+                "--tag" => format!("{item}\tsaid {item}"),
+                _ => format!("said {item}\\n\""),
+            };
+            assert!(lines.iter().any(|line| line.contains(&expected)), "{expected}: {done:?}");
+        }
+        if form == "--keep-order" {
+            assert_eq!(lines, (1..=8).map(|item| format!("said {item}")).collect::<Vec<_>>());
+        }
+        let json = r#""succeeded":8,"failed":0"#;
+        let summary = if form == "--json" { &text } else { &done.stderr };
+        assert!(summary.contains("8 succeeded, 0 failed, 22 left") || summary.contains(json));
+    }
+}
+
+/// Regression: interrupted while it stored its input, it failed with `the runtime is shut down`
+/// and exit code 2.
+#[test]
+fn ctrl_c_while_the_input_is_stored_is_no_failure() {
+    let place = Place::new();
+    let set = ["rules", "set", "s", "--concurrency", "1", "--data-dir", "data"];
+    place.run(&set).expect(0, &[]);
+    place.run(&["rules", "pause", "s", "--data-dir", "data"]).expect(0, &[]);
+    for round in 0..4 {
+        // Nothing runs, and the input does not end: what is interrupted is the storing of items.
+        let mut command = place.command(&exec(&["--scope", "s", "--", "true"]));
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        command.stdin(reader);
+        let running = place.start_command(command);
+        let feeding = std::thread::spawn(move || {
+            let mut number = round * 100_000_000_u64;
+            while writer.write_all(format!("{number}\n").as_bytes()).is_ok() {
+                number += 1;
+            }
+        });
+        let entries = ["entries", "--data-dir", "data", "--count"];
+        let count = || place.run(&entries).text().trim().parse().unwrap_or(0_u64);
+        let before = count();
+        until("items are stored", || count() > before + 200);
+        running.signal("INT");
+        running.end().expect(INT, &[" left (the same command line goes on)"]);
+        feeding.join().unwrap();
+    }
 }

@@ -5,7 +5,8 @@ use std::{ffi::OsString, num::NonZeroU32, os::unix::ffi::OsStringExt, time::Dura
 use forebay_engine::rules::Edit;
 
 use super::{
-    BackoffArg, Cli, Command, DelimiterArg, RateArg, RuleArg, command_line, parse, values::duration,
+    BackoffArg, Cli, Command, DelimiterArg, RateArg, RuleArg, command_line, parse,
+    values::{duration, seconds},
 };
 use crate::cli::args::{AVAILABLE, RulesCommand};
 
@@ -137,6 +138,12 @@ fn durations_and_rates() {
     assert_eq!(duration("PT2H").unwrap(), Duration::from_secs(7200));
     for wrong in ["", "-1s", "5", "soon", "18446744073709551615d"] {
         assert!(duration(wrong).is_err(), "{wrong}");
+    }
+    for (text, millis) in [("5", 5000), ("0.25", 250), ("0", 0), (".5", 500), ("1m", 60_000)] {
+        assert_eq!(seconds(text).unwrap(), Duration::from_millis(millis), "{text}");
+    }
+    for wrong in ["", ".", "-1", "1e3", "inf", "1.2.3", "99999999999999999999999"] {
+        assert!(seconds(wrong).is_err(), "{wrong}");
     }
     let rate = |text: &str| {
         text.parse::<RateArg>().map(|RateArg(rate)| rate.map(|rate| (rate.tokens, rate.period_ms)))

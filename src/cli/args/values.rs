@@ -226,12 +226,16 @@ impl FromStr for RateArg {
     }
 }
 
-/// A number of seconds, or a duration.
+/// A number of seconds (`0.5` too), or a duration.
 ///
 /// # Errors
 /// [`ValueError::Duration`].
 pub(crate) fn seconds(text: &str) -> Result<Duration, ValueError> {
-    text.parse().map(Duration::from_secs).or_else(|_| duration(text))
+    let is_number = !text.is_empty() && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'.'));
+    match text.parse().ok().filter(|_| is_number).map(Duration::try_from_secs_f64) {
+        Some(Ok(seconds)) => Ok(seconds),
+        _ => duration(text),
+    }
 }
 
 /// A duration like `1m30s`, or ISO 8601.

@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use forebay::{HandlerOptions, Runtime, RuntimeError, Timestamp};
+use forebay::{HandlerOptions, Outcome, Runtime, RuntimeError, Timestamp};
 use forebay_actors::node::ServiceCounts;
 use forebay_messages::EntryId;
 use tokio::sync::{mpsc, watch};
@@ -31,7 +31,7 @@ use super::{
     dry_run::dry_run,
     feed::Fed,
     interrupt::{Exit, How, Stop, Stopper, at, on_suspend},
-    item::{JOB_BYTES_MAX, Job, Prepared},
+    item::{JOB_BYTES_MAX, Prepared},
     process::Spawner,
     results::Results,
     room::{Room, STORE_LEN_MAX},
@@ -47,8 +47,9 @@ use crate::cli::args::{ExecArgs, Global, HaltArg};
 use obey::Obedient;
 
 pub(crate) use error::ExecError;
-use gate::{Gate, Note, Served};
+use gate::{Gate, Known, Note, Served};
 use source::{Source, input};
+use stop::is_down;
 use waits::Waits;
 
 /// Items that have been named and not ended; reading the input waits above it.
@@ -107,13 +108,16 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecE
         aside: 0,
         holders: Vec::new(),
         is_open: false,
+        is_cut: false,
         gate,
         notes,
         room: Room::new(),
         told_of_room: false,
         began_at: Timestamp::from(SystemTime::now()).0,
         waits: Waits::default(),
-        jobs: HashMap::new(),
+        known: HashMap::new(),
+        is_stopping: false,
+        behind: HashMap::new(),
         results: kept,
         screen,
         runner,
@@ -173,6 +177,8 @@ struct Run {
     holders: Vec<(EntryId, String)>,
     /// Items may start.
     is_open: bool,
+    /// Outputs are printed in order, and one that comes next is left to the next run.
+    is_cut: bool,
     gate: Gate,
     notes: mpsc::UnboundedReceiver<Note>,
     /// Items that are not stored yet.
@@ -181,8 +187,12 @@ struct Run {
     /// In milliseconds since 1970.
     began_at: u64,
     waits: Waits,
-    /// What items run whose ends are about to be told.
-    jobs: HashMap<Place, Job>,
+    /// Of items whose ends are about to be told.
+    known: HashMap<Place, Known>,
+    /// Everything is taken down: nothing can be looked up any more.
+    is_stopping: bool,
+    /// Outcomes of items that ended since, before one that comes first in the order.
+    behind: HashMap<Place, Outcome>,
     results: Option<Results>,
     screen: Screen,
     runner: Arc<Runner>,
@@ -232,9 +242,13 @@ impl Run {
         // It has a handle of the runtime, which must be gone before this process ends.
         let _ = obeying.await;
         self.screen.close();
-        ran?;
-        stopped?;
         let stop = *signals.borrow();
+        match ran {
+            // What it was busy with when it was asked to stop found the runtime down.
+            Err(error) if stop.how != How::No && is_down(&error) => {}
+            ran => ran?,
+        }
+        stopped?;
         self.conclude(stop)
     }
 
@@ -367,7 +381,7 @@ impl Run {
         if items.has(place, runs::items::ENDED) {
             return;
         }
-        self.jobs.insert(place, note.job);
+        self.known.insert(place, note.known);
         let runtime = &self.runtime;
         self.waits.wait_for(items, place, |place, items| runtime.attach(items.id(place)));
     }

@@ -18,7 +18,7 @@ use bilrost::OwnedMessage;
 use bytes::Bytes;
 use forebay::{Context, HandlerError, HandlerOptions, Runtime, RuntimeError, Stage, Timestamp};
 use forebay_actors::node::{EntryCommand, EntryFilter, EntryTarget, EntryView};
-use forebay_messages::EntryId;
+use forebay_messages::{EntryId, VQueueName};
 use tokio::sync::mpsc;
 
 use super::{ExecError, Run};
@@ -51,10 +51,18 @@ impl Served {
     }
 }
 
+/// What is known of an item without looking it up.
+pub(super) struct Known {
+    /// What it runs.
+    pub(super) job: Job,
+    /// Where it belongs, and how often it was tried, if this process has run it.
+    pub(super) ran: Option<(VQueueName, u32)>,
+}
+
 /// The last attempt of an item is over, most likely.
 pub(super) struct Note {
     pub(super) uuid: [u8; 16],
-    pub(super) job: Job,
+    pub(super) known: Known,
 }
 
 /// What handlers of all runs share.
@@ -86,7 +94,8 @@ impl Gate {
         if ended.is_ok() || context.is_last_attempt() || context.is_canceled() {
             // Nobody listens once the run is over.
             let job = Job::decode(payload).unwrap_or_default();
-            let _ = self.notes.send(Note { uuid: id.uuid, job });
+            let ran = Some((context.vqueue().clone(), context.attempt()));
+            let _ = self.notes.send(Note { uuid: id.uuid, known: Known { job, ran } });
         }
         ended
     }

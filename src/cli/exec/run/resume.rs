@@ -55,8 +55,15 @@ impl Run {
         // Before runs had books, or their books were removed.
         runs.splice(0..0, stored.filter(|id| !listed.contains(id)).collect::<Vec<_>>());
         if which.is_empty() {
-            runs.retain(|id| self.left_of(&id.service()) > 0);
-            return Ok(runs);
+            let mut left = Vec::new();
+            for id in runs {
+                let is_untold =
+                    || Ok::<_, ExecError>(listed.contains(&id) && self.has_untold(&id)?);
+                if self.left_of(&id.service()) > 0 || is_untold()? {
+                    left.push(id);
+                }
+            }
+            return Ok(left);
         }
         runs.retain(|id| id.to_string().starts_with(which));
         match runs.len() {
@@ -64,6 +71,17 @@ impl Run {
             0 => Err(ExecError::NoRun(which.to_owned())),
             count => Err(ExecError::ManyRuns { name: which.to_owned(), count }),
         }
+    }
+
+    /// Whether an item of a run has ended and what it said was not written.
+    fn has_untold(&self, id: &RunId) -> Result<bool, ExecError> {
+        let items = book::items(&self.data_dir, id)?;
+        for place in items.places().filter(|place| items.told_at(*place) == 0) {
+            if self.look(items.id(place))?.is_some_and(|view| view.finished_at.is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Everything that a run has left is named, in the order of its book; then what the book
@@ -74,7 +92,7 @@ impl Run {
         let service = served.service.clone();
         self.served = vec![served];
         (self.waits, self.is_open, self.aside) = (Waits::default(), false, 0);
-        self.jobs.clear();
+        self.known.clear();
         let places: Vec<_> = self.served[0].items.places().collect();
         for some in places.chunks(FOUND_AT_A_TIME) {
             let mut back = Vec::new();

@@ -5,15 +5,21 @@
 
 use std::{pin::pin, time::Duration};
 
-use forebay::{Drain, RuntimeError};
+use forebay::{Drain, EnqueueError, RuntimeError, rules::RulesError};
 use forebay_actors::node::NodeError;
 use tokio::sync::{mpsc, watch};
 
 use super::{ExecError, Run, obey::FINISH_WITHIN, waits::ItemEnd};
 use crate::cli::exec::interrupt::{Exit, How, Stop};
 
-fn is_down(error: &ExecError) -> bool {
-    matches!(error, ExecError::Runtime(RuntimeError::Node(NodeError::ShutDown)))
+/// The runtime went down before it had an answer.
+pub(super) fn is_down(error: &ExecError) -> bool {
+    matches!(
+        error,
+        ExecError::Runtime(RuntimeError::Node(NodeError::ShutDown))
+            | ExecError::Enqueue(EnqueueError::Node(NodeError::ShutDown))
+            | ExecError::Rules(RulesError::Node(NodeError::ShutDown))
+    )
 }
 
 impl Run {
@@ -23,6 +29,7 @@ impl Run {
         stops: &watch::Receiver<Stop>,
         broken: &mut mpsc::UnboundedReceiver<String>,
     ) -> Result<(), ExecError> {
+        self.is_stopping = true;
         let runtime = self.runtime.clone();
         let is_asked = stops.borrow().how != How::No;
         let within = if is_asked { FINISH_WITHIN } else { Duration::ZERO };
@@ -57,6 +64,10 @@ impl Run {
     fn ended_late(&mut self, end: ItemEnd, failed: &mut Option<ExecError>) {
         if end.outcome.is_err() || failed.is_some() {
             return;
+        }
+        // What it runs was noted before it ended.
+        while let Ok(note) = self.notes.try_recv() {
+            self.noted(note);
         }
         let before = self.summary.clone();
         match self.ended(end) {

@@ -9,7 +9,7 @@ use forebay::{EnqueueError, Entry, Outcome, RuntimeError, error::BacklogFull};
 use forebay_actors::node::{EntryCommand, EntryTarget, EntryView};
 use forebay_messages::EntryId;
 
-use super::{ExecError, Run, tell::end_of};
+use super::{ExecError, Run, gate::Known, tell::end_of};
 use crate::cli::exec::{
     feed::Fed,
     item::{Job, Prepared},
@@ -127,7 +127,7 @@ impl Run {
         }
         items.set(place, STORED);
         if let (Some(item), Some(_)) = (item, view.finished_at) {
-            self.jobs.insert(place, item.job);
+            self.known.insert(place, Known { job: item.job, ran: None });
         }
         let ended_at = view.finished_at.filter(|at| *at < self.began_at);
         if ended_at.is_some() && self.ended_earlier(place, &view).await? {

@@ -12,7 +12,7 @@ use forebay::{Outcome, RuntimeError, Timestamp};
 use forebay_actors::node::EntryView;
 use forebay_messages::{EntryId, FailureKind, VQueueName, outcome::Failure};
 
-use super::{ExecError, Run, waits::ItemEnd};
+use super::{ExecError, Run, stop::is_down, waits::ItemEnd};
 use crate::cli::{
     exec::{
         item::Job,
@@ -55,7 +55,7 @@ impl Run {
         self.halt_if_due();
         if let Outcome::Failure(failure) = &outcome {
             let id = self.served[0].items.id(end.place);
-            let job = self.job(end.place, id)?;
+            let job = self.job(end.place, id, None)?;
             let what = command_line(&job.argv);
             let text = format!("{how}: {what}: {} ({id})\n", failure.message);
             self.screen.message(text.as_bytes());
@@ -63,10 +63,11 @@ impl Run {
         self.over(end.place, Some(outcome))
     }
 
-    /// What an item runs. Stored payloads of entries that succeeded are gone.
-    fn job(&self, place: Place, id: EntryId) -> Result<Job, ExecError> {
-        if let Some(job) = self.jobs.get(&place) {
-            return Ok(job.clone());
+    /// What an item runs. Stored payloads of entries that succeeded are gone: their reports
+    /// have it.
+    fn job(&self, place: Place, id: EntryId, reported: Option<Job>) -> Result<Job, ExecError> {
+        if let Some(job) = self.known.get(&place).map(|known| known.job.clone()).or(reported) {
+            return Ok(job);
         }
         let payload = self.runtime.node().payload(id).map_err(RuntimeError::from)?;
         Ok(payload.and_then(|payload| Job::decode(payload).ok()).unwrap_or_default())
@@ -80,14 +81,30 @@ impl Run {
         mut outcome: Option<Outcome>,
     ) -> Result<(), ExecError> {
         self.waits.ended(&mut self.served[0].items, place);
+        if self.is_cut {
+            return Ok(());
+        }
         if !self.keep_order {
             self.tell(place, outcome)?;
             while self.waits.pop_ended(&self.served[0].items).is_some() {}
             return Ok(());
         }
+        // Once the runtime goes down, outcomes cannot be looked up.
+        if self.is_stopping
+            && let Some(outcome) = outcome.take()
+        {
+            self.behind.insert(place, outcome);
+        }
         while let Some(first) = self.waits.pop_ended(&self.served[0].items) {
             let known = if first == place { outcome.take() } else { None };
-            self.tell(first, known)?;
+            let known = known.or_else(|| self.behind.remove(&first));
+            match self.tell(first, known) {
+                Err(error) if self.is_stopping && is_down(&error) => {
+                    self.is_cut = true;
+                    return Ok(());
+                }
+                told => told?,
+            }
         }
         Ok(())
     }
@@ -99,12 +116,16 @@ impl Run {
             Some(outcome) => Some(outcome),
             None => self.runtime.node().outcome(id).map_err(RuntimeError::from)?,
         };
-        let job = self.job(place, id)?;
-        self.jobs.remove(&place);
         // It was purged meanwhile.
-        let Some(outcome) = outcome else { return Ok(()) };
+        let Some(outcome) = outcome else {
+            self.known.remove(&place);
+            return Ok(());
+        };
         let mut report = report_of(&outcome);
-        let needs_view = report.end.is_none() || self.json || self.results.is_some();
+        let job = self.job(place, id, report.job.take())?;
+        let ran = self.known.remove(&place).and_then(|known| known.ran);
+        let has_line = self.json || self.results.is_some();
+        let needs_view = report.end.is_none() || has_line && ran.is_none();
         let view = if needs_view { self.look(id)? } else { None };
         if report.end.is_none() {
             let finished_at = view.as_ref().and_then(|view| view.finished_at);
@@ -120,8 +141,9 @@ impl Run {
             return Ok(());
         }
         self.find_outputs(id, &mut report);
-        let written = if self.json || self.results.is_some() {
-            self.write_line((id, view.as_ref()), &job, &outcome, &mut report)?
+        let written = if has_line {
+            let ran = ran.or_else(|| view.as_ref().map(|view| (name(view), view.attempts)));
+            self.write_line(id, ran.unwrap_or_default(), &job, &outcome, &mut report)?
         } else {
             let tag = self.tag.then(|| job.item());
             self.screen.outputs(&report, tag)?
@@ -163,7 +185,8 @@ impl Run {
     /// Writes the line of an item to the results or to standard output; whether it was written.
     fn write_line(
         &mut self,
-        (id, view): (EntryId, Option<&EntryView>),
+        id: EntryId,
+        (vqueue, attempts): (VQueueName, u32),
         job: &Job,
         outcome: &Outcome,
         report: &mut Report,
@@ -172,8 +195,6 @@ impl Run {
             Outcome::Success(_) => None,
             Outcome::Failure(failure) => Some(failure),
         };
-        let vqueue = view.map(name).unwrap_or_default();
-        let attempts = view.map_or(0, |view| view.attempts);
         if let Some(results) = &self.results
             && [&report.stdout, &report.stderr].iter().any(|output| output.file.is_some())
         {
