@@ -19,8 +19,12 @@ use tokio::{
 
 use super::runner::Runner;
 
-/// How long commands have to be stopped before this process stops itself.
-const PAUSE_WITHIN: Duration = Duration::from_secs(2);
+/// How long the spawner has to stop the commands before this process stops itself. If that were
+/// too short on a busy machine, the commands would run on while this process stands.
+const PAUSE_WITHIN: Duration = Duration::from_secs(10);
+/// How long to wait for the SIGCONT that continued this process. None comes if the system did
+/// not stop it (an orphaned process group), and then the commands go on after this time.
+const RESUME_WITHIN: Duration = Duration::from_secs(2);
 
 /// How a run is to stop. Only grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -174,7 +178,7 @@ pub(crate) fn on_suspend(runner: &Arc<Runner>) -> io::Result<()> {
             // A failure leaves this process running, and then the commands are to run, too.
             let _ = emulate_default_handler(consts::SIGTSTP);
             // From here on this process was continued.
-            let _ = timeout(PAUSE_WITHIN, resume.recv()).await;
+            let _ = timeout(RESUME_WITHIN, resume.recv()).await;
             if let Some(spawner) = &spawner {
                 spawner.pause(false).await;
             }
