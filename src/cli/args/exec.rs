@@ -121,8 +121,9 @@ pub(crate) struct ExecArgs {
     /// What the log keeps besides what a restart needs
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     pub(crate) trim_log: TrimLogArg,
-    /// Run items again that have failed in an earlier run
-    #[arg(long)]
+    /// Run items again that have failed in an earlier run; needs the command line and the input
+    /// of that run
+    #[arg(long, conflicts_with = "resume")]
     pub(crate) retry_failed: bool,
     /// The command and its arguments, with templates
     #[arg(last = true, required_unless_present = "resume", num_args = 1.., value_name = "COMMAND")]

@@ -81,6 +81,7 @@ fn wrong_usage_is_exit_code_2_and_names_the_option() {
         (&["cancel"], "--scope"),
         (&["cancel", "ent_x"], "`ent_x` is damaged"),
         (&["kill", "vq_x"], "should start with `ent_`"),
+        (&["exec", "--resume", "--retry-failed"], "cannot be used with"),
         (&["kill", "--all", "--scope", "a"], "cannot be used with"),
         (&["kill", "--limit-key", "a"], "--scope"),
         (&["kill", "--stage", "finished"], "possible values: inbox, running"),
