@@ -85,7 +85,7 @@ pub enum Request {
     Queues {
         /// Which.
         filter: EntryFilter,
-        /// Also those that have nothing to do.
+        /// Includes queues without work.
         #[serde(default)]
         all: bool,
         /// Where an earlier answer ended.

@@ -135,7 +135,7 @@ fn a_spawner_that_dies_ends_the_run_and_counts_against_no_item() {
     assert_eq!(ran(&place, "ran"), [1; 4]);
 }
 
-/// A symbolic link in the place of a file of ours led to another file being emptied.
+/// Regression: a symbolic link in place of a spool file caused its target to be emptied.
 #[test]
 fn a_symbolic_link_in_the_place_of_a_file_is_not_followed() {
     for name in ["data/exec/running", "data/exec/probe", "kept/results.ndjson"] {

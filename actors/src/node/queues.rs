@@ -77,7 +77,7 @@ pub struct VQueuePage {
 pub struct VQueueFilter {
     /// Those whose entries can match this; its `limit` and `bytes_max` count.
     pub entries: EntryFilter,
-    /// Also those that have nothing to do.
+    /// Includes queues without work.
     pub all: bool,
 }
 

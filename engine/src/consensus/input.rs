@@ -1,4 +1,4 @@
-//! What goes into a [`Group`](super::Group) and what comes out.
+//! Inputs and effects of a [`Group`](super::Group).
 
 use bytes::Bytes;
 use omnipaxos::ballot_leader_election::Ballot;

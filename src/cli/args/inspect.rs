@@ -20,7 +20,7 @@ pub(crate) struct QueuesArgs {
     /// At most this many; 0 is all
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
-    /// Also those that have nothing to do
+    /// List queues without work, too
     #[arg(long)]
     pub(crate) all: bool,
     /// Go on where an earlier answer with the same filters ended

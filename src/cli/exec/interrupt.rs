@@ -125,7 +125,7 @@ async fn next(signals: &mut Option<Signal>, number: i32) -> i32 {
     }
 }
 
-/// Sleeps until then; for ever without a time.
+/// Sleeps until this time; forever without one.
 pub(crate) async fn at(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,

@@ -53,7 +53,7 @@ pub(super) struct View {
     pub(super) running_max: Option<u32>,
     /// Services and runs, those with most work first.
     pub(super) services: Vec<ServiceRow>,
-    /// Counters, those that hold most queues back first.
+    /// Counters, ordered by how many queues they hold back, most first.
     pub(super) limits: Vec<LimitView>,
     /// Queues with something to do, those with most work first.
     pub(super) queues: Vec<QueueRow>,

@@ -71,7 +71,7 @@ impl Link {
         self.replied = 0;
     }
 
-    /// What comes for the segment that ended is of no use.
+    /// Drops messages of the segment that ended.
     pub(super) fn roll(&mut self) {
         self.inbound.clear();
         self.is_heard = false;

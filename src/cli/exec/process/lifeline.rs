@@ -170,7 +170,7 @@ impl Lifeline {
     }
 }
 
-/// `O_NOFOLLOW`: a symbolic link in the place of a file of ours is refused, for what it
+/// `O_NOFOLLOW`: a symbolic link in place of one of these files is refused, for what it
 /// leads to would be written over.
 pub(crate) const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 

@@ -96,7 +96,7 @@ impl StartQueue {
         self.lack.as_ref().filter(|_| is_needed).map(|lack| lack.again_at)
     }
 
-    /// What to say of those that wait, once.
+    /// The message about waiting starts, told once.
     pub(super) fn notice(&mut self, running: usize, lack: Option<&io::Error>) -> Option<String> {
         if self.waiting.is_empty() || self.was_told {
             return None;

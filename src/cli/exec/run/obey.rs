@@ -2,7 +2,7 @@
 //! is busy with.
 //!
 //! Must always hold: nothing here waits for a reader of standard output, where the run may
-//! wait for ever; a run that is told to end its commands ends within the grace, and what it
+//! block forever; a run that is told to end its commands ends within the grace, and what it
 //! could not print until then is not told. Must not know: items.
 
 use std::{pin::pin, time::Duration};
@@ -123,7 +123,7 @@ impl Obedient {
         }
     }
 
-    /// Writes a message, which may take for ever.
+    /// Writes a message; this may block forever.
     fn say(&self, text: String) -> JoinHandle<()> {
         let screen = self.screen.clone();
         tokio::spawn(async move { block_in_place(|| screen.message(text.as_bytes())) })

@@ -27,7 +27,7 @@ impl Run {
     pub(super) async fn take(&mut self, batch: Vec<Fed>) -> Result<Option<String>, ExecError> {
         let mut items = Vec::with_capacity(batch.len());
         let mut broke = None;
-        // Until they are stored: what comes next is read meanwhile.
+        // Held until these items are stored; the next ones are read meanwhile.
         let mut ahead = Vec::with_capacity(batch.len());
         for fed in batch {
             match fed {
