@@ -12,12 +12,13 @@ use common::{
     inbox::Inboxes,
     life::Lives,
     permit::Permits,
+    whole,
 };
 
 /// A name, and what does it so many times.
 type Operation = (&'static str, fn(u32));
 
-const OPERATIONS: [Operation; 6] = [
+const OPERATIONS: [Operation; 7] = [
     ("inbox: enqueue, take, confirm", |times| {
         let mut inboxes = Inboxes::new();
         (0..times).for_each(|_| assert!(black_box(inboxes.pass()).is_some()));
@@ -33,6 +34,8 @@ const OPERATIONS: [Operation; 6] = [
     }),
     ("apply: lives of 64 entries, one vqueue", |times| lives(1, times)),
     ("apply: lives of 64 entries, 1,000 vqueues", |times| lives(1_000, times)),
+    // All of the library, with RocksDB and its flushes: the figure varies by a percent.
+    ("whole: 16 entries, in batches of 64, on disk", |times| whole::run(16 * times)),
 ];
 
 fn permits(levels: u32, times: u32) {

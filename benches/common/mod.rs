@@ -9,3 +9,4 @@ pub(crate) mod decision;
 pub(crate) mod inbox;
 pub(crate) mod life;
 pub(crate) mod permit;
+pub(crate) mod whole;
