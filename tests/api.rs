@@ -195,7 +195,6 @@ impl std::io::Write for Lines {
     }
 }
 
-#[cfg(feature = "cli")]
 #[tokio::test]
 async fn failed_attempts_and_dead_letters_are_logged() {
     let lines = Lines::default();

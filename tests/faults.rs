@@ -25,7 +25,7 @@ struct Row {
 }
 
 fn document() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reliability.md")
+    crate::root().join("docs/reliability.md")
 }
 
 fn table(rows: &[Row]) -> String {

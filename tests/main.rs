@@ -5,45 +5,40 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
+use std::path::Path;
+
 mod act;
 mod api;
-#[cfg(feature = "testkit")]
 mod clock;
 mod control;
 mod crash;
 mod cut_short;
 mod embed;
 mod examples;
-#[cfg(feature = "testkit")]
 mod failover;
-#[cfg(feature = "testkit")]
 mod faults;
-#[cfg(feature = "testkit")]
 mod handlers;
-#[cfg(feature = "testkit")]
 mod in_flight;
-#[cfg(feature = "testkit")]
 mod kit;
-#[cfg(feature = "testkit")]
 mod kit_runtime;
-#[cfg(feature = "testkit")]
 mod kit_scripts;
 mod lifetime;
 mod limits;
 mod listing;
 mod mutations;
 mod old_log;
-#[cfg(feature = "testkit")]
 mod panics;
 mod place;
 mod process;
 mod record_limit;
 mod replay;
-#[cfg(feature = "testkit")]
 mod sim;
-#[cfg(feature = "testkit")]
 mod sim_found;
-#[cfg(feature = "testkit")]
 mod stopping;
 mod tidy;
 mod unserved;
+
+/// The root of the checkout. The package of these tests is `cli`, which lies in it.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}

@@ -1,12 +1,12 @@
 //! The scripts that break the sources on purpose (`tests/mutations/`) must still find what
 //! they break.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
 /// Two mutations had stopped applying, which only their long runs would have told.
 #[test]
 fn every_mutation_still_applies() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = crate::root();
     if !root.join(".git").exists() {
         // The scripts copy what git tracks.
         return;

@@ -42,7 +42,7 @@ const MAKE: &str = "FOREBAY_OLD_LOG_MAKE";
 const ROWS_MIN: usize = 300;
 
 fn kept(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/old-log").join(name)
+    crate::root().join("tests/data/old-log").join(name)
 }
 
 fn tar(arguments: &[&str]) {

@@ -180,7 +180,6 @@ fn many_rules() -> Vec<RuleChange> {
 /// Regression: a rule book above the limit of a record was stored, and stopped every partition
 /// that was told of it. The log of this test takes smaller records than a real one, for the
 /// limits of rules keep every book below the real limit.
-#[cfg(feature = "testkit")]
 #[test]
 fn a_rule_book_that_is_too_large_is_refused_and_nothing_of_it_is_in_force() {
     use forebay::{

@@ -10,6 +10,8 @@ mod sources;
 
 use std::{fs, path::Path};
 
+use crate::root;
+
 /// A text file of the checkout.
 struct File {
     /// Relative to the root, with `/` between the parts.
@@ -23,11 +25,6 @@ impl File {
     fn sample(path: &str, text: &str) -> Self {
         Self { path: path.to_owned(), text: text.to_owned() }
     }
-}
-
-/// The root of the checkout.
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Directories that hold nothing of ours.
@@ -84,6 +81,22 @@ fn crates() -> Vec<layers::Crate> {
 #[test]
 fn arrows_between_layers_point_down() {
     hold("layers (docs/architecture.md)", &layers::broken(&crates()));
+}
+
+#[test]
+fn embedding_brings_no_crate_of_the_command_line() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = "tree -p forebay -e normal --prefix none --offline";
+    let output = std::process::Command::new(cargo)
+        .args(arguments.split(' '))
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let tree = String::from_utf8(output.stdout).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cargo {arguments}: {said}");
+    assert!(tree.starts_with("forebay v") && tree.contains("\ntokio v"), "{tree}");
+    hold("forebay embeds without its command line", &layers::command_line_in_library(&tree));
 }
 
 #[test]

@@ -92,7 +92,6 @@ async fn waiting_entries_run_when_their_handler_is_registered() {
 
 /// Each of them was decided and given back every five seconds, with two records each time:
 /// the log and the disk grew for as long as nobody ran them.
-#[cfg(feature = "testkit")]
 #[test]
 fn waiting_for_a_handler_writes_no_records() {
     let mut app = forebay::testkit::TestRuntime::start(|| {

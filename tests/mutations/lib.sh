@@ -23,7 +23,7 @@ missed=0
 if [[ -n ${machine:-} ]]; then
     tests=${tests-${machine}_model}
     # A workspace of the two crates; the package at the root stays behind.
-    sed -i -e 's/^members = .*/members = ["messages", "engine"]/' \
+    sed -i -e 's/^members = .*/members = ["messages", "engine"]/' -e '/^default-members = /d' \
         -e '/^\[package\]/,/^\[profile/{/^\[profile/!d;}' "$copy/Cargo.toml"
     # What a mutation finds is not to be replayed for the next one.
     rm -rf "$copy/engine/tests/proptest-regressions"

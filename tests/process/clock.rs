@@ -23,9 +23,9 @@ impl Shifted {
     fn new() -> Self {
         let place = Place::new();
         let library = place.path("clock_shim.so").to_str().unwrap().to_owned();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/process/clock_shim.c");
+        let source = crate::root().join("tests/process/clock_shim.c").display().to_string();
         assert!(
-            place.system("cc", &["-shared", "-fPIC", "-O1", "-o", &library, source]),
+            place.system("cc", &["-shared", "-fPIC", "-O1", "-o", &library, &source]),
             "cc compiles the library that shifts the clock"
         );
         let shifted = Self { place, library };

@@ -17,9 +17,9 @@ impl Poor {
     fn new() -> Self {
         let place = Place::new();
         let library = place.path("lack_shim.so").to_str().unwrap().to_owned();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/process/lack_shim.c");
+        let source = crate::root().join("tests/process/lack_shim.c").display().to_string();
         assert!(
-            place.system("cc", &["-shared", "-fPIC", "-O1", "-o", &library, source, "-ldl"]),
+            place.system("cc", &["-shared", "-fPIC", "-O1", "-o", &library, &source, "-ldl"]),
             "cc compiles the library that takes things away"
         );
         Self { place, library }

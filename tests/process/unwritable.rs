@@ -20,7 +20,7 @@ struct Unwritable {
 /// A library made of a source in this directory.
 fn compiled(place: &Place, name: &str) -> String {
     let library = place.path(&format!("{name}.so")).to_str().unwrap().to_owned();
-    let source = format!("{}/tests/process/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let source = crate::root().join(format!("tests/process/{name}.c")).display().to_string();
     let arguments = ["-shared", "-fPIC", "-O1", "-o", &library, &source];
     assert!(place.system("cc", &arguments), "cc compiles {source}");
     library

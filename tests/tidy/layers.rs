@@ -1,4 +1,4 @@
-//! Who may depend on whom: `messages <- engine <- storage <- actors <- forebay`.
+//! Who may depend on whom: `messages <- engine <- storage <- actors <- forebay <- cli`.
 //!
 //! Must always hold: every crate of the workspace has a layer here; a crate without
 //! one is a complaint, so that a new crate cannot slip past.
@@ -80,7 +80,32 @@ const ACTORS_AND_TERMINALS: &[&str] =
 const STORES_AND_TERMINALS: &[&str] =
     &["axum*", "clap*", "comfy-table", "indicatif", "rocksdb", "tracing-subscriber"];
 
-const LAYERS: [Layer; 5] = [
+/// Crates of the command line. A program that embeds `forebay` must not build them, not
+/// even by way of another crate.
+const COMMAND_LINE: &[&str] = &[
+    "clap*",
+    "comfy-table",
+    "crossterm*",
+    "forebay-cli",
+    "indicatif",
+    "jiff*",
+    "ratatui*",
+    "signal-hook",
+    "tikv-*",
+    "tracing-subscriber",
+];
+
+/// Complains of every crate of the command line in `tree`, the output of
+/// `cargo tree --prefix none` for the library.
+pub(super) fn command_line_in_library(tree: &str) -> Vec<String> {
+    let names = tree.lines().filter_map(|line| line.split_whitespace().next());
+    names
+        .filter(|name| COMMAND_LINE.iter().any(|pattern| matches(pattern, name)))
+        .map(|name| format!("a program that embeds forebay builds {name}"))
+        .collect()
+}
+
+const LAYERS: [Layer; 6] = [
     Layer { name: "forebay-messages", below: &[], forbidden: IMPURE },
     Layer { name: "forebay-engine", below: &["forebay-messages"], forbidden: IMPURE },
     Layer {
@@ -96,6 +121,17 @@ const LAYERS: [Layer; 5] = [
     Layer {
         name: "forebay",
         below: &["forebay-messages", "forebay-engine", "forebay-storage", "forebay-actors"],
+        forbidden: STORES_AND_TERMINALS,
+    },
+    Layer {
+        name: "forebay-cli",
+        below: &[
+            "forebay-messages",
+            "forebay-engine",
+            "forebay-storage",
+            "forebay-actors",
+            "forebay",
+        ],
         forbidden: &["rocksdb"],
     },
 ];
@@ -186,6 +222,16 @@ mod tests {
         assert_eq!(with("forebay", foreign("rocksdb")).len(), 1);
         let for_tests = Dependency { dev: true, ..foreign("rand") };
         assert!(with("forebay-engine", for_tests).is_empty());
+    }
+
+    #[test]
+    fn a_crate_of_the_command_line_in_the_library_is_refused() {
+        let tree = "forebay v0.1.0 (/checkout)\nbytes v1.0.0\nclap_lex v1.0.0\n";
+        assert_eq!(
+            command_line_in_library(tree),
+            ["a program that embeds forebay builds clap_lex"]
+        );
+        assert!(command_line_in_library("forebay v0.1.0\nsignal-hook-registry v1.4.0").is_empty());
     }
 
     #[test]

@@ -1,0 +1,74 @@
+//! Where a run's items come from.
+
+use std::path::Path;
+
+use tokio::sync::mpsc;
+
+use super::ExecError;
+use crate::{
+    args::ExecArgs,
+    exec::{
+        feed::{self, Fed},
+        inside::Inside,
+        item::Prepared,
+        program::check_program,
+        runs::Identity,
+        setup,
+        shape::check_shape,
+        show::LinesRead,
+    },
+};
+
+/// Where the items come from.
+pub(super) enum Source {
+    /// They are read; those that were read already (`--strict`) come first.
+    Input { identity: Identity, held: Vec<Prepared>, fed: mpsc::Receiver<Fed>, lines: LinesRead },
+    /// Runs that were interrupted: one of them, or all (an empty name).
+    Stored(String),
+}
+
+impl Source {
+    /// How many lines of the input have been read.
+    pub(super) fn lines(&self) -> LinesRead {
+        match self {
+            Self::Input { lines, .. } => lines.clone(),
+            Self::Stored(_) => LinesRead::default(),
+        }
+    }
+}
+
+/// Begins to read the input. With `--strict` all of it is read, unless nothing will be stored.
+pub(super) async fn input(args: &ExecArgs, data_dir: &Path) -> Result<Source, ExecError> {
+    let directory = std::env::current_dir().map_err(ExecError::Directory)?;
+    let plan = setup::compile(args, &directory)?;
+    check_shape(&args.command)?;
+    // A path that begins where --chdir leads to cannot be looked at from here.
+    let is_elsewhere =
+        |program: &[u8]| args.chdir.is_some() && program.contains(&b'/') && program[0] != b'/';
+    if let Some(program) = plan.program().filter(|program| !is_elsewhere(program)) {
+        check_program(program)?;
+    }
+    let identity = plan.run().clone();
+    let inside = Inside::new(&directory, data_dir);
+    let reader = feed::open(&args.input)?;
+    let (mut fed, lines) = feed::start(reader, setup::reading(args), plan, inside)?;
+    let reads_all = args.strict && !args.dry_run;
+    let held = if reads_all { read_all(&mut fed).await? } else { Vec::new() };
+    Ok(Source::Input { identity, held, fed, lines })
+}
+
+/// Reads the whole input; the first bad line refuses it.
+async fn read_all(fed: &mut mpsc::Receiver<Fed>) -> Result<Vec<Prepared>, ExecError> {
+    let mut all = Vec::new();
+    while let Some(next) = fed.recv().await {
+        match next {
+            // All are kept: what is read ahead is no bound here.
+            Fed::Item(item, _) => all.push(*item),
+            Fed::Bad(reason) => return Err(ExecError::Strict(reason)),
+            // What is bad about it is told line by line.
+            Fed::Note(_) | Fed::Inside => {}
+            Fed::Broken(reason) => return Err(ExecError::Broken(reason)),
+        }
+    }
+    Ok(all)
+}

@@ -1,0 +1,236 @@
+//! What users see of an item that ended: its output, its line, its message.
+//!
+//! Must always hold: an end is in the run's book as told only after all of it was written to
+//! where the user wants it; until then everything that is to be written is kept. Only the last
+//! write can come twice.
+
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path};
+
+use bilrost::OwnedMessage;
+use bytes::Bytes;
+use forebay::{Outcome, RuntimeError, Timestamp};
+use forebay_actors::node::EntryView;
+use forebay_messages::{EntryId, FailureKind, VQueueName, outcome::Failure};
+
+use super::{ExecError, Run, stop::is_down, waits::ItemEnd};
+use crate::{
+    exec::{
+        item::Job,
+        report::{Output, Report},
+        results::{Ended, keep_outputs, kept, line},
+        runner::report_of,
+        runs::items::Place,
+    },
+    show::command_line,
+};
+
+/// Which end of an item this is, in milliseconds since 1970.
+pub(super) fn end_of(outcome: &Outcome, finished_at: Option<u64>) -> u64 {
+    let report = report_of(outcome);
+    // No command told how it ended: it was ended from outside.
+    if report.end.is_some() { report.ended_at.0 } else { finished_at.unwrap_or_default() }
+}
+
+impl Run {
+    /// Counts an item that ended in this run, and tells of it.
+    pub(super) fn ended(&mut self, end: ItemEnd) -> Result<(), ExecError> {
+        let outcome = match end.outcome {
+            Ok(outcome) => outcome,
+            Err(error) => return Err(ExecError::Broken(error.to_string())),
+        };
+        let succeeded = outcome.is_success();
+        let (how, count) = match &outcome {
+            Outcome::Success(_) => ("succeeded", &mut self.summary.succeeded),
+            Outcome::Failure(Failure { kind: FailureKind::Canceled, .. }) => {
+                ("canceled", &mut self.summary.canceled)
+            }
+            Outcome::Failure(Failure { kind: FailureKind::Killed, .. }) => {
+                ("killed", &mut self.summary.killed)
+            }
+            Outcome::Failure(_) => ("failed", &mut self.summary.failed),
+        };
+        *count += 1;
+        let elapsed = self.runner.elapsed();
+        self.runner.progress().ended(elapsed, succeeded);
+        self.halt_if_due();
+        if let Outcome::Failure(failure) = &outcome {
+            let id = self.served[0].items.id(end.place);
+            let job = self.job(end.place, id, None)?;
+            let what = command_line(&job.argv);
+            let text = format!("{how}: {what}: {} ({id})\n", failure.message);
+            self.screen.message(text.as_bytes());
+        }
+        self.over(end.place, Some(outcome))
+    }
+
+    /// What an item runs. Stored payloads of entries that succeeded are gone: their reports
+    /// have it.
+    fn job(&self, place: Place, id: EntryId, reported: Option<Job>) -> Result<Job, ExecError> {
+        if let Some(job) = self.known.get(&place).map(|known| known.job.clone()).or(reported) {
+            return Ok(job);
+        }
+        let payload = self.runtime.node().payload(id).map_err(RuntimeError::from)?;
+        Ok(payload.and_then(|payload| Job::decode(payload).ok()).unwrap_or_default())
+    }
+
+    /// Tells of an item that ended, and with `--keep-order` of those behind it; or of none, until
+    /// those before it have ended.
+    pub(super) fn over(
+        &mut self,
+        place: Place,
+        mut outcome: Option<Outcome>,
+    ) -> Result<(), ExecError> {
+        self.waits.ended(&mut self.served[0].items, place);
+        if self.is_cut {
+            return Ok(());
+        }
+        if !self.keep_order {
+            self.tell(place, outcome)?;
+            while self.waits.pop_ended(&self.served[0].items).is_some() {}
+            return Ok(());
+        }
+        // Once the runtime goes down, outcomes cannot be looked up.
+        if self.is_stopping
+            && let Some(outcome) = outcome.take()
+        {
+            self.behind.insert(place, outcome);
+        }
+        while let Some(first) = self.waits.pop_ended(&self.served[0].items) {
+            let known = if first == place { outcome.take() } else { None };
+            let known = known.or_else(|| self.behind.remove(&first));
+            match self.tell(first, known) {
+                Err(error) if self.is_stopping && is_down(&error) => {
+                    self.is_cut = true;
+                    return Ok(());
+                }
+                told => told?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what an item said, or its line, unless that was done.
+    fn tell(&mut self, place: Place, outcome: Option<Outcome>) -> Result<(), ExecError> {
+        let id = self.served[0].items.id(place);
+        let outcome = match outcome {
+            Some(outcome) => Some(outcome),
+            None => self.runtime.node().outcome(id).map_err(RuntimeError::from)?,
+        };
+        // It was purged meanwhile.
+        let Some(outcome) = outcome else {
+            self.known.remove(&place);
+            return Ok(());
+        };
+        let mut report = report_of(&outcome);
+        let job = self.job(place, id, report.job.take())?;
+        let ran = self.known.remove(&place).and_then(|known| known.ran);
+        let has_line = self.json || self.results.is_some();
+        let needs_view = report.end.is_none() || has_line && ran.is_none();
+        let view = if needs_view { self.look(id)? } else { None };
+        if report.end.is_none() {
+            let finished_at = view.as_ref().and_then(|view| view.finished_at);
+            report.ended_at = Timestamp(finished_at.unwrap_or_default());
+        }
+        let ended_at = report.ended_at;
+        let is_told = self.served[0].items.told_at(place) == ended_at.0;
+        let is_wanted = match &self.results {
+            Some(results) => results.lacks(id, ended_at),
+            None => !is_told,
+        };
+        if !is_wanted {
+            return Ok(());
+        }
+        self.find_outputs(id, &mut report);
+        let written = if has_line {
+            let ran = ran.or_else(|| view.as_ref().map(|view| (name(view), view.attempts)));
+            self.write_line(id, ran.unwrap_or_default(), &job, &outcome, &mut report)?
+        } else {
+            let tag = self.tag.then(|| job.item());
+            self.screen.outputs(&report, tag)?
+        };
+        if written && !is_told {
+            self.served[0].book.tell(id, ended_at.0)?;
+            self.served[0].items.tell(place, ended_at.0);
+        }
+        if written && self.results.is_none() {
+            [&report.stdout, &report.stderr].into_iter().for_each(remove_file);
+        }
+        Ok(())
+    }
+
+    /// Long outputs that are not where they were kept: the data directory was moved. What is
+    /// lost is said.
+    fn find_outputs(&self, id: EntryId, report: &mut Report) {
+        for (stream, output) in [("stdout", &mut report.stdout), ("stderr", &mut report.stderr)] {
+            let Some(file) = &output.file else { continue };
+            if Path::new(OsStr::from_bytes(file)).exists() {
+                continue;
+            }
+            let here = kept(&self.kept_dir, id, stream);
+            if here.exists() {
+                output.file = Some(Bytes::copy_from_slice(here.as_os_str().as_bytes()));
+                continue;
+            }
+            let (len, head) = (output.len, output.head.len());
+            let text = format!(
+                "forebay: {stream} of {id}: only the first {head} of {len} bytes are left, {} is \
+                 gone\n",
+                String::from_utf8_lossy(file)
+            );
+            self.screen.message(text.as_bytes());
+            output.file = None;
+        }
+    }
+
+    /// Writes the line of an item to the results or to standard output; whether it was written.
+    fn write_line(
+        &mut self,
+        id: EntryId,
+        (vqueue, attempts): (VQueueName, u32),
+        job: &Job,
+        outcome: &Outcome,
+        report: &mut Report,
+    ) -> Result<bool, ExecError> {
+        let failure = match outcome {
+            Outcome::Success(_) => None,
+            Outcome::Failure(failure) => Some(failure),
+        };
+        if let Some(results) = &self.results
+            && [&report.stdout, &report.stderr].iter().any(|output| output.file.is_some())
+        {
+            // A run that printed outputs may have kept them elsewhere.
+            keep_outputs(results.dir(), id, report)?;
+        }
+        let ended = Ended { id, vqueue: &vqueue, job, attempts, report, failure };
+        match &mut self.results {
+            None => Ok(self.screen.line(&line(&ended, None))?),
+            Some(results) => {
+                results.write(&ended)?;
+                Ok(true)
+            }
+        }
+    }
+}
+
+fn name(view: &EntryView) -> VQueueName {
+    let text = |text: &Option<String>| text.as_deref().map(Into::into);
+    let (l1, l2) = match view.limit_key.as_deref().map(|key| key.split_once('/').ok_or(key)) {
+        None => (None, None),
+        Some(Err(l1)) => (Some(l1.into()), None),
+        Some(Ok((l1, l2))) => (Some(l1.into()), Some(l2.into())),
+    };
+    VQueueName {
+        service: view.service.as_str().into(),
+        scope: text(&view.scope),
+        l1,
+        l2,
+        object_key: text(&view.key),
+    }
+}
+
+fn remove_file(output: &Output) {
+    if let Some(path) = &output.file {
+        // What stays is removed with its entry.
+        let _ = fs::remove_file(Path::new(OsStr::from_bytes(path)));
+    }
+}

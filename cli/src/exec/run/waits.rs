@@ -1,0 +1,113 @@
+//! The items that have not ended, in the order of the input, and waiting for their ends.
+//!
+//! A million of them cost a few bytes each: only the first of them, and those whose last attempt
+//! is over, are waited for one by one.
+//!
+//! Must always hold: an item is waited for once; the first items are waited for whatever
+//! happens, so that one that another process ends is noticed. Must not know: what is done about
+//! an end.
+
+use std::collections::VecDeque;
+
+use forebay::{EntryHandle, Outcome, ResultError};
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+
+use crate::exec::runs::items::{ATTACHED, ENDED, Items, Place, STORED};
+
+/// The first so many are waited for.
+const FIRST_MAX: usize = 1024;
+
+/// How one item ended.
+pub(super) struct ItemEnd {
+    pub(super) place: Place,
+    pub(super) outcome: Result<Outcome, ResultError>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Waits {
+    /// In the order of the input; those that ended leave when they come to the front.
+    order: VecDeque<Place>,
+    /// So many of the front have been looked at.
+    looked_at: usize,
+    open: u64,
+    ends: FuturesUnordered<BoxFuture<'static, ItemEnd>>,
+}
+
+impl Waits {
+    /// One more item, the last of the input so far.
+    pub(super) fn push(&mut self, place: Place) {
+        self.order.push_back(place);
+        self.open += 1;
+    }
+
+    /// How many have not ended.
+    pub(super) fn open(&self) -> u64 {
+        self.open
+    }
+
+    /// An item ended.
+    pub(super) fn ended(&mut self, items: &mut Items, place: Place) {
+        if items.set(place, ENDED) {
+            self.open -= 1;
+        }
+    }
+
+    /// The first item, if it has ended; the next one is the first then.
+    pub(super) fn pop_ended(&mut self, items: &Items) -> Option<Place> {
+        let first = *self.order.front()?;
+        if !items.has(first, ENDED) {
+            return None;
+        }
+        self.order.pop_front();
+        self.looked_at = self.looked_at.saturating_sub(1);
+        Some(first)
+    }
+
+    /// Waits for the first items that are stored.
+    pub(super) fn fill(
+        &mut self,
+        items: &mut Items,
+        attach: impl Fn(Place, &Items) -> EntryHandle,
+    ) {
+        while self.ends.len() < FIRST_MAX
+            && let Some(place) = self.order.get(self.looked_at).copied()
+        {
+            if !items.has(place, STORED | ENDED) {
+                return;
+            }
+            self.looked_at += 1;
+            self.wait_for(items, place, &attach);
+        }
+    }
+
+    /// Waits for an item, unless it is waited for already.
+    pub(super) fn wait_for(
+        &mut self,
+        items: &mut Items,
+        place: Place,
+        attach: impl Fn(Place, &Items) -> EntryHandle,
+    ) {
+        if items.has(place, ENDED) || !items.set(place, ATTACHED) {
+            return;
+        }
+        let handle = attach(place, items);
+        self.ends.push(Box::pin(async move {
+            let outcome = handle.outcome().await;
+            ItemEnd { place, outcome }
+        }));
+    }
+
+    /// The next end; pending while nothing is waited for. Cancel-safe.
+    pub(super) async fn next(&mut self) -> ItemEnd {
+        match self.ends.next().await {
+            Some(end) => end,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether nothing is waited for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.ends.is_empty()
+    }
+}

@@ -1,0 +1,232 @@
+//! The `forebay` binary: the command line.
+//!
+//! Owns: arguments, output for people and for programs, exit codes. Must always
+//! hold: exit code 0 means that everything succeeded, 1 that something failed or was
+//! skipped, 2 that nothing sensible could be done; an error is one line, `error:
+//! what, where; what to do`; the first thing checked is whether this process is the
+//! spawner of a running `forebay exec` (see [`exec::process`]), which must stay small,
+//! so it starts no runtime and opens no store. Must not know: how entries are scheduled.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub(crate) mod act;
+mod alias;
+pub(crate) mod args;
+pub(crate) mod bench;
+pub(crate) mod exec;
+mod explain;
+pub(crate) mod inspect;
+mod jobs;
+pub(crate) mod logging;
+mod output;
+mod partitions;
+mod runs;
+mod show;
+mod snapshot;
+mod top;
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use act::Act;
+use args::{Cli, Command, Global};
+use forebay::control::Request;
+
+use exec::{
+    interrupt::{Exit, die_of},
+    process::{SPAWNER_ARGUMENT, serve},
+    summary::{EXIT_FAILURES, EXIT_USAGE},
+};
+
+/// Entries are allocated on one thread and freed on another, which is slow with glibc's
+/// allocator. Applications that embed the library choose their own.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    if let [_, first, dir] = line.as_slice()
+        && first == SPAWNER_ARGUMENT
+    {
+        return serve(Path::new(dir));
+    }
+    match args::parse(line) {
+        Ok(cli) => dispatch(cli),
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(EXIT_USAGE);
+            match error.print() {
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    fail(&unwritten("the help", &error))
+                }
+                _ => ExitCode::from(code),
+            }
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> ExitCode {
+    let Cli { global, command } = cli;
+    if let Some(act) = Act::of(&command) {
+        logging::start(global.log, io::stderr);
+        return match on_tokio(|| act.perform(&global)) {
+            Ok(acted) => done(acted),
+            Err(error) => fail(&error),
+        };
+    }
+    let request = match &command {
+        Command::Completions(shell) => return done(completions(shell.shell)),
+        Command::Man => return done(manual()),
+        Command::Exec(args) => return run_exec(&global, args),
+        Command::Runs => return run_runs(&global),
+        Command::Top => return run_top(&global),
+        Command::Output(args) => return run_output(&global, args),
+        Command::Bench(args) => return run_bench(&global, args),
+        Command::Jobs(args) => jobs::request(args),
+        Command::Rules(args) => inspect::rules(args),
+        Command::Entries(args) => inspect::entries(args),
+        Command::Entry(args) => inspect::entry(args),
+        Command::Queues(args) => inspect::queues(args),
+        Command::Status => Request::Status,
+        Command::Snapshot(args) => match snapshot::request(args) {
+            Ok(request) => request,
+            Err(work) => return done(work.run(&global)),
+        },
+        Command::Partitions(args) => partitions::request(args),
+        Command::Alias(args) => alias::request(args),
+        Command::Explain(args) => Request::Explain { entry: args.entry },
+        Command::Limits(args) => Request::Limits { scope: args.scope.clone(), in_parts: true },
+        other => unreachable!("{other:?} is not in args::AVAILABLE"),
+    };
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| inspect::ask(&global, request)) {
+        Ok(answered) => done(answered),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_exec(global: &Global, args: &args::ExecArgs) -> ExitCode {
+    match on_tokio(|| exec::run::exec(global, args)) {
+        Ok(Ok(exit)) => end(exit),
+        Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_top(global: &Global) -> ExitCode {
+    match on_tokio(|| top::top(global)) {
+        Ok(Ok(exit)) => end(exit),
+        Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn end(exit: Exit) -> ExitCode {
+    match exit {
+        Exit::Code(code) => ExitCode::from(code),
+        Exit::Signal(signal) => {
+            // All is taken down and told. It does not come back, unless the system refuses.
+            let _ = die_of(signal);
+            ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILURES))
+        }
+    }
+}
+
+fn run_output(global: &Global, args: &args::OutputArgs) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| output::output(global, args)) {
+        Ok(printed) => done(printed),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_runs(global: &Global) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| runs::runs(global)) {
+        Ok(listed) => done(listed),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_bench(global: &Global, args: &args::BenchArgs) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| bench::bench(global, args)) {
+        Ok(ran) => done(ran),
+        Err(error) => fail(&error),
+    }
+}
+
+/// How long tasks have to end, with the process.
+const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
+
+/// Runs a future on a tokio runtime of its own.
+fn on_tokio<F: Future>(make: impl FnOnce() -> F) -> io::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let output = runtime.block_on(async { make().await });
+    // What tasks hold is to be gone before the process ends, for the store's threads must not
+    // meet its end. Threads that wait for a reader must not hold the process up.
+    runtime.shutdown_timeout(TASKS_END_WITHIN);
+    Ok(output)
+}
+
+fn done<E: std::error::Error>(result: Result<ExitCode, E>) -> ExitCode {
+    result.unwrap_or_else(|error| fail(&error))
+}
+
+/// Prints `error: …` and gives the exit code of wrong usage or environment.
+pub(crate) fn fail(error: &dyn std::error::Error) -> ExitCode {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        // Many errors say their cause themselves.
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    let _ = writeln!(io::stderr().lock(), "error: {text}");
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn completions(shell: clap_complete::Shell) -> io::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut args::command_line(), "forebay", &mut script);
+    print(&script)
+}
+
+fn manual() -> io::Result<ExitCode> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(args::command_line()).render(&mut page)?;
+    print(&page)
+}
+
+/// A word to people beside the answer, which may go to a program.
+fn note(text: &str) {
+    // Nobody may read it.
+    let _ = writeln!(io::stderr().lock(), "forebay: {text}");
+}
+
+/// Writes to standard output. A reader that closes it early is no error.
+fn print(bytes: &[u8]) -> io::Result<ExitCode> {
+    print_more(bytes).map(|_| ExitCode::SUCCESS)
+}
+
+/// Writes to standard output; whether anybody reads on.
+fn print_more(bytes: &[u8]) -> io::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(unwritten("standard output", &error)),
+    }
+}
+
+/// An error that says what could not be written.
+fn unwritten(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write {what}: {error}"))
+}

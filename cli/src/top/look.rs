@@ -1,0 +1,353 @@
+//! What `forebay top` asks, and how often.
+//!
+//! Must always hold: asking takes at most a tenth of the time, however much is stored; a
+//! directory that no process has open is opened once, not each second, and closed again. Must
+//! not know: terminals.
+
+use std::{
+    cmp::Reverse,
+    collections::HashMap,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use forebay::{
+    control::{Control, ControlError, NodeView, Request, Response},
+    explain::LimitView,
+};
+use forebay_actors::node::{EntryFilter, ServiceCounts, VQueueView};
+use tokio::sync::{Notify, watch};
+
+use super::blocks;
+use crate::{
+    exec::runs::{RunId, book},
+    show::{next_of, safe},
+};
+
+/// How often it looks, at most.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a look that took long, nothing is asked for this many times as long.
+const REST_FACTOR: u32 = 9;
+/// So long after a process has gone its directory is left to the next one: a process that is
+/// started anew must not find it open.
+const LEFT_ALONE: Duration = Duration::from_secs(3);
+/// For how long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Most queues that are listed.
+const QUEUES_MAX: usize = 1_000;
+/// Most pages of queues that are asked for: many may have nothing to do.
+const PAGES_MAX: usize = 20;
+/// So much of a payload says what an entry is.
+const PAYLOAD_BYTES_MAX: usize = 256;
+/// Most queues of which it is asked why the next entry waits, where counters do not say it.
+const EXPLAINED_MAX: usize = 20;
+
+/// What one look found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct View {
+    /// The process, or the directory itself; absent before the first answer.
+    pub(super) node: Option<NodeView>,
+    /// How many may run at once.
+    pub(super) running_max: Option<u32>,
+    /// Services and runs, those with most work first.
+    pub(super) services: Vec<ServiceRow>,
+    /// Counters, ordered by how many queues they hold back, most first.
+    pub(super) limits: Vec<LimitView>,
+    /// Queues with something to do, those with most work first.
+    pub(super) queues: Vec<QueueRow>,
+    /// There are more queues than are listed.
+    pub(super) has_more: bool,
+    /// When this was found.
+    pub(super) found_at: Option<Instant>,
+    /// Why nothing newer was found.
+    pub(super) problem: Option<String>,
+}
+
+/// A service, or a run of `exec`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ServiceRow {
+    pub(super) name: String,
+    pub(super) counts: ServiceCounts,
+}
+
+/// A queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct QueueRow {
+    pub(super) service: String,
+    /// Scope, limit key and key.
+    pub(super) name: String,
+    pub(super) waiting: u64,
+    pub(super) running: u64,
+    pub(super) paused: u64,
+    /// Why the next entry does not start; empty where nothing blocks it.
+    pub(super) blocked: String,
+    /// What runs now or next.
+    pub(super) work: String,
+}
+
+impl View {
+    /// Whether a process has the directory open.
+    pub(super) fn has_process(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.pid.is_some())
+    }
+}
+
+/// Looks again and again until nobody wants to see it. `again`: also reads again what is
+/// stored where no process has the directory open.
+pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<Notify>) {
+    let mut looks = Looks { dir, stored: None, process: Process::None, runs: HashMap::new() };
+    let mut last = View::default();
+    loop {
+        let begun = Instant::now();
+        let running = Control::Running(looks.dir.clone());
+        let asked = tokio::select! {
+            () = found.closed() => return,
+            asked = looks.ask(&running) => asked,
+        };
+        last = match asked {
+            Ok(view) => {
+                looks.stored = None;
+                looks.process = Process::Answers;
+                view
+            }
+            Err(error) if error.is_nobody && looks.is_left_alone() => {
+                let problem = "its process has ended; what is stored is read soon".to_owned();
+                View { problem: Some(problem), ..last }
+            }
+            Err(error) if error.is_nobody => match looks.stored().await {
+                Ok(view) => view,
+                Err(error) => View { problem: Some(error.message), ..last },
+            },
+            Err(error) => View { problem: Some(error.message), ..last },
+        };
+        if found.send(last.clone()).is_err() {
+            return;
+        }
+        let rest = match last.problem {
+            // Waiting for an answer is no work for the other side.
+            Some(_) => LOOK_EVERY,
+            None => LOOK_EVERY.max(begun.elapsed() * REST_FACTOR),
+        };
+        tokio::select! {
+            () = found.closed() => return,
+            () = again.notified() => (looks.stored, looks.process) = (None, Process::None),
+            () = tokio::time::sleep(rest) => {}
+        }
+    }
+}
+
+/// Why there is no answer.
+struct LookError {
+    message: String,
+    /// No process has the directory open.
+    is_nobody: bool,
+}
+
+impl From<ControlError> for LookError {
+    fn from(error: ControlError) -> Self {
+        let is_nobody = match &error {
+            ControlError::Silent { source, .. } => {
+                matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+            }
+            _ => false,
+        };
+        Self { message: error.to_string(), is_nobody }
+    }
+}
+
+impl From<Response> for LookError {
+    fn from(response: Response) -> Self {
+        let message = match response {
+            Response::Error { message, .. } => message,
+            _ => "the answer does not fit the question (another version of forebay?)".to_owned(),
+        };
+        Self { message, is_nobody: false }
+    }
+}
+
+/// The process that has the directory open.
+enum Process {
+    /// None has answered.
+    None,
+    Answers,
+    /// It does not answer any more since then.
+    Gone(Instant),
+}
+
+struct Looks {
+    dir: PathBuf,
+    /// What the directory has; absent while a process has it open.
+    stored: Option<View>,
+    process: Process,
+    /// What the runs run, by id.
+    runs: HashMap<RunId, String>,
+}
+
+impl Looks {
+    /// Whether the directory of a process that has gone is not to be opened yet.
+    fn is_left_alone(&mut self) -> bool {
+        if let Process::Answers = self.process {
+            self.process = Process::Gone(Instant::now());
+        }
+        matches!(self.process, Process::Gone(at) if at.elapsed() < LEFT_ALONE)
+    }
+
+    /// What is stored. The directory is opened for that only if it was not read yet.
+    async fn stored(&mut self) -> Result<View, LookError> {
+        if let Some(view) = &self.stored {
+            return Ok(view.clone());
+        }
+        let control = Control::look(&self.dir).await?;
+        let asked = self.ask(&control).await;
+        // Nothing was written that anybody needs.
+        let _ = control.close().await;
+        let view = asked?;
+        // A process may have come meanwhile.
+        self.stored = (!view.has_process()).then(|| view.clone());
+        Ok(view)
+    }
+
+    async fn ask(&mut self, control: &Control) -> Result<View, LookError> {
+        let node = match control.ask_within(Request::Status, PATIENCE).await? {
+            Response::Status { node } => node,
+            other => return Err(other.into()),
+        };
+        let mut view = View { node: Some(node), ..View::default() };
+        if view.has_process()
+            && let Response::Jobs { jobs } =
+                control.ask_within(Request::Jobs { running_max: None }, PATIENCE).await?
+        {
+            view.running_max = jobs.running_max;
+        }
+        view.services = match control.ask_within(Request::Services, PATIENCE).await? {
+            Response::Services { services } => self.named(services),
+            other => return Err(other.into()),
+        };
+        let request = Request::Limits { scope: None, in_parts: true };
+        view.limits = match control.ask_within(request, PATIENCE).await? {
+            Response::Limits { limits, .. } => merged(limits),
+            other => return Err(other.into()),
+        };
+        let holds = |limit: &LimitView| (limit.waiters, limit.paused.is_some(), limit.usage);
+        view.limits.sort_by(|one, other| {
+            holds(other).cmp(&holds(one)).then_with(|| one.key.cmp(&other.key))
+        });
+        let queues = queues(control, &mut view).await?;
+        view.queues = rows(control, &view, &queues).await?;
+        view.found_at = Some(Instant::now());
+        Ok(view)
+    }
+
+    /// Services in the order of their work, runs with their commands.
+    fn named(&mut self, services: Vec<ServiceCounts>) -> Vec<ServiceRow> {
+        let is_new = |id: &RunId| !self.runs.contains_key(id);
+        if services.iter().filter_map(|of| RunId::of_service(&of.service)).any(|id| is_new(&id)) {
+            self.runs.extend(commands(&self.dir));
+        }
+        let mut rows = Vec::with_capacity(services.len());
+        for counts in services {
+            let name = match RunId::of_service(&counts.service) {
+                Some(id) => {
+                    // A run without a book stays without: it is not looked for again.
+                    let command = self.runs.entry(id.clone()).or_default();
+                    format!("run {} {command}", id.short())
+                }
+                None => safe(&counts.service),
+            };
+            rows.push(ServiceRow { name, counts });
+        }
+        let work = |row: &ServiceRow| (row.counts.running > 0, row.counts.unfinished());
+        rows.sort_by(|one, other| {
+            work(other).cmp(&work(one)).then_with(|| one.name.cmp(&other.name))
+        });
+        rows
+    }
+}
+
+/// Each partition has a row of its own for a service that is paused: one is enough.
+fn merged(limits: Vec<LimitView>) -> Vec<LimitView> {
+    let mut merged: Vec<LimitView> = Vec::with_capacity(limits.len());
+    for limit in limits {
+        // Few services are paused, but many scopes are counted.
+        let same = match limit.key.starts_with("service:") {
+            true => merged.iter_mut().find(|row| row.key == limit.key),
+            false => None,
+        };
+        match same {
+            Some(row) => row.waiters += limit.waiters,
+            None => merged.push(limit),
+        }
+    }
+    merged
+}
+
+/// What the runs with a book run.
+fn commands(dir: &Path) -> Vec<(RunId, String)> {
+    // Without the books runs are shown without their commands.
+    let listed = book::list(dir).unwrap_or_default();
+    listed.into_iter().map(|run| (run.id, safe(&run.identity.command_line()))).collect()
+}
+
+async fn queues(control: &Control, view: &mut View) -> Result<Vec<VQueueView>, LookError> {
+    let filter =
+        EntryFilter { limit: QUEUES_MAX, bytes_max: PAYLOAD_BYTES_MAX, ..EntryFilter::default() };
+    let mut pages = control.pages(Request::Queues { filter, all: false, after: None });
+    let mut found = Vec::new();
+    for _ in 0..PAGES_MAX {
+        match pages.next().await? {
+            None => break,
+            Some(Response::Queues { queues, next }) => {
+                found.extend(queues);
+                view.has_more = next.is_some();
+            }
+            Some(other) => return Err(other.into()),
+        }
+    }
+    let work = |queue: &VQueueView| (queue.running > 0, queue.inbox, queue.parked);
+    found.sort_by_key(|queue| (Reverse(work(queue)), queue.id));
+    Ok(found)
+}
+
+async fn rows(
+    control: &Control,
+    view: &View,
+    queues: &[VQueueView],
+) -> Result<Vec<QueueRow>, LookError> {
+    let counters = blocks::Counters::of(view);
+    let (mut rows, mut explained) = (Vec::with_capacity(queues.len()), 0);
+    for queue in queues {
+        let mut blocked = counters.blocked(queue);
+        if blocked.is_empty()
+            && view.has_process()
+            && queue.running == 0
+            && queue.inbox > 0
+            && explained < EXPLAINED_MAX
+            && let Some(entry) = queue.head
+        {
+            explained += 1;
+            // One that has started or ended meanwhile is blocked by nothing.
+            if let Response::Explain { explained } =
+                control.ask_within(Request::Explain { entry }, PATIENCE).await?
+            {
+                blocked = blocks::explained(&explained);
+            }
+        }
+        let parts = [&queue.scope, &queue.limit_key, &queue.key];
+        let name: Vec<String> = parts.into_iter().flatten().map(|part| safe(part)).collect();
+        rows.push(QueueRow {
+            service: match RunId::of_service(&queue.service) {
+                Some(id) => format!("run {}", id.short()),
+                None => safe(&queue.service),
+            },
+            name: if name.is_empty() { "-".to_owned() } else { name.join("/") },
+            waiting: queue.inbox,
+            running: queue.running,
+            paused: queue.parked,
+            blocked: safe(&blocked),
+            work: next_of(queue),
+        });
+    }
+    Ok(rows)
+}
