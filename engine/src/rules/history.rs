@@ -1,7 +1,7 @@
 //! The last versions of the book, who made them and when, and the way back.
 //!
 //! Must always hold: entries are ordered by version, the newest last, at most
-//! [`HISTORY_LEN_MAX`] of them. A rollback is a new version with old content: the
+//! [`HISTORY_LEN_MAX`] of them and [`HISTORY_BYTES_MAX`] in all. A rollback is a new version with old content: the
 //! version of the book never goes back. Must not know: where a history is stored.
 
 use bilrost::{Message, OwnedMessage};
@@ -17,6 +17,9 @@ use super::{
 
 /// How many versions are kept beside the newest book.
 pub const HISTORY_LEN_MAX: usize = 32;
+/// How many bytes the versions take together, encoded. The newest version is kept however
+/// large it is; 10,000 rules with full descriptions take 10 MiB.
+pub const HISTORY_BYTES_MAX: usize = 32 << 20;
 
 /// The newest format that this code reads: books with pauses, which an older forebay would
 /// put in force without them. The number is that of the book's format.
@@ -31,6 +34,12 @@ pub struct HistoryEntry {
     pub author: ByteString,
     /// When.
     pub at: Timestamp,
+}
+
+impl HistoryEntry {
+    fn encoded_len(&self) -> usize {
+        WireBook::from(&self.book).encoded_len() + self.author.len()
+    }
 }
 
 /// The last versions of the book, the newest last.
@@ -85,9 +94,14 @@ impl History {
             return;
         }
         self.entries.push(HistoryEntry { book, author: ByteString::from(author), at });
-        if self.entries.len() > HISTORY_LEN_MAX {
-            self.entries.remove(0);
-        }
+        let mut bytes = 0;
+        let sizes = self.entries.iter().rev().map(HistoryEntry::encoded_len);
+        let fit = sizes.take_while(|size| {
+            bytes += size;
+            bytes <= HISTORY_BYTES_MAX
+        });
+        let kept = fit.take(HISTORY_LEN_MAX).count().max(1);
+        self.entries.drain(..self.entries.len() - kept);
     }
 
     /// The versions that are kept, the newest last.

@@ -22,7 +22,9 @@ pub use change::{
     RatePart, RuleChange, RulePatch, check_supported,
 };
 pub use codec::{BOOK_FORMAT, DecodeBookError, barrier_before};
-pub use history::{DecodeHistoryError, HISTORY_LEN_MAX, History, HistoryEntry, RollbackError};
+pub use history::{
+    DecodeHistoryError, HISTORY_BYTES_MAX, HISTORY_LEN_MAX, History, HistoryEntry, RollbackError,
+};
 pub use impact::{KeyPath, Load, Loads, Share};
 pub(crate) use lookup::service_and_above;
 pub use lookup::{GoverningRule, RuleLookup, RuleSlot, WhatIf};

@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 
 use forebay_engine::rules::{
-    BookVersion, Change, ChangeError, Edit, HISTORY_LEN_MAX, History, LimitsPatch, Precondition,
-    RollbackError, RuleBook, RuleChange, RulePatch, check_supported,
+    BookVersion, Change, ChangeError, Edit, HISTORY_BYTES_MAX, HISTORY_LEN_MAX, History,
+    LimitsPatch, Precondition, RollbackError, RuleBook, RuleChange, RulePatch, check_supported,
 };
 use forebay_messages::{
     Timestamp,
@@ -234,6 +234,28 @@ fn the_history_forgets_the_oldest() {
     }
     assert_eq!(history.entries().len(), HISTORY_LEN_MAX);
     assert_eq!(history.entries().last().map(|entry| entry.book.version()), Some(BookVersion(40)));
+}
+
+#[test]
+fn the_history_of_large_books_is_bounded_in_bytes() {
+    let text = "x".repeat(1024);
+    let empty = RuleBook::default();
+    let changes = (0..8_000).map(|at| {
+        let mut patch = RulePatch::limits(Limits::concurrency(1));
+        patch.description = Some(text.as_str().into());
+        empty.upsert(pattern(&format!("tenant-{at}")), patch)
+    });
+    let mut book = after(&empty, &changes.collect::<Vec<_>>());
+    let mut history = History::default();
+    for limit in 2..7 {
+        let change =
+            book.upsert(pattern("tenant-0"), RulePatch::limits(Limits::concurrency(limit)));
+        book = after(&book, &[change]);
+        history.record(book.clone(), "ann", Timestamp(u64::from(limit)));
+    }
+    assert_eq!(history.entries().len(), 3, "each version takes some 9 MB");
+    assert!(history.encode().len() <= HISTORY_BYTES_MAX);
+    assert_eq!(history.entries().last().map(|entry| entry.book.version()), Some(book.version()));
 }
 
 /// A batch over few patterns, so that changes meet.
