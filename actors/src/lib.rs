@@ -6,27 +6,24 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod access;
+pub mod cluster;
+pub mod error;
 pub mod executor;
-pub mod faults;
 pub mod host;
+pub mod inspect;
 pub mod log_writer;
 pub mod node;
-pub mod replies;
+pub mod rules;
 pub mod shell;
 #[cfg(feature = "testkit")]
 pub mod sim;
 
-mod arbiter;
-mod cancel;
 mod capacity;
-mod limiter;
-mod links;
 mod partition;
-mod pulse;
-mod refill;
-mod supervisor;
+mod registry;
+mod table;
 mod unserved;
-mod vqueue;
 
 pub use forebay_storage::LookCopy;
 

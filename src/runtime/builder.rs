@@ -11,7 +11,7 @@ use std::{
 
 use forebay_actors::{
     executor::{Executor, Handler},
-    faults::FaultPlan,
+    host::FaultPlan,
     host::Spawner,
     log_writer::TrimLog,
     node::{Candidacy, Node, NodeConfig, Place, SharedLog},

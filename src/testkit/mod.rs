@@ -13,7 +13,7 @@ mod runtime;
 mod step;
 
 pub use forebay_actors::{
-    faults::{ActorFaults, FaultRates},
+    host::faults::{ActorFaults, FaultRates},
     shell::{
         Child, Death, Look, Performer, Ref, Scope, World,
         script::{Script, Scripted},

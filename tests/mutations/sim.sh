@@ -40,12 +40,12 @@ apply=engine/src/partition/apply
 machine=engine/src/partition/machine
 
 planted 'notify before commit: committed records are told before they are written' \
-    actors/src/log_writer.rs \
+    actors/src/log_writer/mod.rs \
     's/^        let mut outcomes = self\.store\.append\(&appends\);/        let told: Vec<Appended> = appends.iter().map(|a| Appended::At(self.store.end(a.partition).next())).collect();\n        let mut outcomes = self.store.append(\&appends);\n        if outcomes.is_err() {\n            for (((partition, _), records), outcome) in groups.into_iter().zip(told) {\n                self.tell(partition, records, outcome);\n            }\n            return;\n        }/'
 planted 'tombstone evicted: a removal during a scan is forgotten' \
     engine/src/inbox/cache.rs 's/flight\.overlay\.tombstone\(key\)/let _ = \&flight.overlay/'
 planted 'no seeding after failover: a new limiter knows no rules, locks, running entries' \
-    actors/src/partition/scan.rs \
+    actors/src/partition/seed.rs \
     's/let seed = Seed \{ rules: self\.rules\(\), locks, running: holders \};/drop((self.rules(), locks, holders)); let (mut running, mut left) = (running, left); running.clear(); left.clear(); let seed = Seed { rules: Vec::new(), locks: Vec::new(), running: Vec::new() };/'
 planted 'completion without token check: the end of any attempt is believed' \
     actors/src/executor/running.rs 's/let Some\(mut running\) = self\.running\.get_mut\(&key\) else \{ return \};/let Some(mut running) = self.running.get_mut(\&key).filter(|_| false) else { return };/' \

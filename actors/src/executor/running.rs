@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use super::{
     Cancel, Means,
     attempt::{Begun, Prepared},
-    lookout::{Lookout, Waiting},
+    wakeup_timer::{Lookout, Waiting},
 };
 use crate::{
     host::{Spawned, Spawner},

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use super::{attempt::Prepared, lookout::Waiting, running::Shared};
+use super::{attempt::Prepared, running::Shared, wakeup_timer::Waiting};
 
 /// Attempts that one task polls before others get their turn.
 const STARTED_TOGETHER: usize = 32;

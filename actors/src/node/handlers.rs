@@ -17,11 +17,13 @@ use forebay_storage::metadata::{
 };
 
 use crate::{
+    error::NodeError,
     executor::{Changed, Executor, Handler},
+    registry::NodeServices,
     shell::World,
 };
 
-use super::{Node, NodeError, NodeServices};
+use super::Node;
 
 /// Tries before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
@@ -40,7 +42,7 @@ impl NodeServices {
     }
 
     /// Follows the aliases in the metadata until the watch is dropped.
-    pub(super) fn watch_aliases(
+    pub(crate) fn watch_aliases(
         self: &Arc<Self>,
         executor: &Arc<Executor>,
     ) -> Result<Watch, MetadataError> {

@@ -4,32 +4,12 @@
 //! partition's keys have one owner; shutting down loses nothing. Must not know: what
 //! a command does.
 
-mod act;
-mod ask;
-mod behind;
-mod counts;
-mod details;
-mod error;
-mod explain;
-mod follow;
 mod handlers;
-mod holdups;
-mod impact;
-mod list;
 mod open;
 mod partitions;
-mod publish;
-mod query;
-mod queues;
 mod replica;
-mod rule_book;
-mod services;
-mod shared;
 mod shutdown;
 mod snapshot;
-mod table;
-mod views;
-mod words;
 
 use std::{
     num::NonZeroU32,
@@ -44,38 +24,25 @@ use forebay_storage::{DataDir, log::LogStore, metadata::Watch, partition::Store}
 use rustc_hash::FxBuildHasher;
 
 use crate::{
-    arbiter::Arbiter,
     executor::Executor,
-    faults::FaultPlan,
-    host::Spawned,
+    host::{Arbiter, FaultPlan, Spawned},
     log_writer::{LogHandle, LogWriter, TrimLog},
-    refill::RefillPool,
+    partition::refill::RefillPool,
+    registry::NodeServices,
     shell::Clock,
+    table::PartitionTable,
 };
 
-pub use act::{ActReport, EntryCommand, EntryTarget, NAMED_MAX, VQueueReport};
-pub use ask::{CREDIT_BYTES, CREDITS_PER_PARTITION};
-pub use counts::ServiceCounts;
-pub use details::{BytesView, DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
-pub use error::{FilterError, NodeError};
-pub use explain::{BlockView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason};
-pub use forebay_storage::OpenError;
-pub use holdups::HeldBy;
-pub use impact::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
-pub use list::{
-    EntryCount, EntryCursor, EntryPage, LISTED_BYTES_MAX, PAGE_ENTRIES_MAX, PAGE_ROWS_MAX,
+pub use crate::{
+    access::*,
+    cluster::{LEASE, LEASE_LOOK_MS, SharedLog},
+    error::{FilterError, NodeError},
+    inspect::*,
+    registry::{PartitionGauges, PartitionStatus},
 };
-pub use query::{EntryFilter, EntryView, StatusView};
-pub use queues::UnservedView;
-pub use queues::{VQueueFilter, VQueuePage, VQueueView};
-pub(crate) use services::NodeServices;
-pub use services::{PartitionGauges, PartitionStatus};
-pub use shared::{LEASE, LEASE_LOOK_MS, SharedLog};
-pub use views::PartitionView;
-pub use words::{EntryOutcome, ReplicaRole};
+pub use forebay_storage::OpenError;
 
 use shutdown::Down;
-use table::PartitionTable;
 
 /// Where a node keeps its data.
 #[derive(Clone, Debug)]
@@ -132,42 +99,42 @@ pub enum Candidacy {
 }
 
 /// Everything that is taken down in order.
-struct Machinery {
-    arbiters: Vec<Arbiter>,
-    log: LogHandle,
+pub(crate) struct Machinery {
+    pub(crate) arbiters: Vec<Arbiter>,
+    pub(crate) log: LogHandle,
     /// Absent when the log is shared.
-    log_writer: Option<LogWriter>,
+    pub(crate) log_writer: Option<LogWriter>,
 }
 
 /// One node. Shared by all handles of a runtime.
 pub struct Node {
-    services: Arc<NodeServices>,
-    executor: Arc<Executor>,
-    log_store: Arc<dyn LogStore>,
-    store: Arc<Store>,
-    refill: Arc<RefillPool>,
-    clock: Arc<dyn Clock>,
-    table: RwLock<PartitionTable>,
-    machinery: Mutex<Option<Machinery>>,
-    credits: dashmap::DashMap<PartitionId, Arc<tokio::sync::Semaphore>, FxBuildHasher>,
-    dispatches: bool,
-    vqueues: VQueueLimits,
-    candidacy: Candidacy,
+    pub(crate) services: Arc<NodeServices>,
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) log_store: Arc<dyn LogStore>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) refill: Arc<RefillPool>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) table: RwLock<PartitionTable>,
+    pub(crate) machinery: Mutex<Option<Machinery>>,
+    pub(crate) credits: dashmap::DashMap<PartitionId, Arc<tokio::sync::Semaphore>, FxBuildHasher>,
+    pub(crate) dispatches: bool,
+    pub(crate) vqueues: VQueueLimits,
+    pub(crate) candidacy: Candidacy,
     /// Nothing of it runs on other threads.
-    is_simulated: bool,
-    down: Arc<Down>,
+    pub(crate) is_simulated: bool,
+    pub(crate) down: Arc<Down>,
     /// A task that is dropped with the tokio runtime of the handlers.
-    sentinel: OnceLock<Spawned>,
+    pub(crate) sentinel: OnceLock<Spawned>,
     /// Held while partitions are started or dropped.
-    changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: tokio::sync::Mutex<()>,
     /// Other nodes' partitions are started and dropped here while it is kept.
-    table_watch: OnceLock<Watch>,
+    pub(crate) table_watch: OnceLock<Watch>,
     /// Newer rule books are brought to the partitions while it is kept.
-    _rule_books: Watch,
+    pub(crate) _rule_books: Watch,
     /// Changed aliases are brought to the executor while it is kept.
-    _aliases: Watch,
+    pub(crate) _aliases: Watch,
     /// Dropped last: its lock guards the directory.
-    data_dir: Option<DataDir>,
+    pub(crate) data_dir: Option<DataDir>,
 }
 
 impl Node {
@@ -235,7 +202,7 @@ impl Node {
         }
     }
 
-    fn table(&self) -> RwLockReadGuard<'_, PartitionTable> {
+    pub(crate) fn table(&self) -> RwLockReadGuard<'_, PartitionTable> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -245,7 +212,7 @@ impl Node {
         self.dispatches
     }
 
-    fn check_up(&self) -> Result<(), NodeError> {
+    pub(crate) fn check_up(&self) -> Result<(), NodeError> {
         self.down.check()
     }
 }

@@ -14,19 +14,18 @@ use forebay_storage::{
 };
 
 use crate::{
-    arbiter::Arbiter,
     capacity::Capacity,
+    error::NodeError,
     executor::Executor,
+    host::Arbiter,
     log_writer::{LogWriter, TrimLog},
-    refill::RefillPool,
+    partition::refill::RefillPool,
+    registry::NodeServices,
     shell::{Clock, SteadyClock},
-};
-
-use super::{
-    Machinery, Node, NodeConfig, NodeError, NodeServices, Place,
-    snapshot::tell_snapshots,
     table::{PartitionTable, Row},
 };
+
+use super::{Machinery, Node, NodeConfig, Place, snapshot::tell_snapshots};
 
 /// Name of the store of an in-memory node; RocksDB wants an absolute path.
 const MEMORY_STORE: &str = "/forebay";
@@ -72,9 +71,9 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
             let (log, metadata, store) = place.disk.open()?;
             Ok(Storage {
                 data_dir: None,
-                node: shared.map_or(NodeId(1), super::SharedLog::next_node),
-                log: shared.map_or(log, super::SharedLog::log),
-                metadata: shared.map_or(metadata, super::SharedLog::metadata),
+                node: shared.map_or(NodeId(1), |shared| shared.next_node()),
+                log: shared.map_or(log, |shared| shared.log()),
+                metadata: shared.map_or(metadata, |shared| shared.metadata()),
                 store,
             })
         }
@@ -293,7 +292,7 @@ async fn blocking<T: Send + 'static>(
 
 impl Node {
     /// Does something that blocks, beside the application's threads.
-    pub(super) async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NodeError> {

@@ -7,14 +7,17 @@ use forebay_messages::{PartitionId, Timestamp};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 
-use crate::shell::Clock;
+use crate::{
+    access::CREDITS_PER_PARTITION,
+    cluster::copy_rows::Rows,
+    error::NodeError,
+    shell::Clock,
+    table::{KeyRange, PartitionTable, Row},
+};
 
 use super::{
-    Candidacy, Node, NodeError,
-    ask::CREDITS_PER_PARTITION,
-    behind::Rows,
+    Candidacy, Node,
     replica::{Replica, start},
-    table::{KeyRange, PartitionTable, Row},
 };
 
 /// How often a start looks whether somebody leads by now.
@@ -27,7 +30,7 @@ const LEAD_WITHIN: Duration = Duration::from_secs(30);
 impl Node {
     /// Starts a partition of the table. Waits until it has applied what the log holds
     /// and, unless somebody else leads or it is not to, until it leads.
-    pub(super) async fn start_partition(&self, row: Row) -> Result<(), NodeError> {
+    pub(crate) async fn start_partition(&self, row: Row) -> Result<(), NodeError> {
         let Rows { store, state, hold } = self.rows_of(row.id).await?;
         let (applied, end) = (state.applied_lsn, self.log_store.end(row.id));
         if applied > end {
@@ -225,7 +228,7 @@ impl Node {
 
     /// Stops a partition that is not in the table any more. It is forgotten even when its
     /// rows cannot be flushed: the log has them.
-    pub(super) async fn stop_dropped(&self, partition: PartitionId) -> Result<(), NodeError> {
+    pub(crate) async fn stop_dropped(&self, partition: PartitionId) -> Result<(), NodeError> {
         if let Some((_, credits)) = self.credits.remove(&partition) {
             credits.close();
         }

@@ -23,35 +23,38 @@ use forebay_storage::{log::LogError, partition::PartitionStore};
 use tokio::sync::oneshot;
 
 use crate::{
+    error::NodeError,
     executor::Executor,
-    links::Links,
     log_writer::{Done, LogCommand, LogHandle, Subscription, WRITER_GONE},
-    partition::PartitionPerformer,
-    refill::RefillPool,
+    partition::{
+        PartitionPerformer,
+        links::Links,
+        refill::RefillPool,
+        supervisor::{SupervisorPerformer, look_at_lease},
+        vqueue::VQueueShared,
+    },
+    registry::{NodeServices, PartitionEntry},
     shell::{Death, OnDeath, Ref, SteadyClock, World},
-    supervisor::{SupervisorPerformer, look_at_lease},
-    vqueue::VQueueShared,
+    table::Row,
 };
-
-use super::{NodeError, NodeServices, services::PartitionEntry, table::Row};
 
 /// Who died, for people.
 const PARTITION: &str = "the partition";
 
 /// What a replica is made of, whatever happens to its actors.
-pub(super) struct Replica {
-    pub(super) row: Row,
-    pub(super) store: PartitionStore,
-    pub(super) log: LogHandle,
-    pub(super) executor: Arc<Executor>,
-    pub(super) services: Arc<NodeServices>,
-    pub(super) refill: Arc<RefillPool>,
-    pub(super) dispatches: bool,
-    pub(super) vqueues: VQueueLimits,
+pub(crate) struct Replica {
+    pub(crate) row: Row,
+    pub(crate) store: PartitionStore,
+    pub(crate) log: LogHandle,
+    pub(crate) executor: Arc<Executor>,
+    pub(crate) services: Arc<NodeServices>,
+    pub(crate) refill: Arc<RefillPool>,
+    pub(crate) dispatches: bool,
+    pub(crate) vqueues: VQueueLimits,
     /// The last epoch before this process: what ran under it ended with another process.
-    pub(super) lost_through: Epoch,
+    pub(crate) lost_through: Epoch,
     /// What the supervisor is told once everything is applied.
-    pub(super) stands: LeadershipInput,
+    pub(crate) stands: LeadershipInput,
 }
 
 impl Replica {
@@ -82,7 +85,7 @@ struct Living {
 }
 
 /// Starts a replica on this thread; `told` when it has applied what the log holds.
-pub(super) fn start(
+pub(crate) fn start(
     world: &World,
     replica: Replica,
     state: State,

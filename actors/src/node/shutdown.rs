@@ -22,15 +22,15 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{host::Spawned, log_writer::LogCommand};
+use crate::{error::NodeError, host::Spawned, log_writer::LogCommand, registry::PartitionEntry};
 
-use super::{Machinery, Node, NodeError, services::PartitionEntry};
+use super::{Machinery, Node};
 
 /// How long handlers that were asked to stop get before they are dropped.
 const CANCEL_GRACE: Duration = Duration::from_millis(200);
 
 /// What all calls of a node's shutdown share.
-pub(super) struct Down {
+pub(crate) struct Down {
     /// It began.
     has_begun: AtomicBool,
     /// The tokio runtime of the handlers is gone; that is why it began.
@@ -54,7 +54,7 @@ impl Default for Down {
 
 impl Down {
     /// Fails once the node goes down.
-    pub(super) fn check(&self) -> Result<(), NodeError> {
+    pub(crate) fn check(&self) -> Result<(), NodeError> {
         if !self.has_begun.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -172,7 +172,7 @@ impl Node {
     }
 
     /// Has the node go down by itself when the tokio runtime of its handlers is gone.
-    pub(super) fn watch_tokio(self: &Arc<Self>) {
+    pub(crate) fn watch_tokio(self: &Arc<Self>) {
         if self.is_simulated {
             return;
         }
@@ -312,7 +312,7 @@ impl Node {
     }
 
     /// Stops a partition's actors and flushes its rows.
-    pub(super) async fn stop_partition(&self, partition: PartitionId) -> Result<(), NodeError> {
+    pub(crate) async fn stop_partition(&self, partition: PartitionId) -> Result<(), NodeError> {
         let found = self.services.partitions.get(&partition).map(|entry| entry.clone());
         let Some(entry) = found else {
             return Err(NodeError::UnknownPartition(partition));
@@ -334,12 +334,12 @@ impl Node {
         Ok(())
     }
 
-    pub(super) fn machinery(&self) -> std::sync::MutexGuard<'_, Option<Machinery>> {
+    pub(crate) fn machinery(&self) -> std::sync::MutexGuard<'_, Option<Machinery>> {
         self.machinery.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Joins the threads.
-    pub(super) fn take_down(&self, machinery: Machinery) {
+    pub(crate) fn take_down(&self, machinery: Machinery) {
         let Machinery { mut arbiters, log, log_writer } = machinery;
         for arbiter in &mut arbiters {
             arbiter.join();

@@ -9,9 +9,12 @@ use forebay_storage::{
     snapshot::{self, Manifest, Source},
 };
 
-use crate::log_writer::{LogCommand, LogHandle};
+use crate::{
+    error::NodeError,
+    log_writer::{LogCommand, LogHandle},
+};
 
-use super::{Node, NodeError};
+use super::Node;
 
 impl Node {
     /// Takes a snapshot of log, rows and metadata into a directory that does not exist
@@ -44,7 +47,7 @@ impl Node {
 }
 
 /// Tells the writer of a log which snapshots there are.
-pub(super) fn tell_snapshots(
+pub(crate) fn tell_snapshots(
     metadata: &dyn MetadataStore,
     partitions: impl Iterator<Item = PartitionId>,
     log: &LogHandle,

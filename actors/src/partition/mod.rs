@@ -3,8 +3,13 @@
 //! Owns: the partition's store (the only writer of it) and the state in memory beside
 //! it. Must always hold: a batch is committed before its consequences are stepped in.
 
-mod run;
-mod scan;
+pub(crate) mod limiter;
+pub(crate) mod links;
+pub(crate) mod refill;
+mod seed;
+mod start;
+pub(crate) mod supervisor;
+pub(crate) mod vqueue;
 
 use std::{
     rc::Rc,
@@ -31,12 +36,13 @@ use forebay_storage::partition::PartitionStore;
 
 use crate::{
     executor::Execute,
-    links::Links,
     log_writer::{LogCommand, LogHandle, WRITER_GONE},
-    node::{NodeServices, PartitionGauges},
+    registry::{NodeServices, PartitionGauges},
     shell::{AHEAD_WARNING, Performer, Scope, SteadyClock, TimerKey, World},
-    vqueue::VQueueShared,
 };
+
+use links::Links;
+use vqueue::VQueueShared;
 
 /// How often an idle leader looks for results that expired, in milliseconds.
 const UPKEEP_INTERVAL_MS: u64 = 60_000;

@@ -9,10 +9,10 @@
 //! The same shell runs in two worlds: on actix, and under a seeded single-threaded
 //! executor without actix ([`sim`]). Must not know: what any machine is about.
 
-mod actix_world;
+mod actix;
 mod clock;
-mod crowd;
 mod mailbox;
+mod panic;
 mod reference;
 pub mod script;
 pub mod sim;
@@ -24,9 +24,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use forebay_engine::Machine;
 use forebay_messages::Timestamp;
 
-pub(crate) use actix_world::panic_text;
-pub use actix_world::{ActixWorld, YIELD_EVERY};
+pub use self::actix::{ActixWorld, YIELD_EVERY};
 pub use clock::{AHEAD_WARNING, Clock, SteadyClock, WallClock};
+pub(crate) use panic::panic_text;
 pub use reference::{Post, Ref};
 pub use timers::{TimerKey, Timers};
 pub use world::{Child, Death, OnDeath, World};

@@ -18,8 +18,8 @@ use forebay_messages::Timestamp;
 
 use super::{
     Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Scratch, Timers,
-    actix_world::panic_text,
     mailbox::{Mail, Mailbox, Put},
+    panic::panic_text,
     script::{Script, Scripted, Scripts, Way},
     timers::WeakTimers,
     world::Child,

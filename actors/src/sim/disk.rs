@@ -15,7 +15,7 @@ use forebay_storage::{
     partition::{Digest, Store, StoreError},
 };
 
-use crate::node::NodeError;
+use crate::error::NodeError;
 
 /// Name of the store; RocksDB wants an absolute path.
 const STORE: &str = "/forebay";

@@ -14,7 +14,7 @@ use std::{
 use forebay_messages::Timestamp;
 use futures_util::task::AtomicWaker;
 
-use crate::{refill::RefillJob, shell::World};
+use crate::{partition::refill::RefillJob, shell::World};
 
 /// Something to be done on the thread of actors.
 pub(crate) type Job = Box<dyn FnOnce(&World) + Send>;

@@ -24,8 +24,8 @@ use forebay_storage::log::LogError;
 use futures_util::task::AtomicWaker;
 
 use crate::{
+    cluster::SharedLog,
     log_writer::LogHandle,
-    node::SharedLog,
     shell::{
         Clock,
         script::{Script, Scripted, Scripts},

@@ -14,9 +14,8 @@ use futures_util::task::AtomicWaker;
 
 use super::host::{Host, Task};
 use crate::{
-    faults::FaultPlan,
-    host::HANDLER,
-    refill::{self, RefillJob},
+    host::{FaultPlan, HANDLER},
+    partition::refill::{self, RefillJob},
     shell::{
         Clock, Ref, SteadyClock, Timers, World,
         script::Scripts,

@@ -1,0 +1,430 @@
+//! Doing something to entries and vqueues from outside, named or found by filter.
+//!
+//! Must always hold: a filter that says nothing changes nothing, unless all are meant
+//! and said so; one record changes a bounded number of entries; a dry run tells by the
+//! same look what would be changed, and changes nothing. Must not know: to which
+//! entries an action applies (the engine says).
+
+use std::collections::{BTreeMap, HashMap};
+
+use forebay_engine::partition::{
+    apply::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Reply, Skip},
+    machine::Answer,
+    rows::Stage,
+};
+use forebay_messages::{
+    EntryId, FailureKind, Outcome, PartitionId, Timestamp, VQueueId,
+    command::{Command, EntrySelector, Purge, Reschedule, VQueueSelector},
+};
+
+use crate::{
+    error::{FilterError, NodeError},
+    inspect::EntryFilter,
+    node::Node,
+    registry::PartitionEntry,
+};
+
+/// Entries that a report names, changed ones and skipped ones each; all are counted.
+pub const NAMED_MAX: usize = 1_000;
+/// Bytes of a record that one named entry takes, roughly.
+const NAME_LEN: usize = 32;
+
+/// What is done to entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryCommand {
+    /// Ask to stop; what waits ends at once.
+    Cancel,
+    /// End, whatever they do.
+    Kill,
+    /// Set waiting ones aside.
+    Pause,
+    /// Put paused ones back.
+    Resume,
+    /// Give another time, which is also their place in the queue.
+    Reschedule(Timestamp),
+    /// Forget those that ended.
+    Purge,
+    /// Try again those that failed for good. By filter: those whose handler failed, and
+    /// not those that were canceled or killed, unless the filter names that outcome.
+    Redrive,
+}
+
+impl EntryCommand {
+    fn action(self) -> EntryAction {
+        match self {
+            Self::Cancel => EntryAction::Cancel,
+            Self::Kill => EntryAction::Kill,
+            Self::Pause => EntryAction::Pause,
+            Self::Resume => EntryAction::Resume,
+            Self::Reschedule(_) => EntryAction::Reschedule,
+            Self::Purge => EntryAction::Purge,
+            Self::Redrive => EntryAction::Redrive,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Reschedule(_) => "reschedule",
+            Self::Purge => "purge",
+            Self::Redrive => "redrive",
+        }
+    }
+
+    fn command(self, selector: EntrySelector) -> Command {
+        match self {
+            Self::Cancel => Command::Cancel(selector),
+            Self::Kill => Command::Kill(selector),
+            Self::Pause => Command::Pause(selector),
+            Self::Resume => Command::Resume(selector),
+            Self::Reschedule(run_at) => Command::Reschedule(Reschedule { selector, run_at }),
+            Self::Purge => Command::Purge(Purge { entries: selector.entries, ..Purge::default() }),
+            Self::Redrive => Command::Redrive(selector),
+        }
+    }
+}
+
+/// To which entries something is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryTarget {
+    /// To these.
+    Named(Vec<EntryId>),
+    /// To all that match; an empty filter is refused. Its limit does not count.
+    Matching(EntryFilter),
+    /// To every entry that there is.
+    All,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ActReport {
+    /// How many were changed (or would be, in a dry run).
+    pub changed: u64,
+    /// How many were not, by reason.
+    pub skipped: BTreeMap<Skip, u64>,
+    /// The first [`NAMED_MAX`] of those that were changed.
+    pub changed_named: Vec<EntryId>,
+    /// The first [`NAMED_MAX`] of those that were not, and why.
+    pub skipped_named: Vec<(EntryId, Skip)>,
+}
+
+impl ActReport {
+    fn changed(&mut self, id: EntryId) {
+        self.changed += 1;
+        if self.changed_named.len() < NAMED_MAX {
+            self.changed_named.push(id);
+        }
+    }
+
+    fn skipped(&mut self, id: EntryId, skip: Skip) {
+        *self.skipped.entry(skip).or_default() += 1;
+        if self.skipped_named.len() < NAMED_MAX {
+            self.skipped_named.push((id, skip));
+        }
+    }
+
+    /// What came of a command that named these.
+    fn add(&mut self, named: Vec<EntryId>, acted: &Acted) {
+        let skipped: HashMap<EntryId, Skip> = acted.skipped.iter().copied().collect();
+        for id in named {
+            match skipped.get(&id) {
+                None => self.changed(id),
+                Some(skip) => self.skipped(id, *skip),
+            }
+        }
+    }
+}
+
+/// What came of pausing or resuming vqueues.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VQueueReport {
+    /// How many were changed (or would be).
+    pub changed: u64,
+    /// Those that were not, and why.
+    pub skipped: Vec<(VQueueId, Skip)>,
+}
+
+/// A page of what a filter finds.
+struct Found {
+    /// Would be changed.
+    matching: Vec<EntryId>,
+    /// Match, but would not be changed.
+    skipped: Vec<(EntryId, Skip)>,
+    next: Option<EntryId>,
+}
+
+/// Looks through a page of a partition's rows. Blocks.
+fn find(
+    partition: &PartitionEntry,
+    action: EntryAction,
+    filter: &EntryFilter,
+    selector: &EntrySelector,
+    after: Option<EntryId>,
+) -> Result<Found, NodeError> {
+    let mut found = Found { matching: Vec::new(), skipped: Vec::new(), next: None };
+    let mut tell = |id, checked: Result<(), Skip>| match checked {
+        Ok(()) => found.matching.push(id),
+        Err(skip) => found.skipped.push((id, skip)),
+    };
+    if action.is_for_finished() {
+        let page = partition.store.list_finished(selector, after, ENTRIES_PER_COMMAND_MAX)?;
+        for listed in page.entries {
+            let outcome = listed.row.outcome();
+            if filter.wants_outcome(&outcome) && !is_spared(action, filter, &outcome) {
+                tell(listed.id, action.check_finished(&listed.row));
+            }
+        }
+        found.next = page.next;
+    } else {
+        let page = partition.store.list_entries(selector, after, ENTRIES_PER_COMMAND_MAX)?;
+        for listed in page.entries {
+            tell(listed.id, action.check(&listed.row));
+        }
+        found.next = page.next;
+    }
+    Ok(found)
+}
+
+/// A redrive by filter does not bring back what people have ended.
+fn is_spared(action: EntryAction, filter: &EntryFilter, outcome: &Outcome) -> bool {
+    let Outcome::Failure(failure) = outcome else {
+        // Nothing to try again: not worth a word for each.
+        return action == EntryAction::Redrive && filter.outcome.is_none();
+    };
+    action == EntryAction::Redrive
+        && filter.outcome.is_none()
+        && matches!(failure.kind, FailureKind::Canceled | FailureKind::Killed)
+}
+
+impl Node {
+    /// Does something to entries, or with `dry_run` only says what would come of it.
+    ///
+    /// Entries found by filter are changed in steps of [`ENTRIES_PER_COMMAND_MAX`], each
+    /// of which is durable when the next one begins; what is enqueued meanwhile may be
+    /// changed or not. Not cancel-safe: a dropped call may have done a part.
+    ///
+    /// # Errors
+    /// [`NodeError::Filter`] before anything is changed; the others may come after a
+    /// part was done, and repeating it is safe.
+    pub async fn act(
+        &self,
+        command: EntryCommand,
+        target: &EntryTarget,
+        dry_run: bool,
+    ) -> Result<ActReport, NodeError> {
+        match target {
+            EntryTarget::Named(ids) => self.act_on_named(command, ids, dry_run).await,
+            EntryTarget::Matching(filter) if filter.is_empty() => Err(FilterError::Empty.into()),
+            EntryTarget::Matching(filter) => self.act_on_matching(command, filter, dry_run).await,
+            EntryTarget::All => {
+                self.act_on_matching(command, &EntryFilter::default(), dry_run).await
+            }
+        }
+    }
+
+    async fn act_on_named(
+        &self,
+        command: EntryCommand,
+        ids: &[EntryId],
+        dry_run: bool,
+    ) -> Result<ActReport, NodeError> {
+        let mut report = ActReport::default();
+        let mut by_partition: BTreeMap<PartitionId, Vec<EntryId>> = BTreeMap::new();
+        for id in ids {
+            match self.route(id.partition_key) {
+                Ok(partition) => by_partition.entry(partition).or_default().push(*id),
+                Err(NodeError::NoPartition(_)) => report.skipped(*id, Skip::Unknown),
+                Err(error) => return Err(error),
+            }
+        }
+        for (partition, mut ids) in by_partition {
+            ids.sort_unstable();
+            ids.dedup();
+            for some in ids.chunks(ENTRIES_PER_COMMAND_MAX) {
+                let selector = EntrySelector { entries: some.to_vec(), ..Default::default() };
+                if dry_run {
+                    self.would_act(command.action(), partition, some, &mut report).await?;
+                } else {
+                    let acted = self.propose_act(partition, command, selector).await?;
+                    report.add(some.to_vec(), &acted);
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    async fn act_on_matching(
+        &self,
+        command: EntryCommand,
+        filter: &EntryFilter,
+        dry_run: bool,
+    ) -> Result<ActReport, NodeError> {
+        let action = command.action();
+        check_can_match(command, filter)?;
+        let selector = filter.selector();
+        let mut report = ActReport::default();
+        for (id, partition) in self.entries_in_order()? {
+            let mut after = None;
+            loop {
+                let (reader, filter, wanted) =
+                    (partition.clone(), filter.clone(), selector.clone());
+                let found =
+                    self.blocking(move || find(&reader, action, &filter, &wanted, after)).await??;
+                for (entry, skip) in found.skipped {
+                    report.skipped(entry, skip);
+                }
+                if dry_run {
+                    found.matching.into_iter().for_each(|entry| report.changed(entry));
+                } else if !found.matching.is_empty() {
+                    // A record names services as they are; those of an entry never change.
+                    let service = selector.service.clone().filter(|name| !name.ends_with(".*"));
+                    let entries = found.matching.clone();
+                    let named = EntrySelector { entries, service, ..selector.clone() };
+                    let acted = self.propose_act(id, command, named).await?;
+                    report.add(found.matching, &acted);
+                }
+                match found.next {
+                    Some(_) => after = found.next,
+                    None => break,
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    async fn would_act(
+        &self,
+        action: EntryAction,
+        partition: PartitionId,
+        ids: &[EntryId],
+        report: &mut ActReport,
+    ) -> Result<(), NodeError> {
+        let (partition, ids) = (self.newest_of(partition)?, ids.to_vec());
+        let checked = self.blocking(move || {
+            let tables = &partition.store;
+            let check = |id| -> Result<Result<(), Skip>, NodeError> {
+                Ok(match (tables.entry(id)?, tables.finished(id)?) {
+                    (Some(row), _) => action.check(&row),
+                    (None, Some(row)) => action.check_finished(&row),
+                    (None, None) => Err(Skip::Unknown),
+                })
+            };
+            ids.into_iter().map(|id| Ok((id, check(id)?))).collect::<Result<Vec<_>, NodeError>>()
+        });
+        for (id, checked) in checked.await?? {
+            match checked {
+                Ok(()) => report.changed(id),
+                Err(skip) => report.skipped(id, skip),
+            }
+        }
+        Ok(())
+    }
+
+    async fn propose_act(
+        &self,
+        partition: PartitionId,
+        command: EntryCommand,
+        selector: EntrySelector,
+    ) -> Result<Acted, NodeError> {
+        let credit = self.credit(partition, selector.entries.len() * NAME_LEN).await?;
+        match self.propose_under(credit, partition, command.command(selector)).await? {
+            Answer::Reply(Reply::Acted(acted)) => Ok(acted),
+            other => Err(NodeError::unexpected(other)),
+        }
+    }
+
+    /// Pauses vqueues (they start nothing, what runs goes on) or resumes them, or with
+    /// `dry_run` only says what would come of it. Not cancel-safe: a dropped call may
+    /// have done a part.
+    ///
+    /// # Errors
+    /// [`NodeError`]; a part may be done, and repeating it is safe.
+    pub async fn pause_vqueues(
+        &self,
+        ids: &[VQueueId],
+        paused: bool,
+        dry_run: bool,
+    ) -> Result<VQueueReport, NodeError> {
+        let mut report = VQueueReport::default();
+        let mut by_partition: BTreeMap<PartitionId, Vec<VQueueId>> = BTreeMap::new();
+        for id in ids {
+            match self.route(id.partition_key) {
+                Ok(partition) => by_partition.entry(partition).or_default().push(*id),
+                Err(NodeError::NoPartition(_)) => report.skipped.push((*id, Skip::Unknown)),
+                Err(error) => return Err(error),
+            }
+        }
+        for (partition, mut vqueues) in by_partition {
+            vqueues.sort_unstable();
+            vqueues.dedup();
+            for some in vqueues.chunks(ENTRIES_PER_COMMAND_MAX) {
+                let acted = match dry_run {
+                    true => self.would_pause(partition, some.to_vec(), paused).await?,
+                    false => self.propose_pause(partition, some.to_vec(), paused).await?,
+                };
+                report.changed += acted.changed;
+                report.skipped.extend(acted.skipped);
+            }
+        }
+        Ok(report)
+    }
+
+    async fn propose_pause(
+        &self,
+        partition: PartitionId,
+        vqueues: Vec<VQueueId>,
+        paused: bool,
+    ) -> Result<Acted<VQueueId>, NodeError> {
+        let credit = self.credit(partition, vqueues.len() * NAME_LEN).await?;
+        let selector = VQueueSelector { vqueues, ..VQueueSelector::default() };
+        let command = match paused {
+            true => Command::PauseVQueue(selector),
+            false => Command::ResumeVQueue(selector),
+        };
+        match self.propose_under(credit, partition, command).await? {
+            Answer::Reply(Reply::VQueuesActed(acted)) => Ok(acted),
+            other => Err(NodeError::unexpected(other)),
+        }
+    }
+
+    async fn would_pause(
+        &self,
+        partition: PartitionId,
+        vqueues: Vec<VQueueId>,
+        paused: bool,
+    ) -> Result<Acted<VQueueId>, NodeError> {
+        let partition = self.newest_of(partition)?;
+        let looked = self.blocking(move || {
+            let mut acted = Acted::default();
+            for id in vqueues {
+                let skip = match partition.store.vqueue(id)? {
+                    None => Skip::Unknown,
+                    Some(meta) if meta.is_paused && paused => Skip::AlreadyPaused,
+                    Some(meta) if !meta.is_paused && !paused => Skip::NotPaused,
+                    Some(_) => {
+                        acted.changed += 1;
+                        continue;
+                    }
+                };
+                acted.skipped.push((id, skip));
+            }
+            Ok(acted)
+        });
+        looked.await?
+    }
+}
+
+/// Refuses a filter that takes nothing that could be changed.
+fn check_can_match(command: EntryCommand, filter: &EntryFilter) -> Result<(), FilterError> {
+    let wants_live = filter.stage.is_some_and(|stage| stage != Stage::Finished);
+    let wants_finished = filter.stage == Some(Stage::Finished) || filter.outcome.is_some();
+    let of = match command.action().is_for_finished() {
+        true if wants_live => "have ended",
+        false if wants_finished => "have not ended",
+        _ => return Ok(()),
+    };
+    Err(FilterError::NeverMatches { action: command.name(), of })
+}

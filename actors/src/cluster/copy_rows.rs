@@ -1,0 +1,98 @@
+//! A replica that lacks records which the log has forgotten: it takes the rows over from
+//! another replica of the same log.
+//!
+//! Must always hold: nothing is trimmed between the moment of the rows and the replica's
+//! subscription to the log.
+
+use std::sync::Arc;
+
+use forebay_engine::partition::state::State;
+use forebay_messages::{Lsn, PartitionId};
+use forebay_storage::partition::PartitionStore;
+use tokio::sync::oneshot;
+
+use crate::{
+    error::NodeError,
+    log_writer::{LogCommand, LogHandle},
+    node::Node,
+};
+
+/// Lets the log be trimmed again, whatever became of what it was held for.
+pub(crate) struct Release(LogHandle);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.send(LogCommand::ReleaseTrim);
+    }
+}
+
+/// Rows that the log goes on from, and what keeps it from being trimmed until it does.
+pub(crate) struct Rows {
+    pub(crate) store: PartitionStore,
+    pub(crate) state: State,
+    pub(crate) hold: Option<Release>,
+}
+
+impl Node {
+    /// Nothing is trimmed until the answer is dropped.
+    pub(crate) async fn hold_trim(&self) -> Result<Release, NodeError> {
+        let log = self.log_handle()?;
+        let (told, held) = oneshot::channel();
+        log.send(LogCommand::HoldTrim(Box::new(move |result| {
+            // The caller may have given up waiting.
+            let _ = told.send(result);
+        })));
+        let release = Release(log);
+        held.await.map_err(|_| NodeError::ShutDown)??;
+        Ok(release)
+    }
+
+    /// The rows of a partition as they are here, or, if the log does not go on from
+    /// them, those of another node.
+    pub(crate) async fn rows_of(&self, partition: PartitionId) -> Result<Rows, NodeError> {
+        let store = self.store.partition(partition)?;
+        let state = State::load(&store)?;
+        if self.gap_after(partition, state.applied_lsn).is_none() {
+            return Ok(Rows { store, state, hold: None });
+        }
+        drop(store);
+        let hold = self.hold_trim().await?;
+        let applied = state.applied_lsn;
+        let Some(from) = self.other_rows(partition)? else {
+            let first = self.log_store.trimmed(partition).next();
+            return Err(NodeError::Gap { partition, applied, first });
+        };
+        let to = Arc::clone(&self.store);
+        let through = self.blocking(move || to.take_over(&from)).await??;
+        tracing::info!(%partition, %applied, %through, "rows were taken over from another node");
+        let store = self.store.partition(partition)?;
+        let state = State::load(&store)?;
+        match self.gap_after(partition, state.applied_lsn) {
+            Some(first) => Err(NodeError::Gap { partition, applied: through, first }),
+            None => Ok(Rows { store, state, hold: Some(hold) }),
+        }
+    }
+
+    /// The first record that the log has, if there is one missing before it.
+    fn gap_after(&self, partition: PartitionId, applied: Lsn) -> Option<Lsn> {
+        let first = self.log_store.trimmed(partition).next();
+        (first > applied.next()).then_some(first)
+    }
+
+    /// The rows of another node that has a replica which runs; of several the newest.
+    fn other_rows(&self, partition: PartitionId) -> Result<Option<PartitionStore>, NodeError> {
+        let Some(shared) = self.services.shared() else { return Ok(None) };
+        let mut found = None;
+        for services in shared.others(self.services.node) {
+            let stopped = services.status(partition).is_none_or(|status| status.stopped.is_some());
+            let entry = services.partitions.get(&partition).map(|entry| entry.clone());
+            if let (false, Some(entry)) = (stopped, entry) {
+                let applied = entry.store.applied_lsn()?;
+                if found.as_ref().is_none_or(|(newest, _)| applied > *newest) {
+                    found = Some((applied, entry.store));
+                }
+            }
+        }
+        Ok(found.map(|(_, store)| store))
+    }
+}

@@ -1,0 +1,309 @@
+//! What can go wrong on a node.
+
+use forebay_engine::{
+    aliases::{AliasError, DecodeAliasesError},
+    partition::{
+        apply::{BacklogFull, Reply},
+        machine::{Answer, TooLarge},
+    },
+    rules::{BookVersion, ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
+};
+use forebay_messages::{EntryId, Lsn, PartitionId, PartitionKey};
+use forebay_storage::{
+    Fault, OpenError,
+    log::{LogError, LogId},
+    metadata::MetadataError,
+    snapshot::SnapshotError,
+};
+use thiserror::Error;
+
+/// A filter that makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FilterError {
+    /// It says nothing.
+    #[error("the filter is empty: name entries, narrow it, or say that you mean all")]
+    Empty,
+    /// A text that is no cursor.
+    #[error("`{0}` is not a cursor: pass the one of the page before, or start without one")]
+    Cursor(String),
+    /// A cursor from a listing with another filter.
+    #[error(
+        "the cursor comes from a listing with another filter: repeat that filter, or start          without a cursor"
+    )]
+    OtherFilter,
+    /// No entry that it takes can be changed in this way.
+    #[error("{action} is for entries that {of}; the filter takes others")]
+    NeverMatches {
+        /// What was to be done.
+        action: &'static str,
+        /// To whom that is done.
+        of: &'static str,
+    },
+}
+
+/// What can go wrong on a node.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    /// A second handler for a service.
+    #[error(
+        "the service `{0}` has a handler: register each service once (its handler stays until the \
+         runtime is shut down)"
+    )]
+    HandlerExists(String),
+    /// An alias was refused.
+    #[error(transparent)]
+    Alias(#[from] AliasError),
+    /// The stored aliases do not decode.
+    #[error(transparent)]
+    Aliases(#[from] DecodeAliasesError),
+    /// A limit that is not there cannot be changed.
+    #[error(
+        "this process was started without a limit of how many entries run at once, so there is \
+         none to change: give it one when it starts (`forebay exec --jobs`, Builder::max_running)"
+    )]
+    NoRunningMax,
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Files cannot be read or written.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The log cannot be used.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The metadata store cannot be used.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A snapshot was not taken.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The rows were made from another log.
+    #[error(
+        "the rows in {path} were made from log {rows}, this is log {log}: start them with their \
+         own log; if that is lost, restore a snapshot (forebay snapshot restore), or remove {path} \
+         and go on with what this log has",
+        path = path.display()
+    )]
+    OtherLog {
+        /// Where the rows are.
+        path: std::path::PathBuf,
+        /// Their log.
+        rows: LogId,
+        /// The log that they were started with.
+        log: LogId,
+    },
+    /// Records are missing between the rows and the log.
+    #[error(
+        "partition {partition} has applied LSN {applied}, its log starts at {first}: the records \
+         between are gone; restore a snapshot that reaches LSN {needed} or beyond (forebay \
+         snapshot restore), or start it while another runtime of the same log runs",
+        needed = first.0 - 1
+    )]
+    Gap {
+        /// The partition.
+        partition: PartitionId,
+        /// The last record that its rows know.
+        applied: Lsn,
+        /// The first record that the log has.
+        first: Lsn,
+    },
+    /// A thread cannot be started.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The stored partition table does not decode.
+    #[error("the stored partition table does not decode: {0}")]
+    PartitionTable(String),
+    /// Another number of partitions was asked for than the data directory has.
+    #[error(
+        "the data directory has {found} partitions, {wanted} were asked for: leave the number \
+         out, or ask for {found}"
+    )]
+    PartitionsMismatch {
+        /// How many were asked for.
+        wanted: u32,
+        /// How many there are.
+        found: u32,
+    },
+    /// No partition at all was asked for.
+    #[error("a node needs at least one partition")]
+    NoPartitions,
+    /// Some of the keys have an owner.
+    #[error("keys {:#x}..={:#x} overlap partition {partition}: choose a free range", first.0, last.0)]
+    RangeOverlaps {
+        /// First key asked for.
+        first: PartitionKey,
+        /// Last key asked for.
+        last: PartitionKey,
+        /// Who owns some of them.
+        partition: PartitionId,
+    },
+    /// The last key lies before the first.
+    #[error("the range {:#x}..={:#x} is empty", first.0, last.0)]
+    EmptyRange {
+        /// First key asked for.
+        first: PartitionKey,
+        /// Last key asked for.
+        last: PartitionKey,
+    },
+    /// Nobody owns a key.
+    #[error("no partition owns key {:#x}: spawn one for it", .0.0)]
+    NoPartition(PartitionKey),
+    /// There is no such partition.
+    #[error("there is no partition {0}")]
+    UnknownPartition(PartitionId),
+    /// A partition stopped.
+    #[error("partition {partition} stopped: {reason}")]
+    PartitionStopped {
+        /// Which.
+        partition: PartitionId,
+        /// Why.
+        reason: String,
+    },
+    /// This node does not lead the partition.
+    #[error("this node does not lead the partition (any more); try again")]
+    NotLeading,
+    /// Leadership was lost: it is not known whether the command was stored.
+    #[error("leadership was lost; whether it was stored is not known, repeating it is safe")]
+    LostLeadership,
+    /// The log or the store cannot be written.
+    #[error("storage failed, whether it was stored is not known: {0}")]
+    StorageFailed(String),
+    /// It does not fit into a record of the log: nothing was stored.
+    #[error(
+        "it takes {len} bytes in the log, and a record has at most {len_max}: say less at a time, \
+         or keep what is large elsewhere"
+    )]
+    TooLarge {
+        /// What it takes, in bytes.
+        len: usize,
+        /// What fits, in bytes.
+        len_max: usize,
+    },
+    /// Too much is in flight or waiting.
+    #[error("too much is in flight; try again later")]
+    Busy,
+    /// The node goes down or is down.
+    #[error("the runtime is shut down")]
+    ShutDown,
+    /// The tokio runtime in which the node was started is gone.
+    #[error(
+        "the tokio runtime that forebay was started in is gone, and no handler can run without \
+         it: forebay has gone down; start it again inside a tokio runtime that lives as long as \
+         it does"
+    )]
+    TokioGone,
+    /// The node is down, but rows could not be written.
+    #[error(
+        "{reason}; the runtime is down and nothing is lost: the next start replays from the log \
+         what is missing in the rows"
+    )]
+    NotFlushed {
+        /// What could not be written, and why.
+        reason: String,
+    },
+    /// There is no such entry.
+    #[error("there is no entry {0}")]
+    UnknownEntry(EntryId),
+    /// A filter makes no sense.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// The rules were not changed.
+    #[error(transparent)]
+    Rules(#[from] ChangeError),
+    /// The rules were changed, and a partition cannot take the change.
+    #[error(
+        "the rules were changed (version {version}), but a partition has not applied them: \
+         {source}; it gets them when it leads again, so do not repeat the change"
+    )]
+    RulesNotApplied {
+        /// The version of the book that is stored.
+        version: BookVersion,
+        /// Why a partition has not applied it.
+        source: Box<NodeError>,
+    },
+    /// There is nothing to roll back to.
+    #[error(transparent)]
+    Rollback(#[from] RollbackError),
+    /// The rule book does not fit into a record of the log: it was not changed.
+    #[error(
+        "the rule book would have {len} bytes, at most {len_max} fit: shorten descriptions, or \
+         use fewer rules"
+    )]
+    RuleBookTooLarge {
+        /// What it would have, in bytes.
+        len: usize,
+        /// What fits, in bytes.
+        len_max: usize,
+    },
+    /// The stored rule book does not decode.
+    #[error("the stored rule book does not decode: {0}")]
+    RuleBook(#[from] DecodeBookError),
+    /// The stored history of the rule book does not decode.
+    #[error("the stored rule book history does not decode: {0}")]
+    RuleBookHistory(#[from] DecodeHistoryError),
+    /// As many entries wait under a key as a rule allows.
+    #[error(transparent)]
+    BacklogFull(#[from] Box<BacklogFull>),
+    /// A partition refused a rule book.
+    #[error("a partition refused the rule book: {0}")]
+    RuleBookRefused(String),
+    /// A partition's store cannot be used.
+    #[error(transparent)]
+    Store(#[from] forebay_storage::partition::StoreError),
+    /// A read of a partition's store failed.
+    #[error(transparent)]
+    Tables(#[from] forebay_engine::partition::store::TablesError),
+    /// A partition's stored state cannot be used.
+    #[error(transparent)]
+    State(#[from] forebay_engine::partition::apply::ApplyError),
+    /// An answer that does not fit the question: a bug.
+    #[error("an answer does not fit the question (this is a bug in forebay): {0}")]
+    Unexpected(String),
+}
+
+impl NodeError {
+    /// The error for an answer that a caller has no use for.
+    #[must_use]
+    pub fn unexpected(answer: Answer) -> Self {
+        match refusal(answer) {
+            Ok(answer) => Self::Unexpected(format!("{answer:?}")),
+            Err(error) => error,
+        }
+    }
+
+    /// Whether somebody else has the data directory: later it may be free.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        matches!(self, Self::Open(OpenError::InUse { .. } | OpenError::InUseHere { .. }))
+    }
+
+    /// Whether files could not be written: the disk is full, or they are not this user's.
+    #[must_use]
+    pub fn is_unwritable(&self) -> bool {
+        if matches!(self, Self::Open(OpenError::ReadOnly { .. })) {
+            return true;
+        }
+        // A partition that stopped has only its reason in words.
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            text.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        ["no space is left", "may not be written"].iter().any(|words| text.contains(words))
+    }
+}
+
+/// Turns the answers that mean "no" into errors.
+pub(crate) fn refusal(answer: Answer) -> Result<Answer, NodeError> {
+    match answer {
+        Answer::NotLeading => Err(NodeError::NotLeading),
+        Answer::LostLeadership | Answer::Reply(Reply::Fenced) => Err(NodeError::LostLeadership),
+        Answer::Busy => Err(NodeError::Busy),
+        Answer::TooLarge(TooLarge { len, len_max }) => Err(NodeError::TooLarge { len, len_max }),
+        Answer::StorageFailed(reason) => Err(NodeError::StorageFailed(reason)),
+        Answer::Reply(Reply::BacklogFull(full)) => Err(NodeError::BacklogFull(full)),
+        Answer::Reply(Reply::RuleBookRefused(reason)) => Err(NodeError::RuleBookRefused(reason)),
+        answer => Ok(answer),
+    }
+}

@@ -1,0 +1,95 @@
+//! What a node runs on: threads of its own and the application's tokio runtime, or one
+//! thread of a test that polls everything itself.
+//!
+//! Must always hold: whoever uses these ports behaves the same on both sides. Must not
+//! know: what is run.
+
+pub mod faults;
+
+mod arbiter;
+
+use std::future::Future;
+
+use tokio::{runtime::Handle, task::AbortHandle};
+
+#[cfg(feature = "testkit")]
+use crate::sim::{Host, TaskHandle};
+
+pub use faults::FaultPlan;
+
+pub(crate) use arbiter::Arbiter;
+
+/// The name of futures of handlers.
+pub(crate) const HANDLER: &str = "handler";
+
+/// Runs the futures of handlers, and those of a node itself.
+#[derive(Clone)]
+pub enum Spawner {
+    /// The application's tokio runtime.
+    Tokio(Handle),
+    /// A simulation.
+    #[cfg(feature = "testkit")]
+    Sim(Host),
+}
+
+impl From<Handle> for Spawner {
+    fn from(handle: Handle) -> Self {
+        Self::Tokio(handle)
+    }
+}
+
+#[cfg(feature = "testkit")]
+impl From<Host> for Spawner {
+    fn from(host: Host) -> Self {
+        Self::Sim(host)
+    }
+}
+
+/// A future that was spawned.
+pub(crate) enum Spawned {
+    Tokio(AbortHandle),
+    #[cfg(feature = "testkit")]
+    Sim(TaskHandle),
+}
+
+impl Spawner {
+    /// How many threads poll what is spawned.
+    pub(crate) fn threads(&self) -> usize {
+        match self {
+            Self::Tokio(handle) => handle.metrics().num_workers(),
+            #[cfg(feature = "testkit")]
+            Self::Sim(_) => 1,
+        }
+    }
+
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> Spawned {
+        self.spawn_as(HANDLER, future)
+    }
+
+    /// Under a name that a simulation tells.
+    pub(crate) fn spawn_as(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> Spawned {
+        match self {
+            Self::Tokio(handle) => {
+                tracing::trace!(name, "a future is spawned");
+                Spawned::Tokio(handle.spawn(future).abort_handle())
+            }
+            #[cfg(feature = "testkit")]
+            Self::Sim(host) => Spawned::Sim(host.spawn(name, future)),
+        }
+    }
+}
+
+impl Spawned {
+    /// Drops the future.
+    pub(crate) fn abort(&self) {
+        match self {
+            Self::Tokio(handle) => handle.abort(),
+            #[cfg(feature = "testkit")]
+            Self::Sim(handle) => handle.abort(),
+        }
+    }
+}

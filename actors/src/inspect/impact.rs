@@ -1,0 +1,163 @@
+//! Trying changes of the rule book out on what runs and waits now: nothing changes.
+
+use bytestring::ByteString;
+use forebay_engine::rules::{
+    GoverningRule, Loads, MAX_RULES_PER_BOOK, RuleBook, RuleChange, RuleLookup, check_supported,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{error::NodeError, node::Node, registry::PartitionEntry};
+
+use super::LimitsView;
+
+/// Rows read at a time.
+const PAGE_LEN: usize = 512;
+
+/// What a change of the rules would do, as far as concurrency limits and pauses of patterns
+/// go: rate limits, pauses of services, the node's capacity and `run_at` are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RulesImpact {
+    /// Which rule governs each level of the key that was asked for, scope first.
+    pub governs: Vec<GovernsView>,
+    /// Entries that run, of all keys with a scope.
+    pub running: u64,
+    /// Entries that wait.
+    pub waiting: u64,
+    /// How many of them could start at once under the rules in force.
+    pub start_now: u64,
+    /// How many of them could start at once under the changed rules.
+    pub start_then: u64,
+    /// What runs and waits, by key; those that the change affects most first.
+    pub keys: Vec<KeyImpact>,
+}
+
+/// Which rule governs one level, now and then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GovernsView {
+    /// The key: `scope`, `scope/l1` or `scope/l1/l2`.
+    pub key: String,
+    /// The rule in force.
+    pub now: Option<RuleRefView>,
+    /// The rule that would be.
+    pub then: Option<RuleRefView>,
+}
+
+/// A rule, in short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleRefView {
+    /// Its id, `rul_…`.
+    pub rule: String,
+    /// Its pattern.
+    pub pattern: String,
+    /// What it allows.
+    #[serde(flatten)]
+    pub limits: LimitsView,
+}
+
+/// What a change would do to the entries of one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyImpact {
+    /// `scope`, `scope/l1` or `scope/l1/l2`.
+    pub key: String,
+    /// Entries that run.
+    pub running: u64,
+    /// Entries that wait.
+    pub waiting: u64,
+    /// How many could start at once under the rules in force.
+    pub start_now: u64,
+    /// How many could start at once under the changed rules; the others would wait.
+    pub start_then: u64,
+    /// How many run above a changed limit: they run on, and nothing starts before they
+    /// are fewer.
+    pub over_then: u64,
+}
+
+fn add_loads(partition: &PartitionEntry, loads: &mut Loads) -> Result<(), NodeError> {
+    let mut after = None;
+    loop {
+        let page = partition.store.vqueues_after(after, PAGE_LEN)?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(*last);
+        for (_, meta) in page {
+            loads.add(&meta.name, meta.running, meta.inbox, meta.is_paused);
+        }
+    }
+}
+
+fn read_loads(partitions: &[PartitionEntry]) -> Result<Loads, NodeError> {
+    let mut loads = Loads::default();
+    for partition in partitions {
+        add_loads(partition, &mut loads)?;
+    }
+    Ok(loads)
+}
+
+impl Node {
+    /// What `make` would do to the rules and to what runs and waits, without changing
+    /// anything. `key`: also say which rules govern it. Reads every vqueue. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError::Rules`] when the changes would be refused, and when a read fails.
+    pub async fn test_rules(
+        &self,
+        make: impl FnOnce(&RuleBook) -> Vec<RuleChange> + Send,
+        key: &[ByteString],
+    ) -> Result<RulesImpact, NodeError> {
+        let book = self.rule_book()?;
+        let changes = make(&book);
+        check_supported(&changes)?;
+        let changed = book.apply(&changes, self.clock.now(), MAX_RULES_PER_BOOK)?.book;
+        let lookup = |book: &RuleBook| RuleLookup::from_updates(&book.diff_from_empty());
+        let (now, then) = (lookup(&book), lookup(&changed));
+        let partitions = self.partitions().into_iter().map(|id| self.entry_of(id));
+        let partitions = partitions.collect::<Result<Vec<_>, _>>()?;
+        let loads = self.blocking(move || read_loads(&partitions)).await??;
+        Ok(RulesImpact { governs: governs(&now, &then, key), ..impact(&loads, &now, &then) })
+    }
+}
+
+fn impact(loads: &Loads, now: &RuleLookup, then: &RuleLookup) -> RulesImpact {
+    let mut impact = RulesImpact::default();
+    let shares = loads.under(now).into_iter().zip(loads.under(then));
+    for ((key, load), (now, then)) in loads.iter().zip(shares) {
+        if load.running == 0 && load.waiting == 0 {
+            continue;
+        }
+        impact.running += load.running;
+        impact.waiting += load.waiting;
+        impact.start_now += now.start;
+        impact.start_then += then.start;
+        impact.keys.push(KeyImpact {
+            key: key.join("/"),
+            running: load.running,
+            waiting: load.waiting,
+            start_now: now.start,
+            start_then: then.start,
+            over_then: then.over,
+        });
+    }
+    // Equal ones stay in the order of their keys.
+    let effect = |key: &KeyImpact| (key.start_now.abs_diff(key.start_then), key.over_then);
+    impact.keys.sort_by_key(|key| std::cmp::Reverse(effect(key)));
+    impact
+}
+
+fn governs(now: &RuleLookup, then: &RuleLookup, key: &[ByteString]) -> Vec<GovernsView> {
+    let levels: Vec<&str> = key.iter().map(|component| &**component).collect();
+    let governing = |rules: &RuleLookup, level: &[&str]| rules.governing(level).map(rule_ref);
+    let all = (1..=levels.len()).map(|depth| &levels[..depth]);
+    all.map(|level| GovernsView {
+        key: level.join("/"),
+        now: governing(now, level),
+        then: governing(then, level),
+    })
+    .collect()
+}
+
+fn rule_ref(rule: &GoverningRule) -> RuleRefView {
+    RuleRefView {
+        rule: rule.id.printed(),
+        pattern: rule.pattern.to_string(),
+        limits: rule.limits.into(),
+    }
+}

@@ -1,0 +1,231 @@
+//! Listing vqueues page by page.
+//!
+//! Must always hold: vqueues come in the order of their ids, over all partitions; a page
+//! is made from a bounded number of rows.
+
+use forebay_engine::partition::{rows::VQueueMeta, store::SeedRows};
+use forebay_messages::{EntryId, PartitionId, VQueueId};
+use forebay_storage::partition::{BytesHead, Head};
+use serde::{Deserialize, Serialize};
+
+use crate::{error::NodeError, node::Node, registry::PartitionEntry, unserved::Unheard};
+
+use super::{
+    BytesView, EntryFilter, LISTED_BYTES_MAX, PAGE_ENTRIES_MAX, PAGE_ROWS_MAX,
+    query::{limit_key, text},
+};
+
+/// Rows read at a time.
+const ROWS_AT_A_TIME: usize = 512;
+
+/// A vqueue, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VQueueView {
+    /// Its id.
+    pub id: VQueueId,
+    /// The handler that runs its entries.
+    pub service: String,
+    /// Its scope.
+    pub scope: Option<String>,
+    /// Its limit key.
+    pub limit_key: Option<String>,
+    /// Its object key.
+    pub key: Option<String>,
+    /// Entries in the inbox.
+    pub inbox: u64,
+    /// Entries that run.
+    pub running: u64,
+    /// Entries that are paused or suspended.
+    pub parked: u64,
+    /// Results that are kept.
+    pub finished: u64,
+    /// The whole vqueue is paused.
+    pub is_paused: bool,
+    /// Whether the process that was asked has a handler for its service; absent when no
+    /// process that runs entries was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub has_handler: Option<bool>,
+    /// The entry that runs, or else the first one of the inbox; only where payloads were
+    /// asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<EntryId>,
+    /// The beginning of that entry's payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<BytesView>,
+}
+
+impl VQueueView {
+    /// Whether it has something to do, or would have if it were not paused.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.inbox + self.running + self.parked > 0 || self.is_paused
+    }
+}
+
+/// Vqueues in the order of their ids, and where to go on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VQueuePage {
+    /// Vqueues that match. There may be none although others follow.
+    pub vqueues: Vec<VQueueView>,
+    /// Go on after this one; `None` at the end.
+    pub next: Option<VQueueId>,
+}
+
+/// Which vqueues are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VQueueFilter {
+    /// Those whose entries can match this; its `limit` and `bytes_max` count.
+    pub entries: EntryFilter,
+    /// Includes queues without work.
+    pub all: bool,
+}
+
+fn view(id: VQueueId, meta: &VQueueMeta) -> VQueueView {
+    VQueueView {
+        id,
+        service: meta.name.service.to_string(),
+        scope: text(meta.name.scope.as_ref()),
+        limit_key: limit_key(&meta.name),
+        key: text(meta.name.object_key.as_ref()),
+        inbox: meta.inbox,
+        running: meta.running,
+        parked: meta.suspended + meta.paused,
+        finished: meta.finished,
+        is_paused: meta.is_paused,
+        has_handler: None,
+        head: None,
+        payload: None,
+    }
+}
+
+/// Adds the entry that runs or is next, with its payload.
+fn add_head(
+    partition: &PartitionEntry,
+    view: &mut VQueueView,
+    bytes_max: usize,
+) -> Result<(), NodeError> {
+    let store = &partition.store;
+    if view.running > 0 {
+        let before = EntryId::default();
+        let running = store.running_after(Some((view.id, before)), 1)?;
+        view.head = running.first().filter(|((of, _), _)| *of == view.id).map(|((_, id), _)| *id);
+    }
+    if view.head.is_none() && view.inbox > 0 {
+        let heads = store.inbox_heads(&[view.id])?;
+        view.head = heads.first().and_then(|head| match head {
+            Head::Row(place) => Some(place.entry),
+            Head::Empty | Head::Unknown => None,
+        });
+    }
+    if let Some(id) = view.head {
+        let payload = store.payload(id)?;
+        view.payload = payload.map(|payload| BytesHead::of(&payload, bytes_max).into());
+    }
+    Ok(())
+}
+
+/// One page from these partitions, which are in the order of their keys. Blocks.
+fn page(
+    partitions: &[(PartitionId, PartitionEntry)],
+    filter: &VQueueFilter,
+    after: Option<VQueueId>,
+) -> Result<VQueuePage, NodeError> {
+    let limit = match filter.entries.limit {
+        0 => PAGE_ENTRIES_MAX,
+        limit => limit.min(PAGE_ENTRIES_MAX),
+    };
+    let bytes_max = filter.entries.bytes_max.min(LISTED_BYTES_MAX);
+    let selector = filter.entries.selector();
+    let (mut found, mut looked_at) = (Vec::new(), 0);
+    for (_, partition) in partitions {
+        let (first, last) = partition.range;
+        if after.is_some_and(|after| after.partition_key > last) {
+            continue;
+        }
+        let mut from = after.filter(|after| after.partition_key >= first);
+        loop {
+            let rows = partition.store.vqueues_after(from, ROWS_AT_A_TIME)?;
+            if rows.is_empty() {
+                break;
+            }
+            for (id, meta) in rows {
+                from = Some(id);
+                looked_at += 1;
+                let mut view = view(id, &meta);
+                if selector.matches_name(&meta.name) && (filter.all || view.has_work()) {
+                    if bytes_max > 0 {
+                        add_head(partition, &mut view, bytes_max)?;
+                    }
+                    found.push(view);
+                }
+                if found.len() == limit || looked_at == PAGE_ROWS_MAX {
+                    return Ok(VQueuePage { vqueues: found, next: from });
+                }
+            }
+        }
+    }
+    Ok(VQueuePage { vqueues: found, next: None })
+}
+
+/// A service without a handler on a node, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnservedView {
+    /// Its name.
+    pub service: String,
+    /// Since when entries of it wait here (milliseconds since 1970).
+    pub since: u64,
+    /// How many wait.
+    pub entries: u64,
+    /// There are more, of vqueues that are not counted.
+    pub has_more: bool,
+}
+
+impl Node {
+    /// Services without a handler here of which entries wait. Cancel-safe.
+    ///
+    /// # Errors
+    /// When a read fails.
+    pub async fn unserved(&self) -> Result<Vec<UnservedView>, NodeError> {
+        let services = self.services.unserved.services();
+        let mut found = Vec::new();
+        for Unheard { service, since, vqueues, has_more } in services {
+            let mut partitions = Vec::new();
+            for (partition, vqueue) in vqueues {
+                // One that was dropped meanwhile has none that wait here.
+                partitions.extend(self.newest_of(partition).ok().map(|of| (of, vqueue)));
+            }
+            let count = move || -> Result<u64, NodeError> {
+                let mut waiting = 0;
+                for (partition, vqueue) in partitions {
+                    waiting += partition.store.vqueue(vqueue)?.map_or(0, |meta| meta.inbox);
+                }
+                Ok(waiting)
+            };
+            let entries = self.blocking(count).await??;
+            if entries > 0 && !self.executor.has_handler(&service) {
+                found.push(UnservedView { service, since: since.0, entries, has_more });
+            }
+        }
+        Ok(found)
+    }
+
+    /// A page of vqueues, from the start or after one: at most [`PAGE_ENTRIES_MAX`] of them
+    /// (or the filter's limit), from at most [`PAGE_ROWS_MAX`] rows. Cancel-safe.
+    ///
+    /// # Errors
+    /// When a read fails.
+    pub async fn vqueue_page(
+        &self,
+        filter: &VQueueFilter,
+        after: Option<VQueueId>,
+    ) -> Result<VQueuePage, NodeError> {
+        let (partitions, filter) = (self.entries_in_order()?, filter.clone());
+        let mut page = self.blocking(move || page(&partitions, &filter, after)).await??;
+        if self.dispatches {
+            for view in &mut page.vqueues {
+                view.has_handler = Some(self.executor.has_handler(&view.service));
+            }
+        }
+        Ok(page)
+    }
+}

@@ -1,0 +1,139 @@
+//! Where the partitions stand on this node, for people.
+
+use forebay_engine::leadership::Role;
+use forebay_messages::PartitionId;
+use forebay_storage::partition::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::{error::NodeError, node::Node, registry::PartitionEntry};
+
+use super::ReplicaRole;
+
+/// Vqueues read at a time.
+const PAGE_LEN: usize = 1_024;
+
+/// A replica of a partition, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionView {
+    /// Its id.
+    pub id: PartitionId,
+    /// First and last key of its range.
+    pub range: (u64, u64),
+    /// The node that the replica lives on.
+    pub node: u32,
+    /// What it does.
+    pub role: ReplicaRole,
+    /// It takes commands.
+    pub open: bool,
+    /// Epoch of the newest leader that it has heard of.
+    pub epoch: u64,
+    /// Why it stopped.
+    pub stopped: Option<String>,
+    /// LSN of the last record applied.
+    pub applied: u64,
+    /// LSN up to which rows are in files: what a crash leaves.
+    pub durable: u64,
+    /// LSN of the first record that the log still has.
+    pub log_first: u64,
+    /// LSN of the last record of the log.
+    pub log_end: u64,
+    /// Vqueues with rows.
+    pub vqueues: u64,
+    /// Entries in inboxes.
+    pub inbox: u64,
+    /// Entries that run.
+    pub running: u64,
+    /// Entries that are paused or suspended.
+    pub parked: u64,
+    /// Results that are kept.
+    pub finished: u64,
+}
+
+/// Adds the counts of its vqueues. Blocks.
+fn counted(entry: &PartitionEntry, mut view: PartitionView) -> Result<PartitionView, NodeError> {
+    let mut after = None;
+    loop {
+        let page = entry.store.vqueues_after(after, PAGE_LEN)?;
+        let Some((last, _)) = page.last() else { return Ok(view) };
+        after = Some(*last);
+        for (_, meta) in page {
+            view.vqueues += 1;
+            view.inbox += meta.inbox;
+            view.running += meta.running;
+            view.parked += meta.paused + meta.suspended;
+            view.finished += meta.finished;
+        }
+    }
+}
+
+impl Node {
+    /// Where every partition stands here. Reads the rows of all vqueues. Blocks.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub fn partition_views(&self) -> Result<Vec<PartitionView>, NodeError> {
+        let view = |id| {
+            let (entry, view) = self.glance(id)?;
+            counted(&entry, view)
+        };
+        self.partitions().into_iter().map(view).collect()
+    }
+
+    /// As [`Node::partition_views`], without blocking the caller. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn list_partitions(&self) -> Result<Vec<PartitionView>, NodeError> {
+        let seen = self.partitions().into_iter().map(|id| self.glance(id));
+        let seen = seen.collect::<Result<Vec<_>, _>>()?;
+        let count = move || seen.into_iter().map(|(entry, view)| counted(&entry, view)).collect();
+        self.blocking(count).await?
+    }
+
+    /// What is known without a look at its vqueues.
+    fn glance(&self, id: PartitionId) -> Result<(PartitionEntry, PartitionView), NodeError> {
+        let entry = self.entry_of(id)?;
+        let status = self.services.status(id);
+        let stopped = status.as_ref().and_then(|status| status.stopped.clone());
+        let stored = forebay_engine::partition::state::State::load(&entry.store)?;
+        let known = stored.leader_epoch.0;
+        let role = status.map(|status| status.role);
+        let (open, epoch) = match (&stopped, &role) {
+            (None, Some(Role::Leader { epoch, open })) => (*open, epoch.0),
+            (None, Some(Role::Candidate { epoch })) => (false, epoch.0),
+            _ => (false, known),
+        };
+        let role = match stopped {
+            Some(_) => ReplicaRole::Stopped,
+            None => ReplicaRole::of(role),
+        };
+        let view = PartitionView {
+            id,
+            range: (entry.range.0.0, entry.range.1.0),
+            node: self.id().0,
+            role,
+            open,
+            epoch,
+            stopped,
+            applied: stored.applied_lsn.0,
+            durable: entry.store.durable_lsn()?.0,
+            log_first: self.log_store.trimmed(id).next().0,
+            log_end: self.log_store.end(id).0,
+            vqueues: 0,
+            inbox: 0,
+            running: 0,
+            parked: 0,
+            finished: 0,
+        };
+        Ok((entry, view))
+    }
+
+    /// Hash over all rows of a partition here, as of one moment: equal on replicas that
+    /// applied the same records. Reads everything.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub fn digest(&self, partition: PartitionId) -> Result<Digest, NodeError> {
+        Ok(self.entry_of(partition)?.store.digest()?)
+    }
+}

@@ -1,0 +1,62 @@
+//! The limiter actor: performs what the limiter machine decides.
+
+use std::rc::Rc;
+
+use forebay_engine::{
+    limiter::{Limiter, LimiterEffect},
+    partition::machine::PartitionInput,
+};
+use forebay_messages::actor::LimiterMessage;
+
+use crate::{
+    capacity::CapacityClient,
+    shell::{Performer, Scope, TimerKey, Timers},
+};
+
+use super::links::Links;
+
+/// Performs the effects of a limiter.
+pub(crate) struct LimiterPerformer {
+    links: Rc<Links>,
+    timers: Timers,
+    timer: Option<TimerKey>,
+    capacity: CapacityClient,
+}
+
+impl LimiterPerformer {
+    pub(crate) fn new(links: Rc<Links>, timers: Timers, capacity: CapacityClient) -> Self {
+        Self { links, timers, timer: None, capacity }
+    }
+}
+
+impl Performer<Limiter> for LimiterPerformer {
+    fn perform(&mut self, effect: LimiterEffect, scope: &mut Scope<'_, LimiterMessage>) {
+        match effect {
+            LimiterEffect::Granted(granted) => {
+                self.links.grant(granted.handle, granted.permits);
+            }
+            LimiterEffect::Seeded { permits } => {
+                self.links.to_partition(PartitionInput::LimiterSeeded { permits });
+            }
+            LimiterEffect::WantCapacity(count) => self.capacity.want(count),
+            LimiterEffect::ReturnCapacity(count) => self.capacity.give_back(count),
+            LimiterEffect::SetTimer(at) => {
+                if let Some(timer) = self.timer.take() {
+                    self.timers.cancel(timer);
+                }
+                let me = scope.me.clone();
+                self.timer = Some(self.timers.set(at, move || {
+                    me.send(LimiterMessage::Tick);
+                }));
+            }
+        }
+    }
+}
+
+impl Drop for LimiterPerformer {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            self.timers.cancel(timer);
+        }
+    }
+}

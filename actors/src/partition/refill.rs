@@ -1,0 +1,125 @@
+//! Refill workers: a small pool of threads that scan inboxes with blocking reads.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread::JoinHandle,
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use forebay_messages::actor::{RefillFailed, RefillRequest, VQueueMessage};
+use forebay_storage::partition::PartitionStore;
+
+#[cfg(feature = "testkit")]
+use crate::sim::Host;
+use crate::{
+    host::FaultPlan,
+    shell::{Ref, panic_text},
+};
+
+/// Threads of the pool of a node.
+pub(crate) const REFILL_WORKERS: usize = 2;
+/// Requests that wait for a worker; a vqueue that finds no place tries again later.
+pub(crate) const REFILL_QUEUE_LEN_MAX: usize = 65_536;
+
+/// One scan.
+pub(crate) struct RefillJob {
+    pub(crate) store: PartitionStore,
+    pub(crate) request: RefillRequest,
+    pub(crate) reply_to: Ref<VQueueMessage>,
+}
+
+/// The pool of a node.
+pub(crate) struct RefillPool {
+    faults: FaultPlan,
+    sender: Option<Sender<RefillJob>>,
+    workers: Vec<JoinHandle<()>>,
+    #[cfg(feature = "testkit")]
+    sim: Option<Host>,
+}
+
+impl RefillPool {
+    /// Starts the workers.
+    pub(crate) fn start(faults: &FaultPlan) -> std::io::Result<Self> {
+        let (sender, receiver) = bounded(REFILL_QUEUE_LEN_MAX);
+        let workers = (0..REFILL_WORKERS)
+            .map(|index| {
+                let receiver: Receiver<RefillJob> = receiver.clone();
+                let faults = faults.clone();
+                std::thread::Builder::new()
+                    .name(format!("forebay-refill-{index}"))
+                    .spawn(move || receiver.iter().for_each(|job| run(job, &faults)))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            faults: faults.clone(),
+            sender: Some(sender),
+            workers,
+            #[cfg(feature = "testkit")]
+            sim: None,
+        })
+    }
+
+    /// Scans that a simulation makes when it pleases.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn simulated(host: Host) -> Self {
+        Self { faults: FaultPlan::default(), sender: None, workers: Vec::new(), sim: Some(host) }
+    }
+
+    /// Whether a vqueue may try to read without a worker (which in a simulation may be
+    /// made to fail: there, nothing ever blocks by itself).
+    pub(crate) fn may_try(&self) -> bool {
+        #[cfg(feature = "testkit")]
+        if let Some(host) = &self.sim {
+            return !host.scans_block();
+        }
+        !self.faults.blocks()
+    }
+
+    /// What goes wrong in tests.
+    pub(crate) fn faults(&self) -> &FaultPlan {
+        &self.faults
+    }
+
+    /// Hands a scan over; false when the queue is full.
+    pub(crate) fn submit(&self, job: RefillJob) -> bool {
+        #[cfg(feature = "testkit")]
+        if let Some(host) = &self.sim {
+            return host.scan(job);
+        }
+        self.sender.as_ref().is_some_and(|sender| sender.try_send(job).is_ok())
+    }
+}
+
+impl Drop for RefillPool {
+    fn drop(&mut self) {
+        self.sender = None;
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!("a refill worker panicked");
+            }
+        }
+    }
+}
+
+/// Makes a scan and sends what it found. A panic is a scan that failed: the worker
+/// lives on, and the vqueue tries again.
+pub(crate) fn run(job: RefillJob, faults: &FaultPlan) {
+    let RefillJob { store, request, reply_to } = job;
+    let failed = |reason| VQueueMessage::RefillFailed(RefillFailed { id: request.id, reason });
+    let scan = AssertUnwindSafe(|| match faults.at_scan() {
+        true => Err("a planned failure".to_owned()),
+        false => store.refill(&request).map_err(|error| error.to_string()),
+    });
+    let scanned = catch_unwind(scan).unwrap_or_else(|panic| {
+        Err(format!("a refill worker panicked: {}", panic_text(panic.as_ref())))
+    });
+    reply_to.send(match scanned {
+        Ok(Some(done)) => VQueueMessage::RefillDone(done),
+        // Canceled.
+        Ok(None) => failed(String::new()),
+        Err(reason) => {
+            tracing::error!(vqueue = %request.vqueue, reason, "an inbox cannot be scanned");
+            failed(reason)
+        }
+    });
+}

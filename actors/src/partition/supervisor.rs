@@ -1,0 +1,175 @@
+//! The leadership supervisor of a partition replica: performs what the leadership
+//! machine decides.
+//!
+//! Owns: the limiter actor, and looking at the lease where several nodes share a log. Must not know: why anything is to be done.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use forebay_engine::{
+    leadership::{Leadership, LeadershipEffect, LeadershipInput, Role},
+    limiter::{Limiter, LimiterConfig},
+    partition::machine::PartitionInput,
+};
+use forebay_messages::{Epoch, Generation, PartitionId};
+use forebay_storage::{log::LogError, metadata::MetadataError};
+
+use crate::{
+    cluster::LEASE_LOOK_MS,
+    log_writer::{LogCommand, LogHandle, WRITER_GONE},
+    registry::NodeServices,
+    shell::{Death, Performer, Ref, Scope, World},
+};
+
+use super::{limiter::LimiterPerformer, links::Links};
+
+/// Performs leadership effects.
+pub(crate) struct SupervisorPerformer {
+    pub(crate) partition: PartitionId,
+    pub(crate) world: World,
+    pub(crate) links: Rc<Links>,
+    pub(crate) log: LogHandle,
+    pub(crate) services: Arc<NodeServices>,
+}
+
+impl SupervisorPerformer {
+    fn obtain_epoch(&self, above: Epoch, scope: &mut Scope<'_, LeadershipInput>) {
+        let obtained = self.services.epochs.next(self.partition, above);
+        scope.feed_back(match obtained {
+            Ok(epoch) => LeadershipInput::EpochObtained(epoch),
+            Err(error @ MetadataError::PreconditionFailed { .. }) => {
+                LeadershipInput::EpochRefused { reason: error.to_string() }
+            }
+            Err(error) => {
+                self.services.stop_failed(self.partition, &error.to_string());
+                LeadershipInput::StepDown
+            }
+        });
+    }
+
+    fn fence(&self, epoch: Epoch, scope: &Scope<'_, LeadershipInput>) {
+        let me = scope.me.clone();
+        let (services, partition) = (Arc::clone(&self.services), self.partition);
+        let done = Box::new(move |fenced: Result<Epoch, LogError>| {
+            me.send(match fenced {
+                Ok(current) if current == epoch => LeadershipInput::LogFenced { epoch },
+                Ok(current) => LeadershipInput::FenceFailed { epoch, current },
+                Err(error) => {
+                    services.stop_failed(partition, &error.to_string());
+                    LeadershipInput::StepDown
+                }
+            });
+        });
+        let command = LogCommand::Fence { partition: self.partition, epoch, done };
+        if !self.log.send(command) {
+            self.services.stop_failed(self.partition, WRITER_GONE);
+        }
+    }
+
+    fn start_limiter(&self, incarnation: Generation, scope: &Scope<'_, LeadershipInput>) {
+        let config = LimiterConfig {
+            capacity: self.services.capacity_mode(),
+            hash_seed: RandomState::new().hash_one(0_u8),
+            ..LimiterConfig::default()
+        };
+        let machine = Limiter::new(incarnation, config);
+        let performer = LimiterPerformer::new(
+            Rc::clone(&self.links),
+            self.world.timers().clone(),
+            self.services.capacity(self.partition),
+        );
+        let me = scope.me.clone();
+        let on_death = Box::new(move |death| {
+            if matches!(death, Death::Panicked(_)) {
+                me.send(LeadershipInput::LimiterDied { incarnation });
+            }
+        });
+        let (child, looks) = self.world.spawn_visible("limiter", machine, performer, on_death);
+        self.services.limiter_started(self.partition, looks);
+        self.links.limiter_started(child);
+    }
+}
+
+/// Has a supervisor look at the lease now and again and again, where there is one.
+pub(crate) fn look_at_lease(
+    world: &World,
+    services: &Arc<NodeServices>,
+    partition: PartitionId,
+    supervisor: &Ref<LeadershipInput>,
+) {
+    let Some(shared) = services.shared() else { return };
+    let held = shared.held(partition, world.clock().monotonic());
+    if !supervisor.send(LeadershipInput::Lease { held }) {
+        return;
+    }
+    let (again, services, supervisor) = (world.clone(), Arc::clone(services), supervisor.clone());
+    let next = world.clock().now().after(Duration::from_millis(LEASE_LOOK_MS));
+    world.timers().set(next, move || {
+        look_at_lease(&again, &services, partition, &supervisor);
+    });
+}
+
+impl Performer<Leadership> for SupervisorPerformer {
+    fn perform(&mut self, effect: LeadershipEffect, scope: &mut Scope<'_, LeadershipInput>) {
+        let partition = self.partition;
+        match effect {
+            LeadershipEffect::ObtainEpoch { above } => self.obtain_epoch(above, scope),
+            LeadershipEffect::Fence { epoch } => self.fence(epoch, scope),
+            LeadershipEffect::Announce { epoch } => {
+                self.links.to_partition(PartitionInput::Announce { epoch });
+            }
+            LeadershipEffect::StartLimiter { incarnation } => {
+                self.start_limiter(incarnation, scope);
+            }
+            LeadershipEffect::Seed { epoch } => {
+                self.links.to_partition(PartitionInput::BeginSeed { epoch });
+            }
+            LeadershipEffect::Drain { epoch } => {
+                self.links.to_partition(PartitionInput::Drain { epoch });
+            }
+            LeadershipEffect::OpenGate { epoch } => {
+                self.links.to_partition(PartitionInput::OpenGate { epoch });
+            }
+            LeadershipEffect::CloseGate { .. } => {
+                self.links.to_partition(PartitionInput::CloseGate);
+            }
+            LeadershipEffect::StopLeading => {
+                self.links.to_partition(PartitionInput::StopLeading);
+            }
+            LeadershipEffect::StopLimiter => {
+                self.links.stop_limiter();
+                self.services.limiter_stopped(partition);
+            }
+            LeadershipEffect::Report(role) => {
+                tracing::info!(%partition, ?role, "leadership");
+                let open = matches!(role, Role::Leader { open: true, .. });
+                self.services.report_role(partition, role);
+                if open {
+                    self.services.publish_rule_book(partition);
+                }
+            }
+            LeadershipEffect::Warn(text) => tracing::warn!(%partition, "{text}"),
+            LeadershipEffect::HoldLease { epoch } => {
+                if let Some(shared) = self.services.shared() {
+                    let now = self.world.clock().monotonic();
+                    shared.hold(partition, self.services.node, epoch, now);
+                }
+            }
+            LeadershipEffect::FreeLease { epoch } => {
+                if let Some(shared) = self.services.shared() {
+                    shared.free(partition, epoch);
+                }
+            }
+            LeadershipEffect::RetryAt(at) => {
+                let me = scope.me.clone();
+                self.world.timers().set(at, move || {
+                    me.send(LeadershipInput::RetryDue);
+                });
+            }
+        }
+    }
+}

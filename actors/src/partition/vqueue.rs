@@ -1,0 +1,141 @@
+//! The vqueue actor: performs what the vqueue machine decides.
+//!
+//! Must not know: why a permit is granted, what a decision leads to.
+
+use std::{rc::Rc, sync::Arc};
+
+use forebay_engine::{
+    partition::machine::PartitionInput,
+    vqueue::{VQueue, VQueueEffect},
+};
+use forebay_messages::{
+    Timestamp, VQueueHandle, VQueueId, VQueueName,
+    actor::{Acquire, LimiterMessage, RefillFailed, RefillRequest, Release, VQueueMessage},
+};
+use forebay_storage::partition::{PartitionStore, TryRefill};
+
+use crate::shell::{Performer, Scope, TimerKey, Timers};
+
+use super::{
+    links::Links,
+    refill::{RefillJob, RefillPool},
+};
+
+/// What the vqueues of one partition share.
+pub(crate) struct VQueueShared {
+    pub(crate) links: Rc<Links>,
+    pub(crate) store: PartitionStore,
+    pub(crate) refill: Arc<RefillPool>,
+    pub(crate) timers: Timers,
+}
+
+/// Performs the effects of one vqueue.
+pub(crate) struct VQueuePerformer {
+    shared: Rc<VQueueShared>,
+    handle: VQueueHandle,
+    vqueue: VQueueId,
+    name: Arc<VQueueName>,
+    timer: Option<TimerKey>,
+    /// It said that it is gone: what it says after that is void.
+    gone: bool,
+}
+
+impl VQueuePerformer {
+    pub(crate) fn new(
+        shared: Rc<VQueueShared>,
+        handle: VQueueHandle,
+        vqueue: VQueueId,
+        name: Arc<VQueueName>,
+    ) -> Self {
+        Self { shared, handle, vqueue, name, timer: None, gone: false }
+    }
+
+    /// First without blocking; else a refill worker reads.
+    fn read_inbox(&self, request: RefillRequest, scope: &mut Scope<'_, VQueueMessage>) {
+        let tried = match self.shared.refill.may_try() {
+            true => self.shared.store.try_refill(&request),
+            false => Ok(TryRefill::WouldBlock),
+        };
+        match tried {
+            Ok(TryRefill::Done(done)) => scope.feed_back(VQueueMessage::RefillDone(done)),
+            Ok(TryRefill::WouldBlock) => {
+                let id = request.id;
+                let job = RefillJob {
+                    store: self.shared.store.clone(),
+                    request,
+                    reply_to: scope.me.clone(),
+                };
+                if !self.shared.refill.submit(job) {
+                    let reason = "the refill workers are busy".to_owned();
+                    scope.feed_back(VQueueMessage::RefillFailed(RefillFailed { id, reason }));
+                }
+            }
+            Err(error) => {
+                tracing::error!(vqueue = %self.vqueue, %error, "an inbox cannot be read");
+                let failed = RefillFailed { id: request.id, reason: error.to_string() };
+                scope.feed_back(VQueueMessage::RefillFailed(failed));
+            }
+        }
+    }
+
+    fn arm(&mut self, at: Timestamp, scope: &Scope<'_, VQueueMessage>) {
+        self.disarm();
+        let me = scope.me.clone();
+        self.timer = Some(self.shared.timers.set(at, move || {
+            me.send(VQueueMessage::Wake);
+        }));
+    }
+
+    fn disarm(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            self.shared.timers.cancel(timer);
+        }
+    }
+}
+
+impl Performer<VQueue> for VQueuePerformer {
+    const IS_ONE_OF_MANY: bool = true;
+
+    fn perform(&mut self, effect: VQueueEffect, scope: &mut Scope<'_, VQueueMessage>) {
+        if self.gone {
+            return;
+        }
+        self.shared.refill.faults().at_vqueue();
+        let handle = self.handle;
+        let links = &self.shared.links;
+        match effect {
+            VQueueEffect::Acquire { count, lock } => {
+                links.to_limiter(LimiterMessage::Acquire(Acquire {
+                    handle,
+                    vqueue: self.vqueue,
+                    name: Arc::clone(&self.name),
+                    count,
+                    lock,
+                }));
+            }
+            VQueueEffect::ReturnPermit(permit) => {
+                links
+                    .to_limiter(LimiterMessage::Release(vec![Release { permit, keep_lock: None }]));
+            }
+            VQueueEffect::Decide { keys, permits } => {
+                links.to_partition(PartitionInput::Decide { handle, keys, permits });
+            }
+            VQueueEffect::ReadInbox(request) => self.read_inbox(request, scope),
+            VQueueEffect::ArmTimer(at) | VQueueEffect::RetryRefillAt(at) => self.arm(at, scope),
+            VQueueEffect::DisarmTimer => self.disarm(),
+            VQueueEffect::Passivated(rest) => {
+                self.gone = true;
+                links.to_partition(PartitionInput::Passivated { handle, rest });
+            }
+            VQueueEffect::StillNeeded => links.to_partition(PartitionInput::StillNeeded(handle)),
+            VQueueEffect::Idle(_) => links.to_partition(PartitionInput::Idle(handle)),
+            VQueueEffect::WantsToGo(_) => links.to_partition(PartitionInput::WantsToGo(handle)),
+        }
+    }
+}
+
+impl Drop for VQueuePerformer {
+    fn drop(&mut self) {
+        self.disarm();
+    }
+}

@@ -1,0 +1,200 @@
+//! Changing the rule book: compare-and-swap in the metadata store, then through the
+//! log of every partition that is led here.
+
+use bytes::Bytes;
+use forebay_engine::{
+    partition::{rows::FsmSlot, store::Rows},
+    rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange, check_supported},
+};
+use forebay_messages::{PartitionId, record::RECORD_ROOM};
+use forebay_storage::metadata::{MetaKey, MetadataError, Precondition, Version};
+
+use crate::{
+    access::propose::answer_if_gone,
+    error::{NodeError, refusal},
+    node::Node,
+    registry::NodeServices,
+};
+
+use super::publish::Proposed;
+
+/// Tries before a race with other writers is given up.
+const TRIES_MAX: usize = 16;
+
+impl NodeServices {
+    /// The newest rule book, if a partition that begins to lead has an older one: it
+    /// holds from the first start on, not only once it went through the log.
+    pub(crate) fn newer_rule_book(
+        &self,
+        partition: PartitionId,
+        than: BookVersion,
+    ) -> Option<RuleBook> {
+        let newest = self.metadata.get(&MetaKey::rule_book()).map_err(NodeError::from);
+        let decoded = newest.and_then(|found| {
+            let book = found.map(|found| RuleBook::decode(&found.value)).transpose();
+            book.map_err(NodeError::from)
+        });
+        match decoded {
+            Ok(book) => book.filter(|book| book.version() > than),
+            Err(error) => {
+                tracing::error!(%partition, %error, "the newest rule book cannot be read");
+                None
+            }
+        }
+    }
+}
+
+impl Node {
+    fn stored_book(&self) -> Result<(RuleBook, Option<Version>), NodeError> {
+        match self.services.metadata.get(&MetaKey::rule_book())? {
+            None => Ok((RuleBook::default(), None)),
+            Some(found) => Ok((RuleBook::decode(&found.value)?, Some(found.version))),
+        }
+    }
+
+    /// The newest rule book.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn rule_book(&self) -> Result<RuleBook, NodeError> {
+        Ok(self.stored_book()?.0)
+    }
+
+    /// The book that the replica of a partition here has applied.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn applied_rule_book(&self, partition: PartitionId) -> Result<RuleBook, NodeError> {
+        let entry = self.entry_of(partition)?;
+        match entry.store.fsm(FsmSlot::RuleBook)? {
+            None => Ok(RuleBook::default()),
+            Some(bytes) => Ok(RuleBook::decode(&bytes)?),
+        }
+    }
+
+    /// The books before it, newest last.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn rule_book_history(&self) -> Result<History, NodeError> {
+        match self.services.metadata.get(&MetaKey::rule_book_history())? {
+            None => Ok(History::default()),
+            Some(found) => Ok(History::decode(&found.value)?),
+        }
+    }
+
+    /// Changes the rule book and returns once every partition led here has applied it.
+    /// `make` is given the present book and may be called again when somebody else was
+    /// faster.
+    ///
+    /// # Errors
+    /// [`NodeError::Rules`] when a change or its precondition is refused. Nothing was
+    /// changed then, nor after any other error but [`NodeError::RulesNotApplied`].
+    pub async fn change_rules(
+        &self,
+        author: &str,
+        make: impl Fn(&RuleBook) -> Vec<RuleChange> + Send,
+    ) -> Result<RuleBook, NodeError> {
+        self.check_up()?;
+        let now = self.clock.now();
+        let (book, told) = self.swap_book(author, |book| {
+            let changes = make(book);
+            check_supported(&changes)?;
+            let applied = book.apply(&changes, now, MAX_RULES_PER_BOOK)?;
+            Ok(applied.changed.then_some(applied.book))
+        })?;
+        self.bring_book(&book, told).await?;
+        Ok(book)
+    }
+
+    /// Puts the rules of an earlier version in force again, as a new version.
+    ///
+    /// # Errors
+    /// [`NodeError::Rollback`] when that version is not kept any more.
+    pub async fn rollback_rules(
+        &self,
+        author: &str,
+        version: BookVersion,
+    ) -> Result<RuleBook, NodeError> {
+        self.check_up()?;
+        let now = self.clock.now();
+        let history = self.rule_book_history()?;
+        let (book, told) = self.swap_book(author, |book| {
+            let applied = history.rollback(book, version, now)?;
+            Ok(applied.changed.then_some(applied.book))
+        })?;
+        self.bring_book(&book, told).await?;
+        Ok(book)
+    }
+
+    /// Swaps the stored book, and with it the history, for what `change` makes of it (`None`: nothing to do). Says
+    /// to which partitions the new one was proposed, if the metadata told of it at once.
+    ///
+    /// Both are one write: no error comes after a change that is in force already.
+    fn swap_book(
+        &self,
+        author: &str,
+        change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError>,
+    ) -> Result<(RuleBook, Option<Proposed>), NodeError> {
+        let _changing = self.services.lock_rules();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (present, version) = self.stored_book()?;
+            let Some(book) = change(&present)? else {
+                return Ok((present, None));
+            };
+            let mut history = self.rule_book_history()?;
+            history.record(book.clone(), author, self.clock.now());
+            let history_key = MetaKey::rule_book_history();
+            let precondition =
+                version.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
+            let bytes = Bytes::from(book.encode());
+            // Every partition gets the whole book in one record.
+            let len_max = self.services.record_len_max.saturating_sub(RECORD_ROOM);
+            if bytes.len() > len_max {
+                return Err(NodeError::RuleBookTooLarge { len: bytes.len(), len_max });
+            }
+            self.services.rule_books.expect(bytes.clone());
+            let also = (&history_key, Bytes::from(history.encode()));
+            let metadata = &self.services.metadata;
+            match metadata.put_with(&MetaKey::rule_book(), bytes, precondition, also) {
+                Ok(_) => return Ok((book, self.services.rule_books.take_expected())),
+                Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until every partition led here has applied a book.
+    ///
+    /// # Errors
+    /// [`NodeError::RulesNotApplied`]: the book is stored and in force all the same.
+    async fn bring_book(&self, book: &RuleBook, told: Option<Proposed>) -> Result<(), NodeError> {
+        self.until_applied(book, told).await.map_err(|source| {
+            let version = book.version();
+            NodeError::RulesNotApplied { version, source: Box::new(source) }
+        })
+    }
+
+    async fn until_applied(
+        &self,
+        book: &RuleBook,
+        told: Option<Proposed>,
+    ) -> Result<(), NodeError> {
+        let proposed = told
+            .unwrap_or_else(|| self.services.propose_rule_book(&Bytes::from(book.encode()), None));
+        for (partition, pending) in proposed {
+            answer_if_gone(&self.services, partition, [pending.id()]);
+            match refusal(pending.await) {
+                // Whoever leads by now has read the book when it began to.
+                Ok(_) | Err(NodeError::NotLeading | NodeError::LostLeadership) => {}
+                Err(NodeError::StorageFailed(reason)) => {
+                    return Err(NodeError::PartitionStopped { partition, reason });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! The partition table: which partition owns which keys. Persisted in the metadata
+//! store.
+//!
+//! Must always hold: ranges do not overlap; an id is never given twice.
+
+use bilrost::{Message, OwnedMessage};
+use bytes::Bytes;
+use forebay_messages::{PartitionId, PartitionKey};
+use forebay_storage::metadata::{MetaKey, MetadataStore, Precondition, Version};
+
+use crate::error::NodeError;
+
+/// Closed range of the key space.
+pub(crate) type KeyRange = (PartitionKey, PartitionKey);
+
+/// One partition of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+pub(crate) struct Row {
+    #[bilrost(1)]
+    pub(crate) id: PartitionId,
+    #[bilrost(2)]
+    pub(crate) first: PartitionKey,
+    #[bilrost(3)]
+    pub(crate) last: PartitionKey,
+}
+
+/// The table as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
+pub(crate) struct PartitionTable {
+    #[bilrost(1)]
+    pub(crate) rows: Vec<Row>,
+    /// The id that the next new partition gets.
+    #[bilrost(2)]
+    next: u32,
+}
+
+impl PartitionTable {
+    /// Equal ranges over the whole key space.
+    pub(crate) fn equal(count: u32) -> Self {
+        let step = u128::from(u64::MAX) + 1;
+        let bound = |index: u32| step * u128::from(index) / u128::from(count);
+        let key = |value: u128| PartitionKey(u64::try_from(value).unwrap_or(u64::MAX));
+        let rows = (0..count)
+            .map(|index| Row {
+                id: PartitionId(index),
+                first: key(bound(index)),
+                last: key(bound(index + 1) - 1),
+            })
+            .collect();
+        Self { rows, next: count }
+    }
+
+    /// Adds a partition.
+    pub(crate) fn add(&mut self, (first, last): KeyRange) -> Result<Row, NodeError> {
+        if last < first {
+            return Err(NodeError::EmptyRange { first, last });
+        }
+        if let Some(other) = self.rows.iter().find(|row| first <= row.last && row.first <= last) {
+            return Err(NodeError::RangeOverlaps { first, last, partition: other.id });
+        }
+        let row = Row { id: PartitionId(self.next), first, last };
+        self.next += 1;
+        self.rows.push(row);
+        self.rows.sort_by_key(|row| row.first);
+        Ok(row)
+    }
+
+    /// Removes a partition.
+    pub(crate) fn remove(&mut self, id: PartitionId) -> Result<(), NodeError> {
+        let before = self.rows.len();
+        self.rows.retain(|row| row.id != id);
+        if self.rows.len() == before { Err(NodeError::UnknownPartition(id)) } else { Ok(()) }
+    }
+
+    /// Who owns a key.
+    pub(crate) fn owner(&self, key: PartitionKey) -> Option<PartitionId> {
+        let after = self.rows.partition_point(|row| row.first <= key);
+        let row = self.rows.get(after.checked_sub(1)?)?;
+        (key <= row.last).then_some(row.id)
+    }
+
+    /// Reads the stored table.
+    pub(crate) fn load(metadata: &dyn MetadataStore) -> Result<Option<(Self, Version)>, NodeError> {
+        let Some(found) = metadata.get(&MetaKey::partition_table())? else {
+            return Ok(None);
+        };
+        let table = Self::decode(found.value)
+            .map_err(|error| NodeError::PartitionTable(error.to_string()))?;
+        Ok(Some((table, found.version)))
+    }
+
+    /// Stores the table in place of the version it was made from.
+    pub(crate) fn store(
+        &self,
+        metadata: &dyn MetadataStore,
+        before: Option<Version>,
+    ) -> Result<Version, NodeError> {
+        let precondition = before.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
+        let bytes = Bytes::from(self.encode_to_vec());
+        Ok(metadata.put(&MetaKey::partition_table(), bytes, precondition)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_ranges_cover_every_key_once() {
+        for count in [1, 2, 3, 7, 64] {
+            let table = PartitionTable::equal(count);
+            assert_eq!(table.rows[0].first, PartitionKey(0));
+            assert_eq!(table.rows.last().map(|row| row.last), Some(PartitionKey(u64::MAX)));
+            for pair in table.rows.windows(2) {
+                assert_eq!(pair[0].last.0 + 1, pair[1].first.0);
+            }
+            for row in &table.rows {
+                assert_eq!(table.owner(row.first), Some(row.id));
+                assert_eq!(table.owner(row.last), Some(row.id));
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_do_not_overlap_and_ids_are_not_given_twice() {
+        let mut table = PartitionTable::default();
+        let key = PartitionKey;
+        let first = table.add((key(10), key(20))).map(|row| row.id);
+        assert!(matches!(first, Ok(PartitionId(0))));
+        for range in [(key(0), key(10)), (key(20), key(30)), (key(12), key(13)), (key(0), key(99))]
+        {
+            assert!(matches!(table.add(range), Err(NodeError::RangeOverlaps { .. })));
+        }
+        assert!(matches!(table.add((key(5), key(4))), Err(NodeError::EmptyRange { .. })));
+        assert!(table.owner(key(9)).is_none() && table.owner(key(21)).is_none());
+        assert!(table.remove(PartitionId(0)).is_ok());
+        assert!(table.remove(PartitionId(0)).is_err());
+        let second = table.add((key(10), key(20))).map(|row| row.id);
+        assert!(matches!(second, Ok(PartitionId(1))));
+    }
+}
