@@ -1,5 +1,5 @@
-//! Operations to be counted in instructions: `scripts/callgrind` runs this twice below
-//! callgrind, with different numbers of operations, and prints what one more costs.
+//! Operations to be counted in instructions: `scripts/callgrind` runs this twice under callgrind,
+//! with different numbers of operations, and prints the cost of one more.
 //!
 //! usage: counts OPERATION TIMES; without them it lists the operations.
 
@@ -15,7 +15,7 @@ use common::{
     whole,
 };
 
-/// A name, and what does it so many times.
+/// A name, and a function that performs the operation this many times.
 type Operation = (&'static str, fn(u32));
 
 const OPERATIONS: [Operation; 7] = [

@@ -1,8 +1,8 @@
-//! What the limiter and the rule lookup cost.
+//! The cost of the limiter and the rule lookup.
 //!
-//! The design asks for: acquire and release at three levels with 10,000 rules under
-//! 400 ns (goal 200); a lookup with 10,000 rules at most 1.2 times one with 10; 10,000
-//! updates with 100,000 waiters under 100 ms.
+//! Targets of the design: acquire and release at three levels with 10,000 rules under 400 ns (goal
+//! 200); a lookup with 10,000 rules at most 1.2 times one with 10; 10,000 updates with 100,000
+//! waiters under 100 ms.
 
 mod common;
 
@@ -36,7 +36,7 @@ fn acquire_and_release(bencher: Bencher<'_, '_>, levels: u32) {
     bencher.bench_local(|| permits.live());
 }
 
-/// A slot that goes from one to the next of 100,000 waiters at three levels.
+/// A slot that passes from one to the next of 100,000 waiters at three levels.
 #[divan::bench(sample_size = 10_000)]
 fn release_to_a_waiter(bencher: Bencher<'_, '_>) {
     let mut limiter = limiter(rules(10_000, 1));
@@ -66,8 +66,8 @@ fn granted(
     })
 }
 
-/// 10,000 updates of all depths in one message, 100,000 vqueues waiting. With
-/// `raised`, limits go from one to two and a waiter goes on under each counter.
+/// 10,000 updates of all depths in one message, 100,000 vqueues waiting. With `raised`, limits go
+/// from one to two and a waiter proceeds under each counter.
 #[divan::bench(args = [false, true], sample_count = 5, sample_size = 1)]
 fn update_rules(bencher: Bencher<'_, '_>, raised: bool) {
     let waiting = || {

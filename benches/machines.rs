@@ -1,8 +1,8 @@
-//! What the inbox costs, and applying the records of a partition.
+//! The cost of the inbox, and of applying the records of a partition.
 //!
-//! The design asks for: the head of a vqueue from its cache under 150 ns. Baselines: a
-//! binary heap of the same keys for the inbox; for applying, a plain hash map of the same
-//! entries that is put to, changed and deleted from.
+//! Target of the design: the head of a vqueue from its cache under 150 ns. Baselines: for the inbox
+//! a binary heap of the same keys; for applying, inserts, changes and deletes of the same entries
+//! in a plain hash map.
 
 mod common;
 
@@ -40,7 +40,7 @@ fn inbox_baseline(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The lives of 64 entries in so many vqueues.
+/// The lives of 64 entries in this many vqueues.
 #[divan::bench(args = [1, 1_000, 100_000], sample_size = 20)]
 fn apply(bencher: Bencher<'_, '_>, vqueues: u64) {
     let mut lives = Lives::new(vqueues);
@@ -55,7 +55,7 @@ fn apply_baseline(bencher: Bencher<'_, '_>) {
             rows.insert(n, (key(n), vec![7_u8; 256], false));
         }
         for n in next..next + BATCH {
-            rows.get_mut(&n).expect("it was put there").2 = true;
+            rows.get_mut(&n).expect("the row was inserted").2 = true;
         }
         for n in next..next + BATCH {
             black_box(rows.remove(&n));

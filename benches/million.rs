@@ -1,19 +1,19 @@
-//! A million vqueues with an entry each, and one vqueue with a million entries, on one
-//! node, on disk, synced:
+//! A million vqueues with one entry each, and one vqueue with a million entries, on one node, on
+//! disk, synced:
 //!
 //! ```sh
 //! make bench-million                                   # a million of each
 //! cargo bench --bench million -- 100000 [all|many|one|later] [DIR]
 //! ```
 //!
-//! `many`: enqueue while nothing may start, kill -9, start (how long until the first
-//! handler runs), stop cleanly, start again, let everything run. `one`: the same
-//! entries in one vqueue, run to the end: what the first and the last 1,000 cost.
-//! `later`: a million vqueues whose entry may not run before tomorrow. Each phase is a
-//! process of its own, so that memory and start are those of that phase.
+//! `many`: enqueue while nothing may start, kill -9, start (how long until the first handler runs),
+//! stop cleanly, start again, run everything. `one`: the same number of entries in one vqueue, run
+//! to the end: the cost of the first and the last 1,000. `later`: a million vqueues whose entry is
+//! due tomorrow. Each phase is a separate process, so that memory and start time are those of the
+//! phase.
 //!
-//! Every handled entry is counted by its number: one that is lost or handled twice in a
-//! phase in which nothing was killed ends the program with an error.
+//! Handled entries are counted by number: an entry that is lost or handled twice in a phase without
+//! a kill ends the program with an error.
 
 #![expect(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -42,16 +42,16 @@ const SCOPES: u64 = 1_000;
 /// Entries per batch, and batches in flight.
 const BATCH: u64 = 1_000;
 const BATCHES_IN_FLIGHT: usize = 4;
-/// Handlers at once: what runs while the gate is closed, and the window of `one`.
+/// Maximum number of handlers: those running while the gate is closed, and the window of `one`.
 const RUNNING_MAX: u32 = 256;
-/// Dequeues that are compared.
+/// Number of dequeues compared.
 const WINDOW: u64 = 1_000;
-/// No phase may be without progress for so long.
+/// Maximum time of a phase without progress.
 const STUCK: Duration = Duration::from_secs(120);
-/// What a child says when its part is done; then it waits for its standard input to end.
+/// Printed by a child when its part is done; then it waits until its standard input is closed.
 const READY: &str = "ready";
 
-/// What the handlers see and count.
+/// What the handlers observe and count.
 struct Work {
     start: Instant,
     is_open: AtomicBool,
@@ -59,7 +59,7 @@ struct Work {
     first: AtomicU64,
     handled: AtomicU64,
     times: Vec<AtomicU8>,
-    /// Nanoseconds after the start at which the nth entry was handled.
+    /// Nanoseconds from the start until the nth entry was handled.
     at: Vec<AtomicU64>,
     /// Nanoseconds of processor time by then (only around the windows).
     cpu: Vec<AtomicU64>,
@@ -179,12 +179,12 @@ async fn enqueue(runtime: &Runtime, kind: &str, count: u64) -> Done {
     }
     let each = begun.elapsed().as_secs_f64();
     println!("  enqueued {count} in {each:.1} s: {:.0}/s", count as f64 / each);
-    settle(runtime).await;
+    wait_until_stable(runtime).await;
     report("memory with everything enqueued", before, count);
     Ok(())
 }
 
-/// Vqueues with an actor, and those that wait for a permit without one.
+/// The number of vqueues with an actor, and of those waiting for a permit without one.
 fn vqueues(runtime: &Runtime) -> (usize, usize) {
     let all = runtime.node().status().into_iter().flatten();
     all.fold((0, 0), |(active, waiting), partition| {
@@ -192,8 +192,8 @@ fn vqueues(runtime: &Runtime) -> (usize, usize) {
     })
 }
 
-/// Waits until the numbers of vqueues stand still.
-async fn settle(runtime: &Runtime) {
+/// Waits until the numbers of vqueues are stable.
+async fn wait_until_stable(runtime: &Runtime) {
     let begun = Instant::now();
     let (mut before, mut still) = ((0, 0), 0);
     while still < 20 {
@@ -235,8 +235,8 @@ fn check(work: &Work, count: u64) -> Done {
     }
 }
 
-/// What the nth window of 1,000 dequeues cost: wall and processor time per entry, in
-/// microseconds, smoothed over `around` windows.
+/// Cost of the nth window of 1,000 dequeues: wall and processor time per entry, in microseconds,
+/// smoothed over `around` windows.
 fn window(work: &Work, from: usize, to: usize) -> (f64, f64) {
     let load = |all: &[AtomicU64], at: usize| all[at].load(Ordering::Acquire) as f64;
     let entries = (to - from) as f64 * WINDOW as f64 * 1_000.0;
@@ -297,7 +297,7 @@ async fn phase(phase: &str, kind: &str, count: u64, dir: &Path) -> Done {
             if kind != "later" {
                 println!("  first handler after {:.0?}", first_handled(&work).await?);
             }
-            settle(&runtime).await;
+            wait_until_stable(&runtime).await;
             report("memory with everything found", before, count);
         }
         "drain" => {
@@ -319,7 +319,7 @@ async fn phase(phase: &str, kind: &str, count: u64, dir: &Path) -> Done {
     Ok(())
 }
 
-/// Starts a phase and shows what it says until it is ready.
+/// Starts a phase and prints its output until it is ready.
 fn child(name: &str, kind: &str, count: u64, dir: &Path) -> Done<(Child, impl BufRead)> {
     println!("{kind}, {name}:");
     let mut child = Command::new(std::env::current_exe()?)

@@ -1,17 +1,16 @@
-//! What a Redis server does with the lives that `forebay bench` runs: a list per step, each
-//! change synced before it is answered (`appendfsync always`). `scripts/bench-redis` starts
-//! the server and runs both in turn.
+//! The workload of `forebay bench` on a Redis server: a list per step, each change synced before it
+//! is answered (`appendfsync always`). `scripts/bench-redis` starts the server and runs both in
+//! turn.
 //!
-//! A producer pushes a batch and waits until all of it was completed. A consumer moves as
-//! many as a batch to a list of its own (so that a crash of the consumer loses nothing), in
-//! one pipeline, looks at them and takes them off that list: one by one, as forebay's entries
-//! end, or all at once. Each has a connection and a thread of
-//! its own; with as many consumers as producers or with fewer, whichever suits the server.
-//! No limits, no retries.
+//! A producer pushes a batch and waits until all of it has completed. A consumer moves up to a
+//! batch to its own list (so that its crash loses nothing) in one pipeline, reads the items and
+//! removes them from that list: one by one, as forebay's entries end, or all at once. Each has its
+//! own connection and thread; there are as many consumers as producers or fewer, whichever suits
+//! the server. No limits, no retries.
 //!
-//! With keys, items of one key run one after the other: a list per key, whose head is what
-//! runs, and a queue of the keys that may go on. Three scripts keep them, each of which does
-//! a batch at once.
+//! With keys, items of one key run one after the other: a list per key, whose head is the running
+//! item, and a queue of the keys that may proceed. Three scripts maintain them, each for a batch at
+//! once.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -30,23 +29,23 @@ use std::{
 type Done<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const QUEUE: &[u8] = b"queue";
-/// Pushes items behind those of their keys: key, item, key, item and so on.
+/// Appends items to the lists of their keys: key, item, key, item and so on.
 const ENQUEUE: &str = "for i = 1, #ARGV, 2 do \
     if redis.call('RPUSH', 'key:' .. ARGV[i], ARGV[i + 1]) == 1 then \
         redis.call('RPUSH', 'queue', ARGV[i]) end end return 0";
 /// The first item of each key.
 const PEEK: &str = "local items = {} for i = 1, #ARGV do \
     items[i] = redis.call('LINDEX', 'key:' .. ARGV[i], 0) end return items";
-/// The first items of these keys have ended, and go off a consumer's list: list, keys.
+/// Ends the first items of these keys and removes them from a consumer's list: list, keys.
 const COMPLETE: &str = "for i = 2, #ARGV do redis.call('LREM', ARGV[1], 1, ARGV[i]) \
     redis.call('LPOP', 'key:' .. ARGV[i]) \
     if redis.call('LLEN', 'key:' .. ARGV[i]) > 0 then \
         redis.call('RPUSH', 'queue', ARGV[i]) end end return 1";
-/// How long a consumer waits for something before it looks whether it is over, in seconds.
+/// How long a consumer waits for items before checking whether the run is over, in seconds.
 const PATIENCE: &[u8] = b"1";
-/// Before what is done counts.
+/// Results count only after this time.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Bytes of an item that say whose it is.
+/// Bytes of an item that identify its producer.
 const NUMBER_LEN: usize = 16;
 
 /// A connection that speaks RESP.
@@ -55,7 +54,7 @@ struct Connection {
     out: Vec<u8>,
 }
 
-/// What a server answers.
+/// A server's reply.
 enum Reply {
     Nothing,
     Number(i64),
@@ -70,7 +69,7 @@ impl Connection {
         Ok(Self { reader: BufReader::with_capacity(1 << 16, stream), out: Vec::new() })
     }
 
-    /// Adds a command to those that are sent next.
+    /// Adds a command to the ones to be sent.
     fn say(&mut self, parts: &[&[u8]]) {
         self.out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
         for part in parts {
@@ -90,7 +89,7 @@ impl Connection {
         let mut line = String::new();
         self.reader.read_line(&mut line)?;
         let line = line.trim_end();
-        let rest = line.get(1..).ok_or("the server hung up")?;
+        let rest = line.get(1..).ok_or("the server closed the connection")?;
         match line.as_bytes()[0] {
             b'+' => Ok(Reply::Nothing),
             b':' => Ok(Reply::Number(rest.parse()?)),
@@ -105,25 +104,25 @@ impl Connection {
                 let count = rest.parse::<usize>()?;
                 Ok(Reply::Many((0..count).map(|_| self.reply()).collect::<Done<_>>()?))
             }
-            _ => Err(format!("the server says {line}").into()),
+            _ => Err(format!("the server answered {line}").into()),
         }
     }
 }
 
-/// Batches in flight: how many of each are left.
-struct Course {
+/// The batches in flight: number of unfinished items of each.
+struct Batches {
     left: Vec<(Mutex<usize>, Condvar)>,
     is_over: AtomicBool,
     batch: usize,
     payload: usize,
-    /// 0 is none.
+    /// 0: no keys.
     keys: u64,
     /// A batch ends as a whole.
     ends_at_once: bool,
 }
 
-impl Course {
-    /// An item of a producer: whose it is, then nothing of interest.
+impl Batches {
+    /// An item of a producer: the producer's number, then padding.
     fn item(&self, producer: usize, number: u64) -> Vec<u8> {
         let mut item = vec![0x5a; self.payload];
         item[..8].copy_from_slice(&(producer as u64).to_be_bytes());
@@ -131,7 +130,7 @@ impl Course {
         item
     }
 
-    /// The key of an item, by chance (splitmix64).
+    /// A pseudorandom key for the item (splitmix64).
     fn key(&self, item: &[u8]) -> Vec<u8> {
         let half = |at: usize| item[at..at + 8].iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
         let mut mixed = half(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ half(8);
@@ -140,10 +139,11 @@ impl Course {
         format!("{}", (mixed ^ (mixed >> 31)) % self.keys).into_bytes()
     }
 
-    /// An item was taken off its consumer's list.
+    /// An item was removed from its consumer's list.
     fn ended(&self, item: &[u8]) -> Done {
         let producer = u64::from_be_bytes(item[..8].try_into()?);
-        let (left, all) = self.left.get(usize::try_from(producer)?).ok_or("nobody's item")?;
+        let (left, all) =
+            self.left.get(usize::try_from(producer)?).ok_or("an item without a producer")?;
         let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = left.checked_sub(1).ok_or("an item ended twice")?;
         if *left == 0 {
@@ -162,81 +162,86 @@ impl Course {
     }
 }
 
-/// Pushes batches until it is over; when each ended, and how long it took.
-fn produce(course: &Course, producer: usize, port: u16) -> Done<Vec<(Instant, Duration)>> {
+/// Pushes batches until the run is over; returns when each ended, and how long it took.
+fn produce(batches: &Batches, producer: usize, port: u16) -> Done<Vec<(Instant, Duration)>> {
     let (mut server, mut number, mut lives) = (Connection::open(port)?, 0, Vec::new());
-    while !course.is_over.load(Ordering::Acquire) {
+    while !batches.is_over.load(Ordering::Acquire) {
         let items: Vec<_> =
-            (number..).take(course.batch).map(|number| course.item(producer, number)).collect();
-        number += course.batch as u64;
-        *course.left[producer].0.lock().unwrap_or_else(PoisonError::into_inner) = course.batch;
+            (number..).take(batches.batch).map(|number| batches.item(producer, number)).collect();
+        number += batches.batch as u64;
+        *batches.left[producer].0.lock().unwrap_or_else(PoisonError::into_inner) = batches.batch;
         let called = Instant::now();
-        if course.keys == 0 {
+        if batches.keys == 0 {
             let push = [&b"RPUSH"[..], QUEUE].into_iter();
             server.say(&push.chain(items.iter().map(Vec::as_slice)).collect::<Vec<_>>());
         } else {
-            let keys: Vec<_> = items.iter().map(|item| course.key(item)).collect();
+            let keys: Vec<_> = items.iter().map(|item| batches.key(item)).collect();
             let pairs = keys.iter().zip(&items).flat_map(|(key, item)| [&key[..], &item[..]]);
             server.say(&script(ENQUEUE).into_iter().chain(pairs).collect::<Vec<_>>());
         }
         server.send()?;
         let Reply::Number(_) = server.reply()? else { return Err("a push has a length".into()) };
-        course.wait(producer);
+        batches.wait(producer);
         lives.push((Instant::now(), called.elapsed()));
     }
     Ok(lives)
 }
 
-/// Takes items, as many as a batch at once, until it is over and nothing comes.
-fn consume(course: &Course, consumer: u64, port: u16) -> Done {
+/// Takes items, up to a batch at once, until the run is over and no more arrive.
+fn consume(batches: &Batches, consumer: u64, port: u16) -> Done {
     let mut server = Connection::open(port)?;
     let own = format!("own-{consumer}").into_bytes();
     loop {
         server.say(&[b"BLMOVE", QUEUE, &own, b"LEFT", b"RIGHT", PATIENCE]);
-        for _ in 1..course.batch {
+        for _ in 1..batches.batch {
             server.say(&[b"LMOVE", QUEUE, &own, b"LEFT", b"RIGHT"]);
         }
         server.send()?;
-        let mut taken = Vec::with_capacity(course.batch);
-        for _ in 0..course.batch {
+        let mut taken = Vec::with_capacity(batches.batch);
+        for _ in 0..batches.batch {
             if let Reply::Bytes(item) = server.reply()? {
                 taken.push(item);
             }
         }
         if taken.is_empty() {
-            if course.is_over.load(Ordering::Acquire) {
+            if batches.is_over.load(Ordering::Acquire) {
                 return Ok(());
             }
             continue;
         }
-        if course.keys == 0 {
-            complete(course, &mut server, &own, &taken)?;
+        if batches.keys == 0 {
+            complete(batches, &mut server, &own, &taken)?;
         } else {
-            complete_keyed(course, &mut server, &own, &taken)?;
+            complete_keyed(batches, &mut server, &own, &taken)?;
         }
     }
 }
 
-/// Looks at items and takes them off a consumer's list, which has no others.
-fn complete(course: &Course, server: &mut Connection, own: &[u8], items: &[Vec<u8>]) -> Done {
+/// Reads items and removes them from a consumer's list, which has no others.
+fn complete(batches: &Batches, server: &mut Connection, own: &[u8], items: &[Vec<u8>]) -> Done {
     for item in items {
-        // The work itself: look at it once.
+        // The work itself: read it once.
         std::hint::black_box(item[0]);
     }
-    if course.ends_at_once {
+    if batches.ends_at_once {
         server.say(&[b"DEL", own]);
     } else {
         items.iter().for_each(|item| server.say(&[b"LREM", own, b"1", item]));
     }
     server.send()?;
-    for _ in 0..if course.ends_at_once { 1 } else { items.len() } {
+    for _ in 0..if batches.ends_at_once { 1 } else { items.len() } {
         let Reply::Number(1) = server.reply()? else { return Err("an item is gone".into()) };
     }
-    items.iter().try_for_each(|item| course.ended(item))
+    items.iter().try_for_each(|item| batches.ended(item))
 }
 
 /// The same for the first items of these keys.
-fn complete_keyed(course: &Course, server: &mut Connection, own: &[u8], keys: &[Vec<u8>]) -> Done {
+fn complete_keyed(
+    batches: &Batches,
+    server: &mut Connection,
+    own: &[u8],
+    keys: &[Vec<u8>],
+) -> Done {
     let keys = || keys.iter().map(Vec::as_slice);
     server.say(&script(PEEK).into_iter().chain(keys()).collect::<Vec<_>>());
     server.send()?;
@@ -248,7 +253,7 @@ fn complete_keyed(course: &Course, server: &mut Connection, own: &[u8], keys: &[
     for item in items {
         let Reply::Bytes(item) = item else { return Err("a key has no item".into()) };
         std::hint::black_box(item[0]);
-        course.ended(&item)?;
+        batches.ended(&item)?;
     }
     Ok(())
 }
@@ -269,17 +274,17 @@ fn main() -> Done {
     let (port, in_flight) = (u16::try_from(port)?, usize::try_from(in_flight)?);
     let (batch, payload) = (usize::try_from(batch)?, usize::try_from(payload)?);
     if batch == 0 || in_flight < batch || consumers == 0 || payload < NUMBER_LEN {
-        return Err("a batch has an item at least, an item 16 bytes, and somebody consumes".into());
+        return Err("a batch needs an item, an item 16 bytes, and there must be a consumer".into());
     }
     let producers = in_flight / batch;
     let left = (0..producers).map(|_| Default::default()).collect();
     let (is_over, ends_at_once) = (AtomicBool::new(false), ends_at_once > 0);
-    let course = Arc::new(Course { left, is_over, batch, payload, keys, ends_at_once });
+    let batches = Arc::new(Batches { left, is_over, batch, payload, keys, ends_at_once });
     let consume = |number| {
-        let course = Arc::clone(&course);
+        let batches = Arc::clone(&batches);
         thread::spawn(move || {
-            if let Err(error) = consume(&course, number, port) {
-                // Producers would wait for ever for what it had.
+            if let Err(error) = consume(&batches, number, port) {
+                // Producers would wait forever for its items.
                 eprintln!("a consumer failed: {error}");
                 std::process::exit(1);
             }
@@ -287,15 +292,15 @@ fn main() -> Done {
     };
     let consumers: Vec<_> = (0..consumers).map(consume).collect();
     let produce = |number| {
-        let course = Arc::clone(&course);
-        thread::spawn(move || produce(&course, number, port))
+        let batches = Arc::clone(&batches);
+        thread::spawn(move || produce(&batches, number, port))
     };
     let producers: Vec<_> = (0..producers).map(produce).collect();
     thread::sleep(WARM_UP);
     let begun = Instant::now();
     thread::sleep(Duration::from_secs(seconds));
     let window = begun..Instant::now();
-    course.is_over.store(true, Ordering::Release);
+    batches.is_over.store(true, Ordering::Release);
     let mut lives = Vec::new();
     for producer in producers {
         lives.extend(producer.join().map_err(|_| "a producer panicked")??);

@@ -1,13 +1,12 @@
-//! What a scheduling decision costs in the machines alone: vqueue and limiter.
+//! The cost of a scheduling decision in the machines alone: vqueue and limiter.
 //!
-//! The design asks for 2 million decisions per second and core over a million vqueues
-//! (500 ns each). One iteration is one decision with all that belongs to it: the entry
-//! is told, a permit acquired, granted, handed over with the decision, the decision
-//! confirmed, the permit released.
+//! Target of the design: 2 million decisions per second and core over a million vqueues (500 ns
+//! each). One iteration is one complete decision: the entry is notified, a permit acquired, granted
+//! and handed over with the decision, the decision confirmed, the permit released.
 //!
-//! `baseline` does the least that can be called a decision over the same vqueues: a row of
-//! plain queues, and one counter per scope in a hash table. It has no order among those
-//! that wait, no limits that change, no hierarchy, nothing to recover.
+//! `baseline` does the minimum that can be called a decision over the same vqueues: a row of plain
+//! queues, and one counter per scope in a hash table. It has no order among waiters, no changing
+//! limits, no hierarchy, and nothing to recover.
 
 mod common;
 
@@ -25,7 +24,7 @@ fn main() {
     divan::main();
 }
 
-/// The vqueues take turns, in an order that no cache of the processor foresees.
+/// The vqueues take turns in an order that no processor cache can predict.
 #[divan::bench(args = [1_000, 1_000_000], sample_size = 10_000)]
 fn decision(bencher: Bencher<'_, '_>, vqueues: u32) {
     let mut world = World::new(vqueues);
@@ -36,7 +35,7 @@ fn decision(bencher: Bencher<'_, '_>, vqueues: u32) {
     });
 }
 
-/// The vqueues take turns in the order in which they came, as those do that wait.
+/// The vqueues take turns in creation order, as waiting ones do.
 #[divan::bench(args = [1_000, 1_000_000], sample_size = 10_000)]
 fn decision_in_turn(bencher: Bencher<'_, '_>, vqueues: u32) {
     let mut world = World::new(vqueues);
@@ -68,11 +67,11 @@ impl Plain {
         if !self.running.contains_key(scope) {
             self.running.insert(scope.to_owned(), 0);
         }
-        let running = self.running.get_mut(scope).expect("it was put there");
-        assert!(*running < LIMIT, "there is room");
+        let running = self.running.get_mut(scope).expect("the scope was inserted");
+        assert!(*running < LIMIT, "the limit is not reached");
         *running += 1;
-        let decided = queue.pop_front().expect("it was put there");
-        // It ends at some later time: another look-up.
+        let decided = queue.pop_front().expect("the queue was filled");
+        // It ends later, with a second lookup.
         *self.running.get_mut(scope).expect("it runs") -= 1;
         decided
     }

@@ -1,5 +1,5 @@
-//! forebay inside an axum application: a request enqueues work for a tenant and may
-//! wait for its result; limits are changed through the API while it runs.
+//! forebay inside an axum application: a request enqueues work for a tenant and may wait for its
+//! result; limits are changed through the API while it runs.
 //!
 //! ```sh
 //! cargo run --release --example axum -- ./data 127.0.0.1:8080
@@ -20,13 +20,13 @@ use axum::{
 use forebay::{Context, Drain, Entry, EntryId, HandlerError, Limits, ResultError, Runtime};
 use serde::{Deserialize, Serialize};
 
-/// What a client sends.
+/// The body of a request.
 #[derive(Deserialize, Serialize)]
 struct Text {
     text: String,
 }
 
-/// What is answered as long as the result is not waited for.
+/// The answer before the result is available.
 #[derive(Serialize)]
 struct Accepted {
     entry: EntryId,
@@ -34,7 +34,7 @@ struct Accepted {
 
 type Counts = BTreeMap<String, u32>;
 
-/// The work: count words. A payload that is no text would fail for good.
+/// The work: counting words. A payload that is not text would fail permanently.
 async fn count_words(
     _: Context,
     forebay::Json(work): forebay::Json<Text>,
@@ -46,7 +46,7 @@ async fn count_words(
     Ok(forebay::Json(counts))
 }
 
-/// Stores the work; when this answers, it survives a crash.
+/// Stores the work; once this answers, it survives a crash.
 async fn submit(
     State(runtime): State<Runtime>,
     Path(tenant): Path<String>,
@@ -62,7 +62,7 @@ async fn submit(
     }
 }
 
-/// Waits for a result. A client that goes away stops waiting, not the work.
+/// Waits for a result. If the client disconnects, the wait stops, not the work.
 async fn result(State(runtime): State<Runtime>, Path(entry): Path<EntryId>) -> Response {
     match runtime.attach(entry).result::<Counts>().await {
         Ok(counts) => Json(counts).into_response(),
@@ -73,7 +73,7 @@ async fn result(State(runtime): State<Runtime>, Path(entry): Path<EntryId>) -> R
     }
 }
 
-/// Sets how much of a tenant's work may run at the same time.
+/// Sets how many of a tenant's entries may run at the same time.
 async fn limit(
     State(runtime): State<Runtime>,
     Path(tenant): Path<String>,
@@ -103,7 +103,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     axum::serve(listener, app)
         .with_graceful_shutdown(async {
             if let Err(error) = tokio::signal::ctrl_c().await {
-                eprintln!("Ctrl-C cannot be taken: {error}");
+                eprintln!("cannot listen for Ctrl-C: {error}");
             }
         })
         .await?;

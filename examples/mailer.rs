@@ -1,9 +1,9 @@
-//! An application and its tests: mail for many customers, at most two at a time for
-//! each, with retries, at the time that was asked for.
+//! An application and its tests: mail for many customers, at most two at a time for each, with
+//! retries, sent at the requested time.
 //!
-//! `cargo run --example mailer --features testkit` sends three mails. The tests at the
-//! end are what this example is for: they run the whole of it, actors, log and rows
-//! included, on one thread and in virtual time. `docs/testing.md` explains them.
+//! `cargo run --example mailer --features testkit` sends three mails. The tests at the end are the
+//! point of this example: they run all of it, including actors, log and rows, on one thread and in
+//! virtual time. `docs/testing.md` explains them.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,18 +15,18 @@ use forebay::{
     Runtime,
 };
 
-/// What customers write.
+/// A mail as written by a customer.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct Mail {
     to: String,
     text: String,
 }
 
-/// Where mail goes; a test looks into it and has it fail.
+/// The mail server; a test inspects it and makes it fail.
 #[derive(Default)]
 struct Outbox {
     sent: Mutex<Vec<String>>,
-    /// So many deliveries fail before one succeeds.
+    /// This many deliveries fail before one succeeds.
     failures: Mutex<u32>,
 }
 
@@ -45,7 +45,7 @@ impl Outbox {
     }
 }
 
-/// The application: what it runs, and how.
+/// The application: its handlers and limits.
 fn application(outbox: &Arc<Outbox>) -> Builder {
     let outbox = Arc::clone(outbox);
     let retry = RetryPolicy { attempts_max: 5, backoff_first_ms: 60_000, ..RetryPolicy::default() };
@@ -89,7 +89,7 @@ mod tests {
         let outbox = Arc::clone(outbox);
         let mut app = TestRuntime::start(move || application(&outbox));
         let rules = app.runtime().rules();
-        app.run(rules.upsert("*", Limits::concurrency(2))).expect("the rule is in order");
+        app.run(rules.upsert("*", Limits::concurrency(2))).expect("the rule is valid");
         app
     }
 
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_customer_gets_two_at_a_time_and_does_not_hold_up_others() {
+    fn a_customer_gets_two_at_a_time_without_blocking_others() {
         let outbox = Arc::default();
         let mut app = start(&outbox);
         for number in 0..6 {
@@ -114,13 +114,13 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_that_fails_twice_is_sent_at_the_third_attempt() {
+    fn a_mail_that_fails_twice_is_sent_by_the_third_attempt() {
         let outbox = Arc::new(Outbox { failures: Mutex::new(2), ..Outbox::default() });
         let mut app = start(&outbox);
         let entry = app.enqueue(mail("acme", "ann@example.org"));
         let begun = app.now();
         assert!(app.outcome(&entry).is_success());
-        // A minute (less the jitter) after each failure: it takes no time to wait for them.
+        // A minute (less the jitter) after each failure: waiting takes no real time.
         let took = app.now().since(begun);
         assert!(took > Duration::from_secs(90) && took < Duration::from_secs(130), "{took:?}");
         assert_eq!(sent(&outbox), 1);
@@ -141,21 +141,21 @@ mod tests {
     }
 
     #[test]
-    fn another_node_goes_on_where_the_first_one_died() {
+    fn another_node_continues_where_the_first_one_died() {
         let outbox = Arc::<Outbox>::default();
         let shared = Arc::clone(&outbox);
         let mut app = TestRuntime::builder().nodes(2).start(move || application(&shared));
         let rules = app.runtime().rules();
-        app.run(rules.upsert("*", Limits::concurrency(2))).expect("the rule is in order");
+        app.run(rules.upsert("*", Limits::concurrency(2))).expect("the rule is valid");
         let entries: Vec<_> = (0..6)
             .map(|number| app.enqueue(mail("acme", &format!("{number}@example.org"))))
             .collect();
         app.advance(Duration::from_millis(1_500));
-        assert_eq!(sent(&outbox), 2, "two more are on their way");
+        assert_eq!(sent(&outbox), 2, "two more are being sent");
         app.fail_over();
         for entry in &entries {
             assert!(app.outcome(entry).is_success());
         }
-        assert_eq!(sent(&outbox), 6, "those that were on their way are sent once, too");
+        assert_eq!(sent(&outbox), 6, "those being sent at the crash are sent once, too");
     }
 }

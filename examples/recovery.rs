@@ -1,8 +1,8 @@
-//! How long a start takes after kill -9, with many entries in the inbox and a long log:
-//! `cargo run --release --example recovery -- DIR`. Needs about 6 GiB in DIR.
+//! How long a start takes after kill -9, with many entries in the inbox and a long log: `cargo run
+//! --release --example recovery -- DIR`. Needs about 6 GiB in DIR.
 //!
-//! The process starts itself again to be killed; everything is measured in processes of
-//! their own, from opening the directory until commands are taken.
+//! The process starts itself again to be killed; every measurement runs in its own process, from
+//! opening the directory until commands are accepted.
 
 use std::{
     error::Error,
@@ -24,7 +24,7 @@ fn builder(data: &Path) -> forebay::Builder {
     Runtime::builder().data_dir(data).partitions(1).trim_log(TrimLog::Never)
 }
 
-/// Fills a directory, says so, and waits for its end.
+/// Fills a directory, reports it, and waits until it is killed.
 async fn fill(dir: &Path) -> Result<(), Failure> {
     let runtime = builder(&dir.join("data")).start().await?;
     runtime.snapshot(dir.join("snapshot")).await?;
@@ -41,7 +41,7 @@ async fn fill(dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Bytes that do not compress: the log is to be as long as it looks (`SplitMix64`).
+/// Incompressible bytes, so that the log has its full size on disk (`SplitMix64`).
 fn noise(seed: u64) -> Vec<u8> {
     let word = |n: usize| {
         let mut z = seed.wrapping_mul(1 << 20).wrapping_add(n as u64 + 1);
@@ -59,14 +59,14 @@ fn say(text: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Starts on a directory and says how long it took.
+/// Starts on a directory and prints how long it took.
 async fn open(data: &Path, what: &str) -> Result<(), Failure> {
     let begun = Instant::now();
     let runtime = builder(data).start().await?;
     let took = begun.elapsed();
     let view = runtime.partitions().list()?.remove(0);
     say(&format!(
-        "{what}: {took:?} until commands are taken ({} entries in the inbox, log {}..{})",
+        "{what}: {took:?} until commands are accepted ({} entries in the inbox, log {}..{})",
         view.inbox, view.log_first, view.log_end
     ))?;
     runtime.shutdown(Drain::now()).await?;
@@ -80,7 +80,7 @@ fn child(arguments: &[&str]) -> Result<Command, Failure> {
 }
 
 fn measure(dir: &Path) -> Result<(), Failure> {
-    let text = dir.to_str().ok_or("the directory's name is no text")?;
+    let text = dir.to_str().ok_or("the directory's name is not text")?;
     let mut filling = child(&["fill", text])?.stdout(Stdio::piped()).spawn()?;
     let mut line = String::new();
     let out = filling.stdout.take().ok_or("no output")?;
@@ -88,18 +88,18 @@ fn measure(dir: &Path) -> Result<(), Failure> {
     filling.kill()?;
     filling.wait()?;
     if line.trim() != "filled" {
-        return Err("it was not filled".into());
+        return Err("the directory was not filled".into());
     }
     let log = bytes(&dir.join("data/log"))?;
     say(&format!("the log has {} MiB", log >> 20))?;
     let open = |data: &str, what: &str| -> Result<(), Failure> {
         let data = dir.join(data);
-        let data = data.to_str().ok_or("the directory's name is no text")?;
+        let data = data.to_str().ok_or("the directory's name is not text")?;
         child(&["open", data, what])?.status()?;
         Ok(())
     };
     open("data", "after kill -9")?;
-    open("data", "after an orderly end")?;
+    open("data", "after a clean shutdown")?;
     let begun = Instant::now();
     snapshot::restore(&dir.join("snapshot"), &dir.join("new"), Some(&dir.join("data")))?;
     say(&format!("restored in {:?}", begun.elapsed()))?;
@@ -121,6 +121,6 @@ async fn main() -> Result<(), Failure> {
             let dir = PathBuf::from(dir);
             tokio::task::spawn_blocking(move || measure(&dir)).await?
         }
-        _ => Err("say where: a directory with room for 6 GiB".into()),
+        _ => Err("name a directory with 6 GiB of free space".into()),
     }
 }

@@ -52,7 +52,7 @@ impl Respawn {
                 tracing::error!("the node's capacity died: every limiter is started anew");
                 next.limiters.clear();
                 next.joining.clear();
-                let machine = CapacityPool::anew(again.running_max.load(Ordering::Relaxed));
+                let machine = CapacityPool::rebuilding(again.running_max.load(Ordering::Relaxed));
                 let address = again.spawn(&place, machine, next);
                 *lock(&place) = Some(address);
                 (again.on_restart)();

@@ -19,7 +19,7 @@ use super::permit::NOW;
 
 /// Scopes that the vqueues are spread over.
 const SCOPES: u32 = 1_000;
-/// How many may run at once in each.
+/// Maximum number of running entries in each scope.
 pub(crate) const LIMIT: u32 = 100;
 
 pub(crate) fn key(n: u64) -> EntryKey {
@@ -29,7 +29,7 @@ pub(crate) fn key(n: u64) -> EntryKey {
     EntryKey { seq: InboxSeq(n), entry, ..EntryKey::default() }
 }
 
-/// Many vqueues, empty and known to be so, under one limiter.
+/// Many vqueues, known to be empty, under one limiter.
 pub(crate) struct World {
     vqueues: Vec<(VQueue, Arc<VQueueName>)>,
     limiter: Limiter,
@@ -104,7 +104,7 @@ pub(crate) fn vqueue(n: u32) -> (VQueue, Arc<VQueueName>) {
     (vqueue, Arc::new(name))
 }
 
-/// A number after another, in an order that no cache of the processor foresees.
+/// Visits numbers in an order that no processor cache can predict.
 pub(crate) fn scattered(at: u32) -> u32 {
     at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)
 }

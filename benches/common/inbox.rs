@@ -1,11 +1,11 @@
-//! The inbox: entries that come, are taken and confirmed while its cache has them.
+//! The inbox: entries are enqueued, taken and confirmed while the cache holds them.
 
 use forebay_engine::inbox::Inbox;
 use forebay_messages::{EntryKey, VQueueId, actor::RefillDone};
 
 use super::decision::key;
 
-/// An inbox that knows that it has everything in memory.
+/// An inbox that knows that memory holds all of it.
 pub(crate) struct Inboxes {
     inbox: Inbox,
     next: u64,
@@ -16,7 +16,7 @@ impl Inboxes {
         let mut inbox = Inbox::new(Vec::new());
         let request = inbox.start_refill(VQueueId::default());
         let none = RefillDone { id: request.id, rows: Vec::new(), reached_end: true };
-        assert!(inbox.refill_done(&none), "it asked for it");
+        assert!(inbox.refill_done(&none), "the refill is in flight");
         Self { inbox, next: 0 }
     }
 

@@ -1,5 +1,5 @@
-//! The three records of an entry's life, applied to the rows of a partition: enqueued,
-//! decided, ended, 64 at a time. The rows lie in memory; most never reach a file.
+//! The three records of an entry's life, applied to the rows of a partition: enqueue, decision,
+//! end, 64 at a time. The rows are in memory; most never reach a file.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use forebay_storage::{
 pub(crate) const BATCH: u64 = 64;
 const PAYLOAD_BYTES: usize = 256;
 
-/// A partition whose entries are spread over so many vqueues.
+/// A partition whose entries are spread over this many vqueues.
 pub(crate) struct Lives {
     store: PartitionStore,
     state: State,

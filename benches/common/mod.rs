@@ -1,7 +1,7 @@
-//! What is measured more than once: by the clock (the benches beside this directory), and
-//! in instructions (`benches/counts.rs`).
+//! Operations that are measured in two ways: in time (the benches beside this directory), and in
+//! instructions (`benches/counts.rs`).
 //!
-//! Each of these does one operation per call, as often as it is called.
+//! Each performs one operation per call, and can be called any number of times.
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 

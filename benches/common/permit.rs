@@ -12,11 +12,11 @@ use forebay_messages::{
     rule::{Limits, RuleUpdate},
 };
 
-/// Keys that take turns.
+/// Keys used in turn.
 pub(crate) const KEYS: u32 = 1000;
 pub(crate) const NOW: Timestamp = Timestamp(1);
 
-/// So many rules, most of them exact, a few with stars at each depth.
+/// This many rules, most of them exact, a few with stars at each depth.
 pub(crate) fn rules(count: u32, concurrency: u32) -> Vec<RuleUpdate> {
     let pattern = |n: u32| match n % 10 {
         0 => format!("s{n}"),
@@ -84,7 +84,7 @@ impl Permits {
         effects.clear();
         limiter.step(NOW, LimiterMessage::Acquire(asks[*at].clone()), effects);
         let Some(LimiterEffect::Granted(granted)) = effects.first() else {
-            unreachable!("there is room for everybody");
+            unreachable!("the limit is never reached");
         };
         let permit = granted.permits.first;
         limiter.step(NOW, LimiterMessage::HandedOver(granted.permits), effects);

@@ -1,8 +1,8 @@
-//! Which handler serves the entries of a service that has none of its own name.
+//! Aliases: which handler serves the entries of a service without a handler of its own name.
 //!
-//! Owns: the table of aliases, its rules and its bytes. Must always hold: following the
-//! aliases of any service comes to an end (no cycles), the table is bounded, equal tables
-//! have equal bytes. Must not know: which handlers there are, who stores the table.
+//! Owns: the table of aliases, its rules and its bytes. Must always hold: following the aliases of
+//! any service ends (no cycles), the table is bounded, equal tables have equal bytes. Must not
+//! know: which handlers exist, who stores the table.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ pub const ALIASES_MAX: usize = 256;
 /// Version of the table's format that this code writes.
 pub const ALIASES_FORMAT: u8 = 1;
 
-/// Why an alias was refused; the table stays as it was.
+/// Why an alias was refused; the table is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AliasError {
-    /// A name that is not allowed.
+    /// An invalid name.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// A service is to be served by the handler of its own name.
+    /// The alias names the service's own handler.
     #[error(
         "`{service}` is served by the handler `{service}` without an alias: name another handler"
     )]
@@ -30,21 +30,21 @@ pub enum AliasError {
         /// The service.
         service: String,
     },
-    /// The aliases would go round in a circle.
+    /// The aliases would form a cycle.
     #[error(
-        "`{handler}` is served by `{service}` already, by other aliases: remove those first \
+        "`{handler}` is already served by `{service}` through other aliases: remove those first \
          (`forebay alias --remove {handler}`)"
     )]
     Cycle {
         /// The service.
         service: String,
-        /// What was to serve it.
+        /// The handler that was to serve it.
         handler: String,
     },
-    /// There are too many.
-    #[error("there are {ALIASES_MAX} aliases, the most there can be: remove one that nobody needs")]
+    /// The table is full.
+    #[error("there are {ALIASES_MAX} aliases, the maximum: remove one that is not needed")]
     TooMany,
-    /// There is no such alias.
+    /// The service has no alias.
     #[error("the service `{service}` has no alias; `forebay alias` lists them")]
     Unknown {
         /// The service.
@@ -70,7 +70,7 @@ pub enum DecodeAliasesError {
     /// The bytes do not decode.
     #[error("the table of aliases is damaged: {0}")]
     Damaged(#[source] bilrost::DecodeError),
-    /// It has an alias that cannot be set.
+    /// It contains an alias that could not be set.
     #[error("the table of aliases is damaged: {0}")]
     Refused(#[source] AliasError),
 }
@@ -84,12 +84,12 @@ struct Wire {
 /// See the module's documentation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Aliases {
-    /// By service: the name of the handler that serves it.
+    /// By service: the name of its handler.
     handlers: BTreeMap<ByteString, ByteString>,
 }
 
 impl Aliases {
-    /// Has a handler serve a service, in place of the one that did by an alias before.
+    /// Sets the handler that serves a service, replacing the service's previous alias.
     ///
     /// # Errors
     /// [`AliasError`].
@@ -110,7 +110,7 @@ impl Aliases {
         Ok(())
     }
 
-    /// Forgets the alias of a service.
+    /// Removes the alias of a service.
     ///
     /// # Errors
     /// [`AliasError::Unknown`] when it has none.
@@ -119,13 +119,13 @@ impl Aliases {
         removed.ok_or_else(|| AliasError::Unknown { service: service.to_owned() })
     }
 
-    /// All aliases, by service: the service and the name of the handler that serves it.
+    /// All aliases, ordered by service: the service and the name of its handler.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.handlers.iter().map(|(service, handler)| (&**service, &**handler))
     }
 
-    /// The names of handlers that may serve a service, one after the other, as long as
-    /// there is none of the name before. The service's own name is not among them.
+    /// The names of handlers that may serve a service, in order: each is tried if there is no
+    /// handler of the name before. The service's own name is not included.
     pub fn follow<'a>(&'a self, service: &str) -> impl Iterator<Item = &'a str> {
         let first = self.handlers.get(service);
         std::iter::successors(first, |name| self.handlers.get(*name)).map(|name| &**name)
@@ -139,7 +139,7 @@ impl Aliases {
         bytes
     }
 
-    /// The inverse of [`Self::encode`]. Takes any bytes; never panics on them.
+    /// The inverse of [`Self::encode`]. Accepts any bytes; never panics on them.
     ///
     /// # Errors
     /// [`DecodeAliasesError`] saying what is wrong with the bytes.
@@ -171,14 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn aliases_are_followed_from_name_to_name() {
+    fn aliases_can_be_chained() {
         let aliases = table(&[("a", "b"), ("b", "c"), ("x", "c")]);
         assert_eq!(aliases.follow("a").collect::<Vec<_>>(), ["b", "c"]);
         assert_eq!(aliases.follow("c").count(), 0);
     }
 
     #[test]
-    fn what_would_never_end_or_is_no_name_is_refused() {
+    fn cycles_and_invalid_names_are_refused() {
         let mut aliases = table(&[("a", "b"), ("b", "c")]);
         let before = aliases.clone();
         assert!(matches!(aliases.set("c", "a"), Err(AliasError::Cycle { .. })));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_a_known_service_can_change_its_handler() {
+    fn the_table_is_bounded_and_an_alias_can_be_replaced() {
         let mut aliases = Aliases::default();
         for n in 0..ALIASES_MAX {
             aliases.set(&format!("s{n}"), "handler").unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_stay_as_they_are_and_others_are_refused() {
+    fn the_bytes_are_stable_and_others_are_refused() {
         let aliases = table(&[("a", "b"), ("c", "b")]);
         let bytes = aliases.encode();
         assert_eq!(bytes, b"\x01\x05\x08\x01a\x01b\x01c\x01b");

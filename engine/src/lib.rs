@@ -1,9 +1,9 @@
 //! The pure, deterministic machines of forebay.
 //!
-//! Owns: every decision about scheduling, limits, partitions and leadership. Must
-//! always hold: a machine takes state, input and `now` and returns effects; the same
-//! inputs give the same effects. Must not know: tokio, actix, RocksDB, a clock,
-//! randomness, threads. Time and ids come in as input, effects go out as values.
+//! Owns: every decision about scheduling, limits, partitions and leadership. Must always hold: a
+//! machine takes state, input and `now` and returns effects; the same inputs give the same effects.
+//! Must not know: tokio, actix, RocksDB, clocks, randomness, threads. Time and ids are inputs,
+//! effects are returned as values.
 
 pub mod aliases;
 pub mod consensus;

@@ -1,31 +1,31 @@
-//! What a machine is.
+//! The trait of all machines.
 
 use std::fmt::Debug;
 
 use forebay_messages::Timestamp;
 
-/// A piece of logic that steps: state and input in, effects out.
+/// A piece of logic that advances in steps: state and input in, effects out.
 ///
-/// A machine never awaits, reads a clock, draws a random number, allocates an id of
-/// the outside world or spawns. Effects are a closed enum per machine, each variant
-/// with its delivery guarantee written beside it; a shell performs them in order.
+/// A machine never awaits, reads a clock, draws a random number, allocates an id of the outside
+/// world or spawns. Effects are a closed enum per machine, each variant with its delivery guarantee
+/// written beside it; a shell performs them in order.
 pub trait Machine {
-    /// What it is told. A value: a test may deliver it twice.
+    /// Its inputs. Values: a test may deliver one twice.
     type Input: Clone + Debug;
-    /// What it wants done.
+    /// The actions it requests.
     type Effect: Debug;
 
     /// Called once, before the first input.
     fn start(&mut self, _now: Timestamp, _effects: &mut Vec<Self::Effect>) {}
 
-    /// Takes one input. Effects are appended in the order they must be performed.
+    /// Processes one input. Effects are appended in the order in which they must be performed.
     ///
-    /// Persist before reply or send: an effect that makes something durable comes
-    /// before every effect that tells somebody of it.
+    /// Persist before reply or send: an effect that makes something durable comes before every
+    /// effect that announces it.
     fn step(&mut self, now: Timestamp, input: Self::Input, effects: &mut Vec<Self::Effect>);
 
-    /// Checks the machine's invariants; panics saying which one is broken. Called
-    /// after every step in debug builds and in simulation.
+    /// Checks the machine's invariants; panics naming the broken one. Called after every step in
+    /// debug builds and in simulation.
     fn check(&self) {}
 }
 
@@ -33,7 +33,7 @@ pub trait Machine {
 /// iteration order in every run.
 pub type Map<K, V> = hashbrown::HashMap<K, V, rustc_hash::FxBuildHasher>;
 
-/// A place in a [`Map`], taken or not.
+/// An entry of a [`Map`], occupied or vacant.
 pub use hashbrown::hash_map::Entry as MapEntry;
 
 /// A deterministic hash set; see [`Map`].

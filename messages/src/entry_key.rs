@@ -2,26 +2,24 @@
 
 use crate::{EntryId, InboxSeq, Timestamp, wire::wire_bytes};
 
-/// Where an entry stands in its vqueue's inbox: `(has_lock descending, run_at, seq,
-/// entry id)`.
+/// Place of an entry in its vqueue's inbox: `(has_lock descending, run_at, seq, entry id)`.
 ///
-/// Encoded in 41 bytes, big-endian, so that byte order is this order: one byte (0
-/// for an entry that holds its lock, 1 otherwise), `run_at` (8), `seq` (8), entry id
-/// (24).
+/// Encoded in 41 bytes, big-endian, so that byte order equals this order: one byte (0 for an entry
+/// that holds its lock, 1 otherwise), `run_at` (8), `seq` (8), entry id (24).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct EntryKey {
     /// The entry already holds its vqueue's lock (a retry): it sorts first.
     pub has_lock: bool,
-    /// Not before this time.
+    /// Earliest start.
     pub run_at: Timestamp,
-    /// The partition's inbox sequence, given when the row was written.
+    /// The partition's inbox sequence, assigned when the row was written.
     pub seq: InboxSeq,
     /// The entry.
     pub entry: EntryId,
 }
 
 impl EntryKey {
-    /// Bytes of the encoded form.
+    /// Length of the encoded form.
     pub const LEN: usize = 41;
 
     /// Bytes whose order is the order of the keys.

@@ -1,10 +1,10 @@
-//! The vocabulary of forebay: ids, ordered keys, rules, commands, log records and
-//! the messages that actors pass to each other.
+//! The vocabulary of forebay: ids, ordered keys, rules, commands, log records and the messages
+//! between actors.
 //!
-//! Owns: every name that crosses a crate boundary, and the bytes of ids, keys and
-//! records. Must always hold: the bytes are pinned by golden tests; they are a
-//! promise. Must not know: anybody. No behaviour beyond parsing, printing and
-//! encoding lives here, and the rule book travels through it as opaque bytes.
+//! Owns: every name that crosses a crate boundary, and the bytes of ids, keys and records. Must
+//! always hold: the bytes are pinned by golden tests; they are a promise. Must not know: any other
+//! crate. It contains no behaviour beyond parsing, printing and encoding, and the rule book passes
+//! through it as opaque bytes.
 
 pub mod actor;
 pub mod command;

@@ -4,13 +4,13 @@ use bilrost::{Enumeration, Message, Oneof};
 use bytes::Bytes;
 use bytestring::ByteString;
 
-/// Why an entry failed for good.
+/// Why an entry failed permanently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enumeration)]
 #[repr(u32)]
 pub enum FailureKind {
-    /// The handler said that trying again is useless.
+    /// The handler reported that a retry is useless.
     Terminal = 0,
-    /// All attempts are used up: the entry is a dead letter and can be redriven.
+    /// All attempts failed: the entry is a dead letter and can be redriven.
     Exhausted = 1,
     /// It was canceled.
     Canceled = 2,
@@ -29,16 +29,16 @@ impl std::fmt::Display for FailureKind {
     }
 }
 
-/// A failure that is final.
+/// A final failure.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct Failure {
     /// Why.
     #[bilrost(1)]
     pub kind: FailureKind,
-    /// What the handler (or forebay) said.
+    /// The message of the handler (or of forebay).
     #[bilrost(2)]
     pub message: ByteString,
-    /// Bytes a handler may leave beside the message.
+    /// Optional bytes of the handler beside the message.
     #[bilrost(3)]
     pub detail: Bytes,
 }
@@ -49,7 +49,7 @@ pub enum Outcome {
     /// The handler returned these bytes.
     #[bilrost(tag(1))]
     Success(Bytes),
-    /// It failed for good.
+    /// It failed permanently.
     #[bilrost(tag(2))]
     Failure(Failure),
 }

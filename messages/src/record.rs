@@ -1,4 +1,4 @@
-//! A record of the log: one command with all that applying it may depend on.
+//! A record of the log: one command and everything that applying it may depend on.
 
 use bilrost::{Message, Oneof, OwnedMessage};
 use thiserror::Error;
@@ -10,13 +10,13 @@ pub const RECORD_FORMAT: u8 = 1;
 
 /// Largest record, in bytes as stored, with its frame.
 pub const RECORD_LEN_MAX: usize = 64 << 20;
-/// Bytes that a log stores before a record.
+/// Bytes stored before a record in a log.
 pub const FRAME_LEN: usize = 5;
-/// Bytes that a record of one entry takes, at most, beside the entry's payload, result or
-/// error: names, keys, tokens and the frame.
+/// Maximum size of a record of one entry beyond the entry's payload, result or error: names, keys,
+/// tokens and the frame.
 pub const RECORD_ROOM: usize = 4 << 10;
 
-/// Which points of the key space a record concerns.
+/// The points of the key space that a record concerns.
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub enum RecordKeys {
     /// One point.
@@ -33,14 +33,14 @@ pub enum RecordKeys {
     Range((PartitionKey, PartitionKey)),
 }
 
-/// Who wrote a record, and its sequence among what that producer wrote.
+/// Who wrote a record, and its sequence among that producer's records.
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub enum Producer {
-    /// The partition's own leader. Records of an epoch older than the one in force,
-    /// and sequences already seen, are dropped when applied.
+    /// The partition's own leader. Records of an epoch older than the one in force, and known
+    /// sequences, are dropped when applied.
     #[bilrost(tag(5))]
     Leader(LeaderSeq),
-    /// Somebody outside, with an id of its own.
+    /// An external producer with its own id.
     #[bilrost(tag(6))]
     External(ExternalSeq),
     /// Another partition's outbox.
@@ -81,20 +81,20 @@ pub struct OutboxSeq {
     pub index: RecordSeq,
 }
 
-/// One record. Its LSN is its position, not part of it.
+/// One record. Its LSN is its position and not part of it.
 #[derive(Clone, Debug, PartialEq, Message)]
 pub struct Record {
-    /// Which points of the key space it concerns; `None` concerns only the partition
-    /// it was appended for.
+    /// The points of the key space it concerns; `None` concerns only the partition it was appended
+    /// to.
     #[bilrost(oneof(1, 2, 3, 4))]
     pub keys: Option<RecordKeys>,
-    /// Who wrote it; `None` is never deduplicated.
+    /// The producer; `None` is never deduplicated.
     #[bilrost(oneof(5, 6, 7))]
     pub producer: Option<Producer>,
-    /// When the proposer made it. Applying takes this for "now".
+    /// When it was proposed. Applying uses this as "now".
     #[bilrost(8)]
     pub created_at: Timestamp,
-    /// What to do. `None` only when written by a newer format.
+    /// The command. `None` only if written by a newer format.
     #[bilrost(oneof(16-35, 63))]
     pub command: Option<Command>,
 }
@@ -120,7 +120,7 @@ pub enum RecordError {
 }
 
 impl Record {
-    /// Bytes that it takes in a log, with its frame.
+    /// Its size in a log, with its frame, in bytes.
     #[must_use]
     pub fn stored_len(&self) -> usize {
         FRAME_LEN + self.encoded_len()

@@ -1,4 +1,4 @@
-//! Patterns and limits, as rules are written and as actors tell each other of them.
+//! Patterns and limits, as written in rules and as sent between actors.
 
 use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
 /// One component of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Component {
-    /// `*`: every value, each for itself.
+    /// `*`: every value, each counted separately.
     Any,
     /// Exactly this value.
     Exact(ByteString),
@@ -24,18 +24,18 @@ pub enum Component {
 
 /// Longest period of a rate, in milliseconds: 366 days.
 pub const RATE_PERIOD_MS_MAX: u64 = 366 * 86_400_000;
-/// What a pattern for a service begins with.
+/// Prefix of a pattern for a service.
 const SERVICE_PREFIX: &str = "service:";
 
-/// Left-hand side of a rule: `scope`, `scope/l1` or `scope/l1/l2`; each component an
-/// exact value or `*`. It applies to keys of its own depth only.
+/// Left-hand side of a rule: `scope`, `scope/l1` or `scope/l1/l2`; each component an exact value or
+/// `*`. It only applies to keys of its own depth.
 ///
 /// `service:NAME` is a pattern too: it matches all work of a service, whatever its scope.
 /// A rule for it can only pause the service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pattern {
     components: Vec<Component>,
-    /// The only component is the name of a service.
+    /// The only component is a service name.
     is_service: bool,
 }
 
@@ -47,12 +47,12 @@ pub enum PatternError {
     Component {
         /// The whole pattern.
         text: String,
-        /// Which component, from 1.
+        /// Number of the component, from 1.
         index: usize,
         /// What is wrong with it.
         source: NameError,
     },
-    /// A service name that is not valid.
+    /// An invalid service name.
     #[error("pattern `{text}`: {source}; a service is written `service:NAME`")]
     Service {
         /// The whole pattern.
@@ -65,7 +65,7 @@ pub enum PatternError {
     TooDeep {
         /// The whole pattern.
         text: String,
-        /// How many components it has.
+        /// Its number of components.
         depth: usize,
     },
 }
@@ -74,7 +74,7 @@ impl Pattern {
     /// The pattern that matches all work of a service.
     ///
     /// # Errors
-    /// [`PatternError::Service`] when this is not the name of a service.
+    /// [`PatternError::Service`] if this is not a valid service name.
     pub fn for_service(name: &str) -> Result<Self, PatternError> {
         check_component(Part::Service, name).map_err(|source| PatternError::Service {
             text: format!("{SERVICE_PREFIX}{name}"),
@@ -84,7 +84,7 @@ impl Pattern {
         Ok(Self { components, is_service: true })
     }
 
-    /// The service, when the pattern is for one.
+    /// The service, if the pattern is for one.
     #[must_use]
     pub fn service(&self) -> Option<&ByteString> {
         match &self.components[..] {
@@ -93,13 +93,13 @@ impl Pattern {
         }
     }
 
-    /// The components, one to three; none when the pattern is for a service.
+    /// The components, one to three; none if the pattern is for a service.
     #[must_use]
     pub fn components(&self) -> &[Component] {
         if self.is_service { &[] } else { &self.components }
     }
 
-    /// How many components: 1 (scope), 2 (l1) or 3 (l2); 0 for a service.
+    /// Number of components: 1 (scope), 2 (l1) or 3 (l2); 0 for a service.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.components().len()
@@ -120,8 +120,8 @@ impl Pattern {
         RuleId(xxh3_64(self.to_string().as_bytes()))
     }
 
-    /// The components when all are exact: the one key that the pattern matches. `None`
-    /// for a service, which has no key.
+    /// The components if all are exact: the only key that the pattern matches. `None` for a
+    /// service, which has no key.
     #[must_use]
     pub fn as_key(&self) -> Option<Vec<ByteString>> {
         if self.is_service {
@@ -134,7 +134,7 @@ impl Pattern {
         self.components.iter().map(exact).collect()
     }
 
-    /// Whether a key of this many components is governed by the pattern.
+    /// Whether the pattern matches a key.
     #[must_use]
     pub fn matches(&self, key: &[&str]) -> bool {
         !self.is_service
@@ -193,23 +193,23 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// A token bucket: work is delayed until a token is there, never dropped.
+/// A token bucket: work is delayed until a token is available, never dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Message, Serialize, Deserialize)]
 pub struct Rate {
-    /// Tokens that come in each period.
+    /// Number of tokens per period.
     #[bilrost(1)]
     pub tokens: u32,
     /// The period, in milliseconds.
     #[bilrost(2)]
     pub period_ms: u64,
-    /// How many tokens the bucket holds.
+    /// Capacity of the bucket, in tokens.
     #[bilrost(3)]
     pub burst: u32,
 }
 
 impl Rate {
-    /// So many tokens in each period; the bucket holds as many. Periods are whole
-    /// milliseconds, rounded up.
+    /// This many tokens per period, and a bucket of the same size. Periods are whole milliseconds,
+    /// rounded up.
     ///
     /// ```
     /// use std::time::Duration;
@@ -227,25 +227,25 @@ impl Rate {
         Self { tokens, period_ms, burst: tokens }
     }
 
-    /// So many tokens in each second.
+    /// This many tokens per second.
     #[must_use]
     pub fn per_second(tokens: u32) -> Self {
         Self::per(tokens, Duration::from_secs(1))
     }
 
-    /// So many tokens in each minute.
+    /// This many tokens per minute.
     #[must_use]
     pub fn per_minute(tokens: u32) -> Self {
         Self::per(tokens, Duration::from_secs(60))
     }
 
-    /// So many tokens in each hour.
+    /// This many tokens per hour.
     #[must_use]
     pub fn per_hour(tokens: u32) -> Self {
         Self::per(tokens, Duration::from_secs(3_600))
     }
 
-    /// Another size of the bucket: how many may start at once after a pause.
+    /// Sets the size of the bucket: how many entries may start at once after a pause.
     #[must_use]
     pub fn with_burst(mut self, burst: u32) -> Self {
         self.burst = burst;
@@ -253,32 +253,32 @@ impl Rate {
     }
 }
 
-/// What a rule allows. `None` everywhere means unlimited.
+/// The limits of a rule. `None` means unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Message, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// How many entries may hold a permit at the same time.
+    /// Maximum number of entries that hold a permit at the same time.
     #[bilrost(1)]
     pub concurrency: Option<NonZeroU32>,
-    /// How many entries may start per time.
+    /// Maximum rate of starts.
     #[bilrost(2)]
     pub rate: Option<Rate>,
     /// Share of the node's capacity relative to other scopes (1 when absent). Only a
     /// pattern of one component may have one.
     #[bilrost(3)]
     pub weight: Option<NonZeroU32>,
-    /// Reserved for a guaranteed number of permits; refused in rules until then.
+    /// Reserved for a guaranteed number of permits; not accepted in rules yet.
     #[bilrost(4)]
     pub guaranteed: Option<NonZeroU32>,
-    /// How many entries may wait in inboxes, for each key that the pattern governs.
+    /// Maximum number of entries waiting in inboxes, for each key that the pattern governs.
     #[bilrost(5)]
     pub backlog: Option<NonZeroU32>,
-    /// Nothing starts under the pattern until it is resumed; what runs goes on. This holds
-    /// for every key that the pattern matches, even if a more specific rule governs it.
+    /// Nothing starts under the pattern until it is resumed; running entries continue. Holds for
+    /// every key that the pattern matches, even if a more specific rule governs it.
     #[bilrost(6)]
     pub paused: bool,
-    /// Set by [`Limits::concurrency`] when it is given 0, so that setting the rule is
-    /// refused instead of limiting to something else. Never stored.
+    /// Set by [`Limits::concurrency`] for a limit of 0, so that setting the rule is refused instead
+    /// of applying another limit. Never stored.
     #[doc(hidden)]
     #[serde(skip)]
     #[bilrost(ignore)]
@@ -286,8 +286,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// A concurrency limit, at least 1. Setting a rule of 0 is refused: to stop work, pause
-    /// it with [`Limits::paused`].
+    /// A concurrency limit, at least 1. Setting a rule with 0 is refused: to stop work, pause it
+    /// with [`Limits::paused`].
     #[must_use]
     pub fn concurrency(limit: u32) -> Self {
         let concurrency = NonZeroU32::new(limit);
@@ -302,31 +302,31 @@ impl Limits {
     }
 }
 
-/// One change of the rules, as the limiter learns of it.
+/// One change of the rules, as sent to the limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RuleUpdate {
     /// From now on these limits govern the pattern.
     Upsert {
-        /// What it governs.
+        /// The pattern.
         pattern: Pattern,
-        /// What it allows.
+        /// Its limits.
         limits: Limits,
     },
-    /// Nothing starts under the pattern from now on. It has no rule beside that: the
-    /// limits of less specific rules hold.
+    /// Nothing starts under the pattern from now on. It has no other rule: the limits of less
+    /// specific rules hold.
     Pause {
-        /// What is paused.
+        /// The pattern.
         pattern: Pattern,
     },
-    /// The pattern's rule is gone (deleted or disabled).
+    /// The pattern's rule was removed (deleted or disabled).
     Remove {
-        /// What it governed.
+        /// The pattern.
         pattern: Pattern,
     },
 }
 
 impl RuleUpdate {
-    /// Whose rule changes.
+    /// The pattern whose rule changes.
     #[must_use]
     pub fn pattern(&self) -> &Pattern {
         match self {

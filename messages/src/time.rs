@@ -1,4 +1,4 @@
-//! Time as it is written down: milliseconds since the Unix epoch, UTC.
+//! Time as stored: milliseconds since the Unix epoch, UTC.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ pub struct Timestamp(pub u64);
 wire_number!(Timestamp, u64, Varint);
 
 impl Timestamp {
-    /// The end of time: later than anything that will happen.
+    /// The latest possible time.
     pub const MAX: Self = Self(u64::MAX);
 
     /// This time plus `duration` (whole milliseconds, saturating).
@@ -21,7 +21,7 @@ impl Timestamp {
         Self(self.0.saturating_add(millis))
     }
 
-    /// How long ago `earlier` was; zero when it lies in the future.
+    /// The time since `earlier`; zero if that is in the future.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))

@@ -11,10 +11,10 @@ use crate::{EntryId, PartitionKey, VQueueId};
 pub const COMPONENT_LEN_MAX: usize = 64;
 /// Longest object key, in bytes.
 pub const OBJECT_KEY_LEN_MAX: usize = 512;
-/// Over how many vqueues the keyless, scopeless work of one service spreads.
+/// Number of vqueues over which work of one service without scope and object key is spread.
 pub const KEYLESS_SPREAD: u64 = 64;
 
-/// Which dimension of a name an error talks about.
+/// The part of a name that an error is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The service (the handler's name).
@@ -44,28 +44,28 @@ pub enum NameError {
     /// A component is empty.
     #[error("{part} is empty; it needs 1 to 64 of the characters a-z A-Z 0-9 _ . -")]
     Empty {
-        /// Which one.
+        /// The part.
         part: Part,
     },
     /// A component is too long.
     #[error("{part} has {len} bytes; at most 64 are allowed")]
     TooLong {
-        /// Which one.
+        /// The part.
         part: Part,
-        /// How long it is, in bytes.
+        /// Its length, in bytes.
         len: usize,
     },
-    /// A component holds a character that is not allowed.
+    /// A component contains an invalid character.
     #[error(
         "{part} `{text}` has the character `{character}` at byte {position}; \
          allowed are a-z A-Z 0-9 _ . -"
     )]
     Character {
-        /// Which one.
+        /// The part.
         part: Part,
         /// The component.
         text: String,
-        /// The first character that is not allowed.
+        /// The first invalid character.
         character: char,
         /// Its byte position in the component.
         position: usize,
@@ -85,7 +85,7 @@ pub enum NameError {
     /// The object key is too long.
     #[error("object key has {len} bytes; at most 512 are allowed")]
     ObjectKeyTooLong {
-        /// How long it is, in bytes.
+        /// Its length, in bytes.
         len: usize,
     },
     /// The object key is empty.
@@ -164,7 +164,7 @@ impl VQueueName {
         Ok(self)
     }
 
-    /// As [`Self::with_limit_key`]; an error changes nothing.
+    /// Like [`Self::with_limit_key`]; an error changes nothing.
     ///
     /// # Errors
     /// [`NameError::TooDeep`].
@@ -184,7 +184,7 @@ impl VQueueName {
         self.object_key.is_some()
     }
 
-    /// The limit key as it is written, `l1` or `l1/l2`; empty without one.
+    /// The written limit key, `l1` or `l1/l2`; empty without one.
     #[must_use]
     pub fn limit_key(&self) -> String {
         match (&self.l1, &self.l2) {
@@ -194,8 +194,8 @@ impl VQueueName {
         }
     }
 
-    /// Whether the limit key is this one, `l1` or `l1/l2`, or below it: `l1` includes
-    /// everything that starts with `l1/`.
+    /// Whether the limit key is `limit_key` or below it: `l1` includes everything that starts with
+    /// `l1/`.
     #[must_use]
     pub fn is_at_or_below(&self, limit_key: &str) -> bool {
         let (l1, l2) = match limit_key.split_once('/') {
@@ -205,8 +205,8 @@ impl VQueueName {
         self.l1.as_deref() == Some(l1) && l2.is_none_or(|l2| self.l2.as_deref() == Some(l2))
     }
 
-    /// Where everything with this scope lives: the partition key that begins the ids of
-    /// its vqueues and entries. Other scopes may have the same hash.
+    /// The partition key of everything with this scope: it begins the ids of the scope's vqueues
+    /// and entries. Other scopes may have the same hash.
     #[must_use]
     pub fn scope_key(scope: &str) -> PartitionKey {
         PartitionKey(xxh3_64(scope.as_bytes()))
@@ -239,12 +239,12 @@ impl VQueueName {
         }
     }
 
-    /// Which point of the key space the vqueue lives at.
+    /// The vqueue's point of the key space.
     ///
-    /// With a scope: its hash, so that everything that counts against a scope lives
-    /// in one partition. Else with an object key: of service and object key. Else of
-    /// the service and one of [`KEYLESS_SPREAD`] numbers, chosen by the idempotency
-    /// key or else by the entry's UUID.
+    /// With a scope, the scope's hash, so that everything counted against a scope is in one
+    /// partition. Otherwise with an object key, the hash of service and object key. Otherwise the
+    /// hash of the service and one of [`KEYLESS_SPREAD`] numbers, chosen by the idempotency key or,
+    /// without one, by the entry's UUID.
     #[must_use]
     pub fn partition_key(&self, idempotency_key: Option<&str>, uuid: &[u8; 16]) -> PartitionKey {
         let hash = match (&self.scope, &self.object_key) {
@@ -265,7 +265,7 @@ impl VQueueName {
         PartitionKey(hash)
     }
 
-    /// The vqueue's id under a partition key.
+    /// The vqueue's id for a partition key.
     ///
     /// The hash is xxh3-128 over service, scope, l1, l2 and object key, each as a
     /// presence byte, its length (4 bytes, big-endian) and its bytes.
@@ -290,7 +290,7 @@ impl VQueueName {
         VQueueId { partition_key, hash: xxh3_128(&canonical).to_be_bytes() }
     }
 
-    /// The id of the vqueue that this entry belongs to.
+    /// The id of the vqueue of this entry.
     #[must_use]
     pub fn id_for(&self, entry: EntryId) -> VQueueId {
         self.id(entry.partition_key)

@@ -1,5 +1,5 @@
-//! Glue between the id types and bilrost: a newtype is encoded exactly as the
-//! number or the bytes inside it, so that types cost nothing on the wire.
+//! Glue between the id types and bilrost: a newtype is encoded exactly as the number or the bytes
+//! inside it, so that types cost nothing on the wire.
 //!
 //! Must always hold: the default value is bilrost's empty state (never encoded).
 

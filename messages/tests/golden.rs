@@ -1,5 +1,5 @@
-//! The bytes and texts of ids, keys and records, pinned: they are a promise. A change
-//! here needs a new format version, never a new expectation.
+//! Pins the bytes and texts of ids, keys and records: they are a promise. A change here needs a new
+//! format version, never a new expectation.
 
 #![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
 
@@ -170,9 +170,9 @@ fn commands() -> Vec<Command> {
     ]
 }
 
-/// The tag that asks for a failed attempt to be kept.
+/// The tag that makes a failed attempt be kept.
 #[test]
-fn golden_retry_whose_failure_is_kept() {
+fn golden_retry_with_kept_failure() {
     let retry = Command::Retry(RetryAttempt {
         entry: id(),
         token: AttemptToken { epoch: Epoch(3), seq: 5 },
@@ -194,7 +194,7 @@ fn golden_records() {
     insta::assert_snapshot!(lines.join("\n"));
 }
 
-/// Commands with the optional tags that few of them have.
+/// Commands with their rare optional tags.
 fn tagged() -> Vec<Command> {
     let token = AttemptToken { epoch: Epoch(3), seq: 5 };
     let entry = NewEntry {
@@ -263,14 +263,14 @@ fn a_newer_format_and_damage_are_refused() {
 }
 
 #[test]
-fn texts_that_are_no_ids_are_refused() {
+fn texts_that_are_not_ids_are_refused() {
     let good = id().to_string();
     assert_eq!(good.parse::<EntryId>().unwrap(), id());
     let longer = format!("{good}0");
     for bad in ["", "ent_", "vq_0", &good[4..], &good[..good.len() - 1], &longer, "ent_~~~"] {
         assert!(bad.parse::<EntryId>().is_err(), "{bad}");
     }
-    assert!(good.parse::<VQueueId>().is_err(), "an entry is no vqueue");
+    assert!(good.parse::<VQueueId>().is_err(), "an entry is not a vqueue");
     let too_large = format!("ent_{}", "z".repeat(33));
     assert!(too_large.parse::<EntryId>().is_err(), "above 2^64");
     assert!(RuleId::parse("rul_zzzzzzzzzzz").is_err(), "above 2^64");

@@ -1,13 +1,13 @@
-//! What a dispatch costs when its entry comes from the cache, from memory and from files.
+//! The cost of a dispatch whose entry comes from the cache, from memory or from files.
 //!
-//! One iteration is one entry taken from the front of a vqueue, whatever that takes:
-//! the time shown is the time per entry. The design asks for: head in the cache under
-//! 150 ns; inline refill under 1 us per entry. Beside them, as baselines: a cache that
-//! holds only the head, and no cache at all, a fresh iterator for every entry.
+//! One iteration takes one entry from the front of a vqueue, including all refills: the reported
+//! time is the time per entry. Targets of the design: head in the cache under 150 ns; inline refill
+//! under 1 us per entry. Baselines: a cache that holds only the head, and no cache at all, with a
+//! new iterator for every entry.
 //!
-//! `cold` empties RocksDB's block cache, not the operating system's: it shows the cost
-//! of a block that must be fetched and checked, not that of a disk. The hop to a refill
-//! worker and back (two wake-ups of a thread) is not in it.
+//! `cold` empties RocksDB's block cache, not the operating system's: it shows the cost of fetching
+//! and checking a block, not that of a disk. The hop to a refill worker and back (two thread
+//! wake-ups) is not included.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ use forebay_storage::{
 
 /// Entries of each vqueue.
 const ENTRIES: u64 = 10 * INBOX_CACHE_CAPACITY as u64;
-/// As many as fit into the block cache, with room to spare.
+/// As many as fit comfortably into the block cache.
 const VQUEUES: u64 = 3_000;
 const SAMPLE: u32 = 2_400;
 
@@ -63,14 +63,14 @@ fn fill(path: &Path) {
     store.flush().expect("a flush");
 }
 
-/// One vqueue after the other, entry by entry, without deleting: every entry is taken
-/// once by whoever goes through all of them.
+/// Visits one vqueue after the other, entry by entry, without deleting: one pass takes every entry
+/// once.
 struct Walk {
     store: PartitionStore,
     capacity: usize,
     inbox: Inbox,
     at: u64,
-    /// Refills that needed a file.
+    /// Number of refills that read a file.
     blocked: u64,
 }
 
@@ -137,7 +137,7 @@ fn a_head_in_the_cache(bencher: Bencher<'_, '_>) {
     (0..INBOX_CACHE_CAPACITY / 2).for_each(|_| enqueue(&mut inbox));
     bencher.bench_local(|| {
         enqueue(&mut inbox);
-        let head = inbox.take_head().expect("there is one");
+        let head = inbox.take_head().expect("the cache has a head");
         inbox.remove(head);
         head
     });
@@ -161,7 +161,7 @@ fn d_baseline_single_head_cache(bencher: Bencher<'_, '_>) {
     walk(bencher, 1, false);
 }
 
-/// Baseline: no cache; every entry is a seek with an iterator of its own.
+/// Baseline: no cache; every entry is a seek with its own iterator.
 #[divan::bench(sample_count = 30, sample_size = SAMPLE)]
 fn e_baseline_fresh_iterator_per_entry(bencher: Bencher<'_, '_>) {
     let dir = tempfile::tempdir().expect("a temporary directory");

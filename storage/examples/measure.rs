@@ -91,7 +91,7 @@ fn appends(dir: &Path, group: usize) -> Done {
     Ok(())
 }
 
-/// What the disk can do: the same bytes appended to a plain file, each synced.
+/// The limit of the disk: the same bytes appended to a plain file, each synced.
 fn plain_file(dir: &Path) -> Done {
     let mut file = std::fs::File::create(dir.join("plain"))?;
     let bytes = [7; PAYLOAD_BYTES + 100];
@@ -192,9 +192,9 @@ fn puts(dir: &Path, batch: u64) -> Done {
     Ok(())
 }
 
-/// Drains one vqueue of a million entries, 24 at a time. Each refill goes on at the
-/// anchor, as a vqueue that lives does; after every 100,000 one starts at the very
-/// front, as a new incarnation does, and wades through the tombstones.
+/// Drains one vqueue of a million entries, 24 at a time. Each refill continues at the anchor, as a
+/// live vqueue does; after every 100,000 entries one starts at the very front, as a new incarnation
+/// does, and has to skip the tombstones.
 fn drain(dir: &Path) -> Done {
     const ENTRIES: u64 = 1_000_000;
     let store = Store::open(&dir.join("drain"), &Medium::disk())?.partition(P)?;
@@ -290,7 +290,7 @@ fn refills(store: &PartitionStore, vqueues: u64, warm: bool) -> Done {
     Ok(())
 }
 
-/// A million vqueues with an entry each: the start of a node.
+/// A million vqueues with one entry each: the start of a node.
 fn many_vqueues(dir: &Path) -> Done {
     const VQUEUES: u64 = 1_000_000;
     let path = dir.join("many");

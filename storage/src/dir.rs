@@ -1,9 +1,8 @@
-//! The data directory: whose it is, in which format, and that only one process uses
-//! it at a time.
+//! The data directory: its ownership and format, and the lock that lets only one process use it.
 //!
-//! Owns: `FORMAT` and `LOCK` in it, and the names of what lies beside them. Must
-//! always hold: nothing is written into a directory that is not forebay's; while a
-//! [`DataDir`] lives, no other one of the same directory does, in any process.
+//! Owns: `FORMAT` and `LOCK` in it, and the names of the other files. Must always hold: nothing is
+//! written into a directory that is not forebay's; while a [`DataDir`] lives, there is no other one
+//! of the same directory in any process.
 
 use std::{
     collections::BTreeMap,
@@ -27,14 +26,15 @@ pub(crate) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_FILE_NEW: &str = "FORMAT.new";
 pub(crate) const LOCK_FILE: &str = "LOCK";
 const FORMAT_PREFIX: &str = "forebay data directory, version ";
-/// A format file is one short line; whatever is longer is none.
+/// A format file is one short line; a longer file is not one.
 const FORMAT_LEN_MAX: u64 = 256;
-/// Mode of a directory that is made, whatever the umask: payloads and results are in it. One
-/// that is there keeps its own.
+/// Mode of a new directory, whatever the umask: it will contain payloads and results. An existing
+/// directory keeps its mode.
 const NEW_DIR_MODE: u32 = 0o700;
-/// How often a directory that is in use is tried, while there is time to wait for it.
+/// Interval between attempts to lock a directory in use, while there is time left to wait.
 const LOCK_TRIED_EVERY: Duration = Duration::from_millis(10);
-/// May be there before forebay is: made by an interrupted first start, or by mkfs.
+/// Names that may exist before forebay's first start: made by an interrupted first start, or by
+/// mkfs.
 const MAY_PRECEDE: [&str; 3] = [FORMAT_FILE_NEW, LOCK_FILE, "lost+found"];
 
 /// Why a data directory cannot be used.
@@ -50,10 +50,10 @@ pub enum OpenError {
     InUse {
         /// The directory.
         path: PathBuf,
-        /// Who uses it, when that could be read.
+        /// Its process id, if it could be read.
         pid: Option<u32>,
     },
-    /// This very process uses it.
+    /// Another runtime of this process uses it.
     #[error(
         "the data directory {path} is {how}",
         path = path.display(),
@@ -67,7 +67,7 @@ pub enum OpenError {
     InUseHere {
         /// The directory.
         path: PathBuf,
-        /// The other runtime is going down.
+        /// Whether the other runtime is shutting down.
         is_closing: bool,
     },
     /// A newer forebay wrote it.
@@ -82,21 +82,21 @@ pub enum OpenError {
         /// The format found.
         found: u32,
     },
-    /// It is a file, or a part of its path is.
+    /// It is a file, or a part of its path is one.
     #[error(
-        "the data directory {path} cannot be used, for {file} is a file: name a directory, new or \
+        "the data directory {path} cannot be used: {file} is a file; name a directory, new or \
          forebay's",
         path = path.display(), file = file.display()
     )]
     NotADirectory {
-        /// What was named.
+        /// The given path.
         path: PathBuf,
         /// The part of it that is a file.
         file: PathBuf,
     },
-    /// A file that forebay writes is a symbolic link: what it points to is not touched.
+    /// A file that forebay writes is a symbolic link, which is never followed.
     #[error(
-        "the data directory {path} cannot be used, for `{name}` in it is a symbolic link: remove \
+        "the data directory {path} cannot be used: `{name}` in it is a symbolic link; remove \
          the link",
         path = path.display()
     )]
@@ -106,7 +106,7 @@ pub enum OpenError {
         /// The file's name.
         name: &'static str,
     },
-    /// It holds something else.
+    /// It contains other files.
     #[error(
         "{path} is not a forebay data directory (it holds `{found}` and no readable FORMAT \
          file): choose an empty or a new directory",
@@ -115,10 +115,10 @@ pub enum OpenError {
     NotForebay {
         /// The directory.
         path: PathBuf,
-        /// Something that was found there.
+        /// One of those files.
         found: String,
     },
-    /// It, or a file in it, may not be written.
+    /// It, or a file in it, is not writable.
     #[error(
         "forebay cannot write to the data directory {path}: make it writable for this user, or \
          choose another ({source})",
@@ -127,25 +127,25 @@ pub enum OpenError {
     ReadOnly {
         /// The directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: Fault,
     },
-    /// Something else went wrong.
+    /// Any other fault.
     #[error(transparent)]
     Fault(Fault),
 }
 
-/// A data directory that this process has for itself until the value is dropped.
+/// A data directory held exclusively by this process until the value is dropped.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    /// Holds the advisory lock: closing the file gives the directory free. Opened with
-    /// close-on-exec, so children do not keep it.
+    /// Holds the advisory lock: closing the file releases the directory. Opened with close-on-exec,
+    /// so that children do not keep it.
     lock: Option<File>,
 }
 
-/// The directories that this process has, and whether they are being closed. It is locked
-/// while one is taken or given free: the two never tell different things.
+/// The directories held by this process, and whether they are being closed. Locked while one is
+/// taken or released, so that the two always agree.
 static HERE: Mutex<BTreeMap<PathBuf, bool>> = Mutex::new(BTreeMap::new());
 
 fn here() -> MutexGuard<'static, BTreeMap<PathBuf, bool>> {
@@ -154,9 +154,8 @@ fn here() -> MutexGuard<'static, BTreeMap<PathBuf, bool>> {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        // A look as root at the directory of another user must leave no files that the owner
-        // cannot open. Nobody else has the directory now. What fails is tried again by the
-        // next drop as root.
+        // Inspecting another user's directory as root must leave no files that the owner cannot
+        // open. No other process has the directory now. On failure the next drop as root retries.
         let _ = give_to_owner(&self.path);
         let mut here = here();
         self.lock = None;
@@ -165,17 +164,17 @@ impl Drop for DataDir {
 }
 
 impl DataDir {
-    /// Takes the directory, making it (and those above it) if need be.
+    /// Takes the directory, creating it and its parents if necessary.
     ///
     /// # Errors
-    /// [`OpenError`], each variant saying what to do about it. Nothing is written to a
-    /// directory that is refused.
+    /// [`OpenError`], each variant saying what to do about it. Nothing is written to a directory
+    /// that is refused.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, OpenError> {
         Self::open_within(path, Duration::ZERO)
     }
 
-    /// The same, and waits for so long if it is in use: who only looks at a directory
-    /// leaves it soon. Blocks meanwhile.
+    /// Like [`Self::open`], but waits this long if it is in use: a process that only inspects a
+    /// directory leaves it soon. Blocks meanwhile.
     ///
     /// # Errors
     /// See [`Self::open`].
@@ -187,7 +186,7 @@ impl DataDir {
         create_dir(path).map_err(|error| fault(path, "create the directory", error))?;
         let path =
             fs::canonicalize(path).map_err(|error| fault(path, "resolve the path", error))?;
-        // Before the lock file is made: it must not be left in a stranger's directory.
+        // Before creating the lock file, which must not be left in an unrelated directory.
         let known = read_format(&path)?;
         if known.is_none() {
             check_empty(&path)?;
@@ -202,14 +201,15 @@ impl DataDir {
         Ok(taken)
     }
 
-    /// Says that the directory will be given free soon: who asks for it meanwhile is told.
+    /// Announces that the directory will be released soon: others that ask for it meanwhile are
+    /// told so.
     pub fn closes(&self) {
         if let Some(is_closing) = here().get_mut(&self.path) {
             *is_closing = true;
         }
     }
 
-    /// Takes a directory that is a data directory already.
+    /// Takes an existing data directory.
     ///
     /// # Errors
     /// [`OpenError`]; [`OpenError::NotForebay`] also when there is none.
@@ -230,32 +230,32 @@ impl DataDir {
         &self.path
     }
 
-    /// Where the node's local log lives.
+    /// Path of the node's local log.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.path.join("log")
     }
 
-    /// Where the rows of the node's partitions live.
+    /// Path of the rows of the node's partitions.
     #[must_use]
     pub fn store(&self) -> PathBuf {
         self.path.join("store")
     }
 
-    /// Where the node's metadata lives.
+    /// Path of the node's metadata.
     #[must_use]
     pub fn metadata(&self) -> PathBuf {
         self.path.join("metadata")
     }
 
-    /// The socket that the command line talks to.
+    /// Path of the socket used by the command line.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.path.join("forebay.sock")
     }
 }
 
-/// Makes a directory that is not there, and those above it.
+/// Creates a directory and its parents.
 fn create_dir(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -270,8 +270,8 @@ fn create_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-/// As root, gives everything of root's in a directory to the directory's owner. Links are
-/// not followed.
+/// As root, gives everything in a directory that belongs to root to the directory's owner. Links
+/// are not followed.
 fn give_to_owner(path: &Path) -> io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
@@ -305,7 +305,7 @@ fn fault(path: &Path, action: &'static str, error: io::Error) -> OpenError {
     }
 }
 
-/// The format that the directory says it has; `None` when it says nothing.
+/// The format recorded in the directory; `None` if there is none.
 pub(crate) fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
     let mut text = String::new();
     let file = match File::open(path.join(FORMAT_FILE)) {
@@ -326,7 +326,7 @@ pub(crate) fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
     }
 }
 
-/// The nearest part of a path that is there, if that is no directory.
+/// The nearest existing part of a path, if it is not a directory.
 fn file_on_the_way(path: &Path) -> Option<PathBuf> {
     let there = path.ancestors().find(|part| fs::metadata(part).is_ok())?;
     (!there.is_dir()).then(|| there.to_owned())
@@ -362,7 +362,7 @@ fn take_lock_within(path: &Path, wait: Duration) -> Result<File, OpenError> {
     }
 }
 
-/// Fails to open a symbolic link, instead of opening what it points to.
+/// Opening a symbolic link fails instead of opening its target.
 pub(crate) fn no_follow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
 }
@@ -394,7 +394,7 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
                 return Err(OpenError::InUseHere { path, is_closing });
             }
             let mut text = String::new();
-            // Whoever has the lock may not have written its id yet: then it is unknown.
+            // The holder may not have written its id yet: then it is unknown.
             let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
             return Err(OpenError::InUse { path: path.to_owned(), pid });
         }
@@ -412,13 +412,13 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-/// Makes a directory whose contents are complete a data directory.
+/// Turns a directory with complete contents into a data directory.
 pub(crate) fn mark(path: &Path) -> Result<(), Fault> {
     write_format(path).map_err(|error| Fault::from_io("write the format file", path, error))
 }
 
-/// Makes an empty file in place of what an interrupted run left there. A symbolic link is
-/// replaced: what it points to is never written.
+/// Creates an empty file in place of one left by an interrupted run. A symbolic link is replaced;
+/// its target is never written.
 pub(crate) fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -427,7 +427,7 @@ pub(crate) fn create_anew(path: &Path) -> io::Result<File> {
     File::create_new(path)
 }
 
-/// Written beside and renamed: a crash leaves no half-written format file.
+/// Writes a new file and renames it, so that a crash leaves no half-written format file.
 fn write_format(path: &Path) -> io::Result<()> {
     let fresh = path.join(FORMAT_FILE_NEW);
     let mut file = create_anew(&fresh)?;

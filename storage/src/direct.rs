@@ -1,5 +1,5 @@
-//! Writing past the page cache: nothing is copied, and nothing is left for the system to
-//! write later. Not every file system can do it; who wants it asks.
+//! Writes that bypass the page cache: no copy, and nothing left for the system to write later. Not
+//! every file system supports it; callers check.
 //!
 //! Must not know: what is written.
 
@@ -13,24 +13,23 @@ use std::{
 
 pub(crate) use buffer::Buffer;
 
-/// Bytes that are written to see whether they can be.
+/// Number of bytes written to test for support.
 const PROBE_LEN: usize = 4 << 10;
 
-/// Opens a file that is there for writes past the page cache, each of them synced. `None`:
-/// that cannot be had.
+/// Opens an existing file for synced writes past the page cache. `None` if that is not supported.
 pub(crate) fn open(path: &Path) -> Option<File> {
     open_as(OpenOptions::new().write(true), path)
 }
 
-/// Whether files in a directory can be written past the page cache: one is made, written and
-/// removed. Not on a disk that is full.
+/// Whether files in a directory can be written past the page cache: creates, writes and removes
+/// one. Fails on a full disk.
 pub(crate) fn is_possible(dir: &Path) -> bool {
     let path = dir.join("direct");
     let opened = open_as(OpenOptions::new().write(true).create(true), &path);
     let mut buffer = Buffer::default();
     let is_written =
         opened.is_some_and(|file| file.write_all_at(buffer.take(PROBE_LEN), 0).is_ok());
-    // What a crash leaves of it is written over the next time.
+    // A leftover after a crash is overwritten next time.
     let _ = std::fs::remove_file(&path);
     is_written
 }
@@ -54,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn asking_leaves_nothing_and_says_what_opening_says() {
+    fn the_probe_leaves_no_file_and_agrees_with_open() {
         let dir = tempfile::tempdir().unwrap();
         let answer = is_possible(dir.path());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -1,5 +1,5 @@
-//! Full and read-only disks, on a small file system of their own. Needs the right to
-//! mount one (root on Linux); says so and passes where there is none.
+//! Full and read-only disks, on a small file system of their own. Needs permission to mount one
+//! (root on Linux); otherwise prints a note and passes.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use crate::{
 
 const P: PartitionId = PartitionId(1);
 
-/// A file system of a few MiB, gone when dropped.
+/// A file system of a few MiB, removed when dropped.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
@@ -32,7 +32,7 @@ impl SmallDisk {
         let disk = Self(dir);
         let mounted = disk.mount(&["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]);
         if !mounted {
-            eprintln!("not tested here: no right to mount a file system");
+            eprintln!("skipped: no permission to mount a file system");
         }
         mounted.then_some(disk)
     }
@@ -113,7 +113,7 @@ fn a_full_disk_stops_the_store_and_keeps_what_was_durable() {
     (2..=60).try_for_each(|lsn| put(lsn).map(|_| ())).unwrap();
     let error = store.flush().unwrap_err();
     assert!(matches!(&error, StoreError::Fault(f) if f.kind == FaultKind::DiskFull), "{error}");
-    assert_eq!(store.durable_lsn().unwrap(), Lsn(1), "nothing more is said to be durable");
+    assert_eq!(store.durable_lsn().unwrap(), Lsn(1), "nothing more is reported as durable");
     drop(store);
     disk.remount("size=64m");
     let store = Store::open(&disk.path(), &Medium::disk()).unwrap().partition(P).unwrap();
@@ -122,7 +122,7 @@ fn a_full_disk_stops_the_store_and_keeps_what_was_durable() {
 }
 
 #[test]
-fn a_read_only_disk_is_refused_by_name() {
+fn a_read_only_disk_is_refused_with_its_own_error() {
     let Some(disk) = SmallDisk::new(8) else { return };
     let path = disk.path();
     let dir = DataDir::open(&path).unwrap();

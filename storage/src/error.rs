@@ -1,44 +1,44 @@
-//! What a failed read or write of files means for whoever runs forebay.
+//! The meaning of failed reads and writes for the operator.
 //!
-//! Owns: the mapping from the words of RocksDB and the operating system to a closed
-//! set of kinds, each with what to do about it. Must always hold: the cause is kept.
+//! Owns: the mapping from error texts of RocksDB and the operating system to a closed set of kinds,
+//! each with a remedy. Must always hold: the cause is kept.
 
 use std::{error::Error as StdError, fmt, io, path::Path, path::PathBuf, sync::Arc};
 
-/// What kind of fault it is, as far as that changes what to do about it.
+/// Kind of a fault, as far as it affects the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// No space (or quota) is left.
     DiskFull,
-    /// The files may not be written.
+    /// The files are not writable.
     ReadOnly,
-    /// Somebody else has the files open.
+    /// Another process has the files open.
     InUse,
-    /// The files do not hold what was written to them.
+    /// The files do not contain what was written to them.
     Corrupt,
     /// Anything else.
     Other,
 }
 
-/// The cause of a fault: an error of RocksDB, of the operating system, or one that a
-/// test injected. Shared, so that everybody who waited for a write can be told.
+/// The cause of a fault: an error of RocksDB, of the operating system, or one injected by a test.
+/// Shared, so that every caller that waited for a write can be given it.
 pub type Cause = Arc<dyn StdError + Send + Sync>;
 
 /// A read or write of files failed.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// What kind of fault.
+    /// Its kind.
     pub kind: FaultKind,
-    /// What was being done, as a verb phrase ("append to the log").
+    /// The failed action, as a verb phrase ("append to the log").
     pub action: &'static str,
     /// The file or directory.
     pub path: PathBuf,
-    /// What the layer below said.
+    /// The error of the layer below.
     pub cause: Cause,
 }
 
 impl Fault {
-    /// The fault that an error of the operating system means.
+    /// The fault for an error of the operating system.
     pub fn from_io(action: &'static str, path: &Path, error: io::Error) -> Self {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull
@@ -54,18 +54,18 @@ impl Fault {
         Self { kind, action, path: path.to_owned(), cause: Arc::new(error) }
     }
 
-    /// The fault that an error of RocksDB means.
+    /// The fault for an error of RocksDB.
     pub fn from_rocksdb(action: &'static str, path: &Path, error: rocksdb::Error) -> Self {
         let kind = classify(&error);
         Self { kind, action, path: path.to_owned(), cause: Arc::new(error) }
     }
 }
 
-/// RocksDB has no error codes, only words: those of `strerror` after its own.
+/// RocksDB has no error codes, only texts: the text of `strerror` follows its own.
 fn classify(error: &rocksdb::Error) -> FaultKind {
     let text: &str = error.as_ref();
     let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    // A full disk first: it may also be what cut a file short.
+    // A full disk first, because it may also be why a file was cut short.
     if says(&["No space left on device", "Disk quota exceeded", "File too large"]) {
         FaultKind::DiskFull
     } else if says(&["lock hold by current process", "LOCK: Resource temporarily unavailable"]) {
@@ -88,12 +88,12 @@ impl fmt::Display for Fault {
                 "no space is left on the disk; free some and start again, nothing that was \
                  acknowledged is lost"
             }
-            FaultKind::ReadOnly => "the files may not be written; check owner, mode and mount",
-            FaultKind::InUse => "somebody else has the files open; stop the other process",
+            FaultKind::ReadOnly => "the files are not writable; check owner, mode and mount",
+            FaultKind::InUse => "another process has the files open; stop it first",
             FaultKind::Corrupt => {
                 "the files are damaged; restore a snapshot (forebay snapshot restore)"
             }
-            FaultKind::Other => "the storage below failed",
+            FaultKind::Other => "the underlying storage failed",
         })?;
         write!(f, " ({})", self.cause)
     }
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_names_the_place_the_remedy_and_the_cause() {
+    fn a_fault_names_path_remedy_and_cause() {
         let fault = Fault::from_io(
             "append to the log",
             Path::new("/data/log"),

@@ -1,11 +1,10 @@
-//! Where forebay keeps what must survive: the log, the metadata store and the
-//! partition store, each behind a port, on RocksDB or in memory.
+//! Durable storage of forebay: the log, the metadata store and the partition store, each behind a
+//! port, on RocksDB or in memory.
 //!
-//! Owns: the bytes on disk (record frames, keys and rows of every table), the data
-//! directory and its lock, and what storage errors mean. Must always hold: what was
-//! answered as written survives a crash; damage is an error that names the place,
-//! never a row that is silently missing. Must not know: actors, threads of others,
-//! tokio, scheduling, limits.
+//! Owns: the bytes on disk (record frames, keys and rows of every table), the data directory and
+//! its lock, and the meaning of storage errors. Must always hold: acknowledged writes survive a
+//! crash; damage is an error that names the place, never a silently missing row. Must not know:
+//! actors, other layers' threads, tokio, scheduling, limits.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -21,14 +20,14 @@ pub mod partition;
 pub mod snapshot;
 
 mod direct;
-mod journal;
 mod sync;
+mod wal_check;
 
 #[cfg(test)]
 mod disk_tests;
 
 pub use dir::{DataDir, OpenError};
 pub use error::{Fault, FaultKind};
-pub use journal::JournalDamage;
 pub use look_copy::LookCopy;
 pub use medium::Medium;
+pub use wal_check::JournalDamage;

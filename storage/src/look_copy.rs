@@ -1,13 +1,12 @@
-//! A copy of a data directory that cannot be written, to look at.
+//! A temporary copy of a data directory that cannot be written, for inspection.
 //!
-//! Opening a data directory writes: locks, logs of RocksDB, the record of a new leader. Where
-//! that cannot be done (the disk is full, the directory is not this user's), a copy in a
-//! temporary directory is opened instead. It is cheap: files of rows are never changed once
-//! they are written, so links to them do; only logs, journals and manifests are copied,
-//! without their holes.
+//! Opening a data directory writes: locks, logs of RocksDB, the record of a new leader. If that is
+//! impossible (the disk is full, the directory belongs to another user), a copy in a temporary
+//! directory is opened instead. It is cheap: data files never change once written, so they are
+//! hard-linked; only logs, journals and manifests are copied, without their holes.
 //!
-//! Must always hold: nothing is written into the original; while a [`LookCopy`] lives, no
-//! process opens the original; its files go with it.
+//! Must always hold: nothing is written into the original; while a [`LookCopy`] lives, no process
+//! opens the original; its files are removed with it.
 
 use std::{
     env,
@@ -22,22 +21,22 @@ use crate::{
     dir::{FORMAT_FILE, LOCK_FILE, OpenError, no_follow, read_format},
 };
 
-/// What is copied of a data directory.
+/// The parts of a data directory that are copied.
 const PARTS: [&str; 3] = ["log", "store", "metadata"];
-/// Files of RocksDB that an open database makes anew.
+/// Files that RocksDB creates whenever it opens a database.
 const LEFT_OUT: [&str; 2] = ["LOCK", "LOG"];
-/// Directories that are tried, after the one that the environment names.
+/// Directories to try, after the one named by the environment.
 const TEMPORARY: [&str; 3] = ["/tmp", "/dev/shm", "/var/tmp"];
-/// How many names are tried in a directory.
+/// Maximum number of names to try in a directory.
 const NAMES_MAX: u32 = 1_000;
-/// Holes are looked for in steps of so many bytes.
+/// Granularity in bytes of the search for holes.
 const BLOCK: usize = 64 << 10;
 
-/// A copy of a data directory. Its files go when it is dropped.
+/// A copy of a data directory. Its files are removed when it is dropped.
 #[derive(Debug)]
 pub struct LookCopy {
     files: Temporary,
-    /// Holds the advisory lock of the original, if that has a lock file.
+    /// Holds the advisory lock of the original, if it has a lock file.
     _lock: Option<File>,
 }
 
@@ -69,20 +68,20 @@ impl LookCopy {
         Err(OpenError::Fault(Fault::from_io(action, &parent, error)))
     }
 
-    /// Where the copy is.
+    /// Path of the copy.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.files.0
     }
 }
 
-/// A directory that goes when it is dropped.
+/// A directory that is removed when dropped.
 #[derive(Debug)]
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What cannot be removed is left to whoever cleans temporary directories.
+        // What cannot be removed is left to the system's cleanup of temporary directories.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -95,12 +94,12 @@ impl Temporary {
                 copy_directory(&original.join(part), &copy.0.join(part))?;
             }
         }
-        // Last: what is no whole copy is no data directory.
+        // Last, so that an incomplete copy is not a data directory.
         fs::copy(original.join(FORMAT_FILE), copy.0.join(FORMAT_FILE))?;
         Ok(copy)
     }
 
-    /// An empty one, which nobody else can read.
+    /// An empty directory, readable by this user only.
     fn new(parent: &Path) -> io::Result<Self> {
         let parent = fs::canonicalize(parent)?;
         for n in 0..NAMES_MAX {
@@ -114,7 +113,7 @@ impl Temporary {
     }
 }
 
-/// Takes the original's lock without writing to it. Without a lock file nobody can have it.
+/// Takes the original's lock without writing to it. Without a lock file no process can hold it.
 fn take_lock(original: &Path) -> Result<Option<File>, OpenError> {
     let at = |action, error| OpenError::Fault(Fault::from_io(action, original, error));
     let mut options = OpenOptions::new();
@@ -134,7 +133,7 @@ fn take_lock(original: &Path) -> Result<Option<File>, OpenError> {
     }
 }
 
-/// Copies what is in a directory of files and directories of files.
+/// Copies a directory of files and directories of files.
 fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(to)?;
     for entry in fs::read_dir(from)? {
@@ -156,7 +155,7 @@ fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies a file. Blocks of zeros become holes: journals are made long beforehand.
+/// Copies a file. Blocks of zeros become holes: journals are preallocated.
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     let mut from = File::open(from)?;
     let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
@@ -184,7 +183,7 @@ mod tests {
     use crate::DataDir;
 
     #[test]
-    fn a_copy_has_links_to_rows_and_goes_when_it_is_dropped() {
+    fn a_copy_links_rows_and_is_removed_when_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let original = dir.path().join("data");
         drop(DataDir::open(&original).unwrap());
@@ -200,7 +199,7 @@ mod tests {
         assert!(fs::symlink_metadata(path.join("log/000008.sst")).unwrap().is_symlink());
         assert_eq!(fs::read(path.join("log/journal/0")).unwrap(), journal);
         assert!(!path.join("log/LOCK").exists() && !path.join("exec").exists());
-        // Nobody opens the original meanwhile.
+        // No process can open the original meanwhile.
         assert!(matches!(DataDir::open(&original), Err(OpenError::InUse { .. })));
         drop(DataDir::open(&path).unwrap());
         drop(copy);

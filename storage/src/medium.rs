@@ -1,32 +1,32 @@
-//! What RocksDB stands on: files of the disk, or files that exist in memory only;
-//! and the options that all of a node's databases share.
+//! The medium of RocksDB: files on disk or in memory only; and the options that all databases of a
+//! node share.
 //!
-//! Must always hold: databases of one medium share one block cache, so that the
-//! memory of a node is bounded by one number.
+//! Must always hold: databases of one medium share one block cache, so that one number bounds a
+//! node's memory.
 
 use std::path::Path;
 
 use rocksdb::{BlockBasedOptions, Cache, Env, LogLevel, LruCacheOptions, Options};
 
-use crate::{Fault, FaultKind, journal};
+use crate::{Fault, FaultKind, wal_check};
 
 /// Memory for blocks read from files, shared by a node's databases, in bytes.
 pub const BLOCK_CACHE_BYTES: usize = 64 << 20;
-/// The cache is divided into 2^4 shards: of 4 MiB, so that the largest block (one row
-/// with the largest payload) fits many times.
+/// The cache is divided into 2^4 shards of 4 MiB, so that the largest block (one row with the
+/// largest payload) fits many times.
 const BLOCK_CACHE_SHARD_BITS: i32 = 4;
 /// Bytes of a data block before compression.
 const BLOCK_BYTES: usize = 16 << 10;
-/// Files of one database that are kept open.
+/// Number of files of one database that are kept open.
 const OPEN_FILES_MAX: i32 = 512;
-/// RocksDB's own text log is rolled at this size, and so many are kept.
+/// RocksDB's own text log is rotated at this size, and this many are kept.
 const INFO_LOG_BYTES_MAX: usize = 1 << 20;
 const INFO_LOGS_MAX: usize = 2;
-/// Bytes of a file that RocksDB writes after which they are handed to the disk, instead of
-/// all at once at the end: the log's syncs wait behind them. (The log's own go past the page
-/// cache, if they can.)
+/// RocksDB hands its written bytes to the disk in portions of this size instead of all at the end,
+/// because the log's syncs wait behind them. (The log's own files bypass the page cache if
+/// possible.)
 const BYTES_PER_SYNC: u64 = 1 << 20;
-/// Flushes and compactions of one database at a time.
+/// Concurrent flushes and compactions of one database.
 const BACKGROUND_JOBS: i32 = 2;
 
 /// Where databases keep their files. Cheap to clone.
@@ -34,7 +34,7 @@ const BACKGROUND_JOBS: i32 = 2;
 pub struct Medium {
     env: Option<Env>,
     cache: Cache,
-    /// Closing a database writes out what it has in memory, as RocksDB does by itself.
+    /// Closing a database flushes its memory to files, as RocksDB does by default.
     flushes_on_close: bool,
 }
 
@@ -58,11 +58,11 @@ impl Medium {
         Self { env: None, cache: block_cache(), flushes_on_close: true }
     }
 
-    /// Memory: the files are gone when the last clone and the last database on it
-    /// are dropped. Paths are only names there.
+    /// Memory: the files are gone when the last clone and the last database on it are dropped.
+    /// Paths are only names there.
     ///
     /// # Errors
-    /// When RocksDB cannot make the environment.
+    /// If RocksDB cannot create the environment.
     pub fn memory() -> Result<Self, Fault> {
         let env = Env::mem_env().map_err(|error| {
             Fault::from_rocksdb("make an in-memory file system", Path::new("(memory)"), error)
@@ -70,11 +70,11 @@ impl Medium {
         Ok(Self { env: Some(env), cache: block_cache(), flushes_on_close: true })
     }
 
-    /// Memory in which a database that is dropped has crashed: what it had not flushed
-    /// is gone, as after a power cut.
+    /// Memory in which dropping a database simulates a crash: what it had not flushed is gone, as
+    /// after a power failure.
     ///
     /// # Errors
-    /// When RocksDB cannot make the environment.
+    /// If RocksDB cannot create the environment.
     #[cfg(any(test, feature = "testkit"))]
     pub fn crashing_memory() -> Result<Self, Fault> {
         Ok(Self { flushes_on_close: false, ..Self::memory()? })
@@ -86,7 +86,7 @@ impl Medium {
         self.env.is_none()
     }
 
-    /// Options of a database, before what is particular to it.
+    /// Options of a database, before those particular to it.
     pub(crate) fn options(&self) -> Options {
         let mut options = Options::default();
         if !self.flushes_on_close {
@@ -106,13 +106,13 @@ impl Medium {
         options.set_log_level(LogLevel::Warn);
         options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
         options.set_keep_log_file_num(INFO_LOGS_MAX);
-        // No thread wakes up to write statistics nobody reads: an idle process sleeps.
+        // No thread wakes up to write unread statistics: an idle process sleeps.
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
         options
     }
 
-    /// Options of data files, before what is particular to a database.
+    /// Options of data files, before those particular to a database.
     pub(crate) fn tables(&self) -> BlockBasedOptions {
         let mut tables = BlockBasedOptions::default();
         tables.set_block_cache(&self.cache);
@@ -121,19 +121,19 @@ impl Medium {
         tables
     }
 
-    /// Before a database is opened: makes its directory and those above it (RocksDB
-    /// makes only the last one), and checks the journals that are there.
+    /// Before opening a database: creates its directory and parents (RocksDB creates only the last
+    /// one), and checks existing journals.
     pub(crate) fn prepare(&self, path: &Path) -> Result<(), Fault> {
         if !self.is_durable() {
             return Ok(());
         }
         std::fs::create_dir_all(path)
             .map_err(|error| Fault::from_io("create the directory", path, error))?;
-        journal::check(path)
+        wal_check::check(path)
     }
 }
 
-/// Whether an error says that an answer would have needed a read from disk.
+/// Whether an error says that the answer needs a read from disk.
 pub(crate) fn would_block(error: &rocksdb::Error) -> bool {
     error.kind() == rocksdb::ErrorKind::Incomplete
 }

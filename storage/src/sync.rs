@@ -1,7 +1,7 @@
 //! Locks whose holder may have panicked.
 //!
-//! Must always hold: everything under these locks is changed in one step after all
-//! that can fail, so a panic of a holder leaves it whole and others may go on.
+//! Must always hold: everything under these locks is changed in one step after everything fallible,
+//! so a panic of a holder leaves it consistent and others may continue.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -78,7 +78,7 @@ mutation 'a freed slot is offered to nobody' release.rs \
 mutation 'weights are ignored' order.rs \
     's/counter\.deficit = counter\.weight;/counter.deficit = 1;/'
 mutation 'a turn never ends' order.rs \
-    's/if counter\.deficit == 0 && counter\.place == Place::Ring/if counter.deficit > counter.weight/'
+    's/if counter\.deficit == 0 && counter\.in_list == InList::Ring/if counter.deficit > counter.weight/'
 mutation 'deeper counters are favoured for ever' order.rs \
     's/ \|\| \*favours >= FAVOURS_MAX//'
 mutation 'no counter is favoured' order.rs \

@@ -59,8 +59,8 @@ fn what_is_none_is_refused_and_left_alone() {
     };
     with("other").expect_refused(&["other is not a forebay data directory", "precious"]);
     assert_eq!(std::fs::read_dir(place.path("other")).unwrap().count(), 1);
-    with("items").expect_refused(&["items cannot be used, for items is a file"]);
-    with("items/data").expect_refused(&["items/data cannot be used, for items is a file"]);
+    with("items").expect_refused(&["items cannot be used: items is a file"]);
+    with("items/data").expect_refused(&["items/data cannot be used: items is a file"]);
     place.run(&["status", "--data-dir", "items"]).expect_refused(&["items is a file"]);
     for question in ["status", "entries", "queues"] {
         place.run(&[question, "--data-dir", "none"]).expect_refused(&["no data directory at none"]);

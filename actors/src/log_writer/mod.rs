@@ -311,7 +311,7 @@ impl WriterCore {
                 for (((partition, _), records), outcome) in groups.into_iter().zip(outcomes) {
                     self.tell(partition, records, outcome);
                 }
-                if let Err(error) = self.store.settle() {
+                if let Err(error) = self.store.finish_appends() {
                     // The next append says so to whoever waits for it.
                     tracing::error!(%error, "the log cannot be written");
                 }

@@ -1,20 +1,19 @@
-//! What a change of the inbox rows does to the cache: enqueue, removal, yield, and
-//! the hand-over of the head.
+//! How changes of the inbox rows update the cache: enqueue, removal, yield, and handing out the
+//! head.
 //!
-//! Owns: the tables of the design, one branch per row. Must always hold: a key that
-//! is not kept lies above the anchor afterwards. Must not know: how scans are merged.
+//! Owns: the design's tables of cases, one branch per row. Must always hold: a key that is not kept
+//! is above the anchor afterwards. Must not know: how scans are merged.
 
 use forebay_messages::EntryKey;
 
 use super::{Inbox, refill::Refill};
 
 impl Inbox {
-    /// Tells that a row was put (after its commit).
+    /// Reports that a row was stored (after its commit).
     ///
-    /// A row that is known already changes nothing: a scan may have shown it before
-    /// its notification came, and it may even be handed out by now.
-    /// The partition puts a row under the same key again only after its removal was
-    /// told, or together with that (a yield).
+    /// A known row changes nothing: a scan may have returned it before its notification arrived,
+    /// and it may even be handed out by now. The partition stores a row under the same key again
+    /// only after reporting its removal, or together with it (a yield).
     pub fn enqueue(&mut self, key: EntryKey) {
         if self.is_dispatched(key) {
             return;
@@ -37,8 +36,8 @@ impl Inbox {
         }
     }
 
-    /// The bound is the anchor and not the back of the cache: after the back was
-    /// consumed, keys between the two would be lost otherwise.
+    /// Compares with the anchor, not with the last cached key: once the last cached key is
+    /// consumed, keys between the two would be lost.
     fn insert_covered(&mut self, key: EntryKey) {
         let Err(index) = self.items.binary_search(&key) else {
             return;
@@ -52,16 +51,16 @@ impl Inbox {
             self.items.pop_back();
             self.items.insert(index, key);
         }
-        // Everything above the back is undiscovered again, and a running scan began
-        // too high to find it.
+        // Everything above the last cached key is undiscovered again, and a running scan began too
+        // high to find it.
         self.anchor = self.items.back().copied();
         self.complete = false;
         self.cancel_refill();
     }
 
-    /// Tells that a row is gone (after its commit). Also how a decision is confirmed:
-    /// leaving the handed-out keys is a removal like any other, because a running
-    /// scan may still show the row.
+    /// Reports that a row was removed (after its commit). This also confirms a decision: leaving
+    /// the handed-out keys is a removal like any other, because a running scan may still return the
+    /// row.
     pub fn remove(&mut self, key: EntryKey) {
         if let Ok(index) = self.items.binary_search(&key) {
             self.items.remove(index);
@@ -77,9 +76,8 @@ impl Inbox {
         }
     }
 
-    /// Tells that a key which was handed out stays in the inbox after all: a removal
-    /// followed by an enqueue. Says whether it was handed out; otherwise nothing
-    /// changes.
+    /// Reports that a handed-out key stays in the inbox: a removal followed by an enqueue. Returns
+    /// whether it was handed out; otherwise nothing changes.
     pub fn yield_back(&mut self, key: EntryKey) -> bool {
         let was_dispatched = self.is_dispatched(key);
         if was_dispatched {
@@ -89,12 +87,11 @@ impl Inbox {
         was_dispatched
     }
 
-    /// Hands the head out. It counts as dispatched until [`Self::remove`] or
-    /// [`Self::yield_back`].
+    /// Hands out the head. It counts as dispatched until [`Self::remove`] or [`Self::yield_back`].
     pub fn take_head(&mut self) -> Option<EntryKey> {
         let key = self.items.pop_front()?;
         match self.dispatched.binary_search(&key) {
-            Ok(_) => panic!("{key:?} was cached although it was handed out before"),
+            Ok(_) => panic!("{key:?} is cached and handed out"),
             Err(index) => self.dispatched.insert(index, key),
         }
         Some(key)

@@ -1,22 +1,22 @@
 //! The inbox cache of one vqueue: which entries are next, without reading storage
 //! for each of them.
 //!
-//! Owns: at most [`INBOX_CACHE_CAPACITY`] cached keys in key order, how far storage
-//! is known (the anchor), what was told while a refill ran (the overlay), and the
-//! keys that were handed out and whose decisions are not applied yet.
+//! Owns: at most [`INBOX_CACHE_CAPACITY`] cached keys in key order, how far storage is known (the
+//! anchor), the changes reported while a refill runs (the overlay), and the keys that were handed
+//! out and whose decisions are not applied yet.
 //!
-//! Rests on one promise of the partition: **storage is written before anyone is
-//! notified**. A scan may therefore show more than was told, never less.
+//! Relies on one promise of the partition: **storage is written before a change is reported**. A
+//! scan may therefore return more than was reported, never less.
 //!
 //! Guarantees, shown by the model in `tests/inbox`:
-//! 1. A row whose removal was told is never handed out.
+//! 1. A row whose removal was reported is never handed out.
 //! 2. A stored row is never lost: draining hands out exactly what is stored.
-//! 3. The head is the least of the rows that were told and are not handed out.
+//! 3. The head is the smallest reported row that is not handed out.
 //! 4. Neither cache nor overlay ever exceeds the capacity.
-//! 5. [`Inbox::is_empty_for_sure`] only when nothing is stored but what is handed out.
+//! 5. [`Inbox::is_empty_for_sure`] holds only when nothing is stored but what is handed out.
 //!
 //! Must not know: permits, limits, locks, time, threads. It says what to scan
-//! ([`Inbox::start_refill`]); somebody else scans.
+//! ([`Inbox::start_refill`]); its caller scans.
 
 mod cache;
 mod check;
@@ -29,14 +29,14 @@ use forebay_messages::{EntryKey, actor::RefillId};
 
 use refill::{InFlight, Refill};
 
-/// How many keys an inbox caches, and how many changes its overlay holds.
+/// Maximum number of keys an inbox caches, and of changes its overlay holds.
 ///
-/// Most queues are shorter than this and never read storage again; a longer one pays
-/// one scan for so many entries. 24 keys are 1.1 KiB.
+/// Most queues are shorter than this and never read storage again; a longer one needs one scan per
+/// this many entries. 24 keys are 1.1 KiB.
 pub const INBOX_CACHE_CAPACITY: usize = 24;
 
-/// A refill is wanted when at most a quarter of the cache is left, so that a blocking
-/// scan overlaps with the dispatch of what is cached.
+/// A refill starts when at most a quarter of the cache is left, so that a blocking scan overlaps
+/// with dispatching the cached keys.
 const LOW_WATER_DIVISOR: usize = 4;
 
 /// The inbox cache of one vqueue; see the module's guarantees.
@@ -47,10 +47,10 @@ const LOW_WATER_DIVISOR: usize = 4;
 ///
 /// let key = |seq| EntryKey { seq: InboxSeq(seq), ..EntryKey::default() };
 /// let mut inbox = Inbox::new(Vec::new());
-/// assert!(!inbox.is_empty_for_sure(), "nothing is known yet");
+/// assert!(!inbox.is_empty_for_sure(), "the inbox is unknown");
 ///
 /// let request = inbox.start_refill(VQueueId::default());
-/// inbox.enqueue(key(7)); // told while the scan runs
+/// inbox.enqueue(key(7)); // reported while the scan runs
 /// inbox.refill_done(&RefillDone { id: request.id, rows: vec![key(3)], reached_end: true });
 ///
 /// assert_eq!(inbox.take_head(), Some(key(3)));
@@ -77,14 +77,14 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// A new incarnation: it knows nothing of what is stored (no anchor, not
-    /// complete) except which keys were `dispatched` by an earlier one.
+    /// A new incarnation: it knows nothing about storage (no anchor, not complete) except which
+    /// keys were `dispatched` by an earlier one.
     #[must_use]
     pub fn new(dispatched: Vec<EntryKey>) -> Self {
         Self::with_capacity(INBOX_CACHE_CAPACITY, dispatched)
     }
 
-    /// The same with another capacity: small ones reach overflows sooner in tests.
+    /// Like [`Self::new`] with another capacity: small ones overflow sooner in tests.
     ///
     /// # Panics
     /// When the capacity is zero.
@@ -104,7 +104,7 @@ impl Inbox {
         }
     }
 
-    /// The next entry; absent when the queue is empty or not discovered yet.
+    /// The next entry; `None` when the queue is empty or not discovered yet.
     #[must_use]
     pub fn head(&self) -> Option<EntryKey> {
         self.items.front().copied()
@@ -115,7 +115,7 @@ impl Inbox {
         self.items.iter()
     }
 
-    /// Up to which key storage is accounted for.
+    /// The key up to which storage is accounted for.
     #[must_use]
     pub fn anchor(&self) -> Option<EntryKey> {
         self.anchor
@@ -127,8 +127,7 @@ impl Inbox {
         self.complete
     }
 
-    /// Whether nothing is stored but what is handed out. `false` also when that is
-    /// not known.
+    /// Whether nothing is stored but what is handed out. Also `false` when that is unknown.
     #[must_use]
     pub fn is_empty_for_sure(&self) -> bool {
         self.complete && self.items.is_empty()
@@ -145,7 +144,7 @@ impl Inbox {
         self.in_flight().is_some()
     }
 
-    /// Whether more should be read: the cache runs low and storage may hold more.
+    /// Whether to read more: the cache runs low and storage may hold more.
     #[must_use]
     pub fn wants_refill(&self) -> bool {
         !self.complete
@@ -153,7 +152,7 @@ impl Inbox {
             && self.items.len() <= self.capacity / LOW_WATER_DIVISOR
     }
 
-    /// Gives back memory that a burst left behind.
+    /// Frees memory that a burst left allocated.
     pub fn trim(&mut self) {
         self.items.shrink_to(self.capacity);
         self.dispatched.shrink_to(self.capacity);
@@ -166,7 +165,7 @@ impl Inbox {
         }
     }
 
-    /// Inside coverage: `key` is at or below the anchor.
+    /// Whether `key` is at or below the anchor.
     fn covers(&self, key: EntryKey) -> bool {
         self.anchor.is_some_and(|anchor| key <= anchor)
     }
@@ -176,7 +175,7 @@ impl Inbox {
     }
 
     fn is_dispatched(&self, key: EntryKey) -> bool {
-        // Mostly the keys handed out sort before the one asked for.
+        // The handed-out keys mostly sort before `key`.
         self.dispatched.back().is_some_and(|last| key <= *last)
             && self.dispatched.binary_search(&key).is_ok()
     }

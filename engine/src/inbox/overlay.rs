@@ -1,20 +1,19 @@
-//! What was told while a refill ran: the changes that its snapshot may not show.
+//! The changes reported while a refill runs, which its snapshot may not contain.
 //!
-//! Owns: a sorted list of changes and the horizon. Must always hold: at most
-//! `capacity` changes; all of them below the horizon; the horizon only shrinks.
-//! It never evicts a change from its back to make room silently: an evicted tombstone
-//! would let a deleted row back in. What does not fit moves the horizon down instead,
-//! and nothing at or above the horizon is believed, neither change nor row.
-//! Must not know: the cache.
+//! Owns: a sorted list of changes and the horizon. Must always hold: at most `capacity` changes;
+//! all of them below the horizon; the horizon only shrinks. It never silently evicts a change to
+//! make room: an evicted tombstone would let a deleted row back in. A change that does not fit
+//! moves the horizon down instead, and nothing at or above the horizon is used, neither change nor
+//! row. Must not know: the cache.
 
 use forebay_messages::EntryKey;
 
-/// What was told last of a key.
+/// The latest reported change of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// The row is there.
+    /// The row is stored.
     Add,
-    /// The row is gone.
+    /// The row is removed.
     Tombstone,
 }
 
@@ -22,7 +21,7 @@ pub(super) enum Change {
 pub(super) struct Overlay {
     /// Sorted by key, unique, at most `capacity`, all below `horizon`.
     changes: Vec<(EntryKey, Change)>,
-    /// Exclusive upper bound of what is believed; only shrinks.
+    /// Exclusive upper bound of the keys that may be used; only shrinks.
     horizon: Option<EntryKey>,
     capacity: usize,
 }
@@ -40,12 +39,12 @@ impl Overlay {
         self.horizon
     }
 
-    /// The row was put. Replaces a tombstone.
+    /// The row was stored. Replaces a tombstone.
     pub(super) fn add(&mut self, key: EntryKey) {
         self.record(key, Change::Add);
     }
 
-    /// The row is gone. Replaces an add: the snapshot may still show the row.
+    /// The row was removed. Replaces an add: the snapshot may still contain the row.
     pub(super) fn tombstone(&mut self, key: EntryKey) {
         self.record(key, Change::Tombstone);
     }

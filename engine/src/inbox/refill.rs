@@ -1,9 +1,8 @@
-//! Refills: what to scan, and how its rows join the cache.
+//! Refills: what to scan, and how the rows join the cache.
 //!
-//! Owns: the refill in flight and the merge. Must always hold: the anchor never
-//! passes a stored key that is neither cached nor handed out; `complete` is claimed
-//! only by a scan that reached the end, kept everything and set no horizon.
-//! Must not know: who scans, or when a failed scan is tried again.
+//! Owns: the refill in flight and the merge. Must always hold: the anchor never passes a stored key
+//! that is neither cached nor handed out; `complete` is set only by a scan that reached the end,
+//! kept everything and set no horizon. Must not know: who scans, or when a failed scan is retried.
 
 use forebay_messages::{
     EntryKey, VQueueId,
@@ -18,9 +17,9 @@ use super::{
 /// Whether a scan is running.
 #[derive(Debug)]
 pub(super) enum Refill {
-    /// None is.
+    /// No scan.
     Standby,
-    /// One is. Boxed: most vqueues never scan twice.
+    /// A scan is running. Boxed: most vqueues never scan twice.
     InFlight(Box<InFlight>),
 }
 
@@ -28,16 +27,16 @@ pub(super) enum Refill {
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) id: RefillId,
-    /// Where the scan began. The anchor stands still until the scan ends.
+    /// Where the scan began. The anchor does not move until the scan ends.
     pub(super) start_anchor: Option<EntryKey>,
     pub(super) overlay: Overlay,
     cancel: CancelRefill,
 }
 
 impl Inbox {
-    /// Begins a refill: rows after the anchor, as many as the cache has room for plus
-    /// those that will be skipped. Each refill needs a reader of its own (a fresh
-    /// snapshot), taken at any time after this call.
+    /// Begins a refill: rows after the anchor, as many as the cache has room for plus those that
+    /// will be skipped. Each refill needs its own reader (a fresh snapshot), opened at any time
+    /// after this call.
     ///
     /// # Panics
     /// When one is in flight, or nothing is undiscovered.
@@ -62,15 +61,15 @@ impl Inbox {
         request
     }
 
-    /// How many handed-out keys lie above the anchor: a scan shows them again.
+    /// How many handed-out keys are above the anchor: a scan returns them again.
     fn dispatched_undiscovered(&self) -> usize {
         let covered =
             self.anchor.map_or(0, |anchor| self.dispatched.partition_point(|key| *key <= anchor));
         self.dispatched.len() - covered
     }
 
-    /// Takes the rows of a scan in. Says whether it was the refill in flight; the
-    /// answer to any other (a canceled one) changes nothing.
+    /// Merges the rows of a scan. Returns whether it was the refill in flight; any other answer (of
+    /// a canceled refill) changes nothing.
     ///
     /// # Panics
     /// When the rows are not in strictly ascending order above where the scan began.
@@ -87,14 +86,14 @@ impl Inbox {
         true
     }
 
-    /// The scan failed: back to standby, nothing is lost. Says whether it was the
-    /// refill in flight.
+    /// The scan failed: back to standby, nothing is lost. Returns whether it was the refill in
+    /// flight.
     pub fn refill_failed(&mut self, id: RefillId) -> bool {
         self.land(id).is_some()
     }
 
-    /// Gives the refill in flight up, if there is one: its worker is told to stop and
-    /// its answer will be ignored. What was told meanwhile is discovered by the next.
+    /// Abandons the refill in flight, if any: its worker is told to stop and its answer is ignored.
+    /// The next refill discovers what was reported meanwhile.
     pub fn cancel_refill(&mut self) {
         if let Refill::InFlight(flight) = std::mem::replace(&mut self.refill, Refill::Standby) {
             flight.cancel.cancel();
@@ -112,10 +111,9 @@ impl Inbox {
         }
     }
 
-    /// Joins rows and overlay in key order; the overlay wins. Stops where the cache
-    /// is full, at the horizon, and, unless the scan reached the end, after the last
-    /// scanned row: rows beyond it are unknown, so an overlay key beyond it must not
-    /// pull the anchor over them.
+    /// Joins rows and overlay in key order; the overlay wins. Stops where the cache is full, at the
+    /// horizon and, unless the scan reached the end, after the last scanned row: rows beyond it are
+    /// unknown, so an overlay key beyond it must not move the anchor past them.
     fn merge(&mut self, flight: &InFlight, rows: &[EntryKey], reached_end: bool) {
         let horizon = flight.overlay.horizon();
         let scanned_to = rows.last().copied();
@@ -129,7 +127,7 @@ impl Inbox {
             if is_there && !self.is_dispatched(key) {
                 assert!(
                     self.items.back().is_none_or(|back| *back < key),
-                    "{key:?} was found behind {back_before:?} but does not sort there"
+                    "{key:?} was found after {back_before:?} but does not sort there"
                 );
                 self.make_room();
                 self.items.push_back(key);
@@ -140,7 +138,7 @@ impl Inbox {
     }
 }
 
-/// The keys of rows and overlay in order, each once, and whether the row is there.
+/// The keys of rows and overlay in order, each once, and whether the row is stored.
 struct Joined<'a> {
     rows: &'a [EntryKey],
     changes: &'a [(EntryKey, Change)],

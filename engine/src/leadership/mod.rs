@@ -3,22 +3,21 @@
 //!
 //! Must always hold:
 //! - L1: the log is fenced at an epoch before that epoch is announced.
-//! - L2: leadership begins when the own announcement is *applied*: everything before
-//!   it in the log has been applied then.
-//! - L3: order of a start: limiter seeded, then attempts of earlier epochs begin to go
-//!   back, then the gate opens.
+//! - L2: leadership begins when the own announcement is *applied*: everything before it in the log
+//!   has been applied by then.
+//! - L3: start order: the limiter is seeded, then attempts of earlier epochs begin to return to
+//!   their inboxes, then the gate opens.
 //! - L4: a newer epoch seen in the log ends a leadership at once.
-//! - L5: more than [`RESTARTS_MAX`] restarts within [`RESTART_WINDOW_MS`] end it too;
-//!   it runs again after a backoff.
-//! - L6: nobody takes over by itself from a leader that is known to live; as long as
-//!   somebody stands, a partition does not stay without a leader, whoever fenced whom
-//!   and died.
-//! - L7: whoever was told to leave leads no more by the deadline, and does not run
+//! - L5: more than [`RESTARTS_MAX`] restarts within [`RESTART_WINDOW_MS`] end it too; the replica
+//!   runs again after a backoff.
+//! - L6: no replica takes over on its own from a leader known to be alive; as long as any replica
+//!   stands, a partition does not stay without a leader, whichever replica fenced another and died.
+//! - L7: a replica that was told to leave no longer leads after the deadline, and does not run
 //!   again before it is told to.
 //!
-//! L6 where several replicas share a log: leaders hold a *lease*, which says that they
-//! live and nothing else (a leader is fenced by the log, never by a clock). A replica
-//! that stands runs when it sees the lease free.
+//! L6 where several replicas share a log: leaders hold a *lease*, which only says that they are
+//! alive (a leader is fenced by the log, never by a clock). A standing replica runs when it sees
+//! the lease free.
 //!
 //! Must not know: limits, entries, how actors are spawned, where leases are kept.
 
@@ -30,53 +29,53 @@ use forebay_messages::{Epoch, Generation, NodeId, Timestamp};
 
 use crate::Machine;
 
-/// First wait before running again, in milliseconds; doubles up to the maximum.
+/// First delay before running again, in milliseconds; doubles up to the maximum.
 pub const BACKOFF_FIRST_MS: u64 = 100;
-/// Longest wait before running again, in milliseconds.
+/// Longest delay before running again, in milliseconds.
 pub const BACKOFF_MAX_MS: u64 = 10_000;
-/// How long whoever fenced this replica off gets to announce itself before this one
-/// runs again, in milliseconds.
+/// How long a rival that fenced this replica off has to announce itself before this one runs again,
+/// in milliseconds.
 pub const RIVAL_GRACE_MS: u64 = 1_000;
-/// How much longer each rank waits after it saw the lease free, in milliseconds.
+/// Additional delay per rank after the lease is seen free, in milliseconds.
 pub const RANK_WAIT_MS: u64 = 500;
 
-/// The role of a replica, as it is reported.
+/// The role of a replica, as reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Applies what the log says, nothing else.
+    /// Applies the log and does nothing else.
     Follower,
-    /// Obtained an epoch, waits for its announcement.
+    /// Has obtained an epoch and waits for its announcement to be applied.
     Candidate {
         /// The epoch.
         epoch: Epoch,
     },
-    /// Leads; `open`: the gate is open.
+    /// Leads.
     Leader {
         /// The epoch.
         epoch: Epoch,
-        /// Clients are served.
+        /// Whether the gate is open: clients are served.
         open: bool,
     },
 }
 
-/// What the supervisor is told.
+/// Inputs of the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeadershipInput {
-    /// Lead, whoever leads now; and stand from now on.
+    /// Lead, even if another replica leads now; and stand from now on.
     Run,
-    /// Lead when nobody does.
+    /// Lead whenever no other replica does.
     Stand {
-        /// Those of a lower rank go first.
+        /// Lower ranks go first.
         rank: u8,
     },
-    /// How the lease looks; comes regularly where several replicas share a log.
+    /// State of the lease; arrives regularly where several replicas share a log.
     Lease {
-        /// The epoch of whoever holds it; `None`: nobody does (any more).
+        /// The epoch of the holder; `None`: it is free.
         held: Option<Epoch>,
     },
-    /// The metadata store gave an epoch that nobody else has.
+    /// The metadata store granted an epoch that no other replica has.
     EpochObtained(Epoch),
-    /// It did not.
+    /// The metadata store granted no epoch.
     EpochRefused {
         /// Why, for people.
         reason: String,
@@ -86,7 +85,7 @@ pub enum LeadershipInput {
         /// At this epoch.
         epoch: Epoch,
     },
-    /// The log was not fenced: somebody else was faster.
+    /// The log was not fenced: another replica was faster.
     FenceFailed {
         /// At this epoch.
         epoch: Epoch,
@@ -105,7 +104,7 @@ pub enum LeadershipInput {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// Attempts of earlier epochs go back to their inboxes.
+    /// Attempts of earlier epochs are returning to their inboxes.
     Draining {
         /// Under which epoch.
         epoch: Epoch,
@@ -119,30 +118,30 @@ pub enum LeadershipInput {
     Refused {
         /// Why, for people.
         reason: String,
-        /// The epoch in force, when it is that.
+        /// The newer epoch in force, if that is the reason.
         fenced_by: Option<Epoch>,
     },
-    /// Stop leading at once and do not run again by yourself.
+    /// Stop leading at once and do not run again without being told.
     StepDown,
-    /// Stop leading in order: nothing new starts, what runs may end.
+    /// Stop leading in order: nothing new starts, running attempts may end.
     Leave {
-        /// When whatever still runs is left behind.
+        /// When handlers that still run are abandoned.
         by: Timestamp,
     },
-    /// Nothing runs and nobody waits any more, and the gate is closed.
+    /// Nothing runs or waits any more, and the gate is closed.
     Quiet {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// A time came that was armed for.
+    /// The armed time was reached.
     RetryDue,
 }
 
-/// What the supervisor wants done, in order.
+/// Effects of the supervisor, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeadershipEffect {
-    /// Raise the partition's epoch in the metadata store (compare-and-swap), above
-    /// this one; answered once.
+    /// Raise the partition's epoch in the metadata store (compare-and-swap) above this one;
+    /// answered once.
     ObtainEpoch {
         /// The highest epoch known here.
         above: Epoch,
@@ -157,50 +156,50 @@ pub enum LeadershipEffect {
         /// The epoch.
         epoch: Epoch,
     },
-    /// Start a fresh limiter in place of any other.
+    /// Start a new limiter in place of any other.
     StartLimiter {
         /// Its incarnation.
         incarnation: Generation,
     },
-    /// Have the partition seed it.
+    /// Let the partition seed it.
     Seed {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// Have the partition give back attempts of earlier epochs.
+    /// Let the partition return attempts of earlier epochs to their inboxes.
     Drain {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// Have the partition serve clients.
+    /// Let the partition serve clients.
     OpenGate {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// Have the partition start nothing new and say when it is quiet.
+    /// Let the partition start nothing new and report when it is quiet.
     CloseGate {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// Have the partition stop leading.
+    /// Let the partition stop leading.
     StopLeading,
     /// Stop the limiter.
     StopLimiter,
     /// The role changed.
     Report(Role),
-    /// Something that a person should know.
+    /// A message for the operator.
     Warn(String),
-    /// Take the lease, or hold it for longer.
+    /// Take the lease, or extend it.
     HoldLease {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// Give the lease free, unless a newer epoch has it.
+    /// Release the lease, unless a newer epoch holds it.
     FreeLease {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// Come back with `RetryDue`.
+    /// Send `RetryDue` at this time.
     RetryAt(Timestamp),
 }
 
@@ -214,21 +213,20 @@ pub struct Leadership {
     incarnation: Generation,
     restarts: Restarts,
     failures: u32,
-    /// It runs when nobody leads; its rank among those who do.
+    /// It runs when no replica leads; its rank among the standing ones.
     stands: Option<u8>,
-    /// Somebody else announced itself since this one last led, and is not known to be
-    /// gone.
+    /// Another replica has announced itself since this one last led, and is not known to be gone.
     other_leads: bool,
-    /// Since when the lease is seen free.
+    /// Since when the lease has been seen free.
     free_since: Option<Timestamp>,
-    /// When it runs again. Only the last one armed counts.
+    /// When it runs again. Only the last armed time counts.
     retry_at: Option<Timestamp>,
-    /// It leads until it is quiet, at most until then.
+    /// It leads until it is quiet, at most until this time.
     leaves_by: Option<Timestamp>,
 }
 
 impl Leadership {
-    /// A follower on a node, whose store knows of this epoch.
+    /// A follower on a node whose store knows this epoch.
     #[must_use]
     pub fn new(node: NodeId, highest: Epoch) -> Self {
         Self {
@@ -246,7 +244,7 @@ impl Leadership {
         }
     }
 
-    /// The present role.
+    /// The current role.
     #[must_use]
     pub fn role(&self) -> &Role {
         &self.role
@@ -282,7 +280,7 @@ impl Leadership {
         }
     }
 
-    /// Runs again after a backoff, and not before `wait_min_ms`.
+    /// Runs again after a backoff of at least `wait_min_ms`.
     fn run_later(&mut self, now: Timestamp, wait_min_ms: u64, effects: &mut Vec<LeadershipEffect>) {
         let backoff = (BACKOFF_FIRST_MS << self.failures.min(16)).min(BACKOFF_MAX_MS);
         self.failures += 1;
@@ -304,8 +302,8 @@ impl Leadership {
     }
 
     fn on_announced(&mut self, node: NodeId, epoch: Epoch, effects: &mut Vec<LeadershipEffect>) {
-        // Of an older one nothing follows for who leads now: a replica that starts hears of
-        // those that led before, and may have been refused by the newest meanwhile.
+        // An older announcement says nothing about who leads now: a replica that starts sees those
+        // of earlier leaders, and may have been refused by the newest meanwhile.
         let is_newest = epoch >= self.highest;
         self.highest = self.highest.max(epoch);
         let own = self.own_epoch().unwrap_or_default();
@@ -339,7 +337,7 @@ impl Leadership {
             return;
         }
         if epoch <= self.highest {
-            // Somebody announced a newer one since it was asked for.
+            // A newer epoch was announced since it was requested.
             effects.push(LeadershipEffect::Warn(format!(
                 "cannot lead: epoch {epoch} is not newer than {}",
                 self.highest
@@ -355,7 +353,7 @@ impl Leadership {
         effects.push(LeadershipEffect::Fence { epoch });
     }
 
-    /// The log refuses what this replica writes, or will refuse it.
+    /// The log refuses this replica's writes, or will refuse them.
     fn on_refused(
         &mut self,
         now: Timestamp,
@@ -363,17 +361,17 @@ impl Leadership {
         fenced_by: Option<Epoch>,
         effects: &mut Vec<LeadershipEffect>,
     ) {
-        // Whoever has left already arranged then for what follows.
+        // A replica that has left already armed what follows.
         let Some(own) = self.own_epoch() else { return };
         if fenced_by.is_some_and(|epoch| epoch <= own) {
-            // Late news about an epoch before its own.
+            // A late message about an epoch before its own.
             return;
         }
         effects.push(LeadershipEffect::Warn(reason));
         self.fall_back(effects);
         self.highest = self.highest.max(fenced_by.unwrap_or_default());
         if self.stands.is_some() {
-            // Whoever fenced it may have died before it announced itself.
+            // The rival that fenced it may have died before announcing itself.
             let grace = if fenced_by.is_some() { RIVAL_GRACE_MS } else { 0 };
             self.run_later(now, grace, effects);
         }
@@ -412,7 +410,7 @@ impl Leadership {
     ) {
         match (self.own_epoch(), held) {
             (Some(own), Some(held)) if held > own => {
-                // It was fenced off and has not heard of it: whoever waits must not.
+                // It was fenced off without noticing: it must not keep the others waiting.
                 let reason = format!("epoch {held} holds the lease: stepping down from {own}");
                 self.on_refused(now, reason, Some(held), effects);
             }
@@ -430,12 +428,12 @@ impl Leadership {
         }
     }
 
-    /// Stops leading in order; whoever does not serve clients just stops.
+    /// Stops leading in order; a replica that does not serve clients just stops.
     fn on_leave(&mut self, by: Timestamp, effects: &mut Vec<LeadershipEffect>) {
         self.stands = None;
         self.retry_at = None;
         if let Some(before) = self.leaves_by {
-            // It leaves already: it may be told to hurry, not to stay longer.
+            // Already leaving: the deadline may only come sooner.
             let by = by.min(before);
             self.leaves_by = Some(by);
             return effects.push(LeadershipEffect::RetryAt(by));
@@ -452,7 +450,7 @@ impl Leadership {
     fn has_left(&mut self, effects: &mut Vec<LeadershipEffect>) {
         self.fall_back(effects);
         if self.stands.is_some() {
-            // It was told to run while it left.
+            // It was told to run while leaving.
             self.run_now(effects);
         }
     }
@@ -462,7 +460,7 @@ impl Leadership {
             self.has_left(effects);
         } else if self.retry_at.is_some_and(|at| now >= at) {
             self.retry_at = None;
-            // L6: since it was armed, somebody else may have begun to lead.
+            // L6: another replica may have begun to lead since the timer was armed.
             if self.stands.is_some() && !self.other_leads {
                 self.run_now(effects);
             }

@@ -1,4 +1,4 @@
-//! Scenarios of leadership, effect by effect.
+//! Leadership scenarios, effect by effect.
 
 use forebay_messages::{Epoch, Generation, NodeId, Timestamp};
 
@@ -29,7 +29,7 @@ fn leader() -> Leadership {
 }
 
 #[test]
-fn the_start_of_a_leadership_keeps_its_order() {
+fn a_leadership_starts_in_order() {
     let mut machine = Leadership::new(OWN, Epoch(4));
     let epoch = Epoch(5);
     assert_eq!(step(&mut machine, 0, Input::Run), [Effect::ObtainEpoch { above: Epoch(4) }]);
@@ -58,17 +58,17 @@ fn the_start_of_a_leadership_keeps_its_order() {
 }
 
 #[test]
-fn a_newer_epoch_in_the_log_ends_a_leadership_and_an_older_one_does_not() {
+fn only_a_newer_epoch_in_the_log_ends_a_leadership() {
     let mut machine = leader();
     assert_eq!(step(&mut machine, 0, Input::Announced { node: NodeId(2), epoch: Epoch(4) }), []);
     let effects = step(&mut machine, 0, Input::Announced { node: NodeId(2), epoch: Epoch(6) });
     assert!(effects.contains(&Effect::StopLeading));
     assert_eq!(machine.role(), &Role::Follower);
-    assert_eq!(step(&mut machine, 0, Input::RetryDue), [], "it does not fight back by itself");
+    assert_eq!(step(&mut machine, 0, Input::RetryDue), [], "it does not run again on its own");
 }
 
 #[test]
-fn a_limiter_that_dies_takes_the_start_with_it_and_too_many_deaths_the_leadership() {
+fn a_dead_limiter_repeats_the_start_and_too_many_deaths_end_the_leadership() {
     let mut machine = leader();
     for death in 1..=RESTARTS_MAX {
         let incarnation = Generation(u32::try_from(death).expect("small"));
@@ -95,7 +95,7 @@ fn deaths_far_apart_do_not_add_up() {
 }
 
 #[test]
-fn a_refused_epoch_is_tried_again_with_a_growing_wait() {
+fn a_refused_epoch_is_retried_with_backoff() {
     let mut machine = Leadership::new(OWN, Epoch(0));
     step(&mut machine, 0, Input::Run);
     let refused = || Input::EpochRefused { reason: "no".to_owned() };
@@ -107,12 +107,12 @@ fn a_refused_epoch_is_tried_again_with_a_growing_wait() {
 }
 
 #[test]
-fn an_epoch_that_is_not_newer_than_what_was_announced_meanwhile_is_given_up() {
+fn an_epoch_not_newer_than_the_last_announcement_is_abandoned() {
     let mut machine = Leadership::new(OWN, Epoch(4));
     step(&mut machine, 0, Input::Run);
     step(&mut machine, 0, Input::Announced { node: NodeId(2), epoch: Epoch(6) });
     let effects = step(&mut machine, 0, Input::EpochObtained(Epoch(5)));
-    assert!(matches!(effects[..], [Effect::Warn(_)]), "the other one leads: {effects:?}");
+    assert!(matches!(effects[..], [Effect::Warn(_)]), "the other replica leads: {effects:?}");
     assert_eq!(machine.role(), &Role::Follower);
     assert_eq!(step(&mut machine, 0, free()), [Effect::ObtainEpoch { above: Epoch(6) }]);
 }
@@ -125,9 +125,9 @@ fn announced(node: u32, epoch: u64) -> Input {
     Input::Announced { node: NodeId(node), epoch: Epoch(epoch) }
 }
 
-/// The fencer dies before it announces itself: without the retry nobody would ever lead.
+/// The fencer dies before it announces itself: without the retry no replica would ever lead.
 #[test]
-fn whoever_was_fenced_off_runs_again_when_the_fencer_stays_silent() {
+fn a_fenced_replica_runs_again_if_the_fencer_stays_silent() {
     let mut machine = leader();
     let effects = step(&mut machine, 1_000, refused(Some(Epoch(7))));
     let at = Timestamp(1_000 + RIVAL_GRACE_MS);
@@ -139,16 +139,16 @@ fn whoever_was_fenced_off_runs_again_when_the_fencer_stays_silent() {
 }
 
 #[test]
-fn a_retry_does_not_take_over_from_whoever_leads_by_then() {
+fn a_retry_does_not_take_over_from_a_new_leader() {
     let mut machine = leader();
     step(&mut machine, 0, refused(Some(Epoch(7))));
     step(&mut machine, 10, announced(2, 7));
     assert_eq!(step(&mut machine, RIVAL_GRACE_MS, Input::RetryDue), []);
-    assert_eq!(step(&mut machine, 60_000, Input::RetryDue), [], "a timer of long ago");
+    assert_eq!(step(&mut machine, 60_000, Input::RetryDue), [], "an old timer");
 }
 
 #[test]
-fn a_timer_that_was_replaced_does_nothing() {
+fn a_replaced_timer_does_nothing() {
     let mut machine = Leadership::new(OWN, Epoch(0));
     step(&mut machine, 0, Input::Run);
     let refused = || Input::EpochRefused { reason: "no".to_owned() };
@@ -160,7 +160,7 @@ fn a_timer_that_was_replaced_does_nothing() {
 }
 
 #[test]
-fn a_fence_that_failed_late_is_about_another_candidacy() {
+fn a_late_fence_failure_does_not_end_a_newer_candidacy() {
     let mut machine = leader();
     let late = Input::FenceFailed { epoch: Epoch(4), current: Epoch(5) };
     assert_eq!(step(&mut machine, 0, late), []);
@@ -168,7 +168,7 @@ fn a_fence_that_failed_late_is_about_another_candidacy() {
 }
 
 #[test]
-fn a_follower_that_stands_runs_when_the_lease_is_free_and_not_before() {
+fn a_standing_follower_runs_only_when_the_lease_is_free() {
     let mut machine = Leadership::new(OWN, Epoch(4));
     assert_eq!(step(&mut machine, 0, free()), [], "it does not stand");
     step(&mut machine, 0, Input::Stand { rank: 0 });
@@ -177,20 +177,20 @@ fn a_follower_that_stands_runs_when_the_lease_is_free_and_not_before() {
 }
 
 #[test]
-fn a_higher_rank_waits_for_the_lower_ones_to_go_first() {
+fn higher_ranks_wait_for_lower_ones() {
     let mut machine = Leadership::new(OWN, Epoch(4));
     step(&mut machine, 0, Input::Stand { rank: 2 });
     assert_eq!(step(&mut machine, 100, free()), []);
     assert_eq!(step(&mut machine, 600, free()), []);
     assert_eq!(step(&mut machine, 700, Input::Lease { held: Some(Epoch(5)) }), []);
-    assert_eq!(step(&mut machine, 1_200, free()), [], "it waits anew");
+    assert_eq!(step(&mut machine, 1_200, free()), [], "it waits again");
     let due = 1_200 + 2 * RANK_WAIT_MS;
     assert_eq!(step(&mut machine, due, free()), [Effect::ObtainEpoch { above: Epoch(4) }]);
 }
 
-/// A leader that is cut off from the log hears of no announcement and of no refusal.
+/// A leader that is cut off from the log receives neither announcements nor refusals.
 #[test]
-fn a_leader_that_sees_the_lease_with_a_newer_epoch_steps_down() {
+fn a_leader_steps_down_when_a_newer_epoch_holds_the_lease() {
     let mut machine = leader();
     let held = |epoch| Input::Lease { held: Some(Epoch(epoch)) };
     let holds = [Effect::HoldLease { epoch: Epoch(5) }];
@@ -201,7 +201,7 @@ fn a_leader_that_sees_the_lease_with_a_newer_epoch_steps_down() {
 }
 
 #[test]
-fn an_orderly_end_closes_the_gate_and_waits_until_it_is_quiet() {
+fn leaving_closes_the_gate_and_waits_until_quiet() {
     let (mut machine, epoch) = (leader(), Epoch(5));
     assert_eq!(
         step(&mut machine, 0, Input::Leave { by: Timestamp(500) }),
@@ -214,11 +214,11 @@ fn an_orderly_end_closes_the_gate_and_waits_until_it_is_quiet() {
     assert_eq!(step(&mut machine, 10, Input::Quiet { epoch: Epoch(4) }), []);
     assert!(step(&mut machine, 10, Input::Quiet { epoch }).contains(&Effect::StopLeading));
     assert_eq!(step(&mut machine, 500, Input::RetryDue), [], "it does not run again");
-    assert_eq!(step(&mut machine, 900, free()), [], "not even when nobody leads");
+    assert_eq!(step(&mut machine, 900, free()), [], "not even without a leader");
 }
 
 #[test]
-fn an_orderly_end_does_not_wait_beyond_its_deadline() {
+fn leaving_does_not_exceed_its_deadline() {
     let mut machine = leader();
     step(&mut machine, 0, Input::Leave { by: Timestamp(500) });
     assert_eq!(step(&mut machine, 499, Input::RetryDue), []);
@@ -226,9 +226,9 @@ fn an_orderly_end_does_not_wait_beyond_its_deadline() {
     assert!(effects.contains(&Effect::StopLeading) && machine.role() == &Role::Follower);
 }
 
-/// The second order ended the leadership at once, whatever time it left.
+/// Regression: a second order to leave ended the leadership at once, whatever its deadline.
 #[test]
-fn an_orderly_end_that_is_asked_for_again_can_only_come_sooner() {
+fn a_second_order_to_leave_can_only_shorten_the_deadline() {
     let mut machine = leader();
     let leave = |by| Input::Leave { by: Timestamp(by) };
     assert!(step(&mut machine, 0, leave(500)).contains(&Effect::RetryAt(Timestamp(500))));
@@ -240,7 +240,7 @@ fn an_orderly_end_that_is_asked_for_again_can_only_come_sooner() {
 }
 
 #[test]
-fn whoever_is_told_to_run_while_it_leaves_runs_once_it_has_left() {
+fn a_replica_told_to_run_while_leaving_runs_after_it_left() {
     let mut machine = leader();
     step(&mut machine, 0, Input::Leave { by: Timestamp(500) });
     assert_eq!(step(&mut machine, 0, Input::Run), []);
@@ -248,9 +248,9 @@ fn whoever_is_told_to_run_while_it_leaves_runs_once_it_has_left() {
     assert_eq!(effects.last(), Some(&Effect::ObtainEpoch { above: Epoch(5) }));
 }
 
-/// Too many restarts: it steps down, and runs again if nobody else does meanwhile.
+/// Too many restarts: it steps down, and runs again unless another replica leads meanwhile.
 #[test]
-fn whoever_gave_up_runs_again_only_when_there_is_no_other_leader() {
+fn after_giving_up_it_runs_again_only_without_another_leader() {
     let give_up = || {
         let mut machine = leader();
         for death in 1..=4 {
@@ -271,7 +271,7 @@ fn refused(fenced_by: Option<Epoch>) -> Input {
 }
 
 #[test]
-fn a_refusal_by_an_epoch_that_is_not_newer_is_old_news() {
+fn a_refusal_by_an_epoch_that_is_not_newer_is_ignored() {
     let mut machine = leader();
     assert_eq!(step(&mut machine, 0, refused(Some(Epoch(5)))), []);
     assert_eq!(machine.role(), &Role::Leader { epoch: Epoch(5), open: true });
@@ -283,15 +283,15 @@ fn many_refusals_arm_one_retry() {
     let mut machine = leader();
     let effects = step(&mut machine, 0, refused(None));
     assert_eq!(effects.last(), Some(&Effect::RetryAt(Timestamp(100))));
-    assert_eq!(step(&mut machine, 0, refused(None)), [], "it has left already");
+    assert_eq!(step(&mut machine, 0, refused(None)), [], "it already left");
     assert_eq!(step(&mut machine, 0, refused(None)), []);
     assert_eq!(step(&mut machine, 100, Input::RetryDue), [Effect::ObtainEpoch { above: Epoch(5) }]);
 }
 
-/// `make sim SEED=360388089836`: a node that started, was too old for the log and then heard
-/// from it that it had led before never ran again.
+/// Regression (`make sim SEED=360388089836`): a node that started, was too old for the log and then
+/// saw in the log that it had led before never ran again.
 #[test]
-fn news_of_an_earlier_leader_does_not_end_the_wait_for_another_run() {
+fn an_old_announcement_does_not_cancel_the_retry() {
     let mut machine = Leadership::new(OWN, Epoch(0));
     step(&mut machine, 0, Input::Run);
     step(&mut machine, 0, Input::EpochObtained(Epoch(2)));

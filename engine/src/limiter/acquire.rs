@@ -1,4 +1,4 @@
-//! Asking for permits, and taking the question back.
+//! Acquiring permits, and withdrawing a request.
 
 use forebay_messages::{
     VQueueHandle,
@@ -11,7 +11,7 @@ use super::{
 };
 
 impl Limiter {
-    /// Grants at once what can be granted at once; else the client waits.
+    /// Grants at once what can be granted at once; otherwise the client waits.
     pub(super) fn acquire(&mut self, mut ask: Acquire, effects: &mut Effects) {
         assert!(ask.count > 0, "{:?} asks for no permits", ask.handle);
         if ask.lock != LockWish::None {
@@ -39,7 +39,7 @@ impl Limiter {
             return self.wait_for_rules(index);
         }
         let client = &self.clients.slab[index];
-        // With capacity to spare nobody is ready, and so nobody is passed over here.
+        // With capacity to spare no group is ready, so this overtakes nobody.
         let count = client.count.min(self.lease.free()).min(self.counters.room(home, self.now));
         if count > 0 {
             return self.grant(index, count, effects);
@@ -55,8 +55,8 @@ impl Limiter {
         self.clients.insert(ask, home)
     }
 
-    /// A client that waits changed what it asks for. It keeps its place, unless its
-    /// wish for the lock puts it on the other side of the lock.
+    /// A waiting client changed its request. It keeps its place, unless its lock request moves it
+    /// to the other side of the lock.
     fn ask_again(&mut self, index: ClientIndex) {
         let client = &self.clients.slab[index];
         let (home, blocked) = (client.home, self.locks.blocks(client.vqueue, client.wish));
@@ -74,7 +74,7 @@ impl Limiter {
         self.counters.settle(&self.clients.slab, home, self.now);
     }
 
-    /// Takes a client out of the list that it waits in. The caller settles its home.
+    /// Takes a client out of the list it waits in. The caller settles its home.
     pub(super) fn stop_waiting(&mut self, index: ClientIndex) {
         let client = &mut self.clients.slab[index];
         match client.waits {
@@ -83,19 +83,19 @@ impl Limiter {
             Waits::Service => {
                 client.waits = Waits::No;
                 let paused = self.pauses.get_mut(&client.name.service);
-                let paused = paused.expect("a service that is waited for is paused");
+                let paused = paused.expect("a service with waiters is paused");
                 paused.waiters.remove(&mut self.clients.slab, index);
             }
             Waits::Lock => {
                 client.waits = Waits::No;
                 let lock = self.locks.held.get_mut(&client.vqueue);
-                let lock = lock.expect("a lock that is waited for is held");
+                let lock = lock.expect("a lock with waiters is held");
                 lock.waiters.remove(&mut self.clients.slab, index);
             }
         }
     }
 
-    /// Forgets what a client asked for and takes back what it did not hand over.
+    /// Drops a client's request and takes back the permits it did not hand over.
     pub(super) fn withdraw(&mut self, handle: VQueueHandle, effects: &mut Effects) {
         let Some(index) = self.clients.find(handle) else { return };
         let home = self.clients.slab[index].home;
@@ -103,7 +103,7 @@ impl Limiter {
             self.stop_waiting(index);
             self.counters.settle(&self.clients.slab, home, self.now);
         }
-        // The last permit that goes takes the client with it.
+        // Removing the last permit removes the client.
         let permits: Vec<_> = self.clients.slab[index].granted.iter(&self.permits.slab).collect();
         if permits.is_empty() {
             self.dismiss(index);
@@ -118,8 +118,11 @@ impl Limiter {
     pub(super) fn dismiss(&mut self, index: ClientIndex) {
         let client = &self.clients.slab[index];
         let home = client.home;
-        assert!(client.waits == Waits::No && client.granted.is_empty(), "{client:?} is not done");
+        assert!(
+            client.waits == Waits::No && client.granted.is_empty(),
+            "{client:?} still waits or holds permits"
+        );
         self.clients.remove(index);
-        self.counters.let_go(home, self.now);
+        self.counters.release_hold(home, self.now);
     }
 }

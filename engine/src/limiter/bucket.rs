@@ -1,13 +1,12 @@
 //! A token bucket: how many entries may start per time under one counter.
 //!
-//! Must always hold: the number of tokens is a function of elapsed time alone (whole
-//! milliseconds), exact to a fraction of a token; it never exceeds the burst. Must
-//! not know: who takes the tokens.
+//! Must always hold: the number of tokens is a function of elapsed time alone (whole milliseconds),
+//! exact to a fraction of a token; it never exceeds the burst. Must not know: who takes the tokens.
 //!
-//! Credit is counted in token-milliseconds: a token costs the period's length, and
-//! every millisecond brings as much credit as tokens come in a period. So nothing is
-//! rounded, whatever the rate. Nothing overflows either, whatever a stored rule says: the
-//! credit stays below 2^96 (a `u32` times a `u64`), a sum of two of them below 2^97.
+//! Credit is counted in token-milliseconds: a token costs the length of the period, and every
+//! millisecond adds as much credit as a period brings tokens. So nothing is rounded, whatever the
+//! rate. Nothing overflows either, whatever a stored rule says: the credit stays below 2^96 (a
+//! `u32` times a `u64`), a sum of two of them below 2^97.
 
 use forebay_messages::{Timestamp, rule::Rate};
 
@@ -17,16 +16,16 @@ pub(super) struct Bucket {
     rate: Rate,
     /// At most `full()`.
     credit: u128,
-    /// When `credit` was right.
+    /// When `credit` was last computed.
     at: Timestamp,
-    /// Since when there is no token (meaningful while there is none).
+    /// Since when there has been no token (meaningful only while there is none).
     dry_since: Timestamp,
-    /// The time under which the counter stands among the timers.
+    /// The counter's key in the timer index.
     pub(super) timer: Option<Timestamp>,
 }
 
 impl Bucket {
-    /// A full bucket. A zero in the rate is taken as one: to stop work, pause it.
+    /// A full bucket. A zero in the rate counts as one: to stop work, pause it.
     pub(super) fn new(rate: Rate, now: Timestamp) -> Self {
         let rate = normal(rate);
         let mut bucket = Self { rate, credit: 0, at: now, dry_since: now, timer: None };
@@ -34,20 +33,20 @@ impl Bucket {
         bucket
     }
 
-    /// Whether this is the bucket of that rate.
+    /// Whether this bucket has the given rate.
     pub(super) fn has_rate(&self, rate: Rate) -> bool {
         self.rate == normal(rate)
     }
 
-    /// From now on another rate. Tokens that are there stay, up to the new burst; a
-    /// full bucket stays full (one that was forgotten because it was full is, too).
+    /// Changes the rate. Existing tokens stay, up to the new burst; a full bucket stays full (and
+    /// so does one that was forgotten because it was full).
     pub(super) fn set_rate(&mut self, rate: Rate, now: Timestamp) {
         self.settle(now);
         let was_full = self.credit == self.full();
         let before = u128::from(self.rate.period_ms);
         self.rate = normal(rate);
-        // The product of the credit and a period need not fit, so whole tokens and the
-        // fraction of one are scaled on their own: the result is the same.
+        // The product of the credit and a period may overflow, so whole tokens and the fraction are
+        // scaled separately: the result is the same.
         let (tokens, fraction) = (self.credit / before, self.credit % before);
         let after = u128::from(self.rate.period_ms);
         let credit = tokens * after + fraction * after / before;
@@ -59,11 +58,11 @@ impl Bucket {
         u32::try_from(tokens).expect("the burst is a u32")
     }
 
-    /// Takes tokens that are there.
+    /// Takes available tokens.
     pub(super) fn take(&mut self, count: u32, now: Timestamp) {
         self.settle(now);
         let cost = self.cost(count);
-        self.credit = self.credit.checked_sub(cost).expect("took a token that is not there");
+        self.credit = self.credit.checked_sub(cost).expect("took an unavailable token");
         if self.tokens(now) == 0 {
             self.dry_since = now;
         }
@@ -75,12 +74,12 @@ impl Bucket {
         self.credit = (self.credit + self.cost(count)).min(self.full());
     }
 
-    /// When the next token is there; `now` when one is there already.
+    /// When the next token is available; `now` if one already is.
     pub(super) fn next_token(&self, now: Timestamp) -> Timestamp {
         self.time_of(u128::from(self.rate.period_ms), now)
     }
 
-    /// When the bucket is full and so has nothing to remember.
+    /// When the bucket is full, and can be forgotten.
     pub(super) fn full_at(&self, now: Timestamp) -> Timestamp {
         self.time_of(self.full(), now)
     }
@@ -123,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn three_tokens_in_ten_milliseconds_come_after_four_seven_and_ten() {
+    fn three_tokens_per_ten_milliseconds_arrive_after_four_seven_and_ten() {
         let mut bucket = Bucket::new(Rate { tokens: 3, period_ms: 10, burst: 2 }, Timestamp(0));
         bucket.take(2, Timestamp(0));
         assert_eq!(bucket.next_token(Timestamp(0)), Timestamp(4));
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_rate_keeps_the_tokens_that_are_there() {
+    fn a_changed_rate_keeps_available_tokens() {
         let mut bucket = Bucket::new(Rate { tokens: 1, period_ms: 100, burst: 10 }, Timestamp(0));
         bucket.set_rate(Rate { tokens: 1, period_ms: 7, burst: 20 }, Timestamp(0));
         assert_eq!(bucket.tokens(Timestamp(0)), 20, "a full bucket stays full");
@@ -149,9 +148,9 @@ mod tests {
         assert_eq!(bucket.tokens(Timestamp(0)), 1);
     }
 
-    /// The change of a rate multiplied the credit by the new period, which overflowed.
+    /// Regression: changing a rate multiplied the credit by the new period, which overflowed.
     #[test]
-    fn the_largest_rates_that_can_be_stored_are_counted_exactly() {
+    fn the_largest_storable_rates_are_exact() {
         let huge = Rate { tokens: u32::MAX, period_ms: u64::MAX, burst: u32::MAX };
         let last = Timestamp(u64::MAX);
         let mut bucket = Bucket::new(huge, Timestamp(0));

@@ -1,22 +1,20 @@
 //! The node's capacity: at most `running_max` entries run at once, over all partitions.
 //!
-//! Owns: how many slots each partition has, and who waits for more. Must always hold:
+//! Owns: how many slots each partition has, and which partitions wait for more. Must always hold:
 //!
-//! 1. Never more slots are leased than there are (fewer after a lowering: it drains).
-//! 2. While a partition waits, no slot lies in the pool, every other partition that
-//!    has slots was told to return what it does not use (one that waits itself, too:
-//!    its need may have passed), and *every* partition that has noticeably more than the
-//!    next to be served was told to give one up: the entries of the richest one may
-//!    never end, and a partition that reuses its own slots tells the pool nothing. Next
-//!    is the partition with the fewest slots, and of equal ones the one that has waited
-//!    longest. So one slot over two busy partitions goes back and forth, and neither
-//!    starves.
+//! 1. Never more slots are leased than exist (after the maximum is lowered, the excess drains).
+//! 2. While a partition waits, no slot is free, every other partition that has slots was told to
+//!    return its unused ones (even one that waits itself: its need may have passed), and *every*
+//!    partition with noticeably more slots than the next one to serve was told to give one up: the
+//!    entries of the richest one may never end, and a partition that reuses its own slots sends the
+//!    pool no messages. The next one to serve is the partition with the fewest slots, and among
+//!    equals the one that has waited longest. So a single slot alternates between two busy
+//!    partitions, and neither starves.
 //!
 //! Must not know: what a partition does with its slots, entries, limits, time.
 //!
-//! Slots are leased in blocks, so that a partition need not ask for each: when nobody
-//! else waits, half of what is free (at least what was asked for); when several wait,
-//! an equal part of it.
+//! Slots are leased in blocks, so that a partition need not ask for each one: if no other partition
+//! waits, half of what is free (at least what was asked for); if several wait, an equal part of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -24,64 +22,62 @@ use forebay_messages::{PartitionId, Timestamp};
 
 use crate::Machine;
 
-/// A partition that waits puts up with another one having more by this fraction of
-/// its own slots: with few slots every single one goes round, with many the last one
-/// is not worth a message per entry.
+/// A waiting partition tolerates that another one has more by this fraction of its own slots: with
+/// few slots every single one rotates, with many the last one is not worth a message per entry.
 const UNEVEN_MAX_DIVISOR: u32 = 8;
 
-/// What a pool is told.
+/// Inputs of the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolInput {
     /// `LimiterEffect::WantCapacity` of a partition's limiter.
     Want {
-        /// Whose.
+        /// The partition.
         partition: PartitionId,
-        /// How many slots more it could use, at least one.
+        /// How many more slots it could use, at least one.
         slots: u32,
     },
     /// `LimiterEffect::ReturnCapacity` of a partition's limiter.
     Return {
-        /// Whose.
+        /// The partition.
         partition: PartitionId,
-        /// How many slots come back.
+        /// How many slots are returned.
         slots: u32,
     },
-    /// The partition has no limiter any more: its slots come back, but for one for each
-    /// handler of its entries that has not stopped. What the limiter says after that, and
-    /// before the next one joins, is ignored.
+    /// The partition no longer has a limiter: its slots return, except one for each handler of its
+    /// entries that has not stopped. Messages of that limiter that arrive before the next one joins
+    /// are ignored.
     Leaves {
-        /// Whose.
+        /// The partition.
         partition: PartitionId,
-        /// How many have not stopped.
+        /// How many handlers have not stopped.
         running: u32,
     },
-    /// One of those has stopped.
+    /// One of those handlers has stopped.
     Stopped(PartitionId),
-    /// A fresh limiter takes the place of the partition's last one, and entries run on:
-    /// it holds so many slots from the start, even beyond what there is. Messages of the
-    /// old one must not arrive after this.
+    /// A new limiter replaces the partition's last one while entries run: it starts with this many
+    /// slots, even beyond the maximum. Messages of the old limiter must not arrive after this.
     Joins {
-        /// Whose.
+        /// The partition.
         partition: PartitionId,
         /// How many entries run (or are about to).
         running: u32,
     },
-    /// To a pool that takes the place of one that died: each of these partitions joins or
-    /// leaves, and before all have done so nothing is leased.
+    /// To a pool that replaces one that died: each of these partitions joins or leaves, and nothing
+    /// is leased before all have done so.
     Awaits(BTreeSet<PartitionId>),
-    /// From now on there are so many slots. Running entries stay: a lower number drains.
+    /// Sets the number of slots. Running entries continue: after a lowering the excess drains.
     Resize(u32),
 }
 
-/// What a pool wants done. Each is delivered exactly once and in order to the
-/// partition's limiter of the incarnation that asked, or dropped with it.
+/// Effects of the pool. Each is delivered exactly once and in order to the partition's limiter of
+/// the incarnation that asked, or dropped with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolEffect {
-    /// From here on what is said to this partition is for the limiter that joins.
+    /// Everything sent to this partition after this is for the limiter that joins.
     Joined(PartitionId),
     /// Send `CapacityLeased`: the answer to `Want`.
     Lease {
-        /// To whom.
+        /// The partition.
         partition: PartitionId,
         /// How many slots, at least one.
         slots: u32,
@@ -92,17 +88,17 @@ pub enum PoolEffect {
     Claim(PartitionId),
 }
 
-/// What the pool knows of a partition.
+/// The pool's state of one partition.
 #[derive(Clone, Copy, Debug, Default)]
 struct Partition {
     leased: u32,
-    /// How many more it wants; 0 when it does not wait.
+    /// How many more slots it wants; 0 when it does not wait.
     wanted: u32,
-    /// Told to return what it does not use, and not leased anything since.
+    /// Told to return its unused slots, and not leased any since.
     recalled: bool,
-    /// Told to give a slot up, and has not returned anything since.
+    /// Told to give up a slot, and has not returned any since.
     claimed: bool,
-    /// It has no limiter: its slots are those of handlers that have not stopped.
+    /// It has no limiter: its slots belong to handlers that have not stopped.
     has_left: bool,
 }
 
@@ -112,19 +108,19 @@ pub struct CapacityPool {
     running_max: u32,
     /// Sum over `partitions`.
     leased: u32,
-    /// Ordered, so that ties are always broken in the same way.
+    /// Ordered, so that ties are always broken the same way.
     partitions: BTreeMap<PartitionId, Partition>,
-    /// Who wants slots, in the order in which they came. Each at most once.
+    /// Partitions that want slots, in the order they asked. Each at most once.
     waiting: VecDeque<PartitionId>,
-    /// Those of whom it is not known what they hold; `None`: not even who they are.
+    /// Partitions whose holdings are unknown; `None`: not even their ids are known.
     awaited: Option<BTreeSet<PartitionId>>,
-    /// Those that have told it since.
-    told: BTreeSet<PartitionId>,
+    /// Partitions that have reported their holdings since.
+    reported: BTreeSet<PartitionId>,
     refused: u64,
 }
 
 impl CapacityPool {
-    /// A pool of so many slots, none of them leased.
+    /// A pool of `running_max` slots, none of them leased.
     #[must_use]
     pub fn new(running_max: u32) -> Self {
         Self {
@@ -133,33 +129,33 @@ impl CapacityPool {
             partitions: BTreeMap::new(),
             waiting: VecDeque::new(),
             awaited: Some(BTreeSet::new()),
-            told: BTreeSet::new(),
+            reported: BTreeSet::new(),
             refused: 0,
         }
     }
 
-    /// A pool that takes the place of one that died: it leases nothing before it was told
-    /// who had something of that one ([`PoolInput::Awaits`]), and what each of them holds.
+    /// A pool that replaces one that died: it leases nothing before it was told which partitions
+    /// had slots of that one ([`PoolInput::Awaits`]), and how many each of them holds.
     #[must_use]
-    pub fn anew(running_max: u32) -> Self {
+    pub fn rebuilding(running_max: u32) -> Self {
         Self { awaited: None, ..Self::new(running_max) }
     }
 
-    /// Whether it knows of everything that runs.
+    /// Whether everything that runs is known.
     fn knows_all(&self) -> bool {
         self.awaited.as_ref().is_some_and(BTreeSet::is_empty)
     }
 
     fn await_all(&mut self, mut partitions: BTreeSet<PartitionId>) {
-        partitions.retain(|partition| !self.told.contains(partition));
+        partitions.retain(|partition| !self.reported.contains(partition));
         self.awaited = Some(partitions);
     }
 
-    /// What a partition holds is known from here on.
-    fn has_told(&mut self, id: PartitionId) {
+    /// The partition's holdings are known from here on.
+    fn report_holdings(&mut self, id: PartitionId) {
         match &mut self.awaited {
             Some(awaited) => drop(awaited.remove(&id)),
-            None => drop(self.told.insert(id)),
+            None => drop(self.reported.insert(id)),
         }
     }
 
@@ -169,7 +165,7 @@ impl CapacityPool {
         self.partitions.get(&partition).map_or(0, |partition| partition.leased)
     }
 
-    /// How many returned slots were refused because the partition did not have them.
+    /// How many returned slots were rejected because the partition did not have them.
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.refused
@@ -186,9 +182,9 @@ impl CapacityPool {
         partition.wanted = slots.max(1);
     }
 
-    /// Who is to be served next.
+    /// The partition to serve next.
     fn next(&self) -> Option<PartitionId> {
-        // The first of equal ones.
+        // `min_by_key` returns the first of equal ones.
         self.waiting.iter().copied().min_by_key(|id| self.leased_to(*id))
     }
 
@@ -210,7 +206,7 @@ impl CapacityPool {
 
     fn leave(&mut self, id: PartitionId, running: u32) {
         self.forget(id);
-        self.has_told(id);
+        self.report_holdings(id);
         self.leased += running;
         let left = Partition { leased: running, has_left: true, ..Partition::default() };
         self.partitions.insert(id, left);
@@ -229,7 +225,7 @@ impl CapacityPool {
 
     fn join(&mut self, id: PartitionId, running: u32, effects: &mut Vec<PoolEffect>) {
         self.forget(id);
-        self.has_told(id);
+        self.report_holdings(id);
         effects.push(PoolEffect::Joined(id));
         if running > 0 {
             self.leased += running;
@@ -242,7 +238,7 @@ impl CapacityPool {
         if self.knows_all() { self.running_max.saturating_sub(self.leased) } else { 0 }
     }
 
-    /// Leases what is free to those who wait.
+    /// Leases free slots to the waiting partitions.
     fn lease(&mut self, effects: &mut Vec<PoolEffect>) {
         while let Some(id) = self.next() {
             let free = self.free();
@@ -264,24 +260,24 @@ impl CapacityPool {
     }
 
     /// How many slots another partition may have while this one waits.
-    fn put_up_with(&self, id: PartitionId) -> u32 {
+    fn slots_tolerated(&self, id: PartitionId) -> u32 {
         let has = self.leased_to(id);
         has + has / UNEVEN_MAX_DIVISOR
     }
 
-    /// How many slots a partition may keep while others wait, or while more are leased
-    /// than there are. `None`: nothing is missing.
+    /// How many slots a partition may keep while others wait, or while more are leased than exist.
+    /// `None`: no slot is missing.
     fn keeps(&self) -> Option<u32> {
-        // After a lowering every partition gives up, whether one waits or not.
+        // After a lowering every partition gives up slots, whether one waits or not.
         if self.leased > self.running_max {
             return Some(0);
         }
-        self.next().map(|next| self.put_up_with(next))
+        self.next().map(|next| self.slots_tolerated(next))
     }
 
-    /// Gets slots back for the next to be served: what others do not use, and a slot of
-    /// each partition that has more than its share. All of them are asked: which one
-    /// ends an entry first is not known here, and some may never do so.
+    /// Recalls slots for the next one to serve: unused slots of others, and one slot of each
+    /// partition with more than its share. All of them are asked: which one ends an entry first is
+    /// not known here, and some may never do so.
     fn collect(&mut self, effects: &mut Vec<PoolEffect>) {
         let Some(keeps) = self.keeps() else { return };
         for (id, partition) in &mut self.partitions {
@@ -323,21 +319,24 @@ impl Machine for CapacityPool {
         assert_eq!(self.leased, leased, "the sum of what is leased");
         for (id, partition) in &self.partitions {
             let places = self.waiting.iter().filter(|waiting| *waiting == id).count();
-            assert_eq!(places, usize::from(partition.wanted > 0), "places of {id} in the queue");
+            assert_eq!(places, usize::from(partition.wanted > 0), "positions of {id} in the queue");
         }
         let Some(next) = self.next() else { return };
-        assert_eq!(self.free(), 0, "partition {next} waits while a slot lies in the pool");
+        assert_eq!(self.free(), 0, "partition {next} waits while a slot is free");
         for (id, partition) in &self.partitions {
             let alone = self.waiting.iter().all(|waiting| waiting == id);
             let has_some = partition.leased > 0 && !partition.has_left;
             let told = alone || !has_some || partition.recalled;
             assert!(told, "partition {id} was not told to return its spare");
         }
-        let fair = self.put_up_with(next);
+        let fair = self.slots_tolerated(next);
         for (id, partition) in &self.partitions {
-            // One that has left gives nothing up: its handlers are told to stop already.
+            // A partition without a limiter gives up nothing: its handlers have been told to stop.
             let told = partition.leased <= fair || partition.has_left || partition.claimed;
-            assert!(told, "partition {next} waits, {id} has more, and was not told to give one up");
+            assert!(
+                told,
+                "partition {next} waits and {id} has more but was not told to give one up"
+            );
         }
     }
 }

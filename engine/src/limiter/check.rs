@@ -1,17 +1,17 @@
 //! The limiter's invariants, recounted from scratch.
 //!
-//! Must always hold: nothing here trusts what it checks: usage is recounted from the
-//! permits, rules are resolved anew, and every waiting vqueue must lack something.
+//! Must always hold: no check trusts the state it checks: usage is recounted from the permits,
+//! rules are resolved again, and every waiting vqueue must lack something.
 
 use crate::machine::{Map, Set};
 
 use super::{
     Limiter,
     client::{Client, ClientIndex, Waits},
-    counter::{CounterIndex, Place},
+    counter::{CounterIndex, InList},
 };
 
-/// What a counter should hold.
+/// The expected values of a counter.
 #[derive(Default)]
 struct Recount {
     usage: u32,
@@ -21,8 +21,7 @@ struct Recount {
 }
 
 impl Limiter {
-    /// Panics saying which invariant is broken. Takes time in proportion to what the
-    /// limiter knows.
+    /// Panics, naming the broken invariant. Takes time proportional to the limiter's state.
     pub(super) fn check_invariants(&self) {
         self.check_counters();
         self.check_readiness();
@@ -60,17 +59,24 @@ impl Limiter {
             let key = self.counters.key(index);
             let nothing = Recount::default();
             let recount = recounts.get(&index).unwrap_or(&nothing);
-            assert_eq!(counter.usage, recount.usage, "usage of {key:?} is not what is held below");
+            assert_eq!(
+                counter.usage, recount.usage,
+                "usage of {key:?} differs from the permits held below"
+            );
             assert_eq!(counter.waiting, recount.waiting, "waiting at {key:?}");
             assert_eq!(counter.users, recount.users, "users of {key:?}");
             assert_eq!(counter.children, recount.children, "children of {key:?}");
-            let kept = matches!(counter.place, Place::Idle | Place::Lingering(_));
-            assert_eq!(counter.is_unused(), kept, "{key:?} is unused and not about to go, or so");
+            let kept = matches!(counter.in_list, InList::Idle | InList::Lingering(_));
+            assert_eq!(
+                counter.is_unused(),
+                kept,
+                "{key:?} is unused but not in a list, or the reverse"
+            );
             let governing = self.rules.resolve(&key[..usize::from(counter.depth)]);
-            assert_eq!(counter.rule, governing, "{key:?} is governed by a rule of the past");
+            assert_eq!(counter.rule, governing, "{key:?} is governed by an outdated rule");
             let limits = governing.map(|slot| self.rules.rule(slot).limits).unwrap_or_default();
             let paused = self.rules.paused_by(&key[..usize::from(counter.depth)]);
-            assert_eq!(counter.paused, paused, "{key:?} is paused by a rule of the past, or not");
+            assert_eq!(counter.paused, paused, "{key:?} has an outdated pause");
             let limit = limits.concurrency.map_or(u32::MAX, u32::from);
             let limit = if paused.is_some() { 0 } else { limit };
             assert_eq!(counter.limit, limit, "limit of {key:?}");
@@ -92,11 +98,15 @@ impl Limiter {
                     let ready = &self.counters.slab[parent].ready;
                     let ticket = ready.iter().find(|(_, child)| *child == index);
                     let ticket = ticket.map(|(ticket, _)| *ticket);
-                    assert_eq!(ticket, counter.ready_at, "place of {key:?} at its parent");
+                    assert_eq!(ticket, counter.ready_at, "position of {key:?} at its parent");
                 }
                 None => {
-                    let in_ring = counter.place == Place::Ring;
-                    assert_eq!(in_ring, counter.ready_at.is_some(), "place of {key:?} in the ring");
+                    let in_ring = counter.in_list == InList::Ring;
+                    assert_eq!(
+                        in_ring,
+                        counter.ready_at.is_some(),
+                        "position of {key:?} in the ring"
+                    );
                     ring += u32::from(in_ring);
                 }
             }
@@ -125,7 +135,7 @@ impl Limiter {
                 listed.insert(permit);
             }
             let needed = client.waits != Waits::No || !client.granted.is_empty();
-            assert!(needed, "{:?} neither waits nor holds anything", client.handle);
+            assert!(needed, "{:?} neither waits nor holds permits", client.handle);
             assert_eq!(self.clients.find(client.handle), Some(index), "index of clients");
         }
         assert_eq!(self.clients.found_len(), self.clients.slab.len(), "clients and their handles");
@@ -136,7 +146,7 @@ impl Limiter {
         }
     }
 
-    /// No vqueue waits while everything that it needs is free.
+    /// No vqueue waits while everything it needs is free.
     fn check_waiters(&self) {
         let mut at_locks: Set<ClientIndex> = Set::default();
         for lock in self.locks.held.values() {
@@ -145,7 +155,7 @@ impl Limiter {
         let mut at_services: Set<ClientIndex> = Set::default();
         for (service, paused) in &self.pauses.services {
             let rule = self.rules.service_paused_by(service);
-            assert_eq!(Some(paused.rule), rule, "`{service}` is paused by a rule of the past");
+            assert_eq!(Some(paused.rule), rule, "`{service}` is paused by an outdated rule");
             at_services.extend(paused.waiters.iter(&self.clients.slab));
         }
         for (index, client) in self.clients.slab.iter() {
@@ -155,15 +165,15 @@ impl Limiter {
             let paused = self.rules.service_paused_by(&client.name.service).is_some();
             assert_eq!(self.is_paused(client), paused, "{handle:?}: the pause of its service");
             let strays = paused && client.waits == Waits::Counter;
-            assert!(!strays, "{handle:?} waits at a counter, and its service is paused");
+            assert!(!strays, "{handle:?} waits at a counter although its service is paused");
             let at_lock = at_locks.contains(&index);
             assert_eq!(client.waits == Waits::Lock, at_lock, "{handle:?} and its lock's list");
             if client.waits != Waits::No {
-                assert!(self.lacks_something(client), "{handle:?} waits for nothing");
+                assert!(self.lacks_something(client), "{handle:?} waits but lacks nothing");
             }
             if client.waits == Waits::Lock {
                 let blocked = self.locks.blocks(client.vqueue, client.wish);
-                assert!(blocked, "{handle:?} waits for a lock that it could have");
+                assert!(blocked, "{handle:?} waits for a lock it could take");
             }
         }
     }
@@ -191,7 +201,7 @@ mod tests {
         let (counter, client) = (size_of::<Counter>(), size_of::<Client>());
         assert!(counter <= 208, "a counter takes {counter} bytes");
         assert!(client <= 136, "a waiting vqueue takes {client} bytes");
-        assert!(size_of::<Slot>() <= 56, "what is known of it takes {} bytes", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 56, "a slot takes {} bytes", size_of::<Slot>());
         assert!(size_of::<Permit>() <= 72, "a permit takes {} bytes", size_of::<Permit>());
     }
 }

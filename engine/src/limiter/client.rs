@@ -1,8 +1,7 @@
-//! Who asks, and what they were given: clients (vqueues that wait, or hold permits
-//! that they have not handed over) and permits.
+//! Clients (vqueues that wait, or hold permits they have not handed over) and their permits.
 //!
-//! Must always hold: a permit's serial is never given twice; a permit that was not
-//! handed over is in its client's list, any other in none.
+//! Must always hold: a permit's serial is never reused; a permit that was not handed over is in its
+//! client's list, any other in none.
 
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ use super::{
 pub(super) type ClientIndex = Index<Client>;
 pub(super) type PermitIndex = Index<Permit>;
 
-/// The order in which clients came to wait. Never given twice.
+/// The order in which clients began to wait. Never reused.
 pub(super) type Ticket = u64;
 
 /// What a client waits for.
@@ -47,14 +46,14 @@ pub(super) struct Client {
     /// The deepest counter of its name.
     pub(super) home: CounterIndex,
     pub(super) waits: Waits,
-    /// What it waits for, in permits.
+    /// How many permits it waits for.
     pub(super) count: u32,
     pub(super) wish: LockWish,
     /// Since when it waits.
     pub(super) since: Timestamp,
     pub(super) ticket: Ticket,
     pub(super) links: Links<Self>,
-    /// Permits that were granted and not handed over.
+    /// Permits that were granted but not handed over.
     pub(super) granted: List<Permit>,
 }
 
@@ -70,21 +69,21 @@ impl Linked for Client {
 
 /// The clients, by handle.
 ///
-/// The slots of handles are used again and again: what is known of a slot's vqueue lies at
-/// its number, without a look into a hash table or at the vqueue's name.
+/// Handle slots are reused, and the data of a slot's vqueue is stored at the slot's number: no hash
+/// lookup, no look at the vqueue's name.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     pub(super) slab: Slab<Client>,
     slots: Vec<Slot>,
-    /// Clients whose slot has another one: incarnations that overlap.
+    /// Clients whose slot is taken by another client: overlapping incarnations.
     others: Map<VQueueHandle, ClientIndex>,
 }
 
-/// The last vqueue that was a client under a slot.
+/// The last client of a slot.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     vqueue: VQueueId,
-    /// Where it lived. That counter may be gone by now.
+    /// Its counter. That counter may be gone by now.
     home: Home,
     client: Option<(Generation, ClientIndex)>,
 }
@@ -101,7 +100,7 @@ impl Clients {
         }
     }
 
-    /// Where the vqueue that asks lived when it was a client last, if that is known.
+    /// The last known counter of the requesting vqueue, if any.
     pub(super) fn last_home(&self, ask: &Acquire) -> Option<Home> {
         self.slot(ask.handle).filter(|slot| slot.vqueue == ask.vqueue).map(|slot| slot.home)
     }
@@ -136,7 +135,7 @@ impl Clients {
         index
     }
 
-    /// How many are found by a handle.
+    /// Number of clients that can be found by handle.
     pub(super) fn found_len(&self) -> usize {
         let with_client = self.slots.iter().filter(|slot| slot.client.is_some());
         with_client.count() + self.others.len()
@@ -158,7 +157,7 @@ impl Clients {
 pub(super) struct Permit {
     pub(super) serial: u64,
     pub(super) home: CounterIndex,
-    /// Whom it was granted to, until it is handed over.
+    /// The client it was granted to, until it is handed over.
     pub(super) client: Option<ClientIndex>,
     /// The vqueue whose lock was taken with it.
     pub(super) lock: Option<VQueueId>,
@@ -175,7 +174,7 @@ impl Linked for Permit {
     }
 }
 
-/// The permits that are held, by serial.
+/// The held permits, by serial.
 #[derive(Debug, Default)]
 pub(super) struct Permits {
     pub(super) slab: Slab<Permit>,
@@ -184,7 +183,7 @@ pub(super) struct Permits {
 }
 
 impl Permits {
-    /// The serial that the next permit gets.
+    /// The serial of the next permit.
     pub(super) fn next_serial(&self) -> u64 {
         self.last_serial + 1
     }

@@ -1,8 +1,8 @@
-//! One counter: what is in use at one level of one key, and who waits below it.
+//! One counter: usage at one level of one key, and the clients that wait below it.
 //!
-//! Must always hold: its usage is the number of permits at it and below it; it stands
-//! among its parent's ready children (a scope or service: in the ring) exactly while
-//! it has room and somebody waits at it or behind a ready child.
+//! Must always hold: its usage is the number of permits at and below it; it is among its parent's
+//! ready children (a scope or service: in the ring) exactly while it has room and a client waits at
+//! it or behind a ready child.
 
 use std::collections::BTreeSet;
 
@@ -19,56 +19,56 @@ use super::{
 
 pub(super) type CounterIndex = Index<Counter>;
 
-/// A counter that was found, for whoever looks for it again: it may have been forgotten, and
-/// its place given to another one.
+/// A reference to a counter that was found before: that counter may have been forgotten, and its
+/// index reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Home {
     pub(super) index: CounterIndex,
-    /// Of the counter, from 1: no other one has had it.
+    /// Stamp of the counter, from 1: never reused.
     pub(super) stamp: u64,
 }
 
-/// What the rules say of one counter.
+/// What the rules say about one counter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Governing {
     pub(super) rule: Option<RuleSlot>,
-    /// Of that rule.
+    /// Limits of that rule.
     pub(super) limits: Limits,
     /// The rule that pauses it.
     pub(super) paused: Option<RuleSlot>,
 }
 
-/// `limit` of a counter that nothing limits.
+/// `limit` of a counter without a limit.
 pub(super) const UNLIMITED: u32 = u32::MAX;
 
 /// Which list a counter is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum InList {
     /// None.
-    Used,
+    None,
     /// The ring of groups that want capacity.
     Ring,
-    /// Nobody needs it; it is kept for a while because its key may come again.
+    /// Unused, but kept for a while because its key may come back.
     Idle,
-    /// Nobody needs it, but its bucket is not full before this time: forgetting it
-    /// would make tokens out of nothing.
+    /// Unused, but its bucket is not full before this time: forgetting it earlier would create
+    /// tokens.
     Lingering(Timestamp),
 }
 
 #[derive(Debug)]
 pub(super) struct Counter {
-    /// Tells it from others that had its place.
+    /// Distinguishes it from other counters at its index.
     pub(super) stamp: u64,
     /// Its own component of the key.
     pub(super) label: Box<str>,
     pub(super) parent: Option<CounterIndex>,
     /// 1 scope, 2 l1, 3 l2; 0 a service, for work without a scope.
     pub(super) depth: u8,
-    /// Of parent and label, for the table.
+    /// Hash of parent and label, for the table.
     pub(super) hash: u64,
-    /// Counters right below.
+    /// Number of direct children.
     pub(super) children: u32,
-    /// Clients and permits that live here and not deeper.
+    /// Clients and permits at this counter itself.
     pub(super) users: u32,
     /// Permits held here and below.
     pub(super) usage: u32,
@@ -76,26 +76,26 @@ pub(super) struct Counter {
     pub(super) waiting: u32,
     /// The rule that governs it.
     pub(super) rule: Option<RuleSlot>,
-    /// The rule that pauses it, which need not be the one that governs it.
+    /// The rule that pauses it; may differ from the one that governs it.
     pub(super) paused: Option<RuleSlot>,
-    /// Of the rule; `UNLIMITED` without one. 0 while it is paused: it is full then.
+    /// Limit of the rule; `UNLIMITED` without one. 0 while paused, so that it is full.
     pub(super) limit: u32,
-    /// Of the rule; a group's share of the capacity.
+    /// Weight of the rule: a group's share of the capacity.
     pub(super) weight: u32,
-    /// Since when usage is at the limit (meaningful while it is).
+    /// Since when usage has been at the limit (meaningful only while it is).
     pub(super) full_since: Timestamp,
     pub(super) bucket: Option<Box<Bucket>>,
-    /// Clients that live here and wait, oldest first.
+    /// Waiting clients of this counter, oldest first.
     pub(super) waiters: List<Client>,
-    /// Children that have room and waiters, by their oldest waiter.
+    /// Children with room and waiters, by their oldest waiter.
     pub(super) ready: BTreeSet<(Ticket, CounterIndex)>,
-    /// The ticket under which this counter is ready; `None` when it is not.
+    /// The ticket under which this counter is ready; `None` if it is not.
     pub(super) ready_at: Option<Ticket>,
-    /// Permits that the group may still take in its turn (groups only).
+    /// Permits the group may still take in its turn (groups only).
     pub(super) deficit: u32,
-    /// How often in a row a younger waiter went before the oldest one of the group.
+    /// How many times in a row a younger waiter overtook the oldest one of the group.
     pub(super) favours: u32,
-    pub(super) place: Place,
+    pub(super) in_list: InList,
     pub(super) links: Links<Self>,
 }
 
@@ -137,7 +137,7 @@ impl Counter {
             ready_at: None,
             deficit: 0,
             favours: 0,
-            place: Place::Used,
+            in_list: InList::None,
             links: Links::default(),
         }
     }
@@ -155,15 +155,15 @@ impl Counter {
         self.limit.saturating_sub(self.usage).min(self.tokens(now))
     }
 
-    /// Nobody needs it any more.
+    /// Whether nothing needs it any more.
     pub(super) fn is_unused(&self) -> bool {
         self.users == 0 && self.children == 0
     }
 
-    /// Takes what the rules say. Running entries stay: a lower limit drains.
+    /// Applies the rules. Running entries continue: a lower limit drains.
     pub(super) fn govern(&mut self, rules: Governing, now: Timestamp) {
         let Governing { rule, limits, paused } = rules;
-        // Also one that was full before: why it is full changes.
+        // Also if it was full before, because the reason changes.
         let was_full = self.is_full() && self.paused.is_some() >= paused.is_some();
         (self.rule, self.paused) = (rule, paused);
         let limit = limits.concurrency.map_or(UNLIMITED, u32::from);

@@ -1,12 +1,11 @@
-//! The tree of counters: scope, then l1, then l2; and beside the scopes one counter
-//! per service for work without a scope.
+//! The tree of counters: scope, then l1, then l2; beside the scopes one counter per service for
+//! work without a scope.
 //!
-//! Owns: finding and making counters, what is in use at each, and forgetting those
-//! that nobody needs. Must always hold: a parent counts what its children count; a
-//! counter's rule is the one that governs its key now; a counter that nobody needs is
-//! forgotten, except for the last few (their keys tend to come again, and making a
-//! counter costs a rule lookup) and those whose bucket is not full, of which there is a
-//! bounded number. Must not know: who waits in what order (`order`), locks, capacity.
+//! Owns: finding and creating counters, the usage of each, and forgetting unused ones. Must always
+//! hold: a parent counts what its children count; a counter's rule is the one that governs its key
+//! now; an unused counter is forgotten, except for the last few (their keys tend to come back, and
+//! creating a counter costs a rule lookup) and a bounded number whose bucket is not full. Must not
+//! know: the order of waiters (`order`), locks, capacity.
 
 use std::collections::BTreeSet;
 
@@ -18,28 +17,28 @@ use crate::rules::RuleLookup;
 
 use super::{
     LimiterConfig,
-    counter::{Counter, CounterIndex, Governing, Home, Place, UNLIMITED},
+    counter::{Counter, CounterIndex, Governing, Home, InList, UNLIMITED},
     list::List,
     slab::Slab,
 };
 
-/// How many lingering counters one step looks at.
+/// Maximum number of lingering counters that one step looks at.
 const LINGERING_PER_STEP_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(super) struct Counters {
     pub(super) slab: Slab<Counter>,
     table: HashTable<CounterIndex>,
-    /// Groups (scopes and services) that have room and waiters: they want capacity.
+    /// Groups (scopes and services) with room and waiters: they want capacity.
     pub(super) ring: List<Counter>,
-    /// Counters that wait for a token, by the time when it is there.
+    /// Counters that wait for a token, by the time it is available.
     pub(super) timers: BTreeSet<(Timestamp, CounterIndex)>,
     idle: List<Counter>,
     idle_max: u32,
-    /// By the time when their bucket is full.
+    /// Lingering counters, by the time their bucket is full.
     lingering: BTreeSet<(Timestamp, CounterIndex)>,
     lingering_max: usize,
-    /// Labels are chosen by clients, who must not know which of them share a hash.
+    /// Clients choose labels and must not know which of them share a hash.
     hash_seed: u64,
     last_stamp: u64,
 }
@@ -60,7 +59,7 @@ impl Counters {
         }
     }
 
-    /// A counter and those above it, deepest first.
+    /// A counter and its ancestors, deepest first.
     pub(super) fn path(&self, from: CounterIndex) -> impl Iterator<Item = CounterIndex> + '_ {
         std::iter::successors(Some(from), |index| self.slab[*index].parent)
     }
@@ -70,7 +69,7 @@ impl Counters {
         self.path(from).last().expect("a path has at least its first counter")
     }
 
-    /// The deepest counter of a name, made when it is not there. `last`: where it was.
+    /// The deepest counter of a name, created if missing. `last`: its last known place.
     pub(super) fn home(
         &mut self,
         name: &VQueueName,
@@ -82,7 +81,11 @@ impl Counters {
             self.slab.get(home.index).is_some_and(|counter| counter.stamp == home.stamp)
         };
         if let Some(home) = last.filter(is_there) {
-            debug_assert_eq!(Some(home.index), self.find_home(name), "{name:?} lives elsewhere");
+            debug_assert_eq!(
+                Some(home.index),
+                self.find_home(name),
+                "{name:?} has another counter"
+            );
             return home;
         }
         let index = self.home_by_name(name, rules, now);
@@ -105,7 +108,7 @@ impl Counters {
         self.child(Some(home), 3, &[scope, l1, l2], rules, now)
     }
 
-    /// The counter of a key of one to three components, when it is there.
+    /// The counter of a key of one to three components, if it exists.
     pub(super) fn find(&self, key: &[&str]) -> Option<CounterIndex> {
         let mut found = None;
         for (depth, label) in (1..).zip(key) {
@@ -114,12 +117,12 @@ impl Counters {
         found
     }
 
-    /// The counter of a service, when it is there.
+    /// The counter of a service, if it exists.
     pub(super) fn find_service(&self, service: &str) -> Option<CounterIndex> {
         self.lookup(None, 0, service, self.hash(None, 0, service))
     }
 
-    /// The deepest counter of a name, when it is there.
+    /// The deepest counter of a name, if it exists.
     fn find_home(&self, name: &VQueueName) -> Option<CounterIndex> {
         match &key_of(name)[..] {
             [] => self.find_service(&name.service),
@@ -137,25 +140,25 @@ impl Counters {
         key
     }
 
-    /// Somebody lives at a counter from now on.
+    /// Adds a user to a counter.
     pub(super) fn hold(&mut self, index: CounterIndex) {
         self.slab[index].users += 1;
         self.wake(index);
     }
 
-    /// Somebody who lived at a counter is gone.
-    pub(super) fn let_go(&mut self, index: CounterIndex, now: Timestamp) {
+    /// Removes a user from a counter.
+    pub(super) fn release_hold(&mut self, index: CounterIndex, now: Timestamp) {
         let users = &mut self.slab[index].users;
-        *users = users.checked_sub(1).expect("more users left a counter than came");
+        *users = users.checked_sub(1).expect("a counter's users fell below zero");
         self.retire(index, now);
     }
 
-    /// How many more permits every counter from `home` up allows.
+    /// How many more permits all counters from `home` up allow.
     pub(super) fn room(&self, home: CounterIndex, now: Timestamp) -> u32 {
         self.path(home).map(|index| self.slab[index].room(now)).min().unwrap_or(UNLIMITED)
     }
 
-    /// Takes permits (and their tokens) at every counter from `home` up.
+    /// Takes permits (and their tokens) at all counters from `home` up.
     pub(super) fn take(&mut self, home: CounterIndex, count: u32, now: Timestamp) {
         let mut at = Some(home);
         while let Some(index) = at {
@@ -168,7 +171,7 @@ impl Counters {
         }
     }
 
-    /// Counts permits that exist already, without tokens and whatever the limits.
+    /// Counts permits that already exist, without tokens and whatever the limits.
     pub(super) fn take_over(&mut self, home: CounterIndex, now: Timestamp) {
         let mut at = Some(home);
         while let Some(index) = at {
@@ -177,9 +180,8 @@ impl Counters {
         }
     }
 
-    /// Gives one permit back at every counter from `home` up, with its token when it
-    /// was never used. Says which counter was full, has room now, and has somebody
-    /// waiting: the deepest one.
+    /// Gives one permit back at all counters from `home` up, with its token if it was never used.
+    /// Returns the deepest counter that was full, has room now, and has waiters.
     pub(super) fn put(
         &mut self,
         home: CounterIndex,
@@ -202,7 +204,7 @@ impl Counters {
         freed
     }
 
-    /// Takes what the rules say of a counter now. A service has none: it is paused in
+    /// Applies the current rules to a counter. A service's counter has none: services are paused in
     /// `pauses`.
     pub(super) fn govern(&mut self, index: CounterIndex, rules: &RuleLookup, now: Timestamp) {
         let depth = usize::from(self.slab[index].depth);
@@ -217,13 +219,13 @@ impl Counters {
         }
     }
 
-    /// Forgets counters that lingered and whose bucket is full by now.
+    /// Forgets lingering counters whose bucket is full by now.
     pub(super) fn forget_lingering(&mut self, now: Timestamp) {
         for _ in 0..LINGERING_PER_STEP_MAX {
             match self.lingering.first() {
                 Some(&(time, index)) if time <= now => {
                     self.lingering.pop_first();
-                    self.slab[index].place = Place::Used;
+                    self.slab[index].in_list = InList::None;
                     self.forget(index, now);
                 }
                 _ => break,
@@ -234,14 +236,14 @@ impl Counters {
 
     /// Whether a counter is kept only because its bucket is not full.
     pub(super) fn lingers(&self, index: CounterIndex) -> bool {
-        matches!(self.slab[index].place, Place::Lingering(_))
+        matches!(self.slab[index].in_list, InList::Lingering(_))
     }
 
-    /// The rate of a lingering counter changed: it may be forgotten earlier or later.
+    /// The rate of a lingering counter changed: it may have to be forgotten earlier or later.
     pub(super) fn reconsider(&mut self, index: CounterIndex, now: Timestamp) {
-        if let Place::Lingering(time) = self.slab[index].place {
+        if let InList::Lingering(time) = self.slab[index].in_list {
             self.lingering.remove(&(time, index));
-            self.slab[index].place = Place::Used;
+            self.slab[index].in_list = InList::None;
             self.forget(index, now);
             self.trim(now);
         }
@@ -256,7 +258,7 @@ impl Counters {
     }
 
     fn hash(&self, parent: Option<CounterIndex>, depth: u8, label: &str) -> u64 {
-        // Which place it has in the tree, as a number.
+        // Its place in the tree, as a number.
         let place = parent.map_or(0, |parent| self.slab[parent].hash).rotate_left(8);
         xxh3_64_with_seed(label.as_bytes(), self.hash_seed ^ place ^ u64::from(depth))
     }
@@ -275,7 +277,7 @@ impl Counters {
         self.table.find(hash, same).copied()
     }
 
-    /// The counter of the last label of `key` below `parent`, made when not there.
+    /// The counter of the last label of `key` below `parent`, created if missing.
     fn child(
         &mut self,
         parent: Option<CounterIndex>,
@@ -303,26 +305,30 @@ impl Counters {
         index
     }
 
-    /// A counter is needed (again).
+    /// A counter is used again.
     fn wake(&mut self, index: CounterIndex) {
-        match self.slab[index].place {
-            Place::Used | Place::Ring => return,
-            Place::Idle => self.idle.remove(&mut self.slab, index),
-            Place::Lingering(time) => {
+        match self.slab[index].in_list {
+            InList::None | InList::Ring => return,
+            InList::Idle => self.idle.remove(&mut self.slab, index),
+            InList::Lingering(time) => {
                 self.lingering.remove(&(time, index));
             }
         }
-        self.slab[index].place = Place::Used;
+        self.slab[index].in_list = InList::None;
     }
 
-    /// A counter may not be needed any more: keep it for a while, and forget the one
-    /// that was kept longest.
+    /// A counter may have become unused: keep it for a while, and forget the one that was kept
+    /// longest.
     fn retire(&mut self, index: CounterIndex, now: Timestamp) {
         if !self.slab[index].is_unused() {
             return;
         }
-        assert_eq!(self.slab[index].place, Place::Used, "an unused counter is in a list already");
-        self.slab[index].place = Place::Idle;
+        assert_eq!(
+            self.slab[index].in_list,
+            InList::None,
+            "an unused counter is in a list already"
+        );
+        self.slab[index].in_list = InList::Idle;
         self.idle.push_back(&mut self.slab, index);
         self.trim(now);
     }
@@ -331,7 +337,7 @@ impl Counters {
         while self.idle.len() > self.idle_max {
             let oldest = self.idle.front().expect("the list is longer than its limit");
             self.idle.remove(&mut self.slab, oldest);
-            self.slab[oldest].place = Place::Used;
+            self.slab[oldest].in_list = InList::None;
             self.forget(oldest, now);
         }
     }
@@ -346,13 +352,13 @@ impl Counters {
         );
         let full_at = counter.bucket.as_ref().map_or(now, |bucket| bucket.full_at(now));
         if full_at > now {
-            counter.place = Place::Lingering(full_at);
+            counter.in_list = InList::Lingering(full_at);
             self.lingering.insert((full_at, index));
             if self.lingering.len() > self.lingering_max
                 && let Some((_, fullest)) = self.lingering.pop_first()
             {
-                // If its key comes again soon, its bucket is full too early. It is the one
-                // with whom that is the least.
+                // If its key comes back soon, its bucket is full too early. That error is smallest
+                // for the fullest bucket.
                 self.remove(fullest);
             }
             return;
@@ -360,7 +366,7 @@ impl Counters {
         self.remove(index);
     }
 
-    /// A counter that nobody needs goes. Its parent may follow.
+    /// Removes an unused counter. Its parent may follow.
     fn remove(&mut self, index: CounterIndex) {
         let counter = self.slab.remove(index);
         let entry = self.table.find_entry(counter.hash, |at| *at == index);
@@ -368,14 +374,14 @@ impl Counters {
         if let Some(parent) = counter.parent {
             self.slab[parent].children -= 1;
             if self.slab[parent].is_unused() {
-                self.slab[parent].place = Place::Idle;
+                self.slab[parent].in_list = InList::Idle;
                 self.idle.push_back(&mut self.slab, parent);
             }
         }
     }
 }
 
-/// The key of a name's deepest counter, scope first; nothing without a scope.
+/// The key of a name's deepest counter, scope first; empty without a scope.
 pub(super) fn key_of(name: &VQueueName) -> Vec<&str> {
     [&name.scope, &name.l1, &name.l2].into_iter().map_while(|label| label.as_deref()).collect()
 }
@@ -384,8 +390,8 @@ pub(super) fn key_of(name: &VQueueName) -> Vec<&str> {
 mod tests {
     use super::*;
 
-    /// The hash was the same in every process, so that a client could choose scopes that
-    /// all share one place in the table, and each look-up walked over all of them.
+    /// Regression: the hash was the same in every process, so a client could choose scopes that all
+    /// share one place in the table, and each lookup walked over all of them.
     #[test]
     fn the_hash_of_a_label_depends_on_the_seed() {
         let of = |hash_seed| {

@@ -1,7 +1,7 @@
-//! Why a vqueue waits, and what the counters say: pure queries.
+//! Why a vqueue waits, and the state of the counters: pure queries.
 //!
-//! Must always hold: a query changes nothing. It may take time in proportion to what
-//! the limiter knows: for people, not for hot paths.
+//! Must always hold: a query changes nothing. It may take time proportional to the limiter's state:
+//! for people, not for hot paths.
 
 use forebay_messages::{
     EntryId, PermitId, RuleId, Timestamp, VQueueHandle, VQueueId, VQueueName, actor::LockWish,
@@ -18,10 +18,10 @@ use super::{
     locks::Holder,
 };
 
-/// Most counters that [`Limiter::lacks`] tells of.
+/// Maximum number of counters returned by [`Limiter::lacks`].
 pub const LACKS_MAX: usize = 10_000;
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockHolder {
     /// An entry that kept it from an earlier attempt.
@@ -35,7 +35,7 @@ pub enum LockHolder {
 pub enum BlockReason {
     /// Its vqueue's lock.
     Lock {
-        /// Who has it.
+        /// Its holder.
         holder: LockHolder,
     },
     /// Its service, which a rule pauses.
@@ -69,7 +69,7 @@ pub enum BlockReason {
         /// Permits allowed.
         limit: u32,
     },
-    /// A token under a rate limit.
+    /// A token of a rate limit.
     Rate {
         /// The counter.
         key: String,
@@ -77,7 +77,7 @@ pub enum BlockReason {
         rule: RuleId,
         /// The rule's pattern.
         pattern: Pattern,
-        /// When the next token is there.
+        /// When the next token is available.
         next_token: Timestamp,
     },
     /// A slot of the node's capacity.
@@ -86,33 +86,33 @@ pub enum BlockReason {
         running: u32,
         /// Slots that the node leased to it.
         leased: u32,
-        /// The node was asked for more and has not answered. Without that it may have
-        /// some: only the node knows.
+        /// The node was asked for more and has not answered. If `false`, the node may have some:
+        /// only the node knows.
         is_asked: bool,
     },
 }
 
-/// One reason, and since when it has been in the way.
+/// One reason, and since when it has applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    /// What is lacking.
+    /// What is missing.
     pub reason: BlockReason,
     /// The later of: the vqueue began to wait; this became unavailable.
     pub since: Timestamp,
 }
 
-/// Why a vqueue cannot start anything now; no reasons when it can.
+/// Why a vqueue cannot start anything now; no reasons if it can.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
-    /// Since when it waits; `None` when it does not (it asks for nothing).
+    /// Since when it waits; `None` if it does not (it asks for nothing).
     pub waiting_since: Option<Timestamp>,
     /// How many permits it waits for.
     pub wanted: u32,
-    /// Everything that is in its way: lock, service, l2, l1, scope, capacity.
+    /// All reasons: lock, service, l2, l1, scope, capacity.
     pub reasons: Vec<Blocked>,
 }
 
-/// What a counter without room lacks.
+/// Why a counter has no room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lack {
     /// Permits: a concurrency limit is used up.
@@ -132,32 +132,31 @@ pub enum Lack {
 /// One counter, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterView {
-    /// `scope`, `scope/l1` or `scope/l1/l2`; `service:NAME` for a service that is paused.
+    /// `scope`, `scope/l1` or `scope/l1/l2`; `service:NAME` for a paused service.
     pub key: String,
     /// Permits held; not counted for a service.
     pub usage: u32,
     /// Permits allowed; `None` is unlimited.
     pub limit: Option<u32>,
-    /// Tokens that are there; `None` without a rate limit.
+    /// Available tokens; `None` without a rate limit.
     pub tokens: Option<u32>,
     /// The rule that governs it and its pattern.
     pub rule: Option<(RuleId, Pattern)>,
     /// The pattern of the rule that pauses it.
     pub paused: Option<Pattern>,
-    /// Vqueues queued behind this counter: those for which it is the narrowest one
-    /// without room.
+    /// Vqueues queued behind this counter: those whose narrowest counter without room it is.
     pub waiters: u32,
 }
 
 impl Limiter {
-    /// Why the vqueue with this handle waits; `None` when it does not.
+    /// Why the vqueue with this handle waits; `None` if it does not.
     #[must_use]
     pub fn explain(&self, handle: VQueueHandle, now: Timestamp) -> Option<Explanation> {
         let client = &self.clients.slab[self.clients.find(handle)?];
         (client.waits != Waits::No).then(|| self.explain_client(client, now))
     }
 
-    /// What stands in the way of a vqueue, whether it waits or not.
+    /// What blocks a vqueue, whether it waits or not.
     #[must_use]
     pub fn explain_vqueue(
         &self,
@@ -176,8 +175,8 @@ impl Limiter {
         Explanation { waiting_since: None, wanted: 0, reasons }
     }
 
-    /// The counters that are used or waited for, ordered by key. Services, which no
-    /// rule limits, are left out unless they are paused.
+    /// The counters in use or with waiters, ordered by key. Services have no limits and are left
+    /// out unless paused.
     #[must_use]
     pub fn limits(&self, now: Timestamp) -> Vec<CounterView> {
         let mut waiters: Map<CounterIndex, u32> = Map::default();
@@ -206,8 +205,8 @@ impl Limiter {
         views
     }
 
-    /// Counters in use whose limit leaves no room now, at most [`LACKS_MAX`]: key and what
-    /// is lacking. Pauses are left out.
+    /// Counters in use whose limit leaves no room now, at most [`LACKS_MAX`]: key and reason.
+    /// Pauses are left out.
     #[must_use]
     pub fn lacks(&self, now: Timestamp) -> Vec<(String, Lack)> {
         let counters = self.counters.slab.iter().filter(|(_, counter)| counter.depth > 0);
@@ -262,7 +261,7 @@ impl Limiter {
             let reason = BlockReason::ServicePaused { service, rule: by.id, pattern };
             blocked(reason, paused.since);
         }
-        // A level without a counter uses nothing up, but it can be paused.
+        // A level without a counter has no usage, but can be paused.
         let levels = key_of(name);
         let counted = home.map_or(0, |home| usize::from(self.counters.slab[home].depth));
         for key in (counted + 1..=levels.len()).rev().map(|depth| &levels[..depth]) {
@@ -300,7 +299,7 @@ impl Limiter {
         reasons
     }
 
-    /// The deepest counter of a name that is there: those below it hold nothing.
+    /// The deepest existing counter of a name: levels below it hold nothing.
     fn nearest(&self, name: &VQueueName) -> Option<CounterIndex> {
         let key = key_of(name);
         if key.is_empty() {

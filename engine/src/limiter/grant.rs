@@ -1,7 +1,7 @@
-//! Granting: whoever can go on gets permits at once.
+//! Granting: clients that can proceed get permits at once.
 //!
-//! Must always hold: a grant is checked at every level before anything is taken, and
-//! then taken as a whole.
+//! Must always hold: a grant is checked at every level before anything is taken, and then taken as
+//! a whole.
 
 use forebay_messages::{
     PermitId,
@@ -15,8 +15,8 @@ use super::{
 };
 
 impl Limiter {
-    /// Grants until capacity is used up or nobody can go on. `freed` is the deepest
-    /// counter of a slot that was just given back: it is offered there first.
+    /// Grants until capacity is used up or no client can proceed. `freed` is the deepest counter of
+    /// a slot that was just returned: the slot is offered there first.
     pub(super) fn grant_ready(&mut self, mut freed: Option<CounterIndex>, effects: &mut Effects) {
         while let Some(group) = self.counters.ring.front() {
             let free = self.lease.free();
@@ -44,7 +44,7 @@ impl Limiter {
         }
     }
 
-    /// Gives a client that waits for nothing `count` permits, all checks done.
+    /// Gives `count` permits to a client that is in no list. The caller has done all checks.
     pub(super) fn grant(&mut self, index: ClientIndex, count: u32, effects: &mut Effects) {
         assert!(count > 0, "a grant of no permits");
         let client = &mut self.clients.slab[index];
@@ -68,7 +68,7 @@ impl Limiter {
         effects.push(LimiterEffect::Granted(Granted { handle: client.handle, permits }));
     }
 
-    /// A client waits behind its counters, or for capacity. The caller settles.
+    /// A client starts to wait behind its counters, or for capacity. The caller settles.
     pub(super) fn wait_for_counters(&mut self, index: ClientIndex) {
         self.last_ticket += 1;
         self.counters.queue(&mut self.clients.slab, index, self.last_ticket);
@@ -78,7 +78,7 @@ impl Limiter {
         let client = &mut self.clients.slab[index];
         client.waits = Waits::Lock;
         let lock = self.locks.held.get_mut(&client.vqueue);
-        let lock = lock.expect("only a lock that is held is waited for");
+        let lock = lock.expect("clients wait only for held locks");
         lock.waiters.push_back(&mut self.clients.slab, index);
     }
 }

@@ -1,8 +1,8 @@
-//! What this partition has of the node's capacity.
+//! This partition's share of the node's capacity.
 //!
-//! Must always hold: no permit is granted beyond what is leased (permits that existed
-//! before may exceed it); a slot is returned at most once. Must not know: the node's
-//! other partitions, whose turn it is within this one.
+//! Must always hold: no permit is granted beyond what is leased (permits that existed before may
+//! exceed it); a slot is returned at most once. Must not know: the node's other partitions, or the
+//! order of clients within this one.
 
 use forebay_messages::Timestamp;
 
@@ -21,20 +21,18 @@ pub enum CapacityMode {
 #[derive(Debug)]
 pub(super) struct Lease {
     mode: CapacityMode,
-    /// Unused slots that are kept for what comes next while no other partition wants
-    /// them.
+    /// Unused slots kept for later entries while no other partition wants them.
     spare_max: u32,
     leased: u32,
     /// Permits that are held.
     used: u32,
     full_since: Timestamp,
-    /// Asked for capacity and not answered. Not taken back when the need has passed:
-    /// near saturation it comes and goes with every entry.
+    /// Asked for capacity and not answered. Not withdrawn when the need has passed: near saturation
+    /// the need comes and goes with every entry.
     asked: bool,
-    /// Another partition wants capacity: what is unused goes back at once.
+    /// Another partition wants capacity: unused slots are returned at once.
     recalled: bool,
-    /// Another partition's turn has come: the next slot goes back even though
-    /// somebody waits here.
+    /// It is another partition's turn: the next slot is returned even if a client waits here.
     claimed: bool,
 }
 
@@ -77,7 +75,7 @@ impl Lease {
         self.leased
     }
 
-    /// Whether the node was asked for slots and has none, as far as is known.
+    /// Whether the node was asked for slots and has not answered.
     pub(super) fn is_asked(&self) -> bool {
         self.asked
     }
@@ -93,7 +91,7 @@ impl Lease {
         }
     }
 
-    /// A permit came back. Says how many slots the node gets of it.
+    /// Takes a permit back. Returns how many slots go back to the node.
     pub(super) fn put(&mut self) -> Option<u32> {
         self.used = self.used.checked_sub(1).expect("more permits came back than were held");
         self.pay_claim()
@@ -106,12 +104,12 @@ impl Lease {
         self.recalled = false;
     }
 
-    /// Another partition wants what is unused here, now and until the next lease.
+    /// Another partition wants the unused slots, now and until the next lease.
     pub(super) fn recall(&mut self) {
         self.recalled = true;
     }
 
-    /// Another partition's turn has come. Says how many slots the node gets at once.
+    /// It is another partition's turn. Returns how many slots go back to the node at once.
     pub(super) fn claim(&mut self) -> Option<u32> {
         self.claimed = self.leased > 0;
         self.pay_claim()
@@ -126,12 +124,12 @@ impl Lease {
         Some(1)
     }
 
-    /// What to tell the node now that everybody who could go on has; `wanted` groups
+    /// What to tell the node once every client that could proceed has done so; `wanted` groups
     /// could use more capacity.
     pub(super) fn balance(&mut self, wanted: u32) -> Balance {
         let give_back = |slots| (slots > 0).then_some(slots);
         if self.mode == CapacityMode::Unlimited {
-            // A lease that nobody asked for.
+            // An unrequested lease.
             let unused = std::mem::take(&mut self.leased);
             return Balance { want: None, give_back: give_back(unused) };
         }

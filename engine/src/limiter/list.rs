@@ -1,8 +1,8 @@
 //! First-in-first-out lists threaded through the records of a slab: no allocation,
 //! removal from anywhere in constant time.
 //!
-//! Must always hold: a record is in at most one list at a time; its owner knows
-//! which one (the links do not say).
+//! Must always hold: a record is in at most one list at a time; its owner knows which one (the
+//! links do not tell).
 
 use super::slab::{Index, Slab};
 
@@ -74,7 +74,7 @@ impl<T: Linked> List<T> {
         self.len += 1;
     }
 
-    /// Takes a record out that is in this list.
+    /// Removes a record of this list.
     pub(super) fn remove(&mut self, slab: &mut Slab<T>, index: Index<T>) {
         let Links { prev, next } = std::mem::take(slab[index].links_mut());
         match prev {

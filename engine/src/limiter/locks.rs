@@ -1,9 +1,9 @@
 //! Locks of vqueues with an object key: one holder each, waiters first in, first out.
 //!
-//! Must always hold: a lock that nobody holds has no record; whoever waits for a lock
-//! cannot have it now. When a lock is freed all its waiters go on to their counters
-//! (two incarnations of one vqueue at most, in practice): the first one that gets a
-//! permit takes the lock, the others come back. Must not know: counters, capacity.
+//! Must always hold: a free lock has no record; a client that waits for a lock cannot take it now.
+//! When a lock is freed, all its waiters proceed to their counters (two incarnations of one vqueue
+//! at most, in practice): the first one that gets a permit takes the lock, the others return. Must
+//! not know: counters, capacity.
 
 use forebay_messages::{EntryId, Timestamp, VQueueId, actor::LockWish};
 
@@ -15,11 +15,11 @@ use super::{
     slab::Slab,
 };
 
-/// Who holds a lock.
+/// The holder of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// Whoever has this permit. When an entry had kept the lock and went ahead under
-    /// it, that entry: a permit that comes back unused leaves the lock to it.
+    /// The holder of this permit. `kept`: the entry that had kept the lock and runs under this
+    /// permit; a permit that is returned unused leaves the lock to it.
     Permit { serial: u64, kept: Option<EntryId> },
     /// An entry that kept it from an earlier attempt and holds no permit.
     Entry(EntryId),
@@ -28,7 +28,7 @@ pub(super) enum Holder {
 #[derive(Debug)]
 pub(super) struct Lock {
     pub(super) holder: Holder,
-    /// Since when it is held by anybody.
+    /// Since when it has been held.
     pub(super) since: Timestamp,
     pub(super) waiters: List<Client>,
 }
@@ -40,7 +40,7 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// Whether a lock cannot be had now.
+    /// Whether a lock cannot be taken now.
     pub(super) fn blocks(&self, vqueue: VQueueId, wish: LockWish) -> bool {
         let holder = match wish {
             LockWish::None => return false,
@@ -53,7 +53,7 @@ impl Locks {
         }
     }
 
-    /// An entry holds the lock, as it did before the limiter was there.
+    /// An entry already holds the lock when the limiter starts.
     pub(super) fn seed(&mut self, vqueue: VQueueId, holder: Holder, now: Timestamp) {
         let lock = Lock { holder, since: now, waiters: List::default() };
         self.held.insert(vqueue, lock);
@@ -73,8 +73,8 @@ impl Locks {
         }
     }
 
-    /// The permit with this serial comes back; `keep` holds the lock from now on, else
-    /// (with an unused permit) whoever had kept it before. Whoever can go on now is
+    /// The permit with this serial is returned; `keep` holds the lock from now on, otherwise (with
+    /// an unused permit) the entry that had kept it before. Clients that can proceed now are
     /// appended to `woken`.
     pub(super) fn give_back(
         &mut self,
@@ -99,12 +99,12 @@ impl Locks {
         }
     }
 
-    /// An entry that kept the lock ended. Anybody else's lock stays.
+    /// An entry that kept the lock ended. A lock held by another is unchanged.
     pub(super) fn free_of(&mut self, vqueue: VQueueId, entry: EntryId, woken: &mut Woken<'_>) {
         let Some(lock) = self.held.get_mut(&vqueue) else { return };
         match &mut lock.holder {
             Holder::Entry(holder) if *holder == entry => self.free(vqueue, woken),
-            // The permit is held still: the lock is freed when it comes back.
+            // The permit is still held: the lock is freed when the permit is returned.
             Holder::Permit { kept, .. } if *kept == Some(entry) => *kept = None,
             _ => {}
         }
@@ -112,12 +112,12 @@ impl Locks {
 
     fn free(&mut self, vqueue: VQueueId, woken: &mut Woken<'_>) {
         let lock = self.held.remove(&vqueue);
-        let mut lock = lock.expect("the lock was found a moment ago");
+        let mut lock = lock.expect("the lock was found just now");
         woken.take_from(&mut lock.waiters, |_| true);
     }
 }
 
-/// Collects clients that waited for a lock and can go on.
+/// Collects clients that waited for a lock and can proceed.
 pub(super) struct Woken<'a> {
     pub(super) clients: &'a mut Slab<Client>,
     /// Empty (and not allocated) most of the time.

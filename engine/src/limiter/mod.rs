@@ -1,21 +1,21 @@
 //! The limiter: decides which vqueue may start an entry, and when.
 //!
-//! Owns: the counters of every scope, l1 and l2 in use, who waits and in what order,
-//! the locks of vqueues, token buckets, this partition's share of the node's
-//! capacity, and the permits that are held. Must always hold:
+//! Owns: the counters of every scope, l1 and l2 in use, the waiting clients and their order, the
+//! locks of vqueues, token buckets, this partition's share of the node's capacity, and the held
+//! permits. Must always hold:
 //!
 //! 1. No grant exceeds a limit, a token bucket, a lock or the leased capacity.
 //! 2. A parent counter counts what its children count; no counter falls below zero.
-//! 3. No vqueue waits while everything that it needs is free.
-//! 4. A permit is given back once; one of another incarnation, or one that is not
-//!    held, is refused and counted.
-//! 5. Counters that nobody needs are forgotten.
+//! 3. No vqueue waits while everything it needs is free.
+//! 4. A permit is returned once; one of another incarnation, or one that is not held, is rejected
+//!    and counted.
+//! 5. Unused counters are forgotten.
 //!
-//! Must not know: entries (a permit is good for whichever entry is the vqueue's
-//! head), storage, other partitions, clocks: `now` comes with every step.
+//! Must not know: entries (a permit is valid for whichever entry is the vqueue's head), storage,
+//! other partitions, clocks: `now` comes with every step.
 //!
-//! One step: tokens that came due; the message; then whoever can go on is granted at
-//! once, in the order of `order`; then capacity and the timer are settled.
+//! One step: due tokens; the message; then every client that can proceed is granted at once, in the
+//! order of `order`; then capacity and the timer are settled.
 
 mod acquire;
 mod bucket;
@@ -52,22 +52,22 @@ use lease::{Balance, Lease};
 use locks::Locks;
 use pauses::Pauses;
 
-/// How a limiter is set up.
+/// Configuration of a limiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimiterConfig {
     /// Whether the node limits how many entries run at once.
     pub capacity: CapacityMode,
-    /// How many unused slots of the node's capacity are kept for what comes next while
-    /// no other partition wants them; what is above goes back at once.
+    /// Maximum number of unused capacity slots kept for later entries while no other partition
+    /// wants them; any above it are returned at once.
     pub spare_slots_max: u32,
-    /// How many counters that nobody needs are kept in case their key comes again.
+    /// Maximum number of unused counters kept in case their key comes back.
     pub idle_counters_max: u32,
-    /// How many counters that nobody needs are kept for their bucket's sake: until it is
-    /// full, a key that comes again must find the tokens it has left. With more of them,
-    /// the one goes whose bucket is the first to be full.
+    /// Maximum number of unused counters kept because of their bucket: until it is full, a key that
+    /// comes back must find its remaining tokens. Above the maximum, the counter whose bucket fills
+    /// first is dropped.
     pub lingering_counters_max: usize,
-    /// Seed of the hashes of scopes and limit keys, which clients choose. What a limiter
-    /// does, and in which order, does not depend on it.
+    /// Seed of the hashes of scopes and limit keys, which clients choose. It does not affect what a
+    /// limiter does, or in which order.
     pub hash_seed: u64,
 }
 
@@ -83,27 +83,26 @@ impl Default for LimiterConfig {
     }
 }
 
-/// What a limiter wants done.
+/// Effects of a limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimiterEffect {
-    /// Tell the vqueue of its permits. At most once: when the vqueue is gone, its death
-    /// watch sends `Withdraw`, and the permits come back.
+    /// Tell the vqueue about its permits. At most once: if the vqueue is gone, its death watch
+    /// sends `Withdraw`, and the permits are returned.
     Granted(Granted),
-    /// The answer to `Seed`: a permit for each of `Seed::running`, in that order.
-    /// Exactly once, and before anything else is asked of the limiter: whoever seeds
-    /// waits for it.
+    /// The answer to `Seed`: a permit for each of `Seed::running`, in that order. Exactly once, and
+    /// before any other request: the seeding partition waits for it.
     Seeded {
         /// The permits.
         permits: Vec<PermitId>,
     },
-    /// Ask the node for at least so many more slots. In order with `ReturnCapacity`;
-    /// stands until `CapacityLeased` answers, and is not repeated before.
+    /// Ask the node for at least this many more slots. In order with `ReturnCapacity`; it stands
+    /// until `CapacityLeased` answers, and is not repeated before.
     WantCapacity(u32),
-    /// Give so many slots back to the node. Exactly once: a lost one is lost until the
-    /// node forgets this partition.
+    /// Return this many slots to the node. Exactly once: a lost one is lost until the node forgets
+    /// this partition.
     ReturnCapacity(u32),
-    /// Send `Tick` at this time or soon after. Replaces a later timer; a tick that
-    /// comes too early or too often does no harm.
+    /// Send `Tick` at this time or soon after. Replaces a later timer; early or superfluous ticks
+    /// are harmless.
     SetTimer(Timestamp),
 }
 
@@ -112,13 +111,13 @@ pub enum LimiterEffect {
 pub struct LimiterStats {
     /// Permits granted.
     pub granted: u64,
-    /// Permits given back.
+    /// Permits returned.
     pub released: u64,
-    /// Permits taken back because their vqueue was gone before it handed them over.
+    /// Permits taken back because their vqueue was gone before handing them over.
     pub withdrawn: u64,
-    /// Releases and hand-overs refused because the permit is of another incarnation.
+    /// Releases and hand-overs rejected because the permit belongs to another incarnation.
     pub refused_incarnation: u64,
-    /// Releases and hand-overs refused because the permit is not held (any more).
+    /// Releases and hand-overs rejected because the permit is not held (any more).
     pub refused_unknown: u64,
 }
 
@@ -136,7 +135,7 @@ pub struct Limiter {
     locks: Locks,
     pauses: Pauses,
     lease: Lease,
-    /// The timer that is set.
+    /// The time for which the timer is set.
     timer: Option<Timestamp>,
     last_ticket: Ticket,
     stats: LimiterStats,
@@ -145,8 +144,8 @@ pub struct Limiter {
 type Effects = Vec<LimiterEffect>;
 
 impl Limiter {
-    /// A limiter that waits for its `Seed`. `incarnation` must differ from that of any
-    /// limiter whose permits may still come back.
+    /// A limiter that waits for its `Seed`. `incarnation` must differ from that of any limiter
+    /// whose permits may still be returned.
     #[must_use]
     pub fn new(incarnation: Generation, config: LimiterConfig) -> Self {
         Self {
@@ -178,19 +177,19 @@ impl Limiter {
         &self.rules
     }
 
-    /// Whether it was told what is in force; before that it says nothing of use.
+    /// Whether it has been seeded; before that its answers mean nothing.
     #[must_use]
     pub fn is_seeded(&self) -> bool {
         self.seeded
     }
 
-    /// How many permits are held.
+    /// Number of held permits.
     #[must_use]
     pub fn held(&self) -> usize {
         self.permits.slab.len()
     }
 
-    /// How many counters are kept, idle ones included.
+    /// Number of counters, including idle ones.
     #[must_use]
     pub fn counters_len(&self) -> usize {
         self.counters.slab.len()
@@ -238,8 +237,8 @@ impl Machine for Limiter {
     type Input = LimiterMessage;
     type Effect = LimiterEffect;
 
-    /// Panics when anything is asked before `Seed`, or `Seed` comes twice: limits would
-    /// go unenforced.
+    /// Panics if anything is requested before `Seed`, or if `Seed` comes twice: limits would not be
+    /// enforced.
     fn step(&mut self, now: Timestamp, message: LimiterMessage, effects: &mut Effects) {
         let seeds = matches!(message, LimiterMessage::Seed(_));
         assert_ne!(

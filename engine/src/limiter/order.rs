@@ -1,37 +1,35 @@
-//! Who waits in what order, and whose turn it is.
+//! The order of waiting clients, and whose turn is next.
 //!
-//! A waiting client stands in the list of the counter it lives at, and never moves. A
-//! counter with room and with somebody waiting is *ready*: it stands among its
-//! parent's ready children under the ticket of its oldest eligible waiter; a group
-//! (scope or service) that is ready stands in the ring and wants capacity. So a
-//! client is queued behind exactly one counter, the narrowest one without room, and a
-//! change of one counter moves everybody behind it with a few steps, not one by one:
-//! a slot that flickers before 100,000 waiters costs the same as before one.
+//! A waiting client is in the list of its home counter and never moves. A counter with room and
+//! waiters is *ready*: it is among its parent's ready children under the ticket of its oldest
+//! eligible waiter; a ready group (scope or service) is in the ring and wants capacity. So a client
+//! is queued behind exactly one counter, the narrowest one without room, and a change of one
+//! counter moves everybody behind it in a few steps, not one by one: a slot that flickers in front
+//! of 100,000 waiters costs the same as in front of one.
 //!
-//! Must always hold after `settle`: ready is what the definition says. Hence, with
-//! capacity to spare the ring is empty, and nobody waits while all it needs is free.
+//! Must always hold after `settle`: exactly the counters that meet the definition are ready. Hence,
+//! with capacity to spare the ring is empty, and no client waits while everything it needs is free.
 //!
-//! Turns: between groups deficit round robin by weight (Shreedhar and Varghese, 1995:
-//! a group in its turn takes as many permits as its weight); within a group first
-//! come, first served over all its levels. A slot that is freed goes first to the
-//! deepest counter that was full and has waiters, but at most [`FAVOURS_MAX`] times
-//! in a row past an older waiter of the group: a counter that is always full must not
-//! starve those who wait above it.
+//! Turns: between groups deficit round robin by weight (Shreedhar and Varghese, 1995: a group takes
+//! as many permits per turn as its weight); within a group first come, first served across all its
+//! levels. A freed slot goes first to the deepest counter that was full and has waiters, but at
+//! most [`FAVOURS_MAX`] times in a row past an older waiter of the group: a counter that is always
+//! full must not starve clients that wait above it.
 
 use forebay_messages::Timestamp;
 
 use super::{
     client::{Client, ClientIndex, Ticket, Waits},
-    counter::{CounterIndex, Place},
+    counter::{CounterIndex, InList},
     counters::Counters,
     slab::Slab,
 };
 
-/// How often in a row a freed slot may pass the oldest waiter of a group.
+/// How many times in a row a freed slot may pass the oldest waiter of a group.
 pub(super) const FAVOURS_MAX: u32 = 4;
 
 impl Counters {
-    /// A client begins to wait at its home, behind everybody there.
+    /// A client begins to wait at its home, last in line.
     pub(super) fn queue(&mut self, clients: &mut Slab<Client>, index: ClientIndex, ticket: Ticket) {
         let client = &mut clients[index];
         client.waits = Waits::Counter;
@@ -60,7 +58,7 @@ impl Counters {
         }
     }
 
-    /// Re-establishes readiness from a counter up, after any change at those counters.
+    /// Re-establishes readiness from a counter upwards, after any change of those counters.
     pub(super) fn settle(&mut self, clients: &Slab<Client>, from: CounterIndex, now: Timestamp) {
         let mut at = Some(from);
         while let Some(index) = at {
@@ -82,14 +80,14 @@ impl Counters {
                 None if before.is_none() => self.enter_ring(index),
                 None if ready_at.is_none() => {
                     self.ring.remove(&mut self.slab, index);
-                    self.slab[index].place = Place::Used;
+                    self.slab[index].in_list = InList::None;
                 }
                 None => {}
             }
         }
     }
 
-    /// The same, when anybody waits in the group: else nothing can have changed.
+    /// Like [`Self::settle`], if any client waits in the group; otherwise nothing can have changed.
     pub(super) fn settle_if_awaited(
         &mut self,
         clients: &Slab<Client>,
@@ -124,13 +122,13 @@ impl Counters {
                 }
                 (Some((_, client)), _) => return client,
                 (None, Some((_, child))) => counter = &self.slab[*child],
-                (None, None) => unreachable!("a ready counter has somebody waiting"),
+                (None, None) => unreachable!("a ready counter has waiters"),
             }
         }
     }
 
-    /// Whose turn it is in a group of the ring. `freed` is the deepest counter of the
-    /// slot that was just given back.
+    /// The client whose turn it is in a group of the ring. `freed` is the deepest counter of the
+    /// slot that was just returned.
     pub(super) fn choose(
         &mut self,
         clients: &Slab<Client>,
@@ -152,7 +150,7 @@ impl Counters {
         local
     }
 
-    /// What a group may take at once in its turn: all of it when it is alone.
+    /// How many permits a group may take at once in its turn: all of them if it is alone.
     pub(super) fn turn(&mut self, group: CounterIndex) -> u32 {
         if self.ring.len() == 1 {
             return u32::MAX;
@@ -164,21 +162,21 @@ impl Counters {
         counter.deficit
     }
 
-    /// A group took permits in its turn. When it used its turn up, the next one is
-    /// on; a group that left the ring meanwhile goes on with its turn when it is back
-    /// (it may have left only because its single vqueue has to ask again).
+    /// A group took permits in its turn. If it used up its turn, the next group follows; a group
+    /// that left the ring meanwhile continues its turn when it is back (it may have left only
+    /// because its single vqueue has to ask again).
     pub(super) fn took(&mut self, group: CounterIndex, count: u32) {
         let counter = &mut self.slab[group];
         counter.deficit = counter.deficit.saturating_sub(count);
-        if counter.deficit == 0 && counter.place == Place::Ring {
+        if counter.deficit == 0 && counter.in_list == InList::Ring {
             self.ring.remove(&mut self.slab, group);
             self.ring.push_back(&mut self.slab, group);
         }
     }
 
     fn enter_ring(&mut self, group: CounterIndex) {
-        assert_eq!(self.slab[group].place, Place::Used, "a ready group is in a list already");
-        self.slab[group].place = Place::Ring;
+        assert_eq!(self.slab[group].in_list, InList::None, "a ready group is already in a list");
+        self.slab[group].in_list = InList::Ring;
         if self.slab[group].deficit > 0 {
             self.ring.push_front(&mut self.slab, group);
         } else {
@@ -186,8 +184,8 @@ impl Counters {
         }
     }
 
-    /// Whether a counter has room. Arms its timer when somebody waits and only a token
-    /// is missing, and disarms it otherwise.
+    /// Whether a counter has room. Arms its timer if it has waiters and only a token is missing,
+    /// and disarms it otherwise.
     fn has_room(&mut self, index: CounterIndex, awaited: bool, now: Timestamp) -> bool {
         let counter = &mut self.slab[index];
         let Some(bucket) = &mut counter.bucket else { return counter.usage < counter.limit };
@@ -202,7 +200,7 @@ impl Counters {
         !dry && !full
     }
 
-    /// Counters whose token has come are ready again.
+    /// Counters whose token is available become ready again.
     pub(super) fn fire_timers(&mut self, clients: &Slab<Client>, now: Timestamp) -> bool {
         let mut fired = false;
         while let Some(&(time, index)) = self.timers.first() {

@@ -1,10 +1,10 @@
-//! Services that a rule pauses: their vqueues wait here, whatever their scope.
+//! Services paused by a rule: their vqueues wait here, whatever their scope.
 //!
-//! Counters form a tree of scopes, and a service lies across it: a vqueue that waits for
-//! its service to be resumed stands in a list of its own, and in none of a counter. A pause of
-//! `a` holds for services below it, `a.b`, too; the nearest pause has the waiters. Must
-//! always hold: no vqueue of a paused service waits at a counter. Must not know: counters,
-//! capacity. (A pause of a scope or a limit key makes its counter full, see `counter`.)
+//! Counters form a tree of scopes, and services cut across it: a vqueue that waits for its service
+//! to be resumed is in a list of its own and in no counter's list. A pause of `a` also holds for
+//! services below it, such as `a.b`; the nearest pause has the waiters. Must always hold: no vqueue
+//! of a paused service waits at a counter. Must not know: counters, capacity. (A pause of a scope
+//! or a limit key makes its counter full, see `counter`.)
 
 use bytestring::ByteString;
 use forebay_messages::{Timestamp, rule::RuleUpdate};
@@ -20,7 +20,7 @@ use super::{
     list::List,
 };
 
-/// A service that is paused.
+/// A paused service.
 #[derive(Debug)]
 pub(super) struct PausedService {
     /// The rule that pauses it.
@@ -44,7 +44,7 @@ impl Pauses {
         self.services.get_mut(self.name_of(service)?)
     }
 
-    /// The name under which a service is paused: its own, or that of one that it is below.
+    /// The name under which a service is paused: its own, or one it is below.
     fn name_of<'a>(&self, service: &'a str) -> Option<&'a str> {
         if self.services.is_empty() {
             return None;
@@ -54,8 +54,8 @@ impl Pauses {
 }
 
 impl Limiter {
-    /// A client whose lock is free waits for the next thing: its service, or its counters.
-    /// The caller settles its home.
+    /// A client whose lock is free waits for its service or its counters. The caller settles its
+    /// home.
     pub(super) fn wait_for_rules(&mut self, index: ClientIndex) {
         let client = &mut self.clients.slab[index];
         if let Some(paused) = self.pauses.get_mut(&client.name.service) {
@@ -71,7 +71,7 @@ impl Limiter {
         self.pauses.get(&client.name.service).is_some()
     }
 
-    /// The rules of these services may have changed.
+    /// Updates the pauses after the rules of these services may have changed.
     pub(super) fn update_pauses(&mut self, updates: &[RuleUpdate]) {
         for service in updates.iter().filter_map(|update| update.pattern().service()) {
             let rule = self.rules.pause_of(service);
@@ -88,7 +88,7 @@ impl Limiter {
 
     fn pause_service(&mut self, service: &ByteString, rule: RuleSlot) {
         let paused = PausedService { rule, since: self.now, waiters: List::default() };
-        // Some may wait for one above to be resumed: the nearest has them.
+        // Clients may wait for a service above to be resumed: the nearest pause takes them.
         let is_nearest = |client: &Client| {
             let above = self.pauses.name_of(&client.name.service);
             let is_below = service_and_above(&client.name.service).any(|name| name == &**service);
@@ -118,7 +118,7 @@ impl Limiter {
         self.wait_anew(concerned);
     }
 
-    /// These clients wait for something else from now on, in the order of their numbers.
+    /// Moves these clients to what they wait for now, in the order of their numbers.
     fn wait_anew(&mut self, mut concerned: Vec<(u64, ClientIndex)>) {
         concerned.sort_unstable();
         for (_, index) in concerned {

@@ -1,4 +1,4 @@
-//! Permits and locks that come back.
+//! Returned permits and locks.
 
 use forebay_messages::{EntryId, PermitId, VQueueId, actor::Release};
 
@@ -17,7 +17,7 @@ impl Limiter {
         self.grant_ready(freed, effects);
     }
 
-    /// From now on the permit does not come back with its client.
+    /// From now on the permit is not returned with its client.
     pub(super) fn hand_over(&mut self, permit: PermitId) {
         if let Some(permit) = self.find_held(permit) {
             self.leave_client(permit);
@@ -31,7 +31,7 @@ impl Limiter {
         self.lock_is_free_for(&woken);
     }
 
-    /// A permit that is held. One that is not is counted.
+    /// Finds a held permit. Unknown ones are counted.
     fn find_held(&mut self, permit: PermitId) -> Option<PermitIndex> {
         if permit.incarnation != self.incarnation {
             self.stats.refused_incarnation += 1;
@@ -42,8 +42,8 @@ impl Limiter {
         found
     }
 
-    /// Gives back everything that was taken with a permit. Says where a slot became
-    /// free that was waited for; the caller grants.
+    /// Gives back everything that was taken with a permit. Returns the counter where a slot with
+    /// waiters became free; the caller grants.
     pub(super) fn give_back(
         &mut self,
         permit: PermitIndex,
@@ -61,12 +61,12 @@ impl Limiter {
             self.lock_is_free_for(&woken);
         }
         self.counters.settle_if_awaited(&self.clients.slab, permit.home, self.now);
-        self.counters.let_go(permit.home, self.now);
+        self.counters.release_hold(permit.home, self.now);
         freed
     }
 
-    /// Takes a permit from the client that it was granted to. Says whether it was
-    /// there still, that is, never handed over.
+    /// Takes a permit from the client it was granted to. Returns whether it was still there, that
+    /// is, never handed over.
     fn leave_client(&mut self, permit: PermitIndex) -> bool {
         let Some(index) = self.permits.slab[permit].client.take() else { return false };
         let client = &mut self.clients.slab[index];
@@ -77,7 +77,7 @@ impl Limiter {
         true
     }
 
-    /// Clients whose lock is free go on to what they need next.
+    /// Clients whose lock is free proceed to what they need next.
     fn lock_is_free_for(&mut self, woken: &[super::client::ClientIndex]) {
         for index in woken {
             self.wait_for_rules(*index);

@@ -1,4 +1,4 @@
-//! What a limiter starts with, and changes of the rules while it runs.
+//! A limiter's initial state, and rule changes while it runs.
 
 use forebay_messages::{
     PermitId,
@@ -10,13 +10,13 @@ use crate::machine::Set;
 
 use super::{Effects, Limiter, LimiterEffect, counter::CounterIndex, locks::Holder};
 
-/// With more patterns than this in one update, each counter looks its rule up instead
-/// of being compared with each pattern.
+/// With more patterns than this in one update, each counter looks up its rule instead of being
+/// compared with each pattern.
 const PATTERNS_COMPARED_MAX: usize = 8;
 
 impl Limiter {
-    /// Takes over what a limiter must know before anybody may acquire. What runs
-    /// already counts whatever the limits are: it drains.
+    /// Takes over the state a limiter must know before the first acquire. Running entries already
+    /// count, whatever the limits are: the excess drains.
     pub(super) fn seed(&mut self, seed: Seed, effects: &mut Effects) {
         self.seeded = true;
         for update in &seed.rules {
@@ -46,8 +46,8 @@ impl Limiter {
         effects.push(LimiterEffect::Seeded { permits });
     }
 
-    /// Applies changed rules in order, then lets every counter that they may concern
-    /// look its rule up (each once). The step grants afterwards.
+    /// Applies changed rules in order, then lets every affected counter look up its rule (each
+    /// once). The step grants afterwards.
     pub(super) fn update_rules(&mut self, updates: &[RuleUpdate]) {
         for update in updates {
             self.rules.apply(update);
@@ -58,16 +58,16 @@ impl Limiter {
             self.counters.settle(&self.clients.slab, *index, self.now);
         }
         self.update_pauses(updates);
-        // Only now: with one counter its parents may be forgotten, which are concerned,
-        // too (but do not linger while they have children).
+        // Only now, because forgetting a counter may forget its parents, which may be affected too
+        // (but do not linger while they have children).
         let lingering = concerned.into_iter().filter(|index| self.counters.lingers(*index));
         for index in lingering.collect::<Vec<_>>() {
             self.counters.reconsider(index, self.now);
         }
     }
 
-    /// The counters that a changed pattern matches, each once. One for an exact
-    /// pattern; for others all counters of that depth are looked through.
+    /// The counters that a changed pattern matches, each once: one for an exact pattern; for others
+    /// all counters of that depth are examined.
     fn concerned(&self, updates: &[RuleUpdate]) -> Vec<CounterIndex> {
         let mut found = Vec::new();
         let mut seen = Set::default();

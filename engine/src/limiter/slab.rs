@@ -1,13 +1,13 @@
 //! Records at small indices that stay the same while the record lives.
 //!
-//! Must always hold: an index is used only while its record lives (but for [`Slab::get`],
-//! whose caller can tell records apart); one that outlived it panics (or, when the place was
-//! reused, breaks an invariant that `check` names).
-//! Indices are reused in a fixed order: the same inputs give the same indices.
+//! Must always hold: an index is used only while its record lives (except with [`Slab::get`], whose
+//! caller can tell records apart); a stale one panics (or, if the place was reused, breaks an
+//! invariant that `check` names). Indices are reused in a fixed order: the same inputs give the
+//! same indices.
 
 use std::{fmt, hash, marker::PhantomData, num::NonZeroU32, ops};
 
-/// Where a `T` is kept. 4 bytes, also as an `Option`.
+/// Index of a `T`. 4 bytes, also as an `Option`.
 pub(super) struct Index<T> {
     /// Place in the slab plus one.
     raw: NonZeroU32,
@@ -94,7 +94,7 @@ impl<T> Slab<T> {
         record
     }
 
-    /// The record that lives at an index now, if any: perhaps another one than before.
+    /// The record that is at an index now, if any: perhaps another one than before.
     pub(super) fn get(&self, index: Index<T>) -> Option<&T> {
         self.places.get(index.place())?.as_ref()
     }

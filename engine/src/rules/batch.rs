@@ -1,9 +1,9 @@
 //! Applying changes: all-or-nothing batches, each change with a precondition.
 //!
-//! Must always hold (the version contract): a created or recreated rule takes the
-//! new book version; so does one whose limits or `disabled` changed; a description
-//! alone moves only `last_modified`; a change that changes nothing moves nothing; a
-//! batch moves the book by at most one. Must not know: how a book is stored.
+//! Must always hold (the version contract): a created or recreated rule takes the new book version;
+//! so does one whose limits or `disabled` changed; a change of the description alone updates only
+//! `last_modified`; a change without effect updates nothing; a batch raises the book's version by
+//! at most one. Must not know: how a book is stored.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ use super::{
     RuleChange, RulePatch,
 };
 
-/// What a batch came to.
+/// The result of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// The book afterwards.
+    /// The resulting book.
     pub book: RuleBook,
     /// Whether it differs from the book before, and so has the next version.
     pub changed: bool,
@@ -30,7 +30,7 @@ pub struct Applied {
 impl RuleBook {
     /// Applies a batch: all of it or, with an error, none of it.
     ///
-    /// `now` becomes `last_modified` of what changed; `rules_max` is the cap
+    /// `now` becomes `last_modified` of every changed rule; `rules_max` is the cap
     /// ([`super::MAX_RULES_PER_BOOK`]).
     ///
     /// # Errors
@@ -48,8 +48,8 @@ impl RuleBook {
         Ok(evolving.finish())
     }
 
-    /// The change that gives `pattern` this patch whether or not it has a rule, and
-    /// touches no other rule.
+    /// The change that applies this patch to the rule of `pattern`, creating it if missing, and
+    /// leaves other rules alone.
     #[must_use]
     pub fn upsert(&self, pattern: Pattern, patch: RulePatch) -> RuleChange {
         let change = match self.get(&pattern) {
@@ -64,10 +64,9 @@ impl RuleBook {
 struct Batch<'a> {
     before: &'a RuleBook,
     rules: BTreeMap<RuleId, PersistedRule>,
-    /// Ids that were touched, and whether the rule that is there now was made by this
-    /// batch.
+    /// Ids of the rules touched, and whether the present rule was created by this batch.
     touched: BTreeMap<RuleId, bool>,
-    /// The version that the book has if anything changes.
+    /// The version of the book if anything changes.
     version: BookVersion,
     now: Timestamp,
     rules_max: usize,
@@ -144,19 +143,19 @@ impl<'a> Batch<'a> {
         patch: &RulePatch,
     ) -> Result<(), ChangeError> {
         let Some(rule) = self.rules.get_mut(&id) else {
-            unreachable!("rule `{pattern}` was found a moment ago");
+            unreachable!("rule `{pattern}` was found just now");
         };
         let before = rule.clone();
         edit(rule, patch)?;
         if rule.only_pauses && !rule.limits.paused {
-            // It was there for the pause alone. Without that it would govern, and lift the
-            // limits of less specific rules.
+            // It only held a pause. Without the pause it would govern, and lift the limits of less
+            // specific rules.
             self.rules.remove(&id);
             self.touched.insert(id, false);
             return Ok(());
         }
-        // The version moves at once, so that a later change of this batch that
-        // matches the old version is refused.
+        // The version is raised at once, so that a later change of this batch that expects the old
+        // version is refused.
         if runtime_sees(rule) != runtime_sees(&before) {
             rule.version = self.version;
         }
@@ -164,8 +163,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Settles versions and times against the book before the batch: patches that
-    /// cancelled out leave no trace.
+    /// Settles versions and times against the book before the batch: patches that cancel each other
+    /// out leave no trace.
     fn finish(mut self) -> Applied {
         let mut changed = false;
         for (id, made_here) in &self.touched {

@@ -1,7 +1,7 @@
 //! The book itself: rules by id, its version, and the difference between two books.
 //!
-//! Must always hold: a rule is filed under the id of its own pattern; no rule has a
-//! version above the book's. Must not know: how a change is checked (`change`).
+//! Must always hold: a rule is stored under the id of its own pattern; no rule has a version above
+//! the book's. Must not know: how a change is checked (`change`).
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,13 +11,13 @@ use forebay_messages::{
     rule::{Limits, Pattern, RuleUpdate},
 };
 
-/// Version of a rule book, and of a rule: the version of the book that last changed
-/// what the runtime sees of it. 0 is the empty book that nobody ever wrote.
+/// Version of a rule book or a rule. A rule's is the version of the book that last changed what the
+/// runtime sees of it. 0 is the empty book that was never written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BookVersion(pub u64);
 
 impl BookVersion {
-    /// The version after this one. Panics on overflow, which no run lives to see.
+    /// The version after this one. Panics on overflow, which cannot happen in practice.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.checked_add(1).expect("the rule book's version overflowed"))
@@ -30,24 +30,24 @@ impl fmt::Display for BookVersion {
     }
 }
 
-/// One rule as it is kept.
+/// One stored rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersistedRule {
-    /// What it governs.
+    /// The keys it governs.
     pub pattern: Pattern,
     /// The book version that last changed what the runtime sees of this rule.
     pub version: BookVersion,
-    /// What it allows.
+    /// The limits it sets.
     pub limits: Limits,
     /// For people; the runtime never reads it.
     pub description: ByteString,
-    /// A disabled rule counts as absent. Not `enabled`: an active rule is then the
-    /// empty state and costs nothing on the wire.
+    /// A disabled rule counts as absent. Not `enabled`: this way an active rule is the empty state
+    /// and costs nothing on the wire.
     pub disabled: bool,
-    /// It was made by a pause and says nothing of limits: those of less specific rules hold
-    /// for its keys, and it goes when it is resumed.
+    /// It was created by a pause and sets no limits: less specific rules limit its keys, and it is
+    /// deleted on resume.
     pub only_pauses: bool,
-    /// When any of it last changed, the description included.
+    /// When anything in it last changed, including the description.
     pub last_modified: Timestamp,
 }
 
@@ -61,7 +61,7 @@ impl PersistedRule {
 
 /// The versioned set of rules of a cluster.
 ///
-/// A value: a change makes a new book ([`RuleBook::apply`]).
+/// A value: a change creates a new book ([`RuleBook::apply`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleBook {
     pub(super) version: BookVersion,
@@ -76,7 +76,7 @@ impl RuleBook {
         self.version
     }
 
-    /// How many rules it has, disabled ones included.
+    /// Number of rules, including disabled ones.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rules.len()
@@ -123,14 +123,13 @@ impl RuleBook {
         removed.chain(upserted).collect()
     }
 
-    /// Everything that is in force, as changes of an empty book: what a fresh limiter
-    /// is seeded with.
+    /// All active rules, as changes to an empty book: the seed of a new limiter.
     #[must_use]
     pub fn diff_from_empty(&self) -> Vec<RuleUpdate> {
         self.active().map(|(_, rule)| upsert(rule)).collect()
     }
 
-    /// Whether it says anything that only a forebay with pauses understands.
+    /// Whether it contains anything that a forebay without pauses cannot understand.
     pub(super) fn has_pauses(&self) -> bool {
         self.rules.values().any(|rule| rule.limits.paused || rule.pattern.service().is_some())
     }
@@ -143,10 +142,10 @@ impl RuleBook {
         self.rules.get(&id).filter(|rule| !rule.disabled)
     }
 
-    /// Panics when the book breaks its own rules. For tests and simulation.
+    /// Panics if the book breaks its invariants. For tests and simulation.
     pub fn check(&self) {
         for (id, rule) in &self.rules {
-            assert_eq!(*id, rule.id(), "rule `{}` is filed under another id", rule.pattern);
+            assert_eq!(*id, rule.id(), "rule `{}` is stored under another id", rule.pattern);
             assert!(
                 rule.version > BookVersion(0) && rule.version <= self.version,
                 "rule `{}` has version {} in a book of version {}",
@@ -157,7 +156,7 @@ impl RuleBook {
             let pause = Limits::default().paused();
             assert!(
                 !rule.only_pauses || rule.limits == pause,
-                "rule `{}` is there for a pause only, and has limits",
+                "rule `{}` exists only for a pause but has limits",
                 rule.pattern
             );
         }

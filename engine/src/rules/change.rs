@@ -1,7 +1,7 @@
-//! What can be asked of a book, and why it may be refused.
+//! The possible changes of a book, and the reasons to refuse one.
 //!
-//! Must always hold: a refusal says what to do about it. Must not know: how a batch is
-//! applied (`batch`).
+//! Must always hold: an error says what to do about it. Must not know: how a batch is applied
+//! (`batch`).
 
 use std::num::NonZeroU32;
 
@@ -14,32 +14,32 @@ use thiserror::Error;
 
 use super::BookVersion;
 
-/// Most rules in one book, unless configured otherwise.
+/// Maximum number of rules in one book, unless configured otherwise.
 pub const MAX_RULES_PER_BOOK: usize = 10_000;
 /// Longest description of a rule, in bytes.
 pub const DESCRIPTION_LEN_MAX: usize = 1024;
 
-/// What must hold for a change to be made.
+/// What must hold for a change to be applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precondition {
-    /// Nothing.
+    /// No condition.
     #[default]
     None,
-    /// There is no rule with the pattern.
+    /// The pattern has no rule.
     DoesNotExist,
-    /// There is a rule with the pattern, and it has this version.
+    /// The pattern has a rule of this version.
     Matches(BookVersion),
 }
 
-/// What happens to one field.
+/// The change of one field.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Edit<T> {
-    /// It stays.
+    /// It keeps its value.
     #[default]
     Keep,
     /// It becomes unlimited (absent).
     Clear,
-    /// It takes this value.
+    /// It is set to this value.
     Set(T),
 }
 
@@ -72,15 +72,15 @@ pub struct LimitsPatch {
     pub guaranteed: Edit<NonZeroU32>,
     /// See [`Limits::backlog`].
     pub backlog: Edit<NonZeroU32>,
-    /// See [`Limits::paused`]; when given.
+    /// See [`Limits::paused`]; `None` keeps it.
     pub paused: Option<bool>,
-    /// See [`Limits::concurrency`]: the change is refused.
+    /// A concurrency of 0 was given (see [`Limits::concurrency`]): the change is refused.
     #[doc(hidden)]
     pub is_zero: bool,
 }
 
 impl LimitsPatch {
-    /// Sets what `limits` limits and keeps the rest: limits that it leaves out, and a pause.
+    /// Sets the limits given in `limits` and keeps the others and the pause.
     #[must_use]
     pub fn keeping_others(limits: Limits) -> Self {
         fn set<T>(value: Option<T>) -> Edit<T> {
@@ -103,7 +103,7 @@ impl LimitsPatch {
         Self { paused: Some(paused), ..Self::default() }
     }
 
-    /// Whether it sets no limit. It may lift some.
+    /// Whether it sets no limit. It may remove some.
     fn only_pauses(self) -> bool {
         fn sets<T>(edit: &Edit<T>) -> bool {
             matches!(edit, Edit::Set(_))
@@ -113,7 +113,7 @@ impl LimitsPatch {
         !sets(&rate) && !counts.into_iter().any(sets)
     }
 
-    /// Whether it says nothing of any limit (of a pause it may).
+    /// Whether it leaves all limits unchanged (it may change the pause).
     pub(super) fn keeps_limits(self) -> bool {
         self == Self { paused: self.paused, ..Self::default() }
     }
@@ -131,8 +131,8 @@ impl LimitsPatch {
     }
 }
 
-/// Replaces every limit: what `limits` does not limit becomes unlimited, and what it does
-/// not pause is resumed.
+/// Replaces every limit: those missing from `limits` become unlimited, and a pause missing from it
+/// is lifted.
 impl From<Limits> for LimitsPatch {
     fn from(limits: Limits) -> Self {
         Self {
@@ -152,9 +152,9 @@ impl From<Limits> for LimitsPatch {
 pub struct RulePatch {
     /// Its limits.
     pub limits: LimitsPatch,
-    /// Its description, when given.
+    /// Its description; `None` keeps it.
     pub description: Option<ByteString>,
-    /// Whether it is disabled, when given.
+    /// Whether it is disabled; `None` keeps it.
     pub disabled: Option<bool>,
 }
 
@@ -172,26 +172,26 @@ impl RulePatch {
     }
 }
 
-/// What is done to the rule with a pattern.
+/// What a change does to the rule of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Makes a rule; refused when there is one. Fields that the patch keeps are those
-    /// of an empty rule.
+    /// Creates a rule; refused if one exists. Fields that the patch keeps are those of an empty
+    /// rule.
     Create(RulePatch),
-    /// Changes a rule; refused when there is none.
+    /// Changes a rule; refused if there is none.
     Patch(RulePatch),
-    /// Deletes a rule; refused when there is none.
+    /// Deletes a rule; refused if there is none.
     Delete,
 }
 
 /// One change of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleChange {
-    /// Whose rule.
+    /// The pattern of the rule.
     pub pattern: Pattern,
-    /// What is done to it.
+    /// What to do with it.
     pub change: Change,
-    /// What must hold, checked against the book as the batch's earlier changes left it.
+    /// What must hold, checked against the book as left by the batch's earlier changes.
     pub precondition: Precondition,
 }
 
@@ -202,7 +202,7 @@ impl RuleChange {
         Self { pattern, change, precondition: Precondition::None }
     }
 
-    /// The same change under a precondition.
+    /// The same change with a precondition.
     #[must_use]
     pub fn only_if(mut self, precondition: Precondition) -> Self {
         self.precondition = precondition;
@@ -210,8 +210,7 @@ impl RuleChange {
     }
 }
 
-/// Whether all that these changes set has an effect. A book may say more than this
-/// forebay does; people are told.
+/// Rejects changes that would have no effect: a book can express more than this forebay enforces.
 ///
 /// # Errors
 /// The first [`ChangeError`] about a limit: a zero, a period that is too long, a limit of a
@@ -257,14 +256,14 @@ fn check_rate(pattern: &Pattern, rate: Rate) -> Result<(), ChangeError> {
     Ok(())
 }
 
-/// A part of a rate that may not be zero.
+/// A part of a rate that must not be zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RatePart {
-    /// How many tokens come in each period.
+    /// The number of tokens per period.
     Tokens,
     /// The period.
     Period,
-    /// How many tokens the bucket holds.
+    /// The capacity of the bucket.
     Burst,
 }
 
@@ -278,24 +277,24 @@ impl std::fmt::Display for RatePart {
     }
 }
 
-/// Why a batch was refused. Nothing of it was applied.
+/// Why a batch was refused. None of it was applied.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ChangeError {
-    /// Create of a rule that is there.
-    #[error("rule `{pattern}` exists already (version {version}): patch it, or delete it first")]
+    /// A rule to create exists already.
+    #[error("rule `{pattern}` already exists (version {version}): patch it, or delete it first")]
     AlreadyExists {
         /// Its pattern.
         pattern: Pattern,
         /// Its version.
         version: BookVersion,
     },
-    /// Patch or delete of a rule that is not there.
+    /// A rule to patch or delete does not exist.
     #[error("there is no rule `{pattern}`: create it first")]
     UnknownRule {
         /// Its pattern.
         pattern: Pattern,
     },
-    /// Something changed since the author looked.
+    /// The book changed since the author read it.
     #[error(
         "rule `{pattern}`: expected {}, found {}; look at it again and repeat the change",
         Expected(*expected), Found(*found)
@@ -303,12 +302,12 @@ pub enum ChangeError {
     PreconditionFailed {
         /// The rule.
         pattern: Pattern,
-        /// What was asked for.
+        /// What was expected.
         expected: Precondition,
-        /// The version found; `None` when there is no such rule.
+        /// The version found; `None` if there is no such rule.
         found: Option<BookVersion>,
     },
-    /// Two patterns have one id.
+    /// Two patterns have the same id.
     #[error(
         "rule `{pattern}` has the same id ({}) as rule `{existing}`: write the pattern \
          differently, or delete the other rule",
@@ -317,7 +316,7 @@ pub enum ChangeError {
     IdCollision {
         /// The new pattern.
         pattern: Pattern,
-        /// The pattern that is there.
+        /// The existing pattern.
         existing: Pattern,
         /// The id of both.
         id: RuleId,
@@ -325,12 +324,12 @@ pub enum ChangeError {
     /// The book is full.
     #[error("rule `{pattern}` would be rule {}: a book holds at most {rules_max}", rules_max + 1)]
     TooManyRules {
-        /// The rule that was one too many.
+        /// The rule that exceeded the cap.
         pattern: Pattern,
         /// The cap.
         rules_max: usize,
     },
-    /// A weight that nothing is shared by.
+    /// A weight on a pattern that does not share the capacity.
     #[error(
         "rule `{pattern}`: weights share the capacity between scopes; give one to a pattern of \
          one component"
@@ -348,7 +347,7 @@ pub enum ChangeError {
         /// The rule.
         pattern: Pattern,
     },
-    /// A rate with a zero in it.
+    /// A rate with a zero part.
     #[error(
         "rule `{pattern}`: {part} starts nothing; use at least 1, or pause it to stop work \
          (`Rules::pause`, `forebay rules pause {pattern}`)"
@@ -379,7 +378,7 @@ pub enum ChangeError {
         /// The rule.
         pattern: Pattern,
     },
-    /// Guarantees are not there yet.
+    /// Guaranteed shares are not implemented yet.
     #[error("rule `{pattern}`: a guaranteed share is not supported yet; use weights instead")]
     Guaranteed {
         /// The rule.

@@ -1,8 +1,8 @@
 //! The bytes of a book: a format byte, then bilrost.
 //!
-//! Must always hold: equal books have equal bytes, pinned by a golden test; bytes
-//! that are not a book are refused with a typed error, never misread. Other crates
-//! carry these bytes without knowing what is in them.
+//! Must always hold: equal books have equal bytes, pinned by a golden test; bytes that are not a
+//! book are refused with a typed error, never misread. Other crates carry these bytes without
+//! looking inside.
 
 use std::collections::BTreeMap;
 
@@ -16,18 +16,17 @@ use thiserror::Error;
 
 use super::{BookVersion, PersistedRule, RuleBook};
 
-/// The newest format of a book that this code reads and writes: one with pauses, which an
-/// older forebay would read as a book without them.
+/// The newest format this code reads and writes: a book with pauses, which an older forebay would
+/// otherwise read as a book without them.
 pub const BOOK_FORMAT: u8 = 2;
-/// The format of a book without pauses: the same bytes as before there were any.
+/// The format of a book without pauses: the same bytes as before pauses existed.
 const BOOK_FORMAT_PLAIN: u8 = 1;
-/// Format of commands and rows that a partition must know before it applies a book with
-/// pauses.
+/// The format of commands and rows that a partition must know before it applies a book with pauses.
 const PAUSES_FORMAT_MIN: u32 = 2;
 
-/// The lowest format of commands and rows that may apply these bytes of a book. Where that
-/// is `Some`, a `VersionBarrier` must come before: an older forebay refuses the book and
-/// would go on without its pauses.
+/// The lowest format of commands and rows that may apply this encoded book. If it is `Some`, a
+/// `VersionBarrier` must come first: an older forebay would refuse the book and continue without
+/// its pauses.
 #[must_use]
 pub fn barrier_before(book: &[u8]) -> Option<u32> {
     match book.first() {
@@ -36,16 +35,16 @@ pub fn barrier_before(book: &[u8]) -> Option<u32> {
     }
 }
 
-/// The format that these rules need.
+/// The format these rules need.
 pub(super) fn format_of(has_pauses: bool) -> u8 {
     if has_pauses { BOOK_FORMAT } else { BOOK_FORMAT_PLAIN }
 }
 
-/// Why bytes are not a rule book. The book in force stays in force.
+/// Why bytes are not a rule book. The current book stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DecodeBookError {
     /// No bytes at all.
-    #[error("the rule book is empty: not even its format byte is there")]
+    #[error("the rule book has no bytes: its format byte is missing")]
     Empty,
     /// Written by a newer version of forebay.
     #[error(
@@ -70,12 +69,12 @@ pub enum DecodeBookError {
         /// What is wrong with its pattern.
         source: PatternError,
     },
-    /// A rule is not filed under its own id.
-    #[error("the rule book is damaged: rule `{pattern}` is filed under the id {}", id.printed())]
+    /// A rule is not stored under its own id.
+    #[error("the rule book is damaged: rule `{pattern}` is stored under the id {}", id.printed())]
     Misfiled {
         /// The rule's pattern.
         pattern: String,
-        /// The id it is filed under.
+        /// The id it is stored under.
         id: RuleId,
     },
 }
@@ -157,7 +156,7 @@ impl RuleBook {
         framed(format_of(self.has_pauses()), &WireBook::from(self))
     }
 
-    /// The inverse of [`Self::encode`]. Takes any bytes; never panics on them.
+    /// The inverse of [`Self::encode`]. Accepts any bytes; never panics on them.
     ///
     /// # Errors
     /// [`DecodeBookError`] saying what is wrong with the bytes.
@@ -172,7 +171,7 @@ impl RuleBook {
     }
 }
 
-/// A format byte and a message behind it.
+/// A format byte followed by a message.
 pub(super) fn framed(format: u8, message: &impl Message) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1 + message.encoded_len());
     bytes.push(format);

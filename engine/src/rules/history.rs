@@ -1,8 +1,8 @@
-//! The last versions of the book, who made them and when, and the way back.
+//! The last versions of the book with author and time, and rollback.
 //!
-//! Must always hold: entries are ordered by version, the newest last, at most
-//! [`HISTORY_LEN_MAX`] of them and [`HISTORY_BYTES_MAX`] in all. A rollback is a new version with old content: the
-//! version of the book never goes back. Must not know: where a history is stored.
+//! Must always hold: entries are ordered by version, newest last, at most [`HISTORY_LEN_MAX`] of
+//! them and [`HISTORY_BYTES_MAX`] in all. A rollback is a new version with old content: the
+//! book's version never decreases. Must not know: where a history is stored.
 
 use bilrost::{Message, OwnedMessage};
 use bytestring::ByteString;
@@ -15,22 +15,22 @@ use super::{
     codec::{BOOK_FORMAT, WireBook, format_of, framed},
 };
 
-/// How many versions are kept beside the newest book.
+/// Number of versions kept beside the newest book.
 pub const HISTORY_LEN_MAX: usize = 32;
 /// How many bytes the versions take together, encoded. The newest version is kept however
 /// large it is; 10,000 rules with full descriptions take 10 MiB.
 pub const HISTORY_BYTES_MAX: usize = 32 << 20;
 
-/// The newest format that this code reads: books with pauses, which an older forebay would
-/// put in force without them. The number is that of the book's format.
+/// The newest format this code reads: books with pauses, which an older forebay would apply without
+/// them. The number is that of the book's format.
 const HISTORY_FORMAT: u8 = BOOK_FORMAT;
 
 /// One version of the book.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryEntry {
-    /// The book as it was from then on; its version is the entry's.
+    /// The book from then on; its version is the entry's.
     pub book: RuleBook,
-    /// Who made it.
+    /// Who changed it.
     pub author: ByteString,
     /// When.
     pub at: Timestamp,
@@ -42,24 +42,24 @@ impl HistoryEntry {
     }
 }
 
-/// The last versions of the book, the newest last.
+/// The last versions of the book, newest last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
     entries: Vec<HistoryEntry>,
 }
 
-/// Why there is no way back.
+/// Why a rollback is impossible.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RollbackError {
-    /// The version is not kept (any more), or never was.
+    /// The version is not kept (any more), or never existed.
     #[error(
-        "version {version} of the rule book is not kept; kept are {}",
+        "version {version} of the rule book is not kept; kept versions: {}",
         kept.map_or_else(|| "none".to_owned(), |(first, last)| format!("{first} to {last}"))
     )]
     NotKept {
         /// The version asked for.
         version: BookVersion,
-        /// The first and the last version that are kept.
+        /// The first and the last kept version.
         kept: Option<(BookVersion, BookVersion)>,
     },
 }
@@ -68,9 +68,9 @@ pub enum RollbackError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum DecodeHistoryError {
     /// No bytes at all.
-    #[error("the history of the rule book is empty: not even its format byte is there")]
+    #[error("the history of the rule book has no bytes: its format byte is missing")]
     Empty,
-    /// Another format than this forebay writes.
+    /// A newer format than this forebay reads.
     #[error(
         "the history of the rule book has format {found}, this forebay reads up to {HISTORY_FORMAT}: use a newer forebay"
     )]
@@ -87,8 +87,8 @@ pub enum DecodeHistoryError {
 }
 
 impl History {
-    /// Notes that `author` made this book. A book that is not newer than the newest
-    /// one noted changes nothing.
+    /// Records that `author` made this book. A book that is not newer than the newest recorded one
+    /// changes nothing.
     pub fn record(&mut self, book: RuleBook, author: &str, at: Timestamp) {
         if self.entries.last().is_some_and(|last| last.book.version >= book.version) {
             return;
@@ -104,7 +104,7 @@ impl History {
         self.entries.drain(..self.entries.len() - kept);
     }
 
-    /// The versions that are kept, the newest last.
+    /// The kept versions, newest last.
     #[must_use]
     pub fn entries(&self) -> &[HistoryEntry] {
         &self.entries
@@ -206,11 +206,11 @@ impl RuleBook {
         let upserts = old.rules().flat_map(|rule| self.restored(rule));
         let batch: Vec<RuleChange> = deletes.chain(upserts).collect();
         self.apply(&batch, now, usize::MAX)
-            .expect("deletes of what is there and upserts of what was a book cannot be refused")
+            .expect("deleting existing rules and restoring valid ones cannot be refused")
     }
 }
 
-/// The patch after which a rule is as this one, if it may have limits already.
+/// The patch that makes a rule equal to this one, even if it already has limits.
 fn exactly(rule: &PersistedRule) -> RulePatch {
     let limits =
         if rule.only_pauses { LimitsPatch::paused(true) } else { LimitsPatch::from(rule.limits) };

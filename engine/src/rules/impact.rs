@@ -1,10 +1,8 @@
-//! What a change of the rules would do to the entries that run and wait now, without
-//! changing anything.
+//! The effect a rule change would have on running and waiting entries, without changing anything.
 //!
-//! Must always hold: what could start is the most that the concurrency limits allow,
-//! shared out one by one among the keys. Must not know: rate limits' tokens, a node's
-//! capacity, whether an entry's time has come: what it says is "as far as concurrency
-//! limits go".
+//! Must always hold: the number that could start is the most that the concurrency limits allow,
+//! distributed one by one among the keys. Must not know: rate limits' tokens, a node's capacity,
+//! whether an entry is due: the result is "as far as concurrency limits go".
 
 use std::collections::BTreeMap;
 
@@ -13,37 +11,37 @@ use forebay_messages::VQueueName;
 
 use super::RuleLookup;
 
-/// Components of a key: scope, and l1 and l2 where there are.
+/// Components of a key: the scope, then l1 and l2 if present.
 pub type KeyPath = Vec<ByteString>;
 
-/// What runs and waits under one key.
+/// Running and waiting entries of one key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Entries that run.
+    /// Running entries.
     pub running: u64,
     /// Entries in inboxes.
     pub waiting: u64,
-    /// Those of them that locks and pauses leave free to start.
+    /// Waiting entries that locks and pauses allow to start.
     pub free: u64,
 }
 
-/// The entries of a partition or a node by key. Work without a scope is left out: no
-/// rule applies to it.
+/// The entries of a partition or a node by key. Work without a scope is left out: limits do not
+/// apply to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loads(BTreeMap<KeyPath, Load>);
 
-/// What would be of the entries of one key under some rules.
+/// What would happen to the entries of one key under some rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
     /// Waiting entries that could start at once.
     pub start: u64,
-    /// Running entries above a limit at one of its levels: they run on, and nothing
-    /// starts until they are fewer.
+    /// Running entries above a limit at one of its levels: they continue, and nothing starts until
+    /// enough have ended.
     pub over: u64,
 }
 
 impl Loads {
-    /// Adds a vqueue: so many run, so many wait.
+    /// Adds a vqueue with its running and waiting entries.
     pub fn add(&mut self, name: &VQueueName, running: u64, waiting: u64, is_paused: bool) {
         let levels = [&name.scope, &name.l1, &name.l2];
         let key: KeyPath = levels.into_iter().map_while(Clone::clone).collect();
@@ -53,7 +51,7 @@ impl Loads {
         let free = match (is_paused, name.has_lock()) {
             (true, _) => 0,
             (false, false) => waiting,
-            // One at a time.
+            // A lock: one at a time.
             (false, true) => waiting.min(1_u64.saturating_sub(running)),
         };
         let load = self.0.entry(key).or_default();
@@ -62,12 +60,12 @@ impl Loads {
         load.free += free;
     }
 
-    /// The keys with what runs and waits under each, in order.
+    /// The keys and their load, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&KeyPath, Load)> {
         self.0.iter().map(|(key, load)| (key, *load))
     }
 
-    /// What would be of each key under these rules, in the order of [`Loads::iter`].
+    /// The outcome for each key under these rules, in the order of [`Loads::iter`].
     #[must_use]
     pub fn under(&self, rules: &RuleLookup) -> Vec<Share> {
         let mut counters = Counters::new(self, rules);
@@ -119,7 +117,7 @@ impl<'a> Counters<'a> {
         self.limited(key).map(|(usage, limit)| usage.saturating_sub(limit)).max().unwrap_or(0)
     }
 
-    /// Takes one slot at every level, or all that is wanted where nothing limits it.
+    /// Takes one slot at every level, or all wanted ones where nothing limits the key.
     fn take(&mut self, key: &'a [ByteString], wanted: u64) -> u64 {
         let Some(room) = self.limited(key).map(|(usage, limit)| limit.saturating_sub(usage)).min()
         else {

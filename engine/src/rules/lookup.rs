@@ -1,4 +1,4 @@
-//! Which rule governs a key: by hash, never by a scan.
+//! Finds the rule that governs a key by hash, never by a scan.
 //!
 //! Owns: one table per depth, keyed by rank and the exact components of the pattern.
 //! A lookup probes the ranks of its depth from the most specific one down: at most 2,
@@ -18,12 +18,12 @@ use rustc_hash::FxHasher;
 
 use crate::machine::Map;
 
-/// Most components of a key.
+/// Maximum number of components of a key.
 const DEPTH_MAX: usize = 3;
-/// Most ranks of a depth.
+/// Maximum number of ranks of a depth.
 const RANKS_MAX: usize = 1 << DEPTH_MAX;
 
-/// Where a rule is kept: stays the same while the rule exists.
+/// Index of a rule: stable while the rule exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RuleSlot(u32);
 
@@ -32,15 +32,15 @@ pub struct RuleSlot(u32);
 pub struct GoverningRule {
     /// Its id.
     pub id: RuleId,
-    /// What it governs.
+    /// The keys it governs.
     pub pattern: Pattern,
-    /// What it allows.
+    /// The limits it sets.
     pub limits: Limits,
-    /// It is there for a pause only, and governs nothing.
+    /// It exists only for a pause and governs nothing.
     pub only_pauses: bool,
 }
 
-/// Answer to "what if": which rule governs a key now, and which one would.
+/// Result of a "what if" query: the rule that governs a key now, and the one that would.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WhatIf {
     /// The rule in force.
@@ -49,7 +49,7 @@ pub struct WhatIf {
     pub then: Option<GoverningRule>,
 }
 
-/// The rules in force, ready for lookups.
+/// The active rules, ready for lookups.
 #[derive(Clone, Debug, Default)]
 pub struct RuleLookup {
     rules: Vec<Option<GoverningRule>>,
@@ -57,7 +57,7 @@ pub struct RuleLookup {
     tables: [Table; DEPTH_MAX],
     /// Rules for services.
     services: Map<ByteString, RuleSlot>,
-    /// How many rules pause, those for services left out.
+    /// Number of rules that pause, except those for services.
     pausing: usize,
     generation: u64,
 }
@@ -66,7 +66,7 @@ pub struct RuleLookup {
 #[derive(Clone, Debug, Default)]
 struct Table {
     slots: HashTable<RuleSlot>,
-    /// How many rules there are of each rank; a rank without any is not probed.
+    /// Number of rules of each rank; ranks without rules are not probed.
     by_rank: [u32; RANKS_MAX],
 }
 
@@ -81,7 +81,7 @@ impl RuleLookup {
         lookup
     }
 
-    /// Makes one change. A removal of a pattern without a rule changes nothing.
+    /// Applies one change. Removing a pattern without a rule changes nothing.
     pub fn apply(&mut self, update: &RuleUpdate) {
         self.generation += 1;
         match update {
@@ -93,8 +93,8 @@ impl RuleLookup {
         }
     }
 
-    /// The most specific of the rules that pause a key. The rule that governs the key need
-    /// not be one of them: a pause of `*` stops scopes that have rules of their own.
+    /// The most specific rule that pauses a key. The rule that governs the key may be another one:
+    /// a pause of `*` stops scopes that have rules of their own.
     #[must_use]
     pub fn paused_by(&self, key: &[&str]) -> Option<RuleSlot> {
         if self.pausing == 0 {
@@ -103,8 +103,8 @@ impl RuleLookup {
         self.find(key, |rule| rule.limits.paused)
     }
 
-    /// The rule that pauses a service: of its name, or of one that it is below (`a.b` is
-    /// below `a`). The nearest one counts.
+    /// The rule that pauses a service: of its own name, or of a service it is below (`a.b` is below
+    /// `a`). The nearest one counts.
     #[must_use]
     pub fn service_paused_by(&self, service: &str) -> Option<RuleSlot> {
         if self.services.is_empty() {
@@ -120,26 +120,25 @@ impl RuleLookup {
         self.rule(slot).limits.paused.then_some(slot)
     }
 
-    /// Changes with every update: what was resolved under another generation must be
-    /// resolved again.
+    /// Changes with every update: results of another generation must be looked up again.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Whether any rule limits a backlog. Looks at all of them.
+    /// Whether any rule limits a backlog. Examines all of them.
     #[must_use]
     pub fn limits_backlog(&self) -> bool {
         self.rules.iter().flatten().any(|rule| rule.limits.backlog.is_some())
     }
 
-    /// How many rules are in force.
+    /// Number of active rules.
     #[must_use]
     pub fn len(&self) -> usize {
         self.rules.len() - self.free.len()
     }
 
-    /// Whether no rule is in force.
+    /// Whether no rule is active.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -152,7 +151,7 @@ impl RuleLookup {
         self.find(key, |rule| !rule.only_pauses)
     }
 
-    /// The slot of the most specific rule for a key that is one of those wanted.
+    /// The slot of the most specific wanted rule for a key.
     fn find(&self, key: &[&str], wanted: impl Fn(&GoverningRule) -> bool) -> Option<RuleSlot> {
         let depth = key.len();
         let table = self.tables.get(depth.checked_sub(1)?)?;
@@ -173,7 +172,7 @@ impl RuleLookup {
         )
     }
 
-    /// The rule in a slot. Panics when the rule has been removed since.
+    /// The rule in a slot. Panics if the rule has since been removed.
     #[must_use]
     pub fn rule(&self, slot: RuleSlot) -> &GoverningRule {
         let rule = self.rules.get(slot.0 as usize).and_then(Option::as_ref);
@@ -186,8 +185,8 @@ impl RuleLookup {
         self.resolve(key).map(|slot| self.rule(slot))
     }
 
-    /// Which rule governs `key`, and which one would after these updates. Copies the
-    /// rules: for people, not for hot paths.
+    /// The rule that governs `key`, and the one that would after these updates. Copies the rules:
+    /// for people, not for hot paths.
     #[must_use]
     pub fn what_if(&self, updates: &[RuleUpdate], key: &[&str]) -> WhatIf {
         let mut then = self.clone();
@@ -243,7 +242,7 @@ impl RuleLookup {
         } else {
             let table = &mut self.tables[pattern.depth() - 1];
             let entry = table.slots.find_entry(pattern_hash(pattern), |at| *at == slot);
-            entry.expect("the slot was found a moment ago").remove();
+            entry.expect("the slot was found just now").remove();
             table.by_rank[usize::from(pattern.rank())] -= 1;
         }
         self.rules[slot.0 as usize] = None;
@@ -260,7 +259,7 @@ impl RuleLookup {
     }
 }
 
-/// A service and those that it is below: `a.b.c`, `a.b`, `a`.
+/// A service and those above it: `a.b.c`, `a.b`, `a`.
 pub(crate) fn service_and_above(service: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(service), |name| name.rsplit_once('.').map(|(above, _)| above))
 }

@@ -1,11 +1,11 @@
 //! The rule book: which limits exist, how they change, and which one governs a key.
 //!
-//! Owns: the versioned book and its bytes, all-or-nothing changes with
-//! preconditions, the difference between two books, its history, and the lookup of
-//! the rule that governs a counter. Must always hold: at most one rule governs a
-//! counter, and it is the most specific one; a book's version moves by at most one
-//! per batch; what the runtime would see differently has another rule version. Must
-//! not know: who stores a book, how it travels, or what a limiter does with a limit.
+//! Owns: the versioned book and its bytes, all-or-nothing changes with preconditions, the
+//! difference between two books, its history, and the lookup of the rule that governs a counter.
+//! Must always hold: at most one rule governs a counter, and it is the most specific one; a batch
+//! raises a book's version by at most one; a rule that the runtime would see differently has
+//! another version. Must not know: who stores a book, how it travels, or what a limiter does with a
+//! limit.
 
 mod batch;
 mod book;

@@ -18,22 +18,22 @@ impl VQueue {
         );
         assert!(
             !(self.inbox.is_refill_in_flight() && self.retry_at.is_some()),
-            "a refill is in flight and would be tried again"
+            "a refill is in flight and would be retried"
         );
         if let Some(retry_at) = self.retry_at {
             let is_armed = self.armed.is_some_and(|armed| armed <= retry_at);
-            assert!(is_armed, "a failed scan is not tried again");
+            assert!(is_armed, "a failed scan is not retried");
         }
         assert!(
             self.early.is_none() || self.inbox.is_refill_in_flight(),
-            "permits are kept although the inbox was read"
+            "permits are held although the inbox was read"
         );
         let has_rows = self.inbox.head().is_some();
         let is_known = self.inbox.is_complete() || self.inbox.is_refill_in_flight() || has_rows;
         let is_free = !self.config.paused && !self.config.draining;
         assert!(
             !is_free || is_known || self.retry_at.is_some(),
-            "the inbox is not known and nobody reads it"
+            "the inbox is unknown and no refill is running"
         );
         let waits_for_answer = if self.config.has_lock {
             self.inbox.dispatched().len() > 0
@@ -45,7 +45,7 @@ impl VQueue {
                 || self.asked.is_some()
                 || self.armed.is_some()
                 || waits_for_answer,
-            "there is a head, and nothing is outstanding that would start it"
+            "there is a runnable head but nothing outstanding to start it"
         );
     }
 }

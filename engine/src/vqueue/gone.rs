@@ -1,18 +1,18 @@
-//! Rows whose removal was told while a scan ran: so that builds with assertions notice
-//! when what the scan had read of them is believed.
+//! Rows whose removal was reported while a scan ran: builds with assertions detect when a stale row
+//! of such a scan is used.
 //!
-//! Must always hold: without assertions it is nothing and costs nothing. Must not know:
-//! why a row went.
+//! Must always hold: without assertions this is empty and free. Must not know: why a row was
+//! removed.
 
 use forebay_messages::EntryKey;
 
 use crate::inbox::Inbox;
 
-/// How many are remembered; later ones are not.
+/// Maximum number of keys remembered; further ones are dropped.
 #[cfg(debug_assertions)]
 const GONE_MAX: usize = 256;
 
-/// What went since the scan that runs was started.
+/// Keys removed since the running scan started.
 #[derive(Debug, Default)]
 pub(super) struct Gone {
     #[cfg(debug_assertions)]
@@ -27,20 +27,20 @@ impl Gone {
         }
     }
 
-    /// The row was put again: an entry that is resumed comes back to its place.
+    /// The row was stored again: a resumed entry returns to its place.
     pub(super) fn forget(&mut self, key: EntryKey) {
         self.keys.retain(|gone| *gone != key);
     }
 
-    /// The scan is over, and the inbox has taken what it read.
+    /// The scan is over, and the inbox has merged its rows.
     pub(super) fn end_scan(&mut self, inbox: &Inbox) {
         for key in std::mem::take(&mut self.keys) {
             let is_cached = inbox.items().any(|cached| *cached == key);
-            assert!(!is_cached, "{key:?} is cached and its removal was told");
+            assert!(!is_cached, "{key:?} is cached and its removal was reported");
         }
     }
 
-    /// Another scan is started.
+    /// A new scan starts.
     pub(super) fn start_scan(&mut self) {
         self.keys.clear();
     }

@@ -1,27 +1,25 @@
-//! The machine of one active vqueue: when to ask for permits, and which entry each
-//! permit is for.
+//! The machine of one active vqueue: when to ask for permits, and which entry each permit is for.
 //!
-//! Owns: the inbox cache, the one outstanding `Acquire`, the one timer. Each message
-//! is noted first; then `settle` compares what is with what should be and
-//! emits the difference. No message has a path of its own to an effect, so none can
-//! forget one.
+//! Owns: the inbox cache, the one outstanding `Acquire`, the one timer. Each message only updates
+//! the state; then `settle` compares the state with what should be outstanding and emits the
+//! difference. No message has its own path to an effect, so none can forget one.
 //!
 //! Guarantees, shown by the model in `tests/vqueue`:
-//! 1. A permit is good for whichever entry is the head when it arrives. It ends in
-//!    exactly one `Decide` or `ReturnPermit`, within the step that brought it; one that
-//!    it was started with, as soon as the inbox was read or cannot be.
-//! 2. No entry is decided before its `run_at`, nor while paused or draining, nor
-//!    again before its decision is answered.
-//! 3. With a lock, one decision at a time: nothing is asked for before the last
-//!    decision is answered, and then the limiter's lock takes over.
-//! 4. While a stored entry may run, an `Acquire`, a refill, a timer or an unanswered
-//!    decision is outstanding: a vqueue is never stuck.
-//! 5. A row whose removal was told while a scan ran is not taken from that scan.
+//! 1. A permit is used for whichever entry is the head when it arrives. It ends in exactly one
+//!    `Decide` or `ReturnPermit`, within the step that received it; a permit passed at start, as
+//!    soon as the inbox was read or its scan failed.
+//! 2. No entry is decided before its `run_at`, while paused or draining, or again before its
+//!    decision is answered.
+//! 3. With a lock, one decision at a time: nothing is requested before the last decision is
+//!    answered, and then the limiter's lock takes over.
+//! 4. While a stored entry may run, an `Acquire`, a refill, a timer or an unanswered decision is
+//!    outstanding: a vqueue is never stuck.
+//! 5. A row whose removal was reported while a scan ran is not taken from that scan.
 //!
-//! Relies on the limiter for the lock: a permit of a vqueue with a lock always holds
-//! that lock. `Take` waits until it is free; `Held(entry)` until it is free or kept
-//! by that entry. Only this vqueue ever asks for its lock, so an entry that kept it
-//! loses nothing when a permit goes back unused and frees it.
+//! Relies on the limiter for the lock: a permit of a vqueue with a lock always holds that lock.
+//! `Take` waits until it is free; `Held(entry)` until it is free or kept by that entry. Only this
+//! vqueue asks for its lock, so an entry that kept it loses nothing when a permit is returned
+//! unused and frees the lock.
 //!
 //! Must not know: limits, other vqueues, storage, what a decision leads to.
 
@@ -42,30 +40,30 @@ use crate::{Machine, inbox::Inbox};
 pub use effect::{Rest, VQueueEffect};
 use gone::Gone;
 
-/// How many decisions may be unanswered before a vqueue stops asking for permits.
+/// Maximum number of unanswered decisions before a vqueue stops asking for permits.
 pub const DISPATCHED_MAX: usize = 1_024;
-/// Wait after a first failed scan.
+/// Delay after a first failed scan.
 pub const REFILL_BACKOFF_FIRST: Duration = Duration::from_millis(10);
-/// Longest wait after a failed scan; the wait doubles up to it.
+/// Longest delay after a failed scan; the delay doubles up to it.
 pub const REFILL_BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// What a vqueue is, and how it starts.
+/// Identity and initial state of a vqueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VQueueConfig {
-    /// Whose inbox it reads.
+    /// The vqueue whose inbox it reads.
     pub id: VQueueId,
     /// Its entries exclude each other (it has an object key).
     pub has_lock: bool,
-    /// How many permits it may ask for at once; at least 1.
+    /// Maximum number of permits it asks for at once; at least 1.
     pub quantum: u32,
     /// It starts nothing until resumed.
     pub paused: bool,
-    /// Rows of an earlier leadership are still running: no decision is taken until
-    /// `Drained`. The partition drains them itself (it proposes their retries).
+    /// Rows of an earlier leadership are still running: no decision is made until `Drained`. The
+    /// partition drains them itself (it proposes their retries).
     pub draining: bool,
 }
 
-/// What a vqueue wishes of its lock for an entry at its head.
+/// What a vqueue requests of its lock for the entry at its head.
 #[must_use]
 pub fn wish(has_lock: bool, head: EntryKey) -> LockWish {
     match (has_lock, head.has_lock) {
@@ -75,14 +73,14 @@ pub fn wish(has_lock: bool, head: EntryKey) -> LockWish {
     }
 }
 
-/// Where a vqueue is in its life.
+/// Phase of a vqueue's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Running rows of an earlier leadership are put back first.
     Running,
-    /// The inbox is worked off.
+    /// The inbox is being processed.
     Inbox,
-    /// Nothing is left but decisions that are not answered yet.
+    /// Nothing is left but unanswered decisions.
     Empty,
 }
 
@@ -91,31 +89,31 @@ pub enum Stage {
 pub struct VQueue {
     config: VQueueConfig,
     inbox: Inbox,
-    /// Permits that it was started with, until the inbox is known; rare, so boxed.
+    /// Permits passed at start, until the inbox is known; rare, so boxed.
     early: Option<Box<Permits>>,
-    /// The wish of the outstanding `Acquire`.
+    /// The lock request of the outstanding `Acquire`.
     asked: Option<LockWish>,
-    /// An `Acquire` was replaced, perhaps after it was granted: the replacing one may
-    /// stand at the limiter although `asked` says that it was answered.
+    /// An `Acquire` was replaced, perhaps after it was granted: the replacement may still stand at
+    /// the limiter although `asked` says it was answered.
     may_stand: bool,
-    /// For when the timer is armed.
+    /// Time for which the timer is armed.
     armed: Option<Timestamp>,
-    /// A scan failed: none before this time.
+    /// A scan failed: no scan before this time.
     retry_at: Option<Timestamp>,
-    /// Failed scans since the last good one.
+    /// Failed scans since the last successful one.
     failures: u32,
-    /// The rest that was last told with `Idle`, while it lasts.
+    /// The rest last reported with `Idle`, while it lasts.
     hinted: Option<Rest>,
-    /// Guarantee 5, where assertions are on.
+    /// Checks guarantee 5 where assertions are on.
     gone: Gone,
 }
 
 impl VQueue {
-    /// A new incarnation. Nothing happens before [`Self::start`].
+    /// A new incarnation. It does nothing before [`Self::start`].
     ///
-    /// `dispatched` are the keys whose decisions the partition still owns. Each must be
-    /// answered to this incarnation, by its removal (told again if it was told before)
-    /// or by a `DecisionVoid`; else it counts as handed out for ever.
+    /// `dispatched` are the keys whose decisions the partition still owns. Each must be answered to
+    /// this incarnation, by its removal (reported again if it was reported before) or by a
+    /// `DecisionVoid`; otherwise it counts as handed out indefinitely.
     ///
     /// # Panics
     /// When the quantum is zero.
@@ -124,7 +122,7 @@ impl VQueue {
         Self::with_inbox(config, Inbox::new(dispatched))
     }
 
-    /// The same over an inbox of another capacity (for tests). The inbox must be new.
+    /// Like [`Self::new`], over an inbox of another capacity (for tests). The inbox must be new.
     ///
     /// # Panics
     /// When the quantum is zero.
@@ -145,38 +143,38 @@ impl VQueue {
         }
     }
 
-    /// The same, started with permits that were granted before it was there.
+    /// Adds permits that were granted before this incarnation started.
     #[must_use]
     pub fn with_permits(mut self, permits: Permits) -> Self {
         self.early = Some(Box::new(permits));
         self
     }
 
-    /// Which vqueue this is.
+    /// The vqueue's id.
     #[must_use]
     pub fn id(&self) -> VQueueId {
         self.config.id
     }
 
-    /// Its inbox cache, to look at.
+    /// Its inbox cache, read-only.
     #[must_use]
     pub fn inbox(&self) -> &Inbox {
         &self.inbox
     }
 
-    /// Whether it was told to start nothing.
+    /// Whether it is paused.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.config.paused
     }
 
-    /// The wish of its outstanding `Acquire`, if there is one.
+    /// The lock request of its outstanding `Acquire`, if there is one.
     #[must_use]
     pub fn asked(&self) -> Option<LockWish> {
         self.asked
     }
 
-    /// Where it is in its life.
+    /// Phase of its life.
     #[must_use]
     pub fn stage(&self) -> Stage {
         if self.config.draining {
@@ -203,9 +201,8 @@ impl VQueue {
         }
     }
 
-    /// Each permit is for the head, as long as there is one that may run; the others
-    /// go back. The conditions are those under which a permit is asked for, so a
-    /// permit that went back is not asked for again at once.
+    /// Each permit goes to a head that may run; the rest are returned. The conditions are those for
+    /// asking, so a returned permit is not requested again at once.
     fn on_granted(&mut self, now: Timestamp, permits: Permits, effects: &mut Vec<VQueueEffect>) {
         if self.asked.take().is_none() {
             self.may_stand = false;
@@ -213,7 +210,7 @@ impl VQueue {
         self.use_permits(now, permits, effects);
     }
 
-    /// What it was started with is good for a head as soon as one is known, or for none.
+    /// Permits passed at start are used as soon as a head is known, or returned if there is none.
     fn use_early(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
         let is_stopped = self.config.paused || self.config.draining || self.retry_at.is_some();
         let is_known = self.inbox.is_complete() || self.inbox.head().is_some();
@@ -227,7 +224,7 @@ impl VQueue {
     fn use_permits(&mut self, now: Timestamp, permits: Permits, effects: &mut Vec<VQueueEffect>) {
         let count = self.runnable(now).min(permits.count);
         let heads = (0..count).map(|_| self.inbox.take_head());
-        let keys: Vec<_> = heads.map(|head| head.expect("as many may run")).collect();
+        let keys: Vec<_> = heads.map(|head| head.expect("as many heads as may run")).collect();
         if count > 0 {
             effects.push(VQueueEffect::Decide { keys, permits: permits.first(count) });
         }
@@ -240,7 +237,7 @@ impl VQueue {
         }
         self.gone.end_scan(&self.inbox);
         if done.rows.is_empty() && !done.reached_end {
-            // A scan that read nothing brings nothing forward: do not spin on it.
+            // A scan that read nothing makes no progress: back off instead of spinning.
             self.back_off(now);
         } else {
             self.failures = 0;
@@ -268,7 +265,7 @@ impl VQueue {
     fn on_passivate(&mut self, now: Timestamp, makes_room: bool, effects: &mut Vec<VQueueEffect>) {
         let waits = || if makes_room { self.waits(now) } else { None };
         let Some(rest) = self.rest(now).or_else(waits) else {
-            // The next rest is worth a hint, whatever the last one was.
+            // Hint at the next rest, whatever the last hint was.
             self.hinted = None;
             effects.push(VQueueEffect::StillNeeded);
             return;
@@ -281,7 +278,7 @@ impl Machine for VQueue {
     type Input = VQueueMessage;
     type Effect = VQueueEffect;
 
-    /// It begins to read its inbox, unless it is paused.
+    /// Starts to read the inbox, unless paused.
     fn start(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
         self.settle(now, effects);
     }

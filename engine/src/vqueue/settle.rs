@@ -1,8 +1,8 @@
-//! What a vqueue does after every message: compare what is with what should be, and
-//! emit the difference.
+//! The step a vqueue takes after every message: compare the state with what should be outstanding
+//! and emit the difference.
 //!
-//! Owns: the conditions for reading, asking, waiting and resting. Must always hold:
-//! settling twice emits nothing the second time. Must not know: which message came.
+//! Owns: the conditions for reading, asking, waiting and resting. Must always hold: settling twice
+//! emits nothing the second time. Must not know: which message arrived.
 
 use forebay_messages::{Timestamp, actor::RefillRequest};
 
@@ -15,7 +15,7 @@ impl VQueue {
         self.acquire_if_runnable(now, effects);
         self.set_timer(now, effects);
         self.hint_if_idle(now, effects);
-        // Last: a shell that reads at once may step the answer in at once.
+        // Last, because a shell that reads without blocking may step the answer in at once.
         effects.extend(read.map(VQueueEffect::ReadInbox));
     }
 
@@ -31,9 +31,8 @@ impl VQueue {
         })
     }
 
-    /// One `Acquire` is outstanding at a time. It is replaced only when the head
-    /// wishes something else of the lock; more heads do not replace it, they are
-    /// asked for when it is granted.
+    /// One `Acquire` is outstanding at a time. It is replaced only when the head needs something
+    /// else of the lock; further runnable entries are asked for after the grant.
     fn acquire_if_runnable(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
         let count = self.runnable(now);
         let Some(head) = self.inbox.head() else {
@@ -47,11 +46,10 @@ impl VQueue {
         }
     }
 
-    /// How many entries at the front could use a permit now; at most what may be
-    /// asked for at once.
+    /// How many entries at the front could use a permit now, up to the maximum of one request.
     ///
-    /// With a lock, one, and none while a decision is unanswered: whether its entry
-    /// runs or comes back to the front is not known yet.
+    /// With a lock, one, and none while a decision is unanswered: it is not known yet whether its
+    /// entry runs or returns to the front.
     pub(super) fn runnable(&self, now: Timestamp) -> u32 {
         if self.config.paused || self.config.draining {
             return 0;
@@ -67,7 +65,7 @@ impl VQueue {
         u32::try_from(ready).unwrap_or(self.config.quantum)
     }
 
-    /// When the head may run, if that lies in the future.
+    /// When the head may run, if that is in the future.
     fn head_waits_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.inbox.head().map(|head| head.run_at).filter(|run_at| *run_at > now)
     }
@@ -87,8 +85,8 @@ impl VQueue {
         });
     }
 
-    /// Why there is nothing to do, if so. A standing `Acquire` does not count: nobody
-    /// needs what it asks for any more.
+    /// Why there is nothing to do, if so. An outstanding `Acquire` does not count: it is no longer
+    /// needed.
     pub(super) fn rest(&self, now: Timestamp) -> Option<Rest> {
         let is_busy = self.config.draining
             || self.inbox.is_refill_in_flight()
@@ -104,7 +102,7 @@ impl VQueue {
         }
     }
 
-    /// That nothing is to be done but to wait for the permit that was asked for.
+    /// The rest if the only thing left to do is to wait for the requested permit.
     pub(super) fn waits(&self, now: Timestamp) -> Option<Rest> {
         let is_busy = self.config.draining
             || self.inbox.is_refill_in_flight()

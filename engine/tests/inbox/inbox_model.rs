@@ -1,12 +1,11 @@
-//! The inbox against a set as storage.
+//! The inbox compared with a set as storage.
 //!
-//! Storage changes first and is told of later, in order, as late as the case likes.
-//! A scan's snapshot is taken at any point between its start and its end, and may
-//! stop early. After every step the guarantees of the inbox are checked against what
-//! is stored; in the end draining must hand out exactly that.
+//! Storage changes first and reports it later, in order, as late as the case wants. A scan's
+//! snapshot is taken at any point between its start and its end, and may stop early. After every
+//! step the guarantees of the inbox are checked against storage; at the end, draining must hand out
+//! exactly what is stored.
 //!
-//! Each of the small capacities gets [`CASES_DEFAULT`] cases; `FOREBAY_CASES` sets
-//! another number.
+//! Each of the small capacities gets [`CASES_DEFAULT`] cases; `FOREBAY_CASES` sets another number.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -23,12 +22,12 @@ use super::{key, number};
 const CASES_DEFAULT: u32 = 20_000;
 const CASES_LONG: u32 = 200_000;
 
-/// Numbers per capacity: few, so that they meet often.
+/// Numbers per capacity: few, so that they collide often.
 const UNIVERSE_PER_CAPACITY: u64 = 12;
 const UNIVERSE_MAX: usize = 12 * INBOX_CACHE_CAPACITY;
 
-/// What the environment asks for; at least the default, unless `FOREBAY_CASES` says so.
-#[expect(clippy::disallowed_methods, reason = "whoever runs the tests chooses how long")]
+/// The number of cases set by the environment; at least the default, unless `FOREBAY_CASES` is set.
+#[expect(clippy::disallowed_methods, reason = "the environment sets the number of cases")]
 fn cases() -> u32 {
     let number = |name| std::env::var(name).ok().map(|text: String| text.parse().unwrap());
     let is_long = std::env::var("FOREBAY_TEST_LONG").is_ok_and(|value| value == "1");
@@ -36,7 +35,7 @@ fn cases() -> u32 {
     number("FOREBAY_CASES").unwrap_or_else(|| number("PROPTEST_CASES").unwrap_or(0).max(default))
 }
 
-/// What happens next. Numbers choose among what is there, modulo how much there is.
+/// The next step. Numbers choose among the existing items, modulo their number.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Put(u64),
@@ -56,7 +55,7 @@ enum Op {
     Restart,
 }
 
-/// One number makes one step, so that cases are cheap to make and to shrink.
+/// One number makes one step, so that cases are cheap to generate and to shrink.
 fn op(raw: u16) -> Op {
     let (what, arg) = (raw % 40, usize::from(raw / 40));
     let at = arg as u64;
@@ -80,7 +79,7 @@ fn op(raw: u16) -> Op {
     }
 }
 
-/// A change that storage has and the inbox may not know of yet.
+/// A change in storage that the inbox may not know yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum News {
     Enqueued(u64),
@@ -101,7 +100,7 @@ struct Scan {
     snapshot: Option<RefillDone>,
 }
 
-/// What the check knows of one number.
+/// What the check knows about one number.
 #[derive(Clone, Copy, Default)]
 struct Marks {
     stored: bool,
@@ -114,16 +113,16 @@ struct Marks {
 struct World {
     inbox: Inbox,
     capacity: usize,
-    /// Numbers are taken modulo this, so that they meet often.
+    /// Numbers are taken modulo this, so that they collide often.
     universe: u64,
-    /// Told late; otherwise at once.
+    /// Whether changes are reported late; otherwise at once.
     lags: bool,
     stored: BTreeSet<u64>,
     news: VecDeque<News>,
-    /// Handed out, and the partition has not answered.
+    /// Handed-out keys that the partition has not answered.
     decisions: BTreeSet<u64>,
     scan: Option<Scan>,
-    /// Answers of scans that were given up.
+    /// Late answers of abandoned scans.
     late: Vec<RefillDone>,
 }
 
@@ -179,8 +178,7 @@ impl World {
         self.news.iter().all(|news| news.number() != n)
     }
 
-    /// A key is put again only after everybody knows that it was gone: sequence
-    /// numbers see to that.
+    /// A key is stored again only after its removal was reported: sequence numbers ensure that.
     fn put(&mut self, n: u64) {
         let n = n % self.universe;
         let is_fresh = self.is_told(n) && !self.inbox.dispatched().any(|k| number(*k) == n);
@@ -216,7 +214,10 @@ impl World {
             assert!(self.decisions.insert(n), "{n} was handed out twice");
         } else {
             let removal = News::Removed(n);
-            assert!(self.news.contains(&removal), "{n} was handed out after its removal was told");
+            assert!(
+                self.news.contains(&removal),
+                "{n} was handed out after its removal was reported"
+            );
         }
     }
 
@@ -243,7 +244,7 @@ impl World {
         }
     }
 
-    /// The scan reads what is stored now: all that was asked for, or less.
+    /// The scan reads the present rows: all requested ones, or fewer.
     fn snapshot(&mut self, arg: usize) {
         let Some(scan) = &mut self.scan else {
             return;
@@ -280,7 +281,7 @@ impl World {
         assert_eq!(self.scan.is_some(), self.inbox.is_refill_in_flight());
     }
 
-    /// The actor dies: what was not told is lost, and so is what it held.
+    /// The actor dies and loses its state and all unreported changes.
     fn restart(&mut self) {
         self.news.clear();
         self.scan = None;
@@ -304,22 +305,25 @@ impl World {
         let anchor = self.inbox.anchor().map(number);
         let head = self.inbox.head().map(number);
         for (n, marks) in (0..self.universe).zip(marks) {
-            assert!(!marks.decided || marks.dispatched, "forgot that it handed {n} out");
+            assert!(!marks.decided || marks.dispatched, "lost the handed-out key {n}");
             if marks.cached && !marks.stored {
                 let is_late = marks.has_news && self.news.contains(&News::Removed(n));
-                assert!(is_late, "{n} is cached after its removal was told");
+                assert!(is_late, "{n} is cached after its removal was reported");
             }
             let is_news = marks.has_news || marks.cached || marks.dispatched;
             if marks.stored && !is_news {
                 let is_covered = anchor.is_some_and(|anchor| n <= anchor);
                 assert!(!is_covered, "{n} is stored, below the anchor {anchor:?}, and lost");
-                assert!(!self.inbox.is_complete(), "{n} is stored; the inbox says it knows all");
+                assert!(
+                    !self.inbox.is_complete(),
+                    "{n} is stored but the inbox claims to be complete"
+                );
                 assert!(head.is_none_or(|head| head < n), "{n} sorts before the head {head:?}");
             }
         }
     }
 
-    /// Everything is told and answered, then handed out: exactly what is stored.
+    /// Reports and answers everything, then drains the inbox: exactly the stored keys.
     fn drain(&mut self) {
         self.tell(usize::MAX);
         while !self.decisions.is_empty() {
@@ -334,7 +338,7 @@ impl World {
                 self.answer(0, &[News::Removed]);
                 self.tell(usize::MAX);
             } else {
-                assert!(scans_max > 0, "refills bring nothing forward");
+                assert!(scans_max > 0, "refills make no progress");
                 scans_max -= 1;
                 self.start();
                 self.finish(1);
@@ -386,7 +390,7 @@ proptest! {
 }
 
 proptest! {
-    // A case costs as much as ten of the others, and says less.
+    // A case costs as much as ten of the others, and finds less.
     #![proptest_config(config(cases() / 10))]
 
     #[test]
@@ -395,7 +399,7 @@ proptest! {
     }
 }
 
-/// The cases reach what they are for. Guards the generator, not the inbox.
+/// The cases reach the situations they are meant for. Guards the generator, not the inbox.
 #[test]
 fn inbox_model_reaches_overflows() {
     use proptest::strategy::ValueTree as _;

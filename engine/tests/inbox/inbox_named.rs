@@ -1,4 +1,4 @@
-//! Cases with names: what was wrong once, here or in a system like this.
+//! Named cases: past bugs, of this inbox or a similar system.
 
 use forebay_engine::inbox::{INBOX_CACHE_CAPACITY, Inbox};
 use forebay_messages::{
@@ -38,11 +38,11 @@ fn take(inbox: &mut Inbox) -> Option<u64> {
 #[test]
 fn inbox_overlay_overflow_with_a_tombstone_at_the_back() {
     let mut inbox = Inbox::with_capacity(3, Vec::new());
-    let request = start(&mut inbox); // the snapshot is taken now: 50 is stored
+    let request = start(&mut inbox); // the snapshot taken now contains 50
     inbox.remove(key(50));
     inbox.enqueue(key(10));
     inbox.enqueue(key(20));
-    inbox.enqueue(key(30)); // no room: the tombstone of 50 goes, the horizon comes
+    inbox.enqueue(key(30)); // no room: the tombstone of 50 is dropped, a horizon is set
     inbox.check();
     finish(&mut inbox, &request, &[50], true);
     assert_eq!(cached(&inbox), [10, 20, 30]);
@@ -53,12 +53,12 @@ fn inbox_overlay_overflow_with_a_tombstone_at_the_back() {
     }
     let request = start(&mut inbox);
     assert_eq!(request.after, Some(key(30)));
-    finish(&mut inbox, &request, &[], true); // the next snapshot no longer has 50
+    finish(&mut inbox, &request, &[], true); // the next snapshot does not contain 50
     assert!(inbox.is_empty_for_sure());
 }
 
-/// A removal and an add race over the horizon: one entry remains, and the queue must
-/// not look empty.
+/// A removal and an add race across the horizon: one entry remains, and the queue must not look
+/// empty.
 #[test]
 fn inbox_removal_and_add_across_the_horizon() {
     let mut inbox = Inbox::with_capacity(3, Vec::new());
@@ -77,7 +77,7 @@ fn inbox_removal_and_add_across_the_horizon() {
     assert_eq!(cached(&inbox), [9]);
 }
 
-/// The same, but the add comes first and is pushed out by the removals.
+/// The same, but the add comes first and the removals push it out.
 #[test]
 fn inbox_add_is_pushed_over_the_horizon_by_removals() {
     let mut inbox = Inbox::with_capacity(3, Vec::new());
@@ -99,7 +99,7 @@ fn inbox_yield_under_an_unchanged_key() {
     assert_eq!(take(&mut inbox), Some(1));
     let request = start(&mut inbox);
     assert!(inbox.yield_back(key(1)));
-    assert!(!inbox.yield_back(key(1)), "it is not handed out any more");
+    assert!(!inbox.yield_back(key(1)), "no longer handed out");
     finish(&mut inbox, &request, &[], true);
     assert_eq!(cached(&inbox), [1]);
 }
@@ -117,7 +117,7 @@ fn inbox_yield_above_the_start_of_a_scan() {
     assert_eq!(take(&mut inbox), Some(5));
 }
 
-/// The bound of coverage is the anchor and not the back of the cache.
+/// Coverage ends at the anchor, not at the last cached key.
 #[test]
 fn inbox_enqueue_between_back_and_anchor() {
     let mut inbox = filled(3, &[10, 20], true);
@@ -126,7 +126,7 @@ fn inbox_enqueue_between_back_and_anchor() {
     inbox.remove(key(10));
     inbox.remove(key(20));
     assert_eq!(inbox.anchor(), Some(key(20)));
-    inbox.enqueue(key(15)); // above the (consumed) back, below the anchor
+    inbox.enqueue(key(15)); // above the last (consumed) key, below the anchor
     assert_eq!(cached(&inbox), [15]);
     assert!(inbox.is_complete());
 }
@@ -165,18 +165,18 @@ fn inbox_add_beyond_the_last_scanned_row() {
     assert_eq!(cached(&inbox), [80, 92]);
 }
 
-/// Confirmed while the scan runs, shown by its snapshot: not handed out again.
+/// Confirmed while the scan runs, but contained in its snapshot: not handed out again.
 #[test]
 fn inbox_leaving_dispatched_while_a_refill_is_in_flight() {
     let mut inbox = Inbox::with_capacity(3, vec![key(5)]);
-    let request = start(&mut inbox); // the snapshot is taken now: 5 is stored
+    let request = start(&mut inbox); // the snapshot taken now contains 5
     inbox.remove(key(5)); // its decision is applied
     assert_eq!(inbox.dispatched().len(), 0);
     finish(&mut inbox, &request, &[5, 6], true);
     assert_eq!(cached(&inbox), [6]);
 }
 
-/// The anchor sinks below a key that is handed out: the next scan shows it again.
+/// The anchor sinks below a handed-out key: the next scan returns it again.
 #[test]
 fn inbox_dispatched_key_above_the_anchor_is_skipped() {
     let mut inbox = filled(1, &[50], true);
@@ -187,7 +187,7 @@ fn inbox_dispatched_key_above_the_anchor_is_skipped() {
     assert_eq!(take(&mut inbox), Some(30));
     inbox.remove(key(30));
     let request = start(&mut inbox);
-    assert_eq!(request.limit, 2, "one for the room, one for what will be skipped");
+    assert_eq!(request.limit, 2, "one to fill the cache, one that will be skipped");
     finish(&mut inbox, &request, &[40, 50], true);
     assert_eq!(cached(&inbox), [40]);
     assert_eq!(take(&mut inbox), Some(40));
@@ -226,7 +226,7 @@ fn inbox_overflow_inside_coverage_cancels_the_refill() {
     assert_eq!(take(&mut inbox), Some(10));
     let request = start(&mut inbox);
     inbox.enqueue(key(25));
-    assert!(!request.cancel.is_canceled(), "there is room");
+    assert!(!request.cancel.is_canceled(), "the cache has room");
     inbox.enqueue(key(15)); // evicts 40
     assert!(request.cancel.is_canceled());
     assert_eq!(cached(&inbox), [15, 20, 25, 30]);
@@ -247,7 +247,7 @@ fn inbox_key_that_would_be_last_in_a_full_cache_is_not_kept() {
     assert_eq!(inbox.anchor(), Some(key(35)), "38 and 40 and up are undiscovered");
 }
 
-/// A scan may show a row before its notification comes; by then it may be running.
+/// A scan may return a row before its notification arrives; by then the entry may be running.
 #[test]
 fn inbox_late_notification_of_a_row_that_is_handed_out() {
     let mut inbox = filled(3, &[1], true);

@@ -1,5 +1,4 @@
-//! Tests of the inbox cache: a model of everything that may happen to it, and the
-//! cases that once were, or could have been, wrong.
+//! Tests of the inbox cache: a model of everything that can happen to it, and named cases.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod inbox_model;

@@ -1,4 +1,4 @@
-//! The limiter's side of the node's capacity: asking, keeping a spare, giving back.
+//! The limiter's side of the node's capacity: asking for slots, keeping spares, returning them.
 
 use forebay_engine::limiter::LimiterEffect::{ReturnCapacity, WantCapacity};
 use forebay_messages::actor::LimiterMessage::{CapacityClaimed, CapacityLeased, CapacityRecalled};
@@ -20,7 +20,7 @@ fn nothing_runs_without_a_slot_and_the_node_is_asked_once() {
 }
 
 #[test]
-fn a_spare_is_kept_until_it_is_recalled_and_what_is_above_goes_back() {
+fn a_spare_is_kept_until_recalled_and_the_excess_is_returned() {
     let mut desk = Desk::leased(&[]);
     desk.ask(1, "s");
     desk.others();
@@ -39,7 +39,7 @@ fn a_spare_is_kept_until_it_is_recalled_and_what_is_above_goes_back() {
 }
 
 #[test]
-fn a_claim_takes_the_next_slot_even_from_somebody_who_waits() {
+fn a_claim_takes_the_next_slot_even_if_a_vqueue_waits() {
     let mut desk = Desk::leased(&[]);
     desk.send(CapacityLeased(2));
     desk.run(1, "s");
@@ -49,7 +49,7 @@ fn a_claim_takes_the_next_slot_even_from_somebody_who_waits() {
     desk.send(CapacityRecalled);
     desk.send(CapacityClaimed);
     assert_eq!(desk.others(), []);
-    assert_eq!(desk.end(1), [], "the other partition's turn");
+    assert_eq!(desk.end(1), [], "it is the other partition's turn");
     assert_eq!(desk.others(), [ReturnCapacity(1)]);
     assert_eq!(desk.end(2), [3], "one slot was claimed, not two");
     assert_eq!(desk.others(), []);
@@ -57,11 +57,11 @@ fn a_claim_takes_the_next_slot_even_from_somebody_who_waits() {
     desk.others();
     desk.send(CapacityLeased(3));
     desk.send(CapacityClaimed);
-    assert_eq!(desk.others(), [ReturnCapacity(1)], "an unused slot goes at once");
+    assert_eq!(desk.others(), [ReturnCapacity(1)], "an unused slot is returned at once");
 }
 
 #[test]
-fn a_question_stands_until_it_is_answered_even_when_the_need_has_passed() {
+fn a_request_stands_until_answered_even_if_the_need_has_passed() {
     let mut desk = Desk::leased(&[]);
     desk.send(CapacityLeased(1));
     desk.run(1, "s");
@@ -91,7 +91,7 @@ fn an_unlimited_node_is_never_asked() {
 }
 
 #[test]
-fn slots_that_nobody_can_use_are_no_reason_to_ask() {
+fn slots_that_no_waiter_can_use_are_not_requested() {
     let mut desk = Desk::leased(&[limit("s", 1)]);
     desk.send(CapacityLeased(1));
     desk.run(1, "s");
@@ -102,5 +102,5 @@ fn slots_that_nobody_can_use_are_no_reason_to_ask() {
     desk.send(CapacityLeased(1));
     desk.hand_over(3);
     desk.ask(3, "t#k");
-    assert_eq!(desk.others(), [], "its own lock is in its way");
+    assert_eq!(desk.others(), [], "blocked by its own lock");
 }

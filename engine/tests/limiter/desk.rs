@@ -1,5 +1,5 @@
-//! A limiter on a desk: steps it, checks its invariants after every step, and keeps
-//! what it granted by vqueue.
+//! A limiter under test: steps it, checks its invariants after every step, and records its grants
+//! by vqueue.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,7 +21,7 @@ pub(crate) struct Desk {
     pub(crate) effects: Vec<LimiterEffect>,
     /// Permits of each vqueue, in the order of their grants.
     pub(crate) held: BTreeMap<VQueueHandle, Vec<PermitId>>,
-    /// Invariants cost time in proportion to the state.
+    /// Checking the invariants takes time proportional to the state.
     pub(crate) checked: bool,
 }
 
@@ -77,7 +77,7 @@ impl Desk {
         Self::with(LimiterConfig::default(), Seed { rules: rules.to_vec(), ..Seed::default() })
     }
 
-    /// One that needs capacity, and has none yet.
+    /// A limiter that needs capacity, and has none yet.
     pub(crate) fn leased(rules: &[RuleUpdate]) -> Self {
         let config = LimiterConfig { capacity: CapacityMode::Leased, ..LimiterConfig::default() };
         Self::with(config, Seed { rules: rules.to_vec(), ..Seed::default() })
@@ -95,7 +95,7 @@ impl Desk {
         desk
     }
 
-    /// Steps; answers the grants of this step.
+    /// Steps; returns the grants of this step.
     pub(crate) fn send(&mut self, message: LimiterMessage) -> Vec<Granted> {
         let first = self.effects.len();
         self.limiter.step(self.now, message, &mut self.effects);
@@ -112,7 +112,7 @@ impl Desk {
         grants
     }
 
-    /// The same; answers the slots of the vqueues that were granted something.
+    /// The same; returns the slots of the vqueues that got permits.
     pub(crate) fn slots(&mut self, message: LimiterMessage) -> Vec<u32> {
         self.send(message).iter().map(|granted| granted.handle.slot).collect()
     }
@@ -139,7 +139,7 @@ impl Desk {
         self.slots(LimiterMessage::Acquire(Acquire { handle, vqueue, name, count, lock }))
     }
 
-    /// Asks, must be granted at once, and hands everything over.
+    /// Asks, expects a grant at once, and hands everything over.
     pub(crate) fn run(&mut self, slot: u32, text: &str) {
         assert_eq!(self.ask(slot, text), [slot], "{text} was not granted");
         self.hand_over(slot);
@@ -174,18 +174,18 @@ impl Desk {
         self.slots(LimiterMessage::Tick)
     }
 
-    /// The check that is left out while `checked` is off.
+    /// The check that is skipped while `checked` is off.
     pub(crate) fn limiter_is_sound(&self) {
         self.limiter.check();
     }
 
-    /// What was asked for besides grants, oldest first; forgets all effects.
+    /// The effects besides grants, oldest first; clears all effects.
     pub(crate) fn others(&mut self) -> Vec<LimiterEffect> {
         let granted = |effect: &LimiterEffect| matches!(effect, LimiterEffect::Granted(_));
         self.effects.drain(..).filter(|effect| !granted(effect)).collect()
     }
 
-    /// `usage/limit` of a counter, and how many wait behind it.
+    /// Usage and limit of a counter, and the number of waiters behind it.
     pub(crate) fn counter(&self, key: &str) -> (u32, Option<u32>, u32) {
         let limits = self.limiter.limits(self.now);
         let view = limits.iter().find(|view| view.key == key);

@@ -19,7 +19,7 @@ fn full(key: &str, pattern: &str, usage: u32, limit: u32, since: u64) -> Blocked
 }
 
 #[test]
-fn all_reasons_at_once_each_with_its_rule_and_since_when() {
+fn all_reasons_are_reported_with_rule_and_start() {
     let slow = Limits {
         rate: Some(Rate { tokens: 1, period_ms: 5000, burst: 3 }),
         concurrency: NonZeroU32::new(9),
@@ -42,10 +42,10 @@ fn all_reasons_at_once_each_with_its_rule_and_since_when() {
     let key = "s/a".to_owned();
     let next_token = Timestamp(6000);
     let expected = [
-        // Blocked before it began to wait: since it began to wait.
+        // Blocked before it began to wait: since the wait began.
         Blocked { reason: BlockReason::Lock { holder }, since: Timestamp(2000) },
         full("s/a/x", "s/*/x", 1, 1, 2000),
-        // Later than that: since they became full.
+        // Blocked later: since they became full.
         Blocked {
             reason: BlockReason::Rate { key, rule: pattern.rule_id(), pattern, next_token },
             since: Timestamp(3000),
@@ -59,11 +59,11 @@ fn all_reasons_at_once_each_with_its_rule_and_since_when() {
     assert_eq!(explained.reasons, expected);
     let by_name = name("s/a/x#k");
     assert_eq!(desk.limiter.explain_vqueue(id(&by_name), &by_name, desk.now), explained);
-    assert_eq!(desk.limiter.explain(handle(1), desk.now), None, "it runs and does not wait");
+    assert_eq!(desk.limiter.explain(handle(1), desk.now), None, "it does not wait");
 }
 
 #[test]
-fn counters_without_room_are_told_with_what_they_lack() {
+fn counters_without_room_report_what_they_lack() {
     let slow =
         Limits { rate: Some(Rate { tokens: 1, period_ms: 5000, burst: 1 }), ..Limits::default() };
     let mut desk = Desk::leased(&[limit("*", 1), upsert("*/a", slow)]);
@@ -77,12 +77,12 @@ fn counters_without_room_are_told_with_what_they_lack() {
     lacks.sort_by(|(a, _), (b, _)| a.cmp(b));
     assert_eq!(lacks, [("s".to_owned(), full), ("s/a".to_owned(), dry)]);
     desk.end(1);
-    assert_eq!(desk.limiter.lacks(desk.now).len(), 1, "there is room, but no token");
+    assert_eq!(desk.limiter.lacks(desk.now).len(), 1, "room, but no token");
     assert_eq!(desk.limiter.lacks(Timestamp(desk.now.0 + 5_000)), []);
 }
 
 #[test]
-fn a_vqueue_that_does_not_wait_is_told_what_would_be_in_its_way() {
+fn a_vqueue_that_does_not_wait_learns_what_would_block_it() {
     let mut desk = Desk::new(&[limit("*", 1), limit("*/*", 1)]);
     desk.run(1, "s/a");
     desk.run(2, "-#k");
@@ -95,7 +95,7 @@ fn a_vqueue_that_does_not_wait_is_told_what_would_be_in_its_way() {
         explain("s/a").reasons,
         [full("s/a", "*/*", 1, 1, 1000), full("s", "*", 1, 1, 1000)]
     );
-    // Deeper counters that do not exist hold nothing.
+    // Missing deeper counters hold nothing.
     assert_eq!(explain("s/b/c").reasons, [full("s", "*", 1, 1, 1000)]);
     assert_eq!(explain("t/a").reasons, []);
     assert_eq!(explain("-").reasons, []);
@@ -119,7 +119,7 @@ fn lowering_a_limit_fills_a_counter_at_that_time() {
 }
 
 #[test]
-fn limits_lists_what_is_used_or_waited_for() {
+fn limits_lists_counters_in_use_or_with_waiters() {
     let mut desk = Desk::new(&[limit("s", 2), limit("s/*", 1)]);
     desk.run(1, "s/a");
     desk.run(2, "s");

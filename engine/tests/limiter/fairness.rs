@@ -1,4 +1,4 @@
-//! Who goes first: between groups by weight, within a group first come, first served.
+//! The order of grants: by weight between groups; first come, first served within a group.
 
 use std::{collections::VecDeque, num::NonZeroU32};
 
@@ -6,8 +6,7 @@ use forebay_messages::{actor::LimiterMessage, rule::Limits};
 
 use super::desk::{Desk, handle, limit, upsert};
 
-/// Vqueues that ask again as soon as they were granted something, and whose entries
-/// end in the order in which they began.
+/// Vqueues that ask again after every grant, and whose entries end in start order.
 struct Mill {
     desk: Desk,
     names: Vec<String>,
@@ -42,7 +41,7 @@ impl Mill {
         }
     }
 
-    /// Ends entries until so many were ended; answers how many each vqueue had.
+    /// Ends this many entries; returns the number of each vqueue.
     fn turn(&mut self, ends: usize) -> Vec<usize> {
         let mut starts = vec![0; self.names.len()];
         for _ in 0..ends {
@@ -63,7 +62,7 @@ fn capacity(slots: u32, desk: Desk, names: Vec<String>, count: u32) -> Mill {
 }
 
 #[test]
-fn a_tenant_with_a_hundred_thousand_vqueues_gets_no_more_than_one_with_one() {
+fn a_tenant_with_100_000_vqueues_gets_no_more_than_a_tenant_with_one() {
     for big in ["big", "big/l1", "big/l1/own"] {
         let mut names: Vec<_> = (0..100_000)
             .map(|n| if big.ends_with("own") { format!("{big}{n}") } else { big.to_owned() })
@@ -80,8 +79,8 @@ fn a_tenant_with_a_hundred_thousand_vqueues_gets_no_more_than_one_with_one() {
 
 #[test]
 fn a_limited_tenant_leaves_the_rest_of_the_capacity_to_others() {
-    // 100,000 waiters behind a limit of the scope, below the capacity: every release
-    // opens and closes that counter. Moving the waiters one by one would take hours.
+    // 100,000 waiters behind a limit of the scope, below the capacity: every release opens and
+    // closes that counter. Moving the waiters one by one would take hours.
     let mut names: Vec<_> = (0..100_000).map(|_| "big".to_owned()).collect();
     names.push("small".to_owned());
     let mut mill = capacity(10, Desk::leased(&[limit("big", 3)]), names, 16);
@@ -91,7 +90,7 @@ fn a_limited_tenant_leaves_the_rest_of_the_capacity_to_others() {
 }
 
 #[test]
-fn weights_share_the_capacity_also_when_a_group_has_one_vqueue() {
+fn weights_share_the_capacity_even_if_a_group_has_one_vqueue() {
     for vqueues in [1, 4] {
         let weight = Limits { weight: NonZeroU32::new(3), ..Limits::default() };
         let mut names = vec!["heavy".to_owned(); vqueues];
@@ -107,8 +106,8 @@ fn weights_share_the_capacity_also_when_a_group_has_one_vqueue() {
 }
 
 #[test]
-fn a_counter_that_is_always_full_does_not_starve_those_above_it() {
-    // All ten slots of s are held by s/a, which has more to do; s/b and s came later.
+fn a_full_counter_does_not_starve_waiters_above_it() {
+    // All ten slots of s are held by s/a, which has more to do; s/b and s arrived later.
     let desk = Desk::new(&[limit("s", 10), limit("s/a", 10)]);
     let mut names = vec!["s/a".to_owned(); 30];
     names.extend(["s/b".to_owned(), "s".to_owned()]);
@@ -120,7 +119,7 @@ fn a_counter_that_is_always_full_does_not_starve_those_above_it() {
 }
 
 #[test]
-fn a_freed_slot_goes_to_the_deepest_counter_first_but_not_forever() {
+fn a_freed_slot_prefers_the_deepest_counter_but_not_forever() {
     let mut desk = Desk::new(&[limit("s", 2), limit("s/a", 1)]);
     desk.run(1, "s/a");
     desk.run(2, "s");
@@ -135,7 +134,7 @@ fn a_freed_slot_goes_to_the_deepest_counter_first_but_not_forever() {
 }
 
 #[test]
-fn capacity_that_comes_in_a_block_is_spread_over_those_who_wait() {
+fn a_block_of_capacity_is_spread_over_all_waiters() {
     let mut desk = Desk::leased(&[]);
     for (slot, name) in [(1, "a"), (2, "b"), (3, "b"), (4, "-")] {
         desk.ask_for(slot, name, 8);
@@ -143,5 +142,5 @@ fn capacity_that_comes_in_a_block_is_spread_over_those_who_wait() {
     assert_eq!(desk.slots(LimiterMessage::CapacityLeased(10)), [1, 2, 4, 3]);
     let held = |slot| desk.held[&handle(slot)].len();
     assert_eq!((held(1), held(2), held(4)), (1, 1, 1));
-    assert_eq!(held(3), 7, "whoever is left alone takes what it can");
+    assert_eq!(held(3), 7, "the last waiter takes the rest");
 }

@@ -12,24 +12,24 @@ fn free_lock(text: &str, number: u8) -> LimiterMessage {
 }
 
 #[test]
-fn one_entry_of_a_key_at_a_time_and_other_keys_beside_it() {
+fn one_entry_per_key_at_a_time() {
     let mut desk = Desk::new(&[]);
     assert_eq!(desk.ask_for(1, "s#k", 9), [1]);
     assert_eq!(desk.held[&handle(1)].len(), 1, "with a lock one permit at a time");
     desk.hand_over(1);
-    assert_eq!(desk.ask(1, "s#k"), [], "its next entry waits for the one that runs");
+    assert_eq!(desk.ask(1, "s#k"), [], "its next entry waits for the running one");
     desk.run(2, "s#other");
     desk.run(3, "-#k");
     assert_eq!(desk.end(1), [1]);
 }
 
 #[test]
-fn a_retry_keeps_the_lock_and_goes_ahead_under_it() {
+fn a_retry_keeps_the_lock_and_runs_first() {
     let mut desk = Desk::new(&[limit("s", 1)]);
     desk.run(1, "s#k");
     assert_eq!(desk.end_keeping(1, Some(entry(5))), []);
     desk.run(2, "s");
-    // The concurrency came back, the lock did not.
+    // The concurrency was returned, the lock was not.
     assert_eq!(desk.ask(1, "s#k"), []);
     assert_eq!(desk.end(2), []);
     assert_eq!(desk.ask_with(1, name("s#k"), 1, LockWish::Held(entry(6))), [], "not its lock");
@@ -40,14 +40,14 @@ fn a_retry_keeps_the_lock_and_goes_ahead_under_it() {
 }
 
 #[test]
-fn an_entry_that_ends_while_it_waits_for_its_retry_gives_the_lock_up() {
+fn an_entry_that_ends_before_its_retry_frees_the_lock() {
     let mut desk = Desk::new(&[]);
     desk.run(1, "s#k");
     desk.end_keeping(1, Some(entry(5)));
     assert_eq!(desk.ask(1, "s#k"), []);
     assert_eq!(desk.slots(free_lock("s#k", 4)), []);
     assert_eq!(desk.slots(free_lock("s#k", 5)), [1]);
-    assert_eq!(desk.slots(free_lock("s#k", 5)), [], "the permit's lock is nobody else's");
+    assert_eq!(desk.slots(free_lock("s#k", 5)), [], "another entry cannot free the permit's lock");
     desk.ask(1, "s#k");
     assert_eq!(desk.end(1), [1]);
 }
@@ -64,13 +64,13 @@ fn an_unused_permit_leaves_a_kept_lock_to_its_entry() {
     desk.withdraw(1);
     assert_eq!(desk.ask(2, "s#k"), [], "entry 5 still has it");
     assert_eq!(desk.ask_with(1, name("s#k"), 1, held), [1]);
-    // Released unused after the entry was killed: whichever comes first, it is free.
+    // Released unused after the entry was killed: the lock is free in either order.
     desk.send(free_lock("s#k", 5));
     assert_eq!(desk.end(1), [2]);
 }
 
 #[test]
-fn waiters_for_a_lock_go_on_in_their_order_and_one_that_leaves_holds_nobody_up() {
+fn lock_waiters_proceed_in_order_and_a_withdrawn_one_blocks_nobody() {
     let mut desk = Desk::new(&[limit("s", 1)]);
     desk.run(1, "s#k");
     // Three incarnations of the same vqueue.
@@ -85,7 +85,7 @@ fn waiters_for_a_lock_go_on_in_their_order_and_one_that_leaves_holds_nobody_up()
     desk.send(LimiterMessage::Withdraw(VQueueHandle { slot: 1, generation: Generation(2) }));
     let permit = desk.held.get_mut(&handle(1)).unwrap().remove(0);
     let release = |permit| LimiterMessage::Release(vec![Release { permit, keep_lock: None }]);
-    assert_eq!(desk.slots(release(permit)), [7], "who waited for the counter is first");
+    assert_eq!(desk.slots(release(permit)), [7], "the waiter at the counter is first");
     let granted = desk.end(7);
     assert_eq!(granted, [1]);
     let third = VQueueHandle { slot: 1, generation: Generation(3) };

@@ -1,4 +1,4 @@
-//! The limiter and the capacity pool: scenarios by name, and models.
+//! The limiter and the capacity pool: named scenarios and models.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod capacity;

@@ -1,9 +1,9 @@
-//! The limiter against the naive one, under random everything.
+//! The limiter compared with the naive one under random steps.
 //!
-//! Each grant must be one that the naive one allows at that moment; after every step,
-//! and whenever time has passed with no more than the ticks that were asked for,
-//! nobody may wait whom the naive one finds nothing in the way of; usage and the
-//! reasons for waiting must be the same; in the end everything is forgotten.
+//! Each grant must be one that the naive limiter allows at that moment; after every step, and
+//! whenever time has passed with only the requested ticks, no vqueue may wait that the naive
+//! limiter would let through; usage and the reasons for waiting must be equal; at the end
+//! everything is forgotten.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use super::{
     naive::Naive,
 };
 
-/// At least so many cases, more when the environment says so.
+/// At least this many cases, more if the environment says so.
 pub(crate) fn config(cases: u32) -> ProptestConfig {
     let mut config = ProptestConfig::default();
     config.cases = config.cases.max(cases);
@@ -36,10 +36,10 @@ const NAMES: [&str; 16] = [
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// Vqueue, older incarnation?, count, entry that it says kept the lock.
+    /// Vqueue, older incarnation?, count, entry claimed to have kept the lock.
     Acquire(usize, bool, u32, Option<u8>),
     Release(prop::sample::Index, Option<u8>),
-    /// A permit that is not held: of another incarnation, or long gone.
+    /// A permit that is not held: of another incarnation, or long returned.
     Bogus(u64, bool),
     HandOver(prop::sample::Index),
     Withdraw(usize, bool),
@@ -126,7 +126,7 @@ struct Pair {
     desk: Desk,
     naive: Naive,
     timer: Option<Timestamp>,
-    /// `WantCapacity` was said and not answered.
+    /// A `WantCapacity` is unanswered.
     asked: bool,
 }
 
@@ -166,10 +166,7 @@ impl Pair {
                 }
                 LimiterEffect::SetTimer(time) => {
                     assert!(time > self.desk.now, "a timer in the past spins");
-                    assert!(
-                        self.timer.is_none_or(|set| time < set),
-                        "a timer that changes nothing"
-                    );
+                    assert!(self.timer.is_none_or(|set| time < set), "a superfluous timer");
                     self.timer = Some(time);
                 }
             }
@@ -178,7 +175,7 @@ impl Pair {
     }
 
     fn compare(&self) {
-        self.naive.assert_nobody_forgotten();
+        self.naive.assert_no_waiter_forgotten();
         assert!(!self.naive.wants_capacity() || self.asked, "the node was not asked");
         assert_eq!(self.desk.limiter.held(), self.naive.serials().len());
         let limits = self.desk.limiter.limits(self.desk.now);
@@ -280,7 +277,7 @@ impl Pair {
         }
     }
 
-    /// Everybody leaves; nothing may stay but what idles.
+    /// Everything is withdrawn; only idle counters may remain.
     fn clear(&mut self, idle_counters_max: u32) {
         for vqueue in 0..NAMES.len() {
             self.withdraw(handle(vqueue, true));
@@ -312,7 +309,7 @@ proptest! {
     #![proptest_config(config(2_500))]
 
     #[test]
-    fn grants_are_allowed_and_nobody_is_forgotten(
+    fn grants_are_allowed_and_no_waiter_is_forgotten(
         ops in ops(),
         first in rules(),
         leased in any::<bool>(),

@@ -18,11 +18,11 @@ struct Held {
     name: VQueueName,
     vqueue: VQueueId,
     locked: bool,
-    /// Until it is handed over.
+    /// Set until it is handed over.
     handle: Option<VQueueHandle>,
 }
 
-/// Tokens, in parts of `1 / period` each.
+/// Tokens, in units of `1 / period`.
 struct Bucket {
     rate: Rate,
     parts: u128,
@@ -32,7 +32,7 @@ struct Bucket {
 #[derive(Default)]
 pub(crate) struct Naive {
     pub(crate) now: u64,
-    /// With `false`: a rule that only pauses, and governs nothing.
+    /// `false`: a rule that only pauses and governs nothing.
     rules: BTreeMap<Pattern, (Limits, bool)>,
     pub(crate) waits: BTreeMap<VQueueHandle, Acquire>,
     held: BTreeMap<u64, Held>,
@@ -105,7 +105,7 @@ impl Naive {
         u32::try_from(parts / u128::from(rate.period_ms)).unwrap()
     }
 
-    /// Adds (or takes) one token's worth.
+    /// Adds (or removes) one token.
     fn change_tokens(&mut self, name: &VQueueName, put: bool) {
         for key in keys(name) {
             let Some(rate) = self.limits(&key).rate else { continue };
@@ -136,7 +136,7 @@ impl Naive {
         self.slots.map_or(u32::MAX, |slots| slots.saturating_sub(held))
     }
 
-    /// Everything that is in a waiter's way, narrowest first.
+    /// Everything that blocks a waiter, narrowest first.
     pub(crate) fn reasons(&self, ask: &Acquire) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.lock_blocks(ask.vqueue, ask.lock) {
@@ -169,12 +169,17 @@ impl Naive {
         self.waits.insert(ask.handle, ask);
     }
 
-    /// Takes a grant of the real one, which must be allowed.
+    /// Records a grant of the real limiter, which must be allowed.
     pub(crate) fn granted(&mut self, granted: Granted) {
-        let ask = self.waits.remove(&granted.handle).expect("granted to nobody that waits");
+        let ask =
+            self.waits.remove(&granted.handle).expect("granted to a vqueue that does not wait");
         assert!((1..=ask.count).contains(&granted.permits.count), "{granted:?} for {ask:?}");
         for permit in granted.permits.iter() {
-            assert_eq!(self.reasons(&ask), Vec::<String>::new(), "granted all the same: {ask:?}");
+            assert_eq!(
+                self.reasons(&ask),
+                Vec::<String>::new(),
+                "granted although blocked: {ask:?}"
+            );
             let locked = ask.lock != LockWish::None;
             if locked {
                 let kept = match self.locks.get(&ask.vqueue) {
@@ -213,7 +218,7 @@ impl Naive {
         }
     }
 
-    /// Forgets a question; answers the permits that were not handed over.
+    /// Removes a request; returns the permits that were not handed over.
     pub(crate) fn withdraw(&mut self, handle: VQueueHandle) -> Vec<u64> {
         self.waits.remove(&handle);
         let mine = self.held.iter().filter(|(_, held)| held.handle == Some(handle));
@@ -255,7 +260,7 @@ impl Naive {
         }
     }
 
-    /// All keys that somebody holds permits under.
+    /// All keys with held permits.
     pub(crate) fn used_keys(&self) -> BTreeSet<String> {
         self.held.values().flat_map(|held| keys(&held.name)).collect()
     }
@@ -264,14 +269,14 @@ impl Naive {
         self.held.keys().copied().collect()
     }
 
-    /// Nobody waits whom nothing stops.
-    pub(crate) fn assert_nobody_forgotten(&self) {
+    /// Every waiter is blocked by something.
+    pub(crate) fn assert_no_waiter_forgotten(&self) {
         for ask in self.waits.values() {
-            assert!(!self.reasons(ask).is_empty(), "{ask:?} waits for nothing");
+            assert!(!self.reasons(ask).is_empty(), "{ask:?} waits although nothing blocks it");
         }
     }
 
-    /// Whether capacity, and nothing else, stops somebody.
+    /// Whether a waiter is blocked by capacity alone.
     pub(crate) fn wants_capacity(&self) -> bool {
         self.waits.values().any(|ask| self.reasons(ask) == ["capacity"])
     }

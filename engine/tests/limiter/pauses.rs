@@ -7,7 +7,7 @@ use super::desk::{Desk, handle, limit, pause, remove, upsert};
 
 /// Why the vqueue of a slot waits, in order.
 fn reasons(desk: &Desk, slot: u32) -> Vec<String> {
-    let explained = desk.limiter.explain(handle(slot), desk.now).expect("it waits");
+    let explained = desk.limiter.explain(handle(slot), desk.now).expect("the vqueue waits");
     let written = |reason: &BlockReason| match reason {
         BlockReason::ServicePaused { service, pattern, .. } => format!("{service} by {pattern}"),
         BlockReason::Paused { key, pattern, .. } => format!("{key} by {pattern}"),
@@ -17,22 +17,22 @@ fn reasons(desk: &Desk, slot: u32) -> Vec<String> {
 }
 
 #[test]
-fn nothing_starts_under_a_paused_pattern_and_what_runs_goes_on() {
+fn nothing_starts_under_a_paused_pattern_and_running_entries_continue() {
     let mut desk = Desk::new(&[limit("s", 2)]);
     desk.run(1, "s/a");
     assert_eq!(desk.update(&[upsert("s", Limits::concurrency(2).paused())]), []);
     assert_eq!(desk.ask(2, "s/a"), []);
     assert_eq!(desk.ask(3, "s"), []);
     desk.run(4, "t");
-    assert_eq!(desk.counter("s"), (1, Some(2), 2), "the limit is shown as it is");
+    assert_eq!(desk.counter("s"), (1, Some(2), 2), "the limit itself is shown");
     assert_eq!(reasons(&desk, 2), ["s by s"]);
-    assert_eq!(desk.end(1), [], "a slot that comes free is for nobody");
+    assert_eq!(desk.end(1), [], "a freed slot is not granted");
     assert_eq!(desk.update(&[limit("s", 2)]), [2, 3]);
 }
 
-/// The rule that governs a key alone says what it may use, but a pause is an order to stop.
+/// Only the rule that governs a key limits it, but every matching pause stops it.
 #[test]
-fn a_pause_holds_for_keys_that_have_rules_of_their_own() {
+fn a_pause_holds_for_keys_with_their_own_rules() {
     let mut desk = Desk::new(&[limit("s", 5), limit("*/a", 3), pause("*"), pause("*/a")]);
     for (slot, name) in [(1, "s"), (2, "s/a"), (3, "other/b"), (4, "s/a/x")] {
         assert_eq!(desk.ask(slot, name), []);
@@ -55,51 +55,51 @@ fn a_pause_alone_does_not_lift_the_limit_of_a_less_specific_rule() {
 }
 
 #[test]
-fn a_paused_service_waits_whatever_its_scopes_and_goes_on_in_order() {
+fn a_paused_service_waits_in_all_scopes_and_resumes_in_order() {
     let mut desk = Desk::new(&[limit("s", 2)]);
     desk.run(1, "u:s");
     desk.run(2, "s");
     for (slot, name) in [(3, "u:s"), (4, "s"), (5, "u:s/a"), (6, "u:-#k")] {
         desk.ask(slot, name);
     }
-    assert_eq!(desk.held.get(&handle(6)).map(Vec::len), Some(1), "it has no scope");
+    assert_eq!(desk.held.get(&handle(6)).map(Vec::len), Some(1), "no scope, no limit");
     desk.ask(7, "u:-#k");
     assert_eq!(desk.update(&[pause("service:u")]), []);
     assert_eq!(desk.ask(8, "u:-"), []);
-    assert_eq!(desk.end(1), [4], "the slot goes past a waiter that is paused");
+    assert_eq!(desk.end(1), [4], "a paused waiter is skipped");
     assert_eq!(desk.end(6), [], "its lock is free, its service is paused");
     assert_eq!(reasons(&desk, 3)[0], "u by service:u");
     assert_eq!(reasons(&desk, 8), ["u by service:u"]);
     let views = desk.limiter.limits(desk.now);
-    let shown = views.iter().find(|view| view.key == "service:u").expect("the pause is shown");
+    let shown = views.iter().find(|view| view.key == "service:u").expect("the pause is listed");
     assert_eq!((shown.waiters, shown.paused.is_some()), (4, true));
     assert_eq!(desk.end(2), []);
     assert_eq!(
         desk.update(&[remove("service:u")]),
         [3, 8, 7],
-        "7 came last: it had waited for its lock"
+        "7 is last because it waited for its lock"
     );
     assert_eq!(desk.end(4), [5]);
 }
 
 #[test]
-fn a_pause_of_a_service_holds_for_those_below_it_and_the_nearest_counts() {
+fn a_service_pause_holds_for_services_below_and_the_nearest_counts() {
     let mut desk = Desk::new(&[pause("service:u")]);
     for (slot, name) in [(1, "u.x:s"), (2, "u:s"), (3, "u.x.y:-")] {
         assert_eq!(desk.ask(slot, name), [], "{name}");
     }
-    assert_eq!(desk.ask(4, "ux:s"), [4], "only a dot goes below");
+    assert_eq!(desk.ask(4, "ux:s"), [4], "only a dot separates levels");
     assert_eq!(reasons(&desk, 3), ["u.x.y by service:u"]);
     assert_eq!(desk.update(&[pause("service:u.x")]), []);
-    assert_eq!(desk.update(&[remove("service:u")]), [2], "those below u.x have another pause");
+    assert_eq!(desk.update(&[remove("service:u")]), [2], "services below u.x have another pause");
     assert_eq!(reasons(&desk, 3), ["u.x.y by service:u.x"]);
     assert_eq!(desk.update(&[pause("service:u")]), []);
-    assert_eq!(desk.update(&[remove("service:u.x")]), [], "they wait for the one above");
+    assert_eq!(desk.update(&[remove("service:u.x")]), [], "they wait for the pause above");
     assert_eq!(desk.update(&[remove("service:u")]), [1, 3]);
 }
 
 #[test]
-fn a_limiter_that_starts_anew_knows_what_is_paused() {
+fn a_new_limiter_knows_what_is_paused() {
     let mut desk = Desk::new(&[pause("service:u"), pause("s")]);
     for (slot, name) in [(1, "u:t"), (2, "s/a/x"), (3, "u:-")] {
         assert_eq!(desk.ask(slot, name), [], "{name}");

@@ -1,4 +1,4 @@
-//! Permits: given back once, by their own incarnation; seeds; forgotten counters.
+//! Permits: returned once, to their own incarnation; seeds; forgotten counters.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ fn release(permit: PermitId) -> LimiterMessage {
 }
 
 #[test]
-fn a_permit_is_given_back_once_and_only_to_its_own_incarnation() {
+fn a_permit_is_returned_once_and_only_to_its_own_incarnation() {
     let mut desk = Desk::new(&[limit("s", 2)]);
     desk.run(1, "s");
     desk.run(2, "s");
@@ -26,7 +26,7 @@ fn a_permit_is_given_back_once_and_only_to_its_own_incarnation() {
     assert_eq!(desk.slots(release(older)), []);
     assert_eq!(desk.slots(LimiterMessage::HandedOver(Permits::one(older))), []);
     assert_eq!(desk.slots(release(permit)), [3]);
-    assert_eq!(desk.slots(release(permit)), [], "the second time it is refused");
+    assert_eq!(desk.slots(release(permit)), [], "the second return is rejected");
     let stats = desk.limiter.stats();
     assert_eq!((stats.refused_incarnation, stats.refused_unknown), (2, 1));
     assert_eq!((stats.granted, stats.released), (3, 1));
@@ -34,7 +34,7 @@ fn a_permit_is_given_back_once_and_only_to_its_own_incarnation() {
 }
 
 #[test]
-fn withdraw_takes_back_what_was_not_handed_over_and_nothing_else() {
+fn withdraw_takes_back_only_permits_not_handed_over() {
     let mut desk = Desk::new(&[limit("s", 3)]);
     assert_eq!(desk.ask_for(1, "s", 3), [1]);
     let first = desk.held[&handle(1)][0];
@@ -43,7 +43,7 @@ fn withdraw_takes_back_what_was_not_handed_over_and_nothing_else() {
     desk.ask_for(2, "s", 5);
     desk.ask_for(3, "s", 1);
     assert_eq!(desk.counter("s"), (3, Some(3), 3));
-    assert_eq!(desk.withdraw(1), [2, 3], "two came back, and its own question is gone");
+    assert_eq!(desk.withdraw(1), [2, 3], "two permits returned, its own request removed");
     assert_eq!(desk.limiter.stats().withdrawn, 2);
     assert_eq!(desk.counter("s"), (3, Some(3), 0));
     assert_eq!(desk.slots(release(first)), []);
@@ -61,11 +61,11 @@ fn a_second_acquire_replaces_the_first_and_keeps_its_place() {
     assert_eq!(desk.end(0), [1]);
     assert_eq!(desk.end(0), [2]);
     assert_eq!(desk.held[&handle(1)].len(), 1, "one at a time while others wait");
-    assert_eq!(desk.counter("s"), (2, Some(2), 0), "what was granted is no longer asked for");
+    assert_eq!(desk.counter("s"), (2, Some(2), 0), "the granted permit is no longer requested");
 }
 
 #[test]
-fn a_seeded_limiter_counts_what_runs_and_answers_in_order() {
+fn a_seeded_limiter_counts_running_entries_in_order() {
     let running = [("s/a#k", 1), ("s/b", 2), ("s", 3)].map(|(text, number)| {
         let name = name(text);
         SeedRunning { entry: entry(number), vqueue: id(&name), name: Arc::new(name) }
@@ -83,11 +83,11 @@ fn a_seeded_limiter_counts_what_runs_and_answers_in_order() {
     assert_eq!(desk.ask(2, "s/a#other"), []);
     assert_eq!(desk.slots(release(permits[2])), []);
     assert_eq!(desk.slots(release(permits[1])), [], "s has room; s/a has not");
-    assert_eq!(desk.slots(release(permits[0])), [1], "the lock came back with its permit");
-    assert_eq!(desk.end(1), [], "the lock of the other one is held by an entry that waits");
+    assert_eq!(desk.slots(release(permits[0])), [1], "the lock was returned with its permit");
+    assert_eq!(desk.end(1), [], "the other lock is held by a waiting entry");
     let vqueue = id(&name("s/a#other"));
     let free = |entry| LimiterMessage::FreeLock { vqueue, entry };
-    assert_eq!(desk.slots(free(entry(8))), [], "somebody else's");
+    assert_eq!(desk.slots(free(entry(8))), [], "not the holder");
     assert_eq!(desk.slots(free(entry(9))), [2]);
 }
 
@@ -100,7 +100,7 @@ fn nothing_is_granted_before_the_seed() {
 }
 
 #[test]
-fn counters_of_keys_that_do_not_come_again_are_forgotten() {
+fn counters_of_keys_that_do_not_return_are_forgotten() {
     let config = LimiterConfig { idle_counters_max: 10, ..LimiterConfig::default() };
     let mut desk = Desk::with(config, Seed { rules: vec![limit("*", 1)], ..Seed::default() });
     for slot in 0..1000 {
@@ -117,7 +117,7 @@ fn counters_of_keys_that_do_not_come_again_are_forgotten() {
 
 #[test]
 #[should_panic(expected = "one handle asks for two vqueues")]
-fn a_handle_stands_for_one_vqueue() {
+fn a_handle_belongs_to_one_vqueue() {
     let mut desk = Desk::new(&[limit("s", 1)]);
     desk.run(0, "s");
     desk.ask(1, "s");

@@ -1,5 +1,4 @@
-//! The node's capacity over several partitions, each with a limiter, with messages
-//! that cross.
+//! The node's capacity over several partitions, each with a limiter, with messages that cross.
 
 use std::collections::VecDeque;
 
@@ -21,7 +20,7 @@ struct Node {
 
 struct Member {
     desk: Desk,
-    /// Vqueues 0 to 3, of scopes of their own: what they run, in order of start.
+    /// Running entries of vqueues 0 to 3, each with its own scope, in start order.
     running: VecDeque<u32>,
     starts: usize,
     to_pool: VecDeque<PoolInput>,
@@ -67,11 +66,11 @@ impl Node {
         self.after(at, &granted);
     }
 
-    /// Starts so many entries of a partition, of its vqueues in turn.
+    /// Starts this many entries of a partition, of its vqueues in turn.
     fn fill(&mut self, at: usize, count: u32) {
         for number in 0..count {
             self.ask(at, number % 4);
-            self.settle();
+            self.deliver_all();
         }
     }
 
@@ -87,7 +86,7 @@ impl Node {
         Some(slot)
     }
 
-    fn tell_pool(&mut self, input: PoolInput) {
+    fn send_to_pool(&mut self, input: PoolInput) {
         let mut effects = Vec::new();
         self.pool.step(Timestamp(0), input, &mut effects);
         self.pool.check();
@@ -105,11 +104,11 @@ impl Node {
         }
     }
 
-    /// Delivers one message of a partition's mailboxes; says whether there was one.
+    /// Delivers one message of a partition's mailboxes; returns whether there was one.
     fn deliver(&mut self, at: usize, to_pool: bool) -> bool {
         if to_pool {
             let Some(input) = self.partitions[at].to_pool.pop_front() else { return false };
-            self.tell_pool(input);
+            self.send_to_pool(input);
         } else {
             let member = &mut self.partitions[at];
             let Some(message) = member.to_limiter.pop_front() else { return false };
@@ -121,10 +120,10 @@ impl Node {
         true
     }
 
-    /// Delivers everything. Ends: messages do not breed when nothing ends.
-    fn settle(&mut self) {
+    /// Delivers everything. Terminates: without ending entries, messages do not multiply.
+    fn deliver_all(&mut self) {
         for round in 0.. {
-            assert!(round < 1000, "the node does not come to rest");
+            assert!(round < 1000, "messages do not end");
             let sides = (0..self.partitions.len()).flat_map(|at| [(at, true), (at, false)]);
             let delivered = sides.fold(0, |n, (at, side)| n + u32::from(self.deliver(at, side)));
             if delivered == 0 {
@@ -133,7 +132,7 @@ impl Node {
         }
     }
 
-    /// At rest, no slot lies anywhere while somebody waits for one.
+    /// At rest, no slot is free while a partition waits for one.
     fn assert_used(&self) {
         let running: usize = self.partitions.iter().map(|member| member.running.len()).sum();
         for (at, member) in self.partitions.iter().enumerate() {
@@ -150,20 +149,20 @@ impl Node {
 }
 
 #[test]
-fn one_slot_over_two_busy_partitions_goes_back_and_forth() {
+fn one_slot_alternates_between_two_busy_partitions() {
     for (running_max, partitions) in [(1, 2), (1, 5), (2, 3), (3, 2), (7, 3)] {
         let mut node = Node::new(partitions, running_max);
         for at in 0..partitions {
             (0..4).for_each(|slot| node.ask(at, slot));
         }
-        node.settle();
+        node.deliver_all();
         let rounds = 1000;
         for _ in 0..rounds {
             for at in 0..partitions {
                 if let Some(slot) = node.end(at) {
                     node.ask(at, slot);
                 }
-                node.settle();
+                node.deliver_all();
                 node.assert_used();
             }
         }
@@ -174,113 +173,113 @@ fn one_slot_over_two_busy_partitions_goes_back_and_forth() {
 }
 
 #[test]
-fn a_partition_that_has_everything_gives_half_to_one_that_comes_later() {
+fn a_partition_with_all_slots_gives_half_to_a_later_one() {
     let mut node = Node::new(2, 4);
     (0..4).for_each(|slot| node.ask(0, slot));
-    node.settle();
+    node.deliver_all();
     assert_eq!(node.partitions[0].running.len(), 4);
     (0..4).for_each(|slot| node.ask(1, slot));
-    node.settle();
+    node.deliver_all();
     assert_eq!(node.partitions[1].running.len(), 0, "nothing has ended yet");
     for _ in 0..2 {
         let slot = node.end(0).unwrap();
         node.ask(0, slot);
-        node.settle();
+        node.deliver_all();
     }
     assert_eq!(node.partitions[1].running.len(), 2);
     assert_eq!(node.pool.leased_to(id(0)), 2);
 }
 
 #[test]
-fn an_idle_partition_hands_its_spare_over_at_once() {
+fn an_idle_partition_returns_its_spare_at_once() {
     let mut node = Node::new(2, 8);
     node.ask(0, 0);
-    node.settle();
+    node.deliver_all();
     node.end(0);
-    node.settle();
+    node.deliver_all();
     assert!(node.pool.leased_to(id(0)) >= 4, "it keeps a spare");
     (0..4).for_each(|slot| node.ask(1, slot));
-    node.settle();
+    node.deliver_all();
     assert_eq!(node.partitions[1].running.len(), 4);
     (0..4).for_each(|slot| node.ask(0, slot));
-    node.settle();
+    node.deliver_all();
     assert_eq!(node.partitions[0].running.len(), 4);
 }
 
-/// Only the richest partition was told to give a slot up. Its entries never ended, and the
-/// other one gave its slots to its own work: the third never got one.
+/// Regression: only the richest partition was told to give up a slot. Its entries never ended, and
+/// the other one used its slots for its own work: the third never got one.
 #[test]
 fn a_partition_whose_entries_never_end_does_not_starve_another() {
     for (running_max, stuck) in [(6, 4), (6, 5), (3, 2), (20, 15)] {
         let mut node = Node::new(3, running_max);
-        // The richest partition: all that it has runs for ever.
+        // The richest partition: its entries never end.
         node.fill(0, stuck);
         assert_eq!(node.partitions[0].running.len(), stuck as usize);
-        // The second has the rest, and always more to do.
+        // The second has the remaining slots, and always more to do.
         (0..4).for_each(|slot| node.ask(1, slot));
-        node.settle();
-        // The third comes last.
+        node.deliver_all();
+        // The third arrives last.
         (0..4).for_each(|slot| node.ask(2, slot));
-        node.settle();
+        node.deliver_all();
         for _ in 0..1_000 {
             for at in 1..3 {
                 if let Some(slot) = node.end(at) {
                     node.ask(at, slot);
                 }
-                node.settle();
+                node.deliver_all();
                 node.assert_used();
             }
         }
         let starts: Vec<_> = node.partitions.iter().map(|member| member.starts).collect();
         let least = starts[1].min(starts[2]);
-        assert!(least >= 300, "{running_max} slots, {stuck} taken for ever: {starts:?}");
+        assert!(least >= 300, "{running_max} slots, {stuck} never freed: {starts:?}");
     }
 }
 
-/// A lowered number was reached only when the richest partition's entries ended.
+/// Regression: a lowered number was reached only when the richest partition's entries ended.
 #[test]
 fn a_lowered_capacity_drains_beside_entries_that_never_end() {
     let mut node = Node::new(2, 4);
     (0..3).for_each(|slot| node.ask(0, slot));
-    node.settle();
+    node.deliver_all();
     node.ask(1, 0);
-    node.settle();
-    node.tell_pool(PoolInput::Resize(3));
-    node.settle();
+    node.deliver_all();
+    node.send_to_pool(PoolInput::Resize(3));
+    node.deliver_all();
     let slot = node.end(1).unwrap();
     node.ask(1, slot);
-    node.settle();
+    node.deliver_all();
     let running = [0, 1].map(|at| node.partitions[at].running.len());
     assert_eq!(running, [3, 0], "four of three would run");
 }
 
 #[test]
-fn a_lowered_capacity_drains_and_a_partition_that_is_gone_leaves_its_slots() {
+fn a_lowered_capacity_drains_and_a_partition_without_limiter_keeps_no_slots() {
     let mut node = Node::new(2, 4);
     (0..4).for_each(|slot| node.ask(0, slot));
-    node.settle();
-    node.tell_pool(PoolInput::Resize(2));
-    node.settle();
+    node.deliver_all();
+    node.send_to_pool(PoolInput::Resize(2));
+    node.deliver_all();
     for expected in [3, 2, 2] {
         let slot = node.end(0).unwrap();
         node.ask(0, slot);
-        node.settle();
+        node.deliver_all();
         assert_eq!(node.partitions[0].running.len(), expected);
     }
     // Its limiter dies with everything in its mailboxes.
     node.partitions[0].running.clear();
     node.partitions[0].to_pool.clear();
     node.partitions[0].desk = Desk::leased(&[]);
-    node.tell_pool(PoolInput::Leaves { partition: id(0), running: 0 });
+    node.send_to_pool(PoolInput::Leaves { partition: id(0), running: 0 });
     node.running_max = 2;
     (0..4).for_each(|slot| node.ask(1, slot));
-    node.settle();
+    node.deliver_all();
     assert_eq!(node.partitions[1].running.len(), 2);
-    node.tell_pool(PoolInput::Return { partition: id(0), slots: 5 });
+    node.send_to_pool(PoolInput::Return { partition: id(0), slots: 5 });
     assert_eq!(node.pool.refused(), 5);
 }
 
-/// Another partition had been leased the slots of entries that went on.
+/// Regression: the slots of entries that continued were leased to another partition.
 #[test]
 fn entries_that_outlive_their_limiter_keep_their_slots() {
     let mut pool = CapacityPool::new(2);
@@ -295,67 +294,67 @@ fn entries_that_outlive_their_limiter_keep_their_slots() {
     assert_eq!((pool.leased_to(id(0)), pool.leased_to(id(1))), (2, 0));
 }
 
-fn tell(pool: &mut CapacityPool, input: PoolInput) -> Vec<PoolEffect> {
+fn send(pool: &mut CapacityPool, input: PoolInput) -> Vec<PoolEffect> {
     let mut effects = Vec::new();
     pool.step(Timestamp(0), input, &mut effects);
     pool.check();
     effects
 }
 
-/// They had been leased to others while handlers that were told to stop still ran.
+/// Regression: slots were leased to others while their handlers, told to stop, still ran.
 #[test]
-fn handlers_that_outlive_their_leader_keep_their_slots_until_they_have_stopped() {
+fn handlers_that_outlive_their_leader_keep_their_slots_until_they_stop() {
     let mut pool = CapacityPool::new(3);
-    tell(&mut pool, PoolInput::Want { partition: id(0), slots: 3 });
-    assert_eq!(tell(&mut pool, PoolInput::Want { partition: id(1), slots: 3 }).len(), 2);
+    send(&mut pool, PoolInput::Want { partition: id(0), slots: 3 });
+    assert_eq!(send(&mut pool, PoolInput::Want { partition: id(1), slots: 3 }).len(), 2);
     let lease = |slots| PoolEffect::Lease { partition: id(1), slots };
     let left = PoolInput::Leaves { partition: id(0), running: 2 };
-    assert_eq!(tell(&mut pool, left), [lease(1)]);
-    // What its limiter had said before is of no account.
-    assert_eq!(tell(&mut pool, PoolInput::Return { partition: id(0), slots: 1 }), []);
-    assert_eq!(tell(&mut pool, PoolInput::Want { partition: id(0), slots: 1 }), []);
+    assert_eq!(send(&mut pool, left), [lease(1)]);
+    // Messages of its old limiter are ignored.
+    assert_eq!(send(&mut pool, PoolInput::Return { partition: id(0), slots: 1 }), []);
+    assert_eq!(send(&mut pool, PoolInput::Want { partition: id(0), slots: 1 }), []);
     assert_eq!(pool.leased_to(id(0)), 2);
-    tell(&mut pool, PoolInput::Want { partition: id(1), slots: 2 });
-    assert_eq!(tell(&mut pool, PoolInput::Stopped(id(0))), [lease(1)]);
-    tell(&mut pool, PoolInput::Want { partition: id(1), slots: 1 });
-    // It leads again, and the other one has stopped meanwhile or not.
-    let joins = tell(&mut pool, PoolInput::Joins { partition: id(0), running: 1 });
+    send(&mut pool, PoolInput::Want { partition: id(1), slots: 2 });
+    assert_eq!(send(&mut pool, PoolInput::Stopped(id(0))), [lease(1)]);
+    send(&mut pool, PoolInput::Want { partition: id(1), slots: 1 });
+    // It leads again before or after its other handler stopped.
+    let joins = send(&mut pool, PoolInput::Joins { partition: id(0), running: 1 });
     assert!(!joins.contains(&lease(1)), "{joins:?}");
-    tell(&mut pool, PoolInput::Stopped(id(0)));
+    send(&mut pool, PoolInput::Stopped(id(0)));
     assert_eq!((pool.leased_to(id(0)), pool.refused()), (1, 2), "its limiter has it");
-    let back = tell(&mut pool, PoolInput::Return { partition: id(0), slots: 1 });
+    let back = send(&mut pool, PoolInput::Return { partition: id(0), slots: 1 });
     assert!(back.contains(&lease(1)), "{back:?}");
 }
 
-/// It leased all there is to the first limiter that joined, beside what ran under others.
+/// Regression: the pool leased all slots to the first limiter that joined, beside the entries
+/// running under others.
 #[test]
-fn a_pool_that_takes_the_place_of_another_waits_for_all_that_had_something() {
+fn a_replacement_pool_waits_for_all_partitions_with_slots() {
     for early in [false, true] {
-        let mut pool = CapacityPool::anew(4);
+        let mut pool = CapacityPool::rebuilding(4);
         let lease = |partition, slots| PoolEffect::Lease { partition: id(partition), slots };
         let all = PoolInput::Awaits([id(0), id(1), id(2)].into());
         let joins = PoolInput::Joins { partition: id(0), running: 0 };
         if early {
-            tell(&mut pool, joins.clone());
-            tell(&mut pool, all);
+            send(&mut pool, joins.clone());
+            send(&mut pool, all);
         } else {
-            tell(&mut pool, all);
-            tell(&mut pool, joins);
+            send(&mut pool, all);
+            send(&mut pool, joins);
         }
-        assert_eq!(tell(&mut pool, PoolInput::Want { partition: id(0), slots: 4 }), []);
+        assert_eq!(send(&mut pool, PoolInput::Want { partition: id(0), slots: 4 }), []);
         let left = PoolInput::Leaves { partition: id(1), running: 1 };
-        assert!(!tell(&mut pool, left).contains(&lease(0, 1)));
-        let told = tell(&mut pool, PoolInput::Joins { partition: id(2), running: 1 });
+        assert!(!send(&mut pool, left).contains(&lease(0, 1)));
+        let told = send(&mut pool, PoolInput::Joins { partition: id(2), running: 1 });
         assert!(told.contains(&lease(2, 1)) && told.contains(&lease(0, 2)), "{told:?}");
-        // Whoever had told it does so again, and nobody is waited for.
-        tell(&mut pool, PoolInput::Want { partition: id(2), slots: 1 });
-        let left = tell(&mut pool, PoolInput::Leaves { partition: id(1), running: 0 });
+        // Partitions that reported before report again, and none is waited for.
+        send(&mut pool, PoolInput::Want { partition: id(2), slots: 1 });
+        let left = send(&mut pool, PoolInput::Leaves { partition: id(1), running: 0 });
         assert!(left.contains(&lease(2, 1)), "{left:?}");
     }
 }
 
-/// What the vqueues of some partitions do: each partition has entries that end, or none
-/// that ever do.
+/// Behaviour of the vqueues of some partitions: all entries of a partition end, or none.
 fn regimes() -> impl Strategy<Value = (u32, Vec<bool>)> {
     let ends = prop::collection::vec(any::<bool>(), 2..5);
     (1..9_u32, ends).prop_filter("one must end", |(_, ends)| ends.contains(&true))
@@ -394,39 +393,39 @@ proptest! {
                 Op::End(at) => { node.end(at); }
                 Op::Deliver(at, side) => { node.deliver(at, side); }
                 Op::Settle => {
-                    node.settle();
+                    node.deliver_all();
                     node.assert_used();
                 }
             }
         }
-        node.settle();
+        node.deliver_all();
         node.assert_used();
-        // Nobody wants anything any more: whoever comes gets all of it.
+        // No partition wants slots any more: a new request gets all of them.
         for at in 0..3 {
             (0..4).for_each(|slot| node.withdraw(at, slot));
             while node.end(at).is_some() {}
         }
-        node.settle();
+        node.deliver_all();
         (0..4).for_each(|slot| node.ask(2, slot));
-        node.settle();
+        node.deliver_all();
         prop_assert_eq!(node.partitions[2].running.len(), running_max.min(4) as usize);
     }
-    /// Entries that never end take slots, in any order. Every partition whose entries end
-    /// all the time must get on, as long as one such entry runs anywhere.
+    /// Entries that never end take slots, in any order. Every partition whose entries end must make
+    /// progress, as long as one such entry runs anywhere.
     #[test]
-    fn partitions_whose_entries_end_all_get_their_turn(
+    fn all_partitions_whose_entries_end_make_progress(
         (running_max, ends) in regimes(),
         order in prop::collection::vec((any::<prop::sample::Index>(), 0..4_u32), 0..24),
     ) {
         let mut node = Node::new(ends.len(), running_max);
         for (at, slot) in order {
             node.ask(at.index(ends.len()), slot);
-            node.settle();
+            node.deliver_all();
         }
         for at in 0..ends.len() {
             (0..4).for_each(|slot| node.ask(at, slot));
         }
-        node.settle();
+        node.deliver_all();
         let turning: Vec<usize> = (0..ends.len()).filter(|at| ends[*at]).collect();
         let go_round = |node: &mut Node| {
             for _ in 0..40 {
@@ -434,7 +433,7 @@ proptest! {
                     if let Some(slot) = node.end(*at) {
                         node.ask(*at, slot);
                     }
-                    node.settle();
+                    node.deliver_all();
                     node.assert_used();
                 }
             }
@@ -445,7 +444,7 @@ proptest! {
         go_round(&mut node);
         let starts = turning.iter().map(|at| node.partitions[*at].starts - before[*at]);
         let starts: Vec<usize> = starts.collect();
-        // A slot that goes round is used once or more in each round.
+        // A slot that circulates is used at least once per round.
         let goes_round = starts.iter().sum::<usize>() >= 40;
         prop_assert!(!goes_round || !starts.contains(&0), "{:?} of {:?}", starts, ends);
     }

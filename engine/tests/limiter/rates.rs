@@ -17,7 +17,7 @@ fn rate(text: &str, tokens: u32, period_ms: u64, burst: u32) -> RuleUpdate {
 }
 
 #[test]
-fn work_is_delayed_until_a_token_is_there_and_the_timer_says_when() {
+fn work_waits_for_a_token_and_the_timer_is_set() {
     let mut desk = Desk::new(&[rate("s", 1, 100, 2)]);
     desk.others();
     desk.run(1, "s");
@@ -25,13 +25,13 @@ fn work_is_delayed_until_a_token_is_there_and_the_timer_says_when() {
     assert_eq!(desk.ask(3, "s"), []);
     assert_eq!(desk.ask(4, "s"), []);
     assert_eq!(desk.others(), [LimiterEffect::SetTimer(Timestamp(1100))]);
-    assert_eq!(desk.end(1), [], "an end brings no token");
+    assert_eq!(desk.end(1), [], "an ending entry adds no token");
     assert_eq!(desk.tick(1099), []);
-    assert_eq!(desk.others(), [], "the timer stands");
+    assert_eq!(desk.others(), [], "the timer is still set");
     assert_eq!(desk.tick(1100), [3]);
     assert_eq!(desk.others(), [LimiterEffect::SetTimer(Timestamp(1200))]);
     assert_eq!(desk.tick(1500), [4]);
-    assert_eq!(desk.others(), [], "nobody waits");
+    assert_eq!(desk.others(), [], "no waiters");
     assert_eq!(desk.tick(99_999), []);
     assert_eq!(desk.ask_for(5, "s", 9), [5]);
     assert_eq!(desk.held[&handle(5)].len(), 2, "at most the burst at once");
@@ -45,26 +45,26 @@ fn every_level_has_its_own_tokens_and_a_token_is_taken_at_all_of_them() {
     assert_eq!(desk.ask(2, "s/a/y"), [], "s/a has no token");
     desk.run(3, "s/b");
     desk.run(4, "s/c");
-    assert_eq!(desk.ask(5, "s/d"), [], "s has none");
+    assert_eq!(desk.ask(5, "s/d"), [], "s has no token");
     assert_eq!(desk.tick(1010), [5]);
     assert_eq!(desk.tick(1999), []);
     assert_eq!(desk.tick(2000), [2]);
 }
 
 #[test]
-fn a_token_of_a_permit_that_was_never_used_comes_back() {
+fn the_token_of_an_unused_permit_is_returned() {
     let mut desk = Desk::new(&[rate("s", 1, 1000, 1)]);
     desk.ask(1, "s");
     desk.ask(2, "s");
     assert_eq!(desk.withdraw(1), [2]);
-    assert_eq!(desk.end(2), [], "given back before it was handed over");
+    assert_eq!(desk.end(2), [], "returned before it was handed over");
     desk.run(3, "s");
     desk.end(3);
     assert_eq!(desk.ask(4, "s"), [], "used");
 }
 
 #[test]
-fn a_blocked_counter_needs_no_timer_until_only_the_token_is_missing() {
+fn a_timer_is_set_only_if_only_a_token_is_missing() {
     let both = Limits {
         concurrency: NonZeroU32::new(1),
         rate: Some(Rate { tokens: 1, period_ms: 100, burst: 1 }),
@@ -80,7 +80,7 @@ fn a_blocked_counter_needs_no_timer_until_only_the_token_is_missing() {
     assert_eq!(desk.others(), [LimiterEffect::SetTimer(Timestamp(1100))]);
     assert_eq!(desk.withdraw(2), []);
     assert_eq!(desk.tick(1100), []);
-    assert_eq!(desk.others(), [], "nobody waits for the token any more");
+    assert_eq!(desk.others(), [], "no waiter for the token");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_changed_rate_takes_effect_at_once() {
     desk.others();
     desk.now = Timestamp(1500);
     assert_eq!(desk.update(&[rate("*", 1, 100, 1)]), []);
-    // What was saved up (a two-thousandth of a token) is kept.
+    // The credit so far (a two-thousandth of a token) is kept.
     assert_eq!(desk.others(), [LimiterEffect::SetTimer(Timestamp(1600))]);
     assert_eq!(desk.tick(1600), [2]);
     assert_eq!(desk.update(&[remove("*")]), [3]);
@@ -101,7 +101,7 @@ fn a_changed_rate_takes_effect_at_once() {
 }
 
 #[test]
-fn a_clock_that_steps_back_brings_no_tokens_and_takes_none() {
+fn a_clock_that_steps_back_neither_adds_nor_removes_tokens() {
     let mut desk = Desk::new(&[rate("s", 1, 100, 1)]);
     desk.run(1, "s");
     desk.ask(2, "s");
@@ -130,12 +130,12 @@ fn a_bucket_that_is_not_full_is_not_forgotten() {
     desk.end(1);
     assert_eq!(desk.limiter.counters_len(), 1);
     desk.update(&[remove("*")]);
-    assert_eq!(desk.limiter.counters_len(), 0, "there is nothing to remember any more");
+    assert_eq!(desk.limiter.counters_len(), 0, "the bucket is full again");
 }
 
 #[test]
-fn a_parent_that_goes_with_its_lingering_child_is_not_looked_at_again() {
-    // Found by the model: one update concerns both, the child first.
+fn a_parent_forgotten_with_its_lingering_child_is_not_visited_again() {
+    // Found by the model: one update affects both, the child first.
     let config = LimiterConfig { idle_counters_max: 0, ..LimiterConfig::default() };
     let seed = Seed { rules: vec![rate("s/a", 1, 100, 1), limit("s", 5)], ..Seed::default() };
     let mut desk = Desk::with(config, seed);
@@ -146,10 +146,10 @@ fn a_parent_that_goes_with_its_lingering_child_is_not_looked_at_again() {
     assert_eq!(desk.limiter.counters_len(), 0);
 }
 
-/// Every key that a client makes up under a slow rate left a counter until its bucket was
-/// full again, for days if the rate says so: nothing bounded their memory.
+/// Regression: every key that a client made up under a slow rate left a counter until its bucket
+/// was full again, for days with some rates: nothing bounded their memory.
 #[test]
-fn counters_that_wait_for_their_bucket_are_bounded_and_the_fullest_goes_first() {
+fn lingering_counters_are_bounded_and_the_fullest_is_dropped_first() {
     let config = LimiterConfig {
         idle_counters_max: 0,
         lingering_counters_max: 10,
@@ -163,7 +163,7 @@ fn counters_that_wait_for_their_bucket_are_bounded_and_the_fullest_goes_first() 
         let kept = desk.limiter.counters_len();
         assert!(kept <= 10, "{kept} counters are kept after {slot} keys");
     }
-    // This one has no token left: it is kept before all others, which have one.
+    // This one has no token left: it is kept in preference to the others, which have one.
     desk.run(1, "empty");
     desk.run(2, "empty");
     desk.end(1);
@@ -175,10 +175,10 @@ fn counters_that_wait_for_their_bucket_are_bounded_and_the_fullest_goes_first() 
     assert_eq!(desk.ask(3, "empty"), [], "its tokens are used up");
 }
 
-/// Labels that share a hash under one seed, which a client may find out about, do not under
-/// another; what the limiter does is the same.
+/// Labels that share a hash under one seed, which a client may find, do not under another; the
+/// limiter behaves the same.
 #[test]
-fn the_seed_of_the_hashes_changes_nothing_that_is_seen() {
+fn the_hash_seed_does_not_change_behaviour() {
     let granted = |hash_seed| {
         let config = LimiterConfig { hash_seed, ..LimiterConfig::default() };
         let seed = Seed { rules: vec![limit("*", 1)], ..Seed::default() };

@@ -17,7 +17,7 @@ fn the_example_of_the_design() {
         }
     }
     assert_eq!(desk.counter("scope1"), (100, Some(100), 0));
-    // The five invocations, none of which can go on.
+    // Five requests, none of which can be granted.
     for (slot, name) in [
         (201, "scope1/bar/tenant1"),
         (202, "scope1/foo/tenant1"),
@@ -30,12 +30,12 @@ fn the_example_of_the_design() {
     assert_eq!(desk.counter("scope1/foo/tenant1"), (10, Some(10), 2), "queued at l2");
     assert_eq!(desk.counter("scope1/bar/tenant1"), (9, Some(10), 0));
     assert_eq!(desk.counter("scope1"), (100, Some(100), 3));
-    // One of scope1/foo/tenant1 ends: exactly one waiter goes on, of that counter, and
-    // not the one of scope1/bar/tenant1, which has waited longer.
+    // One of scope1/foo/tenant1 ends: exactly one waiter of that counter proceeds, not the one of
+    // scope1/bar/tenant1, which has waited longer.
     assert_eq!(desk.end(0), [202]);
     assert_eq!(desk.counter("scope1/foo/tenant1"), (10, Some(10), 1));
     assert_eq!(desk.counter("scope1"), (100, Some(100), 3));
-    // One of scope1 ends: the oldest of those that waited only for the scope.
+    // One of scope1 ends: the oldest waiter blocked only by the scope proceeds.
     assert_eq!(desk.end(50), [201]);
     assert_eq!(desk.end(51), [204], "scope1/foo/tenant1 is full: its waiter is passed over");
     assert_eq!(desk.counter("scope1/bar/tenant1"), (10, Some(10), 0));
@@ -50,7 +50,7 @@ fn a_freed_slot_is_not_stranded_behind_a_waiter_that_cannot_use_it() {
     for (slot, name) in [(11, "s/x"), (12, "s/x"), (13, "s/y")] {
         assert_eq!(desk.ask(slot, name), []);
     }
-    assert_eq!(desk.end(1), [11], "V1 goes on; V1' is blocked by s/x from here on");
+    assert_eq!(desk.end(1), [11], "V1 proceeds; V1' is blocked by s/x from now on");
     assert_eq!(desk.end(2), [13], "V2 runs beside V1");
     assert_eq!(desk.end(13), []);
     assert_eq!(desk.end(11), [12]);
@@ -74,7 +74,7 @@ fn every_level_counts_and_a_parent_counts_its_children() {
 }
 
 #[test]
-fn a_star_is_the_default_for_each_scope_and_not_a_pool_for_all() {
+fn a_star_limits_each_scope_separately() {
     let mut desk = Desk::new(&[limit("*", 1), limit("vip", 2)]);
     desk.run(1, "a");
     desk.run(2, "b");
@@ -94,7 +94,7 @@ fn work_without_a_scope_takes_no_limits() {
 }
 
 #[test]
-fn a_grant_gives_as_many_permits_as_there_is_room_for() {
+fn a_grant_gives_as_many_permits_as_fit() {
     let mut desk = Desk::new(&[limit("s", 5), limit("s/a", 3)]);
     desk.run(1, "s");
     assert_eq!(desk.ask_for(2, "s/a", 8), [2]);
@@ -122,7 +122,7 @@ fn lowering_to_one_while_a_hundred_run_lets_them_drain() {
 }
 
 #[test]
-fn raising_a_limit_lets_as_many_go_on_as_it_allows() {
+fn raising_a_limit_lets_as_many_proceed_as_it_allows() {
     let mut desk = Desk::new(&[limit("s", 1), limit("s/*", 2)]);
     desk.run(0, "s/a");
     for slot in 1..=3 {
@@ -143,21 +143,21 @@ fn one_message_of_rules_wakes_each_vqueue_once_after_all_of_it_applied() {
     desk.run(2, "b");
     desk.ask(11, "a");
     desk.ask(12, "b");
-    // Raised and lowered again in one message: nobody is woken by the state between.
+    // Raised and lowered again in one message: the intermediate state wakes no vqueue.
     assert_eq!(desk.update(&[limit("a", 9), limit("b", 9), limit("a", 1)]), [12]);
-    // A more specific rule takes over, and gives back.
+    // A more specific rule takes over, and is removed again.
     assert_eq!(desk.update(&[limit("*", 1), remove("b"), remove("a")]), []);
     assert_eq!(desk.counter("a"), (1, Some(1), 1), "governed by *");
     assert_eq!(desk.update(&[limit("a", 2)]), [11]);
     assert_eq!(desk.ask(13, "a"), []);
     assert_eq!(desk.ask(14, "b"), []);
     let update: Vec<_> = (0..20).map(|n| limit(&format!("other{n}/*"), 1)).collect();
-    assert_eq!(desk.update(&update), [], "a wide update that concerns nobody");
+    assert_eq!(desk.update(&update), [], "a wide update that affects no waiter");
     assert_eq!(desk.update(&[limit("*", 3)]), [14]);
 }
 
 #[test]
-fn a_rule_without_a_concurrency_limit_lifts_the_one_below() {
+fn a_rule_without_a_concurrency_limit_lifts_the_less_specific_one() {
     let mut desk = Desk::new(&[limit("*", 1), upsert("s", Limits::default())]);
     for slot in 0..5 {
         desk.run(slot, "s");

@@ -1,5 +1,5 @@
-//! Many waiters and many rules at once. `benches/limiter.rs` measures what it costs; a
-//! cost that grew with their product would run into the test runner's time limit here.
+//! Many waiters and many rules at once. `benches/limiter.rs` measures the cost; here, a cost that
+//! grew with their product would exceed the test runner's time limit.
 
 use super::desk::{Desk, limit};
 

@@ -46,7 +46,7 @@ fn a_rule_takes_the_books_version_when_created_and_when_the_runtime_sees_a_chang
 }
 
 #[test]
-fn a_description_alone_moves_the_book_and_the_time_but_not_the_rule() {
+fn a_description_alone_changes_the_books_version_and_time_but_not_the_rules() {
     let one = after(&RuleBook::default(), &[create("a", 1)]);
     let two = after(&one, &[RuleChange::new(pattern("a"), Change::Patch(described("why")))]);
     let rule = two.get(&pattern("a")).unwrap();
@@ -55,7 +55,7 @@ fn a_description_alone_moves_the_book_and_the_time_but_not_the_rule() {
 }
 
 #[test]
-fn what_changes_nothing_moves_nothing() {
+fn a_change_without_effect_changes_no_version() {
     let one = after(&RuleBook::default(), &[create("a", 1)]);
     for batch in [
         vec![],
@@ -73,7 +73,7 @@ fn what_changes_nothing_moves_nothing() {
 #[test]
 fn recreate_after_delete_is_an_update() {
     let one = after(&RuleBook::default(), &[create("a", 1), create("b", 1)]);
-    // In one batch, with equal limits: a partition that knows `one` must see it.
+    // In one batch, with equal limits: a partition that knows `one` must see the difference.
     let two = after(&one, &[delete("a"), create("a", 1)]);
     assert_eq!((two.version().0, version(&two, "a")), (2, 2));
     assert_eq!(two.diff(&one), [upsert("a", 1)]);
@@ -85,7 +85,7 @@ fn recreate_after_delete_is_an_update() {
 }
 
 #[test]
-fn a_patch_takes_the_version_of_the_book_and_not_merely_the_next_one() {
+fn a_patched_rule_takes_the_version_of_the_book() {
     let mut book = after(&RuleBook::default(), &[create("a", 1), create("b", 1)]);
     for limit in 2..6 {
         book = after(&book, &[patch("b", limit)]);
@@ -104,7 +104,7 @@ fn a_disabled_rule_counts_as_absent() {
     assert_eq!(two.diff(&one), [remove("a")]);
     assert_eq!(two.diff_from_empty(), [upsert("b", 2)]);
     let three = after(&two, &[patch("a", 3)]);
-    assert_eq!(three.diff(&two), [], "nobody sees a change of a disabled rule");
+    assert_eq!(three.diff(&two), [], "a change of a disabled rule is invisible");
     let on = RuleChange::new(pattern("a"), Change::Patch(RulePatch::disabled(false)));
     let four = after(&three, &[on]);
     assert_eq!(four.diff(&three), [upsert("a", 3)]);
@@ -133,7 +133,7 @@ fn a_batch_is_all_or_nothing_and_is_checked_against_itself() {
 }
 
 #[test]
-fn preconditions_say_what_they_expected_and_what_they_found() {
+fn failed_preconditions_report_expected_and_found() {
     let one = after(&RuleBook::default(), &[create("a", 1)]);
     let cases = [
         (
@@ -159,7 +159,7 @@ fn preconditions_say_what_they_expected_and_what_they_found() {
 }
 
 #[test]
-fn a_book_holds_so_many_rules_and_descriptions_so_many_bytes() {
+fn the_number_of_rules_and_the_length_of_descriptions_are_bounded() {
     let now = Timestamp(1);
     let two = [create("a", 1), create("b", 1)];
     let book = RuleBook::default().apply(&two, now, 2).unwrap().book;
@@ -172,7 +172,7 @@ fn a_book_holds_so_many_rules_and_descriptions_so_many_bytes() {
 }
 
 #[test]
-fn an_upsert_touches_only_its_own_pattern_and_a_patch_only_its_own_fields() {
+fn an_upsert_changes_only_its_pattern_and_a_patch_only_its_fields() {
     let rate = Rate { tokens: 5, period_ms: 1000, burst: 5 };
     let set_rate = LimitsPatch { rate: Edit::Set(rate), ..LimitsPatch::default() };
     let set_rate = RulePatch { limits: set_rate, ..RulePatch::default() };
@@ -206,7 +206,7 @@ fn a_rollback_is_a_new_version_with_old_rules() {
         history.record(book.clone(), author, Timestamp(book.version().0));
     }
     let authors: Vec<_> = history.entries().iter().map(|entry| &*entry.author).collect();
-    assert_eq!(authors, ["ann", "bob"], "an older book is no news");
+    assert_eq!(authors, ["ann", "bob"], "an older book is not recorded");
 
     let back = history.rollback(&two, one.version(), Timestamp(9)).unwrap();
     back.book.check();
@@ -215,16 +215,16 @@ fn a_rollback_is_a_new_version_with_old_rules() {
     updates.sort_by_key(|update| format!("{update:?}"));
     assert_eq!(updates, [remove("c"), upsert("a", 1), upsert("b", 1)]);
     let again = history.rollback(&two, two.version(), Timestamp(9)).unwrap();
-    assert!(!again.changed, "a rollback to what is there changes nothing");
+    assert!(!again.changed, "a rollback to the current rules changes nothing");
 
     let error = history.rollback(&two, BookVersion(7), Timestamp(9)).unwrap_err();
     let kept = Some((BookVersion(1), BookVersion(2)));
     assert_eq!(error, RollbackError::NotKept { version: BookVersion(7), kept });
-    assert_eq!(error.to_string(), "version 7 of the rule book is not kept; kept are 1 to 2");
+    assert_eq!(error.to_string(), "version 7 of the rule book is not kept; kept versions: 1 to 2");
 }
 
 #[test]
-fn the_history_forgets_the_oldest() {
+fn the_history_drops_the_oldest() {
     let mut history = History::default();
     let mut book = RuleBook::default();
     for limit in 1..=40 {
@@ -258,7 +258,7 @@ fn the_history_of_large_books_is_bounded_in_bytes() {
     assert_eq!(history.entries().last().map(|entry| entry.book.version()), Some(book.version()));
 }
 
-/// A batch over few patterns, so that changes meet.
+/// A batch over few patterns, so that changes collide.
 fn batches() -> impl Strategy<Value = Vec<Vec<RuleChange>>> {
     let change = (0..4_usize, 0..7_u8, 1..3_u32).prop_map(|(at, what, limit)| {
         let text = ["a", "a/b", "*/b", "*"][at];
@@ -276,8 +276,7 @@ fn batches() -> impl Strategy<Value = Vec<Vec<RuleChange>>> {
 }
 
 proptest! {
-    /// Whoever applies every difference has what whoever skips books has, and both
-    /// have exactly the active rules.
+    /// Applying every difference and skipping books give the same rules: exactly the active ones.
     #[test]
     fn differences_lead_from_any_book_to_any_later_one(batches in batches(), skip in 1..4_usize) {
         let mut books = vec![RuleBook::default()];
@@ -309,7 +308,7 @@ proptest! {
 }
 
 #[test]
-fn a_weight_below_a_scope_and_a_guarantee_have_no_effect_and_are_refused() {
+fn weights_below_a_scope_and_guarantees_are_refused() {
     let check = |text: &str, limits: Limits| {
         let change = Change::Create(RulePatch::limits(limits));
         check_supported(&[RuleChange::new(pattern(text), change)])
@@ -322,7 +321,7 @@ fn a_weight_below_a_scope_and_a_guarantee_have_no_effect_and_are_refused() {
 }
 
 #[test]
-fn zeros_and_periods_that_are_too_long_are_refused_and_say_what_to_use() {
+fn zeros_and_overlong_periods_are_refused_with_advice() {
     let check = |limits: Limits| {
         let change = Change::Create(RulePatch::limits(limits));
         let refused = check_supported(&[RuleChange::new(pattern("s"), change)]);
@@ -352,7 +351,7 @@ fn zeros_and_periods_that_are_too_long_are_refused_and_say_what_to_use() {
 }
 
 #[test]
-fn a_service_can_be_paused_and_nothing_else() {
+fn a_service_can_only_be_paused() {
     let change = |change| check_supported(&[RuleChange::new(pattern("service:mail"), change)]);
     assert_eq!(change(Change::Create(pause(true))), Ok(()));
     assert_eq!(change(Change::Create(RulePatch::limits(Limits::default().paused()))), Ok(()));
@@ -363,10 +362,10 @@ fn a_service_can_be_paused_and_nothing_else() {
     }
 }
 
-/// A pause is no limit: it neither makes a rule that lifts the limits of a less specific
-/// one, nor does its end leave such a rule behind.
+/// A pause is not a limit: it does not create a rule that lifts the limits of a less specific one,
+/// nor does resuming leave such a rule behind.
 #[test]
-fn a_rule_that_only_pauses_goes_when_it_is_resumed() {
+fn a_rule_that_only_pauses_is_deleted_on_resume() {
     let set = |book: &RuleBook, text: &str, patch: RulePatch| {
         after(book, &[book.upsert(pattern(text), patch)])
     };
@@ -378,20 +377,20 @@ fn a_rule_that_only_pauses_goes_when_it_is_resumed() {
     assert_eq!(resumed.diff(&paused), [remove("acme")]);
     assert_eq!(resumed.get(&pattern("acme")), None);
 
-    // With limits of its own it is a rule, before, during and after the pause.
+    // With its own limits it is a rule before, during and after the pause.
     let limited = set(&paused, "acme", limits(Limits::concurrency(2).paused()));
     let rule = limited.get(&pattern("acme")).unwrap();
     assert!(!rule.only_pauses && rule.limits.paused);
     let resumed = set(&limited, "acme", pause(false));
     assert_eq!(resumed.diff(&limited), [upsert("acme", 2)]);
 
-    // So is one that was made to lift limits.
+    // So is one that was created to lift limits.
     let lifting = set(&before, "acme", limits(Limits::default()));
     let there_and_back = set(&set(&lifting, "acme", pause(true)), "acme", pause(false));
     let rule = there_and_back.get(&pattern("acme")).unwrap();
     assert_eq!((rule.limits, rule.only_pauses), (Limits::default(), false));
 
-    // A patch that leaves limits out keeps them, and a pause.
+    // A patch without limits keeps them and the pause.
     let kept = LimitsPatch::keeping_others(Limits {
         rate: Some(Rate { tokens: 1, period_ms: 1, burst: 1 }),
         ..Limits::default()
@@ -402,7 +401,7 @@ fn a_rule_that_only_pauses_goes_when_it_is_resumed() {
 }
 
 #[test]
-fn a_rollback_brings_pauses_back_and_takes_them_away() {
+fn a_rollback_restores_and_removes_pauses() {
     let one = after(&RuleBook::default(), &[create("*", 5)]);
     let two = after(&one, &[one.upsert(pattern("acme"), pause(true))]);
     let three =

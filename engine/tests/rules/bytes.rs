@@ -49,8 +49,7 @@ fn golden_bytes_of_a_history() {
     assert_eq!(History::decode(&[9]), Err(DecodeHistoryError::Format { found: 9 }));
 }
 
-/// An older forebay skips tags that it does not know: it would run what is paused. It
-/// refuses a format that it does not know.
+/// An older forebay skips unknown tags, so it would run paused work. It refuses an unknown format.
 #[test]
 fn a_book_with_pauses_has_a_format_that_older_binaries_refuse() {
     let plain = after(&RuleBook::default(), &[create("a", 1)]);
@@ -78,7 +77,7 @@ fn a_book_with_pauses_has_a_format_that_older_binaries_refuse() {
 }
 
 #[test]
-fn what_is_no_book_is_refused() {
+fn bytes_that_are_not_a_book_are_refused() {
     assert_eq!(RuleBook::decode(&[]), Err(DecodeBookError::Empty));
     assert_eq!(RuleBook::decode(&[0]), Err(DecodeBookError::UnknownFormat));
     let newer = RuleBook::decode(&[3, 1, 2, 3]).unwrap_err();
@@ -87,8 +86,8 @@ fn what_is_no_book_is_refused() {
     let mut bytes = book().encode();
     bytes.truncate(bytes.len() - 1);
     assert!(matches!(RuleBook::decode(&bytes), Err(DecodeBookError::Damaged(_))));
-    // The one-letter pattern `a` turned into `b` is no longer filed under its id, and
-    // turned into `/` is no pattern.
+    // With the one-letter pattern `a` turned into `b`, the rule is no longer stored under its id;
+    // turned into `/`, it is not a pattern.
     let one = after(&RuleBook::default(), &[create("a", 1)]).encode();
     let at = one.iter().position(|byte| *byte == b'a').unwrap();
     let with = |byte| {

@@ -1,4 +1,4 @@
-//! What a change of the rules would do to what runs and waits.
+//! The effect of a rule change on running and waiting entries.
 
 use forebay_engine::rules::{Loads, RuleLookup, Share};
 use forebay_messages::{
@@ -36,21 +36,17 @@ fn starts(loads: &Loads, limits: &[(&str, u32)]) -> Vec<u64> {
 }
 
 #[test]
-fn slots_of_a_level_are_shared_among_the_keys_below_it() {
+fn slots_of_a_level_are_shared_among_its_keys() {
     let loads = loads(&[("s", 0, 9), ("s/a", 1, 9), ("s/b", 0, 1), ("t/a", 0, 5)]);
     assert_eq!(starts(&loads, &[]), [9, 9, 1, 5], "no rule, no limit");
     assert_eq!(starts(&loads, &[("s", 6)]), [2, 2, 1, 5]);
     assert_eq!(starts(&loads, &[("s", 6), ("s/*", 2)]), [3, 1, 1, 5]);
-    assert_eq!(starts(&loads, &[("*", 1)]), [0, 0, 0, 1], "`*` is for each scope");
-    assert_eq!(
-        starts(&loads, &[("*/a", 3), ("t/*", 1)]),
-        [9, 2, 1, 1],
-        "the more exact scope wins"
-    );
+    assert_eq!(starts(&loads, &[("*", 1)]), [0, 0, 0, 1], "`*` applies to each scope");
+    assert_eq!(starts(&loads, &[("*/a", 3), ("t/*", 1)]), [9, 2, 1, 1], "the exact scope wins");
 }
 
 #[test]
-fn what_runs_above_a_limit_is_told() {
+fn running_entries_above_a_limit_are_reported() {
     let loads = loads(&[("s", 2, 1), ("s/a", 5, 1)]);
     let shares = loads.under(&rules(&[("s", 6), ("s/a", 1)]));
     assert_eq!(shares, [Share { start: 0, over: 1 }, Share { start: 0, over: 4 }]);

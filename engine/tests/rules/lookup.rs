@@ -29,7 +29,7 @@ fn precedence_of_all_eight_ranks() {
         assert_eq!(governs(&lookup, "s/a/b").as_deref(), Some(*expected));
         assert_eq!(pattern(expected).rank(), 7 - u8::try_from(strongest).unwrap());
     }
-    // Scope is the most significant: 110 beats 101 beats 011.
+    // The scope is most significant: 110 beats 101 beats 011.
     let all = lookup(&["scope/foo/*", "scope/*/bar", "*/foo/bar"]);
     assert_eq!(governs(&all, "scope/foo/bar").as_deref(), Some("scope/foo/*"));
     assert_eq!(governs(&all, "scope/x/bar").as_deref(), Some("scope/*/bar"));
@@ -49,7 +49,7 @@ fn a_rule_applies_to_keys_of_its_own_depth_only() {
 }
 
 #[test]
-fn a_removed_rule_uncovers_the_one_below_and_the_generation_moves_with_each_update() {
+fn removing_a_rule_uncovers_the_less_specific_one() {
     let mut lookup = lookup(&["s/a", "s/*"]);
     let before = lookup.generation();
     lookup.apply(&RuleUpdate::Remove { pattern: pattern("s/a") });
@@ -62,7 +62,7 @@ fn a_removed_rule_uncovers_the_one_below_and_the_generation_moves_with_each_upda
 }
 
 #[test]
-fn what_if_tells_the_rule_that_governs_and_the_one_that_would() {
+fn what_if_returns_the_current_and_the_future_rule() {
     let lookup = lookup(&["s/*", "s/a"]);
     let updates =
         [RuleUpdate::Remove { pattern: pattern("s/a") }, upsert("s/*", Limits::concurrency(7))];
@@ -89,7 +89,7 @@ fn patterns() -> impl Strategy<Value = Pattern> {
 
 proptest! {
     #[test]
-    fn a_lookup_finds_what_a_scan_finds(
+    fn a_lookup_finds_the_same_rule_as_a_scan(
         updates in prop::collection::vec((patterns(), any::<bool>()), 0..40),
         key in prop::collection::vec(prop::sample::select(vec!["a", "b", "c"]), 1..=3),
     ) {

@@ -30,7 +30,7 @@ fn delete(text: &str) -> RuleChange {
     RuleChange::new(pattern(text), Change::Delete)
 }
 
-/// Applies a batch at a time that grows with the book, and checks what comes out.
+/// Applies a batch at a time that grows with the book, and checks the result.
 fn apply(book: &RuleBook, batch: &[RuleChange]) -> Result<Applied, ChangeError> {
     let applied = book.apply(batch, Timestamp(book.version().0 + 1), MAX_RULES_PER_BOOK)?;
     applied.book.check();

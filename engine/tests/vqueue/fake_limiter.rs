@@ -1,8 +1,8 @@
 //! A limiter with one counter and one lock, for one vqueue.
 //!
-//! Owns: what the vqueue machine relies on. A permit of a vqueue with a lock always
-//! holds that lock: `Take` waits until it is free, `Held(entry)` until it is free or
-//! kept by that entry. Panics when a permit is used that is not held.
+//! Implements what the vqueue machine relies on: a permit of a vqueue with a lock always holds that
+//! lock; `Take` waits until it is free, `Held(entry)` until it is free or kept by that entry.
+//! Panics if a permit is used that is not held.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +11,7 @@ use forebay_messages::{
     actor::{LockWish, Permits},
 };
 
-/// What the limiter is told; as `LimiterMessage`, for one vqueue.
+/// Messages to the limiter; like `LimiterMessage`, for one vqueue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ToLimiter {
     Acquire { incarnation: u32, count: u32, lock: LockWish },
@@ -58,7 +58,7 @@ impl FakeLimiter {
         }
     }
 
-    /// Takes one message in.
+    /// Processes one message.
     pub(crate) fn deliver(&mut self) -> bool {
         let Some(message) = self.mailbox.pop_front() else {
             return false;
@@ -96,7 +96,7 @@ impl FakeLimiter {
         }
     }
 
-    /// Grants what stands, if it may, and says to which incarnation.
+    /// Grants the outstanding request, if possible, and returns the incarnation.
     pub(crate) fn grant(&mut self) -> Option<(u32, Permits)> {
         let (incarnation, count, wish) = self.waiting?;
         let free = self.limit - self.held.len();
@@ -123,7 +123,7 @@ impl FakeLimiter {
         Some((incarnation, permits))
     }
 
-    /// Nothing is held and nobody waits.
+    /// Nothing is held and nothing waits.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.mailbox.is_empty()
             && self.held.is_empty()

@@ -1,5 +1,5 @@
-//! Tests of the vqueue machine: a model with a limiter, a partition, storage and
-//! timers around it, and scenarios with names.
+//! Tests of the vqueue machine: a model surrounded by a limiter, a partition, storage and timers,
+//! and named scenarios.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod fake_limiter;

@@ -1,4 +1,4 @@
-//! What a world with one vqueue is like.
+//! Configuration of a world with one vqueue.
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
@@ -6,10 +6,10 @@ pub(crate) struct Options {
     pub(crate) quantum: u32,
     pub(crate) capacity: usize,
     pub(crate) limit: usize,
-    /// Every how many reads are answered at once (from the block cache); 0 for none.
+    /// Every how many reads one is answered at once (from the block cache); 0: none.
     pub(crate) inline_every: usize,
     pub(crate) draining: bool,
-    /// How many entries there may be at the same time: with few the queue is often
-    /// empty, and its head is often a retry.
+    /// Maximum number of entries at the same time: with few, the queue is often empty, and its head
+    /// is often a retry.
     pub(crate) entries_max: usize,
 }

@@ -1,6 +1,5 @@
-//! The vqueue under every interleaving of what may happen around it; see `world` for
-//! what is checked. `FOREBAY_CASES` sets how many cases each property gets,
-//! [`CASES_DEFAULT`] otherwise.
+//! The vqueue under every interleaving of the events around it; see `world` for the checks.
+//! `FOREBAY_CASES` sets the number of cases of each property, [`CASES_DEFAULT`] by default.
 
 use proptest::prelude::*;
 
@@ -10,8 +9,8 @@ use super::world::{Options, World};
 const CASES_DEFAULT: u32 = 20_000;
 const CASES_LONG: u32 = 200_000;
 
-/// What the environment asks for; at least the default, unless `FOREBAY_CASES` says so.
-#[expect(clippy::disallowed_methods, reason = "whoever runs the tests chooses how long")]
+/// The number of cases set by the environment; at least the default, unless `FOREBAY_CASES` is set.
+#[expect(clippy::disallowed_methods, reason = "the environment sets the number of cases")]
 fn cases() -> u32 {
     let number = |name| std::env::var(name).ok().map(|text: String| text.parse().unwrap());
     let is_long = std::env::var("FOREBAY_TEST_LONG").is_ok_and(|value| value == "1");
@@ -19,14 +18,14 @@ fn cases() -> u32 {
     number("FOREBAY_CASES").unwrap_or_else(|| number("PROPTEST_CASES").unwrap_or(0).max(default))
 }
 
-/// Does it once, twice or three times, whether there is something to do or not.
+/// Calls it once, twice or three times, whether there is something to do or not.
 fn several(arg: usize, mut what: impl FnMut() -> bool) {
     for _ in 0..=arg % 3 {
         what();
     }
 }
 
-/// One number makes one step: what, and an argument.
+/// One number makes one step: an operation and an argument.
 fn step(world: &mut World, raw: u16) {
     let (what, arg) = (raw % 64, usize::from(raw / 64));
     let delay_ms = if arg.is_multiple_of(2) { arg as u64 % 100 } else { 0 };
@@ -63,7 +62,7 @@ fn step(world: &mut World, raw: u16) {
 fn run(options: Options, raw: &[u16]) -> usize {
     let mut world = World::new(options);
     raw.iter().for_each(|raw| step(&mut world, *raw));
-    world.settle();
+    world.finish();
     world.ended
 }
 

@@ -1,4 +1,4 @@
-//! Scenarios with names, message by message.
+//! Named scenarios, message by message.
 
 use forebay_engine::{
     Machine,
@@ -22,7 +22,7 @@ const PLAIN: VQueueConfig = VQueueConfig {
 };
 const LOCKED: VQueueConfig = VQueueConfig { has_lock: true, ..PLAIN };
 
-/// The `n`th entry's key; may run at once.
+/// The `n`th entry's key; due at once.
 fn key(n: u8) -> EntryKey {
     let entry = EntryId { partition_key: PartitionKey(1), uuid: [n; 16] };
     EntryKey { has_lock: false, run_at: Timestamp(0), seq: InboxSeq(u64::from(n)), entry }
@@ -73,7 +73,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A vqueue that has read `rows`, which is all there is, and the effects of that.
+    /// A vqueue that has read `rows`, which are all rows, and the effects of that.
     fn new(config: VQueueConfig, rows: &[EntryKey]) -> (Self, Vec<Effect>) {
         let mut scene = Self { vqueue: VQueue::new(config, Vec::new()), now: Timestamp(1_000) };
         let request = scene.start();
@@ -141,7 +141,7 @@ fn vqueue_permit_is_for_whichever_entry_is_the_head() {
 }
 
 #[test]
-fn vqueue_permit_goes_back_when_there_is_no_head() {
+fn vqueue_permit_is_returned_without_a_head() {
     let (mut scene, _) = Scene::new(PLAIN, &[key(1)]);
     assert_eq!(scene.tell(removed(key(1))), [Effect::WantsToGo(Rest::Empty)]);
     assert_eq!(scene.tell(granted(1, 1)), [Effect::ReturnPermit(permit(1))]);
@@ -158,7 +158,7 @@ fn vqueue_future_head_arms_the_timer_instead_of_acquiring() {
 }
 
 #[test]
-fn vqueue_permit_goes_back_while_the_head_lies_in_the_future() {
+fn vqueue_permit_is_returned_while_the_head_is_not_due() {
     let (mut scene, _) = Scene::new(PLAIN, &[key(1)]);
     scene.tell(Message::Notify(vec![
         InboxChange::Removed(key(1)),
@@ -178,7 +178,7 @@ fn vqueue_disarms_the_timer_when_an_earlier_head_comes() {
 }
 
 #[test]
-fn vqueue_with_a_lock_waits_for_the_answer_before_it_asks_again() {
+fn vqueue_with_a_lock_asks_again_only_after_the_answer() {
     let (mut scene, effects) = Scene::new(LOCKED, &[key(1), key(2)]);
     assert_eq!(effects, [acquire(1, LockWish::Take)]);
     assert_eq!(scene.tell(granted(1, 1)), [decide(key(1), 1)]);
@@ -188,7 +188,7 @@ fn vqueue_with_a_lock_waits_for_the_answer_before_it_asks_again() {
 }
 
 #[test]
-fn vqueue_retry_that_holds_the_lock_goes_ahead_under_it() {
+fn vqueue_retry_that_holds_the_lock_runs_first() {
     let (mut scene, _) = Scene::new(LOCKED, &[key(1), key(2)]);
     scene.tell(granted(1, 1));
     assert_eq!(scene.tell(removed(key(1))), [acquire(1, LockWish::Take)], "for 2");
@@ -198,7 +198,7 @@ fn vqueue_retry_that_holds_the_lock_goes_ahead_under_it() {
     let effects = scene.tell(enqueued(&[again]));
     assert_eq!(effects, [Effect::ArmTimer(until), Effect::WantsToGo(Rest::Until(until))]);
     let effects = scene.tell_at(1_200, Message::Wake);
-    assert_eq!(effects, [acquire(1, LockWish::Held(again.entry))], "replaces the standing one");
+    assert_eq!(effects, [acquire(1, LockWish::Held(again.entry))], "replaces the outstanding one");
     assert_eq!(scene.tell(granted(2, 1)), [decide(again, 2)]);
 }
 
@@ -210,14 +210,14 @@ fn vqueue_acquire_follows_when_the_retry_is_canceled() {
     assert_eq!(scene.tell(removed(again)), [acquire(1, LockWish::Take)]);
 }
 
-/// Found by the model: the replacing acquire crossed the grant of the replaced one,
-/// stood in the limiter when the vqueue went cold, and its permit was lost.
+/// Found by the model: the replacing acquire crossed the grant of the replaced one and stood in the
+/// limiter when the vqueue was passivated, and its permit was lost.
 #[test]
-fn vqueue_wants_to_go_while_an_acquire_may_stand() {
+fn vqueue_asks_to_be_passivated_while_an_acquire_may_stand() {
     let again = retry_at(1, 500);
     let (mut scene, _) = Scene::new(LOCKED, &[again, key(2)]);
     assert_eq!(scene.tell(removed(again)), [acquire(1, LockWish::Take)]);
-    assert_eq!(scene.tell(granted(1, 1)), [decide(key(2), 1)]); // which of the two was it?
+    assert_eq!(scene.tell(granted(1, 1)), [decide(key(2), 1)]); // the answer to either acquire
     assert_eq!(scene.tell(removed(key(2))), [Effect::WantsToGo(Rest::Empty)]);
     let effects = scene.tell(Message::Passivate);
     assert_eq!(effects, [Effect::Passivated(Rest::Empty)]);
@@ -230,7 +230,7 @@ fn vqueue_void_decision_is_decided_again() {
     let effects = scene.tell(Message::DecisionVoid(key(1)));
     assert_eq!(effects, [acquire(1, LockWish::None)]);
     assert_eq!(scene.tell(granted(3, 1)), [decide(key(1), 3)]);
-    assert_eq!(scene.tell(Message::DecisionVoid(key(9))), [], "nobody decided that one");
+    assert_eq!(scene.tell(Message::DecisionVoid(key(9))), [], "that one was not decided");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn vqueue_does_not_spin_on_a_scan_that_reads_nothing() {
     assert_eq!(effects, [Effect::RetryRefillAt(Timestamp(1_010))]);
 }
 
-/// A shell that reads at once steps the answer in while it performs the effects.
+/// A shell that reads without blocking steps the answer in while performing the effects.
 #[test]
 fn vqueue_reads_last() {
     let rows: Vec<_> = (1..=24).map(key).collect();
@@ -295,7 +295,7 @@ fn vqueue_paused_from_the_start_does_not_even_read() {
 }
 
 #[test]
-fn vqueue_pause_gives_a_refill_up() {
+fn vqueue_pause_cancels_a_refill() {
     let mut scene = Scene { vqueue: VQueue::new(PLAIN, Vec::new()), now: Timestamp(1_000) };
     let request = scene.start();
     scene.tell(Message::Pause);
@@ -304,7 +304,7 @@ fn vqueue_pause_gives_a_refill_up() {
 }
 
 #[test]
-fn vqueue_takes_no_decision_before_it_is_drained() {
+fn vqueue_decides_nothing_before_it_is_drained() {
     let config = VQueueConfig { draining: true, ..PLAIN };
     let (mut scene, effects) = Scene::new(config, &[key(1)]);
     assert_eq!(effects, []);
@@ -314,7 +314,7 @@ fn vqueue_takes_no_decision_before_it_is_drained() {
 }
 
 #[test]
-fn vqueue_is_still_needed_while_anything_is_under_way() {
+fn vqueue_is_still_needed_while_anything_is_outstanding() {
     let (mut scene, _) = Scene::new(PLAIN, &[key(1)]);
     assert_eq!(scene.tell(Message::Passivate), [Effect::StillNeeded], "a head may run");
     scene.tell(granted(1, 1));
@@ -322,7 +322,7 @@ fn vqueue_is_still_needed_while_anything_is_under_way() {
 }
 
 #[test]
-fn vqueue_goes_cold_until_its_head_may_run() {
+fn vqueue_is_passivated_until_its_head_is_due() {
     let until = Timestamp(9_000);
     let (mut scene, _) = Scene::new(PLAIN, &[key_at(1, until.0)]);
     assert_eq!(scene.tell(Message::Passivate), [Effect::Passivated(Rest::Until(until))]);
@@ -330,7 +330,7 @@ fn vqueue_goes_cold_until_its_head_may_run() {
 
 /// A grant that crosses the withdrawal is dropped with the incarnation.
 #[test]
-fn vqueue_goes_cold_with_a_standing_acquire() {
+fn vqueue_is_passivated_with_an_outstanding_acquire() {
     let (mut scene, _) = Scene::new(PLAIN, &[key(1)]);
     scene.tell(removed(key(1)));
     let effects = scene.tell(Message::Passivate);
@@ -338,7 +338,7 @@ fn vqueue_goes_cold_with_a_standing_acquire() {
 }
 
 #[test]
-fn vqueue_new_incarnation_skips_what_the_partition_still_owns() {
+fn vqueue_new_incarnation_skips_keys_owned_by_the_partition() {
     let mut scene = Scene { vqueue: VQueue::new(PLAIN, vec![key(1)]), now: Timestamp(1_000) };
     let request = scene.start();
     let effects = scene.tell(done(&request, &[key(1), key(2)], true));
@@ -374,18 +374,18 @@ fn vqueue_is_small() {
     assert!(full < 1_536, "with a full cache {full} bytes");
 }
 
-/// One that waited without an incarnation, and the permit that starts it.
+/// A vqueue that waited without an incarnation, and the permits that start it.
 fn started_with(permits: Permits) -> Scene {
     let vqueue = VQueue::new(PLAIN, Vec::new()).with_permits(permits);
     Scene { vqueue, now: Timestamp(1_000) }
 }
 
 #[test]
-fn vqueue_keeps_what_it_was_started_with_until_its_inbox_is_read() {
+fn vqueue_keeps_its_initial_permits_until_its_inbox_is_read() {
     let permits = Permits { first: permit(7), count: 2 };
     let mut scene = started_with(permits);
     let request = scene.start();
-    assert_eq!(scene.tell(enqueued(&[key(2)])), [], "the scan may show one before it");
+    assert_eq!(scene.tell(enqueued(&[key(2)])), [], "the scan may return an earlier one");
     assert_eq!(scene.tell(Message::MakeRoom), [Effect::StillNeeded]);
     let effects = scene.tell(done(&request, &[key(1)], true));
     assert_eq!(effects, [decide_all(&[key(1), key(2)], 7)]);
@@ -398,13 +398,13 @@ fn vqueue_keeps_what_it_was_started_with_until_its_inbox_is_read() {
 }
 
 #[test]
-fn vqueue_returns_what_it_was_started_with_if_its_inbox_cannot_be_read() {
+fn vqueue_returns_its_initial_permits_if_its_inbox_cannot_be_read() {
     let permits = Permits { first: permit(7), count: 1 };
     let back = Effect::ReturnPermit(permit(7));
     let mut scene = started_with(permits);
     let request = scene.start();
     let effects = scene.tell(failed(&request));
-    assert_eq!(effects[0], back, "others may have it meanwhile: {effects:?}");
+    assert_eq!(effects[0], back, "others can use them meanwhile: {effects:?}");
 
     let mut scene = started_with(permits);
     scene.start();

@@ -1,9 +1,9 @@
-//! One vqueue and everything around it: a partition that applies decisions, storage,
-//! timers, refill workers and a limiter, each with a mailbox that lags.
+//! One vqueue and everything around it: a partition that applies decisions, storage, timers, refill
+//! workers and a limiter, each with a mailbox that lags.
 //!
-//! Must always hold, checked at each step: a decision is for a stored row that may
-//! run, the first that the vqueue was told of, and is not decided already; with a
-//! lock one entry at a time; permits are neither lost nor used twice.
+//! Must always hold, checked at each step: a decision is for a stored row that is due, the first
+//! reported to the vqueue, and not decided already; with a lock, one entry at a time; permits are
+//! neither lost nor used twice.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -33,7 +33,7 @@ pub(crate) struct World {
     vqueue: Option<VQueue>,
     incarnation: u32,
     mailbox: VecDeque<VQueueMessage>,
-    /// There is no incarnation, and an `Acquire` stands under this number.
+    /// There is no incarnation, and an `Acquire` is outstanding under this number.
     waits: bool,
     /// Messages held back while an answer to `Passivate` is awaited.
     passivating: Option<Vec<VQueueMessage>>,
@@ -86,7 +86,7 @@ impl World {
 
     // The vqueue and its effects.
 
-    /// With permits it is the one that asked for them; else a new one.
+    /// With permits, starts the incarnation that asked for them; otherwise a new one.
     fn activate(&mut self, replay: Vec<VQueueMessage>, permits: Option<Permits>) {
         if permits.is_none() {
             self.incarnation += 1;
@@ -113,7 +113,7 @@ impl World {
         self.perform(effects);
     }
 
-    /// One message to the vqueue.
+    /// Delivers one message to the vqueue.
     pub(crate) fn deliver(&mut self) -> bool {
         let Some(message) = self.mailbox.pop_front() else {
             return false;
@@ -152,9 +152,9 @@ impl World {
                 VQueueEffect::DisarmTimer => self.timer = None,
                 VQueueEffect::Passivated(_) => {
                     let is_open = self.dispatched().any(|key| self.stored.contains(&key));
-                    assert!(!is_open, "went cold with a decision that is not answered");
+                    assert!(!is_open, "passivated with an unanswered decision");
                     let is_idle = self.scans.iter().all(|scan| scan.request.cancel.is_canceled());
-                    assert!(is_idle, "went cold with a refill");
+                    assert!(is_idle, "passivated with a refill");
                     self.scans.clear();
                     self.vqueue = None;
                     self.to_partition.push_back(effect);
@@ -189,7 +189,7 @@ impl World {
         self.decisions.iter().map(|(key, _)| *key).chain(handed_over.flatten().copied())
     }
 
-    /// Whether a message about the row is still on its way.
+    /// Whether a message about the row is still in transit.
     fn is_told(&self, key: EntryKey) -> bool {
         let held_back = self.passivating.iter().flatten();
         !self.mailbox.iter().chain(held_back).any(|message| match message {
@@ -209,7 +209,7 @@ impl World {
         let dispatched: BTreeSet<EntryKey> = self.dispatched().collect();
         assert!(!dispatched.contains(&key), "{key:?} was decided twice");
         let is_there = self.stored.contains(&key) || !self.is_told(key);
-        assert!(is_there, "{key:?} was decided after its removal was told");
+        assert!(is_there, "{key:?} was decided after its removal was reported");
         for earlier in self.stored.range(..key) {
             let is_known = self.is_told(*earlier) && !dispatched.contains(earlier);
             assert!(!is_known, "{key:?} was decided before {earlier:?}");
@@ -266,7 +266,7 @@ impl World {
 
     // The partition.
 
-    /// What waits without an incarnation wants something else of the limiter now.
+    /// A vqueue that waits without an incarnation now needs something else of the limiter.
     fn wait_no_more(&mut self, message: &VQueueMessage) {
         let matters = match message {
             VQueueMessage::Notify(changes) => changes.iter().any(|change| match change {
@@ -307,7 +307,7 @@ impl World {
         }
     }
 
-    /// Joins the news that the vqueue has not taken yet: one message, many changes.
+    /// Merges changes that the vqueue has not received yet: one message, many changes.
     fn tell_change(&mut self, changes: &[InboxChange]) {
         if self.passivating.is_none()
             && let Some(VQueueMessage::Notify(last)) = self.mailbox.back_mut()
@@ -372,15 +372,15 @@ impl World {
         self.limiter.mailbox.push_back(ToLimiter::Release { permit, keep_lock });
     }
 
-    /// Applies the oldest decision. One whose row is gone is nothing; one of a paused
-    /// vqueue, or that the case calls void, leaves the row where it is.
+    /// Applies the oldest decision. A decision whose row is gone has no effect; one of a paused
+    /// vqueue, or declared void by the case, leaves the row in place.
     pub(crate) fn apply(&mut self, is_void: bool) -> bool {
         let Some((key, permit)) = self.decisions.pop_front() else {
             return false;
         };
         if !self.stored.contains(&key) {
             self.release(permit, None);
-            self.tell_change(&[InboxChange::Removed(key)]); // answered, whoever asked
+            self.tell_change(&[InboxChange::Removed(key)]); // also answers the decision
         } else if is_void || self.paused {
             self.release(permit, key.has_lock.then_some(key.entry));
             self.tell(VQueueMessage::DecisionVoid(key));
@@ -439,7 +439,7 @@ impl World {
         }
     }
 
-    /// One message to the partition.
+    /// Delivers one message to the partition.
     pub(crate) fn deliver_to_partition(&mut self) -> bool {
         match self.to_partition.pop_front() {
             None => return false,
@@ -463,12 +463,12 @@ impl World {
 
     fn passivated(&mut self, rest: Rest) {
         let held_back = self.passivating.take().unwrap();
-        self.mailbox.clear(); // grants of an incarnation that is gone
+        self.mailbox.clear(); // grants of the previous incarnation
         self.cold = Some(rest);
         self.timer = match rest {
             Rest::Until(at) => Some(at),
             Rest::Empty | Rest::Paused | Rest::Waits(_) => None,
-            Rest::NotServed => unreachable!("only its shell says so"),
+            Rest::NotServed => unreachable!("only the shell reports it"),
         };
         let was_told = |key: &EntryKey| {
             !held_back.iter().any(|message| match message {
@@ -478,7 +478,7 @@ impl World {
         };
         let known: Vec<_> = self.stored.iter().filter(|key| was_told(key)).collect();
         match rest {
-            Rest::Empty => assert!(known.is_empty(), "went cold as empty with {known:?}"),
+            Rest::Empty => assert!(known.is_empty(), "passivated as empty with {known:?}"),
             Rest::Until(at) if held_back.is_empty() => {
                 let is_due = known.first().is_some_and(|head| head.run_at < at);
                 assert!(!is_due, "sleeps until {at:?} over {known:?}");
@@ -487,7 +487,7 @@ impl World {
                 assert!(known.first().is_none_or(|first| **first >= head), "waits for another");
             }
             Rest::Until(_) | Rest::Paused | Rest::Waits(_) => {}
-            Rest::NotServed => unreachable!("only its shell says so"),
+            Rest::NotServed => unreachable!("only the shell reports it"),
         }
         if let (Rest::Waits(head), true) = (rest, held_back.is_empty()) {
             self.waits = true;
@@ -523,7 +523,7 @@ impl World {
         }
     }
 
-    /// The timer comes too early.
+    /// The timer fires too early.
     pub(crate) fn wake_early(&mut self) {
         if self.timer.take().is_some() {
             match self.cold {
@@ -557,9 +557,9 @@ impl World {
         granted.is_some()
     }
 
-    /// Everything goes well from now on: every entry must end, and everything come to
-    /// rest. Panics when something waits for nothing.
-    pub(crate) fn settle(&mut self) {
+    /// From now on nothing fails: every entry must end, and everything come to rest. Panics if
+    /// anything waits for no reason.
+    pub(crate) fn finish(&mut self) {
         self.resume();
         self.drained();
         for _ in 0..100_000 {

@@ -1,4 +1,4 @@
-//! What the executor tells a partition.
+//! Messages from the executor to a partition.
 
 use std::time::Duration;
 
@@ -10,32 +10,32 @@ use bytestring::ByteString;
 pub enum AttemptEnd {
     /// The handler returned.
     Success(Bytes),
-    /// It failed and trying again is useless.
+    /// It failed and a retry is useless.
     Terminal {
         /// What went wrong.
         message: ByteString,
-        /// Bytes beside the message.
+        /// Additional bytes.
         detail: Bytes,
     },
-    /// It failed (or panicked, or ran out of time) and may be tried again.
+    /// It failed (or panicked, or timed out) and may be retried.
     Retry {
         /// What went wrong.
         message: ByteString,
-        /// Bytes beside the message.
+        /// Additional bytes.
         detail: Bytes,
-        /// Any number; decides the jitter of the wait.
+        /// An arbitrary number that determines the jitter of the backoff.
         random: u32,
     },
-    /// It wants to be called again; this uses up no attempt.
+    /// It wants to be called again; this does not count as an attempt.
     Snooze {
-        /// How long it waits, from when its partition takes this.
+        /// The delay, from the moment the partition receives this.
         wait: Duration,
     },
-    /// It stopped because it was asked to.
+    /// It stopped because it was told to.
     Canceled {
-        /// What it said.
+        /// Its message.
         message: ByteString,
-        /// Bytes beside the message.
+        /// Additional bytes.
         detail: Bytes,
     },
 }

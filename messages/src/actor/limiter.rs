@@ -1,10 +1,10 @@
-//! What a limiter is told.
+//! Messages to a limiter.
 
 use std::sync::Arc;
 
 use crate::{EntryId, PermitId, VQueueHandle, VQueueId, VQueueName, rule::RuleUpdate};
 
-/// What an [`Acquire`] wants of its vqueue's lock.
+/// What an [`Acquire`] requests of its vqueue's lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LockWish {
     /// The vqueue has no object key.
@@ -12,32 +12,32 @@ pub enum LockWish {
     None,
     /// The lock must be free, and is taken with the permit.
     Take,
-    /// The head entry kept the lock from an earlier attempt; it goes ahead under it.
+    /// The head entry kept the lock from an earlier attempt and runs under it.
     Held(EntryId),
 }
 
-/// A vqueue wants to run its head entries. Stands until granted or withdrawn; a
+/// A request for permits to run the vqueue's head entries. Stands until granted or withdrawn; a
 /// second one of the same handle replaces the first and keeps its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acquire {
-    /// Who asks; grants go there.
+    /// The requesting vqueue; grants are sent to it.
     pub handle: VQueueHandle,
-    /// Its id (locks are kept under it).
+    /// Its id (the key of its lock).
     pub vqueue: VQueueId,
     /// Its name: the levels it counts against.
     pub name: Arc<VQueueName>,
-    /// How many permits at most (the quantum); 1 with a lock.
+    /// Maximum number of permits (the quantum); 1 with a lock.
     pub count: u32,
-    /// What it wants of the lock.
+    /// What it requests of the lock.
     pub lock: LockWish,
 }
 
 /// Consecutive permits of one grant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permits {
-    /// The first.
+    /// The first permit.
     pub first: PermitId,
-    /// How many; serials count up from the first.
+    /// Their number; serials count up from the first.
     pub count: u32,
 }
 
@@ -48,7 +48,7 @@ impl Permits {
         Self { first: permit, count: 1 }
     }
 
-    /// The first so many of them.
+    /// The first `count` of them.
     #[must_use]
     pub fn first(self, count: u32) -> Self {
         assert!(count <= self.count, "{count} of {self:?}");
@@ -65,28 +65,28 @@ impl Permits {
 /// An answer to an [`Acquire`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granted {
-    /// Who asked.
+    /// The requesting vqueue.
     pub handle: VQueueHandle,
-    /// What it got: at least one, at most what it asked for.
+    /// The permits: at least one, at most the requested number.
     pub permits: Permits,
 }
 
-/// A permit comes back.
+/// A permit is returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// Which. One that is not held any more is refused and counted.
+    /// The permit. One that is not held any more is rejected and counted.
     pub permit: PermitId,
-    /// The entry keeps its vqueue's lock (a retry): only the concurrency comes back.
-    /// Otherwise a lock that was taken with the permit is freed too.
+    /// The entry keeps its vqueue's lock (a retry): only the concurrency is returned. Otherwise a
+    /// lock that was taken with the permit is freed too.
     pub keep_lock: Option<EntryId>,
 }
 
-/// What a fresh limiter is told before anybody may acquire.
+/// The initial state of a new limiter, before the first acquire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seed {
-    /// The whole rule book in force, as updates against an empty one.
+    /// The whole current rule book, as updates of an empty one.
     pub rules: Vec<RuleUpdate>,
-    /// Locks that are held, and by which entry.
+    /// Held locks, and the entries that hold them.
     pub locks: Vec<(VQueueId, EntryId)>,
     /// Entries that run (or may still run).
     pub running: Vec<SeedRunning>,
@@ -103,38 +103,38 @@ pub struct SeedRunning {
     pub name: Arc<VQueueName>,
 }
 
-/// What a limiter is told.
+/// Messages to a limiter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LimiterMessage {
     /// The first message of an incarnation.
     Seed(Box<Seed>),
-    /// Changed rules, one message for a whole diff.
+    /// Changed rules, one message for a whole difference.
     RulesUpdated(Vec<RuleUpdate>),
-    /// A vqueue wants permits.
+    /// A vqueue requests permits.
     Acquire(Acquire),
-    /// Permits come back, in this order.
+    /// Permits are returned, in this order.
     Release(Vec<Release>),
-    /// A lock that was kept without a permit is given up (the entry ended).
+    /// A lock that was kept without a permit is released (the entry ended).
     FreeLock {
         /// The vqueue.
         vqueue: VQueueId,
-        /// Who held it; anybody else's lock stays.
+        /// The holder; a lock held by another entry is unchanged.
         entry: EntryId,
     },
-    /// The vqueue is gone or wants nothing any more: forget what it asked for, and
-    /// take back what was granted to this incarnation and not handed over.
+    /// The vqueue is gone or needs nothing any more: drop its request, and take back permits
+    /// granted to this incarnation and not handed over.
     Withdraw(VQueueHandle),
-    /// The partition took these permits over from the vqueue (with a decision): they
-    /// no longer come back with [`LimiterMessage::Withdraw`].
+    /// The partition took over these permits from the vqueue (with a decision): they are no longer
+    /// returned by [`LimiterMessage::Withdraw`].
     HandedOver(Permits),
-    /// The node gave this partition capacity for so many more running entries.
+    /// The node leased this many more slots to this partition.
     CapacityLeased(u32),
-    /// The node wants capacity back: return what is unused, now and as it becomes
-    /// unused, until the next lease.
+    /// The node wants capacity back: return unused slots, now and as they become unused, until the
+    /// next lease.
     CapacityRecalled,
-    /// Another partition's turn has come: return one slot, an unused one at once, or
-    /// else the next that comes free, even when somebody waits for it here.
+    /// It is another partition's turn: return one slot, an unused one at once, otherwise the next
+    /// one freed, even if a vqueue here waits for it.
     CapacityClaimed,
-    /// Time passed that somebody waited for (a token of a rate limit).
+    /// A time that was waited for has come (a token of a rate limit).
     Tick,
 }

@@ -1,5 +1,5 @@
-//! What actors tell each other, one file per receiver. Effects of machines that are
-//! messages to another actor carry these types.
+//! Messages between actors, one file per receiver. Effects of machines that are messages to another
+//! actor contain these types.
 
 mod executor;
 mod limiter;
@@ -15,13 +15,13 @@ pub use vqueue::{InboxChange, VQueueMessage};
 
 use crate::{Epoch, Generation};
 
-/// A message with the incarnation it is meant for. The shell drops (and counts) one
-/// of another incarnation.
+/// A message and the receiver's incarnation. The shell drops (and counts) messages to another
+/// incarnation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stamped<M> {
-    /// Leader epoch under which the sender acted.
+    /// Leader epoch of the sender.
     pub epoch: Epoch,
-    /// Incarnation of the receiver that the sender knew.
+    /// Incarnation of the receiver known to the sender.
     pub generation: Generation,
     /// The message.
     pub message: M,

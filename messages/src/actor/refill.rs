@@ -1,4 +1,4 @@
-//! What refill workers are told, and what they answer.
+//! Messages to refill workers, and their answers.
 
 use std::sync::{
     Arc,
@@ -7,12 +7,11 @@ use std::sync::{
 
 use crate::{EntryKey, VQueueId};
 
-/// Tells the refills of one vqueue incarnation apart.
+/// Distinguishes the refills of one vqueue incarnation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RefillId(pub u64);
 
-/// Raised by the vqueue when it does not want the rows any more; the worker looks
-/// between rows.
+/// Set by the vqueue when it no longer wants the rows; the worker checks it between rows.
 #[derive(Clone, Debug, Default)]
 pub struct CancelRefill(Arc<AtomicBool>);
 
@@ -22,7 +21,7 @@ impl CancelRefill {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody asked.
+    /// Whether the refill was canceled.
     #[must_use]
     pub fn is_canceled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -40,22 +39,22 @@ impl Eq for CancelRefill {}
 /// Read the inbox rows of a vqueue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefillRequest {
-    /// Comes back with the answer.
+    /// Returned with the answer.
     pub id: RefillId,
-    /// Whose inbox.
+    /// The vqueue.
     pub vqueue: VQueueId,
     /// Only rows after this key.
     pub after: Option<EntryKey>,
     /// At most this many rows.
     pub limit: usize,
-    /// Raised when nobody waits any more.
+    /// Set when the rows are no longer wanted.
     pub cancel: CancelRefill,
 }
 
 /// Rows of an inbox, in key order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefillDone {
-    /// Of the request.
+    /// Id of the request.
     pub id: RefillId,
     /// The rows' keys.
     pub rows: Vec<EntryKey>,
@@ -63,10 +62,10 @@ pub struct RefillDone {
     pub reached_end: bool,
 }
 
-/// The scan failed or was canceled; the vqueue tries again later.
+/// The scan failed or was canceled; the vqueue retries later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefillFailed {
-    /// Of the request.
+    /// Id of the request.
     pub id: RefillId,
     /// Why, for the log; empty when canceled.
     pub reason: String,

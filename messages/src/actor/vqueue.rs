@@ -1,26 +1,26 @@
-//! What a vqueue is told.
+//! Messages to a vqueue.
 
 use crate::{
     EntryKey,
     actor::{Permits, RefillDone, RefillFailed},
 };
 
-/// A change of the inbox rows, told after the commit that made it.
+/// A change of the inbox rows, sent after the commit that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InboxChange {
-    /// The row was put there (`NotifyEnqueued`).
+    /// The row was stored (`NotifyEnqueued`).
     Enqueued(EntryKey),
-    /// The row is gone (`NotifyRemoved`); also how a decision is confirmed.
+    /// The row was removed (`NotifyRemoved`); also confirms a decision.
     Removed(EntryKey),
 }
 
-/// What a vqueue is told.
+/// Messages to a vqueue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VQueueMessage {
     /// Changes of the inbox rows, in commit order.
     Notify(Vec<InboxChange>),
-    /// A decision was not applied although the row is still there: the entry is no
-    /// longer dispatched and may be handed out again.
+    /// A decision was not applied although the row still exists: the entry is no longer dispatched
+    /// and may be handed out again.
     DecisionVoid(EntryKey),
     /// The limiter granted permits.
     Granted(Permits),
@@ -28,17 +28,17 @@ pub enum VQueueMessage {
     RefillDone(RefillDone),
     /// A refill worker failed.
     RefillFailed(RefillFailed),
-    /// The time came that was armed for.
+    /// The armed time was reached.
     Wake,
     /// Start nothing until resumed.
     Pause,
     /// Start again.
     Resume,
-    /// The entries that were running when this leadership began are back in the
-    /// inbox: decisions may be taken.
+    /// The entries that were running when this leadership began are back in the inbox: decisions
+    /// may be made.
     Drained,
-    /// The partition asks whether this vqueue may go cold.
+    /// The partition asks whether this vqueue may be passivated.
     Passivate,
-    /// The same, and it may go as well if it only waits for a permit.
+    /// The same, also if the vqueue only waits for a permit.
     MakeRoom,
 }

@@ -6,23 +6,23 @@ use bytestring::ByteString;
 
 use crate::{AttemptToken, EntryId, EntryKey, NodeId, Outcome, Timestamp, VQueueId, VQueueName};
 
-/// When a failed attempt is followed by another one.
+/// Retries after failed attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Message)]
 pub struct RetryPolicy {
-    /// How many attempts in all; 0 means no limit.
+    /// Maximum number of attempts; 0 means no limit.
     #[bilrost(1)]
     pub attempts_max: u32,
-    /// Wait after the first failed attempt, in milliseconds; with 0 the next one follows at
-    /// once, but after 16 failures it waits 10 ms all the same.
+    /// Delay after the first failed attempt, in milliseconds; with 0 the next attempt follows at
+    /// once, but after 16 failures the delay is 10 ms.
     #[bilrost(2)]
     pub backoff_first_ms: u64,
-    /// Longest wait, in milliseconds.
+    /// Longest delay, in milliseconds.
     #[bilrost(3)]
     pub backoff_max_ms: u64,
-    /// Growth of the wait from attempt to attempt, in percent (200 doubles it).
+    /// Growth of the delay per attempt, in percent (200 doubles it).
     #[bilrost(4)]
     pub growth_percent: u32,
-    /// Random share taken off each wait, in percent of it (0 to 100).
+    /// Maximum random reduction of each delay, in percent (0 to 100).
     #[bilrost(5)]
     pub jitter_percent: u32,
 }
@@ -41,7 +41,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// One attempt and no more.
+    /// A single attempt.
     pub const NONE: Self = Self {
         attempts_max: 1,
         backoff_first_ms: 0,
@@ -51,42 +51,41 @@ impl RetryPolicy {
     };
 }
 
-/// An entry as its client made it.
+/// A new entry as created by its client.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct NewEntry {
-    /// Made by the client; enqueueing it twice adds nothing.
+    /// Created by the client; enqueueing the same id again adds nothing.
     #[bilrost(1)]
     pub id: EntryId,
-    /// Where it belongs.
+    /// Its vqueue.
     #[bilrost(2)]
     pub vqueue: VQueueName,
-    /// What the handler is given.
+    /// The handler's input.
     #[bilrost(3)]
     pub payload: Bytes,
-    /// Not before this time; absent means "now", made monotonic when applied.
+    /// Earliest start; absent means "now", made monotonic when applied.
     #[bilrost(4)]
     pub run_at: Option<Timestamp>,
-    /// A second enqueue with the same key (under service and scope) yields the first.
+    /// A second enqueue with the same key (under service and scope) returns the first entry.
     #[bilrost(5)]
     pub idempotency_key: Option<ByteString>,
-    /// What happens after a failed attempt.
+    /// Retries after failed attempts.
     #[bilrost(6)]
     pub retry: Option<RetryPolicy>,
-    /// How long the result is kept, in milliseconds; absent means the default,
-    /// `u64::MAX` until it is purged.
+    /// How long the result is kept, in milliseconds; absent means the default, `u64::MAX` until
+    /// purged.
     #[bilrost(7)]
     pub retention_ms: Option<u64>,
-    /// The id was drawn for this very command, so that no other entry has it: it is not
-    /// looked for.
+    /// The id was generated for this command, so no other entry has it and none is looked up.
     #[bilrost(8)]
     pub is_fresh: bool,
-    /// [`payload_hash`] of the payload, kept with the idempotency key: tells whether a later
-    /// enqueue under the same key has another payload. Only with an idempotency key.
+    /// [`payload_hash`] of the payload, stored with the idempotency key: detects a later enqueue
+    /// with the same key but another payload. Only with an idempotency key.
     #[bilrost(9)]
     pub payload_hash: Option<u64>,
 }
 
-/// The hash by which payloads under one idempotency key are told apart: xxh3-64.
+/// The hash that distinguishes payloads under one idempotency key: xxh3-64.
 #[must_use]
 pub fn payload_hash(payload: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(payload)
@@ -114,27 +113,27 @@ pub struct Decision {
     /// Its vqueue.
     #[bilrost(1)]
     pub vqueue: VQueueId,
-    /// Its place in the inbox; another place makes the decision a no-op.
+    /// Its place in the inbox; if the entry is elsewhere, the decision is a no-op.
     #[bilrost(tag(2))]
     pub key: EntryKey,
-    /// Token of the attempt that starts.
+    /// Token of the new attempt.
     #[bilrost(3)]
     pub token: AttemptToken,
-    /// Who runs the attempt; absent means the process that leads the token's epoch.
+    /// The executor of the attempt; absent means the process that leads the token's epoch.
     #[bilrost(4)]
     pub executor: Option<ExecutorId>,
 }
 
-/// Who runs an attempt, where that is not the process that leads.
+/// Executor of an attempt, if it is not the leading process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Message)]
 pub struct ExecutorId {
     /// The node.
     #[bilrost(1)]
     pub node: NodeId,
-    /// Which of the node's processes: another one after each start. With a lease, the lease.
+    /// The node's process: changes with every start. With a lease, the lease.
     #[bilrost(2)]
     pub boot: u64,
-    /// `boot` is the number of a worker's lease.
+    /// `boot` is the id of a worker's lease.
     #[bilrost(3)]
     pub is_lease: bool,
 }
@@ -147,7 +146,7 @@ pub struct SchedulerDecisions {
     pub decisions: Vec<Decision>,
 }
 
-/// An attempt ended for good.
+/// An attempt ended, and with it the entry.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct Complete {
     /// The entry.
@@ -159,13 +158,13 @@ pub struct Complete {
     /// How it ended.
     #[bilrost(oneof(3, 4))]
     pub outcome: Option<CompleteOutcome>,
-    /// A failure ends the entry as canceled if a cancel was applied before. Records of
-    /// earlier versions lack this: there the failure stands.
+    /// If a cancel was applied before, a failure ends the entry as canceled. Records of earlier
+    /// versions lack this: there the failure stands.
     #[bilrost(5)]
     pub heeds_cancel: bool,
 }
 
-/// An [`Outcome`] with the tags it has inside [`Complete`].
+/// An [`Outcome`] with its tags inside [`Complete`].
 #[derive(Clone, Debug, PartialEq, Eq, bilrost::Oneof)]
 pub enum CompleteOutcome {
     /// See [`Outcome::Success`].
@@ -194,19 +193,19 @@ impl From<CompleteOutcome> for Outcome {
     }
 }
 
-/// Why an entry goes back to its inbox.
+/// Why an entry returns to its inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enumeration)]
 #[repr(u32)]
 pub enum RetryReason {
-    /// The attempt failed; it counts.
+    /// The attempt failed; counts.
     Failed = 0,
-    /// The handler asked to be called later; it does not count.
+    /// The handler asked to be called later; does not count.
     Snoozed = 1,
-    /// The leader changed (or the process restarted); it does not count.
+    /// The leader changed (or the process restarted); does not count.
     LeaderChange = 2,
 }
 
-/// An attempt ended and the entry goes back to its inbox.
+/// An attempt ended and the entry returns to its inbox.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct RetryAttempt {
     /// The entry.
@@ -215,47 +214,47 @@ pub struct RetryAttempt {
     /// The attempt; an older token makes this a no-op.
     #[bilrost(2)]
     pub token: AttemptToken,
-    /// Why.
+    /// The reason.
     #[bilrost(3)]
     pub reason: RetryReason,
-    /// When it may run again.
+    /// Earliest start of the next attempt.
     #[bilrost(4)]
     pub run_at: Timestamp,
     /// What went wrong.
     #[bilrost(5)]
     pub message: ByteString,
-    /// Bytes a handler may leave beside the message.
+    /// Optional bytes of the handler beside the message.
     #[bilrost(6)]
     pub detail: Bytes,
-    /// The entry ends as canceled if a cancel was applied before, also when this was its
-    /// last attempt. Records of earlier versions lack this: there the entry is a dead letter.
+    /// If a cancel was applied before, the entry ends as canceled, even if this was its last
+    /// attempt. Records of earlier versions lack this: there the entry becomes a dead letter.
     #[bilrost(7)]
     pub heeds_cancel: bool,
-    /// The process that ran the attempt died: the entry's row counts it, and after so many
-    /// interruptions the entry is a dead letter. 0: nothing was interrupted.
+    /// The process that ran the attempt died: the entry's row counts it, and after too many
+    /// interruptions the entry becomes a dead letter. 0: no interruption.
     #[bilrost(8)]
     pub interrupted: u32,
-    /// A failed attempt is added to the list that the entry's row keeps. Records of earlier
-    /// versions lack this: there only the text of the last one is kept.
+    /// A failed attempt is added to the list in the entry's row. Records of earlier versions lack
+    /// this: there only the text of the last one is kept.
     #[bilrost(9)]
     pub keeps_failure: bool,
 }
 
-/// Several attempts ended, each of them another one: the same as a [`Complete`] or
-/// [`RetryAttempt`] for each.
+/// Several attempts of different entries ended: equivalent to a [`Complete`] or [`RetryAttempt`]
+/// for each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct EndAttempts {
-    /// Those that ended for good.
+    /// Attempts whose entries ended.
     #[bilrost(1)]
     pub completed: Vec<Complete>,
-    /// Those whose entries go back to their inboxes.
+    /// Attempts whose entries return to their inboxes.
     #[bilrost(2)]
     pub retried: Vec<RetryAttempt>,
 }
 
-/// Which entries. In a command: those named, if they match the rest too (whoever names
-/// nobody changes nobody, and filters are resolved to names by whoever proposes). In a
-/// listing: all that match, or of those named the ones that match.
+/// A selection of entries. In a command: the named entries that also match the other fields (a
+/// command that names no entry changes nothing, and the proposer resolves filters to names). In a
+/// listing: all entries that match, or those of the named ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct EntrySelector {
     /// These entries.
@@ -279,10 +278,10 @@ pub struct EntrySelector {
 }
 
 impl EntrySelector {
-    /// Whether entries of a vqueue with this name can match. An empty limit key matches
-    /// no name. A service that ends with `.*`, which no name does, stands for all services
-    /// below it and itself: `exec.*` matches `exec` and `exec.x`. Only for looking: such a
-    /// selector is no part of a record.
+    /// Whether entries of a vqueue with this name can match. An empty limit key matches no name. A
+    /// service that ends with `.*`, which no name does, stands for that service and all services
+    /// below it: `exec.*` matches `exec` and `exec.x`. Only for listings: such a selector is never
+    /// part of a record.
     #[must_use]
     pub fn matches_name(&self, name: &VQueueName) -> bool {
         self.service.as_ref().is_none_or(|service| is_of_service(service, &name.service))
@@ -290,7 +289,7 @@ impl EntrySelector {
             && self.limit_key.as_ref().is_none_or(|wanted| name.is_at_or_below(wanted))
     }
 
-    /// Whether it says something about the name of a vqueue.
+    /// Whether it restricts the name of a vqueue.
     #[must_use]
     pub fn names_vqueues(&self) -> bool {
         self.service.is_some() || self.scope.is_some() || self.limit_key.is_some()
@@ -303,7 +302,7 @@ fn is_of_service(wanted: &str, service: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Vqueues a command is for: those named, if they match the rest too.
+/// The vqueues of a command: the named ones that also match the other fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct VQueueSelector {
     /// These vqueues.
@@ -320,13 +319,13 @@ pub struct VQueueSelector {
     pub limit_key: Option<ByteString>,
 }
 
-/// Another time for one entry.
+/// A new time for entries.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct Reschedule {
     /// The entries.
     #[bilrost(1)]
     pub selector: EntrySelector,
-    /// Their new time, which is also their place in the queue.
+    /// Their new time, which also determines their place in the queue.
     #[bilrost(2)]
     pub run_at: Timestamp,
 }

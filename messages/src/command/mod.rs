@@ -1,5 +1,4 @@
-//! The commands of the log. What they do is written in the engine, one file each;
-//! this is what they say.
+//! The commands of the log. The engine implements each in its own file; these are their contents.
 
 mod entry;
 mod partition;
@@ -15,7 +14,7 @@ pub use partition::{
 
 use bilrost::Oneof;
 
-/// What a record asks for. Tags 16 to 63 of the record are its.
+/// The command of a record, in the record's tags 16 to 63.
 #[derive(Clone, Debug, PartialEq, Oneof)]
 pub enum Command {
     /// A node leads from here on.
@@ -30,31 +29,31 @@ pub enum Command {
     /// Entries that start to run.
     #[bilrost(tag(19))]
     SchedulerDecisions(SchedulerDecisions),
-    /// An attempt ended for good.
+    /// An attempt ended, and with it the entry.
     #[bilrost(tag(20))]
     Complete(Complete),
-    /// An attempt ended and the entry goes back to its inbox.
+    /// An attempt ended and the entry returns to its inbox.
     #[bilrost(tag(21))]
     Retry(RetryAttempt),
     /// Cooperative cancellation.
     #[bilrost(tag(22))]
     Cancel(EntrySelector),
-    /// Cancellation that asks nobody.
+    /// Immediate cancellation, without asking the handler.
     #[bilrost(tag(23))]
     Kill(EntrySelector),
-    /// Entries that must not run for now.
+    /// Entries to pause.
     #[bilrost(tag(24))]
     Pause(EntrySelector),
-    /// Entries that may run again.
+    /// Entries to resume.
     #[bilrost(tag(25))]
     Resume(EntrySelector),
-    /// Another time (and so another place in the queue).
+    /// Entries to move to another time (and so another place in the queue).
     #[bilrost(tag(26))]
     Reschedule(Reschedule),
-    /// Vqueues that must not start anything for now.
+    /// Vqueues to pause.
     #[bilrost(tag(27))]
     PauseVQueue(VQueueSelector),
-    /// Vqueues that may start again.
+    /// Vqueues to resume.
     #[bilrost(tag(28))]
     ResumeVQueue(VQueueSelector),
     /// A rule book, opaque here.
@@ -63,16 +62,16 @@ pub enum Command {
     /// Outbox messages that were delivered.
     #[bilrost(tag(30))]
     TruncateOutbox(TruncateOutbox),
-    /// What is durable outside of the log.
+    /// How far the store is durable.
     #[bilrost(tag(31))]
     UpdateDurability(UpdateDurability),
-    /// Finished entries whose retention is over, or that were asked to go.
+    /// Finished entries to remove: expired or purged on request.
     #[bilrost(tag(32))]
     Purge(Purge),
     /// Older binaries stop here.
     #[bilrost(tag(33))]
     VersionBarrier(VersionBarrier),
-    /// Dead letters that are to be tried again from attempt one.
+    /// Dead letters to retry from attempt one.
     #[bilrost(tag(34))]
     Redrive(EntrySelector),
     /// Several attempts ended.

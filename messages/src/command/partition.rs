@@ -8,10 +8,10 @@ use crate::{EntryId, Epoch, Lsn, NodeId, PartitionKey, Timestamp};
 /// A node leads from here on. Leadership begins when this is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 pub struct AnnounceLeader {
-    /// Who leads.
+    /// The leading node.
     #[bilrost(1)]
     pub node: NodeId,
-    /// Under which epoch.
+    /// Its epoch.
     #[bilrost(2)]
     pub epoch: Epoch,
     /// First key of the partition's range.
@@ -22,7 +22,7 @@ pub struct AnnounceLeader {
     pub key_last: PartitionKey,
 }
 
-/// A rule book, opaque here. Applied when it is newer than the one in force.
+/// A rule book, opaque here. Applied if it is newer than the current one.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct UpsertRuleBook {
     /// First key of the range it is for.
@@ -44,7 +44,7 @@ pub struct TruncateOutbox {
     pub through: u64,
 }
 
-/// What is durable outside of the log.
+/// How far the store is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 pub struct UpdateDurability {
     /// Everything up to this LSN is in flushed store files.
@@ -52,7 +52,7 @@ pub struct UpdateDurability {
     pub durable: Lsn,
 }
 
-/// Finished entries to forget.
+/// Finished entries to remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct Purge {
     /// Exactly these entries (finished ones only).
@@ -69,7 +69,7 @@ pub struct Purge {
 /// Older binaries stop here instead of misreading what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 pub struct VersionBarrier {
-    /// Lowest format that may read on.
+    /// Lowest format that may continue to read.
     #[bilrost(1)]
     pub format_min: u32,
 }

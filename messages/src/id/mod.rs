@@ -1,4 +1,4 @@
-//! Ids and positions, each a type of its own so that none can stand for another.
+//! Ids and positions, each its own type so that they cannot be confused.
 
 mod number;
 mod text;

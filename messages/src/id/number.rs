@@ -18,7 +18,7 @@ macro_rules! number {
         wire_number!($name, $inner, $encoding);
 
         impl $name {
-            /// The one after this. Panics on overflow, which no run lives to see.
+            /// The next one. Panics on overflow, which cannot happen in practice.
             #[must_use]
             pub fn next(self) -> Self {
                 Self(self.0.checked_add(1).expect("an id counter overflowed"))
@@ -54,7 +54,7 @@ number!(
     Generation, u32, Varint
 );
 number!(
-    /// The partition's inbox sequence, given when an entry is put in an inbox.
+    /// The partition's inbox sequence, assigned when an entry is put in an inbox.
     InboxSeq, u64, Varint
 );
 number!(
@@ -66,7 +66,7 @@ number!(
     NodeId, u32, Varint
 );
 number!(
-    /// Whom an answer goes to; given by a shell, opaque to machines.
+    /// The receiver of an answer; assigned by a shell, opaque to machines.
     ReplyId, u64, Varint
 );
 number!(
@@ -76,7 +76,7 @@ number!(
 
 /// Address of an active vqueue inside its partition: a slot and its incarnation.
 ///
-/// Slots are reused; the generation tells the incarnations apart.
+/// Slots are reused; the generation distinguishes the incarnations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VQueueHandle {
     /// Index in the partition's registry.
@@ -90,14 +90,14 @@ pub struct VQueueHandle {
 pub struct PermitId {
     /// Incarnation of the limiter that granted it.
     pub incarnation: Generation,
-    /// Counts the grants of that incarnation, from 1.
+    /// Number of the grant within that incarnation, from 1.
     pub serial: u64,
 }
 
 /// Fences the completion of an attempt that has been superseded.
 ///
-/// Made when a decision to run is proposed: the leader's epoch and a sequence
-/// under it. A later attempt of the same entry has a greater token.
+/// Created when a decision to run is proposed: the leader's epoch and a sequence under it. A later
+/// attempt of the same entry has a greater token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, bilrost::Message)]
 pub struct AttemptToken {
     /// Epoch of the leader that decided.

@@ -1,4 +1,4 @@
-//! How ids are printed and read: a prefix and fixed-width base62.
+//! Printing and parsing of ids: a prefix and fixed-width base62.
 
 use thiserror::Error;
 
@@ -15,22 +15,22 @@ const WIDTH_U128: usize = 22;
 /// Why a text is not an id.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParseIdError {
-    /// The prefix is not the one of this kind of id.
+    /// The prefix does not match the kind of id.
     #[error("`{text}` is not an id of this kind: it should start with `{prefix}`")]
     Prefix {
-        /// What was given.
+        /// The given text.
         text: String,
-        /// What it should start with.
+        /// The expected prefix.
         prefix: &'static str,
     },
-    /// Wrong length, or a character that is not of base62, or a number too large.
+    /// Wrong length, a character that is not base62, or a number that is too large.
     #[error("`{text}` is damaged: after `{prefix}` an id has {expected} letters and digits")]
     Body {
-        /// What was given.
+        /// The given text.
         text: String,
         /// The prefix.
         prefix: &'static str,
-        /// How many characters should follow the prefix.
+        /// Expected number of characters after the prefix.
         expected: usize,
     },
 }
@@ -103,7 +103,7 @@ impl RuleId {
     /// Reads the printed form.
     ///
     /// # Errors
-    /// [`ParseIdError`] when the text is not a printed rule id.
+    /// [`ParseIdError`] if the text is not a printed rule id.
     pub fn parse(text: &str) -> Result<Self, ParseIdError> {
         let body = body(text, "rul_")?;
         let damaged =

@@ -1,15 +1,15 @@
-//! Ids that carry their partition key, so that any id can be routed without a
-//! lookup. 24 bytes, big-endian: partition key (8), then 16 bytes of identity.
+//! Ids that contain their partition key, so that any id can be routed without a lookup. 24 bytes,
+//! big-endian: partition key (8), then 16 bytes of identity.
 
 use crate::wire::wire_bytes;
 
 use super::PartitionKey;
 
-/// One unit of work. Partition key (8 bytes) and a UUIDv7 (16 bytes), made by the
-/// client; enqueueing the same id again changes nothing. Printed `ent_…`.
+/// One unit of work. Partition key (8 bytes) and a UUIDv7 (16 bytes), created by the client;
+/// enqueueing the same id again changes nothing. Printed `ent_…`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
-    /// Where it is routed to.
+    /// Determines its partition.
     pub partition_key: PartitionKey,
     /// A UUIDv7 (or any other 16 bytes that are unique under the key).
     pub uuid: [u8; 16],
@@ -18,7 +18,7 @@ pub struct EntryId {
 /// A virtual queue: partition key and xxh3-128 of its name. Printed `vq_…`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VQueueId {
-    /// Where it is routed to.
+    /// Determines its partition.
     pub partition_key: PartitionKey,
     /// xxh3-128 of the canonical bytes of the vqueue's name.
     pub hash: [u8; 16],
@@ -27,7 +27,7 @@ pub struct VQueueId {
 macro_rules! wide_id {
     ($name:ident, $rest:ident) => {
         impl $name {
-            /// Bytes of the encoded form.
+            /// Length of the encoded form.
             pub const LEN: usize = 24;
 
             /// Big-endian bytes; their order is the order of the ids.

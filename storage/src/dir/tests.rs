@@ -1,9 +1,9 @@
-//! Taking a data directory: who has it, what is in it, who may read it.
+//! Taking a data directory: its holder, its contents, its permissions.
 
 use super::*;
 
 #[test]
-fn a_new_directory_is_made_and_taken_again_after_it_was_given_free() {
+fn a_new_directory_is_created_and_taken_again_after_release() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("a/b");
     let dir = DataDir::open(&path).unwrap();
@@ -15,10 +15,10 @@ fn a_new_directory_is_made_and_taken_again_after_it_was_given_free() {
 }
 
 #[test]
-fn a_directory_that_another_process_has_is_refused_and_names_the_process() {
+fn a_directory_in_use_by_another_process_is_refused_naming_it() {
     let root = tempfile::tempdir().unwrap();
     drop(DataDir::open(root.path()).unwrap());
-    // A lock of this process that it does not know of stands for one of another.
+    // A lock that the module does not know of stands for another process.
     let stranger = File::open(root.path().join(LOCK_FILE)).unwrap();
     stranger.try_lock().unwrap();
     let error = DataDir::open(root.path()).unwrap_err();
@@ -28,7 +28,7 @@ fn a_directory_that_another_process_has_is_refused_and_names_the_process() {
 }
 
 #[test]
-fn a_directory_that_this_process_has_is_refused_and_says_whether_it_closes() {
+fn a_directory_in_use_by_this_process_is_refused_saying_whether_it_closes() {
     let root = tempfile::tempdir().unwrap();
     let held = DataDir::open(root.path()).unwrap();
     let is_closing = || match DataDir::open(root.path()).unwrap_err() {
@@ -40,11 +40,11 @@ fn a_directory_that_this_process_has_is_refused_and_says_whether_it_closes() {
     assert!(is_closing());
     drop(held);
     let _held = DataDir::open(root.path()).unwrap();
-    assert!(!is_closing(), "it was taken anew");
+    assert!(!is_closing(), "it was taken again");
 }
 
 #[test]
-fn whoever_leaves_soon_is_waited_for() {
+fn open_waits_for_a_holder_that_leaves_soon() {
     let root = tempfile::tempdir().unwrap();
     let held = DataDir::open(root.path()).unwrap();
     let leaves = std::thread::spawn(move || {
@@ -53,7 +53,7 @@ fn whoever_leaves_soon_is_waited_for() {
     });
     let begun = Instant::now();
     DataDir::open_within(root.path(), Duration::from_secs(60)).unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(30), "it is taken when it is free");
+    assert!(begun.elapsed() < Duration::from_secs(30), "it is taken when released");
     leaves.join().unwrap();
 
     let _held = DataDir::open(root.path()).unwrap();
@@ -71,7 +71,7 @@ fn a_newer_format_is_refused() {
 }
 
 #[test]
-fn a_strangers_directory_is_refused_and_left_as_it_is() {
+fn an_unrelated_directory_is_refused_and_unchanged() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("thesis.tex"), "x").unwrap();
     let error = DataDir::open(root.path()).unwrap_err();
@@ -85,14 +85,14 @@ fn a_strangers_directory_is_refused_and_left_as_it_is() {
 }
 
 #[test]
-fn an_interrupted_first_start_is_finished_by_the_next() {
+fn the_next_start_finishes_an_interrupted_first_start() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join(LOCK_FILE), "1\n").unwrap();
     fs::write(root.path().join(FORMAT_FILE_NEW), "foreb").unwrap();
     DataDir::open(root.path()).unwrap();
 }
 
-/// Regression: what a link in a prepared directory points to was overwritten.
+/// Regression: the target of a symbolic link in a prepared directory was overwritten.
 #[test]
 fn symbolic_links_are_not_followed() {
     let root = tempfile::tempdir().unwrap();
@@ -111,10 +111,10 @@ fn symbolic_links_are_not_followed() {
     assert!(!is_link(&dir.join(FORMAT_FILE)), "a file, not the link under another name");
 }
 
-/// Regression: the manifest and the files of a snapshot were written to what a link under
-/// their name points to.
+/// Regression: the manifest and the files of a snapshot were written to the target of a link of
+/// their name.
 #[test]
-fn a_file_that_is_made_anew_takes_the_place_of_a_link() {
+fn a_new_file_replaces_a_link() {
     let root = tempfile::tempdir().unwrap();
     let (path, target) = (root.path().join("file"), root.path().join("target"));
     fs::write(&target, "precious").unwrap();
@@ -126,7 +126,7 @@ fn a_file_that_is_made_anew_takes_the_place_of_a_link() {
 }
 
 #[test]
-fn a_new_directory_is_private_and_one_that_is_there_keeps_its_mode() {
+fn a_new_directory_is_private_and_an_existing_one_keeps_its_mode() {
     let root = tempfile::tempdir().unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
     let new = root.path().join("new");
@@ -139,9 +139,9 @@ fn a_new_directory_is_private_and_one_that_is_there_keeps_its_mode() {
     assert_eq!(mode(&old), before);
 }
 
-/// Regression: `sudo forebay status` left files of root in a user's directory.
+/// Regression: `sudo forebay status` left files owned by root in a user's directory.
 #[test]
-fn root_leaves_nothing_of_its_own_in_a_directory_of_another_user() {
+fn root_leaves_no_files_of_its_own_in_another_users_directory() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
@@ -176,7 +176,7 @@ fn a_file_where_the_directory_should_be_is_named() {
 }
 
 #[test]
-fn refused_writes_say_so() {
+fn an_unwritable_directory_is_named() {
     let denied = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
     let error = fault(Path::new("/data"), "open the lock file", denied);
     assert!(matches!(error, OpenError::ReadOnly { .. }));

@@ -1,14 +1,14 @@
-//! The memory that is written past the page cache: a disk takes it from where it lies, and
-//! only from the beginning of a page.
+//! The memory written past the page cache: disks read it in place, and only from the start of a
+//! page.
 //!
-//! Must always hold: what was taken begins with a page, and is as long as was asked for.
+//! Must always hold: a taken buffer begins at a page and has the requested length.
 
-/// The largest page there is.
+/// The largest page size.
 const ALIGNMENT: usize = 4 << 10;
-/// What is larger than this leaves no buffer of its size behind.
+/// A buffer larger than this is not kept.
 const BYTES_MAX: usize = 4 << 20;
 
-/// A buffer that is used again and again.
+/// A reusable buffer.
 #[derive(Default)]
 pub(crate) struct Buffer {
     memory: Vec<u8>,
@@ -17,7 +17,7 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// So many bytes, whatever is in them.
+    /// A slice of `len` bytes with arbitrary contents.
     pub(crate) fn take(&mut self, len: usize) -> &mut [u8] {
         if self.memory.len() < len + ALIGNMENT {
             self.memory = vec![0; (len + ALIGNMENT).next_power_of_two()];
@@ -27,12 +27,12 @@ impl Buffer {
         &mut self.memory[self.start..self.start + len]
     }
 
-    /// What was taken last.
+    /// The last slice taken.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.len]
     }
 
-    /// Gives back the memory of something large.
+    /// Frees the memory of a large buffer.
     pub(crate) fn shrink(&mut self) {
         if self.memory.len() > BYTES_MAX + ALIGNMENT {
             *self = Self::default();
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_taken_begins_with_a_page_and_large_ones_leave_nothing() {
+    fn buffers_begin_at_a_page_and_large_ones_are_freed() {
         let mut buffer = Buffer::default();
         for len in [512, 100 * 512, 512, BYTES_MAX, BYTES_MAX + 512, 1024] {
             buffer.take(len).fill(7);

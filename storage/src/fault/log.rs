@@ -1,4 +1,4 @@
-//! A log that fails when a test wants it to.
+//! A log with faults planned by a test.
 
 use std::{
     collections::BTreeMap,
@@ -22,24 +22,24 @@ pub enum LogFault {
     Fail,
     /// Everything is written; the call fails all the same: its outcome is unknown.
     FailAfterWrite,
-    /// Only so many of the call's appends are written; the call fails.
+    /// Only this many of the call's appends are written; the call fails.
     Torn {
-        /// How many, from the front.
+        /// The number, from the front.
         appends: usize,
     },
-    /// The process dies before the write: this call and everything after it fail until
+    /// The process dies before the write: this call and all later ones fail until
     /// [`FaultLog::restart`].
     CrashBeforeWrite,
     /// The process dies after the write, before the answer.
     CrashAfterWrite,
-    /// The write is made, the answer waits until something is sent on the channel (or
-    /// its sender is dropped).
+    /// The write is made, and the answer waits until something is sent on the channel (or its
+    /// sender is dropped).
     Hold(Receiver<()>),
-    /// Somebody else fences the call's partitions with this epoch just before it.
+    /// Another node fences the call's partitions with this epoch just before it.
     Fence(Epoch),
 }
 
-/// Wraps a log; each planned fault happens at the append call it was planned for.
+/// Wraps a log; each planned fault happens at its append call.
 #[derive(Debug)]
 pub struct FaultLog<L> {
     inner: L,
@@ -55,7 +55,7 @@ struct State {
 }
 
 impl<L: LogStore> FaultLog<L> {
-    /// A log that works until told otherwise.
+    /// A log without planned faults.
     pub fn new(inner: L) -> Self {
         Self { inner, state: Mutex::default() }
     }
@@ -67,17 +67,17 @@ impl<L: LogStore> FaultLog<L> {
         state.planned.insert(at, fault);
     }
 
-    /// Forgets what was planned and has not happened.
+    /// Drops planned faults that have not happened.
     pub fn forget_plans(&self) {
         self.state().planned.clear();
     }
 
-    /// Whether trimming drops nothing, so that all can be replayed.
+    /// Whether trimming drops nothing, so that everything can be replayed.
     pub fn keep_all(&self, keeps_all: bool) {
         self.state().keeps_all = keeps_all;
     }
 
-    /// Lets a crashed log work again, with what it had written.
+    /// Makes a crashed log work again, with what it had written.
     pub fn restart(&self) {
         self.state().crashed = false;
     }
@@ -87,7 +87,7 @@ impl<L: LogStore> FaultLog<L> {
         self.state().crashed
     }
 
-    /// How many faults are still to happen.
+    /// Number of faults still to happen.
     pub fn planned(&self) -> usize {
         self.state().planned.len()
     }
@@ -101,7 +101,7 @@ impl<L: LogStore> FaultLog<L> {
         sync::lock(&self.state)
     }
 
-    /// What happens at this call.
+    /// The fault of this call.
     fn next(&self) -> Result<Option<LogFault>, LogError> {
         let mut state = self.state();
         if state.crashed {
@@ -164,8 +164,8 @@ impl<L: LogStore> LogStore for FaultLog<L> {
         }
     }
 
-    fn settle(&self) -> Result<(), LogError> {
-        self.inner.settle()
+    fn finish_appends(&self) -> Result<(), LogError> {
+        self.inner.finish_appends()
     }
 
     fn fence(&self, partition: PartitionId, epoch: Epoch) -> Result<Epoch, LogError> {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_call_leaves_a_prefix_and_an_unanswered_one_leaves_all() {
+    fn a_torn_call_leaves_a_prefix_and_an_unanswered_one_everything() {
         let log = FaultLog::new(MemoryLog::new());
         log.plan(1, LogFault::Torn { appends: 2 });
         assert!(append(&log, 3).is_err());
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_answer_comes_when_released_and_a_fence_refuses() {
+    fn a_held_answer_arrives_when_released_and_a_fence_refuses() {
         let log = FaultLog::new(MemoryLog::new());
         let (release, held) = crossbeam_channel::bounded(1);
         log.plan(1, LogFault::Hold(held));

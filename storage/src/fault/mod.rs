@@ -1,8 +1,7 @@
-//! Faults on purpose, for tests of the layers above (feature `testkit`).
+//! Injected faults, for tests of the layers above (feature `testkit`).
 //!
-//! Owns: wrappers that fail, tear, hold back or fence at a chosen call, and a copy of
-//! live files as kill -9 leaves them. Must always hold: a wrapper that is told nothing
-//! changes nothing.
+//! Owns: wrappers that fail, tear, hold back or fence at a chosen call, and a copy of live files as
+//! kill -9 leaves them. Must always hold: a wrapper without planned faults changes nothing.
 
 mod log;
 mod store;
@@ -14,7 +13,7 @@ use std::{fs, io, path::Path, sync::Arc};
 
 use crate::{Fault, FaultKind};
 
-/// What an injected fault says of itself.
+/// The text of an injected fault.
 #[derive(Debug, thiserror::Error)]
 #[error("a fault injected by a test")]
 pub struct Injected;
@@ -23,8 +22,8 @@ pub(crate) fn injected(action: &'static str, path: &Path) -> Fault {
     Fault { kind: FaultKind::Other, action, path: path.to_owned(), cause: Arc::new(Injected) }
 }
 
-/// Copies a directory with files that are open and being written, as kill -9 would
-/// leave it. Nobody may write while it runs.
+/// Copies a directory with files that are open, as kill -9 would leave it. Nothing may write to it
+/// meanwhile.
 ///
 /// # Errors
 /// When a file cannot be read or written.

@@ -1,4 +1,4 @@
-//! Commits of the partition store that fail when a test wants them to.
+//! Commits of the partition store with faults planned by a test.
 
 use std::{collections::BTreeMap, path::Path, sync::Mutex};
 
@@ -18,8 +18,7 @@ pub enum StoreFault {
     CrashAfterCommit,
 }
 
-/// Faults planned for the commits of a store; hand it to the store with
-/// `Store::set_faults`.
+/// Planned faults of a store's commits; passed to the store with `Store::set_faults`.
 #[derive(Debug, Default)]
 pub struct StoreFaults {
     state: Mutex<State>,
@@ -46,7 +45,7 @@ impl StoreFaults {
         state.planned.insert(at, fault);
     }
 
-    /// Forgets what was planned and has not happened.
+    /// Drops planned faults that have not happened.
     pub fn forget_plans(&self) {
         sync::lock(&self.state).planned.clear();
     }
@@ -56,7 +55,7 @@ impl StoreFaults {
         sync::lock(&self.state).crashed
     }
 
-    /// Before a commit: an error stops it; `true` means that it must fail afterwards.
+    /// Before a commit: an error prevents it; `true` means it must fail afterwards.
     pub(crate) fn before_commit(&self, path: &Path) -> Result<bool, Fault> {
         let mut state = sync::lock(&self.state);
         let failed = || Err(injected("write the partition store", path));

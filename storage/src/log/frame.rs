@@ -6,9 +6,9 @@
 //! | 4 | crc32c, big-endian, over partition (4), LSN (8), format (1) and message |
 //! | rest | the record, a bilrost message |
 //!
-//! The checksum is forebay's own, so that damage is found whatever the database below
-//! checks; it covers the place, so that a record that turns up at another place is
-//! damage too. Must always hold: golden tests pin these bytes; they are a promise.
+//! The checksum is forebay's own, so that damage is found whatever the database below checks; it
+//! covers the position, so that a record found at another position is damage too. Must always hold:
+//! golden tests pin these bytes; they are a promise.
 
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;
@@ -24,16 +24,16 @@ const HEADER_LEN: usize = FRAME_LEN;
 /// What is wrong with a stored record.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Damage {
-    /// No record is where one must be.
+    /// There is no record where one must be.
     #[error("the record is missing")]
     Missing,
-    /// Fewer bytes than the header has.
+    /// The record is shorter than its header.
     #[error("the record has only {len} bytes")]
     Short {
         /// How many.
         len: usize,
     },
-    /// The bytes are not those that were written there.
+    /// The checksum does not match the bytes.
     #[error("the checksum is {found:#010x}, it should be {expected:#010x}")]
     Checksum {
         /// Of the bytes found.
@@ -56,7 +56,7 @@ pub enum Damage {
         /// Why not.
         reason: String,
     },
-    /// A row of the log's own (fence, trim point) has another form than it must have.
+    /// One of the log's own rows (fence, trim point) has the wrong length.
     #[error("the log's {row} row has {len} bytes instead of 8")]
     Row {
         /// Which row.
@@ -64,10 +64,10 @@ pub enum Damage {
         /// Its length.
         len: usize,
     },
-    /// The database below found damage first.
+    /// The database reported damage first.
     #[error("{reason}")]
     Database {
-        /// What it said.
+        /// The report.
         reason: String,
     },
 }
@@ -80,7 +80,7 @@ fn checksum(partition: PartitionId, lsn: Lsn, format: u8, message: &[u8]) -> u32
     crc32c::crc32c_append(crc32c::crc32c(&head), message)
 }
 
-/// Writes the frame of a record over `buffer`, whose capacity is reused.
+/// Writes the frame of a record over `buffer`, reusing its capacity.
 pub(crate) fn encode(partition: PartitionId, lsn: Lsn, record: &Record, buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.extend_from_slice(&[RECORD_FORMAT, 0, 0, 0, 0]);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_at_another_place_is_damage() {
+    fn a_record_at_another_position_is_damage() {
         let bytes = Bytes::from(framed(2, 5));
         assert_eq!(decode(PartitionId(2), Lsn(5), bytes.clone()).unwrap(), record());
         for (partition, lsn) in [(2, 6), (3, 5)] {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_format_is_told_from_damage() {
+    fn a_newer_format_is_not_reported_as_damage() {
         let mut bytes = framed(2, 5);
         bytes[0] = 9;
         let error = decode(PartitionId(2), Lsn(5), bytes.clone().into()).unwrap_err();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn every_single_bit_counts() {
+    fn every_bit_flip_is_found() {
         let bytes = framed(2, 5);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();

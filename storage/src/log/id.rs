@@ -1,9 +1,9 @@
-//! Which log: so that rows are never taken for those of another one.
+//! The identity of a log, so that rows are never combined with another log.
 
 use std::fmt;
 
-/// A random number that a log got when it was made, or when it was first opened by a
-/// forebay that gives them. Rows remember of which log they are.
+/// A random number given to a log when it is created, or when it is first opened by a forebay that
+/// assigns them. Rows remember the id of their log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId(pub u128);
 
@@ -13,7 +13,7 @@ impl LogId {
         self.0.to_be_bytes()
     }
 
-    /// What was stored; `None` when it is none.
+    /// Parses stored bytes; `None` if they are not an id.
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(|bytes| Self(u128::from_be_bytes(bytes)))
     }

@@ -8,20 +8,19 @@
 //! | `r`, partition (4), LSN (8) | a frame (see the frame module) |
 //! | `t`, partition (4) | trim point: LSN (8) |
 //!
-//! Numbers are big-endian. Must always hold: one write batch and one fsync per append
-//! call; positions in memory change only after the write that they tell of; after a
-//! failed write nothing more is written (RocksDB may or may not have the batch, and a
-//! later batch on top of it could mix with its rest).
+//! Numbers are big-endian. Must always hold: one write batch and one fsync per append call;
+//! positions in memory change only after their write; after a failed write nothing more is written
+//! (RocksDB may or may not have the batch, and a later batch on top of it could mix with its
+//! remains).
 //!
-//! On disk, every batch is a block of the journal first (see the journal's module);
-//! RocksDB's own write-ahead log, which syncs slower, is off. A batch of appends is durable
-//! with its block and goes into the database afterwards: before the next block is written,
-//! and before anything is read.
+//! On disk, every batch first becomes a block of the journal (see the journal's module); RocksDB's
+//! own write-ahead log, which syncs more slowly, is off. A batch of appends is durable with its
+//! block and enters the database afterwards: before the next block is written, and before anything
+//! is read.
 //!
-//! How RocksDB is set up for records that are written once, read rarely and trimmed
-//! from the front: young files are neither merged soon nor compressed, since most records
-//! are trimmed before; trimming writes one range tombstone, and drops whole files of the
-//! levels above the first at once.
+//! RocksDB is tuned for records that are written once, read rarely and trimmed from the front: new
+//! files are not merged or compressed early, because most records are trimmed before that; trimming
+//! writes one range tombstone, and drops whole files of the levels above the first at once.
 
 mod open;
 
@@ -58,27 +57,26 @@ const RECORD: u8 = b'r';
 const TRIM: u8 = b't';
 const KEY_LEN: usize = 13;
 
-/// Name of the journal's directory in the log's.
+/// Name of the journal's directory within the log's.
 const JOURNAL: &str = "journal";
 
-/// Records in memory before they are written to files, should the journal not have asked
-/// for it before.
+/// Records in memory before they are flushed to files, unless the journal asks for it earlier.
 const MEMTABLE_BYTES: usize = 64 << 20;
-/// Memtables that may wait for their flush before appends wait for it.
+/// Number of memtables that may wait for their flush before appends wait too.
 const MEMTABLES_MAX: i32 = 3;
-/// Most bytes of the buffer for encoding that are kept for the next append: a few large
-/// records must not hold their memory for good.
+/// Maximum size of the encoding buffer kept between appends: a few large records must not hold
+/// their memory permanently.
 pub(super) const SCRATCH_KEPT_MAX: usize = 1 << 20;
-/// Size of a data file of the log, and so the grain at which trimming frees the disk.
+/// Size of a data file of the log, and so the granularity at which trimming frees disk space.
 const FILE_BYTES: u64 = 64 << 20;
-/// Files before they are merged, and what was trimmed goes. By then most was: at full load
-/// the log is trimmed every few seconds, and several files are written in one.
+/// Number of files before they are merged and trimmed records disappear. By then most are trimmed:
+/// at full load the log is trimmed every few seconds, and several files are written per second.
 const YOUNG_FILES: i32 = 24;
-/// Files before appends are slowed down, and before they wait.
+/// Number of files before appends are slowed down, and before they wait.
 const YOUNG_FILES_SLOW: i32 = 2 * YOUNG_FILES;
 const YOUNG_FILES_MAX: i32 = 3 * YOUNG_FILES;
-/// Levels of files; those of the first two are not compressed: most is trimmed before it
-/// gets further.
+/// Levels of files; those of the first two are not compressed: most records are trimmed before they
+/// get further.
 const LEVELS: i32 = 4;
 
 type Positions = BTreeMap<PartitionId, Position>;
@@ -87,14 +85,14 @@ type Positions = BTreeMap<PartitionId, Position>;
 pub struct LocalLog {
     name: String,
     path: PathBuf,
-    /// The journal flushes it from a thread of its own.
+    /// Shared with the journal, which flushes it from its own thread.
     db: Arc<DB>,
-    /// Held by whoever writes; one scratch buffer for encoding.
+    /// Held while writing; contains the scratch buffer for encoding.
     writer: Mutex<Writer>,
-    /// What is durable. Changed only by the holder of `writer`.
+    /// What is durable. Changed only while holding `writer`.
     positions: RwLock<Positions>,
-    /// The writer has a batch that is durable and not in the database.
-    is_unsettled: AtomicBool,
+    /// The writer has a batch that is durable but not in the database.
+    has_deferred: AtomicBool,
     counters: Counters,
     record_len_max: usize,
 }
@@ -104,8 +102,8 @@ struct Writer {
     /// `None` in memory, where RocksDB's own is used.
     journal: Option<Journal>,
     scratch: Vec<u8>,
-    /// In the journal, and not in the database yet.
-    unsettled: Option<WriteBatch>,
+    /// In the journal but not in the database yet.
+    deferred: Option<WriteBatch>,
     /// The first write that failed.
     broken: Option<Fault>,
 }
@@ -138,8 +136,8 @@ fn row_key(kind: u8, partition: PartitionId) -> [u8; 5] {
     key
 }
 
-/// How much goes into a file of the database. Tests use small files, to reach the lower
-/// levels with a few records.
+/// How much goes into a file of the database. Tests use small files, to reach the lower levels with
+/// a few records.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FileSizes {
     /// See [`MEMTABLE_BYTES`].
@@ -173,7 +171,7 @@ fn options(medium: &Medium, sizes: FileSizes, is_direct: bool) -> Options {
     options.set_target_file_size_base(sizes.file_bytes);
     options.set_num_levels(LEVELS);
     options.set_level_zero_file_num_compaction_trigger(sizes.young_files);
-    // Bytes of young files count as well; without this 256 MiB of them are merged.
+    // The size of new files counts too; without this, 256 MiB of them are merged.
     options.set_max_bytes_for_level_base(sizes.young_files as u64 * sizes.file_bytes);
     options.set_level_zero_slowdown_writes_trigger(YOUNG_FILES_SLOW);
     options.set_level_zero_stop_writes_trigger(YOUNG_FILES_MAX);
@@ -188,8 +186,8 @@ fn options(medium: &Medium, sizes: FileSizes, is_direct: bool) -> Options {
         tables.set_block_size(bytes);
     }
     options.set_block_based_table_factory(&tables);
-    // A file is written several times per second at full load, and hardly ever read: copying
-    // it into the page cache was a tenth of all processor time.
+    // A file is written several times per second at full load, and hardly ever read: copying it
+    // into the page cache took a tenth of all processor time.
     options.set_use_direct_io_for_flush_and_compaction(is_direct);
     options
 }
@@ -200,7 +198,7 @@ fn synced() -> WriteOptions {
     options
 }
 
-/// What is in the journal, or need not survive a crash.
+/// For data that is in the journal, or need not survive a crash.
 fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
@@ -209,19 +207,18 @@ fn unlogged() -> WriteOptions {
 
 #[cfg(test)]
 impl LocalLog {
-    /// Bytes that the buffer for encoding takes between appends.
+    /// Bytes that the encoding buffer holds between appends.
     pub(super) fn scratch_kept(&self) -> usize {
         sync::lock(&self.writer).scratch.capacity()
     }
 }
 
 impl LocalLog {
-    /// Opens the log in a directory, making it if need be. Cuts a torn tail that a
-    /// crash left.
+    /// Opens the log in a directory, creating it if necessary. Cuts a torn tail left by a crash.
     ///
     /// # Errors
-    /// [`LogError::Corrupt`] when rows of it are damaged, [`LogError::Fault`] when files
-    /// cannot be used.
+    /// [`LogError::Corrupt`] if rows of it are damaged, [`LogError::Fault`] if files cannot be
+    /// used.
     pub fn open(path: &Path, medium: &Medium) -> Result<Self, LogError> {
         Self::open_with(path, medium, FileSizes::default())
     }
@@ -246,13 +243,13 @@ impl LocalLog {
             db,
             writer,
             positions: RwLock::new(positions),
-            is_unsettled: AtomicBool::new(false),
+            has_deferred: AtomicBool::new(false),
             counters: Counters::default(),
             record_len_max: RECORD_LEN_MAX,
         })
     }
 
-    /// With another limit for its records, for tests.
+    /// Sets another limit for its records, for tests.
     #[cfg(any(test, feature = "testkit"))]
     #[must_use]
     pub fn with_record_len_max(mut self, bytes: usize) -> Self {
@@ -260,12 +257,12 @@ impl LocalLog {
         self
     }
 
-    /// Writes what is in memory to files, so that the next start replays nothing.
+    /// Writes its memory to files, so that the next start replays nothing.
     ///
     /// # Errors
     /// [`LogError::Fault`].
     pub fn flush(&self) -> Result<(), LogError> {
-        self.settle()?;
+        self.finish_appends()?;
         self.db.flush().map_err(|error| self.fault("flush the log", error).into())
     }
 
@@ -292,38 +289,38 @@ impl LocalLog {
         action: &'static str,
     ) -> Result<(), LogError> {
         self.log(writer, batch, action)?;
-        self.put_unsettled(writer, action)
+        self.apply_deferred(writer, action)
     }
 
-    /// The same, but for the database, which learns of the batch later.
+    /// Like [`Self::write`], but the batch enters the database later.
     fn log(
         &self,
         writer: &mut Writer,
         mut batch: WriteBatch,
         action: &'static str,
     ) -> Result<(), LogError> {
-        // Once its file is full the database must have what is in it.
-        self.put_unsettled(writer, action)?;
+        // Once a journal file is full, the database must have its contents.
+        self.apply_deferred(writer, action)?;
         let Some(journal) = &mut writer.journal else {
             let written = self.put(batch, &synced(), action);
             return written.map_err(|fault| Self::break_off(writer, fault));
         };
         batch.put(MARK, journal.next().to_be_bytes());
-        // Whatever the journal was at: this is what could not be done.
+        // Whatever the journal was doing, this is the action that failed.
         let failed = |fault| Fault { action, path: self.path.clone(), ..fault };
         let logged = journal.append(batch.data()).map_err(failed);
         logged.map_err(|fault| Self::break_off(writer, fault))?;
-        writer.unsettled = Some(batch);
-        self.is_unsettled.store(true, Ordering::Release);
+        writer.deferred = Some(batch);
+        self.has_deferred.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// Puts into the database what is only in the journal; a failure breaks the log.
-    fn put_unsettled(&self, writer: &mut Writer, action: &'static str) -> Result<(), LogError> {
-        let Some(batch) = writer.unsettled.take() else { return Ok(()) };
+    /// Puts the batch that is only in the journal into the database; a failure breaks the log.
+    fn apply_deferred(&self, writer: &mut Writer, action: &'static str) -> Result<(), LogError> {
+        let Some(batch) = writer.deferred.take() else { return Ok(()) };
         let written = self.put(batch, &unlogged(), action);
         written.map_err(|fault| Self::break_off(writer, fault))?;
-        self.is_unsettled.store(false, Ordering::Release);
+        self.has_deferred.store(false, Ordering::Release);
         Ok(())
     }
 
@@ -345,7 +342,7 @@ impl LocalLog {
         LogError::Corrupt { log: self.name.clone(), partition, lsn, damage }
     }
 
-    /// Puts an append in the batch and moves `position`; the number of bytes added.
+    /// Adds an append to the batch and advances `position`; returns the number of bytes added.
     fn stage(
         &self,
         append: &Append<'_>,
@@ -422,13 +419,13 @@ impl LogStore for LocalLog {
         Ok(answers)
     }
 
-    fn settle(&self) -> Result<(), LogError> {
-        if !self.is_unsettled.load(Ordering::Acquire) {
+    fn finish_appends(&self) -> Result<(), LogError> {
+        if !self.has_deferred.load(Ordering::Acquire) {
             return Ok(());
         }
         let mut writer = sync::lock(&self.writer);
         self.check_unbroken(&writer)?;
-        self.put_unsettled(&mut writer, "append to the log")
+        self.apply_deferred(&mut writer, "append to the log")
     }
 
     fn fence(&self, partition: PartitionId, epoch: Epoch) -> Result<Epoch, LogError> {
@@ -466,7 +463,7 @@ impl LogStore for LocalLog {
         if from > end {
             return Ok(records);
         }
-        self.settle()?;
+        self.finish_appends()?;
         let mut options = ReadOptions::default();
         options.set_iterate_range(record_key(partition, from)..record_key(partition, end.next()));
         options.fill_cache(false);
@@ -489,7 +486,7 @@ impl LogStore for LocalLog {
         }
         rows.status().map_err(|error| self.read_error(partition, expected, error))?;
         if expected <= end {
-            // A gap: unless somebody trimmed while we read, records are lost.
+            // A gap: unless it was trimmed while we read, records are lost.
             return Err(match self.position(partition).trimmed >= expected {
                 true => self.trimmed_error(partition, expected),
                 false => self.corrupt(partition, expected, Damage::Missing),
@@ -517,10 +514,10 @@ impl LogStore for LocalLog {
         let mut batch = WriteBatch::default();
         batch.delete_range(first, after);
         batch.put(row_key(TRIM, partition), through.0.to_be_bytes());
-        // On disk before the files go: a front that is missing and not trimmed is damage.
+        // On disk before the files are dropped: a missing front that is not trimmed is damage.
         self.write(&mut writer, batch, "trim the log")?;
         sync::write(&self.positions).entry(partition).or_default().trimmed = through;
-        // Frees whole files now; the rest goes when they are compacted. Here both ends belong
+        // Frees whole files now; the rest disappears when they are compacted. Here both ends belong
         // to the range, unlike in `delete_range`: the record after `through` must stay.
         self.db
             .delete_file_in_range(first, record_key(partition, through))
@@ -532,8 +529,8 @@ impl LogStore for LocalLog {
     }
 
     fn checkpoint(&self, to: &Path) -> Result<(), LogError> {
-        self.settle()?;
-        // It writes what is in memory to files: the copy needs no block of the journal.
+        self.finish_appends()?;
+        // Flushes memory to files: the copy needs no block of the journal.
         Checkpoint::new(&self.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(to))
             .map_err(|error| Fault::from_rocksdb("copy the log", to, error))?;
@@ -573,7 +570,7 @@ impl LocalLog {
         self.position(partition)
     }
 
-    /// Moves everything into files below the first level; how many files are there then.
+    /// Moves everything into files below the first level and returns the number of files there.
     pub(super) fn compact(&self) -> usize {
         self.flush().unwrap();
         let mut options = rocksdb::CompactOptions::default();
@@ -590,7 +587,7 @@ impl LocalLog {
         lsn: Lsn,
         change: impl FnOnce(Option<Vec<u8>>) -> Option<Vec<u8>>,
     ) {
-        self.settle().unwrap();
+        self.finish_appends().unwrap();
         let key = record_key(partition, lsn);
         match change(self.db.get(key).unwrap()) {
             Some(frame) => self.db.put(key, frame).unwrap(),

@@ -1,7 +1,7 @@
-//! A log in memory, for tests and for runtimes that keep nothing.
+//! A log in memory, for tests and for runtimes without persistence.
 //!
-//! Must always hold: it answers as the local log does. It tells what was synced from
-//! what was not, so that a test can crash it: [`MemoryLog::crash`] forgets the rest.
+//! Must always hold: it answers as the local log does. It distinguishes synced from unsynced
+//! records, so that a test can crash it: [`MemoryLog::crash`] drops the latter.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,15 +19,15 @@ use super::{
 };
 use crate::sync;
 
-/// The name that errors carry.
+/// The name used in errors.
 const NAME: &str = "(memory)";
 
-/// A log in memory. Share it (in an `Arc`) to let a restarted runtime find it again.
+/// A log in memory. Share it (in an `Arc`) so that a restarted runtime finds it again.
 #[derive(Debug)]
 pub struct MemoryLog {
     partitions: Mutex<BTreeMap<PartitionId, Partition>>,
     identity: Mutex<Option<LogId>>,
-    /// Appends are answered without having been synced.
+    /// Appends are answered without being synced.
     sync_withheld: AtomicBool,
     counters: Counters,
     record_len_max: usize,
@@ -42,7 +42,7 @@ impl Default for MemoryLog {
 #[derive(Debug, Default)]
 struct Partition {
     position: Position,
-    /// What survives a crash. Trimming is taken for durable at once.
+    /// What survives a crash. Trimming counts as durable at once.
     durable: Position,
     /// The records after `position.trimmed`, through `position.end`.
     records: VecDeque<Arc<Record>>,
@@ -80,8 +80,8 @@ impl MemoryLog {
         }
     }
 
-    /// Refuses a call with a record that is too large, before anything of it is written.
-    /// Records of an append that is fenced off are not looked at, as in the local log.
+    /// Refuses a call with a record that is too large before anything of it is written. Records of
+    /// a fenced-off append are not examined, as in the local log.
     fn check_lengths(
         &self,
         partitions: &BTreeMap<PartitionId, Partition>,
@@ -106,8 +106,8 @@ impl MemoryLog {
         Ok(())
     }
 
-    /// A disk that lies: while withheld, appends and fences are answered although
-    /// nothing of them survives a [`Self::crash`]. Switching it off syncs.
+    /// A disk that lies: while withheld, appends and fences are answered although nothing of them
+    /// survives a [`Self::crash`]. Switching it off syncs.
     pub fn withhold_sync(&self, withheld: bool) {
         self.sync_withheld.store(withheld, Ordering::Relaxed);
         if !withheld {
@@ -120,7 +120,7 @@ impl MemoryLog {
         sync::lock(&self.partitions).values_mut().for_each(Partition::sync);
     }
 
-    /// What a power cut does: everything that was not synced is gone.
+    /// Simulates a power failure: everything that was not synced is gone.
     pub fn crash(&self) {
         sync::lock(&self.partitions).values_mut().for_each(Partition::crash);
     }
@@ -236,7 +236,7 @@ impl LogStore for MemoryLog {
                 log.position.trimmed = log.position.trimmed.next();
                 log.records.pop_front();
             }
-            // Nobody may trim what is not durable, so this keeps `durable` in order.
+            // Only durable records may be trimmed, so this keeps `durable` in order.
             log.durable.trimmed = log.position.trimmed;
             log.durable.end = log.durable.end.max(log.position.trimmed);
             Ok(())

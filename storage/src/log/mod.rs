@@ -1,16 +1,16 @@
 //! The log: the ordered durable record of commands. The log is the truth; everything
 //! else is derived from it.
 //!
-//! Owns: the port [`LogStore`], its providers, the frame of a record. Must always
-//! hold: what [`LogStore::append`] answered with an LSN is durable; LSNs of a
-//! partition have no gaps; a fence never moves back; damage is an error that names
-//! log, partition and LSN. Must not know: what a command means, who leads.
+//! Owns: the port [`LogStore`], its providers, the frame of a record. Must always hold: everything
+//! that [`LogStore::append`] acknowledged with an LSN is durable; LSNs of a partition have no gaps;
+//! a fence never moves back; damage is an error that names log, partition and LSN. Must not know:
+//! what a command means, who leads.
 //!
-//! A log may serve several partitions. LSNs count per partition: records are keyed by
-//! (partition, LSN) in one database per node, so that one fsync covers the appends of
-//! all its partitions, while reading, trimming and comparing positions of one
-//! partition need nothing of another (with one sequence for all, each reader would
-//! step over the others' records and the slowest would hold everybody's trimming).
+//! A log may serve several partitions. LSNs count per partition: records are keyed by (partition,
+//! LSN) in one database per node, so that one fsync covers the appends of all its partitions, while
+//! reading, trimming and comparing positions of one partition are independent of the others (with
+//! one sequence for all, each reader would skip over the others' records, and the slowest would
+//! hold back everybody's trimming).
 
 mod frame;
 mod id;
@@ -36,19 +36,19 @@ pub use stats::LogStats;
 /// Consecutive records of one partition, appended all or none.
 #[derive(Clone, Copy, Debug)]
 pub struct Append<'a> {
-    /// For which partition.
+    /// Its partition.
     pub partition: PartitionId,
     /// Epoch of the leader that appends.
     pub epoch: Epoch,
-    /// What, in order.
+    /// The records, in order.
     pub records: &'a [Arc<Record>],
 }
 
-/// What became of one [`Append`].
+/// Outcome of one [`Append`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// Durable. The records have this LSN and those after it; for an append without
-    /// records it is the LSN that the next record gets.
+    /// Durable. The first record has this LSN; for an append without records it is the LSN of the
+    /// next record.
     At(Lsn),
     /// Refused, nothing written: a newer epoch is in force.
     Fenced {
@@ -57,19 +57,18 @@ pub enum Appended {
     },
 }
 
-/// Records that were read, with their LSNs; consecutive and ascending.
+/// Records read, with their LSNs; consecutive and ascending.
 pub type Batch = Vec<(Lsn, Arc<Record>)>;
 
-/// Why the log cannot do what was asked.
+/// Why a log operation failed.
 #[derive(Clone, Debug, Error)]
 pub enum LogError {
-    /// A record or a row of the log is not what was written there. The partition must
-    /// stop; nothing may be skipped.
+    /// A record or a row of the log is damaged. The partition must stop; nothing may be skipped.
     #[error("log {log}, partition {partition}, LSN {lsn} is damaged: {damage}")]
     Corrupt {
-        /// Which log (its directory).
+        /// The log (its directory).
         log: String,
-        /// Whose record.
+        /// The partition.
         partition: PartitionId,
         /// Its position.
         lsn: Lsn,
@@ -77,120 +76,119 @@ pub enum LogError {
         #[source]
         damage: Damage,
     },
-    /// The records asked for were trimmed.
+    /// The requested records were trimmed.
     #[error(
         "log {log}, partition {partition}: LSN {requested} was trimmed, the log starts at {first}"
     )]
     Trimmed {
-        /// Which log.
+        /// The log.
         log: String,
-        /// Whose record.
+        /// The partition.
         partition: PartitionId,
-        /// What was asked for.
+        /// The requested position.
         requested: Lsn,
-        /// The first that is left (or will be written).
+        /// The first LSN that is left (or will be written).
         first: Lsn,
     },
-    /// Trimming was asked for beyond what was written.
+    /// A trim beyond the last record was requested.
     #[error(
         "log {log}, partition {partition}: cannot trim through LSN {requested}, the end is {end}"
     )]
     BeyondEnd {
-        /// Which log.
+        /// The log.
         log: String,
-        /// Whose record.
+        /// The partition.
         partition: PartitionId,
-        /// What was asked for.
+        /// The requested position.
         requested: Lsn,
         /// The last LSN written.
         end: Lsn,
     },
-    /// A record is larger than [`LogStore::record_len_max`]; nothing of the call was written,
-    /// and the log takes other records.
+    /// A record is larger than [`LogStore::record_len_max`]; nothing of the call was written, and
+    /// the log accepts other records.
     #[error("a record for partition {partition} has {len} bytes, at most {len_max} fit")]
     TooLarge {
-        /// Whose record.
+        /// The partition.
         partition: PartitionId,
         /// Its stored length in bytes.
         len: usize,
-        /// What fits, in bytes.
+        /// The maximum length in bytes.
         len_max: usize,
     },
-    /// An earlier write failed, so that what is durable is not known until the log has
-    /// been opened again. Nothing of the call was written.
-    #[error("log {log} takes no more writes since one failed: {first}")]
+    /// An earlier write failed, so what is durable is unknown until the log is opened again.
+    /// Nothing of the call was written.
+    #[error("log {log} accepts no writes after one failed: {first}")]
     Broken {
-        /// Which log.
+        /// The log.
         log: String,
         /// The fault that broke it.
         #[source]
         first: Fault,
     },
-    /// Its writer died: it takes no more writes before it is opened again, and what waited
-    /// to be written is lost.
+    /// Its writer died: it accepts no writes before it is opened again, and those that waited are
+    /// lost.
     #[error("the log's writer died ({reason}): restart the process, which opens the log again")]
     Gone {
-        /// Of what.
+        /// Why it died.
         reason: String,
     },
-    /// It has no files that could be copied.
+    /// The log has no files to copy.
     #[error("the log is kept in memory: there is nothing to take a snapshot of")]
     InMemory,
-    /// Files could not be read or written. After a failed append the outcome is
-    /// unknown: its records may or may not be there when the log is opened again.
+    /// Files could not be read or written. After a failed append the outcome is unknown: its
+    /// records may or may not exist when the log is opened again.
     #[error(transparent)]
     Fault(#[from] Fault),
 }
 
 /// An ordered durable record of commands per partition.
 ///
-/// Calls block; appends are made by one writer thread, everything else by anybody.
+/// Calls block; appends are made by one writer thread, all other calls by any thread.
 pub trait LogStore: Send + Sync {
-    /// Which log this is; `None` until it is told.
+    /// The log's id; `None` until it is set.
     ///
     /// # Errors
     /// [`LogError::Fault`].
     fn identity(&self) -> Result<Option<LogId>, LogError>;
 
-    /// Tells a log that does not know it which one it is, durably. Which one it is.
+    /// Durably sets the log's id if it has none. Returns its id.
     ///
     /// # Errors
     /// [`LogError::Broken`] or [`LogError::Fault`].
     fn identify(&self, id: LogId) -> Result<LogId, LogError>;
 
-    /// Appends everything in one write and one fsync, and answers each in order. An
-    /// append of a newer epoch than the fence raises the fence with the same write; one
-    /// of an older epoch is refused. A later append of the call sees the earlier ones.
-    /// What can wait until the outcomes are told is left to [`LogStore::settle`].
+    /// Appends everything in one write and one fsync, and answers each append in order. An append
+    /// of a newer epoch than the fence raises the fence in the same write; one of an older epoch is
+    /// refused. A later append of the call sees the earlier ones. Work that can wait until the
+    /// outcomes are reported is left to [`LogStore::finish_appends`].
     ///
     /// # Errors
     /// [`LogError::TooLarge`] and [`LogError::Broken`] (nothing was written), or
-    /// [`LogError::Fault`] (outcome unknown; the log takes no more writes).
+    /// [`LogError::Fault`] (outcome unknown; the log accepts no more writes).
     fn append(&self, batch: &[Append<'_>]) -> Result<Vec<Appended>, LogError>;
 
-    /// Does what appends left to be done: called by the writer once it has told of them.
-    /// Whoever needs it done sooner does it; if it cannot be done, the log is broken, and
-    /// what was appended is durable all the same.
+    /// Does the work deferred by appends: called by the writer after reporting their outcomes.
+    /// Other calls do it themselves if they need it sooner. If it fails, the log is broken, but
+    /// everything appended is durable.
     ///
     /// # Errors
     /// [`LogError::Broken`] or [`LogError::Fault`].
-    fn settle(&self) -> Result<(), LogError> {
+    fn finish_appends(&self) -> Result<(), LogError> {
         Ok(())
     }
 
-    /// Refuses appends of epochs below `epoch` from here on, durably. Returns the epoch
-    /// in force: a fence never moves back.
+    /// Durably refuses appends of epochs below `epoch` from here on. Returns the epoch in force: a
+    /// fence never moves back.
     ///
     /// # Errors
     /// [`LogError::Broken`] or [`LogError::Fault`].
     fn fence(&self, partition: PartitionId, epoch: Epoch) -> Result<Epoch, LogError>;
 
-    /// The epoch below which appends are refused; 0 when there was never one.
+    /// The epoch below which appends are refused; 0 if there was never one.
     fn fenced(&self, partition: PartitionId) -> Epoch;
 
-    /// Reads from an LSN on (0 means 1): at most `limit_records`, and no further record
-    /// once `limit_bytes` are reached. At least one record when there is one; empty
-    /// above the end.
+    /// Reads from an LSN on (0 means 1): at most `limit_records`, and no further record once
+    /// `limit_bytes` are reached. At least one record if there is one; empty above the end.
     ///
     /// # Errors
     /// [`LogError::Corrupt`], [`LogError::Trimmed`] or [`LogError::Fault`].
@@ -202,21 +200,20 @@ pub trait LogStore: Send + Sync {
         limit_bytes: usize,
     ) -> Result<Batch, LogError>;
 
-    /// LSN of the last durable record; 0 when there was never one.
+    /// LSN of the last durable record; 0 if there was never one.
     fn end(&self, partition: PartitionId) -> Lsn;
 
-    /// Forgets the records up to and including an LSN, durably when this returns. Moves
-    /// only forward.
+    /// Durably drops the records up to and including an LSN. Moves only forward.
     ///
     /// # Errors
     /// [`LogError::BeyondEnd`], [`LogError::Broken`] or [`LogError::Fault`].
     fn trim(&self, partition: PartitionId, through: Lsn) -> Result<(), LogError>;
 
-    /// Up to which LSN records were trimmed; 0 when never.
+    /// The LSN up to which records were trimmed; 0 if never.
     fn trimmed(&self, partition: PartitionId) -> Lsn;
 
-    /// Copies everything into a database in a directory that does not exist yet, as of
-    /// one moment, while it is written to.
+    /// Copies everything into a database in a directory that does not exist yet, as of one moment,
+    /// while it is written to.
     ///
     /// # Errors
     /// [`LogError::InMemory`] or [`LogError::Fault`].
@@ -224,7 +221,7 @@ pub trait LogStore: Send + Sync {
         Err(LogError::InMemory)
     }
 
-    /// Largest record that it takes, in bytes as stored
+    /// Size of the largest accepted record, in bytes as stored
     /// ([`Record::stored_len`](forebay_messages::Record::stored_len)).
     fn record_len_max(&self) -> usize {
         RECORD_LEN_MAX
@@ -234,7 +231,7 @@ pub trait LogStore: Send + Sync {
     fn stats(&self) -> LogStats;
 }
 
-/// Where a partition stands in a log.
+/// Position of a partition in a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Position {
     /// Appends of lower epochs are refused. Only grows.

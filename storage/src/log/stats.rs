@@ -1,4 +1,4 @@
-//! Counters of what a log wrote.
+//! Counters of a log's writes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! Both providers answer alike; the local one survives crashes and finds damage.
+//! Both providers give the same answers; the local one survives crashes and finds damage.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -93,12 +93,12 @@ fn one_call_is_one_fsync_for_all_partitions() {
         assert_eq!((stats.fsyncs, stats.records), (1, 4));
         assert!(stats.bytes > 4 * 64, "{stats:?}");
         assert_eq!(log.append(&[]).unwrap(), []);
-        assert_eq!(log.stats().fsyncs, 1, "nothing to write, nothing to sync");
+        assert_eq!(log.stats().fsyncs, 1, "no write, no sync");
     });
 }
 
 #[test]
-fn an_older_epoch_is_fenced_and_the_fence_never_moves_back() {
+fn older_epochs_are_fenced_and_the_fence_never_moves_back() {
     each(|log| {
         append(log, P, 2, 1..=1);
         assert_eq!(log.fenced(P), Epoch(2), "an append of a newer epoch raises the fence");
@@ -125,7 +125,7 @@ fn a_later_append_of_the_same_call_sees_the_fence_of_an_earlier_one() {
 }
 
 #[test]
-fn reads_are_limited_but_never_stuck() {
+fn reads_are_limited_but_always_progress() {
     each(|log| {
         append(log, P, 1, 1..=10);
         let read = |from, records, bytes| {
@@ -138,14 +138,14 @@ fn reads_are_limited_but_never_stuck() {
         assert_eq!(read(9, 3, usize::MAX), [9, 10]);
         assert_eq!(read(11, 3, usize::MAX), [0; 0]);
         assert_eq!(read(90, 3, usize::MAX), [0; 0]);
-        assert_eq!(read(5, 3, 1), [5], "one record however small the limit");
+        assert_eq!(read(5, 3, 1), [5], "one record, however small the limit");
         assert_eq!(read(5, 3, 0).first(), Some(&5));
         assert_eq!(read(5, 0, usize::MAX), [5]);
     });
 }
 
 #[test]
-fn trimming_forgets_the_front_only() {
+fn trimming_drops_only_the_front() {
     each(|log| {
         append(log, P, 1, 1..=10);
         append(log, Q, 1, 1..=3);
@@ -163,10 +163,10 @@ fn trimming_forgets_the_front_only() {
     });
 }
 
-/// Regression: the log in memory took records of any length, so that no simulation knew the
-/// limit. A refused call must leave nothing behind, neither records nor a fence.
+/// Regression: the log in memory accepted records of any length, so no simulation knew the limit. A
+/// refused call must leave nothing behind, neither records nor a fence.
 #[test]
-fn a_record_above_the_limit_is_refused_and_the_log_goes_on() {
+fn a_record_above_the_limit_is_refused_and_the_log_continues() {
     let dir = tempfile::tempdir().unwrap();
     let exact = record(1).stored_len();
     let small = |log: LocalLog| Box::new(log.with_record_len_max(exact)) as Box<dyn LogStore>;
@@ -196,10 +196,10 @@ fn a_record_above_the_limit_is_refused_and_the_log_goes_on() {
     }
 }
 
-/// Regression: files below the first level went with the record after the last one that was
-/// trimmed, when a file ended with it. The log did not open again: its front was missing.
+/// Regression: trimming dropped files below the first level together with the record after the trim
+/// point if a file ended with it. The log did not open again: its front was missing.
 #[test]
-fn trimming_keeps_the_record_after_it_in_every_level() {
+fn trimming_keeps_the_next_record_in_every_level() {
     const RECORDS: u64 = 60;
     let medium = Medium::memory().unwrap();
     let path = Path::new("/log");
@@ -222,7 +222,7 @@ fn trimming_keeps_the_record_after_it_in_every_level() {
     }
 }
 
-/// One record of 64 MiB left a buffer of that size for as long as the log was open.
+/// Regression: one record of 64 MiB left a buffer of that size for as long as the log was open.
 #[test]
 fn a_large_record_leaves_no_large_buffer() {
     let log = LocalLog::open(Path::new("/log"), &Medium::memory().unwrap()).unwrap();
@@ -239,7 +239,7 @@ fn a_large_record_leaves_no_large_buffer() {
 }
 
 #[test]
-fn everything_is_there_after_reopening() {
+fn reopening_finds_everything() {
     let dir = tempfile::tempdir().unwrap();
     let medium = Medium::disk();
     let log = LocalLog::open(dir.path(), &medium).unwrap();
@@ -263,9 +263,9 @@ fn everything_is_there_after_reopening() {
     }
 }
 
-/// What was appended last may be in the journal only, and a copy has an empty journal.
+/// The last appends may be in the journal only, and a copy has an empty journal.
 #[test]
-fn a_copy_has_what_was_acknowledged_last() {
+fn a_copy_has_the_last_acknowledged_records() {
     let dir = tempfile::tempdir().unwrap();
     let log = LocalLog::open(&dir.path().join("live"), &Medium::disk()).unwrap();
     for n in 1..=3 {
@@ -278,7 +278,7 @@ fn a_copy_has_what_was_acknowledged_last() {
     }
 }
 
-/// What kill -9 leaves: the files as they are, nothing closed.
+/// After kill -9: the files as they are, nothing closed.
 #[test]
 fn every_acknowledged_record_survives_a_kill() {
     let dir = tempfile::tempdir().unwrap();
@@ -302,7 +302,7 @@ fn journal(dir: &Path) -> std::path::PathBuf {
     dir.join("journal").join("0")
 }
 
-/// A journal of ten appends of one record each, of which the database has none in files.
+/// A journal of ten appends of one record each, none of them in the database's files.
 fn crashed() -> (tempfile::TempDir, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let log = LocalLog::open(&dir.path().join("live"), &Medium::disk()).unwrap();
@@ -321,7 +321,7 @@ fn open_with_journal(dir: &Path, n: usize, bytes: &[u8]) -> Result<LocalLog, Log
     LocalLog::open(&copy, &Medium::disk())
 }
 
-/// A torn tail is cut at a record's end; what is left is a prefix.
+/// A torn tail is cut at the end of a record; a prefix is left.
 #[test]
 fn a_torn_tail_is_cut() {
     let (dir, bytes) = crashed();
@@ -366,9 +366,9 @@ fn a_flipped_bit_is_found() {
     assert!(cut.is_empty(), "acknowledged records vanished: {cut:?}");
 }
 
-/// A log that RocksDB's own write-ahead log was in front of, as it was once.
+/// A log of an earlier version, which used RocksDB's own write-ahead log.
 #[test]
-fn a_log_without_a_journal_of_its_own_is_read() {
+fn a_log_without_its_own_journal_is_read() {
     let dir = tempfile::tempdir().unwrap();
     let db = rocksdb::DB::open(&Medium::disk().options(), dir.path()).unwrap();
     let mut frame = Vec::new();
@@ -384,9 +384,9 @@ fn a_log_without_a_journal_of_its_own_is_read() {
     }
 }
 
-/// Taken for none, it would have let a journal without blocks begin anew.
+/// If it counted as missing, a journal without blocks would start over.
 #[test]
-fn a_mark_that_is_none_is_damage() {
+fn an_invalid_mark_is_damage() {
     let (dir, bytes) = crashed();
     let db = rocksdb::DB::open(&Medium::disk().options(), dir.path().join("crashed")).unwrap();
     db.put(b"j", [0; 7]).unwrap();
@@ -396,9 +396,9 @@ fn a_mark_that_is_none_is_damage() {
     assert!(matches!(&error, LogError::Corrupt { damage, .. } if *damage == said), "{error}");
 }
 
-/// Damage below RocksDB's own checksums: our frame finds it.
+/// Damage below RocksDB's own checksums is found by our frame.
 #[test]
-fn a_wrong_frame_names_log_partition_and_lsn() {
+fn a_damaged_frame_names_log_partition_and_lsn() {
     let dir = tempfile::tempdir().unwrap();
     let medium = Medium::disk();
     let log = LocalLog::open(dir.path(), &medium).unwrap();
@@ -428,7 +428,7 @@ fn a_wrong_frame_names_log_partition_and_lsn() {
 }
 
 #[test]
-fn a_second_opener_is_told_that_the_log_is_in_use() {
+fn a_second_opener_learns_that_the_log_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let _log = LocalLog::open(dir.path(), &Medium::disk()).unwrap();
     let LogError::Fault(fault) = LocalLog::open(dir.path(), &Medium::disk()).unwrap_err() else {
@@ -438,7 +438,7 @@ fn a_second_opener_is_told_that_the_log_is_in_use() {
 }
 
 #[test]
-fn a_crash_of_the_memory_log_loses_what_was_not_synced() {
+fn a_crash_of_the_memory_log_loses_unsynced_records() {
     let log = MemoryLog::new();
     append(&log, P, 1, 1..=3);
     log.withhold_sync(true);
@@ -484,7 +484,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     /// The local log answers every sequence of calls as the memory log does.
     #[test]
-    fn the_local_log_is_the_memory_log(steps in steps()) {
+    fn the_local_log_equals_the_memory_log(steps in steps()) {
         let medium = Medium::memory().unwrap();
         let path = Path::new("/log");
         let model = MemoryLog::new();
@@ -535,11 +535,11 @@ proptest! {
 }
 
 #[test]
-fn a_log_is_named_once_and_keeps_its_name() {
+fn a_log_is_identified_once() {
     each(|log| {
         assert_eq!(log.identity().unwrap(), None);
         assert_eq!(log.identify(LogId(7)).unwrap(), LogId(7));
-        assert_eq!(log.identify(LogId(8)).unwrap(), LogId(7), "it has one");
+        assert_eq!(log.identify(LogId(8)).unwrap(), LogId(7), "it already has one");
         append(log, P, 1, 0..3);
         assert_eq!((log.identity().unwrap(), log.end(P)), (Some(LogId(7)), Lsn(3)));
     });

@@ -1,18 +1,18 @@
-//! Giving out leader epochs: a counter per partition, moved by compare-and-swap.
+//! Allocation of leader epochs: a counter per partition, raised by compare-and-swap.
 
 use bytes::Bytes;
 use forebay_messages::{Epoch, PartitionId};
 
 use super::{MetaKey, MetadataError, MetadataStore, Precondition, Versioned};
 
-/// Tries before a race with other candidates is given up.
+/// Maximum number of tries in a race with other candidates.
 const TRIES_MAX: usize = 32;
 
-/// Takes the next epoch of a partition: greater than `at_least` and than every epoch
-/// given out before, by anybody.
+/// Takes the next epoch of a partition: greater than `at_least` and than every epoch allocated
+/// before, by any node.
 ///
 /// # Errors
-/// [`MetadataError::PreconditionFailed`] when other candidates won every time, else see
+/// [`MetadataError::PreconditionFailed`] if other candidates won every time, else see
 /// [`MetadataError`].
 pub fn next_epoch(
     store: &dyn MetadataStore,
@@ -37,7 +37,7 @@ pub fn next_epoch(
     }
 }
 
-/// The last epoch of a partition that was given out, by anybody; 0 when none was.
+/// The last epoch allocated for a partition, by any node; 0 if none was.
 ///
 /// # Errors
 /// See [`MetadataError`].

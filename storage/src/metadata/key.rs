@@ -1,4 +1,4 @@
-//! Names of metadata keys, and the ones that every node knows.
+//! Names of metadata keys, including the well-known ones.
 
 use std::{borrow::Cow, fmt};
 
@@ -22,7 +22,7 @@ pub struct KeyError {
 }
 
 impl MetaKey {
-    /// A key of the caller's own.
+    /// A custom key.
     ///
     /// # Errors
     /// [`KeyError`] when it is empty, too long or has other characters.
@@ -35,43 +35,43 @@ impl MetaKey {
         }
     }
 
-    /// Ranges of the key space and which partitions own them.
+    /// Ranges of the key space and the partitions that own them.
     #[must_use]
     pub const fn partition_table() -> Self {
         Self(Cow::Borrowed("partition-table"))
     }
 
-    /// The highest epoch that was given out to leaders of a partition.
+    /// The highest epoch allocated to leaders of a partition.
     #[must_use]
     pub fn leader_epoch(partition: PartitionId) -> Self {
         Self(Cow::Owned(format!("leader-epoch/{partition}")))
     }
 
-    /// The last LSN that the newest snapshot of a partition has rows of.
+    /// The last LSN covered by the newest snapshot of a partition.
     #[must_use]
     pub fn snapshot(partition: PartitionId) -> Self {
         Self(Cow::Owned(format!("snapshot/{partition}")))
     }
 
-    /// The rule book in force.
+    /// The current rule book.
     #[must_use]
     pub const fn rule_book() -> Self {
         Self(Cow::Borrowed("rule-book"))
     }
 
-    /// The rule books before it.
+    /// The earlier rule books.
     #[must_use]
     pub const fn rule_book_history() -> Self {
         Self(Cow::Borrowed("rule-book-history"))
     }
 
-    /// Which handlers serve services of other names.
+    /// Aliases: which handlers serve services of other names.
     #[must_use]
     pub const fn aliases() -> Self {
         Self(Cow::Borrowed("aliases"))
     }
 
-    /// Who this node is.
+    /// The identity of this node.
     #[must_use]
     pub const fn node_id() -> Self {
         Self(Cow::Borrowed("node-id"))

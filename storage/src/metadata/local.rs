@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `m`, the key's text | bilrost: 1 version, 2 value (absent when deleted) |
 //!
-//! A deleted key keeps its row, so that its version goes on when it comes back. Must
-//! always hold: one writer at a time reads, checks, writes and tells.
+//! A deleted key keeps its row, so that its version continues when the key returns. Must always
+//! hold: one writer at a time reads, checks, writes and notifies.
 
 use std::{
     path::{Path, PathBuf},
@@ -30,7 +30,7 @@ const MEMTABLE_BYTES: usize = 1 << 20;
 pub struct LocalMetadata {
     path: PathBuf,
     db: DB,
-    /// Held from the check of a precondition until watchers were told; the first fault
+    /// Held from the check of a precondition until watchers were notified; contains the first fault
     /// of a write.
     writer: Mutex<Option<Fault>>,
     watchers: Watchers,
@@ -55,7 +55,7 @@ fn db_key(key: &MetaKey) -> Vec<u8> {
 }
 
 impl LocalMetadata {
-    /// Opens the store in a directory, making it if need be.
+    /// Opens the store in a directory, creating it if necessary.
     ///
     /// # Errors
     /// [`MetadataError::Fault`] when files cannot be used.
@@ -97,7 +97,7 @@ impl LocalMetadata {
         Ok(version)
     }
 
-    /// Writes all of these rows in one step, and tells of them. The lock of `writer` is held.
+    /// Writes all of these rows in one step and notifies watchers. The caller holds `writer`.
     fn write(
         &self,
         broken: &mut Option<Fault>,
@@ -118,7 +118,7 @@ impl LocalMetadata {
             fault
         })?;
         for (key, row) in rows {
-            self.watchers.tell(&row.as_change(key));
+            self.watchers.notify(&row.as_change(key));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Metadata in memory, for tests and for runtimes that keep nothing.
+//! Metadata in memory, for tests and for runtimes without persistence.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -37,7 +37,7 @@ impl MemoryMetadata {
             return Ok(Version(row.version));
         }
         *row = changed;
-        self.watchers.tell(&row.as_change(key));
+        self.watchers.notify(&row.as_change(key));
         Ok(Version(row.version))
     }
 }
@@ -71,7 +71,7 @@ impl MetadataStore for MemoryMetadata {
         for (key, row) in [(key, first), (also, second)] {
             let change = row.as_change(key);
             rows.insert(key.clone(), row);
-            self.watchers.tell(&change);
+            self.watchers.notify(&change);
         }
         Ok(version)
     }

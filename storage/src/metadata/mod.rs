@@ -1,9 +1,8 @@
 //! The metadata store: a small, strongly consistent, versioned key-value store.
 //!
-//! Owns: the port [`MetadataStore`], its providers for one node, and the names of the
-//! well-known keys. Must always hold: the version of a key only grows, also over its
-//! deletion and return; a change is durable before anybody is told. Must not know:
-//! what the values mean.
+//! Owns: the port [`MetadataStore`], its providers for one node, and the names of the well-known
+//! keys. Must always hold: the version of a key only grows, even over its deletion and return; a
+//! change is durable before it is announced. Must not know: the meaning of the values.
 
 mod epoch;
 mod key;
@@ -24,7 +23,7 @@ pub use local::LocalMetadata;
 pub use memory::MemoryMetadata;
 pub use watch::{OnChange, Watch};
 
-/// Version of a key: 1 when it was first written, one more with every change.
+/// Version of a key: 1 for the first value, one more with every change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
@@ -43,10 +42,10 @@ pub struct Versioned {
     pub value: Bytes,
 }
 
-/// What must hold of a key for a change to be made.
+/// What must hold of a key for a change to be applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precondition {
-    /// Nothing.
+    /// No condition.
     None,
     /// The key has no value (it was never written, or it was deleted).
     DoesNotExist,
@@ -54,7 +53,7 @@ pub enum Precondition {
     MatchesVersion(Version),
 }
 
-/// A change of a key, as watchers are told.
+/// A change of a key, as reported to watchers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The key.
@@ -65,7 +64,7 @@ pub struct Change {
     pub value: Option<Bytes>,
 }
 
-/// Why the metadata store cannot do what was asked.
+/// Why a metadata operation failed.
 #[derive(Clone, Debug, Error)]
 pub enum MetadataError {
     /// The precondition does not hold; nothing was changed.
@@ -75,10 +74,10 @@ pub enum MetadataError {
         key: MetaKey,
         /// What was expected.
         expected: Precondition,
-        /// The version of the present value; `None` when there is none.
+        /// The version of the current value; `None` if there is none.
         found: Option<Version>,
     },
-    /// The stored row is not what was written there.
+    /// The stored row is damaged.
     #[error("metadata key `{key}` in {path} is damaged: {reason}")]
     Corrupt {
         /// The key.
@@ -89,13 +88,13 @@ pub enum MetadataError {
         reason: String,
     },
     /// An earlier write failed; open the store again.
-    #[error("the metadata store takes no more writes since one failed: {first}")]
+    #[error("the metadata store accepts no writes after one failed: {first}")]
     Broken {
         /// The fault that broke it.
         #[source]
         first: Fault,
     },
-    /// It has no files that could be copied.
+    /// The store has no files to copy.
     #[error("the metadata are kept in memory: there is nothing to take a snapshot of")]
     InMemory,
     /// Files could not be read or written. After a failed write the outcome is unknown.
@@ -105,13 +104,13 @@ pub enum MetadataError {
 
 /// A small, strongly consistent, versioned key-value store. Calls block.
 pub trait MetadataStore: Send + Sync {
-    /// The present value.
+    /// The current value.
     ///
     /// # Errors
     /// [`MetadataError::Corrupt`] or [`MetadataError::Fault`].
     fn get(&self, key: &MetaKey) -> Result<Option<Versioned>, MetadataError>;
 
-    /// The version of the present value.
+    /// The version of the current value.
     ///
     /// # Errors
     /// See [`Self::get`].
@@ -119,11 +118,10 @@ pub trait MetadataStore: Send + Sync {
         Ok(self.get(key)?.map(|found| found.version))
     }
 
-    /// Writes a value; its new version. Durable when it returns.
+    /// Writes a value and returns its new version. Durable when it returns.
     ///
     /// # Errors
-    /// [`MetadataError::PreconditionFailed`] when nothing was changed, else see
-    /// [`MetadataError`].
+    /// [`MetadataError::PreconditionFailed`] if nothing was changed, else see [`MetadataError`].
     fn put(
         &self,
         key: &MetaKey,
@@ -131,8 +129,8 @@ pub trait MetadataStore: Send + Sync {
         precondition: Precondition,
     ) -> Result<Version, MetadataError>;
 
-    /// As [`Self::put`], and writes another key in the same step: both values are there
-    /// afterwards, or neither. The precondition is for the first key.
+    /// Like [`Self::put`], and writes another key in the same step: afterwards both values exist or
+    /// neither. The precondition applies to the first key.
     ///
     /// # Errors
     /// See [`Self::put`]. After an error neither value was written, as far as is known.
@@ -144,7 +142,7 @@ pub trait MetadataStore: Send + Sync {
         also: (&MetaKey, Bytes),
     ) -> Result<Version, MetadataError>;
 
-    /// Deletes a value, which is a change with a version of its own. Deleting nothing
+    /// Deletes a value; the deletion is a change with its own version. Deleting a missing value
     /// changes nothing.
     ///
     /// # Errors
@@ -159,17 +157,16 @@ pub trait MetadataStore: Send + Sync {
         Err(MetadataError::InMemory)
     }
 
-    /// Tells of the key's present value at once (when it was ever written), then of
-    /// every change, in version order, until the [`Watch`] is dropped. `on_change` is
-    /// called on the thread that makes the change: it must be short and must not call
-    /// the store.
+    /// Calls `on_change` with the key's current value at once (if it was ever written), then with
+    /// every change, in version order, until the [`Watch`] is dropped. `on_change` runs on the
+    /// thread that makes the change: it must be short and must not call the store.
     ///
     /// # Errors
     /// See [`Self::get`].
     fn watch(&self, key: &MetaKey, on_change: OnChange) -> Result<Watch, MetadataError>;
 }
 
-/// What is kept of a key: its last version, also when it has no value.
+/// The stored row of a key: its last version, even if it has no value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, bilrost::Message)]
 struct Row {
     #[bilrost(1)]

@@ -1,4 +1,4 @@
-//! Both providers answer alike.
+//! Both providers give the same answers.
 
 use std::{
     path::Path,
@@ -29,7 +29,7 @@ fn put(store: &dyn MetadataStore, text: &'static str) -> Version {
 }
 
 #[test]
-fn versions_grow_over_deletion_and_return() {
+fn versions_grow_across_deletion_and_return() {
     each(|store| {
         assert_eq!(store.get(&key()).unwrap(), None);
         assert_eq!(put(store, "a"), Version(1));
@@ -44,7 +44,7 @@ fn versions_grow_over_deletion_and_return() {
 }
 
 #[test]
-fn a_precondition_that_does_not_hold_changes_nothing() {
+fn a_failed_precondition_changes_nothing() {
     each(|store| {
         let try_put = |precondition| store.put(&key(), Bytes::new(), precondition);
         let matches = |v| Precondition::MatchesVersion(Version(v));
@@ -96,7 +96,7 @@ fn two_keys_are_written_in_one_step_or_not_at_all() {
 }
 
 #[test]
-fn watchers_are_told_the_present_and_every_change_until_they_leave() {
+fn watchers_get_the_current_value_and_every_change() {
     each(|store| {
         put(store, "a");
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -118,7 +118,7 @@ fn watchers_are_told_the_present_and_every_change_until_they_leave() {
 }
 
 #[test]
-fn epochs_are_given_out_once() {
+fn epochs_are_allocated_once() {
     each(|store| {
         let p = PartitionId(1);
         let next = |at_least| next_epoch(store, p, Epoch(at_least)).unwrap();
@@ -139,7 +139,7 @@ fn epochs_are_given_out_once() {
 }
 
 #[test]
-fn what_was_written_survives_a_kill() {
+fn writes_survive_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let (live, copy) = (dir.path().join("live"), dir.path().join("copy"));
     let store = LocalMetadata::open(&live, &Medium::disk()).unwrap();
@@ -179,7 +179,7 @@ fn keys_are_checked() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
-    fn the_local_store_is_the_memory_store(
+    fn the_local_store_equals_the_memory_store(
         steps in proptest::collection::vec((0..3u8, any::<bool>(), 0..8u64, any::<bool>()), 1..40)
     ) {
         let medium = Medium::memory().unwrap();

@@ -1,4 +1,4 @@
-//! Who wants to be told when a key changes.
+//! Callbacks for changes of keys.
 
 use std::{
     collections::BTreeMap,
@@ -13,8 +13,8 @@ pub type OnChange = Box<dyn Fn(&Change) + Send + Sync>;
 
 type Watching = BTreeMap<MetaKey, BTreeMap<u64, Arc<OnChange>>>;
 
-/// Those who watch, by key. The store calls [`Self::tell`] under the lock that orders
-/// its changes, so everybody sees them in version order.
+/// The callbacks, by key. The store calls [`Self::notify`] under the lock that orders its changes,
+/// so all watchers see them in version order.
 #[derive(Clone, Default)]
 pub(super) struct Watchers(Arc<Mutex<Inner>>);
 
@@ -24,8 +24,7 @@ struct Inner {
     watching: Watching,
 }
 
-/// Ends a watch when dropped. A call that is under way on another thread may still
-/// finish after that.
+/// Ends a watch when dropped. A call in progress on another thread may still finish after that.
 #[must_use = "dropping it ends the watch"]
 pub struct Watch {
     inner: Weak<Mutex<Inner>>,
@@ -40,7 +39,7 @@ impl std::fmt::Debug for Watch {
 }
 
 impl Watchers {
-    /// Adds a watcher and tells it of the present state.
+    /// Adds a watcher and reports the current state to it.
     pub(super) fn add(&self, key: &MetaKey, on_change: OnChange, now: Option<Change>) -> Watch {
         if let Some(now) = now {
             on_change(&now);
@@ -52,8 +51,8 @@ impl Watchers {
         Watch { inner: Arc::downgrade(&self.0), key: key.clone(), id }
     }
 
-    /// Tells of a change that is durable.
-    pub(super) fn tell(&self, change: &Change) {
+    /// Reports a durable change.
+    pub(super) fn notify(&self, change: &Change) {
         // Called without the lock, so that a watcher may drop its own watch.
         let watching: Vec<_> = {
             let inner = sync::lock(&self.0);

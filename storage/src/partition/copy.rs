@@ -1,8 +1,8 @@
-//! What a store is of: which log its rows were made from; and taking the rows of a
-//! partition over from another store of the same log.
+//! The log a store's rows were built from, and copying the rows of a partition from another store
+//! of the same log.
 //!
-//! Must always hold: rows that are being taken over have no applied LSN before they are
-//! whole, so that a crash on the way leaves a partition that is taken over again.
+//! Must always hold: rows being copied have no applied LSN before they are complete, so that a
+//! crash in between leaves a partition that is copied again.
 
 use forebay_engine::partition::rows::FsmSlot;
 use forebay_messages::Lsn;
@@ -14,14 +14,14 @@ use super::{
 };
 use crate::log::LogId;
 
-/// Where the default column family, which has no rows, keeps the log's id.
+/// Key of the log's id in the default column family, which has no rows.
 const LOG_ID: &[u8] = b"log-id";
-/// Bytes of rows that are taken over in one write.
+/// Bytes of rows copied in one write.
 const COPY_BYTES: usize = 1 << 20;
 const READAHEAD_BYTES: usize = 1 << 20;
 
 impl Store {
-    /// The log that the rows were made from; `None` when that is not known.
+    /// The log the rows were built from; `None` if unknown.
     ///
     /// # Errors
     /// [`StoreError::Fault`].
@@ -31,7 +31,7 @@ impl Store {
         Ok(found.and_then(|bytes| LogId::read(&bytes)))
     }
 
-    /// Notes the log that the rows are made from, durably.
+    /// Durably records the log the rows are built from.
     ///
     /// # Errors
     /// [`StoreError::Fault`].
@@ -44,18 +44,18 @@ impl Store {
             .map_err(|error| self.shared.fault("write the partition store", error).into())
     }
 
-    /// Takes over the rows of a partition from another store, as of one moment, in place
-    /// of those that are here; the LSN that they have applied. Durable when it returns.
-    /// Blocks. Handles to the partition from before must not be used any more.
+    /// Replaces the rows of a partition with those of another store, as of one moment; returns the
+    /// LSN they have applied. Durable when it returns. Blocks. Earlier handles to the partition
+    /// must not be used any more.
     ///
     /// # Errors
-    /// See [`StoreError`]. What was taken over by then has applied nothing.
+    /// See [`StoreError`]. Rows copied by then have no applied LSN.
     pub fn take_over(&self, from: &PartitionStore) -> Result<Lsn, StoreError> {
         let to = self.partition(from.id())?;
         drop(to);
         self.delete_partition(from.id())?;
         let to = self.partition(from.id())?;
-        from.settle()?;
+        from.spill_all()?;
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         options.set_readahead_size(READAHEAD_BYTES);

@@ -1,4 +1,4 @@
-//! What can go wrong in a partition store.
+//! Errors of a partition store.
 
 use std::path::PathBuf;
 
@@ -8,11 +8,11 @@ use thiserror::Error;
 
 use crate::Fault;
 
-/// Why the partition store cannot do what was asked.
+/// Why a partition store operation failed.
 #[derive(Clone, Debug, Error)]
 pub enum StoreError {
-    /// A row is not what was written there. The partition must stop; its rows can be
-    /// made again from a snapshot and the log.
+    /// A row is damaged. The partition must stop; its rows can be rebuilt from a snapshot and the
+    /// log.
     #[error(
         "partition store {path}, partition {partition}, table `{table}`: the row at key {key} is \
          damaged: {reason}",
@@ -21,9 +21,9 @@ pub enum StoreError {
     Row {
         /// The store's directory.
         path: PathBuf,
-        /// Whose row.
+        /// The partition.
         partition: PartitionId,
-        /// Of which table.
+        /// The table.
         table: &'static str,
         /// Its key, in hexadecimal.
         key: String,

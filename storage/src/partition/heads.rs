@@ -1,7 +1,6 @@
-//! The heads of many inboxes at once: who may start, and who sleeps until when.
+//! The heads of many inboxes at once: which entries may start, and which are due when.
 //!
-//! Must always hold: a read steps over a bounded number of tombstones; where it would
-//! have to step over more it says that it does not know.
+//! Must always hold: a read skips a bounded number of tombstones; beyond that it answers "unknown".
 
 use forebay_messages::{EntryKey, VQueueId};
 
@@ -13,21 +12,20 @@ use super::{
 };
 use crate::medium::would_block;
 
-/// What is first in an inbox.
+/// The first row of an inbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Head {
     /// This row.
     Row(EntryKey),
     /// There is no row.
     Empty,
-    /// It lies behind more tombstones than this reader steps over.
+    /// It is behind more tombstones than this reader skips.
     Unknown,
 }
 
 impl PartitionStore {
-    /// The first row of the inbox of each of these vqueues, which must be in id order
-    /// (as [`Self::vqueues_after`] gives them). Blocks on disk.
-    ///
+    /// The first inbox row of each of these vqueues, which must be in id order (as
+    /// [`Self::vqueues_after`] returns them). Blocks on disk.
     /// # Errors
     /// See [`StoreError`].
     pub fn inbox_heads(&self, vqueues: &[VQueueId]) -> Result<Vec<Head>, StoreError> {
@@ -35,8 +33,8 @@ impl PartitionStore {
             return Ok(Vec::new());
         };
         assert!(vqueues.is_sorted(), "heads are read in id order");
-        // Rows that are in memory only would not be seen.
-        self.settle()?;
+        // Rows in memory only would not be found.
+        self.spill_all()?;
         let mut options = bounded(Inbox::prefix(*first), after_prefix(Inbox::prefix(*last)));
         options.set_max_skippable_internal_keys(SKIP_MAX);
         options.set_background_purge_on_iterator_cleanup(true);

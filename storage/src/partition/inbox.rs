@@ -1,7 +1,7 @@
 //! Refill reads: the next entries of a vqueue's inbox.
 //!
-//! Must always hold: every refill has an iterator of its own (one that lives on is not
-//! safe over memtable flushes), bounded to the vqueue and to what lies above the anchor.
+//! Must always hold: every refill has its own iterator (a long-lived one is not safe across
+//! memtable flushes), bounded to the vqueue and to the keys above the anchor.
 
 use std::sync::Arc;
 
@@ -19,17 +19,15 @@ use super::{
 };
 use crate::medium::would_block;
 
-/// Rows that are gone, which a read that must not block steps over; with more it would
-/// block.
+/// Maximum number of deleted rows that a non-blocking read skips; beyond that it would block.
 pub(super) const SKIP_MAX: u64 = 4096;
 
-/// Answer of a refill that must not block.
+/// Answer of a non-blocking refill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TryRefill {
     /// The rows.
     Done(RefillDone),
-    /// A block would have to be read from disk (or too many tombstones be stepped over):
-    /// let a worker do it.
+    /// A block must be read from disk (or too many tombstones skipped): a worker should do it.
     WouldBlock,
 }
 
@@ -41,7 +39,7 @@ enum Scan {
 }
 
 impl PartitionStore {
-    /// Reads the inbox rows asked for as far as memory has them. Never reads from disk.
+    /// Reads the requested inbox rows as far as memory has them. Never reads from disk.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -54,8 +52,8 @@ impl PartitionStore {
         })
     }
 
-    /// Reads the inbox rows asked for; blocks on disk. `None` when the request was
-    /// canceled meanwhile (looked at between rows).
+    /// Reads the requested inbox rows; blocks on disk. `None` if the request was canceled meanwhile
+    /// (checked between rows).
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -68,13 +66,12 @@ impl PartitionStore {
         })
     }
 
-    /// How many rows of a vqueue's inbox sort before a place. Reads them all; blocks on
-    /// disk.
+    /// Number of rows of a vqueue's inbox that sort before a key. Reads them all; blocks on disk.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub fn inbox_before(&self, vqueue: VQueueId, place: EntryKey) -> Result<u64, StoreError> {
-        self.settle()?;
+        self.spill_all()?;
         let prefix = Inbox::prefix(vqueue);
         let mut end = prefix.clone();
         end.extend_from_slice(&place.to_bytes());
@@ -107,15 +104,15 @@ impl PartitionStore {
             }
             resident::Inbox::Split => {
                 drop(resident);
-                self.settle()?;
+                self.spill_all()?;
             }
             resident::Inbox::Stored => drop(resident),
         }
         self.collect_inbox(request, may_block, None)
     }
 
-    /// The rows above the anchor, those that are only in memory merged with those that
-    /// RocksDB has; without `resident` only the latter.
+    /// The rows above the anchor: rows in memory merged with those in RocksDB; without `resident`
+    /// only the latter.
     fn collect_inbox(
         &self,
         request: &RefillRequest,
@@ -139,7 +136,7 @@ impl PartitionStore {
                 Some((key, row)) => Some(self.decode::<Inbox>(key, row)?.0.1),
                 None => match stored.status() {
                     Ok(()) => None,
-                    // What was asked for is there, only what lies behind is not known.
+                    // The requested rows are complete, only what follows is unknown.
                     Err(error) if would_block(&error) && found.len() == request.limit => {
                         return Ok(Scan::Rows { rows: found, reached_end: false });
                     }
@@ -172,7 +169,7 @@ impl PartitionStore {
         }
     }
 
-    /// What RocksDB has of an inbox above the anchor.
+    /// The rows of an inbox above the anchor that are in RocksDB.
     fn inbox_rows<'a>(
         &'a self,
         family: &Arc<BoundColumnFamily<'a>>,
@@ -183,7 +180,7 @@ impl PartitionStore {
         let mut from = prefix.clone();
         if let Some(anchor) = request.after {
             from.extend_from_slice(&anchor.to_bytes());
-            // The least key above the anchor.
+            // The smallest key above the anchor.
             from.push(0);
         }
         let mut options = bounded(from, after_prefix(prefix));

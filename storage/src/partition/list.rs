@@ -1,14 +1,13 @@
 //! Listing and counting entries by filter, for people.
 //!
-//! Entry ids and vqueue ids begin with the partition key, so both tables of entries and
-//! the table of vqueues are in the order of partition keys. A filter that says something
-//! about names first looks for vqueues that match and have entries in the wanted stage,
-//! and then reads only the entries under their partition keys; a scope has one partition
-//! key.
+//! Entry ids and vqueue ids begin with the partition key, so both tables of entries and the table
+//! of vqueues are ordered by partition key. A filter on names first searches for matching vqueues
+//! with entries in the wanted stage, and then reads only the entries under their partition keys; a
+//! scope has one partition key.
 //!
-//! Must always hold: entries come in the order of their ids; a call looks at a bounded
-//! number of rows, matching or not, and says where to go on; it sees the rows of one
-//! moment, and entries that change between two calls may be seen or not.
+//! Must always hold: entries are returned in the order of their ids; a call examines a bounded
+//! number of rows, matching or not, and says where to continue; it sees the rows of one moment, and
+//! entries that change between two calls may or may not be seen.
 
 mod walk;
 
@@ -22,7 +21,7 @@ use forebay_messages::{
 
 use super::{PartitionStore, StoreError, rows::Seeker, tables::vqueue_meta::VQueueMetas};
 
-/// Rows that one call looks at, of entries and of vqueues together.
+/// Maximum number of rows that one call examines, entries and vqueues together.
 pub const LISTED_ROWS_MAX: usize = 10_000;
 
 /// Which tables a listing reads.
@@ -54,24 +53,24 @@ pub struct Listed {
     pub row: ListedRow,
     /// Its vqueue's name.
     pub name: Arc<VQueueName>,
-    /// Its payload, if that was asked for and is still stored.
+    /// Its payload, if requested and still stored.
     pub payload: Option<BytesHead>,
-    /// What its handler returned when it succeeded, if that was asked for.
+    /// The value its handler returned on success, if requested.
     pub result: Option<BytesHead>,
 }
 
-/// The beginning of some bytes.
+/// A prefix of some bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BytesHead {
-    /// The first of them.
+    /// The prefix.
     pub bytes: Bytes,
-    /// How many there are in all.
+    /// The full length.
     pub len: u64,
 }
 
 impl BytesHead {
-    /// At most the first `bytes_max` of some bytes. A copy, where that is less: it keeps
-    /// nothing else in memory.
+    /// At most the first `bytes_max` of some bytes. A shorter prefix is copied, so that it does not
+    /// keep the rest in memory.
     #[must_use]
     pub fn of(bytes: &Bytes, bytes_max: usize) -> Self {
         let head = match bytes.get(..bytes_max) {
@@ -85,22 +84,22 @@ impl BytesHead {
 /// A page of entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Entries that match, in id order.
+    /// Matching entries, in id order.
     pub entries: Vec<Listed>,
-    /// Go on after this id; `None` when everything was looked at.
+    /// Continue after this id; `None` if everything was examined.
     pub next: Option<EntryId>,
-    /// Rows that were read for it.
+    /// Number of rows read.
     pub looked_at: usize,
 }
 
-/// How many entries match.
+/// Number of matching entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// So many were found.
+    /// Number found.
     pub count: u64,
-    /// There are no others.
+    /// Whether that is all of them.
     pub is_exact: bool,
-    /// Rows that were read for it.
+    /// Number of rows read.
     pub looked_at: usize,
 }
 
@@ -120,7 +119,7 @@ pub struct ListedEntry {
 pub struct ListedFinished {
     /// Its id.
     pub id: EntryId,
-    /// What is kept of it, without the bytes of a successful result.
+    /// Its stored state, without the bytes of a successful result.
     pub row: FinishedRow,
     /// Its vqueue's name.
     pub name: Arc<VQueueName>,
@@ -129,40 +128,40 @@ pub struct ListedFinished {
 /// A page of entries that have not ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EntryListing {
-    /// Those that match, in id order.
+    /// Matching entries, in id order.
     pub entries: Vec<ListedEntry>,
-    /// Go on after this id; `None` when everything was looked at.
+    /// Continue after this id; `None` if everything was examined.
     pub next: Option<EntryId>,
 }
 
 /// A page of entries that ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FinishedListing {
-    /// Those that match, in id order.
+    /// Matching entries, in id order.
     pub entries: Vec<ListedFinished>,
-    /// Go on after this id; `None` when everything was looked at.
+    /// Continue after this id; `None` if everything was examined.
     pub next: Option<EntryId>,
 }
 
-/// What is listed.
+/// A listing query.
 #[derive(Clone, Copy)]
 pub struct ListQuery<'a> {
-    /// Entries that match this.
+    /// Which entries match.
     pub filter: &'a EntrySelector,
-    /// And are of these tables.
+    /// Which tables are read.
     pub ended: Ended,
-    /// And, if they ended, pass this.
+    /// Additional filter for ended entries.
     pub wants_finished: &'a dyn Fn(&FinishedRow) -> bool,
-    /// Only after this id.
+    /// Only entries after this id.
     pub after: Option<EntryId>,
-    /// At most so many rows are looked at; at least one.
+    /// Maximum number of rows to examine; at least one.
     pub rows_max: usize,
-    /// So many bytes of each entry's payload, and of its result, are read with it; 0: none.
+    /// How many bytes of each entry's payload and result to read; 0: none.
     pub bytes_max: usize,
 }
 
 impl ListQuery<'_> {
-    /// The tables that can have what the filter wants.
+    /// The tables that may contain matches.
     fn tables(&self) -> (bool, bool) {
         let stage = self.filter.stage;
         let live = self.ended != Ended::Yes && stage != Some(Stage::Finished as u32);
@@ -171,7 +170,7 @@ impl ListQuery<'_> {
         (live, ended)
     }
 
-    /// Entries of a vqueue that may match, as far as its counts say.
+    /// Number of entries of a vqueue that may match, judging by its counts.
     fn counted(&self, meta: &VQueueMeta) -> u64 {
         let wants = |stage: Stage| self.filter.stage.is_none_or(|wanted| wanted == stage as u32);
         let (live, ended) = self.tables();
@@ -191,7 +190,7 @@ impl ListQuery<'_> {
             && filter.matches_name(name)
     }
 
-    /// First and last partition key that can have what is wanted.
+    /// The first and the last partition key that may contain matches.
     fn keys(&self) -> (PartitionKey, PartitionKey) {
         match &self.filter.scope {
             Some(scope) => (VQueueName::scope_key(scope), VQueueName::scope_key(scope)),
@@ -201,7 +200,7 @@ impl ListQuery<'_> {
 }
 
 impl PartitionStore {
-    /// Entries that match, at most `limit` of them. Blocks.
+    /// Matching entries, at most `limit` of them. Blocks.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -214,8 +213,8 @@ impl PartitionStore {
         Ok(Listing { entries, next, looked_at })
     }
 
-    /// How many entries match, if that can be told from so many rows; else at least how
-    /// many. Counts of vqueues are summed up where the filter allows it. Blocks.
+    /// Number of matching entries if this many rows are enough to tell, otherwise a lower bound.
+    /// Sums the counts of vqueues where the filter allows it. Blocks.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -229,7 +228,7 @@ impl PartitionStore {
             })?;
             return Ok(Counted { count, is_exact: next.is_none(), looked_at });
         }
-        self.settle()?;
+        self.spill_all()?;
         let family = self.family()?;
         let moment = self.shared.db.snapshot();
         let mut vqueues = Seeker::<VQueueMetas>::new(self, &family, &moment);
@@ -254,8 +253,8 @@ impl PartitionStore {
         Ok(counted)
     }
 
-    /// Entries that have not ended and match, after an id, at most `limit` of them. A
-    /// stage that asks for finished ones matches none here. Blocks.
+    /// Matching entries that have not ended, after an id, at most `limit` of them. A filter for the
+    /// finished stage matches none here. Blocks.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -273,7 +272,7 @@ impl PartitionStore {
         Ok(EntryListing { entries: entries.collect(), next })
     }
 
-    /// Entries that ended and match, after an id, at most `limit` of them. Blocks.
+    /// Matching entries that ended, after an id, at most `limit` of them. Blocks.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -292,12 +291,12 @@ impl PartitionStore {
     }
 
     fn name(&self, vqueue: VQueueId) -> Result<VQueueName, StoreError> {
-        // A vqueue whose last entry goes while we list has no row any more.
+        // A vqueue whose last entry is removed while we list has no row any more.
         Ok(self.get::<VQueueMetas>(&vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
     }
 }
 
-/// A query without an outcome, over as many rows as one call may look at.
+/// A query without an outcome, over as many rows as one call may examine.
 pub(super) fn all(filter: &EntrySelector, ended: Ended, after: Option<EntryId>) -> ListQuery<'_> {
     let (rows_max, bytes_max) = (LISTED_ROWS_MAX, 0);
     ListQuery { filter, ended, wants_finished: &|_| true, after, rows_max, bytes_max }

@@ -1,9 +1,8 @@
-//! The partition store: rows that were derived from the log.
+//! The partition store: rows derived from the log.
 //!
-//! Owns: the tables' keys and rows as bytes, the write overlay ([`Txn`]) that the state
-//! machine applies records to, and the readers of everybody else. Must always hold:
-//! rows and applied LSN change together; the store never runs ahead of the log. Must
-//! not know: what a command does, who leads.
+//! Owns: the tables' keys and rows as bytes, the write overlay ([`Txn`]) to which the state machine
+//! applies records, and all other readers. Must always hold: rows and applied LSN change together;
+//! the store never runs ahead of the log. Must not know: what a command does, who leads.
 
 mod copy;
 mod error;
@@ -38,7 +37,7 @@ pub use store::Store;
 pub use txn::{Committed, Txn};
 
 use crate::sync;
-use overlays::Resides;
+use overlays::ResidentTable;
 use resident::{Duty, Resident};
 use store::Shared;
 use tables::{
@@ -57,7 +56,7 @@ pub struct Digest {
     pub hash: u128,
 }
 
-/// Attempts that run, by vqueue and entry.
+/// Running attempts, by vqueue and entry.
 pub type RunningRows = Vec<((VQueueId, EntryId), RunningRow)>;
 
 /// Keys and rows as bytes, in key order.
@@ -67,9 +66,9 @@ pub type RawRows = Vec<(Vec<u8>, Vec<u8>)>;
 /// Consecutive rows of a table.
 type Page<T> = Vec<(<T as Table>::Key, <T as Table>::Row)>;
 
-/// The rows of one partition. Cheap to clone; reads may come from any thread, commits
-/// from one at a time (the partition's). It is what reads through the state machine's
-/// tables, too ([`Rows`](forebay_engine::partition::store::Rows)).
+/// The rows of one partition. Cheap to clone; reads may come from any thread, commits from one at a
+/// time (the partition's). Also used for reads through the state machine's tables
+/// ([`Rows`](forebay_engine::partition::store::Rows)).
 #[derive(Clone)]
 pub struct PartitionStore {
     shared: Arc<Shared>,
@@ -86,23 +85,22 @@ impl std::fmt::Debug for PartitionStore {
 }
 
 impl PartitionStore {
-    /// Which partition.
+    /// The partition's id.
     #[must_use]
     pub fn id(&self) -> PartitionId {
         self.id
     }
 
-    /// A batch of changes; also the way to read many rows as they are at one moment.
-    /// Everybody else waits until it is committed or dropped: who has one must not read
-    /// in another way.
+    /// Begins a batch of changes; also used to read many rows as of one moment. All other readers
+    /// wait until it is committed or dropped: its owner must read only through it.
     ///
     /// # Errors
-    /// [`StoreError::NoPartition`] when it was deleted.
+    /// [`StoreError::NoPartition`] if the partition was deleted.
     pub fn begin(&self) -> Result<Txn<'_>, StoreError> {
         Txn::begin(self)
     }
 
-    /// LSN of the last record applied, as committed; 0 when there was none.
+    /// LSN of the last applied record, as committed; 0 if there was none.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -113,13 +111,12 @@ impl PartitionStore {
         self.stored_lsn()
     }
 
-    /// As RocksDB has it.
+    /// The LSN in RocksDB.
     fn stored_lsn(&self) -> Result<Lsn, StoreError> {
         self.lsn(&self.shared.read)
     }
 
-    /// The greatest applied LSN that is in files: what a crash leaves. The log may be
-    /// trimmed through it.
+    /// The greatest applied LSN in files: what survives a crash. The log may be trimmed through it.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -142,12 +139,12 @@ impl PartitionStore {
             .map_err(|_| self.row_error::<Fsm>(&key, format!("{} bytes instead of 8", bytes.len())))
     }
 
-    /// Writes everything committed so far to files; what is durable then. Blocks.
+    /// Flushes everything committed so far to files; returns the durable LSN. Blocks.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub fn flush(&self) -> Result<Lsn, StoreError> {
-        self.settle()?;
+        self.spill_all()?;
         self.resident().flushed();
         let mut options = FlushOptions::default();
         options.set_wait(true);
@@ -158,11 +155,11 @@ impl PartitionStore {
         self.durable_lsn()
     }
 
-    /// Gives disk space back that purged results and used payloads take: their deletions
-    /// must reach files before RocksDB can drop the rows, and a quiet partition writes no
-    /// files by itself. To be called now and then with the time; it starts a flush in the
-    /// background when there are deletions, at most every [`GIVE_BACK_EVERY_MS`]. Files
-    /// with many deletions are then compacted in the background. Whether it started one.
+    /// Frees disk space of purged results and used payloads: their deletions must reach files
+    /// before RocksDB can drop the rows, and a quiet partition writes no files on its own. To be
+    /// called periodically; it starts a flush in the background if there are deletions, at most
+    /// every [`GIVE_BACK_EVERY_MS`]. Files with many deletions are then compacted in the
+    /// background. Returns whether a flush was started.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -182,7 +179,7 @@ impl PartitionStore {
         Ok(true)
     }
 
-    /// Bytes of the files that hold the rows of this partition.
+    /// Size of the files with the rows of this partition, in bytes.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -201,22 +198,22 @@ impl PartitionStore {
         self.get::<Entry>(&id)
     }
 
-    /// What a handler is given.
+    /// The payload of an entry.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub fn payload(&self, id: EntryId) -> Result<Option<Bytes>, StoreError> {
-        let beside = |resident: &Resident| {
-            resident.overlay::<Entry>().borrow().beside(&id).and_then(|it| it.payload.clone())
+        let attached = |resident: &Resident| {
+            resident.overlay::<Entry>().borrow().attached(&id).and_then(|it| it.payload.clone())
         };
-        let known = beside(&self.resident());
+        let known = attached(&self.resident());
         if known.is_some() {
             return Ok(known);
         }
         self.get::<Payload>(&id)
     }
 
-    /// What is kept of an entry that ended.
+    /// The stored result of an ended entry.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -232,7 +229,7 @@ impl PartitionStore {
         self.get::<VQueueMetas>(&id)
     }
 
-    /// Who holds the lock of a vqueue.
+    /// The holder of a vqueue's lock.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -262,7 +259,7 @@ impl PartitionStore {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<(Timestamp, EntryId)>, StoreError> {
-        self.settle()?;
+        self.spill_all()?;
         let family = self.family()?;
         let rows = self.rows_in::<Timer>(&family, None).take(limit);
         rows.map(|row| row.map(|(key, ())| key))
@@ -299,8 +296,8 @@ impl PartitionStore {
         self.shared.family(self.id, &self.family)
     }
 
-    fn get<T: Resides>(&self, key: &T::Key) -> Result<Option<T::Row>, StoreError> {
-        // In a statement of its own: nobody waits while RocksDB is asked.
+    fn get<T: ResidentTable>(&self, key: &T::Key) -> Result<Option<T::Row>, StoreError> {
+        // A separate statement, so that the lock is not held while RocksDB is read.
         let known = self.resident().get::<T>(key);
         match known {
             Some(row) => Ok(row),
@@ -309,7 +306,7 @@ impl PartitionStore {
     }
 
     fn page<T: Table>(&self, after: Option<&T::Key>, limit: usize) -> Result<Page<T>, StoreError> {
-        self.settle()?;
+        self.spill_all()?;
         self.rows_in::<T>(&self.family()?, after).take(limit).collect()
     }
 
@@ -317,8 +314,8 @@ impl PartitionStore {
         sync::lock(&self.resident)
     }
 
-    /// Does what is to be done after a commit; bytes that went to RocksDB.
-    fn fulfil(
+    /// Performs the duty that follows a commit; returns the number of bytes written to RocksDB.
+    fn perform(
         &self,
         duty: Duty,
         resident: &mut Resident,
@@ -335,8 +332,8 @@ impl PartitionStore {
         Ok(bytes)
     }
 
-    /// Lets RocksDB know of everything committed; who scans asks for it first.
-    fn settle(&self) -> Result<(), StoreError> {
+    /// Writes everything committed to RocksDB; scans call it first.
+    fn spill_all(&self) -> Result<(), StoreError> {
         let mut resident = self.resident();
         if !resident.is_empty() {
             self.spill(&mut resident, &self.family()?)?;
@@ -344,7 +341,7 @@ impl PartitionStore {
         Ok(())
     }
 
-    /// Writes what is resident in one batch (not synced: see the store).
+    /// Writes the resident rows in one batch (not synced: see the store).
     fn spill(
         &self,
         resident: &mut Resident,
@@ -355,7 +352,7 @@ impl PartitionStore {
         let bytes = batch.size_in_bytes();
         let written = self.shared.db.write_opt(batch, &self.shared.write);
         written.map_err(|error| self.shared.fault("write the partition store", error))?;
-        // Only now: after a fault who reads still finds what was committed.
+        // Only now: after a fault, readers still find what was committed.
         resident.clear();
         Ok(bytes)
     }

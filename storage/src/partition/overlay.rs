@@ -1,23 +1,21 @@
-//! Rows of one table that are not in RocksDB yet, and what is known of those that are
-//! (see [`super::resident`]).
+//! Rows of one table that are not in RocksDB yet, and what is known about those that are (see
+//! [`super::resident`]).
 //!
-//! Owns: the coalescing. A row that is written many times is written once; one that
-//! was put and deleted is not written at all, where it is known that RocksDB has none.
-//! And the journal of the batch that is being written: what each row was before it, so
-//! that a batch that is dropped leaves nothing behind. Must always hold: a read sees
-//! the last write.
+//! Owns: the coalescing. A row written many times is written once; one that was put and deleted is
+//! not written at all if RocksDB is known to have none. And the journal of the current batch: each
+//! row's previous state, so that a dropped batch leaves nothing behind. Must always hold: a read
+//! sees the last write.
 
 use forebay_engine::machine::{Map, MapEntry};
 use rocksdb::{AsColumnFamilyRef, WriteBatch};
 
 use super::tables::Table;
 
-/// Rows of a table that come back, which were only read or are gone: they are kept to
-/// save the next look into RocksDB. With more, all of these are forgotten. As many as
-/// vqueues stay idle.
+/// Maximum number of rows that were only read or are known to be absent, kept to save the next
+/// lookup in RocksDB. Beyond it, all of them are dropped. As many as vqueues stay idle.
 const CLEAN_MAX: usize = 8_192;
 
-/// Whether RocksDB has a row, as far as is known.
+/// Whether RocksDB has a row, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Base {
     Unknown,
@@ -27,41 +25,41 @@ enum Base {
 
 struct Slot<T: Table> {
     base: Base,
-    /// RocksDB is to be told of it; otherwise it says the same.
+    /// Whether the row must be written to RocksDB; otherwise RocksDB agrees.
     written: bool,
-    /// It was not `written` before the batch that touched it last.
+    /// It was not `written` before the last batch that touched it.
     is_new: bool,
-    /// The batch that touched it last.
+    /// The last batch that touched it.
     batch: u32,
     row: Option<T::Row>,
     /// Empty without a row.
-    beside: T::Beside,
+    attached: T::Attached,
 }
 
 impl<T: Table> Slot<T> {
     fn new(base: Base, written: bool, batch: u32, row: Option<T::Row>) -> Self {
-        Self { base, written, is_new: written, batch, row, beside: T::Beside::default() }
+        Self { base, written, is_new: written, batch, row, attached: T::Attached::default() }
     }
 
-    /// Bytes of the row and what goes with it, as far as the table says.
+    /// Bytes of the row and its attached rows, as reported by the table.
     fn weight(&self) -> usize {
-        self.row.as_ref().map_or(0, T::weight) + T::weight_beside(&self.beside)
+        self.row.as_ref().map_or(0, T::weight) + T::weight_attached(&self.attached)
     }
 }
 
-/// The batch that is being written.
+/// The current batch.
 struct Batch<T: Table> {
     number: u32,
-    /// Its rows as they were when it touched them first; `None`: nothing was known.
+    /// Its rows before it first touched them; `None`: nothing was known.
     journal: Vec<Before<T>>,
-    /// Rows that it changes: those that came and went with it do not count.
+    /// Number of changed rows; rows created and deleted within the batch do not count.
     changed: usize,
 }
 
 type Before<T> = (<T as Table>::Key, Option<Slot<T>>);
 
 impl<T: Table> Batch<T> {
-    /// Writes a row of which nothing was known.
+    /// Writes a row about which nothing was known.
     fn write_new(&mut self, key: T::Key, base: Base, row: Option<T::Row>) -> Slot<T> {
         self.changed += 1;
         self.journal.push((key, None));
@@ -72,25 +70,25 @@ impl<T: Table> Batch<T> {
     fn write(&mut self, key: &T::Key, slot: &mut Slot<T>, row: Option<T::Row>) {
         let before = std::mem::replace(&mut slot.row, row);
         if slot.batch != self.number {
-            let beside = slot.beside.clone();
-            self.journal.push((key.clone(), Some(Slot { row: before, beside, ..*slot })));
+            let attached = slot.attached.clone();
+            self.journal.push((key.clone(), Some(Slot { row: before, attached, ..*slot })));
             slot.is_new = !slot.written;
             slot.batch = self.number;
             self.changed += 1;
         } else if !slot.written && slot.is_new {
-            // It came and went with this batch, and comes back.
+            // It was created and deleted within this batch, and is created again.
             self.changed += 1;
         }
         slot.written = true;
     }
 
-    /// Changes a row, and what goes with it, where they are, if they are there.
+    /// Changes a row and its attached rows in place, if present.
     fn change<R>(
         &mut self,
         key: &T::Key,
         slot: &mut Slot<T>,
         (clean, weight): (&mut usize, &mut usize),
-        change: impl FnOnce(&mut T::Row, &mut T::Beside) -> R,
+        change: impl FnOnce(&mut T::Row, &mut T::Attached) -> R,
     ) -> Option<R> {
         let row = slot.row.as_ref()?;
         if slot.batch != self.number {
@@ -99,9 +97,9 @@ impl<T: Table> Batch<T> {
             *clean -= usize::from(!slot.written);
             self.write(key, slot, Some(row));
         }
-        assert!(slot.written, "{}: a row that the batch touched and that is there", T::NAME);
+        assert!(slot.written, "{}: a present row touched by the batch", T::NAME);
         *weight -= slot.weight();
-        let changed = slot.row.as_mut().map(|row| change(row, &mut slot.beside));
+        let changed = slot.row.as_mut().map(|row| change(row, &mut slot.attached));
         *weight += slot.weight();
         changed
     }
@@ -111,19 +109,19 @@ impl<T: Table> Batch<T> {
 pub(super) struct Overlay<T: Table> {
     slots: Map<T::Key, Slot<T>>,
     batch: Batch<T>,
-    /// Bytes of the rows, as far as tables say.
+    /// Bytes of the rows, as reported by the table.
     weight: usize,
-    /// Slots that are not `written`.
+    /// Number of slots that are not `written`.
     clean: usize,
-    /// What was read for this batch, and is forgotten with it.
+    /// Keys read for this batch, dropped with it.
     read: Vec<T::Key>,
-    /// Rows that RocksDB has or may have and that were deleted since the last flush.
+    /// Number of rows that RocksDB has or may have and that were deleted since the last flush.
     tombstones: usize,
 }
 
 impl<T: Table> Default for Overlay<T> {
     fn default() -> Self {
-        // No slot that was only read is of batch 1.
+        // No slot that was only read belongs to batch 1.
         let batch = Batch { number: 1, journal: Vec::new(), changed: 0 };
         let (slots, read) = (Map::default(), Vec::new());
         Self { slots, batch, weight: 0, clean: 0, read, tombstones: 0 }
@@ -131,22 +129,22 @@ impl<T: Table> Default for Overlay<T> {
 }
 
 impl<T: Table> Overlay<T> {
-    /// What is known of a row; `None`: nothing.
+    /// What is known about a row; `None`: nothing.
     pub(super) fn find(&self, key: &T::Key) -> Option<Option<&T::Row>> {
         self.slots.get(key).map(|slot| slot.row.as_ref())
     }
 
-    /// Remembers what was read from the store.
+    /// Remembers a row read from the store.
     pub(super) fn remember(&mut self, key: T::Key, row: Option<T::Row>) {
         let base = if row.is_some() { Base::Present } else { Base::Absent };
         self.weight += row.as_ref().map_or(0, T::weight);
         self.clean += 1;
-        if !T::COMES_BACK {
+        if !T::REUSES_KEYS {
             self.read.push(key.clone());
         }
         let slot = Slot::new(base, false, 0, row);
         let before = self.slots.insert(key, slot);
-        assert!(before.is_none(), "{}: what is known was read", T::NAME);
+        assert!(before.is_none(), "{}: a known row was read", T::NAME);
     }
 
     /// Puts a row.
@@ -155,12 +153,12 @@ impl<T: Table> Overlay<T> {
         self.put_over(base, !T::STRICT, key, row);
     }
 
-    /// Puts a row where none is, here or in the store.
+    /// Puts a row where none exists, here or in the store.
     pub(super) fn put_new(&mut self, key: T::Key, row: T::Row) {
         self.put_over(Base::Absent, false, key, row);
     }
 
-    /// Puts a row, `base` being what is said of RocksDB if nothing is known.
+    /// Puts a row; `base` is what to assume about RocksDB if nothing is known.
     fn put_over(&mut self, base: Base, may_replace: bool, key: T::Key, row: T::Row) {
         self.weight += T::weight(&row);
         match self.slots.entry(key) {
@@ -179,9 +177,9 @@ impl<T: Table> Overlay<T> {
         }
     }
 
-    /// Deletes a row; what went with it. If RocksDB knows nothing of it, it is forgotten: it
-    /// cost nothing.
-    pub(super) fn delete(&mut self, key: T::Key) -> T::Beside {
+    /// Deletes a row and returns its attached rows. If RocksDB does not have it, it is simply
+    /// dropped at no cost.
+    pub(super) fn delete(&mut self, key: T::Key) -> T::Attached {
         let mut place = match self.slots.entry(key) {
             MapEntry::Occupied(place) => place,
             MapEntry::Vacant(place) => {
@@ -189,7 +187,7 @@ impl<T: Table> Overlay<T> {
                 let slot = self.batch.write_new(place.key().clone(), base, None);
                 place.insert(slot);
                 self.tombstones += 1;
-                return T::Beside::default();
+                return T::Attached::default();
             }
         };
         let is_there = place.get().row.is_some();
@@ -198,10 +196,10 @@ impl<T: Table> Overlay<T> {
         self.weight -= slot.weight();
         self.clean -= usize::from(!slot.written);
         self.batch.write(&key, slot, None);
-        let beside = std::mem::take(&mut slot.beside);
+        let attached = std::mem::take(&mut slot.attached);
         if slot.base == Base::Absent {
             self.batch.changed -= usize::from(slot.is_new);
-            if T::COMES_BACK {
+            if T::REUSES_KEYS {
                 slot.written = false;
                 self.clean += 1;
             } else {
@@ -210,13 +208,13 @@ impl<T: Table> Overlay<T> {
         } else {
             self.tombstones += 1;
         }
-        beside
+        attached
     }
 
-    /// Changes a row where it is, if it is there.
+    /// Changes a row in place, if present.
     ///
     /// # Errors
-    /// Gives `change` back when nothing is known of the row.
+    /// Returns `change` if nothing is known about the row.
     pub(super) fn change<R, F: FnOnce(&mut T::Row) -> R>(
         &mut self,
         key: &T::Key,
@@ -231,39 +229,39 @@ impl<T: Table> Overlay<T> {
         }
     }
 
-    /// What goes with a row that is in memory.
-    pub(super) fn beside(&self, key: &T::Key) -> Option<&T::Beside> {
-        self.slots.get(key).filter(|slot| slot.row.is_some()).map(|slot| &slot.beside)
+    /// The attached rows of a row in memory.
+    pub(super) fn attached(&self, key: &T::Key) -> Option<&T::Attached> {
+        self.slots.get(key).filter(|slot| slot.row.is_some()).map(|slot| &slot.attached)
     }
 
-    /// Changes what goes with a row, if that is in memory; whether it is.
-    pub(super) fn change_beside(
+    /// Changes the attached rows of a row, if that is in memory; returns whether it is.
+    pub(super) fn change_attached(
         &mut self,
         key: &T::Key,
-        change: impl FnOnce(&mut T::Beside),
+        change: impl FnOnce(&mut T::Attached),
     ) -> bool {
         let Some(slot) = self.slots.get_mut(key) else { return false };
         let counts = (&mut self.clean, &mut self.weight);
-        self.batch.change(key, slot, counts, |_, beside| change(beside)).is_some()
+        self.batch.change(key, slot, counts, |_, attached| change(attached)).is_some()
     }
 
-    /// Rows that RocksDB is to be told of.
+    /// Number of rows to write to RocksDB.
     pub(super) fn written_len(&self) -> usize {
         self.slots.len() - self.clean
     }
 
-    /// Rows that are only known.
+    /// Number of rows that are only known.
     #[cfg(test)]
     pub(super) fn clean_len(&self) -> usize {
         self.clean
     }
 
-    /// Bytes of the rows, as far as tables say.
+    /// Bytes of the rows, as reported by the table.
     pub(super) fn weight(&self) -> usize {
         self.weight
     }
 
-    /// Rows that RocksDB has or may have and that were deleted since the last flush.
+    /// Number of rows that RocksDB has or may have and that were deleted since the last flush.
     pub(super) fn tombstones(&self) -> usize {
         self.tombstones
     }
@@ -273,14 +271,14 @@ impl<T: Table> Overlay<T> {
         self.tombstones = 0;
     }
 
-    /// RocksDB has everything: nothing is kept but memory for the next rows.
+    /// RocksDB has everything: drop all rows, keep the allocation.
     pub(super) fn clear(&mut self) {
         assert!(self.batch.journal.is_empty(), "{}: no batch is being written", T::NAME);
         self.slots.clear();
         (self.weight, self.clean) = (0, 0);
     }
 
-    /// What the batch wrote stays; how many rows that changed.
+    /// Keeps the batch's writes; returns the number of changed rows.
     pub(super) fn commit(&mut self) -> usize {
         self.forget_read();
         let batch = &mut self.batch;
@@ -289,7 +287,7 @@ impl<T: Table> Overlay<T> {
         std::mem::take(&mut batch.changed)
     }
 
-    /// What was only read may be large, and mostly is of no use to the next batch.
+    /// Rows that were only read may be large, and are mostly useless to the next batch.
     fn forget_read(&mut self) {
         for key in self.read.drain(..) {
             if let MapEntry::Occupied(place) = self.slots.entry(key)
@@ -305,7 +303,7 @@ impl<T: Table> Overlay<T> {
         }
     }
 
-    /// What the batch wrote goes; whether it wrote anything.
+    /// Drops the batch's writes; returns whether there were any.
     pub(super) fn roll_back(&mut self) -> bool {
         if self.batch.journal.is_empty() {
             self.forget_read();
@@ -328,7 +326,7 @@ impl<T: Table> Overlay<T> {
         self.clean = self.slots.values().filter(|slot| !slot.written).count();
     }
 
-    /// Which rows are written.
+    /// Keys of the written rows.
     pub(super) fn written_keys(&self) -> impl Iterator<Item = &T::Key> {
         self.slots.iter().filter(|(_, slot)| slot.written).map(|(key, _)| key)
     }
@@ -343,14 +341,14 @@ impl<T: Table> Overlay<T> {
         written.into_iter().map(|(key, slot)| (key, slot.row.as_ref()))
     }
 
-    /// In key order.
+    /// The written rows, in key order.
     fn written(&self) -> Vec<(&T::Key, &Slot<T>)> {
         let mut written: Vec<_> = self.slots.iter().filter(|(_, slot)| slot.written).collect();
         written.sort_unstable_by_key(|(key, _)| *key);
         written
     }
 
-    /// Puts what is written into a batch for RocksDB; the number of rows.
+    /// Puts the written rows into a batch for RocksDB; returns their number.
     pub(super) fn emit(
         &self,
         family: &impl AsColumnFamilyRef,
@@ -359,7 +357,7 @@ impl<T: Table> Overlay<T> {
         batch: &mut WriteBatch,
     ) -> usize {
         let before = batch.len();
-        // In key order: the bytes of a batch depend on its rows only.
+        // In key order, so that the bytes of a batch depend only on its rows.
         for (key, slot) in self.written() {
             key_scratch.clear();
             T::put_key(key, key_scratch);
@@ -374,13 +372,15 @@ impl<T: Table> Overlay<T> {
             };
             row_scratch.clear();
             T::put_row(row, row_scratch);
-            // A strict row that was deleted and put again: its first put must meet a
-            // deletion before the second one comes.
+            // A strict row that was deleted and put again: its first put must meet a deletion
+            // before the second put follows.
             if T::STRICT && slot.base == Base::Present {
                 batch.single_delete_cf(family, &key_scratch);
             }
             batch.put_cf(family, &key_scratch, &row_scratch);
-            T::put_beside(key, row, &slot.beside, &mut |key, row| batch.put_cf(family, key, row));
+            T::put_attached(key, row, &slot.attached, &mut |key, row| {
+                batch.put_cf(family, key, row)
+            });
         }
         batch.len() - before
     }

@@ -1,6 +1,6 @@
 //! One [`Overlay`] for each table of a partition.
 //!
-//! Must always hold: no table is left out, of a commit or of a spill.
+//! Must always hold: no table is left out of a commit or a spill.
 
 use std::cell::RefCell;
 
@@ -13,7 +13,7 @@ use super::{
     },
 };
 
-/// In cells, because who writes a batch remembers what it reads.
+/// In cells, because the writer of a batch also caches what it reads.
 #[derive(Default)]
 pub(super) struct Overlays {
     pub(super) dedup: RefCell<Overlay<Dedup>>,
@@ -31,15 +31,15 @@ pub(super) struct Overlays {
     pub(super) vqueue_meta: RefCell<Overlay<VQueueMetas>>,
 }
 
-/// A table that has its place among the overlays.
-pub(super) trait Resides: Table + Sized {
+/// A table with an overlay.
+pub(super) trait ResidentTable: Table + Sized {
     /// Its overlay.
     fn overlay(of: &Overlays) -> &RefCell<Overlay<Self>>;
 }
 
 macro_rules! resides {
     ($($table:ty => $field:ident),* $(,)?) => {$(
-        impl Resides for $table {
+        impl ResidentTable for $table {
             fn overlay(of: &Overlays) -> &RefCell<Overlay<Self>> {
                 &of.$field
             }
@@ -63,7 +63,7 @@ resides! {
     VQueueMetas => vqueue_meta,
 }
 
-/// Does something with the overlay of every table.
+/// Runs a statement on the overlay of every table.
 macro_rules! each_table {
     (@fields $overlays:expr, $name:ident, $body:expr; $($field:ident)*) => {$({
         let $name = &$overlays.$field;

@@ -1,8 +1,6 @@
-//! Committed rows through the state machine's tables: for everybody who does not write
-//! a batch.
+//! Committed rows through the state machine's tables, for readers that do not write a batch.
 //!
-//! Must always hold: no lock is held between two reads; each sees what was committed by
-//! then.
+//! Must always hold: no lock is held between two reads; each sees what was committed by then.
 
 use bytes::Bytes;
 use forebay_engine::partition::{

@@ -1,19 +1,18 @@
-//! Rows that were committed and are not in RocksDB yet, and those of the batch that is
-//! being written.
+//! Committed rows that are not in RocksDB yet, and those of the current batch.
 //!
-//! Most entries come and go within milliseconds. Their rows stay here, and what is put
-//! and deleted before it is spilled never reaches RocksDB at all: no memtable, no
-//! tombstone, no compaction. The log is the truth, so the store may lag behind it.
+//! Most entries live for milliseconds. Their rows stay here, and rows put and deleted before a
+//! spill never reach RocksDB at all: no memtable, no tombstone, no compaction. The log is the
+//! truth, so the store may lag behind it.
 //!
 //! Owns: when to spill. Must always hold:
-//! - a spill writes everything in one batch, the applied LSN included: RocksDB always
-//!   holds the rows of one moment, and a replay can start from there;
-//! - who reads by key looks here first; who scans spills first, except a refill from
-//!   memory, which merges what is here with what RocksDB has;
-//! - whoever is not the writer of a batch never sees a part of it: the writer holds the
-//!   lock from its first row to the commit, and what it wrote goes when it is dropped;
-//! - it is bounded, in rows and in bytes; and so is what a crash makes a partition
-//!   replay, for after so many changes the store is flushed.
+//! - a spill writes everything in one batch, including the applied LSN: RocksDB always holds the
+//!   rows of one moment, from which a replay can start;
+//! - a read by key looks here first; a scan spills first, except for a refill from memory, which
+//!   merges the rows here with those in RocksDB;
+//! - only the writer of a batch sees its writes: it holds the lock from its first row to the
+//!   commit, and dropping the batch discards its writes;
+//! - rows and bytes here are bounded, and so is what a partition replays after a crash: the store
+//!   is flushed after a maximum number of changes.
 
 use std::{cell::RefCell, collections::BTreeMap, ops::Bound};
 
@@ -26,25 +25,25 @@ use rocksdb::{AsColumnFamilyRef, WriteBatch};
 
 use super::{
     overlay::Overlay,
-    overlays::{Overlays, Resides, each_table},
+    overlays::{Overlays, ResidentTable, each_table},
     tables::{Table, inbox::Inbox as InboxTable},
 };
 
-/// Rows that stay here at most; with more, everything is spilled.
+/// Maximum number of rows kept here; beyond it, everything is spilled.
 const ROWS_MAX: usize = 32_768;
-/// Bytes of payloads that stay here at most.
+/// Maximum number of payload bytes kept here.
 const BYTES_MAX: usize = 16 << 20;
-/// Changes of rows after which the store is flushed, spilled or not: what a crash makes a
-/// partition replay, and how much of the log is trimmed before its files are merged.
+/// Number of row changes after which the store is flushed, spilled or not. It bounds what a
+/// partition replays after a crash, and how much of the log is trimmed before its files are merged.
 const CHANGES_UNTIL_FLUSH: usize = 500_000;
 
-/// At most so often, in milliseconds, the store is flushed only to give disk space back.
+/// Minimum interval, in milliseconds, between flushes that only free disk space.
 pub const GIVE_BACK_EVERY_MS: u64 = 60_000;
 
-/// What is here of a vqueue's inbox.
+/// The rows of a vqueue's inbox in memory.
 #[derive(Default)]
 struct InboxRows {
-    /// Rows that RocksDB does not have, each with the batch that it came with.
+    /// Rows that RocksDB does not have, each with the batch that added it.
     here: BTreeMap<EntryKey, u32>,
     /// Some rows that RocksDB has or may have were written: they are in the overlay.
     differs: bool,
@@ -56,17 +55,17 @@ impl InboxRows {
     }
 }
 
-/// What the batch that is being written did to rows that only memory has.
+/// What the current batch did to rows that exist only in memory.
 #[derive(Default)]
 struct InboxBatch {
     number: u32,
-    /// Each row that came or went, and with which batch it had come before.
+    /// Each added or removed row, and the batch that had added it before.
     journal: Vec<(VQueueId, EntryKey, Option<u32>)>,
-    /// Rows that it changes: those that came and went with it do not count.
+    /// Number of changed rows; rows added and removed within the batch do not count.
     changed: usize,
 }
 
-/// What must be done after a commit.
+/// What to do after a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Duty {
     Nothing,
@@ -80,26 +79,26 @@ pub(super) struct Resident {
     overlays: Overlays,
     inboxes: Map<VQueueId, InboxRows>,
     inbox_batch: InboxBatch,
-    /// Rows of inboxes that RocksDB does not have.
+    /// Number of inbox rows that RocksDB does not have.
     inbox_rows: usize,
     applied: Option<Lsn>,
     changes: usize,
-    /// When the store was last flushed to give disk space back.
+    /// When the store was last flushed to free disk space.
     given_back_at: Option<Timestamp>,
 }
 
 impl Resident {
-    /// The row, if it is known here.
-    pub(super) fn get<T: Resides>(&self, key: &T::Key) -> Option<Option<T::Row>> {
+    /// The row, if known here.
+    pub(super) fn get<T: ResidentTable>(&self, key: &T::Key) -> Option<Option<T::Row>> {
         self.overlay::<T>().borrow().find(key).map(Option::<&T::Row>::cloned)
     }
 
     /// The rows of a table.
-    pub(super) fn overlay<T: Resides>(&self) -> &RefCell<Overlay<T>> {
+    pub(super) fn overlay<T: ResidentTable>(&self) -> &RefCell<Overlay<T>> {
         T::overlay(&self.overlays)
     }
 
-    /// Puts a row in an inbox.
+    /// Adds a row to an inbox.
     pub(super) fn put_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
         let rows = self.inboxes.entry(vqueue).or_default();
         let overlay = self.overlays.inbox.get_mut();
@@ -115,7 +114,7 @@ impl Resident {
         self.inbox_rows += 1;
     }
 
-    /// Deletes one.
+    /// Deletes a row from an inbox.
     pub(super) fn delete_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
         let rows = self.inboxes.entry(vqueue).or_default();
         let Some(came) = rows.here.remove(&key) else {
@@ -147,7 +146,7 @@ impl Resident {
         self.applied
     }
 
-    /// What a batch wrote stays; the number of rows, and what is to be done now.
+    /// Keeps the writes of the batch; returns the number of changed rows, and what to do now.
     pub(super) fn commit(&mut self, applied: Lsn) -> (usize, Duty) {
         let batch = &mut self.inbox_batch;
         batch.journal.clear();
@@ -168,7 +167,7 @@ impl Resident {
         (count, duty)
     }
 
-    /// What a batch wrote goes.
+    /// Drops the writes of the batch.
     pub(super) fn roll_back(&mut self) {
         let mut wrote = !self.inbox_batch.journal.is_empty();
         each_table!(self.overlays, |mine| wrote |= mine.borrow_mut().roll_back());
@@ -191,7 +190,7 @@ impl Resident {
         self.inbox_rows = self.inboxes.values().map(|rows| rows.here.len()).sum();
     }
 
-    /// Rows that are here and not in RocksDB.
+    /// Number of rows that are not in RocksDB.
     pub(super) fn rows(&self) -> usize {
         let mut rows = self.inbox_rows;
         each_table!(self.overlays, |mine| rows += mine.borrow().written_len());
@@ -204,7 +203,7 @@ impl Resident {
         each_table!(self.overlays, |mine| {
             mine.borrow().emit(family, &mut key, &mut row, batch);
         });
-        // In key order: the bytes of a batch depend on its rows only.
+        // In key order, so that the bytes of a batch depend only on its rows.
         let mut inboxes: Vec<_> = self.inboxes.iter().collect();
         inboxes.sort_unstable_by_key(|(vqueue, _)| **vqueue);
         for (vqueue, rows) in inboxes {
@@ -232,8 +231,8 @@ impl Resident {
         self.overlays.payload.get_mut().flushed();
     }
 
-    /// Whether there are deletions of large rows that no flush has written, and none was
-    /// made for such lately. It counts as made.
+    /// Whether there are unflushed deletions of large rows, and no such flush was made recently. If
+    /// so, it counts as made.
     pub(super) fn is_flush_due(&mut self, now: Timestamp) -> bool {
         let overlays = &mut self.overlays;
         let deleted =
@@ -246,17 +245,17 @@ impl Resident {
         true
     }
 
-    /// Whether nothing is here that RocksDB does not have.
+    /// Whether RocksDB has everything.
     pub(super) fn is_empty(&self) -> bool {
         self.applied.is_none()
     }
 
-    /// Answers a refill, if the inbox is here as a whole.
+    /// Answers a refill, if the whole inbox is in memory.
     pub(super) fn refill(&self, request: &RefillRequest) -> Inbox {
         let Some(rows) = self.inboxes.get(&request.vqueue) else {
             return self.refill_empty(request);
         };
-        // The counts are of all rows: when so many are here, RocksDB has none.
+        // The counts include all rows: if this many are here, RocksDB has none.
         let is_whole = self.inbox_count(request.vqueue) == Some(rows.here.len() as u64);
         if rows.differs || !is_whole {
             return Inbox::Split;
@@ -267,7 +266,7 @@ impl Resident {
         Inbox::Here(RefillDone { id: request.id, rows, reached_end })
     }
 
-    /// The rows of an inbox that RocksDB does not have, above a place.
+    /// The rows of an inbox that RocksDB does not have, above a key.
     pub(super) fn inbox_here(
         &self,
         vqueue: VQueueId,
@@ -279,12 +278,12 @@ impl Resident {
             .map(|(place, _)| *place)
     }
 
-    /// Whether a row that RocksDB has was deleted.
+    /// Whether a row in RocksDB was deleted.
     pub(super) fn is_gone_from_inbox(&self, vqueue: VQueueId, key: EntryKey) -> bool {
         self.overlays.inbox.borrow().find(&(vqueue, key)) == Some(None)
     }
 
-    /// Nothing of the inbox is here: either it is empty, or RocksDB has all of it.
+    /// Nothing of the inbox is in memory: either it is empty, or RocksDB has all of it.
     fn refill_empty(&self, request: &RefillRequest) -> Inbox {
         match self.inbox_count(request.vqueue) {
             Some(0) => {
@@ -294,7 +293,7 @@ impl Resident {
         }
     }
 
-    /// How many rows the inbox of a vqueue has, here and in RocksDB, if that is known here.
+    /// Number of rows of a vqueue's inbox, here and in RocksDB, if known here.
     fn inbox_count(&self, vqueue: VQueueId) -> Option<u64> {
         let metas = self.overlays.vqueue_meta.borrow();
         metas.find(&vqueue).map(|meta| meta.map_or(0, |meta| meta.inbox))
@@ -307,10 +306,10 @@ fn above(after: Option<EntryKey>) -> (Bound<EntryKey>, Bound<EntryKey>) {
 
 /// Where the rows of an inbox are.
 pub(super) enum Inbox {
-    /// All of them here: the answer.
+    /// All of them are here: the answer.
     Here(RefillDone),
-    /// All of them in RocksDB.
+    /// All of them are in RocksDB.
     Stored,
-    /// Some here, some there.
+    /// They are in both places.
     Split,
 }

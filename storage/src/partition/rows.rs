@@ -1,7 +1,7 @@
 //! Reading rows: one by key, or many in key order.
 //!
-//! Must always hold: every iterator is bounded below and above, so that it never wades
-//! into another table's tombstones.
+//! Must always hold: every iterator is bounded below and above, so that it never has to skip
+//! another table's tombstones.
 
 use std::marker::PhantomData;
 
@@ -17,20 +17,20 @@ use super::{
     tables::{Table, fsm::Fsm},
 };
 
-/// Bytes that RocksDB reads ahead when everything is read.
+/// Readahead of RocksDB when everything is read, in bytes.
 const DIGEST_READAHEAD_BYTES: usize = 1 << 20;
 
 /// Rows of a table, in key order. Ends after the first error.
 pub(super) struct Rows<'a, T> {
     rows: Option<DBRawIteratorWithThreadMode<'a, DB>>,
     store: &'a PartitionStore,
-    /// Skipped when it is the first key found.
+    /// Skipped if it is the first key found.
     after: Option<Vec<u8>>,
     table: PhantomData<T>,
 }
 
 impl PartitionStore {
-    /// What RocksDB has.
+    /// Reads a row from RocksDB.
     pub(super) fn get_stored<T: Table>(
         &self,
         family: &impl AsColumnFamilyRef,
@@ -42,7 +42,7 @@ impl PartitionStore {
         found.map(|bytes| T::row(&bytes).map_err(|why| self.row_error::<T>(&key, why))).transpose()
     }
 
-    /// All rows of a table after a key, as far as RocksDB knows them: settle first.
+    /// All rows of a table in RocksDB after a key: call [`Self::spill_all`] first.
     pub(super) fn rows_in<'a, T: Table>(
         &'a self,
         family: &impl AsColumnFamilyRef,
@@ -75,7 +75,7 @@ impl PartitionStore {
     }
 
     fn key_error<T: Table>(&self, key: &[u8]) -> StoreError {
-        self.row_error::<T>(key, "the key is none of this table".to_owned())
+        self.row_error::<T>(key, "the key does not belong to this table".to_owned())
     }
 
     pub(super) fn decode<T: Table>(
@@ -89,8 +89,8 @@ impl PartitionStore {
     }
 }
 
-/// A place in a table that moves forward, over the rows of one moment. A row is decoded
-/// only when it is asked for.
+/// A forward-moving position in a table, over the rows of one moment. A row is decoded only on
+/// request.
 pub(super) struct Seeker<'a, T> {
     rows: DBRawIteratorWithThreadMode<'a, DB>,
     store: &'a PartitionStore,
@@ -98,7 +98,7 @@ pub(super) struct Seeker<'a, T> {
 }
 
 impl<'a, T: Table> Seeker<'a, T> {
-    /// Stands nowhere until it is told to [`Self::seek`].
+    /// Has no position before [`Self::seek`].
     pub(super) fn new(
         store: &'a PartitionStore,
         family: &impl AsColumnFamilyRef,
@@ -110,17 +110,17 @@ impl<'a, T: Table> Seeker<'a, T> {
         Self { rows, store, table: PhantomData }
     }
 
-    /// Goes to the first key whose bytes after the kind are at or above these.
+    /// Moves to the first key whose bytes after the kind are greater than or equal to these.
     pub(super) fn seek(&mut self, body: &[u8]) {
         self.rows.seek([&T::KIND, body].concat());
     }
 
-    /// Goes to the next key.
+    /// Moves to the next key.
     pub(super) fn advance(&mut self) {
         self.rows.next();
     }
 
-    /// Where it stands; `None` behind the last row.
+    /// The current key; `None` after the last row.
     pub(super) fn key(&self) -> Result<Option<T::Key>, StoreError> {
         let Some(key) = self.rows.key() else {
             let status = self.rows.status();
@@ -130,7 +130,7 @@ impl<'a, T: Table> Seeker<'a, T> {
         typed.map(Some).ok_or_else(|| self.store.key_error::<T>(key))
     }
 
-    /// The row where it stands, if it stands at one.
+    /// The current row, if any.
     pub(super) fn row(&self) -> Result<Option<T::Row>, StoreError> {
         let Some((key, row)) = self.rows.item() else { return Ok(None) };
         T::row(row).map(Some).map_err(|why| self.store.row_error::<T>(key, why))
@@ -171,7 +171,7 @@ impl<T: Table> Iterator for Rows<'_, T> {
 
 /// See [`PartitionStore::digest`].
 pub(super) fn digest(store: &PartitionStore) -> Result<Digest, StoreError> {
-    store.settle()?;
+    store.spill_all()?;
     let family = store.family()?;
     let mut options = ReadOptions::default();
     options.fill_cache(false);
@@ -204,7 +204,7 @@ pub(super) fn digest(store: &PartitionStore) -> Result<Digest, StoreError> {
 /// See [`PartitionStore::raw_rows`].
 #[cfg(any(test, feature = "testkit"))]
 pub(super) fn raw_rows(store: &PartitionStore) -> Result<super::RawRows, StoreError> {
-    store.settle()?;
+    store.spill_all()?;
     let family = store.family()?;
     let mut rows = store.shared.db.raw_iterator_cf_opt(&family, ReadOptions::default());
     rows.seek_to_first();

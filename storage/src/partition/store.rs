@@ -1,8 +1,8 @@
 //! The rows of a node's partitions: one RocksDB, a column family per partition.
 //!
-//! Must always hold: the write-ahead log is off (the log is the truth: after a crash a
-//! partition replays what its files lack); each commit carries the applied LSN in its
-//! batch, so that rows and applied LSN never disagree.
+//! Must always hold: the write-ahead log is off (the log is the truth: after a crash a partition
+//! replays what its files lack); each commit contains the applied LSN in its batch, so that rows
+//! and applied LSN never disagree.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +19,19 @@ use rocksdb::{
 use super::{PartitionStore, StoreError, resident::Resident};
 use crate::{Fault, Medium, sync};
 
-/// Rows of one partition in memory before they are written to files, in bytes. What is
-/// in memory is replayed from the log after a crash.
+/// Maximum size of one partition's rows in memory before they are flushed, in bytes. Rows in memory
+/// are replayed from the log after a crash.
 const MEMTABLE_BYTES: usize = 32 << 20;
-/// Memtables of one partition that may wait for their flush before commits wait.
+/// Number of memtables of one partition that may wait for their flush before commits wait.
 const MEMTABLES_MAX: i32 = 4;
 /// Rows of all partitions in memory, in bytes.
 const MEMTABLES_BYTES_MAX: usize = 256 << 20;
-/// Part of a memtable's memory that its filter takes: most lookups by id find nothing.
+/// Fraction of a memtable's memory used by its filter: most lookups by id find nothing.
 const MEMTABLE_FILTER_RATIO: f64 = 0.05;
 /// Bits per row of the filter of a file.
 const FILTER_BITS: f64 = 10.0;
-/// A file with so many deletions in a row of so many rows is compacted: queues leave
-/// tombstones at their front, and reads must not wade through them.
+/// A file with this many deletions within this many consecutive rows is compacted: queues leave
+/// tombstones at their front, which reads would have to skip.
 const TOMBSTONES_WINDOW: usize = 1024;
 const TOMBSTONES_TRIGGER: usize = 512;
 const TOMBSTONES_RATIO: f64 = 0.5;
@@ -56,10 +56,10 @@ pub(super) struct Shared {
     pub(super) read: ReadOptions,
     pub(super) write: WriteOptions,
     family_options: Options,
-    /// Its files are on a disk.
+    /// Whether its files are on a disk.
     pub(super) is_durable: bool,
-    /// The column families that exist, with what is committed and not in them yet; held
-    /// while one is made or deleted.
+    /// The existing column families with their committed rows that are not in RocksDB yet; locked
+    /// while a family is created or deleted.
     partitions: Mutex<BTreeMap<PartitionId, Arc<Mutex<Resident>>>>,
     #[cfg(any(test, feature = "testkit"))]
     pub(super) faults: std::sync::OnceLock<Arc<crate::fault::StoreFaults>>,
@@ -67,9 +67,9 @@ pub(super) struct Shared {
 
 fn family_options(medium: &Medium) -> Options {
     let mut tables = medium.tables();
-    // Filters and indexes stay with their open files (about 0.5 % of what is stored): a
-    // filter of a large file does not fit a shard of the cache and would be read again
-    // for every lookup, and a refill that must not block must not miss them.
+    // Filters and indexes stay with their open files (about 0.5 % of the data): the filter of a
+    // large file does not fit a shard of the cache and would be read again for every lookup, and a
+    // non-blocking refill must not miss them.
     tables.set_cache_index_and_filter_blocks(false);
     tables.set_bloom_filter(FILTER_BITS, false);
     let mut options = medium.options();
@@ -98,7 +98,7 @@ fn db_options(medium: &Medium) -> Options {
     options
 }
 
-/// Every commit: no write-ahead log.
+/// For every commit: no write-ahead log.
 fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
@@ -106,10 +106,10 @@ fn unlogged() -> WriteOptions {
 }
 
 impl Store {
-    /// Opens the store in a directory, making it if need be.
+    /// Opens the store in a directory, creating it if necessary.
     ///
     /// # Errors
-    /// [`StoreError::Fault`] when files cannot be used.
+    /// [`StoreError::Fault`] if files cannot be used.
     pub fn open(path: &Path, medium: &Medium) -> Result<Self, StoreError> {
         medium.prepare(path)?;
         let options = db_options(medium);
@@ -137,7 +137,7 @@ impl Store {
     }
 
     fn families(path: &Path, medium: &Medium, options: &Options) -> Result<Vec<String>, Fault> {
-        // In memory there is no other way to ask than to try.
+        // In memory the only way to find out is to try.
         if medium.is_durable() && !path.join("CURRENT").exists() {
             return Ok(Vec::new());
         }
@@ -154,13 +154,13 @@ impl Store {
         &self.shared.path
     }
 
-    /// The partitions that have rows here, in order.
+    /// The partitions with rows here, in order.
     #[must_use]
     pub fn partitions(&self) -> Vec<PartitionId> {
         sync::lock(&self.shared.partitions).keys().copied().collect()
     }
 
-    /// The store of one partition; it is made when it is not there.
+    /// The store of one partition, created if missing.
     ///
     /// # Errors
     /// [`StoreError::Fault`].
@@ -183,17 +183,16 @@ impl Store {
         PartitionStore { shared: Arc::clone(&self.shared), id, family, resident }
     }
 
-    /// Flushes all partitions and copies their files into a database in a directory that
-    /// does not exist yet, as of one moment. Blocks; commits go on meanwhile.
-    ///
+    /// Flushes all partitions and copies their files into a database in a directory that does not
+    /// exist yet, as of one moment. Blocks; commits continue meanwhile.
     /// # Errors
     /// [`StoreError::InMemory`] or [`StoreError::Fault`].
     pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
-        // What is resident is no file of the database; each partition's rows are of one
-        // moment, and its applied LSN says which.
+        // Resident rows are not in a file of the database; each partition's rows are of one moment,
+        // given by its applied LSN.
         let partitions = sync::lock(&self.shared.partitions).clone();
         for (id, resident) in partitions {
-            match self.handle(id, resident).settle() {
+            match self.handle(id, resident).spill_all() {
                 // Deleted meanwhile: not part of the copy.
                 Err(StoreError::NoPartition { .. }) | Ok(()) => {}
                 Err(error) => return Err(error),
@@ -202,12 +201,12 @@ impl Store {
         Checkpoint::new(&self.shared.db)
             .and_then(|checkpoint| checkpoint.create_checkpoint(to))
             .map_err(|error| Fault::from_rocksdb("copy the rows", to, error))?;
-        // Rows in memory are copied to another place in memory.
+        // Rows in memory are copied to another path in memory.
         if to.join("CURRENT").exists() { Ok(()) } else { Err(StoreError::InMemory) }
     }
 
-    /// Deletes all rows of a partition. Handles to it answer
-    /// [`StoreError::NoPartition`] from then on.
+    /// Deletes all rows of a partition. Its handles return [`StoreError::NoPartition`] from then
+    /// on.
     ///
     /// # Errors
     /// [`StoreError::NoPartition`] or [`StoreError::Fault`].
@@ -227,7 +226,7 @@ impl Store {
         Ok(())
     }
 
-    /// Lets planned faults happen at commits. Once per store.
+    /// Sets faults for planned commits. Once per store.
     #[cfg(any(test, feature = "testkit"))]
     pub fn set_faults(&self, faults: Arc<crate::fault::StoreFaults>) {
         assert!(self.shared.faults.set(faults).is_ok(), "the store already has faults");
@@ -253,7 +252,7 @@ impl Shared {
             .ok_or_else(|| StoreError::NoPartition { path: self.path.clone(), partition })
     }
 
-    /// Whether the commit that comes must fail after it is done.
+    /// Whether the coming commit must fail after it is done.
     #[cfg(any(test, feature = "testkit"))]
     pub(super) fn before_commit(&self) -> Result<bool, Fault> {
         self.faults.get().map_or(Ok(false), |faults| faults.before_commit(&self.path))

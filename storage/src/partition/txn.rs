@@ -1,8 +1,7 @@
-//! A batch of changes to one partition: reads see its writes, nobody else does before
-//! it is committed.
+//! A batch of changes to one partition: only its own reads see its writes before the commit.
 //!
-//! Must always hold: rows and applied LSN are committed together; a batch that is
-//! dropped leaves nothing behind.
+//! Must always hold: rows and applied LSN are committed together; a dropped batch leaves nothing
+//! behind.
 
 use std::sync::{Arc, MutexGuard};
 
@@ -19,11 +18,11 @@ use rocksdb::BoundColumnFamily;
 
 use super::{
     Page, PartitionStore, StoreError,
-    overlays::Resides,
+    overlays::ResidentTable,
     resident::Resident,
     tables::{
         dedup::Dedup,
-        entry::{Beside, Entry},
+        entry::{Attached, Entry},
         finished::Finished,
         fsm::Fsm,
         idempotency::Idempotency,
@@ -43,7 +42,7 @@ use super::{
 pub struct Committed {
     /// Rows put and deleted.
     pub rows: usize,
-    /// Bytes that went to RocksDB: none, while the rows stay in memory.
+    /// Bytes written to RocksDB: none while the rows stay in memory.
     pub bytes: usize,
 }
 
@@ -51,7 +50,7 @@ pub struct Committed {
 pub struct Txn<'s> {
     store: &'s PartitionStore,
     family: Arc<BoundColumnFamily<'s>>,
-    /// Held until the end, so that nobody sees a part of the batch.
+    /// Locked until the end, so that no one else sees a part of the batch.
     resident: MutexGuard<'s, Resident>,
     is_committed: bool,
 }
@@ -62,17 +61,17 @@ impl<'s> Txn<'s> {
         Ok(Self { store, family, resident: store.resident(), is_committed: false })
     }
 
-    /// Commits everything at once, with the LSN of the last record applied.
+    /// Commits everything at once, with the LSN of the last applied record.
     ///
-    /// Visible to readers when it returns; durable only once the store is flushed: a
-    /// crash before that is made good by replaying the log.
+    /// Visible to readers when it returns; durable only once the store is flushed: after a crash
+    /// before that, replaying the log restores it.
     ///
     /// # Errors
-    /// [`StoreError::Fault`]. The partition must stop: whether the batch was written is
-    /// found out by opening the store again.
+    /// [`StoreError::Fault`]. The partition must stop: only opening the store again shows whether
+    /// the batch was written.
     ///
     /// # Panics
-    /// When `applied` is below what was applied before.
+    /// If `applied` is below the applied LSN.
     pub fn commit(mut self, applied: Lsn) -> Result<Committed, StoreError> {
         let before = match self.resident.applied() {
             Some(before) => before,
@@ -84,17 +83,17 @@ impl<'s> Txn<'s> {
         let must_fail = self.store.shared.before_commit()?;
         let (rows, duty) = self.resident.commit(applied);
         self.is_committed = true;
-        let bytes = self.store.fulfil(duty, &mut self.resident, &self.family)?;
+        let bytes = self.store.perform(duty, &mut self.resident, &self.family)?;
         #[cfg(any(test, feature = "testkit"))]
         self.store.shared.after_commit(must_fail)?;
         Ok(Committed { rows, bytes })
     }
 
-    fn get<T: Resides>(&self, key: &T::Key) -> Read<Option<T::Row>> {
+    fn get<T: ResidentTable>(&self, key: &T::Key) -> Read<Option<T::Row>> {
         self.look_at::<T, T::Row>(key, T::Row::clone)
     }
 
-    fn look_at<T: Resides, R>(
+    fn look_at<T: ResidentTable, R>(
         &self,
         key: &T::Key,
         look: impl FnOnce(&T::Row) -> R,
@@ -109,7 +108,7 @@ impl<'s> Txn<'s> {
         Ok(seen)
     }
 
-    fn change<T: Resides, R>(
+    fn change<T: ResidentTable, R>(
         &mut self,
         key: &T::Key,
         change: impl FnOnce(&mut T::Row) -> R,
@@ -124,41 +123,41 @@ impl<'s> Txn<'s> {
         Ok(overlay.change(key, change).ok().flatten())
     }
 
-    fn put<T: Resides>(&mut self, key: T::Key, row: T::Row) {
+    fn put<T: ResidentTable>(&mut self, key: T::Key, row: T::Row) {
         if T::STRICT {
             self.assume::<T>(&key, false);
         }
         self.resident.overlay::<T>().borrow_mut().put(key, row);
     }
 
-    fn delete<T: Resides>(&mut self, key: T::Key) {
+    fn delete<T: ResidentTable>(&mut self, key: T::Key) {
         if T::STRICT {
             self.assume::<T>(&key, true);
         }
         self.resident.overlay::<T>().borrow_mut().delete(key);
     }
 
-    /// Something that goes with an entry, if that is in memory.
-    fn beside<R>(&self, id: EntryId, look: impl FnOnce(&Beside) -> Option<R>) -> Option<R> {
-        self.resident.overlay::<Entry>().borrow().beside(&id).and_then(look)
+    /// A row attached to an entry, if the entry is in memory.
+    fn attached<R>(&self, id: EntryId, look: impl FnOnce(&Attached) -> Option<R>) -> Option<R> {
+        self.resident.overlay::<Entry>().borrow().attached(&id).and_then(look)
     }
 
-    /// Whether a row may go with an entry: that is in memory, and RocksDB need not be told
-    /// of a deletion of the row first.
-    fn has_room_beside<T: Resides>(&self, id: EntryId, key: &T::Key) -> bool {
+    /// Whether a row may be attached to an entry: the entry is in memory, and RocksDB does not need
+    /// a deletion of the row first.
+    fn can_attach<T: ResidentTable>(&self, id: EntryId, key: &T::Key) -> bool {
         self.resident.overlay::<T>().borrow().find(key).is_none()
-            && self.resident.overlay::<Entry>().borrow().beside(&id).is_some()
+            && self.resident.overlay::<Entry>().borrow().attached(&id).is_some()
     }
 
-    fn change_beside(&mut self, id: EntryId, change: impl FnOnce(&mut Beside)) {
+    fn change_attached(&mut self, id: EntryId, change: impl FnOnce(&mut Attached)) {
         let mut entries = self.resident.overlay::<Entry>().borrow_mut();
-        let is_here = entries.change_beside(&id, change);
-        assert!(is_here, "{id} was here just now");
+        let is_here = entries.change_attached(&id, change);
+        assert!(is_here, "{id} was in memory just now");
     }
 
-    /// Strict tables are told where rows are; a wrong belief would corrupt them later.
+    /// Strict tables rely on the given state of a row; a wrong assumption would corrupt them later.
     #[cfg(debug_assertions)]
-    fn assume<T: Resides>(&self, key: &T::Key, believed: bool) {
+    fn assume<T: ResidentTable>(&self, key: &T::Key, believed: bool) {
         if self.resident.overlay::<T>().borrow().find(key).is_some() {
             return;
         }
@@ -168,11 +167,11 @@ impl<'s> Txn<'s> {
     }
 
     #[cfg(not(debug_assertions))]
-    #[expect(clippy::unused_self, reason = "it is used where assertions are on")]
-    fn assume<T: Resides>(&self, _: &T::Key, _: bool) {}
+    #[expect(clippy::unused_self, reason = "used where assertions are on")]
+    fn assume<T: ResidentTable>(&self, _: &T::Key, _: bool) {}
 
     /// Rows after a key, in key order, at most `limit`.
-    fn scan<T: Resides>(&self, after: Option<&T::Key>, limit: usize) -> Read<Page<T>> {
+    fn scan<T: ResidentTable>(&self, after: Option<&T::Key>, limit: usize) -> Read<Page<T>> {
         let overlay = self.resident.overlay::<T>().borrow();
         let mut here = overlay.written_after(after).peekable();
         let mut stored = self.store.rows_in::<T>(&self.family, after).peekable();
@@ -182,7 +181,7 @@ impl<'s> Txn<'s> {
                 return Err(error.into());
             }
             let next_stored = stored.peek().and_then(|row| row.as_ref().ok()).map(|(key, _)| key);
-            // Which one comes first; a row that is here hides the stored one.
+            // Take the smaller key; a row in memory hides the stored one.
             let order = match (next_stored, here.peek()) {
                 (None, None) => break,
                 (Some(_), None) => std::cmp::Ordering::Less,
@@ -204,12 +203,12 @@ impl<'s> Txn<'s> {
         Ok(found)
     }
 
-    /// Puts a message to another partition.
+    /// Stores a message to another partition.
     pub fn put_outbox(&mut self, index: RecordSeq, message: Bytes) {
         self.put::<Outbox>(index, message);
     }
 
-    /// Notes that a message was delivered.
+    /// Removes a delivered message.
     pub fn delete_outbox(&mut self, index: RecordSeq) {
         self.delete::<Outbox>(index);
     }
@@ -217,7 +216,7 @@ impl<'s> Txn<'s> {
     /// Messages after an index, in order, at most `limit`.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// If the store cannot be read.
     pub fn outbox_after(
         &self,
         after: Option<RecordSeq>,
@@ -245,7 +244,7 @@ impl Rows for Txn<'_> {
     }
 
     fn payload(&self, id: EntryId) -> Read<Option<Bytes>> {
-        match self.beside(id, |beside| beside.payload.clone()) {
+        match self.attached(id, |attached| attached.payload.clone()) {
             Some(payload) => Ok(Some(payload)),
             None => self.get::<Payload>(&id),
         }
@@ -316,47 +315,47 @@ impl Tables for Txn<'_> {
     }
 
     fn delete_entry(&mut self, id: EntryId) {
-        let vqueue = self.beside(id, |beside| beside.running).and_then(|_| {
+        let vqueue = self.attached(id, |attached| attached.running).and_then(|_| {
             let entries = self.resident.overlay::<Entry>().borrow();
             entries.find(&id).flatten().map(|row| row.vqueue)
         });
-        let beside = self.resident.overlay::<Entry>().borrow_mut().delete(id);
-        // What is kept without it has a place of its own from here on.
-        if let Some(payload) = beside.payload {
+        let attached = self.resident.overlay::<Entry>().borrow_mut().delete(id);
+        // Rows that are kept without the entry get their own place from here on.
+        if let Some(payload) = attached.payload {
             self.put::<Payload>(id, payload);
         }
-        if let Some((vqueue, running)) = vqueue.zip(beside.running) {
+        if let Some((vqueue, running)) = vqueue.zip(attached.running) {
             self.put::<Running>((vqueue, id), running);
         }
     }
 
     fn end_entry(&mut self, id: EntryId, vqueue: VQueueId, was_running: bool, keeps_payload: bool) {
-        let is_beside =
-            |beside: &Beside| Some((beside.payload.is_some(), beside.running.is_some()));
-        let (has_payload, has_running) = self.beside(id, is_beside).unwrap_or_default();
+        let is_attached =
+            |attached: &Attached| Some((attached.payload.is_some(), attached.running.is_some()));
+        let (has_payload, has_running) = self.attached(id, is_attached).unwrap_or_default();
         if was_running && !has_running {
             self.delete::<Running>((vqueue, id));
         }
         if !keeps_payload && !has_payload {
             self.delete::<Payload>(id);
         }
-        let beside = self.resident.overlay::<Entry>().borrow_mut().delete(id);
-        if let Some(payload) = beside.payload.filter(|_| keeps_payload) {
+        let attached = self.resident.overlay::<Entry>().borrow_mut().delete(id);
+        if let Some(payload) = attached.payload.filter(|_| keeps_payload) {
             self.put::<Payload>(id, payload);
         }
     }
 
     fn put_payload(&mut self, id: EntryId, payload: Bytes) {
-        if self.has_room_beside::<Payload>(id, &id) {
-            self.change_beside(id, |beside| beside.payload = Some(payload));
+        if self.can_attach::<Payload>(id, &id) {
+            self.change_attached(id, |attached| attached.payload = Some(payload));
         } else {
             self.put::<Payload>(id, payload);
         }
     }
 
     fn delete_payload(&mut self, id: EntryId) {
-        if self.beside(id, |beside| beside.payload.as_ref().map(|_| ())).is_some() {
-            self.change_beside(id, |beside| beside.payload = None);
+        if self.attached(id, |attached| attached.payload.as_ref().map(|_| ())).is_some() {
+            self.change_attached(id, |attached| attached.payload = None);
         } else {
             self.delete::<Payload>(id);
         }
@@ -376,16 +375,16 @@ impl Tables for Txn<'_> {
     }
 
     fn put_running(&mut self, vqueue: VQueueId, entry: EntryId, row: RunningRow) {
-        if self.has_room_beside::<Running>(entry, &(vqueue, entry)) {
-            self.change_beside(entry, |beside| beside.running = Some(row));
+        if self.can_attach::<Running>(entry, &(vqueue, entry)) {
+            self.change_attached(entry, |attached| attached.running = Some(row));
         } else {
             self.put::<Running>((vqueue, entry), row);
         }
     }
 
     fn delete_running(&mut self, vqueue: VQueueId, entry: EntryId) {
-        if self.beside(entry, |beside| beside.running).is_some() {
-            self.change_beside(entry, |beside| beside.running = None);
+        if self.attached(entry, |attached| attached.running).is_some() {
+            self.change_attached(entry, |attached| attached.running = None);
         } else {
             self.delete::<Running>((vqueue, entry));
         }

@@ -11,10 +11,10 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{SnapshotError, manifest::FileSum};
 use crate::{Fault, dir};
 
-/// Bytes read at a time.
+/// Number of bytes read at a time.
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Makes a directory, which must not hold anything.
+/// Creates a directory, which must be empty if it exists.
 pub(super) fn make_empty(path: &Path) -> Result<(), SnapshotError> {
     fs::create_dir_all(path)
         .map_err(|error| Fault::from_io("create the directory", path, error))?;
@@ -56,7 +56,7 @@ fn list(dir: &Path, below: &str, found: &mut Vec<String>) -> io::Result<()> {
         let path = if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") };
         match entry.file_type()?.is_dir() {
             true => list(dir, &path, found)?,
-            // RocksDB's own text logs and locks say nothing about what is stored.
+            // RocksDB's own text logs and locks are not part of the data.
             false if name == "LOCK" || name.starts_with("LOG") => {}
             false => found.push(path),
         }
@@ -64,7 +64,7 @@ fn list(dir: &Path, below: &str, found: &mut Vec<String>) -> io::Result<()> {
     Ok(())
 }
 
-/// Length and hash of a file, which is copied on the way if there is where to.
+/// Length and hash of a file, which is also copied if `to` is given.
 fn sum(from: &Path, to: Option<&Path>) -> io::Result<(u64, String)> {
     let mut file = File::open(from)?;
     let mut copy = to.map(dir::create_anew).transpose()?;
@@ -87,7 +87,7 @@ fn sum(from: &Path, to: Option<&Path>) -> io::Result<(u64, String)> {
     Ok((len, format!("{:032x}", hash.digest128())))
 }
 
-/// Checks a file against the manifest, and copies it if there is where to.
+/// Checks a file against the manifest, and copies it if `to` is given.
 pub(super) fn check(
     snapshot: &Path,
     file: &FileSum,
@@ -141,7 +141,7 @@ pub(super) fn copy_database(from: &Path, to: &Path) -> Result<(), SnapshotError>
     copy().map_err(|error| Fault::from_io("copy the log", to, error).into())
 }
 
-/// Makes the names in a directory, and in those below it, durable.
+/// Makes the names in a directory and its subdirectories durable.
 pub(super) fn sync(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;

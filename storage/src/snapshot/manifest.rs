@@ -1,8 +1,8 @@
-//! The manifest of a snapshot: what it is a copy of, and what its files hold.
+//! The manifest of a snapshot: its origin and the contents of its files.
 //!
-//! A line `forebay snapshot, version V, xxh3 H`, then JSON that H is the hash of. The
-//! version comes first and in words, so that an older forebay can refuse what it cannot
-//! read. Must always hold: it is written last and renamed into place.
+//! A line `forebay snapshot, version V, xxh3 H`, then JSON whose hash is H. The version comes first
+//! and in plain text, so that an older forebay can refuse what it cannot read. Must always hold:
+//! the manifest is written last and renamed into place.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ use crate::{Fault, dir::create_anew};
 
 /// Version of snapshots that this code writes.
 pub const SNAPSHOT_FORMAT: u32 = 1;
-/// Longest manifest that is read, in bytes.
+/// Maximum length of a manifest, in bytes.
 const MANIFEST_LEN_MAX: u64 = 64 << 20;
 
 pub(super) const MANIFEST: &str = "MANIFEST.forebay";
@@ -32,18 +32,18 @@ pub struct Manifest {
     pub forebay: String,
     /// When it was taken (milliseconds since 1970).
     pub created_at: u64,
-    /// Where each partition stands.
+    /// The state of each partition.
     pub partitions: Vec<PartitionSum>,
     /// Every file.
     pub files: Vec<FileSum>,
 }
 
-/// Where a partition stands in a snapshot.
+/// State of a partition in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionSum {
     /// Its id.
     pub id: u32,
-    /// The last LSN that its rows know.
+    /// The last LSN applied to its rows.
     pub applied: u64,
     /// The first LSN in the copy of the log.
     pub log_first: u64,
@@ -58,7 +58,7 @@ pub struct PartitionSum {
 /// A file of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileSum {
-    /// Where it lies, with `/` between names.
+    /// Its path, with `/` between names.
     pub path: String,
     /// Its length in bytes.
     pub len: u64,
@@ -101,7 +101,7 @@ pub(super) fn read(dir: &Path) -> Result<Manifest, SnapshotError> {
         .strip_prefix(PREFIX)
         .and_then(|rest| rest.split_once(", xxh3 "))
         .and_then(|(version, hash)| Some((version.parse::<u32>().ok()?, hash)))
-        .ok_or_else(|| damaged(dir, "its first line is none".to_owned()))?;
+        .ok_or_else(|| damaged(dir, "its first line is not a header".to_owned()))?;
     if version > SNAPSHOT_FORMAT {
         return Err(SnapshotError::Newer { path: dir.to_owned(), found: version });
     }

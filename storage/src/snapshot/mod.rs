@@ -1,15 +1,13 @@
-//! Snapshots: a consistent copy of log, rows and metadata in a directory of its own, and
-//! the way back.
+//! Snapshots: a consistent copy of log, rows and metadata in its own directory, and restoring it.
 //!
-//! Must always hold: a directory without a whole manifest is no snapshot (it is written
-//! last); every file is checked against the manifest before anything is restored;
-//! nothing is ever restored into a directory that holds something; between the rows and
-//! the log of what is restored no record is missing. Must not know: who takes it, when.
+//! Must always hold: a directory without a whole manifest is not a snapshot (the manifest is
+//! written last); every file is checked against the manifest before anything is restored; nothing
+//! is ever restored into a non-empty directory; no record is missing between the restored rows and
+//! the restored log. Must not know: who takes it, when.
 //!
-//! The order of copying makes it consistent while everything runs: first the rows, then
-//! the log (which then reaches at least as far), then the metadata (whose epochs and
-//! partitions then are at least as new). Between the first and the second nothing may be
-//! trimmed: that is the caller's part.
+//! The order of copying makes it consistent while everything runs: first the rows, then the log
+//! (which then reaches at least as far), then the metadata (whose epochs and partitions then are at
+//! least as new). Between the first and the second nothing may be trimmed: the caller ensures that.
 
 mod files;
 mod manifest;
@@ -32,7 +30,7 @@ use crate::{
 pub use manifest::{FileSum, Manifest, PartitionSum, SNAPSHOT_FORMAT};
 pub use restore::{restore, verify};
 
-/// Where the copies lie in a snapshot, as in a data directory.
+/// Names of the copies in a snapshot, as in a data directory.
 const STORE: &str = "store";
 const LOG: &str = "log";
 const METADATA: &str = "metadata";
@@ -40,7 +38,7 @@ const METADATA: &str = "metadata";
 /// Why a snapshot was not taken or not restored.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
-    /// There is something where the copy is to go.
+    /// The target is not empty.
     #[error(
         "{path} is not empty (it holds `{found}`): choose a new or an empty directory",
         path = path.display()
@@ -48,12 +46,12 @@ pub enum SnapshotError {
     NotEmpty {
         /// The directory.
         path: PathBuf,
-        /// Something in it.
+        /// One of its files.
         found: String,
     },
     /// It has no manifest.
     #[error(
-        "{path} is not a whole snapshot (it has no manifest): the one who took it may have been \
+        "{path} is not a complete snapshot (it has no manifest): taking it may have been \
          interrupted; use another one",
         path = path.display()
     )]
@@ -73,7 +71,7 @@ pub enum SnapshotError {
         /// Its format.
         found: u32,
     },
-    /// A file of it is not what was written there.
+    /// A file of it is damaged.
     #[error(
         "{file} of the snapshot {path} is damaged: {reason}; use another snapshot",
         path = path.display()
@@ -95,41 +93,41 @@ pub enum SnapshotError {
     Gap {
         /// The partition.
         partition: PartitionId,
-        /// The last record that its rows know.
+        /// The last record applied to its rows.
         applied: Lsn,
         /// The log.
         log: PathBuf,
-        /// The first record that it has.
+        /// The first record it has.
         first: Lsn,
     },
-    /// The log ends before the rows do.
+    /// The log ends before the rows.
     #[error(
         "partition {partition}: the snapshot's rows end at LSN {applied}, the log {log} at {end}: \
-         it is not the log that they came from",
+         the rows did not come from this log",
         log = log.display()
     )]
     OtherLog {
         /// The partition.
         partition: PartitionId,
-        /// The last record that its rows know.
+        /// The last record applied to its rows.
         applied: Lsn,
         /// The log.
         log: PathBuf,
-        /// The last record that it has.
+        /// The last record it has.
         end: Lsn,
     },
     /// Rows and log do not belong together.
     #[error(
-        "the rows are of log {rows}, the log is {log}: it is not the log that they came from; \
+        "the rows are of log {rows}, the log is {log}: the rows did not come from this log; \
          name the directory that the snapshot was taken of, or restore without `--log-of`"
     )]
     AnotherLog {
-        /// The log that the rows were made from.
+        /// The log the rows were built from.
         rows: LogId,
-        /// The log that is there.
+        /// The log that was found.
         log: LogId,
     },
-    /// The data directory that a log is to come from cannot be used.
+    /// The data directory given for its log cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),
     /// The log cannot be read or copied.
@@ -146,7 +144,7 @@ pub enum SnapshotError {
     Fault(#[from] Fault),
 }
 
-/// What a snapshot is taken of.
+/// The source of a snapshot.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     /// The rows.
@@ -157,8 +155,8 @@ pub struct Source<'a> {
     pub metadata: &'a dyn MetadataStore,
 }
 
-/// Takes a snapshot into a directory that does not exist or is empty. Blocks, and may be
-/// called while everything runs; nobody may trim the log meanwhile.
+/// Takes a snapshot into a directory that does not exist or is empty. Blocks, and may be called
+/// while everything runs; the log must not be trimmed meanwhile.
 ///
 /// # Errors
 /// [`SnapshotError`]. What was written by then is left without a manifest.
@@ -178,7 +176,7 @@ pub fn create(to: &Path, source: Source<'_>, now: Timestamp) -> Result<Manifest,
     Ok(manifest)
 }
 
-/// Opens the copies, which shows that they can be, and reads where each partition stands.
+/// Opens the copies, which shows that they can be opened, and reads the state of each partition.
 fn look_at(path: &Path) -> Result<Vec<PartitionSum>, SnapshotError> {
     let medium = Medium::disk();
     let log_path = path.join(LOG);
@@ -205,7 +203,7 @@ fn look_at(path: &Path) -> Result<Vec<PartitionSum>, SnapshotError> {
     Ok(sums)
 }
 
-/// Every record after those that the rows know must be in the log.
+/// Every record after the last applied one must be in the log.
 fn check_gap(
     partition: PartitionId,
     applied: Lsn,

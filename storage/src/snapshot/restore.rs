@@ -1,4 +1,4 @@
-//! Making a data directory out of a snapshot, or out of a snapshot and a log.
+//! Creating a data directory from a snapshot, or from a snapshot and a log.
 
 use std::path::Path;
 
@@ -10,19 +10,19 @@ use crate::{DataDir, Fault, Medium, dir::mark, log::LocalLog, metadata::LocalMet
 /// Checks every file of a snapshot against its manifest.
 ///
 /// # Errors
-/// [`SnapshotError`]: the first thing that is wrong.
+/// [`SnapshotError`]: the first problem found.
 pub fn verify(snapshot: &Path) -> Result<Manifest, SnapshotError> {
     let manifest = manifest::read(snapshot)?;
     manifest.files.iter().try_for_each(|file| files::check(snapshot, file, None))?;
     Ok(manifest)
 }
 
-/// Makes a data directory out of a snapshot. With `log_of`, another data directory that
-/// nobody uses, its log (and metadata, if they can be opened) take the place of those of
-/// the snapshot: everything that was acknowledged is there again if that log is whole.
+/// Creates a data directory from a snapshot. With `log_of`, another data directory that no process
+/// uses, its log (and metadata, if they can be opened) replace those of the snapshot: if that log
+/// is whole, everything acknowledged is restored.
 ///
-/// `to` must not exist or be empty. It becomes a data directory with the last step: an
-/// interrupted restore leaves something that cannot be opened.
+/// `to` must not exist or be empty. The last step makes it a data directory: an interrupted restore
+/// leaves something that cannot be opened.
 ///
 /// # Errors
 /// [`SnapshotError`].
@@ -34,7 +34,7 @@ pub fn restore(
     let manifest = manifest::read(snapshot)?;
     let old = log_of.map(DataDir::open_existing).transpose()?;
     if let Some(old) = &old {
-        // Before anything is copied: it takes long.
+        // Before the copy, which takes long.
         check_log(&manifest, &old.log())?;
     }
     files::make_empty(to)?;
@@ -66,14 +66,14 @@ fn check_log(manifest: &Manifest, path: &Path) -> Result<(), SnapshotError> {
     })
 }
 
-/// What was restored opens, and has the rows that the manifest tells of.
+/// Checks that the restored rows open and match the manifest.
 fn check_rows(manifest: &Manifest, to: &Path) -> Result<(), SnapshotError> {
     for (found, told) in look_at(to)?.iter().zip(&manifest.partitions) {
         if (found.id, found.applied, &found.hash) != (told.id, told.applied, &told.hash) {
             return Err(SnapshotError::Damaged {
                 path: to.to_owned(),
                 file: STORE.to_owned(),
-                reason: format!("partition {} has other rows than the manifest says", told.id),
+                reason: format!("partition {} differs from the manifest", told.id),
             });
         }
     }

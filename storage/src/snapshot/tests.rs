@@ -1,4 +1,4 @@
-//! Taking snapshots and restoring them, with what may be wrong with either.
+//! Taking and restoring snapshots, and defects of either.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -49,7 +49,7 @@ impl Open {
             txn.put_payload(id, Bytes::from(n.to_string()));
             txn.commit(Lsn(n)).unwrap();
         }
-        // As an orderly end does; else the next start would replay them.
+        // As an orderly shutdown does; otherwise the next start would replay them.
         rows.flush().unwrap();
     }
 }
@@ -91,7 +91,7 @@ impl Sample {
 }
 
 #[test]
-fn what_was_taken_is_restored_row_by_row_and_record_by_record() {
+fn a_snapshot_is_restored_row_by_row_and_record_by_record() {
     let sample = Sample::new();
     let manifest = sample.taken();
     let partition = &manifest.partitions[0];
@@ -110,7 +110,7 @@ fn what_was_taken_is_restored_row_by_row_and_record_by_record() {
 }
 
 #[test]
-fn with_the_log_of_the_old_directory_everything_acknowledged_is_there_again() {
+fn with_the_old_log_everything_acknowledged_is_restored() {
     let sample = Sample::new();
     sample.taken();
     sample.open("data").write(30);
@@ -176,7 +176,7 @@ fn every_flipped_byte_and_every_lost_file_is_found() {
 }
 
 #[test]
-fn nothing_is_written_where_something_is() {
+fn a_non_empty_target_is_refused() {
     let sample = Sample::new();
     sample.taken();
     let error = create(&sample.path("snapshot"), sample.open("data").source(), Timestamp(8));
@@ -187,7 +187,7 @@ fn nothing_is_written_where_something_is() {
 }
 
 #[test]
-fn an_interrupted_or_a_newer_snapshot_is_refused() {
+fn interrupted_and_newer_snapshots_are_refused() {
     let sample = Sample::new();
     sample.taken();
     let path = sample.path("snapshot").join(manifest::MANIFEST);
@@ -201,7 +201,7 @@ fn an_interrupted_or_a_newer_snapshot_is_refused() {
 }
 
 #[test]
-fn what_is_kept_in_memory_has_no_snapshot() {
+fn in_memory_data_has_no_snapshot() {
     let sample = Sample::new();
     let open = sample.open("data");
     let (log, metadata) = (MemoryLog::new(), MemoryMetadata::new());

@@ -10,26 +10,25 @@
 //! | 2 | zero |
 //! | 488 | those bytes, then zeros |
 //!
-//! Numbers are big-endian. A disk writes a sector or does not: after a crash each cell of
-//! a block that was being written is the new one or what was there before (a cell of an
-//! older block, or zeros). So a block that was never acknowledged can be told from one
-//! that was damaged afterwards, even if it is the last one. (SQLite's and RocksDB's
-//! checksums over whole frames cannot tell.) Must always hold: golden tests pin these
-//! bytes.
+//! Numbers are big-endian. A disk writes a sector or does not: after a crash each cell of a block
+//! that was being written is either new or unchanged (a cell of an older block, or zeros). So a
+//! block that was never acknowledged can be distinguished from one that was damaged afterwards,
+//! even if it is the last one. (SQLite's and RocksDB's checksums over whole frames cannot do that.)
+//! Must always hold: golden tests pin these bytes.
 
-/// Bytes of a cell: the smallest sector that disks have.
+/// Bytes of a cell: the smallest sector size of disks.
 pub(super) const CELL_LEN: usize = 512;
-/// Bytes of a cell before those of its block.
+/// Bytes of a cell's header.
 const HEADER_LEN: usize = 24;
 /// Bytes of a block in one cell.
 pub(super) const DATA_LEN: usize = CELL_LEN - HEADER_LEN;
 
-/// What is in a sector.
+/// Contents of a sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cell<'a> {
-    /// Nothing was ever written there.
+    /// Never written.
     Blank,
-    /// Something that was not written there.
+    /// Not what was written there.
     Damaged,
     /// A part of a block.
     Part(Part<'a>),
@@ -40,23 +39,23 @@ pub(super) enum Cell<'a> {
 pub(super) struct Part<'a> {
     /// The block's sequence.
     pub(super) seq: u64,
-    /// Which part, from 0.
+    /// Index of the part, from 0.
     pub(super) index: u32,
-    /// How many the block has.
+    /// Number of parts of the block.
     pub(super) count: u32,
     /// Its bytes.
     pub(super) data: &'a [u8],
 }
 
-/// Cells that a block of so many bytes takes.
+/// Number of cells of a block of this length.
 pub(super) fn cells_of(len: usize) -> u32 {
     u32::try_from(len.div_ceil(DATA_LEN).max(1)).expect("a block is far below 2 TiB")
 }
 
-/// Writes the cells of a block over `buffer`, which has as many bytes.
+/// Writes the cells of a block over `buffer`, which must have their length.
 pub(super) fn encode(seq: u64, block: &[u8], buffer: &mut [u8]) {
     let count = cells_of(block.len());
-    assert_eq!(buffer.len(), count as usize * CELL_LEN, "room for the cells of a block");
+    assert_eq!(buffer.len(), count as usize * CELL_LEN, "room for the block's cells");
     for (index, cell) in (0..count).zip(buffer.chunks_exact_mut(CELL_LEN)) {
         let from = index as usize * DATA_LEN;
         let data = &block[from..block.len().min(from + DATA_LEN)];
@@ -100,7 +99,7 @@ mod tests {
     use super::*;
 
     fn cells(seq: u64, block: &[u8]) -> Vec<[u8; CELL_LEN]> {
-        // Whatever was there before.
+        // Arbitrary previous contents.
         let mut buffer = vec![0xff; cells_of(block.len()) as usize * CELL_LEN];
         encode(seq, block, &mut buffer);
         buffer.chunks_exact(CELL_LEN).map(|cell| cell.try_into().unwrap()).collect()
@@ -115,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_of_every_length_come_back() {
+    fn blocks_of_every_length_decode() {
         for len in [0, 1, DATA_LEN - 1, DATA_LEN, DATA_LEN + 1, 5 * DATA_LEN, 5_000] {
             let block: Vec<u8> = (0..len).map(|i| i as u8).collect();
             let cells = cells(9, &block);
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn every_single_bit_counts() {
+    fn every_bit_flip_is_found() {
         let [cell] = cells(7, &[3; 300]).try_into().unwrap();
         assert_eq!(decode(&[0; CELL_LEN]), Cell::Blank);
         for bit in 0..CELL_LEN * 8 {

@@ -1,12 +1,11 @@
-//! A file of the journal: its sectors are all there before the first block is written.
+//! A file of the journal: fully allocated before the first block is written.
 //!
-//! Must always hold: writing a block changes bytes only, neither the file's length nor
-//! where its sectors lie, so that a sync waits for one write of the disk and not for the
-//! file system's own journal too (a median of 124 instead of 280 us, docs/decisions/0018).
+//! Must always hold: writing a block changes bytes only, neither the file's length nor the location
+//! of its sectors, so that a sync waits for one disk write and not also for the file system's own
+//! journal (a median of 124 instead of 280 us, docs/decisions/0018).
 //!
-//! Blocks go past the page cache where file system and disk allow it: one call of the system
-//! instead of two, and nothing is copied (for 100 KiB 205 instead of 285 us, and half of the
-//! processor's time).
+//! Blocks bypass the page cache where file system and disk allow it: one system call instead of
+//! two, and no copy (for 100 KiB 205 instead of 285 us, and half of the processor time).
 
 use std::{
     fs::{File, OpenOptions},
@@ -18,12 +17,11 @@ use std::{
 use super::cell::CELL_LEN;
 use crate::{Fault, FaultKind, dir::no_follow, direct};
 
-/// Bytes of zeros written at a time: a page, so that the page cache keeps pages, should
-/// blocks have to go through it. Of a file
-/// that was filled with larger writes it keeps folios of up to a MiB, and counts all of one
-/// as written when a sector in it is (ext4, Linux 6.18).
+/// Number of zero bytes written at a time: a page, so that the page cache keeps single pages if
+/// blocks have to go through it. Of a file filled with larger writes it keeps folios of up to a
+/// MiB, and counts a whole folio as written when one sector in it is (ext4, Linux 6.18).
 const FILL_BYTES: usize = 4 << 10;
-/// A file does not grow beyond one of so many parts of the room that the disk has.
+/// A file may grow to at most this fraction of the free disk space.
 const ROOM_PARTS: u64 = 8;
 
 /// A file of the journal.
@@ -31,15 +29,15 @@ const ROOM_PARTS: u64 = 8;
 pub(super) struct JournalFile {
     /// For everything but blocks.
     file: File,
-    /// The same file, past the page cache, each write synced; `None`: that cannot be had.
+    /// The same file, past the page cache, with synced writes; `None` if not supported.
     direct: Option<File>,
     pub(super) path: PathBuf,
-    /// How many cells it has.
+    /// Number of cells.
     pub(super) cells: u32,
 }
 
 impl JournalFile {
-    /// Opens a file that is there, or makes an empty one.
+    /// Opens an existing file, or creates an empty one.
     pub(super) fn open(path: PathBuf, may_make: bool) -> Result<Self, Fault> {
         let open = OpenOptions::new()
             .read(true)
@@ -62,7 +60,7 @@ impl JournalFile {
         Ok(Self { file, direct, path, cells: cells_in(len) })
     }
 
-    /// Writes cells and waits until they are on disk. They lie at the beginning of a page.
+    /// Writes cells, which begin at a page in memory, and waits until they are on disk.
     pub(super) fn write(&mut self, cells: &[u8], at: u32) -> Result<(), Fault> {
         let offset = u64::from(at) * CELL_LEN as u64;
         let written = match self.write_direct(cells, offset) {
@@ -72,7 +70,7 @@ impl JournalFile {
         written.map_err(|error| Fault::from_io("append to the log", &self.path, error))
     }
 
-    /// `None` when the page cache is needed: a disk has larger sectors than cells are.
+    /// `None` if the page cache is needed because the disk's sectors are larger than cells.
     fn write_direct(&mut self, cells: &[u8], offset: u64) -> Option<io::Result<()>> {
         let written = self.direct.as_ref()?.write_all_at(cells, offset);
         if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::InvalidInput) {
@@ -82,10 +80,10 @@ impl JournalFile {
         Some(written)
     }
 
-    /// Gives it at least so many bytes, all of them on disk.
+    /// Extends the file to at least this many bytes, all of them on disk.
     ///
     /// # Errors
-    /// When the disk is full: then it is as long as it was.
+    /// If the disk is full; then the length is unchanged.
     pub(super) fn extend(&mut self, bytes: u64) -> Result<(), Fault> {
         let before = u64::from(self.cells) * CELL_LEN as u64;
         if bytes <= before {
@@ -93,7 +91,7 @@ impl JournalFile {
         }
         let filled = self.fill(before, bytes);
         filled.map_err(|error| {
-            // Gives back what it took; that it cannot changes nothing.
+            // Frees what it allocated; a failure changes nothing.
             let _ = self.file.set_len(before);
             Fault::from_io("make room for the log's journal", &self.path, error)
         })?;
@@ -101,8 +99,8 @@ impl JournalFile {
         Ok(())
     }
 
-    /// As [`Self::extend`], but takes no more than a part of the room that the disk has:
-    /// the database needs it too.
+    /// Like [`Self::extend`], but uses only a fraction of the free disk space: the database needs
+    /// space too.
     pub(super) fn extend_if_there_is_room(&mut self, bytes: u64) -> Result<(), Fault> {
         let room = rustix::fs::fstatvfs(&self.file)
             .map_err(|error| Fault::from_io("ask for room", &self.path, error.into()))?;
@@ -124,13 +122,13 @@ impl JournalFile {
         }
         self.file.sync_all()?;
         if self.direct.is_some() {
-            // A wish: else each block would have its pages taken out of the cache.
+            // A hint; otherwise each block would evict its pages from the cache.
             let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
         }
         Ok(())
     }
 
-    /// Gives back what it has beyond so many bytes, after a block larger than that.
+    /// Truncates the file to this many bytes after an oversized block.
     pub(super) fn cut(&mut self, bytes: u64) -> Result<(), Fault> {
         if self.cells > cells_in(bytes) {
             let cut = self.file.set_len(bytes).and_then(|()| self.file.sync_all());
@@ -140,7 +138,7 @@ impl JournalFile {
         Ok(())
     }
 
-    /// Reads its first cells.
+    /// Reads the first cells.
     pub(super) fn read(&self, into: &mut [u8]) -> Result<(), Fault> {
         self.file
             .read_exact_at(into, 0)
@@ -162,7 +160,7 @@ pub(super) fn sync_dir(path: &Path) -> Result<(), Fault> {
 mod tests {
     use super::*;
 
-    /// Regression: blocks were written to what a link in a prepared directory points to.
+    /// Regression: blocks were written to the target of a link in a prepared directory.
     #[test]
     fn a_symbolic_link_is_not_opened() {
         let root = tempfile::tempdir().unwrap();

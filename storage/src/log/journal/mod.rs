@@ -1,21 +1,20 @@
-//! The journal in front of the log's database: two files that are written in turn, over
-//! and over, and one sync per block.
+//! The journal in front of the log's database: two files that are overwritten in turn, with one
+//! sync per block.
 //!
-//! What it is for: RocksDB's own write-ahead log grows with every write, so that every
-//! sync waits for the file system's metadata as well; and it cannot recycle its files in
-//! the recovery mode that the log needs. A block is what RocksDB would have logged: the
-//! bytes of one write batch.
+//! Purpose: RocksDB's own write-ahead log grows with every write, so that every sync also waits for
+//! the file system's metadata; and it cannot recycle its files in the recovery mode that the log
+//! needs. A block is what RocksDB would have logged: the bytes of one write batch.
 //!
 //! Must always hold:
-//! - a block is acknowledged only when it is on disk, and before the next one is begun:
-//!   at most one block, the last, can be incomplete;
-//! - each block's batch puts its sequence into the database too (the *mark*), so that the
-//!   database says which blocks it has in files; a file is written over only once the
-//!   database has all of its blocks in files;
-//! - sequences only grow, beyond everything that was ever seen in a file: what is left of
-//!   a block that was never acknowledged is never taken for a part of a later one.
+//! - a block is acknowledged only when it is on disk, and before the next one is begun: at most one
+//!   block, the last, can be incomplete;
+//! - each block's batch also puts its sequence into the database (the *mark*), so that the database
+//!   knows which blocks are in its files; a file is overwritten only once the database has all of
+//!   its blocks in files;
+//! - sequences only grow, beyond everything ever seen in a file: the remains of a block that was
+//!   never acknowledged are never mistaken for a part of a later one.
 //!
-//! Must not know: what is in a block, or whose database it is.
+//! Must not know: the contents of a block, or whose database it is.
 
 mod cell;
 mod file;
@@ -38,8 +37,8 @@ pub(super) use recover::{Replay, recover};
 /// Names of the files.
 const FILES: [&str; 2] = ["0", "1"];
 
-/// How large the files are, in bytes. The first is small, each next one is `growth` times
-/// as large until `max`: whoever writes little takes little of the disk.
+/// File sizes in bytes. The first file is small, each next one is `growth` times as large until
+/// `max`: a log with few writes uses little disk space.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) first: u64,
@@ -47,13 +46,13 @@ pub(super) struct Sizes {
     pub(super) max: u64,
 }
 
-/// Two full files are what a start replays at most.
+/// A start replays at most two full files.
 pub(super) const SIZES: Sizes = Sizes { first: 1 << 20, growth: 4, max: 32 << 20 };
 
-/// Writes what the database has in memory to its files. Blocks.
+/// Flushes the database's memory to its files. Blocks.
 pub(super) type FlushDatabase = Arc<dyn Fn() -> Result<(), Fault> + Send + Sync>;
 
-/// A file being made free, and larger, by a thread of its own.
+/// A file that a thread is freeing and extending.
 type Freed = JoinHandle<Result<JournalFile, Fault>>;
 
 /// The journal. See the module's documentation.
@@ -63,9 +62,9 @@ pub(super) struct Journal {
     flush: FlushDatabase,
     /// Sequence of the next block.
     next: u64,
-    /// The file being written, and where in it; `None` before the first block.
+    /// The file being written, and the position in it; `None` before the first block.
     active: Option<(JournalFile, u32)>,
-    /// The other one: its blocks are being flushed.
+    /// The other file: its blocks are being flushed.
     other: Option<Freed>,
     scratch: Buffer,
     /// Why nothing can be appended: the disk was full when it was opened.
@@ -73,7 +72,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// A journal whose files hold nothing that the database has not in files.
+    /// A journal whose files contain only blocks that the database has in files.
     fn new(dir: PathBuf, sizes: Sizes, flush: FlushDatabase, next: u64) -> Self {
         Self {
             dir,
@@ -95,7 +94,7 @@ impl Journal {
     /// Appends a block. It is on disk when this returns.
     ///
     /// # Errors
-    /// Any fault. Whether the block is there is found out by opening the journal again;
+    /// Any fault. Whether the block was written is only known after the journal was opened again;
     /// nothing more may be appended.
     pub(super) fn append(&mut self, block: &[u8]) -> Result<(), Fault> {
         if let Some(fault) = &self.refused {
@@ -115,14 +114,14 @@ impl Journal {
         Ok(())
     }
 
-    /// Turns to the other file, and lets what is in the full one be flushed.
+    /// Switches to the other file, and starts to flush the contents of the full one.
     fn turn(
         &mut self,
         full: Option<(JournalFile, u32)>,
         cells: u32,
     ) -> Result<(JournalFile, u32), Fault> {
         let mut file = self.take_other()?;
-        // A block that is larger than any file.
+        // Only a block that is larger than any file needs this.
         file.extend(u64::from(cells) * CELL_LEN as u64)?;
         if let Some((full, _)) = full {
             self.free(full, self.larger_than(file.cells))?;
@@ -130,13 +129,13 @@ impl Journal {
         Ok((file, 0))
     }
 
-    /// The file that is not being written, free to be.
+    /// The file that is not being written, free to be overwritten.
     fn take_other(&mut self) -> Result<JournalFile, Fault> {
         let Some(other) = self.other.take() else { return self.begin() };
         other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// Makes both files, or takes those of before; the larger one is written first.
+    /// Creates both files, or reuses existing ones; the larger one is written first.
     fn begin(&mut self) -> Result<JournalFile, Fault> {
         let made = std::fs::create_dir_all(&self.dir);
         made.map_err(|error| Fault::from_io("create the directory", &self.dir, error))?;
@@ -148,7 +147,7 @@ impl Journal {
         one.extend(self.sizes.first)?;
         sync_dir(&self.dir)?;
         sync_dir(self.dir.parent().unwrap_or(Path::new(".")))?;
-        // So that the other one is there, and large enough, once it is needed.
+        // So that the other one exists, and is large enough, once it is needed.
         let bytes = self.larger_than(one.cells);
         let job = move || other.extend_if_there_is_room(bytes).map(|()| other);
         self.other = Some(spawn(job, &self.dir)?);
@@ -159,7 +158,7 @@ impl Journal {
         (u64::from(cells) * CELL_LEN as u64 * self.sizes.growth).min(self.sizes.max)
     }
 
-    /// Lets the database flush what is in a full file, and makes it so large.
+    /// Starts to flush a full file's blocks and to extend the file to this size.
     fn free(&mut self, mut full: JournalFile, bytes: u64) -> Result<(), Fault> {
         let (flush, max) = (Arc::clone(&self.flush), self.sizes.max);
         let job = move || {
@@ -183,14 +182,14 @@ fn spawn(
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        // It uses the database. What it failed at is found out by the next start.
+        // The thread uses the database. The next start reports its failure.
         if let Some(other) = self.other.take() {
             let _ = other.join();
         }
     }
 }
 
-/// Makes an empty journal beside a copy of a database that has everything in files.
+/// Creates an empty journal beside a copy of a database that has everything in files.
 pub(super) fn leave_empty(dir: &Path) -> Result<(), Fault> {
     let made = std::fs::create_dir_all(dir);
     made.map_err(|error| Fault::from_io("create the directory", dir, error))?;

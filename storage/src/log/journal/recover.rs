@@ -1,10 +1,10 @@
-//! What the files of a journal hold when it is opened.
+//! Recovery: the contents of a journal's files when it is opened.
 //!
-//! Must always hold: every block that may have been acknowledged is handed over or is
-//! known to the database, or damage is reported. At most one block was being written
-//! when the process died, the one after the last acknowledged one. So everything below
-//! the greatest sequence seen in any cell was acknowledged; and the last block is cut
-//! only if each cell that it lacks holds what was there before it.
+//! Must always hold: every block that may have been acknowledged is replayed or known to the
+//! database, or damage is reported. At most one block was being written when the process died, the
+//! one after the last acknowledged one. So everything below the greatest sequence seen in any cell
+//! was acknowledged; and the last block is cut only if each of its missing cells still has its
+//! previous contents.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,19 +16,19 @@ use super::{
     cell::{self, CELL_LEN, Cell},
     file::JournalFile,
 };
-use crate::{Fault, FaultKind, journal::JournalDamage};
+use crate::{Fault, FaultKind, wal_check::JournalDamage};
 
-/// What a start does with the blocks that the database lacks.
+/// How a start applies the blocks that the database lacks.
 pub(in crate::log) trait Replay {
-    /// Takes a block, the next one.
+    /// Applies the next block.
     fn replay(&mut self, block: &[u8]) -> Result<(), Fault>;
-    /// The next block will have the sequence after this one: puts that into the database
-    /// and writes everything to its files.
-    fn settle(&mut self, mark: u64) -> Result<(), Fault>;
+    /// Stores that the next block has the sequence after `mark` and flushes the database to its
+    /// files.
+    fn finish(&mut self, mark: u64) -> Result<(), Fault>;
 }
 
-/// Opens the journal in a directory. `mark` is the sequence of the last block that the
-/// database has in files, `None` if there was never one.
+/// Opens the journal in a directory. `mark` is the sequence of the last block that the database has
+/// in files, `None` if there was never one.
 pub(in crate::log) fn recover(
     dir: &Path,
     sizes: Sizes,
@@ -40,14 +40,14 @@ pub(in crate::log) fn recover(
     let is_there = FILES.iter().any(|name| dir.join(name).exists());
     let mut recovery = Recovery { known, seen: 0 };
     if mark.is_some() || is_there {
-        // A journal that the database knows of has both; else it was just being made.
+        // A journal known to the database has both files; otherwise it was just being created.
         let [one, other] = FILES.map(|name| JournalFile::open(dir.join(name), mark.is_none()));
         recovery.files([one?, other?], replay)?;
     }
     let last = recovery.known.max(recovery.seen);
-    let settled = if last == known { Ok(()) } else { replay.settle(last) };
+    let settled = if last == known { Ok(()) } else { replay.finish(last) };
     let refused = match settled {
-        // Everything can be read; what is in the files must not be written over.
+        // Everything can be read, but the files must not be overwritten.
         Err(fault) if fault.kind == FaultKind::DiskFull => Some(fault),
         settled => settled.map(|()| None)?,
     };
@@ -68,11 +68,11 @@ fn first(file: &JournalFile) -> Result<Option<u64>, Fault> {
     })
 }
 
-/// A file in memory.
+/// A file read into memory.
 struct Loaded {
     file: JournalFile,
     bytes: Vec<u8>,
-    /// Sequence of the last whole block in a row from the first cell on.
+    /// Sequence of the last whole block in an unbroken run from the first cell.
     last: Option<u64>,
     /// The cell after it.
     end: u32,
@@ -91,7 +91,7 @@ impl Loaded {
         cells.get(at as usize).map_or(Cell::Blank, cell::decode)
     }
 
-    /// Reads the block at a cell, if all of it is there: its sequence and its cells.
+    /// Reads the block at a cell, if it is whole: its sequence and its number of cells.
     fn block(&self, at: u32, block: &mut Vec<u8>) -> Option<(u64, u32)> {
         block.clear();
         let Cell::Part(first) = self.cell(at) else { return None };
@@ -108,14 +108,14 @@ impl Loaded {
         Some((first.seq, first.count))
     }
 
-    /// What comes after the whole blocks.
+    /// The part after the whole blocks.
     fn tail(self) -> Tail {
         let parts = (self.end..self.file.cells).filter_map(|at| match self.cell(at) {
             Cell::Part(part) => Some((part.seq, at.saturating_sub(part.index), part.count)),
             Cell::Blank | Cell::Damaged => None,
         });
         let is_damaged = |at: &u32| self.cell(*at) == Cell::Damaged;
-        let begun = parts.max_by_key(|(seq, ..)| *seq).map(|(seq, start, count)| Begun {
+        let begun = parts.max_by_key(|(seq, ..)| *seq).map(|(seq, start, count)| PartialBlock {
             seq,
             start,
             damaged: (start..start.saturating_add(count).min(self.file.cells)).find(is_damaged),
@@ -130,22 +130,22 @@ impl Loaded {
     }
 }
 
-/// A block that is not whole.
-struct Begun {
+/// An incomplete block.
+struct PartialBlock {
     seq: u64,
     /// Its first cell.
     start: u32,
-    /// The first of its cells that is neither new nor what was there before.
+    /// The first of its cells that is neither new nor unchanged.
     damaged: Option<u32>,
 }
 
-/// What comes after the whole blocks of a file.
+/// The part of a file after its whole blocks.
 struct Tail {
     path: PathBuf,
     /// Sequence of the last whole block.
     last: Option<u64>,
-    /// The latest block of which there is a part.
-    begun: Option<Begun>,
+    /// The latest block that is partly present.
+    begun: Option<PartialBlock>,
     /// The cell after the last whole block, if it is damaged.
     damaged_next: Option<u32>,
     /// The first cell, if it is damaged.
@@ -163,9 +163,9 @@ fn damage(path: &Path, at: u32, reason: &'static str) -> Fault {
 }
 
 struct Recovery {
-    /// Sequence of the last block that was handed over or that the database has.
+    /// Sequence of the last block that was replayed or is in the database.
     known: u64,
-    /// The greatest sequence of a block that is not whole.
+    /// The greatest sequence of an incomplete block.
     seen: u64,
 }
 
@@ -173,12 +173,12 @@ impl Recovery {
     fn files(&mut self, files: [JournalFile; 2], replay: &mut dyn Replay) -> Result<(), Fault> {
         let [one, other] = files.map(|file| first(&file).map(|first| (first, file)));
         let mut files = [one?, other?];
-        // The one that was begun earlier comes first; of one that begins with nothing, or
-        // with half a block, nothing was acknowledged or all of it is known.
+        // The file begun earlier comes first; a file that begins empty or with an incomplete block
+        // has no acknowledged block, or only known ones.
         files.sort_by_key(|(first, _)| first.unwrap_or(u64::MAX));
         let mut tails = Vec::new();
         for (_, file) in files {
-            // One at a time: they are large.
+            // One at a time, because they are large.
             let mut file = Loaded::new(file)?;
             self.whole_blocks(&mut file, replay)?;
             tails.push(file.tail());
@@ -204,7 +204,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// Is what comes after the whole blocks a block that was never acknowledged?
+    /// Checks that the part after the whole blocks is a block that was never acknowledged.
     fn last_block(&mut self, tail: &Tail) -> Result<(), Fault> {
         const REASON: &str = "it is not what was written there";
         if let Some(begun) = tail.begun.as_ref().filter(|begun| begun.seq > self.known) {

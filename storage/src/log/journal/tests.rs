@@ -1,4 +1,4 @@
-//! The journal beside a database of which only its flushes survive.
+//! The journal with a database of which only flushed data survives.
 
 use std::{fs, path::PathBuf, sync::Mutex};
 
@@ -12,20 +12,20 @@ use crate::FaultKind;
 
 const SMALL: Sizes = Sizes { first: 2_048, growth: 2, max: 8_192 };
 
-/// What a database was told, and how much of it is in files.
+/// What a database received, and how much of it is in files.
 #[derive(Clone, Default)]
-struct Rows {
+struct TestRows {
     blocks: Vec<Vec<u8>>,
     mark: Option<u64>,
-    /// Of the rows in files: how many blocks, and their mark.
+    /// The flushed rows: number of blocks, and their mark.
     flushed: (usize, Option<u64>),
 }
 
 #[derive(Clone, Default)]
-struct Database(Arc<Mutex<Rows>>);
+struct Database(Arc<Mutex<TestRows>>);
 
 impl Database {
-    fn rows(&self) -> std::sync::MutexGuard<'_, Rows> {
+    fn rows(&self) -> std::sync::MutexGuard<'_, TestRows> {
         self.0.lock().unwrap()
     }
 
@@ -34,7 +34,7 @@ impl Database {
         rows.flushed = (rows.blocks.len(), rows.mark);
     }
 
-    /// What a crash leaves of it.
+    /// The state after a crash.
     fn crashed(&self) -> Self {
         let mut rows = self.rows().clone();
         let (len, mark) = rows.flushed;
@@ -50,7 +50,7 @@ impl Replay for &Database {
         Ok(())
     }
 
-    fn settle(&mut self, mark: u64) -> Result<(), Fault> {
+    fn finish(&mut self, mark: u64) -> Result<(), Fault> {
         self.rows().mark = Some(mark);
         self.flush();
         Ok(())
@@ -112,9 +112,9 @@ impl Site {
         Ok(Self { dir, database, journal })
     }
 
-    /// As [`Self::crashed_with`], as the files are.
+    /// Like [`Self::crashed_with`], with the files as they are.
     fn crashed(&self) -> Self {
-        // The database first: it is flushed meanwhile.
+        // The database first, because it is flushed meanwhile.
         let database = self.database.crashed();
         let mut crashed = Self { database, ..Self::new() };
         let copy = crashed.dir.path();
@@ -134,7 +134,7 @@ fn block(n: usize, len: usize) -> Vec<u8> {
 #[test]
 fn files_are_written_in_turn_and_grow() {
     let mut site = Site::new();
-    assert!(!site.files()[0].exists(), "who writes nothing makes nothing");
+    assert!(!site.files()[0].exists(), "no write, no file");
     for n in 0..200 {
         site.append(&block(n, 300));
     }
@@ -145,7 +145,7 @@ fn files_are_written_in_turn_and_grow() {
 }
 
 #[test]
-fn a_block_larger_than_any_file_has_room_made_for_it() {
+fn an_oversized_block_extends_its_file() {
     let mut site = Site::new();
     for (n, len) in [10, 40_000, 3, 90_000, 7].into_iter().enumerate() {
         site.append(&block(n, len));
@@ -156,10 +156,10 @@ fn a_block_larger_than_any_file_has_room_made_for_it() {
     }
     let journal = &mut site.journal;
     journal.other.take().unwrap().join().unwrap().unwrap();
-    assert_eq!(site.bytes().map(|bytes| bytes.len() as u64), [SMALL.max; 2], "given back");
+    assert_eq!(site.bytes().map(|bytes| bytes.len() as u64), [SMALL.max; 2], "truncated again");
 }
 
-/// How the last of some blocks can be torn: each of its cells is new or as before.
+/// All ways to tear the last of some blocks: each of its cells is new or unchanged.
 fn torn(lens: &[usize], last: usize) {
     let mut site = Site::new();
     for (n, len) in lens.iter().enumerate() {
@@ -200,7 +200,7 @@ fn torn(lens: &[usize], last: usize) {
         let found = crashed.blocks();
         let is_whole = subset.count_ones() as usize == cells.len();
         assert_eq!(found, if is_whole { whole.clone() } else { acknowledged.clone() });
-        // What was left of it is never taken for a part of a later one.
+        // Its remains are never mistaken for a part of a later one.
         for n in 0..4 {
             crashed.append(&block(90 + n, 600));
             assert_eq!(crashed.crashed().blocks(), crashed.blocks());
@@ -209,8 +209,8 @@ fn torn(lens: &[usize], last: usize) {
 }
 
 #[test]
-fn a_torn_block_is_cut_whatever_was_there_before() {
-    // In a fresh file, over zeros; as the first of the other file; over older blocks.
+fn a_torn_block_is_cut_whatever_its_cells_held_before() {
+    // In a new file, over zeros; as the first of the other file; over older blocks.
     torn(&[300], 2_000);
     torn(&[300, 1_000, 400], 1_500);
     torn(&[300; 4], 2_500);
@@ -220,8 +220,8 @@ fn a_torn_block_is_cut_whatever_was_there_before() {
 }
 
 impl Site {
-    /// The same after a crash in the middle of an append that left these cells of it (a bit
-    /// each), and of the others what was there before.
+    /// The same after a crash in the middle of an append that wrote these cells of it (one bit
+    /// each) and left the others unchanged.
     fn torn(mut self, block: &[u8], cells: u32) -> Self {
         let crashed = Self { database: self.database.crashed(), ..Self::new() };
         let before = self.bytes();
@@ -245,10 +245,10 @@ impl Site {
     }
 }
 
-/// Two crashes in a row, each in the middle of a block at the same place: if the second had
-/// the sequence of the first again, cells of both would make one whole block.
+/// Two consecutive crashes, each in the middle of a block at the same position: if the second block
+/// reused the first one's sequence, cells of both would make one whole block.
 #[test]
-fn two_torn_blocks_at_one_place_do_not_become_one() {
+fn two_torn_blocks_at_one_position_do_not_merge() {
     const CELLS: u32 = 3;
     let mut site = Site::new();
     for n in 0..200 {
@@ -256,7 +256,7 @@ fn two_torn_blocks_at_one_place_do_not_become_one() {
     }
     let full = site.journal.other.take().unwrap().join().unwrap();
     site.journal.other = Some(std::thread::spawn(|| full));
-    // From here on both files are as large as they get: blocks begin in the same one.
+    // From here on both files have their maximum size: blocks begin in the same one.
     let site = site.crashed();
     let acknowledged = site.blocks();
     let len = CELLS as usize * DATA_LEN;
@@ -299,7 +299,7 @@ fn a_flipped_bit_is_found() {
 }
 
 #[test]
-fn a_lost_file_is_found() {
+fn a_missing_file_is_found() {
     let mut site = Site::new();
     for n in 0..30 {
         site.append(&block(n, 300));
@@ -336,7 +336,7 @@ enum Step {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-    /// However often it is opened again, what was acknowledged is there, once, in order.
+    /// However often it is reopened, each acknowledged block is present once and in order.
     #[test]
     fn every_acknowledged_block_survives(
         steps in proptest::collection::vec(

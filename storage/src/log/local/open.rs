@@ -1,5 +1,5 @@
-//! What a log on disk is when it is opened: the blocks of its journal that the database
-//! has in no file yet, and where every partition stands.
+//! Opening a log on disk: replaying the journal's blocks that the database does not have in files,
+//! and finding the position of every partition.
 //!
 //! Must always hold: a partition whose first records are missing does not open.
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Opens the journal, and puts into the database what it has in no file yet.
+/// Opens the journal and applies the blocks that the database does not have in files.
 pub(super) fn open_journal(db: &Arc<DB>, path: &Path) -> Result<Journal, LogError> {
     let fault = |error| Fault::from_rocksdb("read the log", path, error);
     let mark = db.get(MARK).map_err(fault)?.map(|row| mark(&row, path)).transpose()?;
@@ -31,7 +31,7 @@ pub(super) fn open_journal(db: &Arc<DB>, path: &Path) -> Result<Journal, LogErro
     Ok(journal::recover(&path.join(JOURNAL), journal::SIZES, mark, Arc::new(flush), &mut blocks)?)
 }
 
-/// Reads the mark: the last block that the database has.
+/// Reads the mark: the last block in the database.
 fn mark(row: &[u8], path: &Path) -> Result<u64, LogError> {
     let bytes = row.try_into().map_err(|_| LogError::Corrupt {
         log: path.display().to_string(),
@@ -42,7 +42,7 @@ fn mark(row: &[u8], path: &Path) -> Result<u64, LogError> {
     Ok(u64::from_be_bytes(bytes))
 }
 
-/// Puts blocks of the journal into the database.
+/// Applies blocks of the journal to the database.
 struct Blocks<'a> {
     db: &'a DB,
     path: &'a Path,
@@ -54,7 +54,7 @@ impl Replay for Blocks<'_> {
         written.map_err(|error| Fault::from_rocksdb("replay the log's journal", self.path, error))
     }
 
-    fn settle(&mut self, mark: u64) -> Result<(), Fault> {
+    fn finish(&mut self, mark: u64) -> Result<(), Fault> {
         let marked = self.db.put_opt(MARK, mark.to_be_bytes(), &unlogged());
         marked
             .and_then(|()| self.db.flush())
@@ -62,7 +62,7 @@ impl Replay for Blocks<'_> {
     }
 }
 
-/// Finds out where every partition stands when a log is opened.
+/// Finds the position of every partition when a log is opened.
 pub(super) struct Opening<'a> {
     pub(super) db: &'a DB,
     pub(super) name: &'a str,
@@ -93,7 +93,7 @@ impl Opening<'_> {
         Fault::from_rocksdb("read the log", self.path, error).into()
     }
 
-    /// The rows of a kind that holds one number per partition.
+    /// The rows of a kind that stores one number per partition.
     fn rows(&self, kind: u8, row: &'static str) -> Result<Vec<(PartitionId, u64)>, LogError> {
         let mut options = ReadOptions::default();
         options.set_iterate_range(vec![kind]..vec![kind + 1]);
@@ -127,7 +127,7 @@ impl Opening<'_> {
         Ok(rows.key().and_then(decode_record_key).map(|(partition, _)| partition))
     }
 
-    /// Reads first and last LSN of a partition that has records.
+    /// Reads the first and last LSN of a partition with records.
     fn ends(&self, partition: PartitionId, position: &mut Position) -> Result<(), LogError> {
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(record_key(partition, Lsn(0)));

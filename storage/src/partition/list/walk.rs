@@ -1,4 +1,4 @@
-//! Walking through the entries that a filter may want, in the order of their ids.
+//! Iterating over the entries a filter may match, in id order.
 
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
@@ -18,19 +18,19 @@ use super::{
     BytesHead, ListQuery, Listed, ListedRow,
 };
 
-/// Most entries under one partition key that run (or are parked) for a page of them to be
+/// Maximum number of running (or parked) entries under one partition key for a page of them to be
 /// sorted in memory. With more, all live entries under the key are read in order.
 const SORTED_MAX: usize = 2_048;
 
 impl PartitionStore {
-    /// Visits entries that match until it is told to stop; where to go on, and how many
-    /// rows it looked at.
+    /// Visits matching entries until the visitor stops it; returns where to continue, and the
+    /// number of rows examined.
     pub(super) fn walk(
         &self,
         query: &ListQuery<'_>,
         visit: &mut dyn FnMut(Listed) -> ControlFlow<()>,
     ) -> Result<(Option<EntryId>, usize), StoreError> {
-        self.settle()?;
+        self.spill_all()?;
         let family = self.family()?;
         let moment = self.shared.db.snapshot();
         let (live, ended) = query.tables();
@@ -61,7 +61,7 @@ impl PartitionStore {
     }
 }
 
-/// The table that has only what is wanted, by vqueue.
+/// The table that contains only matching stages, by vqueue.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Small {
     None,
@@ -69,7 +69,7 @@ enum Small {
     Parked,
 }
 
-/// Ends early with the id after which to go on.
+/// Breaks with the id after which to continue.
 type Step = Result<ControlFlow<EntryId>, StoreError>;
 
 struct Walk<'a, 'q> {
@@ -81,7 +81,7 @@ struct Walk<'a, 'q> {
     vqueues: Seeker<'a, VQueueMetas>,
     running: Seeker<'a, Running>,
     parked: Seeker<'a, Parked>,
-    /// Of vqueues whose entries were met: at most as many as rows are looked at.
+    /// Names of vqueues whose entries were met: at most as many as rows are examined.
     names: BTreeMap<VQueueId, Arc<VQueueName>>,
     looked_at: usize,
     visit: &'q mut dyn FnMut(Listed) -> ControlFlow<()>,
@@ -99,7 +99,7 @@ impl Walk<'_, '_> {
             return self.in_order(from, PartitionKey(u64::MAX));
         }
         let (first, last) = self.query.keys();
-        // Where a page ended, the next one goes on without a look at the vqueues.
+        // A page after the first continues without examining the vqueues again.
         let mut key = first;
         if self.query.after.is_some() && from.partition_key >= first {
             if from.partition_key > last {
@@ -131,14 +131,14 @@ impl Walk<'_, '_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Whether one more row may be looked at; it is counted.
+    /// Whether one more row may be examined; counts it.
     fn may_look(&mut self) -> bool {
         let may = self.looked_at < self.query.rows_max.max(1);
         self.looked_at += usize::from(may);
         may
     }
 
-    /// The first partition key of a range under which there may be what is wanted.
+    /// The first partition key of a range that may have matches.
     fn next_key(
         &mut self,
         from: PartitionKey,
@@ -164,8 +164,8 @@ impl Walk<'_, '_> {
             && id.partition_key <= last
         {
             if !self.may_look() {
-                // A key whose vqueues were not all looked at is not excluded: the next
-                // page looks at its entries.
+                // A key whose vqueues were not all examined is not excluded: the next page reads
+                // its entries.
                 let place = match excluded {
                     Some(key) if key != id.partition_key => last_of(key),
                     Some(key) => before(first_of(key)).unwrap_or(first_of(key)),
@@ -185,7 +185,7 @@ impl Walk<'_, '_> {
         Ok(ControlFlow::Continue(None))
     }
 
-    /// What is wanted under one partition key, from an id on.
+    /// The matches under one partition key, from an id on.
     fn under_key(&mut self, from: EntryId) -> Step {
         match self.small_under_key(from)? {
             Some(ids) => self.these(ids),
@@ -193,8 +193,8 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// Ids of entries that run or are parked under one partition key, from an id on, in
-    /// order; `None` when there are too many to sort, or others are wanted.
+    /// Ids of running or parked entries under one partition key, from an id on, in order; `None` if
+    /// there are too many to sort, or other stages are wanted.
     fn small_under_key(&mut self, from: EntryId) -> Result<Option<Vec<EntryId>>, StoreError> {
         let key = from.partition_key;
         let ids = match self.small {
@@ -311,8 +311,7 @@ impl Walk<'_, '_> {
     }
 }
 
-/// Entry ids of a table by vqueue, under one partition key; `None` when there are too
-/// many to be sorted.
+/// Entry ids of a table by vqueue, under one partition key; `None` if there are too many to sort.
 fn ids_under<T: Table<Key = (VQueueId, EntryId)>>(
     rows: &mut Seeker<'_, T>,
     key: PartitionKey,
@@ -339,7 +338,7 @@ fn last_of(partition_key: PartitionKey) -> EntryId {
     EntryId { partition_key, uuid: [u8::MAX; 16] }
 }
 
-/// The id that follows in byte order; `None` after the last.
+/// The next id in byte order; `None` after the last.
 fn after(id: EntryId) -> Option<EntryId> {
     let EntryId { partition_key, uuid } = id;
     match u128::from_be_bytes(uuid).checked_add(1) {
@@ -348,7 +347,7 @@ fn after(id: EntryId) -> Option<EntryId> {
     }
 }
 
-/// The id that goes before in byte order; `None` before the first.
+/// The previous id in byte order; `None` before the first.
 fn before(id: EntryId) -> Option<EntryId> {
     let EntryId { partition_key, uuid } = id;
     match u128::from_be_bytes(uuid).checked_sub(1) {
@@ -362,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_before_and_after_are_neighbours_in_byte_order() {
+    fn before_and_after_are_neighbours_in_byte_order() {
         let id = |key, uuid: u128| EntryId {
             partition_key: PartitionKey(key),
             uuid: uuid.to_be_bytes(),

@@ -19,7 +19,7 @@ impl Table for Dedup {
 
     type Key = DedupKey;
     type Row = DedupRow;
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body(key: &DedupKey, out: &mut Vec<u8>) {
         match key {
@@ -70,11 +70,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(a in keys(), b in keys(), epoch in numbers(), seq in numbers()) {
+        fn rows_and_keys_decode(a in keys(), b in keys(), epoch in numbers(), seq in numbers()) {
             check_keys::<Dedup>(a, b);
             check_row::<Dedup>(&DedupRow { epoch, seq });
         }

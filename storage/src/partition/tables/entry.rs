@@ -1,7 +1,7 @@
 //! Table `entry`: the state of every entry that has not ended.
 //!
-//! Key: `en`, entry id (24). Row: bilrost [`EntryRow`]; the payload has a table of its
-//! own, so that a stage move rewrites little.
+//! Key: `en`, entry id (24). Row: bilrost [`EntryRow`]; the payload has its own table, so that a
+//! stage move rewrites little.
 
 use bytes::Bytes;
 use forebay_engine::partition::rows::{EntryRow, RunningRow};
@@ -11,9 +11,9 @@ use super::{Table, message, payload::Payload, put_message, running::Running};
 
 pub(crate) struct Entry;
 
-/// What goes with an entry while memory alone has it.
+/// Rows attached to an entry while only memory has them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Beside {
+pub(crate) struct Attached {
     /// Its row of table `payload`.
     pub(crate) payload: Option<Bytes>,
     /// Its row of table `running`.
@@ -26,7 +26,7 @@ impl Table for Entry {
 
     type Key = EntryId;
     type Row = EntryRow;
-    type Beside = Beside;
+    type Attached = Attached;
 
     fn put_key_body(key: &EntryId, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.to_bytes());
@@ -44,20 +44,20 @@ impl Table for Entry {
         message(bytes)
     }
 
-    fn weight_beside(beside: &Beside) -> usize {
-        beside.payload.as_ref().map_or(0, Bytes::len)
+    fn weight_attached(attached: &Attached) -> usize {
+        attached.payload.as_ref().map_or(0, Bytes::len)
     }
 
-    fn put_beside(
+    fn put_attached(
         key: &EntryId,
         row: &EntryRow,
-        beside: &Beside,
+        attached: &Attached,
         put: &mut dyn FnMut(&[u8], &[u8]),
     ) {
-        if let Some(payload) = &beside.payload {
+        if let Some(payload) = &attached.payload {
             put(&Payload::key_bytes(key), payload);
         }
-        if let Some(running) = &beside.running {
+        if let Some(running) = &attached.running {
             let mut bytes = Vec::new();
             Running::put_row(running, &mut bytes);
             put(&Running::key_bytes(&(row.vqueue, *key)), &bytes);
@@ -94,11 +94,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(
+        fn rows_and_keys_decode(
             a in entry_ids(), b in entry_ids(), vqueue in vqueue_ids(), key in entry_keys(),
             attempts in any::<u32>(), retention_ms in proptest::option::of(numbers()),
             text in ".{0,20}",

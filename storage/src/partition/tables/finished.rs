@@ -1,7 +1,6 @@
-//! Table `finished`: what is kept of entries that ended.
+//! Table `finished`: the results of ended entries.
 //!
-//! Key: `fi`, entry id (24). Row: bilrost [`FinishedRow`]. When it is forgotten is
-//! noted in the timer table.
+//! Key: `fi`, entry id (24). Row: bilrost [`FinishedRow`]. Its expiry is in the timer table.
 
 use forebay_engine::partition::rows::FinishedRow;
 use forebay_messages::EntryId;
@@ -16,7 +15,7 @@ impl Table for Finished {
 
     type Key = EntryId;
     type Row = FinishedRow;
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body(key: &EntryId, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.to_bytes());
@@ -61,11 +60,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(
+        fn rows_and_keys_decode(
             a in entry_ids(), b in entry_ids(), at in numbers(), message in ".{0,20}",
             result in proptest::collection::vec(any::<u8>(), 0..40),
         ) {

@@ -8,7 +8,7 @@ use forebay_engine::partition::rows::FsmSlot;
 
 use super::Table;
 
-/// Every slot there is.
+/// All slots.
 const SLOTS: [FsmSlot; 11] = [
     FsmSlot::AppliedLsn,
     FsmSlot::InboxSeq,
@@ -31,7 +31,7 @@ impl Table for Fsm {
 
     type Key = FsmSlot;
     type Row = Bytes;
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body(key: &FsmSlot, out: &mut Vec<u8>) {
         out.extend_from_slice(&(*key as u16).to_be_bytes());

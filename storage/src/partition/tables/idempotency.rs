@@ -1,7 +1,6 @@
-//! Table `idempotency`: which entry an idempotency key stands for.
+//! Table `idempotency`: the entry of each idempotency key.
 //!
-//! Key: `id`, domain (16), the client's key (the rest). Row: bilrost
-//! [`IdempotencyRow`].
+//! Key: `id`, domain (16), the client's key (the rest). Row: bilrost [`IdempotencyRow`].
 
 use bytestring::ByteString;
 use forebay_engine::partition::rows::{IdempotencyKey, IdempotencyRow};
@@ -17,7 +16,7 @@ impl Table for Idempotency {
 
     type Key = IdempotencyKey;
     type Row = IdempotencyRow;
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body(key: &IdempotencyKey, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.domain);
@@ -53,11 +52,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(a in keys(), b in keys(), entry in entry_ids()) {
+        fn rows_and_keys_decode(a in keys(), b in keys(), entry in entry_ids()) {
             check_keys::<Idempotency>(a, b);
             check_row::<Idempotency>(&IdempotencyRow { entry, payload_hash: None });
         }

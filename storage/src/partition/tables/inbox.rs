@@ -1,7 +1,7 @@
-//! Table `inbox`: which entries wait in a vqueue, in the order in which they start.
+//! Table `inbox`: the waiting entries of a vqueue, in start order.
 //!
-//! Key: `in`, vqueue (24), place (41, see [`EntryKey`]). Row: nothing. A queue on
-//! RocksDB: rows come at the end of a vqueue's range and go from its front.
+//! Key: `in`, vqueue (24), place (41, see [`EntryKey`]). Row: empty. A queue on RocksDB: rows are
+//! added at the end of a vqueue's range and removed from its front.
 
 use forebay_messages::{EntryKey, VQueueId};
 
@@ -26,7 +26,7 @@ impl Table for Inbox {
 
     type Key = (VQueueId, EntryKey);
     type Row = ();
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body((vqueue, place): &Self::Key, out: &mut Vec<u8>) {
         out.extend_from_slice(&vqueue.to_bytes());
@@ -37,7 +37,7 @@ impl Table for Inbox {
         let (vqueue, place) = split(body)?;
         let bytes: [u8; EntryKey::LEN] = place.try_into().ok()?;
         let place = EntryKey::from_bytes(bytes);
-        // The first byte of a place has two legal values.
+        // The first byte of a place has only two valid values.
         (place.to_bytes() == bytes).then_some((VQueueId::from_bytes(*vqueue), place))
     }
 
@@ -57,11 +57,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(
+        fn rows_and_keys_decode(
             a in (vqueue_ids(), entry_keys()), b in (vqueue_ids(), entry_keys()),
         ) {
             prop_assert!(Inbox::key_bytes(&a).starts_with(&Inbox::prefix(a.0)));

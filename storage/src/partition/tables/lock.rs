@@ -12,11 +12,11 @@ impl Table for Lock {
     const NAME: &'static str = "lock";
     const KIND: [u8; 2] = *b"lo";
     const STRICT: bool = true;
-    const COMES_BACK: bool = true;
+    const REUSES_KEYS: bool = true;
 
     type Key = VQueueId;
     type Row = EntryId;
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body(key: &VQueueId, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.to_bytes());
@@ -46,11 +46,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        testing::on_large_stack(rows_and_keys_come_back);
+        testing::on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(a in vqueue_ids(), b in vqueue_ids(), holder in entry_ids()) {
+        fn rows_and_keys_decode(a in vqueue_ids(), b in vqueue_ids(), holder in entry_ids()) {
             check_keys::<Lock>(a, b);
             check_row::<Lock>(&holder);
         }

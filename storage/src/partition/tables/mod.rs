@@ -1,7 +1,7 @@
 //! The tables of a partition, one file each.
 //!
-//! All rows of a partition live in one column family. A key starts with two bytes that
-//! say which table it is of:
+//! All rows of a partition are in one column family. A key starts with two bytes that identify its
+//! table:
 //!
 //! | kind | table | key | row |
 //! |---|---|---|---|
@@ -19,10 +19,10 @@
 //! | `ti` | timer | time, entry id | nothing |
 //! | `vq` | vqueue meta | vqueue | name, counts |
 //!
-//! Must always hold: numbers in keys are big-endian and the byte order of keys is the
-//! order of the typed keys (scans rely on it); golden tests pin keys and rows; they
-//! are a promise. Rows are bilrost messages, so fields can be added; what an older
-//! binary must not misread is put behind a `VersionBarrier`.
+//! Must always hold: numbers in keys are big-endian, and the byte order of keys is the order of the
+//! typed keys (scans rely on it); golden tests pin keys and rows; they are a promise. Rows are
+//! bilrost messages, so fields can be added; anything that an older binary must not misread is
+//! preceded by a `VersionBarrier`.
 
 pub(crate) mod dedup;
 pub(crate) mod entry;
@@ -42,27 +42,27 @@ use std::hash::Hash;
 
 use forebay_messages::{EntryId, VQueueId};
 
-/// What a table is: names, keys and rows as bytes.
+/// A table: its name, and its keys and rows as bytes.
 pub(crate) trait Table {
-    /// For errors.
+    /// Used in errors.
     const NAME: &'static str;
-    /// First bytes of every key.
+    /// The first bytes of every key.
     const KIND: [u8; 2];
-    /// A row is put only where none is and deleted only where one is (the state machine
-    /// guarantees it). Its deletions are RocksDB's *single deletes*, which leave no
-    /// tombstone once they meet their put; a second put over a row would break them.
+    /// A row is put only where none exists and deleted only where one exists (the state machine
+    /// guarantees it). Its deletions are RocksDB's *single deletes*, which leave no tombstone once
+    /// they meet their put; a second put over a row would break them.
     const STRICT: bool = false;
-    /// A row that is gone often comes back under the same key: that it is not there is
-    /// remembered, to save the look for it.
-    const COMES_BACK: bool = false;
+    /// A deleted row often returns under the same key: its absence is remembered, to save the
+    /// lookup.
+    const REUSES_KEYS: bool = false;
 
     /// The typed key. Its order is the order of the bytes.
     type Key: Clone + Ord + Hash + std::fmt::Debug;
     /// The typed row.
     type Row: Clone;
-    /// Rows of other tables that go with it, as long as memory alone has them: they are
-    /// found with it, and most go with it before RocksDB hears of them.
-    type Beside: Clone + Default;
+    /// Rows of other tables attached to it while only memory has them: they are found with it, and
+    /// most are deleted with it before they reach RocksDB.
+    type Attached: Clone + Default;
 
     /// Appends the bytes of a key, kind first.
     fn put_key(key: &Self::Key, out: &mut Vec<u8>) {
@@ -79,24 +79,24 @@ pub(crate) trait Table {
     /// Appends the bytes of a row.
     fn put_row(row: &Self::Row, out: &mut Vec<u8>);
 
-    /// Reads the bytes of a row; else why they are none.
+    /// Reads the bytes of a row, or says why they are not one.
     fn row(bytes: &[u8]) -> Result<Self::Row, String>;
 
-    /// Bytes that a row holds beyond its own size: only tables of clients' bytes say.
+    /// Bytes that a row holds beyond its own size: only tables with clients' bytes report them.
     fn weight(_: &Self::Row) -> usize {
         0
     }
 
-    /// The same for what goes with a row.
-    fn weight_beside(_: &Self::Beside) -> usize {
+    /// The same for attached rows.
+    fn weight_attached(_: &Self::Attached) -> usize {
         0
     }
 
-    /// Puts what goes with a row, key and row of each.
-    fn put_beside(
+    /// Puts attached rows, key and row of each.
+    fn put_attached(
         _: &Self::Key,
         _: &Self::Row,
-        _: &Self::Beside,
+        _: &Self::Attached,
         _put: &mut dyn FnMut(&[u8], &[u8]),
     ) {
     }
@@ -114,8 +114,8 @@ pub(crate) trait Table {
     }
 }
 
-/// The first bytes above everything that starts with `prefix`. The prefix starts with
-/// a kind, whose letters are below 0xff, so there is always one.
+/// The first bytes above everything that starts with `prefix`. The prefix starts with a kind, whose
+/// letters are below 0xff, so they always exist.
 pub(crate) fn after_prefix(mut prefix: Vec<u8>) -> Vec<u8> {
     while prefix.last() == Some(&0xff) {
         prefix.pop();
@@ -134,11 +134,11 @@ fn message<M: bilrost::OwnedMessage>(bytes: &[u8]) -> Result<M, String> {
     M::decode(bytes).map_err(|error| error.to_string())
 }
 
-/// A row that says all by being there.
+/// An empty row, whose key says everything.
 fn nothing(bytes: &[u8]) -> Result<(), String> {
     match bytes.is_empty() {
         true => Ok(()),
-        false => Err(format!("{} bytes where none belong", bytes.len())),
+        false => Err(format!("{} bytes instead of none", bytes.len())),
     }
 }
 
@@ -160,7 +160,7 @@ fn vqueue_and_entry(body: &[u8]) -> Option<(VQueueId, EntryId)> {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! What every table's tests need.
+    //! Helpers for every table's tests.
 
     use forebay_messages::{EntryId, EntryKey, InboxSeq, PartitionKey, Timestamp, VQueueId};
     use proptest::prelude::*;
@@ -178,8 +178,8 @@ pub(crate) mod testing {
         format!("{}\n{}", hex(&T::key_bytes(key)), hex(&bytes))
     }
 
-    /// Runs a property test on a thread of its own: unoptimized, the frames of so many
-    /// strategies do not fit on the stack of a test.
+    /// Runs a property test on its own thread: unoptimized, the frames of that many strategies do
+    /// not fit on the stack of a test.
     pub(crate) fn on_large_stack(property: fn()) {
         const STACK_BYTES: usize = 32 << 20;
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(property);
@@ -188,7 +188,7 @@ pub(crate) mod testing {
         }
     }
 
-    /// Keys come back and sort like their bytes; foreign bytes are refused.
+    /// Keys decode to themselves and sort like their bytes; foreign bytes are refused.
     pub(crate) fn check_keys<T: Table>(a: T::Key, b: T::Key) {
         let (bytes_a, bytes_b) = (T::key_bytes(&a), T::key_bytes(&b));
         assert_eq!(a.cmp(&b), bytes_a.cmp(&bytes_b), "{a:?} and {b:?}");
@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_prefix_is_above_it_and_nothing_else() {
+    fn the_end_of_a_prefix_is_right_above_it() {
         assert_eq!(after_prefix(b"in\x01".to_vec()), b"in\x02");
         assert_eq!(after_prefix(b"in\xff\xff".to_vec()), b"io");
     }

@@ -1,4 +1,4 @@
-//! Table `outbox`: messages to other partitions that are not known to be delivered.
+//! Table `outbox`: messages to other partitions without confirmed delivery.
 //!
 //! Key: `ou`, index (8). Row: the encoded message, opaque here.
 
@@ -16,7 +16,7 @@ impl Table for Outbox {
 
     type Key = RecordSeq;
     type Row = Bytes;
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body(key: &RecordSeq, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.0.to_be_bytes());
@@ -43,11 +43,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(a in numbers(), b in numbers()) {
+        fn rows_and_keys_decode(a in numbers(), b in numbers()) {
             check_keys::<Outbox>(RecordSeq(a), RecordSeq(b));
             check_row::<Outbox>(&Bytes::from(a.to_be_bytes().to_vec()));
         }

@@ -1,6 +1,6 @@
 //! Table `parked`: entries of a vqueue that are suspended or paused.
 //!
-//! Key: `pk`, vqueue (24), entry id (24). Row: nothing.
+//! Key: `pk`, vqueue (24), entry id (24). Row: empty.
 
 use forebay_messages::{EntryId, VQueueId};
 
@@ -15,7 +15,7 @@ impl Table for Parked {
 
     type Key = (VQueueId, EntryId);
     type Row = ();
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body((vqueue, entry): &Self::Key, out: &mut Vec<u8>) {
         out.extend_from_slice(&vqueue.to_bytes());
@@ -41,11 +41,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(a in (vqueue_ids(), entry_ids()), b in (vqueue_ids(), entry_ids())) {
+        fn rows_and_keys_decode(a in (vqueue_ids(), entry_ids()), b in (vqueue_ids(), entry_ids())) {
             check_keys::<Parked>((a.0, a.1), (a.0, b.1));
             check_keys::<Parked>(a, b);
         }

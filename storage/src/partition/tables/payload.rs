@@ -1,7 +1,7 @@
-//! Table `payload`: what the handlers of entries are given.
+//! Table `payload`: the input of the entries' handlers.
 //!
-//! Key: `pa`, entry id (24). Row: the client's bytes. Strict: an entry's payload is put
-//! once, when the entry is new, and deleted once, when nothing can need it any more.
+//! Key: `pa`, entry id (24). Row: the client's bytes. Strict: an entry's payload is put once, when
+//! the entry is new, and deleted once, when it is no longer needed.
 
 use bytes::Bytes;
 use forebay_messages::EntryId;
@@ -17,7 +17,7 @@ impl Table for Payload {
 
     type Key = EntryId;
     type Row = Bytes;
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body(key: &EntryId, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.to_bytes());
@@ -48,11 +48,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(
+        fn rows_and_keys_decode(
             a in entry_ids(), b in entry_ids(),
             payload in proptest::collection::vec(any::<u8>(), 0..40),
         ) {

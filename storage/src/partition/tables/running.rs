@@ -1,4 +1,4 @@
-//! Table `running`: entries of a vqueue of which an attempt runs.
+//! Table `running`: entries of a vqueue with a running attempt.
 //!
 //! Key: `ru`, vqueue (24), entry id (24). Row: bilrost [`RunningRow`].
 
@@ -16,7 +16,7 @@ impl Table for Running {
 
     type Key = (VQueueId, EntryId);
     type Row = RunningRow;
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body((vqueue, entry): &Self::Key, out: &mut Vec<u8>) {
         out.extend_from_slice(&vqueue.to_bytes());
@@ -45,11 +45,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(
+        fn rows_and_keys_decode(
             a in (vqueue_ids(), entry_ids()), b in (vqueue_ids(), entry_ids()),
             epoch in numbers(), seq in numbers(),
         ) {

@@ -1,6 +1,6 @@
-//! Table `timer`: when finished entries are forgotten.
+//! Table `timer`: when finished entries expire.
 //!
-//! Key: `ti`, time (8, milliseconds), entry id (24). Row: nothing.
+//! Key: `ti`, time (8, milliseconds), entry id (24). Row: empty.
 
 use forebay_messages::{EntryId, Timestamp};
 
@@ -15,7 +15,7 @@ impl Table for Timer {
 
     type Key = (Timestamp, EntryId);
     type Row = ();
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body((at, entry): &Self::Key, out: &mut Vec<u8>) {
         out.extend_from_slice(&at.0.to_be_bytes());
@@ -43,11 +43,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(a in (numbers(), entry_ids()), b in (numbers(), entry_ids())) {
+        fn rows_and_keys_decode(a in (numbers(), entry_ids()), b in (numbers(), entry_ids())) {
             check_keys::<Timer>((Timestamp(a.0), a.1), (Timestamp(a.0), b.1));
             check_keys::<Timer>((Timestamp(a.0), a.1), (Timestamp(b.0), b.1));
         }

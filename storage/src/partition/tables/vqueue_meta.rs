@@ -1,4 +1,4 @@
-//! Table `vqueue_meta`: the name of every vqueue that has rows, and how many.
+//! Table `vqueue_meta`: name and row counts of every vqueue that has rows.
 //!
 //! Key: `vq`, vqueue (24). Row: bilrost [`StoredVQueueMeta`].
 
@@ -12,11 +12,11 @@ pub(crate) struct VQueueMetas;
 impl Table for VQueueMetas {
     const NAME: &'static str = "vqueue_meta";
     const KIND: [u8; 2] = *b"vq";
-    const COMES_BACK: bool = true;
+    const REUSES_KEYS: bool = true;
 
     type Key = VQueueId;
     type Row = VQueueMeta;
-    type Beside = ();
+    type Attached = ();
 
     fn put_key_body(key: &VQueueId, out: &mut Vec<u8>) {
         out.extend_from_slice(&key.to_bytes());
@@ -60,11 +60,11 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        on_large_stack(rows_and_keys_come_back);
+        on_large_stack(rows_and_keys_decode);
     }
 
     proptest! {
-        fn rows_and_keys_come_back(a in vqueue_ids(), b in vqueue_ids(), inbox in numbers(), key in ".{0,9}") {
+        fn rows_and_keys_decode(a in vqueue_ids(), b in vqueue_ids(), inbox in numbers(), key in ".{0,9}") {
             check_keys::<VQueueMetas>(a, b);
             let name = Arc::new(VQueueName::service("s").with_object_key(&key));
             check_row::<VQueueMetas>(&VQueueMeta { name, inbox, ..sample() });

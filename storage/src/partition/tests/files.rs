@@ -1,4 +1,4 @@
-//! Crashes, damage, partitions that come and go, faults.
+//! Crashes, damage, creating and deleting partitions, faults.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ fn open(path: &Path) -> Store {
 }
 
 #[test]
-fn a_crash_leaves_what_was_flushed_and_the_log_makes_good_the_rest() {
+fn after_a_crash_the_log_restores_what_was_not_flushed() {
     let dir = tempfile::tempdir().unwrap();
     let (live, copy) = (dir.path().join("live"), dir.path().join("copy"));
     let store = open(&live).partition(P).unwrap();
@@ -27,7 +27,7 @@ fn a_crash_leaves_what_was_flushed_and_the_log_makes_good_the_rest() {
 
     copy_dir(&live, &copy).unwrap();
     let copied = open(&copy).partition(P).unwrap();
-    assert_eq!(copied.applied_lsn().unwrap(), Lsn(100), "exactly what was said to be durable");
+    assert_eq!(copied.applied_lsn().unwrap(), Lsn(100), "exactly what was reported as durable");
     assert_eq!(dump(&copied).entries.len(), 100);
     catch_up(&copied, &log, 13);
     assert_eq!(copied.digest().unwrap(), store.digest().unwrap());
@@ -48,7 +48,7 @@ fn a_clean_close_keeps_everything() {
 }
 
 #[test]
-fn partitions_come_and_go() {
+fn partitions_can_be_created_and_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let ids = [10, 2, 1].map(PartitionId);
@@ -69,11 +69,11 @@ fn partitions_come_and_go() {
     let store = open(dir.path());
     assert_eq!(store.partitions(), [1, 2].map(PartitionId));
     let again = store.partition(ids[0]).unwrap();
-    assert_eq!(again.applied_lsn().unwrap(), Lsn(0), "nothing of the deleted one comes back");
+    assert_eq!(again.applied_lsn().unwrap(), Lsn(0), "nothing of the deleted one returns");
 }
 
 #[test]
-fn a_second_opener_is_told_that_the_store_is_in_use() {
+fn a_second_opener_learns_that_the_store_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let _store = open(dir.path());
     let error = Store::open(dir.path(), &Medium::disk()).unwrap_err();
@@ -189,7 +189,7 @@ fn planned_faults_happen_at_commits() {
 }
 
 #[test]
-fn rows_are_taken_over_whole_and_know_their_log() {
+fn rows_are_copied_completely_and_know_their_log() {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (open(&dir.path().join("from")), open(&dir.path().join("to")));
     let log: Vec<_> = (0..500).map(|n| enqueue(n, &VQueueName::service("s"))).collect();
@@ -210,18 +210,18 @@ fn rows_are_taken_over_whole_and_know_their_log() {
     drop((taken, to));
     let to = open(&dir.path().join("to"));
     assert_eq!(to.log_id().unwrap(), Some(crate::log::LogId(7)));
-    assert_eq!(to.partitions(), [P], "it is no partition");
+    assert_eq!(to.partitions(), [P], "it is not a partition");
 }
 
-/// Regression: deletions stayed in memory until half a million rows had changed, and the
-/// files kept what had been purged.
+/// Regression: deletions stayed in memory until half a million rows had changed, and the files kept
+/// the purged rows.
 #[test]
-fn disk_space_of_purged_results_is_given_back() {
+fn disk_space_of_purged_results_is_freed() {
     const RESULTS: u64 = 3_000;
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).partition(P).unwrap();
     let row = |n: u64| {
-        // Nothing that compresses.
+        // Incompressible data.
         let words =
             (0..256).map(|word| xxhash_rust::xxh3::xxh3_64(&(n * 256 + word).to_be_bytes()));
         let result: Vec<u8> = words.flat_map(u64::to_be_bytes).collect();

@@ -16,7 +16,7 @@ fn three_names() -> [VQueueName; 3] {
     [VQueueName::service("r").with_object_key("k"), scoped("gold/u1"), scoped("gold/u2")]
 }
 
-/// Where an entry of a vqueue really lives.
+/// The id of an entry as routed in production.
 fn routed(n: u64, name: &VQueueName) -> EntryId {
     let uuid = entry_id(n).uuid;
     EntryId { partition_key: name.partition_key(None, &uuid), uuid }
@@ -189,7 +189,7 @@ fn filters() -> Vec<EntrySelector> {
 }
 
 #[test]
-fn pages_of_any_size_add_up_to_what_the_filter_wants() {
+fn pages_of_any_size_add_up_to_all_matches() {
     let store = many();
     let any = EntrySelector::default();
     let query = |filter, ended, after, rows_max| ListQuery {
@@ -240,7 +240,7 @@ fn pages_of_any_size_add_up_to_what_the_filter_wants() {
 }
 
 #[test]
-fn a_filter_reads_only_rows_that_it_may_want() {
+fn a_filter_reads_only_rows_that_may_match() {
     let store = in_memory();
     let scoped = |scope: &str| VQueueName::service("s").with_scope(scope);
     let mut log = Vec::new();

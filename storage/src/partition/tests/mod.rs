@@ -1,4 +1,4 @@
-//! The store against the state machine's tables in memory; its readers; its files.
+//! The store compared with the state machine's tables in memory; its readers; its files.
 
 mod crashing;
 mod files;
@@ -75,7 +75,7 @@ pub(super) fn enqueue(n: u64, name: &VQueueName) -> Arc<Record> {
     record(n, Command::Enqueue(Enqueue { entry: new_entry(entry_id(n), name.clone()) }))
 }
 
-/// Applies what the store has not, in batches of `batch`.
+/// Applies the missing records to the store, in batches of `batch`.
 pub(super) fn catch_up(store: &PartitionStore, log: &[Arc<Record>], batch: usize) {
     let mut state = State::load(&store.begin().unwrap()).unwrap();
     assert_eq!(state.applied_lsn, store.applied_lsn().unwrap());
@@ -95,7 +95,7 @@ fn rows<T: Table>(store: &PartitionStore) -> Vec<(T::Key, T::Row)> {
     store.page::<T>(None, usize::MAX).unwrap()
 }
 
-/// Everything that is committed, as the state machine's tables in memory.
+/// Everything committed, as the state machine's tables in memory.
 pub(super) fn dump(store: &PartitionStore) -> MemTables {
     MemTables {
         entries: rows::<Entry>(store).into_iter().collect(),

@@ -1,5 +1,5 @@
-//! Every command applied to the store gives what it gives in memory, however the
-//! records are cut into batches, flushed and replayed.
+//! Every command applied to the store has the same result as in memory, however the records are cut
+//! into batches, flushed and replayed.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What happens next; numbers choose among what is there.
+/// A step; numbers choose among the existing items.
 #[derive(Clone, Debug)]
 enum Step {
     Enqueue {
@@ -40,14 +40,14 @@ enum Step {
         hours: u64,
     },
     Commit,
-    /// Writes everything that the store lacks, and drops the batch.
+    /// Applies all missing records, and drops the batch.
     Abandon,
     /// Commits, and reads every inbox as a refill does.
     Look {
         limit: usize,
     },
-    /// RocksDB is told of everything.
-    Settle,
+    /// Writes everything to RocksDB.
+    SpillAll,
     Flush,
     Reopen,
 }
@@ -63,7 +63,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::Commit),
         3 => Just(Step::Abandon),
         4 => (1..6usize).prop_map(|limit| Step::Look { limit }),
-        2 => Just(Step::Settle),
+        2 => Just(Step::SpillAll),
         2 => Just(Step::Flush),
         1 => Just(Step::Reopen),
     ];
@@ -79,7 +79,7 @@ fn name(n: u8) -> VQueueName {
     }
 }
 
-/// How an attempt ends: it fails, fails for good or succeeds.
+/// Ends an attempt: failure with retry, final failure or success.
 fn end(entry: EntryId, token: AttemptToken, how: u8, seq: u64) -> Command {
     let outcome = match how {
         0 => {
@@ -151,7 +151,7 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
         Step::Commit
         | Step::Abandon
         | Step::Look { .. }
-        | Step::Settle
+        | Step::SpillAll
         | Step::Flush
         | Step::Reopen => return None,
     })
@@ -159,7 +159,7 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
 
 type Outcomes = BTreeMap<Lsn, (Reply, Vec<Applied>)>;
 
-/// One replica in memory, the truth.
+/// One replica in memory, the reference.
 struct Model {
     state: State,
     tables: MemTables,
@@ -190,7 +190,7 @@ impl Model {
     }
 }
 
-/// Applies everything that the store lacks in one batch, comparing what comes of it.
+/// Applies all missing records in one batch, and compares the results.
 fn commit(store: &PartitionStore, state: &mut State, model: &Model) {
     let mut txn = store.begin().unwrap();
     while state.applied_lsn < model.state.applied_lsn {
@@ -203,7 +203,7 @@ fn commit(store: &PartitionStore, state: &mut State, model: &Model) {
     txn.commit(state.applied_lsn).unwrap();
 }
 
-/// The same, and drops it. The state in memory is of no use after that.
+/// The same, and drops the batch. The state in memory is useless after that.
 fn abandon(store: &PartitionStore, model: &Model) {
     let mut state = State::load(store).unwrap();
     let mut txn = store.begin().unwrap();
@@ -214,7 +214,7 @@ fn abandon(store: &PartitionStore, model: &Model) {
     }
 }
 
-/// Every inbox, page by page, is what it is in memory, and so are the rows by key.
+/// Compares every inbox, page by page, and the rows by key with those in memory.
 fn look(store: &PartitionStore, model: &Model, limit: usize) {
     for vqueue in (0..6)
         .map(|n| name(n).id_for(entry_id(0)))
@@ -265,14 +265,14 @@ fn run(steps: &[Step]) {
                 commit(&store, &mut state, &model);
                 look(&store, &model, *limit);
             }
-            Step::Settle => store.settle().unwrap(),
+            Step::SpillAll => store.spill_all().unwrap(),
             Step::Flush => {
                 assert_eq!(store.flush().unwrap(), store.applied_lsn().unwrap());
             }
             Step::Reopen => {
                 drop(store);
                 store = open();
-                // Whatever was not committed or flushed is applied again.
+                // Records that were not committed or flushed are applied again.
                 state = State::load(&store.begin().unwrap()).unwrap();
             }
             step => {
@@ -299,7 +299,7 @@ fn run(steps: &[Step]) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
     #[test]
-    fn the_store_is_the_tables_in_memory(steps in steps()) {
+    fn the_store_equals_the_tables_in_memory(steps in steps()) {
         run(&steps);
     }
 }

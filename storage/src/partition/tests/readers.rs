@@ -32,7 +32,7 @@ fn done(seqs: impl IntoIterator<Item = u64>, reached_end: bool) -> RefillDone {
 }
 
 #[test]
-fn a_refill_reads_what_lies_above_the_anchor_in_its_own_vqueue_only() {
+fn a_refill_reads_above_the_anchor_in_its_own_vqueue_only() {
     let store = in_memory();
     // 255: the prefix's upper bound carries.
     for vqueue in [vqueue_id(254), vqueue_id(255)] {
@@ -56,7 +56,7 @@ fn a_refill_reads_what_lies_above_the_anchor_in_its_own_vqueue_only() {
 }
 
 #[test]
-fn a_refill_sees_what_was_committed_before_it_and_a_fresh_one_sees_more() {
+fn a_refill_sees_the_commits_before_it() {
     let store = in_memory();
     let vqueue = vqueue_id(1);
     for round in 0..6u64 {
@@ -71,9 +71,9 @@ fn a_refill_sees_what_was_committed_before_it_and_a_fresh_one_sees_more() {
 }
 
 proptest! {
-    /// Rows in memory only, rows in RocksDB only, and rows that memory says are gone.
+    /// Rows in memory only, rows in RocksDB only, and stored rows that memory has deleted.
     #[test]
-    fn a_refill_from_memory_finds_what_is_there(
+    fn a_refill_from_memory_finds_all_rows(
         batches in prop::collection::vec((0..4_u64, prop::collection::vec(0..40_u64, 0..12)), 1..20),
         after in prop::option::of(0..40_u64),
         limit in 1..30_usize,
@@ -99,7 +99,7 @@ proptest! {
             prop_assert_eq!(store.try_refill(&request).unwrap(), TryRefill::Done(wanted));
             prop_assert_eq!(store.resident().rows(), rows, "nothing is spilled for it");
             if spills == 0 {
-                store.settle().unwrap();
+                store.spill_all().unwrap();
             }
         }
     }
@@ -116,10 +116,10 @@ fn a_canceled_refill_stops() {
 }
 
 #[test]
-fn a_refill_that_must_not_block_does_not_read_from_disk() {
+fn a_non_blocking_refill_does_not_read_from_disk() {
     let dir = tempfile::tempdir().unwrap();
     let open = || {
-        // A medium of its own: an empty block cache.
+        // Its own medium: an empty block cache.
         let store = Store::open(dir.path(), &Medium::disk()).unwrap();
         store.partition(P).unwrap()
     };
@@ -141,7 +141,7 @@ fn a_refill_over_many_tombstones_is_left_to_a_worker() {
     let store = in_memory();
     let vqueue = vqueue_id(1);
     put(&store, 1, vqueue, 0..10_000);
-    store.settle().unwrap();
+    store.spill_all().unwrap();
     delete(&store, 2, vqueue, 0..9_999);
     let from_front = request(vqueue, None, 24);
     assert_eq!(store.try_refill(&from_front).unwrap(), TryRefill::WouldBlock);
@@ -176,7 +176,7 @@ fn cursors_walk_running_rows_vqueues_and_expiry() {
 }
 
 #[test]
-fn a_digest_depends_on_rows_and_on_nothing_else() {
+fn a_digest_depends_only_on_rows() {
     let name = VQueueName::service("s");
     let log: Vec<_> = (0..50).map(|n| enqueue(n, &name)).collect();
     let (a, b) = (in_memory(), in_memory());
@@ -195,13 +195,13 @@ fn a_digest_depends_on_rows_and_on_nothing_else() {
 }
 
 #[test]
-fn heads_are_the_first_rows_wherever_they_are_kept() {
+fn heads_are_the_first_rows_wherever_they_are_stored() {
     let store = in_memory();
     let ids = [1, 2, 3, 254, 255].map(vqueue_id);
     put(&store, 1, ids[0], 5..9);
     put(&store, 2, ids[2], 7..8);
     store.flush().unwrap();
-    // Committed and not written to files; the first row of one is gone by then.
+    // Committed but not flushed; the first row of one is deleted by then.
     delete(&store, 3, ids[0], 5..6);
     put(&store, 4, ids[4], 3..4);
     let heads = store.inbox_heads(&ids).unwrap();
@@ -211,7 +211,7 @@ fn heads_are_the_first_rows_wherever_they_are_kept() {
 }
 
 #[test]
-fn a_head_behind_many_tombstones_is_not_known() {
+fn a_head_behind_many_tombstones_is_unknown() {
     let store = in_memory();
     let ids = [vqueue_id(1), vqueue_id(2)];
     put(&store, 1, ids[0], 0..6_000);
@@ -219,5 +219,5 @@ fn a_head_behind_many_tombstones_is_not_known() {
     store.flush().unwrap();
     delete(&store, 3, ids[0], 0..5_999);
     let heads = store.inbox_heads(&ids).unwrap();
-    assert_eq!(heads, [Head::Unknown, Head::Row(place(0))], "the next one is read all the same");
+    assert_eq!(heads, [Head::Unknown, Head::Row(place(0))], "the next one is still read");
 }

@@ -6,7 +6,7 @@ use forebay_messages::{AttemptToken, Epoch};
 use super::*;
 
 #[test]
-fn a_batch_sees_its_writes_and_nobody_else_does_before_the_commit() {
+fn only_the_batch_sees_its_writes_before_the_commit() {
     let store = in_memory();
     let mut txn = store.begin().unwrap();
     let id = entry_id(1);
@@ -17,7 +17,7 @@ fn a_batch_sees_its_writes_and_nobody_else_does_before_the_commit() {
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| (store.entry(id).unwrap(), store.applied_lsn().unwrap()));
         std::thread::sleep(std::time::Duration::from_millis(20));
-        assert!(!reader.is_finished(), "who reads waits for the batch");
+        assert!(!reader.is_finished(), "readers wait for the batch");
         txn.commit(Lsn(4)).unwrap();
         assert_eq!(reader.join().unwrap(), (Some(row.clone()), Lsn(4)));
     });
@@ -32,7 +32,7 @@ fn a_batch_sees_its_writes_and_nobody_else_does_before_the_commit() {
 }
 
 #[test]
-fn a_row_that_comes_and_goes_within_a_batch_is_never_written() {
+fn a_row_put_and_deleted_within_a_batch_is_never_written() {
     let store = in_memory();
     let mut txn = store.begin().unwrap();
     let vqueue = vqueue_id(1);
@@ -52,9 +52,9 @@ fn a_row_that_comes_and_goes_within_a_batch_is_never_written() {
     assert!(dump(&store).entries.is_empty());
 }
 
-/// RocksDB had been told of the deletion after the row that came then.
+/// Regression: RocksDB received the deletion after the row that replaced the deleted one.
 #[test]
-fn a_stored_row_that_goes_and_comes_back_with_its_entry_is_there() {
+fn a_stored_row_deleted_and_put_again_with_its_entry_exists() {
     let store = in_memory();
     let (id, vqueue) = (entry_id(1), vqueue_id(1));
     let running = |seq| RunningRow { token: AttemptToken { epoch: Epoch(1), seq }, executor: None };
@@ -63,7 +63,7 @@ fn a_stored_row_that_goes_and_comes_back_with_its_entry_is_there() {
     txn.put_payload(id, "first".into());
     txn.put_running(vqueue, id, running(1));
     txn.commit(Lsn(1)).unwrap();
-    store.settle().unwrap();
+    store.spill_all().unwrap();
     let mut txn = store.begin().unwrap();
     txn.change_entry(id, |row| row.attempts += 1).unwrap();
     txn.delete_running(vqueue, id);
@@ -71,7 +71,7 @@ fn a_stored_row_that_goes_and_comes_back_with_its_entry_is_there() {
     txn.put_running(vqueue, id, running(2));
     txn.put_payload(id, "second".into());
     txn.commit(Lsn(2)).unwrap();
-    store.settle().unwrap();
+    store.spill_all().unwrap();
     let found = dump(&store);
     assert_eq!(found.running[&(vqueue, id)], running(2));
     assert_eq!(found.payloads[&id], "second");
@@ -92,7 +92,7 @@ fn a_delete_of_a_row_that_may_be_stored_is_written() {
         txn.put_vqueue_meta(id, VQueueMeta::default());
         txn.commit(Lsn(lsn)).unwrap();
         if spill {
-            store.settle().unwrap();
+            store.spill_all().unwrap();
         }
         let mut txn = store.begin().unwrap();
         txn.put_vqueue_meta(id, VQueueMeta { inbox: 1, ..VQueueMeta::default() });
@@ -103,9 +103,9 @@ fn a_delete_of_a_row_that_may_be_stored_is_written() {
     }
 }
 
-/// The life of most entries: nothing of it reaches RocksDB.
+/// The life of most entries: none of it reaches RocksDB.
 #[test]
-fn rows_that_come_and_go_before_a_spill_are_never_written() {
+fn rows_put_and_deleted_before_a_spill_are_never_written() {
     let store = in_memory();
     let (vqueue, id) = (vqueue_id(1), entry_id(1));
     let mut lsn = Lsn(0);
@@ -137,7 +137,7 @@ fn rows_that_come_and_go_before_a_spill_are_never_written() {
 }
 
 #[test]
-fn what_is_resident_is_bounded() {
+fn resident_rows_are_bounded() {
     let store = in_memory();
     let (mut spilled, mut rows) = (0, 0);
     for n in 0..2_000_u64 {
@@ -157,9 +157,9 @@ fn what_is_resident_is_bounded() {
     assert_eq!(dump(&store).inbox.len(), 100_000);
 }
 
-/// A refill sees what is resident, what is stored, and what hides what is stored.
+/// A refill sees resident rows, stored rows, and deletions of stored rows.
 #[test]
-fn an_inbox_is_read_wherever_its_rows_are() {
+fn an_inbox_is_read_from_memory_and_rocksdb() {
     let store = in_memory();
     let vqueue = vqueue_id(1);
     let read = || {
@@ -185,7 +185,7 @@ fn an_inbox_is_read_wherever_its_rows_are() {
     commit(2, &|txn| [1, 2].into_iter().for_each(|n| txn.put_inbox(vqueue, place(n))));
     assert_eq!(read(), [1, 2]);
     assert!(!store.resident().is_empty(), "a whole inbox is read without a spill");
-    store.settle().unwrap();
+    store.spill_all().unwrap();
     assert_eq!(read(), [1, 2]);
     commit(2, &|txn| {
         txn.delete_inbox(vqueue, place(1));
@@ -196,9 +196,9 @@ fn an_inbox_is_read_wherever_its_rows_are() {
     assert_eq!(read(), [0; 0]);
 }
 
-/// A yield under an unchanged key, over flushes: single deletes must meet their puts.
+/// A yield under an unchanged key, across flushes: single deletes must meet their puts.
 #[test]
-fn a_strict_row_comes_back_under_the_same_key() {
+fn a_strict_row_returns_under_the_same_key() {
     let store = in_memory();
     let (vqueue, key) = (vqueue_id(1), place(1));
     let mut lsn = Lsn(0);
@@ -223,7 +223,7 @@ fn a_strict_row_comes_back_under_the_same_key() {
         assert_eq!(commit(&|txn| txn.delete_inbox(vqueue, key), flush), 0);
     }
     store.compact();
-    assert_eq!(dump(&store).inbox.len(), 0, "no older put comes to light");
+    assert_eq!(dump(&store).inbox.len(), 0, "no older put reappears");
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn a_strict_row_is_not_put_twice() {
 #[test]
 #[cfg(debug_assertions)]
 #[should_panic(expected = "inbox: is there a row")]
-fn a_wrong_belief_about_a_strict_row_is_found_at_the_commit() {
+fn a_wrong_assumption_about_a_strict_row_is_found_at_the_commit() {
     let store = in_memory();
     let mut txn = store.begin().unwrap();
     txn.delete_inbox(vqueue_id(1), place(1));
@@ -293,8 +293,8 @@ fn the_outbox_keeps_messages_in_order() {
     assert_eq!(found[0].1, message(2));
 }
 
-/// What is left of a batch that is dropped: every row is what it was, and so is what is
-/// known of RocksDB, whatever the batch did to it and how often.
+/// After a batch is dropped, every row is what it was before, and so is what is known about
+/// RocksDB, whatever the batch did to it and how often.
 #[test]
 fn a_dropped_batch_leaves_nothing_behind() {
     let store = in_memory();
@@ -304,7 +304,7 @@ fn a_dropped_batch_leaves_nothing_behind() {
     txn.put_inbox(vqueue, spilled);
     txn.put_vqueue_meta(vqueue, meta(1));
     txn.commit(Lsn(1)).unwrap();
-    store.settle().unwrap();
+    store.spill_all().unwrap();
     let mut txn = store.begin().unwrap();
     txn.put_inbox(vqueue, place(2));
     txn.put_payload(entry_id(2), Bytes::from_static(b"two"));
@@ -349,7 +349,7 @@ fn a_dropped_batch_leaves_nothing_behind() {
     assert_eq!(store.vqueue(vqueue).unwrap(), Some(meta(2)));
 }
 
-/// What a spill would write, as bytes, with the bytes of payloads that are here.
+/// What a spill would write, as bytes, with the number of payload bytes in memory.
 fn dump_resident(store: &PartitionStore) -> (Vec<u8>, usize) {
     let mut batch = WriteBatch::default();
     let resident = store.resident();
@@ -358,9 +358,9 @@ fn dump_resident(store: &PartitionStore) -> (Vec<u8>, usize) {
     (batch.data().to_vec(), weight)
 }
 
-/// Rows that were only read, and those that are known to be gone, do not pile up.
+/// Rows that were only read, and those known to be absent, do not accumulate.
 #[test]
-fn what_is_only_known_is_bounded() {
+fn known_rows_are_bounded() {
     let store = in_memory();
     for n in 0..100_u64 {
         let mut txn = store.begin().unwrap();
@@ -374,6 +374,6 @@ fn what_is_only_known_is_bounded() {
         let resident = store.resident();
         assert_eq!(resident.overlay::<Entry>().borrow().clean_len(), 0);
         assert!(resident.overlay::<Lock>().borrow().clean_len() <= 8_192);
-        assert!(resident.rows() < 10, "what is known is not to be spilled");
+        assert!(resident.rows() < 10, "known rows are not spilled");
     }
 }

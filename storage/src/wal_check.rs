@@ -1,19 +1,17 @@
 //! Checks RocksDB's journals (write-ahead log and MANIFEST) before RocksDB reads them.
 //!
-//! Why: its reader (seen in 11.8.1) takes some damage for the end of the file. A bit
-//! flipped in a length field of the last block drops all records behind it, one in the
-//! first record's type drops the whole file, both without a word; one in a later
-//! record's type makes opening spin for ever. Records that were acknowledged must never
-//! vanish like that.
+//! Why: RocksDB's reader (seen in 11.8.1) mistakes some damage for the end of the file. A bit
+//! flipped in a length field of the last block drops all records after it, one in the first
+//! record's type drops the whole file, both silently; one in a later record's type makes opening
+//! loop endlessly. Acknowledged records must never vanish like that.
 //!
-//! Must always hold: an incomplete record at the very end (a write that was never
-//! acknowledged) is left for RocksDB to cut; everything else that is not a sequence of
-//! whole records is damage. Must not know: what the records say.
+//! Must always hold: an incomplete record at the very end (a write that was never acknowledged) is
+//! left for RocksDB to cut; any other deviation from a sequence of whole records is damage. Must
+//! not know: the contents of the records.
 //!
-//! The format (RocksDB wiki, "Write Ahead Log File Format"): blocks of 32 KiB; in a
-//! block records of masked crc32c (4, little-endian, over type and data), length of the
-//! data (2), type (1), data; a rest of less than 7 bytes is zeros. A record never
-//! crosses a block.
+//! The format (RocksDB wiki, "Write Ahead Log File Format"): blocks of 32 KiB; each block contains
+//! records of masked crc32c (4, little-endian, over type and data), length of the data (2), type
+//! (1), data; a remainder of less than 7 bytes is zeros. A record never crosses a block.
 
 use std::{
     fs::{self, File},
@@ -28,14 +26,14 @@ use crate::{Fault, FaultKind};
 
 const BLOCK_LEN: usize = 32 << 10;
 const HEADER_LEN: usize = 7;
-/// Added to a checksum that is stored beside what it covers (as in LevelDB).
+/// Mask of a checksum stored next to the data it covers (as in LevelDB).
 const MASK_DELTA: u32 = 0xa282_ead8;
 
 /// What is wrong with a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("the record at byte {offset} is damaged: {reason}")]
 pub struct JournalDamage {
-    /// Where in the file.
+    /// Position in the file.
     pub offset: u64,
     /// What is wrong.
     pub reason: &'static str,
@@ -82,9 +80,9 @@ fn check_file(path: &Path) -> Result<(), Fault> {
 
 #[derive(Default)]
 struct Checker {
-    /// Of the block in the file.
+    /// Offset of the block in the file.
     offset: u64,
-    /// Only zeros may follow: the file was extended and not written.
+    /// Only zeros may follow: the file was extended but not written.
     ended: bool,
 }
 
@@ -117,9 +115,9 @@ impl Checker {
             let damaged = |reason| Err(JournalDamage { offset: self.offset + at as u64, reason });
             let zeros = rest.iter().all(|byte| *byte == 0);
             if self.ended && !zeros {
-                return damaged("records follow where nothing was written");
+                return damaged("records follow an unwritten part");
             }
-            // Shorter than a header: padding, or a header that was being written.
+            // Shorter than a header: padding, or a header whose write was interrupted.
             let Some(header) = header(rest).filter(|_| !zeros) else {
                 self.ended |= rest.len() >= HEADER_LEN;
                 return Ok(());
@@ -142,11 +140,11 @@ impl Checker {
     }
 }
 
-/// Whether a whole record starts anywhere in `bytes`. What a torn write left of one
-/// record holds no whole one, unless its payload is a piece of such a journal: then a
-/// torn write is taken for damage, which errs to the safe side.
+/// Whether a whole record starts anywhere in `bytes`. The remains of a torn record contain no whole
+/// one, unless its payload is a piece of such a journal: then a torn write is reported as damage,
+/// which errs on the safe side.
 fn has_record(bytes: &[u8]) -> bool {
-    /// Whole, first, middle, last: what a journal that is not recycled is made of.
+    /// Whole, first, middle, last: the record types of a journal that is not recycled.
     const KINDS: std::ops::RangeInclusive<u8> = 1..=4;
     (0..bytes.len()).any(|at| {
         let rest = &bytes[at..];
@@ -201,7 +199,7 @@ mod tests {
         Ok(())
     }
 
-    /// Two blocks and a bit.
+    /// Slightly more than two blocks.
     fn sample() -> Vec<u8> {
         let record = |n: usize, len: usize| (0..len).map(|i| (i * 31 + n * 7 + 1) as u8).collect();
         let lens = [100, 1, 20_000, 700, 40_000, 3_000, 90, 200];
@@ -223,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_that_matters_is_found() {
+    fn every_relevant_bit_flip_is_found() {
         let bytes = sample();
         let headers_and_some =
             (0..bytes.len()).filter(|at| at % 13 == 0 || *at > bytes.len() - 400);
