@@ -111,6 +111,19 @@ fn a_clock_that_steps_back_neither_adds_nor_removes_tokens() {
 }
 
 #[test]
+fn tokens_taken_after_a_step_back_do_not_count_that_time_twice() {
+    let mut desk = Desk::new(&[rate("s", 1, 100, 2)]);
+    desk.now = Timestamp(10_000);
+    desk.run(1, "s");
+    desk.now = Timestamp(5_000);
+    desk.run(2, "s");
+    desk.now = Timestamp(10_000);
+    assert_eq!(desk.ask(3, "s"), []);
+    assert_eq!(desk.tick(10_099), []);
+    assert_eq!(desk.tick(10_100), [3]);
+}
+
+#[test]
 fn a_bucket_that_is_not_full_is_not_forgotten() {
     let config = LimiterConfig { idle_counters_max: 0, ..LimiterConfig::default() };
     let seed = Seed { rules: vec![rate("*", 1, 100, 2)], ..Seed::default() };
