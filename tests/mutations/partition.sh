@@ -34,5 +34,8 @@ mutation 'a client is answered when its command is proposed' machine/mod.rs \
     's/Phase::Leading => self\.propose_for\(now, command, reply, effects\),/Phase::Leading => { let answer = Answer::Reply(Reply::Changed(0)); self.propose(now, command, None, effects); effects.push(PartitionEffect::Answer { to: reply, answer }); }/'
 planted 'a new limiter does not know who holds the locks' engine/src/limiter/rules.rs \
     's/self\.locks\.seed\(vqueue, Holder::Entry\(entry\), self\.now\);/let _ = (vqueue, entry);/'
+# The simulation cannot tell: the retry stands at the head of its vqueue with or without it.
+mutation 'a retry gives its lock back' apply/retry.rs \
+    's/keeps_lock: has_lock, abort/keeps_lock: has_lock \&\& false, abort/'
 
 finish

@@ -63,8 +63,6 @@ planted 'fence ignored: by the log and when a record is applied' \
     $apply/mod.rs 's/if own\.epoch < state\.leader_epoch \{/if false {/;s/if seen\.is_some_and\(\|seen\| row <= seen\) \{/if key != DedupKey::Leader \&\& seen.is_some_and(|seen| row <= seen) {/'
 planted 'an entry that is known is stored again' \
     $apply/enqueue.rs 's/is_known\(context, new\.id\)\? \{$/is_known(context, new.id)? \&\& false {/'
-planted 'a retry gives its lock back' \
-    $apply/retry.rs 's/keeps_lock: has_lock, abort/keeps_lock: has_lock \&\& false, abort/'
 planted 'a permit is forgotten when its decision is void' \
     $machine/attempts.rs 's/^                self\.give_back\(token, lock_holder, effects\);/                let _ = lock_holder; self.attempts.remove(token);/'
 planted 'a permit goes back before its handler has stopped' \
