@@ -10,6 +10,7 @@ pub mod actor;
 pub mod command;
 pub mod entry_key;
 pub mod id;
+pub mod journal;
 pub mod outcome;
 pub mod record;
 pub mod rule;
@@ -19,8 +20,8 @@ mod wire;
 
 pub use entry_key::EntryKey;
 pub use id::{
-    AttemptToken, EntryId, Epoch, Generation, InboxSeq, Lsn, NodeId, PartitionId, PartitionKey,
-    PermitId, RecordSeq, ReplyId, RuleId, VQueueHandle, VQueueId,
+    AttemptToken, EntryId, Epoch, Generation, InboxSeq, Incarnation, Lsn, NodeId, PartitionId,
+    PartitionKey, PermitId, RecordSeq, ReplyId, RuleId, Run, VQueueHandle, VQueueId,
 };
 pub use outcome::{FailureKind, Outcome};
 pub use record::{Producer, Record, RecordKeys};

@@ -3,6 +3,8 @@
 //! Must always hold: a row says all that applying a command needs of it; nothing in
 //! a row depends on which replica wrote it.
 
+mod journal;
+
 use std::sync::Arc;
 
 use bilrost::{Enumeration, Message};
@@ -11,7 +13,10 @@ use bytestring::ByteString;
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Outcome, Timestamp, VQueueId, VQueueName,
     command::{CompleteOutcome, ExecutorId, RetryPolicy},
+    journal::ParentLink,
 };
+
+pub use journal::{JournalRow, JournalState, PromiseRow, TombstoneRow};
 
 /// Where an entry is.
 #[derive(
@@ -116,6 +121,12 @@ pub struct EntryExtra {
     /// [`FAILURES_KEPT_MAX`].
     #[bilrost(1)]
     pub failures: Vec<FailedAttempt>,
+    /// Its journal, from the first operation on.
+    #[bilrost(2)]
+    pub journal: Option<Box<JournalState>>,
+    /// Of a child: where it comes from.
+    #[bilrost(3)]
+    pub parent: Option<Box<ParentLink>>,
 }
 
 /// An attempt that failed and was followed by another one.
@@ -136,6 +147,18 @@ pub struct FailedAttempt {
 }
 
 impl EntryRow {
+    /// What is known of its journal, if it has one.
+    #[must_use]
+    pub fn journal(&self) -> Option<&JournalState> {
+        self.extra.as_deref().and_then(|extra| extra.journal.as_deref())
+    }
+
+    /// Where it comes from, if it is a child.
+    #[must_use]
+    pub fn parent(&self) -> Option<&ParentLink> {
+        self.extra.as_deref().and_then(|extra| extra.parent.as_deref())
+    }
+
     /// The failed attempts that are kept, oldest first.
     #[must_use]
     pub fn failures(&self) -> &[FailedAttempt] {
@@ -388,4 +411,6 @@ pub enum FsmSlot {
     /// Greatest time of a record applied (u64, milliseconds): a floor of the partition's
     /// time.
     LatestRecordAt = 11,
+    /// Incarnation of the outbox (u64).
+    Incarnation = 12,
 }

@@ -138,7 +138,15 @@ impl Model {
                 Reply::Changed(0)
             }
             Command::VersionBarrier(_) | Command::UpdateDurability(_) => Reply::Changed(0),
-            Command::TruncateOutbox(_) | Command::Reserved(()) => unreachable!("not made"),
+            Command::TruncateOutbox(_)
+            | Command::WriteJournal(_)
+            | Command::Suspend(_)
+            | Command::SettlePromise(_)
+            | Command::Deliver(_)
+            | Command::WakeSleepers(_)
+            | Command::Restart(_)
+            | Command::EndRun(_)
+            | Command::Reserved(()) => unreachable!("not made"),
         }
     }
 

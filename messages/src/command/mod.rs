@@ -1,7 +1,15 @@
 //! The commands of the log. The engine implements each in its own file; these are their contents.
 
+mod deliver;
 mod entry;
 mod partition;
+mod restart;
+mod settle_promise;
+mod suspend;
+mod wake_sleepers;
+mod write_journal;
+
+pub use deliver::{Deliver, Invoke, MessageBody, OutboxMessage, Response, StopChild};
 
 pub use entry::{
     Complete, CompleteOutcome, Decision, EndAttempts, Enqueue, EnqueueBatch, EntrySelector,
@@ -10,6 +18,13 @@ pub use entry::{
 };
 pub use partition::{
     AnnounceLeader, Purge, TruncateOutbox, UpdateDurability, UpsertRuleBook, VersionBarrier,
+};
+pub use restart::{AfterRun, EndRun, Restart};
+pub use settle_promise::SettlePromise;
+pub use suspend::{Suspend, SuspendAttempt};
+pub use wake_sleepers::WakeSleepers;
+pub use write_journal::{
+    AttemptWrites, JournalWrite, NewChild, Operation, StepResult, WriteJournal,
 };
 
 use bilrost::Oneof;
@@ -77,6 +92,27 @@ pub enum Command {
     /// Several attempts ended.
     #[bilrost(tag(35))]
     EndAttempts(EndAttempts),
+    /// What running attempts did, for their journals.
+    #[bilrost(tag(36))]
+    WriteJournal(WriteJournal),
+    /// Attempts that give way until something comes.
+    #[bilrost(tag(37))]
+    Suspend(Suspend),
+    /// A promise is resolved or rejected.
+    #[bilrost(tag(38))]
+    SettlePromise(SettlePromise),
+    /// Messages from an outbox.
+    #[bilrost(tag(39))]
+    Deliver(Deliver),
+    /// The time of sleeps has come.
+    #[bilrost(tag(40))]
+    WakeSleepers(WakeSleepers),
+    /// Entries that begin again with a new run.
+    #[bilrost(tag(41))]
+    Restart(Restart),
+    /// An attempt ends its run.
+    #[bilrost(tag(42))]
+    EndRun(EndRun),
     /// Reserved to keep the tag range of the record closed.
     #[bilrost(tag(63))]
     Reserved(()),

@@ -3,7 +3,7 @@
 use bilrost::Message;
 use bytes::Bytes;
 
-use crate::{EntryId, Epoch, Lsn, NodeId, PartitionKey, Timestamp};
+use crate::{EntryId, Epoch, Lsn, NodeId, PartitionKey, RecordSeq, Timestamp};
 
 /// A node leads from here on. Leadership begins when this is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
@@ -36,12 +36,15 @@ pub struct UpsertRuleBook {
     pub rule_book: Bytes,
 }
 
-/// Outbox messages that were delivered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
+/// Outbox messages that were delivered, to one target: targets do not wait for each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct TruncateOutbox {
-    /// Everything up to this index is delivered.
+    /// Reserved: no version has proposed this.
     #[bilrost(1)]
     pub through: u64,
+    /// The indexes, in order, at most [`crate::journal::MESSAGES_PER_RECORD_MAX`].
+    #[bilrost(tag(2), encoding(packed))]
+    pub delivered: Vec<RecordSeq>,
 }
 
 /// How far the store is durable.

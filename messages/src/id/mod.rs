@@ -5,8 +5,8 @@ mod text;
 mod wide;
 
 pub use number::{
-    AttemptToken, Epoch, Generation, InboxSeq, Lsn, NodeId, PartitionId, PartitionKey, PermitId,
-    RecordSeq, ReplyId, RuleId, VQueueHandle,
+    AttemptToken, Epoch, Generation, InboxSeq, Incarnation, Lsn, NodeId, PartitionId, PartitionKey,
+    PermitId, RecordSeq, ReplyId, RuleId, Run, VQueueHandle,
 };
 pub use text::ParseIdError;
 pub use wide::{EntryId, VQueueId};

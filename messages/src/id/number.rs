@@ -62,6 +62,15 @@ number!(
     RecordSeq, u64, Varint
 );
 number!(
+    /// A run of an entry: its journal begins empty with each. The first is 0.
+    Run, u32, Varint
+);
+number!(
+    /// Incarnation of a partition's outbox: grows when the partition is restored, so that
+    /// indexes given again are not taken for repetitions. The first is 0.
+    Incarnation, u64, Varint
+);
+number!(
     /// A node of the cluster.
     NodeId, u32, Varint
 );

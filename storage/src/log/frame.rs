@@ -124,7 +124,10 @@ mod tests {
             keys: Some(RecordKeys::Single(PartitionKey(7))),
             producer: Some(Producer::External(ExternalSeq { id: 3, seq: RecordSeq(9) })),
             created_at: Timestamp(1_700_000_000_000),
-            command: Some(Command::TruncateOutbox(TruncateOutbox { through: 300 })),
+            command: Some(Command::TruncateOutbox(TruncateOutbox {
+                through: 300,
+                delivered: Vec::new(),
+            })),
         }
     }
 

@@ -295,7 +295,15 @@ fn dispatch<T: Tables>(
             put_fsm_number(context.tables, FsmSlot::DurableLsn, command.durable.0);
             Ok(Reply::Changed(0))
         }
-        Command::TruncateOutbox(_) | Command::Reserved(()) => Err(ApplyError::UnknownCommand),
+        Command::TruncateOutbox(_)
+        | Command::WriteJournal(_)
+        | Command::Suspend(_)
+        | Command::SettlePromise(_)
+        | Command::Deliver(_)
+        | Command::WakeSleepers(_)
+        | Command::Restart(_)
+        | Command::EndRun(_)
+        | Command::Reserved(()) => Err(ApplyError::UnknownCommand),
     }
 }
 

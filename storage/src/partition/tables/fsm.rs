@@ -9,7 +9,7 @@ use forebay_engine::partition::rows::FsmSlot;
 use super::Table;
 
 /// All slots.
-const SLOTS: [FsmSlot; 11] = [
+const SLOTS: [FsmSlot; 12] = [
     FsmSlot::AppliedLsn,
     FsmSlot::InboxSeq,
     FsmSlot::OutboxSeq,
@@ -21,6 +21,7 @@ const SLOTS: [FsmSlot; 11] = [
     FsmSlot::RuleBook,
     FsmSlot::LastRunAt,
     FsmSlot::LatestRecordAt,
+    FsmSlot::Incarnation,
 ];
 
 pub(crate) struct Fsm;
@@ -92,6 +93,8 @@ mod tests {
         6673000a
         000000000000012c
         6673000b
+        000000000000012c
+        6673000c
         000000000000012c
         ");
     }
