@@ -1,11 +1,13 @@
 /* Takes from a process what it needs, for tests: preload it. While the file named in
  * FOREBAY_LACK exists:
  * - writes to files whose path holds FOREBAY_FULL fail as on a full disk;
- * - with FOREBAY_NO_FORK set, the process that starts commands cannot fork. */
+ * - with FOREBAY_NO_FORK set, the process that starts commands can make no other. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,9 +53,13 @@ static int is_spawner(void) {
     return len > 0 && memmem(line, (size_t)len, "__spawner", 9) != NULL;
 }
 
-pid_t fork(void) {
-    static pid_t (*next)(void);
-    if (!next) next = dlsym(RTLD_NEXT, "fork");
+int clone(int (*run)(void *), void *stack, int flags, void *plan, ...) {
+    static int (*next)(int (*)(void *), void *, int, void *, ...);
+    if (!next) next = dlsym(RTLD_NEXT, "clone");
     if (getenv("FOREBAY_NO_FORK") && lacks() && is_spawner()) { errno = EAGAIN; return -1; }
-    return next();
+    va_list rest;
+    va_start(rest, plan);
+    void *handle = va_arg(rest, void *);
+    va_end(rest);
+    return next(run, stack, flags, plan, handle);
 }

@@ -22,6 +22,7 @@ use std::{
         fs::OpenOptionsExt,
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
@@ -130,6 +131,41 @@ pub(crate) fn keep_outputs(
 ) -> Result<(), ResultsError> {
     keep_output(dir, id, "stdout", &mut report.stdout)?;
     keep_output(dir, id, "stderr", &mut report.stderr)
+}
+
+/// Where long outputs of the items that a process runs are kept.
+#[derive(Debug)]
+pub(crate) struct KeptOutputs {
+    dir: PathBuf,
+    /// It has a file, most likely. While it has none, short outputs replace none, and the
+    /// system need not be asked about each.
+    has_some: AtomicBool,
+}
+
+impl KeptOutputs {
+    /// In this directory, which need not be there yet.
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        let has_some = match fs::read_dir(dir.join("output")) {
+            Ok(mut files) => files.next().is_some(),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        Self { dir, has_some: AtomicBool::new(has_some) }
+    }
+
+    /// See [`keep_outputs`].
+    ///
+    /// # Errors
+    /// [`ResultsError`] when a file cannot be moved.
+    pub(crate) fn keep(&self, id: EntryId, report: &mut Report) -> Result<(), ResultsError> {
+        let is_long = report.stdout.file.is_some() || report.stderr.file.is_some();
+        if is_long {
+            self.has_some.store(true, Ordering::Relaxed);
+        }
+        if is_long || self.has_some.load(Ordering::Relaxed) {
+            keep_outputs(&self.dir, id, report)?;
+        }
+        Ok(())
+    }
 }
 
 fn keep_output(

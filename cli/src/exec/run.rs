@@ -84,7 +84,7 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecE
     let kept_dir = data_dir.join("exec").join("kept");
     let limits = Limits { timeout: args.timeout, grace: args.grace };
     let outputs = results.unwrap_or_else(|| kept_dir.clone());
-    let (runner, broken) = Runner::new(Some(outputs), limits, started);
+    let (runner, broken) = Runner::new(outputs, limits, started);
     on_suspend(&runner)?;
     let runtime = start_runtime(&global.data_dir, args).await?;
     let shown = Shown::start(screen.clone(), Arc::clone(&runner), source.lines());

@@ -23,7 +23,7 @@ use super::{
     process::{Order, Spawner},
     progress::Progress,
     report::Report,
-    results::keep_outputs,
+    results::KeptOutputs,
 };
 
 /// How long commands have.
@@ -44,7 +44,7 @@ pub(crate) struct Runner {
     /// An attempt is over.
     is_over: Notify,
     /// Where long outputs go before an item ends.
-    results: Option<PathBuf>,
+    outputs: KeptOutputs,
     /// Told what must end the whole run.
     broken: mpsc::UnboundedSender<String>,
 }
@@ -52,7 +52,7 @@ pub(crate) struct Runner {
 impl Runner {
     /// A runner that waits for its spawner; and where it tells what must end the run.
     pub(crate) fn new(
-        results: Option<PathBuf>,
+        outputs: PathBuf,
         limits: Limits,
         started: Instant,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
@@ -63,7 +63,7 @@ impl Runner {
             spawner: watch::Sender::new(None),
             progress: Mutex::new(Progress::default()),
             is_over: Notify::new(),
-            results,
+            outputs: KeptOutputs::new(outputs),
             broken,
         };
         (Arc::new(runner), told)
@@ -156,9 +156,7 @@ impl Runner {
             drop(running);
             return std::future::pending().await;
         }
-        if let Some(dir) = &self.results
-            && let Err(error) = keep_outputs(dir, context.entry(), &mut report)
-        {
+        if let Err(error) = self.outputs.keep(context.entry(), &mut report) {
             return self.break_off(&error).await;
         }
         if report.succeeded() {
@@ -274,7 +272,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_panic_ends_the_run_and_not_the_item() {
         let limits = Limits { timeout: None, grace: Duration::ZERO };
-        let (runner, mut broken) = Runner::new(None, limits, Instant::now());
+        let (runner, mut broken) = Runner::new(PathBuf::new(), limits, Instant::now());
         let attempt = async {
             let _running = Started::new(&runner);
             assert_eq!(runner.progress().view(Duration::ZERO).running, 1);

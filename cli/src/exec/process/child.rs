@@ -5,57 +5,36 @@ use std::{
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{
-            ffi::OsStrExt,
-            process::{CommandExt, ExitStatusExt},
-        },
+        unix::{ffi::OsStrExt, process::ExitStatusExt},
     },
     path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::ExitStatus,
     time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_messages::Timestamp;
-use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process_group, pidfd_open};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitOptions, kill_process_group, waitpid},
+};
 
-use super::{capture::Capture, link::Start};
+use super::{
+    capture::Capture,
+    launch::{Launched, Launcher},
+    link::Start,
+};
 use crate::exec::report::{End, Report};
 
 /// How long an output may stay open when its command has ended and its group is
 /// killed: only what has left the group can still hold it.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// What a child sets up for itself before it becomes the command.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Setup {
-    /// The spawner; when it is not the parent any more, it is dead.
-    pub(super) parent: Pid,
-    /// The limit of open files that the spawner was given and has raised for itself.
-    pub(super) open_files: Rlimit,
-}
-
-impl Setup {
-    /// Runs between fork and exec: system calls only, nothing that allocates or locks.
-    fn perform(self) -> io::Result<()> {
-        rustix::process::setsid()?;
-        rustix::process::setrlimit(Resource::Nofile, self.open_files)?;
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have died before the signal was set.
-        if rustix::process::getppid() != Some(self.parent) {
-            return Err(io::Error::from(rustix::io::Errno::SRCH));
-        }
-        Ok(())
-    }
-}
-
 /// A command that has been started.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) serial: u64,
-    child: Child,
     pub(super) pid: Pid,
     /// Readable when the command has ended.
     handle: OwnedFd,
@@ -103,43 +82,18 @@ struct Ending {
 
 impl Running {
     /// Starts a command. Long outputs go to files named after its serial in `spill`.
-    pub(super) fn start(start: &Start, setup: Setup, spill: &Path) -> io::Result<Self> {
-        let (program, args) = start.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-        let mut command = Command::new(OsStr::from_bytes(program));
-        command.args(args.iter().map(|arg| OsStr::from_bytes(arg)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if !start.directory.is_empty() {
-            command.current_dir(OsStr::from_bytes(&start.directory));
-        }
-        for variable in &start.environment {
-            let mut parts = variable.splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
-            command.env(parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        }
-        #[expect(
-            unsafe_code,
-            reason = "a session and a parent-death signal can only be set in the child; \
-                      `perform` makes system calls only and neither allocates nor locks"
-        )]
-        // SAFETY: see the reason: async-signal-safe calls on copied values.
-        unsafe {
-            command.pre_exec(move || setup.perform());
-        }
+    pub(super) fn start(start: &Start, launcher: &mut Launcher, spill: &Path) -> io::Result<Self> {
         let started_at = now();
-        let mut child = command.spawn()?;
-        let stdout = child.stdout.take().expect("piped above");
-        let stderr = child.stderr.take().expect("piped above");
+        let Launched { pid, handle, stdout, stderr } = launcher.launch(start)?;
         let path = |stream: &str| spill.join(format!("{}.{stream}", start.serial));
-        let pid = Pid::from_child(&child);
-        // Only a lack of descriptors gets here; the command must not run unwatched.
+        // The command must not run unwatched.
         let watched = || -> io::Result<_> {
-            let stdout = Capture::new(stdout.into(), path("stdout"))?;
-            let stderr = Capture::new(stderr.into(), path("stderr"))?;
-            Ok((stdout, stderr, pidfd_open(pid, PidfdFlags::empty())?))
+            let stdout = Capture::new(stdout, path("stdout"))?;
+            Ok((stdout, Capture::new(stderr, path("stderr"))?))
         };
         match watched() {
-            Ok((stdout, stderr, handle)) => Ok(Self {
+            Ok((stdout, stderr)) => Ok(Self {
                 serial: start.serial,
-                child,
                 pid,
                 handle,
                 stdout,
@@ -153,7 +107,7 @@ impl Running {
             }),
             Err(error) => {
                 let _ = kill_process_group(pid, Signal::KILL);
-                let _ = child.wait();
+                let _ = wait_for(pid);
                 Err(error)
             }
         }
@@ -168,7 +122,7 @@ impl Running {
     /// it, while its number still belongs to it.
     pub(super) fn on_end(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
         let _ = kill_process_group(self.pid, Signal::KILL);
-        let status = self.child.wait()?;
+        let status = wait_for(self.pid)?;
         self.ended = Some(Ending { status, at: now(), drained_by: Instant::now() + DRAIN });
         self.kill_at = None;
         self.stdout.read(buffer);
@@ -280,8 +234,8 @@ impl Running {
     }
 
     /// Waits until it has ended. Only after a kill.
-    pub(super) fn wait(mut self) {
-        let _ = self.child.wait();
+    pub(super) fn wait(self) {
+        let _ = wait_for(self.pid);
     }
 
     /// What is told of it.
@@ -347,6 +301,17 @@ fn why_not(start: &Start, error: &io::Error) -> String {
             format!("cannot start `{program}`: its arguments are longer than the system takes")
         }
         _ => format!("cannot start `{program}`: {error}"),
+    }
+}
+
+/// Waits until a child has ended, and takes its status: its number is free then.
+fn wait_for(pid: Pid) -> io::Result<ExitStatus> {
+    loop {
+        match waitpid(Some(pid), WaitOptions::empty()) {
+            Ok(Some((_, status))) => return Ok(ExitStatus::from_raw(status.as_raw())),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }
 

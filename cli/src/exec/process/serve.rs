@@ -16,11 +16,12 @@ use bytes::BytesMut;
 use bytestring::ByteString;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Resource, Rlimit, getpid, getrlimit, setrlimit},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
 use super::{
-    child::{Running, Setup, is_lack, not_started, stopped_before},
+    child::{Running, is_lack, not_started, stopped_before},
+    launch::Launcher,
     lifeline::{Lifeline, StartedBetween},
     link::{Ended, NotRun, Reply, Request, Start, Stop},
     start_queue::StartQueue,
@@ -31,6 +32,8 @@ pub(crate) const SPAWNER_ARGUMENT: &str = "__spawner";
 
 /// Bytes of one read of the socket.
 const READ_BYTES: usize = 64 * 1024;
+/// Bytes of replies that are sent together.
+const REPLIES_BYTES_MAX: usize = 64 * 1024;
 
 /// Serves until the socket, which is standard input, ends. `dir` is the directory of
 /// `forebay exec` inside the data directory.
@@ -49,15 +52,18 @@ pub(crate) fn serve(dir: &Path) -> ExitCode {
     };
     let ready = Reply::Ready(lifeline.orphans_killed);
     let (open_files, open_files_max) = raise_open_files();
+    let Ok(launcher) = Launcher::new(open_files) else { return ExitCode::FAILURE };
     let mut spawner = Serving {
         socket,
         received: BytesMut::new(),
         buffer: Vec::new(),
         slots: Vec::new(),
+        ended: Vec::new(),
+        replies: Vec::new(),
         queue: StartQueue::new(open_files_max),
         is_paused: false,
         is_stopping: false,
-        setup: Setup { parent: getpid(), open_files },
+        launcher,
         spill: dir.join("output"),
     };
     let served = spawner.prepare(ready).and_then(|()| spawner.run(&lifeline));
@@ -69,12 +75,16 @@ pub(crate) fn serve(dir: &Path) -> ExitCode {
     }
 }
 
-/// Lets this process open as many files as it may. Returns the limit there was, which
-/// is what commands get, and how many files it may open now.
-fn raise_open_files() -> (Rlimit, Option<u64>) {
+/// Lets this process open as many files as it may. Returns the limit that commands get, where
+/// it is another one now, and how many files this process may open.
+fn raise_open_files() -> (Option<libc::rlimit>, Option<u64>) {
     let given = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
-    (given, getrlimit(Resource::Nofile).current)
+    let raised = getrlimit(Resource::Nofile);
+    let value = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
+    let of_commands =
+        libc::rlimit { rlim_cur: value(given.current), rlim_max: value(given.maximum) };
+    ((raised.current != given.current).then_some(of_commands), raised.current)
 }
 
 struct Serving {
@@ -83,12 +93,16 @@ struct Serving {
     buffer: Vec<u8>,
     /// What runs; a place here is a place in the lifeline's list.
     slots: Vec<Option<Running>>,
+    /// Places whose commands have ended, and that are on the lifeline's list still.
+    ended: Vec<usize>,
+    /// Frames that are to be sent.
+    replies: Vec<u8>,
     queue: StartQueue,
     /// Commands are stopped as by SIGSTOP, and none is started.
     is_paused: bool,
     /// All commands were asked to stop; none is started.
     is_stopping: bool,
-    setup: Setup,
+    launcher: Launcher,
     spill: PathBuf,
 }
 
@@ -134,8 +148,19 @@ impl Serving {
                     })?,
                 }
             }
-            self.settle(lifeline)?;
+            self.settle()?;
             self.start_next(lifeline)?;
+            self.forget_ended(lifeline);
+            self.send()?;
+        }
+    }
+
+    /// Takes what has ended off the list, where nothing else has taken its place.
+    fn forget_ended(&mut self, lifeline: &Lifeline) {
+        for slot in self.ended.drain(..) {
+            if self.slots[slot].is_none() {
+                lifeline.forget(slot);
+            }
         }
     }
 
@@ -256,7 +281,7 @@ impl Serving {
             self.slots.push(None);
         }
         let (started, between) =
-            StartedBetween::note(|| Running::start(start, self.setup, &self.spill));
+            StartedBetween::note(|| Running::start(start, &mut self.launcher, &self.spill));
         let running = started?;
         lifeline.record(slot, running.pid.as_raw_nonzero().get(), between);
         self.slots[slot] = Some(running);
@@ -294,7 +319,7 @@ impl Serving {
     }
 
     /// Deadlines, and what is over.
-    fn settle(&mut self, lifeline: &Lifeline) -> io::Result<()> {
+    fn settle(&mut self) -> io::Result<()> {
         let now = Instant::now();
         for slot in 0..self.slots.len() {
             let Some(running) = &mut self.slots[slot] else { continue };
@@ -303,7 +328,7 @@ impl Serving {
                 continue;
             }
             if let Some(running) = self.slots[slot].take() {
-                lifeline.forget(slot);
+                self.ended.push(slot);
                 self.queue.has_room(now);
                 let (serial, report) = (running.serial, running.into_report());
                 self.reply(Reply::Ended(Ended { serial, report }))?;
@@ -312,8 +337,16 @@ impl Serving {
         Ok(())
     }
 
+    /// Sends a reply with the next [`Self::send`], or now when much waits to be sent.
     fn reply(&mut self, reply: Reply) -> io::Result<()> {
-        self.socket.write_all(&reply.into_frame())
+        self.replies.extend_from_slice(&reply.into_frame());
+        if self.replies.len() < REPLIES_BYTES_MAX { Ok(()) } else { self.send() }
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let sent = self.socket.write_all(&self.replies);
+        self.replies.clear();
+        sent
     }
 
     /// Ends everything that runs, and waits for it. When something did run, whatever

@@ -8,7 +8,7 @@ use forebay_messages::{
 };
 use serde_json::{Value, json};
 
-use super::{Ended, Results, keep_outputs, line};
+use super::{Ended, KeptOutputs, Results, line};
 use crate::exec::{
     item::Job,
     report::{End, Output, Report},
@@ -141,7 +141,9 @@ fn long_outputs_are_moved_before_the_line_is_written() {
     let mut ended = report(End::Exit(0), 5);
     let file = Some(Bytes::copy_from_slice(spilled.as_os_str().as_encoded_bytes()));
     ended.stdout = Output { len: 9, file, ..output(b"all") };
-    keep_outputs(&dir.path().join("r"), id(1), &mut ended).unwrap();
+    let outputs = KeptOutputs::new(dir.path().join("r"));
+    outputs.keep(id(2), &mut report(End::Exit(0), 5)).unwrap();
+    outputs.keep(id(1), &mut ended).unwrap();
     assert!(!spilled.exists());
     with(1, &[b"x"], &ended, |ended| results.write(ended)).unwrap();
     let told = &lines(&dir.path().join("r"))[0];
@@ -150,9 +152,13 @@ fn long_outputs_are_moved_before_the_line_is_written() {
     assert_eq!(fs::read_to_string(dir.path().join("r").join(file)).unwrap(), "all of it");
     assert_eq!((told.get("stdout"), &told["stdout_bytes"]), (None, &json!(9)));
 
-    // The next attempt says little: nothing of this one may stay.
-    keep_outputs(&dir.path().join("r"), id(1), &mut report(End::Exit(0), 6)).unwrap();
-    assert_eq!(fs::read_dir(dir.path().join("r/output")).unwrap().count(), 0);
+    // The next attempt says little: nothing of this one may stay, whichever process runs it.
+    let path = dir.path().join("r/output").join(format!("{}.stdout", id(1)));
+    for outputs in [outputs, KeptOutputs::new(dir.path().join("r"))] {
+        fs::write(&path, "all of it").unwrap();
+        outputs.keep(id(1), &mut report(End::Exit(0), 6)).unwrap();
+        assert!(!path.exists());
+    }
 }
 
 #[test]
