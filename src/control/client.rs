@@ -163,6 +163,7 @@ impl Control {
         let config = NodeConfig {
             place: Place::Directory(data_dir.to_owned()),
             in_use_wait: Duration::ZERO,
+            small_buffers: true,
             partitions: None,
             threads: Some(1),
             running_max: None,

@@ -10,6 +10,8 @@ use rocksdb::{BlockBasedOptions, Cache, Env, LogLevel, LruCacheOptions, Options}
 
 use crate::{Fault, FaultKind, wal_check};
 
+/// How much smaller small write buffers are.
+const SMALL_BUFFERS: usize = 4;
 /// Memory for blocks read from files, shared by a node's databases, in bytes.
 pub const BLOCK_CACHE_BYTES: usize = 64 << 20;
 /// The cache is divided into 2^4 shards of 4 MiB, so that the largest block (one row with the
@@ -36,6 +38,8 @@ pub struct Medium {
     cache: Cache,
     /// Closing a database flushes its memory to files, as RocksDB does by default.
     flushes_on_close: bool,
+    /// See [`Self::with_small_buffers`].
+    has_small_buffers: bool,
 }
 
 impl std::fmt::Debug for Medium {
@@ -55,7 +59,7 @@ impl Medium {
     /// The disk.
     #[must_use]
     pub fn disk() -> Self {
-        Self { env: None, cache: block_cache(), flushes_on_close: true }
+        Self { env: None, cache: block_cache(), flushes_on_close: true, has_small_buffers: false }
     }
 
     /// Memory: the files are gone when the last clone and the last database on it are dropped.
@@ -67,7 +71,7 @@ impl Medium {
         let env = Env::mem_env().map_err(|error| {
             Fault::from_rocksdb("make an in-memory file system", Path::new("(memory)"), error)
         })?;
-        Ok(Self { env: Some(env), cache: block_cache(), flushes_on_close: true })
+        Ok(Self { env: Some(env), ..Self::disk() })
     }
 
     /// Memory in which dropping a database simulates a crash: what it had not flushed is gone, as
@@ -78,6 +82,19 @@ impl Medium {
     #[cfg(any(test, feature = "testkit"))]
     pub fn crashing_memory() -> Result<Self, Fault> {
         Ok(Self { flushes_on_close: false, ..Self::memory()? })
+    }
+
+    /// Databases keep a quarter of the usual memory for what is not in files yet: at most about
+    /// 110 MiB instead of 450. Their files are smaller and are merged more often.
+    #[must_use]
+    pub fn with_small_buffers(mut self, has_small_buffers: bool) -> Self {
+        self.has_small_buffers = has_small_buffers;
+        self
+    }
+
+    /// The size of a write buffer that has so many bytes usually.
+    pub(crate) fn write_buffer(&self, bytes: usize) -> usize {
+        if self.has_small_buffers { bytes / SMALL_BUFFERS } else { bytes }
     }
 
     /// Whether files survive the process.

@@ -63,6 +63,8 @@ pub struct NodeConfig {
     pub place: Place,
     /// For how long a data directory that another process has is waited for.
     pub in_use_wait: Duration,
+    /// Whether what is not in files yet takes a quarter of the usual memory.
+    pub small_buffers: bool,
     /// Partitions of a new data directory; absent means the stored table, or else one
     /// per core.
     pub partitions: Option<u32>,

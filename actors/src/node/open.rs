@@ -79,7 +79,7 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
         }
         (Place::Directory(path), None) => {
             let data_dir = DataDir::open_within(path, config.in_use_wait)?;
-            let medium = Medium::disk();
+            let medium = Medium::disk().with_small_buffers(config.small_buffers);
             Ok(Storage {
                 node: NodeId(1),
                 log: Arc::new(LocalLog::open(&data_dir.log(), &medium)?),

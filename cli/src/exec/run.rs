@@ -144,7 +144,9 @@ async fn start_runtime(data_dir: &Path, args: &ExecArgs) -> Result<Runtime, Exec
         .data_dir(data_dir)
         .max_running(args.jobs().get())
         .payload_max(JOB_BYTES_MAX)
-        .trim_log(args.trim_log.into());
+        .trim_log(args.trim_log.into())
+        // Starting commands takes more time than writing files.
+        .small_buffers(true);
     Ok(builder.start().await?)
 }
 

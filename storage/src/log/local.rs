@@ -166,7 +166,7 @@ fn options(medium: &Medium, sizes: FileSizes, is_direct: bool) -> Options {
     let mut options = medium.options();
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_track_and_verify_wals_in_manifest(medium.is_durable());
-    options.set_write_buffer_size(sizes.memtable_bytes);
+    options.set_write_buffer_size(medium.write_buffer(sizes.memtable_bytes));
     options.set_max_write_buffer_number(MEMTABLES_MAX);
     options.set_target_file_size_base(sizes.file_bytes);
     options.set_num_levels(LEVELS);

@@ -74,7 +74,7 @@ fn family_options(medium: &Medium) -> Options {
     tables.set_bloom_filter(FILTER_BITS, false);
     let mut options = medium.options();
     options.set_block_based_table_factory(&tables);
-    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_write_buffer_size(medium.write_buffer(MEMTABLE_BYTES));
     options.set_max_write_buffer_number(MEMTABLES_MAX);
     options.set_memtable_prefix_bloom_ratio(MEMTABLE_FILTER_RATIO);
     options.set_memtable_whole_key_filtering(true);
@@ -92,7 +92,7 @@ fn db_options(medium: &Medium) -> Options {
     let mut options = family_options(medium);
     options.create_missing_column_families(true);
     options.set_atomic_flush(true);
-    options.set_db_write_buffer_size(MEMTABLES_BYTES_MAX);
+    options.set_db_write_buffer_size(medium.write_buffer(MEMTABLES_BYTES_MAX));
     // Files are removed on a background thread, not on a partition's.
     options.set_avoid_unnecessary_blocking_io(true);
     options
