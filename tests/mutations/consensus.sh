@@ -46,7 +46,7 @@ mutation 'a read without a barrier' group/propose.rs \
 mutation 'a request is answered twice' group/roll.rs \
     's/self\.expect\(index, request\);/self.expect(index, request); self.expect(index, request);/'
 planted 'a wiped member that votes' \
-    engine/tests/consensus/sim/faults.rs \
+    engine/tests/consensus/world/faults.rs \
     's/StorageId\(node\.storage\(\)\.0 \+ 1\)/node.storage()/' \
     engine/src/consensus/group/links.rs \
     's/if let Some\(known\) = self\.peers\.get\(\&from\)/if let Some(known) = self.peers.get(\&from).filter(|_| false)/'

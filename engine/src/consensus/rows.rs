@@ -30,7 +30,7 @@ pub struct Identity {
 }
 
 /// What a group is opened over.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Recovered {
     /// Segments that are kept, without gap; the last one is the current one.
     pub segments: Vec<Segment>,

@@ -212,7 +212,12 @@ proptest! {
         let writes: Vec<_> = (0..random.below(6)).map(|_| write(random)).collect();
         let mut bytes = Vec::new();
         Write::encode_all(&writes, &mut bytes);
-        prop_assert_eq!(Write::decode_all(Bytes::from(bytes)).unwrap(), writes);
+        prop_assert_eq!(&Write::decode_all(Bytes::from(bytes)).unwrap(), &writes);
+        for write in writes {
+            let mut bytes = Vec::new();
+            write.encode(&mut bytes);
+            prop_assert_eq!(Write::decode(Bytes::from(bytes)).unwrap(), write);
+        }
         let row = row(random);
         let mut bytes = Vec::new();
         row.encode(&mut bytes);
@@ -235,12 +240,29 @@ proptest! {
             Write::encode_all(&back, &mut again);
             prop_assert_eq!(&again[..], &bytes[..]);
         }
+        let mut written = Vec::new();
+        write(random).encode(&mut written);
+        let bytes = spoil(written, &changes, cut);
+        if let Ok(back) = Write::decode(bytes.clone()) {
+            let mut again = Vec::new();
+            back.encode(&mut again);
+            prop_assert_eq!(&again[..], &bytes[..]);
+        }
+        let mut written = Vec::new();
+        row(random).encode(&mut written);
+        let bytes = spoil(written, &changes, cut);
+        if let Ok(back) = Row::decode(bytes.clone()) {
+            let mut again = Vec::new();
+            back.encode(&mut again);
+            prop_assert_eq!(&again[..], &bytes[..]);
+        }
     }
 
     #[test]
     fn any_bytes_never_panic(bytes: Vec<u8>) {
         let _ = Envelope::decode(Bytes::from(bytes.clone()));
         let _ = Write::decode_all(Bytes::from(bytes.clone()));
+        let _ = Write::decode(Bytes::from(bytes.clone()));
         let _ = Row::decode(Bytes::from(bytes));
     }
 }

@@ -5,3 +5,4 @@ mod bare;
 mod codec;
 mod random;
 mod sim;
+mod world;

@@ -201,4 +201,21 @@ impl Write {
         reader.end()?;
         Ok(writes)
     }
+
+    /// Appends the bytes of this one: what a storage keeps of a group besides its rows.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u8(FORMAT);
+        value::put_write(out, self);
+    }
+
+    /// The inverse of [`Self::encode`].
+    ///
+    /// # Errors
+    /// When the bytes are anything else.
+    pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+        let mut reader = begin(bytes)?;
+        let write = value::read_write(&mut reader)?;
+        reader.end()?;
+        Ok(write)
+    }
 }

@@ -2,76 +2,133 @@
 
 use forebay_engine::consensus::Limits;
 
-use super::world::World;
+use crate::world::host;
 
-/// A tick is 15 ms, so this is 10,000 blocks of 4 KiB in a second.
+use super::World;
+
+/// A tick is 15 ms, so this is 10,000 blocks of 4 KiB in a second, in each group.
 const BLOCKS_PER_TICK: u64 = 150;
 const BLOCK_BYTES: usize = 4 << 10;
 
-/// What one member lacks in the beginning.
+/// What one member lacks in the beginning, in all groups together.
 const BEHIND_BYTES: usize = 100 << 20;
 
-/// Memory of a group: its segment and what is undecided, and as much for a member that
-/// copies. Groups share nothing, so a node with three of them holds three times as much.
-fn check_memory(world: &mut World, most: &mut u64) {
-    let limits = Limits::default();
-    let one = (limits.segment_bytes_max + limits.undecided_bytes_max) as u64;
-    for at in 0..world.nodes.len() {
-        let Some(group) = &world.nodes[at].group else { continue };
-        *most = group.memory_bytes().max(*most);
-        let bound = if group.term().is_some() { one } else { 2 * one };
-        assert!(group.memory_bytes() <= bound, "{group:?}");
-    }
-    let queue_max = one as usize + limits.sync_bytes_max;
-    world.reset_full_links(queue_max);
+/// Ticks in which it catches up.
+const CATCH_UP_TICKS_MAX: u64 = 1500;
+
+/// Nodes 3 and 4 are well.
+const NODES: usize = 5;
+const DEAD: usize = 0;
+const SLOW: usize = 1;
+const BEHIND: usize = 2;
+
+/// Five nodes that are members of several groups, one after the other on one thread.
+struct Node {
+    groups: Vec<World>,
+    /// The most that the groups of a node had in memory.
+    most: u64,
 }
 
-/// Five members: one is dead, one is slow, one is 100 MiB behind.
+impl Node {
+    fn new(groups: usize) -> Self {
+        let groups = (0..groups as u64).map(|at| {
+            let mut world = World::new(11 + 2 * at, NODES, NODES);
+            world.limits = Limits::default();
+            world.until("a leader", |world| world.leader().is_some_and(|leader| leader > BEHIND));
+            world.ticks(50);
+            world.crash(DEAD, u64::MAX);
+            world.crash(BEHIND, u64::MAX);
+            world
+        });
+        Self { groups: groups.collect(), most: 0 }
+    }
+
+    fn load(&mut self) {
+        for world in &mut self.groups {
+            for _ in 0..BLOCKS_PER_TICK {
+                if let Some(leader) = world.leader() {
+                    world.propose(leader, BLOCK_BYTES);
+                }
+            }
+            world.tick();
+        }
+        self.check_memory();
+    }
+
+    /// Memory of a group: its segment and what is undecided, and as much for a member that
+    /// copies. Groups share nothing, so those of a node may have as many times of it.
+    fn check_memory(&mut self) {
+        let limits = Limits::default();
+        let one = (limits.segment_bytes_max + limits.undecided_bytes_max) as u64;
+        for at in 0..NODES {
+            let mut sum = 0;
+            for world in &self.groups {
+                let Some(group) = &world.nodes[at].group else { continue };
+                sum += group.memory_bytes();
+                let bound = if group.term().is_some() { one } else { 2 * one };
+                assert!(group.memory_bytes() <= bound, "{group:?}");
+            }
+            self.most = self.most.max(sum);
+        }
+        let queue_max = one as usize + limits.sync_bytes_max;
+        for world in &mut self.groups {
+            world.reset_full_links(queue_max);
+        }
+    }
+
+    fn decided(&self) -> usize {
+        self.groups.iter().map(|world| world.checks.decided.len()).sum()
+    }
+
+    /// One node gets slow; the one that is behind comes back.
+    fn disturb(&mut self) {
+        for world in &mut self.groups {
+            world.nodes[SLOW].disk.sync_ticks_max = 4;
+            for at in 0..NODES {
+                let (from, to) = (world.nodes[at].storage(), world.nodes[SLOW].storage());
+                world.net.set_slow(from, to, 3);
+            }
+            world.nodes[BEHIND].starts_at = world.now;
+        }
+    }
+
+    fn has_caught_up(&self) -> bool {
+        self.groups.iter().all(|world| {
+            let Some(group) = &world.nodes[BEHIND].group else { return false };
+            let lag = world.checks.decided.len() as u64 - group.decided();
+            group.votes() && lag < 2 * BLOCKS_PER_TICK
+        })
+    }
+}
+
+fn run(groups: usize) {
+    host::timed(|| {
+        let mut node = Node::new(groups);
+        while node.decided() * BLOCK_BYTES < BEHIND_BYTES {
+            node.load();
+        }
+        node.disturb();
+        let mut ticks = 0;
+        while !node.has_caught_up() {
+            node.load();
+            ticks += 1;
+            assert!(ticks < CATCH_UP_TICKS_MAX, "it catches up under load");
+        }
+        let (decided, most) = (node.decided(), node.most >> 20);
+        let steps: u64 = node.groups.iter().map(|world| world.steps).sum();
+        format!(
+            "{groups} groups, {decided} blocks, {steps} steps, at most {most} MiB per node, \
+             caught up after {ticks} ticks,"
+        )
+    });
+}
+
 #[test]
 fn a_group_keeps_its_memory_with_a_dead_a_slow_and_a_far_behind_member() {
-    let mut world = World::new(11, 5, 5);
-    world.limits = Limits::default();
-    world.until("a leader", |world| world.leader().is_some());
-    world.ticks(50);
-    let leader = world.leader().unwrap();
-    let others: Vec<_> = (0..5).filter(|at| *at != leader).collect();
-    let (dead, slow, behind) = (others[0], others[1], others[2]);
-    world.crash(dead, u64::MAX);
-    world.crash(behind, u64::MAX);
-    let mut most = 0;
-    let load = |world: &mut World| {
-        for _ in 0..BLOCKS_PER_TICK {
-            if let Some(leader) = world.leader() {
-                world.propose(leader, BLOCK_BYTES);
-            }
-        }
-        world.tick();
-    };
-    while world.checks.decided.len() * BLOCK_BYTES < BEHIND_BYTES {
-        load(&mut world);
-        check_memory(&mut world, &mut most);
-    }
-    world.nodes[slow].disk.sync_ticks_max = 4;
-    for at in 0..5 {
-        let (from, to) = (world.nodes[at].storage(), world.nodes[slow].storage());
-        world.net.set_slow(from, to, 3);
-    }
-    world.nodes[behind].starts_at = world.now;
-    let mut ticks = 0;
-    loop {
-        load(&mut world);
-        check_memory(&mut world, &mut most);
-        ticks += 1;
-        let Some(group) = &world.nodes[behind].group else { continue };
-        let lag = world.checks.decided.len() as u64 - group.decided();
-        if group.votes() && lag < 2 * BLOCKS_PER_TICK {
-            break;
-        }
-        assert!(ticks < 1500, "it catches up under load: {group:?}");
-    }
-    let decided = world.checks.decided.len();
-    super::host::print(format_args!(
-        "{decided} blocks, at most {} MiB per group, caught up after {ticks} ticks",
-        most >> 20
-    ));
+    run(1);
+}
+
+#[test]
+fn three_groups_on_one_thread_keep_their_memory_with_the_same_members() {
+    run(3);
 }

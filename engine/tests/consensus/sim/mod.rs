@@ -4,18 +4,18 @@
 //! FOREBAY_SIM_SEED=n begins with that one (alone, without the other).
 
 mod bounds;
-mod check;
-mod disk;
-mod faults;
-mod host;
 mod named;
-mod net;
 mod rolls;
-mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use faults::Life;
+use crate::world::disk::Model;
+use crate::world::{self, faults, host};
+
+/// A world whose disks are models.
+type World = world::World<Model>;
+
+type Life = faults::Life<Model>;
 
 /// Seeds that `make test` always runs.
 const FIXED_SEEDS: u64 = 100;

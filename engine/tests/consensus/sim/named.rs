@@ -2,10 +2,12 @@
 //! machine's to mend, and for each rule of 0027.
 
 use forebay_engine::consensus::{
-    Answer, Body, Envelope, Input, Leadership, Refusal, RequestId, Rows, StorageId,
+    Answer, Body, Envelope, Input, Leadership, Member, Refusal, RequestId, Rows, StorageId,
 };
 
-use super::world::{ELECTION_TICKS, World};
+use super::World;
+use crate::world::ELECTION_TICKS;
+use crate::world::disk::Disk;
 
 /// Three members with a leader that has decided something.
 pub(super) fn three() -> (World, usize) {
@@ -342,7 +344,7 @@ fn a_message_that_does_not_belong_here_is_dropped_and_counted() {
 fn a_rolled_back_disk_is_refused_by_everyone_who_remembers() {
     let (mut world, leader) = three();
     let at = (leader + 1) % 3;
-    let old = world.nodes[at].disk.clone();
+    let old = world.nodes[at].disk.copy();
     for _ in 0..20 {
         world.propose(leader, 20);
         world.ticks(2);
@@ -357,13 +359,37 @@ fn a_rolled_back_disk_is_refused_by_everyone_who_remembers() {
     assert_eq!(world.leader(), Some(leader));
 }
 
+/// Regression (seed 6574): the simulation blamed the leader for a disk that was rolled back in
+/// the same instant.
+#[test]
+fn a_leader_seals_by_what_it_was_told_when_a_disk_was_just_rolled_back() {
+    let (mut world, leader) = three();
+    let (at, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let old = world.nodes[at].disk.copy();
+    world.crash(other, u64::MAX);
+    for _ in 0..20 {
+        world.propose(leader, 100);
+        world.ticks(2);
+    }
+    world.ticks(2);
+    let lacks = end(&world) - old.rows.end();
+    assert!(lacks * 100 > world.limits.ready_lag_bytes_max as u64, "it is not ready any more");
+    world.crash(at, world.now);
+    world.nodes[at].disk = old;
+    world.lost.insert(world.nodes[at].storage());
+    let members = (0..3).map(|at| world.nodes[at].member()).collect();
+    let answers = world.answers.len();
+    world.roll(leader, members);
+    assert_eq!(world.answers.len(), answers, "it was not refused: the seal is proposed");
+}
+
 #[test]
 fn a_copied_directory_is_refused_at_its_first_boot_elsewhere() {
     let (mut world, leader) = three();
     let at = (leader + 1) % 3;
     // The copy is made while the node is down; both count the same boot, and draw.
     world.crash(at, world.now);
-    let copy = world.nodes[at].disk.clone();
+    let copy = world.nodes[at].disk.copy();
     world.ticks(6 * ELECTION_TICKS);
     world.crash(at, world.now);
     world.nodes[at].disk = copy;
@@ -424,7 +450,8 @@ fn what_is_remembered_of_peers_without_a_vote_is_bounded() {
         world.crash(4, world.now);
         let storage = StorageId(world.nodes[4].storage().0 + round);
         let first = world.nodes[leader].disk.rows.recover().segments[0].clone();
-        world.nodes[4].disk = super::disk::Disk::new(storage, Rows::new(first, false));
+        let member = Member { storage, ..world.nodes[4].member() };
+        world.nodes[4].disk = Disk::new(&member, Rows::new(first, false));
         world.ticks(20);
     }
     let peers = world.nodes[leader].disk.rows.recover().peers;

@@ -1,7 +1,7 @@
 //! Rolls with a crash at every step, and what is left when a quorum is lost.
 
+use super::World;
 use super::named::three;
-use super::world::World;
 
 /// Ticks that a roll takes with disks as slow as here, and some more.
 const ROLL_TICKS: u64 = 14;

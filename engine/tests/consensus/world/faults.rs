@@ -6,8 +6,8 @@ use std::fmt;
 
 use forebay_engine::consensus::{Input, Member, Rows, StorageId};
 
-use super::disk::Disk;
-use super::world::{ELECTION_TICKS, World};
+use super::disk::{Backend, Disk};
+use super::{ELECTION_TICKS, Node, World};
 
 /// Ticks with faults, and the most that healing may take.
 const FAULT_TICKS: u64 = 400;
@@ -17,14 +17,14 @@ const HEAL_TICKS_MAX: u64 = 1500;
 /// the disk had.
 const BACKUP_TICKS: u64 = 8 * ELECTION_TICKS;
 
-pub(super) struct Life {
-    world: World,
+pub(crate) struct Life<B> {
+    world: World<B>,
     /// Kinds of faults in this life.
     kinds: u64,
 }
 
-impl Life {
-    pub(super) fn live(seed: u64) -> Self {
+impl<B: Backend> Life<B> {
+    pub(crate) fn live(seed: u64) -> Self {
         let mut world = World::new(seed, 0, 0);
         let count = 3 + world.random.below(3) as usize;
         let voting = if world.random.permille(300) { 1 } else { 3 };
@@ -42,7 +42,7 @@ impl Life {
         life
     }
 
-    pub(super) fn trace(&self) -> u64 {
+    pub(crate) fn trace(&self) -> u64 {
         self.world.trace
     }
 
@@ -101,7 +101,7 @@ impl Life {
         let others: Vec<Member> = world
             .nodes
             .iter()
-            .map(super::world::Node::member)
+            .map(Node::member)
             .filter(|member| !members.contains(member) && !barred(member))
             .collect();
         let gone = members.iter().position(|member| lost(member) || barred(member));
@@ -195,8 +195,9 @@ impl Life {
         self.world.crash(at, now + 5);
         let node = &mut self.world.nodes[at];
         let storage = StorageId(node.storage().0 + 1);
-        let votes = first.pid_of(&Member { name: node.name.as_str().into(), storage }).is_some();
-        node.disk = Disk::new(storage, Rows::new(first, votes));
+        let member = Member { name: node.name.as_str().into(), storage };
+        let votes = first.pid_of(&member).is_some();
+        node.disk = Disk::new(&member, Rows::new(first, votes));
         node.backup = None;
     }
 
@@ -207,7 +208,7 @@ impl Life {
             let rows = self.world.nodes[at].disk.rows.recover();
             let is_alone = rows.segments.last().is_none_or(|segment| segment.members.len() == 1);
             if self.world.random.permille(50) && !is_alone {
-                self.world.nodes[at].backup = Some((now, self.world.nodes[at].disk.clone()));
+                self.world.nodes[at].backup = Some((now, self.world.nodes[at].disk.copy()));
             }
             return;
         };
@@ -220,9 +221,9 @@ impl Life {
         }
         let mut old = backup.1;
         old.crash(&mut self.world.random);
-        let before = self.world.nodes[at].disk.clone();
+        let before = self.world.nodes[at].disk.rows.clone();
         self.world.crash(at, now + 5);
-        let forgot = has_promised(&old) != has_promised(&before);
+        let forgot = has_promised(&old.rows) != has_promised(&before);
         self.world.count("rolled back");
         let storage = old.storage;
         self.world.nodes[at].disk = old;
@@ -230,14 +231,14 @@ impl Life {
         for (_, witnesses) in self.world.witnesses.values_mut() {
             witnesses.remove(&storage);
         }
-        let rows = before.rows.recover();
+        let rows = before.recover();
         if !forgot || rows.promise.is_none() {
             // It may be refused, but had no vote to forget.
             return;
         }
-        let others = self.world.nodes.iter().map(super::world::Node::storage);
+        let others = self.world.nodes.iter().map(Node::storage);
         let others = others.filter(|other| *other != storage).collect();
-        self.world.witnesses.insert(storage, (before.rows.newest(), others));
+        self.world.witnesses.insert(storage, (before.newest(), others));
     }
 
     /// All other nodes are up and remember on disk what this one has: without that, nobody
@@ -295,13 +296,13 @@ impl Life {
 }
 
 /// What a disk must not forget.
-fn has_promised(disk: &Disk) -> impl PartialEq + use<> {
-    let rows = disk.rows.recover();
-    let number = rows.segments.last().map(|segment| segment.number);
-    (number, rows.promise, rows.adopted, rows.round, disk.rows.end())
+fn has_promised(rows: &Rows) -> impl PartialEq + use<> {
+    let recovered = rows.recover();
+    let number = recovered.segments.last().map(|segment| segment.number);
+    (number, recovered.promise, recovered.adopted, recovered.round, rows.end())
 }
 
-fn has_majority(world: &World) -> bool {
+fn has_majority<B: Backend>(world: &World<B>) -> bool {
     let members = &world.newest.members;
     let fine = members.iter().filter(|member| {
         world.at(member.storage).is_some() && !world.lost.contains(&member.storage)
@@ -309,8 +310,8 @@ fn has_majority(world: &World) -> bool {
     fine.count() > members.len() / 2
 }
 
-fn is_converged(world: &World) -> bool {
-    let fine = |node: &&super::world::Node| !world.lost.contains(&node.storage());
+fn is_converged<B: Backend>(world: &World<B>) -> bool {
+    let fine = |node: &&Node<B>| !world.lost.contains(&node.storage());
     let mut ends = world.nodes.iter().filter(fine).map(|node| {
         let group = node.group.as_ref()?;
         Some((group.decided(), group.segment().number))
@@ -319,7 +320,7 @@ fn is_converged(world: &World) -> bool {
     first.is_some() && ends.all(|end| end == first)
 }
 
-fn told(world: &World) -> String {
+fn told<B: Backend>(world: &World<B>) -> String {
     let nodes = world.nodes.iter().map(|node| match &node.group {
         None => format!("{} is down", node.name),
         Some(group) => format!("{} {group:?}", node.name),
@@ -330,7 +331,7 @@ fn told(world: &World) -> String {
 
 /// Over all seeds.
 #[derive(Default)]
-pub(super) struct Sum {
+pub(crate) struct Sum {
     seeds: u64,
     steps: u64,
     ticks: u64,
@@ -343,7 +344,7 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    pub(super) fn add(&mut self, life: &Life) {
+    pub(crate) fn add<B>(&mut self, life: &Life<B>) {
         let world = &life.world;
         self.seeds += 1;
         self.steps += world.steps;

@@ -2,28 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use forebay_engine::consensus::{Answer, ChainHash, Entry, Refusal, RequestId, StorageId, Term};
 
 #[derive(Debug, Default)]
-pub(super) struct Checks {
+pub(crate) struct Checks {
     /// By index: what some member was told as decided.
-    pub(super) decided: Vec<Entry>,
+    pub(crate) decided: Vec<Entry>,
     /// Hash of each segment by number.
     segments: BTreeMap<u64, ChainHash>,
     leaders: BTreeMap<Term, StorageId>,
     /// Requests that wait, and for a read the end that its answer must cover.
     open: BTreeMap<RequestId, (StorageId, Option<u64>)>,
-    blocks: BTreeMap<RequestId, Vec<u8>>,
+    blocks: BTreeMap<RequestId, Bytes>,
     /// The end of what a client was told.
-    pub(super) acknowledged: u64,
-    pub(super) answers: u64,
-    pub(super) reads: u64,
-    pub(super) unknown: u64,
-    pub(super) refusals: BTreeSet<String>,
+    pub(crate) acknowledged: u64,
+    pub(crate) answers: u64,
+    pub(crate) reads: u64,
+    pub(crate) unknown: u64,
+    pub(crate) refusals: BTreeSet<String>,
 }
 
 impl Checks {
-    pub(super) fn decided(&mut self, node: StorageId, first: u64, entries: &[Entry]) {
+    pub(crate) fn decided(&mut self, node: StorageId, first: u64, entries: &[Entry]) {
         for (index, entry) in (first as usize..).zip(entries) {
             match self.decided.get(index) {
                 Some(known) => assert_eq!(known, entry, "{node:?}: one value at index {index}"),
@@ -35,25 +36,25 @@ impl Checks {
         }
     }
 
-    pub(super) fn segment(&mut self, node: StorageId, number: u64, hash: ChainHash) {
+    pub(crate) fn segment(&mut self, node: StorageId, number: u64, hash: ChainHash) {
         let known = *self.segments.entry(number).or_insert(hash);
         assert_eq!(known, hash, "{node:?}: one seal ends segment {}", number - 1);
     }
 
-    pub(super) fn leads(&mut self, node: StorageId, term: Term) {
+    pub(crate) fn leads(&mut self, node: StorageId, term: Term) {
         let known = *self.leaders.entry(term).or_insert(node);
         assert_eq!(known, node, "one leader in {term:?}");
     }
 
-    pub(super) fn asked(&mut self, node: StorageId, request: RequestId, block: Option<&[u8]>) {
+    pub(crate) fn asked(&mut self, node: StorageId, request: RequestId, block: Option<Bytes>) {
         let covers = block.is_none().then_some(self.acknowledged);
         self.open.insert(request, (node, covers));
         if let Some(block) = block {
-            self.blocks.insert(request, block.to_vec());
+            self.blocks.insert(request, block);
         }
     }
 
-    pub(super) fn answered(&mut self, node: StorageId, answer: &Answer) {
+    pub(crate) fn answered(&mut self, node: StorageId, answer: &Answer) {
         let request = match answer {
             Answer::Decided { request, .. }
             | Answer::ReadAt { request, .. }
@@ -68,10 +69,6 @@ impl Checks {
             Answer::Decided { index, .. } => {
                 self.answers += 1;
                 self.acknowledged = self.acknowledged.max(index + 1);
-                let block = self.blocks.remove(&request);
-                if let Some(block) = block {
-                    self.blocks.insert(request, block);
-                }
             }
             Answer::ReadAt { index, .. } => {
                 self.reads += 1;
@@ -91,7 +88,7 @@ impl Checks {
     }
 
     /// The acknowledged block is the one at that index; told after the entry was.
-    pub(super) fn acknowledged_is(&self, request: RequestId, index: u64) {
+    pub(crate) fn acknowledged_is(&self, request: RequestId, index: u64) {
         let Some(block) = self.blocks.get(&request) else { return };
         match self.decided.get(index as usize) {
             Some(Entry::Block(decided)) => assert_eq!(&decided[..], &block[..], "at {index}"),
@@ -100,11 +97,11 @@ impl Checks {
     }
 
     /// A node is gone; what it was asked has no answer.
-    pub(super) fn crashed(&mut self, node: StorageId) {
+    pub(crate) fn crashed(&mut self, node: StorageId) {
         self.open.retain(|_, (asked, _)| *asked != node);
     }
 
-    pub(super) fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open.len()
     }
 }

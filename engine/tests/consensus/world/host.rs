@@ -11,27 +11,27 @@ use std::fmt::Display;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A number in the environment.
-pub(super) fn variable(name: &str) -> Option<u64> {
+pub(crate) fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 /// FOREBAY_SIM_TRACE prints every input and effect.
-pub(super) fn prints() -> bool {
+pub(crate) fn prints() -> bool {
     std::env::var_os("FOREBAY_SIM_TRACE").is_some()
 }
 
-pub(super) fn print(line: impl Display) {
+pub(crate) fn print(line: impl Display) {
     println!("{line}");
 }
 
 /// A seed that was not run before.
-pub(super) fn fresh_seed() -> u64 {
+pub(crate) fn fresh_seed() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     since.as_secs() << 20
 }
 
 /// Prints what `run` gives, and how long it took.
-pub(super) fn timed<T: Display>(run: impl FnOnce() -> T) {
+pub(crate) fn timed<T: Display>(run: impl FnOnce() -> T) {
     let began = Instant::now();
     let result = run();
     println!("{result} in {:.1} s", began.elapsed().as_secs_f64());

@@ -8,7 +8,7 @@ use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
 use crate::random::Random;
 
-pub(super) type Pair = (StorageId, StorageId);
+pub(crate) type Pair = (StorageId, StorageId);
 
 #[derive(Debug, Default)]
 struct Direction {
@@ -20,7 +20,7 @@ struct Direction {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Net {
+pub(crate) struct Net {
     directions: BTreeMap<Pair, Direction>,
     /// By process and peer: the session that it knows.
     known: BTreeMap<Pair, Session>,
@@ -30,9 +30,9 @@ pub(super) struct Net {
     changes: Vec<(u64, StorageId, StorageId, Option<Session>)>,
     heartbeats: Vec<(u64, Envelope)>,
     last_session: u64,
-    pub(super) loss_permille: u64,
+    pub(crate) loss_permille: u64,
     /// The longest suffix that was sent at once.
-    pub(super) suffix_bytes_max: usize,
+    pub(crate) suffix_bytes_max: usize,
 }
 
 fn weight_of(body: &Body) -> usize {
@@ -50,14 +50,14 @@ fn pair(one: StorageId, other: StorageId) -> Pair {
 }
 
 /// What a process sees of the network.
-pub(super) enum Arrival {
+pub(crate) enum Arrival {
     Connected(StorageId, StorageId, Session),
     Disconnected(StorageId, StorageId),
     Message(Box<Envelope>),
 }
 
 impl Net {
-    pub(super) fn send(&mut self, now: u64, envelope: Envelope, random: &mut Random) {
+    pub(crate) fn send(&mut self, now: u64, envelope: Envelope, random: &mut Random) {
         let way = (envelope.from, envelope.to);
         let direction = self.directions.entry(way).or_default();
         let at = now + 1 + random.below(direction.slow + 2);
@@ -77,7 +77,7 @@ impl Net {
         }
     }
 
-    pub(super) fn connect(
+    pub(crate) fn connect(
         &mut self,
         now: u64,
         one: StorageId,
@@ -98,18 +98,18 @@ impl Net {
         }
     }
 
-    pub(super) fn has_session(&self, one: StorageId, other: StorageId) -> bool {
+    pub(crate) fn has_session(&self, one: StorageId, other: StorageId) -> bool {
         self.sessions.contains_key(&pair(one, other))
     }
 
     /// Whether the session that `here` knows is the one that there is now.
-    pub(super) fn is_current(&self, here: StorageId, there: StorageId) -> bool {
+    pub(crate) fn is_current(&self, here: StorageId, there: StorageId) -> bool {
         let session = self.sessions.get(&pair(here, there));
         session.is_some() && session == self.known.get(&(here, there))
     }
 
     /// Ends a session; what was under way is lost. Each end sees it in its own time.
-    pub(super) fn reset(
+    pub(crate) fn reset(
         &mut self,
         now: u64,
         one: StorageId,
@@ -131,7 +131,7 @@ impl Net {
     }
 
     /// A process is gone: its sessions end, and nothing more is for it.
-    pub(super) fn forget(&mut self, now: u64, process: StorageId, random: &mut Random) {
+    pub(crate) fn forget(&mut self, now: u64, process: StorageId, random: &mut Random) {
         let peers = self.sessions.keys().filter(|(a, b)| *a == process || *b == process);
         let peers: Vec<_> = peers.map(|(a, b)| if *a == process { *b } else { *a }).collect();
         for peer in peers {
@@ -142,16 +142,16 @@ impl Net {
         self.heartbeats.retain(|(_, envelope)| envelope.to != process);
     }
 
-    pub(super) fn set_cut(&mut self, from: StorageId, to: StorageId, is_cut: bool) {
+    pub(crate) fn set_cut(&mut self, from: StorageId, to: StorageId, is_cut: bool) {
         self.directions.entry((from, to)).or_default().is_cut = is_cut;
     }
 
-    pub(super) fn set_slow(&mut self, from: StorageId, to: StorageId, ticks: u64) {
+    pub(crate) fn set_slow(&mut self, from: StorageId, to: StorageId, ticks: u64) {
         self.directions.entry((from, to)).or_default().slow = ticks;
     }
 
     /// Pairs whose messages under way weigh more than that, in one direction.
-    pub(super) fn full(&self, bytes_max: usize) -> Vec<Pair> {
+    pub(crate) fn full(&self, bytes_max: usize) -> Vec<Pair> {
         let weight = |direction: &Direction| {
             direction.queue.iter().map(|(_, envelope)| weight_of(&envelope.body)).sum::<usize>()
         };
@@ -159,7 +159,7 @@ impl Net {
         full.map(|(pair, _)| *pair).collect()
     }
 
-    pub(super) fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.loss_permille = 0;
         for direction in self.directions.values_mut() {
             direction.is_cut = false;
@@ -168,7 +168,7 @@ impl Net {
     }
 
     /// What is due, in order; it is taken one by one, as it may change what follows.
-    pub(super) fn next(&mut self, now: u64) -> Option<Arrival> {
+    pub(crate) fn next(&mut self, now: u64) -> Option<Arrival> {
         if let Some(at) = self.changes.iter().position(|(at, ..)| *at <= now) {
             let (_, here, there, session) = self.changes.remove(at);
             return Some(match session {

@@ -1,4 +1,13 @@
 //! The world of one seed: nodes, their disks, the network, clients, and time.
+//!
+//! Shared by path with the tests of the crate `forebay-storage`, where a real storage is under
+//! the disks.
+
+mod check;
+pub(crate) mod disk;
+pub(crate) mod faults;
+pub(crate) mod host;
+mod net;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,16 +21,15 @@ use forebay_messages::Timestamp;
 
 use crate::random::Random;
 
-use super::check::Checks;
-use super::disk::Disk;
-use super::host;
-use super::net::{Arrival, Net};
+use check::Checks;
+use disk::{Backend, Disk};
+use net::{Arrival, Net};
 
-pub(super) const CLUSTER: u128 = 77;
-pub(super) const GROUP: u32 = 3;
-pub(super) const ELECTION_TICKS: u64 = 5;
+pub(crate) const CLUSTER: u128 = 77;
+pub(crate) const GROUP: u32 = 3;
+pub(crate) const ELECTION_TICKS: u64 = 5;
 
-pub(super) fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits {
         election_ticks: ELECTION_TICKS,
         segment_bytes_max: 6 << 10,
@@ -39,67 +47,67 @@ pub(super) fn limits() -> Limits {
     }
 }
 
-pub(super) struct Node {
-    pub(super) name: String,
-    pub(super) disk: Disk,
-    pub(super) group: Option<Group>,
+pub(crate) struct Node<B> {
+    pub(crate) name: String,
+    pub(crate) disk: Disk<B>,
+    pub(crate) group: Option<Group>,
     /// Applied by the driver, in memory.
     applied: u64,
-    pub(super) starts_at: u64,
-    pub(super) incarnation: u32,
+    pub(crate) starts_at: u64,
+    pub(crate) incarnation: u32,
     /// An earlier state of the disk, and when it was taken.
-    pub(super) backup: Option<(u64, Disk)>,
+    pub(crate) backup: Option<(u64, Disk<B>)>,
 }
 
-impl Node {
-    pub(super) fn storage(&self) -> StorageId {
+impl<B: Backend> Node<B> {
+    pub(crate) fn storage(&self) -> StorageId {
         self.disk.storage
     }
 
-    pub(super) fn member(&self) -> Member {
+    pub(crate) fn member(&self) -> Member {
         Member { name: self.name.as_str().into(), storage: self.disk.storage }
     }
 }
 
-pub(super) struct World {
-    pub(super) random: Random,
-    pub(super) now: u64,
-    pub(super) nodes: Vec<Node>,
-    pub(super) net: Net,
-    pub(super) checks: Checks,
-    pub(super) limits: Limits,
+pub(crate) struct World<B> {
+    pub(crate) random: Random,
+    pub(crate) now: u64,
+    pub(crate) nodes: Vec<Node<B>>,
+    pub(crate) net: Net,
+    pub(crate) checks: Checks,
+    pub(crate) limits: Limits,
     /// Data directories that forgot something: none of them may vote again.
-    pub(super) lost: BTreeSet<StorageId>,
+    pub(crate) lost: BTreeSet<StorageId>,
     /// By such a one: who remembers on disk that it had more.
-    pub(super) witnesses: BTreeMap<StorageId, (u64, BTreeSet<StorageId>)>,
+    pub(crate) witnesses: BTreeMap<StorageId, (u64, BTreeSet<StorageId>)>,
     /// All segments that began.
     segments: Vec<Segment>,
     /// The newest of them.
-    pub(super) newest: Segment,
-    pub(super) last_request: u64,
-    pub(super) version: u64,
-    pub(super) steps: u64,
-    pub(super) trace: u64,
+    pub(crate) newest: Segment,
+    pub(crate) last_request: u64,
+    pub(crate) version: u64,
+    pub(crate) steps: u64,
+    pub(crate) trace: u64,
     /// Messages and writes go through their bytes.
     is_coded: bool,
     /// FOREBAY_SIM_TRACE prints every input and effect.
     prints: bool,
-    pub(super) counts: BTreeMap<&'static str, u64>,
+    pub(crate) counts: BTreeMap<&'static str, u64>,
     /// Who began a term, in order.
-    pub(super) leaders: Vec<StorageId>,
+    pub(crate) leaders: Vec<StorageId>,
     /// All answers, in order.
-    pub(super) answers: Vec<Answer>,
+    pub(crate) answers: Vec<Answer>,
 }
 
-impl World {
+impl<B: Backend> World<B> {
     /// `voting` of `count` nodes make the first segment.
-    pub(super) fn new(seed: u64, count: usize, voting: usize) -> Self {
+    pub(crate) fn new(seed: u64, count: usize, voting: usize) -> Self {
         let storage = |at: usize| StorageId((at as u128 + 1) * 1000);
         let member = |at| Member { name: name(at).as_str().into(), storage: storage(at) };
         let first = Segment::first(CLUSTER, GROUP, (0..voting).map(member).collect());
         let nodes = (0..count).map(|at| Node {
             name: name(at),
-            disk: Disk::new(storage(at), Rows::new(first.clone(), at < voting)),
+            disk: Disk::new(&member(at), Rows::new(first.clone(), at < voting)),
             group: None,
             applied: 0,
             starts_at: 0,
@@ -131,20 +139,20 @@ impl World {
         }
     }
 
-    pub(super) fn count(&mut self, what: &'static str) {
+    pub(crate) fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
 
-    pub(super) fn at(&self, storage: StorageId) -> Option<usize> {
+    pub(crate) fn at(&self, storage: StorageId) -> Option<usize> {
         self.nodes.iter().position(|node| node.storage() == storage)
     }
 
-    pub(super) fn group(&self, at: usize) -> &Group {
+    pub(crate) fn group(&self, at: usize) -> &Group {
         self.nodes[at].group.as_ref().unwrap()
     }
 
     /// The leader of the newest segment, or of an older one when there is none.
-    pub(super) fn leader(&self) -> Option<usize> {
+    pub(crate) fn leader(&self) -> Option<usize> {
         let leads = |at: &usize| {
             let group = self.nodes[*at].group.as_ref()?;
             Some((group.segment().number, group.term()?))
@@ -152,21 +160,20 @@ impl World {
         (0..self.nodes.len()).filter(|at| leads(at).is_some()).max_by_key(leads)
     }
 
-    pub(super) fn start(&mut self, at: usize) {
-        self.replay(at);
+    pub(crate) fn start(&mut self, at: usize) {
         let nonce = self.random.next();
+        let (boot, recovered) = self.nodes[at].disk.open(nonce);
+        self.replay(at);
         let node = &mut self.nodes[at];
-        node.disk.boots += 1;
         let identity = Identity {
             cluster: CLUSTER,
             incarnation: node.incarnation,
             group: GROUP,
             me: node.member(),
-            boot: node.disk.boots,
+            boot,
             nonce,
         };
-        let opened =
-            Group::open(identity, self.limits.clone(), node.disk.rows.recover(), node.applied);
+        let opened = Group::open(identity, self.limits.clone(), recovered, node.applied);
         match opened {
             Ok(group) => node.group = Some(group),
             Err(OpenError::LogTooShort { .. }) if self.lost.contains(&node.disk.storage) => {
@@ -186,7 +193,7 @@ impl World {
         let base = node.disk.rows.recover().segments.last().unwrap().base;
         node.applied = node.disk.applied;
         if node.applied < base {
-            let rows = node.disk.rows.read(node.applied, base, usize::MAX);
+            let rows = node.disk.read(node.applied, base, usize::MAX);
             let (storage, first) = (node.disk.storage, node.applied);
             node.applied = base;
             let entries: Vec<_> = rows.into_iter().map(|row| row.entry).collect();
@@ -195,7 +202,7 @@ impl World {
         }
     }
 
-    pub(super) fn crash(&mut self, at: usize, back_at: u64) {
+    pub(crate) fn crash(&mut self, at: usize, back_at: u64) {
         let node = &mut self.nodes[at];
         node.group = None;
         node.starts_at = back_at;
@@ -205,7 +212,7 @@ impl World {
         self.net.forget(self.now, storage, &mut self.random);
     }
 
-    pub(super) fn step(&mut self, at: usize, input: Input) {
+    pub(crate) fn step(&mut self, at: usize, input: Input) {
         let Some(group) = &self.nodes[at].group else { return };
         let led = group.term().is_some();
         if self.prints {
@@ -277,7 +284,7 @@ impl World {
                     }
                 }
                 Effect::Read { to, session, first, bytes_max, end } => {
-                    let rows = self.nodes[at].disk.rows.read(first, end, bytes_max);
+                    let rows = self.nodes[at].disk.read(first, end, bytes_max);
                     follow_up.push(Input::Rows { to, session, first, rows });
                 }
                 Effect::CopyState { from } => return self.copy_state(at, from),
@@ -295,7 +302,7 @@ impl World {
     }
 
     /// A segment began, somewhere for the first time.
-    pub(super) fn began(&mut self, segment: Segment) {
+    pub(crate) fn began(&mut self, segment: Segment) {
         if segment.number > self.newest.number {
             self.segments.push(segment.clone());
             self.newest = segment;
@@ -368,6 +375,10 @@ impl World {
         for seal in seals {
             let is_ready = |member: &Member| {
                 let Some(peer) = self.at(member.storage) else { return true };
+                if self.lost.contains(&member.storage) {
+                    // The leader goes by what it was told before the disk was rolled back.
+                    return true;
+                }
                 let durable = self.nodes[peer].disk.rows.end() as usize;
                 let upto = (group.decided() as usize).min(self.checks.decided.len());
                 let lacks = self.checks.decided.get(durable..upto).unwrap_or_default();
@@ -395,28 +406,28 @@ impl World {
         self.crash(at, self.now + 1);
         let node = &mut self.nodes[at];
         let votes = segment.pid_of(&node.member()).is_some();
-        node.disk.rows.rebase(segment, votes);
-        node.disk.applied = node.disk.rows.decided();
+        node.disk.rebase(segment, votes);
         node.backup = None;
     }
 
-    pub(super) fn propose(&mut self, at: usize, length: usize) {
+    pub(crate) fn propose(&mut self, at: usize, length: usize) {
         self.last_request += 1;
         let request = RequestId(self.last_request);
         let mut block = self.last_request.to_be_bytes().to_vec();
         block.resize(length.max(8), self.last_request as u8);
-        self.checks.asked(self.nodes[at].storage(), request, Some(&block));
-        self.step(at, Input::Propose { request, block: Bytes::from(block) });
+        let block = Bytes::from(block);
+        self.checks.asked(self.nodes[at].storage(), request, Some(block.clone()));
+        self.step(at, Input::Propose { request, block });
     }
 
-    pub(super) fn read(&mut self, at: usize) {
+    pub(crate) fn read(&mut self, at: usize) {
         self.last_request += 1;
         let request = RequestId(self.last_request);
         self.checks.asked(self.nodes[at].storage(), request, None);
         self.step(at, Input::Read { request });
     }
 
-    pub(super) fn roll(&mut self, at: usize, members: Vec<Member>) {
+    pub(crate) fn roll(&mut self, at: usize, members: Vec<Member>) {
         self.last_request += 1;
         self.version += 1;
         let request = RequestId(self.last_request);
@@ -424,14 +435,14 @@ impl World {
         self.step(at, Input::Roll { request, members, version: self.version });
     }
 
-    pub(super) fn ticks(&mut self, count: u64) {
+    pub(crate) fn ticks(&mut self, count: u64) {
         for _ in 0..count {
             self.tick();
         }
     }
 
     /// A driver ends a session whose messages under way are too many.
-    pub(super) fn reset_full_links(&mut self, bytes_max: usize) {
+    pub(crate) fn reset_full_links(&mut self, bytes_max: usize) {
         for (one, other) in self.net.full(bytes_max) {
             self.count("full links");
             self.net.reset(self.now, one, other, &mut self.random);
@@ -439,7 +450,7 @@ impl World {
     }
 
     /// Ticks until it holds; panics after many.
-    pub(super) fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         for _ in 0..2000 {
             if holds(self) {
                 return;
@@ -450,20 +461,20 @@ impl World {
     }
 
     /// Both directions.
-    pub(super) fn set_cut(&mut self, one: usize, other: usize, is_cut: bool) {
+    pub(crate) fn set_cut(&mut self, one: usize, other: usize, is_cut: bool) {
         let (a, b) = (self.nodes[one].storage(), self.nodes[other].storage());
         self.net.set_cut(a, b, is_cut);
         self.net.set_cut(b, a, is_cut);
     }
 
-    pub(super) fn isolate(&mut self, at: usize, is_cut: bool) {
+    pub(crate) fn isolate(&mut self, at: usize, is_cut: bool) {
         for other in (0..self.nodes.len()).filter(|other| *other != at) {
             self.set_cut(at, other, is_cut);
         }
     }
 
     /// One tick of the world.
-    pub(super) fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.now += 1;
         for at in 0..self.nodes.len() {
             if self.nodes[at].group.is_none() {
