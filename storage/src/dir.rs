@@ -19,8 +19,13 @@ use thiserror::Error;
 
 use crate::{Fault, FaultKind, sync};
 
-/// Version of the directory's layout that this code writes.
-pub const DIR_FORMAT: u32 = 1;
+/// Newest version of the directory's layout that this code knows.
+pub const DIR_FORMAT: u32 = 2;
+/// What a directory is made with. It is raised when rows are written that an older forebay must
+/// not overlook: see [`DataDir::raise_format`].
+const FIRST_FORMAT: u32 = 1;
+/// The node is, or was, a member of consensus groups.
+pub(crate) const CONSENSUS_FORMAT: u32 = 2;
 
 pub(crate) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_FILE_NEW: &str = "FORMAT.new";
@@ -196,7 +201,8 @@ impl DataDir {
         let path = &taken.path;
         // Again under the lock: two first starts may have raced.
         if read_format(path)?.is_none() {
-            write_format(path).map_err(|error| fault(path, "write the format file", error))?;
+            write_format(path, FIRST_FORMAT)
+                .map_err(|error| fault(path, "write the format file", error))?;
         }
         Ok(taken)
     }
@@ -228,6 +234,16 @@ impl DataDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Raises the version in the format file, durably: from here on, an older forebay refuses the
+    /// directory. It never gets lower.
+    pub(crate) fn raise_format(&self, format: u32) -> Result<(), OpenError> {
+        let path = &self.path;
+        if read_format(path)?.is_some_and(|found| found >= format) {
+            return Ok(());
+        }
+        write_format(path, format).map_err(|error| fault(path, "write the format file", error))
     }
 
     /// Path of the node's local log.
@@ -414,7 +430,8 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
 
 /// Turns a directory with complete contents into a data directory.
 pub(crate) fn mark(path: &Path) -> Result<(), Fault> {
-    write_format(path).map_err(|error| Fault::from_io("write the format file", path, error))
+    write_format(path, FIRST_FORMAT)
+        .map_err(|error| Fault::from_io("write the format file", path, error))
 }
 
 /// Creates an empty file in place of one left by an interrupted run. A symbolic link is replaced;
@@ -428,10 +445,10 @@ pub(crate) fn create_anew(path: &Path) -> io::Result<File> {
 }
 
 /// Writes a new file and renames it, so that a crash leaves no half-written format file.
-fn write_format(path: &Path) -> io::Result<()> {
+fn write_format(path: &Path, format: u32) -> io::Result<()> {
     let fresh = path.join(FORMAT_FILE_NEW);
     let mut file = create_anew(&fresh)?;
-    writeln!(file, "{FORMAT_PREFIX}{DIR_FORMAT}")?;
+    writeln!(file, "{FORMAT_PREFIX}{format}")?;
     file.sync_all()?;
     fs::rename(&fresh, path.join(FORMAT_FILE))?;
     File::open(path)?.sync_all()

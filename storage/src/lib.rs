@@ -8,6 +8,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod consensus;
 pub mod dir;
 pub mod error;
 #[cfg(any(test, feature = "testkit"))]

@@ -97,6 +97,14 @@ impl Medium {
         if self.has_small_buffers { bytes / SMALL_BUFFERS } else { bytes }
     }
 
+    /// A disk on which a database that is dropped has crashed: what it had not flushed is gone,
+    /// as after kill -9.
+    #[cfg(any(test, feature = "testkit"))]
+    #[must_use]
+    pub fn crashing_disk() -> Self {
+        Self { flushes_on_close: false, ..Self::disk() }
+    }
+
     /// Whether files survive the process.
     #[must_use]
     pub fn is_durable(&self) -> bool {

@@ -81,14 +81,19 @@ impl Rows {
     /// segment of its own. What others decided beyond that is lost. The cluster needs a new
     /// incarnation, so that members of the old one that return are strangers.
     pub fn go_on_alone(&mut self, me: Member) {
-        let Some(last) = self.segments.last() else { return };
-        let end = self.end();
-        let hash = end.checked_sub(1).and_then(|at| self.rows.get(&at));
-        let hash = hash.map_or(last.base_hash, |row| row.hash);
+        let writes = Self::alone(&self.recover(), me);
+        writes.into_iter().for_each(|write| self.apply(write));
+    }
+
+    /// The writes that [`Self::go_on_alone`] stands for.
+    #[must_use]
+    pub fn alone(recovered: &Recovered, me: Member) -> Vec<Write> {
+        let Some(last) = recovered.segments.last() else { return Vec::new() };
+        let end = last.base + recovered.rows.len() as u64;
+        let hash = recovered.rows.last().map_or(last.base_hash, |row| row.hash);
         let seal = Seal { members: vec![me], version: last.version };
         let segment = Box::new(last.next(&seal, end, hash));
-        self.apply(Write::Decided(end));
-        self.apply(Write::Segment { segment, votes: true });
+        vec![Write::Decided(end), Write::Segment { segment, votes: true }]
     }
 
     /// Applies a write.

@@ -3,9 +3,11 @@
 //! Owns: wrappers that fail, tear, hold back or fence at a chosen call, and a copy of live files as
 //! kill -9 leaves them. Must always hold: a wrapper without planned faults changes nothing.
 
+mod journal;
 mod log;
 mod store;
 
+pub use journal::{JournalFault, JournalFaults};
 pub use log::{FaultLog, LogFault};
 pub use store::{StoreFault, StoreFaults};
 

@@ -8,109 +8,59 @@
 //! | `r`, partition (4), LSN (8) | a frame (see the frame module) |
 //! | `t`, partition (4) | trim point: LSN (8) |
 //!
-//! Numbers are big-endian. Must always hold: one write batch and one fsync per append call;
-//! positions in memory change only after their write; after a failed write nothing more is written
-//! (RocksDB may or may not have the batch, and a later batch on top of it could mix with its
-//! remains).
+//! Numbers are big-endian. Other rooms have rows in the same database under keys with another
+//! first byte (`c`: see `consensus`). Must always hold: one write batch and one fsync per append
+//! call; positions in memory change only after their write.
 //!
-//! On disk, every batch first becomes a block of the journal (see the journal's module); RocksDB's
-//! own write-ahead log, which syncs more slowly, is off. A batch of appends is durable with its
-//! block and enters the database afterwards: before the next block is written, and before anything
-//! is read.
-//!
-//! RocksDB is tuned for records that are written once, read rarely and trimmed from the front: new
-//! files are not merged or compressed early, because most records are trimmed before that; trimming
-//! writes one range tombstone, and drops whole files of the levels above the first at once.
+//! On disk, every batch first becomes a block of the journal (see `log/database.rs`); RocksDB's own
+//! write-ahead log, which syncs more slowly, is off. A batch of appends is durable with its block
+//! and enters the database afterwards: before the next block is written, and before anything is
+//! read.
 
 mod open;
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    path::Path,
+    sync::{Arc, RwLock},
 };
 
 use bytes::Bytes;
 use forebay_messages::{Epoch, Lsn, PartitionId};
-use rocksdb::{
-    DB, DBCompressionType, DBRecoveryMode, Options, ReadOptions, WriteBatch, WriteOptions,
-    checkpoint::Checkpoint,
-};
+use rocksdb::{ReadOptions, WriteBatch};
 
+pub(super) use super::database::FileSizes;
 use super::{
     Append, Appended, Batch, Damage, LogError, LogId, LogStats, LogStore, Position, RECORD_LEN_MAX,
-    frame,
-    journal::{self, Journal},
-    stats::Counters,
+    database::Database, frame, stats::Counters,
 };
-use crate::{Fault, Medium, direct, sync};
+use crate::{Fault, Medium, sync};
 
-use open::{Opening, open_journal};
+use open::Opening;
 
 const FENCE: u8 = b'f';
 const IDENTITY: &[u8] = b"i";
-const MARK: &[u8] = b"j";
 const RECORD: u8 = b'r';
 const TRIM: u8 = b't';
 const KEY_LEN: usize = 13;
 
-/// Name of the journal's directory within the log's.
-const JOURNAL: &str = "journal";
-
-/// Records in memory before they are flushed to files, unless the journal asks for it earlier.
-const MEMTABLE_BYTES: usize = 64 << 20;
-/// Number of memtables that may wait for their flush before appends wait too.
-const MEMTABLES_MAX: i32 = 3;
 /// Maximum size of the encoding buffer kept between appends: a few large records must not hold
 /// their memory permanently.
 pub(super) const SCRATCH_KEPT_MAX: usize = 1 << 20;
-/// Size of a data file of the log, and so the granularity at which trimming frees disk space.
-const FILE_BYTES: u64 = 64 << 20;
-/// Number of files before they are merged and trimmed records disappear. By then most are trimmed:
-/// at full load the log is trimmed every few seconds, and several files are written per second.
-const YOUNG_FILES: i32 = 24;
-/// Number of files before appends are slowed down, and before they wait.
-const YOUNG_FILES_SLOW: i32 = 2 * YOUNG_FILES;
-const YOUNG_FILES_MAX: i32 = 3 * YOUNG_FILES;
-/// Levels of files; those of the first two are not compressed: most records are trimmed before they
-/// get further.
-const LEVELS: i32 = 4;
-
 type Positions = BTreeMap<PartitionId, Position>;
 
 /// The log of one node on its own disk.
 pub struct LocalLog {
-    name: String,
-    path: PathBuf,
-    /// Shared with the journal, which flushes it from its own thread.
-    db: Arc<DB>,
-    /// Held while writing; contains the scratch buffer for encoding.
-    writer: Mutex<Writer>,
-    /// What is durable. Changed only while holding `writer`.
+    database: Arc<Database>,
+    /// What is durable. Changed only while holding the right to write.
     positions: RwLock<Positions>,
-    /// The writer has a batch that is durable but not in the database.
-    has_deferred: AtomicBool,
     counters: Counters,
     record_len_max: usize,
 }
 
-#[derive(Default)]
-struct Writer {
-    /// `None` in memory, where RocksDB's own is used.
-    journal: Option<Journal>,
-    scratch: Vec<u8>,
-    /// In the journal but not in the database yet.
-    deferred: Option<WriteBatch>,
-    /// The first write that failed.
-    broken: Option<Fault>,
-}
-
 impl std::fmt::Debug for LocalLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LocalLog").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("LocalLog").field("path", &self.database.path()).finish_non_exhaustive()
     }
 }
 
@@ -136,80 +86,11 @@ fn row_key(kind: u8, partition: PartitionId) -> [u8; 5] {
     key
 }
 
-/// How much goes into a file of the database. Tests use small files, to reach the lower levels with
-/// a few records.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct FileSizes {
-    /// See [`MEMTABLE_BYTES`].
-    pub(super) memtable_bytes: usize,
-    /// See [`FILE_BYTES`].
-    pub(super) file_bytes: u64,
-    /// See [`YOUNG_FILES`].
-    pub(super) young_files: i32,
-    /// Bytes of a block of a file; `None`: as in the other databases.
-    pub(super) block_bytes: Option<usize>,
-}
-
-impl Default for FileSizes {
-    fn default() -> Self {
-        Self {
-            memtable_bytes: MEMTABLE_BYTES,
-            file_bytes: FILE_BYTES,
-            young_files: YOUNG_FILES,
-            block_bytes: None,
-        }
-    }
-}
-
-/// `is_direct`: its files can be written past the page cache.
-fn options(medium: &Medium, sizes: FileSizes, is_direct: bool) -> Options {
-    let mut options = medium.options();
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    options.set_track_and_verify_wals_in_manifest(medium.is_durable());
-    options.set_write_buffer_size(medium.write_buffer(sizes.memtable_bytes));
-    options.set_max_write_buffer_number(MEMTABLES_MAX);
-    options.set_target_file_size_base(sizes.file_bytes);
-    options.set_num_levels(LEVELS);
-    options.set_level_zero_file_num_compaction_trigger(sizes.young_files);
-    // The size of new files counts too; without this, 256 MiB of them are merged.
-    options.set_max_bytes_for_level_base(sizes.young_files as u64 * sizes.file_bytes);
-    options.set_level_zero_slowdown_writes_trigger(YOUNG_FILES_SLOW);
-    options.set_level_zero_stop_writes_trigger(YOUNG_FILES_MAX);
-    options.set_compression_per_level(&[
-        DBCompressionType::None,
-        DBCompressionType::None,
-        DBCompressionType::Lz4,
-        DBCompressionType::Lz4,
-    ]);
-    let mut tables = medium.tables();
-    if let Some(bytes) = sizes.block_bytes {
-        tables.set_block_size(bytes);
-    }
-    options.set_block_based_table_factory(&tables);
-    // A file is written several times per second at full load, and hardly ever read: copying it
-    // into the page cache took a tenth of all processor time.
-    options.set_use_direct_io_for_flush_and_compaction(is_direct);
-    options
-}
-
-fn synced() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.set_sync(true);
-    options
-}
-
-/// For data that is in the journal, or need not survive a crash.
-fn unlogged() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.disable_wal(true);
-    options
-}
-
 #[cfg(test)]
 impl LocalLog {
     /// Bytes that the encoding buffer holds between appends.
     pub(super) fn scratch_kept(&self) -> usize {
-        sync::lock(&self.writer).scratch.capacity()
+        self.database.begin().unwrap().scratch().capacity()
     }
 }
 
@@ -228,25 +109,36 @@ impl LocalLog {
         medium: &Medium,
         sizes: FileSizes,
     ) -> Result<Self, LogError> {
-        medium.prepare(path)?;
-        let is_direct = medium.is_durable() && direct::is_possible(path);
-        let db = DB::open(&options(medium, sizes, is_direct), path)
-            .map_err(|error| Fault::from_rocksdb("open the log", path, error))?;
-        let db = Arc::new(db);
-        let name = path.display().to_string();
-        let journal = medium.is_durable().then(|| open_journal(&db, path)).transpose()?;
-        let positions = Opening { db: &db, name: &name, path }.positions()?;
-        let writer = Mutex::new(Writer { journal, ..Writer::default() });
+        let database = Database::open(path, medium, sizes)?;
+        let (db, name) = (database.db(), database.name());
+        let positions = Opening { db, name, path }.positions()?;
         Ok(Self {
-            name,
-            path: path.to_owned(),
-            db,
-            writer,
+            database: Arc::new(database),
             positions: RwLock::new(positions),
-            has_deferred: AtomicBool::new(false),
             counters: Counters::default(),
             record_len_max: RECORD_LEN_MAX,
         })
+    }
+
+    /// Its database, for other rooms whose rows are durable with the same sync.
+    pub(crate) fn database(&self) -> &Arc<Database> {
+        &self.database
+    }
+
+    /// As [`Self::open`], with files so small that a few kilobytes fill them.
+    ///
+    /// # Errors
+    /// As of [`Self::open`].
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn open_small(path: &Path, medium: &Medium) -> Result<Self, LogError> {
+        let journal = super::journal::Sizes { first: 8 << 10, growth: 2, max: 32 << 10 };
+        Self::open_with(path, medium, FileSizes { journal, ..FileSizes::default() })
+    }
+
+    /// Sets the planned faults of its journal.
+    #[cfg(any(test, feature = "testkit"))]
+    pub fn set_journal_faults(&self, faults: &Arc<crate::fault::JournalFaults>) {
+        self.database.set_faults(faults);
     }
 
     /// Sets another limit for its records, for tests.
@@ -262,8 +154,7 @@ impl LocalLog {
     /// # Errors
     /// [`LogError::Fault`].
     pub fn flush(&self) -> Result<(), LogError> {
-        self.finish_appends()?;
-        self.db.flush().map_err(|error| self.fault("flush the log", error).into())
+        self.database.flush()
     }
 
     fn position(&self, partition: PartitionId) -> Position {
@@ -271,75 +162,11 @@ impl LocalLog {
     }
 
     fn fault(&self, action: &'static str, error: rocksdb::Error) -> Fault {
-        Fault::from_rocksdb(action, &self.path, error)
-    }
-
-    fn check_unbroken(&self, writer: &Writer) -> Result<(), LogError> {
-        match &writer.broken {
-            None => Ok(()),
-            Some(first) => Err(LogError::Broken { log: self.name.clone(), first: first.clone() }),
-        }
-    }
-
-    /// Writes a batch and waits until it is on disk; a failure breaks the log.
-    fn write(
-        &self,
-        writer: &mut Writer,
-        batch: WriteBatch,
-        action: &'static str,
-    ) -> Result<(), LogError> {
-        self.log(writer, batch, action)?;
-        self.apply_deferred(writer, action)
-    }
-
-    /// Like [`Self::write`], but the batch enters the database later.
-    fn log(
-        &self,
-        writer: &mut Writer,
-        mut batch: WriteBatch,
-        action: &'static str,
-    ) -> Result<(), LogError> {
-        // Once a journal file is full, the database must have its contents.
-        self.apply_deferred(writer, action)?;
-        let Some(journal) = &mut writer.journal else {
-            let written = self.put(batch, &synced(), action);
-            return written.map_err(|fault| Self::break_off(writer, fault));
-        };
-        batch.put(MARK, journal.next().to_be_bytes());
-        // Whatever the journal was doing, this is the action that failed.
-        let failed = |fault| Fault { action, path: self.path.clone(), ..fault };
-        let logged = journal.append(batch.data()).map_err(failed);
-        logged.map_err(|fault| Self::break_off(writer, fault))?;
-        writer.deferred = Some(batch);
-        self.has_deferred.store(true, Ordering::Release);
-        Ok(())
-    }
-
-    /// Puts the batch that is only in the journal into the database; a failure breaks the log.
-    fn apply_deferred(&self, writer: &mut Writer, action: &'static str) -> Result<(), LogError> {
-        let Some(batch) = writer.deferred.take() else { return Ok(()) };
-        let written = self.put(batch, &unlogged(), action);
-        written.map_err(|fault| Self::break_off(writer, fault))?;
-        self.has_deferred.store(false, Ordering::Release);
-        Ok(())
-    }
-
-    fn break_off(writer: &mut Writer, fault: Fault) -> LogError {
-        writer.broken = Some(fault.clone());
-        fault.into()
-    }
-
-    fn put(
-        &self,
-        batch: WriteBatch,
-        options: &WriteOptions,
-        action: &'static str,
-    ) -> Result<(), Fault> {
-        self.db.write_opt(batch, options).map_err(|error| self.fault(action, error))
+        self.database.fault(action, error)
     }
 
     fn corrupt(&self, partition: PartitionId, lsn: Lsn, damage: Damage) -> LogError {
-        LogError::Corrupt { log: self.name.clone(), partition, lsn, damage }
+        LogError::Corrupt { log: self.database.name().to_owned(), partition, lsn, damage }
     }
 
     /// Adds an append to the batch and advances `position`; returns the number of bytes added.
@@ -373,26 +200,24 @@ impl LocalLog {
 
 impl LogStore for LocalLog {
     fn identity(&self) -> Result<Option<LogId>, LogError> {
-        let found = self.db.get(IDENTITY);
+        let found = self.database.db().get(IDENTITY);
         let found = found.map_err(|error| self.fault("read the log", error))?;
         Ok(found.as_deref().and_then(LogId::read))
     }
 
     fn identify(&self, id: LogId) -> Result<LogId, LogError> {
-        let mut writer = sync::lock(&self.writer);
-        self.check_unbroken(&writer)?;
+        let mut writing = self.database.begin()?;
         if let Some(known) = self.identity()? {
             return Ok(known);
         }
         let mut batch = WriteBatch::default();
         batch.put(IDENTITY, id.bytes());
-        self.write(&mut writer, batch, "name the log")?;
+        writing.write(batch, "name the log")?;
         Ok(id)
     }
 
     fn append(&self, appends: &[Append<'_>]) -> Result<Vec<Appended>, LogError> {
-        let mut writer = sync::lock(&self.writer);
-        self.check_unbroken(&writer)?;
+        let mut writing = self.database.begin()?;
         let mut staged = Positions::new();
         let mut batch = WriteBatch::default();
         let mut answers = Vec::with_capacity(appends.len());
@@ -405,39 +230,33 @@ impl LogStore for LocalLog {
                 continue;
             }
             answers.push(Appended::At(position.end.next()));
-            bytes += self.stage(append, position, &mut writer.scratch, &mut batch)?;
+            bytes += self.stage(append, position, writing.scratch(), &mut batch)?;
             records += append.records.len();
         }
         if batch.is_empty() {
             return Ok(answers);
         }
-        self.log(&mut writer, batch, "append to the log")?;
-        writer.scratch.clear();
-        writer.scratch.shrink_to(SCRATCH_KEPT_MAX);
+        writing.log(batch, "append to the log")?;
+        writing.scratch().clear();
+        writing.scratch().shrink_to(SCRATCH_KEPT_MAX);
         sync::write(&self.positions).extend(staged);
         self.counters.wrote(records as u64, bytes as u64);
         Ok(answers)
     }
 
     fn finish_appends(&self) -> Result<(), LogError> {
-        if !self.has_deferred.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let mut writer = sync::lock(&self.writer);
-        self.check_unbroken(&writer)?;
-        self.apply_deferred(&mut writer, "append to the log")
+        self.database.finish_writes()
     }
 
     fn fence(&self, partition: PartitionId, epoch: Epoch) -> Result<Epoch, LogError> {
-        let mut writer = sync::lock(&self.writer);
-        self.check_unbroken(&writer)?;
+        let mut writing = self.database.begin()?;
         let current = self.fenced(partition);
         if epoch <= current {
             return Ok(current);
         }
         let mut batch = WriteBatch::default();
         batch.put(row_key(FENCE, partition), epoch.0.to_be_bytes());
-        self.write(&mut writer, batch, "fence the log")?;
+        writing.write(batch, "fence the log")?;
         sync::write(&self.positions).entry(partition).or_default().fence = epoch;
         self.counters.wrote(0, 0);
         Ok(epoch)
@@ -467,7 +286,7 @@ impl LogStore for LocalLog {
         let mut options = ReadOptions::default();
         options.set_iterate_range(record_key(partition, from)..record_key(partition, end.next()));
         options.fill_cache(false);
-        let mut rows = self.db.raw_iterator_opt(options);
+        let mut rows = self.database.db().raw_iterator_opt(options);
         rows.seek_to_first();
         let (mut expected, mut bytes) = (from, 0);
         while let Some((key, value)) = rows.item() {
@@ -500,11 +319,10 @@ impl LogStore for LocalLog {
     }
 
     fn trim(&self, partition: PartitionId, through: Lsn) -> Result<(), LogError> {
-        let mut writer = sync::lock(&self.writer);
-        self.check_unbroken(&writer)?;
+        let mut writing = self.database.begin()?;
         let Position { end, trimmed, .. } = self.position(partition);
         if through > end {
-            let log = self.name.clone();
+            let log = self.database.name().to_owned();
             return Err(LogError::BeyondEnd { log, partition, requested: through, end });
         }
         if through <= trimmed {
@@ -515,11 +333,12 @@ impl LogStore for LocalLog {
         batch.delete_range(first, after);
         batch.put(row_key(TRIM, partition), through.0.to_be_bytes());
         // On disk before the files are dropped: a missing front that is not trimmed is damage.
-        self.write(&mut writer, batch, "trim the log")?;
+        writing.write(batch, "trim the log")?;
         sync::write(&self.positions).entry(partition).or_default().trimmed = through;
         // Frees whole files now; the rest disappears when they are compacted. Here both ends belong
         // to the range, unlike in `delete_range`: the record after `through` must stay.
-        self.db
+        self.database
+            .db()
             .delete_file_in_range(first, record_key(partition, through))
             .map_err(|error| self.fault("drop trimmed files of the log", error).into())
     }
@@ -529,12 +348,7 @@ impl LogStore for LocalLog {
     }
 
     fn checkpoint(&self, to: &Path) -> Result<(), LogError> {
-        self.finish_appends()?;
-        // Flushes memory to files: the copy needs no block of the journal.
-        Checkpoint::new(&self.db)
-            .and_then(|checkpoint| checkpoint.create_checkpoint(to))
-            .map_err(|error| Fault::from_rocksdb("copy the log", to, error))?;
-        Ok(journal::leave_empty(&to.join(JOURNAL))?)
+        self.database.checkpoint(to)
     }
 
     fn record_len_max(&self) -> usize {
@@ -549,7 +363,7 @@ impl LogStore for LocalLog {
 impl LocalLog {
     fn trimmed_error(&self, partition: PartitionId, requested: Lsn) -> LogError {
         let first = self.position(partition).trimmed.next();
-        LogError::Trimmed { log: self.name.clone(), partition, requested, first }
+        LogError::Trimmed { log: self.database.name().to_owned(), partition, requested, first }
     }
 
     fn read_error(&self, partition: PartitionId, lsn: Lsn, error: rocksdb::Error) -> LogError {
@@ -575,8 +389,8 @@ impl LocalLog {
         self.flush().unwrap();
         let mut options = rocksdb::CompactOptions::default();
         options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
-        self.db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
-        let files = self.db.live_files().unwrap();
+        self.database.db().compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+        let files = self.database.db().live_files().unwrap();
         files.iter().filter(|file| file.level > 0).count()
     }
 
@@ -589,9 +403,9 @@ impl LocalLog {
     ) {
         self.finish_appends().unwrap();
         let key = record_key(partition, lsn);
-        match change(self.db.get(key).unwrap()) {
-            Some(frame) => self.db.put(key, frame).unwrap(),
-            None => self.db.delete(key).unwrap(),
+        match change(self.database.db().get(key).unwrap()) {
+            Some(frame) => self.database.db().put(key, frame).unwrap(),
+            None => self.database.db().delete(key).unwrap(),
         }
     }
 }

@@ -12,6 +12,7 @@
 //! one sequence for all, each reader would skip over the others' records, and the slowest would
 //! hold back everybody's trimming).
 
+mod database;
 mod frame;
 mod id;
 mod journal;
@@ -26,6 +27,7 @@ use thiserror::Error;
 
 use crate::Fault;
 
+pub(crate) use database::Database;
 pub use forebay_messages::record::RECORD_LEN_MAX;
 pub use frame::Damage;
 pub use id::LogId;

@@ -38,8 +38,13 @@ fn numbers(batch: &Batch) -> Vec<(u64, u64)> {
 }
 
 /// Files with one or two records each.
-const TINY_FILES: FileSizes =
-    FileSizes { memtable_bytes: 64 << 10, file_bytes: 64, young_files: 2, block_bytes: Some(64) };
+const TINY_FILES: FileSizes = FileSizes {
+    memtable_bytes: 64 << 10,
+    file_bytes: 64,
+    young_files: 2,
+    block_bytes: Some(64),
+    journal: super::journal::SIZES,
+};
 
 fn append(
     log: &dyn LogStore,

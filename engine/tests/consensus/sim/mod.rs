@@ -56,6 +56,15 @@ fn seeds_hold() {
     }
 }
 
+/// Seeds that once failed. The check of a seal blamed a leader for a disk that was rolled back
+/// in the same instant (6574), and one that had been replaced for a seal that it copied (94447).
+#[test]
+fn seeds_that_failed_once_hold() {
+    for seed in [6574, 94447] {
+        run(seed);
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 0..5 {

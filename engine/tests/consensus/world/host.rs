@@ -1,6 +1,6 @@
 //! The only place of the simulation that sees the environment: which seeds to run, what to
 //! print, how long it took. Nothing of it reaches the world.
-#![expect(
+#![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
     clippy::print_stdout,

@@ -364,6 +364,10 @@ impl<B: Backend> World<B> {
 
     /// A seal that a leader proposes: the new members and a majority are ready.
     fn check_seal(&self, writes: &[Write], at: usize) {
+        if writes.iter().any(|write| matches!(write, Write::Adopted(_))) {
+            // A leader that was replaced without noticing copies the seal of another one.
+            return;
+        }
         let seals = writes.iter().filter_map(|write| match write {
             Write::Append { row, .. } => match &row.entry {
                 Entry::Seal(seal) => Some(seal),

@@ -40,10 +40,10 @@ const FILES: [&str; 2] = ["0", "1"];
 /// File sizes in bytes. The first file is small, each next one is `growth` times as large until
 /// `max`: a log with few writes uses little disk space.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
-    pub(super) first: u64,
-    pub(super) growth: u64,
-    pub(super) max: u64,
+pub(crate) struct Sizes {
+    pub(crate) first: u64,
+    pub(crate) growth: u64,
+    pub(crate) max: u64,
 }
 
 /// A start replays at most two full files.
@@ -69,6 +69,8 @@ pub(super) struct Journal {
     scratch: Buffer,
     /// Why nothing can be appended: the disk was full when it was opened.
     refused: Option<Fault>,
+    #[cfg(any(test, feature = "testkit"))]
+    faults: Option<Arc<crate::fault::JournalFaults>>,
 }
 
 impl Journal {
@@ -83,7 +85,14 @@ impl Journal {
             other: None,
             scratch: Buffer::default(),
             refused: None,
+            #[cfg(any(test, feature = "testkit"))]
+            faults: None,
         }
+    }
+
+    #[cfg(any(test, feature = "testkit"))]
+    pub(super) fn set_faults(&mut self, faults: Arc<crate::fault::JournalFaults>) {
+        self.faults = Some(faults);
     }
 
     /// Sequence of the next block, which must be put into the database with it.
@@ -107,11 +116,37 @@ impl Journal {
             Some((file, at)) if cells <= file.cells - at => (file, at),
             full => self.turn(full, cells)?,
         };
-        file.write(self.scratch.bytes(), at)?;
+        self.write(&mut file, at)?;
         self.active = Some((file, at + cells));
         self.next += 1;
         self.scratch.shrink();
         Ok(())
+    }
+
+    /// Writes the cells in the buffer.
+    #[cfg(not(any(test, feature = "testkit")))]
+    fn write(&self, file: &mut JournalFile, at: u32) -> Result<(), Fault> {
+        file.write(self.scratch.bytes(), at)
+    }
+
+    /// Writes the cells in the buffer, with the fault that a test planned.
+    #[cfg(any(test, feature = "testkit"))]
+    fn write(&self, file: &mut JournalFile, at: u32) -> Result<(), Fault> {
+        let cells = self.scratch.bytes();
+        let Some(faults) = &self.faults else { return file.write(cells, at) };
+        let Some(fault) = faults.next() else { return file.write(cells, at) };
+        let mut is_whole = true;
+        for (index, cell) in (0..).zip(cells.chunks(CELL_LEN)) {
+            match fault.writes(index) {
+                true => file.write(cell, at + index)?,
+                false => is_whole = false,
+            }
+        }
+        faults.wrote(is_whole);
+        match fault.succeeds() {
+            true => Ok(()),
+            false => Err(crate::fault::injected("append to the log", &file.path)),
+        }
     }
 
     /// Switches to the other file, and starts to flush the contents of the full one.

@@ -1,0 +1,207 @@
+//! What a node keeps of its consensus groups, in the database of its log: one sync for all
+//! groups of the node.
+//!
+//! Owns: the rows of consensus and their keys (`keys.rs` has the table), the identity of the
+//! data directory, and the thread that syncs (`writer.rs`). Must always hold: what
+//! [`Groups::commit`] returned for is durable, and all of it or nothing survives a crash; a row
+//! that is missing or damaged is an error that names group and index; a start is counted
+//! durably before anything else is done with the groups. Must not know: what a block says, who
+//! leads, networks.
+//!
+//! A node that runs alone has none of these rows and pays nothing for them.
+
+mod error;
+mod group;
+mod identity;
+mod keys;
+mod load;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use forebay_engine::consensus::{Recovered, Row, Rows, Segment, Write};
+use rocksdb::WriteBatch;
+
+use crate::{
+    DataDir,
+    dir::CONSENSUS_FORMAT,
+    log::{Database, LocalLog},
+    sync,
+};
+
+use group::Group;
+
+pub use error::ConsensusError;
+pub use identity::{Node, Start};
+pub use writer::{Told, Writer};
+
+/// Writes of one group.
+#[derive(Clone, Debug)]
+pub struct GroupWrites<'a> {
+    /// Which group.
+    pub group: u32,
+    /// What its machine wants written, in this order.
+    pub writes: &'a [Write],
+}
+
+/// The consensus groups of a node, as its disk has them.
+#[derive(Debug)]
+pub struct Groups {
+    database: Arc<Database>,
+    node: Node,
+    /// What is durable, of every group. Changed only while the right to write is held.
+    groups: Mutex<BTreeMap<u32, Group>>,
+}
+
+impl Groups {
+    /// Begins a start of the node: the boot is counted, and the nonce kept, durably when this
+    /// returns. The first start of a data directory gives it its identity, and raises its
+    /// format, so that an older forebay refuses it from then on. Blocks.
+    ///
+    /// # Errors
+    /// [`ConsensusError`].
+    pub fn start(dir: &DataDir, log: &LocalLog, start: &Start<'_>) -> Result<Self, ConsensusError> {
+        let database = Arc::clone(log.database());
+        database.finish_writes()?;
+        dir.raise_format(CONSENSUS_FORMAT).map_err(ConsensusError::from_open)?;
+        let node = identity::next(&database, start)?;
+        let groups = load::groups(&database)?;
+        let mut batch = WriteBatch::default();
+        batch.put(keys::IDENTITY, node.encode());
+        database.begin()?.write(batch, "count the start of the node")?;
+        Ok(Self { database, node, groups: Mutex::new(groups) })
+    }
+
+    /// Who this node is in this start.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The groups that have rows here.
+    #[must_use]
+    pub fn groups(&self) -> Vec<u32> {
+        sync::lock(&self.groups).keys().copied().collect()
+    }
+
+    /// Makes a group begin here with a segment: a new group, or one of which the applied state
+    /// of a peer was copied. What was here of it is gone, but for what is remembered of peers.
+    /// Durable when this returns. Blocks.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Log`].
+    pub fn begin_group(
+        &self,
+        number: u32,
+        segment: Segment,
+        votes: bool,
+    ) -> Result<(), ConsensusError> {
+        let mut writing = self.database.begin()?;
+        let mut batch = WriteBatch::default();
+        let group = Group::begin(number, segment, votes, &mut batch);
+        writing.write(batch, "begin a consensus group")?;
+        sync::lock(&self.groups).insert(number, group);
+        Ok(())
+    }
+
+    /// Writes everything in one sync: all of it is durable when this returns, and can be read.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Log`]. Then nothing more may be written, and no group of this node may
+    /// go on: whether the writes are there is found out by the next start.
+    ///
+    /// # Panics
+    /// On writes that do not continue what the group has: its machine is wrong.
+    pub fn commit(&self, all: &[GroupWrites<'_>]) -> Result<(), ConsensusError> {
+        let mut writing = self.database.begin()?;
+        let mut batch = WriteBatch::default();
+        let mut staged: BTreeMap<u32, Group> = BTreeMap::new();
+        let mut dropped = Vec::new();
+        for GroupWrites { group: number, writes } in all {
+            let known = || self.group(*number).expect("the group has begun here");
+            let group = staged.entry(*number).or_insert_with(known);
+            for write in *writes {
+                dropped.extend(group.stage(write, &mut batch));
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        writing.log(batch, "write consensus rows")?;
+        sync::lock(&self.groups).extend(staged);
+        drop(writing);
+        for (first, end) in dropped {
+            load::drop_files(&self.database, &first, &end)?;
+        }
+        Ok(())
+    }
+
+    /// Does what a commit left to be done; the writer does it once it has told of the sync.
+    /// Reads do it as well.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Log`].
+    pub fn finish_writes(&self) -> Result<(), ConsensusError> {
+        Ok(self.database.finish_writes()?)
+    }
+
+    /// What a group is opened over.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Damaged`], [`ConsensusError::Newer`], [`ConsensusError::NoGroup`],
+    /// [`ConsensusError::Log`].
+    pub fn recover(&self, number: u32) -> Result<Recovered, ConsensusError> {
+        self.database.finish_writes()?;
+        let group = self.group(number)?;
+        load::recover(&self.database, number, &group)
+    }
+
+    /// Rows from `first` on, below `end`, of at most `bytes_max` (but one): for a peer that
+    /// copies, and for a driver that has not applied them. Each continues the running hash of
+    /// the one before it.
+    ///
+    /// # Errors
+    /// [`ConsensusError::Gone`] when the segment of `first` was dropped;
+    /// [`ConsensusError::Damaged`], [`ConsensusError::NoGroup`], [`ConsensusError::Log`].
+    pub fn read(
+        &self,
+        number: u32,
+        first: u64,
+        end: u64,
+        bytes_max: usize,
+    ) -> Result<Vec<Row>, ConsensusError> {
+        self.database.finish_writes()?;
+        let group = self.group(number)?;
+        let rows = load::rows(&self.database, number, &group, first, end, bytes_max);
+        let oldest = self.group(number)?.base();
+        match rows {
+            // Dropped while they were read.
+            Err(ConsensusError::Damaged { .. }) if oldest > first => {
+                Err(ConsensusError::Gone { group: number, index: first, oldest })
+            }
+            rows => rows,
+        }
+    }
+
+    fn group(&self, number: u32) -> Result<Group, ConsensusError> {
+        let known = sync::lock(&self.groups).get(&number).cloned();
+        known.ok_or(ConsensusError::NoGroup { group: number })
+    }
+
+    /// After a lost quorum: the group goes on alone with everything that this node accepted.
+    /// See [`Rows::go_on_alone`]. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::recover`] and [`Self::commit`].
+    pub fn go_on_alone(&self, number: u32) -> Result<(), ConsensusError> {
+        let writes = Rows::alone(&self.recover(number)?, self.node.member());
+        self.commit(&[GroupWrites { group: number, writes: &writes }])?;
+        self.finish_writes()
+    }
+}

@@ -1,0 +1,94 @@
+//! Blocks of the log's journal that are lost, torn or slow when a test wants it.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use crossbeam_channel::Receiver;
+
+use crate::sync;
+
+/// What goes wrong at one write of a block.
+#[derive(Clone, Debug)]
+pub enum JournalFault {
+    /// Nothing of it gets to the disk; the write fails.
+    Lost,
+    /// Only some of its cells get to the disk; the write fails.
+    Torn {
+        /// A bit for each of the first 64 cells that gets there. Cell 64 is as cell 0, and so on.
+        cells: u64,
+    },
+    /// All of it gets to the disk; the write fails all the same.
+    Unanswered,
+    /// The write waits until something is sent on the channel (or its sender is dropped).
+    Slow(Receiver<()>),
+}
+
+impl JournalFault {
+    pub(crate) fn writes(&self, cell: u32) -> bool {
+        match self {
+            Self::Lost => false,
+            Self::Torn { cells } => cells >> (cell % 64) & 1 == 1,
+            Self::Unanswered => true,
+            Self::Slow(released) => {
+                if cell == 0 {
+                    // A dropped sender releases it too.
+                    let _ = released.recv();
+                }
+                true
+            }
+        }
+    }
+
+    pub(crate) fn succeeds(&self) -> bool {
+        matches!(self, Self::Slow(_))
+    }
+}
+
+/// Faults planned for the blocks of a journal; hand it to the log with
+/// `LocalLog::set_journal_faults`.
+#[derive(Debug, Default)]
+pub struct JournalFaults {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    blocks: u64,
+    planned: BTreeMap<u64, JournalFault>,
+    is_last_whole: bool,
+}
+
+impl JournalFaults {
+    /// No faults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Plans a fault for the `nth` block from now; 1 is the next one.
+    pub fn plan(&self, nth: u64, fault: JournalFault) {
+        let mut state = sync::lock(&self.state);
+        let at = state.blocks + nth;
+        state.planned.insert(at, fault);
+    }
+
+    /// Blocks that were written, or should have been.
+    pub fn blocks(&self) -> u64 {
+        sync::lock(&self.state).blocks
+    }
+
+    /// Whether all of the last block with a fault got to the disk.
+    pub fn is_last_whole(&self) -> bool {
+        sync::lock(&self.state).is_last_whole
+    }
+
+    pub(crate) fn wrote(&self, is_whole: bool) {
+        sync::lock(&self.state).is_last_whole = is_whole;
+    }
+
+    pub(crate) fn next(&self) -> Option<JournalFault> {
+        let mut state = sync::lock(&self.state);
+        state.blocks += 1;
+        let block = state.blocks;
+        state.planned.remove(&block)
+    }
+}
