@@ -14,7 +14,7 @@ pub mod explain {
     //! Why entries wait: what [`Runtime::explain`](crate::Runtime::explain),
     //! [`Runtime::limits`](crate::Runtime::limits) and
     //! [`Rules::test`](crate::Rules::test) answer with.
-    pub use forebay_actors::node::{
+    pub use forebay_api::{
         BlockView, BytesView, EntryDetails, EntryView, ExplainView, FailedAttemptView,
         GovernedView, GovernsView, KeyImpact, LimitView, LimitsView, RateView, Reason, RuleRefView,
         RulesImpact,
@@ -46,13 +46,15 @@ pub use aliases::Aliases;
 pub use client::{Entries, Entry, EntryHandle, VQueueHandle};
 pub use error::{ActError, EncodeError, EnqueueError, ResultError, RuntimeError};
 pub use forebay_actors::log_writer::TrimLog;
-pub use forebay_actors::node::{ActReport, BytesView, EntryDetails, EntryView, FilterError};
-pub use forebay_actors::node::{Candidacy, ExplainView, LimitView, PartitionView, SharedLog};
-pub use forebay_actors::node::{EntryCount, EntryCursor, EntryOutcome, EntryPage, ReplicaRole};
-pub use forebay_engine::partition::{apply::Skip, rows::Stage};
+pub use forebay_actors::node::{ActReport, Candidacy, SharedLog};
+pub use forebay_api::{
+    BytesView, EntryCount, EntryCursor, EntryDetails, EntryOutcome, EntryPage, EntryView,
+    ExplainView, FilterError, LimitView, PartitionView, ReplicaRole,
+};
+pub use forebay_engine::partition::apply::Skip;
 pub use forebay_messages::{
-    EntryId, PartitionId, PartitionKey, RuleId, Timestamp, VQueueId, VQueueName,
-    command::RetryPolicy,
+    EntryId, PartitionId, PartitionKey, RuleId, Stage, Timestamp, VQueueId, VQueueName,
+    command::{EntryAction, RetryPolicy},
     rule::{Limits, Pattern, PatternError, RATE_PERIOD_MS_MAX, Rate},
 };
 pub use forebay_messages::{FailureKind, Outcome};

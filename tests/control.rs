@@ -138,7 +138,7 @@ async fn long_requests_and_nonsense_are_refused_with_a_reason() {
     let control = Control::Running(dir.path().to_owned());
     let entry = forebay::EntryId { partition_key: forebay::PartitionKey(1), uuid: [1; 16] };
     let target = forebay::control::Target { entries: vec![entry; 50_000], ..Default::default() };
-    let action = forebay::control::Action::Purge;
+    let action = forebay::EntryAction::Purge;
     let error = control.ask(Request::Act { action, target, dry_run: true }).await.unwrap_err();
     assert!(matches!(error, ControlError::TooLong { .. }), "{error}");
     runtime.shutdown(Drain::now()).await.unwrap();

@@ -1,5 +1,6 @@
 //! What can go wrong on a node.
 
+pub use forebay_api::FilterError;
 use forebay_engine::{
     aliases::{AliasError, DecodeAliasesError},
     partition::{
@@ -16,30 +17,6 @@ use forebay_storage::{
     snapshot::SnapshotError,
 };
 use thiserror::Error;
-
-/// A filter that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum FilterError {
-    /// It says nothing.
-    #[error("the filter is empty: name entries, narrow it, or say that you mean all")]
-    Empty,
-    /// A text that is no cursor.
-    #[error("`{0}` is not a cursor: pass the one of the page before, or start without one")]
-    Cursor(String),
-    /// A cursor from a listing with another filter.
-    #[error(
-        "the cursor comes from a listing with another filter: repeat that filter, or start          without a cursor"
-    )]
-    OtherFilter,
-    /// No entry that it takes can be changed in this way.
-    #[error("{action} is for entries that {of}; the filter takes others")]
-    NeverMatches {
-        /// What was to be done.
-        action: &'static str,
-        /// To whom that is done.
-        of: &'static str,
-    },
-}
 
 /// What can go wrong on a node.
 #[derive(Debug, Error)]

@@ -7,14 +7,17 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
-use forebay::control::{ActView, Action, Request, Response, Target};
+use forebay::{
+    EntryAction, Timestamp,
+    control::{ActView, Request, Response, Target},
+};
 use forebay_actors::{
     node::EntryFilter,
     shell::{Clock as _, WallClock},
 };
 
 use super::{
-    args::{Command, EndedArgs, Global, LiveSelection, PauseArgs, RescheduleArgs, Selection},
+    args::{ActCommand, EndedArgs, Global, LiveSelection, PauseArgs, RescheduleArgs, Selection},
     exec::summary::EXIT_FAILURES,
     inspect::{AskError, answered, before, services, stage},
     show::json,
@@ -26,30 +29,29 @@ const PRINTED_MAX: usize = 20;
 /// What is to be done to whom.
 #[derive(Clone, Debug)]
 pub(crate) struct Act {
-    action: Action,
+    action: EntryAction,
     target: Target,
     dry_run: bool,
 }
 
 impl Act {
-    /// The act behind a command, if it is one of these.
-    pub(crate) fn of(command: &Command) -> Option<Self> {
+    /// The act behind a command.
+    pub(crate) fn of(command: &ActCommand) -> Self {
         let live = |action, live: &LiveSelection| Self::new(action, &live.selection, Some(live));
-        Some(match command {
-            Command::Cancel(args) => live(Action::Cancel, args),
-            Command::Kill(args) => live(Action::Kill, args),
-            Command::Pause(args) => Self::pause(Action::Pause, args),
-            Command::Resume(args) => Self::pause(Action::Resume, args),
-            Command::Reschedule(args) => {
-                live(Action::Reschedule { run_at: run_at(args) }, &args.live)
+        match command {
+            ActCommand::Cancel(args) => live(EntryAction::Cancel, args),
+            ActCommand::Kill(args) => live(EntryAction::Kill, args),
+            ActCommand::Pause(args) => Self::pause(EntryAction::Pause, args),
+            ActCommand::Resume(args) => Self::pause(EntryAction::Resume, args),
+            ActCommand::Reschedule(args) => {
+                live(EntryAction::Reschedule { run_at: run_at(args) }, &args.live)
             }
-            Command::Purge(args) => Self::ended(Action::Purge, args),
-            Command::Redrive(args) => Self::ended(Action::Redrive, args),
-            _ => return None,
-        })
+            ActCommand::Purge(args) => Self::ended(EntryAction::Purge, args),
+            ActCommand::Redrive(args) => Self::ended(EntryAction::Redrive, args),
+        }
     }
 
-    fn new(action: Action, selection: &Selection, live: Option<&LiveSelection>) -> Self {
+    fn new(action: EntryAction, selection: &Selection, live: Option<&LiveSelection>) -> Self {
         let filter = EntryFilter {
             stage: live.and_then(|live| live.stage).map(|of| stage(of.into())),
             service: selection.service.as_deref().map(services),
@@ -63,13 +65,13 @@ impl Act {
         Self { action, target, dry_run: selection.dry_run }
     }
 
-    fn pause(action: Action, args: &PauseArgs) -> Self {
+    fn pause(action: EntryAction, args: &PauseArgs) -> Self {
         let mut act = Self::new(action, &args.live.selection, Some(&args.live));
         act.target.queues.clone_from(&args.queues);
         act
     }
 
-    fn ended(action: Action, args: &EndedArgs) -> Self {
+    fn ended(action: EntryAction, args: &EndedArgs) -> Self {
         let mut act = Self::new(action, &args.selection, None);
         act.target.filter.outcome = args.outcome.map(Into::into);
         act
@@ -97,7 +99,7 @@ impl Act {
         };
         let text = match global.json {
             true => json(&response)?,
-            false => people(report, what, done(action), is_named),
+            false => people(report, what, action.done(), is_named),
         };
         super::print(text.as_bytes())?;
         let is_amiss = is_named && report.not_changed > 0;
@@ -105,28 +107,14 @@ impl Act {
     }
 }
 
-fn run_at(args: &RescheduleArgs) -> u64 {
-    let now = WallClock.now().0;
+fn run_at(args: &RescheduleArgs) -> Timestamp {
+    let now = WallClock.now();
     match (args.at, args.after) {
         // What lies before 1970 is as early as can be.
-        (Some(at), _) => u64::try_from(at.as_millisecond()).unwrap_or(0),
-        (_, Some(after)) => {
-            now.saturating_add(u64::try_from(after.as_millis()).unwrap_or(u64::MAX))
-        }
+        (Some(at), _) => Timestamp(u64::try_from(at.as_millisecond()).unwrap_or(0)),
+        (_, Some(after)) => now.after(after),
         // `--now`: clap wants one of the three.
         (None, None) => now,
-    }
-}
-
-fn done(action: Action) -> &'static str {
-    match action {
-        Action::Cancel => "canceled",
-        Action::Kill => "killed",
-        Action::Pause => "paused",
-        Action::Resume => "resumed",
-        Action::Reschedule { .. } => "rescheduled",
-        Action::Purge => "purged",
-        Action::Redrive => "redriven",
     }
 }
 

@@ -117,6 +117,8 @@ pub(super) fn reason(reason: &Reason) -> String {
         Reason::Capacity { running, running_max, .. } => format!(
             "this process runs as many as it may: {running_max} ({running} of its partition)"
         ),
+        // Added since, and not yet in words.
+        other => format!("{other:?}"),
     }
 }
 

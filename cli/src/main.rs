@@ -71,13 +71,6 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
-    if let Some(act) = Act::of(&command) {
-        logging::start(global.log, io::stderr);
-        return match on_tokio(|| act.perform(&global)) {
-            Ok(acted) => done(acted),
-            Err(error) => fail(&error),
-        };
-    }
     let request = match &command {
         Command::Completions(shell) => return done(completions(shell.shell)),
         Command::Man => return done(manual()),
@@ -86,6 +79,7 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Top => return run_top(&global),
         Command::Output(args) => return run_output(&global, args),
         Command::Bench(args) => return run_bench(&global, args),
+        Command::Act(command) => return run_act(&global, command),
         Command::Jobs(args) => jobs::request(args),
         Command::Rules(args) => inspect::rules(args),
         Command::Entries(args) => inspect::entries(args),
@@ -100,7 +94,6 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Alias(args) => alias::request(args),
         Command::Explain(args) => Request::Explain { entry: args.entry },
         Command::Limits(args) => Request::Limits { scope: args.scope.clone(), in_parts: true },
-        other => unreachable!("{other:?} is not in args::AVAILABLE"),
     };
     logging::start(global.log, io::stderr);
     match on_tokio(|| inspect::ask(&global, request)) {
@@ -133,6 +126,14 @@ fn end(exit: Exit) -> ExitCode {
             let _ = die_of(signal);
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILURES))
         }
+    }
+}
+
+fn run_act(global: &Global, command: &args::ActCommand) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| Act::of(command).perform(global)) {
+        Ok(acted) => done(acted),
+        Err(error) => fail(&error),
     }
 }
 

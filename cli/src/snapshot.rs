@@ -4,8 +4,8 @@
 use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
 
 use forebay::{
-    control::Request,
-    snapshot::{self, Manifest, SnapshotError},
+    control::{Request, SnapshotView, snapshot_view},
+    snapshot::{self, SnapshotError},
 };
 use thiserror::Error;
 
@@ -48,6 +48,7 @@ impl Work {
             }
             Self::Verify { from } => snapshot::verify(&from)?,
         };
+        let manifest = snapshot_view(manifest);
         let text = match global.json {
             true => serde_json::to_string(&manifest)? + "\n",
             false => people(&manifest),
@@ -57,7 +58,7 @@ impl Work {
 }
 
 /// A manifest, for people.
-pub(super) fn people(manifest: &Manifest) -> String {
+pub(super) fn people(manifest: &SnapshotView) -> String {
     let bytes: u64 = manifest.files.iter().map(|file| file.len).sum();
     let mut text = format!(
         "snapshot of {} by forebay {}: {} files, {bytes} bytes\n",

@@ -14,6 +14,7 @@ pub mod journal;
 pub mod outcome;
 pub mod record;
 pub mod rule;
+pub mod stage;
 pub mod vqueue;
 
 mod wire;
@@ -25,6 +26,7 @@ pub use id::{
 };
 pub use outcome::{FailureKind, Outcome};
 pub use record::{Producer, Record, RecordKeys};
+pub use stage::Stage;
 pub use time::Timestamp;
 pub use vqueue::VQueueName;
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use forebay_actors::node::{
-    ActReport, EntryCommand, EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage,
-    EntryTarget, EntryView, FilterError, Node, NodeError,
+    ActReport, EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage, EntryTarget,
+    EntryView, FilterError, Node, NodeError,
 };
-use forebay_messages::{FailureKind, Timestamp};
+use forebay_messages::{FailureKind, Timestamp, command::EntryAction};
 
 use crate::Stage;
 
@@ -116,6 +116,20 @@ impl Entries {
         self
     }
 
+    /// Does something to them, or says with [`Entries::dry_run`] what would come of it. The
+    /// methods below are this, one for each action.
+    ///
+    /// # Errors
+    /// As [`Entries::cancel`].
+    pub async fn act(&self, action: EntryAction) -> Result<ActReport, NodeError> {
+        let target = match (self.all, self.filter.is_empty()) {
+            (true, true) => EntryTarget::All,
+            (false, true) => return Err(FilterError::Empty.into()),
+            (_, false) => EntryTarget::Matching(self.filter.clone()),
+        };
+        self.node.act(action, &target, self.dry_run).await
+    }
+
     /// Asks to stop: what waits ends at once as canceled, handlers that run see
     /// [`Context::canceled`](crate::Context::canceled) and end by themselves; an attempt
     /// that fails after it is not followed by another.
@@ -124,7 +138,7 @@ impl Entries {
     /// [`NodeError::Filter`] before anything is changed; other errors of the node when a
     /// part may be done.
     pub async fn cancel(&self) -> Result<ActReport, NodeError> {
-        self.act(EntryCommand::Cancel).await
+        self.act(EntryAction::Cancel).await
     }
 
     /// Ends them as killed; handlers that run are dropped.
@@ -132,7 +146,7 @@ impl Entries {
     /// # Errors
     /// As [`Entries::cancel`].
     pub async fn kill(&self) -> Result<ActReport, NodeError> {
-        self.act(EntryCommand::Kill).await
+        self.act(EntryAction::Kill).await
     }
 
     /// Sets waiting ones aside until they are resumed, with their places.
@@ -140,7 +154,7 @@ impl Entries {
     /// # Errors
     /// As [`Entries::cancel`].
     pub async fn pause(&self) -> Result<ActReport, NodeError> {
-        self.act(EntryCommand::Pause).await
+        self.act(EntryAction::Pause).await
     }
 
     /// Puts paused ones back to their places.
@@ -148,7 +162,7 @@ impl Entries {
     /// # Errors
     /// As [`Entries::cancel`].
     pub async fn resume(&self) -> Result<ActReport, NodeError> {
-        self.act(EntryCommand::Resume).await
+        self.act(EntryAction::Resume).await
     }
 
     /// Gives waiting and paused ones another time, which is also their place in the
@@ -157,7 +171,7 @@ impl Entries {
     /// # Errors
     /// As [`Entries::cancel`].
     pub async fn reschedule(&self, time: impl Into<Timestamp>) -> Result<ActReport, NodeError> {
-        self.act(EntryCommand::Reschedule(time.into())).await
+        self.act(EntryAction::Reschedule { run_at: time.into() }).await
     }
 
     /// Forgets those that ended, with their results and idempotency keys.
@@ -165,7 +179,7 @@ impl Entries {
     /// # Errors
     /// As [`Entries::cancel`].
     pub async fn purge(&self) -> Result<ActReport, NodeError> {
-        self.act(EntryCommand::Purge).await
+        self.act(EntryAction::Purge).await
     }
 
     /// Runs those again that failed for good, from attempt one. Those that were canceled
@@ -174,7 +188,7 @@ impl Entries {
     /// # Errors
     /// As [`Entries::cancel`].
     pub async fn redrive(&self) -> Result<ActReport, NodeError> {
-        self.act(EntryCommand::Redrive).await
+        self.act(EntryAction::Redrive).await
     }
 
     /// The first of them in the order of their ids, at most `limit` (0: all). An empty
@@ -244,15 +258,6 @@ impl Entries {
     /// Errors of reading.
     pub async fn count(&self) -> Result<EntryCount, NodeError> {
         self.node.count_entries(&self.filter).await
-    }
-
-    async fn act(&self, command: EntryCommand) -> Result<ActReport, NodeError> {
-        let target = match (self.all, self.filter.is_empty()) {
-            (true, true) => EntryTarget::All,
-            (false, true) => return Err(FilterError::Empty.into()),
-            (_, false) => EntryTarget::Matching(self.filter.clone()),
-        };
-        self.node.act(command, &target, self.dry_run).await
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use forebay_actors::node::{EntryCommand, EntryDetails, EntryTarget, EntryView, Node};
+use forebay_actors::node::{EntryDetails, EntryTarget, EntryView, Node};
 use forebay_engine::partition::apply::Enqueued;
-use forebay_messages::{EntryId, Outcome, Timestamp};
+use forebay_messages::{EntryId, Outcome, Timestamp, command::EntryAction};
 use serde::de::DeserializeOwned;
 
 use crate::error::{ActError, NodeError, ResultError};
@@ -177,7 +177,7 @@ impl EntryHandle {
     /// # Errors
     /// [`ActError::NotChanged`] when it has ended, was asked already, or is unknown.
     pub async fn cancel(&self) -> Result<(), ActError> {
-        self.act(EntryCommand::Cancel).await
+        self.act(EntryAction::Cancel).await
     }
 
     /// Ends it as killed, whatever it does; a handler that runs is dropped. Durable when
@@ -186,7 +186,7 @@ impl EntryHandle {
     /// # Errors
     /// [`ActError::NotChanged`] when it has ended or is unknown.
     pub async fn kill(&self) -> Result<(), ActError> {
-        self.act(EntryCommand::Kill).await
+        self.act(EntryAction::Kill).await
     }
 
     /// Sets it aside until it is resumed, with its place in the queue and, if it has
@@ -195,7 +195,7 @@ impl EntryHandle {
     /// # Errors
     /// [`ActError::NotChanged`] when it does not wait: it runs, is paused, has ended.
     pub async fn pause(&self) -> Result<(), ActError> {
-        self.act(EntryCommand::Pause).await
+        self.act(EntryAction::Pause).await
     }
 
     /// Puts it back to its place. Durable when this returns. Not cancel-safe.
@@ -203,7 +203,7 @@ impl EntryHandle {
     /// # Errors
     /// [`ActError::NotChanged`] when it is not paused.
     pub async fn resume(&self) -> Result<(), ActError> {
-        self.act(EntryCommand::Resume).await
+        self.act(EntryAction::Resume).await
     }
 
     /// Gives it another time, which is also its place in the queue: an earlier time goes
@@ -212,7 +212,7 @@ impl EntryHandle {
     /// # Errors
     /// [`ActError::NotChanged`] when it neither waits nor is paused.
     pub async fn reschedule(&self, time: impl Into<Timestamp>) -> Result<(), ActError> {
-        self.act(EntryCommand::Reschedule(time.into())).await
+        self.act(EntryAction::Reschedule { run_at: time.into() }).await
     }
 
     /// Runs it again, from attempt one, after it failed for good (or was canceled or
@@ -221,7 +221,7 @@ impl EntryHandle {
     /// # Errors
     /// [`ActError::NotChanged`] when it succeeded, has not ended, or was purged.
     pub async fn redrive(&self) -> Result<(), ActError> {
-        self.act(EntryCommand::Redrive).await
+        self.act(EntryAction::Redrive).await
     }
 
     /// Forgets it after its end, with its result and idempotency key. Durable when this
@@ -230,12 +230,17 @@ impl EntryHandle {
     /// # Errors
     /// [`ActError::NotChanged`] when it has not ended, or was purged already.
     pub async fn purge(&self) -> Result<(), ActError> {
-        self.act(EntryCommand::Purge).await
+        self.act(EntryAction::Purge).await
     }
 
-    async fn act(&self, command: EntryCommand) -> Result<(), ActError> {
+    /// Does something to it. The methods above are this, one for each action. Durable when
+    /// this returns. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when the action does not apply to it.
+    pub async fn act(&self, action: EntryAction) -> Result<(), ActError> {
         let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
-        let report = node.act(command, &EntryTarget::Named(vec![self.id]), false).await?;
+        let report = node.act(action, &EntryTarget::Named(vec![self.id]), false).await?;
         match report.skipped_named.first() {
             None => Ok(()),
             Some((_, why)) => Err(ActError::NotChanged(*why)),

@@ -2,39 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_actors::node::{
-    ActReport, EntryCommand, EntryTarget, FilterError, NAMED_MAX, Node, VQueueReport,
-};
+use forebay_actors::node::{ActReport, EntryTarget, FilterError, NAMED_MAX, Node, VQueueReport};
 use forebay_engine::partition::apply::Skip;
-use forebay_messages::{EntryId, Timestamp, VQueueId};
+use forebay_messages::{EntryId, VQueueId, command::EntryAction};
 
-use super::{ActView, Action, NotChangedView, SkippedView, Target, answer::Refusal};
+use super::{ActView, NotChangedView, SkippedView, Target, answer::Refusal};
 
 pub(super) async fn act(
     node: &Node,
-    action: Action,
+    action: EntryAction,
     target: Target,
     dry_run: bool,
 ) -> Result<ActView, Refusal> {
     if target.queues.is_empty() {
-        let command = match action {
-            Action::Cancel => EntryCommand::Cancel,
-            Action::Kill => EntryCommand::Kill,
-            Action::Pause => EntryCommand::Pause,
-            Action::Resume => EntryCommand::Resume,
-            Action::Reschedule { run_at } => EntryCommand::Reschedule(Timestamp(run_at)),
-            Action::Purge => EntryCommand::Purge,
-            Action::Redrive => EntryCommand::Redrive,
-        };
-        let report = node.act(command, &entry_target(target)?, dry_run).await?;
+        let report = node.act(action, &entry_target(target)?, dry_run).await?;
         return Ok(view_act(dry_run, &report));
     }
     if target.all || !target.entries.is_empty() || !target.filter.is_empty() {
         return Err(Refusal::Usage("name queues, or entries, not both".to_owned()));
     }
     let paused = match action {
-        Action::Pause => true,
-        Action::Resume => false,
+        EntryAction::Pause => true,
+        EntryAction::Resume => false,
         _ => {
             let text = "whole queues can be paused and resumed; filter by scope or service to \
                         reach the entries in them";

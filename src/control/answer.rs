@@ -1,8 +1,11 @@
 //! Answering requests on a node.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, path::Path, time::Duration};
 
-use forebay_actors::node::{LimitView, Node, NodeError, RulesImpact, VQueueFilter};
+use forebay_actors::{
+    node::{LimitView, Node, NodeError, RulesImpact, VQueueFilter},
+    snapshot::{FileSum, Manifest, PartitionSum},
+};
 use forebay_engine::{
     aliases::Aliases,
     rules::{
@@ -12,7 +15,8 @@ use forebay_engine::{
 use forebay_messages::rule::Pattern;
 
 use super::{
-    AliasView, BookView, JobsView, NodeView, Request, Response, RuleEdit, RuleView, act::act,
+    AliasView, BookView, JobsView, NodeView, Request, Response, RuleEdit, RuleView,
+    SnapshotFileView, SnapshotPartitionView, SnapshotView, act::act,
 };
 
 /// Answers a request on a node.
@@ -107,7 +111,7 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
         Request::AliasSet { service, handler } => {
             aliases(&node.set_alias(&service, handler.as_deref()).await?)
         }
-        Request::Snapshot { to } => Response::Snapshot { manifest: node.snapshot(&to).await? },
+        Request::Snapshot { to } => snapshot(node, &to).await?,
         Request::Partitions => partitions(node).await?,
         Request::Lead { partition } => {
             node.lead(partition).await?;
@@ -220,6 +224,10 @@ fn aliases(aliases: &Aliases) -> Response {
     Response::Aliases { aliases: aliases.collect() }
 }
 
+async fn snapshot(node: &Node, to: &Path) -> Result<Response, NodeError> {
+    Ok(Response::Snapshot { manifest: snapshot_view(node.snapshot(to).await?) })
+}
+
 async fn partitions(node: &Node) -> Result<Response, NodeError> {
     Ok(Response::Partitions { partitions: node.list_partitions().await? })
 }
@@ -305,4 +313,18 @@ fn view(book: &RuleBook) -> BookView {
         last_modified: rule.last_modified.0,
     });
     BookView { version: book.version().0, rules: rules.collect(), author: None, at: None }
+}
+
+/// The manifest of a snapshot, as answers have it.
+#[must_use]
+pub fn snapshot_view(manifest: Manifest) -> SnapshotView {
+    let Manifest { forebay, created_at, partitions, files } = manifest;
+    let partitions = partitions.into_iter().map(|partition| {
+        let PartitionSum { id, applied, log_first, log_end, rows, hash } = partition;
+        SnapshotPartitionView { id, applied, log_first, log_end, rows, hash }
+    });
+    let files =
+        files.into_iter().map(|FileSum { path, len, xxh3 }| SnapshotFileView { path, len, xxh3 });
+    let (partitions, files) = (partitions.collect(), files.collect());
+    SnapshotView { forebay, created_at, partitions, files }
 }

@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use forebay::{
-    Drain, EntryId, Limits, PartitionKey, Rate, Runtime, Stage,
+    Drain, EntryAction, EntryId, Limits, PartitionKey, Rate, Runtime, Stage,
     explain::{ExplainView, Reason},
 };
-use forebay_actors::node::{EntryCommand, EntryTarget};
+use forebay_actors::node::EntryTarget;
 
 use super::{Gate, enqueue, entry};
 
@@ -98,10 +98,10 @@ async fn pauses_and_times_are_told_too() {
     assert_eq!(explained.blocked_by[0].since, Some(explained.entry.created_at));
 
     let select = EntryTarget::Named(vec![later.id()]);
-    let paused = runtime.node().act(EntryCommand::Pause, &select, false).await.unwrap();
+    let paused = runtime.node().act(EntryAction::Pause, &select, false).await.unwrap();
     assert_eq!(paused.changed, 1);
     assert_eq!(reasons(&explain(&runtime, later.id()).await), ["Paused"]);
-    runtime.node().act(EntryCommand::Resume, &select, false).await.unwrap();
+    runtime.node().act(EntryAction::Resume, &select, false).await.unwrap();
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 

@@ -301,3 +301,24 @@ fn what_was_canceled_is_told_apart_from_what_failed() {
     place.run(&rest).expect(1, &["had failed before"]);
     assert_eq!(objects(&place.path("out/results.ndjson")).len(), 4);
 }
+
+/// A slash too many found nothing and said nothing, so that a typing error looked like an
+/// empty queue.
+#[test]
+fn a_filter_that_no_entry_can_match_is_refused_and_changes_nothing() {
+    let place = Place::new();
+    let running = start(&place);
+    for words in [
+        &["entries", "--scope", "b", "--limit-key", "x/"][..],
+        &["entries", "--scope", "b", "--limit-key", "", "--count"],
+        &["kill", "--scope", "b", "--limit-key", "x/"],
+        &["kill", "--scope", "b", "--limit-key", "x/y/z", "--dry-run"],
+        &["purge", "--service", ""],
+        &["queues", "--scope", "a b"],
+    ] {
+        run(&place, words).expect_refused(&["the filter takes no entry: "]);
+    }
+    assert_eq!(entries(&place, &[]).len(), 8);
+    says(&place, &["kill", "--scope", "b", "--limit-key", "x"], 0, &["1 entry killed"]);
+    drop(running);
+}

@@ -1,4 +1,5 @@
-//! Who may depend on whom: `messages <- engine <- storage <- actors <- forebay <- cli`.
+//! Who may depend on whom: `messages <- engine <- storage <- actors <- forebay <- cli`, and
+//! `messages <- api <- actors`.
 //!
 //! Must always hold: every crate of the workspace has a layer here; a crate without
 //! one is a complaint, so that a new crate cannot slip past.
@@ -105,9 +106,10 @@ pub(super) fn command_line_in_library(tree: &str) -> Vec<String> {
         .collect()
 }
 
-const LAYERS: [Layer; 6] = [
+const LAYERS: [Layer; 7] = [
     Layer { name: "forebay-messages", below: &[], forbidden: IMPURE },
     Layer { name: "forebay-engine", below: &["forebay-messages"], forbidden: IMPURE },
+    Layer { name: "forebay-api", below: &["forebay-messages"], forbidden: IMPURE },
     Layer {
         name: "forebay-storage",
         below: &["forebay-messages", "forebay-engine"],
@@ -115,18 +117,25 @@ const LAYERS: [Layer; 6] = [
     },
     Layer {
         name: "forebay-actors",
-        below: &["forebay-messages", "forebay-engine", "forebay-storage"],
+        below: &["forebay-messages", "forebay-api", "forebay-engine", "forebay-storage"],
         forbidden: STORES_AND_TERMINALS,
     },
     Layer {
         name: "forebay",
-        below: &["forebay-messages", "forebay-engine", "forebay-storage", "forebay-actors"],
+        below: &[
+            "forebay-messages",
+            "forebay-api",
+            "forebay-engine",
+            "forebay-storage",
+            "forebay-actors",
+        ],
         forbidden: STORES_AND_TERMINALS,
     },
     Layer {
         name: "forebay-cli",
         below: &[
             "forebay-messages",
+            "forebay-api",
             "forebay-engine",
             "forebay-storage",
             "forebay-actors",

@@ -8,18 +8,23 @@
 use std::collections::{BTreeMap, HashMap};
 
 use forebay_engine::partition::{
-    apply::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Reply, Skip},
+    apply::{
+        Acted, ENTRIES_PER_COMMAND_MAX, NeverMatches, Reply, Skip, check, check_can_match,
+        check_finished, is_for_finished, spares,
+    },
     machine::Answer,
-    rows::Stage,
 };
 use forebay_messages::{
-    EntryId, FailureKind, Outcome, PartitionId, Timestamp, VQueueId,
-    command::{Command, EntrySelector, Purge, Reschedule, VQueueSelector},
+    EntryId, PartitionId, VQueueId,
+    command::{Command, EntryAction, EntrySelector, VQueueSelector},
 };
 
 use crate::{
     error::{FilterError, NodeError},
-    inspect::EntryFilter,
+    inspect::{
+        EntryFilter,
+        query::{selector, wants_outcome},
+    },
     node::Node,
     registry::PartitionEntry,
 };
@@ -28,64 +33,6 @@ use crate::{
 pub const NAMED_MAX: usize = 1_000;
 /// Bytes of a record that one named entry takes, roughly.
 const NAME_LEN: usize = 32;
-
-/// What is done to entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EntryCommand {
-    /// Ask to stop; what waits ends at once.
-    Cancel,
-    /// End, whatever they do.
-    Kill,
-    /// Set waiting ones aside.
-    Pause,
-    /// Put paused ones back.
-    Resume,
-    /// Give another time, which is also their place in the queue.
-    Reschedule(Timestamp),
-    /// Forget those that ended.
-    Purge,
-    /// Try again those that failed for good. By filter: those whose handler failed, and
-    /// not those that were canceled or killed, unless the filter names that outcome.
-    Redrive,
-}
-
-impl EntryCommand {
-    fn action(self) -> EntryAction {
-        match self {
-            Self::Cancel => EntryAction::Cancel,
-            Self::Kill => EntryAction::Kill,
-            Self::Pause => EntryAction::Pause,
-            Self::Resume => EntryAction::Resume,
-            Self::Reschedule(_) => EntryAction::Reschedule,
-            Self::Purge => EntryAction::Purge,
-            Self::Redrive => EntryAction::Redrive,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Cancel => "cancel",
-            Self::Kill => "kill",
-            Self::Pause => "pause",
-            Self::Resume => "resume",
-            Self::Reschedule(_) => "reschedule",
-            Self::Purge => "purge",
-            Self::Redrive => "redrive",
-        }
-    }
-
-    fn command(self, selector: EntrySelector) -> Command {
-        match self {
-            Self::Cancel => Command::Cancel(selector),
-            Self::Kill => Command::Kill(selector),
-            Self::Pause => Command::Pause(selector),
-            Self::Resume => Command::Resume(selector),
-            Self::Reschedule(run_at) => Command::Reschedule(Reschedule { selector, run_at }),
-            Self::Purge => Command::Purge(Purge { entries: selector.entries, ..Purge::default() }),
-            Self::Redrive => Command::Redrive(selector),
-        }
-    }
-}
 
 /// To which entries something is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,34 +116,25 @@ fn find(
         Ok(()) => found.matching.push(id),
         Err(skip) => found.skipped.push((id, skip)),
     };
-    if action.is_for_finished() {
+    if is_for_finished(action) {
         let page = partition.store.list_finished(selector, after, ENTRIES_PER_COMMAND_MAX)?;
         for listed in page.entries {
             let outcome = listed.row.outcome();
-            if filter.wants_outcome(&outcome) && !is_spared(action, filter, &outcome) {
-                tell(listed.id, action.check_finished(&listed.row));
+            if wants_outcome(filter, &outcome)
+                && !spares(action, filter.outcome.is_some(), &outcome)
+            {
+                tell(listed.id, check_finished(action, &listed.row));
             }
         }
         found.next = page.next;
     } else {
         let page = partition.store.list_entries(selector, after, ENTRIES_PER_COMMAND_MAX)?;
         for listed in page.entries {
-            tell(listed.id, action.check(&listed.row));
+            tell(listed.id, check(action, &listed.row));
         }
         found.next = page.next;
     }
     Ok(found)
-}
-
-/// A redrive by filter does not bring back what people have ended.
-fn is_spared(action: EntryAction, filter: &EntryFilter, outcome: &Outcome) -> bool {
-    let Outcome::Failure(failure) = outcome else {
-        // Nothing to try again: not worth a word for each.
-        return action == EntryAction::Redrive && filter.outcome.is_none();
-    };
-    action == EntryAction::Redrive
-        && filter.outcome.is_none()
-        && matches!(failure.kind, FailureKind::Canceled | FailureKind::Killed)
 }
 
 impl Node {
@@ -211,23 +149,23 @@ impl Node {
     /// part was done, and repeating it is safe.
     pub async fn act(
         &self,
-        command: EntryCommand,
+        action: EntryAction,
         target: &EntryTarget,
         dry_run: bool,
     ) -> Result<ActReport, NodeError> {
         match target {
-            EntryTarget::Named(ids) => self.act_on_named(command, ids, dry_run).await,
+            EntryTarget::Named(ids) => self.act_on_named(action, ids, dry_run).await,
             EntryTarget::Matching(filter) if filter.is_empty() => Err(FilterError::Empty.into()),
-            EntryTarget::Matching(filter) => self.act_on_matching(command, filter, dry_run).await,
+            EntryTarget::Matching(filter) => self.act_on_matching(action, filter, dry_run).await,
             EntryTarget::All => {
-                self.act_on_matching(command, &EntryFilter::default(), dry_run).await
+                self.act_on_matching(action, &EntryFilter::default(), dry_run).await
             }
         }
     }
 
     async fn act_on_named(
         &self,
-        command: EntryCommand,
+        action: EntryAction,
         ids: &[EntryId],
         dry_run: bool,
     ) -> Result<ActReport, NodeError> {
@@ -246,9 +184,9 @@ impl Node {
             for some in ids.chunks(ENTRIES_PER_COMMAND_MAX) {
                 let selector = EntrySelector { entries: some.to_vec(), ..Default::default() };
                 if dry_run {
-                    self.would_act(command.action(), partition, some, &mut report).await?;
+                    self.would_act(action, partition, some, &mut report).await?;
                 } else {
-                    let acted = self.propose_act(partition, command, selector).await?;
+                    let acted = self.propose_act(partition, action, selector).await?;
                     report.add(some.to_vec(), &acted);
                 }
             }
@@ -258,13 +196,14 @@ impl Node {
 
     async fn act_on_matching(
         &self,
-        command: EntryCommand,
+        action: EntryAction,
         filter: &EntryFilter,
         dry_run: bool,
     ) -> Result<ActReport, NodeError> {
-        let action = command.action();
-        check_can_match(command, filter)?;
-        let selector = filter.selector();
+        let can_match = check_can_match(action, filter.stage, filter.outcome.is_some());
+        can_match
+            .map_err(|NeverMatches { action, of }| FilterError::NeverMatches { action, of })?;
+        let selector = selector(filter)?;
         let mut report = ActReport::default();
         for (id, partition) in self.entries_in_order()? {
             let mut after = None;
@@ -283,7 +222,7 @@ impl Node {
                     let service = selector.service.clone().filter(|name| !name.ends_with(".*"));
                     let entries = found.matching.clone();
                     let named = EntrySelector { entries, service, ..selector.clone() };
-                    let acted = self.propose_act(id, command, named).await?;
+                    let acted = self.propose_act(id, action, named).await?;
                     report.add(found.matching, &acted);
                 }
                 match found.next {
@@ -307,8 +246,8 @@ impl Node {
             let tables = &partition.store;
             let check = |id| -> Result<Result<(), Skip>, NodeError> {
                 Ok(match (tables.entry(id)?, tables.finished(id)?) {
-                    (Some(row), _) => action.check(&row),
-                    (None, Some(row)) => action.check_finished(&row),
+                    (Some(row), _) => check(action, &row),
+                    (None, Some(row)) => check_finished(action, &row),
                     (None, None) => Err(Skip::Unknown),
                 })
             };
@@ -326,11 +265,11 @@ impl Node {
     async fn propose_act(
         &self,
         partition: PartitionId,
-        command: EntryCommand,
+        action: EntryAction,
         selector: EntrySelector,
     ) -> Result<Acted, NodeError> {
         let credit = self.credit(partition, selector.entries.len() * NAME_LEN).await?;
-        match self.propose_under(credit, partition, command.command(selector)).await? {
+        match self.propose_under(credit, partition, action.command(selector)).await? {
             Answer::Reply(Reply::Acted(acted)) => Ok(acted),
             other => Err(NodeError::unexpected(other)),
         }
@@ -415,16 +354,4 @@ impl Node {
         });
         looked.await?
     }
-}
-
-/// Refuses a filter that takes nothing that could be changed.
-fn check_can_match(command: EntryCommand, filter: &EntryFilter) -> Result<(), FilterError> {
-    let wants_live = filter.stage.is_some_and(|stage| stage != Stage::Finished);
-    let wants_finished = filter.stage == Some(Stage::Finished) || filter.outcome.is_some();
-    let of = match command.action().is_for_finished() {
-        true if wants_live => "have ended",
-        false if wants_finished => "have not ended",
-        _ => return Ok(()),
-    };
-    Err(FilterError::NeverMatches { action: command.name(), of })
 }

@@ -5,5 +5,5 @@ pub mod replies;
 mod act;
 pub(crate) mod propose;
 
-pub use act::{ActReport, EntryCommand, EntryTarget, NAMED_MAX, VQueueReport};
+pub use act::{ActReport, EntryTarget, NAMED_MAX, VQueueReport};
 pub use propose::{CREDIT_BYTES, CREDITS_PER_PARTITION};

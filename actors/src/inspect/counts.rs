@@ -5,36 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use forebay_api::ServiceCounts;
 use forebay_messages::PartitionId;
-use serde::{Deserialize, Serialize};
 
 use crate::{error::NodeError, node::Node, registry::PartitionEntry};
 
 /// Rows read at a time.
 const ROWS_AT_A_TIME: usize = 512;
-
-/// How many entries a service has in each stage.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceCounts {
-    /// Its name.
-    pub service: String,
-    /// Entries in inboxes.
-    pub inbox: u64,
-    /// Entries that run.
-    pub running: u64,
-    /// Entries that are paused or suspended.
-    pub parked: u64,
-    /// Results that are kept.
-    pub finished: u64,
-}
-
-impl ServiceCounts {
-    /// Entries that have not ended.
-    #[must_use]
-    pub fn unfinished(&self) -> u64 {
-        self.inbox + self.running + self.parked
-    }
-}
 
 fn count(partitions: &[(PartitionId, PartitionEntry)]) -> Result<Vec<ServiceCounts>, NodeError> {
     let mut services: BTreeMap<String, ServiceCounts> = BTreeMap::new();

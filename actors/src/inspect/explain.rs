@@ -6,236 +6,21 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use forebay_api::{BlockView, ExplainView, GovernedView, LISTED_BYTES_MAX, LimitView, Reason};
 use forebay_engine::{
     limiter::{BlockReason, Blocked, CounterView, Explanation, Limiter},
     partition::rows::{EntryRow, Stage, VQueueMeta},
     rules::{GoverningRule, RuleLookup},
 };
-use forebay_messages::{
-    EntryId, EntryKey, PartitionId, Timestamp, VQueueId, VQueueName, rule::Rate,
-};
+use forebay_messages::{EntryId, EntryKey, PartitionId, Timestamp, VQueueName};
 use forebay_storage::partition::BytesHead;
-use serde::{Deserialize, Serialize};
 
 use crate::{error::NodeError, node::Node, registry::PartitionEntry, shell::Clock};
 
-use super::{EntryView, LISTED_BYTES_MAX, query::view_live};
+use super::query::{bytes_view, view_live};
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
-
-/// Why an entry does not run (or that it does), for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExplainView {
-    /// The entry.
-    pub entry: EntryView,
-    /// Entries of its vqueue that go before it; `None` when it is not in the inbox.
-    pub ahead: Option<u64>,
-    /// Everything that is in its way now. Empty for one that runs or has ended, and for
-    /// one that is about to start.
-    pub blocked_by: Vec<BlockView>,
-    /// The rules that govern it, scope first.
-    pub rules: Vec<GovernedView>,
-}
-
-/// One thing in an entry's way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BlockView {
-    /// What it is.
-    #[serde(flatten)]
-    pub reason: Reason,
-    /// Since when it has been in this entry's way (milliseconds since 1970), if known.
-    pub since: Option<u64>,
-}
-
-/// What can be in an entry's way.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "reason", rename_all = "snake_case")]
-pub enum Reason {
-    /// Nobody starts entries here: no process leads its partition.
-    NotLed {
-        /// The partition.
-        partition: PartitionId,
-        /// What is known of it.
-        why: String,
-    },
-    /// No handler for its service is registered in this process.
-    NoHandler {
-        /// The service.
-        service: String,
-    },
-    /// It is paused by itself, until it is resumed.
-    Paused,
-    /// It waits for something else to end.
-    Suspended,
-    /// Its whole vqueue is paused, until it is resumed.
-    VqueuePaused {
-        /// The vqueue.
-        vqueue: VQueueId,
-    },
-    /// Its time has not come.
-    RunAt {
-        /// When it may run (milliseconds since 1970).
-        run_at: u64,
-    },
-    /// Others of its vqueue go first.
-    Behind {
-        /// How many.
-        entries: u64,
-    },
-    /// Another entry holds its vqueue's lock.
-    Lock {
-        /// Who; absent when it is just changing hands.
-        holder: Option<EntryId>,
-    },
-    /// A rule pauses its scope or limit key: nothing starts until that is resumed.
-    PausedByRule {
-        /// The key that is paused: `scope`, `scope/l1` or `scope/l1/l2`.
-        key: String,
-        /// The rule that pauses it, `rul_…`.
-        rule: String,
-        /// Its pattern.
-        pattern: String,
-    },
-    /// A rule pauses its service: nothing of it starts until it is resumed.
-    ServicePausedByRule {
-        /// The service.
-        service: String,
-        /// The rule that pauses it, `rul_…`.
-        rule: String,
-        /// Its pattern, `service:NAME`.
-        pattern: String,
-    },
-    /// A concurrency limit is used up.
-    Concurrency {
-        /// The key that is counted: `scope`, `scope/l1` or `scope/l1/l2`.
-        key: String,
-        /// The rule that limits it, `rul_…`.
-        rule: String,
-        /// Its pattern.
-        pattern: String,
-        /// How many run or are about to.
-        usage: u32,
-        /// How many may.
-        limit: u32,
-    },
-    /// A rate limit has no token.
-    Rate {
-        /// The key that is counted.
-        key: String,
-        /// The rule that limits it, `rul_…`.
-        rule: String,
-        /// Its pattern.
-        pattern: String,
-        /// When the next token is there (milliseconds since 1970).
-        next_token: u64,
-    },
-    /// As many entries run on this node as may.
-    Capacity {
-        /// How many run in its partition.
-        running: u32,
-        /// How many slots of the node the partition has.
-        leased: u32,
-        /// How many the node has.
-        running_max: u32,
-    },
-}
-
-/// The rule that governs one level of an entry's key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GovernedView {
-    /// The key: `scope`, `scope/l1` or `scope/l1/l2`.
-    pub key: String,
-    /// The rule, `rul_…`.
-    pub rule: String,
-    /// Its pattern.
-    pub pattern: String,
-    /// What it allows.
-    #[serde(flatten)]
-    pub limits: LimitsView,
-}
-
-/// What a rule allows, for people.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitsView {
-    /// How many entries may run at the same time.
-    pub concurrency: Option<u32>,
-    /// How many may start per time.
-    pub rate: Option<RateView>,
-    /// How many entries may wait.
-    pub backlog: Option<u32>,
-    /// Share of the node's capacity relative to others of the same level; absent is 1.
-    pub weight: Option<u32>,
-    /// Nothing starts until it is resumed.
-    #[serde(default)]
-    pub paused: bool,
-}
-
-/// A rate limit, for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RateView {
-    /// Tokens that come in each period.
-    pub tokens: u32,
-    /// The period, in milliseconds.
-    pub period_ms: u64,
-    /// How many tokens the bucket holds.
-    pub burst: u32,
-}
-
-impl From<Rate> for RateView {
-    fn from(rate: Rate) -> Self {
-        let Rate { tokens, period_ms, burst } = rate;
-        Self { tokens, period_ms, burst }
-    }
-}
-
-impl From<RateView> for Rate {
-    fn from(rate: RateView) -> Self {
-        let RateView { tokens, period_ms, burst } = rate;
-        Self { tokens, period_ms, burst }
-    }
-}
-
-impl From<forebay_messages::rule::Limits> for LimitsView {
-    fn from(limits: forebay_messages::rule::Limits) -> Self {
-        Self {
-            concurrency: limits.concurrency.map(u32::from),
-            rate: limits.rate.map(Into::into),
-            backlog: limits.backlog.map(u32::from),
-            weight: limits.weight.map(u32::from),
-            paused: limits.paused,
-        }
-    }
-}
-
-/// One counter of a limit, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitView {
-    /// The partition that counts it.
-    pub partition: PartitionId,
-    /// What is counted: `scope`, `scope/l1` or `scope/l1/l2`; `service:NAME` for a service
-    /// that is paused.
-    pub key: String,
-    /// How many run or are about to. Not counted for a service (0).
-    pub usage: u32,
-    /// How many may; `None` is no limit.
-    pub limit: Option<u32>,
-    /// How many may start at once under its rate limit; `None` without one.
-    pub tokens: Option<u32>,
-    /// Vqueues that wait for this counter.
-    pub waiters: u32,
-    /// Entries that wait in inboxes; told only where a rule limits them.
-    pub backlog: Option<u64>,
-    /// How many may.
-    pub backlog_limit: Option<u32>,
-    /// The rule that governs it, `rul_…`.
-    pub rule: Option<String>,
-    /// Its pattern.
-    pub pattern: Option<String>,
-    /// The pattern of the rule that pauses it: nothing starts until that is resumed.
-    #[serde(default)]
-    pub paused: Option<String>,
-}
 
 /// What the store says of an entry that has not ended.
 struct Live {
@@ -292,7 +77,7 @@ impl Node {
         }
         let rules = governed(&self.rules_in_force()?, &meta.name);
         let mut entry = view_live(id, &row, &meta.name);
-        entry.payload = payload.map(Into::into);
+        entry.payload = payload.map(bytes_view);
         Ok(Some(ExplainView { entry, ahead, blocked_by, rules }))
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use forebay_api::EntryFilter;
 use forebay_engine::{
     limiter::{Lack, Limiter},
     partition::rows::VQueueMeta,
@@ -15,7 +16,7 @@ use forebay_storage::partition::Head;
 
 use crate::{error::NodeError, node::Node, registry::PartitionEntry, shell::Clock};
 
-use super::EntryFilter;
+use super::query::selector;
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
@@ -103,7 +104,7 @@ fn count(
         }
     };
     let mut free: Vec<(VQueueId, u64)> = Vec::new();
-    let (selector, mut after) = (filter.selector(), None);
+    let (selector, mut after) = (selector(filter)?, None);
     loop {
         let page = partition.store.vqueues_after(after, PAGE_LEN)?;
         let Some((last, _)) = page.last() else { break };

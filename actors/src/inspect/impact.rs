@@ -1,76 +1,15 @@
 //! Trying changes of the rule book out on what runs and waits now: nothing changes.
 
 use bytestring::ByteString;
+use forebay_api::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
 use forebay_engine::rules::{
     GoverningRule, Loads, MAX_RULES_PER_BOOK, RuleBook, RuleChange, RuleLookup, check_supported,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::{error::NodeError, node::Node, registry::PartitionEntry};
 
-use super::LimitsView;
-
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
-
-/// What a change of the rules would do, as far as concurrency limits and pauses of patterns
-/// go: rate limits, pauses of services, the node's capacity and `run_at` are left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RulesImpact {
-    /// Which rule governs each level of the key that was asked for, scope first.
-    pub governs: Vec<GovernsView>,
-    /// Entries that run, of all keys with a scope.
-    pub running: u64,
-    /// Entries that wait.
-    pub waiting: u64,
-    /// How many of them could start at once under the rules in force.
-    pub start_now: u64,
-    /// How many of them could start at once under the changed rules.
-    pub start_then: u64,
-    /// What runs and waits, by key; those that the change affects most first.
-    pub keys: Vec<KeyImpact>,
-}
-
-/// Which rule governs one level, now and then.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GovernsView {
-    /// The key: `scope`, `scope/l1` or `scope/l1/l2`.
-    pub key: String,
-    /// The rule in force.
-    pub now: Option<RuleRefView>,
-    /// The rule that would be.
-    pub then: Option<RuleRefView>,
-}
-
-/// A rule, in short.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleRefView {
-    /// Its id, `rul_…`.
-    pub rule: String,
-    /// Its pattern.
-    pub pattern: String,
-    /// What it allows.
-    #[serde(flatten)]
-    pub limits: LimitsView,
-}
-
-/// What a change would do to the entries of one key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyImpact {
-    /// `scope`, `scope/l1` or `scope/l1/l2`.
-    pub key: String,
-    /// Entries that run.
-    pub running: u64,
-    /// Entries that wait.
-    pub waiting: u64,
-    /// How many could start at once under the rules in force.
-    pub start_now: u64,
-    /// How many could start at once under the changed rules; the others would wait.
-    pub start_then: u64,
-    /// How many run above a changed limit: they run on, and nothing starts before they
-    /// are fewer.
-    pub over_then: u64,
-}
 
 fn add_loads(partition: &PartitionEntry, loads: &mut Loads) -> Result<(), NodeError> {
     let mut after = None;

@@ -1,4 +1,6 @@
 //! Looking at a node, for people: entries, vqueues, counts, limits and what holds work up.
+//!
+//! The answers are the views of `forebay-api`.
 
 mod counts;
 mod details;
@@ -6,20 +8,17 @@ mod explain;
 mod holdups;
 mod impact;
 mod list;
-mod query;
+pub(crate) mod query;
 mod queues;
 mod views;
-mod words;
 
-pub use counts::ServiceCounts;
-pub use details::{BytesView, DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
-pub use explain::{BlockView, ExplainView, GovernedView, LimitView, LimitsView, RateView, Reason};
-pub use holdups::HeldBy;
-pub use impact::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
-pub use list::{
-    EntryCount, EntryCursor, EntryPage, LISTED_BYTES_MAX, PAGE_ENTRIES_MAX, PAGE_ROWS_MAX,
+pub use forebay_api::{
+    BlockView, BytesView, DETAIL_BYTES_MAX, EntryCount, EntryCursor, EntryDetails, EntryFilter,
+    EntryOutcome, EntryPage, EntryView, ExplainView, FailedAttemptView, GovernedView, GovernsView,
+    KeyImpact, LISTED_BYTES_MAX, LimitView, LimitsView, PAGE_ENTRIES_MAX, PartitionView, RateView,
+    Reason, ReplicaRole, RetryView, RuleRefView, RulesImpact, ServiceCounts, StatusView,
+    UnservedView, VQueueView,
 };
-pub use query::{EntryFilter, EntryView, StatusView};
-pub use queues::{UnservedView, VQueueFilter, VQueuePage, VQueueView};
-pub use views::PartitionView;
-pub use words::{EntryOutcome, ReplicaRole};
+pub use holdups::HeldBy;
+pub use list::PAGE_ROWS_MAX;
+pub use queues::{VQueueFilter, VQueuePage};

@@ -3,6 +3,7 @@
 //! Must always hold: a query changes nothing and never blocks a partition's thread;
 //! it sees what is committed.
 
+use forebay_api::{BytesView, EntryFilter, EntryView, FilterError, ReplicaRole, StatusView};
 use forebay_engine::{
     leadership::Role,
     partition::rows::{EntryRow, FinishedRow, Stage},
@@ -10,106 +11,9 @@ use forebay_engine::{
 use forebay_messages::{
     EntryId, Outcome, PartitionId, Timestamp, VQueueId, VQueueName, command::EntrySelector,
 };
-use serde::{Deserialize, Serialize};
+use forebay_storage::partition::BytesHead;
 
 use crate::{error::NodeError, node::Node, registry::PartitionEntry, table::Row};
-
-use super::{BytesView, EntryOutcome, ReplicaRole};
-
-/// Which entries are wanted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntryFilter {
-    /// Only in this stage.
-    pub stage: Option<Stage>,
-    /// Only of this service.
-    pub service: Option<String>,
-    /// Only of this scope.
-    pub scope: Option<String>,
-    /// Only of this limit key (`l1` includes everything below).
-    pub limit_key: Option<String>,
-    /// Only those enqueued at or before this time (milliseconds since 1970).
-    #[serde(default)]
-    pub created_until: Option<u64>,
-    /// Only finished entries with this outcome.
-    #[serde(default)]
-    pub outcome: Option<EntryOutcome>,
-    /// At most this many; 0 means all.
-    #[serde(default)]
-    pub limit: usize,
-    /// So many bytes of each payload and of each result are given with it; 0: none. No part
-    /// of what is wanted.
-    #[serde(default)]
-    pub bytes_max: usize,
-}
-
-/// An entry, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntryView {
-    /// Its id.
-    pub id: EntryId,
-    /// Its vqueue.
-    pub vqueue: VQueueId,
-    /// The handler that runs it.
-    pub service: String,
-    /// Its scope.
-    pub scope: Option<String>,
-    /// Its limit key.
-    pub limit_key: Option<String>,
-    /// Its object key.
-    pub key: Option<String>,
-    /// Where it is.
-    pub stage: Stage,
-    /// How it ended.
-    pub outcome: Option<EntryOutcome>,
-    /// Attempts that ended and counted.
-    pub attempts: u32,
-    /// When it was enqueued (milliseconds since 1970).
-    pub created_at: u64,
-    /// Not before this time (milliseconds since 1970).
-    pub run_at: Option<u64>,
-    /// When its last attempt started (milliseconds since 1970).
-    pub started_at: Option<u64>,
-    /// When it ended (milliseconds since 1970).
-    pub finished_at: Option<u64>,
-    /// What its last failed attempt said.
-    pub failure: Option<String>,
-    /// Its payload, or the beginning of it, where that was asked for and is still stored:
-    /// the payload of an entry that succeeded is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload: Option<BytesView>,
-    /// What its handler returned, or the beginning of it, where that was asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<BytesView>,
-}
-
-/// A partition, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StatusView {
-    /// Its id.
-    pub id: PartitionId,
-    /// First and last key of its range.
-    pub range: (u64, u64),
-    /// What it does.
-    pub role: ReplicaRole,
-    /// Its leader epoch.
-    pub epoch: u64,
-    /// Why it stopped.
-    pub stopped: Option<String>,
-    /// LSN of the last applied record.
-    pub applied: u64,
-    /// LSN of the last record of its log.
-    pub log_end: u64,
-    /// Vqueues that are active.
-    pub active_vqueues: usize,
-    /// Vqueues that wait for a permit and are not kept active meanwhile.
-    #[serde(default)]
-    pub waiting_vqueues: usize,
-    /// Messages that came too late.
-    pub stale: u64,
-    /// How far the partition's time is ahead of this machine's clock, in milliseconds. More
-    /// than some seconds: the clock was set back.
-    pub ahead_ms: u64,
-}
 
 pub(crate) fn text(value: Option<&bytestring::ByteString>) -> Option<String> {
     value.map(ToString::to_string)
@@ -119,40 +23,41 @@ pub(crate) fn limit_key(name: &VQueueName) -> Option<String> {
     name.l1.is_some().then(|| name.limit_key())
 }
 
-impl EntryFilter {
-    /// Whether it says nothing, and so takes everything.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        let Self { limit, bytes_max, .. } = *self;
-        *self == Self { limit, bytes_max, ..Self::default() }
-    }
+/// What storage is asked for, in the words of storage; the outcome is not part of it.
+///
+/// # Errors
+/// [`FilterError::Name`] for a filter that takes no entry.
+pub(crate) fn selector(filter: &EntryFilter) -> Result<EntrySelector, FilterError> {
+    filter.check()?;
+    let text = |text: &Option<String>| text.as_deref().map(Into::into);
+    Ok(EntrySelector {
+        entries: Vec::new(),
+        service: text(&filter.service),
+        scope: text(&filter.scope),
+        limit_key: text(&filter.limit_key),
+        stage: filter.stage.map(|stage| stage as u32),
+        created_until: filter.created_until.map(Timestamp),
+    })
+}
 
-    /// What storage is asked for; the outcome is not part of it.
-    pub(crate) fn selector(&self) -> EntrySelector {
-        let text = |text: &Option<String>| text.as_deref().map(Into::into);
-        EntrySelector {
-            entries: Vec::new(),
-            service: text(&self.service),
-            scope: text(&self.scope),
-            limit_key: text(&self.limit_key),
-            stage: self.stage.map(|stage| stage as u32),
-            created_until: self.created_until.map(Timestamp),
-        }
-    }
+/// Whether an entry ended as is wanted.
+pub(crate) fn wants_outcome(filter: &EntryFilter, outcome: &Outcome) -> bool {
+    filter.outcome.is_none_or(|wanted| wanted == outcome.into())
+}
 
-    /// Whether an entry ended as is wanted.
-    pub(crate) fn wants_outcome(&self, outcome: &Outcome) -> bool {
-        self.outcome.is_none_or(|wanted| wanted == outcome.into())
-    }
+/// The same for what is kept of an entry.
+pub(super) fn wants_finished(filter: &EntryFilter, row: &FinishedRow) -> bool {
+    filter.outcome.is_none() || wants_outcome(filter, &row.outcome())
+}
 
-    /// The same for what is kept of an entry.
-    pub(crate) fn wants_finished(&self, row: &FinishedRow) -> bool {
-        self.outcome.is_none() || self.wants_outcome(&row.outcome())
-    }
+/// Whether as many were found as the filter wants.
+pub(super) fn is_full(filter: &EntryFilter, found: usize) -> bool {
+    filter.limit != 0 && found >= filter.limit
+}
 
-    pub(crate) fn is_full(&self, found: usize) -> bool {
-        self.limit != 0 && found >= self.limit
-    }
+/// The beginning of some bytes, as answers have it.
+pub(super) fn bytes_view(head: BytesHead) -> BytesView {
+    BytesView { len: head.len, head: head.bytes }
 }
 
 pub(crate) fn view_live(id: EntryId, row: &EntryRow, name: &VQueueName) -> EntryView {
@@ -279,7 +184,7 @@ impl Node {
             };
             let role = match stopped {
                 Some(_) => ReplicaRole::Stopped,
-                None => ReplicaRole::of(role),
+                None => role_view(role),
             };
             let ahead = entry.map(|entry| entry.clock.ahead()).unwrap_or_default();
             StatusView {
@@ -297,5 +202,14 @@ impl Node {
             }
         });
         Ok(views.collect())
+    }
+}
+
+/// The role of a replica that has not stopped.
+pub(super) fn role_view(role: Option<Role>) -> ReplicaRole {
+    match role {
+        Some(Role::Leader { .. }) => ReplicaRole::Leader,
+        Some(Role::Candidate { .. }) => ReplicaRole::Candidate,
+        Some(Role::Follower) | None => ReplicaRole::Follower,
     }
 }

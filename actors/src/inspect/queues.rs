@@ -3,64 +3,20 @@
 //! Must always hold: vqueues come in the order of their ids, over all partitions; a page
 //! is made from a bounded number of rows.
 
+use forebay_api::{EntryFilter, LISTED_BYTES_MAX, PAGE_ENTRIES_MAX, UnservedView, VQueueView};
 use forebay_engine::partition::{rows::VQueueMeta, store::SeedRows};
 use forebay_messages::{EntryId, PartitionId, VQueueId};
 use forebay_storage::partition::{BytesHead, Head};
-use serde::{Deserialize, Serialize};
 
 use crate::{error::NodeError, node::Node, registry::PartitionEntry, unserved::Unheard};
 
 use super::{
-    BytesView, EntryFilter, LISTED_BYTES_MAX, PAGE_ENTRIES_MAX, PAGE_ROWS_MAX,
-    query::{limit_key, text},
+    PAGE_ROWS_MAX,
+    query::{bytes_view, limit_key, selector, text},
 };
 
 /// Rows read at a time.
 const ROWS_AT_A_TIME: usize = 512;
-
-/// A vqueue, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VQueueView {
-    /// Its id.
-    pub id: VQueueId,
-    /// The handler that runs its entries.
-    pub service: String,
-    /// Its scope.
-    pub scope: Option<String>,
-    /// Its limit key.
-    pub limit_key: Option<String>,
-    /// Its object key.
-    pub key: Option<String>,
-    /// Entries in the inbox.
-    pub inbox: u64,
-    /// Entries that run.
-    pub running: u64,
-    /// Entries that are paused or suspended.
-    pub parked: u64,
-    /// Results that are kept.
-    pub finished: u64,
-    /// The whole vqueue is paused.
-    pub is_paused: bool,
-    /// Whether the process that was asked has a handler for its service; absent when no
-    /// process that runs entries was asked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub has_handler: Option<bool>,
-    /// The entry that runs, or else the first one of the inbox; only where payloads were
-    /// asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub head: Option<EntryId>,
-    /// The beginning of that entry's payload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payload: Option<BytesView>,
-}
-
-impl VQueueView {
-    /// Whether it has something to do, or would have if it were not paused.
-    #[must_use]
-    pub fn has_work(&self) -> bool {
-        self.inbox + self.running + self.parked > 0 || self.is_paused
-    }
-}
 
 /// Vqueues in the order of their ids, and where to go on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -119,7 +75,7 @@ fn add_head(
     }
     if let Some(id) = view.head {
         let payload = store.payload(id)?;
-        view.payload = payload.map(|payload| BytesHead::of(&payload, bytes_max).into());
+        view.payload = payload.map(|payload| bytes_view(BytesHead::of(&payload, bytes_max)));
     }
     Ok(())
 }
@@ -135,7 +91,7 @@ fn page(
         limit => limit.min(PAGE_ENTRIES_MAX),
     };
     let bytes_max = filter.entries.bytes_max.min(LISTED_BYTES_MAX);
-    let selector = filter.entries.selector();
+    let selector = selector(&filter.entries)?;
     let (mut found, mut looked_at) = (Vec::new(), 0);
     for (_, partition) in partitions {
         let (first, last) = partition.range;
@@ -165,19 +121,6 @@ fn page(
         }
     }
     Ok(VQueuePage { vqueues: found, next: None })
-}
-
-/// A service without a handler on a node, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnservedView {
-    /// Its name.
-    pub service: String,
-    /// Since when entries of it wait here (milliseconds since 1970).
-    pub since: u64,
-    /// How many wait.
-    pub entries: u64,
-    /// There are more, of vqueues that are not counted.
-    pub has_more: bool,
 }
 
 impl Node {

@@ -1,53 +1,16 @@
 //! Where the partitions stand on this node, for people.
 
+use forebay_api::{PartitionView, ReplicaRole};
 use forebay_engine::leadership::Role;
 use forebay_messages::PartitionId;
 use forebay_storage::partition::Digest;
-use serde::{Deserialize, Serialize};
 
 use crate::{error::NodeError, node::Node, registry::PartitionEntry};
 
-use super::ReplicaRole;
+use super::query::role_view;
 
 /// Vqueues read at a time.
 const PAGE_LEN: usize = 1_024;
-
-/// A replica of a partition, for people.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartitionView {
-    /// Its id.
-    pub id: PartitionId,
-    /// First and last key of its range.
-    pub range: (u64, u64),
-    /// The node that the replica lives on.
-    pub node: u32,
-    /// What it does.
-    pub role: ReplicaRole,
-    /// It takes commands.
-    pub open: bool,
-    /// Epoch of the newest leader that it has heard of.
-    pub epoch: u64,
-    /// Why it stopped.
-    pub stopped: Option<String>,
-    /// LSN of the last record applied.
-    pub applied: u64,
-    /// LSN up to which rows are in files: what a crash leaves.
-    pub durable: u64,
-    /// LSN of the first record that the log still has.
-    pub log_first: u64,
-    /// LSN of the last record of the log.
-    pub log_end: u64,
-    /// Vqueues with rows.
-    pub vqueues: u64,
-    /// Entries in inboxes.
-    pub inbox: u64,
-    /// Entries that run.
-    pub running: u64,
-    /// Entries that are paused or suspended.
-    pub parked: u64,
-    /// Results that are kept.
-    pub finished: u64,
-}
 
 /// Adds the counts of its vqueues. Blocks.
 fn counted(entry: &PartitionEntry, mut view: PartitionView) -> Result<PartitionView, NodeError> {
@@ -105,7 +68,7 @@ impl Node {
         };
         let role = match stopped {
             Some(_) => ReplicaRole::Stopped,
-            None => ReplicaRole::of(role),
+            None => role_view(role),
         };
         let view = PartitionView {
             id,

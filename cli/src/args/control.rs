@@ -2,12 +2,31 @@
 
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use forebay::EntryOutcome;
 use forebay_messages::{EntryId, VQueueId};
 use jiff::Timestamp;
 
 use super::{StageArg, values::duration};
+
+/// What is done to entries; `cli/src/act.rs` says what each is.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum ActCommand {
+    /// Cancel entries: those that wait end, those that run are asked to stop
+    Cancel(LiveSelection),
+    /// Kill entries: those that run are stopped without being asked
+    Kill(LiveSelection),
+    /// Pause waiting entries, or whole queues, until they are resumed
+    Pause(PauseArgs),
+    /// Let paused entries, or whole queues, run again
+    Resume(PauseArgs),
+    Reschedule(RescheduleArgs),
+    /// Forget finished entries and their results
+    Purge(EndedArgs),
+    /// Run entries again that failed for good, with all their attempts; by filter those
+    /// that failed, and not those that were canceled or killed
+    Redrive(EndedArgs),
+}
 
 /// Which entries: these, or all that match every filter given. Nothing given is refused.
 #[derive(Args, Clone, Debug)]

@@ -1,8 +1,7 @@
 //! The command line as a person types it.
 //!
 //! Owns: names, defaults and help of every option, and the checks that need nothing
-//! but the text. Must always hold: what is not in [`AVAILABLE`] can neither be seen
-//! (help, completions, man page) nor used. Must not know: the runtime, files.
+//! but the text. Must not know: the runtime, files.
 
 mod alias;
 mod control;
@@ -25,7 +24,7 @@ use tracing::level_filters::LevelFilter;
 
 pub(crate) use alias::AliasArgs;
 pub(crate) use control::{
-    EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
+    ActCommand, EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
 };
 pub(crate) use exec::ExecArgs;
 pub(crate) use halt::HaltArg;
@@ -37,36 +36,6 @@ pub(crate) use partitions::{PartitionsArgs, PartitionsCommand};
 pub(crate) use rules::{PauseTarget, RuleTarget, RulesArgs, RulesCommand};
 pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs, SnapshotCommand, TrimLogArg};
 pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, RuleArg, ValueError};
-
-/// The subcommands that exist; the others are declared and switched off. A command
-/// is added here by the change that implements it.
-const AVAILABLE: &[&str] = &[
-    "exec",
-    "runs",
-    "output",
-    "rules",
-    "queues",
-    "entries",
-    "entry",
-    "status",
-    "top",
-    "explain",
-    "limits",
-    "partitions",
-    "bench",
-    "snapshot",
-    "completions",
-    "man",
-    "cancel",
-    "kill",
-    "pause",
-    "resume",
-    "reschedule",
-    "purge",
-    "redrive",
-    "alias",
-    "jobs",
-];
 
 /// Behind the options of the subcommand, in its help.
 const GLOBAL_ORDER: usize = 900;
@@ -116,20 +85,8 @@ pub(crate) enum Command {
     Top,
     Explain(ExplainArgs),
     Limits(LimitsArgs),
-    /// Cancel entries: those that wait end, those that run are asked to stop
-    Cancel(LiveSelection),
-    /// Kill entries: those that run are stopped without being asked
-    Kill(LiveSelection),
-    /// Pause waiting entries, or whole queues, until they are resumed
-    Pause(PauseArgs),
-    /// Let paused entries, or whole queues, run again
-    Resume(PauseArgs),
-    Reschedule(RescheduleArgs),
-    /// Forget finished entries and their results
-    Purge(EndedArgs),
-    /// Run entries again that failed for good, with all their attempts; by filter those
-    /// that failed, and not those that were canceled or killed
-    Redrive(EndedArgs),
+    #[command(flatten)]
+    Act(ActCommand),
     Partitions(PartitionsArgs),
     Alias(AliasArgs),
     Snapshot(SnapshotArgs),
@@ -148,19 +105,11 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The command line as clap sees it: what exists, and nothing else. Also what
-/// completions and the manual page are made of.
+/// The command line as clap sees it. Also what completions and the manual page are made of.
 #[must_use]
 pub(crate) fn command_line() -> clap::Command {
-    let all = Command::augment_subcommands(clap::Command::new("forebay"));
-    let available = all
-        .get_subcommands()
-        .filter(|command| AVAILABLE.contains(&command.get_name()))
-        .cloned()
-        .collect::<Vec<_>>();
-    debug_assert_eq!(available.len(), AVAILABLE.len(), "a name in AVAILABLE is not declared");
-    // First, for it takes the comment of the struct for `about`.
-    Global::augment_args(clap::Command::new("forebay"))
+    // First, for they take the comments of their types for `about`.
+    Global::augment_args(Command::augment_subcommands(clap::Command::new("forebay")))
         .version(env!("CARGO_PKG_VERSION"))
         .about("Durable, flow-controlled work queues that run inside your own process")
         .after_help(
@@ -169,7 +118,6 @@ pub(crate) fn command_line() -> clap::Command {
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands(available)
 }
 
 /// Parses a command line, the program's name first.

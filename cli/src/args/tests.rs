@@ -8,7 +8,7 @@ use super::{
     BackoffArg, Cli, Command, DelimiterArg, RateArg, RuleArg, command_line, parse,
     values::{duration, seconds},
 };
-use crate::args::{AVAILABLE, RulesCommand};
+use crate::args::RulesCommand;
 
 fn cli(line: &[&str]) -> Result<Cli, clap::Error> {
     parse(std::iter::once("forebay").chain(line.iter().copied()).map(OsString::from))
@@ -119,17 +119,6 @@ fn rules_set_reads_its_limits() {
     assert_eq!(set.concurrency.unwrap().0, None);
     assert_eq!(set.rate.unwrap().0.unwrap().period_ms, 10_000);
     assert_eq!((set.burst, set.target.if_version), (Some(9), Some(7)));
-}
-
-#[test]
-fn what_is_not_available_is_unknown() {
-    let all = <Command as clap::Subcommand>::augment_subcommands(clap::Command::new("x"));
-    for hidden in all.get_subcommands().filter(|c| !AVAILABLE.contains(&c.get_name())) {
-        let error = cli(&[hidden.get_name()]).unwrap_err();
-        assert_eq!(error.kind(), clap::error::ErrorKind::InvalidSubcommand);
-        let help = command_line().render_long_help().to_string();
-        assert!(!help.contains(&format!("\n  {} ", hidden.get_name())), "{help}");
-    }
 }
 
 #[test]

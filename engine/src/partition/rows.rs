@@ -7,9 +7,10 @@ mod journal;
 
 use std::sync::Arc;
 
-use bilrost::{Enumeration, Message};
+use bilrost::Message;
 use bytes::Bytes;
 use bytestring::ByteString;
+pub use forebay_messages::Stage;
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Outcome, Timestamp, VQueueId, VQueueName,
     command::{CompleteOutcome, ExecutorId, RetryPolicy},
@@ -17,49 +18,6 @@ use forebay_messages::{
 };
 
 pub use journal::{JournalRow, JournalState, PromiseRow, TombstoneRow};
-
-/// Where an entry is.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Enumeration,
-    serde::Serialize,
-    serde::Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-#[repr(u32)]
-pub enum Stage {
-    /// Waits in its vqueue's inbox.
-    #[default]
-    Inbox = 0,
-    /// An attempt runs (or is about to).
-    Running = 1,
-    /// Waits for something else before it goes on.
-    Suspended = 2,
-    /// Somebody paused it.
-    Paused = 3,
-    /// It ended; only its result is kept.
-    Finished = 4,
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Inbox => "inbox",
-            Self::Running => "running",
-            Self::Suspended => "suspended",
-            Self::Paused => "paused",
-            Self::Finished => "finished",
-        })
-    }
-}
 
 /// State of an entry that has not ended. The payload has a table of its own, so that
 /// a stage move rewrites this small row only.

@@ -67,7 +67,8 @@ fn named(name: &VQueueName, of: [&Option<ByteString>; 3]) -> bool {
     let [service, scope, key] = of;
     let below = |key: &ByteString| {
         let own = name.limit_key();
-        own == **key || own.starts_with(&format!("{key}/"))
+        // An empty key is that of no name, and so not that of a name without a limit key.
+        !key.is_empty() && (own == **key || own.starts_with(&format!("{key}/")))
     };
     service.as_ref().is_none_or(|service| name.service == *service)
         && (scope.is_none() || name.scope == *scope)

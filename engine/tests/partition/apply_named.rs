@@ -5,12 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use forebay_engine::partition::{
     apply::{
-        Acted, Applied, ApplyError, ENTRIES_PER_COMMAND_MAX, Enqueued, EntryAction, FORMAT_VERSION,
-        Reply, Skip, Stale, apply, started,
+        Acted, Applied, ApplyError, ENTRIES_PER_COMMAND_MAX, Enqueued, FORMAT_VERSION, Reply, Skip,
+        Stale, apply, started,
     },
     machine::backoff,
     mem::MemTables,
-    rows::{EntryRow, FsmSlot, Stage},
+    rows::{FsmSlot, Stage},
     state::State,
     store::put_fsm_number,
 };
@@ -120,25 +120,6 @@ fn one_command_changes_a_bounded_number_of_entries() {
     let left: Vec<_> = (many - 3..many).map(|n| (wide(n), Skip::OverLimit)).collect();
     assert_eq!(acted.skipped, left);
     assert_eq!(replica.tables.entries.len(), 3);
-}
-
-#[test]
-fn whom_an_action_would_change_can_be_told_beforehand() {
-    use EntryAction::{Cancel, Kill, Pause, Purge, Redrive, Reschedule, Resume};
-    let row = |stage| EntryRow { stage, ..EntryRow::default() };
-    let stages = [Stage::Inbox, Stage::Running, Stage::Suspended, Stage::Paused];
-    let told = |action: EntryAction| stages.map(|stage| action.check(&row(stage)));
-    assert_eq!(told(Cancel), [Ok(()); 4]);
-    assert_eq!(told(Kill), [Ok(()); 4]);
-    let (running, suspended) = (Err(Skip::Running), Err(Skip::Suspended));
-    assert_eq!(told(Pause), [Ok(()), running, suspended, Err(Skip::AlreadyPaused)]);
-    let no = Err(Skip::NotPaused);
-    assert_eq!(told(Resume), [no, no, no, Ok(())]);
-    assert_eq!(told(Reschedule), [Ok(()), running, suspended, Ok(())]);
-    assert_eq!(told(Purge), [Err(Skip::NotFinished); 4]);
-    assert_eq!(told(Redrive), [Err(Skip::NotFinished); 4]);
-    let asked = EntryRow { cancel_requested: true, ..row(Stage::Running) };
-    assert_eq!((Cancel.check(&asked), Kill.check(&asked)), (Err(Skip::AlreadyCanceled), Ok(())));
 }
 
 // --- Enqueue.

@@ -165,7 +165,7 @@ fn chosen() -> impl Strategy<Value = Chosen> {
 fn chosen_vqueues() -> impl Strategy<Value = ChosenVQueues> {
     let these = prop::collection::vec(0..NAMES, 1..3).prop_map(ChosenVQueues::These);
     let of = prop::collection::vec(0..NAMES, 0..5);
-    let filter = (0..3_u8, 0..3_u8, 0..4_u8, of).prop_map(|(service, scope, limit_key, of)| {
+    let filter = (0..3_u8, 0..3_u8, 0..6_u8, of).prop_map(|(service, scope, limit_key, of)| {
         ChosenVQueues::Where { service, scope, limit_key, of }
     });
     prop_oneof![2 => these, 1 => filter]
@@ -429,7 +429,8 @@ fn scope(number: u8) -> Option<bytestring::ByteString> {
 }
 
 fn limit_key(number: u8) -> Option<bytestring::ByteString> {
-    [None, Some("x".into()), Some("x/y".into()), Some("z".into())][usize::from(number)].clone()
+    let keys = [None, Some("x"), Some("x/y"), Some("z"), Some(""), Some("x/")];
+    keys[usize::from(number)].map(Into::into)
 }
 
 fn selector(chosen: &Chosen) -> EntrySelector {

@@ -2,6 +2,7 @@
 //! a simulated node, and what was once wrong, by name.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod act_named;
 mod apply_model;
 mod apply_named;
 mod apply_ops;

@@ -4,7 +4,9 @@ use bilrost::{Enumeration, Message};
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use crate::{AttemptToken, EntryId, EntryKey, NodeId, Outcome, Timestamp, VQueueId, VQueueName};
+use crate::{
+    AttemptToken, EntryId, EntryKey, NodeId, Outcome, Stage, Timestamp, VQueueId, VQueueName,
+};
 
 /// Retries after failed attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Message)]
@@ -278,15 +280,27 @@ pub struct EntrySelector {
 }
 
 impl EntrySelector {
-    /// Whether entries of a vqueue with this name can match. An empty limit key matches no name. A
-    /// service that ends with `.*`, which no name does, stands for that service and all services
-    /// below it: `exec.*` matches `exec` and `exec.x`. Only for listings: such a selector is never
-    /// part of a record.
+    /// Whether an entry of this vqueue matches, apart from being named.
+    #[must_use]
+    pub fn matches(&self, stage: Stage, created_at: Timestamp, name: &VQueueName) -> bool {
+        self.matches_row(stage, created_at) && self.matches_name(name)
+    }
+
+    /// The part of [`Self::matches`] for which the vqueue's name need not be known.
+    #[must_use]
+    pub fn matches_row(&self, stage: Stage, created_at: Timestamp) -> bool {
+        self.stage.is_none_or(|wanted| wanted == stage as u32)
+            && self.created_until.is_none_or(|until| created_at <= until)
+    }
+
+    /// Whether entries of a vqueue with this name can match. A limit key matches itself and
+    /// everything below it; one that no entry can have (empty, or with an empty part)
+    /// matches no name. A service that ends with `.*`, which no name does, stands for
+    /// itself and all services below it: `exec.*` matches `exec` and `exec.x`. Only
+    /// listings use that: a record never has such a service.
     #[must_use]
     pub fn matches_name(&self, name: &VQueueName) -> bool {
-        self.service.as_ref().is_none_or(|service| is_of_service(service, &name.service))
-            && self.scope.as_ref().is_none_or(|scope| name.scope.as_ref() == Some(scope))
-            && self.limit_key.as_ref().is_none_or(|wanted| name.is_at_or_below(wanted))
+        matches_name([&self.service, &self.scope, &self.limit_key], name)
     }
 
     /// Whether it restricts the name of a vqueue.
@@ -294,6 +308,13 @@ impl EntrySelector {
     pub fn names_vqueues(&self) -> bool {
         self.service.is_some() || self.scope.is_some() || self.limit_key.is_some()
     }
+}
+
+/// Whether a name has this service, scope and limit key, as far as they are given.
+fn matches_name([service, scope, limit_key]: [&Option<ByteString>; 3], name: &VQueueName) -> bool {
+    service.as_ref().is_none_or(|service| is_of_service(service, &name.service))
+        && scope.as_ref().is_none_or(|scope| name.scope.as_ref() == Some(scope))
+        && limit_key.as_ref().is_none_or(|wanted| name.is_at_or_below(wanted))
 }
 
 fn is_of_service(wanted: &str, service: &str) -> bool {
@@ -319,6 +340,14 @@ pub struct VQueueSelector {
     pub limit_key: Option<ByteString>,
 }
 
+impl VQueueSelector {
+    /// As [`EntrySelector::matches_name`].
+    #[must_use]
+    pub fn matches_name(&self, name: &VQueueName) -> bool {
+        matches_name([&self.service, &self.scope, &self.limit_key], name)
+    }
+}
+
 /// A new time for entries.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct Reschedule {
@@ -328,4 +357,45 @@ pub struct Reschedule {
     /// Their new time, which also determines their place in the queue.
     #[bilrost(2)]
     pub run_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_key_selects_itself_and_everything_below_it() {
+        let named = |key: &str| {
+            let name = VQueueName::service("s").with_scope("a");
+            if key.is_empty() { name } else { name.with_limit_key(key).unwrap() }
+        };
+        let selects = |wanted: &str, key: &str| {
+            let limit_key = Some(wanted.into());
+            let entries = EntrySelector { limit_key: limit_key.clone(), ..Default::default() };
+            let vqueues = VQueueSelector { limit_key, ..Default::default() };
+            let selected = entries.matches_name(&named(key));
+            assert_eq!(vqueues.matches_name(&named(key)), selected, "{wanted} {key}");
+            selected
+        };
+        assert!(selects("gold", "gold") && selects("gold", "gold/u1"));
+        assert!(selects("gold/u1", "gold/u1"));
+        assert!(!selects("gold/u1", "gold") && !selects("gold/u1", "gold/u11"));
+        assert!(!selects("gold", "golden") && !selects("gold", ""));
+        for no_key in ["", "/", "gold/", "/u1", "gold/u1/", "gold/u1/x"] {
+            for key in ["", "gold", "gold/u1"] {
+                assert!(!selects(no_key, key), "{no_key:?} {key:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_service_family_selects_itself_and_the_services_below_it() {
+        let selects = |wanted: &str, service: &str| {
+            let selector = EntrySelector { service: Some(wanted.into()), ..Default::default() };
+            selector.matches_name(&VQueueName::service(service))
+        };
+        assert!(selects("exec", "exec") && !selects("exec", "exec.x"));
+        assert!(selects("exec.*", "exec") && selects("exec.*", "exec.x"));
+        assert!(!selects("exec.*", "executor"));
+    }
 }

@@ -1,4 +1,5 @@
-//! The commands of the log. The engine implements each in its own file; these are their contents.
+//! The commands of the log, and the actions of people that become commands. The engine
+//! implements each command in its own file; these are their contents.
 
 mod deliver;
 mod entry;
@@ -28,6 +29,9 @@ pub use write_journal::{
 };
 
 use bilrost::Oneof;
+use serde::{Deserialize, Serialize};
+
+use crate::Timestamp;
 
 /// The command of a record, in the record's tags 16 to 63.
 #[derive(Clone, Debug, PartialEq, Oneof)]
@@ -116,4 +120,75 @@ pub enum Command {
     /// Reserved to keep the tag range of the record closed.
     #[bilrost(tag(63))]
     Reserved(()),
+}
+
+/// What is done to entries from outside.
+///
+/// Not `non_exhaustive`: whoever adds an action must say what it does to each stage, and the
+/// compiler names the places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EntryAction {
+    /// Ask to stop; waiting entries end at once.
+    Cancel,
+    /// End, whatever the entry does.
+    Kill,
+    /// Set a waiting entry aside.
+    Pause,
+    /// Put a paused entry back.
+    Resume,
+    /// Give another time, which is also the place in the queue.
+    Reschedule {
+        /// When it may run.
+        run_at: Timestamp,
+    },
+    /// Forget a finished entry.
+    Purge,
+    /// Try an entry again that failed for good. By filter: entries whose handler failed, and
+    /// not those that were canceled or killed, unless the filter names that outcome.
+    Redrive,
+}
+
+impl EntryAction {
+    /// Its name, as people type it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Reschedule { .. } => "reschedule",
+            Self::Purge => "purge",
+            Self::Redrive => "redrive",
+        }
+    }
+
+    /// What an entry is after it.
+    #[must_use]
+    pub fn done(self) -> &'static str {
+        match self {
+            Self::Cancel => "canceled",
+            Self::Kill => "killed",
+            Self::Pause => "paused",
+            Self::Resume => "resumed",
+            Self::Reschedule { .. } => "rescheduled",
+            Self::Purge => "purged",
+            Self::Redrive => "redriven",
+        }
+    }
+
+    /// The command that does it to the selected entries.
+    #[must_use]
+    pub fn command(self, selector: EntrySelector) -> Command {
+        match self {
+            Self::Cancel => Command::Cancel(selector),
+            Self::Kill => Command::Kill(selector),
+            Self::Pause => Command::Pause(selector),
+            Self::Resume => Command::Resume(selector),
+            Self::Reschedule { run_at } => Command::Reschedule(Reschedule { selector, run_at }),
+            Self::Purge => Command::Purge(Purge { entries: selector.entries, ..Purge::default() }),
+            Self::Redrive => Command::Redrive(selector),
+        }
+    }
 }

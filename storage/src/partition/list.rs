@@ -185,9 +185,7 @@ impl ListQuery<'_> {
     fn matches(&self, id: EntryId, stage: Stage, at: Timestamp, name: &VQueueName) -> bool {
         let filter = self.filter;
         (filter.entries.is_empty() || filter.entries.contains(&id))
-            && filter.stage.is_none_or(|wanted| wanted == stage as u32)
-            && filter.created_until.is_none_or(|until| at <= until)
-            && filter.matches_name(name)
+            && filter.matches(stage, at, name)
     }
 
     /// The first and the last partition key that may contain matches.

@@ -17,8 +17,8 @@ use std::{
 use bilrost::OwnedMessage;
 use bytes::Bytes;
 use forebay::{Context, HandlerError, HandlerOptions, Runtime, RuntimeError, Stage, Timestamp};
-use forebay_actors::node::{EntryCommand, EntryFilter, EntryTarget, EntryView};
-use forebay_messages::{EntryId, VQueueName};
+use forebay_actors::node::{EntryFilter, EntryTarget, EntryView};
+use forebay_messages::{EntryId, VQueueName, command::EntryAction};
 use tokio::sync::mpsc;
 
 use super::{ExecError, Run};
@@ -187,7 +187,7 @@ impl Run {
             Stage::Running => self.gate.put_off().extend(all),
             Stage::Inbox if !all.is_empty() => {
                 let target = EntryTarget::Named(all);
-                let paused = self.runtime.node().act(EntryCommand::Pause, &target, false).await;
+                let paused = self.runtime.node().act(EntryAction::Pause, &target, false).await;
                 paused.map_err(RuntimeError::from)?;
             }
             _ => {}
@@ -207,13 +207,13 @@ impl Run {
         let ids: Vec<EntryId> = views.iter().map(|view| view.id).collect();
         let node = self.runtime.node();
         let target = EntryTarget::Named(ids.clone());
-        node.act(EntryCommand::Resume, &target, false).await.map_err(RuntimeError::from)?;
+        node.act(EntryAction::Resume, &target, false).await.map_err(RuntimeError::from)?;
         let now = Timestamp::from(SystemTime::now()).0;
         for view in views {
             self.gate.put_off().remove(&view.id);
             // Its last attempt was put off; that was its place.
             if view.run_at.is_some_and(|at| at > now + PUT_OFF_LEFT_MIN) {
-                let to = EntryCommand::Reschedule(Timestamp(view.created_at));
+                let to = EntryAction::Reschedule { run_at: Timestamp(view.created_at) };
                 let target = EntryTarget::Named(vec![view.id]);
                 node.act(to, &target, false).await.map_err(RuntimeError::from)?;
             }

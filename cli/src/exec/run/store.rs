@@ -6,8 +6,8 @@
 
 use bilrost::{Message, OwnedMessage};
 use forebay::{EnqueueError, Entry, Outcome, RuntimeError, error::BacklogFull};
-use forebay_actors::node::{EntryCommand, EntryTarget, EntryView};
-use forebay_messages::EntryId;
+use forebay_actors::node::{EntryTarget, EntryView};
+use forebay_messages::{EntryId, command::EntryAction};
 
 use super::{ExecError, Run, gate::Known, tell::end_of};
 use crate::exec::{
@@ -310,7 +310,7 @@ impl Run {
         let Some(outcome) = found.map_err(RuntimeError::from)? else { return Ok(false) };
         if !outcome.is_success() && self.retry_failed {
             let target = EntryTarget::Named(vec![view.id]);
-            let redriven = self.runtime.node().act(EntryCommand::Redrive, &target, false).await;
+            let redriven = self.runtime.node().act(EntryAction::Redrive, &target, false).await;
             let report = redriven.map_err(RuntimeError::from)?;
             return match report.skipped_named.first() {
                 None => Ok(false),

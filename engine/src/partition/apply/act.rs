@@ -1,36 +1,18 @@
-//! To whom commands about entries apply, and what is said of those they do not apply to.
+//! Which entries a command applies to, and why others are skipped.
 //!
-//! Must always hold: whoever proposes such a command can tell beforehand, by the same
-//! functions, whom it would change. Must not know: how entries are found.
+//! Must always hold: a proposer can find out beforehand, by the same functions, which
+//! entries a command would change. Must not know: how entries are found.
 
 use std::fmt;
 
-use forebay_messages::EntryId;
+use forebay_messages::{EntryId, FailureKind, Outcome, command::EntryAction};
+use thiserror::Error;
 
 use super::super::rows::{EntryRow, FinishedRow, Stage};
 
 /// Most entries (or vqueues) that one command changes: a record and its write batch
 /// stay small, and a partition is not held up. Who has more to change proposes several.
 pub const ENTRIES_PER_COMMAND_MAX: usize = 1_024;
-
-/// What can be done to entries from outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum EntryAction {
-    /// Ask to stop; what waits ends at once.
-    Cancel,
-    /// End, whatever it does.
-    Kill,
-    /// Set a waiting one aside.
-    Pause,
-    /// Put a paused one back.
-    Resume,
-    /// Give another time.
-    Reschedule,
-    /// Forget one that ended.
-    Purge,
-    /// Try one that failed for good again.
-    Redrive,
-}
 
 /// Why an entry was not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,42 +77,85 @@ impl<I> Default for Acted<I> {
     }
 }
 
-impl EntryAction {
-    /// Whether it is done to entries that ended (and not to those that have not).
-    #[must_use]
-    pub fn is_for_finished(self) -> bool {
-        matches!(self, Self::Purge | Self::Redrive)
-    }
+/// Whether an action is for entries that have ended (and not for others).
+#[must_use]
+pub fn is_for_finished(action: EntryAction) -> bool {
+    matches!(action, EntryAction::Purge | EntryAction::Redrive)
+}
 
-    /// Whether an entry that has not ended would be changed.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check(self, row: &EntryRow) -> Result<(), Skip> {
-        match (self, row.stage) {
-            (Self::Cancel, Stage::Running) if row.cancel_requested => Err(Skip::AlreadyCanceled),
-            (Self::Cancel | Self::Kill, _)
-            | (Self::Pause | Self::Reschedule, Stage::Inbox)
-            | (Self::Resume | Self::Reschedule, Stage::Paused) => Ok(()),
-            (Self::Pause, Stage::Paused) => Err(Skip::AlreadyPaused),
-            (Self::Resume, _) => Err(Skip::NotPaused),
-            (Self::Pause | Self::Reschedule, Stage::Running) => Err(Skip::Running),
-            (Self::Pause | Self::Reschedule, Stage::Suspended) => Err(Skip::Suspended),
-            (Self::Pause | Self::Reschedule, Stage::Finished) => Err(Skip::Finished),
-            (Self::Purge | Self::Redrive, _) => Err(Skip::NotFinished),
-        }
+/// Whether an action would change an entry that has not ended.
+///
+/// # Errors
+/// Why not.
+pub fn check(action: EntryAction, row: &EntryRow) -> Result<(), Skip> {
+    use EntryAction::{Cancel, Kill, Pause, Purge, Redrive, Reschedule, Resume};
+    match (action, row.stage) {
+        (Cancel, Stage::Running) if row.cancel_requested => Err(Skip::AlreadyCanceled),
+        (Cancel | Kill, _)
+        | (Pause | Reschedule { .. }, Stage::Inbox)
+        | (Resume | Reschedule { .. }, Stage::Paused) => Ok(()),
+        (Pause, Stage::Paused) => Err(Skip::AlreadyPaused),
+        (Resume, _) => Err(Skip::NotPaused),
+        (Pause | Reschedule { .. }, Stage::Running) => Err(Skip::Running),
+        (Pause | Reschedule { .. }, Stage::Suspended) => Err(Skip::Suspended),
+        (Pause | Reschedule { .. }, Stage::Finished) => Err(Skip::Finished),
+        (Purge | Redrive, _) => Err(Skip::NotFinished),
     }
+}
 
-    /// Whether an entry that ended would be changed.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check_finished(self, row: &FinishedRow) -> Result<(), Skip> {
-        match self {
-            Self::Purge => Ok(()),
-            Self::Redrive if row.outcome().is_success() => Err(Skip::Succeeded),
-            Self::Redrive => Ok(()),
-            _ => Err(Skip::Finished),
-        }
+/// Whether an action would change an entry that has ended.
+///
+/// # Errors
+/// Why not.
+pub fn check_finished(action: EntryAction, row: &FinishedRow) -> Result<(), Skip> {
+    match action {
+        EntryAction::Purge => Ok(()),
+        EntryAction::Redrive if row.outcome().is_success() => Err(Skip::Succeeded),
+        EntryAction::Redrive => Ok(()),
+        _ => Err(Skip::Finished),
     }
+}
+
+/// Whether an action by filter leaves an entry alone that ended like this, without counting
+/// it as skipped. A redrive does not bring back what people have ended, and has nothing to
+/// do for entries that succeeded; a filter that names the outcome means it.
+#[must_use]
+pub fn spares(action: EntryAction, names_outcome: bool, outcome: &Outcome) -> bool {
+    let is_spared = match outcome {
+        Outcome::Success(_) => true,
+        Outcome::Failure(failure) => {
+            matches!(failure.kind, FailureKind::Canceled | FailureKind::Killed)
+        }
+    };
+    action == EntryAction::Redrive && !names_outcome && is_spared
+}
+
+/// A filter takes no entry that the action can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{action} is for entries that {of}; the filter takes others")]
+pub struct NeverMatches {
+    /// The action.
+    pub action: &'static str,
+    /// Which entries it is for.
+    pub of: &'static str,
+}
+
+/// Refuses a filter that takes no entry that the action can change: one for a stage, or (with
+/// `names_outcome`) for an outcome.
+///
+/// # Errors
+/// [`NeverMatches`].
+pub fn check_can_match(
+    action: EntryAction,
+    stage: Option<Stage>,
+    names_outcome: bool,
+) -> Result<(), NeverMatches> {
+    let wants_live = stage.is_some_and(|stage| stage != Stage::Finished);
+    let wants_finished = stage == Some(Stage::Finished) || names_outcome;
+    let of = match is_for_finished(action) {
+        true if wants_live => "have ended",
+        false if wants_finished => "have not ended",
+        _ => return Ok(()),
+    };
+    Err(NeverMatches { action: action.name(), of })
 }

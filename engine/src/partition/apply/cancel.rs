@@ -1,11 +1,14 @@
 //! `Cancel` and `Kill`. Cancel is cooperative: a running handler is asked to stop and
 //! ends by itself. Kill is not: the entry ends here, its handler is stopped.
 
-use forebay_messages::{FailureKind, Outcome, command::EntrySelector};
+use forebay_messages::{
+    FailureKind, Outcome,
+    command::{EntryAction, EntrySelector},
+};
 
 use super::{
     super::{rows::Stage, store::Tables},
-    Acted, Applied, ApplyError, Context, EntryAction,
+    Acted, Applied, ApplyError, Context,
     end::end,
 };
 

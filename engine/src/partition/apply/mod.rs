@@ -41,7 +41,10 @@ use super::{
     state::State,
     store::{Tables, TablesError, put_fsm_number},
 };
-pub use act::{Acted, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip};
+pub use act::{
+    Acted, ENTRIES_PER_COMMAND_MAX, NeverMatches, Skip, check, check_can_match, check_finished,
+    is_for_finished, spares,
+};
 pub use decisions::{begin, started};
 
 /// Format of commands and rows that this code understands. 2: rule books with pauses.

@@ -1,11 +1,11 @@
 //! `Pause` and `Resume` of entries: a waiting entry is set aside with its place in
 //! the queue (and its lock, if it has one) and put back to it.
 
-use forebay_messages::command::EntrySelector;
+use forebay_messages::command::{EntryAction, EntrySelector};
 
 use super::{
     super::{rows::Stage, store::Tables},
-    Acted, ApplyError, Context, EntryAction,
+    Acted, ApplyError, Context,
     place::Leaving,
 };
 

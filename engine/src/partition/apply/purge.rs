@@ -3,7 +3,7 @@
 
 use forebay_messages::{
     EntryId, Timestamp,
-    command::{EntrySelector, Purge},
+    command::{EntryAction, EntrySelector, Purge},
 };
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
         rows::{FinishedRow, Stage},
         store::Tables,
     },
-    Acted, Applied, ApplyError, Context, EntryAction,
+    Acted, Applied, ApplyError, Context,
     enqueue::idempotency_key,
 };
 

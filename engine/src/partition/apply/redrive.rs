@@ -1,6 +1,9 @@
 //! `Redrive`: entries that failed for good are tried again, from attempt one.
 
-use forebay_messages::{Timestamp, command::EntrySelector};
+use forebay_messages::{
+    Timestamp,
+    command::{EntryAction, EntrySelector},
+};
 
 use super::{
     super::{
@@ -8,7 +11,7 @@ use super::{
         state::NewKey,
         store::Tables,
     },
-    Acted, ApplyError, Context, EntryAction, Skip,
+    Acted, ApplyError, Context, Skip,
 };
 
 pub(super) fn apply<T: Tables>(

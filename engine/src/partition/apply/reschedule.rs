@@ -1,10 +1,10 @@
 //! `Reschedule`: another `run_at`, which is also another place in the queue.
 
-use forebay_messages::command::Reschedule;
+use forebay_messages::command::{EntryAction, Reschedule};
 
 use super::{
     super::{rows::Stage, state::NewKey, store::Tables},
-    Acted, ApplyError, Context, EntryAction,
+    Acted, ApplyError, Context,
     place::Leaving,
 };
 
@@ -12,7 +12,8 @@ pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
     command: &Reschedule,
 ) -> Result<Acted, ApplyError> {
-    context.each_entry(&command.selector, EntryAction::Reschedule, |context, id, mut row| {
+    let action = EntryAction::Reschedule { run_at: command.run_at };
+    context.each_entry(&command.selector, action, |context, id, mut row| {
         if row.stage == Stage::Paused {
             row.key.run_at = command.run_at;
         } else {

@@ -1,15 +1,17 @@
 //! Which entries or vqueues a command is for.
 //!
-//! Must always hold: a command changes those it names, if they match its filter too,
-//! and nobody else: who names nobody changes nobody. It names nobody twice, however
-//! often the client did, and at most [`ENTRIES_PER_COMMAND_MAX`]; finding entries by
-//! filter is done before, by reading, so that applying a record costs what it changes.
+//! Must always hold: a command changes the entries that it names, if they match its filter
+//! too, and no others; a command without names changes nothing. An entry counts once,
+//! however often it is named. A command changes at most [`ENTRIES_PER_COMMAND_MAX`]. Finding
+//! entries by filter happens before, by reading, so that applying a record costs what it
+//! changes.
 
 use std::collections::BTreeSet;
 
+use bytestring::ByteString;
 use forebay_messages::{
-    EntryId, Timestamp, VQueueId, VQueueName,
-    command::{EntrySelector, VQueueSelector},
+    EntryId, Timestamp, VQueueId,
+    command::{EntryAction, EntrySelector, VQueueSelector},
 };
 
 use super::{
@@ -17,7 +19,8 @@ use super::{
         rows::{EntryRow, FinishedRow, Stage, VQueueMeta},
         store::Tables,
     },
-    Acted, ApplyError, Context, ENTRIES_PER_COMMAND_MAX, EntryAction, Skip,
+    Acted, ApplyError, Context, ENTRIES_PER_COMMAND_MAX, Skip,
+    act::{check, check_finished},
 };
 
 /// The same in the same order, each once.
@@ -26,24 +29,10 @@ fn unique<T: Copy + Ord>(named: &[T]) -> Vec<T> {
     named.iter().copied().filter(|id| seen.insert(*id)).collect()
 }
 
-/// Whether a limit key (`l1` or `l1/l2`) selects a name; `l1` takes all below it.
-fn limit_key_selects(wanted: &str, name: &VQueueName) -> bool {
-    let (l1, l2) = match wanted.split_once('/') {
-        Some((l1, l2)) => (l1, Some(l2)),
-        None => (wanted, None),
-    };
-    name.l1.as_deref() == Some(l1) && (l2.is_none() || name.l2.as_deref() == l2)
-}
-
-fn name_selected(
-    name: &VQueueName,
-    service: Option<&str>,
-    scope: Option<&str>,
-    limit_key: Option<&str>,
-) -> bool {
-    service.is_none_or(|service| name.service == service)
-        && scope.is_none_or(|scope| name.scope.as_deref() == Some(scope))
-        && limit_key.is_none_or(|key| limit_key_selects(key, name))
+/// Whether a selector in a record may match by its service. A family (`exec.*`) is for
+/// listings. In a record it has never matched anything, and replaying one must not differ.
+fn is_plain(service: Option<&ByteString>) -> bool {
+    service.is_none_or(|service| !service.ends_with(".*"))
 }
 
 impl<T: Tables> Context<'_, T> {
@@ -52,19 +41,12 @@ impl<T: Tables> Context<'_, T> {
         selector: &EntrySelector,
         (vqueue, stage, created_at): (VQueueId, Stage, Timestamp),
     ) -> Result<bool, ApplyError> {
-        let fits = selector.stage.is_none_or(|wanted| wanted == stage as u32)
-            && selector.created_until.is_none_or(|until| created_at <= until);
-        let any_name =
-            selector.service.is_none() && selector.scope.is_none() && selector.limit_key.is_none();
-        if any_name || !fits {
+        let fits = selector.matches_row(stage, created_at);
+        if !selector.names_vqueues() || !fits {
             return Ok(fits);
         }
-        Ok(name_selected(
-            &self.meta(vqueue)?.name,
-            selector.service.as_deref(),
-            selector.scope.as_deref(),
-            selector.limit_key.as_deref(),
-        ))
+        let is_plain = is_plain(selector.service.as_ref());
+        Ok(is_plain && selector.matches_name(&self.meta(vqueue)?.name))
     }
 
     /// Does something to each entry that is named, matches, and has not ended.
@@ -79,7 +61,7 @@ impl<T: Tables> Context<'_, T> {
                 let has_ended = context.tables.finished(id)?.is_some();
                 return Ok(Err(if has_ended { Skip::Finished } else { Skip::Unknown }));
             };
-            if let Err(skip) = action.check(&row) {
+            if let Err(skip) = check(action, &row) {
                 return Ok(Err(skip));
             }
             if !context.matches(selector, (row.vqueue, row.stage, row.created_at))? {
@@ -102,7 +84,7 @@ impl<T: Tables> Context<'_, T> {
                 let is_live = context.tables.entry(id)?.is_some();
                 return Ok(Err(if is_live { Skip::NotFinished } else { Skip::Unknown }));
             };
-            if let Err(skip) = action.check_finished(&row) {
+            if let Err(skip) = check_finished(action, &row) {
                 return Ok(Err(skip));
             }
             if !context.matches(selector, (row.vqueue, Stage::Finished, row.created_at))? {
@@ -139,8 +121,8 @@ impl<T: Tables> Context<'_, T> {
             let Some(meta) = context.tables.vqueue_meta(vqueue)? else {
                 return Ok(Err(Skip::Unknown));
             };
-            let (service, scope) = (selector.service.as_deref(), selector.scope.as_deref());
-            if !name_selected(&meta.name, service, scope, selector.limit_key.as_deref()) {
+            let is_plain = is_plain(selector.service.as_ref());
+            if !is_plain || !selector.matches_name(&meta.name) {
                 return Ok(Err(Skip::NoMatch));
             }
             Ok(change(context, vqueue, meta))

@@ -1,0 +1,37 @@
+//! What can be asked of a data directory and what is answered, as JSON: requests, answers,
+//! views, filters.
+//!
+//! Owns: the wire format of the control socket. Must always hold: a field keeps its name and
+//! meaning, because processes of other versions read it; a new one has a default. Must not
+//! know: how a request is answered, how an answer is printed.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod act;
+mod details;
+mod entries;
+mod explain;
+mod limits;
+mod queues;
+mod request;
+mod response;
+mod rules;
+mod snapshot;
+mod status;
+
+pub use act::{ActView, NotChangedView, SkippedView, Target};
+pub use details::{BytesView, DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
+pub use entries::{
+    EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage, EntryView, FilterError,
+    LISTED_BYTES_MAX, PAGE_ENTRIES_MAX,
+};
+pub use explain::{BlockView, ExplainView, GovernedView, Reason};
+pub use limits::{LimitView, LimitsView, RateView};
+pub use queues::{ServiceCounts, UnservedView, VQueueView};
+pub use request::Request;
+pub use response::Response;
+pub use rules::{
+    AliasView, BookView, GovernsView, KeyImpact, RuleEdit, RuleRefView, RuleView, RulesImpact,
+};
+pub use snapshot::{SnapshotFileView, SnapshotPartitionView, SnapshotView};
+pub use status::{JobsView, NodeView, PartitionView, ReplicaRole, StatusView};

@@ -1,0 +1,255 @@
+//! What can be asked of a data directory.
+
+use std::{num::NonZeroU32, path::PathBuf};
+
+use forebay_messages::{EntryId, PartitionId, VQueueId, command::EntryAction};
+use serde::{Deserialize, Serialize};
+
+use crate::{EntryCursor, EntryFilter, RuleEdit, Target};
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Request {
+    /// The partitions, and what runs.
+    Status,
+    /// How many entries may run at once in this process.
+    Jobs {
+        /// So many from now on; absent: it only tells.
+        #[serde(default)]
+        running_max: Option<NonZeroU32>,
+    },
+    /// Entries, in the order of their ids. Answered with one page of them: see
+    /// [`Control::pages`].
+    Entries {
+        /// Which.
+        filter: EntryFilter,
+        /// Where an earlier answer ended.
+        #[serde(default)]
+        after: Option<EntryCursor>,
+    },
+    /// Everything that is known of one entry.
+    Entry {
+        /// The entry.
+        entry: EntryId,
+        /// At most so many bytes of its payload and of its result.
+        bytes_max: usize,
+    },
+    /// How many entries there are.
+    CountEntries {
+        /// Which.
+        filter: EntryFilter,
+    },
+    /// Vqueues, in the order of their ids. Answered with one page of them: see
+    /// [`Control::pages`].
+    Queues {
+        /// Which.
+        filter: EntryFilter,
+        /// Includes queues without work.
+        #[serde(default)]
+        all: bool,
+        /// Where an earlier answer ended.
+        #[serde(default)]
+        after: Option<VQueueId>,
+    },
+    /// How many entries each service has.
+    Services,
+    /// Why an entry does not run.
+    Explain {
+        /// The entry.
+        entry: EntryId,
+    },
+    /// The counters of the limits.
+    Limits {
+        /// Only of this scope.
+        scope: Option<String>,
+        /// They are sent in parts.
+        #[serde(default)]
+        in_parts: bool,
+    },
+    /// The rule book.
+    Rules,
+    /// Earlier rule books.
+    RulesHistory {
+        /// They are sent in parts.
+        #[serde(default)]
+        in_parts: bool,
+    },
+    /// Changes one rule.
+    RuleSet {
+        /// Its pattern.
+        pattern: String,
+        /// What is changed.
+        change: RuleEdit,
+        /// Only if the rule has this version (0: only if there is none).
+        if_version: Option<u64>,
+        /// Kept in the history.
+        author: String,
+    },
+    /// Pauses or resumes a pattern or a service. A request of its own, so that a process
+    /// that knows no pauses refuses it.
+    RulePause {
+        /// The pattern.
+        pattern: String,
+        /// `false`: resume it.
+        paused: bool,
+        /// Only if the rule has this version (0: only if there is none).
+        if_version: Option<u64>,
+        /// Kept in the history.
+        author: String,
+    },
+    /// What a change of the rules would do.
+    RulesTest {
+        /// Pattern and concurrency limit (`None` lifts it) of each rule to be set.
+        rules: Vec<(String, Option<u32>)>,
+        /// Also say which rules govern this key.
+        key: Option<String>,
+        /// At most this many keys are told.
+        limit: usize,
+    },
+    /// Puts an earlier rule book in force again.
+    RulesRollback {
+        /// Its version.
+        version: u64,
+        /// Kept in the history.
+        author: String,
+    },
+    /// Which handlers serve services of other names.
+    Aliases,
+    /// Has another handler serve a service.
+    AliasSet {
+        /// The service.
+        service: String,
+        /// The handler's name; absent removes the alias.
+        handler: Option<String>,
+    },
+    /// Where the partitions stand.
+    Partitions,
+    /// Lead a partition.
+    Lead {
+        /// Which.
+        partition: PartitionId,
+    },
+    /// Stop leading a partition until told to lead again.
+    StepDown {
+        /// Which.
+        partition: PartitionId,
+        /// How long what runs may take to end, in milliseconds.
+        within_ms: u64,
+    },
+    /// Take a snapshot.
+    Snapshot {
+        /// Into this directory, as the process that has the data directory sees it.
+        to: PathBuf,
+    },
+    /// A command about entries.
+    Act {
+        /// What is done.
+        action: EntryAction,
+        /// To which entries.
+        target: Target,
+        /// Only tell what would come of it.
+        #[serde(default)]
+        dry_run: bool,
+    },
+}
+
+impl Request {
+    /// Whether it changes nothing, neither what is stored nor what a process does.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Self::Status
+            | Self::Entries { .. }
+            | Self::Entry { .. }
+            | Self::CountEntries { .. }
+            | Self::Queues { .. }
+            | Self::Services
+            | Self::Explain { .. }
+            | Self::Limits { .. }
+            | Self::Rules
+            | Self::RulesHistory { .. }
+            | Self::RulesTest { .. }
+            | Self::Aliases
+            | Self::Partitions => true,
+            Self::Jobs { running_max } => running_max.is_none(),
+            Self::Act { dry_run, .. } => *dry_run,
+            Self::RuleSet { .. }
+            | Self::RulePause { .. }
+            | Self::RulesRollback { .. }
+            | Self::AliasSet { .. }
+            | Self::Lead { .. }
+            | Self::StepDown { .. }
+            | Self::Snapshot { .. } => false,
+        }
+    }
+
+    /// Whether an answer may take minutes, so that signs of life are given before it.
+    #[must_use]
+    pub fn takes_long(&self) -> bool {
+        match self {
+            Self::StepDown { .. } | Self::Snapshot { .. } | Self::Act { .. } => true,
+            Self::Status
+            | Self::Jobs { .. }
+            | Self::Entries { .. }
+            | Self::Entry { .. }
+            | Self::CountEntries { .. }
+            | Self::Queues { .. }
+            | Self::Services
+            | Self::Explain { .. }
+            | Self::Limits { .. }
+            | Self::Rules
+            | Self::RulesHistory { .. }
+            | Self::RuleSet { .. }
+            | Self::RulePause { .. }
+            | Self::RulesTest { .. }
+            | Self::RulesRollback { .. }
+            | Self::Aliases
+            | Self::AliasSet { .. }
+            | Self::Partitions
+            | Self::Lead { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forebay_messages::Timestamp;
+
+    /// A process of another version may be asked: these lines must stay as they are.
+    #[test]
+    fn golden_lines_of_requests() {
+        let act = |action| Request::Act { action, target: Target::default(), dry_run: true };
+        let filter = r#"{"stage":null,"service":null,"scope":null,"limit_key":null,"created_until":null,"outcome":null,"limit":0,"bytes_max":0}"#;
+        let target = format!(r#"{{"entries":[],"queues":[],"filter":{filter},"all":false}}"#);
+        let acted = |action| {
+            format!(r#"{{"ask":"act","action":{action},"target":{target},"dry_run":true}}"#)
+        };
+        for (request, line) in [
+            (act(EntryAction::Cancel), acted(r#""cancel""#)),
+            (act(EntryAction::Kill), acted(r#""kill""#)),
+            (act(EntryAction::Pause), acted(r#""pause""#)),
+            (act(EntryAction::Resume), acted(r#""resume""#)),
+            (
+                act(EntryAction::Reschedule { run_at: Timestamp(7) }),
+                acted(r#"{"reschedule":{"run_at":7}}"#),
+            ),
+            (act(EntryAction::Purge), acted(r#""purge""#)),
+            (act(EntryAction::Redrive), acted(r#""redrive""#)),
+            (Request::Status, r#"{"ask":"status"}"#.to_owned()),
+            (
+                Request::Limits { scope: Some("a".to_owned()), in_parts: true },
+                r#"{"ask":"limits","scope":"a","in_parts":true}"#.to_owned(),
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&request).unwrap(), line);
+            assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+        }
+        let short = r#"{"ask":"act","action":"purge","target":{"all":true}}"#;
+        assert!(matches!(
+            serde_json::from_str(short).unwrap(),
+            Request::Act { action: EntryAction::Purge, dry_run: false, .. }
+        ));
+    }
+}

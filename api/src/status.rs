@@ -1,0 +1,147 @@
+//! A process and its partitions.
+
+use std::fmt;
+
+use forebay_messages::PartitionId;
+use serde::{Deserialize, Serialize};
+
+use crate::UnservedView;
+
+/// A partition, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Its id.
+    pub id: PartitionId,
+    /// First and last key of its range.
+    pub range: (u64, u64),
+    /// What it does.
+    pub role: ReplicaRole,
+    /// Its leader epoch.
+    pub epoch: u64,
+    /// Why it stopped.
+    pub stopped: Option<String>,
+    /// LSN of the last applied record.
+    pub applied: u64,
+    /// LSN of the last record of its log.
+    pub log_end: u64,
+    /// Vqueues that are active.
+    pub active_vqueues: usize,
+    /// Vqueues that wait for a permit and are not kept active meanwhile.
+    #[serde(default)]
+    pub waiting_vqueues: usize,
+    /// Messages that came too late.
+    pub stale: u64,
+    /// How far the partition's time is ahead of this machine's clock, in milliseconds. More
+    /// than some seconds: the clock was set back.
+    pub ahead_ms: u64,
+}
+
+/// A replica of a partition, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionView {
+    /// Its id.
+    pub id: PartitionId,
+    /// First and last key of its range.
+    pub range: (u64, u64),
+    /// The node that the replica lives on.
+    pub node: u32,
+    /// What it does.
+    pub role: ReplicaRole,
+    /// It takes commands.
+    pub open: bool,
+    /// Epoch of the newest leader that it has heard of.
+    pub epoch: u64,
+    /// Why it stopped.
+    pub stopped: Option<String>,
+    /// LSN of the last record applied.
+    pub applied: u64,
+    /// LSN up to which rows are in files: what a crash leaves.
+    pub durable: u64,
+    /// LSN of the first record that the log still has.
+    pub log_first: u64,
+    /// LSN of the last record of the log.
+    pub log_end: u64,
+    /// Vqueues with rows.
+    pub vqueues: u64,
+    /// Entries in inboxes.
+    pub inbox: u64,
+    /// Entries that run.
+    pub running: u64,
+    /// Entries that are paused or suspended.
+    pub parked: u64,
+    /// Results that are kept.
+    pub finished: u64,
+}
+
+/// A running process, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// The process that has the data directory open; absent when there is none and the
+    /// directory itself was asked.
+    pub pid: Option<u32>,
+    /// Version of forebay.
+    pub version: String,
+    /// Handlers that run.
+    pub running: usize,
+    /// The partitions.
+    pub partitions: Vec<StatusView>,
+    /// Services without a handler in the process, of which entries wait.
+    #[serde(default)]
+    pub unserved: Vec<UnservedView>,
+}
+
+/// How many entries run at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobsView {
+    /// How many run now.
+    pub running: usize,
+    /// How many may.
+    pub running_max: Option<u32>,
+    /// How many could before this request; absent when it changed nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u32>,
+}
+
+/// What a replica of a partition does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ReplicaRole {
+    /// It applies what the leader has decided.
+    Follower,
+    /// It is about to lead.
+    Candidate,
+    /// It leads.
+    Leader,
+    /// It stopped after an error.
+    Stopped,
+}
+
+impl fmt::Display for ReplicaRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+            Self::Leader => "leader",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_written_as_they_are_shown() {
+        let roles = [
+            ReplicaRole::Follower,
+            ReplicaRole::Candidate,
+            ReplicaRole::Leader,
+            ReplicaRole::Stopped,
+        ];
+        for role in roles {
+            assert_eq!(serde_json::to_value(role).unwrap(), role.to_string());
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Actions of people: which entries they apply to, and which they skip.
+
+use bytes::Bytes;
+use forebay_engine::partition::{
+    apply::{Acted, Reply, Skip, check, check_can_match, spares},
+    rows::{EntryRow, Stage},
+};
+use forebay_messages::{
+    FailureKind, Outcome, Timestamp,
+    command::{Command, EntryAction, EntrySelector},
+};
+
+use super::fixture::{Replica, name, new_entry, skipped, these};
+
+#[test]
+fn whom_an_action_would_change_can_be_told_beforehand() {
+    use EntryAction::{Cancel, Kill, Pause, Purge, Redrive, Resume};
+    let reschedule = EntryAction::Reschedule { run_at: Timestamp(7) };
+    let row = |stage| EntryRow { stage, ..EntryRow::default() };
+    let stages = [Stage::Inbox, Stage::Running, Stage::Suspended, Stage::Paused];
+    let told = |action: EntryAction| stages.map(|stage| check(action, &row(stage)));
+    assert_eq!(told(Cancel), [Ok(()); 4]);
+    assert_eq!(told(Kill), [Ok(()); 4]);
+    let (running, suspended) = (Err(Skip::Running), Err(Skip::Suspended));
+    assert_eq!(told(Pause), [Ok(()), running, suspended, Err(Skip::AlreadyPaused)]);
+    let no = Err(Skip::NotPaused);
+    assert_eq!(told(Resume), [no, no, no, Ok(())]);
+    assert_eq!(told(reschedule), [Ok(()), running, suspended, Ok(())]);
+    assert_eq!(told(Purge), [Err(Skip::NotFinished); 4]);
+    assert_eq!(told(Redrive), [Err(Skip::NotFinished); 4]);
+    let asked = EntryRow { cancel_requested: true, ..row(Stage::Running) };
+    assert_eq!((check(Cancel, &asked), check(Kill, &asked)), (Err(Skip::AlreadyCanceled), Ok(())));
+}
+
+#[test]
+fn a_redrive_by_filter_leaves_alone_what_people_ended_unless_the_filter_names_the_outcome() {
+    let failed = |kind| Outcome::failure(kind, "so");
+    for (outcome, is_spared) in [
+        (Outcome::Success(Bytes::new()), true),
+        (failed(FailureKind::Canceled), true),
+        (failed(FailureKind::Killed), true),
+        (failed(FailureKind::Terminal), false),
+        (failed(FailureKind::Exhausted), false),
+    ] {
+        assert_eq!(spares(EntryAction::Redrive, false, &outcome), is_spared, "{outcome:?}");
+        assert!(!spares(EntryAction::Redrive, true, &outcome), "{outcome:?}");
+        assert!(!spares(EntryAction::Purge, false, &outcome), "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_filter_that_takes_nothing_an_action_can_change_is_refused() {
+    let refused = |action, stage, names_outcome| {
+        check_can_match(action, stage, names_outcome).err().map(|refused| refused.to_string())
+    };
+    let live = "kill is for entries that have not ended; the filter takes others";
+    assert_eq!(refused(EntryAction::Kill, Some(Stage::Finished), false).as_deref(), Some(live));
+    assert_eq!(refused(EntryAction::Kill, None, true).as_deref(), Some(live));
+    assert_eq!(refused(EntryAction::Kill, Some(Stage::Paused), false), None);
+    let ended = "purge is for entries that have ended; the filter takes others";
+    assert_eq!(refused(EntryAction::Purge, Some(Stage::Inbox), false).as_deref(), Some(ended));
+    assert_eq!(refused(EntryAction::Purge, Some(Stage::Finished), true), None);
+    assert_eq!(refused(EntryAction::Redrive, None, false), None);
+}
+
+#[test]
+fn a_service_family_and_a_limit_key_that_no_entry_has_match_nothing_in_a_record() {
+    let mut replica = Replica::new();
+    replica.enqueue(1, new_entry(3, 3));
+    let service = name(3).service;
+    for selector in [
+        EntrySelector { service: Some(format!("{service}.*").into()), ..these(&[3]) },
+        EntrySelector { limit_key: Some("".into()), ..these(&[3]) },
+        EntrySelector { limit_key: Some("x/".into()), ..these(&[3]) },
+        EntrySelector { limit_key: Some("x/y/z".into()), ..these(&[3]) },
+    ] {
+        let reply = replica.run(2, Command::Kill(selector.clone()));
+        assert_eq!(reply, skipped(3, Skip::NoMatch), "{selector:?}");
+    }
+    let exact = EntrySelector { service: Some(service), ..these(&[3]) };
+    let wanted = Reply::Acted(Acted { changed: 1, skipped: Vec::new() });
+    assert_eq!(replica.run(3, Command::Kill(exact)), wanted);
+}

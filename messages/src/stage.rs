@@ -1,0 +1,49 @@
+//! The stages of an entry's life.
+
+use std::fmt;
+
+use bilrost::Enumeration;
+use serde::{Deserialize, Serialize};
+
+/// Where an entry is. The numbers are stored: a new one is a new format.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Enumeration,
+    Serialize,
+    Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[repr(u32)]
+pub enum Stage {
+    /// Waits in its vqueue's inbox.
+    #[default]
+    Inbox = 0,
+    /// An attempt runs (or is about to).
+    Running = 1,
+    /// Waits for something else before it goes on.
+    Suspended = 2,
+    /// Somebody paused it.
+    Paused = 3,
+    /// It ended; only its result is kept.
+    Finished = 4,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Inbox => "inbox",
+            Self::Running => "running",
+            Self::Suspended => "suspended",
+            Self::Paused => "paused",
+            Self::Finished => "finished",
+        })
+    }
+}
