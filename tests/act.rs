@@ -25,7 +25,7 @@ const ONCE: HandlerOptions = HandlerOptions {
     retention: None,
 };
 
-/// A handler that waits until it is let go or canceled, and counts what becomes of it.
+/// A handler that waits until it is released or canceled, and counts its outcomes.
 #[derive(Clone)]
 struct Gate {
     go: Arc<Semaphore>,
@@ -107,7 +107,7 @@ async fn a_running_entry_is_canceled_by_its_handler_and_killed_without_it() {
     let ended = waiter.await.unwrap();
     assert!(
         matches!(ended, Err(ResultError::Failed { kind: FailureKind::Killed, .. })),
-        "who waits gets a typed answer: {ended:?}"
+        "waiters get a typed answer: {ended:?}"
     );
     while gate.dropped.load(Ordering::SeqCst) < 2 {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -121,8 +121,8 @@ async fn a_running_entry_is_canceled_by_its_handler_and_killed_without_it() {
 }
 
 #[tokio::test]
-async fn an_entry_that_a_shutdown_cut_short_has_not_been_canceled() {
-    // Its handler cannot tell the one from the other; it used to end for good.
+async fn an_entry_interrupted_by_a_shutdown_is_not_canceled() {
+    // Regression: its handler cannot distinguish the two, and the entry ended permanently.
     let dir = tempfile::tempdir().unwrap();
     let gate = Gate::new();
     let runtime = gate.builder().data_dir(dir.path()).start().await.unwrap();
@@ -139,7 +139,7 @@ async fn an_entry_that_a_shutdown_cut_short_has_not_been_canceled() {
 }
 
 #[tokio::test]
-async fn one_entry_is_paused_resumed_and_given_another_time() {
+async fn one_entry_is_paused_resumed_and_rescheduled() {
     let gate = Gate::new();
     let runtime = gate.builder().in_memory().start().await.unwrap();
     let entry = waiting(&runtime, "a", 1).await.remove(0);
@@ -166,7 +166,7 @@ async fn one_entry_is_paused_resumed_and_given_another_time() {
 async fn many_entries_are_reached_by_filter_in_bounded_steps() {
     let gate = Gate::new();
     let runtime = gate.builder().in_memory().partitions(3).start().await.unwrap();
-    // More than one record may change.
+    // More than one record can change.
     let count = 2_500;
     waiting(&runtime, "many", count).await;
     waiting(&runtime, "few", 2).await;
@@ -179,7 +179,7 @@ async fn many_entries_are_reached_by_filter_in_bounded_steps() {
     assert_eq!(runtime.entries().stage(Stage::Paused).list(0).await.unwrap().len(), count);
     assert_eq!(runtime.entries().stage(Stage::Paused).cancel().await.unwrap().changed, 2_500);
     assert_eq!(runtime.entries().created_until(later()).kill().await.unwrap().changed, 2);
-    // What people ended comes back only when it is meant.
+    // Entries ended by people are redriven only on explicit request.
     assert_eq!(runtime.entries().all().redrive().await.unwrap().changed, 0);
     let killed = runtime.entries().failed_as(FailureKind::Killed);
     assert_eq!(killed.list(0).await.unwrap().len(), 2);
@@ -195,7 +195,7 @@ async fn many_entries_are_reached_by_filter_in_bounded_steps() {
 }
 
 #[tokio::test]
-async fn a_filter_that_says_nothing_or_nonsense_is_refused() {
+async fn empty_and_invalid_filters_are_refused() {
     let gate = Gate::new();
     let runtime = gate.builder().in_memory().start().await.unwrap();
     waiting(&runtime, "a", 2).await;
@@ -271,7 +271,7 @@ async fn a_dead_letter_keeps_its_last_error_and_gets_all_its_attempts_again() {
 }
 
 #[tokio::test]
-async fn without_a_heartbeat_in_time_an_attempt_has_failed() {
+async fn without_a_heartbeat_in_time_an_attempt_fails() {
     let options = HandlerOptions { heartbeat: Some(Duration::from_millis(200)), ..ONCE };
     let beats = |context: Context| async move {
         for _ in 0..10 {
@@ -336,7 +336,7 @@ async fn a_payload_may_be_as_large_as_the_builder_says() {
     assert_eq!((len, len_max), ((20 << 20) + 1, 20 << 20));
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
-    // What is stored stays, whatever is allowed now.
+    // Stored entries stay valid, whatever the limit is now.
     let runtime = gate.builder().data_dir(dir.path()).payload_max(1).start().await.unwrap();
     assert_eq!(runtime.node().payload(id).unwrap().unwrap().len(), 20 << 20);
     runtime.shutdown(Drain::now()).await.unwrap();

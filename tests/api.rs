@@ -1,5 +1,5 @@
-//! What applications lean on besides queues: state, the runtime within handlers, errors,
-//! status, logs, the control socket.
+//! Application features besides queues: state, the runtime within handlers, errors, status, logs,
+//! the control socket.
 
 use std::{
     fmt,
@@ -37,7 +37,7 @@ async fn a_handler_enqueues_through_its_context_and_does_not_keep_the_runtime_up
     assert!(weak.upgrade().is_some());
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
-    assert!(weak.upgrade().is_none(), "handlers' handles do not keep it up");
+    assert!(weak.upgrade().is_none(), "handlers' handles do not keep it alive");
     assert!(weak.enqueue(Entry::to("mail")).await.is_err());
 }
 
@@ -82,7 +82,7 @@ impl std::error::Error for Layer {
     }
 }
 
-/// Converts as `anyhow::Error` does: it is no error itself, but becomes a boxed one.
+/// Converts like `anyhow::Error`: not an error itself, but it becomes a boxed one.
 struct Report(Box<dyn std::error::Error + Send + Sync>);
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Report {
@@ -97,9 +97,9 @@ impl From<Report> for Box<dyn std::error::Error + Send + Sync> {
     }
 }
 
-/// Regression: the failure of an error with causes said only its outermost text.
+/// Regression: the failure of an error with causes contained only its outermost text.
 #[tokio::test]
-async fn the_question_mark_takes_any_error_and_keeps_its_causes() {
+async fn the_question_mark_accepts_any_error_and_keeps_its_causes() {
     fn fails() -> Result<(), Report> {
         let connect = Layer("connection refused", None);
         Err(Layer("cannot send", Some(Box::new(Layer("smtp", Some(Box::new(connect)))))))?
@@ -126,7 +126,7 @@ async fn the_question_mark_takes_any_error_and_keeps_its_causes() {
 }
 
 #[tokio::test]
-async fn the_status_of_an_entry_is_told_without_waiting_for_its_end() {
+async fn the_status_of_an_entry_is_available_before_its_end() {
     let runtime = Runtime::builder().in_memory().start().await.unwrap();
     let later = SystemTime::now() + Duration::from_secs(3600);
     let entry = runtime.enqueue(Entry::to("work").run_at(later)).await.unwrap();
@@ -152,8 +152,8 @@ fn limits_are_read_from_and_written_to_configuration_files() {
     assert!(serde_json::from_str::<Limits>(r#"{"concurrency":0}"#).is_err());
 }
 
-/// Regression: a data directory with a long path could not be used, because the address of
-/// a socket holds 107 bytes.
+/// Regression: a data directory with a long path could not be used, because the address of a socket
+/// holds only 107 bytes.
 #[tokio::test]
 async fn a_long_data_path_has_a_control_socket_too() {
     let parent = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
-//! The wall clock steps by an hour in both directions, or runs slow, under a runtime and
-//! between two of its lives: what waits for a time waits as long as it should, and nothing
-//! stands still.
+//! The wall clock steps by an hour in both directions, or runs slow, while a runtime runs and
+//! between two runs: everything that waits for a time waits as long as it should, and nothing
+//! stops.
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,13 +16,13 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const HOUR_MS: i64 = 3_600_000;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Every wrong clock that is tried: milliseconds ahead.
+/// All wrong clocks that are tried: milliseconds ahead.
 const STEPS_MS: [i64; 3] = [-HOUR_MS, -60_000, HOUR_MS];
 
-/// When, in milliseconds since the start of the test, each attempt started.
+/// Start time of each attempt, in milliseconds since the start of the test.
 type Starts = Arc<Mutex<Vec<u64>>>;
 
-/// A test runtime whose handler `work` notes its starts and then does what `work` says.
+/// A test runtime whose handler `work` records its start times and then runs `work`.
 fn app<F, R>(nodes: usize, options: HandlerOptions, work: F) -> (TestRuntime, Starts)
 where
     F: Fn(Context) -> R + Clone + Send + Sync + 'static,
@@ -32,7 +32,7 @@ where
     let noted = Arc::clone(&starts);
     let app = TestRuntime::builder().nodes(nodes).start(move || {
         let (work, starts) = (work.clone(), Arc::clone(&noted));
-        // The time of tokio is the monotonic clock of the test.
+        // tokio's time is the monotonic clock of the test.
         let origin = tokio::time::Instant::now();
         Runtime::builder().partitions(1).handler_with("work", options, move |context, (): ()| {
             let at = origin.elapsed().as_millis();
@@ -64,8 +64,8 @@ fn new_work_starts_at_once_whatever_the_clock_does() {
     }
 }
 
-/// Regression: places of new entries were given by a clock that was ahead; after a restart
-/// under the right time nothing started for that long.
+/// Regression: a clock that was ahead determined the places of new entries; after a restart with
+/// the correct time nothing started for that long.
 #[test]
 fn work_starts_at_once_after_a_restart_under_another_clock() {
     let (mut app, starts) = quick();
@@ -104,7 +104,7 @@ fn entries_keep_their_order_over_a_clock_that_steps_back() {
 }
 
 #[test]
-fn an_entry_with_a_start_time_runs_when_the_wall_clock_or_as_much_time_has_come() {
+fn an_entry_with_a_start_time_runs_when_the_clock_or_the_elapsed_time_reaches_it() {
     let due = |app: &TestRuntime, after: Duration| Timestamp(app.now().0).after(after);
     // Forward: it is due at once.
     let (mut app, starts) = quick();
@@ -113,7 +113,7 @@ fn an_entry_with_a_start_time_runs_when_the_wall_clock_or_as_much_time_has_come(
     app.set_clock_ahead(HOUR_MS);
     app.advance(2 * SECOND);
     assert_eq!(started(&starts), 1, "the clock stepped over its time");
-    // Back: it waits no longer than it would have.
+    // Back: it waits no longer than originally.
     let (mut app, starts) = quick();
     let run_at = due(&app, HOUR / 2);
     app.enqueue(Entry::to("work").run_at(run_at));
@@ -148,7 +148,7 @@ fn a_retry_waits_as_long_as_its_backoff_says() {
 }
 
 #[test]
-fn a_rate_lets_through_what_it_should_while_the_clock_steps() {
+fn a_rate_is_kept_while_the_clock_steps() {
     for step_ms in STEPS_MS {
         let (mut app, starts) = quick();
         let rate = Rate { tokens: 1, period_ms: 1_000, burst: 2 };
@@ -163,14 +163,14 @@ fn a_rate_lets_through_what_it_should_while_the_clock_steps() {
         app.set_clock_ahead(step_ms);
         app.advance(5 * SECOND);
         let after = started(&starts) - before;
-        // A jump forward fills the bucket, but no further than the burst.
+        // A forward jump fills the bucket, but no further than the burst.
         let most = if step_ms > 0 { 7 } else { 5 };
         assert!((5..=most).contains(&after), "{step_ms}: {after} in five seconds");
     }
 }
 
 #[test]
-fn an_attempt_times_out_by_the_time_that_passes() {
+fn an_attempt_times_out_by_elapsed_time() {
     for step_ms in STEPS_MS {
         let options = HandlerOptions {
             timeout: Some(10 * SECOND),
@@ -211,8 +211,8 @@ fn a_snooze_lasts_as_long_as_it_was_asked_for() {
     }
 }
 
-/// Results go when their retention is over by the partition's time, and the idempotency
-/// keys with them.
+/// Results expire when their retention is over by the partition's time, together with their
+/// idempotency keys.
 #[test]
 fn results_and_idempotency_keys_last_as_long_as_their_retention() {
     let once = || Entry::to("work").idempotency_key("once").retention(2 * HOUR);
@@ -234,8 +234,8 @@ fn results_and_idempotency_keys_last_as_long_as_their_retention() {
     }
 }
 
-/// Leases are measured by the monotonic clock: a step neither deposes a leader nor keeps a
-/// dead one.
+/// Leases are measured by the monotonic clock: a step neither deposes a leader nor keeps a dead
+/// one.
 #[test]
 fn a_step_of_the_clock_changes_no_leader_and_a_dead_one_is_replaced() {
     for step_ms in STEPS_MS {
@@ -249,7 +249,7 @@ fn a_step_of_the_clock_changes_no_leader_and_a_dead_one_is_replaced() {
         let before = epoch(&app);
         app.set_clock_ahead(step_ms);
         app.advance(5 * SECOND);
-        assert_eq!(epoch(&app), before, "{step_ms}: nobody else leads");
+        assert_eq!(epoch(&app), before, "{step_ms}: the leader is unchanged");
         app.enqueue(Entry::to("work"));
         app.settle();
         assert_eq!(started(&starts), 2);
@@ -278,7 +278,7 @@ fn a_clock_that_stands_still_or_runs_slow_delays_nothing() {
 }
 
 #[test]
-fn status_says_how_far_a_partition_is_ahead_of_the_clock() {
+fn status_shows_how_far_a_partition_is_ahead_of_the_clock() {
     let (mut app, _) = quick();
     let ahead = |app: &TestRuntime| app.runtime().node().status().unwrap()[0].ahead_ms;
     app.enqueue(Entry::to("work"));

@@ -1,4 +1,4 @@
-//! The control socket with strangers at it: silent, slow, loud, or too many.
+//! The control socket with misbehaving clients: silent, slow, verbose, or too many.
 
 use std::{
     io::{Read, Write},
@@ -36,7 +36,7 @@ fn connect(dir: &Path) -> UnixStream {
     stream
 }
 
-/// All that is said until the other side closes.
+/// Everything received until the other side closes.
 async fn heard(mut stream: UnixStream) -> String {
     let read = move || {
         let mut text = String::new();
@@ -50,7 +50,7 @@ async fn said_to(dir: &Path, request: &[u8]) -> String {
     let mut stream = connect(dir);
     let request = request.to_vec();
     let sent = tokio::task::spawn_blocking(move || {
-        // What is too long is refused before all of it is sent.
+        // An overlong request is refused before all of it is sent.
         let _ = stream.write_all(&request);
         stream
     });
@@ -60,7 +60,7 @@ async fn said_to(dir: &Path, request: &[u8]) -> String {
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -71,9 +71,10 @@ async fn gone<T>(what: &str, node: Weak<T>) {
 
 const STATUS: &[u8] = b"{\"ask\":\"status\"}\n";
 
-/// Each connection held the node while it waited for a request, without a time limit.
+/// Regression: each connection kept the node alive while it waited for a request, without a time
+/// limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_say_nothing_do_not_keep_the_node_alive() {
+async fn silent_connections_do_not_keep_the_node_alive() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let silent: Vec<_> = (0..5).map(|_| connect(dir.path())).collect();
@@ -83,7 +84,7 @@ async fn connections_that_say_nothing_do_not_keep_the_node_alive() {
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
     let begun = Instant::now();
-    gone("the node goes", node).await;
+    gone("the node is dropped", node).await;
     for stream in silent.into_iter().chain([half]) {
         assert_eq!(heard(stream).await, "");
     }
@@ -93,7 +94,7 @@ async fn connections_that_say_nothing_do_not_keep_the_node_alive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_says_nothing_is_closed_after_a_while() {
+async fn a_silent_connection_is_closed_after_a_while() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let begun = Instant::now();
@@ -102,9 +103,9 @@ async fn a_connection_that_says_nothing_is_closed_after_a_while() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// There was no limit.
+/// Regression: there was no limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_connection_too_many_is_refused_and_there_is_room_again_later() {
+async fn a_connection_above_the_limit_is_refused_until_another_closes() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(dir.path())).collect();
@@ -119,9 +120,9 @@ async fn one_connection_too_many_is_refused_and_there_is_room_again_later() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// A line could have 256 MiB.
+/// Regression: a line could have 256 MiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn long_requests_and_nonsense_are_refused_with_a_reason() {
+async fn long_and_invalid_requests_are_refused_with_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let len = usize::try_from(REQUEST_LEN_MAX).unwrap();
@@ -145,7 +146,7 @@ async fn long_requests_and_nonsense_are_refused_with_a_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_nobody_reads_holds_nothing() {
+async fn an_unread_answer_does_not_keep_the_node_alive() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let later = SystemTime::now() + Duration::from_secs(3_600);
@@ -157,7 +158,8 @@ async fn an_answer_that_nobody_reads_holds_nothing() {
     let ask = || {
         let mut stream = connect(dir.path());
         stream.write_all(&request).unwrap();
-        // The answer has begun, and cannot go on: it is longer than the socket's buffer.
+        // The answer has started but cannot continue, because it is longer than the socket's
+        // buffer.
         stream.read_exact(&mut [0; 1]).unwrap();
         stream
     };
@@ -170,26 +172,27 @@ async fn an_answer_that_nobody_reads_holds_nothing() {
     let node = Arc::downgrade(runtime.node());
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
-    gone("the node goes although its answer is not read", node).await;
+    gone("the node is dropped although its answer is not read", node).await;
     drop(stream);
 }
 
-/// The client waited for ever.
+/// Regression: the client waited forever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_does_not_answer_is_given_up() {
+async fn a_client_gives_up_on_a_process_that_does_not_answer() {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join(SOCKET_NAME)).unwrap();
     let control = Control::Running(dir.path().to_owned());
     let waited = Duration::from_millis(200);
     let asked = control.ask_within(Request::Status, waited);
-    let error = tokio::time::timeout(PATIENCE, asked).await.expect("it is given up").unwrap_err();
+    let error =
+        tokio::time::timeout(PATIENCE, asked).await.expect("the client gives up").unwrap_err();
     assert!(matches!(error, ControlError::NoAnswer { .. }), "{error}");
     assert!(error.to_string().contains("may still be done"), "{error}");
 
-    // Signs of life count, and white space before an answer is no part of it.
+    // Signs of life count, and white space before an answer is not part of it.
     listener.set_nonblocking(false).unwrap();
     let server = std::thread::spawn(move || {
-        // The first one is gone.
+        // The first connection is gone.
         let _ = listener.accept().unwrap();
         let (mut stream, _) = listener.accept().unwrap();
         for _ in 0..5 {
@@ -205,7 +208,7 @@ async fn a_process_that_does_not_answer_is_given_up() {
     server.join().unwrap();
 }
 
-/// Regression: with a umask of 0, any user of the machine could connect.
+/// Regression: depending on the umask, any user of the machine could connect.
 #[tokio::test]
 async fn only_the_owner_may_open_the_socket() {
     use std::os::unix::fs::PermissionsExt;

@@ -1,8 +1,8 @@
-//! The main promise: kill -9 at any time, then the same command line, and nothing is
+//! The main promise: after kill -9 at any time, the same command line continues, and nothing is
 //! lost, run twice without need, reordered or run beyond the rule.
 //!
-//! The commands write one trace to one file, each line with one `O_APPEND` write: the
-//! order of the lines is an order in which things happened, whatever the clocks say.
+//! The commands write one trace to one file, each line with one `O_APPEND` write: the order of the
+//! lines is a possible order of events, whatever the clocks say.
 
 mod check;
 mod embedded;
@@ -24,11 +24,11 @@ use crate::place::{Place, len, objects, say};
 /// Kills of a usual run; [`KILLS_LONG`] with `FOREBAY_TEST_LONG=1`.
 const KILLS: u64 = 28;
 const KILLS_LONG: u64 = 150;
-/// What the issue asks for.
+/// The required minimum.
 const KILLS_MIN: u64 = 25;
-/// Bytes of a trace in which nothing is started twice, roughly.
+/// Approximate size of a trace without repeated starts, in bytes.
 const TRACE_BYTES: u64 = ITEMS * 2 * 45;
-/// How far into a start a kill that is meant to hit the start comes, at most.
+/// Latest time of a kill that is meant to hit the start, in milliseconds after it.
 const EARLY_MS_MAX: u64 = 400;
 
 const SCRIPT: &str = r#"
@@ -64,10 +64,10 @@ const ARGUMENTS: &[&str] = &[
     "{s}",
 ];
 
-/// What is known of an item as ended at the time of a kill.
+/// Items known to have ended at the time of a kill.
 #[derive(Default)]
 struct Reported {
-    /// By run (the one that was killed then), the items' numbers.
+    /// By run (the one killed then), the items' numbers.
     by_results: Vec<(u64, BTreeSet<u64>)>,
     /// By run, the entries' ids.
     by_entries: Vec<(u64, BTreeSet<String>)>,
@@ -104,7 +104,7 @@ fn kill_9_at_random_points_loses_nothing() {
         lines.len(),
         begun.elapsed()
     ));
-    assert!(killed_lines > lines.len() / 3, "the kills hit too little");
+    assert!(killed_lines > lines.len() / 3, "the kills hit too little work");
     check(&lines);
     check_results(&place, &lines, &reported);
 }
@@ -116,8 +116,8 @@ fn run_and_kill(place: &Place, random: &mut Random, run: u64, kills: u64) -> boo
     let (trace, started) = (place.path("trace"), Instant::now());
     let before = len(&trace);
     let mut running = place.start_command(command);
-    // Every third one hits the start (opening, recovery, ending orphans, reading the
-    // input); the others hit the work, spread over what is left of it.
+    // Every third kill hits the start (opening, recovery, ending orphans, reading the input); the
+    // others hit the work, spread over the rest of it.
     let is_early = random.below(3) == 0;
     let early = Duration::from_millis(random.below(EARLY_MS_MAX));
     let share = TRACE_BYTES.saturating_sub(before) / (kills - run + 2);
@@ -136,11 +136,11 @@ fn run_and_kill(place: &Place, random: &mut Random, run: u64, kills: u64) -> boo
     }
     std::thread::sleep(late);
     let done = running.kill();
-    assert_eq!(done.code, -9, "it ended by itself: {done:?}");
+    assert_eq!(done.code, -9, "it ended before the kill: {done:?}");
     true
 }
 
-/// Notes what is reported as ended after a kill; by `entries` too, if asked for.
+/// Records what is reported as ended after a kill; also by `entries`, if requested.
 fn look(place: &Place, run: u64, reported: &mut Reported, with_entries: bool) {
     let results = objects(&place.path("results/results.ndjson"));
     let items = results.iter().map(|line| line["line"].as_u64().unwrap());
@@ -161,7 +161,7 @@ fn look(place: &Place, run: u64, reported: &mut Reported, with_entries: bool) {
     }
 }
 
-/// One line for every item, and nothing that was reported as ended was started later.
+/// One line for every item, and no item that was reported as ended was started later.
 fn check_results(place: &Place, lines: &[Line], reported: &Reported) {
     let results = objects(&place.path("results/results.ndjson"));
     let mut items = BTreeSet::new();
@@ -187,5 +187,5 @@ fn check_results(place: &Place, lines: &[Line], reported: &Reported) {
             seen += 1;
         }
     }
-    assert!(seen > 0, "`forebay entries` never told of a finished item");
+    assert!(seen > 0, "`forebay entries` never listed a finished item");
 }

@@ -1,5 +1,5 @@
-//! Attempts that are canceled in their last attempt or cut short by the end of their
-//! process, and what idempotency keys promise.
+//! Attempts that are canceled in their last attempt or interrupted by the end of their process, and
+//! the guarantees of idempotency keys.
 
 use std::{
     fs,
@@ -16,16 +16,16 @@ use forebay::{
 
 use crate::place::Place;
 
-/// The test that is the process of its own, and where it works.
+/// The test that runs as a separate process, and its directory.
 const TEST: &str = "cut_short::what_ends_its_process";
 const DIRECTORY: &str = "FOREBAY_CUT_SHORT_DIRECTORY";
 const TURN: &str = "FOREBAY_CUT_SHORT_TURN";
-/// Lives after which a job that ends its process must be a dead letter: the first death
+/// Number of lives after which a job that ends its process must be a dead letter: the first death
 /// may leave no row, five more are counted.
 const LIVES_MAX: u32 = 7;
 const ORDERLY_STOPS: u32 = 20;
 
-/// The entry ended as a dead letter, and a redrive of dead letters ran it again.
+/// Regression: the entry ended as a dead letter, and a redrive of dead letters ran it again.
 #[tokio::test]
 async fn a_cancel_during_the_last_attempt_is_not_lost() {
     let options = HandlerOptions { retry: RetryPolicy::NONE, ..HandlerOptions::default() };
@@ -56,7 +56,7 @@ async fn a_cancel_during_the_last_attempt_is_not_lost() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// Entries with different object keys went to different partitions, and each ran.
+/// Regression: entries with different object keys went to different partitions, and each ran.
 #[tokio::test]
 async fn an_idempotency_key_with_an_object_key_needs_a_scope() {
     for partitions in [1, 4] {
@@ -81,7 +81,7 @@ async fn an_idempotency_key_with_an_object_key_needs_a_scope() {
 }
 
 #[tokio::test]
-async fn another_payload_under_the_same_idempotency_key_is_told() {
+async fn another_payload_under_the_same_idempotency_key_is_reported() {
     let runtime = Runtime::builder().in_memory().partitions(2).start().await.unwrap();
     let entry = |payload: &'static str| Entry::to("work").idempotency_key("k").payload(payload);
     let first = runtime.enqueue(entry("one")).await.unwrap();
@@ -111,14 +111,14 @@ fn said(place: &Place) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-/// It ran in every life of the process, each time as attempt 1.
+/// Regression: it ran in every life of the process, each time as attempt 1.
 #[test]
 fn a_job_that_ends_its_process_is_a_dead_letter_after_five_interruptions() {
     let place = Place::new();
     let mut lives = 0;
     while !live(&place.path(""), if lives == 0 { "first" } else { "abort" }).success() {
         lives += 1;
-        assert!(lives <= LIVES_MAX, "it ends its process for ever: {}", said(&place));
+        assert!(lives <= LIVES_MAX, "it never stops ending its process: {}", said(&place));
     }
     let outcome = fs::read_to_string(place.path("outcome")).unwrap();
     assert!(outcome.starts_with("dead letter: the process died 5 times"), "{outcome}");
@@ -136,8 +136,8 @@ fn orderly_stops_are_not_counted_as_interruptions() {
     assert_eq!(fs::read_to_string(place.path("outcome")).unwrap(), "success");
 }
 
-/// The process: it enqueues a job in its first life and then waits for its end. What the
-/// job does is said by the turn.
+/// The process: it enqueues a job in its first life and then waits for the job's end. The turn
+/// determines what the job does.
 #[test]
 fn what_ends_its_process() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
@@ -180,7 +180,8 @@ async fn run(directory: PathBuf, turn: String) {
     };
     if turn.starts_with("stop") {
         drop(started.acquire().await.unwrap());
-        // Durable as well: the handler may start before its decision is applied.
+        // The running row must be durable too: the handler may start before its decision is
+        // applied.
         while runtime.entries().stage(forebay::Stage::Running).list(1).await.unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -191,7 +192,7 @@ async fn run(directory: PathBuf, turn: String) {
         Outcome::Failure(failure) => format!("{}: {}", failure.kind, failure.message),
     };
     fs::write(directory.join("outcome"), text).unwrap();
-    // Other work goes on, with the same key too.
+    // Other work continues, also with the same key.
     let other = runtime.enqueue(Entry::to("other").scope("s").key("k")).await.unwrap();
     assert!(other.outcome().await.unwrap().is_success());
     runtime.shutdown(Drain::now()).await.unwrap();

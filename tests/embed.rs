@@ -1,4 +1,4 @@
-//! Embedding the runtime: what applications do with it, in memory and on disk.
+//! Embedding the runtime as applications do, in memory and on disk.
 
 use std::{
     sync::{
@@ -68,7 +68,7 @@ async fn the_same_idempotency_key_yields_the_first_entry() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_or_fails_is_tried_again_and_then_a_dead_letter() {
+async fn a_panicking_or_failing_handler_is_retried_and_then_a_dead_letter() {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
     let runtime = Runtime::builder()
@@ -111,7 +111,7 @@ async fn a_handler_that_panics_or_fails_is_tried_again_and_then_a_dead_letter() 
 }
 
 #[tokio::test]
-async fn a_snooze_uses_up_no_attempt_and_a_timeout_does() {
+async fn a_timeout_counts_as_an_attempt_and_a_snooze_does_not() {
     let calls = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&calls);
     let options = HandlerOptions { timeout: Some(Duration::from_millis(30)), ..quick() };
@@ -146,7 +146,7 @@ async fn a_snooze_uses_up_no_attempt_and_a_timeout_does() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// Runs `count` entries of one scope and gives the most that ran at once.
+/// Runs `count` entries of one scope and returns the maximum number that ran at once.
 async fn most_at_once(runtime: &Runtime, high: &Arc<Gauge>, count: usize) -> usize {
     high.most.store(0, Ordering::SeqCst);
     let entries = (0..count)
@@ -189,7 +189,7 @@ fn gauged(gauge: &Arc<Gauge>) -> forebay::Builder {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rules_limit_what_runs_and_can_be_changed_while_it_runs() {
+async fn rules_limit_running_entries_and_can_be_changed_meanwhile() {
     let gauge = Arc::new(Gauge::default());
     let runtime = gauged(&gauge).in_memory().partitions(2).start().await.unwrap();
     runtime.rules().upsert("tenant-a", Limits::concurrency(5)).await.unwrap();
@@ -218,7 +218,7 @@ async fn limits_hold_after_a_restart_without_any_rule_command() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_did_not_end_before_a_shutdown_runs_after_the_next_start() {
+async fn unfinished_entries_run_after_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     let stuck = Runtime::builder()
         .data_dir(dir.path())

@@ -1,4 +1,4 @@
-//! The examples are run as a user would run them.
+//! Runs the examples as a user would.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// The program of an example, built beside this test.
+/// The program of an example, built next to this test.
 fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let deps = this.parent().unwrap();
@@ -35,7 +35,7 @@ impl Server {
         Self { child, address }
     }
 
-    /// One HTTP request; status and body.
+    /// One HTTP request; returns status and body.
     fn request(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         write!(
@@ -55,7 +55,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself, which the test has seen then.
+        // If it ended on its own, the test has noticed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,5 +1,5 @@
-//! Several runtimes over one log, in this process: who leads, what followers do, what
-//! becomes of those who wait when the leader changes.
+//! Several runtimes over one log in this process: who leads, what followers do, and what happens to
+//! waiting callers when the leader changes.
 
 mod in_flight;
 mod late;
@@ -24,7 +24,7 @@ use forebay::{
 const P: PartitionId = PartitionId(0);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Which runtime ran how many, and how many ran at once over all of them.
+/// How many entries each runtime ran, and how many ran at once over all of them.
 #[derive(Default)]
 struct Ran {
     by: [AtomicUsize; 3],
@@ -70,7 +70,7 @@ async fn member_on(
         .await
 }
 
-/// Counts a handler out, also when it is dropped.
+/// Counts a handler out when it ends or is dropped.
 struct Leaves(Arc<Ran>);
 
 impl Drop for Leaves {
@@ -90,7 +90,7 @@ fn role(runtime: &Runtime) -> String {
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -100,7 +100,7 @@ fn same_rows(a: &Runtime, b: &Runtime) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_applies_everything_runs_nothing_and_forwards() {
+async fn a_follower_applies_and_forwards_but_runs_nothing() {
     let log = SharedLog::in_memory().unwrap();
     let ran = Arc::new(Ran::default());
     let leader = member(&log, 0, &ran, Candidacy::First).await;
@@ -122,22 +122,22 @@ async fn a_follower_applies_everything_runs_nothing_and_forwards() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_is_told_to_lead_takes_over_with_the_limits_in_force() {
+async fn a_replica_told_to_lead_takes_over_with_the_limits_in_force() {
     let log = SharedLog::in_memory().unwrap();
     let ran = Arc::new(Ran::default());
     let first = member(&log, 0, &ran, Candidacy::First).await;
     let second = member(&log, 1, &ran, Candidacy::Never).await;
     first.rules().upsert("tenant-a", Limits::concurrency(3)).await.unwrap();
     let mut entries = Vec::new();
-    // Enough for the first one not to be done before it is deposed, however late that is.
+    // Enough that the first one is not done before it is deposed, however late that is.
     for _ in 0..900 {
         entries.push(first.enqueue(work(3)).await.unwrap());
     }
-    until("it is under way", || ran.by[0].load(Ordering::SeqCst) > 20).await;
+    until("it is running", || ran.by[0].load(Ordering::SeqCst) > 20).await;
     second.partitions().lead(P).await.unwrap();
     assert_eq!(role(&second), "leader");
-    until("the first one has heard of it", || role(&first) == "follower").await;
-    // Through the one that was deposed.
+    until("the first one has noticed", || role(&first) == "follower").await;
+    // Through the deposed one.
     entries.push(first.enqueue(work(3)).await.unwrap());
     for entry in &entries {
         entry.result::<u64>().await.unwrap();
@@ -150,7 +150,7 @@ async fn a_replica_that_is_told_to_lead_takes_over_with_the_limits_in_force() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_standby_takes_over_when_the_leader_goes_in_order_or_not() {
+async fn a_standby_takes_over_after_a_clean_exit_or_a_crash() {
     let log = SharedLog::in_memory().unwrap();
     let ran = Arc::new(Ran::default());
     let first = member(&log, 0, &ran, Candidacy::First).await;
@@ -158,7 +158,7 @@ async fn a_standby_takes_over_when_the_leader_goes_in_order_or_not() {
     let third = member(&log, 2, &ran, Candidacy::Standby).await;
     let slow = third.enqueue(work(60_000)).await.unwrap();
     until("it runs on the first", || ran.by[0].load(Ordering::SeqCst) == 1).await;
-    // As in a crash: nobody is told.
+    // As in a crash: without notice.
     drop(first);
     until("one of the others leads", || [&second, &third].iter().any(|r| role(r) == "leader"))
         .await;
@@ -174,7 +174,7 @@ async fn a_standby_takes_over_when_the_leader_goes_in_order_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stepping_down_in_order_lets_what_runs_end_and_starts_nothing_new() {
+async fn stepping_down_lets_running_entries_end_and_starts_nothing_new() {
     let log = SharedLog::in_memory().unwrap();
     let ran = Arc::new(Ran::default());
     let first = member(&log, 0, &ran, Candidacy::First).await;
@@ -188,9 +188,9 @@ async fn stepping_down_in_order_lets_what_runs_end_and_starts_nothing_new() {
     assert_eq!(role(&first), "follower");
     assert_eq!(ran.by[0].load(Ordering::SeqCst), 2, "nothing new started");
     let ended = first.partitions().list().unwrap()[0].finished;
-    assert_eq!(ended, 2, "what ran has ended");
+    assert_eq!(ended, 2, "running entries have ended");
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(role(&first), "follower", "it does not run again by itself");
+    assert_eq!(role(&first), "follower", "it does not run again on its own");
     first.partitions().lead(P).await.unwrap();
     for entry in &entries {
         entry.result::<u64>().await.unwrap();

@@ -1,8 +1,8 @@
-//! What storage that fails comes to: every fault ends in a clear stop or in a recovery,
-//! and nothing that was acknowledged is lost silently.
+//! Storage faults: each ends in a clear stop or in a recovery, and nothing acknowledged is lost
+//! silently.
 //!
-//! Makes the table in `docs/reliability.md`: each row is what was seen here. After a
-//! change, `FOREBAY_BLESS=1` writes the table anew.
+//! Generates the table in `docs/reliability.md`: each row is what was observed here. After a
+//! change, `FOREBAY_BLESS=1` rewrites the table.
 
 mod cases;
 
@@ -11,16 +11,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Around the table in the document.
+/// The markers around the table in the document.
 const BEGIN: &str = "<!-- made by tests/faults.rs -->\n";
 const END: &str = "<!-- end -->";
 
-/// What became of a fault.
+/// Outcome of a fault.
 struct Row {
     fault: &'static str,
-    /// What whoever is there is told, or that nobody notices.
+    /// The message to the user, or that nothing is noticed.
     seen: String,
-    /// What was found after the remedy.
+    /// The state after the remedy.
     after: &'static str,
 }
 
@@ -36,11 +36,11 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-/// A message without what differs from run to run: directories, numbers of files and
-/// records, checksums.
+/// A message without parts that vary between runs: directories, numbers of files and records,
+/// checksums.
 fn settled(message: &str, directory: &Path) -> String {
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-    // Which byte of a damaged file is met first differs too.
+    // The first damaged byte that is read varies too.
     let detail = [" (the record at byte", " (Corruption"].iter().find_map(|at| message.find(at));
     let message = &message[..detail.unwrap_or(message.len())];
     let text = message.replace(&directory.display().to_string(), "DIR").replace('|', "/");

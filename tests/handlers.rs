@@ -1,5 +1,5 @@
-//! How attempts end that do not end well: handlers that panic when they are dropped, that
-//! are given up, and that ask to be called again at once.
+//! Handlers that end badly: that panic when dropped, are abandoned, or ask to be called again at
+//! once.
 
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use forebay::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-/// At once, and for ever.
+/// Retries at once, without end.
 const AT_ONCE: RetryPolicy = RetryPolicy {
     attempts_max: 0,
     backoff_first_ms: 0,
@@ -24,7 +24,7 @@ const AT_ONCE: RetryPolicy = RetryPolicy {
     jitter_percent: 0,
 };
 
-/// Panics when it is dropped.
+/// Panics when dropped.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -33,7 +33,7 @@ impl Drop for Bomb {
     }
 }
 
-/// What a panic throws that panics again when it is dropped.
+/// A panic payload that panics when dropped.
 struct Shrapnel;
 
 impl Drop for Shrapnel {
@@ -42,8 +42,8 @@ impl Drop for Shrapnel {
     }
 }
 
-/// Handlers that hold a bomb: `wait` ends when it is told to stop, `hang` never, `throw`
-/// panics with something that cannot be dropped; `next` is quick.
+/// Handlers with a destructor that panics: `wait` ends when told to stop, `hang` never, `throw`
+/// panics with a payload that panics when dropped; `next` is quick.
 fn bombs(options: HandlerOptions) -> forebay::Builder {
     let options = HandlerOptions { retry: RetryPolicy::NONE, ..options };
     Runtime::builder().partitions(1).handler_with(
@@ -69,7 +69,7 @@ fn of_key(kind: &str) -> Entry {
     Entry::to("work").scope("s").key("k").json(&kind).unwrap()
 }
 
-/// How an entry failed.
+/// The failure of an entry.
 fn failure(app: &mut TestRuntime, entry: &EntryHandle) -> (FailureKind, String) {
     match app.outcome(entry) {
         Outcome::Failure(failure) => (failure.kind, failure.message.to_string()),
@@ -77,10 +77,10 @@ fn failure(app: &mut TestRuntime, entry: &EntryHandle) -> (FailureKind, String) 
     }
 }
 
-/// The entry stayed `running`, and its key, its slot and its place under the limit were
-/// taken for good.
+/// Regression: the entry stayed `running`, and its key, its slot and its permit were never
+/// released.
 #[test]
-fn a_destructor_that_panics_ends_the_attempt_and_frees_what_it_held() {
+fn a_panicking_destructor_ends_the_attempt_and_frees_its_resources() {
     let timeout = HandlerOptions { timeout: Some(SECOND), ..HandlerOptions::default() };
     let heartbeat = HandlerOptions { heartbeat: Some(SECOND), ..HandlerOptions::default() };
     for (options, why) in [(timeout, "timed out after 1s"), (heartbeat, "no heartbeat for 1s")] {
@@ -97,7 +97,7 @@ fn a_destructor_that_panics_ends_the_attempt_and_frees_what_it_held() {
 }
 
 #[test]
-fn a_handler_that_panics_when_it_is_killed_or_canceled_frees_what_it_held() {
+fn a_handler_that_panics_on_kill_or_cancel_frees_its_resources() {
     let mut app = TestRuntime::start(|| bombs(HandlerOptions::default()).max_running(1));
     let entries = [of_key("hang"), of_key("wait"), of_key("throw"), of_key("next")];
     let [hang, wait, throw, next] = entries.map(|entry| app.enqueue(entry));
@@ -115,7 +115,7 @@ fn a_handler_that_panics_when_it_is_killed_or_canceled_frees_what_it_held() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_that_panics_when_it_is_dropped_does_not_hold_up_a_shutdown() {
+async fn a_handler_that_panics_on_drop_does_not_delay_a_shutdown() {
     let dir = tempfile::tempdir().unwrap();
     let start = || bombs(HandlerOptions::default()).data_dir(dir.path()).start();
     let runtime = start().await.unwrap();
@@ -135,7 +135,8 @@ async fn a_handler_that_panics_when_it_is_dropped_does_not_hold_up_a_shutdown() 
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// The time began when the first poll was over: what blocked its thread got more.
+/// Regression: the timeout started after the first poll, so a handler that blocked its thread got
+/// more time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_timeout_counts_from_the_start_of_the_first_poll() {
     let (timeout, blocks, waits) = (1_000, 1_300, 700);
@@ -156,7 +157,7 @@ async fn a_timeout_counts_from_the_start_of_the_first_poll() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// A service whose handler counts its calls and then fails as it is told to.
+/// A service whose handler counts its calls and then fails as configured.
 fn failing(
     options: HandlerOptions,
     calls: &Arc<AtomicU32>,
@@ -173,8 +174,8 @@ fn failing(
     })
 }
 
-/// It was called again at once, without end: nothing else had a turn, and `settle` of the
-/// test kit never returned.
+/// Regression: it was called again at once, endlessly: nothing else ran, and `settle` of the test
+/// kit never returned.
 #[test]
 fn a_handler_that_always_snoozes_lets_time_pass() {
     let calls = Arc::default();
@@ -187,9 +188,9 @@ fn a_handler_that_always_snoozes_lets_time_pass() {
     assert!((50..=101).contains(&calls.load(Ordering::Relaxed)), "{calls:?}");
 }
 
-/// The same with retries; and from attempt 1,026 on the wait of zero was one minute.
+/// The same with retries; also, from attempt 1,026 on a delay of zero became one minute.
 #[test]
-fn a_handler_that_always_fails_at_once_lets_time_pass_and_goes_on() {
+fn a_handler_that_always_fails_at_once_lets_time_pass() {
     let calls = Arc::default();
     let options = HandlerOptions { retry: AT_ONCE, ..HandlerOptions::default() };
     let mut app = failing(options, &calls, || HandlerError::retry("no"));
@@ -202,9 +203,9 @@ fn a_handler_that_always_fails_at_once_lets_time_pass_and_goes_on() {
     assert!((1_100..=1_300).contains(&calls.load(Ordering::Relaxed)), "{calls:?}");
 }
 
-/// The longest waits that can be said are waits without end, not panics or no waits at all.
+/// The longest possible durations mean "without end"; they neither panic nor become zero.
 #[test]
-fn the_longest_durations_are_taken_for_ever() {
+fn the_longest_durations_mean_forever() {
     let ever = HandlerOptions {
         timeout: Some(Duration::MAX),
         heartbeat: Some(Duration::MAX),

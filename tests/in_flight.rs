@@ -1,5 +1,5 @@
-//! What is in flight: bounded although callers give up, and given back whatever becomes of
-//! the commands.
+//! Credits for commands in flight: bounded even if callers give up, and returned whatever happens
+//! to the commands.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use futures_util::FutureExt;
 const MIB: usize = 1 << 20;
 const P: PartitionId = PartitionId(0);
 
-/// A payload of which it is counted how often it is in memory.
+/// A payload whose instances in memory are counted.
 struct Counted {
     bytes: Arc<Vec<u8>>,
     alive: Arc<AtomicUsize>,
@@ -37,7 +37,7 @@ impl Drop for Counted {
     }
 }
 
-/// Makes payloads of so many bytes.
+/// Creates payloads of a given size.
 struct Payloads {
     bytes: Arc<Vec<u8>>,
     alive: Arc<AtomicUsize>,
@@ -68,7 +68,7 @@ fn app(nodes: usize, seed: u64) -> TestRuntime {
     })
 }
 
-/// Proposes an entry and gives the call up before anything moves.
+/// Proposes an entry and abandons the call before anything happens.
 fn give_up(runtime: &Runtime, payload: Bytes, key: &str) {
     let entry = Entry::to("work").key(key).payload(payload);
     drop(runtime.enqueue(entry).now_or_never());
@@ -78,10 +78,10 @@ fn in_use(runtime: &Runtime) -> Vec<Option<usize>> {
     runtime.node().partitions().iter().map(|id| runtime.node().credits_in_use(*id)).collect()
 }
 
-/// The credit of a call that was given up came back while its record was still on its way:
-/// 3,000 timed-out calls of 1 MiB held 3 GiB while the disk stood still.
+/// Regression: the credit of an abandoned call was returned while its record was still in flight:
+/// 3,000 timed-out calls of 1 MiB held 3 GiB while the disk hung.
 #[test]
-fn calls_that_were_given_up_count_until_their_commands_are_answered() {
+fn abandoned_calls_count_until_their_commands_are_answered() {
     for nodes in [1, 2] {
         let (mut app, payloads) = (app(nodes, 1), Payloads::of(MIB));
         let runtime = app.runtime();
@@ -90,7 +90,7 @@ fn calls_that_were_given_up_count_until_their_commands_are_answered() {
         }
         let bound = CREDITS_PER_PARTITION * CREDIT_BYTES / MIB;
         assert!(payloads.alive() <= bound, "{} MiB are in flight", payloads.alive());
-        assert!(payloads.alive() >= bound / 2, "so many may be");
+        assert!(payloads.alive() >= bound / 2, "close to the bound");
         let refused = runtime.try_enqueue(Entry::to("work").key("k").payload(vec![7; MIB]));
         let refused = refused.now_or_never().expect("it does not wait");
         assert!(matches!(refused, Err(forebay::EnqueueError::Busy)), "{refused:?}");
@@ -101,10 +101,10 @@ fn calls_that_were_given_up_count_until_their_commands_are_answered() {
     }
 }
 
-/// Commands that are answered, given up, refused, caught in a change of leaders, in the death
-/// of a partition or of its supervisor, or in a partition that is dropped.
+/// Commands that are answered, abandoned, refused, or affected by a change of leaders, by the death
+/// of a partition or of its supervisor, or by dropping a partition.
 #[test]
-fn credits_come_back_whatever_becomes_of_the_commands() {
+fn credits_are_returned_whatever_happens_to_the_commands() {
     for (seed, nodes) in (0..6).flat_map(|seed| [(seed, 1), (seed, 2)]) {
         let (mut app, payloads) = (app(nodes, seed), Payloads::of(100 << 10));
         let runtime = app.runtime();

@@ -1,5 +1,5 @@
-//! The test kit, used on our own actors: the shell under a seeded executor, the log
-//! writer over a log that fails on cue.
+//! The test kit, used on forebay's own actors: the shell under a seeded executor, the log writer
+//! over a log with planned faults.
 
 use std::{
     cell::RefCell,
@@ -25,7 +25,7 @@ use forebay_messages::{
     command::{Command, VersionBarrier},
 };
 
-/// Passes a number on, one lower, until it is zero; panics at 13.
+/// Passes a number on, decremented, until it is zero; panics at 13.
 #[derive(Debug)]
 struct Countdown;
 
@@ -49,7 +49,7 @@ impl Performer<Countdown> for PassOn {
     }
 }
 
-/// Who handled a message, in order.
+/// The actors that handled messages, in order.
 fn trace_of(seed: u64) -> Vec<u64> {
     let sim = SimWorld::new(seed, Timestamp(0));
     let world = World::Sim(sim.clone());
@@ -79,7 +79,7 @@ fn the_same_seed_gives_the_same_trace_and_another_seed_another() {
 }
 
 #[test]
-fn a_panic_in_a_machine_reaches_its_death_watch_and_nobody_else() {
+fn a_panic_in_a_machine_reaches_only_its_death_watch() {
     let sim = SimWorld::new(1, Timestamp(0));
     let world = World::Sim(sim.clone());
     let deaths = Rc::new(RefCell::new(Vec::new()));
@@ -98,14 +98,14 @@ fn a_panic_in_a_machine_reaches_its_death_watch_and_nobody_else() {
         [("doomed", Death::Panicked(why))] => assert!(why.contains("thirteen"), "{why}"),
         other => panic!("{other:?}"),
     }
-    assert!(!doomed.address.send(1), "nobody lives there any more");
+    assert!(!doomed.address.send(1), "the actor is gone");
     other.stop();
     sim.settle();
     assert_eq!(deaths.borrow().last(), Some(&("other", Death::Stopped)));
 }
 
 #[test]
-fn timers_fire_in_order_when_time_is_moved() {
+fn timers_fire_in_order_when_time_advances() {
     let sim = SimWorld::new(1, Timestamp(0));
     let world = World::Sim(sim.clone());
     let probe = Probe::new();
@@ -124,7 +124,7 @@ fn timers_fire_in_order_when_time_is_moved() {
 }
 
 #[test]
-fn a_supervisor_that_cannot_get_an_epoch_tries_again_later() {
+fn a_supervisor_without_an_epoch_retries_later() {
     let mut supervisor = Step::new(Leadership::new(NodeId(1), Epoch(4)));
     assert!(supervisor.start().is_empty());
     supervisor.step(LeadershipInput::Run);
@@ -159,7 +159,7 @@ fn append(epoch: u64, number: u32) -> LogCommand {
 }
 
 fn subscribe(after: u64, to: Ref<PartitionInput>) -> LogCommand {
-    // Each of a node of its own: a node has one subscriber per partition.
+    // Each from a different node, because a node has one subscriber per partition.
     static NODES: AtomicU32 = AtomicU32::new(1);
     LogCommand::Subscribe(Subscription {
         partition: PARTITION,
@@ -180,7 +180,7 @@ fn committed(input: PartitionInput) -> (Lsn, usize) {
 }
 
 #[test]
-fn the_log_writer_shares_a_sync_and_hands_on_what_it_was_given() {
+fn the_log_writer_shares_a_sync_and_passes_records_on() {
     let log = Arc::new(FaultLog::new(MemoryLog::new()));
     let mut writer = WriterCore::new(log.clone());
     let early = Probe::new();
@@ -189,13 +189,13 @@ fn the_log_writer_shares_a_sync_and_hands_on_what_it_was_given() {
     early.expect_none();
     let late = Probe::new();
     writer.handle([subscribe(1, late.address()), append(1, 3)].into_iter());
-    assert_eq!(committed(late.expect()), (Lsn(2), 1), "what it missed comes first");
+    assert_eq!(committed(late.expect()), (Lsn(2), 1), "missed records come first");
     assert_eq!(committed(late.expect()), (Lsn(3), 1));
     assert_eq!(committed(early.expect()), (Lsn(3), 1));
 }
 
 #[test]
-fn the_log_writer_tells_a_fenced_leader_and_a_failed_write() {
+fn the_log_writer_reports_fences_and_failed_writes() {
     let log = Arc::new(FaultLog::new(MemoryLog::new()));
     let mut writer = WriterCore::new(log.clone());
     let probe = Probe::new();
@@ -217,7 +217,7 @@ fn the_log_writer_tells_a_fenced_leader_and_a_failed_write() {
 }
 
 #[test]
-fn the_log_writer_runs_on_a_thread_of_its_own() {
+fn the_log_writer_runs_on_its_own_thread() {
     let mut writer = LogWriter::start(Arc::new(MemoryLog::new())).unwrap();
     let log = writer.handle();
     let probe = Probe::new();
@@ -236,7 +236,7 @@ fn the_log_writer_runs_on_a_thread_of_its_own() {
 }
 
 #[test]
-fn a_machine_is_looked_at_between_its_messages() {
+fn a_machine_is_inspected_between_its_messages() {
     let sim = SimWorld::new(1, Timestamp(7));
     let world = World::Sim(sim.clone());
     let probe = Probe::new();
@@ -251,12 +251,13 @@ fn a_machine_is_looked_at_between_its_messages() {
     assert_eq!(probe.expect(), 2);
     child.stop();
     sim.settle();
-    assert!(!looks.send(Box::new(|_, _| unreachable!("it is gone"))));
+    assert!(!looks.send(Box::new(|_, _| unreachable!("the actor is gone"))));
 }
 
-/// It had been fed no more: nobody counted it among those who are behind.
+/// Regression: it was not fed any more, because it was not counted among the subscribers that are
+/// behind.
 #[test]
-fn a_subscriber_that_missed_a_write_that_was_called_failed_is_fed_from_the_log() {
+fn a_subscriber_that_missed_a_write_reported_as_failed_is_fed_from_the_log() {
     let log = Arc::new(FaultLog::new(MemoryLog::new()));
     let mut writer = WriterCore::new(log.clone());
     let probe = Probe::new();
@@ -269,7 +270,7 @@ fn a_subscriber_that_missed_a_write_that_was_called_failed_is_fed_from_the_log()
     assert_eq!(committed(probe.expect()), (Lsn(2), 2), "both, in order");
 }
 
-/// What a probe does beyond recording.
+/// The functions of a probe besides recording.
 #[test]
 fn a_probe_fishes_answers_and_watches() {
     let (server, client) = (Probe::new(), Probe::new());

@@ -1,4 +1,4 @@
-//! The runtime under a test's hand: virtual time, crashes, and always the same order.
+//! A runtime controlled by a test: virtual time, crashes, and always the same order.
 
 use std::{
     sync::{
@@ -37,7 +37,7 @@ fn a_delayed_entry_waits_for_virtual_time() {
 }
 
 #[test]
-fn what_was_acknowledged_survives_a_crash() {
+fn acknowledged_entries_survive_a_crash() {
     let mut app = TestRuntime::start(echo);
     let entries: Vec<_> =
         (0..20).map(|n| app.enqueue(Entry::to("echo").payload(format!("{n}")))).collect();
@@ -76,7 +76,7 @@ fn a_limit_is_respected_and_raised() {
     assert_eq!(seen.load(Ordering::Relaxed), 5);
 }
 
-/// A run with everything that could differ from one run to the next.
+/// A run with everything that could differ between runs.
 fn trace_of(seed: u64) -> String {
     let mut app =
         TestRuntime::builder().seed(seed).start_at(forebay::Timestamp(1 << 40)).start(echo);

@@ -1,5 +1,5 @@
-//! Message scripts of the test kit, on actors of a test and on a whole runtime: what is
-//! lost, doubled, late or repeated, and what must not come of it.
+//! Message scripts of the test kit, on actors of a test and on a whole runtime: messages that are
+//! lost, duplicated, late or repeated, and their allowed consequences.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use forebay::{
     testkit::{Machine, Performer, Probe, Ref, Scope, Script, SimWorld, TestRuntime, World},
 };
 
-/// Passes on what it is told.
+/// Forwards its messages.
 #[derive(Debug)]
 struct Relay;
 
@@ -41,7 +41,7 @@ impl Performer<Relay> for To {
     }
 }
 
-/// What arrives at once and what later, of tea and three toasts, under a script.
+/// The messages that arrive at once and later, of tea and three toasts, under a script.
 fn served(script: Script) -> (Vec<Said>, Vec<Said>, u64) {
     let sim = SimWorld::new(1, Timestamp(0));
     let probe = Probe::new();
@@ -101,11 +101,11 @@ fn stubborn(calls: &Arc<AtomicU32>) -> impl Fn() -> Builder + 'static {
 }
 
 #[test]
-fn the_end_of_an_attempt_that_is_told_twice_counts_once() {
+fn an_end_reported_twice_counts_once() {
     let calls = Arc::default();
     let mut app = TestRuntime::start(stubborn(&calls));
     let twice = app.script(Script::duplicate("partition", "Ended"));
-    // The first end comes again while the second attempt runs.
+    // The first end arrives again while the second attempt runs.
     let late = app.script(Script::replay("partition", "Ended", Duration::from_secs(5)));
     let entry = app.enqueue(Entry::to("work"));
     assert!(app.outcome(&entry).is_success());
@@ -116,8 +116,7 @@ fn the_end_of_an_attempt_that_is_told_twice_counts_once() {
     assert_eq!((twice.acted(), late.acted(), calls.load(Ordering::Relaxed)), (2, 2, 4));
 }
 
-/// An end that was told under another leader: its attempt was given back, and another
-/// one runs.
+/// An end reported under another leader: its attempt was returned, and another one runs.
 #[test]
 fn the_end_of_an_attempt_of_an_earlier_epoch_changes_nothing() {
     let calls = Arc::default();
@@ -125,7 +124,7 @@ fn the_end_of_an_attempt_of_an_earlier_epoch_changes_nothing() {
     let late = app.script(Script::delay("partition", "Ended", Duration::from_secs(12)).times(2));
     let entry = app.enqueue(Entry::to("work"));
     app.advance(Duration::from_secs(2));
-    assert_eq!((late.acted(), calls.load(Ordering::Relaxed)), (1, 1), "its end is on its way");
+    assert_eq!((late.acted(), calls.load(Ordering::Relaxed)), (1, 1), "its end is in transit");
     let node = Arc::clone(app.runtime().node());
     let partition = node.partitions()[0];
     app.run(node.step_down(partition, Duration::ZERO)).unwrap();
@@ -133,15 +132,15 @@ fn the_end_of_an_attempt_of_an_earlier_epoch_changes_nothing() {
     assert!(app.replay_stale_epochs() > 0, "the earlier epoch wrote something");
     app.advance(Duration::from_secs(11));
     assert_eq!(app.outcome_now(&entry), None, "the end of the earlier attempt is void");
-    assert_eq!(calls.load(Ordering::Relaxed), 2, "it is tried again, once");
+    assert_eq!(calls.load(Ordering::Relaxed), 2, "it is retried once");
     app.advance(Duration::from_secs(60));
     assert!(app.outcome_now(&entry).is_some_and(|outcome| outcome.is_success()));
     assert_eq!(calls.load(Ordering::Relaxed), 3);
 }
 
-/// A vqueue that never hears of its permit holds it until it dies: then it comes back.
+/// A vqueue that never receives its permit holds it until it dies: then it is returned.
 #[test]
-fn a_permit_that_is_lost_on_its_way_comes_back_with_its_vqueue() {
+fn a_permit_lost_in_transit_is_returned_when_its_vqueue_dies() {
     let mut app = TestRuntime::start(|| {
         let work = |_: Context, (): ()| async { Ok::<_, HandlerError>(()) };
         Runtime::builder().partitions(1).max_running(1).handler("work", work)
@@ -151,16 +150,16 @@ fn a_permit_that_is_lost_on_its_way_comes_back_with_its_vqueue() {
         (0..3).map(|n| app.enqueue(Entry::to("work").scope(&format!("s{n}")))).collect();
     app.advance(Duration::from_secs(1));
     assert_eq!(lost.acted(), 1);
-    assert!(entries.iter().all(|entry| app.outcome_now(entry).is_none()), "the slot is gone");
+    assert!(entries.iter().all(|entry| app.outcome_now(entry).is_none()), "the slot is lost");
     app.kill("vqueue");
     for entry in &entries {
         assert!(app.outcome(entry).is_success());
     }
 }
 
-/// The log refuses it, and every replica stays as it was.
+/// The log refuses it, and every replica is unchanged.
 #[test]
-fn what_a_deposed_leader_writes_again_leaves_no_trace() {
+fn repeated_writes_of_a_deposed_leader_leave_no_trace() {
     let build = || {
         let work = |_: Context, (): ()| async { Ok::<_, HandlerError>(()) };
         Runtime::builder().partitions(2).handler("work", work)

@@ -1,5 +1,5 @@
-//! Beginning and ending: shutdowns and changes that are given up halfway, handles that
-//! outlive a runtime, a tokio runtime that goes first.
+//! Start and end: shutdowns and changes that are abandoned halfway, handles that outlive a runtime,
+//! a tokio runtime that ends first.
 
 use std::{
     path::Path,
@@ -37,15 +37,15 @@ fn builder(dir: &Path) -> Builder {
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
-/// Something that must not take for ever.
+/// Fails if the future does not complete in time.
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(PATIENCE, future).await;
-    done.unwrap_or_else(|_| panic!("in vain: {what}"))
+    done.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
 
 /// A runtime whose only handler hangs.
@@ -70,9 +70,9 @@ fn is_closing(error: &RuntimeError) -> Option<bool> {
     }
 }
 
-/// The second call returned at once and did nothing, and the directory stayed taken.
+/// Regression: the second call returned at once and did nothing, and the directory stayed locked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shutdown_that_was_given_up_goes_on_and_can_be_made_stricter() {
+async fn an_abandoned_shutdown_continues_and_can_be_shortened() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = hanging(dir.path()).await;
     let given_up = runtime.shutdown(Drain::within(HOUR));
@@ -86,7 +86,7 @@ async fn a_shutdown_that_was_given_up_goes_on_and_can_be_made_stricter() {
         tokio::spawn(async move { runtime.shutdown(Drain::within(2 * HOUR)).await })
     };
     soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
-    soon("who waited longer hears of it", waiting).await.unwrap().unwrap();
+    soon("the longer wait returns", waiting).await.unwrap().unwrap();
     soon("a late call returns", runtime.shutdown(Drain::now())).await.unwrap();
     drop(runtime);
     let again = builder(dir.path()).start().await.unwrap();
@@ -95,7 +95,7 @@ async fn a_shutdown_that_was_given_up_goes_on_and_can_be_made_stricter() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shutdown_that_nobody_waits_for_gives_the_directory_free() {
+async fn an_abandoned_shutdown_releases_the_directory() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = hanging(dir.path()).await;
     assert!(runtime.shutdown(Drain::now()).now_or_never().is_none());
@@ -106,15 +106,15 @@ async fn a_shutdown_that_nobody_waits_for_gives_the_directory_free() {
             Ok(runtime) => break runtime,
             Err(error) => assert_eq!(is_closing(&error), Some(true), "{error}"),
         }
-        assert!(begun.elapsed() < PATIENCE, "in vain: the directory is free");
+        assert!(begun.elapsed() < PATIENCE, "timed out: the directory is free");
     };
     runs_a_job(&again).await;
     again.shutdown(Drain::now()).await.unwrap();
 }
 
-/// It waited for its own end, and so did everybody else.
+/// Regression: it waited for its own end, and so did all other callers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_that_waits_for_a_shutdown_is_dropped_when_the_time_is_over() {
+async fn a_handler_waiting_for_a_shutdown_is_dropped_at_the_deadline() {
     let dir = tempfile::tempdir().unwrap();
     let own = Arc::new(Mutex::new(None::<Runtime>));
     let given = Arc::clone(&own);
@@ -147,9 +147,9 @@ async fn a_handler_that_waits_for_a_shutdown_is_dropped_when_the_time_is_over() 
     again.shutdown(Drain::now()).await.unwrap();
 }
 
-/// The table had changed, but the partition was there still, or only half of it.
+/// Regression: the table had changed, but the partition still existed, or only half of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn partitions_are_dropped_and_spawned_although_the_calls_are_given_up() {
+async fn partitions_are_dropped_and_spawned_even_if_the_calls_are_abandoned() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = hanging(dir.path()).await;
     let range = || PartitionSpec::range(0..=u64::MAX);
@@ -175,9 +175,9 @@ async fn partitions_are_dropped_and_spawned_although_the_calls_are_given_up() {
     soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
 }
 
-/// A repeated call, with as much time, dropped the handlers at once.
+/// Regression: a repeated call with the same deadline dropped the handlers at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_steps_down_although_the_call_is_given_up_and_a_repeat_waits() {
+async fn a_partition_steps_down_even_if_the_call_is_abandoned() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = hanging(dir.path()).await;
     let partitions = runtime.partitions();
@@ -193,7 +193,7 @@ async fn a_partition_steps_down_although_the_call_is_given_up_and_a_repeat_waits
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshots_rules_and_batches_can_be_given_up_and_repeated() {
+async fn snapshots_rules_and_batches_can_be_abandoned_and_repeated() {
     let (dir, ran) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU32::new(0)));
     let counting = Arc::clone(&ran);
     let runtime = builder(&dir.path().join("data"))
@@ -226,9 +226,9 @@ async fn snapshots_rules_and_batches_can_be_given_up_and_repeated() {
     soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
 }
 
-/// The wait held the runtime, and with it the directory.
+/// Regression: the wait kept the runtime alive, and with it the directory locked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_waits_for_an_outcome_does_not_keep_a_dropped_runtime_up() {
+async fn waiting_for_an_outcome_does_not_keep_a_dropped_runtime_alive() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = builder(dir.path()).start().await.unwrap();
     let entry = runtime.enqueue(Entry::to("hang")).await.unwrap();
@@ -242,7 +242,7 @@ async fn whoever_waits_for_an_outcome_does_not_keep_a_dropped_runtime_up() {
     assert!(waiting.iter().all(|task| !task.is_finished()));
     drop(runtime);
     for task in waiting {
-        let told = soon("it is told", task).await.unwrap();
+        let told = soon("it gets an error", task).await.unwrap();
         assert!(matches!(told, Err(ResultError::Node(NodeError::ShutDown))), "{told:?}");
     }
     let again = builder(dir.path()).start().await.unwrap();
@@ -251,7 +251,7 @@ async fn whoever_waits_for_an_outcome_does_not_keep_a_dropped_runtime_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_directory_that_another_runtime_of_the_process_has_says_so() {
+async fn a_directory_in_use_by_another_runtime_of_the_process_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = builder(dir.path()).start().await.unwrap();
     let error = builder(dir.path()).start().await.err().unwrap();
@@ -260,9 +260,10 @@ async fn a_directory_that_another_runtime_of_the_process_has_says_so() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// `enqueue` succeeded, and the entry was "running" for good although nothing could run it.
+/// Regression: `enqueue` succeeded, and the entry was "running" permanently although nothing could
+/// run it.
 #[test]
-fn without_its_tokio_runtime_every_call_says_so() {
+fn without_its_tokio_runtime_every_call_fails() {
     let dir = tempfile::tempdir().unwrap();
     let (app, other) = (Tokio::new_multi_thread(), Tokio::new_current_thread());
     let [app, other] = [app, other].map(|mut tokio| tokio.enable_all().build().unwrap());
@@ -270,13 +271,13 @@ fn without_its_tokio_runtime_every_call_says_so() {
     let waiting = app.block_on(runtime.enqueue(Entry::to("hang"))).unwrap();
     drop(app);
     other.block_on(async {
-        let refused = soon("it is told", runtime.enqueue(Entry::to("quick"))).await;
+        let refused = soon("it gets an error", runtime.enqueue(Entry::to("quick"))).await;
         assert!(matches!(refused, Err(EnqueueError::Node(NodeError::TokioGone))), "{refused:?}");
-        let told = soon("it is told", waiting.outcome()).await;
+        let told = soon("it gets an error", waiting.outcome()).await;
         assert!(matches!(told, Err(ResultError::Node(NodeError::TokioGone))), "{told:?}");
         soon("it is down", runtime.shutdown(Drain::within(HOUR))).await.unwrap();
         drop(runtime);
-        // What had run waits, and runs again where it can.
+        // Interrupted entries wait, and run again when possible.
         let again = builder(dir.path()).start().await.unwrap();
         until("both run", || again.node().executor().running() == 2).await;
         runs_a_job(&again).await;
@@ -284,9 +285,9 @@ fn without_its_tokio_runtime_every_call_says_so() {
     });
 }
 
-/// It panicked.
+/// Regression: it panicked.
 #[test]
-fn a_tokio_runtime_without_timers_or_io_is_refused_and_says_what_to_do() {
+fn a_tokio_runtime_without_timers_or_io_is_refused_with_advice() {
     let dir = tempfile::tempdir().unwrap();
     let bare = Tokio::new_current_thread().build().unwrap();
     let error = bare.block_on(Runtime::builder().in_memory().start()).err().unwrap();

@@ -1,4 +1,4 @@
-//! Rules, limits and explanations on a whole runtime, as an application meets them.
+//! Rules, limits and explanations on a whole runtime, as used by an application.
 
 mod backlog;
 mod explain;
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Handlers that run until they are let go, and are counted.
+/// Handlers that run until released, and are counted.
 #[derive(Clone)]
 struct Gate {
     permits: Arc<Semaphore>,
@@ -50,13 +50,13 @@ impl Gate {
         self.running.load(Ordering::SeqCst)
     }
 
-    /// Lets so many go on to their end.
+    /// Releases this many handlers.
     fn open(&self, count: usize) {
         self.permits.add_permits(count);
     }
 
     async fn until_running(&self, count: usize) {
-        until("so many run", || self.running() == count).await;
+        until("the expected number runs", || self.running() == count).await;
     }
 }
 
@@ -64,12 +64,13 @@ impl Gate {
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// Enqueues an entry of service `gate`: `scope`, `scope/l1`, `scope/l1/l2`, `#key` behind it.
+/// Enqueues an entry of service `gate`: `scope`, `scope/l1`, `scope/l1/l2`, followed by an optional
+/// `#key`.
 async fn enqueue(runtime: &Runtime, text: &str) -> EntryHandle {
     runtime.enqueue(entry(text)).await.unwrap()
 }

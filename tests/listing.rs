@@ -1,10 +1,10 @@
-//! Listing entries: few rows are read for a page, and pages add up.
+//! Listing entries: few rows are read for a page, and pages add up to all entries.
 
 use std::time::Duration;
 
 use forebay::{Context, Drain, Entry, EntryOutcome, FilterError, Runtime, Stage, error::NodeError};
 
-/// Results that are kept, of which one in a hundred belongs to the scope that is listed.
+/// Kept results, of which one in a hundred belongs to the listed scope.
 const RESULTS: usize = 20_000;
 
 async fn with_results() -> Runtime {
@@ -24,7 +24,7 @@ async fn with_results() -> Runtime {
     runtime
 }
 
-/// Regression: every row of every partition was read, whatever the filter said.
+/// Regression: every row of every partition was read, whatever the filter.
 #[tokio::test]
 async fn a_scope_is_listed_from_its_own_rows_only() {
     let runtime = with_results().await;

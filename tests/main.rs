@@ -1,5 +1,5 @@
-//! The one test binary of the workspace's root: every file beside this one is a
-//! module here, so that forebay is linked once and not once per file.
+//! The one test binary of the workspace: every file in this directory is a module here, so that
+//! forebay is linked once and not once per file.
 //!
 //! A module called `crash` or `process` runs alone (`.config/nextest.toml`).
 
@@ -38,7 +38,7 @@ mod stopping;
 mod tidy;
 mod unserved;
 
-/// The root of the checkout. The package of these tests is `cli`, which lies in it.
+/// The root of the checkout. These tests belong to the package `cli`, a subdirectory.
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }

@@ -1,14 +1,13 @@
-//! The scripts that break the sources on purpose (`tests/mutations/`) must still find what
-//! they break.
+//! The mutation scripts (`tests/mutations/`) must still apply to the sources.
 
 use std::{fs, process::Command};
 
-/// Two mutations had stopped applying, which only their long runs would have told.
+/// Regression: two mutations had stopped applying, which only their long runs would have reported.
 #[test]
 fn every_mutation_still_applies() {
     let root = crate::root();
     if !root.join(".git").exists() {
-        // The scripts copy what git tracks.
+        // The scripts copy the files tracked by git.
         return;
     }
     let mut scripts = 0;

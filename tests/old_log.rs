@@ -1,15 +1,14 @@
-//! A data directory that an earlier version left behind after a crash must replay to the
-//! rows and outcomes which that version gave.
+//! A data directory left behind by a crash of an earlier version must replay to the rows and
+//! outcomes of that version.
 //!
-//! Owns: `tests/data/old-log/`, with one archive and one dump per version that is kept.
-//! `VERSION.tar.gz` is the directory of a process that aborted in the middle of its work:
-//! an orderly stop has put the first records into the store, the rest is in the log only.
-//! `VERSION.txt` lists what replaying that log gave with the code of that version.
+//! Owns: `tests/data/old-log/`, with one archive and one dump per kept version. `VERSION.tar.gz` is
+//! the directory of a process that aborted in the middle of its work: a clean stop has put the
+//! first records into the store, the rest is only in the log. `VERSION.txt` lists the result of
+//! replaying that log with the code of that version.
 //!
-//! To keep the log of another version, check that version out and run
-//! `FOREBAY_OLD_LOG_MAKE=VERSION cargo test --all-features --test main old_log`.
-//! Never make the files of a version that is kept again: a difference is a fault of the
-//! code, not of the dump.
+//! To keep the log of another version, check that version out and run `FOREBAY_OLD_LOG_MAKE=VERSION
+//! cargo test --all-features --test main old_log`. Never regenerate the files of a kept version: a
+//! difference is a fault of the code, not of the dump.
 
 mod child;
 
@@ -34,11 +33,11 @@ use crate::{place::Place, replay::replay_onto};
 /// The version whose log is kept.
 const KEPT: &str = "a213b51";
 /// Keys of the partition's own slots that no kept version had. They are not compared.
-/// `LatestRecordAt`: the floor of the partition's time.
+/// `LatestRecordAt`: the lower bound of the partition's time.
 const ADDED_SLOTS: [&[u8]; 1] = [b"fs\x00\x0b"];
-/// Makes the files of a version.
+/// Generates the files of a version.
 const MAKE: &str = "FOREBAY_OLD_LOG_MAKE";
-/// Fewer rows than this would prove little.
+/// A dump with fewer rows would prove little.
 const ROWS_MIN: usize = 300;
 
 fn kept(name: &str) -> PathBuf {
@@ -57,7 +56,7 @@ fn unpacked(version: &str) -> Place {
     place
 }
 
-/// All rows of a partition in hexadecimal, then how each entry ended.
+/// All rows of a partition in hexadecimal, then the outcome of each entry.
 fn dump(rows: &PartitionStore) -> String {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let raw = rows.raw_rows().unwrap();
@@ -80,8 +79,8 @@ fn dump(rows: &PartitionStore) -> String {
     text
 }
 
-/// What the rows of a data directory are, once its log is replayed. Each partition is
-/// replayed twice: onto the rows as they were found, and from the first record on.
+/// The rows of a data directory after its log is replayed. Each partition is replayed twice: onto
+/// the rows as found, and from the first record on.
 fn replayed(data: &Path) -> String {
     let dir = DataDir::open_existing(data).unwrap();
     let log = LocalLog::open(&dir.log(), &Medium::disk()).unwrap();
@@ -116,8 +115,8 @@ fn an_old_log_replays_to_the_rows_and_outcomes_of_its_version() {
     assert_eq!(found.len(), expected.len(), "the dump has as many lines");
 }
 
-/// The entries that did not end, with their rows and whether they wait for something that
-/// does not come within the test.
+/// The entries that did not end, with their rows and whether they wait for something that does not
+/// happen within the test.
 fn open_entries(data: &Path) -> Vec<(EntryId, EntryRow, bool)> {
     let dir = DataDir::open_existing(data).unwrap();
     let log = LocalLog::open(&dir.log(), &Medium::disk()).unwrap();
@@ -139,10 +138,10 @@ fn open_entries(data: &Path) -> Vec<(EntryId, EntryRow, bool)> {
     open
 }
 
-/// The directory of the earlier version goes on: what was running or waiting ends, what
-/// was paused stays so, and idempotency keys still stand for their first entries.
+/// Work of the earlier version continues: running and waiting entries end, paused ones stay paused,
+/// and idempotency keys still refer to their first entries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn work_of_an_old_log_goes_on() {
+async fn work_of_an_old_log_continues() {
     if std::env::var_os(MAKE).is_some() {
         return;
     }
@@ -162,7 +161,7 @@ async fn work_of_an_old_log_goes_on() {
             continue;
         }
         let outcome = runtime.attach(*id).outcome().await.unwrap();
-        // What was asked to stop before the process died does not run again.
+        // An entry that was asked to stop before the process died does not run again.
         let (is_canceled, stage) = (row.cancel_requested, row.stage);
         assert_eq!(outcome.is_success(), !is_canceled, "{id}, which was {stage}: {outcome:?}");
     }

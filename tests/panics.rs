@@ -1,5 +1,5 @@
-//! Vqueue actors that die at random and refills that fail, while many entries run: no
-//! entry is lost, none is handed out twice, order and limits hold.
+//! Vqueue actors that die at random and refills that fail, while many entries run: no entry is
+//! lost, none is handed out twice, order and limits hold.
 //!
 //! Nothing else fails here, so *once* is exact: every handler runs once per entry.
 
@@ -19,7 +19,7 @@ use forebay::{
 
 const ENTRIES: u32 = 8_000;
 const ENTRIES_LONG: u32 = 200_000;
-/// Vqueues with a lock, vqueues without one, and the one that most entries go to.
+/// Vqueues with a lock, vqueues without one, and the one that gets most entries.
 const KEYS: u32 = 40;
 const SCOPES: u32 = 20;
 const LIMIT: u32 = 3;
@@ -27,11 +27,11 @@ const BATCH: u32 = 250;
 /// Faults of each kind that a run must have seen.
 const FAULTS_MIN: u64 = 10;
 
-/// What the handlers saw.
+/// What the handlers observed.
 #[derive(Default)]
 struct Seen {
     times: Vec<AtomicU32>,
-    /// By scope: how many run.
+    /// By scope: the number running.
     running: HashMap<String, AtomicUsize>,
     /// By key: the numbers in the order in which they started.
     by_key: Mutex<HashMap<String, Vec<u32>>>,
@@ -87,7 +87,7 @@ async fn run(entries: u32, seed: u64) {
     let runtime = Runtime::builder()
         .data_dir(dir.path())
         .partitions(2)
-        // Few: vqueues go and come back all the time as well.
+        // Few, so that vqueues are passivated and restarted all the time.
         .active_vqueues_max(8)
         .idle_vqueues_max(5)
         .actor_faults(Arc::clone(&faults))
@@ -127,7 +127,7 @@ async fn run(entries: u32, seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn vqueue_actors_that_die_at_random_lose_nothing_and_hand_nothing_out_twice() {
+async fn random_deaths_of_vqueue_actors_lose_and_duplicate_nothing() {
     let is_long = std::env::var_os("FOREBAY_TEST_LONG").is_some_and(|value| value == "1");
     if is_long {
         for seed in 1..=20 {

@@ -1,8 +1,8 @@
 //! A temporary directory in which the real `forebay` binary is run.
 //!
-//! Owns: starting and ending the processes of the tests of `crash` and `process`.
-//! Must always hold: no process of a test outlives it (a `Running` is killed when it
-//! is dropped), and nothing waits for ever. Must not know: what is tested.
+//! Owns: starting and ending the processes of the tests of `crash` and `process`. Must always hold:
+//! no process of a test outlives it (a `Running` is killed when dropped), and nothing waits
+//! forever. Must not know: what is tested.
 
 use std::{
     fs::{self, File},
@@ -17,20 +17,20 @@ use serde_json::Value;
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Lines of a process that does not end that are shown.
+/// Number of output lines shown of a process that does not end.
 const SHOWN_LINES_MAX: usize = 5;
-/// How often a condition is looked at.
+/// Interval between checks of a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
-/// A directory of its own for one test.
+/// A separate directory for one test.
 pub(crate) struct Place {
     dir: tempfile::TempDir,
 }
 
-/// What a finished process left.
+/// The result of a finished process.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// The exit code; when a signal ended it, its number with a minus.
+    /// The exit code; if a signal ended it, the negated signal number.
     pub(crate) code: i32,
     /// Standard output.
     pub(crate) stdout: Vec<u8>,
@@ -61,7 +61,7 @@ impl Place {
         fs::write(self.path(name), content).unwrap();
     }
 
-    /// Lines of a file in it; none if it is not there.
+    /// Lines of a file in it; empty if missing.
     pub(crate) fn lines(&self, name: &str) -> Vec<String> {
         let bytes = fs::read(self.path(name)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
@@ -80,12 +80,12 @@ impl Place {
         self.start(arguments).end()
     }
 
-    /// Starts it. Its outputs go to files: a pipe would be held open by orphans.
+    /// Starts it. Its output goes to files: orphans would hold a pipe open.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
         self.start_command(self.command(arguments))
     }
 
-    /// As [`Self::start`], with a command of [`Self::command`] that was changed.
+    /// Like [`Self::start`], with a modified command of [`Self::command`].
     pub(crate) fn start_command(&self, mut command: Command) -> Running {
         let outputs = tempfile::Builder::new().prefix("outputs-").tempdir_in(self.dir.path());
         let outputs = outputs.unwrap().keep();
@@ -102,7 +102,7 @@ impl Place {
         self.start_command(command).end()
     }
 
-    /// What a command with `--json` prints; it must succeed.
+    /// The output of a command with `--json`, which must succeed.
     #[track_caller]
     pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let arguments = [arguments, &["--json"]].concat();
@@ -111,7 +111,7 @@ impl Place {
         serde_json::from_slice(&done.stdout).unwrap()
     }
 
-    /// Runs a tool of the system; whether it succeeded.
+    /// Runs a system tool; returns whether it succeeded.
     pub(crate) fn system(&self, program: &str, arguments: &[&str]) -> bool {
         let mut command = Command::new(program);
         let ran = command.args(arguments).current_dir(self.dir.path()).output();
@@ -125,7 +125,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Whether it has not ended.
+    /// Whether it is still running.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
@@ -147,7 +147,7 @@ impl Running {
         self.end()
     }
 
-    /// Waits until it has ended by itself.
+    /// Waits until it has ended on its own.
     #[track_caller]
     pub(crate) fn end(mut self) -> Done {
         let begun = Instant::now();
@@ -163,7 +163,7 @@ impl Running {
         Done { code, stdout: fs::read(&self.stdout).unwrap(), stderr: self.stderr() }
     }
 
-    /// What it has written to standard error until now.
+    /// Its standard error so far.
     pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.stderr).unwrap()).into_owned()
     }
@@ -171,7 +171,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It has ended, most of the time.
+        // Mostly it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -183,7 +183,7 @@ impl Done {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// Fails unless it ended with this code and said all of this on standard error.
+    /// Fails unless it ended with this code and its standard error contains all of `said`.
     #[track_caller]
     pub(crate) fn expect(self, code: i32, said: &[&str]) -> Self {
         assert_eq!(self.code, code, "{self:?}");
@@ -193,7 +193,7 @@ impl Done {
         self
     }
 
-    /// As [`Self::expect`] with exit code 2 and one line that begins with `error: `.
+    /// Like [`Self::expect`] with exit code 2 and a single line that begins with `error: `.
     #[track_caller]
     pub(crate) fn expect_refused(self, said: &[&str]) -> Self {
         let done = self.expect(2, said);
@@ -213,17 +213,17 @@ fn last_lines(text: &str) -> String {
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
 }
 
-/// Bytes of a file; 0 if it is not there.
+/// Size of a file in bytes; 0 if missing.
 pub(crate) fn len(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// The JSON objects of a file with one per line, the torn last line left out.
+/// The JSON objects of a file with one per line, without a torn last line.
 pub(crate) fn objects(path: &Path) -> Vec<Value> {
     let mut text = Vec::new();
     if let Ok(mut file) = File::open(path) {
@@ -234,8 +234,8 @@ pub(crate) fn objects(path: &Path) -> Vec<Value> {
     lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
 }
 
-/// Says on standard error what helps to understand a test's result: its seed, or why it
-/// checks less here.
+/// Prints on standard error information about a test's result: its seed, or why it checks less
+/// here.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

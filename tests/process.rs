@@ -1,5 +1,5 @@
-//! `forebay` as people run it: the real binary, its exit codes, what it says, and what
-//! is in the data directory afterwards.
+//! `forebay` as users run it: the real binary, its exit codes, its output, and the contents of the
+//! data directory afterwards.
 
 mod act;
 mod bench;
@@ -27,7 +27,7 @@ mod unwritable;
 
 use crate::place::Place;
 
-/// The numbers of the items that the trace of a run names, in its order.
+/// The numbers of the items in the trace of a run, in order.
 fn ran(place: &Place, trace: &str) -> Vec<u64> {
     place.lines(trace).iter().map(|line| line.parse().unwrap()).collect()
 }

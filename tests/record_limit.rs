@@ -1,5 +1,5 @@
-//! What does not fit into a record of the log: it is refused to whom it belongs, by size and
-//! limit, and everything else goes on.
+//! Contents too large for a log record: they are refused with size and limit, and everything else
+//! continues.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use forebay::{
 };
 
 const MIB: usize = 1 << 20;
-/// As [`forebay_messages::record::RECORD_LEN_MAX`].
+/// Equal to [`forebay_messages::record::RECORD_LEN_MAX`].
 const RECORD: usize = 64 * MIB;
 const PARTITIONS: u32 = 8;
 
-/// Handlers whose results and errors are as large as their payload says, in bytes.
+/// Handlers whose results and errors have the size in bytes given by their payload.
 fn builder() -> forebay::Builder {
     let len = |payload: Bytes| std::str::from_utf8(&payload).unwrap().parse::<usize>().unwrap();
     Runtime::builder()
@@ -47,7 +47,7 @@ async fn start(dir: &std::path::Path) -> Runtime {
     builder().data_dir(dir).partitions(PARTITIONS).payload_max(4 * MIB).start().await.unwrap()
 }
 
-/// Every partition takes an entry and runs it.
+/// Every partition accepts an entry and runs it.
 async fn check_all_go_on(runtime: &Runtime) {
     let mut seen = std::collections::BTreeSet::new();
     for n in 0..64 {
@@ -68,10 +68,10 @@ async fn failure(runtime: &Runtime, service: &str, len: usize) -> (FailureKind, 
     }
 }
 
-/// Regression: a result or an error text above the limit of a record stopped its partition and
-/// all that shared its group commit, and stopped them again after every restart.
+/// Regression: a result or an error text above the record limit stopped its partition and all that
+/// shared its group commit, and stopped them again after every restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn results_and_errors_that_are_too_large_fail_alone() {
+async fn too_large_results_and_errors_fail_alone() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let (kind, message, _) = failure(&runtime, "result", 70 * MIB).await;
@@ -98,10 +98,10 @@ async fn results_and_errors_that_are_too_large_fail_alone() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// Regression: a batch above the limit of a record stopped partitions, instead of being
-/// refused before anything was proposed.
+/// Regression: a batch above the record limit stopped partitions, instead of being refused before
+/// anything was proposed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_that_is_too_large_is_refused_as_a_whole() {
+async fn a_too_large_batch_is_refused_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let payload = Bytes::from(vec![7; MIB]);
@@ -127,9 +127,9 @@ async fn a_batch_that_is_too_large_is_refused_as_a_whole() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// Regression: the largest payload that could be allowed did not fit into a record.
+/// Regression: the largest accepted payload limit did not fit into a record.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_payload_limit_that_is_accepted_can_be_stored() {
+async fn every_accepted_payload_limit_can_be_stored() {
     let refused = builder().in_memory().payload_max(RECORD).start().await;
     let Some(RuntimeError::PayloadMax { len, len_max }) = refused.err() else {
         panic!("a payload of {RECORD} bytes does not fit")
@@ -150,7 +150,7 @@ async fn every_payload_limit_that_is_accepted_can_be_stored() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// 10,000 rules with the longest descriptions are in force on every partition.
+/// 10,000 rules with the longest descriptions take effect on every partition.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_largest_rule_book_fits_into_a_record() {
     let dir = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ async fn the_largest_rule_book_fits_into_a_record() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// As many rules as a book may have, each with the longest description.
+/// The maximum number of rules, each with the longest description.
 fn many_rules() -> Vec<RuleChange> {
     const RULES: usize = 10_000;
     const DESCRIPTION_LEN: usize = 1024;
@@ -177,11 +177,11 @@ fn many_rules() -> Vec<RuleChange> {
     (0..RULES).map(rule).collect()
 }
 
-/// Regression: a rule book above the limit of a record was stored, and stopped every partition
-/// that was told of it. The log of this test takes smaller records than a real one, for the
-/// limits of rules keep every book below the real limit.
+/// Regression: a rule book above the record limit was stored, and stopped every partition that
+/// received it. The log of this test accepts smaller records than a real one, because the limits of
+/// rules keep every book below the real limit.
 #[test]
-fn a_rule_book_that_is_too_large_is_refused_and_nothing_of_it_is_in_force() {
+fn a_too_large_rule_book_is_refused_as_a_whole() {
     use forebay::{
         Timestamp,
         error::NodeError,

@@ -1,4 +1,4 @@
-//! The rows of a data directory beside a fresh replay of its log.
+//! Compares the rows of a data directory with a fresh replay of its log.
 //!
 //! Must not know: what wrote them.
 
@@ -15,7 +15,7 @@ use forebay_storage::{
 /// Records applied in one batch.
 const BATCH_LEN: usize = 512;
 
-/// Applies the records of a partition up to an LSN to rows that are kept in memory.
+/// Applies the records of a partition up to an LSN to rows in memory.
 fn replayed(log: &LocalLog, id: PartitionId, through: Lsn) -> Digest {
     let rows = Store::open(Path::new("/replay"), &Medium::memory().unwrap()).unwrap();
     let rows = rows.partition(id).unwrap();
@@ -23,7 +23,7 @@ fn replayed(log: &LocalLog, id: PartitionId, through: Lsn) -> Digest {
     rows.digest().unwrap()
 }
 
-/// Applies what rows lack of a log, up to an LSN.
+/// Applies the records of a log that the rows lack, up to an LSN.
 pub(crate) fn replay_onto(rows: &PartitionStore, log: &LocalLog, through: Lsn) {
     let mut state = State::load(&rows.begin().unwrap()).unwrap();
     while state.applied_lsn < through {
@@ -39,9 +39,9 @@ pub(crate) fn replay_onto(rows: &PartitionStore, log: &LocalLog, through: Lsn) {
     }
 }
 
-/// Fails unless the rows of every partition equal a replay of its log from the first
-/// record. Nobody may use the directory, and its log must not have been trimmed. How many
-/// records there were.
+/// Fails unless the rows of every partition equal a replay of its log from the first record. The
+/// directory must not be in use, and its log must not have been trimmed. Returns the number of
+/// records.
 pub(crate) fn check_rows(data_dir: &Path) -> u64 {
     let dir = DataDir::open_existing(data_dir).unwrap();
     let medium = Medium::disk();
@@ -53,7 +53,7 @@ pub(crate) fn check_rows(data_dir: &Path) -> u64 {
         assert_eq!(log.trimmed(id), Lsn(0), "there is nothing to compare with");
         let found = rows.digest().unwrap();
         assert_eq!(found, replayed(&log, id, found.applied), "partition {id} as it was found");
-        // As the next start will have it.
+        // As the next start will see it.
         replay_onto(&rows, &log, log.end(id));
         let found = rows.digest().unwrap();
         assert_eq!(found, replayed(&log, id, log.end(id)), "partition {id} at the log's end");

@@ -1,5 +1,5 @@
-//! The whole of forebay under a seed: nodes, clients, faults and crashes on one thread,
-//! in virtual time. `docs/testing.md` says what is checked and how to replay a seed.
+//! All of forebay under a seed: nodes, clients, faults and crashes on one thread, in virtual time.
+//! `docs/testing.md` says what is checked and how to replay a seed.
 
 mod clients;
 mod explained;
@@ -11,14 +11,14 @@ mod world;
 
 use world::World;
 
-/// Seeds that every run of the tests goes through.
+/// Seeds used in every run of the tests.
 const FIXED_SEEDS: std::ops::Range<u64> = 0..12;
-/// Seeds that are drawn anew for every run of the tests.
+/// Number of random seeds in every run of the tests.
 const FRESH_SEEDS: u64 = 12;
-/// Lines of the journal that are shown when a seed fails.
+/// Number of journal lines shown when a seed fails.
 const TAIL: usize = 80;
 
-/// Who did what when, and what clients and handlers saw.
+/// The trace of a run, and the observations of clients and handlers.
 struct Played {
     trace: Vec<forebay::testkit::TraceStep>,
     log: Vec<String>,
@@ -40,7 +40,7 @@ fn play(seed: u64) -> Played {
     })
 }
 
-/// Panics that a simulation makes on purpose are not shown.
+/// Suppresses the output of deliberate panics.
 fn hush() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -57,7 +57,7 @@ fn hush() {
     });
 }
 
-/// What to tell people of a seed that does not hold.
+/// The report about a failing seed.
 fn complaint(seed: u64) -> Option<String> {
     let played = play(seed);
     if std::env::var_os("FOREBAY_SIM_VERBOSE").is_some() {
@@ -101,8 +101,7 @@ fn fresh_seeds_hold() {
     (first..first + FRESH_SEEDS).for_each(run);
 }
 
-/// `make sim`: the seeds that the environment names, on all cores. Without any there is
-/// nothing to do.
+/// `make sim`: the seeds named by the environment, on all cores. Does nothing without any.
 #[test]
 fn named_seeds_hold() {
     let (first, count) = match (number("FOREBAY_SIM_SEED"), number("FOREBAY_SIM_SEEDS")) {
@@ -121,7 +120,7 @@ fn named_seeds_hold() {
         while let Some(seed) = next_seed() {
             let held = std::panic::catch_unwind(|| run(seed));
             if let Err(panic) = held {
-                // The others end with the seed that they are at.
+                // The others stop after their current seed.
                 next.store(count, std::sync::atomic::Ordering::Relaxed);
                 std::panic::resume_unwind(panic);
             }
@@ -133,7 +132,7 @@ fn named_seeds_hold() {
 }
 
 #[test]
-fn the_same_seed_is_the_same_run() {
+fn the_same_seed_gives_the_same_run() {
     for seed in [1, 2, 3, 5, 8] {
         let (one, other) = (play(seed), play(seed));
         let differs = one.log.iter().zip(&other.log).position(|(one, other)| one != other);
@@ -146,5 +145,5 @@ fn the_same_seed_is_the_same_run() {
         assert_eq!(one.trace.len(), other.trace.len(), "seed {seed}");
         assert!(one.trace.len() > 200, "something happens");
     }
-    assert_ne!(play(1).log, play(2).log, "another seed is another run");
+    assert_ne!(play(1).log, play(2).log, "another seed gives another run");
 }

@@ -1,4 +1,4 @@
-//! What the simulation has found: each bug has its test here, by name.
+//! Regression tests for bugs found by the simulation.
 
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use forebay::{
 };
 use forebay_messages::PartitionKey;
 
-/// A service whose handler stops when it is asked to, and says so.
+/// A service whose handler stops when asked to, and reports it.
 fn yielding() -> Builder {
     Runtime::builder().partitions(2).max_running(4).handler(
         "work",
@@ -28,9 +28,9 @@ fn yielding() -> Builder {
     )
 }
 
-/// The entry had ended as canceled for good, although nobody had canceled it.
+/// Regression: the entry ended permanently as canceled, although it had not been canceled.
 #[test]
-fn a_handler_that_gives_in_to_a_shutdown_runs_again() {
+fn a_handler_that_stops_for_a_shutdown_runs_again() {
     let mut app = TestRuntime::start(yielding);
     let entry = app.enqueue(Entry::to("work"));
     app.settle();
@@ -41,9 +41,9 @@ fn a_handler_that_gives_in_to_a_shutdown_runs_again() {
     assert!(app.outcome(&entry).is_success());
 }
 
-/// Every limiter had waited for slots of a pool that was no more.
+/// Regression: every limiter waited for slots of a pool that no longer existed.
 #[test]
-fn a_node_goes_on_when_its_capacity_dies() {
+fn a_node_continues_when_its_capacity_actor_dies() {
     let mut app = TestRuntime::start(yielding);
     let entries: Vec<_> = (0..20).map(|_| app.enqueue(Entry::to("work"))).collect();
     app.advance(Duration::from_secs(4));
@@ -53,7 +53,7 @@ fn a_node_goes_on_when_its_capacity_dies() {
     }
 }
 
-/// For whoever drives the simulation himself: its time is not tokio's.
+/// For tests that drive the simulation themselves: its time is not tokio's.
 fn in_paused_time(test: impl Future<Output = ()>) {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -63,10 +63,10 @@ fn in_paused_time(test: impl Future<Output = ()>) {
     tokio.block_on(test);
 }
 
-/// A node that forwarded a command waited for ever for another one that was gone, and
-/// kept the rows of that one open: it could not be started again.
+/// Regression: a node that forwarded a command waited forever for a node that was gone, and kept
+/// that node's rows open: it could not be started again.
 #[test]
-fn whoever_asked_a_node_that_is_gone_is_answered() {
+fn a_request_to_a_node_that_is_gone_is_answered() {
     in_paused_time(async {
         let mut sim = Sim::new(1, Timestamp(1_000_000));
         let disk = Disk::new().unwrap();
@@ -81,7 +81,7 @@ fn whoever_asked_a_node_that_is_gone_is_answered() {
         let (leads, leader) = member(&mut sim, &disk, Candidacy::First).await;
         let replica = disk.replica().unwrap();
         let (_, follower) = member(&mut sim, &replica, Candidacy::Never).await;
-        // Long enough for the leader to be gone before it can answer.
+        // Long enough that the leader is gone before it can answer.
         sim.set_log_delay(log, 60_000);
         let now = sim.now();
         let mut asking = Box::pin(follower.enqueue(Entry::to("work")));
@@ -98,10 +98,10 @@ fn whoever_asked_a_node_that_is_gone_is_answered() {
     });
 }
 
-/// What had been handed to the log's writer was lost with it; whoever waited for that did so
-/// for ever, unless somebody wrote something after him.
+/// Regression: records handed to the log's writer were lost when it died, and their callers waited
+/// forever, unless another write followed.
 #[test]
-fn whoever_waits_for_a_log_whose_writer_dies_is_answered() {
+fn callers_are_answered_when_the_logs_writer_dies() {
     in_paused_time(async {
         let mut sim = Sim::new(3, Timestamp(1_000_000));
         let disk = Disk::new().unwrap();
@@ -136,10 +136,10 @@ fn whoever_waits_for_a_log_whose_writer_dies_is_answered() {
     });
 }
 
-/// It had stayed a candidate for ever, and whoever started it was told that the runtime was
-/// shut down.
+/// Regression: it remained a candidate forever, and the caller was told that the runtime was shut
+/// down.
 #[test]
-fn a_partition_that_starts_without_the_logs_writer_stops_and_says_so() {
+fn a_partition_started_without_the_logs_writer_stops_with_an_error() {
     in_paused_time(async {
         let mut sim = Sim::new(3, Timestamp(1_000_000));
         let disk = Disk::new().unwrap();
@@ -161,10 +161,10 @@ fn a_partition_that_starts_without_the_logs_writer_stops_and_says_so() {
     });
 }
 
-/// Another partition was leased the slots of entries that ran on while their limiter
-/// was started anew.
+/// Regression: the slots of entries that ran on while their limiter was restarted were leased to
+/// another partition.
 #[test]
-fn no_more_run_than_may_when_a_limiter_dies() {
+fn the_capacity_holds_when_a_limiter_dies() {
     let mut app = TestRuntime::builder().seed(7).start(yielding);
     for number in 0..40 {
         app.enqueue(Entry::to("work").scope(&format!("s{number}")));
@@ -180,10 +180,10 @@ fn no_more_run_than_may_when_a_limiter_dies() {
     }
 }
 
-/// Each partition was leased slots for what had run before the crash, and started other
-/// entries in them once that was taken back. (Found by kill -9 of a process.)
+/// Regression: each partition was leased slots for entries that had run before the crash, and
+/// started other entries in them once those were undone. (Found by kill -9 of a process.)
 #[test]
-fn no_more_run_than_may_after_a_crash() {
+fn the_capacity_holds_after_a_crash() {
     in_paused_time(async {
         for seed in 0..8 {
             let counts = Arc::new(Counts::default());
@@ -210,10 +210,10 @@ fn no_more_run_than_may_after_a_crash() {
     });
 }
 
-/// A rule was in force, its client had been told; a partition that nobody led at that
-/// time started entries without it, until the rule had gone through its log.
+/// Regression: a rule was in force and acknowledged, but a partition without a leader at that time
+/// later started entries without it, until the rule had gone through its log.
 #[test]
-fn rules_that_were_set_while_nobody_led_hold_from_the_first_start_on() {
+fn rules_set_without_a_leader_apply_from_the_first_start() {
     in_paused_time(async {
         for seed in 0..8 {
             let counts = Arc::new(Counts::default());
@@ -262,7 +262,7 @@ fn counting(counts: &Arc<Counts>) -> Builder {
     })
 }
 
-/// How many handlers run, and the most there were.
+/// Number of running handlers, and its maximum.
 #[derive(Default)]
 pub(crate) struct Counts {
     pub(crate) now: AtomicUsize,
@@ -285,10 +285,10 @@ impl Drop for Entered {
     }
 }
 
-/// `explain` named the node's capacity although half of it was free: the partition had
-/// used up what it was leased, and had no need to ask for more.
+/// Regression: `explain` named the node's capacity although half of it was free: the partition had
+/// used up its lease and had no need to ask for more.
 #[test]
-fn capacity_is_not_in_the_way_while_the_node_has_some() {
+fn free_capacity_is_not_reported_as_a_reason() {
     let mut app = TestRuntime::start(yielding);
     let at = app.now().after(Duration::from_secs(60));
     let later = app.enqueue(Entry::to("work").scope("s").run_at(at));

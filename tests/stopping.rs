@@ -1,6 +1,6 @@
-//! Handlers that were told to stop and have not: what they run in stays theirs until they
-//! are gone. The order in which a handler is dropped and all else happens comes from a
-//! seed; each bug is named.
+//! Handlers that were told to stop but still run: they keep their resources until they have
+//! stopped. A seed determines when a handler is dropped relative to other events; each test is a
+//! regression test of a bug.
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
@@ -15,7 +15,7 @@ const SEEDS: std::ops::Range<u64> = 0..24;
 /// Longer than any of these tests takes.
 const LONG: Duration = Duration::from_secs(30);
 
-/// A service whose handlers count themselves; `max` run at once on the node.
+/// A service whose handlers count themselves; at most `max` run at once on the node.
 fn counting(counts: &Arc<Counts>, max: u32) -> impl Fn() -> Builder + 'static {
     let counts = Arc::clone(counts);
     move || {
@@ -32,7 +32,7 @@ fn counting(counts: &Arc<Counts>, max: u32) -> impl Fn() -> Builder + 'static {
     }
 }
 
-/// Every third time handlers give way at once.
+/// With every third seed, handlers stop at once.
 fn start(seed: u64, counts: &Arc<Counts>, max: u32) -> TestRuntime {
     let mut app = TestRuntime::builder().seed(seed).start(counting(counts, max));
     let stop_delay_ms_max = if seed.is_multiple_of(3) { 0 } else { 700 };
@@ -54,9 +54,9 @@ fn kill(app: &mut TestRuntime, entry: &EntryHandle) {
     app.run(async move { entry.kill().await }).unwrap();
 }
 
-/// The next one of the key had been granted its lock before the handler was dropped.
+/// Regression: the next entry of the key was granted its lock before the handler was dropped.
 #[test]
-fn the_next_of_a_key_does_not_start_beside_one_that_was_killed() {
+fn the_next_of_a_key_waits_for_the_killed_one() {
     for seed in SEEDS {
         let counts = Arc::default();
         let mut app = start(seed, &counts, 100);
@@ -71,9 +71,9 @@ fn the_next_of_a_key_does_not_start_beside_one_that_was_killed() {
     }
 }
 
-/// Nor one that takes its place under a limit, or under the node's.
+/// The same for a limit and for the node's capacity.
 #[test]
-fn whoever_was_killed_counts_until_it_has_stopped() {
+fn a_killed_handler_counts_until_it_has_stopped() {
     for seed in SEEDS {
         let counts = Arc::default();
         let mut app = start(seed, &counts, if seed.is_multiple_of(2) { 2 } else { 100 });
@@ -89,9 +89,9 @@ fn whoever_was_killed_counts_until_it_has_stopped() {
     }
 }
 
-/// Another partition had been leased the slots of handlers that were told to stop.
+/// Regression: the slots of handlers that were told to stop were leased to another partition.
 #[test]
-fn a_leader_that_steps_down_keeps_the_slots_of_what_has_not_stopped() {
+fn a_leader_that_steps_down_keeps_the_slots_of_its_handlers() {
     for seed in SEEDS {
         let counts = Arc::default();
         let mut app = start(seed, &counts, 4);
@@ -101,7 +101,7 @@ fn a_leader_that_steps_down_keeps_the_slots_of_what_has_not_stopped() {
             let (runtime, partition) = (app.runtime(), PartitionId(round % 2));
             app.run(runtime.node().step_down(partition, Duration::ZERO)).unwrap();
             app.advance(Duration::from_millis(round.into()));
-            // Under the same limits, and beside what it had started before.
+            // Under the same limits, and beside the handlers it started before.
             app.run(runtime.node().lead(partition)).unwrap();
             app.advance(Duration::from_millis(100 + 300 * u64::from(round)));
             assert_eq!(most(&counts), 4, "most that ran at once, seed {seed}");
@@ -111,9 +111,9 @@ fn a_leader_that_steps_down_keeps_the_slots_of_what_has_not_stopped() {
     }
 }
 
-/// An entry that had run before was started again beside itself.
+/// Regression: an entry was started again while its former handler still ran.
 #[test]
-fn who_leads_again_does_not_start_an_entry_or_a_key_beside_itself() {
+fn a_new_leadership_does_not_start_an_entry_twice() {
     let entry = || Entry::to("work").scope("s");
     let limit = [("s", Limits::concurrency(1))];
     let kinds = [
@@ -143,9 +143,9 @@ fn who_leads_again_does_not_start_an_entry_or_a_key_beside_itself() {
     }
 }
 
-/// A partition's actor that is built anew knew nothing of the handlers of the one before.
+/// Regression: a rebuilt partition actor did not know the handlers of its predecessor.
 #[test]
-fn a_partition_that_is_built_anew_waits_for_the_handlers_of_the_one_before() {
+fn a_rebuilt_partition_waits_for_the_handlers_of_its_predecessor() {
     for seed in SEEDS {
         let counts = Arc::default();
         let mut app = start(seed, &counts, 4);
@@ -160,16 +160,16 @@ fn a_partition_that_is_built_anew_waits_for_the_handlers_of_the_one_before() {
     }
 }
 
-/// A fresh pool leased all there is to whoever joined first.
+/// Regression: a new pool leased everything to the first partition that joined.
 #[test]
-fn no_more_run_than_may_when_the_capacity_dies() {
+fn the_capacity_holds_when_its_actor_dies() {
     for seed in SEEDS {
         let counts = Arc::default();
         let mut app = start(seed, &counts, 4);
         spread(&mut app, 40);
         app.settle();
         for _ in 0..3 {
-            // One of the partitions hears late of it, and goes on meanwhile.
+            // One of the partitions is notified late, and continues meanwhile.
             let late = Script::delay("supervisor", "Refused", Duration::from_millis(500));
             let late = app.script(late.times(1));
             assert_eq!(app.kill("capacity"), 1);
@@ -181,9 +181,9 @@ fn no_more_run_than_may_when_the_capacity_dies() {
     }
 }
 
-/// Its handlers had run on, and their ends were lost.
+/// Regression: its handlers continued, and their ends were lost.
 #[test]
-fn a_partition_that_is_dropped_takes_its_handlers_along() {
+fn a_dropped_partition_drops_its_handlers() {
     for seed in SEEDS {
         let counts = Arc::default();
         let mut app = start(seed, &counts, 4);
@@ -195,11 +195,11 @@ fn a_partition_that_is_dropped_takes_its_handlers_along() {
         assert_eq!(most(&counts), 4, "most that ran at once, seed {seed}");
         assert_eq!(counts.now.load(Ordering::Relaxed), 4, "the other one has all slots");
         app.run(runtime.node().drop_partition(PartitionId(1))).unwrap();
-        assert_eq!(counts.now.load(Ordering::Relaxed), 0, "they are gone when it is");
+        assert_eq!(counts.now.load(Ordering::Relaxed), 0, "they have stopped when it is gone");
     }
 }
 
-/// An entry that snoozes keeps its key, and its vqueue sleeps as long as it does. When it
+/// Regression: an entry that snoozes keeps its key, and its vqueue sleeps meanwhile. When the entry
 /// was killed, those behind it slept on.
 #[test]
 fn the_next_of_a_key_wakes_when_the_sleeping_holder_is_killed() {

@@ -1,8 +1,8 @@
-//! The rules of the house that no compiler checks: layers, file length, headers,
-//! what the documents promise.
+//! Rules of style that no compiler checks: layers, file length, headers, the claims of the
+//! documents.
 //!
-//! Owns: reading the checkout. The checks themselves are pure functions from text to
-//! complaints in the modules below, each with a bad sample that it must refuse.
+//! Owns: reading the checkout. The checks themselves are pure functions from text to complaints in
+//! the modules below, each with a bad sample that it must refuse.
 
 mod documents;
 mod layers;
@@ -27,7 +27,7 @@ impl File {
     }
 }
 
-/// Directories that hold nothing of ours.
+/// Directories without sources.
 const NOT_OURS: [&str; 3] = ["target", "forebay-data", "forebay-results"];
 
 /// Every file whose name ends in `ending`, in the order of their paths.
@@ -61,7 +61,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Fails with everything that breaks a rule, one a line.
+/// Fails with all violations of a rule, one per line.
 #[track_caller]
 fn hold(rule: &str, complaints: &[String]) {
     assert!(complaints.is_empty(), "{rule}:\n  {}", complaints.join("\n  "));
@@ -102,10 +102,10 @@ fn embedding_brings_no_crate_of_the_command_line() {
 #[test]
 fn sources_keep_to_the_style() {
     let sources = files(".rs");
-    hold("a file is a room, not a house", &sources::too_long(&sources));
-    hold("every file says what it owns", &sources::without_header(&sources));
+    hold("files have at most 600 lines", &sources::too_long(&sources));
+    hold("every file has a header", &sources::without_header(&sources));
     hold("no unwrap in shells", &sources::unwraps_in_shells(&sources));
-    hold("nothing is left open", &sources::left_open(&sources));
+    hold("no unfinished code", &sources::left_open(&sources));
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn tables_pin_their_bytes() {
 }
 
 #[test]
-fn documents_promise_only_what_is_there() {
+fn documents_name_only_existing_things() {
     let (documents, makefile) = (files(".md"), read(&root().join("Makefile")));
     hold("commands exist", &documents::unknown_commands(&documents, &makefile));
     let exists = |path: &str| root().join(path).exists();

@@ -1,5 +1,5 @@
-//! Entries whose service has no handler in the process: they wait and cost nothing, and
-//! run once a handler is registered or an alias names one.
+//! Entries whose service has no handler in the process: they wait at no cost, and run once a
+//! handler is registered or an alias names one.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ async fn ran(entry: &forebay::EntryHandle) -> String {
     tokio::time::timeout(PATIENCE, entry.result::<String>()).await.expect("it runs").unwrap()
 }
 
-/// Entries without a handler were started and failed for lack of one, and each start took
-/// a token of their tenant's rate: those with a handler waited for tokens.
+/// Regression: entries without a handler were started and failed for lack of one, and each start
+/// took a token of their tenant's rate: entries with a handler waited for tokens.
 #[tokio::test]
 async fn entries_without_a_handler_leave_their_tenants_tokens_to_others() {
     let runtime = Runtime::builder()
@@ -90,8 +90,8 @@ async fn waiting_entries_run_when_their_handler_is_registered() {
     assert!(matches!(down, Err(RuntimeError::Node(NodeError::ShutDown))), "{down:?}");
 }
 
-/// Each of them was decided and given back every five seconds, with two records each time:
-/// the log and the disk grew for as long as nobody ran them.
+/// Regression: each of them was decided and returned every five seconds, with two records each
+/// time: the log and the disk grew as long as there was no handler.
 #[test]
 fn waiting_for_a_handler_writes_no_records() {
     let mut app = forebay::testkit::TestRuntime::start(|| {
@@ -113,7 +113,7 @@ fn waiting_for_a_handler_writes_no_records() {
 }
 
 #[tokio::test]
-async fn an_alias_has_another_handler_serve_a_service_until_it_is_removed() {
+async fn an_alias_lets_another_handler_serve_a_service_until_removed() {
     let place = Place::new();
     let start = || {
         let builder = Runtime::builder().data_dir(place.path("data")).partitions(2);

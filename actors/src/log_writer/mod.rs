@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use forebay_engine::partition::machine::{PartitionInput, Refusal, TooLarge};
+use forebay_engine::partition::machine::{AppendRefusal, PartitionInput, TooLarge};
 use forebay_messages::{Epoch, Lsn, NodeId, PartitionId, Record};
 use forebay_storage::log::{Append, Appended, LogError, LogStore};
 
@@ -321,7 +321,7 @@ impl WriterCore {
                 let mut told = None;
                 for ((partition, _), _) in groups {
                     if told != Some(partition) {
-                        let refusal = Refusal::Failed { reason: error.to_string() };
+                        let refusal = AppendRefusal::Failed { reason: error.to_string() };
                         self.subscribers.tell(partition, &PartitionInput::AppendRefused(refusal));
                         told = Some(partition);
                     }
@@ -349,7 +349,7 @@ impl WriterCore {
         match outcome {
             Appended::At(first) => self.subscribers.committed(partition, first, &records),
             Appended::Fenced { current } => {
-                let refusal = Refusal::Fenced { current };
+                let refusal = AppendRefusal::Fenced { current };
                 self.subscribers.tell(partition, &PartitionInput::AppendRefused(refusal));
             }
         }

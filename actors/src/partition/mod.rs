@@ -23,7 +23,7 @@ use forebay_engine::{
     leadership::LeadershipInput,
     partition::{
         apply::{self, Applied},
-        machine::{AppliedBatch, Partition, PartitionEffect, PartitionInput, Refusal},
+        machine::{AppendRefusal, AppliedBatch, Partition, PartitionEffect, PartitionInput},
         read,
         state::State,
         store::TablesError,
@@ -152,7 +152,7 @@ impl PartitionPerformer {
     fn fail(&mut self, reason: String, scope: &mut PartitionScope<'_>) {
         tracing::error!(partition = %self.id, reason, "the partition stops");
         self.services.report_stopped(self.id, reason.clone());
-        scope.feed_back(PartitionInput::AppendRefused(Refusal::Failed { reason }));
+        scope.feed_back(PartitionInput::AppendRefused(AppendRefusal::Failed { reason }));
         scope.feed_back(PartitionInput::StopLeading);
         scope.stop();
     }
@@ -214,14 +214,14 @@ impl PartitionPerformer {
 
     /// A fenced leader steps down; without a log that can be written the partition
     /// stops, for a log that failed once takes no more writes before it is reopened.
-    fn refused(&mut self, refusal: Refusal, scope: &mut PartitionScope<'_>) {
+    fn refused(&mut self, refusal: AppendRefusal, scope: &mut PartitionScope<'_>) {
         match refusal {
-            Refusal::Fenced { current } => {
+            AppendRefusal::Fenced { current } => {
                 let reason = format!("fenced off by epoch {current}");
                 let fenced_by = Some(current);
                 self.links.to_supervisor(LeadershipInput::Refused { reason, fenced_by });
             }
-            Refusal::Failed { reason } => self.fail(reason, scope),
+            AppendRefusal::Failed { reason } => self.fail(reason, scope),
         }
     }
 }

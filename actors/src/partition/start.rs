@@ -6,7 +6,7 @@ use bytes::Bytes;
 use forebay_engine::{
     partition::{
         apply::{self, ApplyError},
-        machine::{Begun, PartitionInput, RunAttempt},
+        machine::{EarlyStart, PartitionInput, RunAttempt},
         read,
         store::{Rows, TablesError},
     },
@@ -112,7 +112,7 @@ impl PartitionPerformer {
     fn read_begun(
         &self,
         decisions: &[Decision],
-        begun: &mut Vec<Begun>,
+        begun: &mut Vec<EarlyStart>,
     ) -> Result<Vec<(RunAttempt, Bytes)>, ApplyError> {
         let mut runs = Vec::with_capacity(decisions.len());
         let rows = self.store.begin().map_err(TablesError::from)?;
@@ -120,7 +120,7 @@ impl PartitionPerformer {
             let Some((run, retry)) = apply::begin(&rows, decision)? else { continue };
             // Without a payload it cannot run: applied, the decision will say so.
             let Some(payload) = rows.payload(run.entry)? else { continue };
-            begun.push(Begun { token: run.token, attempt: run.attempt, retry });
+            begun.push(EarlyStart { token: run.token, attempt: run.attempt, retry });
             runs.push((run, payload));
         }
         Ok(runs)

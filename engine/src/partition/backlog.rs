@@ -1,12 +1,11 @@
-//! How many entries wait under each key, and whether there is room for more.
+//! The number of waiting entries of each key, and whether there is room for more.
 //!
-//! Owns: the counts of the keys at those depths (scope, l1, l2) at which a rule limits
-//! the backlog; without such a rule there is none of this. Must always hold: the
-//! counts equal the inbox counts of the stored vqueues, so that every replica, and one
-//! that starts anew, refuses the same commands. What waits is what is in an inbox:
-//! entries whose time has not come and those that try again too. Only new entries are
-//! refused: what goes back to an inbox (a retry, a resumed or redriven entry) always
-//! finds room. Must not know: who leads, what runs.
+//! Owns: the counts of keys at the depths (scope, l1, l2) where a rule limits the backlog; without
+//! such a rule there are none. Must always hold: the counts equal the inbox counts of the stored
+//! vqueues, so that every replica, including a restarted one, refuses the same commands. Everything
+//! in an inbox counts as waiting, including entries that are not due and retries. Only new entries
+//! are refused: an entry that returns to an inbox (a retry, a resumed or redriven entry) always has
+//! room. Must not know: who leads, what runs.
 
 use std::collections::BTreeMap;
 
@@ -21,10 +20,10 @@ use crate::rules::{RuleBook, RuleLookup};
 
 use super::store::{Rows, TablesError};
 
-/// Vqueues read at a time when the counts are made.
+/// Number of vqueues read at a time when counting.
 const PAGE_LEN: usize = 1_024;
 
-/// As many entries wait under a key as may: a new one is refused.
+/// The backlog of a key is full: a new entry is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{key} has {waiting} entries waiting, rule `{pattern}` allows {limit}: wait until some have \
@@ -37,24 +36,24 @@ pub struct BacklogFull {
     pub rule: RuleId,
     /// Its pattern.
     pub pattern: Pattern,
-    /// How many wait.
+    /// Number of waiting entries.
     pub waiting: u64,
-    /// How many may.
+    /// The limit.
     pub limit: u32,
 }
 
 type Key = Vec<ByteString>;
 
-/// Entries that wait, by key, beside those that are counted already.
+/// Additional waiting entries, by key, that are not counted yet.
 pub(super) type More = BTreeMap<Key, u64>;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Backlog {
     rules: RuleLookup,
-    /// Bit `d` is set when a rule limits the backlog of keys of `d` components.
+    /// Bit `d` is set if a rule limits the backlog of keys of `d` components.
     depths: u8,
-    /// Keys with nothing waiting are left out.
+    /// Keys without waiting entries are left out.
     counts: BTreeMap<Key, u64>,
 }
 
@@ -75,8 +74,8 @@ fn depths(rules: &[RuleUpdate]) -> u8 {
 }
 
 impl Backlog {
-    /// The backlog under a book; `None` when no rule limits any. Counts anew only what
-    /// `before` did not count.
+    /// The backlog under a book; `None` if no rule limits any. Counts only what `before` did not
+    /// count.
     pub(super) fn under(
         book: &RuleBook,
         before: Option<Self>,
@@ -130,17 +129,18 @@ impl Backlog {
         }
     }
 
-    /// An entry came into an inbox.
+    /// An entry was added to an inbox.
     fn came(&mut self, name: &VQueueName) {
         for key in self.counted(name) {
             *self.counts.entry(key).or_default() += 1;
         }
     }
 
-    /// An entry left an inbox. Panics when none was counted.
+    /// An entry left an inbox. Panics if none was counted.
     fn left(&mut self, name: &VQueueName) {
         for key in self.counted(name) {
-            let count = self.counts.get_mut(&key).expect("what leaves an inbox was counted");
+            let count =
+                self.counts.get_mut(&key).expect("an entry that leaves an inbox was counted");
             *count -= 1;
             if *count == 0 {
                 self.counts.remove(&key);
@@ -148,8 +148,8 @@ impl Backlog {
         }
     }
 
-    /// Why no entry of this name may come while `more` are on their way; the deepest
-    /// level that is full says so.
+    /// Why an entry of this name is refused while `more` are pending; reports the deepest full
+    /// level.
     pub(super) fn refusal(&self, name: &VQueueName, more: &More) -> Option<BacklogFull> {
         self.counted(name).rev().find_map(|key| {
             let level: Vec<&str> = key.iter().map(|component| &**component).collect();
@@ -167,7 +167,7 @@ impl Backlog {
         })
     }
 
-    /// Counts an entry that is on its way.
+    /// Counts a pending entry.
     pub(super) fn expect(&self, name: &VQueueName, more: &mut More) {
         for key in self.counted(name) {
             *more.entry(key).or_default() += 1;

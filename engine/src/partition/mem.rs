@@ -1,8 +1,8 @@
 //! A partition's tables in memory, for tests and simulation.
 //!
-//! Owns: one ordered map per table. Must always hold: what is deleted was there, and a
-//! stage row is put only where none is; a second look at [`super::apply`], which never
-//! reads those rows. Must not know: which command writes what.
+//! Owns: one ordered map per table. Must always hold: a deleted row existed, and a stage row is put
+//! only where there is none; this double-checks [`super::apply`], which never reads those rows.
+//! Must not know: which command writes what.
 //!
 //! Two replicas that applied the same records have equal tables (`==`, and equal
 //! [`MemTables::digest`]s).
@@ -34,7 +34,7 @@ pub struct MemTables {
     pub payloads: BTreeMap<EntryId, Bytes>,
     /// Inbox rows.
     pub inbox: BTreeSet<(VQueueId, EntryKey)>,
-    /// Attempts that run.
+    /// Running attempts.
     pub running: BTreeMap<(VQueueId, EntryId), RunningRow>,
     /// Suspended and paused entries.
     pub parked: BTreeSet<(VQueueId, EntryId)>,
@@ -42,7 +42,7 @@ pub struct MemTables {
     pub vqueues: BTreeMap<VQueueId, VQueueMeta>,
     /// Holders of locks.
     pub locks: BTreeMap<VQueueId, EntryId>,
-    /// Sequences seen.
+    /// Highest sequences of producers.
     pub dedup: BTreeMap<DedupKey, DedupRow>,
     /// Idempotency keys.
     pub idempotency: BTreeMap<IdempotencyKey, IdempotencyRow>,
@@ -65,8 +65,8 @@ fn page<K: Ord + Copy, V: Clone>(
 }
 
 impl MemTables {
-    /// Inbox rows of a vqueue after a place, in key order, at most `limit`; and whether
-    /// nothing lies behind them.
+    /// Inbox rows of a vqueue after a key, in key order, at most `limit`; and whether they are the
+    /// last ones.
     #[must_use]
     pub fn inbox_after(
         &self,
@@ -222,7 +222,7 @@ impl Tables for MemTables {
     }
 
     fn delete_entry(&mut self, id: EntryId) {
-        assert!(self.entries.remove(&id).is_some(), "{id} is deleted and was not there");
+        assert!(self.entries.remove(&id).is_some(), "{id} is deleted but does not exist");
     }
 
     fn put_payload(&mut self, id: EntryId, payload: Bytes) {
@@ -230,7 +230,7 @@ impl Tables for MemTables {
     }
 
     fn delete_payload(&mut self, id: EntryId) {
-        assert!(self.payloads.remove(&id).is_some(), "{id} loses a payload that it has not");
+        assert!(self.payloads.remove(&id).is_some(), "{id} has no payload to delete");
     }
 
     fn put_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
@@ -238,7 +238,7 @@ impl Tables for MemTables {
     }
 
     fn delete_inbox(&mut self, vqueue: VQueueId, key: EntryKey) {
-        assert!(self.inbox.remove(&(vqueue, key)), "{key:?} leaves an inbox it was not in");
+        assert!(self.inbox.remove(&(vqueue, key)), "{key:?} is not in the inbox");
     }
 
     fn put_running(&mut self, vqueue: VQueueId, entry: EntryId, row: RunningRow) {
@@ -248,7 +248,7 @@ impl Tables for MemTables {
 
     fn delete_running(&mut self, vqueue: VQueueId, entry: EntryId) {
         let before = self.running.remove(&(vqueue, entry));
-        assert!(before.is_some(), "{entry} stops and did not run");
+        assert!(before.is_some(), "{entry} stops but is not running");
     }
 
     fn put_parked(&mut self, vqueue: VQueueId, entry: EntryId) {
@@ -264,16 +264,16 @@ impl Tables for MemTables {
     }
 
     fn delete_vqueue_meta(&mut self, id: VQueueId) {
-        assert!(self.vqueues.remove(&id).is_some(), "{id} is forgotten and was not known");
+        assert!(self.vqueues.remove(&id).is_some(), "{id} is deleted but unknown");
     }
 
     fn put_lock(&mut self, vqueue: VQueueId, holder: EntryId) {
         let before = self.locks.insert(vqueue, holder);
-        assert_eq!(before, None, "a lock that is held is taken by {holder}");
+        assert_eq!(before, None, "a held lock is taken by {holder}");
     }
 
     fn delete_lock(&mut self, vqueue: VQueueId) {
-        assert!(self.locks.remove(&vqueue).is_some(), "a lock is freed that nobody holds");
+        assert!(self.locks.remove(&vqueue).is_some(), "a free lock is freed");
     }
 
     fn put_dedup(&mut self, producer: DedupKey, row: DedupRow) {
@@ -282,11 +282,11 @@ impl Tables for MemTables {
 
     fn put_idempotency(&mut self, key: IdempotencyKey, row: IdempotencyRow) {
         let before = self.idempotency.insert(key, row);
-        assert_eq!(before, None, "an idempotency key stands for two entries");
+        assert_eq!(before, None, "an idempotency key refers to two entries");
     }
 
     fn delete_idempotency(&mut self, key: &IdempotencyKey) {
-        assert!(self.idempotency.remove(key).is_some(), "{key:?} was not remembered");
+        assert!(self.idempotency.remove(key).is_some(), "{key:?} is not stored");
     }
 
     fn put_finished(&mut self, id: EntryId, row: FinishedRow) {

@@ -1,8 +1,8 @@
-//! What a leader reads of its rows: the seed of a limiter, what a vqueue without an actor asks
-//! for, which entries are gone.
+//! The reads of a leader: the seed of a limiter, the request of a vqueue without an actor, entries
+//! that are gone.
 //!
-//! Owns: the rules by which rows become these answers; the partition's shell and the models
-//! call the same code. Must not know: who performs effects, where rows are kept.
+//! Owns: the rules that derive these answers from rows; the partition's shell and the models share
+//! this code. Must not know: who performs effects, where rows are stored.
 
 use std::sync::Arc;
 
@@ -21,29 +21,29 @@ use super::{
     store::{Read, Rows, SeedRows},
 };
 
-/// Rows read at a time.
+/// Number of rows read at a time.
 const PAGE_LEN: usize = 1_024;
 
-/// What a fresh limiter and the partition learn from the rows.
+/// What the rows say to a new limiter and the partition.
 #[derive(Debug, Default)]
 pub struct SeedRead {
-    /// Locks that entries hold.
+    /// Locks held by entries.
     pub locks: Vec<(VQueueId, EntryId)>,
-    /// Attempts that run, by their rows or by decisions that are proposed.
+    /// Attempts that run according to their rows or to proposed decisions.
     pub running: Vec<KnownAttempt>,
-    /// Attempts that are over and whose handlers have not stopped, each with the holder of
-    /// its vqueue's lock.
+    /// Attempts that are over but whose handlers have not stopped, each with the holder of its
+    /// vqueue's lock.
     pub stopping: Vec<(KnownAttempt, Option<EntryId>)>,
-    /// Everything that holds a permit: `running`, then `stopping`.
+    /// Everything that needs a permit: `running`, then `stopping`.
     pub holders: Vec<SeedRunning>,
 }
 
-/// Reads what a fresh limiter starts from: lock rows, running rows, decisions that are
-/// proposed and not applied, handlers that have not stopped. `name_of` knows the names of
-/// running handlers: a vqueue whose handler stops may have no row left.
+/// Reads the initial state of a new limiter: lock rows, running rows, decisions that are proposed
+/// but not applied, handlers that have not stopped. `name_of` returns the names of running
+/// handlers: a vqueue whose handler stops may have no row left.
 ///
 /// # Errors
-/// When the rows cannot be read.
+/// If the rows cannot be read.
 pub fn seed(
     rows: &impl SeedRows,
     proposed: Vec<KnownAttempt>,
@@ -90,11 +90,11 @@ pub fn seed(
     Ok(read)
 }
 
-/// What a vqueue without an actor asks the limiter for, or why it has nothing to ask for.
-/// `head` is the row that it was found with; unless `is_known`, another one may be first.
+/// What a vqueue without an actor requests of the limiter, or why there is nothing to request.
+/// `head` is the row it was found with; unless `is_known`, another one may be first.
 ///
 /// # Errors
-/// When the rows cannot be read.
+/// If the rows cannot be read.
 pub fn acquire(
     rows: &impl Rows,
     handle: VQueueHandle,
@@ -113,17 +113,17 @@ pub fn acquire(
     }
     let may_wait = is_known || head.has_lock || !name.has_lock();
     if !may_wait && rows.lock(vqueue)?.is_some() {
-        // The head may be an entry that kept the lock.
+        // The head may be the entry that kept the lock.
         return Ok(Err(Rest::Until(Timestamp::default())));
     }
     let lock = wish(name.has_lock(), head);
     Ok(Ok(Acquire { handle, vqueue, name, count: 1, lock }))
 }
 
-/// Those of these entries that are not live, and what is known of them.
+/// The entries among these that are not live, with their state.
 ///
 /// # Errors
-/// When the rows cannot be read.
+/// If the rows cannot be read.
 pub fn gone(rows: &impl Rows, entries: &[EntryId]) -> Read<Vec<(EntryId, EntryState)>> {
     let mut gone = Vec::new();
     for entry in entries {

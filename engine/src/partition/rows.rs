@@ -1,7 +1,7 @@
-//! The rows of a partition's tables, as values. Their bytes and keys are storage's.
+//! The rows of a partition's tables, as values. Storage owns their bytes and keys.
 //!
-//! Must always hold: a row says all that applying a command needs of it; nothing in
-//! a row depends on which replica wrote it.
+//! Must always hold: a row contains everything that applying a command needs; nothing in a row
+//! depends on which replica wrote it.
 
 mod journal;
 
@@ -19,23 +19,23 @@ use forebay_messages::{
 
 pub use journal::{JournalRow, JournalState, PromiseRow, TombstoneRow};
 
-/// State of an entry that has not ended. The payload has a table of its own, so that
-/// a stage move rewrites this small row only.
+/// State of an entry that has not ended. The payload has its own table, so that a stage move
+/// rewrites only this small row.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct EntryRow {
-    /// Where it belongs.
+    /// Its vqueue.
     #[bilrost(1)]
     pub vqueue: VQueueId,
-    /// Where it is.
+    /// Its stage.
     #[bilrost(2)]
     pub stage: Stage,
-    /// Its place in the inbox: the present one in stage `Inbox`, else the last one.
+    /// Its place in the inbox: the current one in stage `Inbox`, otherwise the last one.
     #[bilrost(3)]
     pub key: EntryKey,
-    /// Attempts that ended and counted.
+    /// Ended attempts that counted.
     #[bilrost(4)]
     pub attempts: u32,
-    /// Token of the last attempt that started.
+    /// Token of the last started attempt.
     #[bilrost(5)]
     pub token: AttemptToken,
     /// When it was enqueued (the record's time).
@@ -44,50 +44,49 @@ pub struct EntryRow {
     /// When the last attempt started.
     #[bilrost(7)]
     pub started_at: Timestamp,
-    /// What follows a failed attempt; absent means the default policy.
+    /// Retries after a failed attempt; absent means the default policy.
     #[bilrost(8)]
     pub retry: Option<RetryPolicy>,
     /// How long the result is kept, in milliseconds; absent means the default.
     #[bilrost(9)]
     pub retention_ms: Option<u64>,
-    /// The idempotency key it was enqueued with.
+    /// Its idempotency key.
     #[bilrost(10)]
     pub idempotency_key: Option<ByteString>,
-    /// What the last failed attempt said.
+    /// Message of the last failed attempt.
     #[bilrost(11)]
     pub last_failure: ByteString,
-    /// Cancellation was asked for while it runs.
+    /// Cancellation was requested while it runs.
     #[bilrost(12)]
     pub cancel_requested: bool,
-    /// Attempts that ended because the process that ran them died.
+    /// Attempts that ended because their process died.
     #[bilrost(13)]
     pub interrupted: u32,
-    /// What few entries have.
+    /// Fields that few entries have.
     #[bilrost(14)]
     pub extra: Option<Box<EntryExtra>>,
 }
 
-/// How many failed attempts are kept of an entry: the last ones.
+/// Number of failed attempts that are kept of an entry: the last ones.
 pub const FAILURES_KEPT_MAX: usize = 8;
-/// Longest text that is kept of a failed attempt, in bytes.
+/// Maximum length of the kept text of a failed attempt, in bytes.
 pub const FAILURE_TEXT_BYTES_MAX: usize = 256;
 
-/// What few entries have, and keep when they end. A row of its own size is not paid for it.
+/// Fields that few entries have, and keep when they end. Boxed, so that other rows do not grow.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct EntryExtra {
-    /// The last attempts that failed and were followed by another one, oldest first, at most
-    /// [`FAILURES_KEPT_MAX`].
+    /// The last attempts that failed and were retried, oldest first, at most [`FAILURES_KEPT_MAX`].
     #[bilrost(1)]
     pub failures: Vec<FailedAttempt>,
-    /// Its journal, from the first operation on.
+    /// State of its journal, set by the first operation.
     #[bilrost(2)]
     pub journal: Option<Box<JournalState>>,
-    /// Of a child: where it comes from.
+    /// Link to the parent, if it is a child.
     #[bilrost(3)]
     pub parent: Option<Box<ParentLink>>,
 }
 
-/// An attempt that failed and was followed by another one.
+/// An attempt that failed and was retried.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct FailedAttempt {
     /// Its number, from 1. A redriven entry counts from 1 again.
@@ -99,32 +98,32 @@ pub struct FailedAttempt {
     /// When it ended.
     #[bilrost(3)]
     pub ended_at: Timestamp,
-    /// What it said, at most [`FAILURE_TEXT_BYTES_MAX`] bytes.
+    /// Its message, at most [`FAILURE_TEXT_BYTES_MAX`] bytes.
     #[bilrost(4)]
     pub text: ByteString,
 }
 
 impl EntryRow {
-    /// What is known of its journal, if it has one.
+    /// State of its journal, if it has one.
     #[must_use]
     pub fn journal(&self) -> Option<&JournalState> {
         self.extra.as_deref().and_then(|extra| extra.journal.as_deref())
     }
 
-    /// Where it comes from, if it is a child.
+    /// Its link to its parent, if it is a child.
     #[must_use]
     pub fn parent(&self) -> Option<&ParentLink> {
         self.extra.as_deref().and_then(|extra| extra.parent.as_deref())
     }
 
-    /// The failed attempts that are kept, oldest first.
+    /// The kept failed attempts, oldest first.
     #[must_use]
     pub fn failures(&self) -> &[FailedAttempt] {
         failures(self.extra.as_deref())
     }
 
-    /// Adds a failed attempt to those that are kept; the oldest one goes when there are too
-    /// many. Its text is cut.
+    /// Adds a failed attempt to the kept ones; above the maximum the oldest is dropped. Its text is
+    /// cut.
     pub fn keep_failure(&mut self, mut failure: FailedAttempt) {
         let kept = &mut self.extra.get_or_insert_default().failures;
         if failure.text.len() > FAILURE_TEXT_BYTES_MAX {
@@ -141,41 +140,41 @@ fn failures(extra: Option<&EntryExtra>) -> &[FailedAttempt] {
     extra.map_or(&[], |extra| &extra.failures)
 }
 
-/// An attempt that runs.
+/// A running attempt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Message)]
 pub struct RunningRow {
     /// The attempt.
     #[bilrost(1)]
     pub token: AttemptToken,
-    /// Who runs it; absent means the process that led the token's epoch.
+    /// Its executor; absent means the process that led the token's epoch.
     #[bilrost(2)]
     pub executor: Option<ExecutorId>,
 }
 
 /// A vqueue: its name, its counts, whether it is paused.
 ///
-/// Read and written again with every change of each of its entries: the name is shared.
+/// Read and rewritten with every change of its entries, so the name is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VQueueMeta {
     /// Its name.
     pub name: Arc<VQueueName>,
     /// Entries in the inbox.
     pub inbox: u64,
-    /// Entries that run.
+    /// Running entries.
     pub running: u64,
-    /// Entries that are suspended.
+    /// Suspended entries.
     pub suspended: u64,
-    /// Entries that are paused one by one.
+    /// Individually paused entries.
     pub paused: u64,
-    /// Results that are kept.
+    /// Kept results.
     pub finished: u64,
     /// The whole vqueue is paused.
     pub is_paused: bool,
-    /// When its first entry came.
+    /// When its first entry was enqueued.
     pub created_at: Timestamp,
 }
 
-/// A [`VQueueMeta`] as it is written.
+/// The stored form of [`VQueueMeta`].
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct StoredVQueueMeta {
     #[bilrost(1)]
@@ -235,7 +234,7 @@ impl VQueueMeta {
         }
     }
 
-    /// Whether nothing at all is left of it.
+    /// Whether nothing is left of it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inbox + self.running + self.suspended + self.paused + self.finished == 0
@@ -243,10 +242,10 @@ impl VQueueMeta {
     }
 }
 
-/// What is kept of an entry that ended.
+/// The stored result of an ended entry.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct FinishedRow {
-    /// Where it belonged.
+    /// Its vqueue.
     #[bilrost(1)]
     pub vqueue: VQueueId,
     /// How it ended.
@@ -258,13 +257,13 @@ pub struct FinishedRow {
     /// When it ended.
     #[bilrost(6)]
     pub finished_at: Timestamp,
-    /// When the result is forgotten; `Timestamp::MAX` means not before it is purged.
+    /// When the result expires; `Timestamp::MAX` means that it is kept until purged.
     #[bilrost(7)]
     pub expires_at: Timestamp,
-    /// Attempts that counted, the last one included.
+    /// Attempts that counted, including the last one.
     #[bilrost(8)]
     pub attempts: u32,
-    /// The idempotency key it was enqueued with.
+    /// Its idempotency key.
     #[bilrost(9)]
     pub idempotency_key: Option<ByteString>,
     /// Its retry policy, for a redrive.
@@ -276,14 +275,14 @@ pub struct FinishedRow {
     /// When the last attempt started.
     #[bilrost(12)]
     pub started_at: Timestamp,
-    /// What few entries have.
+    /// Fields that few entries have.
     #[bilrost(13)]
     pub extra: Option<Box<EntryExtra>>,
 }
 
 impl FinishedRow {
-    /// The failed attempts that are kept, oldest first. The last attempt of an entry that
-    /// failed is its outcome, and not among them.
+    /// The kept failed attempts, oldest first. The last attempt of a failed entry is its outcome,
+    /// and not among them.
     #[must_use]
     pub fn failures(&self) -> &[FailedAttempt] {
         failures(self.extra.as_deref())
@@ -299,7 +298,7 @@ impl FinishedRow {
     }
 }
 
-/// Whose sequences are remembered.
+/// A producer whose sequences are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DedupKey {
     /// The partition's own leaders.
@@ -310,7 +309,7 @@ pub enum DedupKey {
     Partition(u32),
 }
 
-/// Highest sequence seen of a producer.
+/// Highest known sequence of a producer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Message)]
 pub struct DedupRow {
     /// Epoch (leaders only).
@@ -321,8 +320,8 @@ pub struct DedupRow {
     pub seq: u64,
 }
 
-/// Where an idempotency key is remembered: 16 bytes of xxh3-128 over service and
-/// scope, then the key itself.
+/// The key of an idempotency row: 16 bytes of xxh3-128 over service and scope, then the client's
+/// key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey {
     /// The id of the vqueue name reduced to service and scope.
@@ -331,7 +330,7 @@ pub struct IdempotencyKey {
     pub key: ByteString,
 }
 
-/// The entry that a key stands for.
+/// The entry of an idempotency key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Message)]
 pub struct IdempotencyRow {
     /// The first entry enqueued with it.
@@ -348,25 +347,25 @@ pub struct IdempotencyRow {
 pub enum FsmSlot {
     /// LSN of the last applied record (u64).
     AppliedLsn = 1,
-    /// Last inbox sequence given (u64).
+    /// Last assigned inbox sequence (u64).
     InboxSeq = 2,
-    /// Last outbox index given (u64).
+    /// Last assigned outbox index (u64).
     OutboxSeq = 3,
     /// Lowest format that may read this partition (u64).
     MinVersion = 4,
     /// LSN up to which the store was known to be flushed (u64).
     DurableLsn = 5,
-    /// Epoch of the leader in force (u64).
+    /// Epoch of the current leader (u64).
     LeaderEpoch = 6,
     /// The partition's key range (two u64).
     KeyRange = 7,
-    /// When the partition was made (u64, milliseconds).
+    /// When the partition was created (u64, milliseconds).
     Created = 8,
-    /// The rule book in force (its encoded bytes).
+    /// The current rule book (its encoded bytes).
     RuleBook = 9,
-    /// Greatest default `run_at` given (u64, milliseconds): keeps it monotonic.
+    /// Greatest assigned default `run_at` (u64, milliseconds): keeps it monotonic.
     LastRunAt = 10,
-    /// Greatest time of a record applied (u64, milliseconds): a floor of the partition's
+    /// Greatest time of an applied record (u64, milliseconds): a lower bound of the partition's
     /// time.
     LatestRecordAt = 11,
     /// Incarnation of the outbox (u64).

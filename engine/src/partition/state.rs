@@ -1,7 +1,7 @@
 //! The part of a partition's state that is kept in memory beside its rows.
 //!
-//! Must always hold: it equals what [`State::load`] would read from the committed
-//! rows; the rows are the truth.
+//! Must always hold: it equals what [`State::load`] would read from the committed rows; the rows
+//! are the truth.
 
 use std::sync::Arc;
 
@@ -22,19 +22,19 @@ use super::{
 pub struct State {
     /// LSN of the last applied record.
     pub applied_lsn: Lsn,
-    /// Epoch of the leader in force.
+    /// Epoch of the current leader.
     pub leader_epoch: Epoch,
-    /// Highest own proposal that was applied.
+    /// Highest applied own proposal.
     pub(super) leader_dedup: DedupRow,
-    /// Last inbox sequence given.
+    /// Last assigned inbox sequence.
     pub(super) inbox_seq: InboxSeq,
-    /// Greatest default `run_at` given.
+    /// Greatest assigned default `run_at`.
     pub(super) last_run_at: Timestamp,
-    /// Greatest time of a record applied.
+    /// Greatest time of an applied record.
     pub(super) latest_record_at: Timestamp,
-    /// The rule book in force.
+    /// The current rule book.
     pub(super) rule_book: Arc<RuleBook>,
-    /// How many entries wait by key; only while a rule limits that.
+    /// Number of waiting entries by key; only while a rule limits it.
     pub(super) backlog: Option<Backlog>,
 }
 
@@ -68,20 +68,20 @@ impl State {
         Ok(state)
     }
 
-    /// The last place that was given in any inbox.
+    /// The last assigned inbox sequence.
     #[must_use]
     pub fn inbox_seq(&self) -> InboxSeq {
         self.inbox_seq
     }
 
-    /// The rule book in force.
+    /// The current rule book.
     #[must_use]
     pub fn rule_book(&self) -> &Arc<RuleBook> {
         &self.rule_book
     }
 
-    /// Puts another rule book in force; the difference to the one before. Looks at every
-    /// vqueue when a backlog is limited for the first time.
+    /// Puts another rule book in force; returns the difference. Reads every vqueue when a backlog
+    /// is limited for the first time.
     pub(super) fn replace_rule_book(
         &mut self,
         book: RuleBook,
@@ -93,8 +93,8 @@ impl State {
         Ok(updates)
     }
 
-    /// The next place in an inbox. `run_at` absent means "now", made monotonic so that
-    /// a clock that steps back cannot reorder a queue.
+    /// The next place in an inbox. `run_at` absent means "now", made monotonic so that a clock that
+    /// steps back cannot reorder a queue.
     pub(super) fn next_key(&mut self, now: Timestamp, template: NewKey) -> EntryKey {
         self.inbox_seq = self.inbox_seq.next();
         let run_at = template.run_at.unwrap_or_else(|| {
@@ -104,14 +104,14 @@ impl State {
         EntryKey { has_lock: template.has_lock, run_at, seq: self.inbox_seq, entry: template.entry }
     }
 
-    /// The latest time that a leader gave to a record or to a place in an inbox. The
-    /// partition's time never steps behind it.
+    /// The latest time that a leader gave to a record or to a place in an inbox. The partition's
+    /// time never steps back behind it.
     #[must_use]
     pub fn latest_time(&self) -> Timestamp {
         self.latest_record_at.max(self.last_run_at)
     }
 
-    /// Takes note of the time of a record.
+    /// Records the time of a record.
     pub(super) fn put_record_time(&mut self, at: Timestamp, tables: &mut impl Tables) {
         if at > self.latest_record_at {
             self.latest_record_at = at;
@@ -119,12 +119,12 @@ impl State {
         }
     }
 
-    /// What places are given from.
+    /// The counters of places.
     pub(super) fn places(&self) -> Places {
         Places { inbox_seq: self.inbox_seq, last_run_at: self.last_run_at }
     }
 
-    /// Writes what a record changed of that, once for all of its entries.
+    /// Writes the counters that a record changed, once for all of its entries.
     pub(super) fn put_places(&self, before: Places, tables: &mut impl Tables) {
         if self.inbox_seq != before.inbox_seq {
             put_fsm_number(tables, FsmSlot::InboxSeq, self.inbox_seq.0);
@@ -135,14 +135,14 @@ impl State {
     }
 }
 
-/// What places in inboxes are given from.
+/// The counters from which places in inboxes are assigned.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Places {
     inbox_seq: InboxSeq,
     last_run_at: Timestamp,
 }
 
-/// What a new place in an inbox is made of.
+/// The parts of a new place in an inbox.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NewKey {
     pub(super) entry: forebay_messages::EntryId,

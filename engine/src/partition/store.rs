@@ -1,8 +1,7 @@
-//! What the state machine reads and writes: typed tables behind a port.
+//! The reads and writes of the state machine: typed tables behind a port.
 //!
-//! Storage implements it as rows in memory over RocksDB; tests as maps. Must always
-//! hold: a read sees the writes of the same batch; nothing is visible to anybody else
-//! before the batch is committed.
+//! Storage implements it as rows in memory over RocksDB; tests as maps. Must always hold: a read
+//! sees the writes of the same batch; nothing is visible outside before the batch is committed.
 
 use bytes::Bytes;
 use forebay_messages::{EntryId, EntryKey, Timestamp, VQueueId};
@@ -19,7 +18,7 @@ use super::rows::{
 pub struct TablesError {
     /// The table.
     pub table: &'static str,
-    /// What went wrong.
+    /// The error.
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
@@ -33,7 +32,7 @@ pub type Read<T> = Result<T, TablesError>;
 pub trait Rows {
     /// State of an entry that has not ended.
     fn entry(&self, id: EntryId) -> Read<Option<EntryRow>>;
-    /// What one has to know of it, without a copy of the row.
+    /// Reads a part of it without copying the row.
     fn look_at_entry<R>(&self, id: EntryId, look: impl FnOnce(&EntryRow) -> R) -> Read<Option<R>> {
         Ok(self.entry(id)?.as_ref().map(look))
     }
@@ -41,7 +40,7 @@ pub trait Rows {
     fn payload(&self, id: EntryId) -> Read<Option<Bytes>>;
     /// A vqueue's name and counts.
     fn vqueue_meta(&self, id: VQueueId) -> Read<Option<VQueueMeta>>;
-    /// What one has to know of them, without a copy of the row.
+    /// Reads a part of them without copying the row.
     fn look_at_vqueue<R>(
         &self,
         id: VQueueId,
@@ -49,13 +48,13 @@ pub trait Rows {
     ) -> Read<Option<R>> {
         Ok(self.vqueue_meta(id)?.as_ref().map(look))
     }
-    /// Who holds a vqueue's lock.
+    /// The holder of a vqueue's lock.
     fn lock(&self, vqueue: VQueueId) -> Read<Option<EntryId>>;
-    /// Highest sequence seen of a producer.
+    /// Highest known sequence of a producer.
     fn dedup(&self, producer: DedupKey) -> Read<Option<DedupRow>>;
-    /// The entry that an idempotency key stands for.
+    /// The entry of an idempotency key.
     fn idempotency(&self, key: &IdempotencyKey) -> Read<Option<IdempotencyRow>>;
-    /// What is kept of an entry that ended.
+    /// The stored result of an ended entry.
     fn finished(&self, id: EntryId) -> Read<Option<FinishedRow>>;
     /// When finished entries expire, up to a time, oldest first, at most `limit`.
     fn timers_until(&self, until: Timestamp, limit: usize) -> Read<Vec<(Timestamp, EntryId)>>;
@@ -69,27 +68,27 @@ pub trait Rows {
     ) -> Read<Vec<(VQueueId, VQueueMeta)>>;
 }
 
-/// The scans that a limiter's seed is read from, in key order.
+/// The scans for a limiter's seed, in key order.
 pub trait SeedRows: Rows {
-    /// Attempts that run, by vqueue, after a position, at most `limit`.
+    /// Running attempts, by vqueue, after a position, at most `limit`.
     fn running_after(
         &self,
         after: Option<(VQueueId, EntryId)>,
         limit: usize,
     ) -> Read<Vec<((VQueueId, EntryId), RunningRow)>>;
-    /// Locks that are held, after a vqueue, at most `limit`.
+    /// Held locks, after a vqueue, at most `limit`.
     fn locks_after(&self, after: Option<VQueueId>, limit: usize) -> Read<Vec<(VQueueId, EntryId)>>;
 }
 
-/// The rows that a batch changes, as it sees them, and its writes.
+/// The rows as seen by a batch, and its writes.
 pub trait Tables: Rows {
     /// Writes the state of an entry.
     fn put_entry(&mut self, id: EntryId, row: EntryRow);
-    /// Writes it where there is none: that is known, and need not be found out.
+    /// Writes the state of an entry that is known to have none.
     fn put_new_entry(&mut self, id: EntryId, row: EntryRow) {
         self.put_entry(id, row);
     }
-    /// Changes it where it is, if it is there.
+    /// Changes it in place, if present.
     fn change_entry<R>(
         &mut self,
         id: EntryId,
@@ -108,8 +107,7 @@ pub trait Tables: Rows {
     /// Deletes it.
     fn delete_payload(&mut self, id: EntryId);
 
-    /// An entry ends: its state goes, its row among the attempts that run, and its payload
-    /// unless that is kept.
+    /// Ends an entry: deletes its state, its running row, and its payload unless kept.
     fn end_entry(&mut self, id: EntryId, vqueue: VQueueId, was_running: bool, keeps_payload: bool) {
         if was_running {
             self.delete_running(vqueue, id);
@@ -120,24 +118,24 @@ pub trait Tables: Rows {
         self.delete_entry(id);
     }
 
-    /// Puts a row in a vqueue's inbox.
+    /// Adds a row to a vqueue's inbox.
     fn put_inbox(&mut self, vqueue: VQueueId, key: EntryKey);
-    /// Deletes one.
+    /// Deletes a row.
     fn delete_inbox(&mut self, vqueue: VQueueId, key: EntryKey);
 
-    /// Writes the row of an attempt that runs.
+    /// Writes the row of a running attempt.
     fn put_running(&mut self, vqueue: VQueueId, entry: EntryId, row: RunningRow);
     /// Deletes it.
     fn delete_running(&mut self, vqueue: VQueueId, entry: EntryId);
 
-    /// Puts a suspended or paused entry among its vqueue's parked ones.
+    /// Adds a suspended or paused entry to its vqueue's parked ones.
     fn put_parked(&mut self, vqueue: VQueueId, entry: EntryId);
     /// Deletes it.
     fn delete_parked(&mut self, vqueue: VQueueId, entry: EntryId);
 
     /// Writes a vqueue's name and counts.
     fn put_vqueue_meta(&mut self, id: VQueueId, row: VQueueMeta);
-    /// Changes them where they are, if they are there.
+    /// Changes them in place, if present.
     fn change_vqueue_meta<R>(
         &mut self,
         id: VQueueId,
@@ -151,25 +149,25 @@ pub trait Tables: Rows {
     /// Deletes them.
     fn delete_vqueue_meta(&mut self, id: VQueueId);
 
-    /// Writes who holds a vqueue's lock.
+    /// Writes the holder of a vqueue's lock.
     fn put_lock(&mut self, vqueue: VQueueId, holder: EntryId);
     /// Frees it.
     fn delete_lock(&mut self, vqueue: VQueueId);
 
-    /// Writes the highest sequence seen of a producer.
+    /// Writes the highest known sequence of a producer.
     fn put_dedup(&mut self, producer: DedupKey, row: DedupRow);
 
-    /// Writes the entry that an idempotency key stands for.
+    /// Writes the entry of an idempotency key.
     fn put_idempotency(&mut self, key: IdempotencyKey, row: IdempotencyRow);
     /// Deletes it.
     fn delete_idempotency(&mut self, key: &IdempotencyKey);
 
-    /// Writes what is kept of an entry that ended.
+    /// Writes the result of an ended entry.
     fn put_finished(&mut self, id: EntryId, row: FinishedRow);
     /// Deletes it.
     fn delete_finished(&mut self, id: EntryId);
 
-    /// Notes when a finished entry expires.
+    /// Writes when a finished entry expires.
     fn put_timer(&mut self, at: Timestamp, entry: EntryId);
     /// Deletes the note.
     fn delete_timer(&mut self, at: Timestamp, entry: EntryId);
@@ -178,10 +176,10 @@ pub trait Tables: Rows {
     fn put_fsm(&mut self, slot: FsmSlot, value: Bytes);
 }
 
-/// A slot that holds one number, 8 bytes big-endian; 0 when it was never written.
+/// A slot that holds one number, 8 bytes big-endian; 0 if it was never written.
 ///
 /// # Errors
-/// When the read fails or the slot has another length.
+/// If the read fails or the slot has another length.
 pub fn fsm_number(tables: &impl Rows, slot: FsmSlot) -> Read<u64> {
     match tables.fsm(slot)? {
         None => Ok(0),

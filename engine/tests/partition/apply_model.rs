@@ -1,5 +1,5 @@
-//! What the commands mean, written a second time and as simply as possible: no rows,
-//! no indexes, every question answered by looking at everything.
+//! The meaning of the commands, implemented a second time and as simply as possible: no rows, no
+//! indexes, every question answered by looking at everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +32,7 @@ struct Live {
     attempts: u32,
     token: AttemptToken,
     cancel: bool,
-    /// Numbers of failed attempts that are kept.
+    /// Numbers of the kept failed attempts.
     failures: Vec<u32>,
 }
 
@@ -46,7 +46,7 @@ struct Done {
     failures: Vec<u32>,
 }
 
-/// Everything that a partition knows.
+/// The whole state of a partition.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Model {
     live: BTreeMap<EntryId, Live>,
@@ -197,7 +197,8 @@ impl Model {
         })
     }
 
-    /// Whether a level of this name's key has as many waiting as may, the deepest first.
+    /// Whether a level of this name's key has its maximum number of waiting entries, the deepest
+    /// first.
     fn full(&self, name: &VQueueName) -> Result<(), BacklogFull> {
         let levels = |name: &VQueueName| {
             let all = [&name.scope, &name.l1, &name.l2];
@@ -337,7 +338,7 @@ impl Model {
         Reply::Changed(1)
     }
 
-    /// Asks of each entry named, once, whether it is changed.
+    /// Applies a change to each named entry, once, and collects the refusals.
     fn ask(
         &mut self,
         named: &[EntryId],
@@ -367,7 +368,7 @@ impl Model {
             };
             let (name, stage, created) = (&entry.new.vqueue, entry.stage, entry.created);
             let fits = fits(selector, name, stage, created);
-            // A change that is refused changes nothing.
+            // A refused change has no effect.
             let mut after = model.clone();
             change(&mut after, id)?;
             if !fits {
@@ -415,7 +416,7 @@ impl Model {
         Ok(())
     }
 
-    /// Every vqueue that has anything, or is paused.
+    /// Every vqueue that has entries or is paused.
     fn vqueues(&self) -> BTreeMap<VQueueId, VQueueName> {
         let live = self.live.values().map(|entry| &entry.new);
         let all = live.chain(self.done.values().map(|entry| &entry.new));
@@ -461,7 +462,7 @@ impl Model {
             Err(error) => Reply::RuleBookRefused(error.to_string()),
             Ok(book) if book.version() <= self.book.version() => Reply::Stale(Stale::Older),
             Ok(book) => {
-                // Each version has one rule more.
+                // Each version has one rule more than the one before.
                 let before = std::mem::replace(&mut self.book, book);
                 Reply::Changed(self.book.version().0 - before.version().0)
             }
@@ -518,7 +519,7 @@ impl Model {
         }))
     }
 
-    /// Whether the rows say what the model says.
+    /// Checks that the rows equal the model.
     pub(crate) fn compare(&self, tables: &MemTables) {
         assert!(tables.entries.keys().eq(self.live.keys()), "entries that have not ended");
         for (id, entry) in &self.live {
@@ -552,6 +553,6 @@ impl Model {
         for (id, meta) in &tables.vqueues {
             assert_eq!(meta.is_paused, self.paused.contains(id), "pause of {id}");
         }
-        assert!(tables.vqueues.keys().eq(self.vqueues().keys()), "vqueues that are known");
+        assert!(tables.vqueues.keys().eq(self.vqueues().keys()), "known vqueues");
     }
 }

@@ -1,4 +1,4 @@
-//! Applying records: what was once wrong or is easily wrong, case by case.
+//! Applying records: past bugs and corner cases, case by case.
 
 use std::sync::Arc;
 
@@ -29,10 +29,10 @@ use super::fixture::{
 
 /// The name of a vqueue with a lock.
 const LOCKED: u8 = 2;
-/// The name of one without.
+/// The name of a vqueue without a lock.
 const FREE: u8 = 0;
 
-/// What came of pausing (or resuming) the vqueue [`FREE`].
+/// The reply to pausing (or resuming) the vqueue [`FREE`].
 fn paused(changed: u64, skip: Option<Skip>) -> Reply {
     let skipped = skip.map(|skip| (vqueue(FREE), skip)).into_iter().collect();
     Reply::VQueuesActed(Acted { changed, skipped })
@@ -52,9 +52,9 @@ fn twice() -> RetryPolicy {
 // --- Selections.
 
 #[test]
-fn an_entry_that_is_named_twice_in_one_command_is_changed_once() {
-    // It used to be ended twice from one reading of its row, and the count of its
-    // vqueue going below zero stopped the partition: any client could do that.
+fn an_entry_named_twice_in_one_command_is_changed_once() {
+    // Regression: the entry was ended twice from one reading of its row, and the count of its
+    // vqueue went below zero, which stopped the partition: any client could cause that.
     let mut replica = Replica::new();
     replica.enqueue(1, new_entry(1, FREE));
     replica.enqueue(1, new_entry(2, FREE));
@@ -68,8 +68,8 @@ fn an_entry_that_is_named_twice_in_one_command_is_changed_once() {
 }
 
 #[test]
-fn a_command_that_names_nobody_changes_nobody() {
-    // A selector without names used to mean everybody, with no bound on the batch.
+fn a_command_that_names_no_entry_changes_nothing() {
+    // Regression: a selector without names used to mean every entry, with no bound on the batch.
     let mut replica = Replica::new();
     for n in 0..4 {
         replica.enqueue(1, new_entry(n, n));
@@ -85,7 +85,7 @@ fn a_command_that_names_nobody_changes_nobody() {
 }
 
 #[test]
-fn what_moved_on_since_it_was_selected_is_left_alone() {
+fn an_entry_that_no_longer_matches_is_unchanged() {
     let mut replica = Replica::new();
     for n in 0..4 {
         replica.enqueue(1, new_entry(n, n));
@@ -136,7 +136,7 @@ fn a_clock_that_steps_back_does_not_reorder_a_queue() {
 }
 
 #[test]
-fn the_same_id_or_key_adds_nothing_also_within_one_batch() {
+fn the_same_id_or_key_adds_nothing_even_within_one_batch() {
     let mut replica = Replica::new();
     let keyed = |n| NewEntry { idempotency_key: Some("k".into()), ..new_entry(n, FREE) };
     let entries = vec![new_entry(1, FREE), new_entry(1, FREE), keyed(2), keyed(3)];
@@ -156,7 +156,7 @@ fn the_same_id_or_key_adds_nothing_also_within_one_batch() {
     );
     let other_scope = NewEntry { idempotency_key: Some("k".into()), ..new_entry(4, 3) };
     assert_eq!(replica.enqueue(1, other_scope), Reply::Enqueued(stored(4, false)));
-    // It stands for the first one as long as the result of that is kept.
+    // The key belongs to the first entry as long as that entry's result is kept.
     replica.run(2, Command::Kill(these(&[2])));
     assert_eq!(replica.enqueue(3, keyed(3)), Reply::Enqueued(stored(2, true)));
     replica.run(4, Command::Purge(Purge { entries: vec![entry(2)], ..Purge::default() }));
@@ -166,7 +166,7 @@ fn the_same_id_or_key_adds_nothing_also_within_one_batch() {
 // --- Retention.
 
 #[test]
-fn with_a_retention_of_zero_nothing_is_left() {
+fn a_retention_of_zero_keeps_nothing() {
     let mut replica = Replica::new();
     let new = NewEntry {
         retention_ms: Some(0),
@@ -182,14 +182,14 @@ fn with_a_retention_of_zero_nothing_is_left() {
             replica.succeed(2, 1, token);
         }
         let has_ended = |applied: &Applied| matches!(applied, Applied::Finished { .. });
-        assert!(replica.applied.iter().any(has_ended), "who waits is told");
+        assert!(replica.applied.iter().any(has_ended), "waiters are answered");
         let empty = MemTables { fsm: replica.tables.fsm.clone(), ..MemTables::default() };
         assert_eq!(replica.tables, empty);
     }
 }
 
 #[test]
-fn results_are_purged_when_their_time_is_over_and_so_many_at_a_time() {
+fn expired_results_are_purged_in_bounded_steps() {
     let mut replica = Replica::new();
     for (n, retention) in [(1, Some(10)), (2, Some(20)), (3, None), (4, Some(u64::MAX))] {
         replica.enqueue(1, NewEntry { retention_ms: retention, ..new_entry(n, FREE) });
@@ -210,18 +210,18 @@ fn results_are_purged_when_their_time_is_over_and_so_many_at_a_time() {
 // --- Attempts and retries.
 
 #[test]
-fn attempts_that_fail_are_counted_and_the_last_one_makes_a_dead_letter() {
+fn failed_attempts_are_counted_and_the_last_one_makes_a_dead_letter() {
     let mut replica = Replica::new();
     replica.enqueue(1, NewEntry { retry: Some(twice()), ..new_entry(1, FREE) });
     let first = replica.start(2, 1).unwrap();
     assert_eq!(replica.retry(3, 1, first, RetryReason::Failed, 500), Reply::Changed(1));
     assert_eq!(replica.row(1).unwrap().key.run_at, Timestamp(500));
-    // Neither a snooze nor a change of leader is an attempt.
+    // Neither a snooze nor a change of leader counts as an attempt.
     let token = replica.start(500, 1).unwrap();
     replica.retry(501, 1, token, RetryReason::Snoozed, 900);
     let token = replica.start(900, 1).unwrap();
     replica.retry(901, 1, token, RetryReason::LeaderChange, 0);
-    assert_eq!(replica.row(1).unwrap().key.run_at, Timestamp(900), "its time stays");
+    assert_eq!(replica.row(1).unwrap().key.run_at, Timestamp(900), "its time is unchanged");
     let last = replica.start(902, 1).unwrap();
     let begun = replica.applied.iter().find_map(|applied| match applied {
         Applied::Started { attempt, .. } => Some(*attempt),
@@ -230,7 +230,7 @@ fn attempts_that_fail_are_counted_and_the_last_one_makes_a_dead_letter() {
     assert_eq!(begun, Some(2));
     let run = started(&replica.tables, entry(1), last).unwrap().unwrap();
     assert_eq!((run.attempt, &*run.last_failure), (2, "it broke"));
-    assert_eq!(started(&replica.tables, entry(1), token).unwrap(), None, "another one");
+    assert_eq!(started(&replica.tables, entry(1), token).unwrap(), None, "another token");
     replica.retry(903, 1, last, RetryReason::Failed, 5_000);
     assert_eq!(failure_of(&replica, 1), Some(FailureKind::Exhausted));
     assert_eq!(replica.tables.finished[&entry(1)].attempts, 2);
@@ -238,7 +238,7 @@ fn attempts_that_fail_are_counted_and_the_last_one_makes_a_dead_letter() {
 }
 
 #[test]
-fn an_attempt_that_was_superseded_changes_nothing() {
+fn a_superseded_attempt_changes_nothing() {
     let mut replica = Replica::new();
     replica.enqueue(1, new_entry(1, FREE));
     let old = replica.start(1, 1).unwrap();
@@ -253,7 +253,7 @@ fn an_attempt_that_was_superseded_changes_nothing() {
 }
 
 #[test]
-fn an_entry_that_was_asked_to_stop_is_not_tried_again() {
+fn a_canceled_entry_is_not_retried() {
     let mut replica = Replica::new();
     replica.enqueue(1, new_entry(1, LOCKED));
     let token = replica.start(1, 1).unwrap();
@@ -265,7 +265,7 @@ fn an_entry_that_was_asked_to_stop_is_not_tried_again() {
 }
 
 #[test]
-fn the_wait_after_a_failed_attempt_grows_to_its_cap() {
+fn the_backoff_grows_to_its_maximum() {
     let policy = RetryPolicy {
         attempts_max: 0,
         backoff_first_ms: 100,
@@ -277,7 +277,7 @@ fn the_wait_after_a_failed_attempt_grows_to_its_cap() {
     let waits: Vec<_> = (1..=6).map(|attempt| wait(attempt, 0)).collect();
     assert_eq!(waits, [100, 200, 400, 800, 1_000, 1_000]);
     assert_eq!(wait(u32::MAX, 0), 1_000, "however often it failed");
-    assert_eq!(wait(2, u32::MAX), 100, "a random share of up to a half is taken off");
+    assert_eq!(wait(2, u32::MAX), 100, "jitter removes up to a half");
     assert_eq!(backoff(&RetryPolicy::NONE, 1, 7).as_millis(), 0);
     let constant = RetryPolicy { growth_percent: 0, jitter_percent: 200, ..policy };
     assert_eq!(backoff(&constant, 9, 0).as_millis(), 100, "less than 100 % does not shrink");
@@ -296,7 +296,7 @@ fn the_order_of_a_key_survives_retries() {
     assert_eq!(replica.start(1, 2), None, "one at a time");
     assert_eq!(replica.row(2).unwrap().stage, Stage::Inbox);
     replica.retry(2, 1, token, RetryReason::Failed, 60_000);
-    assert_eq!(replica.queue(LOCKED), [1, 2, 3], "it waits in front");
+    assert_eq!(replica.queue(LOCKED), [1, 2, 3], "it waits at the front");
     assert_eq!(replica.start(2, 2), None, "and holds the lock");
     let token = replica.start(60_000, 1).unwrap();
     replica.succeed(60_001, 1, token);
@@ -331,7 +331,7 @@ fn a_paused_entry_keeps_its_lock_until_it_ends() {
 // --- Other places.
 
 #[test]
-fn reschedule_gives_another_place_in_the_order_of_the_command() {
+fn reschedule_keeps_the_order_of_the_command() {
     let mut replica = Replica::new();
     for n in 1..=4 {
         replica.enqueue(10, new_entry(n, FREE));
@@ -342,10 +342,10 @@ fn reschedule_gives_another_place_in_the_order_of_the_command() {
     replica.run(11, to(&[1], 50));
     assert_eq!(replica.queue(FREE), [2, 3, 4, 1]);
     replica.run(11, to(&[4, 3], 5));
-    assert_eq!(replica.queue(FREE), [4, 3, 2, 1], "equal times: as they were named");
+    assert_eq!(replica.queue(FREE), [4, 3, 2, 1], "equal times: in the order of the command");
     replica.run(12, Command::Pause(these(&[1])));
     replica.run(12, to(&[1], 1));
-    assert_eq!(replica.queue(FREE), [4, 3, 2], "a paused entry stays aside");
+    assert_eq!(replica.queue(FREE), [4, 3, 2], "a paused entry stays paused");
     replica.run(13, Command::Resume(these(&[1])));
     assert_eq!(replica.queue(FREE), [1, 4, 3, 2]);
     replica.start(14, 2);
@@ -353,7 +353,7 @@ fn reschedule_gives_another_place_in_the_order_of_the_command() {
 }
 
 #[test]
-fn redrive_tries_a_dead_letter_again_from_attempt_one() {
+fn redrive_retries_a_dead_letter_from_attempt_one() {
     let mut replica = Replica::new();
     let new = NewEntry {
         retry: Some(RetryPolicy::NONE),
@@ -365,7 +365,7 @@ fn redrive_tries_a_dead_letter_again_from_attempt_one() {
     replica.retry(2, 1, old, RetryReason::Failed, 0);
     replica.enqueue(3, new_entry(2, LOCKED));
     assert_eq!(replica.run(4, Command::Redrive(these(&[1]))), changed(1));
-    assert_eq!(replica.queue(LOCKED), [2, 1], "behind what waits by now");
+    assert_eq!(replica.queue(LOCKED), [2, 1], "behind the entries waiting by now");
     let row = replica.row(1).unwrap();
     assert_eq!((row.attempts, row.retry), (0, Some(RetryPolicy::NONE)));
     assert_eq!(replica.succeed(5, 1, old), Reply::Stale(Stale::Superseded));
@@ -377,7 +377,7 @@ fn redrive_tries_a_dead_letter_again_from_attempt_one() {
 }
 
 #[test]
-fn a_paused_vqueue_starts_nothing_and_is_remembered_when_empty() {
+fn a_paused_vqueue_starts_nothing_and_is_kept_when_empty() {
     let mut replica = Replica::new();
     assert_eq!(
         replica.run(1, Command::PauseVQueue(this_vqueue(FREE))),
@@ -395,10 +395,10 @@ fn a_paused_vqueue_starts_nothing_and_is_remembered_when_empty() {
     assert!(replica.start(7, 2).is_some());
 }
 
-// --- Whose records count.
+// --- Records of older leaders.
 
 #[test]
-fn nothing_of_an_older_leader_counts_after_an_announcement() {
+fn records_of_an_older_leader_are_dropped_after_an_announcement() {
     let mut replica = Replica::new();
     let kill = |seq, epoch| record(1, Some(by_leader(epoch, seq)), Command::Kill(these(&[1])));
     replica.enqueue(1, new_entry(1, FREE));
@@ -420,7 +420,7 @@ fn nothing_of_an_older_leader_counts_after_an_announcement() {
 }
 
 #[test]
-fn a_rule_book_that_is_damaged_or_not_newer_leaves_the_old_one_in_force() {
+fn a_damaged_or_older_rule_book_is_ignored() {
     let mut replica = Replica::new();
     let upsert = |bytes: Vec<u8>| {
         let (key_first, key_last) = Default::default();
@@ -443,7 +443,7 @@ fn error_of(command: Option<Command>) -> ApplyError {
 }
 
 #[test]
-fn an_older_binary_stops_at_what_it_does_not_know() {
+fn an_older_binary_stops_at_an_unknown_command() {
     let format_min = u32::try_from(FORMAT_VERSION).unwrap() + 1;
     let barrier = Command::VersionBarrier(VersionBarrier { format_min });
     assert!(matches!(error_of(Some(barrier)), ApplyError::TooNew { needed }
@@ -466,7 +466,7 @@ fn records_are_never_skipped() {
 }
 
 #[test]
-fn the_digest_tells_rows_apart() {
+fn the_digest_distinguishes_rows() {
     let mut replica = Replica::new();
     let mut seen = vec![replica.tables.digest()];
     replica.enqueue(1, new_entry(1, LOCKED));
@@ -483,7 +483,7 @@ fn the_digest_tells_rows_apart() {
 }
 
 #[test]
-fn a_full_backlog_refuses_new_entries_and_nothing_else() {
+fn a_full_backlog_refuses_only_new_entries() {
     let mut replica = Replica::new();
     let enqueue = |replica: &mut Replica, n| replica.enqueue(1, new_entry(n, 0));
     let stored = |n| {
@@ -494,7 +494,7 @@ fn a_full_backlog_refuses_new_entries_and_nothing_else() {
     let rule_book = book(5).encode().into();
     let upsert = UpsertRuleBook { key_first, key_last, rule_book };
     replica.run(1, Command::UpsertRuleBook(upsert));
-    // `a` = 2 of which one waits since before the rule.
+    // `a` = 2, and one entry has waited since before the rule.
     assert_eq!(enqueue(&mut replica, 2), stored(2));
     let full = |reply: Reply| match reply {
         Reply::BacklogFull(full) => (full.key, full.pattern.to_string(), full.waiting, full.limit),
@@ -504,7 +504,7 @@ fn a_full_backlog_refuses_new_entries_and_nothing_else() {
     assert_eq!(full(enqueue(&mut replica, 3)), a());
     let existing =
         Reply::Enqueued(Enqueued { entry: entry(2), existing: true, payload_differs: None });
-    assert_eq!(enqueue(&mut replica, 2), existing, "what is there is not refused");
+    assert_eq!(enqueue(&mut replica, 2), existing, "an existing entry is not refused");
     assert_eq!(replica.enqueue(1, new_entry(4, 2)), stored(4), "without a scope: no limit");
     assert_eq!(replica.enqueue(1, new_entry(5, 3)), stored(5), "another scope");
 
@@ -522,12 +522,12 @@ fn a_full_backlog_refuses_new_entries_and_nothing_else() {
     let existing: Vec<_> = stored.iter().map(|stored| stored.existing).collect();
     assert_eq!(existing, [false, true, true], "only what is new needs room");
 
-    // What tries again always finds room, and counts.
+    // A retry always has room, and counts.
     let reply = replica.retry(4, 1, token, RetryReason::Failed, 100);
     assert!(matches!(reply, Reply::Changed(1)), "{reply:?}");
     let over = ("a".to_owned(), "a".to_owned(), 3, 2);
     assert_eq!(full(enqueue(&mut replica, 8)), over);
-    // A replica that starts anew refuses the same.
+    // A restarted replica refuses the same.
     let mut second = Replica::over(replica.tables.clone());
     assert_eq!(full(enqueue(&mut second, 8)), over);
 }

@@ -1,4 +1,4 @@
-//! Random commands: small numbers that are made into records as the rows then stand.
+//! Random commands: small numbers that are turned into records depending on the current rows.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use proptest::prelude::*;
 
 use super::fixture::{NAMES, book, by_leader, entry, name, new_entry, record, vqueue};
 
-/// How many entries there are.
+/// Number of entries.
 const ENTRIES: u8 = 6;
 
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub(crate) enum Op {
         reason: u8,
         run_at: u8,
     },
-    /// Several of the two above in one record.
+    /// Several ends in one record.
     Ends(Vec<Op>),
     Select {
         what: What,
@@ -54,7 +54,7 @@ pub(crate) enum Op {
     RuleBook(u8),
     Announce(i8),
     Other(u8),
-    /// An earlier record once more.
+    /// Repeats an earlier record.
     Again(usize),
 }
 
@@ -68,7 +68,7 @@ pub(crate) struct New {
     retention: u8,
 }
 
-/// The place that a decision is made for.
+/// The inbox place of a decision.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Place {
     Right,
@@ -99,7 +99,7 @@ pub(crate) enum ChosenVQueues {
     Where { service: u8, scope: u8, limit_key: u8, of: Vec<u8> },
 }
 
-/// One step: an operation, how far the clock goes (or steps back), who proposes.
+/// One step: an operation, how far the clock moves (or steps back), who proposes.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) op: Op,
@@ -209,7 +209,7 @@ pub(crate) fn steps(count_max: usize) -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..count_max)
 }
 
-/// Makes records out of steps.
+/// Turns steps into records.
 #[derive(Debug, Default)]
 pub(crate) struct Maker {
     pub(crate) records: Vec<Arc<Record>>,
@@ -248,7 +248,7 @@ impl Maker {
             op => {
                 let mut command = self.command(op, tables);
                 let producer = self.producer(step.producer);
-                // A record with a producer is applied once, however often it comes.
+                // A record with a producer is applied once, however often it is received.
                 if let (Command::Enqueue(new), Some(_)) = (&mut command, &producer) {
                     let id = new.entry.id;
                     let is_known =

@@ -1,6 +1,6 @@
-//! Random records against the model, and replicas against each other.
+//! Random records: rows compared with the model, and replicas with each other.
 //!
-//! `FOREBAY_CASES` sets how many cases each property gets.
+//! `FOREBAY_CASES` sets the number of cases of each property.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::{
 const CASES_DEFAULT: u32 = 300;
 const STEPS_MAX: usize = 60;
 
-#[expect(clippy::disallowed_methods, reason = "tests may be told how long to try")]
+#[expect(clippy::disallowed_methods, reason = "the environment sets the number of cases")]
 pub(crate) fn config(cases_default: u32) -> ProptestConfig {
     let cases = std::env::var("FOREBAY_CASES");
     let cases = cases.map_or(cases_default, |text| text.parse().unwrap());
@@ -26,7 +26,7 @@ pub(crate) fn config(cases_default: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence, ..ProptestConfig::default() }
 }
 
-/// Applies all steps with every check; the records that they were made into.
+/// Applies all steps with every check; returns the resulting records.
 fn run(steps: &[Step]) -> (Replica, Vec<Arc<Record>>) {
     let (mut replica, mut model, mut maker) = (Replica::new(), Model::default(), Maker::new());
     for step in steps {
@@ -43,7 +43,7 @@ fn run(steps: &[Step]) -> (Replica, Vec<Arc<Record>>) {
                 Some(lsn) => after.fsm.insert(FsmSlot::AppliedLsn, lsn),
             };
             assert_eq!(after, before, "a duplicate changes nothing");
-            assert_eq!(replica.applied, [], "a duplicate brings nothing about");
+            assert_eq!(replica.applied, [], "a duplicate has no effects");
         }
     }
     (replica, maker.records)
@@ -53,7 +53,7 @@ proptest! {
     #![proptest_config(config(CASES_DEFAULT))]
 
     #[test]
-    fn rows_and_replies_are_those_of_the_model(steps in steps(STEPS_MAX)) {
+    fn rows_and_replies_equal_those_of_the_model(steps in steps(STEPS_MAX)) {
         run(&steps);
     }
 
@@ -64,7 +64,7 @@ proptest! {
     ) {
         let (first, records) = run(&steps);
 
-        // One that loads its state anew before every record.
+        // One that reloads its state before every record.
         let mut second = Replica::new();
         for record in &records {
             second = Replica::over(second.tables);
@@ -72,7 +72,7 @@ proptest! {
         }
         prop_assert_eq!(&second.tables, &first.tables);
 
-        // One that crashes: what was not committed is gone, and comes again.
+        // One that crashes: uncommitted rows are lost, and their records are applied again.
         let mut third = Replica::new();
         for (commit, crash) in crashes {
             let (commit, crash) = (commit % (records.len() + 1), crash % (records.len() + 1));

@@ -1,5 +1,5 @@
-//! Attempts that were canceled or cut short: by a cancel during the last attempt, by the
-//! death of their process, by an orderly stop.
+//! Attempts that were canceled or interrupted: by a cancel during the last attempt, by the death of
+//! their process, by a clean shutdown.
 
 use bytes::Bytes;
 use forebay_engine::partition::{
@@ -22,7 +22,7 @@ use super::{
 
 /// The name of a vqueue with a lock.
 const LOCKED: u8 = 2;
-/// The name of one without.
+/// The name of a vqueue without a lock.
 const FREE: u8 = 0;
 
 fn failed(token: AttemptToken, heeds_cancel: bool) -> RetryAttempt {
@@ -39,7 +39,7 @@ fn failed(token: AttemptToken, heeds_cancel: bool) -> RetryAttempt {
     }
 }
 
-/// As this version writes it.
+/// The record written by this version.
 fn failed_and_kept(token: AttemptToken, text: &str) -> Command {
     let message = text.into();
     Command::Retry(RetryAttempt { keeps_failure: true, message, ..failed(token, true) })
@@ -66,22 +66,22 @@ fn the_last_failed_attempts_are_kept_until_the_entry_is_purged() {
         let token = replica.start(10 * attempt, 1).unwrap();
         replica.run(10 * attempt + 3, failed_and_kept(token, &format!("no {attempt}")));
     }
-    // The last one is the outcome.
+    // The last failure is the outcome.
     assert_eq!(outcome(&replica), (FailureKind::Exhausted, "no 11".to_owned()));
     let one = |n: u64| (u32::try_from(n).unwrap(), 10 * n, 10 * n + 3, format!("no {n}"));
     assert_eq!(kept(&replica), (3..=10).map(one).collect::<Vec<_>>());
     replica.run(200, Command::Redrive(these(&[1])));
-    assert_eq!(kept(&replica).len(), FAILURES_KEPT_MAX, "a redriven entry knows of them");
+    assert_eq!(kept(&replica).len(), FAILURES_KEPT_MAX, "a redriven entry keeps them");
     let token = replica.start(210, 1).unwrap();
     replica.run(213, failed_and_kept(token, &"\u{e9}".repeat(4_000)));
     let (number, _, _, text) = kept(&replica).pop().unwrap();
     assert_eq!((number, text), (1, "\u{e9}".repeat(FAILURE_TEXT_BYTES_MAX / 2)));
     let token = replica.start(220, 1).unwrap();
     replica.succeed(221, 1, token);
-    assert_eq!(kept(&replica).len(), FAILURES_KEPT_MAX, "one that succeeds in the end too");
+    assert_eq!(kept(&replica).len(), FAILURES_KEPT_MAX, "so does one that finally succeeds");
 }
 
-/// A record of an earlier version gives the rows of that version.
+/// A record of an earlier version has the effect of that version.
 #[test]
 fn a_failure_without_the_tag_is_not_kept() {
     let mut replica = Replica::new();
@@ -93,7 +93,7 @@ fn a_failure_without_the_tag_is_not_kept() {
         let row = &replica.tables.entries[&entry(1)];
         assert_eq!(row.extra.is_some(), tag);
     }
-    // A snooze is no failure.
+    // A snooze is not a failure.
     let token = replica.start(6, 1).unwrap();
     let reason = RetryReason::Snoozed;
     let command = RetryAttempt { reason, keeps_failure: true, ..failed(token, true) };
@@ -113,7 +113,7 @@ fn outcome(replica: &Replica) -> (FailureKind, String) {
     }
 }
 
-/// An entry that runs for the last time and was asked to stop.
+/// An entry in its last attempt that was told to stop.
 fn canceled_in_its_last_attempt() -> (Replica, AttemptToken) {
     let mut replica = Replica::new();
     replica.enqueue(1, NewEntry { retry: Some(RetryPolicy::NONE), ..new_entry(1, LOCKED) });
@@ -122,20 +122,20 @@ fn canceled_in_its_last_attempt() -> (Replica, AttemptToken) {
     (replica, token)
 }
 
-/// It ended as a dead letter, which a redrive of dead letters then ran again.
+/// Regression: it ended as a dead letter, which a redrive of dead letters then ran again.
 #[test]
 fn a_cancel_during_the_last_attempt_ends_the_entry_as_canceled() {
     let (mut replica, token) = canceled_in_its_last_attempt();
     replica.run(4, Command::Retry(failed(token, true)));
     assert_eq!(outcome(&replica).0, FailureKind::Canceled);
-    // A record of an earlier version does what it did.
+    // A record of an earlier version has its old effect.
     let (mut replica, token) = canceled_in_its_last_attempt();
     replica.run(4, Command::Retry(failed(token, false)));
     assert_eq!(outcome(&replica).0, FailureKind::Exhausted);
 }
 
 #[test]
-fn a_failure_for_good_after_a_cancel_ends_the_entry_as_canceled() {
+fn a_final_failure_after_a_cancel_ends_the_entry_as_canceled() {
     for (heeds_cancel, kind) in [(true, FailureKind::Canceled), (false, FailureKind::Terminal)] {
         let (mut replica, token) = canceled_in_its_last_attempt();
         let outcome_said = Some(Outcome::failure(FailureKind::Terminal, "no").into());
@@ -146,7 +146,7 @@ fn a_failure_for_good_after_a_cancel_ends_the_entry_as_canceled() {
 }
 
 #[test]
-fn an_entry_that_nobody_canceled_is_a_dead_letter_after_its_last_attempt() {
+fn without_a_cancel_the_last_failure_makes_a_dead_letter() {
     let mut replica = Replica::new();
     replica.enqueue(1, NewEntry { retry: Some(RetryPolicy::NONE), ..new_entry(1, FREE) });
     let token = replica.start(2, 1).unwrap();
@@ -155,13 +155,13 @@ fn an_entry_that_nobody_canceled_is_a_dead_letter_after_its_last_attempt() {
 }
 
 #[test]
-fn an_entry_whose_process_died_too_often_is_a_dead_letter_and_frees_its_lock() {
+fn too_many_process_deaths_make_a_dead_letter_and_free_the_lock() {
     let mut replica = Replica::new();
     replica.enqueue(1, new_entry(1, LOCKED));
     for interrupted in 1..=2 {
         let token = replica.start(2, 1).unwrap();
         replica.run(3, given_back(token, 3));
-        // Neither a change of leaders nor a failure counts, nor takes anything back.
+        // Neither a change of leaders nor a failure counts as an interruption, or resets the count.
         let token = replica.start(2, 1).unwrap();
         replica.run(3, given_back(token, 0));
         let row = replica.row(1).unwrap();
@@ -173,20 +173,20 @@ fn an_entry_whose_process_died_too_often_is_a_dead_letter_and_frees_its_lock() {
     assert_eq!(kind, FailureKind::Exhausted);
     assert!(message.contains("the process died 3 times"), "{message}");
     assert!(replica.tables.locks.is_empty());
-    // Redriven, it begins anew.
+    // After a redrive the count starts over.
     replica.run(6, Command::Redrive(these(&[1])));
     assert_eq!(replica.row(1).unwrap().interrupted, 0);
 }
 
 #[test]
-fn an_entry_that_was_canceled_and_interrupted_ends_as_canceled() {
+fn a_canceled_and_interrupted_entry_ends_as_canceled() {
     let (mut replica, token) = canceled_in_its_last_attempt();
     replica.run(4, given_back(token, 1));
     assert_eq!(outcome(&replica).0, FailureKind::Canceled);
 }
 
 #[test]
-fn an_entry_that_was_interrupted_starts_only_with_its_decision_applied() {
+fn an_interrupted_entry_starts_only_after_its_decision_is_applied() {
     let mut replica = Replica::new();
     replica.enqueue(1, new_entry(1, FREE));
     let key = replica.row(1).unwrap().key;
@@ -206,9 +206,9 @@ fn begun(effects: &Effects) -> usize {
     begun.sum()
 }
 
-/// A job that ended its process at once left no running row, and was never counted.
+/// Regression: a job that ended its process at once left no running row, and was never counted.
 #[test]
-fn what_was_enqueued_before_a_leadership_starts_when_its_decision_is_applied() {
+fn entries_older_than_the_leadership_start_when_their_decision_is_applied() {
     let mut desk = Desk::new();
     desk.last_seq = InboxSeq(1);
     desk.announce(1);
@@ -217,7 +217,7 @@ fn what_was_enqueued_before_a_leadership_starts_when_its_decision_is_applied() {
     let first = desk.enqueue_cold(1, FREE);
     assert_eq!(desk.key(1).seq, InboxSeq(1));
     assert_eq!(begun(&desk.decide(first, 1, 10)), 0);
-    assert_eq!(runs(&desk.commit()).len(), 1, "it starts all the same");
+    assert_eq!(runs(&desk.commit()).len(), 1, "it still starts");
     let second = desk.enqueue_cold(2, 1);
     assert_eq!(begun(&desk.decide(second, 2, 11)), 1, "later ones do not wait");
 }
@@ -232,7 +232,7 @@ fn interruptions(desk: &Desk) -> Vec<u32> {
 }
 
 #[test]
-fn only_attempts_whose_process_died_are_given_back_as_interrupted() {
+fn only_attempts_whose_process_died_return_as_interrupted() {
     let mut desk = Desk::leading();
     let (_, lost) = desk.start(1, FREE, 10);
     desk.start(2, 1, 11);
@@ -247,7 +247,7 @@ fn only_attempts_whose_process_died_are_given_back_as_interrupted() {
 }
 
 #[test]
-fn an_orderly_stop_gives_back_what_runs() {
+fn a_clean_stop_returns_running_entries() {
     let mut desk = Desk::leading();
     let (_, ends) = desk.start(1, FREE, 10);
     desk.start(2, 1, 11);
@@ -257,7 +257,7 @@ fn an_orderly_stop_gives_back_what_runs() {
     let ended = AttemptEnd::Success(Default::default());
     desk.tell(Input::Ended { entry: entry(1), token: ends, ended });
     desk.tell(Input::HandBack);
-    assert_eq!(interruptions(&desk), [0], "whoever ended is not given back");
+    assert_eq!(interruptions(&desk), [0], "an ended entry is not returned");
     desk.tell(Input::Flush);
     desk.commit();
     assert!(!desk.running(1) && !desk.running(2));
@@ -267,7 +267,7 @@ fn an_orderly_stop_gives_back_what_runs() {
 }
 
 #[test]
-fn another_payload_under_an_idempotency_key_is_told() {
+fn another_payload_under_an_idempotency_key_is_reported() {
     let keyed = |n, payload: &'static str, is_hashed: bool| NewEntry {
         payload: Bytes::from_static(payload.as_bytes()),
         idempotency_key: Some("k".into()),

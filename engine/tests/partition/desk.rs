@@ -1,5 +1,5 @@
-//! A partition's machine on a desk: every input by hand, every effect looked at. The
-//! log, the rows and the clock are here; limiter, vqueues and handlers are the test.
+//! A partition's machine under manual control: every input by hand, every effect returned. Log,
+//! rows and clock are here; limiter, vqueues and handlers are played by the test.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -25,20 +25,20 @@ pub(crate) struct Desk {
     pub(crate) now: u64,
     pub(crate) partition: Partition,
     pub(crate) replica: Replica,
-    /// Appended and not committed.
+    /// Appended but not committed.
     pub(crate) appended: VecDeque<Arc<Record>>,
     lsn: u64,
     replies: u64,
     pub(crate) epoch: Epoch,
     incarnation: u32,
-    /// What the next seed says was interrupted.
+    /// The interruptions in the next seed.
     pub(crate) interrupted: Vec<(AttemptToken, u32)>,
-    /// The last place in an inbox that the next seed tells.
+    /// The last inbox sequence in the next seed.
     pub(crate) last_seq: InboxSeq,
 }
 
 impl Desk {
-    /// A replica that follows.
+    /// A following replica.
     pub(crate) fn new() -> Self {
         Self::over(Replica::new())
     }
@@ -47,7 +47,7 @@ impl Desk {
         Self::with(replica, VQueueLimits { active_max: 100, idle_max: 0, sleepers_max: 2 })
     }
 
-    /// One that leads and keeps something of vqueues that have nothing to do.
+    /// A leader that keeps some idle vqueues.
     pub(crate) fn leading_with(vqueues: VQueueLimits) -> Self {
         let mut desk = Self::with(Replica::new(), vqueues);
         desk.announce(1);
@@ -79,7 +79,7 @@ impl Desk {
         }
     }
 
-    /// One that leads under epoch 1 and has nothing to do.
+    /// An idle leader under epoch 1.
     pub(crate) fn leading() -> Self {
         let mut desk = Self::new();
         desk.announce(1);
@@ -88,14 +88,14 @@ impl Desk {
         desk
     }
 
-    /// A handler ended, and nothing else came.
+    /// Reports that a handler ended, with nothing else in the mailbox.
     pub(crate) fn end(&mut self, ended: PartitionInput) -> Effects {
         let mut effects = self.tell(ended);
         effects.extend(self.tell(PartitionInput::Flush));
         effects
     }
 
-    /// Steps an input; what is to be done besides appending and applying.
+    /// Steps an input; returns the effects other than appends and applies.
     pub(crate) fn tell(&mut self, input: PartitionInput) -> Effects {
         let mut inputs = VecDeque::from([input]);
         let mut told = Vec::new();
@@ -109,7 +109,7 @@ impl Desk {
                     PartitionEffect::Apply { records, .. } => {
                         inputs.push_back(PartitionInput::Applied(self.apply(&records)));
                     }
-                    // Comes now and then, whatever is told.
+                    // Sent periodically, whatever the input.
                     PartitionEffect::ReportDurable => {}
                     other => told.push(other),
                 }
@@ -132,14 +132,14 @@ impl Desk {
         AppliedBatch { last: self.replica.state.applied_lsn, replies, applied }
     }
 
-    /// The log commits these in one batch.
+    /// The log commits these records in one batch.
     pub(crate) fn commit_records(&mut self, records: Vec<Arc<Record>>) -> Effects {
         let first = Lsn(self.lsn + 1);
         self.lsn += records.len() as u64;
         self.tell(PartitionInput::Committed { first, records })
     }
 
-    /// The log commits all that was appended, in one batch.
+    /// The log commits everything appended, in one batch.
     pub(crate) fn commit(&mut self) -> Effects {
         let records = self.appended.drain(..).collect();
         self.commit_records(records)
@@ -151,11 +151,11 @@ impl Desk {
         self.commit();
     }
 
-    /// A fresh limiter is asked for and told what runs; it has not answered.
+    /// A new limiter is requested and sent its seed; it has not answered.
     pub(crate) fn begin_seed(&mut self) -> usize {
         let effects = self.tell(PartitionInput::BeginSeed { epoch: self.epoch });
         let Some(PartitionEffect::SeedLimiter { proposed, stopping }) = effects.last() else {
-            panic!("nothing is seeded: {effects:?}")
+            panic!("no seed: {effects:?}")
         };
         let mut running = proposed.clone();
         let rows = self.replica.tables.running.iter();
@@ -172,7 +172,7 @@ impl Desk {
         count
     }
 
-    /// The limiter that is being seeded answers.
+    /// The answer of the limiter being seeded.
     pub(crate) fn seeded(&mut self, count: usize) -> Effects {
         let permits = (1..=count as u64).map(|serial| self.permit(serial)).collect();
         self.tell(PartitionInput::LimiterSeeded { permits })
@@ -187,7 +187,7 @@ impl Desk {
         );
     }
 
-    /// A handler that was told to stop has stopped.
+    /// Reports that a handler that was told to stop has stopped.
     pub(crate) fn stopped(&mut self, token: AttemptToken) -> Effects {
         self.tell(PartitionInput::Stopped { token })
     }
@@ -196,7 +196,7 @@ impl Desk {
         self.tell(PartitionInput::Drain { epoch: self.epoch })
     }
 
-    /// Drains what is to be drained and opens the gate.
+    /// Drains earlier attempts and opens the gate.
     pub(crate) fn open(&mut self) -> Effects {
         self.drain();
         if !self.appended.is_empty() {
@@ -214,19 +214,19 @@ impl Desk {
         ReplyId(self.replies)
     }
 
-    /// A client's command; appended and not committed.
+    /// A client's command; appended but not committed.
     pub(crate) fn propose(&mut self, command: Command) -> Effects {
         let reply = self.reply();
         self.tell(PartitionInput::Propose { command: Box::new(command), reply })
     }
 
-    /// Enqueues and commits; what follows.
+    /// Enqueues and commits; returns the effects.
     pub(crate) fn enqueue(&mut self, entry: NewEntry) -> Effects {
         self.propose(Command::Enqueue(Enqueue { entry }));
         self.commit()
     }
 
-    /// Enqueues an entry whose vqueue is cold; the vqueue's handle.
+    /// Enqueues an entry of a cold vqueue; returns the vqueue's handle.
     pub(crate) fn enqueue_cold(&mut self, n: u8, name: u8) -> VQueueHandle {
         let effects = self.enqueue(new_entry(n, name));
         spawned(&effects).expect("a cold vqueue is started").0
@@ -236,7 +236,7 @@ impl Desk {
         self.replica.row(n).unwrap().key
     }
 
-    /// A vqueue decides for an entry as it stands; proposed and not committed.
+    /// A vqueue decides for an entry; proposed but not committed.
     pub(crate) fn decide(&mut self, handle: VQueueHandle, n: u8, serial: u64) -> Effects {
         let (keys, permits) = (vec![self.key(n)], Permits::one(self.permit(serial)));
         let mut effects = self.tell(PartitionInput::Decide { handle, keys, permits });
@@ -244,7 +244,7 @@ impl Desk {
         effects
     }
 
-    /// An entry of a cold vqueue that runs: its vqueue and its attempt.
+    /// Starts an entry of a cold vqueue; returns its vqueue and its attempt.
     pub(crate) fn start(&mut self, n: u8, name: u8, serial: u64) -> (VQueueHandle, AttemptToken) {
         let handle = self.enqueue_cold(n, name);
         self.decide(handle, n, serial);
@@ -257,7 +257,7 @@ impl Desk {
     }
 }
 
-/// The vqueue that was started, and what it was told is dispatched.
+/// The started vqueue, and the keys it was given as dispatched.
 pub(crate) fn spawned(effects: &Effects) -> Option<(VQueueHandle, VQueueId, Vec<EntryKey>)> {
     effects.iter().find_map(|effect| match effect {
         PartitionEffect::SpawnVQueue { handle, vqueue, dispatched, .. } => {

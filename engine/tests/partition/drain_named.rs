@@ -1,4 +1,4 @@
-//! What ran under earlier leaders goes back to its inbox while the gate is open already.
+//! Attempts of earlier leaders return to their inboxes while the gate is already open.
 
 use forebay_engine::partition::machine::{
     ENDS_PER_RECORD_MAX, PartitionEffect as Effect, PartitionInput as Input, Phase,
@@ -15,10 +15,10 @@ use super::{
 
 /// The name of a vqueue with a lock.
 const LOCKED: u8 = 2;
-/// The name of one without.
+/// The name of a vqueue without a lock.
 const FREE: u8 = 0;
 
-/// A leader under epoch 2, whose limiter is seeded with what ran under epoch 1.
+/// A leader under epoch 2 whose limiter is seeded with the attempts of epoch 1.
 fn successor(of: impl FnOnce(&mut Desk)) -> Desk {
     let mut desk = Desk::leading();
     of(&mut desk);
@@ -37,7 +37,7 @@ fn walks(effects: &Effects) -> bool {
 }
 
 #[test]
-fn the_gate_opens_while_attempts_of_earlier_epochs_go_back() {
+fn the_gate_opens_while_attempts_of_earlier_epochs_return() {
     let mut desk = successor(|desk| {
         desk.start(1, FREE, 10);
         desk.start(2, LOCKED, 11);
@@ -45,15 +45,18 @@ fn the_gate_opens_while_attempts_of_earlier_epochs_go_back() {
     let told = desk.drain();
     let told = told.iter().filter(|effect| matches!(effect, Effect::TellDraining { .. }));
     assert_eq!(told.count(), 1);
-    assert!(!walks(&opens(&mut desk)), "those that had something running begin");
+    assert!(!walks(&opens(&mut desk)), "vqueues with running entries start");
     assert_eq!(desk.partition.phase(), Phase::Leading);
-    // One of them ends otherwise, and its vqueue begins.
+    // One of them ends in another way, and its vqueue starts.
     let kill = record(1_000, None, Command::Kill(these(&[2])));
     let effects = desk.commit_records(vec![kill]);
-    assert!(!has(&effects, |effect| matches!(effect, Effect::Abort { .. })), "it was told before");
+    assert!(
+        !has(&effects, |effect| matches!(effect, Effect::Abort { .. })),
+        "it was aborted before"
+    );
     assert!(spawned(&effects).is_some() && !walks(&effects), "one attempt is left");
     let effects = desk.commit();
-    assert!(spawned(&effects).is_some() && walks(&effects), "now all begin");
+    assert!(spawned(&effects).is_some() && walks(&effects), "now all start");
     let nothing = Command::Purge(Purge::default());
     assert!(!walks(&desk.commit_records(vec![record(1_000, None, nothing)])), "once");
     assert!(!desk.running(1) && !desk.running(2));
@@ -61,7 +64,7 @@ fn the_gate_opens_while_attempts_of_earlier_epochs_go_back() {
 }
 
 #[test]
-fn a_vqueue_takes_no_decision_before_its_own_drain_whatever_comes_for_it() {
+fn a_vqueue_decides_nothing_before_its_own_drain() {
     let mut desk = successor(|desk| {
         desk.start(1, FREE, 10);
     });
@@ -78,7 +81,7 @@ fn a_vqueue_takes_no_decision_before_its_own_drain_whatever_comes_for_it() {
 }
 
 #[test]
-fn attempts_go_back_in_bounded_records_few_at_a_time() {
+fn attempts_return_in_bounded_records_few_at_a_time() {
     let count = 11 * ENDS_PER_RECORD_MAX / 2;
     let mut desk = Desk::leading();
     desk.tell(Input::StopLeading);
@@ -107,7 +110,7 @@ fn attempts_go_back_in_bounded_records_few_at_a_time() {
 }
 
 #[test]
-fn a_limiter_that_dies_while_attempts_go_back_leaves_none_behind() {
+fn a_limiter_death_during_a_drain_loses_no_attempt() {
     let mut desk = successor(|desk| {
         desk.start(1, FREE, 10);
         desk.start(2, LOCKED, 11);
@@ -117,7 +120,7 @@ fn a_limiter_that_dies_while_attempts_go_back_leaves_none_behind() {
     desk.seed();
     desk.drain();
     assert!(!walks(&opens(&mut desk)));
-    // The first record gives them back, the second one finds nothing to do.
+    // The first record returns them, the second one has nothing to do.
     assert!(walks(&desk.commit()));
     assert!(!desk.running(1) && !desk.running(2));
 }

@@ -1,4 +1,4 @@
-//! A replica without a machine: rows, state, and what applying records gave.
+//! A replica without a machine: rows, state, and the effects of applied records.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -25,7 +25,7 @@ use forebay_messages::{
 
 use super::invariants::{Shadow, check};
 
-/// How many names [`name`] knows.
+/// Number of names that [`name`] has.
 pub(crate) const NAMES: u8 = 4;
 
 /// The `n`th entry.
@@ -33,8 +33,8 @@ pub(crate) fn entry(n: u8) -> EntryId {
     EntryId { partition_key: PartitionKey(7), uuid: [n; 16] }
 }
 
-/// The `n`th vqueue name: with a scope; with scope, limit key and lock; with nothing
-/// but a lock; with another scope and both levels.
+/// The `n`th vqueue name: with a scope; with scope, limit key and lock; with only a lock; with
+/// another scope and both levels.
 pub(crate) fn name(n: u8) -> VQueueName {
     match n % NAMES {
         0 => VQueueName::service("mail").with_scope("a"),
@@ -52,7 +52,7 @@ pub(crate) fn vqueue(n: u8) -> VQueueId {
     name(n).id_for(entry(0))
 }
 
-/// A new entry that says nothing but what it must.
+/// A new entry with only the required fields.
 pub(crate) fn new_entry(n: u8, name_of: u8) -> NewEntry {
     NewEntry {
         id: entry(n),
@@ -75,7 +75,7 @@ pub(crate) fn book(version: u8) -> RuleBook {
             0 => ("a".to_owned(), backlog(2)),
             1 => ("*/x".to_owned(), backlog(1)),
             2 => ("*/*/y".to_owned(), backlog(2)),
-            // Governs its level and limits no backlog: `*/x` does not shine through.
+            // Governs its level and limits no backlog: `*/x` does not apply below it.
             3 => ("a/x".to_owned(), Limits::concurrency(3)),
             4 => ("*".to_owned(), backlog(2)),
             n => (format!("scope{n}"), Limits::concurrency(3)),
@@ -95,12 +95,12 @@ pub(crate) fn this_vqueue(n: u8) -> VQueueSelector {
     VQueueSelector { vqueues: vec![vqueue(n)], ..Default::default() }
 }
 
-/// So many entries were changed, and none of those named was not.
+/// The reply that `count` entries were changed and none skipped.
 pub(crate) fn changed(count: u64) -> Reply {
     Reply::Acted(Acted { changed: count, skipped: Vec::new() })
 }
 
-/// None was changed, for this reason.
+/// The reply that no entry was changed, for this reason.
 pub(crate) fn skipped(n: u8, skip: Skip) -> Reply {
     Reply::Acted(Acted { changed: 0, skipped: vec![(entry(n), skip)] })
 }
@@ -123,7 +123,7 @@ pub(crate) fn token(epoch: u64, seq: u64) -> AttemptToken {
 pub(crate) struct Replica {
     pub(crate) state: State,
     pub(crate) tables: MemTables,
-    /// What the last record brought about.
+    /// The effects of the last record.
     pub(crate) applied: Vec<Applied>,
     pub(crate) shadow: Shadow,
     tokens: u64,
@@ -134,7 +134,7 @@ impl Replica {
         Self::over(MemTables::default())
     }
 
-    /// A replica that starts (again) over these rows.
+    /// A replica (re)started over these rows.
     pub(crate) fn over(tables: MemTables) -> Self {
         let state = State::load(&tables).unwrap();
         let shadow = Shadow::of(&tables);
@@ -152,7 +152,7 @@ impl Replica {
         reply
     }
 
-    /// A command that nobody in particular proposed.
+    /// Applies a command without a producer.
     pub(crate) fn run(&mut self, at: u64, command: Command) -> Reply {
         self.apply(&record(at, None, command))
     }
@@ -165,7 +165,7 @@ impl Replica {
         self.tables.entries.get(&entry(n))
     }
 
-    /// Decides for an entry as it stands; its token if it starts.
+    /// Decides for an entry; returns its token if it starts.
     pub(crate) fn start(&mut self, at: u64, n: u8) -> Option<AttemptToken> {
         self.tokens += 1;
         let row = self.row(n).unwrap();
@@ -210,7 +210,7 @@ impl Replica {
         )
     }
 
-    /// The inbox of a vqueue, in order, as numbers of entries.
+    /// The inbox of a vqueue, in order, as entry numbers.
     pub(crate) fn queue(&self, n: u8) -> Vec<u8> {
         let (keys, _) = self.tables.inbox_after(vqueue(n), None, usize::MAX - 1);
         keys.iter().map(|key| key.entry.uuid[0]).collect()

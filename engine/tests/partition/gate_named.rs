@@ -1,4 +1,4 @@
-//! A gate that closes: what is on its way comes back, what runs may end, nobody else is
+//! A closing gate: pending decisions are undone, running entries may end, and no one else is
 //! served.
 
 use forebay_engine::partition::machine::{
@@ -22,14 +22,14 @@ fn is_quiet(effects: &Effects) -> bool {
 }
 
 #[test]
-fn a_decision_that_is_applied_behind_a_closed_gate_goes_back_and_does_not_count() {
+fn a_decision_applied_behind_a_closed_gate_is_undone() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
-    // Proposed; no handler was begun.
+    // Proposed; no handler was started.
     desk.decide(handle, 1, 10);
-    assert!(!is_quiet(&desk.tell(Input::CloseGate)), "its decision is on its way");
+    assert!(!is_quiet(&desk.tell(Input::CloseGate)), "its decision is in transit");
     let effects = desk.commit();
-    assert!(runs(&effects).is_empty() && !is_quiet(&effects), "it goes back first");
+    assert!(runs(&effects).is_empty() && !is_quiet(&effects), "it must return first");
     assert!(desk.running(1));
     assert!(is_quiet(&desk.commit()));
     assert!(!desk.running(1));
@@ -37,7 +37,7 @@ fn a_decision_that_is_applied_behind_a_closed_gate_goes_back_and_does_not_count(
 }
 
 #[test]
-fn a_closed_gate_lets_what_runs_end_and_serves_nobody_else() {
+fn a_closed_gate_lets_running_entries_end_and_serves_no_one_else() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
     assert!(!is_quiet(&desk.tell(Input::CloseGate)), "one runs");

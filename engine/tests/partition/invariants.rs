@@ -1,4 +1,4 @@
-//! What must hold of a partition's rows after every record, and of what is told of it.
+//! The invariants of a partition's rows after every record, and of the reported effects.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ pub(crate) fn check(tables: &MemTables) {
     check_idempotency(tables);
 }
 
-/// An entry is in exactly one stage row, the one that its stage names.
+/// An entry has exactly one stage row, the one of its stage.
 fn check_stages(tables: &MemTables) {
     let (mut inbox, mut running, mut parked) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
     let mut places = BTreeSet::new();
@@ -31,13 +31,13 @@ fn check_stages(tables: &MemTables) {
             Stage::Inbox => assert!(inbox.insert((row.vqueue, row.key))),
             Stage::Running => assert!(running.insert((row.vqueue, *id), row.token).is_none()),
             Stage::Suspended | Stage::Paused => assert!(parked.insert((row.vqueue, *id))),
-            Stage::Finished => panic!("{id} is finished and has an entry row"),
+            Stage::Finished => panic!("{id} is finished but has an entry row"),
         }
     }
-    assert_eq!(tables.inbox, inbox, "inbox rows are those of the entries that wait");
-    assert_eq!(tables.parked, parked, "parked rows are those of the entries set aside");
+    assert_eq!(tables.inbox, inbox, "inbox rows are those of waiting entries");
+    assert_eq!(tables.parked, parked, "parked rows are those of suspended and paused entries");
     let rows: BTreeMap<_, _> = tables.running.iter().map(|(key, row)| (*key, row.token)).collect();
-    assert_eq!(rows, running, "running rows are those of the entries that run");
+    assert_eq!(rows, running, "running rows are those of running entries");
 }
 
 fn check_counts(tables: &MemTables) {
@@ -49,7 +49,7 @@ fn check_counts(tables: &MemTables) {
         *counted.entry(row.vqueue).or_default().count_mut(Stage::Finished) += 1;
     }
     for (id, meta) in &tables.vqueues {
-        assert!(!meta.is_empty(), "{id} has nothing and is remembered");
+        assert!(!meta.is_empty(), "{id} is empty but has a row");
         assert_eq!(meta.name.id(id.partition_key), *id, "a vqueue has the id of its name");
         let mut counted = counted.remove(id).unwrap_or_default();
         counted.name.clone_from(&meta.name);
@@ -57,14 +57,14 @@ fn check_counts(tables: &MemTables) {
         counted.created_at = meta.created_at;
         assert_eq!(*meta, counted, "counts of {id}");
     }
-    assert!(counted.is_empty(), "entries of vqueues that nobody knows: {counted:?}");
+    assert!(counted.is_empty(), "entries of unknown vqueues: {counted:?}");
 }
 
 fn name_of(tables: &MemTables, vqueue: VQueueId) -> &VQueueName {
     &tables.vqueues[&vqueue].name
 }
 
-/// A lock is held by the entry that runs or kept it, and by nobody else.
+/// A lock is held only by the entry that runs or kept it.
 fn check_locks(tables: &MemTables) {
     let mut wanted = BTreeMap::new();
     for (id, row) in &tables.entries {
@@ -75,15 +75,15 @@ fn check_locks(tables: &MemTables) {
             assert_eq!(other, None, "two entries hold one lock");
         }
     }
-    assert_eq!(tables.locks, wanted, "locks are held by those who run or kept them");
+    assert_eq!(tables.locks, wanted, "locks are held by entries that run or kept them");
 }
 
-/// Of an entry that ended nothing is left but its result, and its payload if it failed.
+/// An ended entry keeps only its result, and its payload if it failed.
 fn check_ends(tables: &MemTables) {
     let mut payloads: BTreeSet<EntryId> = tables.entries.keys().copied().collect();
     let mut timers = BTreeSet::new();
     for (id, row) in &tables.finished {
-        assert!(!tables.entries.contains_key(id), "{id} ended and has an entry row");
+        assert!(!tables.entries.contains_key(id), "{id} ended but has an entry row");
         if !row.outcome().is_success() {
             payloads.insert(*id);
         }
@@ -95,7 +95,7 @@ fn check_ends(tables: &MemTables) {
     assert_eq!(tables.timers, timers, "timers are those of results that expire");
 }
 
-/// An idempotency key stands for the entry that carries it.
+/// An idempotency key refers to the entry that carries it.
 fn check_idempotency(tables: &MemTables) {
     let mut wanted = BTreeMap::new();
     let live = tables.entries.iter().map(|(id, row)| (id, row.vqueue, &row.idempotency_key));
@@ -114,10 +114,10 @@ fn check_idempotency(tables: &MemTables) {
     }
     let rows: BTreeMap<_, _> =
         tables.idempotency.iter().map(|(key, row)| (key.clone(), row.entry)).collect();
-    assert_eq!(rows, wanted, "idempotency keys stand for entries that are there");
+    assert_eq!(rows, wanted, "idempotency keys refer to existing entries");
 }
 
-/// What somebody knows who only listens to what is told.
+/// The state as derived from the reported effects only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Shadow {
     inbox: BTreeSet<(VQueueId, EntryKey)>,
@@ -138,10 +138,10 @@ impl Shadow {
         for applied in applied {
             match applied {
                 Applied::InboxAdded { vqueue, key } => {
-                    assert!(self.inbox.insert((*vqueue, *key)), "told twice of {key:?}");
+                    assert!(self.inbox.insert((*vqueue, *key)), "{key:?} was reported twice");
                 }
                 Applied::InboxRemoved { vqueue, key } => {
-                    assert!(self.inbox.remove(&(*vqueue, *key)), "never told of {key:?}");
+                    assert!(self.inbox.remove(&(*vqueue, *key)), "{key:?} was never reported");
                 }
                 Applied::Started { entry, vqueue, token, .. } => {
                     let before = self.running.insert((*vqueue, *entry), *token);
@@ -154,7 +154,7 @@ impl Shadow {
                 }
                 Applied::AttemptOver { entry, vqueue, token, keeps_lock, .. } => {
                     let before = self.running.remove(&(*vqueue, *entry));
-                    assert_eq!(before, Some(*token), "the attempt that is over ran");
+                    assert_eq!(before, Some(*token), "the ended attempt was running");
                     if !keeps_lock {
                         self.locks.remove(vqueue);
                     }
@@ -162,12 +162,16 @@ impl Shadow {
                 Applied::LockFreed { vqueue, entry } => {
                     assert_eq!(self.locks.remove(vqueue), Some(*entry), "it held the lock");
                     let runs = self.running.contains_key(&(*vqueue, *entry));
-                    assert!(!runs, "its permit gives the lock back");
+                    assert!(!runs, "its permit returns the lock");
                 }
                 Applied::DecisionVoid { vqueue, key, still_there, lock_holder, .. } => {
                     let is_there = self.inbox.contains(&(*vqueue, *key));
-                    assert_eq!(*still_there, is_there, "whether the row is there");
-                    assert_eq!(*lock_holder, self.locks.get(vqueue).copied(), "who has the lock");
+                    assert_eq!(*still_there, is_there, "whether the row exists");
+                    assert_eq!(
+                        *lock_holder,
+                        self.locks.get(vqueue).copied(),
+                        "the holder of the lock"
+                    );
                 }
                 _ => {}
             }
@@ -175,6 +179,6 @@ impl Shadow {
     }
 
     pub(crate) fn check(&self, tables: &MemTables) {
-        assert_eq!(*self, Self::of(tables), "what is told is what is stored");
+        assert_eq!(*self, Self::of(tables), "the effects match the rows");
     }
 }

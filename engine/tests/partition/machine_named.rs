@@ -1,9 +1,9 @@
-//! The partition's machine: what was once wrong or is easily wrong, case by case.
+//! The partition's machine: past bugs and corner cases, case by case.
 
 use std::time::Duration;
 
 use forebay_engine::partition::machine::{
-    Answer, HELD_MAX, PartitionEffect as Effect, PartitionInput as Input, Phase, Refusal,
+    Answer, AppendRefusal, HELD_MAX, PartitionEffect as Effect, PartitionInput as Input, Phase,
 };
 use forebay_engine::vqueue::Rest;
 use forebay_messages::{
@@ -22,7 +22,7 @@ use super::{
 
 /// The name of a vqueue with a lock.
 const LOCKED: u8 = 2;
-/// The name of one without.
+/// The name of a vqueue without a lock.
 const FREE: u8 = 0;
 
 fn success(n: u8, token: forebay_messages::AttemptToken) -> Input {
@@ -51,7 +51,7 @@ fn notes(effects: &Effects, of: VQueueHandle) -> Vec<InboxChange> {
 // --- A limiter dies and another is seeded, under the same epoch.
 
 #[test]
-fn an_end_that_comes_while_a_limiter_is_seeded_is_not_lost() {
+fn an_end_during_a_seed_is_not_lost() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
     desk.begin_seed();
@@ -62,13 +62,17 @@ fn an_end_that_comes_while_a_limiter_is_seeded_is_not_lost() {
 }
 
 #[test]
-fn an_attempt_that_is_over_while_a_limiter_is_seeded_gives_its_new_permit_back_once() {
+fn an_attempt_ending_during_a_seed_returns_its_new_permit_once() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
     let count = desk.begin_seed();
     desk.end(success(1, token));
     let effects = desk.commit();
-    assert_eq!(releases(&effects), [], "its permit died with the limiter, the new one comes yet");
+    assert_eq!(
+        releases(&effects),
+        [],
+        "its permit died with the limiter, the new one has not arrived"
+    );
     let effects = desk.seeded(count);
     let permit = desk.permit(1);
     assert_eq!(releases(&effects), [Release { permit, keep_lock: None }]);
@@ -76,7 +80,7 @@ fn an_attempt_that_is_over_while_a_limiter_is_seeded_gives_its_new_permit_back_o
 }
 
 #[test]
-fn a_void_decision_while_a_limiter_is_seeded_gives_its_new_permit_back() {
+fn a_void_decision_during_a_seed_returns_its_new_permit() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
     desk.propose(Command::Kill(these(&[1])));
@@ -88,7 +92,7 @@ fn a_void_decision_while_a_limiter_is_seeded_gives_its_new_permit_back() {
 }
 
 #[test]
-fn a_lock_that_is_kept_and_then_freed_while_a_limiter_is_seeded_is_not_kept_for_ever() {
+fn a_lock_kept_and_freed_during_a_seed_is_free_afterwards() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, LOCKED, 10);
     let count = desk.begin_seed();
@@ -101,38 +105,38 @@ fn a_lock_that_is_kept_and_then_freed_while_a_limiter_is_seeded_is_not_kept_for_
     assert!(
         effects.iter().any(|effect| matches!(effect, Effect::ToLimiter(told) if *told == frees))
     );
-    // The limiter could not free it: by its knowledge the permit had it.
+    // The limiter could not free it: in its view the permit held the lock.
     let permit = desk.permit(1);
     assert_eq!(releases(&desk.seeded(count)), [Release { permit, keep_lock: None }]);
 }
 
 #[test]
-fn decisions_that_waited_while_a_limiter_was_seeded_are_proposed_when_the_gate_opens() {
+fn decisions_held_during_a_seed_are_proposed_when_the_gate_opens() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
     let (keys, permits) = (vec![desk.key(1)], Permits::one(desk.permit(10)));
     desk.tell(Input::Decide { handle, keys, permits });
     let count = desk.begin_seed();
     desk.tell(Input::Flush);
-    assert!(desk.appended.is_empty(), "nothing is decided while nobody counts");
+    assert!(desk.appended.is_empty(), "nothing is decided without a limiter");
     desk.seeded(count);
     assert!(has(&desk.open(), |effect| matches!(effect, Effect::ScheduleFlush)));
     desk.tell(Input::Flush);
     assert_eq!(runs(&desk.commit()).len(), 1);
 }
 
-/// The decision that removed the row also started its cold vqueue. The vqueue started with
-/// that decision as unanswered, was not told of the removal and never asked for a permit
-/// again: what was enqueued after that waited until the leader changed.
+/// Regression: the decision that removed the row also started its cold vqueue. The vqueue started
+/// with that decision as unanswered, was not sent the removal and never asked for a permit again:
+/// later entries waited until the leader changed.
 #[test]
-fn a_vqueue_that_a_decision_of_the_former_limiter_starts_is_told_what_the_decision_removed() {
+fn a_vqueue_started_by_an_old_decision_is_sent_its_removal() {
     let mut desk = Desk::leading();
     let (handle, token) = desk.start(1, LOCKED, 10);
     desk.end(snooze(1, token));
     desk.commit();
     desk.decide(handle, 1, 11);
     let key = desk.key(1);
-    assert!(key.has_lock, "it waited and kept its lock");
+    assert!(key.has_lock, "it waits and keeps its lock");
     desk.seed();
     desk.drain();
     desk.tell(Input::OpenGate { epoch: Epoch(1) });
@@ -143,7 +147,7 @@ fn a_vqueue_that_a_decision_of_the_former_limiter_starts_is_told_what_the_decisi
 }
 
 #[test]
-fn an_order_to_drain_that_is_about_a_limiter_that_died_is_ignored() {
+fn an_order_to_drain_for_a_dead_limiter_is_ignored() {
     let mut desk = Desk::leading();
     desk.start(1, FREE, 10);
     let count = desk.begin_seed();
@@ -155,7 +159,7 @@ fn an_order_to_drain_that_is_about_a_limiter_that_died_is_ignored() {
 }
 
 #[test]
-fn a_late_answer_of_a_limiter_that_was_replaced_is_ignored() {
+fn a_late_answer_of_a_replaced_limiter_is_ignored() {
     let mut desk = Desk::leading();
     desk.start(1, FREE, 10);
     desk.seed();
@@ -167,7 +171,7 @@ fn a_late_answer_of_a_limiter_that_was_replaced_is_ignored() {
 }
 
 #[test]
-fn a_request_to_seed_that_finds_no_limiter_changes_nothing() {
+fn a_seed_request_without_a_limiter_changes_nothing() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
     let count = desk.begin_seed();
@@ -181,7 +185,7 @@ fn a_request_to_seed_that_finds_no_limiter_changes_nothing() {
 }
 
 #[test]
-fn a_gate_that_was_closed_stays_closed_when_a_limiter_dies() {
+fn a_closed_gate_stays_closed_when_a_limiter_dies() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
     desk.tell(Input::CloseGate);
@@ -192,13 +196,13 @@ fn a_gate_that_was_closed_stays_closed_when_a_limiter_dies() {
     assert!(!has(&effects, |effect| matches!(effect, Effect::FindVQueues { .. })));
     desk.end(success(1, token));
     desk.commit();
-    assert!(!desk.running(1), "what runs may end");
+    assert!(!desk.running(1), "running entries may end");
 }
 
 // --- The same entry decided twice.
 
 #[test]
-fn an_entry_that_was_set_aside_and_put_back_may_be_decided_twice_and_runs_once() {
+fn a_paused_and_resumed_entry_may_be_decided_twice_but_runs_once() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
     desk.propose(Command::Pause(these(&[1])));
@@ -208,7 +212,7 @@ fn an_entry_that_was_set_aside_and_put_back_may_be_decided_twice_and_runs_once()
     let key = desk.key(1);
     let told = notes(&desk.commit_records(changes), handle);
     assert_eq!(told, [InboxChange::Removed(key), InboxChange::Enqueued(key)]);
-    // The vqueue sees the row again and decides again.
+    // The vqueue sees the row again and makes another decision.
     desk.decide(handle, 1, 11);
     let effects = desk.commit();
     assert_eq!(runs(&effects).len(), 1);
@@ -216,7 +220,7 @@ fn an_entry_that_was_set_aside_and_put_back_may_be_decided_twice_and_runs_once()
 }
 
 #[test]
-fn a_rescheduled_entry_is_decided_at_its_new_place_while_the_old_decision_is_on_its_way() {
+fn a_rescheduled_entry_is_decided_at_its_new_place_despite_a_pending_decision() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
     let selector = these(&[1]);
@@ -231,7 +235,7 @@ fn a_rescheduled_entry_is_decided_at_its_new_place_while_the_old_decision_is_on_
 }
 
 #[test]
-fn of_two_void_decisions_for_one_place_only_the_last_puts_it_back() {
+fn only_the_last_of_two_void_decisions_for_one_place_restores_it() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
     desk.propose(Command::Pause(these(&[1])));
@@ -244,14 +248,14 @@ fn of_two_void_decisions_for_one_place_only_the_last_puts_it_back() {
     desk.decide(handle, 1, 11);
     let is_void =
         |effect: &Effect| matches!(effect, Effect::ToVQueue(_, VQueueMessage::DecisionVoid(_)));
-    assert!(!has(&desk.commit_records(first), is_void), "another decision is on its way");
+    assert!(!has(&desk.commit_records(first), is_void), "another decision is in transit");
     assert!(has(&desk.commit(), is_void));
 }
 
 // --- A vqueue dies while its decision is proposed.
 
 #[test]
-fn a_new_incarnation_knows_which_places_are_decided_for() {
+fn a_new_incarnation_knows_which_places_are_decided() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
     desk.enqueue(new_entry(2, FREE));
@@ -265,7 +269,7 @@ fn a_new_incarnation_knows_which_places_are_decided_for() {
 }
 
 #[test]
-fn a_new_incarnation_learns_that_a_place_it_takes_for_decided_is_gone() {
+fn a_new_incarnation_learns_that_a_decided_place_is_gone() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, LOCKED);
     desk.propose(Command::Pause(these(&[1])));
@@ -273,7 +277,7 @@ fn a_new_incarnation_learns_that_a_place_it_takes_for_decided_is_gone() {
     desk.decide(handle, 1, 10);
     let key = desk.key(1);
     desk.commit_records(pause);
-    // The old incarnation was told that the row went; the new one was not.
+    // The old incarnation was sent the removal; the new one was not.
     let effects = desk.tell(Input::VQueueDied(handle));
     let (next, _, dispatched) = spawned(&effects).unwrap();
     assert_eq!(dispatched, [key]);
@@ -285,9 +289,9 @@ fn a_new_incarnation_learns_that_a_place_it_takes_for_decided_is_gone() {
 // --- Locks.
 
 #[test]
-fn a_void_decision_leaves_the_lock_to_the_paused_entry_that_holds_it() {
-    // Else the limiter takes the lock for free, and decides for the next entry again
-    // and again, each time in vain and through the log.
+fn a_void_decision_leaves_the_lock_with_the_paused_entry() {
+    // Otherwise the limiter considers the lock free, and decides for the next entry again and
+    // again, each time in vain and through the log.
     let mut desk = Desk::leading();
     let (handle, token) = desk.start(1, LOCKED, 10);
     desk.enqueue(new_entry(2, LOCKED));
@@ -300,7 +304,7 @@ fn a_void_decision_leaves_the_lock_to_the_paused_entry_that_holds_it() {
     let effects = desk.commit();
     let keep_lock = Some(entry(1));
     assert_eq!(releases(&effects), [Release { permit: desk.permit(11), keep_lock }]);
-    // Somebody decides for the next one all the same.
+    // The next one is decided nevertheless.
     desk.decide(handle, 2, 12);
     let effects = desk.commit();
     assert_eq!(releases(&effects), [Release { permit: desk.permit(12), keep_lock }]);
@@ -316,16 +320,16 @@ fn a_retry_of_a_cold_vqueue_keeps_its_lock_and_wakes_it() {
     let effects = desk.commit();
     let keep_lock = Some(entry(1));
     assert_eq!(releases(&effects), [Release { permit: desk.permit(10), keep_lock }]);
-    assert!(spawned(&effects).is_none(), "it sleeps until the retry may run");
+    assert!(spawned(&effects).is_none(), "it sleeps until the retry is due");
     desk.now = desk.key(1).run_at.0;
     assert_eq!(spawned(&desk.tell(Input::Tick)).unwrap().1, vqueue(LOCKED));
 }
 
-// --- One batch in which much happens.
+// --- Several events in one batch.
 
 #[test]
-fn an_attempt_that_starts_and_is_killed_in_one_batch_never_runs() {
-    // Its payload is gone by the time the handler would be started.
+fn an_attempt_started_and_killed_in_one_batch_never_runs() {
+    // Its payload is gone by the time its handler would start.
     let mut desk = Desk::leading();
     let new = NewEntry { retention_ms: Some(0), ..new_entry(1, FREE) };
     let handle = spawned(&desk.enqueue(new)).unwrap().0;
@@ -338,7 +342,7 @@ fn an_attempt_that_starts_and_is_killed_in_one_batch_never_runs() {
 }
 
 #[test]
-fn a_handler_that_is_started_and_canceled_in_one_batch_is_told_in_this_order() {
+fn start_and_cancel_in_one_batch_reach_the_handler_in_order() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
     desk.decide(handle, 1, 10);
@@ -351,10 +355,10 @@ fn a_handler_that_is_started_and_canceled_in_one_batch_is_told_in_this_order() {
     assert!(matches!(of_handlers.as_slice(), [Effect::Run { .. }, Effect::Cancel { .. }]));
 }
 
-// --- Other leaders, and a log that refuses.
+// --- Other leaders, and refused appends.
 
 #[test]
-fn a_newer_leader_in_the_log_ends_this_one_in_the_midst_of_a_batch() {
+fn a_newer_leader_in_the_log_ends_this_one_in_mid_batch() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
     let (_, running) = desk.start(2, LOCKED, 10);
@@ -362,7 +366,7 @@ fn a_newer_leader_in_the_log_ends_this_one_in_the_midst_of_a_batch() {
     desk.appended.clear();
     desk.propose(Command::Kill(these(&[2])));
     desk.appended.clear();
-    // The other leader drains what runs here and decides for what was decided here.
+    // The other leader drains the attempts of this one and decides for its pending entries.
     let back = RetryAttempt {
         entry: entry(2),
         token: running,
@@ -405,25 +409,25 @@ fn an_older_announcement_ends_nothing() {
 }
 
 #[test]
-fn a_candidate_that_is_overtaken_answers_who_waits() {
+fn an_overtaken_candidate_answers_its_waiters() {
     let mut desk = Desk::new();
     desk.tell(Input::Announce { epoch: Epoch(5) });
     assert!(desk.propose(Command::Kill(these(&[1]))).is_empty(), "it waits for the gate");
     desk.appended.clear();
-    let effects = desk.tell(Input::AppendRefused(Refusal::Fenced { current: Epoch(6) }));
+    let effects = desk.tell(Input::AppendRefused(AppendRefusal::Fenced { current: Epoch(6) }));
     assert_eq!(answers(&effects), [Answer::LostLeadership]);
     assert!(has(&effects, |effect| matches!(effect, Effect::TellRefused(_))));
     assert_eq!(answers(&desk.propose(Command::Kill(these(&[1])))), [Answer::NotLeading]);
 }
 
 #[test]
-fn a_full_disk_is_told_once_however_many_appends_it_refuses() {
+fn a_full_disk_is_reported_once_for_any_number_of_refused_appends() {
     let mut desk = Desk::leading();
     for _ in 0..3 {
         desk.propose(Command::Kill(these(&[1])));
     }
     desk.appended.clear();
-    let refusal = || Input::AppendRefused(Refusal::Failed { reason: "no space".to_owned() });
+    let refusal = || Input::AppendRefused(AppendRefusal::Failed { reason: "no space".to_owned() });
     let effects = desk.tell(refusal());
     assert_eq!(answers(&effects), vec![Answer::StorageFailed("no space".to_owned()); 3]);
     assert!(has(&effects, |effect| matches!(effect, Effect::TellRefused(_))));
@@ -433,17 +437,19 @@ fn a_full_disk_is_told_once_however_many_appends_it_refuses() {
 }
 
 #[test]
-fn late_news_of_an_epoch_that_was_left_behind_refuses_nothing() {
+fn a_late_refusal_of_an_old_epoch_is_ignored() {
     let mut desk = Desk::new();
     desk.announce(5);
-    assert!(desk.tell(Input::AppendRefused(Refusal::Fenced { current: Epoch(5) })).is_empty());
+    assert!(
+        desk.tell(Input::AppendRefused(AppendRefusal::Fenced { current: Epoch(5) })).is_empty()
+    );
     assert_eq!(desk.partition.phase(), Phase::Announcing);
 }
 
 // --- A new epoch.
 
 #[test]
-fn an_entry_that_was_to_be_canceled_ends_when_the_leader_changes() {
+fn a_cancel_takes_effect_when_the_leader_changes() {
     let mut desk = Desk::leading();
     desk.start(1, FREE, 10);
     desk.propose(Command::Cancel(these(&[1])));
@@ -471,7 +477,7 @@ fn commands_that_wait_for_the_gate_are_bounded() {
 // --- Rest and upkeep.
 
 #[test]
-fn a_vqueue_whose_head_lies_in_the_future_goes_and_comes_back_in_time() {
+fn a_vqueue_with_a_future_head_is_passivated_and_restarted_in_time() {
     let mut desk = Desk::leading();
     let handle = spawned(&desk.enqueue(new_entry(1, FREE))).unwrap().0;
     desk.tell(Input::Idle(handle));
@@ -485,17 +491,17 @@ fn a_vqueue_whose_head_lies_in_the_future_goes_and_comes_back_in_time() {
 }
 
 #[test]
-fn what_comes_while_a_vqueue_goes_is_not_forgotten() {
+fn messages_during_passivation_are_not_lost() {
     let mut desk = Desk::leading();
     let (handle, _) = desk.start(1, FREE, 10);
     desk.tell(Input::Idle(handle));
-    assert!(desk.enqueue(new_entry(2, FREE)).len() == 1, "nobody is told but the client");
+    assert!(desk.enqueue(new_entry(2, FREE)).len() == 1, "only the client is answered");
     let effects = desk.tell(Input::Passivated { handle, rest: Rest::Empty });
     assert_eq!(spawned(&effects).unwrap().1, vqueue(FREE));
 }
 
 #[test]
-fn results_that_expired_are_purged_until_none_is_left() {
+fn expired_results_are_purged_until_none_is_left() {
     let mut desk = Desk::leading();
     let new = NewEntry { retention_ms: Some(50), ..new_entry(1, FREE) };
     let handle = spawned(&desk.enqueue(new)).unwrap().0;
@@ -513,7 +519,7 @@ fn results_that_expired_are_purged_until_none_is_left() {
     assert!(checks(&desk.tell(Input::Tick)));
     assert!(!checks(&desk.tell(Input::Tick)), "not all the time");
     desk.tell(Input::ExpiredFound { until });
-    assert!(checks(&desk.commit()), "one purge takes only so many: it looks again at once");
+    assert!(checks(&desk.commit()), "a purge is bounded: it checks again at once");
     assert!(desk.replica.tables.finished.is_empty());
     desk.propose(Command::Purge(Purge::default()));
     assert!(!checks(&desk.commit()), "nothing was purged");

@@ -1,9 +1,9 @@
-//! Handlers that run before their decision is applied: one attempt of an entry, stopped
-//! when its decision turns out void, ended behind its decision in the log.
+//! Handlers that run before their decision is applied: one attempt per entry, stopped if its
+//! decision turns out void, ended behind its decision in the log.
 
 use forebay_engine::partition::{
     apply,
-    machine::{Begun, PartitionEffect as Effect, PartitionInput as Input, Refusal},
+    machine::{AppendRefusal, EarlyStart, PartitionEffect as Effect, PartitionInput as Input},
 };
 use forebay_messages::{
     AttemptToken, Epoch, VQueueHandle,
@@ -18,7 +18,7 @@ use super::{
 
 /// The name of a vqueue with a lock.
 const LOCKED: u8 = 2;
-/// The name of one without.
+/// The name of a vqueue without a lock.
 const FREE: u8 = 0;
 
 fn to_begin(effects: &Effects) -> Vec<Decision> {
@@ -29,12 +29,12 @@ fn to_begin(effects: &Effects) -> Vec<Decision> {
     begin.flatten().collect()
 }
 
-/// Runs what is to begin, as the actor does; the attempts that run.
+/// Starts the handlers that are to begin, as the executor does; returns the running attempts.
 pub(crate) fn begin(desk: &mut Desk, effects: &Effects) -> Vec<AttemptToken> {
     let begun: Vec<_> = to_begin(effects)
         .iter()
         .filter_map(|decision| apply::begin(&desk.replica.tables, decision).unwrap())
-        .map(|(run, retry)| Begun { token: run.token, attempt: run.attempt, retry })
+        .map(|(run, retry)| EarlyStart { token: run.token, attempt: run.attempt, retry })
         .collect();
     let tokens = begun.iter().map(|begun| begun.token).collect();
     assert!(desk.tell(Input::Begun(begun)).is_empty());
@@ -46,7 +46,7 @@ fn begun(desk: &mut Desk, n: u8, name: u8) -> (VQueueHandle, AttemptToken) {
     let handle = desk.enqueue_cold(n, name);
     let effects = desk.decide(handle, n, 10 + u64::from(n));
     let tokens = begin(desk, &effects);
-    assert_eq!(tokens.len(), 1, "it runs before the log has its decision");
+    assert_eq!(tokens.len(), 1, "it runs before its decision is in the log");
     assert!(!desk.running(n));
     (handle, tokens[0])
 }
@@ -64,7 +64,7 @@ fn a_decision_and_its_end_are_committed_together() {
     let commands: Vec<_> = desk.appended.iter().map(|record| record.command.clone()).collect();
     assert!(
         matches!(commands[..], [Some(Command::SchedulerDecisions(_)), Some(Command::Complete(_))]),
-        "its end stands behind its decision: {commands:?}"
+        "its end follows its decision: {commands:?}"
     );
     let effects = desk.commit();
     assert_eq!(runs(&effects), [], "it does not run again");
@@ -73,7 +73,7 @@ fn a_decision_and_its_end_are_committed_together() {
 }
 
 #[test]
-fn a_decision_that_is_applied_does_not_start_its_handler_twice() {
+fn an_applied_decision_does_not_start_its_handler_twice() {
     let mut desk = Desk::leading();
     let (_, token) = begun(&mut desk, 1, FREE);
     let effects = desk.commit();
@@ -83,7 +83,7 @@ fn a_decision_that_is_applied_does_not_start_its_handler_twice() {
 }
 
 #[test]
-fn a_void_decision_stops_its_handler_and_gives_its_permit_back() {
+fn a_void_decision_stops_its_handler_and_returns_its_permit() {
     for (change, ends) in [
         (Command::Pause(these(&[1])), true),
         (Command::Pause(these(&[1])), false),
@@ -108,14 +108,14 @@ fn a_void_decision_stops_its_handler_and_gives_its_permit_back() {
         assert_ne!(
             desk.replica.tables.finished.get(&entry(1)).map(|row| row.outcome().is_success()),
             Some(true),
-            "an end of an attempt that never was changes nothing"
+            "the end of a void attempt changes nothing"
         );
     }
 }
 
-/// The row is put elsewhere, decided for again, and its first attempt still runs.
+/// The row moves, is decided again, and its first attempt still runs.
 #[test]
-fn an_entry_that_is_decided_for_again_does_not_run_twice() {
+fn an_entry_decided_again_does_not_run_twice() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, FREE);
     let run_at = forebay_messages::Timestamp(900);
@@ -128,14 +128,14 @@ fn an_entry_that_is_decided_for_again_does_not_run_twice() {
     assert_eq!(to_begin(&effects), [], "the first attempt still runs");
     let effects = desk.commit();
     assert!(aborts(&effects, first));
-    assert_eq!(runs(&effects).len(), 1, "the second starts when it is applied");
+    assert_eq!(runs(&effects).len(), 1, "the second starts once applied");
 }
 
 #[test]
-fn what_runs_early_stops_with_the_leadership() {
+fn early_handlers_stop_with_the_leadership() {
     let mut desk = Desk::leading();
     let (_, token) = begun(&mut desk, 1, FREE);
-    let refusal = Refusal::Fenced { current: Epoch(9) };
+    let refusal = AppendRefusal::Fenced { current: Epoch(9) };
     let effects = desk.tell(Input::AppendRefused(refusal));
     assert!(aborts(&effects, token), "{effects:?}");
 }

@@ -1,5 +1,5 @@
-//! One or two nodes over one log, with everything that may go wrong going wrong in any
-//! order; then nothing more goes wrong, and everything must come to its end.
+//! One or two nodes over one log, with all possible faults in any order; then faults stop, and
+//! everything must complete.
 //!
 //! The checks are in `world`: P1 to P5 of the partition's machine, limits, locks, one
 //! attempt at a time, the rows' own invariants after every record.
@@ -27,13 +27,13 @@ use super::{
 const CASES_DEFAULT: u32 = 400;
 const ACTS_MAX: usize = 250;
 
-/// How many entries there are.
+/// Number of entries.
 const ENTRIES: u8 = 10;
 
-/// What is done to the nodes. Numbers choose among what there is.
+/// An action on the nodes. Numbers choose among the existing items.
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    /// Whatever may happen happens, so many times.
+    /// Performs this many possible events.
     Steps(u16, u8),
     Enqueue(u8, u8, u8),
     Attach(u8),
@@ -41,15 +41,15 @@ enum Act {
     PauseVQueue(u8, bool),
     EndHandler(u8, u8),
     KillVQueue(u8),
-    /// Handlers come or go, a bit for each name.
+    /// Changes which names have a handler, one bit each.
     Serve(u8),
     KillLimiter,
     Run,
     StepDown,
     Leave(u8),
-    /// A node looks at the lease.
+    /// A node reads the lease.
     Lease,
-    /// Whoever holds the lease is slow, or dead.
+    /// The lease expires: its holder is slow, or dead.
     LeaseEnds,
     Fail(u8),
     Flush,
@@ -136,7 +136,7 @@ fn change(what: What, now: Timestamp, selector: EntrySelector) -> Command {
 }
 
 fn perform(world: &mut World, node: u8, act: Act) {
-    // Mostly the leader, now and then somebody else.
+    // Mostly the leader, sometimes another node.
     let leader = world.leader().unwrap_or(0);
     let n = if node == 0 { world.nodes.len() - 1 } else { leader };
     match act {
@@ -188,7 +188,7 @@ fn perform(world: &mut World, node: u8, act: Act) {
     }
 }
 
-/// From here on everybody does what he should.
+/// From here on there are no faults.
 fn come_to_an_end(world: &mut World) {
     world.shared.log.failures = 0;
     for node in &mut world.nodes {
@@ -196,10 +196,10 @@ fn come_to_an_end(world: &mut World) {
     }
     let mut resumed_under = Epoch(0);
     for _ in 0..2_000 {
-        world.settle();
+        world.run_all();
         let Some(leader) = world.leader() else {
             if !world.advance_to_timer() {
-                // L6: one that stands is enough, whatever has happened.
+                // L6: one standing replica is enough, whatever has happened.
                 world.order(0, LeadershipInput::Stand { rank: 0 });
                 world.order(0, LeadershipInput::Lease { held: None });
             }
@@ -222,7 +222,7 @@ fn come_to_an_end(world: &mut World) {
             return check_end(world, leader);
         }
     }
-    panic!("it never comes to its end: {}", world.roles());
+    panic!("it never completes: {}", world.roles());
 }
 
 fn check_end(world: &World, leader: usize) {
@@ -231,13 +231,13 @@ fn check_end(world: &World, leader: usize) {
     let left: Vec<_> = node.replica.tables.entries.values().collect();
     assert!(left.is_empty(), "forgotten: {left:?}");
     node.limiter.as_ref().unwrap().check_empty();
-    assert_eq!(node.partition.active_vqueues(), 0, "every vqueue went cold");
+    assert_eq!(node.partition.active_vqueues(), 0, "every vqueue is passivated");
     assert!(node.vqueues.is_empty(), "and is gone");
     for (reply, answer) in &world.shared.answers {
         assert!(answer.is_some(), "P3: {reply} is answered");
     }
     for node in &world.nodes {
-        assert!(node.drained.values().all(|count| *count <= node.seeds), "told too often");
+        assert!(node.drained.values().all(|count| *count <= node.seeds), "reported too often");
         assert_eq!(node.replica.tables, world.nodes[leader].replica.tables, "equal replicas");
     }
     assert!(node.replica.tables.vqueues.values().all(|meta| {
@@ -274,7 +274,7 @@ proptest! {
     })]
 
     #[test]
-    fn one_node_forgets_nothing(
+    fn one_node_loses_nothing(
         acts in prop::collection::vec(act(), 1..ACTS_MAX),
         setting in setting(),
     ) {
@@ -282,7 +282,7 @@ proptest! {
     }
 
     #[test]
-    fn two_nodes_forget_nothing(
+    fn two_nodes_lose_nothing(
         acts in prop::collection::vec(act(), 1..ACTS_MAX),
         setting in setting(),
     ) {

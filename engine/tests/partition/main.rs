@@ -1,5 +1,5 @@
-//! Tests of the partition: the state machine against a model, the leader's machine in
-//! a simulated node, and what was once wrong, by name.
+//! Tests of the partition: the state machine against a model, the leader's machine in a simulated
+//! node, and named regressions.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod act_named;

@@ -1,4 +1,4 @@
-//! Vqueues that rest: who stays, who goes, who wakes, with bounded memory.
+//! Idle vqueues: which stay, which are passivated, which are woken, with bounded memory.
 
 use forebay_engine::{
     partition::machine::{
@@ -22,12 +22,12 @@ const FREE: u8 = 0;
 
 fn keeping(idle_max: usize, sleepers_max: usize) -> Desk {
     let mut desk = Desk::leading_with(VQueueLimits { active_max: 100, idle_max, sleepers_max });
-    // The walk of the start finds nothing.
+    // The walk at the start finds nothing.
     desk.tell(Input::VQueuesFound { found: Vec::new(), next: None });
     desk
 }
 
-/// An entry of a scope of its own, so of a vqueue of its own.
+/// An entry with its own scope, and so its own vqueue.
 fn entry_of(n: u8, run_at: u64) -> NewEntry {
     let vqueue = new_entry(n, FREE).vqueue.with_scope(&format!("s{n}"));
     NewEntry { vqueue, run_at: Some(Timestamp(run_at)), ..new_entry(n, FREE) }
@@ -39,12 +39,12 @@ fn vqueue_of(desk: &Desk, n: u8) -> VQueueId {
     *all.find(|(_, meta)| *meta.name == name).unwrap().0
 }
 
-/// A head as a walk finds it.
+/// A head as found by a walk.
 fn head_at(run_at: u64) -> Option<EntryKey> {
     Some(EntryKey { run_at: Timestamp(run_at), ..EntryKey::default() })
 }
 
-/// Who is asked to go.
+/// The vqueues asked to passivate.
 fn asked_to_go(effects: &Effects) -> Vec<VQueueHandle> {
     let asked = effects.iter().filter_map(|effect| match effect {
         Effect::ToVQueue(handle, VQueueMessage::Passivate) => Some(*handle),
@@ -73,7 +73,7 @@ fn walks(effects: &Effects) -> bool {
 }
 
 #[test]
-fn the_least_recently_used_of_too_many_idle_vqueues_is_asked_to_go() {
+fn the_least_recently_used_of_too_many_idle_vqueues_is_passivated() {
     let mut desk = keeping(2, 2);
     let handles: Vec<_> =
         (1..=3).map(|n| spawned(&desk.enqueue(entry_of(n, 0))).unwrap().0).collect();
@@ -86,7 +86,7 @@ fn the_least_recently_used_of_too_many_idle_vqueues_is_asked_to_go() {
 }
 
 #[test]
-fn a_vqueue_that_is_idle_for_long_is_asked_to_go() {
+fn a_long_idle_vqueue_is_passivated() {
     let mut desk = keeping(2, 2);
     let handle = spawned(&desk.enqueue(entry_of(1, 0))).unwrap().0;
     let effects = desk.tell(Input::Idle(handle));
@@ -98,7 +98,7 @@ fn a_vqueue_that_is_idle_for_long_is_asked_to_go() {
 }
 
 #[test]
-fn a_vqueue_that_asks_for_what_nobody_needs_goes_at_once() {
+fn a_vqueue_with_an_unneeded_acquire_is_passivated_at_once() {
     let mut desk = keeping(2, 2);
     let handle = spawned(&desk.enqueue(entry_of(1, 0))).unwrap().0;
     assert_eq!(asked_to_go(&desk.tell(Input::WantsToGo(handle))), [handle]);
@@ -119,7 +119,7 @@ fn an_entry_for_later_starts_no_actor() {
 }
 
 #[test]
-fn sleepers_that_do_not_fit_in_memory_are_found_again() {
+fn sleepers_beyond_the_memory_limit_are_found_again() {
     let mut desk = keeping(0, 2);
     for n in [4, 1, 3, 2] {
         assert!(spawned(&desk.enqueue(entry_of(n, 10_000 * u64::from(n)))).is_none());
@@ -127,7 +127,7 @@ fn sleepers_that_do_not_fit_in_memory_are_found_again() {
     desk.now = 10_000;
     let effects = desk.tell(Input::Tick);
     assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 1)]);
-    assert!(walks(&effects), "there is room for one more");
+    assert!(walks(&effects), "room for one more");
     let heads: Vec<_> =
         [2, 3, 4].map(|n| (vqueue_of(&desk, n), head_at(10_000 * u64::from(n)))).into();
     let effects =
@@ -138,13 +138,13 @@ fn sleepers_that_do_not_fit_in_memory_are_found_again() {
     desk.now = 40_000;
     let effects = desk.tell(Input::Tick);
     assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 2), vqueue_of(&desk, 3)]);
-    assert!(walks(&effects), "the third is due and not known");
+    assert!(walks(&effects), "the third is due but unknown");
     let effects = desk.tell(Input::VQueuesFound { found: heads[2..].to_vec(), next: None });
     assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 4)], "due: it does not sleep");
 }
 
 #[test]
-fn what_a_walk_saw_does_not_put_off_what_came_later() {
+fn an_older_walk_does_not_postpone_a_newer_entry() {
     let mut desk = keeping(0, 4);
     desk.enqueue(entry_of(1, 9_000));
     let id = vqueue_of(&desk, 1);
@@ -154,7 +154,7 @@ fn what_a_walk_saw_does_not_put_off_what_came_later() {
     assert_eq!(all_spawned(&desk.tell(Input::Tick)), [id]);
 }
 
-/// The vqueue for which a permit is asked although it has no actor.
+/// The vqueue for which a permit is requested although it has no actor.
 fn asks_for(effects: &Effects) -> Option<(VQueueHandle, VQueueId)> {
     effects.iter().find_map(|effect| match effect {
         Effect::Acquire { handle, vqueue, .. } => Some((*handle, *vqueue)),
@@ -162,7 +162,7 @@ fn asks_for(effects: &Effects) -> Option<(VQueueHandle, VQueueId)> {
     })
 }
 
-/// What it asked for is taken back.
+/// Whether its request is withdrawn.
 fn withdraws(effects: &Effects, handle: VQueueHandle) -> bool {
     effects.iter().any(|effect| match effect {
         Effect::ToLimiter(LimiterMessage::Withdraw(from)) => *from == handle,
@@ -181,19 +181,19 @@ fn granted(desk: &Desk, handle: VQueueHandle, serial: u64) -> Input {
 }
 
 #[test]
-fn who_comes_to_a_crowd_waits_for_its_permit_without_an_actor() {
+fn with_many_active_vqueues_a_new_one_waits_without_an_actor() {
     let mut desk = crowded(1);
     let first = spawned(&desk.enqueue(entry_of(1, 0))).unwrap().0;
     let effects = desk.enqueue(entry_of(2, 0));
     assert!(spawned(&effects).is_none());
     let (handle, id) = asks_for(&effects).unwrap();
     assert_eq!((id, desk.partition.active_vqueues()), (vqueue_of(&desk, 2), 1));
-    // The permit is for whichever entry is its head by then.
+    // The permit is for whichever entry is the head by then.
     let again = NewEntry { vqueue: entry_of(2, 0).vqueue, ..entry_of(3, 0) };
     let effects = desk.enqueue(again);
     assert!(spawned(&effects).is_none() && asks_for(&effects).is_none());
 
-    // The permit starts it; and whoever has an actor for longest is asked to make room.
+    // The permit starts it; and the vqueue with the oldest actor is asked to make room.
     let effects = desk.tell(granted(&desk, handle, 5));
     let Some(Effect::SpawnVQueue { permits: Some(permits), .. }) = effects.first() else {
         panic!("its actor is not given the permit: {effects:?}")
@@ -202,17 +202,17 @@ fn who_comes_to_a_crowd_waits_for_its_permit_without_an_actor() {
     let asked = |handle: &VQueueHandle, effect: &Effect| matches!(effect, Effect::ToVQueue(to, VQueueMessage::MakeRoom) if to == handle);
     assert!(effects.iter().any(|effect| asked(&first, effect)), "{effects:?}");
 
-    // It only waits: it does so without an actor from now on.
+    // It only waits: from now on without an actor.
     let head = desk.key(1);
     let effects = desk.tell(Input::Passivated { handle: first, rest: Rest::Waits(head) });
     let (handle, id) = asks_for(&effects).unwrap();
     assert_eq!(id, vqueue_of(&desk, 1));
-    assert_ne!(handle, first, "what is granted to the one that is gone comes back");
+    assert_ne!(handle, first, "permits granted to the old one are returned");
     assert_eq!((desk.partition.active_vqueues(), desk.partition.waiting_vqueues()), (1, 1));
 }
 
 #[test]
-fn a_permit_for_a_vqueue_that_waits_no_more_starts_nothing() {
+fn a_permit_for_a_vqueue_that_no_longer_waits_starts_nothing() {
     let mut desk = crowded(0);
     let (handle, id) = asks_for(&desk.enqueue(entry_of(1, 0))).unwrap();
     desk.propose(Command::PauseVQueue(VQueueSelector {
@@ -226,30 +226,30 @@ fn a_permit_for_a_vqueue_that_waits_no_more_starts_nothing() {
 }
 
 #[test]
-fn a_vqueue_that_waits_looks_again_when_a_row_of_it_goes() {
+fn a_waiting_vqueue_rereads_its_inbox_when_a_row_is_removed() {
     let mut desk = crowded(0);
     let (handle, id) = asks_for(&desk.enqueue(entry_of(1, 0))).unwrap();
     desk.propose(Command::Cancel(these(&[1])));
     let effects = desk.commit();
-    assert!(withdraws(&effects, handle), "nobody needs a permit: {effects:?}");
+    assert!(withdraws(&effects, handle), "no permit is needed: {effects:?}");
     assert_eq!(all_spawned(&effects), [id], "it reads what is left");
 }
 
-/// Found by the model: an entry that kept the lock and waits for its retry is the head,
-/// whatever comes to the queue meanwhile.
+/// Found by the model: an entry that kept the lock and waits for its retry is the head, whatever is
+/// enqueued meanwhile.
 #[test]
-fn a_row_of_a_locked_vqueue_that_sleeps_is_not_taken_for_its_head() {
+fn a_new_row_of_a_sleeping_locked_vqueue_is_not_its_head() {
     let mut desk = crowded(0);
     let (handle, _) = asks_for(&desk.enqueue(entry_of(1, 0))).unwrap();
-    // What the rows said when it was about to ask: somebody holds the lock.
+    // The rows when it was about to ask: another entry holds the lock.
     let rest = Rest::Until(Timestamp::default());
     let effects = desk.tell(Input::Passivated { handle, rest });
-    assert_eq!(wake_at(&effects), Some(0), "it is looked at, at once");
+    assert_eq!(wake_at(&effects), Some(0), "it is checked at once");
     assert_eq!(all_spawned(&desk.tell(Input::Tick)), [vqueue_of(&desk, 1)]);
 }
 
-/// Before, such entries were started, failed for lack of a handler and came back, again
-/// and again: each time with two records, a permit and a token of their tenant's rate.
+/// Regression: such entries were started, failed for lack of a handler and returned, again and
+/// again: each time with two records, a permit and a token of their tenant's rate.
 #[test]
 fn a_vqueue_without_a_handler_costs_nothing_until_the_services_change() {
     let mut desk = keeping(2, 2);
@@ -259,7 +259,7 @@ fn a_vqueue_without_a_handler_costs_nothing_until_the_services_change() {
     let costs = |effect: &Effect| {
         matches!(effect, Effect::Append { .. } | Effect::Acquire { .. } | Effect::WakeAt(_))
     };
-    assert!(!effects.iter().any(costs), "nothing is asked for or written: {effects:?}");
+    assert!(!effects.iter().any(costs), "nothing is requested or written: {effects:?}");
     desk.now += 3_600_000;
     assert!(all_spawned(&desk.tell(Input::Tick)).is_empty(), "time does not start it");
 
@@ -270,23 +270,23 @@ fn a_vqueue_without_a_handler_costs_nothing_until_the_services_change() {
 }
 
 #[test]
-fn when_a_service_loses_its_handler_active_vqueues_start_anew_and_give_permits_back() {
+fn when_a_service_loses_its_handler_its_vqueues_restart_and_return_permits() {
     let mut desk = keeping(2, 2);
     let (first, ..) = spawned(&desk.enqueue(entry_of(1, 0))).unwrap();
     let effects = desk.tell(Input::ServicesChanged { lost: true });
     let withdrawn = |effect: &Effect| matches!(effect, Effect::ToLimiter(LimiterMessage::Withdraw(handle)) if *handle == first);
-    assert!(effects.iter().any(withdrawn), "what it was granted comes back");
+    assert!(effects.iter().any(withdrawn), "its permits are returned");
     let stopped = |effect: &Effect| matches!(effect, Effect::StopVQueue(it) if *it == first);
     assert!(effects.iter().any(stopped));
     assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 1)]);
 
-    // What the former incarnation decided meanwhile is void: its permits went back.
+    // The decisions of the former incarnation are void: its permits were returned.
     let effects = desk.decide(first, 1, 10);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::ScheduleFlush)));
 }
 
 #[test]
-fn a_replica_that_does_not_lead_ignores_a_change_of_services() {
+fn a_follower_ignores_a_change_of_services() {
     let mut desk = keeping(2, 2);
     desk.enqueue(entry_of(1, 0));
     desk.tell(Input::StopLeading);

@@ -1,4 +1,4 @@
-//! What a handler holds that was told to stop comes back when it has, once.
+//! Handlers told to stop keep their permit and lock until they stop, and return them once.
 
 use forebay_engine::partition::machine::{PartitionEffect as Effect, PartitionInput as Input};
 use forebay_messages::{
@@ -14,14 +14,14 @@ use super::{
 
 /// The name of a vqueue with a lock.
 const LOCKED: u8 = 2;
-/// The name of one without.
+/// The name of a vqueue without a lock.
 const FREE: u8 = 0;
 
 fn release(permit: PermitId, keep_lock: Option<EntryId>) -> Release {
     Release { permit, keep_lock }
 }
 
-/// What the node's capacity is told: how many have not stopped, how many have.
+/// The messages to the node's capacity: numbers of handlers still running, and how many stopped.
 fn told(effects: &Effects) -> (Vec<u32>, usize) {
     let leaves = effects.iter().filter_map(|effect| match effect {
         Effect::LeaveCapacity { running } => Some(*running),
@@ -37,7 +37,7 @@ fn kill(desk: &mut Desk, n: u8) -> Effects {
 }
 
 #[test]
-fn whoever_is_killed_holds_permit_and_lock_until_it_has_stopped() {
+fn a_killed_handler_holds_permit_and_lock_until_it_stops() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, LOCKED, 10);
     let effects = kill(&mut desk, 1);
@@ -48,9 +48,9 @@ fn whoever_is_killed_holds_permit_and_lock_until_it_has_stopped() {
     assert!(releases(&desk.stopped(token)).is_empty(), "once");
 }
 
-/// It ended by itself when it was told to stop; or its end was told twice.
+/// It ended on its own when told to stop, or its end was reported twice.
 #[test]
-fn any_end_says_that_a_handler_has_stopped() {
+fn any_end_means_that_a_handler_has_stopped() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
     kill(&mut desk, 1);
@@ -58,20 +58,20 @@ fn any_end_says_that_a_handler_has_stopped() {
     let end = Input::Ended { entry: entry(1), token, ended };
     assert_eq!(releases(&desk.end(end.clone())).len(), 1);
     assert_eq!(releases(&desk.end(end)).len(), 0);
-    assert!(desk.appended.is_empty(), "the end itself is of no interest");
+    assert!(desk.appended.is_empty(), "the end itself is ignored");
 }
 
 #[test]
-fn what_has_ended_already_is_not_waited_for() {
+fn an_ended_handler_is_not_waited_for() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, LOCKED, 10);
     desk.propose(Command::Kill(these(&[1])));
     let ended = AttemptEnd::Success(Default::default());
     desk.end(Input::Ended { entry: entry(1), token, ended });
     let effects = desk.commit();
-    assert!(!aborts(&effects, token), "nobody would say that it has stopped");
+    assert!(!aborts(&effects, token), "its stop would never be reported");
     assert_eq!(releases(&effects), [release(desk.permit(10), None)]);
-    // So when the leadership ends.
+    // The same when the leadership ends.
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, LOCKED, 10);
     let ended = AttemptEnd::Success(Default::default());
@@ -81,14 +81,14 @@ fn what_has_ended_already_is_not_waited_for() {
 }
 
 #[test]
-fn a_limiter_that_dies_meanwhile_is_followed_by_one_that_counts_what_stops() {
+fn a_new_limiter_counts_handlers_that_are_stopping() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, LOCKED, 10);
     kill(&mut desk, 1);
-    assert_eq!(desk.begin_seed(), 1, "no row has it any more");
+    assert_eq!(desk.begin_seed(), 1, "it has no row any more");
     desk.seeded(1);
     assert_eq!(releases(&desk.stopped(token)), [release(desk.permit(1), None)]);
-    // Stopped before the next limiter has answered: at once when it does.
+    // Stopped before the next limiter has answered: returned as soon as it does.
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, LOCKED, 10);
     kill(&mut desk, 1);
@@ -100,7 +100,7 @@ fn a_limiter_that_dies_meanwhile_is_followed_by_one_that_counts_what_stops() {
 }
 
 #[test]
-fn who_leads_again_waits_for_what_was_left_running() {
+fn a_new_leadership_waits_for_handlers_still_running() {
     let mut desk = Desk::leading();
     let (_, first) = desk.start(1, LOCKED, 10);
     let (_, second) = desk.start(2, FREE, 11);
@@ -123,7 +123,7 @@ fn who_leads_again_waits_for_what_was_left_running() {
 }
 
 #[test]
-fn a_lock_that_was_to_be_kept_is_not_when_its_entry_has_ended() {
+fn a_lock_is_not_kept_if_its_entry_has_ended() {
     let mut desk = Desk::leading();
     let (_, first) = desk.start(1, LOCKED, 10);
     desk.tell(Input::StopLeading);
@@ -138,9 +138,9 @@ fn a_lock_that_was_to_be_kept_is_not_when_its_entry_has_ended() {
     assert_eq!(releases(&desk.stopped(first)), [release(desk.permit(1), None)]);
 }
 
-/// The log had none of it: a deposed leader had begun it.
+/// The log had no record of it: a deposed leader had started it.
 #[test]
-fn what_was_begun_and_is_in_no_row_is_counted_until_it_has_stopped() {
+fn a_handler_without_a_row_is_counted_until_it_stops() {
     let mut desk = Desk::leading();
     let handle = desk.enqueue_cold(1, LOCKED);
     let effects = desk.decide(handle, 1, 10);
@@ -155,7 +155,7 @@ fn what_was_begun_and_is_in_no_row_is_counted_until_it_has_stopped() {
 }
 
 #[test]
-fn a_gate_that_closes_is_quiet_when_the_last_has_stopped() {
+fn a_closing_gate_is_quiet_when_the_last_handler_has_stopped() {
     let quiet = |effect: &Effect| matches!(effect, Effect::TellQuiet { .. });
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
@@ -164,9 +164,9 @@ fn a_gate_that_closes_is_quiet_when_the_last_has_stopped() {
     assert!(has(&desk.stopped(token), quiet));
 }
 
-/// It went with its runtime: nobody can run it here, and the next start takes it up.
+/// Its runtime went away: it cannot run here, and the next start takes it up.
 #[test]
-fn what_stops_unasked_stays_in_the_rows() {
+fn a_handler_that_stops_unasked_keeps_its_row() {
     let mut desk = Desk::leading();
     let (_, token) = desk.start(1, FREE, 10);
     let effects = desk.stopped(token);
@@ -176,13 +176,13 @@ fn what_stops_unasked_stays_in_the_rows() {
     desk.announce(2);
     desk.seed();
     desk.drain();
-    let Some(Command::Retry(back)) = &desk.appended[0].command else { panic!("it goes back") };
+    let Some(Command::Retry(back)) = &desk.appended[0].command else { panic!("it returns") };
     assert_eq!((back.token, back.reason), (token, RetryReason::LeaderChange));
 }
 
-/// Those of an actor that died before this one.
+/// Handlers of an actor that died before this one.
 #[test]
-fn an_actor_that_takes_the_place_of_another_counts_what_that_has_left() {
+fn a_replacement_actor_counts_the_handlers_of_the_former_one() {
     let token = AttemptToken::default();
     let left = vec![(forebay_messages::VQueueId::default(), entry(1), token)];
     let mut desk = Desk::new();

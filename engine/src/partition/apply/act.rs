@@ -1,7 +1,7 @@
 //! Which entries a command applies to, and why others are skipped.
 //!
-//! Must always hold: a proposer can find out beforehand, by the same functions, which
-//! entries a command would change. Must not know: how entries are found.
+//! Must always hold: a proposer can find out beforehand, with the same functions, which entries
+//! such a command would change. Must not know: how entries are found.
 
 use std::fmt;
 
@@ -10,8 +10,8 @@ use thiserror::Error;
 
 use super::super::rows::{EntryRow, FinishedRow, Stage};
 
-/// Most entries (or vqueues) that one command changes: a record and its write batch
-/// stay small, and a partition is not held up. Who has more to change proposes several.
+/// Maximum number of entries (or vqueues) that one command changes: the record and its write batch
+/// stay small, and the partition is not blocked. Larger changes take several commands.
 pub const ENTRIES_PER_COMMAND_MAX: usize = 1_024;
 
 /// Why an entry was not changed.
@@ -25,17 +25,17 @@ pub enum Skip {
     NotFinished,
     /// It runs.
     Running,
-    /// It waits for something else.
+    /// It is suspended.
     Suspended,
-    /// It is paused already.
+    /// It is already paused.
     AlreadyPaused,
     /// It is not paused.
     NotPaused,
-    /// It runs and was asked to stop already.
+    /// It runs and was already asked to stop.
     AlreadyCanceled,
-    /// It succeeded: there is nothing to try again.
+    /// It succeeded, so there is nothing to retry.
     Succeeded,
-    /// Its payload is gone.
+    /// Its payload was not kept.
     NoPayload,
     /// It does not match the selector (any more).
     NoMatch,
@@ -62,12 +62,12 @@ impl fmt::Display for Skip {
     }
 }
 
-/// What came of a command about entries (or vqueues).
+/// Outcome of a command about entries (or vqueues).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acted<I = EntryId> {
-    /// How many were changed.
+    /// Number of changed entries.
     pub changed: u64,
-    /// Which of those named were not, and why; in the order in which they were named.
+    /// The named ones that were not changed, with the reason; in the order of the command.
     pub skipped: Vec<(I, Skip)>,
 }
 

@@ -1,5 +1,5 @@
-//! `Cancel` and `Kill`. Cancel is cooperative: a running handler is asked to stop and
-//! ends by itself. Kill is not: the entry ends here, its handler is stopped.
+//! `Cancel` and `Kill`. Cancel is cooperative: a running handler is asked to stop and ends on its
+//! own. Kill is not: the entry ends here, and its handler is stopped.
 
 use forebay_messages::{
     FailureKind, Outcome,

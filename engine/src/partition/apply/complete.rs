@@ -1,4 +1,4 @@
-//! `Complete`: an attempt ended for good. Only the attempt that runs may say so.
+//! `Complete`: an attempt ended, and with it the entry. Only the running attempt may do so.
 
 use bytes::Bytes;
 use forebay_messages::{
@@ -36,7 +36,7 @@ pub(super) fn apply<T: Tables>(
     Ok(Reply::Changed(1))
 }
 
-/// The row of an entry if this very attempt of it runs.
+/// The row of an entry if exactly this attempt of it runs.
 pub(super) fn running<T: Tables>(
     context: &Context<'_, T>,
     entry: EntryId,

@@ -1,5 +1,4 @@
-//! `SchedulerDecisions`: entries start to run, each if it is still where it was
-//! decided for.
+//! `SchedulerDecisions`: entries start to run, each if it is still at the place it was decided at.
 
 use std::sync::Arc;
 
@@ -18,25 +17,25 @@ use super::{
     place::no_meta,
 };
 
-/// Whether a decision fits its vqueue: whether that may start an entry.
+/// Whether a vqueue allows a decision to start its entry.
 enum Fit {
-    /// It does.
+    /// It allows it.
     Start {
         /// The vqueue's name.
         name: Arc<VQueueName>,
-        /// The vqueue has a lock, and nobody holds it.
+        /// The vqueue has a lock, and it is free.
         takes_lock: bool,
     },
     /// It is paused, or another entry holds its lock.
     Void,
 }
 
-/// Whether the row of an entry is where it was decided for.
+/// Whether an entry is still at the place it was decided at.
 fn is_at_its_place(row: &EntryRow, Decision { vqueue, key, .. }: &Decision) -> bool {
     row.stage == Stage::Inbox && row.key == *key && row.vqueue == *vqueue
 }
 
-/// What the vqueue of a decision says of it. With [`is_at_its_place`] the one place that
+/// Whether the vqueue of a decision allows it. This and [`is_at_its_place`] are the only code that
 /// says when an entry may start.
 fn fit<T: Rows>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
     let Decision { vqueue, key, .. } = *decision;
@@ -53,13 +52,13 @@ fn fit<T: Rows>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
     }
 }
 
-/// The attempt that a decision starts, if it were applied to these rows: for a leader
-/// that has proposed it and runs it before it is applied (decision 0013). Also what
-/// follows if it fails. `None` for an entry that was interrupted before: it must have a
-/// running row when it starts, so that another death of its process is counted.
+/// The attempt that a decision would start if it were applied to these rows: for a leader that has
+/// proposed the decision and runs the attempt before it is applied (decision 0013). Also what
+/// happens if it fails. `None` for an entry that was interrupted before: it must have a running row
+/// when it starts, so that another death of its process is counted.
 ///
 /// # Errors
-/// When the rows cannot be read.
+/// If the rows cannot be read.
 pub fn begin<T: Rows>(
     tables: &T,
     decision: &Decision,
@@ -78,11 +77,10 @@ pub fn begin<T: Rows>(
     Ok(Some((RunAttempt { entry, name, token, attempt, last_failure, attempts_max }, retry)))
 }
 
-/// An attempt that was started, for whoever runs it. `None` when it does not run any
-/// more.
+/// A started attempt, for its executor. `None` if it no longer runs.
 ///
 /// # Errors
-/// When the rows cannot be read.
+/// If the rows cannot be read.
 pub fn started<T: Rows>(
     tables: &T,
     entry: EntryId,
@@ -132,8 +130,8 @@ fn start<T: Tables>(context: &mut Context<'_, T>, decision: &Decision) -> Result
     let still_there = context.tables.look_at_entry(id, is_there)? == Some(true);
     let fit = if still_there { fit(context.tables, decision)? } else { Fit::Void };
     let Fit::Start { takes_lock, .. } = fit else {
-        // Without it a permit given back would free, for the limiter, a lock that an
-        // entry set aside still holds: decisions would be void again and again.
+        // Without it, a returned permit would free the limiter's lock although a paused entry still
+        // holds it: decisions would be void again and again.
         let lock_holder = context.tables.lock(vqueue)?;
         let void = Applied::DecisionVoid { vqueue, key, token, still_there, lock_holder };
         context.applied.push(void);
@@ -150,7 +148,7 @@ fn start<T: Tables>(context: &mut Context<'_, T>, decision: &Decision) -> Result
         row.started_at = now;
         (row.attempts + 1, row.retry.unwrap_or_default())
     })?;
-    let (attempt, retry) = changed.expect("it was looked at just now");
+    let (attempt, retry) = changed.expect("the row was read just now");
     context.tables.put_running(vqueue, id, RunningRow { token, executor });
     context.count((id, vqueue), Some(Stage::Inbox), Some(Stage::Running))?;
     context.applied.push(Applied::Started { entry: id, vqueue, token, attempt, retry });

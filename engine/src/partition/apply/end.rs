@@ -1,7 +1,7 @@
-//! The end of an entry, however it comes about.
+//! The end of an entry, whatever the cause.
 //!
-//! Must always hold: after it, nothing of the entry is left but its result (and, for
-//! one that failed, its payload, so that it can be redriven), and its lock is free.
+//! Must always hold: afterwards only the entry's result is left (and, if it failed, its payload, so
+//! that it can be redriven), and its lock is free.
 
 use forebay_messages::{EntryId, Outcome, Timestamp};
 
@@ -14,10 +14,10 @@ use super::{
     enqueue::idempotency_key,
 };
 
-/// How long results are kept when the entry does not say: 24 hours.
+/// How long results are kept by default: 24 hours.
 pub(super) const RETENTION_DEFAULT_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// Ends an entry. `abort`: its handler, if one runs, is to be stopped.
+/// Ends an entry. `abort`: stop its handler, if one runs.
 pub(super) fn end<T: Tables>(
     context: &mut Context<'_, T>,
     id: EntryId,

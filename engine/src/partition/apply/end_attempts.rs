@@ -1,4 +1,4 @@
-//! `EndAttempts`: several attempts ended, each as if alone.
+//! `EndAttempts`: several attempts ended, each applied as if alone.
 
 use forebay_messages::command::EndAttempts;
 

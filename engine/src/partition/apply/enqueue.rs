@@ -1,10 +1,10 @@
 //! `Enqueue` and `EnqueueBatch`: new entries into their inboxes.
 //!
-//! The same id, or the same idempotency key under the same service and scope, adds
-//! nothing: the reply names the entry that is there.
+//! The same id, or the same idempotency key under the same service and scope, adds nothing: the
+//! reply names the existing entry.
 //!
-//! Must always hold: where a backlog is full nothing of the command is stored; what is
-//! there already is never refused.
+//! Must always hold: if a backlog is full, nothing of the command is stored; an existing entry is
+//! never refused.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +47,7 @@ pub(super) fn apply_batch<T: Tables>(
     Ok(Reply::EnqueuedBatch(replies))
 }
 
-/// Where an idempotency key of this vqueue is remembered.
+/// The row key of an idempotency key of this vqueue.
 pub(super) fn idempotency_key(name: &VQueueName, key: &bytestring::ByteString) -> IdempotencyKey {
     let domain = VQueueName {
         service: name.service.clone(),
@@ -57,7 +57,7 @@ pub(super) fn idempotency_key(name: &VQueueName, key: &bytestring::ByteString) -
     IdempotencyKey { domain: domain.id(Default::default()).hash, key: key.clone() }
 }
 
-/// Why these entries may not come, if a rule limits the backlog.
+/// Why these entries are refused, if a rule limits the backlog.
 fn refusal<T: Tables>(
     context: &Context<'_, T>,
     entries: &[NewEntry],
@@ -65,7 +65,7 @@ fn refusal<T: Tables>(
     let Some(backlog) = &context.state.backlog else { return Ok(None) };
     let (mut ids, mut keys, mut more) = (BTreeSet::new(), BTreeSet::new(), More::new());
     for new in entries {
-        // What is stored already, or comes earlier in the batch, adds nothing.
+        // An entry that is stored already, or occurs earlier in the batch, adds nothing.
         let key = new.idempotency_key.as_ref().map(|key| idempotency_key(&new.vqueue, key));
         if let Some(key) = &key
             && (keys.contains(key) || context.tables.idempotency(key)?.is_some())

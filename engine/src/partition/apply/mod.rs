@@ -1,10 +1,10 @@
-//! Applying one record: the partition's state machine. One file per command; this one
-//! deduplicates and dispatches.
+//! Applying one record: the partition's state machine. One file per command; this one deduplicates
+//! and dispatches.
 //!
-//! Must always hold: the same records give the same rows and the same replies on
-//! every replica. "Now" is the record's time. A command that makes no sense any more
-//! is a typed no-op, never an error; an error is a fault of the store or of the log.
-//! Must not know: whether this replica leads.
+//! Must always hold: the same records give the same rows and the same replies on every replica.
+//! "Now" is the record's time. A command that no longer makes sense is a typed no-op, never an
+//! error; an error is a fault of the store or of the log. Must not know: whether this replica
+//! leads.
 
 mod act;
 mod announce_leader;
@@ -47,7 +47,7 @@ pub use act::{
 };
 pub use decisions::{begin, started};
 
-/// Format of commands and rows that this code understands. 2: rule books with pauses.
+/// Format of commands and rows that this code knows. 2: rule books with pauses.
 pub const FORMAT_VERSION: u64 = 2;
 
 /// Why a partition must stop.
@@ -56,58 +56,58 @@ pub enum ApplyError {
     /// The store cannot be read.
     #[error(transparent)]
     Tables(#[from] TablesError),
-    /// The log goes on in a format that this binary does not know.
+    /// The log continues in a format that this binary does not know.
     #[error(
         "the log needs format {needed}, this forebay knows {FORMAT_VERSION}: use a newer forebay"
     )]
     TooNew {
-        /// The lowest format that may read on.
+        /// The lowest format that may continue to read.
         needed: u64,
     },
-    /// The record carries no command that this binary knows.
-    #[error("the record carries a command that this forebay does not know: use a newer forebay")]
+    /// The record contains no command that this binary knows.
+    #[error("the record contains a command that this forebay does not know: use a newer forebay")]
     UnknownCommand,
     /// The rows contradict each other.
     #[error("partition store: {what}; restore the partition from a snapshot and the log")]
     Inconsistent {
-        /// What does not fit.
+        /// The contradiction.
         what: String,
     },
 }
 
-/// What the proposer of a command is told.
+/// The reply to the proposer of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The entry is stored. `existing`: it was before (same id or idempotency key).
+    /// The entry is stored. `existing`: it already was (same id or idempotency key).
     Enqueued(Enqueued),
     /// All entries of the batch are stored.
     EnqueuedBatch(Vec<Enqueued>),
     /// There is no room for them under a backlog limit: none was stored.
     BacklogFull(Box<BacklogFull>),
-    /// Done; so many attempts or rules were changed.
+    /// Done; this many attempts or rules were changed.
     Changed(u64),
-    /// Done to those entries to which it applies.
+    /// Done for the entries it applies to.
     Acted(Acted),
-    /// Done to those vqueues to which it applies.
+    /// Done for the vqueues it applies to.
     VQueuesActed(Acted<VQueueId>),
-    /// Nothing to do any more, and why.
+    /// There is nothing to do any more, and why.
     Stale(Stale),
-    /// The rule book does not decode; the old one stays.
+    /// The rule book does not decode; the current one stays.
     RuleBookRefused(String),
-    /// A duplicate of a record that was applied before.
+    /// A duplicate of an applied record.
     Duplicate,
-    /// Proposed under an epoch that is over: nothing was done.
+    /// Proposed under an old epoch: nothing was done.
     Fenced,
 }
 
 /// One stored entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Enqueued {
-    /// Its id: the first one's when an idempotency key was known.
+    /// Its id: that of the first entry if the idempotency key is known.
     pub entry: EntryId,
-    /// It was stored before.
+    /// Whether it was already stored.
     pub existing: bool,
-    /// Whether the payload that is stored is another one; `None` when that is not known.
+    /// Whether the stored payload differs; `None` if unknown.
     pub payload_differs: Option<bool>,
 }
 
@@ -118,27 +118,27 @@ pub enum Stale {
     Unknown,
     /// It has ended.
     Finished,
-    /// Another attempt superseded this one, or none runs.
+    /// Another attempt superseded this one, or none is running.
     Superseded,
-    /// An older rule book or epoch than the one in force.
+    /// Older than the current rule book or epoch.
     Older,
 }
 
-/// What applying has brought about. Told to others only after the commit.
+/// An effect of applying a record. Reported only after the commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// A row was put in an inbox.
+    /// A row was added to an inbox.
     InboxAdded {
-        /// Whose.
+        /// The vqueue.
         vqueue: VQueueId,
-        /// Where.
+        /// The row's key.
         key: EntryKey,
     },
-    /// A row left an inbox.
+    /// A row was removed from an inbox.
     InboxRemoved {
-        /// Whose.
+        /// The vqueue.
         vqueue: VQueueId,
-        /// Where it was.
+        /// The row's key.
         key: EntryKey,
     },
     /// An attempt starts.
@@ -151,23 +151,23 @@ pub enum Applied {
         token: AttemptToken,
         /// Its number, from 1 (attempts that do not count are not counted).
         attempt: u32,
-        /// What follows if this one fails.
+        /// What happens if it fails.
         retry: RetryPolicy,
     },
     /// A decision was not applied.
     DecisionVoid {
         /// The vqueue.
         vqueue: VQueueId,
-        /// The place it was decided for.
+        /// The place it was decided at.
         key: EntryKey,
         /// The attempt that does not start.
         token: AttemptToken,
-        /// The row is still at that place.
+        /// Whether the row is still at that place.
         still_there: bool,
-        /// Who holds the vqueue's lock by now; it does not come back with the permit.
+        /// The current holder of the vqueue's lock, which is not returned with the permit.
         lock_holder: Option<EntryId>,
     },
-    /// An attempt is over (ended, superseded or ended from outside).
+    /// An attempt is over (ended, superseded or ended externally).
     AttemptOver {
         /// The entry.
         entry: EntryId,
@@ -175,16 +175,16 @@ pub enum Applied {
         vqueue: VQueueId,
         /// The attempt.
         token: AttemptToken,
-        /// The entry keeps its vqueue's lock.
+        /// Whether the entry keeps its vqueue's lock.
         keeps_lock: bool,
-        /// The handler must be stopped: the end came from outside.
+        /// Whether the handler must be stopped because the end was external.
         abort: bool,
     },
     /// A lock was freed that no attempt held (its entry ended while waiting).
     LockFreed {
         /// The vqueue.
         vqueue: VQueueId,
-        /// Who had it.
+        /// The former holder.
         entry: EntryId,
     },
     /// A running handler is asked to stop.
@@ -198,33 +198,33 @@ pub enum Applied {
     Finished {
         /// The entry.
         entry: EntryId,
-        /// How.
+        /// Its outcome.
         outcome: Outcome,
     },
-    /// A finished entry was forgotten.
+    /// A finished entry was removed.
     Purged {
         /// The entry.
         entry: EntryId,
     },
     /// A vqueue was paused or resumed.
     VQueuePaused {
-        /// Which.
+        /// The vqueue.
         vqueue: VQueueId,
-        /// Paused (or resumed).
+        /// Whether it was paused (or resumed).
         paused: bool,
     },
     /// Rules changed.
     RulesUpdated(Vec<RuleUpdate>),
-    /// Somebody leads from here on.
+    /// A node leads from here on.
     LeaderAnnounced {
-        /// Who.
+        /// The node.
         node: NodeId,
-        /// Under which epoch.
+        /// Its epoch.
         epoch: Epoch,
     },
 }
 
-/// What applying one record needs at hand.
+/// Everything needed to apply one record.
 pub(super) struct Context<'a, T: Tables> {
     /// State in memory.
     pub(super) state: &'a mut State,
@@ -232,7 +232,7 @@ pub(super) struct Context<'a, T: Tables> {
     pub(super) tables: &'a mut T,
     /// The record's time.
     pub(super) now: Timestamp,
-    /// What came of it.
+    /// The effects.
     pub(super) applied: &'a mut Vec<Applied>,
 }
 
@@ -310,7 +310,7 @@ fn dispatch<T: Tables>(
     }
 }
 
-/// Drops what was applied before and what an older leader wrote.
+/// Drops records that were already applied and records of an older leader.
 fn refuse_duplicate<T: Tables>(
     state: &mut State,
     tables: &mut T,

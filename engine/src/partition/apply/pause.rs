@@ -1,5 +1,5 @@
-//! `Pause` and `Resume` of entries: a waiting entry is set aside with its place in
-//! the queue (and its lock, if it has one) and put back to it.
+//! `Pause` and `Resume` of entries: a waiting entry is parked with its place in the queue (and its
+//! lock, if it has one) and put back to it.
 
 use forebay_messages::command::{EntryAction, EntrySelector};
 

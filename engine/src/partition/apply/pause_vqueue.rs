@@ -1,5 +1,4 @@
-//! `PauseVQueue` and `ResumeVQueue`: while paused, a vqueue starts nothing; what runs
-//! goes on.
+//! `PauseVQueue` and `ResumeVQueue`: a paused vqueue starts nothing; running entries continue.
 
 use forebay_messages::command::VQueueSelector;
 

@@ -1,7 +1,7 @@
-//! Moving an entry between stages: the rows, the counts, and what is told of it.
+//! Moving an entry between stages: the rows, the counts, and the reported effects.
 //!
-//! Must always hold: an entry has exactly one stage row (inbox, running or parked),
-//! the one that its `stage` names, and counts in its vqueue's meta row once.
+//! Must always hold: an entry has exactly one stage row (inbox, running or parked), the one of its
+//! `stage`, and is counted once in its vqueue's meta row.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use super::{
     Applied, ApplyError, Context,
 };
 
-/// How an attempt is over, for those who hold something for it.
+/// How an attempt ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Leaving {
-    /// The entry keeps its vqueue's lock.
+    /// Whether the entry keeps its vqueue's lock.
     pub(super) keeps_lock: bool,
-    /// The handler is to be stopped.
+    /// Whether to stop the handler.
     pub(super) abort: bool,
 }
 
@@ -37,7 +37,7 @@ impl<T: Tables> Context<'_, T> {
         has_lock.ok_or_else(|| no_meta(vqueue))
     }
 
-    /// Writes a meta row, or deletes it when nothing is left of the vqueue.
+    /// Writes a meta row, or deletes it if nothing is left of the vqueue.
     pub(super) fn put_meta(&mut self, vqueue: VQueueId, meta: VQueueMeta) {
         if meta.is_empty() {
             self.tables.delete_vqueue_meta(vqueue);
@@ -46,8 +46,8 @@ impl<T: Tables> Context<'_, T> {
         }
     }
 
-    /// Counts an entry in another stage, `from` this one `to` that; the meta row goes when
-    /// nothing is left of the vqueue. Whether the vqueue has a lock.
+    /// Moves an entry's count from one stage to another; the meta row is deleted if nothing is left
+    /// of the vqueue. Returns whether the vqueue has a lock.
     pub(super) fn count(
         &mut self,
         (id, vqueue): (EntryId, VQueueId),
@@ -70,7 +70,7 @@ impl<T: Tables> Context<'_, T> {
         })?;
         let counted = counted.ok_or_else(|| no_meta(vqueue))?;
         let (is_empty, has_lock) = counted.map_err(|stage: Stage| ApplyError::Inconsistent {
-            what: format!("{vqueue} counts no entry in stage {stage} but {id} is there"),
+            what: format!("{vqueue} counts no entry in stage {stage} but {id} is in it"),
         })?;
         if is_empty {
             self.tables.delete_vqueue_meta(vqueue);
@@ -95,7 +95,7 @@ impl<T: Tables> Context<'_, T> {
         Ok(())
     }
 
-    /// Takes an entry out of its stage: its stage row. It is to be counted elsewhere.
+    /// Removes an entry's stage row. The caller counts it elsewhere.
     pub(super) fn leave(&mut self, id: EntryId, row: &EntryRow, how: Leaving) {
         if row.stage == Stage::Running {
             self.tables.delete_running(row.vqueue, id);
@@ -103,7 +103,7 @@ impl<T: Tables> Context<'_, T> {
         self.leave_stage(id, row, how);
     }
 
-    /// The same for an entry that ends; its row among those that run goes with it.
+    /// The same for an entry that ends; its running row is deleted with it.
     pub(super) fn leave_for_good(&mut self, id: EntryId, row: &EntryRow, abort: bool) {
         self.leave_stage(id, row, Leaving { keeps_lock: false, abort });
     }
@@ -131,13 +131,13 @@ impl<T: Tables> Context<'_, T> {
         self.applied.push(Applied::InboxRemoved { vqueue, key });
     }
 
-    /// Puts an entry (which is in no stage) into its vqueue's inbox at a new place.
+    /// Adds an entry (which is in no stage) to its vqueue's inbox at a new place.
     pub(super) fn enter_inbox(&mut self, row: &mut EntryRow, key: NewKey) {
         row.key = self.state.next_key(self.now, key);
         self.enter_inbox_at_key(row);
     }
 
-    /// Puts an entry (which is in no stage) back to the place it had.
+    /// Returns an entry (which is in no stage) to its former place.
     pub(super) fn enter_inbox_at_key(&mut self, row: &mut EntryRow) {
         row.stage = Stage::Inbox;
         self.tables.put_inbox(row.vqueue, row.key);

@@ -1,5 +1,5 @@
-//! `Purge`: finished entries are forgotten, with their idempotency keys and the
-//! payloads that were kept for a redrive.
+//! `Purge`: finished entries are removed, with their idempotency keys and the payloads kept for a
+//! redrive.
 
 use forebay_messages::{
     EntryId, Timestamp,
@@ -15,7 +15,7 @@ use super::{
     enqueue::idempotency_key,
 };
 
-/// Most entries that one purge by time forgets.
+/// Maximum number of entries that one purge by time removes.
 const PURGE_COUNT_MAX: usize = 1_024;
 
 pub(super) fn apply<T: Tables>(

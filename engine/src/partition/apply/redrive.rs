@@ -1,4 +1,4 @@
-//! `Redrive`: entries that failed for good are tried again, from attempt one.
+//! `Redrive`: entries that failed permanently are retried, from attempt one.
 
 use forebay_messages::{
     Timestamp,

@@ -1,4 +1,4 @@
-//! `Reschedule`: another `run_at`, which is also another place in the queue.
+//! `Reschedule`: a new `run_at`, and so a new place in the queue.
 
 use forebay_messages::command::{EntryAction, Reschedule};
 

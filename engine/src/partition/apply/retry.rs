@@ -1,6 +1,6 @@
-//! `Retry`: an attempt ended and the entry goes back to its inbox, or ends when its
-//! attempts are used up, when it was canceled, or when it was interrupted too often. An
-//! entry whose vqueue has a lock keeps it and sorts first.
+//! `Retry`: an attempt ended and the entry returns to its inbox, or ends if its attempts are used
+//! up, it was canceled, or it was interrupted too often. An entry whose vqueue has a lock keeps it
+//! and sorts first.
 
 use forebay_messages::{
     FailureKind, Outcome, Timestamp,
@@ -85,7 +85,7 @@ pub(super) fn apply<T: Tables>(
     Ok(Reply::Changed(1))
 }
 
-/// What a dead letter says whose process died each time it ran.
+/// The error text of a dead letter whose process died each time it ran.
 fn interrupted_text(count: u32) -> String {
     format!(
         "the process died {count} times while this entry ran, so it is not started again: find \

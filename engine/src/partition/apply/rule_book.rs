@@ -1,5 +1,5 @@
-//! `UpsertRuleBook`: a newer rule book is put in force and persisted in the same
-//! batch as the applied LSN.
+//! `UpsertRuleBook`: a newer rule book takes effect and is persisted in the same batch as the
+//! applied LSN.
 
 use forebay_messages::command::UpsertRuleBook;
 

@@ -1,10 +1,9 @@
-//! Which entries or vqueues a command is for.
+//! The entries or vqueues that a command applies to.
 //!
-//! Must always hold: a command changes the entries that it names, if they match its filter
-//! too, and no others; a command without names changes nothing. An entry counts once,
-//! however often it is named. A command changes at most [`ENTRIES_PER_COMMAND_MAX`]. Finding
-//! entries by filter happens before, by reading, so that applying a record costs what it
-//! changes.
+//! Must always hold: a command changes the entries it names, if they also match its filter, and
+//! nothing else; without names it changes nothing. Each is changed once, however often the client
+//! named it, and at most [`ENTRIES_PER_COMMAND_MAX`] are; filters are resolved before, by reading,
+//! so that the cost of applying a record is proportional to its changes.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +22,7 @@ use super::{
     act::{check, check_finished},
 };
 
-/// The same in the same order, each once.
+/// The same in the same order, without duplicates.
 fn unique<T: Copy + Ord>(named: &[T]) -> Vec<T> {
     let mut seen = BTreeSet::new();
     named.iter().copied().filter(|id| seen.insert(*id)).collect()
@@ -49,7 +48,7 @@ impl<T: Tables> Context<'_, T> {
         Ok(is_plain && selector.matches_name(&self.meta(vqueue)?.name))
     }
 
-    /// Does something to each entry that is named, matches, and has not ended.
+    /// Applies a change to each entry that is named, matches, and has not ended.
     pub(super) fn each_entry(
         &mut self,
         selector: &EntrySelector,
@@ -71,8 +70,8 @@ impl<T: Tables> Context<'_, T> {
         })
     }
 
-    /// Does something to each entry that is named, matches, and has ended. The change
-    /// may find a further reason not to.
+    /// Applies a change to each entry that is named, matches, and has ended. The change may find a
+    /// further reason to skip it.
     pub(super) fn each_finished(
         &mut self,
         selector: &EntrySelector,
@@ -110,8 +109,8 @@ impl<T: Tables> Context<'_, T> {
         Ok(acted)
     }
 
-    /// Does something to each vqueue that is named, matches, and is known. The change may
-    /// find a further reason not to.
+    /// Applies a change to each vqueue that is named, matches, and is known. The change may find a
+    /// further reason to skip it.
     pub(super) fn each_vqueue(
         &mut self,
         selector: &VQueueSelector,

@@ -1,4 +1,4 @@
-//! Attempts from the moment they are decided until they are over, with their permits.
+//! Attempts from their decision until they are over, with their permits.
 
 use std::collections::VecDeque;
 
@@ -16,33 +16,33 @@ use super::{
     Partition, backoff,
     effect::PartitionEffect,
     ended::{self, End},
-    input::Begun,
+    input::EarlyStart,
     stopping::KnownAttempt,
 };
 
-/// How far an attempt is.
+/// Progress of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Its decision is proposed, not applied.
+    /// Its decision is proposed but not applied.
     Proposed {
-        /// The place it was decided for.
+        /// The place it was decided at.
         key: EntryKey,
-        /// Its handler runs already.
-        course: Option<Course>,
+        /// Set if its handler already runs.
+        info: Option<AttemptInfo>,
     },
     /// Its decision is applied.
     Running {
-        /// What it is in the course of its entry.
-        course: Course,
-        /// Its decision is of this batch: its handler was not told yet.
+        /// Its number and retry policy.
+        info: AttemptInfo,
+        /// Its decision is in this batch: its handler was not told yet.
         is_starting: bool,
     },
 }
 
-/// What an attempt is in the course of its entry.
+/// Number and retry policy of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Course {
-    /// What follows if it fails.
+struct AttemptInfo {
+    /// What happens if it fails.
     retry: RetryPolicy,
     /// Its number, from 1.
     attempt: u32,
@@ -52,16 +52,16 @@ impl Progress {
     /// Whether a handler was told to run it.
     fn is_told(self) -> bool {
         match self {
-            Self::Proposed { course, .. } => course.is_some(),
+            Self::Proposed { info, .. } => info.is_some(),
             Self::Running { is_starting, .. } => !is_starting,
         }
     }
 
-    /// Of an attempt whose handler may run.
-    fn course(self) -> Option<Course> {
+    /// The info of an attempt whose handler may run.
+    fn info(self) -> Option<AttemptInfo> {
         match self {
-            Self::Proposed { course, .. } => course,
-            Self::Running { course, .. } => Some(course),
+            Self::Proposed { info, .. } => info,
+            Self::Running { info, .. } => Some(info),
         }
     }
 }
@@ -73,27 +73,27 @@ struct Attempt {
     /// P2: released exactly once. Absent only until a limiter is seeded.
     permit: Option<PermitId>,
     progress: Progress,
-    /// Its handler was started here, and is not known to be gone.
+    /// Its handler was started here, and is not known to have stopped.
     has_handler: bool,
 }
 
-/// All attempts of this partition that a leader has to do with.
+/// All attempts of this partition that concern a leader.
 ///
-/// By token and not by entry: an entry that is set aside and put back, or gets another
-/// place, while its decision is on its way may be decided again before the first
-/// decision turns out void (or the second does). At most one of them runs.
+/// By token and not by entry: an entry that is paused and resumed, or moved, while its decision is
+/// in transit may be decided again before the first decision turns out void (or the second does).
+/// At most one of them runs.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     by_token: Map<AttemptToken, Attempt>,
-    /// Places that are decided for and not confirmed, in the order of their decisions,
-    /// in which they are mostly confirmed. A place is there twice only in the case above.
+    /// Places that are decided but not confirmed, in the order of their decisions, in which they
+    /// are mostly confirmed. A place occurs twice only in the case above.
     proposed: Map<VQueueId, VecDeque<(EntryKey, AttemptToken)>>,
     pending: Vec<Decision>,
-    /// Ends that were reported and are not proposed yet.
+    /// Ends that were reported but not proposed yet.
     ended: Vec<End>,
-    /// Who runs already and has its decision still on its way: one attempt of an entry.
+    /// Entries whose handler runs while the decision is still in transit: one attempt per entry.
     begun: Map<EntryId, AttemptToken>,
-    /// What handlers are told at the end of the batch.
+    /// Messages to handlers at the end of the batch.
     starting: Vec<PartitionEffect>,
     next_seq: u64,
 }
@@ -113,7 +113,7 @@ impl Attempts {
         found
     }
 
-    /// How many there are of each vqueue.
+    /// Number of them per vqueue.
     pub(super) fn count_before(&self, epoch: Epoch) -> Map<VQueueId, usize> {
         let mut counts = Map::default();
         for (_, attempt) in self.by_token.iter().filter(|(token, _)| token.epoch < epoch) {
@@ -135,7 +135,7 @@ impl Attempts {
         found
     }
 
-    /// Attempts whose decision is proposed and not applied.
+    /// Attempts whose decision is proposed but not applied.
     pub(super) fn proposed(&self) -> Vec<(VQueueId, EntryId, AttemptToken)> {
         let of_vqueue = |(vqueue, places): (&VQueueId, &VecDeque<(EntryKey, AttemptToken)>)| {
             let vqueue = *vqueue;
@@ -146,7 +146,7 @@ impl Attempts {
         found
     }
 
-    /// Places of a vqueue that are handed out and not confirmed.
+    /// Places of a vqueue that are handed out but not confirmed.
     pub(super) fn dispatched(&self, vqueue: VQueueId) -> Vec<EntryKey> {
         let places = self.proposed.get(&vqueue).into_iter().flatten();
         let mut keys: Vec<_> = places.map(|(key, _)| *key).collect();
@@ -155,14 +155,14 @@ impl Attempts {
         keys
     }
 
-    /// Whether a decision for this very place is on its way.
+    /// Whether a decision for exactly this place is in transit.
     fn is_dispatched(&self, vqueue: VQueueId, key: EntryKey) -> bool {
         let mut places = self.proposed.get(&vqueue).into_iter().flatten();
         places.any(|(other, _)| *other == key)
     }
 
     fn propose(&mut self, key: EntryKey, token: AttemptToken, vqueue: VQueueId, permit: PermitId) {
-        let progress = Progress::Proposed { key, course: None };
+        let progress = Progress::Proposed { key, info: None };
         let (entry, permit, has_handler) = (key.entry, Some(permit), false);
         let attempt = Attempt { entry, vqueue, permit, progress, has_handler };
         self.by_token.insert(token, attempt);
@@ -181,7 +181,7 @@ impl Attempts {
         }
     }
 
-    /// The permit of an attempt that was running before the limiter was there.
+    /// Sets the permit of an attempt that was running before the limiter started.
     pub(super) fn set_permit(
         &mut self,
         (vqueue, entry, token): (VQueueId, EntryId, AttemptToken),
@@ -192,7 +192,7 @@ impl Attempts {
             vqueue,
             permit: None,
             progress: Progress::Running {
-                course: Course { retry: RetryPolicy::default(), attempt: 1 },
+                info: AttemptInfo { retry: RetryPolicy::default(), attempt: 1 },
                 is_starting: false,
             },
             has_handler: false,
@@ -200,24 +200,25 @@ impl Attempts {
         attempt.permit = Some(permit);
     }
 
-    /// An attempt starts for good: it is the one that was begun, or that one is to stop.
+    /// An attempt is now running in the rows: returns the handler started early for another
+    /// attempt, which must stop.
     fn begun_other(&mut self, entry: EntryId, token: AttemptToken) -> Option<AttemptToken> {
         let begun = self.begun.remove(&entry).filter(|begun| *begun != token)?;
-        if let Some(Attempt { progress: Progress::Proposed { course, .. }, .. }) =
+        if let Some(Attempt { progress: Progress::Proposed { info, .. }, .. }) =
             self.by_token.get_mut(&begun)
         {
-            *course = None;
+            *info = None;
         }
         Some(begun)
     }
 
-    /// The handler of an attempt is to stop; `None` when there is none.
+    /// Takes the handler of an attempt that must stop; `None` if there is none.
     pub(super) fn take_handler(&mut self, token: AttemptToken) -> Option<KnownAttempt> {
         let known = self.by_token.get_mut(&token)?;
         std::mem::take(&mut known.has_handler).then_some((known.vqueue, known.entry, token))
     }
 
-    /// The handler of an attempt is gone.
+    /// The handler of an attempt has stopped.
     pub(super) fn forget_handler(&mut self, token: AttemptToken) {
         if let Some(known) = self.by_token.get_mut(&token) {
             known.has_handler = false;
@@ -245,7 +246,8 @@ impl Attempts {
         Some(attempt)
     }
 
-    /// Forgets everything: another leader is in charge. Those whose handlers may run.
+    /// Drops everything because another leader is in charge. Returns the attempts whose handlers
+    /// may run.
     pub(super) fn clear(&mut self) -> Vec<KnownAttempt> {
         self.pending.clear();
         self.ended.clear();
@@ -264,7 +266,7 @@ impl Attempts {
     pub(super) fn check(&self, are_permitted: bool) {
         for decision in &self.pending {
             let is_known = self.by_token.contains_key(&decision.token);
-            assert!(is_known, "P2: a pending decision has its attempt");
+            assert!(is_known, "P2: a pending decision has an attempt");
         }
         let mut proposed = 0;
         for (token, attempt) in &self.by_token {
@@ -273,17 +275,17 @@ impl Attempts {
             if let Progress::Proposed { key, .. } = attempt.progress {
                 let places = self.proposed.get(&attempt.vqueue);
                 let is_found = places.is_some_and(|places| places.contains(&(key, *token)));
-                assert!(is_found, "{token} is found by its place");
+                assert!(is_found, "{token} has its place");
                 proposed += 1;
             }
         }
         let places: usize = self.proposed.values().map(VecDeque::len).sum();
-        assert_eq!(proposed, places, "places that are decided for have attempts");
+        assert_eq!(proposed, places, "decided places have attempts");
         for (entry, token) in &self.begun {
             let known = self.by_token.get(token);
             let begun = known.is_some_and(|attempt| {
                 attempt.entry == *entry
-                    && matches!(attempt.progress, Progress::Proposed { course: Some(_), .. })
+                    && matches!(attempt.progress, Progress::Proposed { info: Some(_), .. })
             });
             assert!(begun, "{token} runs before its decision is applied");
         }
@@ -301,7 +303,7 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         let Some(vqueue) = self.registry.vqueue(handle) else {
-            // The permits come back with the withdrawal of the dead incarnation.
+            // The permits are returned by the withdrawal of the dead incarnation.
             self.stale.vqueue += 1;
             return;
         };
@@ -315,7 +317,7 @@ impl Partition {
         self.schedule_flush(effects);
     }
 
-    /// Proposes the ends and the decisions that came together.
+    /// Proposes the collected ends and decisions.
     pub(super) fn on_flush(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         self.flush_scheduled = false;
         let room = self.bounds.room();
@@ -330,11 +332,11 @@ impl Partition {
         while !self.attempts.pending.is_empty() {
             let count = self.attempts.pending.len().min(self.bounds.decisions());
             let decisions: Vec<_> = self.attempts.pending.drain(..count).collect();
-            // Behind its record, which a fence refuses: decision 0013 says why it is safe.
-            // An entry that was put back meanwhile is decided for again while its former
-            // attempt may still run: the new one waits for its decision.
-            // What was enqueued before this leadership may have ended the process that led
-            // before: it starts when its decision is durable, so that the row counts it.
+            // Behind its record, which a fence refuses: decision 0013 says why it is safe. An entry
+            // that returned meanwhile is decided again while its former attempt may still run: the
+            // new one waits for its decision. An entry older than this leadership may have ended
+            // the process that led before: it starts when its decision is durable, so that the row
+            // counts it.
             let may_begin = |decision: &&Decision| {
                 decision.key.seq > self.waits_through
                     && !self.attempts.begun.contains_key(&decision.key.entry)
@@ -348,26 +350,23 @@ impl Partition {
         }
     }
 
-    /// Handlers run whose decisions are not applied yet.
-    pub(super) fn on_begun(&mut self, begun: &[Begun]) {
-        for Begun { token, attempt, retry } in begun {
+    /// These handlers run although their decisions are not applied yet.
+    pub(super) fn on_begun(&mut self, begun: &[EarlyStart]) {
+        for EarlyStart { token, attempt, retry } in begun {
             let known = self.attempts.by_token.get_mut(token);
             let Some(Attempt {
-                entry,
-                progress: Progress::Proposed { course, .. },
-                has_handler,
-                ..
+                entry, progress: Progress::Proposed { info, .. }, has_handler, ..
             }) = known
             else {
-                unreachable!("{token} is told at once, before its decision can be applied");
+                unreachable!("{token} is reported at once, before its decision can be applied");
             };
-            *course = Some(Course { retry: *retry, attempt: *attempt });
+            *info = Some(AttemptInfo { retry: *retry, attempt: *attempt });
             *has_handler = true;
             self.attempts.begun.insert(*entry, *token);
         }
     }
 
-    /// What applying has brought about for attempts.
+    /// The effects of applied records on attempts.
     pub(super) fn on_attempt_applied(
         &mut self,
         applied: Applied,
@@ -383,8 +382,8 @@ impl Partition {
                     return;
                 };
                 let runs = known.progress.is_told();
-                let course = Course { retry, attempt };
-                known.progress = Progress::Running { course, is_starting: !runs };
+                let info = AttemptInfo { retry, attempt };
+                known.progress = Progress::Running { info, is_starting: !runs };
                 self.attempts.confirm(vqueue, token);
                 if runs {
                     return;
@@ -395,8 +394,8 @@ impl Partition {
                 self.stop_handler(token, effects);
                 self.give_back(token, lock_holder, effects);
                 if !still_there {
-                    // An incarnation that started since knows the place as handed out
-                    // and missed that the row went.
+                    // An incarnation that started since then considers the place handed out and
+                    // missed the row's removal.
                     self.on_inbox_removed(vqueue, key, effects);
                 } else if !self.attempts.is_dispatched(vqueue, key) {
                     let message = VQueueMessage::DecisionVoid(key);
@@ -404,7 +403,7 @@ impl Partition {
                 }
             }
             Applied::AttemptOver { entry, token, keeps_lock, .. } => {
-                // None is left whose own end this is.
+                // No handler is left whose own end this is.
                 self.stop_handler(token, effects);
                 self.give_back(token, keeps_lock.then_some(entry), effects);
             }
@@ -414,15 +413,15 @@ impl Partition {
                 self.tell_limiter(LimiterMessage::FreeLock { vqueue, entry }, effects);
             }
             Applied::CancelRequested { entry, token } => {
-                // Behind its start, if that is of this batch too.
+                // Behind its start, if that is in this batch too.
                 self.attempts.starting.push(PartitionEffect::Cancel { entry, token });
             }
             other => unreachable!("not about attempts: {other:?}"),
         }
     }
 
-    /// Forgets an attempt and gives its permit back; or notes that it is to be given back
-    /// when its handler is gone, or when a limiter that is being seeded has named it.
+    /// Drops an attempt and returns its permit; or notes that the permit returns when the handler
+    /// has stopped, or when a limiter being seeded has assigned it.
     fn give_back(
         &mut self,
         token: AttemptToken,
@@ -451,16 +450,16 @@ impl Partition {
         }
     }
 
-    /// The gate closes: what was decided and not proposed stays where it is.
+    /// The gate closes: entries that were decided but not proposed stay in the inbox.
     pub(super) fn drop_unproposed(&mut self, effects: &mut Vec<PartitionEffect>) {
         for decision in std::mem::take(&mut self.attempts.pending) {
             self.give_back(decision.token, None, effects);
         }
     }
 
-    /// Tells handlers what the whole batch came to: one that started and was over in
-    /// the same batch never runs (its payload may be gone). Behind a closed gate nothing
-    /// starts: such an attempt goes back to its inbox, and it does not count.
+    /// Tells handlers the outcome of the whole batch: an attempt that started and ended in the same
+    /// batch never runs (its payload may be gone). Behind a closed gate nothing starts: such an
+    /// attempt returns to its inbox without being counted.
     pub(super) fn tell_handlers(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         let is_closing = self.is_closing || self.phase == super::Phase::Closing;
         let mut back = Vec::new();
@@ -481,7 +480,7 @@ impl Partition {
         self.hand_back(now, back, effects);
     }
 
-    /// A handler ended: its end goes through the log, with those that come meanwhile.
+    /// A handler ended: its end goes through the log, together with others that arrive meanwhile.
     pub(super) fn on_ended(
         &mut self,
         now: Timestamp,
@@ -494,10 +493,10 @@ impl Partition {
             return;
         }
         let known = self.attempts.by_token.get(&token).filter(|known| known.entry == entry);
-        let course = known.and_then(|known| known.progress.course());
-        // Its end comes once. It must not be lost because a limiter is seeded anew.
+        let info = known.and_then(|known| known.progress.info());
+        // An end is reported once. It must not be lost because a new limiter is being seeded.
         let is_own = token.epoch == self.epoch && self.phase.has_limiter();
-        let Some(Course { retry, attempt }) = course.filter(|_| is_own) else {
+        let Some(AttemptInfo { retry, attempt }) = info.filter(|_| is_own) else {
             self.stale.attempt += 1;
             return;
         };
@@ -538,7 +537,7 @@ impl Partition {
         self.schedule_flush(effects);
     }
 
-    /// Proposes that attempts go back to their inboxes.
+    /// Proposes that attempts return to their inboxes.
     pub(super) fn hand_back(
         &mut self,
         now: Timestamp,
@@ -555,7 +554,7 @@ impl Partition {
     }
 }
 
-/// The leader changes: an attempt that has not ended goes back to its inbox.
+/// The leader changes: an attempt that has not ended returns to its inbox.
 fn hand_back(entry: EntryId, token: AttemptToken) -> RetryAttempt {
     RetryAttempt {
         entry,
@@ -571,7 +570,7 @@ fn hand_back(entry: EntryId, token: AttemptToken) -> RetryAttempt {
 }
 
 fn complete(entry: EntryId, token: AttemptToken, outcome: Outcome) -> End {
-    // A success stands, whoever asked it to stop: most records go without the tag.
+    // A success stands even after a cancel, so most records need no tag.
     let heeds_cancel = !outcome.is_success();
     End::Complete(Complete { entry, token, outcome: Some(outcome.into()), heeds_cancel })
 }

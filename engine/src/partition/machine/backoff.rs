@@ -1,30 +1,30 @@
-//! How long a failed attempt is followed by nothing.
+//! Delay before a retry.
 
 use std::time::Duration;
 
 use forebay_messages::command::RetryPolicy;
 
-/// So many retries of an entry may follow at once, if its policy says so.
+/// Maximum number of immediate retries of an entry, if its policy allows them.
 pub const RETRIES_AT_ONCE_MAX: u32 = 16;
-/// The shortest wait before any retry after those, whatever the policy says: an entry that
-/// fails for ever leaves the log and the other entries their turn.
+/// The shortest delay before any further retry, whatever the policy says: an entry that keeps
+/// failing leaves the log and the other entries their turn.
 pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(10);
 
-/// As [`backoff`], but never quite nothing for an entry that has failed often.
+/// Like [`backoff`], but never zero for an entry that has failed often.
 pub(super) fn wait(policy: &RetryPolicy, attempt: u32, random: u32) -> Duration {
     let shortest = if attempt > RETRIES_AT_ONCE_MAX { RETRY_WAIT_MIN } else { Duration::ZERO };
     backoff(policy, attempt, random).max(shortest)
 }
 
-/// The wait before the attempt that follows failed attempt number `attempt` (from 1).
+/// The delay before the attempt that follows failed attempt number `attempt` (from 1).
 ///
-/// Exponential, capped, with a random share taken off ("equal jitter" generalised;
-/// see the AWS architecture blog, "Exponential Backoff And Jitter"). `random` is any
-/// number; the same number gives the same wait.
+/// Exponential, capped, reduced by a random fraction ("equal jitter" generalised; see the AWS
+/// architecture blog, "Exponential Backoff And Jitter"). `random` is any number; the same number
+/// gives the same delay.
 #[must_use]
 pub fn backoff(policy: &RetryPolicy, attempt: u32, random: u32) -> Duration {
     if policy.backoff_first_ms == 0 {
-        // Nothing grows to nothing, although 0 times infinity is not a number.
+        // Zero stays zero, although 0 times infinity is not a number.
         return Duration::ZERO;
     }
     let growth = f64::from(policy.growth_percent.max(100)) / 100.0;
@@ -54,7 +54,7 @@ mod tests {
         jitter_percent: 20,
     };
 
-    /// 0 times infinity counted as the longest wait: 60 s from attempt 1,026 on.
+    /// Regression: 0 times infinity counted as the longest delay: 60 s from attempt 1,026 on.
     #[test]
     fn a_backoff_of_zero_stays_zero() {
         for attempt in [0, 1, 2, 1_025, 1_026, u32::MAX] {
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn every_policy_gives_a_wait_between_nothing_and_its_longest() {
+    fn every_policy_gives_a_delay_between_zero_and_its_maximum() {
         let ends = [0, 1, 99, 100, u64::from(u32::MAX), u64::MAX];
         for (first, max) in ends.iter().flat_map(|first| ends.map(|max| (*first, max))) {
             for (growth_percent, jitter_percent) in [(0, 0), (200, 100), (u32::MAX, u32::MAX)] {
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_at_once_are_few() {
+    fn immediate_retries_are_bounded() {
         assert_eq!(wait(&AT_ONCE, RETRIES_AT_ONCE_MAX, 0), Duration::ZERO);
         assert_eq!(wait(&AT_ONCE, RETRIES_AT_ONCE_MAX + 1, 0), RETRY_WAIT_MIN);
         let slow = RetryPolicy { backoff_first_ms: 500, ..AT_ONCE };

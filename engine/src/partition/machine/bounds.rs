@@ -1,8 +1,8 @@
-//! What fits into one record of the log, and what becomes of what does not.
+//! The maximum size of a record, and how larger contents are handled.
 //!
-//! Must always hold: a client's command that does not fit is refused before it is proposed;
-//! what a handler says always fits, for it is cut or replaced before. Must not know: how a
-//! log stores its records.
+//! Must always hold: a client's command that does not fit is refused before it is proposed; a
+//! handler's result always fits, because it is cut or replaced first. Must not know: how a log
+//! stores its records.
 
 use std::sync::Arc;
 
@@ -18,25 +18,25 @@ use forebay_messages::{
 use super::{
     Partition, Phase,
     effect::{Answer, PartitionEffect},
-    input::Refusal,
+    input::AppendRefusal,
 };
 
-/// Longest error text that is stored, in bytes, with [`CUT_MARK`]; the rest is cut.
+/// Maximum length of a stored error text, in bytes, including [`CUT_MARK`]; the rest is cut.
 pub const ERROR_TEXT_LEN_MAX: usize = 16 << 10;
-/// Stands at the end of an error text that was cut.
+/// Appended to an error text that was cut.
 pub const CUT_MARK: &str = " … (the rest of this text was cut)";
-/// Most bytes beside an error text that are stored; more are left out, for a part of them
-/// could not be decoded.
+/// Maximum length of the bytes beside an error text; longer ones are left out, because a part of
+/// them could not be decoded.
 pub const DETAIL_LEN_MAX: usize = 1 << 20;
 
-/// Bytes of an entry's record beside its payload and its strings, at most.
+/// Maximum size of an entry's record beside its payload and its strings.
 const ENTRY_FIXED_LEN: usize = 256;
-/// Bytes that a decision takes in a record, at most.
+/// Maximum size of a decision in a record.
 const DECISION_LEN: usize = 160;
-/// Bytes of an end beside what its handler said, at most.
+/// Maximum size of an end beside the handler's output.
 pub(super) const END_FIXED_LEN: usize = 128;
 
-/// What fits into a record of so many bytes.
+/// The maximum size of records.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     record_len_max: usize,
@@ -47,7 +47,7 @@ pub(super) struct Bounds {
 pub struct TooLarge {
     /// Bytes of its record.
     pub len: usize,
-    /// What fits.
+    /// The maximum length.
     pub len_max: usize,
 }
 
@@ -56,17 +56,17 @@ impl Bounds {
         Self { record_len_max }
     }
 
-    /// Bytes for what one record carries.
+    /// Maximum number of bytes for the contents of one record.
     pub(super) fn room(self) -> usize {
         self.record_len_max.saturating_sub(RECORD_ROOM)
     }
 
-    /// Most decisions in one record; at least one.
+    /// Maximum number of decisions in one record; at least one.
     pub(super) fn decisions(self) -> usize {
         (self.room() / DECISION_LEN).clamp(1, super::DECISIONS_PER_RECORD_MAX)
     }
 
-    /// Whether a command surely fits, without encoding it.
+    /// Whether a command certainly fits, without encoding it.
     pub(super) fn surely_fits(self, command: &Command) -> bool {
         let bound = match command {
             Command::Enqueue(command) => entry_len(&command.entry),
@@ -83,8 +83,8 @@ impl Bounds {
         if len <= len_max { Ok(()) } else { Err(TooLarge { len, len_max }) }
     }
 
-    /// What is stored of how an attempt ended: texts are cut, a detail that is too large is
-    /// left out, and a result that is too large is a failure instead.
+    /// The part of an attempt's end that is stored: texts are cut, a detail that is too large is
+    /// left out, and a result that is too large becomes a failure.
     pub(super) fn bounded(self, ended: AttemptEnd) -> AttemptEnd {
         match ended {
             AttemptEnd::Success(bytes) if bytes.len() > self.room() => AttemptEnd::Terminal {
@@ -132,7 +132,7 @@ impl Bounds {
     }
 }
 
-/// At most the bytes that an entry takes in a record.
+/// Upper bound of an entry's size in a record.
 fn entry_len(entry: &NewEntry) -> usize {
     let name = &entry.vqueue;
     let of = |text: &Option<ByteString>| text.as_ref().map_or(0, |text| text.len());
@@ -146,18 +146,18 @@ fn entry_len(entry: &NewEntry) -> usize {
         + of(&entry.idempotency_key)
 }
 
-/// A text of at most so many bytes; one that was cut ends with [`CUT_MARK`].
+/// Limits a text to this many bytes; a cut one ends with [`CUT_MARK`].
 fn cut(text: ByteString, len_max: usize) -> ByteString {
     if text.len() <= len_max {
         return text;
     }
     let end = text.floor_char_boundary(len_max.saturating_sub(CUT_MARK.len()));
-    // A copy: a part of the text would keep all of it in memory.
+    // A copy, because a slice would keep the whole text in memory.
     format!("{}{CUT_MARK}", &text[..end]).into()
 }
 
 impl Partition {
-    /// Proposes what a client asks for, unless it does not fit into a record.
+    /// Proposes a client's command, unless it does not fit into a record.
     pub(super) fn propose_for(
         &mut self,
         now: Timestamp,
@@ -177,9 +177,9 @@ impl Partition {
         effects.push(PartitionEffect::Append { epoch: self.epoch, record: Arc::new(record) });
     }
 
-    /// The log refused a record of this leader and took the others: what it stood for fails,
-    /// and nothing else. What is proposed is bounded, so this comes only if the log's limit
-    /// is lower than what this machine knows.
+    /// The log refused a record of this leader and accepted the others: the contents of this record
+    /// fail, and nothing else. Proposals are bounded, so this happens only if the log's limit is
+    /// lower than the one configured here.
     pub(super) fn on_record_too_large(
         &mut self,
         now: Timestamp,
@@ -207,7 +207,7 @@ impl Partition {
                 ends.extend(both.completed.iter().map(|end| (end.entry, end.token)));
                 ends.extend(both.retried.iter().map(|end| (end.entry, end.token)));
             }
-            // Somebody asked for it who was answered before.
+            // Its client was already answered.
             Some(
                 Command::AnnounceLeader(_) | Command::SchedulerDecisions(_) | Command::Purge(_),
             )
@@ -217,7 +217,7 @@ impl Partition {
         if ends.is_empty() {
             let TooLarge { len, len_max } = why;
             let reason = format!("a record of {len} bytes is refused by the log ({len_max} fit)");
-            return self.on_append_refused(&Refusal::Failed { reason }, effects);
+            return self.on_append_refused(&AppendRefusal::Failed { reason }, effects);
         }
         for (entry, token) in ends {
             self.propose(now, too_large_to_end(entry, token, why), None, effects);
@@ -225,7 +225,7 @@ impl Partition {
     }
 }
 
-/// The end of an attempt whose own end the log refused.
+/// Ends an attempt whose own end the log refused.
 fn too_large_to_end(entry: EntryId, token: AttemptToken, why: TooLarge) -> Command {
     let TooLarge { len, len_max } = why;
     let message = format!("the end of the attempt takes {len} bytes in the log; {len_max} fit");
@@ -251,7 +251,7 @@ mod tests {
         EntryId { partition_key: PartitionKey(u64::MAX), uuid: [255; 16] }
     }
 
-    /// An entry whose names are as long as they may be.
+    /// An entry with names of maximum length.
     fn entry(payload: usize) -> NewEntry {
         let part = "p".repeat(COMPONENT_LEN_MAX);
         let mut vqueue = VQueueName::service(&part)
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn estimates_are_above_what_is_stored() {
+    fn estimates_are_upper_bounds() {
         assert!(entry(0).encoded_len() + 8 <= entry_len(&entry(0)));
         assert!(entry_len(&entry(0)) < RECORD_ROOM - 256, "a payload of `room` fits");
         let decision = Decision {
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_with_a_mark_at_a_whole_character() {
+    fn long_texts_are_cut_at_a_character_boundary_and_marked() {
         let bounds = Bounds::new(64 << 20);
         let long: ByteString = "ä".repeat(ERROR_TEXT_LEN_MAX).into();
         let ended = AttemptEnd::Retry { message: long, detail: vec![1; 8].into(), random: 3 };
@@ -327,11 +327,11 @@ mod tests {
         assert_eq!(detail.len(), 8);
         let exact: ByteString = "x".repeat(ERROR_TEXT_LEN_MAX).into();
         let ended = AttemptEnd::Terminal { message: exact, detail: Bytes::new() };
-        assert_eq!(bounds.bounded(ended.clone()), ended, "what fits stays as it is");
+        assert_eq!(bounds.bounded(ended.clone()), ended, "a fitting end is unchanged");
     }
 
     #[test]
-    fn a_result_or_detail_that_is_too_large_says_so() {
+    fn a_too_large_result_or_detail_is_reported() {
         let bounds = Bounds::new(MAX);
         let fits = AttemptEnd::Success(vec![1; bounds.room()].into());
         assert_eq!(bounds.bounded(fits.clone()), fits);

@@ -1,10 +1,9 @@
-//! Giving back what ran under earlier leaders, a bounded number of attempts at a time, so
-//! that entries start again while others are still on their way back.
+//! Returning attempts of earlier leaders to their inboxes, a bounded number at a time, so that
+//! entries start again while others are still returning.
 //!
-//! Must always hold: a vqueue is not active, and so decides nothing, while attempts of
-//! earlier epochs of its entries are left (P4); vqueues that had something running come
-//! before the others; at most [`HAND_BACKS_IN_FLIGHT_MAX`] records are on their way. Must
-//! not know: why the leader changed.
+//! Must always hold: a vqueue is not active, and so decides nothing, while attempts of earlier
+//! epochs of its entries are left (P4); vqueues with running entries start before the others; at
+//! most [`HAND_BACKS_IN_FLIGHT_MAX`] records are in flight. Must not know: why the leader changed.
 
 use std::collections::VecDeque;
 
@@ -14,7 +13,7 @@ use crate::machine::Map;
 
 use super::{ENDS_PER_RECORD_MAX, Partition, Phase, effect::PartitionEffect};
 
-/// Records of attempts that go back which are proposed and not applied.
+/// Maximum number of records with returning attempts that are proposed but not applied.
 const HAND_BACKS_IN_FLIGHT_MAX: usize = 4;
 
 /// See the module's documentation.
@@ -22,12 +21,12 @@ const HAND_BACKS_IN_FLIGHT_MAX: usize = 4;
 pub(super) struct Drain {
     /// Attempts that are not proposed yet, vqueue by vqueue.
     waiting: VecDeque<(EntryId, AttemptToken)>,
-    /// Records that are proposed and not applied, in order.
+    /// Records that are proposed but not applied, in order.
     in_flight: VecDeque<RecordSeq>,
-    /// How many attempts of earlier epochs a vqueue still has.
+    /// Number of remaining attempts of earlier epochs per vqueue.
     left: Map<VQueueId, usize>,
-    /// Attempts whose process died, and after how many interruptions their entry is a dead
-    /// letter.
+    /// Attempts whose process died, with the number of interruptions after which their entry
+    /// becomes a dead letter.
     interrupted: Map<AttemptToken, u32>,
 }
 
@@ -54,7 +53,7 @@ impl Drain {
         self.interrupted = interrupted.into_iter().collect();
     }
 
-    /// After how many interruptions the entry of an attempt is a dead letter; 0 for an
+    /// Number of interruptions after which the entry of an attempt becomes a dead letter; 0 for an
     /// attempt that was not interrupted.
     pub(super) fn interruptions_max(&self, token: AttemptToken) -> u32 {
         self.interrupted.get(&token).copied().unwrap_or(0)
@@ -65,7 +64,7 @@ impl Drain {
         self.left.is_empty()
     }
 
-    /// Whether a vqueue must wait for its own.
+    /// Whether a vqueue must wait for its own attempts.
     pub(super) fn is_of(&self, vqueue: VQueueId) -> bool {
         self.left.contains_key(&vqueue)
     }
@@ -77,7 +76,7 @@ impl Drain {
         }
     }
 
-    /// An attempt of an earlier epoch is over; whether it was the last of its vqueue.
+    /// An attempt of an earlier epoch is over; returns whether it was the last of its vqueue.
     fn over(&mut self, vqueue: VQueueId) -> bool {
         let Some(left) = self.left.get_mut(&vqueue) else { return false };
         *left -= 1;
@@ -95,7 +94,7 @@ impl Drain {
 }
 
 impl Partition {
-    /// The limiter counts what ran under earlier leaders: it goes back. The gate may open
+    /// The limiter counts the attempts of earlier leaders: they return now. The gate may open
     /// meanwhile.
     pub(super) fn on_drain(
         &mut self,
@@ -103,7 +102,7 @@ impl Partition {
         epoch: Epoch,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        // Seeded and not only about to be: this may be about a limiter that died since.
+        // A completed seed is required: the order may be about a limiter that died since.
         if epoch != self.epoch || self.phase != Phase::Seeding || self.is_seeding() {
             return;
         }
@@ -113,7 +112,7 @@ impl Partition {
         effects.push(PartitionEffect::TellDraining { epoch });
     }
 
-    /// Proposes what goes back next, if there is room.
+    /// Proposes the next returning attempts, if there is room.
     pub(super) fn go_on_draining(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         while self.phase.may_propose()
             && !self.drain.waiting.is_empty()
@@ -126,8 +125,8 @@ impl Partition {
         }
     }
 
-    /// The process is about to end in order: every attempt that still runs goes back to its
-    /// inbox now, so that the next start does not take it for interrupted.
+    /// The process is about to end cleanly: every attempt that still runs returns to its inbox now,
+    /// so that the next start does not count it as interrupted.
     pub(super) fn on_hand_back(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         if !self.is_closing && self.phase != Phase::Closing || !self.phase.has_limiter() {
             return;
@@ -137,8 +136,8 @@ impl Partition {
         self.hand_back(now, attempts, effects);
     }
 
-    /// An attempt of an earlier epoch is over, however it ended. A vqueue whose last one
-    /// it was may decide from here on; when none is left, all may.
+    /// An attempt of an earlier epoch is over, however it ended. A vqueue whose last one it was may
+    /// decide from here on; if none is left at all, all vqueues may.
     pub(super) fn on_drained(&mut self, vqueue: VQueueId, effects: &mut Vec<PartitionEffect>) {
         if !self.drain.over(vqueue) {
             return;
@@ -149,7 +148,7 @@ impl Partition {
         self.walk_if_drained(effects);
     }
 
-    /// Looks for work in all vqueues, once those have begun that had something running.
+    /// Looks for work in all vqueues, once those with running entries have started.
     pub(super) fn walk_if_drained(&mut self, effects: &mut Vec<PartitionEffect>) {
         if self.phase == Phase::Leading && self.config.dispatches && self.drain.is_over() {
             self.walk(effects);

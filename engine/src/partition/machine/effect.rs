@@ -1,4 +1,4 @@
-//! What a partition wants done.
+//! The effects of a partition.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use forebay_messages::{
 
 use super::{super::apply::Reply, KnownAttempt, TooLarge};
 
-/// What somebody who asked is told.
+/// Answers to requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The command was applied.
@@ -26,7 +26,7 @@ pub enum Answer {
     /// Leadership was lost before the command was known to be applied: the outcome is
     /// unknown. A retry with the same entry id is de-duplicated.
     LostLeadership,
-    /// Too much is waiting already.
+    /// Too many requests are waiting.
     Busy,
     /// The log or the store cannot be written.
     StorageFailed(String),
@@ -45,16 +45,16 @@ pub struct RunAttempt {
     pub token: AttemptToken,
     /// Its number, from 1.
     pub attempt: u32,
-    /// What the last failed attempt said.
+    /// Message of the last failed attempt.
     pub last_failure: ByteString,
-    /// Attempts in all; 0 means no limit.
+    /// Maximum number of attempts; 0 means no limit.
     pub attempts_max: u32,
 }
 
-/// What a partition wants done. Performed in order, on the partition's thread.
+/// Effects of a partition. Performed in order, on the partition's thread.
 #[derive(Clone, Debug)]
 pub enum PartitionEffect {
-    /// Append to the log. At most once: either it is committed or refused.
+    /// Append to the log. At most once: it is either committed or refused.
     Append {
         /// Epoch of the proposer.
         epoch: Epoch,
@@ -68,34 +68,33 @@ pub enum PartitionEffect {
         /// The records.
         records: Vec<Arc<Record>>,
     },
-    /// Answer somebody, at most once.
+    /// Answer a request, at most once.
     Answer {
-        /// Whom.
+        /// The request.
         to: ReplyId,
-        /// What.
+        /// The answer.
         answer: Answer,
     },
-    /// Read what is known of entries; if any is not live, answered at once with
-    /// `LookedUp`.
+    /// Read the state of entries; if any has ended or is unknown, answered at once with `LookedUp`.
     LookUp {
         /// The entries.
         entries: Vec<EntryId>,
     },
     /// Send `Flush` to this partition behind everything in its mailbox.
     ScheduleFlush,
-    /// Tell the log how much of it the store has in files. Also of followers.
+    /// Report to the log how much of it the store has in files. Followers do so too.
     ReportDurable,
-    /// Say whether anything expired by then (`ExpiredFound`).
+    /// Report whether anything expired by then (`ExpiredFound`).
     CheckExpired {
-        /// Up to when.
+        /// The time.
         until: Timestamp,
     },
 
     /// Tell the supervisor that an announcement was applied.
     TellAnnounced {
-        /// Who leads.
+        /// The leading node.
         node: NodeId,
-        /// Under which epoch.
+        /// Its epoch.
         epoch: Epoch,
     },
     /// Tell the supervisor that the limiter is seeded.
@@ -103,69 +102,68 @@ pub enum PartitionEffect {
         /// The epoch in force.
         epoch: Epoch,
     },
-    /// Tell the supervisor that attempts of earlier epochs go back: the gate may open.
+    /// Tell the supervisor that attempts of earlier epochs are returning: the gate may open.
     TellDraining {
         /// The epoch in force.
         epoch: Epoch,
     },
-    /// Tell the supervisor that the gate is closed and everything has come to its end:
-    /// no attempt is left, nobody waits for a proposal.
+    /// Tell the supervisor that the gate is closed and everything has ended: no attempt is left, no
+    /// proposal is unanswered.
     TellQuiet {
         /// The epoch in force.
         epoch: Epoch,
     },
     /// Tell the supervisor that the log refuses this leader.
-    TellRefused(super::Refusal),
+    TellRefused(super::AppendRefusal),
 
-    /// Put the limiter that was started for this request in the place of the one before,
-    /// read locks and running rows, add these proposed attempts and those whose handlers
-    /// have not stopped and that are neither proposed nor in the rows, seed it; answered
-    /// at once with `SeedSent`. The node's capacity is joined: all that runs here or is
-    /// about to has its slot, whatever was left before. Requests and started limiters match in order; if there is
-    /// none (it was stopped), do nothing. Before it is in its place and has its seed,
-    /// nothing reaches a limiter, whoever sends it.
+    /// Replace the limiter by the one started for this request, read locks and running rows, add
+    /// these proposed attempts and those whose handlers have not stopped and that are neither
+    /// proposed nor in the rows, and seed it; answered at once with `SeedSent`. It joins the node's
+    /// capacity: everything that runs here or is about to has its slot, whatever was left before.
+    /// Requests and started limiters match in order; if there is none (it was stopped), do nothing.
+    /// No message reaches a limiter before it is in place and seeded.
     SeedLimiter {
-        /// Attempts proposed and not applied.
+        /// Attempts that are proposed but not applied.
         proposed: Vec<KnownAttempt>,
-        /// Attempts whose handlers were told to stop and may run.
+        /// Attempts whose handlers were told to stop and may still run.
         stopping: Vec<KnownAttempt>,
     },
-    /// There is no limiter any more: what it had of the node's capacity goes back, but for
-    /// a slot for each handler that has not stopped. In order with the next one.
+    /// There is no limiter any more: its slots return to the node, except one for each handler that
+    /// has not stopped. In order with the next one.
     LeaveCapacity {
-        /// How many they are.
+        /// The number of these handlers.
         running: u32,
     },
-    /// One of them has stopped.
+    /// One of these handlers has stopped.
     ReturnCapacity,
-    /// Tell the limiter. In order, not lost while it lives.
+    /// Message to the limiter. In order, not lost while it lives.
     ToLimiter(LimiterMessage),
 
-    /// Find vqueues with entries in their inboxes; answered with `VQueuesFound`
-    /// behind everything in the mailbox.
+    /// Find vqueues with entries in their inboxes; answered with `VQueuesFound` behind everything
+    /// in the mailbox.
     FindVQueues {
-        /// Where to go on.
+        /// Continue after this vqueue.
         after: Option<VQueueId>,
     },
-    /// Send `Tick` at this time. The last one asked for replaces the others.
+    /// Send `Tick` at this time. A later request replaces earlier ones.
     WakeAt(Timestamp),
-    /// Start an incarnation of a vqueue. If there is nothing to start (it has no rows, or
-    /// no handler serves it here), say so at once with `Passivated`.
+    /// Start an incarnation of a vqueue. If there is nothing to start (it has no rows, or no
+    /// handler here serves it), answer at once with `Passivated`.
     SpawnVQueue {
         /// Its handle.
         handle: VQueueHandle,
         /// Its id.
         vqueue: VQueueId,
-        /// Places handed out whose decision is not applied yet.
+        /// Handed-out places whose decision is not applied yet.
         dispatched: Vec<EntryKey>,
-        /// What it was granted while it waited without an actor.
+        /// Permits granted while it waited without an actor.
         permits: Option<Permits>,
     },
-    /// Ask the limiter for a permit for a vqueue without an actor, with the wish that
-    /// follows from its name and head ([`crate::vqueue::wish`]); the grant comes as
-    /// `Granted`. If there is nothing to ask for, say so at once with `Passivated`: it is
-    /// paused, or has no rows or no handler here, or somebody holds its lock and its head is not known for
-    /// sure (`Rest::Until` a time that is past).
+    /// Ask the limiter for a permit for a vqueue without an actor, with the lock request that
+    /// follows from its name and head ([`crate::vqueue::wish`]); the grant arrives as `Granted`. If
+    /// there is nothing to ask for, answer at once with `Passivated`: it is paused, or has no rows
+    /// or no handler here, or its lock is held and its head is not known for sure (`Rest::Until` a
+    /// past time).
     Acquire {
         /// Its handle.
         handle: VQueueHandle,
@@ -173,35 +171,35 @@ pub enum PartitionEffect {
         vqueue: VQueueId,
         /// Its head.
         head: EntryKey,
-        /// It was its head until now; else it is just one of its rows.
+        /// Whether it was its head until now; otherwise it is just one of its rows.
         is_known: bool,
     },
-    /// Stop one. It tells nobody.
+    /// Stop a vqueue. It sends no message.
     StopVQueue(VQueueHandle),
-    /// Tell a vqueue. In order, not lost while it lives.
+    /// Message to a vqueue. In order, not lost while it lives.
     ToVQueue(VQueueHandle, VQueueMessage),
 
-    /// These decisions are proposed (their record was appended before this): run those
-    /// that fit the committed rows as they are ([`super::super::apply::begin`]), and say
-    /// which with `Begun`, at once. Of the others nothing is said.
+    /// These decisions are proposed (their record was appended before this): run those that match
+    /// the committed rows as they are ([`super::super::apply::begin`]), and report them with
+    /// `Begun`, at once. The others are not reported.
     Begin(Vec<Decision>),
-    /// Run a handler, as the rows say ([`super::super::apply::started`]). When it is gone
-    /// that comes back, exactly once: as `Ended`, or as `Stopped`.
+    /// Run a handler, as the rows say ([`super::super::apply::started`]). When it has stopped, this
+    /// is reported exactly once: as `Ended`, or as `Stopped`.
     Run {
         /// The entry.
         entry: EntryId,
         /// The attempt.
         token: AttemptToken,
     },
-    /// Stop a handler; its end is of no interest, but that it is gone is told. Nothing of
-    /// its entry or its key starts here before.
+    /// Stop a handler; its result is ignored, but that it has stopped is reported. Nothing of its
+    /// entry or its key starts here before that.
     Abort {
         /// The entry.
         entry: EntryId,
         /// The attempt.
         token: AttemptToken,
     },
-    /// Ask a handler to stop; its end comes back as `Ended`.
+    /// Ask a handler to stop; its end is reported as `Ended`.
     Cancel {
         /// The entry.
         entry: EntryId,

@@ -1,25 +1,24 @@
 //! Attempts whose handlers ended, on their way into the log.
 //!
-//! Must always hold: an end that was taken is proposed once, or forgotten with the
-//! leadership; a record takes a bounded number of ends and, but for a single larger one,
-//! of bytes.
+//! Must always hold: an accepted end is proposed once, or dropped with the leadership; a record has
+//! a bounded number of ends and, except for a single larger one, of bytes.
 
 use forebay_messages::AttemptToken;
 use forebay_messages::command::{Command, Complete, CompleteOutcome, EndAttempts, RetryAttempt};
 
 use super::bounds::END_FIXED_LEN;
 
-/// Most ends in one record.
+/// Maximum number of ends in one record.
 pub const ENDS_PER_RECORD_MAX: usize = 512;
-/// Bytes of results and reasons after which a record takes no more.
+/// Number of bytes of results and reasons after which a record is full.
 const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// How an attempt ended.
 #[derive(Clone, Debug)]
 pub(super) enum End {
-    /// For good.
+    /// The entry ends too.
     Complete(Complete),
-    /// Its entry goes back to its inbox.
+    /// Its entry returns to its inbox.
     Retry(RetryAttempt),
 }
 
@@ -32,7 +31,7 @@ impl End {
         }
     }
 
-    /// Bytes of what the handler said.
+    /// Length of the handler's output.
     fn len(&self) -> usize {
         match self {
             Self::Retry(retry) => retry.message.len() + retry.detail.len(),
@@ -47,7 +46,7 @@ impl End {
     }
 }
 
-/// Makes records of ends, in their order; each has room for so many bytes of them.
+/// Groups ends into records, in their order; each has room for this many bytes.
 pub(super) fn records(ends: Vec<End>, room: usize) -> Vec<Command> {
     let mut commands = Vec::new();
     let mut run = Vec::new();
@@ -117,7 +116,7 @@ mod tests {
         })
     }
 
-    /// How many of each in each record.
+    /// The number of each kind in each record.
     fn counts(ends: Vec<End>) -> Vec<(usize, usize)> {
         records_in(ends, 64 << 20)
     }

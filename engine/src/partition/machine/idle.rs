@@ -1,22 +1,22 @@
-//! Active vqueues that have nothing to do: kept warm for a while, for whoever enqueues
-//! to them again is served without a read; the least recently used go first.
+//! Vqueues in the order of their last use: idle ones are kept for a while so that new entries are
+//! served without a read; the least recently used are passivated first.
 //!
-//! Must always hold: at most `max` of them; what is listed here was idle when it was
-//! put, and may have work by now: it is asked, not told, to go. Must not know: why a
-//! vqueue is idle.
+//! Must always hold: at most `max` of them are kept; a listed vqueue was idle when it was added,
+//! and may have work by now: it is asked, not ordered, to passivate. Must not know: why a vqueue is
+//! idle.
 
 use std::collections::VecDeque;
 
 use forebay_messages::{Timestamp, VQueueHandle};
 
-/// For how long a vqueue may be idle and stay, in milliseconds.
+/// Maximum time that a vqueue stays idle, in milliseconds.
 pub const IDLE_MS_MAX: u64 = 30_000;
-/// Void places in the queue that are let be.
+/// Number of void positions in the queue that are tolerated.
 const VOID_MAX: usize = 64;
 
-/// A place in the queue; void when its stamp is not the slot's any more.
+/// A position in the queue; void if its stamp is no longer the slot's.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct Position {
     handle: VQueueHandle,
     stamp: u64,
     since: Timestamp,
@@ -24,22 +24,22 @@ struct Place {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct IdleVQueues {
+pub(super) struct LruVQueues {
     max: usize,
     /// In the order in which they became idle.
-    queue: VecDeque<Place>,
+    queue: VecDeque<Position>,
     /// By slot; 0: not idle.
     stamps: Vec<u64>,
     len: usize,
     last_stamp: u64,
 }
 
-impl IdleVQueues {
+impl LruVQueues {
     pub(super) fn new(max: usize) -> Self {
         Self { max, queue: VecDeque::new(), stamps: Vec::new(), len: 0, last_stamp: 0 }
     }
 
-    /// It became idle (again): it is the one that goes last.
+    /// It became idle (again) and is the last to be passivated.
     pub(super) fn put(&mut self, handle: VQueueHandle, since: Timestamp) {
         self.remove(handle);
         let slot = handle.slot as usize;
@@ -53,10 +53,10 @@ impl IdleVQueues {
             let stamps = &self.stamps;
             self.queue.retain(|place| stamps[place.handle.slot as usize] == place.stamp);
         }
-        self.queue.push_back(Place { handle, stamp: self.last_stamp, since });
+        self.queue.push_back(Position { handle, stamp: self.last_stamp, since });
     }
 
-    /// It has something to do, or is gone.
+    /// It has work, or is gone.
     pub(super) fn remove(&mut self, handle: VQueueHandle) {
         if let Some(stamp) = self.stamps.get_mut(handle.slot as usize)
             && std::mem::take(stamp) != 0
@@ -65,7 +65,7 @@ impl IdleVQueues {
         }
     }
 
-    /// The one that is to go: too many are idle, or it has been for too long.
+    /// The one to passivate: too many are idle, or it has been for too long.
     pub(super) fn pop(&mut self, now: Timestamp) -> Option<VQueueHandle> {
         let first = self.first()?;
         let is_old = now.0 >= first.since.0.saturating_add(IDLE_MS_MAX);
@@ -76,12 +76,12 @@ impl IdleVQueues {
         Some(first.handle)
     }
 
-    /// When the first has been idle for too long.
+    /// When the first one has been idle for too long.
     pub(super) fn next_due(&mut self) -> Option<Timestamp> {
         self.first().map(|first| Timestamp(first.since.0.saturating_add(IDLE_MS_MAX)))
     }
 
-    fn first(&mut self) -> Option<Place> {
+    fn first(&mut self) -> Option<Position> {
         loop {
             let first = *self.queue.front()?;
             if self.stamps[first.handle.slot as usize] == first.stamp {
@@ -97,16 +97,16 @@ impl IdleVQueues {
         self.len = 0;
     }
 
-    /// Those that may stay do.
+    /// No more than the maximum are kept.
     pub(super) fn check_bound(&self) {
-        assert!(self.len <= self.max, "more vqueues are kept idle than may be");
+        assert!(self.len <= self.max, "more than the maximum are kept");
     }
 
     pub(super) fn check(&self) {
         let listed = self.stamps.iter().filter(|stamp| **stamp != 0).count();
-        assert_eq!(listed, self.len, "the count of idle vqueues is right");
-        let is_valid = |place: &&Place| self.stamps[place.handle.slot as usize] == place.stamp;
-        assert_eq!(self.queue.iter().filter(is_valid).count(), self.len, "each has one place");
+        assert_eq!(listed, self.len, "count of idle vqueues");
+        let is_valid = |place: &&Position| self.stamps[place.handle.slot as usize] == place.stamp;
+        assert_eq!(self.queue.iter().filter(is_valid).count(), self.len, "each has one position");
     }
 }
 
@@ -120,7 +120,7 @@ mod tests {
         VQueueHandle { slot, generation: Generation(1) }
     }
 
-    fn pop(idle: &mut IdleVQueues, now: u64) -> Option<u32> {
+    fn pop(idle: &mut LruVQueues, now: u64) -> Option<u32> {
         let popped = idle.pop(Timestamp(now));
         idle.check();
         idle.check_bound();
@@ -128,8 +128,8 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_used_goes_first_and_only_above_the_maximum() {
-        let mut idle = IdleVQueues::new(2);
+    fn above_the_maximum_the_least_recently_used_goes_first() {
+        let mut idle = LruVQueues::new(2);
         for slot in [5, 6, 5, 7] {
             idle.put(handle(slot), Timestamp(1));
         }
@@ -141,8 +141,8 @@ mod tests {
     }
 
     #[test]
-    fn who_is_idle_for_long_goes_too() {
-        let mut idle = IdleVQueues::new(10);
+    fn a_long_idle_vqueue_goes_too() {
+        let mut idle = LruVQueues::new(10);
         idle.put(handle(1), Timestamp(100));
         idle.put(handle(2), Timestamp(200));
         idle.remove(handle(1));
@@ -153,8 +153,8 @@ mod tests {
     }
 
     #[test]
-    fn a_vqueue_that_rests_and_works_in_turns_takes_no_memory() {
-        let mut idle = IdleVQueues::new(10);
+    fn alternating_rest_and_work_does_not_use_memory() {
+        let mut idle = LruVQueues::new(10);
         idle.put(handle(9), Timestamp(0));
         for turn in 0..10_000 {
             idle.put(handle(1), Timestamp(turn));

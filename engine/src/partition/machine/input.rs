@@ -1,4 +1,4 @@
-//! What a partition is told.
+//! The inputs of a partition.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::{
     KnownAttempt, TooLarge,
 };
 
-/// What came of applying a run of records, told after their commit.
+/// The result of applying consecutive records, sent after their commit.
 #[derive(Clone, Debug)]
 pub struct AppliedBatch {
     /// LSN of the last record of the run.
@@ -28,7 +28,7 @@ pub struct AppliedBatch {
     pub applied: Vec<Applied>,
 }
 
-/// What is known of an entry that is not live.
+/// State of an entry that is not live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryState {
     /// It ended.
@@ -39,18 +39,18 @@ pub enum EntryState {
 
 /// An attempt that runs before its decision is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Begun {
+pub struct EarlyStart {
     /// The attempt.
     pub token: AttemptToken,
     /// Its number, from 1.
     pub attempt: u32,
-    /// What follows if it fails.
+    /// What happens if it fails.
     pub retry: RetryPolicy,
 }
 
 /// Why an append was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum AppendRefusal {
     /// A newer epoch fenced this leader off.
     Fenced {
         /// The epoch in force.
@@ -63,7 +63,7 @@ pub enum Refusal {
     },
 }
 
-/// What a partition is told.
+/// Inputs of a partition.
 #[derive(Clone, Debug)]
 pub enum PartitionInput {
     /// The log committed records; from the log writer, in LSN order.
@@ -73,43 +73,43 @@ pub enum PartitionInput {
         /// The records.
         records: Vec<Arc<Record>>,
     },
-    /// An append of this leader was refused; nothing of it is in the log.
-    AppendRefused(Refusal),
+    /// An append of this leader was refused; none of it is in the log.
+    AppendRefused(AppendRefusal),
     /// A record of this leader is too large for the log, and not in it. The others are.
     RecordTooLarge {
         /// The record.
         record: Arc<Record>,
-        /// Its length, and what fits.
+        /// Its length, and the maximum.
         why: TooLarge,
     },
     /// Answer to `Apply`, after the commit.
     Applied(AppliedBatch),
-    /// Somebody wants a command to go through the log.
+    /// A command to propose.
     Propose {
-        /// The command; boxed, for the other inputs are small.
+        /// The command; boxed because the other inputs are small.
         command: Box<Command>,
-        /// Who is answered.
+        /// The request to answer.
         reply: ReplyId,
     },
-    /// Somebody waits for the results of entries.
+    /// Requests to wait for the results of entries.
     Attach {
-        /// Each with who is answered.
+        /// Each entry with the request to answer.
         waits: Vec<(EntryId, ReplyId)>,
     },
-    /// Somebody waits no more.
+    /// These requests no longer wait.
     Detach {
-        /// As it was attached.
+        /// As attached.
         waits: Vec<(EntryId, ReplyId)>,
     },
-    /// Answer to `LookUp`: those that are not live.
+    /// Answer to `LookUp`: the entries that are not live.
     LookedUp {
-        /// Each with what is known of it.
+        /// Each with its state.
         gone: Vec<(EntryId, EntryState)>,
     },
     /// Answer to `ScheduleFlush`, after all messages that came before it.
     Flush,
     /// Answer to `Begin`: these handlers run.
-    Begun(Vec<Begun>),
+    Begun(Vec<EarlyStart>),
     /// A handler ended; from the executor.
     Ended {
         /// The entry.
@@ -119,16 +119,16 @@ pub enum PartitionInput {
         /// How it ended.
         ended: AttemptEnd,
     },
-    /// A handler is gone without an end; from the executor.
+    /// A handler stopped without an end; from the executor.
     Stopped {
         /// The attempt.
         token: AttemptToken,
     },
-    /// The node's capacity was made anew: tell it what runs here without a limiter.
+    /// The node's capacity was restarted: report what runs here without a limiter.
     TellCapacity,
     /// Answer to `CheckExpired`: something expired by then.
     ExpiredFound {
-        /// Up to when.
+        /// The time.
         until: Timestamp,
     },
     /// Time passed.
@@ -139,30 +139,30 @@ pub enum PartitionInput {
         /// The epoch.
         epoch: Epoch,
     },
-    /// From the supervisor: a fresh limiter was started; seed it.
+    /// From the supervisor: a new limiter was started; seed it.
     BeginSeed {
         /// Under which epoch.
         epoch: Epoch,
     },
-    /// Answer to `SeedLimiter`: what it was told runs, in this order.
+    /// Answer to `SeedLimiter`: the attempts in the seed, in this order.
     SeedSent {
-        /// Attempts that run or were proposed.
+        /// Attempts that run or are proposed.
         running: Vec<KnownAttempt>,
-        /// Behind them: attempts that are over and whose handlers have not stopped, each
-        /// with whoever has its vqueue's lock.
+        /// After them: attempts that are over but whose handlers have not stopped, each with the
+        /// holder of its vqueue's lock.
         stopping: Vec<(KnownAttempt, Option<EntryId>)>,
-        /// Attempts among them whose process died without giving them back, each with the
-        /// number of interruptions after which its entry is a dead letter.
+        /// Attempts among them whose process died without returning them, each with the number of
+        /// interruptions after which its entry becomes a dead letter.
         interrupted: Vec<(AttemptToken, u32)>,
-        /// The last place that was given in any inbox.
+        /// The last inbox sequence assigned.
         last_seq: InboxSeq,
     },
-    /// From the limiter: permits for what runs or stops, in the order of `SeedSent`.
+    /// From the limiter: permits for running and stopping attempts, in the order of `SeedSent`.
     LimiterSeeded {
         /// One per attempt.
         permits: Vec<PermitId>,
     },
-    /// From the supervisor: give back what ran under earlier epochs.
+    /// From the supervisor: return attempts of earlier epochs to their inboxes.
     Drain {
         /// The epoch in force.
         epoch: Epoch,
@@ -172,56 +172,55 @@ pub enum PartitionInput {
         /// The epoch in force.
         epoch: Epoch,
     },
-    /// The node goes down: start nothing new, let what runs end.
+    /// The node shuts down: start nothing new, let running attempts end.
     CloseGate,
-    /// The process is about to end, its handlers were dropped: give back what still runs.
-    /// Only after the gate was closed.
+    /// The process is about to end and its handlers were dropped: return attempts that still run to
+    /// their inboxes. Only after the gate was closed.
     HandBack,
     /// From the supervisor: stop leading, at once.
     StopLeading,
 
     /// Answer to `FindVQueues`: vqueues with entries in their inboxes.
     VQueuesFound {
-        /// Which, and their heads, as far as they are known.
+        /// The vqueues, and their heads as far as known.
         found: Vec<(VQueueId, Option<EntryKey>)>,
-        /// Where to go on; `None` at the end.
+        /// Continue after this one; `None` at the end.
         next: Option<VQueueId>,
     },
-    /// From a vqueue: run these entries under these permits. The partition owns both from
-    /// here on.
+    /// From a vqueue: run these entries under these permits. The partition owns both from here on.
     Decide {
-        /// Who says so.
+        /// The vqueue.
         handle: VQueueHandle,
         /// The entries and their places.
         keys: Vec<EntryKey>,
-        /// The permits, one each, in the same order.
+        /// The permits of the entries, in the same order.
         permits: Permits,
     },
     /// From the limiter: permits for a vqueue that has no actor (any more).
     Granted {
-        /// Who asked.
+        /// The vqueue.
         handle: VQueueHandle,
-        /// What it got.
+        /// Its permits.
         permits: Permits,
     },
-    /// From a vqueue: nothing to do any more.
+    /// From a vqueue: it has nothing to do.
     Idle(VQueueHandle),
-    /// From a vqueue: nothing to do any more, and better gone than idle.
+    /// From a vqueue: it has nothing to do, and should rather be passivated than stay idle.
     WantsToGo(VQueueHandle),
-    /// From a vqueue: it is gone, as asked.
+    /// From a vqueue: it passivated, as asked.
     Passivated {
-        /// Which.
+        /// The vqueue.
         handle: VQueueHandle,
         /// Why it had nothing to do.
         rest: Rest,
     },
-    /// From a vqueue: something came up, it stays.
+    /// From a vqueue: it has work and stays.
     StillNeeded(VQueueHandle),
-    /// Other services than before have a handler on this node. Sent after the change.
+    /// The set of services with a handler on this node changed. Sent after the change.
     ServicesChanged {
-        /// Some service that had a handler has none any more.
+        /// Whether some service lost its handler.
         lost: bool,
     },
-    /// From its death watch: a vqueue died without being asked.
+    /// From its death watch: a vqueue died unexpectedly.
     VQueueDied(VQueueHandle),
 }

@@ -1,4 +1,4 @@
-//! Becoming leader, step by step as the supervisor says, and ceasing to be one.
+//! Becoming leader, step by step as ordered by the supervisor, and stepping down.
 
 use forebay_messages::{
     AttemptToken, EntryId, Epoch, Generation, PermitId, Timestamp,
@@ -8,22 +8,22 @@ use forebay_messages::{
 
 use crate::machine::Map;
 
-use super::{Answer, KnownAttempt, Partition, Refusal, effect::PartitionEffect};
+use super::{Answer, AppendRefusal, KnownAttempt, Partition, effect::PartitionEffect};
 
-/// Where a replica stands on its way to leadership.
+/// Phase of a replica's leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Applies and stays silent.
+    /// Applies records and does nothing else.
     Following,
     /// Its announcement is proposed.
     Announcing,
-    /// A fresh limiter is being seeded.
+    /// A new limiter is being seeded.
     Seeding,
-    /// Attempts of earlier epochs begin to go back to their inboxes.
+    /// Attempts of earlier epochs begin to return to their inboxes.
     Draining,
     /// The gate is open.
     Leading,
-    /// The gate is closed again: nothing new starts, what runs may end.
+    /// The gate is closed again: nothing new starts, running attempts may end.
     Closing,
 }
 
@@ -37,15 +37,15 @@ impl Phase {
     }
 }
 
-/// What a limiter was told runs, until it answers with permits.
+/// The attempts in a limiter's seed, until it answers with permits.
 #[derive(Debug, Default)]
 pub(super) struct Seeding {
-    /// In the order in which it was told.
+    /// In the order of the seed.
     told: Vec<KnownAttempt>,
-    /// Attempts among them that are over by now, and who keeps their lock. Their
-    /// permits go back at once when they come.
+    /// Attempts among them that are over by now, and the entry that keeps their lock. Their permits
+    /// are returned as soon as they arrive.
     over: Map<AttemptToken, Option<EntryId>>,
-    /// It waits for the answer.
+    /// The answer is outstanding.
     is_open: bool,
     /// The last limiter that answered.
     incarnation: Generation,
@@ -70,7 +70,7 @@ impl Seeding {
         }
     }
 
-    /// Whoever kept a lock ended: the limiter must not be told that it keeps it.
+    /// An entry that kept a lock ended: the limiter must not be told to keep it.
     pub(super) fn lock_freed(&mut self, entry: EntryId) {
         for keeper in self.over.values_mut().filter(|keeper| **keeper == Some(entry)) {
             *keeper = None;
@@ -85,7 +85,7 @@ impl Partition {
         epoch: Epoch,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        assert!(epoch > self.epoch, "an epoch only grows");
+        assert!(epoch > self.epoch, "epochs only grow");
         self.on_stop_leading(effects);
         self.epoch = epoch;
         self.phase = Phase::Announcing;
@@ -99,8 +99,8 @@ impl Partition {
         self.propose(now, Command::AnnounceLeader(command), None, effects);
     }
 
-    /// A fresh limiter stands ready. After a limiter died this comes again under the
-    /// same epoch: its vqueues went with it, the attempts go on.
+    /// A new limiter is ready. After the death of a limiter this is repeated under the same epoch:
+    /// its vqueues died with it, the attempts continue.
     pub(super) fn on_begin_seed(&mut self, epoch: Epoch, effects: &mut Vec<PartitionEffect>) {
         if epoch != self.epoch || self.phase == Phase::Following {
             return;
@@ -112,8 +112,8 @@ impl Partition {
         effects.push(PartitionEffect::SeedLimiter { proposed, stopping });
     }
 
-    /// A limiter has its seed. Only now are the permits of the one before void: a request
-    /// to seed that finds no limiter changes nothing.
+    /// A limiter has its seed. Only now are the permits of the former one void: a seed request
+    /// without a limiter changes nothing.
     pub(super) fn on_seed_sent(
         &mut self,
         mut running: Vec<KnownAttempt>,
@@ -136,7 +136,7 @@ impl Partition {
             return;
         }
         let told = std::mem::take(&mut self.seeding.told);
-        assert_eq!(told.len(), permits.len(), "the limiter answers for what it was told");
+        assert_eq!(told.len(), permits.len(), "the limiter answers for each seeded attempt");
         for (attempt, permit) in told.into_iter().zip(permits) {
             self.seeding.incarnation = permit.incarnation;
             if self.stopping.set_permit(attempt.2, *permit) {
@@ -154,7 +154,7 @@ impl Partition {
         effects.push(PartitionEffect::TellSeeded { epoch: self.epoch });
     }
 
-    /// Whether the limiter has not answered what it was told.
+    /// Whether the limiter has not answered its seed.
     pub(super) fn is_seeding(&self) -> bool {
         self.seeding.is_open
     }
@@ -181,30 +181,30 @@ impl Partition {
         self.walk_if_drained(effects);
     }
 
-    /// The log refuses what this leader writes: who waits is answered, and it leads no
-    /// more. The supervisor decides what follows.
+    /// The log refuses this leader's writes: waiters are answered, and it steps down. The
+    /// supervisor decides what follows.
     pub(super) fn on_append_refused(
         &mut self,
-        refusal: &Refusal,
+        refusal: &AppendRefusal,
         effects: &mut Vec<PartitionEffect>,
     ) {
         let answer = match refusal {
-            // Told already, and whoever waited was answered.
+            // Already reported, and all waiters were answered.
             _ if self.phase == Phase::Following => return,
-            Refusal::Fenced { current } if *current <= self.epoch => {
-                // Late news of an epoch that this replica has left behind.
+            AppendRefusal::Fenced { current } if *current <= self.epoch => {
+                // A late message of an epoch that this replica has left.
                 return;
             }
-            Refusal::Fenced { .. } => Answer::LostLeadership,
-            Refusal::Failed { reason } => Answer::StorageFailed(reason.clone()),
+            AppendRefusal::Fenced { .. } => Answer::LostLeadership,
+            AppendRefusal::Failed { reason } => Answer::StorageFailed(reason.clone()),
         };
         self.answer_all(&answer, effects);
         self.on_stop_leading(effects);
         effects.push(PartitionEffect::TellRefused(refusal.clone()));
     }
 
-    /// Somebody else leads under a newer epoch: nothing of what follows in the log is
-    /// this replica's doing.
+    /// Another replica leads under a newer epoch: nothing that follows in the log is from this
+    /// replica.
     pub(super) fn yield_to(&mut self, epoch: Epoch, effects: &mut Vec<PartitionEffect>) {
         if epoch > self.epoch && self.phase != Phase::Following {
             self.on_stop_leading(effects);
@@ -217,21 +217,21 @@ impl Partition {
         self.is_quiet = false;
         self.seeding.end();
         self.drain.clear();
-        // There may be many handlers: whoever waits is told first.
+        // There may be many handlers, so waiters are answered first.
         self.answer_all(&Answer::LostLeadership, effects);
         self.forget_vqueues(effects);
         self.stop_all_handlers(effects);
     }
 
-    /// Nothing new starts from here on: vqueues go, clients are refused, decisions that
-    /// were not proposed are dropped and those that were are taken back when they are
-    /// applied. Attempts that run may end, and their ends go through the log.
+    /// Nothing new starts from here on: vqueues are stopped, clients are refused, unproposed
+    /// decisions are dropped and proposed ones are undone when applied. Running attempts may end,
+    /// and their ends go through the log.
     pub(super) fn on_close_gate(&mut self, effects: &mut Vec<PartitionEffect>) {
         match self.phase {
             Phase::Following | Phase::Closing => {}
             Phase::Announcing => self.on_stop_leading(effects),
             Phase::Seeding | Phase::Draining => {
-                // What runs may end even so; the gate does not open again.
+                // Running attempts may still end; the gate does not open again.
                 self.is_closing = true;
                 let held = std::mem::take(&mut self.held).into_iter();
                 effects.extend(
@@ -247,7 +247,7 @@ impl Partition {
         }
     }
 
-    /// Says once that the gate is closed and nothing is left to wait for.
+    /// Reports once that the gate is closed and nothing is left to wait for.
     pub(super) fn tell_if_quiet(&mut self, effects: &mut Vec<PartitionEffect>) {
         let is_quiet = self.phase == Phase::Closing
             && self.attempts.is_empty()
@@ -258,7 +258,7 @@ impl Partition {
         }
     }
 
-    /// P3: everybody who waits for a proposal is answered.
+    /// P3: every request that waits for a proposal is answered.
     fn answer_all(&mut self, answer: &Answer, effects: &mut Vec<PartitionEffect>) {
         let mut waiting: Vec<_> = self.proposals.drain().collect();
         waiting.sort_unstable();

@@ -1,14 +1,13 @@
-//! The machine of a partition replica: it applies what the log commits and, while it
-//! leads, proposes commands, knows which vqueues are active and owns permits and
-//! decisions from hand-over until they are applied.
+//! The machine of a partition replica: it applies what the log commits and, while it leads,
+//! proposes commands, knows which vqueues are active and owns permits and decisions from hand-over
+//! until they are applied.
 //!
 //! Must always hold:
-//! - P1: records are applied in LSN order, each once; nothing is told to anybody
-//!   before the batch that it follows from is committed ([`PartitionEffect::Apply`]
-//!   answers with [`PartitionInput::Applied`] only after the commit).
-//! - P2: an attempt in `attempts` owns at most one permit, which is released exactly
-//!   once: when its decision turns out void or the attempt is over, and its handler is
-//!   gone.
+//! - P1: records are applied in LSN order, each once; no effect leaves before the batch it follows
+//!   from is committed ([`PartitionEffect::Apply`] answers with [`PartitionInput::Applied`] only
+//!   after the commit).
+//! - P2: an attempt in `attempts` owns at most one permit, which is released exactly once: when its
+//!   decision turns out void or the attempt is over, and its handler has stopped.
 //! - P3: every proposal is answered: by its reply, or with `LostLeadership`.
 //! - P4: no vqueue is spawned and no decision proposed before the limiter is seeded
 //!   and the vqueue's attempts of earlier epochs are drained.
@@ -37,7 +36,7 @@ pub use bounds::{CUT_MARK, DETAIL_LEN_MAX, ERROR_TEXT_LEN_MAX, TooLarge};
 pub use effect::{Answer, PartitionEffect, RunAttempt};
 pub use ended::ENDS_PER_RECORD_MAX;
 pub use idle::IDLE_MS_MAX;
-pub use input::{AppliedBatch, Begun, EntryState, PartitionInput, Refusal};
+pub use input::{AppendRefusal, AppliedBatch, EarlyStart, EntryState, PartitionInput};
 pub use leading::Phase;
 pub use stopping::KnownAttempt;
 pub use waiters::WAITERS_MAX;
@@ -57,34 +56,34 @@ use super::apply::{Applied, Reply};
 use attempts::Attempts;
 use bounds::Bounds;
 use drain::Drain;
-use idle::IdleVQueues;
+use idle::LruVQueues;
 use leading::Seeding;
 use registry::Registry;
 use sleepers::Sleepers;
 use stopping::Stopping;
 use waiters::Waiters;
 
-/// Most decisions in one record.
+/// Maximum number of decisions in one record.
 pub const DECISIONS_PER_RECORD_MAX: usize = 512;
-/// Vqueues activated in one go when a leader starts.
+/// Maximum number of vqueues activated in one step when a leader starts.
 pub const ACTIVATIONS_PER_STEP_MAX: usize = 256;
-/// Idle vqueues that a partition keeps active unless told otherwise: about 12 MiB.
+/// Number of idle vqueues that a partition keeps active by default: about 12 MiB.
 pub const IDLE_VQUEUES_MAX: usize = 8_192;
-/// Vqueues of a partition that have an actor, about 40 MiB; those that are granted
-/// permits have one beyond that.
+/// Number of vqueues of a partition with an actor, about 40 MiB; those with permits have one beyond
+/// that.
 pub const ACTIVE_VQUEUES_MAX: usize = 16_384;
-/// Cold vqueues whose wake-up a partition keeps in memory unless told otherwise, about
-/// 10 MiB; those that wake later are found again when it is time.
+/// Number of cold vqueues whose wake-up a partition keeps in memory by default, about 10 MiB; those
+/// that wake later are found again in time.
 pub const SLEEPERS_MAX: usize = 65_536;
-/// How often a leader looks for expired results, in milliseconds.
+/// Interval between checks of a leader for expired results, in milliseconds.
 const PURGE_INTERVAL_MS: u64 = 30_000;
-/// How often the log is told what it may forget while records are applied, in
-/// milliseconds: what it forgets soon is never compacted.
+/// Interval between reports to the log of what it may trim while records are applied, in
+/// milliseconds: what is trimmed soon is never compacted.
 const REPORT_INTERVAL_MS: u64 = 1_000;
-/// Most commands that wait for the gate to open; more are refused as `Busy`.
+/// Maximum number of commands that wait for the gate to open; further ones are refused as `Busy`.
 pub const HELD_MAX: usize = 16_384;
 
-/// What a partition is and who hosts it.
+/// Configuration of a replica.
 #[derive(Clone, Copy, Debug)]
 pub struct PartitionConfig {
     /// The node of this replica.
@@ -93,22 +92,22 @@ pub struct PartitionConfig {
     pub key_first: PartitionKey,
     /// Last key of its range.
     pub key_last: PartitionKey,
-    /// Whether a leader here starts entries; without it, it only takes commands.
+    /// Whether a leader here starts entries; otherwise it only accepts commands.
     pub dispatches: bool,
-    /// What it keeps in memory of vqueues.
+    /// Limits of its vqueues in memory.
     pub vqueues: VQueueLimits,
-    /// Largest record that its log takes, in bytes as stored.
+    /// Largest record accepted by its log, in bytes as stored.
     pub record_len_max: usize,
 }
 
-/// What a partition keeps in memory of vqueues.
+/// Limits of a partition's vqueues in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VQueueLimits {
-    /// With so many active, others that wait for a permit do so without an actor.
+    /// With this many active, further vqueues that wait for a permit do so without an actor.
     pub active_max: usize,
-    /// So many stay active although they are idle, for at most [`IDLE_MS_MAX`].
+    /// This many idle vqueues stay active, for at most [`IDLE_MS_MAX`].
     pub idle_max: usize,
-    /// Of so many cold ones with a head in the future the time is known; at least 1.
+    /// Number of cold vqueues with a future head whose time is kept; at least 1.
     pub sleepers_max: usize,
 }
 
@@ -122,7 +121,7 @@ impl Default for VQueueLimits {
     }
 }
 
-/// Messages that came too late or from an earlier incarnation, by kind.
+/// Messages that arrived too late or from an earlier incarnation, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StaleCounts {
     /// From vqueues of an earlier generation.
@@ -137,47 +136,47 @@ pub struct StaleCounts {
 #[derive(Debug)]
 pub struct Partition {
     pub(super) config: PartitionConfig,
-    /// What fits into a record.
+    /// The maximum size of records.
     bounds: Bounds,
     applied: Lsn,
     received: Lsn,
     epoch: Epoch,
     phase: Phase,
     next_seq: RecordSeq,
-    /// Who waits for which own proposal.
+    /// The requests that wait for own proposals.
     proposals: Map<u64, ReplyId>,
-    /// Commands that came before the gate was open.
+    /// Commands that arrived before the gate was open.
     held: Vec<(Command, ReplyId)>,
-    /// Who waits for which entry's result.
+    /// The requests that wait for entries' results.
     waiters: Waiters,
     attempts: Attempts,
     /// Handlers that were told to stop.
     stopping: Stopping,
     registry: Registry,
-    /// All active vqueues, in the order in which they became so.
-    active: IdleVQueues,
+    /// All active vqueues, in the order of their activation.
+    active: LruVQueues,
     /// Active vqueues that have nothing to do.
-    idle: IdleVQueues,
-    /// Cold vqueues whose head may not run yet.
+    idle: LruVQueues,
+    /// Cold vqueues whose head is not due.
     sleepers: Sleepers,
-    /// All vqueues are being looked at, page by page.
+    /// All vqueues are being visited, page by page.
     is_walking: bool,
-    /// For when the timer is set.
+    /// The time for which the timer is set.
     wake_at: Option<Timestamp>,
     seeding: Seeding,
-    /// What ran under earlier leaders and goes back.
+    /// Attempts of earlier leaders that return to their inboxes.
     drain: Drain,
-    /// Entries whose place is not behind this one start only after their decision is
-    /// applied: they were there before this leadership.
+    /// Entries with an inbox sequence up to this one start only after their decision is applied:
+    /// they are older than this leadership.
     waits_through: InboxSeq,
-    /// Under which epoch that was set.
+    /// The epoch under which that was set.
     waits_under: Epoch,
-    /// The gate was closed for good, whatever a limiter's death opens again.
+    /// The gate was closed permanently, and is not reopened after a limiter's death.
     is_closing: bool,
     /// The supervisor was told that nothing is left to wait for.
     is_quiet: bool,
     flush_scheduled: bool,
-    /// Permits that go back at the end of the step, all in one message.
+    /// Permits to return at the end of the step, all in one message.
     released: Vec<Release>,
     purge_due: Timestamp,
     report_due: Timestamp,
@@ -202,8 +201,8 @@ impl Partition {
             attempts: Attempts::default(),
             stopping: Stopping::new(Vec::new()),
             registry: Registry::default(),
-            active: IdleVQueues::new(config.vqueues.active_max),
-            idle: IdleVQueues::new(config.vqueues.idle_max),
+            active: LruVQueues::new(config.vqueues.active_max),
+            idle: LruVQueues::new(config.vqueues.idle_max),
             sleepers: Sleepers::new(config.vqueues.sleepers_max),
             is_walking: false,
             wake_at: None,
@@ -221,15 +220,15 @@ impl Partition {
         }
     }
 
-    /// One that takes the place of a replica's actor that died and left these handlers,
-    /// which were told to stop: each will be told once more when it has.
+    /// A replacement for a replica's actor that died and left these handlers, which were told to
+    /// stop: each reports once more when it has stopped.
     #[must_use]
     pub fn with_stopping(mut self, handlers: Vec<KnownAttempt>) -> Self {
         self.stopping = Stopping::new(handlers);
         self
     }
 
-    /// Where this replica stands.
+    /// Phase of this replica's leadership.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
@@ -241,25 +240,25 @@ impl Partition {
         self.applied
     }
 
-    /// Messages that came too late.
+    /// Messages that arrived too late.
     #[must_use]
     pub fn stale(&self) -> StaleCounts {
         self.stale
     }
 
-    /// Vqueues that are active now.
+    /// Number of active vqueues.
     #[must_use]
     pub fn active_vqueues(&self) -> usize {
         self.registry.active()
     }
 
-    /// Vqueues that wait for a permit without being active.
+    /// Number of vqueues that wait for a permit without being active.
     #[must_use]
     pub fn waiting_vqueues(&self) -> usize {
         self.registry.waiting()
     }
 
-    /// Whether attempts of earlier leaders are still on their way back.
+    /// Whether attempts of earlier leaders are still returning.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         !self.drain.is_over()
@@ -345,7 +344,7 @@ impl Partition {
         self.keep_up(now, effects);
     }
 
-    /// Now and then: the log is told what it may forget, and what expired goes.
+    /// Periodic work: report to the log what it may trim, and purge expired results.
     fn keep_up(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         if now >= self.report_due {
             self.report_due = Timestamp(now.0 + REPORT_INTERVAL_MS);
@@ -389,7 +388,7 @@ impl Partition {
                 self.yield_to(epoch, effects);
                 effects.push(PartitionEffect::TellAnnounced { node, epoch });
             }
-            // There may be more than one purge takes: look again, not in half a minute.
+            // More may have expired than one purge takes: check again now, not in half a minute.
             Applied::Purged { .. } => self.purge_due = Timestamp::default(),
             _ if !self.phase.has_limiter() => {}
             Applied::InboxAdded { vqueue, key } => self.on_inbox_added(now, vqueue, key, effects),
@@ -443,7 +442,7 @@ impl Partition {
         }
     }
 
-    /// Tells the limiter something, behind the permits that go back.
+    /// Sends a message to the limiter, after the returned permits.
     fn tell_limiter(&mut self, message: LimiterMessage, effects: &mut Vec<PartitionEffect>) {
         self.release_permits(effects);
         effects.push(PartitionEffect::ToLimiter(message));
@@ -464,8 +463,8 @@ impl Partition {
     }
 }
 
-/// Which points of the key space a command concerns; `None` for commands about the
-/// partition as a whole.
+/// The points of the key space that a command concerns; `None` for commands about the partition as
+/// a whole.
 fn record_keys(command: &Command) -> Option<RecordKeys> {
     match command {
         Command::Enqueue(command) => Some(RecordKeys::Single(command.entry.id.partition_key)),
@@ -568,7 +567,10 @@ impl Machine for Partition {
         self.waiters.check();
         if !self.phase.has_limiter() {
             assert!(self.registry.is_empty(), "P4: no vqueue is active without a limiter");
-            assert!(self.held.is_empty() || self.phase == Phase::Announcing, "P3: nobody waits");
+            assert!(
+                self.held.is_empty() || self.phase == Phase::Announcing,
+                "P3: no request waits"
+            );
         }
         self.registry.check();
         self.active.check();

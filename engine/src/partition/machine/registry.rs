@@ -1,7 +1,7 @@
-//! Which vqueues are active, and under which handle.
+//! The active vqueues and their handles.
 //!
-//! Must always hold: a vqueue id has at most one slot (P5); a slot's generation changes
-//! with every incarnation; notes for one vqueue keep their commit order.
+//! Must always hold: a vqueue id has at most one slot (P5); a slot's generation changes with every
+//! incarnation; notes for one vqueue keep their commit order.
 
 use forebay_messages::{
     EntryKey, Generation, VQueueHandle, VQueueId,
@@ -12,13 +12,13 @@ use crate::machine::Map;
 
 use super::effect::PartitionEffect;
 
-/// How far an incarnation is.
+/// State of an incarnation.
 #[derive(Debug)]
 enum SlotState {
     Active,
-    /// Asked to go; what comes meanwhile is kept for it or for its successor.
+    /// Asked to passivate; messages that arrive meanwhile are kept for it or for its successor.
     Passivating(Vec<VQueueMessage>),
-    /// It has no actor: its `Acquire` stands at the limiter.
+    /// It has no actor: its `Acquire` is outstanding at the limiter.
     Waiting,
 }
 
@@ -28,11 +28,11 @@ struct Slot {
     vqueue: Option<VQueueId>,
     generation: Generation,
     state: SlotState,
-    /// Changes of this batch that it has not been told of yet.
+    /// Changes in this batch that were not sent to it yet.
     notes: Vec<InboxChange>,
 }
 
-/// Who hears of a change.
+/// Who receives a change.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Noted {
     /// The vqueue, with the batch.
@@ -43,18 +43,18 @@ pub(super) enum Noted {
     Cold,
 }
 
-/// What is to be done with a vqueue that went.
+/// What to do about a vqueue that passivated.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Gone {
     /// Nothing: it is cold now.
     Cold,
-    /// Messages came meanwhile: it must be started again.
+    /// Messages arrived meanwhile: it must be started again.
     Restart(VQueueId),
 }
 
-/// The generation that follows in a slot. It begins anew after 2^32 incarnations: no message
-/// of an incarnation is on its way for that long, and a slot that is used ten thousand times
-/// a second gets there within five days.
+/// The next generation of a slot. It wraps around after 2^32 incarnations: no message of an
+/// incarnation is in transit for that long, and a slot that is used ten thousand times a second
+/// gets there within five days.
 fn after(generation: Generation) -> Generation {
     Generation(generation.0.wrapping_add(1))
 }
@@ -65,19 +65,19 @@ pub(super) struct Registry {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_id: Map<VQueueId, u32>,
-    /// How many wait without an actor.
+    /// Number of vqueues that wait without an actor.
     waiting: usize,
     /// Slots with notes.
     noted: Vec<u32>,
 }
 
 impl Registry {
-    /// Vqueues with an actor.
+    /// Number of vqueues with an actor.
     pub(super) fn active(&self) -> usize {
         self.by_id.len() - self.waiting
     }
 
-    /// Vqueues that wait without one.
+    /// Number of vqueues that wait without one.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
@@ -103,7 +103,7 @@ impl Registry {
         slots.filter(|(slot, _)| has_actor(slot)).map(|(_, number)| self.handle(number)).collect()
     }
 
-    /// The vqueue behind a handle, if that incarnation is the present one.
+    /// The vqueue behind a handle, if that incarnation is the current one.
     pub(super) fn vqueue(&self, handle: VQueueHandle) -> Option<VQueueId> {
         let slot = self.slots.get(handle.slot as usize)?;
         if slot.generation == handle.generation { slot.vqueue } else { None }
@@ -120,7 +120,7 @@ impl Registry {
         self.place(vqueue, SlotState::Waiting)
     }
 
-    /// It waits no more and has an actor from now on, under the same handle; which.
+    /// It no longer waits and has an actor from now on, under the same handle; returns its id.
     pub(super) fn wake(&mut self, handle: VQueueHandle) -> Option<VQueueId> {
         let vqueue = self.vqueue(handle)?;
         let state = &mut self.slots[handle.slot as usize].state;
@@ -132,7 +132,7 @@ impl Registry {
         Some(vqueue)
     }
 
-    /// The handle of one that waits without an actor.
+    /// The handle of a vqueue that waits without an actor.
     pub(super) fn find_waiting(&self, vqueue: VQueueId) -> Option<VQueueHandle> {
         let slot = *self.by_id.get(&vqueue)?;
         let waits = matches!(self.slots[slot as usize].state, SlotState::Waiting);
@@ -140,7 +140,7 @@ impl Registry {
     }
 
     fn place(&mut self, vqueue: VQueueId, state: SlotState) -> VQueueHandle {
-        assert!(!self.by_id.contains_key(&vqueue), "P5: {vqueue} is active already");
+        assert!(!self.by_id.contains_key(&vqueue), "P5: {vqueue} is already active");
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 vqueue: None,
@@ -194,7 +194,7 @@ impl Registry {
         self.noted = noted;
     }
 
-    /// Tells an active vqueue, after the notes that came before.
+    /// Sends a message to an active vqueue, after the earlier notes.
     pub(super) fn tell(
         &mut self,
         vqueue: VQueueId,
@@ -220,11 +220,11 @@ impl Registry {
         match &mut self.slots[slot as usize].state {
             SlotState::Active => effects.push(PartitionEffect::ToVQueue(handle, message)),
             SlotState::Passivating(buffer) => buffer.push(message),
-            SlotState::Waiting => unreachable!("who waits without an actor is told nothing"),
+            SlotState::Waiting => unreachable!("a vqueue without an actor gets no messages"),
         }
     }
 
-    /// Asks an active vqueue to go, with this message.
+    /// Asks an active vqueue to passivate, with this message.
     pub(super) fn ask_to_go(
         &mut self,
         handle: VQueueHandle,
@@ -238,7 +238,7 @@ impl Registry {
         }
     }
 
-    /// It stays: it gets what was kept for it.
+    /// It stays and receives the kept messages.
     pub(super) fn stays(&mut self, handle: VQueueHandle, effects: &mut Vec<PartitionEffect>) {
         let slot = &mut self.slots[handle.slot as usize];
         if let SlotState::Passivating(buffer) =
@@ -250,11 +250,11 @@ impl Registry {
         }
     }
 
-    /// An incarnation is gone. What was kept for it needs no replay: a successor reads
-    /// the rows, which say all that the messages did.
+    /// An incarnation is gone. Kept messages need no replay: a successor reads the rows, which
+    /// include everything the messages reported.
     pub(super) fn remove(&mut self, handle: VQueueHandle) -> Gone {
         let slot = &mut self.slots[handle.slot as usize];
-        let vqueue = slot.vqueue.take().expect("a handle was checked before");
+        let vqueue = slot.vqueue.take().expect("the handle was checked");
         let kept = match std::mem::replace(&mut slot.state, SlotState::Active) {
             SlotState::Active => false,
             SlotState::Passivating(buffer) => !buffer.is_empty(),
@@ -271,7 +271,7 @@ impl Registry {
         if kept { Gone::Restart(vqueue) } else { Gone::Cold }
     }
 
-    /// All go, without being asked.
+    /// Stops all of them, without asking.
     pub(super) fn clear(&mut self, effects: &mut Vec<PartitionEffect>) {
         let mut slots: Vec<u32> = self.by_id.drain().map(|(_, slot)| slot).collect();
         slots.sort_unstable();
@@ -291,15 +291,19 @@ impl Registry {
 
     pub(super) fn check(&self) {
         for (vqueue, slot) in &self.by_id {
-            assert_eq!(self.slots[*slot as usize].vqueue, Some(*vqueue), "P5: slots are named");
+            assert_eq!(
+                self.slots[*slot as usize].vqueue,
+                Some(*vqueue),
+                "P5: slots have their vqueue"
+            );
         }
         let used = self.slots.iter().filter(|slot| slot.vqueue.is_some()).count();
         assert_eq!(used, self.by_id.len(), "P5: every used slot is found by its id");
         let named = self.slots.iter().filter(|slot| slot.vqueue.is_some());
         let waits = |slot: &&Slot| matches!(slot.state, SlotState::Waiting);
         let waiting: Vec<_> = named.filter(waits).collect();
-        assert_eq!(waiting.len(), self.waiting, "the count of those that wait is right");
-        assert!(waiting.iter().all(|slot| slot.notes.is_empty()), "nobody hears these notes");
+        assert_eq!(waiting.len(), self.waiting, "count of waiting vqueues");
+        assert!(waiting.iter().all(|slot| slot.notes.is_empty()), "notes without a receiver");
     }
 }
 
@@ -307,9 +311,9 @@ impl Registry {
 mod tests {
     use super::*;
 
-    /// The 2^32nd incarnation of a slot used to panic and end the partition's leadership.
+    /// Regression: the 2^32nd incarnation of a slot panicked and ended the partition's leadership.
     #[test]
-    fn a_slot_goes_on_after_its_last_generation() {
+    fn a_slot_wraps_around_after_its_last_generation() {
         let mut registry = Registry::default();
         let vqueue = VQueueId::default();
         let first = registry.activate(vqueue);
@@ -318,7 +322,7 @@ mod tests {
         assert_eq!(registry.remove(last), Gone::Cold);
         let next = registry.activate(vqueue);
         assert_eq!((next.slot, next.generation), (last.slot, Generation(0)));
-        assert_eq!(registry.vqueue(last), None, "the former incarnation is not the present one");
+        assert_eq!(registry.vqueue(last), None, "the former incarnation is stale");
         registry.check();
     }
 }

@@ -1,9 +1,9 @@
-//! Cold vqueues whose head lies in the future: one timer for all of them, and bounded
-//! memory, however many there are.
+//! Cold vqueues with a future head: one timer for all of them, and bounded memory, however many
+//! there are.
 //!
-//! Must always hold: a vqueue sleeps at most once; whoever is cold with a head in the
-//! future is listed here, or its time is not before `dropped_from`, or a walk over all
-//! vqueues that will find it is under way. Must not know: what is in an inbox.
+//! Must always hold: a vqueue sleeps at most once; each cold vqueue with a future head is listed
+//! here, or its time is not before `dropped_from`, or a walk over all vqueues that will find it is
+//! in progress. Must not know: what is in an inbox.
 
 use std::collections::BTreeSet;
 
@@ -17,17 +17,17 @@ pub(super) struct Sleepers {
     max: usize,
     until: Map<VQueueId, Timestamp>,
     order: BTreeSet<(Timestamp, VQueueId)>,
-    /// Some were dropped because there were too many: the earliest time of those.
+    /// Some were dropped because there were too many: the earliest time of these.
     dropped_from: Option<Timestamp>,
 }
 
 impl Sleepers {
     pub(super) fn new(max: usize) -> Self {
-        assert!(max > 0, "somebody may sleep");
+        assert!(max > 0, "at least one sleeper");
         Self { max, until: Map::default(), order: BTreeSet::new(), dropped_from: None }
     }
 
-    /// Sleeps until then, or until a time before that was noted already.
+    /// Sleeps until then, or until an earlier time that was noted before.
     pub(super) fn put(&mut self, vqueue: VQueueId, until: Timestamp) {
         let until = self.until.get(&vqueue).map_or(until, |noted| until.min(*noted));
         self.remove(vqueue);
@@ -56,20 +56,19 @@ impl Sleepers {
         Some(vqueue)
     }
 
-    /// When somebody is to wake.
+    /// The next wake-up.
     pub(super) fn next_due(&self) -> Option<Timestamp> {
         let first = self.order.first().map(|(until, _)| *until);
         [first, self.dropped_from].into_iter().flatten().min()
     }
 
-    /// Whether those that were dropped have to be found again: their time has come, or
-    /// there is room for many of them. Half, so that each walk is paid for by as many
-    /// that wake.
+    /// Whether dropped sleepers must be found again: their time has come, or there is room for many
+    /// of them. Half of the maximum, so that each walk is paid for by as many wake-ups.
     pub(super) fn wants_walk(&self, now: Timestamp) -> bool {
         self.dropped_from.is_some_and(|from| from <= now || self.order.len() <= self.max / 2)
     }
 
-    /// A walk over all vqueues begins: it finds whoever was dropped so far.
+    /// A walk over all vqueues begins: it finds every sleeper dropped so far.
     pub(super) fn walk_begins(&mut self) {
         self.dropped_from = None;
     }
@@ -82,7 +81,7 @@ impl Sleepers {
 
     pub(super) fn check(&self) {
         assert_eq!(self.until.len(), self.order.len(), "a vqueue sleeps at most once");
-        assert!(self.order.len() <= self.max, "more vqueues sleep in memory than may");
+        assert!(self.order.len() <= self.max, "more sleepers than the maximum");
     }
 }
 
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_found_again_before_it_is_due() {
+    fn dropped_sleepers_are_found_again_before_they_are_due() {
         let mut sleepers = Sleepers::new(4);
         for n in 1..=10 {
             sleepers.put(vqueue(n), Timestamp(n * 10));
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn old_news_does_not_put_a_vqueue_off() {
+    fn an_older_walk_does_not_postpone_a_wake_up() {
         let mut sleepers = Sleepers::new(4);
         sleepers.put(vqueue(1), Timestamp(50));
         sleepers.put(vqueue(1), Timestamp(100));

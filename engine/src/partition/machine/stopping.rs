@@ -1,12 +1,11 @@
-//! Handlers that were told to stop and may not have done so: what they stand in the way of
-//! until they are gone.
+//! Handlers that were told to stop and may still run: the resources they block until they have
+//! stopped.
 //!
 //! Must always hold:
-//! - a permit goes back when the attempt is over *and* its handler is gone, whichever is
+//! - a permit is returned when the attempt is over *and* its handler has stopped, whichever is
 //!   later (P2);
-//! - a limiter that takes over counts every handler that has not stopped here, under
-//!   whichever leader it started;
-//! - without a limiter, the node's capacity is told of each of them, and when it is gone.
+//! - a new limiter counts every handler that has not stopped here, whichever leader started it;
+//! - without a limiter, the node's capacity is told about each of them, and when it has stopped.
 //!
 //! Must not know: how handlers are stopped, how long that takes.
 
@@ -16,15 +15,15 @@ use forebay_messages::{AttemptToken, EntryId, PermitId, VQueueId, actor::Release
 
 use super::{Partition, effect::PartitionEffect};
 
-/// An attempt, as limiters and rows know it.
+/// An attempt, as known to limiters and rows.
 pub type KnownAttempt = (VQueueId, EntryId, AttemptToken);
 
-/// What goes back once the handler is gone.
+/// Returned once the handler has stopped.
 #[derive(Clone, Copy, Debug)]
 struct Over {
-    /// Absent while no limiter has answered for it.
+    /// `None` until a limiter has assigned it.
     permit: Option<PermitId>,
-    /// Who has the vqueue's lock from then on.
+    /// The holder of the vqueue's lock from then on.
     keep_lock: Option<EntryId>,
 }
 
@@ -32,7 +31,7 @@ struct Over {
 struct Handler {
     vqueue: VQueueId,
     entry: EntryId,
-    /// Its attempt is over. Else its rows, or the log, still have it.
+    /// Its attempt is over. Otherwise it is still in the rows or the log.
     over: Option<Over>,
 }
 
@@ -40,12 +39,12 @@ struct Handler {
 #[derive(Debug, Default)]
 pub(super) struct Stopping {
     handlers: BTreeMap<AttemptToken, Handler>,
-    /// The node's capacity was told of all of them, for there is no limiter.
+    /// The node's capacity was told about all of them, because there is no limiter.
     pub(super) is_told: bool,
 }
 
 impl Stopping {
-    /// Handlers that an earlier actor of this replica has left.
+    /// The handlers that a former actor of this replica left.
     pub(super) fn new(left: Vec<KnownAttempt>) -> Self {
         let handler = |(vqueue, entry, token)| (token, Handler { vqueue, entry, over: None });
         Self { handlers: left.into_iter().map(handler).collect(), is_told: true }
@@ -55,7 +54,7 @@ impl Stopping {
         self.handlers.is_empty()
     }
 
-    /// How many there are.
+    /// Their number.
     pub(super) fn count(&self) -> u32 {
         u32::try_from(self.handlers.len()).unwrap_or(u32::MAX)
     }
@@ -70,7 +69,8 @@ impl Stopping {
         assert!(before.is_none(), "{token} is told to stop once");
     }
 
-    /// An attempt is over. False when its handler is gone: then its permit goes back now.
+    /// An attempt is over. Returns `false` if its handler has stopped: then its permit is returned
+    /// now.
     pub(super) fn over(
         &mut self,
         token: AttemptToken,
@@ -82,14 +82,14 @@ impl Stopping {
         true
     }
 
-    /// Whoever kept a lock ended: it is not kept when a permit goes back later.
+    /// An entry that kept a lock ended: the lock is not kept when a permit returns later.
     pub(super) fn lock_freed(&mut self, entry: EntryId) {
         let over = self.handlers.values_mut().filter_map(|handler| handler.over.as_mut());
         over.filter(|over| over.keep_lock == Some(entry)).for_each(|over| over.keep_lock = None);
     }
 
-    /// The limiter is gone, and all permits with it. The next one is told of these, which
-    /// no row has, and who has their vqueues' locks.
+    /// The limiter is gone, and all permits with it. The next one is told about these, which have
+    /// no rows, and about the holders of their vqueues' locks.
     pub(super) fn forget_permits(&mut self, over: &[(KnownAttempt, Option<EntryId>)]) {
         for handler in self.handlers.values_mut() {
             handler.over = None;
@@ -99,7 +99,8 @@ impl Stopping {
         }
     }
 
-    /// The limiter answers for an attempt; true if that waits here for its handler.
+    /// The limiter assigned a permit to an attempt; returns `true` if the attempt waits here for
+    /// its handler.
     pub(super) fn set_permit(&mut self, token: AttemptToken, permit: PermitId) -> bool {
         let over = self.handlers.get_mut(&token).and_then(|handler| handler.over.as_mut());
         over.map(|over| over.permit = Some(permit)).is_some()
@@ -129,8 +130,8 @@ impl Partition {
         }
     }
 
-    /// Another leader is in charge, or none: all handlers stop, and the node's capacity
-    /// hears how many there are still.
+    /// Another leader is in charge, or none: all handlers stop, and the node's capacity is told how
+    /// many still run.
     pub(super) fn stop_all_handlers(&mut self, effects: &mut Vec<PartitionEffect>) {
         for known in self.attempts.clear() {
             self.stopping.insert(known);
@@ -143,8 +144,8 @@ impl Partition {
         }
     }
 
-    /// The node's capacity was made anew. A leader is told to join it again; others say
-    /// what they have.
+    /// The node's capacity was restarted. A leader is told to join it again; others report their
+    /// handlers.
     pub(super) fn on_tell_capacity(&self, effects: &mut Vec<PartitionEffect>) {
         if self.stopping.is_told {
             let running = self.stopping.count();
@@ -152,15 +153,15 @@ impl Partition {
         }
     }
 
-    /// A handler is gone. True if it had been told to stop: how it ended is of no interest.
+    /// A handler has stopped. Returns `true` if it had been told to: then its result is ignored.
     pub(super) fn on_handler_gone(
         &mut self,
         token: AttemptToken,
         effects: &mut Vec<PartitionEffect>,
     ) -> bool {
         let Some(handler) = self.stopping.handlers.remove(&token) else {
-            // Unasked without an end: its runtime or its node goes down, and the rows keep
-            // it for the next start.
+            // Stopped unasked and without an end: its runtime or its node shuts down, and the rows
+            // keep it for the next start.
             self.attempts.forget_handler(token);
             return false;
         };

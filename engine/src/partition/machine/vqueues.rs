@@ -1,5 +1,4 @@
-//! Starting and stopping vqueues: active while they have something to do, cold
-//! otherwise.
+//! Starting and stopping vqueues: active while they have something to do, cold otherwise.
 
 use forebay_messages::{
     EntryKey, Timestamp, VQueueHandle, VQueueId,
@@ -11,14 +10,13 @@ use crate::vqueue::Rest;
 use super::{ACTIVATIONS_PER_STEP_MAX, Partition, Phase, effect::PartitionEffect, registry::Gone};
 
 impl Partition {
-    /// P4: whatever wakes a vqueue wakes it when its own attempts of earlier epochs are
-    /// drained.
+    /// P4: no wake-up starts a vqueue before its own attempts of earlier epochs are drained.
     pub(super) fn may_activate(&self, vqueue: VQueueId) -> bool {
         self.phase == Phase::Leading && self.config.dispatches && !self.drain.is_of(vqueue)
     }
 
-    /// Time passed: activates the cold vqueues whose time has come, and asks those to go
-    /// that have been idle for long.
+    /// Time passed: activates cold vqueues that are due, and passivates those that have been idle
+    /// for long.
     pub(super) fn wake(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         if self.wake_at.is_some_and(|at| at <= now) {
             self.wake_at = None;
@@ -26,19 +24,19 @@ impl Partition {
         if self.phase != Phase::Leading {
             return;
         }
-        // The rest wakes in the next step: the timer goes off at once.
+        // The rest wakes in the next step: the timer fires at once.
         for _ in 0..ACTIVATIONS_PER_STEP_MAX {
             let Some(vqueue) = self.sleepers.pop_due(now) else { break };
             if self.registry.find(vqueue).is_none() && self.may_activate(vqueue) {
                 self.activate(vqueue, effects);
             }
         }
-        self.let_go(now, effects);
-        self.settle_sleepers(now, effects);
+        self.passivate_idle(now, effects);
+        self.schedule_sleepers(now, effects);
     }
 
-    /// Asks vqueues to go that are idle for too long, or too many.
-    fn let_go(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+    /// Asks vqueues to passivate that are idle for too long, or too many.
+    fn passivate_idle(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         for _ in 0..ACTIVATIONS_PER_STEP_MAX {
             let Some(handle) = self.idle.pop(now) else { break };
             self.registry.ask_to_go(handle, VQueueMessage::Passivate, effects);
@@ -53,11 +51,11 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         self.sleepers.put(vqueue, until);
-        self.settle_sleepers(now, effects);
+        self.schedule_sleepers(now, effects);
     }
 
-    /// Looks for sleepers that were dropped, if it is time, and sets the timer.
-    fn settle_sleepers(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+    /// Looks for dropped sleepers, if it is time, and sets the timer.
+    fn schedule_sleepers(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         if !self.is_walking && self.sleepers.wants_walk(now) {
             self.walk_if_drained(effects);
         }
@@ -70,14 +68,14 @@ impl Partition {
         }
     }
 
-    /// Begins to look at all vqueues, a page at a time.
+    /// Begins to visit all vqueues, a page at a time.
     pub(super) fn walk(&mut self, effects: &mut Vec<PartitionEffect>) {
         self.is_walking = true;
         self.sleepers.walk_begins();
         effects.push(PartitionEffect::FindVQueues { after: None });
     }
 
-    /// All vqueues go at once; nothing is left to wake.
+    /// Stops all vqueues at once; nothing is left to wake.
     pub(super) fn forget_vqueues(&mut self, effects: &mut Vec<PartitionEffect>) {
         self.registry.clear(effects);
         self.idle.clear();
@@ -105,8 +103,8 @@ impl Partition {
         self.make_room(effects);
     }
 
-    /// A row came to a cold vqueue: it is started (and reads it), or sleeps until the row
-    /// may run. If it sleeps longer for the sake of its head, it wakes in vain once.
+    /// A row was added to a cold vqueue: it is started (and reads it), or sleeps until the row is
+    /// due. If its head keeps it asleep for longer, it wakes in vain once.
     pub(super) fn start_for_row(
         &mut self,
         now: Timestamp,
@@ -115,7 +113,7 @@ impl Partition {
         effects: &mut Vec<PartitionEffect>,
     ) {
         if !self.may_activate(vqueue) {
-            // A walk finds it when this replica may.
+            // A walk finds it once this replica may start it.
         } else if key.run_at > now {
             self.sleep(now, vqueue, key.run_at, effects);
         } else {
@@ -123,7 +121,7 @@ impl Partition {
         }
     }
 
-    /// Vqueues with work were found, and when their heads may run.
+    /// Vqueues with work were found, with the times of their heads.
     pub(super) fn on_vqueues_found(
         &mut self,
         now: Timestamp,
@@ -136,7 +134,7 @@ impl Partition {
         }
         for (vqueue, head) in found {
             match head {
-                // It knows better.
+                // An active vqueue knows better.
                 _ if self.registry.find(*vqueue).is_some() => {}
                 Some(head) if head.run_at > now => self.sleepers.put(*vqueue, head.run_at),
                 _ if !self.may_activate(*vqueue) => {}
@@ -149,7 +147,7 @@ impl Partition {
         } else {
             self.is_walking = false;
         }
-        self.settle_sleepers(now, effects);
+        self.schedule_sleepers(now, effects);
     }
 
     fn is_present(&mut self, handle: VQueueHandle) -> bool {
@@ -166,8 +164,8 @@ impl Partition {
     ) {
         if self.is_present(handle) {
             self.idle.put(handle, now);
-            self.let_go(now, effects);
-            self.settle_sleepers(now, effects);
+            self.passivate_idle(now, effects);
+            self.schedule_sleepers(now, effects);
         }
     }
 
@@ -212,15 +210,15 @@ impl Partition {
             (Gone::Restart(vqueue), _) => self.activate(vqueue, effects),
             (Gone::Cold, Rest::Waits(head)) => self.wait_for_permit(vqueue, head, true, effects),
             (Gone::Cold, Rest::Until(until)) => self.sleep(now, vqueue, until, effects),
-            // Nothing is remembered of one without a handler, however many there are: a walk
+            // A vqueue without a handler is not kept in memory, however many there are: a walk
             // finds it when the services change.
             (Gone::Cold, Rest::Empty | Rest::Paused | Rest::NotServed) => {}
         }
     }
 
-    /// Other services than before have a handler here: vqueues without one are looked for
-    /// and started. If a service lost its handler, active vqueues start anew, so that those
-    /// of that service stop asking for permits.
+    /// The set of services with a handler here changed: vqueues with a handler are searched for and
+    /// started. If a service lost its handler, active vqueues are restarted, so that those of that
+    /// service stop asking for permits.
     pub(super) fn on_services_changed(&mut self, lost: bool, effects: &mut Vec<PartitionEffect>) {
         if lost {
             for handle in self.registry.with_actors() {
@@ -230,7 +228,7 @@ impl Partition {
         self.walk_if_drained(effects);
     }
 
-    /// A vqueue died: what it was granted comes back, and it is rebuilt from its rows.
+    /// A vqueue died: its permits are returned, and it is rebuilt from its rows.
     pub(super) fn on_vqueue_died(
         &mut self,
         handle: VQueueHandle,

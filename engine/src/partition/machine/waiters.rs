@@ -1,7 +1,7 @@
-//! Who waits for which entry's result.
+//! The requests that wait for entries' results.
 //!
-//! Must always hold: the number of waiters is bounded; each is answered at most once; one
-//! comes and goes in logarithmic time, however many wait for the same entry.
+//! Must always hold: the number of waiters is bounded; each is answered at most once; adding and
+//! removing one takes logarithmic time, however many wait for the same entry.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,10 @@ use forebay_messages::{EntryId, ReplyId};
 
 use crate::machine::{Map, MapEntry};
 
-/// Most waiters on results in one partition.
+/// Maximum number of waiters for results in one partition.
 pub const WAITERS_MAX: usize = 1_000_000;
 
-/// Those who wait for one entry: mostly one.
+/// The waiters of one entry: mostly one.
 #[derive(Debug)]
 enum Waiting {
     One(ReplyId),
@@ -27,7 +27,7 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    /// False when there is no room: it does not wait.
+    /// Returns `false` if there is no room: it does not wait.
     pub(super) fn add(&mut self, entry: EntryId, reply: ReplyId) -> bool {
         if self.count >= WAITERS_MAX {
             return false;
@@ -50,8 +50,8 @@ impl Waiters {
         true
     }
 
-    /// Everybody who waits for an entry, in the order of their reply ids, which is that of
-    /// their questions; they wait no more.
+    /// Removes all waiters of an entry and calls `each` for them, in the order of their reply ids,
+    /// which is the order of the requests.
     pub(super) fn take(&mut self, entry: EntryId, mut each: impl FnMut(ReplyId)) {
         match self.of.remove(&entry) {
             None => {}
@@ -66,7 +66,7 @@ impl Waiters {
         }
     }
 
-    /// One of them waits no more.
+    /// Removes one of them.
     pub(super) fn remove(&mut self, entry: EntryId, reply: ReplyId) {
         let MapEntry::Occupied(mut place) = self.of.entry(entry) else { return };
         let (was_there, is_empty) = match place.get_mut() {
@@ -84,7 +84,7 @@ impl Waiters {
             Waiting::One(_) => 1,
             Waiting::Several(replies) => replies.len(),
         };
-        assert_eq!(self.of.values().map(len).sum::<usize>(), self.count, "the count of waiters");
+        assert_eq!(self.of.values().map(len).sum::<usize>(), self.count, "count of waiters");
     }
 }
 
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waiters_come_and_go_in_order() {
+    fn waiters_are_answered_in_order() {
         let (mut waiters, entry) = (Waiters::default(), EntryId::default());
         for number in 0..4 {
             assert!(waiters.add(entry, ReplyId(number)));
@@ -107,14 +107,14 @@ mod tests {
         assert_eq!(told, [0, 2, 3]);
         waiters.add(entry, ReplyId(5));
         waiters.remove(entry, ReplyId(5));
-        waiters.take(entry, |_| panic!("nobody waits"));
+        waiters.take(entry, |_| panic!("no waiters"));
         waiters.check();
         assert_eq!(waiters.count, 0);
     }
-    /// Each used to walk over all that waited for the same entry: 80,000 that gave up held
-    /// the partition's thread for two seconds. As many as here would take minutes.
+    /// Regression: each removal walked over all waiters of the same entry: 80,000 that gave up
+    /// blocked the partition's thread for two seconds. As many as here would take minutes.
     #[test]
-    fn many_that_wait_for_one_entry_give_up_without_a_walk_over_the_others() {
+    fn removing_one_of_many_waiters_is_fast() {
         let (mut waiters, entry) = (Waiters::default(), EntryId::default());
         let all = 0..300_000;
         for number in all.clone() {

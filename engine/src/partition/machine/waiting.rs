@@ -1,14 +1,14 @@
-//! Vqueues that wait for a permit without an actor, so that those with an actor are
-//! few, however many have work.
+//! Vqueues that wait for a permit without an actor, so that few have an actor, however many have
+//! work.
 //!
-//! A vqueue that waits has a slot and a handle, and an `Acquire` stands at the limiter
-//! under it; nothing else of it is in memory. Whoever comes to a crowded partition
-//! waits so from the start. Whoever is active and only waits is asked to wait so when
-//! more come: it withdraws and stands again, at the end of the line, once.
+//! A waiting vqueue has a slot and a handle, under which an `Acquire` is outstanding at the
+//! limiter; nothing else of it is in memory. With many active vqueues, a new one waits like this
+//! from the start. An active one that only waits is asked to do so when more arrive: it withdraws
+//! and asks again, at the end of the queue, once.
 //!
-//! Must always hold: a vqueue with a slot and without an actor has an `Acquire` at the
-//! limiter, whose grant starts its actor and is handed to it; before its lock, its rows
-//! or its pause want something else, the `Acquire` is withdrawn. Must not know: limits.
+//! Must always hold: a vqueue with a slot and without an actor has an `Acquire` at the limiter,
+//! whose grant starts its actor and is handed to it; before its lock, its rows or its pause require
+//! something else, the `Acquire` is withdrawn. Must not know: limits.
 
 use forebay_messages::{
     EntryKey, Timestamp, VQueueHandle, VQueueId,
@@ -17,12 +17,12 @@ use forebay_messages::{
 
 use super::{Partition, effect::PartitionEffect, registry::Noted};
 
-/// Vqueues asked to wait without an actor for each that comes. Two, so that those that
-/// cannot do not stay in the way of those that can.
+/// Number of vqueues asked to wait without an actor for each new one. Two, so that those that
+/// cannot do not block those that can.
 const ASKED_PER_ARRIVAL: usize = 2;
 
 impl Partition {
-    /// Starts a vqueue with this row, or has it wait for its permit first.
+    /// Starts a vqueue with this row, or lets it wait for its permit first.
     pub(super) fn activate_or_wait(
         &mut self,
         vqueue: VQueueId,
@@ -49,13 +49,13 @@ impl Partition {
         effects.push(PartitionEffect::Acquire { handle, vqueue, head, is_known });
     }
 
-    /// What it asked for is not what it needs any more: its slot goes.
+    /// Its request is no longer what it needs: its slot is released.
     fn wait_no_more(&mut self, handle: VQueueHandle, effects: &mut Vec<PartitionEffect>) {
         self.tell_limiter(LimiterMessage::Withdraw(handle), effects);
         self.registry.remove(handle);
     }
 
-    /// A row came. Whoever waits has a permit coming for whichever entry is its head by
+    /// A row was added. A waiting vqueue has requested a permit for whichever entry is its head by
     /// then, unless that one holds the lock.
     pub(super) fn on_inbox_added(
         &mut self,
@@ -75,9 +75,9 @@ impl Partition {
         }
     }
 
-    /// A row went. Whoever waits may have none left: it is started to see. So is whoever
-    /// sleeps for a holder of its lock, which went first whatever its time: those behind it
-    /// may have waited long enough.
+    /// A row was removed. A waiting vqueue may have none left: it is started to find out. So is one
+    /// that sleeps for the holder of its lock, which came first whatever its time: those behind it
+    /// may be due.
     pub(super) fn on_inbox_removed(
         &mut self,
         vqueue: VQueueId,
@@ -97,8 +97,8 @@ impl Partition {
         }
     }
 
-    /// Starts a vqueue because this row went. If a decision removed it, the vqueue starts
-    /// with that decision as unanswered, so it is told of the removal as well.
+    /// Starts a vqueue because this row was removed. If a decision removed it, the vqueue starts
+    /// with that decision as unanswered, so it is sent the removal as well.
     fn activate_without(
         &mut self,
         vqueue: VQueueId,
@@ -128,8 +128,8 @@ impl Partition {
         }
     }
 
-    /// A permit for a vqueue that has no actor. If it does not wait (any more), what it
-    /// was granted goes back with its withdrawal.
+    /// A permit for a vqueue without an actor. If it does not wait (any more), its withdrawal
+    /// returns the permit.
     pub(super) fn on_granted(
         &mut self,
         handle: VQueueHandle,
@@ -141,11 +141,11 @@ impl Partition {
         }
     }
 
-    /// Somebody has an actor now: if there are too many, those that have had one for
-    /// longest are asked whether they only wait.
+    /// A new vqueue has an actor: if there are too many, those with the oldest actors are asked
+    /// whether they only wait.
     pub(super) fn make_room(&mut self, effects: &mut Vec<PartitionEffect>) {
         for _ in 0..ASKED_PER_ARRIVAL {
-            // Nobody is here for too long: only their number counts.
+            // None is listed for too long: only their number counts.
             let Some(handle) = self.active.pop(Timestamp::default()) else { break };
             self.registry.ask_to_go(handle, VQueueMessage::MakeRoom, effects);
         }

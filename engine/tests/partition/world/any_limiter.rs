@@ -46,17 +46,17 @@ impl AnyLimiter {
         }
     }
 
-    /// Nothing is held that nobody has any more, and nobody gave anything back twice.
+    /// Every permit and lock was returned, each once.
     pub(crate) fn check_empty(&self) {
         match self {
             Self::Fake(fake) => {
-                assert_eq!(fake.held(), 0, "P2: every permit came back");
-                assert_eq!(fake.locks(), 0, "every lock came back");
+                assert_eq!(fake.held(), 0, "P2: every permit was returned");
+                assert_eq!(fake.locks(), 0, "every lock was returned");
             }
             Self::Real(_, real) => {
-                assert_eq!(real.held(), 0, "P2: every permit came back");
+                assert_eq!(real.held(), 0, "P2: every permit was returned");
                 let stats = real.stats();
-                assert_eq!(stats.refused_unknown, 0, "P2: each came back once: {stats:?}");
+                assert_eq!(stats.refused_unknown, 0, "P2: each was returned once: {stats:?}");
                 assert_eq!(stats.refused_incarnation, 0, "P2: each to its limiter: {stats:?}");
             }
         }
@@ -74,7 +74,7 @@ impl AnyLimiter {
             match effect {
                 LimiterEffect::Granted(granted) => told.push(Told::Granted(granted)),
                 LimiterEffect::Seeded { permits } => told.push(Told::Seeded(permits)),
-                // It would forget counters that nobody needs; a tick does no harm.
+                // Its purpose is to forget unused counters; a missing tick is harmless.
                 LimiterEffect::SetTimer(_) => {}
                 other => panic!("there is no lease here: {other:?}"),
             }

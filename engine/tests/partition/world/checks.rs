@@ -1,7 +1,7 @@
-//! What a node must never say, seen from what it has applied.
+//! Answers and grants a node must never give, judged by what it has applied.
 //!
-//! Must always hold: a client is answered with what applying its command gave, after it was
-//! applied; a permit that takes a lock is granted only while no row says who holds it.
+//! Must always hold: a client is answered with the result of applying its command, after it was
+//! applied; a permit that takes a lock is granted only while no row names a holder.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ use forebay_messages::{
 
 #[derive(Debug, Default)]
 pub(super) struct Checks {
-    /// What applying the commands of clients gave, and nobody was told yet.
+    /// Results of applied client commands that were not delivered yet.
     replies: Vec<Reply>,
-    /// What the acquires that stand wish of which lock.
+    /// The lock requests of the outstanding acquires.
     wishes: BTreeMap<VQueueHandle, (VQueueId, LockWish)>,
 }
 
-/// Whether somebody may wait for what comes of a command.
+/// Whether a client may wait for the result of a command.
 fn is_of_a_client(record: &Record) -> bool {
     let is_of_leader = matches!(
         record.command,
@@ -45,7 +45,7 @@ impl Checks {
     pub(super) fn answered(&mut self, answer: &Answer) {
         let Answer::Reply(reply) = answer else { return };
         let at = self.replies.iter().position(|applied| applied == reply);
-        let at = at.unwrap_or_else(|| panic!("{reply:?} is told, and no command gave it"));
+        let at = at.unwrap_or_else(|| panic!("{reply:?} was sent, but no command produced it"));
         self.replies.swap_remove(at);
     }
 
@@ -55,7 +55,7 @@ impl Checks {
         }
     }
 
-    /// The limiter learns of a freed lock after the rows, so that it never knows of fewer.
+    /// The limiter learns about a freed lock after the rows, so that it never knows fewer locks.
     pub(super) fn granted(&mut self, granted: &Granted, tables: &MemTables) {
         let Some((vqueue, LockWish::Take)) = self.wishes.remove(&granted.handle) else { return };
         let holder = tables.locks.get(&vqueue);

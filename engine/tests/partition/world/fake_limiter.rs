@@ -1,5 +1,5 @@
-//! A limiter as strict and as simple as possible: one limit per scope, locks, and a
-//! panic for every message that a partition or a vqueue must not send.
+//! A limiter that is as strict and simple as possible: one limit per scope, locks, and a panic for
+//! every message that a partition or a vqueue must not send.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use forebay_messages::{
 
 use super::any_limiter::Told;
 
-/// How many entries of a scope may run.
+/// Maximum number of running entries of a scope.
 pub(super) const SCOPE_LIMIT: usize = 3;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,7 +24,7 @@ enum Holder {
 struct Permit {
     vqueue: VQueueId,
     name: VQueueName,
-    /// Granted to it and not handed over.
+    /// The vqueue that it was granted to, until it is handed over.
     client: Option<VQueueHandle>,
 }
 
@@ -90,7 +90,7 @@ impl FakeLimiter {
                 }
             }
             LimiterMessage::RulesUpdated(_) | LimiterMessage::Tick => {}
-            other => panic!("nobody sends this: {other:?}"),
+            other => panic!("unexpected message: {other:?}"),
         }
         self.grant(told);
     }
@@ -120,7 +120,7 @@ impl FakeLimiter {
     fn held_permit(&mut self, permit: PermitId) -> &mut Permit {
         assert_eq!(permit.incarnation, self.incarnation, "a permit of this limiter");
         let held = self.permits.get_mut(&permit.serial);
-        held.unwrap_or_else(|| panic!("{permit:?} is not held: it was given back before"))
+        held.unwrap_or_else(|| panic!("{permit:?} is not held: it was already returned"))
     }
 
     fn release(&mut self, release: Release) {

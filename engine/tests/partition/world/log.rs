@@ -1,9 +1,8 @@
-//! The log that the nodes share: what is appended waits until it is committed or
-//! refused.
+//! The log shared by the nodes: appends wait until they are committed or refused.
 
 use std::{collections::VecDeque, sync::Arc};
 
-use forebay_engine::partition::machine::{PartitionInput, Refusal};
+use forebay_engine::partition::machine::{AppendRefusal, PartitionInput};
 use forebay_messages::{AttemptToken, Epoch, Record, command::Command};
 
 #[derive(Debug)]
@@ -15,7 +14,7 @@ pub(crate) enum Request {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Said {
     Nothing,
-    Refused(usize, Refusal),
+    Refused(usize, AppendRefusal),
     Fenced(usize, Epoch, Epoch),
 }
 
@@ -24,7 +23,7 @@ pub(crate) struct Log {
     pub(crate) records: Vec<Arc<Record>>,
     pub(crate) requests: VecDeque<Request>,
     fence: Epoch,
-    /// So many appends fail.
+    /// This many appends fail.
     pub(crate) failures: usize,
 }
 
@@ -38,8 +37,7 @@ pub(crate) fn decides(record: &Record, token: AttemptToken) -> bool {
     }
 }
 
-/// Whether a message brings the decision that starts an attempt, or the news that it
-/// was refused.
+/// Whether a message commits the decision that starts an attempt, or reports that it was refused.
 pub(crate) fn settles(input: &PartitionInput, token: AttemptToken) -> bool {
     match input {
         PartitionInput::Committed { records, .. } => {
@@ -51,8 +49,8 @@ pub(crate) fn settles(input: &PartitionInput, token: AttemptToken) -> bool {
 }
 
 impl Log {
-    /// Whether a decision waits to be appended, or to be delivered to one who knows the
-    /// first `delivered` records.
+    /// Whether a decision waits to be appended, or to be delivered to a node that knows the first
+    /// `delivered` records.
     pub(crate) fn has_decision(&self, delivered: usize, token: AttemptToken) -> bool {
         let waits = |request: &Request| match request {
             Request::Append { record, .. } => decides(record, token),
@@ -62,15 +60,15 @@ impl Log {
             || self.records[delivered..].iter().any(|record| decides(record, token))
     }
 
-    /// Handles the oldest request.
+    /// Processes the oldest request.
     pub(crate) fn step(&mut self) -> Said {
         match self.requests.pop_front().unwrap() {
             Request::Append { node, epoch, .. } if epoch < self.fence => {
-                Said::Refused(node, Refusal::Fenced { current: self.fence })
+                Said::Refused(node, AppendRefusal::Fenced { current: self.fence })
             }
             Request::Append { node, .. } if self.failures > 0 => {
                 self.failures -= 1;
-                Said::Refused(node, Refusal::Failed { reason: "no space".to_owned() })
+                Said::Refused(node, AppendRefusal::Failed { reason: "no space".to_owned() })
             }
             Request::Append { record, .. } => {
                 self.records.push(record);

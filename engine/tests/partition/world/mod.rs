@@ -1,5 +1,5 @@
-//! Nodes over one log, in any order of events: what may happen next is listed, and a
-//! number chooses.
+//! Nodes over one log, with events in any order: the possible next events are listed, and a number
+//! chooses one.
 
 mod any_limiter;
 mod checks;
@@ -23,7 +23,7 @@ use forebay_messages::{
 use log::Said;
 use node::{Node, Shared};
 
-/// One thing that may happen next.
+/// A possible next event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ready {
     Log,
@@ -39,7 +39,7 @@ enum Ready {
     Stops(usize, AttemptToken),
 }
 
-/// How the nodes are set up.
+/// Configuration of the nodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) reads_block: bool,
@@ -51,7 +51,7 @@ pub(crate) struct Setting {
 pub(crate) struct World {
     pub(crate) shared: Shared,
     pub(crate) nodes: Vec<Node>,
-    /// Which node was asked what reply is for.
+    /// The node that each reply was requested from.
     asked_of: Vec<usize>,
 }
 
@@ -100,7 +100,7 @@ impl World {
         ready
     }
 
-    /// One of the things that may happen happens; false when nothing may.
+    /// Performs one of the possible events; returns false if there is none.
     pub(crate) fn step(&mut self, choice: usize) -> bool {
         let ready = self.ready();
         if ready.is_empty() {
@@ -211,7 +211,7 @@ impl World {
     pub(crate) fn end_attempt(&mut self, n: usize, token: AttemptToken, how: u8) {
         let node = &mut self.nodes[n];
         if node.handlers[&token].is_stopping {
-            // How it ends is of no interest.
+            // How it ends does not matter.
             return node.stop_handler(token);
         }
         let handler = node.handlers.remove(&token).unwrap();
@@ -258,7 +258,7 @@ impl World {
         self.nodes[n].flushed = self.nodes[n].replica.tables.clone();
     }
 
-    /// The process ends and starts again; whoever asked it hears nothing.
+    /// The process ends and starts again; its clients get no answer.
     pub(crate) fn crash(&mut self, n: usize) {
         let (tables, served) = (self.nodes[n].flushed.clone(), self.nodes[n].served);
         self.nodes[n] = Node::new(n, tables, self.shared.vqueues);
@@ -275,7 +275,7 @@ impl World {
         self.shared.now = Timestamp(self.shared.now.0 + millis);
     }
 
-    /// The next time at which something happens by itself.
+    /// The next time at which a timer fires.
     fn next_timer(&self) -> Option<Timestamp> {
         let of_node = |node: &Node| {
             let timers = node.vqueues.values().filter_map(|active| active.timer);
@@ -284,7 +284,7 @@ impl World {
         self.nodes.iter().filter_map(of_node).min()
     }
 
-    /// Goes to that time; false when there is none.
+    /// Advances to that time; returns false if there is none.
     pub(crate) fn advance_to_timer(&mut self) -> bool {
         let next = self.next_timer();
         if let Some(at) = next {
@@ -293,7 +293,7 @@ impl World {
         next.is_some()
     }
 
-    /// Who leads, or wants to, for people.
+    /// The leader and candidates, for people.
     pub(crate) fn roles(&self) -> String {
         let roles = self.nodes.iter().map(|node| {
             let (role, phase) = (node.supervisor.role(), node.partition.phase());
@@ -306,10 +306,10 @@ impl World {
         self.nodes.iter().position(Node::leads)
     }
 
-    /// Everything that may happen happens until nothing can; handlers go on.
-    pub(crate) fn settle(&mut self) {
+    /// Performs all events until there are none; handlers continue to run.
+    pub(crate) fn run_all(&mut self) {
         for count in 0.. {
-            assert!(count < 100_000, "it never comes to rest: {:?}", self.ready());
+            assert!(count < 100_000, "it never becomes idle: {:?}", self.ready());
             if !self.step(count * 7) {
                 return;
             }

@@ -1,5 +1,5 @@
-//! One node: a replica with all its actors, each with its mailbox. Performs effects as
-//! the shells do, and checks what they must never be asked.
+//! One node: a replica with all its actors, each with its mailbox. Performs effects as the shells
+//! do, and checks that they are legal.
 
 mod vqueues;
 
@@ -14,8 +14,8 @@ use forebay_engine::{
     partition::{
         apply::{self, Applied},
         machine::{
-            Answer, AppliedBatch, Begun, KnownAttempt, Partition, PartitionConfig, PartitionEffect,
-            PartitionInput, Phase, Refusal, RunAttempt, VQueueLimits,
+            Answer, AppendRefusal, AppliedBatch, EarlyStart, KnownAttempt, Partition,
+            PartitionConfig, PartitionEffect, PartitionInput, Phase, RunAttempt, VQueueLimits,
         },
         mem::MemTables,
         read::{self, SeedRead},
@@ -39,7 +39,7 @@ use super::{
 };
 use crate::fixture::Replica;
 
-/// Vqueues found at a time.
+/// Vqueues per page of a walk.
 const PAGE_LEN: usize = 2;
 
 #[derive(Debug)]
@@ -49,7 +49,7 @@ pub(crate) struct Active {
     pub(super) name: Arc<VQueueName>,
     pub(crate) timer: Option<Timestamp>,
     pub(crate) refill: Option<RefillRequest>,
-    /// It said that it goes: it takes no further message.
+    /// It announced its passivation: it takes no further messages.
     pub(super) is_gone: bool,
 }
 
@@ -62,21 +62,21 @@ pub(crate) struct Handler {
     pub(crate) is_stopping: bool,
 }
 
-/// What all nodes share.
+/// State shared by all nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) now: Timestamp,
     pub(crate) log: Log,
     pub(crate) epoch: u64,
-    /// Who is known to live, as the nodes see it.
+    /// The epoch of the lease holder, as seen by the nodes.
     pub(crate) lease: Option<Epoch>,
-    /// Who asked, and what they were told.
+    /// Requests, and their answers.
     pub(crate) answers: BTreeMap<ReplyId, Option<Answer>>,
-    /// Some nodes read their inboxes at once, others have a worker do it.
+    /// Some nodes read their inboxes at once, others use a worker.
     pub(crate) reads_block: bool,
-    /// What nodes keep of vqueues that have nothing to do.
+    /// Limits for idle vqueues.
     pub(crate) vqueues: VQueueLimits,
-    /// The limiter is the real one and not a strict fake.
+    /// Whether the limiter is the real one or the strict fake.
     pub(crate) limiter_is_real: bool,
 }
 
@@ -84,9 +84,9 @@ pub(crate) struct Shared {
 pub(crate) struct Node {
     pub(crate) index: usize,
     pub(crate) replica: Replica,
-    /// The names that a handler serves here, a bit each.
+    /// The names with a handler here, one bit each.
     pub(crate) served: u8,
-    /// What a crash leaves.
+    /// The rows that survive a crash.
     pub(crate) flushed: MemTables,
     pub(crate) delivered: usize,
     pub(crate) partition: Partition,
@@ -95,21 +95,21 @@ pub(crate) struct Node {
     pub(crate) orders: VecDeque<LeadershipInput>,
     pub(crate) limiter: Option<AnyLimiter>,
     pub(crate) asked: VecDeque<LimiterMessage>,
-    /// Limiters that were started and have nobody's place yet; `None` is dead.
+    /// Limiters that were started but do not serve yet; `None` is dead.
     pub(crate) started: VecDeque<Option<AnyLimiter>>,
     pub(crate) vqueues: BTreeMap<VQueueHandle, Active>,
     pub(crate) handlers: BTreeMap<AttemptToken, Handler>,
     /// Attempts that start when others have stopped.
     waiting: Vec<RunAttempt>,
-    /// What the node's capacity was told of handlers without a limiter.
+    /// The slots that the node's capacity reserves for handlers without a limiter.
     slots: Option<u32>,
     pub(crate) wake_at: Option<Timestamp>,
     pub(crate) retry_at: Vec<Timestamp>,
     /// How often the supervisor was told that an epoch is drained.
     pub(crate) drained: BTreeMap<Epoch, usize>,
-    /// How many limiters were seeded.
+    /// Number of seeded limiters.
     pub(crate) seeds: usize,
-    /// What ran under epochs up to this one was lost in a crash.
+    /// Attempts of epochs up to this one were lost in a crash.
     pub(crate) lost_through: Epoch,
     checks: Checks,
 }
@@ -223,7 +223,7 @@ impl Node {
                 inputs.extend(rest.map(|rest| PartitionInput::Passivated { handle, rest }));
             }
             PartitionEffect::StopVQueue(handle) => {
-                // One that died is gone already; one without a meta row never was.
+                // A dead one is gone already; one without a meta row never existed.
                 self.vqueues.remove(&handle);
             }
             PartitionEffect::ToVQueue(handle, message) => self.tell_vqueue(handle, message),
@@ -257,14 +257,14 @@ impl Node {
         self.slots = None;
         self.seeds += 1;
         self.tell_limiter(LimiterMessage::Seed(Box::new(seed)));
-        // Whoever started again has lost what ran before, whoever led then.
+        // After a restart, attempts that ran before are lost, whoever led then.
         let is_lost = |(_, _, token): &&KnownAttempt| token.epoch <= self.lost_through;
         let interrupted = running.iter().filter(is_lost).map(|(.., token)| (*token, 2)).collect();
         let last_seq = self.replica.state.inbox_seq();
         Some(PartitionInput::SeedSent { running, stopping, interrupted, last_seq })
     }
 
-    /// Handlers are told to stop, and the node's capacity how many have not.
+    /// Handlers are told to stop, and the node's capacity is told how many still run.
     fn stop(&mut self, effect: PartitionEffect) {
         match effect {
             PartitionEffect::Abort { token, .. } => {
@@ -286,8 +286,8 @@ impl Node {
                 self.slots = Some(running);
             }
             PartitionEffect::ReturnCapacity => {
-                let slots = self.slots.as_mut().expect("there is no limiter that has it");
-                *slots = slots.checked_sub(1).expect("it was told of");
+                let slots = self.slots.as_mut().expect("no limiter has its slot");
+                *slots = slots.checked_sub(1).expect("its slot was reserved");
             }
             other => unreachable!("not about handlers that stop: {other:?}"),
         }
@@ -312,8 +312,8 @@ impl Node {
             }
             PartitionEffect::TellRefused(refusal) => {
                 let fenced_by = match &refusal {
-                    Refusal::Fenced { current } => Some(*current),
-                    Refusal::Failed { .. } => None,
+                    AppendRefusal::Fenced { current } => Some(*current),
+                    AppendRefusal::Failed { .. } => None,
                 };
                 let reason = format!("{refusal:?}");
                 self.orders.push_back(LeadershipInput::Refused { reason, fenced_by });
@@ -322,12 +322,12 @@ impl Node {
         }
     }
 
-    fn begin(&mut self, decisions: &[Decision]) -> Vec<Begun> {
+    fn begin(&mut self, decisions: &[Decision]) -> Vec<EarlyStart> {
         let mut begun = Vec::new();
         for decision in decisions {
             let found = apply::begin(&self.replica.tables, decision).unwrap();
             let Some((run, retry)) = found else { continue };
-            begun.push(Begun { token: run.token, attempt: run.attempt, retry });
+            begun.push(EarlyStart { token: run.token, attempt: run.attempt, retry });
             self.run(run);
         }
         begun
@@ -372,8 +372,8 @@ impl Node {
         assert!(running.values().all(|count| *count <= SCOPE_LIMIT), "a limit: {running:?}");
     }
 
-    /// What a leader's handlers run is what its rows say runs, or what it has proposed
-    /// for a row that waits; and never two of one vqueue with a lock.
+    /// A leader's handlers run the attempts that its rows say run, or that it proposed for a
+    /// waiting row; and never two of one vqueue with a lock.
     fn check_handlers(&self, shared: &Shared) {
         let epoch = self.replica.state.leader_epoch;
         if !self.leads() {
@@ -390,14 +390,14 @@ impl Node {
                 || self.mailbox.iter().any(|input| super::log::settles(input, *token));
             assert!(
                 runs || is_proposed() || is_on_its_way(),
-                "{token} of {} runs and nobody stopped it",
+                "{token} of {} runs although it should have been stopped",
                 handler.entry
             );
         }
     }
 
     fn seed(&self, proposed: Vec<KnownAttempt>, stopping: &[KnownAttempt]) -> SeedRead {
-        // One that waits has no handler, and its row is still there.
+        // A waiting one has no handler, and its row still exists.
         let name_of = |_, token| self.handlers.get(&token).map(|handler| handler.name.clone());
         read::seed(&self.replica.tables, proposed, stopping, name_of).unwrap()
     }
@@ -413,7 +413,7 @@ impl Node {
         let next = page.last().map(|(id, _)| *id);
         let found = page.into_iter().filter(|(_, meta)| meta.inbox > 0 && !meta.is_paused);
         let tables = &self.replica.tables;
-        // Sometimes a head is not known: it may run, as far as the walk knows.
+        // Sometimes a head is unknown: it may be due, as far as the walk knows.
         let head = |id| match tables.inbox_after(id, None, 1).0.first() {
             Some(head) if !tables.inbox.len().is_multiple_of(3) => Some(*head),
             _ => None,
@@ -422,22 +422,21 @@ impl Node {
         self.mailbox.push_back(PartitionInput::VQueuesFound { found, next });
     }
 
-    /// As the executor: nothing starts beside an attempt of the same entry or key that
-    /// was told to stop and has not.
+    /// Like the executor: nothing starts beside a stopping attempt of the same entry or key.
     fn run(&mut self, run: RunAttempt) {
         assert!(
             self.replica.tables.payloads.contains_key(&run.entry),
-            "{} is run and has no payload any more",
+            "{} starts without a payload",
             run.entry
         );
         let mut waits = false;
         for (token, other) in &self.handlers {
             let excludes = run.name.has_lock() && other.name == run.name;
             if other.entry == run.entry || excludes {
-                assert!(other.is_stopping, "{token} of the same entry or key runs already");
+                assert!(other.is_stopping, "{token} of the same entry or key already runs");
                 let is_free =
                     excludes && token.epoch == run.token.epoch && other.entry != run.entry;
-                assert!(!is_free, "{token} has the lock still");
+                assert!(!is_free, "{token} still has the lock");
                 waits = true;
             }
         }
@@ -451,7 +450,7 @@ impl Node {
         assert!(before.is_none(), "an attempt starts once");
     }
 
-    /// No more run here than may, those included that are to stop.
+    /// Checks that the running handlers, including stopping ones, respect the limit.
     fn check_running(&self, run: &RunAttempt) {
         let Some(scope) = &run.name.scope else { return };
         let beside = self.handlers.values().filter(|of| of.name.scope.as_ref() == Some(scope));
@@ -459,12 +458,12 @@ impl Node {
         assert!(count <= SCOPE_LIMIT, "{count} handlers of {scope} run here");
     }
 
-    /// A handler that was told to stop has stopped.
+    /// Reports that a handler that was told to stop has stopped.
     pub(crate) fn stop_handler(&mut self, token: AttemptToken) {
         self.handlers.remove(&token).expect("it runs");
         self.mailbox.push_back(PartitionInput::Stopped { token });
         for run in std::mem::take(&mut self.waiting) {
-            // It is not looked whether its row is still there: that is told to stop too.
+            // Whether its row still exists is not checked: it is told to stop too.
             self.rerun(run);
         }
     }

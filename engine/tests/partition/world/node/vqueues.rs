@@ -1,4 +1,4 @@
-//! The vqueues of a node: starting them, and what they want done.
+//! The vqueues of a node: starting them, and performing their effects.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -19,19 +19,19 @@ use super::{Active, Node, Shared};
 use crate::fixture::{self, NAMES};
 
 impl Node {
-    /// Whether a handler runs what is in a vqueue of this name.
+    /// Whether a vqueue of this name has a handler.
     pub(super) fn serves(&self, name: &VQueueName) -> bool {
         (0..NAMES).any(|n| fixture::name(n) == *name && self.served & (1 << n) != 0)
     }
 
-    /// Handlers come or go: a bit for each name of the fixture.
+    /// Changes which names of the fixture have a handler, one bit each.
     pub(crate) fn serve(&mut self, served: u8) {
         let lost = self.served & !served != 0;
         self.served = served;
         self.mailbox.push_back(PartitionInput::ServicesChanged { lost });
     }
 
-    /// Why it need not ask, if so.
+    /// Returns a reason not to ask, if there is one.
     pub(super) fn acquire_for(
         &mut self,
         handle: VQueueHandle,
