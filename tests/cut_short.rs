@@ -17,7 +17,7 @@ use forebay::{
 use crate::place::Place;
 
 /// The test that runs as a separate process, and its directory.
-const TEST: &str = "cut_short::what_ends_its_process";
+const TEST: &str = "cut_short::process_to_interrupt";
 const DIRECTORY: &str = "FOREBAY_CUT_SHORT_DIRECTORY";
 const TURN: &str = "FOREBAY_CUT_SHORT_TURN";
 /// Number of lives after which a job that ends its process must be a dead letter: the first death
@@ -139,7 +139,7 @@ fn orderly_stops_are_not_counted_as_interruptions() {
 /// The process: it enqueues a job in its first life and then waits for the job's end. The turn
 /// determines what the job does.
 #[test]
-fn what_ends_its_process() {
+fn process_to_interrupt() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
     let turn = std::env::var(TURN).unwrap();
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

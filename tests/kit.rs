@@ -18,7 +18,7 @@ use forebay::testkit::{
 use forebay_actors::log_writer::{LogCommand, LogWriter, Subscription, WriterCore};
 use forebay_engine::{
     leadership::{Leadership, LeadershipEffect, LeadershipInput},
-    partition::machine::{PartitionInput, Refusal},
+    partition::machine::{AppendRefusal, PartitionInput},
 };
 use forebay_messages::{
     Epoch, Lsn, NodeId, PartitionId, Record, Timestamp,
@@ -205,12 +205,14 @@ fn the_log_writer_reports_fences_and_failed_writes() {
     assert_eq!(committed(probe.expect()), (Lsn(1), 1));
     writer.handle([append(1, 2)].into_iter());
     match probe.expect() {
-        PartitionInput::AppendRefused(Refusal::Fenced { current: Epoch(9) }) => {}
+        PartitionInput::AppendRefused(AppendRefusal::Fenced { current: Epoch(9) }) => {}
         other => panic!("{other:?}"),
     }
     writer.handle([append(9, 3)].into_iter());
     match probe.expect() {
-        PartitionInput::AppendRefused(Refusal::Failed { reason }) => assert!(!reason.is_empty()),
+        PartitionInput::AppendRefused(AppendRefusal::Failed { reason }) => {
+            assert!(!reason.is_empty())
+        }
         other => panic!("{other:?}"),
     }
     probe.expect_none();

@@ -1,4 +1,4 @@
-//! What must hold of a trace, whatever was killed when.
+//! What must hold of a trace, whenever processes were killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,22 +9,22 @@ const SCOPE_RUNNING_MAX: usize = 3;
 /// `--jobs 8`.
 const RUNNING_MAX: usize = 8;
 
-/// Fails with the first thing that is wrong.
+/// Fails with the first violation.
 pub(super) fn check(lines: &[Line]) {
     if let Err(wrong) = verify(lines, ITEMS) {
         panic!("{wrong}");
     }
 }
 
-/// What is known after some lines of a trace.
+/// The state after some lines of a trace.
 #[derive(Default)]
 struct State<'a> {
-    /// The newest run that started something.
+    /// The last run that started something.
     run: u64,
     /// Started and not ended, by item.
     open: BTreeMap<u64, &'a Line>,
     ended: BTreeSet<u64>,
-    /// The newest item of each vqueue, and the run that started it last.
+    /// The last started item of each vqueue, and the last run that started it.
     newest: BTreeMap<(&'a str, &'a str), (u64, u64)>,
     /// Items of each vqueue in the order of their first starts.
     order: BTreeMap<(&'a str, &'a str), Vec<u64>>,
@@ -50,8 +50,8 @@ impl<'a> State<'a> {
             return Err(format!("an orphan starts while run {} works", self.run));
         }
         if line.run > self.run {
-            // The earlier process was killed: what it left open has been ended before
-            // the next one starts anything.
+            // The earlier process was killed: its open commands are ended before the next one
+            // starts any.
             self.run = line.run;
             self.open.clear();
         }
@@ -69,8 +69,8 @@ impl<'a> State<'a> {
         Ok(())
     }
 
-    /// A vqueue's items start in the order of the input, each once the one before has
-    /// ended; only the newest may start again, and only in a later run.
+    /// A vqueue's items start in input order, each after the one before has ended; only the last
+    /// one may start again, and only in a later run.
     fn start_in_vqueue(&mut self, line: &'a Line) -> Result<(), String> {
         let vqueue = (line.scope.as_str(), line.key.as_str());
         if let Some(open) = self.open.values().find(|open| (&*open.scope, &*open.key) == vqueue) {

@@ -1,9 +1,9 @@
-//! As `crash`, with a runtime that is embedded: entries are enqueued one by one, rules
-//! change, entries are canceled and snapshots are taken, all at once, when kill -9 comes.
+//! Like `crash`, with an embedded runtime: entries are enqueued one by one, rules change, entries
+//! are canceled and snapshots are taken, all at once, when kill -9 comes.
 //!
-//! After every third kill the rows equal a fresh replay of the log. At the end every entry that
-//! was acknowledged has ended, nothing ran beyond a limit, twice at a time or out of
-//! order, and the newest snapshot with the log gives the same rows again.
+//! After every third kill the rows equal a fresh replay of the log. At the end every acknowledged
+//! entry has ended, nothing ran beyond a limit, twice at a time or out of order, and the newest
+//! snapshot with the log gives the same rows again.
 
 mod child;
 mod verify;
@@ -31,11 +31,11 @@ use crate::{
 /// Kills of a usual run; [`KILLS_LONG`] with `FOREBAY_TEST_LONG=1`.
 const KILLS: u64 = 30;
 const KILLS_LONG: u64 = 200;
-/// Bytes of trace after which a kill comes, at most.
+/// Maximum growth of the trace before a kill, in bytes.
 const GROWTH_MAX: u64 = 12_000;
-/// The rows are compared after every so many kills: it takes longer than a run.
+/// The rows are compared after this many kills, because it takes longer than a run.
 const CHECK_EVERY: u64 = 3;
-/// Every so many kills come while a snapshot is taken after one that was whole.
+/// One kill in this many comes while a snapshot is taken after a complete one.
 const SNAPSHOT_EVERY: u64 = 4;
 /// Longest wait for a snapshot.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(20);
@@ -106,7 +106,7 @@ fn run_and_kill(place: &Place, random: &mut Random, run: u64) {
     };
     while !is_done() {
         if let Some(ended) = child.try_wait().unwrap() {
-            panic!("run {run} ended by itself, {ended}: {}", said(place));
+            panic!("run {run} ended before the kill, {ended}: {}", said(place));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -115,8 +115,8 @@ fn run_and_kill(place: &Place, random: &mut Random, run: u64) {
     child.wait().unwrap();
 }
 
-/// The newest whole snapshot, restored with the log of the directory, has the same rows
-/// once the log is replayed. How many whole snapshots there were.
+/// Checks that the newest complete snapshot, restored with the log of the directory, has the same
+/// rows once the log is replayed. Returns the number of complete snapshots.
 fn check_snapshot(place: &Place) -> u64 {
     let trace = fs::read_to_string(place.path("trace")).unwrap();
     let taken: Vec<_> = trace.lines().filter_map(|line| line.strip_prefix("snapshot ")).collect();

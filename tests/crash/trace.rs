@@ -1,4 +1,4 @@
-//! The items, and the trace that their commands write.
+//! The items, and the trace written by their commands.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -12,13 +12,13 @@ const SCOPES: u64 = 5;
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) is_start: bool,
-    /// Which start of forebay the command belongs to, from 1.
+    /// The run of forebay that the command belongs to, from 1.
     pub(super) run: u64,
     pub(super) item: u64,
     pub(super) key: String,
     pub(super) scope: String,
     pub(super) pid: u32,
-    /// For people who look for what happened.
+    /// For people who investigate a failure.
     #[expect(dead_code, reason = "shown with the lines around a wrong one, never checked")]
     nanos: u64,
 }
@@ -57,7 +57,7 @@ fn parse(line: &str) -> Line {
 
 #[cfg(test)]
 pub(super) fn sample(text: &str) -> Vec<Line> {
-    // start or end, run, item; key and scope follow from the item as given.
+    // Start or end, run, item; key and scope follow from the item.
     let mut lines = Vec::new();
     for (nanos, line) in (0..).zip(text.split(';').map(str::trim)) {
         let words: Vec<_> = line.split(' ').collect();

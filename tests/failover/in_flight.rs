@@ -1,8 +1,8 @@
-//! A new leader while a hundred thousand entries run and others start and end: how soon
-//! it goes on, and that everybody is answered.
+//! A change of leaders while a hundred thousand entries run and others start and end: how soon the
+//! new leader starts entries, and that all callers are answered.
 //!
-//! A hundred thousand and one second are for optimised builds, others run a hundredth and
-//! have ten. Log and rows are on disk. `make bench-failover` says how long it takes.
+//! A hundred thousand entries and one second are for optimized builds; others run a hundredth and
+//! have ten seconds. Log and rows are on disk. `make bench-failover` prints the times.
 
 use std::{
     sync::{
@@ -22,37 +22,37 @@ use super::{P, same_rows, until};
 
 /// Entries whose handlers run when the leader changes.
 const RUNNING: usize = if cfg!(debug_assertions) { 1_000 } else { 100_000 };
-/// Those that wait behind them, for a limit.
+/// Entries that wait behind them for a limit.
 const WAITING: usize = RUNNING / 10;
-/// Within what the new leader starts an entry, and whoever waits for the old one is told.
+/// Maximum time until the new leader starts an entry and callers of the old one are answered.
 const BOUND: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
-/// How long the old leader has been silent when the other one is told.
+/// How long the old leader has been silent when the other one is told to lead.
 const STANDSTILL: Duration = Duration::from_millis(50);
 /// Clients that enqueue short entries and wait for their ends, one after the other.
 const CLIENTS: usize = 16;
-/// Entries that are stored at a time.
+/// Entries stored at a time.
 const BATCH: usize = 100;
-/// Scopes that the entries are spread over; one in ten has a key of its own beside.
+/// Scopes that the entries are spread over; one in ten also has its own key.
 const SCOPES: usize = 100;
 
-/// What becomes of the leader before another one is told to lead.
+/// What happens to the leader before another one is told to lead.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
-    /// Nothing: it is fenced in the middle of what it does.
+    /// Nothing: it is fenced in the middle of its work.
     Lives,
-    /// It reaches the log no more, and hears nothing of it.
+    /// It can no longer reach the log, and receives nothing from it.
     CutOff,
-    /// Its threads stand still.
+    /// Its threads are paused.
     Paused,
 }
 
-/// What the handlers of both runtimes tell.
+/// Observations of the handlers of both runtimes.
 struct Seen {
     running: AtomicUsize,
-    /// Handlers that the second runtime has started.
+    /// Handlers started by the second runtime.
     started: AtomicUsize,
     first_start: watch::Sender<Option<Instant>>,
-    /// Long entries end from here on.
+    /// Long entries end once this is set.
     may_end: watch::Sender<bool>,
 }
 
@@ -102,8 +102,8 @@ fn long(n: usize) -> Entry {
     if n.is_multiple_of(10) { entry.key(&format!("key-{n}")) } else { entry }
 }
 
-/// Enqueues short entries, one after the other, until told to stop; the longest that it
-/// waited for an answer.
+/// Enqueues short entries, one after the other, until told to stop; returns the longest wait for an
+/// answer.
 async fn client(runtime: Runtime, number: usize, stop: Arc<AtomicBool>) -> Duration {
     let mut longest = Duration::ZERO;
     while !stop.load(Ordering::SeqCst) {
@@ -138,7 +138,7 @@ async fn takes_over(fate: Fate) {
         let batch = (0..BATCH).map(|n| long(BATCH * batch + n)).collect();
         entries.extend(first.enqueue_batch(batch).await.unwrap());
     }
-    until("they run", || seen.running.load(Ordering::SeqCst) == RUNNING).await;
+    until("they are running", || seen.running.load(Ordering::SeqCst) == RUNNING).await;
     until("the other one has applied it", || same_rows(&first, &second)).await;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -162,8 +162,10 @@ async fn takes_over(fate: Fate) {
     second.partitions().lead(P).await.unwrap();
     let leads = begun.elapsed();
     let goes_on = told.wait_for(Option::is_some).await.unwrap().unwrap() - begun;
-    crate::place::say(&format!("{fate:?}: leads after {leads:?}, goes on after {goes_on:?}"));
-    assert!(goes_on < BOUND, "it goes on after {goes_on:?}");
+    crate::place::say(&format!(
+        "{fate:?}: leads after {leads:?}, starts entries after {goes_on:?}"
+    ));
+    assert!(goes_on < BOUND, "it starts entries after {goes_on:?}");
     stop.store(true, Ordering::SeqCst);
     drop(asleep);
     let mut longest = Duration::ZERO;
@@ -177,11 +179,11 @@ async fn takes_over(fate: Fate) {
     for (n, entry) in entries.iter().enumerate() {
         let entry = second.attach(entry.id());
         let ended = tokio::time::timeout(super::PATIENCE, entry.result::<usize>()).await;
-        assert_eq!(ended.expect("its end is told").unwrap(), n);
+        assert_eq!(ended.expect("its end is reported").unwrap(), n);
     }
     crate::place::say(&format!("{fate:?}: all have ended after {:?}", after.elapsed()));
     if fate != Fate::CutOff {
-        until("equal replicas: what it did late changed nothing", || same_rows(&first, &second))
+        until("equal replicas: its late actions changed nothing", || same_rows(&first, &second))
             .await;
     }
     first.shutdown(Drain::now()).await.unwrap();
@@ -189,16 +191,16 @@ async fn takes_over(fate: Fate) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_is_fenced_with_everything_in_flight_is_replaced_at_once() {
+async fn a_leader_fenced_with_everything_in_flight_is_replaced_at_once() {
     takes_over(Fate::Lives).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_is_cut_off_with_everything_in_flight_is_replaced_at_once() {
+async fn a_leader_cut_off_with_everything_in_flight_is_replaced_at_once() {
     takes_over(Fate::CutOff).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_is_paused_with_everything_in_flight_is_replaced_at_once() {
+async fn a_leader_paused_with_everything_in_flight_is_replaced_at_once() {
     takes_over(Fate::Paused).await;
 }

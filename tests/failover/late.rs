@@ -1,5 +1,5 @@
-//! Leaders that are deposed without noticing it: paused, cut off from the log, fenced in
-//! the middle of what they do. What they do late changes nothing; who waits is answered.
+//! Leaders that are deposed without noticing it: paused, cut off from the log, fenced in the middle
+//! of their work. Their late actions have no effect; waiting callers are answered.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -14,7 +14,7 @@ use forebay::{
 
 use super::{P, Ran, member, role, same_rows, until, work};
 
-/// Ten entries run on `first` when this returns, and many wait.
+/// When this returns, ten entries run on `first`, and many wait.
 async fn busy(first: &Runtime, ran: &Ran) -> Vec<forebay::EntryHandle> {
     first.rules().upsert("tenant-a", Limits::concurrency(10)).await.unwrap();
     let entries = first.enqueue_batch((0..100).map(|_| work(50)).collect()).await.unwrap();
@@ -25,7 +25,7 @@ async fn busy(first: &Runtime, ran: &Ran) -> Vec<forebay::EntryHandle> {
 async fn all_end(entries: &[forebay::EntryHandle]) {
     for entry in entries {
         let ended = tokio::time::timeout(super::PATIENCE, entry.result::<u64>()).await;
-        ended.expect("its end is told").unwrap();
+        ended.expect("its end is reported").unwrap();
     }
 }
 
@@ -37,18 +37,18 @@ async fn a_paused_leader_changes_nothing_when_it_wakes() {
     let second = member(&log, 1, &ran, Candidacy::Standby).await;
     let entries = busy(&first, &ran).await;
     let asleep = first.node().pause_threads();
-    // Its handlers go on and end; their ends wait for it in its mailbox.
+    // Its handlers continue and end; their ends wait in its mailbox.
     let begun = Instant::now();
     until("the other one has noticed", || role(&second) == "leader").await;
     assert!(begun.elapsed() < Duration::from_secs(10));
     second.enqueue(work(1)).await.unwrap();
-    // Waits in the mailbox of whoever sleeps, as does its client.
+    // Waits in the mailbox of the sleeping leader, as does its client.
     let waits = tokio::spawn({
         let second = second.clone();
         async move { second.enqueue(work(1)).await }
     });
     drop(asleep);
-    until("it has heard of it", || role(&first) == "follower").await;
+    until("it has noticed", || role(&first) == "follower").await;
     waits.await.unwrap().unwrap();
     all_end(&entries).await;
     until("equal replicas", || same_rows(&first, &second)).await;
@@ -57,7 +57,7 @@ async fn a_paused_leader_changes_nothing_when_it_wakes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_is_cut_off_answers_whoever_waits_and_changes_nothing() {
+async fn a_leader_that_is_cut_off_answers_its_callers_and_changes_nothing() {
     let log = SharedLog::in_memory().unwrap();
     let ran = Arc::new(Ran::default());
     let first = member(&log, 0, &ran, Candidacy::First).await;
@@ -84,14 +84,14 @@ async fn a_leader_that_is_cut_off_answers_whoever_waits_and_changes_nothing() {
     for id in entries.iter().map(forebay::EntryHandle::id) {
         let entry = second.attach(id);
         let ended = tokio::time::timeout(super::PATIENCE, entry.outcome()).await;
-        ended.expect("its end is told").unwrap();
+        ended.expect("its end is reported").unwrap();
     }
     first.shutdown(Drain::now()).await.unwrap();
     second.shutdown(Drain::now()).await.unwrap();
 }
 
-/// The fence comes between the hand-over of decisions (or the end of handlers) and their
-/// records: the log refuses those, and every client is told.
+/// The fence comes between the hand-over of decisions (or the end of handlers) and their records:
+/// the log refuses those, and every client is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_fenced_in_the_middle_runs_again_and_loses_nothing() {
     for nth in [1, 2, 3, 5, 8] {
@@ -102,7 +102,7 @@ async fn a_leader_that_is_fenced_in_the_middle_runs_again_and_loses_nothing() {
         let only = member(&log, 0, &ran, Candidacy::First).await;
         let entries = busy(&only, &ran).await;
         let epoch = only.partitions().list().unwrap()[0].epoch;
-        // Somebody fences it and dies before it announces itself.
+        // A rival fences it and dies before announcing itself.
         inner.plan(nth, LogFault::Fence(forebay_messages::Epoch(epoch + 1)));
         let mut unknown = Vec::new();
         until("the fence was met", || inner.planned() == 0).await;
@@ -126,12 +126,12 @@ async fn a_leader_that_is_fenced_in_the_middle_runs_again_and_loses_nothing() {
     }
 }
 
-/// Entries that wait, and how many run, when another replica is told to lead.
+/// Waiting and running entries when another replica is told to lead.
 const WAITING: usize = 100_000;
 const RUNNING: usize = 1_000;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_leader_goes_on_at_once_with_a_hundred_thousand_entries_in_flight() {
+async fn a_new_leader_continues_at_once_with_a_hundred_thousand_entries_in_flight() {
     let log = SharedLog::in_memory().unwrap();
     let ran = Arc::new(Ran::default());
     let first = member(&log, 0, &ran, Candidacy::First).await;
@@ -146,11 +146,11 @@ async fn a_new_leader_goes_on_at_once_with_a_hundred_thousand_entries_in_flight(
     let begun = Instant::now();
     second.partitions().lead(P).await.unwrap();
     let leads = begun.elapsed();
-    until("it goes on", || ran.by[1].load(Ordering::SeqCst) > 0).await;
+    until("it starts entries", || ran.by[1].load(Ordering::SeqCst) > 0).await;
     let goes_on = begun.elapsed();
-    crate::place::say(&format!("leads after {leads:?}, goes on after {goes_on:?}"));
+    crate::place::say(&format!("leads after {leads:?}, starts entries after {goes_on:?}"));
     let bound = if cfg!(debug_assertions) { 10 } else { 1 };
-    assert!(goes_on < Duration::from_secs(bound), "it goes on after {goes_on:?}");
+    assert!(goes_on < Duration::from_secs(bound), "it starts entries after {goes_on:?}");
     first.shutdown(Drain::now()).await.unwrap();
     second.shutdown(Drain::now()).await.unwrap();
 }

@@ -1,6 +1,6 @@
-//! Several runtimes over one log on disk: they take over from each other, all start
-//! again, after a torn write too; one that the log has left behind takes its rows over
-//! from another; rows of another log are refused.
+//! Several runtimes over one log on disk: they take over from each other and all restart, also
+//! after a torn write; one that lacks trimmed records copies the rows of another; rows of another
+//! log are refused.
 
 use std::{
     fs,
@@ -41,11 +41,11 @@ async fn all_end(runtime: &Runtime, entries: &[EntryId]) {
     for id in entries {
         let entry = runtime.attach(*id);
         let ended = tokio::time::timeout(super::PATIENCE, entry.result::<u64>()).await;
-        ended.expect("its end is told").unwrap();
+        ended.expect("its end is reported").unwrap();
     }
 }
 
-/// All tell how the entries ended, and have the same rows; then they go down.
+/// All report the same outcomes and have the same rows; then they shut down.
 async fn all_agree_and_go(runtimes: [Runtime; 3], entries: &[EntryId]) {
     for runtime in &runtimes {
         all_end(runtime, entries).await;
@@ -80,20 +80,20 @@ async fn replicas_on_disk_take_over_and_all_start_again() {
     let third = start(2, Candidacy::Never).await;
     let mut entries = some(&first, 200).await;
     entries.extend(some(&second, 200).await);
-    until("it is under way", || ran.by[0].load(Ordering::SeqCst) > 20).await;
-    // As in a crash: nobody is told.
+    until("it is running", || ran.by[0].load(Ordering::SeqCst) > 20).await;
+    // As in a crash: without notice.
     drop(first);
     until("the standby leads", || role(&second) == "leader").await;
     entries.extend(some(&third, 50).await);
     all_end(&third, &entries).await;
     until("equal replicas", || same_rows(&second, &third)).await;
-    // One goes as in a crash, one in order.
+    // One stops as in a crash, one cleanly.
     drop(second);
     third.shutdown(Drain::now()).await.unwrap();
     drop((third, log));
 
     let log = site.log();
-    // The one first that went in order: the log may have forgotten what the others lack.
+    // The one that stopped cleanly starts first: the log may lack records that the others need.
     let third = site.start(&log, 2).await.unwrap();
     let first = site.start(&log, 0).await.unwrap();
     let second = site.start(&log, 1).await.unwrap();
@@ -109,7 +109,7 @@ async fn a_torn_tail_of_the_shared_log_is_cut_for_all_replicas() {
     let entries = some(&second, 100).await;
     all_end(&second, &entries).await;
     until("equal replicas", || same_rows(&first, &second)).await;
-    // As kill -9 leaves it, in the midst of a write.
+    // As left by kill -9 in the middle of a write.
     let site = Site::new();
     fault::copy_dir(live.0.path(), site.0.path()).unwrap();
     drop((first, second, log));
@@ -120,7 +120,7 @@ async fn a_torn_tail_of_the_shared_log_is_cut_for_all_replicas() {
         .max_by_key(|path| fs::metadata(path).unwrap().len())
         .unwrap();
     let mut bytes = fs::read(&journal).unwrap();
-    // The head of a record and not all of what it announces.
+    // The header of a record with only a part of its contents.
     bytes.extend([0x11, 0x22, 0x33, 0x44, 0x00, 0x10, 0x01, 0xaa, 0xbb]);
     fs::write(&journal, bytes).unwrap();
 
@@ -136,9 +136,9 @@ async fn a_torn_tail_of_the_shared_log_is_cut_for_all_replicas() {
     second.shutdown(Drain::now()).await.unwrap();
 }
 
-/// Three lives: of two replicas one stays behind; the log forgets what it lacks.
+/// Three runs: one of two replicas stays behind, and the log trims records that it lacks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_the_log_has_left_behind_takes_its_rows_over_from_another() {
+async fn a_replica_that_lacks_trimmed_records_copies_rows() {
     let site = Site::new();
     let log = site.log();
     let (first, second) = (site.start(&log, 0).await.unwrap(), site.start(&log, 1).await.unwrap());
@@ -148,12 +148,12 @@ async fn a_replica_that_the_log_has_left_behind_takes_its_rows_over_from_another
     second.shutdown(Drain::now()).await.unwrap();
     entries.extend(some(&first, 100).await);
     all_end(&first, &entries).await;
-    // It goes last: what all that are there have in files is trimmed.
+    // It stops last: everything that all present replicas have in files is trimmed.
     first.shutdown(Drain::now()).await.unwrap();
     drop((first, second, log));
 
     let log = site.log();
-    let alone = site.start(&log, 1).await.err().expect("there is nobody to take it from");
+    let alone = site.start(&log, 1).await.err().expect("there is no replica to copy from");
     let RuntimeError::Node(NodeError::Gap { applied: found, first, .. }) = &alone else {
         panic!("{alone}")
     };
@@ -163,7 +163,7 @@ async fn a_replica_that_the_log_has_left_behind_takes_its_rows_over_from_another
     let first = site.start(&log, 0).await.unwrap();
     let under_way = some(&first, 200).await;
     let second = site.start(&log, 1).await.unwrap();
-    // One that has nothing at all.
+    // A replica with no rows at all.
     let third = site.start(&log, 2).await.unwrap();
     entries.extend(under_way);
     second.partitions().lead(P).await.unwrap();
@@ -180,7 +180,7 @@ async fn rows_are_not_started_with_another_log_than_theirs() {
         all_end(&runtime, &some(&runtime, 20).await).await;
         runtime.shutdown(Drain::now()).await.unwrap();
     }
-    // As many records in both: positions tell nothing.
+    // Equal numbers of records in both: positions do not distinguish them.
     let log = other.log();
     let error = site.start(&log, 0).await.err().expect("they are of another log");
     let RuntimeError::Node(NodeError::OtherLog { path, rows, log: found }) = &error else {
@@ -198,7 +198,7 @@ fn remove(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_were_removed_are_made_from_the_log_of_another() {
+async fn removed_rows_are_rebuilt_from_the_log_of_another() {
     let site = Site::new();
     let log = site.log();
     let first = site.start(&log, 0).await.unwrap();

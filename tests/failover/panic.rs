@@ -1,4 +1,4 @@
-//! Actors that panic: the replica is built anew, everybody who waits is answered.
+//! Actors that panic: the replica is rebuilt, and all waiting callers are answered.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -10,7 +10,7 @@ use forebay::{Candidacy, Drain, EnqueueError, SharedLog, error::NodeError};
 use super::{P, Ran, member, role, until, work};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_or_a_supervisor_that_panics_is_built_anew() {
+async fn a_panicking_partition_or_supervisor_is_rebuilt() {
     for breaks_supervisor in [false, true] {
         let log = SharedLog::in_memory().unwrap();
         let ran = Arc::new(Ran::default());
@@ -22,20 +22,20 @@ async fn a_partition_or_a_supervisor_that_panics_is_built_anew() {
         until("they run", || ran.now.load(Ordering::SeqCst) > 10).await;
         let epoch = only.partitions().list().unwrap()[0].epoch;
         only.node().break_replica(P, breaks_supervisor).unwrap();
-        until("it leads anew", || only.partitions().list().unwrap()[0].epoch > epoch).await;
+        until("it leads again", || only.partitions().list().unwrap()[0].epoch > epoch).await;
         until("it is open", || only.partitions().list().unwrap()[0].open).await;
         only.enqueue(work(1)).await.unwrap();
         for entry in &entries {
             let ended = tokio::time::timeout(super::PATIENCE, entry.result::<u64>()).await;
-            ended.expect("its end is told").unwrap();
+            ended.expect("its end is reported").unwrap();
         }
-        assert_eq!(ran.now.load(Ordering::SeqCst), 0, "no handler of before is left");
+        assert_eq!(ran.now.load(Ordering::SeqCst), 0, "no earlier handler is left");
         only.shutdown(Drain::now()).await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_that_panics_too_often_stops_for_a_while_and_says_why() {
+async fn a_replica_that_panics_too_often_stops_and_reports_why() {
     let log = SharedLog::in_memory().unwrap();
     let ran = Arc::new(Ran::default());
     let first = member(&log, 0, &ran, Candidacy::First).await;
@@ -47,7 +47,7 @@ async fn a_replica_that_panics_too_often_stops_for_a_while_and_says_why() {
             let view = first.partitions().list().unwrap()[0].clone();
             view.stopped.is_some() || view.epoch > epoch
         };
-        until("it was built anew, or stopped", changed).await;
+        until("it was rebuilt, or stopped", changed).await;
     }
     let view = first.partitions().list().unwrap()[0].clone();
     assert!(view.stopped.is_some_and(|why| why.contains("panicked")), "{}", view.role);
@@ -62,7 +62,7 @@ async fn a_replica_that_panics_too_often_stops_for_a_while_and_says_why() {
     second.enqueue(work(1)).await.unwrap().result::<u64>().await.unwrap();
     until("the first one is back, and follows", || role(&first) == "follower").await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(role(&second), "leader", "it does not take over from whoever leads");
+    assert_eq!(role(&second), "leader", "it does not take over from the leader");
     first.shutdown(Drain::now()).await.unwrap();
     second.shutdown(Drain::now()).await.unwrap();
 }

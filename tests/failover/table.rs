@@ -1,4 +1,4 @@
-//! Partitions that one of several runtimes spawns and drops.
+//! Partitions spawned and dropped by one of several runtimes.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ async fn partitions_that_one_runtime_spawns_or_drops_are_seen_by_the_others() {
     for entry in &entries {
         entry.result::<u64>().await.unwrap();
     }
-    // Whoever led them goes: the other one has them.
+    // The leader stops: the other one has them.
     drop(first);
     for partition in [low, high] {
         second.partitions().lead(partition).await.unwrap();
@@ -46,10 +46,10 @@ async fn partitions_that_one_runtime_spawns_or_drops_are_seen_by_the_others() {
     second.shutdown(Drain::now()).await.unwrap();
 }
 
-/// It was in no list, whoever asked for it was told that nobody owns its keys, and what
-/// looks for partitions that have stopped did not find it.
+/// Regression: it was in no list, requests for it were told that its keys have no owner, and the
+/// search for stopped partitions did not find it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_of_another_runtime_that_stops_at_its_start_is_seen_to_have_stopped() {
+async fn a_partition_of_another_runtime_that_stops_at_its_start_is_listed_as_stopped() {
     let inner = Arc::new(FaultLog::new(MemoryLog::new()));
     let log = SharedLog::over(inner.clone(), Arc::new(MemoryMetadata::new()), TrimLog::Never);
     let (log, ran) = (log.unwrap(), Arc::new(Ran::default()));
@@ -58,7 +58,7 @@ async fn a_partition_of_another_runtime_that_stops_at_its_start_is_seen_to_have_
     other.drop_partition(P).await.unwrap();
     until("it is dropped", || leads.partitions().list().unwrap().is_empty()).await;
     inner.plan(1, LogFault::Fail);
-    // Its replica here may hear of it, too, and stop.
+    // Its replica here may be notified too, and stop.
     let spawned = other.spawn_partition(PartitionSpec::range(0..=u64::MAX)).await;
     if spawned.is_err() {
         let status = other.node().status().unwrap();

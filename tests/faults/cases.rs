@@ -27,7 +27,7 @@ use forebay_storage::{
 use super::{Row, settled};
 
 const P: PartitionId = PartitionId(0);
-/// Entries that are acknowledged before a snapshot is taken, and as many after it.
+/// Number of entries acknowledged before a snapshot is taken, and again after it.
 const ENTRIES: u64 = 60;
 
 const KEPT: &str = "everything acknowledged is there";
@@ -46,7 +46,7 @@ fn builder() -> forebay::Builder {
 }
 
 fn entry(n: u64) -> Entry {
-    // Some bulk, so that files have more than headers.
+    // Some bulk, so that files contain more than headers.
     Entry::to("echo").key(&"x".repeat(300)).json(&n).unwrap()
 }
 
@@ -62,7 +62,7 @@ async fn fill(runtime: &Runtime, first: u64) -> Vec<EntryId> {
     acknowledged
 }
 
-/// Fails unless all entries are there with their results.
+/// Fails unless all entries exist with their results.
 async fn check(runtime: &Runtime, acknowledged: &[EntryId]) {
     for (n, id) in (0..).zip(acknowledged) {
         let result = runtime.attach(*id).result::<u64>().await;
@@ -71,7 +71,7 @@ async fn check(runtime: &Runtime, acknowledged: &[EntryId]) {
 }
 
 impl Site {
-    /// A directory as kill -9 leaves it (`crashed`), or an orderly end.
+    /// A directory as left by kill -9 (`crashed`), or by a clean shutdown.
     async fn new(crashed: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let live = dir.path().join("live");
@@ -104,7 +104,7 @@ impl Site {
         settled(&error.to_string(), self.dir.path())
     }
 
-    /// A restore from the snapshot (and the log of the directory), then all is there.
+    /// Restores from the snapshot (and the log of the directory), and checks that all is there.
     async fn restored(&self, with_log: bool) {
         let (from, to) = (self.dir.path().join("snapshot"), self.dir.path().join("new"));
         let data = self.data();
@@ -144,7 +144,7 @@ impl Site {
         )]
         let at = (bytes.len() as f64 * share) as usize;
         bytes[at] ^= 0x04;
-        // Not through the file itself: a snapshot may share it.
+        // A new file, because a snapshot may share the old one.
         fs::remove_file(path).unwrap();
         fs::write(path, bytes).unwrap();
     }
@@ -177,8 +177,8 @@ pub(super) async fn all() -> Vec<Row> {
     ]
 }
 
-/// The log fails under a running leader: it stops, says so to everybody, and a restart
-/// finds what was acknowledged.
+/// The log fails under a running leader: it stops and reports this to all callers, and a restart
+/// finds everything acknowledged.
 async fn failed_append(fault: LogFault, name: &'static str) -> Row {
     let inner = Arc::new(FaultLog::new(MemoryLog::new()));
     let metadata = Arc::new(MemoryMetadata::new());
@@ -199,7 +199,7 @@ async fn failed_append(fault: LogFault, name: &'static str) -> Row {
     drop(runtime);
     let runtime = start().await;
     check(&runtime, &acknowledged).await;
-    // Whatever became of it, the same id stores it once.
+    // Whatever its outcome, the same id stores it once.
     let again = runtime.enqueue(doubtful.clone()).await.unwrap();
     assert_eq!(again.result::<u64>().await.unwrap(), 99);
     assert!(runtime.enqueue(doubtful).await.unwrap().was_existing());
@@ -239,8 +239,8 @@ async fn killed() -> Row {
     Row { fault: "kill -9", seen: "nothing".to_owned(), after: KEPT }
 }
 
-/// An append that was under way when the power went: never acknowledged. Half of what it
-/// changed in the journal is there.
+/// An append in progress during a power failure: never acknowledged. Half of its changes in the
+/// journal were written.
 async fn torn_tail() -> Row {
     let site = Site::new(true).await;
     let live = site.dir.path().join("torn");
@@ -255,7 +255,7 @@ async fn torn_tail() -> Row {
     drop(runtime);
     fs::remove_dir_all(site.data()).unwrap();
     fs::rename(live, site.data()).unwrap();
-    // A sector tells which write it is of, and how many sectors that has.
+    // A sector contains the number of its write, and how many sectors that has.
     let number =
         |sector: &[u8], at: usize| u32::from_be_bytes(*sector[at..].first_chunk().unwrap());
     let (of, len) = (|sector: &[u8]| number(sector, 8), |sector: &[u8]| number(sector, 16));
@@ -274,7 +274,7 @@ async fn torn_tail() -> Row {
         }
         fs::write(site.data().join("log/journal").join(file.to_string()), torn).unwrap();
     }
-    assert!(torn_sectors > 90, "it is written there: {torn_sectors} sectors");
+    assert!(torn_sectors > 90, "the record is written there: {torn_sectors} sectors");
     let runtime = site.start(&site.data()).await.unwrap();
     assert!(runtime.explain(torn_entry).await.unwrap().is_none(), "it is cut");
     runtime.shutdown(Drain::now()).await.unwrap();
@@ -300,7 +300,7 @@ async fn log_file_bit() -> Row {
     LocalLog::open(&dir.log(), &Medium::disk()).unwrap().flush().unwrap();
     drop(dir);
     Site::flip(&site.file("log", "sst"), 0.2);
-    // Rows that lack the records, so that they are read.
+    // Rows that lack the records, so that the log is read.
     fs::remove_dir_all(site.data().join("store")).unwrap();
     let seen = site.refused().await;
     site.restored(false).await;
@@ -376,7 +376,10 @@ async fn snapshot_bit() -> Row {
     Site::flip(&from.join(file), 0.5);
     let error = snapshot::restore(&from, &site.dir.path().join("new"), None).unwrap_err();
     let seen = settled(&error.to_string(), site.dir.path());
-    assert!(site.start(&site.dir.path().join("new")).await.is_err(), "half a copy opens not");
+    assert!(
+        site.start(&site.dir.path().join("new")).await.is_err(),
+        "an incomplete copy does not open"
+    );
     site.recovers().await;
     Row { fault: "a flipped bit in a snapshot", seen, after: "nothing is restored" }
 }
@@ -392,7 +395,7 @@ async fn newer_directory() -> Row {
     Row { fault: "a data directory of a newer forebay", seen, after: "nothing was changed" }
 }
 
-/// A newer forebay wrote on, and marked where.
+/// A newer forebay continued to write, behind a barrier.
 async fn version_barrier() -> Row {
     let site = Site::new(false).await;
     let dir = DataDir::open_existing(site.data()).unwrap();
@@ -430,10 +433,9 @@ async fn damaged_rule_book() -> Row {
     Row { fault: "a stored rule book that does not decode", seen, after }
 }
 
-/// Needs the right to mount a file system; where there is none the row is taken on
-/// trust, and that is said.
+/// Needs permission to mount a file system; without it the row is assumed, and a note is printed.
 async fn full_disk() -> Row {
-    // Whether the log or the rows meet it first differs from run to run.
+    // Whether the log or the rows hit it first varies between runs.
     const SAID: &str = "no space is left on the disk; free some and start again, nothing that was \
                         acknowledged is lost";
     let dir = tempfile::tempdir().unwrap();
@@ -444,7 +446,7 @@ async fn full_disk() -> Row {
     let fault = "the disk is full";
     let after = "after room was made and a restart everything acknowledged is there";
     if !mount(&["-t", "tmpfs", "-o", "size=24m", "tmpfs"]) {
-        crate::place::say("not tested here: a full disk (no right to mount a file system)");
+        crate::place::say("skipped: a full disk (no permission to mount a file system)");
         return Row { fault, seen: SAID.to_owned(), after };
     }
     let data = dir.path().join("data");

@@ -18,7 +18,7 @@ fn full<T: std::fmt::Debug>(result: Result<T, EnqueueError>) -> BacklogFull {
 }
 
 #[tokio::test]
-async fn a_full_backlog_is_a_typed_refusal_that_outlives_a_restart() {
+async fn a_full_backlog_is_a_typed_error_even_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let gate = Gate::new();
     let runtime = gate.builder().data_dir(dir.path()).partitions(2).start().await.unwrap();
@@ -37,7 +37,7 @@ async fn a_full_backlog_is_a_typed_refusal_that_outlives_a_restart() {
     full(runtime.try_enqueue(entry("s")).await);
     let again = runtime.enqueue(third).await.unwrap();
     assert_eq!((again.id(), again.was_existing()), (stored.id(), true));
-    // Another scope and work without one have room; a batch is refused as a whole.
+    // Another scope and work without a scope have room; a batch is refused as a whole.
     full(runtime.enqueue_batch(vec![entry("t"), entry("t"), entry("t")]).await);
     let limits = runtime.limits().await.unwrap();
     let s = limits.iter().find(|limit| limit.key == "s").unwrap();
@@ -47,7 +47,7 @@ async fn a_full_backlog_is_a_typed_refusal_that_outlives_a_restart() {
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
 
-    // What ran comes back to the running; two wait as before.
+    // The running entry runs again; two wait as before.
     let gate = Gate::new();
     let runtime = gate.builder().data_dir(dir.path()).start().await.unwrap();
     gate.until_running(2).await;

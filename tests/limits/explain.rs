@@ -14,7 +14,7 @@ async fn explain(runtime: &Runtime, id: EntryId) -> ExplainView {
     runtime.explain(id).await.unwrap().unwrap()
 }
 
-/// What is in the way, in one word each.
+/// The reasons, in short form.
 fn reasons(explained: &ExplainView) -> Vec<String> {
     let word = |reason: &Reason| match reason {
         Reason::Concurrency { key, usage, limit, pattern, .. } => {
@@ -30,7 +30,7 @@ fn reasons(explained: &ExplainView) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_entry_is_told_everything_that_is_in_its_way() {
+async fn every_entry_gets_all_its_reasons() {
     let gate = Gate::new();
     let runtime = gate.builder().in_memory().partitions(1).max_running(3).start().await.unwrap();
     let slow = Limits {
@@ -70,7 +70,7 @@ async fn every_entry_is_told_everything_that_is_in_its_way() {
     }
     let tail = explain(&runtime, third.id()).await;
     assert_eq!(tail.ahead, Some(1));
-    assert_eq!(reasons(&tail)[0], "behind 1", "not the head: the same, and its place");
+    assert_eq!(reasons(&tail)[0], "behind 1", "not the head: the same, plus its place");
     assert_eq!(reasons(&tail)[1..], all);
     let dry = explain(&runtime, fourth.id()).await;
     assert_eq!(reasons(&dry), ["t dry by t", "capacity 3"]);
@@ -88,7 +88,7 @@ async fn every_entry_is_told_everything_that_is_in_its_way() {
 }
 
 #[tokio::test]
-async fn pauses_and_times_are_told_too() {
+async fn pauses_and_times_are_reported_too() {
     let gate = Gate::new();
     let runtime = gate.builder().in_memory().start().await.unwrap();
     let at = SystemTime::now() + Duration::from_secs(3600);
@@ -106,7 +106,7 @@ async fn pauses_and_times_are_told_too() {
 }
 
 #[tokio::test]
-async fn limits_are_listed_while_they_are_used_or_waited_for() {
+async fn limits_are_listed_while_in_use_or_with_waiters() {
     let gate = Gate::new();
     let runtime = gate.builder().in_memory().partitions(2).start().await.unwrap();
     assert_eq!(runtime.limits().await.unwrap(), []);

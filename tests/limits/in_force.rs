@@ -10,7 +10,7 @@ use forebay_messages::command::{Command, UpsertRuleBook};
 
 use super::{Gate, PATIENCE, enqueue, entry, until};
 
-/// Longer than it takes for what may start to start.
+/// Long enough for everything allowed to start.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,7 +35,7 @@ async fn limits_hold_from_the_first_start_after_a_restart_without_any_rule_comma
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn raising_a_limit_wakes_at_once_and_lowering_it_lets_what_runs_drain() {
+async fn raising_a_limit_wakes_at_once_and_lowering_it_drains() {
     let gate = Gate::new();
     let runtime = gate.builder().in_memory().start().await.unwrap();
     runtime.rules().upsert("s", Limits::concurrency(100)).await.unwrap();
@@ -45,7 +45,7 @@ async fn raising_a_limit_wakes_at_once_and_lowering_it_lets_what_runs_drain() {
     gate.until_running(100).await;
     runtime.rules().upsert("s", Limits::concurrency(1)).await.unwrap();
     gate.open(100);
-    // The hundred end; no second one may begin beside the one that then runs.
+    // The hundred end; no second entry may start beside the one that runs then.
     gate.until_running(1).await;
     tokio::time::sleep(A_WHILE).await;
     assert_eq!(gate.running(), 1);
@@ -86,7 +86,7 @@ async fn a_rate_delays_starts_and_is_changed_live() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_editors_the_later_one_is_told_what_changed() {
+async fn the_later_of_two_editors_learns_what_changed() {
     let runtime = Gate::new().builder().in_memory().start().await.unwrap();
     runtime.rules().upsert("s", Limits::concurrency(1)).await.unwrap();
     let seen = runtime.rules().book().unwrap();
@@ -104,7 +104,7 @@ async fn of_two_editors_the_later_one_is_told_what_changed() {
     for part in ["rule `s`", "expected version 1", "found version 2", "look at it again"] {
         assert!(text.contains(part), "no `{part}` in {text}");
     }
-    assert_eq!(runtime.rules().book().unwrap(), first, "nothing of it was made");
+    assert_eq!(runtime.rules().book().unwrap(), first, "nothing was changed");
     let history = runtime.rules().history().unwrap();
     let authors: Vec<_> = history.iter().map(|entry| entry.author.to_string()).collect();
     assert_eq!(authors, ["", "ann"]);
@@ -113,7 +113,7 @@ async fn of_two_editors_the_later_one_is_told_what_changed() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// The version of the book that a partition has applied.
+/// The version of the book applied by a partition.
 fn applied(runtime: &Runtime, partition: PartitionId) -> BookVersion {
     runtime.node().applied_rule_book(partition).unwrap().version()
 }
@@ -154,7 +154,7 @@ fn create(pattern: &str, limit: u32) -> RuleChange {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_book_that_one_partitions_log_told_of_first_reaches_the_others() {
+async fn a_book_first_known_from_one_partitions_log_reaches_the_others() {
     let runtime = Gate::new().builder().in_memory().partitions(3).start().await.unwrap();
     let book = RuleBook::default().apply(&[create("s", 1)], forebay::Timestamp(1), 9);
     let book = book.unwrap().book;

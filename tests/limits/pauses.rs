@@ -1,4 +1,4 @@
-//! Pauses by rule, and the limits that are refused.
+//! Pauses by rule, and refused limits.
 
 use std::{
     sync::{
@@ -15,14 +15,14 @@ use forebay::{
 
 use super::{Gate, PATIENCE, enqueue, until};
 
-/// Longer than it takes for what may start to start.
+/// Long enough for everything allowed to start.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 async fn ended(entry: &EntryHandle) {
-    tokio::time::timeout(PATIENCE, entry.outcome()).await.expect("it ends").unwrap();
+    tokio::time::timeout(PATIENCE, entry.outcome()).await.expect("the entry ends").unwrap();
 }
 
-/// What is in an entry's way, as far as pauses go: the key or service, and the pattern.
+/// The pauses that block an entry: key or service, and pattern.
 async fn paused_by(runtime: &Runtime, entry: &EntryHandle) -> Vec<String> {
     let explained = runtime.explain(entry.id()).await.unwrap().expect("it is stored");
     let word = |reason: &Reason| match reason {
@@ -35,13 +35,13 @@ async fn paused_by(runtime: &Runtime, entry: &EntryHandle) -> Vec<String> {
     explained.blocked_by.iter().filter_map(|block| word(&block.reason)).collect()
 }
 
-/// A service `mail` whose handlers end at once, beside `gate`.
+/// Adds a service `mail` whose handlers end at once to `gate`.
 fn with_mail(gate: &Gate) -> Builder {
     gate.builder().handler("mail", |_: Context, (): ()| async { Ok::<_, HandlerError>(()) })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_paused_tenant_starts_nothing_until_it_is_resumed_even_over_a_restart() {
+async fn a_paused_tenant_starts_nothing_until_resumed_even_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let gate = Gate::new();
     let runtime = gate.builder().data_dir(dir.path()).partitions(2).start().await.unwrap();
@@ -56,10 +56,10 @@ async fn a_paused_tenant_starts_nothing_until_it_is_resumed_even_over_a_restart(
     ended(&runs).await;
     ended(&other).await;
     tokio::time::sleep(A_WHILE).await;
-    assert_eq!(gate.running(), 0, "what runs goes on, nothing starts");
+    assert_eq!(gate.running(), 0, "running entries continue, nothing starts");
     assert_eq!(paused_by(&runtime, &waits).await, ["acme by acme"]);
     let limits = runtime.limits().await.unwrap();
-    let shown = limits.iter().find(|limit| limit.key == "acme").expect("it is waited for");
+    let shown = limits.iter().find(|limit| limit.key == "acme").expect("it has waiters");
     assert_eq!((shown.paused.as_deref(), shown.limit), (Some("acme"), Some(3)));
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
@@ -72,7 +72,7 @@ async fn a_paused_tenant_starts_nothing_until_it_is_resumed_even_over_a_restart(
     assert!(runtime.rules().resume("acme").await.unwrap());
     gate.until_running(2).await;
     let book = runtime.rules().book().unwrap();
-    assert_eq!(book.len(), 1, "a rule that was there for the pause alone is gone: {book:?}");
+    assert_eq!(book.len(), 1, "a rule that only held the pause is deleted: {book:?}");
     assert!(!runtime.rules().resume("acme").await.unwrap(), "it is not paused any more");
     runtime.shutdown(Drain::now()).await.unwrap();
 }
@@ -111,9 +111,9 @@ async fn a_paused_service_starts_nothing_whatever_the_scope() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// `upsert` lifted every limit that it was not given, unlike `forebay rules set`.
+/// Regression: `upsert` removed every limit that it was not given, unlike `forebay rules set`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_upsert_keeps_what_it_does_not_name_and_replace_lifts_it() {
+async fn upsert_keeps_other_limits_and_replace_removes_them() {
     let runtime = Gate::new().builder().in_memory().start().await.unwrap();
     let rules = runtime.rules();
     let limits = || {
@@ -136,9 +136,9 @@ async fn an_upsert_keeps_what_it_does_not_name_and_replace_lifts_it() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// A zero was taken as one.
+/// Regression: a zero was taken as one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_limit_of_zero_is_refused_and_the_error_says_what_to_use() {
+async fn a_limit_of_zero_is_refused_with_advice() {
     let runtime = Gate::new().builder().in_memory().start().await.unwrap();
     let rate = |tokens, period_ms, burst| Limits {
         rate: Some(Rate { tokens, period_ms, burst }),
@@ -171,10 +171,10 @@ async fn a_limit_of_zero_is_refused_and_the_error_says_what_to_use() {
     }
 }
 
-/// A change that was in force was reported as an error when the history could not be
+/// Regression: a change that was in force was reported as an error if the history could not be
 /// written after it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_that_is_refused_because_of_the_history_is_not_in_force() {
+async fn a_change_refused_because_of_the_history_is_not_in_force() {
     use forebay_storage::{
         DataDir, Medium,
         metadata::{LocalMetadata, MetaKey, MetadataStore, Precondition},
@@ -199,7 +199,7 @@ async fn a_change_that_is_refused_because_of_the_history_is_not_in_force() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// A scope of a partition.
+/// A scope routed to a partition.
 fn scope_of(runtime: &Runtime, at: usize) -> String {
     let partition = runtime.node().partitions()[at];
     let scopes = (0..).map(|n| format!("scope-{n}"));
@@ -207,14 +207,14 @@ fn scope_of(runtime: &Runtime, at: usize) -> String {
         let name = forebay::VQueueName::service("gate").with_scope(scope);
         runtime.node().route(name.partition_key(None, &[0; 16])).unwrap() == partition
     };
-    scopes.into_iter().find(here).expect("there are enough")
+    scopes.into_iter().find(here).expect("one of the scopes is routed there")
 }
 
-/// Only the partition with most slots was told to give one up. Its entries never ended, and
-/// another one kept its slot for its own work: the third partition got none before that
-/// was done.
+/// Regression: only the partition with most slots was told to give one up. Its entries never ended,
+/// and another one kept its slot for its own work: the third partition got none until that was
+/// done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_partition_gets_a_slot_beside_one_whose_entries_never_end() {
+async fn a_partition_gets_a_slot_even_if_entries_of_another_never_end() {
     const QUICK: usize = 2_000;
     let gate = Gate::new();
     let ran = Arc::new(AtomicUsize::new(0));
@@ -244,7 +244,7 @@ async fn a_partition_gets_a_slot_beside_one_whose_entries_never_end() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// The format that each partition of a directory at rest needs.
+/// The format required by each partition of a closed directory.
 fn formats_needed(path: &std::path::Path) -> Vec<u64> {
     use forebay_engine::partition::{rows::FsmSlot, store::fsm_number};
     use forebay_messages::PartitionId;
@@ -258,9 +258,10 @@ fn formats_needed(path: &std::path::Path) -> Vec<u64> {
     needed.to_vec()
 }
 
-/// An older forebay refuses a book with pauses when it applies it, and would go on without.
+/// An older forebay refuses a book with pauses when applying it, and would continue without the
+/// pauses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_book_with_pauses_comes_behind_a_barrier_and_others_do_not() {
+async fn only_a_book_with_pauses_follows_a_barrier() {
     let dir = tempfile::tempdir().unwrap();
     let start = || Gate::new().builder().data_dir(dir.path()).partitions(2).start();
     let runtime = start().await.unwrap();

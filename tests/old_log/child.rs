@@ -1,5 +1,5 @@
-//! The process that leaves the data directory: this test binary again, running one test
-//! that does something only when it is told where.
+//! The process that leaves the data directory behind: this test binary again, running one test that
+//! does nothing unless given a directory.
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
@@ -11,11 +11,11 @@ use forebay::{
 use super::{kept, replayed, tar};
 use crate::place::Place;
 
-const TEST: &str = "old_log::child::what_is_aborted";
+const TEST: &str = "old_log::child::aborted_process";
 const DIRECTORY: &str = "FOREBAY_OLD_LOG_DIRECTORY";
 const IS_FIRST: &str = "FOREBAY_OLD_LOG_FIRST";
 
-/// The services that have handlers.
+/// The services with handlers.
 pub(super) const SERVICES: [&str; 6] = ["work", "fail", "hang", "yield", "snooze", "keyed"];
 /// Scopes and idempotency keys of entries with an object key whose results are kept.
 pub(super) const KEYED: [(&str, &str); 4] =
@@ -31,7 +31,7 @@ const QUICK: RetryPolicy = RetryPolicy {
 };
 const FOREVER: Duration = Duration::MAX;
 
-/// Makes the archive and the dump of a version, with the code as it is.
+/// Generates the archive and the dump of a version, with the current code.
 pub(super) fn make(version: &str) {
     let place = Place::new();
     for (is_first, ends_well) in [("1", true), ("0", false)] {
@@ -52,7 +52,7 @@ pub(super) fn make(version: &str) {
 }
 
 #[test]
-fn what_is_aborted() {
+fn aborted_process() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
     let is_first = std::env::var(IS_FIRST).unwrap() == "1";
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -91,7 +91,7 @@ async fn live(directory: PathBuf, is_first: bool) {
         runtime.shutdown(Drain::now()).await.unwrap();
         return;
     }
-    // The abort comes in the middle of decisions and ends.
+    // The abort happens amid decisions and ends.
     let load = runtime.clone();
     tokio::spawn(async move {
         loop {
@@ -133,11 +133,11 @@ async fn work(runtime: &Runtime, turn: &str) {
     let batch = (0..10).map(|n| Entry::to("work").scope("batch").payload(format!("{turn} {n}")));
     ends.extend(runtime.enqueue_batch(batch.collect()).await.unwrap());
     ends.push(stored(Entry::to("work").scope(turn).retention(Duration::ZERO)).await);
-    // The last one leaves nothing behind, so that it may be unknown by now.
+    // The last one leaves nothing behind, so it may already be unknown.
     let _ = runtime.outcomes(&ends).await.unwrap();
 }
 
-/// Cancels (of what waits, runs, and runs for the last time), kills, pauses, new times,
+/// Cancels (of waiting and running entries, and in the last attempt), kills, pauses, reschedules,
 /// redrives and purges.
 async fn act(runtime: &Runtime, turn: &str) {
     let of = |name: &str, n: u32| Entry::to(name).scope(&format!("{turn}-{n}"));
@@ -156,7 +156,7 @@ async fn act(runtime: &Runtime, turn: &str) {
         let _ = entry.outcome().await.unwrap();
     }
     runs(stored(of("hang", 3)).await).await.kill().await.unwrap();
-    // Its handler does not listen: the request stands in the row when the process ends.
+    // Its handler does not listen: the request is in the row when the process ends.
     runs(stored(of("hang", 4)).await).await.cancel().await.unwrap();
     stored(of("work", 5).run_at(later)).await.pause().await.unwrap();
     let moved = stored(of("work", 6).run_at(later)).await;

@@ -1,5 +1,5 @@
-//! `cancel`, `kill`, `pause`, `resume`, `reschedule`, `purge` and `redrive`, on a
-//! directory in use and on one at rest.
+//! `cancel`, `kill`, `pause`, `resume`, `reschedule`, `purge` and `redrive`, on a directory in use
+//! and on one not in use.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{exec, ran};
 use crate::place::{Done, Place, Running, objects, until};
 
-/// Items 1 to 6 of scope `a`, 7 and 8 of `b`, of which 8 has a key.
+/// Items 1 to 6 of scope `a`, 7 and 8 of `b`; 8 has a key.
 const ITEMS: &str = r#"{"n":1,"scope":"a"}
 {"n":2,"scope":"a"}
 {"n":3,"scope":"a"}
@@ -18,7 +18,7 @@ const ITEMS: &str = r#"{"n":1,"scope":"a"}
 {"n":7,"scope":"b","limit_key":"x/y"}
 {"n":8,"scope":"b","key":"k"}
 "#;
-/// Well formed, and nobody's.
+/// A well-formed id of no entry.
 const NOBODY: &str = "ent_0DMI9oORqVM5I5G2Xq3JW7loIRUEovcLD";
 
 fn command_line() -> Vec<&'static str> {
@@ -26,7 +26,7 @@ fn command_line() -> Vec<&'static str> {
     exec(&["--ndjson", "--jobs", "2", "--input", "items", "--", "sh", "-c", script])
 }
 
-/// A run of which two items run until there is a file `go`, and the others wait.
+/// A run with two items that run until a file `go` exists; the others wait.
 fn start(place: &Place) -> Running {
     place.write("items", ITEMS);
     place.write("started", "");
@@ -36,7 +36,7 @@ fn start(place: &Place) -> Running {
     running
 }
 
-/// The same, and those that run are of scope `a`.
+/// The same, with running items of scope `a`.
 fn start_with_a(place: &Place) -> Running {
     start(place).kill();
     says(place, &["pause", "--scope", "b"], 0, &["2 entries paused"]);
@@ -49,7 +49,7 @@ fn run(place: &Place, words: &[&str]) -> Done {
     place.run(&[words, &["--data-dir", "data"]].concat())
 }
 
-/// Runs it; it must end with this exit code and say this on standard output.
+/// Runs it; it must end with this exit code and print this on standard output.
 #[track_caller]
 fn says(place: &Place, words: &[&str], code: i32, said: &[&str]) {
     let done = run(place, words).expect(code, &[]);
@@ -69,7 +69,7 @@ fn ids(place: &Place, more: &[&str]) -> Vec<String> {
     entries(place, more).iter().map(of).collect()
 }
 
-/// Entries by stage, finished ones by their outcome.
+/// Number of entries by stage, finished ones by outcome.
 fn stages(place: &Place) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for entry in entries(place, &[]) {
@@ -83,13 +83,14 @@ fn count(place: &Place, stage: &str) -> usize {
     stages(place).get(stage).copied().unwrap_or_default()
 }
 
-/// What waits, each way of naming it, and what is said of those it does not apply to.
+/// Waiting entries: each way to select them, and what is reported about those a command does not
+/// apply to.
 fn all_commands(place: &Place) {
     let waiting = count(place, "inbox");
     let of_b = ids(place, &["--scope", "b"]);
     assert_eq!(of_b.len(), 2);
 
-    // Nothing is changed by a dry run.
+    // A dry run changes nothing.
     says(
         place,
         &["cancel", "--scope", "b", "--dry-run"],
@@ -99,7 +100,7 @@ fn all_commands(place: &Place) {
     says(place, &["kill", "--all", "--dry-run"], 0, &["8 entries would be killed"]);
     assert_eq!(count(place, "inbox"), waiting);
 
-    // By id: each one that is not changed is told, and the exit code says so.
+    // By id: each unchanged entry is reported, and affects the exit code.
     says(place, &["pause", &of_b[0]], 0, &["1 entry paused"]);
     let already = format!("not paused: {} is already paused", of_b[0]);
     let nobody = format!("not paused: {NOBODY} is unknown or purged");
@@ -108,7 +109,7 @@ fn all_commands(place: &Place) {
     says(place, &["resume", &of_b[0]], 0, &["1 entry resumed"]);
     says(place, &["resume", &of_b[0]], 1, &["0 entries resumed", "is not paused"]);
 
-    // By filter: what it does not apply to is counted by reason.
+    // By filter: entries it does not apply to are counted by reason.
     says(place, &["resume", "--scope", "b"], 0, &["1 entry resumed", "1 not resumed: not paused"]);
     says(place, &["pause", "--scope", "b", "--limit-key", "x"], 0, &["1 entry paused"]);
     says(place, &["resume", "--stage", "paused"], 0, &["1 entry resumed"]);
@@ -133,14 +134,14 @@ fn all_commands(place: &Place) {
     says(place, &["reschedule", "--now", "--scope", "b"], 0, &["2 entries rescheduled"]);
     assert!(run_at(&of_b[1]) < before - 3_600_000);
 
-    // What waits and is canceled has ended.
+    // A canceled waiting entry has ended.
     says(place, &["cancel", &of_b[0]], 0, &["1 entry canceled"]);
     says(place, &["cancel", &of_b[0]], 1, &["0 entries canceled", "is already finished"]);
     says(place, &["kill", &of_b[1]], 0, &["1 entry killed"]);
     assert_eq!((count(place, "canceled"), count(place, "killed")), (1, 1));
     assert_eq!(ids(place, &["--outcome", "canceled"]), [of_b[0].clone()]);
 
-    // Who ended it by hand gets it back by name only.
+    // Entries ended by hand are redriven only by name.
     says(place, &["redrive", "--scope", "b"], 0, &["0 entries redriven"]);
     says(place, &["redrive", &of_b[0], &of_b[1]], 0, &["2 entries redriven"]);
     says(place, &["redrive", &of_b[0]], 1, &["is not finished"]);
@@ -156,7 +157,7 @@ fn all_commands(place: &Place) {
     assert_eq!(ids(place, &["--scope", "b"]), [""; 0]);
 }
 
-/// Whole queues, of those that have something waiting.
+/// Whole queues, of those with waiting entries.
 fn queues(place: &Place) {
     let queues = place.json(&["queues", "--data-dir", "data", "--scope", "a"]);
     let queue = queues[0]["id"].as_str().unwrap();
@@ -176,7 +177,7 @@ fn on_a_directory_in_use() {
     all_commands(&place);
     queues(&place);
 
-    // A paused queue starts nothing when there is room.
+    // A paused queue starts nothing even if there is room.
     let queues = place.json(&["queues", "--data-dir", "data", "--scope", "a"]);
     let queue = queues[0]["id"].as_str().unwrap().to_owned();
     says(&place, &["pause", "--queue", &queue], 0, &[]);
@@ -189,13 +190,13 @@ fn on_a_directory_in_use() {
     assert_eq!(ran(&place, "started").len(), 2);
     says(&place, &["cancel", first, second], 1, &["0 entries canceled"]);
 
-    // Back they come, and now everything may run.
+    // They are redriven, and now everything may run.
     says(&place, &["redrive", first], 0, &["1 entry redriven"]);
     says(&place, &["resume", "--queue", &queue], 0, &["1 queue resumed"]);
     place.write("go", "");
-    // It does not wait for what it has told of already; the same command line does.
+    // It does not wait for items already reported; the same command line does.
     running.end().expect(1, &["2 canceled, 2 killed"]);
-    // Those that were purged it has never seen.
+    // It has never seen the purged ones.
     place.run(&command_line()).expect(1, &[]);
     assert_eq!((count(&place, "success"), count(&place, "canceled")), (7, 1));
 }
@@ -210,14 +211,14 @@ fn on_a_directory_at_rest() {
     assert_eq!(stages(&place), BTreeMap::from([("canceled".to_owned(), 6)]));
     says(&place, &["purge", "--all"], 0, &["6 entries purged"]);
     assert!(stages(&place).is_empty());
-    assert_eq!(ran(&place, "started").len(), 2, "changing things starts nothing");
+    assert_eq!(ran(&place, "started").len(), 2, "commands start nothing");
 }
 
 #[test]
 fn a_dead_letter_is_listed_with_its_last_error_and_redriven_with_all_its_attempts() {
     let place = Place::new();
     place.write("items", "1\n2\n");
-    // What succeeds takes long enough to be seen running by the command line that waits.
+    // A succeeding command takes long enough to be seen running by the waiting command line.
     let script = "echo {} >> started; \
         test {} = 2 || { test -e fixed && sleep 0.5; } || { echo broken >&2; exit 3; }";
     let rest = exec(&["--input", "items", "--retries", "1", "--", "sh", "-c", script]);
@@ -239,7 +240,7 @@ fn a_dead_letter_is_listed_with_its_last_error_and_redriven_with_all_its_attempt
 }
 
 #[test]
-fn what_makes_no_sense_is_refused() {
+fn invalid_combinations_are_refused() {
     let place = Place::new();
     run(&place, &["kill", "--all"]).expect_refused(&["no data directory at data"]);
     place.write("items", "1\n");
@@ -263,7 +264,7 @@ fn what_makes_no_sense_is_refused() {
 }
 
 #[test]
-fn what_was_canceled_is_told_apart_from_what_failed() {
+fn canceled_entries_are_distinguished_from_failed_ones() {
     let place = Place::new();
     place.write("items", "1\n2\n3\n4\n");
     let script = "echo said {}; echo {} >> started; while ! test -e go; do sleep 0.02; done; \
@@ -297,7 +298,7 @@ fn what_was_canceled_is_told_apart_from_what_failed() {
     assert_eq!((&never["status"], &never["started_at"]), (&"canceled".into(), &Value::Null));
     assert!(never["ended_at_ms"].as_u64().unwrap() > 0);
 
-    // Another run says the same, and writes no line twice.
+    // Another run reports the same, and writes no line twice.
     place.run(&rest).expect(1, &["had failed before"]);
     assert_eq!(objects(&place.path("out/results.ndjson")).len(), 4);
 }

@@ -1,4 +1,4 @@
-//! `bench`: what it prints, what it refuses, that it leaves nothing behind.
+//! `bench`: its output, its errors, and that it leaves nothing behind.
 
 use crate::place::Place;
 
@@ -44,7 +44,7 @@ fn a_short_run_is_measured_and_leaves_nothing() {
 }
 
 #[test]
-fn what_cannot_be_run_is_refused() {
+fn impossible_options_are_refused() {
     let place = Place::new();
     for (option, value, said) in [
         ("--in-flight", "0", "--in-flight"),

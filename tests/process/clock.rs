@@ -1,5 +1,5 @@
-//! The wall clock steps forward and back, between two runs and under a running process. A
-//! preloaded library shifts the clock of the real binary.
+//! The wall clock steps forward and back, between two runs and under a running process. A preloaded
+//! library shifts the clock of the real binary.
 
 use std::{
     fs::OpenOptions,
@@ -13,7 +13,7 @@ use crate::place::{Done, Place, until};
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// A place whose `forebay` sees a shifted wall clock.
+/// A directory whose `forebay` sees a shifted wall clock.
 struct Shifted {
     place: Place,
     library: String,
@@ -33,10 +33,10 @@ impl Shifted {
         shifted
     }
 
-    /// Shifts the clock of all processes of this place, also of those that run.
+    /// Shifts the clock of all processes of this directory, including running ones.
     fn shift(&self, by_ms: i64) {
         let path = self.place.path("shift");
-        // Written over, not made anew: it is mapped.
+        // Overwritten in place, because it is mapped.
         let mut options = OpenOptions::new();
         let file = options.create(true).write(true).truncate(false).open(path);
         let mut file = file.unwrap();
@@ -56,7 +56,7 @@ impl Shifted {
     }
 }
 
-/// The shim works: otherwise the tests below test nothing.
+/// Checks that the shim works; otherwise the tests below test nothing.
 #[test]
 fn the_library_shifts_the_clock() {
     let shifted = Shifted::new();
@@ -72,10 +72,10 @@ fn the_library_shifts_the_clock() {
     assert!((3_590..=3_610).contains(&ahead), "{ahead}");
 }
 
-/// Regression: after a run under a clock that was an hour ahead, nothing started for an hour:
-/// the places of new items were later than the time.
+/// Regression: after a run with a clock that was an hour ahead, nothing started for an hour: the
+/// places of new items were in the future.
 #[test]
-fn items_run_after_a_clock_that_was_an_hour_ahead_is_set_right() {
+fn items_run_after_a_clock_an_hour_ahead_is_corrected() {
     let shifted = Shifted::new();
     let script = ["--", "sh", "-c", "echo {} >> started"];
     shifted.place.write("early", numbers(4));
@@ -93,10 +93,10 @@ fn items_run_after_a_clock_that_was_an_hour_ahead_is_set_right() {
     assert!(status.text().contains("ahead of this machine's clock"), "{}", status.text());
 }
 
-/// What waited when the clock was set right starts too, and retries wait as long as they
+/// Items that waited when the clock was corrected start too, and retries wait as long as they
 /// should.
 #[test]
-fn items_that_wait_run_after_the_clock_is_set_back() {
+fn waiting_items_run_after_the_clock_is_set_back() {
     let shifted = Shifted::new();
     shifted.place.write("items", numbers(6));
     shifted.shift(HOUR_MS);
@@ -112,10 +112,10 @@ fn items_that_wait_run_after_the_clock_is_set_back() {
     assert_eq!(ran(&shifted.place, "started").len(), 7);
 }
 
-/// Regression: a running process whose clock was set back by a minute stood still for that
-/// minute. With retries, so that times in the near future are waited for, too.
+/// Regression: a running process whose clock was set back by a minute did nothing for that minute.
+/// With retries, so that times in the near future are covered too.
 #[test]
-fn a_running_process_goes_on_when_its_clock_steps() {
+fn a_running_process_continues_when_its_clock_steps() {
     for step_ms in [-60_000, -HOUR_MS, HOUR_MS] {
         let shifted = Shifted::new();
         shifted.place.write("items", numbers(40));

@@ -1,4 +1,4 @@
-//! Data directories that cannot be used, or not now.
+//! Data directories that cannot be used, or not yet.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use forebay_storage::DataDir;
 use super::{exec, numbers, ran};
 use crate::place::{Place, say, until};
 
-/// Enough for the stores' first files, little enough to be full soon.
+/// Enough for the stores' first files, and soon full.
 const SMALL_DISK: &str = "size=40m";
 
 #[test]
-fn one_in_use_is_refused_and_the_first_run_goes_on() {
+fn a_directory_in_use_is_refused_and_the_first_run_continues() {
     let place = Place::new();
     place.write("items", numbers(3));
     let script = "echo {} >> started; while ! test -e go; do sleep 0.02; done";
@@ -29,7 +29,7 @@ fn one_in_use_is_refused_and_the_first_run_goes_on() {
 }
 
 #[test]
-fn one_that_somebody_looks_at_is_waited_for() {
+fn exec_waits_for_a_directory_being_inspected() {
     let place = Place::new();
     place.write("items", numbers(2));
     place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &[]);
@@ -49,7 +49,7 @@ fn one_that_somebody_looks_at_is_waited_for() {
 }
 
 #[test]
-fn what_is_none_is_refused_and_left_alone() {
+fn an_unrelated_directory_is_refused_and_unchanged() {
     let place = Place::new();
     place.write("items", "1\n");
     std::fs::create_dir(place.path("other")).unwrap();
@@ -89,7 +89,7 @@ impl Drop for Mount<'_> {
 }
 
 #[test]
-fn a_read_only_one_is_refused_and_works_when_it_can_be_written_again() {
+fn a_read_only_directory_is_refused_until_it_is_writable() {
     let place = Place::new();
     place.write("items", numbers(5));
     place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &["5 succeeded"]);
@@ -111,7 +111,7 @@ fn a_read_only_one_is_refused_and_works_when_it_can_be_written_again() {
 }
 
 #[test]
-fn a_full_disk_loses_nothing_that_was_accepted() {
+fn a_full_disk_loses_nothing_accepted() {
     let place = Place::new();
     std::fs::create_dir(place.path("data")).unwrap();
     let tmpfs = ["-t", "tmpfs", "-o", SMALL_DISK, "forebay-test"];
@@ -119,16 +119,16 @@ fn a_full_disk_loses_nothing_that_was_accepted() {
         return say("no mounts for this user: a full disk is not tested");
     };
     place.write("items", numbers(2_000));
-    // Each keeps some 29 KB as its result.
+    // Each stores some 29 KB as its result.
     let script = "echo {} >> started; head -c 8192 /dev/urandom | od -An -v -tx1";
     let rest = ["--input", "items", "--jobs", "4", "--", "sh", "-c", script];
     let running = place.start(&exec(&rest));
     until("some have started", || ran(&place, "started").len() >= 40);
-    // `data` becomes full below the run.
+    // `data` becomes full during the run.
     place.system("dd", &["if=/dev/zero", "of=data/ballast", "bs=64k"]);
     let done = running.end().expect(2, &["error: ", "No space left on device"]);
-    assert!(!done.stdout.is_empty(), "what had ended was not told");
-    // Full at the start, too. Looking needs no space.
+    assert!(!done.stdout.is_empty(), "ended items were not reported");
+    // Full at the start, too. Inspection needs no space.
     place.run(&exec(&rest)).expect_refused(&["No space left on device"]);
     let count = place.run(&["entries", "--count", "--data-dir", "data"]).expect(0, &[]).text();
     assert!(count.trim().parse::<u64>().unwrap() > 0, "{count}");
@@ -137,7 +137,7 @@ fn a_full_disk_loses_nothing_that_was_accepted() {
     let before = place.json(&["entries", "--data-dir", "data", "--limit", "5000"]);
     let accepted = before.as_array().unwrap().len();
     assert!(accepted > 0, "nothing was accepted before the disk was full");
-    // The results of all do not fit without the ballast either.
+    // The results of all do not fit even without the ballast.
     let has_grown = place.system("mount", &["-o", "remount,size=400m", "data"]);
     assert!(has_grown, "the disk cannot grow");
     let items_before: Vec<u64> = ran(&place, "started");

@@ -1,4 +1,4 @@
-//! The sessions in docs/commands.md and docs/exec.md are what happens.
+//! The sessions in docs/commands.md and docs/exec.md match reality.
 
 use std::{fmt::Write as _, path::Path, process::Stdio};
 
@@ -8,10 +8,10 @@ const COMMANDS: &str = include_str!("../../docs/commands.md");
 const EXEC: &str = include_str!("../../docs/exec.md");
 /// Between the outputs of two commands.
 const MARK: &str = "--- next ---";
-/// Stands for what differs from time to time.
+/// Stands for variable text.
 const ANYTHING: char = '…';
 
-/// The commands of a document's sessions, each with what it says.
+/// The commands of a document's sessions, each with its expected output.
 fn sessions(text: &str) -> Vec<(String, Vec<String>)> {
     let mut commands: Vec<(String, Vec<String>)> = Vec::new();
     let mut is_session = false;
@@ -29,7 +29,7 @@ fn sessions(text: &str) -> Vec<(String, Vec<String>)> {
     commands
 }
 
-/// Whether a line says what it should, whatever the width of columns.
+/// Whether a line matches, whatever the width of columns.
 fn is_as_told(line: &str, told: &str) -> bool {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let (line, told) = (words(line), words(told));
@@ -59,12 +59,12 @@ fn are_as_told(said: &[&str], told: &[String]) -> bool {
 }
 
 #[test]
-fn the_sessions_about_commands_are_what_happens() {
+fn the_sessions_in_commands_md_are_correct() {
     check(COMMANDS);
 }
 
 #[test]
-fn the_sessions_about_exec_are_what_happens() {
+fn the_sessions_in_exec_md_are_correct() {
     check(EXEC);
 }
 

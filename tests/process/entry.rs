@@ -1,5 +1,4 @@
-//! What is shown of entries: what they are, how their attempts went, what came of them; and
-//! long lists.
+//! What is shown of entries: their contents, attempts and outcomes; and long lists.
 
 use forebay::{Context, Drain, Entry, HandlerError, RetryPolicy, Runtime};
 use serde_json::{Value, json};
@@ -46,7 +45,7 @@ fn an_item_of_exec_is_shown_with_its_command_attempts_and_outputs() {
     let shown = asked(&place, &["entry", id]);
     let attempts = shown["failed_attempts"].as_array().unwrap();
     let numbers: Vec<_> = attempts.iter().map(|attempt| attempt["number"].clone()).collect();
-    assert_eq!(numbers, [1, 2], "the third one is the outcome");
+    assert_eq!(numbers, [1, 2], "the third is the outcome");
     assert!(attempts.iter().all(|attempt| attempt["text"] == "exit code 1: no 2"), "{shown}");
     assert!(attempts[0]["ended_at"].as_u64() <= attempts[1]["started_at"].as_u64());
     let said = text(&place, &["entry", id]);
@@ -103,9 +102,9 @@ async fn the_last_failed_attempts_and_the_payload_of_any_entry_are_shown() {
     }
 }
 
-/// All entries were one answer: with a million of them it took 16 seconds and failed.
+/// Regression: all entries were one answer: with a million of them it took 16 seconds and failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn long_lists_come_in_pages_and_lose_nothing() {
+async fn long_lists_are_paged_and_complete() {
     use forebay::control::{Control, Request, Response};
     use forebay_actors::node::EntryFilter;
 
@@ -139,9 +138,9 @@ async fn long_lists_come_in_pages_and_lose_nothing() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// A reader that goes away ends a long list, without a word.
+/// A reader that disconnects ends a long list silently.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_whose_reader_goes_away_ends_quietly() {
+async fn a_list_ends_quietly_when_its_reader_disconnects() {
     let place = Place::new();
     let runtime = start(&place).await;
     runtime.enqueue_batch((0..3_000).map(|_| Entry::to("none")).collect()).await.unwrap();
@@ -160,7 +159,7 @@ async fn a_list_whose_reader_goes_away_ends_quietly() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn queues_and_status_say_that_a_service_has_no_handler_here() {
+async fn queues_and_status_show_that_a_service_has_no_handler() {
     let place = Place::new();
     let runtime = start(&place).await;
     for _ in 0..3 {
@@ -179,9 +178,9 @@ async fn queues_and_status_say_that_a_service_has_no_handler_here() {
     assert!(!text(&place, &["queues"]).contains("no handler here"), "no process was asked");
 }
 
-/// Counters and earlier rule books come in parts, which the reader puts together.
+/// Counters and earlier rule books are sent in parts, which the reader combines.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn counters_and_rule_books_come_in_parts() {
+async fn counters_and_rule_books_are_sent_in_parts() {
     use forebay::{
         Limits,
         control::{Control, Request, Response},

@@ -15,7 +15,7 @@ fn ndjson_gives_arguments_names_and_fields() {
             "\n\n",
             r#"{"args":["d"],"w":"e f"}"#,
             "\n",
-            // The same id: the same item, whatever else it says.
+            // The same id: the same item, whatever its other fields.
             r#"{"args":["z"],"id":"one","key":"k1","scope":"s1","limit_key":"x/y","w":0}"#,
         ),
     );
@@ -32,7 +32,7 @@ fn ndjson_gives_arguments_names_and_fields() {
         (&one["scope"], &one["limit_key"], &one["key"]),
         (&"s1".into(), &"x/y".into(), &"k1".into())
     );
-    assert_eq!(two["scope"], "t", "the option's template where the object says nothing");
+    assert_eq!(two["scope"], "t", "the option's template if the object has no scope");
     let entries = place.json(&["entries", "--data-dir", "data", "--scope", "s1"]);
     assert_eq!(
         (&entries[0]["limit_key"], &entries[0]["key"], &entries[1]),
@@ -98,7 +98,7 @@ fn bad_lines_are_named_and_the_others_run() {
 }
 
 #[test]
-fn strict_refuses_everything_before_anything_is_stored() {
+fn strict_refuses_the_whole_input_before_storing_any() {
     let place = Place::new();
     place.write("items", format!("{}{{\n", r#"{"args":["1"]}"#.to_owned() + "\n"));
     let rest = ["--ndjson", "--input", "items", "--", "sh", "-c", "echo {} >> started"];
@@ -118,13 +118,13 @@ fn names_are_checked_by_line() {
     place
         .run(&exec(&["--input", "items", "--key", "{}", "--", "true", "2"]))
         .expect(1, &["line 3: ", "2 succeeded"]);
-    // An empty scope is none.
+    // An empty scope means no scope.
     place.write("items", "noextension\n");
     place.run(&exec(&["--input", "items", "--scope", "{ext}", "--", "true"])).expect(0, &[]);
 }
 
 #[test]
-fn what_no_line_can_offer_is_refused_at_once() {
+fn templates_that_no_line_can_fill_are_refused_at_once() {
     let place = Place::new();
     place.write("items", numbers(2));
     let refused = |rest: &[&str], said: &[&str]| {
@@ -157,7 +157,7 @@ fn an_input_that_cannot_be_read_is_refused() {
     let nothing = PermissionsExt::from_mode(0o000);
     std::fs::set_permissions(place.path("secret"), nothing).unwrap();
     if std::fs::read(place.path("secret")).is_ok() {
-        say("this user may read everything: unreadable input is not tested");
+        say("skipped: this user can read everything, so unreadable input is not tested");
     } else {
         refused("secret", &["cannot read secret: Permission denied"]);
     }

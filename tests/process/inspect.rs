@@ -1,4 +1,4 @@
-//! `entries`, `queues` and `status`, on a directory at rest and on one in use.
+//! `entries`, `queues` and `status`, on a directory not in use and on one in use.
 
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ fn count(place: &Place, words: &[&str]) -> usize {
 }
 
 #[test]
-fn both_ways_tell_the_same_things() {
+fn both_ways_give_the_same_answers() {
     let place = Place::new();
     place.write("items", ITEMS);
     let script = "echo {n} >> started; while ! test -e go; do sleep 0.02; done; test {n} != 4";
@@ -68,7 +68,7 @@ fn both_ways_tell_the_same_things() {
 }
 
 #[test]
-fn a_socket_left_by_a_killed_run_is_not_in_the_way() {
+fn a_socket_left_by_a_killed_run_does_not_matter() {
     let place = Place::new();
     place.write("items", "1\n");
     let arguments =

@@ -1,13 +1,13 @@
-//! What forebay itself lacks (descriptors, processes, room on the disk, its spawner) is
-//! never charged to an item: it is waited for, or ends the run, and the item runs again as
-//! if it had never started. A preloaded library takes things away.
+//! Resources that forebay itself lacks (descriptors, processes, disk space, its spawner) are never
+//! charged to an item: it waits for them or ends the run, and the item runs again as if it had
+//! never started. A preloaded library takes resources away.
 
 use std::{fs, process::Command, time::Duration};
 
 use super::{exec, numbers, ran};
 use crate::place::{Place, until};
 
-/// A place whose `forebay` can be made to lack something.
+/// A directory whose `forebay` can be made to lack a resource.
 struct Poor {
     place: Place,
     library: String,
@@ -25,7 +25,7 @@ impl Poor {
         Self { place, library }
     }
 
-    /// A command of this place; it lacks `what` while the file `lack` exists.
+    /// A command of this directory; it lacks `what` while the file `lack` exists.
     fn command(&self, what: (&str, &str), arguments: &[&str]) -> Command {
         let mut command = self.place.command(arguments);
         command.env("LD_PRELOAD", &self.library).env(what.0, what.1);
@@ -34,7 +34,7 @@ impl Poor {
     }
 }
 
-/// Regression: 183 of these 200 items failed for good, "Too many open files".
+/// Regression: 183 of these 200 items failed permanently with "Too many open files".
 #[test]
 fn few_descriptors_make_a_run_slower_and_no_item_fails() {
     let place = Place::new();
@@ -50,7 +50,7 @@ fn few_descriptors_make_a_run_slower_and_no_item_fails() {
 }
 
 #[test]
-fn processes_that_cannot_be_made_are_waited_for() {
+fn it_waits_for_processes_that_cannot_be_created() {
     let poor = Poor::new();
     poor.place.write("items", numbers(20));
     poor.place.write("lack", "");
@@ -65,7 +65,7 @@ fn processes_that_cannot_be_made_are_waited_for() {
 }
 
 #[test]
-fn processes_that_stay_away_end_the_run_and_count_against_no_item() {
+fn a_lasting_lack_of_processes_ends_the_run_without_failing_items() {
     let poor = Poor::new();
     poor.place.write("items", numbers(4));
     poor.place.write("lack", "");
@@ -78,9 +78,9 @@ fn processes_that_stay_away_end_the_run_and_count_against_no_item() {
     assert_eq!(ran(&poor.place, "ran"), [1, 1, 1, 1], "first attempts, all of them");
 }
 
-/// Regression: what did not fit was cut, and the item counted as done with exit code 0.
+/// Regression: overlong output was cut, and the item counted as done with exit code 0.
 #[test]
-fn an_output_that_does_not_fit_ends_the_run_and_is_whole_in_the_next() {
+fn output_that_does_not_fit_ends_the_run_and_is_complete_in_the_next() {
     let poor = Poor::new();
     poor.place.write("items", numbers(2));
     poor.place.write("lack", "");
@@ -100,7 +100,7 @@ fn an_output_that_does_not_fit_ends_the_run_and_is_whole_in_the_next() {
 }
 
 #[test]
-fn results_and_lists_that_do_not_fit_end_the_run_and_say_which() {
+fn results_and_lists_that_do_not_fit_end_the_run_and_are_named() {
     let poor = Poor::new();
     poor.place.write("items", numbers(2));
     poor.place.write("lack", "");
@@ -118,7 +118,7 @@ fn results_and_lists_that_do_not_fit_end_the_run_and_say_which() {
 }
 
 #[test]
-fn a_spawner_that_dies_ends_the_run_and_counts_against_no_item() {
+fn a_dead_spawner_ends_the_run_without_failing_items() {
     let place = Place::new();
     place.write("items", numbers(2));
     let script = "echo $FOREBAY_ATTEMPT >> ran; test -e quick || sleep 600";
@@ -135,9 +135,9 @@ fn a_spawner_that_dies_ends_the_run_and_counts_against_no_item() {
     assert_eq!(ran(&place, "ran"), [1; 4]);
 }
 
-/// Regression: a symbolic link in place of a spool file caused its target to be emptied.
+/// Regression: the target of a symbolic link in place of a spool file was emptied.
 #[test]
-fn a_symbolic_link_in_the_place_of_a_file_is_not_followed() {
+fn a_symbolic_link_in_place_of_a_file_is_not_followed() {
     for name in ["data/exec/running", "data/exec/probe", "kept/results.ndjson"] {
         let place = Place::new();
         place.write("items", "1\n");
@@ -164,7 +164,7 @@ fn a_timeout_is_a_failed_attempt() {
     done.expect(1, &["1 succeeded, 1 failed", "timed out after 300ms, exit code 0"]);
     let mut items = ran(&place, "ran");
     items.sort_unstable();
-    assert_eq!(items, [1, 1, 2], "it is tried again");
+    assert_eq!(items, [1, 1, 2], "it is retried");
     let deaf = "trap '' TERM; while :; do sleep 0.05; done";
     let rest = ["--timeout", "0.1s", "--grace", "200ms", "--input", "items", "--", "sh", "-c"];
     let done = place.run(&exec(&[&rest[..], &[deaf]].concat()));
@@ -181,7 +181,7 @@ fn a_halt_ends_the_run_and_leaves_the_rest() {
         place.run(&exec(&[&rest[..], &["sh", "-c", script]].concat()))
     };
     with("soon,fail=2").expect(1, &["0 succeeded", "halted: 2 failed", " left"]);
-    assert!((2..=3).contains(&ran(&place, "ran").len()), "it went on");
+    assert!((2..=3).contains(&ran(&place, "ran").len()), "it continued");
     // Earlier failures do not count again.
     with("now,fail=2").expect(1, &["27 succeeded", " had failed before"]);
     with("later,fail=1").expect(2, &["write `now,fail=N` or `soon,fail=N`"]);
@@ -193,14 +193,14 @@ fn a_halt_ends_the_run_and_leaves_the_rest() {
         ["--halt", "now,fail=1", "--jobs", "30", "--input", "items", "--", "sh", "-c", script];
     let begun = std::time::Instant::now();
     place.run(&exec(&rest)).expect(1, &["0 succeeded, 1 failed", "29 left"]);
-    assert!(begun.elapsed() < Duration::from_secs(60), "it waited for what ran");
+    assert!(begun.elapsed() < Duration::from_secs(60), "it waited for running items");
     place.write("quick", "");
     place.run(&exec(&rest)).expect(1, &["29 succeeded", "1 had failed before"]);
     assert!(ran(&place, "ran").iter().all(|attempt| *attempt == 1), "the ended one was counted");
 }
 
 #[test]
-fn commands_run_where_chdir_leads_and_know_their_item() {
+fn commands_run_in_chdir_and_know_their_item() {
     let place = Place::new();
     place.write("items", "a\nb c\nnone\n");
     for dir in ["a", "b c"] {
@@ -216,7 +216,7 @@ fn commands_run_where_chdir_leads_and_know_their_item() {
         (place.lines("a/ran"), place.lines("b c/ran")),
         (vec!["1,a".into()], vec!["2,b c".into()])
     );
-    // Another directory is other work, the same one is done.
+    // In another directory it is other work; in the same one it is done.
     run("{}").expect(1, &["2 were done before"]);
     run("./{}").expect(1, &["2 succeeded"]);
 }

@@ -1,8 +1,8 @@
-//! Rules changed from a second terminal while `forebay exec` runs: how soon they count,
+//! Rules changed from a second terminal while `forebay exec` runs: how soon they take effect,
 //! rates, and two people who change the same rule.
 //!
-//! Must always hold: what happened when is told by the items themselves (the times of
-//! the files that they make), not by how often a test looks.
+//! Must always hold: the order of events comes from the items themselves (the times of the files
+//! they create), not from how often a test checks.
 
 use std::{
     sync::Barrier,
@@ -12,17 +12,17 @@ use std::{
 use super::{exec, numbers};
 use crate::place::{Done, Place, Running, say, until};
 
-/// Within this long a changed rule counts.
+/// A changed rule takes effect within this time.
 const IN_FORCE_WITHIN: Duration = Duration::from_millis(100);
-/// How often it is measured; more often on a machine that is busy with other things.
+/// Number of measurements; more on a busy machine.
 const ATTEMPTS_MIN: usize = 3;
 const ATTEMPTS_MAX: usize = 8;
-/// The times of files are those of the kernel's last tick.
+/// File times have the granularity of the kernel's tick.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Items of scope `t` that mark their start and their end, and run for `seconds`.
+/// Items of scope `t` that record their start and end, and run for `seconds`.
 struct Floor {
-    /// Killed before the place is gone.
+    /// Killed before the directory is removed.
     running: Running,
     place: Place,
 }
@@ -46,7 +46,7 @@ impl Floor {
         Self { running, place }
     }
 
-    /// When items began, or ended, in this order.
+    /// When items began or ended, in this order.
     fn times(&self, of: &str) -> Vec<SystemTime> {
         let entries = std::fs::read_dir(self.place.path(of)).unwrap();
         let time = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -66,12 +66,12 @@ fn set(place: &Place, words: &[&str]) -> Done {
     place.run(&[&["rules", "set", "--data-dir", "data"], words].concat())
 }
 
-/// How long after `from` that was; nothing if it was before, as far as can be told.
+/// Time from `from` to `at`; zero if `at` was earlier, within the precision.
 fn after(from: SystemTime, at: SystemTime) -> Duration {
     at.duration_since(from).unwrap_or_default()
 }
 
-/// The best of some attempts is below the bound; all are told.
+/// The best of several attempts must be below the bound; all are printed.
 fn best_of(what: &str, mut attempt: impl FnMut() -> Duration) {
     let mut took = Vec::new();
     while took.len() < ATTEMPTS_MIN
@@ -84,7 +84,7 @@ fn best_of(what: &str, mut attempt: impl FnMut() -> Duration) {
 }
 
 #[test]
-fn a_raised_limit_counts_within_100_ms() {
+fn a_raised_limit_takes_effect_within_100_ms() {
     let floor = Floor::open(40, "60", &["*", "--concurrency", "1"]);
     until("one runs", || floor.started() == 1);
     let mut limit = 1;
@@ -100,7 +100,7 @@ fn a_raised_limit_counts_within_100_ms() {
 }
 
 #[test]
-fn a_lowered_limit_counts_within_100_ms() {
+fn a_lowered_limit_takes_effect_within_100_ms() {
     let floor = Floor::open(5_000, "0.02", &["*", "--concurrency", "8"]);
     best_of("lowered", || {
         let known = floor.started();
@@ -111,7 +111,7 @@ fn a_lowered_limit_counts_within_100_ms() {
         until("some run one by one", || floor.started() > known + 12);
         let (starts, ends) = (floor.times("start"), floor.times("end"));
         set(&floor.place, &["*", "--concurrency", "8"]).expect(0, &[]);
-        // Of items that run one by one each starts when all before it have ended.
+        // When items run one by one, each starts after all earlier ones have ended.
         let crowded = |(before, start): (usize, &SystemTime)| {
             (ends.partition_point(|end| end <= start) < before).then_some(*start)
         };
@@ -127,7 +127,7 @@ fn starts_follow_a_rate_its_burst_and_a_change_of_it() {
     until("the burst is over", || floor.started() >= 30);
     let raised = SystemTime::now();
     set(&floor.place, &["t", "--rate", "100/s", "--burst", "5"]).expect(0, &[]);
-    until("it goes on faster", || floor.started() >= 70);
+    until("it is faster", || floor.started() >= 70);
     let lowered = SystemTime::now();
     set(&floor.place, &["t", "--rate", "10/s", "--burst", "1"]).expect(0, &[]);
     let in_force = SystemTime::now();
@@ -135,7 +135,7 @@ fn starts_follow_a_rate_its_burst_and_a_change_of_it() {
     let starts = floor.times("start");
     floor.running.end().expect(0, &["90 succeeded"]);
 
-    // However late an item is, none may be early: the bucket was full, then it is filled.
+    // An item may be late, but never early: the bucket is full at first, then refilled.
     let allowed = |from: SystemTime, at: SystemTime, burst: f64, rate: f64| {
         burst + rate * after(from, at + TICK).as_secs_f64()
     };
@@ -149,11 +149,11 @@ fn starts_follow_a_rate_its_burst_and_a_change_of_it() {
     }
     let slow: Vec<_> = starts.iter().filter(|start| **start > in_force).collect();
     for (number, start) in slow.iter().enumerate() {
-        // One is under way.
+        // One is in progress.
         let most = 1.0 + allowed(in_force, **start, 1.0, 10.0);
         assert!((number + 1) as f64 <= most, "{number} of the slow, {most} may have: {slow:?}");
     }
-    // Nor is it slower than it may be: by half on a machine that does something else too.
+    // Nor is it too slow: at most half the rate on a busy machine.
     let took = |from: usize, to: usize| after(starts[from], starts[to]).as_secs_f64();
     let [first, second] = [19.0 / took(10, 29), 35.0 / took(34, 69)];
     let third = slow.len() as f64 / after(lowered, starts[89]).as_secs_f64();
@@ -165,10 +165,10 @@ fn starts_follow_a_rate_its_burst_and_a_change_of_it() {
 }
 
 #[test]
-fn of_two_editors_the_later_one_is_told_to_look_again() {
+fn the_later_of_two_editors_is_told_to_look_again() {
     let floor = Floor::open(3, "60", &["t", "--concurrency", "1"]);
     until("one runs", || floor.started() == 1);
-    // Both have seen version 1 and go off at the same time.
+    // Both have seen version 1 and start at the same time.
     let editors = 4;
     let barrier = Barrier::new(editors);
     let edit = |number: usize| {
@@ -189,6 +189,6 @@ fn of_two_editors_the_later_one_is_told_to_look_again() {
     }
     let book = floor.place.json(&["rules", "list", "--data-dir", "data"]);
     assert_eq!(book["rules"][0]["concurrency"], 10 + winner, "{book}");
-    // As they were told.
+    // As the error advised.
     set(&floor.place, &["t", "--concurrency", "2", "--if-version", "2"]).expect(0, &[]);
 }

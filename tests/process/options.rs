@@ -1,4 +1,4 @@
-//! Options of `forebay exec`: how the input is cut, what is printed, what a dry run does.
+//! Options of `forebay exec`: how the input is split, what is printed, what a dry run does.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ fn sorted(text: &str) -> Vec<&str> {
 fn items_may_end_with_any_character() {
     let place = Place::new();
     let done = place.feed(&exec(&["-d", ",", "--", "echo"]), b"a,b c,d\n").expect(0, &[]);
-    assert_eq!(sorted(&done.text()), ["a", "b c", "d"], "the newline at the end is none of it");
+    assert_eq!(sorted(&done.text()), ["a", "b c", "d"], "the final newline is not part of an item");
     let done = place.feed(&exec(&["-d", r"\t", "--", "echo", "x"]), b"1\t2").expect(0, &[]);
     assert_eq!(sorted(&done.text()), ["x 1", "x 2"]);
     place.run(&exec(&["-d", "ab", "--", "true"])).expect(2, &["`ab` is not a delimiter"]);
@@ -32,13 +32,13 @@ fn several_items_may_share_a_command_and_a_second_run_has_nothing_to_do() {
     place.feed(&arguments, numbers(7).as_bytes()).expect(0, &["3 were done before"]);
     let done = place.feed(&exec(&["-n2", "--", "echo"]), b"a\nb\nc\n").expect(0, &[]);
     assert_eq!(sorted(&done.text()), ["a b", "c"], "appended");
-    // Where one is needed, each item is told.
+    // Where a template needs one item, each one is reported.
     let base = exec(&["-n", "2", "--", "echo", "{/}"]);
     place.feed(&base, b"a\nb\nc\n").expect(1, &["line 1: COMMAND: the item has 2", "1 succeeded"]);
 }
 
 #[test]
-fn lines_of_windows_are_told_and_can_be_read() {
+fn windows_line_ends_are_reported_and_can_be_read() {
     let place = Place::new();
     let input = b"a\r\nb\r\n";
     let done = place.feed(&exec(&["--", "echo"]), input).expect(0, &["--crlf takes it off"]);
@@ -66,7 +66,7 @@ fn outputs_can_be_tagged_line_by_line() {
 }
 
 #[test]
-fn quiet_says_only_what_went_wrong() {
+fn quiet_reports_only_errors() {
     let place = Place::new();
     let done = place.feed(&exec(&["--quiet", "--", "echo"]), b"1\n1\n").expect(0, &[]);
     assert_eq!((done.text().as_str(), done.stderr.as_str()), ("1\n", ""));
@@ -75,7 +75,7 @@ fn quiet_says_only_what_went_wrong() {
 }
 
 #[test]
-fn a_dry_run_prints_what_would_run_and_leaves_nothing_behind() {
+fn a_dry_run_prints_commands_and_leaves_nothing_behind() {
     let place = Place::new();
     let words = ["--scope", "{ext}", "--", "touch", "out/{}"];
     let arguments = exec(&[&["--dry-run"], &words[..]].concat());
@@ -97,7 +97,7 @@ fn a_dry_run_prints_what_would_run_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn what_the_input_names_twice_is_told_and_counted() {
+fn duplicate_items_are_reported_and_counted() {
     let place = Place::new();
     let done = place.feed(&exec(&["--", "echo"]), b"a\nb\na\na\na\na\n");
     let said = ["item 3 came before", "item 5 came before in this input, too", "4 named twice"];
@@ -135,7 +135,7 @@ fn a_command_in_one_word_and_a_missing_dash_dash_are_explained() {
     refused(&["-j4", "gzip"], &["put `--` before the command", "-- gzip"]);
 }
 
-/// It was one record of 300 MiB, which no log takes.
+/// Regression: it was one record of 300 MiB, which no log accepts.
 #[test]
 fn a_batch_of_long_items_is_stored() {
     let place = Place::new();
@@ -152,7 +152,7 @@ fn a_batch_of_long_items_is_stored() {
 }
 
 #[test]
-fn an_item_that_is_too_long_is_told_and_the_others_run() {
+fn a_too_long_item_is_reported_and_the_others_run() {
     let place = Place::new();
     let long: Vec<String> = (0..5).map(|n| format!("{n}").repeat(120 * 1024)).collect();
     let line = |args: &[String]| format!("{}\n", serde_json::json!({ "args": args }));
@@ -164,7 +164,7 @@ fn an_item_that_is_too_long_is_told_and_the_others_run() {
     let arguments = exec(&[&["--ndjson", "-i", "items", "--", "true"], &seven[..]].concat());
     let said = ["line 2: its command has", "line 3: argument 1 has", "2 succeeded", "2 bad lines"];
     place.run(&arguments).expect(1, &said);
-    // Twice 600 KiB were above what one entry could have.
+    // Regression: two items of 600 KiB were above the limit of one entry.
     place.write("items", line(&long));
     place.run(&exec(&["--ndjson", "-i", "items", "--", "true", "{}", "{}"])).expect(0, &[]);
 }
@@ -191,9 +191,9 @@ fn jobs_can_be_changed_while_it_runs() {
     jobs(&["3"]).expect_refused(&["no process has the data directory open", "--jobs"]);
 }
 
-/// Not more run at once than a lowered number says, beside a rule that allows more.
+/// A lowered number of jobs limits running items, beside a rule that allows more.
 #[test]
-fn fewer_jobs_hold_beside_a_rule() {
+fn fewer_jobs_apply_beside_a_rule() {
     let place = Place::new();
     place.write("items", numbers(60));
     std::fs::create_dir(place.path("now")).unwrap();
@@ -202,7 +202,7 @@ fn fewer_jobs_hold_beside_a_rule() {
     let running = place.start(&exec(&[&rest[..], &["--", "sh", "-c", script, "_", "{}"]].concat()));
     until("many ran", || ran(&place, "seen").len() >= 12);
     place.run(&["jobs", "--data-dir", "data", "2"]).expect(0, &[]);
-    // Those that ran have ended after so many more.
+    // By this many further starts, the items running before have ended.
     let before = ran(&place, "seen").len() + 8;
     running.end().expect(0, &["60 succeeded"]);
     let seen = ran(&place, "seen");
@@ -212,7 +212,7 @@ fn fewer_jobs_hold_beside_a_rule() {
 }
 
 #[test]
-fn rules_may_be_there_before_the_first_run() {
+fn rules_may_exist_before_the_first_run() {
     let place = Place::new();
     let set = ["rules", "set", "acme", "--concurrency", "1", "--data-dir", "data"];
     place.run(&["rules", "list", "--data-dir", "data"]).expect_refused(&["no data directory"]);
@@ -229,7 +229,7 @@ fn rules_may_be_there_before_the_first_run() {
 
 /// The input is read while the commands run.
 #[test]
-fn a_slow_input_with_several_items_a_command_runs_each_when_it_is_whole() {
+fn a_slow_input_runs_each_group_of_items_when_complete() {
     let place = Place::new();
     let script = r#"(echo 1; echo 2; sleep 1; echo 3) | "$0" exec -n 2 --data-dir data -- sh -c 'echo "$@" >> said' _"#;
     let begun = Instant::now();

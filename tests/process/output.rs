@@ -1,16 +1,16 @@
-//! What commands say: whole, once, and where it belongs; and what waiting costs.
+//! Output of commands: complete, once, and on the right stream; and the cost of waiting.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use super::{exec, numbers};
 use crate::place::{Place, len, objects, until};
 
-/// More than the 64 KiB that stay in memory, and than a pipe holds.
+/// More than the 64 KiB kept in memory, and more than a pipe holds.
 const LONG_LINES: u64 = 3_000;
-/// Of an exec that waits for one command for three seconds.
+/// Maximum CPU time of an exec that waits for one command for three seconds.
 const IDLE_CPU_MAX: Duration = Duration::from_millis(50);
 
-/// Says its item's number on many lines, not all at once.
+/// Prints its item's number on many lines, not all at once.
 fn long_script() -> String {
     format!(
         "i=0; while test $i -lt {LONG_LINES}; do echo \"{{}} $i xxxxxxxxxxxxxxxxxxxxxxxxx\"; \
@@ -33,7 +33,7 @@ fn outputs_are_whole_per_item() {
         let number: u64 = rest.split(' ').next().unwrap().parse().unwrap();
         if expected.1 == LONG_LINES {
             expected = (item.to_owned(), 0);
-            assert!(blocks.insert(item.to_owned()), "{item} is told twice");
+            assert!(blocks.insert(item.to_owned()), "{item} is printed twice");
         }
         assert_eq!((item, number), (expected.0.as_str(), expected.1), "outputs are mixed");
         expected.1 += 1;
@@ -78,7 +78,7 @@ fn results_have_one_line_per_item_even_when_it_is_killed() {
         let (mut running, before) = (place.start(&arguments), len(&path));
         until("results grow", || len(&path) > before + 20_000 || !running.is_running());
         running.kill();
-        // A torn last line, as a power failure leaves it.
+        // A torn last line, as left by a power failure.
         let text = fs::read(&path).unwrap();
         if torn < 2 && text.len() > 5_000 {
             fs::write(&path, &text[..text.len() - 1_000]).unwrap();
@@ -120,7 +120,7 @@ fn cpu(id: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
     let fields: Vec<_> = stat[stat.rfind(')').unwrap()..].split(' ').collect();
     let ticks: u64 = fields[12..=13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
-    // Linux has counted 100 a second for user space for ever.
+    // Linux has always counted 100 ticks per second for user space.
     Duration::from_millis(ticks * 10)
 }
 

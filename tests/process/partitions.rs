@@ -1,4 +1,4 @@
-//! `forebay partitions`: who leads, and being told to.
+//! `forebay partitions`: who leads, and orders to lead or stop leading.
 
 use serde_json::Value;
 
@@ -38,8 +38,8 @@ fn a_running_process_is_told_to_stop_leading_and_to_lead_again() {
     place.write("go", "");
     let count = ran(&place, "started").len();
     std::thread::sleep(std::time::Duration::from_millis(300));
-    assert_eq!(ran(&place, "started").len(), count, "nobody leads: nothing starts");
-    // What starts from now on stays until it was looked at.
+    assert_eq!(ran(&place, "started").len(), count, "no leader, so nothing starts");
+    // Items that start from now on keep running until they were checked.
     std::fs::remove_file(place.path("go")).unwrap();
     for partition in before.as_array().unwrap() {
         let after = ask(&place, &["lead", &partition["id"].to_string()]);

@@ -1,4 +1,4 @@
-//! `forebay rules pause` and `rules resume`, on a directory at rest and on one in use.
+//! `forebay rules pause` and `rules resume`, on a directory not in use and on one in use.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use serde_json::Value;
 use super::{exec, numbers};
 use crate::place::{Place, until};
 
-/// Longer than it takes for what may start to start.
+/// Long enough for everything allowed to start.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 fn rules(place: &Place, words: &[&str]) -> Value {
     place.json(&[&["rules", "--data-dir", "data"], words].concat())
 }
 
-/// Whether the rule of a pattern is there, and paused.
+/// Whether the pattern has a rule, and whether it is paused.
 fn paused(book: &Value, pattern: &str) -> Option<bool> {
     let rules = book["rules"].as_array().unwrap();
     let rule = rules.iter().find(|rule| rule["pattern"] == pattern)?;
@@ -27,7 +27,7 @@ fn nothing_starts_under_a_pause_until_it_is_resumed() {
     place.write("first", "0\n");
     place.write("items", numbers(3));
     place.run(&exec(&["--input", "first", "--rule", "t=2", "--", "true"])).expect(0, &[]);
-    // At rest: kept for the process that comes.
+    // Not in use: stored for the next process.
     let book = rules(&place, &["pause", "t"]);
     assert_eq!(paused(&book, "t"), Some(true), "{book}");
     let rest = ["--input", "items", "--scope", "t", "--rule", "t=3", "--", "sh", "-c"];
@@ -59,7 +59,7 @@ fn nothing_starts_under_a_pause_until_it_is_resumed() {
     std::thread::sleep(A_WHILE);
     assert!(!place.path("ran").exists(), "nothing has started");
     let book = rules(&place, &["resume", "service:exec"]);
-    assert_eq!(paused(&book, "service:exec"), None, "the rule was there for the pause alone");
+    assert_eq!(paused(&book, "service:exec"), None, "the rule only held the pause");
     running.end().expect(0, &["3 succeeded"]);
     let mut ran = place.lines("ran");
     ran.sort();
@@ -67,7 +67,7 @@ fn nothing_starts_under_a_pause_until_it_is_resumed() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_with_what_to_do() {
+fn invalid_commands_are_refused_with_advice() {
     let place = Place::new();
     place.write("items", "1\n");
     place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &[]);

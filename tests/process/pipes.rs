@@ -1,4 +1,4 @@
-//! Standard output and standard error that nobody reads, that are closed, or that are full.
+//! Standard output and standard error that are not read, closed, or full.
 
 use std::{
     fs::{self, File},
@@ -18,9 +18,9 @@ fn in_shell(place: &Place, script: &str) -> crate::place::Done {
     place.start_command(shell).end()
 }
 
-/// Regression: the run ended after 6 of 200 items without a word, as if all was well.
+/// Regression: the run ended silently after 6 of 200 items, as if it had succeeded.
 #[test]
-fn a_reader_that_has_seen_enough_ends_the_run_and_the_rest_is_left() {
+fn a_closed_reader_ends_the_run_and_leaves_the_rest() {
     for both in ["", "2>&1"] {
         let place = Place::new();
         place.write("items", numbers(200));
@@ -28,7 +28,7 @@ fn a_reader_that_has_seen_enough_ends_the_run_and_the_rest_is_left() {
         let script = format!("{run} {both} | head -3; echo ${{PIPESTATUS[0]}} >> code");
         let done = in_shell(&place, &script);
         assert_eq!(place.lines("code"), ["141"], "it died of SIGPIPE: {done:?}");
-        assert!(ran(&place, "ran").len() < 200, "it went on");
+        assert!(ran(&place, "ran").len() < 200, "it continued");
         if both.is_empty() {
             assert!(done.stderr.contains("nobody reads the output"), "{}", done.stderr);
             assert!(done.stderr.contains("left (the same command line goes on)"));
@@ -40,9 +40,9 @@ fn a_reader_that_has_seen_enough_ends_the_run_and_the_rest_is_left() {
     }
 }
 
-/// Progress and messages that nobody reads are no reason to stop.
+/// Unread progress and messages are no reason to stop.
 #[test]
-fn a_closed_standard_error_takes_no_progress_and_the_run_goes_on() {
+fn a_run_continues_with_a_closed_standard_error() {
     let place = Place::new();
     place.write("items", numbers(20));
     let script = "exec 3>&1; FOREBAY exec --data-dir data -i items -- sh -c \
@@ -54,7 +54,7 @@ fn a_closed_standard_error_takes_no_progress_and_the_run_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_written_is_named() {
+fn failed_writes_are_reported() {
     let place = Place::new();
     place.write("items", numbers(3));
     let into_full = |arguments: &str| {
@@ -79,10 +79,10 @@ fn what_cannot_be_written_is_named() {
     }
 }
 
-/// Regression: while the reader of standard output was slow (`| less`), signals were not
-/// heeded: new items went on starting.
+/// Regression: while the reader of standard output was slow (`| less`), signals were ignored: new
+/// items continued to start.
 #[test]
-fn signals_are_heeded_while_nobody_reads_the_output() {
+fn signals_are_handled_while_the_output_is_not_read() {
     for has_both in [false, true] {
         let place = Place::new();
         place.write("items", numbers(60));
@@ -109,9 +109,9 @@ fn signals_are_heeded_while_nobody_reads_the_output() {
         std::thread::sleep(std::time::Duration::from_millis(500));
         let started = ran(&place, "ran").len();
         std::thread::sleep(std::time::Duration::from_millis(500));
-        assert_eq!(ran(&place, "ran").len(), started, "new items went on starting");
+        assert_eq!(ran(&place, "ran").len(), started, "new items continued to start");
         signal("-INT");
-        until("it ends although nobody reads", || running.try_wait().unwrap().is_some());
+        until("it ends although the output is not read", || running.try_wait().unwrap().is_some());
         let status = running.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(2), "{status}");
         if !has_both {

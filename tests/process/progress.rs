@@ -1,16 +1,16 @@
-//! What a run says of itself while it goes on, where no terminal shows a bar.
+//! Progress of a run, when no terminal shows a bar.
 
 use super::{exec, numbers, ran};
 use crate::place::{Place, Running, until};
 
-/// Waits until a line of progress says this.
+/// Waits until a progress line contains this.
 #[track_caller]
 fn says(running: &Running, text: &str) {
     until(text, || running.stderr().contains(text));
 }
 
 #[test]
-fn the_progress_says_what_holds_most_items_back() {
+fn the_progress_shows_what_most_items_wait_for() {
     let place = Place::new();
     let script = r#"echo "$1" >> started; while ! test -e go; do sleep 0.02; done"#;
     let items: String = (1..=60)
@@ -29,7 +29,7 @@ fn the_progress_says_what_holds_most_items_back() {
     place.run(&["rules", "pause", "other", "--data-dir", "data"]).expect(0, &[]);
     let rest = ["--ndjson", "-i", "items", "--jobs", "12", "--rule", "acme=3"];
     let running = place.start(&exec(&[&rest[..], &["--", "sh", "-c", script, "_", "{}"]].concat()));
-    // Of 30 of acme three run, and all 9 without a scope.
+    // Of 30 items of acme three run, and all 9 without a scope.
     until("twelve run", || ran(&place, "started").len() == 12);
     says(&running, "0/60 done, 12 running, 27 wait for acme=3, 21 paused\n");
     place.run(&["rules", "resume", "other", "--data-dir", "data"]).expect(0, &[]);
@@ -39,7 +39,7 @@ fn the_progress_says_what_holds_most_items_back() {
 }
 
 #[test]
-fn items_that_wait_for_another_try_or_for_their_key_are_told() {
+fn items_waiting_for_a_retry_or_their_key_are_reported() {
     let place = Place::new();
     place.write("items", numbers(5));
     let script = r#"test -e go || exit 1"#;
@@ -58,9 +58,9 @@ fn items_that_wait_for_another_try_or_for_their_key_are_told() {
     running.end().expect(0, &["5 succeeded"]);
 }
 
-/// Nothing was shown while items came faster than they could be stored.
+/// Regression: nothing was shown while items arrived faster than they could be stored.
 #[test]
-fn reading_the_input_is_told_from_the_first_second_on() {
+fn reading_the_input_is_reported_from_the_first_second() {
     let place = Place::new();
     place.write("items", numbers(1_000_000));
     let running = place.start(&exec(&["-i", "items", "--jobs", "1", "--", "sleep", "1"]));
@@ -68,12 +68,12 @@ fn reading_the_input_is_told_from_the_first_second_on() {
     let first = running.stderr();
     let line = first.lines().find(|line| line.contains("reading input: ")).unwrap();
     assert!(line.contains("/") && line.contains("done, reading input: "), "{line}");
-    assert!(line.contains("1 running"), "and what has been read runs: {line}");
+    assert!(line.contains("1 running"), "and items already read run: {line}");
     running.kill();
 }
 
 #[test]
-fn what_was_canceled_and_what_was_killed_is_told_by_its_name() {
+fn canceled_and_killed_items_are_counted_separately() {
     let place = Place::new();
     place.write("items", numbers(3));
     let script = r#"touch "at$1"; while ! test -e go; do sleep 0.02; done"#;

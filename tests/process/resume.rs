@@ -1,4 +1,4 @@
-//! What a second run does with what a first one left.
+//! How a second run continues the first one.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::{exec, numbers, ran};
 use crate::place::{Place, until};
 
 #[test]
-fn ctrl_c_lets_what_runs_end_and_the_next_run_does_the_rest() {
+fn ctrl_c_lets_running_items_end_and_the_next_run_does_the_rest() {
     let place = Place::new();
     place.write("items", numbers(30));
     let script = "echo {} >> started; sleep 0.3; echo {} >> ended";
@@ -16,7 +16,7 @@ fn ctrl_c_lets_what_runs_end_and_the_next_run_does_the_rest() {
     running.interrupt();
     let done = running.end().expect(-2, &["left (the same command line goes on)"]);
     let (started, ended) = (ran(&place, "started"), ran(&place, "ended"));
-    assert!(started.len() < 10, "it went on: {started:?}, {done:?}");
+    assert!(started.len() < 10, "it continued: {started:?}, {done:?}");
     assert_eq!(started.len(), ended.len(), "commands did not end: {done:?}");
 
     place.run(&arguments).expect(0, &[]);
@@ -28,7 +28,7 @@ fn ctrl_c_lets_what_runs_end_and_the_next_run_does_the_rest() {
 }
 
 #[test]
-fn ctrl_c_twice_ends_what_runs_and_it_runs_again() {
+fn ctrl_c_twice_ends_running_items_and_they_run_again() {
     let place = Place::new();
     place.write("items", "1\n");
     let script = "echo {} >> started; test -e quick || sleep 600; echo {} >> ended";
@@ -54,7 +54,7 @@ fn the_same_input_twice_runs_nothing_and_again_forces_it() {
     let done = place.run(&arguments).expect(0, &["50 were done before"]);
     assert_eq!(done.text(), "", "outputs are not printed again");
     assert_eq!(ran(&place, "started").len(), 50);
-    // A longer input: only what is new.
+    // A longer input: only the new items run.
     place.write("items", numbers(60));
     place.run(&arguments).expect(0, &["10 succeeded"]);
     assert_eq!(ran(&place, "started").len(), 60);
@@ -96,7 +96,7 @@ fn retries_then_final_failure_until_retry_failed() {
     place.run(&with(&[])).expect(1, &["1 had failed before"]);
     assert_eq!(count(3), 3);
     place.run(&with(&["--retry-failed"])).expect(1, &["1 failed"]);
-    assert_eq!(count(3), 6, "it gets all its tries again");
+    assert_eq!(count(3), 6, "it gets all its attempts again");
     place.write("repaired", "");
     place.run(&with(&["--retry-failed"])).expect(0, &["1 succeeded"]);
     place.run(&with(&[])).expect(0, &[]);
@@ -114,10 +114,10 @@ fn a_retry_that_succeeds_is_a_success_and_keeps_the_order_of_its_key() {
 }
 
 #[test]
-fn what_a_killed_run_left_in_the_background_is_ended_before_the_next_starts() {
+fn orphans_of_a_killed_run_are_ended_before_the_next_starts() {
     let place = Place::new();
     place.write("items", "1\n");
-    // The child leaves the process group's leader behind and holds on.
+    // The child leaves its process group's leader and keeps running.
     let script = "echo {} >> started; test -e quick && exit; \
                   (sleep 1.5; echo 9 >> late) & sleep 1.5; echo 9 >> late";
     let arguments = exec(&["--input", "items", "--", "sh", "-c", script]);
@@ -127,13 +127,13 @@ fn what_a_killed_run_left_in_the_background_is_ended_before_the_next_starts() {
     place.write("quick", "");
     place.run(&arguments).expect(0, &["1 succeeded"]);
     std::thread::sleep(Duration::from_millis(1700));
-    assert_eq!(ran(&place, "late"), Vec::<u64>::new(), "an orphan went on");
+    assert_eq!(ran(&place, "late"), Vec::<u64>::new(), "an orphan continued");
     assert_eq!(ran(&place, "started"), [1, 1]);
 }
 
-/// What a killed run left was run again at once, named or not.
+/// Regression: items left by a killed run were run again at once, whether named or not.
 #[test]
-fn what_a_killed_run_left_starts_again_when_it_is_named() {
+fn items_of_a_killed_run_start_again_when_named() {
     let place = Place::new();
     place.write("items", "1\n");
     let script = "echo {} >> started; test -e quick && echo said && exit; sleep 5";

@@ -1,4 +1,4 @@
-//! `forebay rules`, on a directory at rest and on one in use.
+//! `forebay rules`, on a directory not in use and on one in use.
 
 use super::{exec, numbers};
 use crate::place::{Place, until};
@@ -9,7 +9,7 @@ fn on_a_directory_at_rest() {
     place.write("items", "1\n");
     place.run(&exec(&["--input", "items", "--rule", "a=2", "--", "true"])).expect(0, &[]);
     all_commands(&place);
-    // A run's own rules are added to what is there.
+    // A run's own rules are added to the existing ones.
     place.run(&exec(&["--input", "items", "--rule", "b=2", "--", "true"])).expect(0, &[]);
     let book = rules(&place, &["list"]);
     assert_eq!(patterns(&book), ["a", "b"]);
@@ -89,14 +89,14 @@ fn a_run_waits_for_room_where_a_rule_limits_the_backlog() {
     place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &[]);
     let limits = ["--backlog", "3", "--concurrency", "1"];
     rules(&place, &[&["set", "*"], &limits[..]].concat());
-    // Two scopes, in partitions of their own or not; one item is there twice.
+    // Two scopes, in the same or different partitions; one item occurs twice.
     let items: String = (1..=40).map(|n| format!("{{\"n\":{n},\"s\":\"s{}\"}}\n", n % 2)).collect();
     place.write("items", items.clone() + items.lines().next().unwrap());
     let rest = ["--ndjson", "--input", "items", "--scope", "{s}", "--key", "k"];
     let script = "echo {n} >> trace; sleep 0.1";
     let arguments = exec(&[&rest[..], &["--", "sh", "-c", script]].concat());
     let mut running = place.start(&arguments);
-    // A look at a directory at rest opens it, and would lock the run out as it starts.
+    // Inspecting a directory not in use opens it, and would lock out the starting run.
     until("it runs", || !super::ran(&place, "trace").is_empty());
     let (mut most, mut seen) = (0, false);
     while running.is_running() {
@@ -110,8 +110,8 @@ fn a_run_waits_for_room_where_a_rule_limits_the_backlog() {
     }
     let done = running.end().expect(0, &["40 succeeded", "waits for room", "rule `*` allows 3"]);
     assert!(!done.stderr.contains("earlier"), "all were stored by this run: {}", done.stderr);
-    assert_eq!(most, 3, "no more waited, and so many did");
-    assert!(seen, "`limits` tells of the backlog");
+    assert_eq!(most, 3, "exactly the maximum waited");
+    assert!(seen, "`limits` shows the backlog");
     let ran = super::ran(&place, "trace");
     for scope in 0..2 {
         let of: Vec<_> = ran.iter().copied().filter(|n| n % 2 == scope).collect();
@@ -121,7 +121,7 @@ fn a_run_waits_for_room_where_a_rule_limits_the_backlog() {
     assert_eq!(super::ran(&place, "trace").len(), 40, "nothing runs again");
 }
 
-/// How many of `s` and `e` lines are open at most, behind the line `from`.
+/// Maximum number of open `s` and `e` lines, after the line `from`.
 fn open_max(lines: &[String], from: usize) -> usize {
     let (mut open, mut max) = (0_usize, 0);
     for (at, line) in lines.iter().enumerate() {
@@ -140,7 +140,7 @@ fn open_max(lines: &[String], from: usize) -> usize {
 fn lowering_a_rule_takes_effect_on_the_running_process_and_so_does_raising() {
     let place = Place::new();
     place.write("items", numbers(200));
-    // The order of the lines of one file is an order in which things happened.
+    // The order of the lines of one file is a possible order of events.
     let script = "echo s >> trace; sleep 0.05; echo e >> trace";
     let rest = ["--input", "items", "--jobs", "6", "--scope", "t", "--rule", "*=4"];
     let running = place.start(&exec(&[&rest[..], &["--", "sh", "-c", script]].concat()));
@@ -154,14 +154,14 @@ fn lowering_a_rule_takes_effect_on_the_running_process_and_so_does_raising() {
 
     let lines = place.lines("trace");
     assert_eq!(open_max(&lines[..lowered], 0), 4, "four at first");
-    // At most four ran when it was lowered, and one more end may have been under way.
+    // At most four ran when it was lowered, and one more end may have been in progress.
     let settled = lowered + 8;
     assert_eq!(open_max(&lines[..raised - 6], settled), 1, "one while the rule said so");
     assert_eq!(open_max(&lines, raised), 6, "six at the end");
 }
 
 #[test]
-fn testing_rules_tells_what_they_would_do_and_changes_nothing() {
+fn testing_rules_shows_their_effect_and_changes_nothing() {
     let place = Place::new();
     let items: String = (0..10).map(|n| format!("{{\"n\":{n},\"l\":{}}}\n", n % 2)).collect();
     place.write("items", items);

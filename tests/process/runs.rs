@@ -1,15 +1,15 @@
-//! Whose work a process runs, and what became of it: runs are told apart by command and
-//! directory, what is not named is left alone, outputs are printed once.
+//! Which items a process runs, and their outcomes: runs are distinguished by command and directory,
+//! items not named are left alone, outputs are printed once.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use super::{exec, numbers, ran};
 use crate::place::{Place, Running, until};
 
-/// Longer than what may start takes to start.
+/// Long enough for everything allowed to start.
 const A_WHILE: Duration = Duration::from_millis(400);
 
-/// A list of slow items is interrupted after some of them.
+/// Interrupts a run of slow items after some have started.
 fn interrupted(place: &Place, arguments: &[&str]) {
     let running = place.start(arguments);
     until("some have started", || ran(place, "started").len() >= 2);
@@ -23,7 +23,7 @@ fn slow() -> Vec<&'static str> {
 }
 
 #[test]
-fn an_interrupted_command_does_not_go_on_inside_another_one() {
+fn an_interrupted_run_is_not_continued_by_another_command() {
     let place = Place::new();
     place.write("items", numbers(9));
     interrupted(&place, &slow());
@@ -50,7 +50,7 @@ fn an_interrupted_command_does_not_go_on_inside_another_one() {
 }
 
 #[test]
-fn items_that_the_input_does_not_name_any_more_wait() {
+fn items_no_longer_in_the_input_wait() {
     let place = Place::new();
     place.write("items", numbers(9));
     interrupted(&place, &slow());
@@ -59,8 +59,8 @@ fn items_that_the_input_does_not_name_any_more_wait() {
     let left = format!("{} items of this command that are not in the input wait", 9 - before - 2);
     place.run(&slow()).expect(0, &["2 succeeded", &left, "--resume"]);
     let mut started = ran(&place, "started");
-    assert_eq!(started.split_off(before), [7, 9], "at their places, and no others");
-    // Set aside twice is set aside: all come back with the whole input.
+    assert_eq!(started.split_off(before), [7, 9], "in their places, and no others");
+    // Items set aside twice are restored too, with the whole input.
     place.write("items", numbers(9));
     let done = place.run(&slow()).expect(0, &["were done before"]);
     assert!(!done.stderr.contains("not in the input"), "{done:?}");
@@ -70,14 +70,14 @@ fn items_that_the_input_does_not_name_any_more_wait() {
 }
 
 #[test]
-fn what_a_user_has_paused_stays_paused() {
+fn items_paused_by_a_user_stay_paused() {
     let place = Place::new();
     place.write("items", numbers(9));
     interrupted(&place, &slow());
     let waiting = place.json(&["entries", "--stage", "inbox", "--data-dir", "data"]);
     let id = waiting[0]["id"].as_str().unwrap().to_owned();
     place.run(&["pause", &id, "--data-dir", "data"]).expect(0, &[]);
-    // All but that one are set aside and come back.
+    // All but that one are set aside and restored.
     place.write("none", "");
     place.run(&[&exec(&["--input", "none"])[..], &slow()[5..]].concat()).expect(0, &[]);
     let running = place.start(&slow());
@@ -110,7 +110,7 @@ fn the_same_name_in_another_directory_is_another_item() {
     place.write("items", "{\"id\": 7, \"args\": [\"file\"]}\n");
     let by_id = ["x", "y", "x"].map(|of| cat(of, &["--ndjson", "--", "cat", "{}"]));
     assert_eq!(by_id, ["x", "y", ""]);
-    // An `id` is the item, whatever is done with it.
+    // An `id` identifies the item, whatever is done with it.
     assert_eq!(cat("x", &["--ndjson", "--", "head", "{}"]), "");
 }
 
@@ -129,7 +129,7 @@ fn an_item_is_found_whatever_scope_and_key_it_has_now() {
 }
 
 #[test]
-fn again_is_one_run_that_goes_on_under_its_name() {
+fn again_is_one_run_that_can_be_continued_by_name() {
     let place = Place::new();
     place.write("items", numbers(6));
     place.run(&slow()).expect(0, &["6 succeeded"]);
@@ -149,7 +149,7 @@ fn again_is_one_run_that_goes_on_under_its_name() {
 }
 
 #[test]
-fn items_start_in_the_order_of_the_input_and_are_printed_in_it_if_wanted() {
+fn items_start_in_input_order_and_can_be_printed_in_it() {
     let place = Place::new();
     place.write("items", numbers(200));
     let rest = ["--input", "items", "--", "echo"];
@@ -163,7 +163,7 @@ fn items_start_in_the_order_of_the_input_and_are_printed_in_it_if_wanted() {
 }
 
 #[test]
-fn the_data_directory_is_no_item() {
+fn the_data_directory_is_not_an_item() {
     let place = Place::new();
     place.write("items", "a\n./data\ndata/LOCK\n./data/../data/LOCK\ndata-x\n");
     let done = place.run(&exec(&["--input", "items", "-j1", "--", "echo"]));
@@ -172,14 +172,14 @@ fn the_data_directory_is_no_item() {
 }
 
 #[test]
-fn what_could_not_be_printed_is_printed_by_the_next_run() {
+fn unprinted_output_is_printed_by_the_next_run() {
     let place = Place::new();
     place.write("items", numbers(5));
     let arguments = exec(&["--input", "items", "-j1", "--", "echo", "said"]);
     let full = fs::OpenOptions::new().write(true).open("/dev/full");
     let mut command = place.command(&arguments);
     command.stdout(full.unwrap()).stderr(std::process::Stdio::null());
-    assert_eq!(command.status().unwrap().code(), Some(2), "not one was written");
+    assert_eq!(command.status().unwrap().code(), Some(2), "no output was written");
     let done = place.run(&arguments).expect(0, &[]);
     let mut lines: Vec<_> = done.text().lines().map(str::to_owned).collect();
     lines.sort();
@@ -187,10 +187,10 @@ fn what_could_not_be_printed_is_printed_by_the_next_run() {
     assert_eq!(place.run(&arguments).expect(0, &["5 were done before"]).text(), "");
 }
 
-/// Regression: `--resume` passed over runs of which only outputs were missing, and did not know
-/// what their items were.
+/// Regression: `--resume` skipped runs that only had unprinted output, and did not know their
+/// items.
 #[test]
-fn resume_prints_what_was_not_printed_of_a_run_that_has_ended() {
+fn resume_prints_the_remaining_output_of_an_ended_run() {
     for (form, expected) in [("--tag", "1\tsaid 1\n"), ("--json", r#""argv":["echo","said","1"]"#)]
     {
         let place = Place::new();
@@ -206,7 +206,7 @@ fn resume_prints_what_was_not_printed_of_a_run_that_has_ended() {
 }
 
 #[test]
-fn an_item_that_was_canceled_before_it_ran_has_no_output() {
+fn an_item_canceled_before_it_ran_has_no_output() {
     let place = Place::new();
     place.write("items", numbers(9));
     interrupted(&place, &slow());
@@ -236,7 +236,7 @@ fn stored_outputs_are_printed_on_demand() {
     assert_eq!(printed.text(), "said 2\n");
     let none = ["output", "--data-dir", "data", "--run", "nosuch"];
     place.run(&none).expect_refused(&["no run `nosuch`"]);
-    // A long output that was printed is not kept a second time.
+    // A long output that was printed is not stored a second time.
     place.write("items", "1\n");
     let long = ["--input", "items", "--", "sh", "-c", "head -c 100000 /dev/zero"];
     place.run(&exec(&long)).expect(0, &[]);
@@ -247,15 +247,15 @@ fn stored_outputs_are_printed_on_demand() {
     assert_eq!(printed.stdout.len(), 65_536);
 }
 
-/// Says its number, then as many bytes as it says.
+/// Prints its number, then that many bytes.
 const SAYS: &str = "n=$(($1 * 7919 % 300000)); echo \"<$1 $n\"; head -c $n /dev/zero | tr '\\0' x; \
                     echo \">\"";
 
-/// How often which item was printed whole.
+/// How often each item was printed completely.
 fn printed(outputs: &[Vec<u8>]) -> BTreeMap<u64, u64> {
     let mut printed = BTreeMap::new();
     for output in outputs {
-        // The last write of a process that was killed may be cut.
+        // The last write of a killed process may be cut.
         for part in output.split(|byte| *byte == b'<').skip(1) {
             let Some(line) = part.iter().position(|byte| *byte == b'\n') else { continue };
             let head = String::from_utf8_lossy(&part[..line]).into_owned();
@@ -269,9 +269,9 @@ fn printed(outputs: &[Vec<u8>]) -> BTreeMap<u64, u64> {
     printed
 }
 
-/// Ten of 3,000 outputs were never printed.
+/// Regression: ten of 3,000 outputs were never printed.
 #[test]
-fn kills_lose_no_output_and_print_none_twice_but_the_last() {
+fn kills_lose_no_output_and_repeat_at_most_the_last() {
     let is_long = std::env::var_os("FOREBAY_TEST_LONG").is_some();
     let (rounds, items) = if is_long { (30, 2_000) } else { (5, 120) };
     let place = Place::new();

@@ -1,5 +1,5 @@
-//! Signals: Ctrl-C once, twice, three times; SIGTERM and SIGHUP; those that are ignored;
-//! Ctrl-Z. An interrupted run ends by dying of the signal.
+//! Signals: Ctrl-C once, twice, three times; SIGTERM and SIGHUP; ignored signals; Ctrl-Z. An
+//! interrupted run dies of the signal.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ fn started(place: &Place, rest: &[&str], count: usize) -> Running {
 }
 
 #[test]
-fn each_ctrl_c_asks_for_more_and_says_what_the_next_does() {
+fn each_ctrl_c_escalates_and_announces_the_next_step() {
     let place = Place::new();
     place.write("items", numbers(3));
     let running = started(&place, &["--jobs", "2", "--", "sh", "-c", DEAF], 2);
@@ -37,19 +37,19 @@ fn each_ctrl_c_asks_for_more_and_says_what_the_next_does() {
     running.end().expect(INT, &["they are killed", "0 succeeded, 0 failed, 3 left"]);
     place.write("quick", "");
     place.run(&exec(&["--input", "items", "--", "sh", "-c", DEAF])).expect(0, &["3 succeeded"]);
-    assert!(ran(&place, "ran").iter().all(|attempt| *attempt == 1), "what was killed counted");
+    assert!(ran(&place, "ran").iter().all(|attempt| *attempt == 1), "a killed attempt was counted");
 }
 
-/// What was ended by a second Ctrl-C goes back uncounted, also if it says that all is well.
+/// Items ended by a second Ctrl-C return uncounted, even if they report success.
 #[test]
-fn what_is_ended_with_the_run_runs_again() {
+fn items_ended_with_the_run_run_again() {
     let place = Place::new();
     place.write("items", "1\n");
     let script = "echo $FOREBAY_ATTEMPT >> ran; test -e quick && exit; trap 'exit 0' TERM; \
                   while :; do sleep 0.05; done";
     let running = started(&place, &["--", "sh", "-c", script], 1);
     running.signal("INT");
-    until("it heard", || running.stderr().contains("stopping"));
+    until("it noticed", || running.stderr().contains("stopping"));
     running.signal("INT");
     running.end().expect(INT, &["0 succeeded, 0 failed, 1 left"]);
     place.write("quick", "");
@@ -83,7 +83,7 @@ fn one_sigterm_lets_commands_end_within_the_grace() {
 }
 
 #[test]
-fn signals_that_were_ignored_at_the_start_stay_ignored() {
+fn signals_ignored_at_the_start_stay_ignored() {
     let place = Place::new();
     place.write("items", "1\n");
     let script = "echo {} >> ran; until test -e go; do sleep 0.02; done";
@@ -101,9 +101,9 @@ fn signals_that_were_ignored_at_the_start_stay_ignored() {
     assert!(!done.stderr.contains("stopping"), "{}", done.stderr);
 }
 
-/// Regression: the exit code was 0, and a loop around it went on.
+/// Regression: the exit code was 0, and a surrounding shell loop continued.
 #[test]
-fn a_run_that_is_interrupted_before_it_has_read_its_input_dies_of_the_signal() {
+fn a_run_interrupted_while_reading_its_input_dies_of_the_signal() {
     for (signal, code) in [("INT", INT), ("TERM", TERM)] {
         let place = Place::new();
         assert!(place.system("mkfifo", &["items"]));
@@ -130,7 +130,7 @@ fn state(id: u64) -> char {
     after.chars().nth(2).unwrap_or('?')
 }
 
-/// Goes on until there is a file `go`; `ran` holds its process id.
+/// Runs until a file `go` exists; `ran` contains its process id.
 const UNTIL_GO: &str = "echo $$ >> ran; until test -e go; do sleep 0.02; done";
 
 fn stop(running: &Running, command: u64) {
@@ -140,7 +140,7 @@ fn stop(running: &Running, command: u64) {
 }
 
 #[test]
-fn ctrl_z_stops_the_commands_too_and_they_go_on_together() {
+fn ctrl_z_stops_and_continues_the_commands_too() {
     let place = Place::new();
     place.write("items", "1\n");
     let running = started(&place, &["--", "sh", "-c", UNTIL_GO], 1);
@@ -149,14 +149,14 @@ fn ctrl_z_stops_the_commands_too_and_they_go_on_together() {
     for _ in 0..3 {
         stop(&running, command);
         running.signal("CONT");
-        until("both go on", || state(command) != 'T' && state(forebay) != 'T');
+        until("both continue", || state(command) != 'T' && state(forebay) != 'T');
     }
     place.write("go", "");
     running.end().expect(0, &["1 succeeded"]);
 }
 
 #[test]
-fn a_timeout_does_not_count_the_time_for_which_a_run_is_suspended() {
+fn a_timeout_does_not_count_suspended_time() {
     let place = Place::new();
     place.write("items", "1\n");
     let running = started(&place, &["--timeout", "8s", "--", "sh", "-c", UNTIL_GO], 1);
@@ -167,10 +167,10 @@ fn a_timeout_does_not_count_the_time_for_which_a_run_is_suspended() {
     running.end().expect(0, &["1 succeeded"]);
 }
 
-/// Regression: what ended after Ctrl-C was printed out of order with `--keep-order`, and not at
-/// all with `--json`.
+/// Regression: items that ended after Ctrl-C were printed out of order with `--keep-order`, and not
+/// at all with `--json`.
 #[test]
-fn what_ends_after_ctrl_c_is_told_in_order_and_in_every_form() {
+fn items_ending_after_ctrl_c_are_reported_in_order_and_in_every_format() {
     for form in ["--keep-order", "--json", "--tag"] {
         let place = Place::new();
         place.write("items", numbers(30));
@@ -178,7 +178,7 @@ fn what_ends_after_ctrl_c_is_told_in_order_and_in_every_form() {
         let rest = ["--jobs", "8", form, "--", "sh", "-c", script, "_", "{}"];
         let running = started(&place, &rest, 8);
         running.signal("INT");
-        until("it heard", || running.stderr().contains("stopping"));
+        until("it noticed", || running.stderr().contains("stopping"));
         place.write("go", "");
         let done = running.end().expect(INT, &[]);
         let text = done.text();
@@ -204,16 +204,16 @@ fn what_ends_after_ctrl_c_is_told_in_order_and_in_every_form() {
     }
 }
 
-/// Regression: interrupted while it stored its input, it failed with `the runtime is shut down`
-/// and exit code 2.
+/// Regression: interrupted while storing its input, it failed with `the runtime is shut down` and
+/// exit code 2.
 #[test]
-fn ctrl_c_while_the_input_is_stored_is_no_failure() {
+fn ctrl_c_while_storing_the_input_is_not_a_failure() {
     let place = Place::new();
     let set = ["rules", "set", "s", "--concurrency", "1", "--data-dir", "data"];
     place.run(&set).expect(0, &[]);
     place.run(&["rules", "pause", "s", "--data-dir", "data"]).expect(0, &[]);
     for round in 0..4 {
-        // Nothing runs, and the input does not end: what is interrupted is the storing of items.
+        // Nothing runs, and the input does not end: the interrupt hits the storing of items.
         let mut command = place.command(&exec(&["--scope", "s", "--", "true"]));
         let (reader, mut writer) = std::io::pipe().unwrap();
         command.stdin(reader);

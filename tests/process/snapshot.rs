@@ -6,7 +6,7 @@ use crate::place::{Place, until};
 const SLOW: &str = "echo {} >> started; sleep 0.05; echo {} >> ended";
 
 #[test]
-fn a_snapshot_of_a_running_process_is_restored_and_goes_on() {
+fn a_snapshot_of_a_running_process_is_restored_and_continues() {
     let place = Place::new();
     place.write("items", numbers(60));
     let arguments = exec(&["--jobs", "2", "--input", "items", "--", "sh", "-c", SLOW]);
@@ -32,11 +32,11 @@ fn a_snapshot_of_a_running_process_is_restored_and_goes_on() {
     let again = ["exec", "--data-dir", "new", "--jobs", "2", "--input", "items", "--"];
     let again = [&again[..], &["sh", "-c", SLOW]].concat();
     place.run(&again).expect(0, &["0 failed", "were done before"]);
-    assert_eq!(ran(&place, "started").len(), 60 - finished, "what had ended is not run again");
+    assert_eq!(ran(&place, "started").len(), 60 - finished, "ended items are not run again");
 }
 
 #[test]
-fn lost_rows_come_back_from_a_snapshot_and_the_log() {
+fn lost_rows_are_restored_from_a_snapshot_and_the_log() {
     let place = Place::new();
     place.write("items", numbers(20));
     let trim = ["--trim-log", "snapshotted"];

@@ -1,5 +1,4 @@
-//! `forebay top` in a terminal: what it shows, how it ends, and that the terminal is as it was
-//! before.
+//! `forebay top` in a terminal: what it shows, how it ends, and that the terminal is restored.
 
 use std::{
     fs::{File, OpenOptions},
@@ -21,11 +20,11 @@ use crate::place::{Place, until};
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `forebay top` in a terminal of its own; killed when dropped.
+/// `forebay top` in its own terminal; killed when dropped.
 struct Top {
     child: Child,
     master: File,
-    /// The other end, held open, so that the terminal stays when the process has gone.
+    /// The other end, held open so that the terminal survives the process.
     terminal: File,
     drawn: Arc<Mutex<Vec<u8>>>,
 }
@@ -45,7 +44,7 @@ impl Top {
         Self { child, master, terminal, drawn }
     }
 
-    /// Waits until the screen has this.
+    /// Waits until the screen contains this.
     #[track_caller]
     fn shows(&self, text: &str) {
         until(text, || screen(&self.drawn.lock().unwrap()).contains(text));
@@ -65,13 +64,14 @@ impl Top {
         tcgetattr(&self.terminal).unwrap()
     }
 
-    /// Waits for the end: its exit code, or minus the signal. The terminal must be restored.
+    /// Waits for the end: returns the exit code, or the negated signal. The terminal must be
+    /// restored.
     #[track_caller]
     fn ends(mut self) -> i32 {
         let code = ended(&mut self.child);
         let cooked = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
         assert!(self.modes().local_modes.contains(cooked), "{:?}", self.modes());
-        // The cursor is shown, and the other screen left.
+        // The cursor is shown, and the alternate screen left.
         until("the cursor is back", || contains(&self.drawn.lock().unwrap(), b"\x1b[?25h"));
         until("the screen is back", || contains(&self.drawn.lock().unwrap(), b"\x1b[?1049l"));
         code
@@ -80,13 +80,13 @@ impl Top {
 
 impl Drop for Top {
     fn drop(&mut self) {
-        // It has ended, most of the time.
+        // Mostly it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The end that a person sits at, and the one that programs use.
+/// The user's end of the terminal, and the one that programs use.
 fn pseudo_terminal() -> (File, File) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let master: OwnedFd = openpt(flags).unwrap();
@@ -104,7 +104,7 @@ fn start(place: &Place, terminal: &File) -> Child {
     command.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
 }
 
-/// Waits for the end: the exit code, or minus the signal.
+/// Waits for the end: returns the exit code, or the negated signal.
 #[track_caller]
 fn ended(child: &mut Child) -> i32 {
     let begun = Instant::now();
@@ -130,8 +130,8 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// What the terminal shows after all that was drawn: lines, and sequences that place the cursor
-/// or clear the screen. Colours are left out.
+/// What the terminal shows after everything drawn: lines, and sequences that place the cursor or
+/// clear the screen. Colours are ignored.
 fn screen(drawn: &[u8]) -> String {
     let text = String::from_utf8_lossy(drawn);
     let mut rest = text.chars().peekable();
@@ -194,7 +194,7 @@ fn it_shows_a_run_and_what_blocks_it_until_q_is_pressed() {
     top.shows("sh -c 'while");
     top.shows("acme is full: 3 of 3");
     top.shows("paused by other");
-    // It follows what changes, at another size too.
+    // It follows changes, at another size too.
     set_size(&top.terminal, 200, 50);
     top.signal("WINCH");
     top.shows("RUNS NOW OR NEXT");
@@ -209,7 +209,7 @@ fn it_shows_a_run_and_what_blocks_it_until_q_is_pressed() {
 }
 
 #[test]
-fn without_a_process_it_shows_what_is_stored() {
+fn without_a_process_it_shows_the_stored_state() {
     let place = Place::new();
     items(&place);
     place.run(&["rules", "pause", "*", "--data-dir", "data"]).expect(0, &[]);
@@ -225,7 +225,7 @@ fn without_a_process_it_shows_what_is_stored() {
     let mut top = Top::start(&place);
     top.shows("no process has the data directory open, so nothing runs; stored: 15 waiting");
     top.shows("sh -c 'while");
-    // It does not keep the directory from others, and follows a process that comes.
+    // It does not keep the directory from others, and follows a process that starts.
     let running = place.start(&exec(&[&rest[..], WAITS_FOR_GO].concat()));
     top.shows("0 of 12 running");
     running.kill();
@@ -245,9 +245,9 @@ fn a_signal_restores_the_terminal_too() {
     }
 }
 
-/// It aborted, because nothing could be printed of it.
+/// Regression: it aborted, because nothing could be printed.
 #[test]
-fn it_ends_when_its_terminal_goes_away() {
+fn it_ends_when_its_terminal_closes() {
     let place = Place::new();
     place.run(&["rules", "pause", "acme", "--data-dir", "data"]).expect(0, &[]);
     let (mut master, terminal) = pseudo_terminal();

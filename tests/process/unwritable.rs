@@ -1,6 +1,5 @@
-//! Looking at a data directory whose disk is full or read-only, and who may reach the control
-//! socket. Preloaded libraries refuse the real binary what such a disk refuses, and look at
-//! the socket.
+//! Inspecting a data directory whose disk is full or read-only, and access to the control socket.
+//! Preloaded libraries make the real binary's writes fail as on such a disk, and check the socket.
 
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
@@ -17,7 +16,7 @@ struct Unwritable {
     library: String,
 }
 
-/// A library made of a source in this directory.
+/// A library compiled from a source file in this directory.
 fn compiled(place: &Place, name: &str) -> String {
     let library = place.path(&format!("{name}.so")).to_str().unwrap().to_owned();
     let source = crate::root().join(format!("tests/process/{name}.c")).display().to_string();
@@ -47,7 +46,7 @@ impl Unwritable {
         self.place.start_command(command).end()
     }
 
-    /// Length and time of change of every file of the data directory.
+    /// Length and modification time of every file of the data directory.
     fn files(&self) -> BTreeMap<PathBuf, (u64, std::time::SystemTime)> {
         let (mut dirs, mut files) = (vec![self.place.path("data")], BTreeMap::new());
         while let Some(dir) = dirs.pop() {
@@ -65,7 +64,7 @@ impl Unwritable {
     }
 }
 
-/// The shim works: otherwise the test below tests nothing.
+/// Checks that the shim works; otherwise the test below tests nothing.
 #[test]
 fn the_library_refuses_to_write_below_a_directory() {
     let unwritable = Unwritable::new();
@@ -81,9 +80,9 @@ fn the_library_refuses_to_write_below_a_directory() {
     }
 }
 
-/// Regression: `status` and all that only looks refused to do so where nothing can be written.
+/// Regression: `status` and other read-only commands refused to work where nothing can be written.
 #[test]
-fn a_directory_that_cannot_be_written_is_looked_at_all_the_same() {
+fn an_unwritable_directory_can_be_inspected() {
     let unwritable = Unwritable::new();
     let place = &unwritable.place;
     place.write("items", "1\n2\n3\n");
@@ -114,7 +113,7 @@ fn a_directory_that_cannot_be_written_is_looked_at_all_the_same() {
         for look in looks {
             unwritable.run(look, errno).expect(0, &[]);
         }
-        // What changes something says why it cannot.
+        // Commands that change something say why they cannot.
         let refused = unwritable.run(&["purge", id], errno).expect(2, &[]);
         let why = ["no space is left", "may not be written", "cannot write"];
         assert!(why.iter().any(|why| refused.stderr.contains(why)), "{}", refused.stderr);
@@ -127,10 +126,10 @@ fn a_directory_that_cannot_be_written_is_looked_at_all_the_same() {
     assert_eq!(place.json(&["entries", "--data-dir", "data"]), normally);
 }
 
-/// Regression: between its making and its change of mode, anybody could connect to the control
-/// socket where the umask allowed it. Whoever is connected stays so.
+/// Regression: between its creation and its change of mode, anybody could connect to the control
+/// socket if the umask allowed it. A connection persists.
 #[test]
-fn nobody_else_can_reach_the_control_socket_at_any_time() {
+fn the_control_socket_is_never_open_to_others() {
     let place = Place::new();
     let library = compiled(&place, "bind_shim");
     std::fs::create_dir(place.path("data")).unwrap();

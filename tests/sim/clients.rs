@@ -1,5 +1,5 @@
-//! Clients and handlers of a simulation. A client asks until it is answered; whoever
-//! dies with its node is asked for again on another one.
+//! Clients and handlers of a simulation. A client repeats a request until it is answered; if it
+//! dies with its node, its request is repeated on another one.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ use super::{
     sizes,
 };
 
-/// How long a client waits before it asks again.
+/// Delay before a client repeats a request.
 const AGAIN: Duration = Duration::from_millis(250);
-/// How long an attempt may take.
+/// Time limit of an attempt.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// A partition that is dropped, and what its keys are given to.
+/// A partition to drop, and the new owners of its keys.
 #[derive(Debug)]
 pub(super) struct Replacement {
     pub(super) id: PartitionId,
@@ -32,7 +32,7 @@ pub(super) struct Replacement {
     pub(super) ranges: Vec<(PartitionKey, PartitionKey)>,
 }
 
-/// Where the time comes from.
+/// The source of the time.
 pub(super) type Now = std::sync::Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 fn uuid(entry: usize) -> [u8; 16] {
@@ -62,14 +62,14 @@ fn entry_of(spec: &Spec, number: usize, start: Timestamp) -> Entry {
     entry
 }
 
-/// The id that an entry has.
+/// The id of an entry.
 pub(super) fn id_of(spec: &Spec, number: usize) -> EntryId {
     let name = entry_of(spec, number, Timestamp(0)).vqueue().clone();
     let key = name.partition_key(spec.idempotency_key.as_deref(), &uuid(number));
     EntryId { partition_key: key, uuid: uuid(number) }
 }
 
-/// Asks until it is answered.
+/// Repeats a request until it is answered.
 pub(super) async fn ask(
     ask: Ask,
     runtime: Runtime,
@@ -99,7 +99,7 @@ async fn change_rules(ask: &Ask, rules: &Rules) -> Result<(), RulesError> {
     }
 }
 
-/// Those of a batch that is too large are asked for one by one.
+/// Entries of a batch that is too large are requested one by one.
 async fn enqueue(
     numbers: &[usize],
     runtime: &Runtime,
@@ -119,7 +119,7 @@ async fn enqueue(
             Err(error) => return Err(error.to_string()),
         }
     }
-    // Whoever was refused with others may be stored alone.
+    // An entry refused with others may be stored alone.
     for number in numbers {
         if is_batch && journal.lock().seen[*number].acked.is_some() {
             continue;
@@ -193,7 +193,7 @@ async fn once(
 /// Drops a partition, and gives its keys to others after a while.
 pub(super) async fn replace(what: &Replacement, runtime: &Runtime) -> Result<(), NodeError> {
     match runtime.node().drop_partition(what.id).await {
-        // Whoever asked before may have died with its node.
+        // An earlier request may have died with its node.
         Ok(()) | Err(NodeError::UnknownPartition(_)) => {}
         Err(error) => return Err(error),
     }
@@ -207,7 +207,7 @@ pub(super) async fn replace(what: &Replacement, runtime: &Runtime) -> Result<(),
     Ok(())
 }
 
-/// Notes the end of a handler, also when it is dropped.
+/// Records the end of a handler when it returns or is dropped.
 struct Guard {
     run: Run,
     token: u64,
@@ -248,7 +248,7 @@ pub(super) fn runtime(
         builder = builder.partitions(partitions);
     }
     if incarnation.is_multiple_of(2) {
-        // Most of those that wait for a permit do so without an actor.
+        // Most vqueues that wait for a permit do so without an actor.
         builder = builder.active_vqueues_max(2);
     }
     if let Some(running_max) = plan.running_max {

@@ -1,8 +1,7 @@
-//! What `explain` says, against what clients and handlers have seen.
+//! Compares `explain` with the observations of clients and handlers.
 //!
-//! Must always hold: it is asked only when nothing is left to do now, in runs in which
-//! nothing goes wrong and writes take no time. Must not know: how anything is counted
-//! inside.
+//! Must always hold: it is called only when nothing is left to do now, in runs without faults and
+//! with instant writes. Must not know: how anything is counted internally.
 
 use std::collections::BTreeSet;
 
@@ -16,16 +15,16 @@ use super::{
     journal::{Journal, SERVICE, concurrency, governing, is_paused, path},
 };
 
-/// A level that is full: key, how many run, how many may.
+/// A full level: key, running entries, limit.
 type Full = (String, u32, u32);
 
 impl Journal {
-    /// Entries that are stored, as far as clients were told.
+    /// Entries that are stored according to the clients.
     pub(super) fn known(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.seen.len()).filter(|number| self.seen[*number].acked.is_some())
     }
 
-    /// Checks what was said of an entry.
+    /// Checks the explanation of an entry.
     pub(super) fn explained(&mut self, now: Timestamp, entry: usize, view: &ExplainView) {
         let wrong = self.disagreements(now, entry, view);
         for text in wrong {
@@ -45,15 +44,15 @@ impl Journal {
         let stage = view.entry.stage;
         demand(runs == (stage == Stage::Running), "its handler runs, or not");
         demand(self.seen[entry].outcome.is_none() || stage == Stage::Finished, "its end was told");
-        demand(stage != Stage::Paused || self.seen[entry].was_paused, "nobody paused it");
+        demand(stage != Stage::Paused || self.seen[entry].was_paused, "it was not paused");
         if stage != Stage::Inbox {
             return wrong;
         }
-        demand(!view.blocked_by.is_empty(), "it waits for nothing");
+        demand(!view.blocked_by.is_empty(), "it waits without a reason");
         let reasons: Vec<&Reason> = view.blocked_by.iter().map(|block| &block.reason).collect();
         let has = |found: fn(&Reason) -> bool| reasons.iter().any(|reason| found(reason));
 
-        // Rules and usage, counted again.
+        // Rules and usage, recomputed.
         if let Some(expected) = self.full(entry) {
             let said: BTreeSet<Full> =
                 reasons.iter().filter_map(|reason| full_of(reason)).collect();
@@ -72,7 +71,7 @@ impl Journal {
             demand(block.since.is_none_or(|since| since <= now.0), "it began in the future");
         }
 
-        // Its vqueue: who goes first, who has the lock.
+        // Its vqueue: which entries go first, and which holds the lock.
         let mates: Vec<usize> = self
             .known_or_asked()
             .filter(|other| *other != entry && self.is_same_vqueue(*other, entry))
@@ -90,7 +89,7 @@ impl Journal {
         for reason in reasons {
             if let Reason::Lock { holder } = reason {
                 let is_mate = |id: EntryId| mates.iter().any(|mate| self.id(*mate) == id);
-                demand(holder.is_some_and(is_mate), "nobody of its key holds the lock");
+                demand(holder.is_some_and(is_mate), "no entry of its key holds the lock");
             }
             if let Reason::RunAt { run_at } = reason {
                 demand(*run_at > now.0, "its time has come");
@@ -103,12 +102,12 @@ impl Journal {
         id_of(&self.specs[entry], entry)
     }
 
-    /// Entries that somebody asked to store.
+    /// Entries that a client requested to store.
     pub(super) fn known_or_asked(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.seen.len()).filter(|number| self.seen[*number].asked.is_some())
     }
 
-    /// The levels of an entry that are full; nothing while rules are changed.
+    /// The full levels of an entry; `None` while rules are being changed.
     fn full(&self, entry: usize) -> Option<BTreeSet<Full>> {
         let (_, rules) = self.in_force()?;
         let own = path(&self.specs[entry]);
@@ -124,7 +123,7 @@ impl Journal {
 }
 
 impl Journal {
-    /// The levels of an entry that are paused, and its service; nothing while rules change.
+    /// The paused levels of an entry, and its service; `None` while rules are being changed.
     fn pauses(&self, entry: usize) -> Option<BTreeSet<String>> {
         let paused = self.paused_in_force()?;
         let own = path(&self.specs[entry]);

@@ -1,4 +1,4 @@
-//! What befalls the nodes of a simulation, and their log.
+//! Faults of the nodes of a simulation, and of their log.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use super::{
 };
 
 impl World {
-    pub(super) fn befall(&mut self, index: usize, fault: Fault) {
+    pub(super) fn inject(&mut self, index: usize, fault: Fault) {
         self.note(format!("node {index}: {fault:?}"));
         let disk = self.nodes[index].disk.clone();
         match fault {
@@ -44,13 +44,13 @@ impl World {
                 use forebay::testkit::LogStore;
                 let partition = PartitionId(partition);
                 let epoch = Epoch(disk.log().fenced(partition).0 + 1);
-                // A log that has crashed cannot be fenced.
+                // A crashed log cannot be fenced.
                 let _ = disk.log().fence(partition, epoch);
             }
             Fault::Stale { partition } => {
                 let own = self.nodes[index].life.as_ref().map(|life| life.site);
                 let Some(log) = self.shared.as_ref().map(|(log, _)| *log).or(own) else { return };
-                // A log that has crashed cannot be read.
+                // A crashed log cannot be read.
                 let replayed = self.sim.replay_stale(log, PartitionId(partition));
                 self.note(format!("{replayed:?} records of earlier epochs are written again"));
             }
@@ -80,7 +80,7 @@ impl World {
                 let Some((host, runtime)) = self.nodes[index].up() else { return };
                 let task = host.spawn("shutdown", async move {
                     let drain = Drain::within(Duration::from_millis(drain_ms));
-                    // What could not be flushed is replayed.
+                    // Rows that could not be flushed are replayed.
                     let _ = runtime.shutdown(drain).await;
                 });
                 if let Some(life) = &mut self.nodes[index].life {
@@ -97,8 +97,8 @@ impl World {
         }
     }
 
-    /// The writer of a node's log panics, or of the one that all share: then it is a while
-    /// before there is another one.
+    /// The writer of a node's log panics, or of the shared one: then there is no writer for a
+    /// while.
     fn log_dies(&mut self, index: usize, after_ms: u64) {
         let own = self.nodes[index].life.as_ref().map(|life| life.site);
         let shared = self.shared.as_ref().map(|(site, _)| *site);
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    /// Has a partition dropped that there is, and its keys given to others; one at a time.
+    /// Has an existing partition dropped, and its keys given to others; one at a time.
     fn replace(&mut self, which: usize, after: Duration, splits: bool) {
         let is_replaced = |client: &Client| matches!(client.what, What::Replace(_));
         let is_open = |client: &Client| is_replaced(client) && !*client.is_done.lock().unwrap();
@@ -143,7 +143,7 @@ impl World {
     fn kill(&mut self, index: usize, actor: u64) {
         let Some(life) = &self.nodes[index].life else { return };
         let actors = self.sim.actors(life.site);
-        // Half of the time somebody else than one of the many vqueues.
+        // Half of the time not one of the many vqueues.
         let some: Vec<_> = match actor % 2 {
             0 => actors.iter().filter(|(_, name)| *name != "vqueue").collect(),
             _ => actors.iter().collect(),

@@ -1,7 +1,7 @@
-//! What was seen from outside while a simulation ran, and what of it must never be.
+//! The outside observations of a simulation, and the rules they must not violate.
 //!
-//! Must always hold: it looks with the eyes of clients and handlers only. Must not know:
-//! machines, rows, the log.
+//! Must always hold: it only uses what clients and handlers observe. Must not know: machines, rows,
+//! the log.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,54 +19,54 @@ use super::{
 /// The pattern that pauses all entries.
 pub(super) const SERVICE: &str = "service:work";
 
-/// How a handler ends that is dropped before it returns.
+/// The end of a handler that is dropped before it returns.
 pub(super) const DROPPED: &str = "is dropped";
 
-/// How a handler ends whose entry is tried again, if it may.
+/// The end of a handler whose entry is retried, if possible.
 pub(super) const FAILS: &str = "fails";
 
-/// How the message of an entry begins that was cut off too often by the death of its process.
+/// Prefix of the message of an entry that was interrupted too often by the death of its process.
 const INTERRUPTED: &str = "the process died";
-/// That many deaths are too many: it has started as often, whatever else happened.
+/// This many deaths are too many: the entry has started as often.
 const INTERRUPTIONS_MAX: usize = 5;
 
-/// What is known of one entry.
+/// Observations of one entry.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) asked: Option<u64>,
     pub(super) acked: Option<u64>,
-    /// It was told to be too large, alone.
+    /// It was refused as too large, alone.
     is_refused: bool,
     pub(super) first_start: Option<u64>,
     pub(super) snoozed: u32,
-    /// Attempts that failed.
+    /// Number of failed attempts.
     failed: u32,
     /// An attempt failed, and the next one has not begun.
     tries_again: bool,
     pub(super) outcome: Option<Outcome>,
-    /// Somebody canceled or killed it.
+    /// It was canceled or killed.
     pub(super) interfered: bool,
-    /// Its partition was dropped, with all that it had; or may have been.
+    /// Its partition was dropped with all its entries, or may have been.
     pub(super) was_dropped: bool,
-    /// Somebody paused it or its vqueue: it may have lost its turn.
+    /// It or its vqueue was paused, so it may have lost its turn.
     pub(super) was_paused: bool,
 }
 
 /// The rules that may have been in force for a time.
 #[derive(Clone, Debug)]
 struct Regime {
-    /// Since when no others are.
+    /// Since when no others are in force.
     since: Option<Timestamp>,
     until: Option<Timestamp>,
     rules: BTreeMap<&'static str, Limits>,
-    /// Patterns that are paused.
+    /// Paused patterns.
     paused: BTreeSet<&'static str>,
 }
 
-/// A handler that runs.
+/// A running handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Run {
-    /// Which incarnation of which node.
+    /// The incarnation of its node.
     pub(super) incarnation: u32,
     pub(super) entry: usize,
 }
@@ -75,18 +75,18 @@ pub(super) struct Journal {
     pub(super) specs: Vec<Spec>,
     records: Records,
     pub(super) running_max: Option<u32>,
-    /// No limiter is ever made anew, and no end of a handler is lost.
+    /// No limiter is ever restarted, and no end of a handler is lost.
     is_steady: bool,
     latency: Duration,
     pub(super) seen: Vec<Seen>,
     pub(super) running: BTreeMap<(Run, u64), Timestamp>,
-    /// Handlers that were dropped before they ended, with the times of their start and of
-    /// the drop. The next attempt of the entry or key may have been granted in between.
+    /// Handlers that were dropped before they ended, with the times of their start and of the drop.
+    /// The next attempt of the entry or key may have been granted in between.
     dropped: Vec<(Run, Timestamp, Timestamp)>,
-    /// Every start of a handler.
+    /// All starts of handlers.
     starts: Vec<(Timestamp, usize)>,
     regimes: Vec<Regime>,
-    /// Order of everything that is noted.
+    /// Order of all notes.
     serial: u64,
     pub(super) log: Vec<String>,
     pub(super) violations: Vec<String>,
@@ -150,7 +150,7 @@ impl Journal {
         }
     }
 
-    /// They are too large together, or the one is.
+    /// Refuses entries that are too large, together or alone.
     pub(super) fn refused(&mut self, now: Timestamp, entries: &[usize]) {
         self.note(now, format!("client is told that {entries:?} are too large"));
         let payloads = entries.iter().map(|entry| self.specs[*entry].sizes.payload);
@@ -169,7 +169,7 @@ impl Journal {
         }
     }
 
-    /// What a handler is told of the attempt before.
+    /// The failure text passed to the next attempt.
     pub(super) fn told_failure(&mut self, now: Timestamp, entry: usize, text: &str) {
         if !self.records.is_short(text) {
             let text = format!("#{entry} failed with a text of {} bytes", text.len());
@@ -220,12 +220,12 @@ impl Journal {
         }
     }
 
-    /// It cannot be stored, or was told not to be.
+    /// It cannot be stored, or was refused.
     fn is_too_large(&self, entry: usize) -> bool {
         self.seen[entry].is_refused || !self.records.takes(self.specs[entry].sizes.payload)
     }
 
-    /// Rules are asked for: from now on they may be in force.
+    /// A change of rules was requested: from now on they may be in force.
     pub(super) fn rules_asked(&mut self, now: Timestamp, ask: &Ask) {
         self.note(now, format!("client asks {ask:?}"));
         let last = self.regimes.last();
@@ -247,7 +247,7 @@ impl Journal {
         self.regimes.push(Regime { since: None, until: None, rules, paused });
     }
 
-    /// They are in force: those before are not.
+    /// They are in force, and the former ones are not.
     pub(super) fn rules_acked(&mut self, now: Timestamp) {
         self.note(now, "client is told that the rules are in force");
         let last = self.regimes.len() - 1;
@@ -257,9 +257,9 @@ impl Journal {
         self.regimes[last].since.get_or_insert(now);
     }
 
-    /// The earliest time at which an attempt that starts now may have been granted. An
-    /// attempt waits until a handler of the same entry or key that was dropped has stopped,
-    /// so rules may have changed since.
+    /// The earliest time at which an attempt that starts now may have been granted. An attempt
+    /// waits until a dropped handler of the same entry or key has stopped, so rules may have
+    /// changed since.
     fn granted_since(&self, now: Timestamp, run: Run) -> Timestamp {
         let entry = run.entry;
         let lately = Timestamp(now.0.saturating_sub(self.latency.as_millis() as u64));
@@ -280,9 +280,9 @@ impl Journal {
         self.regimes.iter().filter(move |regime| regime.until.is_none_or(|at| at >= since))
     }
 
-    /// The most that rules allowed a key since then; `None`: unlimited.
+    /// The highest limit of a key since then; `None`: unlimited.
     fn limit(&self, since: Timestamp, key: &[&str]) -> Option<u32> {
-        // Unlimited under any of them is unlimited.
+        // Unlimited under any of them means unlimited.
         self.since(since)
             .map(|regime| match is_paused(&regime.paused, key) {
                 true => Some(0),
@@ -291,13 +291,13 @@ impl Journal {
             .try_fold(0, |most, limit| limit.map(|limit| most.max(limit)))
     }
 
-    /// The rules that are in force for sure, and since when.
+    /// The rules that are certainly in force, and since when.
     pub(super) fn in_force(&self) -> Option<(Timestamp, &BTreeMap<&'static str, Limits>)> {
         let last = self.regimes.last()?;
         Some((last.since?, &last.rules))
     }
 
-    /// What is paused for sure.
+    /// The patterns that are certainly paused.
     pub(super) fn paused_in_force(&self) -> Option<&BTreeSet<&'static str>> {
         let last = self.regimes.last()?;
         last.since.map(|_| &last.paused)
@@ -384,7 +384,7 @@ impl Journal {
         }
     }
 
-    /// No more start than a full bucket and what has come since let through.
+    /// No more starts than a full bucket and later tokens allow.
     fn check_rates(&mut self, now: Timestamp, entry: usize) {
         let Some((since, rules)) = self.in_force().filter(|_| self.is_steady) else { return };
         let own = path(&self.specs[entry]);
@@ -392,7 +392,7 @@ impl Journal {
         for depth in 1..=own.len() {
             let key = &own[..depth];
             let Some(rate) = governing(rules, key).and_then(|limits| limits.rate) else { continue };
-            // What started before may have been granted under other rules.
+            // Earlier starts may have been granted under other rules.
             let from = since.after(self.latency);
             let counts = |(at, other): &&(Timestamp, usize)| {
                 *at > from && path(&self.specs[*other]).starts_with(key)
@@ -408,9 +408,8 @@ impl Journal {
         early.into_iter().for_each(|text| self.violation(now, text));
     }
 
-    /// Entries of one key without a time of their own start in the order in which they
-    /// were stored, as far as that is known: one was acknowledged before the other was
-    /// asked for.
+    /// Entries of one key without an explicit time start in the order in which they were stored, as
+    /// far as known: one was acknowledged before the other was requested.
     fn check_order(&mut self, now: Timestamp, entry: usize) {
         let is_plain = |number: usize| {
             let (spec, seen) = (&self.specs[number], &self.seen[number]);
@@ -442,7 +441,7 @@ impl Journal {
         name(one) == name(other)
     }
 
-    /// A handler is over, by itself or not.
+    /// A handler is over, having ended or been dropped.
     pub(super) fn stopped(&mut self, now: Timestamp, run: Run, token: u64, how: &str) {
         let entry = run.entry;
         self.note(now, format!("handler of #{entry} on {} {how}", run.incarnation));
@@ -468,15 +467,15 @@ pub(super) fn path(spec: &Spec) -> Vec<&'static str> {
     spec.scope.into_iter().chain(limit_key.split('/').filter(|part| !part.is_empty())).collect()
 }
 
-/// The limit of the rule that governs a key: of those that match, the one that is exact
-/// further to the left.
+/// The limit of the rule that governs a key: of the matching ones, the one that is exact further to
+/// the left.
 pub(super) fn governing(rules: &BTreeMap<&'static str, Limits>, key: &[&str]) -> Option<Limits> {
     let parsed = rules.iter().filter_map(|(text, limits)| Some((text.parse().ok()?, limits)));
     let matching = parsed.filter(|(pattern, _): &(Pattern, _)| pattern.matches(key));
     matching.max_by_key(|(pattern, _)| pattern.rank()).map(|(_, limits)| *limits)
 }
 
-/// Whether a pattern that is paused matches a key.
+/// Whether a paused pattern matches a key.
 pub(super) fn is_paused(paused: &BTreeSet<&'static str>, key: &[&str]) -> bool {
     let parsed = paused.iter().filter_map(|text| text.parse().ok());
     parsed.into_iter().any(|pattern: Pattern| pattern.matches(key))

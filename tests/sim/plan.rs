@@ -1,4 +1,4 @@
-//! What happens in a simulation, drawn from its seed: entries, commands, faults.
+//! The events of a simulation, drawn from its seed: entries, commands, faults.
 //!
 //! Must always hold: a plan is a function of the seed. Must not know: how forebay works.
 
@@ -8,16 +8,16 @@ use forebay::{Limits, Rate, testkit::SeededRandom};
 
 use super::sizes::{self, Records, Sizes};
 
-/// When the last command is given, in milliseconds of virtual time.
+/// Time of the last command, in milliseconds of virtual time.
 pub(super) const SPAN_MS: u64 = 12_000;
-/// Most entries of one run.
+/// Maximum number of entries of one run.
 const ENTRIES_MAX: usize = 48;
-/// Most entries of a run in which few vqueues have many each.
+/// Maximum number of entries of a run with few vqueues that have many entries each.
 const CROWD_MAX: usize = 150;
-/// Attempts that a handler may fail before the entry is a dead letter.
+/// Number of failed attempts before the entry is a dead letter.
 pub(super) const ATTEMPTS_MAX: u32 = 4;
 
-/// How a handler fails on its way.
+/// How a handler fails midway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mishap {
     Error,
@@ -25,7 +25,7 @@ pub(super) enum Mishap {
     Timeout,
 }
 
-/// How an entry ends when nobody interferes.
+/// The outcome of an entry without interference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     Success,
@@ -33,7 +33,7 @@ pub(super) enum Ending {
     Exhausted,
 }
 
-/// An entry and what its handler does.
+/// An entry and the behaviour of its handler.
 #[derive(Clone, Debug)]
 pub(super) struct Spec {
     pub(super) scope: Option<&'static str>,
@@ -49,7 +49,7 @@ pub(super) struct Spec {
     pub(super) sizes: Sizes,
 }
 
-/// What a client asks for. Entries are named by their number.
+/// A client's request. Entries are named by their number.
 #[derive(Clone, Debug)]
 pub(super) enum Ask {
     Enqueue(Vec<usize>),
@@ -68,7 +68,7 @@ pub(super) enum Ask {
 }
 
 impl Ask {
-    /// Changes of the rules are made one after the other.
+    /// Whether it changes rules; such changes are made one after the other.
     pub(super) fn is_about_rules(&self) -> bool {
         matches!(
             self,
@@ -77,10 +77,10 @@ impl Ask {
     }
 }
 
-/// What goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
-    /// A node dies and starts again after a while.
+    /// A node crashes and restarts after a while.
     Crash { after_ms: u64 },
     /// A write of the log fails.
     LogFails { nth: u64, kind: usize },
@@ -88,25 +88,24 @@ pub(super) enum Fault {
     StoreFails { nth: u64, kind: usize },
     /// An actor panics.
     Kill { actor: u64 },
-    /// Somebody fences the log and is never seen again.
+    /// An unknown node fences the log and stays silent.
     Fence { partition: u32 },
-    /// Some node is to lead.
+    /// Some node is told to lead.
     Lead { partition: u32 },
-    /// The leader is to stop.
+    /// The leader is told to stop leading.
     StepDown { partition: u32, within_ms: u64 },
-    /// Those who led before write everything once more.
+    /// Former leaders write everything once more.
     Stale { partition: u32 },
-    /// The next ends of handlers are told late, or late once more.
+    /// The next ends of handlers are reported late, or late and twice.
     EndsLate { ms: u64, again: bool },
-    /// A node goes down in order and starts again.
+    /// A node shuts down cleanly and restarts.
     Shutdown { after_ms: u64, drain_ms: u64 },
-    /// One of the partitions that there are is dropped; after a while its keys are given to
-    /// a new one, or to two.
+    /// An existing partition is dropped; after a while its keys are given to one or two new ones.
     Replace { which: usize, after_ms: u64, splits: bool },
-    /// The log's writer dies; all nodes that have it are started anew.
+    /// The log's writer dies; all nodes that use it are restarted.
     LogDies { after_ms: u64 },
-    /// The wall clock of a node's machine is set forward or back. Another machine, which a
-    /// node finds after a crash, has the right time.
+    /// The wall clock of a node's machine is set forward or back. Another machine, used after a
+    /// crash, has the right time.
     ClockSteps { by_ms: i64 },
     /// It runs slow or fast, or stands still.
     ClockRuns { percent: u32 },
@@ -121,15 +120,15 @@ pub(super) enum Event {
 /// Everything about one run.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Nothing goes wrong.
+    /// There are no faults.
     pub(super) is_quiet: bool,
-    /// Nothing goes wrong nor takes any time: what is known outside is what is true.
+    /// There are no faults and no delays: outside observations are exact.
     pub(super) is_clear: bool,
     pub(super) partitions: u32,
-    /// More than one share a log.
+    /// Several nodes share a log.
     pub(super) nodes: usize,
     pub(super) running_max: Option<u32>,
-    /// How many vqueues without work stay in memory.
+    /// Number of idle vqueues that stay in memory.
     pub(super) idle_vqueues_max: usize,
     pub(super) log_delay_ms: u64,
     pub(super) log_twice: usize,
@@ -137,22 +136,22 @@ pub(super) struct Plan {
     pub(super) scan_delay_ms: u64,
     pub(super) scans_fail: usize,
     pub(super) stop_delay_ms: u64,
-    /// What fits into a record of the log.
+    /// The limit of a record of the log.
     pub(super) records: Records,
     pub(super) specs: Vec<Spec>,
-    /// By time.
+    /// Ordered by time.
     pub(super) events: Vec<(u64, Event)>,
 }
 
 const SCOPES: [&str; 3] = ["red", "green", "blue"];
 const LIMIT_KEYS: [&str; 3] = ["a", "a/x", "b"];
 const KEYS: [&str; 3] = ["k1", "k2", "k3"];
-/// Patterns that rules are made for.
+/// Patterns used in rules.
 pub(super) const PATTERNS: [&str; 7] = ["red", "*", "red/*", "*/*", "green/a", "*/*/*", "blue/a/x"];
 
-/// What rules pause.
+/// Patterns that are paused by rule.
 const PAUSED: [&str; 6] = ["red", "green", "*", "*/*", "red/a", "service:work"];
-/// How long a pause lasts at most, in milliseconds.
+/// Maximum length of a pause, in milliseconds.
 const PAUSE_MS_MAX: u64 = 4_000;
 
 struct Draw<'a> {
@@ -166,7 +165,7 @@ impl Draw<'_> {
         self.random.next_u64() % bound
     }
 
-    /// So many of 100 times.
+    /// True in this percentage of cases.
     fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
@@ -175,7 +174,7 @@ impl Draw<'_> {
         all[self.random.below(all.len())]
     }
 
-    /// What rules say.
+    /// Random limits of a rule.
     fn limits(&mut self) -> Limits {
         let concurrency = Limits::concurrency(1 + self.below(3) as u32);
         let burst = 1 + self.below(4) as u32;
@@ -208,7 +207,7 @@ impl Draw<'_> {
         };
         let key = self.percent(keyed).then(|| self.one_of(&KEYS[..keys]));
         let delay_ms = self.percent(20).then(|| self.below(6_000));
-        // With an object key an idempotency key needs a scope.
+        // With an object key, an idempotency key needs a scope.
         let may_be_once = key.is_none() || scope.is_some();
         let is_once = self.percent(10) && may_be_once;
         let idempotency_key = is_once.then(|| format!("once-{number}"));
@@ -239,7 +238,7 @@ impl Draw<'_> {
             10 => Ask::ResumeVQueue(entry),
             11..=14 => Ask::SetRule(self.one_of(&PATTERNS), self.limits()),
             15 => Ask::DropRule(self.one_of(&PATTERNS)),
-            // Asked again: nothing may be added.
+            // Requested again: must add nothing.
             16 | 17 => Ask::Enqueue(vec![entry]),
             _ => Ask::Explain(entry),
         }
@@ -288,7 +287,7 @@ impl Draw<'_> {
     }
 }
 
-/// Reads of inboxes that one read may wait for.
+/// Number of inbox reads that one read may wait for.
 const READS_AHEAD: u64 = 8;
 
 impl Plan {
@@ -318,7 +317,7 @@ impl Plan {
         for _ in 0..draw.below(asks) {
             events.push((draw.below(SPAN_MS), Event::Ask(draw.ask(count))));
         }
-        // A third of the runs is quiet: there, nothing hides a wake-up that is lost.
+        // A third of the runs has no faults: nothing can hide a lost wake-up there.
         let faults = if draw.percent(33) || is_clear { 0 } else { draw.below(8) };
         for _ in 0..faults {
             let fault = draw.fault(partitions, nodes);
@@ -344,22 +343,22 @@ impl Plan {
             specs,
             events,
         };
-        // Drawn last, so that the rest of a seed's plan is as before there were pauses.
+        // Drawn last, so that the rest of a seed's plan is as it was before pauses were added.
         plan.events.extend(draw.pauses());
         plan.events.sort_by_key(|(at, _)| *at);
         plan
     }
 
-    /// Partitions are dropped and spawned. A new one that is spawned under a clock that was
-    /// set back has no record that tells it the time.
+    /// Whether partitions are dropped and spawned. A new one spawned under a clock that was set
+    /// back has no record that tells it the time.
     pub(super) fn replaces_partitions(&self) -> bool {
         let replaces =
             |event: &Event| matches!(event, Event::Fault { fault: Fault::Replace { .. }, .. });
         self.events.iter().any(|(_, event)| replaces(event))
     }
 
-    /// How long a grant may take to reach its handler. A vqueue that waited without an actor
-    /// reads its inbox first, behind the reads of other vqueues of its partition.
+    /// How long a grant may take to reach its handler. A vqueue that waited without an actor reads
+    /// its inbox first, behind the reads of other vqueues of its partition.
     pub(super) fn latency(&self) -> Duration {
         Duration::from_millis(50 + 6 * self.log_delay_ms + READS_AHEAD * self.scan_delay_ms)
     }

@@ -1,7 +1,7 @@
-//! What of a simulation is too large for a record of its log.
+//! Which entries of a simulation are too large for a record of its log.
 //!
-//! Must always hold: no entry has a size at which only the length of numbers in its record
-//! decides whether it fits. Must not know: how a record is made.
+//! Must always hold: no entry has a size at which only the length of numbers in its record decides
+//! whether it fits. Must not know: how a record is encoded.
 
 use forebay::{Outcome, testkit::SeededRandom};
 use forebay_engine::partition::machine::{CUT_MARK, ERROR_TEXT_LEN_MAX};
@@ -12,18 +12,18 @@ use forebay_messages::{
 
 use super::plan::Ending;
 
-/// Makes the random numbers of the sizes others than those of the plan: a run without a small
-/// limit is as it was before there were sizes.
+/// Makes the random numbers of the sizes independent of the plan: a run without a small limit is as
+/// it was before sizes were added.
 const SALT: u64 = 0x7265_636f_7264;
-/// How many runs of 100 have a small limit.
+/// Percentage of runs with a small limit.
 const SMALL_PERCENT: u64 = 25;
-/// How many entries of 100 have a size of their own in such a run.
+/// Percentage of entries with a special size in such a run.
 const LARGE_PERCENT: u64 = 30;
-/// Small limits, in bytes; what the partitions themselves write is smaller.
+/// Small limits, in bytes; the partitions' own records are smaller.
 const SMALL: [usize; 3] = [16 << 10, 24 << 10, 64 << 10];
-/// The record of an entry has at least a byte and at most so many beside the payload.
+/// A record of an entry has between one and this many bytes beside the payload.
 const AROUND_MAX: usize = 512;
-/// What every error text of a handler begins with.
+/// Prefix of every error text of a handler.
 const PLANNED: &str = "as planned";
 
 /// The sizes of an entry, in bytes.
@@ -34,18 +34,18 @@ pub(super) struct Sizes {
     pub(super) text: usize,
 }
 
-/// Number of the entry only, and a short text.
+/// Only the number of the entry, and a short text.
 const PLAIN: Sizes =
     Sizes { payload: size_of::<usize>(), result: size_of::<usize>(), text: PLANNED.len() };
 
-/// The limit of a record and what fits.
+/// The limit of a record, and the sizes that fit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Records {
     pub(super) len_max: usize,
 }
 
 impl Records {
-    /// Most bytes of a result.
+    /// Maximum size of a result.
     fn room(self) -> usize {
         self.len_max - RECORD_ROOM
     }
@@ -54,18 +54,18 @@ impl Records {
         ERROR_TEXT_LEN_MAX.min(self.room() / 2)
     }
 
-    /// Whether an entry with such a payload can be stored.
+    /// Whether an entry with this payload can be stored.
     pub(super) fn takes(self, payload: usize) -> bool {
         payload < self.len_max
     }
 
-    /// Whether entries with such payloads surely fit into one record together.
+    /// Whether entries with these payloads certainly fit into one record together.
     pub(super) fn takes_all(self, payloads: impl Iterator<Item = usize>) -> bool {
         payloads.map(|payload| payload + AROUND_MAX).sum::<usize>() <= self.room()
     }
 
-    /// Whether this is how an entry with such sizes is stored to have ended, if it ended as
-    /// its handler said.
+    /// Whether an entry with these sizes may be stored with this outcome, if it ended as its
+    /// handler said.
     pub(super) fn is_end(
         self,
         entry: usize,
@@ -86,7 +86,7 @@ impl Records {
         }
     }
 
-    /// A text that fits comes back whole, another one is cut with a mark.
+    /// A fitting text is stored whole, another one cut with a mark.
     fn is_text(self, failure: &Failure, len: usize) -> bool {
         let said = text(len);
         let Some(kept) = failure.message.strip_suffix(CUT_MARK) else {
@@ -129,21 +129,21 @@ pub(super) fn draw(seed: u64, count: usize) -> (Records, Vec<Sizes>) {
     (records, sizes)
 }
 
-/// So many bytes that begin with the number of an entry.
+/// This many bytes, beginning with the number of an entry.
 pub(super) fn filled(entry: usize, len: usize) -> Vec<u8> {
     let mut bytes = entry.to_be_bytes().to_vec();
     bytes.resize(len, 7);
     bytes
 }
 
-/// An error text of so many bytes.
+/// An error text of this length.
 pub(super) fn text(len: usize) -> String {
     PLANNED.to_owned() + &"x".repeat(len - PLANNED.len())
 }
 
-/// How an entry ended, in a few words.
+/// The outcome of an entry, in a few words.
 pub(super) fn brief(outcome: &Outcome) -> String {
-    /// More is not shown.
+    /// Maximum length shown.
     const SHOWN: usize = 120;
     match outcome {
         Outcome::Success(bytes) => {

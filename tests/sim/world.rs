@@ -18,25 +18,25 @@ use super::{
     plan::{Ask, Event, Plan, SPAN_MS},
 };
 
-/// How often clients are looked after, in milliseconds.
+/// Interval between checks of the clients, in milliseconds.
 const TICK_MS: u64 = 50;
-/// Virtual time within which everything must come to its end, in milliseconds.
+/// Virtual time within which everything must complete, in milliseconds.
 const QUIET_WITHIN_MS: u64 = 120_000;
-/// Partitions report within this time what of their rows is in files, in milliseconds.
+/// Time within which partitions report which of their rows are in files, in milliseconds.
 const REPORTED_WITHIN_MS: u64 = 65_000;
-/// How often what is paused is resumed in the calm: a client may have paused it since.
+/// Interval between resumes in the final calm phase: a client may have paused something since.
 const RESUME_EVERY_MS: u64 = 20_000;
-/// More than are spawned in a run.
+/// Upper bound of the partitions spawned in a run.
 const SPAWNED_MAX: u32 = 16;
-/// How long a stopped node is left alone, in milliseconds.
+/// How long a stopped node stays down, in milliseconds.
 const REPAIR_MS: u64 = 300;
 
-/// A runtime that started, or why it did not.
+/// A started runtime, or the error.
 type Started = Arc<Mutex<Option<Result<Runtime, String>>>>;
 
 pub(super) struct Node {
     pub(super) disk: Disk,
-    /// Absent while it is down.
+    /// `None` while it is down.
     pub(super) life: Option<Life>,
     start_at: Option<u64>,
 }
@@ -45,7 +45,7 @@ pub(super) struct Life {
     pub(super) site: SiteId,
     host: Host,
     started: Started,
-    /// It goes down in order, and starts again so much later.
+    /// It shuts down cleanly, and starts again after this many milliseconds.
     pub(super) going: Option<(TaskHandle, u64)>,
 }
 
@@ -77,9 +77,9 @@ pub(super) struct World {
     incarnations: u32,
     /// Partitions were dropped or spawned since the first start.
     pub(super) table_changed: bool,
-    /// When the log is there again whose writer died.
+    /// When the log whose writer died is available again.
     pub(super) log_back_at: Option<u64>,
-    /// A client was told that the storage of a node failed.
+    /// A client learned that the storage of a node failed.
     broken: Arc<Mutex<Option<String>>>,
     /// The log is never trimmed.
     keeps_all: bool,
@@ -92,8 +92,8 @@ impl World {
         let plan = Arc::new(Plan::new(seed, &mut random));
         let mut sim = Sim::new(random.next_u64(), start).without_tokio_tasks();
         let disk = Disk::with_record_len_max(plan.records.len_max).unwrap();
-        // Of several nodes one may be down while the log is trimmed: it could not be taken
-        // up again (it would need the rows of another one).
+        // With several nodes, one may be down while the log is trimmed and could not continue (it
+        // would need the rows of another one).
         let keeps_all = plan.nodes > 1 || random.below(2) == 0;
         disk.log().keep_all(keeps_all);
         let shared = (plan.nodes > 1).then(|| sim.share(&disk));
@@ -138,14 +138,14 @@ impl World {
         self.journal.lock().note(self.sim.now(), text);
     }
 
-    /// Everything that the plan says, then calm until all is done.
+    /// Performs everything in the plan, then waits without faults until all is done.
     pub(super) async fn play(&mut self) -> Result<(), String> {
         let events = self.plan.events.clone();
         for (at, event) in events {
             self.go_on(at).await?;
             match event {
                 Event::Ask(ask) => self.take(ask),
-                Event::Fault { node, fault } => self.befall(node, fault),
+                Event::Fault { node, fault } => self.inject(node, fault),
             }
         }
         self.go_on(SPAN_MS).await?;
@@ -162,13 +162,13 @@ impl World {
             }
             self.go_on(self.elapsed() + TICK_MS).await?;
         }
-        // What was told last may still be on its way to the replicas.
+        // The last reports may still be in transit to the replicas.
         self.go_on(self.elapsed() + 3_000).await?;
         self.check_rows()?;
         self.check_trimmed().await
     }
 
-    /// What a crash loses of the rows is still in the log.
+    /// Checks that rows lost in a crash are still in the log.
     async fn check_trimmed(&mut self) -> Result<(), String> {
         use forebay::testkit::LogStore;
         let Some((_, runtime)) = self.nodes[0].up().filter(|_| !self.keeps_all) else {
@@ -215,7 +215,7 @@ impl World {
         }
     }
 
-    /// What the runtime says of an entry is what was seen of it.
+    /// Checks that `explain` matches the observations of an entry.
     async fn explain_one(&mut self) -> Result<(), String> {
         let Some((_, runtime)) = self.nodes[0].up().filter(|_| self.plan.is_clear) else {
             return Ok(());
@@ -282,7 +282,7 @@ impl World {
                         let led = runtime.node().lead(PartitionId(partition)).await;
                         let led = led.map_err(|error| error.to_string());
                         journal.lock().note(now(), format!("told to lead {partition}: {led:?}"));
-                        // One that was dropped cannot.
+                        // A dropped partition cannot.
                         let is_there =
                             runtime.node().partitions().contains(&PartitionId(partition));
                         if led.is_err() && is_there {
@@ -294,8 +294,8 @@ impl World {
                         let replaced = replaced.map_err(|error| error.to_string());
                         journal.lock().note(now(), format!("{what:?}: {replaced:?}"));
                         if let Err(error) = replaced {
-                            // A partition that could not be spawned is undone: no status
-                            // shows that the log takes no more writes.
+                            // A partition that could not be spawned is undone: no status shows that
+                            // the log accepts no more writes.
                             if error.contains(" stopped: ") {
                                 *lock(&broken) = Some(error);
                             }
@@ -388,8 +388,8 @@ impl World {
         node.start_at = Some(at);
     }
 
-    /// No more faults; what was paused goes on, and everybody wants to know how it ended.
-    /// Wall clocks stay as wrong as they are where partitions know better.
+    /// No more faults; paused work is resumed, and clients wait for all outcomes. Wall clocks stay
+    /// wrong where partitions know better.
     fn calm(&mut self) {
         self.note("calm");
         if self.plan.replaces_partitions() {
@@ -408,13 +408,13 @@ impl World {
         if let Some(at) = &mut self.log_back_at {
             *at = 0;
         }
-        // Those that were spawned have the numbers behind the first ones.
+        // Spawned partitions are numbered after the first ones.
         for partition in 0..self.plan.partitions + SPAWNED_MAX {
             self.add(What::Lead(partition));
         }
     }
 
-    /// Resumes everything whose end is not known, and what may have begun anew after it.
+    /// Resumes everything whose end is unknown, and everything that may have been paused since.
     fn resume_all(&mut self) {
         let unfinished: Vec<usize> = {
             let journal = self.journal.lock();
@@ -469,7 +469,7 @@ impl World {
         text
     }
 
-    /// Replicas are equal, and equal to what a replay of the log gives.
+    /// Checks that replicas are equal, and equal to a replay of the log.
     fn check_rows(&self) -> Result<(), String> {
         use forebay::testkit::LogStore;
         let disk = &self.nodes[0].disk;
@@ -499,7 +499,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Node {
-    /// A node that has started and does not go down.
+    /// A node that has started and is not shutting down.
     pub(super) fn up(&self) -> Option<(Host, Runtime)> {
         let life = self.life.as_ref().filter(|life| life.going.is_none())?;
         match &*life.started.lock().unwrap() {
@@ -510,7 +510,7 @@ impl Node {
 }
 
 impl Life {
-    /// Why somebody must start it anew.
+    /// Why it must be restarted.
     fn stopped(&self) -> Option<String> {
         match &*self.started.lock().unwrap() {
             None => None,

@@ -1,13 +1,13 @@
-//! What the documents promise is there: commands, links, reasons, numbers.
+//! Checks of the documents: commands, links, reasons, numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{File, layers::Crate};
 
-/// Shortest reason for a dependency, in characters.
+/// Minimum length of the reason for a dependency, in characters.
 const REASON_LEN_MIN: usize = 20;
 
-/// Complains of every `make` command in code of a document that the Makefile lacks.
+/// Reports every `make` command in code of a document that the Makefile lacks.
 pub(super) fn unknown_commands(documents: &[File], makefile: &str) -> Vec<String> {
     let targets = targets(makefile);
     let mut complaints = Vec::new();
@@ -67,7 +67,7 @@ fn code(markdown: &str) -> Vec<&str> {
     found
 }
 
-/// Complains of every relative link whose file does not exist.
+/// Reports every relative link whose file does not exist.
 pub(super) fn dead_links(documents: &[File], exists: impl Fn(&str) -> bool) -> Vec<String> {
     let mut complaints = Vec::new();
     for document in documents {
@@ -82,7 +82,7 @@ pub(super) fn dead_links(documents: &[File], exists: impl Fn(&str) -> bool) -> V
     complaints
 }
 
-/// Where links lead, without fragments; not those to the network or within a page.
+/// Targets of links, without fragments; not those to the network or within a page.
 fn links(markdown: &str) -> Vec<&str> {
     let targets = markdown.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
     targets
@@ -91,7 +91,7 @@ fn links(markdown: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Complains of dependencies without a reason and of reasons without a dependency.
+/// Reports dependencies without a reason and reasons without a dependency.
 pub(super) fn dependencies(document: &str, crates: &[Crate]) -> Vec<String> {
     let rows = reasons(document);
     let used: BTreeMap<&str, &str> = crates
@@ -111,7 +111,7 @@ pub(super) fn dependencies(document: &str, crates: &[Crate]) -> Vec<String> {
         }
     }
     let unused = rows.keys().filter(|name| !used.contains_key(**name));
-    complaints.extend(unused.map(|name| format!("{name} has a row, but nobody uses it")));
+    complaints.extend(unused.map(|name| format!("{name} has a row, but is not used")));
     complaints
 }
 
@@ -126,8 +126,8 @@ fn reasons(document: &str) -> BTreeMap<&str, &str> {
     .collect()
 }
 
-/// Complains of decisions that are not `NNNN-some-title.md`, numbered 0001, 0002, … in
-/// turn, and that do not tell context, decision and consequence.
+/// Reports decisions that are not named `NNNN-some-title.md`, numbered 0001, 0002, … in sequence,
+/// or lack context, decision or consequence.
 pub(super) fn decisions(files: &[File]) -> Vec<String> {
     let mut complaints = Vec::new();
     for (expected, file) in (1..).zip(files) {
@@ -194,7 +194,7 @@ mod tests {
         let row = "| `tokio` | the runtime on which handlers run |";
         assert!(complaints(row).is_empty());
         let stale = format!("{row}\n| `serde` | payloads are typed by it |");
-        assert_eq!(complaints(&stale), ["serde has a row, but nobody uses it"]);
+        assert_eq!(complaints(&stale), ["serde has a row, but is not used"]);
     }
 
     #[test]

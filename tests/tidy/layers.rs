@@ -1,8 +1,8 @@
-//! Who may depend on whom: `messages <- engine <- storage <- actors <- forebay <- cli`, and
+//! Allowed dependencies: `messages <- engine <- storage <- actors <- forebay <- cli`, and
 //! `messages <- api <- actors`.
 //!
-//! Must always hold: every crate of the workspace has a layer here; a crate without
-//! one is a complaint, so that a new crate cannot slip past.
+//! Must always hold: every crate of the workspace has a layer here; a crate without one is a
+//! complaint, so that a new crate cannot be missed.
 
 use cargo_metadata::{DependencyKind, Package};
 
@@ -12,10 +12,10 @@ pub(super) struct Crate {
     pub(super) dependencies: Vec<Dependency>,
 }
 
-/// What one of its `Cargo.toml` sections names.
+/// A dependency named in a section of a `Cargo.toml`.
 pub(super) struct Dependency {
     pub(super) name: String,
-    /// For tests only.
+    /// Only for tests.
     pub(super) dev: bool,
     /// Of this workspace.
     pub(super) ours: bool,
@@ -35,7 +35,7 @@ impl From<&Package> for Crate {
     }
 }
 
-/// What a crate may and must not know.
+/// What a crate may and must not depend on.
 struct Layer {
     name: &'static str,
     /// The layers below it.
@@ -45,8 +45,7 @@ struct Layer {
     forbidden: &'static [&'static str],
 }
 
-/// Threads, clocks, randomness, files, network, terminals: what pure code must not
-/// know.
+/// Threads, clocks, randomness, files, network, terminals: forbidden in pure code.
 const IMPURE: &[&str] = &[
     "actix*",
     "async-*",
@@ -81,8 +80,8 @@ const ACTORS_AND_TERMINALS: &[&str] =
 const STORES_AND_TERMINALS: &[&str] =
     &["axum*", "clap*", "comfy-table", "indicatif", "rocksdb", "tracing-subscriber"];
 
-/// Crates of the command line. A program that embeds `forebay` must not build them, not
-/// even by way of another crate.
+/// Crates of the command line. A program that embeds `forebay` must not build them, not even
+/// indirectly.
 const COMMAND_LINE: &[&str] = &[
     "clap*",
     "comfy-table",
@@ -96,8 +95,8 @@ const COMMAND_LINE: &[&str] = &[
     "tracing-subscriber",
 ];
 
-/// Complains of every crate of the command line in `tree`, the output of
-/// `cargo tree --prefix none` for the library.
+/// Reports every crate of the command line in `tree`, the output of `cargo tree --prefix none` for
+/// the library.
 pub(super) fn command_line_in_library(tree: &str) -> Vec<String> {
     let names = tree.lines().filter_map(|line| line.split_whitespace().next());
     names
@@ -145,7 +144,7 @@ const LAYERS: [Layer; 7] = [
     },
 ];
 
-/// Complains of every arrow that points up and of every forbidden dependency.
+/// Reports every dependency that points up and every forbidden one.
 pub(super) fn broken(crates: &[Crate]) -> Vec<String> {
     let mut complaints = Vec::new();
     for layer in &LAYERS {
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_order_passes() {
+    fn a_valid_workspace_passes() {
         assert_eq!(broken(&workspace()), Vec::<String>::new());
         assert!(with("forebay-engine", ours("forebay-messages", false)).is_empty());
         assert!(with("forebay-engine", foreign("hashbrown")).is_empty());
@@ -213,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrow_that_points_up_is_refused_even_for_tests() {
+    fn an_upward_dependency_is_refused_even_for_tests() {
         let complaint = ["forebay-engine must not know forebay-storage"];
         assert_eq!(with("forebay-engine", ours("forebay-storage", false)), complaint);
         assert_eq!(with("forebay-engine", ours("forebay-storage", true)), complaint);
@@ -222,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forbidden_crate_is_refused_outside_of_tests() {
+    fn a_forbidden_crate_is_refused_outside_tests() {
         for name in ["tokio", "tokio-util", "actix", "rocksdb", "rand", "rand_chacha", "uuid"] {
             assert_eq!(with("forebay-engine", foreign(name)).len(), 1, "{name}");
         }

@@ -1,15 +1,14 @@
-//! What every source file keeps to.
+//! Rules for every source file.
 //!
-//! The checks read lines, not syntax: rustfmt (checked by `make check`) makes the
-//! shape of the lines reliable.
+//! The checks read lines, not syntax: rustfmt (checked by `make check`) makes the shape of the
+//! lines reliable.
 
 use super::File;
 
-/// Longest source file, in lines.
+/// Maximum length of a source file, in lines.
 const FILE_LINES_MAX: usize = 600;
 
-/// What says that something is not finished. In two halves, so that this file is no
-/// finding of its own.
+/// Words that mark unfinished work. Split in two, so that this file is not a finding.
 const LEFT_OPEN: [&str; 6] = [
     concat!("TO", "DO"),
     concat!("FIX", "ME"),
@@ -29,7 +28,7 @@ pub(super) fn too_long(files: &[File]) -> Vec<String> {
         .collect()
 }
 
-/// A header is a `//!` comment at the very start, with something in it.
+/// A header is a non-empty `//!` comment at the very start.
 pub(super) fn without_header(files: &[File]) -> Vec<String> {
     let header = |file: &File| {
         let first = file.text.lines().next().unwrap_or_default();
@@ -42,8 +41,8 @@ pub(super) fn without_header(files: &[File]) -> Vec<String> {
         .collect()
 }
 
-/// A shell that panics takes its partition with it: it may do so only on a broken
-/// invariant, saying what was expected.
+/// A panic in a shell stops its partition: it may only happen on a broken invariant, with a message
+/// saying what was expected.
 pub(super) fn unwraps_in_shells(files: &[File]) -> Vec<String> {
     let shells = files
         .iter()
@@ -63,8 +62,8 @@ fn unwraps(file: &File) -> Vec<String> {
         .collect()
 }
 
-/// The numbered lines that are not part of a `#[cfg(test)]` item: such an item ends at
-/// the first line of its own indentation that closes it.
+/// The numbered lines outside `#[cfg(test)]` items: such an item ends at the first line of its own
+/// indentation that closes it.
 fn outside_of_tests(text: &str) -> Vec<(usize, &str)> {
     let mut code = Vec::new();
     let mut inside: Option<usize> = None;
@@ -96,8 +95,8 @@ pub(super) fn left_open(files: &[File]) -> Vec<String> {
     complaints
 }
 
-/// The bytes of a table are a promise: each file of a table pins them in a test with
-/// `golden` in its name.
+/// The bytes of a table are a promise: each table file pins them in a test with `golden` in its
+/// name.
 pub(super) fn tables_without_golden(files: &[File]) -> Vec<String> {
     let is_table = |file: &&File| {
         let parts: Vec<_> = file.path.split('/').collect();
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn unwraps_in_tests_pass_and_those_after_them_do_not() {
+    fn unwraps_in_tests_pass_and_later_ones_do_not() {
         let text = "#[cfg(test)]\nuse a;\nb.unwrap()\n#[cfg(test)]\nmod tests {\n    \
                     #[test]\n    fn c() {\n        d.unwrap();\n    }\n}\ne.unwrap()\n";
         let complaints = unwraps_in_shells(&one("actors/src/a.rs", text));

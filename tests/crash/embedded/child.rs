@@ -1,5 +1,5 @@
-//! The process that is killed: this test binary again, running one test that does
-//! something only when it is told where.
+//! The process that is killed: this test binary again, running one test that does nothing unless
+//! given a directory.
 //!
 //! It writes one trace, each line with one `O_APPEND` write:
 //! `run N`, `acked N SCOPE KEY ID`, `start N SCOPE KEY`, `end N SCOPE KEY`,
@@ -23,21 +23,21 @@ use forebay::{
 };
 use tokio::task::JoinSet;
 
-/// The name of the test below, as the harness knows it.
-pub(super) const TEST: &str = "crash::embedded::child::what_is_killed";
-/// Where it works; without it the test does nothing.
+/// Name of the test below in the test harness.
+pub(super) const TEST: &str = "crash::embedded::child::killed_process";
+/// Its directory; without it the test does nothing.
 pub(super) const DIRECTORY: &str = "FOREBAY_CRASH_DIRECTORY";
-/// Which run it is, from 1.
+/// Number of the run, from 1.
 pub(super) const RUN: &str = "FOREBAY_CRASH_RUN";
-/// It is to end everything instead of being killed.
+/// Set for the last run, which ends everything instead of being killed.
 pub(super) const IS_LAST: &str = "FOREBAY_CRASH_LAST";
 
-/// Tasks that enqueue, each the entries of its own keys.
+/// Tasks that enqueue, each for its own keys.
 const ENQUEUERS: u64 = 8;
 const KEYS_EACH: u64 = 4;
-/// No scope ever has a higher limit.
+/// Maximum limit of a scope.
 pub(super) const LIMIT_MAX: u32 = 3;
-/// Entries of this scope are canceled now and then.
+/// Entries of this scope are sometimes canceled.
 pub(super) const DOOMED: &str = "doomed";
 
 #[derive(Clone)]
@@ -49,7 +49,7 @@ impl Trace {
         Self(Arc::new(File::options().create(true).append(true).open(path).unwrap()))
     }
 
-    /// One write: lines of a process that is killed are whole or not there.
+    /// One write: lines of a killed process are whole or missing.
     fn say(&self, line: &str) {
         (&*self.0).write_all(format!("{line}\n").as_bytes()).unwrap();
     }
@@ -63,7 +63,7 @@ struct Job {
 }
 
 #[test]
-fn what_is_killed() {
+fn killed_process() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
     let number = |name| std::env::var(name).unwrap().parse::<u64>().unwrap();
     let (run, is_last) = (number(RUN), number(IS_LAST) == 1);
@@ -111,7 +111,7 @@ async fn live(directory: PathBuf, run: u64, is_last: bool) {
     }
 }
 
-/// The handler is out of it, also when it is dropped.
+/// Records the end of a handler when it returns or is dropped.
 struct Ends {
     said: Trace,
     line: String,
@@ -123,7 +123,7 @@ impl Drop for Ends {
     }
 }
 
-/// What earlier runs were told is stored.
+/// Entries acknowledged in earlier runs.
 fn acked(directory: &Path) -> BTreeMap<u64, EntryId> {
     let trace = fs::read_to_string(directory.join("trace")).unwrap_or_default();
     let acked = trace.lines().filter_map(|line| {
@@ -133,8 +133,8 @@ fn acked(directory: &Path) -> BTreeMap<u64, EntryId> {
     acked.collect()
 }
 
-/// Enqueues entries of keys of its own, one after the other: their numbers are their
-/// order. Each fifth is doomed, and some of those are canceled.
+/// Enqueues entries of its own keys, one after the other: their numbers give their order. Each
+/// fifth one is doomed, and some of those are canceled.
 async fn enqueue(runtime: Runtime, trace: Trace, next: Arc<AtomicU64>, worker: u64) {
     loop {
         let n = next.fetch_add(1, Ordering::Relaxed);
@@ -147,7 +147,7 @@ async fn enqueue(runtime: Runtime, trace: Trace, next: Arc<AtomicU64>, worker: u
         trace.say(&format!("acked {n} {scope} {key} {}", stored.id()));
         if scope == DOOMED && n.is_multiple_of(2) {
             match stored.cancel().await {
-                // It was quicker.
+                // It ended first.
                 Ok(()) | Err(ActError::NotChanged(_)) => {}
                 Err(error) => panic!("{error}"),
             }
@@ -174,7 +174,7 @@ async fn take_snapshots(runtime: Runtime, trace: Trace, directory: PathBuf, run:
     }
 }
 
-/// Waits until everything has ended, and says how.
+/// Waits until everything has ended, and reports the outcomes.
 async fn finish(runtime: &Runtime, trace: &Trace, acked: BTreeMap<u64, EntryId>) {
     for (n, id) in acked {
         let how = match runtime.attach(id).outcome().await.unwrap() {

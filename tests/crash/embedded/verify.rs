@@ -1,23 +1,23 @@
-//! What must hold of the trace of an embedding process, whatever was killed when.
+//! What must hold of the trace of an embedding process, whenever it was killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::child::{DOOMED, LIMIT_MAX};
 
-/// What is known after some lines.
+/// The state after some lines.
 #[derive(Default)]
 struct State<'a> {
     acked: BTreeMap<u64, &'a str>,
-    /// Started in this run and not out again: scope and key.
+    /// Started in this run and not ended: scope and key.
     open: BTreeMap<u64, (&'a str, &'a str)>,
     ended: BTreeSet<u64>,
-    /// The newest entry that started, by key.
+    /// The last started entry, by key.
     newest: BTreeMap<&'a str, u64>,
     outcomes: BTreeMap<u64, &'a str>,
     canceled: usize,
 }
 
-/// Fails with the first thing that is wrong; counts for people otherwise.
+/// Fails with the first violation; otherwise returns counts for people.
 pub(super) fn check(trace: &str) -> String {
     let mut state = State::default();
     for line in trace.lines() {
@@ -46,12 +46,12 @@ pub(super) fn check(trace: &str) -> String {
 }
 
 fn number(text: &str) -> u64 {
-    text.parse().unwrap_or_else(|_| panic!("no number: {text:?}"))
+    text.parse().unwrap_or_else(|_| panic!("not a number: {text:?}"))
 }
 
 impl<'a> State<'a> {
     fn start(&mut self, n: u64, scope: &'a str, key: &'a str, line: &str) {
-        assert!(!self.outcomes.contains_key(&n), "it had ended for good: {line}");
+        assert!(!self.outcomes.contains_key(&n), "it had already ended: {line}");
         for (other, (_, other_key)) in &self.open {
             assert_ne!(*other_key, key, "{other} of the same key still runs: {line}");
         }
@@ -69,7 +69,7 @@ impl<'a> State<'a> {
             "success" => assert!(self.ended.contains(&n), "it never ran: {line}"),
             "canceled" => {
                 self.canceled += 1;
-                assert_eq!(self.acked[&n], DOOMED, "nobody canceled it: {line}");
+                assert_eq!(self.acked[&n], DOOMED, "it was not canceled: {line}");
             }
             _ => panic!("{line}"),
         }

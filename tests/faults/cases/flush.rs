@@ -1,6 +1,5 @@
-//! Flushes that fail: what is in memory cannot be written to files. Brought about by
-//! moving a database's directory away, so that RocksDB finds no place for a new file,
-//! while those that are open go on.
+//! Flushes that fail: memory cannot be written to files. Caused by moving a database's directory
+//! away, so that RocksDB cannot create a new file while open ones continue to work.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -8,12 +7,12 @@ use forebay::{Drain, EnqueueError, Entry, EntryId, Runtime, error::NodeError};
 
 use super::{Row, builder, check, fill, settled};
 
-/// Nobody handles it: it stays, and takes up memory.
+/// It has no handler: it stays, and uses memory.
 const BULK_BYTES: usize = 256 << 10;
-/// So many of them are more than either database keeps in memory.
+/// This many exceed the memory of either database.
 const BULKS_MAX: usize = 1_200;
 
-/// A runtime of its own, one of whose databases has lost its directory.
+/// A runtime, one of whose databases has lost its directory.
 struct Site {
     dir: tempfile::TempDir,
     database: &'static str,
@@ -41,11 +40,11 @@ impl Site {
 
     fn settled(&self, error: &dyn std::fmt::Display) -> String {
         let text = settled(&error.to_string(), self.dir.path());
-        // Which file could not be made differs from run to run.
+        // Which file could not be created varies between runs.
         text.split(" (IO error").next().unwrap_or_default().to_owned()
     }
 
-    /// Goes down, puts the directory back and starts again: everything is there.
+    /// Shuts down, restores the directory and starts again: everything is there.
     async fn recovers(self, bulky: &[EntryId]) {
         drop(self.runtime.shutdown(Drain::now()).await);
         let (place, away) = (self.place(), self.away());
@@ -60,9 +59,9 @@ impl Site {
     }
 }
 
-/// Entries are stored until that fails and the partition has stopped: what was
-/// acknowledged, and what is said from then on. Which write fails first differs: one that
-/// is told that it is in doubt, or one of the partition's own.
+/// Stores entries until that fails and the partition has stopped; returns the acknowledged ones and
+/// the error from then on. Which write fails first varies: one whose outcome is then unknown, or
+/// one of the partition's own.
 async fn store_until_it_stops(runtime: &Runtime) -> (Vec<EntryId>, String) {
     let mut bulky = Vec::new();
     for _ in 0..BULKS_MAX {
@@ -77,12 +76,12 @@ async fn store_until_it_stops(runtime: &Runtime) -> (Vec<EntryId>, String) {
     panic!("300 MiB are kept in memory, or the partition did not stop")
 }
 
-/// Nobody asked for the flush: memory is full.
+/// The flush was not requested: memory is full.
 pub(super) async fn while_running(database: &'static str, fault: &'static str) -> Row {
     let site = Site::new(database).await;
     let (bulky, error) = store_until_it_stops(&site.runtime).await;
     let seen = site.settled(&error);
-    // While a record was applied or in between: that the partition was at it is said too.
+    // During an apply or in between: the message says which.
     let at = seen.find("cannot").unwrap_or_else(|| panic!("it says what it cannot: {seen}"));
     let seen = format!("partition N stopped: {}", &seen[at..]);
     site.recovers(&bulky).await;
@@ -98,13 +97,13 @@ pub(super) async fn at_the_end() -> Row {
     Row { fault: "the flush at a shutdown fails", seen, after }
 }
 
-/// The database takes no more rows after it: the next write stops the partition.
+/// The database accepts no more rows after it: the next write stops the partition.
 pub(super) async fn for_a_snapshot() -> Row {
     let site = Site::new("store").await;
     let to = site.dir.path().join("snapshot");
     let error = site.runtime.snapshot(&to).await.expect_err("rows cannot be flushed");
     let seen = site.settled(&error);
-    assert!(forebay::snapshot::verify(&to).is_err(), "it is no snapshot");
+    assert!(forebay::snapshot::verify(&to).is_err(), "it is not a snapshot");
     let (bulky, _) = store_until_it_stops(&site.runtime).await;
     site.recovers(&bulky).await;
     let after = "there is no snapshot; the partition stops at its next write, and after a \
