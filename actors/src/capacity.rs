@@ -1,4 +1,4 @@
-//! The node's capacity: the actor that leases slots to the limiters of the partitions.
+//! The node's capacity: the actor that leases slots to the partitions' limiters.
 
 use std::{
     collections::BTreeSet,
@@ -14,20 +14,20 @@ use forebay_messages::{PartitionId, actor::LimiterMessage};
 
 use crate::shell::{Death, Performer, Ref, Scope, World};
 
-/// The limiters that take part, by partition.
+/// The participating limiters, by partition.
 type Limiters = Arc<DashMap<PartitionId, Ref<LimiterMessage>>>;
 
-/// The pool that is there now.
+/// The current pool.
 type Pool = Arc<Mutex<Option<Ref<PoolInput>>>>;
 
-/// Called on the pool's thread when a fresh pool has taken the place of a dead one.
+/// Called on the pool's thread when a new pool has replaced a dead one.
 pub(crate) type OnRestart = Arc<dyn Fn() + Send + Sync>;
 
 fn lock(pool: &Pool) -> MutexGuard<'_, Option<Ref<PoolInput>>> {
     pool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a pool is made from, again and again.
+/// What new pools are made from.
 #[derive(Clone)]
 struct Respawn {
     world: World,
@@ -49,7 +49,7 @@ impl Respawn {
         };
         let on_death = Box::new(move |death| {
             if matches!(death, Death::Panicked(_)) {
-                tracing::error!("the node's capacity died: every limiter is started anew");
+                tracing::error!("the node's capacity died: every limiter is restarted");
                 next.limiters.clear();
                 next.joining.clear();
                 let machine = CapacityPool::rebuilding(again.running_max.load(Ordering::Relaxed));
@@ -66,28 +66,28 @@ impl Respawn {
 #[derive(Clone, Default)]
 pub(crate) struct Capacity {
     pool: Option<Pool>,
-    /// How many slots the pool has, or will have once it has read its mail.
+    /// Number of slots that the pool has, or will have once it has read its mailbox.
     running_max: Arc<AtomicU32>,
     limiters: Limiters,
-    /// Those that the pool has not been told of yet.
+    /// Limiters that the pool has not heard of yet.
     joining: Limiters,
 }
 
-/// What the limiter of one partition sees of it.
+/// What the limiter of one partition sees of the pool.
 pub(crate) struct CapacityClient {
     partition: PartitionId,
     pool: Option<Ref<PoolInput>>,
 }
 
 impl Capacity {
-    /// Starts the pool on a thread of actors. When it dies, a fresh one takes its place,
-    /// which knows nothing of what was leased: `on_restart` must see to it that it is told
-    /// whom to await, and that every limiter is started anew.
+    /// Starts the pool on an actor thread. When it dies, it is replaced by a new one, which does
+    /// not know what was leased: `on_restart` must tell it which partitions to wait for, and
+    /// restart every limiter.
     pub(crate) fn start(world: &World, running_max: u32, on_restart: OnRestart) -> Self {
         let (limiters, joining) = (Limiters::default(), Limiters::default());
         let performer =
             PoolPerformer { limiters: Arc::clone(&limiters), joining: Arc::clone(&joining) };
-        // Set before anybody can send to it: nobody holds this yet.
+        // Set before anything can be sent to it: the pool is not shared yet.
         let pool = Arc::new(Mutex::new(None));
         let most = Arc::new(AtomicU32::new(running_max));
         let spawning = Respawn { world: world.clone(), running_max: Arc::clone(&most), on_restart };
@@ -103,14 +103,14 @@ impl Capacity {
         self.pool.is_some()
     }
 
-    /// Most entries that run at once; `u32::MAX` without a limit.
+    /// Maximum number of running entries; `u32::MAX` without a limit.
     pub(crate) fn running_max(&self) -> u32 {
         if self.is_limited() { self.running_max.load(Ordering::Relaxed) } else { u32::MAX }
     }
 
-    /// So many entries may run from now on; what runs above a lowered number drains.
+    /// Changes the maximum number of running entries; those above a lowered maximum may finish.
     pub(crate) fn resize(&self, running_max: u32) {
-        // First: a pool that takes the place of one that dies now starts with it.
+        // Set first: a pool that replaces one that dies now starts with it.
         self.running_max.store(running_max, Ordering::Relaxed);
         self.send(PoolInput::Resize(running_max));
     }
@@ -119,17 +119,17 @@ impl Capacity {
         CapacityClient { partition, pool: self.address() }
     }
 
-    /// A fresh limiter takes part, under which so many entries run; what an earlier one
-    /// held comes back.
+    /// A new limiter participates; `running`: its running entries. The slots of its predecessor are
+    /// returned.
     pub(crate) fn join(&self, id: PartitionId, limiter: &Ref<LimiterMessage>, running: u32) {
         let Some(pool) = self.address() else { return };
         self.limiters.remove(&id);
-        // What the pool still says to the one before must not reach this one.
+        // Messages of the pool to the previous limiter must not reach this one.
         self.joining.insert(id, limiter.clone());
         pool.send(PoolInput::Joins { partition: id, running });
     }
 
-    /// The limiter is gone, or of no account any more; so many handlers have not stopped.
+    /// The limiter is gone, or no longer counts; `running` handlers have not stopped.
     pub(crate) fn leave(&self, partition: PartitionId, running: u32) {
         self.limiters.remove(&partition);
         self.joining.remove(&partition);
@@ -141,7 +141,7 @@ impl Capacity {
         self.send(PoolInput::Stopped(partition));
     }
 
-    /// A fresh pool leases nothing before each of these has joined or left.
+    /// A new pool leases nothing before each of these has joined or left.
     pub(crate) fn await_all(&self, partitions: BTreeSet<PartitionId>) {
         self.send(PoolInput::Awaits(partitions));
     }

@@ -1,7 +1,6 @@
-//! The partition table: which partition owns which keys. Persisted in the metadata
-//! store.
+//! The partition table: which partition owns which keys. Persisted in the metadata store.
 //!
-//! Must always hold: ranges do not overlap; an id is never given twice.
+//! Must always hold: ranges do not overlap; an id is never reused.
 
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use forebay_storage::metadata::{MetaKey, MetadataStore, Precondition, Version};
 
 use crate::error::NodeError;
 
-/// Closed range of the key space.
+/// Inclusive range of the key space.
 pub(crate) type KeyRange = (PartitionKey, PartitionKey);
 
 /// One partition of the table.
@@ -29,7 +28,7 @@ pub(crate) struct Row {
 pub(crate) struct PartitionTable {
     #[bilrost(1)]
     pub(crate) rows: Vec<Row>,
-    /// The id that the next new partition gets.
+    /// The id of the next new partition.
     #[bilrost(2)]
     next: u32,
 }
@@ -72,7 +71,7 @@ impl PartitionTable {
         if self.rows.len() == before { Err(NodeError::UnknownPartition(id)) } else { Ok(()) }
     }
 
-    /// Who owns a key.
+    /// The owner of a key.
     pub(crate) fn owner(&self, key: PartitionKey) -> Option<PartitionId> {
         let after = self.rows.partition_point(|row| row.first <= key);
         let row = self.rows.get(after.checked_sub(1)?)?;
@@ -89,7 +88,7 @@ impl PartitionTable {
         Ok(Some((table, found.version)))
     }
 
-    /// Stores the table in place of the version it was made from.
+    /// Stores the table, if the stored version is the one it was made from.
     pub(crate) fn store(
         &self,
         metadata: &dyn MetadataStore,

@@ -1,8 +1,8 @@
-//! Services with waiting entries and without a handler on this node: since when, and how
-//! many entries wait, for people.
+//! Services with waiting entries and without a handler on this node: since when, and how many
+//! entries wait, for people.
 //!
-//! Must always hold: memory is bounded, whatever names clients choose; each service is
-//! told once a minute at most, in one line. Must not know: how entries are counted.
+//! Must always hold: memory is bounded, whatever names clients choose; each service is reported at
+//! most once a minute, in one line. Must not know: how entries are counted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,31 +11,31 @@ use std::{
 
 use forebay_messages::{PartitionId, Timestamp, VQueueId};
 
-/// Most services that are told of; entries of others wait as well.
+/// Maximum number of reported services; entries of others wait as well.
 const SERVICES_MAX: usize = 64;
-/// Most vqueues of a service whose entries are counted: all that a service has without
-/// scopes and object keys.
+/// Maximum number of vqueues per service whose entries are counted: without scopes and object keys
+/// these are all.
 const VQUEUES_MAX: usize = 128;
-/// How long after the first entry a service is told of, so that a burst is one line.
+/// Delay of a service's first report after its first entry, so that a burst is one line.
 pub(crate) const FIRST_TOLD_MS: u64 = 1_000;
-/// How often services are told of.
+/// Interval between reports of a service.
 pub(crate) const TOLD_EVERY_MS: u64 = 60_000;
 
 struct Service {
     since: Timestamp,
     vqueues: BTreeSet<(PartitionId, VQueueId)>,
-    /// There were more vqueues than are counted.
+    /// There are more vqueues than are counted.
     has_more: bool,
     /// When the next line about it is due.
     due: Timestamp,
 }
 
-/// What is told of a service.
+/// The report of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) service: String,
     pub(crate) entries: u64,
-    /// There are more, of vqueues that are not counted.
+    /// There are more entries, in vqueues that are not counted.
     pub(crate) has_more: bool,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct Unserved(Mutex<Known>);
 #[derive(Default)]
 struct Known {
     services: BTreeMap<String, Service>,
-    /// A timer runs.
+    /// A timer is set.
     is_armed: bool,
 }
 
@@ -63,7 +63,7 @@ impl Unserved {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A vqueue waits for a handler. Says for when a timer is to be set, if none runs.
+    /// A vqueue waits for a handler. Returns the time for which a timer must be set, if none is.
     pub(crate) fn add(
         &self,
         now: Timestamp,
@@ -89,12 +89,12 @@ impl Unserved {
         (!std::mem::replace(&mut known.is_armed, true)).then_some(due)
     }
 
-    /// Since when entries of a service wait for a handler, if that is known.
+    /// Since when entries of a service wait for a handler, if known.
     pub(crate) fn since(&self, service: &str) -> Option<Timestamp> {
         self.known().services.get(service).map(|of| of.since)
     }
 
-    /// The services, and since when, with the vqueues whose entries are counted and whether
+    /// The services with their start times, the vqueues whose entries are counted, and whether
     /// there were more.
     pub(crate) fn services(&self) -> Vec<Unheard> {
         let known = self.known();
@@ -107,14 +107,14 @@ impl Unserved {
         services.collect()
     }
 
-    /// The services with a handler wait no more.
+    /// Services that have a handler no longer wait.
     pub(crate) fn forget_served(&self, has_handler: impl Fn(&str) -> bool) {
         self.known().services.retain(|service, _| !has_handler(service));
     }
 
-    /// What is due to be told; `count` says how many entries wait in a vqueue. Vqueues
-    /// without any are forgotten, and services without vqueues. Also says when to come
-    /// again, if at all.
+    /// The reports that are due; `count` returns the number of waiting entries of a vqueue. Vqueues
+    /// without any are forgotten, and services without vqueues. Also returns the time of the next
+    /// call, if there is one.
     pub(crate) fn tell(
         &self,
         now: Timestamp,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_told_once_a_minute_with_all_its_entries() {
+    fn a_service_is_reported_once_a_minute_with_all_its_entries() {
         let unserved = Unserved::default();
         let first = unserved.add(Timestamp(10), "mail", vqueue(1));
         assert_eq!(first, Some(Timestamp(10 + FIRST_TOLD_MS)));
@@ -170,7 +170,7 @@ mod tests {
 
         assert_eq!(unserved.tell(again, |_| 0), (vec![], None), "nothing waits any more");
         assert_eq!(unserved.since("mail"), None);
-        assert!(unserved.add(again, "mail", vqueue(1)).is_some(), "and the timer is set anew");
+        assert!(unserved.add(again, "mail", vqueue(1)).is_some(), "and the timer is set again");
     }
 
     #[test]

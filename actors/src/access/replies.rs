@@ -1,8 +1,8 @@
-//! Who waits for an answer: reply ids on one side, futures on the other.
+//! Pending answers: reply ids on one side, futures on the other.
 //!
-//! Must always hold: a reply id is answered at most once; a future that is dropped
-//! leaves nothing behind but the credit of its command, which stays until the command is
-//! answered; the future of many is woken once, by the last answer.
+//! Must always hold: a reply id is answered at most once; a dropped future leaves nothing behind
+//! but the credit of its command, which is held until the command is answered; a future of many
+//! answers is woken once, by the last one.
 
 use std::{
     future::Future,
@@ -20,12 +20,12 @@ use forebay_messages::{PartitionId, ReplyId};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-/// Bits of a reply id that say which of many it is.
+/// Bits of a reply id for the index among many answers.
 const PLACE_BITS: u32 = 16;
-/// Most answers that one future waits for.
+/// Maximum number of answers for one future.
 pub const ANSWERS_MAX: usize = 1 << PLACE_BITS;
 
-/// The waiting ones of a node.
+/// The pending questions of a node.
 #[derive(Debug, Default)]
 pub struct Replies {
     next: AtomicU64,
@@ -33,7 +33,7 @@ pub struct Replies {
     waiting: DashMap<u64, Waiting, FxBuildHasher>,
 }
 
-/// A question without its answer.
+/// A question without an answer yet.
 #[derive(Debug)]
 struct Waiting {
     partition: PartitionId,
@@ -41,16 +41,16 @@ struct Waiting {
     credit: Credit,
 }
 
-/// The room that a command takes up while it is in flight. It comes back with the answer,
-/// not when the caller gives up: until then the command is still in memory.
+/// The credits of a command in flight. They are returned with the answer, not when the caller gives
+/// up: until then the command is still in memory.
 #[derive(Debug, Default)]
 pub enum Credit {
-    /// The question takes up no room.
+    /// The question needs no credits.
     #[default]
     None,
-    /// This question alone holds it.
+    /// Only this question holds it.
     Own(OwnedSemaphorePermit),
-    /// It is also held while the command is proposed again elsewhere.
+    /// Also held while the command is proposed again elsewhere.
     Shared(Arc<OwnedSemaphorePermit>),
 }
 
@@ -60,7 +60,7 @@ enum Waiter {
     Many(Box<Many>),
 }
 
-/// Answers that came, until all have.
+/// The answers received so far of a future of many.
 #[derive(Debug)]
 struct Many {
     answers: Vec<Option<Answer>>,
@@ -69,7 +69,7 @@ struct Many {
 }
 
 impl Many {
-    /// Takes an answer; true with the last one.
+    /// Stores an answer; true for the last one.
     fn take(&mut self, place: usize, answer: Answer) -> bool {
         let Some(free) = self.answers.get_mut(place).filter(|known| known.is_none()) else {
             return false;
@@ -80,7 +80,7 @@ impl Many {
     }
 
     fn tell(self) {
-        // Whoever waited may have gone.
+        // The caller may be gone.
         let _ = self.sender.send(self.answers.into_iter().flatten().collect());
     }
 }
@@ -98,8 +98,8 @@ impl Replies {
         self.open_with(partition, Credit::None)
     }
 
-    /// The same for a command that takes up room until it is answered. The command must be
-    /// sent, or the question withdrawn with [`Pending::withdraw`].
+    /// The same for a command that holds credits until it is answered. The command must be sent, or
+    /// the question withdrawn with [`Pending::withdraw`].
     #[must_use]
     pub fn open_with(self: &Arc<Self>, partition: PartitionId, credit: Credit) -> Pending {
         let (sender, receiver) = oneshot::channel();
@@ -107,10 +107,10 @@ impl Replies {
         Pending { key, receiver, replies: Arc::clone(self) }
     }
 
-    /// New reply ids, 1 to [`ANSWERS_MAX`], and the one future of all their answers.
+    /// New reply ids, 1 to [`ANSWERS_MAX`], and one future for all their answers.
     ///
     /// # Panics
-    /// When it is none or too many.
+    /// When the number is zero or too large.
     #[must_use]
     pub fn open_many(self: &Arc<Self>, partition: PartitionId, count: usize) -> PendingMany {
         assert!((1..=ANSWERS_MAX).contains(&count), "{count} answers in one future");
@@ -121,7 +121,7 @@ impl Replies {
         PendingMany { key, count, receiver, replies: Arc::clone(self) }
     }
 
-    /// Answers whoever waits; nobody may any more.
+    /// Sends the answer to the waiting future, if there still is one.
     pub fn answer(&self, to: ReplyId, answer: Answer) {
         let (key, place) = (to.0 >> PLACE_BITS, to.0 & (ANSWERS_MAX as u64 - 1));
         let MapEntry::Occupied(mut found) = self.waiting.entry(key) else { return };
@@ -134,7 +134,7 @@ impl Replies {
             return;
         }
         let Waiting { waiter, credit, .. } = found.remove();
-        // The room is free before the caller hears of it: the caller may count on it.
+        // The credits are free before the caller gets the answer: the caller may rely on it.
         drop(credit);
         if let Waiter::One(sender) = waiter {
             // The caller may have given up.
@@ -142,19 +142,19 @@ impl Replies {
         }
     }
 
-    /// How many futures wait.
+    /// Number of waiting futures.
     #[must_use]
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Answers everybody who waits for a partition: it is gone.
+    /// Answers all questions to a partition that is gone.
     pub fn answer_all_of(&self, partition: PartitionId, answer: &Answer) {
         let mut keys: Vec<u64> = self
             .waiting
@@ -162,7 +162,7 @@ impl Replies {
             .filter(|entry| entry.value().partition == partition)
             .map(|entry| *entry.key())
             .collect();
-        // In the order of the questions, whatever the order of the map.
+        // In the order of the questions, not of the map.
         keys.sort_unstable();
         for key in keys {
             let Some((_, Waiting { waiter, credit, .. })) = self.waiting.remove(&key) else {
@@ -184,7 +184,7 @@ impl Replies {
     }
 }
 
-/// The future of an answer. Dropping it gives the wait up, not what was asked for.
+/// The future of an answer. Dropping it ends the wait, not the command.
 #[derive(Debug)]
 pub struct Pending {
     key: u64,
@@ -199,7 +199,7 @@ impl Pending {
         ReplyId(self.key << PLACE_BITS)
     }
 
-    /// The question was never sent: nobody will answer it, and its room is free.
+    /// The question was never sent: it gets no answer, and its credits are free.
     pub fn withdraw(self) {
         self.replies.waiting.remove(&self.key);
     }
@@ -217,7 +217,7 @@ impl Future for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // Closed without a value: it is still there. One that holds a credit stays until
+        // Closed without a value: the question is still pending. One that holds credits stays until
         // its command is answered.
         if !self.receiver.is_terminated() {
             let is_free = |_: &u64, waiting: &Waiting| matches!(waiting.credit, Credit::None);
@@ -226,8 +226,8 @@ impl Drop for Pending {
     }
 }
 
-/// The future of many answers, in the order of their ids. Dropping it gives the wait up,
-/// not what was asked for.
+/// The future of many answers, in the order of their ids. Dropping it ends the wait, not the
+/// commands.
 #[derive(Debug)]
 pub struct PendingMany {
     key: u64,
@@ -281,7 +281,7 @@ mod tests {
         for (place, answer) in [(2, Answer::Busy), (0, Answer::NotLeading), (2, Answer::NotLeading)]
         {
             replies.answer(ids[place], answer);
-            assert_eq!(now(&mut pending), None, "one is missing, whoever is answered twice");
+            assert_eq!(now(&mut pending), None, "one is missing, although another came twice");
         }
         replies.answer(ids[1], Answer::UnknownEntry);
         let all = vec![Answer::NotLeading, Answer::UnknownEntry, Answer::Busy];
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_partition_that_is_gone_is_answered() {
+    fn waits_for_a_partition_that_is_gone_are_answered() {
         let replies = Arc::new(Replies::default());
         let mut many = replies.open_many(PartitionId(4), 2);
         let mut one = replies.open(PartitionId(4));
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_given_up_leaves_nothing() {
+    fn a_dropped_wait_leaves_nothing() {
         let replies = Arc::new(Replies::default());
         let many = replies.open_many(PartitionId(4), 2);
         let id = many.ids().next().unwrap();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_credit_of_a_command_comes_back_with_its_answer_and_not_before() {
+    fn a_credit_is_returned_with_the_answer_and_not_before() {
         let replies = Arc::new(Replies::default());
         let room = Arc::new(tokio::sync::Semaphore::new(4));
         let credit = || Credit::Own(Arc::clone(&room).try_acquire_owned().unwrap());
@@ -324,7 +324,7 @@ mod tests {
         let (answered, waits) = (given_up.id(), replies.open_with(PartitionId(1), waits));
         let other = replies.open_with(PartitionId(2), credit());
         drop((given_up, waits, other));
-        assert_eq!((room.available_permits(), replies.len()), (1, 3), "they are on their way");
+        assert_eq!((room.available_permits(), replies.len()), (1, 3), "they are in flight");
         replies.answer(answered, Answer::Busy);
         assert_eq!(room.available_permits(), 2);
         replies.answer_all_of(PartitionId(1), &Answer::LostLeadership);

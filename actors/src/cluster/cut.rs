@@ -1,11 +1,11 @@
-//! Cutting a node off from a shared log, for tests (feature `testkit`); without it every
-//! way is open and costs nothing.
+//! Cutting a node off from a shared log, for tests (feature `testkit`); without that feature
+//! everything is connected, at no cost.
 
 use forebay_messages::NodeId;
 
 use crate::log_writer::LogHandle;
 
-/// Who is cut off.
+/// The nodes that are cut off.
 #[derive(Default)]
 pub(crate) struct Cuts {
     #[cfg(feature = "testkit")]
@@ -26,8 +26,8 @@ impl Cuts {
         self.nodes.insert(node, ());
     }
 
-    /// The writer, as a node reaches it while it is not cut off: what is sent then is
-    /// lost, as on a network.
+    /// The writer as the node reaches it. What is sent while the node is cut off is lost, as on a
+    /// network.
     pub(crate) fn through(&self, node: NodeId, writer: LogHandle) -> LogHandle {
         use std::sync::Arc;
 

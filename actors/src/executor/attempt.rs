@@ -1,8 +1,8 @@
-//! One attempt, from the call of its handler to however it ends.
+//! One attempt, from the call of its handler to its end.
 //!
-//! Must always hold: a panic, a timeout and a silent handler are failed attempts, and a
-//! destructor that panics when a handler is dropped does not change that; time counts from
-//! the start of the first poll. Must not know: who else runs, who is told.
+//! Must always hold: a panic, a timeout and a missed heartbeat are failed attempts, and a
+//! destructor that panics when a handler is dropped does not change that; time counts from the
+//! start of the first poll. Must not know: other attempts, who receives the result.
 
 use std::{
     any::Any,
@@ -27,7 +27,7 @@ use super::{
     running::{Guard, Key},
 };
 
-/// An attempt that is registered and was not polled yet.
+/// An attempt that is registered and not polled yet.
 pub(super) struct Prepared {
     pub(super) run: RunAttempt,
     pub(super) payload: Bytes,
@@ -36,7 +36,7 @@ pub(super) struct Prepared {
     pub(super) guard: Guard,
 }
 
-/// The future of an attempt, however it ends.
+/// The future of an attempt; it completes for any kind of end.
 pub(super) type Begun = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Prepared {
@@ -44,11 +44,11 @@ impl Prepared {
         (self.run.entry, self.run.token)
     }
 
-    /// Made by the thread that polls it: its memory is near.
+    /// Built by the thread that polls it, so that its memory is close to that thread.
     pub(super) fn begin(self) -> Begun {
         let Self { run, payload, handler, cancel, guard } = self;
         Box::pin(async move {
-            // Dropped last, when nothing of the handler is left.
+            // Dropped last, after everything of the handler.
             let mut guard = guard;
             let (who, span) = (Who::of(&run), span(&run));
             let ended = {
@@ -64,8 +64,8 @@ impl Prepared {
     }
 }
 
-/// The span of an attempt. `None` when nobody listens, which costs one load: a disabled span
-/// still costs 600 instructions an attempt, for actix turns on tracing's `log` feature.
+/// The span of an attempt. `None` when nothing subscribes, which costs one load: a disabled span
+/// still costs 600 instructions per attempt, because actix enables tracing's `log` feature.
 fn span(run: &RunAttempt) -> Option<Span> {
     (LevelFilter::current() >= LevelFilter::INFO).then(|| {
         tracing::info_span!(
@@ -77,7 +77,7 @@ fn span(run: &RunAttempt) -> Option<Span> {
     })
 }
 
-/// Which attempt it is, for the log. What else is known of it is told by its span.
+/// Identifies the attempt in the log. Everything else is in its span.
 #[derive(Clone, Copy)]
 struct Who {
     entry: EntryId,
@@ -109,14 +109,14 @@ impl Who {
                 tracing::info!(%entry, attempt, error = %message, "an attempt failed");
             }
             AttemptEnd::Terminal { message, .. } => {
-                tracing::info!(%entry, attempt, error = %message, "an entry failed for good");
+                tracing::info!(%entry, attempt, error = %message, "an entry failed permanently");
             }
             _ => {}
         }
     }
 }
 
-/// How long a handler may take, and go without a heartbeat; `None` means for ever.
+/// Timeout of a handler, and of its heartbeat; `None` means no limit.
 #[derive(Clone, Copy)]
 struct Limits {
     timeout: Option<Duration>,
@@ -129,7 +129,7 @@ impl Limits {
     }
 }
 
-/// What the handler of an attempt that starts now is given.
+/// The context for the handler of an attempt that starts now.
 fn context(run: RunAttempt, cancel: Cancel, limits: Limits) -> AttemptContext {
     AttemptContext {
         entry: run.entry,
@@ -141,19 +141,19 @@ fn context(run: RunAttempt, cancel: Cancel, limits: Limits) -> AttemptContext {
         cancel,
         deadline: limits
             .timeout
-            // A time that cannot be told is one that never comes.
+            // A time too far away for an `Instant` never comes.
             .and_then(|timeout| Instant::now().checked_add(timeout))
             .map(Instant::into_std),
         pulse: limits.heartbeat.map_or_else(Pulse::unheard, |_| Pulse::default()),
     }
 }
 
-/// A handler that runs. Its future is the application's, and so are the destructors of
-/// what the future holds: a panic in one of them ends at this point.
+/// A running handler. Its future and the destructors of what the future holds belong to the
+/// application: panics in them are caught here.
 struct Course(Option<HandlerFuture>);
 
 impl Course {
-    /// Calls a handler; what a panic said if there was one.
+    /// Calls a handler; the message of a panic, if it panicked.
     fn begin(
         handler: &dyn Handler,
         context: AttemptContext,
@@ -163,7 +163,7 @@ impl Course {
         called.map(|future| Self(Some(future))).map_err(text_of)
     }
 
-    /// Drops the handler where it is; what a panic said if there was one.
+    /// Drops the handler in place; the message of a panic, if it panicked.
     fn stop(&mut self) -> Option<String> {
         let future = self.0.take();
         catch_unwind(AssertUnwindSafe(|| drop(future))).map_err(text_of).err()
@@ -178,7 +178,7 @@ impl Future for Course {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         let ended = ready!(polled.map_or_else(|panic| Poll::Ready(Err(panic)), |it| it.map(Ok)));
         let ended = ended.map_err(text_of);
-        // An attempt that has ended well has, whatever its remains do.
+        // An attempt that succeeded stays successful, even if dropping its future panics.
         if let Some(panic) = self.stop()
             && ended.is_ok()
         {
@@ -190,24 +190,24 @@ impl Future for Course {
 
 impl Drop for Course {
     fn drop(&mut self) {
-        // It was killed, or its node goes down: nobody waits for its end.
+        // It was killed, or its node shuts down: its end is not reported.
         if let Some(panic) = self.stop() {
             tracing::error!(%panic, "a handler that was stopped panicked when it was dropped");
         }
     }
 }
 
-/// What a panic said. The destructor of what was thrown is the application's as well.
+/// The message of a panic. The destructor of its payload belongs to the application, too.
 fn text_of(panic: Box<dyn Any + Send>) -> String {
     let text = crate::shell::panic_text(panic.as_ref());
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
-        // It is left in memory: it cannot be trusted.
+        // Leaked on purpose: it cannot be trusted.
         std::mem::forget(again);
     }
     text
 }
 
-/// Waits until a deadline. Without a deadline it never returns.
+/// Waits until a deadline. Never returns without one.
 async fn at(time: Option<std::time::Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time.into()).await,
@@ -215,8 +215,7 @@ async fn at(time: Option<std::time::Instant>) {
     }
 }
 
-/// Waits until a handler has sent no heartbeat for this long. Without a duration it never
-/// returns.
+/// Waits until a handler has sent no heartbeat for this long. Never returns without a duration.
 async fn silence(pulse: &Pulse, within: Option<Duration>) {
     match within {
         Some(within) => pulse.silence(within).await,
@@ -224,7 +223,7 @@ async fn silence(pulse: &Pulse, within: Option<Duration>) {
     }
 }
 
-/// Runs one attempt to its end, however it ends.
+/// Runs one attempt to any kind of end.
 async fn attempt(
     run: RunAttempt,
     payload: Bytes,
@@ -241,13 +240,13 @@ async fn attempt(
         random: (means.random)(),
     };
     let panicked = |text: &dyn Display| failed(format!("the handler panicked: {text}"));
-    // Calling the handler may panic as well as polling its future.
+    // Both calling the handler and polling its future may panic.
     let mut course = match Course::begin(handler, context, payload) {
         Ok(course) => course,
         Err(text) => return panicked(&text),
     };
     let given_up = tokio::select! {
-        // What has ended in time has ended, however late that is seen.
+        // A handler that ended in time has ended, even if that is noticed late.
         biased;
         ended = &mut course => match ended {
             Ok(AttemptEnd::Retry { message, detail, .. }) => {

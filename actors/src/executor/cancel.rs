@@ -1,7 +1,7 @@
-//! The wish that a handler stops.
+//! The request that a handler stop.
 //!
-//! Must always hold: once it was raised it stays so, and whoever waits for it or will is
-//! woken. Of most handlers nobody wishes it: it costs one allocation, and no lock.
+//! Must always hold: once raised it stays raised, and every present and future waiter is woken.
+//! Most handlers are never asked to stop: this costs one allocation and no lock.
 
 use std::sync::{
     Arc,
@@ -10,7 +10,7 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
-/// Shared by a handler and whoever may want it to stop.
+/// Shared by a handler and everything that may ask it to stop.
 #[derive(Clone, Debug, Default)]
 pub struct Cancel(Arc<Wish>);
 
@@ -21,23 +21,23 @@ struct Wish {
 }
 
 impl Cancel {
-    /// From now on the handler should stop.
+    /// Asks the handler to stop.
     pub fn cancel(&self) {
         self.0.is_raised.store(true, Ordering::SeqCst);
         self.0.raised.notify_waiters();
     }
 
-    /// Whether it should.
+    /// Whether the handler was asked to stop.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.is_raised.load(Ordering::SeqCst)
     }
 
-    /// Waits until it should. Cancel-safe.
+    /// Waits until the handler is asked to stop. Cancel-safe.
     pub async fn cancelled(&self) {
         let raised = self.0.raised.notified();
         tokio::pin!(raised);
-        // Before it looks: what is raised in between wakes it.
+        // Enabled before the check: a request in between wakes it.
         raised.as_mut().enable();
         if !self.is_cancelled() {
             raised.await;
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn everybody_who_waits_or_will_is_woken() {
+    async fn present_and_future_waiters_are_woken() {
         let cancel = Cancel::default();
         let waiting: Vec<_> = (0..3)
             .map(|_| {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_in_the_moment_in_which_it_is_raised_is_woken() {
+    fn a_waiter_that_comes_while_it_is_raised_is_woken() {
         let tokio = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for _ in 0..1_000 {
             let cancel = Cancel::default();

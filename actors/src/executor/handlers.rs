@@ -1,8 +1,8 @@
 //! The services that this node has handlers for, by the handler's own name or by an alias.
 //!
-//! Must always hold: a lookup is one hash under a read lock that nobody holds for long; a
-//! handler of a service's own name comes before an alias. Must not know: waiting
-//! entries, where aliases are stored.
+//! Must always hold: a lookup is one hash under a read lock that is never held for long; a handler
+//! with the service's own name takes precedence over an alias. Must not know: waiting entries,
+//! where aliases are stored.
 
 use std::{
     collections::HashMap,
@@ -16,12 +16,12 @@ use super::Handler;
 
 type ByName = HashMap<String, Arc<dyn Handler>, FxBuildHasher>;
 
-/// What a change did to the services that have a handler.
+/// How a change affected which services have a handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Changed {
-    /// A service has a handler that had none before.
+    /// A service that had no handler has one now.
     pub(crate) gained: bool,
-    /// A service has none any more.
+    /// A service has no handler any more.
     pub(crate) lost: bool,
 }
 
@@ -29,13 +29,13 @@ pub(crate) struct Changed {
 struct Tables {
     own: ByName,
     aliases: Aliases,
-    /// Own names and aliases. Only names that the application or an operator chose are in
-    /// it: clients cannot fill it.
+    /// Own names and aliases. It contains only names that the application or an operator chose:
+    /// clients cannot fill it.
     serving: ByName,
 }
 
 impl Tables {
-    /// Works out anew who serves what.
+    /// Recomputes which handler serves which service.
     fn settle(&mut self) -> Changed {
         let mut serving = self.own.clone();
         for (service, _) in self.aliases.iter() {
@@ -115,7 +115,7 @@ mod tests {
     fn an_alias_is_served_once_its_handler_is_there_and_an_own_handler_comes_first() {
         let handlers = Handlers::default();
         let changed = handlers.set_aliases(aliases(&[("old", "middle"), ("middle", "new")]));
-        assert_eq!(changed, Changed::default(), "nobody serves either");
+        assert_eq!(changed, Changed::default(), "neither is served");
         let new: Arc<dyn Handler> = Arc::new(Nothing);
         assert_eq!(
             handlers.add("new", Arc::clone(&new)),

@@ -1,6 +1,6 @@
-//! The pulse of an attempt: when its handler last said that it is alive.
+//! The heartbeat of an attempt: when its handler last reported that it is alive.
 //!
-//! Must always hold: a beat is cheap (one store, no lock), for handlers beat in loops.
+//! Must always hold: a beat is cheap (one store, no lock), because handlers beat in loops.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Shared by a handler, which beats, and whoever listens, if somebody does.
+/// Shared by a handler, which beats, and the attempt, which may listen.
 #[derive(Clone, Debug)]
 pub struct Pulse(Option<Arc<Beats>>);
 
@@ -30,7 +30,7 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// The pulse of an attempt to which nobody listens.
+    /// The heartbeat of an attempt without a heartbeat timeout.
     pub(crate) fn unheard() -> Self {
         Self(None)
     }
@@ -43,12 +43,12 @@ impl Pulse {
         }
     }
 
-    /// Completes when there was no beat for so long. Cancel-safe.
+    /// Completes when there was no beat for this long. Cancel-safe.
     pub(crate) async fn silence(&self, within: Duration) {
         let Some(beats) = &self.0 else { return std::future::pending().await };
         loop {
             let last = Duration::from_millis(beats.last_ms.load(Ordering::Relaxed));
-            // A time that cannot be told is one that never comes.
+            // A time too far away for an `Instant` never comes.
             let Some(due) = beats.begun.checked_add(last).and_then(|at| at.checked_add(within))
             else {
                 return std::future::pending().await;
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_may_be_asked_to_wait_for_ever() {
+    async fn a_wait_may_be_unlimited() {
         let waiting = Pulse::default();
         let ever = waiting.silence(Duration::MAX);
         assert!(tokio::time::timeout(Duration::from_secs(86_400), ever).await.is_err());

@@ -1,8 +1,8 @@
 //! Running handlers, on the application's tokio runtime, never on a partition's thread.
 //!
-//! Owns: calling handlers, their cancellation and deadlines. Must always hold: whoever
-//! asked for an attempt is told once that its handler is gone, and how it ended if it did;
-//! a panic in a handler is a failed attempt. Must not know: limits, vqueues, the log.
+//! Owns: calling handlers, their cancellation and deadlines. Must always hold: the requester of an
+//! attempt is told once that its handler is gone, and the result if there is one; a panic in a
+//! handler is a failed attempt. Must not know: limits, vqueues, the log.
 
 mod attempt;
 mod cancel;
@@ -36,18 +36,18 @@ pub(crate) use handlers::Changed;
 pub use cancel::Cancel;
 pub use heartbeat::Pulse;
 
-/// Interruptions (deaths of the process that ran an attempt) after which an entry is a dead
-/// letter, unless its handler says otherwise.
+/// Interruptions (the process died during an attempt) after which an entry is a dead letter, unless
+/// its handler sets another number.
 pub const INTERRUPTIONS_MAX: u32 = 5;
-/// How long an entry waits whose service lost its handler while the entry was on its way
-/// to it. Others of the service do not start at all.
+/// Delay of an entry whose service lost its handler while the entry was on the way to it. Other
+/// entries of the service do not start at all.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
 
-/// The shortest snooze: a handler that asks for less is called again after this time, so
-/// that one that always snoozes leaves the log and the other handlers their turn.
+/// Minimum snooze: a handler that asks for less is called again after this time, so that one that
+/// always snoozes leaves room in the log and for other handlers.
 pub const SNOOZE_MIN: Duration = Duration::from_millis(10);
 
-/// What a handler is given besides the payload.
+/// What a handler gets in addition to the payload.
 #[derive(Clone, Debug)]
 pub struct AttemptContext {
     /// The entry.
@@ -58,15 +58,15 @@ pub struct AttemptContext {
     pub token: AttemptToken,
     /// The attempt's number, from 1.
     pub attempt: u32,
-    /// How many attempts there are in all; 0 means no limit.
+    /// Maximum number of attempts; 0 means no limit.
     pub attempts_max: u32,
-    /// What the last failed attempt said.
+    /// Message of the last failed attempt.
     pub last_failure: ByteString,
     /// Raised when the handler should stop.
     pub cancel: Cancel,
-    /// When the attempt is given up.
+    /// When the attempt times out.
     pub deadline: Option<std::time::Instant>,
-    /// Beats while the handler says that it is alive.
+    /// The handler beats to show that it is alive.
     pub pulse: Pulse,
 }
 
@@ -78,42 +78,42 @@ pub trait Handler: Send + Sync {
     /// Starts an attempt. Dropping the future ends it.
     fn call(&self, context: AttemptContext, payload: Bytes) -> HandlerFuture;
 
-    /// How long an attempt may take; `None` means for ever.
+    /// Timeout of an attempt; `None` means no limit.
     fn timeout(&self) -> Option<Duration> {
         None
     }
 
-    /// How long an attempt may go without a heartbeat; `None` means for ever.
+    /// Timeout of the heartbeat; `None` means none is needed.
     fn heartbeat(&self) -> Option<Duration> {
         None
     }
 
-    /// After how many deaths of its process an entry is a dead letter, at least 1.
+    /// Number of process deaths during attempts after which an entry is a dead letter, at least 1.
     fn interruptions_max(&self) -> u32 {
         INTERRUPTIONS_MAX
     }
 }
 
-/// Where a partition sends attempts to.
+/// Runs the attempts of a partition.
 pub trait Execute: Send + Sync {
-    /// Runs an attempt; that its handler is gone is told to `reply_to`, once: as `Ended`,
-    /// or as `Stopped` when it did not end by itself.
+    /// Runs an attempt. `reply_to` is told once that its handler is gone: with `Ended`, or with
+    /// `Stopped` if it did not end by itself.
     fn run(&self, run: RunAttempt, payload: Bytes, reply_to: Ref<PartitionInput>);
-    /// Runs several, in no order; as [`Execute::run`] for each.
+    /// Runs several attempts, in any order; as [`Execute::run`] for each.
     fn run_many(&self, runs: Vec<(RunAttempt, Bytes)>, reply_to: &Ref<PartitionInput>);
     /// Asks a handler to stop.
     fn cancel(&self, entry: EntryId, token: AttemptToken);
-    /// Drops a handler, as soon as it gives its thread back; what is told is `Stopped`.
+    /// Drops a handler as soon as it returns to its thread; reported as `Stopped`.
     fn abort(&self, entry: EntryId, token: AttemptToken);
-    /// Whether there is a handler for a service: entries of others wait.
+    /// Whether there is a handler for a service: entries without one wait.
     fn has_handler(&self, service: &str) -> bool;
-    /// Of which vqueue an attempt is; `None` when its handler is gone.
+    /// The vqueue of an attempt; `None` when its handler is gone.
     fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>>;
-    /// After how many deaths of its process an entry of a service is a dead letter.
+    /// Number of process deaths after which an entry of a service is a dead letter.
     fn interruptions_max(&self, service: &str) -> u32;
 }
 
-/// Draws the jitter of retries; only when one is due, for it asks the system.
+/// Random numbers for the jitter of retries; drawn only when needed, as each is a system call.
 type Random = Box<dyn Fn() -> u32 + Send + Sync>;
 
 /// Runs handlers, on a tokio runtime or in a simulation.
@@ -121,7 +121,7 @@ pub struct Executor {
     shared: Arc<Shared>,
 }
 
-/// What attempts are made with.
+/// What attempts are built from.
 struct Means {
     handlers: Handlers,
     /// Injected so that tests can fix it.
@@ -140,7 +140,7 @@ impl Executor {
         Self { shared: Arc::new(Shared::new(runtime.into(), means)) }
     }
 
-    /// What its futures run on.
+    /// Where its futures run.
     pub(crate) fn spawner(&self) -> &Spawner {
         &self.shared.spawner
     }
@@ -151,23 +151,23 @@ impl Executor {
         self.shared.means.handlers.has(service)
     }
 
-    /// One more service can be run here; `None` when it has a handler of its name.
+    /// Adds the handler of a service; `None` if the service has one of its name.
     pub(crate) fn add_handler(&self, service: &str, handler: Arc<dyn Handler>) -> Option<Changed> {
         self.shared.means.handlers.add(service, handler)
     }
 
-    /// These aliases are in force.
+    /// Puts these aliases into force.
     pub(crate) fn set_aliases(&self, aliases: Aliases) -> Changed {
         self.shared.means.handlers.set_aliases(aliases)
     }
 
-    /// How many attempts run, those included that were told to stop and have not.
+    /// Number of running attempts, including those that were told to stop and have not.
     #[must_use]
     pub fn running(&self) -> usize {
         self.shared.len()
     }
 
-    /// Waits until nothing runs and every end was told. Cancel-safe.
+    /// Waits until nothing runs and every end was reported. Cancel-safe.
     pub async fn idle(&self) {
         self.shared.idle().await;
     }
@@ -177,7 +177,7 @@ impl Executor {
         self.shared.cancel_all();
     }
 
-    /// Drops the handlers of a partition's entries; how many there are.
+    /// Drops the handlers of a partition's entries; returns their number.
     pub(crate) fn abort_range(&self, first: PartitionKey, last: PartitionKey) -> u32 {
         self.shared.abort_range(Some((first, last)));
         u32::try_from(self.shared.count((first, last))).unwrap_or(u32::MAX)
@@ -193,13 +193,13 @@ impl Executor {
         async move { shared.wait_for(|shared| shared.count((first, last)) == 0).await }
     }
 
-    /// The attempts of a partition's entries that run.
+    /// The running attempts of a partition's entries.
     pub(crate) fn list(&self, first: PartitionKey, last: PartitionKey) -> Vec<KnownAttempt> {
         self.shared.list((first, last))
     }
 
-    /// Another actor of a partition takes the place of one that died: it is told when these
-    /// are gone, at once of those that are.
+    /// Another actor of a partition replaces one that died: it is told when these attempts are
+    /// gone, at once for those that are.
     pub(crate) fn hand_over(&self, attempts: &[KnownAttempt], to: &Ref<PartitionInput>) {
         self.shared.hand_over(attempts, to);
     }

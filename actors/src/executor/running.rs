@@ -1,10 +1,10 @@
-//! Which attempts run on this node, and who waits until another one has stopped.
+//! The attempts that run on this node, and those that wait until another one has stopped.
 //!
-//! Must always hold: whoever asked for an attempt is told once that its handler is gone,
-//! however it went: by its end, or, if there is none (it was dropped, by an abort or with
-//! the runtime), that it stopped. Before that is told the handler's future is dropped. An
-//! attempt of an entry, or of a key, does not start while an aborted one of the same entry
-//! or key has not stopped. Must not know: limits, leaders, why an attempt is aborted.
+//! Must always hold: the requester of an attempt is told exactly once that its handler is gone:
+//! with its end or, if there is none (it was dropped by an abort or with the runtime), with the
+//! message that it stopped. The handler's future is dropped before that. An attempt of an entry, or
+//! of a key, does not start while an aborted one of the same entry or key has not stopped. Must not
+//! know: limits, leaders, why an attempt is aborted.
 
 use std::{
     collections::HashMap,
@@ -34,22 +34,22 @@ use crate::{
     shell::Ref,
 };
 
-/// An attempt and what it is of.
+/// Identifies an attempt.
 pub(super) type Key = (EntryId, AttemptToken);
 
-/// A range of keys, both ends included.
+/// A range of keys, inclusive.
 pub(super) type Range = (PartitionKey, PartitionKey);
 
-/// What is known of an attempt until its handler is gone.
+/// State of an attempt until its handler is gone.
 pub(super) struct Running {
     name: Arc<VQueueName>,
     cancel: Cancel,
-    /// It was its entry that somebody canceled, not only this node that goes down.
+    /// Its entry was canceled; it was not only stopped because this node shuts down.
     is_canceled: bool,
-    /// It was told to stop: its end is of no interest.
+    /// It was told to stop: its end no longer matters.
     is_aborted: bool,
     abort: Option<Spawned>,
-    /// Who is told.
+    /// Where its end is reported.
     reply_to: Ref<PartitionInput>,
 }
 
@@ -62,8 +62,8 @@ impl Running {
         Self { name, cancel, is_canceled: false, is_aborted: false, abort: None, reply_to }
     }
 
-    /// A handler that gave in because the node goes down was not canceled: its entry
-    /// runs again, and no attempt is used up.
+    /// A handler that stopped because the node shuts down was not canceled: its entry runs again,
+    /// and the attempt does not count.
     fn end(&self, ended: AttemptEnd) -> AttemptEnd {
         let goes_down = || self.cancel.is_cancelled() && !self.is_canceled;
         match ended {
@@ -75,11 +75,11 @@ impl Running {
     }
 }
 
-/// What only one attempt at a time may have.
+/// Resources that only one attempt at a time may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Entry(EntryId),
-    /// Of a vqueue with a lock.
+    /// A vqueue with a lock.
     VQueue(VQueueId),
 }
 
@@ -88,7 +88,7 @@ fn places(entry: EntryId, name: &VQueueName) -> impl Iterator<Item = Place> {
     std::iter::once(Place::Entry(entry)).chain(vqueue)
 }
 
-/// A place that attempts have which were aborted and have not stopped.
+/// A place held by attempts that were aborted and have not stopped.
 #[derive(Default)]
 struct Taken {
     by: usize,
@@ -99,17 +99,17 @@ struct Taken {
 pub(super) struct Shared {
     pub(super) means: Means,
     pub(super) spawner: Spawner,
-    /// Threads that poll what is spawned.
+    /// Number of threads that poll spawned futures.
     pub(super) threads: usize,
     lookout: Arc<Lookout>,
     running: DashMap<Key, Running, FxBuildHasher>,
-    /// Attempts that were registered and of which it is not told yet that they are gone.
+    /// Number of registered attempts whose end was not reported yet.
     alive: AtomicUsize,
-    /// Attempts that were aborted and have not stopped. While there is none, which is
-    /// nearly always, nobody looks at `taken`.
+    /// Number of attempts that were aborted and have not stopped. While it is zero, which is nearly
+    /// always, `taken` is not read.
     stopping: AtomicUsize,
     taken: Mutex<HashMap<Place, Taken>>,
-    /// Told when nothing runs, and whenever an aborted attempt has stopped.
+    /// Notified when nothing runs, and whenever an aborted attempt has stopped.
     idle: Notify,
 }
 
@@ -132,7 +132,7 @@ impl Shared {
         self.alive.load(Ordering::Acquire)
     }
 
-    /// Waits until something is so; looked at whenever an aborted attempt has stopped.
+    /// Waits until a condition holds; checked whenever an aborted attempt has stopped.
     pub(super) async fn wait_for(&self, is_so: impl Fn(&Self) -> bool) {
         loop {
             let notified = self.idle.notified();
@@ -145,12 +145,12 @@ impl Shared {
         }
     }
 
-    /// Waits until nothing runs and every end was told. Cancel-safe.
+    /// Waits until nothing runs and every end was reported. Cancel-safe.
     pub(super) async fn idle(&self) {
         self.wait_for(|shared| shared.len() == 0).await;
     }
 
-    /// Before its future exists, so that its end always finds it.
+    /// Called before the future exists, so that its end always finds the registration.
     pub(super) fn register(self: &Arc<Self>, key: Key, running: Running) -> Guard {
         self.alive.fetch_add(1, Ordering::AcqRel);
         self.running.insert(key, running);
@@ -167,23 +167,23 @@ impl Shared {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks after what may start and was not polled yet.
+    /// Counts an attempt as startable and not polled yet.
     pub(super) fn look_after(&self) -> Waiting {
         self.lookout.expect(&self.spawner, self.threads)
     }
 
-    /// How much may start and was not polled yet.
+    /// Number of attempts that may start and were not polled yet.
     #[cfg(test)]
     pub(super) fn unstarted(&self) -> usize {
         self.lookout.waiting()
     }
 
-    /// An attempt that may start now. Another one is put behind whoever has its place.
+    /// Returns an attempt that may start now. Others wait behind the holder of their place.
     pub(super) fn admit(&self, prepared: Prepared) -> Option<Prepared> {
         if self.stopping.load(Ordering::Acquire) == 0 {
             return Some(prepared);
         }
-        // Held meanwhile: who aborts it finds it where it waits.
+        // Locked meanwhile: an abort finds the attempt where it waits.
         let known = self.running.get(&prepared.key())?;
         if known.is_aborted {
             return None;
@@ -199,14 +199,14 @@ impl Shared {
         }
     }
 
-    /// Gives an attempt a task of its own, as soon as it may start.
+    /// Spawns an attempt as its own task, as soon as it may start.
     pub(super) fn run(&self, prepared: Prepared) {
         if let Some(prepared) = self.admit(prepared) {
             self.spawn(prepared);
         }
     }
 
-    /// Gives an attempt that may start a task of its own.
+    /// Spawns an attempt that may start as its own task.
     pub(super) fn spawn(&self, prepared: Prepared) {
         let (key, waiting) = (prepared.key(), self.look_after());
         let task = self.spawner.spawn(async move {
@@ -216,7 +216,7 @@ impl Shared {
         self.runs_in(key, task);
     }
 
-    /// Gives one that was polled a task of its own.
+    /// Spawns an attempt that was polled as its own task.
     pub(super) fn spawn_begun(&self, key: Key, begun: Begun) {
         self.runs_in(key, self.spawner.spawn(begun));
     }
@@ -228,7 +228,7 @@ impl Shared {
         {
             known.abort = task.take();
         }
-        // It has ended, or was aborted before it could be reached.
+        // It has ended, or was aborted before its task was known.
         if let Some(task) = task {
             task.abort();
         }
@@ -247,7 +247,7 @@ impl Shared {
         }
     }
 
-    /// Tells an attempt to stop. Whoever asked for it hears when it has.
+    /// Tells an attempt to stop. The requester is told when it has.
     pub(super) fn abort(&self, key: Key) {
         let Some(mut running) = self.running.get_mut(&key) else { return };
         if std::mem::replace(&mut running.is_aborted, true) {
@@ -265,7 +265,7 @@ impl Shared {
             }
         }
         running.cancel.cancel();
-        // Their ends take what is locked here.
+        // Dropping the futures takes the locks held here.
         drop(running);
         drop(never_started);
         if let Some(task) = task {
@@ -273,19 +273,19 @@ impl Shared {
         }
     }
 
-    /// Tells those to stop whose entries are in a range, or all.
+    /// Tells attempts to stop whose entries are in a range, or all.
     pub(super) fn abort_range(&self, range: Option<Range>) {
         let keys: Vec<_> = self.running.iter().map(|running| *running.key()).collect();
         let is_meant = |key: &Key| range.is_none_or(|range| is_in(range, key));
         keys.into_iter().filter(is_meant).for_each(|key| self.abort(key));
     }
 
-    /// How many run whose entries are in a range.
+    /// Number of running attempts with entries in a range.
     pub(super) fn count(&self, range: Range) -> usize {
         self.running.iter().filter(|running| is_in(range, running.key())).count()
     }
 
-    /// Those that run in a range.
+    /// The running attempts with entries in a range.
     pub(super) fn list(&self, range: Range) -> Vec<KnownAttempt> {
         let running = self.running.iter().filter(|running| is_in(range, running.key()));
         let mut found: Vec<_> = running
@@ -298,7 +298,7 @@ impl Shared {
         found
     }
 
-    /// From here on somebody else is told that these are gone; at once of those that are.
+    /// From here on `to` is told that these are gone; at once for those that are.
     pub(super) fn hand_over(&self, attempts: &[KnownAttempt], to: &Ref<PartitionInput>) {
         for (_, entry, token) in attempts {
             match self.running.get_mut(&(*entry, *token)) {
@@ -312,7 +312,7 @@ impl Shared {
         self.running.get(&key).map(|known| Arc::clone(&known.name))
     }
 
-    /// An aborted attempt has stopped: who waited for its places goes on.
+    /// An aborted attempt has stopped: attempts that waited for its places may start.
     fn give_way(&self, key: Key, name: &VQueueName) {
         let mut free = Vec::new();
         {
@@ -334,11 +334,11 @@ fn is_in((first, last): Range, (entry, _): &Key) -> bool {
     (first..=last).contains(&entry.partition_key)
 }
 
-/// Goes with the future of a handler, and behind it.
+/// Dropped with the future of a handler, after it.
 pub(super) struct Guard {
     shared: Arc<Shared>,
     key: Key,
-    /// How it ended, if it did.
+    /// Its result, if it has ended by itself.
     pub(super) ended: Option<AttemptEnd>,
 }
 
@@ -359,7 +359,7 @@ impl Drop for Guard {
             }
             let ended = self.ended.take();
             if running.is_aborted {
-                // What it ended with may have a destructor of the application's.
+                // Its result may contain a destructor of the application.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(ended)));
                 running.reply_to.send(PartitionInput::Stopped { token });
             } else {

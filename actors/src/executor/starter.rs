@@ -1,11 +1,11 @@
-//! Handlers that were decided for together start together: each is polled once, and only
-//! those that wait for something get tasks of their own.
+//! Handlers of the same batch of decisions start together: each is polled once, and only those that
+//! wait for something become their own tasks.
 //!
-//! Must always hold: an attempt is polled by one task at a time; as long as a thread of the
-//! runtime is free, no handler waits for its first poll behind one that blocks its thread.
-//! A handler that blocks cannot call for help, so somebody else stands ready before it is
-//! polled: what is left of a batch lies where all its starters find it, and a second one is
-//! there from the start. Must not know: what handlers do, what comes of their ends.
+//! Must always hold: an attempt is polled by one task at a time; as long as a thread of the runtime
+//! is free, no handler waits for its first poll behind one that blocks its thread. A handler that
+//! blocks cannot call for help, so a second starter is ready before it is polled: the rest of a
+//! batch is in a list shared by all its starters, and there are two from the start. Must not know:
+//! what handlers do, how results are used.
 
 use std::{
     future::poll_fn,
@@ -19,28 +19,28 @@ use std::{
 
 use super::{attempt::Prepared, running::Shared, wakeup_timer::Waiting};
 
-/// Attempts that one task polls before others get their turn.
+/// Attempts that one task polls before it yields.
 const STARTED_TOGETHER: usize = 32;
-/// A handler that keeps its thread for so long at a time does not hold up others.
+/// A handler that keeps its thread no longer than this does not delay others.
 const SLOW_POLL: Duration = Duration::from_micros(200);
 
-/// Attempts that nobody has polled yet, and who starts them.
+/// Attempts that are not polled yet, and their starters.
 pub(super) struct Batch {
     shared: Arc<Shared>,
     rest: Mutex<Rest>,
     starters: AtomicUsize,
-    /// One for each thread.
+    /// One per thread.
     starters_max: usize,
 }
 
 struct Rest {
     attempts: std::vec::IntoIter<Prepared>,
-    /// While there are any.
+    /// Held while there are any.
     waiting: Option<Waiting>,
 }
 
 impl Batch {
-    /// Has attempts started.
+    /// Starts attempts.
     pub(super) fn start(shared: Arc<Shared>, attempts: Vec<Prepared>) {
         let count = attempts.len();
         let starters_max = shared.threads.min(count);
@@ -71,8 +71,8 @@ impl Batch {
         next
     }
 
-    /// Starts what the others have left, once there is a thread for it. While something is
-    /// left by then, and threads, one more is called for.
+    /// Starts what the other starters have left, once there is a thread for it. If attempts and
+    /// threads are left by then, it calls one more starter.
     fn begin(self: Arc<Self>) -> BoxFuture {
         Box::pin(async move {
             if self.is_over() {
@@ -88,14 +88,14 @@ impl Batch {
         })
     }
 
-    /// Polls attempts, one after the other, until none is left.
+    /// Polls attempts one after the other until none is left.
     async fn work(self: Arc<Self>) {
         let mut begun = tokio::time::Instant::now();
         for turn in 1_usize.. {
             let Some(prepared) = self.next() else { return };
             let key = prepared.key();
             if !self.shared.is_wanted(key) {
-                continue; // It was aborted.
+                continue; // Aborted.
             }
             let mut attempt = prepared.begin();
             let mut poll = |context: &mut Context<'_>| attempt.as_mut().poll(context).is_ready();
@@ -117,7 +117,7 @@ impl Batch {
         }
     }
 
-    /// All that are left get tasks of their own.
+    /// Spawns all remaining attempts as their own tasks.
     fn spawn_rest(&self) {
         loop {
             let Some(prepared) = self.next() else { return };
@@ -126,8 +126,8 @@ impl Batch {
     }
 }
 
-/// Lets others have the thread. What a task spawns last lies where only its thread finds
-/// it, and would wait for whoever blocks that next: it goes first.
+/// Yields the thread. The last task that a task spawns is in a slot that only its own thread reads,
+/// and would wait behind a next poll that blocks: it goes first.
 async fn give_way() {
     let mut has_waited = false;
     poll_fn(|context| {
@@ -140,5 +140,5 @@ async fn give_way() {
     .await;
 }
 
-/// Boxed, for it spawns itself.
+/// Boxed because it spawns itself.
 type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;

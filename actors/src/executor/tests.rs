@@ -1,5 +1,5 @@
-//! Many handlers started together: each runs once, ends are told once, nobody holds up
-//! others, and what was aborted does not start.
+//! Many handlers started together: each runs once, each end is reported once, none delays others,
+//! and aborted ones do not start.
 
 use std::sync::{
     Mutex,
@@ -14,13 +14,13 @@ use super::*;
 /// How long some handlers keep their threads.
 const LONG: Duration = Duration::from_millis(200);
 
-/// What a handler does is written in the payload.
+/// A handler that does what its payload says.
 struct Script {
     calls: AtomicUsize,
     go: Arc<Notify>,
-    /// How many block their threads, and the most there were.
+    /// Number of handlers that block their threads, and its maximum.
     blocking: Arc<(AtomicUsize, AtomicUsize)>,
-    /// Where two of them wait for each other, and keep their threads.
+    /// Where two handlers wait for each other without yielding.
     meets: Arc<std::sync::Barrier>,
 }
 
@@ -50,7 +50,7 @@ impl Handler for Arc<Script> {
     }
 }
 
-/// What was told of attempts, by number.
+/// Reported ends of attempts, by number.
 type Told = Arc<Mutex<Vec<(u64, Option<AttemptEnd>)>>>;
 
 struct Bench {
@@ -102,7 +102,7 @@ impl Bench {
         self.executor.run(attempt_of(number, of, name), payload, self.reply_to.clone());
     }
 
-    /// Those that have ended, by number, and how many of them did well.
+    /// Attempts that ended, by number, and how many succeeded.
     fn ends(&self) -> (Vec<u64>, usize) {
         let told = self.told.lock().unwrap();
         let ended = told.iter().filter(|(_, ended)| ended.is_some());
@@ -112,7 +112,7 @@ impl Bench {
         (numbers, well.count())
     }
 
-    /// Those that have stopped, in order.
+    /// Attempts that were stopped, in order.
     fn stops(&self) -> Vec<u64> {
         let told = self.told.lock().unwrap();
         told.iter().filter(|(_, ended)| ended.is_none()).map(|(number, _)| *number).collect()
@@ -153,7 +153,7 @@ fn token(number: usize) -> AttemptToken {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_of_many_run_once_and_are_told_once() {
+async fn all_of_many_run_once_and_are_reported_once() {
     let bench = Bench::new();
     let payloads: Vec<_> = (0..100)
         .map(|number| match number % 10 {
@@ -164,12 +164,12 @@ async fn all_of_many_run_once_and_are_told_once() {
         })
         .collect();
     bench.run_many(&payloads);
-    // An end is told after the attempt is forgotten.
+    // The end is reported after the attempt is removed.
     until(|| bench.ends().0.len() == 90).await;
     let (numbers, _) = bench.ends();
     let waits = |number: &u64| number % 10 == 3;
     assert_eq!(numbers, (0..100).filter(|number| !waits(number)).collect::<Vec<_>>());
-    // All of them are polled by now, and have their permits to go on.
+    // All are polled by now, and may use their permits.
     while bench.executor.running() > 0 {
         bench.script.go.notify_waiters();
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -180,7 +180,7 @@ async fn all_of_many_run_once_and_are_told_once() {
 }
 
 #[tokio::test]
-async fn what_is_aborted_before_it_starts_is_never_called() {
+async fn an_attempt_aborted_before_its_start_is_never_called() {
     let bench = Bench::new();
     // One thread: nothing runs before this test waits.
     bench.run_many(&["", "", ""]);
@@ -207,7 +207,7 @@ async fn what_waits_can_be_aborted() {
     assert_eq!(Arc::strong_count(&bench.script.go), 1, "its future was dropped");
 }
 
-/// Behind one that blocks its thread the others get tasks of their own.
+/// Attempts behind one that blocks its thread get their own tasks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handlers_that_block_do_not_queue_behind_each_other() {
     let bench = Bench::new();
@@ -217,7 +217,7 @@ async fn handlers_that_block_do_not_queue_behind_each_other() {
     assert_eq!(bench.ends().1, 21);
 }
 
-/// They had been polled one after the other by one task: for ever.
+/// Regression: one task polled them one after the other, and they never ended.
 #[test]
 fn two_that_start_together_may_wait_for_each_other() {
     let tokio = tokio::runtime::Builder::new_multi_thread()
@@ -230,15 +230,15 @@ fn two_that_start_together_may_wait_for_each_other() {
             let bench = tokio.block_on(async { Bench::new() });
             bench.run_many(payloads);
             let idle = async { tokio::time::timeout(20 * LONG, bench.executor.idle()).await };
-            assert!(tokio.block_on(idle).is_ok(), "they wait for ever, round {round}");
+            assert!(tokio.block_on(idle).is_ok(), "they hang, round {round}");
             assert_eq!(bench.ends().1, payloads.len());
         }
     }
 }
 
-/// Those behind it had waited for it, also those that had been polled before.
+/// Regression: attempts behind it waited for it, including those that had been polled before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_that_blocks_holds_up_nobody_while_a_thread_is_free() {
+async fn a_blocking_handler_delays_none_while_a_thread_is_free() {
     for blocks in ["long", "hand over"] {
         for place in [0, 1, 15, 31] {
             let bench = Bench::new();
@@ -257,7 +257,7 @@ async fn one_that_blocks_holds_up_nobody_while_a_thread_is_free() {
     }
 }
 
-/// On all threads but one there may be such.
+/// All threads but one may be blocked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn as_many_as_there_are_threads_start_at_once() {
     let bench = Bench::new();
@@ -266,7 +266,7 @@ async fn as_many_as_there_are_threads_start_at_once() {
     assert_eq!(bench.ends().1, 4);
 }
 
-/// It had been forgotten with the abort, and its slot and its lock were free.
+/// Regression: it was forgotten with the abort, which freed its slot and its lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_keeps_its_thread_has_not_stopped() {
     let bench = Bench::new();
@@ -281,9 +281,9 @@ async fn one_that_keeps_its_thread_has_not_stopped() {
     assert_eq!((bench.ends().0, bench.stops()), (vec![], vec![0]), "told once");
 }
 
-/// Nothing of an entry, nor of a key, starts beside what was told to stop and has not.
+/// No attempt of an entry or key starts while one that was told to stop has not stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_of_an_entry_or_a_key_waits_until_the_one_before_has_stopped() {
+async fn the_next_attempt_of_an_entry_or_key_waits_until_the_last_has_stopped() {
     let key = VQueueName { object_key: Some("k".into()), ..VQueueName::service("work") };
     let service = VQueueName::service("work");
     for (name, other) in [(&key, 8), (&service, 7)] {
@@ -291,7 +291,7 @@ async fn the_next_of_an_entry_or_a_key_waits_until_the_one_before_has_stopped() 
         bench.run(1, 7, name.clone(), "long");
         until(|| bench.calls() == 1).await;
         bench.executor.abort(entry(7), token(1));
-        // Of one partition, as all of a key are.
+        // In the same partition, as all entries of a key are.
         let mut next = attempt_of(2, other, name.clone());
         next.entry.partition_key = entry(7).partition_key;
         bench.executor.run(next.clone(), Bytes::new(), bench.reply_to.clone());
@@ -302,7 +302,7 @@ async fn the_next_of_an_entry_or_a_key_waits_until_the_one_before_has_stopped() 
         until(|| bench.ends().0 == [4]).await;
         assert_eq!(bench.calls(), 2, "others do not wait");
         assert_eq!(bench.executor.shared.unstarted(), 0, "who may not start is not looked after");
-        // One that waits may be told to stop, too.
+        // A waiting attempt may be told to stop, too.
         bench.executor.abort(next.entry, token(2));
         until(|| bench.stops() == [2]).await;
         assert_eq!(bench.calls(), 2);
@@ -312,7 +312,7 @@ async fn the_next_of_an_entry_or_a_key_waits_until_the_one_before_has_stopped() 
 }
 
 #[test]
-fn of_handlers_that_go_with_their_runtime_it_is_told() {
+fn handlers_dropped_with_their_runtime_are_reported() {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let bench = tokio.block_on(async { Bench::new() });
     bench.run_many(&["wait", "wait"]);

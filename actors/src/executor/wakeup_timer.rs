@@ -1,13 +1,13 @@
-//! Sees to it that a free thread finds what has not started.
+//! Ensures that a free thread finds attempts that have not started.
 //!
-//! A thread of the runtime that runs out of work may lie down in the very moment in which
-//! another one takes several tasks and wakes nobody, for nobody sleeps yet (tokio counts on
-//! tasks that give their thread back). Should the first of these tasks then block, the
-//! others lie behind it although a thread is free. So while attempts wait for their first
-//! poll there is a timer: whoever sleeps wakes for it, and looks for work.
+//! A runtime thread that runs out of work may go to sleep in the very moment in which another one
+//! takes several tasks and wakes nothing, because no thread sleeps yet (tokio relies on tasks that
+//! yield). If the first of these tasks then blocks, the others are stuck behind it although a
+//! thread is free. So while attempts wait for their first poll there is a timer: a sleeping thread
+//! wakes for it, and looks for work.
 //!
-//! Must always hold: no timer runs unless an attempt waits for its first poll. Must not
-//! know: what waits.
+//! Must always hold: the timer runs only while an attempt waits for its first poll. Must not know:
+//! what waits.
 
 use std::{
     sync::{
@@ -19,10 +19,11 @@ use std::{
 
 use crate::host::Spawner;
 
-/// For so long a thread may sleep beside what waits for one.
+/// Maximum time that a thread may sleep while an attempt could use it.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// Batches of attempts (and single ones) that wait for their first poll, and whether somebody looks after them.
+/// Batches of attempts (and single ones) that wait for their first poll, and whether a task wakes
+/// threads for them.
 #[derive(Debug, Default)]
 pub(super) struct Lookout {
     waiting: AtomicUsize,
@@ -30,10 +31,10 @@ pub(super) struct Lookout {
 }
 
 impl Lookout {
-    /// Attempts will be spawned; they wait until the guard goes.
+    /// Attempts will be spawned; they count as waiting until the guard is dropped.
     pub(super) fn expect(self: &Arc<Self>, spawner: &Spawner, threads: usize) -> Waiting {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        // It goes before those that wait, so that its timer runs when they do.
+        // Spawned before the attempts, so that its timer runs by the time they do.
         if threads > 1 && !self.is_manned.swap(true, Ordering::SeqCst) {
             spawner.spawn_as("lookout", Arc::clone(self).watch());
         }
@@ -52,7 +53,7 @@ impl Lookout {
                 continue;
             }
             self.is_manned.store(false, Ordering::SeqCst);
-            // Who came in between found it manned.
+            // Attempts that came in between saw a running timer.
             let is_over = self.waiting.load(Ordering::SeqCst) == 0;
             if is_over || self.is_manned.swap(true, Ordering::SeqCst) {
                 return;
@@ -61,7 +62,7 @@ impl Lookout {
     }
 }
 
-/// Attempts that nobody has polled yet.
+/// Attempts that are not polled yet.
 pub(super) struct Waiting(Arc<Lookout>);
 
 impl Drop for Waiting {
@@ -75,7 +76,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn it_is_manned_while_something_waits() {
+    async fn the_timer_runs_while_something_waits() {
         let (lookout, spawner) =
             (Arc::<Lookout>::default(), Spawner::from(tokio::runtime::Handle::current()));
         let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();

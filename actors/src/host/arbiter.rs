@@ -1,5 +1,5 @@
-//! Threads of actors: each a thread of ours with an actix `System` on it, started and
-//! joined by the node. The application's own runtime is never used for actors.
+//! Actor threads: each is a thread of this library with an actix `System`, started and joined by
+//! the node. Actors never run on the application's own runtime.
 
 use std::{sync::Arc, thread::JoinHandle};
 
@@ -9,24 +9,24 @@ use crate::shell::{ActixWorld, Clock, World};
 #[cfg(feature = "testkit")]
 use crate::sim::Host;
 
-/// Something to be done on an arbiter's thread.
+/// A job for an arbiter's thread.
 type Job = Box<dyn FnOnce(&World) + Send>;
 
-/// Who is handed the jobs.
+/// Where jobs are sent.
 enum Jobs {
     Thread(UnboundedSender<Job>),
     #[cfg(feature = "testkit")]
     Sim(Host),
 }
 
-/// One thread of actors.
+/// One actor thread.
 pub(crate) struct Arbiter {
     jobs: Option<Jobs>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Arbiter {
-    /// Starts a thread of actors.
+    /// Starts an actor thread.
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -38,13 +38,13 @@ impl Arbiter {
         Ok(Self { jobs: Some(Jobs::Thread(jobs)), thread: Some(thread) })
     }
 
-    /// Actors that live in a simulation.
+    /// Actors in a simulation.
     #[cfg(feature = "testkit")]
     pub(crate) fn simulated(host: Host) -> Self {
         Self { jobs: Some(Jobs::Sim(host)), thread: None }
     }
 
-    /// Has a job done on the thread, in order; false when the thread is gone.
+    /// Runs a job on the thread, in order; false when the thread is gone.
     pub(crate) fn run(&self, job: impl FnOnce(&World) + Send + 'static) -> bool {
         match &self.jobs {
             None => false,
@@ -54,7 +54,7 @@ impl Arbiter {
         }
     }
 
-    /// Ends the thread and everything that lives on it, and waits for its end.
+    /// Ends the thread and everything on it, and waits for its end.
     pub(crate) fn join(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take()
@@ -80,7 +80,7 @@ async fn run(mut jobs: UnboundedReceiver<Job>, clock: Arc<dyn Clock>) {
     }
 }
 
-/// Clears what lives on a thread when that ends, also by a panic.
+/// Clears everything on a thread when the thread ends, also by a panic.
 struct Ends(ActixWorld);
 
 impl Drop for Ends {
@@ -123,9 +123,9 @@ mod tests {
         }
     }
 
-    /// A timer that knows its thread had kept them, and their files open.
+    /// Regression: a timer that held its thread kept the actors alive, and their files open.
     #[test]
-    fn nobody_is_left_behind_by_a_thread_that_ends_or_panics() {
+    fn no_actor_survives_a_thread_that_ends_or_panics() {
         for panics in [false, true] {
             let dropped = Arc::new(AtomicUsize::new(0));
             let mut arbiter = Arbiter::start(0, Arc::new(WallClock)).unwrap();

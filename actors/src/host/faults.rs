@@ -1,6 +1,6 @@
 //! Planned deaths of vqueue actors and failures of their refills, for tests.
 //!
-//! Owns: how often, by a seed. Must not know: what an actor does.
+//! Owns: how often they happen, by a seed. Must not know: what an actor does.
 
 #[cfg(feature = "testkit")]
 use std::sync::{
@@ -11,7 +11,7 @@ use std::sync::{
 #[cfg(feature = "testkit")]
 use crate::shell::sim::SeededRandom;
 
-/// What goes wrong on a node: nothing, but in tests.
+/// The planned faults of a node; none outside of tests.
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan {
     #[cfg(feature = "testkit")]
@@ -27,19 +27,19 @@ impl From<Arc<ActorFaults>> for FaultPlan {
 
 #[cfg(feature = "testkit")]
 impl FaultPlan {
-    /// Kills the vqueue actor that calls this, if it is its turn.
+    /// Kills the calling vqueue actor, if it is its turn.
     pub(crate) fn at_vqueue(&self) {
         if let Some(faults) = &self.faults {
             faults.at_vqueue();
         }
     }
 
-    /// Whether a read that need not block is to be left to a worker all the same.
+    /// Whether a worker must do a read that would not block.
     pub(crate) fn blocks(&self) -> bool {
         self.faults.as_ref().is_some_and(|faults| faults.blocks())
     }
 
-    /// Whether a worker's scan fails; or else the worker panics, if it is its turn.
+    /// Whether a worker's scan fails; or the worker panics, if it is its turn.
     pub(crate) fn at_scan(&self) -> bool {
         self.faults.as_ref().is_some_and(|faults| faults.at_scan())
     }
@@ -59,17 +59,17 @@ impl FaultPlan {
     }
 }
 
-/// What a panic says that was planned.
+/// Message of a planned panic.
 #[cfg(feature = "testkit")]
 const PLANNED: &str = "a planned panic";
 
-/// How often what goes wrong: once in so many times on average; 0 means never.
+/// Rates of faults: one in this many calls on average; 0 means never.
 #[cfg(feature = "testkit")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FaultRates {
-    /// A vqueue actor dies when it is about to do something.
+    /// A vqueue actor dies before it does something.
     pub vqueue_dies: u32,
-    /// A refill is not read at once but by a worker.
+    /// A refill is read by a worker instead of at once.
     pub refill_blocks: u32,
     /// A worker's read fails.
     pub refill_fails: u32,
@@ -77,8 +77,8 @@ pub struct FaultRates {
     pub worker_panics: u32,
 }
 
-/// Lets vqueue actors panic and refills fail now and then. Share one between the
-/// runtime and the test, which reads how often it happened.
+/// Makes vqueue actors panic and refills fail at random. Share one between the runtime and the
+/// test, which reads the counts.
 #[cfg(feature = "testkit")]
 #[derive(Debug)]
 pub struct ActorFaults {
@@ -92,8 +92,8 @@ pub struct ActorFaults {
 
 #[cfg(feature = "testkit")]
 impl ActorFaults {
-    /// Faults at these rates. Equal seeds draw equal numbers; which actor draws which
-    /// depends on the threads.
+    /// Faults at these rates. The same seed draws the same numbers; which actor draws which depends
+    /// on the threads.
     #[must_use]
     pub fn new(seed: u64, rates: FaultRates) -> Self {
         Self {
@@ -106,8 +106,8 @@ impl ActorFaults {
         }
     }
 
-    /// Vqueue actors that died, refills left to a worker, reads that failed and workers
-    /// that panicked so far.
+    /// So far: vqueue actors that died, refills left to a worker, failed reads, and workers that
+    /// panicked.
     #[must_use]
     pub fn counts(&self) -> [u64; 4] {
         [&self.died, &self.blocked, &self.failed, &self.panicked]
@@ -127,7 +127,7 @@ impl ActorFaults {
 
     fn at_vqueue(&self) {
         if self.strikes(self.rates.vqueue_dies, &self.died) {
-            // Past the panic hook: a planned death needs no backtrace.
+            // Bypasses the panic hook: a planned death needs no backtrace.
             std::panic::resume_unwind(Box::new(PLANNED));
         }
     }

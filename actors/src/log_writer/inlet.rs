@@ -1,13 +1,12 @@
-//! What waits in front of the writer.
+//! The writer's queue of commands.
 //!
-//! Must always hold: commands of one thread are taken in the order in which they were put,
-//! all that wait at once; at most [`QUEUE_LEN_MAX`] wait, whoever puts more waits for room;
-//! nothing can be put when the writer is gone, and the writer learns when nobody can put
-//! anything any more.
+//! Must always hold: commands of one thread are taken in the order in which they were put, all that
+//! wait at once; at most [`QUEUE_LEN_MAX`] wait, and senders beyond that wait for room; nothing can
+//! be put when the writer is gone, and the writer learns when there are no senders left.
 //!
-//! A channel of crossbeam's looks again and again before it sleeps, and gives its processor
-//! away in between. To the system that is a thread that wants nothing urgent: with 64
-//! entries in flight each round of the writer waited 40 us for its next turn.
+//! A crossbeam channel spins before it sleeps, and yields its processor in between. To the
+//! scheduler that looks like a thread with nothing urgent to do: with 64 entries in flight each
+//! round of the writer waited 40 us for its next turn.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -19,7 +18,7 @@ use super::{LogCommand, QUEUE_LEN_MAX};
 #[derive(Default)]
 struct State {
     waiting: Vec<LogCommand>,
-    /// The writer sleeps: whoever puts something wakes it.
+    /// The writer sleeps: the next sender wakes it.
     is_asleep: bool,
     is_writer_gone: bool,
     are_senders_gone: bool,
@@ -38,20 +37,20 @@ impl Inlet {
     }
 }
 
-/// The end of all who send.
+/// The senders' end.
 pub(super) struct Sender(Arc<Inlet>);
 
-/// The end of the writer.
+/// The writer's end.
 pub(super) struct Receiver(Arc<Inlet>);
 
-/// What came of waiting.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// Something was there.
+    /// There were commands.
     Some,
-    /// Nothing until the deadline.
+    /// No commands until the deadline.
     Nothing,
-    /// Nothing, and nobody can send any more.
+    /// No commands, and no senders left.
     Over,
 }
 
@@ -89,8 +88,8 @@ impl Drop for Sender {
 }
 
 impl Receiver {
-    /// Takes everything that waits, behind what is there already. Sleeps until something
-    /// comes, or until the deadline.
+    /// Takes all waiting commands, appending them to `into`. Sleeps until there are some, or until
+    /// the deadline.
     pub(super) fn take(&self, into: &mut Vec<LogCommand>, deadline: Option<Instant>) -> Taken {
         let mut state = self.0.state();
         loop {
@@ -135,7 +134,7 @@ impl Drop for Receiver {
             std::mem::take(&mut state.waiting)
         };
         self.0.room.notify_all();
-        // Whoever is told of it may send.
+        // Callbacks may send.
         drop(lost);
     }
 }
@@ -155,12 +154,12 @@ mod tests {
     fn number(command: &LogCommand) -> u64 {
         match command {
             LogCommand::Durable { through, .. } => through.0,
-            _ => unreachable!("nobody sends this"),
+            _ => unreachable!("this is never sent"),
         }
     }
 
     #[test]
-    fn everything_comes_once_and_in_order_and_who_finds_no_room_waits() {
+    fn commands_arrive_once_and_in_order_and_senders_wait_for_room() {
         const COUNT: u64 = 3 * QUEUE_LEN_MAX as u64;
         let (sender, receiver) = inlet();
         let mut found = Vec::new();
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_passes_and_what_comes_before_it_wakes() {
+    fn a_wait_ends_at_its_deadline_or_with_a_command() {
         let (sender, receiver) = inlet();
         let mut taken = vec![command(1)];
         let soon = Instant::now() + Duration::from_millis(5);
@@ -200,7 +199,7 @@ mod tests {
             let full = threads.spawn(|| (0..).take_while(|n| sender.send(command(*n))).count());
             std::thread::sleep(Duration::from_millis(50));
             drop(receiver);
-            assert_eq!(full.join().unwrap(), QUEUE_LEN_MAX, "whoever waited for room is told");
+            assert_eq!(full.join().unwrap(), QUEUE_LEN_MAX, "senders that waited for room are told");
         });
         assert!(!sender.send(command(0)));
     }

@@ -1,10 +1,9 @@
 //! The writer of a log: one thread, group commit, fencing by epoch.
 //!
-//! Must always hold: what waited while the last sync ran goes into one batch and one
-//! sync; committed records reach the subscribers of their partition in LSN order, as
-//! they were given, without being read again; nobody is told before the sync; the log is
-//! trimmed only below what every subscriber of a partition has in files.
-//! Must not know: what is in a record.
+//! Must always hold: everything that waited during the last sync goes into one batch and one sync;
+//! committed records reach the subscribers of their partition in LSN order, in memory, without
+//! being read again; nothing is reported before the sync; the log is trimmed only below what every
+//! subscriber of a partition has in files. Must not know: what is in a record.
 
 mod inlet;
 mod subscribers;
@@ -32,21 +31,21 @@ pub use subscribers::{LAG_RECORDS_MAX, Subscription};
 pub use trim::TrimLog;
 use trim::Trimming;
 
-/// Commands that wait in front of the writer; whoever sends more waits.
+/// Maximum number of commands that wait for the writer; more senders wait.
 pub const QUEUE_LEN_MAX: usize = 65_536;
-/// Most records in one batch.
+/// Maximum number of records in one batch.
 pub const BATCH_RECORDS_MAX: usize = 8_192;
-/// How long appends that may wait do so at most when nothing else comes. What comes
-/// meanwhile shares their sync.
+/// Maximum delay of appends that may wait, when no other commands arrive. Commands that arrive
+/// meanwhile share their sync.
 pub const COMPANY_WAIT: Duration = Duration::from_millis(1);
 
 /// Why a partition stops that cannot reach the writer.
 pub(crate) const WRITER_GONE: &str = "the log's writer is gone: restart the process";
 
-/// Told once with the result of a command.
+/// Called once with the result of a command.
 pub type Done<T> = Box<dyn FnOnce(Result<T, LogError>) + Send>;
 
-/// What the writer is told.
+/// A command for the writer.
 pub enum LogCommand {
     /// Append a record for a partition.
     Append {
@@ -56,53 +55,53 @@ pub enum LogCommand {
         epoch: Epoch,
         /// The record.
         record: Arc<Record>,
-        /// Nobody waits for it: alone it may wait for company ([`COMPANY_WAIT`]).
+        /// No caller waits for it: it may be delayed ([`COMPANY_WAIT`]) to share a sync.
         may_wait: bool,
     },
-    /// Refuse appends of lower epochs from now on.
+    /// Refuses appends of lower epochs from now on.
     Fence {
         /// The partition.
         partition: PartitionId,
         /// The lowest epoch that may append.
         epoch: Epoch,
-        /// Told, when it is durable, which epoch is in force.
+        /// Called, when the fence is durable, with the epoch in force.
         done: Done<Epoch>,
     },
-    /// Send all records after a position, then what is committed from now on.
+    /// Sends all records after a position, then new ones as they are committed.
     Subscribe(Subscription),
-    /// Forget the subscriber that a node has on a partition, and its hold on trimming.
+    /// Removes the subscriber of a node from a partition, and its hold on trimming.
     Unsubscribe {
         /// The partition.
         partition: PartitionId,
-        /// Whose subscriber.
+        /// The subscriber's node.
         node: NodeId,
     },
-    /// A node has everything up to a position in files: once all have, it is dropped.
+    /// A node has everything up to a position in files: records that all have may be trimmed.
     Durable {
         /// The partition.
         partition: PartitionId,
-        /// Which node.
+        /// The node.
         node: NodeId,
         /// The last position that it has in files.
         through: Lsn,
     },
-    /// Forget nothing until `ReleaseTrim`: a snapshot is being taken.
+    /// Trims nothing until `ReleaseTrim`: a snapshot is being taken.
     HoldTrim(Done<()>),
-    /// The snapshot is taken, or was given up.
+    /// The snapshot is taken, or was abandoned.
     ReleaseTrim,
-    /// The newest snapshot of a partition has rows up to a position.
+    /// The newest snapshot of a partition contains rows up to a position.
     Snapshotted {
         /// The partition.
         partition: PartitionId,
         /// The last position.
         through: Lsn,
     },
-    /// Say when everything before has been dealt with.
+    /// Called when all commands before it are done.
     Barrier(Done<()>),
 }
 
-/// The address of a log's writer. Sending waits while [`QUEUE_LEN_MAX`] commands wait
-/// in front of the writer; it is false when the writer is gone.
+/// The address of a log's writer. Sending blocks while [`QUEUE_LEN_MAX`] commands wait for the
+/// writer; it returns false when the writer is gone.
 pub type LogHandle = Ref<LogCommand>;
 
 /// The writer's thread.
@@ -133,7 +132,7 @@ impl LogWriter {
         Ok(Self { handle: Some(handle), thread: Some(thread) })
     }
 
-    /// A writer that somebody else runs, behind this handle.
+    /// A handle to a writer that runs elsewhere.
     #[cfg(feature = "testkit")]
     pub(crate) fn without_thread(handle: LogHandle) -> Self {
         Self { handle: Some(handle), thread: None }
@@ -148,8 +147,8 @@ impl LogWriter {
         self.handle.clone().expect("the log writer was joined")
     }
 
-    /// Ends the thread once every other handle is gone and the queue is empty. Called by
-    /// the thread itself, it does not wait.
+    /// Ends the thread once every other handle is gone and the queue is empty. Does not wait when
+    /// the thread itself calls it.
     pub fn join(&mut self) {
         self.handle = None;
         if let Some(thread) = self.thread.take()
@@ -161,7 +160,7 @@ impl LogWriter {
     }
 }
 
-/// As long as there is nothing in the batch that somebody waits for, waits for it.
+/// While no command in the batch has a waiting caller, waits for more commands.
 fn await_company(receiver: &Receiver, batch: &mut Vec<LogCommand>) {
     let may_wait =
         |command: &LogCommand| matches!(command, LogCommand::Append { may_wait: true, .. });
@@ -176,14 +175,14 @@ fn await_company(receiver: &Receiver, batch: &mut Vec<LogCommand>) {
     }
 }
 
-/// The writer itself; a simulation calls it without a thread.
+/// The writer without a thread; simulations call it directly.
 pub struct WriterCore {
     store: Arc<dyn LogStore>,
     subscribers: Subscribers,
     trimming: Trimming,
 }
 
-/// Records of one partition under one epoch, in order.
+/// Records by partition and epoch, in order.
 type Groups = BTreeMap<(PartitionId, Epoch), Vec<Arc<Record>>>;
 
 fn append_of<'a>(
@@ -203,19 +202,19 @@ impl WriterCore {
         Self { store, subscribers: Subscribers::default(), trimming: Trimming::new(trim) }
     }
 
-    /// Runs until nobody can reach it. If it panics, who reads the log is told.
+    /// Runs until no senders are left. If it panics, the subscribers are told.
     fn run_to_its_end(mut self, receiver: Receiver) {
         let ran = catch_unwind(AssertUnwindSafe(|| self.run(&receiver)));
         if let Err(panic) = ran {
-            // Nobody can send to it any more when the first is told.
+            // Nothing can be sent any more when the first subscriber is told.
             drop(receiver);
             self.died(&crate::shell::panic_text(panic.as_ref()));
             resume_unwind(panic);
         }
     }
 
-    /// It takes no more commands, and what waited for it is lost: every replica is told,
-    /// for whoever waits for it to be answered.
+    /// It takes no more commands, and waiting ones are lost: every replica is told, so that pending
+    /// callers are answered.
     pub(crate) fn died(&mut self, reason: &str) {
         tracing::error!(reason, "the log's writer died");
         self.subscribers.lost(reason);
@@ -225,7 +224,7 @@ impl WriterCore {
         let mut batch = Vec::new();
         loop {
             if batch.is_empty() {
-                // Whoever is behind is fed in between, as fast as it applies.
+                // Subscribers that are behind are fed in between, as fast as they apply.
                 let deadline = self.subscribers.wait().map(|wait| Instant::now() + wait);
                 match receiver.take(&mut batch, deadline) {
                     Taken::Some => await_company(receiver, &mut batch),
@@ -241,7 +240,7 @@ impl WriterCore {
         }
     }
 
-    /// Deals with commands in order; appends that follow each other share one sync.
+    /// Handles commands in order; consecutive appends share one sync.
     pub fn handle(&mut self, commands: impl Iterator<Item = LogCommand>) {
         let mut groups = Groups::new();
         for command in commands {
@@ -256,7 +255,7 @@ impl WriterCore {
         self.feed();
     }
 
-    /// Sends on to those who are behind; whether somebody still is.
+    /// Feeds subscribers that are behind; whether any still is.
     pub fn feed(&mut self) -> bool {
         self.subscribers.feed(&*self.store)
     }
@@ -301,7 +300,7 @@ impl WriterCore {
         let mut outcomes = self.store.append(&appends);
         drop(appends);
         if let Err(LogError::TooLarge { .. }) = &outcomes {
-            // Nothing of the call was written: the others are, without it.
+            // Nothing of the call was written: the other records are, without the refused ones.
             self.refuse_too_large(&mut groups);
             let appends: Vec<_> = groups.iter().map(append_of).collect();
             outcomes = self.store.append(&appends);
@@ -312,7 +311,7 @@ impl WriterCore {
                     self.tell(partition, records, outcome);
                 }
                 if let Err(error) = self.store.finish_appends() {
-                    // The next append says so to whoever waits for it.
+                    // The next append reports it to its caller.
                     tracing::error!(%error, "the log cannot be written");
                 }
             }
@@ -330,7 +329,7 @@ impl WriterCore {
         }
     }
 
-    /// Takes out the records that are too large for the log, and tells whose they are.
+    /// Removes the records that are too large for the log, and tells their proposers.
     fn refuse_too_large(&self, groups: &mut Groups) {
         let len_max = self.store.record_len_max();
         for ((partition, _), records) in groups.iter_mut() {

@@ -1,9 +1,8 @@
-//! Who is told of committed records, how far each of them is, and what the log may
-//! forget.
+//! The subscribers of committed records, how far each of them is, and what may be trimmed.
 //!
-//! Must always hold: a subscriber gets every record of its partition after where it
-//! began, in order, once; at most [`LAG_RECORDS_MAX`] records (and one batch) wait
-//! in front of it: whoever is slower than that is fed from the log.
+//! Must always hold: a subscriber gets every record of its partition after its start position, in
+//! order, once; at most [`LAG_RECORDS_MAX`] records (and one batch) wait for it: a slower one is
+//! fed from the log.
 
 use std::{
     collections::BTreeMap,
@@ -22,39 +21,39 @@ use crate::shell::Ref;
 
 use super::Done;
 
-/// Records sent to a subscriber and not applied by it; beyond this it is fed from the
-/// log, as it applies.
+/// Maximum number of records sent to a subscriber and not applied by it; beyond this it is fed from
+/// the log, as it applies.
 pub const LAG_RECORDS_MAX: u64 = 16_384;
-/// Records read at a time for whoever is behind.
+/// Records read at a time for a subscriber that is behind.
 const CATCH_UP_RECORDS: usize = 1_024;
 /// Bytes read at a time for it.
 const CATCH_UP_BYTES: usize = 8 << 20;
-/// First wait before looking again whether somebody who is behind has applied
-/// something; doubles while nobody has, up to the longest.
+/// First wait before checking again whether a subscriber that is behind has applied records;
+/// doubles while none has, up to the longest.
 const WAIT_FIRST: Duration = Duration::from_micros(500);
 const WAIT_MAX: Duration = Duration::from_millis(50);
 
-/// A replica that wants a partition's records.
+/// The request of a replica for a partition's records.
 pub struct Subscription {
     /// The partition.
     pub partition: PartitionId,
-    /// On which node the replica lives.
+    /// The replica's node.
     pub node: NodeId,
-    /// The last position already known.
+    /// The last position that the replica already has.
     pub after: Lsn,
-    /// What it has applied, kept up to date by the replica.
+    /// The position that it has applied, updated by the replica.
     pub applied: Arc<AtomicU64>,
-    /// Who is told.
+    /// Receives the records.
     pub to: Ref<PartitionInput>,
-    /// Told once: when the records that are there have been sent, or why they cannot be.
+    /// Called once: when all existing records were sent, or with the error.
     pub done: Done<()>,
-    /// Told at most once, after `done`: the log cannot be read any more.
+    /// Called at most once, after `done`: the log cannot be read any more.
     pub lost: Box<dyn FnOnce(LogError) + Send>,
 }
 
 struct Subscriber {
     subscription: Subscription,
-    /// `None` once it was told.
+    /// `None` after the call.
     done: Option<Done<()>>,
     /// The last position sent.
     sent: Lsn,
@@ -64,13 +63,13 @@ struct Subscriber {
     is_behind: bool,
 }
 
-/// How feeding went.
+/// The result of feeding a subscriber.
 enum Fed {
-    /// It has everything by now.
+    /// It has everything.
     All,
-    /// There is more, and it must apply first.
+    /// There is more, but it must apply first.
     Waits,
-    /// It got something.
+    /// It got records.
     Some,
     /// It is gone, or the log cannot be read.
     Gone,
@@ -95,7 +94,7 @@ impl Subscriber {
         self.subscription.to.send(PartitionInput::Committed { first, records })
     }
 
-    /// Reads the next batch for it, if it has applied what it was sent.
+    /// Reads the next batch for it, if it has applied the last one.
     fn feed(&mut self, store: &dyn LogStore) -> Fed {
         if self.lag() >= CATCH_UP_RECORDS as u64 {
             return Fed::Waits;
@@ -120,7 +119,7 @@ impl Subscriber {
         }
     }
 
-    /// Says why it hears no more of the log.
+    /// Reports why it gets no more records.
     fn tell_lost(&mut self, error: LogError) {
         match self.done.take() {
             Some(done) => done(Err(error)),
@@ -162,7 +161,7 @@ impl Subscribers {
         self.behind = all.filter(|subscriber| subscriber.is_behind).count();
     }
 
-    /// Notes what a subscriber has in files; what all subscribers of the partition have.
+    /// Records what a subscriber has in files; returns what all subscribers of the partition have.
     pub(super) fn durable(&mut self, partition: PartitionId, node: NodeId, through: Lsn) -> Lsn {
         let all = self.by_partition.entry(partition).or_default();
         for own in all.iter_mut().filter(|other| other.subscription.node == node) {
@@ -171,7 +170,7 @@ impl Subscribers {
         all.iter().map(|subscriber| subscriber.durable).min().unwrap_or_default()
     }
 
-    /// Records were committed: whoever keeps up gets them as they are.
+    /// Records were committed: subscribers that keep up get them from memory.
     pub(super) fn committed(
         &mut self,
         partition: PartitionId,
@@ -182,7 +181,7 @@ impl Subscribers {
         let mut changed = false;
         all.retain_mut(|subscriber| {
             if subscriber.is_behind || subscriber.sent.next() < first {
-                // It may be news: a write that failed may have been made all the same.
+                // May be new to it: a write that was reported as failed may have succeeded.
                 changed |= !subscriber.is_behind;
                 subscriber.is_behind = true;
                 return true;
@@ -202,20 +201,19 @@ impl Subscribers {
         }
     }
 
-    /// Tells all replicas of a partition; it concerns at most one of them, which knows.
+    /// Tells all replicas of a partition; it concerns at most one of them, which recognizes it.
     pub(super) fn tell(&self, partition: PartitionId, input: &PartitionInput) {
         for subscriber in self.by_partition.get(&partition).into_iter().flatten() {
             subscriber.subscription.to.send(input.clone());
         }
     }
 
-    /// How long to wait at most before [`Self::feed`] is called again; `None`: nobody is
-    /// behind.
+    /// Maximum wait before the next call of [`Self::feed`]; `None`: no subscriber is behind.
     pub(super) fn wait(&self) -> Option<Duration> {
         (self.behind > 0).then_some(self.wait)
     }
 
-    /// Nobody is fed any more: all are told so, and forgotten.
+    /// Tells all subscribers that they get no more records, and removes them.
     pub(super) fn lost(&mut self, reason: &str) {
         for mut subscriber in std::mem::take(&mut self.by_partition).into_values().flatten() {
             subscriber.tell_lost(LogError::Gone { reason: reason.to_owned() });
@@ -223,7 +221,7 @@ impl Subscribers {
         self.behind = 0;
     }
 
-    /// Feeds everybody who is behind; whether somebody still is.
+    /// Feeds all subscribers that are behind; whether any still is.
     pub(super) fn feed(&mut self, store: &dyn LogStore) -> bool {
         if self.behind == 0 {
             return false;

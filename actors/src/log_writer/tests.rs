@@ -1,4 +1,4 @@
-//! The writer's thread: what comes of its end.
+//! The end of the writer's thread.
 
 use std::sync::mpsc::channel;
 
@@ -8,9 +8,9 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Whoever waited for something that was in its queue had waited for ever.
+/// Regression: callers with commands in its queue waited forever.
 #[test]
-fn whoever_reads_a_log_is_told_when_its_writer_panics() {
+fn subscribers_are_told_when_the_writer_panics() {
     let mut writer = LogWriter::start(Arc::new(MemoryLog::new())).unwrap();
     let (ready, is_ready) = channel();
     let (lost, is_lost) = channel();
@@ -34,9 +34,9 @@ fn whoever_reads_a_log_is_told_when_its_writer_panics() {
     writer.join();
 }
 
-/// Nobody is told of an end in order.
+/// An orderly end is not reported.
 #[test]
-fn a_writer_that_nobody_can_reach_ends_in_silence() {
+fn a_writer_without_senders_ends_silently() {
     let mut writer = LogWriter::start(Arc::new(MemoryLog::new())).unwrap();
     let (lost, is_lost) = channel();
     let handle = writer.handle();
@@ -54,7 +54,7 @@ fn a_writer_that_nobody_can_reach_ends_in_silence() {
     assert!(is_lost.recv_timeout(PATIENCE).is_err(), "it was dropped");
 }
 
-/// Regression: a record that was too large failed all that shared its sync, also those of
+/// Regression: a record that was too large failed all records of the same sync, including those of
 /// other partitions.
 #[test]
 fn a_record_that_is_too_large_fails_alone() {
@@ -100,7 +100,7 @@ fn a_record_that_is_too_large_fails_alone() {
                 refused.push(partition);
             }
             PartitionInput::Committed { .. } => {}
-            other => panic!("nobody stops: {other:?}"),
+            other => panic!("no partition stops: {other:?}"),
         }
     }
     assert_eq!(refused, [PartitionId(0)]);

@@ -1,29 +1,29 @@
 //! How far the log may be trimmed.
 //!
-//! Must always hold: never above what is in the files of every replica; never while a
-//! snapshot is being taken.
+//! Must always hold: never above what is in the files of every replica; never while a snapshot is
+//! being taken.
 
 use std::collections::BTreeMap;
 
 use forebay_messages::{Lsn, PartitionId};
 
-/// What the log keeps besides what a restart needs.
+/// What the log keeps in addition to what a restart needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TrimLog {
     /// Nothing: records are dropped once their rows are in the files of every replica.
     #[default]
     Flushed,
-    /// Everything since the newest snapshot: should the rows be lost or damaged, that
-    /// snapshot and the log bring everything back. Without a snapshot it keeps all.
+    /// Everything since the newest snapshot: if the rows are lost or damaged, that snapshot and the
+    /// log restore everything. Without a snapshot it keeps all records.
     Snapshotted,
     /// Everything.
     Never,
 }
 
-/// What is to be kept.
+/// The records to keep.
 pub(super) struct Trimming {
     policy: TrimLog,
-    /// Snapshots being taken.
+    /// Number of snapshots being taken.
     holds: u32,
     snapshots: BTreeMap<PartitionId, Lsn>,
 }
@@ -33,7 +33,8 @@ impl Trimming {
         Self { policy, holds: 0, snapshots: BTreeMap::new() }
     }
 
-    /// Through where to trim, if so much is in files everywhere; 0 for nothing.
+    /// Last position to trim, given that everything up to `durable` is in files everywhere; 0 for
+    /// nothing.
     pub(super) fn through(&self, partition: PartitionId, durable: Lsn) -> Lsn {
         let snapshot = self.snapshots.get(&partition).copied().unwrap_or_default();
         match self.policy {

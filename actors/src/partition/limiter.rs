@@ -1,4 +1,4 @@
-//! The limiter actor: performs what the limiter machine decides.
+//! The limiter actor: performs the effects of the limiter machine.
 
 use std::rc::Rc;
 

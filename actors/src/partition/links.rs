@@ -1,8 +1,7 @@
-//! Who is who among the actors of one partition: they share a thread, and these
-//! addresses.
+//! The addresses of the actors of one partition, which share a thread.
 //!
-//! Must always hold: only the partition's performer spawns and stops vqueues, only the
-//! supervisor's the limiter.
+//! Must always hold: only the partition's performer spawns and stops vqueues, only the supervisor's
+//! the limiter.
 
 use std::{cell::RefCell, collections::VecDeque};
 
@@ -23,8 +22,8 @@ pub(crate) struct Links {
     partition: RefCell<Option<Ref<PartitionInput>>>,
     supervisor: RefCell<Option<Ref<LeadershipInput>>>,
     limiter: RefCell<Option<Child<LimiterMessage>>>,
-    /// Limiters that were started and wait for their seed, in the order in which the
-    /// partition will be asked to seed them.
+    /// Limiters that were started and wait for their seed, in the order in which the partition will
+    /// be asked to seed them.
     started: RefCell<VecDeque<Child<LimiterMessage>>>,
     vqueues: RefCell<Vec<Option<ActiveVQueue>>>,
 }
@@ -38,7 +37,7 @@ impl Links {
         *self.supervisor.borrow_mut() = Some(address);
     }
 
-    /// Sends to the partition; nothing happens before it is there.
+    /// Sends to the partition; ignored before it exists.
     pub(crate) fn to_partition(&self, input: PartitionInput) {
         if let Some(partition) = &*self.partition.borrow() {
             partition.send(input);
@@ -51,21 +50,21 @@ impl Links {
         }
     }
 
-    /// Sends to the limiter; without a seeded one the message is void, for the next
-    /// limiter is seeded from what is true by then.
+    /// Sends to the limiter; dropped if none is seeded, as the next limiter is seeded from the
+    /// state at that time.
     pub(crate) fn to_limiter(&self, message: LimiterMessage) {
         if let Some(limiter) = &*self.limiter.borrow() {
             limiter.address.send(message);
         }
     }
 
-    /// A limiter was started; nobody reaches it before its seed.
+    /// A limiter was started; it gets no messages before its seed.
     pub(crate) fn limiter_started(&self, limiter: Child<LimiterMessage>) {
         self.started.borrow_mut().push_back(limiter);
     }
 
-    /// Puts the limiter that was started first in its place (even if it has died since:
-    /// its successor has a request to be seeded of its own).
+    /// Installs the limiter that was started first (even if it has died since: its successor has
+    /// its own request to be seeded).
     pub(crate) fn place_limiter(&self) -> Option<Ref<LimiterMessage>> {
         let limiter = self.started.borrow_mut().pop_front()?;
         let address = limiter.address.clone();
@@ -106,7 +105,7 @@ impl Links {
         }
     }
 
-    /// Sends to a vqueue if that incarnation is the present one.
+    /// Sends to a vqueue if that incarnation is the current one.
     pub(crate) fn to_vqueue(&self, handle: VQueueHandle, message: VQueueMessage) {
         if let Some(Some((present, child))) = self.vqueues.borrow().get(handle.slot as usize)
             && *present == handle
@@ -125,7 +124,7 @@ impl Links {
         }
     }
 
-    /// Stops everybody: the partition goes.
+    /// Stops all actors: the partition ends.
     pub(crate) fn stop_all(&self) {
         self.stop_limiter();
         for (_, child) in self.vqueues.borrow_mut().drain(..).flatten() {

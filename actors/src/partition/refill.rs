@@ -18,7 +18,7 @@ use crate::{
 
 /// Threads of the pool of a node.
 pub(crate) const REFILL_WORKERS: usize = 2;
-/// Requests that wait for a worker; a vqueue that finds no place tries again later.
+/// Maximum number of requests that wait for a worker; a vqueue without a place tries again later.
 pub(crate) const REFILL_QUEUE_LEN_MAX: usize = 65_536;
 
 /// One scan.
@@ -28,7 +28,7 @@ pub(crate) struct RefillJob {
     pub(crate) reply_to: Ref<VQueueMessage>,
 }
 
-/// The pool of a node.
+/// The refill workers of a node.
 pub(crate) struct RefillPool {
     faults: FaultPlan,
     sender: Option<Sender<RefillJob>>,
@@ -59,14 +59,14 @@ impl RefillPool {
         })
     }
 
-    /// Scans that a simulation makes when it pleases.
+    /// Scans are made when the simulation chooses.
     #[cfg(feature = "testkit")]
     pub(crate) fn simulated(host: Host) -> Self {
         Self { faults: FaultPlan::default(), sender: None, workers: Vec::new(), sim: Some(host) }
     }
 
-    /// Whether a vqueue may try to read without a worker (which in a simulation may be
-    /// made to fail: there, nothing ever blocks by itself).
+    /// Whether a vqueue may try to read without a worker (in a simulation this may be made to fail:
+    /// nothing blocks there by itself).
     pub(crate) fn may_try(&self) -> bool {
         #[cfg(feature = "testkit")]
         if let Some(host) = &self.sim {
@@ -75,7 +75,7 @@ impl RefillPool {
         !self.faults.blocks()
     }
 
-    /// What goes wrong in tests.
+    /// The planned faults.
     pub(crate) fn faults(&self) -> &FaultPlan {
         &self.faults
     }

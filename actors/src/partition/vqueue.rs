@@ -1,4 +1,4 @@
-//! The vqueue actor: performs what the vqueue machine decides.
+//! The vqueue actor: performs the effects of the vqueue machine.
 //!
 //! Must not know: why a permit is granted, what a decision leads to.
 
@@ -21,7 +21,7 @@ use super::{
     refill::{RefillJob, RefillPool},
 };
 
-/// What the vqueues of one partition share.
+/// Shared by the vqueues of one partition.
 pub(crate) struct VQueueShared {
     pub(crate) links: Rc<Links>,
     pub(crate) store: PartitionStore,
@@ -36,7 +36,7 @@ pub(crate) struct VQueuePerformer {
     vqueue: VQueueId,
     name: Arc<VQueueName>,
     timer: Option<TimerKey>,
-    /// It said that it is gone: what it says after that is void.
+    /// It reported its end: later messages are void.
     gone: bool,
 }
 
@@ -50,7 +50,7 @@ impl VQueuePerformer {
         Self { shared, handle, vqueue, name, timer: None, gone: false }
     }
 
-    /// First without blocking; else a refill worker reads.
+    /// First without blocking; otherwise a refill worker reads.
     fn read_inbox(&self, request: RefillRequest, scope: &mut Scope<'_, VQueueMessage>) {
         let tried = match self.shared.refill.may_try() {
             true => self.shared.store.try_refill(&request),

@@ -1,7 +1,7 @@
 //! Clocks: the wall clock with the monotonic one, and the steady time of a partition.
 //!
-//! Must always hold: [`Clock::monotonic`] never steps back; a [`SteadyClock`] never
-//! steps back and never stands still, whatever the wall clock does.
+//! Must always hold: [`Clock::monotonic`] never steps back; a [`SteadyClock`] never steps back and
+//! never stands still, whatever the wall clock does.
 
 use std::{
     sync::{
@@ -13,20 +13,19 @@ use std::{
 
 use forebay_messages::Timestamp;
 
-/// How old the last reading of the wall clock may be. Between two readings a partition's
-/// time follows the monotonic clock, so that telling the time costs one reading, not two.
+/// Maximum age of the last reading of the wall clock. Between two readings a partition's time
+/// follows the monotonic clock, so that reading the time costs one clock, not two.
 const WALL_CLOCK_READ_EVERY: Duration = Duration::from_millis(1);
 
 /// A partition whose time is this far ahead of the wall clock logs a warning.
 pub const AHEAD_WARNING: Duration = Duration::from_secs(300);
 
-/// Where time comes from.
+/// A source of time.
 pub trait Clock: std::fmt::Debug + Send + Sync {
     /// The wall clock: time since the Unix epoch. It may step in both directions.
     fn wall(&self) -> Duration;
 
-    /// Time since some point in the past that is fixed for this process. Waits and leases
-    /// are measured with it.
+    /// Time since a fixed point in the past of this process. Waits and leases are measured with it.
     fn monotonic(&self) -> Duration;
 
     /// The time now.
@@ -66,14 +65,13 @@ impl Clock for WallClock {
     }
 }
 
-/// The time of a partition: the later of the wall clock and of what this clock showed
-/// before plus the monotonic time since. It starts at, and is raised to, the times of the
-/// partition's records, so that it does not step back over a restart or a change of
-/// leaders either.
+/// The time of a partition: the later of the wall clock and of what this clock showed before plus
+/// the monotonic time since. It starts at, and is raised to, the times of the partition's records,
+/// so that it does not step back over a restart or a change of leader either.
 ///
-/// After a wall clock that ran ahead was set right, it stays [ahead](Self::ahead) until
-/// the wall clock has caught up. Work keeps starting meanwhile; an entry with an explicit
-/// start time may start early by that difference.
+/// After a wall clock that ran ahead was corrected, it stays [ahead](Self::ahead) until the wall
+/// clock has caught up. Work still starts meanwhile; an entry with an explicit start time may start
+/// early by that difference.
 #[derive(Debug)]
 pub struct SteadyClock {
     source: Arc<dyn Clock>,
@@ -188,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_when_the_wall_clock_steps_back() {
+    fn it_advances_when_the_wall_clock_steps_back() {
         let (source, clock) = clock(0);
         assert_eq!(clock.now(), Timestamp(START_MS));
         source.set(START_MS - HOUR_MS, 150);
@@ -207,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_while_the_wall_clock_stands_still() {
+    fn it_advances_while_the_wall_clock_stands_still() {
         let (source, clock) = clock(0);
         assert_eq!(clock.now(), Timestamp(START_MS));
         source.set(START_MS, 1_050);

@@ -1,11 +1,11 @@
-//! The mailbox of an actor, the same in both worlds.
+//! The mailbox of an actor, on actix and in simulations.
 //!
-//! Must always hold: mail of one thread is taken in the order in which it was put; whoever
-//! puts mail where nobody is awake to take it is told to wake the actor, once; what comes
-//! after the actor has gone is refused.
+//! Must always hold: mail of one thread is taken in the order in which it was put; a sender to a
+//! sleeping actor is told to wake it, and only one sender is; mail for an actor that is gone is
+//! refused.
 //!
-//! Actix has mailboxes of its own, but there each message is a box, an envelope and a
-//! wake-up. Here a flood of messages is one of each.
+//! Actix has its own mailboxes, but there each message is a box, an envelope and a wake-up. Here a
+//! flood of messages needs one of each.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,23 +14,24 @@ use forebay_engine::Machine;
 
 use super::Look;
 
-/// Places that a mailbox keeps for what comes next.
+/// Maximum capacity that an empty mailbox keeps.
 const KEPT_MAX: usize = 4_096;
-/// Places that it keeps if there may be a million of them: the fewest that there can be.
+/// The same for actors of which there may be a million: the smallest capacity that a queue can
+/// have.
 const KEPT_BY_MANY_MAX: usize = 4;
 
-/// What lies in a mailbox.
+/// An item in a mailbox.
 pub(super) enum Mail<M: Machine> {
     /// A message.
     Input(M::Input),
-    /// Somebody wants to look.
+    /// A look at the machine.
     Look(Look<M>),
 }
 
-/// What came of putting mail.
+/// The result of putting mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Put {
-    /// The actor is awake, or was told by somebody else.
+    /// The actor is awake, or another sender wakes it.
     Fine,
     /// The actor sleeps: wake it.
     Wake,
@@ -75,8 +76,8 @@ impl<M: Machine> Mailbox<M> {
         }
     }
 
-    /// Takes everything into an empty queue. Without mail the actor sleeps from here on,
-    /// and gives back the memory of a flood.
+    /// Takes everything into an empty queue. Without mail the actor sleeps from here on, and memory
+    /// that a flood needed is freed.
     pub(super) fn take(&self, into: &mut VecDeque<Mail<M>>) -> bool {
         debug_assert!(into.is_empty(), "mail that was taken is not taken twice");
         let mut state = self.state();
@@ -95,8 +96,8 @@ impl<M: Machine> Mailbox<M> {
         false
     }
 
-    /// Takes the first. Without mail the actor, one of many, sleeps from here on, and gives
-    /// back nearly all memory.
+    /// Takes the first item. Without mail the actor, one of many, sleeps from here on, and nearly
+    /// all memory is freed.
     pub(super) fn next(&self) -> Option<Mail<M>> {
         let mut state = self.state();
         let next = state.mail.pop_front();
@@ -109,7 +110,7 @@ impl<M: Machine> Mailbox<M> {
         next
     }
 
-    /// Takes the first.
+    /// Takes the first item.
     pub(super) fn pop(&self) -> Option<Mail<M>> {
         self.state().mail.pop_front()
     }
@@ -118,7 +119,7 @@ impl<M: Machine> Mailbox<M> {
         self.state().mail.is_empty()
     }
 
-    /// The actor is gone: nothing may be left in it, for mail may hold its address.
+    /// The actor is gone: the mailbox must be emptied, as mail may hold the actor's address.
     pub(super) fn close(&self) {
         let left = {
             let mut state = self.state();
@@ -148,13 +149,13 @@ mod tests {
     fn numbers(mail: &mut VecDeque<Mail<Idle>>) -> Vec<usize> {
         let number = |mail| match mail {
             Mail::Input(number) => number,
-            Mail::Look(_) => panic!("nobody looks"),
+            Mail::Look(_) => panic!("no look was sent"),
         };
         mail.drain(..).map(number).collect()
     }
 
     #[test]
-    fn the_first_who_finds_it_asleep_wakes_it() {
+    fn the_first_sender_wakes_a_sleeping_actor() {
         let (mailbox, mut taken) = (Mailbox::<Idle>::default(), VecDeque::new());
         for _ in 0..2 {
             let puts: Vec<_> = (0..3).map(|number| mailbox.put(Mail::Input(number))).collect();
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_many_keeps_nearly_nothing_and_sleeps_when_there_is_no_mail() {
+    fn one_of_many_keeps_little_memory_and_sleeps_without_mail() {
         let mailbox = Mailbox::<Idle>::awake();
         for round in 0..3 {
             for number in 0..100 {
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_too_late_is_refused_and_what_lies_there_is_dropped() {
+    fn late_mail_is_refused_and_waiting_mail_is_dropped() {
         let mailbox = Mailbox::<Idle>::default();
         mailbox.put(Mail::Input(1));
         mailbox.close();

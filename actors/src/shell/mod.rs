@@ -6,8 +6,8 @@
 //! - S2: what a performer feeds back is stepped before the next message of the mailbox.
 //! - S3: a panic in a machine or performer ends the actor, and its parent is told.
 //!
-//! The same shell runs in two worlds: on actix, and under a seeded single-threaded
-//! executor without actix ([`sim`]). Must not know: what any machine is about.
+//! The same shell runs on actix and in a seeded single-threaded executor without actix ([`sim`]).
+//! Must not know: what any machine is about.
 
 mod actix;
 mod clock;
@@ -31,26 +31,27 @@ pub use reference::{Post, Ref};
 pub use timers::{TimerKey, Timers};
 pub use world::{Child, Death, OnDeath, World};
 
-/// A look at a machine from outside, with the time. It changes nothing, is taken between
-/// two messages, and must be short: it is for people.
+/// A look at a machine from outside, with the time. It changes nothing, is taken between two
+/// messages, and must be short: it serves people.
 pub type Look<M> = Box<dyn FnOnce(&M, Timestamp) + Send>;
 
-/// Messages and effects between two looks at the time, which cost as much as some of them.
+/// Messages and effects between two readings of the time, each of which costs as much as several of
+/// them.
 const WORK_BETWEEN_LOOKS: usize = 16;
 
 /// Performs the effects of a machine.
 pub trait Performer<M: Machine>: 'static {
-    /// There may be a million of these actors: they share what they need for a message.
+    /// There may be a million of these actors: they share the memory needed to handle a message.
     const IS_ONE_OF_MANY: bool = false;
 
     /// Performs one effect.
     fn perform(&mut self, effect: M::Effect, scope: &mut Scope<'_, M::Input>);
 
-    /// Looks at the machine after messages were handled (for gauges and queries).
+    /// Called after messages were handled, with the machine (for gauges and queries).
     fn observe(&mut self, _machine: &M) {}
 }
 
-/// What a performer can do besides its own business.
+/// What a performer may use besides its own state.
 pub struct Scope<'a, I> {
     /// The time of the step that gave the effect.
     pub now: Timestamp,
@@ -72,14 +73,14 @@ impl<I> Scope<'_, I> {
     }
 }
 
-/// Steps between checks of a machine's invariants once it has made many: checks look
-/// at everything, and a big test would do nothing else.
+/// Steps between checks of a machine's invariants once it has made many: a check reads everything,
+/// and a big test would do nothing else.
 #[cfg(debug_assertions)]
 const CHECK_EVERY: u64 = 997;
 #[cfg(debug_assertions)]
 const CHECK_ALL_UNTIL: u64 = 5_000;
 
-/// What is needed while a message is handled, and is empty between two.
+/// Buffers for handling a message, empty between two messages.
 pub(crate) struct Scratch<M: Machine> {
     effects: Vec<M::Effect>,
     feedback: VecDeque<M::Input>,
@@ -96,9 +97,9 @@ pub(crate) struct Core<M: Machine, P> {
     machine: M,
     performer: P,
     clock: Arc<dyn Clock>,
-    /// The time at which the turn began: asking for it costs as much as a quick message.
+    /// When the turn began: reading the time costs as much as a quick message.
     now: Timestamp,
-    /// What was done since somebody looked at the time.
+    /// Work done since the last reading of the time.
     work: usize,
     #[cfg(debug_assertions)]
     steps: u64,
@@ -117,7 +118,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         }
     }
 
-    /// Called once, in a turn, before the first message; false when the actor is to end.
+    /// Called once, in a turn, before the first message; false when the actor must end.
     pub(crate) fn start(&mut self, me: &Ref<M::Input>, scratch: &mut Scratch<M>) -> bool {
         self.machine.start(self.now, &mut scratch.effects);
         self.run(None, me, scratch)
@@ -138,7 +139,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         self.clock.monotonic()
     }
 
-    /// Takes one message; false when the actor is to end.
+    /// Handles one message; false when the actor must end.
     pub(crate) fn receive(
         &mut self,
         input: M::Input,
@@ -148,7 +149,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         self.run(Some(input), me, scratch)
     }
 
-    /// Whether enough was done for a look at the time, since the last one.
+    /// Whether enough was done since the last reading of the time for another one.
     pub(crate) fn is_time_to_look(&mut self) -> bool {
         let is_time = self.work >= WORK_BETWEEN_LOOKS;
         if is_time {
@@ -157,7 +158,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         is_time
     }
 
-    /// Lets somebody look at the machine.
+    /// Shows the machine to a look.
     pub(crate) fn show(&self, look: Look<M>) {
         look(&self.machine, self.clock.now());
     }
@@ -183,13 +184,13 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
             if next.is_none() {
                 break;
             }
-            // What is answered at once was no mere sending.
+            // A step that was fed an input back did more than send.
             self.work += WORK_BETWEEN_LOOKS;
         }
         !stop
     }
 
-    /// Messages were handled, and no more are for now.
+    /// Called when messages were handled and no more follow for now.
     pub(crate) fn observe(&mut self) {
         self.performer.observe(&self.machine);
     }

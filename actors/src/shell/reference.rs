@@ -1,11 +1,11 @@
-//! Addresses that do not say which world an actor lives in.
+//! Addresses that do not depend on where an actor runs.
 
 use std::sync::Arc;
 
 /// Takes messages for an actor.
 pub trait Post<I>: Send + Sync {
-    /// Puts a message into the mailbox; false when the actor is gone. Never blocks and
-    /// never refuses: admission is the sender's business.
+    /// Puts a message into the mailbox; false when the actor is gone. Never blocks and never
+    /// refuses: limiting messages is up to the sender.
     fn post(&self, input: I) -> bool;
 }
 

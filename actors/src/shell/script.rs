@@ -1,8 +1,8 @@
-//! Scripts: what becomes of messages on their way to an actor of a simulation.
+//! Scripts: dropping, duplicating and delaying messages on the way to an actor of a simulation.
 //!
-//! Owns: which messages a script concerns, and counting those it has acted on. Must
-//! always hold: what no script concerns is delivered at once, in order. Must not know:
-//! what any message means.
+//! Owns: which messages a script matches, and counting those it has acted on. Must always hold:
+//! messages that no script matches are delivered at once, in order. Must not know: what any message
+//! means.
 
 use std::{
     fmt::{self, Debug, Write},
@@ -16,19 +16,20 @@ use std::{
 
 use super::Ref;
 
-/// What becomes of some messages to actors of one kind.
+/// What happens to some messages to actors of one kind.
 ///
-/// Made by [`drop`](Self::drop), [`duplicate`](Self::duplicate), [`delay`](Self::delay)
-/// or [`replay`](Self::replay), each with the kind of actor (`partition`, `supervisor`,
-/// `limiter`, `vqueue`, `capacity`, or what an own one is called) and the type of
-/// message: the variant of its enum, as `Debug` prints it. It concerns every such
-/// message unless [`skip`](Self::skip) and [`times`](Self::times) say less.
+/// Made by [`drop`](Self::drop), [`duplicate`](Self::duplicate), [`delay`](Self::delay) or
+/// [`replay`](Self::replay), each with the kind of actor (`partition`, `supervisor`, `limiter`,
+/// `vqueue`, `capacity`, or the name of your own) and the type of message: the variant of its enum,
+/// as `Debug` prints it. It acts on every such message unless limited by [`skip`](Self::skip) and
+/// [`times`](Self::times).
+///
 ///
 /// ```
 /// use std::time::Duration;
 /// use forebay_actors::shell::script::Script;
 ///
-/// // The second and the third permit that a vqueue is told of come a second late.
+/// // The second and the third permit that a vqueue receives arrive a second late.
 /// let late = Script::delay("vqueue", "Granted", Duration::from_secs(1)).skip(1).times(2);
 /// ```
 #[derive(Clone, Debug)]
@@ -41,7 +42,7 @@ pub struct Script {
     times: u64,
 }
 
-/// What becomes of one message.
+/// What happens to one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Drop,
@@ -55,35 +56,35 @@ impl Script {
         Self { actor: actor.to_owned(), kind: kind.to_owned(), fate, skip: 0, times: u64::MAX }
     }
 
-    /// They never arrive.
+    /// Drops the messages.
     pub fn drop(actor: &str, kind: &str) -> Self {
         Self::new(actor, kind, Fate::Drop)
     }
 
-    /// They arrive twice in a row.
+    /// Delivers the messages twice in a row.
     pub fn duplicate(actor: &str, kind: &str) -> Self {
         Self::new(actor, kind, Fate::Duplicate)
     }
 
-    /// They arrive so much later, behind what was sent meanwhile; not at all when the
-    /// actor is gone by then.
+    /// Delivers the messages later, behind what was sent meanwhile; not at all if the actor is gone
+    /// by then.
     pub fn delay(actor: &str, kind: &str, by: Duration) -> Self {
         Self::new(actor, kind, Fate::Delay(by))
     }
 
-    /// They arrive, and so much later once more: as from somebody who repeats himself
-    /// when the world has moved on (another leader, another attempt).
+    /// Delivers the messages, and once more after this time: like a sender that repeats itself when
+    /// things have changed (another leader, another attempt).
     pub fn replay(actor: &str, kind: &str, after: Duration) -> Self {
         Self::new(actor, kind, Fate::Replay(after))
     }
 
-    /// Lets so many pass first.
+    /// Lets this many messages pass first.
     pub fn skip(mut self, count: u64) -> Self {
         self.skip = count;
         self
     }
 
-    /// Acts on so many, then no more.
+    /// Acts on this many messages, then on no more.
     pub fn times(mut self, count: u64) -> Self {
         self.times = count;
         self
@@ -94,7 +95,8 @@ impl Script {
     }
 }
 
-/// Whether the name of a value, as `Debug` prints it, is this one. Reads no further.
+/// Whether the name of a value, as `Debug` prints it, equals this one. Formats no further than
+/// that.
 fn is_named(value: &impl Debug, name: &str) -> bool {
     struct Name<'a> {
         rest: &'a str,
@@ -123,7 +125,7 @@ fn is_named(value: &impl Debug, name: &str) -> bool {
     !found.differs && found.rest.is_empty()
 }
 
-/// A script that is played: how often it has acted, and the means to end it.
+/// A running script: how often it has acted, and a way to end it.
 #[derive(Clone, Debug)]
 pub struct Scripted(Arc<Playing>);
 
@@ -136,19 +138,19 @@ struct Playing {
 }
 
 impl Scripted {
-    /// How many messages it has acted on.
+    /// Number of messages that it has acted on.
     #[must_use]
     pub fn acted(&self) -> u64 {
         self.0.acted.load(Ordering::Relaxed)
     }
 
-    /// Messages go their way again. What is delayed still comes.
+    /// Delivers messages normally again. Delayed ones still arrive.
     pub fn end(&self) {
         self.0.is_over.store(true, Ordering::Relaxed);
     }
 }
 
-/// The scripts that are played. Cheap to clone.
+/// The running scripts. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scripts(Arc<Mutex<Vec<Arc<Playing>>>>);
 
@@ -168,8 +170,8 @@ impl Scripts {
         Scripted(playing)
     }
 
-    /// What becomes of a message; `None`: it arrives. Of several scripts that concern
-    /// it, the one that was handed in first decides.
+    /// What happens to a message; `None`: it is delivered. If several scripts match, the one that
+    /// was added first decides.
     fn fate(&self, actor: &str, input: &impl Debug) -> Option<Fate> {
         let mut playing = self.lock();
         playing.retain(|playing| !playing.is_over.load(Ordering::Relaxed));
@@ -188,14 +190,14 @@ impl Scripts {
     }
 }
 
-/// A message that is late, by how much, and who delivers it.
+/// A delayed message: by how much, and its delivery.
 type Late = (Duration, Box<dyn FnOnce() + Send>);
 
-/// The way of messages to the actors of one world. Cheap to clone.
+/// The route of messages to the actors of one world. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Way {
     scripts: Scripts,
-    /// Messages that were delayed since the world last looked.
+    /// Messages delayed since the world last checked.
     late: Arc<Mutex<Vec<Late>>>,
 }
 
@@ -208,12 +210,12 @@ impl Way {
         self.scripts.play(script)
     }
 
-    /// What the world is to deliver later.
+    /// Messages for the world to deliver later.
     pub(super) fn take_late(&self) -> Vec<Late> {
         take(&mut *self.late.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The address of an actor as everybody sees it, in front of its mailbox.
+    /// The address of an actor for senders, in front of its mailbox.
     pub(super) fn to<I>(&self, actor: &'static str, mailbox: Ref<I>) -> Ref<I>
     where
         I: Clone + Debug + Send + 'static,

@@ -1,5 +1,5 @@
-//! The world without actix: one thread, mailboxes polled in a seeded order, virtual
-//! time. The same seed gives the same trace.
+//! Actors without actix: one thread, mailboxes polled in a seeded order, virtual time. The same
+//! seed gives the same trace.
 
 use std::{
     cell::RefCell,
@@ -36,7 +36,7 @@ impl VirtualClock {
         Self(AtomicU64::new(start.0))
     }
 
-    /// Moves on; never back.
+    /// Moves the clock forward; never back.
     pub fn advance_to(&self, to: Timestamp) {
         self.0.fetch_max(to.0, Ordering::Relaxed);
     }
@@ -52,8 +52,8 @@ impl Clock for VirtualClock {
     }
 }
 
-/// The clocks of one simulated machine: its wall clock can be stepped and can run slow or
-/// fast, beside the time of the simulation, which is its monotonic clock.
+/// The clocks of one simulated machine: its wall clock can be stepped and can run slow or fast; its
+/// monotonic clock is the time of the simulation.
 #[derive(Debug)]
 pub struct MachineClock {
     time: Arc<VirtualClock>,
@@ -62,11 +62,11 @@ pub struct MachineClock {
 
 #[derive(Clone, Copy, Debug)]
 struct Wall {
-    /// What it showed when it was last changed.
+    /// What it showed at its last change.
     shown: Duration,
-    /// When that was.
+    /// When it was last changed.
     changed_at: Duration,
-    /// Its seconds in hundredths of true ones.
+    /// Its speed in percent of true time.
     rate_percent: u32,
 }
 
@@ -86,7 +86,7 @@ impl MachineClock {
         change(&mut wall);
     }
 
-    /// Sets the wall clock forward by so many milliseconds (back, if negative).
+    /// Moves the wall clock forward by this many milliseconds (back, if negative).
     pub fn step(&self, by_ms: i64) {
         let by = Duration::from_millis(by_ms.unsigned_abs());
         self.change(|wall| {
@@ -97,13 +97,13 @@ impl MachineClock {
         });
     }
 
-    /// How fast the wall clock runs from here on: with 50 it advances by half of the time
-    /// that passes, with 0 it stands still.
+    /// Sets the speed of the wall clock from here on: with 50 it advances by half of the time that
+    /// passes, with 0 it stands still.
     pub fn set_rate_percent(&self, rate_percent: u32) {
         self.change(|wall| wall.rate_percent = rate_percent);
     }
 
-    /// The wall clock shows the time of the simulation again, at its rate.
+    /// Sets the wall clock to the time of the simulation again, at normal speed.
     pub fn set_right(&self) {
         let now = self.time.monotonic();
         self.change(|wall| (wall.shown, wall.rate_percent) = (now, 100));
@@ -249,16 +249,16 @@ pub struct SimWorld {
     executor: Rc<RefCell<Executor>>,
     /// The time of the simulation.
     time: Arc<VirtualClock>,
-    /// The clock that actors are given.
+    /// The actors' clock.
     clock: Arc<dyn Clock>,
     timers: Timers,
-    /// Those of this thread, by whatever clock.
+    /// All timers of this thread, with any clock.
     all_timers: Rc<RefCell<Vec<WeakTimers>>>,
     way: Way,
 }
 
 impl SimWorld {
-    /// An empty world at a time.
+    /// An empty world at a start time.
     #[must_use]
     pub fn new(seed: u64, start: Timestamp) -> Self {
         let time = Arc::new(VirtualClock::new(start));
@@ -266,8 +266,8 @@ impl SimWorld {
         Self::beside(seed, time, clock, Scripts::default())
     }
 
-    /// An empty world beside others: they share the time and scripts. `clock`: what its
-    /// actors are given.
+    /// An empty world that shares the time and scripts with others. `clock`: the clock of its
+    /// actors.
     pub(crate) fn beside(
         seed: u64,
         time: Arc<VirtualClock>,
@@ -292,7 +292,7 @@ impl SimWorld {
         }
     }
 
-    /// Has a script decide from now on what becomes of messages.
+    /// Applies a script to messages from now on.
     pub fn script(&self, script: Script) -> Scripted {
         self.way.play(script)
     }
@@ -305,7 +305,7 @@ impl SimWorld {
         &self.clock
     }
 
-    /// The same world by another clock, with timers of its own.
+    /// The same world with another clock, and separate timers.
     pub(super) fn with_clock(&self, clock: Arc<dyn Clock>) -> Self {
         let timers = Timers::new(Arc::clone(&clock));
         let mut all = self.all_timers.borrow_mut();
@@ -319,7 +319,7 @@ impl SimWorld {
         self.all_timers.borrow().iter().filter_map(WeakTimers::upgrade).collect()
     }
 
-    /// When, in the time of the simulation, the first timer is due.
+    /// The time of the simulation at which the first timer is due.
     pub(crate) fn first_timer(&self) -> Option<Timestamp> {
         let first = self.all_timers().iter().filter_map(Timers::first_in).min()?;
         Some(self.time.now().after(first))
@@ -384,8 +384,8 @@ impl SimWorld {
         true
     }
 
-    /// The numbers of the actors that have mail. Those that were stopped are gone by
-    /// then, and their parents told.
+    /// The numbers of the actors that have mail. Stopped ones are gone by then, and their parents
+    /// told.
     pub(crate) fn ready(&self) -> Vec<u64> {
         while self.bury_stopped() {}
         for (by, deliver) in self.way.take_late() {
@@ -398,7 +398,7 @@ impl SimWorld {
         ready.map(|(number, _)| *number).collect()
     }
 
-    /// Lets an actor handle one message; its name.
+    /// Lets an actor handle one message; returns its name.
     pub(crate) fn step_actor(&self, number: u64) -> &'static str {
         let (name, resident) = {
             let mut executor = self.executor.borrow_mut();
@@ -426,15 +426,15 @@ impl SimWorld {
         name
     }
 
-    /// The actors that live here: number and name.
+    /// The actors in this world: number and name.
     #[must_use]
     pub fn actors(&self) -> Vec<(u64, &'static str)> {
         let executor = self.executor.borrow();
         executor.houses.iter().map(|(number, house)| (*number, house.name)).collect()
     }
 
-    /// Ends an actor as a panic would: its parent is told. False when there is none of
-    /// this number.
+    /// Ends an actor as a panic would: its parent is told. False when there is no actor with this
+    /// number.
     pub fn kill(&self, number: u64) -> bool {
         let is_there = self.executor.borrow().houses.contains_key(&number);
         if is_there {
@@ -443,7 +443,7 @@ impl SimWorld {
         is_there
     }
 
-    /// Everybody is gone at once and nobody is told, as in a crash.
+    /// Drops all actors at once without telling their parents, as in a crash.
     pub fn clear(&self) {
         let houses = std::mem::take(&mut self.executor.borrow_mut().houses);
         drop(houses);
@@ -460,7 +460,7 @@ impl SimWorld {
         }
     }
 
-    /// Moves time on, stopping at every timer on the way, and settles.
+    /// Advances the time, stopping at every timer on the way, and settles.
     pub fn advance(&self, by: Duration) {
         let until = self.time.now().after(by);
         self.settle();
@@ -472,14 +472,14 @@ impl SimWorld {
         self.settle();
     }
 
-    /// Actors that panicked by themselves: who, and what was said. Those that were
-    /// [killed](Self::kill) are not told.
+    /// Actors that panicked by themselves, with the messages. [Killed](Self::kill) ones are not
+    /// included.
     #[must_use]
     pub fn panics(&self) -> Vec<String> {
         self.executor.borrow().panics.clone()
     }
 
-    /// Who handled a message when: time, actor number, actor name.
+    /// Which actor handled a message when: time, actor number, actor name.
     #[must_use]
     pub fn trace(&self) -> Vec<(Timestamp, u64, &'static str)> {
         self.executor.borrow().trace.clone()
@@ -492,7 +492,7 @@ impl SimWorld {
         }
     }
 
-    /// Whether there was anybody to bury: their parents may have stopped others.
+    /// Whether any actor was removed: the parents may have stopped others.
     fn bury_stopped(&self) -> bool {
         let stopped: Vec<u64> = self
             .executor

@@ -1,7 +1,7 @@
-//! A queue of timers of one thread, by one clock.
+//! A queue of timers of one thread, with one clock.
 //!
-//! Must always hold: a timer fires at or after its time, once, unless canceled; an
-//! empty queue costs nothing.
+//! Must always hold: a timer fires at or after its time, once, unless canceled; an empty queue
+//! costs nothing.
 
 use std::{
     cell::RefCell,
@@ -15,10 +15,10 @@ use forebay_messages::Timestamp;
 
 use super::Clock;
 
-/// What happens when a timer fires.
+/// What a timer does when it fires.
 type Action = Box<dyn FnOnce()>;
 
-/// Names a timer that is set, so that it can be canceled.
+/// Identifies a timer, so that it can be canceled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimerKey {
     at: Timestamp,
@@ -46,7 +46,7 @@ impl Drop for Queue {
 #[derive(Clone)]
 pub struct Timers(Rc<RefCell<Queue>>);
 
-/// A handle that does not keep the queue.
+/// A handle that does not keep the queue alive.
 #[derive(Clone)]
 pub(super) struct WeakTimers(Weak<RefCell<Queue>>);
 
@@ -57,7 +57,7 @@ impl WeakTimers {
 }
 
 impl Timers {
-    /// An empty queue whose times are by this clock.
+    /// An empty queue with this clock.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let (actions, serial, wake) = (BTreeMap::new(), 0, None);
@@ -68,7 +68,7 @@ impl Timers {
         WeakTimers(Rc::downgrade(&self.0))
     }
 
-    /// Has `action` called at a time (or soon, if it is past).
+    /// Calls `action` at a time (or soon, if it has passed).
     pub fn set(&self, at: Timestamp, action: impl FnOnce() + 'static) -> TimerKey {
         let mut queue = self.0.borrow_mut();
         queue.serial += 1;
@@ -81,12 +81,12 @@ impl Timers {
         key
     }
 
-    /// Forgets a timer; one that has fired is forgotten already.
+    /// Removes a timer; one that has fired is removed already.
     pub fn cancel(&self, key: TimerKey) {
         self.0.borrow_mut().actions.remove(&key);
     }
 
-    /// How long until the first one is due; nothing when it is.
+    /// Time until the first timer is due; `None` without timers.
     #[must_use]
     pub fn first_in(&self) -> Option<Duration> {
         let queue = self.0.borrow();
@@ -109,9 +109,9 @@ impl Timers {
         }
     }
 
-    /// Forgets every timer.
+    /// Removes all timers.
     pub(crate) fn clear(&self) {
-        // Dropped outside of the borrow: an action may hold what cancels a timer.
+        // Dropped outside of the borrow: an action may hold something that cancels a timer.
         let actions = std::mem::take(&mut self.0.borrow_mut().actions);
         drop(actions);
     }

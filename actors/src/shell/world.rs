@@ -1,4 +1,4 @@
-//! Where actors live: on actix, or in a simulation.
+//! Where actors run: on actix, or in a simulation.
 
 use std::sync::Arc;
 
@@ -9,26 +9,26 @@ use super::{ActixWorld, Clock, Look, Performer, Ref, Timers, sim::SimWorld};
 /// How an actor ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Death {
-    /// It was stopped, or nobody could reach it any more.
+    /// It was stopped, or no address of it was left.
     Stopped,
-    /// It panicked; what the panic said.
+    /// It panicked, with this message.
     Panicked(String),
 }
 
-/// Told once, on the actor's thread, when it has ended.
+/// Called once, on the actor's thread, when it has ended.
 pub type OnDeath = Box<dyn FnOnce(Death)>;
 
 /// One thread of actors. Cheap to clone; stays on its thread.
 #[derive(Clone)]
 pub enum World {
-    /// An actix arbiter of ours.
+    /// An actix arbiter thread.
     Actix(ActixWorld),
     /// A seeded, single-threaded executor.
     Sim(SimWorld),
 }
 
 impl World {
-    /// Starts an actor. `on_death` is its death watch.
+    /// Starts an actor. `on_death` is called when it has ended.
     pub fn spawn<M, P>(
         &self,
         name: &'static str,
@@ -44,8 +44,8 @@ impl World {
         self.spawn_visible(name, machine, performer, on_death).0
     }
 
-    /// The same for an actor whose machine may be looked at: the second address takes
-    /// the [`Look`]s.
+    /// The same for an actor with a machine that may be looked at: the second address takes the
+    /// [`Look`]s.
     pub fn spawn_visible<M, P>(
         &self,
         name: &'static str,
@@ -64,8 +64,8 @@ impl World {
         }
     }
 
-    /// The same thread by another clock: actors spawned from here on get its time, and
-    /// timers follow it.
+    /// The same thread with another clock: actors spawned from here on use it, and timers follow
+    /// it.
     #[must_use]
     pub fn with_clock(&self, clock: Arc<dyn Clock>) -> Self {
         match self {
@@ -93,7 +93,7 @@ impl World {
     }
 }
 
-/// An actor as its parent holds it: an address, and the means to stop it.
+/// An actor as its parent holds it: an address, and a way to stop it.
 pub struct Child<I> {
     /// Its address.
     pub address: Ref<I>,
@@ -105,7 +105,7 @@ impl<I> Child<I> {
         Self { address, stop: Box::new(stop) }
     }
 
-    /// Ends the actor before it takes another message. Its death watch is told.
+    /// Ends the actor before it takes another message. Its parent is told.
     pub fn stop(&self) {
         (self.stop)();
     }

@@ -1,4 +1,4 @@
-//! What a simulated node keeps: a log, metadata and rows that survive its crashes.
+//! The storage of a simulated node: a log, metadata and rows that survive crashes.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,8 +24,8 @@ const REPLAY_RECORDS: usize = 64;
 
 /// The storage of a simulated node, in memory. Cheap to clone.
 ///
-/// The log keeps what it answered as written, the metadata everything, the rows what
-/// was flushed: the rest is lost when the node crashes, as on a real disk.
+/// A crash keeps what the log reported as written, all metadata, and flushed rows; the rest is
+/// lost, as on a real disk.
 #[derive(Clone)]
 pub struct Disk {
     log: Arc<FaultLog<MemoryLog>>,
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Disk {
 type Opened = (Arc<dyn LogStore>, Arc<dyn MetadataStore>, Arc<Store>);
 
 impl Disk {
-    /// An empty one.
+    /// Empty storage.
     ///
     /// # Errors
     /// When RocksDB cannot make files in memory.
@@ -53,7 +53,7 @@ impl Disk {
         Self::with_record_len_max(RECORD_LEN_MAX)
     }
 
-    /// An empty one whose log takes records of at most so many bytes.
+    /// Empty storage whose log takes records of at most this many bytes.
     ///
     /// # Errors
     /// When RocksDB cannot make files in memory.
@@ -67,8 +67,7 @@ impl Disk {
         })
     }
 
-    /// The disk of another node that shares log and metadata with this one; its rows
-    /// are its own.
+    /// Storage for another node that shares log and metadata with this one, but has its own rows.
     ///
     /// # Errors
     /// When RocksDB cannot make files in memory.
@@ -77,13 +76,13 @@ impl Disk {
         Ok(Self { medium, faults: Arc::default(), ..self.clone() })
     }
 
-    /// The log, to plan faults for its appends.
+    /// The log, for planning faults of its appends.
     #[must_use]
     pub fn log(&self) -> &Arc<FaultLog<MemoryLog>> {
         &self.log
     }
 
-    /// Faults of the commits of the node that runs (or of the next one).
+    /// Faults of the commits of the running node (or of the next one).
     #[must_use]
     pub fn faults(&self) -> Arc<StoreFaults> {
         Arc::clone(&self.faults.lock().unwrap_or_else(PoisonError::into_inner))
@@ -94,20 +93,20 @@ impl Disk {
         (Arc::clone(&self.log) as _, Arc::clone(&self.metadata) as _)
     }
 
-    /// Everything works again, with what had been written.
+    /// Everything works again, with the data written so far.
     pub(super) fn restart(&self) {
         self.log.restart();
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
-    /// Opens it, as a starting node does; the node before must be gone.
+    /// Opens it, as a starting node does; the previous node must be gone.
     pub(crate) fn open(&self) -> Result<Opened, StoreError> {
         let store = Store::open(&self.path, &self.medium)?;
         store.set_faults(self.faults());
         Ok((Arc::clone(&self.log) as _, Arc::clone(&self.metadata) as _, Arc::new(store)))
     }
 
-    /// What a replay of the log from its start gives, in fresh rows.
+    /// The result of a replay of the log from its start into empty rows.
     ///
     /// # Errors
     /// [`NodeError`]; also when the log was trimmed.
@@ -127,7 +126,7 @@ impl Disk {
         }
     }
 
-    /// A second look at the rows that were flushed, while no node runs on them.
+    /// Another view of the flushed rows, while no node uses them.
     ///
     /// # Errors
     /// See [`StoreError`].

@@ -16,10 +16,10 @@ use futures_util::task::AtomicWaker;
 
 use crate::{partition::refill::RefillJob, shell::World};
 
-/// Something to be done on the thread of actors.
+/// A job for the actor thread.
 pub(crate) type Job = Box<dyn FnOnce(&World) + Send>;
 
-/// The side of a simulation that a node sees. Cheap to clone.
+/// The node's side of a simulation. Cheap to clone.
 #[derive(Clone)]
 pub struct Host(Arc<Desk>);
 
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Host {
     }
 }
 
-/// What lies on the desk until the simulation picks it up.
+/// Work on the desk, until the simulation picks it up.
 struct Desk {
     tray: Mutex<Tray>,
     /// Wakes the simulation when it waits for time to pass.
@@ -41,22 +41,22 @@ pub(super) struct Tray {
     pub(super) jobs: VecDeque<Job>,
     pub(super) scans: VecDeque<RefillJob>,
     pub(super) spawned: Vec<Task>,
-    /// Scans are to be made by a refill worker, not at once.
+    /// Scans must be made by a refill worker, not at once.
     pub(super) scans_block: bool,
-    /// The node is gone: nothing is taken any more.
+    /// The node is gone: no more work is taken.
     pub(super) is_closed: bool,
 }
 
-/// A future with what polls and ends it.
+/// A future with its waker and its state.
 pub(super) struct Task {
     pub(super) name: &'static str,
     pub(super) future: Pin<Box<dyn Future<Output = ()> + Send>>,
     pub(super) handle: TaskHandle,
-    /// When it is dropped that was aborted, as soon as that was seen.
+    /// When an aborted future is dropped; set once the abort was seen.
     pub(super) stops_at: Option<Timestamp>,
 }
 
-/// A spawned future as its owner holds it.
+/// A handle to a spawned future.
 #[derive(Clone)]
 pub struct TaskHandle(Arc<TaskState>);
 
@@ -85,7 +85,7 @@ impl TaskHandle {
         self.0.sleeper.wake();
     }
 
-    /// Whether the future has ended, by itself or not.
+    /// Whether the future has ended, or was dropped.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.0.is_done.load(Ordering::Acquire)
@@ -118,7 +118,7 @@ impl Host {
         self.0.tray.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts something on the desk; false when the node is gone.
+    /// Puts work on the desk; false when the node is gone.
     fn put(&self, put: impl FnOnce(&mut Tray)) -> bool {
         let mut tray = self.tray();
         if tray.is_closed {
@@ -130,7 +130,7 @@ impl Host {
         true
     }
 
-    /// Has a future polled by the simulation, until the node is gone.
+    /// Has the simulation poll a future, until the node is gone.
     pub fn spawn(
         &self,
         name: &'static str,

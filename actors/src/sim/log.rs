@@ -1,4 +1,4 @@
-//! A log's writer without a thread: it writes some of what waits whenever it is its turn.
+//! A log's writer without a thread: on its turn it writes some of the waiting commands.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use crate::{
     shell::{Ref, sim::SeededRandom},
 };
 
-/// How long whoever is behind waits at most until it is fed again, in milliseconds.
+/// Maximum time between two feedings of a subscriber that is behind, in milliseconds.
 const FEED_EVERY_MS: u64 = 5;
 
 /// Records read at a time.
@@ -29,12 +29,12 @@ pub(super) struct Writer {
     queue: Queue,
     store: Arc<dyn LogStore>,
     core: WriterCore,
-    /// When the commands that wait are written; absent while none does.
+    /// When waiting commands are written; `None` if there are none.
     due: Option<Timestamp>,
-    /// When those who are behind are fed; absent while nobody is.
+    /// When subscribers that are behind are fed; `None` if there are none.
     feed: Option<Timestamp>,
     pub(super) delay_ms_max: u64,
-    /// Of 100 appends, so many are made twice.
+    /// Percentage of appends that are written twice.
     pub(super) twice_percent: usize,
 }
 
@@ -71,8 +71,8 @@ impl Writer {
         })
     }
 
-    /// Has everything appended again that leaders of earlier epochs wrote, under their
-    /// epochs; how many records.
+    /// Appends everything again that leaders of earlier epochs wrote, with their epochs; returns
+    /// the number of records.
     pub(super) fn repeat_stale(&self, partition: PartitionId) -> Result<usize, LogError> {
         let fence = self.store.fenced(partition);
         let mut stale = VecDeque::new();
@@ -110,12 +110,12 @@ impl Writer {
         self.due.is_none() && !self.is_empty()
     }
 
-    /// When it wants its turn.
+    /// When it next has something to do.
     pub(super) fn first_due(&self) -> Option<Timestamp> {
         [self.due, self.feed].into_iter().flatten().min()
     }
 
-    /// Whether it is its turn.
+    /// Whether it has something to do now.
     pub(super) fn is_ready(&mut self, now: Timestamp, random: &mut SeededRandom) -> bool {
         if self.has_news() {
             self.due = Some(delayed(now, self.delay_ms_max, random));
@@ -123,7 +123,8 @@ impl Writer {
         self.first_due().is_some_and(|due| due <= now)
     }
 
-    /// Somebody between a node and its log who is not sure repeats himself.
+    /// Repeats some appends, like something between a node and its log that is not sure of
+    /// delivery.
     fn some_twice(&self, batch: Vec<LogCommand>, random: &mut SeededRandom) -> Vec<LogCommand> {
         if self.twice_percent == 0 {
             return batch;
@@ -150,7 +151,7 @@ impl Writer {
         all
     }
 
-    /// Writes some of the commands that wait, in order; how many.
+    /// Writes some of the waiting commands, in order; returns their number.
     pub(super) fn write(&mut self, now: Timestamp, random: &mut SeededRandom) -> u64 {
         let batch: Vec<_> = match (self.due.take_if(|due| *due <= now), &mut *lock(&self.queue)) {
             (Some(_), Some(waiting)) if !waiting.is_empty() => {
@@ -162,14 +163,14 @@ impl Writer {
         let count = batch.len() as u64;
         let batch = self.some_twice(batch, random);
         self.core.handle(batch.into_iter());
-        // Not in `handle` above: that looks once, and whoever is behind must apply first.
+        // Not in `handle` above, which checks once: a subscriber that is behind must apply first.
         self.feed = self.core.feed().then(|| Timestamp(now.0 + FEED_EVERY_MS));
         count
     }
 }
 
 impl Writer {
-    /// It panics: what waits is lost, and who reads the log is told.
+    /// It panics: waiting commands are lost, and subscribers are told.
     pub(super) fn die(mut self) {
         let lost = lock(&self.queue).take();
         drop(lost);
@@ -178,7 +179,7 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// A crash: what waits is lost.
+    /// A crash: waiting commands are lost.
     fn drop(&mut self) {
         let lost = lock(&self.queue).take();
         drop(lost);

@@ -1,9 +1,9 @@
-//! A node on one thread: actors, log writer, refill workers and handlers take turns in
-//! an order that a seed decides, in virtual time.
+//! A node on one thread: actors, log writer, refill workers and handlers take turns in an order
+//! that a seed decides, in virtual time.
 //!
-//! Must always hold: the same seed and the same calls give the same trace; time moves
-//! only when nothing is left to do now; a crash loses what was not durable and nothing
-//! else. Must not know: what is being tested.
+//! Must always hold: the same seed and the same calls give the same trace; time advances only when
+//! nothing is left to do now; a crash loses what was not durable and nothing else. Must not know:
+//! what is being tested.
 
 mod disk;
 mod host;
@@ -40,11 +40,11 @@ pub use site::Weather;
 use log::Writer;
 use site::{Choice, Site};
 
-/// Turns given to the tokio runtime below before nothing is left to do: futures that an
+/// Turns given to the tokio runtime below before nothing counts as left to do: futures that an
 /// application spawned there itself may take several hops.
 const TOKIO_TURNS: u32 = 16;
 
-/// Where a node of the simulation lives and what it keeps.
+/// The place of a node in the simulation, and its storage.
 #[derive(Clone, Debug)]
 pub struct Place {
     pub(crate) host: Host,
@@ -54,13 +54,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// The clock of the machine it is.
+    /// The clock of its machine.
     #[must_use]
     pub fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock)
     }
 
-    /// What runs futures there.
+    /// Runs its futures.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
@@ -71,7 +71,7 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SiteId(u32);
 
-/// One step of a trace: when, in which incarnation of a node, who, which one.
+/// One step of a trace: when, in which incarnation of a node, what, which one.
 pub type TraceStep = (Timestamp, u32, &'static str, u64);
 
 /// A seeded, single-threaded host of nodes. It must be driven inside a tokio runtime
@@ -80,21 +80,21 @@ pub struct Sim {
     clock: Arc<VirtualClock>,
     random: SeededRandom,
     sites: BTreeMap<SiteId, Site>,
-    /// Of nodes that have a log of their own, by node; of shared logs, by themselves.
+    /// By node for nodes with their own log; shared logs have their own ids.
     writers: BTreeMap<SiteId, Writer>,
     next_site: u32,
     sleeper: Arc<AtomicWaker>,
     origin: (Timestamp, tokio::time::Instant),
     tokio_turns: u32,
     scripts: Scripts,
-    /// Of nodes that are gone.
+    /// Panics of nodes that are gone.
     panics: Vec<String>,
     trace: Vec<TraceStep>,
 }
 
 impl Sim {
-    /// An empty simulation that starts at a time. To be called inside a tokio runtime
-    /// with a paused clock.
+    /// An empty simulation that starts at a time. Must be called inside a tokio runtime with a
+    /// paused clock.
     #[must_use]
     pub fn new(seed: u64, start: Timestamp) -> Self {
         Self {
@@ -112,7 +112,7 @@ impl Sim {
         }
     }
 
-    /// Nothing is spawned on tokio itself: no turns are wasted on it.
+    /// Nothing is spawned on tokio itself: no turns are given to it.
     #[must_use]
     pub fn without_tokio_tasks(mut self) -> Self {
         self.tokio_turns = 0;
@@ -125,8 +125,8 @@ impl Sim {
         Arc::clone(&self.clock) as _
     }
 
-    /// The clock of a node's machine, to be stepped or slowed. It shows the time of the
-    /// simulation until then.
+    /// The clock of a node's machine, to be stepped or slowed. Until then it shows the time of the
+    /// simulation.
     #[must_use]
     pub fn machine_clock(&self, site: SiteId) -> Option<&MachineClock> {
         self.sites.get(&site).map(|site| &*site.clock)
@@ -143,7 +143,7 @@ impl Sim {
         &mut self.random
     }
 
-    /// Who did what when.
+    /// What happened when.
     #[must_use]
     pub fn trace(&self) -> &[TraceStep] {
         &self.trace
@@ -154,8 +154,8 @@ impl Sim {
         SiteId(self.next_site)
     }
 
-    /// Room for a node that keeps its data on this disk; the node before it on the
-    /// same disk must have crashed or shut down.
+    /// A place for a node that keeps its data on this disk; the previous node on the same disk must
+    /// have crashed or shut down.
     pub fn place(&mut self, disk: &Disk) -> (SiteId, Place) {
         disk.restart();
         let id = self.next_id();
@@ -169,8 +169,7 @@ impl Sim {
         (id, Place { host, disk: disk.clone(), log, clock })
     }
 
-    /// The log and the metadata of a disk, for several nodes. It goes on whatever
-    /// happens to them.
+    /// The log and the metadata of a disk, for several nodes. It survives whatever happens to them.
     pub fn share(&mut self, disk: &Disk) -> (SiteId, SharedLog) {
         let id = self.next_id();
         let writer = Writer::new(Arc::clone(disk.log()) as _);
@@ -180,30 +179,29 @@ impl Sim {
         (id, SharedLog::simulated(handle, log, metadata))
     }
 
-    /// How late and badly a node's threads work from now on.
+    /// Sets how late and how badly a node's threads work from now on.
     pub fn set_weather(&mut self, site: SiteId, weather: Weather) {
         if let Some(site) = self.sites.get_mut(&site) {
             site.weather = weather;
         }
     }
 
-    /// Longest time that a write of a node's log (or of a shared one) takes, in
-    /// milliseconds.
+    /// Maximum time that a write of a node's log (or of a shared one) takes, in milliseconds.
     pub fn set_log_delay(&mut self, site: SiteId, delay_ms_max: u64) {
         if let Some(writer) = self.writers.get_mut(&site) {
             writer.delay_ms_max = delay_ms_max;
         }
     }
 
-    /// Of 100 appends to a node's log (or to a shared one), so many are made twice.
+    /// Percentage of appends to a node's log (or to a shared one) that are written twice.
     pub fn set_log_twice(&mut self, site: SiteId, percent: usize) {
         if let Some(writer) = self.writers.get_mut(&site) {
             writer.twice_percent = percent;
         }
     }
 
-    /// Pulls the plug: actors, handlers and what was on its way to the disk are gone.
-    /// The handles of the node must be dropped too before its disk is used again.
+    /// Pulls the plug: actors, handlers and writes in flight are gone. The handles of the node must
+    /// be dropped too before its disk is used again.
     pub fn crash(&mut self, site: SiteId) {
         self.writers.remove(&site);
         if let Some(site) = self.sites.remove(&site) {
@@ -211,18 +209,18 @@ impl Sim {
         }
     }
 
-    /// The writer of a log panics: what waited for it is lost, and nobody reaches it any
-    /// more. A node that has a log of its own is to be started anew; nodes that share one
-    /// with [what is shared](Self::share) anew. A node's own log has the node's id.
+    /// The writer of a log panics: waiting commands are lost, and nothing reaches it any more. A
+    /// node with its own log must be restarted; nodes that share one must be restarted on a new
+    /// [shared log](Self::share). A node's own log has the node's id.
     pub fn kill_log(&mut self, log: SiteId) {
         if let Some(writer) = self.writers.remove(&log) {
             writer.die();
         }
     }
 
-    /// Leaders of earlier epochs write everything once more that they ever wrote, as if
-    /// they had not heard that they are deposed; how many records. A node's own log has
-    /// the node's id, a shared one that of [`share`](Self::share).
+    /// Leaders of earlier epochs append everything again that they ever wrote, as if they had not
+    /// heard that they were deposed; returns the number of records. A node's own log has the node's
+    /// id, a shared one that of [`share`](Self::share).
     ///
     /// # Errors
     /// [`LogError`], when the log cannot be read.
@@ -230,13 +228,13 @@ impl Sim {
         self.writers.get(&log).map_or(Ok(0), |writer| writer.repeat_stale(partition))
     }
 
-    /// Has a script decide from now on what becomes of messages to actors, of every node.
+    /// Applies a script to messages to actors of all nodes from now on.
     pub fn script(&self, script: Script) -> Scripted {
         self.scripts.play(script)
     }
 
-    /// Actors that panicked by themselves, of all nodes: which, and what was said. Those
-    /// that were [killed](Self::kill) are not told.
+    /// Actors that panicked by themselves, of all nodes, with the messages. [Killed](Self::kill)
+    /// ones are not included.
     #[must_use]
     pub fn panics(&self) -> Vec<String> {
         let present = self.sites.values().flat_map(|site| site.world.panics());
@@ -260,8 +258,7 @@ impl Sim {
         self.sites.get(&site).map(Site::pending_tasks).unwrap_or_default()
     }
 
-    /// Lets one of those who have something to do, chosen by the seed, do one thing.
-    /// False when nobody has.
+    /// Does one of the things that can be done now, chosen by the seed. False when there is none.
     pub fn step(&mut self) -> bool {
         let now = self.clock.now();
         let mut all = Vec::new();
@@ -284,7 +281,7 @@ impl Sim {
         true
     }
 
-    /// Does it; `None` stands for the turn of a log writer.
+    /// Does it; `None` is the turn of a log writer.
     fn perform(&mut self, id: SiteId, choice: Option<Choice>) -> (&'static str, u64) {
         let (now, random) = (self.clock.now(), &mut self.random);
         let done = match choice {
@@ -308,8 +305,8 @@ impl Sim {
         has_fired
     }
 
-    /// Goes on until `future` is done or, when nothing is left to do before, the time
-    /// is `until`; `None` then. The future is polled as soon as it is woken.
+    /// Runs until `future` is done; or, with nothing left to do before, until the time is `until`:
+    /// then `None`. The future is polled as soon as it is woken.
     pub async fn run<F: Future>(&mut self, future: F, until: Timestamp) -> Option<F::Output> {
         let mut future = pin!(future);
         let mut turns = 0;
@@ -331,27 +328,26 @@ impl Sim {
         }
     }
 
-    /// Goes on until nothing is left to do now.
+    /// Runs until nothing is left to do now.
     pub async fn settle(&mut self) {
         let now = self.clock.now();
         self.run(std::future::pending::<()>(), now).await;
     }
 
-    /// Lets so much time pass, stopping wherever there is something to do.
+    /// Advances the time by this much, stopping wherever there is something to do.
     pub async fn advance(&mut self, by: Duration) {
         let until = self.clock.now().after(by);
         self.run(std::future::pending::<()>(), until).await;
     }
 
-    /// Lets time pass until the next timer, here or of tokio, or until something is
-    /// woken.
+    /// Advances the time to the next timer, here or of tokio, or until something is woken.
     async fn sleep(&mut self, until: Timestamp) {
         let next = self.first_timer().map_or(until, |at| at.min(until));
         let (start, origin) = self.origin;
         let deadline = origin + next.since(start);
         let (sites, writers, sleeper) = (&self.sites, &self.writers, &self.sleeper);
-        // A second poll means that somebody woke this task: the future that is waited
-        // for, or what is looked at here.
+        // A second poll means that this task was woken: by the future that is waited for, or by
+        // something checked here.
         let mut was_polled = false;
         let woken = poll_fn(|context: &mut Context<'_>| {
             sleeper.register(context.waker());

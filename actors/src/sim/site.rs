@@ -23,21 +23,21 @@ use crate::{
     },
 };
 
-/// How late and how badly the threads of a node work. Everything by the seed.
+/// How late and how badly the threads of a node work. Everything is random by the seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weather {
-    /// Of 100 scans of an inbox, so many are left to a refill worker.
+    /// Percentage of inbox scans that are left to a refill worker.
     pub scans_late_percent: usize,
-    /// Longest time a refill worker takes, in milliseconds.
+    /// Maximum time that a refill worker takes, in milliseconds.
     pub scan_delay_ms_max: u64,
-    /// Of 100 scans by a refill worker, so many fail.
+    /// Percentage of a refill worker's scans that fail.
     pub scans_fail_percent: usize,
-    /// Longest time for which a handler that is dropped keeps its thread before it is gone,
-    /// in milliseconds.
+    /// Maximum time for which a dropped handler keeps its thread before it is gone, in
+    /// milliseconds.
     pub stop_delay_ms_max: u64,
 }
 
-/// A time between now and so many milliseconds later; now in every other case.
+/// A time between now and this many milliseconds later; now in every other case.
 pub(super) fn delayed(now: Timestamp, ms_max: u64, random: &mut SeededRandom) -> Timestamp {
     if ms_max == 0 || random.below(2) == 0 {
         return now;
@@ -56,7 +56,7 @@ pub(super) enum Choice {
     Task(u64),
 }
 
-/// Sends what a scan has read.
+/// Sends the result of a scan.
 type Answer = Box<dyn FnOnce()>;
 
 pub(super) struct Site {
@@ -64,13 +64,13 @@ pub(super) struct Site {
     pub(super) world: SimWorld,
     pub(super) weather: Weather,
     scans: Vec<(Timestamp, RefillJob)>,
-    /// Scans that have read and whose answers are on their way: what they read may be
-    /// out of date when it arrives.
+    /// Scans that have read and whose answers are in flight: the data may be out of date when they
+    /// arrive.
     scanned: Vec<(Timestamp, Answer)>,
     tasks: BTreeMap<u64, Task>,
     next_task: u64,
     time: Arc<VirtualClock>,
-    /// Where time has to stop, by the time of the simulation.
+    /// Where time has to stop, in the time of the simulation.
     stops: Timers,
     pub(super) clock: Arc<MachineClock>,
 }
@@ -101,14 +101,14 @@ impl Site {
         }
     }
 
-    /// A delay by the seed; time stops there.
+    /// A random delay; time stops there.
     fn delay(&self, ms_max: u64, random: &mut SeededRandom) -> Timestamp {
         let at = delayed(self.time.now(), ms_max, random);
         self.stops.set(at, || {});
         at
     }
 
-    /// Takes up what the node has put on its desk.
+    /// Picks up work from the desk.
     fn take_in(&mut self, random: &mut SeededRandom) {
         let (spawned, scans) = {
             let mut tray = self.host.tray();
@@ -152,7 +152,7 @@ impl Site {
         choices.extend(ready.map(|(number, _)| Choice::Task(*number)));
     }
 
-    /// Whether something was put down or woken since.
+    /// Whether work was added or woken since.
     pub(super) fn has_news(&self) -> bool {
         let tray = self.host.tray();
         let is_woken =
@@ -160,7 +160,7 @@ impl Site {
         is_woken || !tray.jobs.is_empty() || !tray.spawned.is_empty() || !tray.scans.is_empty()
     }
 
-    /// Does it; a name and a number for the trace.
+    /// Does it; returns a name and a number for the trace.
     pub(super) fn perform(
         &mut self,
         choice: Choice,
@@ -199,7 +199,7 @@ impl Site {
         }
     }
 
-    /// Reads at once; the answer takes its time.
+    /// Reads at once; the answer is delayed.
     fn read(&mut self, job: RefillJob, random: &mut SeededRandom) {
         let RefillJob { store, request, reply_to } = job;
         let found = Arc::new(Mutex::new(None));
@@ -242,7 +242,7 @@ impl Site {
 }
 
 impl Drop for Site {
-    /// A crash: everything is gone, nobody is told.
+    /// A crash: everything is gone, nothing is reported.
     fn drop(&mut self) {
         let left = {
             let mut tray = self.host.tray();

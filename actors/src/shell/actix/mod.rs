@@ -1,10 +1,9 @@
-//! The world of actix.
+//! Actors on actix.
 //!
-//! An actor is spawned as a future inside `catch_unwind`, because actix restarts
-//! nothing after a panic and tells nobody of it. Its mail lies in a
-//! mailbox of ours ([`super::mailbox`]); in that of actix lies at most one [`Delivery`]. It
-//! gives the thread back after [`YIELD_EVERY`] messages or a slice of time, for there may
-//! be no end of them.
+//! An actor is spawned as a future inside `catch_unwind`, because actix neither restarts an actor
+//! after a panic nor tells anything about it. Its messages are in our own mailbox
+//! ([`super::mailbox`]); actix's mailbox contains at most one [`Delivery`]. An actor yields its
+//! thread after [`YIELD_EVERY`] messages or a slice of time, as its messages may never end.
 
 mod pool;
 
@@ -35,16 +34,16 @@ use super::{
 
 use pool::Crowds;
 
-/// Messages after which an actor gives its thread back, however fast it was.
+/// Messages after which an actor yields its thread, however fast it was.
 pub const YIELD_EVERY: u32 = 1_024;
-/// How long an actor keeps its thread: one message of a partition may take as long as
-/// thousands of its limiter, and whoever is quick must not fall behind for it.
+/// Time slice of an actor: one message of a partition may take as long as thousands of its limiter,
+/// and fast actors must not fall behind because of that.
 pub(super) const YIELD_AFTER: Duration = Duration::from_micros(500);
-/// Longest sleep of a timer task. It bounds how late a timer fires after the wall clock
-/// stepped forward.
+/// Maximum sleep of a timer task. It bounds how late a timer fires after the wall clock stepped
+/// forward.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// Tells an actor that there is mail.
+/// Tells an actor that it has mail.
 pub(super) struct Delivery;
 
 impl Message for Delivery {
@@ -56,7 +55,7 @@ struct Shell<M: Machine, P: Performer<M>> {
     scratch: Scratch<M>,
     me: Ref<M::Input>,
     mailbox: Arc<Mailbox<M>>,
-    /// Mail that was taken and not handled yet.
+    /// Mail that was taken and is not handled yet.
     taken: VecDeque<Mail<M>>,
     stopped: Arc<AtomicBool>,
 }
@@ -72,7 +71,7 @@ where
         context.stop();
     }
 
-    /// Handles one piece of mail; false when there is none.
+    /// Handles one item of mail; false when there is none.
     fn handle_one(&mut self, context: &mut Context<Self>) -> bool {
         let Some(mail) = self.taken.pop_front() else {
             return self.mailbox.take(&mut self.taken);
@@ -89,7 +88,7 @@ where
     }
 }
 
-/// Actix wants actors that can be moved; nothing in here minds.
+/// Actix requires actors that can be moved; nothing in here is pinned.
 impl<M: Machine, P: Performer<M>> Unpin for Shell<M, P> {}
 
 impl<M, P> Actor for Shell<M, P>
@@ -144,7 +143,8 @@ impl<M: Machine, P: Performer<M>> Drop for Shell<M, P> {
     }
 }
 
-/// Gives the thread back with mail left. Nobody else says so again: the actor is awake.
+/// Yields the thread with mail left. The delivery is sent again, as senders do not wake an actor
+/// that is awake.
 pub(super) fn give_way<A>(delivery: Delivery, context: &mut Context<A>)
 where
     A: Actor<Context = Context<A>> + Handler<Delivery>,
@@ -153,7 +153,7 @@ where
     context.wait(actix::fut::wrap_future(tokio::task::yield_now()));
 }
 
-/// Ends an actor whose parent wants it gone.
+/// Ends an actor at the request of its parent.
 struct Stop;
 
 impl Message for Stop {
@@ -173,7 +173,7 @@ where
     }
 }
 
-/// Where mail for an actor is put.
+/// Puts mail into an actor's mailbox.
 struct Door<M, P>
 where
     M: Machine + 'static,
@@ -210,7 +210,7 @@ where
     }
 }
 
-/// One arbiter thread of ours, seen from inside.
+/// One arbiter thread, seen from inside.
 #[derive(Clone)]
 pub struct ActixWorld {
     clock: Arc<dyn Clock>,
@@ -228,7 +228,7 @@ impl ActixWorld {
         Self { clock, timers, crowds: Crowds::default(), others: Rc::default() }
     }
 
-    /// The same thread by another clock, with timers of its own.
+    /// The same thread with another clock, and separate timers.
     pub(super) fn with_clock(&self, clock: Arc<dyn Clock>) -> Self {
         let timers = start_timers(&clock);
         let mut others = self.others.borrow_mut();
@@ -241,8 +241,8 @@ impl ActixWorld {
         &self.timers
     }
 
-    /// The thread ends. Timers that set themselves again and actors that know their thread
-    /// hold what they are among: nobody else lets go of them.
+    /// The thread ends. Timers that set themselves again and actors that hold their thread form
+    /// cycles: nothing else frees them.
     pub(crate) fn clear(&self) {
         self.timers.clear();
         let others = std::mem::take(&mut *self.others.borrow_mut());
@@ -276,8 +276,8 @@ impl ActixWorld {
         let door = Arc::new(door);
         let me = Ref::new(Arc::clone(&door));
         let stopped = Arc::new(AtomicBool::new(false));
-        // The shell's own address keeps it alive: actors here end by being stopped,
-        // never by being forgotten.
+        // The shell's own address keeps it alive: actors end when they are stopped, never by being
+        // unreferenced.
         let shell = Shell {
             core: Core::new(machine, performer, Arc::clone(&self.clock)),
             scratch: Scratch::default(),

@@ -1,13 +1,11 @@
-//! Actors of which there may be a million, in the world of actix: one actix actor per
-//! thread polls them all.
+//! Actors of which there may be a million, on actix: one actix actor per thread polls them all.
 //!
-//! Each is an actor like any other: it has a mailbox and an address of its own, handles one
-//! message at a time, and a panic ends it alone. What they share is what waking costs: in
-//! actix a boxed envelope, a queue, a waker, a task and its poll for a message or two.
+//! Each is an actor like any other: it has its own mailbox and address, handles one message at a
+//! time, and a panic ends only it. They share the cost of waking: on actix that is a boxed
+//! envelope, a queue, a waker, a task and its poll for a message or two.
 //!
-//! Must always hold: whoever has mail is in the queue of those who are ready, or has its
-//! turn; a panic of one, also of its death watch, is nobody else's. Must not know: what
-//! they are.
+//! Must always hold: a member with mail is in the ready queue or has its turn; a panic of one,
+//! including one in its death watch, does not affect others. Must not know: what the members are.
 
 use std::{
     any::{Any, TypeId},
@@ -35,10 +33,10 @@ use crate::shell::{
 
 use super::{Delivery, YIELD_AFTER, YIELD_EVERY, give_way};
 
-/// Turns between two looks at the time.
+/// Turns between two readings of the time.
 const LOOK_EVERY: usize = 16;
 
-/// Who is ready, by number, and whether their crowd knows.
+/// Ready members, by number, and whether their crowd knows.
 #[derive(Default)]
 struct Queue {
     ready: Vec<usize>,
@@ -65,7 +63,7 @@ impl Ready {
         }
     }
 
-    /// Takes all of them into an empty list. Without any the crowd sleeps from here on.
+    /// Takes all of them into an empty list. If there are none the crowd sleeps from here on.
     fn take(&self, into: &mut Vec<usize>) -> bool {
         let mut queue = self.queue();
         std::mem::swap(&mut queue.ready, into);
@@ -74,7 +72,7 @@ impl Ready {
     }
 }
 
-/// Where mail for a member is put.
+/// Puts mail into a member's mailbox.
 struct Door<M: Machine> {
     mailbox: Mailbox<M>,
     number: usize,
@@ -110,11 +108,11 @@ struct Member<M: Machine, P> {
     on_death: Option<OnDeath>,
 }
 
-/// What became of a turn.
+/// The result of a turn.
 enum Turn {
-    /// There is no more mail.
+    /// It has no more mail.
     Sleeps,
-    /// There may be more.
+    /// It may have more mail.
     GoesOn,
     Ends,
 }
@@ -156,14 +154,14 @@ impl<M: Machine, P> Drop for Member<M, P> {
     }
 }
 
-/// Members by number. A place is empty while its member has its turn.
+/// Members by number. A slot is empty while its member has its turn.
 type Members<M, P> = Rc<RefCell<Slab<Option<Box<Member<M, P>>>>>>;
 
-/// The actor of actix that polls them.
+/// The actix actor that polls them.
 struct Crowd<M: Machine, P> {
     members: Members<M, P>,
     ready: Arc<Ready>,
-    /// Taken from `ready`, and where in it the crowd is.
+    /// Taken from `ready`, and the crowd's position in it.
     turns: (Vec<usize>, usize),
     scratch: Scratch<M>,
     clock: Arc<dyn Clock>,
@@ -190,7 +188,7 @@ where
 
     fn turn_of(&mut self, number: usize, begun: Duration) {
         let place = |members: &mut Slab<Option<_>>| members.get_mut(number).and_then(Option::take);
-        // Of one that is gone there may be a wake-up left.
+        // A wake-up may be left of a member that is gone.
         let Some(mut member) = place(&mut self.members.borrow_mut()) else { return };
         let scratch = &mut self.scratch;
         let death = match catch_unwind(AssertUnwindSafe(|| member.turn(begun, scratch))) {
@@ -212,7 +210,7 @@ where
     }
 }
 
-/// Tells the parent of a member, after it is gone.
+/// Tells the parent of a member, after the member is gone.
 fn bury<M: Machine, P: Performer<M>>(mut member: Box<Member<M, P>>, death: Death) {
     if let Death::Panicked(reason) = &death {
         tracing::error!(machine = std::any::type_name::<M>(), reason, "an actor panicked");
@@ -224,7 +222,7 @@ fn bury<M: Machine, P: Performer<M>>(mut member: Box<Member<M, P>>, death: Death
     }
 }
 
-/// What panics in the end of one is nobody else's.
+/// Keeps a panic at the end of one member from affecting others.
 fn guarded(what: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(what)) {
         let reason = panic_text(panic.as_ref());
@@ -232,7 +230,7 @@ fn guarded(what: impl FnOnce()) {
     }
 }
 
-/// Actix wants actors that can be moved; nothing in here minds.
+/// Actix requires actors that can be moved; nothing in here is pinned.
 impl<M: Machine, P> Unpin for Crowd<M, P> {}
 
 impl<M: Machine + 'static, P: Performer<M>> Actor for Crowd<M, P> {
@@ -261,26 +259,26 @@ where
     }
 }
 
-/// A crowd as its thread knows it.
+/// A crowd as stored per thread.
 struct Known<M: Machine, P> {
     members: Members<M, P>,
     ready: Arc<Ready>,
 }
 
-/// A crowd of whatever kind.
+/// A crowd of any kind.
 trait Gathered: Any {
     fn clear(&self);
 }
 
 impl<M: Machine + 'static, P: Performer<M>> Gathered for Known<M, P> {
     fn clear(&self) {
-        // They may look for each other when they go.
+        // Members may send to each other when they are dropped.
         let members = self.members.take();
         drop(members);
     }
 }
 
-/// The crowds of a thread, one for each kind of actor.
+/// The crowds of a thread, one per kind of actor.
 #[derive(Clone, Default)]
 pub(super) struct Crowds(Rc<RefCell<HashMap<TypeId, Box<dyn Gathered>>>>);
 
@@ -325,8 +323,8 @@ impl Crowds {
         (child, looks)
     }
 
-    /// All are gone and nobody is told: their thread ends. They know the thread, which
-    /// knows them.
+    /// Drops all members without telling their parents: their thread ends. They and the thread
+    /// reference each other.
     pub(super) fn clear(&self) {
         self.0.take().values().for_each(|crowd| crowd.clear());
     }

@@ -1,4 +1,4 @@
-//! Members of a crowd: mail in order, one ends alone, nothing is left behind.
+//! Members of a crowd: mail in order, one ends alone, no leaks.
 
 use std::{sync::atomic::AtomicUsize, time::Instant};
 
@@ -7,7 +7,7 @@ use forebay_messages::Timestamp;
 use super::*;
 use crate::shell::{ActixWorld, Scope, WallClock, World};
 
-/// Says what it is told; panics at 13, ends at 99, and answers 7 with 8 to itself.
+/// Records its messages; panics at 13, ends at 99, and answers 7 with 8 to itself.
 #[derive(Debug)]
 struct Echo;
 
@@ -21,7 +21,7 @@ impl Machine for Echo {
     }
 }
 
-/// What was heard of each, in order.
+/// Messages received by each, in order.
 type Heard = Arc<Mutex<Vec<(usize, u64)>>>;
 
 struct Tell {
@@ -98,7 +98,7 @@ fn on_a_thread_of_actors<F: Future<Output = ()>>(test: F) {
 }
 
 #[test]
-fn mail_of_many_threads_comes_once_and_in_order() {
+fn mail_of_many_threads_arrives_once_and_in_order() {
     on_a_thread_of_actors(async {
         const EACH: u64 = 2_000;
         let bench = Bench::new();
@@ -125,7 +125,7 @@ fn mail_of_many_threads_comes_once_and_in_order() {
 }
 
 #[test]
-fn one_that_panics_ends_alone_and_its_place_is_taken_by_another() {
+fn a_panic_ends_one_member_and_its_slot_is_reused() {
     on_a_thread_of_actors(async {
         let bench = Bench::new();
         let members: Vec<_> = (0..3).map(|number| bench.spawn(number)).collect();
@@ -145,7 +145,7 @@ fn one_that_panics_ends_alone_and_its_place_is_taken_by_another() {
         );
         assert!(!members[1].address.send(3), "it is gone");
         let next = bench.spawn(4);
-        // A wake-up that is meant for the one before it does no harm.
+        // A wake-up meant for its predecessor does no harm.
         members[1].stop();
         next.address.send(5);
         bench.until(|bench| bench.heard_of(4) == [5]).await;
@@ -153,7 +153,7 @@ fn one_that_panics_ends_alone_and_its_place_is_taken_by_another() {
 }
 
 #[test]
-fn one_that_is_stopped_takes_no_more_and_one_may_end_itself() {
+fn a_stopped_member_takes_no_more_and_a_member_may_end_itself() {
     on_a_thread_of_actors(async {
         let bench = Bench::new();
         let (stopped, ends) = (bench.spawn(0), bench.spawn(1));
@@ -171,7 +171,7 @@ fn one_that_is_stopped_takes_no_more_and_one_may_end_itself() {
 }
 
 #[test]
-fn of_one_whose_end_panics_it_is_told_and_others_go_on() {
+fn a_panic_at_the_end_of_a_member_is_reported_and_others_continue() {
     on_a_thread_of_actors(async {
         let bench = Bench::new();
         let (bad, other) = (bench.spawn_with(0, true), bench.spawn(1));
@@ -183,9 +183,9 @@ fn of_one_whose_end_panics_it_is_told_and_others_go_on() {
     });
 }
 
-/// A flood of one does not keep the thread from everybody else.
+/// A flood for one member does not keep the thread from the others.
 #[test]
-fn others_have_their_turns_beside_a_flood() {
+fn others_get_turns_during_a_flood() {
     on_a_thread_of_actors(async {
         let bench = Bench::new();
         let (busy, other) = (bench.spawn(0), bench.spawn(1));
@@ -200,7 +200,7 @@ fn others_have_their_turns_beside_a_flood() {
 }
 
 #[test]
-fn nobody_is_left_when_the_thread_ends() {
+fn no_member_is_left_when_the_thread_ends() {
     let dropped = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&dropped);
     on_a_thread_of_actors(async move {
@@ -209,7 +209,7 @@ fn nobody_is_left_when_the_thread_ends() {
         bench.until(|bench| members[9].address.send(1) && !bench.heard_of(9).is_empty()).await;
         bench.actix.clear();
         assert!(!members[0].address.send(1));
-        assert!(bench.deaths.borrow().is_empty(), "nobody is told");
+        assert!(bench.deaths.borrow().is_empty(), "parents are not told");
     });
     assert_eq!(dropped.load(Ordering::SeqCst), 10);
 }
