@@ -24,7 +24,6 @@ use super::Ref;
 /// as `Debug` prints it. It acts on every such message unless limited by [`skip`](Self::skip) and
 /// [`times`](Self::times).
 ///
-///
 /// ```
 /// use std::time::Duration;
 /// use forebay_actors::shell::script::Script;
