@@ -85,7 +85,7 @@ bench-redis: build ## the same lives on a Redis server, in turn on the same mach
 bench-steady: build ## ten minutes at full load: does it get slower, does memory grow?
 	"$(binary)" bench --in-flight 4096 --batch 64 --keys 10000 --seconds 600 --data-dir ./bench-data
 
-bench-failover: tools ## leaders that vanish with 100,000 entries running: how soon another goes on
+bench-failover: tools ## leaders that vanish with 100,000 entries running: how soon another takes over
 	cargo test --release --all-features $(locked) --test main -- failover::in_flight --nocapture --test-threads=1
 
 bench-million: tools ## a million vqueues, and a vqueue with a million entries; DIR=... for another disk

@@ -75,6 +75,6 @@ async fn every_fault_ends_in_a_clear_stop_or_in_a_recovery() {
     if std::env::var_os("FOREBAY_BLESS").is_some_and(|value| value == "1") {
         fs::write(document(), format!("{head}{BEGIN}{made}{END}{tail}")).unwrap();
     } else {
-        assert_eq!(kept, made, "docs/reliability.md tells of other outcomes");
+        assert_eq!(kept, made, "docs/reliability.md lists other outcomes");
     }
 }

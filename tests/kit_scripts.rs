@@ -168,7 +168,7 @@ fn repeated_writes_of_a_deposed_leader_leave_no_trace() {
     let entries: Vec<_> =
         (0..20).map(|n| app.enqueue(Entry::to("work").scope(&format!("s{n}")))).collect();
     app.settle();
-    assert_eq!(app.replay_stale_epochs(), 0, "nobody was deposed");
+    assert_eq!(app.replay_stale_epochs(), 0, "no leader was deposed");
     app.fail_over();
     let digests = |app: &TestRuntime| {
         let node = Arc::clone(app.runtime().node());

@@ -3,7 +3,7 @@
 //!
 //! A module called `crash` or `process` runs alone (`.config/nextest.toml`).
 
-#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::path::Path;
 

@@ -93,9 +93,9 @@ fn replayed(data: &Path) -> String {
         replay_onto(&rows, &log, log.end(id));
         let found = dump(&rows);
         let memory = Store::open(Path::new("/replay"), &Medium::memory().unwrap()).unwrap();
-        let anew = memory.partition(id).unwrap();
-        replay_onto(&anew, &log, log.end(id));
-        assert_eq!(dump(&anew), found, "partition {id}, from the first record on");
+        let fresh = memory.partition(id).unwrap();
+        replay_onto(&fresh, &log, log.end(id));
+        assert_eq!(dump(&fresh), found, "partition {id}, from the first record on");
         text += &found;
     }
     text

@@ -48,7 +48,7 @@ async fn start(dir: &std::path::Path) -> Runtime {
 }
 
 /// Every partition accepts an entry and runs it.
-async fn check_all_go_on(runtime: &Runtime) {
+async fn check_all_continue(runtime: &Runtime) {
     let mut seen = std::collections::BTreeSet::new();
     for n in 0..64 {
         let entry = Entry::to("echo").scope(&format!("s{n}")).payload("hello");
@@ -90,11 +90,11 @@ async fn too_large_results_and_errors_fail_alone() {
     let entry = runtime.enqueue(entry).await.unwrap();
     let last_failure = entry.result_bytes().await.unwrap();
     assert!(last_failure.len() <= 16 << 10 && last_failure.ends_with(b"was cut)"));
-    check_all_go_on(&runtime).await;
+    check_all_continue(&runtime).await;
     runtime.shutdown(Drain::within(Duration::from_secs(20))).await.unwrap();
     drop(runtime);
     let runtime = start(dir.path()).await;
-    check_all_go_on(&runtime).await;
+    check_all_continue(&runtime).await;
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
@@ -116,14 +116,14 @@ async fn a_too_large_batch_is_refused_as_a_whole() {
     assert!(len > 70 * MIB && len < 71 * MIB, "{len}");
     assert_eq!(len_max, RECORD);
     assert!(runtime.entries().scope("one").list(1).await.unwrap().is_empty());
-    check_all_go_on(&runtime).await;
+    check_all_continue(&runtime).await;
     for handle in runtime.enqueue_batch(batch(63)).await.unwrap() {
         assert_eq!(handle.result_bytes().await.unwrap().len(), MIB);
     }
     runtime.shutdown(Drain::within(Duration::from_secs(20))).await.unwrap();
     drop(runtime);
     let runtime = start(dir.path()).await;
-    check_all_go_on(&runtime).await;
+    check_all_continue(&runtime).await;
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
@@ -146,7 +146,7 @@ async fn every_accepted_payload_limit_can_be_stored() {
         .payload(vec![7; len_max]);
     let entry = runtime.enqueue(entry).await.unwrap();
     assert_eq!(entry.result_bytes().await.unwrap().len(), len_max);
-    check_all_go_on(&runtime).await;
+    check_all_continue(&runtime).await;
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
@@ -156,12 +156,12 @@ async fn the_largest_rule_book_fits_into_a_record() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let book = runtime.rules().change("ann", many_rules()).await.unwrap();
-    check_all_go_on(&runtime).await;
+    check_all_continue(&runtime).await;
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
     let runtime = start(dir.path()).await;
     assert_eq!(runtime.rules().book().unwrap(), book);
-    check_all_go_on(&runtime).await;
+    check_all_continue(&runtime).await;
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 

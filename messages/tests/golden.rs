@@ -1,7 +1,7 @@
 //! Pins the bytes and texts of ids, keys and records: they are a promise. A change here needs a new
 //! format version, never a new expectation.
 
-#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use bytes::Bytes;
 use forebay_messages::{

@@ -1,7 +1,7 @@
-//! The bytes of journal keys, derived ids and the commands about journals, pinned: they
-//! are a promise. A change here needs a new format version, never a new expectation.
+//! Pins the bytes of journal keys, derived ids and the commands about journals. A change here needs
+//! a new format version, never a new expectation.
 
-#![expect(clippy::unwrap_used, reason = "a test that unwraps in vain has failed")]
+#![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use bytes::Bytes;
 use forebay_messages::{
@@ -74,10 +74,9 @@ fn golden_ids_and_fingerprints() {
     insta::assert_snapshot!(lines.join("\n"));
 }
 
-/// Each part of a step's id makes another id: a key or a run that did not would hand the
-/// result of one charge to another.
+/// Every part of a step's id changes it: otherwise two charges could get the same result.
 #[test]
-fn every_part_of_a_step_makes_another_id() {
+fn every_part_of_a_step_changes_its_id() {
     let step = StepId { entry: entry(), run: Run(1), key: key("charge") };
     let others = [
         StepId { entry: EntryId { uuid: [7; 16], ..entry() }, ..step.clone() },
@@ -246,7 +245,7 @@ fn parts() -> impl Strategy<Value = KeyParts> {
 
 proptest! {
     #[test]
-    fn other_parts_have_other_keys_and_come_back(a in parts(), b in parts()) {
+    fn different_parts_have_different_keys_and_decode(a in parts(), b in parts()) {
         let (key_a, key_b) = (a.key().unwrap(), b.key().unwrap());
         prop_assert_eq!(key_a == key_b, a == b);
         prop_assert_eq!(key_a.parts(), a);

@@ -436,7 +436,7 @@ pub(crate) fn mark(path: &Path) -> Result<(), Fault> {
 
 /// Creates an empty file in place of one left by an interrupted run. A symbolic link is replaced;
 /// its target is never written.
-pub(crate) fn create_anew(path: &Path) -> io::Result<File> {
+pub(crate) fn create_fresh(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -447,7 +447,7 @@ pub(crate) fn create_anew(path: &Path) -> io::Result<File> {
 /// Writes a new file and renames it, so that a crash leaves no half-written format file.
 fn write_format(path: &Path, format: u32) -> io::Result<()> {
     let fresh = path.join(FORMAT_FILE_NEW);
-    let mut file = create_anew(&fresh)?;
+    let mut file = create_fresh(&fresh)?;
     writeln!(file, "{FORMAT_PREFIX}{format}")?;
     file.sync_all()?;
     fs::rename(&fresh, path.join(FORMAT_FILE))?;

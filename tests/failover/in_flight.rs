@@ -161,11 +161,11 @@ async fn takes_over(fate: Fate) {
     let mut told = seen.first_start.subscribe();
     second.partitions().lead(P).await.unwrap();
     let leads = begun.elapsed();
-    let goes_on = told.wait_for(Option::is_some).await.unwrap().unwrap() - begun;
+    let starts = told.wait_for(Option::is_some).await.unwrap().unwrap() - begun;
     crate::place::say(&format!(
-        "{fate:?}: leads after {leads:?}, starts entries after {goes_on:?}"
+        "{fate:?}: leads after {leads:?}, starts entries after {starts:?}"
     ));
-    assert!(goes_on < BOUND, "it starts entries after {goes_on:?}");
+    assert!(starts < BOUND, "it starts entries after {starts:?}");
     stop.store(true, Ordering::SeqCst);
     drop(asleep);
     let mut longest = Duration::ZERO;

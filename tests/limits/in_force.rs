@@ -1,4 +1,4 @@
-//! When rules are in force: from the first start on, at once, and whoever changed them.
+//! When rules are in force: from the first start on, at once, and independent of which node changed them.
 
 use std::time::{Duration, Instant};
 

@@ -50,7 +50,7 @@ mutation 'overflow stays complete' cache.rs \
     '/self\.anchor = self\.items\.back/{n;s/self\.complete = false;//;}'
 mutation 'overflow leaves the refill in flight' cache.rs \
     's/self\.cancel_refill\(\);//'
-mutation 'an append that is ignored stays complete' cache.rs \
+mutation 'an ignored append leaves it complete' cache.rs \
     's/Refill::Standby => self\.complete = false,/Refill::Standby => {}/'
 mutation 'an append beyond what is known is cached' cache.rs \
     's/Refill::Standby if self\.complete \&\& !full/Refill::Standby if !full/'
@@ -66,7 +66,7 @@ mutation 'a new incarnation claims to know all' mod.rs \
     's/complete: false,/complete: true,/'
 mutation 'a new incarnation forgets what is dispatched' mod.rs \
     's/dispatched: dispatched\.into\(\)/dispatched: { dispatched.clear(); dispatched.into() }/'
-mutation 'a yield is not put back' cache.rs \
+mutation 'a yielded entry is not put back' cache.rs \
     '/self\.remove\(key\);/{n;s/self\.enqueue\(key\);//;}'
 
 finish

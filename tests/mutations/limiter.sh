@@ -47,59 +47,59 @@ mutation 'counters are never forgotten' counters.rs \
     's/while self\.idle\.len\(\) > self\.idle_max/while self.idle_max == u32::MAX/'
 mutation 'a counter keeps the rule it was made with' rules.rs \
     's/self\.counters\.govern\(\*index, &self\.rules, self\.now\);//'
-mutation 'changed rules wake nobody' rules.rs \
+mutation 'changed rules wake no waiter' rules.rs \
     's/self\.counters\.settle\(&self\.clients\.slab, \*index, self\.now\);//'
-mutation 'of several patterns only the first is looked at' rules.rs \
+mutation 'only the first of several patterns is used' rules.rs \
     's/wide\.iter\(\)\.any/wide.iter().take(1).any/'
-mutation 'a rule for one key concerns nobody' rules.rs \
+mutation 'a rule for one key affects no client' rules.rs \
     's/counter\.filter\(\|index\| seen\.insert\(\*index\)\)/counter.filter(|index| seen.insert(*index) \&\& false)/'
-mutation 'the seed forgets what runs' rules.rs \
+mutation 'the seed omits running entries' rules.rs \
     's/self\.counters\.take_over\(home, self\.now\);//'
-mutation 'the seed forgets the rules' rules.rs \
+mutation 'the seed omits the rules' rules.rs \
     '/for update in &seed\.rules/,/}/s/self\.rules\.apply\(update\);/let _ = update;/'
-mutation 'the seed forgets the locks' rules.rs \
+mutation 'the seed omits the locks' rules.rs \
     's/self\.locks\.seed\(vqueue, Holder::Entry\(entry\), self\.now\);/let _ = (vqueue, entry);/'
 mutation 'a lock does not block' locks.rs \
     's/\(Some\(_\), _\) => true,/(Some(_), _) => false,/'
-mutation 'a kept lock is everybodys' locks.rs \
+mutation 'a kept lock blocks no other entry' locks.rs \
     's/=> holder != entry,/=> holder != entry \&\& false,/'
-mutation 'a freed lock wakes nobody' locks.rs \
+mutation 'a freed lock wakes no waiter' locks.rs \
     's/woken\.take_from\(&mut lock\.waiters, \|_\| true\);/let _ = (\&mut lock, \&woken);/'
 mutation 'a retry loses its lock' locks.rs \
     's/match keep\.or\(/match None::<EntryId>.or(/'
 mutation 'withdraw leaves its permits behind' acquire.rs \
     's/self\.give_back\(permit, None, effects\);/let _ = (permit, \&mut *effects);/'
-mutation 'what was handed over comes back with withdraw' release.rs \
+mutation 'withdraw returns permits that were handed over' release.rs \
     '/pub\(super\) fn hand_over/,/^    }/s/self\.leave_client\(permit\);/let _ = permit;/'
-mutation 'a permit of another incarnation is taken back' release.rs \
+mutation 'a permit of another incarnation is accepted' release.rs \
     's/permit\.incarnation != self\.incarnation/permit.incarnation != permit.incarnation/'
-mutation 'a freed slot is offered to nobody' release.rs \
+mutation 'a freed slot is not offered' release.rs \
     's/self\.counters\.settle_if_awaited\(&self\.clients\.slab, permit\.home, self\.now\);//'
 mutation 'weights are ignored' order.rs \
     's/counter\.deficit = counter\.weight;/counter.deficit = 1;/'
 mutation 'a turn never ends' order.rs \
     's/if counter\.deficit == 0 && counter\.in_list == InList::Ring/if counter.deficit > counter.weight/'
-mutation 'deeper counters are favoured for ever' order.rs \
+mutation 'deeper counters are always favoured' order.rs \
     's/ \|\| \*favours >= FAVOURS_MAX//'
 mutation 'no counter is favoured' order.rs \
     's/let local = local\.map_or\(oldest, .*$/let local = local.map_or(oldest, |_| oldest);/'
 mutation 'the timer of a token is not set' mod.rs \
     's/effects\.push\(LimiterEffect::SetTimer\(next\)\);//'
-mutation 'a clock that steps back is followed' mod.rs \
+mutation 'the clock may step back' mod.rs \
     's/self\.now = self\.now\.max\(now\);/self.now = now;/'
 mutation 'capacity is not asked for' mod.rs \
     's/effects\.extend\(want\.map\(LimiterEffect::WantCapacity\)\);/let _ = want;/'
 mutation 'a slot more than was leased' lease.rs \
     's/CapacityMode::Leased => self\.leased\.saturating_sub\(self\.used\)/CapacityMode::Leased => (self.leased + 1).saturating_sub(self.used)/'
-mutation 'a claim is not paid' lease.rs \
+mutation 'a claim is ignored' lease.rs \
     's/self\.claimed = self\.leased > 0;/self.claimed = false;/'
-mutation 'a recall is not heard' lease.rs \
+mutation 'a recall is ignored' lease.rs \
     's/self\.recalled = true;//'
-mutation 'a paused counter starts what waits' counter.rs \
+mutation 'a paused counter starts its waiters' counter.rs \
     's/if paused\.is_some\(\) \{ 0 \} else \{ limit \}/limit/'
-mutation 'a pause of a service stops nobody that waits' pauses.rs \
+mutation 'a pause of a service does not stop its waiters' pauses.rs \
     's/None => self\.pause_service\(service, rule\),/None => {}/'
-mutation 'a resumed service wakes nobody' pauses.rs \
+mutation 'a resumed service wakes no waiter' pauses.rs \
     's/self\.pauses\.services\.remove\(service\);//'
 mutation 'one partition is claimed from at a time' capacity_pool.rs \
     's/partition\.claimed = true;/partition.claimed = true; effects.push(PoolEffect::Claim(*id)); break;/'

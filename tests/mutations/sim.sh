@@ -39,7 +39,7 @@ fi
 apply=engine/src/partition/apply
 machine=engine/src/partition/machine
 
-planted 'notify before commit: committed records are told before they are written' \
+planted 'notify before commit: records are sent before they are written' \
     actors/src/log_writer/mod.rs \
     's/^        let mut outcomes = self\.store\.append\(&appends\);/        let told: Vec<Appended> = appends.iter().map(|a| Appended::At(self.store.end(a.partition).next())).collect();\n        let mut outcomes = self.store.append(\&appends);\n        if outcomes.is_err() {\n            for (((partition, _), records), outcome) in groups.into_iter().zip(told) {\n                self.tell(partition, records, outcome);\n            }\n            return;\n        }/'
 planted 'tombstone evicted: a removal during a scan is forgotten' \
@@ -47,7 +47,7 @@ planted 'tombstone evicted: a removal during a scan is forgotten' \
 planted 'no seeding after failover: a new limiter knows no rules, locks, running entries' \
     actors/src/partition/seed.rs \
     's/let seed = Seed \{ rules: self\.rules\(\), locks, running: holders \};/drop((self.rules(), locks, holders)); let (mut running, mut left) = (running, left); running.clear(); left.clear(); let seed = Seed { rules: Vec::new(), locks: Vec::new(), running: Vec::new() };/'
-planted 'completion without token check: the end of any attempt is believed' \
+planted 'completion without token check: the end of any attempt is accepted' \
     actors/src/executor/running.rs 's/let Some\(mut running\) = self\.running\.get_mut\(&key\) else \{ return \};/let Some(mut running) = self.running.get_mut(\&key).filter(|_| false) else { return };/' \
     $machine/attempts.rs 's/if self\.on_handler_gone\(token, effects\) \{/if self.on_handler_gone(token, effects) \&\& false {/' \
     $machine/attempts.rs 's/let known = self\.attempts\.by_token\.get\(&token\)\.filter\(\|known\| known\.entry == entry\);/let found = self.attempts.by_token.iter().find(|(_, known)| known.entry == entry);\n        let (token, known) = found.map_or((token, None), |(token, known)| (*token, Some(known)));/' \
@@ -56,18 +56,18 @@ planted 'permit released twice: a counter goes down by two' \
     engine/src/limiter/release.rs 's/^        let freed = self\.counters\.put\(permit\.home, unused, self\.now\);/        self.counters.put(permit.home, unused, self.now);\n        let freed = self.counters.put(permit.home, unused, self.now);/'
 planted 'dedup skipped: a record that is in the log twice is applied twice' \
     $apply/mod.rs 's/if seen\.is_some_and\(\|seen\| row <= seen\) \{/if false \&\& seen.is_some_and(|seen| row <= seen) {/'
-planted 'wake-up dropped: what came while a vqueue went cold does not start it again' \
+planted 'wake-up dropped: messages that arrive while a vqueue goes cold do not start it again' \
     $machine/registry.rs 's/if kept \{ Gone::Restart\(vqueue\) \}/if kept \&\& false { Gone::Restart(vqueue) }/'
 planted 'fence ignored: by the log and when a record is applied' \
     storage/src/log/memory.rs 's/if append\.epoch < position\.fence \{/if false {/' \
     $apply/mod.rs 's/if own\.epoch < state\.leader_epoch \{/if false {/;s/if seen\.is_some_and\(\|seen\| row <= seen\) \{/if key != DedupKey::Leader \&\& seen.is_some_and(|seen| row <= seen) {/'
-planted 'an entry that is known is stored again' \
+planted 'a known entry is stored again' \
     $apply/enqueue.rs 's/is_known\(context, new\.id\)\? \{$/is_known(context, new.id)? \&\& false {/'
 planted 'a permit is forgotten when its decision is void' \
     $machine/attempts.rs 's/^                self\.give_back\(token, lock_holder, effects\);/                let _ = lock_holder; self.attempts.remove(token);/'
-planted 'a permit goes back before its handler has stopped' \
+planted 'a permit is released before its handler has stopped' \
     $machine/stopping.rs 's/let Some\(handler\) = self\.handlers\.get_mut\(&token\) else \{ return false \};/let Some(handler) = self.handlers.get_mut(\&token).filter(|_| false) else { return false };/'
-planted 'a leader that steps down gives its slots back at once' \
+planted 'a leader that steps down returns its slots at once' \
     $machine/stopping.rs 's/let running = self\.stopping\.count\(\);/let running = self.stopping.count() * 0;/'
 planted 'a replica that is behind misses a record' \
     actors/src/log_writer/subscribers.rs 's/^        let mut subscriber|^        let sent = subscription\.after;/        let sent = if subscription.after.0 > 0 { subscription.after.next() } else { subscription.after };/'

@@ -27,27 +27,27 @@ mutation 'a paused vqueue asks' settle.rs \
     's/if self\.config\.paused \|\| self\.config\.draining \{/if self.config.draining {/'
 mutation 'a draining vqueue decides' settle.rs \
     's/if self\.config\.paused \|\| self\.config\.draining \{/if self.config.paused {/'
-mutation 'another wish of the lock does not replace the acquire' settle.rs \
+mutation 'a changed lock request does not replace the acquire' settle.rs \
     's/self\.asked != Some\(lock\)/self.asked.is_none()/'
 mutation 'a retry asks for the lock as if it did not hold it' mod.rs \
     's/\(true, true\) => LockWish::Held\(head\.entry\)/(true, true) => LockWish::Take/'
 mutation 'a grant does not end the acquire' mod.rs \
     's/self\.asked\.take\(\)\.is_none\(\)/self.asked.is_none()/'
-mutation 'a rest forgets an acquire that may stand' settle.rs \
+mutation 'a rest forgets a possibly pending acquire' settle.rs \
     's/ \|\| self\.may_stand \{/ {/'
 mutation 'goes cold with a refill in flight' settle.rs \
     's/\|\| self\.inbox\.is_refill_in_flight\(\)//'
 mutation 'goes cold with unanswered decisions' settle.rs \
     's/\|\| self\.inbox\.dispatched\(\)\.len\(\) > 0;/;/'
-mutation 'goes cold as empty without knowing' settle.rs \
+mutation 'goes cold as empty without a complete scan' settle.rs \
     's/self\.inbox\.is_empty_for_sure\(\)/self.inbox.head().is_none()/'
-mutation 'a wake does not count as the end of the timer' mod.rs \
+mutation 'a wake-up does not clear the timer' mod.rs \
     's/VQueueMessage::Wake => self\.armed = None/VQueueMessage::Wake => {}/'
 mutation 'the timer follows only the head' settle.rs \
     's/\[head, self\.retry_at\]/[head, None]/'
 mutation 'a failed refill is not tried again' settle.rs \
     's/if self\.retry_at\.is_some_and\(\|at\| at > now\)/if self.retry_at.is_some()/'
-mutation 'reads before it has armed the timer' settle.rs \
+mutation 'reads before it has set the timer' settle.rs \
     's/let read = self\.refill_if_low\(now\);/if let Some(read) = self.refill_if_low(now) { effects.push(VQueueEffect::ReadInbox(read)); }/' \
     's/effects\.extend\(read\.map.*//'
 mutation 'a void decision is forgotten' mod.rs \
@@ -56,11 +56,11 @@ mutation 'resume is forgotten' mod.rs \
     's/VQueueMessage::Resume => self\.config\.paused = false/VQueueMessage::Resume => {}/'
 mutation 'changes are taken in the wrong order' mod.rs \
     's/for change in changes \{/for change in changes.iter().rev() {/'
-mutation 'a permit that it was started with is lost' mod.rs \
+mutation 'the permit of its start is lost' mod.rs \
     's/self\.use_permits\(now, \*permits, effects\);/let _ = permits;/'
-mutation 'a permit that it was started with is kept when the scan failed' mod.rs \
+mutation 'the permit of its start is kept after a failed scan' mod.rs \
     's/ \|\| self\.retry_at\.is_some\(\);/;/'
-mutation 'a permit that it was started with is kept while paused' mod.rs \
+mutation 'the permit of its start is kept while paused' mod.rs \
     's/let is_stopped = self\.config\.paused \|\| /let is_stopped = /'
 
 finish

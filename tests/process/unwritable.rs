@@ -126,7 +126,7 @@ fn an_unwritable_directory_can_be_inspected() {
     assert_eq!(place.json(&["entries", "--data-dir", "data"]), normally);
 }
 
-/// Regression: between its creation and its change of mode, anybody could connect to the control
+/// Regression: between its creation and its change of mode, any user could connect to the control
 /// socket if the umask allowed it. A connection persists.
 #[test]
 fn the_control_socket_is_never_open_to_others() {

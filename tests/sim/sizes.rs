@@ -96,7 +96,7 @@ impl Records {
         len > self.text_max() && is_cut_there && said.starts_with(kept)
     }
 
-    /// Whether a stored text is short enough, whoever wrote it.
+    /// Whether a stored text is short enough, for any writer.
     pub(super) fn is_short(self, text: &str) -> bool {
         text.len() <= self.text_max()
     }

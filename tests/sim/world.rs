@@ -142,13 +142,13 @@ impl World {
     pub(super) async fn play(&mut self) -> Result<(), String> {
         let events = self.plan.events.clone();
         for (at, event) in events {
-            self.go_on(at).await?;
+            self.run_until(at).await?;
             match event {
                 Event::Ask(ask) => self.take(ask),
                 Event::Fault { node, fault } => self.inject(node, fault),
             }
         }
-        self.go_on(SPAN_MS).await?;
+        self.run_until(SPAN_MS).await?;
         self.calm();
         let by = self.elapsed() + QUIET_WITHIN_MS;
         let mut resume_at = self.elapsed() + RESUME_EVERY_MS;
@@ -160,10 +160,10 @@ impl World {
             if self.elapsed() > by {
                 return Err(format!("not everything came to its end:\n{}", self.left().await));
             }
-            self.go_on(self.elapsed() + TICK_MS).await?;
+            self.run_until(self.elapsed() + TICK_MS).await?;
         }
         // The last reports may still be in transit to the replicas.
-        self.go_on(self.elapsed() + 3_000).await?;
+        self.run_until(self.elapsed() + 3_000).await?;
         self.check_rows()?;
         self.check_trimmed().await
     }
@@ -195,7 +195,7 @@ impl World {
         Ok(())
     }
 
-    async fn go_on(&mut self, until: u64) -> Result<(), String> {
+    async fn run_until(&mut self, until: u64) -> Result<(), String> {
         loop {
             self.look_after_nodes();
             self.look_after_clients();
@@ -312,7 +312,7 @@ impl World {
         let now = self.elapsed();
         let broken = lock(&self.broken).take();
         if let Some(error) = broken {
-            self.note(format!("all nodes are started anew: {error}"));
+            self.note(format!("all nodes are restarted: {error}"));
             (0..self.nodes.len()).for_each(|index| self.crash(index, REPAIR_MS));
         }
         if self.log_back_at.take_if(|at| *at <= now).is_some() {
@@ -334,7 +334,7 @@ impl World {
                 }
             }
             if let Some(after) = down_for {
-                self.note(format!("node {index} is started anew in {after} ms: {why}"));
+                self.note(format!("node {index} is restarted in {after} ms: {why}"));
                 self.crash(index, after);
             }
             if self.nodes[index].life.is_none()

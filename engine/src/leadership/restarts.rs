@@ -1,7 +1,7 @@
 //! Limits how often something may be restarted before giving up.
 //!
 //! Must always hold: at most [`RESTARTS_MAX`] restarts are allowed within [`RESTART_WINDOW_MS`];
-//! after a refusal the count starts anew.
+//! after a refusal the count starts again.
 
 use std::collections::VecDeque;
 

@@ -39,7 +39,7 @@ impl Limiter {
             return self.wait_for_rules(index);
         }
         let client = &self.clients.slab[index];
-        // With capacity to spare no group is ready, so this overtakes nobody.
+        // With capacity to spare no group is ready, so this overtakes no client.
         let count = client.count.min(self.lease.free()).min(self.counters.room(home, self.now));
         if count > 0 {
             return self.grant(index, count, effects);

@@ -93,8 +93,8 @@ impl Locks {
             None => self.free(vqueue, woken),
             Some(entry) => {
                 lock.holder = Holder::Entry(entry);
-                let goes_on = |client: &Client| client.wish == LockWish::Held(entry);
-                woken.take_from(&mut lock.waiters, goes_on);
+                let keeps = |client: &Client| client.wish == LockWish::Held(entry);
+                woken.take_from(&mut lock.waiters, keeps);
             }
         }
     }
@@ -125,11 +125,11 @@ pub(super) struct Woken<'a> {
 }
 
 impl Woken<'_> {
-    fn take_from(&mut self, waiters: &mut List<Client>, goes_on: impl Fn(&Client) -> bool) {
+    fn take_from(&mut self, waiters: &mut List<Client>, keeps: impl Fn(&Client) -> bool) {
         let mut at = waiters.front();
         while let Some(index) = at {
             at = waiters.after(self.clients, index);
-            if goes_on(&self.clients[index]) {
+            if keeps(&self.clients[index]) {
                 waiters.remove(self.clients, index);
                 self.indices.push(index);
             }

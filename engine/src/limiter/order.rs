@@ -4,7 +4,7 @@
 //! waiters is *ready*: it is among its parent's ready children under the ticket of its oldest
 //! eligible waiter; a ready group (scope or service) is in the ring and wants capacity. So a client
 //! is queued behind exactly one counter, the narrowest one without room, and a change of one
-//! counter moves everybody behind it in a few steps, not one by one: a slot that flickers in front
+//! counter moves all clients behind it in a few steps, not one by one: a slot that flickers in front
 //! of 100,000 waiters costs the same as in front of one.
 //!
 //! Must always hold after `settle`: exactly the counters that meet the definition are ready. Hence,

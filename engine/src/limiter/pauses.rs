@@ -104,7 +104,7 @@ impl Limiter {
             self.stop_waiting(*index);
         }
         self.pauses.services.insert(service.clone(), paused);
-        self.wait_anew(concerned);
+        self.wait_again(concerned);
     }
 
     fn resume_service(&mut self, service: &ByteString) {
@@ -115,11 +115,11 @@ impl Limiter {
             self.stop_waiting(*index);
         }
         self.pauses.services.remove(service);
-        self.wait_anew(concerned);
+        self.wait_again(concerned);
     }
 
     /// Moves these clients to what they wait for now, in the order of their numbers.
-    fn wait_anew(&mut self, mut concerned: Vec<(u64, ClientIndex)>) {
+    fn wait_again(&mut self, mut concerned: Vec<(u64, ClientIndex)>) {
         concerned.sort_unstable();
         for (_, index) in concerned {
             self.stop_waiting(index);

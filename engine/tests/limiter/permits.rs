@@ -48,7 +48,7 @@ fn withdraw_takes_back_only_permits_not_handed_over() {
     assert_eq!(desk.counter("s"), (3, Some(3), 0));
     assert_eq!(desk.slots(release(first)), []);
     assert_eq!(desk.counter("s"), (2, Some(3), 0));
-    assert_eq!(desk.withdraw(9), [], "nobody");
+    assert_eq!(desk.withdraw(9), [], "no waiter");
 }
 
 #[test]

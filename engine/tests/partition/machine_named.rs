@@ -291,7 +291,7 @@ fn a_new_incarnation_learns_that_a_decided_place_is_gone() {
 #[test]
 fn a_void_decision_leaves_the_lock_with_the_paused_entry() {
     // Otherwise the limiter considers the lock free, and decides for the next entry again and
-    // again, each time in vain and through the log.
+    // again, each time through the log and without effect.
     let mut desk = Desk::leading();
     let (handle, token) = desk.start(1, LOCKED, 10);
     desk.enqueue(new_entry(2, LOCKED));

@@ -1,4 +1,4 @@
-//! `Deliver`: messages from the outbox of a partition, of this one or another.
+//! `Deliver`: messages from the outbox of a partition, this one or another.
 
 use bilrost::{Message, Oneof};
 
@@ -9,14 +9,14 @@ use crate::{
 
 use super::NewEntry;
 
-/// Messages from one outbox, proposed by the leader of the partition that gets them.
+/// Messages from one outbox, proposed by the leader of the partition that receives them.
 ///
-/// The receiver keeps (incarnation, index) of the last message of each source and skips what
-/// is not above it. So the sender has at most one such command in flight per target, and its
-/// messages are in the order of their indexes: what was left out and comes later is lost.
+/// The receiver keeps (incarnation, index) of the last message of each source and skips messages
+/// that are not above it. So the sender has at most one such command in flight per target, with its
+/// messages in the order of their indexes: a message that is left out and sent later is lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct Deliver {
-    /// The partition whose outbox they are from.
+    /// The partition of the outbox.
     #[bilrost(1)]
     pub source: PartitionId,
     /// The incarnation of that outbox.
@@ -28,27 +28,27 @@ pub struct Deliver {
     pub messages: Vec<OutboxMessage>,
 }
 
-/// One message, as it lies in an outbox and as it is delivered.
+/// One message, as stored in an outbox and as delivered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct OutboxMessage {
     /// Its index in the outbox, from 1.
     #[bilrost(1)]
     pub index: RecordSeq,
-    /// Where it goes: to the partition that owns this key when it is sent.
+    /// Its destination: the partition that owns this key when it is sent.
     #[bilrost(2)]
     pub to: PartitionKey,
-    /// What it says; absent only when written by a newer format.
+    /// The content; absent only when written by a newer format.
     #[bilrost(oneof(3-5))]
     pub body: Option<MessageBody>,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub enum MessageBody {
     /// Make a child.
     #[bilrost(3)]
     Invoke(Box<Invoke>),
-    /// A child that was called ended.
+    /// A called child ended.
     #[bilrost(4)]
     Response(Response),
     /// Cancel or kill a child.
@@ -56,19 +56,18 @@ pub enum MessageBody {
     Stop(StopChild),
 }
 
-/// Make a child. Where it is there already, nothing is made; where it has ended, it is
-/// answered for again.
+/// Make a child. If it exists, nothing is made; if it has ended, its answer is sent again.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct Invoke {
     /// The child: its id is derived, it is not fresh and has no idempotency key.
     #[bilrost(1)]
     pub child: NewEntry,
-    /// Where it comes from.
+    /// The link to the parent.
     #[bilrost(2)]
     pub parent: ParentLink,
 }
 
-/// A child that was called ended.
+/// A called child ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct Response {
     /// The child.
@@ -77,24 +76,24 @@ pub struct Response {
     /// Its parent.
     #[bilrost(2)]
     pub parent: EntryId,
-    /// The run that called it; a later run does not take the answer.
+    /// The run that called it; a later run ignores the answer.
     #[bilrost(3)]
     pub run: Run,
     /// The operation.
     #[bilrost(4)]
     pub key: JournalKey,
-    /// How it ended; absent means with no bytes.
+    /// The outcome; absent means success with no bytes.
     #[bilrost(oneof(14, 15))]
     pub outcome: Option<JournalOutcome>,
 }
 
-/// Cancel or kill a child. One that is not there (yet) leaves a tombstone.
+/// Cancel or kill a child. One that does not exist (yet) leaves a tombstone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Message)]
 pub struct StopChild {
     /// The child.
     #[bilrost(1)]
     pub child: EntryId,
-    /// Kill it; else cancel it.
+    /// Kill it; otherwise cancel it.
     #[bilrost(2)]
     pub is_kill: bool,
 }

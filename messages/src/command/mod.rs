@@ -96,10 +96,10 @@ pub enum Command {
     /// Several attempts ended.
     #[bilrost(tag(35))]
     EndAttempts(EndAttempts),
-    /// What running attempts did, for their journals.
+    /// Operations of running attempts, for their journals.
     #[bilrost(tag(36))]
     WriteJournal(WriteJournal),
-    /// Attempts that give way until something comes.
+    /// Attempts that suspend until an operation finishes.
     #[bilrost(tag(37))]
     Suspend(Suspend),
     /// A promise is resolved or rejected.
@@ -108,10 +108,10 @@ pub enum Command {
     /// Messages from an outbox.
     #[bilrost(tag(39))]
     Deliver(Deliver),
-    /// The time of sleeps has come.
+    /// Sleeps are over.
     #[bilrost(tag(40))]
     WakeSleepers(WakeSleepers),
-    /// Entries that begin again with a new run.
+    /// Restarts entries with a new run.
     #[bilrost(tag(41))]
     Restart(Restart),
     /// An attempt ends its run.

@@ -1,5 +1,5 @@
-//! `Restart` and `EndRun`: a run of an entry ends and the next one begins, as people or the
-//! handler want it.
+//! `Restart` and `EndRun`: a run of an entry ends and the next one begins, at the request of people
+//! or of the handler.
 
 use bilrost::{Message, Oneof};
 use bytes::Bytes;
@@ -9,26 +9,26 @@ use crate::{AttemptToken, EntryId, journal::JournalKey};
 
 use super::EntrySelector;
 
-/// Entries begin again with a new run, whatever they do. Children of the rows that go, if
-/// they were called and have not answered, are canceled.
+/// Restarts entries with a new run, in any stage. Called children that have not answered are
+/// canceled if their rows are removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct Restart {
-    /// The entries. One that ended is redriven, if its payload was kept.
+    /// The entries. An ended one is redriven, if its payload was kept.
     #[bilrost(1)]
     pub selector: EntrySelector,
-    /// Rows that finished before this one stay; without it none does. An entry without
-    /// this row is skipped.
+    /// Rows that finished before this one are kept; without it none is. An entry without this row
+    /// is skipped.
     #[bilrost(2)]
     pub from: Option<JournalKey>,
 }
 
-/// An attempt ends its run, or stops because it cannot go on with it.
+/// An attempt ends its run, or stops because it cannot continue it.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct EndRun {
     /// The entry.
     #[bilrost(1)]
     pub entry: EntryId,
-    /// The attempt; unless it runs, this is void.
+    /// The attempt; ignored unless it runs.
     #[bilrost(2)]
     pub token: AttemptToken,
     /// What follows; absent only when written by a newer format.
@@ -39,8 +39,8 @@ pub struct EndRun {
 /// What follows an attempt that ended its run.
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub enum AfterRun {
-    /// The entry is paused with this as its last failure; the run goes on when it is
-    /// resumed (journal mismatch, policy `pause`).
+    /// The entry is paused with this as its last failure; the run continues when it is resumed
+    /// (journal mismatch, policy `pause`).
     #[bilrost(3)]
     Pause(ByteString),
     /// The next run begins with an empty journal and the same payload; this is the last

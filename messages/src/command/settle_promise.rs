@@ -5,8 +5,8 @@ use bytestring::ByteString;
 
 use crate::{EntryId, journal::JournalOutcome};
 
-/// A promise is resolved (`Success`) or rejected (`Failure`, kind `Rejected`). The first
-/// one stands; it is kept until the entry is purged, whether somebody waits or not.
+/// A promise is resolved (`Success`) or rejected (`Failure`, kind `Rejected`). The first result
+/// stands; it is kept until the entry is purged, even if nothing waits for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct SettlePromise {
     /// The entry.
@@ -15,7 +15,7 @@ pub struct SettlePromise {
     /// The promise.
     #[bilrost(2)]
     pub name: ByteString,
-    /// With what; absent means resolved with no bytes.
+    /// The result; absent means resolved with no bytes.
     #[bilrost(oneof(14, 15))]
     pub outcome: Option<JournalOutcome>,
 }

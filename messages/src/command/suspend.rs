@@ -1,10 +1,10 @@
-//! `Suspend`: attempts that have nothing to do until something comes.
+//! `Suspend`: attempts that have nothing to do until an operation finishes.
 
 use bilrost::Message;
 
 use crate::{AttemptToken, EntryId, journal::JournalKey};
 
-/// Several attempts give way, each as if alone.
+/// Suspends several attempts, each independently.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct Suspend {
     /// One per attempt, at most [`crate::journal::ATTEMPTS_PER_RECORD_MAX`].
@@ -12,21 +12,20 @@ pub struct Suspend {
     pub attempts: Vec<SuspendAttempt>,
 }
 
-/// One attempt gives way.
+/// Suspends one attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct SuspendAttempt {
     /// The entry.
     #[bilrost(1)]
     pub entry: EntryId,
-    /// The attempt; unless it runs, this is void.
+    /// The attempt; ignored unless it runs.
     #[bilrost(2)]
     pub token: AttemptToken,
-    /// Everything that it waits for. Void unless all of it is in the journal and nothing of
-    /// it is finished.
+    /// Everything that it waits for. Ignored unless all of it is in the journal and none is
+    /// finished.
     #[bilrost(3)]
     pub waits: Vec<JournalKey>,
-    /// It gives up the lock of its vqueue: other entries of the key may run before it goes
-    /// on.
+    /// It releases the lock of its vqueue: other entries of the key may run before it continues.
     #[bilrost(4)]
     pub releases_key: bool,
 }

@@ -1,4 +1,4 @@
-//! `WriteJournal`: what running attempts did, on its way into their journals.
+//! `WriteJournal`: operations of running attempts, for their journals.
 
 use bilrost::{Message, Oneof};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use crate::{
 
 use super::RetryPolicy;
 
-/// Journal writes of several attempts, each as if alone.
+/// Journal writes of several attempts, each independent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct WriteJournal {
     /// One per attempt, at most [`crate::journal::ATTEMPTS_PER_RECORD_MAX`].
@@ -18,17 +18,17 @@ pub struct WriteJournal {
     pub attempts: Vec<AttemptWrites>,
 }
 
-/// What one attempt writes.
+/// The writes of one attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct AttemptWrites {
     /// The entry.
     #[bilrost(1)]
     pub entry: EntryId,
-    /// The attempt; unless it runs, nothing is written.
+    /// The attempt; ignored unless it runs.
     #[bilrost(2)]
     pub token: AttemptToken,
-    /// In the order in which the handler did it. In all attempts together at most
-    /// [`crate::journal::WRITES_PER_RECORD_MAX`].
+    /// In the order of the handler's operations. At most [`crate::journal::WRITES_PER_RECORD_MAX`]
+    /// for all attempts together.
     #[bilrost(3)]
     pub writes: Vec<JournalWrite>,
 }
@@ -36,19 +36,18 @@ pub struct AttemptWrites {
 /// One operation.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct JournalWrite {
-    /// Where it stands.
+    /// Its key in the journal.
     #[bilrost(1)]
     pub key: JournalKey,
-    /// What it is; absent only when written by a newer format.
+    /// The operation; absent only when written by a newer format.
     #[bilrost(oneof(3-7))]
     pub operation: Option<Operation>,
 }
 
-/// What an operation is.
+/// An operation.
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub enum Operation {
-    /// A step ended with this. Only with what is remembered: a success, or a failure that
-    /// is final.
+    /// A step ended. Only with an outcome to keep: a success, or a permanent failure.
     #[bilrost(3)]
     Step(StepResult),
     /// A child is made, and its result awaited.
@@ -65,41 +64,40 @@ pub enum Operation {
     Promise(()),
 }
 
-/// What a step ended with.
+/// The result of a step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct StepResult {
-    /// How; absent means with no bytes.
+    /// The outcome; absent means success with no bytes.
     #[bilrost(oneof(14, 15))]
     pub outcome: Option<JournalOutcome>,
 }
 
-/// A child, without its id, which follows from the operation
-/// ([`crate::journal::child_id`]).
+/// A child without its id, which is derived from the operation ([`crate::journal::child_id`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct NewChild {
-    /// Where it belongs.
+    /// Its vqueue.
     #[bilrost(1)]
     pub vqueue: VQueueName,
-    /// What its handler is given.
+    /// The input of its handler.
     #[bilrost(2)]
     pub payload: Bytes,
-    /// Not before this time; absent means when it arrives.
+    /// Earliest start; absent means on arrival.
     #[bilrost(3)]
     pub run_at: Option<Timestamp>,
-    /// What happens after a failed attempt.
+    /// Handling of failed attempts.
     #[bilrost(4)]
     pub retry: Option<RetryPolicy>,
     /// How long the result is kept, in milliseconds.
     #[bilrost(5)]
     pub retention_ms: Option<u64>,
-    /// A cancel or kill of the parent follows to it. Only of a send: it always does to a
+    /// A cancel or kill of the parent also applies to it. Only for a send: it always does to a
     /// call.
     #[bilrost(6)]
     pub is_attached: bool,
 }
 
 impl Operation {
-    /// What the row is about.
+    /// The kind of its row.
     #[must_use]
     pub fn kind(&self) -> JournalKind {
         match self {
@@ -111,7 +109,7 @@ impl Operation {
         }
     }
 
-    /// By what it is recognized on replay.
+    /// Identifies the operation on replay.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         match self {

@@ -1,8 +1,8 @@
 //! The key of a row: branch path, name, occurrence within the branch.
 //!
-//! Must always hold: equal parts have equal bytes and other parts have others: every part
-//! has a fixed length or its length before it. Byte order is the order of the keys; it has
-//! no other meaning.
+//! Must always hold: equal parts have equal bytes and different parts have different bytes: every
+//! part has a fixed length or is preceded by its length. Keys are ordered by their bytes; the order
+//! has no other meaning.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::{BRANCH_DEPTH_MAX, BRANCH_KEY_LEN_MAX, NAME_LEN_MAX};
 
-/// What made a branch.
+/// The kind of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum BranchKind {
@@ -27,11 +27,11 @@ pub enum BranchKind {
 /// One element of the path of a branch.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchElement {
-    /// What made it.
+    /// The kind of branch.
     pub kind: BranchKind,
     /// Which join, select or branch of its parent, from 0.
     pub occurrence: u32,
-    /// Which member: its position (4 bytes, big-endian), or the key given.
+    /// Its member: the position (4 bytes, big-endian), or the given key.
     pub member: Bytes,
 }
 
@@ -61,7 +61,7 @@ pub struct KeyParts {
     pub occurrence: u32,
 }
 
-/// Why parts are no key, or bytes are none.
+/// Why parts or bytes are not a key.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeyError {
     /// The name is empty.
@@ -70,19 +70,19 @@ pub enum KeyError {
     /// The name is too long.
     #[error("the name of a step, call, sleep or promise has {len} bytes; 128 are allowed")]
     NameTooLong {
-        /// How long it is, in bytes.
+        /// Its length, in bytes.
         len: usize,
     },
-    /// Branches within branches.
+    /// Too many branches within branches.
     #[error("branches are nested {depth} deep; 16 are allowed")]
     TooDeep {
-        /// How deep.
+        /// The depth.
         depth: usize,
     },
     /// The key given to a branch is too long.
     #[error("the key of a branch has {len} bytes; 128 are allowed")]
     BranchKeyTooLong {
-        /// How long it is, in bytes.
+        /// Its length, in bytes.
         len: usize,
     },
     /// The bytes do not decode.
@@ -90,9 +90,9 @@ pub enum KeyError {
     Damaged,
 }
 
-/// Where a row stands in the journal of its entry, as bytes: the number of path elements
-/// (1), each as kind (1), occurrence (4), length of the member (2) and the member; then the
-/// length of the name (2), the name, and the occurrence (4). Numbers are big-endian.
+/// The position of a row in the journal of its entry, as bytes: the number of path elements (1),
+/// each as kind (1), occurrence (4), length of the member (2) and the member; then the length of
+/// the name (2), the name, and the occurrence (4). Numbers are big-endian.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JournalKey(Bytes);
 
@@ -106,7 +106,7 @@ impl KeyParts {
     /// As bytes.
     ///
     /// # Errors
-    /// [`KeyError`] naming the part that is over its bound.
+    /// [`KeyError`] with the part that exceeds its limit.
     pub fn key(&self) -> Result<JournalKey, KeyError> {
         let (depth, len) = (self.branch.len(), self.name.len());
         if depth > BRANCH_DEPTH_MAX {
@@ -141,7 +141,7 @@ fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.extend_from_slice(part);
 }
 
-/// What is left of bytes that are read from the front.
+/// The rest of bytes that are read from the front.
 struct Reader(Bytes);
 
 impl Reader {
@@ -200,7 +200,7 @@ impl JournalKey {
         if key.0 == bytes { Ok(key) } else { Err(KeyError::Damaged) }
     }
 
-    /// Its parts. Those of a default key, which stands for none, are empty.
+    /// Its parts. Those of a default key, which stands for no key, are empty.
     #[must_use]
     pub fn parts(&self) -> KeyParts {
         Reader(self.0.clone()).parts().unwrap_or_default()

@@ -1,10 +1,9 @@
-//! The journal of an entry: what its handler did and was answered, in the words that
-//! records, rows and handlers share.
+//! The journal of an entry: the operations of its handler and their results, in types shared by
+//! records, rows and handlers.
 //!
-//! Owns: keys, kinds, outcomes, ids of steps and children, and the bounds. Must always
-//! hold: keys, fingerprints and derived ids are pinned by golden tests; a journal that was
-//! written is read by the same bytes later. Must not know: who writes a journal, where it
-//! is kept.
+//! Owns: keys, kinds, outcomes, ids of steps and children, and the limits. Must always hold: keys,
+//! fingerprints and derived ids are pinned by golden tests; a stored journal has the same bytes
+//! when it is read later. Must not know: who writes a journal, where it is stored.
 
 mod key;
 mod outcome;
@@ -19,38 +18,39 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{VQueueName, command::payload_hash};
 
-/// Most rows in the journal of a run; one more ends the entry (`JournalFull`).
+/// Maximum number of rows in the journal of a run; one more ends the entry (`JournalFull`).
 pub const JOURNAL_ROWS_MAX: u32 = 10_000;
-/// Most bytes of keys and results in the journal of a run; more ends the entry.
+/// Maximum bytes of keys and results in the journal of a run; more ends the entry.
 pub const JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// Most promises of an entry, resolved or waited for.
+/// Maximum number of promises of an entry, resolved or waited for.
 pub const PROMISES_MAX: u32 = 1_024;
-/// Longest name of an operation or a promise, in bytes.
+/// Maximum length of the name of an operation or a promise, in bytes.
 pub const NAME_LEN_MAX: usize = 128;
-/// Most elements in the path of a branch.
+/// Maximum number of elements in the path of a branch.
 pub const BRANCH_DEPTH_MAX: usize = 16;
-/// Longest key given to a branch, in bytes.
+/// Maximum length of a key given to a branch, in bytes.
 pub const BRANCH_KEY_LEN_MAX: usize = 128;
-/// Deepest call: the child of an entry at this depth is refused (`CallTooDeep`).
+/// Maximum depth of calls: the child of an entry at this depth is refused (`CallTooDeep`).
 pub const CALL_DEPTH_MAX: u32 = 64;
-/// Most keys that a suspended entry names in its row; with more, whatever comes wakes it.
+/// Maximum number of keys that a suspended entry names in its row; with more, any finished
+/// operation wakes it.
 pub const WAITS_KEPT_MAX: usize = 256;
-/// Most attempts that share a record of journal writes.
+/// Maximum number of attempts that share a record of journal writes.
 pub const ATTEMPTS_PER_RECORD_MAX: usize = 512;
-/// Most writes in a record of journal writes.
+/// Maximum number of writes in a record of journal writes.
 pub const WRITES_PER_RECORD_MAX: usize = 1_024;
-/// Most messages in a record of delivered messages.
+/// Maximum number of messages in a record of delivered messages.
 pub const MESSAGES_PER_RECORD_MAX: usize = 512;
-/// Most sleepers that one record wakes.
+/// Maximum number of sleepers that one record wakes.
 pub const SLEEPERS_PER_RECORD_MAX: usize = 1_024;
-/// Most messages to one partition that wait in an outbox. Beyond that, writes that add more
-/// are held back by the leader; applying a record never refuses one.
+/// Maximum number of messages in an outbox to one partition. Beyond that, the leader holds back
+/// writes that add more; applying a record never refuses one.
 pub const OUTBOX_PER_TARGET_MAX: usize = 16_384;
-/// How long a tombstone is kept, in milliseconds: an invoke that comes later than this
-/// after the cancel of its child starts it. 24 hours.
+/// How long a tombstone is kept, in milliseconds: an invoke that arrives later than this after the
+/// cancel of its child starts the child. 24 hours.
 pub const TOMBSTONE_RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// What a row of a journal is about.
+/// The kind of a journal row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
 #[repr(u32)]
 pub enum JournalKind {
@@ -59,9 +59,9 @@ pub enum JournalKind {
     Step = 0,
     /// A child whose result the handler gets.
     Call = 1,
-    /// A child whose result nobody gets.
+    /// A child whose result is ignored.
     Send = 2,
-    /// A wait for a time.
+    /// A wait for a point in time.
     Sleep = 3,
     /// A wait for a promise of the entry; the name of the key is the promise's name.
     Promise = 4,
@@ -87,8 +87,8 @@ impl JournalKind {
     }
 }
 
-/// By what an operation is recognized on replay: xxh3-64 over its kind (one byte) and, for
-/// a child, its vqueue (16 bytes) and the hash of its payload (8 bytes, big-endian).
+/// Identifies an operation on replay: xxh3-64 over its kind (one byte) and, for a child, its vqueue
+/// (16 bytes) and the hash of its payload (8 bytes, big-endian).
 #[must_use]
 pub fn fingerprint(kind: JournalKind, child: Option<(&VQueueName, &[u8])>) -> u64 {
     let mut bytes = vec![kind as u8];

@@ -10,7 +10,7 @@ use crate::{FailureKind, Outcome, outcome::Failure};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Enumeration)]
 #[repr(u32)]
 pub enum JournalFailureKind {
-    /// The child said that trying again is useless; or the step did.
+    /// The child or the step reported that a retry is useless.
     Terminal = 0,
     /// The child used up its attempts and is a dead letter.
     Exhausted = 1,
@@ -18,14 +18,14 @@ pub enum JournalFailureKind {
     Canceled = 2,
     /// The child was killed.
     Killed = 3,
-    /// The child was forgotten before it ended.
+    /// The child was removed before it ended.
     Purged = 4,
     /// The partition of the child is gone.
     DroppedPartition = 5,
-    /// The child needs a key that one of its ancestors holds: it would wait for an entry
-    /// that waits for it.
+    /// The child needs a key that one of its ancestors holds: it would wait for an entry that waits
+    /// for it.
     WouldDeadlock = 6,
-    /// More calls within calls than allowed.
+    /// Calls are nested more deeply than allowed.
     CallTooDeep = 7,
     /// There is no room for the child under a backlog limit.
     BacklogFull = 8,
@@ -50,7 +50,7 @@ impl std::fmt::Display for JournalFailureKind {
     }
 }
 
-/// A failure that is final.
+/// A permanent failure.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub struct JournalFailure {
     /// Why.
@@ -59,7 +59,7 @@ pub struct JournalFailure {
     /// For people.
     #[bilrost(2)]
     pub message: ByteString,
-    /// Bytes that a handler left beside the message.
+    /// Additional bytes from a handler.
     #[bilrost(3)]
     pub detail: Bytes,
 }
@@ -70,7 +70,7 @@ pub enum JournalOutcome {
     /// With these bytes; none for a sleep and a send.
     #[bilrost(tag(14))]
     Success(Bytes),
-    /// Without success.
+    /// No success.
     #[bilrost(tag(15))]
     Failure(JournalFailure),
 }
@@ -83,7 +83,7 @@ impl JournalOutcome {
         Self::Failure(JournalFailure { kind, message, detail: Bytes::new() })
     }
 
-    /// Bytes that it holds.
+    /// Number of bytes in it.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -92,14 +92,14 @@ impl JournalOutcome {
         }
     }
 
-    /// Whether it holds no bytes.
+    /// Whether it has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What the parent of a child is answered.
+/// The answer to the parent of a child.
 impl From<Outcome> for JournalOutcome {
     fn from(outcome: Outcome) -> Self {
         let Failure { kind, message, detail } = match outcome {

@@ -1,4 +1,4 @@
-//! Ids derived from a place in a journal, and the link from a child to its parent.
+//! Ids derived from a position in a journal, and the link from a child to its parent.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::{EntryId, Run, VQueueId, VQueueName};
 
 use super::JournalKey;
 
-/// One operation of one run of one entry: the idempotency key of a step for the outside.
+/// One operation of one run of one entry: the idempotency key of a step for external systems.
 ///
 /// Printed as `stp_` and 22 letters and digits, derived from all three parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -38,15 +38,15 @@ impl fmt::Display for StepId {
     }
 }
 
-/// The id of the child that an operation makes: the operation's hash behind the partition
-/// key of the child's vqueue.
+/// The id of the child that an operation makes: the partition key of the child's vqueue, followed
+/// by the operation's hash.
 #[must_use]
 pub fn child_id(step: &StepId, vqueue: &VQueueName) -> EntryId {
     let uuid = step.hash();
     EntryId { partition_key: vqueue.partition_key(None, &uuid), uuid }
 }
 
-/// From a child to the operation that made it.
+/// The link from a child to the operation that made it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct ParentLink {
     /// The parent.
@@ -61,12 +61,12 @@ pub struct ParentLink {
     /// The parent gets the child's result (a call).
     #[bilrost(4)]
     pub is_awaited: bool,
-    /// How many calls lie above: 1 for the child of an entry that nobody called. 0 for a
+    /// Number of calls above it: 1 for the child of an entry that was not called itself; 0 for a
     /// child that was sent.
     #[bilrost(5)]
     pub depth: u32,
-    /// Vqueues whose locks the calls above hold: the parent's and those that the parent
-    /// carried. Only of a call.
+    /// Vqueues whose locks the calls above hold: the parent's, and those in the parent's own link.
+    /// Only for a call.
     #[bilrost(6)]
     pub locks: Vec<VQueueId>,
 }

@@ -119,10 +119,10 @@ fn a_new_file_replaces_a_link() {
     let (path, target) = (root.path().join("file"), root.path().join("target"));
     fs::write(&target, "precious").unwrap();
     std::os::unix::fs::symlink(&target, &path).unwrap();
-    writeln!(create_anew(&path).unwrap(), "mine").unwrap();
+    writeln!(create_fresh(&path).unwrap(), "mine").unwrap();
     assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine\n");
-    assert_eq!(create_anew(&path).unwrap().metadata().unwrap().len(), 0);
+    assert_eq!(create_fresh(&path).unwrap().metadata().unwrap().len(), 0);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::{
 pub enum LogFault {
     /// Nothing is written; the call fails.
     Fail,
-    /// Everything is written; the call fails all the same: its outcome is unknown.
+    /// Everything is written; the call fails anyway: its outcome is unknown.
     FailAfterWrite,
     /// Only this many of the call's appends are written; the call fails.
     Torn {

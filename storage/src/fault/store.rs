@@ -10,7 +10,7 @@ use crate::{Fault, sync};
 pub enum StoreFault {
     /// Nothing is written; the commit fails.
     Fail,
-    /// Everything is written; the commit fails all the same.
+    /// Everything is written; the commit fails anyway.
     FailAfterWrite,
     /// The process dies before the write: this commit and all later ones fail.
     CrashBeforeCommit,

@@ -67,7 +67,7 @@ fn list(dir: &Path, below: &str, found: &mut Vec<String>) -> io::Result<()> {
 /// Length and hash of a file, which is also copied if `to` is given.
 fn sum(from: &Path, to: Option<&Path>) -> io::Result<(u64, String)> {
     let mut file = File::open(from)?;
-    let mut copy = to.map(dir::create_anew).transpose()?;
+    let mut copy = to.map(dir::create_fresh).transpose()?;
     let (mut hash, mut len) = (Xxh3::new(), 0);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {

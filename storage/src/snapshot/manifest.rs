@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::SnapshotError;
-use crate::{Fault, dir::create_anew};
+use crate::{Fault, dir::create_fresh};
 
 /// Version of snapshots that this code writes.
 pub const SNAPSHOT_FORMAT: u32 = 1;
@@ -72,7 +72,7 @@ pub(super) fn write(dir: &Path, manifest: &Manifest) -> Result<(), Fault> {
     let hash = xxh3_128(body.as_bytes());
     let write = || -> io::Result<()> {
         let fresh = dir.join(MANIFEST_NEW);
-        let mut file = create_anew(&fresh)?;
+        let mut file = create_fresh(&fresh)?;
         writeln!(file, "{PREFIX}{SNAPSHOT_FORMAT}, xxh3 {hash:032x}")?;
         file.write_all(body.as_bytes())?;
         file.sync_all()?;

@@ -32,7 +32,7 @@ pub(super) fn end<T: Tables>(
         let key = idempotency_key(&context.meta(vqueue)?.name, key);
         context.tables.delete_idempotency(&key);
     }
-    context.leave_for_good(id, &row, abort);
+    context.leave_permanently(id, &row, abort);
     let kept_as = is_kept.then_some(Stage::Finished);
     let has_lock = context.count((id, vqueue), Some(row.stage), kept_as)?;
     if has_lock && context.tables.lock(vqueue)? == Some(id) {

@@ -104,7 +104,7 @@ impl<T: Tables> Context<'_, T> {
     }
 
     /// The same for an entry that ends; its running row is deleted with it.
-    pub(super) fn leave_for_good(&mut self, id: EntryId, row: &EntryRow, abort: bool) {
+    pub(super) fn leave_permanently(&mut self, id: EntryId, row: &EntryRow, abort: bool) {
         self.leave_stage(id, row, Leaving { keeps_lock: false, abort });
     }
 

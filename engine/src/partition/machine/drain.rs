@@ -108,12 +108,12 @@ impl Partition {
         }
         self.phase = Phase::Draining;
         self.drain.begin(self.attempts.before(epoch));
-        self.go_on_draining(now, effects);
+        self.continue_draining(now, effects);
         effects.push(PartitionEffect::TellDraining { epoch });
     }
 
     /// Proposes the next returning attempts, if there is room.
-    pub(super) fn go_on_draining(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+    pub(super) fn continue_draining(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         while self.phase.may_propose()
             && !self.drain.waiting.is_empty()
             && self.drain.in_flight.len() < HAND_BACKS_IN_FLIGHT_MAX

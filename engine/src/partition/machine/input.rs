@@ -124,7 +124,7 @@ pub enum PartitionInput {
         /// The attempt.
         token: AttemptToken,
     },
-    /// The node's capacity was restarted: report what runs here without a limiter.
+    /// The node's capacity was restarted: report the attempts that run here without a limiter.
     TellCapacity,
     /// Answer to `CheckExpired`: something expired by then.
     ExpiredFound {

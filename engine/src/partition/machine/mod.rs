@@ -339,7 +339,7 @@ impl Partition {
         }
         self.registry.flush_notes(effects);
         self.tell_handlers(now, effects);
-        self.go_on_draining(now, effects);
+        self.continue_draining(now, effects);
         self.tell_if_quiet(effects);
         self.keep_up(now, effects);
     }

@@ -37,9 +37,9 @@ struct Slot {
 pub(super) enum Noted {
     /// The vqueue, with the batch.
     Told,
-    /// Nobody: it waits for a permit without an actor.
+    /// No actor: it waits for a permit.
     Waits(VQueueHandle),
-    /// Nobody: it is cold.
+    /// No actor: it is cold.
     Cold,
 }
 

@@ -104,7 +104,7 @@ impl Partition {
     }
 
     /// A row was added to a cold vqueue: it is started (and reads it), or sleeps until the row is
-    /// due. If its head keeps it asleep for longer, it wakes in vain once.
+    /// due. If its head keeps it asleep for longer, it wakes once without work.
     pub(super) fn start_for_row(
         &mut self,
         now: Timestamp,

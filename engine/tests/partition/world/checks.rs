@@ -59,6 +59,6 @@ impl Checks {
     pub(super) fn granted(&mut self, granted: &Granted, tables: &MemTables) {
         let Some((vqueue, LockWish::Take)) = self.wishes.remove(&granted.handle) else { return };
         let holder = tables.locks.get(&vqueue);
-        assert_eq!(holder, None, "the lock of {vqueue} is granted while somebody has it");
+        assert_eq!(holder, None, "the lock of {vqueue} is granted while it is held");
     }
 }

@@ -257,7 +257,7 @@ impl Node {
         self.slots = None;
         self.seeds += 1;
         self.tell_limiter(LimiterMessage::Seed(Box::new(seed)));
-        // After a restart, attempts that ran before are lost, whoever led then.
+        // After a restart, attempts that ran before are lost, under any leader.
         let is_lost = |(_, _, token): &&KnownAttempt| token.epoch <= self.lost_through;
         let interrupted = running.iter().filter(is_lost).map(|(.., token)| (*token, 2)).collect();
         let last_seq = self.replica.state.inbox_seq();
