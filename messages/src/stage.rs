@@ -5,7 +5,7 @@ use std::fmt;
 use bilrost::Enumeration;
 use serde::{Deserialize, Serialize};
 
-/// Where an entry is. The numbers are stored: a new one is a new format.
+/// Stage of an entry. The numbers are stored: a new stage needs a new format.
 #[derive(
     Clone,
     Copy,
@@ -26,11 +26,11 @@ pub enum Stage {
     /// Waits in its vqueue's inbox.
     #[default]
     Inbox = 0,
-    /// An attempt runs (or is about to).
+    /// An attempt runs (or is about to start).
     Running = 1,
-    /// Waits for something else before it goes on.
+    /// Waits for another event.
     Suspended = 2,
-    /// Somebody paused it.
+    /// Paused by a command.
     Paused = 3,
     /// It ended; only its result is kept.
     Finished = 4,

@@ -162,9 +162,7 @@ async fn takes_over(fate: Fate) {
     second.partitions().lead(P).await.unwrap();
     let leads = begun.elapsed();
     let starts = told.wait_for(Option::is_some).await.unwrap().unwrap() - begun;
-    crate::place::say(&format!(
-        "{fate:?}: leads after {leads:?}, starts entries after {starts:?}"
-    ));
+    crate::place::say(&format!("{fate:?}: leads after {leads:?}, starts entries after {starts:?}"));
     assert!(starts < BOUND, "it starts entries after {starts:?}");
     stop.store(true, Ordering::SeqCst);
     drop(asleep);

@@ -1,4 +1,4 @@
-//! Actions of people: which entries they apply to, and which they skip.
+//! Actions on entries: which entries they apply to, and which they skip.
 
 use bytes::Bytes;
 use forebay_engine::partition::{
@@ -13,7 +13,7 @@ use forebay_messages::{
 use super::fixture::{Replica, name, new_entry, skipped, these};
 
 #[test]
-fn whom_an_action_would_change_can_be_told_beforehand() {
+fn the_entries_of_an_action_can_be_listed_beforehand() {
     use EntryAction::{Cancel, Kill, Pause, Purge, Redrive, Resume};
     let reschedule = EntryAction::Reschedule { run_at: Timestamp(7) };
     let row = |stage| EntryRow { stage, ..EntryRow::default() };
@@ -33,7 +33,7 @@ fn whom_an_action_would_change_can_be_told_beforehand() {
 }
 
 #[test]
-fn a_redrive_by_filter_leaves_alone_what_people_ended_unless_the_filter_names_the_outcome() {
+fn a_redrive_by_filter_skips_entries_ended_by_people_unless_asked_for() {
     let failed = |kind| Outcome::failure(kind, "so");
     for (outcome, is_spared) in [
         (Outcome::Success(Bytes::new()), true),
@@ -49,7 +49,7 @@ fn a_redrive_by_filter_leaves_alone_what_people_ended_unless_the_filter_names_th
 }
 
 #[test]
-fn a_filter_that_takes_nothing_an_action_can_change_is_refused() {
+fn a_filter_that_cannot_match_is_refused() {
     let refused = |action, stage, names_outcome| {
         check_can_match(action, stage, names_outcome).err().map(|refused| refused.to_string())
     };
@@ -64,7 +64,7 @@ fn a_filter_that_takes_nothing_an_action_can_change_is_refused() {
 }
 
 #[test]
-fn a_service_family_and_a_limit_key_that_no_entry_has_match_nothing_in_a_record() {
+fn service_families_and_impossible_limit_keys_match_nothing_in_a_record() {
     let mut replica = Replica::new();
     replica.enqueue(1, new_entry(3, 3));
     let service = name(3).service;

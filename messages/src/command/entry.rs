@@ -280,13 +280,13 @@ pub struct EntrySelector {
 }
 
 impl EntrySelector {
-    /// Whether an entry of this vqueue matches, apart from being named.
+    /// Whether an entry of this vqueue matches. The list of named entries is not part of it.
     #[must_use]
     pub fn matches(&self, stage: Stage, created_at: Timestamp, name: &VQueueName) -> bool {
         self.matches_row(stage, created_at) && self.matches_name(name)
     }
 
-    /// The part of [`Self::matches`] for which the vqueue's name need not be known.
+    /// The part of [`Self::matches`] that does not need the vqueue's name.
     #[must_use]
     pub fn matches_row(&self, stage: Stage, created_at: Timestamp) -> bool {
         self.stage.is_none_or(|wanted| wanted == stage as u32)
@@ -294,10 +294,10 @@ impl EntrySelector {
     }
 
     /// Whether entries of a vqueue with this name can match. A limit key matches itself and
-    /// everything below it; one that no entry can have (empty, or with an empty part)
-    /// matches no name. A service that ends with `.*`, which no name does, stands for
-    /// itself and all services below it: `exec.*` matches `exec` and `exec.x`. Only
-    /// listings use that: a record never has such a service.
+    /// everything below it; one that no entry can have (empty, or with an empty part) matches no
+    /// name. A service that ends with `.*`, as no name does, matches itself and all services below
+    /// it: `exec.*` matches `exec` and `exec.x`. Only listings use that: a record never has such a
+    /// service.
     #[must_use]
     pub fn matches_name(&self, name: &VQueueName) -> bool {
         matches_name([&self.service, &self.scope, &self.limit_key], name)
@@ -310,7 +310,7 @@ impl EntrySelector {
     }
 }
 
-/// Whether a name has this service, scope and limit key, as far as they are given.
+/// Whether a name has this service, scope and limit key, as far as they are specified.
 fn matches_name([service, scope, limit_key]: [&Option<ByteString>; 3], name: &VQueueName) -> bool {
     service.as_ref().is_none_or(|service| is_of_service(service, &name.service))
         && scope.as_ref().is_none_or(|scope| name.scope.as_ref() == Some(scope))

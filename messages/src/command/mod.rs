@@ -122,30 +122,30 @@ pub enum Command {
     Reserved(()),
 }
 
-/// What is done to entries from outside.
+/// An external action on entries.
 ///
-/// Not `non_exhaustive`: whoever adds an action must say what it does to each stage, and the
-/// compiler names the places.
+/// Not `non_exhaustive`: a new action must define its effect on each stage, and the compiler names
+/// the places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EntryAction {
-    /// Ask to stop; waiting entries end at once.
+    /// Ask a running entry to stop; a waiting one ends at once.
     Cancel,
-    /// End, whatever the entry does.
+    /// End the entry at once, whatever its stage.
     Kill,
-    /// Set a waiting entry aside.
+    /// Pause a waiting entry.
     Pause,
-    /// Put a paused entry back.
+    /// Resume a paused entry.
     Resume,
-    /// Give another time, which is also the place in the queue.
+    /// Set a new start time, which is also the position in the queue.
     Reschedule {
         /// When it may run.
         run_at: Timestamp,
     },
-    /// Forget a finished entry.
+    /// Remove an ended entry.
     Purge,
-    /// Try an entry again that failed for good. By filter: entries whose handler failed, and
-    /// not those that were canceled or killed, unless the filter names that outcome.
+    /// Retry an entry that failed permanently. By filter: entries whose handler failed, but not
+    /// canceled or killed ones, unless the filter asks for that outcome.
     Redrive,
 }
 

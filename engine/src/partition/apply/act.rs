@@ -77,7 +77,7 @@ impl<I> Default for Acted<I> {
     }
 }
 
-/// Whether an action is for entries that have ended (and not for others).
+/// Whether an action applies to ended entries (and not to live ones).
 #[must_use]
 pub fn is_for_finished(action: EntryAction) -> bool {
     matches!(action, EntryAction::Purge | EntryAction::Redrive)
@@ -116,9 +116,9 @@ pub fn check_finished(action: EntryAction, row: &FinishedRow) -> Result<(), Skip
     }
 }
 
-/// Whether an action by filter leaves an entry alone that ended like this, without counting
-/// it as skipped. A redrive does not bring back what people have ended, and has nothing to
-/// do for entries that succeeded; a filter that names the outcome means it.
+/// Whether an action by filter skips an entry with this outcome without counting it as skipped. A
+/// redrive does not bring back entries that people have ended, and has nothing to do for entries
+/// that succeeded; a filter with an outcome overrides that.
 #[must_use]
 pub fn spares(action: EntryAction, names_outcome: bool, outcome: &Outcome) -> bool {
     let is_spared = match outcome {
@@ -130,7 +130,7 @@ pub fn spares(action: EntryAction, names_outcome: bool, outcome: &Outcome) -> bo
     action == EntryAction::Redrive && !names_outcome && is_spared
 }
 
-/// A filter takes no entry that the action can change.
+/// A filter cannot match any entry that the action can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{action} is for entries that {of}; the filter takes others")]
 pub struct NeverMatches {
@@ -140,8 +140,8 @@ pub struct NeverMatches {
     pub of: &'static str,
 }
 
-/// Refuses a filter that takes no entry that the action can change: one for a stage, or (with
-/// `names_outcome`) for an outcome.
+/// Refuses a filter that cannot match any entry that the action can change: one with a stage, or
+/// (with `names_outcome`) with an outcome.
 ///
 /// # Errors
 /// [`NeverMatches`].

@@ -28,8 +28,8 @@ fn unique<T: Copy + Ord>(named: &[T]) -> Vec<T> {
     named.iter().copied().filter(|id| seen.insert(*id)).collect()
 }
 
-/// Whether a selector in a record may match by its service. A family (`exec.*`) is for
-/// listings. In a record it has never matched anything, and replaying one must not differ.
+/// Whether a selector in a record may match by its service. A family (`exec.*`) is only for
+/// listings: in a record it has never matched anything, and a replay must not differ.
 fn is_plain(service: Option<&ByteString>) -> bool {
     service.is_none_or(|service| !service.ends_with(".*"))
 }
