@@ -4,7 +4,7 @@
 # binary that is installed and measured is linked as a whole, with `dist` (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build install test test-long sim sim-long sim-consensus bench bench-counts bench-whole bench-redis bench-steady bench-failover bench-million check lint doc fmt clean-data tools
+.PHONY: help run build install test test-long sim sim-long sim-consensus sim-consensus-disk bench bench-counts bench-whole bench-redis bench-steady bench-failover bench-million check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -26,7 +26,7 @@ everything := --release --workspace --all-features $(locked)
 asserted := --config .config/asserted.toml
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do printf 'make %-13s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r target text; do printf 'make %-18s %s\n' "$$target" "$$text"; done
 
 run: tools ## run `forebay exec` over every file of this checkout; a second run has nothing to do
 	cargo build $(everything) --bin forebay
@@ -65,6 +65,10 @@ sim-long: sim ## the same for hours
 sim-consensus: tools ## the consensus machine under SEEDS=100000 fresh seeds; SEED=n: from that one on
 	$(if $(SEED),FOREBAY_SIM_SEED=$(SEED)) $(if $(SEEDS)$(SEED),$(if $(SEEDS),FOREBAY_SIM_SEEDS=$(SEEDS)),FOREBAY_SIM_SEEDS=100000) \
 		cargo test $(asserted) --release $(locked) -p forebay-engine --test consensus -- --exact sim::seeds_hold --nocapture
+
+sim-consensus-disk: tools ## the same over data directories on a disk under SEEDS=200 fresh seeds; SEED=n: from that one on
+	$(if $(SEED),FOREBAY_SIM_SEED=$(SEED)) $(if $(SEEDS)$(SEED),$(if $(SEEDS),FOREBAY_SIM_SEEDS=$(SEEDS)),FOREBAY_SIM_SEEDS=200) \
+		cargo test $(asserted) --release $(locked) -p forebay-storage --features testkit --test consensus -- --exact seeds_hold_on_disk --nocapture
 
 # Ratios of one run say more than figures; `scripts/bench --help` has its options.
 bench: tools ## micro-benches, then the whole beside the ideal queue, and the plot; BENCH='--bench limiter' runs that one alone

@@ -21,8 +21,8 @@ use crate::{Fault, FaultKind, sync};
 
 /// Newest version of the directory's layout that this code knows.
 pub const DIR_FORMAT: u32 = 2;
-/// What a directory is made with. It is raised when rows are written that an older forebay must
-/// not overlook: see [`DataDir::raise_format`].
+/// Format of a new directory. It is raised when rows are written that an older forebay must not
+/// ignore: see [`DataDir::raise_format`].
 const FIRST_FORMAT: u32 = 1;
 /// The node is, or was, a member of consensus groups.
 pub(crate) const CONSENSUS_FORMAT: u32 = 2;

@@ -1,4 +1,4 @@
-//! Why the groups of a node cannot be read or written, and what to do about it.
+//! Errors of reading and writing rows of consensus, each with what to do about it.
 
 use forebay_engine::consensus::DecodeError;
 use thiserror::Error;
@@ -11,8 +11,8 @@ use crate::{Fault, OpenError, log::LogError};
 pub enum ConsensusError {
     /// A row is missing, or it is not what was written there.
     #[error(
-        "consensus group {group}: {row} is damaged: {reason}; this data directory has forgotten \
-         what it promised: replace it by an empty one, with which the node joins again"
+        "consensus group {group}: {row} is damaged: {reason}; this data directory may have lost \
+         votes: replace it by an empty one, with which the node joins again"
     )]
     Damaged {
         /// The group.
@@ -104,7 +104,7 @@ impl ConsensusError {
         Self::Damaged { group, row, reason: reason.into() }
     }
 
-    /// What bytes that do not decode mean.
+    /// The error for bytes that do not decode.
     pub(super) fn from_decode(group: u32, row: String, error: DecodeError) -> Self {
         match error {
             DecodeError::NewerFormat(found) => Self::Newer { row, found },

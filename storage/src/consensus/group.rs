@@ -1,7 +1,7 @@
-//! Where a group stands on disk, and what its writes do to the rows.
+//! The state of a group on disk, and the changes of rows that its writes stand for.
 //!
-//! Must always hold: rows are gap-free from the base of the first kept segment to `end`; decided
-//! rows are never cut off; segments are dropped as wholes.
+//! Must always hold: rows have no gap between the base of the first kept segment and `end`;
+//! decided rows are never cut off; segments are dropped whole.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use rocksdb::WriteBatch;
 
 use super::keys::{self, Kind};
 
-/// A group, as its rows are.
+/// A group on disk.
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     number: u32,
@@ -45,7 +45,7 @@ impl Group {
         Self { number, segments: Arc::new(segments), votes, end, decided }
     }
 
-    /// A group that begins with this segment, whatever there was of it.
+    /// A group that begins with this segment; earlier rows of it are deleted.
     pub(super) fn begin(
         number: u32,
         segment: Segment,
@@ -77,7 +77,7 @@ impl Group {
         self.segments.iter().find(|segment| segment.base == index).map(|segment| segment.base_hash)
     }
 
-    /// Puts a write into a batch. What it drops.
+    /// Adds a write to a batch. Returns the range of keys that it drops.
     pub(super) fn stage(&mut self, write: &Write, batch: &mut WriteBatch) -> Option<Dropped> {
         let group = self.number;
         let one = |kind| keys::of_group(kind, group);

@@ -1,4 +1,4 @@
-//! Who a node is: its name, its data directory, and which start this is.
+//! The identity of a node: its name, its data directory, and the number of this start.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | the rest | name of the node, UTF-8 |
 //!
 //! Numbers are big-endian. Must always hold: golden tests pin these bytes; the data directory
-//! keeps its id and its node for good.
+//! keeps its id and its node permanently.
 
 use bytestring::ByteString;
 use forebay_engine::consensus::{Identity, Member, StorageId};
@@ -24,7 +24,7 @@ const NAME_AT: usize = 33;
 /// Longest name of a node, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
-/// What a start of a node brings.
+/// The input of a start of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
     /// Name of the node.

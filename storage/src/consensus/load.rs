@@ -1,7 +1,7 @@
 //! Reading the rows of groups.
 //!
-//! Must always hold: every row is checked against its key and its neighbours; what is missing or
-//! does not fit is an error that names it, and nothing is skipped.
+//! Must always hold: every row is checked against its key and the row before it; a row that is
+//! missing or does not fit is an error that names it, and none is skipped.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ fn other_kind(group: u32, kind: Kind) -> ConsensusError {
     ConsensusError::damaged(group, name_of(kind), "it is a row of another kind")
 }
 
-/// Where every group stands.
+/// The state of every group.
 pub(super) fn groups(database: &Database) -> Result<BTreeMap<u32, Group>, ConsensusError> {
     let mut found: BTreeMap<u32, (Vec<Segment>, bool)> = BTreeMap::new();
     let (first, end) = (keys::of_group(Kind::Segment, 0), keys::end_of(Kind::Segment));
@@ -120,7 +120,7 @@ fn check_segment(
     }
 }
 
-/// Where a group stands that has these segments.
+/// The state of a group with these segments.
 fn stand(
     database: &Database,
     number: u32,
@@ -216,7 +216,7 @@ pub(super) fn rows(
     if first >= end {
         return Ok(found);
     }
-    // Where no segment begins, the row before says how the history went on.
+    // If no segment begins at `first`, the row before has the running hash.
     let mut hash = group.base_hash_at(first);
     let mut index = if hash.is_some() { first } else { first - 1 };
     let mut bytes = 0;
@@ -246,7 +246,7 @@ pub(super) fn rows(
     Ok(found)
 }
 
-/// The row at an index; it must continue the history `before` it, if that is known.
+/// The row at an index; it must continue the running hash `before` it, if that is known.
 fn row_at(
     group: u32,
     index: u64,
@@ -262,16 +262,15 @@ fn row_at(
     Ok(row)
 }
 
-/// Frees the files that hold nothing but dropped rows now; the rest goes when they are merged.
+/// Deletes the files that hold only dropped rows; the other rows disappear when files are merged.
 pub(super) fn drop_files(
     database: &Database,
     first: &[u8],
     end: &[u8],
 ) -> Result<(), ConsensusError> {
-    // Before that the rows must be gone durably: they are, in the journal, and here in the
-    // database.
+    // The tombstone is durable in the journal; it must be in the database before its files go.
     database.finish_writes()?;
-    // Both ends belong to the range here: the first kept row must stay.
+    // Both ends belong to this range, and the first kept row must stay.
     let Some(last) = before(end) else { return Ok(()) };
     database
         .db()

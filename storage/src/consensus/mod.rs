@@ -1,5 +1,4 @@
-//! What a node keeps of its consensus groups, in the database of its log: one sync for all
-//! groups of the node.
+//! Rows of a node's consensus groups, in the database of its log: one sync for all groups.
 //!
 //! Owns: the rows of consensus and their keys (`keys.rs` has the table), the identity of the
 //! data directory, and the thread that syncs (`writer.rs`). Must always hold: what
@@ -38,7 +37,7 @@ use group::Group;
 
 pub use error::ConsensusError;
 pub use identity::{Node, Start};
-pub use writer::{Told, Writer};
+pub use writer::{Listener, Writer};
 
 /// Writes of one group.
 #[derive(Clone, Debug)]
@@ -49,12 +48,12 @@ pub struct GroupWrites<'a> {
     pub writes: &'a [Write],
 }
 
-/// The consensus groups of a node, as its disk has them.
+/// The consensus groups of a node on its disk.
 #[derive(Debug)]
 pub struct Groups {
     database: Arc<Database>,
     node: Node,
-    /// What is durable, of every group. Changed only while the right to write is held.
+    /// What is durable of every group. Changed only while holding the right to write.
     groups: Mutex<BTreeMap<u32, Group>>,
 }
 
@@ -89,9 +88,9 @@ impl Groups {
         sync::lock(&self.groups).keys().copied().collect()
     }
 
-    /// Makes a group begin here with a segment: a new group, or one of which the applied state
-    /// of a peer was copied. What was here of it is gone, but for what is remembered of peers.
-    /// Durable when this returns. Blocks.
+    /// Begins a group with a segment: a new group, or one whose applied state was copied from a
+    /// peer. Its earlier rows are deleted, except those about peers. Durable when this returns.
+    /// Blocks.
     ///
     /// # Errors
     /// [`ConsensusError::Log`].
@@ -109,15 +108,15 @@ impl Groups {
         Ok(())
     }
 
-    /// Writes everything in one sync: all of it is durable when this returns, and can be read.
+    /// Writes everything in one sync: all of it is durable and can be read when this returns.
     /// Blocks.
     ///
     /// # Errors
-    /// [`ConsensusError::Log`]. Then nothing more may be written, and no group of this node may
-    /// go on: whether the writes are there is found out by the next start.
+    /// [`ConsensusError::Log`]. Then every group of this node must stop, and later writes fail:
+    /// only the next start finds out whether these writes are on disk.
     ///
     /// # Panics
-    /// On writes that do not continue what the group has: its machine is wrong.
+    /// On writes that do not continue the rows of the group: a bug in its machine.
     pub fn commit(&self, all: &[GroupWrites<'_>]) -> Result<(), ConsensusError> {
         let mut writing = self.database.begin()?;
         let mut batch = WriteBatch::default();
@@ -142,8 +141,8 @@ impl Groups {
         Ok(())
     }
 
-    /// Does what a commit left to be done; the writer does it once it has told of the sync.
-    /// Reads do it as well.
+    /// Puts the last commit into the database, which the writer does after it has answered.
+    /// Reading does it too.
     ///
     /// # Errors
     /// [`ConsensusError::Log`].
@@ -151,7 +150,7 @@ impl Groups {
         Ok(self.database.finish_writes()?)
     }
 
-    /// What a group is opened over.
+    /// The rows that [`Group`](forebay_engine::consensus::Group) is opened with.
     ///
     /// # Errors
     /// [`ConsensusError::Damaged`], [`ConsensusError::Newer`], [`ConsensusError::NoGroup`],
@@ -162,9 +161,9 @@ impl Groups {
         load::recover(&self.database, number, &group)
     }
 
-    /// Rows from `first` on, below `end`, of at most `bytes_max` (but one): for a peer that
-    /// copies, and for a driver that has not applied them. Each continues the running hash of
-    /// the one before it.
+    /// Rows from `first` on, below `end`, of at most `bytes_max` (but at least one): for a peer
+    /// that copies, and for a driver that has not applied them. Each row is checked to continue
+    /// the running hash of the row before it.
     ///
     /// # Errors
     /// [`ConsensusError::Gone`] when the segment of `first` was dropped;
@@ -194,7 +193,7 @@ impl Groups {
         known.ok_or(ConsensusError::NoGroup { group: number })
     }
 
-    /// After a lost quorum: the group goes on alone with everything that this node accepted.
+    /// After a lost quorum: the group continues with this node alone and everything it accepted.
     /// See [`Rows::go_on_alone`]. Blocks.
     ///
     /// # Errors

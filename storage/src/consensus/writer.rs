@@ -1,13 +1,12 @@
-//! The thread that syncs what the groups of a node write: everything that waits goes with one
-//! sync, whatever group it is of.
+//! The thread that syncs the writes of all groups of a node: one sync for all waiting writes.
 //!
-//! Must always hold: writes of a group become durable in the order in which they came; nothing
-//! is told before its sync; after a failed one nothing more is written, and that is told once,
-//! with the reason. Must not know: what the writes say.
+//! Must always hold: writes of a group become durable in their order; a listener hears of a write
+//! only after its sync; after a failed sync nothing more is written, and the listener hears the
+//! reason once. Must not know: the meaning of a write.
 //!
-//! What waits is not limited here: a row shares its block with the memory of its group, which
-//! has a limit (`Limits::segment_bytes_max`), and a group whose messages wait too long ends its
-//! sessions.
+//! The queue has no limit of its own: a waiting row shares its bytes with the segment that its
+//! group holds in memory, which has one (`Limits::segment_bytes_max`), and a group whose messages
+//! wait too long ends its sessions (`Limits::held_messages_max`).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,21 +21,21 @@ use crate::{Fault, sync};
 
 use super::{ConsensusError, GroupWrites, Groups};
 
-/// One sync takes no more writes once their entries have so many bytes: a block of the journal
-/// is in memory twice while it is written.
+/// A sync takes no further writes once it has so many bytes of entries: a block of the journal is
+/// in memory twice while it is written.
 const SYNC_BYTES_MAX: usize = 8 << 20;
 
-/// What the writer tells. It is called on the thread of the writer, which waits meanwhile.
-pub trait Told: Send {
+/// Hears what became of writes. Called on the writer's thread, which waits meanwhile.
+pub trait Listener: Send {
     /// All writes of this group up to this number are durable.
     fn persisted(&mut self, group: u32, upto: u64);
 
-    /// Nothing more is written. Every group of this node must stop: what its machine believes
-    /// durable may not be. Told once; nothing is told after it.
+    /// Nothing more is written. Every group of this node must stop, because writes that its
+    /// machine counts on may be missing. Called once, and nothing is called after it.
     fn stopped(&mut self, why: &ConsensusError);
 }
 
-/// A handle on the thread. What was given to it is written before it is dropped.
+/// A handle on the thread. Dropping it waits until everything given to it is written.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -70,12 +69,15 @@ impl Writer {
     ///
     /// # Errors
     /// [`ConsensusError::Fault`] when the system has no thread.
-    pub fn spawn(groups: Arc<Groups>, told: impl Told + 'static) -> Result<Self, ConsensusError> {
+    pub fn spawn(
+        groups: Arc<Groups>,
+        listener: impl Listener + 'static,
+    ) -> Result<Self, ConsensusError> {
         let shared = Arc::new(Shared::default());
         let path = groups.database.path().to_owned();
         let run = {
             let shared = Arc::clone(&shared);
-            move || shared.run(&groups, told)
+            move || shared.run(&groups, listener)
         };
         let thread = std::thread::Builder::new().name("forebay-sync".to_owned()).spawn(run);
         let action = "start a thread for consensus rows";
@@ -83,8 +85,8 @@ impl Writer {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Has everything written that an effect of a group names; never waits. After
-    /// [`Told::stopped`] it does nothing.
+    /// Queues the writes of one effect of a group; never waits. After [`Listener::stopped`] it
+    /// does nothing.
     pub fn write(&self, group: u32, upto: u64, writes: Vec<Write>) {
         let bytes = writes.iter().map(weight).sum();
         let mut queue = sync::lock(&self.shared.queue);
@@ -100,7 +102,7 @@ impl Drop for Writer {
         sync::lock(&self.shared.queue).is_closed = true;
         self.shared.changed.notify_one();
         if let Some(thread) = self.thread.take() {
-            // It tells of its own end; here nobody listens.
+            // A panic of the listener is its own; there is no caller to report it to.
             let _ = thread.join();
         }
     }
@@ -114,12 +116,12 @@ fn weight(write: &Write) -> usize {
 }
 
 impl Shared {
-    fn run(&self, groups: &Groups, mut told: impl Told) {
+    fn run(&self, groups: &Groups, mut listener: impl Listener) {
         while let Some(batch) = self.next() {
             let stopped = match commit(groups, &batch) {
                 Ok(()) => {
-                    tell(&batch, &mut told);
-                    // The database learns of it once it was told.
+                    tell(&batch, &mut listener);
+                    // The listener does not wait for the database, only for the journal.
                     groups.finish_writes().err()
                 }
                 Err(error) => Some(error),
@@ -129,14 +131,13 @@ impl Shared {
                 queue.is_stopped = true;
                 queue.waiting.clear();
                 drop(queue);
-                told.stopped(&error);
+                listener.stopped(&error);
                 return;
             }
         }
     }
 
-    /// Waits for writes and takes all that there are, up to the limit. `None`: nobody will
-    /// bring any more.
+    /// Waits for writes and takes them, up to the limit. `None`: the handle is dropped.
     fn next(&self) -> Option<Vec<Waiting>> {
         let mut queue = sync::lock(&self.queue);
         while queue.waiting.is_empty() {
@@ -156,7 +157,7 @@ impl Shared {
     }
 }
 
-/// One sync. A panic (a machine that asks for what may not be) is an error like any other.
+/// One sync. A panic (a machine's bug) is an error like any other.
 fn commit(groups: &Groups, batch: &[Waiting]) -> Result<(), ConsensusError> {
     let writes =
         batch.iter().map(|Waiting { group, writes, .. }| GroupWrites { group: *group, writes });
@@ -169,9 +170,9 @@ fn commit(groups: &Groups, batch: &[Waiting]) -> Result<(), ConsensusError> {
     })
 }
 
-fn tell(batch: &[Waiting], told: &mut impl Told) {
+fn tell(batch: &[Waiting], listener: &mut impl Listener) {
     let last: BTreeMap<u32, u64> = batch.iter().map(|one| (one.group, one.upto)).collect();
     for (group, upto) in last {
-        told.persisted(group, upto);
+        listener.persisted(group, upto);
     }
 }

@@ -1,4 +1,4 @@
-//! Blocks of the log's journal that are lost, torn or slow when a test wants it.
+//! Planned faults of the log's journal: blocks that are lost, torn, unanswered or slow.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -6,17 +6,17 @@ use crossbeam_channel::Receiver;
 
 use crate::sync;
 
-/// What goes wrong at one write of a block.
+/// A fault at one write of a block.
 #[derive(Clone, Debug)]
 pub enum JournalFault {
-    /// Nothing of it gets to the disk; the write fails.
+    /// Nothing of it is written; the write fails.
     Lost,
-    /// Only some of its cells get to the disk; the write fails.
+    /// Only some of its cells are written; the write fails.
     Torn {
-        /// A bit for each of the first 64 cells that gets there. Cell 64 is as cell 0, and so on.
+        /// A set bit writes its cell. Cell 64 has the bit of cell 0, and so on.
         cells: u64,
     },
-    /// All of it gets to the disk; the write fails all the same.
+    /// All of it is written, but the write fails.
     Unanswered,
     /// The write waits until something is sent on the channel (or its sender is dropped).
     Slow(Receiver<()>),
@@ -71,12 +71,12 @@ impl JournalFaults {
         state.planned.insert(at, fault);
     }
 
-    /// Blocks that were written, or should have been.
+    /// Number of blocks so far, with those that failed.
     pub fn blocks(&self) -> u64 {
         sync::lock(&self.state).blocks
     }
 
-    /// Whether all of the last block with a fault got to the disk.
+    /// Whether all of the last block with a fault was written.
     pub fn is_last_whole(&self) -> bool {
         sync::lock(&self.state).is_last_whole
     }

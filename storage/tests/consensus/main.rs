@@ -1,6 +1,6 @@
 //! The consensus machine over the real storage, in the world of the engine's simulation: the
-//! same faults, the same checks, and besides them: whatever a directory has when it is opened
-//! is what the model of its rows has.
+//! same faults and the same checks. In addition, the rows of a directory must equal the model of
+//! them whenever it is opened.
 //!
 //! FOREBAY_SIM_SEEDS=n runs n fresh seeds instead of the few of `make test`;
 //! FOREBAY_SIM_SEED=n begins with that one (alone, without the other). TMPDIR says on which disk.

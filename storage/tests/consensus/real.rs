@@ -80,7 +80,7 @@ impl Backend for Real {
         let failed = open.groups.commit(&[GroupWrites { group: GROUP, writes }]);
         assert!(failed.is_err());
         let again = open.groups.commit(&[GroupWrites { group: GROUP, writes }]).unwrap_err();
-        assert!(again.to_string().contains("takes no more writes"), "{again}");
+        assert!(again.to_string().contains("accepts no writes after one failed"), "{again}");
         open.faults.is_last_whole()
     }
 

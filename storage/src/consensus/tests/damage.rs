@@ -132,7 +132,7 @@ proptest! {
         });
     }
 
-    /// Nor do rows under keys that nobody writes.
+    /// Nor do rows under unknown keys.
     #[test]
     fn any_row_never_panics(tail: Vec<u8>, bytes: Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();

@@ -10,9 +10,9 @@ enum Heard {
     Stopped(String),
 }
 
-struct Listener(Sender<Heard>);
+struct Ear(Sender<Heard>);
 
-impl Told for Listener {
+impl Listener for Ear {
     fn persisted(&mut self, group: u32, upto: u64) {
         let _ = self.0.send(Heard::Persisted(group, upto));
     }
@@ -27,7 +27,7 @@ fn spawn(site: &Site) -> (Writer, Receiver<Heard>) {
         site.groups.begin_group(group, segment(3), true).unwrap();
     }
     let (sender, heard) = unbounded();
-    (Writer::spawn(Arc::clone(&site.groups), Listener(sender)).unwrap(), heard)
+    (Writer::spawn(Arc::clone(&site.groups), Ear(sender)).unwrap(), heard)
 }
 
 /// Writes row after row of the three groups in turn.
@@ -95,7 +95,7 @@ fn a_failed_sync_stops_all_groups_once_and_says_why() {
             .groups
             .commit(&[GroupWrites { group: 1, writes: &appends(0, RunningHash::default(), 1, 1) }]);
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("takes no more writes since one failed"), "{error}");
+        assert!(error.contains("accepts no writes after one failed"), "{error}");
         let error = site.log.fence(forebay_messages::PartitionId(1), forebay_messages::Epoch(1));
         assert!(error.is_err(), "the log is in the same journal");
         drop(writer);
