@@ -58,7 +58,7 @@ pub enum NodeError {
     #[error(
         "the rows in {path} were made from log {rows}, this is log {log}: start them with their \
          own log; if that is lost, restore a snapshot (forebay snapshot restore), or remove {path} \
-         and go on with what this log has",
+         and continue with what this log has",
         path = path.display()
     )]
     OtherLog {

@@ -92,7 +92,7 @@ impl Medium {
         self
     }
 
-    /// The size of a write buffer that has so many bytes usually.
+    /// The size of a write buffer that usually has this many bytes.
     pub(crate) fn write_buffer(&self, bytes: usize) -> usize {
         if self.has_small_buffers { bytes / SMALL_BUFFERS } else { bytes }
     }

@@ -1,11 +1,11 @@
-# For the scripts beside it: breaks a copy of the sources, rule by rule, and says whether
-# the tests notice. To be sourced with `only` set: mutations whose name does not contain
+# For the scripts beside it: breaks a copy of the sources, rule by rule, and reports
+# whether the tests notice. To be sourced with `only` set: mutations whose name does not contain
 # it are left out.
 #
 # With `machine` set the copy is messages and engine: engine/src/$machine is broken,
-# engine/tests/$machine must notice (its tests called ${machine}_model, or those that
-# $tests names; all when it is empty). Without it the copy is the whole workspace, and
-# the script says in `model` what must notice.
+# engine/tests/$machine must notice (its tests called ${machine}_model, or the ones
+# in $tests; all when it is empty). Without it the copy is the whole workspace, and
+# the script sets `model` to the tests that must notice.
 #
 # With FOREBAY_MUTATIONS=apply nothing is built or run: it is checked only that each mutation
 # still changes the sources. A mutation that does not is a failure either way.

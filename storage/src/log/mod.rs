@@ -127,8 +127,8 @@ pub enum LogError {
         #[source]
         first: Fault,
     },
-    /// Its writer died: it accepts no writes before it is opened again, and those that waited are
-    /// lost.
+    /// Its writer died: it accepts no writes before it is opened again, and waiting ones
+    /// are lost.
     #[error("the log's writer died ({reason}): restart the process, which opens the log again")]
     Gone {
         /// Why it died.

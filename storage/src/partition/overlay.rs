@@ -1,5 +1,5 @@
-//! Rows of one table that are not in RocksDB yet, and what is known about those that are (see
-//! [`super::resident`]).
+//! Rows of one table that are not in RocksDB yet, and what is known about the ones that are
+//! (see [`super::resident`]).
 //!
 //! Owns: the coalescing. A row written many times is written once; one that was put and deleted is
 //! not written at all if RocksDB is known to have none. And the journal of the current batch: each

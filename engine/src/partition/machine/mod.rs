@@ -72,8 +72,8 @@ pub const IDLE_VQUEUES_MAX: usize = 8_192;
 /// Number of vqueues of a partition with an actor, about 40 MiB; those with permits have one beyond
 /// that.
 pub const ACTIVE_VQUEUES_MAX: usize = 16_384;
-/// Number of cold vqueues whose wake-up a partition keeps in memory by default, about 10 MiB; those
-/// that wake later are found again in time.
+/// Number of cold vqueues whose wake-up a partition keeps in memory by default, about 10 MiB;
+/// vqueues that wake later are found again in time.
 pub const SLEEPERS_MAX: usize = 65_536;
 /// Interval between checks of a leader for expired results, in milliseconds.
 const PURGE_INTERVAL_MS: u64 = 30_000;

@@ -15,8 +15,8 @@ impl Partition {
         self.phase == Phase::Leading && self.config.dispatches && !self.drain.is_of(vqueue)
     }
 
-    /// Time passed: activates cold vqueues that are due, and passivates those that have been idle
-    /// for long.
+    /// Time passed: activates cold vqueues that are due, and passivates vqueues that have been
+    /// idle for long.
     pub(super) fn wake(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         if self.wake_at.is_some_and(|at| at <= now) {
             self.wake_at = None;

@@ -17,8 +17,8 @@ use forebay_messages::{
 
 use super::{Partition, effect::PartitionEffect, registry::Noted};
 
-/// Number of vqueues asked to wait without an actor for each new one. Two, so that those that
-/// cannot do not block those that can.
+/// Number of vqueues asked to wait without an actor for each new one. Two, so that
+/// vqueues that cannot do not block the ones that can.
 const ASKED_PER_ARRIVAL: usize = 2;
 
 impl Partition {
