@@ -1,13 +1,13 @@
-//! Handlers that serve services of other names, as applications say so.
+//! Aliases: handlers that serve services with other names.
 
 use std::sync::Arc;
 
 use forebay_actors::node::{Node, NodeError};
 pub use forebay_engine::aliases::{ALIASES_MAX, AliasError};
 
-/// The aliases of a runtime: which handler serves a service that has none of its own name,
-/// because the handler was renamed. They are kept in the data directory. Entries, ids and
-/// locks stay as they are: they belong to the old name.
+/// The aliases of a runtime: which handler serves a service that has no handler of its own name,
+/// because the handler was renamed. They are stored in the data directory. Entries, ids and locks
+/// keep the old name.
 ///
 /// ```
 /// use forebay::{Context, Drain, Entry, Json, Runtime};
@@ -38,22 +38,22 @@ impl Aliases {
         Self { node }
     }
 
-    /// Has `handler` serve `service`, in place of the alias that `service` had. Durable, and
-    /// in force, when it returns. A handler of the service's own name comes first; aliases
-    /// may lead on to further aliases. Retry policies and retention are those of the name
-    /// that an entry is enqueued for.
+    /// Makes `handler` serve `service`, replacing the alias that `service` had. Durable, and in
+    /// force, when it returns. A handler with the service's own name takes precedence; aliases may
+    /// point to further aliases. Retry policies and retention are those of the name an entry is
+    /// enqueued for.
     ///
     /// Not cancel-safe: a dropped call may or may not have set it; repeating it is safe.
     ///
     /// # Errors
-    /// [`NodeError::Alias`] when a name is not allowed, the two are the same, they would go
-    /// round in a circle, or there are [`ALIASES_MAX`]; and storage errors.
+    /// [`NodeError::Alias`] when a name is not allowed, the two are the same, they would form a
+    /// cycle, or there are [`ALIASES_MAX`]; and storage errors.
     pub async fn set(&self, service: &str, handler: &str) -> Result<(), NodeError> {
         self.node.set_alias(service, Some(handler)).await.map(drop)
     }
 
-    /// Forgets the alias of a service. Its entries wait from then on; attempts that run go
-    /// on. Not cancel-safe, as [`Aliases::set`].
+    /// Removes the alias of a service. Its entries wait from then on; running attempts continue.
+    /// Not cancel-safe, as [`Aliases::set`].
     ///
     /// # Errors
     /// [`NodeError::Alias`] when it has none; and storage errors.

@@ -1,4 +1,4 @@
-//! What can go wrong, for those who embed the runtime.
+//! Errors of the runtime.
 
 use forebay_engine::partition::apply::Skip;
 use forebay_messages::{EntryId, FailureKind, vqueue::NameError};
@@ -10,7 +10,7 @@ pub use forebay_engine::partition::apply::BacklogFull;
 /// The runtime cannot start, or a partition cannot be changed.
 #[derive(Debug, Error)]
 pub enum RuntimeError {
-    /// The node said no.
+    /// The node refused.
     #[error(transparent)]
     Node(#[from] NodeError),
     /// Not called from inside a tokio runtime.
@@ -59,12 +59,12 @@ pub enum RuntimeError {
         /// Why.
         source: std::io::Error,
     },
-    /// A limit for payloads that is none, or above what is possible.
+    /// A maximum payload size that is zero, or above what is possible.
     #[error("payload_max({len}): a limit is 1 to {len_max} bytes")]
     PayloadMax {
-        /// What was asked for, in bytes.
+        /// The requested size, in bytes.
         len: usize,
-        /// What is possible, in bytes.
+        /// The possible maximum, in bytes.
         len_max: usize,
     },
     /// `max_running(0)`.
@@ -77,17 +77,17 @@ pub enum RuntimeError {
     /// A number of threads that is zero or above what is possible.
     #[error("threads({count}): use 1 to {count_max}, or leave it out for one per core")]
     Threads {
-        /// What was asked for.
+        /// The requested number.
         count: usize,
-        /// What is possible.
+        /// The possible maximum.
         count_max: usize,
     },
     /// More partitions than are possible.
     #[error("partitions({count}): use 1 to {count_max}, or leave it out for one per core")]
     Partitions {
-        /// What was asked for.
+        /// The requested number.
         count: u32,
-        /// What is possible.
+        /// The possible maximum.
         count_max: u32,
     },
     /// `.data_dir()` or `.in_memory()` is missing.
@@ -120,21 +120,21 @@ pub enum EnqueueError {
     /// A batch with too many entries.
     #[error("the batch has {count} entries; at most {count_max} are allowed")]
     BatchTooLarge {
-        /// How many it has.
+        /// Number of entries in it.
         count: usize,
-        /// How many may be in one.
+        /// Maximum number of entries in one.
         count_max: usize,
     },
-    /// The entry, or what one partition gets of the batch, does not fit into a record of the
-    /// log: of that nothing was stored.
+    /// The entry, or one partition's share of the batch, does not fit into a record of the log:
+    /// nothing of it was stored.
     #[error(
         "it takes {len} bytes in the log, and a record has at most {len_max}: enqueue fewer or \
          smaller entries at a time, or keep what is large elsewhere"
     )]
     TooLarge {
-        /// What it takes, in bytes.
+        /// Its size, in bytes.
         len: usize,
-        /// What fits, in bytes.
+        /// The maximum, in bytes.
         len_max: usize,
     },
     /// An idempotency key that is empty or too long (in bytes).
@@ -149,15 +149,15 @@ pub enum EnqueueError {
          add a scope, or leave out the object key or the idempotency key"
     )]
     IdempotencyNeedsScope,
-    /// Too much is in flight (only `try_enqueue` says so; `enqueue` waits).
+    /// Too much is in flight (only from `try_enqueue`; `enqueue` waits).
     #[error("too many proposals are in flight; try again later")]
     Busy,
-    /// As many entries wait under its key as a rule allows: nothing was stored. Entries
-    /// that are stored already are never refused.
+    /// As many entries wait under its key as a rule allows: nothing was stored. Entries that are
+    /// already stored are never refused.
     #[error(transparent)]
     BacklogFull(Box<BacklogFull>),
-    /// The node said no; in case of `LostLeadership` the outcome is unknown, and
-    /// enqueueing the same entry again is safe.
+    /// The node refused; after `LostLeadership` the outcome is unknown, and enqueueing the same
+    /// entry again is safe.
     #[error(transparent)]
     Node(NodeError),
 }
@@ -175,35 +175,35 @@ impl From<NodeError> for EnqueueError {
 /// An entry or a vqueue was not changed.
 #[derive(Debug, Error)]
 pub enum ActError {
-    /// It is in a state in which this cannot be done to it, or there is none.
+    /// Its state does not allow the action, or it does not exist.
     #[error("not changed: it is {0}")]
     NotChanged(Skip),
-    /// The node said no; with `LostLeadership` it is not known whether it was changed,
-    /// and repeating it is safe.
+    /// The node refused; after `LostLeadership` it is not known whether it was changed, and
+    /// repeating the action is safe.
     #[error(transparent)]
     Node(#[from] NodeError),
 }
 
-/// A result is not there.
+/// There is no result.
 #[derive(Debug, Error)]
 pub enum ResultError {
-    /// The entry failed for good.
+    /// The entry failed permanently.
     #[error("{kind}: {message}")]
     Failed {
         /// How.
         kind: FailureKind,
-        /// What the handler (or forebay) said.
+        /// The message of the handler (or of forebay).
         message: String,
-        /// Bytes the handler left beside it.
+        /// Additional bytes from the handler.
         detail: bytes::Bytes,
     },
     /// There is no such entry, or its result was purged.
     #[error("there is no entry {0} (any more)")]
     Unknown(EntryId),
-    /// The result is not what the caller expects.
+    /// The result does not have the expected type.
     #[error("the result does not decode: {0}")]
     Decode(#[from] serde_json::Error),
-    /// The node said no.
+    /// The node refused.
     #[error(transparent)]
     Node(#[from] NodeError),
 }

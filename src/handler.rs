@@ -21,17 +21,17 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::WeakRuntime;
 
-/// What a handler knows of the attempt it runs. Cheap to clone.
+/// The current attempt, for its handler. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
     attempt: Arc<AttemptContext>,
     shared: Arc<Shared>,
 }
 
-/// What the application gave with `Builder::state`, by type.
+/// Values from `Builder::state`, by type.
 pub(crate) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 
-/// What all handlers of a runtime share.
+/// Shared by all handlers of a runtime.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) states: Arc<States>,
@@ -45,7 +45,7 @@ impl Context {
         self.attempt.entry
     }
 
-    /// The vqueue it belongs to: service, scope, limit key, object key.
+    /// Its vqueue: service, scope, limit key, object key.
     #[must_use]
     pub fn vqueue(&self) -> &VQueueName {
         &self.attempt.name
@@ -64,23 +64,23 @@ impl Context {
         self.attempt.attempts_max != 0 && self.attempt.attempt >= self.attempt.attempts_max
     }
 
-    /// Fences what this attempt does elsewhere: a later attempt of the same entry has a
-    /// greater token.
+    /// A fencing token for effects of this attempt elsewhere: a later attempt of the same entry has
+    /// a greater token.
     #[must_use]
     pub fn token(&self) -> AttemptToken {
         self.attempt.token
     }
 
-    /// What the last failed attempt said; empty on the first.
+    /// Message of the last failed attempt; empty on the first.
     #[must_use]
     pub fn last_failure(&self) -> &str {
         &self.attempt.last_failure
     }
 
-    /// Waits until the handler should stop: its entry was canceled, or the runtime goes
-    /// down and the drain's time is over. Whoever stops for that returns
-    /// [`HandlerError::canceled`]: a canceled entry then ends as canceled, and one that
-    /// was cut short by a shutdown runs again after the next start. Cancel-safe.
+    /// Waits until the handler should stop: its entry was canceled, or the runtime shuts down and
+    /// the drain's time is over. A handler that stops for this reason returns
+    /// [`HandlerError::canceled`]: a canceled entry then ends as canceled, and one that was cut
+    /// short by a shutdown runs again after the next start. Cancel-safe.
     pub async fn canceled(&self) {
         self.attempt.cancel.cancelled().await;
     }
@@ -91,13 +91,12 @@ impl Context {
         self.attempt.cancel.is_cancelled()
     }
 
-    /// Says that the attempt is alive, and learns whether it should stop: to be called
-    /// now and then by handlers that take long, more often than
-    /// [`HandlerOptions::heartbeat`] asks for. Cheap enough for an inner loop.
+    /// Reports that the attempt is alive, and checks whether it should stop. Handlers that take
+    /// long call it more often than [`HandlerOptions::heartbeat`] requires. Cheap enough for an
+    /// inner loop.
     ///
     /// # Errors
-    /// When the handler should stop (as [`Context::is_canceled`] says); with `?` it
-    /// ends as canceled.
+    /// When the handler should stop (see [`Context::is_canceled`]); with `?` it ends as canceled.
     ///
     /// ```
     /// # use forebay::{Context, HandlerError};
@@ -117,14 +116,14 @@ impl Context {
         }
     }
 
-    /// When the attempt is given up, if its handler has a timeout.
+    /// When the attempt times out, if its handler has a timeout.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.attempt.deadline
     }
 
-    /// What the application gave the runtime with
-    /// [`Builder::state`](crate::Builder::state), by its type.
+    /// A value that the application passed to [`Builder::state`](crate::Builder::state), by its
+    /// type.
     ///
     /// ```
     /// # use forebay::{Context, HandlerError};
@@ -133,7 +132,7 @@ impl Context {
     /// async fn send(context: Context, (): ()) -> Result<(), HandlerError> {
     ///     let mailer = context.state::<Mailer>();
     ///     let templates = context.state::<Templates>();
-    ///     // Both are there if `.state(Mailer).state(Templates)` was said.
+    /// // Both exist after `.state(Mailer).state(Templates)`.
     /// # let _ = (mailer, templates);
     ///     Ok(())
     /// }
@@ -144,18 +143,18 @@ impl Context {
         Arc::clone(state).downcast().ok()
     }
 
-    /// The runtime that runs this handler, to enqueue other work. It does not keep the
-    /// runtime up. See [`WeakRuntime`] for an example.
+    /// The runtime of this handler, for enqueueing other work. It does not keep the runtime alive.
+    /// See [`WeakRuntime`] for an example.
     #[must_use]
     pub fn runtime(&self) -> &WeakRuntime {
         &self.shared.runtime
     }
 }
 
-/// How a handler fails. Whatever can be turned into a `Box<dyn Error + Send + Sync>` (any
-/// [`std::error::Error`], `anyhow::Error`, a text) becomes a failure that is retried, so
-/// `?` works. The failure says what the error and its causes say, `a: b: c`; at most 16 KiB
-/// of it are stored, a longer text is cut and ends with a mark.
+/// Failure of a handler. Everything that converts into a `Box<dyn Error + Send + Sync>` (any
+/// [`std::error::Error`], `anyhow::Error`, a text) becomes a failure that is retried, so `?` works.
+/// Its message contains the error and its causes, `a: b: c`; at most 16 KiB of it are stored, a
+/// longer text is cut and ends with a mark.
 ///
 /// ```
 /// # use forebay::{Context, HandlerError, Json};
@@ -182,19 +181,19 @@ enum End {
 }
 
 impl HandlerError {
-    /// The attempt failed; another one follows after a backoff, while any are left.
+    /// The attempt failed; it is retried after a backoff, while attempts are left.
     #[must_use]
     pub fn retry(message: impl Display) -> Self {
         Self(End::Retry { message: message.to_string(), detail: Bytes::new() })
     }
 
-    /// The entry failed; trying again is useless.
+    /// The entry failed; a retry is useless.
     #[must_use]
     pub fn terminal(message: impl Display) -> Self {
         Self(End::Terminal { message: message.to_string(), detail: Bytes::new() })
     }
 
-    /// Call again after `wait`, but not before 10 ms have passed; this uses up no attempt.
+    /// Call again after `wait`, but not within 10 ms; this does not count as an attempt.
     #[must_use]
     pub fn snooze(wait: Duration) -> Self {
         Self(End::Snooze(wait))
@@ -206,8 +205,8 @@ impl HandlerError {
         Self(End::Canceled { message: message.to_string(), detail: Bytes::new() })
     }
 
-    /// Leaves bytes beside the message, for whoever reads the failure. At most 1 MiB is
-    /// stored; more is left out, and the message says so.
+    /// Adds bytes to the message, for readers of the failure. At most 1 MiB is stored; more is
+    /// omitted, and the message says so.
     #[must_use]
     pub fn with_detail(mut self, bytes: impl Into<Bytes>) -> Self {
         match &mut self.0 {
@@ -227,11 +226,11 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     }
 }
 
-/// Most causes of an error that are told.
+/// Maximum number of causes in a message.
 const CAUSES_MAX: usize = 32;
 
-/// What an error and its causes say: `a: b: c`. A cause is left out when the text before
-/// it ends with it already, as that of many errors does.
+/// An error with its causes: `a: b: c`. A cause is omitted if the text before it already ends with
+/// it, as with many errors.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -251,7 +250,7 @@ impl HandlerError {
     fn into_end(self) -> AttemptEnd {
         match self.0 {
             End::Retry { message, detail } => {
-                // The executor draws the number that decides the jitter.
+                // The executor draws the random number for the jitter.
                 AttemptEnd::Retry { message: ByteString::from(message), detail, random: 0 }
             }
             End::Terminal { message, detail } => {
@@ -269,21 +268,21 @@ impl HandlerError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Json<T>(pub T);
 
-/// What a handler can take.
+/// A type that a handler can receive.
 pub trait FromPayload: Sized + Send {
     /// Reads the payload.
     ///
     /// # Errors
-    /// A text for people; the attempt fails terminally, for the payload will not change.
+    /// A text for people; the attempt fails permanently, because the payload will not change.
     fn from_payload(payload: Bytes) -> Result<Self, String>;
 }
 
-/// What a handler can return.
+/// A type that a handler can return.
 pub trait IntoPayload {
     /// Writes the result.
     ///
     /// # Errors
-    /// A text for people; the attempt fails terminally.
+    /// A text for people; the attempt fails permanently.
     fn into_payload(self) -> Result<Bytes, String>;
 }
 
@@ -327,26 +326,24 @@ impl<T: Serialize> IntoPayload for Json<T> {
     }
 }
 
-/// How entries of a handler are treated when they do not say it themselves.
+/// Defaults for the entries of a handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HandlerOptions {
-    /// What follows a failed attempt (default: ten attempts, 100 ms to one minute).
+    /// Retries after failed attempts (default: ten attempts, 100 ms to one minute).
     pub retry: RetryPolicy,
-    /// How long an attempt may take, counted from the start of its first poll (default: for
-    /// ever). A timeout is a failed attempt.
+    /// Maximum time of an attempt, counted from the start of its first poll (default: unlimited). A
+    /// timeout is a failed attempt.
     pub timeout: Option<Duration>,
-    /// How long an attempt may go without [`Context::heartbeat`] (default: for ever). An
-    /// attempt that is silent for longer is dropped: a failed attempt. What blocks its
-    /// thread cannot be dropped before it awaits again.
+    /// Maximum time without [`Context::heartbeat`] (default: unlimited). An attempt without a
+    /// heartbeat for longer is dropped: a failed attempt. One that blocks its thread cannot be
+    /// dropped before its next await.
     pub heartbeat: Option<Duration>,
-    /// How often the process may die while an entry runs (default: 5, at least 1) before the
-    /// entry becomes a dead letter instead of running again: it may be what ends the process.
-    /// An orderly shutdown and a change of leaders are not counted. `u32::MAX` allows any
-    /// number.
+    /// How often the process may die while an entry runs (default: 5, at least 1) before the entry
+    /// becomes a dead letter instead of running again: it may be the cause. An orderly shutdown and
+    /// a change of leader do not count. `u32::MAX` allows any number.
     pub interruptions_max: Option<u32>,
-    /// How long results are kept (default: 24 hours). `Duration::MAX` keeps them until
-    /// they are purged. What has expired is looked for every 30 s, so a result may be there
-    /// for so much longer.
+    /// How long results are kept (default: 24 hours). `Duration::MAX` keeps them until they are
+    /// purged. Expired results are removed every 30 s, so a result may exist for that much longer.
     pub retention: Option<Duration>,
 }
 

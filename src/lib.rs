@@ -1,7 +1,7 @@
 //! Durable, flow-controlled work queues that run inside your own process.
 //!
-//! Owns: what people embed. Decides nothing about scheduling or limits: it wires the
-//! actors and re-exports. What follows is the README.
+//! Owns: the public API. Contains no logic of scheduling or limits: it connects the actors and
+//! re-exports. The README follows.
 #![doc = ""]
 #![doc = include_str!("../README.md")]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -11,9 +11,8 @@ pub mod client;
 pub mod control;
 pub mod error;
 pub mod explain {
-    //! Why entries wait: what [`Runtime::explain`](crate::Runtime::explain),
-    //! [`Runtime::limits`](crate::Runtime::limits) and
-    //! [`Rules::test`](crate::Rules::test) answer with.
+    //! Why entries wait: the types returned by [`Runtime::explain`](crate::Runtime::explain),
+    //! [`Runtime::limits`](crate::Runtime::limits) and [`Rules::test`](crate::Rules::test).
     pub use forebay_api::{
         BlockView, BytesView, EntryDetails, EntryView, ExplainView, FailedAttemptView,
         GovernedView, GovernsView, KeyImpact, LimitView, LimitsView, RateView, Reason, RuleRefView,
@@ -31,7 +30,7 @@ pub mod snapshot {
     //! ```no_run
     //! # async fn example(runtime: forebay::Runtime) -> Result<(), Box<dyn std::error::Error>> {
     //! runtime.snapshot("/backup/monday").await?;
-    //! // Later, elsewhere: nothing may be in the new directory.
+    //! //! // Later, elsewhere: the new directory must be empty.
     //! forebay::snapshot::restore("/backup/monday".as_ref(), "./data".as_ref(), None)?;
     //! # Ok(()) }
     //! ```

@@ -1,4 +1,4 @@
-//! The partitions of a runtime: where they stand, and who leads them.
+//! The partitions of a runtime: their state, and their leaders.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,9 +9,8 @@ use crate::error::NodeError;
 
 /// The partitions of a runtime.
 ///
-/// Without a shared log there is one replica of each partition, which leads from the
-/// start; telling it to step down stops all work of the partition until it is told to
-/// lead again.
+/// Without a shared log there is one replica of each partition, which leads from the start;
+/// stepping down stops all work of the partition until it is told to lead again.
 ///
 /// ```no_run
 /// # async fn example(runtime: forebay::Runtime) -> Result<(), Box<dyn std::error::Error>> {
@@ -33,8 +32,8 @@ impl Partitions {
         Self { node }
     }
 
-    /// Where every partition stands on this runtime, without blocking the caller's thread.
-    /// Reads a row of every vqueue: not for hot paths. Cancel-safe.
+    /// The state of every partition on this runtime, without blocking the caller's thread. Reads a
+    /// row of every vqueue: not for hot paths. Cancel-safe.
     ///
     /// # Errors
     /// When the rows cannot be read.
@@ -50,8 +49,8 @@ impl Partitions {
         self.node.partition_views()
     }
 
-    /// Has this runtime lead a partition, whoever leads it now; returns when it takes
-    /// commands. A dropped call changes nothing: it will lead all the same.
+    /// Makes this runtime lead a partition, in place of any other leader; returns when it accepts
+    /// commands. Dropping the call does not stop it: it will lead anyway.
     ///
     /// # Errors
     /// When there is no such partition, it has stopped, or it does not lead within 30 s.
@@ -59,13 +58,13 @@ impl Partitions {
         self.node.lead(partition).await
     }
 
-    /// Has this runtime stop leading a partition, and not lead it again by itself.
-    /// Nothing new starts; handlers that run may end `within` this time, then they are
-    /// dropped and run again under the next leader. Returns when it follows. Cancel-safe: a
-    /// dropped call goes on by itself, and another one may bring the end forward.
+    /// Makes this runtime stop leading a partition, and not lead it again by itself. Nothing new
+    /// starts; running handlers may end `within` this time, then they are dropped and run again
+    /// under the next leader. Returns when it follows. Cancel-safe: after a dropped call it
+    /// continues, and another call may shorten the time.
     ///
-    /// Who waits for a command is answered `LostLeadership` when it was not applied by
-    /// then: repeating it is safe. Who waits for a result goes on waiting.
+    /// Callers of commands that were not applied by then get `LostLeadership`: repeating them is
+    /// safe. Waits for results continue.
     ///
     /// # Errors
     /// When there is no such partition, or it has stopped.

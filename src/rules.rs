@@ -1,4 +1,4 @@
-//! The rule book, as applications change it.
+//! The rule book, for applications.
 
 use std::sync::Arc;
 
@@ -19,17 +19,17 @@ pub enum RulesError {
     /// The pattern is not one.
     #[error(transparent)]
     Pattern(#[from] PatternError),
-    /// A pattern where a key was asked for.
+    /// A pattern where a key is required.
     #[error("`{0}` is a pattern; a key has no `*` in it")]
     NoKey(String),
-    /// The node said no (a precondition failed, the book is full, ...).
+    /// The node refused (a precondition failed, the book is full, ...).
     #[error(transparent)]
     Node(#[from] NodeError),
 }
 
-/// The rule book of a runtime. Changes take effect on what starts from then on; they
-/// return once every partition led here has applied them. A dropped call changes the book
-/// all the same, once it was polled; to repeat it is safe, and waits for the partitions.
+/// The rule book of a runtime. Changes apply to entries that start afterwards; calls return once
+/// every partition led here has applied them. A dropped call changes the book anyway, once it was
+/// polled; repeating it is safe, and waits for the partitions.
 #[derive(Clone)]
 pub struct Rules {
     node: Arc<Node>,
@@ -40,9 +40,9 @@ impl Rules {
         Self { node }
     }
 
-    /// Sets limits of a pattern, whether or not there is a rule for it. What `limits` leaves
-    /// out stays as it is, as with `forebay rules set`: the rule's other limits, and a pause.
-    /// [`Rules::replace`] lifts what is left out, [`Rules::resume`] ends a pause.
+    /// Sets limits of a pattern, whether or not it has a rule. Limits that are not specified stay
+    /// unchanged, as with `forebay rules set`: the rule's other limits, and a pause.
+    /// [`Rules::replace`] removes unspecified limits, [`Rules::resume`] ends a pause.
     ///
     /// # Errors
     /// [`RulesError`]; a limit of zero is refused.
@@ -50,8 +50,8 @@ impl Rules {
         self.set(pattern, LimitsPatch::keeping_others(limits)).await
     }
 
-    /// Sets all limits of a pattern, whether or not there is a rule for it. What `limits`
-    /// leaves out is lifted, a pause included.
+    /// Sets all limits of a pattern, whether or not it has a rule. Limits that are not specified
+    /// are removed, including a pause.
     ///
     /// ```
     /// # use forebay::{Drain, Limits, Runtime};
@@ -75,12 +75,12 @@ impl Rules {
         self.set(pattern, limits.into()).await
     }
 
-    /// Pauses a tenant (a pattern), or a service as `service:NAME`: nothing starts under it,
-    /// of what waits and of what comes later, until it is resumed. What runs goes on. This
-    /// is kept in the rule book, over restarts. Pausing what is paused changes nothing.
+    /// Pauses a tenant (a pattern), or a service as `service:NAME`: no present or future entries
+    /// start under it until it is resumed. Running entries continue. The pause is in the rule book
+    /// and survives restarts. Pausing it again changes nothing.
     ///
-    /// A pause holds for every key that the pattern matches: one of `*` stops all scopes,
-    /// those with rules of their own too.
+    /// A pause applies to every key that the pattern matches: a pause of `*` stops all scopes,
+    /// including the ones with rules of their own.
     ///
     /// ```
     /// # use forebay::{Drain, Runtime};
@@ -102,7 +102,7 @@ impl Rules {
         self.set(pattern, LimitsPatch::paused(true)).await
     }
 
-    /// Ends a pause of a pattern or a service; whether there was one. Other pauses that
+    /// Ends a pause of a pattern or a service; returns whether there was one. Other pauses that
     /// match the same work stay.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl Rules {
         Ok(())
     }
 
-    /// Deletes the rule of a pattern; whether there was one.
+    /// Deletes the rule of a pattern; returns whether there was one.
     ///
     /// # Errors
     /// [`RulesError`].
@@ -154,8 +154,9 @@ impl Rules {
         Ok(self.node.rule_book()?)
     }
 
-    /// What changes would do to what runs and waits, as far as concurrency limits and pauses
-    /// of patterns go (not those of services); nothing is changed. `key`: also say which rules govern it. Cancel-safe.
+    /// The effect that changes would have on running and waiting entries, as far as concurrency
+    /// limits and pauses of patterns go (not pauses of services); nothing is changed. `key`: also
+    /// report which rules govern it. Cancel-safe.
     ///
     /// ```
     /// # use forebay::{Context, Drain, Entry, Limits, Runtime};
@@ -195,7 +196,7 @@ impl Rules {
         Ok(self.node.test_rules(|_| changes, &key).await?)
     }
 
-    /// The versions of the book that are kept, oldest first, each with author and time.
+    /// The kept versions of the book, oldest first, each with author and time.
     ///
     /// # Errors
     /// [`RulesError`].
@@ -206,7 +207,7 @@ impl Rules {
     /// Puts the rules of an earlier version in force again, as a new version.
     ///
     /// # Errors
-    /// [`RulesError`]; when that version is not kept any more.
+    /// [`RulesError`]; also when that version is no longer kept.
     pub async fn rollback(
         &self,
         author: &str,
@@ -219,7 +220,7 @@ impl Rules {
     /// history.
     ///
     /// # Errors
-    /// [`RulesError`]; a failed precondition says what was expected and what was found.
+    /// [`RulesError`]; a failed precondition contains the expected and the actual value.
     pub async fn change(
         &self,
         author: &str,

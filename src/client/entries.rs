@@ -10,16 +10,15 @@ use forebay_messages::{FailureKind, Timestamp, command::EntryAction};
 
 use crate::Stage;
 
-/// A selection of stored entries, made with
-/// [`Runtime::entries`](crate::Runtime::entries): those that match everything that is
-/// said. Who says nothing means nobody, and is refused; all are meant by
-/// [`Entries::all`].
+/// A selection of stored entries, made with [`Runtime::entries`](crate::Runtime::entries): the
+/// entries that match all conditions. A selection without conditions is refused; [`Entries::all`]
+/// selects all entries.
 ///
-/// Each action is done in steps of at most 1,024 entries, each durable before the next.
-/// It reaches all entries that were stored before; what is enqueued meanwhile may be
-/// changed or not. Actions are not cancel-safe (a dropped call may have done a part), and
-/// repeating one is safe. Their report tells how many were changed, and how many of
-/// those that match were not and why.
+/// Each action is applied in steps of at most 1,024 entries, each durable before the next. It
+/// reaches all entries stored before the call; entries enqueued meanwhile may be changed or not.
+/// Actions are not cancel-safe (a dropped call may have done part of the work), and repeating one
+/// is safe. The report has the number of changed entries, and the number of matching ones that were
+/// not changed, by reason.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -34,7 +33,7 @@ use crate::Stage;
 /// let of_a = runtime.entries().scope("tenant-a");
 /// assert_eq!(of_a.clone().dry_run().cancel().await?.changed, 2);
 /// assert_eq!(of_a.cancel().await?.changed, 2);
-/// assert!(runtime.entries().cancel().await.is_err(), "nobody is meant");
+/// assert!(runtime.entries().cancel().await.is_err(), "it has no condition");
 /// assert_eq!(runtime.entries().all().kill().await?.changed, 1);
 /// # runtime.shutdown(Drain::now()).await?;
 /// # Ok(())
@@ -55,69 +54,69 @@ impl Entries {
         Self { node: Arc::clone(node), filter, all: false, dry_run: false }
     }
 
-    /// Only of this service.
+    /// Only entries of this service.
     pub fn service(mut self, service: &str) -> Self {
         self.filter.service = Some(service.to_owned());
         self
     }
 
-    /// Only of this scope.
+    /// Only entries of this scope.
     pub fn scope(mut self, scope: &str) -> Self {
         self.filter.scope = Some(scope.to_owned());
         self
     }
 
-    /// Only of this limit key, `l1` or `l1/l2`; `l1` includes everything below it.
+    /// Only entries of this limit key, `l1` or `l1/l2`; `l1` includes everything below it.
     pub fn limit_key(mut self, limit_key: &str) -> Self {
         self.filter.limit_key = Some(limit_key.to_owned());
         self
     }
 
-    /// Only in this stage.
+    /// Only entries in this stage.
     pub fn stage(mut self, stage: Stage) -> Self {
         self.filter.stage = Some(stage);
         self
     }
 
-    /// Only those enqueued at or before this time.
+    /// Only entries enqueued at or before this time.
     pub fn created_until(mut self, time: impl Into<Timestamp>) -> Self {
         self.filter.created_until = Some(time.into().0);
         self
     }
 
-    /// Only those that succeeded.
+    /// Only entries that succeeded.
     pub fn succeeded(mut self) -> Self {
         self.filter.outcome = Some(EntryOutcome::Success);
         self
     }
 
-    /// Only those that failed for good in this way.
+    /// Only entries that failed permanently in this way.
     pub fn failed_as(mut self, kind: FailureKind) -> Self {
         self.filter.outcome = Some(kind.into());
         self
     }
 
-    /// Lists them with the first bytes of their payloads and results, so many of each (at
-    /// most 4 KiB).
+    /// Lists entries with the first bytes of their payloads and results: this many of each (at most
+    /// 4 KiB).
     pub fn with_bytes(mut self, bytes_max: usize) -> Self {
         self.filter.bytes_max = bytes_max;
         self
     }
 
-    /// Takes an empty filter for every entry, instead of refusing it.
+    /// Selects every entry if there is no condition, instead of refusing that.
     pub fn all(mut self) -> Self {
         self.all = true;
         self
     }
 
-    /// Lets actions only report what would come of them.
+    /// Makes actions only report what they would do.
     pub fn dry_run(mut self) -> Self {
         self.dry_run = true;
         self
     }
 
-    /// Does something to them, or says with [`Entries::dry_run`] what would come of it. The
-    /// methods below are this, one for each action.
+    /// Applies an action, or with [`Entries::dry_run`] reports what it would do. The methods below
+    /// are shortcuts, one per action.
     ///
     /// # Errors
     /// As [`Entries::cancel`].
@@ -130,18 +129,18 @@ impl Entries {
         self.node.act(action, &target, self.dry_run).await
     }
 
-    /// Asks to stop: what waits ends at once as canceled, handlers that run see
-    /// [`Context::canceled`](crate::Context::canceled) and end by themselves; an attempt
-    /// that fails after it is not followed by another.
+    /// Asks entries to stop: waiting ones end at once as canceled; running handlers see
+    /// [`Context::canceled`](crate::Context::canceled) and end by themselves; an attempt that fails
+    /// afterwards is not retried.
     ///
     /// # Errors
-    /// [`NodeError::Filter`] before anything is changed; other errors of the node when a
-    /// part may be done.
+    /// [`NodeError::Filter`] before anything is changed; after other errors part of the work may be
+    /// done.
     pub async fn cancel(&self) -> Result<ActReport, NodeError> {
         self.act(EntryAction::Cancel).await
     }
 
-    /// Ends them as killed; handlers that run are dropped.
+    /// Ends entries as killed; running handlers are dropped.
     ///
     /// # Errors
     /// As [`Entries::cancel`].
@@ -149,7 +148,7 @@ impl Entries {
         self.act(EntryAction::Kill).await
     }
 
-    /// Sets waiting ones aside until they are resumed, with their places.
+    /// Pauses waiting entries until they are resumed; they keep their positions.
     ///
     /// # Errors
     /// As [`Entries::cancel`].
@@ -157,7 +156,7 @@ impl Entries {
         self.act(EntryAction::Pause).await
     }
 
-    /// Puts paused ones back to their places.
+    /// Resumes paused entries at their positions.
     ///
     /// # Errors
     /// As [`Entries::cancel`].
@@ -165,8 +164,8 @@ impl Entries {
         self.act(EntryAction::Resume).await
     }
 
-    /// Gives waiting and paused ones another time, which is also their place in the
-    /// queue: an earlier time goes before.
+    /// Gives waiting and paused entries a new start time, which is also their position in the
+    /// queue: earlier times go first.
     ///
     /// # Errors
     /// As [`Entries::cancel`].
@@ -174,7 +173,7 @@ impl Entries {
         self.act(EntryAction::Reschedule { run_at: time.into() }).await
     }
 
-    /// Forgets those that ended, with their results and idempotency keys.
+    /// Removes ended entries, with their results and idempotency keys.
     ///
     /// # Errors
     /// As [`Entries::cancel`].
@@ -182,8 +181,8 @@ impl Entries {
         self.act(EntryAction::Purge).await
     }
 
-    /// Runs those again that failed for good, from attempt one. Those that were canceled
-    /// or killed only if [`Entries::failed_as`] says so.
+    /// Runs entries again that failed permanently, from attempt one; canceled or killed ones only
+    /// with [`Entries::failed_as`].
     ///
     /// # Errors
     /// As [`Entries::cancel`].
@@ -191,9 +190,9 @@ impl Entries {
         self.act(EntryAction::Redrive).await
     }
 
-    /// The first of them in the order of their ids, at most `limit` (0: all). An empty
-    /// filter lists every entry. It reads page after page until it has so many, see
-    /// [`Entries::page`]. Cancel-safe.
+    /// The first entries in the order of their ids, at most `limit` (0: all). Without conditions it
+    /// lists every entry. It reads pages until there are enough entries, see [`Entries::page`].
+    /// Cancel-safe.
     ///
     /// # Errors
     /// Errors of reading.
@@ -202,15 +201,13 @@ impl Entries {
         self.node.list(filter).await
     }
 
-    /// A page of them in the order of their ids, from the start or where another page
-    /// ended: at most `limit` entries (0, or more than 1,000: 1,000), from at most 10,000
-    /// rows that are read. There may be fewer, or none, although others follow: go on
-    /// while there is a `next`.
+    /// A page of entries in the order of their ids, from the start or from where another page
+    /// ended: at most `limit` entries (0, or more than 1,000: 1,000), from at most 10,000 rows
+    /// read. There may be fewer, or none, although more follow: continue while there is a `next`.
     ///
-    /// With a scope, a page costs about as much as it has entries; with a service or a
-    /// limit key, rows of vqueues that do not match are read as well; with a time, an
-    /// outcome or a stage, rows of entries that do not match. Entries that change
-    /// meanwhile may be seen or not. Cancel-safe.
+    /// With a scope, a page costs about as much as it has entries; with a service or a limit key,
+    /// rows of other vqueues are read as well; with a time, an outcome or a stage, rows of other
+    /// entries. Entries that change meanwhile may be included or not. Cancel-safe.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -250,9 +247,9 @@ impl Entries {
         self.node.entry_page(&filter, from).await
     }
 
-    /// How many there are. Exact when that can be told from 10,000 rows: without a time or
-    /// an outcome, the counts of vqueues are summed up; otherwise entries are read, and
-    /// beyond 10,000 the answer is "at least so many". Cancel-safe.
+    /// The number of entries. Exact if 10,000 rows are enough: without a time or an outcome, the
+    /// counts of vqueues are added up; otherwise entries are read, and beyond 10,000 the answer is
+    /// "at least" that many. Cancel-safe.
     ///
     /// # Errors
     /// Errors of reading.

@@ -1,4 +1,4 @@
-//! Making an entry.
+//! A new entry.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::{
     handler::HandlerOptions,
 };
 
-/// Largest payload, in bytes, unless [`Builder::payload_max`](crate::Builder::payload_max)
-/// says otherwise.
+/// Maximum size of a payload, in bytes, unless
+/// [`Builder::payload_max`](crate::Builder::payload_max) changes it.
 pub const PAYLOAD_LEN_DEFAULT: usize = 1 << 20;
-/// Largest payload that can be allowed, in bytes: it is stored in one record of the log, with
-/// the entry's names. A payload is held in memory several times while it is stored, and one
-/// record holds a whole batch of a partition.
+/// Upper bound of the maximum size of a payload, in bytes: a payload is stored in one record of the
+/// log, with the entry's names. It is in memory several times while it is stored, and one record
+/// contains a whole batch of a partition.
 pub const PAYLOAD_LEN_MAX: usize = RECORD_LEN_MAX - RECORD_ROOM;
-/// Longest idempotency key, in bytes.
+/// Maximum length of an idempotency key, in bytes.
 pub const IDEMPOTENCY_KEY_LEN_MAX: usize = 512;
 
 /// An entry to be enqueued.
@@ -70,15 +70,14 @@ impl Entry {
         }
     }
 
-    /// The first dimension of the limits (a tenant, say). Without one no user limits
-    /// apply.
+    /// The first dimension of the limits (for example a tenant). Without one no user limits apply.
     #[must_use]
     pub fn scope(mut self, scope: &str) -> Self {
         self.name = self.name.with_scope(scope);
         self
     }
 
-    /// The further dimensions of the limits, written `l1` or `l1/l2`; needs a scope.
+    /// The further dimensions of the limits: `l1` or `l1/l2`; needs a scope.
     #[must_use]
     pub fn limit_key(mut self, limit_key: &str) -> Self {
         if let Err(error) = self.name.set_limit_key(limit_key) {
@@ -103,61 +102,60 @@ impl Entry {
         Ok(self.payload(serde_json::to_vec(payload)?))
     }
 
-    /// The payload as bytes, at most [`PAYLOAD_LEN_DEFAULT`] of them (see there).
+    /// The payload as bytes, at most [`PAYLOAD_LEN_DEFAULT`] (see there).
     #[must_use]
     pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
         self.payload = payload.into();
         self
     }
 
-    /// Not before this time. It is also the place in the queue: an entry with an
-    /// earlier time goes before.
+    /// Earliest start. It is also the position in the queue: earlier times go first.
     #[must_use]
     pub fn run_at(mut self, time: impl Into<Timestamp>) -> Self {
         self.run_at = Some(time.into());
         self
     }
 
-    /// Another enqueue with the same key, to the same service and scope, adds nothing
-    /// and yields this entry, as long as its result is kept;
+    /// Another enqueue with the same key, to the same service and scope, adds nothing and returns
+    /// this entry, as long as its result is kept;
     /// [`EntryHandle::payload_differs`](crate::EntryHandle::payload_differs) tells whether the
-    /// payload was another one. With an object key it needs a scope: without one, entries of
-    /// different object keys are stored in different partitions, which do not see each
-    /// other's keys.
+    /// payload was a different one. With an object key it needs a scope: without one, entries of
+    /// different object keys are stored in different partitions, which do not know each other's
+    /// keys.
     #[must_use]
     pub fn idempotency_key(mut self, key: &str) -> Self {
         self.idempotency_key = Some(ByteString::from(key));
         self
     }
 
-    /// What follows a failed attempt; the handler's policy otherwise.
+    /// Retries after failed attempts; default: the handler's policy.
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = Some(policy);
         self
     }
 
-    /// How long the result is kept; the handler's retention otherwise. What has expired is
-    /// looked for every 30 s, so it may be there for so much longer.
-    /// `Duration::MAX` keeps it until it is purged, zero keeps nothing.
+    /// How long the result is kept; default: the handler's retention. Expired results are removed
+    /// every 30 s, so a result may exist for that much longer. `Duration::MAX` keeps it until it is
+    /// purged, zero keeps nothing.
     #[must_use]
     pub fn retention(mut self, retention: Duration) -> Self {
         self.retention = Some(retention);
         self
     }
 
-    /// Gives the entry an identity of the caller's: enqueueing the same one again adds
-    /// nothing. Without it a UUIDv7 is made.
+    /// Sets the identity of the entry: enqueueing the same one again adds nothing. Without it a
+    /// UUIDv7 is made.
     #[must_use]
     pub fn uuid(mut self, uuid: [u8; 16]) -> Self {
         self.uuid = Some(uuid);
         self
     }
 
-    /// Where in the key space an entry without a scope and a key lives, instead of one of the 64
-    /// places over which such work of a service spreads. Entries of one service and place share
-    /// one vqueue: first come, first served. The place is a part of the entry's id. It changes
-    /// nothing for an entry with a scope or a key.
+    /// Position in the key space of an entry without a scope and a key, instead of one of the 64
+    /// over which such work of a service is spread. Entries of one service and position share one
+    /// vqueue: first come, first served. The position is part of the entry's id. It changes nothing
+    /// for an entry with a scope or a key.
     #[must_use]
     pub fn partition_key(mut self, key: PartitionKey) -> Self {
         self.partition_key = Some(key);

@@ -1,4 +1,4 @@
-//! A handle to an entry that was stored.
+//! A handle to a stored entry.
 
 use std::sync::{Arc, Weak};
 
@@ -10,12 +10,12 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{ActError, NodeError, ResultError};
 
-/// A stored entry. Cheap to clone; dropping it changes nothing, and it does not keep
-/// the runtime up.
+/// A stored entry. Cheap to clone; dropping it changes nothing, and it does not keep the runtime
+/// alive.
 #[derive(Clone)]
 pub struct EntryHandle {
-    /// Weak: a handle does not keep a runtime up, nor its directory taken. Those of a batch
-    /// share it, so that cloning one touches no count that all threads touch.
+    /// Weak: a handle keeps neither the runtime alive nor its directory locked. The handles of a
+    /// batch share it, so that cloning one does not contend on a global count.
     node: Arc<Weak<Node>>,
     id: EntryId,
     existing: bool,
@@ -23,7 +23,7 @@ pub struct EntryHandle {
 }
 
 impl EntryHandle {
-    /// One that was stored before, in what way is not known.
+    /// A handle to an entry stored before; details are unknown.
     pub(crate) fn attached(node: &Arc<Node>, id: EntryId) -> Self {
         Self { node: Arc::new(Arc::downgrade(node)), id, existing: true, payload_differs: None }
     }
@@ -39,33 +39,33 @@ impl EntryHandle {
         self.id
     }
 
-    /// It was stored before: the same id or idempotency key was enqueued already.
+    /// Whether it was stored before: the same id or idempotency key was already enqueued.
     #[must_use]
     pub fn was_existing(&self) -> bool {
         self.existing
     }
 
-    /// Whether another payload was stored under the same idempotency key before: `Some(true)`
-    /// when it was, `Some(false)` when the payload is the one that was handed in, `None` when
-    /// that is not known (the entry was found by its id, was attached to, or was stored by a
-    /// forebay that kept no hash of the payload).
+    /// Whether a different payload was stored under the same idempotency key before: `Some(true)`
+    /// if so, `Some(false)` when the payloads are equal, `None` when that is not known (the entry
+    /// was found by its id, was attached to, or was stored by a forebay that kept no hash of the
+    /// payload).
     #[must_use]
     pub fn payload_differs(&self) -> Option<bool> {
         self.payload_differs
     }
 
-    /// Waits until the entry ends; how it ended. Cancel-safe: the entry goes on, and
-    /// waiting can be taken up again. Waiting does not keep the runtime up.
+    /// Waits until the entry ends; returns its outcome. Cancel-safe: the entry continues, and the
+    /// wait can be repeated. Waiting does not keep the runtime alive.
     ///
     /// # Errors
-    /// [`ResultError::Unknown`] when it was purged meanwhile, [`ResultError::Node`] when
-    /// the runtime goes down.
+    /// [`ResultError::Unknown`] when it was purged meanwhile, [`ResultError::Node`] when the
+    /// runtime shuts down.
     pub async fn outcome(&self) -> Result<Outcome, ResultError> {
         Node::attach_to(&self.node, self.id).await?.ok_or(ResultError::Unknown(self.id))
     }
 
-    /// Where the entry is now, without waiting for its end: stage, attempts, times, and how
-    /// it ended if it has. Cancel-safe.
+    /// The current state of the entry, without waiting for its end: stage, attempts, times, and the
+    /// outcome if it has ended. Cancel-safe.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -90,9 +90,9 @@ impl EntryHandle {
         node.look(self.id).await?.ok_or(ResultError::Unknown(self.id))
     }
 
-    /// Everything that is known of it: its payload (while it is stored), its last failed
-    /// attempts, what its handler returned; of payload and result at most `bytes_max` bytes
-    /// (never more than 4 MiB). Cancel-safe.
+    /// Everything known about it: its payload (while it is stored), its last failed attempts, its
+    /// result; at most `bytes_max` bytes of payload and result (never more than 4 MiB).
+    /// Cancel-safe.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -121,7 +121,7 @@ impl EntryHandle {
     /// Waits for the result as bytes. Cancel-safe.
     ///
     /// # Errors
-    /// [`ResultError::Failed`] when the entry failed for good; see also
+    /// [`ResultError::Failed`] when the entry failed permanently; see also
     /// [`EntryHandle::outcome`].
     pub async fn result_bytes(&self) -> Result<Bytes, ResultError> {
         match self.outcome().await? {
@@ -142,10 +142,10 @@ impl EntryHandle {
         Ok(serde_json::from_slice(&self.result_bytes().await?)?)
     }
 
-    /// Asks it to stop. Waiting, it ends at once; running, its handler sees
-    /// [`Context::canceled`](crate::Context::canceled) and ends by itself, and no attempt
-    /// follows. Whoever waits for the result gets [`ResultError::Failed`] with
-    /// [`FailureKind::Canceled`](crate::FailureKind), unless the handler succeeds even so.
+    /// Asks it to stop. A waiting entry ends at once; a running handler sees
+    /// [`Context::canceled`](crate::Context::canceled) and ends by itself, and there are no further
+    /// attempts. Callers waiting for the result get [`ResultError::Failed`] with
+    /// [`FailureKind::Canceled`](crate::FailureKind), unless the handler succeeds anyway.
     ///
     /// Durable when this returns. Not cancel-safe: a dropped call may have done it.
     ///
@@ -180,8 +180,8 @@ impl EntryHandle {
         self.act(EntryAction::Cancel).await
     }
 
-    /// Ends it as killed, whatever it does; a handler that runs is dropped. Durable when
-    /// this returns. Not cancel-safe: a dropped call may have done it.
+    /// Ends it as killed, in any stage; a running handler is dropped. Durable when this returns.
+    /// Not cancel-safe: a dropped call may have done it.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when it has ended or is unknown.
@@ -189,16 +189,16 @@ impl EntryHandle {
         self.act(EntryAction::Kill).await
     }
 
-    /// Sets it aside until it is resumed, with its place in the queue and, if it has
-    /// begun before, its lock. Durable when this returns. Not cancel-safe.
+    /// Pauses it until it is resumed; it keeps its position in the queue and, after a retry, its
+    /// lock. Durable when this returns. Not cancel-safe.
     ///
     /// # Errors
-    /// [`ActError::NotChanged`] when it does not wait: it runs, is paused, has ended.
+    /// [`ActError::NotChanged`] when it does not wait: it runs, is paused, or has ended.
     pub async fn pause(&self) -> Result<(), ActError> {
         self.act(EntryAction::Pause).await
     }
 
-    /// Puts it back to its place. Durable when this returns. Not cancel-safe.
+    /// Resumes it at its position. Durable when this returns. Not cancel-safe.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when it is not paused.
@@ -206,8 +206,8 @@ impl EntryHandle {
         self.act(EntryAction::Resume).await
     }
 
-    /// Gives it another time, which is also its place in the queue: an earlier time goes
-    /// before. Durable when this returns. Not cancel-safe.
+    /// Gives it a new start time, which is also its position in the queue: earlier times go first.
+    /// Durable when this returns. Not cancel-safe.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when it neither waits nor is paused.
@@ -215,8 +215,8 @@ impl EntryHandle {
         self.act(EntryAction::Reschedule { run_at: time.into() }).await
     }
 
-    /// Runs it again, from attempt one, after it failed for good (or was canceled or
-    /// killed). Durable when this returns. Not cancel-safe.
+    /// Runs it again, from attempt one, after it failed permanently (or was canceled or killed).
+    /// Durable when this returns. Not cancel-safe.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when it succeeded, has not ended, or was purged.
@@ -224,8 +224,8 @@ impl EntryHandle {
         self.act(EntryAction::Redrive).await
     }
 
-    /// Forgets it after its end, with its result and idempotency key. Durable when this
-    /// returns. Not cancel-safe.
+    /// Removes it after its end, with its result and idempotency key. Durable when this returns.
+    /// Not cancel-safe.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when it has not ended, or was purged already.
@@ -233,8 +233,8 @@ impl EntryHandle {
         self.act(EntryAction::Purge).await
     }
 
-    /// Does something to it. The methods above are this, one for each action. Durable when
-    /// this returns. Not cancel-safe.
+    /// Applies an action to it. The methods above are shortcuts, one per action. Durable when this
+    /// returns. Not cancel-safe.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when the action does not apply to it.

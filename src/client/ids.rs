@@ -2,10 +2,10 @@
 
 use std::{cell::RefCell, time::SystemTime};
 
-/// Random bytes of an id; 74 bits of them stay.
+/// Random bytes of an id; 74 bits of them are used.
 const RANDOM_LEN: usize = 10;
-/// Ids whose random bytes are asked of the operating system at once: that takes as long
-/// as all the rest of an enqueue.
+/// Number of ids whose random bytes are requested from the operating system at once: one request
+/// takes as long as the rest of an enqueue.
 const DRAWN_AT_ONCE: usize = 64;
 
 struct Drawn {
@@ -35,7 +35,7 @@ impl Drawn {
     }
 }
 
-/// A UUID that nobody else has.
+/// A unique UUID.
 pub(super) fn fresh_uuid() -> [u8; 16] {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! Entries as clients make them, and handles to those that were stored.
+//! New entries, and handles to stored ones.
 
 mod entries;
 mod entry;

@@ -7,8 +7,8 @@ use forebay_messages::VQueueId;
 
 use crate::error::{ActError, NodeError};
 
-/// A vqueue: all entries of one service, scope, limit key and object key, those that are
-/// stored and those to come. Cheap to clone; it does not keep the runtime up.
+/// A vqueue: all present and future entries of one service, scope, limit key and object key. Cheap
+/// to clone; it does not keep the runtime alive.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -44,7 +44,7 @@ impl VQueueHandle {
         self.id
     }
 
-    /// Lets it start nothing until it is resumed; what runs goes on. Durable when this
+    /// Starts nothing of it until it is resumed; running entries continue. Durable when this
     /// returns. Not cancel-safe: a dropped call may have paused it.
     ///
     /// # Errors
@@ -53,8 +53,8 @@ impl VQueueHandle {
         self.set_paused(true).await
     }
 
-    /// Lets it start entries again. Durable when this returns. Not cancel-safe: a dropped
-    /// call may have resumed it.
+    /// Starts entries of it again. Durable when this returns. Not cancel-safe: a dropped call may
+    /// have resumed it.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when it is not paused.

@@ -27,7 +27,7 @@ pub async fn answer(node: &Node, request: Request) -> Response {
     }
 }
 
-/// What is said of a request that cannot be answered.
+/// The response to a request that cannot be answered.
 pub(super) fn refuse(refusal: Refusal) -> Response {
     match refusal {
         Refusal::Usage(message) => Response::Error { message, usage: true },
@@ -129,7 +129,7 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
 
 async fn status(node: &Node) -> Result<NodeView, NodeError> {
     Ok(NodeView {
-        // Who only looks is not the process that has the directory.
+        // A process that only looks does not own the directory.
         pid: node.dispatches().then(std::process::id),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         running: node.executor().running(),
@@ -201,7 +201,7 @@ fn parse(pattern: &str) -> Result<Pattern, Refusal> {
     pattern.parse().map_err(|error| Refusal::Usage(format!("{error}")))
 }
 
-/// What happens to a limit: it stays, is lifted, or is set.
+/// The effect on a limit: unchanged, removed, or set.
 fn number(edit: Option<Option<u32>>) -> Result<Edit<NonZeroU32>, Refusal> {
     Ok(match edit {
         None => Edit::Keep,
@@ -257,7 +257,7 @@ async fn pause_rule(
     let patch = RulePatch { limits: LimitsPatch::paused(paused), ..RulePatch::default() };
     let precondition = precondition(if_version);
     let make = move |book: &RuleBook| {
-        // A rule must not come into being because something is resumed.
+        // A resume must not create a rule.
         let change = match book.get(&pattern) {
             None if !paused => Change::Delete,
             None => Change::Create(patch.clone()),

@@ -1,5 +1,4 @@
-//! Reaching a data directory: through the socket of the process that has it, or else
-//! directly.
+//! Access to a data directory: through the socket of the process that uses it, or directly.
 
 use std::{
     collections::HashMap,
@@ -28,19 +27,19 @@ use super::{
     parts::Parts, socket::SocketPath,
 };
 
-/// How often a directory is tried that a process without a socket has.
+/// Interval of attempts to open a directory that is in use by a process without a socket.
 const IN_USE_TRIED_EVERY: Duration = Duration::from_millis(10);
 
-/// Why a data directory cannot be reached.
+/// Why a data directory cannot be accessed.
 #[derive(Debug, Error)]
 pub enum ControlError {
-    /// There is none.
+    /// It does not exist.
     #[error("there is no data directory at {}: run `forebay exec` first, or name another one with --data-dir", .0.display())]
     Missing(PathBuf),
     /// It cannot be opened directly.
     #[error(transparent)]
     Node(#[from] NodeError),
-    /// The process that has it does not answer.
+    /// The process that uses it does not answer.
     #[error("the process that uses {} does not answer on its control socket: {source}; stop it, or try again", path.display())]
     Silent {
         /// The directory.
@@ -48,7 +47,7 @@ pub enum ControlError {
         /// What went wrong.
         source: std::io::Error,
     },
-    /// The process that has it said nothing for a long time.
+    /// The process that uses it sent nothing for a long time.
     #[error(
         "the process that uses {} has not answered for {waited:?}: it may be stopped, or its disk \
          stuck; what was asked for may still be done, so look before you repeat it", path.display()
@@ -56,7 +55,7 @@ pub enum ControlError {
     NoAnswer {
         /// The directory.
         path: PathBuf,
-        /// How long it was silent.
+        /// How long it sent nothing.
         waited: Duration,
     },
     /// The request is too long.
@@ -68,26 +67,26 @@ pub enum ControlError {
         /// Its length in bytes.
         len: usize,
     },
-    /// It answered something that this version does not understand.
+    /// The process answered something that this version does not understand.
     #[error(
         "the process that uses the data directory answered something unknown (another version of forebay?): {0}"
     )]
     Strange(#[from] serde_json::Error),
 }
 
-/// A data directory that can be asked.
+/// A data directory that requests can be sent to.
 pub enum Control {
-    /// Through the socket of the process that has it.
+    /// Through the socket of the process that uses it.
     Running(PathBuf),
-    /// Directly: nobody else has it.
+    /// Directly: no other process uses it.
     Direct(Arc<Node>),
-    /// A copy of it, for it cannot be written and nobody has it. Changes would be lost: only
-    /// [`Control::look`] makes one.
+    /// A copy of it, because it cannot be written and no process uses it. Changes would be lost:
+    /// only [`Control::look`] makes one.
     Copied(Arc<Node>, LookCopy),
 }
 
 impl Control {
-    /// Reaches a data directory that exists.
+    /// Opens an existing data directory.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -98,7 +97,7 @@ impl Control {
         Self::open_or_create(data_dir).await
     }
 
-    /// As [`Control::open`], but makes a new data directory where there is none.
+    /// As [`Control::open`], but creates a new data directory if there is none.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -108,7 +107,7 @@ impl Control {
             if connect(&data_dir.join(SOCKET_NAME)).await.is_ok() {
                 return Ok(Self::Running(data_dir.to_owned()));
             }
-            // In use without a socket: a process that starts or ends, or another look.
+            // In use without a socket: by a process that starts or ends, or by another look.
             match Self::direct(data_dir).await {
                 Err(error) if error.is_in_use() && Instant::now() < until => {
                     tokio::time::sleep(IN_USE_TRIED_EVERY).await;
@@ -118,9 +117,9 @@ impl Control {
         }
     }
 
-    /// As [`Control::open`], for requests that change nothing. A directory that nobody has
-    /// and that cannot be written (a full disk, another user's) is copied to a temporary
-    /// directory, as far as need be.
+    /// As [`Control::open`], for requests that change nothing. A directory that no process uses and
+    /// that cannot be written (a full disk, another user's) is copied to a temporary directory, as
+    /// far as necessary.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -171,25 +170,25 @@ impl Control {
             vqueues: Default::default(),
             faults: Default::default(),
             shared: None,
-            // Whoever only asks drops nothing that a later snapshot may need.
+            // A look trims nothing that a later snapshot may need.
             trim_log: TrimLog::Never,
             candidacy: Candidacy::default(),
         };
         let node = Node::start(config, executor, clock).await?;
-        // Nothing runs here: whoever looks sees no entry as running.
+        // Nothing runs here: a look shows no entry as running.
         node.drained().await;
         Ok(node)
     }
 
-    /// Asks. A process that says nothing for [`SILENCE_MAX`] is given up.
+    /// Sends a request. Gives up a process that sends nothing for [`SILENCE_MAX`].
     ///
     /// # Errors
-    /// [`ControlError`]; what the other side refuses is a [`Response::Error`].
+    /// [`ControlError`]; a refusal by the other side is a [`Response::Error`].
     pub async fn ask(&self, request: Request) -> Result<Response, ControlError> {
         self.ask_within(request, SILENCE_MAX).await
     }
 
-    /// As [`Control::ask`], with other patience: how long the other side may be silent.
+    /// As [`Control::ask`], with another maximum time without a sign of life.
     ///
     /// # Errors
     /// [`ControlError`].
@@ -236,10 +235,10 @@ impl Control {
         }
     }
 
-    /// Gives the directory free.
+    /// Releases the directory.
     ///
     /// # Errors
-    /// When what was changed directly cannot be flushed (it is in the log, and safe).
+    /// When direct changes cannot be flushed (they are in the log, and safe).
     pub async fn close(self) -> Result<(), ControlError> {
         match self {
             Self::Running(_) => Ok(()),
@@ -258,7 +257,7 @@ async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     UnixStream::connect(socket.path()).await
 }
 
-/// How long the request itself says that the other side may take.
+/// Time that the request itself allows the other side to take.
 fn takes_at_least(request: &Request) -> Duration {
     match request {
         Request::StepDown { within_ms, .. } => Duration::from_millis(*within_ms),
@@ -266,7 +265,7 @@ fn takes_at_least(request: &Request) -> Duration {
     }
 }
 
-/// Sends a request and reads all parts of its answer.
+/// Sends a request and reads all parts of the answer.
 async fn exchange(dir: &Path, line: &[u8], waited: Duration) -> Result<Response, ControlError> {
     let failed = |source: std::io::Error| {
         let path = dir.to_owned();
@@ -283,7 +282,8 @@ async fn exchange(dir: &Path, line: &[u8], waited: Duration) -> Result<Response,
     };
     let (reader, _writer, sent) = connecting.await.map_err(failed)?;
     let mut lines = Lines { reader, read: Vec::new(), silence_max: waited };
-    // It may refuse and close without having read everything: what it says goes first.
+    // The other side may refuse and close before it has read everything: its answer takes
+    // precedence.
     let first = match lines.next().await {
         Ok(first) if !first.is_empty() => first,
         answered => {
@@ -303,7 +303,7 @@ async fn exchange(dir: &Path, line: &[u8], waited: Duration) -> Result<Response,
     Ok(whole)
 }
 
-/// An answer and its next part. What is no part of the same answer takes its place.
+/// An answer joined with its next part. A part of another answer replaces it.
 fn joined(mut whole: Response, part: Response) -> Response {
     match (&mut whole, part) {
         (Response::Limits { limits, more }, Response::Limits { limits: others, more: goes_on }) => {
@@ -323,17 +323,17 @@ fn joined(mut whole: Response, part: Response) -> Response {
     }
 }
 
-/// What the other side writes, line by line.
+/// The lines that the other side writes.
 struct Lines {
     reader: OwnedReadHalf,
-    /// What was read and is no line yet.
+    /// Bytes read that are not a whole line yet.
     read: Vec<u8>,
     silence_max: Duration,
 }
 
 impl Lines {
-    /// The next line, without its end; empty when there is none. Each piece of it counts as
-    /// a sign of life.
+    /// The next line, without its end; empty when there is none. Each piece of it counts as a sign
+    /// of life.
     async fn next(&mut self) -> std::io::Result<Vec<u8>> {
         let mut looked_at = 0;
         loop {

@@ -1,10 +1,9 @@
-//! Looking at and changing a data directory from another process: a local socket in
-//! the directory, one JSON request per connection, answered by one line of JSON or, where
-//! the request asks for it, by several.
+//! Reading and changing a data directory from another process: a local socket in the directory, one
+//! JSON request per connection, answered by one line of JSON or, for some requests, by several.
 //!
-//! Owns: the socket, and the answers. What can be asked, and what answers look like, is
-//! `forebay-api`. Must always hold: the same request gives the same answer
-//! through the socket of a running process and directly on the directory.
+//! Owns: the socket, and the answers. Requests and the types of answers are in `forebay-api`. Must
+//! always hold: the same request gets the same answer through the socket of a running process and
+//! directly on the directory.
 
 mod act;
 mod answer;
@@ -28,19 +27,19 @@ use std::time::Duration;
 
 /// Name of the socket in the data directory.
 pub const SOCKET_NAME: &str = "control.sock";
-/// For how long a directory that somebody else has is waited for: who only looks at it
-/// leaves it soon, and who starts has a socket soon.
+/// How long to wait for a directory that another process uses: a process that only looks releases
+/// it soon, and one that starts has a socket soon.
 pub(crate) const IN_USE_WAIT: Duration = Duration::from_secs(2);
-/// Longest line of a response, in bytes.
+/// Maximum length of a response line, in bytes.
 pub const MESSAGE_LEN_MAX: u64 = 256 << 20;
-/// Longest request, in bytes: room for some 20,000 named entries.
+/// Maximum length of a request, in bytes: room for some 20,000 named entries.
 pub const REQUEST_LEN_MAX: u64 = 1 << 20;
-/// Most connections to the socket of one process.
+/// Maximum number of connections to the socket of one process.
 pub const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may take to send its request, and to go on reading its answer.
+/// Maximum time for a connection to send its request, and between two reads of its answer.
 pub const IDLE_MAX: Duration = Duration::from_secs(5);
-/// How often a process that works on a long request gives a sign of life.
+/// Interval of signs of life from a process that works on a long request.
 pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// For how long a process that was asked may be silent: several signs of life, and more
-/// than any short request takes.
+/// Maximum time without a sign of life from a process: several intervals of [`ALIVE_EVERY`], and
+/// longer than any short request takes.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);

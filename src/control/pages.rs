@@ -1,25 +1,25 @@
-//! Long lists, page after page.
+//! Long lists, page by page.
 //!
-//! Must always hold: no answer has more than one page; pages are asked for when they are
-//! wanted, so that a reader may take its time between two of them.
+//! Must always hold: no answer has more than one page; pages are requested on demand, so that a
+//! reader may take its time between two of them.
 
 use super::{Control, ControlError, Request, Response};
 
-/// Most entries or vqueues of one page.
+/// Maximum number of entries or vqueues per page.
 const PAGE_LEN_MAX: usize = 1_000;
 
 /// The pages of an answer, made with [`Control::pages`].
 pub struct Pages<'a> {
     control: &'a Control,
-    /// What is asked next; absent at the end.
+    /// The next request; absent at the end.
     request: Option<Request>,
-    /// How many are still wanted; `None`: all.
+    /// Number of items still wanted; `None`: all.
     left: Option<usize>,
 }
 
 impl Control {
-    /// Asks for entries or vqueues and gives page after page of them, as many as the
-    /// request's limit says. Other requests have one page.
+    /// Requests entries or vqueues and returns them page by page, up to the request's limit. Other
+    /// requests have one page.
     #[must_use]
     pub fn pages(&self, request: Request) -> Pages<'_> {
         let left = match &request {
@@ -31,11 +31,10 @@ impl Control {
 }
 
 impl Pages<'_> {
-    /// The next page; `None` behind the last one. A page may be empty although others
-    /// follow.
+    /// The next page; `None` after the last one. A page may be empty although more follow.
     ///
     /// # Errors
-    /// [`ControlError`]; what the other side refuses is a [`Response::Error`], and the end.
+    /// [`ControlError`]; a refusal by the other side is a [`Response::Error`], and the end.
     pub async fn next(&mut self) -> Result<Option<Response>, ControlError> {
         let Some(mut request) = self.request.take() else { return Ok(None) };
         if let Request::Entries { filter, .. } | Request::Queues { filter, .. } = &mut request {

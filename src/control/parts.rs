@@ -1,8 +1,8 @@
 //! Answers in parts.
 //!
-//! Must always hold: a part has a bounded size, however long the whole answer is; each part
-//! but the last says that more follow. Lists that have a cursor need no parts: their readers
-//! ask for one page after the other, however long they take between two of them.
+//! Must always hold: a part has a bounded size, however long the whole answer is; each part but the
+//! last says that more follow. Lists with a cursor need no parts: their readers request one page
+//! after the other, at their own pace.
 
 use std::collections::VecDeque;
 
@@ -13,18 +13,18 @@ use super::{
     answer::{Refusal, answer, history, limits, refuse},
 };
 
-/// Most counters of limits in one part.
+/// Maximum number of limit counters in one part.
 const LIMITS_PER_PART: usize = 1_000;
 
-/// What is left to answer of a request.
+/// The unsent rest of an answer.
 pub(super) enum Parts {
     /// Everything, in one part.
     Whole(Option<Box<Request>>),
-    /// All counters, which are read at once.
+    /// All counters, read at once.
     Limits { scope: Option<String> },
     /// Counters that were read.
     LimitsRead(VecDeque<LimitView>),
-    /// Earlier rule books, which are read at once.
+    /// Earlier rule books, read at once.
     History,
     /// Books that were read.
     HistoryRead(VecDeque<BookView>),
@@ -39,7 +39,7 @@ impl Parts {
         }
     }
 
-    /// The next part. Not to be asked for behind the last one.
+    /// The next part. Must not be called after the last one.
     pub(super) async fn next(&mut self, node: &Node) -> Response {
         match self.try_next(node).await {
             Ok(response) => response,
@@ -76,7 +76,7 @@ fn limits_part(left: &mut VecDeque<LimitView>) -> Response {
     Response::Limits { limits, more: !left.is_empty() }
 }
 
-/// One book, for it may have many rules.
+/// One book, as it may have many rules.
 fn history_part(left: &mut VecDeque<BookView>) -> Response {
     let books = left.pop_front().into_iter().collect();
     Response::RulesHistory { books, more: !left.is_empty() }

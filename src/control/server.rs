@@ -1,8 +1,8 @@
 //! The local socket of a running process.
 //!
-//! Owns: who is connected. Must always hold: a connection keeps the node alive only while
-//! its request is answered; there are at most [`CONNECTIONS_MAX`] of them, each with a
-//! bounded request and bounded patience; all of them end with the [`Server`].
+//! Owns: the connections. Must always hold: a connection keeps the node alive only while its
+//! request is answered; there are at most [`CONNECTIONS_MAX`] of them, each with a bounded request
+//! and time limits; all of them end with the [`Server`].
 
 use std::{
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -28,21 +28,21 @@ use super::{
     SOCKET_NAME, parts::Parts, socket::SocketPath,
 };
 
-/// How long answers that are under way may take when the server closes.
+/// Time for answers in progress to finish when the server closes.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
-/// How long nothing is accepted after the system refused to.
+/// Pause of accepting after the system refused it.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves requests until it is dropped.
 pub(crate) struct Server {
     path: PathBuf,
-    /// Dropped: the end for all connections.
+    /// Dropping it ends all connections.
     _open: watch::Sender<()>,
 }
 
 impl Server {
-    /// Listens at a path. A socket that a dead process left there is replaced: the
-    /// caller holds the directory's lock.
+    /// Listens at a path. A socket left there by a dead process is replaced: the caller holds the
+    /// directory's lock.
     pub(crate) fn start(path: &Path, node: &Arc<Node>) -> std::io::Result<Self> {
         let listener = bind(path)?;
         let (open, closing) = watch::channel(());
@@ -51,9 +51,9 @@ impl Server {
     }
 }
 
-/// Binds a socket that nobody else can connect to, whatever the umask: a connection can do
-/// everything. It is bound in a directory of its own that is this user's alone, and gets its
-/// place when it has its mode.
+/// Binds a socket that no other user can connect to, whatever the umask: a connection can do
+/// everything. It is bound in a separate directory with access for this user only, and moved to its
+/// place once its mode is set.
 fn bind(path: &Path) -> std::io::Result<UnixListener> {
     let fresh = path.with_extension("new");
     let bound = fresh.join(SOCKET_NAME);
@@ -61,7 +61,7 @@ fn bind(path: &Path) -> std::io::Result<UnixListener> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
-    // What a process that died here left.
+    // Left by a process that died here.
     absent(std::fs::remove_file(&bound))?;
     absent(std::fs::remove_dir(&fresh))?;
     std::fs::DirBuilder::new().mode(0o700).create(&fresh)?;
@@ -110,7 +110,7 @@ async fn accept(listener: UnixListener, node: Weak<Node>, mut closing: watch::Re
     }
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
-    // What is not done by then is dropped with the set.
+    // Unfinished answers are dropped with the set.
     let _ = timeout(CLOSE_GRACE, ended).await;
 }
 
@@ -118,7 +118,7 @@ fn refused(message: String) -> Response {
     Response::Error { message, usage: true }
 }
 
-/// One connection too many: it is told so if that can be done without waiting.
+/// Too many connections: sends a refusal if that does not block.
 fn refuse(stream: &UnixStream) {
     tracing::warn!("{CONNECTIONS_MAX} control connections are open: one more is refused");
     let response = refused(format!(
@@ -130,11 +130,11 @@ fn refuse(stream: &UnixStream) {
     }
 }
 
-/// What came of reading a request.
+/// The result of reading a request.
 enum Line {
     Whole(Vec<u8>),
-    /// The other side closed without a word, as one that only looks whether a process is
-    /// there.
+    /// The other side closed without sending anything, like one that only checks whether a process
+    /// is there.
     Nothing,
     TooLong,
 }
@@ -181,7 +181,7 @@ async fn serve(
     writer.shutdown().await
 }
 
-/// Sends part after part of an answer.
+/// Sends the parts of an answer.
 async fn answer_all(
     request: Request,
     node: &Weak<Node>,
@@ -190,8 +190,8 @@ async fn answer_all(
     let takes_long = request.takes_long();
     let mut parts = Parts::of(request);
     loop {
-        // Held only until the part is there: reading it may take its time. Who finds the
-        // answer cut off knows that the process went.
+        // Held only until the part is ready: sending it may take long. If an answer is cut off, the
+        // other side knows that the process is gone.
         let Some(node) = node.upgrade() else { return Ok(()) };
         let part = answered(&node, &mut parts, takes_long, writer).await;
         drop(node);
@@ -204,7 +204,7 @@ async fn answer_all(
     }
 }
 
-/// The next part; meanwhile signs of life from time to time, for what may take long.
+/// The next part; meanwhile signs of life, as it may take long.
 async fn answered(
     node: &Node,
     parts: &mut Parts,
@@ -217,15 +217,15 @@ async fn answered(
             biased;
             response = &mut answering => return response,
             () = sleep(ALIVE_EVERY), if takes_long => {
-                // White space before the answer. Whoever has gone away is not waited for,
-                // and what was asked for is done all the same.
+                // White space before the answer. A client that is gone is not waited for, and the
+                // request is completed anyway.
                 let _ = writer.try_write(b" ");
             }
         }
     }
 }
 
-/// A response as one line, or what is said in its place; and whether more follows.
+/// A response as one line, or an error in its place; and whether more parts follow.
 fn encoded(response: &Response) -> std::io::Result<(Vec<u8>, bool)> {
     let mut bytes = serde_json::to_vec(response)?;
     let mut more = response.has_more();
@@ -241,8 +241,7 @@ fn encoded(response: &Response) -> std::io::Result<(Vec<u8>, bool)> {
     Ok((bytes, more))
 }
 
-/// Writes as fast as the other side reads; one that reads nothing for [`IDLE_MAX`] is
-/// given up.
+/// Writes as fast as the other side reads; gives up a client that reads nothing for [`IDLE_MAX`].
 async fn write_all(writer: &mut OwnedWriteHalf, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let written = timeout(IDLE_MAX, writer.write(bytes)).await??;

@@ -1,4 +1,4 @@
-//! Addresses of sockets whose path is long.
+//! Addresses of sockets with long paths.
 
 use std::{
     fs::File,
@@ -7,13 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Longest path that the address of a socket can hold, in bytes.
+/// Maximum length of a path in a socket address, in bytes.
 const ADDRESS_LEN_MAX: usize = 107;
 
-/// A path by which a socket can be bound or connected to. It is good while this lives.
+/// A path for binding or connecting to a socket. Valid while this value lives.
 ///
-/// A path that is too long for an address is written as that of its directory's open file,
-/// `/proc/self/fd/N/NAME`: it leads to the same place and is short.
+/// A path that is too long for an address is replaced by one through an open file of its directory,
+/// `/proc/self/fd/N/NAME`, which is short and leads to the same place.
 pub(super) struct SocketPath {
     path: PathBuf,
     _directory: Option<File>,

@@ -1,4 +1,4 @@
-//! Describing a runtime.
+//! Configuring a runtime.
 
 use std::{
     any::{Any, TypeId},
@@ -30,15 +30,14 @@ use crate::{
 
 use super::{Runtime, WeakRuntime};
 
-/// Most threads that partitions can be spread over.
+/// Maximum number of threads for partitions.
 pub const THREADS_MAX: usize = 1_024;
-/// Most partitions that a new data directory can get. Each has files, memory and actors of
-/// its own.
+/// Maximum number of partitions of a new data directory. Each has its own files, memory and actors.
 pub const PARTITIONS_MAX: u32 = 4_096;
 
 type MakeHandler = Box<dyn FnOnce(Arc<Shared>) -> Arc<dyn Handler> + Send>;
 
-/// Describes a runtime; see [`Runtime::builder`].
+/// Configures a runtime; see [`Runtime::builder`].
 #[must_use = "a builder does nothing before `start`"]
 pub struct Builder {
     place: Option<Place>,
@@ -54,7 +53,7 @@ pub struct Builder {
     candidacy: Candidacy,
     handlers: Vec<(String, HandlerOptions, MakeHandler)>,
     states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
-    /// Name of a type of which there were two states.
+    /// Name of a type with two states.
     two_states: Option<&'static str>,
     control_socket: bool,
 }
@@ -80,8 +79,7 @@ impl Builder {
         }
     }
 
-    /// Keeps the data in a directory, which this runtime then has for itself. It is
-    /// made when it does not exist.
+    /// Keeps the data in a directory, for this runtime alone. It is created if it does not exist.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
         self.place = Some(Place::Directory(path.into()));
         self
@@ -93,33 +91,32 @@ impl Builder {
         self
     }
 
-    /// How many equal partitions a *new* data directory gets (default: one per core).
-    /// An existing one keeps its partitions; another number is an error then. At most
-    /// [`PARTITIONS_MAX`].
+    /// Number of equal partitions of a *new* data directory (default: one per core). An existing
+    /// one keeps its partitions; a different number is an error then. At most [`PARTITIONS_MAX`].
     pub fn partitions(mut self, count: u32) -> Self {
         self.partitions = Some(count);
         self
     }
 
-    /// How many threads partitions are spread over (default: one per core, at most one
-    /// per partition), 1 to [`THREADS_MAX`]; other numbers are refused by [`Builder::start`].
+    /// Number of threads for the partitions (default: one per core, at most one per partition), 1
+    /// to [`THREADS_MAX`]; other numbers are refused by [`Builder::start`].
     pub fn threads(mut self, count: usize) -> Self {
         self.threads = Some(count);
         self
     }
 
-    /// How many handlers may run at the same time on this node (default: no limit but
-    /// the rules), at least 1: zero is refused by [`Builder::start`]. To stop work, pause it
-    /// with [`Rules::pause`](crate::rules::Rules::pause).
+    /// Maximum number of handlers that run at the same time on this node (default: only the rules
+    /// limit them), at least 1: zero is refused by [`Builder::start`]. To stop work, pause it with
+    /// [`Rules::pause`](crate::rules::Rules::pause).
     pub fn max_running(mut self, count: u32) -> Self {
         self.running_max = Some(count);
         self
     }
 
-    /// How many bytes a payload may have (default: [`PAYLOAD_LEN_DEFAULT`], at most
+    /// Maximum size of a payload in bytes (default: [`PAYLOAD_LEN_DEFAULT`], at most
     /// [`PAYLOAD_LEN_MAX`]); a larger one is refused with
-    /// [`EnqueueError::PayloadTooLarge`](crate::EnqueueError::PayloadTooLarge). What is
-    /// stored already stays as it is.
+    /// [`EnqueueError::PayloadTooLarge`](crate::EnqueueError::PayloadTooLarge). Stored payloads are
+    /// not affected.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -137,14 +134,14 @@ impl Builder {
         self
     }
 
-    /// Uses a log and metadata that other runtimes of this process use too: each has a
-    /// replica of every partition and follows whoever leads it. `data_dir` or
-    /// `in_memory` then say where this runtime's rows are kept.
+    /// Uses a log and metadata shared with other runtimes of this process: each has a replica of
+    /// every partition and follows its leader. `data_dir` or `in_memory` then only apply to this
+    /// runtime's rows.
     ///
-    /// The log is trimmed below what all replicas that run have in files. A replica that
-    /// lacks trimmed records (because it was stopped, or is new) takes its rows over from
-    /// another runtime of this log; alone it is refused with [`NodeError::Gap`]. When all
-    /// start again, begin with the one that was shut down last.
+    /// The log is trimmed below what all running replicas have in files. A replica that lacks
+    /// trimmed records (because it was stopped, or is new) copies rows from another runtime of this
+    /// log; alone it is refused with [`NodeError::Gap`]. When all are started again, begin with the
+    /// one that was shut down last.
     ///
     /// [`NodeError::Gap`]: crate::error::NodeError::Gap
     pub fn shared_log(mut self, log: &SharedLog) -> Self {
@@ -152,14 +149,14 @@ impl Builder {
         self
     }
 
-    /// What the log keeps besides what a restart needs (default: nothing). A shared log
-    /// has its own say, see [`SharedLog::open`].
+    /// What the log keeps in addition to what a restart needs (default: nothing). A shared log has
+    /// its own setting, see [`SharedLog::open`].
     pub fn trim_log(mut self, trim_log: TrimLog) -> Self {
         self.trim_log = trim_log;
         self
     }
 
-    /// Whether records and rows that are not in files yet take a quarter of the usual memory
+    /// Whether records and rows that are not in files yet use a quarter of the usual memory
     /// (default: no): about 110 MiB at most instead of 450. At full load, files are written and
     /// merged more often. A shared log has its own memory.
     pub fn small_buffers(mut self, small_buffers: bool) -> Self {
@@ -167,39 +164,39 @@ impl Builder {
         self
     }
 
-    /// When this runtime leads partitions by itself, where a log is shared (default: as
-    /// soon as nobody leads).
+    /// When this runtime starts to lead partitions by itself, with a shared log (default: as soon
+    /// as there is no leader).
     pub fn candidacy(mut self, candidacy: Candidacy) -> Self {
         self.candidacy = candidacy;
         self
     }
 
-    /// With how many vqueues of a partition in memory as a whole (default: 16,384, about
-    /// 40 MiB) others that wait for a permit leave but a note of it, about 400 bytes. Work
-    /// that was let wait so starts with a read, behind what has waited longer.
+    /// Number of vqueues of a partition that are fully in memory (default: 16,384, about 40 MiB);
+    /// beyond it, a vqueue that waits for a permit is reduced to a note of about 400 bytes. Its
+    /// work then starts with a read, after work that has waited longer.
     pub fn active_vqueues_max(mut self, count: usize) -> Self {
         self.vqueues.active_max = count;
         self
     }
 
-    /// How many vqueues of each partition may stay in memory although they have nothing
-    /// to do at present (default: 4,096, about 6 MiB). Work that comes for one of them
-    /// starts without a read. The least recently used go first, and whoever was idle for
-    /// half a minute; with 0 a vqueue without work goes at once.
+    /// Number of vqueues of each partition that may stay in memory without work (default: 4,096,
+    /// about 6 MiB). New work for one of them starts without a read. The least recently used are
+    /// removed first, and vqueues that were idle for half a minute; with 0 a vqueue without work is
+    /// removed at once.
     pub fn idle_vqueues_max(mut self, count: usize) -> Self {
         self.vqueues.idle_max = count;
         self
     }
 
-    /// Lets actors of this runtime die and their reads fail, as a test has planned it.
+    /// Makes actors of this runtime die and their reads fail, as planned by a test.
     #[cfg(feature = "testkit")]
     pub fn actor_faults(mut self, faults: Arc<crate::testkit::ActorFaults>) -> Self {
         self.faults = faults.into();
         self
     }
 
-    /// Something of the application's that handlers reach with [`Context::state`], one of
-    /// each type: two of the same type are refused by [`Builder::start`].
+    /// A value of the application that handlers access with [`Context::state`], one per type: two
+    /// of the same type are refused by [`Builder::start`].
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -255,14 +252,14 @@ impl Builder {
         self
     }
 
-    /// Starts the runtime; call it from inside a tokio runtime, on which the handlers
-    /// will run. It must have timers, and with a data directory I/O (`enable_all`). When it
-    /// goes, forebay goes down by itself, and every call fails with
-    /// [`NodeError::TokioGone`](crate::error::NodeError::TokioGone). Returns when every
-    /// partition has applied what the log holds and leads (or somebody else does, or is to).
+    /// Starts the runtime; call it inside a tokio runtime, on which the handlers will run. It must
+    /// have timers, and with a data directory I/O (`enable_all`). When the tokio runtime is
+    /// dropped, forebay shuts down by itself, and every call fails with
+    /// [`NodeError::TokioGone`](crate::error::NodeError::TokioGone). Returns when every partition
+    /// has applied what is in the log and leads (or another node does, or will).
     ///
     /// # Errors
-    /// [`RuntimeError`]: each says what to do about it.
+    /// [`RuntimeError`]: each has advice on what to do.
     pub async fn start(self) -> Result<Runtime, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current()?;
         let place = self.place.clone().ok_or(RuntimeError::NoDataDir)?;
@@ -271,7 +268,7 @@ impl Builder {
         self.start_on(place, tokio.into(), Arc::new(WallClock), random).await
     }
 
-    /// Refuses numbers that nothing could run with.
+    /// Refuses unusable numbers.
     fn check_numbers(&self) -> Result<(), RuntimeError> {
         if self.running_max == Some(0) {
             return Err(RuntimeError::NothingMayRun);
@@ -287,7 +284,7 @@ impl Builder {
         }
     }
 
-    /// Starts the runtime with everything that a test may want to be another.
+    /// Starts the runtime with everything that a test may want to replace.
     pub(crate) async fn start_on(
         self,
         place: Place,
@@ -356,8 +353,8 @@ impl Builder {
     }
 }
 
-/// Whether the tokio runtime here has what forebay needs of it. Tokio tells it only by a
-/// panic, whose text appears on standard error as well.
+/// Whether the current tokio runtime has what forebay needs. Tokio only reports it by a panic,
+/// whose message appears on standard error as well.
 fn check_drivers(needs_io: bool) -> Result<(), RuntimeError> {
     if std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).is_err() {
         return Err(RuntimeError::NoTimers);

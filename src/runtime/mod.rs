@@ -34,18 +34,18 @@ use crate::{
 pub use builder::{Builder, PARTITIONS_MAX, THREADS_MAX};
 pub use weak::WeakRuntime;
 
-/// Most entries in one [`Runtime::enqueue_batch`].
+/// Maximum number of entries in one [`Runtime::enqueue_batch`].
 pub const BATCH_LEN_MAX: usize = 10_000;
 
-/// How a runtime goes down.
+/// How running handlers are treated at shutdown.
 #[derive(Clone, Copy, Debug)]
 pub struct Drain {
     within: Duration,
 }
 
 impl Drain {
-    /// Lets running handlers end for so long; what still runs then is dropped and will
-    /// run again after the next start.
+    /// Lets running handlers end for this time; handlers that still run are dropped and run again
+    /// after the next start.
     #[must_use]
     pub fn within(within: Duration) -> Self {
         Self { within }
@@ -58,22 +58,22 @@ impl Drain {
     }
 }
 
-/// What one partition gets of a batch.
+/// One partition's share of a batch.
 #[derive(Default)]
 struct Share {
-    /// Where in the batch its entries are.
+    /// The positions of its entries in the batch.
     places: Vec<usize>,
     entries: Vec<NewEntry>,
 }
 
-/// Which keys a partition is to own.
+/// The keys of a new partition.
 #[derive(Clone, Debug)]
 pub struct PartitionSpec {
     range: RangeInclusive<u64>,
 }
 
 impl PartitionSpec {
-    /// A closed range of the 64-bit key space.
+    /// An inclusive range of the 64-bit key space.
     #[must_use]
     pub fn range(range: RangeInclusive<u64>) -> Self {
         Self { range }
@@ -82,44 +82,43 @@ impl PartitionSpec {
 
 /// One node of forebay inside this process. Cheap to clone, `Send + Sync`.
 ///
-/// It goes down with [`Runtime::shutdown`]. When the last handle is dropped without it,
-/// a warning is logged and everything stops at once, as in a crash: nothing that was
-/// acknowledged is lost.
+/// Stop it with [`Runtime::shutdown`]. When the last handle is dropped without it, a warning is
+/// logged and everything stops at once, as in a crash: nothing that was acknowledged is lost.
 #[derive(Clone)]
 pub struct Runtime {
     node: Arc<Node>,
-    /// Of the handlers that are registered, by service.
+    /// Options of the registered handlers, by service.
     defaults: Arc<RwLock<HashMap<String, HandlerOptions>>>,
-    /// What handlers reach with `Context::state`.
+    /// Values for `Context::state`.
     states: Arc<States>,
-    /// Largest payload, in bytes.
+    /// Maximum size of a payload, in bytes.
     payload_len_max: usize,
     /// The local socket, until shutdown.
     control: Arc<Mutex<Option<Server>>>,
-    /// What handlers have of it.
+    /// The handle given to handlers.
     weak: WeakRuntime,
 }
 
 impl Runtime {
-    /// A handle that does not keep the runtime up.
+    /// A handle that does not keep the runtime alive.
     #[must_use]
     pub fn downgrade(&self) -> WeakRuntime {
         self.weak.clone()
     }
 
-    /// Starts to describe a runtime.
+    /// Begins the configuration of a runtime.
     pub fn builder() -> Builder {
         Builder::new()
     }
 
-    /// Stores an entry; waits while too much is in flight. When this returns, the entry
-    /// is durable and survives a crash.
+    /// Stores an entry; waits while too much is in flight. When this returns, the entry is durable
+    /// and survives a crash.
     ///
     /// Not cancel-safe: a dropped call may or may not have stored the entry. With
     /// [`Entry::uuid`] or an idempotency key it can be repeated safely.
     ///
     /// # Errors
-    /// [`EnqueueError`]; all but `Node` are found before anything is stored.
+    /// [`EnqueueError`]; all but `Node` are detected before anything is stored.
     pub async fn enqueue(&self, entry: Entry) -> Result<EntryHandle, EnqueueError> {
         let entry = self.finish(entry)?;
         let (id, weight) = (entry.id, entry.payload.len());
@@ -128,7 +127,7 @@ impl Runtime {
         self.enqueued(id, answer)
     }
 
-    /// As [`Runtime::enqueue`], but refuses with `Busy` instead of waiting for room.
+    /// As [`Runtime::enqueue`], but refuses with `Busy` instead of waiting.
     ///
     /// # Errors
     /// [`EnqueueError`].
@@ -143,17 +142,17 @@ impl Runtime {
         }
     }
 
-    /// Stores many entries: all or none of those that go to the same partition. The
-    /// handles are in the order of the entries. What goes to the same partition is one record
-    /// of the log, which has at most 64 MiB.
+    /// Stores many entries; entries for the same partition are stored together or not at all. The
+    /// handles are in the order of the entries. The entries for one partition are one record of the
+    /// log, with at most 64 MiB.
     ///
     /// Not cancel-safe: a dropped call may have stored all, some or none of the shares. With
     /// [`Entry::uuid`] or idempotency keys it can be repeated safely.
     ///
     /// # Errors
     /// [`EnqueueError`]; [`EnqueueError::TooLarge`] when the entries for one partition are too
-    /// large together: none of them is stored, and a smaller batch can be. With several partitions, some may have stored their share when
-    /// another one fails; ids make a repetition safe.
+    /// large together: none of them is stored, and a smaller batch can be. With several partitions,
+    /// some may have stored their share when another one fails; ids make a repetition safe.
     pub async fn enqueue_batch(
         &self,
         entries: Vec<Entry>,
@@ -190,9 +189,9 @@ impl Runtime {
         EntryHandle::attached(&self.node, id)
     }
 
-    /// Waits until all of these entries have ended; how each ended, in their order, and
-    /// `None` for one that was purged meanwhile. Cheaper than to wait for each by itself.
-    /// Cancel-safe: the entries go on, and waiting can be taken up again.
+    /// Waits until all of these entries have ended; returns their outcomes, in order, with `None`
+    /// for an entry that was purged meanwhile. Cheaper than separate waits. Cancel-safe: the
+    /// entries continue, and the wait can be repeated.
     ///
     /// ```
     /// use forebay::{Context, Drain, Entry, Runtime};
@@ -223,8 +222,8 @@ impl Runtime {
         self.node.attach_all(&ids).await
     }
 
-    /// Why an entry does not run: everything that is in its way now, each with since
-    /// when. `None` when there is no such entry. Cancel-safe.
+    /// Why an entry does not run: all current reasons, each with its start time. `None` when there
+    /// is no such entry. Cancel-safe.
     ///
     /// ```
     /// use forebay::{Context, Drain, Entry, Limits, Runtime, explain::Reason};
@@ -253,13 +252,13 @@ impl Runtime {
     /// ```
     ///
     /// # Errors
-    /// When a read fails, nobody owns the entry's key, or the runtime is shut down.
+    /// When a read fails, no partition owns the entry's key, or the runtime is shut down.
     pub async fn explain(&self, entry: EntryId) -> Result<Option<ExplainView>, NodeError> {
         self.node.explain(entry).await
     }
 
-    /// The counters of the limits that are in use or waited for, by partition and key:
-    /// usage, limit, rule, tokens of a rate limit, how many vqueues wait. Cancel-safe.
+    /// The counters of the limits that are in use or waited for, by partition and key: usage,
+    /// limit, rule, tokens of a rate limit, number of waiting vqueues. Cancel-safe.
     ///
     /// ```
     /// # use forebay::{Context, Drain, Entry, Limits, Runtime};
@@ -289,8 +288,8 @@ impl Runtime {
         self.node.limits().await
     }
 
-    /// Selects entries that are stored, to cancel, kill, pause, resume, reschedule, purge,
-    /// redrive or list them. One entry is reached with [`Runtime::attach`].
+    /// Selects stored entries, to cancel, kill, pause, resume, reschedule, purge, redrive or list
+    /// them. For one entry use [`Runtime::attach`].
     pub fn entries(&self) -> Entries {
         Entries::new(&self.node)
     }
@@ -301,9 +300,8 @@ impl Runtime {
         VQueueHandle::new(&self.node, id)
     }
 
-    /// Registers the handler of one more service while the runtime runs: entries of that
-    /// service that wait for it start. A service has one handler, until the runtime is shut
-    /// down.
+    /// Registers the handler of another service while the runtime runs: waiting entries of that
+    /// service start. A service has one handler, until the runtime is shut down.
     ///
     /// ```
     /// use forebay::{Context, Drain, Entry, Json, Runtime};
@@ -312,7 +310,7 @@ impl Runtime {
     /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let runtime = Runtime::builder().in_memory().start().await?;
     /// let entry = runtime.enqueue(Entry::to("mail").json(&"hello")?).await?;
-    /// // Nothing runs it yet: it waits, and `explain` says for what.
+    /// // Without a handler it waits, and `explain` gives the reason.
     /// let length = |_: Context, Json(text): Json<String>| async move { Ok(Json(text.len())) };
     /// runtime.register("mail", length)?;
     /// assert_eq!(entry.result::<usize>().await?, 5);
@@ -322,8 +320,8 @@ impl Runtime {
     /// ```
     ///
     /// # Errors
-    /// [`RuntimeError::TwoHandlers`] when it has a handler, [`RuntimeError::Name`] when the
-    /// name is not allowed, and [`NodeError::ShutDown`].
+    /// [`RuntimeError::TwoHandlers`] when it has a handler, [`RuntimeError::Name`] when the name is
+    /// not allowed, and [`NodeError::ShutDown`].
     pub fn register<F, In, Fut, Out>(&self, service: &str, call: F) -> Result<(), RuntimeError>
     where
         F: Fn(Context, In) -> Fut + Send + Sync + 'static,
@@ -334,8 +332,8 @@ impl Runtime {
         self.register_with(service, HandlerOptions::default(), call)
     }
 
-    /// As [`Runtime::register`], with options. Their retry policy and retention hold for
-    /// what is enqueued from then on; timeouts hold for what waits as well.
+    /// As [`Runtime::register`], with options. Their retry policy and retention apply to entries
+    /// enqueued from then on; timeouts apply to waiting entries as well.
     ///
     /// # Errors
     /// See [`Runtime::register`].
@@ -355,7 +353,7 @@ impl Runtime {
         let (states, runtime) = (Arc::clone(&self.states), self.weak.clone());
         let shared = Arc::new(Shared { states, runtime });
         let handler = Arc::new(Typed::new(call, options, shared));
-        // Held meanwhile: whoever enqueues for a service that has its handler has its options.
+        // Locked meanwhile: an enqueue for a service with a handler gets the handler's options.
         let mut defaults = self.defaults.write().unwrap_or_else(PoisonError::into_inner);
         self.node.register(service, handler).map_err(|error| match error {
             NodeError::HandlerExists(service) => RuntimeError::TwoHandlers { service },
@@ -365,20 +363,20 @@ impl Runtime {
         Ok(())
     }
 
-    /// Which handlers serve services of other names: for handlers that were renamed.
+    /// Aliases of services: for handlers that were renamed.
     #[must_use]
     pub fn aliases(&self) -> crate::Aliases {
         crate::Aliases::new(Arc::clone(&self.node))
     }
 
-    /// Most entries that run here at once; `None` without a limit but the rules.
+    /// Maximum number of entries that run here at once; `None` if only the rules limit them.
     #[must_use]
     pub fn max_running(&self) -> Option<u32> {
         self.node.running_max()
     }
 
-    /// Changes what [`Builder::max_running`] has set, while entries run. Takes effect on
-    /// what starts from then on: a lower number is reached as what runs ends.
+    /// Changes the limit set with [`Builder::max_running`], while entries run. Applies to entries
+    /// that start from then on: a lower number is reached as running ones end.
     ///
     /// ```
     /// # use forebay::{Drain, Runtime};
@@ -406,14 +404,14 @@ impl Runtime {
         Rules::new(Arc::clone(&self.node))
     }
 
-    /// The partitions: where they stand, and who leads them.
+    /// The partitions: their state, and their leaders.
     #[must_use]
     pub fn partitions(&self) -> Partitions {
         Partitions::new(Arc::clone(&self.node))
     }
 
-    /// Starts a partition for keys that nobody owns yet; it is remembered in the data
-    /// directory. Cancel-safe: once called, it is done to its end.
+    /// Starts a partition for keys without an owner; it is stored in the data directory.
+    /// Cancel-safe: once called, it is completed.
     ///
     /// # Errors
     /// `RangeOverlaps` when a partition owns some of the keys, and storage errors.
@@ -423,8 +421,8 @@ impl Runtime {
         Ok(self.node.spawn_partition(range).await?)
     }
 
-    /// Stops a partition and gives its keys free. Its rows stay on disk. Cancel-safe: once
-    /// called, it is done to its end.
+    /// Stops a partition and releases its keys. Its rows stay on disk. Cancel-safe: once called, it
+    /// is completed.
     ///
     /// # Errors
     /// When there is no such partition, and storage errors.
@@ -432,10 +430,10 @@ impl Runtime {
         Ok(self.node.drop_partition(partition).await?)
     }
 
-    /// Takes a snapshot of log, rows and metadata into a directory that does not exist or
-    /// is empty, while everything goes on. What was acknowledged before is in it.
-    /// [`restore_snapshot`](crate::snapshot::restore) makes a data directory of it.
-    /// Dropping the call does not stop it.
+    /// Takes a snapshot of log, rows and metadata into a directory that does not exist or is empty,
+    /// while work continues. It contains everything acknowledged before.
+    /// [`restore_snapshot`](crate::snapshot::restore) makes a data directory from it. Dropping the
+    /// call does not stop it.
     ///
     /// # Errors
     /// [`NodeError::Snapshot`]: also when log or rows are kept in memory.
@@ -443,20 +441,19 @@ impl Runtime {
         Ok(self.node.snapshot(to.as_ref()).await?)
     }
 
-    /// The node behind the runtime: queries and commands beyond everyday use.
+    /// The node of the runtime: queries and commands beyond everyday use.
     #[must_use]
     pub fn node(&self) -> &Arc<Node> {
         &self.node
     }
 
-    /// Goes down: no new work is taken or started, running handlers may end within the
-    /// drain's time, then everything stops. Other calls fail with `ShutDown` from then on.
+    /// Shuts down: no new work is taken or started, running handlers may end within the drain's
+    /// time, then everything stops. Other calls fail with `ShutDown` from then on.
     ///
-    /// Cancel-safe: once called, it goes on by itself. Every call of it returns when the
-    /// runtime is down, with the same result; one with a shorter time brings the end forward,
-    /// a longer one changes nothing. A handler that waits for it counts as running: it is
-    /// dropped when the time is over, and runs again after the next start. To end well, it
-    /// spawns the call and returns.
+    /// Cancel-safe: once called, it continues by itself. All calls return when the runtime is down,
+    /// with the same result; one with a shorter time brings the end forward, a longer one changes
+    /// nothing. A handler that waits for it counts as running: it is dropped when the time is over,
+    /// and runs again after the next start. To avoid that, a handler spawns the call and returns.
     ///
     /// # Errors
     /// [`NodeError::NotFlushed`] when rows could not be written; nothing is lost, the next
@@ -467,7 +464,7 @@ impl Runtime {
         Ok(self.node.shutdown(drain.within).await?)
     }
 
-    /// The entries of a batch by their partitions.
+    /// The entries of a batch by partition.
     fn shares(&self, entries: Vec<Entry>) -> Result<BTreeMap<PartitionId, Share>, EnqueueError> {
         let entries = entries.into_iter().map(|entry| self.finish(entry));
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
@@ -494,7 +491,7 @@ impl Runtime {
             Answer::Reply(Reply::Enqueued(stored)) => {
                 Ok(EntryHandle::of(Arc::new(Arc::downgrade(&self.node)), stored))
             }
-            // A duplicate of a proposal of ours: the first one stored it.
+            // A duplicate of our own proposal: the first one stored it.
             Answer::Reply(Reply::Duplicate) => Ok(EntryHandle::attached(&self.node, id)),
             other => Err(NodeError::unexpected(other).into()),
         }

@@ -1,4 +1,4 @@
-//! A handle to a runtime that does not keep it up: for handlers.
+//! A handle to a runtime that does not keep it alive: for handlers.
 
 use std::{
     collections::HashMap,
@@ -26,12 +26,12 @@ struct Parts {
     control: Weak<Mutex<Option<Server>>>,
 }
 
-/// A handle to a runtime that does not keep it up. Handlers get it from
-/// [`Context::runtime`](crate::Context::runtime), applications from
-/// [`Runtime::downgrade`]. Cheap to clone.
+/// A handle to a runtime that does not keep it alive. Handlers get it from
+/// [`Context::runtime`](crate::Context::runtime), applications from [`Runtime::downgrade`]. Cheap
+/// to clone.
 ///
-/// Entries that wait in a data directory may run before [`Builder::start`] has returned;
-/// the methods of this handle then wait until it has.
+/// Entries that wait in a data directory may run before [`Builder::start`] has returned; the
+/// methods of this handle then wait until it has.
 ///
 /// [`Builder::start`]: crate::Builder::start
 ///
@@ -63,7 +63,7 @@ pub struct WeakRuntime {
 }
 
 impl WeakRuntime {
-    /// Tells all handlers' handles of the runtime. Once.
+    /// Gives all handlers' handles the runtime. Called once.
     pub(super) fn set(&self, runtime: &Runtime) {
         let parts = Parts {
             node: Arc::downgrade(&runtime.node),
@@ -72,12 +72,12 @@ impl WeakRuntime {
             payload_len_max: runtime.payload_len_max,
             control: Arc::downgrade(&runtime.control),
         };
-        // There is one start for each handle, so nothing was set before.
+        // There is one start per handle, so nothing was set before.
         let _ = self.parts.set(parts);
     }
 
-    /// The runtime, if it has started and some handle still keeps it up. While the
-    /// returned value lives, it keeps the runtime up too.
+    /// The runtime, if it has started and some handle still keeps it alive. The returned value
+    /// keeps it alive too.
     #[must_use]
     pub fn upgrade(&self) -> Option<Runtime> {
         self.parts.get().and_then(|parts| parts.upgrade(self))
@@ -90,7 +90,7 @@ impl WeakRuntime {
     /// As [`Runtime::enqueue`].
     ///
     /// # Errors
-    /// [`EnqueueError`]; `ShutDown` when nothing keeps the runtime up any more.
+    /// [`EnqueueError`]; `ShutDown` when the runtime is gone.
     pub async fn enqueue(&self, entry: Entry) -> Result<EntryHandle, EnqueueError> {
         self.get().await?.enqueue(entry).await
     }
@@ -109,7 +109,7 @@ impl WeakRuntime {
     /// As [`Runtime::attach`].
     ///
     /// # Errors
-    /// `ShutDown` when nothing keeps the runtime up any more.
+    /// `ShutDown` when the runtime is gone.
     pub async fn attach(&self, entry: EntryId) -> Result<EntryHandle, NodeError> {
         Ok(self.get().await?.attach(entry))
     }

@@ -1,12 +1,10 @@
-//! Testing machines and actors: step a machine by hand, record what an actor says, run
-//! shells under a seeded executor, let storage fail on cue; and whole runtimes in virtual
-//! time.
+//! Testing machines and actors: step a machine by hand, record an actor's messages, run shells
+//! under a seeded executor, make storage fail on cue; and whole runtimes in virtual time.
 //!
-//! From small to large: [`Step`] steps one machine, [`Probe`] stands in for an actor,
-//! [`SimWorld`] polls actors in a seeded order, [`TestRuntime`] is a whole runtime under
-//! a test's hand, [`Sim`] hosts several nodes. What goes wrong is planned: [`Script`]s
-//! for messages, [`LogFault`]s and [`StoreFault`]s for storage, [`Weather`] for threads.
-//! The guide is `docs/testing.md`.
+//! From small to large: [`Step`] steps one machine, [`Probe`] stands in for an actor, [`SimWorld`]
+//! polls actors in a seeded order, [`TestRuntime`] is a whole runtime controlled by a test, [`Sim`]
+//! hosts several nodes. Faults are planned: [`Script`]s for messages, [`LogFault`]s and
+//! [`StoreFault`]s for storage, [`Weather`] for threads. The guide is `docs/testing.md`.
 
 mod probe;
 mod runtime;

@@ -9,12 +9,12 @@ use std::{
 
 use forebay_actors::shell::{Death, OnDeath, Ref};
 
-/// Messages that a panic shows.
+/// Maximum number of messages that a panic shows.
 const SHOWN_MAX: usize = 20;
 
 /// Stands in for an actor: records every message, in order, from any thread.
 ///
-/// The `expect` methods take what they find and panic with what was there instead.
+/// The `expect` methods take what they find and panic with the messages that were there instead.
 ///
 /// ```
 /// use forebay::testkit::Probe;
@@ -24,7 +24,7 @@ const SHOWN_MAX: usize = 20;
 /// address.send("tea");
 /// address.send("biscuits");
 /// assert_eq!(probe.fish(|order| *order == "biscuits"), "biscuits");
-/// assert_eq!(probe.expect(), "tea", "what was not fished is still there");
+/// assert_eq!(probe.expect(), "tea", "other messages are still there");
 /// probe.expect_none();
 /// ```
 pub struct Probe<I> {
@@ -62,7 +62,7 @@ impl<I> Default for Probe<I> {
     }
 }
 
-/// What waits, as a panic shows it.
+/// Waiting messages, as a panic shows them.
 fn shown<I: Debug>(received: &VecDeque<I>) -> String {
     if received.is_empty() {
         return "nothing waits".to_owned();
@@ -78,13 +78,13 @@ fn shown<I: Debug>(received: &VecDeque<I>) -> String {
 }
 
 impl<I: Send + Debug + 'static> Probe<I> {
-    /// A probe that has heard nothing.
+    /// A probe without messages.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Its address, to be handed to whoever is tested.
+    /// Its address, for the code under test.
     #[must_use]
     pub fn address(&self) -> Ref<I> {
         let shared = Arc::clone(&self.shared);
@@ -100,14 +100,13 @@ impl<I: Send + Debug + 'static> Probe<I> {
         })
     }
 
-    /// Has every message that comes from here on answered at once, as the actor would
-    /// for which this stands; it is recorded all the same. The answer must not come back
-    /// to this probe.
+    /// Answers every message from here on at once, like the actor it stands in for; messages are
+    /// recorded anyway. The answer must not be sent to this probe.
     pub fn reply_with(&self, reply: impl FnMut(&I) + Send + 'static) {
         *self.shared.reply.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(reply));
     }
 
-    /// The next message, which must be there already.
+    /// The next message, which must have arrived already.
     ///
     /// # Panics
     /// When there is none.
@@ -117,8 +116,8 @@ impl<I: Send + Debug + 'static> Probe<I> {
         self.shared.received().pop_front().expect("the probe has received nothing (more)")
     }
 
-    /// The next message, which must come within this time. It waits for threads: under a
-    /// simulation, let that go on instead, and use [`Self::expect`].
+    /// The next message, which must arrive within this time. It waits for threads: in a simulation,
+    /// run that instead, and use [`Self::expect`].
     ///
     /// # Panics
     /// When none does.
@@ -131,20 +130,20 @@ impl<I: Send + Debug + 'static> Probe<I> {
         }
     }
 
-    /// Nothing may have come.
+    /// No message may have arrived.
     ///
     /// # Panics
-    /// When something has.
+    /// When one has.
     #[track_caller]
     pub fn expect_none(&self) {
         let received = self.shared.received();
         assert!(received.is_empty(), "the probe expects nothing, but {}", shown(&received));
     }
 
-    /// Nothing may come for so long.
+    /// No message may arrive for this long.
     ///
     /// # Panics
-    /// When something does, as soon as it does.
+    /// As soon as one does.
     #[track_caller]
     pub fn expect_none_within(&self, within: Duration) {
         let came = self.wait(within, |received| (!received.is_empty()).then(|| shown(received)));
@@ -153,7 +152,7 @@ impl<I: Send + Debug + 'static> Probe<I> {
         }
     }
 
-    /// The first message that `is_wanted`, which must be there already; the others stay.
+    /// The first message that `is_wanted`, which must have arrived already; the others stay.
     ///
     /// # Panics
     /// When there is none.
@@ -167,8 +166,7 @@ impl<I: Send + Debug + 'static> Probe<I> {
         }
     }
 
-    /// The first message that `is_wanted`, which must come within this time; the others
-    /// stay.
+    /// The first message that `is_wanted`, which must arrive within this time; the others stay.
     ///
     /// # Panics
     /// When none does.
@@ -184,7 +182,7 @@ impl<I: Send + Debug + 'static> Probe<I> {
         }
     }
 
-    /// Everything that has come and was not taken yet.
+    /// Takes all messages that have arrived.
     #[must_use]
     pub fn drain(&self) -> Vec<I> {
         self.shared.received().drain(..).collect()
@@ -196,7 +194,7 @@ impl<I: Send + Debug + 'static> Probe<I> {
         within: Duration,
         mut take: impl FnMut(&mut VecDeque<I>) -> Option<T>,
     ) -> Option<T> {
-        // A time that cannot be told is one that never comes.
+        // A time too far away for an `Instant` never comes.
         let deadline = Instant::now().checked_add(within);
         let mut received = self.shared.received();
         loop {
@@ -215,8 +213,8 @@ impl<I: Send + Debug + 'static> Probe<I> {
 }
 
 impl Probe<Death> {
-    /// A death watch: hand it to [`World::spawn`](super::World::spawn), and the end of
-    /// that actor comes as a message.
+    /// A death watch: pass it to [`World::spawn`](super::World::spawn), and the end of that actor
+    /// arrives as a message.
     #[must_use]
     pub fn watch(&self) -> OnDeath {
         let address = self.address();

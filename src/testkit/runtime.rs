@@ -1,4 +1,4 @@
-//! A runtime under a test's hand: one thread, virtual time, storage in memory.
+//! A runtime controlled by a test: one thread, virtual time, storage in memory.
 
 use std::{
     fmt::Debug,
@@ -19,20 +19,19 @@ use forebay_messages::{Outcome, Timestamp};
 
 use crate::{Builder, Entry, EntryHandle, Runtime, RuntimeError, SharedLog};
 
-/// Entries that a panic names.
+/// Maximum number of entries that a panic names.
 const SHOWN_MAX: usize = 20;
 
-/// Virtual time that [`TestRuntime::run`] lets pass before it says that nobody will
-/// ever be done.
+/// Virtual time that [`TestRuntime::run`] lets pass before it fails.
 const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A [`Runtime`] on one thread, in virtual time, over storage in memory.
 ///
-/// Nothing happens on its own: actors, the log and handlers move while the test calls
-/// [`run`](Self::run), [`settle`](Self::settle) or [`advance`](Self::advance), in an
-/// order that a seed decides, and always the same one. Time stands still unless the
-/// test moves it: an hour passes in no time. Handlers may use `tokio::time`, which is
-/// the same virtual time, and `tokio::spawn`.
+/// Nothing happens on its own: actors, the log and handlers run only while the test calls
+/// [`run`](Self::run), [`settle`](Self::settle) or [`advance`](Self::advance), in an order that a
+/// seed decides, and always the same one. Time stands still unless the test moves it: an hour
+/// passes at once. Handlers may use `tokio::time`, which is the same virtual time, and
+/// `tokio::spawn`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -49,16 +48,16 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// assert!(app.outcome_now(&entry).is_some());
 /// ```
 pub struct TestRuntime {
-    /// Before the sim: handles of the nodes go first.
+    /// Before the sim: handles of the nodes are dropped first.
     nodes: Vec<Member>,
-    /// The node that the short forms talk to.
+    /// The node that the short forms use.
     present: usize,
-    /// How far the nodes' wall clocks are ahead of the time of the test.
+    /// How far the nodes' wall clocks are ahead of the test's time.
     clock_ahead_ms: i64,
     sim: Sim,
     shared: Option<(SiteId, SharedLog)>,
     build: Box<dyn Fn() -> Builder>,
-    /// Last: everything above may hold tokio's timers.
+    /// Last: everything above may hold timers of tokio.
     tokio: tokio::runtime::Runtime,
 }
 
@@ -69,7 +68,7 @@ struct Member {
     runtime: Option<Runtime>,
 }
 
-/// What makes a test runtime; see [`TestRuntime::builder`].
+/// Configures a test runtime; see [`TestRuntime::builder`].
 pub struct TestBuilder {
     seed: u64,
     start: Timestamp,
@@ -91,16 +90,16 @@ impl TestBuilder {
         self
     }
 
-    /// How many runtimes share the log (default: 1, with a log of its own). The first one
-    /// leads; see [`TestRuntime::fail_over`].
+    /// Number of runtimes that share the log (default: 1, with its own log). The first one leads;
+    /// see [`TestRuntime::fail_over`].
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes.max(1);
         self
     }
 
-    /// Starts the runtime that `build` describes, in memory: a place that it names is
-    /// not used. `build` is called again for every node and every restart.
+    /// Starts the runtime that `build` configures, in memory: a data directory set there is
+    /// ignored. `build` is called again for every node and every restart.
     ///
     /// # Panics
     /// When it does not start.
@@ -127,7 +126,7 @@ impl TestBuilder {
 }
 
 impl TestRuntime {
-    /// Starts the runtime that `build` describes.
+    /// Starts the runtime that `build` configures.
     ///
     /// # Panics
     /// When it does not start.
@@ -136,7 +135,7 @@ impl TestRuntime {
         Self::builder().start(build)
     }
 
-    /// A test runtime with a seed or a start time of its own.
+    /// A test runtime with another seed or start time.
     #[must_use]
     pub fn builder() -> TestBuilder {
         TestBuilder { seed: 0, start: Timestamp::from(SystemTime::now()), nodes: 1 }
@@ -162,8 +161,7 @@ impl TestRuntime {
         &self.nodes[self.present]
     }
 
-    /// The runtime, to call what has no short form here: pass the futures to
-    /// [`run`](Self::run).
+    /// The runtime, for calls without a short form here: pass the futures to [`run`](Self::run).
     ///
     /// # Panics
     /// After [`crash`](Self::crash), before the restart.
@@ -179,7 +177,7 @@ impl TestRuntime {
         self.sim.now()
     }
 
-    /// Goes on until a future is done, letting time pass when nothing is left to do now.
+    /// Runs until a future is done, letting time pass when nothing is left to do now.
     ///
     /// # Panics
     /// When it is not done after a day.
@@ -196,21 +194,20 @@ impl TestRuntime {
         }
     }
 
-    /// Goes on until a future is done, without letting time pass; `None` when it waits
-    /// for something that does not happen now. It is dropped then.
+    /// Runs until a future is done, without letting time pass; `None` when it waits for something
+    /// that does not happen now. It is dropped then.
     pub fn run_now<F: Future>(&mut self, future: F) -> Option<F::Output> {
         let now = self.now();
         self.tokio.block_on(self.sim.run(future, now))
     }
 
-    /// Goes on until nothing is left to do now: every message handled, every handler
-    /// waiting for time or for the test. Time does not pass.
+    /// Runs until nothing is left to do now: every message is handled, every handler waits for time
+    /// or for the test. Time does not pass.
     pub fn settle(&mut self) {
         self.tokio.block_on(self.sim.settle());
     }
 
-    /// Lets so much time pass, and everything happen that is due on the way, each at its
-    /// time.
+    /// Advances the time by this much; everything due on the way happens at its time.
     pub fn advance(&mut self, by: Duration) {
         self.tokio.block_on(self.sim.advance(by));
     }
@@ -228,7 +225,7 @@ impl TestRuntime {
         }
     }
 
-    /// How an entry ended, waiting (in virtual time) until it has.
+    /// The outcome of an entry, waiting (in virtual time) until it has ended.
     ///
     /// # Panics
     /// When it does not end within a day.
@@ -241,7 +238,7 @@ impl TestRuntime {
         }
     }
 
-    /// How an entry has ended by now; `None` when it has not.
+    /// The outcome of an entry; `None` if it has not ended.
     ///
     /// # Panics
     /// When there is no such entry.
@@ -254,8 +251,8 @@ impl TestRuntime {
         }
     }
 
-    /// Pulls the plug: actors and handlers are gone, and everything that was not
-    /// durable. Other nodes notice by themselves, as time passes.
+    /// Pulls the plug: actors and handlers are gone, and everything that was not durable. Other
+    /// nodes notice by themselves, as time passes.
     pub fn crash(&mut self) {
         let member = &mut self.nodes[self.present];
         if let Some(site) = member.site.take() {
@@ -264,7 +261,7 @@ impl TestRuntime {
         member.runtime = None;
     }
 
-    /// Starts again from what was durable; crashes first if it still runs.
+    /// Starts again with the durable data; crashes first if it still runs.
     ///
     /// # Panics
     /// When it does not start.
@@ -274,8 +271,8 @@ impl TestRuntime {
         self.start_node(self.present);
     }
 
-    /// Crashes, and goes on with the next node as soon as that leads every partition.
-    /// Entries that ran are given back and run again there.
+    /// Crashes, and continues with the next node as soon as that leads every partition. Entries
+    /// that ran are returned and run again there.
     ///
     /// # Panics
     /// When there is no other node (see [`TestBuilder::nodes`]), or it does not lead.
@@ -293,16 +290,16 @@ impl TestRuntime {
         }
     }
 
-    /// Ends every actor of a kind (`partition`, `supervisor`, `limiter`, `vqueue`,
-    /// `capacity`) as a panic would; how many there were.
+    /// Ends every actor of a kind (`partition`, `supervisor`, `limiter`, `vqueue`, `capacity`) as a
+    /// panic would; returns their number.
     pub fn kill(&mut self, name: &str) -> usize {
         let Some(site) = self.present().site else { return 0 };
         let actors = self.sim.actors(site).into_iter().filter(|(_, other)| *other == name);
         actors.filter(|(number, _)| self.sim.kill(site, *number)).count()
     }
 
-    /// Has a script drop, double, delay or repeat messages to actors from now on, on
-    /// every node, restarts included.
+    /// Makes a script drop, double, delay or repeat messages to actors from now on, on every node,
+    /// including after restarts.
     ///
     /// ```
     /// use std::time::Duration;
@@ -311,7 +308,7 @@ impl TestRuntime {
     /// let mut app = TestRuntime::start(|| {
     ///     Runtime::builder().handler("mail", |_: Context, _: ()| async { Ok::<_, HandlerError>(()) })
     /// });
-    /// // The first permit comes an hour late.
+    /// // The first permit arrives an hour late.
     /// let hour = Duration::from_secs(60 * 60);
     /// let late = app.script(Script::delay("vqueue", "Granted", hour).times(1));
     /// let entry = app.enqueue(Entry::to("mail"));
@@ -323,10 +320,9 @@ impl TestRuntime {
         self.sim.script(script)
     }
 
-    /// Leaders of earlier epochs write everything once more that they ever wrote, as if
-    /// they had not heard that they are deposed: a log that is fenced refuses it, and
-    /// nothing may come of it. How many records that are; none before the first restart,
-    /// failover or change of leaders.
+    /// Leaders of earlier epochs append everything again that they ever wrote, as if they had not
+    /// heard that they were deposed: a fenced log refuses it, and it must have no effect. Returns
+    /// the number of records; none before the first restart, failover or change of leader.
     ///
     /// # Panics
     /// When the log cannot be read.
@@ -344,16 +340,15 @@ impl TestRuntime {
         replayed
     }
 
-    /// From now on the wall clocks of all nodes show [`now`](Self::now) plus so many
-    /// milliseconds (less, if negative), also after a restart: as when somebody sets a
-    /// machine's clock.
+    /// From now on the wall clocks of all nodes show [`now`](Self::now) plus this many milliseconds
+    /// (less, if negative), also after a restart: like a machine whose clock is set.
     pub fn set_clock_ahead(&mut self, ahead_ms: i64) {
         self.clock_ahead_ms = ahead_ms;
         let sites: Vec<_> = self.nodes.iter().filter_map(|member| member.site).collect();
         sites.into_iter().for_each(|site| self.set_clock(site));
     }
 
-    /// The wall clocks of the nodes that run, for finer control.
+    /// The wall clocks of the running nodes, for finer control.
     pub fn clocks(&self) -> impl Iterator<Item = &MachineClock> {
         let sites = self.nodes.iter().filter_map(|member| member.site);
         sites.filter_map(|site| self.sim.machine_clock(site))
@@ -379,12 +374,12 @@ impl TestRuntime {
         &self.present().disk
     }
 
-    /// The simulation below, for finer control.
+    /// The underlying simulation, for finer control.
     pub fn sim(&mut self) -> &mut Sim {
         &mut self.sim
     }
 
-    /// Who did what when, as text for people and for comparing two runs.
+    /// What happened when, as text for people and for comparing two runs.
     #[must_use]
     pub fn trace(&self) -> String {
         use std::fmt::Write;
@@ -417,7 +412,7 @@ impl TestRuntime {
     }
 }
 
-/// Starts a runtime at a place of a simulation; to be driven by it.
+/// Starts a runtime in a simulation, which must drive it.
 pub fn launch(
     sim: &mut Sim,
     place: Place,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use forebay_engine::Machine;
 use forebay_messages::Timestamp;
 
-/// A machine under a test's hand: time and inputs are given, effects come back as
-/// values, and the machine's invariants are checked after every step.
+/// A machine controlled by a test: time and inputs are given, effects are returned as values, and
+/// the machine's invariants are checked after every step.
 ///
 /// ```
 /// use forebay::testkit::Step;
@@ -29,7 +29,7 @@ impl<M: Machine> Step<M> {
         Self { machine, now: Timestamp::default() }
     }
 
-    /// Starts the machine; its first effects.
+    /// Starts the machine; returns its first effects.
     pub fn start(&mut self) -> Vec<M::Effect> {
         let mut effects = Vec::new();
         self.machine.start(self.now, &mut effects);
@@ -37,7 +37,7 @@ impl<M: Machine> Step<M> {
         effects
     }
 
-    /// Gives an input; the effects, in order.
+    /// Gives an input; returns the effects, in order.
     pub fn step(&mut self, input: M::Input) -> Vec<M::Effect> {
         let mut effects = Vec::new();
         self.machine.step(self.now, input, &mut effects);
@@ -56,7 +56,7 @@ impl<M: Machine> Step<M> {
         self.now
     }
 
-    /// The machine, to look at.
+    /// The machine.
     #[must_use]
     pub fn machine(&self) -> &M {
         &self.machine
