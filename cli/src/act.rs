@@ -1,9 +1,8 @@
 //! Commands that change entries or whole queues: `cancel`, `kill`, `pause`, `resume`,
 //! `reschedule`, `purge`, `redrive`.
 //!
-//! Must always hold: who names entries or queues learns of each one that was not
-//! changed, and from the exit code that there is one. Must not know: to which entries
-//! an action applies.
+//! Must always hold: a user who names entries or queues is told of each one that was not changed,
+//! and the exit code shows that there is one. Must not know: which entries an action applies to.
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -23,10 +22,10 @@ use super::{
     show::json,
 };
 
-/// Ids that are printed for people, of each kind.
+/// Maximum number of printed ids, of each kind.
 const PRINTED_MAX: usize = 20;
 
-/// What is to be done to whom.
+/// An action with its target.
 #[derive(Clone, Debug)]
 pub(crate) struct Act {
     action: EntryAction,
@@ -35,7 +34,7 @@ pub(crate) struct Act {
 }
 
 impl Act {
-    /// The act behind a command.
+    /// The action of a command.
     pub(crate) fn of(command: &ActCommand) -> Self {
         let live = |action, live: &LiveSelection| Self::new(action, &live.selection, Some(live));
         match command {
@@ -82,10 +81,10 @@ impl Act {
         !(self.target.entries.is_empty() && self.target.queues.is_empty())
     }
 
-    /// Does it, and says what came of it.
+    /// Performs it, and prints the result.
     ///
     /// # Errors
-    /// [`AskError`]; after `Control` a part may be done.
+    /// [`AskError`]; after `Control` part of the work may be done.
     pub(crate) async fn perform(self, global: &Global) -> Result<ExitCode, AskError> {
         let is_named = self.is_named();
         let what = match self.target.queues.is_empty() {
@@ -110,10 +109,10 @@ impl Act {
 fn run_at(args: &RescheduleArgs) -> Timestamp {
     let now = WallClock.now();
     match (args.at, args.after) {
-        // What lies before 1970 is as early as can be.
+        // Times before 1970 become the earliest possible one.
         (Some(at), _) => Timestamp(u64::try_from(at.as_millisecond()).unwrap_or(0)),
         (_, Some(after)) => now.after(after),
-        // `--now`: clap wants one of the three.
+        // `--now`: clap requires one of the three.
         (None, None) => now,
     }
 }

@@ -1,4 +1,4 @@
-//! `forebay alias`: what is asked, and the table for people.
+//! `forebay alias`: the request, and the table for people.
 
 use forebay::control::{AliasView, Request};
 
@@ -7,7 +7,7 @@ use super::{
     show::{finish, table},
 };
 
-/// The request behind `forebay alias …`.
+/// The request of `forebay alias …`.
 pub(super) fn request(args: &AliasArgs) -> Request {
     let AliasArgs { service, handler, remove } = args;
     match (service, handler, remove) {

@@ -1,6 +1,6 @@
-//! What `forebay explain` and `forebay limits` say to people.
+//! Texts of `forebay explain` and `forebay limits` for people.
 //!
-//! Must not know: where it comes from; times are those of this machine's clock.
+//! Must not know: where the data comes from; times are of this machine's clock.
 
 use std::fmt::Write as _;
 
@@ -59,7 +59,7 @@ pub(crate) fn explanation(explained: &ExplainView) -> String {
     text
 }
 
-/// Where it is, in a sentence.
+/// Its state, in a sentence.
 fn state(explained: &ExplainView) -> String {
     let entry = &explained.entry;
     match (entry.stage, &entry.outcome) {
@@ -117,7 +117,7 @@ pub(super) fn reason(reason: &Reason) -> String {
         Reason::Capacity { running, running_max, .. } => format!(
             "this process runs as many as it may: {running_max} ({running} of its partition)"
         ),
-        // Added since, and not yet in words.
+        // A new reason without a text.
         other => format!("{other:?}"),
     }
 }
@@ -126,7 +126,7 @@ fn governed(rule: &GovernedView) -> String {
     format!("{}: {} by `{}` ({})", rule.key, allowed(&rule.limits), rule.pattern, rule.rule)
 }
 
-/// What a rule allows, in words.
+/// The limits of a rule, in words.
 fn allowed(limits: &LimitsView) -> String {
     let mut words = Vec::new();
     words.extend(limits.concurrency.map(|limit| format!("concurrency {limit}")));
@@ -137,7 +137,7 @@ fn allowed(limits: &LimitsView) -> String {
     if words.is_empty() { "no limit".to_owned() } else { words.join(", ") }
 }
 
-/// What a change of the rules would do.
+/// The effect of a change of the rules.
 pub(crate) fn impact(impact: &RulesImpact) -> String {
     let mut text = String::new();
     let rule = |rule: Option<&RuleRefView>| match rule {

@@ -1,7 +1,7 @@
-//! Commands that ask a data directory: `rules`, `entries`, `entry`, `queues`, `status`.
+//! Commands that query a data directory: `rules`, `entries`, `entry`, `queues`, `status`.
 //!
-//! Must always hold: long lists are printed page after page. Must not know: whether the
-//! directory is in use (the answers are the same), and what answers look like.
+//! Must always hold: long lists are printed page by page. Must not know: whether the directory is
+//! in use (the answers are the same), and how answers are formatted.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -24,16 +24,16 @@ use super::{
     show::Printer,
 };
 
-/// Most bytes of a payload, and of a result, that `forebay entry` asks for: more than a
-/// result of `exec` has.
+/// Maximum number of bytes of a payload, and of a result, that `forebay entry` requests: more than
+/// a result of `exec` has.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
 
-/// Why nothing was answered.
+/// Why there is no answer.
 #[derive(Debug, Error)]
 pub(crate) enum AskError {
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// What the other side refused.
+    /// The refusal of the other side.
     #[error("{0}")]
     Refused(String),
     #[error("the answer does not fit the question (another version of forebay?)")]
@@ -44,13 +44,13 @@ pub(crate) enum AskError {
     Json(#[from] serde_json::Error),
 }
 
-/// Asks and prints, page after page.
+/// Sends the request and prints the answer page by page.
 pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, AskError> {
     let control = open(global, &request).await?;
     let only_looks = request.only_looks();
     let asked = ask_all(&control, global, request).await;
     match control.close().await {
-        // What a look leaves unwritten is nothing that anybody wants.
+        // A look has written nothing worth keeping.
         Err(error) if !only_looks => asked.and(Err(error.into())),
         _ => asked,
     }
@@ -79,13 +79,13 @@ async fn ask_all(
     }
     let printed = super::print(printer.end().as_bytes())?;
     if let Some(next) = goes_on {
-        // Beside the answer, which may be read by a program.
+        // Separate from the answer, which a program may read.
         super::note(&format!("there may be more: repeat this with --after {next}"));
     }
     Ok(printed)
 }
 
-/// Reaches the data directory in the way that a request needs.
+/// Opens the data directory in the way that a request needs.
 async fn open(global: &Global, request: &Request) -> Result<Control, AskError> {
     if request.only_looks() {
         return Ok(Control::look(&global.data_dir).await?);
@@ -103,7 +103,7 @@ async fn open(global: &Global, request: &Request) -> Result<Control, AskError> {
     Ok(Control::open(&global.data_dir).await?)
 }
 
-/// Asks.
+/// Sends the request.
 pub(crate) async fn answered(global: &Global, request: Request) -> Result<Response, AskError> {
     let control = open(global, &request).await?;
     let answered = control.ask(request).await;
@@ -116,7 +116,7 @@ pub(crate) async fn answered(global: &Global, request: Request) -> Result<Respon
     Ok(response)
 }
 
-/// The request behind `forebay entries`.
+/// The request of `forebay entries`.
 pub(crate) fn entries(args: &EntriesArgs) -> Request {
     let filter = EntryFilter {
         stage: args.stage.map(stage),
@@ -134,12 +134,12 @@ pub(crate) fn entries(args: &EntriesArgs) -> Request {
     }
 }
 
-/// The services that a name means: that of `exec` means all runs.
+/// The services for a name: `exec` stands for all runs.
 pub(crate) fn services(name: &str) -> String {
     if name == SERVICE { format!("{SERVICE}.*") } else { name.to_owned() }
 }
 
-/// A stage as answers name it.
+/// A stage as named in answers.
 pub(crate) fn stage(stage: StageArg) -> Stage {
     match stage {
         StageArg::Inbox => Stage::Inbox,
@@ -150,13 +150,13 @@ pub(crate) fn stage(stage: StageArg) -> Stage {
     }
 }
 
-/// So long ago, in milliseconds since 1970.
+/// This long ago, in milliseconds since 1970.
 pub(crate) fn before(age: Duration) -> u64 {
     let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
     WallClock.now().0.saturating_sub(age_ms)
 }
 
-/// The request behind `forebay queues`.
+/// The request of `forebay queues`.
 pub(crate) fn queues(args: &QueuesArgs) -> Request {
     let filter = EntryFilter {
         service: args.service.as_deref().map(services),
@@ -168,12 +168,12 @@ pub(crate) fn queues(args: &QueuesArgs) -> Request {
     Request::Queues { filter, all: args.all, after: args.after }
 }
 
-/// The request behind `forebay entry`.
+/// The request of `forebay entry`.
 pub(crate) fn entry(args: &EntryArgs) -> Request {
     Request::Entry { entry: args.entry, bytes_max: ENTRY_BYTES_MAX }
 }
 
-/// The request behind `forebay rules …`.
+/// The request of `forebay rules …`.
 pub(crate) fn rules(args: &RulesArgs) -> Request {
     let author = author();
     let edit = |target: &RuleTarget, change: RuleEdit| Request::RuleSet {
@@ -237,7 +237,7 @@ fn number(limit: ConcurrencyArg) -> Option<u32> {
     limit.0.map(std::num::NonZeroU32::get)
 }
 
-/// Who changes rules: the user, as the environment says.
+/// The author of rule changes: the user, from the environment.
 fn author() -> String {
     let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
     user.unwrap_or_else(|_| format!("uid {}", rustix::process::getuid().as_raw()))

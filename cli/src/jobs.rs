@@ -1,10 +1,10 @@
-//! `forebay jobs`: what is asked, and the answer for people.
+//! `forebay jobs`: the request, and the answer for people.
 
 use forebay::control::{JobsView, Request};
 
 use super::args::JobsArgs;
 
-/// The request behind `forebay jobs [N]`.
+/// The request of `forebay jobs [N]`.
 pub(super) fn request(args: &JobsArgs) -> Request {
     Request::Jobs { running_max: args.running_max() }
 }
@@ -18,7 +18,7 @@ pub(super) fn people(jobs: &JobsView) -> String {
     };
     match (before, running_max) {
         (Some(before), Some(most)) if before > most && *running > *most as usize => {
-            format!("{may} ({before} before): what runs goes on, the next start when fewer run\n")
+            format!("{may} ({before} before): running ones continue, the next start when fewer run\n")
         }
         (Some(before), _) => format!("{may} ({before} before)\n"),
         (None, _) => format!("{may}\n"),

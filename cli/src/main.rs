@@ -1,11 +1,11 @@
 //! The `forebay` binary: the command line.
 //!
-//! Owns: arguments, output for people and for programs, exit codes. Must always
-//! hold: exit code 0 means that everything succeeded, 1 that something failed or was
-//! skipped, 2 that nothing sensible could be done; an error is one line, `error:
-//! what, where; what to do`; the first thing checked is whether this process is the
-//! spawner of a running `forebay exec` (see [`exec::process`]), which must stay small,
-//! so it starts no runtime and opens no store. Must not know: how entries are scheduled.
+//! Owns: arguments, output for people and for programs, exit codes. Must always hold: exit code 0
+//! means that everything succeeded, 1 that something failed or was skipped, 2 that nothing useful
+//! could be done; an error is one line, `error: what, where; what to do`; the first check is
+//! whether this process is the spawner of a running `forebay exec` (see [`exec::process`]), which
+//! must stay small, so it starts no runtime and opens no store. Must not know: how entries are
+//! scheduled.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -43,8 +43,8 @@ use exec::{
     summary::{EXIT_FAILURES, EXIT_USAGE},
 };
 
-/// Entries are allocated on one thread and freed on another, which is slow with glibc's
-/// allocator. Applications that embed the library choose their own.
+/// Entries are allocated on one thread and freed on another, which is slow with glibc's allocator.
+/// Applications that embed the library choose their own.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -122,7 +122,7 @@ fn end(exit: Exit) -> ExitCode {
     match exit {
         Exit::Code(code) => ExitCode::from(code),
         Exit::Signal(signal) => {
-            // All is taken down and told. It does not come back, unless the system refuses.
+            // Everything is shut down and reported. Does not return, unless the system refuses.
             let _ = die_of(signal);
             ExitCode::from(u8::try_from(128 + signal).unwrap_or(EXIT_FAILURES))
         }
@@ -161,15 +161,15 @@ fn run_bench(global: &Global, args: &args::BenchArgs) -> ExitCode {
     }
 }
 
-/// How long tasks have to end, with the process.
+/// How long tasks may take to end at the end of the process.
 const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
 
-/// Runs a future on a tokio runtime of its own.
+/// Runs a future on a separate tokio runtime.
 fn on_tokio<F: Future>(make: impl FnOnce() -> F) -> io::Result<F::Output> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let output = runtime.block_on(async { make().await });
-    // What tasks hold is to be gone before the process ends, for the store's threads must not
-    // meet its end. Threads that wait for a reader must not hold the process up.
+    // Tasks must release what they hold before the process ends, because the store's threads must
+    // not be running by then. Threads that wait for a reader must not delay the end of the process.
     runtime.shutdown_timeout(TASKS_END_WITHIN);
     Ok(output)
 }
@@ -178,12 +178,12 @@ fn done<E: std::error::Error>(result: Result<ExitCode, E>) -> ExitCode {
     result.unwrap_or_else(|error| fail(&error))
 }
 
-/// Prints `error: …` and gives the exit code of wrong usage or environment.
+/// Prints `error: …` and returns the exit code of wrong usage or environment.
 pub(crate) fn fail(error: &dyn std::error::Error) -> ExitCode {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        // Many errors say their cause themselves.
+        // Many errors already contain their cause.
         let cause_text = cause.to_string();
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
@@ -206,9 +206,9 @@ fn manual() -> io::Result<ExitCode> {
     print(&page)
 }
 
-/// A word to people beside the answer, which may go to a program.
+/// A note for people, separate from the answer, which a program may read.
 fn note(text: &str) {
-    // Nobody may read it.
+    // Standard error may be closed.
     let _ = writeln!(io::stderr().lock(), "forebay: {text}");
 }
 
@@ -217,7 +217,7 @@ fn print(bytes: &[u8]) -> io::Result<ExitCode> {
     print_more(bytes).map(|_| ExitCode::SUCCESS)
 }
 
-/// Writes to standard output; whether anybody reads on.
+/// Writes to standard output; whether the reader is still there.
 fn print_more(bytes: &[u8]) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
@@ -227,7 +227,7 @@ fn print_more(bytes: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// An error that says what could not be written.
+/// An error with the file that could not be written.
 fn unwritten(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write {what}: {error}"))
 }

@@ -1,7 +1,7 @@
-//! `forebay output`: what commands of `exec` said, as far as it is stored.
+//! `forebay output`: the stored outputs of `exec` commands.
 //!
-//! Must always hold: nothing is written that was not said; what is not stored any more is told.
-//! Must not know: how items run.
+//! Must always hold: only real output is written; output that is no longer stored is reported. Must
+//! not know: how items run.
 
 use std::{
     ffi::OsStr,
@@ -53,7 +53,7 @@ pub(crate) enum OutputError {
     Write(#[from] io::Error),
 }
 
-/// Prints what entries, or all items of a run, said.
+/// Prints the outputs of entries, or of all items of a run.
 ///
 /// # Errors
 /// [`OutputError`]
@@ -100,7 +100,7 @@ async fn print_all(
             _ => return Err(OutputError::Strange),
         };
         let Some(report) = report(&details) else {
-            // It has not ended, or no command of it has.
+            // It has not ended, or none of its commands has.
             match &details.entry.failure {
                 _ if args.run.is_some() => {}
                 Some(why) if is_exec(&details) => note(&format!("{id} has no output: {why}")),
@@ -131,7 +131,7 @@ fn report(details: &EntryDetails) -> Option<Report> {
     }
 }
 
-/// Prints both outputs; whether all of both is stored.
+/// Prints both outputs; whether both are stored completely.
 fn print(global: &Global, id: EntryId, report: &Report) -> io::Result<bool> {
     let kept_dir = global.data_dir.join("exec").join("kept");
     let copied = |output: &Output, stream: &str, to: &mut dyn Write| {

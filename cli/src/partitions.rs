@@ -1,4 +1,4 @@
-//! `forebay partitions`: what is asked, and the table for people.
+//! `forebay partitions`: the request, and the table for people.
 
 use forebay::{PartitionId, PartitionView, ReplicaRole, control::Request};
 
@@ -7,7 +7,7 @@ use super::{
     show::{finish, table},
 };
 
-/// The request behind `forebay partitions …`.
+/// The request of `forebay partitions …`.
 pub(super) fn request(args: &PartitionsArgs) -> Request {
     match args.command {
         None => Request::Partitions,

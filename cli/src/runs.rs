@@ -19,7 +19,7 @@ use super::{
     show::{finish, table, time},
 };
 
-/// Longest command line that is shown, in characters.
+/// Maximum length of a displayed command line, in characters.
 const COMMAND_CHARS_MAX: usize = 60;
 
 /// Why runs cannot be listed.
@@ -40,7 +40,7 @@ pub(crate) enum RunsError {
 struct RunView {
     id: String,
     state: &'static str,
-    /// In milliseconds since 1970; 0 when it is not known.
+    /// In milliseconds since 1970; 0 when unknown.
     started_at: u64,
     waiting: u64,
     running: u64,
@@ -70,7 +70,7 @@ pub(crate) async fn runs(global: &Global) -> Result<ExitCode, RunsError> {
         .into_iter()
         .map(|run| view(&run.id, &run.identity, &counts.remove(&run.id).unwrap_or_default()))
         .collect();
-    // Without a book: what versions without runs have left.
+    // Without a book: left by versions without runs.
     let rest = counts.iter().map(|(id, counts)| view(id, &Identity::default(), counts));
     views.splice(0..0, rest.collect::<Vec<_>>());
     let text = match global.json {

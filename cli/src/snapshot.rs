@@ -1,5 +1,5 @@
-//! `forebay snapshot`: taking one goes to whoever has the data directory; checking and
-//! restoring one is done here.
+//! `forebay snapshot`: the process that uses the data directory takes snapshots; they are checked
+//! and restored here.
 
 use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
 
@@ -22,16 +22,16 @@ pub(super) enum SnapshotWorkError {
     Output(#[from] std::io::Error),
 }
 
-/// What is done without asking anybody.
+/// Work that needs no request.
 pub(super) enum Work {
     Restore { from: PathBuf, log_of: Option<PathBuf> },
     Verify { from: PathBuf },
 }
 
-/// The request behind `forebay snapshot create`, or else the work that the others are.
+/// The request of `forebay snapshot create`, or the work of the other commands.
 pub(super) fn request(args: &SnapshotArgs) -> Result<Request, Work> {
     match args.command.clone() {
-        // The process that is asked may have another working directory.
+        // The other process may have another working directory.
         SnapshotCommand::Create { to } => {
             Ok(Request::Snapshot { to: std::path::absolute(&to).unwrap_or(to) })
         }

@@ -9,26 +9,26 @@ use jiff::Timestamp;
 
 use super::{StageArg, values::duration};
 
-/// What is done to entries; `cli/src/act.rs` says what each is.
+/// Actions on entries; see `cli/src/act.rs`.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum ActCommand {
-    /// Cancel entries: those that wait end, those that run are asked to stop
+    /// Cancel entries: waiting ones end, running ones are asked to stop
     Cancel(LiveSelection),
-    /// Kill entries: those that run are stopped without being asked
+    /// Kill entries: running ones are stopped without being asked
     Kill(LiveSelection),
     /// Pause waiting entries, or whole queues, until they are resumed
     Pause(PauseArgs),
     /// Let paused entries, or whole queues, run again
     Resume(PauseArgs),
     Reschedule(RescheduleArgs),
-    /// Forget finished entries and their results
+    /// Remove finished entries and their results
     Purge(EndedArgs),
-    /// Run entries again that failed for good, with all their attempts; by filter those
-    /// that failed, and not those that were canceled or killed
+    /// Run permanently failed entries again, with all their attempts; by filter only failed ones,
+    /// not canceled or killed ones
     Redrive(EndedArgs),
 }
 
-/// Which entries: these, or all that match every filter given. Nothing given is refused.
+/// Which entries: these, or all that match every given filter. Without any it is refused.
 #[derive(Args, Clone, Debug)]
 #[command(group = ArgGroup::new("which").required(true).multiple(true))]
 pub(crate) struct Selection {
@@ -52,12 +52,12 @@ pub(crate) struct Selection {
     #[arg(long, group = "which",
         conflicts_with_all = ["service", "scope", "limit_key", "older_than"])]
     pub(crate) all: bool,
-    /// Say what would be changed, and change nothing
+    /// Print what would be changed, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
-/// Which entries that have not ended.
+/// Which live entries.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LiveSelection {
     #[command(flatten)]
@@ -67,20 +67,20 @@ pub(crate) struct LiveSelection {
     pub(crate) stage: Option<LiveStageArg>,
 }
 
-/// Which entries that have not ended, or which whole queues.
+/// Which live entries, or which whole queues.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PauseArgs {
     #[command(flatten)]
     pub(crate) live: LiveSelection,
-    /// This whole queue, by id (`forebay queues` lists them), with all that will come to
-    /// it; may be given several times
+    /// This whole queue, by id (`forebay queues` lists them), with all present and future entries;
+    /// may be given several times
     #[arg(long = "queue", value_name = "QUEUE", group = "which",
         conflicts_with_all =
             ["entries", "service", "scope", "limit_key", "older_than", "all", "stage"])]
     pub(crate) queues: Vec<VQueueId>,
 }
 
-/// Which entries that have ended.
+/// Which ended entries.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EndedArgs {
     #[command(flatten)]
@@ -90,8 +90,8 @@ pub(crate) struct EndedArgs {
     pub(crate) outcome: Option<OutcomeArg>,
 }
 
-/// Give entries another time to run at, which is also their place in the queue: an
-/// earlier time goes before
+/// Give entries another start time, which is also their position in the queue: earlier times go
+/// first
 #[derive(Args, Clone, Debug)]
 #[command(group = ArgGroup::new("when").required(true))]
 pub(crate) struct RescheduleArgs {
@@ -108,16 +108,16 @@ pub(crate) struct RescheduleArgs {
     pub(crate) now: bool,
 }
 
-/// A stage of an entry that has not ended.
+/// A stage of a live entry.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LiveStageArg {
     /// Waits for its turn
     Inbox,
     /// Runs
     Running,
-    /// Waits for something else
+    /// Waits for another event
     Suspended,
-    /// Paused by a person
+    /// Paused by a command
     Paused,
 }
 
@@ -137,7 +137,7 @@ impl From<LiveStageArg> for StageArg {
 pub(crate) enum OutcomeArg {
     /// It succeeded
     Success,
-    /// Its handler said that trying again is useless
+    /// Its handler reported that a retry is useless
     Failed,
     /// All its attempts failed
     DeadLetter,

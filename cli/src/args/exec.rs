@@ -11,78 +11,75 @@ use clap::{Args, value_parser};
 
 use super::{BackoffArg, DelimiterArg, HaltArg, RuleArg, TrimLogArg, ValueError, values::seconds};
 
-/// Most commands that run at the same time: each needs a process and three file
+/// Maximum number of commands that run at the same time: each needs a process and three file
 /// descriptors of the spawner.
 pub(super) const JOBS_MAX: i64 = 4096;
-/// Most lines of the input that make one item.
+/// Maximum number of input lines per item.
 const PER_ITEM_MAX: u64 = 65_536;
 
 /// Run a command for every item of the input: durable, resumable and limited
 ///
-/// Every item is stored before anything of it runs. When it is interrupted (Ctrl-C,
-/// kill -9, power), the same command line goes on where it stopped: what has finished
-/// is not run again.
+/// Every item is stored before its command runs. After an interruption (Ctrl-C, kill -9, power
+/// failure), the same command line continues where it stopped: finished items are not run again.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = HELP)]
 pub(crate) struct ExecArgs {
     /// Read the items from FILE; `-` is standard input
     #[arg(long, short = 'i', value_name = "FILE", default_value = "-")]
     pub(crate) input: PathBuf,
-    /// Items end with a NUL byte, not with a newline
+    /// Items end with a NUL byte instead of a newline
     #[arg(short = '0', long = "null", conflicts_with = "ndjson")]
     pub(crate) null: bool,
     /// Items are JSON objects, one per line: {"args": […], "key": "…", "scope": "…",
     /// "limit_key": "a/b", "id": "…"}; further fields can be used in templates
     #[arg(long)]
     pub(crate) ndjson: bool,
-    /// Items end with this character (or `\n`, `\t`, `\0`, `\xHH`), not with a newline
+    /// Items end with this character (or `\n`, `\t`, `\0`, `\xHH`) instead of a newline
     #[arg(short = 'd', long, value_name = "CHAR", conflicts_with_all = ["null", "ndjson"])]
     pub(crate) delimiter: Option<DelimiterArg>,
-    /// Take the CR off lines that end with CR LF, as those of Windows do
+    /// Remove the CR from lines that end with CR LF, as on Windows
     #[arg(long, conflicts_with_all = ["null", "ndjson", "delimiter"])]
     pub(crate) crlf: bool,
-    /// Run each command with N items of the input, in the place of `{}` or at the end
+    /// Run each command with N items of the input, in place of `{}` or at the end
     #[arg(short = 'n', long = "items-per-command", value_name = "N", default_value = "1",
         conflicts_with = "ndjson", value_parser = per_item)]
     pub(crate) per_item: NonZeroUsize,
-    /// Let at most N items run at the same time for each scope (scope/l1, scope/l1/l2)
-    /// that PATTERN matches, or `none`; further limits behind commas: `rate=10/s`,
-    /// `burst=30`, `backlog=100`, `weight=2`. Kept in the data directory; beside --jobs,
-    /// both hold
+    /// Let at most N items run at the same time for each scope (scope/l1, scope/l1/l2) that PATTERN
+    /// matches, or `none`; further limits after commas: `rate=10/s`, `burst=30`, `backlog=100`,
+    /// `weight=2`. Stored in the data directory; --jobs applies as well
     #[arg(long = "rule", value_name = "PATTERN=N[,LIMIT=…]")]
     pub(crate) rules: Vec<RuleArg>,
-    /// At most this many commands run at the same time (default: one per core); `forebay
-    /// jobs` changes it while they run
+    /// Run at most this many commands at the same time (default: one per core); `forebay jobs`
+    /// changes it while they run
     #[arg(long, short = 'j', value_name = "N", value_parser = value_parser!(u32).range(1..=JOBS_MAX))]
     pub(crate) jobs: Option<u32>,
-    /// How often a failed item is tried again
+    /// How often a failed item is retried
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) retries: u32,
-    /// Wait before a failed item is tried again: seconds, or a duration like `1m30s`
-    /// (default: 0.2 s)
+    /// Delay before a failed item is retried: seconds, or a duration like `1m30s` (default: 0.2 s)
     #[arg(long, value_name = "DURATION", value_parser = seconds, requires = "retries")]
     pub(crate) retry_delay: Option<Duration>,
-    /// Factor by which that wait grows from try to try, up to an hour; 1 keeps it
+    /// Factor by which that delay grows with each retry, up to an hour; 1 keeps it constant
     /// (default: 2)
     #[arg(long, value_name = "FACTOR", requires = "retries")]
     pub(crate) backoff: Option<BackoffArg>,
-    /// End a command that takes longer: SIGTERM, and SIGKILL after --grace. The attempt has
+    /// Stop a command that takes longer: SIGTERM, and SIGKILL after --grace. The attempt has
     /// failed. Seconds, or a duration like `1m30s`
     #[arg(long, value_name = "DURATION", value_parser = timeout)]
     pub(crate) timeout: Option<Duration>,
-    /// How long a command has between SIGTERM and SIGKILL, whatever ends it: --timeout,
-    /// --halt, a second Ctrl-C. After one SIGTERM to forebay, how long commands have to end
-    /// by themselves
+    /// Time between SIGTERM and SIGKILL for a command, for any reason to stop it: --timeout,
+    /// --halt, a second Ctrl-C. After one SIGTERM to forebay, the time for commands to end by
+    /// themselves
     #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
     pub(crate) grace: Duration,
-    /// End the run when N items have failed, or N% of them (and at least 3): `soon` lets
-    /// what runs end, `now` ends it. The rest is left, the same command line goes on
+    /// End the run when N items have failed, or N% of them (and at least 3): `soon` lets running
+    /// commands end, `now` stops them. The same command line continues with the rest
     #[arg(long, value_name = "now|soon,fail=N[%]")]
     pub(crate) halt: Option<HaltArg>,
     /// Items with the same key (scope and limit key) run one after the other, in order
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) key: Option<OsString>,
-    /// The scope of an item: what rules limit. Empty: no scope
+    /// The scope of an item, for rules. Empty: no scope
     #[arg(long, value_name = "TEMPLATE")]
     pub(crate) scope: Option<OsString>,
     /// The limit key of an item under its scope, `l1` or `l1/l2`. Empty: none
@@ -94,35 +91,35 @@ pub(crate) struct ExecArgs {
     /// Keep results.ndjson and large outputs in DIR instead of printing the output
     #[arg(long, value_name = "DIR")]
     pub(crate) results: Option<PathBuf>,
-    /// Put the item and a tab before each line of its output
+    /// Print the item and a tab before each line of its output
     #[arg(long, conflicts_with = "results")]
     pub(crate) tag: bool,
-    /// Say nothing on standard error but what went wrong: no progress, no summary
+    /// Print only errors on standard error: no progress, no summary
     #[arg(long, short = 'q')]
     pub(crate) quiet: bool,
-    /// Print what would run, one command a line, and run and store nothing. What has run
-    /// before is printed too
+    /// Print the commands, one per line, without running or storing anything. Commands that ran
+    /// before are printed too
     #[arg(long, conflicts_with_all = ["results", "again", "retry_failed"])]
     pub(crate) dry_run: bool,
-    /// Refuse the whole input when one line of it is bad, before anything is stored
+    /// Refuse the whole input if one of its lines is bad, before anything is stored
     #[arg(long)]
     pub(crate) strict: bool,
-    /// Run the items even if they were run before. To go on with such a run after it was
-    /// interrupted, give the NAME that its last line has told
+    /// Run the items even if they ran before. To continue such a run after an interruption, give
+    /// the NAME from its last line
     #[arg(long, value_name = "NAME", num_args = 0..=1, require_equals = true, default_missing_value = "")]
     pub(crate) again: Option<String>,
     /// Print outputs in the order of the input, not as items end
     #[arg(long, short = 'k')]
     pub(crate) keep_order: bool,
-    /// Read no input: run what an interrupted run has left, or all of them, oldest first.
-    /// `forebay runs` lists them
+    /// Read no input: run what an interrupted run has left, or all of them, oldest first. `forebay
+    /// runs` lists them
     #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["input", "again", "command"])]
     pub(crate) resume: Option<String>,
-    /// What the log keeps besides what a restart needs
+    /// What the log keeps in addition to what a restart needs
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     pub(crate) trim_log: TrimLogArg,
-    /// Run items again that have failed in an earlier run; needs the command line and the input
-    /// of that run
+    /// Run items again that failed in an earlier run; needs the command line and the input of that
+    /// run
     #[arg(long, conflicts_with = "resume")]
     pub(crate) retry_failed: bool,
     /// The command and its arguments, with templates
@@ -131,7 +128,7 @@ pub(crate) struct ExecArgs {
 }
 
 impl ExecArgs {
-    /// How many commands run at the same time.
+    /// Number of commands that run at the same time.
     #[must_use]
     pub(crate) fn jobs(&self) -> NonZeroU32 {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());

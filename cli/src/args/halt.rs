@@ -4,13 +4,13 @@ use std::{fmt, num::NonZeroU64, str::FromStr};
 
 use thiserror::Error;
 
-/// Failures below which a percentage says nothing.
+/// Minimum number of failures for a percentage to count.
 const FAILED_MIN: u64 = 3;
 
-/// When a run ends because items fail.
+/// When a run ends because of failed items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HaltArg {
-    /// What runs is ended, too.
+    /// Running commands are stopped, too.
     pub(crate) is_now: bool,
     fail: Fail,
 }
@@ -21,13 +21,13 @@ enum Fail {
     Percent(NonZeroU64),
 }
 
-/// Not a `--halt`.
+/// Not a value of `--halt`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("write `now,fail=N` or `soon,fail=N`, N a number of items or a percentage (1% to 100%)")]
 pub(crate) struct HaltError;
 
 impl HaltArg {
-    /// Whether so many of these items are enough.
+    /// Whether this many failures out of this many items are enough.
     #[must_use]
     pub(crate) fn is_due(self, failed: u64, items: u64) -> bool {
         match self.fail {
@@ -62,7 +62,7 @@ impl FromStr for HaltArg {
     }
 }
 
-/// As it is written.
+/// As typed.
 impl fmt::Display for HaltArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let when = if self.is_now { "now" } else { "soon" };

@@ -1,4 +1,4 @@
-//! Commands that only look: `queues`, `entries`, `explain`, `limits`.
+//! Commands that only read: `queues`, `entries`, `explain`, `limits`.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use forebay_messages::{EntryId, VQueueId};
 
 use super::{OutcomeArg, values::duration};
 
-/// List the queues that have something to do
+/// List the queues that have work
 #[derive(Args, Clone, Debug)]
 pub(crate) struct QueuesArgs {
     /// Only of this service
@@ -23,7 +23,7 @@ pub(crate) struct QueuesArgs {
     /// List queues without work, too
     #[arg(long)]
     pub(crate) all: bool,
-    /// Go on where an earlier answer with the same filters ended
+    /// Continue after an earlier answer with the same filters
     #[arg(long, value_name = "VQUEUE")]
     pub(crate) after: Option<VQueueId>,
 }
@@ -43,19 +43,19 @@ pub(crate) struct EntriesArgs {
     /// Only of this limit key; `l1` includes everything below it
     #[arg(long, requires = "scope")]
     pub(crate) limit_key: Option<String>,
-    /// Only those that ended like this
+    /// Only those with this outcome
     #[arg(long)]
     pub(crate) outcome: Option<OutcomeArg>,
-    /// Only those that were created longer ago than this, like `1h30m` or `7d`
+    /// Only those created longer ago than this, like `1h30m` or `7d`
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) older_than: Option<Duration>,
     /// At most this many; 0 is all
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(crate) limit: usize,
-    /// Go on where an earlier answer with the same filters ended
+    /// Continue after an earlier answer with the same filters
     #[arg(long, value_name = "CURSOR")]
     pub(crate) after: Option<EntryCursor>,
-    /// Only say how many there are ("at least" so many, when telling it takes too long)
+    /// Print only the number ("at least" that many, if counting all takes too long)
     #[arg(long, conflicts_with_all = ["after", "limit"])]
     pub(crate) count: bool,
 }
@@ -67,15 +67,15 @@ pub(crate) enum StageArg {
     Inbox,
     /// Runs
     Running,
-    /// Waits for something else
+    /// Waits for another event
     Suspended,
-    /// Paused by a person
+    /// Paused by a command
     Paused,
     /// Has ended
     Finished,
 }
 
-/// Show everything that is known of an entry: command or payload, failed attempts, result
+/// Show everything known about an entry: command or payload, failed attempts, result
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EntryArgs {
     /// The entry
@@ -83,7 +83,7 @@ pub(crate) struct EntryArgs {
     pub(crate) entry: EntryId,
 }
 
-/// Print what commands of `exec` said: their outputs, as far as they are stored
+/// Print the stored outputs of `exec` commands
 #[derive(Args, Clone, Debug)]
 pub(crate) struct OutputArgs {
     /// The entries
@@ -94,7 +94,7 @@ pub(crate) struct OutputArgs {
     pub(crate) run: Option<String>,
 }
 
-/// Say why an entry does not run
+/// Explain why an entry does not run
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExplainArgs {
     /// The entry

@@ -1,7 +1,7 @@
-//! The command line as a person types it.
+//! The command line as typed.
 //!
-//! Owns: names, defaults and help of every option, and the checks that need nothing
-//! but the text. Must not know: the runtime, files.
+//! Owns: names, defaults and help of every option, and the checks that need only the text. Must not
+//! know: the runtime, files.
 
 mod alias;
 mod control;
@@ -37,10 +37,10 @@ pub(crate) use rules::{PauseTarget, RuleTarget, RulesArgs, RulesCommand};
 pub(crate) use upkeep::{BenchArgs, CompletionsArgs, SnapshotArgs, SnapshotCommand, TrimLogArg};
 pub(crate) use values::{BackoffArg, ConcurrencyArg, DelimiterArg, RateArg, RuleArg, ValueError};
 
-/// Behind the options of the subcommand, in its help.
+/// Position in the help: after the options of the subcommand.
 const GLOBAL_ORDER: usize = 900;
 
-/// Options that every subcommand takes.
+/// Options of every subcommand.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Global {
     /// Where entries, rules and results are kept
@@ -72,7 +72,7 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     Exec(ExecArgs),
     Jobs(JobsArgs),
-    /// List the runs of `exec`: what they run, where, and what they have left
+    /// List the runs of `exec`: their commands, directories, and unfinished items
     Runs,
     Output(OutputArgs),
     Rules(RulesArgs),
@@ -123,8 +123,7 @@ pub(crate) fn command_line() -> clap::Command {
 /// Parses a command line, the program's name first.
 ///
 /// # Errors
-/// What clap says of it; help and version come as errors too, see
-/// [`clap::Error::exit_code`].
+/// Whatever clap reports; help and version are errors too, see [`clap::Error::exit_code`].
 pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut parser = command_line();
     let line: Vec<OsString> = line.into_iter().collect();
@@ -139,7 +138,7 @@ pub(crate) fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, cla
     read().map_err(|error| error.format(&mut parser))
 }
 
-/// What is said of a command of `exec` without `--` before it.
+/// The error for a command of `exec` without `--` before it.
 fn with_dashes(error: clap::Error, line: &[OsString]) -> clap::Error {
     let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg) else {
         return error;
@@ -163,7 +162,7 @@ fn with_dashes(error: clap::Error, line: &[OsString]) -> clap::Error {
         join(before),
         join(command)
     );
-    // Raw: the usage of the whole program says nothing more.
+    // Raw: the usage of the whole program would not help.
     clap::Error::raw(ErrorKind::UnknownArgument, text)
 }
 

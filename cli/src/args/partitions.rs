@@ -6,17 +6,17 @@ use clap::{Args, Subcommand};
 
 use super::values::duration;
 
-/// List the partitions, or say which of them a running process is to lead
+/// List the partitions, or tell a running process which of them to lead
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PartitionsArgs {
     #[command(subcommand)]
     pub(crate) command: Option<PartitionsCommand>,
 }
 
-/// What is done to a partition.
+/// An action on a partition.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum PartitionsCommand {
-    /// Lead a partition, whoever leads it now
+    /// Lead a partition, in place of its current leader
     Lead {
         /// Its number, as `forebay partitions` lists it
         #[arg(value_name = "ID")]
@@ -27,7 +27,7 @@ pub(crate) enum PartitionsCommand {
         /// Its number, as `forebay partitions` lists it
         #[arg(value_name = "ID")]
         id: u32,
-        /// How long what runs may take to end; then it is dropped and runs again later
+        /// How long running entries may take to end; then they are dropped and run again later
         #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
         within: Duration,
     },

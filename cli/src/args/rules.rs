@@ -7,9 +7,9 @@ use super::{ConcurrencyArg, RateArg, values::TestedRule};
 
 /// Show and change the rules that limit what runs at the same time
 ///
-/// On a running process if one has the data directory open (the change takes effect
-/// at once), else directly on the data directory. `rules set` and `rules pause` make a new
-/// data directory where there is none yet, so that rules can be there before the first run.
+/// On a running process if one has the data directory open (the change takes effect at once),
+/// otherwise directly on the data directory. `rules set` and `rules pause` create a data directory
+/// if there is none, so that rules can exist before the first run.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RulesArgs {
     #[command(subcommand)]
@@ -25,8 +25,8 @@ pub(crate) enum RulesCommand {
     Test(RulesTestArgs),
     /// Start nothing under a pattern, or of a service, until it is resumed
     ///
-    /// Of what waits and of what comes later, over restarts. What runs goes on. A pause
-    /// holds for every key that the pattern matches, whatever rules they have.
+    /// Applies to present and future entries, across restarts. Running entries continue. A pause
+    /// applies to every key that the pattern matches, whatever their rules.
     Pause(PauseTarget),
     /// End a pause
     Resume(PauseTarget),
@@ -36,11 +36,11 @@ pub(crate) enum RulesCommand {
     Enable(RuleTarget),
     /// Delete a rule
     Delete(RuleTarget),
-    /// List the versions of the rule book that are kept
+    /// List the kept versions of the rule book
     History,
     /// Make an earlier version of the rule book the newest
     Rollback {
-        /// The version to go back to, see `forebay rules history`
+        /// The version to return to, see `forebay rules history`
         version: u64,
     },
 }
@@ -55,7 +55,7 @@ pub(crate) struct RuleTarget {
     pub(crate) if_version: Option<u64>,
 }
 
-/// What is paused, and the version its rule must have.
+/// A target of a pause, and the version its rule must have.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PauseTarget {
     /// A pattern (scope, scope/l1 or scope/l1/l2, each exact or `*`), or `service:NAME`
@@ -65,46 +65,46 @@ pub(crate) struct PauseTarget {
     pub(crate) if_version: Option<u64>,
 }
 
-/// Create a rule or change what is given of it
+/// Create a rule, or change the given fields of one
 #[derive(Args, Clone, Debug)]
 #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
 pub(crate) struct RulesSetArgs {
     #[command(flatten)]
     pub(crate) target: RuleTarget,
-    /// How many may run at the same time; `none` is no limit
+    /// How many may run at the same time; `none` removes the limit
     #[arg(long, value_name = "N|none", group = "change")]
     pub(crate) concurrency: Option<ConcurrencyArg>,
-    /// How many may start per time: `100/s`, `5/m`, `1000/h` or `3/10s`; `none` is no limit
+    /// How many may start per time: `100/s`, `5/m`, `1000/h` or `3/10s`; `none` removes the limit
     #[arg(long, value_name = "N/s|none", group = "change")]
     pub(crate) rate: Option<RateArg>,
     /// How many may start at once when none has started for a while
     #[arg(long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) burst: Option<u32>,
-    /// How many entries may wait; above it new ones are refused. `none` is no limit
+    /// How many entries may wait; beyond it new ones are refused. `none` removes the limit
     #[arg(long, value_name = "N|none", group = "change")]
     pub(crate) backlog: Option<ConcurrencyArg>,
     /// Share of `--jobs` relative to other scopes (1 unless given); for patterns of one
     /// component
     #[arg(long, value_name = "N|none", group = "change")]
     pub(crate) weight: Option<ConcurrencyArg>,
-    /// What the rule is for, for people
+    /// The purpose of the rule, for people
     #[arg(long, value_name = "TEXT", group = "change")]
     pub(crate) description: Option<String>,
 }
 
-/// Say what rules would do, without setting them
+/// Show what rules would do, without setting them
 ///
-/// Which rule would govern a key, and how many of the entries that wait now could start
-/// or would wait. As far as concurrency limits go: rates, `--jobs` and times are left out.
+/// Which rule would govern a key, and how many of the waiting entries could start or would wait.
+/// Only concurrency limits count: rates, `--jobs` and times are ignored.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RulesTestArgs {
-    /// The rules as they would be set, like `tenant-a/*=10`; `none` lifts a limit
+    /// The rules as they would be set, like `tenant-a/*=10`; `none` removes a limit
     #[arg(required = true, value_name = "PATTERN=N")]
     pub(crate) rules: Vec<TestedRule>,
-    /// Say which rules govern this key: scope, scope/l1 or scope/l1/l2
+    /// Show which rules govern this key: scope, scope/l1 or scope/l1/l2
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<Pattern>,
-    /// List at most this many keys, those that the rules affect most first
+    /// List at most this many keys, the most affected ones first
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) limit: usize,
 }

@@ -1,4 +1,4 @@
-//! Command lines as people type them, and what is refused.
+//! Command lines as typed, and refused ones.
 
 use std::{ffi::OsString, num::NonZeroU32, os::unix::ffi::OsStringExt, time::Duration};
 
@@ -159,7 +159,7 @@ fn a_rule_may_have_several_limits() {
     assert_eq!((rate.tokens, rate.period_ms, rate.burst), (10, 1_000, 30));
     let limits = rule("acme=rate=none,backlog=none").unwrap().limits;
     assert_eq!((limits.rate, limits.backlog), (Edit::Clear, Edit::Clear));
-    assert_eq!(limits.concurrency, Edit::Keep, "what is not given stays");
+    assert_eq!(limits.concurrency, Edit::Keep, "omitted limits stay");
     for (wrong, said) in [
         ("acme=5,speed=3", "`speed` is no limit of a rule"),
         ("acme=5,6", "`concurrency` is given twice"),

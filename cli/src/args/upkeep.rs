@@ -7,29 +7,29 @@ use clap_complete::Shell;
 
 use super::values::seconds;
 
-/// Take a consistent copy of the data directory, also while it is used, or restore one
+/// Take a consistent copy of the data directory, even while it is used, or restore one
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SnapshotArgs {
     #[command(subcommand)]
     pub(crate) command: SnapshotCommand,
 }
 
-/// What is done with a snapshot.
+/// An action on a snapshot.
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum SnapshotCommand {
-    /// Copy the data directory as it is at one moment, with checksums
+    /// Copy the data directory as of one moment, with checksums
     Create {
-        /// Where to; must not exist, or be empty
+        /// Target directory; must not exist, or be empty
         #[arg(value_name = "DIR")]
         to: PathBuf,
     },
-    /// Make a data directory (--data-dir) out of a snapshot
+    /// Make a data directory (--data-dir) from a snapshot
     Restore {
         /// The snapshot
         #[arg(value_name = "DIR")]
         from: PathBuf,
-        /// Take the log of this data directory, whose rows were lost: everything that was
-        /// acknowledged is there again, if its log still has all since the snapshot
+        /// Use the log of this data directory, whose rows were lost: everything acknowledged is
+        /// restored, if its log still has all records since the snapshot
         #[arg(long, value_name = "DATA_DIR")]
         log_of: Option<PathBuf>,
     },
@@ -47,7 +47,7 @@ pub(crate) enum TrimLogArg {
     /// Only what a restart needs
     #[default]
     Flushed,
-    /// Everything since the newest snapshot, so that it and the log bring all back
+    /// Everything since the newest snapshot, so that both together can restore everything
     Snapshotted,
     /// Everything
     Never,
@@ -65,34 +65,33 @@ impl From<TrimLogArg> for forebay::TrimLog {
 
 /// Measure entries per second and latencies on this machine
 ///
-/// Runs whole lives of entries (enqueue, dispatch, complete) in this process, on disk
-/// and synced, in turn with an ideal queue: memory and one preallocated file that two
-/// synced records per job go to. The data goes to a new directory beside --data-dir,
-/// which is removed at the end.
+/// Runs complete entries (enqueue, dispatch, complete) in this process, on disk and synced,
+/// alternating with an ideal queue: memory and one preallocated file with two synced records per
+/// job. The data is in a new directory next to --data-dir, which is removed at the end.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BenchArgs {
-    /// How many entries are in flight
+    /// Number of entries in flight
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) in_flight: u32,
-    /// How many entries are enqueued at once; divides --in-flight
+    /// Number of entries enqueued at once; divides --in-flight
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) batch: u32,
-    /// Over how many keys the entries spread; 0 is none
+    /// Number of keys over which the entries are spread; 0 is none
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) keys: u64,
-    /// Over how many scopes the entries spread; 0 is none
+    /// Number of scopes over which the entries are spread; 0 is none
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) scopes: u64,
-    /// How many rules there are, on three levels; needs scopes
+    /// Number of rules, on three levels; needs scopes
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) rules: u32,
     /// Bytes of a payload
     #[arg(long, value_name = "BYTES", default_value_t = 256)]
     pub(crate) payload: usize,
-    /// For how long, in seconds (or a duration like `10m`), warm-up not counted
+    /// Duration in seconds (or like `10m`), without the warm-up
     #[arg(long = "seconds", value_name = "N", default_value = "10", value_parser = seconds)]
     pub(crate) time: Duration,
-    /// How many partitions; one per core without it
+    /// Number of partitions; one per core without it
     #[arg(long, value_name = "N")]
     pub(crate) partitions: Option<u32>,
 }

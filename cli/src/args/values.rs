@@ -1,4 +1,4 @@
-//! Values of options that have a grammar of their own.
+//! Values of options with their own grammar.
 
 use std::{num::NonZeroU32, str::FromStr, time::Duration};
 
@@ -7,10 +7,10 @@ use forebay_messages::rule::{Pattern, PatternError, Rate};
 use jiff::SignedDuration;
 use thiserror::Error;
 
-/// Largest factor by which the wait between tries grows.
+/// Maximum growth factor of the delay between retries.
 const BACKOFF_MAX: f64 = 100.0;
 
-/// Why a value was refused. clap says in which option.
+/// Why a value was refused. clap adds the option.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum ValueError {
     /// No `=` in a rule.
@@ -19,7 +19,7 @@ pub(crate) enum ValueError {
          `acme=5,rate=10/s,backlog=100`"
     )]
     RuleShape,
-    /// A limit that no rule has.
+    /// An unknown limit of a rule.
     #[error(
         "`{0}` is no limit of a rule: there are concurrency=N (or N alone), rate=N/s, burst=N, \
          backlog=N and weight=N"
@@ -28,10 +28,10 @@ pub(crate) enum ValueError {
     /// The same limit twice.
     #[error("`{0}` is given twice for the same rule")]
     RuleLimitTwice(String),
-    /// A burst on its own.
+    /// A burst without a rate.
     #[error("`burst` needs a rate beside it, like `acme=rate=10/s,burst=30`")]
     BurstAlone,
-    /// Other limits where only concurrency is known.
+    /// Other limits where only concurrency is allowed.
     #[error("only concurrency limits can be tested: write PATTERN=N, or PATTERN=none")]
     OnlyConcurrency,
     /// The pattern of a rule.
@@ -52,7 +52,7 @@ pub(crate) enum ValueError {
     /// Not a delimiter.
     #[error("`{0}` is not a delimiter: write one character, or `\\n`, `\\t`, `\\0` or `\\xHH`")]
     Delimiter(String),
-    /// Not a factor of growth.
+    /// Not a growth factor.
     #[error("`{0}` is not a factor: write a number from 1 (the wait stays) to 100, like 2 or 1.5")]
     Backoff(String),
     /// Not a duration.
@@ -60,7 +60,7 @@ pub(crate) enum ValueError {
     Duration(String),
 }
 
-/// A limit of concurrency: a number of at least one, or `none`.
+/// A concurrency limit: a number of at least one, or `none`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConcurrencyArg(pub(crate) Option<NonZeroU32>);
 
@@ -76,12 +76,12 @@ impl FromStr for ConcurrencyArg {
     }
 }
 
-/// One `--rule PATTERN=N`, with further limits behind commas: `acme=5,rate=10/s`.
+/// One `--rule PATTERN=N`, with further limits after commas: `acme=5,rate=10/s`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RuleArg {
-    /// What it governs.
+    /// The pattern.
     pub(crate) pattern: Pattern,
-    /// What it changes; what is not given stays as it is.
+    /// The changes; omitted limits stay as they are.
     pub(crate) limits: LimitsPatch,
 }
 
@@ -94,7 +94,7 @@ impl FromStr for RuleArg {
     }
 }
 
-/// The limits of a rule, as they stand behind its pattern.
+/// The limits of a rule, as written after its pattern.
 fn rule_limits(text: &str) -> Result<LimitsPatch, ValueError> {
     let mut limits = LimitsPatch::default();
     let mut burst = None;
@@ -123,15 +123,15 @@ fn rule_limits(text: &str) -> Result<LimitsPatch, ValueError> {
     }
 }
 
-/// Sets or lifts a limit; whether nothing was said of it before.
+/// Sets or removes a limit; whether it was unset before.
 fn set<T>(edit: &mut Edit<T>, value: Option<T>) -> bool {
     matches!(std::mem::replace(edit, value.into()), Edit::Keep)
 }
 
-/// One rule of `rules test`: concurrency is all that it can tell of.
+/// One rule of `rules test`, which only supports concurrency.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TestedRule {
-    /// What it governs.
+    /// The pattern.
     pub(crate) pattern: Pattern,
     /// How many may run at the same time.
     pub(crate) concurrency: Option<NonZeroU32>,
@@ -156,7 +156,7 @@ impl FromStr for TestedRule {
     }
 }
 
-/// What ends an item of the input, one byte: a character, or `\n`, `\t`, `\0`, `\xHH`.
+/// The byte that ends an item of the input: a character, or `\n`, `\t`, `\0`, `\xHH`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DelimiterArg(pub(crate) u8);
 
@@ -182,8 +182,8 @@ impl FromStr for DelimiterArg {
     }
 }
 
-/// By how much the wait between tries grows: a factor of at least 1, like `2` or `1.5`.
-/// Kept in percent.
+/// The growth factor of the delay between retries: at least 1, like `2` or `1.5`. Stored in
+/// percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BackoffArg(pub(crate) u32);
 
@@ -201,7 +201,7 @@ impl FromStr for BackoffArg {
     }
 }
 
-/// A rate, `N/s`, or `none`. Without `--burst` the bucket holds as much as comes in one period.
+/// A rate, `N/s`, or `none`. Without `--burst` the bucket holds the tokens of one period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RateArg(pub(crate) Option<Rate>);
 
@@ -244,8 +244,8 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, ValueError> {
 /// [`ValueError::Duration`], for a negative one too.
 pub(crate) fn duration(text: &str) -> Result<Duration, ValueError> {
     let refused = || ValueError::Duration(text.to_owned());
-    // jiff leaves days out of absolute durations, for they may have 23 hours; here
-    // a day has 24.
+    // jiff excludes days from absolute durations, because they may have 23 hours; here a day has
+    // 24.
     let whole = |days: &str| days.parse::<u64>().ok()?.checked_mul(86_400);
     if let Some(seconds) = text.strip_suffix('d').and_then(whole) {
         return Ok(Duration::from_secs(seconds));

@@ -1,11 +1,10 @@
-//! The course that entries run: what each carries, when it passed which point, and
-//! whether all went as it should.
+//! Tracks the entries of the bench: what each carries, when it passed which point, and whether all
+//! went as it should.
 //!
 //! Owns: the check of the bench's own work. Must always hold:
-//! - every entry runs once, and ends before its slot is used again;
-//! - entries of one key never overlap, and none starts before another one of its key
-//!   that was acknowledged before it was enqueued (within a batch: that stands before
-//!   it);
+//! - every entry runs once, and ends before its slot is reused;
+//! - entries of one key never overlap, and none starts before another one of its key that was
+//!   acknowledged before it was enqueued (within a batch: that is before it);
 //! - what was counted was done. Anything else is a finding, and the bench fails.
 
 use std::{
@@ -18,13 +17,13 @@ use std::{
 
 use super::{Shape, histogram::Histogram};
 
-/// Shortest payload: it carries the number of its entry and its slot.
+/// Minimum length of a payload: it contains the number of its entry and its slot.
 pub(crate) const PAYLOAD_LEN_MIN: usize = 16;
-/// Most keys whose order is tracked; with more, each entry has a key of its own.
+/// Maximum number of keys whose order is tracked; with more, each entry has its own key.
 pub(crate) const KEYS_MAX: u64 = 4_000_000;
-/// Findings that are kept word by word.
+/// Maximum number of findings that are kept as text.
 const FINDINGS_MAX: usize = 5;
-/// A time that has not come.
+/// A time in the future.
 const NOT_YET: u64 = u64::MAX;
 
 /// One entry in flight.
@@ -50,7 +49,7 @@ impl Default for Slot {
     }
 }
 
-/// What ran last of a key.
+/// The last run of a key.
 #[derive(Default)]
 struct KeyTrack {
     /// The latest call among those whose entry has started, and that entry.
@@ -59,14 +58,14 @@ struct KeyTrack {
     is_running: bool,
 }
 
-/// What was found wrong.
+/// The findings.
 #[derive(Default)]
 struct Findings {
     count: u64,
     first: Vec<String>,
 }
 
-/// The latencies of the phases of a life.
+/// The latencies of the phases of an entry.
 #[derive(Default)]
 pub(super) struct Phases {
     /// From the call to the acknowledgement.
@@ -85,9 +84,9 @@ pub(super) struct Course {
     keys: Vec<Mutex<KeyTrack>>,
     next: AtomicU64,
     findings: Mutex<Findings>,
-    /// Entries that ended, warm-up included.
+    /// Entries that ended, including the warm-up.
     ended: AtomicU64,
-    /// Entries that ended inside of windows.
+    /// Entries that ended within windows.
     counted: AtomicU64,
     is_window: AtomicBool,
     is_over: AtomicBool,
@@ -116,12 +115,12 @@ impl Course {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(NOT_YET - 1)
     }
 
-    /// Producers may go, until [`Course::stop`].
+    /// Producers may start, until [`Course::stop`].
     pub(super) fn go(&self) {
         self.is_over.store(false, Ordering::Release);
     }
 
-    /// Producers end after what they have in flight.
+    /// Producers stop after what they have in flight.
     pub(super) fn stop(&self) {
         self.is_over.store(true, Ordering::Release);
     }
@@ -130,12 +129,12 @@ impl Course {
         self.is_over.load(Ordering::Acquire)
     }
 
-    /// Lives that end from now on count, or do not.
+    /// Whether entries that end from now on are counted.
     pub(super) fn set_window(&self, is_open: bool) {
         self.is_window.store(is_open, Ordering::Release);
     }
 
-    /// Entries that ended inside of windows.
+    /// Entries that ended within windows.
     pub(super) fn counted(&self) -> u64 {
         self.counted.load(Ordering::Acquire)
     }
@@ -150,7 +149,7 @@ impl Course {
         self.next.fetch_add(count, Ordering::Relaxed)
     }
 
-    /// An entry is about to be enqueued in this slot. Its key, if it has one.
+    /// An entry is about to be enqueued in this slot. `key`: its key, if it has one.
     pub(super) fn prepare(&self, slot: usize, number: u64, key: Option<u64>) {
         let slot = &self.slots[slot];
         slot.runs.store(0, Ordering::Relaxed);
@@ -180,7 +179,7 @@ impl Course {
         }
     }
 
-    /// The payload of an entry: its number, its slot, then nothing of interest.
+    /// The payload of an entry: its number, its slot, then padding.
     pub(super) fn payload(&self, slot: usize, number: u64) -> Vec<u8> {
         let mut payload = vec![0x5a; self.shape.payload];
         payload[..8].copy_from_slice(&number.to_be_bytes());
@@ -194,12 +193,12 @@ impl Course {
         let number = at(0..8).map(u64::from_be_bytes);
         let index = at(8..16).map(u64::from_be_bytes).and_then(|slot| usize::try_from(slot).ok());
         let (Some(number), Some(index)) = (number, index) else {
-            self.wrong(|| "a handler was given a payload that nobody wrote".to_owned());
+            self.wrong(|| "a handler got a payload that was never written".to_owned());
             return None;
         };
         let (Some(slot), true) = (self.slots.get(index), payload.len() == self.shape.payload)
         else {
-            self.wrong(|| format!("entry {number} has a payload that nobody wrote"));
+            self.wrong(|| format!("entry {number} has a payload that was never written"));
             return None;
         };
         if slot.number.load(Ordering::Acquire) != number {
@@ -227,7 +226,7 @@ impl Course {
         }
         let is_overtaken = slot.acknowledged.load(Ordering::Acquire) < track.called;
         let batch = self.shape.batch as u64;
-        // Numbers are given batch by batch, from 1.
+        // Numbers are assigned batch by batch, from 1.
         let is_same_batch = (number - 1) / batch == (track.number.max(1) - 1) / batch;
         if is_overtaken || (is_same_batch && number < track.number) {
             let other = track.number;
@@ -246,7 +245,7 @@ impl Course {
         }
     }
 
-    /// The ends of these entries are durable, said forebay just now.
+    /// The durable ends of these entries were just reported.
     pub(super) fn ended_durably(&self, slots: impl Iterator<Item = usize>) {
         let now = self.now();
         slots.for_each(|slot| self.one_ended(slot, now));
@@ -269,7 +268,7 @@ impl Course {
         }
     }
 
-    /// Something is not as it should be.
+    /// Something is wrong.
     pub(super) fn wrong(&self, what: impl FnOnce() -> String) {
         let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
         findings.count += 1;
@@ -278,7 +277,7 @@ impl Course {
         }
     }
 
-    /// How much was found wrong, and the first of it.
+    /// The number of findings, and the first of them.
     pub(super) fn findings(&self) -> (u64, Vec<String>) {
         let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
         (findings.count, findings.first.clone())
@@ -306,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_order_has_no_findings() {
+    fn an_orderly_run_has_no_findings() {
         let course = course(1);
         for number in 1..10 {
             enqueue(&course, 0, number);

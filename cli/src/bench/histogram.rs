@@ -1,7 +1,7 @@
 //! Latencies, counted in buckets.
 //!
-//! Must always hold: a recorded value is off by less than two per cent; recording takes
-//! no lock and no memory; what is counted is never lost.
+//! Must always hold: a recorded value is off by less than two per cent; recording takes no lock and
+//! no memory; no count is ever lost.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -13,7 +13,7 @@ const STEPS: u64 = 64;
 /// Powers of two above [`STEPS`], in nanoseconds: the last ends after an hour.
 const POWERS: u64 = 36;
 
-/// How often each latency came, in nanoseconds.
+/// Number of occurrences of each latency, in nanoseconds.
 pub(super) struct Histogram {
     buckets: Vec<AtomicU64>,
 }
@@ -32,8 +32,8 @@ impl Histogram {
         self.buckets[at].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The latency below which `share` (0 to 1) of what was counted lies, in
-    /// microseconds; 0 when nothing was counted.
+    /// The latency below which `share` (0 to 1) of the recorded values are, in microseconds; 0
+    /// without values.
     pub(super) fn quantile_us(&self, share: f64) -> f64 {
         let counts: Vec<u64> = self.buckets.iter().map(|b| b.load(Ordering::Relaxed)).collect();
         let all: u64 = counts.iter().sum();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_those_of_what_was_counted() {
+    fn quantiles_match_the_recorded_values() {
         let histogram = Histogram::default();
         assert!(histogram.quantile_us(0.5).abs() < f64::EPSILON);
         for micros in 1..=1_000 {

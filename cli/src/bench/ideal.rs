@@ -1,10 +1,10 @@
-//! The ideal queue: what a durable queue on this machine could do at best.
+//! The ideal queue: the best that a durable queue on this machine could do.
 //!
-//! Memory, and one preallocated file that two synced records per job go to, one when
-//! it is enqueued and one when it is completed; one thread writes whatever waited while
-//! the last sync ran. As many producers and consumers, and as large batches, as those
-//! of the run that it is compared with: jobs are enqueued and waited for batch by batch,
-//! and consumed and completed one by one. No keys, no limits, no retries, no recovery.
+//! Memory, and one preallocated file with two synced records per job, one when it is enqueued and
+//! one when it is completed; one thread writes everything that waited during the last sync. It has
+//! as many producers and consumers, and as large batches, as the run it is compared with: jobs are
+//! enqueued and waited for batch by batch, and consumed and completed one by one. No keys, no
+//! limits, no retries, no recovery.
 
 use std::{
     collections::VecDeque,
@@ -29,12 +29,12 @@ use super::{BenchError, Shape, histogram::Histogram};
 
 /// The file is overwritten from its start when it is full.
 const FILE_BYTES: u64 = 64 << 20;
-/// Bytes of a record besides its payload: kind, length, number.
+/// Bytes of a record in addition to its payload: kind, length, number.
 const HEADER_LEN: usize = 16;
-/// Bytes written at a time when the file is made.
+/// Bytes written at a time when the file is created.
 const FILL_BYTES: usize = 1 << 20;
 
-/// Jobs that were enqueued together, and whoever waits for the last of their ends.
+/// Jobs that were enqueued together, and the waiter for the last of their ends.
 struct Batch {
     left: AtomicUsize,
     done: Mutex<Option<oneshot::Sender<()>>>,
@@ -46,7 +46,7 @@ impl Batch {
             return;
         }
         if let Some(done) = self.done.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // Whoever has stopped waiting is not told.
+            // The waiter may be gone.
             let _ = done.send(());
         }
     }
@@ -58,17 +58,17 @@ struct Job {
     batch: Arc<Batch>,
 }
 
-/// What the writer is told.
+/// A message to the writer.
 enum Record {
     /// Write these; then they may be consumed.
     Enqueue(Vec<Job>, oneshot::Sender<()>),
-    /// Write that this one is done; then tell so.
+    /// Write that this one is done; then report it.
     Complete { number: u64, batch: Arc<Batch> },
-    /// No more comes.
+    /// The last message.
     Stop,
 }
 
-/// What waits for the writer.
+/// The queue of the writer.
 #[derive(Default)]
 struct Inlet {
     waiting: Mutex<Vec<Record>>,
@@ -140,7 +140,7 @@ impl Ideal {
         })
     }
 
-    /// Jobs that ended inside of windows.
+    /// Jobs that ended within windows.
     pub(super) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Acquire)
     }
@@ -160,13 +160,13 @@ impl Ideal {
         tasks
     }
 
-    /// Lets the producers end, then the consumers.
+    /// Stops the producers, then the consumers.
     pub(super) async fn stop(&self, mut tasks: JoinSet<()>) {
         self.is_over.store(true, Ordering::Release);
         for _ in (0..self.shape.in_flight).step_by(self.shape.batch) {
             tasks.join_next().await;
         }
-        // Only consumers are left, and nothing is left for them.
+        // Only consumers are left, without work.
         tasks.shutdown().await;
     }
 
@@ -190,7 +190,7 @@ impl Ideal {
                 let called = Instant::now();
                 inlet.send(Record::Enqueue(jobs, stored));
                 if is_stored.await.is_err() || is_done.await.is_err() {
-                    return; // The writer failed, and says so when it is joined.
+                    return; // The writer failed; `join` returns its error.
                 }
                 if is_window.load(Ordering::Acquire) {
                     ended.fetch_add(shape.batch as u64, Ordering::AcqRel);
@@ -222,7 +222,7 @@ async fn consumer(inlet: Arc<Inlet>, ready: Arc<Ready>) {
         permit.forget();
         let job = ready.jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let Some(Job { number, payload, batch }) = job else { continue };
-        // The work itself: look at the payload once.
+        // The work itself: reads the payload once.
         std::hint::black_box(payload[0]);
         inlet.send(Record::Complete { number, batch });
     }
@@ -276,7 +276,7 @@ impl Writer {
             match record {
                 Record::Enqueue(jobs, done) => {
                     stored.extend(jobs);
-                    // Whoever has stopped waiting is not told.
+                    // The waiter may be gone.
                     let _ = done.send(());
                 }
                 Record::Complete { batch, .. } => batch.one_ended(),
@@ -297,7 +297,7 @@ fn put(bytes: &mut Vec<u8>, kind: u32, number: u64, payload: &[u8]) {
     bytes.extend_from_slice(payload);
 }
 
-/// A file whose blocks are all there: overwriting needs no change of its metadata.
+/// A file with all blocks allocated: overwriting changes no metadata.
 fn preallocated(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().create_new(true).read(true).write(true).open(path)?;
     let zeros = vec![0; FILL_BYTES];

@@ -1,10 +1,9 @@
-//! `forebay bench`: what this machine does with whole lives of entries, beside what it
-//! could do at best.
+//! `forebay bench`: how many entries this machine runs, compared with the best it could do.
 //!
-//! Owns: the order of a run (warm-up, then rounds of the ideal queue and of forebay in
-//! turn, so that both see the same machine) and what is measured in it. Must always
-//! hold: everything goes through the public API, on disk and synced; a run that did
-//! not do what it counts fails ([`course`]); nothing is left behind.
+//! Owns: the order of a run (warm-up, then alternating rounds of the ideal queue and of forebay, so
+//! that both see the same machine) and what is measured in it. Must always hold: everything uses
+//! the public API, on disk and synced; a run that did not do what it counts fails ([`course`]);
+//! nothing is left behind.
 
 mod course;
 mod histogram;
@@ -34,24 +33,24 @@ use report::{Report, Round};
 use subject::Subject;
 use usage::{Usage, Used};
 
-/// Turns of the ideal queue and forebay, at least.
+/// Minimum number of rounds of the ideal queue and forebay.
 const ROUNDS_MIN: u32 = 5;
-/// Longest turn of forebay: a long run is told minute by minute.
+/// Maximum round of forebay: a long run is reported minute by minute.
 const ROUND_MAX: Duration = Duration::from_mins(1);
-/// Of the time of a round, the ideal queue gets one part in so many.
+/// The ideal queue gets one part in this many of the time of a round.
 const IDEAL_PART: u32 = 3;
-/// Longest turn of the ideal queue, and longest warm-up.
+/// Maximum round of the ideal queue, and maximum warm-up.
 const TURN_MAX: Duration = Duration::from_secs(3);
-/// How long producers run before what they do counts.
+/// How long producers run before their work counts.
 const RAMP: Duration = Duration::from_millis(100);
-/// Most entries in flight.
+/// Maximum number of entries in flight.
 const IN_FLIGHT_MAX: u32 = 65_536;
-/// Most scopes and rules.
+/// Maximum number of scopes and rules.
 const SCOPES_MAX: u64 = 1_000_000;
-/// How long a run may take to go down.
+/// Maximum time of a run's shutdown.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// The bench cannot go on.
+/// The bench cannot continue.
 #[derive(Debug, Error)]
 pub(crate) enum BenchError {
     #[error("--in-flight {0}: write a number from 1 to {IN_FLIGHT_MAX}")]
@@ -92,7 +91,7 @@ pub(crate) enum BenchError {
     Print(#[from] io::Error),
 }
 
-/// What is run.
+/// The workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     /// Entries in flight.
@@ -143,14 +142,13 @@ impl Shape {
         })
     }
 
-    /// Whether keys are few enough to follow each; with more, every entry gets a key of
-    /// its own.
+    /// Whether there are few enough keys to track each; with more, every entry gets its own key.
     pub(super) fn tracks_keys(&self) -> bool {
         self.keys <= KEYS_MAX
     }
 }
 
-/// A directory beside the data directory, gone when the bench ends.
+/// A directory next to the data directory, removed when the bench ends.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -172,10 +170,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Runs the bench and prints what came of it.
+/// Runs the bench and prints the results.
 ///
 /// # Errors
-/// [`BenchError`]; among them that forebay did not do what was counted.
+/// [`BenchError`]; for example when forebay did not do what was counted.
 pub(crate) async fn bench(global: &Global, args: &BenchArgs) -> Result<ExitCode, BenchError> {
     let shape = Shape::read(args)?;
     let scratch = Scratch::make(&global.data_dir)?;
@@ -189,7 +187,7 @@ pub(crate) async fn bench(global: &Global, args: &BenchArgs) -> Result<ExitCode,
     subject.runtime.shutdown(Drain::within(DRAIN)).await?;
     let rounds = measured?;
     if left != 0 {
-        course.wrong(|| format!("{left} entries are left that nobody waits for"));
+        course.wrong(|| format!("{left} entries are left without a waiter"));
     }
     let report = Report::new(&course, &ideal, rounds);
     ideal.join(&ideal_path)?;

@@ -1,7 +1,7 @@
-//! What a run came to, for people and for programs.
+//! The results of a run, for people and for programs.
 //!
-//! Must always hold: rates and uses are those of the windows in which lives were
-//! counted; the names in the JSON object are a promise.
+//! Must always hold: rates and usage are of the windows in which entries were counted; the names in
+//! the JSON object are a promise.
 
 use std::{io, time::Duration};
 
@@ -15,13 +15,13 @@ use super::{
     usage::{Used, resident_mib},
 };
 
-/// What one round of both came to.
+/// The results of one round of both.
 pub(super) struct Round {
-    /// Lives that ended in the window.
+    /// Entries that ended in the window.
     pub(super) jobs: u64,
     /// Length of the window.
     pub(super) took: Duration,
-    /// What the process used in it, the load generator included.
+    /// What the process used in it, including the load generator.
     pub(super) used: Used,
     /// Syncs of the log.
     pub(super) fsyncs: u64,
@@ -33,7 +33,7 @@ pub(super) struct Round {
     pub(super) rss_mib: Option<f64>,
     /// Jobs of the ideal queue.
     pub(super) ideal_jobs: u64,
-    /// How long it was watched.
+    /// How long it ran.
     pub(super) ideal_time: Duration,
 }
 
@@ -47,7 +47,7 @@ fn rate(jobs: u64, took: Duration) -> f64 {
     jobs as f64 / took.as_secs_f64().max(f64::EPSILON)
 }
 
-/// Everything that was measured, under the names of the JSON output.
+/// All results, under the names of the JSON output.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Report {
     in_flight: usize,
@@ -56,7 +56,7 @@ pub(super) struct Report {
     scopes: u64,
     rules: u32,
     payload: usize,
-    /// Length of all windows.
+    /// Total length of the windows.
     seconds: f64,
     jobs: u64,
     jobs_per_s: f64,
@@ -75,19 +75,19 @@ pub(super) struct Report {
     ideal_life_p99_us: f64,
     ideal_life_p999_us: f64,
     fsyncs_per_job: f64,
-    /// Of the `write` calls of the process; absent where the system does not tell.
+    /// Of the `write` calls of the process; absent where the system does not report it.
     bytes_per_job: Option<f64>,
-    /// Of pages that went to the disk.
+    /// Of pages written to the disk.
     disk_bytes_per_job: Option<f64>,
     log_bytes_per_job: f64,
     log_records_per_job: f64,
     cpu_s_per_1k: f64,
     peak_rss_mib: Option<f64>,
-    /// Round by round: does it decline, does memory grow?
+    /// Round by round: does throughput decline, does memory grow?
     rounds_jobs_per_s: Vec<f64>,
     rounds_ideal_jobs_per_s: Vec<f64>,
     rounds_rss_mib: Vec<Option<f64>>,
-    /// Entries whose whole life was checked, warm-up included.
+    /// Entries that were checked completely, including the warm-up.
     checked: u64,
     order_checked: bool,
 }
@@ -149,7 +149,7 @@ impl Report {
         }
     }
 
-    /// Throughput of the last round as a part of the first one's.
+    /// Throughput of the last round as a fraction of the first one's.
     fn last_of_first(&self) -> f64 {
         match self.rounds_jobs_per_s.as_slice() {
             [first, .., last] => last / first.max(f64::EPSILON),
@@ -164,7 +164,7 @@ impl Report {
         format!("{} MiB", all.join(" "))
     }
 
-    /// Writes it to standard output.
+    /// Prints it to standard output.
     pub(super) fn print(&self, as_json: bool) -> io::Result<()> {
         let mut text = if as_json { serde_json::to_vec(self)? } else { self.text().into_bytes() };
         text.push(b'\n');

@@ -1,8 +1,7 @@
-//! The producers: whole lives of entries, through the public API.
+//! The producers: they take entries through their whole life, with the public API.
 //!
-//! Must always hold: a producer waits for the end of every entry of its batch before
-//! it goes on, so that as many are in flight as were asked for, and no more. Must not
-//! know: how results are reported.
+//! Must always hold: a producer waits for the end of every entry of its batch before it continues,
+//! so that exactly the configured number is in flight. Must not know: how results are reported.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -19,14 +18,14 @@ use super::{BenchError, course::Course};
 
 /// The handler of the bench.
 const SERVICE: &str = "bench";
-/// Below the scope: the limit key of every scoped entry.
+/// The limit key of every scoped entry.
 const LIMIT_KEY: &str = "gold/user";
-/// What rules allow: never reached, always counted.
+/// The limit of the rules: never reached, always counted.
 const CONCURRENCY: u32 = 1_000_000;
-/// Rules that every scoped entry meets, one per level.
+/// Rules that match every scoped entry, one per level.
 const RULES_FOR_ALL: [&str; 3] = ["*", "*/*", "*/*/*"];
 
-/// A runtime on disk that runs the entries of a course.
+/// A runtime on disk that runs the bench's entries.
 pub(super) struct Subject {
     pub(super) runtime: Runtime,
     course: Arc<Course>,
@@ -34,7 +33,7 @@ pub(super) struct Subject {
     producers: JoinSet<Result<(), BenchError>>,
 }
 
-/// Keys and scopes as text, made once.
+/// Keys and scopes as text, created once.
 struct Names {
     keys: Vec<String>,
     scopes: Vec<String>,
@@ -50,7 +49,7 @@ impl Subject {
         let handled = Arc::clone(course);
         let options = HandlerOptions {
             retry: RetryPolicy::NONE,
-            // The end leaves nothing behind: a life is enqueue, dispatch, complete.
+            // Keeps no results: only enqueue, dispatch and complete are measured.
             retention: Some(Duration::ZERO),
             ..HandlerOptions::default()
         };
@@ -105,7 +104,7 @@ impl Subject {
         }
     }
 
-    /// Lets the producers end.
+    /// Stops the producers.
     ///
     /// # Errors
     /// The first error of any of them.
@@ -117,10 +116,10 @@ impl Subject {
         Ok(())
     }
 
-    /// Waits for so long, or until a producer fails.
+    /// Waits for this long, or until a producer fails.
     ///
     /// # Errors
-    /// What a producer failed with.
+    /// The error of a producer.
     pub(super) async fn watch(&mut self, time: Duration) -> Result<(), BenchError> {
         tokio::select! {
             () = tokio::time::sleep(time) => Ok(()),
@@ -133,13 +132,13 @@ impl Subject {
     }
 }
 
-/// As many rules as asked for: those for all first, then one after the other scope, on
-/// all three levels.
+/// The configured number of rules: the ones for all entries first, then scope by scope, on all
+/// three levels.
 fn rules(count: u32, names: &Names) -> Result<Vec<RuleChange>, PatternError> {
     let mut patterns: Vec<String> = RULES_FOR_ALL.iter().map(ToString::to_string).collect();
     let mut scope = 0;
     while patterns.len() < count as usize {
-        // Beyond the scopes there are, they only make the book longer.
+        // Rules beyond the number of scopes only make the book longer.
         let name = names.scopes.get(scope).cloned().unwrap_or_else(|| format!("none-{scope}"));
         patterns.extend([name.clone(), format!("{name}/gold"), format!("{name}/{LIMIT_KEY}")]);
         scope += 1;
@@ -161,7 +160,7 @@ struct Producer {
     runtime: Runtime,
     course: Arc<Course>,
     names: Arc<Names>,
-    /// Its first slot; it has as many as a batch.
+    /// Its first slot; it has one batch of slots.
     first: usize,
     random: u64,
 }
@@ -186,7 +185,7 @@ impl Producer {
             }
             let outcomes = self.runtime.outcomes(&handles).await.map_err(ResultError::from)?;
             let ended = slots.clone().zip(outcomes).filter_map(|(slot, outcome)| match outcome {
-                // It ended before it was asked for, and nothing is kept of it.
+                // It ended before the question, and nothing is kept of it.
                 None | Some(Outcome::Success(_)) => Some(slot),
                 Some(other) => {
                     self.course.wrong(|| format!("an entry ended with {other:?}"));
@@ -225,7 +224,7 @@ impl Producer {
         entries
     }
 
-    /// One of so many, by chance (splitmix64); none of none.
+    /// A random one of this many (splitmix64); none of zero.
     fn pick(&mut self, count: u64) -> Option<u64> {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.random;

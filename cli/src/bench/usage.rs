@@ -1,35 +1,35 @@
-//! What this process uses: processor time, memory, bytes written.
+//! Resources used by this process: processor time, memory, bytes written.
 //!
-//! Must always hold: a number that the system does not tell is absent, not zero.
+//! Must always hold: a number that the system does not report is absent, not zero.
 
 use std::{fs, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// What was used since the process started.
+/// Usage since the process started.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Usage {
     /// Processor time of all threads.
     pub(super) cpu: Duration,
-    /// Bytes given to `write` calls, whatever to.
+    /// Bytes passed to `write` calls of any kind.
     written: Option<u64>,
-    /// Bytes of pages that had to go to the disk.
+    /// Bytes of pages written to the disk.
     disk: Option<u64>,
 }
 
-/// What was used between two points.
+/// Usage between two points.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Used {
     /// Processor time of all threads.
     pub(super) cpu: Duration,
-    /// Bytes given to `write` calls.
+    /// Bytes passed to `write` calls.
     pub(super) written: Option<u64>,
-    /// Bytes of pages that had to go to the disk.
+    /// Bytes of pages written to the disk.
     pub(super) disk: Option<u64>,
 }
 
 impl Usage {
-    /// Until now.
+    /// Usage until now.
     pub(super) fn now() -> Self {
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let seconds = u64::try_from(cpu.tv_sec).unwrap_or(0);
@@ -42,7 +42,7 @@ impl Usage {
         }
     }
 
-    /// From another point to this one.
+    /// Usage from an earlier point to this one.
     pub(super) fn since(&self, before: &Self) -> Used {
         let less = |now: Option<u64>, before: Option<u64>| Some(now?.saturating_sub(before?));
         Used {
@@ -54,7 +54,7 @@ impl Usage {
 }
 
 impl Used {
-    /// Adds what was used in another stretch.
+    /// Adds the usage of another period.
     pub(super) fn add(&mut self, other: &Self) {
         self.cpu += other.cpu;
         let sum = |one: Option<u64>, other: Option<u64>| match (one, other) {
@@ -73,7 +73,7 @@ pub(super) fn resident_mib() -> (Option<f64>, Option<f64>) {
     (mib("VmRSS:"), mib("VmHWM:"))
 }
 
-/// The number behind a name, in a file of `name: number` lines.
+/// The number after a name, in a file of `name: number` lines.
 fn number(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_told_stays_absent() {
+    fn unreported_numbers_are_absent() {
         let mut sum = Used::default();
         sum.add(&Used { cpu: Duration::from_secs(1), written: None, disk: Some(2) });
         sum.add(&Used { cpu: Duration::from_secs(2), written: None, disk: Some(3) });

@@ -1,27 +1,27 @@
-//! Tables that are printed page after page, the last column cut to the width.
+//! Tables that are printed page by page, with the last column cut to the width.
 //!
-//! Must always hold: a page is printed without knowing those behind it; columns stay where
-//! the first page has put them, or move to the right; outside of a terminal no column is
-//! left out. Must not know: what the cells say.
+//! Must always hold: a page is printed without knowing the next ones; columns stay where the first
+//! page has put them, or move to the right; without a terminal no column is omitted. Must not know:
+//! the meaning of the cells.
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// Width of the last column where standard output is no terminal.
+/// Width of the last column when standard output is not a terminal.
 const PIPED_WIDTH: usize = 120;
-/// The last column has at least so much room, if other columns can be left out for it.
+/// Minimum width of the last column, if other columns can be omitted for it.
 const LAST_WIDTH_MIN: usize = 24;
-/// Between two columns.
+/// Space between two columns.
 const GAP: usize = 2;
-/// What an empty cell says.
+/// Text of an empty cell.
 pub(super) const NONE: &str = "-";
 
 /// A column.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
     pub(super) header: &'static str,
-    /// On a terminal: left out where no cell of the first page says anything.
+    /// On a terminal: omitted if all cells of the first page are empty.
     pub(super) hides_empty: bool,
-    /// On a narrow terminal: left out for the last column; those with a 1 go first.
+    /// On a narrow terminal: omitted to make room for the last column; 1 goes first.
     pub(super) goes: Option<u8>,
 }
 
@@ -43,9 +43,9 @@ impl Column {
 #[derive(Debug)]
 pub(super) struct Columns {
     columns: &'static [Column],
-    /// Of the terminal.
+    /// Width of the terminal.
     terminal: Option<usize>,
-    /// Columns that are shown, with their widths. None before the first page.
+    /// Displayed columns, with their widths. Empty before the first page.
     shown: Vec<(usize, usize)>,
 }
 
@@ -131,14 +131,14 @@ impl Columns {
     }
 }
 
-/// Where the last column begins.
+/// Start of the last column.
 fn before_last(shown: &[(usize, usize)]) -> usize {
     let (_, others) = shown.split_last().unwrap_or((&(0, 0), &[]));
     others.iter().map(|(_, width)| width + GAP).sum()
 }
 
-/// A text of at most this width, with a mark where something is missing: what differs from
-/// row to row is often at the end, which is kept too.
+/// A text of at most this width, with a mark for the cut part. Rows often differ at the end, so the
+/// end is kept too.
 fn cut(text: &str, width_max: usize) -> String {
     if text.width() <= width_max {
         return text.to_owned();
@@ -178,14 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_keeps_its_beginning_and_its_end() {
+    fn cut_text_keeps_its_beginning_and_its_end() {
         assert_eq!(cut("0123456789", 10), "0123456789");
         assert_eq!(cut("0123456789x", 10), "012345…89x");
         assert_eq!(cut("0123456789x", 1), "…");
     }
 
     #[test]
-    fn a_terminal_hides_what_is_empty_and_cuts_the_last_column() {
+    fn a_terminal_hides_empty_columns_and_cuts_the_last_one() {
         let mut columns = Columns::new(THREE, Some(30));
         let text = columns.page(&[row(["1", "-", &"x".repeat(100)])]);
         assert_eq!(text, format!("ID  COMMAND\n1   {}…{}\n", "x".repeat(17), "x".repeat(8)));

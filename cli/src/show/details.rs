@@ -1,4 +1,4 @@
-//! `forebay entry`: everything that is known of one entry.
+//! `forebay entry`: everything known about one entry.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::exec::report::{End, Output, Report};
 
-/// Most bytes of a payload, a result or an output that are printed for people.
+/// Maximum bytes of a payload, a result or an output printed for people.
 const PRINTED_BYTES_MAX: usize = 4 << 10;
 
 /// For people.
@@ -51,7 +51,7 @@ pub(super) fn people(details: &EntryDetails) -> String {
     text
 }
 
-/// As JSON: for an item of `exec` with its command and its report in place of their bytes.
+/// As JSON: an item of `exec` has its command and its report in place of their bytes.
 pub(super) fn json(details: &EntryDetails) -> Result<Value, serde_json::Error> {
     let mut value = serde_json::to_value(details)?;
     let Value::Object(object) = &mut value else { return Ok(value) };
@@ -129,7 +129,7 @@ fn put_attempts(text: &mut String, details: &EntryDetails) {
     }
 }
 
-/// What `exec` says of how the last attempt of an item ended.
+/// The report of `exec` on an item's last attempt.
 fn report_of(details: &EntryDetails) -> Option<Report> {
     if !is_exec(&details.entry.service) {
         return None;
@@ -182,7 +182,7 @@ fn report_json(report: &Report) -> Value {
     })
 }
 
-/// Bytes with their length; text behind it or, with several lines, below it.
+/// Bytes with their length; text after it or, with several lines, below it.
 fn put_bytes(text: &mut String, name: &str, view: &BytesView) {
     let what = match view.len {
         0 => return put(text, name, "empty"),

@@ -41,17 +41,17 @@ const QUEUE_COLUMNS: &[Column] = &[
     Column::new("RUNS NOW OR NEXT"),
 ];
 
-/// A list that is printed page after page.
+/// A list that is printed page by page.
 pub(super) struct List {
     is_json: bool,
     columns: Columns,
-    /// What is said when there is none.
+    /// Printed for an empty list.
     nothing: &'static str,
     printed: usize,
 }
 
 impl List {
-    /// The list that a request asks for, if it asks for one.
+    /// The list of a request, if it is for one.
     pub(super) fn of(request: &Request, is_json: bool, terminal: Option<usize>) -> Option<Self> {
         let (columns, nothing) = match request {
             Request::Entries { .. } => (ENTRY_COLUMNS, "no entries"),
@@ -64,7 +64,7 @@ impl List {
         Some(Self { is_json, columns: Columns::new(columns, terminal), nothing, printed: 0 })
     }
 
-    /// One page as text; `None` when it is none of this list.
+    /// One page as text; `None` when it is not part of this list.
     pub(super) fn page(&mut self, page: &Response) -> Option<Result<String, serde_json::Error>> {
         let rows: Vec<Row<'_>> = match page {
             Response::Entries { entries, .. } => entries.iter().map(Row::Entry).collect(),
@@ -87,7 +87,7 @@ impl List {
         Some(Ok(text))
     }
 
-    /// What comes after the last page.
+    /// Text after the last page.
     pub(super) fn end(&self) -> String {
         match (self.is_json, self.printed) {
             (true, 0) => "[]\n".to_owned(),
@@ -155,7 +155,7 @@ fn name(part: Option<&String>) -> String {
     part.map_or_else(|| NONE.to_owned(), |part| safe(part))
 }
 
-/// What an entry is.
+/// The work of an entry.
 pub(super) fn work_of(entry: &EntryView) -> Work {
     Work::of(&entry.service, entry.payload.as_ref(), entry.result.as_ref())
 }
@@ -182,7 +182,7 @@ fn with_work(json: Result<Value, serde_json::Error>, work: &Work) -> Value {
     Value::Object(object)
 }
 
-/// Where an entry is, in a word.
+/// The stage of an entry, in a word.
 pub(super) fn stage_word(entry: &EntryView) -> String {
     match (entry.stage, entry.outcome) {
         (Stage::Finished, Some(outcome)) => outcome.to_string(),

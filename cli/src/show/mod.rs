@@ -1,6 +1,6 @@
-//! What answers say to people, and as JSON.
+//! Answers as text for people, and as JSON.
 //!
-//! Must not know: whom was asked, and how.
+//! Must not know: where the answers come from.
 
 mod columns;
 mod details;
@@ -18,7 +18,7 @@ use super::inspect::AskError;
 
 pub(crate) use work::command_line;
 
-/// Prints the parts of an answer as they come.
+/// Prints the parts of an answer as they arrive.
 pub(crate) struct Printer {
     is_json: bool,
     list: Option<entries::List>,
@@ -38,20 +38,20 @@ impl Printer {
         if self.is_json { json(part) } else { people(part) }
     }
 
-    /// What comes after the last part.
+    /// Text after the last part.
     pub(crate) fn end(&self) -> String {
         self.list.as_ref().map(entries::List::end).unwrap_or_default()
     }
 }
 
-/// Width of the terminal that standard output is.
+/// Width of the terminal, if standard output is one.
 fn terminal_width() -> Option<usize> {
     let stdout = rustix::stdio::stdout();
     let size = rustix::termios::tcgetwinsize(stdout).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// The answer's content alone, one line.
+/// The content of the answer, on one line.
 pub(crate) fn json(response: &Response) -> Result<String, AskError> {
     let mut text = match response {
         Response::Status { node } => serde_json::to_string(node),
@@ -103,12 +103,12 @@ fn people(response: &Response) -> Result<String, AskError> {
 
 pub(super) use work::safe;
 
-/// What a queue runs now or next, in one line.
+/// What a queue runs now or next, on one line.
 pub(super) fn next_of(queue: &forebay_actors::node::VQueueView) -> String {
     work::Work::of(&queue.service, queue.payload.as_ref(), None).line()
 }
 
-/// What an entry is, in one line; its directory, if it has one.
+/// The work of an entry, on one line; its directory, if it has one.
 pub(super) fn work(entry: &forebay::EntryView) -> (String, Option<String>) {
     let work = entries::work_of(entry);
     let directory = match &work {
@@ -155,8 +155,7 @@ pub(super) fn finish(table: &Table, rows: usize, what: &str) -> String {
     if rows == 0 { format!("no {what}\n") } else { format!("{}\n", table.trim_fmt()) }
 }
 
-/// How long from one time to another, to the millisecond below a minute and to the second
-/// above.
+/// Time between two points, to the millisecond below a minute and to the second above.
 pub(super) fn span(since: u64, until: u64) -> String {
     let long = Duration::from_millis(until.saturating_sub(since));
     let rounded = if long.as_secs() < 60 { long } else { Duration::from_secs(long.as_secs()) };

@@ -6,8 +6,7 @@ use forebay::control::NodeView;
 
 use super::{table, time};
 
-/// From how many milliseconds on it is told that a partition's time is ahead of the wall
-/// clock.
+/// Milliseconds from which on a partition's time is shown as ahead of the wall clock.
 const AHEAD_SHOWN_MS: u64 = 1_000;
 
 pub(super) fn status(node: &NodeView) -> String {
@@ -26,7 +25,7 @@ pub(super) fn status(node: &NodeView) -> String {
     for partition in &node.partitions {
         table.add_row([
             partition.id.to_string(),
-            // Without a process it is only led for as long as it is looked at.
+            // Without a process the partition is only led during this look.
             if node.pid.is_some() { partition.role.to_string() } else { "-".to_owned() },
             partition.epoch.to_string(),
             partition.applied.to_string(),

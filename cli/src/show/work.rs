@@ -1,7 +1,7 @@
-//! What an entry is, from its payload: the command of an item of `exec`, else a preview.
+//! The work of an entry, from its payload: the command of an item of `exec`, otherwise a preview.
 //!
-//! Must always hold: any bytes give something that is safe on a terminal; a payload of
-//! which only the beginning is known is shown as far as it goes.
+//! Must always hold: any bytes give text that is safe on a terminal; a payload of which only the
+//! beginning is known is shown as far as it goes.
 
 use bilrost::OwnedMessage;
 use bytes::Bytes;
@@ -10,22 +10,22 @@ use serde_json::{Map, Value, json};
 
 use crate::exec::{item::Job, report::Report, runs::SERVICE};
 
-/// Most bytes of a payload that is not a command that go into a preview.
+/// Maximum bytes of a payload in a preview, unless it is a command.
 const PREVIEW_BYTES_MAX: usize = 256;
 
-/// What an entry is.
+/// The work of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// A command.
     Command {
-        /// What is known of it.
+        /// The known part of it.
         job: Job,
         /// All of it is known.
         is_whole: bool,
     },
     /// Anything else.
     Payload(BytesView),
-    /// Nothing is stored of it any more.
+    /// Nothing of it is stored any more.
     Unknown,
 }
 
@@ -35,7 +35,7 @@ pub(super) fn is_exec(service: &str) -> bool {
 }
 
 impl Work {
-    /// From an entry's payload, or else from the report that its result is.
+    /// From an entry's payload, or otherwise from the report in its result.
     pub(super) fn of(
         service: &str,
         payload: Option<&BytesView>,
@@ -100,18 +100,18 @@ impl Work {
     }
 }
 
-/// The item as the input has it; items of earlier versions do not know it.
+/// The item as in the input; items of earlier versions do not have it.
 pub(super) fn item_of(job: &Job) -> Option<String> {
     let item = job.item();
     (!item.is_empty()).then(|| String::from_utf8_lossy(&item).into_owned())
 }
 
-/// The job that a report says it ran, and whether all of the job is known.
+/// The job in a report, and whether all of it is known.
 fn job_of(report: &Bytes) -> Option<(Job, bool)> {
     if let Ok(report) = Report::decode(report.clone()) {
         return report.job.map(|job| (job, true));
     }
-    // Of a report with long outputs only the beginning is there; the job comes first.
+    // Of a report with long outputs only the beginning is stored; the job comes first.
     let mut rest = &report[..];
     let (tag, field) = field(&mut rest, 0)?;
     match field {
@@ -120,7 +120,7 @@ fn job_of(report: &Bytes) -> Option<(Job, bool)> {
     }
 }
 
-/// What can be said of a job of which only the beginning is known.
+/// The known beginning of a job.
 fn cut_job(mut rest: &[u8]) -> Option<Job> {
     let (mut job, mut tag) = (Job::default(), 0);
     while let Some((found, field)) = field(&mut rest, tag) {
@@ -144,8 +144,8 @@ enum Field<'a> {
     Bytes { bytes: &'a [u8], is_whole: bool },
 }
 
-/// The next field of a bilrost message that may be cut off; `None` at its end. `before` is
-/// the tag of the field before it.
+/// The next field of a bilrost message that may be cut off; `None` at its end. `before` is the tag
+/// of the previous field.
 fn field<'a>(rest: &mut &'a [u8], before: u64) -> Option<(u64, Field<'a>)> {
     let key = number(rest)?;
     let tag = before.checked_add(key >> 2)?;
@@ -157,13 +157,13 @@ fn field<'a>(rest: &mut &'a [u8], before: u64) -> Option<(u64, Field<'a>)> {
             *rest = &rest[bytes.len()..];
             Field::Bytes { bytes, is_whole }
         }
-        // Fixed numbers of 4 or 8 bytes: there are none in what is read here.
+        // Fixed numbers of 4 or 8 bytes: the messages read here have none.
         _ => return None,
     };
     Some((tag, field))
 }
 
-/// A number as bilrost writes it: seven bits a byte, each continued byte counted in full.
+/// A number in bilrost's encoding: seven bits per byte, each continued byte counted in full.
 fn number(rest: &mut &[u8]) -> Option<u64> {
     let mut number = 0u64;
     for shift in (0..63).step_by(7) {
@@ -211,7 +211,7 @@ pub(crate) fn safe(text: &str) -> String {
     text.to_owned()
 }
 
-/// The beginning of a payload, in one line.
+/// The beginning of a payload, on one line.
 fn preview(payload: &BytesView) -> String {
     let head = &payload.head[..payload.head.len().min(PREVIEW_BYTES_MAX)];
     if payload.len == 0 {
@@ -220,7 +220,7 @@ fn preview(payload: &BytesView) -> String {
     let is_cut = (head.len() as u64) < payload.len;
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
-        // The end of the head may lie within a character.
+        // The end of the head may be within a character.
         Err(error) if is_cut && error.error_len().is_none() => {
             std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
         }
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_told_as_it_can_be_typed() {
+    fn a_command_is_shown_as_it_can_be_typed() {
         let bytes = job(&["sh", "-c", "echo \"$1\"", "_", "it's", "", "a\nb"]).encode_to_vec();
         let said = r#"sh -c 'echo "$1"' _ 'it'\''s' '' $'a\nb'"#;
         assert_eq!(line("exec", &view(&bytes, 9_999)), said);
@@ -262,7 +262,7 @@ mod tests {
 
     /// Any beginning of a job gives a beginning of its command, or nothing.
     #[test]
-    fn a_job_that_is_cut_off_is_told_as_far_as_it_goes() {
+    fn a_cut_job_is_shown_as_far_as_it_goes() {
         let whole = job(&["convert", &"x".repeat(400), "b"]);
         let bytes = whole.encode_to_vec();
         for known in 0..bytes.len() {
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_of_a_success_says_what_ran_however_long_its_outputs_are() {
+    fn the_report_of_a_success_contains_the_job_even_with_long_outputs() {
         let stdout = Output { head: vec![b'x'; 60_000].into(), len: 60_000, ..Output::default() };
         let ran = Some(job(&["echo", "1"]));
         let report = Report { end: Some(End::Exit(0)), stdout, job: ran, ..Report::default() };
@@ -301,7 +301,7 @@ mod tests {
             line("mail", &view("\u{e9}".repeat(400).as_bytes(), 255)),
             "\u{e9}".repeat(127) + "…"
         );
-        // What calls itself exec and is no job.
+        // Service `exec`, but not a job.
         assert_eq!(line("exec", &view(b"hello", 9)), "hello");
         assert_eq!(Work::of("mail", None, None).line(), "-");
     }

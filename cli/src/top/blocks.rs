@@ -1,6 +1,6 @@
 //! What blocks a queue, in a few words.
 //!
-//! Must not know: how counters work; who asks.
+//! Must not know: how counters work; where they are used.
 
 use std::collections::HashMap;
 
@@ -17,11 +17,11 @@ use crate::{
     show::span,
 };
 
-/// Counters by key, and how many run.
+/// Counters by key, and the number of running entries.
 pub(super) struct Counters<'a> {
     limits: HashMap<&'a str, &'a LimitView>,
     has_process: bool,
-    /// The process runs as many as it may.
+    /// The process runs the maximum number.
     taken: Option<u32>,
 }
 
@@ -36,8 +36,8 @@ impl<'a> Counters<'a> {
         }
     }
 
-    /// Why the next entry of a queue waits, as far as counters say it; empty when nothing
-    /// waits or they do not say it.
+    /// Why the next entry of a queue waits, as far as the counters show it; empty when nothing
+    /// waits or they do not show it.
     pub(super) fn blocked(&self, queue: &VQueueView) -> String {
         if queue.is_paused {
             return "the queue is paused".to_owned();
@@ -61,11 +61,11 @@ impl<'a> Counters<'a> {
         self.taken.map_or_else(String::new, |most| format!("all {most} jobs are taken"))
     }
 
-    /// The keys of the counters that hold for a queue, the outermost first.
+    /// The keys of the counters that apply to a queue, the outermost first.
     fn keys(&self, queue: &VQueueView) -> Vec<String> {
         let mut keys = vec![format!("service:{}", queue.service)];
         if RunId::of_service(&queue.service).is_some() {
-            // A rule for `exec` holds for all runs.
+            // A rule for `exec` applies to all runs.
             keys.push(format!("service:{SERVICE}"));
         }
         if let Some(scope) = &queue.scope {
@@ -112,7 +112,7 @@ pub(super) fn explained(explained: &ExplainView) -> String {
         None => String::new(),
         Some(Reason::RunAt { run_at }) => {
             let now = WallClock.now();
-            // To the second: the view is a second old.
+            // To the second: the view may be a second old.
             let seconds = run_at.saturating_sub(now.0).div_ceil(1_000);
             format!("its time: in {}", span(0, seconds * 1_000))
         }

@@ -1,8 +1,8 @@
-//! What `forebay top` asks, and how often.
+//! The queries of `forebay top`, and their interval.
 //!
-//! Must always hold: asking takes at most a tenth of the time, however much is stored; a
-//! directory that no process has open is opened once, not each second, and closed again. Must
-//! not know: terminals.
+//! Must always hold: queries take at most a tenth of the time, however much is stored; a directory
+//! that no process has open is opened once, not each second, and closed again. Must not know:
+//! terminals.
 
 use std::{
     cmp::Reverse,
@@ -26,42 +26,42 @@ use crate::{
     show::{next_of, safe},
 };
 
-/// How often it looks, at most.
+/// Minimum interval between looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After a look that took long, nothing is asked for this many times as long.
+/// After a long look, a pause of this many times its duration.
 const REST_FACTOR: u32 = 9;
-/// So long after a process has gone its directory is left to the next one: a process that is
-/// started anew must not find it open.
+/// How long the directory is left alone after its process has ended: a process that is restarted
+/// must not find it open.
 const LEFT_ALONE: Duration = Duration::from_secs(3);
-/// For how long an answer is waited for.
+/// Maximum wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Most queues that are listed.
+/// Maximum number of listed queues.
 const QUEUES_MAX: usize = 1_000;
-/// Most pages of queues that are asked for: many may have nothing to do.
+/// Maximum number of pages of queues per look: many queues may have no work.
 const PAGES_MAX: usize = 20;
-/// So much of a payload says what an entry is.
+/// Bytes of a payload that are enough to show an entry.
 const PAYLOAD_BYTES_MAX: usize = 256;
-/// Most queues of which it is asked why the next entry waits, where counters do not say it.
+/// Maximum number of queues whose next entry is explained, where counters do not show the reason.
 const EXPLAINED_MAX: usize = 20;
 
-/// What one look found.
+/// The result of a look.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     /// The process, or the directory itself; absent before the first answer.
     pub(super) node: Option<NodeView>,
-    /// How many may run at once.
+    /// Maximum number of running entries.
     pub(super) running_max: Option<u32>,
-    /// Services and runs, those with most work first.
+    /// Services and runs, most work first.
     pub(super) services: Vec<ServiceRow>,
     /// Counters, ordered by how many queues they hold back, most first.
     pub(super) limits: Vec<LimitView>,
-    /// Queues with something to do, those with most work first.
+    /// Queues with work, most work first.
     pub(super) queues: Vec<QueueRow>,
     /// There are more queues than are listed.
     pub(super) has_more: bool,
     /// When this was found.
     pub(super) found_at: Option<Instant>,
-    /// Why nothing newer was found.
+    /// Why there is no newer view.
     pub(super) problem: Option<String>,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct QueueRow {
     pub(super) waiting: u64,
     pub(super) running: u64,
     pub(super) paused: u64,
-    /// Why the next entry does not start; empty where nothing blocks it.
+    /// Why the next entry does not start; empty if nothing blocks it.
     pub(super) blocked: String,
     /// What runs now or next.
     pub(super) work: String,
@@ -94,8 +94,8 @@ impl View {
     }
 }
 
-/// Looks again and again until nobody wants to see it. `again`: also reads again what is
-/// stored where no process has the directory open.
+/// Looks again and again until the view is closed. `again`: also reads the stored data again if no
+/// process has the directory open.
 pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<Notify>) {
     let mut looks = Looks { dir, stored: None, process: Process::None, runs: HashMap::new() };
     let mut last = View::default();
@@ -126,7 +126,7 @@ pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<No
             return;
         }
         let rest = match last.problem {
-            // Waiting for an answer is no work for the other side.
+            // The other side does not work while we wait for its answer.
             Some(_) => LOOK_EVERY,
             None => LOOK_EVERY.max(begun.elapsed() * REST_FACTOR),
         };
@@ -172,21 +172,21 @@ enum Process {
     /// None has answered.
     None,
     Answers,
-    /// It does not answer any more since then.
+    /// It has not answered since then.
     Gone(Instant),
 }
 
 struct Looks {
     dir: PathBuf,
-    /// What the directory has; absent while a process has it open.
+    /// The stored data; absent while a process has the directory open.
     stored: Option<View>,
     process: Process,
-    /// What the runs run, by id.
+    /// The commands of the runs, by id.
     runs: HashMap<RunId, String>,
 }
 
 impl Looks {
-    /// Whether the directory of a process that has gone is not to be opened yet.
+    /// Whether the directory of an ended process must not be opened yet.
     fn is_left_alone(&mut self) -> bool {
         if let Process::Answers = self.process {
             self.process = Process::Gone(Instant::now());
@@ -194,17 +194,17 @@ impl Looks {
         matches!(self.process, Process::Gone(at) if at.elapsed() < LEFT_ALONE)
     }
 
-    /// What is stored. The directory is opened for that only if it was not read yet.
+    /// The stored data. The directory is opened for it only if it was not read yet.
     async fn stored(&mut self) -> Result<View, LookError> {
         if let Some(view) = &self.stored {
             return Ok(view.clone());
         }
         let control = Control::look(&self.dir).await?;
         let asked = self.ask(&control).await;
-        // Nothing was written that anybody needs.
+        // Nothing worth keeping was written.
         let _ = control.close().await;
         let view = asked?;
-        // A process may have come meanwhile.
+        // A process may have started meanwhile.
         self.stored = (!view.has_process()).then(|| view.clone());
         Ok(view)
     }
@@ -250,7 +250,7 @@ impl Looks {
         for counts in services {
             let name = match RunId::of_service(&counts.service) {
                 Some(id) => {
-                    // A run without a book stays without: it is not looked for again.
+                    // A run without a book stays without one: it is not searched again.
                     let command = self.runs.entry(id.clone()).or_default();
                     format!("run {} {command}", id.short())
                 }
@@ -266,7 +266,7 @@ impl Looks {
     }
 }
 
-/// Each partition has a row of its own for a service that is paused: one is enough.
+/// Each partition has its own row for a paused service: one is enough.
 fn merged(limits: Vec<LimitView>) -> Vec<LimitView> {
     let mut merged: Vec<LimitView> = Vec::with_capacity(limits.len());
     for limit in limits {
@@ -283,9 +283,9 @@ fn merged(limits: Vec<LimitView>) -> Vec<LimitView> {
     merged
 }
 
-/// What the runs with a book run.
+/// The commands of the runs that have a book.
 fn commands(dir: &Path) -> Vec<(RunId, String)> {
-    // Without the books runs are shown without their commands.
+    // Without the books, runs are shown without their commands.
     let listed = book::list(dir).unwrap_or_default();
     listed.into_iter().map(|run| (run.id, safe(&run.identity.command_line()))).collect()
 }
@@ -327,7 +327,7 @@ async fn rows(
             && let Some(entry) = queue.head
         {
             explained += 1;
-            // One that has started or ended meanwhile is blocked by nothing.
+            // One that has started or ended meanwhile is not blocked.
             if let Response::Explain { explained } =
                 control.ask_within(Request::Explain { entry }, PATIENCE).await?
             {

@@ -1,8 +1,8 @@
 //! `forebay top`: a live view of runs, queues and limits, and of what blocks them.
 //!
-//! Must always hold: it only looks; the terminal is as it was before when the command ends,
-//! by a key, a signal, an error or a panic; a key is obeyed while an answer is waited for.
-//! Must not know: how the data directory is asked, and how limits are counted.
+//! Must always hold: it only reads; the terminal is restored when the command ends, by a key, a
+//! signal, an error or a panic; keys work while it waits for an answer. Must not know: how the data
+//! directory is queried, and how limits are counted.
 
 mod blocks;
 mod look;
@@ -29,13 +29,13 @@ use tokio::{
 use self::look::View;
 use super::{args::Global, exec::interrupt::Exit, logging};
 
-/// How often the screen is drawn when nothing happens: the age of the view is part of it.
+/// Interval of drawing when nothing happens: the screen shows the age of the view.
 const DRAW_EVERY: Duration = Duration::from_secs(1);
-/// How long the keyboard is waited for at a time.
+/// Maximum wait for the keyboard at a time.
 const KEY_WAIT: Duration = Duration::from_millis(200);
-/// Keys that are read and not obeyed yet, at most.
+/// Maximum number of keys read but not handled yet.
 const KEYS_MAX: usize = 64;
-/// Queues that one press of a page key scrolls by.
+/// Number of queues that a page key scrolls by.
 const PAGE_ROWS: usize = 10;
 
 /// Why there is no view.
@@ -79,27 +79,27 @@ pub(crate) async fn top(global: &Global) -> Result<Exit, TopError> {
     }
     let again = Arc::new(Notify::new());
     let (found, views) = watch::channel(View::default());
-    // Restores the terminal on a panic too, by a hook.
+    // A hook restores the terminal on a panic too.
     let mut terminal = ratatui::try_init()?;
     let looking = tokio::spawn(look::keep(global.data_dir.clone(), found, Arc::clone(&again)));
     let shown = show(&mut terminal, views, &again).await;
     let restored = restore(terminal);
-    // It may have the directory open, which is closed properly.
+    // It may have the directory open, which must be closed properly.
     let _ = looking.await;
     let exit = shown?;
-    // A terminal that has gone cannot be restored.
+    // A terminal that is gone cannot be restored.
     if !matches!(exit, Exit::Signal(SIGHUP)) {
         restored?;
     }
     Ok(exit)
 }
 
-/// Gives the terminal back as it was.
+/// Restores the terminal.
 fn restore(mut terminal: DefaultTerminal) -> io::Result<()> {
     let cursor = terminal.show_cursor();
     let restored = ratatui::try_restore();
     if cursor.is_err() {
-        // It has gone. Dropped, this would print that, and panic where nothing can be printed.
+        // It is gone. Its destructor would print that, and panic where nothing can be printed.
         std::mem::forget(terminal);
     }
     cursor.and(restored)
@@ -138,7 +138,7 @@ async fn show(
     }
 }
 
-/// What a key asks for.
+/// The action of a key.
 enum Key {
     Quit,
     Again,
@@ -147,7 +147,7 @@ enum Key {
     Redraw,
 }
 
-/// Reads the keyboard in a thread of its own, until the receiver is dropped.
+/// Reads the keyboard in a separate thread, until the receiver is dropped.
 fn read_keys() -> mpsc::Receiver<io::Result<Key>> {
     let (pressed, keys) = mpsc::channel(KEYS_MAX);
     std::thread::spawn(move || {

@@ -1,7 +1,7 @@
-//! What `forebay top` draws.
+//! The screen of `forebay top`.
 //!
-//! Must always hold: it fits any size of a terminal, 80 columns and 24 lines with everything
-//! that matters. Must not know: where a view comes from.
+//! Must always hold: it fits any size of terminal; 80 columns and 24 lines show everything
+//! important. Must not know: where a view comes from.
 
 use forebay::{control::NodeView, explain::LimitView};
 use ratatui::{
@@ -15,21 +15,21 @@ use ratatui::{
 use super::look::{QueueRow, View};
 use crate::show::safe;
 
-/// Lines of the heading, its blank line included.
+/// Lines of the heading, including its blank line.
 const HEADING_LINES: u16 = 3;
-/// The tables of services and of limits take this part of the lines each, at most.
+/// The tables of services and of limits take at most this part of the lines each.
 const SIDE_PART: u16 = 6;
-/// And at most so many rows.
+/// And at most this many rows.
 const SIDE_ROWS_MAX: u16 = 8;
-/// From how many columns on the queues have a column of what they run.
+/// Minimum number of columns for the queues' column of work.
 const WORK_FROM: u16 = 120;
-/// From which age on the view says how old it is, in seconds.
+/// Age from which on the view shows how old it is, in seconds.
 const OLD_FROM_S: u64 = 4;
 
-/// Draws what a look found, without the first `scrolled` queues.
+/// Draws a view, without the first `scrolled` queues.
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View, scrolled: usize) {
     let side = (frame.area().height / SIDE_PART).clamp(1, SIDE_ROWS_MAX);
-    // A header and a blank line come with the rows.
+    // The rows are preceded by a header and a blank line.
     let lines = |rows: usize| match u16::try_from(rows).unwrap_or(u16::MAX).min(side) {
         0 => 0,
         rows => rows + 2,
@@ -92,7 +92,7 @@ fn summary(view: &View, node: &NodeView) -> String {
     }
 }
 
-/// What is wrong, in one line.
+/// The problems, on one line.
 fn problems(view: &View) -> String {
     let mut problems = Vec::new();
     if let Some(problem) = &view.problem {
@@ -218,7 +218,7 @@ fn table(
     frame.render_widget(Table::new(rows, widths.to_vec()).header(header), area);
 }
 
-/// A title that says how many rows are left out.
+/// A title with the number of omitted rows.
 fn counted(title: &str, all: usize, shown: usize) -> String {
     if all > shown { format!("{title} (first {shown} of {all})") } else { title.to_owned() }
 }
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_matters_fits_into_80_columns_and_24_lines() {
+    fn everything_important_fits_into_80_columns_and_24_lines() {
         let text = drawn(&view(), 80, 24, 0);
         let parts = [
             "forebay 1 (process 77): 3 of 8 running, 190 waiting, 20 paused",
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_view_says_so_and_why() {
+    fn an_old_view_shows_its_age_and_the_reason() {
         let problem = Some("it does not answer\x1b[2J".to_owned());
         let text = drawn(&View { problem, ..view() }, 80, 24, 0);
         assert!(text.contains(r"0 s old; it does not answer\u{1b}[2J"), "{text}");
