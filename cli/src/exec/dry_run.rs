@@ -1,6 +1,6 @@
-//! `--dry-run`: what would run, without a data directory.
+//! `--dry-run`: prints the commands, without a data directory.
 //!
-//! Must always hold: nothing is run, stored or made.
+//! Must always hold: nothing is run, stored or created.
 
 use std::{
     collections::HashSet,
@@ -14,7 +14,7 @@ use super::{
     super::unwritten, feed::Fed, interrupt::Exit, item::Prepared, run::ExecError, summary::Summary,
 };
 
-/// Bytes that a shell leaves as they are.
+/// Bytes that need no quotes in a shell.
 const PLAIN: &[u8] = b"_-./,:=@%+^";
 
 /// A command as `--json` prints it.
@@ -62,7 +62,7 @@ pub(super) async fn dry_run(
         }
     }
     match written.and_then(|()| out.flush()) {
-        // As `| head` does it.
+        // As with `| head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         written => written.map_err(|error| unwritten("standard output", &error))?,
     }
@@ -100,7 +100,7 @@ fn write(out: &mut impl Write, item: &Prepared, as_json: bool) -> io::Result<()>
     out.write_all(b"\n")
 }
 
-/// A word as a shell reads it back.
+/// A word, quoted for a shell.
 fn quoted(word: &[u8]) -> Vec<u8> {
     if !word.is_empty() && word.iter().all(|b| b.is_ascii_alphanumeric() || PLAIN.contains(b)) {
         return word.to_vec();

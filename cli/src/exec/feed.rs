@@ -1,4 +1,4 @@
-//! Reading the input on a thread of its own, for it may block for ever.
+//! Reading the input on a separate thread, because it may block forever.
 
 use std::{
     fs::File,
@@ -17,11 +17,11 @@ use super::{
     show::LinesRead,
 };
 
-/// Items read ahead.
+/// Maximum number of items read ahead.
 const AHEAD_MAX: usize = 4_096;
-/// Bytes of items read ahead. One larger item alone is read all the same.
+/// Maximum bytes of items read ahead. A single larger item is read anyway.
 const AHEAD_BYTES_MAX: usize = 32 << 20;
-/// What an item takes besides its arguments, in bytes.
+/// Bytes of an item in addition to its arguments.
 const ITEM_BYTES: usize = 512;
 /// Bytes read at a time.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -34,22 +34,22 @@ pub(crate) struct OpenInputError {
     source: io::Error,
 }
 
-/// What comes out of the input.
+/// A result of reading the input.
 #[derive(Debug)]
 pub(crate) enum Fed {
     /// An item, ready to be stored.
     Item(Box<Prepared>, Ahead),
-    /// A line that is no item; the rest goes on. What is wrong with it, and where.
+    /// A line that is not an item, with the reason and its position; reading continues.
     Bad(String),
-    /// What a person should know of the input.
+    /// Something about the input that people should know.
     Note(String),
-    /// An item that lies inside the data directory.
+    /// An item inside the data directory.
     Inside,
-    /// The input broke; nothing follows.
+    /// Reading failed; nothing follows.
     Broken(String),
 }
 
-/// How many bytes of items were read ahead.
+/// Bytes of items read ahead.
 #[derive(Debug, Default)]
 struct Budget {
     used: Mutex<usize>,
@@ -61,7 +61,7 @@ impl Budget {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is room for so many bytes. It comes: whoever has items drops them.
+    /// Waits until there is room for this many bytes. There will be: items are dropped eventually.
     fn take(self: &Arc<Self>, bytes: usize) -> Ahead {
         let has_no_room = |used: &mut usize| *used > 0 && *used + bytes > AHEAD_BYTES_MAX;
         let waited = self.less.wait_while(self.used(), has_no_room);
@@ -70,7 +70,7 @@ impl Budget {
     }
 }
 
-/// An item's share of what may be read ahead; kept until the item is stored.
+/// An item's share of the bytes read ahead; kept until the item is stored.
 #[derive(Debug)]
 pub(crate) struct Ahead {
     budget: Arc<Budget>,
@@ -97,7 +97,7 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, OpenInputErro
     Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
 }
 
-/// Reads the input on a thread of its own.
+/// Reads the input on a separate thread.
 ///
 /// # Errors
 /// When the thread cannot be started.
@@ -110,7 +110,7 @@ pub(crate) fn start(
     let (sender, receiver) = mpsc::channel(AHEAD_MAX);
     let lines = LinesRead::default();
     let counted = lines.clone();
-    // Not joined: a read of a terminal or a pipe can last for ever.
+    // Not joined: a read of a terminal or a pipe can take forever.
     std::thread::Builder::new().name("forebay-input".to_owned()).spawn(move || {
         for fed in Feed::new(reader, reading, plan, inside, counted) {
             if sender.blocking_send(fed).is_err() {
@@ -121,14 +121,14 @@ pub(crate) fn start(
     Ok((receiver, lines))
 }
 
-/// The input as items that are ready to be stored.
+/// The input as items ready to be stored.
 struct Feed {
     input: Input<Box<dyn BufRead + Send>>,
     format: Format,
     plan: Plan,
     inside: Inside,
     budget: Arc<Budget>,
-    /// Comes after a note.
+    /// Follows a note.
     held: Option<Fed>,
     lines: LinesRead,
 }
@@ -186,7 +186,7 @@ impl Iterator for Feed {
 mod tests {
     use super::*;
 
-    /// Items were counted and their bytes were not: 4,096 items of 1 MiB took 4 GiB.
+    /// Regression: items were counted, but not their bytes: 4,096 items of 1 MiB took 4 GiB.
     #[test]
     fn large_items_are_read_ahead_only_up_to_a_number_of_bytes() {
         const LEN: usize = AHEAD_BYTES_MAX / 4;

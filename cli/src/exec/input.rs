@@ -1,14 +1,14 @@
-//! The input: a stream of items, read as it comes.
+//! The input: a stream of items, read as it arrives.
 //!
-//! Owns: how bytes become items, and the number of each. Must always hold: memory is
-//! bounded by one item; every bad item is reported with its number and the reading
-//! goes on behind it; only a failed read ends it. Must not know: templates, entries.
+//! Owns: how bytes become items, and the number of each. Must always hold: memory is bounded by one
+//! item; every bad item is reported with its number and reading continues after it; only a failed
+//! read ends it. Must not know: templates, entries.
 //!
-//! Lines end with `\n`; a `\r` before it is part of the line (file names may end so),
-//! unless it is to be taken off. Empty lines are skipped, empty items that end with NUL or
-//! with another delimiter are not. The last item needs no terminator; behind another
-//! delimiter than a newline or NUL, the newline at the very end of the input is not part of
-//! it. Lines may hold any bytes but NUL, JSON is UTF-8. Several lines can make one item.
+//! Lines end with `\n`; a `\r` before it is part of the line (file names may end so), unless it is
+//! to be removed. Empty lines are skipped, empty items that end with NUL or with another delimiter
+//! are not. The last item needs no terminator; with another delimiter than a newline or NUL, the
+//! newline at the very end of the input is not part of it. Lines may contain any bytes but NUL,
+//! JSON is UTF-8. Several lines can make one item.
 
 use std::{
     io::{self, BufRead},
@@ -20,11 +20,11 @@ use thiserror::Error;
 
 use super::template::{Fields, Item};
 
-/// Longest item of the input, in bytes without its terminator. (Linux gives a single
-/// argument 128 KiB; an object may hold several.)
+/// Maximum length of an input item, in bytes without its terminator. (Linux allows 128 KiB for a
+/// single argument; an object may contain several.)
 pub(crate) const ITEM_BYTES_MAX: usize = 1024 * 1024;
 
-/// How items are written.
+/// How items are separated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// One argument per line.
@@ -40,11 +40,11 @@ pub(crate) enum Format {
 /// How an input is read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
-    /// How items are written.
+    /// How items are separated.
     pub(crate) format: Format,
-    /// A `\r` before the end of a line is taken off.
+    /// Whether a `\r` before the end of a line is removed.
     pub(crate) crlf: bool,
-    /// So many lines (or items) make one item, with one argument each.
+    /// This many lines (or items) make one item, with one argument each.
     pub(crate) per_item: NonZeroUsize,
 }
 
@@ -54,17 +54,17 @@ impl From<Format> for Reading {
     }
 }
 
-/// An item and its place in the input.
+/// An item and its position in the input.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Numbered {
-    /// Line (or, NUL-separated, item) number, from 1; skipped ones count. Of several lines
-    /// it is that of the first.
+    /// Line (or, NUL-separated, item) number, from 1; skipped ones count. For several lines the
+    /// number of the first.
     pub(crate) number: u64,
     /// The item.
     pub(crate) item: Item,
 }
 
-/// What is wrong with one item; the rest of the input can still be read.
+/// Why one item is bad; the rest of the input can still be read.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum BadItem {
     /// Too long.
@@ -76,24 +76,24 @@ pub(crate) enum BadItem {
     /// Several lines together are too long.
     #[error("the items from here on have more than {ITEM_BYTES_MAX} bytes together: lower -n")]
     TogetherTooLong,
-    /// A NUL escape in a JSON string that becomes an argument.
+    /// A NUL escape in a JSON string that is an argument.
     #[error("`args` element {index} holds a NUL character, which no argument can")]
     NulInArgs {
-        /// Which one, from 1.
+        /// The index, from 1.
         index: usize,
     },
     /// Not JSON.
     #[error("no valid JSON: {message} (column {column})")]
     Json {
-        /// What the parser said.
+        /// The message of the parser.
         message: String,
-        /// Where, in bytes from 1.
+        /// The position, in bytes from 1.
         column: usize,
     },
-    /// JSON, but no object.
+    /// JSON, but not an object.
     #[error("JSON, but not an object: an item is written {{\"args\": [\"…\"]}}")]
     NotAnObject,
-    /// `args` is no array of scalars.
+    /// `args` is not an array of scalars.
     #[error("`args` must be an array of strings or numbers")]
     Args,
 }
@@ -101,7 +101,7 @@ pub(crate) enum BadItem {
 /// Why there is no next item.
 #[derive(Debug, Error)]
 pub(crate) enum InputError {
-    /// A bad item; the next call goes on behind it.
+    /// A bad item; the next call continues after it.
     #[error("{unit} {number}: {reason}")]
     Bad {
         /// Line or item.
@@ -116,7 +116,7 @@ pub(crate) enum InputError {
     Read {
         /// Line or item.
         unit: &'static str,
-        /// Number of the last one that was read.
+        /// Number of the last one read.
         number: u64,
         /// Why.
         source: io::Error,
@@ -124,7 +124,7 @@ pub(crate) enum InputError {
 }
 
 impl Format {
-    /// What a number counts: lines or items.
+    /// What the number counts: lines or items.
     #[must_use]
     pub(crate) fn unit(self) -> &'static str {
         match self {
@@ -142,21 +142,21 @@ impl Format {
     }
 }
 
-/// What stands between two terminators.
+/// The bytes between two terminators.
 #[derive(Debug)]
 struct Record {
     bytes: Vec<u8>,
-    /// No terminator: it is the last one.
+    /// Without a terminator: it is the last one.
     is_cut: bool,
 }
 
-/// Lines that will be one item, with the number of the first.
+/// Lines of an unfinished item, with the number of the first.
 #[derive(Debug, Default)]
 struct Group {
     number: u64,
     lines: usize,
     bytes: usize,
-    /// Kept while they are not too long together.
+    /// Kept while they are not too long in total.
     args: Vec<Vec<u8>>,
 }
 
@@ -168,9 +168,9 @@ pub(crate) struct Input<R> {
     number: u64,
     ended: bool,
     group: Group,
-    /// The number of the first line that ends with `\r`, until it was told.
+    /// The number of the first line that ends with `\r`, until it was reported.
     crlf_at: Option<u64>,
-    /// Such a line was told of.
+    /// Such a line was reported.
     crlf_told: bool,
 }
 
@@ -182,12 +182,12 @@ impl<R: BufRead> Input<R> {
         Self { reader, reading, number: 0, ended: false, group, crlf_at, crlf_told }
     }
 
-    /// How many lines (or items) were read.
+    /// Number of lines (or items) read.
     pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
-    /// What a person should know of the input, once.
+    /// Something about the input that people should know, once.
     pub(crate) fn take_note(&mut self) -> Option<String> {
         let number = self.crlf_at.take()?;
         self.crlf_told = true;
@@ -228,7 +228,7 @@ impl<R: BufRead> Input<R> {
         }
     }
 
-    /// The record without what is not part of it; `None` when nothing is left of it.
+    /// The record without parts that do not count; `None` when nothing is left.
     fn trimmed(&mut self, record: Record) -> Option<Vec<u8>> {
         let Record { mut bytes, is_cut } = record;
         match self.reading.format {
@@ -251,7 +251,7 @@ impl<R: BufRead> Input<R> {
         }
     }
 
-    /// One line as an item, or as a part of one that is not whole yet.
+    /// One line as an item, or as a part of an unfinished one.
     fn item(&mut self, record: Vec<u8>) -> Result<Option<Numbered>, BadItem> {
         let number = self.number;
         match self.reading.format {
@@ -277,7 +277,7 @@ impl<R: BufRead> Input<R> {
         if self.group.lines < self.reading.per_item.get() { Ok(None) } else { self.grouped() }
     }
 
-    /// The lines that were read for one item.
+    /// The lines read for one item.
     fn grouped(&mut self) -> Result<Option<Numbered>, BadItem> {
         let Group { number, lines, bytes, args } = std::mem::take(&mut self.group);
         match (lines, bytes) {
@@ -333,7 +333,7 @@ impl<R: BufRead> Iterator for Input<R> {
 fn object(record: &[u8]) -> Result<Item, BadItem> {
     let value: Value = serde_json::from_slice(record).map_err(|error| {
         let message = error.to_string();
-        // serde_json appends the place, and its line is always 1 here.
+        // serde_json appends the position, and its line is always 1 here.
         let place = message.rfind(" at line ").unwrap_or(message.len());
         BadItem::Json { message: message[..place].to_owned(), column: error.column() }
     })?;

@@ -1,9 +1,9 @@
 //! Items that are files of the data directory itself.
 //!
-//! `find . -type f | forebay exec …` finds the data directory too, once it is there. Its files
-//! change while they are processed, and every run would find others.
+//! `find . -type f | forebay exec …` finds the data directory too, once it exists. Its files change
+//! while they are processed, and every run would find different ones.
 //!
-//! Must not know: what is done about them.
+//! Must not know: what is done with such items.
 
 use std::{
     ffi::OsStr,
@@ -19,7 +19,7 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
-    /// For paths that are relative to `directory`; both are absolute.
+    /// For paths relative to `directory`; both are absolute.
     pub(crate) fn new(directory: &Path, data_dir: &Path) -> Self {
         Self { directory: directory.to_owned(), data_dir: plain(data_dir) }
     }
@@ -31,7 +31,7 @@ impl Inside {
 
     fn has(&self, arg: &[u8]) -> bool {
         let name = self.data_dir.file_name().map_or(&b""[..], OsStr::as_bytes);
-        // Nearly all items are told apart without a path.
+        // Most items are ruled out without parsing a path.
         if name.is_empty() || !arg.windows(name.len()).any(|part| part == name) {
             return false;
         }
@@ -40,7 +40,7 @@ impl Inside {
     }
 }
 
-/// A path without `.` and `..`, as far as its text says.
+/// A path without `.` and `..`, resolved as text.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -62,7 +62,7 @@ mod tests {
     use super::Inside;
 
     #[test]
-    fn files_of_the_data_directory_are_told_from_others() {
+    fn files_of_the_data_directory_are_recognized() {
         let inside = Inside::new(Path::new("/w"), Path::new("/w/./forebay-data"));
         let has = |arg: &str| inside.has_one_of(&[b"x".to_vec(), arg.as_bytes().to_vec()]);
         for arg in

@@ -1,12 +1,11 @@
-//! What ends a run early: Ctrl-C and its like. And Ctrl-Z, which suspends it.
+//! Early ends of a run: Ctrl-C and similar signals. And Ctrl-Z, which suspends it.
 //!
-//! Must always hold: how a run stops only grows; a signal that was ignored when this
-//! process started (nohup, a script's `&`) stays ignored. Must not know: how commands are
-//! ended.
+//! Must always hold: a stop only becomes stronger; a signal that was ignored when this process
+//! started (nohup, a script's `&`) stays ignored. Must not know: how commands are stopped.
 //!
-//! The first SIGINT lets what runs end, the second ends it with SIGTERM (and SIGKILL after
-//! the grace), the third with SIGKILL. SIGTERM and SIGHUP come from where nobody waits: the
-//! first lets what runs end too, but only within the grace.
+//! The first SIGINT lets running commands end, the second stops them with SIGTERM (and SIGKILL
+//! after the grace period), the third with SIGKILL. SIGTERM and SIGHUP usually come from senders
+//! that do not wait: the first lets running commands end too, but only within the grace period.
 
 use std::{fs, future::pending, io, sync::Arc, time::Duration};
 
@@ -19,39 +18,39 @@ use tokio::{
 
 use super::runner::Runner;
 
-/// How long the spawner has to stop the commands before this process stops itself. If that were
-/// too short on a busy machine, the commands would run on while this process stands.
+/// Maximum time for the spawner to stop the commands before this process stops itself. If it were
+/// too short on a busy machine, the commands would continue while this process is stopped.
 const PAUSE_WITHIN: Duration = Duration::from_secs(10);
-/// How long to wait for the SIGCONT that continued this process. None comes if the system did
-/// not stop it (an orphaned process group), and then the commands go on after this time.
+/// Maximum wait for the SIGCONT that continued this process. There is none if the system did not
+/// stop it (an orphaned process group); then the commands continue after this time.
 const RESUME_WITHIN: Duration = Duration::from_secs(2);
 
-/// How a run is to stop. Only grows.
+/// How a run must stop. It only becomes stronger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum How {
     /// Not at all.
     #[default]
     No,
-    /// Start nothing more, let what runs end.
+    /// Start nothing more, let running commands end.
     Finish,
-    /// End what runs: SIGTERM, and SIGKILL after the grace.
+    /// Stop running commands: SIGTERM, and SIGKILL after the grace period.
     Terminate,
-    /// Kill what runs.
+    /// Kill running commands.
     Kill,
 }
 
-/// How a run is to stop, and why.
+/// How a run must stop, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stop {
     pub(crate) how: How,
     /// The first signal that asked for it.
     pub(crate) signal: Option<i32>,
-    /// What runs has time until then; absent without a limit.
+    /// Deadline for running commands; absent without a limit.
     pub(crate) finish_by: Option<Instant>,
 }
 
 impl Stop {
-    /// What one more signal makes of it.
+    /// The effect of another signal.
     fn escalate(&mut self, signal: i32, grace: Duration) {
         self.how = match self.how {
             How::No => How::Finish,
@@ -59,7 +58,7 @@ impl Stop {
             How::Terminate | How::Kill => How::Kill,
         };
         if self.how == How::Finish && signal != consts::SIGINT {
-            // A time that cannot be told is one that never comes.
+            // A time too far away for an `Instant` never comes.
             self.finish_by = Instant::now().checked_add(grace);
         }
         self.signal.get_or_insert(signal);
@@ -71,11 +70,11 @@ impl Stop {
 pub(crate) struct Stopper(watch::Sender<Stop>);
 
 impl Stopper {
-    /// Takes SIGINT, SIGTERM and SIGHUP from now on, as the module says. The task ends
+    /// Handles SIGINT, SIGTERM and SIGHUP from now on, as described in the module. The task ends
     /// with the last receiver.
     ///
     /// # Errors
-    /// When signals cannot be taken.
+    /// When signals cannot be handled.
     pub(crate) fn on_signals(grace: Duration) -> io::Result<(Self, watch::Receiver<Stop>)> {
         let ignored = Ignored::now()?;
         let mut interrupt = ignored.unless(SignalKind::interrupt())?;
@@ -103,7 +102,7 @@ impl Stopper {
         Ok((stopper, receiver))
     }
 
-    /// Asks for it without a signal, or as if by one.
+    /// Requests a stop without a signal, or as if by one.
     pub(crate) fn ask(&self, how: How, signal: Option<i32>) {
         self.0.send_if_modified(|stop| {
             let grows = how > stop.how;
@@ -133,12 +132,12 @@ pub(crate) async fn at(time: Option<Instant>) {
     }
 }
 
-/// Which signals this process was started to ignore.
+/// Signals that this process was started to ignore.
 #[derive(Clone, Copy, Debug)]
 struct Ignored(u64);
 
 impl Ignored {
-    /// Asks the kernel. To be called before any of them is taken.
+    /// Asks the kernel. Must be called before any of them is handled.
     fn now() -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -150,17 +149,17 @@ impl Ignored {
         self.0 >> (kind.as_raw_value() - 1) & 1 == 1
     }
 
-    /// Takes a signal, unless it is ignored.
+    /// Handles a signal, unless it is ignored.
     fn unless(self, kind: SignalKind) -> io::Result<Option<Signal>> {
         if self.has(kind) { Ok(None) } else { signal(kind).map(Some) }
     }
 }
 
-/// Has Ctrl-Z stop the commands too, which have sessions of their own, and `fg` or `bg`
-/// continue them. The task ends with the tokio runtime.
+/// Makes Ctrl-Z stop the commands too, which have their own sessions, and `fg` or `bg` continue
+/// them. The task ends with the tokio runtime.
 ///
 /// # Errors
-/// When signals cannot be taken.
+/// When signals cannot be handled.
 pub(crate) fn on_suspend(runner: &Arc<Runner>) -> io::Result<()> {
     let Some(mut suspend) = Ignored::now()?.unless(SignalKind::from_raw(consts::SIGTSTP))? else {
         return Ok(());
@@ -175,9 +174,9 @@ pub(crate) fn on_suspend(runner: &Arc<Runner>) -> io::Result<()> {
             {
                 tracing::warn!("commands are not stopped yet");
             }
-            // A failure leaves this process running, and then the commands are to run, too.
+            // After a failure this process keeps running, and so must the commands.
             let _ = emulate_default_handler(consts::SIGTSTP);
-            // From here on this process was continued.
+            // This process was stopped and continued in between.
             let _ = timeout(RESUME_WITHIN, resume.recv()).await;
             if let Some(spawner) = &spawner {
                 spawner.pause(false).await;
@@ -196,8 +195,8 @@ pub(crate) enum Exit {
     Signal(i32),
 }
 
-/// Ends this process as a signal does that it has taken: a shell or a script that waits
-/// for it sees that it was interrupted.
+/// Ends this process like an unhandled signal: a shell or a script that waits for it sees that it
+/// was interrupted.
 pub(crate) fn die_of(signal: i32) -> io::Result<()> {
     emulate_default_handler(signal)
 }
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_ignored_is_read_from_the_mask() {
+    fn ignored_signals_are_read_from_the_mask() {
         let ignored = Ignored(0b101);
         assert!(ignored.has(SignalKind::hangup()) && !ignored.has(SignalKind::interrupt()));
         assert!(Ignored::now().unwrap().has(SignalKind::from_raw(consts::SIGPIPE)), "Rust's own");

@@ -1,14 +1,14 @@
-//! From an item of the input to an entry: what it runs, where it belongs, who it is.
+//! From an item of the input to an entry: its command, its vqueue, its identity.
 //!
-//! Owns: the [`Job`] that is an entry's payload and the identity of items. Must
-//! always hold: the same item under the same command is the same 16 bytes in every
-//! run and on every machine; an accepted item can be enqueued (its names are valid)
-//! and started (its arguments are what execve takes). Must not know: the runtime.
+//! Owns: the [`Job`] that is an entry's payload, and the identity of items. Must always hold: the
+//! same item under the same command has the same 16 bytes in every run and on every machine; an
+//! accepted item can be enqueued (its names are valid) and started (execve accepts its arguments).
+//! Must not know: the runtime.
 //!
-//! Identity: xxh3-128 of the directory and the object's `id`; else of the command template,
-//! the directory and the item (the line; or the object with its fields sorted). Templates of
-//! key, scope and limit key are no part of it. The entry id also holds the partition key, which
-//! comes from the scope (or else the key): the run's book finds an item that was stored with
+//! Identity: xxh3-128 of the directory and the object's `id`; otherwise of the command template,
+//! the directory and the item (the line; or the object with its fields sorted). Templates of key,
+//! scope and limit key are not part of it. The entry id also contains the partition key, which is
+//! derived from the scope (or else the key): the run's book finds an item that was stored with
 //! another one.
 
 use std::{
@@ -29,14 +29,14 @@ use super::{
     template::{CommandTemplate, Item, Offer, RenderError, Template, TemplateError},
 };
 
-/// Longest single argument that Linux takes, without its terminator.
+/// Maximum length of a single argument on Linux, without its terminator.
 pub(crate) const ARG_BYTES_MAX: usize = 128 * 1024 - 1;
 
-/// Longest job: more than Linux takes for all arguments of a command (2 MiB where the stack
-/// has 8) and the item beside them.
+/// Maximum length of a job: more than Linux allows for all arguments of a command (2 MiB with a
+/// stack of 8) plus the item.
 pub(crate) const JOB_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// What one entry runs: its payload.
+/// The work of one entry: its payload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub(crate) struct Job {
     /// The program and its arguments, any bytes but NUL.
@@ -48,11 +48,11 @@ pub(crate) struct Job {
     /// Its number in the input, for people.
     #[bilrost(3)]
     pub(crate) number: u64,
-    /// Where in `argv` the arguments of the item begin; 0 when they are not there as they
-    /// are (then `item` has them), and in jobs of earlier versions.
+    /// Index in `argv` of the item's arguments; 0 when they are not there unchanged (then `item`
+    /// has them), and in jobs of earlier versions.
     #[bilrost(4)]
     pub(crate) item_from: u64,
-    /// How many they are.
+    /// Number of these arguments.
     #[bilrost(5)]
     pub(crate) item_len: u64,
     /// See [`Job::item`]; empty when `argv` has it.
@@ -61,8 +61,8 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// The item as the input has it, for people: a line, arguments with spaces between
-    /// them, or else an object as JSON. Empty when it is not known.
+    /// The item as in the input, for people: a line, arguments separated by spaces, or an object as
+    /// JSON. Empty when it is unknown.
     #[must_use]
     pub(crate) fn item(&self) -> Bytes {
         let from = usize::try_from(self.item_from).unwrap_or(usize::MAX);
@@ -75,7 +75,7 @@ impl Job {
     }
 }
 
-/// An item without a place in the arguments: see [`Job::item`].
+/// An item whose arguments are not in `argv`: see [`Job::item`].
 fn written(item: &Item) -> Bytes {
     match item.args() {
         [] if !item.fields().is_empty() => {
@@ -90,11 +90,11 @@ fn written(item: &Item) -> Bytes {
 pub(crate) struct Prepared {
     /// The entry's id; enqueueing it twice adds nothing.
     pub(crate) id: EntryId,
-    /// Where it belongs; checked.
+    /// Its vqueue; checked.
     pub(crate) vqueue: VQueueName,
     /// The payload.
     pub(crate) job: Job,
-    /// The entry that a version without runs made of it.
+    /// The entry that a version without runs made from it.
     pub(crate) before: Option<EntryId>,
 }
 
@@ -112,7 +112,7 @@ pub(crate) enum ItemError {
     /// Scope, limit key or key are not allowed.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// A name that is no UTF-8.
+    /// A name that is not UTF-8.
     #[error("{place} `{text}` is not UTF-8")]
     NotUtf8 {
         /// The option.
@@ -121,40 +121,40 @@ pub(crate) enum ItemError {
         text: String,
     },
     /// `id` is empty.
-    #[error("`id` is empty; leave it out to identify the item by what it says")]
+    #[error("`id` is empty; leave it out to identify the item by its content")]
     EmptyId,
     /// The command of this item has no program.
     #[error("nothing to run: the program's name is empty")]
     NoProgram,
-    /// An argument is longer than the system takes.
+    /// An argument is longer than the system allows.
     #[error("argument {index} has {len} bytes; the system takes at most {ARG_BYTES_MAX}")]
     ArgumentTooLong {
-        /// Which one; 0 is the program.
+        /// The index; 0 is the program.
         index: usize,
         /// Its length.
         len: usize,
     },
-    /// Its arguments are too long together.
+    /// Its arguments are too long in total.
     #[error(
         "its command has {len} bytes, at most {JOB_BYTES_MAX} can be stored: put what is long \
          into a file and give the command its name"
     )]
     TooLarge {
-        /// How long they are.
+        /// Their length.
         len: usize,
     },
-    /// `--chdir` gives a path that holds a NUL.
+    /// The path of `--chdir` contains a NUL.
     #[error("--chdir: the path holds a NUL character, which no path can")]
     NulInDirectory,
-    /// An argument holds a NUL.
+    /// An argument contains a NUL.
     #[error("argument {index} holds a NUL character, which no argument can")]
     Nul {
-        /// Which one; 0 is the program.
+        /// The index; 0 is the program.
         index: usize,
     },
 }
 
-/// The command line's templates, as they are typed.
+/// The command line's templates, as typed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Templates<'a> {
     /// The command and its arguments.
@@ -169,7 +169,7 @@ pub(crate) struct Templates<'a> {
     pub(crate) chdir: Option<&'a OsString>,
 }
 
-/// Makes entries of items.
+/// Makes entries from items.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     command: CommandTemplate,
@@ -183,11 +183,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Compiles the templates. Commands will run in `directory` (absolute). `again`
-    /// names a run of its own, whose items are others than those of all other runs.
+    /// Compiles the templates. Commands will run in `directory` (absolute). `again` names a
+    /// separate run, whose items differ from those of all other runs.
     ///
     /// # Errors
-    /// [`TemplateError`] for what no item can offer.
+    /// [`TemplateError`] for placeholders that no item can fill.
     pub(crate) fn compile(
         templates: &Templates<'_>,
         offer: Offer,
@@ -221,23 +221,23 @@ impl Plan {
         })
     }
 
-    /// The run that its items belong to.
+    /// The run of its items.
     #[must_use]
     pub(crate) fn run(&self) -> &Identity {
         &self.identity
     }
 
-    /// The program, when it is the same for every item.
+    /// The program, if it is the same for every item.
     #[must_use]
     pub(crate) fn program(&self) -> Option<&[u8]> {
         self.command.program()
     }
 
-    /// Makes an entry of an item.
+    /// Makes an entry from an item.
     ///
     /// # Errors
-    /// [`ItemError`] when the item does not fit the templates or the names and
-    /// arguments it gives are not allowed.
+    /// [`ItemError`] when the item does not fit the templates, or when its names or arguments are
+    /// not allowed.
     pub(crate) fn prepare(&self, numbered: &Numbered) -> Result<Prepared, ItemError> {
         let item = &numbered.item;
         let argv = self
@@ -248,7 +248,7 @@ impl Plan {
         let vqueue = self.vqueue(item)?;
         let own_id = own_field(item, "id", "id")?;
         let uuid = self.uuid(item, own_id.as_deref())?;
-        // An `id` means the same item whatever its command: its place must be the same too.
+        // An `id` means the same item for any command: its partition must be the same too.
         let service = if own_id.is_some() { SERVICE } else { &self.service };
         let partition_key = match (&vqueue.scope, &vqueue.object_key) {
             (None, None) => place_of(service),
@@ -274,7 +274,7 @@ impl Plan {
         }
     }
 
-    /// Where the command runs: in the directory of the run, or where `--chdir` leads from it.
+    /// The command's working directory: the run's directory, or the path of `--chdir` from there.
     fn directory(&self, item: &Item) -> Result<Bytes, ItemError> {
         let here = &self.identity.directory;
         let Some(chdir) = &self.chdir else { return Ok(here.clone()) };
@@ -319,7 +319,7 @@ impl Plan {
         Ok(xxhash_rust::xxh3::xxh3_128(&canonical).to_be_bytes())
     }
 
-    /// The entry that a version without runs made of an item: its identity had no directory.
+    /// The entry that a version without runs made from an item: its identity had no directory.
     fn id_before(&self, item: &Item, own_id: Option<&str>, now: &VQueueName) -> Option<EntryId> {
         if self.identity.again.is_some() || self.chdir.is_some() {
             return None;
@@ -345,7 +345,7 @@ impl Plan {
     }
 }
 
-/// A field of the object, if it is there and not null.
+/// A field of the object, if it exists and is not null.
 fn own_field(item: &Item, name: &str, place: &'static str) -> Result<Option<String>, ItemError> {
     match item.field(name) {
         Ok(text) => Ok(Some(text)),
@@ -354,8 +354,8 @@ fn own_field(item: &Item, name: &str, place: &'static str) -> Result<Option<Stri
     }
 }
 
-/// A part of the vqueue's name: the object's own field, else the option's template.
-/// Empty is none.
+/// A part of the vqueue's name: the object's own field, or else the option's template. Empty means
+/// none.
 fn name_part(
     item: &Item,
     field: &'static str,

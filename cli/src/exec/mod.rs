@@ -1,9 +1,8 @@
 //! `forebay exec`: a durable, resumable, limited xargs.
 //!
-//! Owns: what an item is, how it becomes an entry, how its command is run and what is
-//! told of it. Must always hold: an item is stored before anything of it runs; its
-//! output is never mixed with another's. Must not know: who may run when; that is the
-//! runtime's.
+//! Owns: what an item is, how it becomes an entry, how its command is run and how results are
+//! shown. Must always hold: an item is stored before its command runs; its output is never mixed
+//! with another's. Must not know: which entry may run when; the runtime decides that.
 //!
 //! | module | does |
 //! |---|---|

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{BadItem, Format, ITEM_BYTES_MAX, Input, InputError, NonZeroUsize, Reading};
 
-/// What a read gave: number and arguments, or what went wrong.
+/// The result of a read: number and arguments, or the error.
 type Row = (u64, Result<Vec<Vec<u8>>, BadItem>);
 
 fn rows_in(bytes: &[u8], reading: impl Into<Reading>, buffer: usize) -> Vec<Row> {
@@ -56,7 +56,7 @@ fn another_delimiter_keeps_empty_items_and_takes_no_newline_at_the_end() {
 }
 
 #[test]
-fn lines_that_end_with_cr_lf_are_told_once_and_can_be_taken_off() {
+fn crlf_is_reported_once_and_can_be_removed() {
     let bytes = &b"a\nb\r\nc\r\n\r\n"[..];
     let mut input = Input::new(bytes, Format::Lines);
     let notes: Vec<_> = std::iter::from_fn(|| input.next().map(|_| input.take_note())).collect();
@@ -104,7 +104,7 @@ fn objects_give_arguments_and_fields() {
 }
 
 #[test]
-fn bad_objects_are_refused_by_line_and_the_rest_goes_on() {
+fn bad_objects_are_refused_by_line_and_reading_continues() {
     let input = b"{\"args\": [\"a\"}\n[1]\n{\"args\": \"a\"}\n{\"args\": [null]}\n\
         {\"args\": [\"x\\u0000\"]}\n{\"args\": [\"\xff\"]}\n{} x\n{\"args\": [\"ok\"]}\n";
     let rows = rows(input, Format::Ndjson);
@@ -119,7 +119,7 @@ fn bad_objects_are_refused_by_line_and_the_rest_goes_on() {
 }
 
 #[test]
-fn the_error_says_what_and_where() {
+fn the_error_has_reason_and_position() {
     let mut input = Input::new(&b"\n{\"args\": [}\n"[..], Format::Ndjson);
     let error = input.next().unwrap().unwrap_err();
     assert_eq!(error.to_string(), "line 2: no valid JSON: expected value (column 11)");
@@ -136,7 +136,7 @@ fn an_item_that_is_too_long_is_skipped_in_bounded_memory() {
     assert_eq!(rows[1..], [(2, Err(BadItem::TooLong)), arg(3, b"z")]);
 }
 
-/// Gives some bytes, then fails.
+/// Returns some bytes, then fails.
 struct Broken(&'static [u8]);
 
 impl Read for Broken {
@@ -149,7 +149,7 @@ impl Read for Broken {
 }
 
 #[test]
-fn a_failed_read_ends_the_input_without_giving_half_an_item() {
+fn a_failed_read_ends_the_input_without_half_an_item() {
     let mut input = Input::new(BufReader::new(Broken(b"a\nhal")), Format::Lines);
     assert!(input.next().unwrap().is_ok());
     let error = input.next().unwrap().unwrap_err();
@@ -158,7 +158,7 @@ fn a_failed_read_ends_the_input_without_giving_half_an_item() {
 }
 
 proptest! {
-    /// Against the plain model: split and number; whatever the buffer's size.
+    /// Compared with a simple model, split and number; for any buffer size.
     #[test]
     fn lines_are_the_lines(
         bytes in prop::collection::vec(prop::sample::select(vec![b'a', b'\n', b'\r', 0xff]), 0..64),
@@ -183,7 +183,7 @@ proptest! {
         prop_assert_eq!(rows_in(&bytes, Format::Nul, buffer), expected);
     }
 
-    /// Whatever JSON strings are put in come out as arguments.
+    /// Any JSON strings become equal arguments.
     #[test]
     fn any_text_survives_json(args in prop::collection::vec("[^\0]{0,8}", 0..5)) {
         let line = serde_json::json!({ "args": args }).to_string();

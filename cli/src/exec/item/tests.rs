@@ -1,4 +1,4 @@
-//! Items become entries: names, identity, what is refused.
+//! Items become entries: names, identity, refusals.
 
 use std::{collections::HashMap, ffi::OsString, path::Path};
 
@@ -107,7 +107,7 @@ fn a_command_that_is_too_long_to_be_stored_is_refused() {
 }
 
 #[test]
-fn the_object_says_where_it_belongs() {
+fn the_object_has_its_own_names() {
     let line = line(&["x"]).scope("{tenant:-}").key("k");
     let prepared = line
         .of_object(r#"{"args": ["a"], "key": 5, "scope": "s", "limit_key": "l/m", "tenant": "t"}"#)
@@ -137,7 +137,7 @@ fn names_that_are_not_allowed_are_refused() {
 }
 
 #[test]
-fn what_cannot_be_started_is_refused() {
+fn commands_that_cannot_start_are_refused() {
     assert_eq!(line(&["{}"]).of_object("{}").unwrap_err(), ItemError::NoProgram);
     assert_eq!(line(&["{}"]).of_object(r#"{"args": [""]}"#).unwrap_err(), ItemError::NoProgram);
     let nul = line(&["x", "{f}"]).of_object(r#"{"f": "\u0000"}"#);
@@ -166,7 +166,7 @@ fn identity_is_the_item_and_the_command() {
 }
 
 #[test]
-fn the_order_of_fields_says_nothing() {
+fn the_order_of_fields_is_ignored() {
     let line = line(&["x"]);
     let base = uuid(line.of_object(r#"{"args": ["a"], "m": {"p": 1, "q": [2, {}]}}"#));
     assert_eq!(base, uuid(line.of_object(r#"{"m": {"q": [2, {}], "p": 1}, "args": ["a"]}"#)));
@@ -184,8 +184,7 @@ fn an_id_stands_for_everything() {
     assert_eq!(line(&["x"]).of_object(r#"{"id": ""}"#).unwrap_err(), ItemError::EmptyId);
 }
 
-/// These bytes are in people's data directories: a change makes every finished item
-/// run again.
+/// These bytes are in users' data directories: a change makes every finished item run again.
 #[test]
 fn identities_are_pinned() {
     let hex = |uuid: [u8; 16]| uuid.map(|byte| format!("{byte:02x}")).concat();
@@ -201,7 +200,7 @@ fn identities_are_pinned() {
         "fccd6c03047912628f6ccf267fcd86fa",
     ];
     assert_eq!(items.clone().map(|item| hex(item.id.uuid)), pinned);
-    // Of versions without runs.
+    // Identities of versions without runs.
     let before = [
         "871c9574a412be4d89f48d94b6c67461",
         "2335c3177d549babe819b0e3e0eda22d",

@@ -1,9 +1,8 @@
-//! One output of a command, read while it comes.
+//! One output of a command, read as it arrives.
 //!
-//! Must always hold: memory is bounded by [`OUTPUT_KEPT_BYTES_MAX`]; what is longer
-//! is written to a file, all of it, from the first byte. When the file cannot be
-//! written the loss is on record ([`Capture::is_lost`]); what is not kept whole must not
-//! count as an output.
+//! Must always hold: memory is bounded by [`OUTPUT_KEPT_BYTES_MAX`]; longer outputs are written to
+//! a file, completely, from the first byte. If the file cannot be written the loss is recorded
+//! ([`Capture::is_lost`]); an incomplete output must not count as one.
 
 use std::{
     fs::File,
@@ -22,8 +21,7 @@ use crate::exec::report::{OUTPUT_KEPT_BYTES_MAX, Output};
 
 /// Bytes of one read.
 const READ_BYTES: usize = 64 * 1024;
-/// Reads in a row before others get their turn: an output that never ends must not
-/// starve the rest.
+/// Reads in a row before others get their turn: an endless output must not starve the rest.
 const READS_IN_A_ROW_MAX: usize = 16;
 
 /// Reads one output.
@@ -33,14 +31,14 @@ pub(super) struct Capture {
     pipe: Option<File>,
     head: Vec<u8>,
     len: u64,
-    /// Where what does not fit in the head goes.
+    /// The file for outputs that do not fit in the head.
     spill: PathBuf,
     file: Option<File>,
     lost: Option<ByteString>,
 }
 
 impl Capture {
-    /// Reads `pipe`; a long output goes to the file `spill`, which must not exist.
+    /// Reads `pipe`; a long output is written to the file `spill`, which must not exist.
     pub(super) fn new(pipe: OwnedFd, spill: PathBuf) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&pipe, true)?;
         let pipe = Some(File::from(pipe));
@@ -52,7 +50,7 @@ impl Capture {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Takes what is there. Closes the pipe at its end.
+    /// Reads everything available. Closes the pipe at its end.
     pub(super) fn read(&mut self, buffer: &mut Vec<u8>) {
         buffer.resize(READ_BYTES, 0);
         for _ in 0..READS_IN_A_ROW_MAX {
@@ -84,13 +82,13 @@ impl Capture {
         }
     }
 
-    /// Writes to the file: the whole head first when it is new.
+    /// Writes to the file; to a new one the whole head first.
     fn write(&mut self, bytes: &[u8], in_head: usize, spilled_before: bool) -> io::Result<()> {
         if spilled_before {
             let file = self.file.as_mut().expect("spilled before");
             return file.write_all(bytes);
         }
-        // `create_new` follows no symbolic link either.
+        // `create_new` does not follow symbolic links either.
         let mut file = File::create_new(&self.spill)?;
         file.write_all(&self.head)?;
         file.write_all(&bytes[in_head..])?;
@@ -107,12 +105,12 @@ impl Capture {
         let dir = self.spill.parent().unwrap_or(&self.spill).display();
         self.lost = Some(ByteString::from(format!("cannot write a file in {dir}: {error}")));
         if self.file.take().is_some() || self.spill.exists() {
-            // Half an output is no use to anybody, and its space is needed.
+            // Half an output is useless, and its space is needed.
             let _ = std::fs::remove_file(&self.spill);
         }
     }
 
-    /// The output, as far as it was read.
+    /// The output read so far.
     pub(super) fn finish(self) -> Output {
         let file = self.file.as_ref();
         let file = file.map(|_| Bytes::copy_from_slice(self.spill.as_os_str().as_bytes()));
@@ -136,7 +134,7 @@ mod tests {
             capture.read(&mut Vec::new());
         }
         drop(writer);
-        // A process that another test forks holds the writing end for a moment.
+        // A process forked by another test holds the writing end for a moment.
         while capture.pipe().is_some() {
             capture.read(&mut Vec::new());
             std::thread::yield_now();
@@ -168,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_written_loses_the_rest_and_says_so() {
+    fn a_file_that_cannot_be_written_is_reported_as_lost() {
         let dir = tempfile::tempdir().unwrap();
         let bytes = vec![7; OUTPUT_KEPT_BYTES_MAX * 2];
         let output = captured(&bytes, 4096, &dir.path().join("no/such/directory"));

@@ -1,4 +1,4 @@
-//! One command: started, watched, ended.
+//! One command: started, watched, stopped.
 
 use std::{
     ffi::OsStr,
@@ -27,11 +27,11 @@ use super::{
 };
 use crate::exec::report::{End, Report};
 
-/// How long an output may stay open when its command has ended and its group is
-/// killed: only what has left the group can still hold it.
+/// How long an output may stay open after its command has ended and its group is killed: only
+/// processes outside of the group can still hold it.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// A command that has been started.
+/// A started command.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) serial: u64,
@@ -43,29 +43,29 @@ pub(super) struct Running {
     started_at: Timestamp,
     canceled: bool,
     timeout: Timeout,
-    /// When SIGKILL follows.
+    /// When SIGKILL will be sent.
     kill_at: Option<Instant>,
-    /// Since when it is stopped; its deadlines wait.
+    /// When it was paused; its deadlines wait.
     paused_at: Option<Instant>,
     ended: Option<Ending>,
 }
 
-/// How long a command may take.
+/// Time limit of a command.
 #[derive(Debug)]
 struct Timeout {
     after: Duration,
-    /// Between SIGTERM and SIGKILL.
+    /// Time between SIGTERM and SIGKILL.
     grace: Duration,
-    /// `None` without a limit, and once it has passed.
+    /// `None` without a limit, and after it has passed.
     at: Option<Instant>,
     has_passed: bool,
 }
 
 impl Timeout {
-    /// Begins now.
+    /// Starts now.
     fn of(start: &Start) -> Self {
         let after = Duration::from_millis(start.timeout_ms);
-        // A time that cannot be told is one that never comes.
+        // A time too far away for an `Instant` never comes.
         let at = (start.timeout_ms > 0).then(|| Instant::now().checked_add(after)).flatten();
         let grace = Duration::from_millis(start.grace_ms);
         Self { after, grace, at, has_passed: false }
@@ -76,17 +76,17 @@ impl Timeout {
 struct Ending {
     status: ExitStatus,
     at: Timestamp,
-    /// When waiting for the outputs to close is over.
+    /// Deadline for the outputs to close.
     drained_by: Instant,
 }
 
 impl Running {
-    /// Starts a command. Long outputs go to files named after its serial in `spill`.
+    /// Starts a command. Long outputs go to files in `spill`, named by its serial.
     pub(super) fn start(start: &Start, launcher: &mut Launcher, spill: &Path) -> io::Result<Self> {
         let started_at = now();
         let Launched { pid, handle, stdout, stderr } = launcher.launch(start)?;
         let path = |stream: &str| spill.join(format!("{}.{stream}", start.serial));
-        // The command must not run unwatched.
+        // The command must not run without being watched.
         let watched = || -> io::Result<_> {
             let stdout = Capture::new(stdout, path("stdout"))?;
             Ok((stdout, Capture::new(stderr, path("stderr"))?))
@@ -113,13 +113,13 @@ impl Running {
         }
     }
 
-    /// What becomes readable when it ends, until it has.
+    /// Becomes readable when the command ends; `None` after that.
     pub(super) fn handle(&self) -> Option<BorrowedFd<'_>> {
         self.ended.is_none().then(|| self.handle.as_fd())
     }
 
-    /// The handle is readable: the command has ended. Takes the rest of its group with
-    /// it, while its number still belongs to it.
+    /// The handle is readable: the command has ended. Kills the rest of its group, while its number
+    /// still belongs to it.
     pub(super) fn on_end(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
         let _ = kill_process_group(self.pid, Signal::KILL);
         let status = wait_for(self.pid)?;
@@ -130,26 +130,26 @@ impl Running {
         Ok(())
     }
 
-    /// Reads what its standard output has.
+    /// Reads its standard output.
     pub(super) fn read_stdout(&mut self, buffer: &mut Vec<u8>) {
         self.stdout.read(buffer);
         self.kill_if_lost();
     }
 
-    /// Reads what its standard error has.
+    /// Reads its standard error.
     pub(super) fn read_stderr(&mut self, buffer: &mut Vec<u8>) {
         self.stderr.read(buffer);
         self.kill_if_lost();
     }
 
-    /// A command whose output cannot be kept will run again: there is no use in its end.
+    /// A command whose output cannot be kept will run again: it need not continue.
     fn kill_if_lost(&mut self) {
         if self.stdout.is_lost() || self.stderr.is_lost() {
             self.kill();
         }
     }
 
-    /// Asks it to stop and kills it when `grace` is over; the earliest deadline holds.
+    /// Asks it to stop and kills it after `grace`; the earliest deadline wins.
     pub(super) fn stop(&mut self, grace: Duration) {
         if self.ended.is_none() {
             self.canceled = true;
@@ -163,11 +163,11 @@ impl Running {
             return;
         }
         self.resume();
-        // A time that cannot be told is one that never comes.
+        // A time too far away for an `Instant` never comes.
         let deadline = Instant::now().checked_add(grace);
         if self.kill_at.is_none() {
             let _ = kill_process_group(self.pid, Signal::TERM);
-            // A stopped group would keep the signal until it is continued.
+            // A stopped group would keep the signal pending until it is continued.
             let _ = kill_process_group(self.pid, Signal::CONT);
         }
         self.kill_at = match (self.kill_at, deadline) {
@@ -227,7 +227,7 @@ impl Running {
         }
     }
 
-    /// Whether it has ended and said all it had to say (or had its time to).
+    /// Whether it has ended and its outputs are closed (or their time is over).
     pub(super) fn is_over(&self, now: Instant) -> bool {
         let closed = self.stdout.pipe().is_none() && self.stderr.pipe().is_none();
         self.ended.as_ref().is_some_and(|ending| closed || ending.drained_by <= now)
@@ -238,7 +238,7 @@ impl Running {
         let _ = wait_for(self.pid);
     }
 
-    /// What is told of it.
+    /// Its report.
     pub(super) fn into_report(self) -> Report {
         let ending = self.ended.expect("asked for when it is over");
         let end = match (ending.status.code(), ending.status.signal()) {
@@ -262,20 +262,20 @@ impl Running {
     }
 }
 
-/// What is told of a command that was asked to stop before it started.
+/// The report of a command that was asked to stop before it started.
 pub(super) fn stopped_before() -> Report {
     let reason = End::NotStarted(ByteString::from_static("asked to stop before it started"));
     Report { end: Some(reason), canceled: true, ..Report::default() }
 }
 
-/// Whether a command could not be started for want of something that forebay needs, and
-/// not because of the command: descriptors, processes, memory.
+/// Whether a command could not be started because forebay lacks something, and not because of the
+/// command: descriptors, processes, memory.
 pub(super) fn is_lack(error: &io::Error) -> bool {
     let lacks = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS];
     Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno))
 }
 
-/// What is told of a command that could not be started.
+/// The report of a command that could not be started.
 pub(super) fn not_started(start: &Start, error: &io::Error) -> Report {
     let at = now();
     let reason = End::NotStarted(ByteString::from(why_not(start, error)));
@@ -304,7 +304,7 @@ fn why_not(start: &Start, error: &io::Error) -> String {
     }
 }
 
-/// Waits until a child has ended, and takes its status: its number is free then.
+/// Waits until a child has ended, and reaps it: its number is free then.
 fn wait_for(pid: Pid) -> io::Result<ExitStatus> {
     loop {
         match waitpid(Some(pid), WaitOptions::empty()) {

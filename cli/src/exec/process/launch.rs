@@ -1,14 +1,14 @@
-//! Starting a command without copying this process: as `vfork` does, the child shares the
-//! memory of this process, which stands still until the child has become the command.
+//! Starting a command without copying this process: as with `vfork`, the child shares the memory of
+//! this process, which is suspended until the child has become the command.
 //!
-//! A fork copies the page tables, both sides fault on every page that they write afterwards,
-//! and a socket has to tell how the exec went; the C library's `posix_spawn` avoids this in the
+//! A fork copies the page tables, both sides fault on every page that they write afterwards, and a
+//! socket has to report the result of the exec; the C library's `posix_spawn` avoids this in the
 //! same way, but cannot set a parent-death signal. The program is looked up in `PATH` once and
 //! remembered, as shells do.
 //!
-//! Must always hold: between clone and exec the child makes system calls only; it allocates
-//! nothing, takes no lock and writes no memory but its own stack and its [`Plan`]. Must not
-//! know: what becomes of a command that was started.
+//! Must always hold: between clone and exec the child only makes system calls; it allocates
+//! nothing, takes no lock and writes no memory but its own stack and its [`Plan`]. Must not know:
+//! what happens to a started command.
 
 use std::{
     env,
@@ -33,32 +33,32 @@ use rustix::{
 
 use super::link::Start;
 
-/// Stack of a child until it is the command: what it calls needs a few KiB.
+/// Stack of a child until it is the command: its calls need a few KiB.
 const STACK_BYTES: usize = 64 * 1024;
 /// Alignment of a stack.
 const STACK_ALIGN: usize = 16;
-/// What runs scripts that do not say what runs them, as `execvp` does.
+/// Runs scripts without an interpreter line, as `execvp` does.
 const SHELL: &CStr = c"/bin/sh";
-/// Where `execvp` looks when there is no `PATH`.
+/// Directories that `execvp` searches without a `PATH`.
 const PATH_WITHOUT_PATH: &[u8] = b"/bin:/usr/bin";
 
-/// What all commands of a spawner have in common.
+/// Shared by all commands of a spawner.
 #[derive(Debug)]
 pub(super) struct Launcher {
-    /// The spawner; when it is not the parent any more, it is dead.
+    /// The spawner; if it is no longer the parent, it is dead.
     parent: libc::pid_t,
-    /// The limit of open files that commands get, where this process has another.
+    /// The limit of open files for commands, if this process has another one.
     open_files: Option<libc::rlimit>,
-    /// Their standard input.
+    /// Their standard input: nothing.
     nothing: File,
     environment: Vec<CString>,
     path: Vec<Bytes>,
-    /// The program that was started last, and where it was found.
+    /// The program that was started last, and its path.
     found: Option<(Bytes, CString)>,
     stack: Vec<u8>,
 }
 
-/// A command that has been started.
+/// A started command.
 #[derive(Debug)]
 pub(super) struct Launched {
     pub(super) pid: Pid,
@@ -68,24 +68,24 @@ pub(super) struct Launched {
     pub(super) stderr: OwnedFd,
 }
 
-/// What a child does before it is the command: pointers that live as long as this process
-/// stands still.
+/// Instructions for a child until it is the command: pointers that are valid while this process is
+/// suspended.
 struct Plan {
     parent: libc::pid_t,
     open_files: *const libc::rlimit,
     /// Standard input, output and error.
     streams: [RawFd; 3],
-    /// Null: where this process is.
+    /// Null: the directory of this process.
     directory: *const c_char,
-    /// Where the program may be; the last one is null.
+    /// Possible paths of the program; the last one is null.
     candidates: *const *const c_char,
     arguments: *const *const c_char,
-    /// The same behind a shell: its second place is for the candidate.
+    /// The same for a shell: its second element is for the candidate.
     script_arguments: *mut *const c_char,
     environment: *const *const c_char,
-    /// The candidate that is tried.
+    /// The candidate being tried.
     candidate: usize,
-    /// What failed, when the child is gone without having become the command.
+    /// The error, when the child has ended without becoming the command.
     error: c_int,
 }
 
@@ -115,15 +115,15 @@ impl Launcher {
         })
     }
 
-    /// Starts a command; returns when it is that command, or is none.
+    /// Starts a command; returns when it is that command, or has failed.
     ///
     /// # Errors
-    /// Those of its program or directory, and lacks of this process.
+    /// Errors of its program or directory, and shortages of this process.
     pub(super) fn launch(&mut self, start: &Start) -> io::Result<Launched> {
         let program = start.argv.first().ok_or(io::ErrorKind::InvalidInput)?;
         if let Some((name, place)) = self.found.take().filter(|(name, _)| name == program) {
             match self.launch_from(start, std::slice::from_ref(&place)) {
-                // It is not there any more, most likely.
+                // The remembered program is probably gone.
                 Err(error) if matches!(error.kind(), NotFound | PermissionDenied) => {}
                 launched => {
                     self.found = Some((name, place));
@@ -139,7 +139,7 @@ impl Launcher {
         Ok(launched)
     }
 
-    /// Where a program may be, in the order in which it is looked for.
+    /// Possible paths of a program, in the order of the search.
     fn candidates(&self, program: &[u8]) -> io::Result<Vec<CString>> {
         if program.is_empty() {
             return Err(NotFound.into());
@@ -154,12 +154,12 @@ impl Launcher {
         Ok(self.path.iter().map(in_dir).collect::<Result<_, _>>()?)
     }
 
-    /// Whether a program is looked for in the same places whatever a command's directory is.
+    /// Whether a program's search is independent of the command's directory.
     fn is_same_everywhere(&self, program: &[u8]) -> bool {
         !program.contains(&b'/') && self.path.iter().all(|dir| dir.first() == Some(&b'/'))
     }
 
-    /// Starts a command; and which of the candidates it is.
+    /// Starts a command; returns the index of its candidate.
     fn launch_from(
         &mut self,
         start: &Start,
@@ -193,7 +193,7 @@ impl Launcher {
         };
         let (pid, handle) = clone(&mut plan, &mut self.stack)?;
         if plan.error != 0 {
-            // It is gone already; nobody else waits for it.
+            // It is gone already; nothing else waits for it.
             let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
             return Err(io::Error::from_raw_os_error(plan.error));
         }
@@ -205,7 +205,7 @@ fn name_of(variable: &CString) -> &[u8] {
     variable.as_bytes().split(|byte| *byte == b'=').next().unwrap_or_default()
 }
 
-/// Pointers to texts, and a null pointer behind them.
+/// Pointers to texts, followed by a null pointer.
 fn pointers<'a>(texts: impl IntoIterator<Item = &'a CString>) -> Vec<*const c_char> {
     texts.into_iter().map(|text| text.as_ptr()).chain([null()]).collect()
 }
@@ -217,11 +217,11 @@ fn clone(plan: &mut Plan, stack: &mut [u8]) -> io::Result<(Pid, OwnedFd)> {
     let top = top.wrapping_sub(top.addr() % STACK_ALIGN).cast::<c_void>();
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     let mut handle: c_int = -1;
-    // SAFETY: the stack is as large as its slice, used by nobody else, and grows down from its
-    // aligned end. CLONE_VFORK lets this thread stand still until the child has other memory or
-    // is gone, so `plan` and all that it points to live, and are used by the child alone,
-    // until then. Signals are blocked meanwhile, so no handler runs on the child's stack; the
-    // child unblocks them where a handler cannot be left.
+    // SAFETY: the stack is as large as its slice, not used by anything else, and grows down from
+    // its aligned end. CLONE_VFORK suspends this thread until the child has other memory or is
+    // gone, so `plan` and everything that it points to are valid, and used only by the child, until
+    // then. Signals are blocked meanwhile, so no handler runs on the child's stack; the child
+    // unblocks them where a handler cannot be left.
     let (pid, error) = unsafe {
         let (mut all, mut before) = (std::mem::zeroed(), std::mem::zeroed());
         libc::sigfillset(&mut all);
@@ -233,15 +233,15 @@ fn clone(plan: &mut Plan, stack: &mut [u8]) -> io::Result<(Pid, OwnedFd)> {
         (pid, error)
     };
     let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Err(error) };
-    // SAFETY: with CLONE_PIDFD the kernel has put a new descriptor there.
+    // SAFETY: with CLONE_PIDFD the kernel has stored a new descriptor there.
     Ok((pid, unsafe { OwnedFd::from_raw_fd(handle) }))
 }
 
-/// What a child does. It comes back only if it cannot become the command, and is gone then.
+/// The code of a child. It returns only if it cannot become the command; the child ends then.
 #[expect(unsafe_code, reason = "system calls on pointers that its parent has prepared")]
 extern "C" fn become_command(plan: *mut c_void) -> c_int {
-    // SAFETY: `clone` above hands over a plan that lives until this process has other memory
-    // or is gone, and that nobody else uses until then. All functions are async-signal-safe.
+    // SAFETY: `clone` above passes a plan that is valid until this process has other memory or is
+    // gone, and that nothing else uses until then. All functions are async-signal-safe.
     unsafe {
         let plan = &mut *plan.cast::<Plan>();
         plan.error = match prepare(plan) {
@@ -273,7 +273,7 @@ unsafe fn prepare(plan: &Plan) -> Result<(), c_int> {
         if !plan.directory.is_null() {
             check(libc::chdir(plan.directory))?;
         }
-        // Rust programs ignore it; commands do not expect to.
+        // Rust programs ignore it; commands expect the default.
         if libc::signal(libc::SIGPIPE, libc::SIG_DFL) == libc::SIG_ERR {
             return Err(errno());
         }
@@ -283,11 +283,11 @@ unsafe fn prepare(plan: &Plan) -> Result<(), c_int> {
     }
 }
 
-/// As `execvp` does. What is in the way, when nothing could be executed.
+/// As `execvp` does. Returns the error when nothing could be executed.
 #[expect(unsafe_code, reason = "see `become_command`")]
 unsafe fn execute(plan: &mut Plan) -> c_int {
     let (mut is_denied, mut error) = (false, libc::ENOENT);
-    // SAFETY: the lists end with null pointers, and the script's has two places before its
+    // SAFETY: the lists end with null pointers, and the script's has two elements before its
     // arguments.
     unsafe {
         loop {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     fn script(path: &Path, text: &str) {
-        // Written by another process: one that is forked meanwhile would hold the file open.
+        // Written by another process: one that is forked meanwhile would keep the file open.
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let written = std::process::Command::new("sh")
             .args(["-c", "printf '%s' \"$1\" > \"$2\"", "_", text])
@@ -367,8 +367,8 @@ mod tests {
         assert!(launcher.found.is_some(), "it is remembered");
         assert_eq!(output(&mut launcher, &tool), "a x y\n");
         fs::remove_file(place("a/tool")).unwrap();
-        // A script that does not say what runs it.
-        assert_eq!(output(&mut launcher, &tool), "b x y\n", "what is gone is looked for again");
+        // A script without an interpreter line.
+        assert_eq!(output(&mut launcher, &tool), "b x y\n", "a missing program is searched again");
         fs::remove_file(place("b/tool")).unwrap();
         let error = launcher.launch(&tool).unwrap_err();
         assert_eq!(error.kind(), PermissionDenied, "one was in the way");
@@ -376,9 +376,9 @@ mod tests {
         assert_eq!(launcher.launch(&tool).unwrap_err().kind(), NotFound);
     }
 
-    /// Where `PATH` has relative directories, what is found depends on the command's directory.
+    /// If `PATH` has relative directories, the program found depends on the command's directory.
     #[test]
-    fn a_program_in_a_relative_directory_is_looked_for_each_time() {
+    fn a_program_in_a_relative_directory_is_searched_each_time() {
         let dir = tempfile::tempdir().unwrap();
         let mut launcher = Launcher::new(None).unwrap();
         launcher.path = vec![Bytes::from_static(b"bin"), Bytes::new()];

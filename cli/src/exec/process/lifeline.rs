@@ -1,17 +1,16 @@
-//! The lifeline: a locked file that every command inherits, so that the lock lives as
-//! long as any of them; and the list of what runs, which survives kill -9.
+//! The lifeline: a locked file that every command inherits, so that the lock is held as long as any
+//! of them runs; and the list of running processes, which survives kill -9.
 //!
 //! Files, in the directory of `forebay exec` inside the data directory:
-//! - `lifeline`: locked (flock) by the spawner, its children and theirs. Made anew by
-//!   each spawner, so that having it open means to be of one run.
-//! - `running`: who runs. A boot id (36 bytes), then 24 bytes per slot: process id (4),
-//!   four bytes of zero, and between which two moments it was started (8 and 8, clock
+//! - `lifeline`: locked (flock) by the spawner, its children and theirs. Created by each spawner,
+//!   so that having it open means belonging to one run.
+//! - `running`: the running processes. A boot id (36 bytes), then 24 bytes per slot: process id
+//!   (4), four bytes of zero, and the two moments between which it was started (8 and 8, clock
 //!   ticks since boot), all little-endian. A slot of zeros is free.
 //!
-//! Must always hold: when [`Lifeline::hold`] returns, nothing of an earlier run that
-//! inherited its lifeline is alive. A process is killed only if it has the lifeline
-//! open, or is of the session of a recorded process whose number and time of start
-//! both match (numbers are used again).
+//! Must always hold: when [`Lifeline::hold`] returns, no process of an earlier run that inherited
+//! its lifeline is alive. A process is killed only if it has the lifeline open, or is in the
+//! session of a recorded process whose number and start time both match (numbers are reused).
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -29,21 +28,21 @@ use thiserror::Error;
 
 use super::procfs;
 
-/// How long orphans of an earlier run have to be gone, once they are killed.
+/// Maximum time for orphans of an earlier run to end after they are killed.
 const ORPHANS_GONE: Duration = Duration::from_secs(20);
-/// How often to look whether they are.
+/// Interval of checks for it.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Bytes of a boot id.
 const BOOT_ID_BYTES: usize = 36;
 /// Bytes of a slot.
 const SLOT_BYTES: usize = 24;
-/// How many orphans an error names.
+/// Maximum number of orphans named in an error.
 const NAMED_MAX: usize = 3;
 
 /// Why the lifeline cannot be held.
 #[derive(Debug, Error)]
 pub(super) enum LifelineError {
-    /// A file of it cannot be used.
+    /// One of its files cannot be used.
     #[error("cannot use {}: {source}", .path.display())]
     File {
         /// Which one.
@@ -65,7 +64,7 @@ pub(super) enum LifelineError {
     },
 }
 
-/// When something was started: between these two moments, in clock ticks since boot.
+/// The start time of something: between these two moments, in clock ticks since boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StartedBetween {
     /// Not before.
@@ -75,15 +74,14 @@ pub(super) struct StartedBetween {
 }
 
 impl StartedBetween {
-    /// Runs `start` and notes when it did. Cheaper than to ask `/proc` for the time of
-    /// each start.
+    /// Runs `start` and records its time. Cheaper than reading the time of each start from `/proc`.
     pub(super) fn note<T>(start: impl FnOnce() -> T) -> (T, Self) {
         let from_ticks = ticks_since_boot();
         let started = start();
         (started, Self { from_ticks, until_ticks: ticks_since_boot() })
     }
 
-    /// One tick of tolerance, for the kernel rounds on its own.
+    /// One tick of tolerance, because the kernel rounds differently.
     fn holds(self, ticks: u64) -> bool {
         (self.from_ticks.saturating_sub(1)..=self.until_ticks + 1).contains(&ticks)
     }
@@ -97,18 +95,18 @@ fn ticks_since_boot() -> u64 {
     seconds * per_second + nanos * per_second / 1_000_000_000
 }
 
-/// The locked file and the list of what runs.
+/// The locked file and the list of running processes.
 #[derive(Debug)]
 pub(super) struct Lifeline {
     lock: File,
     running: File,
-    /// How many processes of an earlier run were killed.
+    /// Number of killed processes of an earlier run.
     pub(super) orphans_killed: u64,
 }
 
 impl Lifeline {
-    /// Ends what is left of earlier runs in `dir` and holds the lifeline from now on.
-    /// Blocks until they are gone.
+    /// Ends the rest of earlier runs in `dir` and holds the lifeline from now on. Blocks until they
+    /// are gone.
     pub(super) fn hold(dir: &Path) -> Result<Self, LifelineError> {
         let (lock_path, running_path) = (dir.join("lifeline"), dir.join("running"));
         let at = |path: &Path| {
@@ -117,8 +115,8 @@ impl Lifeline {
         };
         let mut orphans_killed = 0;
         if lock_path.exists() {
-            // For reading: who has it open for writing has inherited it, and is killed by
-            // a spawner that is just ending.
+            // Opened for reading: processes that have it open for writing have inherited it, and
+            // are killed by a spawner that is just ending.
             let lock = File::open(&lock_path).map_err(at(&lock_path))?;
             orphans_killed = end_orphans(&lock, &running_path)?;
             fs::remove_file(&lock_path).map_err(at(&lock_path))?;
@@ -126,7 +124,7 @@ impl Lifeline {
         let lock = File::create_new(&lock_path).map_err(at(&lock_path))?;
         let locked = flock(&lock, FlockOperation::NonBlockingLockExclusive);
         locked.map_err(io::Error::from).map_err(at(&lock_path))?;
-        // Everything that is started from here on inherits it.
+        // Everything started from here on inherits it.
         let inherit = fcntl_setfd(&lock, FdFlags::empty());
         inherit.map_err(io::Error::from).map_err(at(&lock_path))?;
         let running = create_file(&running_path).map_err(at(&running_path))?;
@@ -135,14 +133,14 @@ impl Lifeline {
         Ok(Self { lock, running, orphans_killed })
     }
 
-    /// Makes room on the list for a process, before it is started: one that is not on the
-    /// list and has closed the lifeline would not be found after a crash.
+    /// Makes room on the list for a process before it is started: a process that is not on the list
+    /// and has closed the lifeline would not be found after a crash.
     pub(super) fn reserve(&self, slot: usize) -> io::Result<()> {
         self.running.write_all_at(&[0; SLOT_BYTES], slot_at(slot))
     }
 
-    /// Puts a process on the list, in its place of [`Self::reserve`]. A failure is not one
-    /// of the command: it is found by the lifeline it has open, too.
+    /// Puts a process on the list, in its slot from [`Self::reserve`]. A failure does not concern
+    /// the command: it is also found by its open lifeline.
     pub(super) fn record(&self, slot: usize, pid: i32, started: StartedBetween) {
         let mut bytes = [0; SLOT_BYTES];
         bytes[..4].copy_from_slice(&pid.to_le_bytes());
@@ -151,30 +149,30 @@ impl Lifeline {
         let _ = self.running.write_all_at(&bytes, slot_at(slot));
     }
 
-    /// Takes a process off the list.
+    /// Removes a process from the list.
     pub(super) fn forget(&self, slot: usize) {
         let _ = self.running.write_all_at(&[0; SLOT_BYTES], slot_at(slot));
     }
 
-    /// Kills whatever has the lifeline open, this process excepted.
+    /// Kills every process that has the lifeline open, except this one.
     pub(super) fn kill_holders(&self) {
         if let Ok(sought) = Sought::new(&self.lock, Vec::new()) {
             let _ = sought.kill_all();
         }
     }
 
-    /// Lets go although something that was started may have the file open: a run that
-    /// ended well leaves nothing for the next to wait for.
+    /// Releases it although a started process may have the file open: after a run that ended
+    /// normally there is nothing for the next to wait for.
     pub(super) fn release(self) {
         let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 }
 
-/// `O_NOFOLLOW`: a symbolic link in place of one of these files is refused, for what it
-/// leads to would be written over.
+/// `O_NOFOLLOW`: a symbolic link in place of one of these files is refused, because its target
+/// would be overwritten.
 pub(crate) const NO_FOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
-/// Makes an empty file, or empties the one there is. Follows no symbolic link.
+/// Creates an empty file, or empties the existing one. Does not follow symbolic links.
 pub(crate) fn create_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).custom_flags(NO_FOLLOW).open(path)
@@ -184,7 +182,7 @@ fn slot_at(slot: usize) -> u64 {
     (BOOT_ID_BYTES + slot * SLOT_BYTES) as u64
 }
 
-/// Kills what an earlier run left and waits until it is gone. Returns how many.
+/// Kills the rest of an earlier run and waits until it is gone. Returns the number.
 fn end_orphans(lock: &File, running_path: &Path) -> Result<u64, LifelineError> {
     let deadline = Instant::now() + ORPHANS_GONE;
     let mut killed = 0;
@@ -214,7 +212,7 @@ fn end_orphans(lock: &File, running_path: &Path) -> Result<u64, LifelineError> {
     }
 }
 
-/// The processes on the list; none when it is of another boot, or damaged.
+/// The processes on the list; none if it is of another boot, or damaged.
 fn recorded(path: &Path) -> Vec<(i32, StartedBetween)> {
     let bytes = fs::read(path).unwrap_or_default();
     let Some((boot, slots)) = bytes.split_at_checked(BOOT_ID_BYTES) else {
@@ -235,7 +233,7 @@ fn recorded(path: &Path) -> Vec<(i32, StartedBetween)> {
         .collect()
 }
 
-/// What belongs to an earlier run.
+/// Identifies processes of an earlier run.
 #[derive(Debug)]
 struct Sought {
     device: u64,
@@ -249,7 +247,7 @@ impl Sought {
         Ok(Self { device: file.dev(), inode: file.ino(), recorded })
     }
 
-    /// Kills all that is found, this process excepted. Returns who was still alive.
+    /// Kills all that are found, except this process. Returns the ones that were still alive.
     fn kill_all(&self) -> io::Result<Vec<i32>> {
         let own = i32::try_from(std::process::id()).expect("a pid is an i32");
         let mut found = Vec::new();
@@ -268,7 +266,7 @@ impl Sought {
         Ok(found)
     }
 
-    /// Whether a session is that of a recorded process that still lives.
+    /// Whether a session belongs to a recorded process that is still alive.
     fn is_recorded(&self, session: i32) -> bool {
         self.recorded.iter().any(|(pid, started)| {
             *pid == session
@@ -277,14 +275,14 @@ impl Sought {
     }
 }
 
-/// Says that one `forebay exec` uses this directory; nobody inherits it.
+/// Marks this directory as used by one `forebay exec`; not inherited.
 #[derive(Debug)]
 pub(super) struct Owner {
     _lock: File,
 }
 
 impl Owner {
-    /// Makes the directory and locks it. `None` when another process has it.
+    /// Creates the directory and locks it. `None` when another process has it.
     pub(super) fn take(dir: &Path) -> io::Result<Option<Self>> {
         fs::create_dir_all(dir)?;
         let mut options = OpenOptions::new();

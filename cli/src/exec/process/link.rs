@@ -1,5 +1,5 @@
-//! What the two ends of the spawner's socket say to each other, and how: frames of a
-//! length (4 bytes, little-endian) and that many bytes of bilrost.
+//! Messages between the two ends of the spawner's socket, and their encoding: frames of a length (4
+//! bytes, little-endian) and that many bytes of bilrost.
 
 use bilrost::{Message, Oneof, OwnedMessage};
 use bytes::{Buf, Bytes, BytesMut};
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::exec::report::Report;
 
-/// Longest frame: a command with the longest item in its arguments, or a report with
+/// Maximum length of a frame: a command with the longest item in its arguments, or a report with
 /// two full outputs, fits well.
 pub(super) const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -17,33 +17,33 @@ const LENGTH_BYTES: usize = 4;
 /// Starts a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub(super) struct Start {
-    /// Its number, never used twice.
+    /// Its number, never reused.
     #[bilrost(1)]
     pub(super) serial: u64,
     /// Program and arguments.
     #[bilrost(2)]
     pub(super) argv: Vec<Bytes>,
-    /// Where it runs; empty is where the spawner is.
+    /// Its working directory; empty is the spawner's.
     #[bilrost(3)]
     pub(super) directory: Bytes,
-    /// What its environment has besides that of the spawner, each `NAME=VALUE`.
+    /// Additions to the spawner's environment, each `NAME=VALUE`.
     #[bilrost(4)]
     pub(super) environment: Vec<Bytes>,
-    /// How long it may take, in milliseconds; 0 is without limit.
+    /// Time limit, in milliseconds; 0 is no limit.
     #[bilrost(5)]
     pub(super) timeout_ms: u64,
-    /// How long it has after that, between SIGTERM and SIGKILL, in milliseconds.
+    /// Time between SIGTERM and SIGKILL after that, in milliseconds.
     #[bilrost(6)]
     pub(super) grace_ms: u64,
 }
 
-/// Ends a command: SIGTERM to its group, SIGKILL after a while.
+/// Stops a command: SIGTERM to its group, SIGKILL after a while.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub(super) struct Stop {
-    /// Which one; unknown or ended ones are passed over.
+    /// Its number; unknown or ended ones are ignored.
     #[bilrost(1)]
     pub(super) serial: u64,
-    /// How long it has, in milliseconds; 0 is SIGKILL at once.
+    /// Time until SIGKILL, in milliseconds; 0 is at once.
     #[bilrost(2)]
     pub(super) grace_ms: u64,
 }
@@ -51,21 +51,21 @@ pub(super) struct Stop {
 /// A command has ended, or could not be started.
 #[derive(Clone, Debug, PartialEq, Eq, Message)]
 pub(super) struct Ended {
-    /// Which one.
+    /// Its number.
     #[bilrost(1)]
     pub(super) serial: u64,
-    /// How.
+    /// The report.
     #[bilrost(2)]
     pub(super) report: Report,
 }
 
-/// A command that was not run, for want of something that forebay itself needs.
+/// A command that was not run because forebay itself lacks something.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub(super) struct NotRun {
-    /// Which one.
+    /// Its number.
     #[bilrost(1)]
     pub(super) serial: u64,
-    /// What is missing, and what to do.
+    /// The reason, and what to do.
     #[bilrost(2)]
     pub(super) reason: ByteString,
 }
@@ -77,12 +77,11 @@ pub(super) enum Request {
     Start(Start),
     #[bilrost(tag(2))]
     Stop(Stop),
-    /// Ends all commands, those included that have not started and those still to come:
-    /// SIGTERM, and SIGKILL after so many milliseconds; 0 is SIGKILL at once.
+    /// Stops all commands, including ones that have not started and later ones: SIGTERM, and
+    /// SIGKILL after this many milliseconds; 0 is SIGKILL at once.
     #[bilrost(tag(3))]
     StopAll(u64),
-    /// Stops all commands as SIGSTOP does (true), or continues them. Deadlines wait
-    /// meanwhile.
+    /// Pauses all commands as SIGSTOP does (true), or continues them. Deadlines wait meanwhile.
     #[bilrost(tag(4))]
     Pause(bool),
 }
@@ -91,20 +90,20 @@ pub(super) enum Request {
 #[expect(clippy::large_enum_variant, reason = "nearly all are reports, and none is kept")]
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub(super) enum Reply {
-    /// The first word when all is well: how many orphans were ended.
+    /// The first message when all is well: the number of killed orphans.
     #[bilrost(tag(1))]
     Ready(u64),
-    /// The first and last word when it cannot serve.
+    /// The first and last message when it cannot work.
     #[bilrost(tag(2))]
     Refused(ByteString),
     #[bilrost(tag(3))]
     Ended(Ended),
     #[bilrost(tag(4))]
     NotRun(NotRun),
-    /// Commands wait to be started: what for. Said once.
+    /// Commands wait to be started: the reason. Sent once.
     #[bilrost(tag(5))]
     Waits(ByteString),
-    /// All commands are stopped (true), or continued.
+    /// All commands are paused (true), or continued.
     #[bilrost(tag(6))]
     Paused(bool),
 }
@@ -121,8 +120,8 @@ struct ReplyFrame {
     reply: Option<Reply>,
 }
 
-/// The other end said what this one does not understand. Both are the same program,
-/// so this is a broken invariant of ours, reported instead of trusted.
+/// The other end sent something that this one does not understand. Both are the same program, so
+/// this is a broken invariant, reported instead of ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("damaged message on the spawner's socket: {0}")]
 pub(super) struct LinkError(String);
@@ -136,7 +135,7 @@ fn framed(message: &impl Message) -> Vec<u8> {
     bytes
 }
 
-/// Takes a whole frame from the front of what was received.
+/// Takes a whole frame from the front of the received bytes.
 fn unframed(received: &mut BytesMut) -> Result<Option<Bytes>, LinkError> {
     let Some(length) = received.first_chunk::<LENGTH_BYTES>() else {
         return Ok(None);
@@ -158,12 +157,12 @@ fn decoded<M: OwnedMessage>(frame: Bytes) -> Result<M, LinkError> {
 }
 
 impl Request {
-    /// The frame of it.
+    /// Its frame.
     pub(super) fn into_frame(self) -> Vec<u8> {
         framed(&RequestFrame { request: Some(self) })
     }
 
-    /// The next whole one of what was received.
+    /// The next whole one of the received bytes.
     pub(super) fn take(received: &mut BytesMut) -> Result<Option<Self>, LinkError> {
         let Some(frame) = unframed(received)? else { return Ok(None) };
         let RequestFrame { request } = decoded(frame)?;
@@ -172,12 +171,12 @@ impl Request {
 }
 
 impl Reply {
-    /// The frame of it.
+    /// Its frame.
     pub(super) fn into_frame(self) -> Vec<u8> {
         framed(&ReplyFrame { reply: Some(self) })
     }
 
-    /// The next whole one of what was received.
+    /// The next whole one of the received bytes.
     pub(super) fn take(received: &mut BytesMut) -> Result<Option<Self>, LinkError> {
         let Some(frame) = unframed(received)? else { return Ok(None) };
         let ReplyFrame { reply } = decoded(frame)?;
@@ -190,7 +189,7 @@ mod tests {
     use super::{BytesMut, FRAME_BYTES_MAX, Reply, Request, Start, Stop};
 
     #[test]
-    fn frames_come_out_as_they_went_in_however_they_are_cut() {
+    fn frames_are_decoded_however_they_are_cut() {
         let start = Start {
             serial: 0,
             argv: vec!["x".into(), vec![0xff; 300].into()],

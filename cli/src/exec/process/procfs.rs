@@ -1,4 +1,4 @@
-//! What `/proc` says about processes.
+//! Information about processes from `/proc`.
 
 use std::{
     fs, io,
@@ -8,14 +8,14 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-/// What is needed of `/proc/PID/stat`.
+/// The needed parts of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     /// Z, R, S, …
     pub(super) state: u8,
     /// Its session.
     pub(super) session: i32,
-    /// When it was started: clock ticks since the machine was.
+    /// Its start: clock ticks since boot.
     pub(super) started_ticks: u64,
 }
 
@@ -24,8 +24,8 @@ pub(super) fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The name in parentheses may hold anything, parentheses too: fields count from the
-/// last one.
+/// The name in parentheses may contain anything, including parentheses: fields count from the last
+/// one.
 fn parse_stat(text: &[u8]) -> Option<Stat> {
     let end = text.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(&text[end + 1..]).ok()?;
@@ -37,18 +37,18 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat { state, session, started_ticks })
 }
 
-/// All processes there are.
+/// All existing processes.
 pub(super) fn pids() -> io::Result<Vec<i32>> {
     let entries = fs::read_dir("/proc")?;
     Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
 }
 
-/// Whether a process has this very file open for writing. False where we may not look.
+/// Whether a process has this very file open for writing. False without permission to check.
 pub(super) fn has_open_for_writing(pid: i32, device: u64, inode: u64) -> bool {
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
-    // The permissions of the link are how the file was opened.
+    // The permissions of the link show how the file was opened.
     let for_writing =
         |path: &Path| fs::symlink_metadata(path).is_ok_and(|link| link.mode() & 0o200 != 0);
     descriptors.flatten().map(|descriptor| descriptor.path()).any(|path| {
@@ -65,19 +65,18 @@ pub(super) fn command_line(pid: i32) -> String {
     words.collect::<Vec<_>>().join(" ").trim_end().chars().take(80).collect()
 }
 
-/// Kills a process, unless its number belongs to another one by now. Returns whether
-/// a signal was sent.
+/// Kills a process, unless its number has been reused. Returns whether a signal was sent.
 pub(super) fn kill(pid: i32, expected: Stat) -> bool {
     let Some(pid_checked) = Pid::from_raw(pid) else { return false };
     let Ok(handle) = pidfd_open(pid_checked, PidfdFlags::empty()) else { return false };
-    // From here on the handle means one process; was it the one that was looked at?
+    // From here on the handle refers to one process; is it the expected one?
     if stat(pid).map(|now| now.started_ticks) != Some(expected.started_ticks) {
         return false;
     }
     pidfd_send_signal(handle.as_fd(), Signal::KILL).is_ok()
 }
 
-/// Which boot of the machine this is.
+/// The id of this boot.
 pub(super) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }

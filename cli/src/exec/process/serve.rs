@@ -1,8 +1,7 @@
-//! The spawner's own process: a loop over what can be read.
+//! The spawner's process: a loop over readable files.
 //!
-//! Must always hold: it stays small (it opens no store and starts no thread); it
-//! sleeps when nothing happens; it ends when the process that asked does, and takes
-//! everything it started with it.
+//! Must always hold: it stays small (it opens no store and starts no thread); it sleeps when
+//! nothing happens; it ends when the requesting process does, and kills everything it started.
 
 use std::{
     io::{self, Read, Write},
@@ -27,7 +26,7 @@ use super::{
     start_queue::StartQueue,
 };
 
-/// First argument of the process that is a spawner; the directory follows.
+/// First argument of a spawner process; the directory follows.
 pub(crate) const SPAWNER_ARGUMENT: &str = "__spawner";
 
 /// Bytes of one read of the socket.
@@ -35,8 +34,8 @@ const READ_BYTES: usize = 64 * 1024;
 /// Bytes of replies that are sent together.
 const REPLIES_BYTES_MAX: usize = 64 * 1024;
 
-/// Serves until the socket, which is standard input, ends. `dir` is the directory of
-/// `forebay exec` inside the data directory.
+/// Serves until the end of the socket, which is standard input. `dir` is the directory of `forebay
+/// exec` inside the data directory.
 pub(crate) fn serve(dir: &Path) -> ExitCode {
     let Ok(socket) = io::stdin().as_fd().try_clone_to_owned() else {
         return ExitCode::FAILURE;
@@ -75,8 +74,8 @@ pub(crate) fn serve(dir: &Path) -> ExitCode {
     }
 }
 
-/// Lets this process open as many files as it may. Returns the limit that commands get, where
-/// it is another one now, and how many files this process may open.
+/// Raises the limit of open files of this process to its maximum. Returns the limit for commands,
+/// if it differs now, and the limit of this process.
 fn raise_open_files() -> (Option<libc::rlimit>, Option<u64>) {
     let given = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: given.maximum, ..given });
@@ -91,14 +90,14 @@ struct Serving {
     socket: UnixStream,
     received: BytesMut,
     buffer: Vec<u8>,
-    /// What runs; a place here is a place in the lifeline's list.
+    /// The running commands; the index here is the slot in the lifeline's list.
     slots: Vec<Option<Running>>,
-    /// Places whose commands have ended, and that are on the lifeline's list still.
+    /// Slots whose commands have ended, but that are still on the lifeline's list.
     ended: Vec<usize>,
-    /// Frames that are to be sent.
+    /// Frames to be sent.
     replies: Vec<u8>,
     queue: StartQueue,
-    /// Commands are stopped as by SIGSTOP, and none is started.
+    /// Commands are paused as by SIGSTOP, and none is started.
     is_paused: bool,
     /// All commands were asked to stop; none is started.
     is_stopping: bool,
@@ -106,7 +105,7 @@ struct Serving {
     spill: PathBuf,
 }
 
-/// What can be read.
+/// A readable file.
 #[derive(Clone, Copy, Debug)]
 enum Readable {
     Socket,
@@ -117,7 +116,7 @@ enum Readable {
 
 impl Serving {
     fn prepare(&mut self, ready: Reply) -> io::Result<()> {
-        // Outputs that an earlier run left belong to items that will run again.
+        // Outputs left by an earlier run belong to items that will run again.
         match std::fs::remove_dir_all(&self.spill) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => std::fs::create_dir_all(&self.spill)?,
@@ -155,7 +154,7 @@ impl Serving {
         }
     }
 
-    /// Takes what has ended off the list, where nothing else has taken its place.
+    /// Removes ended commands from the list, unless their slot was reused.
     fn forget_ended(&mut self, lifeline: &Lifeline) {
         for slot in self.ended.drain(..) {
             if self.slots[slot].is_none() {
@@ -172,7 +171,7 @@ impl Serving {
         self.slots[slot].as_mut().map_or(Ok(()), |running| act(running, &mut self.buffer))
     }
 
-    /// Sleeps until something can be read or a deadline has come.
+    /// Sleeps until something is readable or a deadline has passed.
     fn wait(&self) -> io::Result<Vec<Readable>> {
         let mut sources = vec![Readable::Socket];
         let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
@@ -202,7 +201,7 @@ impl Serving {
         Ok(ready.map(|(_, source)| source).collect())
     }
 
-    /// Takes what the socket has. False when the other end is gone.
+    /// Reads the socket. False when the other end is gone.
     fn receive(&mut self, lifeline: &Lifeline) -> io::Result<bool> {
         self.buffer.resize(READ_BYTES, 0);
         let len = match self.socket.read(&mut self.buffer) {
@@ -220,13 +219,13 @@ impl Serving {
                 Request::StopAll(grace_ms) => self.stop_all(Duration::from_millis(grace_ms))?,
                 Request::Pause(pause) => self.pause(pause)?,
             }
-            // Each on its own: what is asked of a command comes after its start.
+            // One by one: a request about a command follows its start.
             self.start_next(lifeline)?;
         }
         Ok(true)
     }
 
-    /// Starts what can be started.
+    /// Starts as many commands as possible.
     fn start_next(&mut self, lifeline: &Lifeline) -> io::Result<()> {
         if self.is_paused {
             return Ok(());
@@ -268,14 +267,14 @@ impl Serving {
         self.reply(Reply::NotRun(NotRun { serial, reason: ByteString::from(reason) }))
     }
 
-    /// Starts a command. An error is one of the command, unless it [is a lack](is_lack).
+    /// Starts a command. An error concerns the command, unless it [is a lack](is_lack).
     fn start(&mut self, start: &Start, lifeline: &Lifeline) -> io::Result<()> {
         let free = self.slots.iter().position(Option::is_none);
         let slot = free.unwrap_or(self.slots.len());
         if free.is_none() {
             if let Err(error) = lifeline.reserve(slot) {
                 let reason =
-                    format!("cannot write the list of what runs: {error}; free some space");
+                    format!("cannot write the list of running processes: {error}; free some space");
                 return self.not_run(start.serial, &reason);
             }
             self.slots.push(None);
@@ -299,7 +298,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Asks all to stop: what runs, what waits, and what is still to come.
+    /// Asks all to stop: running, waiting and future commands.
     fn stop_all(&mut self, grace: Duration) -> io::Result<()> {
         self.is_stopping = true;
         for start in self.queue.clear() {
@@ -309,7 +308,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Stops or continues all, as SIGSTOP and SIGCONT do.
+    /// Pauses or continues all, as SIGSTOP and SIGCONT do.
     fn pause(&mut self, pause: bool) -> io::Result<()> {
         self.is_paused = pause;
         for running in self.slots.iter_mut().flatten() {
@@ -318,7 +317,7 @@ impl Serving {
         self.reply(Reply::Paused(pause))
     }
 
-    /// Deadlines, and what is over.
+    /// Handles deadlines, and commands that are over.
     fn settle(&mut self) -> io::Result<()> {
         let now = Instant::now();
         for slot in 0..self.slots.len() {
@@ -337,7 +336,7 @@ impl Serving {
         Ok(())
     }
 
-    /// Sends a reply with the next [`Self::send`], or now when much waits to be sent.
+    /// Sends a reply with the next [`Self::send`], or now when many replies are waiting.
     fn reply(&mut self, reply: Reply) -> io::Result<()> {
         self.replies.extend_from_slice(&reply.into_frame());
         if self.replies.len() < REPLIES_BYTES_MAX { Ok(()) } else { self.send() }
@@ -349,8 +348,8 @@ impl Serving {
         sent
     }
 
-    /// Ends everything that runs, and waits for it. When something did run, whatever
-    /// it has left outside of its group goes too: the next run must not meet it.
+    /// Kills everything that runs, and waits for it. If something did run, processes it has left
+    /// outside of its group are killed too: the next run must not meet them.
     fn end_all(&mut self, lifeline: &Lifeline) {
         let mut running: Vec<Running> = self.slots.iter_mut().filter_map(Option::take).collect();
         if running.is_empty() {
@@ -365,7 +364,7 @@ impl Serving {
 }
 
 fn timespec(duration: Duration) -> Timespec {
-    // Rounded up, so that the deadline has come when the sleep is over.
+    // Rounded up, so that the deadline has passed when the sleep is over.
     let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2) + 1;
     Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 }
 }
