@@ -1,7 +1,7 @@
 //! Commands that change entries or whole queues: `cancel`, `kill`, `pause`, `resume`,
 //! `reschedule`, `purge`, `redrive`.
 //!
-//! Must always hold: a user who names entries or queues is told of each one that was not changed,
+//! Must always hold: a user who names entries or queues is told about each one that was not changed,
 //! and the exit code shows that there is one. Must not know: which entries an action applies to.
 
 use std::{fmt::Write as _, process::ExitCode};

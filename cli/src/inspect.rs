@@ -63,7 +63,7 @@ async fn ask_all(
 ) -> Result<ExitCode, AskError> {
     let mut printer = Printer::of(&request, global.json);
     let mut pages = control.pages(request);
-    let mut goes_on = None;
+    let mut next_page = None;
     while let Some(part) = pages.next().await? {
         if let Response::Error { message, .. } = part {
             return Err(AskError::Refused(message));
@@ -71,14 +71,14 @@ async fn ask_all(
         if !super::print_more(printer.part(&part)?.as_bytes())? {
             return Ok(ExitCode::SUCCESS);
         }
-        goes_on = match part {
+        next_page = match part {
             Response::Entries { next, .. } => next.map(|next| next.to_string()),
             Response::Queues { next, .. } => next.map(|next| next.to_string()),
             _ => None,
         };
     }
     let printed = super::print(printer.end().as_bytes())?;
-    if let Some(next) = goes_on {
+    if let Some(next) = next_page {
         // Separate from the answer, which a program may read.
         super::note(&format!("there may be more: repeat this with --after {next}"));
     }

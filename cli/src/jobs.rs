@@ -18,7 +18,9 @@ pub(super) fn people(jobs: &JobsView) -> String {
     };
     match (before, running_max) {
         (Some(before), Some(most)) if before > most && *running > *most as usize => {
-            format!("{may} ({before} before): running ones continue, the next start when fewer run\n")
+            format!(
+                "{may} ({before} before): running ones continue, the next start when fewer run\n"
+            )
         }
         (Some(before), _) => format!("{may} ({before} before)\n"),
         (None, _) => format!("{may}\n"),

@@ -306,17 +306,17 @@ async fn exchange(dir: &Path, line: &[u8], waited: Duration) -> Result<Response,
 /// An answer joined with its next part. A part of another answer replaces it.
 fn joined(mut whole: Response, part: Response) -> Response {
     match (&mut whole, part) {
-        (Response::Limits { limits, more }, Response::Limits { limits: others, more: goes_on }) => {
+        (Response::Limits { limits, more }, Response::Limits { limits: others, more: follows }) => {
             limits.extend(others);
-            *more = goes_on;
+            *more = follows;
             whole
         }
         (
             Response::RulesHistory { books, more },
-            Response::RulesHistory { books: others, more: goes_on },
+            Response::RulesHistory { books: others, more: follows },
         ) => {
             books.extend(others);
-            *more = goes_on;
+            *more = follows;
             whole
         }
         (_, other) => other,

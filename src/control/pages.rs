@@ -41,7 +41,7 @@ impl Pages<'_> {
             filter.limit = self.left.unwrap_or(PAGE_LEN_MAX).min(PAGE_LEN_MAX);
         }
         let response = self.control.ask(request.clone()).await?;
-        let (found, goes_on) = match (&mut request, &response) {
+        let (found, has_next) = match (&mut request, &response) {
             (Request::Entries { after, .. }, Response::Entries { entries, next }) => {
                 *after = *next;
                 (entries.len(), next.is_some())
@@ -53,7 +53,7 @@ impl Pages<'_> {
             _ => (0, false),
         };
         self.left = self.left.map(|left| left.saturating_sub(found));
-        if goes_on && self.left != Some(0) {
+        if has_next && self.left != Some(0) {
             self.request = Some(request);
         }
         Ok(Some(response))

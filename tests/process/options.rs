@@ -181,7 +181,7 @@ fn jobs_can_be_changed_while_it_runs() {
     let done = jobs(&["5"]).expect(0, &[]);
     assert!(done.text().contains("at most 5 may (2 before)"), "{}", done.text());
     until("five run", || ran(&place, "started").len() == 5);
-    assert!(jobs(&["3"]).text().contains("what runs goes on"));
+    assert!(jobs(&["3"]).text().contains("running ones continue"));
     let told = place.json(&["jobs", "--data-dir", "data"]);
     assert_eq!((&told["running"], &told["running_max"]), (&5.into(), &3.into()));
     assert_eq!(ran(&place, "started").len(), 5, "none was started, none was ended");

@@ -31,7 +31,7 @@ fn a_closed_reader_ends_the_run_and_leaves_the_rest() {
         assert!(ran(&place, "ran").len() < 200, "it continued");
         if both.is_empty() {
             assert!(done.stderr.contains("nobody reads the output"), "{}", done.stderr);
-            assert!(done.stderr.contains("left (the same command line goes on)"));
+            assert!(done.stderr.contains("left (the same command line continues)"));
         }
         in_shell(&place, run).expect(0, &[]);
         let mut items = ran(&place, "ran");

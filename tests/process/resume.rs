@@ -14,7 +14,7 @@ fn ctrl_c_lets_running_items_end_and_the_next_run_does_the_rest() {
     let running = place.start(&arguments);
     until("four have started", || ran(&place, "started").len() >= 4);
     running.interrupt();
-    let done = running.end().expect(-2, &["left (the same command line goes on)"]);
+    let done = running.end().expect(-2, &["left (the same command line continues)"]);
     let (started, ended) = (ran(&place, "started"), ran(&place, "ended"));
     assert!(started.len() < 10, "it continued: {started:?}, {done:?}");
     assert_eq!(started.len(), ended.len(), "commands did not end: {done:?}");

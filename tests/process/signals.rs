@@ -229,7 +229,7 @@ fn ctrl_c_while_storing_the_input_is_not_a_failure() {
         let before = count();
         until("items are stored", || count() > before + 200);
         running.signal("INT");
-        running.end().expect(INT, &[" left (the same command line goes on)"]);
+        running.end().expect(INT, &[" left (the same command line continues)"]);
         feeding.join().unwrap();
     }
 }

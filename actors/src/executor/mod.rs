@@ -161,7 +161,7 @@ impl Executor {
         self.shared.means.handlers.set_aliases(aliases)
     }
 
-    /// Number of running attempts, including those that were told to stop and have not.
+    /// Number of running attempts, including ones that were told to stop and have not.
     #[must_use]
     pub fn running(&self) -> usize {
         self.shared.len()
@@ -199,7 +199,7 @@ impl Executor {
     }
 
     /// Another actor of a partition replaces one that died: it is told when these attempts are
-    /// gone, at once for those that are.
+    /// gone, at once for the ones that are.
     pub(crate) fn hand_over(&self, attempts: &[KnownAttempt], to: &Ref<PartitionInput>) {
         self.shared.hand_over(attempts, to);
     }

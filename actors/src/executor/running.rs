@@ -1,4 +1,4 @@
-//! The attempts that run on this node, and those that wait until another one has stopped.
+//! The attempts that run on this node, and attempts that wait until another one has stopped.
 //!
 //! Must always hold: the requester of an attempt is told exactly once that its handler is gone:
 //! with its end or, if there is none (it was dropped by an abort or with the runtime), with the
@@ -298,7 +298,7 @@ impl Shared {
         found
     }
 
-    /// From here on `to` is told that these are gone; at once for those that are.
+    /// From here on `to` is told that these are gone; at once for the ones that are.
     pub(super) fn hand_over(&self, attempts: &[KnownAttempt], to: &Ref<PartitionInput>) {
         for (_, entry, token) in attempts {
             match self.running.get_mut(&(*entry, *token)) {

@@ -1,5 +1,5 @@
-//! Handlers of the same batch of decisions start together: each is polled once, and only those that
-//! wait for something become their own tasks.
+//! Handlers of the same batch of decisions start together: each is polled once, and only the ones
+//! that wait for something become their own tasks.
 //!
 //! Must always hold: an attempt is polled by one task at a time; as long as a thread of the runtime
 //! is free, no handler waits for its first poll behind one that blocks its thread. A handler that

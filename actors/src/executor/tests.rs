@@ -191,7 +191,7 @@ async fn an_attempt_aborted_before_its_start_is_never_called() {
 }
 
 #[tokio::test]
-async fn what_waits_can_be_aborted() {
+async fn a_waiting_attempt_can_be_aborted() {
     let bench = Bench::new();
     bench.run_many(&["wait", "", "wait"]);
     tokio::time::sleep(Duration::from_millis(5)).await;
@@ -236,7 +236,7 @@ fn two_that_start_together_may_wait_for_each_other() {
     }
 }
 
-/// Regression: attempts behind it waited for it, including those that had been polled before.
+/// Regression: attempts behind it waited for it, including ones that had been polled before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blocking_handler_delays_none_while_a_thread_is_free() {
     for blocks in ["long", "hand over"] {

@@ -7,7 +7,7 @@
 //! wakes for it, and looks for work.
 //!
 //! Must always hold: the timer runs only while an attempt waits for its first poll. Must not know:
-//! what waits.
+//! which attempts wait.
 
 use std::{
     sync::{

@@ -190,7 +190,7 @@ where
             let mail = self.mailbox.pop()?;
             catch_unwind(AssertUnwindSafe(|| {
                 core.begin_turn();
-                let goes_on = match mail {
+                let continues = match mail {
                     Mail::Input(input) => core.receive(input, me, scratch),
                     Mail::Look(look) => {
                         core.show(look);
@@ -198,7 +198,7 @@ where
                     }
                 };
                 core.observe();
-                goes_on
+                continues
             }))
         } else {
             self.started = true;

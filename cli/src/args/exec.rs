@@ -170,11 +170,11 @@ variables run a shell, and give it the item as an argument, not as a part of its
                                                   `a;rm -rf b` would be run as code
 
 A command has FOREBAY_ITEM (items up to 64 KiB), FOREBAY_SEQ, FOREBAY_ENTRY and
-FOREBAY_ATTEMPT in its environment. Ctrl-C lets what runs end, a second one sends it SIGTERM,
-a third one SIGKILL; what was cut short runs again.
+FOREBAY_ATTEMPT in its environment. Ctrl-C lets running commands end, a second one
+sends them SIGTERM, a third one SIGKILL; interrupted items run again.
 
-A command runs with an empty standard input, in a session of its own. What it leaves
-running in the background is ended with it.
+A command runs with an empty standard input, in its own session. Processes that it
+leaves running in the background are killed when it ends.
 
 Examples:
   find . -type f -print0 | forebay exec -0 --scope '{ext:-none}' --rule '*=4' -- sha256sum {}

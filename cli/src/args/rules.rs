@@ -5,7 +5,7 @@ use forebay_messages::rule::Pattern;
 
 use super::{ConcurrencyArg, RateArg, values::TestedRule};
 
-/// Show and change the rules that limit what runs at the same time
+/// Show and change the rules that limit how many entries run at the same time
 ///
 /// On a running process if one has the data directory open (the change takes effect at once),
 /// otherwise directly on the data directory. `rules set` and `rules pause` create a data directory

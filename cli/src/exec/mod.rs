@@ -8,13 +8,13 @@
 //! |---|---|
 //! | [`input`] | bytes to items |
 //! | [`template`] | items to texts |
-//! | [`item`] | items to entries: what they run, where they belong, who they are |
-//! | [`runs`] | what a run is, and its book: which items it has, what was told of them |
+//! | [`item`] | items to entries: their commands, vqueues and identities |
+//! | [`runs`] | what a run is, and its book: its items, and which results were reported |
 //! | [`process`] | runs commands |
 //! | [`report`] | how a command ended; kept as the entry's result |
-//! | [`results`], [`screen`], [`progress`], [`show`], [`summary`] | what is told of it |
-//! | [`interrupt`], [`program`] | Ctrl-C; whether there is such a command |
-//! | [`setup`], [`shape`], [`dry_run`] | what the options come to; a command line in one word; `--dry-run` |
+//! | [`results`], [`screen`], [`progress`], [`show`], [`summary`] | what users see of it |
+//! | [`interrupt`], [`program`] | Ctrl-C; whether a command exists |
+//! | [`setup`], [`shape`], [`dry_run`] | effects of the options; a command line in one word; `--dry-run` |
 
 mod dry_run;
 pub(crate) mod feed;

@@ -1,4 +1,4 @@
-//! Whether there is such a program: worth knowing before ten thousand items fail.
+//! Whether a program exists: better known before ten thousand items fail.
 
 use std::{
     env,
@@ -10,18 +10,18 @@ use std::{
 use rustix::fs::{Access, access};
 use thiserror::Error;
 
-/// Why a command cannot be run at all.
+/// Why a command cannot run at all.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum ProgramError {
-    /// Nowhere in the search path.
+    /// Not in the search path.
     #[error("command `{0}` not found in PATH; install it, or give its path")]
     NotFound(String),
-    /// The given path is no executable file.
+    /// The given path is not an executable file.
     #[error("command `{0}` is not an executable file; check its path and permissions")]
     NotExecutable(String),
 }
 
-/// Checks that `program` can be run: a path as it is, a name by the search path.
+/// Checks that `program` can be run: a path directly, a name in the search path.
 ///
 /// # Errors
 /// [`ProgramError`] when it cannot.
@@ -30,7 +30,7 @@ pub(crate) fn check_program(program: &[u8]) -> Result<(), ProgramError> {
     check_program_in(program, env::split_paths(&search))
 }
 
-/// Where execvp looks when the environment has no `PATH` (the C library's `_CS_PATH`).
+/// Directories that execvp searches if the environment has no `PATH` (the C library's `_CS_PATH`).
 const PATH_WITHOUT_PATH: &str = "/bin:/usr/bin";
 
 fn check_program_in(

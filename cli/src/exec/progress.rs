@@ -1,64 +1,64 @@
-//! How far a run is. Pure: time comes in.
+//! The progress of a run. Pure: the time is an argument.
 //!
-//! Must always hold: done + running + waiting = total; what had ended in an earlier
-//! run is counted as done but not in the rate.
+//! Must always hold: done + running + waiting = total; items that ended in an earlier run count as
+//! done but not in the rate.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-/// Over how long a time the rate is taken.
+/// Period of time for the rate.
 const RATE_WINDOW: Duration = Duration::from_secs(30);
-/// Over how many ends at least: long items end seldom.
+/// Minimum number of ends for the rate: long items end rarely.
 const RATE_ENDS_MIN: u64 = 10;
-/// How finely the window moves. Bounds the samples kept.
+/// Resolution of the period. Bounds the number of samples.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
-/// From how long a mean on, what is left is told by how long items take and not by how many
-/// have ended of late.
+/// Mean duration of items from which on the remaining time is computed from the durations instead
+/// of the recent rate.
 const LONG_ITEM: Duration = Duration::from_secs(5);
-/// Most reasons to wait that are told of at once.
+/// Maximum number of reasons to wait that are shown at once.
 const HELD_TOLD_MAX: usize = 3;
 
 /// Counts items. Times are since the start of the run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
     total: u64,
-    /// The whole input has been read, so the total is final.
+    /// The whole input was read, so the total is final.
     total_known: bool,
     /// Ended in an earlier run.
     earlier: u64,
     running: u64,
-    /// Sum of the times when those that run were started.
+    /// Sum of the start times of running attempts.
     started_at: Duration,
-    /// Attempts that are over, and how long all of them took together.
+    /// Finished attempts, and their total duration.
     attempts: u32,
     took: Duration,
     succeeded: u64,
     failed: u64,
-    /// When how many had ended in this run, before the samples.
+    /// Number of ends in this run, with the time, before the samples.
     base: (Duration, u64),
     /// The same; oldest first.
     samples: VecDeque<(Duration, u64)>,
 }
 
-/// What is shown at one moment.
+/// The progress at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct View {
     /// Ended, in this run or an earlier one.
     pub(crate) done: u64,
-    /// All that are known of.
+    /// All known items.
     pub(crate) total: u64,
-    /// Run now.
+    /// Running now.
     pub(crate) running: u64,
-    /// Have not begun, or wait for another try.
+    /// Not started, or waiting for a retry.
     pub(crate) waiting: u64,
-    /// Failed for good in this run.
+    /// Failed permanently in this run.
     pub(crate) failed: u64,
-    /// Items per second, of late.
+    /// Recent items per second.
     pub(crate) rate: f64,
-    /// When all will be done, if it goes on like this; `None` while nobody can know.
+    /// Remaining time if everything continues like this; `None` if unknown.
     pub(crate) eta: Option<Duration>,
     /// Lines (or items) read so far; `None` once the input has been read.
     pub(crate) reading: Option<u64>,
-    /// Why so many wait, in words: `12` and `wait for acme=3`. The largest first.
+    /// Reasons to wait with their numbers of items: `12` and `wait for acme=3`. The largest first.
     pub(crate) held: Vec<(u64, String)>,
 }
 
@@ -68,30 +68,30 @@ impl Progress {
         self.total += 1;
     }
 
-    /// An item had ended in an earlier run.
+    /// An item ended in an earlier run.
     pub(crate) fn ended_earlier(&mut self) {
         self.total += 1;
         self.earlier += 1;
     }
 
-    /// The input has been read to its end.
+    /// The whole input was read.
     pub(crate) fn input_ended(&mut self) {
         self.total_known = true;
     }
 
-    /// Whether it has.
+    /// Whether the whole input was read.
     pub(crate) fn is_read(&self) -> bool {
         self.total_known
     }
 
-    /// An attempt begins. It may come before [`Self::accepted`]: what an earlier run has
-    /// stored starts before this run has read the item.
+    /// An attempt starts. May be called before [`Self::accepted`]: stored items of an earlier run
+    /// start before this run has read them.
     pub(crate) fn started(&mut self, now: Duration) {
         self.running += 1;
         self.started_at += now;
     }
 
-    /// An attempt that began at `since` is over, in whatever way.
+    /// An attempt that started at `since` is over, in any way.
     pub(crate) fn stopped(&mut self, now: Duration, since: Duration) {
         self.running = self.running.saturating_sub(1);
         self.started_at = self.started_at.saturating_sub(since);
@@ -99,12 +99,12 @@ impl Progress {
         self.took += now.saturating_sub(since);
     }
 
-    /// How many attempts are not over.
+    /// Number of attempts that are not over.
     pub(crate) fn running(&self) -> u64 {
         self.running
     }
 
-    /// An item ended for good. Its attempt, if one ran, was over before.
+    /// An item ended. Its attempt, if one ran, was over before.
     pub(crate) fn ended(&mut self, now: Duration, succeeded: bool) {
         if succeeded {
             self.succeeded += 1;
@@ -136,7 +136,7 @@ impl Progress {
         self.earlier + self.ended_now()
     }
 
-    /// What to show now.
+    /// The progress now.
     #[must_use]
     pub(crate) fn view(&self, now: Duration) -> View {
         let done = self.done();
@@ -156,7 +156,7 @@ impl Progress {
         }
     }
 
-    /// How long so many will take.
+    /// Remaining time for this many items.
     fn eta(&self, left: u64, rate: f64, now: Duration) -> Option<Duration> {
         let mean = self.took.checked_div(self.attempts)?.as_secs_f64();
         if self.ended_now() == 0 {
@@ -165,7 +165,7 @@ impl Progress {
         let seconds = if mean < LONG_ITEM.as_secs_f64() || self.running == 0 {
             left as f64 / rate
         } else {
-            // What those that run have behind them, as far as they are not late.
+            // The time that running attempts have already taken, except for late ones.
             let running = self.running as f64;
             let ages = running * now.as_secs_f64() - self.started_at.as_secs_f64();
             (left as f64 * mean - ages.min(running * mean)) / running
@@ -183,8 +183,7 @@ impl Progress {
     }
 }
 
-/// Whether the rate can be taken from this sample on: the window and enough ends are behind
-/// it.
+/// Whether the rate can start at this sample: the whole period and enough ends are after it.
 fn is_before_window((at, before): (Duration, u64), now: Duration, ended: u64) -> bool {
     at + RATE_WINDOW <= now && before + RATE_ENDS_MIN <= ended
 }
@@ -195,7 +194,7 @@ impl fmt::Display for View {
     }
 }
 
-/// A view without the first two numbers, for beside a bar that shows them.
+/// A view without the first two numbers, for display next to a bar that shows them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Details<'a>(pub(crate) &'a View);
 
@@ -231,7 +230,7 @@ impl fmt::Display for Details<'_> {
     }
 }
 
-/// Items per second, or per a longer time when they are few.
+/// Items per second, or per longer unit if they are few.
 #[derive(Clone, Copy, Debug)]
 struct Rate(f64);
 
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_earlier_run_stored_may_start_before_it_is_read_again() {
+    fn items_of_an_earlier_run_may_start_before_they_are_read() {
         let mut progress = Progress::default();
         progress.started(secs(0));
         let view = progress.view(secs(0));
@@ -327,9 +326,10 @@ mod tests {
         assert_eq!(progress.view(secs(0)), view);
     }
 
-    /// Four at a time, ten minutes each: nothing was told after half a minute without an end.
+    /// Regression: with four at a time, ten minutes each, no estimate was shown after half a minute
+    /// without an end.
     #[test]
-    fn long_items_have_a_rate_and_a_time_of_arrival() {
+    fn long_items_have_a_rate_and_an_estimate() {
         let mut progress = Progress::default();
         (0..12).for_each(|_| progress.accepted());
         progress.input_ended();
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_items_back_is_told_and_the_rest_is_counted() {
+    fn the_main_reasons_are_named_and_the_rest_is_counted() {
         let mut progress = Progress::default();
         (0..50).for_each(|_| progress.accepted());
         (0..3).for_each(|_| progress.started(secs(0)));
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_told_in_a_unit_that_says_something() {
+    fn rates_have_a_useful_unit() {
         let show = |rate| super::Rate(rate).to_string();
         assert_eq!([show(12.34), show(0.5), show(0.002)], ["12.3/s", "30.0/min", "7.2/h"]);
     }

@@ -1,8 +1,7 @@
-//! How a command ended and what it said: what travels from the spawner, and what is
-//! kept as the entry's result.
+//! The result of a command: sent by the spawner, and stored as the entry's result.
 //!
-//! Must always hold: an output knows how much there was, even where not all of it is
-//! kept. Must not know: how commands are run, where results go.
+//! Must always hold: an output knows its total length, even if not all of it is kept. Must not
+//! know: how commands are run, where results go.
 
 use std::time::Duration;
 
@@ -13,8 +12,8 @@ use forebay_messages::Timestamp;
 
 use super::item::Job;
 
-/// How much of each output is kept in memory, and with the entry's result, in bytes.
-/// What is longer lies in a file as well.
+/// Maximum bytes of each output that are kept in memory and with the entry's result. Longer outputs
+/// are in a file as well.
 pub(crate) const OUTPUT_KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// How a command ended.
@@ -40,7 +39,7 @@ pub(crate) struct Output {
     /// How many bytes there were in all.
     #[bilrost(2)]
     pub(crate) len: u64,
-    /// The file that holds all of it, when that is more than the head.
+    /// The file with all of it, if that is more than the head.
     #[bilrost(3)]
     pub(crate) file: Option<Bytes>,
     /// Why a part of it is lost (the disk was full).
@@ -48,11 +47,11 @@ pub(crate) struct Output {
     pub(crate) lost: Option<ByteString>,
 }
 
-/// How one attempt ended and what it said.
+/// The result of one attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub(crate) struct Report {
-    /// What ran, where the entry's payload is not kept: in the result of a success. It goes
-    /// first, so that the beginning of a report says it.
+    /// The job, if the entry's payload is not kept: in the result of a success. It comes first, so
+    /// that the beginning of a report contains it.
     #[bilrost(0)]
     pub(crate) job: Option<Job>,
     /// How it ended; always there.
@@ -73,13 +72,13 @@ pub(crate) struct Report {
     /// Standard error.
     #[bilrost(8)]
     pub(crate) stderr: Output,
-    /// It took longer than it may (`--timeout`): how long that is, in milliseconds.
+    /// It exceeded its time limit (`--timeout`): the limit, in milliseconds.
     #[bilrost(9)]
     pub(crate) timed_out_after_ms: Option<u64>,
 }
 
 impl Output {
-    /// Whether the head is all there was.
+    /// Whether the head is the whole output.
     #[must_use]
     pub(crate) fn is_whole(&self) -> bool {
         self.head.len() as u64 == self.len
@@ -87,7 +86,7 @@ impl Output {
 }
 
 impl Report {
-    /// Whether the command did what it should, in time.
+    /// Whether the command succeeded, in time.
     #[must_use]
     pub(crate) fn succeeded(&self) -> bool {
         self.end == Some(End::Exit(0)) && self.timed_out_after_ms.is_none()
@@ -123,15 +122,15 @@ impl Report {
     }
 }
 
-/// The last line with text, shortened to [`FAILURE_CHARS_MAX`] and without control
-/// characters (it is shown on a terminal).
+/// The last non-empty line, shortened to [`FAILURE_CHARS_MAX`] and without control characters (it
+/// is shown on a terminal).
 fn last_line(text: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(text);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
     Some(line.chars().filter(|c| !c.is_control()).take(FAILURE_CHARS_MAX).collect())
 }
 
-/// Longest part of standard error in a failure's message, in characters.
+/// Maximum length of standard error in a failure's message, in characters.
 const FAILURE_CHARS_MAX: usize = 200;
 
 #[cfg(test)]
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_the_last_line_of_standard_error() {
+    fn a_failure_contains_the_last_line_of_standard_error() {
         assert_eq!(report(End::Exit(3), "a\nb \u{1b}[1mx\n\n").failure(), "exit code 3: b [1mx");
         assert_eq!(report(End::Signal(9), "").failure(), "ended by signal 9");
         assert_eq!(report(End::NotStarted("no".into()), "x").failure(), "no");

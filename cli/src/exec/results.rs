@@ -1,14 +1,14 @@
-//! `--results DIR`: what every item ended with, for programs.
+//! `--results DIR`: the results of all items, for programs.
 //!
-//! Owns: `DIR/results.ndjson`, one line per item that ended, appended; and
-//! `DIR/output/ENTRY.stdout|stderr` for outputs too long for a line. An item that was
-//! run again has several lines: the last one counts.
+//! Owns: `DIR/results.ndjson`, with one appended line per ended item; and
+//! `DIR/output/ENTRY.stdout|stderr` for outputs too long for a line. An item that ran again has
+//! several lines: the last one counts.
 //!
-//! Must always hold: an item that ended is never missing after the next run with the
-//! same DIR. Long outputs are moved here *before* the item's end is committed; the
-//! line is written after. What a crash leaves out is written by the next run from the
-//! entries' stored results ([`Results::lacks`]), which hold the first 64 KiB of each
-//! output. Must not know: how items are run.
+//! Must always hold: an ended item is never missing after the next run with the same DIR. Long
+//! outputs are moved here *before* the item's end is committed; the line is written afterwards.
+//! Lines lost in a crash are written by the next run from the entries' stored results
+//! ([`Results::lacks`]), which contain the first 64 KiB of each output. Must not know: how items
+//! are run.
 
 mod record;
 
@@ -40,7 +40,7 @@ pub(crate) use record::{Ended, line};
 #[derive(Debug, Error)]
 #[error("cannot use {}: {source}; check its permissions and free space", .path.display())]
 pub(crate) struct ResultsError {
-    /// Which one.
+    /// Its path.
     path: PathBuf,
     /// Why.
     source: io::Error,
@@ -51,12 +51,12 @@ pub(crate) struct ResultsError {
 pub(crate) struct Results {
     dir: PathBuf,
     lines: File,
-    /// When what has a line ended, in milliseconds.
+    /// End times of the entries that have a line, in milliseconds.
     written: HashMap<EntryId, i64>,
 }
 
 impl Results {
-    /// Opens or makes the directory. A last line that a crash has cut off is removed.
+    /// Opens or creates the directory. A last line that was cut off by a crash is removed.
     ///
     /// # Errors
     /// [`ResultsError`] when a file cannot be used.
@@ -74,7 +74,7 @@ impl Results {
         Ok(Self { dir: dir.to_owned(), lines, written })
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -119,11 +119,11 @@ pub(crate) fn kept(dir: &Path, id: EntryId, stream: &str) -> PathBuf {
     dir.join("output").join(format!("{id}.{stream}"))
 }
 
-/// Moves the long outputs of a report into the results directory `dir`. To be called
-/// before the item's end is committed, from any thread.
+/// Moves the long outputs of a report into the results directory `dir`. Must be called before the
+/// item's end is committed, from any thread.
 ///
 /// # Errors
-/// [`ResultsError`]: the item must not be committed as ended then.
+/// [`ResultsError`]: then the item must not be committed as ended.
 pub(crate) fn keep_outputs(
     dir: &Path,
     id: EntryId,
@@ -133,17 +133,17 @@ pub(crate) fn keep_outputs(
     keep_output(dir, id, "stderr", &mut report.stderr)
 }
 
-/// Where long outputs of the items that a process runs are kept.
+/// Where long outputs are kept of the items that a process runs.
 #[derive(Debug)]
 pub(crate) struct KeptOutputs {
     dir: PathBuf,
-    /// It has a file, most likely. While it has none, short outputs replace none, and the
-    /// system need not be asked about each.
+    /// The directory probably contains files. While it has none, short outputs replace none, and
+    /// the system need not be asked about each.
     has_some: AtomicBool,
 }
 
 impl KeptOutputs {
-    /// In this directory, which need not be there yet.
+    /// In this directory, which may not exist yet.
     pub(crate) fn new(dir: PathBuf) -> Self {
         let has_some = match fs::read_dir(dir.join("output")) {
             Ok(mut files) => files.next().is_some(),
@@ -183,7 +183,7 @@ fn keep_output(
             let to = OsString::from(to).into_vec();
             output.file = Some(Bytes::from(to));
         }
-        // An earlier attempt may have said more.
+        // An earlier attempt may have had longer output.
         None => match fs::remove_file(&to) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
             _ => {}
@@ -208,8 +208,8 @@ fn relocate(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// What has a line, and how many bytes the whole lines take. Lines that say nothing
-/// (a power loss may leave such) are passed over.
+/// Entries that have a line, and the total bytes of whole lines. Invalid lines (a power failure may
+/// leave some) are ignored.
 fn written(lines: &File) -> io::Result<(HashMap<EntryId, i64>, u64)> {
     let mut reader = BufReader::new(lines);
     reader.seek(SeekFrom::Start(0))?;

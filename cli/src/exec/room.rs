@@ -1,7 +1,7 @@
-//! Items that are not stored yet, for want of room: a rule limits how many may wait.
+//! Items that are not stored yet, because a rule limits how many may wait.
 //!
-//! Must always hold: items are stored in the order of the input; whoever is refused is
-//! tried again until there is room. Must not know: how items are stored.
+//! Must always hold: items are stored in the order of the input; refused ones are retried until
+//! there is room. Must not know: how items are stored.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -11,25 +11,25 @@ use tokio::time::Instant;
 
 use super::item::Prepared;
 
-/// Items stored with one append.
+/// Maximum number of items per append.
 pub(super) const STORE_LEN_MAX: usize = 256;
-/// Bytes stored with one append (a record of the log has 64 MiB at most). One larger item
-/// alone is stored all the same.
+/// Maximum bytes per append (a record of the log has 64 MiB at most). A single larger item is
+/// stored anyway.
 const STORE_BYTES_MAX: usize = 8 << 20;
-/// Wait after an item ended: the next one of its key starts, and leaves room.
+/// Delay after an item ended: the next one of its key starts, and makes room.
 const AFTER_END: Duration = Duration::from_millis(5);
-/// First and longest wait after a refusal, if no item ends: others may make room too.
+/// First and longest delay after a refusal, if no item ends: others may make room too.
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Room {
     held: VecDeque<Prepared>,
-    /// How many are tried at once: fewer after a refusal, more after a success.
+    /// Number of items tried at once: fewer after a refusal, more after a success.
     batch_len: usize,
-    /// So many of the first were in a batch before.
+    /// Number of items at the front that were in a batch before.
     tried: usize,
-    /// When to try again; absent while nothing was refused.
+    /// When to try again; absent if nothing was refused.
     again_at: Option<Instant>,
     wait: Duration,
 }
@@ -53,7 +53,7 @@ impl Room {
         self.held.is_empty()
     }
 
-    /// The items to be tried next.
+    /// The items to try next.
     pub(super) fn batch(&self) -> impl ExactSizeIterator<Item = &Prepared> {
         let most = self.held.range(..self.batch_len.min(self.held.len()));
         let mut bytes = 0;
@@ -65,7 +65,7 @@ impl Room {
         self.held.range(..len.min(self.held.len()))
     }
 
-    /// Those of them that were in no batch before.
+    /// The ones of them that were in no batch before.
     pub(super) fn fresh(&mut self) -> impl ExactSizeIterator<Item = EntryId> {
         let len = self.batch().len();
         let tried = self.tried.min(len);
@@ -73,7 +73,7 @@ impl Room {
         self.held.range(tried..len).map(|item| item.id)
     }
 
-    /// The first so many were stored.
+    /// The first items, this many, were stored.
     pub(super) fn stored(&mut self, count: usize) -> Vec<Prepared> {
         self.batch_len = (count * 2).clamp(1, STORE_LEN_MAX);
         (self.again_at, self.wait) = (None, AGAIN_FIRST);
@@ -81,7 +81,7 @@ impl Room {
         self.held.drain(..count).collect()
     }
 
-    /// The first so many were refused; whether fewer may be tried at once.
+    /// The first items, this many, were refused; whether fewer may be tried at once.
     pub(super) fn refused(&mut self, count: usize) -> bool {
         if count > 1 {
             self.batch_len = count / 2;
@@ -92,7 +92,7 @@ impl Room {
         false
     }
 
-    /// The first one, which can never be stored.
+    /// Removes the first item, which can never be stored.
     pub(super) fn drop_first(&mut self) -> Option<Prepared> {
         self.tried = self.tried.saturating_sub(1);
         self.held.pop_front()
@@ -106,7 +106,7 @@ impl Room {
         }
     }
 
-    /// When to try again; absent when nothing is held back.
+    /// When to try again; absent if nothing is held back.
     pub(super) fn again_at(&self) -> Option<Instant> {
         self.again_at
     }

@@ -1,8 +1,7 @@
 //! A run of `forebay exec`, from its arguments to its exit code.
 //!
-//! Must always hold: an item is stored before its command may start; what is told of
-//! an item follows from its stored result; an interrupted run leaves every item that
-//! has not ended to the next one.
+//! Must always hold: an item is stored before its command may start; what is shown of an item is
+//! derived from its stored result; an interrupted run leaves every unfinished item to the next one.
 
 mod error;
 mod gate;
@@ -52,16 +51,16 @@ use source::{Source, input};
 use stop::is_down;
 use waits::Waits;
 
-/// Items that have been named and not ended; reading the input waits above it.
+/// Maximum number of named items that have not ended; beyond it reading the input waits.
 const PENDING_MAX: u64 = 1_000_000;
-/// How long the input is read before what it has not named is set aside. Most inputs have been
-/// read to their end then, and nothing need be paused and resumed.
+/// How long the input is read before unnamed items are set aside. Most inputs are at their end by
+/// then, and nothing has to be paused and resumed.
 const READ_FIRST: Duration = Duration::from_millis(500);
 
-/// Runs the items of the input, or what earlier runs have left (`--resume`).
+/// Runs the items of the input, or the rest of earlier runs (`--resume`).
 ///
 /// # Errors
-/// [`ExecError`]: nothing sensible could be done, or not to the end.
+/// [`ExecError`]: the run could not start, or not finish.
 pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecError> {
     let started = Instant::now();
     let data_dir = absolute(&global.data_dir)?;
@@ -80,7 +79,7 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecE
     let screen = Screen::new(args.quiet, stopper.clone());
     let log = screen.clone();
     crate::logging::start(global.log, move || log.clone());
-    // Long outputs must outlive the process until they are told.
+    // Long outputs must outlive the process until they are reported.
     let kept_dir = data_dir.join("exec").join("kept");
     let limits = Limits { timeout: args.timeout, grace: args.grace };
     let outputs = results.unwrap_or_else(|| kept_dir.clone());
@@ -112,7 +111,7 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecE
         gate,
         notes,
         room: Room::new(),
-        told_of_room: false,
+        has_reported_room: false,
         began_at: Timestamp::from(SystemTime::now()).0,
         waits: Waits::default(),
         known: HashMap::new(),
@@ -150,50 +149,50 @@ async fn start_runtime(data_dir: &Path, args: &ExecArgs) -> Result<Runtime, Exec
     Ok(builder.start().await?)
 }
 
-/// A run that is under way.
+/// A run in progress.
 struct Run {
     json: bool,
     quiet: bool,
     tag: bool,
     retry_failed: bool,
     keep_order: bool,
-    /// Of entries that are stored from now on.
+    /// Options of entries stored from now on.
     options: HandlerOptions,
     grace: Duration,
     halt: Option<HaltArg>,
     stopper: Stopper,
     summary: Summary,
     data_dir: PathBuf,
-    /// Where long outputs are until they are told.
+    /// Directory of long outputs until they are reported.
     kept_dir: PathBuf,
-    /// The run itself, then others of which it has found entries. Items of all of them that
-    /// this input names are in the first one's table.
+    /// The run itself, then other runs whose entries it has found. Items of all of them that this
+    /// input names are in the first one's table.
     served: Vec<Served>,
-    /// What was stored when this process started.
+    /// The stored entries at the start of this process.
     counts: Vec<ServiceCounts>,
     /// A version without runs has left entries.
     has_before: bool,
-    /// Items of this run that are set aside.
+    /// Number of items of this run that are set aside.
     aside: u64,
-    /// Those of them that hold a key, most likely.
+    /// The ones of them that probably hold a key.
     holders: Vec<(EntryId, String)>,
     /// Items may start.
     is_open: bool,
-    /// Outputs are printed in order, and one that comes next is left to the next run.
+    /// Outputs are printed in order, and an earlier one is left to the next run.
     is_cut: bool,
     gate: Gate,
     notes: mpsc::UnboundedReceiver<Note>,
     /// Items that are not stored yet.
     room: Room,
-    told_of_room: bool,
+    has_reported_room: bool,
     /// In milliseconds since 1970.
     began_at: u64,
     waits: Waits,
-    /// Of items whose ends are about to be told.
+    /// Data of items whose ends are about to be reported.
     known: HashMap<Place, Known>,
-    /// Everything is taken down: nothing can be looked up any more.
+    /// The runtime shuts down: nothing can be looked up any more.
     is_stopping: bool,
-    /// Outcomes of items that ended since, before one that comes first in the order.
+    /// Outcomes of ended items that come after an unfinished one in the order.
     behind: HashMap<Place, Outcome>,
     results: Option<Results>,
     screen: Screen,
@@ -210,7 +209,7 @@ impl Run {
         mut broken: mpsc::UnboundedReceiver<String>,
         signals: watch::Receiver<Stop>,
     ) -> Result<Exit, ExecError> {
-        // To wait for the orphans of an earlier run may take a while.
+        // Waiting for the orphans of an earlier run may take a while.
         let mut early = signals.clone();
         let prepared = tokio::select! {
             biased;
@@ -234,7 +233,7 @@ impl Run {
                 self.resume(&which, &mut broken, signals.clone()).await
             }
         };
-        // It must not be held up by somebody who looks at it.
+        // It must not be delayed by a look at it.
         self.shown.set_served(None);
         let stopped = self.stop(&signals, &mut broken).await;
         if let Some(results) = &self.results {
@@ -246,7 +245,7 @@ impl Run {
         self.screen.close();
         let stop = *signals.borrow();
         match ran {
-            // What it was busy with when it was asked to stop found the runtime down.
+            // The runtime was shut down while it worked.
             Err(error) if stop.how != How::No && is_down(&error) => {}
             ran => ran?,
         }
@@ -254,8 +253,8 @@ impl Run {
         self.conclude(stop)
     }
 
-    /// Before the first item: the rules, then the spawner (which ends the orphans of an
-    /// earlier run).
+    /// Before the first item: the rules, then the spawner (which kills the orphans of an earlier
+    /// run).
     async fn prepare(&mut self, args: &ExecArgs) -> Result<(), ExecError> {
         if !args.rules.is_empty() {
             let book = self.runtime.rules().book()?;
@@ -280,7 +279,7 @@ impl Run {
         Ok(())
     }
 
-    /// How many entries of a run had not ended when this process started.
+    /// Number of entries of a run that had not ended at the start of this process.
     fn left_of(&self, service: &str) -> u64 {
         let of = self.counts.iter().find(|counts| counts.service == service);
         of.map_or(0, ServiceCounts::unfinished)
@@ -304,7 +303,7 @@ impl Run {
         self.run(fed, broken, signals).await
     }
 
-    /// Until every item has ended, or the run is to stop.
+    /// Until every item has ended, or the run must stop.
     async fn run(
         &mut self,
         mut fed: mpsc::Receiver<Fed>,
@@ -352,7 +351,7 @@ impl Run {
         input_broke.map_or(Ok(()), |reason| Err(ExecError::Broken(reason)))
     }
 
-    /// Lets items start: those of the run, and of others that its items were found in.
+    /// Lets items start: items of this run, and of other runs that its items were found in.
     async fn open_all(&mut self) -> Result<(), ExecError> {
         if std::mem::replace(&mut self.is_open, true) {
             return Ok(());
@@ -363,7 +362,7 @@ impl Run {
         Ok(())
     }
 
-    /// What holds items of the runs that are served back is shown from now on.
+    /// From now on shows why items of the served runs wait.
     pub(super) fn show_served(&self) {
         let services = self.served.iter().map(|served| served.service.clone()).collect();
         let (runtime, aside) = (self.runtime.clone(), self.aside);
@@ -376,7 +375,7 @@ impl Run {
         self.waits.fill(&mut self.served[0].items, attach);
     }
 
-    /// The last attempt of an item is over, most likely: its end is waited for.
+    /// The last attempt of an item is probably over: its end is waited for.
     fn noted(&mut self, note: Note) {
         let items = &mut self.served[0].items;
         let Some(place) = items.find(&note.uuid) else { return };

@@ -1,8 +1,8 @@
 //! The handler of `forebay exec`: runs one item's command.
 //!
-//! Must always hold: no command starts before the spawner of this run is there, and
-//! with it the orphans of an earlier run are gone; an item whose command could not be
-//! followed to its end is not ended.
+//! Must always hold: no command starts before the spawner of this run is ready, which means that
+//! orphans of an earlier run are gone; an item whose command could not be watched to its end has
+//! not ended.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -26,16 +26,16 @@ use super::{
     results::KeptOutputs,
 };
 
-/// How long commands have.
+/// Time limits of commands.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// For one attempt; without a limit if absent.
+    /// For one attempt; absent without a limit.
     pub(crate) timeout: Option<Duration>,
     /// Between SIGTERM and SIGKILL.
     pub(crate) grace: Duration,
 }
 
-/// What the handlers of a run share.
+/// Shared by the handlers of a run.
 pub(crate) struct Runner {
     started: Instant,
     limits: Limits,
@@ -45,12 +45,12 @@ pub(crate) struct Runner {
     is_over: Notify,
     /// Where long outputs go before an item ends.
     outputs: KeptOutputs,
-    /// Told what must end the whole run.
+    /// Receives errors that must end the whole run.
     broken: mpsc::UnboundedSender<String>,
 }
 
 impl Runner {
-    /// A runner that waits for its spawner; and where it tells what must end the run.
+    /// A runner that waits for its spawner; and the receiver of errors that must end the run.
     pub(crate) fn new(
         outputs: PathBuf,
         limits: Limits,
@@ -69,7 +69,7 @@ impl Runner {
         (Arc::new(runner), told)
     }
 
-    /// Lets the commands begin.
+    /// Lets the commands start.
     pub(crate) fn begin(&self, spawner: Spawner) {
         self.spawner.send_replace(Some(spawner));
     }
@@ -79,7 +79,7 @@ impl Runner {
         self.spawner.borrow().clone()
     }
 
-    /// Takes the spawner back, to be closed.
+    /// Removes the spawner, to be closed.
     pub(crate) fn end(&self) -> Option<Spawner> {
         self.spawner.send_replace(None)
     }
@@ -89,8 +89,8 @@ impl Runner {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until no attempt runs, those excepted whose command was ended because the run
-    /// ends. Cancel-safe.
+    /// Waits until no attempt runs, except ones whose command was stopped because the run ends.
+    /// Cancel-safe.
     pub(crate) async fn idle(&self) {
         loop {
             let over = self.is_over.notified();
@@ -101,7 +101,7 @@ impl Runner {
         }
     }
 
-    /// How long the run has taken so far.
+    /// Time since the start of the run.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
@@ -116,12 +116,12 @@ impl Runner {
             }
             Err(_) => tracing::debug!("the run ended before its commands could begin"),
         }
-        // Never reached while the runner lives: it owns the sender.
+        // Not reached while the runner exists: it owns the sender.
         std::future::pending().await
     }
 
-    /// Runs the command of one item. A panic on the way is a fault of this program and
-    /// says nothing about the item: it ends the run, and leaves the item to the next.
+    /// Runs the command of one item. A panic here is a bug of this program and not a failure of the
+    /// item: it ends the run, and leaves the item to the next.
     pub(crate) async fn run(
         self: Arc<Self>,
         context: Context,
@@ -152,7 +152,7 @@ impl Runner {
             return self.break_off(&OutputLost { command, reason: reason.to_owned() }).await;
         }
         if report.canceled && !context.is_canceled() {
-            // All commands were ended, because the run ends: the item is left to the next.
+            // All commands were stopped because the run ends: the item is left to the next.
             drop(running);
             return std::future::pending().await;
         }
@@ -180,7 +180,7 @@ impl Runner {
             variable("SEQ", &job.number),
         ];
         let item = job.item();
-        // The system takes no longer ones, and an object that holds a NUL cannot be one.
+        // Longer variables are refused by the system, and an object with a NUL cannot be one.
         if item.len() <= ITEM_VARIABLE_BYTES_MAX && !item.contains(&0) {
             environment.push([&b"FOREBAY_ITEM="[..], &item].concat().into());
         }
@@ -193,18 +193,18 @@ impl Runner {
         }
     }
 
-    /// Something is wrong with the run, not with the item: the item stays as it is.
+    /// Something is wrong with the run, not with the item: the item is left unchanged.
     async fn break_off<T>(&self, error: &(dyn std::error::Error + Sync)) -> T {
-        // Nobody listens once the run is over.
+        // The receiver is gone once the run is over.
         let _ = self.broken.send(error.to_string());
         std::future::pending().await
     }
 }
 
-/// An attempt that runs, however it ends: its handler may be dropped at any time.
+/// A running attempt; its handler may be dropped at any time.
 struct Started<'a> {
     runner: &'a Runner,
-    /// When, since the start of the run.
+    /// Its start, since the start of the run.
     since: Duration,
 }
 
@@ -223,7 +223,7 @@ impl Drop for Started<'_> {
     }
 }
 
-/// A command's output could not be kept: it does not count as run.
+/// A command's output could not be kept: the command does not count as run.
 #[derive(Debug, Error)]
 #[error(
     "the output of `{command}` does not fit: {reason}; free some space, then run the same \
@@ -241,22 +241,22 @@ fn shown(job: &Job) -> String {
     line.chars().filter(|c| !c.is_control()).collect()
 }
 
-/// Longest item that is in a command's environment, in bytes: the item is among the arguments
-/// already, and the system limits both together.
+/// Maximum length of an item in a command's environment, in bytes: the item is already among the
+/// arguments, and the system limits both together.
 const ITEM_VARIABLE_BYTES_MAX: usize = 64 * 1024;
 
-/// Longest part of a command line in an error, in characters.
+/// Maximum length of a command line in an error, in characters.
 const SHOWN_CHARS_MAX: usize = 80;
 
-/// Something that must not happen.
+/// A bug.
 #[derive(Debug, Error)]
 #[error(
     "forebay panicked while it ran a command (see above; this is a bug in forebay): the item is \
-     left, and the same command line goes on with it"
+     left, and the same command line continues with it"
 )]
 struct Panicked;
 
-/// The report that a result carries; an empty one for results of another kind.
+/// The report in a result; an empty one for other results.
 pub(crate) fn report_of(outcome: &forebay::Outcome) -> Report {
     let bytes = match outcome {
         forebay::Outcome::Success(bytes) => bytes.clone(),

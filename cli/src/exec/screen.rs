@@ -1,12 +1,11 @@
-//! What a person sees of a run: a bar on a terminal, now and then a line elsewhere,
-//! and the outputs of the items.
+//! What people see of a run: a bar on a terminal, occasional lines otherwise, and the outputs of
+//! the items.
 //!
-//! Must always hold: the output of an item is written as one piece, never mixed with
-//! another's or with the bar; standard output has nothing but outputs (and JSON). When
-//! standard output is closed (`| head`), the run is asked to stop, as by SIGPIPE; a closed
-//! standard error takes no progress and no messages, and the run goes on. Who waits for a
-//! reader of standard output keeps nobody from standard error. Must not know: what the
-//! numbers mean.
+//! Must always hold: the output of an item is written in one piece, never mixed with another's or
+//! with the bar; standard output only has outputs (and JSON). When standard output is closed (`|
+//! head`), the run is asked to stop, as by SIGPIPE; when standard error is closed, progress and
+//! messages are lost, and the run continues. Waiting for a reader of standard output does not block
+//! standard error. Must not know: the meaning of the numbers.
 
 use std::{
     ffi::OsStr,
@@ -33,25 +32,24 @@ use super::{
     report::{Output, Report},
 };
 
-/// How often the bar is drawn at most, per second.
+/// Maximum rate of drawing the bar, per second.
 const BAR_HZ: u8 = 10;
-/// How often a plain line is written at most.
+/// Minimum interval between plain lines.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// When the first one is, while the input is still being read.
+/// Time of the first one, while the input is still being read.
 const LINE_FIRST: Duration = Duration::from_secs(1);
-/// From how many columns on there is a long bar, and a short one.
+/// Minimum number of columns for a long bar, and for a short one.
 const LONG_BAR_FROM: u16 = 120;
 const SHORT_BAR_FROM: u16 = 60;
 
-/// Standard output, standard error and the bar, for one writer at a time. Clones share
-/// it.
+/// Standard output, standard error and the bar, for one writer at a time. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Screen {
     bar: Option<ProgressBar>,
     /// No progress.
     is_quiet: bool,
     state: Arc<Mutex<State>>,
-    /// Nobody reads the outputs any more.
+    /// The reader of the outputs is gone.
     closed: Arc<AtomicBool>,
     stopper: Stopper,
 }
@@ -60,13 +58,13 @@ pub(crate) struct Screen {
 struct State {
     /// When the last plain line was written, since the start of the run.
     line_at: Option<Duration>,
-    /// How the bar was last laid out.
+    /// The last layout of the bar.
     layout: Option<Layout>,
     /// Nothing is shown any more.
     is_closed: bool,
 }
 
-/// How the columns of the terminal are used.
+/// The layout of the terminal's columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Layout {
     Long,
@@ -99,8 +97,7 @@ fn columns() -> u16 {
 }
 
 impl Screen {
-    /// A bar when standard error is a terminal, else plain lines; neither when it is to be
-    /// quiet.
+    /// A bar when standard error is a terminal, otherwise plain lines; neither when quiet.
     #[must_use]
     pub(crate) fn new(is_quiet: bool, stopper: Stopper) -> Self {
         let has_bar = !is_quiet && io::stderr().is_terminal();
@@ -113,17 +110,17 @@ impl Screen {
         Self { bar, is_quiet, state: Arc::default(), closed: Arc::default(), stopper }
     }
 
-    /// Whether it is time to show how far the run is: on a terminal always, elsewhere now and
-    /// then once it has begun. `now` is since its start.
+    /// Whether to show the progress now: on a terminal always, otherwise at intervals once the run
+    /// has begun. `now` is since its start.
     pub(crate) fn wants(&self, now: Duration, is_read: bool, has_begun: bool) -> bool {
         let first = if is_read { LINE_EVERY } else { LINE_FIRST };
         let due = |at: Option<Duration>| now >= at.map_or(first, |at| at + LINE_EVERY);
-        // Somebody else may write, and wait for a reader.
+        // Another thread may be writing, and waiting for a reader.
         let Ok(state) = self.state.try_lock() else { return false };
         self.bar.is_some() || has_begun && !self.is_quiet && due(state.line_at)
     }
 
-    /// Shows it.
+    /// Shows the progress.
     pub(crate) fn show(&self, view: &View, now: Duration) {
         let mut state = self.lock();
         if state.is_closed {
@@ -134,7 +131,7 @@ impl Screen {
             let _ = writeln!(io::stderr().lock(), "forebay: {view}");
             return;
         };
-        // A bar of nothing would look like a full one.
+        // An empty bar would look like a full one.
         let layout = if view.total == 0 { Layout::None } else { Layout::of(columns()) };
         if state.layout.replace(layout) != Some(layout) {
             bar.set_style(layout.style());
@@ -144,11 +141,11 @@ impl Screen {
         bar.set_position(view.done);
     }
 
-    /// Writes both outputs of an item, each as one piece; whether all of it was written. With
-    /// a tag each line begins with it and a tab. Blocks as long as nobody reads them.
+    /// Writes both outputs of an item, each in one piece; whether all of it was written. With a tag
+    /// each line begins with it and a tab. Blocks until the reader has read it.
     ///
     /// # Errors
-    /// When an output cannot be read or written; that it is closed is no error.
+    /// When an output cannot be read or written; a closed standard output is not an error.
     pub(crate) fn outputs(&self, report: &Report, tag: Option<Bytes>) -> io::Result<bool> {
         let tag = tag.as_deref();
         let mut written = true;
@@ -166,11 +163,11 @@ impl Screen {
         Ok(written)
     }
 
-    /// Writes a line to standard output; whether it was written. Blocks as long as nobody
-    /// reads it.
+    /// Writes a line to standard output; whether it was written. Blocks until the reader has read
+    /// it.
     ///
     /// # Errors
-    /// When it cannot be written; that standard output is closed is no error.
+    /// When it cannot be written; a closed standard output is not an error.
     pub(crate) fn line(&self, line: &str) -> io::Result<bool> {
         self.write(&STDOUT, || {
             let mut out = io::stdout().lock();
@@ -178,14 +175,14 @@ impl Screen {
         })
     }
 
-    /// Writes to where outputs go, unless that is closed; the first time that it is found to
-    /// be, the run is asked to stop.
+    /// Writes to the stream of outputs, unless that is closed; when it is found closed for the
+    /// first time, the run is asked to stop.
     fn write(&self, stream: &Stream, write: impl FnOnce() -> io::Result<()>) -> io::Result<bool> {
         if self.closed.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        // A bar is in the way only on the same terminal. Where nobody reads a pipe, nothing
-        // else is to wait for it.
+        // A bar is only in the way on the same terminal. If a pipe is not read, nothing else may
+        // wait for it.
         let written = if (stream.is_terminal)() { self.without_bar(write) } else { write() };
         match written {
             Ok(()) => Ok(true),
@@ -202,12 +199,12 @@ impl Screen {
     pub(crate) fn message(&self, text: &[u8]) {
         let _state = self.lock();
         self.without_bar(|| {
-            // Nobody is left to be told that nobody can be told.
+            // A failure to report a failure is ignored.
             let _ = io::stderr().lock().write_all(text);
         });
     }
 
-    /// Takes the bar away, at the end; it does not come back.
+    /// Removes the bar, at the end; it does not return.
     pub(crate) fn close(&self) {
         self.lock().is_closed = true;
         if let Some(bar) = &self.bar {
@@ -227,7 +224,7 @@ impl Screen {
     }
 }
 
-/// Where outputs go.
+/// The stream of outputs.
 struct Stream {
     name: &'static str,
     is_terminal: fn() -> bool,
@@ -257,7 +254,7 @@ fn write_output(output: &Output, tag: Option<&[u8]>, to: &mut impl Write) -> io:
     tagged.end()
 }
 
-/// Puts a tag and a tab before each line that is written to it.
+/// Writes a tag and a tab before each line.
 struct Tagged<'a, W: Write> {
     tag: &'a [u8],
     to: W,
@@ -265,7 +262,7 @@ struct Tagged<'a, W: Write> {
 }
 
 impl<W: Write> Tagged<'_, W> {
-    /// A last line without its end gets one, so that the next tag begins a line.
+    /// Ends an unfinished last line, so that the next tag begins a line.
     fn end(mut self) -> io::Result<()> {
         if self.in_line {
             self.to.write_all(b"\n")?;
@@ -292,7 +289,7 @@ impl<W: Write> Write for Tagged<'_, W> {
     }
 }
 
-/// Copies all there is of an output: the file when it is there, else the head.
+/// Copies a whole output: from the file if it exists, otherwise the head.
 fn copy(output: &Output, to: &mut impl Write) -> io::Result<()> {
     let file = output.file.as_ref().map(|path| File::open(Path::new(OsStr::from_bytes(path))));
     match file {

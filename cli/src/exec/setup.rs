@@ -1,7 +1,7 @@
-//! What the options of a run come to: how the input is read, when a failed item is tried
-//! again, which rules change.
+//! The effects of a run's options: how the input is read, when a failed item is retried, which
+//! rules change.
 //!
-//! Must not know: how a run goes on.
+//! Must not know: how a run proceeds.
 
 use std::{path::Path, time::Duration};
 
@@ -17,9 +17,9 @@ use super::{
 };
 use crate::args::{BackoffArg, DelimiterArg, ExecArgs};
 
-/// Wait before the second try of an item.
+/// Delay before the first retry of an item.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
-/// Longest wait between two tries, unless the first one is longer.
+/// Maximum delay between two attempts, unless the first one is longer.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(3600);
 
 /// How the input is read.
@@ -50,7 +50,7 @@ pub(super) fn compile(args: &ExecArgs, directory: &Path) -> Result<Plan, ExecErr
     Ok(Plan::compile(&templates, offer, directory, again.as_deref())?)
 }
 
-/// When a failed item is tried again.
+/// When a failed item is retried.
 pub(super) fn retry(args: &ExecArgs) -> RetryPolicy {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let first = args.retry_delay.unwrap_or(RETRY_DELAY);
@@ -60,12 +60,12 @@ pub(super) fn retry(args: &ExecArgs) -> RetryPolicy {
         backoff_first_ms: millis(first),
         backoff_max_ms: millis(first.max(RETRY_DELAY_MAX)),
         growth_percent: args.backoff.map_or(usual.growth_percent, |BackoffArg(percent)| percent),
-        // Who names a time means it.
+        // An explicit delay is meant exactly.
         jitter_percent: if args.retry_delay.is_some() { 0 } else { usual.jitter_percent },
     }
 }
 
-/// What `--rule` changes: other limits of a rule stay, and so does a pause.
+/// Changes of `--rule`: other limits of a rule stay, and so does a pause.
 pub(super) fn rule_changes(args: &ExecArgs, book: &RuleBook) -> Vec<RuleChange> {
     let rules = args.rules.iter();
     let change = rules.map(|rule| {

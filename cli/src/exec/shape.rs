@@ -1,5 +1,5 @@
-//! A whole command line in one word: the most common slip of people who come from tools
-//! that give their command to a shell.
+//! A whole command line in one word: the most common mistake of people used to tools that pass
+//! their command to a shell.
 //!
 //! Must not know: items, how commands are run.
 
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::program::check_program;
 
-/// What only a shell understands.
+/// Characters that only a shell understands.
 const SHELL_ONLY: &[u8] = b"|;&<>";
 
 /// The command is one word where several are meant.
@@ -38,7 +38,7 @@ fn script(command: &str) -> String {
 /// Checks that a command of one word is not a whole command line.
 ///
 /// # Errors
-/// [`ShapeError`] when its first part is a program and the word is none.
+/// [`ShapeError`] when its first part is a program and the word is not.
 pub(crate) fn check_shape(command: &[OsString]) -> Result<(), ShapeError> {
     let [word] = command else { return Ok(()) };
     let bytes = word.as_bytes();

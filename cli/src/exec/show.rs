@@ -1,7 +1,7 @@
-//! Showing how far a run is, beside the run: whatever it is busy with.
+//! Shows the progress of a run, independently of what the run is busy with.
 //!
-//! Must always hold: what holds items back is asked for a few times a second at most, and
-//! takes a small share of the time. Must not know: how items run.
+//! Must always hold: the reasons why items wait are queried a few times a second at most, and take
+//! a small share of the time. Must not know: how items run.
 
 use std::{
     collections::BTreeMap,
@@ -18,14 +18,14 @@ use tokio::task::JoinHandle;
 
 use super::{progress::View, runner::Runner, screen::Screen};
 
-/// How often the progress is shown at most.
+/// Minimum interval between displays.
 const SHOW_EVERY: Duration = Duration::from_millis(100);
-/// How often it is asked what holds items back, at most.
+/// Minimum interval between queries of why items wait.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// It is asked so seldom that it takes at most one part in so many of the time.
+/// Queries take at most one part in this many of the time.
 const ASK_SHARE: u32 = 50;
 
-/// How many lines of the input have been read, written by the thread that reads them.
+/// Number of input lines read, written by the thread that reads them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LinesRead(Arc<AtomicU64>);
 
@@ -39,15 +39,15 @@ impl LinesRead {
     }
 }
 
-/// Whose waiting items are told of.
+/// The runs whose waiting items are shown.
 #[derive(Clone)]
 pub(super) struct Served {
-    /// It knows what holds them back.
+    /// For querying why they wait.
     pub(super) runtime: Runtime,
-    /// The services of the runs that are served.
+    /// The services of the served runs.
     pub(super) services: Vec<String>,
-    /// Items of them that were set aside, for the input does not name them: they are no part
-    /// of the progress.
+    /// Number of their items that were set aside, because the input does not name them: they are
+    /// not part of the progress.
     pub(super) aside: u64,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// Begins to. What holds items back is told once there is a runtime.
+    /// Starts. Reasons to wait are shown once there is a runtime.
     pub(super) fn start(screen: Screen, runner: Arc<Runner>, lines: LinesRead) -> Self {
         let (asked, served) = tokio::sync::watch::channel(None);
         let show = async move {
@@ -78,17 +78,17 @@ impl Shown {
                 let elapsed = runner.elapsed();
                 let view = runner.progress().view(elapsed);
                 let reading = (!is_read).then(|| lines.get());
-                // What is paused has no end in sight.
+                // Paused items have no end in sight.
                 let eta = view.eta.filter(|_| !held.is_paused);
                 let view = View { reading, eta, held: held.told.clone(), ..view };
-                // Nobody may read it: that is to hold up nothing else on this thread.
+                // It may block without a reader: that must delay nothing else on this thread.
                 tokio::task::block_in_place(|| screen.show(&view, elapsed));
             }
         };
         Self { task: tokio::spawn(show), asked }
     }
 
-    /// What holds items of these services back is told from now on.
+    /// From now on shows why items of these services wait.
     pub(super) fn set_served(&self, served: Option<Served>) {
         self.asked.send_replace(served);
     }
@@ -100,10 +100,10 @@ impl Drop for Shown {
     }
 }
 
-/// What holds items back, as it was last seen.
+/// Why items wait, as of the last query.
 struct Held {
     told: Vec<(u64, String)>,
-    /// Some of it is paused.
+    /// Some of them are paused.
     is_paused: bool,
     ask_at: Instant,
 }
@@ -122,7 +122,7 @@ impl Held {
         let mut held: BTreeMap<HeldBy, u64> = BTreeMap::new();
         for service in services {
             let filter = EntryFilter { service: Some(service), ..EntryFilter::default() };
-            // It goes down: nothing is held back any more.
+            // The runtime shuts down: nothing waits any more.
             for (by, entries) in runtime.node().holdups(filter).await.unwrap_or_default() {
                 *held.entry(by).or_default() += entries;
             }
@@ -140,7 +140,7 @@ impl Held {
     }
 }
 
-/// The reasons in words, the one of most items first.
+/// The reasons in words, the most frequent first.
 fn words(held: BTreeMap<HeldBy, u64>) -> Vec<(u64, String)> {
     let mut told: Vec<(u64, String)> =
         held.into_iter().map(|(by, count)| (count, in_words(&by))).collect();

@@ -1,4 +1,4 @@
-//! The last word of a run, and its exit code.
+//! The last line of a run, and its exit code.
 
 use std::fmt;
 
@@ -6,30 +6,30 @@ use serde::Serialize;
 
 use super::progress::Clock;
 
-/// What came of the items.
+/// The results of the items.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Summary {
     /// Items of the input that were stored or found stored.
     pub(crate) accepted: u64,
     /// Items that the input named more than once (each counted once above).
     pub(crate) duplicates: u64,
-    /// Ended well in this run.
+    /// Succeeded in this run.
     pub(crate) succeeded: u64,
-    /// Failed for good in this run.
+    /// Failed permanently in this run.
     pub(crate) failed: u64,
-    /// Were canceled by a person while this run went on.
+    /// Canceled by a person during this run.
     pub(crate) canceled: u64,
-    /// Were killed by a person while this run went on.
+    /// Killed by a person during this run.
     pub(crate) killed: u64,
-    /// Had ended well in an earlier run.
+    /// Succeeded in an earlier run.
     pub(crate) succeeded_earlier: u64,
-    /// Had failed for good in an earlier run, and were not tried again.
+    /// Failed permanently in an earlier run, and not retried.
     pub(crate) failed_earlier: u64,
     /// Bad lines of the input.
     pub(crate) skipped: u64,
-    /// Items in the data directory itself, which are not run.
+    /// Items inside the data directory, which are not run.
     pub(crate) inside: u64,
-    /// Are stored and have not ended, for the run was interrupted.
+    /// Stored and unfinished, because the run was interrupted.
     pub(crate) left: u64,
     /// Processes of an earlier run that were still running and were killed.
     pub(crate) orphans_killed: u64,
@@ -51,8 +51,8 @@ pub(crate) const EXIT_FAILURES: u8 = 1;
 pub(crate) const EXIT_USAGE: u8 = 2;
 
 impl Summary {
-    /// 0 when everything there was succeeded, in this run or earlier; else 1. Of a run that
-    /// a signal ended, what a shell makes of that: 128 and its number.
+    /// 0 when all items succeeded, in this run or earlier; otherwise 1. After a signal, as in a
+    /// shell: 128 plus its number.
     #[must_use]
     pub(crate) fn exit_code(&self) -> u8 {
         if let Some(signal) = self.signal {
@@ -88,8 +88,8 @@ impl fmt::Display for Summary {
         let elapsed = std::time::Duration::from_millis(self.elapsed_ms);
         write!(f, "{} succeeded, {} failed", self.succeeded, self.failed)?;
         let left = match &self.again {
-            Some(name) => format!("left (the same command line with --again={name} goes on)"),
-            None => "left (the same command line goes on)".to_owned(),
+            Some(name) => format!("left (the same command line with --again={name} continues)"),
+            None => "left (the same command line continues)".to_owned(),
         };
         let extras = [
             (self.canceled, "canceled"),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn for_people_and_for_programs() {
+    fn summaries_for_people_and_for_programs() {
         let summary = Summary {
             accepted: 5,
             succeeded: 3,

@@ -1,9 +1,8 @@
 //! Templates: `{}`, `{/}`, `{//}`, `{.}`, `{/.}`, `{ext}`, `{#}`, `{name}`, `{x:-default}`.
 //!
-//! Owns: their grammar and what they render to. Must always hold: a template is
-//! compiled once and renders many items; rendering an item reads nothing but the
-//! item; bytes that are no placeholder come out as they went in (file names and
-//! commands may hold any bytes). Must not know: where items come from.
+//! Owns: their grammar and their results. Must always hold: a template is compiled once and renders
+//! many items; rendering an item reads only the item; bytes that are not part of a placeholder stay
+//! unchanged (file names and commands may contain any bytes). Must not know: where items come from.
 //!
 //! Grammar. A placeholder is `{` name `}` or `{` name `:-` default `}`, where name is
 //! nothing, `/`, `//`, `.`, `/.`, `#`, or a field: a letter or `_`, then letters, digits, `_` and
@@ -20,7 +19,7 @@ use thiserror::Error;
 
 pub(crate) use item::{Fields, Item};
 
-/// What a placeholder stands for.
+/// The value of a placeholder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
     /// `{}`: the item.
@@ -48,7 +47,7 @@ enum Piece {
     Placeholder { source: Source, default: Option<Vec<u8>> },
 }
 
-/// What the items of an input can offer to templates.
+/// What the items of an input provide for templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Offer {
     /// A line: no fields.
@@ -87,7 +86,7 @@ pub(crate) enum RenderError {
     NotScalar {
         /// The field.
         name: String,
-        /// What it is.
+        /// Its type.
         kind: &'static str,
     },
     /// One argument is needed, and there are none or several.
@@ -96,7 +95,7 @@ pub(crate) enum RenderError {
          `{placeholder}` within a text stands for exactly one; only `{{}}` on its own takes several"
     )]
     NotOneArgument {
-        /// How many there are.
+        /// The number of arguments.
         count: usize,
         /// The placeholder.
         placeholder: &'static str,
@@ -113,7 +112,7 @@ impl Template {
     /// Compiles a template.
     ///
     /// # Errors
-    /// [`TemplateError`] when it names what items cannot offer.
+    /// [`TemplateError`] for placeholders that no item can fill.
     pub(crate) fn compile(text: &[u8], offer: Offer) -> Result<Self, TemplateError> {
         let pieces = parse::pieces(text);
         if offer == Offer::Line {
@@ -130,7 +129,7 @@ impl Template {
     /// Renders the template for one item.
     ///
     /// # Errors
-    /// [`RenderError`] when the item lacks what the template needs.
+    /// [`RenderError`] when the item lacks something that the template needs.
     pub(crate) fn render(&self, item: &Item) -> Result<Vec<u8>, RenderError> {
         let mut out = Vec::new();
         for piece in &self.pieces {
@@ -144,7 +143,7 @@ impl Template {
         Ok(out)
     }
 
-    /// The text itself, when no part of it depends on the item.
+    /// The text itself, if no part of it depends on the item.
     #[must_use]
     pub(crate) fn literal(&self) -> Option<&[u8]> {
         match self.pieces.as_slice() {
@@ -154,7 +153,7 @@ impl Template {
         }
     }
 
-    /// Whether it is `{}` and nothing else: the place where arguments are spread.
+    /// Whether it is only `{}`: all arguments are inserted there.
     fn is_spread(&self) -> bool {
         let [Piece::Placeholder { source: Source::Whole, default: None }] = self.pieces.as_slice()
         else {
@@ -168,7 +167,7 @@ impl Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CommandTemplate {
     words: Vec<Template>,
-    /// No word has a placeholder: the item goes behind the last one.
+    /// No word has a placeholder: the item is appended.
     appends: bool,
 }
 
@@ -176,7 +175,7 @@ impl CommandTemplate {
     /// Compiles a command of at least one word.
     ///
     /// # Errors
-    /// [`TemplateError`] when a word names what items cannot offer.
+    /// [`TemplateError`] for placeholders that no item can fill.
     pub(crate) fn compile<W: AsRef<[u8]>>(
         words: impl IntoIterator<Item = W>,
         offer: Offer,
@@ -193,7 +192,7 @@ impl CommandTemplate {
     /// The program and its arguments for one item.
     ///
     /// # Errors
-    /// [`RenderError`] when the item lacks what the command needs.
+    /// [`RenderError`] when the item lacks something that the command needs.
     pub(crate) fn render(&self, item: &Item) -> Result<Vec<Vec<u8>>, RenderError> {
         let mut argv = Vec::with_capacity(self.words.len() + item.args().len());
         for word in &self.words {
@@ -209,7 +208,7 @@ impl CommandTemplate {
         Ok(argv)
     }
 
-    /// Where the arguments of every item stand in the command as they are, if anywhere.
+    /// Index in the command where all items' arguments are inserted unchanged, if there is one.
     #[must_use]
     pub(crate) fn spread_at(&self) -> Option<usize> {
         if self.appends {
@@ -218,8 +217,7 @@ impl CommandTemplate {
         self.words.iter().position(Template::is_spread)
     }
 
-    /// The program, when it is the same for every item: worth looking for before
-    /// anything is stored.
+    /// The program, if it is the same for every item: worth searching before anything is stored.
     #[must_use]
     pub(crate) fn program(&self) -> Option<&[u8]> {
         self.words.first().and_then(Template::literal)

@@ -137,8 +137,8 @@ impl<M: Machine, P: Performer<M>> Member<M, P> {
                 None => return Turn::Sleeps,
                 Some(Mail::Look(look)) => self.core.show(look),
                 Some(Mail::Input(input)) => {
-                    let goes_on = self.core.receive(input, &self.me, scratch);
-                    if !goes_on || self.door.is_stopped.load(Ordering::Relaxed) {
+                    let continues = self.core.receive(input, &self.me, scratch);
+                    if !continues || self.door.is_stopped.load(Ordering::Relaxed) {
                         return Turn::Ends;
                     }
                 }

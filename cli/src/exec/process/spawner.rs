@@ -36,7 +36,7 @@ use super::{
 };
 use crate::exec::report::Report;
 
-/// How often, and how far apart, a directory that is in use is tried.
+/// Number of attempts to lock a directory that is in use, and the pause between them.
 const OWN_TRIES: u32 = 25;
 const OWN_EVERY: Duration = Duration::from_millis(20);
 
@@ -63,36 +63,36 @@ pub(crate) enum SpawnerError {
     /// The spawner could not be started.
     #[error("cannot start the process that starts commands: {0}")]
     Start(#[source] io::Error),
-    /// The spawner has refused to serve.
+    /// The spawner refused.
     #[error("{0}")]
     Refused(String),
-    /// The spawner has died, and what it ran with it.
+    /// The spawner has died, and its commands with it.
     #[error(
         "the process that starts commands has ended; what ran has been stopped: \
          run the same command line again"
     )]
     Gone,
-    /// What forebay itself needs is missing.
+    /// Forebay itself lacks something.
     #[error("{0}; what ran has been stopped: run the same command line again")]
     Lacks(String),
 }
 
-/// A command to be run.
+/// A command to run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Order {
     /// The program and its arguments.
     pub(crate) argv: Vec<Bytes>,
-    /// Where it runs; empty is where the spawner is.
+    /// Its working directory; empty is the spawner's.
     pub(crate) directory: Bytes,
-    /// What its environment has besides that of this process, each `NAME=VALUE`.
+    /// Additions to this process's environment, each `NAME=VALUE`.
     pub(crate) environment: Vec<Bytes>,
-    /// How long it may take; then it is ended, and its report says so.
+    /// Time limit; after it the command is stopped, and its report says so.
     pub(crate) timeout: Option<Duration>,
-    /// How long it has between SIGTERM and SIGKILL, whatever ends it.
+    /// Time between SIGTERM and SIGKILL, for any reason to stop it.
     pub(crate) grace: Duration,
 }
 
-/// Runs commands in a small process of its own. Clones share it.
+/// Runs commands in a small separate process. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Spawner {
     requests: mpsc::UnboundedSender<Request>,
@@ -103,15 +103,15 @@ pub(crate) struct Spawner {
     said: watch::Receiver<Said>,
 }
 
-/// What the spawner has said besides reports.
+/// Messages of the spawner other than reports.
 #[derive(Clone, Debug, Default)]
 struct Said {
-    /// Commands wait to be started: what for.
+    /// Commands wait to be started: the reason.
     waits: Option<String>,
     is_paused: bool,
 }
 
-/// The process, the way to it and the lock that goes with it.
+/// The process, the connection to it and the lock that belongs to it.
 #[derive(Debug)]
 struct Process {
     child: Child,
@@ -119,20 +119,20 @@ struct Process {
     _owner: Owner,
 }
 
-/// What is told of a command: how it ended, or why it was not run.
+/// Receives the result of a command: its report, or why it was not run.
 type Told = oneshot::Sender<Result<Report, String>>;
 
-/// Who waits for which report. `None` once the spawner is gone.
+/// Pending reports. `None` once the spawner is gone.
 #[derive(Debug)]
 struct Waiting(Mutex<Option<HashMap<u64, Told>>>);
 
 impl Waiting {
     fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, Told>>> {
-        // A map is whole whoever panicked beside it.
+        // The map is consistent even after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one out.
+    /// Removes one.
     fn take(&self, serial: u64) -> Option<Told> {
         self.lock().as_mut()?.remove(&serial)
     }
@@ -143,9 +143,9 @@ impl Waiting {
 }
 
 impl Spawner {
-    /// Starts the spawner, which ends what an earlier run has left and waits until it
-    /// is gone. Call it before anything large is opened, for that is forked once.
-    /// `dir` is the directory of `forebay exec` inside the data directory.
+    /// Starts the spawner, which kills the rest of an earlier run and waits until it is gone. Must
+    /// be called before anything large is opened, because that is forked once. `dir` is the
+    /// directory of `forebay exec` inside the data directory.
     ///
     /// # Errors
     /// [`SpawnerError`]; nothing is left running.
@@ -165,7 +165,7 @@ impl Spawner {
         };
         writable(dir).map_err(unusable)?;
         let (ours, theirs) = StdUnixStream::pair().map_err(SpawnerError::Start)?;
-        // A group of its own: Ctrl-C on the terminal is for us to answer.
+        // A separate group: Ctrl-C on the terminal is handled by this process.
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).process_group(0);
         let child = command.spawn().map_err(SpawnerError::Start)?;
         drop(command);
@@ -180,7 +180,7 @@ impl Spawner {
         };
         let waiting = Arc::new(Waiting(Mutex::new(Some(HashMap::new()))));
         let (say, said) = watch::channel(Said::default());
-        // Unbounded, but never longer than two requests per command that was asked for.
+        // Unbounded, but never longer than two requests per command.
         let (requests, queue) = mpsc::unbounded_channel();
         let writer = tokio::spawn(write_requests(queue, writer)).abort_handle();
         tokio::spawn(read_replies(link, Arc::clone(&waiting), say));
@@ -188,21 +188,21 @@ impl Spawner {
         Ok(Self { requests, waiting, next: Arc::default(), orphans_killed, process, said })
     }
 
-    /// How many processes of an earlier run were killed when this one started.
+    /// Number of processes of an earlier run that were killed at the start.
     #[must_use]
     pub(crate) fn orphans_killed(&self) -> u64 {
         self.orphans_killed
     }
 
-    /// Runs a command until it ends. When `cancel` completes, its group gets SIGTERM,
-    /// and SIGKILL after its grace; the report then says that it was asked to stop.
+    /// Runs a command until it ends. When `cancel` completes, its group gets SIGTERM, and SIGKILL
+    /// after its grace period; the report then says that it was asked to stop.
     ///
     /// Cancel safety: dropping the future kills the command's group.
     ///
     /// # Errors
     /// [`SpawnerError::Gone`] when the spawner dies; the command has died with it.
-    /// [`SpawnerError::Lacks`] when the command was not started for want of what forebay
-    /// itself needs.
+    /// [`SpawnerError::Lacks`] when the command was not started because forebay itself lacks
+    /// something.
     pub(crate) async fn run(
         &self,
         order: Order,
@@ -217,7 +217,7 @@ impl Spawner {
         let mut guard = Guard { spawner: self, serial, armed: true };
         let grace_ms = millis(order.grace);
         let Order { argv, directory, environment, timeout, .. } = order;
-        // 0 is without limit.
+        // 0 is no limit.
         let timeout_ms = timeout.map_or(0, |timeout| millis(timeout).max(1));
         let start = Start { serial, argv, directory, environment, timeout_ms, grace_ms };
         self.send(Request::Start(start));
@@ -232,35 +232,35 @@ impl Spawner {
         report.map_err(|_| SpawnerError::Gone)?.map_err(SpawnerError::Lacks)
     }
 
-    /// Ends all commands, also those still to come: SIGTERM, and SIGKILL after `grace`, at
-    /// once if that is zero. Their reports say that they were asked to stop.
+    /// Stops all commands, including later ones: SIGTERM, and SIGKILL after `grace`, at once if
+    /// that is zero. Their reports say that they were asked to stop.
     pub(crate) fn stop_all(&self, grace: Duration) {
         self.send(Request::StopAll(millis(grace)));
     }
 
-    /// Stops all commands as SIGSTOP does, or continues them; returns when that is done
-    /// (or the spawner is gone).
+    /// Pauses all commands as SIGSTOP does, or continues them; returns when that is done (or the
+    /// spawner is gone).
     pub(crate) async fn pause(&self, pause: bool) {
         self.send(Request::Pause(pause));
-        // An error: there is nothing to stop any more.
+        // An error: there is nothing left to pause.
         let _ = self.said.clone().wait_for(|said| said.is_paused == pause).await;
     }
 
-    /// Waits until commands have to wait for something that forebay itself lacks; what that
-    /// is. `None` when the spawner ends before.
+    /// Waits until commands have to wait because forebay itself lacks something; returns the
+    /// reason. `None` when the spawner ends before.
     pub(crate) async fn waits(&self) -> Option<String> {
         let mut said = self.said.clone();
         let said = said.wait_for(|said| said.waits.is_some()).await;
         said.ok()?.waits.clone()
     }
 
-    /// Ends the spawner, which kills what still runs, and waits for it. Whoever still
-    /// waits for a report gets [`SpawnerError::Gone`].
+    /// Ends the spawner, which kills running commands, and waits for it. Pending calls get
+    /// [`SpawnerError::Gone`].
     pub(crate) async fn close(self) {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut process) = process else { return };
         self.waiting.clear();
-        // The end of the socket is the word to stop; clones may hold senders still.
+        // The end of the socket is the signal to stop; clones may still hold senders.
         process.writer.abort();
         let waited = tokio::task::spawn_blocking(move || process.child.wait());
         let _ = waited.await;
@@ -274,7 +274,7 @@ impl Spawner {
     }
 
     fn send(&self, request: Request) {
-        // A closed channel is noticed by who waits for the report.
+        // A closed channel is noticed by the caller that waits for the report.
         let _ = self.requests.send(request);
     }
 }
@@ -295,8 +295,8 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// Takes the directory, with some patience: a process that was killed while it started
-/// another may leave its lock to that one for a moment.
+/// Locks the directory, with some retries: a process that was killed while it started another may
+/// leave its lock to that one for a moment.
 async fn own(dir: &Path) -> io::Result<Option<Owner>> {
     for _ in 0..OWN_TRIES {
         if let Some(owner) = Owner::take(dir)? {
@@ -307,7 +307,7 @@ async fn own(dir: &Path) -> io::Result<Option<Owner>> {
     Owner::take(dir)
 }
 
-/// A full or read-only directory is better found now than in the middle.
+/// A full or read-only directory should be detected now and not later.
 fn writable(dir: &Path) -> io::Result<()> {
     let path = dir.join("probe");
     create_file(&path)?.write_all(b"probe")?;
@@ -317,7 +317,7 @@ fn writable(dir: &Path) -> io::Result<()> {
 async fn write_requests(mut queue: mpsc::UnboundedReceiver<Request>, mut writer: OwnedWriteHalf) {
     while let Some(request) = queue.recv().await {
         let mut frames = request.into_frame();
-        // What is queued goes in one write.
+        // All queued requests go in one write.
         while let Ok(request) = queue.try_recv() {
             frames.extend_from_slice(&request.into_frame());
         }

@@ -1,10 +1,10 @@
-//! Commands that cannot start yet, for want of what forebay itself needs: descriptors,
-//! processes, memory.
+//! Commands that cannot start yet because forebay itself lacks something: descriptors, processes,
+//! memory.
 //!
-//! Must always hold: they are started in the order in which they came; a want is never
-//! charged to a command. While others run, it is waited for without limit, for each that
-//! ends gives something back; when nothing runs, for [`LACKING_MAX`]. Must not know: how
-//! commands are started.
+//! Must always hold: they are started in the order of their arrival; a shortage never counts
+//! against a command. While others run, it is waited for without limit, because each that ends
+//! frees something; when nothing runs, for [`LACKING_MAX`]. Must not know: how commands are
+//! started.
 
 use std::{
     collections::VecDeque,
@@ -14,37 +14,37 @@ use std::{
 
 use super::link::Start;
 
-/// How long something may be missing while nothing runs that could give it back.
+/// Maximum duration of a shortage while nothing runs that could end it.
 const LACKING_MAX: Duration = Duration::from_secs(5);
-/// How often a start that failed is tried again.
+/// Interval of retries of a failed start.
 const AGAIN_EVERY: Duration = Duration::from_millis(100);
 /// Descriptors of a command: a handle, two pipes, and two files for long outputs.
 const DESCRIPTORS_EACH: u64 = 5;
-/// Descriptors that starting one command takes for a moment, and some to spare.
+/// Descriptors needed temporarily to start one command, and some to spare.
 const DESCRIPTORS_SPARE: u64 = 16;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct StartQueue {
     waiting: VecDeque<Start>,
-    /// How many may run at the same time, by the limit of open files.
+    /// Maximum number of running commands, by the limit of open files.
     running_max: usize,
     open_files_max: u64,
     lack: Option<Lack>,
-    /// Whether it was said that commands wait.
+    /// Whether it was reported that commands wait.
     was_told: bool,
 }
 
-/// Something is missing.
+/// A shortage.
 #[derive(Debug)]
 struct Lack {
-    /// Since when, while nothing runs.
+    /// When it began, or the last time that something ran.
     since: Instant,
     again_at: Instant,
 }
 
 impl StartQueue {
-    /// An empty one, of a process that may open so many files.
+    /// An empty queue for a process that may open this many files.
     pub(super) fn new(open_files_max: Option<u64>) -> Self {
         let open_files_max = open_files_max.unwrap_or(u64::MAX);
         let open = fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
@@ -53,23 +53,23 @@ impl StartQueue {
         Self { waiting: VecDeque::new(), running_max, open_files_max, lack: None, was_told: false }
     }
 
-    /// One more that is to be started.
+    /// Adds a command to be started.
     pub(super) fn push(&mut self, start: Start) {
         self.waiting.push_back(start);
     }
 
-    /// The next one, if it may be tried now, while so many run.
+    /// The next one, if it may be tried now with this many running.
     pub(super) fn next(&mut self, running: usize, now: Instant) -> Option<Start> {
         let is_time = self.lack.as_ref().is_none_or(|lack| lack.again_at <= now);
         if running < self.running_max && is_time { self.waiting.pop_front() } else { None }
     }
 
-    /// It was started, or cannot be for a reason of its own.
+    /// It was started, or failed for its own reasons.
     pub(super) fn is_past(&mut self) {
         self.lack = None;
     }
 
-    /// Something is missing. Whether it is waited for; else it is given up.
+    /// Reports a shortage. Returns whether to wait for its end; otherwise the command is given up.
     pub(super) fn lacks(&mut self, start: Start, running: usize, now: Instant) -> bool {
         let since = match &self.lack {
             Some(lack) if running == 0 => lack.since,
@@ -83,20 +83,20 @@ impl StartQueue {
         is_worth_it
     }
 
-    /// A command has ended and gave something back.
+    /// A command has ended and freed something.
     pub(super) fn has_room(&mut self, now: Instant) {
         if let Some(lack) = &mut self.lack {
             lack.again_at = now;
         }
     }
 
-    /// When to call [`Self::next`] although nothing has happened.
+    /// When to call [`Self::next`] even if nothing has happened.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let is_needed = !self.waiting.is_empty();
         self.lack.as_ref().filter(|_| is_needed).map(|lack| lack.again_at)
     }
 
-    /// The message about waiting starts, told once.
+    /// The message about waiting starts, returned once.
     pub(super) fn notice(&mut self, running: usize, lack: Option<&io::Error>) -> Option<String> {
         if self.waiting.is_empty() || self.was_told {
             return None;
@@ -109,13 +109,13 @@ impl StartQueue {
         Some(format!("{running} commands run, the others wait: {why}"))
     }
 
-    /// Takes one out; whether it was there.
+    /// Removes one; whether it was there.
     pub(super) fn remove(&mut self, serial: u64) -> bool {
         let found = self.waiting.iter().position(|start| start.serial == serial);
         found.is_some_and(|at| self.waiting.remove(at).is_some())
     }
 
-    /// Takes all out.
+    /// Removes all.
     pub(super) fn clear(&mut self) -> impl Iterator<Item = Start> + use<> {
         std::mem::take(&mut self.waiting).into_iter()
     }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lack_is_given_up_only_when_nothing_runs_that_could_end_it() {
+    fn a_shortage_is_fatal_only_if_nothing_runs_that_could_end_it() {
         let mut queue = StartQueue::new(None);
         let begun = Instant::now();
         queue.push(numbered(1));

@@ -1,5 +1,5 @@
-//! With real processes. The test binary starts itself as the spawner, and as the
-//! process that is killed.
+//! Tests with real processes. The test binary starts itself as the spawner, and as the process that
+//! is killed.
 
 use std::{
     env, fs,
@@ -19,7 +19,7 @@ use crate::exec::report::{End, OUTPUT_KEPT_BYTES_MAX, Report};
 const SPAWNER_DIR: &str = "FOREBAY_TEST_SPAWNER_DIR";
 const DRIVER_DIR: &str = "FOREBAY_TEST_DRIVER_DIR";
 const BUSY_DRIVER_DIR: &str = "FOREBAY_TEST_BUSY_DRIVER_DIR";
-/// Longer than anything here takes on a slow machine.
+/// Longer than any of this takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// This binary, running only the named function of this module.
@@ -30,7 +30,7 @@ fn oneself(function: &str) -> Command {
     command
 }
 
-/// Not a test by itself: the spawner's process.
+/// Not a test: the spawner's process.
 #[test]
 fn be_the_spawner() {
     if let Some(dir) = env::var_os(SPAWNER_DIR) {
@@ -72,7 +72,7 @@ fn alive(pid: i32) -> bool {
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -119,7 +119,7 @@ async fn a_command_gets_a_session_no_input_and_its_directory() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_says_why() {
+async fn a_failed_start_has_a_reason() {
     let (spawner, dir) = start().await;
     let why = async |job: &Order| run(&spawner, job).await.failure();
     assert_eq!(
@@ -201,30 +201,31 @@ async fn cancellation_asks_first_and_kills_then_whole_groups() {
     assert!(before.elapsed() >= Duration::from_millis(200));
     until("the sleeper is gone", || !alive(sleeper)).await;
     let (report, _) = stop_when_ready("echo $$ > READY; kill -STOP $$", PATIENCE).await;
-    assert_eq!(report.end, Some(End::Signal(15)), "a stopped command hears it, too");
+    assert_eq!(report.end, Some(End::Signal(15)), "a paused command gets it, too");
     spawner.close().await;
 }
 
 #[tokio::test]
-async fn what_a_command_leaves_behind_ends_with_it() {
+async fn processes_left_by_a_command_end_with_it() {
     let (spawner, _dir) = start().await;
     let before = Instant::now();
     let report = run(&spawner, &shell("sleep 1000 & echo $!")).await;
     assert!(report.succeeded());
     let sleeper = std::str::from_utf8(&report.stdout.head).unwrap().trim().parse().unwrap();
-    // Its output is at its end, so it runs no more; its row goes a moment later.
+    // Its output is at its end, so it no longer runs; its entry in the process table disappears a
+    // moment later.
     until("the sleeper is gone", || !alive(sleeper)).await;
     assert!(before.elapsed() < PATIENCE);
     spawner.close().await;
 }
 
 #[tokio::test]
-async fn an_output_that_somebody_else_holds_open_is_not_waited_for() {
+async fn an_output_held_open_by_another_process_is_not_waited_for() {
     let (spawner, _dir) = start().await;
     let report = run(&spawner, &shell("setsid sleep 1000 & echo $!; sleep 0.2")).await;
     assert!(report.succeeded());
     let escaped: i32 = std::str::from_utf8(&report.stdout.head).unwrap().trim().parse().unwrap();
-    assert!(alive(escaped), "who leaves the group may live on");
+    assert!(alive(escaped), "a process outside of the group may live on");
     let dir = _dir.path().to_owned();
     spawner.close().await;
     assert!(alive(escaped), "after a run that ended well, too");
@@ -251,7 +252,7 @@ async fn dropping_the_future_kills_the_command() {
 }
 
 #[tokio::test]
-async fn closing_kills_what_runs_and_answers_who_waits() {
+async fn closing_kills_commands_and_answers_callers() {
     let (spawner, dir) = start().await;
     let pid_file = dir.path().join("pid");
     let job = shell(&format!("echo $$ > {}; exec sleep 1000", pid_file.display()));
@@ -326,7 +327,7 @@ async fn an_idle_spawner_uses_no_time() {
     spawner.close().await;
 }
 
-/// Not a test by itself: runs commands that never end, and is killed.
+/// Not a test: runs commands that never end, and is killed.
 #[tokio::test]
 async fn be_the_driver() {
     let Some(dir) = env::var_os(DRIVER_DIR) else { return };
@@ -349,8 +350,8 @@ async fn be_the_driver() {
     std::future::pending::<()>().await;
 }
 
-/// Starts the driver and waits until its commands run. Returns the driver, the
-/// spawner's process id and the pids of what the commands have started.
+/// Starts the driver and waits until its commands run. Returns the driver, the spawner's process id
+/// and the pids of the processes started by the commands.
 async fn driven(dir: &Path) -> (std::process::Child, i32, Vec<i32>) {
     let mut driver = oneself("be_the_driver");
     driver.env(DRIVER_DIR, dir).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -364,14 +365,14 @@ async fn driven(dir: &Path) -> (std::process::Child, i32, Vec<i32>) {
     (driver, spawner, pids)
 }
 
-/// The process id of its spawner, which a driver says.
+/// The process id of a driver's spawner, as the driver prints it.
 fn spawner_of(driver: &mut std::process::Child) -> i32 {
     let mut lines = BufReader::new(driver.stderr.take().unwrap()).lines().map_while(Result::ok);
     lines.find_map(|line| line.strip_prefix("spawner ")?.parse().ok()).unwrap()
 }
 
 #[tokio::test]
-async fn who_resumes_meets_no_orphan_of_a_killed_run() {
+async fn a_resumed_run_meets_no_orphans_of_a_killed_run() {
     let dir = tempfile::tempdir().unwrap();
     let (mut driver, _, pids) = driven(dir.path()).await;
     driver.kill().unwrap();
@@ -384,11 +385,11 @@ async fn who_resumes_meets_no_orphan_of_a_killed_run() {
 }
 
 #[tokio::test]
-async fn not_even_when_the_spawner_was_killed_with_it() {
+async fn nor_if_the_spawner_was_killed_too() {
     let dir = tempfile::tempdir().unwrap();
     let (mut driver, spawner, pids) = driven(dir.path()).await;
     let spawner = Pid::from_raw(spawner).unwrap();
-    // The spawner first: it must not get the chance to clean up.
+    // The spawner first: it must not be able to clean up.
     kill_process(spawner, Signal::KILL).unwrap();
     driver.kill().unwrap();
     driver.wait().unwrap();
@@ -400,15 +401,15 @@ async fn not_even_when_the_spawner_was_killed_with_it() {
 }
 
 #[tokio::test]
-async fn the_spawner_ends_what_runs_as_soon_as_its_master_is_killed() {
+async fn the_spawner_kills_commands_when_its_master_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let (mut driver, _, pids) = driven(dir.path()).await;
     driver.kill().unwrap();
     driver.wait().unwrap();
-    until("all is ended without anybody resuming", || !pids.iter().any(|pid| alive(*pid))).await;
+    until("all are ended without a resume", || !pids.iter().any(|pid| alive(*pid))).await;
 }
 
-/// Not a test by itself: starts short commands without end, and is killed.
+/// Not a test: starts short commands endlessly, and is killed.
 #[tokio::test]
 async fn be_the_busy_driver() {
     let Some(dir) = env::var_os(BUSY_DRIVER_DIR) else { return };
@@ -435,7 +436,7 @@ fn working_in(dir: &Path) -> Vec<i32> {
 }
 
 #[tokio::test]
-async fn kills_at_any_moment_leave_nothing_to_meet() {
+async fn kills_at_any_moment_leave_no_orphans() {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..12 {
         let mut driver = oneself("be_the_busy_driver");
@@ -455,7 +456,7 @@ async fn kills_at_any_moment_leave_nothing_to_meet() {
     }
 }
 
-/// Writes a list of what runs, as an earlier run of this boot (or another) left it.
+/// Writes a list of running processes, as an earlier run of this boot (or another) left it.
 fn leave_list(dir: &Path, boot: &str, pid: u32, ticks: u64) {
     let mut bytes = boot.as_bytes().to_vec();
     bytes.extend_from_slice(&pid.to_le_bytes());
@@ -467,7 +468,7 @@ fn leave_list(dir: &Path, boot: &str, pid: u32, ticks: u64) {
 }
 
 #[tokio::test]
-async fn a_number_that_is_used_again_is_not_killed() {
+async fn a_reused_process_id_is_not_killed() {
     let mut bystander = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
     let pid = i32::try_from(bystander.id()).unwrap();
     until("it leads a session", || procfs::stat(pid).is_some_and(|stat| stat.session == pid)).await;

@@ -12,18 +12,18 @@ use crate::exec::{
     report::{End, Output, Report},
 };
 
-/// An item that ended.
+/// An ended item.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended<'a> {
     /// Its entry.
     pub(crate) id: EntryId,
-    /// Where it belongs.
+    /// Its vqueue.
     pub(crate) vqueue: &'a VQueueName,
-    /// What it ran.
+    /// Its job.
     pub(crate) job: &'a Job,
-    /// How often it was tried.
+    /// Number of its attempts.
     pub(crate) attempts: u32,
-    /// How the last attempt ended.
+    /// The report of the last attempt.
     pub(crate) report: &'a Report,
     /// Why the item failed, if it did.
     pub(crate) failure: Option<&'a Failure>,
@@ -41,7 +41,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     argv: Vec<String>,
-    /// Only where `argv` cannot say it: arguments that are not UTF-8.
+    /// Only if `argv` cannot represent it: arguments that are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     argv_base64: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +60,7 @@ struct Line<'a> {
     stderr: Stream<'a, Stderr>,
 }
 
-/// How one output is told: as text, as base64, or as a file.
+/// An output as text, as base64, or as a file.
 struct Stream<'a, Name> {
     output: &'a Output,
     dir: Option<&'a Path>,
@@ -127,8 +127,8 @@ impl<'a, N> Stream<'a, N> {
     }
 }
 
-/// The line of an item, without its newline. Long outputs are told by their file when
-/// it lies in the results directory, else by their beginning.
+/// The line of an item, without its newline. Long outputs are given by their file if it is in the
+/// results directory, otherwise by their beginning.
 #[must_use]
 pub(crate) fn line(ended: &Ended<'_>, dir: Option<&Path>) -> String {
     let Ended { id, vqueue, job, attempts, report, failure } = *ended;
@@ -169,12 +169,12 @@ pub(crate) fn line(ended: &Ended<'_>, dir: Option<&Path>) -> String {
     serde_json::to_string(&line).expect("texts and numbers are JSON")
 }
 
-/// Milliseconds since 1970, as JSON can hold them.
+/// Milliseconds since 1970, as JSON can represent them.
 pub(super) fn millis(time: Timestamp) -> i64 {
     i64::try_from(time.0).unwrap_or(i64::MAX)
 }
 
-/// ISO 8601, UTC; of what never was, nothing.
+/// ISO 8601, UTC; `None` for a time that never was.
 fn written_time(time: Timestamp) -> Option<String> {
     if time == Timestamp::default() {
         return None;
@@ -182,7 +182,7 @@ fn written_time(time: Timestamp) -> Option<String> {
     jiff::Timestamp::from_millisecond(millis(time)).ok().map(|time| time.to_string())
 }
 
-/// Which entry a line is about, and when it ended.
+/// The entry of a line, and when it ended.
 pub(super) fn identify(line: &[u8]) -> Option<(EntryId, i64)> {
     #[derive(Deserialize)]
     struct Identity {

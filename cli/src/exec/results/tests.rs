@@ -27,7 +27,7 @@ fn report(end: End, ended_at: u64) -> Report {
     Report { end: Some(end), ended_at: Timestamp(ended_at), stdout, ..Report::default() }
 }
 
-/// Does something with an item that ended in this way.
+/// Calls `act` with an item that ended in this way.
 fn with<T>(n: u8, argv: &[&[u8]], report: &Report, act: impl FnOnce(&Ended<'_>) -> T) -> T {
     let argv = argv.iter().map(|arg| Bytes::copy_from_slice(arg)).collect();
     let job = Job { argv, directory: Bytes::new(), number: u64::from(n), ..Job::default() };
@@ -123,7 +123,7 @@ fn a_later_end_of_the_same_item_gets_its_own_line() {
 }
 
 #[test]
-fn damage_in_the_middle_is_passed_over() {
+fn damage_in_the_middle_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let mut file = fs::File::create(dir.path().join("results.ndjson")).unwrap();
     file.write_all(b"\0\0\0\0\n{}\n").unwrap();
@@ -152,7 +152,7 @@ fn long_outputs_are_moved_before_the_line_is_written() {
     assert_eq!(fs::read_to_string(dir.path().join("r").join(file)).unwrap(), "all of it");
     assert_eq!((told.get("stdout"), &told["stdout_bytes"]), (None, &json!(9)));
 
-    // The next attempt says little: nothing of this one may stay, whichever process runs it.
+    // The next attempt has short output: nothing of this one may stay, whichever process runs it.
     let path = dir.path().join("r/output").join(format!("{}.stdout", id(1)));
     for outputs in [outputs, KeptOutputs::new(dir.path().join("r"))] {
         fs::write(&path, "all of it").unwrap();
@@ -162,7 +162,7 @@ fn long_outputs_are_moved_before_the_line_is_written() {
 }
 
 #[test]
-fn what_cannot_be_used_is_named() {
+fn an_unusable_path_is_named() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     let error = Results::open(&dir.path().join("file")).unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Why a run of `forebay exec` cannot be made, or not to its end.
+//! Why a run of `forebay exec` cannot start, or not finish.
 
 use std::{io, path::PathBuf};
 
@@ -9,7 +9,7 @@ use crate::exec::{
     runs::book::BookError, shape::ShapeError, template::TemplateError,
 };
 
-/// Why a run cannot be made.
+/// Why a run cannot start or finish.
 #[derive(Debug, Error)]
 pub(crate) enum ExecError {
     #[error(transparent)]
@@ -42,7 +42,7 @@ pub(crate) enum ExecError {
     Directory(#[source] io::Error),
     #[error("{0}")]
     Os(#[from] io::Error),
-    /// The input, or the process that starts commands, broke.
+    /// The input, or the process that starts commands, failed.
     #[error("{0}")]
     Broken(String),
     /// `--strict` and a bad line.

@@ -1,12 +1,12 @@
-//! Which entries a process runs: those of the runs it was asked for, and of these the ones that
-//! its input names.
+//! Which entries a process runs: items of the requested runs, and of these the ones that its input
+//! names.
 //!
-//! Unfinished items of a run that this input has not named are set aside (paused) before the
-//! run's handler is there, and are put back at their places when the input names them.
+//! Unfinished items of a run that this input has not named are set aside (paused) before the run's
+//! handler is registered, and are put back at their positions when the input names them.
 //!
-//! Must always hold: nothing of a run starts before what its input does not name is set aside;
-//! what was set aside stands in the book first, so that what users have paused stays paused.
-//! Must not know: where items come from.
+//! Must always hold: nothing of a run starts before its unnamed items are set aside; this is
+//! recorded in the book first, so that items paused by users stay paused. Must not know: where
+//! items come from.
 
 use std::{
     collections::HashSet,
@@ -32,16 +32,16 @@ use crate::exec::{
     },
 };
 
-/// How long an attempt of an item that is set aside is put off: until it is named.
+/// How long an attempt of a set-aside item is postponed, unless it is named.
 const PUT_OFF: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// A run that this process serves, or will.
+/// A run that this process serves, or will serve.
 pub(super) struct Served {
     pub(super) id: RunId,
     pub(super) service: String,
     pub(super) book: Book,
     pub(super) items: Items,
-    /// Its handler is there.
+    /// Its handler is registered.
     pub(super) is_open: bool,
 }
 
@@ -51,27 +51,27 @@ impl Served {
     }
 }
 
-/// What is known of an item without looking it up.
+/// Known data of an item, so that it need not be looked up.
 pub(super) struct Known {
     /// What it runs.
     pub(super) job: Job,
-    /// Where it belongs, and how often it was tried, if this process has run it.
+    /// Its vqueue and number of attempts, if this process has run it.
     pub(super) ran: Option<(VQueueName, u32)>,
 }
 
-/// The last attempt of an item is over, most likely.
+/// The last attempt of an item is probably over.
 pub(super) struct Note {
     pub(super) uuid: [u8; 16],
     pub(super) known: Known,
 }
 
-/// What handlers of all runs share.
+/// Shared by the handlers of all runs.
 #[derive(Clone)]
 pub(super) struct Gate {
     runner: Arc<Runner>,
     notes: mpsc::UnboundedSender<Note>,
-    /// Items that ran when their process died, and that this input has not named. Running
-    /// entries cannot be paused: their next attempt is put off.
+    /// Items that ran when their process died, and that this input has not named. Running entries
+    /// cannot be paused: their next attempt is postponed.
     put_off: Arc<Mutex<HashSet<EntryId>>>,
 }
 
@@ -92,7 +92,7 @@ impl Gate {
         }
         let ended = Arc::clone(&self.runner).run(context.clone(), payload.clone()).await;
         if ended.is_ok() || context.is_last_attempt() || context.is_canceled() {
-            // Nobody listens once the run is over.
+            // The receiver is gone once the run is over.
             let job = Job::decode(payload).unwrap_or_default();
             let ran = Some((context.vqueue().clone(), context.attempt()));
             let _ = self.notes.send(Note { uuid: id.uuid, known: Known { job, ran } });
@@ -114,13 +114,12 @@ impl Gate {
 }
 
 impl Run {
-    /// Sets aside what a run has left and this input has not named, then lets the run's items
-    /// start.
+    /// Sets aside the unnamed items of a run, then lets the run's other items start.
     pub(super) async fn open(&mut self, which: usize) -> Result<(), ExecError> {
         if std::mem::replace(&mut self.served[which].is_open, true) {
             return Ok(());
         }
-        // Paused ones first: those that are paused by this are counted once.
+        // Paused ones first: items paused by this are counted once.
         for stage in [Stage::Paused, Stage::Running, Stage::Inbox] {
             self.set_aside(which, stage).await?;
         }
@@ -195,7 +194,7 @@ impl Run {
         Ok(())
     }
 
-    /// Puts items back at their places that were set aside.
+    /// Puts set-aside items back at their positions.
     pub(super) async fn put_back(
         &mut self,
         which: usize,
@@ -211,7 +210,7 @@ impl Run {
         let now = Timestamp::from(SystemTime::now()).0;
         for view in views {
             self.gate.put_off().remove(&view.id);
-            // Its last attempt was put off; that was its place.
+            // Its last attempt was postponed; that was its position.
             if view.run_at.is_some_and(|at| at > now + PUT_OFF_LEFT_MIN) {
                 let to = EntryAction::Reschedule { run_at: Timestamp(view.created_at) };
                 let target = EntryTarget::Named(vec![view.id]);
@@ -230,7 +229,7 @@ impl Run {
         Ok(())
     }
 
-    /// The place in `served` of a run's service; a run that is not served yet is added.
+    /// The index in `served` of a run's service; a run that is not served yet is added.
     pub(super) fn serve(&mut self, id: RunId) -> Result<usize, ExecError> {
         if let Some(which) = self.served.iter().position(|served| served.id == id) {
             return Ok(which);
@@ -241,5 +240,5 @@ impl Run {
     }
 }
 
-/// Longer than any wait between two attempts is put off by accident, in milliseconds.
+/// In milliseconds. Longer than any regular delay between two attempts.
 const PUT_OFF_LEFT_MIN: u64 = 24 * 3600 * 1000;

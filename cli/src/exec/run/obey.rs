@@ -1,9 +1,8 @@
-//! Does what signals (and `--halt`, and a closed standard output) ask for, whatever the run
-//! is busy with.
+//! Obeys signals (and `--halt`, and a closed standard output) whatever the run is busy with.
 //!
-//! Must always hold: nothing here waits for a reader of standard output, where the run may
-//! block forever; a run that is told to end its commands ends within the grace, and what it
-//! could not print until then is not told. Must not know: items.
+//! Must always hold: nothing here waits for a reader of standard output, where the run may block
+//! forever; a run that is told to stop its commands ends within the grace period, and outputs not
+//! printed until then are not marked as printed. Must not know: items.
 
 use std::{pin::pin, time::Duration};
 
@@ -23,14 +22,14 @@ use crate::exec::{
 
 /// How long a run that was asked to finish waits for its commands.
 pub(super) const FINISH_WITHIN: Duration = Duration::from_secs(365 * 24 * 3600);
-/// When no command runs any more, how long to wait for attempts that are just beginning.
+/// When no command runs any more, the wait for attempts that are just starting.
 const ABORT_EVERY: Duration = Duration::from_millis(50);
-/// How long the last outputs have, once no command is left, before the run is given up.
+/// Time for the last outputs, after the last command, before the run is given up.
 const PRINT_WITHIN: Duration = Duration::from_secs(2);
-/// How long a message has, where nobody may read standard error.
+/// Time for a message, as standard error may have no reader.
 const SAY_WITHIN: Duration = Duration::from_millis(500);
 
-/// What it takes to stop a run.
+/// Parts needed to stop a run.
 pub(super) struct Obedient {
     pub(super) runtime: Runtime,
     pub(super) runner: std::sync::Arc<Runner>,
@@ -39,7 +38,7 @@ pub(super) struct Obedient {
 }
 
 impl Obedient {
-    /// Until it is aborted.
+    /// Runs until it is aborted.
     pub(super) async fn obey(self, mut stops: watch::Receiver<Stop>) {
         if stops.wait_for(|stop| stop.how != How::No).await.is_err() {
             return;
@@ -50,7 +49,7 @@ impl Obedient {
             let asked = *stops.borrow_and_update();
             if asked.how > reached {
                 reached = asked.how;
-                self.go_on_to(asked);
+                self.advance_to(asked);
                 let wait = match reached {
                     How::No | How::Finish => None,
                     How::Terminate => Some(self.grace.saturating_add(PRINT_WITHIN)),
@@ -58,7 +57,7 @@ impl Obedient {
                 };
                 give_up_at = wait.and_then(|wait| Instant::now().checked_add(wait));
             }
-            // What the commands were for is left to the next run.
+            // The rest is left to the next run.
             let ends_all = reached >= How::Terminate || self.runner.current().is_none();
             tokio::select! {
                 _ = &mut down, if !is_down => is_down = true,
@@ -74,14 +73,14 @@ impl Obedient {
         }
     }
 
-    /// Waits until no attempt runs, nor is about to.
+    /// Waits until no attempt runs or is about to.
     async fn nothing_runs(&self) {
         self.runner.idle().await;
         tokio::time::sleep(ABORT_EVERY).await;
     }
 
-    /// Goes one step further, and says what the next one is.
-    fn go_on_to(&self, asked: Stop) {
+    /// Takes the next step, and announces the one after it.
+    fn advance_to(&self, asked: Stop) {
         let (running, grace) = (self.runner.progress().running(), self.grace);
         let again = if asked.signal.is_some() { "again " } else { "" };
         let stop_all = |grace| {
@@ -109,8 +108,8 @@ impl Obedient {
         };
         let why = match asked {
             Stop { how: How::Finish, signal: Some(SIGPIPE), .. } => {
-                "forebay: nobody reads the output any more (it was closed); what was not printed \
-                 the same command line prints\n"
+                "forebay: nobody reads the output any more (it was closed); the same command \
+                 line prints the rest\n"
             }
             _ => "",
         };
@@ -129,12 +128,12 @@ impl Obedient {
         tokio::spawn(async move { block_in_place(|| screen.message(text.as_bytes())) })
     }
 
-    /// Ends this process although outputs wait to be read: they are not told yet.
+    /// Ends this process although outputs wait to be read: they are not marked as printed.
     async fn give_up(&self, signal: i32) {
-        let text = "forebay: nobody reads the output; what was not printed the same command \
-                    line prints\n";
+        let text = "forebay: nobody reads the output; the same command line prints \
+                    the rest\n";
         let _ = timeout(SAY_WITHIN, self.say(text.to_owned())).await;
-        // It does not come back, unless the system refuses.
+        // Does not return, unless the system refuses.
         let _ = die_of(signal);
     }
 }

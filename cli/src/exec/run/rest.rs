@@ -1,13 +1,13 @@
-//! What is left beside the items of the input, in one line.
+//! Unfinished items that are not in the input, summarized on one line.
 
 use super::Run;
 use crate::exec::runs::{RunId, items::ASIDE};
 
-/// Holders of keys that are named.
+/// Maximum number of named holders of keys.
 const NAMED_MAX: usize = 5;
 
 impl Run {
-    /// Says what waits and is not run: items of this run that its input does not name, and
+    /// Reports waiting items that are not run: items of this run that its input does not name, and
     /// items of other runs.
     pub(super) fn tell_rest(&mut self) {
         let mut parts = Vec::new();
@@ -41,7 +41,7 @@ impl Run {
         self.tell_holders();
     }
 
-    /// Names items that are set aside and hold a key that others need.
+    /// Names set-aside items that hold a key that others need.
     fn tell_holders(&mut self) {
         let items = &self.served[0].items;
         let is_aside = |id: &forebay_messages::EntryId| {

@@ -1,7 +1,7 @@
-//! `exec --resume`: serves what interrupted runs have left, run after run, oldest first.
+//! `exec --resume`: serves the rest of interrupted runs, run by run, oldest first.
 //!
-//! Must always hold: what a run has left is waited for, told and served as if its input had
-//! been read again. Must not know: the inputs.
+//! Must always hold: the rest of a run is waited for, reported and served as if its input had been
+//! read again. Must not know: the inputs.
 
 use std::collections::BTreeSet;
 
@@ -19,11 +19,11 @@ use crate::exec::{
     },
 };
 
-/// Items that are found at a time.
+/// Number of items found at a time.
 const FOUND_AT_A_TIME: usize = 1_000;
 
 impl Run {
-    /// Serves one run, or all that have something left (an empty name).
+    /// Serves one run, or all with unfinished items (an empty name).
     pub(super) async fn resume(
         &mut self,
         which: &str,
@@ -46,13 +46,13 @@ impl Run {
         Ok(())
     }
 
-    /// The runs that are meant, oldest first.
+    /// The requested runs, oldest first.
     fn chosen(&self, which: &str) -> Result<Vec<RunId>, ExecError> {
         let mut runs: Vec<RunId> =
             book::list(&self.data_dir)?.into_iter().map(|run| run.id).collect();
         let listed: BTreeSet<RunId> = runs.iter().cloned().collect();
         let stored = self.counts.iter().filter_map(|counts| RunId::of_service(&counts.service));
-        // Before runs had books, or their books were removed.
+        // From versions without books, or with removed books.
         runs.splice(0..0, stored.filter(|id| !listed.contains(id)).collect::<Vec<_>>());
         if which.is_empty() {
             let mut left = Vec::new();
@@ -73,7 +73,7 @@ impl Run {
         }
     }
 
-    /// Whether an item of a run has ended and what it said was not written.
+    /// Whether an item of a run has ended without its output being written.
     fn has_untold(&self, id: &RunId) -> Result<bool, ExecError> {
         let items = book::items(&self.data_dir, id)?;
         for place in items.places().filter(|place| items.told_at(*place) == 0) {
@@ -84,8 +84,8 @@ impl Run {
         Ok(false)
     }
 
-    /// Everything that a run has left is named, in the order of its book; then what the book
-    /// does not have.
+    /// Names all unfinished items of a run, in the order of its book; then the items missing from
+    /// the book.
     async fn begin(&mut self, id: &RunId) -> Result<(), ExecError> {
         let mut served = Served::new(id.clone(), Book::of(&self.data_dir, id)?);
         served.is_open = self.served.iter().any(|other| other.id == *id && other.is_open);

@@ -1,4 +1,4 @@
-//! Where a run's items come from.
+//! The source of a run's items.
 
 use std::path::Path;
 
@@ -19,16 +19,16 @@ use crate::{
     },
 };
 
-/// Where the items come from.
+/// The source of the items.
 pub(super) enum Source {
-    /// They are read; those that were read already (`--strict`) come first.
+    /// They are read; ones that were already read (`--strict`) come first.
     Input { identity: Identity, held: Vec<Prepared>, fed: mpsc::Receiver<Fed>, lines: LinesRead },
-    /// Runs that were interrupted: one of them, or all (an empty name).
+    /// Interrupted runs: one of them, or all (an empty name).
     Stored(String),
 }
 
 impl Source {
-    /// How many lines of the input have been read.
+    /// Number of input lines read.
     pub(super) fn lines(&self) -> LinesRead {
         match self {
             Self::Input { lines, .. } => lines.clone(),
@@ -37,12 +37,13 @@ impl Source {
     }
 }
 
-/// Begins to read the input. With `--strict` all of it is read, unless nothing will be stored.
+/// Starts reading the input. With `--strict` all of it is read first, unless nothing will be
+/// stored.
 pub(super) async fn input(args: &ExecArgs, data_dir: &Path) -> Result<Source, ExecError> {
     let directory = std::env::current_dir().map_err(ExecError::Directory)?;
     let plan = setup::compile(args, &directory)?;
     check_shape(&args.command)?;
-    // A path that begins where --chdir leads to cannot be looked at from here.
+    // A relative path for --chdir cannot be checked from here.
     let is_elsewhere =
         |program: &[u8]| args.chdir.is_some() && program.contains(&b'/') && program[0] != b'/';
     if let Some(program) = plan.program().filter(|program| !is_elsewhere(program)) {
@@ -62,10 +63,10 @@ async fn read_all(fed: &mut mpsc::Receiver<Fed>) -> Result<Vec<Prepared>, ExecEr
     let mut all = Vec::new();
     while let Some(next) = fed.recv().await {
         match next {
-            // All are kept: what is read ahead is no bound here.
+            // All are kept: the read-ahead limit does not apply here.
             Fed::Item(item, _) => all.push(*item),
             Fed::Bad(reason) => return Err(ExecError::Strict(reason)),
-            // What is bad about it is told line by line.
+            // Problems are reported line by line.
             Fed::Note(_) | Fed::Inside => {}
             Fed::Broken(reason) => return Err(ExecError::Broken(reason)),
         }

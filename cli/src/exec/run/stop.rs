@@ -1,7 +1,7 @@
-//! The end of a run: what runs may end, everything is taken down, the summary.
+//! The end of a run: running commands may end, everything is shut down, the summary is printed.
 //!
-//! Must always hold: whatever goes wrong, the runtime is shut down and the spawner closed,
-//! so that what was cut short goes back uncounted.
+//! Must always hold: after any error, the runtime is shut down and the spawner closed, so that
+//! interrupted attempts do not count.
 
 use std::{pin::pin, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use super::{ExecError, Run, obey::FINISH_WITHIN, waits::ItemEnd};
 use crate::exec::interrupt::{Exit, How, Stop};
 
-/// The runtime went down before it had an answer.
+/// The runtime was shut down before it had an answer.
 pub(super) fn is_down(error: &ExecError) -> bool {
     matches!(
         error,
@@ -23,7 +23,7 @@ pub(super) fn is_down(error: &ExecError) -> bool {
 }
 
 impl Run {
-    /// Takes everything down, once what runs has ended as it is asked to.
+    /// Shuts everything down, once running commands have ended in the requested way.
     pub(super) async fn stop(
         &mut self,
         stops: &watch::Receiver<Stop>,
@@ -60,19 +60,19 @@ impl Run {
         }
     }
 
-    /// Tells of an item that ended while the run stops, or counts it as left.
+    /// Reports an item that ended while the run stops, or counts it as left.
     fn ended_late(&mut self, end: ItemEnd, failed: &mut Option<ExecError>) {
         if end.outcome.is_err() || failed.is_some() {
             return;
         }
-        // What it runs was noted before it ended.
+        // Its job was noted before it ended.
         while let Ok(note) = self.notes.try_recv() {
             self.noted(note);
         }
         let before = self.summary.clone();
         match self.ended(end) {
             Ok(()) => {}
-            // It ended too late to be looked up: the next run tells of it.
+            // It ended too late to be looked up: the next run reports it.
             Err(error) if is_down(&error) => {
                 self.summary = before;
                 self.summary.left += 1;
@@ -81,7 +81,7 @@ impl Run {
         }
     }
 
-    /// Ends the run when too many items have failed (`--halt`).
+    /// Stops the run when too many items have failed (`--halt`).
     pub(super) fn halt_if_due(&mut self) {
         let (failed, items) = (self.summary.failed, self.summary.accepted);
         let Some(halt) = self.halt.take_if(|halt| halt.is_due(failed, items)) else { return };

@@ -1,8 +1,8 @@
-//! From the items of the input to stored entries: new ones are stored, those of earlier runs
-//! are found.
+//! From the items of the input to stored entries: new ones are stored, items of earlier runs are
+//! found.
 //!
 //! Must always hold: an item is in the run's book before it is stored, and stored before it is
-//! waited for; an item that is stored already is found whatever scope and key it has now.
+//! waited for; a stored item is found even if its scope and key have changed.
 
 use bilrost::{Message, OwnedMessage};
 use forebay::{EnqueueError, Entry, Outcome, RuntimeError, error::BacklogFull};
@@ -19,11 +19,11 @@ use crate::exec::{
     },
 };
 
-/// Items named again that are told one by one.
+/// Maximum number of duplicates reported one by one.
 const DUPLICATES_TOLD_MAX: u64 = 3;
 
 impl Run {
-    /// Stores what was read; what broke the input, if anything did.
+    /// Stores what was read; returns the error of the input, if there is one.
     pub(super) async fn take(&mut self, batch: Vec<Fed>) -> Result<Option<String>, ExecError> {
         let mut items = Vec::with_capacity(batch.len());
         let mut broke = None;
@@ -47,8 +47,8 @@ impl Run {
         Ok(broke)
     }
 
-    /// The input names these items: those that earlier runs have stored are found, the others
-    /// are to be stored.
+    /// The input names these items: stored items of earlier runs are found, the others will be
+    /// stored.
     pub(super) async fn name(&mut self, items: Vec<Prepared>) -> Result<(), ExecError> {
         let mut back: Vec<(usize, EntryView)> = Vec::new();
         for item in items {
@@ -97,7 +97,8 @@ impl Run {
         Ok(self.runtime.node().entry(id).map_err(RuntimeError::from)?)
     }
 
-    /// What a version without runs has made of an item: ended, or waiting in this directory.
+    /// The entry that a version without runs made from an item: ended, or waiting in this
+    /// directory.
     fn look_before(&self, place: Place, item: &Prepared) -> Result<Option<EntryView>, ExecError> {
         let Some(id) = item.before.filter(|_| self.has_before) else { return Ok(None) };
         let Some(view) = self.look(id)? else { return Ok(None) };
@@ -110,8 +111,8 @@ impl Run {
         Ok((job.directory == item.job.directory).then_some(view))
     }
 
-    /// An item that is stored already: it has ended, or is waited for. What is to be put back
-    /// at its place, if it was set aside.
+    /// An item is already stored: it has ended, or is waited for. Returns it if it was set aside
+    /// and must be put back.
     pub(super) async fn meet(
         &mut self,
         mut place: Place,
@@ -120,7 +121,7 @@ impl Run {
     ) -> Result<Option<(usize, EntryView)>, ExecError> {
         let items = &mut self.served[0].items;
         if view.id != items.id(place) {
-            // The entry of another run, or of a version without runs.
+            // An entry of another run, or of a version without runs.
             place = items.find_or_add(view.id);
             items.moved(place, view.id.partition_key);
             items.set(place, NAMED);
@@ -148,7 +149,7 @@ impl Run {
         Ok(is_aside.then_some((which, view)))
     }
 
-    /// Makes items durable that are held, as far as there is room.
+    /// Stores held items durably, as far as there is room.
     pub(super) async fn store(&mut self) -> Result<(), ExecError> {
         while !self.room.is_empty() {
             let fresh = self.room.fresh();
@@ -164,11 +165,11 @@ impl Run {
                 }
                 Err(EnqueueError::BacklogFull(full)) => {
                     if !self.room.refused(count) {
-                        self.tell_of_room(&full);
+                        self.report_room(&full);
                         break;
                     }
                 }
-                // One of them, or all together: those that are too large alone are told.
+                // One of them, or all together: items that are too large alone are reported.
                 Err(
                     error @ (EnqueueError::TooLarge { .. } | EnqueueError::PayloadTooLarge { .. }),
                 ) => {
@@ -193,20 +194,20 @@ impl Run {
         }
     }
 
-    /// Tells of a line that cannot be run.
+    /// Reports a line that cannot be run.
     fn skip(&mut self, reason: &str) {
         self.summary.skipped += 1;
         self.screen.message(format!("error: {reason}; skipped\n").as_bytes());
     }
 
-    /// Tells something that is not wrong, unless nothing but that is wanted.
+    /// Reports something that is not an error, unless only errors are wanted.
     fn note(&self, text: &str) {
         if !self.quiet {
             self.screen.message(format!("forebay: {text}\n").as_bytes());
         }
     }
 
-    /// Tells of the first few items that the input names again, and counts all.
+    /// Reports the first few duplicates in the input, and counts all.
     fn tell_duplicate(&mut self, item: &Prepared) {
         self.summary.duplicates += 1;
         let number = item.job.number;
@@ -247,9 +248,9 @@ impl Run {
         entry
     }
 
-    /// Says once that reading the input waits.
-    fn tell_of_room(&mut self, full: &BacklogFull) {
-        if !std::mem::replace(&mut self.told_of_room, true) {
+    /// Reports once that reading the input waits.
+    fn report_room(&mut self, full: &BacklogFull) {
+        if !std::mem::replace(&mut self.has_reported_room, true) {
             let BacklogFull { key, pattern, waiting, limit, .. } = full;
             let text = format!(
                 "the rest of the input waits for room: {waiting} items of {key} wait, rule \
@@ -259,8 +260,8 @@ impl Run {
         }
     }
 
-    /// An item is stored. Where it was stored before although the book did not say so (a power
-    /// failure, an `id` that another command has used), it is as if it had been found.
+    /// An item is stored. If it was stored before although the book did not have it (a power
+    /// failure, an `id` that another command has used), it is treated as found.
     async fn stored(&mut self, item: Prepared, existed: bool) -> Result<(), ExecError> {
         let items = &mut self.served[0].items;
         let place = items.find_or_add(item.id);
@@ -271,18 +272,18 @@ impl Run {
         }
         let Some(view) = self.look(item.id)? else { return Ok(()) };
         if view.created_at >= self.began_at {
-            // By this run, with a batch of which another part was refused.
+            // By this run, in a batch of which another part was refused.
             self.runner.progress().accepted();
             return Ok(());
         }
-        // It takes another place in the order.
+        // It has another position in the order.
         self.waits.ended(&mut self.served[0].items, place);
         self.served[0].items.unset(place, ENDED);
         let back = self.meet(place, view, Some(item)).await?;
         self.put_all_back(back.into_iter().collect()).await
     }
 
-    /// When the end of an entry of another run was told, if it was.
+    /// When the end of an entry of another run was reported, if it was.
     fn told_elsewhere(
         &mut self,
         view: &EntryView,
@@ -303,8 +304,8 @@ impl Run {
         }
     }
 
-    /// An item that had ended when this run began. Whether it stays so: it is not to be tried
-    /// again.
+    /// An item that had ended when this run began. Returns whether that is final: it will not be
+    /// retried.
     async fn ended_earlier(&mut self, place: Place, view: &EntryView) -> Result<bool, ExecError> {
         let found = self.runtime.node().outcome(view.id);
         let Some(outcome) = found.map_err(RuntimeError::from)? else { return Ok(false) };

@@ -1,8 +1,8 @@
-//! What users see of an item that ended: its output, its line, its message.
+//! What users see of an ended item: its output, its line, its message.
 //!
-//! Must always hold: an end is in the run's book as told only after all of it was written to
-//! where the user wants it; until then everything that is to be written is kept. Only the last
-//! write can come twice.
+//! Must always hold: the book records an end as reported only after all of it was written to the
+//! requested place; until then everything needed for that is kept. Only the last write can be
+//! repeated.
 
 use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path};
 
@@ -24,15 +24,15 @@ use crate::{
     show::command_line,
 };
 
-/// Which end of an item this is, in milliseconds since 1970.
+/// Identifies an end of an item, in milliseconds since 1970.
 pub(super) fn end_of(outcome: &Outcome, finished_at: Option<u64>) -> u64 {
     let report = report_of(outcome);
-    // No command told how it ended: it was ended from outside.
+    // Without a command's report: it was ended from outside.
     if report.end.is_some() { report.ended_at.0 } else { finished_at.unwrap_or_default() }
 }
 
 impl Run {
-    /// Counts an item that ended in this run, and tells of it.
+    /// Counts an item that ended in this run, and reports it.
     pub(super) fn ended(&mut self, end: ItemEnd) -> Result<(), ExecError> {
         let outcome = match end.outcome {
             Ok(outcome) => outcome,
@@ -63,8 +63,8 @@ impl Run {
         self.over(end.place, Some(outcome))
     }
 
-    /// What an item runs. Stored payloads of entries that succeeded are gone: their reports
-    /// have it.
+    /// The job of an item. Stored payloads of successful entries are gone: their reports contain
+    /// the job.
     fn job(&self, place: Place, id: EntryId, reported: Option<Job>) -> Result<Job, ExecError> {
         if let Some(job) = self.known.get(&place).map(|known| known.job.clone()).or(reported) {
             return Ok(job);
@@ -73,8 +73,8 @@ impl Run {
         Ok(payload.and_then(|payload| Job::decode(payload).ok()).unwrap_or_default())
     }
 
-    /// Tells of an item that ended, and with `--keep-order` of those behind it; or of none, until
-    /// those before it have ended.
+    /// Reports an ended item, and with `--keep-order` the ended ones after it; or none, until the
+    /// ones before it have ended.
     pub(super) fn over(
         &mut self,
         place: Place,
@@ -89,7 +89,7 @@ impl Run {
             while self.waits.pop_ended(&self.served[0].items).is_some() {}
             return Ok(());
         }
-        // Once the runtime goes down, outcomes cannot be looked up.
+        // After the shutdown of the runtime, outcomes cannot be looked up.
         if self.is_stopping
             && let Some(outcome) = outcome.take()
         {
@@ -109,7 +109,7 @@ impl Run {
         Ok(())
     }
 
-    /// Writes what an item said, or its line, unless that was done.
+    /// Writes the output of an item, or its line, unless that was done.
     fn tell(&mut self, place: Place, outcome: Option<Outcome>) -> Result<(), ExecError> {
         let id = self.served[0].items.id(place);
         let outcome = match outcome {
@@ -158,8 +158,8 @@ impl Run {
         Ok(())
     }
 
-    /// Long outputs that are not where they were kept: the data directory was moved. What is
-    /// lost is said.
+    /// Finds long outputs that are not where they were kept, because the data directory was moved.
+    /// Losses are reported.
     fn find_outputs(&self, id: EntryId, report: &mut Report) {
         for (stream, output) in [("stdout", &mut report.stdout), ("stderr", &mut report.stderr)] {
             let Some(file) = &output.file else { continue };
@@ -230,7 +230,7 @@ fn name(view: &EntryView) -> VQueueName {
 
 fn remove_file(output: &Output) {
     if let Some(path) = &output.file {
-        // What stays is removed with its entry.
+        // On failure the file is removed with its entry.
         let _ = fs::remove_file(Path::new(OsStr::from_bytes(path)));
     }
 }

@@ -1,11 +1,10 @@
-//! The items that have not ended, in the order of the input, and waiting for their ends.
+//! The unfinished items, in the order of the input, and waiting for their ends.
 //!
-//! A million of them cost a few bytes each: only the first of them, and those whose last attempt
-//! is over, are waited for one by one.
+//! A million of them cost a few bytes each: only the first of them, and the ones whose last attempt
+//! is over, are waited for individually.
 //!
-//! Must always hold: an item is waited for once; the first items are waited for whatever
-//! happens, so that one that another process ends is noticed. Must not know: what is done about
-//! an end.
+//! Must always hold: an item is waited for once; the first items are always waited for, so that an
+//! item ended by another process is noticed. Must not know: what happens after an end.
 
 use std::collections::VecDeque;
 
@@ -14,10 +13,10 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use crate::exec::runs::items::{ATTACHED, ENDED, Items, Place, STORED};
 
-/// The first so many are waited for.
+/// Number of first items that are waited for.
 const FIRST_MAX: usize = 1024;
 
-/// How one item ended.
+/// The end of one item.
 pub(super) struct ItemEnd {
     pub(super) place: Place,
     pub(super) outcome: Result<Outcome, ResultError>,
@@ -26,22 +25,22 @@ pub(super) struct ItemEnd {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Waits {
-    /// In the order of the input; those that ended leave when they come to the front.
+    /// In the order of the input; ended items are removed when they reach the front.
     order: VecDeque<Place>,
-    /// So many of the front have been looked at.
+    /// Number of items at the front that were checked.
     looked_at: usize,
     open: u64,
     ends: FuturesUnordered<BoxFuture<'static, ItemEnd>>,
 }
 
 impl Waits {
-    /// One more item, the last of the input so far.
+    /// Adds an item, the last of the input so far.
     pub(super) fn push(&mut self, place: Place) {
         self.order.push_back(place);
         self.open += 1;
     }
 
-    /// How many have not ended.
+    /// Number of unfinished items.
     pub(super) fn open(&self) -> u64 {
         self.open
     }
@@ -53,7 +52,7 @@ impl Waits {
         }
     }
 
-    /// The first item, if it has ended; the next one is the first then.
+    /// Removes the first item, if it has ended; the next one becomes the first.
     pub(super) fn pop_ended(&mut self, items: &Items) -> Option<Place> {
         let first = *self.order.front()?;
         if !items.has(first, ENDED) {
@@ -64,7 +63,7 @@ impl Waits {
         Some(first)
     }
 
-    /// Waits for the first items that are stored.
+    /// Waits for the first stored items.
     pub(super) fn fill(
         &mut self,
         items: &mut Items,

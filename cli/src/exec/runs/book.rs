@@ -1,13 +1,13 @@
-//! The book of a run, `exec/runs/ID`: which items it has, and what users have seen of them.
+//! The book of a run, `exec/runs/ID`: its items, and which of their results users have seen.
 //!
-//! Owns: the file's format. It is only appended to: a head with the run's identity, then
-//! records of 25 bytes: what it says, the item's identity, a number.
+//! Owns: the file's format. It is append-only: a head with the run's identity, then records of 25
+//! bytes: a tag, the item's identity, a number.
 //!
 //! Must always hold: an item is in the book before it is stored, under the partition key it is
-//! stored with (so that it is found whatever scope and key its next input gives it); an end is
-//! in the book as printed only after it was printed. Records need no sync: a kill loses none,
-//! and what a power failure loses is found in the stored entries or printed once more. Must not
-//! know: how items run.
+//! stored with (so that it is found even if its next input gives it another scope and key); an end
+//! is in the book as printed only after it was printed. Records need no sync: a kill loses none,
+//! and records lost by a power failure are found in the stored entries or printed once more. Must
+//! not know: how items run.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -26,7 +26,7 @@ use super::{
 
 /// First bytes of a book.
 const MAGIC: &[u8; 16] = b"forebay run 1\n\0\0";
-/// Longest head: a command line has at most 2 MiB.
+/// Maximum length of a head: a command line has at most 2 MiB.
 const HEAD_LEN_MAX: u32 = 4 << 20;
 const RECORD_LEN: usize = 25;
 /// Records read at a time.
@@ -40,21 +40,21 @@ pub(crate) struct BookError {
     source: io::Error,
 }
 
-/// What a record says.
+/// The tag of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Tag {
-    /// The item goes to this partition key.
+    /// The item is stored under this partition key.
     Stored = 1,
     /// Its end at this time was printed.
     Told = 2,
     /// It is set aside.
     Aside = 3,
-    /// It is not set aside any more.
+    /// It is no longer set aside.
     Back = 4,
 }
 
-/// A book that is written.
+/// A book being written.
 #[derive(Debug)]
 pub(crate) struct Book {
     path: PathBuf,
@@ -63,7 +63,7 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    /// Opens or makes the book of a run; what it says of items that are there.
+    /// Opens or creates the book of a run; also returns its items.
     ///
     /// # Errors
     /// [`BookError`] when the file cannot be used.
@@ -71,8 +71,7 @@ impl Book {
         Self::open_at(&books_dir(data_dir).join(identity.id().to_string()), identity)
     }
 
-    /// Opens the book of a run that has one, or of the items that versions without runs have
-    /// left.
+    /// Opens the book of a run that has one, or of the items left by versions without runs.
     ///
     /// # Errors
     /// [`BookError`] when the file cannot be used.
@@ -91,14 +90,14 @@ impl Book {
         let len = match read(&mut file, &mut items).map_err(at)? {
             Some((_, len)) => len,
             None => {
-                // Nothing was read of it: an earlier process did not get further.
+                // It was empty: an earlier process did not get further.
                 file.set_len(0).map_err(at)?;
                 let head = head(identity);
                 file.write_all(&head).map_err(at)?;
                 head.len() as u64
             }
         };
-        // Half a record that a crash has left.
+        // Half a record, left by a crash.
         file.set_len(len).map_err(at)?;
         Ok((Self { path: path.to_owned(), file, len }, items))
     }
@@ -106,7 +105,7 @@ impl Book {
     /// These items are about to be stored.
     ///
     /// # Errors
-    /// [`BookError`]: they must not be stored then.
+    /// [`BookError`]: then they must not be stored.
     pub(crate) fn store(&mut self, items: impl Iterator<Item = EntryId>) -> Result<(), BookError> {
         self.append(items.map(|id| (Tag::Stored, id.uuid, id.partition_key.0)))
     }
@@ -119,17 +118,17 @@ impl Book {
         self.append(std::iter::once((Tag::Told, id.uuid, ended_at)))
     }
 
-    /// These items are about to be set aside. Durable: otherwise they would look like items
-    /// that users have paused.
+    /// These items are about to be set aside. Durable: otherwise they would look like items paused
+    /// by users.
     ///
     /// # Errors
-    /// [`BookError`]: they must not be set aside then.
+    /// [`BookError`]: then they must not be set aside.
     pub(crate) fn set_aside(&mut self, items: &[EntryId]) -> Result<(), BookError> {
         self.append(items.iter().map(|id| (Tag::Aside, id.uuid, id.partition_key.0)))?;
         self.file.sync_data().map_err(|source| BookError { path: self.path.clone(), source })
     }
 
-    /// These items are back at their places.
+    /// These items are back at their positions.
     ///
     /// # Errors
     /// [`BookError`]
@@ -148,7 +147,7 @@ impl Book {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         if let Err(source) = self.file.write_all(&bytes) {
-            // A full disk leaves half a record; what follows it could not be read.
+            // A full disk leaves half a record; records after it could not be read.
             let _ = self.file.set_len(self.len);
             return Err(BookError { path: self.path.clone(), source });
         }
@@ -163,7 +162,7 @@ fn head(identity: &Identity) -> Vec<u8> {
     [&MAGIC[..], &len.to_be_bytes(), &message].concat()
 }
 
-/// Reads a book. `None` when it has no whole head; otherwise how many bytes are whole records.
+/// Reads a book. `None` without a whole head; otherwise the number of bytes of whole records.
 fn read(file: &mut impl Read, items: &mut Items) -> io::Result<Option<(Identity, u64)>> {
     let mut reader = BufReader::with_capacity(READ_BYTES, file);
     let Some((identity, mut len)) = read_head(&mut reader)? else { return Ok(None) };
@@ -227,7 +226,7 @@ fn take(record: &[u8; RECORD_LEN], items: &mut Items) {
                 items.set(place, ASIDE | STORED);
             }
         }
-        // Zeros that a power failure has left.
+        // Zeros left by a power failure.
         _ => {}
     }
 }
@@ -242,7 +241,7 @@ pub(crate) struct Listed {
 /// The runs that have a book, oldest first.
 ///
 /// # Errors
-/// [`BookError`] when the directory cannot be read. A book that cannot be read is left out.
+/// [`BookError`] when the directory cannot be read. A book that cannot be read is omitted.
 pub(crate) fn list(data_dir: &Path) -> Result<Vec<Listed>, BookError> {
     let path = books_dir(data_dir);
     let at = |source| BookError { path: path.clone(), source };
@@ -263,7 +262,7 @@ pub(crate) fn list(data_dir: &Path) -> Result<Vec<Listed>, BookError> {
     Ok(runs)
 }
 
-/// What the book of a run says of its items.
+/// The items in the book of a run.
 ///
 /// # Errors
 /// [`BookError`] when it cannot be read.
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_and_half_a_record_is_cut_off() {
+    fn records_are_read_back_and_half_a_record_is_cut_off() {
         let dir = tempfile::tempdir().unwrap();
         let (mut book, items) = Book::open(dir.path(), &identity()).unwrap();
         assert_eq!(items.places().count(), 0);
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_head_is_written_anew_and_another_file_is_left_alone() {
+    fn a_torn_head_is_rewritten_and_another_file_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let (book, _) = Book::open(dir.path(), &identity()).unwrap();
         let whole = fs::read(&book.path).unwrap();

@@ -1,20 +1,20 @@
 //! The items of a run in memory: a million of them in about 45 MB.
 //!
-//! Owns: which entry an item is, whether this input has named it, whether it has ended, and
-//! whether its output was printed. Must always hold: an item has one row, found by its
-//! identity. Must not know: where rows come from.
+//! Owns: the entry of an item, whether this input has named it, whether it has ended, and whether
+//! its output was printed. Must always hold: an item has one row, found by its identity. Must not
+//! know: where rows come from.
 
 use forebay_messages::{EntryId, PartitionKey};
 use hashbrown::HashTable;
 
-/// The place of an item's row. Rows stay where they are.
+/// The index of an item's row. Rows are never moved.
 pub(crate) type Place = u32;
 
 /// This input has named it.
 pub(crate) const NAMED: u8 = 1;
-/// It is stored, as far as the book says.
+/// It is stored, according to the book.
 pub(crate) const STORED: u8 = 2;
-/// Its end was noticed by this process.
+/// This process has noticed its end.
 pub(crate) const ENDED: u8 = 4;
 /// This process waits for its end.
 pub(crate) const ATTACHED: u8 = 8;
@@ -25,12 +25,12 @@ pub(crate) const ASIDE: u8 = 16;
 struct Row {
     uuid: [u8; 16],
     partition_key: u64,
-    /// The end that was printed, in milliseconds since 1970; 0 for none. Above it the flags:
-    /// a byte of its own would take eight.
+    /// The end that was printed, in milliseconds since 1970; 0 for none. The flags are above it: a
+    /// separate byte would take eight.
     told_at_and_flags: u64,
 }
 
-/// Where the flags begin. Milliseconds reach it in the year 2,285,000.
+/// Position of the flags. Milliseconds reach it in the year 2,285,000.
 const FLAGS_AT: u32 = 56;
 const TOLD_AT_MAX: u64 = (1 << FLAGS_AT) - 1;
 
@@ -45,24 +45,24 @@ fn bits(flags: u8) -> u64 {
     u64::from(flags) << FLAGS_AT
 }
 
-/// Identities are hashes already.
+/// Identities are already hashes.
 fn hash(uuid: &[u8; 16]) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *uuid;
     u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 impl Items {
-    /// All places, in the order in which the items came.
+    /// All indexes, in the order in which the items were added.
     pub(crate) fn places(&self) -> impl Iterator<Item = Place> + use<> {
         0..Place::try_from(self.rows.len()).unwrap_or(Place::MAX)
     }
 
-    /// The item of this identity.
+    /// The item with this identity.
     pub(crate) fn find(&self, uuid: &[u8; 16]) -> Option<Place> {
         self.index.find(hash(uuid), |place| self.row(*place).uuid == *uuid).copied()
     }
 
-    /// The item of this identity; a new one is the entry `id`.
+    /// The item with this identity; a new one is the entry `id`.
     pub(crate) fn find_or_add(&mut self, id: EntryId) -> Place {
         if let Some(place) = self.find(&id.uuid) {
             return place;
@@ -90,7 +90,7 @@ impl Items {
         self.rows[place as usize].partition_key = partition_key.0;
     }
 
-    /// Whether an item has one of these flags.
+    /// Whether an item has any of these flags.
     pub(crate) fn has(&self, place: Place, flags: u8) -> bool {
         self.row(place).told_at_and_flags & bits(flags) != 0
     }
@@ -103,12 +103,12 @@ impl Items {
         is_new
     }
 
-    /// Takes flags from an item.
+    /// Clears flags of an item.
     pub(crate) fn unset(&mut self, place: Place, flags: u8) {
         self.rows[place as usize].told_at_and_flags &= !bits(flags);
     }
 
-    /// The end of an item that was printed, in milliseconds since 1970; 0 for none.
+    /// The printed end of an item, in milliseconds since 1970; 0 for none.
     pub(crate) fn told_at(&self, place: Place) -> u64 {
         self.row(place).told_at_and_flags & TOLD_AT_MAX
     }

@@ -1,9 +1,9 @@
 //! What a run is, and the books of all runs in a data directory.
 //!
-//! Owns: a run's identity (command template, directory, and the name that `--again` gives it)
-//! and the name of its service. Must always hold: the same command line in the same directory
-//! is the same run, in every version of forebay; two runs share no service, so that a process
-//! serves the runs it was asked for and no others. Must not know: the runtime.
+//! Owns: a run's identity (command template, directory, and the name given with `--again`) and the
+//! name of its service. Must always hold: the same command line in the same directory is the same
+//! run, in every version of forebay; two runs share no service, so that a process serves the
+//! requested runs and no others. Must not know: the runtime.
 //!
 //! | module | does |
 //! |---|---|
@@ -27,7 +27,7 @@ use forebay_messages::{PartitionKey, VQueueName};
 
 /// Service of versions without runs; the services of runs begin with it and a dot.
 pub(crate) const SERVICE: &str = "exec";
-/// The run of the items that versions without runs have left.
+/// The run of the items left by versions without runs.
 pub(crate) const BEFORE: &str = "before";
 /// Base 32 without letters that look like digits. In the order of their values.
 const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -39,12 +39,12 @@ const ID_LEN: usize = 26;
 pub(crate) struct RunId(ByteString);
 
 impl RunId {
-    /// The run of the items that versions without runs have left.
+    /// The run of the items left by versions without runs.
     pub(crate) fn before() -> Self {
         Self(ByteString::from_static(BEFORE))
     }
 
-    /// The run behind a service's name, if it is one of `exec`.
+    /// The run of a service's name, if it is one of `exec`.
     pub(crate) fn of_service(service: &str) -> Option<Self> {
         if service == SERVICE {
             return Some(Self::before());
@@ -53,7 +53,7 @@ impl RunId {
         Self::parse(id)
     }
 
-    /// A whole id as it is printed.
+    /// A whole id as printed.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_id = text.len() == ID_LEN && text.bytes().all(|digit| DIGITS.contains(&digit));
         (is_id || text == BEFORE).then(|| Self(ByteString::from(text)))
@@ -64,12 +64,12 @@ impl RunId {
         if self.is_before() { SERVICE.to_owned() } else { format!("{SERVICE}.{}", self.0) }
     }
 
-    /// Whether it stands for what versions without runs have left.
+    /// Whether it is the run of items left by versions without runs.
     pub(crate) fn is_before(&self) -> bool {
         self.0 == BEFORE
     }
 
-    /// As much of it as people need to type.
+    /// The part of it that people need to type.
     pub(crate) fn short(&self) -> &str {
         &self.0[..self.0.len().min(8)]
     }
@@ -81,19 +81,19 @@ impl fmt::Display for RunId {
     }
 }
 
-/// What makes a run the one that it is; the head of its book.
+/// The identity of a run; the head of its book.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub(crate) struct Identity {
     /// The command's words with their templates.
     #[bilrost(1)]
     pub(crate) command: Vec<Bytes>,
-    /// Where it was started.
+    /// The directory where it was started.
     #[bilrost(2)]
     pub(crate) directory: Bytes,
-    /// What `--again` names it.
+    /// The name given with `--again`.
     #[bilrost(3)]
     pub(crate) again: Option<ByteString>,
-    /// When it was first started, in milliseconds since 1970. Not a part of the id.
+    /// When it was first started, in milliseconds since 1970. Not part of the id.
     #[bilrost(4)]
     pub(crate) started_at: u64,
     /// `--chdir`, with its templates.
@@ -102,7 +102,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    /// Its id: a hash, which every data directory relies on.
+    /// Its id: a hash that every data directory depends on.
     pub(crate) fn id(&self) -> RunId {
         let mut canonical = Vec::with_capacity(256);
         put(&mut canonical, b'd', &self.directory);
@@ -136,7 +136,7 @@ impl Identity {
     }
 }
 
-/// A word as a shell takes it.
+/// A word, quoted for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:={}@%+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -145,13 +145,13 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Where entries of a run without scope and key live: all in one vqueue, so that they start in
-/// the order of the input.
+/// The partition key of a run's entries without scope and key: all are in one vqueue, so that they
+/// start in the order of the input.
 pub(crate) fn place_of(service: &str) -> PartitionKey {
     VQueueName::service(service).partition_key(None, &[0; 16])
 }
 
-/// A short name that no earlier run has, for `--again`.
+/// A short name for `--again` that no earlier run has.
 pub(crate) fn fresh_name() -> ByteString {
     let mut bits = uuid::Uuid::new_v4().as_u128();
     let mut name = String::new();
@@ -162,14 +162,14 @@ pub(crate) fn fresh_name() -> ByteString {
     ByteString::from(name)
 }
 
-/// Appends a tagged text so that no two sequences of texts have the same bytes.
+/// Appends a tagged text so that different sequences of texts have different bytes.
 pub(super) fn put(canonical: &mut Vec<u8>, tag: u8, text: &[u8]) {
     canonical.push(tag);
     canonical.extend_from_slice(&(text.len() as u64).to_be_bytes());
     canonical.extend_from_slice(text);
 }
 
-/// Where the books are.
+/// The directory of the books.
 pub(crate) fn books_dir(data_dir: &Path) -> PathBuf {
     data_dir.join("exec").join("runs")
 }
@@ -184,7 +184,7 @@ mod tests {
         Identity { command, directory, ..Identity::default() }
     }
 
-    /// These characters are in people's data directories.
+    /// These characters are in users' data directories.
     #[test]
     fn a_run_is_its_command_and_its_directory() {
         let base = identity(&["gzip", "-k", "{}"], "/x");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_shown_as_a_shell_takes_it() {
+    fn a_command_is_shown_quoted_for_a_shell() {
         let shown = identity(&["sh", "-c", "rm \"$1\" it's", "_", "{}"], "/").command_line();
         assert_eq!(shown, r#"sh -c 'rm "$1" it'\''s' _ {}"#);
     }

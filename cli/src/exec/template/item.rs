@@ -1,4 +1,4 @@
-//! An item as templates see it, and what paths are made of.
+//! An item as seen by templates, and parts of paths.
 
 use serde_json::{Map, Value};
 
@@ -12,7 +12,7 @@ pub(crate) type Fields = Map<String, Value>;
 pub(crate) struct Item {
     args: Vec<Vec<u8>>,
     fields: Fields,
-    /// Where it is in the input; no part of what it says.
+    /// Its position in the input; not part of its content.
     number: u64,
 }
 
@@ -23,7 +23,7 @@ impl Item {
         Self { args: vec![bytes], ..Self::default() }
     }
 
-    /// Several lines: an argument each, no fields.
+    /// Several lines: one argument each, no fields.
     #[must_use]
     pub(crate) fn lines(args: Vec<Vec<u8>>) -> Self {
         Self { args, ..Self::default() }
@@ -35,13 +35,13 @@ impl Item {
         Self { args, fields, number: 0 }
     }
 
-    /// The same item at a place in the input.
+    /// The same item at a position in the input.
     #[must_use]
     pub(crate) fn at(self, number: u64) -> Self {
         Self { number, ..self }
     }
 
-    /// Where it is in the input.
+    /// Its position in the input.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
@@ -58,7 +58,7 @@ impl Item {
         &self.fields
     }
 
-    /// The one argument that a placeholder within a text stands for.
+    /// The single argument for a placeholder within a text.
     pub(super) fn one(&self, placeholder: &'static str) -> Result<&[u8], RenderError> {
         match self.args.as_slice() {
             [arg] => Ok(arg),
@@ -66,7 +66,7 @@ impl Item {
         }
     }
 
-    /// A field as text; `null` is as good as missing.
+    /// A field as text; `null` counts as missing.
     pub(crate) fn field(&self, name: &str) -> Result<String, RenderError> {
         let not_scalar = |kind| RenderError::NotScalar { name: name.to_owned(), kind };
         match self.fields.get(name) {
@@ -85,7 +85,7 @@ fn trimmed(path: &[u8]) -> &[u8] {
     &path[..len]
 }
 
-/// Where the last component begins, behind the last slash.
+/// Start of the last component, after the last slash.
 fn base_at(path: &[u8]) -> usize {
     path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1)
 }
@@ -96,7 +96,7 @@ pub(super) fn base_name(path: &[u8]) -> &[u8] {
     if path == b"/" { path } else { &path[base_at(path)..] }
 }
 
-/// The path without its last component, like dirname(1): `.` where there is none.
+/// The path without its last component, like dirname(1): `.` if there is none.
 pub(super) fn directory(path: &[u8]) -> &[u8] {
     let path = trimmed(path);
     match base_at(path) {
@@ -105,8 +105,8 @@ pub(super) fn directory(path: &[u8]) -> &[u8] {
     }
 }
 
-/// Where the extension's dot is. A dot at the start of the base name is no
-/// extension's: `.bashrc` has none.
+/// Position of the extension's dot. A dot at the start of the base name does not count: `.bashrc`
+/// has no extension.
 fn dot_at(path: &[u8]) -> Option<usize> {
     let base = base_at(path);
     let dot = path[base..].iter().rposition(|byte| *byte == b'.')?;
@@ -118,7 +118,7 @@ pub(super) fn stem(path: &[u8]) -> &[u8] {
     dot_at(path).map_or(path, |dot| &path[..dot])
 }
 
-/// The extension, without its dot; empty where there is none.
+/// The extension, without its dot; empty if there is none.
 pub(super) fn extension(path: &[u8]) -> &[u8] {
     dot_at(path).map_or(&[], |dot| &path[dot + 1..])
 }

@@ -1,4 +1,4 @@
-//! From text to pieces. Cannot fail: what is no placeholder is literal text.
+//! From text to pieces. Cannot fail: text that is not a placeholder is literal.
 
 use super::{Piece, Source};
 
@@ -66,8 +66,8 @@ fn source(name: &[u8]) -> Option<Source> {
         b"#" => Source::Number,
         [first, rest @ ..] => {
             let starts = first.is_ascii_alphabetic() || *first == b'_';
-            let goes_on = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
-            if !starts || !rest.iter().all(goes_on) {
+            let continues = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+            if !starts || !rest.iter().all(continues) {
                 return None;
             }
             Source::Field(String::from_utf8(name.to_vec()).ok()?)

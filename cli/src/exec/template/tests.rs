@@ -1,4 +1,4 @@
-//! Templates: what they render, what they refuse.
+//! Templates: results and refusals.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -47,7 +47,7 @@ fn path_forms() {
 }
 
 #[test]
-fn defaults_stand_in_for_what_is_empty_or_missing() {
+fn defaults_replace_empty_or_missing_values() {
     assert_eq!(line("{ext:-none}", "Makefile"), "none");
     assert_eq!(line("{ext:-none}", "a.rs"), "rs");
     assert_eq!(line("{:-empty}", ""), "empty");
@@ -58,7 +58,7 @@ fn defaults_stand_in_for_what_is_empty_or_missing() {
 }
 
 #[test]
-fn what_is_missing_or_no_scalar_is_named() {
+fn missing_and_non_scalar_fields_are_named() {
     let item = object(json!({"args": ["a", "b"], "nothing": null, "list": [], "map": {}}));
     let missing = |name: &str| RenderError::Missing { name: name.to_owned() };
     assert_eq!(rendered("{gone}", &item).unwrap_err(), missing("gone"));
@@ -72,7 +72,7 @@ fn what_is_missing_or_no_scalar_is_named() {
 }
 
 #[test]
-fn the_number_is_that_of_the_place_in_the_input() {
+fn the_number_is_the_position_in_the_input() {
     let item = Item::line(b"a".to_vec()).at(12);
     assert_eq!(rendered("out.{#}", &item).unwrap(), "out.12");
     assert_eq!(rendered("{{#}} ${#} {#x}", &item).unwrap(), "{#} ${#} {#x}");
@@ -88,7 +88,7 @@ fn a_field_of_a_line_is_unknown() {
 }
 
 #[test]
-fn braces_of_others_are_left_alone() {
+fn foreign_braces_are_left_alone() {
     for text in [
         "{print $1}",
         "${HOME}",
@@ -142,7 +142,7 @@ fn arguments_are_spread_where_braces_stand_alone() {
 }
 
 #[test]
-fn the_item_is_appended_only_where_nothing_stands_for_it() {
+fn the_item_is_appended_only_without_a_placeholder() {
     let item = Item::line(b"d/f".to_vec());
     assert_eq!(argv(&["echo", "-n"], &item), ["echo", "-n", "d/f"]);
     assert_eq!(argv(&["echo", "{/}"], &item), ["echo", "f"]);
@@ -173,7 +173,7 @@ fn soup() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    /// Text without a brace is itself, whatever it is.
+    /// Text without a brace stays unchanged.
     #[test]
     fn text_without_braces_is_literal(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         let bytes: Vec<u8> = bytes.into_iter().filter(|b| *b != b'{').collect();
@@ -181,8 +181,8 @@ proptest! {
         prop_assert_eq!(template.literal(), Some(bytes.as_slice()));
     }
 
-    /// Compiling never panics, and doubling the braces of a placeholder always
-    /// gives its text back.
+    /// Compiling never panics, and doubling the braces of a placeholder always gives its literal
+    /// text.
     #[test]
     fn any_placeholder_can_be_escaped(soup in soup(), name in "(|/|//|\\.|ext|[a-z_][a-z0-9_-]{0,5})(:-[a-z ]{0,3})?") {
         let _ = Template::compile(&soup, Offer::Object);
@@ -191,7 +191,7 @@ proptest! {
         prop_assert_eq!(template.literal().map(<[u8]>::to_vec), Some(format!("{{{name}}}").into_bytes()));
     }
 
-    /// A line is put in as it is: braces inside it are not templates again.
+    /// A line is inserted unchanged: braces in it are not placeholders.
     #[test]
     fn items_are_not_templates(soup in soup()) {
         let template = Template::compile(b"<{}>", Offer::Line).unwrap();
@@ -199,7 +199,7 @@ proptest! {
         prop_assert_eq!(rendered, [b"<".as_slice(), &soup, b">"].concat());
     }
 
-    /// Directory and base name make the path again; so do stem and extension.
+    /// Directory and base name make the path; so do stem and extension.
     #[test]
     fn parts_make_the_path(path in "[ab.]{1,4}(/[ab.]{1,4}){0,3}") {
         let rejoined = match line("{//}", &path).as_str() {
