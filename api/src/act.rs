@@ -1,11 +1,11 @@
-//! Doing something to entries or vqueues: which ones, and what came of it.
+//! Actions on entries or vqueues: their targets, and the results.
 
 use forebay_messages::{EntryId, VQueueId};
 use serde::{Deserialize, Serialize};
 
 use crate::EntryFilter;
 
-/// Which entries or vqueues something is done to: exactly one of these says so.
+/// The target of an action: exactly one of these is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// These entries.
@@ -14,45 +14,45 @@ pub struct Target {
     /// These whole vqueues.
     #[serde(default)]
     pub queues: Vec<VQueueId>,
-    /// The entries that match.
+    /// All matching entries.
     #[serde(default)]
     pub filter: EntryFilter,
-    /// Every entry there is.
+    /// All entries.
     #[serde(default)]
     pub all: bool,
 }
 
-/// What came of a command about entries or vqueues.
+/// The result of a command about entries or vqueues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActView {
-    /// Nothing was changed: this is what would come of it.
+    /// Nothing was changed: this is what would happen.
     pub dry_run: bool,
-    /// How many were changed.
+    /// Number of changed ones.
     pub changed: u64,
-    /// How many were not.
+    /// Number of ones that were not changed.
     pub not_changed: u64,
-    /// Why they were not.
+    /// The reasons for that.
     pub reasons: Vec<SkippedView>,
-    /// The first of those that were changed, at most 1,000.
+    /// The first changed ones, at most 1,000.
     pub changed_ids: Vec<String>,
-    /// The first of those that were not, at most 1,000.
+    /// The first ones that were not changed, at most 1,000.
     pub not_changed_ids: Vec<NotChangedView>,
 }
 
-/// Why so many were not changed.
+/// Number of ones that were not changed, for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedView {
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// How many.
+    /// Their number.
     pub count: u64,
 }
 
 /// One that was not changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotChangedView {
-    /// Which.
+    /// Its id.
     pub id: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }

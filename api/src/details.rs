@@ -1,4 +1,4 @@
-//! Everything that is known of one entry.
+//! Everything known about one entry.
 
 use bytes::Bytes;
 use forebay_messages::command::RetryPolicy;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::EntryView;
 
-/// Most bytes of a payload, and of a result, that one answer gives.
+/// Maximum bytes of a payload, and of a result, in one answer.
 pub const DETAIL_BYTES_MAX: usize = 4 << 20;
 
 /// Some bytes of an entry, or the beginning of them.
@@ -15,21 +15,21 @@ pub const DETAIL_BYTES_MAX: usize = 4 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "BytesText", into = "BytesText")]
 pub struct BytesView {
-    /// How many there are in all.
+    /// Total length.
     pub len: u64,
-    /// The first of them.
+    /// The beginning.
     pub head: Bytes,
 }
 
 impl BytesView {
-    /// Whether the head is all there is.
+    /// Whether the head is complete.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.head.len() as u64 == self.len
     }
 }
 
-/// [`BytesView`] as JSON has it.
+/// [`BytesView`] as in JSON.
 #[derive(Clone, Serialize, Deserialize)]
 struct BytesText {
     len: u64,
@@ -61,14 +61,14 @@ impl From<BytesText> for BytesView {
     }
 }
 
-/// Bytes up to the first digit that is none: only a program that is not forebay writes one.
+/// Bytes up to the first invalid digit, which only other programs write.
 fn from_hex(hex: &str) -> Vec<u8> {
     let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|it| u8::try_from(it).ok());
     let bytes = hex.as_bytes().chunks_exact(2);
     bytes.map_while(|two| Some(digit(two[0])? << 4 | digit(two[1])?)).collect()
 }
 
-/// An attempt that failed and was followed by another one, for people.
+/// A failed and retried attempt, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedAttemptView {
     /// Its number, from 1. A redriven entry counts from 1 again.
@@ -77,22 +77,22 @@ pub struct FailedAttemptView {
     pub started_at: u64,
     /// When it ended (milliseconds since 1970).
     pub ended_at: u64,
-    /// What it said, at most 256 bytes.
+    /// Its message, at most 256 bytes.
     pub text: String,
 }
 
-/// What follows a failed attempt, for people.
+/// Retries of failed attempts, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryView {
-    /// How many attempts in all; 0 is no limit.
+    /// Maximum number of attempts; 0 is no limit.
     pub attempts_max: u32,
-    /// Wait after the first failed attempt, in milliseconds.
+    /// Delay after the first failed attempt, in milliseconds.
     pub backoff_first_ms: u64,
-    /// Longest wait, in milliseconds.
+    /// Maximum delay, in milliseconds.
     pub backoff_max_ms: u64,
-    /// Growth of the wait from attempt to attempt, in percent.
+    /// Growth of the delay with each attempt, in percent.
     pub growth_percent: u32,
-    /// Random share taken off each wait, in percent of it.
+    /// Random share that is subtracted from each delay, in percent of it.
     pub jitter_percent: u32,
 }
 
@@ -109,25 +109,25 @@ impl From<RetryPolicy> for RetryView {
     }
 }
 
-/// Everything that is known of an entry, for people.
+/// Everything known about an entry, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryDetails {
-    /// What a list of entries says of it, with its payload and its result.
+    /// The entry as in a list, with its payload and its result.
     pub entry: EntryView,
-    /// The last attempts that failed and were followed by another one, oldest first, at
-    /// most 8. What the last attempt of a failed entry said is `entry.failure`.
+    /// The last failed and retried attempts, oldest first, at most 8. The message of the last
+    /// attempt of a failed entry is `entry.failure`.
     pub failed_attempts: Vec<FailedAttemptView>,
-    /// What a handler that failed left beside its message.
+    /// Additional bytes of a failed handler.
     pub detail: Option<BytesView>,
-    /// What follows a failed attempt.
+    /// Retries of failed attempts.
     pub retry: RetryView,
     /// The idempotency key it was enqueued with.
     pub idempotency_key: Option<String>,
     /// How long its result is kept, in milliseconds; absent is the default, `u64::MAX`
     /// until it is purged.
     pub retention_ms: Option<u64>,
-    /// When its result is forgotten (milliseconds since 1970); absent while it has not
-    /// ended and when it is kept until it is purged.
+    /// When its result is removed (milliseconds since 1970); absent while it has not ended and when
+    /// it is kept until it is purged.
     pub expires_at: Option<u64>,
     /// It was asked to stop and has not ended yet.
     pub cancel_requested: bool,
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_read_as_they_were_written_text_or_not() {
+    fn bytes_round_trip_as_text_or_hex() {
         for head in
             [&b"plain"[..], b"", b"\x05\x01\n\"quoted\"", b"\xff\x00\x7f", "gr\u{fc}n".as_bytes()]
         {

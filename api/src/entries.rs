@@ -1,6 +1,6 @@
-//! Entries: which are wanted, and what is said of each.
+//! Entries: filters, and views.
 //!
-//! Must always hold: a cursor goes on only with the filter that it came from.
+//! Must always hold: a cursor can only be continued with the filter that it came from.
 
 use std::{fmt, str::FromStr};
 
@@ -13,12 +13,12 @@ use thiserror::Error;
 
 use crate::BytesView;
 
-/// Most entries (or vqueues) of one page.
+/// Maximum number of entries (or vqueues) per page.
 pub const PAGE_ENTRIES_MAX: usize = 1_000;
-/// Most bytes of a payload, and of a result, that a list gives of each entry.
+/// Maximum bytes of a payload, and of a result, per entry in a list.
 pub const LISTED_BYTES_MAX: usize = 4 << 10;
 
-/// Which entries are wanted.
+/// A filter for entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryFilter {
     /// Only in this stage.
@@ -29,7 +29,7 @@ pub struct EntryFilter {
     pub scope: Option<String>,
     /// Only of this limit key (`l1` includes everything below).
     pub limit_key: Option<String>,
-    /// Only those enqueued at or before this time (milliseconds since 1970).
+    /// Only entries enqueued at or before this time (milliseconds since 1970).
     #[serde(default)]
     pub created_until: Option<u64>,
     /// Only finished entries with this outcome.
@@ -38,28 +38,27 @@ pub struct EntryFilter {
     /// At most this many; 0 means all.
     #[serde(default)]
     pub limit: usize,
-    /// So many bytes of each payload and of each result are given with it; 0: none. No part
-    /// of what is wanted.
+    /// Include this many bytes of each payload and each result; 0: none. Not part of the filter's
+    /// conditions.
     #[serde(default)]
     pub bytes_max: usize,
 }
 
 impl EntryFilter {
-    /// Whether it says nothing, and so takes every entry.
+    /// Whether it has no condition, and so matches every entry.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let Self { limit, bytes_max, .. } = *self;
         *self == Self { limit, bytes_max, ..Self::default() }
     }
 
-    /// Refuses a service, scope or limit key that no entry can have: an empty one, or a limit
-    /// key that ends with a slash or has three levels. Such a filter would find nothing,
-    /// without a word about why.
+    /// Refuses a service, scope or limit key that no entry can have: an empty one, or a limit key
+    /// that ends with a slash or has three levels. Such a filter would silently find nothing.
     ///
     /// # Errors
     /// [`FilterError::Name`].
     pub fn check(&self) -> Result<(), FilterError> {
-        // A service that ends with `.*` stands for all services below it.
+        // A service that ends with `.*` includes all services below it.
         let service = self.service.as_deref().map(|name| name.strip_suffix(".*").unwrap_or(name));
         let parts = [(Part::Service, service), (Part::Scope, self.scope.as_deref())];
         for (part, text) in parts {
@@ -73,17 +72,17 @@ impl EntryFilter {
     }
 }
 
-/// A filter or a cursor that makes no sense.
+/// An invalid filter or cursor.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FilterError {
-    /// The filter says nothing.
+    /// The filter has no condition.
     #[error("the filter is empty: name entries, narrow it, or say that you mean all")]
     Empty,
     /// A service, scope or limit key that no entry can have.
     #[error("the filter takes no entry: {0}")]
     Name(#[from] NameError),
-    /// A text that is no cursor.
+    /// Not a cursor.
     #[error("`{0}` is not a cursor: pass the one of the page before, or start without one")]
     Cursor(String),
     /// A cursor from a listing with another filter.
@@ -92,7 +91,7 @@ pub enum FilterError {
          a cursor"
     )]
     OtherFilter,
-    /// The action can change no entry that the filter takes.
+    /// The filter cannot match any entry that the action can change.
     #[error("{action} is for entries that {of}; the filter takes others")]
     NeverMatches {
         /// The action.
@@ -102,13 +101,13 @@ pub enum FilterError {
     },
 }
 
-/// How an entry ended, without what it said.
+/// The outcome of an entry, without its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum EntryOutcome {
     /// Its handler succeeded.
     #[serde(rename = "success")]
     Success,
-    /// Its handler said that trying again is useless.
+    /// Its handler reported that a retry is useless.
     #[serde(rename = "failed")]
     Failed,
     /// All attempts are used up; it can be redriven.
@@ -169,33 +168,33 @@ pub struct EntryView {
     pub limit_key: Option<String>,
     /// Its object key.
     pub key: Option<String>,
-    /// Where it is.
+    /// Its stage.
     pub stage: Stage,
-    /// How it ended.
+    /// Its outcome.
     pub outcome: Option<EntryOutcome>,
-    /// Attempts that ended and counted.
+    /// Ended attempts that counted.
     pub attempts: u32,
     /// When it was enqueued (milliseconds since 1970).
     pub created_at: u64,
-    /// Not before this time (milliseconds since 1970).
+    /// Earliest start (milliseconds since 1970).
     pub run_at: Option<u64>,
     /// When its last attempt started (milliseconds since 1970).
     pub started_at: Option<u64>,
     /// When it ended (milliseconds since 1970).
     pub finished_at: Option<u64>,
-    /// What its last failed attempt said.
+    /// Message of its last failed attempt.
     pub failure: Option<String>,
-    /// Its payload, or the beginning of it, where that was asked for and is still stored:
-    /// the payload of an entry that succeeded is not.
+    /// Its payload, or the beginning of it, if requested and still stored: payloads of successful
+    /// entries are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<BytesView>,
-    /// What its handler returned, or the beginning of it, where that was asked for.
+    /// The result of its handler, or the beginning of it, if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<BytesView>,
 }
 
-/// Where a listing goes on: after an entry, with the same filter. Printed and read as text
-/// (`ent_…` and 16 hexadecimal digits, with a dot between).
+/// The position in a listing: after an entry, with the same filter. Printed and parsed as text
+/// (`ent_…` and 16 hexadecimal digits, separated by a dot).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryCursor {
     after: EntryId,
@@ -203,13 +202,13 @@ pub struct EntryCursor {
 }
 
 impl EntryCursor {
-    /// Goes on after this entry, with the filter that has this hash.
+    /// The position after this entry, for the filter with this hash.
     #[must_use]
     pub fn new(after: EntryId, filter_hash: u64) -> Self {
         Self { after, filter_hash }
     }
 
-    /// The entry to go on after.
+    /// The last entry before this position.
     ///
     /// # Errors
     /// [`FilterError::OtherFilter`] when the filter has another hash.
@@ -250,25 +249,25 @@ impl<'de> Deserialize<'de> for EntryCursor {
     }
 }
 
-/// Entries in the order of their ids, and where to go on.
+/// Entries in the order of their ids, and the position of the next page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryPage {
-    /// Entries that match. There may be none although others follow.
+    /// Matching entries. There may be none although more follow.
     pub entries: Vec<EntryView>,
-    /// Where the next page begins; `None` at the end.
+    /// The start of the next page; `None` at the end.
     pub next: Option<EntryCursor>,
-    /// Rows that were read for it.
+    /// Number of rows read for it.
     pub looked_at: usize,
 }
 
-/// How many entries match.
+/// The number of matching entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryCount {
-    /// So many were found.
+    /// The number found.
     pub count: u64,
-    /// There are no others. Otherwise there are at least so many.
+    /// Whether there are no more. Otherwise there are at least this many.
     pub is_exact: bool,
-    /// Rows that were read for it.
+    /// Number of rows read for it.
     pub looked_at: usize,
 }
 
@@ -285,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_is_read_as_it_is_printed_and_belongs_to_its_filter() {
+    fn a_cursor_round_trips_and_belongs_to_its_filter() {
         let id = EntryId { partition_key: PartitionKey(7), uuid: [9; 16] };
         let cursor = EntryCursor::new(id, 5);
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_are_written_as_they_are_shown() {
+    fn outcomes_are_serialized_as_displayed() {
         let kinds = [
             FailureKind::Terminal,
             FailureKind::Exhausted,

@@ -10,35 +10,35 @@ use crate::{EntryView, LimitsView};
 pub struct ExplainView {
     /// The entry.
     pub entry: EntryView,
-    /// Entries of its vqueue that go before it; `None` when it is not in the inbox.
+    /// Number of entries before it in its vqueue; `None` when it is not in the inbox.
     pub ahead: Option<u64>,
-    /// Everything that is in its way now. Empty for one that runs or has ended, and for
-    /// one that is about to start.
+    /// All current reasons why it does not run. Empty for one that runs, has ended, or is about to
+    /// start.
     pub blocked_by: Vec<BlockView>,
     /// The rules that govern it, scope first.
     pub rules: Vec<GovernedView>,
 }
 
-/// One thing in an entry's way.
+/// One reason why an entry does not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockView {
-    /// What it is.
+    /// The reason.
     #[serde(flatten)]
     pub reason: Reason,
-    /// Since when it has been in this entry's way (milliseconds since 1970), if known.
+    /// When it began to apply to this entry (milliseconds since 1970), if known.
     pub since: Option<u64>,
 }
 
-/// What can be in an entry's way.
+/// A reason why an entry does not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
-    /// Nobody starts entries here: no process leads its partition.
+    /// Entries are not started here: no process leads its partition.
     NotLed {
         /// The partition.
         partition: PartitionId,
-        /// What is known of it.
+        /// What is known about that.
         why: String,
     },
     /// No handler for its service is registered in this process.
@@ -46,35 +46,35 @@ pub enum Reason {
         /// The service.
         service: String,
     },
-    /// It is paused by itself, until it is resumed.
+    /// It is paused, until it is resumed.
     Paused,
-    /// It waits for something else to end.
+    /// It waits for another event.
     Suspended,
     /// Its whole vqueue is paused, until it is resumed.
     VqueuePaused {
         /// The vqueue.
         vqueue: VQueueId,
     },
-    /// Its time has not come.
+    /// Its start time is in the future.
     RunAt {
-        /// When it may run (milliseconds since 1970).
+        /// When it may start (milliseconds since 1970).
         run_at: u64,
     },
-    /// Others of its vqueue go first.
+    /// Other entries of its vqueue go first.
     Behind {
-        /// How many.
+        /// Their number.
         entries: u64,
     },
     /// Another entry holds its vqueue's lock.
     Lock {
-        /// Who; absent when it is just changing hands.
+        /// The holder; absent while it changes.
         holder: Option<EntryId>,
     },
     /// A rule pauses its scope or limit key: nothing starts until that is resumed.
     PausedByRule {
-        /// The key that is paused: `scope`, `scope/l1` or `scope/l1/l2`.
+        /// The paused key: `scope`, `scope/l1` or `scope/l1/l2`.
         key: String,
-        /// The rule that pauses it, `rul_…`.
+        /// The rule with the pause, `rul_…`.
         rule: String,
         /// Its pattern.
         pattern: String,
@@ -83,42 +83,42 @@ pub enum Reason {
     ServicePausedByRule {
         /// The service.
         service: String,
-        /// The rule that pauses it, `rul_…`.
+        /// The rule with the pause, `rul_…`.
         rule: String,
         /// Its pattern, `service:NAME`.
         pattern: String,
     },
     /// A concurrency limit is used up.
     Concurrency {
-        /// The key that is counted: `scope`, `scope/l1` or `scope/l1/l2`.
+        /// The counted key: `scope`, `scope/l1` or `scope/l1/l2`.
         key: String,
-        /// The rule that limits it, `rul_…`.
+        /// The rule with the limit, `rul_…`.
         rule: String,
         /// Its pattern.
         pattern: String,
-        /// How many run or are about to.
+        /// Number of entries that run or are about to.
         usage: u32,
-        /// How many may.
+        /// The limit.
         limit: u32,
     },
     /// A rate limit has no token.
     Rate {
-        /// The key that is counted.
+        /// The counted key.
         key: String,
-        /// The rule that limits it, `rul_…`.
+        /// The rule with the limit, `rul_…`.
         rule: String,
         /// Its pattern.
         pattern: String,
-        /// When the next token is there (milliseconds since 1970).
+        /// When the next token is available (milliseconds since 1970).
         next_token: u64,
     },
-    /// As many entries run on this node as may.
+    /// The node runs its maximum number of entries.
     Capacity {
-        /// How many run in its partition.
+        /// Number of running entries in its partition.
         running: u32,
-        /// How many slots of the node the partition has.
+        /// Number of the node's slots leased to the partition.
         leased: u32,
-        /// How many the node has.
+        /// Number of the node's slots.
         running_max: u32,
     },
 }
@@ -132,7 +132,7 @@ pub struct GovernedView {
     pub rule: String,
     /// Its pattern.
     pub pattern: String,
-    /// What it allows.
+    /// Its limits.
     #[serde(flatten)]
     pub limits: LimitsView,
 }

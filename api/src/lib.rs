@@ -1,9 +1,8 @@
-//! What can be asked of a data directory and what is answered, as JSON: requests, answers,
-//! views, filters.
+//! Requests to a data directory and their answers, as JSON: requests, answers, views, filters.
 //!
 //! Owns: the wire format of the control socket. Must always hold: a field keeps its name and
-//! meaning, because processes of other versions read it; a new one has a default. Must not
-//! know: how a request is answered, how an answer is printed.
+//! meaning, because processes of other versions read it; a new one has a default. Must not know:
+//! how a request is answered, how an answer is printed.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -1,4 +1,4 @@
-//! What rules allow, and how far it is used.
+//! Limits of rules, and their usage.
 
 use forebay_messages::{
     PartitionId,
@@ -6,14 +6,14 @@ use forebay_messages::{
 };
 use serde::{Deserialize, Serialize};
 
-/// What a rule allows, for people.
+/// The limits of a rule, for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsView {
-    /// How many entries may run at the same time.
+    /// Maximum number of entries that run at the same time.
     pub concurrency: Option<u32>,
-    /// How many may start per time.
+    /// Maximum rate of starts.
     pub rate: Option<RateView>,
-    /// How many entries may wait.
+    /// Maximum number of waiting entries.
     pub backlog: Option<u32>,
     /// Share of the node's capacity relative to others of the same level; absent is 1.
     pub weight: Option<u32>,
@@ -25,11 +25,11 @@ pub struct LimitsView {
 /// A rate limit, for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateView {
-    /// Tokens that come in each period.
+    /// Tokens added per period.
     pub tokens: u32,
     /// The period, in milliseconds.
     pub period_ms: u64,
-    /// How many tokens the bucket holds.
+    /// Capacity of the bucket in tokens.
     pub burst: u32,
 }
 
@@ -64,26 +64,25 @@ impl From<Limits> for LimitsView {
 pub struct LimitView {
     /// The partition that counts it.
     pub partition: PartitionId,
-    /// What is counted: `scope`, `scope/l1` or `scope/l1/l2`; `service:NAME` for a service
-    /// that is paused.
+    /// The counted key: `scope`, `scope/l1` or `scope/l1/l2`; `service:NAME` for a paused service.
     pub key: String,
-    /// How many run or are about to. Not counted for a service (0).
+    /// Number of entries that run or are about to. Not counted for a service (0).
     pub usage: u32,
-    /// How many may; `None` is no limit.
+    /// The limit; `None` is no limit.
     pub limit: Option<u32>,
-    /// How many may start at once under its rate limit; `None` without one.
+    /// Number of entries that may start at once under its rate limit; `None` without one.
     pub tokens: Option<u32>,
-    /// Vqueues that wait for this counter.
+    /// Number of vqueues that wait for this counter.
     pub waiters: u32,
-    /// Entries that wait in inboxes; told only where a rule limits them.
+    /// Number of entries that wait in inboxes; only if a rule limits them.
     pub backlog: Option<u64>,
-    /// How many may.
+    /// The limit of waiting entries.
     pub backlog_limit: Option<u32>,
     /// The rule that governs it, `rul_…`.
     pub rule: Option<String>,
     /// Its pattern.
     pub pattern: Option<String>,
-    /// The pattern of the rule that pauses it: nothing starts until that is resumed.
+    /// The pattern of the rule with a pause: nothing starts until it is resumed.
     #[serde(default)]
     pub paused: Option<String>,
 }

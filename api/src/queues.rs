@@ -28,12 +28,11 @@ pub struct VQueueView {
     pub finished: u64,
     /// The whole vqueue is paused.
     pub is_paused: bool,
-    /// Whether the process that was asked has a handler for its service; absent when no
-    /// process that runs entries was asked.
+    /// Whether the process that answered has a handler for its service; absent when that process
+    /// runs no entries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub has_handler: Option<bool>,
-    /// The entry that runs, or else the first one of the inbox; only where payloads were
-    /// asked for.
+    /// The running entry, or else the first one of the inbox; only if payloads were requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<EntryId>,
     /// The beginning of that entry's payload.
@@ -42,7 +41,7 @@ pub struct VQueueView {
 }
 
 impl VQueueView {
-    /// Whether it has something to do, or would have if it were not paused.
+    /// Whether it has entries to run, or would have if it were not paused.
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.inbox + self.running + self.parked > 0 || self.is_paused
@@ -54,15 +53,15 @@ impl VQueueView {
 pub struct UnservedView {
     /// Its name.
     pub service: String,
-    /// Since when entries of it wait here (milliseconds since 1970).
+    /// When entries of it began to wait here (milliseconds since 1970).
     pub since: u64,
-    /// How many wait.
+    /// Number of waiting entries.
     pub entries: u64,
-    /// There are more, of vqueues that are not counted.
+    /// There are more entries, in vqueues that are not counted.
     pub has_more: bool,
 }
 
-/// How many entries a service has in each stage.
+/// Number of entries of a service in each stage.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceCounts {
     /// Its name.
@@ -78,7 +77,7 @@ pub struct ServiceCounts {
 }
 
 impl ServiceCounts {
-    /// Entries that have not ended.
+    /// Number of entries that have not ended.
     #[must_use]
     pub fn unfinished(&self) -> u64 {
         self.inbox + self.running + self.parked

@@ -1,4 +1,4 @@
-//! What can be asked of a data directory.
+//! Requests to a data directory.
 
 use std::{num::NonZeroU32, path::PathBuf};
 
@@ -7,52 +7,50 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EntryCursor, EntryFilter, RuleEdit, Target};
 
-/// What can be asked.
+/// A request to a data directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Request {
-    /// The partitions, and what runs.
+    /// The partitions, and the number of running entries.
     Status,
-    /// How many entries may run at once in this process.
+    /// Maximum number of entries that run at once in this process.
     Jobs {
-        /// So many from now on; absent: it only tells.
+        /// The new maximum; absent: unchanged.
         #[serde(default)]
         running_max: Option<NonZeroU32>,
     },
-    /// Entries, in the order of their ids. Answered with one page of them: see
-    /// [`Control::pages`].
+    /// Entries, in the order of their ids. The answer is one page: see [`Control::pages`].
     Entries {
-        /// Which.
+        /// The filter.
         filter: EntryFilter,
-        /// Where an earlier answer ended.
+        /// End of an earlier answer.
         #[serde(default)]
         after: Option<EntryCursor>,
     },
-    /// Everything that is known of one entry.
+    /// Everything known about one entry.
     Entry {
         /// The entry.
         entry: EntryId,
-        /// At most so many bytes of its payload and of its result.
+        /// Maximum number of bytes of its payload and of its result.
         bytes_max: usize,
     },
-    /// How many entries there are.
+    /// The number of entries.
     CountEntries {
-        /// Which.
+        /// The filter.
         filter: EntryFilter,
     },
-    /// Vqueues, in the order of their ids. Answered with one page of them: see
-    /// [`Control::pages`].
+    /// Vqueues, in the order of their ids. The answer is one page: see [`Control::pages`].
     Queues {
-        /// Which.
+        /// The filter.
         filter: EntryFilter,
         /// Includes queues without work.
         #[serde(default)]
         all: bool,
-        /// Where an earlier answer ended.
+        /// End of an earlier answer.
         #[serde(default)]
         after: Option<VQueueId>,
     },
-    /// How many entries each service has.
+    /// The number of entries of each service.
     Services,
     /// Why an entry does not run.
     Explain {
@@ -79,15 +77,15 @@ pub enum Request {
     RuleSet {
         /// Its pattern.
         pattern: String,
-        /// What is changed.
+        /// The change.
         change: RuleEdit,
         /// Only if the rule has this version (0: only if there is none).
         if_version: Option<u64>,
-        /// Kept in the history.
+        /// Recorded in the history.
         author: String,
     },
-    /// Pauses or resumes a pattern or a service. A request of its own, so that a process
-    /// that knows no pauses refuses it.
+    /// Pauses or resumes a pattern or a service. A separate request, so that a process that does
+    /// not know pauses refuses it.
     RulePause {
         /// The pattern.
         pattern: String,
@@ -95,67 +93,67 @@ pub enum Request {
         paused: bool,
         /// Only if the rule has this version (0: only if there is none).
         if_version: Option<u64>,
-        /// Kept in the history.
+        /// Recorded in the history.
         author: String,
     },
-    /// What a change of the rules would do.
+    /// The effect of a change of the rules.
     RulesTest {
-        /// Pattern and concurrency limit (`None` lifts it) of each rule to be set.
+        /// Pattern and concurrency limit (`None` removes it) of each rule to be set.
         rules: Vec<(String, Option<u32>)>,
-        /// Also say which rules govern this key.
+        /// Also report which rules govern this key.
         key: Option<String>,
-        /// At most this many keys are told.
+        /// Maximum number of reported keys.
         limit: usize,
     },
-    /// Puts an earlier rule book in force again.
+    /// Puts an earlier rule book into force again.
     RulesRollback {
         /// Its version.
         version: u64,
-        /// Kept in the history.
+        /// Recorded in the history.
         author: String,
     },
-    /// Which handlers serve services of other names.
+    /// The aliases: services served by handlers with other names.
     Aliases,
-    /// Has another handler serve a service.
+    /// Makes another handler serve a service.
     AliasSet {
         /// The service.
         service: String,
         /// The handler's name; absent removes the alias.
         handler: Option<String>,
     },
-    /// Where the partitions stand.
+    /// The state of the partitions.
     Partitions,
     /// Lead a partition.
     Lead {
-        /// Which.
+        /// The partition.
         partition: PartitionId,
     },
     /// Stop leading a partition until told to lead again.
     StepDown {
-        /// Which.
+        /// The partition.
         partition: PartitionId,
-        /// How long what runs may take to end, in milliseconds.
+        /// How long running entries may take to end, in milliseconds.
         within_ms: u64,
     },
     /// Take a snapshot.
     Snapshot {
-        /// Into this directory, as the process that has the data directory sees it.
+        /// The target directory, as seen by the process that has the data directory.
         to: PathBuf,
     },
     /// A command about entries.
     Act {
-        /// What is done.
+        /// The action.
         action: EntryAction,
-        /// To which entries.
+        /// Its target.
         target: Target,
-        /// Only tell what would come of it.
+        /// Only report what would happen.
         #[serde(default)]
         dry_run: bool,
     },
 }
 
 impl Request {
-    /// Whether it changes nothing, neither what is stored nor what a process does.
+    /// Whether it changes nothing, neither stored data nor the process.
     #[must_use]
     pub fn only_looks(&self) -> bool {
         match self {
@@ -184,7 +182,7 @@ impl Request {
         }
     }
 
-    /// Whether an answer may take minutes, so that signs of life are given before it.
+    /// Whether an answer may take minutes, so that signs of life are sent before it.
     #[must_use]
     pub fn takes_long(&self) -> bool {
         match self {
@@ -217,7 +215,7 @@ mod tests {
     use super::*;
     use forebay_messages::Timestamp;
 
-    /// A process of another version may be asked: these lines must stay as they are.
+    /// Processes of other versions read these lines: they must not change.
     #[test]
     fn golden_lines_of_requests() {
         let act = |action| Request::Act { action, target: Target::default(), dry_run: true };

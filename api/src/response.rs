@@ -1,4 +1,4 @@
-//! What is answered.
+//! Answers to requests.
 
 use forebay_messages::VQueueId;
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::{
     VQueueView,
 };
 
-/// What is answered.
+/// An answer to a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Response {
@@ -20,32 +20,32 @@ pub enum Response {
     },
     /// To `Jobs`.
     Jobs {
-        /// What there is now.
+        /// The present numbers.
         jobs: JobsView,
     },
     /// To `Entries`.
     Entries {
         /// The entries.
         entries: Vec<EntryView>,
-        /// Where to go on; absent at the end.
+        /// The position of the next page; absent at the end.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<EntryCursor>,
     },
     /// To `Entry`.
     Entry {
-        /// What is known of it.
+        /// What is known about it.
         details: Box<EntryDetails>,
     },
     /// To `CountEntries`.
     EntryCount {
-        /// How many there are.
+        /// The number of entries.
         count: EntryCount,
     },
     /// To `Queues`.
     Queues {
         /// The vqueues.
         queues: Vec<VQueueView>,
-        /// Where to go on; absent at the end.
+        /// The position of the next page; absent at the end.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         next: Option<VQueueId>,
     },
@@ -56,7 +56,7 @@ pub enum Response {
     },
     /// To `Explain`.
     Explain {
-        /// The entry, and what is in its way.
+        /// The entry, and the reasons why it does not run.
         explained: Box<ExplainView>,
     },
     /// To `Limits`.
@@ -82,10 +82,10 @@ pub enum Response {
     },
     /// To `RulesTest`.
     RulesTest {
-        /// What it would do.
+        /// The effect.
         impact: RulesImpact,
     },
-    /// To `Partitions`, and to changes of who leads.
+    /// To `Partitions`, and to changes of leaders.
     Partitions {
         /// In the order of their ranges.
         partitions: Vec<PartitionView>,
@@ -97,19 +97,19 @@ pub enum Response {
     },
     /// To `Snapshot`.
     Snapshot {
-        /// What it holds.
+        /// The contents of the snapshot.
         manifest: SnapshotView,
     },
     /// To `Act`.
     Acted {
-        /// What came of it.
+        /// The result.
         report: ActView,
     },
-    /// It cannot be done.
+    /// The request failed.
     Error {
-        /// What, why, and what to do.
+        /// The error, its cause, and what to do.
         message: String,
-        /// The request itself was wrong (not the state of things).
+        /// The request itself was wrong (not the state of the process).
         usage: bool,
     },
 }

@@ -1,35 +1,35 @@
-//! The rule book: reading it, changing it, trying changes out; aliases of services.
+//! The rule book: reading it, changing it, testing changes; aliases of services.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{LimitsView, RateView};
 
-/// What a change of the rules would do, as far as concurrency limits and pauses of patterns
-/// go: rate limits, pauses of services, the node's capacity and `run_at` are left out.
+/// The effect of a change of the rules, as far as concurrency limits and pauses of patterns go:
+/// rate limits, pauses of services, the node's capacity and `run_at` are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RulesImpact {
-    /// Which rule governs each level of the key that was asked for, scope first.
+    /// The rule that governs each level of the requested key, scope first.
     pub governs: Vec<GovernsView>,
-    /// Entries that run, of all keys with a scope.
+    /// Number of running entries, of all keys with a scope.
     pub running: u64,
-    /// Entries that wait.
+    /// Number of waiting entries.
     pub waiting: u64,
-    /// How many of them could start at once under the rules in force.
+    /// Number of entries that could start at once under the rules in force.
     pub start_now: u64,
-    /// How many of them could start at once under the changed rules.
+    /// Number of entries that could start at once under the changed rules.
     pub start_then: u64,
-    /// What runs and waits, by key; those that the change affects most first.
+    /// Running and waiting entries, by key; the most affected keys first.
     pub keys: Vec<KeyImpact>,
 }
 
-/// Which rule governs one level, now and then.
+/// The rule that governs one level, before and after the change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GovernsView {
     /// The key: `scope`, `scope/l1` or `scope/l1/l2`.
     pub key: String,
     /// The rule in force.
     pub now: Option<RuleRefView>,
-    /// The rule that would be.
+    /// The rule after the change.
     pub then: Option<RuleRefView>,
 }
 
@@ -40,48 +40,48 @@ pub struct RuleRefView {
     pub rule: String,
     /// Its pattern.
     pub pattern: String,
-    /// What it allows.
+    /// Its limits.
     #[serde(flatten)]
     pub limits: LimitsView,
 }
 
-/// What a change would do to the entries of one key.
+/// The effect of a change on the entries of one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyImpact {
     /// `scope`, `scope/l1` or `scope/l1/l2`.
     pub key: String,
-    /// Entries that run.
+    /// Number of running entries.
     pub running: u64,
-    /// Entries that wait.
+    /// Number of waiting entries.
     pub waiting: u64,
-    /// How many could start at once under the rules in force.
+    /// Number of entries that could start at once under the rules in force.
     pub start_now: u64,
-    /// How many could start at once under the changed rules; the others would wait.
+    /// Number of entries that could start at once under the changed rules; the others would wait.
     pub start_then: u64,
-    /// How many run above a changed limit: they run on, and nothing starts before they
-    /// are fewer.
+    /// Number of running entries above a changed limit: they continue, and nothing starts before
+    /// there are fewer.
     pub over_then: u64,
 }
 
-/// What is changed of a rule. Fields that are absent stay as they are.
+/// The change of a rule. Absent fields stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleEdit {
     /// Delete the rule.
     #[serde(default)]
     pub delete: bool,
-    /// `Some(None)` lifts the limit.
+    /// `Some(None)` removes the limit.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
     pub concurrency: Option<Option<u32>>,
-    /// How many may start per time; `Some(None)` lifts the limit.
+    /// Maximum rate of starts; `Some(None)` removes the limit.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
     pub rate: Option<Option<RateView>>,
     /// Share of the capacity relative to others; `Some(None)` is 1.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
     pub weight: Option<Option<u32>>,
-    /// How many entries may wait; `Some(None)` lifts the limit.
+    /// Maximum number of waiting entries; `Some(None)` removes the limit.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
     pub backlog: Option<Option<u32>>,
-    /// What people read.
+    /// A text for people.
     #[serde(default)]
     pub description: Option<String>,
     /// A disabled rule counts as absent.
@@ -118,10 +118,10 @@ pub struct RuleView {
     pub pattern: String,
     /// Its version.
     pub version: u64,
-    /// What it allows.
+    /// Its limits.
     #[serde(flatten)]
     pub limits: LimitsView,
-    /// What people read.
+    /// A text for people.
     pub description: String,
     /// A disabled rule counts as absent.
     pub disabled: bool,
@@ -145,7 +145,7 @@ pub struct BookView {
     pub version: u64,
     /// Its rules, by pattern.
     pub rules: Vec<RuleView>,
-    /// Who made it; only in the history.
+    /// Its author; only in the history.
     pub author: Option<String>,
     /// When it was made (milliseconds since 1970); only in the history.
     pub at: Option<u64>,

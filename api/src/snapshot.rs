@@ -1,35 +1,35 @@
-//! What a snapshot holds.
+//! The contents of a snapshot.
 //!
-//! The same as its manifest. That is a file with a format of its own, which belongs to
-//! storage; a change of answers must not change it.
+//! The same as its manifest. That is a file with its own format, which belongs to storage; a change
+//! of answers must not change it.
 
 use serde::{Deserialize, Serialize};
 
-/// What a snapshot holds, for people.
+/// The contents of a snapshot, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotView {
     /// Version of the forebay that took it.
     pub forebay: String,
     /// When it was taken (milliseconds since 1970).
     pub created_at: u64,
-    /// Where each partition stands.
+    /// The state of each partition.
     pub partitions: Vec<SnapshotPartitionView>,
     /// Every file.
     pub files: Vec<SnapshotFileView>,
 }
 
-/// Where a partition stands in a snapshot.
+/// The state of a partition in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotPartitionView {
     /// Its id.
     pub id: u32,
-    /// The last LSN that its rows know.
+    /// The last LSN applied to its rows.
     pub applied: u64,
     /// The first LSN in the copy of the log.
     pub log_first: u64,
     /// The last one.
     pub log_end: u64,
-    /// Rows.
+    /// Number of rows.
     pub rows: u64,
     /// Hash over all rows, in hexadecimal.
     pub hash: String,
@@ -38,7 +38,7 @@ pub struct SnapshotPartitionView {
 /// A file of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotFileView {
-    /// Where it lies, with `/` between names.
+    /// Its path, with `/` between names.
     pub path: String,
     /// Its length in bytes.
     pub len: u64,

@@ -14,7 +14,7 @@ pub struct StatusView {
     pub id: PartitionId,
     /// First and last key of its range.
     pub range: (u64, u64),
-    /// What it does.
+    /// Its role.
     pub role: ReplicaRole,
     /// Its leader epoch.
     pub epoch: u64,
@@ -24,15 +24,15 @@ pub struct StatusView {
     pub applied: u64,
     /// LSN of the last record of its log.
     pub log_end: u64,
-    /// Vqueues that are active.
+    /// Number of active vqueues.
     pub active_vqueues: usize,
-    /// Vqueues that wait for a permit and are not kept active meanwhile.
+    /// Number of vqueues that wait for a permit without an actor.
     #[serde(default)]
     pub waiting_vqueues: usize,
-    /// Messages that came too late.
+    /// Number of messages that came too late.
     pub stale: u64,
-    /// How far the partition's time is ahead of this machine's clock, in milliseconds. More
-    /// than some seconds: the clock was set back.
+    /// How far the partition's time is ahead of this machine's clock, in milliseconds. More than
+    /// some seconds: the clock was set back.
     pub ahead_ms: u64,
 }
 
@@ -43,25 +43,25 @@ pub struct PartitionView {
     pub id: PartitionId,
     /// First and last key of its range.
     pub range: (u64, u64),
-    /// The node that the replica lives on.
+    /// The replica's node.
     pub node: u32,
-    /// What it does.
+    /// Its role.
     pub role: ReplicaRole,
-    /// It takes commands.
+    /// Whether it accepts commands.
     pub open: bool,
-    /// Epoch of the newest leader that it has heard of.
+    /// Epoch of the newest leader known to it.
     pub epoch: u64,
     /// Why it stopped.
     pub stopped: Option<String>,
     /// LSN of the last record applied.
     pub applied: u64,
-    /// LSN up to which rows are in files: what a crash leaves.
+    /// LSN up to which rows are in files and survive a crash.
     pub durable: u64,
     /// LSN of the first record that the log still has.
     pub log_first: u64,
     /// LSN of the last record of the log.
     pub log_end: u64,
-    /// Vqueues with rows.
+    /// Number of vqueues with rows.
     pub vqueues: u64,
     /// Entries in inboxes.
     pub inbox: u64,
@@ -76,44 +76,44 @@ pub struct PartitionView {
 /// A running process, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeView {
-    /// The process that has the data directory open; absent when there is none and the
-    /// directory itself was asked.
+    /// The process that has the data directory open; absent when there is none and the directory
+    /// was read directly.
     pub pid: Option<u32>,
     /// Version of forebay.
     pub version: String,
-    /// Handlers that run.
+    /// Number of running handlers.
     pub running: usize,
     /// The partitions.
     pub partitions: Vec<StatusView>,
-    /// Services without a handler in the process, of which entries wait.
+    /// Services with waiting entries and without a handler in the process.
     #[serde(default)]
     pub unserved: Vec<UnservedView>,
 }
 
-/// How many entries run at once.
+/// Number of entries that run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobsView {
-    /// How many run now.
+    /// Number of running entries.
     pub running: usize,
-    /// How many may.
+    /// The maximum.
     pub running_max: Option<u32>,
-    /// How many could before this request; absent when it changed nothing.
+    /// The maximum before this request; absent when it changed nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<u32>,
 }
 
-/// What a replica of a partition does.
+/// The role of a replica of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ReplicaRole {
-    /// It applies what the leader has decided.
+    /// Applies what the leader has decided.
     Follower,
-    /// It is about to lead.
+    /// Is about to lead.
     Candidate,
-    /// It leads.
+    /// Leads.
     Leader,
-    /// It stopped after an error.
+    /// Stopped after an error.
     Stopped,
 }
 
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_are_written_as_they_are_shown() {
+    fn roles_are_serialized_as_displayed() {
         let roles = [
             ReplicaRole::Follower,
             ReplicaRole::Candidate,
