@@ -1,10 +1,11 @@
-//! Rules of style that no compiler checks: layers, file length, headers, the claims of the
-//! documents.
+//! Rules of style that no compiler checks: layers, file length, headers, plain English, the claims
+//! of the documents.
 //!
 //! Owns: reading the checkout. The checks themselves are pure functions from text to complaints in
 //! the modules below, each with a bad sample that it must refuse.
 
 mod documents;
+mod language;
 mod layers;
 mod sources;
 
@@ -13,6 +14,7 @@ use std::{fs, path::Path};
 use crate::root;
 
 /// A text file of the checkout.
+#[derive(Clone)]
 struct File {
     /// Relative to the root, with `/` between the parts.
     path: String,
@@ -106,6 +108,15 @@ fn sources_keep_to_the_style() {
     hold("every file has a header", &sources::without_header(&sources));
     hold("no unwrap in shells", &sources::unwraps_in_shells(&sources));
     hold("no unfinished code", &sources::left_open(&sources));
+}
+
+#[test]
+fn language_is_plain() {
+    let sources = [files(".rs"), files(".sh")].concat();
+    hold("comments have at most 100 columns", &language::wide_comments(&sources));
+    let mut texts = [sources, files(".md"), files(".toml")].concat();
+    texts.push(File::sample("Makefile", &read(&root().join("Makefile"))));
+    hold("plain English (tests/tidy/language.rs)", &language::avoided(&texts));
 }
 
 #[test]

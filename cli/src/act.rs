@@ -1,8 +1,9 @@
 //! Commands that change entries or whole queues: `cancel`, `kill`, `pause`, `resume`,
 //! `reschedule`, `purge`, `redrive`.
 //!
-//! Must always hold: a user who names entries or queues is told about each one that was not changed,
-//! and the exit code shows that there is one. Must not know: which entries an action applies to.
+//! Must always hold: a user who names entries or queues is told about each one that was not
+//! changed, and the exit code shows that there is one. Must not know: which entries an action
+//! applies to.
 
 use std::{fmt::Write as _, process::ExitCode};
 

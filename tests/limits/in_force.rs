@@ -1,4 +1,5 @@
-//! When rules are in force: from the first start on, at once, and independent of which node changed them.
+//! When rules are in force: from the first start on, at once, and independent of which node changed
+//! them.
 
 use std::time::{Duration, Instant};
 

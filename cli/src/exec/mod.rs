@@ -14,7 +14,7 @@
 //! | [`report`] | how a command ended; kept as the entry's result |
 //! | [`results`], [`screen`], [`progress`], [`show`], [`summary`] | what users see of it |
 //! | [`interrupt`], [`program`] | Ctrl-C; whether a command exists |
-//! | [`setup`], [`shape`], [`dry_run`] | effects of the options; a command line in one word; `--dry-run` |
+//! | [`setup`], [`shape`], [`dry_run`] | options; a command line in one word; `--dry-run` |
 
 mod dry_run;
 pub(crate) mod feed;

@@ -83,7 +83,7 @@ pub(super) struct QueueRow {
     pub(super) paused: u64,
     /// Why the next entry does not start; empty if nothing blocks it.
     pub(super) blocked: String,
-    /// What runs now or next.
+    /// The running or next entry.
     pub(super) work: String,
 }
 

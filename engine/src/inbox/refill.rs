@@ -34,8 +34,8 @@ pub(super) struct InFlight {
 }
 
 impl Inbox {
-    /// Begins a refill: rows after the anchor, as many as the cache has room for plus the ones
-    /// that will be skipped. Each refill needs its own reader (a fresh snapshot), opened at any time
+    /// Begins a refill: rows after the anchor, as many as the cache has room for plus the ones that
+    /// will be skipped. Each refill needs its own reader (a fresh snapshot), opened at any time
     /// after this call.
     ///
     /// # Panics

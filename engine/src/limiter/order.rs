@@ -4,8 +4,8 @@
 //! waiters is *ready*: it is among its parent's ready children under the ticket of its oldest
 //! eligible waiter; a ready group (scope or service) is in the ring and wants capacity. So a client
 //! is queued behind exactly one counter, the narrowest one without room, and a change of one
-//! counter moves all clients behind it in a few steps, not one by one: a slot that flickers in front
-//! of 100,000 waiters costs the same as in front of one.
+//! counter moves all clients behind it in a few steps, not one by one: a slot that flickers in
+//! front of 100,000 waiters costs the same as in front of one.
 //!
 //! Must always hold after `settle`: exactly the counters that meet the definition are ready. Hence,
 //! with capacity to spare the ring is empty, and no client waits while everything it needs is free.

@@ -49,9 +49,9 @@ pub enum VQueueEffect {
     /// Like [`Self::ArmTimer`], on the same timer: a scan failed and is retried at this time.
     RetryRefillAt(Timestamp),
     /// To the partition: the answer to `Passivate`. The vqueue takes no further messages; the
-    /// partition replays messages that arrived meanwhile to the next incarnation, which it starts when
-    /// [`Rest`] says so. The partition also withdraws this incarnation's outstanding request and
-    /// unused permits from the limiter. The vqueue must not do so itself: its message could
+    /// partition replays messages that arrived meanwhile to the next incarnation, which it starts
+    /// when [`Rest`] says so. The partition also withdraws this incarnation's outstanding request
+    /// and unused permits from the limiter. The vqueue must not do so itself: its message could
     /// overtake the partition's `HandedOver` of an earlier decision, and the limiter would take
     /// back a permit under which an entry runs.
     Passivated(Rest),

@@ -179,9 +179,9 @@ pub enum PartitionEffect {
     /// Message to a vqueue. In order, not lost while it lives.
     ToVQueue(VQueueHandle, VQueueMessage),
 
-    /// These decisions are proposed (their record was appended before this): run the ones that match
-    /// the committed rows ([`super::super::apply::begin`]), and report them with
-    /// `Begun`, at once. The others are not reported.
+    /// These decisions are proposed (their record was appended before this): run the ones that
+    /// match the committed rows ([`super::super::apply::begin`]), and report them with `Begun`, at
+    /// once. The others are not reported.
     Begin(Vec<Decision>),
     /// Run a handler, as the rows say ([`super::super::apply::started`]). When it has stopped, this
     /// is reported exactly once: as `Ended`, or as `Stopped`.
