@@ -108,7 +108,7 @@ pub enum EnqueueError {
     Name(#[from] NameError),
     /// Its payload is too large.
     #[error(
-        "the payload has {len} bytes; at most {len_max} are allowed: keep what is large elsewhere \
+        "the payload has {len} bytes; at most {len_max} are allowed: store large data elsewhere \
          and put a reference to it here, or raise Builder::payload_max"
     )]
     PayloadTooLarge {
@@ -128,8 +128,8 @@ pub enum EnqueueError {
     /// The entry, or one partition's share of the batch, does not fit into a record of the log:
     /// nothing of it was stored.
     #[error(
-        "it takes {len} bytes in the log, and a record has at most {len_max}: enqueue fewer or \
-         smaller entries at a time, or keep what is large elsewhere"
+        "the entries take {len} bytes in the log, and a record has at most {len_max}: enqueue fewer \
+         or smaller entries at a time, or store large data elsewhere"
     )]
     TooLarge {
         /// Its size, in bytes.

@@ -1,4 +1,4 @@
-//! What can go wrong on a node.
+//! Errors of a node.
 
 pub use forebay_api::FilterError;
 use forebay_engine::{
@@ -18,7 +18,7 @@ use forebay_storage::{
 };
 use thiserror::Error;
 
-/// What can go wrong on a node.
+/// An error of a node.
 #[derive(Debug, Error)]
 pub enum NodeError {
     /// A second handler for a service.
@@ -33,7 +33,7 @@ pub enum NodeError {
     /// The stored aliases do not decode.
     #[error(transparent)]
     Aliases(#[from] DecodeAliasesError),
-    /// A limit that is not there cannot be changed.
+    /// There is no limit to change.
     #[error(
         "this process was started without a limit of how many entries run at once, so there is \
          none to change: give it one when it starts (`forebay exec --jobs`, Builder::max_running)"
@@ -62,11 +62,11 @@ pub enum NodeError {
         path = path.display()
     )]
     OtherLog {
-        /// Where the rows are.
+        /// The path of the rows.
         path: std::path::PathBuf,
-        /// Their log.
+        /// The log of the rows.
         rows: LogId,
-        /// The log that they were started with.
+        /// The log of this start.
         log: LogId,
     },
     /// Records are missing between the rows and the log.
@@ -79,9 +79,9 @@ pub enum NodeError {
     Gap {
         /// The partition.
         partition: PartitionId,
-        /// The last record that its rows know.
+        /// The last record applied to the rows.
         applied: Lsn,
-        /// The first record that the log has.
+        /// The first record in the log.
         first: Lsn,
     },
     /// A thread cannot be started.
@@ -90,39 +90,39 @@ pub enum NodeError {
     /// The stored partition table does not decode.
     #[error("the stored partition table does not decode: {0}")]
     PartitionTable(String),
-    /// Another number of partitions was asked for than the data directory has.
+    /// The requested number of partitions differs from that of the data directory.
     #[error(
         "the data directory has {found} partitions, {wanted} were asked for: leave the number \
          out, or ask for {found}"
     )]
     PartitionsMismatch {
-        /// How many were asked for.
+        /// The requested number.
         wanted: u32,
-        /// How many there are.
+        /// The number in the data directory.
         found: u32,
     },
-    /// No partition at all was asked for.
+    /// Zero partitions were requested.
     #[error("a node needs at least one partition")]
     NoPartitions,
-    /// Some of the keys have an owner.
+    /// Some of the keys are already owned.
     #[error("keys {:#x}..={:#x} overlap partition {partition}: choose a free range", first.0, last.0)]
     RangeOverlaps {
-        /// First key asked for.
+        /// The first requested key.
         first: PartitionKey,
-        /// Last key asked for.
+        /// The last requested key.
         last: PartitionKey,
-        /// Who owns some of them.
+        /// The owner of some of them.
         partition: PartitionId,
     },
-    /// The last key lies before the first.
+    /// The last key is below the first.
     #[error("the range {:#x}..={:#x} is empty", first.0, last.0)]
     EmptyRange {
-        /// First key asked for.
+        /// The first requested key.
         first: PartitionKey,
-        /// Last key asked for.
+        /// The last requested key.
         last: PartitionKey,
     },
-    /// Nobody owns a key.
+    /// No partition owns a key.
     #[error("no partition owns key {:#x}: spawn one for it", .0.0)]
     NoPartition(PartitionKey),
     /// There is no such partition.
@@ -131,9 +131,9 @@ pub enum NodeError {
     /// A partition stopped.
     #[error("partition {partition} stopped: {reason}")]
     PartitionStopped {
-        /// Which.
+        /// The partition.
         partition: PartitionId,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// This node does not lead the partition.
@@ -145,21 +145,21 @@ pub enum NodeError {
     /// The log or the store cannot be written.
     #[error("storage failed, whether it was stored is not known: {0}")]
     StorageFailed(String),
-    /// It does not fit into a record of the log: nothing was stored.
+    /// A command does not fit into a record of the log: nothing was stored.
     #[error(
-        "it takes {len} bytes in the log, and a record has at most {len_max}: say less at a time, \
-         or keep what is large elsewhere"
+        "the command takes {len} bytes in the log, and a record has at most {len_max}: split it, or \
+         store large data elsewhere"
     )]
     TooLarge {
-        /// What it takes, in bytes.
+        /// Its size, in bytes.
         len: usize,
-        /// What fits, in bytes.
+        /// The maximum, in bytes.
         len_max: usize,
     },
     /// Too much is in flight or waiting.
     #[error("too much is in flight; try again later")]
     Busy,
-    /// The node goes down or is down.
+    /// The node is shutting down or is down.
     #[error("the runtime is shut down")]
     ShutDown,
     /// The tokio runtime in which the node was started is gone.
@@ -169,10 +169,10 @@ pub enum NodeError {
          it does"
     )]
     TokioGone,
-    /// The node is down, but rows could not be written.
+    /// The node is down, but some rows could not be written.
     #[error(
-        "{reason}; the runtime is down and nothing is lost: the next start replays from the log \
-         what is missing in the rows"
+        "{reason}; the runtime is down and nothing is lost: the next start restores the missing \
+         rows from the log"
     )]
     NotFlushed {
         /// What could not be written, and why.
@@ -181,13 +181,13 @@ pub enum NodeError {
     /// There is no such entry.
     #[error("there is no entry {0}")]
     UnknownEntry(EntryId),
-    /// A filter makes no sense.
+    /// An invalid filter.
     #[error(transparent)]
     Filter(#[from] FilterError),
     /// The rules were not changed.
     #[error(transparent)]
     Rules(#[from] ChangeError),
-    /// The rules were changed, and a partition cannot take the change.
+    /// The rules were changed, but a partition cannot apply the change.
     #[error(
         "the rules were changed (version {version}), but a partition has not applied them: \
          {source}; it gets them when it leads again, so do not repeat the change"
@@ -207,9 +207,9 @@ pub enum NodeError {
          use fewer rules"
     )]
     RuleBookTooLarge {
-        /// What it would have, in bytes.
+        /// Its size, in bytes.
         len: usize,
-        /// What fits, in bytes.
+        /// The maximum, in bytes.
         len_max: usize,
     },
     /// The stored rule book does not decode.
@@ -233,13 +233,13 @@ pub enum NodeError {
     /// A partition's stored state cannot be used.
     #[error(transparent)]
     State(#[from] forebay_engine::partition::apply::ApplyError),
-    /// An answer that does not fit the question: a bug.
+    /// An answer that does not match the question: a bug.
     #[error("an answer does not fit the question (this is a bug in forebay): {0}")]
     Unexpected(String),
 }
 
 impl NodeError {
-    /// The error for an answer that a caller has no use for.
+    /// The error for an unexpected answer.
     #[must_use]
     pub fn unexpected(answer: Answer) -> Self {
         match refusal(answer) {
@@ -248,7 +248,7 @@ impl NodeError {
         }
     }
 
-    /// Whether somebody else has the data directory: later it may be free.
+    /// Whether another process uses the data directory: it may be free later.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
         matches!(self, Self::Open(OpenError::InUse { .. } | OpenError::InUseHere { .. }))
@@ -260,7 +260,7 @@ impl NodeError {
         if matches!(self, Self::Open(OpenError::ReadOnly { .. })) {
             return true;
         }
-        // A partition that stopped has only its reason in words.
+        // A stopped partition has its reason only as text.
         let mut text = self.to_string();
         let mut source = std::error::Error::source(self);
         while let Some(cause) = source {
@@ -271,7 +271,7 @@ impl NodeError {
     }
 }
 
-/// Turns the answers that mean "no" into errors.
+/// Turns refusals into errors.
 pub(crate) fn refusal(answer: Answer) -> Result<Answer, NodeError> {
     match answer {
         Answer::NotLeading => Err(NodeError::NotLeading),
