@@ -89,7 +89,7 @@ impl Bounds {
         match ended {
             AttemptEnd::Success(bytes) if bytes.len() > self.room() => AttemptEnd::Terminal {
                 message: format!(
-                    "the result has {} bytes; at most {} can be stored: keep what is large \
+                    "the result has {} bytes; at most {} can be stored: store large data \
                      elsewhere and return a reference to it",
                     bytes.len(),
                     self.room()
