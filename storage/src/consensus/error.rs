@@ -75,7 +75,7 @@ pub enum ConsensusError {
         oldest: u64,
     },
     /// The log, in whose database the rows are, cannot be read or written. After a failed write
-    /// no group of this node may go on.
+    /// no group of this node may continue.
     #[error(transparent)]
     Log(#[from] LogError),
     /// Files could not be read or written.

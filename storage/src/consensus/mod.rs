@@ -194,11 +194,11 @@ impl Groups {
     }
 
     /// After a lost quorum: the group continues with this node alone and everything it accepted.
-    /// See [`Rows::go_on_alone`]. Blocks.
+    /// See [`Rows::continue_alone`]. Blocks.
     ///
     /// # Errors
     /// As [`Self::recover`] and [`Self::commit`].
-    pub fn go_on_alone(&self, number: u32) -> Result<(), ConsensusError> {
+    pub fn continue_alone(&self, number: u32) -> Result<(), ConsensusError> {
         let writes = Rows::alone(&self.recover(number)?, self.node.member());
         self.commit(&[GroupWrites { group: number, writes: &writes }])?;
         self.finish_writes()

@@ -21,7 +21,7 @@ use crate::{Fault, sync};
 
 use super::{ConsensusError, GroupWrites, Groups};
 
-/// A sync takes no further writes once it has so many bytes of entries: a block of the journal is
+/// A sync takes no further writes once it has this many bytes of entries: a block of the journal is
 /// in memory twice while it is written.
 const SYNC_BYTES_MAX: usize = 8 << 20;
 

@@ -71,7 +71,7 @@ impl JournalFaults {
         state.planned.insert(at, fault);
     }
 
-    /// Number of blocks so far, with those that failed.
+    /// Number of blocks so far, including failed ones.
     pub fn blocks(&self) -> u64 {
         sync::lock(&self.state).blocks
     }

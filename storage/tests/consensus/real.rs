@@ -22,7 +22,7 @@ use crate::world::disk::Backend;
 pub(crate) struct Real {
     dir: TempDir,
     member: Member,
-    /// What the group begins with at the next start, if it is to begin anew.
+    /// The segment for the next start of the group, if it must start again.
     begins: Option<(Segment, bool)>,
     open: Option<Open>,
 }

@@ -196,7 +196,7 @@ impl Group {
         self.ask();
     }
 
-    /// Decided rows become this member's own. A voting member's instance is made anew over
+    /// Decided rows become this member's own. A voting member's instance is recreated over
     /// them, unless they end its segment.
     fn take_over(&mut self, copy: Copying) {
         let mut mirror = self.store.get_mut();

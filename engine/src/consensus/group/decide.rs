@@ -108,7 +108,7 @@ impl Group {
                 if term.segment == segment && term.ballot != ballot {
                     self.lose();
                 } else if is_rolled {
-                    // A term goes on over a roll; from here on it is known by this ballot.
+                    // A term continues over a roll; from here on it is known by this ballot.
                     self.term = Some(Term { segment, ballot });
                 }
             }

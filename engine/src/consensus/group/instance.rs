@@ -155,7 +155,7 @@ impl Group {
         }
     }
 
-    /// Whom this member promised to follow.
+    /// The member that this member promised to follow.
     pub(super) fn promised(&self) -> Option<StorageId> {
         let Seat::Votes(instance) = &self.seat else { return None };
         let member = self.segment().member(instance.get_promise().pid)?;

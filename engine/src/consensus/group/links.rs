@@ -1,5 +1,5 @@
-//! Links to peers: sessions, the handshake, what waits in both directions, and which
-//! messages are let in.
+//! Links to peers: sessions, the handshake, waiting messages in both directions, and which
+//! messages are accepted.
 //!
 //! Must always hold: within a session nothing is dropped alone, in neither direction; a
 //! message waits behind the ones before it; a peer that has less than it had is refused.
@@ -34,7 +34,7 @@ pub(super) struct Link {
     has_welcomed: bool,
     /// Leaves in this order, each after a write of this number is durable.
     out: VecDeque<(u64, Envelope)>,
-    /// Acceptances above the leader's durable end, and what came after them.
+    /// Acceptances above the leader's durable end, and all messages after them.
     inbound: VecDeque<PaxosMsg<Entry>>,
     /// Decided there, as it said.
     pub(super) decided: u64,
@@ -66,7 +66,7 @@ impl Link {
         *self = Self { standing, is_dirty, ..kept };
     }
 
-    /// A new instance counts its rounds of heartbeats anew.
+    /// A new instance counts its rounds of heartbeats from zero.
     pub(super) fn forget_rounds(&mut self) {
         self.replied = 0;
     }

@@ -78,7 +78,7 @@ fn a_node_with_a_higher_promise_never_rejoins_a_healthy_leader() {
     net.append(1, 2);
     net.ticks(20);
     assert_eq!(net.decided(2).len(), 2);
-    assert_ne!(net.node(3).get_current_leader(), Some((1, true)), "node 3 is out for good");
+    assert_ne!(net.node(3).get_current_leader(), Some((1, true)), "node 3 is out permanently");
     assert_eq!(net.disks[2].rows().log.len(), 1);
 }
 

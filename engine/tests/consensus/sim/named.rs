@@ -82,7 +82,7 @@ fn a_member_with_a_higher_promise_rejoins_by_the_watchdog() {
     let (mut world, leader) = serving(5, 5);
     let others: Vec<_> = (0..5).filter(|at| *at != leader).collect();
     let (campaigner, witness) = (others[0], others[1]);
-    // The Prepare of the campaigner reaches the witness alone; then it is gone for good.
+    // The Prepare of the campaigner reaches the witness alone; then it is gone permanently.
     let from = world.nodes[campaigner].storage();
     for at in (0..5).filter(|at| *at != witness && *at != campaigner) {
         let to = world.nodes[at].storage();
@@ -106,7 +106,7 @@ fn a_member_with_a_higher_promise_rejoins_by_the_watchdog() {
 }
 
 #[test]
-fn a_leader_without_a_quorum_answers_everybody_and_gives_up() {
+fn a_leader_without_a_quorum_answers_all_and_gives_up() {
     let (mut world, leader) = three();
     world.isolate(leader, true);
     for _ in 0..5 {

@@ -52,7 +52,7 @@ fn a_crash_at_every_step_of_a_roll_loses_nothing() {
     }
 }
 
-/// Two of three members are gone for good.
+/// Two of three members are gone permanently.
 fn alone() -> (World, usize) {
     let (mut world, leader) = three();
     for _ in 0..10 {
@@ -66,7 +66,7 @@ fn alone() -> (World, usize) {
     world.crash(leader, u64::MAX);
     let node = &mut world.nodes[leader];
     let me = node.member();
-    node.disk.rows.go_on_alone(me);
+    node.disk.rows.continue_alone(me);
     node.incarnation += 1;
     node.starts_at = 0;
     let segments = node.disk.rows.recover().segments;
@@ -75,7 +75,7 @@ fn alone() -> (World, usize) {
 }
 
 #[test]
-fn a_survivor_goes_on_alone_with_what_it_accepted() {
+fn a_survivor_continues_alone_with_its_accepted_rows() {
     let (mut world, survivor) = alone();
     let (decided, acknowledged) = (world.checks.decided.len(), world.checks.acknowledged);
     world.until("it leads alone", |world| world.leader() == Some(survivor));

@@ -28,7 +28,7 @@ pub(crate) trait Backend: Sized {
     /// Decided rows, as many as `expected`, which must be the same ones.
     fn read(&self, first: u64, end: u64, bytes_max: usize, expected: &[Row]);
 
-    /// The applied state of a peer was copied: the group begins anew with this segment.
+    /// The applied state of a peer was copied: the group starts again with this segment.
     fn rebase(&mut self, segment: &Segment, votes: bool);
 
     /// A copy of the directory as it is now.

@@ -13,8 +13,7 @@ use super::{ELECTION_TICKS, Node, World};
 const FAULT_TICKS: u64 = 400;
 const HEAL_TICKS_MAX: u64 = 1500;
 
-/// A backup that is put back must be so much older: peers must have heard since of what
-/// the disk had.
+/// Minimum age of a restored backup: peers must have heard of later data on the disk since.
 const BACKUP_TICKS: u64 = 8 * ELECTION_TICKS;
 
 pub(crate) struct Life<B> {

@@ -274,7 +274,7 @@ fn reading_stops_at_its_limits_and_checks_the_history_before() {
 }
 
 #[test]
-fn what_is_remembered_of_peers_stays_when_a_group_begins_anew() {
+fn data_about_peers_is_kept_when_a_group_starts_again() {
     let dir = tempfile::tempdir().unwrap();
     let site = Site::open(dir.path());
     site.groups.begin_group(1, segment(3), true).unwrap();
@@ -293,14 +293,14 @@ fn what_is_remembered_of_peers_stays_when_a_group_begins_anew() {
 }
 
 #[test]
-fn after_a_lost_quorum_a_group_goes_on_alone_with_what_it_accepted() {
+fn after_a_lost_quorum_a_group_continues_alone_with_its_accepted_rows() {
     let dir = tempfile::tempdir().unwrap();
     let site = Site::open(dir.path());
     site.groups.begin_group(1, segment(3), true).unwrap();
     let mut writes = appends(0, RunningHash::default(), 6, 10);
     writes.push(Write::Decided(2));
     site.commit(1, &writes);
-    site.groups.go_on_alone(1).unwrap();
+    site.groups.continue_alone(1).unwrap();
     drop(site);
     let site = Site::open(dir.path());
     let recovered = site.groups.recover(1).unwrap();

@@ -49,7 +49,7 @@ impl Load {
 }
 
 #[test]
-fn what_waits_goes_with_one_sync_whatever_group_it_is_of() {
+fn waiting_writes_of_all_groups_share_one_sync() {
     let dir = tempfile::tempdir().unwrap();
     let site = Site::open(dir.path());
     let (writer, heard) = spawn(&site);
