@@ -1,19 +1,19 @@
-//! The chain of segments of a group, and who its members are.
+//! The chain of segments of a group, and their members.
 //!
-//! Must always hold: the record of a segment follows from the one before it and from the
-//! [`Seal`] that ended it, so every member derives the same one.
+//! Must always hold: the record of a segment is derived from the previous one and from the [`Seal`]
+//! that ended it, so every member derives the same one.
 
 use bytestring::ByteString;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::entry::{RunningHash, Seal};
 
-/// Identity of a data directory: drawn once, when it is made. A wiped disk has another one.
+/// Identity of a data directory: random, chosen when it is created. A wiped disk has another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StorageId(pub u128);
 
-/// A member of a group: a node by its name, with one data directory. The same node with
-/// another data directory is a stranger, because it has forgotten what it promised.
+/// A member of a group: a node by its name, with one data directory. The same node with another
+/// data directory is a different member, because it has forgotten its promises.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
     /// The name of the node.
@@ -22,7 +22,7 @@ pub struct Member {
     pub storage: StorageId,
 }
 
-/// Names a segment: the hash of the one before and of the seal that ended it.
+/// Identifies a segment: the hash of the previous one and of the seal that ended it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChainHash(pub u128);
 
@@ -35,11 +35,11 @@ pub struct Segment {
     pub hash: ChainHash,
     /// Index in the group of its first entry.
     pub base: u64,
-    /// The running hash of everything before it.
+    /// The running hash of all earlier entries.
     pub base_hash: RunningHash,
-    /// Who votes, in the order of their pids, which are 1, 2, 3 and so on.
+    /// The voters, in the order of their pids, which are 1, 2, 3 and so on.
     pub members: Vec<Member>,
-    /// Version of the wanted members that its seal quoted.
+    /// Version of the wanted members that was quoted in its seal.
     pub version: u64,
 }
 
@@ -85,7 +85,7 @@ impl Segment {
         self.members.get(usize::try_from(pid).ok()?.checked_sub(1)?)
     }
 
-    /// How many of its members decide.
+    /// Number of members needed for a decision.
     #[must_use]
     pub fn quorum(&self) -> usize {
         self.members.len() / 2 + 1

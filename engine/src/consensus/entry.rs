@@ -1,4 +1,4 @@
-//! What a group agrees on: entries, and the running hash over them.
+//! Entries, on which a group agrees, and the running hash over them.
 
 use bytes::Bytes;
 use omnipaxos::storage::NoSnapshot;
@@ -9,26 +9,26 @@ use super::chain::Member;
 /// One entry of a group's sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// What the owner of the group proposed; opaque here, shared, never copied.
+    /// Proposed by the owner of the group; opaque here, shared, never copied.
     Block(Bytes),
-    /// A read waits until this is decided: then nothing decided earlier is missing.
+    /// A read waits until this is decided: then it sees everything decided earlier.
     Barrier(Barrier),
     /// Ends the segment.
     Seal(Seal),
 }
 
-/// Names a barrier: which start of which node proposed it, and its number there.
+/// Identifies a barrier: the start of the node that proposed it, and its number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Barrier {
     /// The boot of the proposer.
     pub boot: u64,
-    /// Drawn at that boot.
+    /// Random number of that boot.
     pub nonce: u64,
     /// Counts the barriers of that boot.
     pub number: u64,
 }
 
-/// The last entry of a segment. Nothing derived stands in it.
+/// The last entry of a segment. It contains no derived data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seal {
     /// The members of the next segment in the order of their pids: its proposer last,
@@ -43,7 +43,7 @@ impl omnipaxos::storage::Entry for Entry {
 }
 
 impl Entry {
-    /// Bytes that count against the limits: those of the block and a row's overhead.
+    /// Bytes that count against the limits: the block and a row's overhead.
     #[must_use]
     pub fn weight(&self) -> usize {
         ROW_OVERHEAD_BYTES
@@ -59,7 +59,7 @@ impl Entry {
     }
 }
 
-/// What an entry takes besides its block, in memory and in a row.
+/// Size of an entry in addition to its block, in memory and in a row.
 const ROW_OVERHEAD_BYTES: usize = 64;
 
 impl Seal {
@@ -73,8 +73,8 @@ impl Seal {
     }
 }
 
-/// A hash over all entries of a group up to some index. Equal hashes at an index mean
-/// equal histories: it finds damage and mistakes, not attackers.
+/// A hash over all entries of a group up to some index. Equal hashes at an index mean equal
+/// histories: it detects damage and mistakes, not attacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunningHash(pub u128);
 

@@ -7,30 +7,30 @@ use super::chain::{Member, Segment, StorageId};
 use super::entry::Entry;
 use super::message::{BallotNumber, Envelope, PeerMemory, Row, Session};
 
-/// Names a request of the driver until it is answered.
+/// Identifies a request of the driver until it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// What a group is told.
+/// An input of a group.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// Time passes: a fixed interval.
     Tick,
-    /// A session with a peer was made. Before any message of it.
+    /// A session with a peer was established. Before any message of it.
     Connected {
         /// The peer.
         peer: StorageId,
         /// Its number at both ends.
         session: Session,
     },
-    /// A session ended; what was under way is lost.
+    /// A session ended; messages in flight are lost.
     Disconnected {
         /// The peer.
         peer: StorageId,
     },
-    /// A message. Those of a session in order and without gaps.
+    /// A message. Messages of a session are in order and without gaps.
     Message(Box<Envelope>),
-    /// Bytes of a message that is not whole yet came from this peer.
+    /// Bytes of an incomplete message arrived from this peer.
     Progress {
         /// The peer.
         peer: StorageId,
@@ -42,19 +42,19 @@ pub enum Input {
     },
     /// Proposes a block. Answered once.
     Propose {
-        /// Names it in the answer.
+        /// Identifies it in the answer.
         request: RequestId,
         /// The block.
         block: Bytes,
     },
     /// A linearizable read: answered with an index that covers everything decided before.
     Read {
-        /// Names it in the answer.
+        /// Identifies it in the answer.
         request: RequestId,
     },
     /// Ends the segment; the next one has these members. Answered once.
     Roll {
-        /// Names it in the answer.
+        /// Identifies it in the answer.
         request: RequestId,
         /// The wanted members, in any order.
         members: Vec<Member>,
@@ -79,7 +79,7 @@ pub enum Input {
         session: Session,
         /// Copied from the effect.
         first: u64,
-        /// What was read.
+        /// The rows that were read.
         rows: Vec<Row>,
     },
     /// Sealed segments that end at or below this index are dropped.
@@ -89,29 +89,29 @@ pub enum Input {
     },
 }
 
-/// What a group wants done, in this order.
+/// Effects of a group, to be performed in order.
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Write all of these atomically and in order; sync; then [`Input::Persisted`].
     Persist {
-        /// What to write.
+        /// The writes.
         writes: Vec<Write>,
         /// Number of this effect.
         upto: u64,
     },
-    /// Send now. A message that must follow a sync was held back until then. Lost when
-    /// there is no session; in order within one.
+    /// Send now. A message that must follow a sync was held back until then. Lost when there is no
+    /// session; in order within one.
     Send(Box<Envelope>),
     /// End the session with this peer; both ends are told, and a new one may follow.
     Reset {
         /// The peer.
         peer: StorageId,
     },
-    /// This peer is not talked to: say so to people.
+    /// This peer is refused: report it to people.
     Refuse {
         /// The peer.
         peer: StorageId,
-        /// Why.
+        /// The reason.
         reason: Reason,
     },
     /// Decided and durable here: apply in this order. Indexes have no gap.
@@ -121,7 +121,7 @@ pub enum Effect {
         /// The entries.
         entries: Vec<Entry>,
     },
-    /// Who leads changed.
+    /// The leader changed.
     Leadership(Leadership),
     /// A new segment began. Leadership continues unless a [`Effect::Leadership`] says otherwise.
     Rolled(Box<Segment>),
@@ -140,33 +140,33 @@ pub enum Effect {
         /// The end of what is decided and sealed.
         end: u64,
     },
-    /// Everything that this member lacks is gone: copy rows of the applied state from the
-    /// peer, if they are ahead of what is here, then open the group again over them.
+    /// Everything that this member lacks was dropped: copy rows of the applied state from the peer,
+    /// if they are ahead of the local ones, then open the group again over them.
     CopyState {
-        /// Who has them.
+        /// The peer that has them.
         from: StorageId,
     },
-    /// The leader gave up its office: say why.
+    /// The leader yielded: report the reason.
     Yielded(&'static str),
 }
 
-/// Something to write.
+/// A write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
     /// A segment begins here; `votes` says that this member votes in it from now on.
     Segment {
         /// Its record.
         segment: Box<Segment>,
-        /// Whether this member makes an instance for it.
+        /// Whether this member creates an instance for it.
         votes: bool,
     },
     /// The highest ballot promised in the current segment.
     Promise(Ballot),
-    /// The ballot in which was accepted last.
+    /// The ballot of the last accept.
     Round(Ballot),
     /// How often decided entries were taken over by copying in the current segment.
     Adopted(u64),
-    /// Known as decided up to here. Written along with other writes, never for itself.
+    /// Decided up to here. Written along with other writes, never alone.
     Decided(u64),
     /// A row at an index that is the end of the log.
     Append {
@@ -180,18 +180,18 @@ pub enum Write {
         /// The index.
         from: u64,
     },
-    /// What is remembered of a peer.
+    /// Data about a peer.
     Peer(PeerMemory),
-    /// A peer is forgotten.
+    /// Data about a peer is removed.
     Forget(StorageId),
     /// Segments with a lower number and their rows are dropped.
     Drop {
-        /// The first number that stays.
+        /// The first number to keep.
         below: u64,
     },
 }
 
-/// Names an unbroken term: segment and ballot. A term continues over a roll.
+/// Identifies an unbroken term: segment and ballot. A term continues over a roll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Term {
     /// The segment in which it began.
@@ -200,12 +200,12 @@ pub struct Term {
     pub ballot: BallotNumber,
 }
 
-/// Who leads.
+/// The leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leadership {
-    /// This member. Reads and applies of earlier terms may still be under way.
+    /// This member. Reads and applies of earlier terms may still be in flight.
     Leads(Term),
-    /// Another one, if known.
+    /// Another member, if known.
     Follows(Option<StorageId>),
 }
 
@@ -230,7 +230,7 @@ pub enum Answer {
     Refused {
         /// The request.
         request: RequestId,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
     /// Leadership was lost: it may be decided later or never.
@@ -263,7 +263,7 @@ pub enum Refusal {
     NoReadyMajority,
 }
 
-/// Why a peer is not talked to.
+/// Why a peer is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Its data directory was copied or rolled back: it has less than it had.

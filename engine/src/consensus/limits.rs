@@ -1,32 +1,33 @@
-//! The named limits of a group.
+//! The limits of a group.
 
 /// Limits and times of a group. All members use the same ones.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Ticks without its leader after which a member looks for another one.
+    /// Ticks without a leader after which a member starts an election.
     pub election_ticks: u64,
-    /// A segment is rolled when its entries weigh more.
+    /// Maximum weight of a segment's entries before it is rolled.
     pub segment_bytes_max: usize,
-    /// A segment is rolled when it has more entries.
+    /// Maximum number of a segment's entries before it is rolled.
     pub segment_entries_max: u64,
-    /// Entries proposed and not decided.
+    /// Maximum number of proposed and undecided entries.
     pub undecided_entries_max: usize,
     /// The same in bytes.
     pub undecided_bytes_max: usize,
-    /// A longer block is refused.
+    /// Maximum size of a block.
     pub block_bytes_max: usize,
-    /// A peer that lacks more decided bytes copies blocks before it gets the rest.
+    /// A peer that lacks more decided bytes than this copies blocks first.
     pub sync_bytes_max: usize,
-    /// Bytes of one answer to a copying peer. One answer is under way at a time, so a peer
-    /// catches up only when this is more than is decided within a round trip.
+    /// Bytes of one answer to a copying peer. Only one answer is in flight, so a peer catches up
+    /// only if this is more than the bytes decided within a round trip.
     pub copy_bytes_max: usize,
-    /// Messages that wait for a sync, per peer and direction; more end the session.
+    /// Maximum number of messages that wait for a sync, per peer and direction; more end the
+    /// session.
     pub held_messages_max: usize,
-    /// Reads that wait for a barrier.
+    /// Maximum number of reads that wait for a barrier.
     pub reads_max: usize,
-    /// Copying nodes that a leader remembers.
+    /// Maximum number of copying nodes that a leader tracks.
     pub learners_max: usize,
-    /// Peers that are remembered on disk; above it, one that has no vote is forgotten.
+    /// Maximum number of peers stored on disk; above it, a peer without a vote is removed.
     pub peers_max: usize,
     /// Maximum number of bytes that a new member may lack when a seal names it.
     pub ready_lag_bytes_max: usize,

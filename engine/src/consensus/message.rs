@@ -1,8 +1,8 @@
-//! What the members of a group send to each other.
+//! Messages between the members of a group.
 //!
-//! Must always hold: an envelope names cluster, incarnation, group, segment, both data
-//! directories and the session; what does not match is dropped and counted, because some
-//! messages of the crate carry nothing that would tell them apart.
+//! Must always hold: an envelope names cluster, incarnation, group, segment, both data directories
+//! and the session; a mismatch is dropped and counted, because some messages of the crate carry
+//! nothing that would distinguish them.
 
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
@@ -15,12 +15,12 @@ use super::entry::{Entry, RunningHash};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Session(pub u64);
 
-/// A message and where it belongs.
+/// A message and its context.
 #[derive(Clone, Debug)]
 pub struct Envelope {
     /// The cluster.
     pub cluster: u128,
-    /// Grows when the cluster was recovered by hand: older members are strangers then.
+    /// Grows when the cluster was recovered by hand: older members do not match then.
     pub incarnation: u32,
     /// The group.
     pub group: u32,
@@ -32,11 +32,11 @@ pub struct Envelope {
     pub to: StorageId,
     /// The session; 0 for heartbeats, which belong to none.
     pub session: Session,
-    /// What it says.
+    /// The content.
     pub body: Body,
 }
 
-/// What an envelope says.
+/// The content of an envelope.
 #[derive(Clone, Debug)]
 pub enum Body {
     /// The first message of a session.
@@ -45,16 +45,16 @@ pub enum Body {
     Welcome,
     /// Leader election of the crate.
     Heartbeat(Heartbeat),
-    /// All else of the crate. In order, within a session.
+    /// All other messages of the crate. In order, within a session.
     Paxos(PaxosMsg<Entry>),
     /// The receiver lacks decided entries up to this index: it copies them.
     Behind {
         /// Decided at the sender.
         decided: u64,
     },
-    /// Asks for decided entries. Says at the same time what the sender has durable.
+    /// Asks for decided entries. Also reports the sender's durable position.
     Copy {
-        /// The first one wanted.
+        /// The first requested index.
         from: u64,
         /// Everything before is durable at the sender.
         durable: u64,
@@ -68,10 +68,10 @@ pub enum Body {
         /// Decided at the sender.
         decided: u64,
     },
-    /// Answers [`Body::Copy`]: entries from there on are gone; rows of the applied state
-    /// must be copied instead.
+    /// Answers [`Body::Copy`]: entries from there on were dropped; rows of the applied state must
+    /// be copied instead.
     TooOld {
-        /// The first index that is left.
+        /// The oldest remaining index.
         oldest: u64,
     },
     /// The leader asks the receiver to lead.
@@ -94,23 +94,23 @@ pub(super) fn number_of(ballot: Ballot) -> BallotNumber {
     (ballot.n, ballot.priority, ballot.pid)
 }
 
-/// How far a member's durable storage is.
+/// The position of a member's durable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Standing {
     /// The segment it started last.
     pub segment: u64,
     /// The ballot that it promised there.
     pub promised: BallotNumber,
-    /// How often it took over decided entries by copying: its log may have become shorter.
+    /// Number of times it took over decided entries by copying: its log may have become shorter.
     pub adopted: u64,
     /// The ballot in which it accepted.
     pub round: BallotNumber,
-    /// The end of what it accepted.
+    /// The end of its accepted entries.
     pub accepted: u64,
 }
 
 impl Standing {
-    /// Whether a storage that was at `self` can be at `later` without having lost anything.
+    /// Whether a storage at `self` can be at `later` without having lost anything.
     #[must_use]
     pub fn may_become(self, later: Self) -> bool {
         match self.segment.cmp(&later.segment) {
@@ -125,39 +125,39 @@ impl Standing {
     }
 }
 
-/// Who opens a session, and what its storage has durable.
+/// The opener of a session, and the position of its storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// The sender.
     pub member: Member,
     /// Counts the starts of its node; durable before the first message.
     pub boot: u64,
-    /// Drawn at that start.
+    /// Random number of that start.
     pub nonce: u64,
-    /// What it has durable.
+    /// Its durable position.
     pub standing: Standing,
     /// Decided there, as far as it knows.
     pub decided: u64,
 }
 
-/// What a node remembers of a peer, on disk: a peer that has less was rolled back.
+/// Stored data about a peer, on disk: a peer that has less was rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerMemory {
     /// The peer.
     pub storage: StorageId,
     /// Its latest boot.
     pub boot: u64,
-    /// What it drew at that boot.
+    /// Random number of that boot.
     pub nonce: u64,
-    /// The most that it had durable.
+    /// Its highest durable position.
     pub standing: Standing,
 }
 
-/// A message of the election, and how far its sender is.
+/// A message of the election, and the position of its sender.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     /// The crate's message.
     pub message: HeartbeatMsg,
-    /// What the sender has durable: the one that is ahead campaigns first.
+    /// The sender's durable position: the member that is furthest ahead campaigns first.
     pub standing: Standing,
 }

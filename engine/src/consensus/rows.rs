@@ -1,7 +1,7 @@
-//! What a storage keeps of a group, as a value: what the writes of a group amount to.
+//! The stored data of a group, as a value: the result of a group's writes.
 //!
-//! Must always hold: applying all writes in order gives what [`Recovered`] needs; a storage
-//! on disk is compared with this one.
+//! Must always hold: applying all writes in order gives everything that [`Recovered`] needs; a
+//! storage on disk is compared with this one.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::entry::Seal;
 use super::input::Write;
 use super::message::{PeerMemory, Row};
 
-/// Which group this is, and which member of it.
+/// Identifies a group, and this member of it.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// The cluster.
@@ -25,14 +25,14 @@ pub struct Identity {
     pub me: Member,
     /// Counts the starts of this node; durable.
     pub boot: u64,
-    /// Drawn at this start; durable.
+    /// Random number of this start; durable.
     pub nonce: u64,
 }
 
-/// What a group is opened over.
+/// The data for opening a group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recovered {
-    /// Segments that are kept, without gap; the last one is the current one.
+    /// Kept segments, without gap; the last one is the current one.
     pub segments: Vec<Segment>,
     /// Whether this member votes in the current one.
     pub votes: bool,
@@ -40,13 +40,13 @@ pub struct Recovered {
     pub promise: Option<Ballot>,
     /// The ballot of the last accept in the current one.
     pub round: Option<Ballot>,
-    /// How often it took decided entries over in the current one.
+    /// Number of times it took over decided entries in the current one.
     pub adopted: u64,
     /// Known as decided up to here.
     pub decided: u64,
     /// The rows of the current segment.
     pub rows: Vec<Row>,
-    /// What is remembered of peers.
+    /// Data about peers.
     pub peers: Vec<PeerMemory>,
 }
 
@@ -70,8 +70,8 @@ impl Rows {
         Self { decided: segment.base, segments: vec![segment], votes, ..Self::default() }
     }
 
-    /// The rows after the applied state of a peer was copied: the group begins here with the
-    /// peer's current segment. What is remembered of peers stays: it is this node's own.
+    /// The rows after the applied state of a peer was copied: the group begins here with the peer's
+    /// current segment. Data about peers stays: it belongs to this node.
     pub fn rebase(&mut self, segment: Segment, votes: bool) {
         let peers = std::mem::take(&mut self.peers);
         *self = Self { peers, ..Self::new(segment, votes) };
@@ -145,7 +145,7 @@ impl Rows {
         self.segments.last().map_or(0, |segment| segment.number)
     }
 
-    /// Index of the first row that may be here.
+    /// Index of the first row that may be present.
     #[must_use]
     pub fn base(&self) -> u64 {
         self.segments.first().map_or(0, |segment| segment.base)
@@ -157,7 +157,7 @@ impl Rows {
         self.decided
     }
 
-    /// Rows from `first` on, below `end`, of at most `bytes_max` (but one).
+    /// Rows from `first` on, below `end`, of at most `bytes_max` (but at least one).
     #[must_use]
     pub fn read(&self, first: u64, end: u64, bytes_max: usize) -> Vec<Row> {
         let mut bytes = 0;
@@ -171,7 +171,7 @@ impl Rows {
         .collect()
     }
 
-    /// What a group is opened over.
+    /// The data for opening a group.
     #[must_use]
     pub fn recover(&self) -> Recovered {
         let base = self.segments.last().map_or(0, |segment| segment.base);

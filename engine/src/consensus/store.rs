@@ -1,8 +1,8 @@
-//! The storage that the crate sees: the whole current segment in memory, and the writes
-//! that follow from the crate's calls, collected for one sync.
+//! The storage that the crate sees: the whole current segment in memory, and the writes caused by
+//! the crate's calls, collected for one sync.
 //!
-//! Must always hold: reads see every write at once, durable or not, because the crate reads
-//! inside the call that wrote. Durability is [`Durable`]'s matter.
+//! Must always hold: reads see every write at once, durable or not, because the crate reads inside
+//! the call that wrote. Durability is tracked by [`Durable`].
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -16,13 +16,13 @@ use super::input::Write;
 use super::message::{Row, Standing, number_of};
 use super::rows::Recovered;
 
-/// The current segment in memory. Indexes are those of the group.
+/// The current segment in memory. Indexes are of the group.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     base: u64,
     base_hash: RunningHash,
     log: Vec<Row>,
-    /// By row: the weight of the log up to and with it.
+    /// By row: the total weight of the log including it.
     weights: Vec<u64>,
     /// Index of the seal in the log; there is at most one.
     seal: Option<u64>,
@@ -32,9 +32,9 @@ pub(super) struct Mirror {
     pub(super) round: Option<Ballot>,
     adopted: u64,
     writes: Vec<Write>,
-    /// Something was written that a sync is needed for.
+    /// A write needs a sync.
     urgent: bool,
-    /// Lowest index that was cut off since the writes were taken.
+    /// Lowest index that was cut off since the writes were last taken.
     cut: Option<u64>,
     is_decided_written: bool,
 }
@@ -44,7 +44,7 @@ impl Mirror {
         Self { base, base_hash, decided: base, is_decided_written: true, ..Self::default() }
     }
 
-    /// What a storage had; nothing is written.
+    /// Restores stored data; writes nothing.
     pub(super) fn restore(&mut self, recovered: Recovered) {
         for row in recovered.rows {
             self.keep(row);
@@ -55,9 +55,8 @@ impl Mirror {
         self.decided = recovered.decided.max(self.base);
     }
 
-    /// Takes decided rows over from `first` on, as they were decided elsewhere. What was
-    /// accepted here and differs goes. The ballot of the last accept stays: see
-    /// docs/decisions/0026 for why this is safe.
+    /// Takes over decided rows from `first` on, as decided elsewhere. Accepted rows that differ are
+    /// removed. The ballot of the last accept stays: docs/decisions/0026 explains why this is safe.
     pub(super) fn adopt(&mut self, first: u64, rows: Vec<Row>) {
         let end = first + rows.len() as u64;
         self.adopted += 1;
@@ -74,7 +73,7 @@ impl Mirror {
         self.set_decided(end);
     }
 
-    /// How far the storage is when everything written is durable.
+    /// The position of the storage when everything written is durable.
     pub(super) fn standing(&self, segment: u64) -> Standing {
         Standing {
             segment,
@@ -109,7 +108,7 @@ impl Mirror {
         self.weights.last().copied().unwrap_or(0)
     }
 
-    /// The weight of the rows in `from..to`, as far as they are here.
+    /// The weight of the rows in `from..to`, as far as they are in memory.
     pub(super) fn weight_of(&self, from: u64, to: u64) -> u64 {
         let upto = |index: u64| {
             let count = index.saturating_sub(self.base).min(self.log.len() as u64);
@@ -157,7 +156,7 @@ impl Mirror {
     }
 
     fn set_promise(&mut self, ballot: Ballot) {
-        // A fresh instance writes an empty promise, over which it would recover.
+        // A fresh instance writes an empty promise, which would trigger its recovery.
         if ballot != Ballot::default() && self.promise != Some(ballot) {
             self.promise = Some(ballot);
             self.writes.push(Write::Promise(ballot));
@@ -178,12 +177,12 @@ impl Mirror {
         self.urgent = true;
     }
 
-    /// Along with the next sync.
+    /// Written along with the next sync.
     pub(super) fn write_later(&mut self, write: Write) {
         self.writes.push(write);
     }
 
-    /// What must be synced, and the lowest index that it cut off.
+    /// The writes that must be synced, and the lowest index that they cut off.
     pub(super) fn take_writes(&mut self) -> Option<(Vec<Write>, Option<u64>)> {
         if !self.urgent {
             return None;
@@ -202,7 +201,7 @@ impl Mirror {
     }
 }
 
-/// A handle on the mirror; the crate's instance holds another one.
+/// A handle to the mirror; the crate's instance holds another one.
 #[derive(Clone, Debug)]
 pub(super) struct Store(Rc<RefCell<Mirror>>);
 
@@ -252,7 +251,7 @@ impl Storage<Entry> for Store {
         Ok(())
     }
 
-    /// Entries that are there already stay: an equal row is not written again.
+    /// Existing entries stay: an equal row is not written again.
     fn append_on_prefix(&mut self, from: usize, entries: Vec<Entry>) -> StorageResult<()> {
         let mut mirror = self.get_mut();
         let from = mirror.base + from as u64;
@@ -338,10 +337,10 @@ impl Storage<Entry> for Store {
 
 const UNUSED: &str = "trimming, snapshots and stop signs of the crate are not used";
 
-/// Which writes are durable, and up to where the log is.
+/// Which writes are durable, and the end of the durable log.
 ///
-/// Must always hold: an entry below [`Durable::end`] is on disk as it is in the mirror,
-/// whatever was cut off and written again meanwhile.
+/// Must always hold: an entry below [`Durable::end`] is on disk as it is in the mirror, even if
+/// rows were cut off and written again meanwhile.
 #[derive(Debug)]
 pub(super) struct Durable {
     /// Number of the last write, and of the last durable one.
@@ -349,18 +348,18 @@ pub(super) struct Durable {
     pub(super) synced: u64,
     /// The end of the durable log, as far as no later write cuts it off.
     end: u64,
-    /// What the storage is at now.
+    /// The current position of the storage.
     standing: Standing,
     pending: VecDeque<Pending>,
 }
 
-/// A write that is under way to the disk.
+/// A write in flight to the disk.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     number: u64,
     /// The end of the log after it.
     end: u64,
-    /// From where on it cut rows off.
+    /// Index from which it cut rows off.
     cut: Option<u64>,
     standing: Standing,
 }
@@ -370,7 +369,7 @@ impl Durable {
         Self { written: 0, synced: 0, end, standing, pending: VecDeque::new() }
     }
 
-    /// How far the storage is.
+    /// The position of the storage.
     pub(super) fn standing(&self) -> Standing {
         self.standing
     }

@@ -1,8 +1,8 @@
 //! Bytes of envelopes, rows and writes.
 //!
-//! Must always hold: what is encoded decodes to the same value; any other bytes are an error,
-//! never a panic, and never make room for more than they bring. A block is not copied when
-//! it is decoded: it is a slice of the message. The first byte is the format.
+//! Must always hold: encoded values decode to the same value; any other bytes are an error, never a
+//! panic, and never allocate more than their own size. A decoded block is not copied: it is a slice
+//! of the message. The first byte is the format.
 
 mod paxos;
 mod reader;
@@ -17,22 +17,22 @@ use super::message::{Body, Envelope, Heartbeat, Hello, Row, Session};
 use reader::Reader;
 use value::Put;
 
-/// The format that is written, and the newest that is read.
+/// The format that is written, and the newest one that can be read.
 pub const FORMAT: u8 = 1;
 
-/// Why bytes are not what they should be.
+/// Why bytes do not decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes end before the value does.
     #[error("the bytes end early")]
     Truncated,
-    /// Bytes are left behind the value.
+    /// Bytes are left after the value.
     #[error("{0} bytes are left")]
     Trailing(usize),
     /// A kind that this version does not know.
     #[error("{what} has no kind {tag}")]
     UnknownKind {
-        /// Of what.
+        /// The type.
         what: &'static str,
         /// The byte.
         tag: u8,
@@ -74,7 +74,7 @@ impl Envelope {
     /// The inverse of [`Self::encode`].
     ///
     /// # Errors
-    /// When the bytes are anything else.
+    /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut reader = begin(bytes)?;
         let envelope = Self {
@@ -165,7 +165,7 @@ fn read_body(reader: &mut Reader) -> Result<Body, DecodeError> {
 }
 
 impl Row {
-    /// Appends its bytes, as a row of a storage has them.
+    /// Appends its bytes, as in a row of a storage.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(FORMAT);
         value::put_row(out, self);
@@ -174,7 +174,7 @@ impl Row {
     /// The inverse of [`Self::encode`].
     ///
     /// # Errors
-    /// When the bytes are anything else.
+    /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut reader = begin(bytes)?;
         let row = value::read_row(&mut reader)?;
@@ -194,7 +194,7 @@ impl Write {
     /// The inverse of [`Self::encode_all`].
     ///
     /// # Errors
-    /// When the bytes are anything else.
+    /// When the bytes are invalid.
     pub fn decode_all(bytes: Bytes) -> Result<Vec<Self>, DecodeError> {
         let mut reader = begin(bytes)?;
         let writes = reader.list(1, value::read_write)?;
@@ -202,7 +202,7 @@ impl Write {
         Ok(writes)
     }
 
-    /// Appends the bytes of this one: what a storage keeps of a group besides its rows.
+    /// Appends the bytes of this value: the data of a group in addition to its rows.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(FORMAT);
         value::put_write(out, self);
@@ -211,7 +211,7 @@ impl Write {
     /// The inverse of [`Self::encode`].
     ///
     /// # Errors
-    /// When the bytes are anything else.
+    /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let mut reader = begin(bytes)?;
         let write = value::read_write(&mut reader)?;

@@ -1,4 +1,4 @@
-//! The messages of the crate that are used.
+//! The messages of the crate that are in use.
 
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::ballot_leader_election::{HeartbeatMsg, HeartbeatReply, HeartbeatRequest};

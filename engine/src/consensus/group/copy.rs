@@ -1,8 +1,8 @@
-//! Copying decided entries by index: for members that are far behind or missed a roll, and
-//! for learners.
+//! Copying decided entries by index: for members that are far behind or missed a roll, and for
+//! learners.
 //!
-//! Must always hold: what is copied continues the running hash of what is here; a row that
-//! does not is never kept.
+//! Must always hold: copied rows continue the local running hash; a row that does not is never
+//! kept.
 
 use crate::consensus::chain::StorageId;
 use crate::consensus::input::Effect;
@@ -18,10 +18,10 @@ pub(super) struct Copying {
     pub(super) peer: StorageId,
     /// Index of the first row in `rows`.
     first: u64,
-    /// What a voting member copied and has not taken over. A follower takes it at once.
+    /// Rows that a voting member copied and has not taken over. A follower takes them at once.
     rows: Vec<Row>,
     weight: u64,
-    /// When it asked last.
+    /// Tick of the last request.
     asked: u64,
 }
 
@@ -40,7 +40,7 @@ impl Copying {
 pub(super) struct Learner {
     /// Everything below is durable there.
     pub(super) durable: u64,
-    /// When it asked last.
+    /// Tick of the last request.
     asked: u64,
 }
 
@@ -72,7 +72,7 @@ impl Group {
         self.send(peer, Body::Copy { from, durable: self.durable.end() }, 0);
     }
 
-    /// A follower asks its peers in turn; who copies and hears nothing tries another one.
+    /// A follower asks its peers in turn; a copying member without an answer tries another peer.
     pub(super) fn tick_copy(&mut self) {
         let timeout = self.limits.election_ticks;
         if let Some(copy) = &self.copy {
@@ -94,7 +94,7 @@ impl Group {
         }
     }
 
-    /// Serves a copying peer, and notes how far it is.
+    /// Serves a copying peer, and records its position.
     pub(super) fn copy_asked(&mut self, from: StorageId, first: u64, durable: u64) {
         if self.segment().pid_of_storage(from).is_none() {
             self.note_learner(from, durable);
@@ -141,7 +141,7 @@ impl Group {
         }
     }
 
-    /// What the driver read for a copying peer.
+    /// Rows that the driver read for a copying peer.
     pub(super) fn serve(&mut self, to: StorageId, session: Session, first: u64, rows: Vec<Row>) {
         if self.links.get(&to).is_some_and(|link| link.session == Some(session)) {
             let decided = self.store.get().decided;
@@ -170,7 +170,7 @@ impl Group {
         for row in rows {
             hash = hash.after(&row.entry);
             if hash != row.hash {
-                // Damage on the way or there: nothing of it is kept.
+                // Damaged on the way or at the peer: nothing of it is kept.
                 self.dropped += 1;
                 self.reset(from);
                 return;
@@ -218,8 +218,8 @@ impl Group {
         self.persist();
     }
 
-    /// Whether the answer to this message would be a suffix that is too long to send at
-    /// once. Only while this member leads: before, it needs every promise.
+    /// Whether the answer to this message would be a suffix that is too long to send at once. Only
+    /// while this member leads: before that it needs every promise.
     pub(super) fn lacks_too_much(&self, from: StorageId, message: &PaxosMsg<Entry>) -> bool {
         let Some((_, ballot)) = self.leading() else { return false };
         let base = self.segment().base;
@@ -233,7 +233,7 @@ impl Group {
             ),
             _ => return false,
         };
-        // What it accepted from this leader is a prefix of the leader's own log.
+        // Entries accepted from this leader are a prefix of the leader's own log.
         let has = if round == ballot { accepted } else { decided };
         let mirror = self.store.get();
         mirror.weight_of(has, mirror.decided) > self.limits.sync_bytes_max as u64

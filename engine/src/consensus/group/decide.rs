@@ -1,4 +1,4 @@
-//! What is decided: telling it in order, answering, and the end of a segment.
+//! Decided entries: reporting them in order, answering, and the end of a segment.
 
 use crate::consensus::chain::Segment;
 use crate::consensus::entry::{Entry, Seal};
@@ -8,11 +8,11 @@ use crate::consensus::store::{Mirror, Store};
 
 use super::{Group, Seat};
 
-/// Election timeouts that a fresh segment waits for the one who sealed the last one.
+/// Election timeouts that a fresh segment waits for the member that sealed the last one.
 const FRESH_TIMEOUTS: u64 = 2;
 
 impl Group {
-    /// Tells what is decided and durable here. Whether anything was.
+    /// Reports entries that are decided and durable here. Returns whether there were any.
     pub(super) fn walk(&mut self) -> bool {
         let mut mirror = self.store.get_mut();
         if matches!(self.seat, Seat::Solo) {
@@ -71,7 +71,7 @@ impl Group {
         self.emit(Effect::Rolled(Box::new(next)));
     }
 
-    /// Makes the instance of a segment once "it began" is durable.
+    /// Creates the instance of a segment once its start is durable.
     pub(super) fn start_segment(&mut self) {
         let Seat::Starting(after) = self.seat else { return };
         if self.durable.synced < after {
@@ -95,7 +95,7 @@ impl Group {
         }
     }
 
-    /// Compares the crate's leader with what was told, and tells what changed.
+    /// Compares the crate's leader with the reported one, and reports changes.
     pub(super) fn update_leadership(&mut self) {
         let leading = match &self.seat {
             Seat::Solo => Some((1, (self.identity.boot as u32, 0, 1))),
@@ -131,7 +131,7 @@ impl Group {
         }
     }
 
-    /// Leadership is lost: everything that waits is answered.
+    /// Leadership is lost: all pending requests are answered.
     pub(super) fn lose(&mut self) {
         self.term = None;
         self.rolling_until = None;
@@ -147,8 +147,8 @@ impl Group {
         }
     }
 
-    /// Drops sealed segments that end at or below `index`, as wholes. The last one stays
-    /// until something of the current one is decided: members may still lack its seal.
+    /// Drops whole sealed segments that end at or below `index`. The last one stays until an entry
+    /// of the current one is decided: members may still lack its seal.
     pub(super) fn drop_below(&mut self, index: u64) {
         let base = self.segment().base;
         let index = index.min(if self.walked > base { base } else { base.saturating_sub(1) });

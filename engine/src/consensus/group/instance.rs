@@ -1,8 +1,8 @@
-//! Calls of the crate, and what must follow each of them.
+//! Calls of the crate, and the steps that must follow each of them.
 //!
-//! Must always hold: after every single call its outgoing messages are taken, because the
-//! crate changes messages that are still in its buffer; then what it wrote goes to the disk
-//! before its messages go anywhere.
+//! Must always hold: after every single call its outgoing messages are taken, because the crate
+//! changes messages that are still in its buffer; then its writes go to the disk before its
+//! messages are sent.
 
 use omnipaxos::messages::Message;
 use omnipaxos::messages::ballot_leader_election::{BLEMessage, HeartbeatMsg, HeartbeatRequest};
@@ -22,7 +22,7 @@ use super::{Group, Seat, links};
 /// A timer of the crate that never fires: sessions lose nothing while they last.
 const NEVER: u64 = u64::MAX;
 
-/// Outgoing messages that the crate makes room for; it grows when there are more.
+/// Initial capacity for outgoing messages of the crate.
 const OUTGOING: usize = 16;
 
 impl Group {
@@ -39,7 +39,7 @@ impl Group {
         self.scratch = messages;
     }
 
-    /// Hands what was written to the disk.
+    /// Passes the writes to the disk.
     pub(super) fn persist(&mut self) {
         let standing = self.store.get().standing(self.segment().number);
         self.persist_to(standing);
@@ -70,8 +70,8 @@ impl Group {
                     PaxosMsg::Promise(_) | PaxosMsg::Prepare(_) | PaxosMsg::Accepted(_) => {
                         self.durable.written
                     }
-                    // The rest may leave before the own sync: the leader's entries count
-                    // only when `admit` lets an acceptance of them pass.
+                    // The rest may be sent before the local sync: the leader's entries count only
+                    // when `admit` accepts an acceptance of them.
                     _ => 0,
                 };
                 self.send(to, Body::Paxos(msg), after);
@@ -98,7 +98,7 @@ impl Group {
         }
     }
 
-    /// A new instance over what is stored, as after a restart of the process.
+    /// A new instance over the stored data, as after a restart of the process.
     pub(super) fn build(&self) -> Seat {
         let segment = self.segment();
         if segment.is_solo() {
@@ -125,8 +125,8 @@ impl Group {
         Seat::Votes(Box::new(instance))
     }
 
-    /// Replaces the instance as a restart would: its sessions end as well, so that nothing
-    /// that was under way to the old one reaches the new one.
+    /// Replaces the instance as a restart would: its sessions end as well, so that no message in
+    /// flight to the old one reaches the new one.
     pub(super) fn rebuild(&mut self) {
         self.seat = self.build();
         self.fresh_until = None;
@@ -135,11 +135,11 @@ impl Group {
         for peer in peers {
             self.reset(peer);
         }
-        // The requests of the new instance to peers: there is no session for them.
+        // The new instance's requests to peers are dropped: there is no session for them.
         self.call(|_| ());
     }
 
-    /// The pid and the ballot that this member leads with, when it does in the accept phase.
+    /// The pid and the ballot with which this member leads, if it does in the accept phase.
     pub(super) fn leading(&self) -> Option<(u64, BallotNumber)> {
         let Seat::Votes(instance) = &self.seat else { return None };
         let pid = instance.get_pid();
@@ -147,7 +147,7 @@ impl Group {
         leads.then(|| (pid, number_of(instance.get_promise())))
     }
 
-    /// Whether it takes part: the leader or a follower in the accept phase.
+    /// Whether it participates: the leader or a follower in the accept phase.
     pub(super) fn is_in_accept_phase(&self) -> bool {
         match &self.seat {
             Seat::Votes(instance) => instance.get_current_leader().is_some_and(|(_, is)| is),

@@ -1,8 +1,8 @@
 //! Links to peers: sessions, the handshake, waiting messages in both directions, and which
 //! messages are accepted.
 //!
-//! Must always hold: within a session nothing is dropped alone, in neither direction; a
-//! message waits behind the ones before it; a peer that has less than it had is refused.
+//! Must always hold: within a session no single message is dropped, in either direction; a message
+//! waits behind the ones before it; a peer that has less than it had is refused.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,7 +19,7 @@ use crate::consensus::message::{
 
 use super::{Group, Seat};
 
-/// What is remembered of peers; on disk too.
+/// Stored data about peers; on disk too.
 pub(super) type Memories = BTreeMap<StorageId, PeerMemory>;
 
 /// A link to a peer.
@@ -28,29 +28,29 @@ pub(super) struct Link {
     pub(super) session: Option<Session>,
     /// Its hello was accepted.
     pub(super) is_up: bool,
-    /// A hello of it was accepted since this group was opened, and none refused since.
+    /// A hello of it was accepted since this group was opened, and none was refused after that.
     is_admitted: bool,
     /// It accepted a hello of this member since this group was opened.
     has_welcomed: bool,
-    /// Leaves in this order, each after a write of this number is durable.
+    /// Sent in this order, each after the write with this number is durable.
     out: VecDeque<(u64, Envelope)>,
     /// Acceptances above the leader's durable end, and all messages after them.
     inbound: VecDeque<PaxosMsg<Entry>>,
-    /// Decided there, as it said.
+    /// Decided at the peer, as it reported.
     pub(super) decided: u64,
-    /// The end of what it accepted from this leader.
+    /// The end of the entries it accepted from this leader.
     pub(super) accepted: u64,
-    /// When a heartbeat of it was answered.
+    /// Tick of the last answered heartbeat.
     pub(super) alive: Option<u64>,
-    /// A heartbeat of it came in this segment.
+    /// A heartbeat of it was received in this segment.
     pub(super) is_heard: bool,
     /// The last round of heartbeats that it answered.
     replied: u32,
-    /// How far it is, by its heartbeats.
+    /// Its position, from its heartbeats.
     pub(super) standing: Standing,
-    /// When it was told last that it is behind.
+    /// When it was last told that it is behind.
     told_behind: Option<u64>,
-    /// What is remembered of it changed since it was written.
+    /// Stored data about it has changed since it was written.
     pub(super) is_dirty: bool,
 }
 
@@ -114,7 +114,7 @@ impl Group {
         }
     }
 
-    /// Sends within a session that is up; without one the message is lost as a whole.
+    /// Sends within a session that is up; without a session the message is dropped as a whole.
     pub(super) fn send(&mut self, to: StorageId, body: Body, after: u64) {
         if self.links.get(&to).is_some_and(|link| link.is_up) {
             self.post_to(to, body, after);
@@ -135,7 +135,7 @@ impl Group {
         }
     }
 
-    /// Sends what waited for a sync.
+    /// Sends messages that waited for a sync.
     pub(super) fn release(&mut self) {
         for link in self.links.values_mut() {
             while let Some((after, _)) = link.out.front()
@@ -224,7 +224,7 @@ impl Group {
         }
     }
 
-    /// Only what voted has something to forget: above the limit another one is let go.
+    /// Only voters can have forgotten anything: above the limit another peer is removed.
     fn forget_one(&mut self, newest: StorageId) {
         if self.peers.len() <= self.limits.peers_max {
             return;
@@ -238,9 +238,9 @@ impl Group {
         }
     }
 
-    /// Whether enough members accepted this one since it was opened. A member whose disk was
-    /// rolled back is refused, and could otherwise promise, alone, what it had promised
-    /// before, and look as if it had forgotten nothing.
+    /// Whether enough members accepted this one since it was opened. A member whose disk was rolled
+    /// back is refused, and could otherwise repeat an earlier promise alone and look as if it had
+    /// forgotten nothing.
     pub(super) fn is_welcome(&mut self) -> bool {
         if !self.is_welcomed {
             let segment = self.segment();
@@ -264,7 +264,7 @@ impl Group {
         link.alive = Some(now);
         link.is_heard = true;
         if let HeartbeatMsg::Reply(reply) = &heartbeat.message {
-            // A request that was sent again is answered again; the crate would count twice.
+            // A repeated request is answered again; the crate would count it twice.
             if reply.round <= link.replied {
                 return;
             }
@@ -282,7 +282,7 @@ impl Group {
         self.call(|instance| instance.handle_incoming(Message::BLE(message)));
     }
 
-    /// A message of the crate: in order, and an acceptance only when the leader itself has
+    /// Accepts a message of the crate: in order, and an acceptance only when the leader itself has
     /// the entries on disk, because the crate counts the leader at once.
     fn admit(&mut self, from: StorageId, message: PaxosMsg<Entry>) {
         let must_wait = self.must_wait(&message);
@@ -297,12 +297,12 @@ impl Group {
         }
     }
 
-    /// Lets in what waited for the leader's sync.
+    /// Accepts messages that waited for the leader's sync.
     pub(super) fn admit_held(&mut self) {
         let waiting = self.links.iter().filter(|(_, link)| !link.inbound.is_empty());
         for peer in waiting.map(|(peer, _)| *peer).collect::<Vec<_>>() {
             while let Some(message) = self.links.get_mut(&peer).and_then(|link| {
-                // It is put back below when it must wait on.
+                // Put back below if it must wait longer.
                 link.inbound.pop_front()
             }) {
                 if self.must_wait(&message) {
@@ -346,8 +346,7 @@ impl Group {
         self.call(|instance| instance.handle_incoming(Message::SequencePaxos(message)));
     }
 
-    /// Messages of parts of the crate that are not used, and messages with a number that no
-    /// member has.
+    /// Messages of unused parts of the crate, and messages with a number that no member has.
     fn is_used(&mut self, message: &PaxosMsg<Entry>) -> bool {
         let highest = self.segment().members.len() as u64;
         let ballot = match message {
@@ -371,7 +370,7 @@ impl Group {
         ballot.pid <= highest
     }
 
-    /// What a peer says it did is on its disk: it may never have less.
+    /// Reported as written on the peer's disk: it may never have less.
     fn remember(&mut self, from: StorageId, message: &PaxosMsg<Entry>) {
         let segment = self.segment();
         let (number, base) = (segment.number, segment.base);
@@ -396,7 +395,7 @@ impl Group {
         link.is_dirty |= memory.standing != before;
     }
 
-    /// Writes what is remembered of peers along with the next sync.
+    /// Writes the data about peers along with the next sync.
     pub(super) fn write_memories(&mut self) {
         for (peer, link) in &mut self.links {
             if std::mem::take(&mut link.is_dirty)
@@ -419,9 +418,9 @@ impl Group {
     }
 }
 
-/// A leader in the accept phase answers a late promise with what follows the peer's decided
-/// entries, which are a prefix of its own log whatever else the peer accepted. The crate
-/// alone would compare the rounds, and those of a log that was copied say less.
+/// A leader in the accept phase answers a late promise with the entries after the peer's decided
+/// ones, which are a prefix of its own log whatever else the peer accepted. The crate alone would
+/// compare the rounds, which understate a copied log.
 fn sync_from_decided(message: &mut PaxosMsg<Entry>) {
     if let PaxosMsg::Promise(promise) = message
         && promise.n_accepted != promise.n

@@ -1,10 +1,10 @@
 //! The machine of one group at one member.
 //!
-//! Owns: the current segment and its instance, links and sessions, what is under way to the
-//! disk, requests that wait. Must always hold: a promise or an acceptance leaves only after
-//! everything written before it is durable; the leader does not count itself before it is;
-//! an entry is told as decided only when it is durable here; every request gets exactly one
-//! answer. Must not know: how its effects are performed.
+//! Owns: the current segment and its instance, links and sessions, writes in flight, pending
+//! requests. Must always hold: a promise or an acceptance is sent only after everything written
+//! before it is durable; the leader does not count itself before it is; an entry is reported as
+//! decided only when it is durable here; every request gets exactly one answer. Must not know: how
+//! its effects are performed.
 
 mod copy;
 mod decide;
@@ -47,9 +47,9 @@ pub struct Group {
     peers: links::Memories,
     /// Ticks since it was opened.
     now: u64,
-    /// Next decided entry to be processed; everything below is durable and was told.
+    /// Next decided entry to be processed; everything below is durable and was reported.
     walked: u64,
-    /// What the driver had applied when the group was opened: not told again.
+    /// Position that the driver had applied when the group was opened: not reported again.
     skip_below: u64,
     requests: propose::Requests,
     copy: Option<copy::Copying>,
@@ -62,28 +62,29 @@ pub struct Group {
     is_welcomed: bool,
     /// The round of heartbeats of the instance.
     heartbeat_round: u32,
-    /// Until this tick the election of a fresh segment waits for the one who sealed.
+    /// Until this tick the election of a fresh segment waits for the member that sealed the last
+    /// one.
     fresh_until: Option<u64>,
-    /// Until this tick a roll keeps the leadership though nobody leads the new segment yet.
+    /// Until this tick a roll keeps the leadership although the new segment has no leader yet.
     rolling_until: Option<u64>,
-    /// Until this tick nothing is proposed, because another one was asked to lead.
+    /// Until this tick nothing is proposed, because another member was asked to lead.
     handing_over_until: Option<u64>,
-    /// Messages that did not belong here.
+    /// Number of messages that did not match this group.
     dropped: u64,
     effects: Vec<Effect>,
-    /// The crate's outgoing messages; kept for its memory.
+    /// The crate's outgoing messages; kept to reuse its memory.
     scratch: Vec<Message<Entry>>,
 }
 
-/// What this member is in the current segment.
+/// The role of this member in the current segment.
 enum Seat {
     /// The only member: the plain log.
     Solo,
     /// A voting member.
     Votes(Box<OmniPaxos<Entry, Store>>),
-    /// Will vote when "this segment began" is durable: the number of that write.
+    /// Will vote when the start of this segment is durable: the number of that write.
     Starting(u64),
-    /// Copies what the members decide.
+    /// Copies decided entries.
     Follows,
 }
 
@@ -142,7 +143,7 @@ impl Group {
         }
     }
 
-    /// Everything that follows from what was taken, until nothing more does.
+    /// Handles all consequences of an input.
     fn settle(&mut self) {
         loop {
             self.admit_held();
@@ -199,7 +200,7 @@ impl Group {
         self.links.get(&peer).is_some_and(|link| link.is_up)
     }
 
-    /// Messages that did not belong here, since it was opened.
+    /// Number of messages that did not match this group, since it was opened.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -212,7 +213,7 @@ impl Group {
         self.store.get().weight() + copied
     }
 
-    /// How far the storage is.
+    /// The position of the storage.
     #[must_use]
     pub fn standing(&self) -> Standing {
         self.durable.standing()

@@ -1,4 +1,4 @@
-//! Opening a group over what its storage has.
+//! Opening a group over its stored data.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::{Group, Seat};
 /// Why a group is not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The storage lost entries that were applied.
+    /// The storage lost applied entries.
     #[error(
         "group {group}: entries up to {applied} were applied, but the log ends at {end}: \
          the log lost what it had synced; replace this data directory"
@@ -27,7 +27,7 @@ pub enum OpenError {
         /// The durable end of the log.
         end: u64,
     },
-    /// A row does not continue the running hash of the rows before.
+    /// A row does not continue the running hash of the previous ones.
     #[error(
         "group {group}: entry {index} does not continue the one before: the log is damaged; \
          replace this data directory"
@@ -35,10 +35,10 @@ pub enum OpenError {
     Damaged {
         /// The group.
         group: u32,
-        /// Where.
+        /// Its index.
         index: u64,
     },
-    /// There is no segment at all.
+    /// There is no segment.
     #[error("group {group} has no segment: it was not made here")]
     NoSegment {
         /// The group.
@@ -47,11 +47,11 @@ pub enum OpenError {
 }
 
 impl Group {
-    /// Opens a group. The driver has applied every entry below `applied`; entries of sealed
-    /// segments that it has not applied it reads from its storage before.
+    /// Opens a group. The driver has applied every entry below `applied`; it first reads entries of
+    /// sealed segments that it has not applied from its storage.
     ///
     /// # Errors
-    /// When the storage lost or damaged what it had.
+    /// When stored data was lost or damaged.
     pub fn open(
         identity: Identity,
         limits: Limits,
@@ -99,7 +99,7 @@ impl Group {
             scratch: Vec::new(),
         };
         group.watch.applied(applied, 0);
-        // No instance is made for a segment that is known as sealed.
+        // A segment that is known as sealed needs no instance.
         if votes && !is_sealed {
             group.seat = group.build();
             group.call(|_| ());

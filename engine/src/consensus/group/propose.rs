@@ -1,7 +1,7 @@
 //! Requests: proposals, reads and their answers.
 //!
 //! Must always hold: a request is answered once; a read is answered after a barrier that was
-//! proposed after the read came.
+//! proposed after the read arrived.
 
 use std::collections::VecDeque;
 
@@ -12,14 +12,14 @@ use crate::consensus::input::{Answer, Effect, Refusal, RequestId};
 
 use super::{Group, Seat};
 
-/// Requests that wait for an answer.
+/// Pending requests.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     /// Proposals by index, ascending: in an unbroken term an index names its proposal.
     proposed: VecDeque<(u64, RequestId)>,
     /// Reads for the next barrier.
     reads: Vec<RequestId>,
-    /// Reads of the barrier that is under way.
+    /// Reads of the barrier in flight.
     barrier: Option<(u64, Vec<RequestId>)>,
     /// Number of the last barrier.
     barriers: u64,
@@ -40,7 +40,7 @@ impl Group {
         self.emit(Effect::Answer(Answer::Refused { request, refusal }));
     }
 
-    /// Why this member takes no request, if it does not.
+    /// Why this member accepts no requests, if it does not.
     pub(super) fn unable(&self) -> Option<Refusal> {
         if self.term.is_none() {
             let leader = self.promised().filter(|leader| *leader != self.me());
@@ -107,7 +107,7 @@ impl Group {
         }
     }
 
-    /// One barrier at a time answers all reads that came before it.
+    /// One barrier at a time answers all reads that arrived before it.
     pub(super) fn propose_barrier(&mut self) {
         let waits = !self.requests.reads.is_empty() && self.requests.barrier.is_none();
         if !waits || self.unable().is_some() {
@@ -121,7 +121,7 @@ impl Group {
         self.append(Entry::Barrier(barrier));
     }
 
-    /// Answers what these decided entries answer; `first` is the index of the first.
+    /// Answers the requests for these decided entries; `first` is the index of the first.
     pub(super) fn answer_decided(&mut self, first: u64, entries: &[Entry]) {
         let end = first + entries.len() as u64;
         while let Some((index, request)) = self.requests.proposed.front().copied()

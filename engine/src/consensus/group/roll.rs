@@ -1,4 +1,4 @@
-//! Proposing the end of a segment, and handing over.
+//! Proposing the end of a segment, and handing over leadership.
 //!
 //! Must always hold: a seal is proposed only when the new members and a majority of the
 //! next ones are ready, and never after another one.
@@ -55,7 +55,7 @@ impl Group {
         ready > members.len() / 2
     }
 
-    /// Whether a member has nearly everything durable, and can be reached.
+    /// Whether a member has nearly everything durable, and is reachable.
     fn is_ready(&self, member: StorageId) -> bool {
         if member == self.me() {
             return true;
@@ -78,7 +78,7 @@ impl Group {
         self.append(Entry::Seal(Seal { members, version }))
     }
 
-    /// A segment that is large enough is ended, with the same members.
+    /// Ends a segment that is large enough, with the same members.
     pub(super) fn roll_when_full(&mut self) {
         let mirror = self.store.get();
         let is_full = mirror.weight() >= self.limits.segment_bytes_max as u64

@@ -1,5 +1,4 @@
-//! What follows from time: elections, the watchdog, and giving up an office that is of no
-//! use.
+//! Time: elections, the watchdog, and yielding a leadership that makes no progress.
 
 use omnipaxos::messages::ballot_leader_election::{HeartbeatMsg, HeartbeatRequest};
 
@@ -9,10 +8,10 @@ use crate::consensus::message::Standing;
 
 use super::{Group, Seat};
 
-/// When something moved last.
+/// When progress was made last.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// A message that carries the protocol on, or part of one.
+    /// A message that advances the protocol, or part of one.
     moved: u64,
     /// A decision, or the first proposal after all were decided.
     decided: u64,
@@ -53,10 +52,10 @@ impl Group {
         self.watch_office();
     }
 
-    /// Whether the election's clock runs. In a fresh segment it stands still until the
-    /// highest pid, who sealed the last one, was heard of; for that one itself until a quorum
-    /// was. Members begin a segment one after the other: without this, rounds of heartbeats
-    /// that nobody could answer yet would make the leader look for its own replacement.
+    /// Whether the election's clock runs. In a fresh segment it stands still until the highest pid,
+    /// which sealed the last one, was heard of; for that member itself until a quorum was. Members
+    /// begin a segment one after the other: without this, rounds of heartbeats that no member could
+    /// answer yet would make the leader search for its own replacement.
     fn may_elect(&mut self) -> bool {
         if !self.is_welcome() {
             return false;
@@ -81,7 +80,7 @@ impl Group {
             self.fresh_until = None;
             return true;
         }
-        // Who had not begun the segment when the round was sent has not seen it.
+        // A member that had not begun the segment when the round was sent has not seen it.
         for member in unheard {
             let request = HeartbeatRequest { round: self.heartbeat_round };
             self.send_heartbeat(member, HeartbeatMsg::Request(request));
@@ -112,9 +111,8 @@ impl Group {
         others.count() + 1 >= segment.quorum()
     }
 
-    /// A member that is outside the accept phase while nothing comes campaigns: it may hold
-    /// a promise that keeps it from ever joining the leader. The one that is furthest ahead
-    /// first.
+    /// A member outside the accept phase without messages campaigns: it may hold a promise that
+    /// keeps it from ever joining the leader. The member that is furthest ahead goes first.
     fn watch_phase(&mut self) {
         if self.is_in_accept_phase() {
             self.watch.moved(self.now);
@@ -138,8 +136,8 @@ impl Group {
         }
     }
 
-    /// A leader that decides nothing though it is asked to, or whose driver applies nothing,
-    /// gives its office up: the crate alone would keep it forever.
+    /// A leader that decides nothing despite requests, or whose driver applies nothing, gives up
+    /// its leadership: the crate alone would keep it forever.
     fn watch_office(&mut self) {
         if self.term.is_none() || !matches!(self.seat, Seat::Votes(_)) {
             return;
