@@ -1,5 +1,4 @@
-//! Bytes of messages, rows and writes: they come back as they went, and nothing else is
-//! taken for them.
+//! Bytes of messages, rows and writes: they round-trip, and invalid bytes are refused.
 
 use bytes::Bytes;
 use forebay_engine::consensus::{
@@ -184,7 +183,7 @@ fn bytes_of(envelope: &Envelope) -> Vec<u8> {
     bytes
 }
 
-/// What a faulty network or disk makes of `bytes`.
+/// `bytes` as changed by a faulty network or disk.
 fn spoil(mut bytes: Vec<u8>, changes: &[(u16, u8)], cut: Option<u16>) -> Bytes {
     for (at, value) in changes {
         let length = bytes.len();
@@ -198,7 +197,7 @@ fn spoil(mut bytes: Vec<u8>, changes: &[(u16, u8)], cut: Option<u16>) -> Bytes {
 
 proptest! {
     #[test]
-    fn an_envelope_comes_back_as_it_went(seed: u64) {
+    fn an_envelope_round_trips(seed: u64) {
         let envelope = envelope(&mut Random::new(seed));
         let bytes = bytes_of(&envelope);
         let back = Envelope::decode(Bytes::from(bytes.clone())).unwrap();
@@ -207,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn writes_and_rows_come_back_as_they_went(seed: u64) {
+    fn writes_and_rows_round_trip(seed: u64) {
         let random = &mut Random::new(seed);
         let writes: Vec<_> = (0..random.below(6)).map(|_| write(random)).collect();
         let mut bytes = Vec::new();
@@ -268,7 +267,7 @@ proptest! {
 }
 
 #[test]
-fn a_count_that_the_bytes_cannot_have_makes_no_room() {
+fn an_impossible_count_allocates_nothing() {
     let rows = Body::Rows { first: 0, rows: Vec::new(), decided: 0 };
     let envelope = Envelope { body: rows, ..envelope(&mut Random::new(1)) };
     let mut bytes = bytes_of(&envelope);

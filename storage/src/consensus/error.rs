@@ -9,7 +9,7 @@ use crate::{Fault, OpenError, log::LogError};
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ConsensusError {
-    /// A row is missing, or it is not what was written there.
+    /// A row is missing or damaged.
     #[error(
         "consensus group {group}: {row} is damaged: {reason}; this data directory may have lost \
          votes: replace it by an empty one, with which the node joins again"
@@ -19,16 +19,16 @@ pub enum ConsensusError {
         group: u32,
         /// Which row.
         row: String,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// The identity of the data directory is not what was written there.
+    /// The identity of the data directory is damaged.
     #[error(
         "the identity of the data directory is damaged ({reason}): replace the directory by an \
          empty one, with which the node joins again"
     )]
     DamagedIdentity {
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
     /// A newer forebay wrote it.
@@ -39,15 +39,15 @@ pub enum ConsensusError {
         /// Its format.
         found: u8,
     },
-    /// The data directory is another node's.
+    /// The data directory belongs to another node.
     #[error(
         "the data directory belongs to the node `{of}`, not to `{name}`: start it with its own \
          name, or give this node an empty directory"
     )]
     AnotherNode {
-        /// Whose it is.
+        /// Its node.
         of: String,
-        /// Who wants it.
+        /// The name of this start.
         name: String,
     },
     /// A node name that cannot be kept.
@@ -64,14 +64,14 @@ pub enum ConsensusError {
         /// The group.
         group: u32,
     },
-    /// The entries asked for were dropped with their segment.
+    /// The requested entries were dropped with their segment.
     #[error("consensus group {group}: entry {index} was dropped, the first kept one is {oldest}")]
     Gone {
         /// The group.
         group: u32,
-        /// What was asked for.
+        /// The requested index.
         index: u64,
-        /// What is left.
+        /// The oldest remaining index.
         oldest: u64,
     },
     /// The log, in whose database the rows are, cannot be read or written. After a failed write
@@ -87,7 +87,7 @@ pub enum ConsensusError {
     /// The thread that writes died.
     #[error("the thread that writes consensus rows died ({reason}): restart the process")]
     WriterDied {
-        /// Of what.
+        /// The reason.
         reason: String,
     },
 }

@@ -76,7 +76,7 @@ impl Groups {
         Ok(Self { database, node, groups: Mutex::new(groups) })
     }
 
-    /// Who this node is in this start.
+    /// The identity of this node in this start.
     #[must_use]
     pub fn node(&self) -> &Node {
         &self.node

@@ -25,7 +25,7 @@ use super::{ConsensusError, GroupWrites, Groups};
 /// in memory twice while it is written.
 const SYNC_BYTES_MAX: usize = 8 << 20;
 
-/// Hears what became of writes. Called on the writer's thread, which waits meanwhile.
+/// Receives the results of writes. Called on the writer's thread, which waits meanwhile.
 pub trait Listener: Send {
     /// All writes of this group up to this number are durable.
     fn persisted(&mut self, group: u32, upto: u64);

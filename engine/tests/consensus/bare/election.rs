@@ -1,4 +1,4 @@
-//! What elections of the bare crate do.
+//! Elections of the bare crate.
 
 use super::net::{ELECTION_TICKS, Instance, Net, Options};
 use super::store::Disk;
@@ -43,7 +43,7 @@ fn b1_priority_1_that_campaigns_keeps_a_fresh_instance() {
     }
 }
 
-/// Node 3 promised a ballot of node 2 that nobody else knows, and node 1 leads.
+/// Node 3 promised a ballot of node 2 that no other node knows, and node 1 leads.
 fn with_a_higher_promise() -> Net {
     let mut net = Net::new(Options { preferred: Some(1), ..Options::default() });
     net.call(1, Instance::try_become_leader);
@@ -94,7 +94,7 @@ fn a_node_with_a_higher_promise_rejoins_when_it_campaigns() {
 }
 
 #[test]
-fn a_restarted_leader_has_lost_its_office_however_fast_it_is() {
+fn a_restarted_leader_has_lost_its_leadership_however_fast_it_is() {
     let mut net = Net::new(Options::default());
     let leader = net.until_leader();
     let ballot = net.node(leader).get_promise();
@@ -146,7 +146,7 @@ fn a_wiped_member_that_votes_loses_a_decided_entry() {
     net.append(1, 1);
     net.ticks(5);
     assert_eq!(net.decided(1).len(), 1);
-    // Node 1 dies, node 2 comes back with nothing, and both that are left make a majority.
+    // Node 1 dies, node 2 returns empty, and the two remaining nodes make a majority.
     net.crash(1);
     net.crash(2);
     net.disks[1] = Disk::default();

@@ -1,4 +1,4 @@
-//! What the bare crate needs of its links.
+//! Requirements of the bare crate on its links.
 
 use crate::random::Random;
 
@@ -7,8 +7,8 @@ use super::net::{NEVER, Net, Options};
 /// Entries of a suffix of 2 MiB in blocks of 4 KiB.
 const SUFFIX_ENTRIES: u64 = 512;
 
-/// Follower 1 lacks a suffix that is under way for 200 ticks. Returns how many suffixes
-/// were sent to it within 400.
+/// Follower 1 lacks a suffix that is in flight for 200 ticks. Returns the number of suffixes sent
+/// to it within 400.
 fn suffixes_sent(resend_ticks: u64) -> usize {
     let mut net = Net::new(Options { resend_ticks, ..Options::default() });
     let leader = net.until_leader();
@@ -46,7 +46,7 @@ struct Faults {
     take_once: bool,
     resend: bool,
     loss_permille: u64,
-    /// A message arrives when later ones already have.
+    /// A message arrives after later ones.
     late_permille: u64,
     /// The end of a link and a new session, instead of single messages.
     reset_permille: u64,

@@ -1,8 +1,8 @@
 //! The crate `omnipaxos` alone, in a small simulation.
 //!
-//! Owns: one test for each behaviour of the crate that the machine is built around
-//! (docs/decisions/0026). A newer version of the crate that behaves otherwise fails here,
-//! by name. Must not know: the machine.
+//! Owns: one test for each behaviour of the crate that the machine relies on (docs/decisions/0026).
+//! A newer version of the crate with different behaviour fails here, by name. Must not know: the
+//! machine.
 
 mod election;
 mod links;

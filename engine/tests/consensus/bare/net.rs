@@ -1,7 +1,7 @@
 //! Instances of the bare crate, and the links between them.
 //!
-//! A link delivers in order and after its delay, unless the test says otherwise. Heartbeats
-//! travel apart from all else. The storage outlives its instance; `restart` makes a new one.
+//! A link delivers in order and after its delay, unless the test overrides that. Heartbeats travel
+//! separately. The storage outlives its instance; `restart` makes a new one.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use super::store::{Disk, Value};
 
 pub(super) type Instance = OmniPaxos<Value, Disk>;
 
-/// What is on its way: when each message arrives.
+/// Messages in flight, with their arrival times.
 pub(super) type Queue = VecDeque<(u64, Message<Value>)>;
 
 /// Ticks of an election timeout.
@@ -22,7 +22,7 @@ pub(super) const ELECTION_TICKS: u64 = 5;
 /// A resend timer that never fires.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// How often a driver that does not take after every call does.
+/// Interval at which a driver takes that does not do so after every call.
 const TAKE_TICKS: u64 = 3;
 
 #[derive(Clone, Debug)]
@@ -46,14 +46,14 @@ pub(super) struct Net {
     /// By pid - 1; none while it is down.
     pub(super) nodes: Vec<Option<Instance>>,
     pub(super) disks: Vec<Disk>,
-    /// By sender, then receiver: when it arrives, and what.
+    /// By sender, then receiver: arrival time and message.
     links: Vec<Vec<Queue>>,
     heartbeats: Vec<Vec<Queue>>,
     pub(super) cut: Vec<Vec<bool>>,
     /// Ticks that a message with a suffix takes.
     pub(super) suffix_ticks: u64,
     pub(super) now: u64,
-    /// Messages that left their link: when they arrive.
+    /// Messages that left their link, with their arrival times.
     pub(super) late: Vec<(u64, Message<Value>)>,
     /// Suffixes sent by AcceptSync, in entries.
     pub(super) suffixes: Vec<usize>,
@@ -103,8 +103,7 @@ impl Net {
         self.take(pid);
     }
 
-    /// Ends an instance. What it wrote is on its disk; what is under way to it and from it
-    /// is lost.
+    /// Ends an instance. Its writes are on its disk; messages in flight to it and from it are lost.
     pub(super) fn crash(&mut self, pid: u64) {
         let at = pid as usize - 1;
         self.nodes[at] = None;

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{Entry, NoSnapshot, StopSign, Storage, StorageOp, StorageResult};
 
-/// An entry: a number. Its size is what the test says it is.
+/// An entry: a number. The test defines its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Value(pub(super) u64);
 
@@ -14,7 +14,7 @@ impl Entry for Value {
     type Snapshot = NoSnapshot;
 }
 
-/// What outlives an instance. A clone is the same disk.
+/// Data that outlives an instance. A clone is the same disk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk(Rc<RefCell<Rows>>);
 
@@ -24,7 +24,7 @@ pub(super) struct Rows {
     promise: Option<Ballot>,
     round: Option<Ballot>,
     decided: usize,
-    /// Entries that were decided were written over.
+    /// Decided entries were overwritten.
     pub(super) is_damaged: bool,
     /// Every write fails.
     pub(super) broken: bool,

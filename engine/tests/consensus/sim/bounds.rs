@@ -10,7 +10,7 @@ use super::World;
 const BLOCKS_PER_TICK: u64 = 150;
 const BLOCK_BYTES: usize = 4 << 10;
 
-/// What one member lacks in the beginning, in all groups together.
+/// Bytes that one member lacks in the beginning, in all groups together.
 const BEHIND_BYTES: usize = 100 << 20;
 
 /// Ticks in which it catches up.
@@ -25,7 +25,7 @@ const BEHIND: usize = 2;
 /// Five nodes that are members of several groups, one after the other on one thread.
 struct Node {
     groups: Vec<World>,
-    /// The most that the groups of a node had in memory.
+    /// Maximum memory of the groups of a node.
     most: u64,
 }
 

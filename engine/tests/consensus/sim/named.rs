@@ -1,5 +1,5 @@
-//! Scenarios of the machine by name: one for each row of docs/decisions/0026 that is the
-//! machine's to mend, and for each rule of 0027.
+//! Scenarios of the machine by name: one for each row of docs/decisions/0026 that the machine
+//! handles, and for each rule of 0027.
 
 use forebay_engine::consensus::{
     Answer, Body, Envelope, Input, Leadership, Member, Refusal, RequestId, Rows, StorageId,
@@ -172,7 +172,7 @@ fn an_entry_is_not_decided_before_the_leaders_own_sync() {
 }
 
 #[test]
-fn a_follower_with_a_slow_disk_holds_nobody_back() {
+fn a_follower_with_a_slow_disk_delays_no_others() {
     let (mut world, leader) = three();
     let slow = (leader + 1) % 3;
     world.nodes[slow].disk.sync_ticks_max = 1_000_000_000;
@@ -187,7 +187,7 @@ fn a_follower_with_a_slow_disk_holds_nobody_back() {
 }
 
 #[test]
-fn what_a_leader_holds_undecided_is_bounded() {
+fn undecided_entries_of_a_leader_are_bounded() {
     let (mut world, leader) = three();
     world.nodes[leader].disk.sync_ticks_max = 1_000_000_000;
     for _ in 0..100 {
@@ -270,7 +270,7 @@ fn leadership_is_handed_over_without_an_election_timeout() {
 }
 
 #[test]
-fn a_roll_that_may_not_be_is_refused() {
+fn a_forbidden_roll_is_refused() {
     let (mut world, leader) = serving(5, 3);
     let member = |world: &World, at: usize| world.nodes[at].member();
     let all = |world: &World| (0..3).map(|at| member(world, at)).collect::<Vec<_>>();
@@ -306,7 +306,7 @@ fn a_roll_that_may_not_be_is_refused() {
 }
 
 #[test]
-fn a_message_that_does_not_belong_here_is_dropped_and_counted() {
+fn a_mismatched_message_is_dropped_and_counted() {
     let (mut world, leader) = three();
     let here = (leader + 1) % 3;
     let (from, to) = (world.nodes[leader].storage(), world.nodes[here].storage());
@@ -362,7 +362,7 @@ fn a_rolled_back_disk_is_refused_by_everyone_who_remembers() {
 /// Regression (seed 6574): the simulation blamed the leader for a disk that was rolled back in
 /// the same instant.
 #[test]
-fn a_leader_seals_by_what_it_was_told_when_a_disk_was_just_rolled_back() {
+fn a_leader_may_seal_when_a_disk_was_just_rolled_back() {
     let (mut world, leader) = three();
     let (at, other) = ((leader + 1) % 3, (leader + 2) % 3);
     let old = world.nodes[at].disk.copy();
@@ -418,7 +418,7 @@ fn a_restart_of_all_members_loses_nothing() {
 }
 
 #[test]
-fn who_leads_is_told_when_it_changes() {
+fn changes_of_the_leader_are_reported() {
     use forebay_engine::Machine;
     use forebay_engine::consensus::Effect;
     let (mut world, leader) = three();
@@ -438,7 +438,7 @@ fn who_leads_is_told_when_it_changes() {
 }
 
 #[test]
-fn what_is_remembered_of_peers_without_a_vote_is_bounded() {
+fn data_about_peers_without_a_vote_is_bounded() {
     let (mut world, leader) = serving(5, 3);
     world.limits.peers_max = 3;
     for at in 0..5 {
@@ -446,7 +446,7 @@ fn what_is_remembered_of_peers_without_a_vote_is_bounded() {
     }
     world.ticks(20);
     for round in 1..10 {
-        // Node 4 loses its disk again and again; each time it is another peer.
+        // Node 4 loses its disk repeatedly; each time it is a new peer.
         world.crash(4, world.now);
         let storage = StorageId(world.nodes[4].storage().0 + round);
         let first = world.nodes[leader].disk.rows.recover().segments[0].clone();

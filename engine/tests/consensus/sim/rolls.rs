@@ -1,4 +1,4 @@
-//! Rolls with a crash at every step, and what is left when a quorum is lost.
+//! Rolls with a crash at every step, and recovery after a lost quorum.
 
 use super::World;
 use super::named::three;
@@ -85,7 +85,7 @@ fn a_survivor_continues_alone_with_its_accepted_rows() {
 }
 
 #[test]
-fn old_members_that_return_to_a_survivor_are_strangers() {
+fn old_members_that_return_to_a_survivor_are_refused() {
     let (mut world, survivor) = alone();
     world.until("it leads alone", |world| world.leader() == Some(survivor));
     let number = world.group(survivor).segment().number;

@@ -1,4 +1,4 @@
-//! What must hold in every step, whatever fails.
+//! Invariants of every step, whatever fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ pub(crate) struct Checks {
     /// Requests that wait, and for a read the end that its answer must cover.
     open: BTreeMap<RequestId, (StorageId, Option<u64>)>,
     blocks: BTreeMap<RequestId, Bytes>,
-    /// The end of what a client was told.
+    /// The end of the entries acknowledged to clients.
     pub(crate) acknowledged: u64,
     pub(crate) answers: u64,
     pub(crate) reads: u64,
@@ -87,7 +87,7 @@ impl Checks {
         }
     }
 
-    /// The acknowledged block is the one at that index; told after the entry was.
+    /// The acknowledged block is the one at that index; acknowledged after the entry was reported.
     pub(crate) fn acknowledged_is(&self, request: RequestId, index: u64) {
         let Some(block) = self.blocks.get(&request) else { return };
         match self.decided.get(index as usize) {
@@ -96,7 +96,7 @@ impl Checks {
         }
     }
 
-    /// A node is gone; what it was asked has no answer.
+    /// A node is gone; requests to it have no answer.
     pub(crate) fn crashed(&mut self, node: StorageId) {
         self.open.retain(|_, (asked, _)| *asked != node);
     }

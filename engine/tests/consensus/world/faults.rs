@@ -1,5 +1,5 @@
-//! The life of one world: clients, a controller and faults for a while, then healing, and
-//! what must be true afterwards.
+//! One run of a world: clients, a controller and faults for a while, then healing, and the final
+//! checks.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -240,8 +240,8 @@ impl<B: Backend> Life<B> {
         self.world.witnesses.insert(storage, (before.newest(), others));
     }
 
-    /// All other nodes are up and remember on disk what this one has: without that, nobody
-    /// can know that it was rolled back.
+    /// All other nodes are up and remember on disk what this one has: otherwise no node can know
+    /// that it was rolled back.
     fn everyone_hears(&self, at: usize) -> bool {
         let world = &self.world;
         let node = &world.nodes[at];

@@ -1,5 +1,5 @@
-//! The only place of the simulation that sees the environment: which seeds to run, what to
-//! print, how long it took. Nothing of it reaches the world.
+//! The only place of the simulation that sees the environment: seeds to run, output, durations.
+//! Nothing of it reaches the world.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,

@@ -78,7 +78,7 @@ pub(crate) struct World<B> {
     pub(crate) limits: Limits,
     /// Data directories that forgot something: none of them may vote again.
     pub(crate) lost: BTreeSet<StorageId>,
-    /// By such a one: who remembers on disk that it had more.
+    /// For each of them: the nodes that remember on disk that it had more.
     pub(crate) witnesses: BTreeMap<StorageId, (u64, BTreeSet<StorageId>)>,
     /// All segments that began.
     segments: Vec<Segment>,
@@ -93,7 +93,7 @@ pub(crate) struct World<B> {
     /// FOREBAY_SIM_TRACE prints every input and effect.
     prints: bool,
     pub(crate) counts: BTreeMap<&'static str, u64>,
-    /// Who began a term, in order.
+    /// The nodes that began a term, in order.
     pub(crate) leaders: Vec<StorageId>,
     /// All answers, in order.
     pub(crate) answers: Vec<Answer>,
@@ -332,7 +332,7 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// Nobody talks to a voter whose disk it knows to have been rolled back, while that one is
+    /// No node talks to a voter whose disk it knows to have been rolled back, while that voter is
     /// in the segment in which it forgot something.
     fn check_witness(&self, at: usize) {
         let storage = self.nodes[at].storage();
@@ -380,7 +380,7 @@ impl<B: Backend> World<B> {
             let is_ready = |member: &Member| {
                 let Some(peer) = self.at(member.storage) else { return true };
                 if self.lost.contains(&member.storage) {
-                    // The leader goes by what it was told before the disk was rolled back.
+                    // The leader relies on reports from before the rollback.
                     return true;
                 }
                 let durable = self.nodes[peer].disk.rows.end() as usize;
@@ -445,7 +445,7 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// A driver ends a session whose messages under way are too many.
+    /// A driver ends a session with too many messages in flight.
     pub(crate) fn reset_full_links(&mut self, bytes_max: usize) {
         for (one, other) in self.net.full(bytes_max) {
             self.count("full links");

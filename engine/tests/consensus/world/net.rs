@@ -1,5 +1,5 @@
-//! The network of the simulation: sessions between pairs of processes, each direction first
-//! in, first out; heartbeats apart from them, lost one by one.
+//! The network of the simulation: sessions between pairs of processes, each direction first in,
+//! first out; heartbeats are separate, and lost one by one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -108,7 +108,7 @@ impl Net {
         session.is_some() && session == self.known.get(&(here, there))
     }
 
-    /// Ends a session; what was under way is lost. Each end sees it in its own time.
+    /// Ends a session; messages in flight are lost. Each end sees it later, at its own time.
     pub(crate) fn reset(
         &mut self,
         now: u64,
@@ -130,7 +130,7 @@ impl Net {
         }
     }
 
-    /// A process is gone: its sessions end, and nothing more is for it.
+    /// A process is gone: its sessions end, and messages to it are dropped.
     pub(crate) fn forget(&mut self, now: u64, process: StorageId, random: &mut Random) {
         let peers = self.sessions.keys().filter(|(a, b)| *a == process || *b == process);
         let peers: Vec<_> = peers.map(|(a, b)| if *a == process { *b } else { *a }).collect();
@@ -150,7 +150,7 @@ impl Net {
         self.directions.entry((from, to)).or_default().slow = ticks;
     }
 
-    /// Pairs whose messages under way weigh more than that, in one direction.
+    /// Pairs with more bytes of messages in flight than this, in one direction.
     pub(crate) fn full(&self, bytes_max: usize) -> Vec<Pair> {
         let weight = |direction: &Direction| {
             direction.queue.iter().map(|(_, envelope)| weight_of(&envelope.body)).sum::<usize>()

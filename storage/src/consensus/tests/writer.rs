@@ -80,7 +80,7 @@ fn waiting_writes_of_all_groups_share_one_sync() {
 }
 
 #[test]
-fn a_failed_sync_stops_all_groups_once_and_says_why() {
+fn a_failed_sync_stops_all_groups_once_with_the_reason() {
     for fault in [JournalFault::Lost, JournalFault::Unanswered, JournalFault::Torn { cells: 1 }] {
         let dir = tempfile::tempdir().unwrap();
         let site = Site::open(dir.path());
@@ -104,7 +104,7 @@ fn a_failed_sync_stops_all_groups_once_and_says_why() {
 }
 
 #[test]
-fn a_write_that_continues_nothing_stops_the_groups_and_is_not_written() {
+fn a_write_with_a_gap_stops_the_groups_and_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let site = Site::open(dir.path());
     let (writer, heard) = spawn(&site);
@@ -116,7 +116,7 @@ fn a_write_that_continues_nothing_stops_the_groups_and_is_not_written() {
 }
 
 #[test]
-fn what_was_given_to_the_writer_is_written_before_it_is_gone() {
+fn dropping_the_writer_waits_for_its_writes() {
     let dir = tempfile::tempdir().unwrap();
     let site = Site::open(dir.path());
     let (writer, heard) = spawn(&site);
