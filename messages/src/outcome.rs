@@ -38,7 +38,7 @@ pub struct Failure {
     /// The message of the handler (or of forebay).
     #[bilrost(2)]
     pub message: ByteString,
-    /// Optional bytes of the handler beside the message.
+    /// Optional additional bytes from the handler.
     #[bilrost(3)]
     pub detail: Bytes,
 }

@@ -1,4 +1,4 @@
-# For the scripts beside it: breaks a copy of the sources, rule by rule, and reports
+# For the scripts in this directory: breaks a copy of the sources, rule by rule, and reports
 # whether the tests notice. To be sourced with `only` set: mutations whose name does not contain
 # it are left out.
 #

@@ -13,7 +13,7 @@ set -euo pipefail
 machine=limiter
 only=${1:-}
 source "$(dirname "$0")/lib.sh"
-# What is wrong is to be noticed, not to be made small.
+# Failures only have to be found, not minimized.
 export PROPTEST_MAX_SHRINK_ITERS=${PROPTEST_MAX_SHRINK_ITERS:-0}
 
 # The named tests first: they take no time. The model only when none of them noticed.

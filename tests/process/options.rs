@@ -191,7 +191,7 @@ fn jobs_can_be_changed_while_it_runs() {
     jobs(&["3"]).expect_refused(&["no process has the data directory open", "--jobs"]);
 }
 
-/// A lowered number of jobs limits running items, beside a rule that allows more.
+/// A lowered number of jobs limits running items, despite a rule that allows more.
 #[test]
 fn fewer_jobs_apply_beside_a_rule() {
     let place = Place::new();

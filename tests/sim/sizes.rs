@@ -21,7 +21,7 @@ const SMALL_PERCENT: u64 = 25;
 const LARGE_PERCENT: u64 = 30;
 /// Small limits, in bytes; the partitions' own records are smaller.
 const SMALL: [usize; 3] = [16 << 10, 24 << 10, 64 << 10];
-/// A record of an entry has between one and this many bytes beside the payload.
+/// A record of an entry has between one and this many bytes in addition to the payload.
 const AROUND_MAX: usize = 512;
 /// Prefix of every error text of a handler.
 const PLANNED: &str = "as planned";

@@ -1,5 +1,5 @@
-//! The tree of counters: scope, then l1, then l2; beside the scopes one counter per service for
-//! work without a scope.
+//! The tree of counters: scope, then l1, then l2; in addition one counter per service for work
+//! without a scope.
 //!
 //! Owns: finding and creating counters, the usage of each, and forgetting unused ones. Must always
 //! hold: a parent counts what its children count; a counter's rule is the one that governs its key

@@ -1,4 +1,4 @@
-//! The part of a partition's state that is kept in memory beside its rows.
+//! The part of a partition's state that is kept in memory in addition to its rows.
 //!
 //! Must always hold: it equals what [`State::load`] would read from the committed rows; the rows
 //! are the truth.

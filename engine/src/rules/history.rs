@@ -15,7 +15,7 @@ use super::{
     codec::{BOOK_FORMAT, WireBook, format_of, framed},
 };
 
-/// Number of versions kept beside the newest book.
+/// Number of versions kept in addition to the newest book.
 pub const HISTORY_LEN_MAX: usize = 32;
 /// How many bytes the versions take together, encoded. The newest version is kept however
 /// large it is; 10,000 rules with full descriptions take 10 MiB.

@@ -225,7 +225,7 @@ pub struct RetryAttempt {
     /// What went wrong.
     #[bilrost(5)]
     pub message: ByteString,
-    /// Optional bytes of the handler beside the message.
+    /// Optional additional bytes from the handler.
     #[bilrost(6)]
     pub detail: Bytes,
     /// If a cancel was applied before, the entry ends as canceled, even if this was its last

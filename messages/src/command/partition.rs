@@ -69,7 +69,7 @@ pub struct Purge {
     pub count_max: u32,
 }
 
-/// Older binaries stop here instead of misreading what follows.
+/// Older binaries stop here instead of misreading later records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 pub struct VersionBarrier {
     /// Lowest format that may continue to read.

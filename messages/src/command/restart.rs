@@ -31,12 +31,12 @@ pub struct EndRun {
     /// The attempt; ignored unless it runs.
     #[bilrost(2)]
     pub token: AttemptToken,
-    /// What follows; absent only when written by a newer format.
+    /// The next step; absent only when written by a newer format.
     #[bilrost(oneof(3-5))]
     pub then: Option<AfterRun>,
 }
 
-/// What follows an attempt that ended its run.
+/// The step after an attempt that ended its run.
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub enum AfterRun {
     /// The entry is paused with this as its last failure; the run continues when it is resumed

@@ -24,7 +24,7 @@ type World = world::World<Real>;
 /// Seeds that `make test` always runs.
 const FIXED_SEEDS: u64 = 6;
 
-/// And fresh ones beside them.
+/// Number of additional fresh seeds.
 const FRESH_SEEDS: u64 = 2;
 
 fn run(seed: u64) -> Life {

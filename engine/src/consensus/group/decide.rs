@@ -83,7 +83,7 @@ impl Group {
         let is_highest = segment.members.last() == Some(&self.identity.me);
         if is_highest && self.rolling_until.is_some() {
             // The ballot of the highest pid in the first round is the highest of all: the
-            // election of the fresh instance finds nobody to replace.
+            // election of the fresh instance has no leader to replace.
             self.call(omnipaxos::OmniPaxos::try_become_leader);
         }
         // What the others sent for this segment before it began here was dropped.

@@ -25,15 +25,15 @@ use super::{
 pub const ERROR_TEXT_LEN_MAX: usize = 16 << 10;
 /// Appended to an error text that was cut.
 pub const CUT_MARK: &str = " … (the rest of this text was cut)";
-/// Maximum length of the bytes beside an error text; longer ones are left out, because a part of
+/// Maximum length of additional bytes of an error; longer ones are left out, because a part of
 /// them could not be decoded.
 pub const DETAIL_LEN_MAX: usize = 1 << 20;
 
-/// Maximum size of an entry's record beside its payload and its strings.
+/// Maximum size of an entry's record in addition to its payload and its strings.
 const ENTRY_FIXED_LEN: usize = 256;
 /// Maximum size of a decision in a record.
 const DECISION_LEN: usize = 160;
-/// Maximum size of an end beside the handler's output.
+/// Maximum size of an end in addition to the handler's output.
 pub(super) const END_FIXED_LEN: usize = 128;
 
 /// The maximum size of records.

@@ -20,7 +20,7 @@ type Life = faults::Life<Model>;
 /// Seeds that `make test` always runs.
 const FIXED_SEEDS: u64 = 100;
 
-/// And fresh ones beside them.
+/// Number of additional fresh seeds.
 const FRESH_SEEDS: u64 = 50;
 
 fn run(seed: u64) -> Life {

@@ -16,7 +16,7 @@ pub(crate) trait Backend: Sized {
     fn make(member: &Member, rows: &Rows) -> Self;
 
     /// Opens it for the start number `boot`, which must be durable afterwards, with its nonce.
-    /// What it has: `rows`, unless the disk forgot something on its own.
+    /// Returns its data: `rows`, unless the disk forgot something on its own.
     fn open(&mut self, boot: u64, nonce: u64, rows: &Rows) -> Recovered;
 
     /// Makes writes durable, all or none, in one sync.
@@ -126,7 +126,7 @@ impl<B: Backend> Disk<B> {
         self.unsynced.push_back((upto, writes));
     }
 
-    /// What became durable by now, if anything did.
+    /// The writes that are durable now, if there are any.
     pub(crate) fn turn(&mut self, now: u64, random: &mut Random) -> Option<u64> {
         if let Some((upto, at)) = self.sync {
             if now < at {

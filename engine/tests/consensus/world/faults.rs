@@ -203,7 +203,7 @@ impl<B: Backend> Life<B> {
     fn back_up(&mut self, at: usize) {
         let now = self.world.now;
         let Some(backup) = self.world.nodes[at].backup.take() else {
-            // Of a node that was alone nobody else remembers anything: not covered.
+            // No other node knows anything about a node that was alone: not covered.
             let rows = self.world.nodes[at].disk.rows.recover();
             let is_alone = rows.segments.last().is_none_or(|segment| segment.members.len() == 1);
             if self.world.random.permille(50) && !is_alone {

@@ -167,7 +167,7 @@ impl Net {
         }
     }
 
-    /// What is due, in order; it is taken one by one, as it may change what follows.
+    /// Due arrivals, in order; taken one by one, as each may change later ones.
     pub(crate) fn next(&mut self, now: u64) -> Option<Arrival> {
         if let Some(at) = self.changes.iter().position(|(at, ..)| *at <= now) {
             let (_, here, there, session) = self.changes.remove(at);

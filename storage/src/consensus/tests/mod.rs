@@ -1,4 +1,4 @@
-//! Rows of groups beside the model of them, through crashes, torn blocks and damage.
+//! Rows of groups compared with their model, through crashes, torn blocks and damage.
 
 mod damage;
 mod model;

@@ -224,7 +224,7 @@ impl Drop for Journal {
     }
 }
 
-/// Creates an empty journal beside a copy of a database that has everything in files.
+/// Creates an empty journal next to a copy of a database that has everything in files.
 pub(super) fn leave_empty(dir: &Path) -> Result<(), Fault> {
     let made = std::fs::create_dir_all(dir);
     made.map_err(|error| Fault::from_io("create the directory", dir, error))?;
