@@ -1,0 +1,44 @@
+//! The network between the nodes of a cluster.
+//!
+//! Owns connections, their handshake and what travels over them: heartbeats, links with
+//! sessions per peer and group, requests, bulk reads. Knows nothing of queues, logs or
+//! consensus: groups are numbers, messages are bytes, and who a node is are values of the
+//! caller.
+//!
+//! What must always hold:
+//! 1. Without TLS nothing but loopback is bound or dialled.
+//! 2. A stranger gets nothing but the end of the handshake, and costs bounded memory.
+//! 3. A call that sends never waits. Every queue has a limit, in messages and bytes.
+//! 4. Within a session of a link, messages come in order and without gaps; both ends know
+//!    the session by the same number, and both are informed of its end.
+//! 5. A request is answered once; whether it may have been done is part of every error.
+
+mod connection;
+mod group;
+mod handshake;
+mod identity;
+mod lane;
+mod limits;
+mod net;
+mod peer;
+mod service;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod transport;
+mod wire;
+
+pub use group::Event;
+pub use handshake::HandshakeError;
+pub use identity::{BadName, Identity, NODE_NAME_LEN_MAX, NodeName};
+pub use lane::links::NotSent;
+pub use lane::request_client::RequestError;
+pub use limits::Limits;
+pub use net::{BulkRead, Config, Group, GroupError, Net, Refused, StartError};
+pub use peer::PeerView;
+pub use service::{Answer, Service};
+pub use tls::{AUTHORITY_DAYS, BundleError, CertificateStatus, TlsError, TlsFiles, init_tls};
+#[cfg(feature = "testkit")]
+pub use transport::memory::{MemoryNet, Way};
+pub use transport::tcp::NotLoopback;
+pub use wire::hello::{Class, PROTOCOL, Refusal};
