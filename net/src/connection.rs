@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::Instant;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::sync::CancellationToken;
 
@@ -108,18 +109,25 @@ async fn write_all(
     moved: &Moved,
 ) -> Ended {
     let mut out = BytesMut::new();
+    let mut ping_at = Instant::now() + limits.ping_interval;
     loop {
         out.clear();
         lane.fill(number, &mut out, WRITE_BYTES);
-        if out.is_empty() {
+        if out.is_empty() && Instant::now() < ping_at {
             // Idle connections keep no buffer.
             out = BytesMut::new();
             tokio::select! {
                 biased;
-                () = lane.wake().notified() => continue,
-                () = tokio::time::sleep(limits.ping_interval) => Frame::Ping.encode(&mut out),
+                // Frames that come wake it too: they must not put the ping off.
+                () = lane.wake().notified() => {}
+                () = tokio::time::sleep_until(ping_at) => {}
             }
+            continue;
         }
+        if out.is_empty() {
+            Frame::Ping.encode(&mut out);
+        }
+        ping_at = Instant::now() + limits.ping_interval;
         moved.is_writing.store(true, Ordering::Relaxed);
         if let Err(error) = write.write_all(&out).await {
             return error.into();
