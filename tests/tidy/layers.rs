@@ -80,6 +80,18 @@ const ACTORS_AND_TERMINALS: &[&str] =
 const STORES_AND_TERMINALS: &[&str] =
     &["axum*", "clap*", "comfy-table", "indicatif", "rocksdb", "tracing-subscriber"];
 
+const QUEUES_AND_TERMINALS: &[&str] = &[
+    "actix*",
+    "axum*",
+    "clap*",
+    "comfy-table",
+    "forebay*",
+    "indicatif",
+    "omnipaxos*",
+    "rocksdb",
+    "tracing-subscriber",
+];
+
 /// Crates of the command line. A program that embeds `forebay` must not build them, not even
 /// indirectly.
 const COMMAND_LINE: &[&str] = &[
@@ -105,10 +117,12 @@ pub(super) fn command_line_in_library(tree: &str) -> Vec<String> {
         .collect()
 }
 
-const LAYERS: [Layer; 7] = [
+const LAYERS: [Layer; 8] = [
     Layer { name: "forebay-messages", below: &[], forbidden: IMPURE },
     Layer { name: "forebay-engine", below: &["forebay-messages"], forbidden: IMPURE },
     Layer { name: "forebay-api", below: &["forebay-messages"], forbidden: IMPURE },
+    // Of no other crate: groups are numbers there, messages are bytes.
+    Layer { name: "forebay-net", below: &[], forbidden: QUEUES_AND_TERMINALS },
     Layer {
         name: "forebay-storage",
         below: &["forebay-messages", "forebay-engine"],
@@ -116,7 +130,13 @@ const LAYERS: [Layer; 7] = [
     },
     Layer {
         name: "forebay-actors",
-        below: &["forebay-messages", "forebay-api", "forebay-engine", "forebay-storage"],
+        below: &[
+            "forebay-messages",
+            "forebay-api",
+            "forebay-engine",
+            "forebay-net",
+            "forebay-storage",
+        ],
         forbidden: STORES_AND_TERMINALS,
     },
     Layer {
@@ -125,6 +145,7 @@ const LAYERS: [Layer; 7] = [
             "forebay-messages",
             "forebay-api",
             "forebay-engine",
+            "forebay-net",
             "forebay-storage",
             "forebay-actors",
         ],
@@ -136,6 +157,7 @@ const LAYERS: [Layer; 7] = [
             "forebay-messages",
             "forebay-api",
             "forebay-engine",
+            "forebay-net",
             "forebay-storage",
             "forebay-actors",
             "forebay",

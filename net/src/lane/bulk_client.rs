@@ -180,6 +180,11 @@ impl LaneState for BulkClient {
         }
     }
 
+    fn has_frames(&self) -> bool {
+        // A reader that took something may have room again.
+        !self.streams.is_empty() || !self.cancels.is_empty()
+    }
+
     fn closed(&mut self) {
         self.is_connected = false;
         self.cancels.clear();

@@ -173,6 +173,10 @@ impl LaneState for BulkServer {
         }
     }
 
+    fn has_frames(&self) -> bool {
+        !self.turns.is_empty() || !self.refused.is_empty()
+    }
+
     fn closed(&mut self) {
         for id in self.streams.keys().copied().collect::<Vec<_>>() {
             self.forget(id);

@@ -83,6 +83,10 @@ impl LaneState for Heartbeats {
         }
     }
 
+    fn has_frames(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     fn closed(&mut self) {
         self.is_connected = false;
         self.out.clear();

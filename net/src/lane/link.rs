@@ -41,9 +41,10 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(group: u32) -> Self {
+    /// `last` is the greatest session that is known.
+    pub(crate) fn new(group: u32, last: u64) -> Self {
         let (mine, theirs, up) = (None, None, None);
-        Self { group, is_connected: false, is_wanted: false, mine, theirs, up, last: 0 }
+        Self { group, is_connected: false, is_wanted: false, mine, theirs, up, last }
     }
 
     pub(crate) fn session(&self) -> Option<u64> {
@@ -172,7 +173,7 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            let ends = [Link::new(3), Link::new(3)];
+            let ends = [Link::new(3, 0), Link::new(3, 0)];
             let pipes = [VecDeque::new(), VecDeque::new()];
             let none = [None, None];
             let mut world =
@@ -301,7 +302,7 @@ mod tests {
         assert_eq!(world.up, [Some(4), Some(4)]);
         world.call(0, Link::lost);
         world.call(1, Link::lost);
-        world.ends[0] = Link::new(3);
+        world.ends[0] = Link::new(3, 0);
         world.call(0, Link::connected);
         world.call(1, Link::connected);
         world.step(Step::Want(0));
@@ -311,7 +312,7 @@ mod tests {
 
     #[test]
     fn what_no_peer_may_send_is_refused() {
-        let mut link = Link::new(1);
+        let mut link = Link::new(1, 0);
         let out = &mut Vec::new();
         link.connected(out);
         assert!(link.received_open(u64::MAX, out).is_err());

@@ -49,12 +49,14 @@ pub(crate) struct Links {
     links: BTreeMap<u32, Entry>,
     /// Groups that have something to send.
     turns: VecDeque<u32>,
+    /// The greatest session of any link: one that was forgotten goes on above it.
+    greatest: u64,
 }
 
 impl Links {
     pub(crate) fn new(peer: NodeName, limits: Arc<Limits>) -> Self {
-        let (control, turns) = (VecDeque::new(), VecDeque::new());
-        Self { peer, limits, is_connected: false, control, links: BTreeMap::new(), turns }
+        let (control, turns, links) = (VecDeque::new(), VecDeque::new(), BTreeMap::new());
+        Self { peer, limits, is_connected: false, control, links, turns, greatest: 0 }
     }
 
     /// Some group wants a link to this peer.
@@ -114,9 +116,9 @@ impl Links {
     }
 
     fn entry(&mut self, group: u32) -> &mut Entry {
-        let is_connected = self.is_connected;
+        let (is_connected, greatest) = (self.is_connected, self.greatest);
         self.links.entry(group).or_insert_with(|| {
-            let mut link = Link::new(group);
+            let mut link = Link::new(group, greatest);
             if is_connected {
                 link.connected(&mut Vec::new());
             }
@@ -140,6 +142,7 @@ impl Links {
             Output::Send(frame) => self.control.push_back(frame),
             Output::Up(session) => {
                 tracing::debug!(peer = %self.peer, group, session, "a session begins");
+                self.greatest = self.greatest.max(session);
                 if let Some(queue) = &entry.queue {
                     queue.begin(&self.peer, session);
                 }
@@ -241,6 +244,10 @@ impl LaneState for Links {
                 self.turns.push_back(group);
             }
         }
+    }
+
+    fn has_frames(&self) -> bool {
+        !self.control.is_empty() || !self.turns.is_empty()
     }
 
     fn closed(&mut self) {

@@ -27,6 +27,8 @@ pub(crate) trait LaneState: Send {
     fn receive(&mut self, frame: Frame) -> Result<(), BadFrame>;
     /// Appends frames until there is no more, or `out` is at least `room` long.
     fn fill(&mut self, out: &mut BytesMut, room: usize);
+    /// Whether [`Self::fill`] has something to append.
+    fn has_frames(&self) -> bool;
     /// The connection is gone.
     fn closed(&mut self);
 }
@@ -67,11 +69,20 @@ impl<S: LaneState> Slot<S> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the state and wakes the connection.
+    /// Changes the state, and wakes the connection if there is something to send.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut S) -> R) -> R {
-        let result = change(&mut self.lock().state);
-        self.wake.notify_one();
+        let mut inner = self.lock();
+        let result = change(&mut inner.state);
+        self.wake_from(inner);
         result
+    }
+
+    fn wake_from(&self, inner: MutexGuard<'_, Inner<S>>) {
+        let has_frames = inner.state.has_frames();
+        drop(inner);
+        if has_frames {
+            self.wake.notify_one();
+        }
     }
 
     /// Changes the state on behalf of a connection, if it is still attached.
@@ -83,9 +94,16 @@ impl<S: LaneState> Slot<S> {
         let mut inner = self.lock();
         let is_attached = inner.attached == Some(connection);
         let result = is_attached.then(|| change(&mut inner.state));
-        drop(inner);
-        self.wake.notify_one();
+        self.wake_from(inner);
         result
+    }
+
+    /// The connection, if there is one, has nothing to do with this lane any more.
+    pub(crate) fn disconnect(&self) {
+        let mut inner = self.lock();
+        if inner.attached.take().is_some() {
+            inner.state.closed();
+        }
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -112,8 +130,7 @@ impl<S: LaneState> Lane for Slot<S> {
             return Ok(());
         }
         inner.state.receive(frame)?;
-        drop(inner);
-        self.wake.notify_one();
+        self.wake_from(inner);
         Ok(())
     }
 

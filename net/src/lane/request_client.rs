@@ -217,6 +217,10 @@ impl LaneState for RequestClient {
         }
     }
 
+    fn has_frames(&self) -> bool {
+        !self.turns.is_empty() || !self.cancels.is_empty()
+    }
+
     fn closed(&mut self) {
         self.is_connected = false;
         self.cancels.clear();

@@ -198,6 +198,10 @@ impl LaneState for RequestServer {
         }
     }
 
+    fn has_frames(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     fn closed(&mut self) {
         for id in self.asked.keys().copied().collect::<Vec<_>>() {
             self.forget(id);

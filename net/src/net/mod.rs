@@ -198,19 +198,19 @@ impl Net {
         Ok(())
     }
 
-    /// Forgets a peer: its connections end, its requests and links too.
+    /// Forgets a peer: its connections end, its requests and links too. A group that wants it
+    /// again adds it again.
     pub fn remove_peer(&self, name: &NodeName) {
         let removed = self.shared.lock_peers().remove(name);
         if let Some(peer) = removed {
-            let groups: Vec<_> = self.shared.lock_groups().keys().copied().collect();
-            for group in groups {
-                peer.links.change(|links| links.leave(group));
-                peer.heartbeats.change(|heartbeats| heartbeats.leave(group));
-            }
+            peer.gone.cancel();
+            peer.links.disconnect();
+            peer.heartbeats.disconnect();
+            peer.requests.disconnect();
+            peer.bulk.disconnect();
             let error = RequestError::UnknownPeer(name.to_string());
             peer.requests.change(|requests| requests.fail_waiting(&error));
             peer.bulk.change(|bulk| bulk.fail_waiting(&error));
-            peer.gone.cancel();
         }
     }
 

@@ -199,3 +199,41 @@ async fn messages_in_pieces_are_counted_by_their_values() {
         assert_eq!((read_number(&body), body.len()), (value, 4 + 37 * value as usize));
     }
 }
+
+#[tokio::test]
+async fn a_removed_peer_ends_its_sessions_and_can_be_added_again() {
+    let (a, b) = (start("a").await, start("b").await);
+    introduce(&a, &b);
+    let (of_a, of_b) = linked(&a, &b, 1).await;
+    let first = session(&of_a, "b").await;
+    a.remove_peer(&name("b"));
+    let ended = Event::Disconnected { peer: name("b"), session: first };
+    assert_eq!(soon("the end", of_a.next()).await, ended);
+    assert_eq!(of_a.send(&name("b"), first, number(0)), Err(NotSent::NoSession));
+    introduce(&a, &b);
+    of_a.add_peer(&name("b")).unwrap();
+    let second = session(&of_a, "b").await;
+    assert!(second > first);
+    // A group that leaves and comes back, at one end.
+    let up_to_second = async { while session(&of_b, "a").await < second {} };
+    soon("the second session at b", up_to_second).await;
+    of_b.remove_peer(&name("a"));
+    let ended = Event::Disconnected { peer: name("b"), session: second };
+    assert_eq!(soon("the end", of_a.next()).await, ended);
+    of_b.add_peer(&name("a")).unwrap();
+    let third = session(&of_b, "a").await;
+    assert_eq!(session(&of_a, "b").await, third);
+    assert!(third > second);
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_known_is_said_so_and_connected_when_it_is() {
+    let (a, b) = (start("a").await, start("b").await);
+    a.add_peer(&name("b"), Some(&address(&b))).unwrap();
+    let of_a = a.group(1).unwrap();
+    of_a.add_peer(&name("b")).unwrap();
+    until("the reason", || a.refused().iter().any(|one| one.why.contains("not known there"))).await;
+    let of_b = b.group(1).unwrap();
+    of_b.add_peer(&name("a")).unwrap();
+    session(&of_b, "a").await;
+}
