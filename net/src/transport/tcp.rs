@@ -13,7 +13,7 @@ use super::{Accepted, BoxFuture, Duplex, Listener, Transport};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0} is not an address of this machine alone: without TLS only loopback addresses are \
-     used; make certificates (`forebay cluster init-tls`) and name them"
+     used; make certificates (init_tls) and name their files"
 )]
 pub struct NotLoopback(pub String);
 
