@@ -26,7 +26,7 @@ use forebay_engine::{
         machine::{AppendRefusal, AppliedBatch, Partition, PartitionEffect, PartitionInput},
         read,
         state::State,
-        store::TablesError,
+        store::{JournalRows as _, TablesError},
     },
 };
 use forebay_messages::{
@@ -177,6 +177,17 @@ impl PartitionPerformer {
         }
     }
 
+    /// Reads when the first sleep ends.
+    fn find_due(&mut self, scope: &mut PartitionScope<'_>) {
+        match self.store.sleeps_until(Timestamp::MAX, 1) {
+            Ok(first) => {
+                let first = first.first().map(|(at, ..)| *at);
+                scope.feed_back(PartitionInput::DueFound { first });
+            }
+            Err(error) => self.fail(error.to_string(), scope),
+        }
+    }
+
     /// Records below what the store has flushed are not needed for a replay any more.
     fn report_durable(&self) {
         match self.store.durable_lsn() {
@@ -247,6 +258,9 @@ impl Performer<Partition> for PartitionPerformer {
                 self.warn_if_ahead();
             }
             PartitionEffect::CheckExpired { until } => self.check_expired(until, scope),
+            PartitionEffect::FindDue => self.find_due(scope),
+            // No attempt writes a journal yet, so there is nothing to tell or to hand on.
+            PartitionEffect::TellAttempt { .. } | PartitionEffect::OutboxAdded { .. } => {}
             PartitionEffect::TellAnnounced { node, epoch } => {
                 self.links.to_supervisor(LeadershipInput::Announced { node, epoch });
             }

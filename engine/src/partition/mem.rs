@@ -7,6 +7,8 @@
 //! Two replicas that applied the same records have equal tables (`==`, and equal
 //! [`MemTables::digest`]s).
 
+mod journal;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::Hasher,
@@ -15,14 +17,15 @@ use std::{
 
 use bilrost::Message;
 use bytes::Bytes;
-use forebay_messages::{EntryId, EntryKey, Timestamp, VQueueId};
+use bytestring::ByteString;
+use forebay_messages::{EntryId, EntryKey, RecordSeq, Timestamp, VQueueId, journal::JournalKey};
 
 use super::{
     rows::{
         DedupKey, DedupRow, EntryRow, FinishedRow, FsmSlot, IdempotencyKey, IdempotencyRow,
-        RunningRow, StoredVQueueMeta, VQueueMeta,
+        JournalRow, PromiseRow, RunningRow, StoredVQueueMeta, TombstoneRow, VQueueMeta,
     },
-    store::{Read, Rows, SeedRows, Tables},
+    store::{Read, Rows, SeedRows, SleepKey, Tables},
 };
 
 /// All tables of one partition. Cloning takes a snapshot.
@@ -50,6 +53,16 @@ pub struct MemTables {
     pub finished: BTreeMap<EntryId, FinishedRow>,
     /// When results expire.
     pub timers: BTreeSet<(Timestamp, EntryId)>,
+    /// Operations of journals.
+    pub journal: BTreeMap<(EntryId, JournalKey), JournalRow>,
+    /// Promises.
+    pub promises: BTreeMap<(EntryId, ByteString), PromiseRow>,
+    /// When sleeps end.
+    pub sleeps: BTreeSet<SleepKey>,
+    /// Children that were stopped before they came.
+    pub tombstones: BTreeMap<EntryId, TombstoneRow>,
+    /// Messages to partitions.
+    pub outbox: BTreeMap<RecordSeq, Bytes>,
     /// The partition's own state.
     pub fsm: BTreeMap<FsmSlot, Bytes>,
 }
@@ -128,6 +141,7 @@ impl MemTables {
                 .iter()
                 .map(|(at, id)| (at.0.to_be_bytes().to_vec(), id.to_bytes().to_vec())),
         );
+        self.digest_journals(&mut hash);
         hash.table(
             self.fsm
                 .iter()

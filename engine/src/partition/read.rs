@@ -7,8 +7,9 @@
 use std::sync::Arc;
 
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Timestamp, VQueueHandle, VQueueId, VQueueName,
+    AttemptToken, EntryId, EntryKey, Run, Timestamp, VQueueHandle, VQueueId, VQueueName,
     actor::{Acquire, SeedRunning},
+    journal::JournalKey,
 };
 
 use crate::{
@@ -18,7 +19,8 @@ use crate::{
 
 use super::{
     machine::{EntryState, KnownAttempt},
-    store::{Read, Rows, SeedRows},
+    rows::JournalRow,
+    store::{JournalRows, Read, Rows, SeedRows},
 };
 
 /// Number of rows read at a time.
@@ -135,4 +137,36 @@ pub fn gone(rows: &impl Rows, entries: &[EntryId]) -> Read<Vec<(EntryId, EntrySt
         gone.push((*entry, known.unwrap_or(EntryState::Unknown)));
     }
     Ok(gone)
+}
+
+/// The journal of an entry whose handler starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalRead {
+    /// The run that it is of.
+    pub run: Run,
+    /// What the handler takes for "now" before anything finished; the default before the first
+    /// operation was written.
+    pub first_at: Timestamp,
+    /// Bytes of its keys and results.
+    pub bytes: u64,
+    /// Its operations: finished ones in the order in which they finished, then the others.
+    pub operations: Vec<(JournalKey, JournalRow)>,
+}
+
+/// Reads the journal of an entry that has not ended; `None` if it has none, which costs one look at
+/// its row.
+///
+/// # Errors
+/// If the rows cannot be read.
+pub fn journal(rows: &(impl Rows + JournalRows), entry: EntryId) -> Read<Option<JournalRead>> {
+    let look = rows.look_at_entry(entry, |row| {
+        row.journal().map(|journal| (journal.run, journal.first_at, journal.bytes, journal.rows))
+    })?;
+    let Some((run, first_at, bytes, count)) = look.flatten() else { return Ok(None) };
+    let mut operations = match count {
+        0 => Vec::new(),
+        count => rows.journal_after(entry, None, count as usize)?,
+    };
+    operations.sort_by_key(|(_, row)| (!row.is_finished(), row.sequence));
+    Ok(Some(JournalRead { run, first_at, bytes, operations }))
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forebay_messages::{EntryKey, Epoch, InboxSeq, Lsn, Timestamp, rule::RuleUpdate};
+use forebay_messages::{EntryKey, Epoch, InboxSeq, Lsn, RecordSeq, Timestamp, rule::RuleUpdate};
 
 use crate::rules::RuleBook;
 
@@ -16,6 +16,9 @@ use super::{
     rows::{DedupKey, DedupRow, FsmSlot},
     store::{Rows, Tables, TablesError, fsm_number, put_fsm_number},
 };
+
+/// The format that has journals: older binaries must not open a partition that has them.
+pub(super) const JOURNAL_FORMAT: u64 = 3;
 
 /// Counters and the rule book of a partition.
 #[derive(Debug)]
@@ -28,6 +31,10 @@ pub struct State {
     pub(super) leader_dedup: DedupRow,
     /// Last assigned inbox sequence.
     pub(super) inbox_seq: InboxSeq,
+    /// Last index given in the outbox.
+    pub(super) outbox_seq: RecordSeq,
+    /// Lowest format that may read this partition.
+    pub(super) min_version: u64,
     /// Greatest assigned default `run_at`.
     pub(super) last_run_at: Timestamp,
     /// Greatest time of an applied record.
@@ -59,6 +66,8 @@ impl State {
             leader_epoch: Epoch(fsm_number(tables, FsmSlot::LeaderEpoch)?),
             leader_dedup: tables.dedup(DedupKey::Leader)?.unwrap_or_default(),
             inbox_seq: InboxSeq(fsm_number(tables, FsmSlot::InboxSeq)?),
+            outbox_seq: RecordSeq(fsm_number(tables, FsmSlot::OutboxSeq)?),
+            min_version: needed,
             last_run_at: Timestamp(fsm_number(tables, FsmSlot::LastRunAt)?),
             latest_record_at: Timestamp(fsm_number(tables, FsmSlot::LatestRecordAt)?),
             rule_book: Arc::new(RuleBook::default()),
@@ -93,15 +102,23 @@ impl State {
         Ok(updates)
     }
 
+    /// Whether there was ever anything about journals here.
+    pub(super) fn has_journals(&self) -> bool {
+        self.min_version >= JOURNAL_FORMAT
+    }
+
     /// The next place in an inbox. `run_at` absent means "now", made monotonic so that a clock that
     /// steps back cannot reorder a queue.
     pub(super) fn next_key(&mut self, now: Timestamp, template: NewKey) -> EntryKey {
         self.inbox_seq = self.inbox_seq.next();
-        let run_at = template.run_at.unwrap_or_else(|| {
-            self.last_run_at = self.last_run_at.max(now);
-            self.last_run_at
-        });
+        let run_at = template.run_at.unwrap_or_else(|| self.default_run_at(now));
         EntryKey { has_lock: template.has_lock, run_at, seq: self.inbox_seq, entry: template.entry }
+    }
+
+    /// "Now" as a place in an inbox: made monotonic.
+    pub(super) fn default_run_at(&mut self, now: Timestamp) -> Timestamp {
+        self.last_run_at = self.last_run_at.max(now);
+        self.last_run_at
     }
 
     /// The latest time that a leader gave to a record or to a place in an inbox. The partition's
@@ -121,13 +138,17 @@ impl State {
 
     /// The counters of places.
     pub(super) fn places(&self) -> Places {
-        Places { inbox_seq: self.inbox_seq, last_run_at: self.last_run_at }
+        let Self { inbox_seq, outbox_seq, last_run_at, .. } = *self;
+        Places { inbox_seq, outbox_seq, last_run_at }
     }
 
     /// Writes the counters that a record changed, once for all of its entries.
     pub(super) fn put_places(&self, before: Places, tables: &mut impl Tables) {
         if self.inbox_seq != before.inbox_seq {
             put_fsm_number(tables, FsmSlot::InboxSeq, self.inbox_seq.0);
+        }
+        if self.outbox_seq != before.outbox_seq {
+            put_fsm_number(tables, FsmSlot::OutboxSeq, self.outbox_seq.0);
         }
         if self.last_run_at != before.last_run_at {
             put_fsm_number(tables, FsmSlot::LastRunAt, self.last_run_at.0);
@@ -139,6 +160,7 @@ impl State {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Places {
     inbox_seq: InboxSeq,
+    outbox_seq: RecordSeq,
     last_run_at: Timestamp,
 }
 

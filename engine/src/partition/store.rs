@@ -3,9 +3,13 @@
 //! Storage implements it as rows in memory over RocksDB; tests as maps. Must always hold: a read
 //! sees the writes of the same batch; nothing is visible outside before the batch is committed.
 
+mod journal;
+
 use bytes::Bytes;
 use forebay_messages::{EntryId, EntryKey, Timestamp, VQueueId};
 use thiserror::Error;
+
+pub use journal::{JournalRows, JournalTables, SleepKey};
 
 use super::rows::{
     DedupKey, DedupRow, EntryRow, FinishedRow, FsmSlot, IdempotencyKey, IdempotencyRow, RunningRow,
@@ -80,8 +84,8 @@ pub trait SeedRows: Rows {
     fn locks_after(&self, after: Option<VQueueId>, limit: usize) -> Read<Vec<(VQueueId, EntryId)>>;
 }
 
-/// The rows as seen by a batch, and its writes.
-pub trait Tables: Rows {
+/// The rows that a batch changes, as it sees them, and its writes.
+pub trait Tables: Rows + JournalTables {
     /// Writes the state of an entry.
     fn put_entry(&mut self, id: EntryId, row: EntryRow);
     /// Writes the state of an entry that is known to have none.

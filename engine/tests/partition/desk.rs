@@ -5,9 +5,12 @@ use std::{collections::VecDeque, sync::Arc};
 
 use forebay_engine::{
     Machine,
-    partition::machine::{
-        Answer, AppliedBatch, KnownAttempt, Partition, PartitionConfig, PartitionEffect,
-        PartitionInput, VQueueLimits,
+    partition::{
+        machine::{
+            Answer, AppliedBatch, KnownAttempt, Partition, PartitionConfig, PartitionEffect,
+            PartitionInput, VQueueLimits,
+        },
+        store::JournalRows,
     },
 };
 use forebay_messages::{
@@ -108,6 +111,11 @@ impl Desk {
                     PartitionEffect::Append { record, .. } => self.appended.push_back(record),
                     PartitionEffect::Apply { records, .. } => {
                         inputs.push_back(PartitionInput::Applied(self.apply(&records)));
+                    }
+                    PartitionEffect::FindDue => {
+                        let sleeps = self.replica.tables.sleeps_until(Timestamp::MAX, 1).unwrap();
+                        let first = sleeps.first().map(|(at, ..)| *at);
+                        inputs.push_back(PartitionInput::DueFound { first });
                     }
                     // Sent periodically, whatever the input.
                     PartitionEffect::ReportDurable => {}

@@ -147,7 +147,7 @@ impl Replica {
         let (state, tables) = (&mut self.state, &mut self.tables);
         let reply = apply(state, tables, lsn, record, &mut self.applied).unwrap();
         check(&self.tables);
-        self.shadow.follow(&self.applied);
+        self.shadow.follow(&self.applied, &self.tables);
         self.shadow.check(&self.tables);
         reply
     }

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use forebay_engine::partition::{
     apply::Applied,
     mem::MemTables,
-    rows::{IdempotencyKey, Stage, VQueueMeta},
+    rows::{IdempotencyKey, JournalState, Stage, VQueueMeta},
 };
-use forebay_messages::{AttemptToken, EntryId, EntryKey, Timestamp, VQueueId, VQueueName};
-
-use super::fixture::{NAMES, name};
+use forebay_messages::{
+    AttemptToken, EntryId, EntryKey, Timestamp, VQueueId, VQueueName, journal::JournalKind,
+};
 
 /// Checks all rows against each other.
 pub(crate) fn check(tables: &MemTables) {
@@ -18,6 +18,7 @@ pub(crate) fn check(tables: &MemTables) {
     check_locks(tables);
     check_ends(tables);
     check_idempotency(tables);
+    check_journals(tables);
 }
 
 /// An entry has exactly one stage row, the one of its stage.
@@ -91,8 +92,59 @@ fn check_ends(tables: &MemTables) {
             timers.insert((row.expires_at, *id));
         }
     }
+    for (child, row) in &tables.tombstones {
+        assert!(!tables.entries.contains_key(child), "{child} was stopped before it came");
+        timers.insert((row.expires_at, *child));
+    }
     assert!(tables.payloads.keys().eq(payloads.iter()), "payloads are those still needed");
-    assert_eq!(tables.timers, timers, "timers are those of results that expire");
+    assert_eq!(tables.timers, timers, "timers are those of what expires");
+}
+
+/// Rows of journals belong to entries that count them; what is unfinished is waited for in one
+/// place, and what is suspended waits for something unfinished.
+fn check_journals(tables: &MemTables) {
+    let journal = |extra: &Option<Box<forebay_engine::partition::rows::EntryExtra>>| {
+        extra.as_deref().and_then(|extra| extra.journal.as_deref().cloned())
+    };
+    let live = tables.entries.iter().map(|(id, row)| (*id, journal(&row.extra)));
+    let ended = tables.finished.iter().map(|(id, row)| (*id, journal(&row.extra)));
+    let states: BTreeMap<EntryId, JournalState> =
+        live.chain(ended).filter_map(|(id, state)| state.map(|state| (id, state))).collect();
+    let (mut rows, mut promises) = (BTreeMap::new(), BTreeMap::new());
+    let (mut sleeps, mut waits) = (BTreeSet::new(), BTreeMap::new());
+    for ((id, key), row) in &tables.journal {
+        *rows.entry(*id).or_insert(0) += 1;
+        assert_eq!(row.is_finished(), row.outcome().is_some());
+        match row.kind {
+            _ if row.is_finished() => {}
+            JournalKind::Sleep => assert!(sleeps.insert((row.until, *id, key.clone()))),
+            JournalKind::Promise => {
+                waits.entry((*id, key.name())).or_insert_with(BTreeSet::new).insert(key.clone());
+            }
+            JournalKind::Call => assert!(row.child.is_some(), "{id}: {key} waits for nobody"),
+            JournalKind::Step | JournalKind::Send => panic!("{id}: {key} is unfinished"),
+        }
+    }
+    for ((id, name), row) in &tables.promises {
+        *promises.entry(*id).or_insert(0) += 1;
+        let waiting: BTreeSet<_> = row.waiting.iter().cloned().collect();
+        assert_eq!(waiting.len(), row.waiting.len(), "each waits once");
+        assert_eq!(waits.remove(&(*id, name.clone())).unwrap_or_default(), waiting);
+        assert!(!row.is_settled || waiting.is_empty(), "nobody waits for what is settled");
+    }
+    assert!(waits.is_empty(), "promises that nobody knows: {waits:?}");
+    assert_eq!(tables.sleeps, sleeps, "sleeps are the unfinished ones");
+    for (id, state) in &states {
+        assert_eq!(state.rows, rows.remove(id).unwrap_or(0), "rows of {id}");
+        assert_eq!(state.promises, promises.remove(id).unwrap_or(0), "promises of {id}");
+        let is_suspended = tables.entries.get(id).is_some_and(|row| row.stage == Stage::Suspended);
+        assert_eq!(is_suspended, !state.waits.is_empty(), "{id} waits if it is suspended");
+        for key in &state.waits {
+            let row = &tables.journal[&(*id, key.clone())];
+            assert!(!row.is_finished(), "{id} sleeps through {key}");
+        }
+    }
+    assert!(rows.is_empty() && promises.is_empty(), "rows of entries without a journal");
 }
 
 /// An idempotency key refers to the entry that carries it.
@@ -134,7 +186,7 @@ impl Shadow {
         }
     }
 
-    pub(crate) fn follow(&mut self, applied: &[Applied]) {
+    pub(crate) fn follow(&mut self, applied: &[Applied], tables: &MemTables) {
         for applied in applied {
             match applied {
                 Applied::InboxAdded { vqueue, key } => {
@@ -146,8 +198,7 @@ impl Shadow {
                 Applied::Started { entry, vqueue, token, .. } => {
                     let before = self.running.insert((*vqueue, *entry), *token);
                     assert_eq!(before, None, "{entry} starts while it runs");
-                    let is_it = |name: &VQueueName| name.id_for(*entry) == *vqueue;
-                    if (0..NAMES).map(name).any(|name| name.has_lock() && is_it(&name)) {
+                    if name_of(tables, *vqueue).has_lock() {
                         let holder = self.locks.insert(*vqueue, *entry);
                         assert!(holder.is_none_or(|holder| holder == *entry), "a lock is stolen");
                     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use crate::command::AfterRun;
+
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptEnd {
@@ -31,6 +33,8 @@ pub enum AttemptEnd {
         /// The delay, from the moment the partition receives this.
         wait: Duration,
     },
+    /// It ended its run, or cannot continue it.
+    Run(AfterRun),
     /// It stopped because it was told to.
     Canceled {
         /// Its message.

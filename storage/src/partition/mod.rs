@@ -8,12 +8,14 @@ mod copy;
 mod error;
 mod heads;
 mod inbox;
+mod journal_rows;
 mod list;
 mod overlay;
 mod overlays;
 mod reads;
 mod resident;
 mod rows;
+mod scan;
 mod store;
 mod tables;
 mod txn;
@@ -21,7 +23,10 @@ mod txn;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use forebay_engine::partition::rows::{EntryRow, FinishedRow, FsmSlot, RunningRow, VQueueMeta};
+use forebay_engine::partition::{
+    rows::{EntryRow, FinishedRow, FsmSlot, RunningRow, VQueueMeta},
+    store::Read,
+};
 use forebay_messages::{EntryId, Lsn, PartitionId, Timestamp, VQueueId};
 use rocksdb::{BoundColumnFamily, FlushOptions, ReadOptions, ReadTier, WriteBatch};
 
@@ -39,6 +44,7 @@ pub use txn::{Committed, Txn};
 use crate::sync;
 use overlays::ResidentTable;
 use resident::{Duty, Resident};
+use scan::{Span, merge};
 use store::Shared;
 use tables::{
     Table, entry::Entry, finished::Finished, fsm::Fsm, lock::Lock, payload::Payload, timer::Timer,
@@ -308,6 +314,40 @@ impl PartitionStore {
     fn page<T: Table>(&self, after: Option<&T::Key>, limit: usize) -> Result<Page<T>, StoreError> {
         self.spill_all()?;
         self.rows_in::<T>(&self.family()?, after).take(limit).collect()
+    }
+
+    /// The rows of a span, in key order, at most `limit`. Unlike [`Self::page`] it writes
+    /// nothing to RocksDB: for rows that are read while entries run.
+    fn scan_span<T: ResidentTable>(
+        &self,
+        span: &Span<T>,
+        limit: usize,
+    ) -> Result<Page<T>, StoreError> {
+        // Copied first: what is written to RocksDB meanwhile is hidden by its copy.
+        let resident = self.resident();
+        let overlay = resident.overlay::<T>().borrow();
+        let written = overlay.written_after(span.after.as_ref());
+        let (mut here, mut count) = (Vec::new(), 0);
+        for (key, row) in written.take_while(|(key, _)| (span.is_within)(key)) {
+            here.push((key.clone(), row.cloned()));
+            count += usize::from(row.is_some());
+            if count == limit {
+                break;
+            }
+        }
+        drop(overlay);
+        drop(resident);
+        let family = self.family()?;
+        let stored = self.rows_before::<T>(&family, span.after.as_ref(), span.end.clone());
+        merge::<T>(here.iter().map(|(key, row)| (key, row.as_ref())), stored, limit)
+    }
+
+    fn read_row<T: ResidentTable>(&self, key: &T::Key) -> Read<Option<T::Row>> {
+        Ok(self.get::<T>(key)?)
+    }
+
+    fn read_span<T: ResidentTable>(&self, span: &Span<T>, limit: usize) -> Read<Page<T>> {
+        Ok(self.scan_span(span, limit)?)
     }
 
     fn resident(&self) -> MutexGuard<'_, Resident> {

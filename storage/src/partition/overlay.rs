@@ -6,6 +6,8 @@
 //! row's previous state, so that a dropped batch leaves nothing behind. Must always hold: a read
 //! sees the last write.
 
+use std::{collections::BTreeSet, ops::Bound};
+
 use forebay_engine::machine::{Map, MapEntry};
 use rocksdb::{AsColumnFamilyRef, WriteBatch};
 
@@ -105,9 +107,15 @@ impl<T: Table> Batch<T> {
     }
 }
 
+/// Rows to be written to RocksDB, in key order; without a row, the deletion of one.
+pub(super) type Written<'a, T> =
+    Box<dyn Iterator<Item = (&'a <T as Table>::Key, Option<&'a <T as Table>::Row>)> + 'a>;
+
 /// Rows of one table.
 pub(super) struct Overlay<T: Table> {
     slots: Map<T::Key, Slot<T>>,
+    /// Of an ordered table: the keys of all written rows, and perhaps others.
+    order: BTreeSet<T::Key>,
     batch: Batch<T>,
     /// Bytes of the rows, as reported by the table.
     weight: usize,
@@ -123,8 +131,8 @@ impl<T: Table> Default for Overlay<T> {
     fn default() -> Self {
         // No slot that was only read belongs to batch 1.
         let batch = Batch { number: 1, journal: Vec::new(), changed: 0 };
-        let (slots, read) = (Map::default(), Vec::new());
-        Self { slots, batch, weight: 0, clean: 0, read, tombstones: 0 }
+        let (slots, order, read) = (Map::default(), BTreeSet::new(), Vec::new());
+        Self { slots, order, batch, weight: 0, clean: 0, read, tombstones: 0 }
     }
 }
 
@@ -161,6 +169,7 @@ impl<T: Table> Overlay<T> {
     /// Puts a row; `base` is what to assume about RocksDB if nothing is known.
     fn put_over(&mut self, base: Base, may_replace: bool, key: T::Key, row: T::Row) {
         self.weight += T::weight(&row);
+        self.note(&key);
         match self.slots.entry(key) {
             MapEntry::Vacant(place) => {
                 let slot = self.batch.write_new(place.key().clone(), base, Some(row));
@@ -180,6 +189,7 @@ impl<T: Table> Overlay<T> {
     /// Deletes a row and returns its attached rows. If RocksDB does not have it, it is simply
     /// dropped at no cost.
     pub(super) fn delete(&mut self, key: T::Key) -> T::Attached {
+        self.note(&key);
         let mut place = match self.slots.entry(key) {
             MapEntry::Occupied(place) => place,
             MapEntry::Vacant(place) => {
@@ -204,6 +214,7 @@ impl<T: Table> Overlay<T> {
                 self.clean += 1;
             } else {
                 place.remove();
+                self.order.remove(&key);
             }
         } else {
             self.tombstones += 1;
@@ -223,6 +234,7 @@ impl<T: Table> Overlay<T> {
         match self.slots.get_mut(key) {
             None => Err(change),
             Some(slot) => {
+                assert!(!T::ORDERED, "{}: rows of ordered tables are put", T::NAME);
                 let (batch, counts) = (&mut self.batch, (&mut self.clean, &mut self.weight));
                 Ok(batch.change(key, slot, counts, |row, _| change(row)))
             }
@@ -275,6 +287,7 @@ impl<T: Table> Overlay<T> {
     pub(super) fn clear(&mut self) {
         assert!(self.batch.journal.is_empty(), "{}: no batch is being written", T::NAME);
         self.slots.clear();
+        self.order.clear();
         (self.weight, self.clean) = (0, 0);
     }
 
@@ -311,8 +324,16 @@ impl<T: Table> Overlay<T> {
         }
         for (key, before) in self.batch.journal.drain(..).rev() {
             match before {
-                Some(slot) => self.slots.insert(key, slot),
-                None => self.slots.remove(&key),
+                Some(slot) => {
+                    if T::ORDERED {
+                        self.order.insert(key.clone());
+                    }
+                    self.slots.insert(key, slot)
+                }
+                None => {
+                    self.order.remove(&key);
+                    self.slots.remove(&key)
+                }
             };
         }
         self.recount();
@@ -332,13 +353,25 @@ impl<T: Table> Overlay<T> {
     }
 
     /// The written rows after a key, in key order; `None` is a deleted one.
-    pub(super) fn written_after<'a>(
-        &'a self,
-        after: Option<&T::Key>,
-    ) -> impl Iterator<Item = (&'a T::Key, Option<&'a T::Row>)> + use<'a, T> {
+    pub(super) fn written_after<'a>(&'a self, after: Option<&T::Key>) -> Written<'a, T> {
+        if T::ORDERED {
+            let after = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+            let keys = self.order.range((after, Bound::Unbounded));
+            let written = keys.filter_map(|key| {
+                self.slots.get(key).filter(|slot| slot.written).map(|slot| (key, slot.row.as_ref()))
+            });
+            return Box::new(written);
+        }
         let mut written = self.written();
         written.retain(|(key, _)| after.is_none_or(|after| *key > after));
-        written.into_iter().map(|(key, slot)| (key, slot.row.as_ref()))
+        Box::new(written.into_iter().map(|(key, slot)| (key, slot.row.as_ref())))
+    }
+
+    /// Remembers where a key of an ordered table stands.
+    fn note(&mut self, key: &T::Key) {
+        if T::ORDERED && !self.order.contains(key) {
+            self.order.insert(key.clone());
+        }
     }
 
     /// The written rows, in key order.

@@ -8,8 +8,9 @@ use super::{
     overlay::Overlay,
     tables::{
         Table, dedup::Dedup, entry::Entry, finished::Finished, fsm::Fsm, idempotency::Idempotency,
-        inbox::Inbox, lock::Lock, outbox::Outbox, parked::Parked, payload::Payload,
-        running::Running, timer::Timer, vqueue_meta::VQueueMetas,
+        inbox::Inbox, journal::Journal, lock::Lock, outbox::Outbox, parked::Parked,
+        payload::Payload, promise::Promise, running::Running, sleep::Sleep, timer::Timer,
+        tombstone::Tombstone, vqueue_meta::VQueueMetas,
     },
 };
 
@@ -22,12 +23,16 @@ pub(super) struct Overlays {
     pub(super) fsm: RefCell<Overlay<Fsm>>,
     pub(super) idempotency: RefCell<Overlay<Idempotency>>,
     pub(super) inbox: RefCell<Overlay<Inbox>>,
+    pub(super) journal: RefCell<Overlay<Journal>>,
     pub(super) lock: RefCell<Overlay<Lock>>,
     pub(super) outbox: RefCell<Overlay<Outbox>>,
     pub(super) parked: RefCell<Overlay<Parked>>,
     pub(super) payload: RefCell<Overlay<Payload>>,
+    pub(super) promise: RefCell<Overlay<Promise>>,
     pub(super) running: RefCell<Overlay<Running>>,
+    pub(super) sleep: RefCell<Overlay<Sleep>>,
     pub(super) timer: RefCell<Overlay<Timer>>,
+    pub(super) tombstone: RefCell<Overlay<Tombstone>>,
     pub(super) vqueue_meta: RefCell<Overlay<VQueueMetas>>,
 }
 
@@ -54,12 +59,16 @@ resides! {
     Fsm => fsm,
     Idempotency => idempotency,
     Inbox => inbox,
+    Journal => journal,
     Lock => lock,
     Outbox => outbox,
     Parked => parked,
     Payload => payload,
+    Promise => promise,
     Running => running,
+    Sleep => sleep,
     Timer => timer,
+    Tombstone => tombstone,
     VQueueMetas => vqueue_meta,
 }
 
@@ -71,8 +80,8 @@ macro_rules! each_table {
     })*};
     ($overlays:expr, |$name:ident| $body:expr) => {
         each_table!(@fields $overlays, $name, $body;
-            dedup entry finished fsm idempotency inbox lock outbox parked payload running timer
-            vqueue_meta)
+            dedup entry finished fsm idempotency inbox journal lock outbox parked payload promise
+            running sleep timer tombstone vqueue_meta)
     };
 }
 

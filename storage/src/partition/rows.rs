@@ -48,8 +48,18 @@ impl PartitionStore {
         family: &impl AsColumnFamilyRef,
         after: Option<&T::Key>,
     ) -> Rows<'a, T> {
+        self.rows_before::<T>(family, after, T::end())
+    }
+
+    /// The same, up to these bytes.
+    pub(super) fn rows_before<'a, T: Table>(
+        &'a self,
+        family: &impl AsColumnFamilyRef,
+        after: Option<&T::Key>,
+        end: Vec<u8>,
+    ) -> Rows<'a, T> {
         let after = after.map(T::key_bytes);
-        let mut options = bounded(after.clone().unwrap_or_else(|| T::KIND.to_vec()), T::end());
+        let mut options = bounded(after.clone().unwrap_or_else(|| T::KIND.to_vec()), end);
         options.set_background_purge_on_iterator_cleanup(true);
         let mut rows = self.shared.db.raw_iterator_cf_opt(family, options);
         rows.seek_to_first();

@@ -13,13 +13,14 @@ use forebay_engine::partition::{
     },
     store::{Read, Rows, Tables, put_fsm_number},
 };
-use forebay_messages::{EntryId, EntryKey, Lsn, RecordSeq, Timestamp, VQueueId};
+use forebay_messages::{EntryId, EntryKey, Lsn, Timestamp, VQueueId};
 use rocksdb::BoundColumnFamily;
 
 use super::{
     Page, PartitionStore, StoreError,
     overlays::ResidentTable,
     resident::Resident,
+    scan::{Span, merge},
     tables::{
         dedup::Dedup,
         entry::{Attached, Entry},
@@ -28,7 +29,6 @@ use super::{
         idempotency::Idempotency,
         inbox::Inbox,
         lock::Lock,
-        outbox::Outbox,
         parked::Parked,
         payload::Payload,
         running::Running,
@@ -89,7 +89,7 @@ impl<'s> Txn<'s> {
         Ok(Committed { rows, bytes })
     }
 
-    fn get<T: ResidentTable>(&self, key: &T::Key) -> Read<Option<T::Row>> {
+    pub(super) fn get<T: ResidentTable>(&self, key: &T::Key) -> Read<Option<T::Row>> {
         self.look_at::<T, T::Row>(key, T::Row::clone)
     }
 
@@ -123,14 +123,14 @@ impl<'s> Txn<'s> {
         Ok(overlay.change(key, change).ok().flatten())
     }
 
-    fn put<T: ResidentTable>(&mut self, key: T::Key, row: T::Row) {
+    pub(super) fn put<T: ResidentTable>(&mut self, key: T::Key, row: T::Row) {
         if T::STRICT {
             self.assume::<T>(&key, false);
         }
         self.resident.overlay::<T>().borrow_mut().put(key, row);
     }
 
-    fn delete<T: ResidentTable>(&mut self, key: T::Key) {
+    pub(super) fn delete<T: ResidentTable>(&mut self, key: T::Key) {
         if T::STRICT {
             self.assume::<T>(&key, true);
         }
@@ -172,57 +172,21 @@ impl<'s> Txn<'s> {
 
     /// Rows after a key, in key order, at most `limit`.
     fn scan<T: ResidentTable>(&self, after: Option<&T::Key>, limit: usize) -> Read<Page<T>> {
-        let overlay = self.resident.overlay::<T>().borrow();
-        let mut here = overlay.written_after(after).peekable();
-        let mut stored = self.store.rows_in::<T>(&self.family, after).peekable();
-        let mut found = Vec::new();
-        while found.len() < limit {
-            if let Some(Err(error)) = stored.next_if(Result::is_err) {
-                return Err(error.into());
-            }
-            let next_stored = stored.peek().and_then(|row| row.as_ref().ok()).map(|(key, _)| key);
-            // Take the smaller key; a row in memory hides the stored one.
-            let order = match (next_stored, here.peek()) {
-                (None, None) => break,
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (Some(stored), Some((here, _))) => stored.cmp(here),
-            };
-            if order.is_le() {
-                let row = stored.next().transpose()?;
-                if order.is_lt() {
-                    found.extend(row);
-                }
-            }
-            if order.is_ge()
-                && let Some((key, Some(row))) = here.next()
-            {
-                found.push((key.clone(), row.clone()));
-            }
-        }
-        Ok(found)
+        self.scan_span(&Span::<T>::after(after.cloned()), limit)
     }
 
-    /// Stores a message to another partition.
-    pub fn put_outbox(&mut self, index: RecordSeq, message: Bytes) {
-        self.put::<Outbox>(index, message);
-    }
-
-    /// Removes a delivered message.
-    pub fn delete_outbox(&mut self, index: RecordSeq) {
-        self.delete::<Outbox>(index);
-    }
-
-    /// Messages after an index, in order, at most `limit`.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub fn outbox_after(
+    /// The rows of a span, in key order, at most `limit`.
+    pub(super) fn scan_span<T: ResidentTable>(
         &self,
-        after: Option<RecordSeq>,
+        span: &Span<T>,
         limit: usize,
-    ) -> Read<Vec<(RecordSeq, Bytes)>> {
-        self.scan::<Outbox>(after.as_ref(), limit)
+    ) -> Read<Page<T>> {
+        let overlay = self.resident.overlay::<T>().borrow();
+        let here = overlay.written_after(span.after.as_ref());
+        let here = here.take_while(|(key, _)| (span.is_within)(key));
+        let end = span.end.clone();
+        let stored = self.store.rows_before::<T>(&self.family, span.after.as_ref(), end);
+        Ok(merge::<T>(here, stored, limit)?)
     }
 }
 

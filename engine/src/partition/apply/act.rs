@@ -39,7 +39,10 @@ pub enum Skip {
     NoPayload,
     /// It does not match the selector (any more).
     NoMatch,
-    /// The command names more than [`ENTRIES_PER_COMMAND_MAX`].
+    /// Its journal has no such operation.
+    NoSuchOperation,
+    /// The command names more than [`ENTRIES_PER_COMMAND_MAX`], or has much to do for those
+    /// named before.
     OverLimit,
 }
 
@@ -57,6 +60,7 @@ impl fmt::Display for Skip {
             Self::Succeeded => "succeeded",
             Self::NoPayload => "payload not kept",
             Self::NoMatch => "changed meanwhile",
+            Self::NoSuchOperation => "no such operation in its journal",
             Self::OverLimit => "too many in one command",
         })
     }

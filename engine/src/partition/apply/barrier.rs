@@ -5,7 +5,7 @@ use forebay_messages::command::VersionBarrier;
 use super::{
     super::{
         rows::FsmSlot,
-        store::{Tables, fsm_number, put_fsm_number},
+        store::{Tables, put_fsm_number},
     },
     ApplyError, Context, FORMAT_VERSION, Reply,
 };
@@ -18,7 +18,7 @@ pub(super) fn apply<T: Tables>(
     if needed > FORMAT_VERSION {
         return Err(ApplyError::TooNew { needed });
     }
-    let known = fsm_number(context.tables, FsmSlot::MinVersion)?;
-    put_fsm_number(context.tables, FsmSlot::MinVersion, known.max(needed));
+    context.state.min_version = context.state.min_version.max(needed);
+    put_fsm_number(context.tables, FsmSlot::MinVersion, context.state.min_version);
     Ok(Reply::Changed(0))
 }

@@ -2,12 +2,15 @@
 //! own. Kill is not: the entry ends here, and its handler is stopped.
 
 use forebay_messages::{
-    FailureKind, Outcome,
+    EntryId, FailureKind, Outcome,
     command::{EntryAction, EntrySelector},
 };
 
 use super::{
-    super::{rows::Stage, store::Tables},
+    super::{
+        rows::{EntryRow, Stage},
+        store::Tables,
+    },
     Acted, Applied, ApplyError, Context,
     end::end,
 };
@@ -16,23 +19,43 @@ pub(super) fn apply<T: Tables>(
     context: &mut Context<'_, T>,
     selector: &EntrySelector,
 ) -> Result<Acted, ApplyError> {
-    context.each_entry(selector, EntryAction::Cancel, |context, id, mut row| {
-        if row.stage != Stage::Running {
-            let outcome = Outcome::failure(FailureKind::Canceled, "canceled before it ran");
-            return end(context, id, row, outcome, false);
-        }
-        row.cancel_requested = true;
-        context.applied.push(Applied::CancelRequested { entry: id, token: row.token });
-        context.tables.put_entry(id, row);
-        Ok(())
-    })
+    context.each_entry(selector, EntryAction::Cancel, cancel)
+}
+
+/// Cancels an entry that was not asked to stop before. Its children that run are asked too, at
+/// once: what its handler does to clean up is left alone.
+pub(super) fn cancel<T: Tables>(
+    context: &mut Context<'_, T>,
+    id: EntryId,
+    mut row: EntryRow,
+) -> Result<(), ApplyError> {
+    if row.stage != Stage::Running {
+        let text = match row.stage {
+            Stage::Suspended => "canceled while it waited",
+            _ => "canceled before it ran",
+        };
+        let outcome = Outcome::failure(FailureKind::Canceled, text);
+        return end(context, id, row, outcome, false);
+    }
+    row.cancel_requested = true;
+    context.applied.push(Applied::CancelRequested { entry: id, token: row.token });
+    context.stop_children(id, &row, false)?;
+    context.tables.put_entry(id, row);
+    Ok(())
 }
 
 pub(super) fn apply_kill<T: Tables>(
     context: &mut Context<'_, T>,
     selector: &EntrySelector,
 ) -> Result<Acted, ApplyError> {
-    context.each_entry(selector, EntryAction::Kill, |context, id, row| {
-        end(context, id, row, Outcome::failure(FailureKind::Killed, "killed"), true)
-    })
+    context.each_entry(selector, EntryAction::Kill, kill)
+}
+
+/// Ends an entry, whatever it does.
+pub(super) fn kill<T: Tables>(
+    context: &mut Context<'_, T>,
+    id: EntryId,
+    row: EntryRow,
+) -> Result<(), ApplyError> {
+    end(context, id, row, Outcome::failure(FailureKind::Killed, "killed"), true)
 }

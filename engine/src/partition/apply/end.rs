@@ -1,7 +1,7 @@
 //! The end of an entry, whatever the cause.
 //!
 //! Must always hold: afterwards only the entry's result is left (and, if it failed, its payload, so
-//! that it can be redriven), and its lock is free.
+//! that it can be redriven; and its journal), and its lock is free.
 
 use forebay_messages::{EntryId, Outcome, Timestamp};
 
@@ -21,10 +21,13 @@ pub(super) const RETENTION_DEFAULT_MS: u64 = 24 * 60 * 60 * 1000;
 pub(super) fn end<T: Tables>(
     context: &mut Context<'_, T>,
     id: EntryId,
-    row: EntryRow,
+    mut row: EntryRow,
     outcome: Outcome,
     abort: bool,
 ) -> Result<(), ApplyError> {
+    if row.extra.is_some() {
+        context.end_journal(id, &mut row, &outcome)?;
+    }
     let vqueue = row.vqueue;
     let retention_ms = row.retention_ms.unwrap_or(RETENTION_DEFAULT_MS);
     let is_kept = retention_ms > 0;
@@ -40,6 +43,9 @@ pub(super) fn end<T: Tables>(
         if row.stage != Stage::Running {
             context.applied.push(Applied::LockFreed { vqueue, entry: id });
         }
+    }
+    if let Some(journal) = row.journal().filter(|_| !is_kept) {
+        context.forget_journal(id, journal)?;
     }
     let keeps_payload = is_kept && !outcome.is_success();
     context.tables.end_entry(id, vqueue, row.stage == Stage::Running, keeps_payload);

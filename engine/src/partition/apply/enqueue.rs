@@ -11,12 +11,13 @@ use std::collections::BTreeSet;
 use forebay_messages::{
     EntryId, VQueueName,
     command::{Enqueue, EnqueueBatch, NewEntry},
+    journal::ParentLink,
 };
 
 use super::{
     super::{
         backlog::More,
-        rows::{EntryRow, IdempotencyKey, IdempotencyRow},
+        rows::{EntryExtra, EntryRow, IdempotencyKey, IdempotencyRow},
         state::NewKey,
         store::Tables,
     },
@@ -106,6 +107,26 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
         let row = IdempotencyRow { entry: new.id, payload_hash: new.payload_hash };
         context.tables.put_idempotency(key, row);
     }
+    store(context, new, None)?;
+    Ok(Enqueued { entry: new.id, existing: false, payload_differs: Some(false) })
+}
+
+/// A child that is not there: it has no idempotency key.
+pub(super) fn put_child<T: Tables>(
+    context: &mut Context<'_, T>,
+    new: &NewEntry,
+    parent: &ParentLink,
+) -> Result<(), ApplyError> {
+    let parent = Some(Box::new(parent.clone()));
+    store(context, new, Some(Box::new(EntryExtra { parent, ..EntryExtra::default() })))
+}
+
+/// Writes the rows of an entry that is not there.
+fn store<T: Tables>(
+    context: &mut Context<'_, T>,
+    new: &NewEntry,
+    extra: Option<Box<EntryExtra>>,
+) -> Result<(), ApplyError> {
     let vqueue = new.vqueue.id_for(new.id);
     let mut row = EntryRow {
         vqueue,
@@ -113,6 +134,7 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
         retry: new.retry,
         retention_ms: new.retention_ms,
         idempotency_key: new.idempotency_key.clone(),
+        extra,
         ..EntryRow::default()
     };
     let key = NewKey { entry: new.id, run_at: new.run_at, has_lock: false };
@@ -123,6 +145,5 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
         context.tables.put_entry(new.id, row);
     }
     context.tables.put_payload(new.id, new.payload.clone());
-    context.count_new(vqueue, &new.vqueue)?;
-    Ok(Enqueued { entry: new.id, existing: false, payload_differs: Some(false) })
+    context.count_new(vqueue, &new.vqueue)
 }

@@ -12,25 +12,34 @@ mod barrier;
 mod cancel;
 mod complete;
 mod decisions;
+mod deliver;
 mod end;
 mod end_attempts;
 mod enqueue;
+mod journal;
+mod outbox;
 mod pause;
 mod pause_vqueue;
 mod place;
 mod purge;
 mod redrive;
 mod reschedule;
+mod restart;
 mod retry;
 mod rule_book;
 mod select;
+mod settle_promise;
+mod suspend;
+mod wake_sleepers;
+mod write_journal;
 
 use std::sync::Arc;
 
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, Lsn, NodeId, Outcome, Producer, Record, Timestamp,
     VQueueId,
-    command::{Command, RetryPolicy},
+    command::{Command, OutboxMessage, RetryPolicy},
+    journal::JournalKey,
     rule::RuleUpdate,
 };
 use thiserror::Error;
@@ -46,9 +55,10 @@ pub use act::{
     is_for_finished, spares,
 };
 pub use decisions::{begin, started};
+pub use journal::OperationFinished;
 
-/// Format of commands and rows that this code knows. 2: rule books with pauses.
-pub const FORMAT_VERSION: u64 = 2;
+/// Format of commands and rows that this code knows. 2: rule books with pauses. 3: journals.
+pub const FORMAT_VERSION: u64 = 3;
 
 /// Why a partition must stop.
 #[derive(Debug, Error)]
@@ -122,6 +132,10 @@ pub enum Stale {
     Superseded,
     /// Older than the current rule book or epoch.
     Older,
+    /// The promise was resolved or rejected before.
+    AlreadySettled,
+    /// The entry has as many promises as it may.
+    TooManyPromises,
 }
 
 /// An effect of applying a record. Reported only after the commit.
@@ -213,6 +227,41 @@ pub enum Applied {
         /// Whether it was paused (or resumed).
         paused: bool,
     },
+    /// An operation of a journal finished.
+    OperationFinished {
+        /// The entry.
+        entry: EntryId,
+        /// The attempt of it that runs, if one does by the rows.
+        token: Option<AttemptToken>,
+        /// What finished, and how; boxed, for the others are small.
+        finished: Box<OperationFinished>,
+    },
+    /// Another operation has the key that an attempt wrote to: nothing was written.
+    WriteRefused {
+        /// The entry.
+        entry: EntryId,
+        /// The attempt.
+        token: AttemptToken,
+        /// The key.
+        key: JournalKey,
+    },
+    /// An attempt is not suspended: something that it waits for is finished, or it was asked
+    /// to stop.
+    SuspendVoid {
+        /// The entry.
+        entry: EntryId,
+        /// The attempt, which continues.
+        token: AttemptToken,
+    },
+    /// A sleep began.
+    SleepAdded {
+        /// When it ends.
+        until: Timestamp,
+    },
+    /// Sleeps were ended; there may be more that are due.
+    SleepersWoken,
+    /// A message was put into the outbox.
+    OutboxAdded(Arc<OutboxMessage>),
     /// Rules changed.
     RulesUpdated(Vec<RuleUpdate>),
     /// A node leads from here on.
@@ -234,6 +283,14 @@ pub(super) struct Context<'a, T: Tables> {
     pub(super) now: Timestamp,
     /// The effects.
     pub(super) applied: &'a mut Vec<Applied>,
+    /// The record's LSN.
+    pub(super) lsn: Lsn,
+    /// Operations of journals that it finished.
+    pub(super) finished: u64,
+    /// Messages that it put into the outbox.
+    pub(super) sent: usize,
+    /// Rows of journals that it walked over.
+    pub(super) swept: usize,
 }
 
 /// Applies a record at its LSN.
@@ -256,7 +313,9 @@ pub fn apply<T: Tables>(
     } else {
         let command = record.command.as_ref().ok_or(ApplyError::UnknownCommand)?;
         let places = state.places();
-        let mut context = Context { state, tables, now: record.created_at, applied };
+        let now = record.created_at;
+        let mut context =
+            Context { state, tables, now, applied, lsn, finished: 0, sent: 0, swept: 0 };
         let reply = dispatch(&mut context, command)?;
         state.put_places(places, tables);
         state.put_record_time(record.created_at, tables);
@@ -298,15 +357,15 @@ fn dispatch<T: Tables>(
             put_fsm_number(context.tables, FsmSlot::DurableLsn, command.durable.0);
             Ok(Reply::Changed(0))
         }
-        Command::TruncateOutbox(_)
-        | Command::WriteJournal(_)
-        | Command::Suspend(_)
-        | Command::SettlePromise(_)
-        | Command::Deliver(_)
-        | Command::WakeSleepers(_)
-        | Command::Restart(_)
-        | Command::EndRun(_)
-        | Command::Reserved(()) => Err(ApplyError::UnknownCommand),
+        Command::TruncateOutbox(command) => outbox::truncate(context, command),
+        Command::WriteJournal(command) => write_journal::apply(context, command),
+        Command::Suspend(command) => suspend::apply(context, command),
+        Command::SettlePromise(command) => settle_promise::apply(context, command),
+        Command::Deliver(command) => deliver::apply(context, command),
+        Command::WakeSleepers(command) => wake_sleepers::apply(context, command),
+        Command::Restart(command) => restart::apply(context, command).map(Reply::Acted),
+        Command::EndRun(command) => restart::apply_end(context, command),
+        Command::Reserved(()) => Err(ApplyError::UnknownCommand),
     }
 }
 

@@ -1,5 +1,5 @@
-//! `Purge`: finished entries are removed, with their idempotency keys and the payloads kept for a
-//! redrive.
+//! `Purge`: finished entries are removed, with their idempotency keys, and the payloads and
+//! journals kept with them; so are tombstones.
 
 use forebay_messages::{
     EntryId, Timestamp,
@@ -32,6 +32,13 @@ pub(super) fn apply<T: Tables>(
             count => count.min(PURGE_COUNT_MAX),
         };
         for (at, id) in context.tables.timers_until(until, limit)? {
+            if context.is_exhausted() {
+                break;
+            }
+            if forget_tombstone(context, at, id)? {
+                acted.changed += 1;
+                continue;
+            }
             let row = context.tables.finished(id)?.ok_or_else(|| ApplyError::Inconsistent {
                 what: format!("{id} expires at {} but has not ended", at.0),
             })?;
@@ -40,6 +47,27 @@ pub(super) fn apply<T: Tables>(
         }
     }
     Ok(acted)
+}
+
+/// Forgets that a child was stopped before it came, if that is what expires.
+fn forget_tombstone<T: Tables>(
+    context: &mut Context<'_, T>,
+    at: Timestamp,
+    id: EntryId,
+) -> Result<bool, ApplyError> {
+    // Only a partition that had journals has any: the others are not read for it.
+    if !context.state.has_journals() {
+        return Ok(false);
+    }
+    let tombstone = context.tables.tombstone(id)?;
+    let expires = tombstone.is_some_and(|tombstone| tombstone.expires_at == at);
+    if expires {
+        context.tables.delete_tombstone(id);
+        context.tables.delete_timer(at, id);
+        // There may be more than one purge takes.
+        context.applied.push(Applied::Purged { entry: id });
+    }
+    Ok(expires)
 }
 
 fn forget<T: Tables>(
@@ -56,6 +84,9 @@ fn forget<T: Tables>(
     }
     if !row.outcome().is_success() {
         context.tables.delete_payload(id);
+    }
+    if let Some(journal) = row.extra.as_deref().and_then(|extra| extra.journal.as_deref()) {
+        context.forget_journal(id, journal)?;
     }
     context.tables.delete_finished(id);
     context.count((id, row.vqueue), Some(Stage::Finished), None)?;

@@ -34,6 +34,18 @@ fn is_plain(service: Option<&ByteString>) -> bool {
     service.is_none_or(|service| !service.ends_with(".*"))
 }
 
+/// Rows of journals, and messages, after which a command about entries does nothing more: the
+/// entries that it names are skipped. One entry's are always taken.
+const JOURNAL_ROWS_PER_COMMAND_MAX: usize = 16_384;
+
+/// An entry that is named.
+pub(super) enum Named {
+    /// It has not ended.
+    Live(Box<EntryRow>),
+    /// It has.
+    Ended(Box<FinishedRow>),
+}
+
 impl<T: Tables> Context<'_, T> {
     fn matches(
         &self,
@@ -93,6 +105,39 @@ impl<T: Tables> Context<'_, T> {
         })
     }
 
+    /// Does something to each entry that is named and matches, whether it has ended or not.
+    /// The change may find a reason not to.
+    pub(super) fn each_named(
+        &mut self,
+        selector: &EntrySelector,
+        mut change: impl FnMut(&mut Self, EntryId, Named) -> Result<Result<(), Skip>, ApplyError>,
+    ) -> Result<Acted, ApplyError> {
+        self.each(&selector.entries, |context, id| {
+            let (named, known) = match context.tables.entry(id)? {
+                Some(row) => {
+                    let known = (row.vqueue, row.stage, row.created_at);
+                    (Named::Live(Box::new(row)), known)
+                }
+                None => match context.tables.finished(id)? {
+                    None => return Ok(Err(Skip::Unknown)),
+                    Some(row) => {
+                        let known = (row.vqueue, Stage::Finished, row.created_at);
+                        (Named::Ended(Box::new(row)), known)
+                    }
+                },
+            };
+            if !context.matches(selector, known)? {
+                return Ok(Err(Skip::NoMatch));
+            }
+            change(context, id, named)
+        })
+    }
+
+    /// Whether this record has walked over as many rows of journals as it may.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.swept + self.sent >= JOURNAL_ROWS_PER_COMMAND_MAX
+    }
+
     fn each<I: Copy + Ord>(
         &mut self,
         named: &[I],
@@ -100,7 +145,7 @@ impl<T: Tables> Context<'_, T> {
     ) -> Result<Acted<I>, ApplyError> {
         let mut acted = Acted::default();
         for (index, id) in unique(named).into_iter().enumerate() {
-            let over = index >= ENTRIES_PER_COMMAND_MAX;
+            let over = index >= ENTRIES_PER_COMMAND_MAX || self.is_exhausted();
             match if over { Err(Skip::OverLimit) } else { change(self, id)? } {
                 Ok(()) => acted.changed += 1,
                 Err(skip) => acted.skipped.push((id, skip)),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, FailureKind, Outcome, PermitId, Timestamp, VQueueId,
     actor::{AttemptEnd, LimiterMessage, Permits, Release, VQueueMessage},
-    command::{Command, Complete, Decision, RetryAttempt, RetryPolicy, RetryReason},
+    command::{Command, Complete, Decision, EndRun, RetryAttempt, RetryPolicy, RetryReason},
     outcome::Failure,
 };
 
@@ -225,6 +225,17 @@ impl Attempts {
         }
     }
 
+    /// Which attempt of an entry runs although its decision is not applied.
+    pub(super) fn begun(&self, entry: EntryId) -> Option<AttemptToken> {
+        self.begun.get(&entry).copied()
+    }
+
+    /// Whether the handler of an attempt was told to start, and not to stop.
+    pub(super) fn listens(&self, token: AttemptToken) -> bool {
+        let known = self.by_token.get(&token);
+        known.is_some_and(|known| known.has_handler && known.progress.is_told())
+    }
+
     /// Whether an attempt is known that is not over.
     pub(super) fn knows(&self, token: AttemptToken) -> bool {
         self.by_token.contains_key(&token)
@@ -322,6 +333,7 @@ impl Partition {
         self.flush_scheduled = false;
         let room = self.bounds.room();
         if self.phase.has_limiter() {
+            self.propose_journals(now, effects);
             for command in ended::records(std::mem::take(&mut self.attempts.ended), room) {
                 self.propose(now, command, None, effects);
             }
@@ -521,6 +533,7 @@ impl Partition {
                 interrupted: 0,
                 keeps_failure: true,
             }),
+            AttemptEnd::Run(then) => End::Run(EndRun { entry, token, then: Some(then) }),
             AttemptEnd::Snooze { wait } => End::Retry(RetryAttempt {
                 entry,
                 token,

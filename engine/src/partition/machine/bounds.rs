@@ -11,7 +11,7 @@ use bytestring::ByteString;
 use forebay_messages::{
     AttemptToken, EntryId, FailureKind, Outcome, Producer, Record, ReplyId, Timestamp,
     actor::AttemptEnd,
-    command::{Command, Complete, NewEntry},
+    command::{AfterRun, Command, Complete, NewEntry},
     record::RECORD_ROOM,
 };
 
@@ -109,7 +109,28 @@ impl Bounds {
                 let (message, detail) = self.failure(message, detail);
                 AttemptEnd::Retry { message, detail, random }
             }
+            AttemptEnd::Run(AfterRun::ContinueWith(payload)) if payload.len() > self.room() => {
+                AttemptEnd::Terminal {
+                    message: format!(
+                        "the input of the next run has {} bytes; at most {} can be stored",
+                        payload.len(),
+                        self.room()
+                    )
+                    .into(),
+                    detail: Bytes::new(),
+                }
+            }
+            AttemptEnd::Run(then) => AttemptEnd::Run(self.bounded_run(then)),
             other @ (AttemptEnd::Success(_) | AttemptEnd::Snooze { .. }) => other,
+        }
+    }
+
+    fn bounded_run(self, then: AfterRun) -> AfterRun {
+        let text_max = ERROR_TEXT_LEN_MAX.min(self.room() / 2);
+        match then {
+            AfterRun::Pause(message) => AfterRun::Pause(cut(message, text_max)),
+            AfterRun::Restart(message) => AfterRun::Restart(cut(message, text_max)),
+            AfterRun::ContinueWith(payload) => AfterRun::ContinueWith(payload),
         }
     }
 
@@ -203,6 +224,10 @@ impl Partition {
             Some(_) if why.len <= RECORD_ROOM => {}
             Some(Command::Complete(end)) => ends.push((end.entry, end.token)),
             Some(Command::Retry(end)) => ends.push((end.entry, end.token)),
+            Some(Command::EndRun(end)) => ends.push((end.entry, end.token)),
+            Some(Command::WriteJournal(writes)) => {
+                ends.extend(writes.attempts.iter().map(|attempt| (attempt.entry, attempt.token)));
+            }
             Some(Command::EndAttempts(both)) => {
                 ends.extend(both.completed.iter().map(|end| (end.entry, end.token)));
                 ends.extend(both.retried.iter().map(|end| (end.entry, end.token)));

@@ -7,10 +7,14 @@ use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, Lsn, NodeId, Outcome, Record, ReplyId, Timestamp,
     VQueueHandle, VQueueId, VQueueName,
     actor::{LimiterMessage, Permits, VQueueMessage},
-    command::Decision,
+    command::{Decision, OutboxMessage},
+    journal::JournalKey,
 };
 
-use super::{super::apply::Reply, KnownAttempt, TooLarge};
+use super::{
+    super::apply::{OperationFinished, Reply},
+    KnownAttempt, TooLarge,
+};
 
 /// Answers to requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +53,20 @@ pub struct RunAttempt {
     pub last_failure: ByteString,
     /// Maximum number of attempts; 0 means no limit.
     pub attempts_max: u32,
+}
+
+/// What an attempt is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptNews {
+    /// An operation of its journal finished.
+    Finished(Box<OperationFinished>),
+    /// Another operation has the key that it wrote to.
+    WriteRefused {
+        /// The key.
+        key: JournalKey,
+    },
+    /// It was not suspended: it continues.
+    SuspendVoid,
 }
 
 /// Effects of a partition. Performed in order, on the partition's thread.
@@ -191,6 +209,24 @@ pub enum PartitionEffect {
         /// The attempt.
         token: AttemptToken,
     },
+    /// Tell an attempt what became of its operations. In order; what finished before its
+    /// handler was told to start it has read in its rows.
+    TellAttempt {
+        /// The entry.
+        entry: EntryId,
+        /// The attempt.
+        token: AttemptToken,
+        /// What.
+        news: AttemptNews,
+    },
+    /// Hand these committed messages to the shuffle. One that misses them finds them in the
+    /// outbox.
+    OutboxAdded {
+        /// In the order of their indexes.
+        messages: Vec<Arc<OutboxMessage>>,
+    },
+    /// Read when the first sleep ends; answered at once with `DueFound`.
+    FindDue,
     /// Stop a handler; its result is ignored, but that it has stopped is reported. Nothing of its
     /// entry or its key starts here before that.
     Abort {

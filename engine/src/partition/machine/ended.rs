@@ -4,7 +4,9 @@
 //! a bounded number of ends and, except for a single larger one, of bytes.
 
 use forebay_messages::AttemptToken;
-use forebay_messages::command::{Command, Complete, CompleteOutcome, EndAttempts, RetryAttempt};
+use forebay_messages::command::{
+    Command, Complete, CompleteOutcome, EndAttempts, EndRun, RetryAttempt,
+};
 
 use super::bounds::END_FIXED_LEN;
 
@@ -20,6 +22,8 @@ pub(super) enum End {
     Complete(Complete),
     /// Its entry returns to its inbox.
     Retry(RetryAttempt),
+    /// Its run ends, or it cannot continue it. In a record of its own: such ends are rare.
+    Run(EndRun),
 }
 
 impl End {
@@ -28,6 +32,7 @@ impl End {
         match self {
             Self::Complete(complete) => complete.token,
             Self::Retry(retry) => retry.token,
+            Self::Run(end) => end.token,
         }
     }
 
@@ -35,6 +40,7 @@ impl End {
     fn len(&self) -> usize {
         match self {
             Self::Retry(retry) => retry.message.len() + retry.detail.len(),
+            Self::Run(_) => 0,
             Self::Complete(complete) => match &complete.outcome {
                 Some(CompleteOutcome::Success(bytes)) => bytes.len(),
                 Some(CompleteOutcome::Failure(failure)) => {
@@ -52,6 +58,10 @@ pub(super) fn records(ends: Vec<End>, room: usize) -> Vec<Command> {
     let mut run = Vec::new();
     let mut bytes = 0;
     for end in ends {
+        if let End::Run(end) = end {
+            commands.push(Command::EndRun(end));
+            continue;
+        }
         let len = end.len();
         let is_full = run.len() == ENDS_PER_RECORD_MAX
             || bytes + len > RECORD_BYTES_MAX
@@ -74,6 +84,7 @@ fn record(mut ends: Vec<End>) -> Command {
         return match ends.remove(0) {
             End::Complete(complete) => Command::Complete(complete),
             End::Retry(retry) => Command::Retry(retry),
+            End::Run(end) => Command::EndRun(end),
         };
     }
     let mut command = EndAttempts::default();
@@ -81,6 +92,7 @@ fn record(mut ends: Vec<End>) -> Command {
         match end {
             End::Complete(complete) => command.completed.push(complete),
             End::Retry(retry) => command.retried.push(retry),
+            End::Run(_) => unreachable!("it has a record of its own"),
         }
     }
     Command::EndAttempts(command)

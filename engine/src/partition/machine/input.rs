@@ -6,7 +6,7 @@ use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Epoch, InboxSeq, Lsn, Outcome, PermitId, Record, ReplyId,
     Timestamp, VQueueHandle, VQueueId,
     actor::{AttemptEnd, Permits},
-    command::{Command, RetryPolicy},
+    command::{Command, JournalWrite, RetryPolicy, SuspendAttempt},
     record::LeaderSeq,
 };
 
@@ -118,6 +118,23 @@ pub enum PartitionInput {
         token: AttemptToken,
         /// How it ended.
         ended: AttemptEnd,
+    },
+    /// An attempt did something that its journal keeps; from the executor.
+    Journal {
+        /// The entry.
+        entry: EntryId,
+        /// The attempt.
+        token: AttemptToken,
+        /// What, in order.
+        writes: Vec<JournalWrite>,
+    },
+    /// An attempt has nothing to do until something comes; from the executor. Its handler
+    /// stays until this is applied: `Abort` says so, or `TellAttempt` that it was void.
+    Suspend(SuspendAttempt),
+    /// Answer to `FindDue`.
+    DueFound {
+        /// When the first sleep ends.
+        first: Option<Timestamp>,
     },
     /// A handler stopped without an end; from the executor.
     Stopped {

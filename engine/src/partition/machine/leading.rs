@@ -178,6 +178,7 @@ impl Partition {
         for (command, reply) in std::mem::take(&mut self.held) {
             self.on_propose(now, command, reply, effects);
         }
+        self.find_due(effects);
         self.walk_if_drained(effects);
     }
 
@@ -217,6 +218,7 @@ impl Partition {
         self.is_quiet = false;
         self.seeding.end();
         self.drain.clear();
+        self.journals.clear();
         // There may be many handlers, so waiters are answered first.
         self.answer_all(&Answer::LostLeadership, effects);
         self.forget_vqueues(effects);

@@ -23,6 +23,8 @@ mod effect;
 mod ended;
 mod idle;
 mod input;
+mod journals;
+mod keys;
 mod leading;
 mod registry;
 mod sleepers;
@@ -33,7 +35,7 @@ mod waiting;
 
 pub use backoff::{RETRIES_AT_ONCE_MAX, RETRY_WAIT_MIN, backoff};
 pub use bounds::{CUT_MARK, DETAIL_LEN_MAX, ERROR_TEXT_LEN_MAX, TooLarge};
-pub use effect::{Answer, PartitionEffect, RunAttempt};
+pub use effect::{Answer, AttemptNews, PartitionEffect, RunAttempt};
 pub use ended::ENDS_PER_RECORD_MAX;
 pub use idle::IDLE_MS_MAX;
 pub use input::{AppendRefusal, AppliedBatch, EarlyStart, EntryState, PartitionInput};
@@ -42,8 +44,8 @@ pub use stopping::KnownAttempt;
 pub use waiters::WAITERS_MAX;
 
 use forebay_messages::{
-    EntryId, Epoch, InboxSeq, Lsn, NodeId, PartitionKey, Producer, Record, RecordKeys, RecordSeq,
-    ReplyId, Timestamp,
+    EntryId, Epoch, InboxSeq, Lsn, NodeId, PartitionKey, Producer, Record, RecordSeq, ReplyId,
+    Timestamp,
     actor::{LimiterMessage, Release},
     command::{Command, Purge},
     record::LeaderSeq,
@@ -57,6 +59,8 @@ use attempts::Attempts;
 use bounds::Bounds;
 use drain::Drain;
 use idle::LruVQueues;
+use journals::Journals;
+use keys::record_keys;
 use leading::Seeding;
 use registry::Registry;
 use sleepers::Sleepers;
@@ -159,6 +163,7 @@ pub struct Partition {
     idle: LruVQueues,
     /// Cold vqueues whose head is not due.
     sleepers: Sleepers,
+    journals: Journals,
     /// All vqueues are being visited, page by page.
     is_walking: bool,
     /// The time for which the timer is set.
@@ -204,6 +209,7 @@ impl Partition {
             active: LruVQueues::new(config.vqueues.active_max),
             idle: LruVQueues::new(config.vqueues.idle_max),
             sleepers: Sleepers::new(config.vqueues.sleepers_max),
+            journals: Journals::default(),
             is_walking: false,
             wake_at: None,
             seeding: Seeding::default(),
@@ -339,6 +345,7 @@ impl Partition {
         }
         self.registry.flush_notes(effects);
         self.tell_handlers(now, effects);
+        self.hand_on_messages(effects);
         self.continue_draining(now, effects);
         self.tell_if_quiet(effects);
         self.keep_up(now, effects);
@@ -357,6 +364,12 @@ impl Partition {
         if self.phase == Phase::Leading {
             effects.push(PartitionEffect::CheckExpired { until: now });
         }
+    }
+
+    fn on_tick(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
+        self.wake(now, effects);
+        self.wake_sleeping_entries(now, effects);
+        self.keep_up(now, effects);
     }
 
     fn answer_proposal(
@@ -396,6 +409,12 @@ impl Partition {
             Applied::RulesUpdated(updates) => {
                 self.tell_limiter(LimiterMessage::RulesUpdated(updates), effects);
             }
+            Applied::OperationFinished { .. }
+            | Applied::WriteRefused { .. }
+            | Applied::SuspendVoid { .. }
+            | Applied::SleepAdded { .. }
+            | Applied::SleepersWoken
+            | Applied::OutboxAdded(_) => self.on_journal_applied(applied, effects),
             Applied::VQueuePaused { vqueue, paused } => {
                 self.on_vqueue_paused(vqueue, paused, effects);
             }
@@ -463,23 +482,6 @@ impl Partition {
     }
 }
 
-/// The points of the key space that a command concerns; `None` for commands about the partition as
-/// a whole.
-fn record_keys(command: &Command) -> Option<RecordKeys> {
-    match command {
-        Command::Enqueue(command) => Some(RecordKeys::Single(command.entry.id.partition_key)),
-        Command::Complete(command) => Some(RecordKeys::Single(command.entry.partition_key)),
-        Command::Retry(command) => Some(RecordKeys::Single(command.entry.partition_key)),
-        Command::AnnounceLeader(command) => {
-            Some(RecordKeys::Range((command.key_first, command.key_last)))
-        }
-        Command::UpsertRuleBook(command) => {
-            Some(RecordKeys::Range((command.key_first, command.key_last)))
-        }
-        _ => None,
-    }
-}
-
 impl Machine for Partition {
     type Input = PartitionInput;
     type Effect = PartitionEffect;
@@ -509,6 +511,9 @@ impl Machine for Partition {
             PartitionInput::Ended { entry, token, ended } => {
                 self.on_ended(now, entry, token, ended, effects);
             }
+            input @ (PartitionInput::Journal { .. }
+            | PartitionInput::Suspend(_)
+            | PartitionInput::DueFound { .. }) => self.on_journal_input(now, input, effects),
             PartitionInput::Stopped { token } => {
                 self.on_handler_gone(token, effects);
             }
@@ -555,10 +560,7 @@ impl Machine for Partition {
             PartitionInput::StillNeeded(handle) => self.on_still_needed(handle, effects),
             PartitionInput::VQueueDied(handle) => self.on_vqueue_died(handle, effects),
             PartitionInput::ServicesChanged { lost } => self.on_services_changed(lost, effects),
-            PartitionInput::Tick => {
-                self.wake(now, effects);
-                self.keep_up(now, effects);
-            }
+            PartitionInput::Tick => self.on_tick(now, effects),
         }
         self.release_permits(effects);
     }

@@ -59,7 +59,13 @@ impl Partition {
         if !self.is_walking && self.sleepers.wants_walk(now) {
             self.walk_if_drained(effects);
         }
-        let next = [self.sleepers.next_due(), self.idle.next_due()].into_iter().flatten().min();
+        self.set_timer(effects);
+    }
+
+    /// Sets the timer to the earliest of all times.
+    pub(super) fn set_timer(&mut self, effects: &mut Vec<PartitionEffect>) {
+        let due = [self.sleepers.next_due(), self.idle.next_due(), self.journals.next_due()];
+        let next = due.into_iter().flatten().min();
         if let Some(next) = next
             && self.wake_at.is_none_or(|at| next < at)
         {

@@ -20,7 +20,7 @@ use forebay_engine::{
         mem::MemTables,
         read::{self, SeedRead},
         rows::Stage,
-        store::Rows,
+        store::{JournalRows, Rows},
     },
     vqueue::VQueue,
 };
@@ -197,12 +197,12 @@ impl Node {
                 inputs.push_back(PartitionInput::LookedUp { gone });
             }
             PartitionEffect::ScheduleFlush => self.mailbox.push_back(PartitionInput::Flush),
-            PartitionEffect::ReportDurable => {}
-            PartitionEffect::CheckExpired { until } => {
-                if !self.replica.tables.timers_until(until, 1).unwrap().is_empty() {
-                    inputs.push_back(PartitionInput::ExpiredFound { until });
-                }
-            }
+            // No attempt writes a journal here.
+            PartitionEffect::ReportDurable
+            | PartitionEffect::TellAttempt { .. }
+            | PartitionEffect::OutboxAdded { .. } => {}
+            PartitionEffect::CheckExpired { until } => inputs.extend(self.find_expired(until)),
+            PartitionEffect::FindDue => inputs.push_back(self.find_due()),
             PartitionEffect::TellAnnounced { .. }
             | PartitionEffect::TellQuiet { .. }
             | PartitionEffect::TellSeeded { .. }
@@ -406,6 +406,16 @@ impl Node {
         if self.limiter.is_some() {
             self.asked.push_back(message);
         }
+    }
+
+    fn find_due(&self) -> PartitionInput {
+        let sleeps = self.replica.tables.sleeps_until(Timestamp::MAX, 1).unwrap();
+        PartitionInput::DueFound { first: sleeps.first().map(|(at, ..)| *at) }
+    }
+
+    fn find_expired(&self, until: Timestamp) -> Option<PartitionInput> {
+        let expired = self.replica.tables.timers_until(until, 1).unwrap();
+        (!expired.is_empty()).then_some(PartitionInput::ExpiredFound { until })
     }
 
     fn find_vqueues(&mut self, after: Option<VQueueId>) {

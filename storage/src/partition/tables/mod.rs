@@ -11,12 +11,16 @@
 //! | `fs` | fsm | slot | bytes of the slot |
 //! | `id` | idempotency | domain, key | entry id |
 //! | `in` | inbox | vqueue, place | nothing |
+//! | `jo` | journal | entry id, journal key | an operation |
 //! | `lo` | lock | vqueue | holder |
 //! | `ou` | outbox | index | message |
 //! | `pa` | payload | entry id | the bytes |
 //! | `pk` | parked | vqueue, entry id | nothing |
+//! | `pr` | promise | entry id, name | what it was settled with, who waits |
 //! | `ru` | running | vqueue, entry id | attempt |
+//! | `sl` | sleep | time, entry id, journal key | nothing |
 //! | `ti` | timer | time, entry id | nothing |
+//! | `to` | tombstone | entry id of a child | how it was stopped |
 //! | `vq` | vqueue meta | vqueue | name, counts |
 //!
 //! Must always hold: numbers in keys are big-endian, and the byte order of keys is the order of the
@@ -30,17 +34,22 @@ pub(crate) mod finished;
 pub(crate) mod fsm;
 pub(crate) mod idempotency;
 pub(crate) mod inbox;
+pub(crate) mod journal;
 pub(crate) mod lock;
 pub(crate) mod outbox;
 pub(crate) mod parked;
 pub(crate) mod payload;
+pub(crate) mod promise;
 pub(crate) mod running;
+pub(crate) mod sleep;
 pub(crate) mod timer;
+pub(crate) mod tombstone;
 pub(crate) mod vqueue_meta;
 
 use std::hash::Hash;
 
-use forebay_messages::{EntryId, VQueueId};
+use bytes::Bytes;
+use forebay_messages::{EntryId, VQueueId, journal::JournalKey};
 
 /// A table: its name, and its keys and rows as bytes.
 pub(crate) trait Table {
@@ -55,6 +64,9 @@ pub(crate) trait Table {
     /// A deleted row often returns under the same key: its absence is remembered, to save the
     /// lookup.
     const REUSES_KEYS: bool = false;
+
+    /// The keys of rows in memory are kept in order, so that a scan costs what it finds.
+    const ORDERED: bool = false;
 
     /// The typed key. Its order is the order of the bytes.
     type Key: Clone + Ord + Hash + std::fmt::Debug;
@@ -158,11 +170,21 @@ fn vqueue_and_entry(body: &[u8]) -> Option<(VQueueId, EntryId)> {
     Some((VQueueId::from_bytes(*vqueue), EntryId::from_bytes(entry.try_into().ok()?)))
 }
 
+/// The key of an operation of an entry.
+fn entry_and_key(body: &[u8]) -> Option<(EntryId, JournalKey)> {
+    let (entry, key) = split(body)?;
+    let key = JournalKey::from_bytes(Bytes::copy_from_slice(key)).ok()?;
+    Some((EntryId::from_bytes(*entry), key))
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     //! Helpers for every table's tests.
 
-    use forebay_messages::{EntryId, EntryKey, InboxSeq, PartitionKey, Timestamp, VQueueId};
+    use forebay_messages::{
+        EntryId, EntryKey, InboxSeq, PartitionKey, Timestamp, VQueueId,
+        journal::{BranchElement, BranchKind, JournalKey, KeyParts},
+    };
     use proptest::prelude::*;
 
     use super::Table;
@@ -229,6 +251,22 @@ pub(crate) mod testing {
             .prop_map(|(key, hash)| VQueueId { partition_key: PartitionKey(key), hash })
     }
 
+    pub(crate) fn journal_key(name: &str) -> JournalKey {
+        KeyParts::named(name, 0).key().unwrap()
+    }
+
+    pub(crate) fn journal_keys() -> impl Strategy<Value = JournalKey> {
+        let branch = prop_oneof![
+            (0..3u32, 0..3u32).prop_map(|(n, at)| BranchElement::at(BranchKind::Join, n, at)),
+            (0..3u32, "[ab]{0,2}").prop_map(|(n, key)| BranchElement::keyed(n, &key)),
+        ];
+        (proptest::collection::vec(branch, 0..2), "[ab]{1,2}", 0..3u32).prop_map(
+            |(branch, name, occurrence)| {
+                KeyParts { branch, name: name.into(), occurrence }.key().unwrap()
+            },
+        )
+    }
+
     pub(crate) fn entry_keys() -> impl Strategy<Value = EntryKey> {
         (any::<bool>(), numbers(), numbers(), entry_ids()).prop_map(
             |(has_lock, run_at, seq, entry)| EntryKey {
@@ -260,12 +298,16 @@ mod tests {
             fsm::Fsm::KIND,
             idempotency::Idempotency::KIND,
             inbox::Inbox::KIND,
+            journal::Journal::KIND,
             lock::Lock::KIND,
             outbox::Outbox::KIND,
             payload::Payload::KIND,
             parked::Parked::KIND,
+            promise::Promise::KIND,
             running::Running::KIND,
+            sleep::Sleep::KIND,
             timer::Timer::KIND,
+            tombstone::Tombstone::KIND,
             vqueue_meta::VQueueMetas::KIND,
         ];
         assert!(kinds.is_sorted_by(|a, b| a < b), "{kinds:?}");

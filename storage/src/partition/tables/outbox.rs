@@ -13,6 +13,7 @@ impl Table for Outbox {
     const NAME: &'static str = "outbox";
     const KIND: [u8; 2] = *b"ou";
     const STRICT: bool = true;
+    const ORDERED: bool = true;
 
     type Key = RecordSeq;
     type Row = Bytes;
@@ -32,6 +33,10 @@ impl Table for Outbox {
 
     fn row(bytes: &[u8]) -> Result<Bytes, String> {
         Ok(Bytes::copy_from_slice(bytes))
+    }
+
+    fn weight(row: &Bytes) -> usize {
+        row.len()
     }
 }
 

@@ -24,7 +24,8 @@ use forebay_messages::{
 
 use super::{
     tables::{
-        dedup::Dedup, idempotency::Idempotency, inbox::Inbox, parked::Parked, running::Running,
+        dedup::Dedup, idempotency::Idempotency, inbox::Inbox, journal::Journal, outbox::Outbox,
+        parked::Parked, promise::Promise, running::Running, sleep::Sleep, tombstone::Tombstone,
     },
     *,
 };
@@ -109,6 +110,11 @@ pub(super) fn dump(store: &PartitionStore) -> MemTables {
         idempotency: rows::<Idempotency>(store).into_iter().collect(),
         finished: rows::<Finished>(store).into_iter().collect(),
         timers: rows::<Timer>(store).into_iter().map(|(key, ())| key).collect(),
+        journal: rows::<Journal>(store).into_iter().collect(),
+        promises: rows::<Promise>(store).into_iter().collect(),
+        sleeps: rows::<Sleep>(store).into_iter().map(|(key, ())| key).collect(),
+        tombstones: rows::<Tombstone>(store).into_iter().collect(),
+        outbox: rows::<Outbox>(store).into_iter().collect(),
         fsm: rows::<Fsm>(store).into_iter().collect(),
     }
 }

@@ -3,14 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use forebay_engine::partition::apply::{Applied, Reply};
+use forebay_engine::partition::{
+    apply::{Applied, Reply},
+    rows::DedupKey,
+    store::JournalRows,
+};
 use forebay_messages::{
     AttemptToken, Epoch, Outcome, RecordSeq,
     actor::{RefillId, RefillRequest},
     command::{
-        Complete, Decision, EntrySelector, Purge, Reschedule, RetryAttempt, RetryReason,
-        SchedulerDecisions, UpdateDurability, VQueueSelector,
+        AttemptWrites, Complete, Decision, Deliver, EntrySelector, JournalWrite, NewChild,
+        Operation, OutboxMessage, Purge, Reschedule, Restart, RetryAttempt, RetryReason,
+        SchedulerDecisions, SettlePromise, StepResult, Suspend, SuspendAttempt, TruncateOutbox,
+        UpdateDurability, VQueueSelector, WakeSleepers, WriteJournal,
     },
+    journal::{JournalKey, JournalOutcome, KeyParts},
     record::{ExternalSeq, Producer},
 };
 use proptest::prelude::*;
@@ -39,6 +46,21 @@ enum Step {
     Forget {
         hours: u64,
     },
+    /// What an attempt that runs writes to its journal, or that it is suspended.
+    Journal {
+        nth: usize,
+        operation: u8,
+        kind: u8,
+    },
+    /// What is said to entries with journals from outside.
+    Answer {
+        id: u64,
+        what: u8,
+    },
+    /// Delivers this many messages of the outbox to the same partition.
+    Deliver {
+        count: usize,
+    },
     Commit,
     /// Applies all missing records, and drops the batch.
     Abandon,
@@ -60,6 +82,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         8 => (0..9usize, 0..4u8).prop_map(|(nth, how)| Step::End { nth, how }),
         4 => (0..24u64, 0..9u8).prop_map(|(id, what)| Step::Select { id, what }),
         1 => (0..40u64).prop_map(|hours| Step::Forget { hours }),
+        8 => (0..9usize, 0..4u8, 0..6u8)
+            .prop_map(|(nth, operation, kind)| Step::Journal { nth, operation, kind }),
+        3 => (0..24u64, 0..4u8).prop_map(|(id, what)| Step::Answer { id, what }),
+        3 => (1..4usize).prop_map(|count| Step::Deliver { count }),
         6 => Just(Step::Commit),
         3 => Just(Step::Abandon),
         4 => (1..6usize).prop_map(|limit| Step::Look { limit }),
@@ -100,6 +126,61 @@ fn end(entry: EntryId, token: AttemptToken, how: u8, seq: u64) -> Command {
     };
     let heeds_cancel = seq.is_multiple_of(2);
     Command::Complete(Complete { entry, token, outcome: Some(outcome.into()), heeds_cancel })
+}
+
+fn operation(n: u8) -> JournalKey {
+    KeyParts::named(&format!("o{n}"), 0).key().unwrap()
+}
+
+fn journal(entry: EntryId, token: AttemptToken, n: u8, kind: u8, seq: u64) -> Command {
+    let child = NewChild {
+        vqueue: name(n + 2),
+        payload: Bytes::from_static(b"child"),
+        ..NewChild::default()
+    };
+    let what = match kind {
+        0 => Operation::Step(StepResult { outcome: None }),
+        1 => Operation::Call(child),
+        2 => Operation::Send(child),
+        3 => Operation::Sleep(Timestamp(seq * 900_000)),
+        4 => Operation::Promise(()),
+        _ => {
+            let waits = vec![operation(n)];
+            let suspended = SuspendAttempt { entry, token, waits, releases_key: n == 0 };
+            return Command::Suspend(Suspend { attempts: vec![suspended] });
+        }
+    };
+    let writes = vec![JournalWrite { key: operation(n), operation: Some(what) }];
+    Command::WriteJournal(WriteJournal { attempts: vec![AttemptWrites { entry, token, writes }] })
+}
+
+fn answer(entry: EntryId, what: u8, seq: u64) -> Command {
+    let one = EntrySelector { entries: vec![entry], ..Default::default() };
+    match what {
+        0 => Command::WakeSleepers(WakeSleepers { until: Timestamp(seq * 800_000), count_max: 2 }),
+        1 => Command::Restart(Restart { selector: one, from: Some(operation(1)) }),
+        2 => Command::Restart(Restart { selector: one, from: None }),
+        _ => {
+            let outcome = Some(JournalOutcome::Success(Bytes::from_static(b"yes")));
+            let name = format!("o{}", seq % 4).into();
+            Command::SettlePromise(SettlePromise { entry, name, outcome })
+        }
+    }
+}
+
+/// Also messages that were delivered before, and in between the deletion of some.
+fn deliver(model: &MemTables, count: usize) -> Option<Command> {
+    let rows = model.outbox.values().take(count);
+    let decode = |bytes: &Bytes| bilrost::OwnedMessage::decode(bytes.clone()).unwrap();
+    let messages: Vec<OutboxMessage> = rows.map(decode).collect();
+    let first = messages.first()?.index;
+    let marked = model.dedup.get(&DedupKey::Partition(0)).is_some_and(|mark| mark.seq >= first.0);
+    if marked {
+        let delivered = messages.iter().map(|message| message.index).collect();
+        return Some(Command::TruncateOutbox(TruncateOutbox { through: 0, delivered }));
+    }
+    let (source, incarnation) = Default::default();
+    Some(Command::Deliver(Deliver { source, incarnation, messages }))
 }
 
 fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
@@ -148,6 +229,12 @@ fn command(step: &Step, seq: u64, model: &MemTables) -> Option<Command> {
             expired_until: Some(Timestamp(hours * 3_600_000)),
             count_max: 3,
         }),
+        Step::Journal { nth, operation, kind } => {
+            let (&(_, entry), running) = model.running.iter().nth(nth)?;
+            journal(entry, running.token, operation, kind, seq)
+        }
+        Step::Answer { id, what } => answer(entry_id(id), what, seq),
+        Step::Deliver { count } => deliver(model, count)?,
         Step::Commit
         | Step::Abandon
         | Step::Look { .. }
@@ -241,7 +328,16 @@ fn look(store: &PartitionStore, model: &Model, limit: usize) {
         assert_eq!(store.entry(id).unwrap(), model.tables.entries.get(&id).cloned());
         assert_eq!(store.payload(id).unwrap(), model.tables.payloads.get(&id).cloned());
         assert_eq!(store.finished(id).unwrap(), model.tables.finished.get(&id).cloned());
+        let wanted = model.tables.journal_after(id, None, limit).unwrap();
+        assert_eq!(store.journal_after(id, None, limit).unwrap(), wanted);
+        let wanted = model.tables.promises_of(id, limit).unwrap();
+        assert_eq!(store.promises_of(id, limit).unwrap(), wanted);
     }
+    let until = Timestamp(model.log.len() as u64 * 800_000);
+    let wanted = model.tables.sleeps_until(until, limit).unwrap();
+    assert_eq!(store.sleeps_until(until, limit).unwrap(), wanted);
+    let wanted = model.tables.outbox_after(None, limit).unwrap();
+    assert_eq!(store.outbox_after(None, limit).unwrap(), wanted);
 }
 
 fn without_applied(mut tables: MemTables) -> MemTables {

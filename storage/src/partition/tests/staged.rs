@@ -1,6 +1,9 @@
 //! What a batch sees, coalesces and commits.
 
-use forebay_engine::partition::rows::{EntryRow, VQueueMeta};
+use forebay_engine::partition::{
+    rows::{EntryRow, VQueueMeta},
+    store::{JournalRows, JournalTables},
+};
 use forebay_messages::{AttemptToken, Epoch};
 
 use super::*;

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Do the tests of journals, children and the outbox fail when a rule of theirs is broken? Each
+# mutation below breaks one in a copy of the engine; the named tests or the property must then
+# fail.
+#
+#   tests/mutations/journal.sh          all mutations
+#   tests/mutations/journal.sh cancel   those whose name contains the word
+#
+# CARGO_TARGET_DIR sets where to build. Exit code 0 when every mutation was caught.
+set -euo pipefail
+machine=partition
+tests='-- journal children calls_property'
+only=${1:-}
+source "$(dirname "$0")/lib.sh"
+
+unbroken
+
+mutation 'a suspended entry is not woken by an answer' apply/journal.rs \
+    's/if wakes \{/if wakes \&\& false {/'
+mutation 'a suspend does not look whether the answer is there' apply/suspend.rs \
+    's/!all_pending\(context, attempt\)\?/false/'
+mutation 'a suspended entry loses its lock' apply/suspend.rs \
+    's/let keeps_lock = holds_lock \&\& !releases_key;/let keeps_lock = false; let _ = releases_key;/'
+mutation 'a late invoke makes its child after a cancel' apply/deliver.rs \
+    's/context\.tables\.tombstone\(child\.id\)\?/context.tables.tombstone(child.id)?.filter(|_| false)/'
+mutation 'a message that comes again is applied again' apply/deliver.rs \
+    's/if this <= mark \{/if this < mark {/'
+mutation 'a child that ended is not answered for again' apply/deliver.rs \
+    's/context\.respond\(child\.id, parent, ended\.outcome\(\)\.into\(\)\);/let _ = ended;/'
+mutation 'the answer to an earlier run is taken' apply/deliver.rs \
+    's/ \&\& row\.run == \*run \&\& row\.child == Some\(\*child\)//'
+mutation 'the end of a child answers nobody' apply/outbox.rs \
+    's/if parent\.is_awaited \{/if parent.is_awaited \&\& false {/'
+mutation 'a cancel does not follow to children' apply/outbox.rs \
+    's/if row\.has_live_child\(\) \{/if row.has_live_child() \&\& false {/'
+mutation 'the outbox index starts again with a new leader' state.rs \
+    's/outbox_seq: RecordSeq\(fsm_number\(tables, FsmSlot::OutboxSeq\)\?\)/outbox_seq: RecordSeq(0)/'
+mutation 'a call waits for the key of an ancestor' apply/write_journal.rs \
+    's/if child\.vqueue\.has_lock\(\)$/if child.vqueue.has_lock() \&\& false/'
+mutation 'calls within calls have no end' apply/write_journal.rs \
+    's/if depth >= CALL_DEPTH_MAX \{/if depth > CALL_DEPTH_MAX {/'
+mutation 'a full journal takes one more' apply/write_journal.rs \
+    's/if journal\.rows >= JOURNAL_ROWS_MAX \{/if journal.rows > JOURNAL_ROWS_MAX {/'
+mutation 'a promise that was resolved early is not kept' apply/journal.rs \
+    's/filter\(\|promise\| promise\.is_settled\)/filter(|_| false)/'
+mutation 'a promise is resolved twice' apply/settle_promise.rs \
+    's/is_some_and\(\|promise\| promise\.is_settled\)/is_some_and(|_| false)/'
+mutation 'an operation finishes twice' apply/journal.rs \
+    's/row\.filter\(\|row\| !row\.is_finished\(\) \&\& is_meant\(row\)\)/row.filter(|row| is_meant(row))/'
+mutation 'an operation is written over' apply/write_journal.rs \
+    's/if let Some\(there\) = context\.tables\.journal_row\(entry, key\)\? \{/if let Some(there) = context.tables.journal_row(entry, key)?.filter(|_| false) {/'
+mutation 'a restart keeps what finished after its operation' apply/journal.rs \
+    's/row\.is_finished\(\) \&\& row\.sequence < kept_below/row.is_finished() \&\& kept_below > 0/'
+mutation 'older binaries may open a partition with journals' apply/journal.rs \
+    's/put_fsm_number\(self\.tables, FsmSlot::MinVersion, JOURNAL_FORMAT\);//'
+mutation 'a leader proposes a sleep that is over again and again' machine/journals.rs \
+    's/self\.journals\.is_waking = true;//'
+mutation 'a leader does not look for sleeps' machine/leading.rs \
+    's/self\.find_due\(effects\);//'
+mutation 'messages are not handed on' machine/journals.rs \
+    's/self\.journals\.added\.push\(message\)/drop(message)/'
+
+finish
