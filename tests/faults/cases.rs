@@ -388,7 +388,7 @@ async fn newer_directory() -> Row {
     let site = Site::new(false).await;
     let format = site.data().join("FORMAT");
     let text = fs::read_to_string(&format).unwrap();
-    fs::write(&format, text.replace("version 1", "version 2")).unwrap();
+    fs::write(&format, text.replace("version 1", "version 3")).unwrap();
     let seen = site.refused().await;
     fs::write(&format, text).unwrap();
     site.recovers().await;
