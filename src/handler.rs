@@ -19,7 +19,7 @@ use forebay_messages::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::WeakRuntime;
+use crate::{WeakRuntime, journal::OperationError};
 
 /// The current attempt, for its handler. Cheap to clone.
 #[derive(Clone)]
@@ -222,8 +222,25 @@ impl HandlerError {
 impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         let error: Box<dyn Error + Send + Sync> = error.into();
-        Self::retry(chain(&*error))
+        match is_remembered(&*error) {
+            true => Self::terminal(chain(&*error)),
+            false => Self::retry(chain(&*error)),
+        }
     }
+}
+
+/// Whether an error comes from the failure of an operation that a journal remembers:
+/// another attempt would only get it again.
+fn is_remembered(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    for _ in 0..CAUSES_MAX {
+        let Some(error) = next else { break };
+        if error.downcast_ref().is_some_and(OperationError::is_remembered) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Maximum number of causes in a message.
@@ -247,7 +264,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 impl HandlerError {
-    fn into_end(self) -> AttemptEnd {
+    pub(crate) fn into_end(self) -> AttemptEnd {
         match self.0 {
             End::Retry { message, detail } => {
                 // The executor draws the random number for the jitter.

@@ -1,0 +1,249 @@
+//! Several operations at a time: join, select, and branches with a key.
+//!
+//! Must always hold: each member is a branch of its own, taken when the whole is first
+//! polled; members are polled in their order, and of those that are ready at once the first
+//! one wins a select.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use forebay_messages::journal::BranchKind;
+
+use super::{
+    Journal,
+    current::{BranchId, Place, enter},
+};
+
+/// A future that runs in a branch of its own.
+pub(crate) struct Member<F: Future> {
+    future: Option<Pin<Box<F>>>,
+    output: Option<F::Output>,
+}
+
+// What is pinned is in a box.
+impl<F: Future> Unpin for Member<F> {}
+
+impl<F: Future> Member<F> {
+    fn new(future: F) -> Self {
+        Self { future: Some(Box::pin(future)), output: None }
+    }
+
+    /// Polls it in a branch, unless it is ready; whether it is. Outside of the handler (no
+    /// branch) its operations say so themselves.
+    fn poll(&mut self, place: Option<Place>, context: &mut Context<'_>) -> bool {
+        if let Some(future) = &mut self.future {
+            let _entered = place.map(enter);
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                (self.future, self.output) = (None, Some(output));
+            }
+        }
+        self.output.is_some()
+    }
+}
+
+/// Where the members of a join or select run.
+struct Branches {
+    journal: Arc<Journal>,
+    kind: BranchKind,
+    /// Not known before the first poll; `None` within means outside of the handler.
+    first: Option<Option<BranchId>>,
+}
+
+impl Branches {
+    fn new(journal: Arc<Journal>, kind: BranchKind) -> Self {
+        Self { journal, kind, first: None }
+    }
+
+    fn open(&mut self, count: usize) -> impl Fn(usize) -> Option<Place> + use<> {
+        let Self { journal, kind, first } = self;
+        let first = *first.get_or_insert_with(|| {
+            let parent = journal.branch("").ok()?;
+            Some(journal.state().open_members(parent, *kind, count))
+        });
+        let slot = journal.slot;
+        move |position| {
+            let branch = first.map(|first| BranchId(first.0 + position));
+            branch.map(|branch| Place::Branch { slot, branch })
+        }
+    }
+}
+
+/// Waits for all of its members; gives their outputs in the members' order.
+pub(crate) struct Join<M> {
+    branches: Branches,
+    members: M,
+}
+
+/// Waits for the first of its members to be ready, and drops the others.
+pub(crate) struct Select<M> {
+    branches: Branches,
+    /// `None` when one was ready.
+    members: Option<M>,
+}
+
+/// Futures that can be joined and selected: tuples of 2 to 4, and lists of one type.
+pub(crate) trait Together {
+    /// As the members of a join or select.
+    type Members;
+
+    /// Makes them.
+    fn members(self) -> Self::Members;
+}
+
+/// Members of a list, all of one type.
+pub(crate) struct List<F: Future>(Vec<Member<F>>);
+
+impl<F: IntoFuture> Together for Vec<F> {
+    type Members = List<F::IntoFuture>;
+
+    fn members(self) -> Self::Members {
+        List(self.into_iter().map(|future| Member::new(future.into_future())).collect())
+    }
+}
+
+impl<F: Future> Future for Join<List<F>> {
+    type Output = Vec<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let List(members) = &mut this.members;
+        let place = this.branches.open(members.len());
+        let mut are_ready = true;
+        for (position, member) in members.iter_mut().enumerate() {
+            are_ready &= member.poll(place(position), context);
+        }
+        if !are_ready {
+            return Poll::Pending;
+        }
+        Poll::Ready(members.iter_mut().filter_map(|member| member.output.take()).collect())
+    }
+}
+
+impl<F: Future> Future for Select<List<F>> {
+    /// Which one it was, and what it gave.
+    type Output = (usize, F::Output);
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let Some(List(members)) = &mut this.members else { return Poll::Pending };
+        let place = this.branches.open(members.len());
+        let won = members.iter_mut().enumerate().find_map(|(position, member)| {
+            member.poll(place(position), context);
+            member.output.take().map(|output| (position, output))
+        });
+        if won.is_some() {
+            this.members = None;
+        }
+        won.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+macro_rules! tuple {
+    ($count:literal, $one_of:ident, $(($of:ident, $variant:ident, $index:tt)),+) => {
+        /// What the first member of a select gave that was ready.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum $one_of<$($of),+> {
+            $(
+                #[doc = concat!("It was the member at position ", stringify!($index), ".")]
+                $variant($of)
+            ),+
+        }
+
+        impl<$($of: IntoFuture),+> Together for ($($of,)+) {
+            type Members = ($(Member<$of::IntoFuture>,)+);
+
+            fn members(self) -> Self::Members {
+                ($(Member::new(self.$index.into_future()),)+)
+            }
+        }
+
+        impl<$($of: Future),+> Future for Join<($(Member<$of>,)+)> {
+            type Output = ($($of::Output,)+);
+
+            fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+                let this = self.get_mut();
+                let place = this.branches.open($count);
+                let mut are_ready = true;
+                $(are_ready &= this.members.$index.poll(place($index), context);)+
+                if !are_ready {
+                    return Poll::Pending;
+                }
+                Poll::Ready(($(match this.members.$index.output.take() {
+                    Some(output) => output,
+                    None => return Poll::Pending,
+                },)+))
+            }
+        }
+
+        impl<$($of: Future),+> Future for Select<($(Member<$of>,)+)> {
+            type Output = $one_of<$($of::Output),+>;
+
+            fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+                let this = self.get_mut();
+                let place = this.branches.open($count);
+                let Some(members) = &mut this.members else { return Poll::Pending };
+                $(
+                    if members.$index.poll(place($index), context)
+                        && let Some(output) = members.$index.output.take()
+                    {
+                        this.members = None;
+                        return Poll::Ready($one_of::$variant(output));
+                    }
+                )+
+                Poll::Pending
+            }
+        }
+    };
+}
+
+tuple!(2, OneOf2, (A, First, 0), (B, Second, 1));
+tuple!(3, OneOf3, (A, First, 0), (B, Second, 1), (C, Third, 2));
+tuple!(4, OneOf4, (A, First, 0), (B, Second, 1), (C, Third, 2), (D, Fourth, 3));
+
+/// A part of a handler with a key of its own: what it does keeps its place in the journal
+/// whatever else the handler does, and in any order.
+pub(crate) struct Branch<F: Future> {
+    journal: Arc<Journal>,
+    key: String,
+    /// Not known before the first poll; `None` within means outside of the handler.
+    place: Option<Option<Place>>,
+    member: Member<F>,
+}
+
+impl<F: Future> Future for Branch<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { journal, key, place, member } = self.get_mut();
+        let place = *place.get_or_insert_with(|| {
+            let parent = journal.branch("").ok()?;
+            let branch = journal.state().open_branch(parent, key);
+            Some(Place::Branch { slot: journal.slot, branch })
+        });
+        member.poll(place, context);
+        member.output.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Journal {
+    /// See [`Join`].
+    pub(crate) fn join<M: Together>(self: Arc<Self>, futures: M) -> Join<M::Members> {
+        let branches = Branches::new(self, BranchKind::Join);
+        Join { branches, members: futures.members() }
+    }
+
+    /// See [`Select`].
+    pub(crate) fn select<M: Together>(self: Arc<Self>, futures: M) -> Select<M::Members> {
+        let branches = Branches::new(self, BranchKind::Select);
+        Select { branches, members: Some(futures.members()) }
+    }
+
+    /// See [`Branch`].
+    pub(crate) fn keyed<F: Future>(self: Arc<Self>, key: &str, future: F) -> Branch<F> {
+        Branch { journal: self, key: key.to_owned(), place: None, member: Member::new(future) }
+    }
+}

@@ -1,0 +1,114 @@
+//! The handler's side of a journal: what an attempt does, and what it remembers of earlier
+//! attempts.
+//!
+//! Owns: the operations of one attempt, their keys, and the order in which they end. Must
+//! always hold:
+//! 1. An operation whose result is remembered is not done again.
+//! 2. Remembered results become ready in the order of their sequences, one at a time: the
+//!    handler is polled until it waits before the next one ([`signal`]).
+//! 3. A new operation starts only when no remembered result of an operation already issued
+//!    waits to be delivered.
+//! 4. A handler that uses no operation allocates nothing here.
+//!
+//! Must not know: how writes reach the log ([`Port`]), limits, partitions.
+
+mod combine;
+mod current;
+mod derived;
+mod drive;
+mod error;
+mod mailbox;
+mod operations;
+mod port;
+mod signal;
+mod state;
+mod step;
+#[cfg(test)]
+mod tests;
+mod ticket;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use forebay_messages::{
+    EntryId, Run, Timestamp,
+    journal::{JournalKey, StepId},
+};
+
+use forebay_engine::partition::rows::JournalRow;
+
+pub(crate) use combine::{Branch, Join, OneOf2, OneOf3, OneOf4, Select, Together};
+pub(crate) use drive::{Driven, Ended};
+pub(crate) use error::{MismatchedKind, OperationError};
+pub(crate) use mailbox::{Mailbox, News};
+pub(crate) use port::Port;
+
+use state::State;
+
+/// What the journal of an attempt begins with.
+pub(crate) struct Start {
+    /// The entry.
+    pub(crate) entry: EntryId,
+    /// Its run: ids of steps and children derive from it.
+    pub(crate) run: Run,
+    /// What the handler takes for "now" before anything was delivered: when the attempt was
+    /// decided that wrote the first row of this run, or this attempt if none did.
+    pub(crate) first_at: Timestamp,
+    /// What the partition remembers.
+    pub(crate) rows: Vec<(JournalKey, JournalRow)>,
+    /// What finished since those rows were read, and what finishes from now on.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// Where operations go.
+    pub(crate) port: Arc<dyn Port>,
+    /// Most bytes in the result of a step.
+    pub(crate) result_len_max: usize,
+}
+
+/// The journal of one attempt.
+pub(crate) struct Journal {
+    entry: EntryId,
+    run: Run,
+    /// Address of the slot that it is in: what a poll on this thread belongs to.
+    slot: usize,
+    mailbox: Arc<Mailbox>,
+    port: Arc<dyn Port>,
+    result_len_max: usize,
+    state: Mutex<State>,
+}
+
+/// Where the journal of an attempt is once its handler did an operation.
+#[derive(Default)]
+pub(crate) struct Slot(OnceLock<Arc<Journal>>);
+
+impl Slot {
+    /// The journal, if there is one.
+    pub(crate) fn get(&self) -> Option<&Arc<Journal>> {
+        self.0.get()
+    }
+
+    /// The journal; the first call makes it.
+    pub(crate) fn open(&self, start: impl FnOnce() -> Start) -> &Arc<Journal> {
+        self.0.get_or_init(|| Arc::new(Journal::new(self.address(), start())))
+    }
+
+    /// Tells slots apart while they live.
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+}
+
+impl Journal {
+    fn new(slot: usize, start: Start) -> Self {
+        let Start { entry, run, first_at, rows, mailbox, port, result_len_max } = start;
+        let state = Mutex::new(State::new(first_at, rows));
+        Self { entry, run, slot, mailbox, port, result_len_max, state }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The id of an operation. A row that a restart kept has the ids of its own run.
+    fn step_id(&self, key: JournalKey, run: Option<Run>) -> StepId {
+        StepId { entry: self.entry, run: run.unwrap_or(self.run), key }
+    }
+}

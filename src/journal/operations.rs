@@ -1,0 +1,102 @@
+//! Calls, sends, sleeps and promises.
+//!
+//! Must always hold: an operation begins when it is first polled, in the branch that polls
+//! it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use forebay_messages::{
+    EntryId, Timestamp,
+    command::{NewChild, Operation},
+    journal::{JournalOutcome, child_id},
+};
+use serde::de::DeserializeOwned;
+
+use super::{Journal, OperationError, state::Intent, ticket::Ticket};
+
+/// Reads a result as JSON. One of no bytes is read as `null`: handlers that return `()`
+/// leave that.
+pub(super) fn decode<T: DeserializeOwned>(
+    ticket: &Ticket,
+    outcome: JournalOutcome,
+) -> Result<T, OperationError> {
+    let bytes = success(ticket, outcome)?;
+    let json: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+    serde_json::from_slice(json).map_err(|error| {
+        let key = ticket.id.key.clone();
+        OperationError::Decode { key, message: error.to_string() }
+    })
+}
+
+fn success(ticket: &Ticket, outcome: JournalOutcome) -> Result<Bytes, OperationError> {
+    match outcome {
+        JournalOutcome::Success(bytes) => Ok(bytes),
+        JournalOutcome::Failure(failure) => Err(OperationError::failed(&ticket.id.key, failure)),
+    }
+}
+
+fn intent(operation: Operation) -> Intent {
+    let (kind, fingerprint) = (operation.kind(), operation.fingerprint());
+    Intent { kind, fingerprint, operation: Some(Box::new(operation)) }
+}
+
+impl Journal {
+    /// Makes a child and waits for its result, as JSON.
+    pub(crate) async fn call<T: DeserializeOwned>(
+        self: Arc<Self>,
+        name: ByteString,
+        child: NewChild,
+    ) -> Result<T, OperationError> {
+        let ticket = self.issue(name, intent(Operation::Call(child)))?;
+        let outcome = ticket.outcome().await;
+        decode(&ticket, outcome)
+    }
+
+    /// Makes a child and waits for the bytes of its result.
+    pub(crate) async fn call_bytes(
+        self: Arc<Self>,
+        name: ByteString,
+        child: NewChild,
+    ) -> Result<Bytes, OperationError> {
+        let ticket = self.issue(name, intent(Operation::Call(child)))?;
+        let outcome = ticket.outcome().await;
+        success(&ticket, outcome)
+    }
+
+    /// Makes a child that nobody waits for; returns when it is certain that it will be made.
+    pub(crate) async fn send(
+        self: Arc<Self>,
+        name: ByteString,
+        child: NewChild,
+    ) -> Result<EntryId, OperationError> {
+        let vqueue = child.vqueue.clone();
+        let ticket = self.issue(name, intent(Operation::Send(child)))?;
+        let outcome = ticket.outcome().await;
+        success(&ticket, outcome)?;
+        Ok(child_id(&ticket.id, &vqueue))
+    }
+
+    /// Waits until a time.
+    pub(crate) async fn sleep_until(
+        self: Arc<Self>,
+        name: ByteString,
+        until: impl FnOnce(Timestamp) -> Timestamp,
+    ) -> Result<(), OperationError> {
+        let until = until(self.now());
+        let ticket = self.issue(name, intent(Operation::Sleep(until)))?;
+        let outcome = ticket.outcome().await;
+        success(&ticket, outcome).map(drop)
+    }
+
+    /// Waits for a promise of the entry, which its name names.
+    pub(crate) async fn promise<T: DeserializeOwned>(
+        self: Arc<Self>,
+        name: ByteString,
+    ) -> Result<T, OperationError> {
+        let ticket = self.issue(name, intent(Operation::Promise(())))?;
+        let outcome = ticket.outcome().await;
+        decode(&ticket, outcome)
+    }
+}

@@ -1,0 +1,26 @@
+//! What the journal of an attempt needs of the world.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use forebay_messages::{command::JournalWrite, journal::JournalKey};
+
+/// Where the operations of one attempt go, and what measures its time. What comes back is
+/// told to the attempt's [`Mailbox`](super::Mailbox).
+pub(crate) trait Port: Send + Sync {
+    /// Hands operations to the partition, in this order.
+    fn write(&self, writes: Vec<JournalWrite>);
+
+    /// Asks to be suspended until one of these finishes. The attempt's future is dropped
+    /// when that was applied; when it was void, the mailbox is told.
+    fn suspend(&self, waits: Vec<JournalKey>, releases_key: bool);
+
+    /// How long an attempt waits for what lasts before it asks to be suspended; `None`
+    /// means that it never does.
+    fn suspend_after(&self) -> Option<Duration>;
+
+    /// Waits for this long.
+    fn delay(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// An arbitrary number, for the jitter of a backoff.
+    fn random(&self) -> u32;
+}

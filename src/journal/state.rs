@@ -1,0 +1,394 @@
+//! The state of an attempt's journal, and everything that is decided about it.
+//!
+//! Must always hold: of the operations that were issued, at most one is delivered between
+//! two polls of the handler, and always the one that finished first. Must not know: futures,
+//! threads, how writes travel. The rules are numbered in the room's header.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    task::Waker,
+};
+
+use bytestring::ByteString;
+use forebay_engine::partition::rows::JournalRow;
+use forebay_messages::{
+    Run, Timestamp,
+    command::{JournalWrite, Operation},
+    journal::{BranchElement, BranchKind, JournalKey, JournalKind, JournalOutcome, KeyParts},
+};
+
+use super::{News, current::BranchId, drive::Ended, error::MismatchedKind, error::OperationError};
+
+/// What an operation wants.
+pub(super) struct Intent {
+    pub(super) kind: JournalKind,
+    pub(super) fingerprint: u64,
+    /// What is written when it starts; a step is written when it ended.
+    pub(super) operation: Option<Box<Operation>>,
+}
+
+/// How far an operation has come.
+enum Phase {
+    /// It may not start yet.
+    New(Option<Box<Operation>>),
+    /// A step that computes.
+    Computes,
+    /// Its outcome is awaited.
+    Awaited,
+    /// Its outcome is here.
+    Ready(JournalOutcome),
+    /// Its outcome was taken, or nobody waits for it any more.
+    Gone,
+}
+
+struct Issued {
+    kind: JournalKind,
+    phase: Phase,
+    waker: Option<Waker>,
+}
+
+impl Issued {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A part of the handler that runs beside others.
+#[derive(Default)]
+struct Branch {
+    path: Vec<BranchElement>,
+    /// How often each name was used.
+    names: HashMap<ByteString, u32>,
+    /// Names of operations that are not finished.
+    unfinished: HashSet<ByteString>,
+    joins: u32,
+    selects: u32,
+    /// How often each key was given to a branch.
+    keys: HashMap<String, u32>,
+}
+
+/// What the last [`State::advance`] did.
+pub(super) enum Advanced {
+    /// The handler has to be polled again.
+    Again,
+    /// It cannot go on.
+    Ended(Ended),
+    /// It waits. These operations go out.
+    Waits(Vec<JournalWrite>),
+}
+
+/// Where an operation stands and who may derive ids from it.
+pub(super) struct Placed {
+    pub(super) key: JournalKey,
+    /// The run of the row that is remembered, if one is.
+    pub(super) run: Option<Run>,
+    /// It has no row yet.
+    pub(super) is_new: bool,
+}
+
+/// See the module's documentation.
+pub(super) struct State {
+    rows: HashMap<JournalKey, JournalRow>,
+    /// Finished, not delivered, and awaited by an operation that was issued.
+    deliverable: BTreeMap<u64, JournalKey>,
+    /// Finished rows whose operation was not issued yet.
+    unissued: usize,
+    issued: HashMap<JournalKey, Issued>,
+    /// Issued and not started, in this order; some may be gone.
+    new: VecDeque<JournalKey>,
+    branches: Vec<Branch>,
+    outgoing: Vec<JournalWrite>,
+    now: Timestamp,
+    end: Option<Ended>,
+    /// Grows with everything that may change what the attempt waits for.
+    version: u64,
+    is_suspend_requested: bool,
+    pub(super) releases_key: bool,
+}
+
+impl State {
+    pub(super) fn new(first_at: Timestamp, rows: Vec<(JournalKey, JournalRow)>) -> Self {
+        let rows: HashMap<_, _> = rows.into_iter().collect();
+        Self {
+            unissued: rows.values().filter(|row| row.is_finished()).count(),
+            rows,
+            deliverable: BTreeMap::new(),
+            issued: HashMap::new(),
+            new: VecDeque::new(),
+            branches: vec![Branch::default()],
+            outgoing: Vec::new(),
+            now: first_at,
+            end: None,
+            version: 0,
+            is_suspend_requested: false,
+            releases_key: false,
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// The attempt cannot go on.
+    pub(super) fn end(&mut self, end: Ended) {
+        self.end.get_or_insert(end);
+    }
+
+    pub(super) fn take_end(&mut self) -> Option<Ended> {
+        self.end.take()
+    }
+
+    /// The branches of a join or select: their ids follow each other from the one returned.
+    pub(super) fn open_members(
+        &mut self,
+        parent: BranchId,
+        kind: BranchKind,
+        count: usize,
+    ) -> BranchId {
+        let first = BranchId(self.branches.len());
+        let of = &mut self.branches[parent.0];
+        let counter = if kind == BranchKind::Join { &mut of.joins } else { &mut of.selects };
+        let occurrence = *counter;
+        *counter += 1;
+        let path = of.path.clone();
+        for position in 0..count {
+            let position = u32::try_from(position).unwrap_or(u32::MAX);
+            let mut path = path.clone();
+            path.push(BranchElement::at(kind, occurrence, position));
+            self.branches.push(Branch { path, ..Branch::default() });
+        }
+        first
+    }
+
+    /// The branch with a key.
+    pub(super) fn open_branch(&mut self, parent: BranchId, key: &str) -> BranchId {
+        let of = &mut self.branches[parent.0];
+        let counter = of.keys.entry(key.to_owned()).or_default();
+        let occurrence = *counter;
+        *counter += 1;
+        let mut path = of.path.clone();
+        path.push(BranchElement::keyed(occurrence, key));
+        self.branches.push(Branch { path, ..Branch::default() });
+        BranchId(self.branches.len() - 1)
+    }
+
+    /// The key of the next thing of a name in a branch.
+    pub(super) fn next_key(
+        &mut self,
+        branch: BranchId,
+        name: &ByteString,
+    ) -> Result<JournalKey, OperationError> {
+        let of = &mut self.branches[branch.0];
+        let counter = of.names.entry(name.clone()).or_default();
+        let occurrence = *counter;
+        *counter += 1;
+        Ok(KeyParts { branch: of.path.clone(), name: name.clone(), occurrence }.key()?)
+    }
+
+    /// An operation is polled for the first time.
+    pub(super) fn issue(
+        &mut self,
+        branch: BranchId,
+        name: &ByteString,
+        intent: Intent,
+    ) -> Result<Placed, OperationError> {
+        if self.branches[branch.0].unfinished.contains(name) {
+            return Err(OperationError::AmbiguousName { name: name.to_string() });
+        }
+        let key = self.next_key(branch, name)?;
+        self.branches[branch.0].unfinished.insert(name.clone());
+        self.version += 1;
+        let Intent { kind, fingerprint, operation } = intent;
+        let mut placed = Placed { key: key.clone(), run: None, is_new: false };
+        let phase = match self.rows.get(&key) {
+            Some(row) if row.kind != kind || row.fingerprint != fingerprint => {
+                let mismatch = MismatchedKind::new(key.clone(), row.kind, kind);
+                self.end(Ended::Mismatch(mismatch));
+                Phase::Gone
+            }
+            Some(row) => {
+                placed.run = Some(row.run);
+                if row.is_finished() {
+                    self.unissued -= 1;
+                    self.deliverable.insert(row.sequence, key.clone());
+                }
+                Phase::Awaited
+            }
+            None => {
+                placed.is_new = true;
+                self.new.push_back(key.clone());
+                Phase::New(operation)
+            }
+        };
+        self.issued.insert(key.clone(), Issued { kind, phase, waker: None });
+        if self.deliverable.is_empty() && self.unissued == 0 {
+            self.start_new();
+        }
+        Ok(placed)
+    }
+
+    /// Starts what was issued; whether a step did.
+    fn start_new(&mut self) -> bool {
+        let mut has_steps = false;
+        for key in std::mem::take(&mut self.new) {
+            let Some(issued) = self.issued.get_mut(&key) else { continue };
+            if !matches!(issued.phase, Phase::New(_)) {
+                continue;
+            }
+            match std::mem::replace(&mut issued.phase, Phase::Computes) {
+                Phase::New(Some(operation)) => {
+                    issued.phase = Phase::Awaited;
+                    self.outgoing.push(JournalWrite { key, operation: Some(*operation) });
+                }
+                _ => {
+                    has_steps = true;
+                    issued.wake();
+                }
+            }
+        }
+        has_steps
+    }
+
+    /// Whether a step may compute.
+    pub(super) fn poll_started(&mut self, key: &JournalKey, waker: &Waker) -> bool {
+        let Some(issued) = self.issued.get_mut(key) else { return false };
+        let is_started = matches!(issued.phase, Phase::Computes);
+        if !is_started {
+            issued.waker = Some(waker.clone());
+        }
+        is_started
+    }
+
+    /// A step ended.
+    pub(super) fn write_step(&mut self, key: &JournalKey, operation: Operation) {
+        if let Some(issued) = self.issued.get_mut(key) {
+            issued.phase = Phase::Awaited;
+        }
+        self.version += 1;
+        self.outgoing.push(JournalWrite { key: key.clone(), operation: Some(operation) });
+    }
+
+    /// The outcome of an operation, once.
+    pub(super) fn poll_outcome(
+        &mut self,
+        key: &JournalKey,
+        waker: &Waker,
+    ) -> Option<JournalOutcome> {
+        let issued = self.issued.get_mut(key)?;
+        match std::mem::replace(&mut issued.phase, Phase::Gone) {
+            Phase::Ready(outcome) => Some(outcome),
+            phase => {
+                issued.phase = phase;
+                issued.waker = Some(waker.clone());
+                None
+            }
+        }
+    }
+
+    /// Nobody waits for an operation any more: it ended, or its future was dropped.
+    pub(super) fn forget(&mut self, branch: BranchId, name: &ByteString, key: &JournalKey) {
+        self.version += 1;
+        self.branches[branch.0].unfinished.remove(name);
+        if let Some(issued) = self.issued.get_mut(key) {
+            issued.phase = Phase::Gone;
+            issued.waker = None;
+            if issued.kind != JournalKind::Step {
+                // What was dropped before it went out does not go out.
+                self.outgoing.retain(|write| write.key != *key);
+            }
+        }
+        if let Some(row) = self.rows.get(key) {
+            self.deliverable.remove(&row.sequence);
+        }
+    }
+
+    /// Takes in what the partition told.
+    pub(super) fn absorb(&mut self, news: Vec<News>) {
+        for news in news {
+            self.version += 1;
+            match news {
+                News::Finished { key, sequence, finished_at, outcome } => {
+                    self.finished(key, sequence, finished_at, outcome);
+                }
+                News::Refused { key, found } => {
+                    let of = self.issued.get(&key).map_or(JournalKind::Step, |it| it.kind);
+                    let (expected, found) = (found.to_string(), format!("a {of}"));
+                    self.end(Ended::Mismatch(MismatchedKind { key, expected, found }));
+                }
+                News::NotSuspended => self.is_suspend_requested = false,
+            }
+        }
+    }
+
+    fn finished(&mut self, key: JournalKey, sequence: u64, at: Timestamp, with: JournalOutcome) {
+        let row = self.rows.entry(key.clone()).or_default();
+        if row.is_finished() {
+            return; // It was told again: what was read first stands.
+        }
+        (row.sequence, row.finished_at, row.outcome) = (sequence, at, Some(with));
+        match self.issued.get(&key) {
+            None => self.unissued += 1,
+            Some(Issued { phase: Phase::Gone, .. }) => {}
+            Some(_) => drop(self.deliverable.insert(sequence, key)),
+        }
+    }
+
+    /// After a poll in which the handler did not end: delivers one outcome, or else starts
+    /// what is new, or else finds that it waits.
+    pub(super) fn advance(&mut self) -> Advanced {
+        if let Some(end) = self.take_end() {
+            return Advanced::Ended(end);
+        }
+        if let Some((_, key)) = self.deliverable.pop_first() {
+            self.deliver(&key);
+            return Advanced::Again;
+        }
+        if self.start_new() {
+            return Advanced::Again;
+        }
+        Advanced::Waits(std::mem::take(&mut self.outgoing))
+    }
+
+    /// What goes out goes later: there are news.
+    pub(super) fn give_back(&mut self, writes: Vec<JournalWrite>) {
+        self.outgoing = writes;
+    }
+
+    fn deliver(&mut self, key: &JournalKey) {
+        self.version += 1;
+        let (Some(row), Some(issued)) = (self.rows.get(key), self.issued.get_mut(key)) else {
+            return;
+        };
+        if let Some(outcome) = row.outcome() {
+            self.now = row.finished_at;
+            issued.phase = Phase::Ready(outcome);
+            issued.wake();
+        }
+    }
+
+    /// What the attempt waits for if it waits for nothing but what lasts, and has not asked
+    /// yet to be suspended. Costs as much as there are operations, so it is called once per
+    /// version, when the attempt waits.
+    pub(super) fn waits(&self) -> Option<Vec<JournalKey>> {
+        let is_gone = |issued: &Issued| matches!(issued.phase, Phase::Gone);
+        let awaited = self.issued.iter().filter(|(_, issued)| !is_gone(issued));
+        let lasting = awaited.map(|(key, issued)| {
+            let lasts = matches!(issued.phase, Phase::Awaited) && issued.kind.is_durable_wait();
+            lasts.then(|| key.clone())
+        });
+        let mut waits = lasting.collect::<Option<Vec<_>>>()?;
+        waits.sort_unstable();
+        (!waits.is_empty() && !self.is_suspend_requested).then_some(waits)
+    }
+
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    pub(super) fn suspend_requested(&mut self) {
+        self.is_suspend_requested = true;
+        self.version += 1;
+    }
+}
