@@ -13,6 +13,7 @@ pub mod limiter;
 pub mod machine;
 pub mod partition;
 pub mod rules;
+pub mod shuffle;
 pub mod vqueue;
 
 pub use machine::Machine;
