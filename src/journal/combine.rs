@@ -1,8 +1,8 @@
 //! Several operations at a time: join, select, and branches with a key.
 //!
 //! Must always hold: each member is a branch of its own, taken when the whole is first
-//! polled; members are polled in their order, and of those that are ready at once the first
-//! one wins a select.
+//! polled; members are polled in their order, and if several are ready in the same poll, the
+//! first of them wins a select.
 
 use std::{
     future::{Future, IntoFuture},

@@ -32,9 +32,9 @@ pub(crate) enum Ended {
     Mismatch(MismatchedKind),
 }
 
-/// How often in a row a handler may give others a turn before what is next is delivered all
-/// the same: one that always does (a step that polls something) must not stop what runs
-/// beside it.
+/// Maximum number of polls in a row after which the handler only gave others a turn. Then the
+/// next outcome is delivered anyway: a step that wakes itself in a loop must not delay the
+/// other branches.
 const TURNS_MAX: u32 = 256;
 
 type Delay = Pin<Box<dyn Future<Output = ()> + Send>>;

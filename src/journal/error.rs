@@ -10,7 +10,7 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub(crate) enum OperationError {
-    /// It failed for good. This is remembered: the next attempt gets the same.
+    /// It failed permanently. The failure is remembered: the next attempt gets the same.
     #[error("`{key}` {kind}: {message}")]
     Failed {
         /// Which operation.

@@ -4,8 +4,8 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use forebay_messages::{command::JournalWrite, journal::JournalKey};
 
-/// Where the operations of one attempt go, and what measures its time. What comes back is
-/// told to the attempt's [`Mailbox`](super::Mailbox).
+/// Where the operations of one attempt go, and what measures its time. Answers are sent to
+/// the attempt's [`Mailbox`](super::Mailbox).
 pub(crate) trait Port: Send + Sync {
     /// Hands operations to the partition, in this order.
     fn write(&self, writes: Vec<JournalWrite>);

@@ -1,6 +1,6 @@
 //! Tells a handler that waits from one that only gave others a turn.
 //!
-//! A future may return `Pending` although it could go on: `FuturesUnordered` does so after
+//! A future may return `Pending` although it could continue: `FuturesUnordered` does so after
 //! some polls, and so does every tokio resource when a task's budget is used up. Both wake
 //! themselves first. To deliver something at that point would be too early: in a replay the
 //! same point may come elsewhere.

@@ -73,7 +73,7 @@ struct Branch {
 pub(super) enum Advanced {
     /// The handler has to be polled again.
     Again,
-    /// It cannot go on.
+    /// The attempt cannot continue.
     Ended(Ended),
     /// It waits. These operations go out.
     Waits(Vec<JournalWrite>),
@@ -131,7 +131,7 @@ impl State {
         self.now
     }
 
-    /// The attempt cannot go on.
+    /// The attempt cannot continue.
     pub(super) fn end(&mut self, end: Ended) {
         self.end.get_or_insert(end);
     }

@@ -103,7 +103,7 @@ pub enum ShuffleEffect {
     Read {
         /// Those after this index.
         after: RecordSeq,
-        /// At most so many.
+        /// Maximum number of messages.
         limit: usize,
     },
     /// Hand a command to the leader of a partition; answered once with

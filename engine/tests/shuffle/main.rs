@@ -69,7 +69,7 @@ fn one_command_per_target_is_in_flight_and_targets_do_not_wait_for_each_other() 
 }
 
 #[test]
-fn what_was_not_delivered_is_handed_over_again_later_and_with_what_came_meanwhile() {
+fn what_was_not_delivered_is_handed_over_again_later_with_newer_messages() {
     let mut shuffle = shuffle();
     step(&mut shuffle, 0, added([(1, 1)]));
     let effects = step(&mut shuffle, 50, ShuffleInput::NotDelivered { target: PartitionId(1) });
@@ -100,7 +100,7 @@ fn a_target_that_does_not_answer_keeps_a_bound_in_memory_and_holds_up_no_other()
 }
 
 #[test]
-fn messages_that_nobody_owns_stay_until_somebody_does() {
+fn messages_without_an_owner_stay_until_there_is_one() {
     let mut world = World::new(1);
     world.lead();
     world.send([2, 1, 2]);

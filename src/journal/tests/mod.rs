@@ -186,7 +186,7 @@ fn a_failure_is_tried_again_by_the_steps_policy_or_ends_the_attempt() {
     };
     let (_, mut task) = begin(&site, |journal| journal.step("a".into(), None, fail));
     let Poll::Ready(Err(Ended::Attempt(end))) = settle(&site, &mut task) else {
-        panic!("the attempt goes on")
+        panic!("the attempt continues")
     };
     let AttemptEnd::Retry { message, .. } = end else { panic!("{end:?}") };
     assert_eq!(message, "step `a`: busy");

@@ -276,7 +276,7 @@ proptest! {
 }
 
 #[test]
-fn attempts_are_suspended_and_go_on() {
+fn attempts_are_suspended_and_continue() {
     let program = [Op::Join(vec![vec![Op::Call(0)], vec![Op::Sleep(0)]]), Op::Promise(0)];
     let suspensions = (0..50).map(|seed| {
         let site = Site::new(seed);

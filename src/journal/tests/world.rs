@@ -1,5 +1,5 @@
 //! A partition in memory, as far as a journal needs one: it applies writes in order, when a
-//! test says so, and finishes what waits in any order.
+//! test says so, and finishes unfinished rows in any order.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
