@@ -3,7 +3,7 @@
 //! Must always hold: an operation begins when it is first polled, in the branch that polls
 //! it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -78,13 +78,23 @@ impl Journal {
         Ok(child_id(&ticket.id, &vqueue))
     }
 
+    /// Waits for this long. A replay waits until the same time: the row keeps it.
+    pub(crate) async fn sleep(
+        self: Arc<Self>,
+        name: ByteString,
+        wait: Duration,
+    ) -> Result<(), OperationError> {
+        // Not from `Journal::now`: the handler may have computed for long since then.
+        let until = self.port.now().after(wait);
+        self.sleep_until(name, until).await
+    }
+
     /// Waits until a time.
     pub(crate) async fn sleep_until(
         self: Arc<Self>,
         name: ByteString,
-        until: impl FnOnce(Timestamp) -> Timestamp,
+        until: Timestamp,
     ) -> Result<(), OperationError> {
-        let until = until(self.now());
         let ticket = self.issue(name, intent(Operation::Sleep(until)))?;
         let outcome = ticket.outcome().await;
         success(&ticket, outcome).map(drop)

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, time::Duration};
 
-use forebay_messages::{command::JournalWrite, journal::JournalKey};
+use forebay_messages::{Timestamp, command::JournalWrite, journal::JournalKey};
 
 /// Where the operations of one attempt go, and what measures its time. Answers are sent to
 /// the attempt's [`Mailbox`](super::Mailbox).
@@ -20,6 +20,10 @@ pub(crate) trait Port: Send + Sync {
 
     /// Waits for this long.
     fn delay(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// The time, for the end of a sleep: what is written is remembered, so it may be read from
+    /// a clock.
+    fn now(&self) -> Timestamp;
 
     /// An arbitrary number, for the jitter of a backoff.
     fn random(&self) -> u32;

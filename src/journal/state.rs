@@ -104,7 +104,9 @@ pub(super) struct State {
     end: Option<Ended>,
     /// Grows with everything that may change what the attempt waits for.
     version: u64,
-    is_suspend_requested: bool,
+    /// The version in which it asked to be suspended. It does not ask twice in one: what was
+    /// void once (the entry is being canceled, say) would be void again.
+    asked_at: Option<u64>,
     pub(super) releases_key: bool,
 }
 
@@ -122,7 +124,7 @@ impl State {
             now: first_at,
             end: None,
             version: 0,
-            is_suspend_requested: false,
+            asked_at: None,
             releases_key: false,
         }
     }
@@ -307,7 +309,6 @@ impl State {
     /// Takes in what the partition told.
     pub(super) fn absorb(&mut self, news: Vec<News>) {
         for news in news {
-            self.version += 1;
             match news {
                 News::Finished { key, sequence, finished_at, outcome } => {
                     self.finished(key, sequence, finished_at, outcome);
@@ -317,7 +318,7 @@ impl State {
                     let (expected, found) = (found.to_string(), format!("a {of}"));
                     self.end(Ended::Mismatch(MismatchedKind { key, expected, found }));
                 }
-                News::NotSuspended => self.is_suspend_requested = false,
+                News::NotSuspended => {}
             }
         }
     }
@@ -380,7 +381,7 @@ impl State {
         });
         let mut waits = lasting.collect::<Option<Vec<_>>>()?;
         waits.sort_unstable();
-        (!waits.is_empty() && !self.is_suspend_requested).then_some(waits)
+        (!waits.is_empty() && self.asked_at != Some(self.version)).then_some(waits)
     }
 
     pub(super) fn version(&self) -> u64 {
@@ -388,7 +389,6 @@ impl State {
     }
 
     pub(super) fn suspend_requested(&mut self) {
-        self.is_suspend_requested = true;
-        self.version += 1;
+        self.asked_at = Some(self.version);
     }
 }

@@ -9,18 +9,19 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use forebay_messages::{
-    VQueueName,
+    Timestamp, VQueueName,
     actor::AttemptEnd,
-    command::{NewChild, RetryPolicy},
+    command::{NewChild, Operation, RetryPolicy},
     journal::{JournalFailureKind, StepId},
 };
 
-use super::{Driven, Ended, Journal, OneOf2, OperationError, Slot};
+use super::{Driven, Ended, Journal, News, OneOf2, OperationError, Slot};
 use crate::HandlerError;
-use world::{Site, Task};
+use world::{Logged, Site, Task};
 
 fn child(service: &str) -> NewChild {
     let vqueue = VQueueName::service(service);
@@ -218,7 +219,7 @@ fn the_loser_of_a_select_is_dropped_and_does_not_start_in_a_replay() {
             std::future::pending::<Result<u64, HandlerError>>()
         };
         let slow = Arc::clone(&journal).step("slow".into(), None, slow);
-        let sleep = Arc::clone(&journal).sleep_until("nap".into(), |now| now);
+        let sleep = Arc::clone(&journal).sleep("nap".into(), Duration::ZERO);
         journal.select((slow, sleep))
     };
     let (_, mut task) = begin(&site, handler);
@@ -264,4 +265,47 @@ fn now_is_the_time_of_the_record_that_was_delivered_last_in_a_replay_too() {
     assert!(before.0 == 1_000 && before < between && between < after, "{seen:?}");
     assert_ne!(random, again);
     assert_eq!(uuid.unwrap()[6] >> 4, 8, "its version");
+}
+
+#[test]
+fn an_attempt_asks_once_to_be_suspended_until_something_changes() {
+    let site = Site::new(1);
+    let (_, mut task) = begin(&site, |journal| async move {
+        let name = "nap";
+        let waits = (
+            Arc::clone(&journal).sleep(name.into(), Duration::from_secs(60)),
+            Arc::clone(&journal).promise::<u64>("approved".into()),
+        );
+        journal.join(waits).await
+    });
+    assert!(settle(&site, &mut task).is_pending());
+    // The request is void, as for an entry that is being canceled.
+    let refuse = |task: &mut Attempt<_>| {
+        for _ in 0..3 {
+            site.world().fire();
+            while task.is_woken() {
+                assert!(task.poll().is_pending());
+            }
+            let mut world = site.world();
+            if world.log.pop_front().is_some() {
+                world.mailbox.tell(News::NotSuspended);
+            }
+        }
+    };
+    refuse(&mut task);
+    assert_eq!(site.world().asked, 1);
+    let unfinished = site.world().unfinished();
+    site.world().answer(&unfinished[0]);
+    assert!(settle(&site, &mut task).is_pending());
+    refuse(&mut task);
+    assert_eq!(site.world().asked, 2, "it waits for less than before");
+}
+
+#[test]
+fn a_sleep_ends_by_the_clock_and_not_by_the_last_record() {
+    let site = Site::new(1);
+    let (_, mut task) = begin(&site, |journal| journal.sleep("nap".into(), Duration::from_secs(2)));
+    assert!(task.poll().is_pending());
+    let Some(Logged::Write(write)) = site.world().log.pop_front() else { panic!("no write") };
+    assert_eq!(write.operation, Some(Operation::Sleep(Timestamp(7_000))));
 }

@@ -48,6 +48,8 @@ pub(super) struct World {
     pub(super) suspended: Option<Vec<JournalKey>>,
     /// How many times an attempt was suspended.
     pub(super) suspensions: usize,
+    /// How often an attempt asked to be suspended.
+    pub(super) asked: usize,
     /// How many writes were handed over at a time.
     pub(super) batches: Vec<usize>,
 }
@@ -186,6 +188,7 @@ impl Site {
             mailbox: Arc::default(),
             suspended: None,
             suspensions: 0,
+            asked: 0,
             batches: Vec::new(),
         })))
     }
@@ -221,7 +224,9 @@ impl Port for Site {
     }
 
     fn suspend(&self, waits: Vec<JournalKey>, _: bool) {
-        self.world().log.push_back(Logged::Suspend(waits));
+        let mut world = self.world();
+        world.asked += 1;
+        world.log.push_back(Logged::Suspend(waits));
     }
 
     fn suspend_after(&self) -> Option<Duration> {
@@ -236,6 +241,10 @@ impl Port for Site {
             timer.waker = Some(context.waker().clone());
             if timer.is_due { Poll::Ready(()) } else { Poll::Pending }
         }))
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(5_000)
     }
 
     fn random(&self) -> u32 {
