@@ -186,7 +186,7 @@ async fn enqueue(runtime: &Runtime, kind: &str, count: u64) -> Done {
 
 /// The number of vqueues with an actor, and of those waiting for a permit without one.
 fn vqueues(runtime: &Runtime) -> (usize, usize) {
-    let all = runtime.node().status().into_iter().flatten();
+    let all = runtime.node().inspect().status().into_iter().flatten();
     all.fold((0, 0), |(active, waiting), partition| {
         (active + partition.active_vqueues, waiting + partition.waiting_vqueues)
     })

@@ -49,7 +49,7 @@ impl Aliases {
     /// [`NodeError::Alias`] when a name is not allowed, the two are the same, they would form a
     /// cycle, or there are [`ALIASES_MAX`]; and storage errors.
     pub async fn set(&self, service: &str, handler: &str) -> Result<(), NodeError> {
-        self.node.set_alias(service, Some(handler)).await.map(drop)
+        self.node.handlers().set_alias(service, Some(handler)).await.map(drop)
     }
 
     /// Removes the alias of a service. Its entries wait from then on; running attempts continue.
@@ -58,7 +58,7 @@ impl Aliases {
     /// # Errors
     /// [`NodeError::Alias`] when it has none; and storage errors.
     pub async fn remove(&self, service: &str) -> Result<(), NodeError> {
-        self.node.set_alias(service, None).await.map(drop)
+        self.node.handlers().set_alias(service, None).await.map(drop)
     }
 
     /// All aliases: each service with the name of the handler that serves it. Cancel-safe.
@@ -66,7 +66,7 @@ impl Aliases {
     /// # Errors
     /// When they cannot be read.
     pub async fn list(&self) -> Result<Vec<(String, String)>, NodeError> {
-        let aliases = self.node.aliases().await?;
+        let aliases = self.node.handlers().aliases().await?;
         Ok(aliases.iter().map(|(service, handler)| (service.into(), handler.into())).collect())
     }
 }

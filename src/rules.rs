@@ -110,9 +110,10 @@ impl Rules {
     pub async fn resume(&self, pattern: &str) -> Result<bool, RulesError> {
         let pattern: Pattern = pattern.parse()?;
         let is_paused = |book: &RuleBook| book.get(&pattern).is_some_and(|rule| rule.limits.paused);
-        let was_paused = is_paused(&self.node.rule_book()?);
+        let was_paused = is_paused(&self.node.rules().rule_book()?);
         let resumed = RulePatch { limits: LimitsPatch::paused(false), ..RulePatch::default() };
         self.node
+            .rules()
             .change_rules("", |book| match is_paused(book) {
                 true => vec![book.upsert(pattern.clone(), resumed.clone())],
                 false => Vec::new(),
@@ -125,6 +126,7 @@ impl Rules {
         let pattern: Pattern = pattern.parse()?;
         let patch = RulePatch { limits, ..RulePatch::default() };
         self.node
+            .rules()
             .change_rules("", move |book| vec![book.upsert(pattern.clone(), patch.clone())])
             .await?;
         Ok(())
@@ -136,8 +138,9 @@ impl Rules {
     /// [`RulesError`].
     pub async fn delete(&self, pattern: &str) -> Result<bool, RulesError> {
         let pattern: Pattern = pattern.parse()?;
-        let was_there = self.node.rule_book()?.get(&pattern).is_some();
+        let was_there = self.node.rules().rule_book()?.get(&pattern).is_some();
         self.node
+            .rules()
             .change_rules("", move |book| match book.get(&pattern) {
                 Some(_) => vec![RuleChange::new(pattern.clone(), Change::Delete)],
                 None => Vec::new(),
@@ -151,7 +154,7 @@ impl Rules {
     /// # Errors
     /// [`RulesError`].
     pub fn book(&self) -> Result<RuleBook, RulesError> {
-        Ok(self.node.rule_book()?)
+        Ok(self.node.rules().rule_book()?)
     }
 
     /// The effect that changes would have on running and waiting entries, as far as concurrency
@@ -193,7 +196,7 @@ impl Rules {
                 pattern.as_key().ok_or_else(|| RulesError::NoKey(text.to_owned()))?
             }
         };
-        Ok(self.node.test_rules(|_| changes, &key).await?)
+        Ok(self.node.inspect().test_rules(|_| changes, &key).await?)
     }
 
     /// The kept versions of the book, oldest first, each with author and time.
@@ -201,7 +204,7 @@ impl Rules {
     /// # Errors
     /// [`RulesError`].
     pub fn history(&self) -> Result<Vec<HistoryEntry>, RulesError> {
-        Ok(self.node.rule_book_history()?.entries().to_vec())
+        Ok(self.node.rules().rule_book_history()?.entries().to_vec())
     }
 
     /// Puts the rules of an earlier version in force again, as a new version.
@@ -213,7 +216,7 @@ impl Rules {
         author: &str,
         version: BookVersion,
     ) -> Result<RuleBook, RulesError> {
-        Ok(self.node.rollback_rules(author, version).await?)
+        Ok(self.node.rules().rollback_rules(author, version).await?)
     }
 
     /// Applies changes all or none, each with its precondition. `author` is kept in the
@@ -226,6 +229,6 @@ impl Rules {
         author: &str,
         changes: Vec<RuleChange>,
     ) -> Result<RuleBook, RulesError> {
-        Ok(self.node.change_rules(author, move |_| changes.clone()).await?)
+        Ok(self.node.rules().change_rules(author, move |_| changes.clone()).await?)
     }
 }

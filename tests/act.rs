@@ -338,6 +338,6 @@ async fn a_payload_may_be_as_large_as_the_builder_says() {
     drop(runtime);
     // Stored entries stay valid, whatever the limit is now.
     let runtime = gate.builder().data_dir(dir.path()).payload_max(1).start().await.unwrap();
-    assert_eq!(runtime.node().payload(id).unwrap().unwrap().len(), 20 << 20);
+    assert_eq!(runtime.node().inspect().payload(id).unwrap().unwrap().len(), 20 << 20);
     runtime.shutdown(Drain::now()).await.unwrap();
 }

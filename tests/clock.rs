@@ -242,7 +242,7 @@ fn a_step_of_the_clock_changes_no_leader_and_a_dead_one_is_replaced() {
         let (mut app, starts) = app(2, HandlerOptions::default(), |_| async { Ok(()) });
         let epoch = |app: &TestRuntime| {
             let node = Arc::clone(app.runtime().node());
-            node.status().unwrap()[0].epoch
+            node.inspect().status().unwrap()[0].epoch
         };
         app.enqueue(Entry::to("work"));
         app.advance(SECOND);
@@ -280,7 +280,7 @@ fn a_clock_that_stands_still_or_runs_slow_delays_nothing() {
 #[test]
 fn status_shows_how_far_a_partition_is_ahead_of_the_clock() {
     let (mut app, _) = quick();
-    let ahead = |app: &TestRuntime| app.runtime().node().status().unwrap()[0].ahead_ms;
+    let ahead = |app: &TestRuntime| app.runtime().node().inspect().status().unwrap()[0].ahead_ms;
     app.enqueue(Entry::to("work"));
     app.settle();
     assert_eq!(ahead(&app), 0);

@@ -263,7 +263,7 @@ async fn partitions_are_spawned_and_dropped_by_range() {
         matches!(overlap, Err(RuntimeError::Node(NodeError::RangeOverlaps { .. }))),
         "{overlap:?}"
     );
-    let only = runtime.node().partitions()[0];
+    let only = runtime.node().partitions().ids()[0];
     runtime.drop_partition(only).await.unwrap();
     let nobody = runtime.enqueue(Entry::to("double").json(&1).unwrap()).await;
     assert!(matches!(nobody, Err(EnqueueError::Node(NodeError::NoPartition(_)))), "{nobody:?}");
@@ -301,7 +301,7 @@ async fn bad_entries_are_refused_before_they_are_stored() {
         let refused = runtime.enqueue(entry.clone()).await;
         assert!(refused.is_err(), "{entry:?}");
     }
-    assert!(runtime.node().entries(&Default::default()).unwrap().is_empty());
+    assert!(runtime.node().inspect().entries(&Default::default()).unwrap().is_empty());
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 

@@ -96,7 +96,7 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn same_rows(a: &Runtime, b: &Runtime) -> bool {
-    a.node().digest(P).unwrap() == b.node().digest(P).unwrap()
+    a.node().inspect().digest(P).unwrap() == b.node().inspect().digest(P).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -223,9 +223,9 @@ fn the_longest_durations_mean_forever() {
         app.advance(10 * 86_400 * SECOND);
         assert_eq!(calls.load(Ordering::Relaxed), 1);
         let runtime = app.runtime();
-        for partition in runtime.node().partitions() {
-            app.run(runtime.node().step_down(partition, Duration::MAX)).unwrap();
-            app.run(runtime.node().lead(partition)).unwrap();
+        for partition in runtime.node().partitions().ids() {
+            app.run(runtime.node().partitions().step_down(partition, Duration::MAX)).unwrap();
+            app.run(runtime.node().partitions().lead(partition)).unwrap();
         }
         let killed = entry.clone();
         app.run(async move { killed.kill().await }).unwrap();

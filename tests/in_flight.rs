@@ -75,7 +75,13 @@ fn give_up(runtime: &Runtime, payload: Bytes, key: &str) {
 }
 
 fn in_use(runtime: &Runtime) -> Vec<Option<usize>> {
-    runtime.node().partitions().iter().map(|id| runtime.node().credits_in_use(*id)).collect()
+    runtime
+        .node()
+        .partitions()
+        .ids()
+        .iter()
+        .map(|id| runtime.node().access().credits_in_use(*id))
+        .collect()
 }
 
 /// Regression: the credit of an abandoned call was returned while its record was still in flight:
@@ -117,11 +123,11 @@ fn credits_are_returned_whatever_happens_to_the_commands() {
             some(&runtime, round);
             app.enqueue(Entry::to("work").payload(payloads.next()));
             some(&runtime, round);
-            for partition in runtime.node().partitions() {
-                app.run(runtime.node().step_down(partition, Duration::ZERO)).unwrap();
+            for partition in runtime.node().partitions().ids() {
+                app.run(runtime.node().partitions().step_down(partition, Duration::ZERO)).unwrap();
             }
-            for partition in runtime.node().partitions() {
-                app.run(runtime.node().lead(partition)).unwrap();
+            for partition in runtime.node().partitions().ids() {
+                app.run(runtime.node().partitions().lead(partition)).unwrap();
             }
             some(&runtime, round);
             assert!(app.kill("partition") > 0);
@@ -134,13 +140,13 @@ fn credits_are_returned_whatever_happens_to_the_commands() {
         assert_eq!(in_use(&runtime), [Some(0), Some(0)], "seed {seed}, {nodes} nodes");
         if nodes == 1 {
             some(&runtime, 1);
-            let views = runtime.node().partition_views().unwrap();
+            let views = runtime.node().inspect().partition_views().unwrap();
             let (first, last) = views.iter().find(|view| view.id == P).unwrap().range;
             app.run(runtime.drop_partition(P)).unwrap();
-            assert_eq!(runtime.node().credits_in_use(P), None);
+            assert_eq!(runtime.node().access().credits_in_use(P), None);
             let keys = PartitionSpec::range(first..=last);
             let spawned = app.run(runtime.spawn_partition(keys)).unwrap();
-            assert_eq!(runtime.node().credits_in_use(spawned), Some(0));
+            assert_eq!(runtime.node().access().credits_in_use(spawned), Some(0));
             app.settle();
             assert_eq!(in_use(&runtime), [Some(0), Some(0)], "seed {seed}");
         }

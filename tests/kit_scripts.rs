@@ -126,9 +126,9 @@ fn the_end_of_an_attempt_of_an_earlier_epoch_changes_nothing() {
     app.advance(Duration::from_secs(2));
     assert_eq!((late.acted(), calls.load(Ordering::Relaxed)), (1, 1), "its end is in transit");
     let node = Arc::clone(app.runtime().node());
-    let partition = node.partitions()[0];
-    app.run(node.step_down(partition, Duration::ZERO)).unwrap();
-    app.run(node.lead(partition)).unwrap();
+    let partition = node.partitions().ids()[0];
+    app.run(node.partitions().step_down(partition, Duration::ZERO)).unwrap();
+    app.run(node.partitions().lead(partition)).unwrap();
     assert!(app.replay_stale_epochs() > 0, "the earlier epoch wrote something");
     app.advance(Duration::from_secs(11));
     assert_eq!(app.outcome_now(&entry), None, "the end of the earlier attempt is void");
@@ -172,8 +172,8 @@ fn repeated_writes_of_a_deposed_leader_leave_no_trace() {
     app.fail_over();
     let digests = |app: &TestRuntime| {
         let node = Arc::clone(app.runtime().node());
-        let of = |id| format!("{:?}", node.digest(id).unwrap());
-        node.partitions().into_iter().map(of).collect::<Vec<_>>()
+        let of = |id| format!("{:?}", node.inspect().digest(id).unwrap());
+        node.partitions().ids().into_iter().map(of).collect::<Vec<_>>()
     };
     let before = digests(&app);
     assert!(app.replay_stale_epochs() >= 20);

@@ -212,7 +212,7 @@ async fn snapshots_rules_and_batches_can_be_abandoned_and_repeated() {
     let limits = Limits::concurrency(3);
     drop(runtime.rules().upsert("tenant", limits).now_or_never());
     soon("the rule is set", runtime.rules().upsert("tenant", limits)).await.unwrap();
-    let book = runtime.node().applied_rule_book(P).unwrap();
+    let book = runtime.node().rules().applied_rule_book(P).unwrap();
     assert_eq!(book.get(&"tenant".parse().unwrap()).unwrap().limits, limits);
 
     let ids: Vec<[u8; 16]> = (1..=100_u128).map(u128::to_be_bytes).collect();

@@ -53,7 +53,7 @@ async fn check_all_continue(runtime: &Runtime) {
     for n in 0..64 {
         let entry = Entry::to("echo").scope(&format!("s{n}")).payload("hello");
         let entry = runtime.enqueue(entry).await.unwrap();
-        seen.insert(runtime.node().route(entry.id().partition_key).unwrap());
+        seen.insert(runtime.node().access().route(entry.id().partition_key).unwrap());
         assert_eq!(entry.result_bytes().await.unwrap(), "hello");
     }
     assert_eq!(seen.len(), PARTITIONS as usize, "entries reach every partition");

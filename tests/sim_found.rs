@@ -131,7 +131,7 @@ fn callers_are_answered_when_the_logs_writer_dies() {
         let (starting, until) = (launch(&mut sim, place, yielding()), soon(&sim));
         let node = sim.run(starting, until).await.expect("in time").unwrap();
         let until = soon(&sim);
-        let ended = sim.run(node.attach(stored.id()).outcome(), until).await;
+        let ended = sim.run(node.access().attach(stored.id()).outcome(), until).await;
         assert!(ended.expect("in time").unwrap().is_success());
     });
 }
@@ -148,7 +148,7 @@ fn a_partition_started_without_the_logs_writer_stops_with_an_error() {
         let starting = launch(&mut sim, place, yielding());
         let runtime = sim.run(starting, until).await.expect("in time").unwrap();
         let node = runtime.node();
-        let view = node.partition_views().unwrap().remove(0);
+        let view = node.inspect().partition_views().unwrap().remove(0);
         let dropped = node.drop_partition(view.id);
         sim.run(dropped, until).await.expect("in time").unwrap();
         sim.kill_log(site);
@@ -157,7 +157,9 @@ fn a_partition_started_without_the_logs_writer_stops_with_an_error() {
         let error = spawned.unwrap_err();
         assert!(error.to_string().contains("the log's writer is gone"), "{error}");
         sim.settle().await;
-        assert!(node.status().unwrap().iter().all(|partition| partition.stopped.is_some()));
+        assert!(
+            node.inspect().status().unwrap().iter().all(|partition| partition.stopped.is_some())
+        );
     });
 }
 
@@ -228,8 +230,8 @@ fn rules_set_without_a_leader_apply_from_the_first_start() {
                 let entry = Entry::to("work").scope("s").run_at(at);
                 sim.run(node.enqueue(entry), until).await.expect("in time").unwrap();
             }
-            for partition in node.node().partitions() {
-                let left = node.node().step_down(partition, Duration::ZERO);
+            for partition in node.node().partitions().ids() {
+                let left = node.node().partitions().step_down(partition, Duration::ZERO);
                 sim.run(left, until).await.expect("in time").unwrap();
             }
             let rules = node.rules();
@@ -237,8 +239,11 @@ fn rules_set_without_a_leader_apply_from_the_first_start() {
             sim.run(set, until).await.expect("in time").unwrap();
             sim.advance(Duration::from_secs(6)).await;
             sim.set_log_delay(site, 50);
-            for partition in node.node().partitions() {
-                sim.run(node.node().lead(partition), until).await.expect("in time").unwrap();
+            for partition in node.node().partitions().ids() {
+                sim.run(node.node().partitions().lead(partition), until)
+                    .await
+                    .expect("in time")
+                    .unwrap();
             }
             sim.advance(Duration::from_secs(10)).await;
             assert_eq!(

@@ -99,10 +99,10 @@ fn a_leader_that_steps_down_keeps_the_slots_of_its_handlers() {
         app.settle();
         for round in 0..6 {
             let (runtime, partition) = (app.runtime(), PartitionId(round % 2));
-            app.run(runtime.node().step_down(partition, Duration::ZERO)).unwrap();
+            app.run(runtime.node().partitions().step_down(partition, Duration::ZERO)).unwrap();
             app.advance(Duration::from_millis(round.into()));
             // Under the same limits, and beside the handlers it started before.
-            app.run(runtime.node().lead(partition)).unwrap();
+            app.run(runtime.node().partitions().lead(partition)).unwrap();
             app.advance(Duration::from_millis(100 + 300 * u64::from(round)));
             assert_eq!(most(&counts), 4, "most that ran at once, seed {seed}");
         }
@@ -131,9 +131,9 @@ fn a_new_leadership_does_not_start_an_entry_twice() {
         entries.iter().for_each(|entry| drop(app.enqueue(entry.clone())));
         app.settle();
         for _ in 0..4 {
-            for partition in runtime.node().partitions() {
-                app.run(runtime.node().step_down(partition, Duration::ZERO)).unwrap();
-                app.run(runtime.node().lead(partition)).unwrap();
+            for partition in runtime.node().partitions().ids() {
+                app.run(runtime.node().partitions().step_down(partition, Duration::ZERO)).unwrap();
+                app.run(runtime.node().partitions().lead(partition)).unwrap();
             }
             app.advance(Duration::from_millis(50));
         }

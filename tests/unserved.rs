@@ -101,7 +101,7 @@ fn waiting_for_a_handler_writes_no_records() {
         (0..10).map(|n| app.enqueue(Entry::to("ghost").key(&format!("{n}")))).collect();
     app.settle();
     let end = |app: &forebay::testkit::TestRuntime| {
-        app.runtime().node().status().unwrap().iter().map(|of| of.log_end).max()
+        app.runtime().node().inspect().status().unwrap().iter().map(|of| of.log_end).max()
     };
     let before = end(&app);
     app.advance(Duration::from_secs(600));

@@ -10,18 +10,20 @@ pub mod access;
 pub mod cluster;
 pub mod error;
 pub mod executor;
+pub mod handlers;
 pub mod host;
 pub mod inspect;
 pub mod log_writer;
 pub mod node;
+pub mod registry;
 pub mod rules;
 pub mod shell;
 #[cfg(feature = "testkit")]
 pub mod sim;
 
 mod capacity;
+mod down;
 mod partition;
-mod registry;
 mod table;
 mod unserved;
 

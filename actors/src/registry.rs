@@ -1,40 +1,40 @@
-//! What the actors of all partitions share on a node.
+//! Which replicas are here, how each is, and what their actors share on a node.
+//!
+//! Owns: the routing table, the replicas by partition, their roles, gauges and limiters.
+//! Must always hold: nothing here runs or stops a replica by itself but in answer to a
+//! failure. Must not know: what is asked of a replica, or who asks.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use dashmap::DashMap;
 use forebay_engine::{
     leadership::{LeadershipInput, Role},
     limiter::{CapacityMode, Limiter},
-    partition::{
-        machine::{Answer, Partition, PartitionInput, Phase},
-        rows::FsmSlot,
-        store::Rows,
-    },
+    partition::machine::{Answer, Partition, PartitionInput, Phase},
 };
 use forebay_messages::{
-    Epoch, Lsn, NodeId, PartitionId,
-    actor::LimiterMessage,
-    command::{Command, UpsertRuleBook},
+    Epoch, Lsn, NodeId, PartitionId, PartitionKey, Timestamp, actor::LimiterMessage,
 };
 use forebay_storage::{
-    metadata::{MetaKey, MetadataError, MetadataStore, last_epoch, next_epoch},
+    metadata::{MetadataError, MetadataStore, last_epoch, next_epoch},
     partition::PartitionStore,
 };
 use rustc_hash::FxBuildHasher;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::{
     access::replies::Replies,
     capacity::{Capacity, CapacityClient},
     cluster::SharedLog,
+    down::Down,
     error::NodeError,
-    rules::publish::RuleBooks,
+    host,
+    rules::known::RuleBooks,
     shell::{Child, Clock, Look, Ref, SteadyClock},
-    table::KeyRange,
+    table::{KeyRange, PartitionTable},
     unserved::Unserved,
 };
 
@@ -77,26 +77,27 @@ impl Epochs {
     }
 }
 
-/// One partition as the node reaches it.
+/// The replica of a partition as its node reaches it.
 #[derive(Clone)]
-pub(crate) struct PartitionEntry {
+pub(crate) struct ReplicaHandle {
     pub(crate) range: KeyRange,
-    pub(crate) address: Ref<PartitionInput>,
     pub(crate) store: PartitionStore,
     /// The partition's time.
     pub(crate) clock: Arc<SteadyClock>,
-    /// The partition and its supervisor, to be stopped.
-    pub(crate) actors: Arc<(Child<PartitionInput>, Child<LeadershipInput>)>,
+    /// The partition's actor.
+    pub(crate) partition: Arc<Child<PartitionInput>>,
+    /// The supervisor of its leadership.
+    pub(crate) supervisor: Arc<Child<LeadershipInput>>,
 }
 
 /// What the actors of all partitions share on a node.
-pub(crate) struct NodeServices {
+pub(crate) struct Registry {
     pub(crate) node: NodeId,
     clock: Arc<dyn Clock>,
     pub(crate) replies: Arc<Replies>,
     pub(crate) epochs: Epochs,
     pub(crate) metadata: Arc<dyn MetadataStore>,
-    pub(crate) partitions: DashMap<PartitionId, PartitionEntry, FxBuildHasher>,
+    pub(crate) replicas: DashMap<PartitionId, ReplicaHandle, FxBuildHasher>,
     gauges: DashMap<PartitionId, PartitionGauges, FxBuildHasher>,
     status: watch::Sender<HashMap<PartitionId, PartitionStatus>>,
     capacity: OnceLock<Capacity>,
@@ -110,23 +111,34 @@ pub(crate) struct NodeServices {
     pub(crate) unserved: Unserved,
     /// Held while a rule book is changed, so that this node does not race itself.
     pub(crate) rules_changing: Mutex<()>,
+    table: RwLock<PartitionTable>,
+    pub(crate) down: Arc<Down>,
+    /// Nothing of the node runs on other threads.
+    is_simulated: bool,
 }
 
-impl NodeServices {
-    pub(crate) fn new(
-        node: NodeId,
-        clock: Arc<dyn Clock>,
-        metadata: Arc<dyn MetadataStore>,
-        shared: Option<SharedLog>,
-        record_len_max: usize,
-    ) -> Self {
+/// What a registry starts from.
+pub(crate) struct RegistryParts {
+    pub(crate) node: NodeId,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metadata: Arc<dyn MetadataStore>,
+    pub(crate) shared: Option<SharedLog>,
+    pub(crate) record_len_max: usize,
+    pub(crate) table: PartitionTable,
+    pub(crate) is_simulated: bool,
+}
+
+impl Registry {
+    pub(crate) fn new(parts: RegistryParts) -> Self {
+        let RegistryParts { node, clock, metadata, shared, record_len_max, table, is_simulated } =
+            parts;
         Self {
             node,
             clock,
             replies: Arc::default(),
             epochs: Epochs { metadata: Arc::clone(&metadata) },
             metadata,
-            partitions: DashMap::default(),
+            replicas: DashMap::default(),
             gauges: DashMap::default(),
             status: watch::Sender::default(),
             capacity: OnceLock::new(),
@@ -136,7 +148,109 @@ impl NodeServices {
             rule_books: RuleBooks::default(),
             unserved: Unserved::default(),
             rules_changing: Mutex::new(()),
+            table: RwLock::new(table),
+            down: Arc::default(),
+            is_simulated,
         }
+    }
+
+    /// Fails once the node goes down.
+    pub(crate) fn check_up(&self) -> Result<(), NodeError> {
+        self.down.check()
+    }
+
+    /// Nothing of the node runs on other threads.
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.is_simulated
+    }
+
+    /// Does something that blocks, beside the application's threads.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        host::blocking(self.is_simulated, work).await
+    }
+
+    pub(crate) fn table(&self) -> RwLockReadGuard<'_, PartitionTable> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn table_mut(&self) -> RwLockWriteGuard<'_, PartitionTable> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The partitions, in the order of their ranges.
+    pub(crate) fn partitions(&self) -> Vec<PartitionId> {
+        self.table().rows.iter().map(|row| row.id).collect()
+    }
+
+    /// Which partition owns a key.
+    pub(crate) fn route(&self, key: PartitionKey) -> Result<PartitionId, NodeError> {
+        self.table().owner(key).ok_or(NodeError::NoPartition(key))
+    }
+
+    /// As [`Registry::route`] for many keys, in their order.
+    pub(crate) fn route_all(
+        &self,
+        keys: impl IntoIterator<Item = PartitionKey>,
+    ) -> Result<Vec<PartitionId>, NodeError> {
+        let table = self.table();
+        let owner = |key| table.owner(key).ok_or(NodeError::NoPartition(key));
+        keys.into_iter().map(owner).collect()
+    }
+
+    /// The replica of a partition here.
+    pub(crate) fn replica(&self, partition: PartitionId) -> Result<ReplicaHandle, NodeError> {
+        self.check_up()?;
+        let found = self.replicas.get(&partition).map(|replica| replica.clone());
+        found.ok_or(NodeError::UnknownPartition(partition))
+    }
+
+    /// The replica to read from: that of the leader, which has applied whatever was
+    /// acknowledged; without a leader that is known, the one here.
+    pub(crate) fn newest_replica(
+        &self,
+        partition: PartitionId,
+    ) -> Result<ReplicaHandle, NodeError> {
+        let own = self.replica(partition)?;
+        let leader = self.shared().and_then(|shared| shared.leader(partition));
+        let found = leader
+            .and_then(|leader| leader.replicas.get(&partition).map(|replica| replica.clone()));
+        Ok(found.unwrap_or(own))
+    }
+
+    /// Of every partition the replica to read from, in the order of their ranges.
+    pub(crate) fn newest_replicas(&self) -> Result<Vec<(PartitionId, ReplicaHandle)>, NodeError> {
+        self.partitions().into_iter().map(|id| Ok((id, self.newest_replica(id)?))).collect()
+    }
+
+    /// The replicas here, in the order of their partitions.
+    pub(crate) fn replicas_here(&self) -> Vec<(PartitionId, ReplicaHandle)> {
+        let all = self.replicas.iter();
+        let mut replicas: Vec<_> =
+            all.map(|replica| (*replica.key(), replica.value().clone())).collect();
+        replicas.sort_unstable_by_key(|(partition, _)| *partition);
+        replicas
+    }
+
+    /// Looks at the limiter of a partition; `None` when this node does not lead it (or
+    /// its limiter is not seeded yet).
+    pub(crate) async fn look_at_limiter<T: Send + 'static>(
+        &self,
+        partition: PartitionId,
+        look: impl FnOnce(&Limiter, Timestamp) -> T + Send + 'static,
+    ) -> Option<T> {
+        let limiter = self.limiters.get(&partition).map(|looks| looks.clone())?;
+        let (tell, told) = oneshot::channel();
+        let sent = limiter.send(Box::new(move |limiter, now| {
+            if limiter.is_seeded() {
+                // Whoever asked may have gone.
+                let _ = tell.send(look(limiter, now));
+            }
+        }));
+        // A limiter that goes drops the question, and with it the sender.
+        if sent { told.await.ok() } else { None }
     }
 
     /// The clocks of this machine.
@@ -224,10 +338,6 @@ impl NodeServices {
         self.limiters.remove(&partition);
     }
 
-    pub(crate) fn limiter(&self, partition: PartitionId) -> Option<Ref<Look<Limiter>>> {
-        self.limiters.get(&partition).map(|looks| looks.clone())
-    }
-
     pub(crate) fn report_role(&self, partition: PartitionId, role: Role) {
         self.status.send_modify(|status| {
             let before = status.get(&partition).and_then(|status| status.stopped.clone());
@@ -254,17 +364,16 @@ impl NodeServices {
     /// and runs again, for its limiter was leased slots by somebody who is gone; the others
     /// say what runs of them.
     pub(crate) fn capacity_is_new(&self) {
-        let partitions: BTreeMap<PartitionId, PartitionEntry> =
-            self.partitions.iter().map(|entry| (*entry.key(), entry.value().clone())).collect();
+        let replicas = self.replicas_here();
         let capacity = self.the_capacity();
-        capacity.await_all(partitions.keys().copied().collect());
-        for (partition, entry) in partitions {
-            if !entry.address.send(PartitionInput::TellCapacity) {
+        capacity.await_all(replicas.iter().map(|(partition, _)| *partition).collect());
+        for (partition, replica) in replicas {
+            if !replica.partition.address.send(PartitionInput::TellCapacity) {
                 // It is gone, and so are its handlers soon.
                 capacity.leave(partition, 0);
             }
             let reason = "the node's capacity died".to_owned();
-            entry.actors.1.address.send(LeadershipInput::Refused { reason, fenced_by: None });
+            replica.supervisor.address.send(LeadershipInput::Refused { reason, fenced_by: None });
         }
     }
 
@@ -275,18 +384,18 @@ impl NodeServices {
             shared.leave(self.node);
         }
         let gone: BTreeSet<PartitionId> =
-            self.partitions.iter().map(|entry| *entry.key()).collect();
+            self.replicas.iter().map(|replica| *replica.key()).collect();
         for partition in gone {
             self.replies.answer_all_of(partition, &Answer::LostLeadership);
         }
-        self.partitions.clear();
+        self.replicas.clear();
     }
 
     /// Storage failed under a partition: it stops, and says why.
     pub(crate) fn stop_failed(&self, partition: PartitionId, reason: &str) {
         tracing::error!(%partition, reason, "the partition stops");
-        if let Some(entry) = self.partitions.get(&partition) {
-            entry.actors.0.stop();
+        if let Some(replica) = self.replicas.get(&partition) {
+            replica.partition.stop();
         }
         self.partition_gone(partition, reason);
     }
@@ -302,7 +411,7 @@ impl NodeServices {
     }
 
     pub(crate) fn forget(&self, partition: PartitionId) {
-        self.partitions.remove(&partition);
+        self.replicas.remove(&partition);
         self.limiters.remove(&partition);
         self.gauges.remove(&partition);
         self.status.send_modify(|status| {
@@ -346,34 +455,7 @@ impl NodeServices {
         self.gauges.get(&partition).map(|gauges| *gauges).unwrap_or_default()
     }
 
-    /// Proposes the newest rule book to a partition that has just begun to lead, if it
-    /// is not the one it has.
-    pub(crate) fn publish_rule_book(&self, partition: PartitionId) {
-        let Some(entry) = self.partitions.get(&partition).map(|entry| entry.clone()) else {
-            return;
-        };
-        let newest = match self.metadata.get(&MetaKey::rule_book()) {
-            Ok(Some(found)) => found.value,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(%partition, %error, "the rule book cannot be read");
-                return;
-            }
-        };
-        let present = entry.store.fsm(FsmSlot::RuleBook).ok();
-        if present.flatten().as_ref() == Some(&newest) {
-            return;
-        }
-        drop(self.propose_book_to(partition, &entry, newest));
-    }
-
     pub(crate) fn lock_rules(&self) -> std::sync::MutexGuard<'_, ()> {
         self.rules_changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The command that brings a rule book to a partition.
-pub(crate) fn upsert_rule_book(range: KeyRange, rule_book: bytes::Bytes) -> Command {
-    let (key_first, key_last) = range;
-    Command::UpsertRuleBook(UpsertRuleBook { key_first, key_last, rule_book })
 }

@@ -126,7 +126,7 @@ impl Entries {
             (false, true) => return Err(FilterError::Empty.into()),
             (_, false) => EntryTarget::Matching(self.filter.clone()),
         };
-        self.node.act(action, &target, self.dry_run).await
+        self.node.access().act(action, &target, self.dry_run).await
     }
 
     /// Asks entries to stop: waiting ones end at once as canceled; running handlers see
@@ -198,7 +198,7 @@ impl Entries {
     /// Errors of reading.
     pub async fn list(&self, limit: usize) -> Result<Vec<EntryView>, NodeError> {
         let filter = EntryFilter { limit, ..self.filter.clone() };
-        self.node.list(filter).await
+        self.node.inspect().list(filter).await
     }
 
     /// A page of entries in the order of their ids, from the start or from where another page
@@ -244,7 +244,7 @@ impl Entries {
         from: Option<EntryCursor>,
     ) -> Result<EntryPage, NodeError> {
         let filter = EntryFilter { limit, ..self.filter.clone() };
-        self.node.entry_page(&filter, from).await
+        self.node.inspect().entry_page(&filter, from).await
     }
 
     /// The number of entries. Exact if 10,000 rows are enough: without a time or an outcome, the
@@ -254,7 +254,7 @@ impl Entries {
     /// # Errors
     /// Errors of reading.
     pub async fn count(&self) -> Result<EntryCount, NodeError> {
-        self.node.count_entries(&self.filter).await
+        self.node.inspect().count_entries(&self.filter).await
     }
 }
 

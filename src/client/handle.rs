@@ -61,7 +61,7 @@ impl EntryHandle {
     /// [`ResultError::Unknown`] when it was purged meanwhile, [`ResultError::Node`] when the
     /// runtime shuts down.
     pub async fn outcome(&self) -> Result<Outcome, ResultError> {
-        Node::attach_to(&self.node, self.id).await?.ok_or(ResultError::Unknown(self.id))
+        Access::attach_while_up(&self.node, self.id).await?.ok_or(ResultError::Unknown(self.id))
     }
 
     /// The current state of the entry, without waiting for its end: stage, attempts, times, and the
@@ -87,7 +87,7 @@ impl EntryHandle {
     /// reading.
     pub async fn status(&self) -> Result<EntryView, ResultError> {
         let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
-        node.look(self.id).await?.ok_or(ResultError::Unknown(self.id))
+        node.inspect().look(self.id).await?.ok_or(ResultError::Unknown(self.id))
     }
 
     /// Everything known about it: its payload (while it is stored), its last failed attempts, its
@@ -114,7 +114,7 @@ impl EntryHandle {
     /// As [`EntryHandle::status`].
     pub async fn details(&self, bytes_max: usize) -> Result<EntryDetails, ResultError> {
         let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
-        let details = node.entry_details(self.id, bytes_max).await?;
+        let details = node.inspect().entry_details(self.id, bytes_max).await?;
         details.ok_or(ResultError::Unknown(self.id))
     }
 
@@ -240,7 +240,7 @@ impl EntryHandle {
     /// [`ActError::NotChanged`] when the action does not apply to it.
     pub async fn act(&self, action: EntryAction) -> Result<(), ActError> {
         let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
-        let report = node.act(action, &EntryTarget::Named(vec![self.id]), false).await?;
+        let report = node.access().act(action, &EntryTarget::Named(vec![self.id]), false).await?;
         match report.skipped_named.first() {
             None => Ok(()),
             Some((_, why)) => Err(ActError::NotChanged(*why)),

@@ -64,7 +64,7 @@ impl VQueueHandle {
 
     async fn set_paused(&self, paused: bool) -> Result<(), ActError> {
         let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
-        let report = node.pause_vqueues(&[self.id], paused, false).await?;
+        let report = node.access().pause_vqueues(&[self.id], paused, false).await?;
         match report.skipped.first() {
             None => Ok(()),
             Some((_, why)) => Err(ActError::NotChanged(*why)),

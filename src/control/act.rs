@@ -15,7 +15,7 @@ pub(super) async fn act(
     dry_run: bool,
 ) -> Result<ActView, Refusal> {
     if target.queues.is_empty() {
-        let report = node.act(action, &entry_target(target)?, dry_run).await?;
+        let report = node.access().act(action, &entry_target(target)?, dry_run).await?;
         return Ok(view_act(dry_run, &report));
     }
     if target.all || !target.entries.is_empty() || !target.filter.is_empty() {
@@ -30,7 +30,7 @@ pub(super) async fn act(
             return Err(Refusal::Usage(text.to_owned()));
         }
     };
-    let report = node.pause_vqueues(&target.queues, paused, dry_run).await?;
+    let report = node.access().pause_vqueues(&target.queues, paused, dry_run).await?;
     Ok(view_queues(dry_run, &target.queues, &report))
 }
 

@@ -57,36 +57,37 @@ impl From<NodeError> for Refusal {
 }
 
 async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> {
+    let inspect = node.inspect();
     Ok(match request {
         Request::Status => Response::Status { node: status(node).await? },
         Request::Jobs { running_max } => Response::Jobs { jobs: jobs(node, running_max)? },
         Request::Entries { filter, after } => {
-            let page = node.entry_page(&filter, after).await?;
+            let page = inspect.entry_page(&filter, after).await?;
             Response::Entries { entries: page.entries, next: page.next }
         }
         Request::Entry { entry, bytes_max } => {
-            let details = node.entry_details(entry, bytes_max).await?;
+            let details = inspect.entry_details(entry, bytes_max).await?;
             let details = details.ok_or(NodeError::UnknownEntry(entry))?;
             Response::Entry { details: Box::new(details) }
         }
         Request::CountEntries { filter } => {
-            Response::EntryCount { count: node.count_entries(&filter).await? }
+            Response::EntryCount { count: inspect.count_entries(&filter).await? }
         }
         Request::Queues { filter, all, after } => {
             let filter = VQueueFilter { entries: filter, all };
-            let page = node.vqueue_page(&filter, after).await?;
+            let page = inspect.vqueue_page(&filter, after).await?;
             Response::Queues { queues: page.vqueues, next: page.next }
         }
-        Request::Services => Response::Services { services: node.service_counts().await? },
+        Request::Services => Response::Services { services: inspect.service_counts().await? },
         Request::Explain { entry } => {
-            let explained = node.explain(entry).await?;
+            let explained = inspect.explain(entry).await?;
             let explained = explained.ok_or(NodeError::UnknownEntry(entry))?;
             Response::Explain { explained: Box::new(explained) }
         }
         Request::Limits { scope, .. } => {
             Response::Limits { limits: limits(node, scope.as_deref()).await?, more: false }
         }
-        Request::Rules => Response::Rules { book: view(&node.rule_book()?) },
+        Request::Rules => Response::Rules { book: view(&node.rules().rule_book()?) },
         Request::RulesHistory { .. } => {
             Response::RulesHistory { books: history(node)?, more: false }
         }
@@ -94,31 +95,30 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             let book = set_rule(node, &pattern, change, if_version, &author).await?;
             Response::Rules { book: view(&book) }
         }
-        Request::RulePause { pattern, paused, if_version, author } => {
-            let book = pause_rule(node, &pattern, paused, if_version, &author).await?;
-            Response::Rules { book: view(&book) }
-        }
+        Request::RulePause { pattern, paused, if_version, author } => Response::Rules {
+            book: view(&pause_rule(node, &pattern, paused, if_version, &author).await?),
+        },
         Request::RulesTest { rules, key, limit } => {
             let mut impact = test_rules(node, &rules, key.as_deref()).await?;
             impact.keys.truncate(limit);
             Response::RulesTest { impact }
         }
         Request::RulesRollback { version, author } => {
-            let book = node.rollback_rules(&author, BookVersion(version)).await?;
+            let book = node.rules().rollback_rules(&author, BookVersion(version)).await?;
             Response::Rules { book: view(&book) }
         }
-        Request::Aliases => aliases(&node.aliases().await?),
+        Request::Aliases => aliases(&node.handlers().aliases().await?),
         Request::AliasSet { service, handler } => {
-            aliases(&node.set_alias(&service, handler.as_deref()).await?)
+            aliases(&node.handlers().set_alias(&service, handler.as_deref()).await?)
         }
         Request::Snapshot { to } => snapshot(node, &to).await?,
         Request::Partitions => partitions(node).await?,
         Request::Lead { partition } => {
-            node.lead(partition).await?;
+            node.partitions().lead(partition).await?;
             partitions(node).await?
         }
         Request::StepDown { partition, within_ms } => {
-            node.step_down(partition, Duration::from_millis(within_ms)).await?;
+            node.partitions().step_down(partition, Duration::from_millis(within_ms)).await?;
             partitions(node).await?
         }
         Request::Act { action, target, dry_run } => {
@@ -133,8 +133,8 @@ async fn status(node: &Node) -> Result<NodeView, NodeError> {
         pid: node.dispatches().then(std::process::id),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         running: node.executor().running(),
-        partitions: node.status()?,
-        unserved: node.unserved().await?,
+        partitions: node.inspect().status()?,
+        unserved: node.inspect().unserved().await?,
     })
 }
 
@@ -151,7 +151,7 @@ fn jobs(node: &Node, running_max: Option<NonZeroU32>) -> Result<JobsView, NodeEr
 }
 
 pub(super) async fn limits(node: &Node, scope: Option<&str>) -> Result<Vec<LimitView>, NodeError> {
-    let mut limits = node.limits().await?;
+    let mut limits = node.inspect().limits().await?;
     limits.retain(|limit| {
         let of = limit.key.split('/').next();
         scope.is_none_or(|scope| of == Some(scope))
@@ -160,7 +160,7 @@ pub(super) async fn limits(node: &Node, scope: Option<&str>) -> Result<Vec<Limit
 }
 
 pub(super) fn history(node: &Node) -> Result<Vec<BookView>, NodeError> {
-    let history = node.rule_book_history()?;
+    let history = node.rules().rule_book_history()?;
     let books = history.entries().iter().map(|entry| BookView {
         author: Some(entry.author.to_string()),
         at: Some(entry.at.0),
@@ -194,7 +194,7 @@ async fn test_rules(
         let changes = patches.into_iter().map(|(pattern, patch)| book.upsert(pattern, patch));
         changes.collect()
     };
-    Ok(node.test_rules(make, &key).await?)
+    Ok(node.inspect().test_rules(make, &key).await?)
 }
 
 fn parse(pattern: &str) -> Result<Pattern, Refusal> {
@@ -229,7 +229,7 @@ async fn snapshot(node: &Node, to: &Path) -> Result<Response, NodeError> {
 }
 
 async fn partitions(node: &Node) -> Result<Response, NodeError> {
-    Ok(Response::Partitions { partitions: node.list_partitions().await? })
+    Ok(Response::Partitions { partitions: node.inspect().list_partitions().await? })
 }
 
 fn precondition(if_version: Option<u64>) -> Precondition {
@@ -248,7 +248,7 @@ async fn pause_rule(
     author: &str,
 ) -> Result<RuleBook, Refusal> {
     let pattern = parse(pattern)?;
-    let there = node.rule_book()?.get(&pattern).is_some_and(|rule| rule.limits.paused);
+    let there = node.rules().rule_book()?.get(&pattern).is_some_and(|rule| rule.limits.paused);
     if !paused && !there && if_version.is_none() {
         return Err(Refusal::Usage(format!(
             "`{pattern}` is not paused; `forebay rules list` shows what is"
@@ -265,7 +265,7 @@ async fn pause_rule(
         };
         vec![RuleChange::new(pattern.clone(), change).only_if(precondition)]
     };
-    Ok(node.change_rules(author, make).await?)
+    Ok(node.rules().change_rules(author, make).await?)
 }
 
 async fn set_rule(
@@ -299,7 +299,7 @@ async fn set_rule(
         };
         vec![change.only_if(precondition)]
     };
-    Ok(node.change_rules(author, make).await?)
+    Ok(node.rules().change_rules(author, make).await?)
 }
 
 fn view(book: &RuleBook) -> BookView {

@@ -176,7 +176,7 @@ impl Control {
         };
         let node = Node::start(config, executor, clock).await?;
         // Nothing runs here: a look shows no entry as running.
-        node.drained().await;
+        node.partitions().drained().await;
         Ok(node)
     }
 

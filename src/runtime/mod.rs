@@ -123,7 +123,7 @@ impl Runtime {
         let entry = self.finish(entry)?;
         let (id, weight) = (entry.id, entry.payload.len());
         let command = Command::Enqueue(Enqueue { entry });
-        let answer = self.node.propose(id.partition_key, command, weight).await?;
+        let answer = self.node.access().propose(id.partition_key, command, weight).await?;
         self.enqueued(id, answer)
     }
 
@@ -135,7 +135,7 @@ impl Runtime {
         let entry = self.finish(entry)?;
         let (id, weight) = (entry.id, entry.payload.len());
         let command = Command::Enqueue(Enqueue { entry });
-        match self.node.try_propose(id.partition_key, command, weight).await {
+        match self.node.access().try_propose(id.partition_key, command, weight).await {
             Err(NodeError::Busy) => Err(EnqueueError::Busy),
             Err(error) => Err(error.into()),
             Ok(answer) => self.enqueued(id, answer),
@@ -167,7 +167,7 @@ impl Runtime {
             let weight = entries.iter().map(|entry| entry.payload.len()).sum();
             let key = entries[0].id.partition_key;
             let command = Command::EnqueueBatch(EnqueueBatch { entries });
-            let answer = self.node.propose(key, command, weight).await?;
+            let answer = self.node.access().propose(key, command, weight).await?;
             Ok::<_, EnqueueError>((places, answer))
         });
         let mut handles: Vec<Option<EntryHandle>> = vec![None; count];
@@ -219,7 +219,7 @@ impl Runtime {
         handles: &[EntryHandle],
     ) -> Result<Vec<Option<forebay_messages::Outcome>>, NodeError> {
         let ids: Vec<_> = handles.iter().map(EntryHandle::id).collect();
-        self.node.attach_all(&ids).await
+        self.node.access().attach_all(&ids).await
     }
 
     /// Why an entry does not run: all current reasons, each with its start time. `None` when there
@@ -254,7 +254,7 @@ impl Runtime {
     /// # Errors
     /// When a read fails, no partition owns the entry's key, or the runtime is shut down.
     pub async fn explain(&self, entry: EntryId) -> Result<Option<ExplainView>, NodeError> {
-        self.node.explain(entry).await
+        self.node.inspect().explain(entry).await
     }
 
     /// The counters of the limits that are in use or waited for, by partition and key: usage,
@@ -285,7 +285,7 @@ impl Runtime {
     /// # Errors
     /// When the runtime is shut down.
     pub async fn limits(&self) -> Result<Vec<LimitView>, NodeError> {
-        self.node.limits().await
+        self.node.inspect().limits().await
     }
 
     /// Selects stored entries, to cancel, kill, pause, resume, reschedule, purge, redrive or list
@@ -355,7 +355,7 @@ impl Runtime {
         let handler = Arc::new(Typed::new(call, options, shared));
         // Locked meanwhile: an enqueue for a service with a handler gets the handler's options.
         let mut defaults = self.defaults.write().unwrap_or_else(PoisonError::into_inner);
-        self.node.register(service, handler).map_err(|error| match error {
+        self.node.handlers().register(service, handler).map_err(|error| match error {
             NodeError::HandlerExists(service) => RuntimeError::TwoHandlers { service },
             error => error.into(),
         })?;
@@ -468,7 +468,8 @@ impl Runtime {
     fn shares(&self, entries: Vec<Entry>) -> Result<BTreeMap<PartitionId, Share>, EnqueueError> {
         let entries = entries.into_iter().map(|entry| self.finish(entry));
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
-        let partitions = self.node.route_all(entries.iter().map(|entry| entry.id.partition_key))?;
+        let partitions =
+            self.node.access().route_all(entries.iter().map(|entry| entry.id.partition_key))?;
         let mut shares: BTreeMap<PartitionId, Share> = BTreeMap::new();
         for (place, (entry, partition)) in entries.into_iter().zip(partitions).enumerate() {
             let share = shares.entry(partition).or_default();

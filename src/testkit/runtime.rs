@@ -283,8 +283,8 @@ impl TestRuntime {
         let next = self.nodes.iter().position(running);
         self.present = next.expect("no other node runs: ask for `.nodes(2)`");
         let node = std::sync::Arc::clone(self.runtime().node());
-        for partition in node.partitions() {
-            if let Err(error) = self.run(node.lead(partition)) {
+        for partition in node.partitions().ids() {
+            if let Err(error) = self.run(node.partitions().lead(partition)) {
                 panic!("the next node does not lead partition {partition}: {error}");
             }
         }
@@ -330,7 +330,7 @@ impl TestRuntime {
     pub fn replay_stale_epochs(&mut self) -> usize {
         let own = self.present().site;
         let Some(log) = self.shared.as_ref().map(|(log, _)| *log).or(own) else { return 0 };
-        let partitions = self.runtime().node().partitions();
+        let partitions = self.runtime().node().partitions().ids();
         let replayed = partitions.into_iter().map(|id| self.sim.replay_stale(log, id));
         let replayed: usize = match replayed.sum() {
             Ok(count) => count,
@@ -400,7 +400,7 @@ impl TestRuntime {
             text += &format!("\n  node {number}: {handlers} handlers that have not ended");
         }
         if let Some(runtime) = &self.present().runtime
-            && let Ok(entries) = runtime.node().entries(&EntryFilter::default())
+            && let Ok(entries) = runtime.node().inspect().entries(&EntryFilter::default())
         {
             for entry in
                 entries.iter().filter(|entry| entry.stage != crate::Stage::Finished).take(SHOWN_MAX)

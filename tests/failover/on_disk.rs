@@ -64,7 +64,7 @@ async fn some(runtime: &Runtime, count: u64) -> Vec<EntryId> {
 }
 
 fn applied(runtime: &Runtime) -> u64 {
-    runtime.node().digest(P).unwrap().applied.0
+    runtime.node().inspect().digest(P).unwrap().applied.0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,7 +25,7 @@ async fn partitions_that_one_runtime_spawns_or_drops_are_seen_by_the_others() {
     let low = first.spawn_partition(PartitionSpec::range(0..=half)).await.unwrap();
     let high = second.spawn_partition(PartitionSpec::range(half + 1..=u64::MAX)).await.unwrap();
     for runtime in [&first, &second] {
-        until("both have both", || runtime.node().partitions() == [low, high]).await;
+        until("both have both", || runtime.node().partitions().ids() == [low, high]).await;
     }
     // Scopes of either half, through either runtime.
     let mut entries = Vec::new();
@@ -61,7 +61,7 @@ async fn a_partition_of_another_runtime_that_stops_at_its_start_is_listed_as_sto
     // Its replica here may be notified too, and stop.
     let spawned = other.spawn_partition(PartitionSpec::range(0..=u64::MAX)).await;
     if spawned.is_err() {
-        let status = other.node().status().unwrap();
+        let status = other.node().inspect().status().unwrap();
         assert!(status.first().is_some_and(|partition| partition.stopped.is_some()), "{status:?}");
     }
     let stopped = || {

@@ -323,7 +323,8 @@ async fn rows_bit() -> Row {
     let seen = match site.start(&site.data()).await {
         Err(error) => error.to_string(),
         Ok(runtime) => {
-            let error = runtime.node().digest(P).expect_err("the rows are damaged").to_string();
+            let error =
+                runtime.node().inspect().digest(P).expect_err("the rows are damaged").to_string();
             drop(runtime.shutdown(Drain::now()).await);
             error
         }

@@ -98,10 +98,10 @@ async fn pauses_and_times_are_reported_too() {
     assert_eq!(explained.blocked_by[0].since, Some(explained.entry.created_at));
 
     let select = EntryTarget::Named(vec![later.id()]);
-    let paused = runtime.node().act(EntryAction::Pause, &select, false).await.unwrap();
+    let paused = runtime.node().access().act(EntryAction::Pause, &select, false).await.unwrap();
     assert_eq!(paused.changed, 1);
     assert_eq!(reasons(&explain(&runtime, later.id()).await), ["Paused"]);
-    runtime.node().act(EntryAction::Resume, &select, false).await.unwrap();
+    runtime.node().access().act(EntryAction::Resume, &select, false).await.unwrap();
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 

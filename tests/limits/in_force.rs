@@ -116,7 +116,7 @@ async fn the_later_of_two_editors_learns_what_changed() {
 
 /// The version of the book applied by a partition.
 fn applied(runtime: &Runtime, partition: PartitionId) -> BookVersion {
-    runtime.node().applied_rule_book(partition).unwrap().version()
+    runtime.node().rules().applied_rule_book(partition).unwrap().version()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,7 +133,7 @@ async fn a_leader_gets_the_book_that_another_runtime_changed() {
     }
     gate.until_running(4).await;
     let book = follower.rules().change("", vec![create("s", 1)]).await.unwrap();
-    for partition in leader.node().partitions() {
+    for partition in leader.node().partitions().ids() {
         for runtime in [&leader, &follower] {
             until("every replica has it", || applied(runtime, partition) == book.version()).await;
         }
@@ -163,8 +163,8 @@ async fn a_book_first_known_from_one_partitions_log_reaches_the_others() {
     let rule_book = book.encode().into();
     let command = UpsertRuleBook { key_first, key_last, rule_book };
     let command = Command::UpsertRuleBook(command);
-    runtime.node().propose_to(PartitionId(1), command).await.unwrap();
-    for partition in runtime.node().partitions() {
+    runtime.node().access().propose_to(PartitionId(1), command).await.unwrap();
+    for partition in runtime.node().partitions().ids() {
         until("it has the book", || applied(&runtime, partition) == book.version()).await;
     }
     runtime.shutdown(Drain::now()).await.unwrap();

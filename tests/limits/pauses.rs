@@ -201,11 +201,11 @@ async fn a_change_refused_because_of_the_history_is_not_in_force() {
 
 /// A scope routed to a partition.
 fn scope_of(runtime: &Runtime, at: usize) -> String {
-    let partition = runtime.node().partitions()[at];
+    let partition = runtime.node().partitions().ids()[at];
     let scopes = (0..).map(|n| format!("scope-{n}"));
     let here = |scope: &String| {
         let name = forebay::VQueueName::service("gate").with_scope(scope);
-        runtime.node().route(name.partition_key(None, &[0; 16])).unwrap() == partition
+        runtime.node().access().route(name.partition_key(None, &[0; 16])).unwrap() == partition
     };
     scopes.into_iter().find(here).expect("one of the scopes is routed there")
 }

@@ -145,7 +145,13 @@ async fn once(
     let propose = async |number: usize, command: Command| {
         let key = id_of(&specs[number], number).partition_key;
         journal.lock().note(now(), format!("client asks {ask:?}"));
-        runtime.node().propose(key, command, 0).await.map(drop).map_err(|error| text(&error))
+        runtime
+            .node()
+            .access()
+            .propose(key, command, 0)
+            .await
+            .map(drop)
+            .map_err(|error| text(&error))
     };
     let entries = |number: usize| EntrySelector {
         entries: vec![id_of(&specs[number], number)],

@@ -65,7 +65,8 @@ impl World {
                 host.spawn("step down", async move {
                     let within = Duration::from_millis(within_ms);
                     // It may have stopped, or crash meanwhile.
-                    let _ = runtime.node().step_down(PartitionId(partition), within).await;
+                    let _ =
+                        runtime.node().partitions().step_down(PartitionId(partition), within).await;
                 });
             }
             Fault::Replace { which, after_ms, splits } => {
@@ -115,7 +116,7 @@ impl World {
         let is_replaced = |client: &Client| matches!(client.what, What::Replace(_));
         let is_open = |client: &Client| is_replaced(client) && !*client.is_done.lock().unwrap();
         let Some((_, runtime)) = self.nodes.iter().find_map(Node::up) else { return };
-        let Ok(views) = runtime.node().partition_views() else { return };
+        let Ok(views) = runtime.node().inspect().partition_views() else { return };
         if self.clients.iter().any(is_open) || views.is_empty() {
             return;
         }

@@ -174,7 +174,7 @@ impl World {
         let Some((_, runtime)) = self.nodes[0].up().filter(|_| !self.keeps_all) else {
             return Ok(());
         };
-        let partitions = runtime.node().partitions();
+        let partitions = runtime.node().partitions().ids();
         drop(runtime);
         let at = self.sim.now().after(Duration::from_millis(REPORTED_WITHIN_MS));
         self.sim.run(std::future::pending::<()>(), at).await;
@@ -279,12 +279,12 @@ impl World {
                         clients::ask(ask, runtime, plan, start, journal, now).await;
                     }
                     What::Lead(partition) => {
-                        let led = runtime.node().lead(PartitionId(partition)).await;
+                        let led = runtime.node().partitions().lead(PartitionId(partition)).await;
                         let led = led.map_err(|error| error.to_string());
                         journal.lock().note(now(), format!("told to lead {partition}: {led:?}"));
                         // A dropped partition cannot.
                         let is_there =
-                            runtime.node().partitions().contains(&PartitionId(partition));
+                            runtime.node().partitions().ids().contains(&PartitionId(partition));
                         if led.is_err() && is_there {
                             return;
                         }
@@ -449,7 +449,7 @@ impl World {
             match node.up() {
                 None => text += &format!("  node {index} is not up\n"),
                 Some((_, runtime)) => {
-                    let views = runtime.node().partition_views();
+                    let views = runtime.node().inspect().partition_views();
                     text += &format!("  node {index}: {views:#?}\n");
                 }
             }
@@ -474,14 +474,16 @@ impl World {
         use forebay::testkit::LogStore;
         let disk = &self.nodes[0].disk;
         let Some((_, first)) = self.nodes.iter().find_map(Node::up) else { return Ok(()) };
-        for partition in first.node().partitions() {
+        for partition in first.node().partitions().ids() {
             let replayed = match disk.log().trimmed(partition).0 {
                 0 => Some(disk.replay(partition).map_err(|error| error.to_string())?),
                 _ => None,
             };
             let mut digests = Vec::new();
             for node in self.nodes.iter().filter_map(Node::up) {
-                digests.push(node.1.node().digest(partition).map_err(|error| error.to_string())?);
+                digests.push(
+                    node.1.node().inspect().digest(partition).map_err(|error| error.to_string())?,
+                );
             }
             if let Some(other) = digests.iter().find(|other| **other != digests[0]) {
                 return Err(format!("replicas differ: {:?} and {other:?}", digests[0]));
@@ -516,7 +518,7 @@ impl Life {
             None => None,
             Some(Err(error)) => Some(error.clone()),
             Some(Ok(runtime)) => {
-                let status = runtime.node().status().ok()?;
+                let status = runtime.node().inspect().status().ok()?;
                 status.into_iter().find_map(|partition| partition.stopped)
             }
         }

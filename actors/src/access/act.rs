@@ -25,9 +25,11 @@ use crate::{
         EntryFilter,
         query::{selector, wants_outcome},
     },
-    node::Node,
-    registry::PartitionEntry,
+   
+    registry::ReplicaHandle,
 };
+
+use super::Access;
 
 /// Entries that a report names, changed ones and skipped ones each; all are counted.
 pub const NAMED_MAX: usize = 1_000;
@@ -105,7 +107,7 @@ struct Found {
 
 /// Looks through a page of a partition's rows. Blocks.
 fn find(
-    partition: &PartitionEntry,
+    partition: &ReplicaHandle,
     action: EntryAction,
     filter: &EntryFilter,
     selector: &EntrySelector,
@@ -137,7 +139,7 @@ fn find(
     Ok(found)
 }
 
-impl Node {
+impl Access {
     /// Does something to entries, or with `dry_run` only says what would come of it.
     ///
     /// Entries found by filter are changed in steps of [`ENTRIES_PER_COMMAND_MAX`], each
@@ -172,7 +174,7 @@ impl Node {
         let mut report = ActReport::default();
         let mut by_partition: BTreeMap<PartitionId, Vec<EntryId>> = BTreeMap::new();
         for id in ids {
-            match self.route(id.partition_key) {
+            match self.registry.route(id.partition_key) {
                 Ok(partition) => by_partition.entry(partition).or_default().push(*id),
                 Err(NodeError::NoPartition(_)) => report.skipped(*id, Skip::Unknown),
                 Err(error) => return Err(error),
@@ -205,13 +207,13 @@ impl Node {
             .map_err(|NeverMatches { action, of }| FilterError::NeverMatches { action, of })?;
         let selector = selector(filter)?;
         let mut report = ActReport::default();
-        for (id, partition) in self.entries_in_order()? {
+        for (id, partition) in self.registry.newest_replicas()? {
             let mut after = None;
             loop {
                 let (reader, filter, wanted) =
                     (partition.clone(), filter.clone(), selector.clone());
                 let found =
-                    self.blocking(move || find(&reader, action, &filter, &wanted, after)).await??;
+                    self.registry.blocking(move || find(&reader, action, &filter, &wanted, after)).await??;
                 for (entry, skip) in found.skipped {
                     report.skipped(entry, skip);
                 }
@@ -241,8 +243,8 @@ impl Node {
         ids: &[EntryId],
         report: &mut ActReport,
     ) -> Result<(), NodeError> {
-        let (partition, ids) = (self.newest_of(partition)?, ids.to_vec());
-        let checked = self.blocking(move || {
+        let (partition, ids) = (self.registry.newest_replica(partition)?, ids.to_vec());
+        let checked = self.registry.blocking(move || {
             let tables = &partition.store;
             let check = |id| -> Result<Result<(), Skip>, NodeError> {
                 Ok(match (tables.entry(id)?, tables.finished(id)?) {
@@ -290,7 +292,7 @@ impl Node {
         let mut report = VQueueReport::default();
         let mut by_partition: BTreeMap<PartitionId, Vec<VQueueId>> = BTreeMap::new();
         for id in ids {
-            match self.route(id.partition_key) {
+            match self.registry.route(id.partition_key) {
                 Ok(partition) => by_partition.entry(partition).or_default().push(*id),
                 Err(NodeError::NoPartition(_)) => report.skipped.push((*id, Skip::Unknown)),
                 Err(error) => return Err(error),
@@ -335,8 +337,8 @@ impl Node {
         vqueues: Vec<VQueueId>,
         paused: bool,
     ) -> Result<Acted<VQueueId>, NodeError> {
-        let partition = self.newest_of(partition)?;
-        let looked = self.blocking(move || {
+        let partition = self.registry.newest_replica(partition)?;
+        let looked = self.registry.blocking(move || {
             let mut acted = Acted::default();
             for id in vqueues {
                 let skip = match partition.store.vqueue(id)? {

@@ -1,9 +1,33 @@
-//! Asking partitions: commands with credits, attaching to results, and the way of answers.
+//! Asking partitions: commands under credits, waiting for results, and the way of answers.
+//!
+//! Owns: the credits of the partitions. Must always hold: every question is answered, or
+//! its future dropped. Must not know: what a command does, or where replicas run.
 
 pub mod replies;
 
 mod act;
+mod attach;
 pub(crate) mod propose;
+
+use std::sync::Arc;
+
+use forebay_messages::PartitionId;
+use rustc_hash::FxBuildHasher;
+use tokio::sync::Semaphore;
+
+use crate::registry::Registry;
 
 pub use act::{ActReport, EntryTarget, NAMED_MAX, VQueueReport};
 pub use propose::{CREDIT_BYTES, CREDITS_PER_PARTITION};
+
+/// The way to the partitions of a node, for commands and for results.
+pub struct Access {
+    registry: Arc<Registry>,
+    credits: dashmap::DashMap<PartitionId, Arc<Semaphore>, FxBuildHasher>,
+}
+
+impl Access {
+    pub(crate) fn new(registry: Arc<Registry>) -> Self {
+        Self { registry, credits: dashmap::DashMap::default() }
+    }
+}

@@ -8,13 +8,16 @@ use std::sync::Arc;
 
 use forebay_engine::partition::state::State;
 use forebay_messages::{Lsn, PartitionId};
-use forebay_storage::partition::PartitionStore;
+use forebay_storage::{
+    log::LogStore,
+    partition::{PartitionStore, Store},
+};
 use tokio::sync::oneshot;
 
 use crate::{
     error::NodeError,
     log_writer::{LogCommand, LogHandle},
-    node::Node,
+    registry::Registry,
 };
 
 /// Lets the log be trimmed again, whatever became of what it was held for.
@@ -33,37 +36,47 @@ pub(crate) struct Rows {
     pub(crate) hold: Option<Release>,
 }
 
-impl Node {
-    /// Nothing is trimmed until the answer is dropped.
-    pub(crate) async fn hold_trim(&self) -> Result<Release, NodeError> {
-        let log = self.log_handle()?;
-        let (told, held) = oneshot::channel();
-        log.send(LogCommand::HoldTrim(Box::new(move |result| {
-            // The caller may have given up waiting.
-            let _ = told.send(result);
-        })));
-        let release = Release(log);
-        held.await.map_err(|_| NodeError::ShutDown)??;
-        Ok(release)
-    }
+/// Finds the rows that a replica starts from.
+pub(crate) struct RowSource {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) log_store: Arc<dyn LogStore>,
+}
 
+/// Nothing is trimmed until the answer is dropped.
+pub(crate) async fn hold_trim(log: LogHandle) -> Result<Release, NodeError> {
+    let (told, held) = oneshot::channel();
+    log.send(LogCommand::HoldTrim(Box::new(move |result| {
+        // The caller may have given up waiting.
+        let _ = told.send(result);
+    })));
+    let release = Release(log);
+    held.await.map_err(|_| NodeError::ShutDown)??;
+    Ok(release)
+}
+
+impl RowSource {
     /// The rows of a partition as they are here, or, if the log does not go on from
     /// them, those of another node.
-    pub(crate) async fn rows_of(&self, partition: PartitionId) -> Result<Rows, NodeError> {
+    pub(crate) async fn rows_of(
+        &self,
+        partition: PartitionId,
+        log: LogHandle,
+    ) -> Result<Rows, NodeError> {
         let store = self.store.partition(partition)?;
         let state = State::load(&store)?;
         if self.gap_after(partition, state.applied_lsn).is_none() {
             return Ok(Rows { store, state, hold: None });
         }
         drop(store);
-        let hold = self.hold_trim().await?;
+        let hold = hold_trim(log).await?;
         let applied = state.applied_lsn;
         let Some(from) = self.other_rows(partition)? else {
             let first = self.log_store.trimmed(partition).next();
             return Err(NodeError::Gap { partition, applied, first });
         };
         let to = Arc::clone(&self.store);
-        let through = self.blocking(move || to.take_over(&from)).await??;
+        let through = self.registry.blocking(move || to.take_over(&from)).await??;
         tracing::info!(%partition, %applied, %through, "rows were taken over from another node");
         let store = self.store.partition(partition)?;
         let state = State::load(&store)?;
@@ -81,15 +94,15 @@ impl Node {
 
     /// The rows of another node that has a replica which runs; of several the newest.
     fn other_rows(&self, partition: PartitionId) -> Result<Option<PartitionStore>, NodeError> {
-        let Some(shared) = self.services.shared() else { return Ok(None) };
+        let Some(shared) = self.registry.shared() else { return Ok(None) };
         let mut found = None;
-        for services in shared.others(self.services.node) {
-            let stopped = services.status(partition).is_none_or(|status| status.stopped.is_some());
-            let entry = services.partitions.get(&partition).map(|entry| entry.clone());
-            if let (false, Some(entry)) = (stopped, entry) {
-                let applied = entry.store.applied_lsn()?;
+        for registry in shared.others(self.registry.node) {
+            let stopped = registry.status(partition).is_none_or(|status| status.stopped.is_some());
+            let replica = registry.replicas.get(&partition).map(|replica| replica.clone());
+            if let (false, Some(replica)) = (stopped, replica) {
+                let applied = replica.store.applied_lsn()?;
                 if found.as_ref().is_none_or(|(newest, _)| applied > *newest) {
-                    found = Some((applied, entry.store));
+                    found = Some((applied, replica.store));
                 }
             }
         }

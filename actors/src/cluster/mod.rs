@@ -1,10 +1,9 @@
-//! Nodes of one process that share a log: who leads, what a replica that is behind copies,
-//! and the partition table that all follow.
+//! Nodes of one process that share a log: who leads, and what a replica that is behind
+//! copies from another one.
 
 pub(crate) mod copy_rows;
 
 mod cut;
-mod follow_table;
 mod shared_log;
 
 pub use shared_log::{LEASE, LEASE_LOOK_MS, SharedLog};

@@ -27,7 +27,7 @@ use crate::shell::Clock;
 use crate::{
     error::NodeError,
     log_writer::{LogHandle, LogWriter, TrimLog},
-    registry::NodeServices,
+    registry::Registry,
 };
 
 use super::cut::Cuts;
@@ -50,7 +50,7 @@ struct Inner {
     leases: DashMap<PartitionId, Lease>,
     /// The last epoch of each partition before this log was opened.
     lost_through: DashMap<PartitionId, Epoch>,
-    nodes: DashMap<NodeId, Weak<NodeServices>>,
+    nodes: DashMap<NodeId, Weak<Registry>>,
     next_node: AtomicU32,
     cuts: Cuts,
     /// Dropped last: its lock guards the directory.
@@ -191,8 +191,8 @@ impl SharedLog {
     }
 
     /// A node can be asked from here on.
-    pub(crate) fn join(&self, services: &Arc<NodeServices>) {
-        self.0.nodes.insert(services.node, Arc::downgrade(services));
+    pub(crate) fn join(&self, registry: &Arc<Registry>) {
+        self.0.nodes.insert(registry.node, Arc::downgrade(registry));
     }
 
     pub(crate) fn leave(&self, node: NodeId) {
@@ -201,16 +201,16 @@ impl SharedLog {
     }
 
     /// The node that leads a partition, or did when it last said so.
-    pub(crate) fn leader(&self, partition: PartitionId) -> Option<Arc<NodeServices>> {
+    pub(crate) fn leader(&self, partition: PartitionId) -> Option<Arc<Registry>> {
         let node = self.0.leases.get(&partition)?.node;
         self.0.nodes.get(&node)?.upgrade()
     }
 
     /// The other nodes that live, in order.
-    pub(crate) fn others(&self, but: NodeId) -> Vec<Arc<NodeServices>> {
+    pub(crate) fn others(&self, but: NodeId) -> Vec<Arc<Registry>> {
         let nodes = self.0.nodes.iter().filter(|node| *node.key() != but);
         let mut found: Vec<_> = nodes.filter_map(|node| node.value().upgrade()).collect();
-        found.sort_by_key(|services| services.node);
+        found.sort_by_key(|registry| registry.node);
         found
     }
 

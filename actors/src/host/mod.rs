@@ -12,6 +12,7 @@ use std::future::Future;
 
 use tokio::{runtime::Handle, task::AbortHandle};
 
+use crate::error::NodeError;
 #[cfg(feature = "testkit")]
 use crate::sim::{Host, TaskHandle};
 
@@ -92,4 +93,16 @@ impl Spawned {
             Self::Sim(handle) => handle.abort(),
         }
     }
+}
+
+/// Does something that blocks, beside the application's threads; in a simulation at once.
+pub(crate) async fn blocking<T: Send + 'static>(
+    inline: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NodeError> {
+    if inline {
+        return Ok(work());
+    }
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.map_err(|error| NodeError::Unexpected(error.to_string()))
 }

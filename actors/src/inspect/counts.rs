@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use forebay_api::ServiceCounts;
 use forebay_messages::PartitionId;
 
-use crate::{error::NodeError, node::Node, registry::PartitionEntry};
+use crate::{error::NodeError, registry::ReplicaHandle};
+
+use super::Inspect;
 
 /// Rows read at a time.
 const ROWS_AT_A_TIME: usize = 512;
 
-fn count(partitions: &[(PartitionId, PartitionEntry)]) -> Result<Vec<ServiceCounts>, NodeError> {
+fn count(partitions: &[(PartitionId, ReplicaHandle)]) -> Result<Vec<ServiceCounts>, NodeError> {
     let mut services: BTreeMap<String, ServiceCounts> = BTreeMap::new();
     for (_, partition) in partitions {
         let mut after = None;
@@ -39,13 +41,13 @@ fn count(partitions: &[(PartitionId, PartitionEntry)]) -> Result<Vec<ServiceCoun
     Ok(named.collect())
 }
 
-impl Node {
+impl Inspect {
     /// How many entries each service has, by name. Reads one row for each vqueue. Cancel-safe.
     ///
     /// # Errors
     /// When a read fails.
     pub async fn service_counts(&self) -> Result<Vec<ServiceCounts>, NodeError> {
-        let partitions = self.entries_in_order()?;
-        self.blocking(move || count(&partitions)).await?
+        let partitions = self.registry.newest_replicas()?;
+        self.registry.blocking(move || count(&partitions)).await?
     }
 }

@@ -8,9 +8,9 @@ use forebay_engine::partition::rows::{EntryRow, FailedAttempt, FinishedRow};
 use forebay_messages::{EntryId, Outcome};
 use forebay_storage::partition::BytesHead;
 
-use crate::{error::NodeError, node::Node, registry::PartitionEntry};
+use crate::{error::NodeError, registry::ReplicaHandle};
 
-use super::query::{bytes_view, name_of, view_finished, view_live};
+use super::{query::{bytes_view, name_of, view_finished, view_live}, Inspect};
 
 fn failed_view(failed: &FailedAttempt) -> FailedAttemptView {
     let FailedAttempt { number, started_at, ended_at, text } = failed;
@@ -18,7 +18,7 @@ fn failed_view(failed: &FailedAttempt) -> FailedAttemptView {
     FailedAttemptView { number: *number, started_at, ended_at, text: text.to_string() }
 }
 
-fn live(id: EntryId, row: &EntryRow, of: &PartitionEntry) -> Result<EntryDetails, NodeError> {
+fn live(id: EntryId, row: &EntryRow, of: &ReplicaHandle) -> Result<EntryDetails, NodeError> {
     Ok(EntryDetails {
         entry: view_live(id, row, &name_of(of, row.vqueue)?),
         failed_attempts: row.failures().iter().map(failed_view).collect(),
@@ -35,7 +35,7 @@ fn live(id: EntryId, row: &EntryRow, of: &PartitionEntry) -> Result<EntryDetails
 fn ended(
     id: EntryId,
     row: &FinishedRow,
-    of: &PartitionEntry,
+    of: &ReplicaHandle,
     bytes_max: usize,
 ) -> Result<EntryDetails, NodeError> {
     let mut entry = view_finished(id, row, &name_of(of, row.vqueue)?);
@@ -63,7 +63,7 @@ fn ended(
 }
 
 fn details(
-    partition: &PartitionEntry,
+    partition: &ReplicaHandle,
     id: EntryId,
     bytes_max: usize,
 ) -> Result<Option<EntryDetails>, NodeError> {
@@ -78,7 +78,7 @@ fn details(
     Ok(Some(found))
 }
 
-impl Node {
+impl Inspect {
     /// Everything that is known of an entry, with at most `bytes_max` bytes of its payload
     /// and of its result (never more than [`DETAIL_BYTES_MAX`]); `None` when there is no
     /// such entry. Cancel-safe.
@@ -90,8 +90,8 @@ impl Node {
         id: EntryId,
         bytes_max: usize,
     ) -> Result<Option<EntryDetails>, NodeError> {
-        let partition = self.newest_of(self.route(id.partition_key)?)?;
+        let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
         let bytes_max = bytes_max.min(DETAIL_BYTES_MAX);
-        self.blocking(move || details(&partition, id, bytes_max)).await?
+        self.registry.blocking(move || details(&partition, id, bytes_max)).await?
     }
 }

@@ -15,9 +15,9 @@ use forebay_engine::{
 use forebay_messages::{EntryId, EntryKey, PartitionId, Timestamp, VQueueName};
 use forebay_storage::partition::BytesHead;
 
-use crate::{error::NodeError, node::Node, registry::PartitionEntry, shell::Clock};
+use crate::{error::NodeError, registry::ReplicaHandle, shell::Clock};
 
-use super::query::{bytes_view, view_live};
+use super::{query::{bytes_view, view_live}, Inspect};
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
@@ -31,7 +31,7 @@ struct Live {
     payload: Option<BytesHead>,
 }
 
-fn find_live(partition: &PartitionEntry, id: EntryId) -> Result<Option<Live>, NodeError> {
+fn find_live(partition: &ReplicaHandle, id: EntryId) -> Result<Option<Live>, NodeError> {
     let store = &partition.store;
     let Some(row) = store.entry(id)? else { return Ok(None) };
     let meta = store.vqueue(row.vqueue)?.unwrap_or_default();
@@ -44,17 +44,17 @@ fn find_live(partition: &PartitionEntry, id: EntryId) -> Result<Option<Live>, No
     Ok(Some(Live { row, meta, ahead, holder, payload }))
 }
 
-impl Node {
+impl Inspect {
     /// Why an entry does not run, or that it does; `None` when there is no such entry.
     /// Takes time in proportion to its place in its vqueue. Cancel-safe.
     ///
     /// # Errors
     /// When a read fails or nobody owns its key.
     pub async fn explain(&self, id: EntryId) -> Result<Option<ExplainView>, NodeError> {
-        let partition = self.route(id.partition_key)?;
-        let entry = self.entry_of(partition)?;
+        let partition = self.registry.route(id.partition_key)?;
+        let entry = self.registry.replica(partition)?;
         let now = entry.clock.now();
-        let found = self.blocking(move || find_live(&entry, id)).await??;
+        let found = self.registry.blocking(move || find_live(&entry, id)).await??;
         let Some(Live { row, meta, ahead, holder, payload }) = found else {
             // It has ended, or there is no such entry.
             let (ahead, blocked_by, rules) = (None, Vec::new(), Vec::new());
@@ -87,17 +87,17 @@ impl Node {
     /// # Errors
     /// When the node goes down.
     pub async fn limits(&self) -> Result<Vec<LimitView>, NodeError> {
-        self.check_up()?;
+        self.registry.check_up()?;
         let rules = Arc::new(self.rules_in_force()?);
         let mut found = Vec::new();
-        for partition in self.partitions() {
+        for partition in self.registry.partitions() {
             let look = |limiter: &Limiter, now| limiter.limits(now);
-            let counters = self.look_at_limiter(partition, look).await.unwrap_or_default();
+            let counters = self.registry.look_at_limiter(partition, look).await.unwrap_or_default();
             let counters = counters.into_iter().map(|counter| limit_view(partition, counter));
             let mut counters: BTreeMap<String, LimitView> =
                 counters.map(|view| (view.key.clone(), view)).collect();
-            let (entry, rules) = (self.entry_of(partition)?, Arc::clone(&rules));
-            let backlogs = self.blocking(move || backlogs(&entry, &rules)).await??;
+            let (entry, rules) = (self.registry.replica(partition)?, Arc::clone(&rules));
+            let backlogs = self.registry.blocking(move || backlogs(&entry, &rules)).await??;
             for (key, (waiting, rule)) in backlogs {
                 let view = counters.entry(key.clone()).or_insert_with(|| {
                     let limit = rule.limits.concurrency.map(u32::from);
@@ -116,7 +116,7 @@ impl Node {
 
     /// The rules of the newest book, ready for lookups.
     pub(crate) fn rules_in_force(&self) -> Result<RuleLookup, NodeError> {
-        Ok(RuleLookup::from_updates(&self.rule_book()?.diff_from_empty()))
+        Ok(RuleLookup::from_updates(&self.rules.rule_book()?.diff_from_empty()))
     }
 
     /// What the limiter says is in the way of an entry of this vqueue.
@@ -130,14 +130,14 @@ impl Node {
     ) -> Vec<BlockView> {
         let (vqueue, named) = (row.vqueue, name.clone());
         let look = move |limiter: &Limiter, now| limiter.explain_vqueue(vqueue, &named, now);
-        let explained = self.look_at_limiter(partition, look).await;
+        let explained = self.registry.look_at_limiter(partition, look).await;
         let mut blocked = Vec::new();
         if explained.is_none() || !self.dispatches {
             let why = self.why_not_led(partition);
             blocked.push(BlockView { reason: Reason::NotLed { partition, why }, since: None });
         }
         let Explanation { reasons, .. } = explained.unwrap_or_default();
-        let running_max = self.services.running_max();
+        let running_max = self.registry.running_max();
         let is_used_up = self.executor.running() >= running_max as usize;
         blocked.extend(reasons.into_iter().filter_map(|Blocked { reason, since }| {
             // A partition that has no slot left and needs none may get one for the asking.
@@ -157,13 +157,13 @@ impl Node {
         if !self.dispatches || self.executor.has_handler(&name.service) {
             return None;
         }
-        let since = self.services.unserved.since(&name.service);
+        let since = self.registry.unserved.since(&name.service);
         let since = since.map(|since| since.max(row.created_at).0);
         Some(BlockView { reason: Reason::NoHandler { service: name.service.to_string() }, since })
     }
 
     fn why_not_led(&self, partition: PartitionId) -> String {
-        if let Some(reason) = self.services.status(partition).and_then(|status| status.stopped) {
+        if let Some(reason) = self.registry.status(partition).and_then(|status| status.stopped) {
             return format!("the partition stopped: {reason}");
         }
         if self.dispatches {
@@ -193,7 +193,7 @@ fn limit_view(partition: PartitionId, counter: CounterView) -> LimitView {
 
 /// How many entries wait under each key whose backlog a rule limits.
 fn backlogs(
-    partition: &PartitionEntry,
+    partition: &ReplicaHandle,
     rules: &RuleLookup,
 ) -> Result<BTreeMap<String, (u64, GoverningRule)>, NodeError> {
     let mut found: BTreeMap<String, (u64, GoverningRule)> = BTreeMap::new();

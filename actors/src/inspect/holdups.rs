@@ -14,9 +14,9 @@ use forebay_engine::{
 use forebay_messages::{Timestamp, VQueueId, VQueueName};
 use forebay_storage::partition::Head;
 
-use crate::{error::NodeError, node::Node, registry::PartitionEntry, shell::Clock};
+use crate::{error::NodeError, registry::ReplicaHandle, shell::Clock};
 
-use super::query::selector;
+use super::{query::selector, Inspect};
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
@@ -93,7 +93,7 @@ fn levels(name: &VQueueName) -> Vec<&str> {
 }
 
 fn count(
-    partition: &PartitionEntry,
+    partition: &ReplicaHandle,
     filter: &EntryFilter,
     known: &Known,
 ) -> Result<BTreeMap<HeldBy, u64>, NodeError> {
@@ -129,28 +129,28 @@ fn count(
     Ok(held)
 }
 
-impl Node {
+impl Inspect {
     /// How many entries that wait are held back by what; of each its narrowest reason. Those
     /// that are about to start are not counted. Reads the rows of all vqueues. Cancel-safe.
     ///
     /// # Errors
     /// [`NodeError`].
     pub async fn holdups(&self, filter: EntryFilter) -> Result<BTreeMap<HeldBy, u64>, NodeError> {
-        self.check_up()?;
+        self.registry.check_up()?;
         let mut held: BTreeMap<HeldBy, u64> = BTreeMap::new();
-        for partition in self.partitions() {
+        for partition in self.registry.partitions() {
             let look = |limiter: &Limiter, now| limiter.lacks(now);
-            let lacks = self.look_at_limiter(partition, look).await.unwrap_or_default();
-            let entry = self.entry_of(partition)?;
+            let lacks = self.registry.look_at_limiter(partition, look).await.unwrap_or_default();
+            let entry = self.registry.replica(partition)?;
             let running = self.executor.running();
             let known = Known {
                 lacks: lacks.into_iter().collect(),
                 rules: self.rules_in_force()?,
-                is_used_up: running >= self.services.running_max() as usize,
+                is_used_up: running >= self.registry.running_max() as usize,
                 now: entry.clock.now(),
             };
             let filter = filter.clone();
-            let counted = self.blocking(move || count(&entry, &filter, &known)).await??;
+            let counted = self.registry.blocking(move || count(&entry, &filter, &known)).await??;
             for (by, entries) in counted {
                 *held.entry(by).or_default() += entries;
             }

@@ -6,12 +6,14 @@ use forebay_engine::rules::{
     GoverningRule, Loads, MAX_RULES_PER_BOOK, RuleBook, RuleChange, RuleLookup, check_supported,
 };
 
-use crate::{error::NodeError, node::Node, registry::PartitionEntry};
+use crate::{error::NodeError, registry::ReplicaHandle};
+
+use super::Inspect;
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
 
-fn add_loads(partition: &PartitionEntry, loads: &mut Loads) -> Result<(), NodeError> {
+fn add_loads(partition: &ReplicaHandle, loads: &mut Loads) -> Result<(), NodeError> {
     let mut after = None;
     loop {
         let page = partition.store.vqueues_after(after, PAGE_LEN)?;
@@ -23,7 +25,7 @@ fn add_loads(partition: &PartitionEntry, loads: &mut Loads) -> Result<(), NodeEr
     }
 }
 
-fn read_loads(partitions: &[PartitionEntry]) -> Result<Loads, NodeError> {
+fn read_loads(partitions: &[ReplicaHandle]) -> Result<Loads, NodeError> {
     let mut loads = Loads::default();
     for partition in partitions {
         add_loads(partition, &mut loads)?;
@@ -31,7 +33,7 @@ fn read_loads(partitions: &[PartitionEntry]) -> Result<Loads, NodeError> {
     Ok(loads)
 }
 
-impl Node {
+impl Inspect {
     /// What `make` would do to the rules and to what runs and waits, without changing
     /// anything. `key`: also say which rules govern it. Reads every vqueue. Cancel-safe.
     ///
@@ -42,15 +44,15 @@ impl Node {
         make: impl FnOnce(&RuleBook) -> Vec<RuleChange> + Send,
         key: &[ByteString],
     ) -> Result<RulesImpact, NodeError> {
-        let book = self.rule_book()?;
+        let book = self.rules.rule_book()?;
         let changes = make(&book);
         check_supported(&changes)?;
-        let changed = book.apply(&changes, self.clock.now(), MAX_RULES_PER_BOOK)?.book;
+        let changed = book.apply(&changes, self.registry.clock().now(), MAX_RULES_PER_BOOK)?.book;
         let lookup = |book: &RuleBook| RuleLookup::from_updates(&book.diff_from_empty());
         let (now, then) = (lookup(&book), lookup(&changed));
-        let partitions = self.partitions().into_iter().map(|id| self.entry_of(id));
+        let partitions = self.registry.partitions().into_iter().map(|id| self.registry.replica(id));
         let partitions = partitions.collect::<Result<Vec<_>, _>>()?;
-        let loads = self.blocking(move || read_loads(&partitions)).await??;
+        let loads = self.registry.blocking(move || read_loads(&partitions)).await??;
         Ok(RulesImpact { governs: governs(&now, &then, key), ..impact(&loads, &now, &then) })
     }
 }

@@ -13,9 +13,9 @@ use forebay_messages::{EntryId, command::EntrySelector};
 use forebay_storage::partition::{Ended, LISTED_ROWS_MAX, ListQuery, Listed, ListedRow};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{error::NodeError, node::Node, registry::PartitionEntry};
+use crate::{error::NodeError, registry::ReplicaHandle};
 
-use super::query::{bytes_view, is_full, selector, view_finished, view_live, wants_finished};
+use super::{query::{bytes_view, is_full, selector, view_finished, view_live, wants_finished}, Inspect};
 
 /// Most rows, of entries and of vqueues together, that are read for one page or one count.
 pub const PAGE_ROWS_MAX: usize = LISTED_ROWS_MAX;
@@ -58,7 +58,7 @@ fn view(listed: &Listed) -> EntryView {
 
 /// One page from these partitions, which are in the order of their keys. Blocks.
 fn page(
-    partitions: &[PartitionEntry],
+    partitions: &[ReplicaHandle],
     filter: &EntryFilter,
     after: Option<EntryId>,
 ) -> Result<EntryPage, NodeError> {
@@ -96,7 +96,7 @@ fn page(
 }
 
 /// How many match in these partitions. Blocks.
-fn count(partitions: &[PartitionEntry], filter: &EntryFilter) -> Result<EntryCount, NodeError> {
+fn count(partitions: &[ReplicaHandle], filter: &EntryFilter) -> Result<EntryCount, NodeError> {
     let selector = selector(filter)?;
     let is_wanted = |row: &_| wants_finished(filter, row);
     let mut total = EntryCount { count: 0, is_exact: true, looked_at: 0 };
@@ -115,9 +115,9 @@ fn count(partitions: &[PartitionEntry], filter: &EntryFilter) -> Result<EntryCou
     Ok(total)
 }
 
-impl Node {
-    fn partitions_by_key(&self) -> Result<Vec<PartitionEntry>, NodeError> {
-        Ok(self.entries_in_order()?.into_iter().map(|(_, partition)| partition).collect())
+impl Inspect {
+    fn partitions_by_key(&self) -> Result<Vec<ReplicaHandle>, NodeError> {
+        Ok(self.registry.newest_replicas()?.into_iter().map(|(_, partition)| partition).collect())
     }
 
     /// A page of the entries that a filter wants, from the start or where another page
@@ -135,14 +135,14 @@ impl Node {
         let hash = hash(&selector(filter)?, filter);
         let after = from.map(|cursor| cursor.after(hash)).transpose()?;
         let (partitions, filter) = (self.partitions_by_key()?, filter.clone());
-        self.blocking(move || page(&partitions, &filter, after)).await?
+        self.registry.blocking(move || page(&partitions, &filter, after)).await?
     }
 
     /// The entries that a filter wants, as many as its limit says, and where to go on.
     /// Reads page after page until there are so many. Cancel-safe.
     ///
     /// # Errors
-    /// As [`Node::entry_page`].
+    /// As [`Inspect::entry_page`].
     pub async fn list_from(
         &self,
         filter: &EntryFilter,
@@ -180,10 +180,10 @@ impl Node {
     /// When a read fails.
     pub async fn count_entries(&self, filter: &EntryFilter) -> Result<EntryCount, NodeError> {
         let (partitions, filter) = (self.partitions_by_key()?, filter.clone());
-        self.blocking(move || count(&partitions, &filter)).await?
+        self.registry.blocking(move || count(&partitions, &filter)).await?
     }
 
-    /// As [`Node::list`]. Blocks: it reads the store.
+    /// As [`Inspect::list`]. Blocks: it reads the store.
     ///
     /// # Errors
     /// When a read fails.

@@ -1,6 +1,8 @@
 //! Looking at a node, for people: entries, vqueues, counts, limits and what holds work up.
 //!
 //! The answers are the views of `forebay-api`.
+//!
+//! Must always hold: looking changes nothing. Must not know: how a view is printed.
 
 mod counts;
 mod details;
@@ -12,6 +14,12 @@ pub(crate) mod query;
 mod queues;
 mod views;
 
+use std::sync::Arc;
+
+use forebay_storage::log::LogStore;
+
+use crate::{executor::Executor, registry::Registry, rules::Rules};
+
 pub use forebay_api::{
     BlockView, BytesView, DETAIL_BYTES_MAX, EntryCount, EntryCursor, EntryDetails, EntryFilter,
     EntryOutcome, EntryPage, EntryView, ExplainView, FailedAttemptView, GovernedView, GovernsView,
@@ -22,3 +30,25 @@ pub use forebay_api::{
 pub use holdups::HeldBy;
 pub use list::PAGE_ROWS_MAX;
 pub use queues::{VQueueFilter, VQueuePage};
+
+/// What can be seen of a node.
+pub struct Inspect {
+    registry: Arc<Registry>,
+    rules: Arc<Rules>,
+    executor: Arc<Executor>,
+    log_store: Arc<dyn LogStore>,
+    /// Entries are started here; without it the node only takes commands.
+    dispatches: bool,
+}
+
+impl Inspect {
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        rules: Arc<Rules>,
+        executor: Arc<Executor>,
+        log_store: Arc<dyn LogStore>,
+        dispatches: bool,
+    ) -> Self {
+        Self { registry, rules, executor, log_store, dispatches }
+    }
+}

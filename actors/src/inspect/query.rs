@@ -13,7 +13,9 @@ use forebay_messages::{
 };
 use forebay_storage::partition::BytesHead;
 
-use crate::{error::NodeError, node::Node, registry::PartitionEntry, table::Row};
+use crate::{error::NodeError, registry::ReplicaHandle, table::Row};
+
+use super::Inspect;
 
 pub(crate) fn text(value: Option<&bytestring::ByteString>) -> Option<String> {
     value.map(ToString::to_string)
@@ -107,11 +109,11 @@ pub(crate) fn view_finished(id: EntryId, row: &FinishedRow, name: &VQueueName) -
     }
 }
 
-pub(crate) fn name_of(of: &PartitionEntry, vqueue: VQueueId) -> Result<VQueueName, NodeError> {
+pub(crate) fn name_of(of: &ReplicaHandle, vqueue: VQueueId) -> Result<VQueueName, NodeError> {
     Ok(of.store.vqueue(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
 }
 
-fn look(partition: &PartitionEntry, id: EntryId) -> Result<Option<EntryView>, NodeError> {
+fn look(partition: &ReplicaHandle, id: EntryId) -> Result<Option<EntryView>, NodeError> {
     let tables = &partition.store;
     if let Some(row) = tables.entry(id)? {
         return Ok(Some(view_live(id, &row, &name_of(partition, row.vqueue)?)));
@@ -122,26 +124,22 @@ fn look(partition: &PartitionEntry, id: EntryId) -> Result<Option<EntryView>, No
     }
 }
 
-impl Node {
-    pub(crate) fn entries_in_order(&self) -> Result<Vec<(PartitionId, PartitionEntry)>, NodeError> {
-        self.partitions().into_iter().map(|id| Ok((id, self.newest_of(id)?))).collect()
-    }
-
+impl Inspect {
     /// One entry. Blocks: it reads the store.
     ///
     /// # Errors
     /// When a read fails or nobody owns its key.
     pub fn entry(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
-        look(&self.newest_of(self.route(id.partition_key)?)?, id)
+        look(&self.registry.newest_replica(self.registry.route(id.partition_key)?)?, id)
     }
 
-    /// As [`Node::entry`], without blocking the caller. Cancel-safe.
+    /// As [`Inspect::entry`], without blocking the caller. Cancel-safe.
     ///
     /// # Errors
     /// When a read fails or nobody owns its key.
     pub async fn look(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
-        let partition = self.newest_of(self.route(id.partition_key)?)?;
-        self.blocking(move || look(&partition, id)).await?
+        let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
+        self.registry.blocking(move || look(&partition, id)).await?
     }
 
     /// The stored payload of an entry. Blocks: it reads the store.
@@ -149,7 +147,7 @@ impl Node {
     /// # Errors
     /// When a read fails or nobody owns its key.
     pub fn payload(&self, id: EntryId) -> Result<Option<bytes::Bytes>, NodeError> {
-        let partition = self.newest_of(self.route(id.partition_key)?)?;
+        let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
         Ok(partition.store.payload(id)?)
     }
 
@@ -158,7 +156,7 @@ impl Node {
     /// # Errors
     /// When a read fails or nobody owns its key.
     pub fn outcome(&self, id: EntryId) -> Result<Option<Outcome>, NodeError> {
-        let partition = self.newest_of(self.route(id.partition_key)?)?;
+        let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
         Ok(partition.store.finished(id)?.map(|row| row.outcome()))
     }
 
@@ -167,13 +165,13 @@ impl Node {
     /// # Errors
     /// When the node goes down.
     pub fn status(&self) -> Result<Vec<StatusView>, NodeError> {
-        self.check_up()?;
-        let rows = self.table().rows.clone();
+        self.registry.check_up()?;
+        let rows = self.registry.table().rows.clone();
         let views = rows.into_iter().map(|Row { id, first, last }| {
             // One that could not be started has no replica here.
-            let entry = self.newest_of(id).ok();
-            let gauges = self.services.gauges(id);
-            let status = self.services.status(id);
+            let entry = self.registry.newest_replica(id).ok();
+            let gauges = self.registry.gauges(id);
+            let status = self.registry.status(id);
             let stopped = status.as_ref().and_then(|status| status.stopped.clone());
             let never_ran = || "it could not be started here, see the log".to_owned();
             let stopped = stopped.or_else(|| entry.is_none().then(never_ran));

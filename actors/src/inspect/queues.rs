@@ -8,12 +8,10 @@ use forebay_engine::partition::{rows::VQueueMeta, store::SeedRows};
 use forebay_messages::{EntryId, PartitionId, VQueueId};
 use forebay_storage::partition::{BytesHead, Head};
 
-use crate::{error::NodeError, node::Node, registry::PartitionEntry, unserved::Unheard};
+use crate::{error::NodeError, registry::ReplicaHandle, unserved::Unheard};
 
-use super::{
-    PAGE_ROWS_MAX,
-    query::{bytes_view, limit_key, selector, text},
-};
+use super::{PAGE_ROWS_MAX,
+    query::{bytes_view, limit_key, selector, text}, Inspect};
 
 /// Rows read at a time.
 const ROWS_AT_A_TIME: usize = 512;
@@ -56,7 +54,7 @@ fn view(id: VQueueId, meta: &VQueueMeta) -> VQueueView {
 
 /// Adds the entry that runs or is next, with its payload.
 fn add_head(
-    partition: &PartitionEntry,
+    partition: &ReplicaHandle,
     view: &mut VQueueView,
     bytes_max: usize,
 ) -> Result<(), NodeError> {
@@ -82,7 +80,7 @@ fn add_head(
 
 /// One page from these partitions, which are in the order of their keys. Blocks.
 fn page(
-    partitions: &[(PartitionId, PartitionEntry)],
+    partitions: &[(PartitionId, ReplicaHandle)],
     filter: &VQueueFilter,
     after: Option<VQueueId>,
 ) -> Result<VQueuePage, NodeError> {
@@ -123,19 +121,19 @@ fn page(
     Ok(VQueuePage { vqueues: found, next: None })
 }
 
-impl Node {
+impl Inspect {
     /// Services without a handler here of which entries wait. Cancel-safe.
     ///
     /// # Errors
     /// When a read fails.
     pub async fn unserved(&self) -> Result<Vec<UnservedView>, NodeError> {
-        let services = self.services.unserved.services();
+        let services = self.registry.unserved.services();
         let mut found = Vec::new();
         for Unheard { service, since, vqueues, has_more } in services {
             let mut partitions = Vec::new();
             for (partition, vqueue) in vqueues {
                 // One that was dropped meanwhile has none that wait here.
-                partitions.extend(self.newest_of(partition).ok().map(|of| (of, vqueue)));
+                partitions.extend(self.registry.newest_replica(partition).ok().map(|of| (of, vqueue)));
             }
             let count = move || -> Result<u64, NodeError> {
                 let mut waiting = 0;
@@ -144,7 +142,7 @@ impl Node {
                 }
                 Ok(waiting)
             };
-            let entries = self.blocking(count).await??;
+            let entries = self.registry.blocking(count).await??;
             if entries > 0 && !self.executor.has_handler(&service) {
                 found.push(UnservedView { service, since: since.0, entries, has_more });
             }
@@ -162,8 +160,8 @@ impl Node {
         filter: &VQueueFilter,
         after: Option<VQueueId>,
     ) -> Result<VQueuePage, NodeError> {
-        let (partitions, filter) = (self.entries_in_order()?, filter.clone());
-        let mut page = self.blocking(move || page(&partitions, &filter, after)).await??;
+        let (partitions, filter) = (self.registry.newest_replicas()?, filter.clone());
+        let mut page = self.registry.blocking(move || page(&partitions, &filter, after)).await??;
         if self.dispatches {
             for view in &mut page.vqueues {
                 view.has_handler = Some(self.executor.has_handler(&view.service));

@@ -5,18 +5,18 @@ use forebay_engine::leadership::Role;
 use forebay_messages::PartitionId;
 use forebay_storage::partition::Digest;
 
-use crate::{error::NodeError, node::Node, registry::PartitionEntry};
+use crate::{error::NodeError, registry::ReplicaHandle};
 
-use super::query::role_view;
+use super::{query::role_view, Inspect};
 
 /// Vqueues read at a time.
 const PAGE_LEN: usize = 1_024;
 
 /// Adds the counts of its vqueues. Blocks.
-fn counted(entry: &PartitionEntry, mut view: PartitionView) -> Result<PartitionView, NodeError> {
+fn counted(replica: &ReplicaHandle, mut view: PartitionView) -> Result<PartitionView, NodeError> {
     let mut after = None;
     loop {
-        let page = entry.store.vqueues_after(after, PAGE_LEN)?;
+        let page = replica.store.vqueues_after(after, PAGE_LEN)?;
         let Some((last, _)) = page.last() else { return Ok(view) };
         after = Some(*last);
         for (_, meta) in page {
@@ -29,36 +29,36 @@ fn counted(entry: &PartitionEntry, mut view: PartitionView) -> Result<PartitionV
     }
 }
 
-impl Node {
+impl Inspect {
     /// Where every partition stands here. Reads the rows of all vqueues. Blocks.
     ///
     /// # Errors
     /// [`NodeError`].
     pub fn partition_views(&self) -> Result<Vec<PartitionView>, NodeError> {
         let view = |id| {
-            let (entry, view) = self.glance(id)?;
-            counted(&entry, view)
+            let (replica, view) = self.glance(id)?;
+            counted(&replica, view)
         };
-        self.partitions().into_iter().map(view).collect()
+        self.registry.partitions().into_iter().map(view).collect()
     }
 
-    /// As [`Node::partition_views`], without blocking the caller. Cancel-safe.
+    /// As [`Inspect::partition_views`], without blocking the caller. Cancel-safe.
     ///
     /// # Errors
     /// [`NodeError`].
     pub async fn list_partitions(&self) -> Result<Vec<PartitionView>, NodeError> {
-        let seen = self.partitions().into_iter().map(|id| self.glance(id));
+        let seen = self.registry.partitions().into_iter().map(|id| self.glance(id));
         let seen = seen.collect::<Result<Vec<_>, _>>()?;
-        let count = move || seen.into_iter().map(|(entry, view)| counted(&entry, view)).collect();
-        self.blocking(count).await?
+        let count = move || seen.into_iter().map(|(replica, view)| counted(&replica, view)).collect();
+        self.registry.blocking(count).await?
     }
 
     /// What is known without a look at its vqueues.
-    fn glance(&self, id: PartitionId) -> Result<(PartitionEntry, PartitionView), NodeError> {
-        let entry = self.entry_of(id)?;
-        let status = self.services.status(id);
+    fn glance(&self, id: PartitionId) -> Result<(ReplicaHandle, PartitionView), NodeError> {
+        let replica = self.registry.replica(id)?;
+        let status = self.registry.status(id);
         let stopped = status.as_ref().and_then(|status| status.stopped.clone());
-        let stored = forebay_engine::partition::state::State::load(&entry.store)?;
+        let stored = forebay_engine::partition::state::State::load(&replica.store)?;
         let known = stored.leader_epoch.0;
         let role = status.map(|status| status.role);
         let (open, epoch) = match (&stopped, &role) {
@@ -72,14 +72,14 @@ impl Node {
         };
         let view = PartitionView {
             id,
-            range: (entry.range.0.0, entry.range.1.0),
-            node: self.id().0,
+            range: (replica.range.0.0, replica.range.1.0),
+            node: self.registry.node.0,
             role,
             open,
             epoch,
             stopped,
             applied: stored.applied_lsn.0,
-            durable: entry.store.durable_lsn()?.0,
+            durable: replica.store.durable_lsn()?.0,
             log_first: self.log_store.trimmed(id).next().0,
             log_end: self.log_store.end(id).0,
             vqueues: 0,
@@ -88,7 +88,7 @@ impl Node {
             parked: 0,
             finished: 0,
         };
-        Ok((entry, view))
+        Ok((replica, view))
     }
 
     /// Hash over all rows of a partition here, as of one moment: equal on replicas that
@@ -97,6 +97,6 @@ impl Node {
     /// # Errors
     /// [`NodeError`].
     pub fn digest(&self, partition: PartitionId) -> Result<Digest, NodeError> {
-        Ok(self.entry_of(partition)?.store.digest()?)
+        Ok(self.registry.replica(partition)?.store.digest()?)
     }
 }

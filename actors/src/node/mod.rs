@@ -4,7 +4,8 @@
 //! partition's keys have one owner; shutting down loses nothing. Must not know: what
 //! a command does.
 
-mod handlers;
+mod follow_table;
+mod machinery;
 mod open;
 mod partitions;
 mod replica;
@@ -12,25 +13,31 @@ mod shutdown;
 mod snapshot;
 
 use std::{
+    future::Future,
     num::NonZeroU32,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use forebay_engine::partition::machine::VQueueLimits;
-use forebay_messages::{NodeId, PartitionId, PartitionKey};
-use forebay_storage::{DataDir, log::LogStore, metadata::Watch, partition::Store};
-use rustc_hash::FxBuildHasher;
+use forebay_messages::{NodeId, PartitionId};
+use forebay_storage::{
+    DataDir,
+    log::{LogStats, LogStore},
+    metadata::Watch,
+    partition::Store,
+};
+use tokio::sync::oneshot;
 
 use crate::{
     executor::Executor,
-    host::{Arbiter, FaultPlan, Spawned},
-    log_writer::{LogHandle, LogWriter, TrimLog},
-    partition::refill::RefillPool,
-    registry::NodeServices,
-    shell::Clock,
-    table::PartitionTable,
+    handlers::Handlers,
+    host::{FaultPlan, Spawned},
+    log_writer::TrimLog,
+    registry::Registry,
+    rules::Rules,
+    table::KeyRange,
 };
 
 pub use crate::{
@@ -41,8 +48,9 @@ pub use crate::{
     registry::{PartitionGauges, PartitionStatus},
 };
 pub use forebay_storage::OpenError;
+pub use partitions::Partitions;
 
-use shutdown::Down;
+use machinery::Machinery;
 
 /// Where a node keeps its data.
 #[derive(Clone, Debug)]
@@ -100,50 +108,70 @@ pub enum Candidacy {
     Never,
 }
 
-/// Everything that is taken down in order.
-pub(crate) struct Machinery {
-    pub(crate) arbiters: Vec<Arbiter>,
-    pub(crate) log: LogHandle,
-    /// Absent when the log is shared.
-    pub(crate) log_writer: Option<LogWriter>,
-}
-
 /// One node. Shared by all handles of a runtime.
 pub struct Node {
-    pub(crate) services: Arc<NodeServices>,
-    pub(crate) executor: Arc<Executor>,
-    pub(crate) log_store: Arc<dyn LogStore>,
-    pub(crate) store: Arc<Store>,
-    pub(crate) refill: Arc<RefillPool>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) table: RwLock<PartitionTable>,
-    pub(crate) machinery: Mutex<Option<Machinery>>,
-    pub(crate) credits: dashmap::DashMap<PartitionId, Arc<tokio::sync::Semaphore>, FxBuildHasher>,
-    pub(crate) dispatches: bool,
-    pub(crate) vqueues: VQueueLimits,
-    pub(crate) candidacy: Candidacy,
-    /// Nothing of it runs on other threads.
-    pub(crate) is_simulated: bool,
-    pub(crate) down: Arc<Down>,
+    registry: Arc<Registry>,
+    access: Arc<Access>,
+    rules: Arc<Rules>,
+    inspect: Inspect,
+    handlers: Handlers,
+    partitions: Arc<Partitions>,
+    executor: Arc<Executor>,
+    log_store: Arc<dyn LogStore>,
+    store: Arc<Store>,
+    machinery: Arc<Machinery>,
+    dispatches: bool,
     /// A task that is dropped with the tokio runtime of the handlers.
-    pub(crate) sentinel: OnceLock<Spawned>,
-    /// Held while partitions are started or dropped.
-    pub(crate) changing: tokio::sync::Mutex<()>,
-    /// Other nodes' partitions are started and dropped here while it is kept.
-    pub(crate) table_watch: OnceLock<Watch>,
+    sentinel: OnceLock<Spawned>,
     /// Newer rule books are brought to the partitions while it is kept.
-    pub(crate) _rule_books: Watch,
+    _rule_books: Watch,
     /// Changed aliases are brought to the executor while it is kept.
-    pub(crate) _aliases: Watch,
+    _aliases: Watch,
     /// Dropped last: its lock guards the directory.
-    pub(crate) data_dir: Option<DataDir>,
+    data_dir: Option<Arc<DataDir>>,
+}
+
+impl AsRef<Access> for Node {
+    fn as_ref(&self) -> &Access {
+        &self.access
+    }
 }
 
 impl Node {
     /// Who this node is.
     #[must_use]
     pub fn id(&self) -> NodeId {
-        self.services.node
+        self.registry.node
+    }
+
+    /// Commands to partitions, and waiting for results.
+    #[must_use]
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The rule book.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What can be seen of it.
+    #[must_use]
+    pub fn inspect(&self) -> &Inspect {
+        &self.inspect
+    }
+
+    /// Its handlers and their aliases.
+    #[must_use]
+    pub fn handlers(&self) -> &Handlers {
+        &self.handlers
+    }
+
+    /// Its partitions, and who leads them.
+    #[must_use]
+    pub fn partitions(&self) -> &Partitions {
+        &self.partitions
     }
 
     /// What runs handlers here.
@@ -154,41 +182,14 @@ impl Node {
 
     /// The log's counters since it was opened.
     #[must_use]
-    pub fn log_stats(&self) -> forebay_storage::log::LogStats {
+    pub fn log_stats(&self) -> LogStats {
         self.log_store.stats()
-    }
-
-    /// Which partition owns a key.
-    ///
-    /// # Errors
-    /// [`NodeError::NoPartition`].
-    pub fn route(&self, key: PartitionKey) -> Result<PartitionId, NodeError> {
-        self.table().owner(key).ok_or(NodeError::NoPartition(key))
-    }
-
-    /// As [`Node::route`] for many keys, in their order.
-    ///
-    /// # Errors
-    /// [`NodeError::NoPartition`].
-    pub fn route_all(
-        &self,
-        keys: impl IntoIterator<Item = PartitionKey>,
-    ) -> Result<Vec<PartitionId>, NodeError> {
-        let table = self.table();
-        let owner = |key| table.owner(key).ok_or(NodeError::NoPartition(key));
-        keys.into_iter().map(owner).collect()
-    }
-
-    /// The partitions, in the order of their ranges.
-    #[must_use]
-    pub fn partitions(&self) -> Vec<PartitionId> {
-        self.table().rows.iter().map(|row| row.id).collect()
     }
 
     /// Most entries that run here at once; `None` without a limit.
     #[must_use]
     pub fn running_max(&self) -> Option<u32> {
-        Some(self.services.running_max()).filter(|most| *most != u32::MAX)
+        Some(self.registry.running_max()).filter(|most| *most != u32::MAX)
     }
 
     /// Lets so many entries run here at once from now on. What runs goes on: a lower
@@ -197,15 +198,11 @@ impl Node {
     /// # Errors
     /// [`NodeError::NoRunningMax`] when this node was started without a limit.
     pub fn set_running_max(&self, running_max: NonZeroU32) -> Result<(), NodeError> {
-        self.check_up()?;
-        match self.services.resize_capacity(running_max.get()) {
+        self.registry.check_up()?;
+        match self.registry.resize_capacity(running_max.get()) {
             true => Ok(()),
             false => Err(NodeError::NoRunningMax),
         }
-    }
-
-    pub(crate) fn table(&self) -> RwLockReadGuard<'_, PartitionTable> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it runs entries, or only looks.
@@ -214,8 +211,56 @@ impl Node {
         self.dispatches
     }
 
-    pub(crate) fn check_up(&self) -> Result<(), NodeError> {
-        self.down.check()
+    /// Adds a partition for keys that nobody owns, and starts it. If it does not start, it
+    /// is not added; but where a log is shared it stays, for others may have started it.
+    /// Cancel-safe: once called, it is done to its end.
+    ///
+    /// # Errors
+    /// [`NodeError::RangeOverlaps`], [`NodeError::EmptyRange`] and storage errors.
+    pub async fn spawn_partition(
+        self: &Arc<Self>,
+        range: KeyRange,
+    ) -> Result<PartitionId, NodeError> {
+        let spawning = move |node: Arc<Self>| async move { node.partitions.spawn(range).await };
+        self.to_its_end("spawn", spawning).await
+    }
+
+    /// Stops a partition and gives its keys free. Its rows are flushed and stay.
+    /// Cancel-safe: once called, it is done to its end.
+    ///
+    /// # Errors
+    /// [`NodeError::UnknownPartition`] when there is none; storage errors when it is
+    /// stopped and its rows could not be flushed.
+    pub async fn drop_partition(self: &Arc<Self>, partition: PartitionId) -> Result<(), NodeError> {
+        let dropping =
+            move |node: Arc<Self>| async move { node.partitions.remove(partition).await };
+        self.to_its_end("drop", dropping).await
+    }
+
+    /// Does something in a task of its own, so that it is not left half done when the
+    /// caller gives up.
+    async fn to_its_end<T, F>(
+        self: &Arc<Self>,
+        name: &'static str,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<T, NodeError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, NodeError>> + Send + 'static,
+    {
+        let (told, done) = oneshot::channel();
+        let working = work(Arc::clone(self));
+        self.executor.spawner().spawn_as(name, async move {
+            // The caller may have given up.
+            let _ = told.send(working.await);
+        });
+        match done.await {
+            Ok(result) => result,
+            Err(_) => {
+                self.registry.check_up()?;
+                Err(NodeError::Unexpected(format!("the task \"{name}\" was lost")))
+            }
+        }
     }
 }
 
@@ -232,11 +277,11 @@ impl Node {
     /// Has the threads of actors stand still, as SIGSTOP or a long pause of a virtual
     /// machine does. Handlers and the log go on.
     pub fn pause_threads(&self) -> Paused {
-        let count = self.machinery().as_ref().map_or(0, |machinery| machinery.arbiters.len());
+        let count = self.machinery.arbiters();
         let pause = |index| {
             let (sleeper, wake) = std::sync::mpsc::channel::<()>();
             // An error is the signal to go on.
-            let sent = self.on_arbiter(index, move |_| while wake.recv().is_ok() {});
+            let sent = self.machinery.on_arbiter(index, move |_| while wake.recv().is_ok() {});
             sent.is_ok().then_some(sleeper)
         };
         Paused((0..count).filter_map(pause).collect())
@@ -258,14 +303,17 @@ impl Node {
             partition::machine::PartitionInput,
         };
 
-        let entry = self.entry_of(partition)?;
-        let role = self.services.status(partition).map(|status| status.role);
+        let replica = self.registry.replica(partition)?;
+        let role = self.registry.status(partition).map(|status| status.role);
         if let (true, Some(Role::Leader { epoch, .. })) = (supervisor, role) {
             let twice = LeadershipInput::Announced { node: self.id(), epoch };
-            entry.actors.1.address.send(twice);
+            replica.supervisor.address.send(twice);
         } else {
             let first = forebay_messages::Lsn(u64::MAX >> 1);
-            entry.address.send(PartitionInput::Committed { first, records: Vec::new() });
+            replica
+                .partition
+                .address
+                .send(PartitionInput::Committed { first, records: Vec::new() });
         }
         Ok(())
     }
@@ -277,15 +325,14 @@ impl Drop for Node {
         if let Some(data_dir) = &self.data_dir {
             data_dir.closes();
         }
-        let left = self.machinery.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(machinery) = left {
+        if self.machinery.is_up() {
             tracing::warn!(
                 "the last handle of a runtime was dropped without shutdown: everything stops at \
                  once; what was acknowledged is kept"
             );
             self.executor.abort_all();
-            self.take_down(machinery);
-            self.services.abandon();
+            self.machinery.take_down(&self.registry);
+            self.registry.abandon();
         }
     }
 }

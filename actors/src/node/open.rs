@@ -2,30 +2,40 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, OnceLock, RwLock},
+    sync::{Arc, OnceLock},
 };
 
 use forebay_messages::{NodeId, Timestamp};
 use forebay_storage::{
     DataDir, Medium,
     log::{LocalLog, LogId, LogStore, MemoryLog},
-    metadata::{LocalMetadata, MemoryMetadata, MetadataStore},
+    metadata::{LocalMetadata, MemoryMetadata, MetadataStore, Watch},
     partition::Store,
 };
 
 use crate::{
+    access::Access,
     capacity::Capacity,
+    cluster::copy_rows::RowSource,
     error::NodeError,
     executor::Executor,
-    host::Arbiter,
+    handlers::Handlers,
+    host::{self, Arbiter},
+    inspect::Inspect,
     log_writer::{LogWriter, TrimLog},
     partition::refill::RefillPool,
-    registry::NodeServices,
+    registry::{Registry, RegistryParts},
+    rules::Rules,
     shell::{Clock, SteadyClock},
     table::{PartitionTable, Row},
 };
 
-use super::{Machinery, Node, NodeConfig, Place, snapshot::tell_snapshots};
+use super::{
+    Node, NodeConfig, Place,
+    machinery::{Machinery, Parts},
+    partitions::{Partitions, ReplicaOptions},
+    snapshot::tell_snapshots,
+};
 
 /// Name of the store of an in-memory node; RocksDB wants an absolute path.
 const MEMORY_STORE: &str = "/forebay";
@@ -132,6 +142,33 @@ fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
 }
 
+/// What was opened and started for a node.
+struct Found {
+    storage: Storage,
+    registry: Arc<Registry>,
+    executor: Arc<Executor>,
+    refill: RefillPool,
+    rule_books: Watch,
+    aliases: Watch,
+}
+
+/// Starts the actor that leases the node's capacity to the partitions.
+fn start_capacity(registry: &Arc<Registry>, arbiter: &Arbiter, running_max: u32) {
+    let starting = Arc::clone(registry);
+    arbiter.run(move |world| {
+        let registry = Arc::downgrade(&starting);
+        let on_restart = move || {
+            if let Some(registry) = registry.upgrade() {
+                registry.capacity_is_new();
+            }
+        };
+        starting.set_capacity(Capacity::start(world, running_max, Arc::new(on_restart)));
+    });
+    if !registry.is_simulated() {
+        wait_for(arbiter);
+    }
+}
+
 impl Node {
     /// Opens the storage, starts the threads and the partitions, and waits until every
     /// partition leads.
@@ -144,17 +181,18 @@ impl Node {
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, NodeError> {
         let inline = config.place.is_simulated();
-        let (node, rows) = blocking(inline, move || Self::open(&config, executor, clock)).await??;
+        let (node, rows) =
+            host::blocking(inline, move || Self::open(&config, executor, clock)).await??;
         let node = Arc::new(node);
         node.watch_tokio();
         for row in rows {
-            if let Err(error) = node.start_partition(row).await {
+            if let Err(error) = node.partitions.start_partition(row).await {
                 // The error that is returned says why; a second one adds nothing.
                 let _ = node.shutdown(std::time::Duration::ZERO).await;
                 return Err(error);
             }
         }
-        node.follow_table()?;
+        node.partitions.follow_table()?;
         Ok(node)
     }
 
@@ -178,55 +216,79 @@ impl Node {
         };
         let is_simulated = config.place.is_simulated();
         tell_snapshots(&*storage.metadata, rows.iter().map(|row| row.id), &log)?;
-        let shared = config.shared.clone();
-        let len_max = storage.log.record_len_max();
-        let services =
-            NodeServices::new(storage.node, Arc::clone(&clock), storage.metadata, shared, len_max);
-        let services = Arc::new(services);
+        let registry = Arc::new(Registry::new(RegistryParts {
+            node: storage.node,
+            clock: Arc::clone(&clock),
+            metadata: Arc::clone(&storage.metadata),
+            shared: config.shared.clone(),
+            record_len_max: storage.log.record_len_max(),
+            table,
+            is_simulated,
+        }));
         if let Some(shared) = &config.shared {
-            shared.join(&services);
+            shared.join(&registry);
         }
         if let Some(running_max) = config.running_max {
-            let starting = Arc::clone(&services);
-            arbiters[0].run(move |world| {
-                let services = Arc::downgrade(&starting);
-                let on_restart = move || {
-                    if let Some(services) = services.upgrade() {
-                        services.capacity_is_new();
-                    }
-                };
-                starting.set_capacity(Capacity::start(world, running_max, Arc::new(on_restart)));
-            });
-            if !is_simulated {
-                wait_for(&arbiters[0]);
-            }
+            start_capacity(&registry, &arbiters[0], running_max);
         }
-        let rule_books = services.watch_rule_book()?;
+        let rule_books = registry.watch_rule_book()?;
         let executor = Arc::new(executor);
-        let aliases = services.watch_aliases(&executor)?;
-        let node = Self {
-            services,
+        let aliases = registry.watch_aliases(&executor)?;
+        let found = Found { storage, registry, executor, refill, rule_books, aliases };
+        Ok((Self::assemble(config, found, Parts { arbiters, log, log_writer }), rows))
+    }
+
+    /// The handles over what was opened.
+    fn assemble(config: &NodeConfig, found: Found, parts: Parts) -> Self {
+        let Found { storage, registry, executor, refill, rule_books, aliases } = found;
+        let data_dir = storage.data_dir.map(Arc::new);
+        let access = Arc::new(Access::new(Arc::clone(&registry)));
+        let rules = Arc::new(Rules::new(Arc::clone(&registry)));
+        let machinery = Arc::new(Machinery::new(parts));
+        let partitions = Arc::new(Partitions {
+            registry: Arc::clone(&registry),
+            access: Arc::clone(&access),
+            executor: Arc::clone(&executor),
+            rows: RowSource {
+                registry: Arc::clone(&registry),
+                store: Arc::clone(&storage.store),
+                log_store: Arc::clone(&storage.log),
+            },
+            refill: Arc::new(refill),
+            machinery: Arc::clone(&machinery),
+            options: ReplicaOptions {
+                dispatches: config.dispatches,
+                vqueues: config.vqueues,
+                candidacy: config.candidacy,
+            },
+            changing: tokio::sync::Mutex::default(),
+            table_watch: OnceLock::new(),
+            _data_dir: data_dir.clone(),
+        });
+        let inspect = Inspect::new(
+            Arc::clone(&registry),
+            Arc::clone(&rules),
+            Arc::clone(&executor),
+            Arc::clone(&storage.log),
+            config.dispatches,
+        );
+        Self {
+            handlers: Handlers::new(Arc::clone(&registry), Arc::clone(&executor)),
+            registry,
+            access,
+            rules,
+            inspect,
+            partitions,
             executor,
             log_store: storage.log,
             store: storage.store,
-            refill: Arc::new(refill),
-            clock,
-            table: RwLock::new(table),
-            machinery: Mutex::new(Some(Machinery { arbiters, log, log_writer })),
-            credits: dashmap::DashMap::default(),
+            machinery,
             dispatches: config.dispatches,
-            vqueues: config.vqueues,
-            candidacy: config.candidacy,
-            is_simulated,
-            down: Arc::default(),
             sentinel: OnceLock::new(),
-            changing: tokio::sync::Mutex::default(),
-            table_watch: OnceLock::new(),
             _rule_books: rule_books,
             _aliases: aliases,
-            data_dir: storage.data_dir,
-        };
-        Ok((node, rows))
+            data_dir,
+        }
     }
 }
 
@@ -275,28 +337,6 @@ impl Threads {
         };
         let (arbiters, refill) = started.map_err(NodeError::Thread)?;
         Ok(Self { arbiters, refill })
-    }
-}
-
-/// Does something that blocks, beside the application's threads; in a simulation at once.
-async fn blocking<T: Send + 'static>(
-    inline: bool,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, NodeError> {
-    if inline {
-        return Ok(work());
-    }
-    let worked = tokio::task::spawn_blocking(work).await;
-    worked.map_err(|error| NodeError::Unexpected(error.to_string()))
-}
-
-impl Node {
-    /// Does something that blocks, beside the application's threads.
-    pub(crate) async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, NodeError> {
-        blocking(self.is_simulated, work).await
     }
 }
 

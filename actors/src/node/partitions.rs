@@ -1,22 +1,33 @@
 //! Starting and stopping partitions, and telling them to lead.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use forebay_engine::leadership::{LeadershipInput, Role};
+use forebay_engine::{
+    leadership::{LeadershipInput, Role},
+    partition::machine::VQueueLimits,
+};
 use forebay_messages::{PartitionId, Timestamp};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::Instant;
+use forebay_storage::{DataDir, metadata::Watch};
+use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    access::CREDITS_PER_PARTITION,
-    cluster::copy_rows::Rows,
+    access::Access,
+    cluster::copy_rows::{RowSource, Rows},
     error::NodeError,
+    executor::Executor,
+    log_writer::LogCommand,
+    partition::refill::RefillPool,
+    registry::Registry,
     shell::Clock,
     table::{KeyRange, PartitionTable, Row},
 };
 
 use super::{
-    Candidacy, Node,
+    Candidacy,
+    machinery::Machinery,
     replica::{Replica, start},
 };
 
@@ -27,12 +38,46 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 /// How long a replica that was told to lead gets to open its gate.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
-impl Node {
+/// How often [`Partitions::drained`] looks.
+const DRAIN_LOOK: Duration = Duration::from_millis(2);
+
+/// How the replicas of a node are to be.
+#[derive(Clone, Copy)]
+pub(super) struct ReplicaOptions {
+    pub(super) dispatches: bool,
+    pub(super) vqueues: VQueueLimits,
+    pub(super) candidacy: Candidacy,
+}
+
+/// The partitions of a node: starting, stopping, and who leads.
+pub struct Partitions {
+    pub(super) registry: Arc<Registry>,
+    pub(super) access: Arc<Access>,
+    pub(super) executor: Arc<Executor>,
+    pub(super) rows: RowSource,
+    pub(super) refill: Arc<RefillPool>,
+    pub(super) machinery: Arc<Machinery>,
+    pub(super) options: ReplicaOptions,
+    /// Held while partitions are started or dropped.
+    pub(super) changing: tokio::sync::Mutex<()>,
+    /// Other nodes' partitions are started and dropped here while it is kept.
+    pub(super) table_watch: OnceLock<Watch>,
+    /// Dropped last: its lock guards the directory.
+    pub(super) _data_dir: Option<Arc<DataDir>>,
+}
+
+impl Partitions {
+    /// The partitions, in the order of their ranges.
+    #[must_use]
+    pub fn ids(&self) -> Vec<PartitionId> {
+        self.registry.partitions()
+    }
+
     /// Starts a partition of the table. Waits until it has applied what the log holds
     /// and, unless somebody else leads or it is not to, until it leads.
     pub(crate) async fn start_partition(&self, row: Row) -> Result<(), NodeError> {
-        let Rows { store, state, hold } = self.rows_of(row.id).await?;
-        let (applied, end) = (state.applied_lsn, self.log_store.end(row.id));
+        let Rows { store, state, hold } = self.rows.rows_of(row.id, self.machinery.log()?).await?;
+        let (applied, end) = (state.applied_lsn, self.rows.log_store.end(row.id));
         if applied > end {
             return Err(NodeError::StorageFailed(format!(
                 "partition {} has applied LSN {applied}, but its log ends at {end}: records are \
@@ -40,7 +85,7 @@ impl Node {
                 row.id
             )));
         }
-        let stands = match (self.services.shared().is_some(), self.candidacy) {
+        let stands = match (self.registry.shared().is_some(), self.options.candidacy) {
             (false, _) => LeadershipInput::Run,
             (true, Candidacy::First) => LeadershipInput::Stand { rank: 0 },
             (true, Candidacy::Standby) => LeadershipInput::Stand { rank: 1 },
@@ -49,27 +94,26 @@ impl Node {
         let replica = Replica {
             row,
             store,
-            log: self.log_handle()?,
+            log: self.machinery.log()?,
             executor: Arc::clone(&self.executor),
-            services: Arc::clone(&self.services),
+            registry: Arc::clone(&self.registry),
             refill: Arc::clone(&self.refill),
-            dispatches: self.dispatches,
-            vqueues: self.vqueues,
-            lost_through: self.services.lost_through(row.id)?,
+            dispatches: self.options.dispatches,
+            vqueues: self.options.vqueues,
+            lost_through: self.registry.lost_through(row.id)?,
             stands,
         };
-        // One that is started again knows what of it is still in flight.
-        let credits = || Arc::new(Semaphore::new(CREDITS_PER_PARTITION));
-        self.credits.entry(row.id).or_insert_with(credits);
+        self.access.open_credits(row.id);
         let (told, replayed) = oneshot::channel();
-        self.on_arbiter(row.id.0 as usize, move |world| start(world, replica, state, told))?;
-        let nobody = |_| match self.services.status(row.id).and_then(|status| status.stopped) {
+        self.machinery
+            .on_arbiter(row.id.0 as usize, move |world| start(world, replica, state, told))?;
+        let nobody = |_| match self.registry.status(row.id).and_then(|status| status.stopped) {
             Some(reason) => NodeError::PartitionStopped { partition: row.id, reason },
             None => NodeError::ShutDown,
         };
         if let Err(error) = replayed.await.map_err(nobody)? {
             // The log sends it nothing: it is not to be taken for one that lives.
-            self.services.stop_failed(row.id, &error.to_string());
+            self.registry.stop_failed(row.id, &error.to_string());
             return Err(error);
         }
         drop(hold);
@@ -77,13 +121,13 @@ impl Node {
     }
 
     async fn wait_for_leader(&self, partition: PartitionId) -> Result<(), NodeError> {
-        if self.services.shared().is_some() && self.candidacy != Candidacy::First {
+        if self.registry.shared().is_some() && self.options.candidacy != Candidacy::First {
             return Ok(());
         }
-        let mut status = self.services.watch_status();
+        let mut status = self.registry.watch_status();
         while !self.leads(partition)? {
-            let now = self.clock.monotonic();
-            let held = self.services.shared().and_then(|shared| shared.held(partition, now));
+            let now = self.registry.clock().monotonic();
+            let held = self.registry.shared().and_then(|shared| shared.held(partition, now));
             if held.is_some() && !self.runs(partition) {
                 return Ok(());
             }
@@ -95,8 +139,8 @@ impl Node {
 
     /// Whether it leads here with an open gate.
     fn leads(&self, partition: PartitionId) -> Result<bool, NodeError> {
-        self.check_up()?;
-        let Some(status) = self.services.status(partition) else { return Ok(false) };
+        self.registry.check_up()?;
+        let Some(status) = self.registry.status(partition) else { return Ok(false) };
         match status.stopped {
             Some(reason) => Err(NodeError::PartitionStopped { partition, reason }),
             None => Ok(matches!(status.role, Role::Leader { open: true, .. })),
@@ -104,7 +148,7 @@ impl Node {
     }
 
     fn runs(&self, partition: PartitionId) -> bool {
-        self.services.status(partition).is_some_and(|status| status.role != Role::Follower)
+        self.registry.status(partition).is_some_and(|status| status.role != Role::Follower)
     }
 
     /// Has the replica here lead, whoever leads now; returns when it takes commands.
@@ -113,12 +157,12 @@ impl Node {
     /// [`NodeError::UnknownPartition`], [`NodeError::PartitionStopped`], or
     /// [`NodeError::NotLeading`] when it does not lead within 30 s.
     pub async fn lead(&self, partition: PartitionId) -> Result<(), NodeError> {
-        let entry = self.entry_of(partition)?;
+        let replica = self.registry.replica(partition)?;
         let begun = Instant::now();
-        let mut status = self.services.watch_status();
+        let mut status = self.registry.watch_status();
         while !self.leads(partition)? {
             if !self.runs(partition) {
-                entry.actors.1.address.send(LeadershipInput::Run);
+                replica.supervisor.address.send(LeadershipInput::Run);
             }
             if begun.elapsed() > LEAD_WITHIN {
                 return Err(NodeError::NotLeading);
@@ -141,12 +185,12 @@ impl Node {
         partition: PartitionId,
         within: Duration,
     ) -> Result<(), NodeError> {
-        let entry = self.entry_of(partition)?;
+        let replica = self.registry.replica(partition)?;
         self.leads(partition)?;
         let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        let by = Timestamp(entry.clock.now().0.saturating_add(millis));
-        entry.actors.1.address.send(LeadershipInput::Leave { by });
-        let mut status = self.services.watch_status();
+        let by = Timestamp(replica.clock.now().0.saturating_add(millis));
+        replica.supervisor.address.send(LeadershipInput::Leave { by });
+        let mut status = self.registry.watch_status();
         while self.runs(partition) {
             self.leads(partition)?;
             let _ = tokio::time::timeout(LOOK_EVERY, status.changed()).await;
@@ -154,85 +198,51 @@ impl Node {
         Ok(())
     }
 
-    /// Adds a partition for keys that nobody owns, and starts it. If it does not start, it
-    /// is not added; but where a log is shared it stays, for others may have started it.
-    /// Cancel-safe: once called, it is done to its end.
-    ///
-    /// # Errors
-    /// [`NodeError::RangeOverlaps`], [`NodeError::EmptyRange`] and storage errors.
-    pub async fn spawn_partition(
-        self: &Arc<Self>,
-        range: KeyRange,
-    ) -> Result<PartitionId, NodeError> {
-        let spawning = move |node: Arc<Self>| async move {
-            let _changing = node.changing.lock().await;
-            node.check_up()?;
-            let row = node.change_table(|table| table.add(range))?;
-            let Err(error) = node.start_partition(row).await else { return Ok(row.id) };
-            if node.services.shared().is_some() {
-                if node.services.status(row.id).is_none_or(|status| status.stopped.is_none()) {
-                    node.services.report_stopped(row.id, error.to_string());
-                }
-                return Err(error);
+    /// Adds a partition for keys that nobody owns, and starts it.
+    pub(super) async fn spawn(&self, range: KeyRange) -> Result<PartitionId, NodeError> {
+        let _changing = self.changing.lock().await;
+        self.registry.check_up()?;
+        let row = self.change_table(|table| table.add(range))?;
+        let Err(error) = self.start_partition(row).await else { return Ok(row.id) };
+        if self.registry.shared().is_some() {
+            if self.registry.status(row.id).is_none_or(|status| status.stopped.is_none()) {
+                self.registry.report_stopped(row.id, error.to_string());
             }
-            let removed = node.change_table(|table| table.remove(row.id));
-            if let Err(error) = removed.and(node.stop_dropped(row.id).await) {
-                tracing::error!(partition = %row.id, %error, "the partition is not removed");
-            }
-            Err(error)
-        };
-        self.to_its_end("spawn", spawning).await
+            return Err(error);
+        }
+        let removed = self.change_table(|table| table.remove(row.id));
+        if let Err(error) = removed.and(self.stop_dropped(row.id).await) {
+            tracing::error!(partition = %row.id, %error, "the partition is not removed");
+        }
+        Err(error)
     }
 
-    /// Stops a partition and gives its keys free. Its rows are flushed and stay.
-    /// Cancel-safe: once called, it is done to its end.
-    ///
-    /// # Errors
-    /// [`NodeError::UnknownPartition`] when there is none; storage errors when it is
-    /// stopped and its rows could not be flushed.
-    pub async fn drop_partition(self: &Arc<Self>, partition: PartitionId) -> Result<(), NodeError> {
-        let dropping = move |node: Arc<Self>| async move {
-            let _changing = node.changing.lock().await;
-            node.check_up()?;
-            node.change_table(|table| table.remove(partition))?;
-            node.stop_dropped(partition).await
-        };
-        self.to_its_end("drop", dropping).await
+    /// Stops a partition and gives its keys free.
+    pub(super) async fn remove(&self, partition: PartitionId) -> Result<(), NodeError> {
+        let _changing = self.changing.lock().await;
+        self.registry.check_up()?;
+        self.change_table(|table| table.remove(partition))?;
+        self.stop_dropped(partition).await
     }
 
-    /// Does something in a task of its own, so that it is not left half done when the
-    /// caller gives up.
-    async fn to_its_end<T, F>(
-        self: &Arc<Self>,
-        name: &'static str,
-        work: impl FnOnce(Arc<Self>) -> F,
-    ) -> Result<T, NodeError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, NodeError>> + Send + 'static,
-    {
-        let (told, done) = oneshot::channel();
-        let working = work(Arc::clone(self));
-        self.executor.spawner().spawn_as(name, async move {
-            // The caller may have given up.
-            let _ = told.send(working.await);
-        });
-        match done.await {
-            Ok(result) => result,
-            Err(_) => {
-                self.check_up()?;
-                Err(NodeError::Unexpected(format!("the task \"{name}\" was lost")))
-            }
+    /// Waits until nothing that ran under earlier leaders counts as running any more, in
+    /// the partitions that this node leads and that go on. Cancel-safe.
+    pub async fn drained(&self) {
+        let is_draining = |partition: &PartitionId| {
+            let status = self.registry.status(*partition);
+            let goes_on = status.is_some_and(|status| status.stopped.is_none());
+            goes_on && self.registry.gauges(*partition).is_draining
+        };
+        while self.ids().iter().any(is_draining) {
+            tokio::time::sleep(DRAIN_LOOK).await;
         }
     }
 
     /// Stops a partition that is not in the table any more. It is forgotten even when its
     /// rows cannot be flushed: the log has them.
     pub(crate) async fn stop_dropped(&self, partition: PartitionId) -> Result<(), NodeError> {
-        if let Some((_, credits)) = self.credits.remove(&partition) {
-            credits.close();
-        }
-        let range = self.services.partitions.get(&partition).map(|entry| entry.range);
+        self.access.close_credits(partition);
+        let range = self.registry.replicas.get(&partition).map(|replica| replica.range);
         let stopped = match self.stop_partition(partition).await {
             // It had not been started.
             Err(NodeError::UnknownPartition(_)) => Ok(()),
@@ -245,8 +255,31 @@ impl Node {
                 tracing::warn!(%partition, "handlers of a dropped partition do not stop");
             }
         }
-        self.services.forget(partition);
+        self.registry.forget(partition);
         stopped
+    }
+
+    /// Stops a partition's actors and flushes its rows.
+    pub(crate) async fn stop_partition(&self, partition: PartitionId) -> Result<(), NodeError> {
+        let found = self.registry.replicas.get(&partition).map(|replica| replica.clone());
+        let Some(replica) = found else {
+            return Err(NodeError::UnknownPartition(partition));
+        };
+        replica.supervisor.stop();
+        replica.partition.stop();
+        let mut status = self.registry.watch_status();
+        // An error means that the node itself is gone.
+        let _ = status
+            .wait_for(|all| all.get(&partition).is_none_or(|status| status.stopped.is_some()))
+            .await;
+        let store = replica.store;
+        let through = self.registry.blocking(move || store.flush()).await??;
+        if let Ok(log) = self.machinery.log() {
+            let node = self.registry.node;
+            log.send(LogCommand::Durable { partition, node, through });
+            log.send(LogCommand::Unsubscribe { partition, node });
+        }
+        Ok(())
     }
 
     /// Changes the stored table and then the one in memory.
@@ -254,14 +287,14 @@ impl Node {
         &self,
         change: impl FnOnce(&mut PartitionTable) -> Result<T, NodeError>,
     ) -> Result<T, NodeError> {
-        let mut present = self.table.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let stored = PartitionTable::load(&*self.services.metadata)?;
+        let mut present = self.registry.table_mut();
+        let stored = PartitionTable::load(&*self.registry.metadata)?;
         let (mut table, version) = match stored {
             Some((table, version)) => (table, Some(version)),
             None => (present.clone(), None),
         };
         let changed = change(&mut table)?;
-        table.store(&*self.services.metadata, version)?;
+        table.store(&*self.registry.metadata, version)?;
         *present = table;
         Ok(changed)
     }

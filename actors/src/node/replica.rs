@@ -33,7 +33,7 @@ use crate::{
         supervisor::{SupervisorPerformer, look_at_lease},
         vqueue::VQueueShared,
     },
-    registry::{NodeServices, PartitionEntry},
+    registry::{Registry, ReplicaHandle},
     shell::{Death, OnDeath, Ref, SteadyClock, World},
     table::Row,
 };
@@ -47,7 +47,7 @@ pub(crate) struct Replica {
     pub(crate) store: PartitionStore,
     pub(crate) log: LogHandle,
     pub(crate) executor: Arc<Executor>,
-    pub(crate) services: Arc<NodeServices>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) refill: Arc<RefillPool>,
     pub(crate) dispatches: bool,
     pub(crate) vqueues: VQueueLimits,
@@ -61,15 +61,15 @@ impl Replica {
     /// The partition stops, and no other actor of it follows: so do its handlers, and what
     /// they have of the node's capacity goes back when they have.
     fn leave(&self) {
-        let Self { row, executor, services, .. } = self;
+        let Self { row, executor, registry, .. } = self;
         let running = executor.abort_range(row.first, row.last);
-        services.leave_capacity(row.id, running);
+        registry.leave_capacity(row.id, running);
         if running > 0 {
             let idle = executor.range_idle(row.first, row.last);
-            let (services, id) = (Arc::clone(services), row.id);
+            let (registry, id) = (Arc::clone(registry), row.id);
             executor.spawner().spawn_as("leave", async move {
                 idle.await;
-                services.leave_capacity(id, 0);
+                registry.leave_capacity(id, 0);
             });
         }
     }
@@ -91,7 +91,7 @@ pub(crate) fn start(
     state: State,
     told: oneshot::Sender<Result<(), NodeError>>,
 ) {
-    let source = Arc::clone(replica.services.clock());
+    let source = Arc::clone(replica.registry.clock());
     let clock = Arc::new(SteadyClock::new(source, state.latest_time()));
     let (world, restarts) = (world.with_clock(Arc::clone(&clock) as _), RefCell::default());
     let living = Rc::new(Living { replica, world, clock, restarts });
@@ -108,7 +108,7 @@ impl Living {
         state: State,
         replayed: impl FnOnce(Result<(), LogError>) + Send + 'static,
     ) {
-        let Replica { row, services, store, .. } = &self.replica;
+        let Replica { row, registry, store, .. } = &self.replica;
         let (id, applied, epoch) = (row.id, state.applied_lsn, state.leader_epoch);
         let links = Rc::new(Links::default());
         let progress = Arc::new(AtomicU64::new(applied.0));
@@ -116,12 +116,12 @@ impl Living {
         clock.raise(state.latest_time());
         let is_over = Rc::new(Cell::new(false));
         let config = PartitionConfig {
-            node: services.node,
+            node: registry.node,
             key_first: row.first,
             key_last: row.last,
             dispatches: self.replica.dispatches,
             vqueues: self.replica.vqueues,
-            record_len_max: services.record_len_max,
+            record_len_max: registry.record_len_max,
         };
         let performer = self.partition_performer(state, &links, &progress);
         let on_death = self.on_death(PARTITION, &is_over);
@@ -135,24 +135,24 @@ impl Living {
             world: self.world.clone(),
             links: Rc::clone(&links),
             log: self.replica.log.clone(),
-            services: Arc::clone(services),
+            registry: Arc::clone(registry),
         };
         let on_death = self.on_death("its supervisor", &is_over);
-        let machine = Leadership::new(services.node, epoch);
+        let machine = Leadership::new(registry.node, epoch);
         let supervisor = self.world.spawn("supervisor", machine, performer, on_death);
         links.set_partition(partition.address.clone());
         links.set_supervisor(supervisor.address.clone());
         let (address, orders) = (partition.address.clone(), supervisor.address.clone());
-        let entry = PartitionEntry {
+        let replica = ReplicaHandle {
             range: (row.first, row.last),
-            address: address.clone(),
             store: store.clone(),
             clock: Arc::clone(clock),
-            actors: Arc::new((partition, supervisor)),
+            partition: Arc::new(partition),
+            supervisor: Arc::new(supervisor),
         };
-        services.partitions.insert(id, entry);
-        services.report_started(id);
-        look_at_lease(&self.world, services, id, &orders);
+        registry.replicas.insert(id, replica);
+        registry.report_started(id);
+        look_at_lease(&self.world, registry, id, &orders);
         self.subscribe(applied, progress, address, orders, replayed);
     }
 
@@ -162,7 +162,7 @@ impl Living {
         links: &Rc<Links>,
         progress: &Arc<AtomicU64>,
     ) -> PartitionPerformer {
-        let Replica { row, store, log, executor, services, refill, .. } = &self.replica;
+        let Replica { row, store, log, executor, registry, refill, .. } = &self.replica;
         let vqueues = Rc::new(VQueueShared {
             links: Rc::clone(links),
             store: store.clone(),
@@ -180,7 +180,7 @@ impl Living {
             state,
             log: log.clone(),
             executor: executor.clone(),
-            services: Arc::clone(services),
+            registry: Arc::clone(registry),
             vqueues,
             lost_through: self.replica.lost_through,
             wake: None,
@@ -200,7 +200,7 @@ impl Living {
         orders: Ref<LeadershipInput>,
         replayed: impl FnOnce(Result<(), LogError>) + Send + 'static,
     ) {
-        let (partition, node) = (self.replica.row.id, self.replica.services.node);
+        let (partition, node) = (self.replica.row.id, self.replica.registry.node);
         let stands = self.replica.stands.clone();
         let done: Done<()> = Box::new(move |result| {
             if result.is_ok() {
@@ -209,15 +209,15 @@ impl Living {
             replayed(result);
         });
         // Weak: the writer of a shared log does not keep that log open.
-        let services = Arc::downgrade(&self.replica.services);
+        let registry = Arc::downgrade(&self.replica.registry);
         let lost = Box::new(move |error: LogError| {
-            if let Some(services) = services.upgrade() {
-                services.stop_failed(partition, &error.to_string());
+            if let Some(registry) = registry.upgrade() {
+                registry.stop_failed(partition, &error.to_string());
             }
         });
         let subscription = Subscription { partition, node, after, applied, to, done, lost };
         if !self.replica.log.send(LogCommand::Subscribe(subscription)) {
-            self.replica.services.stop_failed(partition, WRITER_GONE);
+            self.replica.registry.stop_failed(partition, WRITER_GONE);
         }
     }
 
@@ -230,7 +230,7 @@ impl Living {
             Death::Stopped if who == PARTITION && !is_over.get() => {
                 living.replica.leave();
                 let id = living.replica.row.id;
-                living.replica.services.partition_gone(id, "it was stopped");
+                living.replica.registry.partition_gone(id, "it was stopped");
             }
             _ => {}
         })
@@ -238,48 +238,48 @@ impl Living {
 
     /// An actor panicked: what is left of the replica goes, and it is built anew.
     fn died(self: &Rc<Self>, reason: &str) {
-        let Replica { row, services, executor, .. } = &self.replica;
+        let Replica { row, registry, executor, .. } = &self.replica;
         let id = row.id;
         tracing::error!(partition = %id, reason, "a replica is built anew");
-        if let Some(entry) = services.partitions.get(&id).map(|entry| entry.clone()) {
-            entry.actors.1.stop();
-            entry.actors.0.stop();
+        if let Some(replica) = registry.replicas.get(&id).map(|replica| replica.clone()) {
+            replica.supervisor.stop();
+            replica.partition.stop();
         }
         let running = executor.abort_range(row.first, row.last);
-        services.leave_capacity(id, running);
+        registry.leave_capacity(id, running);
         if let (Some(shared), Some(Role::Candidate { epoch } | Role::Leader { epoch, .. })) =
-            (services.shared(), services.status(id).map(|status| status.role))
+            (registry.shared(), registry.status(id).map(|status| status.role))
         {
             shared.free(id, epoch);
         }
-        services.replies.answer_all_of(id, &Answer::LostLeadership);
+        registry.replies.answer_all_of(id, &Answer::LostLeadership);
         let now = self.world.clock().now();
         if self.restarts.borrow_mut().may_restart(now) {
             return self.build_anew();
         }
         let reason = format!("{reason}; too often in a short time: it is started again in 10 s");
-        services.partition_gone(id, &reason);
+        registry.partition_gone(id, &reason);
         let living = Rc::clone(self);
         self.world.timers().set(Timestamp(now.0 + BACKOFF_MAX_MS), move || living.build_anew());
     }
 
     fn build_anew(self: &Rc<Self>) {
-        let Replica { row, services, store, .. } = &self.replica;
+        let Replica { row, registry, store, .. } = &self.replica;
         let id = row.id;
-        if !services.partitions.contains_key(&id) {
+        if !registry.replicas.contains_key(&id) {
             // It was dropped, or the node is gone.
             return;
         }
         match State::load(store) {
             Ok(state) => {
-                let services = Arc::clone(services);
+                let registry = Arc::clone(registry);
                 self.spawn(state, move |replayed| {
                     if let Err(error) = replayed {
-                        services.stop_failed(id, &error.to_string());
+                        registry.stop_failed(id, &error.to_string());
                     }
                 });
             }
-            Err(error) => services.partition_gone(id, &error.to_string()),
+            Err(error) => registry.partition_gone(id, &error.to_string()),
         }
     }
 }

@@ -8,62 +8,22 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
 
 use forebay_engine::{leadership::LeadershipInput, partition::machine::PartitionInput};
 use forebay_messages::PartitionId;
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    down::Down, error::NodeError, host::Spawned, log_writer::LogCommand, registry::ReplicaHandle,
 };
 
-use crate::{error::NodeError, host::Spawned, log_writer::LogCommand, registry::PartitionEntry};
-
-use super::{Machinery, Node};
+use super::Node;
 
 /// How long handlers that were asked to stop get before they are dropped.
 const CANCEL_GRACE: Duration = Duration::from_millis(200);
-
-/// What all calls of a node's shutdown share.
-pub(crate) struct Down {
-    /// It began.
-    has_begun: AtomicBool,
-    /// The tokio runtime of the handlers is gone; that is why it began.
-    is_tokio_gone: AtomicBool,
-    /// The shortest time that a call has left to running handlers.
-    drain: watch::Sender<Duration>,
-    /// What came of it, once it is over.
-    ended: watch::Sender<Option<Result<(), String>>>,
-}
-
-impl Default for Down {
-    fn default() -> Self {
-        Self {
-            has_begun: AtomicBool::new(false),
-            is_tokio_gone: AtomicBool::new(false),
-            drain: watch::Sender::new(Duration::MAX),
-            ended: watch::Sender::new(None),
-        }
-    }
-}
-
-impl Down {
-    /// Fails once the node goes down.
-    pub(crate) fn check(&self) -> Result<(), NodeError> {
-        if !self.has_begun.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        match self.is_tokio_gone.load(Ordering::Acquire) {
-            true => Err(NodeError::TokioGone),
-            false => Err(NodeError::ShutDown),
-        }
-    }
-}
 
 /// Reports the end of the shutdown to all waiting callers, also after a panic.
 struct Ending {
@@ -84,10 +44,10 @@ struct Sentinel(Weak<Node>);
 impl Drop for Sentinel {
     fn drop(&mut self) {
         let Some(node) = self.0.upgrade() else { return };
-        if node.down.has_begun.load(Ordering::Acquire) {
+        if node.registry.down.has_begun.load(Ordering::Acquire) {
             return;
         }
-        node.down.is_tokio_gone.store(true, Ordering::Release);
+        node.registry.down.is_tokio_gone.store(true, Ordering::Release);
         tracing::error!(
             "the tokio runtime that forebay was started in is gone, and no handler can run \
              without it: forebay goes down"
@@ -111,7 +71,7 @@ impl Node {
     /// [`NodeError::NotFlushed`] when the node is down and rows could not be written; the
     /// next start replays them from the log. [`NodeError::Thread`] when it did not begin.
     pub async fn shutdown(self: &Arc<Self>, drain: Duration) -> Result<(), NodeError> {
-        let mut ended = self.down.ended.subscribe();
+        let mut ended = self.registry.down.ended.subscribe();
         self.begin_shutdown(drain)?;
         // An error would mean that the sender is gone, which is in the node.
         let ended = ended.wait_for(Option::is_some).await.map_err(|_| NodeError::ShutDown)?;
@@ -123,19 +83,19 @@ impl Node {
 
     /// Has the node go down, or go down sooner.
     fn begin_shutdown(self: &Arc<Self>, drain: Duration) -> Result<(), NodeError> {
-        self.down.drain.send_if_modified(|shortest| {
+        self.registry.down.drain.send_if_modified(|shortest| {
             let is_shorter = drain < *shortest;
             *shortest = drain.min(*shortest);
             is_shorter
         });
-        if self.down.has_begun.swap(true, Ordering::AcqRel) {
+        if self.registry.down.has_begun.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
         let begun = self.spawn_shutdown();
         if begun.is_err() {
-            self.down.drain.send_replace(Duration::MAX);
-            self.down.ended.send_replace(None);
-            self.down.has_begun.store(false, Ordering::Release);
+            self.registry.down.drain.send_replace(Duration::MAX);
+            self.registry.down.ended.send_replace(None);
+            self.registry.down.has_begun.store(false, Ordering::Release);
         }
         begun
     }
@@ -143,7 +103,7 @@ impl Node {
     fn spawn_shutdown(self: &Arc<Self>) -> Result<(), NodeError> {
         let node = Arc::clone(self);
         let interrupted = Err("the shutdown was interrupted".to_owned());
-        let mut ending = Ending { down: Arc::clone(&self.down), result: interrupted };
+        let mut ending = Ending { down: Arc::clone(&self.registry.down), result: interrupted };
         if let Some(data_dir) = &self.data_dir {
             data_dir.closes();
         }
@@ -154,7 +114,7 @@ impl Node {
             drop(node);
             ending.result = flushed.map_err(|error| error.to_string());
         };
-        if self.is_simulated {
+        if self.registry.is_simulated() {
             self.executor.spawner().spawn_as("shutdown", going);
             return Ok(());
         }
@@ -173,7 +133,7 @@ impl Node {
 
     /// Has the node go down by itself when the tokio runtime of its handlers is gone.
     pub(crate) fn watch_tokio(self: &Arc<Self>) {
-        if self.is_simulated {
+        if self.registry.is_simulated() {
             return;
         }
         let sentinel = Sentinel(Arc::downgrade(self));
@@ -186,8 +146,8 @@ impl Node {
     }
 
     async fn go_down(&self) -> Result<(), NodeError> {
-        for (_, entry) in self.entries_of_all() {
-            entry.address.send(PartitionInput::CloseGate);
+        for (_, replica) in self.registry.replicas_here() {
+            replica.partition.address.send(PartitionInput::CloseGate);
         }
         self.drain().await;
         self.executor.cancel_all();
@@ -197,46 +157,35 @@ impl Node {
         // Those that do not give their threads back are left behind.
         let _ = tokio::time::timeout(CANCEL_GRACE, self.executor.idle()).await;
         // What starts or drops a partition sees that the node goes down, and gives way.
-        let changing = self.changing.lock().await;
-        let entries = self.entries_of_all();
+        let changing = self.partitions.changing.lock().await;
+        let replicas = self.registry.replicas_here();
         // Ends that were reported go through the log before the partitions stop.
-        self.settle(&entries).await;
+        self.settle(&replicas).await;
         // What was cut short goes back, so that the next start does not count it as
         // interrupted by the death of this process.
-        for (_, entry) in &entries {
-            entry.address.send(PartitionInput::HandBack);
+        for (_, replica) in &replicas {
+            replica.partition.address.send(PartitionInput::HandBack);
         }
-        self.settle(&entries).await;
+        self.settle(&replicas).await;
         let mut flushed = Ok(());
-        for (partition, entry) in &entries {
-            entry.actors.1.address.send(LeadershipInput::StepDown);
-            if let Err(error) = self.stop_partition(*partition).await {
+        for (partition, replica) in &replicas {
+            replica.supervisor.address.send(LeadershipInput::StepDown);
+            if let Err(error) = self.partitions.stop_partition(*partition).await {
                 flushed = Err(error);
             }
         }
         drop(changing);
-        self.credits.iter().for_each(|credits| credits.close());
-        let machinery = self.machinery().take();
-        if let Some(machinery) = machinery {
-            self.take_down(machinery);
-        }
-        self.services.partitions.clear();
+        self.access.close_all_credits();
+        self.machinery.take_down(&self.registry);
+        self.registry.replicas.clear();
         self.sentinel.get().into_iter().for_each(Spawned::abort);
         flushed
-    }
-
-    /// The partitions here, in order.
-    fn entries_of_all(&self) -> Vec<(PartitionId, PartitionEntry)> {
-        let all = self.services.partitions.iter();
-        let mut entries: Vec<_> = all.map(|entry| (*entry.key(), entry.value().clone())).collect();
-        entries.sort_unstable_by_key(|(partition, _)| *partition);
-        entries
     }
 
     /// Waits until no handler runs, but not longer than the shortest time that a call has
     /// left to them.
     async fn drain(&self) {
-        let mut asked = self.down.drain.subscribe();
+        let mut asked = self.registry.down.drain.subscribe();
         let drained = async {
             // A decision that was proposed before the gate closed may still start.
             self.log_barrier().await;
@@ -277,16 +226,16 @@ impl Node {
 
     /// Waits until what was sent to the partitions so far has gone through the log and
     /// come back: it was gathered, it was written, it was applied.
-    async fn settle(&self, entries: &[(PartitionId, PartitionEntry)]) {
+    async fn settle(&self, replicas: &[(PartitionId, ReplicaHandle)]) {
         for _ in 0..3 {
-            for (partition, entry) in entries {
+            for (partition, replica) in replicas {
                 // A question that the partition answers at once, behind its mailbox.
-                let pending = self.services.replies.open(*partition);
+                let pending = self.registry.replies.open(*partition);
                 let nobody = forebay_messages::EntryId::default();
                 let ask = PartitionInput::Attach { waits: vec![(nobody, pending.id())] };
-                if entry.address.send(ask)
+                if replica.partition.address.send(ask)
                     && self
-                        .services
+                        .registry
                         .status(*partition)
                         .is_some_and(|status| status.stopped.is_none())
                 {
@@ -299,7 +248,7 @@ impl Node {
 
     async fn log_barrier(&self) {
         let (told, done) = oneshot::channel();
-        let Ok(log) = self.log_handle() else { return };
+        let Ok(log) = self.machinery.log() else { return };
         let sent = log.send(LogCommand::Barrier(Box::new(move |result| {
             // Nobody waits when the shutdown was dropped.
             let _ = told.send(result);
@@ -308,53 +257,6 @@ impl Node {
         if sent {
             // An error means that the writer is gone, and with it all it had to write.
             let _ = done.await;
-        }
-    }
-
-    /// Stops a partition's actors and flushes its rows.
-    pub(crate) async fn stop_partition(&self, partition: PartitionId) -> Result<(), NodeError> {
-        let found = self.services.partitions.get(&partition).map(|entry| entry.clone());
-        let Some(entry) = found else {
-            return Err(NodeError::UnknownPartition(partition));
-        };
-        entry.actors.1.stop();
-        entry.actors.0.stop();
-        let mut status = self.services.watch_status();
-        // An error means that the node itself is gone.
-        let _ = status
-            .wait_for(|all| all.get(&partition).is_none_or(|status| status.stopped.is_some()))
-            .await;
-        let store = entry.store;
-        let through = self.blocking(move || store.flush()).await??;
-        if let Ok(log) = self.log_handle() {
-            let node = self.services.node;
-            log.send(LogCommand::Durable { partition, node, through });
-            log.send(LogCommand::Unsubscribe { partition, node });
-        }
-        Ok(())
-    }
-
-    pub(crate) fn machinery(&self) -> std::sync::MutexGuard<'_, Option<Machinery>> {
-        self.machinery.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Joins the threads.
-    pub(crate) fn take_down(&self, machinery: Machinery) {
-        let Machinery { mut arbiters, log, log_writer } = machinery;
-        for arbiter in &mut arbiters {
-            arbiter.join();
-        }
-        if let Some(shared) = self.services.shared() {
-            // Partitions that were not stopped in order hold nothing back any more.
-            for entry in &self.services.partitions {
-                let (partition, node) = (*entry.key(), self.services.node);
-                log.send(LogCommand::Unsubscribe { partition, node });
-            }
-            shared.leave(self.services.node);
-        }
-        drop(log);
-        if let Some(mut log_writer) = log_writer {
-            log_writer.join();
         }
     }
 }

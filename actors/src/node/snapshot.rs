@@ -10,6 +10,7 @@ use forebay_storage::{
 };
 
 use crate::{
+    cluster::copy_rows::hold_trim,
     error::NodeError,
     log_writer::{LogCommand, LogHandle},
 };
@@ -24,12 +25,12 @@ impl Node {
     /// # Errors
     /// [`NodeError::Snapshot`].
     pub async fn snapshot(&self, to: &Path) -> Result<Manifest, NodeError> {
-        self.check_up()?;
-        let log = self.log_handle()?;
-        let release = self.hold_trim().await?;
+        self.registry.check_up()?;
+        let log = self.machinery.log()?;
+        let release = hold_trim(log.clone()).await?;
         let (store, log_store) = (Arc::clone(&self.store), Arc::clone(&self.log_store));
         let (metadata, now, to) =
-            (Arc::clone(&self.services.metadata), self.clock.now(), to.to_owned());
+            (Arc::clone(&self.registry.metadata), self.registry.clock().now(), to.to_owned());
         let taking = tokio::task::spawn_blocking(move || {
             let source = Source { store: &store, log: &*log_store, metadata: &*metadata };
             let manifest = snapshot::create(&to, source, now)?;

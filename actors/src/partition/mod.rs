@@ -37,7 +37,7 @@ use forebay_storage::partition::PartitionStore;
 use crate::{
     executor::Execute,
     log_writer::{LogCommand, LogHandle, WRITER_GONE},
-    registry::{NodeServices, PartitionGauges},
+    registry::{PartitionGauges, Registry},
     shell::{AHEAD_WARNING, Performer, Scope, SteadyClock, TimerKey, World},
 };
 
@@ -58,7 +58,7 @@ pub(crate) struct PartitionPerformer {
     pub(crate) state: State,
     pub(crate) log: LogHandle,
     pub(crate) executor: Arc<dyn Execute>,
-    pub(crate) services: Arc<NodeServices>,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) vqueues: Rc<VQueueShared>,
     /// What ran under epochs up to this one ended with the process that ran it.
     pub(crate) lost_through: Epoch,
@@ -114,7 +114,7 @@ impl PartitionPerformer {
         self.progress.store(last.0, Ordering::Release);
         self.keep_time();
         if self.state.rule_book().version() > rules_before {
-            self.services.rule_book_applied(self.id, self.state.rule_book());
+            self.registry.rule_book_applied(self.id, self.state.rule_book());
         }
         scope.feed_back(PartitionInput::Applied(AppliedBatch {
             last,
@@ -151,7 +151,7 @@ impl PartitionPerformer {
     /// The partition cannot go on: who waits is answered, and it stops.
     fn fail(&mut self, reason: String, scope: &mut PartitionScope<'_>) {
         tracing::error!(partition = %self.id, reason, "the partition stops");
-        self.services.report_stopped(self.id, reason.clone());
+        self.registry.report_stopped(self.id, reason.clone());
         scope.feed_back(PartitionInput::AppendRefused(AppendRefusal::Failed { reason }));
         scope.feed_back(PartitionInput::StopLeading);
         scope.stop();
@@ -192,7 +192,7 @@ impl PartitionPerformer {
     fn report_durable(&self) {
         match self.store.durable_lsn() {
             Ok(through) if through > Lsn::default() => {
-                let node = self.services.node;
+                let node = self.registry.node;
                 self.log.send(LogCommand::Durable { partition: self.id, node, through });
             }
             Ok(_) => {}
@@ -245,7 +245,7 @@ impl Performer<Partition> for PartitionPerformer {
         match effect {
             PartitionEffect::Append { epoch, record } => self.append(epoch, record, scope),
             PartitionEffect::Apply { first, records } => self.apply(first, &records, scope),
-            PartitionEffect::Answer { to, answer } => self.services.replies.answer(to, answer),
+            PartitionEffect::Answer { to, answer } => self.registry.replies.answer(to, answer),
             PartitionEffect::LookUp { entries } => self.look_up(&entries, scope),
             PartitionEffect::ScheduleFlush => {
                 scope.me.send(PartitionInput::Flush);
@@ -278,9 +278,9 @@ impl Performer<Partition> for PartitionPerformer {
                 self.seed_limiter(proposed, &stopping, scope);
             }
             PartitionEffect::LeaveCapacity { running } => {
-                self.services.leave_capacity(self.id, running);
+                self.registry.leave_capacity(self.id, running);
             }
-            PartitionEffect::ReturnCapacity => self.services.return_capacity(self.id),
+            PartitionEffect::ReturnCapacity => self.registry.return_capacity(self.id),
             PartitionEffect::ToLimiter(message) => self.links.to_limiter(message),
             PartitionEffect::FindVQueues { after } => self.find_vqueues(after, scope),
             PartitionEffect::WakeAt(at) => self.wake_at(at, scope),
@@ -300,7 +300,7 @@ impl Performer<Partition> for PartitionPerformer {
     }
 
     fn observe(&mut self, machine: &Partition) {
-        self.services.observe_partition(self.id, machine, &mut self.told);
+        self.registry.observe_partition(self.id, machine, &mut self.told);
     }
 }
 

@@ -46,7 +46,7 @@ impl PartitionPerformer {
                     last_seq,
                 });
                 limiter.send(LimiterMessage::Seed(Box::new(seed)));
-                self.services.join_capacity(self.id, &limiter, here);
+                self.registry.join_capacity(self.id, &limiter, here);
             }
             Err(error) => self.fail(error.to_string(), scope),
         }
@@ -67,7 +67,7 @@ impl PartitionPerformer {
     /// The rule book is the persisted one, or a newer one that was set while nobody led here.
     fn rules(&self) -> Vec<RuleUpdate> {
         let persisted = self.state.rule_book();
-        let newer = self.services.newer_rule_book(self.id, persisted.version());
+        let newer = self.registry.newer_rule_book(self.id, persisted.version());
         newer.as_ref().unwrap_or(persisted).diff_from_empty()
     }
 

@@ -76,7 +76,7 @@ impl PartitionPerformer {
     fn is_served(&self, vqueue: VQueueId, service: &str) -> bool {
         let is_served = self.executor.has_handler(service);
         if !is_served {
-            self.services.note_unserved(&self.world, service, (self.id, vqueue));
+            self.registry.note_unserved(&self.world, service, (self.id, vqueue));
         }
         is_served
     }

@@ -21,7 +21,7 @@ use forebay_storage::{log::LogError, metadata::MetadataError};
 use crate::{
     cluster::LEASE_LOOK_MS,
     log_writer::{LogCommand, LogHandle, WRITER_GONE},
-    registry::NodeServices,
+    registry::Registry,
     shell::{Death, Performer, Ref, Scope, World},
 };
 
@@ -33,19 +33,19 @@ pub(crate) struct SupervisorPerformer {
     pub(crate) world: World,
     pub(crate) links: Rc<Links>,
     pub(crate) log: LogHandle,
-    pub(crate) services: Arc<NodeServices>,
+    pub(crate) registry: Arc<Registry>,
 }
 
 impl SupervisorPerformer {
     fn obtain_epoch(&self, above: Epoch, scope: &mut Scope<'_, LeadershipInput>) {
-        let obtained = self.services.epochs.next(self.partition, above);
+        let obtained = self.registry.epochs.next(self.partition, above);
         scope.feed_back(match obtained {
             Ok(epoch) => LeadershipInput::EpochObtained(epoch),
             Err(error @ MetadataError::PreconditionFailed { .. }) => {
                 LeadershipInput::EpochRefused { reason: error.to_string() }
             }
             Err(error) => {
-                self.services.stop_failed(self.partition, &error.to_string());
+                self.registry.stop_failed(self.partition, &error.to_string());
                 LeadershipInput::StepDown
             }
         });
@@ -53,26 +53,26 @@ impl SupervisorPerformer {
 
     fn fence(&self, epoch: Epoch, scope: &Scope<'_, LeadershipInput>) {
         let me = scope.me.clone();
-        let (services, partition) = (Arc::clone(&self.services), self.partition);
+        let (registry, partition) = (Arc::clone(&self.registry), self.partition);
         let done = Box::new(move |fenced: Result<Epoch, LogError>| {
             me.send(match fenced {
                 Ok(current) if current == epoch => LeadershipInput::LogFenced { epoch },
                 Ok(current) => LeadershipInput::FenceFailed { epoch, current },
                 Err(error) => {
-                    services.stop_failed(partition, &error.to_string());
+                    registry.stop_failed(partition, &error.to_string());
                     LeadershipInput::StepDown
                 }
             });
         });
         let command = LogCommand::Fence { partition: self.partition, epoch, done };
         if !self.log.send(command) {
-            self.services.stop_failed(self.partition, WRITER_GONE);
+            self.registry.stop_failed(self.partition, WRITER_GONE);
         }
     }
 
     fn start_limiter(&self, incarnation: Generation, scope: &Scope<'_, LeadershipInput>) {
         let config = LimiterConfig {
-            capacity: self.services.capacity_mode(),
+            capacity: self.registry.capacity_mode(),
             hash_seed: RandomState::new().hash_one(0_u8),
             ..LimiterConfig::default()
         };
@@ -80,7 +80,7 @@ impl SupervisorPerformer {
         let performer = LimiterPerformer::new(
             Rc::clone(&self.links),
             self.world.timers().clone(),
-            self.services.capacity(self.partition),
+            self.registry.capacity(self.partition),
         );
         let me = scope.me.clone();
         let on_death = Box::new(move |death| {
@@ -89,7 +89,7 @@ impl SupervisorPerformer {
             }
         });
         let (child, looks) = self.world.spawn_visible("limiter", machine, performer, on_death);
-        self.services.limiter_started(self.partition, looks);
+        self.registry.limiter_started(self.partition, looks);
         self.links.limiter_started(child);
     }
 }
@@ -97,19 +97,19 @@ impl SupervisorPerformer {
 /// Has a supervisor look at the lease now and again and again, where there is one.
 pub(crate) fn look_at_lease(
     world: &World,
-    services: &Arc<NodeServices>,
+    registry: &Arc<Registry>,
     partition: PartitionId,
     supervisor: &Ref<LeadershipInput>,
 ) {
-    let Some(shared) = services.shared() else { return };
+    let Some(shared) = registry.shared() else { return };
     let held = shared.held(partition, world.clock().monotonic());
     if !supervisor.send(LeadershipInput::Lease { held }) {
         return;
     }
-    let (again, services, supervisor) = (world.clone(), Arc::clone(services), supervisor.clone());
+    let (again, registry, supervisor) = (world.clone(), Arc::clone(registry), supervisor.clone());
     let next = world.clock().now().after(Duration::from_millis(LEASE_LOOK_MS));
     world.timers().set(next, move || {
-        look_at_lease(&again, &services, partition, &supervisor);
+        look_at_lease(&again, &registry, partition, &supervisor);
     });
 }
 
@@ -142,25 +142,25 @@ impl Performer<Leadership> for SupervisorPerformer {
             }
             LeadershipEffect::StopLimiter => {
                 self.links.stop_limiter();
-                self.services.limiter_stopped(partition);
+                self.registry.limiter_stopped(partition);
             }
             LeadershipEffect::Report(role) => {
                 tracing::info!(%partition, ?role, "leadership");
                 let open = matches!(role, Role::Leader { open: true, .. });
-                self.services.report_role(partition, role);
+                self.registry.report_role(partition, role);
                 if open {
-                    self.services.publish_rule_book(partition);
+                    self.registry.publish_rule_book(partition);
                 }
             }
             LeadershipEffect::Warn(text) => tracing::warn!(%partition, "{text}"),
             LeadershipEffect::HoldLease { epoch } => {
-                if let Some(shared) = self.services.shared() {
+                if let Some(shared) = self.registry.shared() {
                     let now = self.world.clock().monotonic();
-                    shared.hold(partition, self.services.node, epoch, now);
+                    shared.hold(partition, self.registry.node, epoch, now);
                 }
             }
             LeadershipEffect::FreeLease { epoch } => {
-                if let Some(shared) = self.services.shared() {
+                if let Some(shared) = self.registry.shared() {
                     shared.free(partition, epoch);
                 }
             }

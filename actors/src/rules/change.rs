@@ -12,41 +12,16 @@ use forebay_storage::metadata::{MetaKey, MetadataError, Precondition, Version};
 use crate::{
     access::propose::answer_if_gone,
     error::{NodeError, refusal},
-    node::Node,
-    registry::NodeServices,
 };
 
-use super::publish::Proposed;
+use super::{Rules, known::Proposed};
 
 /// Tries before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
 
-impl NodeServices {
-    /// The newest rule book, if a partition that begins to lead has an older one: it
-    /// holds from the first start on, not only once it went through the log.
-    pub(crate) fn newer_rule_book(
-        &self,
-        partition: PartitionId,
-        than: BookVersion,
-    ) -> Option<RuleBook> {
-        let newest = self.metadata.get(&MetaKey::rule_book()).map_err(NodeError::from);
-        let decoded = newest.and_then(|found| {
-            let book = found.map(|found| RuleBook::decode(&found.value)).transpose();
-            book.map_err(NodeError::from)
-        });
-        match decoded {
-            Ok(book) => book.filter(|book| book.version() > than),
-            Err(error) => {
-                tracing::error!(%partition, %error, "the newest rule book cannot be read");
-                None
-            }
-        }
-    }
-}
-
-impl Node {
+impl Rules {
     fn stored_book(&self) -> Result<(RuleBook, Option<Version>), NodeError> {
-        match self.services.metadata.get(&MetaKey::rule_book())? {
+        match self.registry.metadata.get(&MetaKey::rule_book())? {
             None => Ok((RuleBook::default(), None)),
             Some(found) => Ok((RuleBook::decode(&found.value)?, Some(found.version))),
         }
@@ -65,8 +40,8 @@ impl Node {
     /// # Errors
     /// When it cannot be read.
     pub fn applied_rule_book(&self, partition: PartitionId) -> Result<RuleBook, NodeError> {
-        let entry = self.entry_of(partition)?;
-        match entry.store.fsm(FsmSlot::RuleBook)? {
+        let replica = self.registry.replica(partition)?;
+        match replica.store.fsm(FsmSlot::RuleBook)? {
             None => Ok(RuleBook::default()),
             Some(bytes) => Ok(RuleBook::decode(&bytes)?),
         }
@@ -77,7 +52,7 @@ impl Node {
     /// # Errors
     /// When they cannot be read.
     pub fn rule_book_history(&self) -> Result<History, NodeError> {
-        match self.services.metadata.get(&MetaKey::rule_book_history())? {
+        match self.registry.metadata.get(&MetaKey::rule_book_history())? {
             None => Ok(History::default()),
             Some(found) => Ok(History::decode(&found.value)?),
         }
@@ -95,8 +70,8 @@ impl Node {
         author: &str,
         make: impl Fn(&RuleBook) -> Vec<RuleChange> + Send,
     ) -> Result<RuleBook, NodeError> {
-        self.check_up()?;
-        let now = self.clock.now();
+        self.registry.check_up()?;
+        let now = self.registry.clock().now();
         let (book, told) = self.swap_book(author, |book| {
             let changes = make(book);
             check_supported(&changes)?;
@@ -116,8 +91,8 @@ impl Node {
         author: &str,
         version: BookVersion,
     ) -> Result<RuleBook, NodeError> {
-        self.check_up()?;
-        let now = self.clock.now();
+        self.registry.check_up()?;
+        let now = self.registry.clock().now();
         let history = self.rule_book_history()?;
         let (book, told) = self.swap_book(author, |book| {
             let applied = history.rollback(book, version, now)?;
@@ -136,7 +111,7 @@ impl Node {
         author: &str,
         change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError>,
     ) -> Result<(RuleBook, Option<Proposed>), NodeError> {
-        let _changing = self.services.lock_rules();
+        let _changing = self.registry.lock_rules();
         let mut tries = 0;
         loop {
             tries += 1;
@@ -145,21 +120,21 @@ impl Node {
                 return Ok((present, None));
             };
             let mut history = self.rule_book_history()?;
-            history.record(book.clone(), author, self.clock.now());
+            history.record(book.clone(), author, self.registry.clock().now());
             let history_key = MetaKey::rule_book_history();
             let precondition =
                 version.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
             let bytes = Bytes::from(book.encode());
             // Every partition gets the whole book in one record.
-            let len_max = self.services.record_len_max.saturating_sub(RECORD_ROOM);
+            let len_max = self.registry.record_len_max.saturating_sub(RECORD_ROOM);
             if bytes.len() > len_max {
                 return Err(NodeError::RuleBookTooLarge { len: bytes.len(), len_max });
             }
-            self.services.rule_books.expect(bytes.clone());
+            self.registry.rule_books.expect(bytes.clone());
             let also = (&history_key, Bytes::from(history.encode()));
-            let metadata = &self.services.metadata;
+            let metadata = &self.registry.metadata;
             match metadata.put_with(&MetaKey::rule_book(), bytes, precondition, also) {
-                Ok(_) => return Ok((book, self.services.rule_books.take_expected())),
+                Ok(_) => return Ok((book, self.registry.rule_books.take_expected())),
                 Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
                 Err(error) => return Err(error.into()),
             }
@@ -183,9 +158,9 @@ impl Node {
         told: Option<Proposed>,
     ) -> Result<(), NodeError> {
         let proposed = told
-            .unwrap_or_else(|| self.services.propose_rule_book(&Bytes::from(book.encode()), None));
+            .unwrap_or_else(|| self.registry.propose_rule_book(&Bytes::from(book.encode()), None));
         for (partition, pending) in proposed {
-            answer_if_gone(&self.services, partition, [pending.id()]);
+            answer_if_gone(&self.registry, partition, [pending.id()]);
             match refusal(pending.await) {
                 // Whoever leads by now has read the book when it began to.
                 Ok(_) | Err(NodeError::NotLeading | NodeError::LostLeadership) => {}

@@ -1,5 +1,24 @@
 //! The rule book of a node: changing it, and bringing it to the partitions.
+//!
+//! Owns: the way of a book from a change to the partitions that lead. Must not know: what a
+//! rule means.
 
-pub(crate) mod publish;
+pub(crate) mod known;
 
 mod change;
+mod publish;
+
+use std::sync::Arc;
+
+use crate::registry::Registry;
+
+/// The rule book of a node.
+pub struct Rules {
+    registry: Arc<Registry>,
+}
+
+impl Rules {
+    pub(crate) fn new(registry: Arc<Registry>) -> Self {
+        Self { registry }
+    }
+}

@@ -6,65 +6,62 @@
 //! that made it, or when it begins to lead. An older one does no harm: it is not applied.
 //! Must not know: what a book says.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_engine::{
     leadership::Role,
-    partition::{machine::PartitionInput, rows::FsmSlot, store::fsm_number},
+    partition::{
+        machine::PartitionInput,
+        rows::FsmSlot,
+        store::{Rows, fsm_number},
+    },
     rules::{BookVersion, RuleBook, barrier_before},
 };
 use forebay_messages::{
     PartitionId,
-    command::{Command, VersionBarrier},
+    command::{Command, UpsertRuleBook, VersionBarrier},
 };
 use forebay_storage::metadata::{Change, MetaKey, MetadataError, Watch};
 
+use super::known::Proposed;
 use crate::{
     access::replies::Pending,
-    registry::{NodeServices, PartitionEntry, upsert_rule_book},
+    error::NodeError,
+    registry::{Registry, ReplicaHandle},
+    table::KeyRange,
 };
 
-/// The answers to come of the partitions that a book was proposed to.
-pub(crate) type Proposed = BTreeMap<PartitionId, Pending>;
-
-/// What is known of rule books.
-#[derive(Default)]
-pub(crate) struct RuleBooks(Mutex<Known>);
-
-#[derive(Default)]
-struct Known {
-    newest: BookVersion,
-    /// The book that a change on this node is about to store, and what became of it.
-    expected: Option<(Bytes, Option<Proposed>)>,
-}
-
-impl RuleBooks {
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// This book is about to be stored by whoever asks for it afterwards.
-    pub(crate) fn expect(&self, book: Bytes) {
-        self.known().expected = Some((book, None));
-    }
-
-    /// To whom the expected book was proposed, if the metadata has told of it.
-    pub(crate) fn take_expected(&self) -> Option<Proposed> {
-        self.known().expected.take()?.1
+impl Registry {
+    /// The newest rule book, if a partition that begins to lead has an older one: it
+    /// holds from the first start on, not only once it went through the log.
+    pub(crate) fn newer_rule_book(
+        &self,
+        partition: PartitionId,
+        than: BookVersion,
+    ) -> Option<RuleBook> {
+        let newest = self.metadata.get(&MetaKey::rule_book()).map_err(NodeError::from);
+        let decoded = newest.and_then(|found| {
+            let book = found.map(|found| RuleBook::decode(&found.value)).transpose();
+            book.map_err(NodeError::from)
+        });
+        match decoded {
+            Ok(book) => book.filter(|book| book.version() > than),
+            Err(error) => {
+                tracing::error!(%partition, %error, "the newest rule book cannot be read");
+                None
+            }
+        }
     }
 }
 
-impl NodeServices {
+impl Registry {
     /// Follows the rule book in the metadata until the watch is dropped.
     pub(crate) fn watch_rule_book(self: &Arc<Self>) -> Result<Watch, MetadataError> {
-        let services = Arc::downgrade(self);
+        let registry = Arc::downgrade(self);
         let on_change = move |change: &Change| {
-            if let (Some(services), Some(book)) = (services.upgrade(), &change.value) {
-                services.rule_book_stored(book);
+            if let (Some(registry), Some(book)) = (registry.upgrade(), &change.value) {
+                registry.rule_book_stored(book);
             }
         };
         self.metadata.watch(&MetaKey::rule_book(), Box::new(on_change))
@@ -102,15 +99,15 @@ impl NodeServices {
     /// Proposes a book to the partitions that are led here.
     pub(crate) fn propose_rule_book(&self, book: &Bytes, but: Option<PartitionId>) -> Proposed {
         let mut proposed = Proposed::new();
-        for entry in &self.partitions {
-            let partition = *entry.key();
+        for replica in &self.replicas {
+            let partition = *replica.key();
             let leads = self
                 .status(partition)
                 .is_some_and(|status| matches!(status.role, Role::Leader { .. }));
             if !leads || but == Some(partition) {
                 continue;
             }
-            proposed.insert(partition, self.propose_book_to(partition, &entry, book.clone()));
+            proposed.insert(partition, self.propose_book_to(partition, &replica, book.clone()));
         }
         proposed
     }
@@ -121,21 +118,48 @@ impl NodeServices {
     pub(crate) fn propose_book_to(
         &self,
         partition: PartitionId,
-        entry: &PartitionEntry,
+        replica: &ReplicaHandle,
         book: Bytes,
     ) -> Pending {
         let propose = |command| {
             let pending = self.replies.open(partition);
             let (command, reply) = (Box::new(command), pending.id());
-            entry.address.send(PartitionInput::Propose { command, reply });
+            replica.partition.address.send(PartitionInput::Propose { command, reply });
             pending
         };
         if let Some(format_min) = barrier_before(&book)
-            && fsm_number(&entry.store, FsmSlot::MinVersion).unwrap_or(0) < u64::from(format_min)
+            && fsm_number(&replica.store, FsmSlot::MinVersion).unwrap_or(0) < u64::from(format_min)
         {
             // Both go into the log in this order; nobody waits for the first.
             drop(propose(Command::VersionBarrier(VersionBarrier { format_min })));
         }
-        propose(upsert_rule_book(entry.range, book))
+        propose(upsert_rule_book(replica.range, book))
     }
+
+    /// Proposes the newest rule book to a partition that has just begun to lead, if it
+    /// is not the one it has.
+    pub(crate) fn publish_rule_book(&self, partition: PartitionId) {
+        let Some(replica) = self.replicas.get(&partition).map(|replica| replica.clone()) else {
+            return;
+        };
+        let newest = match self.metadata.get(&MetaKey::rule_book()) {
+            Ok(Some(found)) => found.value,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(%partition, %error, "the rule book cannot be read");
+                return;
+            }
+        };
+        let present = replica.store.fsm(FsmSlot::RuleBook).ok();
+        if present.flatten().as_ref() == Some(&newest) {
+            return;
+        }
+        drop(self.propose_book_to(partition, &replica, newest));
+    }
+}
+
+/// The command that brings a rule book to a partition.
+fn upsert_rule_book(range: KeyRange, rule_book: bytes::Bytes) -> Command {
+    let (key_first, key_last) = range;
+    Command::UpsertRuleBook(UpsertRuleBook { key_first, key_last, rule_book })
 }

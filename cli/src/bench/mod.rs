@@ -201,7 +201,7 @@ pub(crate) async fn bench(global: &Global, args: &BenchArgs) -> Result<ExitCode,
 
 /// Entries that have not ended.
 async fn left_over(subject: &Subject) -> u64 {
-    let partitions = subject.runtime.node().list_partitions().await.unwrap_or_default();
+    let partitions = subject.runtime.node().inspect().list_partitions().await.unwrap_or_default();
     partitions.iter().map(|of| of.inbox + of.running + of.parked).sum()
 }
 

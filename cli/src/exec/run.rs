@@ -274,7 +274,7 @@ impl Run {
         let output = self.kept_dir.join("output");
         std::fs::create_dir_all(&output)
             .map_err(|source| ExecError::Kept { path: output, source })?;
-        let counts = self.runtime.node().service_counts().await;
+        let counts = self.runtime.node().inspect().service_counts().await;
         self.counts = counts.map_err(RuntimeError::from)?;
         Ok(())
     }

@@ -134,7 +134,7 @@ impl Run {
         let filter = EntryFilter { stage: Some(stage), service, ..EntryFilter::default() };
         let mut from = None;
         loop {
-            let page = self.runtime.node().entry_page(&filter, from).await;
+            let page = self.runtime.node().inspect().entry_page(&filter, from).await;
             let page = page.map_err(RuntimeError::from)?;
             let named = &self.served[0].items;
             let is_named = |view: &EntryView| {
@@ -186,7 +186,7 @@ impl Run {
             Stage::Running => self.gate.put_off().extend(all),
             Stage::Inbox if !all.is_empty() => {
                 let target = EntryTarget::Named(all);
-                let paused = self.runtime.node().act(EntryAction::Pause, &target, false).await;
+                let paused = self.runtime.node().access().act(EntryAction::Pause, &target, false).await;
                 paused.map_err(RuntimeError::from)?;
             }
             _ => {}
@@ -206,7 +206,7 @@ impl Run {
         let ids: Vec<EntryId> = views.iter().map(|view| view.id).collect();
         let node = self.runtime.node();
         let target = EntryTarget::Named(ids.clone());
-        node.act(EntryAction::Resume, &target, false).await.map_err(RuntimeError::from)?;
+        node.access().act(EntryAction::Resume, &target, false).await.map_err(RuntimeError::from)?;
         let now = Timestamp::from(SystemTime::now()).0;
         for view in views {
             self.gate.put_off().remove(&view.id);
@@ -214,7 +214,7 @@ impl Run {
             if view.run_at.is_some_and(|at| at > now + PUT_OFF_LEFT_MIN) {
                 let to = EntryAction::Reschedule { run_at: Timestamp(view.created_at) };
                 let target = EntryTarget::Named(vec![view.id]);
-                node.act(to, &target, false).await.map_err(RuntimeError::from)?;
+                node.access().act(to, &target, false).await.map_err(RuntimeError::from)?;
             }
         }
         let served = &mut self.served[which];

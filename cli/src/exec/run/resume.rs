@@ -118,7 +118,7 @@ impl Run {
         let filter = EntryFilter { stage: Some(stage), service, ..EntryFilter::default() };
         let mut from = None;
         loop {
-            let page = self.runtime.node().entry_page(&filter, from).await;
+            let page = self.runtime.node().inspect().entry_page(&filter, from).await;
             let page = page.map_err(RuntimeError::from)?;
             let mut back: Vec<(usize, EntryView)> = Vec::new();
             for view in page.entries {

@@ -94,7 +94,7 @@ impl Run {
     }
 
     pub(super) fn look(&self, id: EntryId) -> Result<Option<EntryView>, ExecError> {
-        Ok(self.runtime.node().entry(id).map_err(RuntimeError::from)?)
+        Ok(self.runtime.node().inspect().entry(id).map_err(RuntimeError::from)?)
     }
 
     /// The entry that a version without runs made from an item: ended, or waiting in this
@@ -106,7 +106,7 @@ impl Run {
             return Ok(Some(view));
         }
         debug_assert!(self.served[0].items.has(place, NAMED), "an item is looked for once");
-        let payload = self.runtime.node().payload(id).map_err(RuntimeError::from)?;
+        let payload = self.runtime.node().inspect().payload(id).map_err(RuntimeError::from)?;
         let job = Job::decode(payload.unwrap_or_default()).unwrap_or_default();
         Ok((job.directory == item.job.directory).then_some(view))
     }
@@ -307,11 +307,11 @@ impl Run {
     /// An item that had ended when this run began. Returns whether that is final: it will not be
     /// retried.
     async fn ended_earlier(&mut self, place: Place, view: &EntryView) -> Result<bool, ExecError> {
-        let found = self.runtime.node().outcome(view.id);
+        let found = self.runtime.node().inspect().outcome(view.id);
         let Some(outcome) = found.map_err(RuntimeError::from)? else { return Ok(false) };
         if !outcome.is_success() && self.retry_failed {
             let target = EntryTarget::Named(vec![view.id]);
-            let redriven = self.runtime.node().act(EntryAction::Redrive, &target, false).await;
+            let redriven = self.runtime.node().access().act(EntryAction::Redrive, &target, false).await;
             let report = redriven.map_err(RuntimeError::from)?;
             return match report.skipped_named.first() {
                 None => Ok(false),

@@ -69,7 +69,7 @@ impl Run {
         if let Some(job) = self.known.get(&place).map(|known| known.job.clone()).or(reported) {
             return Ok(job);
         }
-        let payload = self.runtime.node().payload(id).map_err(RuntimeError::from)?;
+        let payload = self.runtime.node().inspect().payload(id).map_err(RuntimeError::from)?;
         Ok(payload.and_then(|payload| Job::decode(payload).ok()).unwrap_or_default())
     }
 
@@ -114,7 +114,7 @@ impl Run {
         let id = self.served[0].items.id(place);
         let outcome = match outcome {
             Some(outcome) => Some(outcome),
-            None => self.runtime.node().outcome(id).map_err(RuntimeError::from)?,
+            None => self.runtime.node().inspect().outcome(id).map_err(RuntimeError::from)?,
         };
         // It was purged meanwhile.
         let Some(outcome) = outcome else {

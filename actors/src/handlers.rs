@@ -19,25 +19,23 @@ use forebay_storage::metadata::{
 use crate::{
     error::NodeError,
     executor::{Changed, Executor, Handler},
-    registry::NodeServices,
+    registry::Registry,
     shell::World,
 };
-
-use super::Node;
 
 /// Tries before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
 
-impl NodeServices {
+impl Registry {
     /// Other services than before have a handler here.
     fn services_changed(&self, executor: &Executor, changed: Changed) {
         if changed == Changed::default() {
             return;
         }
         self.unserved.forget_served(|service| executor.has_handler(service));
-        for entry in &self.partitions {
+        for replica in &self.replicas {
             // One that is gone starts nothing.
-            entry.address.send(PartitionInput::ServicesChanged { lost: changed.lost });
+            replica.partition.address.send(PartitionInput::ServicesChanged { lost: changed.lost });
         }
     }
 
@@ -46,15 +44,15 @@ impl NodeServices {
         self: &Arc<Self>,
         executor: &Arc<Executor>,
     ) -> Result<Watch, MetadataError> {
-        let (services, executor) = (Arc::downgrade(self), Arc::downgrade(executor));
+        let (registry, executor) = (Arc::downgrade(self), Arc::downgrade(executor));
         let on_change = move |change: &Change| {
-            let (Some(services), Some(executor)) = (services.upgrade(), executor.upgrade()) else {
+            let (Some(registry), Some(executor)) = (registry.upgrade(), executor.upgrade()) else {
                 return;
             };
             match change.value.as_deref().map_or_else(|| Ok(Aliases::default()), Aliases::decode) {
                 Ok(aliases) => {
                     let changed = executor.set_aliases(aliases);
-                    services.services_changed(&executor, changed);
+                    registry.services_changed(&executor, changed);
                 }
                 Err(error) => tracing::error!(%error, "the aliases stay as they were"),
             }
@@ -76,17 +74,17 @@ impl NodeServices {
     }
 
     fn tell_unserved_at(self: &Arc<Self>, world: World, at: forebay_messages::Timestamp) {
-        let services = Arc::downgrade(self);
+        let registry = Arc::downgrade(self);
         let timers = world.timers().clone();
         timers.set(at, move || {
-            let Some(services) = services.upgrade() else { return };
+            let Some(registry) = registry.upgrade() else { return };
             let waiting = |(partition, vqueue)| {
-                let store = services.partitions.get(&partition).map(|entry| entry.store.clone());
+                let store = registry.replicas.get(&partition).map(|replica| replica.store.clone());
                 // This only counts for a log line: a failed read is reported where the row is needed.
                 let meta = store.and_then(|store| store.vqueue(vqueue).ok().flatten());
                 meta.map_or(0, |meta| meta.inbox)
             };
-            let (told, next) = services.unserved.tell(world.clock().now(), waiting);
+            let (told, next) = registry.unserved.tell(world.clock().now(), waiting);
             for told in told {
                 let at_least = if told.has_more { "at least " } else { "" };
                 tracing::warn!(
@@ -99,7 +97,7 @@ impl NodeServices {
                 );
             }
             if let Some(next) = next {
-                services.tell_unserved_at(world, next);
+                registry.tell_unserved_at(world, next);
             }
         });
     }
@@ -115,17 +113,27 @@ fn stored(metadata: &dyn MetadataStore) -> Result<(Aliases, Precondition), NodeE
     }
 }
 
-impl Node {
+/// The handlers of a node and the aliases under which they serve other services.
+pub struct Handlers {
+    registry: Arc<Registry>,
+    executor: Arc<Executor>,
+}
+
+impl Handlers {
+    pub(crate) fn new(registry: Arc<Registry>, executor: Arc<Executor>) -> Self {
+        Self { registry, executor }
+    }
+
     /// Adds the handler of a service. Entries of that service that already wait start too.
     ///
     /// # Errors
     /// [`NodeError::HandlerExists`] when the service has a handler of its name, and
     /// [`NodeError::ShutDown`].
     pub fn register(&self, service: &str, handler: Arc<dyn Handler>) -> Result<(), NodeError> {
-        self.check_up()?;
+        self.registry.check_up()?;
         let added = self.executor.add_handler(service, handler);
         let changed = added.ok_or_else(|| NodeError::HandlerExists(service.to_owned()))?;
-        self.services.services_changed(&self.executor, changed);
+        self.registry.services_changed(&self.executor, changed);
         Ok(())
     }
 
@@ -134,8 +142,10 @@ impl Node {
     /// # Errors
     /// When they cannot be read.
     pub async fn aliases(&self) -> Result<Aliases, NodeError> {
-        let services = Arc::clone(&self.services);
-        self.blocking(move || stored(&*services.metadata).map(|(aliases, _)| aliases)).await?
+        let registry = Arc::clone(&self.registry);
+        self.registry
+            .blocking(move || stored(&*registry.metadata).map(|(aliases, _)| aliases))
+            .await?
     }
 
     /// Has the handler of another name serve a service (`None`: not any more). Durable,
@@ -148,14 +158,14 @@ impl Node {
         service: &str,
         handler: Option<&str>,
     ) -> Result<Aliases, NodeError> {
-        self.check_up()?;
-        let services = Arc::clone(&self.services);
+        self.registry.check_up()?;
+        let registry = Arc::clone(&self.registry);
         let (service, handler) = (service.to_owned(), handler.map(str::to_owned));
         let change = move |aliases: &mut Aliases| match &handler {
             Some(handler) => aliases.set(&service, handler),
             None => aliases.remove(&service),
         };
-        self.blocking(move || swap(&*services.metadata, change)).await?
+        self.registry.blocking(move || swap(&*registry.metadata, change)).await?
     }
 }
 

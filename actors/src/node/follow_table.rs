@@ -3,10 +3,7 @@
 //!
 //! Must always hold: a partition is routed to only while its replica is here.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use forebay_messages::PartitionId;
 use forebay_storage::metadata::{Change, MetaKey};
@@ -14,9 +11,10 @@ use tokio::sync::watch;
 
 use crate::{
     error::NodeError,
-    node::Node,
     table::{PartitionTable, Row},
 };
+
+use super::partitions::Partitions;
 
 /// Wait after the table could not be followed; doubles with each failure up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -35,25 +33,25 @@ async fn is_time(told: &mut watch::Receiver<()>, failures: u32) -> bool {
     }
 }
 
-impl Node {
+impl Partitions {
     /// Follows the stored table for as long as the node lives, if others may change it.
     pub(crate) fn follow_table(self: &Arc<Self>) -> Result<(), NodeError> {
-        if self.services.shared().is_none() {
+        if self.registry.shared().is_none() {
             return Ok(());
         }
         let (tell, mut told) = watch::channel(());
         let on_change = Box::new(move |_: &Change| {
             tell.send_replace(());
         });
-        let watch = self.services.metadata.watch(&MetaKey::partition_table(), on_change)?;
+        let watch = self.registry.metadata.watch(&MetaKey::partition_table(), on_change)?;
         // A node sets it once, when it has started.
         let _ = self.table_watch.set(watch);
-        let node = Arc::downgrade(self);
+        let partitions = Arc::downgrade(self);
         self.executor.spawner().spawn_as("table", async move {
             let mut failures = 0;
             while is_time(&mut told, failures).await {
-                let Some(node) = node.upgrade() else { return };
-                failures = match node.adopt_table().await {
+                let Some(partitions) = partitions.upgrade() else { return };
+                failures = match partitions.adopt_table().await {
                     Ok(()) => 0,
                     Err(error) => {
                         tracing::error!(%error, "the partition table cannot be followed");
@@ -68,25 +66,25 @@ impl Node {
     /// Starts and stops partitions so that they are those of the stored table.
     async fn adopt_table(&self) -> Result<(), NodeError> {
         let _changing = self.changing.lock().await;
-        self.check_up()?;
-        let Some((stored, _)) = PartitionTable::load(&*self.services.metadata)? else {
+        self.registry.check_up()?;
+        let Some((stored, _)) = PartitionTable::load(&*self.registry.metadata)? else {
             return Ok(());
         };
         let is_stored = |id: PartitionId| stored.rows.iter().any(|row| row.id == id);
-        let present = self.partitions();
+        let present = self.registry.partitions();
         for id in present.into_iter().filter(|id| !is_stored(*id)) {
             self.route_no_more(id);
             self.stop_dropped(id).await?;
         }
         let mut failed = Ok(());
         for row in &stored.rows {
-            if self.services.partitions.contains_key(&row.id) {
+            if self.registry.replicas.contains_key(&row.id) {
                 continue;
             }
             let started = self.start_partition(*row).await;
             // One that is here and has stopped is routed to as well: whoever asks for it is
             // told why, and the status shows it.
-            if started.is_ok() || self.services.partitions.contains_key(&row.id) {
+            if started.is_ok() || self.registry.replicas.contains_key(&row.id) {
                 self.route_to(*row);
             }
             if let Err(error) = started {
@@ -97,13 +95,13 @@ impl Node {
     }
 
     fn route_to(&self, row: Row) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.registry.table_mut();
         table.rows.push(row);
         table.rows.sort_by_key(|row| row.first);
     }
 
     fn route_no_more(&self, id: PartitionId) {
-        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.registry.table_mut();
         table.rows.retain(|row| row.id != id);
     }
 }

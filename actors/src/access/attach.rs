@@ -1,0 +1,213 @@
+//! Waiting for the ends of entries.
+//!
+//! Must always hold: a wait outlives a change of leaders and a replica that is built anew;
+//! a wait that is dropped leaves nothing behind.
+
+use std::{collections::BTreeMap, sync::Weak};
+
+use forebay_engine::partition::machine::{Answer, PartitionInput};
+use forebay_messages::{EntryId, Outcome, PartitionId, ReplyId};
+use futures_util::future::try_join_all;
+use tokio::time::Instant;
+
+use crate::{
+    error::{NodeError, refusal},
+    shell::Ref,
+};
+
+use super::{
+    Access,
+    propose::{LEADER_LOOK, LEADER_WAIT, address_of, answer_if_gone, gone},
+    replies::{ANSWERS_MAX, Pending},
+};
+
+/// Gives the wait for results up when its future is dropped.
+struct Detach {
+    waits: Vec<(EntryId, ReplyId)>,
+    partition: Ref<PartitionInput>,
+}
+
+impl Drop for Detach {
+    fn drop(&mut self) {
+        let waits = std::mem::take(&mut self.waits);
+        if !waits.is_empty() {
+            self.partition.send(PartitionInput::Detach { waits });
+        }
+    }
+}
+
+/// The end of an entry, as a partition was asked for it.
+struct Asked {
+    pending: Pending,
+    detach: Detach,
+}
+
+impl Asked {
+    async fn answer(self) -> Result<Option<Outcome>, NodeError> {
+        let Self { pending, mut detach } = self;
+        let answer = pending.await;
+        detach.waits.clear();
+        outcome(answer)
+    }
+}
+
+impl Access {
+    /// Waits for the end of an entry; `None` when there is no such entry. Cancel-safe.
+    /// Any replica knows, and a change of leaders does not end the wait.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn attach(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
+        loop {
+            match self.attach_once(entry).await {
+                Err(NodeError::LostLeadership) => self.registry.check_up()?,
+                answered => return answered,
+            }
+            // The replica is being built anew.
+            tokio::time::sleep(LEADER_LOOK).await;
+        }
+    }
+
+    /// As [`Access::attach`] for a caller that does not keep the node up: when the last
+    /// handle is dropped meanwhile, the wait ends with [`NodeError::ShutDown`].
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn attach_while_up<N: AsRef<Self>>(
+        node: &Weak<N>,
+        entry: EntryId,
+    ) -> Result<Option<Outcome>, NodeError> {
+        let up = || node.upgrade().ok_or(NodeError::ShutDown);
+        let mut has_caught_up = false;
+        loop {
+            let asked = up()?.as_ref().as_ref().ask_here(entry)?;
+            match asked.answer().await {
+                // As in `attach_once`.
+                Ok(None) if !has_caught_up => {
+                    let node = up()?;
+                    let access: &Self = node.as_ref().as_ref();
+                    let partition = access.registry.route(entry.partition_key)?;
+                    if !access.catch_up(partition).await? {
+                        return Ok(None);
+                    }
+                    has_caught_up = true;
+                    continue;
+                }
+                Err(NodeError::LostLeadership) => up()?.as_ref().as_ref().registry.check_up()?,
+                answered => return answered,
+            }
+            // The replica is being built anew.
+            tokio::time::sleep(LEADER_LOOK).await;
+        }
+    }
+
+    /// As [`Access::attach`] for many entries at once, in their order: one message to each
+    /// partition, one wake-up for the whole. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub async fn attach_all(&self, entries: &[EntryId]) -> Result<Vec<Option<Outcome>>, NodeError> {
+        if let [entry] = entries {
+            return Ok(vec![self.attach(*entry).await?]);
+        }
+        let mut shares: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
+        let partitions =
+            self.registry.route_all(entries.iter().map(|entry| entry.partition_key))?;
+        for (index, partition) in partitions.into_iter().enumerate() {
+            shares.entry(partition).or_default().push(index);
+        }
+        let mut outcomes = vec![None; entries.len()];
+        let shares = shares.iter().flat_map(|(partition, share)| {
+            share.chunks(ANSWERS_MAX).map(|share| (*partition, share))
+        });
+        let waits = shares.map(|(partition, share)| async move {
+            let share_of = share.iter().map(|index| entries[*index]).collect();
+            Ok::<_, NodeError>((share, self.attach_share(partition, share_of).await?))
+        });
+        // A few whose number is known are joined in place.
+        let waits: Vec<_> = waits.collect();
+        for (share, found) in try_join_all(waits).await? {
+            share.iter().zip(found).for_each(|(index, outcome)| outcomes[*index] = outcome);
+        }
+        Ok(outcomes)
+    }
+
+    /// Asks the replica here. Where a log is shared, it may lag behind the one that
+    /// acknowledged the entry: "no such entry" counts only once it has caught up.
+    async fn attach_once(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
+        let partition = self.registry.route(entry.partition_key)?;
+        match self.ask_here(entry)?.answer().await? {
+            None if self.catch_up(partition).await? => self.ask_here(entry)?.answer().await,
+            answered => Ok(answered),
+        }
+    }
+
+    /// Waits, for a while, until the replica here has applied what the leader's has now;
+    /// false when it need not.
+    async fn catch_up(&self, partition: PartitionId) -> Result<bool, NodeError> {
+        let leader = self.registry.shared().and_then(|shared| shared.leader(partition));
+        if leader.is_none_or(|leader| leader.node == self.registry.node) {
+            return Ok(false);
+        }
+        let (own, begun) = (self.registry.replica(partition)?, Instant::now());
+        let through = self.registry.newest_replica(partition)?.store.applied_lsn()?;
+        while own.store.applied_lsn()? < through && begun.elapsed() < LEADER_WAIT {
+            tokio::time::sleep(LEADER_LOOK).await;
+        }
+        Ok(true)
+    }
+
+    /// Asks the replica here for the end of an entry.
+    fn ask_here(&self, entry: EntryId) -> Result<Asked, NodeError> {
+        self.registry.check_up()?;
+        let partition = self.registry.route(entry.partition_key)?;
+        let to = address_of(&self.registry, partition)?;
+        let pending = self.registry.replies.open(partition);
+        let waits = vec![(entry, pending.id())];
+        if !to.send(PartitionInput::Attach { waits: waits.clone() }) {
+            return Err(gone(&self.registry, partition));
+        }
+        answer_if_gone(&self.registry, partition, [pending.id()]);
+        Ok(Asked { pending, detach: Detach { waits, partition: to } })
+    }
+
+    /// Attaches to entries of one partition; again those whose replica went meanwhile.
+    async fn attach_share(
+        &self,
+        partition: PartitionId,
+        entries: Vec<EntryId>,
+    ) -> Result<Vec<Option<Outcome>>, NodeError> {
+        self.registry.check_up()?;
+        let to = address_of(&self.registry, partition)?;
+        let pending = self.registry.replies.open_many(partition, entries.len());
+        let waits: Vec<_> = entries.iter().copied().zip(pending.ids()).collect();
+        let mut detach = Detach { waits: waits.clone(), partition: to.clone() };
+        let answers = if to.send(PartitionInput::Attach { waits }) {
+            answer_if_gone(&self.registry, partition, pending.ids());
+            pending.await
+        } else {
+            vec![Answer::LostLeadership; entries.len()]
+        };
+        detach.waits.clear();
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for (entry, answer) in entries.into_iter().zip(answers) {
+            outcomes.push(match outcome(answer) {
+                // The replica is being built anew, or is gone for good and says so.
+                Err(NodeError::LostLeadership) => self.attach(entry).await?,
+                // The replica may lag behind.
+                Ok(None) if self.registry.shared().is_some() => self.attach(entry).await?,
+                known => known?,
+            });
+        }
+        Ok(outcomes)
+    }
+}
+
+/// What whoever attached is told.
+fn outcome(answer: Answer) -> Result<Option<Outcome>, NodeError> {
+    match refusal(answer)? {
+        Answer::Outcome(outcome) => Ok(Some(outcome)),
+        Answer::UnknownEntry => Ok(None),
+        other => Err(NodeError::unexpected(other)),
+    }
+}
