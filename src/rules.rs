@@ -110,11 +110,11 @@ impl Rules {
     pub async fn resume(&self, pattern: &str) -> Result<bool, RulesError> {
         let pattern: Pattern = pattern.parse()?;
         let is_paused = |book: &RuleBook| book.get(&pattern).is_some_and(|rule| rule.limits.paused);
-        let was_paused = is_paused(&self.node.rules().rule_book()?);
+        let was_paused = is_paused(&self.node.rules().newest().await?);
         let resumed = RulePatch { limits: LimitsPatch::paused(false), ..RulePatch::default() };
         self.node
             .rules()
-            .change_rules("", |book| match is_paused(book) {
+            .change_rules("", move |book| match is_paused(book) {
                 true => vec![book.upsert(pattern.clone(), resumed.clone())],
                 false => Vec::new(),
             })
@@ -138,7 +138,7 @@ impl Rules {
     /// [`RulesError`].
     pub async fn delete(&self, pattern: &str) -> Result<bool, RulesError> {
         let pattern: Pattern = pattern.parse()?;
-        let was_there = self.node.rules().rule_book()?.get(&pattern).is_some();
+        let was_there = self.node.rules().newest().await?.get(&pattern).is_some();
         self.node
             .rules()
             .change_rules("", move |book| match book.get(&pattern) {

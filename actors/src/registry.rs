@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use dashmap::DashMap;
@@ -110,7 +110,7 @@ pub(crate) struct Registry {
     /// What waits for a handler.
     pub(crate) unserved: Unserved,
     /// Held while a rule book is changed, so that this node does not race itself.
-    pub(crate) rules_changing: Mutex<()>,
+    pub(crate) rules_changing: tokio::sync::Mutex<()>,
     table: RwLock<PartitionTable>,
     pub(crate) down: Arc<Down>,
     /// Nothing of the node runs on other threads.
@@ -147,7 +147,7 @@ impl Registry {
             record_len_max,
             rule_books: RuleBooks::default(),
             unserved: Unserved::default(),
-            rules_changing: Mutex::new(()),
+            rules_changing: tokio::sync::Mutex::default(),
             table: RwLock::new(table),
             down: Arc::default(),
             is_simulated,
@@ -453,9 +453,5 @@ impl Registry {
 
     pub(crate) fn gauges(&self, partition: PartitionId) -> PartitionGauges {
         self.gauges.get(&partition).map(|gauges| *gauges).unwrap_or_default()
-    }
-
-    pub(crate) fn lock_rules(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.rules_changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -87,9 +87,9 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
         Request::Limits { scope, .. } => {
             Response::Limits { limits: limits(node, scope.as_deref()).await?, more: false }
         }
-        Request::Rules => Response::Rules { book: view(&node.rules().rule_book()?) },
+        Request::Rules => Response::Rules { book: view(&node.rules().newest().await?) },
         Request::RulesHistory { .. } => {
-            Response::RulesHistory { books: history(node)?, more: false }
+            Response::RulesHistory { books: history(node).await?, more: false }
         }
         Request::RuleSet { pattern, change, if_version, author } => {
             let book = set_rule(node, &pattern, change, if_version, &author).await?;
@@ -159,8 +159,8 @@ pub(super) async fn limits(node: &Node, scope: Option<&str>) -> Result<Vec<Limit
     Ok(limits)
 }
 
-pub(super) fn history(node: &Node) -> Result<Vec<BookView>, NodeError> {
-    let history = node.rules().rule_book_history()?;
+pub(super) async fn history(node: &Node) -> Result<Vec<BookView>, NodeError> {
+    let history = node.rules().history().await?;
     let books = history.entries().iter().map(|entry| BookView {
         author: Some(entry.author.to_string()),
         at: Some(entry.at.0),
@@ -248,7 +248,7 @@ async fn pause_rule(
     author: &str,
 ) -> Result<RuleBook, Refusal> {
     let pattern = parse(pattern)?;
-    let there = node.rules().rule_book()?.get(&pattern).is_some_and(|rule| rule.limits.paused);
+    let there = node.rules().newest().await?.get(&pattern).is_some_and(|rule| rule.limits.paused);
     if !paused && !there && if_version.is_none() {
         return Err(Refusal::Usage(format!(
             "`{pattern}` is not paused; `forebay rules list` shows what is"

@@ -61,7 +61,7 @@ impl Parts {
             }
             Self::LimitsRead(read) => Ok(limits_part(read)),
             Self::History => {
-                let mut read = history(node)?.into();
+                let mut read = history(node).await?.into();
                 let part = history_part(&mut read);
                 *self = Self::HistoryRead(read);
                 Ok(part)

@@ -75,7 +75,7 @@ impl Inspect {
                 blocked_by.extend(self.reasons_of(partition, id, &row, &meta.name, holder).await);
             }
         }
-        let rules = governed(&self.rules_in_force()?, &meta.name);
+        let rules = governed(&self.rules_in_force().await?, &meta.name);
         let mut entry = view_live(id, &row, &meta.name);
         entry.payload = payload.map(bytes_view);
         Ok(Some(ExplainView { entry, ahead, blocked_by, rules }))
@@ -88,7 +88,7 @@ impl Inspect {
     /// When the node goes down.
     pub async fn limits(&self) -> Result<Vec<LimitView>, NodeError> {
         self.registry.check_up()?;
-        let rules = Arc::new(self.rules_in_force()?);
+        let rules = Arc::new(self.rules_in_force().await?);
         let mut found = Vec::new();
         for partition in self.registry.partitions() {
             let look = |limiter: &Limiter, now| limiter.limits(now);
@@ -115,8 +115,8 @@ impl Inspect {
     }
 
     /// The rules of the newest book, ready for lookups.
-    pub(crate) fn rules_in_force(&self) -> Result<RuleLookup, NodeError> {
-        Ok(RuleLookup::from_updates(&self.rules.rule_book()?.diff_from_empty()))
+    pub(crate) async fn rules_in_force(&self) -> Result<RuleLookup, NodeError> {
+        Ok(RuleLookup::from_updates(&self.rules.newest().await?.diff_from_empty()))
     }
 
     /// What the limiter says is in the way of an entry of this vqueue.

@@ -145,7 +145,7 @@ impl Inspect {
             let running = self.executor.running();
             let known = Known {
                 lacks: lacks.into_iter().collect(),
-                rules: self.rules_in_force()?,
+                rules: self.rules_in_force().await?,
                 is_used_up: running >= self.registry.running_max() as usize,
                 now: entry.clock.now(),
             };

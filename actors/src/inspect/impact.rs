@@ -44,7 +44,7 @@ impl Inspect {
         make: impl FnOnce(&RuleBook) -> Vec<RuleChange> + Send,
         key: &[ByteString],
     ) -> Result<RulesImpact, NodeError> {
-        let book = self.rules.rule_book()?;
+        let book = self.rules.newest().await?;
         let changes = make(&book);
         check_supported(&changes)?;
         let changed = book.apply(&changes, self.registry.clock().now(), MAX_RULES_PER_BOOK)?.book;

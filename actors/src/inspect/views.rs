@@ -1,11 +1,16 @@
 //! Where the partitions stand on this node, for people.
 
+use std::sync::Arc;
+
 use forebay_api::{PartitionView, ReplicaRole};
 use forebay_engine::leadership::Role;
 use forebay_messages::PartitionId;
-use forebay_storage::partition::Digest;
+use forebay_storage::{log::LogStore, partition::Digest};
 
-use crate::{error::NodeError, registry::ReplicaHandle};
+use crate::{
+    error::NodeError,
+    registry::{Registry, ReplicaHandle},
+};
 
 use super::{query::role_view, Inspect};
 
@@ -29,17 +34,64 @@ fn counted(replica: &ReplicaHandle, mut view: PartitionView) -> Result<Partition
     }
 }
 
+/// What is known without a look at its vqueues. Blocks.
+fn glance(
+    registry: &Registry,
+    log_store: &dyn LogStore,
+    id: PartitionId,
+) -> Result<(ReplicaHandle, PartitionView), NodeError> {
+    let replica = registry.replica(id)?;
+    let status = registry.status(id);
+    let stopped = status.as_ref().and_then(|status| status.stopped.clone());
+    let stored = forebay_engine::partition::state::State::load(&replica.store)?;
+    let known = stored.leader_epoch.0;
+    let role = status.map(|status| status.role);
+    let (open, epoch) = match (&stopped, &role) {
+        (None, Some(Role::Leader { epoch, open })) => (*open, epoch.0),
+        (None, Some(Role::Candidate { epoch })) => (false, epoch.0),
+        _ => (false, known),
+    };
+    let role = match stopped {
+        Some(_) => ReplicaRole::Stopped,
+        None => role_view(role),
+    };
+    let view = PartitionView {
+        id,
+        range: (replica.range.0.0, replica.range.1.0),
+        node: registry.node.0,
+        role,
+        open,
+        epoch,
+        stopped,
+        applied: stored.applied_lsn.0,
+        durable: replica.store.durable_lsn()?.0,
+        log_first: log_store.trimmed(id).next().0,
+        log_end: log_store.end(id).0,
+        vqueues: 0,
+        inbox: 0,
+        running: 0,
+        parked: 0,
+        finished: 0,
+    };
+    Ok((replica, view))
+}
+
+/// Where every partition stands. Blocks.
+fn views(registry: &Registry, log_store: &dyn LogStore) -> Result<Vec<PartitionView>, NodeError> {
+    let view = |id| {
+        let (replica, view) = glance(registry, log_store, id)?;
+        counted(&replica, view)
+    };
+    registry.partitions().into_iter().map(view).collect()
+}
+
 impl Inspect {
     /// Where every partition stands here. Reads the rows of all vqueues. Blocks.
     ///
     /// # Errors
     /// [`NodeError`].
     pub fn partition_views(&self) -> Result<Vec<PartitionView>, NodeError> {
-        let view = |id| {
-            let (replica, view) = self.glance(id)?;
-            counted(&replica, view)
-        };
-        self.registry.partitions().into_iter().map(view).collect()
+        views(&self.registry, &*self.log_store)
     }
 
     /// As [`Inspect::partition_views`], without blocking the caller. Cancel-safe.
@@ -47,48 +99,8 @@ impl Inspect {
     /// # Errors
     /// [`NodeError`].
     pub async fn list_partitions(&self) -> Result<Vec<PartitionView>, NodeError> {
-        let seen = self.registry.partitions().into_iter().map(|id| self.glance(id));
-        let seen = seen.collect::<Result<Vec<_>, _>>()?;
-        let count = move || seen.into_iter().map(|(replica, view)| counted(&replica, view)).collect();
-        self.registry.blocking(count).await?
-    }
-
-    /// What is known without a look at its vqueues.
-    fn glance(&self, id: PartitionId) -> Result<(ReplicaHandle, PartitionView), NodeError> {
-        let replica = self.registry.replica(id)?;
-        let status = self.registry.status(id);
-        let stopped = status.as_ref().and_then(|status| status.stopped.clone());
-        let stored = forebay_engine::partition::state::State::load(&replica.store)?;
-        let known = stored.leader_epoch.0;
-        let role = status.map(|status| status.role);
-        let (open, epoch) = match (&stopped, &role) {
-            (None, Some(Role::Leader { epoch, open })) => (*open, epoch.0),
-            (None, Some(Role::Candidate { epoch })) => (false, epoch.0),
-            _ => (false, known),
-        };
-        let role = match stopped {
-            Some(_) => ReplicaRole::Stopped,
-            None => role_view(role),
-        };
-        let view = PartitionView {
-            id,
-            range: (replica.range.0.0, replica.range.1.0),
-            node: self.registry.node.0,
-            role,
-            open,
-            epoch,
-            stopped,
-            applied: stored.applied_lsn.0,
-            durable: replica.store.durable_lsn()?.0,
-            log_first: self.log_store.trimmed(id).next().0,
-            log_end: self.log_store.end(id).0,
-            vqueues: 0,
-            inbox: 0,
-            running: 0,
-            parked: 0,
-            finished: 0,
-        };
-        Ok((replica, view))
+        let (registry, log_store) = (Arc::clone(&self.registry), Arc::clone(&self.log_store));
+        self.registry.blocking(move || views(&registry, &*log_store)).await?
     }
 
     /// Hash over all rows of a partition here, as of one moment: equal on replicas that

@@ -202,7 +202,7 @@ impl Partitions {
     pub(super) async fn spawn(&self, range: KeyRange) -> Result<PartitionId, NodeError> {
         let _changing = self.changing.lock().await;
         self.registry.check_up()?;
-        let row = self.change_table(|table| table.add(range))?;
+        let row = self.change_table(move |table| table.add(range)).await?;
         let Err(error) = self.start_partition(row).await else { return Ok(row.id) };
         if self.registry.shared().is_some() {
             if self.registry.status(row.id).is_none_or(|status| status.stopped.is_none()) {
@@ -210,7 +210,7 @@ impl Partitions {
             }
             return Err(error);
         }
-        let removed = self.change_table(|table| table.remove(row.id));
+        let removed = self.change_table(move |table| table.remove(row.id)).await;
         if let Err(error) = removed.and(self.stop_dropped(row.id).await) {
             tracing::error!(partition = %row.id, %error, "the partition is not removed");
         }
@@ -221,7 +221,7 @@ impl Partitions {
     pub(super) async fn remove(&self, partition: PartitionId) -> Result<(), NodeError> {
         let _changing = self.changing.lock().await;
         self.registry.check_up()?;
-        self.change_table(|table| table.remove(partition))?;
+        self.change_table(move |table| table.remove(partition)).await?;
         self.stop_dropped(partition).await
     }
 
@@ -282,20 +282,24 @@ impl Partitions {
         Ok(())
     }
 
-    /// Changes the stored table and then the one in memory.
-    fn change_table<T>(
+    /// Changes the stored table and then the one in memory, on a thread that may block.
+    /// To be called while `changing` is held.
+    async fn change_table<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut PartitionTable) -> Result<T, NodeError>,
+        change: impl FnOnce(&mut PartitionTable) -> Result<T, NodeError> + Send + 'static,
     ) -> Result<T, NodeError> {
-        let mut present = self.registry.table_mut();
-        let stored = PartitionTable::load(&*self.registry.metadata)?;
-        let (mut table, version) = match stored {
-            Some((table, version)) => (table, Some(version)),
-            None => (present.clone(), None),
+        let registry = Arc::clone(&self.registry);
+        let changing = move || {
+            let stored = PartitionTable::load(&*registry.metadata)?;
+            let (mut table, version) = match stored {
+                Some((table, version)) => (table, Some(version)),
+                None => (registry.table().clone(), None),
+            };
+            let changed = change(&mut table)?;
+            table.store(&*registry.metadata, version)?;
+            *registry.table_mut() = table;
+            Ok(changed)
         };
-        let changed = change(&mut table)?;
-        table.store(&*self.registry.metadata, version)?;
-        *present = table;
-        Ok(changed)
+        self.registry.blocking(changing).await?
     }
 }

@@ -38,17 +38,23 @@ pub(crate) struct SupervisorPerformer {
 
 impl SupervisorPerformer {
     fn obtain_epoch(&self, above: Epoch, scope: &mut Scope<'_, LeadershipInput>) {
-        let obtained = self.registry.epochs.next(self.partition, above);
-        scope.feed_back(match obtained {
+        let (registry, partition) = (Arc::clone(&self.registry), self.partition);
+        let obtain = move || match registry.epochs.next(partition, above) {
             Ok(epoch) => LeadershipInput::EpochObtained(epoch),
             Err(error @ MetadataError::PreconditionFailed { .. }) => {
                 LeadershipInput::EpochRefused { reason: error.to_string() }
             }
             Err(error) => {
-                self.registry.stop_failed(self.partition, &error.to_string());
+                registry.stop_failed(partition, &error.to_string());
                 LeadershipInput::StepDown
             }
-        });
+        };
+        if self.registry.is_simulated() {
+            return scope.feed_back(obtain());
+        }
+        // A synced write would hold up the other actors of this thread.
+        let me = scope.me.clone();
+        tokio::task::spawn_blocking(move || me.send(obtain()));
     }
 
     fn fence(&self, epoch: Epoch, scope: &Scope<'_, LeadershipInput>) {

@@ -1,13 +1,15 @@
 //! Changing the rule book: compare-and-swap in the metadata store, then through the
 //! log of every partition that is led here.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use forebay_engine::{
     partition::{rows::FsmSlot, store::Rows},
     rules::{BookVersion, History, MAX_RULES_PER_BOOK, RuleBook, RuleChange, check_supported},
 };
 use forebay_messages::{PartitionId, record::RECORD_ROOM};
-use forebay_storage::metadata::{MetaKey, MetadataError, Precondition, Version};
+use forebay_storage::metadata::{MetaKey, MetadataError, MetadataStore, Precondition, Version};
 
 use crate::{
     access::propose::answer_if_gone,
@@ -19,20 +21,50 @@ use super::{Rules, known::Proposed};
 /// Tries before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
 
-impl Rules {
-    fn stored_book(&self) -> Result<(RuleBook, Option<Version>), NodeError> {
-        match self.registry.metadata.get(&MetaKey::rule_book())? {
-            None => Ok((RuleBook::default(), None)),
-            Some(found) => Ok((RuleBook::decode(&found.value)?, Some(found.version))),
-        }
+fn stored_book(metadata: &dyn MetadataStore) -> Result<(RuleBook, Option<Version>), NodeError> {
+    match metadata.get(&MetaKey::rule_book())? {
+        None => Ok((RuleBook::default(), None)),
+        Some(found) => Ok((RuleBook::decode(&found.value)?, Some(found.version))),
     }
+}
 
-    /// The newest rule book.
+fn stored_history(metadata: &dyn MetadataStore) -> Result<History, NodeError> {
+    match metadata.get(&MetaKey::rule_book_history())? {
+        None => Ok(History::default()),
+        Some(found) => Ok(History::decode(&found.value)?),
+    }
+}
+
+/// Stores a book and its history in one write, if the stored book is of this version still.
+fn store_book(
+    metadata: &dyn MetadataStore,
+    book: Bytes,
+    history: &History,
+    version: Option<Version>,
+) -> Result<Version, MetadataError> {
+    let precondition = version.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
+    let history_key = MetaKey::rule_book_history();
+    let also = (&history_key, Bytes::from(history.encode()));
+    metadata.put_with(&MetaKey::rule_book(), book, precondition, also)
+}
+
+impl Rules {
+    /// The newest rule book. Blocks: it reads the metadata.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn rule_book(&self) -> Result<RuleBook, NodeError> {
-        Ok(self.stored_book()?.0)
+        Ok(stored_book(&*self.registry.metadata)?.0)
+    }
+
+    /// As [`Rules::rule_book`], without blocking the caller. Cancel-safe.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn newest(&self) -> Result<RuleBook, NodeError> {
+        let registry = Arc::clone(&self.registry);
+        let read = move || stored_book(&*registry.metadata).map(|(book, _)| book);
+        self.registry.blocking(read).await?
     }
 
     /// The book that the replica of a partition here has applied.
@@ -47,15 +79,21 @@ impl Rules {
         }
     }
 
-    /// The books before it, newest last.
+    /// The books before it, newest last. Blocks: it reads the metadata.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn rule_book_history(&self) -> Result<History, NodeError> {
-        match self.registry.metadata.get(&MetaKey::rule_book_history())? {
-            None => Ok(History::default()),
-            Some(found) => Ok(History::decode(&found.value)?),
-        }
+        stored_history(&*self.registry.metadata)
+    }
+
+    /// As [`Rules::rule_book_history`], without blocking the caller. Cancel-safe.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn history(&self) -> Result<History, NodeError> {
+        let registry = Arc::clone(&self.registry);
+        self.registry.blocking(move || stored_history(&*registry.metadata)).await?
     }
 
     /// Changes the rule book and returns once every partition led here has applied it.
@@ -72,12 +110,13 @@ impl Rules {
     ) -> Result<RuleBook, NodeError> {
         self.registry.check_up()?;
         let now = self.registry.clock().now();
-        let (book, told) = self.swap_book(author, |book| {
+        let change = move |book: &RuleBook| {
             let changes = make(book);
             check_supported(&changes)?;
             let applied = book.apply(&changes, now, MAX_RULES_PER_BOOK)?;
             Ok(applied.changed.then_some(applied.book))
-        })?;
+        };
+        let (book, told) = self.swap_book(author, change).await?;
         self.bring_book(&book, told).await?;
         Ok(book)
     }
@@ -93,37 +132,41 @@ impl Rules {
     ) -> Result<RuleBook, NodeError> {
         self.registry.check_up()?;
         let now = self.registry.clock().now();
-        let history = self.rule_book_history()?;
-        let (book, told) = self.swap_book(author, |book| {
+        let history = self.history().await?;
+        let change = move |book: &RuleBook| {
             let applied = history.rollback(book, version, now)?;
             Ok(applied.changed.then_some(applied.book))
-        })?;
+        };
+        let (book, told) = self.swap_book(author, change).await?;
         self.bring_book(&book, told).await?;
         Ok(book)
     }
 
-    /// Swaps the stored book, and with it the history, for what `change` makes of it (`None`: nothing to do). Says
-    /// to which partitions the new one was proposed, if the metadata told of it at once.
+    /// Swaps the stored book, and with it the history, for what `change` makes of it (`None`:
+    /// nothing to do). Says to which partitions the new one was proposed, if the metadata
+    /// told of it at once.
     ///
-    /// Both are one write: no error comes after a change that is in force already.
-    fn swap_book(
+    /// Both are one write, on a thread that may block: no error comes after a change that is
+    /// in force already.
+    async fn swap_book(
         &self,
         author: &str,
-        change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError>,
+        change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError> + Send,
     ) -> Result<(RuleBook, Option<Proposed>), NodeError> {
-        let _changing = self.registry.lock_rules();
+        let _changing = self.registry.rules_changing.lock().await;
         let mut tries = 0;
         loop {
             tries += 1;
-            let (present, version) = self.stored_book()?;
+            let registry = Arc::clone(&self.registry);
+            let read = move || -> Result<_, NodeError> {
+                let metadata = &*registry.metadata;
+                Ok((stored_book(metadata)?, stored_history(metadata)?))
+            };
+            let ((present, version), mut history) = self.registry.blocking(read).await??;
             let Some(book) = change(&present)? else {
                 return Ok((present, None));
             };
-            let mut history = self.rule_book_history()?;
             history.record(book.clone(), author, self.registry.clock().now());
-            let history_key = MetaKey::rule_book_history();
-            let precondition =
-                version.map_or(Precondition::DoesNotExist, Precondition::MatchesVersion);
             let bytes = Bytes::from(book.encode());
             // Every partition gets the whole book in one record.
             let len_max = self.registry.record_len_max.saturating_sub(RECORD_ROOM);
@@ -131,9 +174,9 @@ impl Rules {
                 return Err(NodeError::RuleBookTooLarge { len: bytes.len(), len_max });
             }
             self.registry.rule_books.expect(bytes.clone());
-            let also = (&history_key, Bytes::from(history.encode()));
-            let metadata = &self.registry.metadata;
-            match metadata.put_with(&MetaKey::rule_book(), bytes, precondition, also) {
+            let registry = Arc::clone(&self.registry);
+            let put = move || store_book(&*registry.metadata, bytes, &history, version);
+            match self.registry.blocking(put).await? {
                 Ok(_) => return Ok((book, self.registry.rule_books.take_expected())),
                 Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
                 Err(error) => return Err(error.into()),

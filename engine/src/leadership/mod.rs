@@ -221,6 +221,8 @@ pub struct Leadership {
     free_since: Option<Timestamp>,
     /// When it runs again. Only the last armed time counts.
     retry_at: Option<Timestamp>,
+    /// It has asked for an epoch and has no answer yet.
+    asks_epoch: bool,
     /// It leads until it is quiet, at most until this time.
     leaves_by: Option<Timestamp>,
 }
@@ -240,6 +242,7 @@ impl Leadership {
             other_leads: false,
             free_since: None,
             retry_at: None,
+            asks_epoch: false,
             leaves_by: None,
         }
     }
@@ -292,7 +295,8 @@ impl Leadership {
     fn run_now(&mut self, effects: &mut Vec<LeadershipEffect>) {
         self.retry_at = None;
         self.free_since = None;
-        if self.role == Role::Follower {
+        if self.role == Role::Follower && !self.asks_epoch {
+            self.asks_epoch = true;
             effects.push(LeadershipEffect::ObtainEpoch { above: self.highest });
         }
     }
@@ -333,6 +337,7 @@ impl Leadership {
         epoch: Epoch,
         effects: &mut Vec<LeadershipEffect>,
     ) {
+        self.asks_epoch = false;
         if self.role != Role::Follower || self.stands.is_none() {
             return;
         }
@@ -493,6 +498,7 @@ impl Machine for Leadership {
                 }
             }
             LeadershipInput::EpochRefused { reason } => {
+                self.asks_epoch = false;
                 effects.push(LeadershipEffect::Warn(format!("cannot lead: {reason}")));
                 if self.stands.is_some() && self.role == Role::Follower {
                     self.run_later(now, 0, effects);
