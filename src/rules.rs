@@ -109,12 +109,14 @@ impl Rules {
     /// [`RulesError`].
     pub async fn resume(&self, pattern: &str) -> Result<bool, RulesError> {
         let pattern: Pattern = pattern.parse()?;
-        let is_paused = |book: &RuleBook| book.get(&pattern).is_some_and(|rule| rule.limits.paused);
-        let was_paused = is_paused(&self.node.rules().newest().await?);
+        let is_paused = |book: &RuleBook, pattern: &Pattern| {
+            book.get(pattern).is_some_and(|rule| rule.limits.paused)
+        };
+        let was_paused = is_paused(&self.node.rules().newest().await?, &pattern);
         let resumed = RulePatch { limits: LimitsPatch::paused(false), ..RulePatch::default() };
         self.node
             .rules()
-            .change_rules("", move |book| match is_paused(book) {
+            .change_rules("", move |book| match is_paused(book, &pattern) {
                 true => vec![book.upsert(pattern.clone(), resumed.clone())],
                 false => Vec::new(),
             })

@@ -131,7 +131,7 @@ fn callers_are_answered_when_the_logs_writer_dies() {
         let (starting, until) = (launch(&mut sim, place, yielding()), soon(&sim));
         let node = sim.run(starting, until).await.expect("in time").unwrap();
         let until = soon(&sim);
-        let ended = sim.run(node.access().attach(stored.id()).outcome(), until).await;
+        let ended = sim.run(node.attach(stored.id()).outcome(), until).await;
         assert!(ended.expect("in time").unwrap().is_success());
     });
 }

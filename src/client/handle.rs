@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use forebay_actors::node::{EntryDetails, EntryTarget, EntryView, Node};
+use forebay_actors::node::{Access, EntryDetails, EntryTarget, EntryView, Node};
 use forebay_engine::partition::apply::Enqueued;
 use forebay_messages::{EntryId, Outcome, Timestamp, command::EntryAction};
 use serde::de::DeserializeOwned;

@@ -25,7 +25,6 @@ use crate::{
         EntryFilter,
         query::{selector, wants_outcome},
     },
-   
     registry::ReplicaHandle,
 };
 
@@ -212,8 +211,10 @@ impl Access {
             loop {
                 let (reader, filter, wanted) =
                     (partition.clone(), filter.clone(), selector.clone());
-                let found =
-                    self.registry.blocking(move || find(&reader, action, &filter, &wanted, after)).await??;
+                let found = self
+                    .registry
+                    .blocking(move || find(&reader, action, &filter, &wanted, after))
+                    .await??;
                 for (entry, skip) in found.skipped {
                     report.skipped(entry, skip);
                 }

@@ -10,7 +10,10 @@ use forebay_storage::partition::BytesHead;
 
 use crate::{error::NodeError, registry::ReplicaHandle};
 
-use super::{query::{bytes_view, name_of, view_finished, view_live}, Inspect};
+use super::{
+    Inspect,
+    query::{bytes_view, name_of, view_finished, view_live},
+};
 
 fn failed_view(failed: &FailedAttempt) -> FailedAttemptView {
     let FailedAttempt { number, started_at, ended_at, text } = failed;

@@ -17,7 +17,10 @@ use forebay_storage::partition::BytesHead;
 
 use crate::{error::NodeError, registry::ReplicaHandle, shell::Clock};
 
-use super::{query::{bytes_view, view_live}, Inspect};
+use super::{
+    Inspect,
+    query::{bytes_view, view_live},
+};
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;

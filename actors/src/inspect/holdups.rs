@@ -16,7 +16,7 @@ use forebay_storage::partition::Head;
 
 use crate::{error::NodeError, registry::ReplicaHandle, shell::Clock};
 
-use super::{query::selector, Inspect};
+use super::{Inspect, query::selector};
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;

@@ -15,7 +15,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{error::NodeError, registry::ReplicaHandle};
 
-use super::{query::{bytes_view, is_full, selector, view_finished, view_live, wants_finished}, Inspect};
+use super::{
+    Inspect,
+    query::{bytes_view, is_full, selector, view_finished, view_live, wants_finished},
+};
 
 /// Most rows, of entries and of vqueues together, that are read for one page or one count.
 pub const PAGE_ROWS_MAX: usize = LISTED_ROWS_MAX;

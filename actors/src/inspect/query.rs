@@ -8,9 +8,7 @@ use forebay_engine::{
     leadership::Role,
     partition::rows::{EntryRow, FinishedRow, Stage},
 };
-use forebay_messages::{
-    EntryId, Outcome, PartitionId, Timestamp, VQueueId, VQueueName, command::EntrySelector,
-};
+use forebay_messages::{EntryId, Outcome, Timestamp, VQueueId, VQueueName, command::EntrySelector};
 use forebay_storage::partition::BytesHead;
 
 use crate::{error::NodeError, registry::ReplicaHandle, table::Row};

@@ -10,8 +10,10 @@ use forebay_storage::partition::{BytesHead, Head};
 
 use crate::{error::NodeError, registry::ReplicaHandle, unserved::Unheard};
 
-use super::{PAGE_ROWS_MAX,
-    query::{bytes_view, limit_key, selector, text}, Inspect};
+use super::{
+    Inspect, PAGE_ROWS_MAX,
+    query::{bytes_view, limit_key, selector, text},
+};
 
 /// Rows read at a time.
 const ROWS_AT_A_TIME: usize = 512;
@@ -133,7 +135,8 @@ impl Inspect {
             let mut partitions = Vec::new();
             for (partition, vqueue) in vqueues {
                 // One that was dropped meanwhile has none that wait here.
-                partitions.extend(self.registry.newest_replica(partition).ok().map(|of| (of, vqueue)));
+                partitions
+                    .extend(self.registry.newest_replica(partition).ok().map(|of| (of, vqueue)));
             }
             let count = move || -> Result<u64, NodeError> {
                 let mut waiting = 0;

@@ -12,7 +12,7 @@ use crate::{
     registry::{Registry, ReplicaHandle},
 };
 
-use super::{query::role_view, Inspect};
+use super::{Inspect, query::role_view};
 
 /// Vqueues read at a time.
 const PAGE_LEN: usize = 1_024;

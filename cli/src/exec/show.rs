@@ -123,7 +123,8 @@ impl Held {
         for service in services {
             let filter = EntryFilter { service: Some(service), ..EntryFilter::default() };
             // The runtime shuts down: nothing waits any more.
-            for (by, entries) in runtime.node().inspect().holdups(filter).await.unwrap_or_default() {
+            for (by, entries) in runtime.node().inspect().holdups(filter).await.unwrap_or_default()
+            {
                 *held.entry(by).or_default() += entries;
             }
         }

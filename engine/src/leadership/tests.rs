@@ -302,3 +302,14 @@ fn an_old_announcement_does_not_cancel_the_retry() {
     let runs = [Effect::ObtainEpoch { above: Epoch(3) }];
     assert_eq!(step(&mut machine, due.0, Input::RetryDue), runs);
 }
+
+#[test]
+fn a_second_order_to_run_does_not_ask_for_a_second_epoch() {
+    let mut machine = Leadership::new(OWN, Epoch(4));
+    let asks = [Effect::ObtainEpoch { above: Epoch(4) }];
+    assert_eq!(step(&mut machine, 0, Input::Run), asks);
+    assert_eq!(step(&mut machine, 1, Input::Run), [], "the first has no answer yet");
+    step(&mut machine, 2, Input::StepDown);
+    assert_eq!(step(&mut machine, 3, Input::EpochObtained(Epoch(5))), [], "it came too late");
+    assert_eq!(step(&mut machine, 4, Input::Run), asks, "that one was answered");
+}

@@ -186,7 +186,8 @@ impl Run {
             Stage::Running => self.gate.put_off().extend(all),
             Stage::Inbox if !all.is_empty() => {
                 let target = EntryTarget::Named(all);
-                let paused = self.runtime.node().access().act(EntryAction::Pause, &target, false).await;
+                let paused =
+                    self.runtime.node().access().act(EntryAction::Pause, &target, false).await;
                 paused.map_err(RuntimeError::from)?;
             }
             _ => {}

@@ -311,7 +311,8 @@ impl Run {
         let Some(outcome) = found.map_err(RuntimeError::from)? else { return Ok(false) };
         if !outcome.is_success() && self.retry_failed {
             let target = EntryTarget::Named(vec![view.id]);
-            let redriven = self.runtime.node().access().act(EntryAction::Redrive, &target, false).await;
+            let redriven =
+                self.runtime.node().access().act(EntryAction::Redrive, &target, false).await;
             let report = redriven.map_err(RuntimeError::from)?;
             return match report.skipped_named.first() {
                 None => Ok(false),
