@@ -38,16 +38,20 @@ build: tools ## build the `forebay` binary that is installed and measured: linke
 install: build ## put that binary into ~/.cargo/bin, or DIR=...
 	install -D -m 755 "$(binary)" "$(or $(DIR),$(home)/.cargo/bin)/forebay"
 
+# Tests send signals to the binary, and what started make may ignore some (nohup, a script's
+# `&`): programs inherit that.
+defaults := $(shell PATH="$(PATH)" env --default-signal=HUP true 2>/dev/null && echo env --default-signal=HUP,INT,QUIT,TERM)
+
 # Doc tests first: the last lines are those of the runner of all other tests.
 test: tools ## doc tests, then every other test
 	cargo test $(asserted) $(everything) --doc
 	@if cargo nextest --version >/dev/null 2>&1; then \
-		set -x; cargo nextest run $(asserted) $(everything); \
+		set -x; $(defaults) cargo nextest run $(asserted) $(everything); \
 	else \
 		echo "cargo-nextest is not installed: using cargo test (no time limits, no groups)"; \
 		set -ex; \
-		cargo test $(asserted) $(everything) --lib --bins --examples; \
-		cargo test $(asserted) $(everything) --test '*'; \
+		$(defaults) cargo test $(asserted) $(everything) --lib --bins --examples; \
+		$(defaults) cargo test $(asserted) $(everything) --test '*'; \
 	fi
 
 test-long: export FOREBAY_TEST_LONG := 1

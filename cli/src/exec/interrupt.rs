@@ -209,6 +209,10 @@ mod tests {
 
     #[tokio::test]
     async fn each_signal_asks_for_more() {
+        let ignored = Ignored::now().unwrap();
+        for kind in [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()] {
+            assert!(!ignored.has(kind), "{kind:?} is ignored here (nohup?): use `make test`");
+        }
         let (stopper, mut stop) = Stopper::on_signals(Duration::from_secs(3600)).unwrap();
         assert_eq!(*stop.borrow(), Stop::default());
         for (signal, expected) in
