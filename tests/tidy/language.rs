@@ -52,7 +52,7 @@ const CONTINUES: &str = "write `continues`";
 const NOUN: &str = "use a noun: running entries, waiting entries, later messages";
 
 /// Files that need an avoided phrase, with the reason.
-const ALLOWED: [(&str, &str, &str); 0] = [];
+const ALLOWED: [(&str, &str, &str); 1] = [("CHANGELOG.md", "go on", "the old name `go_on_alone`")];
 
 /// Parts of the tree that are not rewritten yet. Only shrinks.
 const NOT_YET: [&str; 1] = ["actors/src/"];
