@@ -1,4 +1,4 @@
-//! Whether a node goes down: what everything that it does checks first.
+//! Whether a node shuts down: checked first by everything it does.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -9,15 +9,15 @@ use tokio::sync::watch;
 
 use crate::error::NodeError;
 
-/// What all calls of a node's shutdown share.
+/// Shared by all calls of a node's shutdown.
 pub(crate) struct Down {
-    /// It began.
+    /// It has begun.
     pub(crate) has_begun: AtomicBool,
-    /// The tokio runtime of the handlers is gone; that is why it began.
+    /// The tokio runtime of the handlers is gone, which is why the shutdown began.
     pub(crate) is_tokio_gone: AtomicBool,
-    /// The shortest time that a call has left to running handlers.
+    /// The shortest time that a call has given running handlers.
     pub(crate) drain: watch::Sender<Duration>,
-    /// What came of it, once it is over.
+    /// The result, once it is over.
     pub(crate) ended: watch::Sender<Option<Result<(), String>>>,
 }
 
@@ -33,7 +33,7 @@ impl Default for Down {
 }
 
 impl Down {
-    /// Fails once the node goes down.
+    /// Fails once the node shuts down.
     pub(crate) fn check(&self) -> Result<(), NodeError> {
         if !self.has_begun.load(Ordering::Acquire) {
             return Ok(());

@@ -1,8 +1,8 @@
 //! Adding handlers and aliases to a running node, and logging services without a handler.
 //!
-//! Must always hold: a service that gains a handler is told to every partition here after
-//! the handler is in its place, so that no waiting vqueue misses it; a stored alias is in
-//! force on every node over the same metadata. Must not know: how entries wait.
+//! Must always hold: every partition here hears of a service that gains a handler after the handler
+//! is registered, so that no waiting vqueue misses it; a stored alias is in force on every node
+//! over the same metadata. Must not know: how entries wait.
 
 use std::sync::Arc;
 
@@ -23,18 +23,18 @@ use crate::{
     shell::World,
 };
 
-/// Tries before a race with other writers is given up.
+/// Attempts before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
 
 impl Registry {
-    /// Other services than before have a handler here.
+    /// The set of services with a handler has changed.
     fn services_changed(&self, executor: &Executor, changed: Changed) {
         if changed == Changed::default() {
             return;
         }
         self.unserved.forget_served(|service| executor.has_handler(service));
         for replica in &self.replicas {
-            // One that is gone starts nothing.
+            // A partition that is gone starts nothing.
             replica.partition.address.send(PartitionInput::ServicesChanged { lost: changed.lost });
         }
     }
@@ -60,8 +60,8 @@ impl Registry {
         self.metadata.watch(&MetaKey::aliases(), Box::new(on_change))
     }
 
-    /// A vqueue has work for a service without a handler here: people are told, soon and
-    /// then once a minute.
+    /// A vqueue has work for a service without a handler here: it is logged, soon and then once a
+    /// minute.
     pub(crate) fn note_unserved(
         self: &Arc<Self>,
         world: &World,
@@ -80,7 +80,7 @@ impl Registry {
             let Some(registry) = registry.upgrade() else { return };
             let waiting = |(partition, vqueue)| {
                 let store = registry.replicas.get(&partition).map(|replica| replica.store.clone());
-                // This only counts for a log line: a failed read is reported where the row is needed.
+                // Only for a log line: failed reads are reported where the row is needed.
                 let meta = store.and_then(|store| store.vqueue(vqueue).ok().flatten());
                 meta.map_or(0, |meta| meta.inbox)
             };
@@ -137,7 +137,7 @@ impl Handlers {
         Ok(())
     }
 
-    /// Which handlers serve services of other names. Cancel-safe.
+    /// The aliases: services served by handlers with other names. Cancel-safe.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -148,11 +148,11 @@ impl Handlers {
             .await?
     }
 
-    /// Has the handler of another name serve a service (`None`: not any more). Durable,
-    /// and in force when it returns. Returns the aliases as they are then.
+    /// Makes the handler of another name serve a service (`None`: removes the alias). Durable, and
+    /// in force when it returns. Returns all aliases.
     ///
     /// # Errors
-    /// [`NodeError::Alias`] when it makes no sense; nothing was changed then.
+    /// [`NodeError::Alias`] when it is invalid; nothing was changed then.
     pub async fn set_alias(
         &self,
         service: &str,

@@ -1,8 +1,7 @@
 //! The actors of forebay: shells that receive, step a machine and perform its effects.
 //!
-//! Owns: threads, mailboxes, timers, the running of handlers. Must always hold: no
-//! business rule lives here; a performer only does what a machine says. Must not know:
-//! the bytes of keys and rows.
+//! Owns: threads, mailboxes, timers, running handlers. Must always hold: no business rule is here;
+//! a performer only does what a machine decides. Must not know: the bytes of keys and rows.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -29,14 +28,14 @@ mod unserved;
 
 pub use forebay_storage::LookCopy;
 
-/// Snapshots of a data directory, and the way back.
+/// Snapshots of a data directory, and restoring them.
 pub mod snapshot {
     pub use forebay_storage::snapshot::{
         FileSum, Manifest, PartitionSum, SNAPSHOT_FORMAT, SnapshotError, restore, verify,
     };
 }
 
-/// Storage that fails on cue, for tests of what lies above it.
+/// Storage that fails on cue, for tests of the layers above it.
 #[cfg(feature = "testkit")]
 pub mod testkit {
     pub use forebay_storage::{

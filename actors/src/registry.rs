@@ -1,8 +1,8 @@
-//! Which replicas are here, how each is, and what their actors share on a node.
+//! The replicas on a node, their state, and what their actors share.
 //!
-//! Owns: the routing table, the replicas by partition, their roles, gauges and limiters.
-//! Must always hold: nothing here runs or stops a replica by itself but in answer to a
-//! failure. Must not know: what is asked of a replica, or who asks.
+//! Owns: the routing table, the replicas by partition, their roles, gauges and limiters. Must
+//! always hold: nothing here starts or stops a replica, except in response to a failure. Must not
+//! know: what a replica is asked, or by which caller.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -38,12 +38,12 @@ use crate::{
     unserved::Unserved,
 };
 
-/// How a partition is, for people and for whoever waits for it to lead.
+/// The state of a partition, for people and for callers that wait for it to lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionStatus {
     /// Its role.
     pub role: Role,
-    /// Why it stopped, when it did.
+    /// Why it stopped, if it did.
     pub stopped: Option<String>,
 }
 
@@ -52,17 +52,17 @@ pub struct PartitionStatus {
 pub struct PartitionGauges {
     /// LSN of the last applied record.
     pub applied: Lsn,
-    /// Vqueues that are active.
+    /// Number of active vqueues.
     pub active_vqueues: usize,
-    /// Vqueues that wait for a permit and have no actor.
+    /// Number of vqueues that wait for a permit without an actor.
     pub waiting_vqueues: usize,
-    /// Messages that came too late.
+    /// Number of messages that came too late.
     pub stale: u64,
-    /// Attempts of earlier leaders are on their way back.
+    /// Attempts of earlier leaders are being returned.
     pub is_draining: bool,
 }
 
-/// Gives out epochs.
+/// Assigns epochs.
 pub(crate) struct Epochs {
     metadata: Arc<dyn MetadataStore>,
 }
@@ -77,7 +77,7 @@ impl Epochs {
     }
 }
 
-/// The replica of a partition as its node reaches it.
+/// The replica of a partition, as its node reaches it.
 #[derive(Clone)]
 pub(crate) struct ReplicaHandle {
     pub(crate) range: KeyRange,
@@ -90,7 +90,7 @@ pub(crate) struct ReplicaHandle {
     pub(crate) supervisor: Arc<Child<LeadershipInput>>,
 }
 
-/// What the actors of all partitions share on a node.
+/// Shared by the actors of all partitions on a node.
 pub(crate) struct Registry {
     pub(crate) node: NodeId,
     clock: Arc<dyn Clock>,
@@ -101,23 +101,23 @@ pub(crate) struct Registry {
     gauges: DashMap<PartitionId, PartitionGauges, FxBuildHasher>,
     status: watch::Sender<HashMap<PartitionId, PartitionStatus>>,
     capacity: OnceLock<Capacity>,
-    /// The limiters of the partitions led here, to be looked at.
+    /// The limiters of the partitions led here, for looks.
     limiters: DashMap<PartitionId, Ref<Look<Limiter>>, FxBuildHasher>,
     shared: Option<SharedLog>,
-    /// Largest record that the log takes, in bytes as stored.
+    /// Maximum size of a record in the log, in bytes as stored.
     pub(crate) record_len_max: usize,
     pub(crate) rule_books: RuleBooks,
-    /// What waits for a handler.
+    /// Services with waiting entries and without a handler.
     pub(crate) unserved: Unserved,
-    /// Held while a rule book is changed, so that this node does not race itself.
+    /// Locked while a rule book is changed, so that this node does not race with itself.
     pub(crate) rules_changing: tokio::sync::Mutex<()>,
     table: RwLock<PartitionTable>,
     pub(crate) down: Arc<Down>,
-    /// Nothing of the node runs on other threads.
+    /// No part of the node runs on other threads.
     is_simulated: bool,
 }
 
-/// What a registry starts from.
+/// The parts of a new registry.
 pub(crate) struct RegistryParts {
     pub(crate) node: NodeId,
     pub(crate) clock: Arc<dyn Clock>,
@@ -154,17 +154,17 @@ impl Registry {
         }
     }
 
-    /// Fails once the node goes down.
+    /// Fails once the node shuts down.
     pub(crate) fn check_up(&self) -> Result<(), NodeError> {
         self.down.check()
     }
 
-    /// Nothing of the node runs on other threads.
+    /// Whether no part of the node runs on other threads.
     pub(crate) fn is_simulated(&self) -> bool {
         self.is_simulated
     }
 
-    /// Does something that blocks, beside the application's threads.
+    /// Runs something that blocks, outside of the application's threads.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -185,7 +185,7 @@ impl Registry {
         self.table().rows.iter().map(|row| row.id).collect()
     }
 
-    /// Which partition owns a key.
+    /// The partition that owns a key.
     pub(crate) fn route(&self, key: PartitionKey) -> Result<PartitionId, NodeError> {
         self.table().owner(key).ok_or(NodeError::NoPartition(key))
     }
@@ -200,15 +200,15 @@ impl Registry {
         keys.into_iter().map(owner).collect()
     }
 
-    /// The replica of a partition here.
+    /// The local replica of a partition.
     pub(crate) fn replica(&self, partition: PartitionId) -> Result<ReplicaHandle, NodeError> {
         self.check_up()?;
         let found = self.replicas.get(&partition).map(|replica| replica.clone());
         found.ok_or(NodeError::UnknownPartition(partition))
     }
 
-    /// The replica to read from: that of the leader, which has applied whatever was
-    /// acknowledged; without a leader that is known, the one here.
+    /// The replica to read from: the leader's, which has applied everything acknowledged; without a
+    /// known leader, the local one.
     pub(crate) fn newest_replica(
         &self,
         partition: PartitionId,
@@ -220,12 +220,12 @@ impl Registry {
         Ok(found.unwrap_or(own))
     }
 
-    /// Of every partition the replica to read from, in the order of their ranges.
+    /// The replica to read from for every partition, in the order of their ranges.
     pub(crate) fn newest_replicas(&self) -> Result<Vec<(PartitionId, ReplicaHandle)>, NodeError> {
         self.partitions().into_iter().map(|id| Ok((id, self.newest_replica(id)?))).collect()
     }
 
-    /// The replicas here, in the order of their partitions.
+    /// The local replicas, in the order of their partitions.
     pub(crate) fn replicas_here(&self) -> Vec<(PartitionId, ReplicaHandle)> {
         let all = self.replicas.iter();
         let mut replicas: Vec<_> =
@@ -234,8 +234,8 @@ impl Registry {
         replicas
     }
 
-    /// Looks at the limiter of a partition; `None` when this node does not lead it (or
-    /// its limiter is not seeded yet).
+    /// Looks at the limiter of a partition; `None` when this node does not lead it (or its limiter
+    /// is not seeded yet).
     pub(crate) async fn look_at_limiter<T: Send + 'static>(
         &self,
         partition: PartitionId,
@@ -245,11 +245,11 @@ impl Registry {
         let (tell, told) = oneshot::channel();
         let sent = limiter.send(Box::new(move |limiter, now| {
             if limiter.is_seeded() {
-                // Whoever asked may have gone.
+                // The caller may be gone.
                 let _ = tell.send(look(limiter, now));
             }
         }));
-        // A limiter that goes drops the question, and with it the sender.
+        // A limiter that ends drops the question, and with it the sender.
         if sent { told.await.ok() } else { None }
     }
 
@@ -258,8 +258,8 @@ impl Registry {
         &self.clock
     }
 
-    /// The last epoch of a partition before this process opened its log: attempts of that
-    /// epoch and of earlier ones ended with the process that ran them.
+    /// The last epoch of a partition before this process opened its log: attempts of that epoch and
+    /// of earlier ones ended with the process that ran them.
     ///
     /// # Errors
     /// [`NodeError`] when the metadata cannot be read.
@@ -270,13 +270,13 @@ impl Registry {
         }
     }
 
-    /// The log and metadata that other nodes of this process use too.
+    /// The log and metadata, if they are shared with other nodes of this process.
     pub(crate) fn shared(&self) -> Option<&SharedLog> {
         self.shared.as_ref()
     }
 
     pub(crate) fn set_capacity(&self, capacity: Capacity) {
-        // A node sets it once, before any partition starts.
+        // Set once, before any partition starts.
         let _ = self.capacity.set(capacity);
     }
 
@@ -305,22 +305,22 @@ impl Registry {
         self.the_capacity().join(partition, limiter, running);
     }
 
-    /// So many handlers of a partition without a limiter have not stopped.
+    /// This many handlers of a partition without a limiter have not stopped.
     pub(crate) fn leave_capacity(&self, partition: PartitionId, running: u32) {
         self.the_capacity().leave(partition, running);
     }
 
-    /// One of them has.
+    /// One of them has stopped.
     pub(crate) fn return_capacity(&self, partition: PartitionId) {
         self.the_capacity().stopped(partition);
     }
 
-    /// Most entries that run here at once; `u32::MAX` without a limit.
+    /// Maximum number of entries that run here; `u32::MAX` without a limit.
     pub(crate) fn running_max(&self) -> u32 {
         self.the_capacity().running_max()
     }
 
-    /// So many may from now on; `false` when there is no limit to change.
+    /// Changes that maximum; `false` when there is no limit to change.
     pub(crate) fn resize_capacity(&self, running_max: u32) -> bool {
         let capacity = self.the_capacity();
         if capacity.is_limited() {
@@ -329,7 +329,7 @@ impl Registry {
         capacity.is_limited()
     }
 
-    /// A fresh limiter may be looked at.
+    /// A new limiter may be looked at.
     pub(crate) fn limiter_started(&self, partition: PartitionId, looks: Ref<Look<Limiter>>) {
         self.limiters.insert(partition, looks);
     }
@@ -345,7 +345,7 @@ impl Registry {
         });
     }
 
-    /// Its actors are there (again); it follows.
+    /// Its actors are running (again); it follows.
     pub(crate) fn report_started(&self, partition: PartitionId) {
         self.status.send_modify(|status| {
             let started = PartitionStatus { role: Role::Follower, stopped: None };
@@ -360,9 +360,9 @@ impl Registry {
         });
     }
 
-    /// The node's capacity was made anew. Every partition led here gives its leadership up
-    /// and runs again, for its limiter was leased slots by somebody who is gone; the others
-    /// say what runs of them.
+    /// The node's capacity was restarted. Every partition led here gives up its leadership and runs
+    /// again, because its limiter holds slots of a pool that is gone; the others report their
+    /// running attempts.
     pub(crate) fn capacity_is_new(&self) {
         let replicas = self.replicas_here();
         let capacity = self.the_capacity();
@@ -377,8 +377,8 @@ impl Registry {
         }
     }
 
-    /// The node is gone without a word: whoever still waits for it, on another node
-    /// perhaps, is answered, and nothing here keeps its rows open.
+    /// The node is gone without a shutdown: pending questions to it, perhaps from other nodes, are
+    /// answered, and nothing here keeps its rows open.
     pub(crate) fn abandon(&self) {
         if let Some(shared) = &self.shared {
             shared.leave(self.node);
@@ -391,7 +391,7 @@ impl Registry {
         self.replicas.clear();
     }
 
-    /// Storage failed under a partition: it stops, and says why.
+    /// Storage failed under a partition: it stops with this reason.
     pub(crate) fn stop_failed(&self, partition: PartitionId, reason: &str) {
         tracing::error!(%partition, reason, "the partition stops");
         if let Some(replica) = self.replicas.get(&partition) {
@@ -400,7 +400,7 @@ impl Registry {
         self.partition_gone(partition, reason);
     }
 
-    /// The partition's actor is gone: whoever still waits for it is answered.
+    /// The partition's actor is gone: pending questions to it are answered.
     pub(crate) fn partition_gone(&self, partition: PartitionId, reason: &str) {
         let known = self.status(partition).and_then(|status| status.stopped);
         let reason = known.unwrap_or_else(|| {
@@ -427,7 +427,7 @@ impl Registry {
         self.status.subscribe()
     }
 
-    /// `told` is what was told last: most messages change nothing of it.
+    /// `told`: the last reported gauges; most messages change none of them.
     pub(crate) fn observe_partition(
         &self,
         partition: PartitionId,

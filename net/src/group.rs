@@ -1,6 +1,6 @@
 //! What a group's application receives: sessions that begin and end, messages, heartbeats.
 //!
-//! Must always hold: what waits is bounded per peer, in messages and bytes; what is received
+//! Must always hold: the queue is bounded per peer, in messages and bytes; what is received
 //! of a session comes between its `Connected` and its `Disconnected`, in order. A session
 //! that ended before its begin was received leaves no trace.
 
@@ -131,7 +131,7 @@ impl State {
     }
 }
 
-/// What waits for the application of a group.
+/// The queue to the application of a group.
 pub(crate) struct GroupQueue {
     state: Mutex<State>,
     wake: Notify,

@@ -73,8 +73,8 @@ mod tests {
 
     #[test]
     fn names_are_dns_labels() {
-        for good in ["a", "n1", "node-7", &"x".repeat(63)] {
-            assert_eq!(good.parse::<NodeName>().unwrap().as_str(), good);
+        for valid in ["a", "n1", "node-7", &"x".repeat(63)] {
+            assert_eq!(valid.parse::<NodeName>().unwrap().as_str(), valid);
         }
         for bad in ["", "-a", "a-", "A", "a.b", "a_b", "ä", "a b", &"x".repeat(64)] {
             assert_eq!(bad.parse::<NodeName>(), Err(BadName(bad.to_owned())), "{bad:?}");

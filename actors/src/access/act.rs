@@ -1,9 +1,9 @@
-//! Doing something to entries and vqueues from outside, named or found by filter.
+//! Changing entries and vqueues from outside, named or found by a filter.
 //!
-//! Must always hold: a filter that says nothing changes nothing, unless all are meant
-//! and said so; one record changes a bounded number of entries; a dry run tells by the
-//! same look what would be changed, and changes nothing. Must not know: to which
-//! entries an action applies (the engine says).
+//! Must always hold: an empty filter changes nothing, unless all entries are meant and that was
+//! said; one record changes a bounded number of entries; a dry run reports with the same scan what
+//! would change, and changes nothing. Must not know: which entries an action applies to (the engine
+//! decides).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,32 +30,32 @@ use crate::{
 
 use super::Access;
 
-/// Entries that a report names, changed ones and skipped ones each; all are counted.
+/// Maximum number of entries that a report names, changed and skipped ones each; all are counted.
 pub const NAMED_MAX: usize = 1_000;
-/// Bytes of a record that one named entry takes, roughly.
+/// Approximate bytes of a record per named entry.
 const NAME_LEN: usize = 32;
 
-/// To which entries something is done.
+/// The entries that an action is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryTarget {
-    /// To these.
+    /// These entries.
     Named(Vec<EntryId>),
-    /// To all that match; an empty filter is refused. Its limit does not count.
+    /// All entries that match; an empty filter is refused. The filter's limit is ignored.
     Matching(EntryFilter),
-    /// To every entry that there is.
+    /// All entries.
     All,
 }
 
-/// What came of it.
+/// The result of an action.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ActReport {
-    /// How many were changed (or would be, in a dry run).
+    /// Number of entries that were changed (or would be, in a dry run).
     pub changed: u64,
-    /// How many were not, by reason.
+    /// Number of entries that were skipped, by reason.
     pub skipped: BTreeMap<Skip, u64>,
-    /// The first [`NAMED_MAX`] of those that were changed.
+    /// The first [`NAMED_MAX`] changed entries.
     pub changed_named: Vec<EntryId>,
-    /// The first [`NAMED_MAX`] of those that were not, and why.
+    /// The first [`NAMED_MAX`] skipped entries, with reasons.
     pub skipped_named: Vec<(EntryId, Skip)>,
 }
 
@@ -74,7 +74,7 @@ impl ActReport {
         }
     }
 
-    /// What came of a command that named these.
+    /// Adds the result of a command for the named entries.
     fn add(&mut self, named: Vec<EntryId>, acted: &Acted) {
         let skipped: HashMap<EntryId, Skip> = acted.skipped.iter().copied().collect();
         for id in named {
@@ -86,25 +86,25 @@ impl ActReport {
     }
 }
 
-/// What came of pausing or resuming vqueues.
+/// The result of pausing or resuming vqueues.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VQueueReport {
-    /// How many were changed (or would be).
+    /// Number of vqueues that were changed (or would be).
     pub changed: u64,
-    /// Those that were not, and why.
+    /// Skipped vqueues, with reasons.
     pub skipped: Vec<(VQueueId, Skip)>,
 }
 
-/// A page of what a filter finds.
+/// A page of entries found by a filter.
 struct Found {
-    /// Would be changed.
+    /// Would change.
     matching: Vec<EntryId>,
-    /// Match, but would not be changed.
+    /// Match, but would not change.
     skipped: Vec<(EntryId, Skip)>,
     next: Option<EntryId>,
 }
 
-/// Looks through a page of a partition's rows. Blocks.
+/// Scans a page of a partition's rows. Blocks.
 fn find(
     partition: &ReplicaHandle,
     action: EntryAction,
@@ -139,15 +139,15 @@ fn find(
 }
 
 impl Access {
-    /// Does something to entries, or with `dry_run` only says what would come of it.
+    /// Changes entries, or with `dry_run` only reports what would change.
     ///
-    /// Entries found by filter are changed in steps of [`ENTRIES_PER_COMMAND_MAX`], each
-    /// of which is durable when the next one begins; what is enqueued meanwhile may be
-    /// changed or not. Not cancel-safe: a dropped call may have done a part.
+    /// Entries found by a filter are changed in steps of [`ENTRIES_PER_COMMAND_MAX`]; each step is
+    /// durable when the next one begins. Entries enqueued meanwhile may be changed or not. Not
+    /// cancel-safe: a dropped call may have done part of the work.
     ///
     /// # Errors
-    /// [`NodeError::Filter`] before anything is changed; the others may come after a
-    /// part was done, and repeating it is safe.
+    /// [`NodeError::Filter`] before anything is changed; other errors may come after part of the
+    /// work was done. Repeating the call is safe.
     pub async fn act(
         &self,
         action: EntryAction,
@@ -221,7 +221,8 @@ impl Access {
                 if dry_run {
                     found.matching.into_iter().for_each(|entry| report.changed(entry));
                 } else if !found.matching.is_empty() {
-                    // A record names services as they are; those of an entry never change.
+                    // Records contain the services' own names, without aliases; the service of an
+                    // entry never changes.
                     let service = selector.service.clone().filter(|name| !name.ends_with(".*"));
                     let entries = found.matching.clone();
                     let named = EntrySelector { entries, service, ..selector.clone() };
@@ -278,12 +279,12 @@ impl Access {
         }
     }
 
-    /// Pauses vqueues (they start nothing, what runs goes on) or resumes them, or with
-    /// `dry_run` only says what would come of it. Not cancel-safe: a dropped call may
-    /// have done a part.
+    /// Pauses vqueues (nothing new starts; running entries continue) or resumes them; with
+    /// `dry_run` only reports what would change. Not cancel-safe: a dropped call may have done part
+    /// of the work.
     ///
     /// # Errors
-    /// [`NodeError`]; a part may be done, and repeating it is safe.
+    /// [`NodeError`]; part of the work may be done. Repeating the call is safe.
     pub async fn pause_vqueues(
         &self,
         ids: &[VQueueId],

@@ -1,7 +1,7 @@
 //! Waiting for the ends of entries.
 //!
-//! Must always hold: a wait outlives a change of leaders and a replica that is built anew;
-//! a wait that is dropped leaves nothing behind.
+//! Must always hold: a wait survives a change of leader and a rebuilt replica; a dropped wait
+//! leaves nothing behind.
 
 use std::{collections::BTreeMap, sync::Weak};
 
@@ -21,7 +21,7 @@ use super::{
     replies::{ANSWERS_MAX, Pending},
 };
 
-/// Gives the wait for results up when its future is dropped.
+/// Cancels the wait for results when its future is dropped.
 struct Detach {
     waits: Vec<(EntryId, ReplyId)>,
     partition: Ref<PartitionInput>,
@@ -36,7 +36,7 @@ impl Drop for Detach {
     }
 }
 
-/// The end of an entry, as a partition was asked for it.
+/// A question to a partition for the outcome of an entry.
 struct Asked {
     pending: Pending,
     detach: Detach,
@@ -52,8 +52,8 @@ impl Asked {
 }
 
 impl Access {
-    /// Waits for the end of an entry; `None` when there is no such entry. Cancel-safe.
-    /// Any replica knows, and a change of leaders does not end the wait.
+    /// Waits for the end of an entry; `None` when there is no such entry. Cancel-safe. Any replica
+    /// can answer, and a change of leader does not end the wait.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -63,13 +63,13 @@ impl Access {
                 Err(NodeError::LostLeadership) => self.registry.check_up()?,
                 answered => return answered,
             }
-            // The replica is being built anew.
+            // The replica is being rebuilt.
             tokio::time::sleep(LEADER_LOOK).await;
         }
     }
 
-    /// As [`Access::attach`] for a caller that does not keep the node up: when the last
-    /// handle is dropped meanwhile, the wait ends with [`NodeError::ShutDown`].
+    /// As [`Access::attach`] for a caller that does not keep the node alive: when the last handle
+    /// is dropped meanwhile, the wait ends with [`NodeError::ShutDown`].
     ///
     /// # Errors
     /// [`NodeError`].
@@ -96,13 +96,13 @@ impl Access {
                 Err(NodeError::LostLeadership) => up()?.as_ref().as_ref().registry.check_up()?,
                 answered => return answered,
             }
-            // The replica is being built anew.
+            // The replica is being rebuilt.
             tokio::time::sleep(LEADER_LOOK).await;
         }
     }
 
-    /// As [`Access::attach`] for many entries at once, in their order: one message to each
-    /// partition, one wake-up for the whole. Cancel-safe.
+    /// As [`Access::attach`] for many entries, in their order: one message per partition and one
+    /// wake-up in total. Cancel-safe.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -124,7 +124,7 @@ impl Access {
             let share_of = share.iter().map(|index| entries[*index]).collect();
             Ok::<_, NodeError>((share, self.attach_share(partition, share_of).await?))
         });
-        // A few whose number is known are joined in place.
+        // Small fixed numbers of waits are joined in place.
         let waits: Vec<_> = waits.collect();
         for (share, found) in try_join_all(waits).await? {
             share.iter().zip(found).for_each(|(index, outcome)| outcomes[*index] = outcome);
@@ -132,8 +132,8 @@ impl Access {
         Ok(outcomes)
     }
 
-    /// Asks the replica here. Where a log is shared, it may lag behind the one that
-    /// acknowledged the entry: "no such entry" counts only once it has caught up.
+    /// Asks the local replica. With a shared log it may lag behind the replica that acknowledged
+    /// the entry: "no such entry" counts only once it has caught up.
     async fn attach_once(&self, entry: EntryId) -> Result<Option<Outcome>, NodeError> {
         let partition = self.registry.route(entry.partition_key)?;
         match self.ask_here(entry)?.answer().await? {
@@ -142,8 +142,8 @@ impl Access {
         }
     }
 
-    /// Waits, for a while, until the replica here has applied what the leader's has now;
-    /// false when it need not.
+    /// Waits, for a while, until the local replica has applied what the leader's has now; false if
+    /// it does not have to.
     async fn catch_up(&self, partition: PartitionId) -> Result<bool, NodeError> {
         let leader = self.registry.shared().and_then(|shared| shared.leader(partition));
         if leader.is_none_or(|leader| leader.node == self.registry.node) {
@@ -157,7 +157,7 @@ impl Access {
         Ok(true)
     }
 
-    /// Asks the replica here for the end of an entry.
+    /// Asks the local replica for the outcome of an entry.
     fn ask_here(&self, entry: EntryId) -> Result<Asked, NodeError> {
         self.registry.check_up()?;
         let partition = self.registry.route(entry.partition_key)?;
@@ -171,7 +171,8 @@ impl Access {
         Ok(Asked { pending, detach: Detach { waits, partition: to } })
     }
 
-    /// Attaches to entries of one partition; again those whose replica went meanwhile.
+    /// Attaches to entries of one partition, and again to entries whose replica went away
+    /// meanwhile.
     async fn attach_share(
         &self,
         partition: PartitionId,
@@ -192,7 +193,7 @@ impl Access {
         let mut outcomes = Vec::with_capacity(entries.len());
         for (entry, answer) in entries.into_iter().zip(answers) {
             outcomes.push(match outcome(answer) {
-                // The replica is being built anew, or is gone for good and says so.
+                // The replica is being rebuilt, or is gone permanently and returns that error.
                 Err(NodeError::LostLeadership) => self.attach(entry).await?,
                 // The replica may lag behind.
                 Ok(None) if self.registry.shared().is_some() => self.attach(entry).await?,
@@ -203,7 +204,7 @@ impl Access {
     }
 }
 
-/// What whoever attached is told.
+/// The result for a caller that attached.
 fn outcome(answer: Answer) -> Result<Option<Outcome>, NodeError> {
     match refusal(answer)? {
         Answer::Outcome(outcome) => Ok(Some(outcome)),

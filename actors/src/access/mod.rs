@@ -1,7 +1,7 @@
-//! Asking partitions: commands under credits, waiting for results, and the way of answers.
+//! Access to partitions: commands with credits, waiting for results, and routing of answers.
 //!
-//! Owns: the credits of the partitions. Must always hold: every question is answered, or
-//! its future dropped. Must not know: what a command does, or where replicas run.
+//! Owns: the credits of the partitions. Must always hold: every question is answered, or its future
+//! dropped. Must not know: what a command does, or where replicas run.
 
 pub mod replies;
 
@@ -20,7 +20,7 @@ use crate::registry::Registry;
 pub use act::{ActReport, EntryTarget, NAMED_MAX, VQueueReport};
 pub use propose::{CREDIT_BYTES, CREDITS_PER_PARTITION};
 
-/// The way to the partitions of a node, for commands and for results.
+/// Access to the partitions of a node, for commands and for results.
 pub struct Access {
     registry: Arc<Registry>,
     credits: dashmap::DashMap<PartitionId, Arc<Semaphore>, FxBuildHasher>,

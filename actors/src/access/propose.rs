@@ -1,8 +1,7 @@
-//! Proposing commands to partitions, under credits.
+//! Proposing commands to partitions, with credits.
 //!
-//! Must always hold: what is in flight per partition is bounded, in records and in
-//! bytes, whether or not callers wait for it; every question is answered or its future
-//! dropped.
+//! Must always hold: commands in flight per partition are bounded, in number and in bytes, even if
+//! their callers have stopped waiting; every question is answered or its future dropped.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,36 +20,36 @@ use crate::{
 
 use super::{Access, replies::Credit};
 
-/// Credits of a partition. A proposal takes one, and one more per [`CREDIT_BYTES`].
+/// Credits of a partition. A proposal takes one, plus one per [`CREDIT_BYTES`].
 pub const CREDITS_PER_PARTITION: usize = 16_384;
-/// Payload bytes that cost a further credit.
+/// Payload bytes that cost one more credit.
 pub const CREDIT_BYTES: usize = 8 << 10;
-/// Where a log is shared: how long a command waits for somebody to lead.
+/// With a shared log: how long a command waits for a leader.
 pub(crate) const LEADER_WAIT: Duration = Duration::from_secs(5);
-/// How often it looks.
+/// Interval of checks for a leader.
 pub(crate) const LEADER_LOOK: Duration = Duration::from_millis(20);
 
 impl Access {
-    /// Lets commands for a partition in. One that is started again knows what of it is
-    /// still in flight.
+    /// Accepts commands for a partition. A restarted partition keeps the credits of commands in
+    /// flight.
     pub(crate) fn open_credits(&self, partition: PartitionId) {
         let credits = || Arc::new(Semaphore::new(CREDITS_PER_PARTITION));
         self.credits.entry(partition).or_insert_with(credits);
     }
 
-    /// Lets no further command for a partition in.
+    /// Accepts no further commands for a partition.
     pub(crate) fn close_credits(&self, partition: PartitionId) {
         if let Some((_, credits)) = self.credits.remove(&partition) {
             credits.close();
         }
     }
 
-    /// Lets no further command in.
+    /// Accepts no further commands.
     pub(crate) fn close_all_credits(&self) {
         self.credits.iter().for_each(|credits| credits.close());
     }
 
-    /// Which partition owns a key.
+    /// The partition that owns a key.
     ///
     /// # Errors
     /// [`NodeError::NoPartition`].
@@ -69,11 +68,11 @@ impl Access {
         self.registry.route_all(keys)
     }
 
-    /// Proposes a command to the partition of a key, waiting while too much is in
-    /// flight; the answer, once it is applied. `weight`: bytes it carries.
+    /// Proposes a command to the partition of a key; waits while too much is in flight. Returns the
+    /// answer once the command is applied. `weight`: bytes of its payload.
     ///
-    /// A dropped call may or may not have stored the command. What was proposed counts as
-    /// in flight until it is answered, although nobody waits for it.
+    /// A dropped call may or may not have stored the command. A proposed command counts as in
+    /// flight until it is answered, even if nothing waits for it.
     ///
     /// # Errors
     /// [`NodeError`]. After `LostLeadership` and `StorageFailed` the outcome is unknown.
@@ -108,8 +107,8 @@ impl Access {
         self.propose_under(credit, partition, command).await
     }
 
-    /// Proposes a command to a partition, whatever is in flight. Where a log is shared,
-    /// it goes to the leader, and while there is none it waits for a while.
+    /// Proposes a command to a partition, without credits. With a shared log the command goes to
+    /// the leader, and waits for a while if there is none.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -121,7 +120,7 @@ impl Access {
         self.propose_under(Credit::None, partition, command).await
     }
 
-    /// The same under a credit, which comes back when the command is answered.
+    /// The same with a credit, which is returned when the command is answered.
     pub(crate) async fn propose_under(
         &self,
         credit: Credit,
@@ -144,7 +143,7 @@ impl Access {
             let leader = leader.unwrap_or_else(|| Arc::clone(&self.registry));
             let credit = credit.clone().map_or(Credit::None, Credit::Shared);
             match ask(&leader, partition, command.clone(), credit).await {
-                // Nothing of it was stored: it may be said again.
+                // Nothing was stored: it may be proposed again.
                 Err(NodeError::NotLeading) if begun.elapsed() < LEADER_WAIT => {
                     tokio::time::sleep(LEADER_LOOK).await;
                 }
@@ -153,7 +152,7 @@ impl Access {
         }
     }
 
-    /// Waits for the room that so many bytes take up.
+    /// Waits for the credits that this many bytes cost.
     pub(crate) async fn credit(
         &self,
         partition: PartitionId,
@@ -169,14 +168,14 @@ impl Access {
         credits.ok_or(NodeError::UnknownPartition(partition))
     }
 
-    /// Why a partition gives no credits any more.
+    /// Why a partition gives no more credits.
     fn closed(&self, partition: PartitionId) -> NodeError {
         self.registry.check_up().err().unwrap_or(NodeError::UnknownPartition(partition))
     }
 
-    /// Credits of a partition that commands in flight hold, those included that nobody
-    /// waits for any more: one for each, and one more per [`CREDIT_BYTES`] that it carries;
-    /// at most [`CREDITS_PER_PARTITION`]. `None` when there is no such partition here.
+    /// Credits of a partition held by commands in flight, including commands whose callers have
+    /// stopped waiting: one each, plus one per [`CREDIT_BYTES`] of payload; at most
+    /// [`CREDITS_PER_PARTITION`]. `None` when there is no such partition here.
     #[must_use]
     pub fn credits_in_use(&self, partition: PartitionId) -> Option<usize> {
         let free = self.credits.get(&partition)?.available_permits();
@@ -184,7 +183,7 @@ impl Access {
     }
 }
 
-/// The address alone: an entry has a store, which is not as cheap to clone.
+/// Only the address: a whole entry contains a store, which is not as cheap to clone.
 pub(super) fn address_of(
     registry: &Registry,
     partition: PartitionId,
@@ -193,7 +192,7 @@ pub(super) fn address_of(
     found.ok_or(NodeError::UnknownPartition(partition))
 }
 
-/// Proposes to the replica of a node; what it answers.
+/// Proposes to the replica on a node; returns its answer.
 async fn ask(
     registry: &Registry,
     partition: PartitionId,
@@ -211,7 +210,7 @@ async fn ask(
     refusal(pending.await)
 }
 
-/// The partition's actor is not there: for good, or until it is built anew.
+/// The partition's actor is gone: permanently, or until it is rebuilt.
 pub(super) fn gone(registry: &Registry, partition: PartitionId) -> NodeError {
     match registry.status(partition).and_then(|status| status.stopped) {
         Some(reason) => NodeError::PartitionStopped { partition, reason },
@@ -219,9 +218,9 @@ pub(super) fn gone(registry: &Registry, partition: PartitionId) -> NodeError {
     }
 }
 
-/// A question that was put while the partition's actor ended is answered here: its
-/// mailbox is gone. Only this question is answered: other callers answer their own, and
-/// scanning all of them for each new question would take longer and longer.
+/// Answers a question that was asked while the partition's actor ended: its mailbox is gone. Only
+/// this question is answered: other callers answer their own, and a scan of all of them for each
+/// new question would take longer and longer.
 pub(crate) fn answer_if_gone(
     registry: &Registry,
     partition: PartitionId,
@@ -234,7 +233,7 @@ pub(crate) fn answer_if_gone(
     }
 }
 
-/// Credits that a proposal with so many bytes takes.
+/// Credits of a proposal with this many bytes.
 fn cost(weight: usize) -> u32 {
     u32::try_from((1 + weight / CREDIT_BYTES).min(CREDITS_PER_PARTITION)).unwrap_or(1)
 }

@@ -1,8 +1,7 @@
-//! A replica that lacks records which the log has forgotten: it takes the rows over from
-//! another replica of the same log.
+//! A replica that needs records which were trimmed from the log copies the rows of another replica.
 //!
-//! Must always hold: nothing is trimmed between the moment of the rows and the replica's
-//! subscription to the log.
+//! Must always hold: nothing is trimmed between the copy of the rows and the replica's subscription
+//! to the log.
 
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ use crate::{
     registry::Registry,
 };
 
-/// Lets the log be trimmed again, whatever became of what it was held for.
+/// Allows trimming again, even if the copy failed.
 pub(crate) struct Release(LogHandle);
 
 impl Drop for Release {
@@ -29,25 +28,25 @@ impl Drop for Release {
     }
 }
 
-/// Rows that the log goes on from, and what keeps it from being trimmed until it does.
+/// Rows that the log continues from; holds off trimming until the replica has subscribed.
 pub(crate) struct Rows {
     pub(crate) store: PartitionStore,
     pub(crate) state: State,
     pub(crate) hold: Option<Release>,
 }
 
-/// Finds the rows that a replica starts from.
+/// Finds the rows for the start of a replica.
 pub(crate) struct RowSource {
     pub(crate) registry: Arc<Registry>,
     pub(crate) store: Arc<Store>,
     pub(crate) log_store: Arc<dyn LogStore>,
 }
 
-/// Nothing is trimmed until the answer is dropped.
+/// Nothing is trimmed until the returned value is dropped.
 pub(crate) async fn hold_trim(log: LogHandle) -> Result<Release, NodeError> {
     let (told, held) = oneshot::channel();
     log.send(LogCommand::HoldTrim(Box::new(move |result| {
-        // The caller may have given up waiting.
+        // The caller may have stopped waiting.
         let _ = told.send(result);
     })));
     let release = Release(log);
@@ -56,8 +55,8 @@ pub(crate) async fn hold_trim(log: LogHandle) -> Result<Release, NodeError> {
 }
 
 impl RowSource {
-    /// The rows of a partition as they are here, or, if the log does not go on from
-    /// them, those of another node.
+    /// The local rows of a partition or, if the log does not continue from them, those of another
+    /// node.
     pub(crate) async fn rows_of(
         &self,
         partition: PartitionId,
@@ -86,13 +85,13 @@ impl RowSource {
         }
     }
 
-    /// The first record that the log has, if there is one missing before it.
+    /// The first record in the log, if records before it are missing.
     fn gap_after(&self, partition: PartitionId, applied: Lsn) -> Option<Lsn> {
         let first = self.log_store.trimmed(partition).next();
         (first > applied.next()).then_some(first)
     }
 
-    /// The rows of another node that has a replica which runs; of several the newest.
+    /// The rows of another node with a running replica; the newest if there are several.
     fn other_rows(&self, partition: PartitionId) -> Result<Option<PartitionStore>, NodeError> {
         let Some(shared) = self.registry.shared() else { return Ok(None) };
         let mut found = None;

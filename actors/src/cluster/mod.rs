@@ -1,5 +1,4 @@
-//! Nodes of one process that share a log: who leads, and what a replica that is behind
-//! copies from another one.
+//! Nodes of one process that share a log: leases, and copying rows for a replica that is behind.
 
 pub(crate) mod copy_rows;
 

@@ -1,9 +1,9 @@
-//! A log and a metadata store that several nodes of this process use: each node has
-//! replicas of all partitions, one of which leads.
+//! A log and a metadata store used by several nodes of this process: each node has replicas of all
+//! partitions, one of which leads.
 //!
-//! Owns: the log's writer, the leases of leaders, who is who among the nodes. Must
-//! always hold: leases only say who seems to live and whom to ask; who leads is decided
-//! by epochs and the fence of the log. Must not know: what a partition does.
+//! Owns: the log's writer, the leaders' leases, the list of nodes. Must always hold: leases only
+//! say which leader seems alive and which node to ask; leadership is decided by epochs and the
+//! fence of the log. Must not know: what a partition does.
 
 use std::{
     path::Path,
@@ -32,18 +32,18 @@ use crate::{
 
 use super::cut::Cuts;
 
-/// How long a leader that says nothing is taken to live.
+/// How long a leader counts as alive without extending its lease.
 pub const LEASE: Duration = Duration::from_secs(2);
-/// How often replicas look at the lease, in milliseconds; leaders extend it then.
+/// Interval in milliseconds at which replicas check the lease and leaders extend it.
 pub const LEASE_LOOK_MS: u64 = 200;
 
-/// A log and metadata for several runtimes of this process. Cheap to clone; they are
-/// closed when the last clone and the last runtime on them are gone.
+/// A log and metadata for several runtimes of this process. Cheap to clone; closed when the last
+/// clone and the last runtime on them are gone.
 #[derive(Clone)]
 pub struct SharedLog(Arc<Inner>);
 
 struct Inner {
-    /// Joined first: the writer ends when nobody can reach it any more.
+    /// Joined first: the writer ends when nothing can reach it any more.
     writer: Mutex<LogWriter>,
     log: Arc<dyn LogStore>,
     metadata: Arc<dyn MetadataStore>,
@@ -58,13 +58,13 @@ struct Inner {
 }
 
 impl Drop for Inner {
-    /// Whoever opens it again finds it closed.
+    /// After this the log can be opened again.
     fn drop(&mut self) {
         self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).join();
     }
 }
 
-/// Who leads, as far as is known.
+/// The leader, as far as is known.
 #[derive(Clone, Copy)]
 struct Lease {
     node: NodeId,
@@ -89,9 +89,8 @@ impl SharedLog {
         Self::over(log, metadata, TrimLog::default())
     }
 
-    /// A log and metadata in a directory, which this process then has for itself. It is
-    /// made when it does not exist. `trim`: what the log keeps besides what a restart of
-    /// those replicas needs that are there now.
+    /// A log and metadata in a directory, for this process alone. Created if it does not exist.
+    /// `trim`: what the log keeps in addition to what a restart of the current replicas needs.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -103,7 +102,7 @@ impl SharedLog {
         Self::new(log, metadata, trim, Some(data_dir))
     }
 
-    /// These two, for tests: a log that fails on cue, a store that is looked into.
+    /// A shared log over these two, for tests: for example a log that fails on cue.
     ///
     /// # Errors
     /// [`NodeError::Thread`].
@@ -125,7 +124,7 @@ impl SharedLog {
         Ok(Self::written_by(writer, log, metadata, data_dir))
     }
 
-    /// These two, whose writer a simulation runs.
+    /// A shared log over these two, whose writer runs in a simulation.
     #[cfg(feature = "testkit")]
     pub(crate) fn simulated(
         writer: LogHandle,
@@ -162,8 +161,8 @@ impl SharedLog {
         Arc::clone(&self.0.metadata)
     }
 
-    /// The last epoch of a partition before this log was opened. The node that asks first
-    /// asks before it leads.
+    /// The last epoch of a partition before this log was opened. The first call for a partition
+    /// must come before any node leads it.
     pub(crate) fn lost_through(&self, partition: PartitionId) -> Result<Epoch, NodeError> {
         if let Some(known) = self.0.lost_through.get(&partition) {
             return Ok(*known);
@@ -172,25 +171,25 @@ impl SharedLog {
         Ok(*self.0.lost_through.entry(partition).or_insert(last))
     }
 
-    /// The way of a node to the log.
+    /// The writer as this node reaches it.
     pub(crate) fn writer(&self, node: NodeId) -> LogHandle {
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).handle();
         self.0.cuts.through(node, writer)
     }
 
-    /// Nothing that a node tells the log reaches it from here on, and nothing of the log
-    /// the node.
+    /// From here on nothing that a node sends reaches the log, and nothing of the log reaches the
+    /// node.
     #[cfg(feature = "testkit")]
     pub fn cut_off(&self, node: NodeId) {
         self.0.cuts.cut(node);
     }
 
-    /// A number that no other node of this log has had.
+    /// An id that no other node of this log has had.
     pub(crate) fn next_node(&self) -> NodeId {
         NodeId(self.0.next_node.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A node can be asked from here on.
+    /// From here on other nodes can reach this node.
     pub(crate) fn join(&self, registry: &Arc<Registry>) {
         self.0.nodes.insert(registry.node, Arc::downgrade(registry));
     }
@@ -200,13 +199,13 @@ impl SharedLog {
         self.0.leases.retain(|_, lease| lease.node != node);
     }
 
-    /// The node that leads a partition, or did when it last said so.
+    /// The node that leads a partition, or did when it last extended its lease.
     pub(crate) fn leader(&self, partition: PartitionId) -> Option<Arc<Registry>> {
         let node = self.0.leases.get(&partition)?.node;
         self.0.nodes.get(&node)?.upgrade()
     }
 
-    /// The other nodes that live, in order.
+    /// The other live nodes, in order.
     pub(crate) fn others(&self, but: NodeId) -> Vec<Arc<Registry>> {
         let nodes = self.0.nodes.iter().filter(|node| *node.key() != but);
         let mut found: Vec<_> = nodes.filter_map(|node| node.value().upgrade()).collect();
@@ -214,7 +213,7 @@ impl SharedLog {
         found
     }
 
-    /// The epoch of the leader whose lease has not run out. `now`: [`Clock::monotonic`].
+    /// The epoch of the leader with an unexpired lease. `now`: [`Clock::monotonic`].
     pub(crate) fn held(&self, partition: PartitionId, now: Duration) -> Option<Epoch> {
         let lease = self.0.leases.get(&partition)?;
         (lease.until > now).then_some(lease.epoch)

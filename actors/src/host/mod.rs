@@ -1,8 +1,8 @@
-//! What a node runs on: threads of its own and the application's tokio runtime, or one
-//! thread of a test that polls everything itself.
+//! The environment of a node: its own threads and the application's tokio runtime, or one thread of
+//! a test that polls everything itself.
 //!
-//! Must always hold: whoever uses these ports behaves the same on both sides. Must not
-//! know: what is run.
+//! Must always hold: users of these ports behave the same in both environments. Must not know: what
+//! is run.
 
 pub mod faults;
 
@@ -20,10 +20,10 @@ pub use faults::FaultPlan;
 
 pub(crate) use arbiter::Arbiter;
 
-/// The name of futures of handlers.
+/// The name of handlers' futures.
 pub(crate) const HANDLER: &str = "handler";
 
-/// Runs the futures of handlers, and those of a node itself.
+/// Runs the futures of handlers, and futures of the node.
 #[derive(Clone)]
 pub enum Spawner {
     /// The application's tokio runtime.
@@ -54,7 +54,7 @@ pub(crate) enum Spawned {
 }
 
 impl Spawner {
-    /// How many threads poll what is spawned.
+    /// Number of threads that poll spawned futures.
     pub(crate) fn threads(&self) -> usize {
         match self {
             Self::Tokio(handle) => handle.metrics().num_workers(),
@@ -67,7 +67,7 @@ impl Spawner {
         self.spawn_as(HANDLER, future)
     }
 
-    /// Under a name that a simulation tells.
+    /// With a name for the trace of a simulation.
     pub(crate) fn spawn_as(
         &self,
         name: &'static str,
@@ -95,7 +95,7 @@ impl Spawned {
     }
 }
 
-/// Does something that blocks, beside the application's threads; in a simulation at once.
+/// Runs something that blocks, outside of the application's threads; in a simulation at once.
 pub(crate) async fn blocking<T: Send + 'static>(
     inline: bool,
     work: impl FnOnce() -> T + Send + 'static,

@@ -1,7 +1,7 @@
-//! How many entries each service has, from the counts of its vqueues.
+//! The number of entries of each service, from the counts of its vqueues.
 //!
-//! Must always hold: memory is bounded by the number of services, however many vqueues and
-//! entries there are.
+//! Must always hold: memory is bounded by the number of services, however many vqueues and entries
+//! there are.
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ fn count(partitions: &[(PartitionId, ReplicaHandle)]) -> Result<Vec<ServiceCount
 }
 
 impl Inspect {
-    /// How many entries each service has, by name. Reads one row for each vqueue. Cancel-safe.
+    /// The number of entries of each service, by name. Reads one row for each vqueue. Cancel-safe.
     ///
     /// # Errors
     /// When a read fails.

@@ -1,7 +1,7 @@
-//! Everything that is known of one entry, for people.
+//! Everything known about one entry, for people.
 //!
-//! Must always hold: looking changes nothing; an answer has a bounded number of bytes,
-//! whatever clients stored.
+//! Must always hold: a look changes nothing; an answer has a bounded number of bytes, whatever
+//! clients stored.
 
 use forebay_api::{DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView};
 use forebay_engine::partition::rows::{EntryRow, FailedAttempt, FinishedRow};
@@ -82,12 +82,12 @@ fn details(
 }
 
 impl Inspect {
-    /// Everything that is known of an entry, with at most `bytes_max` bytes of its payload
-    /// and of its result (never more than [`DETAIL_BYTES_MAX`]); `None` when there is no
-    /// such entry. Cancel-safe.
+    /// Everything known about an entry, with at most `bytes_max` bytes of its payload and of its
+    /// result (never more than [`DETAIL_BYTES_MAX`]); `None` when there is no such entry.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// When a read fails or nobody owns its key.
+    /// When a read fails or no partition owns its key.
     pub async fn entry_details(
         &self,
         id: EntryId,

@@ -1,8 +1,7 @@
-//! Why an entry does not run, and how far the limits are used: for people.
+//! Why an entry does not run, and the usage of the limits: for people.
 //!
-//! Must always hold: looking changes nothing; what the store says and what the limiter
-//! says were true at nearly, not exactly, the same time. Must not know: how a limit is
-//! counted.
+//! Must always hold: a look changes nothing; the data of the store and of the limiter are of
+//! nearly, not exactly, the same time. Must not know: how a limit is counted.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -25,7 +24,7 @@ use super::{
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
 
-/// What the store says of an entry that has not ended.
+/// The stored state of a live entry.
 struct Live {
     row: EntryRow,
     meta: VQueueMeta,
@@ -48,11 +47,11 @@ fn find_live(partition: &ReplicaHandle, id: EntryId) -> Result<Option<Live>, Nod
 }
 
 impl Inspect {
-    /// Why an entry does not run, or that it does; `None` when there is no such entry.
-    /// Takes time in proportion to its place in its vqueue. Cancel-safe.
+    /// Why an entry does not run, or that it does; `None` when there is no such entry. Takes time
+    /// in proportion to its position in its vqueue. Cancel-safe.
     ///
     /// # Errors
-    /// When a read fails or nobody owns its key.
+    /// When a read fails or no partition owns its key.
     pub async fn explain(&self, id: EntryId) -> Result<Option<ExplainView>, NodeError> {
         let partition = self.registry.route(id.partition_key)?;
         let entry = self.registry.replica(partition)?;
@@ -84,11 +83,10 @@ impl Inspect {
         Ok(Some(ExplainView { entry, ahead, blocked_by, rules }))
     }
 
-    /// The counters of the limits that are used or waited for, by partition and key.
-    /// Cancel-safe.
+    /// The counters of the limits that are used or waited for, by partition and key. Cancel-safe.
     ///
     /// # Errors
-    /// When the node goes down.
+    /// When the node shuts down.
     pub async fn limits(&self) -> Result<Vec<LimitView>, NodeError> {
         self.registry.check_up()?;
         let rules = Arc::new(self.rules_in_force().await?);
@@ -122,7 +120,7 @@ impl Inspect {
         Ok(RuleLookup::from_updates(&self.rules.newest().await?.diff_from_empty()))
     }
 
-    /// What the limiter says is in the way of an entry of this vqueue.
+    /// The limiter's reasons why an entry of this vqueue does not run.
     async fn reasons_of(
         &self,
         partition: PartitionId,
@@ -143,19 +141,19 @@ impl Inspect {
         let running_max = self.registry.running_max();
         let is_used_up = self.executor.running() >= running_max as usize;
         blocked.extend(reasons.into_iter().filter_map(|Blocked { reason, since }| {
-            // A partition that has no slot left and needs none may get one for the asking.
+            // A partition without a free slot, which needs none yet, may get one when it asks.
             let may_ask = matches!(reason, BlockReason::Capacity { is_asked: false, .. });
             let reason = reason_view(reason, holder, running_max);
-            // An entry that tries again under the lock it kept is not in its own way.
+            // A retried entry with the lock it kept is not blocked by itself.
             let is_own_lock = matches!(&reason, Reason::Lock { holder } if *holder == Some(id));
-            // Without a process that runs entries the limiter has just begun to count.
+            // Without a process that runs entries the limiter has only just begun to count.
             let since = self.dispatches.then(|| since.max(row.created_at).0);
             (!is_own_lock && (is_used_up || !may_ask)).then_some(BlockView { reason, since })
         }));
         blocked
     }
 
-    /// That nobody runs entries of this service here, if so.
+    /// The missing handler for entries of this service, if it is missing.
     fn no_handler(&self, row: &EntryRow, name: &VQueueName) -> Option<BlockView> {
         if !self.dispatches || self.executor.has_handler(&name.service) {
             return None;
@@ -194,7 +192,7 @@ fn limit_view(partition: PartitionId, counter: CounterView) -> LimitView {
     }
 }
 
-/// How many entries wait under each key whose backlog a rule limits.
+/// Number of waiting entries for each key whose backlog a rule limits.
 fn backlogs(
     partition: &ReplicaHandle,
     rules: &RuleLookup,
@@ -216,13 +214,13 @@ fn backlogs(
     Ok(found)
 }
 
-/// What is in an entry's way whatever the limits: its pause, its time, its place.
+/// Reasons other than limits: its pause, its start time, its position.
 fn own_reasons(row: &EntryRow, meta: &VQueueMeta, ahead: u64, now: Timestamp) -> Vec<BlockView> {
     let mut blocked = Vec::new();
     let mut add = |reason, since: Option<Timestamp>| {
         blocked.push(BlockView { reason, since: since.map(|since| since.0) });
     };
-    // After a retry it is not known when it came back to the inbox.
+    // After a retry it is not known when it returned to the inbox.
     let came =
         (row.attempts == 0 && row.started_at == Timestamp::default()).then_some(row.created_at);
     if meta.is_paused {

@@ -1,7 +1,7 @@
-//! What holds waiting entries back, counted by cause: for a progress line.
+//! Why waiting entries do not run, counted by cause: for a progress line.
 //!
-//! Must always hold: looking changes nothing, and costs time per vqueue and per counter, not
-//! per entry. Must not know: how a limit is counted.
+//! Must always hold: a look changes nothing, and takes time per vqueue and per counter, not per
+//! entry. Must not know: how a limit is counted.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,7 +20,7 @@ use super::{Inspect, query::selector};
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
-/// Vqueues of a partition whose first entry is looked at, to see whether its time has come.
+/// Number of vqueues of a partition whose first entry is checked for its start time.
 const HEADS_MAX: usize = 64;
 
 /// Why an entry in an inbox does not run.
@@ -32,7 +32,7 @@ pub enum HeldBy {
     Concurrency {
         /// The pattern of the rule.
         pattern: String,
-        /// How many may run under each key of it.
+        /// Maximum number of running entries under each key of it.
         limit: u32,
     },
     /// A rate limit has no token.
@@ -42,13 +42,14 @@ pub enum HeldBy {
     },
     /// Another entry with the same key runs.
     Lock,
-    /// Its time has not come: it was rescheduled, or failed and waits for its next attempt.
+    /// Its start time is in the future: it was rescheduled, or failed and waits for its next
+    /// attempt.
     Time,
-    /// As many entries run in this process as may.
+    /// The process runs its maximum number of entries.
     Capacity,
 }
 
-/// What is known of a partition before its vqueues are looked at.
+/// Known data of a partition before its vqueues are checked.
 struct Known {
     lacks: HashMap<String, Lack>,
     rules: RuleLookup,
@@ -121,7 +122,7 @@ fn count(
     let ids: Vec<VQueueId> = free.iter().map(|(id, _)| *id).collect();
     let heads = partition.store.inbox_heads(&ids)?;
     for ((_, entries), head) in free.into_iter().zip(heads) {
-        // The inbox is in the order of its times: the others come later still.
+        // The inbox is ordered by start time: the others are later still.
         if matches!(head, Head::Row(row) if row.run_at > known.now) {
             add(HeldBy::Time, entries);
         }
@@ -130,8 +131,9 @@ fn count(
 }
 
 impl Inspect {
-    /// How many entries that wait are held back by what; of each its narrowest reason. Those
-    /// that are about to start are not counted. Reads the rows of all vqueues. Cancel-safe.
+    /// Number of waiting entries by the reason why they do not run; each counts for its narrowest
+    /// reason. Entries that are about to start are not counted. Reads the rows of all vqueues.
+    /// Cancel-safe.
     ///
     /// # Errors
     /// [`NodeError`].

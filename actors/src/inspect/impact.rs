@@ -1,4 +1,4 @@
-//! Trying changes of the rule book out on what runs and waits now: nothing changes.
+//! Testing changes of the rule book against running and waiting entries: nothing changes.
 
 use bytestring::ByteString;
 use forebay_api::{GovernsView, KeyImpact, RuleRefView, RulesImpact};
@@ -34,8 +34,8 @@ fn read_loads(partitions: &[ReplicaHandle]) -> Result<Loads, NodeError> {
 }
 
 impl Inspect {
-    /// What `make` would do to the rules and to what runs and waits, without changing
-    /// anything. `key`: also say which rules govern it. Reads every vqueue. Cancel-safe.
+    /// The effect of `make` on the rules and on running and waiting entries; nothing is changed.
+    /// `key`: also report which rules govern it. Reads every vqueue. Cancel-safe.
     ///
     /// # Errors
     /// [`NodeError::Rules`] when the changes would be refused, and when a read fails.
@@ -77,7 +77,7 @@ fn impact(loads: &Loads, now: &RuleLookup, then: &RuleLookup) -> RulesImpact {
             over_then: then.over,
         });
     }
-    // Equal ones stay in the order of their keys.
+    // Ties keep the order of their keys.
     let effect = |key: &KeyImpact| (key.start_now.abs_diff(key.start_then), key.over_then);
     impact.keys.sort_by_key(|key| std::cmp::Reverse(effect(key)));
     impact

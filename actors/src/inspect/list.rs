@@ -1,8 +1,7 @@
 //! Listing entries page by page, and counting them.
 //!
-//! Must always hold: entries come in the order of their ids, over all partitions; a page
-//! is made from a bounded number of rows; a cursor goes on only with the filter that it
-//! came from.
+//! Must always hold: entries are in the order of their ids, over all partitions; a page reads a
+//! bounded number of rows; a cursor can only be continued with the filter that it came from.
 
 use bilrost::Message;
 use forebay_api::{
@@ -20,10 +19,10 @@ use super::{
     query::{bytes_view, is_full, selector, view_finished, view_live, wants_finished},
 };
 
-/// Most rows, of entries and of vqueues together, that are read for one page or one count.
+/// Maximum number of rows, of entries and of vqueues together, read for one page or one count.
 pub const PAGE_ROWS_MAX: usize = LISTED_ROWS_MAX;
 
-/// The same for filters that want the same entries.
+/// Equal for filters with the same conditions.
 fn hash(selector: &EntrySelector, filter: &EntryFilter) -> u64 {
     let outcome = filter.outcome.map_or(u8::MAX, |outcome| outcome as u8);
     let mut bytes = vec![outcome];
@@ -98,7 +97,7 @@ fn page(
     Ok(page)
 }
 
-/// How many match in these partitions. Blocks.
+/// The number of matching entries in these partitions. Blocks.
 fn count(partitions: &[ReplicaHandle], filter: &EntryFilter) -> Result<EntryCount, NodeError> {
     let selector = selector(filter)?;
     let is_wanted = |row: &_| wants_finished(filter, row);
@@ -123,10 +122,9 @@ impl Inspect {
         Ok(self.registry.newest_replicas()?.into_iter().map(|(_, partition)| partition).collect())
     }
 
-    /// A page of the entries that a filter wants, from the start or where another page
-    /// ended: at most [`PAGE_ENTRIES_MAX`] of them (or the filter's limit), from at most
-    /// [`PAGE_ROWS_MAX`] rows. Entries that change meanwhile may be seen or not.
-    /// Cancel-safe.
+    /// A page of the entries that match a filter, from the start or from where another page ended:
+    /// at most [`PAGE_ENTRIES_MAX`] of them (or the filter's limit), from at most [`PAGE_ROWS_MAX`]
+    /// rows. Entries that change meanwhile may be included or not. Cancel-safe.
     ///
     /// # Errors
     /// [`FilterError::OtherFilter`] for a cursor of another filter; when a read fails.
@@ -141,8 +139,8 @@ impl Inspect {
         self.registry.blocking(move || page(&partitions, &filter, after)).await?
     }
 
-    /// The entries that a filter wants, as many as its limit says, and where to go on.
-    /// Reads page after page until there are so many. Cancel-safe.
+    /// The entries that match a filter, up to its limit, and the position of the next page. Reads
+    /// pages until there are enough. Cancel-safe.
     ///
     /// # Errors
     /// As [`Inspect::entry_page`].
@@ -167,7 +165,7 @@ impl Inspect {
         }
     }
 
-    /// The entries that a filter wants, in the order of their ids. Cancel-safe.
+    /// The entries that match a filter, in the order of their ids. Cancel-safe.
     ///
     /// # Errors
     /// When a read fails.
@@ -175,9 +173,9 @@ impl Inspect {
         Ok(self.list_from(&filter, None).await?.entries)
     }
 
-    /// How many entries a filter wants; its limit does not count. Exact when that can be
-    /// told from [`PAGE_ROWS_MAX`] rows: filters without a time or an outcome read one row
-    /// for each vqueue, others one for each entry. Cancel-safe.
+    /// The number of entries that match a filter, ignoring its limit. Exact if [`PAGE_ROWS_MAX`]
+    /// rows are enough: filters without a time or an outcome read one row for each vqueue, others
+    /// one for each entry. Cancel-safe.
     ///
     /// # Errors
     /// When a read fails.

@@ -1,8 +1,8 @@
-//! Looking at a node, for people: entries, vqueues, counts, limits and what holds work up.
+//! Looks at a node, for people: entries, vqueues, counts, limits and reasons to wait.
 //!
 //! The answers are the views of `forebay-api`.
 //!
-//! Must always hold: looking changes nothing. Must not know: how a view is printed.
+//! Must always hold: a look changes nothing. Must not know: how a view is printed.
 
 mod counts;
 mod details;
@@ -31,13 +31,13 @@ pub use holdups::HeldBy;
 pub use list::PAGE_ROWS_MAX;
 pub use queues::{VQueueFilter, VQueuePage};
 
-/// What can be seen of a node.
+/// The views of a node.
 pub struct Inspect {
     registry: Arc<Registry>,
     rules: Arc<Rules>,
     executor: Arc<Executor>,
     log_store: Arc<dyn LogStore>,
-    /// Entries are started here; without it the node only takes commands.
+    /// Whether entries are started here; without it the node only accepts commands.
     dispatches: bool,
 }
 

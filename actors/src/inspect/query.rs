@@ -1,7 +1,7 @@
-//! Looking at what is stored, for people: entries and partitions.
+//! Looks at stored data, for people: entries and partitions.
 //!
-//! Must always hold: a query changes nothing and never blocks a partition's thread;
-//! it sees what is committed.
+//! Must always hold: a query changes nothing and never blocks a partition's thread; it sees
+//! committed data.
 
 use forebay_api::{BytesView, EntryFilter, EntryView, FilterError, ReplicaRole, StatusView};
 use forebay_engine::{
@@ -23,10 +23,10 @@ pub(crate) fn limit_key(name: &VQueueName) -> Option<String> {
     name.l1.is_some().then(|| name.limit_key())
 }
 
-/// What storage is asked for, in the words of storage; the outcome is not part of it.
+/// The selector for storage; the outcome is not part of it.
 ///
 /// # Errors
-/// [`FilterError::Name`] for a filter that takes no entry.
+/// [`FilterError::Name`] for a filter that cannot match any entry.
 pub(crate) fn selector(filter: &EntryFilter) -> Result<EntrySelector, FilterError> {
     filter.check()?;
     let text = |text: &Option<String>| text.as_deref().map(Into::into);
@@ -40,22 +40,22 @@ pub(crate) fn selector(filter: &EntryFilter) -> Result<EntrySelector, FilterErro
     })
 }
 
-/// Whether an entry ended as is wanted.
+/// Whether the outcome matches.
 pub(crate) fn wants_outcome(filter: &EntryFilter, outcome: &Outcome) -> bool {
     filter.outcome.is_none_or(|wanted| wanted == outcome.into())
 }
 
-/// The same for what is kept of an entry.
+/// The same for the row of a finished entry.
 pub(super) fn wants_finished(filter: &EntryFilter, row: &FinishedRow) -> bool {
     filter.outcome.is_none() || wants_outcome(filter, &row.outcome())
 }
 
-/// Whether as many were found as the filter wants.
+/// Whether the filter's limit is reached.
 pub(super) fn is_full(filter: &EntryFilter, found: usize) -> bool {
     filter.limit != 0 && found >= filter.limit
 }
 
-/// The beginning of some bytes, as answers have it.
+/// The beginning of some bytes, as in answers.
 pub(super) fn bytes_view(head: BytesHead) -> BytesView {
     BytesView { len: head.len, head: head.bytes }
 }
@@ -126,7 +126,7 @@ impl Inspect {
     /// One entry. Blocks: it reads the store.
     ///
     /// # Errors
-    /// When a read fails or nobody owns its key.
+    /// When a read fails or no partition owns its key.
     pub fn entry(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
         look(&self.registry.newest_replica(self.registry.route(id.partition_key)?)?, id)
     }
@@ -134,7 +134,7 @@ impl Inspect {
     /// As [`Inspect::entry`], without blocking the caller. Cancel-safe.
     ///
     /// # Errors
-    /// When a read fails or nobody owns its key.
+    /// When a read fails or no partition owns its key.
     pub async fn look(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
         let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
         self.registry.blocking(move || look(&partition, id)).await?
@@ -143,16 +143,16 @@ impl Inspect {
     /// The stored payload of an entry. Blocks: it reads the store.
     ///
     /// # Errors
-    /// When a read fails or nobody owns its key.
+    /// When a read fails or no partition owns its key.
     pub fn payload(&self, id: EntryId) -> Result<Option<bytes::Bytes>, NodeError> {
         let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
         Ok(partition.store.payload(id)?)
     }
 
-    /// How an entry ended, if it has. Blocks: it reads the store.
+    /// The outcome of an entry, if it has ended. Blocks: it reads the store.
     ///
     /// # Errors
-    /// When a read fails or nobody owns its key.
+    /// When a read fails or no partition owns its key.
     pub fn outcome(&self, id: EntryId) -> Result<Option<Outcome>, NodeError> {
         let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
         Ok(partition.store.finished(id)?.map(|row| row.outcome()))
@@ -161,12 +161,12 @@ impl Inspect {
     /// The partitions.
     ///
     /// # Errors
-    /// When the node goes down.
+    /// When the node shuts down.
     pub fn status(&self) -> Result<Vec<StatusView>, NodeError> {
         self.registry.check_up()?;
         let rows = self.registry.table().rows.clone();
         let views = rows.into_iter().map(|Row { id, first, last }| {
-            // One that could not be started has no replica here.
+            // A partition that could not be started has no replica here.
             let entry = self.registry.newest_replica(id).ok();
             let gauges = self.registry.gauges(id);
             let status = self.registry.status(id);

@@ -1,7 +1,7 @@
 //! Listing vqueues page by page.
 //!
-//! Must always hold: vqueues come in the order of their ids, over all partitions; a page
-//! is made from a bounded number of rows.
+//! Must always hold: vqueues are in the order of their ids, over all partitions; a page reads a
+//! bounded number of rows.
 
 use forebay_api::{EntryFilter, LISTED_BYTES_MAX, PAGE_ENTRIES_MAX, UnservedView, VQueueView};
 use forebay_engine::partition::{rows::VQueueMeta, store::SeedRows};
@@ -18,19 +18,19 @@ use super::{
 /// Rows read at a time.
 const ROWS_AT_A_TIME: usize = 512;
 
-/// Vqueues in the order of their ids, and where to go on.
+/// Vqueues in the order of their ids, and the position of the next page.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VQueuePage {
-    /// Vqueues that match. There may be none although others follow.
+    /// Matching vqueues. There may be none although more follow.
     pub vqueues: Vec<VQueueView>,
-    /// Go on after this one; `None` at the end.
+    /// Continue after this one; `None` at the end.
     pub next: Option<VQueueId>,
 }
 
-/// Which vqueues are wanted.
+/// A filter for vqueues.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VQueueFilter {
-    /// Those whose entries can match this; its `limit` and `bytes_max` count.
+    /// Vqueues whose entries can match this; its `limit` and `bytes_max` apply.
     pub entries: EntryFilter,
     /// Includes queues without work.
     pub all: bool,
@@ -54,7 +54,7 @@ fn view(id: VQueueId, meta: &VQueueMeta) -> VQueueView {
     }
 }
 
-/// Adds the entry that runs or is next, with its payload.
+/// Adds the running or next entry, with its payload.
 fn add_head(
     partition: &ReplicaHandle,
     view: &mut VQueueView,
@@ -124,7 +124,7 @@ fn page(
 }
 
 impl Inspect {
-    /// Services without a handler here of which entries wait. Cancel-safe.
+    /// Services with waiting entries and without a handler here. Cancel-safe.
     ///
     /// # Errors
     /// When a read fails.
@@ -134,7 +134,7 @@ impl Inspect {
         for Unheard { service, since, vqueues, has_more } in services {
             let mut partitions = Vec::new();
             for (partition, vqueue) in vqueues {
-                // One that was dropped meanwhile has none that wait here.
+                // A partition dropped meanwhile has no waiting entries here.
                 partitions
                     .extend(self.registry.newest_replica(partition).ok().map(|of| (of, vqueue)));
             }

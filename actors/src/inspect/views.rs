@@ -1,4 +1,4 @@
-//! Where the partitions stand on this node, for people.
+//! The state of the partitions on this node, for people.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ fn counted(replica: &ReplicaHandle, mut view: PartitionView) -> Result<Partition
     }
 }
 
-/// What is known without a look at its vqueues. Blocks.
+/// The state that is known without reading its vqueues. Blocks.
 fn glance(
     registry: &Registry,
     log_store: &dyn LogStore,
@@ -76,7 +76,7 @@ fn glance(
     Ok((replica, view))
 }
 
-/// Where every partition stands. Blocks.
+/// The state of every partition. Blocks.
 fn views(registry: &Registry, log_store: &dyn LogStore) -> Result<Vec<PartitionView>, NodeError> {
     let view = |id| {
         let (replica, view) = glance(registry, log_store, id)?;
@@ -86,7 +86,7 @@ fn views(registry: &Registry, log_store: &dyn LogStore) -> Result<Vec<PartitionV
 }
 
 impl Inspect {
-    /// Where every partition stands here. Reads the rows of all vqueues. Blocks.
+    /// The state of every partition here. Reads the rows of all vqueues. Blocks.
     ///
     /// # Errors
     /// [`NodeError`].
@@ -103,8 +103,8 @@ impl Inspect {
         self.registry.blocking(move || views(&registry, &*log_store)).await?
     }
 
-    /// Hash over all rows of a partition here, as of one moment: equal on replicas that
-    /// applied the same records. Reads everything.
+    /// Hash over all rows of a local partition, as of one moment: equal on replicas that applied
+    /// the same records. Reads everything.
     ///
     /// # Errors
     /// [`NodeError`].

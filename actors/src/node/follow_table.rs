@@ -1,7 +1,7 @@
-//! Following the partition table where a log is shared: partitions that another node
-//! spawns or drops are started and stopped here too.
+//! Following the partition table of a shared log: partitions that another node spawns or drops are
+//! started and stopped here too.
 //!
-//! Must always hold: a partition is routed to only while its replica is here.
+//! Must always hold: commands are routed to a partition only while its replica is here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,12 +16,12 @@ use crate::{
 
 use super::partitions::Partitions;
 
-/// Wait after the table could not be followed; doubles with each failure up to the longest.
+/// First wait after following the table failed; doubles with each failure up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Waits until the table has changed, or until it is time to try again what failed; false
-/// when the node goes.
+/// Waits until the table has changed, or until it is time for a retry after a failure; false when
+/// the node shuts down.
 async fn is_time(told: &mut watch::Receiver<()>, failures: u32) -> bool {
     if failures == 0 {
         return told.changed().await.is_ok();
@@ -34,7 +34,7 @@ async fn is_time(told: &mut watch::Receiver<()>, failures: u32) -> bool {
 }
 
 impl Partitions {
-    /// Follows the stored table for as long as the node lives, if others may change it.
+    /// Follows the stored table while the node is alive, if others may change it.
     pub(crate) fn follow_table(self: &Arc<Self>) -> Result<(), NodeError> {
         if self.registry.shared().is_none() {
             return Ok(());
@@ -44,7 +44,7 @@ impl Partitions {
             tell.send_replace(());
         });
         let watch = self.registry.metadata.watch(&MetaKey::partition_table(), on_change)?;
-        // A node sets it once, when it has started.
+        // Set once, when the node has started.
         let _ = self.table_watch.set(watch);
         let partitions = Arc::downgrade(self);
         self.executor.spawner().spawn_as("table", async move {
@@ -63,7 +63,7 @@ impl Partitions {
         Ok(())
     }
 
-    /// Starts and stops partitions so that they are those of the stored table.
+    /// Starts and stops partitions to match the stored table.
     async fn adopt_table(&self) -> Result<(), NodeError> {
         let _changing = self.changing.lock().await;
         self.registry.check_up()?;
@@ -82,8 +82,8 @@ impl Partitions {
                 continue;
             }
             let started = self.start_partition(*row).await;
-            // One that is here and has stopped is routed to as well: whoever asks for it is
-            // told why, and the status shows it.
+            // A stopped partition is routed to as well: callers get the reason, and the status
+            // shows it.
             if started.is_ok() || self.registry.replicas.contains_key(&row.id) {
                 self.route_to(*row);
             }

@@ -1,6 +1,6 @@
-//! The threads of a node and its way to the log, until they are taken down.
+//! The threads of a node and its connection to the log, until they are shut down.
 //!
-//! Must always hold: they are taken down once, in order: the actors, then the log.
+//! Must always hold: they are shut down once, in order: the actors, then the log.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,7 @@ use crate::{
     shell::World,
 };
 
-/// Everything that is taken down in order.
+/// Everything that is shut down in order.
 pub(crate) struct Parts {
     pub(crate) arbiters: Vec<Arbiter>,
     pub(crate) log: LogHandle,
@@ -20,7 +20,7 @@ pub(crate) struct Parts {
     pub(crate) log_writer: Option<LogWriter>,
 }
 
-/// The threads of a node and its way to the log.
+/// The threads of a node and its connection to the log.
 pub(crate) struct Machinery(Mutex<Option<Parts>>);
 
 impl Machinery {
@@ -32,12 +32,12 @@ impl Machinery {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The way to the log.
+    /// The connection to the log.
     pub(crate) fn log(&self) -> Result<LogHandle, NodeError> {
         self.parts().as_ref().map(|parts| parts.log.clone()).ok_or(NodeError::ShutDown)
     }
 
-    /// Has a job done on one of the threads of actors.
+    /// Runs a job on one of the actor threads.
     pub(crate) fn on_arbiter(
         &self,
         index: usize,
@@ -52,25 +52,25 @@ impl Machinery {
         }
     }
 
-    /// How many threads of actors there are.
+    /// Number of actor threads.
     #[cfg(feature = "testkit")]
     pub(crate) fn arbiters(&self) -> usize {
         self.parts().as_ref().map_or(0, |parts| parts.arbiters.len())
     }
 
-    /// Whether they are there still.
+    /// Whether they are still running.
     pub(crate) fn is_up(&self) -> bool {
         self.parts().is_some()
     }
 
-    /// Joins the threads, if nobody has.
+    /// Joins the threads, if that was not done.
     pub(crate) fn take_down(&self, registry: &Registry) {
         let Some(Parts { mut arbiters, log, log_writer }) = self.parts().take() else { return };
         for arbiter in &mut arbiters {
             arbiter.join();
         }
         if let Some(shared) = registry.shared() {
-            // Partitions that were not stopped in order hold nothing back any more.
+            // Partitions that were not stopped in order keep nothing alive.
             for replica in &registry.replicas {
                 let (partition, node) = (*replica.key(), registry.node);
                 log.send(LogCommand::Unsubscribe { partition, node });

@@ -1,8 +1,7 @@
-//! The node: threads, storage and partitions of one process, and the way to them.
+//! The node: threads, storage and partitions of one process.
 //!
-//! Owns: starting and stopping everything, the routing table. Must always hold: a
-//! partition's keys have one owner; shutting down loses nothing. Must not know: what
-//! a command does.
+//! Owns: starting and stopping everything, the routing table. Must always hold: a partition's keys
+//! have one owner; shutting down loses nothing. Must not know: what a command does.
 
 mod follow_table;
 mod machinery;
@@ -55,54 +54,52 @@ use machinery::Machinery;
 /// Where a node keeps its data.
 #[derive(Clone, Debug)]
 pub enum Place {
-    /// In a directory that it has for itself.
+    /// In a directory, for this node alone.
     Directory(PathBuf),
-    /// In memory, gone with the node.
+    /// In memory; lost with the node.
     Memory,
     /// In a simulation, which also runs the node.
     #[cfg(feature = "testkit")]
     Sim(crate::sim::Place),
 }
 
-/// What a node is to be.
+/// The configuration of a node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// Where it keeps its data.
     pub place: Place,
-    /// For how long a data directory that another process has is waited for.
+    /// How long to wait for a data directory that another process uses.
     pub in_use_wait: Duration,
     /// Whether what is not in files yet takes a quarter of the usual memory.
     pub small_buffers: bool,
-    /// Partitions of a new data directory; absent means the stored table, or else one
-    /// per core.
+    /// Partitions of a new data directory; absent means the stored table, or else one per core.
     pub partitions: Option<u32>,
-    /// Threads that partitions are spread over; absent means one per core, at most one
-    /// per partition.
+    /// Threads for the partitions; absent means one per core, at most one per partition.
     pub threads: Option<usize>,
-    /// Most entries that run at once; absent means no limit but the rules.
+    /// Maximum number of entries that run at once; absent means that only the rules limit them.
     pub running_max: Option<u32>,
-    /// Whether entries are started here; without it the node only takes commands.
+    /// Whether entries are started here; without it the node only accepts commands.
     pub dispatches: bool,
-    /// A log and metadata that other nodes of this process use too, in place of its own;
-    /// `place` is then where the rows are kept.
+    /// A log and metadata shared with other nodes of this process, in place of its own; `place`
+    /// then only applies to the rows.
     pub shared: Option<SharedLog>,
-    /// What its log keeps besides what a restart needs; a shared log has its own say.
+    /// What its log keeps in addition to what a restart needs; a shared log has its own setting.
     pub trim_log: TrimLog,
-    /// When it leads by itself, where a log is shared.
+    /// When it leads by itself, with a shared log.
     pub candidacy: Candidacy,
-    /// What each partition keeps in memory of vqueues.
+    /// Limits for vqueues in memory, per partition.
     pub vqueues: VQueueLimits,
-    /// What goes wrong in tests.
+    /// Planned faults of tests.
     pub faults: FaultPlan,
 }
 
 /// When a node leads partitions without being told to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Candidacy {
-    /// As soon as nobody leads.
+    /// As soon as there is no leader.
     #[default]
     First,
-    /// When nobody leads and none of those who go first does.
+    /// When there is no leader and none of the first candidates leads.
     Standby,
     /// Never: it follows until it is told to lead.
     Never,
@@ -123,9 +120,9 @@ pub struct Node {
     dispatches: bool,
     /// A task that is dropped with the tokio runtime of the handlers.
     sentinel: OnceLock<Spawned>,
-    /// Newer rule books are brought to the partitions while it is kept.
+    /// Brings newer rule books to the partitions until it is dropped.
     _rule_books: Watch,
-    /// Changed aliases are brought to the executor while it is kept.
+    /// Brings changed aliases to the executor until it is dropped.
     _aliases: Watch,
     /// Dropped last: its lock guards the directory.
     data_dir: Option<Arc<DataDir>>,
@@ -138,7 +135,7 @@ impl AsRef<Access> for Node {
 }
 
 impl Node {
-    /// Who this node is.
+    /// Its id.
     #[must_use]
     pub fn id(&self) -> NodeId {
         self.registry.node
@@ -156,7 +153,7 @@ impl Node {
         &self.rules
     }
 
-    /// What can be seen of it.
+    /// The views for people.
     #[must_use]
     pub fn inspect(&self) -> &Inspect {
         &self.inspect
@@ -168,13 +165,13 @@ impl Node {
         &self.handlers
     }
 
-    /// Its partitions, and who leads them.
+    /// Its partitions, and their leaders.
     #[must_use]
     pub fn partitions(&self) -> &Partitions {
         &self.partitions
     }
 
-    /// What runs handlers here.
+    /// Runs the handlers.
     #[must_use]
     pub fn executor(&self) -> &Arc<Executor> {
         &self.executor
@@ -186,14 +183,14 @@ impl Node {
         self.log_store.stats()
     }
 
-    /// Most entries that run here at once; `None` without a limit.
+    /// Maximum number of entries that run here at once; `None` without a limit.
     #[must_use]
     pub fn running_max(&self) -> Option<u32> {
         Some(self.registry.running_max()).filter(|most| *most != u32::MAX)
     }
 
-    /// Lets so many entries run here at once from now on. What runs goes on: a lower
-    /// number is reached as it ends.
+    /// Changes the maximum number of entries that run here at once. Running entries continue: a
+    /// lower number is reached as they end.
     ///
     /// # Errors
     /// [`NodeError::NoRunningMax`] when this node was started without a limit.
@@ -205,15 +202,15 @@ impl Node {
         }
     }
 
-    /// Whether it runs entries, or only looks.
+    /// Whether it runs entries, or only serves reads.
     #[must_use]
     pub fn dispatches(&self) -> bool {
         self.dispatches
     }
 
-    /// Adds a partition for keys that nobody owns, and starts it. If it does not start, it
-    /// is not added; but where a log is shared it stays, for others may have started it.
-    /// Cancel-safe: once called, it is done to its end.
+    /// Adds a partition for keys without an owner, and starts it. If it does not start, it is not
+    /// added; but with a shared log it stays, because others may have started it. Cancel-safe: once
+    /// called, it is completed.
     ///
     /// # Errors
     /// [`NodeError::RangeOverlaps`], [`NodeError::EmptyRange`] and storage errors.
@@ -225,8 +222,8 @@ impl Node {
         self.to_its_end("spawn", spawning).await
     }
 
-    /// Stops a partition and gives its keys free. Its rows are flushed and stay.
-    /// Cancel-safe: once called, it is done to its end.
+    /// Stops a partition and releases its keys. Its rows are flushed and stay. Cancel-safe: once
+    /// called, it is completed.
     ///
     /// # Errors
     /// [`NodeError::UnknownPartition`] when there is none; storage errors when it is
@@ -237,8 +234,8 @@ impl Node {
         self.to_its_end("drop", dropping).await
     }
 
-    /// Does something in a task of its own, so that it is not left half done when the
-    /// caller gives up.
+    /// Runs something in a separate task, so that it is not left unfinished when the caller gives
+    /// up.
     async fn to_its_end<T, F>(
         self: &Arc<Self>,
         name: &'static str,
@@ -251,7 +248,7 @@ impl Node {
         let (told, done) = oneshot::channel();
         let working = work(Arc::clone(self));
         self.executor.spawner().spawn_as(name, async move {
-            // The caller may have given up.
+            // The caller may be gone.
             let _ = told.send(working.await);
         });
         match done.await {
@@ -264,9 +261,9 @@ impl Node {
     }
 }
 
-/// Threads of a node that stand still until this is dropped.
+/// Threads of a node that are stopped until this is dropped.
 #[cfg(feature = "testkit")]
-#[must_use = "they go on when it is dropped"]
+#[must_use = "they continue when it is dropped"]
 #[derive(Debug)]
 pub struct Paused(
     #[expect(dead_code, reason = "its end is the signal")] Vec<std::sync::mpsc::Sender<()>>,
@@ -274,26 +271,25 @@ pub struct Paused(
 
 #[cfg(feature = "testkit")]
 impl Node {
-    /// Has the threads of actors stand still, as SIGSTOP or a long pause of a virtual
-    /// machine does. Handlers and the log go on.
+    /// Stops the actor threads, as SIGSTOP or a long pause of a virtual machine does. Handlers and
+    /// the log continue.
     pub fn pause_threads(&self) -> Paused {
         let count = self.machinery.arbiters();
         let pause = |index| {
             let (sleeper, wake) = std::sync::mpsc::channel::<()>();
-            // An error is the signal to go on.
+            // An error is the signal to continue.
             let sent = self.machinery.on_arbiter(index, move |_| while wake.recv().is_ok() {});
             sent.is_ok().then_some(sleeper)
         };
         Paused((0..count).filter_map(pause).collect())
     }
 
-    /// Lets planned faults happen at commits of the rows. Once per node.
+    /// Enables planned faults of commits of the rows. Once per node.
     pub fn set_store_faults(&self, faults: Arc<forebay_storage::fault::StoreFaults>) {
         self.store.set_faults(faults);
     }
 
-    /// Has the partition's actor here, or its supervisor, break an invariant, so that it
-    /// panics.
+    /// Makes the local partition's actor, or its supervisor, break an invariant, so that it panics.
     ///
     /// # Errors
     /// [`NodeError::UnknownPartition`].

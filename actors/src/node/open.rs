@@ -37,7 +37,7 @@ use super::{
     snapshot::tell_snapshots,
 };
 
-/// Name of the store of an in-memory node; RocksDB wants an absolute path.
+/// Name of the store of an in-memory node; RocksDB requires an absolute path.
 const MEMORY_STORE: &str = "/forebay";
 
 /// The storage of a node.
@@ -101,8 +101,8 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
     }
 }
 
-/// Rows are never started with another log than theirs. Those of before logs had ids
-/// belong to the log that they are found with.
+/// Rows are never started with a log other than their own. Rows from before logs had ids belong to
+/// the log that they are found with.
 fn check_identity(storage: &Storage) -> Result<(), NodeError> {
     let log = match storage.log.identity()? {
         Some(log) => log,
@@ -142,7 +142,7 @@ fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
 }
 
-/// What was opened and started for a node.
+/// The opened and started parts of a node.
 struct Found {
     storage: Storage,
     registry: Arc<Registry>,
@@ -170,8 +170,8 @@ fn start_capacity(registry: &Arc<Registry>, arbiter: &Arbiter, running_max: u32)
 }
 
 impl Node {
-    /// Opens the storage, starts the threads and the partitions, and waits until every
-    /// partition leads.
+    /// Opens the storage, starts the threads and the partitions, and waits until every partition
+    /// leads.
     ///
     /// # Errors
     /// [`NodeError`]; everything that was started is stopped again.
@@ -187,7 +187,7 @@ impl Node {
         node.watch_tokio();
         for row in rows {
             if let Err(error) = node.partitions.start_partition(row).await {
-                // The error that is returned says why; a second one adds nothing.
+                // The returned error has the reason; a second one adds nothing.
                 let _ = node.shutdown(std::time::Duration::ZERO).await;
                 return Err(error);
             }
@@ -238,7 +238,7 @@ impl Node {
         Ok((Self::assemble(config, found, Parts { arbiters, log, log_writer }), rows))
     }
 
-    /// The handles over what was opened.
+    /// The handles over the opened parts.
     fn assemble(config: &NodeConfig, found: Found, parts: Parts) -> Self {
         let Found { storage, registry, executor, refill, rule_books, aliases } = found;
         let data_dir = storage.data_dir.map(Arc::new);
@@ -310,7 +310,7 @@ impl Place {
     }
 }
 
-/// What a node's work is done by.
+/// The threads that do a node's work.
 struct Threads {
     arbiters: Vec<Arbiter>,
     refill: RefillPool,
@@ -340,13 +340,13 @@ impl Threads {
     }
 }
 
-/// Waits until a thread of actors has done what it was given so far.
+/// Waits until an actor thread has finished its jobs so far.
 fn wait_for(arbiter: &Arbiter) {
     let (done, wait) = std::sync::mpsc::channel();
     arbiter.run(move |_| {
-        // Nobody waits when the node is being dropped.
+        // The receiver is gone when the node is being dropped.
         let _ = done.send(());
     });
-    // An error means that the thread is gone, which whoever uses it next will see.
+    // An error means that the thread is gone, which its next user will see.
     let _ = wait.recv();
 }

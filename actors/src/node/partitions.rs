@@ -31,17 +31,17 @@ use super::{
     replica::{Replica, start},
 };
 
-/// How often a start looks whether somebody leads by now.
+/// Interval at which a start checks whether there is a leader.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long handlers of a partition that is dropped get to stop.
+/// How long handlers of a dropped partition may take to stop.
 const STOPPED_WITHIN: Duration = Duration::from_secs(5);
-/// How long a replica that was told to lead gets to open its gate.
+/// How long a replica that was told to lead may take to open its gate.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
-/// How often [`Partitions::drained`] looks.
+/// Interval of checks of [`Partitions::drained`].
 const DRAIN_LOOK: Duration = Duration::from_millis(2);
 
-/// How the replicas of a node are to be.
+/// The configuration of a node's replicas.
 #[derive(Clone, Copy)]
 pub(super) struct ReplicaOptions {
     pub(super) dispatches: bool,
@@ -49,7 +49,7 @@ pub(super) struct ReplicaOptions {
     pub(super) candidacy: Candidacy,
 }
 
-/// The partitions of a node: starting, stopping, and who leads.
+/// The partitions of a node: starting and stopping them, and their leaders.
 pub struct Partitions {
     pub(super) registry: Arc<Registry>,
     pub(super) access: Arc<Access>,
@@ -58,9 +58,9 @@ pub struct Partitions {
     pub(super) refill: Arc<RefillPool>,
     pub(super) machinery: Arc<Machinery>,
     pub(super) options: ReplicaOptions,
-    /// Held while partitions are started or dropped.
+    /// Locked while partitions are started or dropped.
     pub(super) changing: tokio::sync::Mutex<()>,
-    /// Other nodes' partitions are started and dropped here while it is kept.
+    /// Starts and stops partitions of other nodes here until it is dropped.
     pub(super) table_watch: OnceLock<Watch>,
     /// Dropped last: its lock guards the directory.
     pub(super) _data_dir: Option<Arc<DataDir>>,
@@ -73,8 +73,8 @@ impl Partitions {
         self.registry.partitions()
     }
 
-    /// Starts a partition of the table. Waits until it has applied what the log holds
-    /// and, unless somebody else leads or it is not to, until it leads.
+    /// Starts a partition of the table. Waits until it has applied the log and, unless another node
+    /// leads or it must not, until it leads.
     pub(crate) async fn start_partition(&self, row: Row) -> Result<(), NodeError> {
         let Rows { store, state, hold } = self.rows.rows_of(row.id, self.machinery.log()?).await?;
         let (applied, end) = (state.applied_lsn, self.rows.log_store.end(row.id));
@@ -112,7 +112,7 @@ impl Partitions {
             None => NodeError::ShutDown,
         };
         if let Err(error) = replayed.await.map_err(nobody)? {
-            // The log sends it nothing: it is not to be taken for one that lives.
+            // The log sends it nothing: it must not look alive.
             self.registry.stop_failed(row.id, &error.to_string());
             return Err(error);
         }
@@ -131,7 +131,7 @@ impl Partitions {
             if held.is_some() && !self.runs(partition) {
                 return Ok(());
             }
-            // Whoever holds the lease is looked at again even if nothing changes here.
+            // The holder of the lease is checked again even if nothing changes here.
             let _ = tokio::time::timeout(LOOK_EVERY, status.changed()).await;
         }
         Ok(())
@@ -151,7 +151,8 @@ impl Partitions {
         self.registry.status(partition).is_some_and(|status| status.role != Role::Follower)
     }
 
-    /// Has the replica here lead, whoever leads now; returns when it takes commands.
+    /// Makes the local replica lead, in place of any other leader; returns when it accepts
+    /// commands.
     ///
     /// # Errors
     /// [`NodeError::UnknownPartition`], [`NodeError::PartitionStopped`], or
@@ -172,11 +173,11 @@ impl Partitions {
         Ok(())
     }
 
-    /// Has the replica here stop leading and not lead again before it is told to.
-    /// Nothing new starts; what runs may end `within` this time. Returns when it follows.
+    /// Makes the local replica stop leading, and not lead again before it is told to. Nothing new
+    /// starts; running entries may end `within` this time. Returns when it follows.
     ///
-    /// Cancel-safe: once called, it goes on by itself. Another call while it goes on waits
-    /// as well, and with a shorter time brings the end forward.
+    /// Cancel-safe: once called, it continues by itself. Another call meanwhile waits as well, and
+    /// can shorten the time.
     ///
     /// # Errors
     /// [`NodeError::UnknownPartition`] and [`NodeError::PartitionStopped`].
@@ -198,7 +199,7 @@ impl Partitions {
         Ok(())
     }
 
-    /// Adds a partition for keys that nobody owns, and starts it.
+    /// Adds a partition for keys without an owner, and starts it.
     pub(super) async fn spawn(&self, range: KeyRange) -> Result<PartitionId, NodeError> {
         let _changing = self.changing.lock().await;
         self.registry.check_up()?;
@@ -217,7 +218,7 @@ impl Partitions {
         Err(error)
     }
 
-    /// Stops a partition and gives its keys free.
+    /// Stops a partition and releases its keys.
     pub(super) async fn remove(&self, partition: PartitionId) -> Result<(), NodeError> {
         let _changing = self.changing.lock().await;
         self.registry.check_up()?;
@@ -225,31 +226,31 @@ impl Partitions {
         self.stop_dropped(partition).await
     }
 
-    /// Waits until nothing that ran under earlier leaders counts as running any more, in
-    /// the partitions that this node leads and that go on. Cancel-safe.
+    /// Waits until no attempt of an earlier leader counts as running, in the partitions that this
+    /// node leads and that work. Cancel-safe.
     pub async fn drained(&self) {
         let is_draining = |partition: &PartitionId| {
             let status = self.registry.status(*partition);
-            let goes_on = status.is_some_and(|status| status.stopped.is_none());
-            goes_on && self.registry.gauges(*partition).is_draining
+            let works = status.is_some_and(|status| status.stopped.is_none());
+            works && self.registry.gauges(*partition).is_draining
         };
         while self.ids().iter().any(is_draining) {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
     }
 
-    /// Stops a partition that is not in the table any more. It is forgotten even when its
-    /// rows cannot be flushed: the log has them.
+    /// Stops a partition that is no longer in the table. It is removed even if its rows cannot be
+    /// flushed: the log has them.
     pub(crate) async fn stop_dropped(&self, partition: PartitionId) -> Result<(), NodeError> {
         self.access.close_credits(partition);
         let range = self.registry.replicas.get(&partition).map(|replica| replica.range);
         let stopped = match self.stop_partition(partition).await {
-            // It had not been started.
+            // It was not started.
             Err(NodeError::UnknownPartition(_)) => Ok(()),
             stopped => stopped,
         };
         if let Some((first, last)) = range {
-            // Somebody else may own its keys soon.
+            // Its keys may soon have another owner.
             let idle = self.executor.range_idle(first, last);
             if tokio::time::timeout(STOPPED_WITHIN, idle).await.is_err() {
                 tracing::warn!(%partition, "handlers of a dropped partition do not stop");

@@ -1,9 +1,9 @@
-//! One replica of a partition as its thread holds it: the partition and its supervisor,
-//! started together and, after a panic of either, built anew together from the rows.
+//! One replica of a partition on its thread: the partition and its supervisor, started together
+//! and, after a panic of either, rebuilt together from the rows.
 //!
-//! Must always hold: after a panic everybody who waits is answered and every handler is
-//! told to stop before the replica is built anew, which waits for those that have not; more than the allowed restarts leave it
-//! stopped for a while, and whoever asks it is told why.
+//! Must always hold: after a panic all pending questions are answered and every handler is told to
+//! stop before the replica is rebuilt, which waits for handlers that have not stopped; more
+//! restarts than allowed leave it stopped for a while, and callers get the reason.
 
 use std::{
     cell::{Cell, RefCell},
@@ -38,10 +38,10 @@ use crate::{
     table::Row,
 };
 
-/// Who died, for people.
+/// The actor that died, for people.
 const PARTITION: &str = "the partition";
 
-/// What a replica is made of, whatever happens to its actors.
+/// The parts of a replica that survive its actors.
 pub(crate) struct Replica {
     pub(crate) row: Row,
     pub(crate) store: PartitionStore,
@@ -51,15 +51,15 @@ pub(crate) struct Replica {
     pub(crate) refill: Arc<RefillPool>,
     pub(crate) dispatches: bool,
     pub(crate) vqueues: VQueueLimits,
-    /// The last epoch before this process: what ran under it ended with another process.
+    /// The last epoch before this process: its attempts ended with another process.
     pub(crate) lost_through: Epoch,
-    /// What the supervisor is told once everything is applied.
+    /// Sent to the supervisor once everything is applied.
     pub(crate) stands: LeadershipInput,
 }
 
 impl Replica {
-    /// The partition stops, and no other actor of it follows: so do its handlers, and what
-    /// they have of the node's capacity goes back when they have.
+    /// The partition stops and no other actor replaces it: its handlers stop too, and return their
+    /// slots of the node's capacity then.
     fn leave(&self) {
         let Self { row, executor, registry, .. } = self;
         let running = executor.abort_range(row.first, row.last);
@@ -78,13 +78,13 @@ impl Replica {
 /// A replica on its thread.
 struct Living {
     replica: Replica,
-    /// This thread by the partition's time.
+    /// This thread with the partition's time.
     world: World,
     clock: Arc<SteadyClock>,
     restarts: RefCell<Restarts>,
 }
 
-/// Starts a replica on this thread; `told` when it has applied what the log holds.
+/// Starts a replica on this thread; `told` is called when it has applied the log.
 pub(crate) fn start(
     world: &World,
     replica: Replica,
@@ -96,13 +96,13 @@ pub(crate) fn start(
     let (world, restarts) = (world.with_clock(Arc::clone(&clock) as _), RefCell::default());
     let living = Rc::new(Living { replica, world, clock, restarts });
     living.spawn(state, move |replayed| {
-        // The node may have given up waiting.
+        // The node may have stopped waiting.
         let _ = told.send(replayed.map_err(NodeError::from));
     });
 }
 
 impl Living {
-    /// Starts the actors of a replica over rows that have this state.
+    /// Starts the actors of a replica over rows with this state.
     fn spawn(
         self: &Rc<Self>,
         state: State,
@@ -125,7 +125,7 @@ impl Living {
         };
         let performer = self.partition_performer(state, &links, &progress);
         let on_death = self.on_death(PARTITION, &is_over);
-        // Of an actor before it. They were told to stop.
+        // Attempts of a previous actor. They were told to stop.
         let left = self.replica.executor.list(row.first, row.last);
         let machine = Partition::new(config, applied).with_stopping(left.clone());
         let partition = self.world.spawn("partition", machine, performer, on_death);
@@ -191,7 +191,7 @@ impl Living {
         }
     }
 
-    /// Has the log send what the rows lack; then the replica stands for leadership.
+    /// Subscribes to the records that the rows lack; then the replica stands for leadership.
     fn subscribe(
         &self,
         after: Lsn,
@@ -236,11 +236,11 @@ impl Living {
         })
     }
 
-    /// An actor panicked: what is left of the replica goes, and it is built anew.
+    /// An actor panicked: the rest of the replica is stopped, and it is rebuilt.
     fn died(self: &Rc<Self>, reason: &str) {
         let Replica { row, registry, executor, .. } = &self.replica;
         let id = row.id;
-        tracing::error!(partition = %id, reason, "a replica is built anew");
+        tracing::error!(partition = %id, reason, "a replica is rebuilt");
         if let Some(replica) = registry.replicas.get(&id).map(|replica| replica.clone()) {
             replica.supervisor.stop();
             replica.partition.stop();
@@ -255,15 +255,15 @@ impl Living {
         registry.replies.answer_all_of(id, &Answer::LostLeadership);
         let now = self.world.clock().now();
         if self.restarts.borrow_mut().may_restart(now) {
-            return self.build_anew();
+            return self.rebuild();
         }
         let reason = format!("{reason}; too often in a short time: it is started again in 10 s");
         registry.partition_gone(id, &reason);
         let living = Rc::clone(self);
-        self.world.timers().set(Timestamp(now.0 + BACKOFF_MAX_MS), move || living.build_anew());
+        self.world.timers().set(Timestamp(now.0 + BACKOFF_MAX_MS), move || living.rebuild());
     }
 
-    fn build_anew(self: &Rc<Self>) {
+    fn rebuild(self: &Rc<Self>) {
         let Replica { row, registry, store, .. } = &self.replica;
         let id = row.id;
         if !registry.replicas.contains_key(&id) {

@@ -1,10 +1,9 @@
-//! Going down: first nothing new starts, then what runs may end, then all is flushed
-//! and joined.
+//! Shutdown: first nothing new starts, then running entries may end, then everything is flushed and
+//! joined.
 //!
-//! Must always hold: a shutdown that began is brought to its end, whether or not anybody
-//! waits for it; every call returns when the node is down, or fails before it began. So it
-//! runs on a thread of its own: neither its callers nor the application's tokio runtime
-//! can stop it halfway.
+//! Must always hold: a shutdown that has begun is completed, even if nothing waits for it; every
+//! call returns when the node is down, or fails before it began. So it runs on its own thread:
+//! neither its callers nor the application's tokio runtime can interrupt it.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -22,7 +21,7 @@ use crate::{
 
 use super::Node;
 
-/// How long handlers that were asked to stop get before they are dropped.
+/// How long handlers that were asked to stop may take before they are dropped.
 const CANCEL_GRACE: Duration = Duration::from_millis(200);
 
 /// Reports the end of the shutdown to all waiting callers, also after a panic.
@@ -38,7 +37,7 @@ impl Drop for Ending {
     }
 }
 
-/// Lives in a task of the tokio runtime that runs the handlers, and is dropped with it.
+/// Owned by a task of the tokio runtime that runs the handlers, and dropped with it.
 struct Sentinel(Weak<Node>);
 
 impl Drop for Sentinel {
@@ -59,17 +58,17 @@ impl Drop for Sentinel {
 }
 
 impl Node {
-    /// Goes down. Running handlers may end within `drain`; the others are dropped and
-    /// run again after the next start.
+    /// Shuts down. Running handlers may end within `drain`; the others are dropped and run again
+    /// after the next start.
     ///
-    /// Cancel-safe: once called, it goes on by itself. Every call returns when the node is
-    /// down, with the same result; another call with a shorter `drain` brings the end
-    /// forward, a longer one changes nothing. A handler that waits for it counts as
-    /// running: it is dropped when the time is over.
+    /// Cancel-safe: once called, it continues by itself. Every call returns when the node is down,
+    /// with the same result; another call with a shorter `drain` brings the end forward, a longer
+    /// one changes nothing. A handler that waits for it counts as running: it is dropped when the
+    /// time is over.
     ///
     /// # Errors
-    /// [`NodeError::NotFlushed`] when the node is down and rows could not be written; the
-    /// next start replays them from the log. [`NodeError::Thread`] when it did not begin.
+    /// [`NodeError::NotFlushed`] when the node is down and rows could not be written; the next
+    /// start replays them from the log. [`NodeError::Thread`] when it did not begin.
     pub async fn shutdown(self: &Arc<Self>, drain: Duration) -> Result<(), NodeError> {
         let mut ended = self.registry.down.ended.subscribe();
         self.begin_shutdown(drain)?;
@@ -81,7 +80,7 @@ impl Node {
         }
     }
 
-    /// Has the node go down, or go down sooner.
+    /// Begins the shutdown, or shortens its time.
     fn begin_shutdown(self: &Arc<Self>, drain: Duration) -> Result<(), NodeError> {
         self.registry.down.drain.send_if_modified(|shortest| {
             let is_shorter = drain < *shortest;
@@ -110,7 +109,7 @@ impl Node {
         let going = async move {
             let ending = &mut ending;
             let flushed = node.go_down().await;
-            // Before anybody hears of it: the caller may hold the last handle by then.
+            // Before callers are told: the caller may hold the last handle by then.
             drop(node);
             ending.result = flushed.map_err(|error| error.to_string());
         };
@@ -131,7 +130,7 @@ impl Node {
         started.map(drop).map_err(NodeError::Thread)
     }
 
-    /// Has the node go down by itself when the tokio runtime of its handlers is gone.
+    /// Shuts the node down when the tokio runtime of its handlers is gone.
     pub(crate) fn watch_tokio(self: &Arc<Self>) {
         if self.registry.is_simulated() {
             return;
@@ -141,7 +140,7 @@ impl Node {
             let _sentinel = sentinel;
             std::future::pending::<()>().await;
         });
-        // A node sets it once, when it starts.
+        // Set once, at the start.
         let _ = self.sentinel.set(task);
     }
 
@@ -154,14 +153,14 @@ impl Node {
         // Handlers that do not stop by themselves are dropped.
         let _ = tokio::time::timeout(CANCEL_GRACE, self.executor.idle()).await;
         self.executor.abort_all();
-        // Those that do not give their threads back are left behind.
+        // Handlers that block their threads are left behind.
         let _ = tokio::time::timeout(CANCEL_GRACE, self.executor.idle()).await;
-        // What starts or drops a partition sees that the node goes down, and gives way.
+        // Operations that start or drop a partition notice the shutdown, and end.
         let changing = self.partitions.changing.lock().await;
         let replicas = self.registry.replicas_here();
-        // Ends that were reported go through the log before the partitions stop.
+        // Reported ends go through the log before the partitions stop.
         self.settle(&replicas).await;
-        // What was cut short goes back, so that the next start does not count it as
+        // Interrupted attempts are returned, so that the next start does not count them as
         // interrupted by the death of this process.
         for (_, replica) in &replicas {
             replica.partition.address.send(PartitionInput::HandBack);
@@ -182,8 +181,8 @@ impl Node {
         flushed
     }
 
-    /// Waits until no handler runs, but not longer than the shortest time that a call has
-    /// left to them.
+    /// Waits until no handler runs, but not longer than the shortest time that a call has given
+    /// them.
     async fn drain(&self) {
         let mut asked = self.registry.down.drain.subscribe();
         let drained = async {
@@ -198,7 +197,7 @@ impl Node {
             if drain.is_zero() {
                 return;
             }
-            // A time that cannot be told is one that never comes.
+            // A time too far away for an `Instant` never comes.
             let asked_until = Instant::now().checked_add(drain);
             until = match (until, asked_until) {
                 (Some(known), Some(asked)) => Some(known.min(asked)),
@@ -224,12 +223,12 @@ impl Node {
         }
     }
 
-    /// Waits until what was sent to the partitions so far has gone through the log and
-    /// come back: it was gathered, it was written, it was applied.
+    /// Waits until everything sent to the partitions so far has gone through the log and back: it
+    /// was batched, written and applied.
     async fn settle(&self, replicas: &[(PartitionId, ReplicaHandle)]) {
         for _ in 0..3 {
             for (partition, replica) in replicas {
-                // A question that the partition answers at once, behind its mailbox.
+                // A question that the partition answers at once, in the order of its mailbox.
                 let pending = self.registry.replies.open(*partition);
                 let nobody = forebay_messages::EntryId::default();
                 let ask = PartitionInput::Attach { waits: vec![(nobody, pending.id())] };
@@ -250,12 +249,12 @@ impl Node {
         let (told, done) = oneshot::channel();
         let Ok(log) = self.machinery.log() else { return };
         let sent = log.send(LogCommand::Barrier(Box::new(move |result| {
-            // Nobody waits when the shutdown was dropped.
+            // The receiver is gone when the shutdown was dropped.
             let _ = told.send(result);
         })));
         drop(log);
         if sent {
-            // An error means that the writer is gone, and with it all it had to write.
+            // An error means that the writer is gone, with everything it had to write.
             let _ = done.await;
         }
     }

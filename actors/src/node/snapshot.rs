@@ -18,9 +18,9 @@ use crate::{
 use super::Node;
 
 impl Node {
-    /// Takes a snapshot of log, rows and metadata into a directory that does not exist
-    /// or is empty, while everything goes on. What was acknowledged before is in it.
-    /// Dropping the call does not stop it.
+    /// Takes a snapshot of log, rows and metadata into a directory that does not exist or is empty,
+    /// while work continues. It contains everything acknowledged before. Dropping the call does not
+    /// stop it.
     ///
     /// # Errors
     /// [`NodeError::Snapshot`].
@@ -47,7 +47,7 @@ impl Node {
     }
 }
 
-/// Tells the writer of a log which snapshots there are.
+/// Tells the writer of a log which snapshots exist.
 pub(crate) fn tell_snapshots(
     metadata: &dyn MetadataStore,
     partitions: impl Iterator<Item = PartitionId>,

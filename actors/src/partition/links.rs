@@ -74,7 +74,7 @@ impl Links {
         Some(address)
     }
 
-    /// Stops the limiter, and those that wait for their seed.
+    /// Stops the limiter, and limiters that wait for their seed.
     pub(crate) fn stop_limiter(&self) {
         let started = self.started.take();
         for limiter in started.into_iter().chain(self.limiter.take()) {

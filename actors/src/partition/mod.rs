@@ -1,7 +1,7 @@
-//! The partition actor: performs what the partition machine decides.
+//! The partition actor: performs the effects of the partition machine.
 //!
-//! Owns: the partition's store (the only writer of it) and the state in memory beside
-//! it. Must always hold: a batch is committed before its consequences are stepped in.
+//! Owns: the partition's store (as its only writer) and the related state in memory. Must always
+//! hold: a batch is committed before the machine sees its consequences.
 
 pub(crate) mod limiter;
 pub(crate) mod links;
@@ -44,14 +44,14 @@ use crate::{
 use links::Links;
 use vqueue::VQueueShared;
 
-/// How often an idle leader looks for results that expired, in milliseconds.
+/// Interval at which an idle leader checks for expired results, in milliseconds.
 const UPKEEP_INTERVAL_MS: u64 = 60_000;
 
 /// Performs the effects of a partition.
 pub(crate) struct PartitionPerformer {
     pub(crate) id: PartitionId,
     pub(crate) world: World,
-    /// The partition's time: never behind that of a record applied.
+    /// The partition's time: never before that of an applied record.
     pub(crate) clock: Arc<SteadyClock>,
     pub(crate) links: Rc<Links>,
     pub(crate) store: PartitionStore,
@@ -60,27 +60,27 @@ pub(crate) struct PartitionPerformer {
     pub(crate) executor: Arc<dyn Execute>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) vqueues: Rc<VQueueShared>,
-    /// What ran under epochs up to this one ended with the process that ran it.
+    /// Attempts under epochs up to this one ended with the process that ran them.
     pub(crate) lost_through: Epoch,
     pub(crate) wake: Option<TimerKey>,
     pub(crate) upkeep: Option<TimerKey>,
     /// A warning about its time was logged and still applies.
     pub(crate) warned_ahead: bool,
-    /// What the clock was raised to last.
+    /// The last time that the clock was raised to.
     pub(crate) time_floor: Timestamp,
     /// The last LSN applied, for the log's writer.
     pub(crate) progress: Arc<AtomicU64>,
-    /// The gauges as they were told last.
+    /// The last reported gauges.
     pub(crate) told: Option<PartitionGauges>,
-    /// Scratch of `apply`, kept to save the allocation.
+    /// Buffer of `apply`, kept to avoid an allocation.
     pub(crate) applied: Vec<Applied>,
 }
 
 type PartitionScope<'a> = Scope<'a, PartitionInput>;
 
 impl PartitionPerformer {
-    /// Applies a run of records in one batch and commits it; only then the
-    /// consequences are stepped in.
+    /// Applies a run of records in one batch and commits it; only then the machine sees the
+    /// consequences.
     fn apply(&mut self, first: Lsn, records: &[Arc<Record>], scope: &mut PartitionScope<'_>) {
         let store = self.store.clone();
         let mut batch = match store.begin() {
@@ -123,7 +123,7 @@ impl PartitionPerformer {
         }));
     }
 
-    /// The partition's time follows its records, also those of leaders elsewhere.
+    /// The partition's time follows its records, including records of leaders elsewhere.
     fn keep_time(&mut self) {
         let latest = self.state.latest_time();
         if latest > self.time_floor {
@@ -148,7 +148,7 @@ impl PartitionPerformer {
         self.warned_ahead = is_far;
     }
 
-    /// The partition cannot go on: who waits is answered, and it stops.
+    /// The partition cannot continue: pending questions are answered, and it stops.
     fn fail(&mut self, reason: String, scope: &mut PartitionScope<'_>) {
         tracing::error!(partition = %self.id, reason, "the partition stops");
         self.registry.report_stopped(self.id, reason.clone());
@@ -168,7 +168,7 @@ impl PartitionPerformer {
 
     fn check_expired(&mut self, until: Timestamp, scope: &mut PartitionScope<'_>) {
         if let Err(error) = self.store.give_back(until) {
-            tracing::warn!(partition = %self.id, %error, "disk space is not given back");
+            tracing::warn!(partition = %self.id, %error, "disk space is not freed");
         }
         match self.store.expired(until, 1) {
             Ok(due) if due.is_empty() => {}
@@ -177,7 +177,7 @@ impl PartitionPerformer {
         }
     }
 
-    /// Reads when the first sleep ends.
+    /// Reads the end of the first sleep.
     fn find_due(&mut self, scope: &mut PartitionScope<'_>) {
         match self.store.sleeps_until(Timestamp::MAX, 1) {
             Ok(first) => {
@@ -188,7 +188,7 @@ impl PartitionPerformer {
         }
     }
 
-    /// Records below what the store has flushed are not needed for a replay any more.
+    /// Records below what the store has flushed are no longer needed for a replay.
     fn report_durable(&self) {
         match self.store.durable_lsn() {
             Ok(through) if through > Lsn::default() => {
@@ -215,7 +215,7 @@ impl PartitionPerformer {
     }
 
     fn append(&mut self, epoch: Epoch, record: Arc<Record>, scope: &mut PartitionScope<'_>) {
-        // Nobody waits for a decision: its handler runs, and what comes of it follows.
+        // No caller waits for a decision: its handler already runs, and the results follow.
         let may_wait = matches!(record.command, Some(Command::SchedulerDecisions(_)));
         let command = LogCommand::Append { partition: self.id, epoch, record, may_wait };
         if !self.log.send(command) {
@@ -223,8 +223,8 @@ impl PartitionPerformer {
         }
     }
 
-    /// A fenced leader steps down; without a log that can be written the partition
-    /// stops, for a log that failed once takes no more writes before it is reopened.
+    /// A fenced leader steps down; if the log cannot be written the partition stops, because a log
+    /// that failed once accepts no more writes before it is reopened.
     fn refused(&mut self, refusal: AppendRefusal, scope: &mut PartitionScope<'_>) {
         match refusal {
             AppendRefusal::Fenced { current } => {

@@ -1,4 +1,4 @@
-//! Reading what a new leadership starts from.
+//! Reading the initial state of a new leadership.
 
 use std::collections::HashSet;
 
@@ -17,7 +17,7 @@ use forebay_storage::partition::Head;
 use super::{PartitionPerformer, PartitionScope};
 
 impl PartitionPerformer {
-    /// Seeds the limiter from the rule book and from what [`read::seed`] reads.
+    /// Seeds the limiter from the rule book and from the result of [`read::seed`].
     pub(super) fn seed_limiter(
         &mut self,
         proposed: Vec<KnownAttempt>,
@@ -33,7 +33,7 @@ impl PartitionPerformer {
                 let seed = Seed { rules: self.rules(), locks, running: holders };
                 let interrupted = self.interrupted(&seed, &running);
                 let last_seq = self.state.inbox_seq();
-                // Others of earlier epochs do not run here and are about to be taken back.
+                // Attempts of earlier epochs do not run here and are about to be returned.
                 let epoch = self.state.leader_epoch;
                 let stops: HashSet<_> = stopping.iter().map(|(_, _, token)| *token).collect();
                 let is_here = |token: &AttemptToken| token.epoch == epoch || stops.contains(token);
@@ -52,9 +52,9 @@ impl PartitionPerformer {
         }
     }
 
-    /// Attempts whose process died without giving them back, each with the number of
-    /// interruptions after which its entry is a dead letter. A process that stops in order
-    /// gives back what it runs, and what this process ran goes on or was given up by it.
+    /// Attempts whose process died without returning them, each with the number of interruptions
+    /// after which its entry is a dead letter. A process that stops in order returns its attempts,
+    /// and attempts of this process continue or were given up by it.
     fn interrupted(&self, seed: &Seed, running: &[KnownAttempt]) -> Vec<(AttemptToken, u32)> {
         let attempts = running.iter().zip(&seed.running);
         let lost = attempts.filter(|((_, _, token), _)| token.epoch <= self.lost_through);
@@ -64,16 +64,16 @@ impl PartitionPerformer {
         .collect()
     }
 
-    /// The rule book is the persisted one, or a newer one that was set while nobody led here.
+    /// The rule book is the stored one, or a newer one that was set while there was no leader here.
     fn rules(&self) -> Vec<RuleUpdate> {
         let persisted = self.state.rule_book();
         let newer = self.registry.newer_rule_book(self.id, persisted.version());
         newer.as_ref().unwrap_or(persisted).diff_from_empty()
     }
 
-    /// Finds a page of vqueues with work. The answer goes through the timers, so that
-    /// everybody who is active already gets a turn in between: through the mailbox alone
-    /// the partition would walk over many pages before it gives its thread back.
+    /// Finds a page of vqueues with work. The answer goes through the timers, so that active
+    /// vqueues get a turn in between: through the mailbox alone the partition would read many pages
+    /// before it yields its thread.
     pub(super) fn find_vqueues(&mut self, after: Option<VQueueId>, scope: &mut PartitionScope<'_>) {
         match self.store.vqueues_after(after, ACTIVATIONS_PER_STEP_MAX) {
             Ok(page) => {

@@ -22,7 +22,7 @@ use crate::shell::Death;
 
 use super::{PartitionPerformer, PartitionScope, vqueue::VQueuePerformer};
 
-/// Permits that a vqueue without a lock asks for at once.
+/// Permits that a vqueue without a lock requests at once.
 const QUANTUM: u32 = 64;
 
 impl PartitionPerformer {
@@ -39,7 +39,7 @@ impl PartitionPerformer {
             Err(error) => return self.fail(error.to_string(), scope),
         };
         let Some(meta) = meta else {
-            // Nothing is left of it: it rests before it started.
+            // Nothing is left of it: it passivates before it has started.
             scope.feed_back(PartitionInput::Passivated { handle, rest: Rest::Empty });
             return;
         };
@@ -71,8 +71,7 @@ impl PartitionPerformer {
         self.links.put_vqueue(handle, child);
     }
 
-    /// Whether a handler runs here what is in a vqueue. If not, its entries wait, and people
-    /// are told.
+    /// Whether a handler here serves a vqueue. If not, its entries wait, and that is logged.
     fn is_served(&self, vqueue: VQueueId, service: &str) -> bool {
         let is_served = self.executor.has_handler(service);
         if !is_served {
@@ -81,7 +80,7 @@ impl PartitionPerformer {
         is_served
     }
 
-    /// Asks the limiter on behalf of a vqueue that has no actor.
+    /// Requests permits from the limiter for a vqueue without an actor.
     pub(super) fn acquire_for(
         &mut self,
         handle: VQueueHandle,
@@ -97,7 +96,7 @@ impl PartitionPerformer {
         }
     }
 
-    /// Runs what has just been proposed, as far as the committed rows let it.
+    /// Runs decisions that were just proposed, as far as the committed rows allow it.
     pub(super) fn begin(&mut self, decisions: &[Decision], scope: &mut PartitionScope<'_>) {
         let mut begun = Vec::with_capacity(decisions.len());
         match self.read_begun(decisions, &mut begun) {
@@ -118,7 +117,7 @@ impl PartitionPerformer {
         let rows = self.store.begin().map_err(TablesError::from)?;
         for decision in decisions {
             let Some((run, retry)) = apply::begin(&rows, decision)? else { continue };
-            // Without a payload it cannot run: applied, the decision will say so.
+            // Without a payload it cannot run: the applied decision will report it.
             let Some(payload) = rows.payload(run.entry)? else { continue };
             begun.push(EarlyStart { token: run.token, attempt: run.attempt, retry });
             runs.push((run, payload));

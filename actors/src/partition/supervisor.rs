@@ -1,7 +1,8 @@
-//! The leadership supervisor of a partition replica: performs what the leadership
-//! machine decides.
+//! The leadership supervisor of a partition replica: performs the effects of the leadership
+//! machine.
 //!
-//! Owns: the limiter actor, and looking at the lease where several nodes share a log. Must not know: why anything is to be done.
+//! Owns: the limiter actor, and checking the lease where several nodes share a log. Must not know:
+//! the reason for an effect.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -100,7 +101,7 @@ impl SupervisorPerformer {
     }
 }
 
-/// Has a supervisor look at the lease now and again and again, where there is one.
+/// Makes a supervisor check the lease now and at intervals, if there is one.
 pub(crate) fn look_at_lease(
     world: &World,
     registry: &Arc<Registry>,

@@ -1,5 +1,5 @@
-//! Changing the rule book: compare-and-swap in the metadata store, then through the
-//! log of every partition that is led here.
+//! Changing the rule book: compare-and-swap in the metadata store, then through the log of every
+//! partition that is led here.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
 
 use super::{Rules, known::Proposed};
 
-/// Tries before a race with other writers is given up.
+/// Attempts before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
 
 fn stored_book(metadata: &dyn MetadataStore) -> Result<(RuleBook, Option<Version>), NodeError> {
@@ -35,7 +35,7 @@ fn stored_history(metadata: &dyn MetadataStore) -> Result<History, NodeError> {
     }
 }
 
-/// Stores a book and its history in one write, if the stored book is of this version still.
+/// Stores a book and its history in one write, if the stored book still has this version.
 fn store_book(
     metadata: &dyn MetadataStore,
     book: Bytes,
@@ -67,7 +67,7 @@ impl Rules {
         self.registry.blocking(read).await?
     }
 
-    /// The book that the replica of a partition here has applied.
+    /// The book applied by the local replica of a partition.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -79,7 +79,7 @@ impl Rules {
         }
     }
 
-    /// The books before it, newest last. Blocks: it reads the metadata.
+    /// The earlier books, newest last. Blocks: it reads the metadata.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -96,13 +96,12 @@ impl Rules {
         self.registry.blocking(move || stored_history(&*registry.metadata)).await?
     }
 
-    /// Changes the rule book and returns once every partition led here has applied it.
-    /// `make` is given the present book and may be called again when somebody else was
-    /// faster.
+    /// Changes the rule book and returns once every partition led here has applied it. `make` gets
+    /// the current book and may be called again after a race with another change.
     ///
     /// # Errors
-    /// [`NodeError::Rules`] when a change or its precondition is refused. Nothing was
-    /// changed then, nor after any other error but [`NodeError::RulesNotApplied`].
+    /// [`NodeError::Rules`] when a change or its precondition is refused. Nothing was changed then,
+    /// nor after any other error but [`NodeError::RulesNotApplied`].
     pub async fn change_rules(
         &self,
         author: &str,
@@ -121,10 +120,10 @@ impl Rules {
         Ok(book)
     }
 
-    /// Puts the rules of an earlier version in force again, as a new version.
+    /// Puts the rules of an earlier version into force again, as a new version.
     ///
     /// # Errors
-    /// [`NodeError::Rollback`] when that version is not kept any more.
+    /// [`NodeError::Rollback`] when that version is no longer kept.
     pub async fn rollback_rules(
         &self,
         author: &str,
@@ -142,12 +141,12 @@ impl Rules {
         Ok(book)
     }
 
-    /// Swaps the stored book, and with it the history, for what `change` makes of it (`None`:
-    /// nothing to do). Says to which partitions the new one was proposed, if the metadata
-    /// told of it at once.
+    /// Swaps the stored book, and with it the history, for the result of `change` (`None`:
+    /// nothing to do). Returns the partitions to which the new one was proposed, if the metadata
+    /// reported it at once.
     ///
-    /// Both are one write, on a thread that may block: no error comes after a change that is
-    /// in force already.
+    /// Both are one write, on a thread that may block: no error follows a change that is
+    /// already in force.
     async fn swap_book(
         &self,
         author: &str,
@@ -187,7 +186,7 @@ impl Rules {
     /// Waits until every partition led here has applied a book.
     ///
     /// # Errors
-    /// [`NodeError::RulesNotApplied`]: the book is stored and in force all the same.
+    /// [`NodeError::RulesNotApplied`]: the book is stored and in force anyway.
     async fn bring_book(&self, book: &RuleBook, told: Option<Proposed>) -> Result<(), NodeError> {
         self.until_applied(book, told).await.map_err(|source| {
             let version = book.version();
@@ -205,7 +204,7 @@ impl Rules {
         for (partition, pending) in proposed {
             answer_if_gone(&self.registry, partition, [pending.id()]);
             match refusal(pending.await) {
-                // Whoever leads by now has read the book when it began to.
+                // A later leader has read the book when it began to lead.
                 Ok(_) | Err(NodeError::NotLeading | NodeError::LostLeadership) => {}
                 Err(NodeError::StorageFailed(reason)) => {
                     return Err(NodeError::PartitionStopped { partition, reason });

@@ -1,5 +1,4 @@
-//! What a node knows of rule books: the newest version, and a change that is about to be
-//! stored.
+//! The rule books known to a node: the newest version, and a change that is about to be stored.
 
 use std::{
     collections::BTreeMap,
@@ -12,17 +11,17 @@ use forebay_messages::PartitionId;
 
 use crate::access::replies::Pending;
 
-/// The answers to come of the partitions that a book was proposed to.
+/// The pending answers of the partitions that a book was proposed to.
 pub(crate) type Proposed = BTreeMap<PartitionId, Pending>;
 
-/// What is known of rule books.
+/// The known rule books.
 #[derive(Default)]
 pub(crate) struct RuleBooks(Mutex<Known>);
 
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) newest: BookVersion,
-    /// The book that a change on this node is about to store, and what became of it.
+    /// The book that a change on this node is about to store, and the result.
     pub(super) expected: Option<(Bytes, Option<Proposed>)>,
 }
 
@@ -31,12 +30,12 @@ impl RuleBooks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This book is about to be stored by whoever asks for it afterwards.
+    /// The caller is about to store this book, and will call `take_expected`.
     pub(crate) fn expect(&self, book: Bytes) {
         self.known().expected = Some((book, None));
     }
 
-    /// To whom the expected book was proposed, if the metadata has told of it.
+    /// The partitions to which the expected book was proposed, if the metadata has reported it.
     pub(crate) fn take_expected(&self) -> Option<Proposed> {
         self.known().expected.take()?.1
     }

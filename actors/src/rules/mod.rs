@@ -1,7 +1,7 @@
 //! The rule book of a node: changing it, and bringing it to the partitions.
 //!
-//! Owns: the way of a book from a change to the partitions that lead. Must not know: what a
-//! rule means.
+//! Owns: the way of a book from a change to the leading partitions. Must not know: the meaning of a
+//! rule.
 
 pub(crate) mod known;
 

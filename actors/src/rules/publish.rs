@@ -1,10 +1,9 @@
-//! Bringing newer rule books to the partitions that are led here, whoever made them:
-//! this node, another one over the same metadata, or a log that told of one first.
+//! Bringing newer rule books to the partitions that are led here, from any source: this node,
+//! another one over the same metadata, or a log that had it first.
 //!
-//! Owns: the newest version that is known here. Must always hold: a partition that leads
-//! here is proposed every book that is newer than those before it, either by the change
-//! that made it, or when it begins to lead. An older one does no harm: it is not applied.
-//! Must not know: what a book says.
+//! Owns: the newest version that is known here. Must always hold: every newer book is proposed to a
+//! partition that leads here, either by the change that made it, or when the partition begins to
+//! lead. An older book does no harm: it is not applied. Must not know: the contents of a book.
 
 use std::sync::Arc;
 
@@ -33,8 +32,8 @@ use crate::{
 };
 
 impl Registry {
-    /// The newest rule book, if a partition that begins to lead has an older one: it
-    /// holds from the first start on, not only once it went through the log.
+    /// The newest rule book, if a partition that begins to lead has an older one: it applies from
+    /// the first start on, not only once it has gone through the log.
     pub(crate) fn newer_rule_book(
         &self,
         partition: PartitionId,
@@ -86,8 +85,7 @@ impl Registry {
         }
     }
 
-    /// A partition has applied a book that its log told of: the others get it too, if
-    /// nobody here knew of it.
+    /// A partition has applied a book from its log: the others get it too, if it was unknown here.
     pub(crate) fn rule_book_applied(&self, partition: PartitionId, book: &RuleBook) {
         let mut known = self.rule_books.known();
         if book.version() > known.newest {
@@ -112,9 +110,8 @@ impl Registry {
         proposed
     }
 
-    /// Proposes a book to a partition, and before it the barrier that it needs: a forebay
-    /// that does not know pauses would go on under the book before, and start what is
-    /// paused.
+    /// Proposes a book to a partition, after the barrier that it needs: a forebay that does not
+    /// know pauses would continue under the previous book, and start paused work.
     pub(crate) fn propose_book_to(
         &self,
         partition: PartitionId,
@@ -130,14 +127,14 @@ impl Registry {
         if let Some(format_min) = barrier_before(&book)
             && fsm_number(&replica.store, FsmSlot::MinVersion).unwrap_or(0) < u64::from(format_min)
         {
-            // Both go into the log in this order; nobody waits for the first.
+            // Both go into the log in this order; the first answer is ignored.
             drop(propose(Command::VersionBarrier(VersionBarrier { format_min })));
         }
         propose(upsert_rule_book(replica.range, book))
     }
 
-    /// Proposes the newest rule book to a partition that has just begun to lead, if it
-    /// is not the one it has.
+    /// Proposes the newest rule book to a partition that has just begun to lead, unless it already
+    /// has it.
     pub(crate) fn publish_rule_book(&self, partition: PartitionId) {
         let Some(replica) = self.replicas.get(&partition).map(|replica| replica.clone()) else {
             return;

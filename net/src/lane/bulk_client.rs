@@ -1,7 +1,7 @@
 //! Bulk reads of this node from one peer.
 //!
-//! Must always hold: what came and was not taken by the reader is at most the window of
-//! the read; a read that ended early says at which offset to go on.
+//! Must always hold: received bytes that the reader has not taken are at most the window of
+//! the read; a read that ended early returns the offset at which to continue.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

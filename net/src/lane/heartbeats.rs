@@ -1,7 +1,7 @@
 //! Heartbeats to and from one peer: small, of all groups, on a connection of their own.
 //!
-//! Must always hold: what waits is bounded per group; the oldest is dropped, because a newer
-//! heartbeat says all that an older one did.
+//! Must always hold: the queue is bounded per group; the oldest is dropped, because a newer
+//! heartbeat contains everything that an older one did.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

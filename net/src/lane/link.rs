@@ -3,7 +3,7 @@
 //! Each side sends `Open` with a number above every session that it knows; the n-th `Open`
 //! of one side and the n-th of the other make a session, which both know by the greater
 //! number. A side that ends a session sends its next `Open` at once, or `Shut` when it
-//! leaves the group. What came on the old session before the other side's `Open` is dropped.
+//! leaves the group. Messages of the old session before the other side's `Open` are dropped.
 //!
 //! Must always hold: the numbers of a link's sessions grow; a side sends nothing of a
 //! session before it has both `Open`s.
@@ -20,7 +20,7 @@ pub(crate) enum Output {
     Send(Frame),
     /// A session begins.
     Up(u64),
-    /// The session is over; what waits in either direction is dropped.
+    /// The session is over; queued messages in both directions are dropped.
     Down(u64),
 }
 

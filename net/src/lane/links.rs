@@ -1,6 +1,6 @@
 //! The links of all groups to one peer, over the connection of class consensus.
 //!
-//! Must always hold: an overflow, of what waits to leave or of what waits to be received,
+//! Must always hold: an overflow of a queue, to send or to receive,
 //! resets that link and no other one; links take turns, a piece each, so that a long
 //! message of one group does not hold up the others.
 
@@ -26,7 +26,7 @@ pub enum NotSent {
     /// Too much waited for the peer: the session was ended, and both sides are informed.
     #[error("the queue of the link is full: the session was ended")]
     Overflow,
-    /// The message is longer than a message may be; the session goes on.
+    /// The message is longer than a message may be; the session continues.
     #[error("the message is longer than the limit")]
     TooLong,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Links {
     links: BTreeMap<u32, Entry>,
     /// Groups that have something to send.
     turns: VecDeque<u32>,
-    /// The greatest session of any link: one that was forgotten goes on above it.
+    /// The greatest session of any link: a forgotten link continues above it.
     greatest: u64,
 }
 
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(links.send(0, 1, body(1)), Ok(()));
         assert_eq!(links.send(0, 1, body(1)), Err(NotSent::Overflow));
         assert_eq!(links.send(0, 1, body(1)), Err(NotSent::NoSession));
-        assert_eq!(links.send(1, 1, body(1)), Ok(()), "the other link goes on");
+        assert_eq!(links.send(1, 1, body(1)), Ok(()), "the other link continues");
         exchange(&mut ends);
         assert_eq!(sessions(&ends), [Some(2), Some(1), Some(2), Some(1)]);
         let b = &ends[1].queues;

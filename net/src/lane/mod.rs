@@ -47,7 +47,7 @@ pub(crate) trait Lane: Send + Sync {
     fn wake(&self) -> &Notify;
 }
 
-/// A lane: its state, and who is told of changes.
+/// A lane: its state, and the receivers of changes.
 pub(crate) struct Slot<S> {
     state: Mutex<Inner<S>>,
     wake: Notify,

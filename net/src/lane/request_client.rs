@@ -125,7 +125,7 @@ impl RequestClient {
         pending.was_sent
     }
 
-    /// No connection can be made: what waits for one is answered.
+    /// No connection can be made: waiting requests are answered.
     pub(crate) fn fail_waiting(&mut self, error: &RequestError) {
         for id in self.pending.keys().copied().collect::<Vec<_>>() {
             self.answer(id, Err(error.clone()));

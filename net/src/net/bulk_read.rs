@@ -23,7 +23,7 @@ impl BulkRead {
         Ok(Self { peer, id, wake, offset })
     }
 
-    /// Where the next chunk begins: from here another read goes on after an error.
+    /// Where the next chunk begins: from here another read continues after an error.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset

@@ -24,7 +24,7 @@ pub enum GroupError {
     TooMany,
 }
 
-/// A group of nodes: links and heartbeats to those that were added. Dropped, its links end.
+/// A group of nodes: links and heartbeats to the added ones. When it is dropped, its links end.
 pub struct Group {
     id: u32,
     net: Net,

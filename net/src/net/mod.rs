@@ -233,7 +233,7 @@ impl Net {
     }
 
     /// Reads the files of the certificate now, instead of at the next check. New connections
-    /// use them; those that are there go on.
+    /// use them; existing ones continue.
     ///
     /// # Errors
     ///

@@ -34,7 +34,7 @@ async fn a_source_is_read_from_any_offset() {
 }
 
 #[tokio::test]
-async fn a_read_that_was_interrupted_goes_on_where_it_was() {
+async fn an_interrupted_read_continues_where_it_was() {
     let (a, b) = pair(limits()).await;
     let len = 20_000_000u64;
     let mut offset = 0;

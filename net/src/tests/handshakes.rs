@@ -144,7 +144,7 @@ async fn refused_as(me: Identity, b: &Net) -> String {
 }
 
 #[tokio::test]
-async fn nodes_that_share_a_name_or_a_disk_are_refused_by_whom_they_dial() {
+async fn nodes_that_share_a_name_or_a_disk_are_refused_by_their_peers() {
     let b = start("b").await;
     let first =
         Net::start(Config { identity: Identity { boot: 5, ..identity("a") }, ..config("a") });
@@ -203,7 +203,7 @@ async fn certificates_reload_without_a_restart() {
     let first = session(&of_a, "b").await;
     assert!((88..=90).contains(&a.certificate().unwrap().days_left));
 
-    // Another authority, at both nodes: what is connected goes on.
+    // Another authority, at both nodes: existing connections continue.
     for node in ["a", "b"] {
         let (used, new) = (bundles.files(node), others.files(node));
         std::fs::copy(&new.authority, &used.authority).unwrap();

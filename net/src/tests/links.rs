@@ -74,7 +74,7 @@ async fn an_overflow_resets_that_link_only() {
     assert_eq!(session(&of_b, "a").await, fine);
     assert_eq!(session(&busy_b, "a").await, first);
 
-    // Nobody receives in the busy group at b; the other group goes on.
+    // Nothing receives in the busy group at b; the other group continues.
     let mut at = first;
     for value in 0..500 {
         while let Some(event) = busy_a.try_next() {
@@ -91,7 +91,7 @@ async fn an_overflow_resets_that_link_only() {
     let events: Vec<_> = std::iter::from_fn(|| busy_b.try_next()).take(200).collect();
     let ended = Event::Disconnected { peer: name("a"), session: first };
     assert_eq!(events.first(), Some(&ended), "{events:?}");
-    assert!(events.len() <= 52, "what waits is bounded: {}", events.len());
+    assert!(events.len() <= 52, "the queue is bounded: {}", events.len());
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn a_peer_that_takes_nothing_costs_bounded_memory() {
     let mut taken = 0;
     while of_b.send(&name("a"), first, block.clone()).is_ok() {
         taken += 1;
-        assert!(taken < 1000, "what waits is bounded");
+        assert!(taken < 1000, "the queue is bounded");
         tokio::task::yield_now().await;
     }
     let ended = async { while !matches!(of_b.next().await, Event::Disconnected { .. }) {} };

@@ -19,7 +19,7 @@ use crate::identity::NodeName;
 /// Days for which a new authority is valid.
 pub const AUTHORITY_DAYS: u32 = 3650;
 
-/// Clocks of nodes may differ by so much.
+/// Clocks of nodes may differ by this much.
 const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
 
 /// Why certificates were not made.

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_valid_for_its_node_and_so_many_days() {
+    fn a_bundle_is_valid_for_its_node_and_its_days() {
         let directory = bundles(&["n1", "n2"], 100);
         let certificates = Certificates::load(files(&directory, "n1"), name("n1")).unwrap();
         let status = certificates.status();

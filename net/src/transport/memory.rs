@@ -37,7 +37,7 @@ const BACKLOG: usize = 128;
 pub struct Way {
     /// A chunk is under way for so long.
     pub delay: RangeInclusive<Duration>,
-    /// No more than so many bytes a second pass.
+    /// Maximum number of bytes per second.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -72,7 +72,7 @@ struct State {
 }
 
 impl MemoryNet {
-    /// Without faults; `seed` draws those that are switched on.
+    /// Without faults; `seed` draws the ones that are enabled later.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let state = State {

@@ -21,7 +21,7 @@ pub(crate) enum Frame {
     Shut { group: u32 },
     /// A piece of a message of a link.
     Part { group: u32, is_last: bool, body: Bytes },
-    /// The first piece of a request; it must be answered within so many milliseconds.
+    /// The first piece of a request; it must be answered within this many milliseconds.
     Ask { id: u64, within_ms: u32, is_last: bool, body: Bytes },
     /// A later piece of a request.
     More { id: u64, is_last: bool, body: Bytes },
@@ -37,7 +37,7 @@ pub(crate) enum Frame {
     End { id: u64 },
     /// It failed; the body says why.
     Fail { id: u64, body: Bytes },
-    /// So many bytes more may be sent.
+    /// This many more bytes may be sent.
     Credit { id: u64, bytes: u32 },
 }
 

@@ -59,7 +59,7 @@ pub(crate) struct Hello {
 #[non_exhaustive]
 pub enum Refusal {
     /// The two belong to different clusters.
-    #[error("they belong to different clusters: check the address, or provision the node anew")]
+    #[error("they belong to different clusters: check the address, or provision the node again")]
     OtherCluster,
     /// No protocol in common.
     #[error(
@@ -100,7 +100,7 @@ pub enum Refusal {
     #[error("the node says that it is {0}, but its certificate is for another name")]
     OtherCertificate(String),
     /// Too many nodes are known.
-    #[error("too many nodes are connected: remove those that are gone")]
+    #[error("too many nodes are connected: remove nodes that are gone")]
     TooManyPeers,
     /// It is not among the nodes whose links are wanted.
     #[error("the node is not known there yet: add it to the cluster")]
