@@ -12,8 +12,7 @@ use std::{
 };
 
 use forebay::testkit::{
-    Death, FaultLog, LogFault, Machine, MemoryLog, Performer, Probe, Ref, Scope, SimWorld, Step,
-    World,
+    Cx, Death, FaultLog, LogFault, Machine, MemoryLog, Performer, Probe, Ref, SimWorld, Step, World,
 };
 use forebay_actors::log_writer::{LogCommand, LogWriter, Subscription, WriterCore};
 use forebay_engine::{
@@ -44,7 +43,7 @@ impl Machine for Countdown {
 struct PassOn(Ref<u32>);
 
 impl Performer<Countdown> for PassOn {
-    fn perform(&mut self, effect: u32, _: &mut Scope<'_, u32>) {
+    fn perform(&mut self, effect: u32, _: &mut Cx<'_, u32>) {
         self.0.send(effect);
     }
 }

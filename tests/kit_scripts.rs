@@ -11,7 +11,7 @@ use std::{
 
 use forebay::{
     Builder, Context, Entry, HandlerError, Runtime, Timestamp,
-    testkit::{Machine, Performer, Probe, Ref, Scope, Script, SimWorld, TestRuntime, World},
+    testkit::{Cx, Machine, Performer, Probe, Ref, Script, SimWorld, TestRuntime, World},
 };
 
 /// Forwards its messages.
@@ -36,7 +36,7 @@ impl Machine for Relay {
 struct To(Ref<Said>);
 
 impl Performer<Relay> for To {
-    fn perform(&mut self, effect: Said, _: &mut Scope<'_, Said>) {
+    fn perform(&mut self, effect: Said, _: &mut Cx<'_, Said>) {
         self.0.send(effect);
     }
 }

@@ -12,7 +12,7 @@ use dashmap::DashMap;
 use forebay_engine::limiter::{CapacityPool, PoolEffect, PoolInput};
 use forebay_messages::{PartitionId, actor::LimiterMessage};
 
-use crate::shell::{Death, Performer, Ref, Scope, World};
+use crate::shell::{Cx, Death, Performer, Ref, World};
 
 /// The participating limiters, by partition.
 type Limiters = Arc<DashMap<PartitionId, Ref<LimiterMessage>>>;
@@ -183,7 +183,7 @@ impl PoolPerformer {
 }
 
 impl Performer<CapacityPool> for PoolPerformer {
-    fn perform(&mut self, effect: PoolEffect, _: &mut Scope<'_, PoolInput>) {
+    fn perform(&mut self, effect: PoolEffect, _: &mut Cx<'_, PoolInput>) {
         match effect {
             PoolEffect::Joined(partition) => {
                 if let Some((partition, limiter)) = self.joining.remove(&partition) {

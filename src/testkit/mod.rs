@@ -13,7 +13,7 @@ mod step;
 pub use forebay_actors::{
     host::faults::{ActorFaults, FaultRates},
     shell::{
-        Child, Death, Look, Performer, Ref, Scope, World,
+        Child, Cx, Death, Look, Performer, Ref, World,
         script::{Script, Scripted},
         sim::{MachineClock, SeededRandom, SimWorld, VirtualClock},
     },

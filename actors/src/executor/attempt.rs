@@ -37,7 +37,7 @@ pub(super) struct Prepared {
 }
 
 /// The future of an attempt; it completes for any kind of end.
-pub(super) type Begun = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(super) type AttemptFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Prepared {
     pub(super) fn key(&self) -> Key {
@@ -45,7 +45,7 @@ impl Prepared {
     }
 
     /// Built by the thread that polls it, so that its memory is close to that thread.
-    pub(super) fn begin(self) -> Begun {
+    pub(super) fn begin(self) -> AttemptFuture {
         let Self { run, payload, handler, cancel, guard } = self;
         Box::pin(async move {
             // Dropped last, after everything of the handler.
@@ -150,9 +150,9 @@ fn context(run: RunAttempt, cancel: Cancel, limits: Limits) -> AttemptContext {
 
 /// A running handler. Its future and the destructors of what the future holds belong to the
 /// application: panics in them are caught here.
-struct Course(Option<HandlerFuture>);
+struct HandlerCall(Option<HandlerFuture>);
 
-impl Course {
+impl HandlerCall {
     /// Calls a handler; the message of a panic, if it panicked.
     fn begin(
         handler: &dyn Handler,
@@ -170,7 +170,7 @@ impl Course {
     }
 }
 
-impl Future for Course {
+impl Future for HandlerCall {
     type Output = Result<AttemptEnd, String>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -188,7 +188,7 @@ impl Future for Course {
     }
 }
 
-impl Drop for Course {
+impl Drop for HandlerCall {
     fn drop(&mut self) {
         // It was killed, or its node shuts down: its end is not reported.
         if let Some(panic) = self.stop() {
@@ -241,7 +241,7 @@ async fn attempt(
     };
     let panicked = |text: &dyn Display| failed(format!("the handler panicked: {text}"));
     // Both calling the handler and polling its future may panic.
-    let mut course = match Course::begin(handler, context, payload) {
+    let mut course = match HandlerCall::begin(handler, context, payload) {
         Ok(course) => course,
         Err(text) => return panicked(&text),
     };

@@ -26,8 +26,8 @@ use tokio::sync::Notify;
 
 use super::{
     Cancel, Means,
-    attempt::{Begun, Prepared},
-    wakeup_timer::{Lookout, Waiting},
+    attempt::{AttemptFuture, Prepared},
+    wakeup_timer::{Waiting, WakeupTimer},
 };
 use crate::{
     host::{Spawned, Spawner},
@@ -77,15 +77,15 @@ impl Running {
 
 /// Resources that only one attempt at a time may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Place {
+enum Resource {
     Entry(EntryId),
     /// A vqueue with a lock.
     VQueue(VQueueId),
 }
 
-fn places(entry: EntryId, name: &VQueueName) -> impl Iterator<Item = Place> {
-    let vqueue = name.has_lock().then(|| Place::VQueue(name.id_for(entry)));
-    std::iter::once(Place::Entry(entry)).chain(vqueue)
+fn places(entry: EntryId, name: &VQueueName) -> impl Iterator<Item = Resource> {
+    let vqueue = name.has_lock().then(|| Resource::VQueue(name.id_for(entry)));
+    std::iter::once(Resource::Entry(entry)).chain(vqueue)
 }
 
 /// A place held by attempts that were aborted and have not stopped.
@@ -101,14 +101,14 @@ pub(super) struct Shared {
     pub(super) spawner: Spawner,
     /// Number of threads that poll spawned futures.
     pub(super) threads: usize,
-    lookout: Arc<Lookout>,
+    wakeup_timer: Arc<WakeupTimer>,
     running: DashMap<Key, Running, FxBuildHasher>,
     /// Number of registered attempts whose end was not reported yet.
     alive: AtomicUsize,
     /// Number of attempts that were aborted and have not stopped. While it is zero, which is nearly
     /// always, `taken` is not read.
     stopping: AtomicUsize,
-    taken: Mutex<HashMap<Place, Taken>>,
+    taken: Mutex<HashMap<Resource, Taken>>,
     /// Notified when nothing runs, and whenever an aborted attempt has stopped.
     idle: Notify,
 }
@@ -119,7 +119,7 @@ impl Shared {
             means,
             threads: spawner.threads(),
             spawner,
-            lookout: Arc::default(),
+            wakeup_timer: Arc::default(),
             running: DashMap::default(),
             alive: AtomicUsize::new(0),
             stopping: AtomicUsize::new(0),
@@ -163,19 +163,19 @@ impl Shared {
             || self.running.get(&key).is_some_and(|known| !known.is_aborted)
     }
 
-    fn taken(&self) -> MutexGuard<'_, HashMap<Place, Taken>> {
+    fn taken(&self) -> MutexGuard<'_, HashMap<Resource, Taken>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts an attempt as startable and not polled yet.
     pub(super) fn look_after(&self) -> Waiting {
-        self.lookout.expect(&self.spawner, self.threads)
+        self.wakeup_timer.expect(&self.spawner, self.threads)
     }
 
     /// Number of attempts that may start and were not polled yet.
     #[cfg(test)]
     pub(super) fn unstarted(&self) -> usize {
-        self.lookout.waiting()
+        self.wakeup_timer.waiting()
     }
 
     /// Returns an attempt that may start now. Others wait behind the holder of their place.
@@ -217,7 +217,7 @@ impl Shared {
     }
 
     /// Spawns an attempt that was polled as its own task.
-    pub(super) fn spawn_begun(&self, key: Key, begun: Begun) {
+    pub(super) fn spawn_begun(&self, key: Key, begun: AttemptFuture) {
         self.runs_in(key, self.spawner.spawn(begun));
     }
 

@@ -25,18 +25,18 @@ const PATIENCE: Duration = Duration::from_millis(10);
 /// Batches of attempts (and single ones) that wait for their first poll, and whether a task wakes
 /// threads for them.
 #[derive(Debug, Default)]
-pub(super) struct Lookout {
+pub(super) struct WakeupTimer {
     waiting: AtomicUsize,
     is_manned: AtomicBool,
 }
 
-impl Lookout {
+impl WakeupTimer {
     /// Attempts will be spawned; they count as waiting until the guard is dropped.
     pub(super) fn expect(self: &Arc<Self>, spawner: &Spawner, threads: usize) -> Waiting {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         // Spawned before the attempts, so that its timer runs by the time they do.
         if threads > 1 && !self.is_manned.swap(true, Ordering::SeqCst) {
-            spawner.spawn_as("lookout", Arc::clone(self).watch());
+            spawner.spawn_as("wakeup_timer", Arc::clone(self).watch());
         }
         Waiting(Arc::clone(self))
     }
@@ -63,7 +63,7 @@ impl Lookout {
 }
 
 /// Attempts that are not polled yet.
-pub(super) struct Waiting(Arc<Lookout>);
+pub(super) struct Waiting(Arc<WakeupTimer>);
 
 impl Drop for Waiting {
     fn drop(&mut self) {
@@ -77,12 +77,12 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_timer_runs_while_something_waits() {
-        let (lookout, spawner) =
-            (Arc::<Lookout>::default(), Spawner::from(tokio::runtime::Handle::current()));
+        let (wakeup_timer, spawner) =
+            (Arc::<WakeupTimer>::default(), Spawner::from(tokio::runtime::Handle::current()));
         let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
         let idle = tasks();
         for _ in 0..3 {
-            let waiting: Vec<_> = (0..3).map(|_| lookout.expect(&spawner, 2)).collect();
+            let waiting: Vec<_> = (0..3).map(|_| wakeup_timer.expect(&spawner, 2)).collect();
             tokio::time::sleep(3 * PATIENCE).await;
             assert_eq!(tasks(), idle + 1);
             drop(waiting);

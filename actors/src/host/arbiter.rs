@@ -97,7 +97,7 @@ mod tests {
     use forebay_messages::Timestamp;
 
     use super::*;
-    use crate::shell::{Performer, Scope, WallClock};
+    use crate::shell::{Cx, Performer, WallClock};
 
     #[derive(Debug)]
     struct Idle;
@@ -114,7 +114,7 @@ mod tests {
     impl Performer<Idle> for Counted {
         const IS_ONE_OF_MANY: bool = true;
 
-        fn perform(&mut self, (): (), _: &mut Scope<'_, ()>) {}
+        fn perform(&mut self, (): (), _: &mut Cx<'_, ()>) {}
     }
 
     impl Drop for Counted {

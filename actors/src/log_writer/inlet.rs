@@ -16,7 +16,7 @@ use std::{
 use super::{LogCommand, QUEUE_LEN_MAX};
 
 #[derive(Default)]
-struct State {
+struct Inbox {
     waiting: Vec<LogCommand>,
     /// The writer sleeps: the next sender wakes it.
     is_asleep: bool,
@@ -26,13 +26,13 @@ struct State {
 
 #[derive(Default)]
 struct Inlet {
-    state: Mutex<State>,
+    state: Mutex<Inbox>,
     came: Condvar,
     room: Condvar,
 }
 
 impl Inlet {
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Inbox> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

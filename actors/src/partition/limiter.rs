@@ -10,7 +10,7 @@ use forebay_messages::actor::LimiterMessage;
 
 use crate::{
     capacity::CapacityClient,
-    shell::{Performer, Scope, TimerKey, Timers},
+    shell::{Cx, Performer, TimerKey, Timers},
 };
 
 use super::links::Links;
@@ -30,7 +30,7 @@ impl LimiterPerformer {
 }
 
 impl Performer<Limiter> for LimiterPerformer {
-    fn perform(&mut self, effect: LimiterEffect, scope: &mut Scope<'_, LimiterMessage>) {
+    fn perform(&mut self, effect: LimiterEffect, cx: &mut Cx<'_, LimiterMessage>) {
         match effect {
             LimiterEffect::Granted(granted) => {
                 self.links.grant(granted.handle, granted.permits);
@@ -44,7 +44,7 @@ impl Performer<Limiter> for LimiterPerformer {
                 if let Some(timer) = self.timer.take() {
                     self.timers.cancel(timer);
                 }
-                let me = scope.me.clone();
+                let me = cx.me.clone();
                 self.timer = Some(self.timers.set(at, move || {
                     me.send(LimiterMessage::Tick);
                 }));

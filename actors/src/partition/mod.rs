@@ -38,7 +38,7 @@ use crate::{
     executor::Execute,
     log_writer::{LogCommand, LogHandle, WRITER_GONE},
     registry::{PartitionGauges, Registry},
-    shell::{AHEAD_WARNING, Performer, Scope, SteadyClock, TimerKey, World},
+    shell::{AHEAD_WARNING, Cx, Performer, SteadyClock, TimerKey, World},
 };
 
 use links::Links;
@@ -76,16 +76,16 @@ pub(crate) struct PartitionPerformer {
     pub(crate) applied: Vec<Applied>,
 }
 
-type PartitionScope<'a> = Scope<'a, PartitionInput>;
+type PartitionCx<'a> = Cx<'a, PartitionInput>;
 
 impl PartitionPerformer {
     /// Applies a run of records in one batch and commits it; only then the machine sees the
     /// consequences.
-    fn apply(&mut self, first: Lsn, records: &[Arc<Record>], scope: &mut PartitionScope<'_>) {
+    fn apply(&mut self, first: Lsn, records: &[Arc<Record>], cx: &mut PartitionCx<'_>) {
         let store = self.store.clone();
         let mut batch = match store.begin() {
             Ok(batch) => batch,
-            Err(error) => return self.fail(format!("partition {}: {error}", self.id), scope),
+            Err(error) => return self.fail(format!("partition {}: {error}", self.id), cx),
         };
         let rules_before = self.state.rule_book().version();
         let mut replies = Vec::with_capacity(records.len());
@@ -102,21 +102,21 @@ impl PartitionPerformer {
                 }
                 Err(error) => {
                     let reason = format!("partition {}, LSN {lsn}: {error}", self.id);
-                    return self.fail(reason, scope);
+                    return self.fail(reason, cx);
                 }
             }
             lsn = lsn.next();
         }
         let last = Lsn(lsn.0 - 1);
         if let Err(error) = batch.commit(last) {
-            return self.fail(format!("partition {}: {error}", self.id), scope);
+            return self.fail(format!("partition {}: {error}", self.id), cx);
         }
         self.progress.store(last.0, Ordering::Release);
         self.keep_time();
         if self.state.rule_book().version() > rules_before {
             self.registry.rule_book_applied(self.id, self.state.rule_book());
         }
-        scope.feed_back(PartitionInput::Applied(AppliedBatch {
+        cx.feed_back(PartitionInput::Applied(AppliedBatch {
             last,
             replies,
             applied: std::mem::take(&mut self.applied),
@@ -149,42 +149,42 @@ impl PartitionPerformer {
     }
 
     /// The partition cannot continue: pending questions are answered, and it stops.
-    fn fail(&mut self, reason: String, scope: &mut PartitionScope<'_>) {
+    fn fail(&mut self, reason: String, cx: &mut PartitionCx<'_>) {
         tracing::error!(partition = %self.id, reason, "the partition stops");
         self.registry.report_stopped(self.id, reason.clone());
-        scope.feed_back(PartitionInput::AppendRefused(AppendRefusal::Failed { reason }));
-        scope.feed_back(PartitionInput::StopLeading);
-        scope.stop();
+        cx.feed_back(PartitionInput::AppendRefused(AppendRefusal::Failed { reason }));
+        cx.feed_back(PartitionInput::StopLeading);
+        cx.stop();
     }
 
-    fn look_up(&mut self, entries: &[EntryId], scope: &mut PartitionScope<'_>) {
+    fn look_up(&mut self, entries: &[EntryId], cx: &mut PartitionCx<'_>) {
         let found = self.store.begin().map_err(TablesError::from);
         match found.and_then(|rows| read::gone(&rows, entries)) {
             Ok(gone) if gone.is_empty() => {}
-            Ok(gone) => scope.feed_back(PartitionInput::LookedUp { gone }),
-            Err(error) => self.fail(format!("partition {}: {error}", self.id), scope),
+            Ok(gone) => cx.feed_back(PartitionInput::LookedUp { gone }),
+            Err(error) => self.fail(format!("partition {}: {error}", self.id), cx),
         }
     }
 
-    fn check_expired(&mut self, until: Timestamp, scope: &mut PartitionScope<'_>) {
+    fn check_expired(&mut self, until: Timestamp, cx: &mut PartitionCx<'_>) {
         if let Err(error) = self.store.give_back(until) {
             tracing::warn!(partition = %self.id, %error, "disk space is not freed");
         }
         match self.store.expired(until, 1) {
             Ok(due) if due.is_empty() => {}
-            Ok(_) => scope.feed_back(PartitionInput::ExpiredFound { until }),
-            Err(error) => self.fail(error.to_string(), scope),
+            Ok(_) => cx.feed_back(PartitionInput::ExpiredFound { until }),
+            Err(error) => self.fail(error.to_string(), cx),
         }
     }
 
     /// Reads the end of the first sleep.
-    fn find_due(&mut self, scope: &mut PartitionScope<'_>) {
+    fn find_due(&mut self, cx: &mut PartitionCx<'_>) {
         match self.store.sleeps_until(Timestamp::MAX, 1) {
             Ok(first) => {
                 let first = first.first().map(|(at, ..)| *at);
-                scope.feed_back(PartitionInput::DueFound { first });
+                cx.feed_back(PartitionInput::DueFound { first });
             }
-            Err(error) => self.fail(error.to_string(), scope),
+            Err(error) => self.fail(error.to_string(), cx),
         }
     }
 
@@ -200,55 +200,55 @@ impl PartitionPerformer {
         }
     }
 
-    fn wake_at(&mut self, at: Timestamp, scope: &PartitionScope<'_>) {
+    fn wake_at(&mut self, at: Timestamp, cx: &PartitionCx<'_>) {
         if let Some(timer) = self.wake.take() {
             self.world.timers().cancel(timer);
         }
-        self.wake = Some(self.tick_at(at, scope));
+        self.wake = Some(self.tick_at(at, cx));
     }
 
-    fn tick_at(&self, at: Timestamp, scope: &PartitionScope<'_>) -> TimerKey {
-        let me = scope.me.clone();
+    fn tick_at(&self, at: Timestamp, cx: &PartitionCx<'_>) -> TimerKey {
+        let me = cx.me.clone();
         self.world.timers().set(at, move || {
             me.send(PartitionInput::Tick);
         })
     }
 
-    fn append(&mut self, epoch: Epoch, record: Arc<Record>, scope: &mut PartitionScope<'_>) {
+    fn append(&mut self, epoch: Epoch, record: Arc<Record>, cx: &mut PartitionCx<'_>) {
         // No caller waits for a decision: its handler already runs, and the results follow.
         let may_wait = matches!(record.command, Some(Command::SchedulerDecisions(_)));
         let command = LogCommand::Append { partition: self.id, epoch, record, may_wait };
         if !self.log.send(command) {
-            self.fail(WRITER_GONE.to_owned(), scope);
+            self.fail(WRITER_GONE.to_owned(), cx);
         }
     }
 
     /// A fenced leader steps down; if the log cannot be written the partition stops, because a log
     /// that failed once accepts no more writes before it is reopened.
-    fn refused(&mut self, refusal: AppendRefusal, scope: &mut PartitionScope<'_>) {
+    fn refused(&mut self, refusal: AppendRefusal, cx: &mut PartitionCx<'_>) {
         match refusal {
             AppendRefusal::Fenced { current } => {
                 let reason = format!("fenced off by epoch {current}");
                 let fenced_by = Some(current);
                 self.links.to_supervisor(LeadershipInput::Refused { reason, fenced_by });
             }
-            AppendRefusal::Failed { reason } => self.fail(reason, scope),
+            AppendRefusal::Failed { reason } => self.fail(reason, cx),
         }
     }
 }
 
 impl Performer<Partition> for PartitionPerformer {
-    fn perform(&mut self, effect: PartitionEffect, scope: &mut PartitionScope<'_>) {
+    fn perform(&mut self, effect: PartitionEffect, cx: &mut PartitionCx<'_>) {
         if self.upkeep.is_none() {
-            self.upkeep = Some(self.tick_at(Timestamp(scope.now.0 + UPKEEP_INTERVAL_MS), scope));
+            self.upkeep = Some(self.tick_at(Timestamp(cx.now.0 + UPKEEP_INTERVAL_MS), cx));
         }
         match effect {
-            PartitionEffect::Append { epoch, record } => self.append(epoch, record, scope),
-            PartitionEffect::Apply { first, records } => self.apply(first, &records, scope),
+            PartitionEffect::Append { epoch, record } => self.append(epoch, record, cx),
+            PartitionEffect::Apply { first, records } => self.apply(first, &records, cx),
             PartitionEffect::Answer { to, answer } => self.registry.replies.answer(to, answer),
-            PartitionEffect::LookUp { entries } => self.look_up(&entries, scope),
+            PartitionEffect::LookUp { entries } => self.look_up(&entries, cx),
             PartitionEffect::ScheduleFlush => {
-                scope.me.send(PartitionInput::Flush);
+                cx.me.send(PartitionInput::Flush);
             }
             PartitionEffect::ReportDurable => {
                 if let Some(timer) = self.upkeep.take() {
@@ -257,8 +257,8 @@ impl Performer<Partition> for PartitionPerformer {
                 self.report_durable();
                 self.warn_if_ahead();
             }
-            PartitionEffect::CheckExpired { until } => self.check_expired(until, scope),
-            PartitionEffect::FindDue => self.find_due(scope),
+            PartitionEffect::CheckExpired { until } => self.check_expired(until, cx),
+            PartitionEffect::FindDue => self.find_due(cx),
             // No attempt writes a journal yet, so there is nothing to tell or to hand on.
             PartitionEffect::TellAttempt { .. } | PartitionEffect::OutboxAdded { .. } => {}
             PartitionEffect::TellAnnounced { node, epoch } => {
@@ -273,27 +273,27 @@ impl Performer<Partition> for PartitionPerformer {
             PartitionEffect::TellQuiet { epoch } => {
                 self.links.to_supervisor(LeadershipInput::Quiet { epoch });
             }
-            PartitionEffect::TellRefused(refusal) => self.refused(refusal, scope),
+            PartitionEffect::TellRefused(refusal) => self.refused(refusal, cx),
             PartitionEffect::SeedLimiter { proposed, stopping } => {
-                self.seed_limiter(proposed, &stopping, scope);
+                self.seed_limiter(proposed, &stopping, cx);
             }
             PartitionEffect::LeaveCapacity { running } => {
                 self.registry.leave_capacity(self.id, running);
             }
             PartitionEffect::ReturnCapacity => self.registry.return_capacity(self.id),
             PartitionEffect::ToLimiter(message) => self.links.to_limiter(message),
-            PartitionEffect::FindVQueues { after } => self.find_vqueues(after, scope),
-            PartitionEffect::WakeAt(at) => self.wake_at(at, scope),
+            PartitionEffect::FindVQueues { after } => self.find_vqueues(after, cx),
+            PartitionEffect::WakeAt(at) => self.wake_at(at, cx),
             PartitionEffect::SpawnVQueue { handle, vqueue, dispatched, permits } => {
-                self.spawn_vqueue(handle, vqueue, dispatched, permits, scope);
+                self.spawn_vqueue(handle, vqueue, dispatched, permits, cx);
             }
             PartitionEffect::Acquire { handle, vqueue, head, is_known } => {
-                self.acquire_for(handle, vqueue, (head, is_known), scope);
+                self.acquire_for(handle, vqueue, (head, is_known), cx);
             }
             PartitionEffect::StopVQueue(handle) => self.links.stop_vqueue(handle),
             PartitionEffect::ToVQueue(handle, message) => self.links.to_vqueue(handle, message),
-            PartitionEffect::Begin(decisions) => self.begin(&decisions, scope),
-            PartitionEffect::Run { entry, token } => self.run(entry, token, scope),
+            PartitionEffect::Begin(decisions) => self.begin(&decisions, cx),
+            PartitionEffect::Run { entry, token } => self.run(entry, token, cx),
             PartitionEffect::Abort { entry, token } => self.executor.abort(entry, token),
             PartitionEffect::Cancel { entry, token } => self.executor.cancel(entry, token),
         }

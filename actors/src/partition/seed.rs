@@ -14,7 +14,7 @@ use forebay_messages::{
 };
 use forebay_storage::partition::Head;
 
-use super::{PartitionPerformer, PartitionScope};
+use super::{PartitionCx, PartitionPerformer};
 
 impl PartitionPerformer {
     /// Seeds the limiter from the rule book and from the result of [`read::seed`].
@@ -22,7 +22,7 @@ impl PartitionPerformer {
         &mut self,
         proposed: Vec<KnownAttempt>,
         stopping: &[KnownAttempt],
-        scope: &mut PartitionScope<'_>,
+        cx: &mut PartitionCx<'_>,
     ) {
         let Some(limiter) = self.links.place_limiter() else {
             return;
@@ -39,7 +39,7 @@ impl PartitionPerformer {
                 let is_here = |token: &AttemptToken| token.epoch == epoch || stops.contains(token);
                 let here = running.iter().filter(|(_, _, token)| is_here(token)).count();
                 let here = u32::try_from(here + left.len()).unwrap_or(u32::MAX);
-                scope.feed_back(PartitionInput::SeedSent {
+                cx.feed_back(PartitionInput::SeedSent {
                     running,
                     stopping: left,
                     interrupted,
@@ -48,7 +48,7 @@ impl PartitionPerformer {
                 limiter.send(LimiterMessage::Seed(Box::new(seed)));
                 self.registry.join_capacity(self.id, &limiter, here);
             }
-            Err(error) => self.fail(error.to_string(), scope),
+            Err(error) => self.fail(error.to_string(), cx),
         }
     }
 
@@ -74,7 +74,7 @@ impl PartitionPerformer {
     /// Finds a page of vqueues with work. The answer goes through the timers, so that active
     /// vqueues get a turn in between: through the mailbox alone the partition would read many pages
     /// before it yields its thread.
-    pub(super) fn find_vqueues(&mut self, after: Option<VQueueId>, scope: &mut PartitionScope<'_>) {
+    pub(super) fn find_vqueues(&mut self, after: Option<VQueueId>, cx: &mut PartitionCx<'_>) {
         match self.store.vqueues_after(after, ACTIVATIONS_PER_STEP_MAX) {
             Ok(page) => {
                 let next = page.last().map(|(vqueue, _)| *vqueue);
@@ -83,15 +83,15 @@ impl PartitionPerformer {
                 match self.store.inbox_heads(&ids) {
                     Ok(heads) => {
                         let found = ids.into_iter().zip(heads.into_iter().map(known)).collect();
-                        let me = scope.me.clone();
-                        self.world.timers().set(scope.now, move || {
+                        let me = cx.me.clone();
+                        self.world.timers().set(cx.now, move || {
                             me.send(PartitionInput::VQueuesFound { found, next });
                         });
                     }
-                    Err(error) => self.fail(error.to_string(), scope),
+                    Err(error) => self.fail(error.to_string(), cx),
                 }
             }
-            Err(error) => self.fail(error.to_string(), scope),
+            Err(error) => self.fail(error.to_string(), cx),
         }
     }
 }

@@ -20,7 +20,7 @@ use forebay_messages::{
 
 use crate::shell::Death;
 
-use super::{PartitionPerformer, PartitionScope, vqueue::VQueuePerformer};
+use super::{PartitionCx, PartitionPerformer, vqueue::VQueuePerformer};
 
 /// Permits that a vqueue without a lock requests at once.
 const QUANTUM: u32 = 64;
@@ -32,19 +32,19 @@ impl PartitionPerformer {
         vqueue: VQueueId,
         dispatched: Vec<EntryKey>,
         permits: Option<Permits>,
-        scope: &mut PartitionScope<'_>,
+        cx: &mut PartitionCx<'_>,
     ) {
         let meta = match self.store.vqueue(vqueue) {
             Ok(meta) => meta,
-            Err(error) => return self.fail(error.to_string(), scope),
+            Err(error) => return self.fail(error.to_string(), cx),
         };
         let Some(meta) = meta else {
             // Nothing is left of it: it passivates before it has started.
-            scope.feed_back(PartitionInput::Passivated { handle, rest: Rest::Empty });
+            cx.feed_back(PartitionInput::Passivated { handle, rest: Rest::Empty });
             return;
         };
         if !self.is_served(vqueue, &meta.name.service) {
-            scope.feed_back(PartitionInput::Passivated { handle, rest: Rest::NotServed });
+            cx.feed_back(PartitionInput::Passivated { handle, rest: Rest::NotServed });
             return;
         }
         let has_lock = meta.name.has_lock();
@@ -61,7 +61,7 @@ impl PartitionPerformer {
         }
         let shared = Rc::clone(&self.vqueues);
         let performer = VQueuePerformer::new(shared, handle, vqueue, meta.name);
-        let me = scope.me.clone();
+        let me = cx.me.clone();
         let on_death = Box::new(move |death| {
             if matches!(death, Death::Panicked(_)) {
                 me.send(PartitionInput::VQueueDied(handle));
@@ -86,25 +86,25 @@ impl PartitionPerformer {
         handle: VQueueHandle,
         vqueue: VQueueId,
         head: (EntryKey, bool),
-        scope: &mut PartitionScope<'_>,
+        cx: &mut PartitionCx<'_>,
     ) {
         let is_served = |name: &VQueueName| self.is_served(vqueue, &name.service);
         match read::acquire(&self.store, handle, vqueue, head, is_served) {
             Ok(Ok(ask)) => self.links.to_limiter(LimiterMessage::Acquire(ask)),
-            Ok(Err(rest)) => scope.feed_back(PartitionInput::Passivated { handle, rest }),
-            Err(error) => self.fail(error.to_string(), scope),
+            Ok(Err(rest)) => cx.feed_back(PartitionInput::Passivated { handle, rest }),
+            Err(error) => self.fail(error.to_string(), cx),
         }
     }
 
     /// Runs decisions that were just proposed, as far as the committed rows allow it.
-    pub(super) fn begin(&mut self, decisions: &[Decision], scope: &mut PartitionScope<'_>) {
+    pub(super) fn begin(&mut self, decisions: &[Decision], cx: &mut PartitionCx<'_>) {
         let mut begun = Vec::with_capacity(decisions.len());
         match self.read_begun(decisions, &mut begun) {
             Ok(runs) => {
-                scope.feed_back(PartitionInput::Begun(begun));
-                self.executor.run_many(runs, scope.me);
+                cx.feed_back(PartitionInput::Begun(begun));
+                self.executor.run_many(runs, cx.me);
             }
-            Err(error) => self.fail(format!("partition {}: {error}", self.id), scope),
+            Err(error) => self.fail(format!("partition {}: {error}", self.id), cx),
         }
     }
 
@@ -125,19 +125,14 @@ impl PartitionPerformer {
         Ok(runs)
     }
 
-    pub(super) fn run(
-        &mut self,
-        entry: EntryId,
-        token: AttemptToken,
-        scope: &mut PartitionScope<'_>,
-    ) {
+    pub(super) fn run(&mut self, entry: EntryId, token: AttemptToken, cx: &mut PartitionCx<'_>) {
         match self.try_run(entry, token) {
-            Ok(Some((run, payload))) => self.executor.run(run, payload, scope.me.clone()),
+            Ok(Some((run, payload))) => self.executor.run(run, payload, cx.me.clone()),
             Ok(None) => {
                 let reason = format!("partition {}: {entry} has no payload row", self.id);
-                self.fail(reason, scope);
+                self.fail(reason, cx);
             }
-            Err(error) => self.fail(format!("partition {}: {error}", self.id), scope),
+            Err(error) => self.fail(format!("partition {}: {error}", self.id), cx),
         }
     }
 

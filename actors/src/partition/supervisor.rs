@@ -23,7 +23,7 @@ use crate::{
     cluster::LEASE_LOOK_MS,
     log_writer::{LogCommand, LogHandle, WRITER_GONE},
     registry::Registry,
-    shell::{Death, Performer, Ref, Scope, World},
+    shell::{Cx, Death, Performer, Ref, World},
 };
 
 use super::{limiter::LimiterPerformer, links::Links};
@@ -38,7 +38,7 @@ pub(crate) struct SupervisorPerformer {
 }
 
 impl SupervisorPerformer {
-    fn obtain_epoch(&self, above: Epoch, scope: &mut Scope<'_, LeadershipInput>) {
+    fn obtain_epoch(&self, above: Epoch, cx: &mut Cx<'_, LeadershipInput>) {
         let (registry, partition) = (Arc::clone(&self.registry), self.partition);
         let obtain = move || match registry.epochs.next(partition, above) {
             Ok(epoch) => LeadershipInput::EpochObtained(epoch),
@@ -51,15 +51,15 @@ impl SupervisorPerformer {
             }
         };
         if self.registry.is_simulated() {
-            return scope.feed_back(obtain());
+            return cx.feed_back(obtain());
         }
         // A synced write would hold up the other actors of this thread.
-        let me = scope.me.clone();
+        let me = cx.me.clone();
         tokio::task::spawn_blocking(move || me.send(obtain()));
     }
 
-    fn fence(&self, epoch: Epoch, scope: &Scope<'_, LeadershipInput>) {
-        let me = scope.me.clone();
+    fn fence(&self, epoch: Epoch, cx: &Cx<'_, LeadershipInput>) {
+        let me = cx.me.clone();
         let (registry, partition) = (Arc::clone(&self.registry), self.partition);
         let done = Box::new(move |fenced: Result<Epoch, LogError>| {
             me.send(match fenced {
@@ -77,7 +77,7 @@ impl SupervisorPerformer {
         }
     }
 
-    fn start_limiter(&self, incarnation: Generation, scope: &Scope<'_, LeadershipInput>) {
+    fn start_limiter(&self, incarnation: Generation, cx: &Cx<'_, LeadershipInput>) {
         let config = LimiterConfig {
             capacity: self.registry.capacity_mode(),
             hash_seed: RandomState::new().hash_one(0_u8),
@@ -89,7 +89,7 @@ impl SupervisorPerformer {
             self.world.timers().clone(),
             self.registry.capacity(self.partition),
         );
-        let me = scope.me.clone();
+        let me = cx.me.clone();
         let on_death = Box::new(move |death| {
             if matches!(death, Death::Panicked(_)) {
                 me.send(LeadershipInput::LimiterDied { incarnation });
@@ -121,16 +121,16 @@ pub(crate) fn look_at_lease(
 }
 
 impl Performer<Leadership> for SupervisorPerformer {
-    fn perform(&mut self, effect: LeadershipEffect, scope: &mut Scope<'_, LeadershipInput>) {
+    fn perform(&mut self, effect: LeadershipEffect, cx: &mut Cx<'_, LeadershipInput>) {
         let partition = self.partition;
         match effect {
-            LeadershipEffect::ObtainEpoch { above } => self.obtain_epoch(above, scope),
-            LeadershipEffect::Fence { epoch } => self.fence(epoch, scope),
+            LeadershipEffect::ObtainEpoch { above } => self.obtain_epoch(above, cx),
+            LeadershipEffect::Fence { epoch } => self.fence(epoch, cx),
             LeadershipEffect::Announce { epoch } => {
                 self.links.to_partition(PartitionInput::Announce { epoch });
             }
             LeadershipEffect::StartLimiter { incarnation } => {
-                self.start_limiter(incarnation, scope);
+                self.start_limiter(incarnation, cx);
             }
             LeadershipEffect::Seed { epoch } => {
                 self.links.to_partition(PartitionInput::BeginSeed { epoch });
@@ -172,7 +172,7 @@ impl Performer<Leadership> for SupervisorPerformer {
                 }
             }
             LeadershipEffect::RetryAt(at) => {
-                let me = scope.me.clone();
+                let me = cx.me.clone();
                 self.world.timers().set(at, move || {
                     me.send(LeadershipInput::RetryDue);
                 });

@@ -14,7 +14,7 @@ use forebay_messages::{
 };
 use forebay_storage::partition::{PartitionStore, TryRefill};
 
-use crate::shell::{Performer, Scope, TimerKey, Timers};
+use crate::shell::{Cx, Performer, TimerKey, Timers};
 
 use super::{
     links::Links,
@@ -51,36 +51,36 @@ impl VQueuePerformer {
     }
 
     /// First without blocking; otherwise a refill worker reads.
-    fn read_inbox(&self, request: RefillRequest, scope: &mut Scope<'_, VQueueMessage>) {
+    fn read_inbox(&self, request: RefillRequest, cx: &mut Cx<'_, VQueueMessage>) {
         let tried = match self.shared.refill.may_try() {
             true => self.shared.store.try_refill(&request),
             false => Ok(TryRefill::WouldBlock),
         };
         match tried {
-            Ok(TryRefill::Done(done)) => scope.feed_back(VQueueMessage::RefillDone(done)),
+            Ok(TryRefill::Done(done)) => cx.feed_back(VQueueMessage::RefillDone(done)),
             Ok(TryRefill::WouldBlock) => {
                 let id = request.id;
                 let job = RefillJob {
                     store: self.shared.store.clone(),
                     request,
-                    reply_to: scope.me.clone(),
+                    reply_to: cx.me.clone(),
                 };
                 if !self.shared.refill.submit(job) {
                     let reason = "the refill workers are busy".to_owned();
-                    scope.feed_back(VQueueMessage::RefillFailed(RefillFailed { id, reason }));
+                    cx.feed_back(VQueueMessage::RefillFailed(RefillFailed { id, reason }));
                 }
             }
             Err(error) => {
                 tracing::error!(vqueue = %self.vqueue, %error, "an inbox cannot be read");
                 let failed = RefillFailed { id: request.id, reason: error.to_string() };
-                scope.feed_back(VQueueMessage::RefillFailed(failed));
+                cx.feed_back(VQueueMessage::RefillFailed(failed));
             }
         }
     }
 
-    fn arm(&mut self, at: Timestamp, scope: &Scope<'_, VQueueMessage>) {
+    fn arm(&mut self, at: Timestamp, cx: &Cx<'_, VQueueMessage>) {
         self.disarm();
-        let me = scope.me.clone();
+        let me = cx.me.clone();
         self.timer = Some(self.shared.timers.set(at, move || {
             me.send(VQueueMessage::Wake);
         }));
@@ -96,7 +96,7 @@ impl VQueuePerformer {
 impl Performer<VQueue> for VQueuePerformer {
     const IS_ONE_OF_MANY: bool = true;
 
-    fn perform(&mut self, effect: VQueueEffect, scope: &mut Scope<'_, VQueueMessage>) {
+    fn perform(&mut self, effect: VQueueEffect, cx: &mut Cx<'_, VQueueMessage>) {
         if self.gone {
             return;
         }
@@ -120,8 +120,8 @@ impl Performer<VQueue> for VQueuePerformer {
             VQueueEffect::Decide { keys, permits } => {
                 links.to_partition(PartitionInput::Decide { handle, keys, permits });
             }
-            VQueueEffect::ReadInbox(request) => self.read_inbox(request, scope),
-            VQueueEffect::ArmTimer(at) | VQueueEffect::RetryRefillAt(at) => self.arm(at, scope),
+            VQueueEffect::ReadInbox(request) => self.read_inbox(request, cx),
+            VQueueEffect::ArmTimer(at) | VQueueEffect::RetryRefillAt(at) => self.arm(at, cx),
             VQueueEffect::DisarmTimer => self.disarm(),
             VQueueEffect::Passivated(rest) => {
                 self.gone = true;

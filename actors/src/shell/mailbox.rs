@@ -39,28 +39,28 @@ pub(super) enum Put {
     Refused,
 }
 
-struct State<M: Machine> {
+struct Queued<M: Machine> {
     mail: VecDeque<Mail<M>>,
     is_awake: bool,
     is_closed: bool,
 }
 
 /// See the module.
-pub(super) struct Mailbox<M: Machine>(Mutex<State<M>>);
+pub(super) struct Mailbox<M: Machine>(Mutex<Queued<M>>);
 
 impl<M: Machine> Default for Mailbox<M> {
     fn default() -> Self {
-        Self(Mutex::new(State { mail: VecDeque::new(), is_awake: false, is_closed: false }))
+        Self(Mutex::new(Queued { mail: VecDeque::new(), is_awake: false, is_closed: false }))
     }
 }
 
 impl<M: Machine> Mailbox<M> {
     /// The mailbox of an actor that will have a turn without being woken.
     pub(super) fn awake() -> Self {
-        Self(Mutex::new(State { mail: VecDeque::new(), is_awake: true, is_closed: false }))
+        Self(Mutex::new(Queued { mail: VecDeque::new(), is_awake: true, is_closed: false }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State<M>> {
+    fn state(&self) -> MutexGuard<'_, Queued<M>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -45,14 +45,14 @@ pub trait Performer<M: Machine>: 'static {
     const IS_ONE_OF_MANY: bool = false;
 
     /// Performs one effect.
-    fn perform(&mut self, effect: M::Effect, scope: &mut Scope<'_, M::Input>);
+    fn perform(&mut self, effect: M::Effect, cx: &mut Cx<'_, M::Input>);
 
     /// Called after messages were handled, with the machine (for gauges and queries).
     fn observe(&mut self, _machine: &M) {}
 }
 
 /// What a performer may use besides its own state.
-pub struct Scope<'a, I> {
+pub struct Cx<'a, I> {
     /// The time of the step that gave the effect.
     pub now: Timestamp,
     /// The actor itself.
@@ -61,7 +61,7 @@ pub struct Scope<'a, I> {
     stop: &'a mut bool,
 }
 
-impl<I> Scope<'_, I> {
+impl<I> Cx<'_, I> {
     /// Steps an input in before the next message is taken (S2).
     pub fn feed_back(&mut self, input: I) {
         self.feedback.push_back(input);
@@ -177,8 +177,8 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
             }
             self.work += 1 + effects.len();
             for effect in effects.drain(..) {
-                let mut scope = Scope { now, me, feedback, stop: &mut stop };
-                self.performer.perform(effect, &mut scope);
+                let mut cx = Cx { now, me, feedback, stop: &mut stop };
+                self.performer.perform(effect, &mut cx);
             }
             next = feedback.pop_front();
             if next.is_none() {

@@ -194,13 +194,13 @@ type Late = (Duration, Box<dyn FnOnce() + Send>);
 
 /// The route of messages to the actors of one world. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Way {
+pub(super) struct Route {
     scripts: Scripts,
     /// Messages delayed since the world last checked.
     late: Arc<Mutex<Vec<Late>>>,
 }
 
-impl Way {
+impl Route {
     pub(super) fn under(scripts: Scripts) -> Self {
         Self { scripts, late: Arc::default() }
     }
@@ -219,8 +219,8 @@ impl Way {
     where
         I: Clone + Debug + Send + 'static,
     {
-        let way = self.clone();
-        Ref::new(move |input: I| match way.scripts.fate(actor, &input) {
+        let route = self.clone();
+        Ref::new(move |input: I| match route.scripts.fate(actor, &input) {
             None => mailbox.send(input),
             Some(Fate::Drop) => true,
             Some(Fate::Duplicate) => {
@@ -228,11 +228,11 @@ impl Way {
                 mailbox.send(input)
             }
             Some(Fate::Delay(by)) => {
-                way.later(by, input, &mailbox);
+                route.later(by, input, &mailbox);
                 true
             }
             Some(Fate::Replay(after)) => {
-                way.later(after, input.clone(), &mailbox);
+                route.later(after, input.clone(), &mailbox);
                 mailbox.send(input)
             }
         })

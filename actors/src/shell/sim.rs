@@ -20,7 +20,7 @@ use super::{
     Clock, Core, Death, Look, OnDeath, Performer, Post, Ref, Scratch, Timers,
     mailbox::{Mail, Mailbox, Put},
     panic::panic_text,
-    script::{Script, Scripted, Scripts, Way},
+    script::{Route, Script, Scripted, Scripts},
     timers::WeakTimers,
     world::Child,
 };
@@ -148,7 +148,7 @@ impl SeededRandom {
 }
 
 /// An actor as the executor sees it.
-trait Resident {
+trait AnyActor {
     /// Handles one message; `None` when the mailbox is empty.
     fn poll(&mut self) -> Option<Polled>;
     fn has_mail(&self) -> bool;
@@ -178,7 +178,7 @@ struct Actor<M: Machine, P> {
     started: bool,
 }
 
-impl<M, P> Resident for Actor<M, P>
+impl<M, P> AnyActor for Actor<M, P>
 where
     M: Machine + 'static,
     M::Input: Send + 'static,
@@ -229,15 +229,15 @@ impl<M: Machine, P> Drop for Actor<M, P> {
     }
 }
 
-struct House {
+struct Slot {
     name: &'static str,
-    resident: Option<Box<dyn Resident>>,
+    actor: Option<Box<dyn AnyActor>>,
     on_death: Option<OnDeath>,
 }
 
 struct Executor {
-    houses: BTreeMap<u64, House>,
-    next_house: u64,
+    slots: BTreeMap<u64, Slot>,
+    next_slot: u64,
     random: SeededRandom,
     trace: Vec<(Timestamp, u64, &'static str)>,
     panics: Vec<String>,
@@ -254,7 +254,7 @@ pub struct SimWorld {
     timers: Timers,
     /// All timers of this thread, with any clock.
     all_timers: Rc<RefCell<Vec<WeakTimers>>>,
-    way: Way,
+    route: Route,
 }
 
 impl SimWorld {
@@ -278,8 +278,8 @@ impl SimWorld {
         let all_timers = Rc::new(RefCell::new(vec![timers.downgrade()]));
         Self {
             executor: Rc::new(RefCell::new(Executor {
-                houses: BTreeMap::new(),
-                next_house: 0,
+                slots: BTreeMap::new(),
+                next_slot: 0,
                 random: SeededRandom::new(seed),
                 trace: Vec::new(),
                 panics: Vec::new(),
@@ -288,13 +288,13 @@ impl SimWorld {
             clock,
             timers,
             all_timers,
-            way: Way::under(scripts),
+            route: Route::under(scripts),
         }
     }
 
     /// Applies a script to messages from now on.
     pub fn script(&self, script: Script) -> Scripted {
-        self.way.play(script)
+        self.route.play(script)
     }
 
     pub(crate) fn timers(&self) -> &Timers {
@@ -346,7 +346,7 @@ impl SimWorld {
         P: Performer<M>,
     {
         let mailbox = Arc::new(Mailbox::<M>::default());
-        let me = self.way.to(name, Ref::new(Arc::clone(&mailbox)));
+        let me = self.route.to(name, Ref::new(Arc::clone(&mailbox)));
         let stopped = Arc::new(AtomicBool::new(false));
         let actor = Actor {
             core: Core::new(machine, performer, Arc::clone(&self.clock)),
@@ -357,12 +357,11 @@ impl SimWorld {
             started: false,
         };
         let mut executor = self.executor.borrow_mut();
-        let number = executor.next_house;
-        executor.next_house += 1;
-        executor.houses.insert(
-            number,
-            House { name, resident: Some(Box::new(actor)), on_death: Some(on_death) },
-        );
+        let number = executor.next_slot;
+        executor.next_slot += 1;
+        executor
+            .slots
+            .insert(number, Slot { name, actor: Some(Box::new(actor)), on_death: Some(on_death) });
         let visited = Arc::clone(&mailbox);
         let looks = Ref::new(move |look| visited.put(Mail::Look(look)) != Put::Refused);
         let child = Child::new(me, move || {
@@ -388,38 +387,37 @@ impl SimWorld {
     /// told.
     pub(crate) fn ready(&self) -> Vec<u64> {
         while self.bury_stopped() {}
-        for (by, deliver) in self.way.take_late() {
+        for (by, deliver) in self.route.take_late() {
             self.timers.set(self.clock.now().after(by), deliver);
         }
         let executor = self.executor.borrow();
-        let is_ready =
-            |house: &House| house.resident.as_ref().is_some_and(|resident| resident.has_mail());
-        let ready = executor.houses.iter().filter(|(_, house)| is_ready(house));
+        let is_ready = |slot: &Slot| slot.actor.as_ref().is_some_and(|actor| actor.has_mail());
+        let ready = executor.slots.iter().filter(|(_, slot)| is_ready(slot));
         ready.map(|(number, _)| *number).collect()
     }
 
     /// Lets an actor handle one message; returns its name.
     pub(crate) fn step_actor(&self, number: u64) -> &'static str {
-        let (name, resident) = {
+        let (name, actor) = {
             let mut executor = self.executor.borrow_mut();
             let now = self.time.now();
-            let Some(house) = executor.houses.get_mut(&number) else { return "" };
-            let (name, resident) = (house.name, house.resident.take());
+            let Some(slot) = executor.slots.get_mut(&number) else { return "" };
+            let (name, actor) = (slot.name, slot.actor.take());
             executor.trace.push((now, number, name));
-            (name, resident)
+            (name, actor)
         };
-        let Some(mut resident) = resident else { return name };
-        match resident.poll() {
+        let Some(mut actor) = actor else { return name };
+        match actor.poll() {
             Some(Polled::Ended(death)) => {
-                drop(resident);
+                drop(actor);
                 if let Death::Panicked(panic) = &death {
                     self.executor.borrow_mut().panics.push(format!("{name} {number}: {panic}"));
                 }
                 self.bury(number, death);
             }
             Some(Polled::Goes) | None => {
-                if let Some(house) = self.executor.borrow_mut().houses.get_mut(&number) {
-                    house.resident = Some(resident);
+                if let Some(slot) = self.executor.borrow_mut().slots.get_mut(&number) {
+                    slot.actor = Some(actor);
                 }
             }
         }
@@ -430,13 +428,13 @@ impl SimWorld {
     #[must_use]
     pub fn actors(&self) -> Vec<(u64, &'static str)> {
         let executor = self.executor.borrow();
-        executor.houses.iter().map(|(number, house)| (*number, house.name)).collect()
+        executor.slots.iter().map(|(number, slot)| (*number, slot.name)).collect()
     }
 
     /// Ends an actor as a panic would: its parent is told. False when there is no actor with this
     /// number.
     pub fn kill(&self, number: u64) -> bool {
-        let is_there = self.executor.borrow().houses.contains_key(&number);
+        let is_there = self.executor.borrow().slots.contains_key(&number);
         if is_there {
             self.bury(number, Death::Panicked("killed by the test".to_owned()));
         }
@@ -445,8 +443,8 @@ impl SimWorld {
 
     /// Drops all actors at once without telling their parents, as in a crash.
     pub fn clear(&self) {
-        let houses = std::mem::take(&mut self.executor.borrow_mut().houses);
-        drop(houses);
+        let slots = std::mem::take(&mut self.executor.borrow_mut().slots);
+        drop(slots);
         self.all_timers().iter().for_each(Timers::clear);
     }
 
@@ -486,8 +484,8 @@ impl SimWorld {
     }
 
     fn bury(&self, number: u64, death: Death) {
-        let house = self.executor.borrow_mut().houses.remove(&number);
-        if let Some(on_death) = house.and_then(|house| house.on_death) {
+        let slot = self.executor.borrow_mut().slots.remove(&number);
+        if let Some(on_death) = slot.and_then(|slot| slot.on_death) {
             on_death(death);
         }
     }
@@ -497,9 +495,9 @@ impl SimWorld {
         let stopped: Vec<u64> = self
             .executor
             .borrow()
-            .houses
+            .slots
             .iter()
-            .filter(|(_, house)| house.resident.as_ref().is_some_and(|r| r.is_stopped()))
+            .filter(|(_, slot)| slot.actor.as_ref().is_some_and(|r| r.is_stopped()))
             .map(|(number, _)| *number)
             .collect();
         for number in &stopped {

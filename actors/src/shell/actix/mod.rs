@@ -32,7 +32,7 @@ use super::{
     world::Child,
 };
 
-use pool::Crowds;
+use pool::Pools;
 
 /// Messages after which an actor yields its thread, however fast it was.
 pub const YIELD_EVERY: u32 = 1_024;
@@ -215,7 +215,7 @@ where
 pub struct ActixWorld {
     clock: Arc<dyn Clock>,
     timers: Timers,
-    crowds: Crowds,
+    pools: Pools,
     /// Timers of this thread that follow other clocks.
     others: Rc<RefCell<Vec<WeakTimers>>>,
 }
@@ -225,7 +225,7 @@ impl ActixWorld {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let timers = start_timers(&clock);
-        Self { clock, timers, crowds: Crowds::default(), others: Rc::default() }
+        Self { clock, timers, pools: Pools::default(), others: Rc::default() }
     }
 
     /// The same thread with another clock, and separate timers.
@@ -234,7 +234,7 @@ impl ActixWorld {
         let mut others = self.others.borrow_mut();
         others.retain(|other| other.upgrade().is_some());
         others.push(timers.downgrade());
-        Self { clock, timers, crowds: self.crowds.clone(), others: Rc::clone(&self.others) }
+        Self { clock, timers, pools: self.pools.clone(), others: Rc::clone(&self.others) }
     }
 
     pub(super) fn timers(&self) -> &Timers {
@@ -247,7 +247,7 @@ impl ActixWorld {
         self.timers.clear();
         let others = std::mem::take(&mut *self.others.borrow_mut());
         others.iter().filter_map(WeakTimers::upgrade).for_each(|timers| timers.clear());
-        self.crowds.clear();
+        self.pools.clear();
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {
@@ -267,7 +267,7 @@ impl ActixWorld {
         P: Performer<M>,
     {
         if P::IS_ONE_OF_MANY {
-            return self.crowds.spawn(&self.clock, machine, performer, on_death);
+            return self.pools.spawn(&self.clock, machine, performer, on_death);
         }
         let context = Context::<Shell<M, P>>::new();
         let address = context.address();

@@ -36,17 +36,17 @@ use super::{Delivery, YIELD_AFTER, YIELD_EVERY, give_way};
 /// Turns between two readings of the time.
 const LOOK_EVERY: usize = 16;
 
-/// Ready members, by number, and whether their crowd knows.
+/// Ready members, by number, and whether their pool knows.
 #[derive(Default)]
 struct Queue {
     ready: Vec<usize>,
     is_awake: bool,
 }
 
-/// Wakes members of a crowd.
+/// Wakes members of a pool.
 struct Ready {
     queue: Mutex<Queue>,
-    crowd: Recipient<Delivery>,
+    pool: Recipient<Delivery>,
 }
 
 impl Ready {
@@ -59,11 +59,11 @@ impl Ready {
         queue.ready.push(number);
         if !std::mem::replace(&mut queue.is_awake, true) {
             drop(queue);
-            self.crowd.do_send(Delivery);
+            self.pool.do_send(Delivery);
         }
     }
 
-    /// Takes all of them into an empty list. If there are none the crowd sleeps from here on.
+    /// Takes all of them into an empty list. If there are none the pool sleeps from here on.
     fn take(&self, into: &mut Vec<usize>) -> bool {
         let mut queue = self.queue();
         std::mem::swap(&mut queue.ready, into);
@@ -158,16 +158,16 @@ impl<M: Machine, P> Drop for Member<M, P> {
 type Members<M, P> = Rc<RefCell<Slab<Option<Box<Member<M, P>>>>>>;
 
 /// The actix actor that polls them.
-struct Crowd<M: Machine, P> {
+struct Pool<M: Machine, P> {
     members: Members<M, P>,
     ready: Arc<Ready>,
-    /// Taken from `ready`, and the crowd's position in it.
+    /// Taken from `ready`, and the pool's position in it.
     turns: (Vec<usize>, usize),
     scratch: Scratch<M>,
     clock: Arc<dyn Clock>,
 }
 
-impl<M, P> Crowd<M, P>
+impl<M, P> Pool<M, P>
 where
     M: Machine + 'static,
     M::Input: Send + 'static,
@@ -231,13 +231,13 @@ fn guarded(what: impl FnOnce()) {
 }
 
 /// Actix requires actors that can be moved; nothing in here is pinned.
-impl<M: Machine, P> Unpin for Crowd<M, P> {}
+impl<M: Machine, P> Unpin for Pool<M, P> {}
 
-impl<M: Machine + 'static, P: Performer<M>> Actor for Crowd<M, P> {
+impl<M: Machine + 'static, P: Performer<M>> Actor for Pool<M, P> {
     type Context = Context<Self>;
 }
 
-impl<M, P> Handler<Delivery> for Crowd<M, P>
+impl<M, P> Handler<Delivery> for Pool<M, P>
 where
     M: Machine + 'static,
     M::Input: Send + 'static,
@@ -259,13 +259,13 @@ where
     }
 }
 
-/// A crowd as stored per thread.
+/// A pool as stored per thread.
 struct Known<M: Machine, P> {
     members: Members<M, P>,
     ready: Arc<Ready>,
 }
 
-/// A crowd of any kind.
+/// A pool of any kind.
 trait Gathered: Any {
     fn clear(&self);
 }
@@ -278,11 +278,11 @@ impl<M: Machine + 'static, P: Performer<M>> Gathered for Known<M, P> {
     }
 }
 
-/// The crowds of a thread, one per kind of actor.
+/// The pools of a thread, one per kind of actor.
 #[derive(Clone, Default)]
-pub(super) struct Crowds(Rc<RefCell<HashMap<TypeId, Box<dyn Gathered>>>>);
+pub(super) struct Pools(Rc<RefCell<HashMap<TypeId, Box<dyn Gathered>>>>);
 
-impl Crowds {
+impl Pools {
     /// Starts an actor. Called on the thread, inside its `System`.
     pub(super) fn spawn<M, P>(
         &self,
@@ -296,10 +296,10 @@ impl Crowds {
         M::Input: Send + 'static,
         P: Performer<M>,
     {
-        let mut crowds = self.0.borrow_mut();
-        let known = crowds.entry(TypeId::of::<(M, P)>()).or_insert_with(|| gather::<M, P>(clock));
+        let mut pools = self.0.borrow_mut();
+        let known = pools.entry(TypeId::of::<(M, P)>()).or_insert_with(|| gather::<M, P>(clock));
         let known: &dyn Any = &**known;
-        let known: &Known<M, P> = known.downcast_ref().expect("crowds are known by their type");
+        let known: &Known<M, P> = known.downcast_ref().expect("pools are known by their type");
         let mut members = known.members.borrow_mut();
         let place = members.vacant_entry();
         let ready = Arc::clone(&known.ready);
@@ -326,22 +326,22 @@ impl Crowds {
     /// Drops all members without telling their parents: their thread ends. They and the thread
     /// reference each other.
     pub(super) fn clear(&self) {
-        self.0.take().values().for_each(|crowd| crowd.clear());
+        self.0.take().values().for_each(|pool| pool.clear());
     }
 }
 
-/// Starts a crowd without members.
+/// Starts a pool without members.
 fn gather<M, P>(clock: &Arc<dyn Clock>) -> Box<dyn Gathered>
 where
     M: Machine + 'static,
     M::Input: Send + 'static,
     P: Performer<M>,
 {
-    let context = Context::<Crowd<M, P>>::new();
-    let crowd = context.address().recipient();
+    let context = Context::<Pool<M, P>>::new();
+    let pool = context.address().recipient();
     let members = Members::default();
-    let ready = Arc::new(Ready { queue: Mutex::default(), crowd });
-    actix::spawn(context.into_future(Crowd {
+    let ready = Arc::new(Ready { queue: Mutex::default(), pool });
+    actix::spawn(context.into_future(Pool {
         members: Rc::clone(&members),
         ready: Arc::clone(&ready),
         turns: Default::default(),

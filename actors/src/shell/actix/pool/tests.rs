@@ -1,11 +1,11 @@
-//! Members of a crowd: mail in order, one ends alone, no leaks.
+//! Members of a pool: mail in order, one ends alone, no leaks.
 
 use std::{sync::atomic::AtomicUsize, time::Instant};
 
 use forebay_messages::Timestamp;
 
 use super::*;
-use crate::shell::{ActixWorld, Scope, WallClock, World};
+use crate::shell::{ActixWorld, Cx, WallClock, World};
 
 /// Records its messages; panics at 13, ends at 99, and answers 7 with 8 to itself.
 #[derive(Debug)]
@@ -34,11 +34,11 @@ struct Tell {
 impl Performer<Echo> for Tell {
     const IS_ONE_OF_MANY: bool = true;
 
-    fn perform(&mut self, effect: u64, scope: &mut Scope<'_, u64>) {
+    fn perform(&mut self, effect: u64, cx: &mut Cx<'_, u64>) {
         self.heard.lock().unwrap().push((self.number, effect));
         match effect {
-            7 => scope.feed_back(8),
-            99 => scope.stop(),
+            7 => cx.feed_back(8),
+            99 => cx.stop(),
             _ => {}
         }
     }
