@@ -16,8 +16,6 @@
 
 use std::{
     error::Error,
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -26,9 +24,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use redis::{Client, Cmd, Connection, RedisResult, cmd, pipe};
+
 type Done<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-const QUEUE: &[u8] = b"queue";
+const QUEUE: &str = "queue";
 /// Appends items to the lists of their keys: key, item, key, item and so on.
 const ENQUEUE: &str = "for i = 1, #ARGV, 2 do \
     if redis.call('RPUSH', 'key:' .. ARGV[i], ARGV[i + 1]) == 1 then \
@@ -42,71 +42,15 @@ const COMPLETE: &str = "for i = 2, #ARGV do redis.call('LREM', ARGV[1], 1, ARGV[
     if redis.call('LLEN', 'key:' .. ARGV[i]) > 0 then \
         redis.call('RPUSH', 'queue', ARGV[i]) end end return 1";
 /// How long a consumer waits for items before checking whether the run is over, in seconds.
-const PATIENCE: &[u8] = b"1";
+const PATIENCE_S: u64 = 1;
 /// Results count only after this time.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Bytes of an item that identify its producer.
 const NUMBER_LEN: usize = 16;
 
-/// A connection that speaks RESP.
-struct Connection {
-    reader: BufReader<TcpStream>,
-    out: Vec<u8>,
-}
-
-/// A server's reply.
-enum Reply {
-    Nothing,
-    Number(i64),
-    Bytes(Vec<u8>),
-    Many(Vec<Reply>),
-}
-
-impl Connection {
-    fn open(port: u16) -> Done<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_nodelay(true)?;
-        Ok(Self { reader: BufReader::with_capacity(1 << 16, stream), out: Vec::new() })
-    }
-
-    /// Adds a command to the ones to be sent.
-    fn say(&mut self, parts: &[&[u8]]) {
-        self.out.extend_from_slice(format!("*{}\r\n", parts.len()).as_bytes());
-        for part in parts {
-            self.out.extend_from_slice(format!("${}\r\n", part.len()).as_bytes());
-            self.out.extend_from_slice(part);
-            self.out.extend_from_slice(b"\r\n");
-        }
-    }
-
-    fn send(&mut self) -> Done {
-        self.reader.get_mut().write_all(&self.out)?;
-        self.out.clear();
-        Ok(())
-    }
-
-    fn reply(&mut self) -> Done<Reply> {
-        let mut line = String::new();
-        self.reader.read_line(&mut line)?;
-        let line = line.trim_end();
-        let rest = line.get(1..).ok_or("the server closed the connection")?;
-        match line.as_bytes()[0] {
-            b'+' => Ok(Reply::Nothing),
-            b':' => Ok(Reply::Number(rest.parse()?)),
-            b'$' | b'*' if rest == "-1" => Ok(Reply::Nothing),
-            b'$' => {
-                let mut bytes = vec![0; rest.parse::<usize>()? + 2];
-                self.reader.read_exact(&mut bytes)?;
-                bytes.truncate(bytes.len() - 2);
-                Ok(Reply::Bytes(bytes))
-            }
-            b'*' => {
-                let count = rest.parse::<usize>()?;
-                Ok(Reply::Many((0..count).map(|_| self.reply()).collect::<Done<_>>()?))
-            }
-            _ => Err(format!("the server answered {line}").into()),
-        }
-    }
+/// A connection of its own, without a limit of time for an answer.
+fn connect(port: u16) -> RedisResult<Connection> {
+    Client::open(format!("redis://127.0.0.1:{port}/"))?.get_connection()
 }
 
 /// The batches in flight: number of unfinished items of each.
@@ -164,23 +108,25 @@ impl Batches {
 
 /// Pushes batches until the run is over; returns when each ended, and how long it took.
 fn produce(batches: &Batches, producer: usize, port: u16) -> Done<Vec<(Instant, Duration)>> {
-    let (mut server, mut number, mut lives) = (Connection::open(port)?, 0, Vec::new());
+    let (mut server, mut number, mut lives) = (connect(port)?, 0, Vec::new());
     while !batches.is_over.load(Ordering::Acquire) {
         let items: Vec<_> =
             (number..).take(batches.batch).map(|number| batches.item(producer, number)).collect();
         number += batches.batch as u64;
         *batches.left[producer].0.lock().unwrap_or_else(PoisonError::into_inner) = batches.batch;
         let called = Instant::now();
-        if batches.keys == 0 {
-            let push = [&b"RPUSH"[..], QUEUE].into_iter();
-            server.say(&push.chain(items.iter().map(Vec::as_slice)).collect::<Vec<_>>());
+        let push = if batches.keys == 0 {
+            let mut push = cmd("RPUSH");
+            push.arg(QUEUE).arg(&items);
+            push
         } else {
-            let keys: Vec<_> = items.iter().map(|item| batches.key(item)).collect();
-            let pairs = keys.iter().zip(&items).flat_map(|(key, item)| [&key[..], &item[..]]);
-            server.say(&script(ENQUEUE).into_iter().chain(pairs).collect::<Vec<_>>());
-        }
-        server.send()?;
-        let Reply::Number(_) = server.reply()? else { return Err("a push has a length".into()) };
+            let mut push = script(ENQUEUE);
+            items.iter().for_each(|item| {
+                push.arg(batches.key(item)).arg(&item[..]);
+            });
+            push
+        };
+        let _len: i64 = push.query(&mut server)?;
         batches.wait(producer);
         lives.push((Instant::now(), called.elapsed()));
     }
@@ -189,20 +135,17 @@ fn produce(batches: &Batches, producer: usize, port: u16) -> Done<Vec<(Instant, 
 
 /// Takes items, up to a batch at once, until the run is over and no more arrive.
 fn consume(batches: &Batches, consumer: u64, port: u16) -> Done {
-    let mut server = Connection::open(port)?;
-    let own = format!("own-{consumer}").into_bytes();
+    let mut server = connect(port)?;
+    let own = format!("own-{consumer}");
+    // Waits for the first item; takes others that are there.
+    let mut take = pipe();
+    take.cmd("BLMOVE").arg(QUEUE).arg(&own).arg("LEFT").arg("RIGHT").arg(PATIENCE_S);
+    for _ in 1..batches.batch {
+        take.cmd("LMOVE").arg(QUEUE).arg(&own).arg("LEFT").arg("RIGHT");
+    }
     loop {
-        server.say(&[b"BLMOVE", QUEUE, &own, b"LEFT", b"RIGHT", PATIENCE]);
-        for _ in 1..batches.batch {
-            server.say(&[b"LMOVE", QUEUE, &own, b"LEFT", b"RIGHT"]);
-        }
-        server.send()?;
-        let mut taken = Vec::with_capacity(batches.batch);
-        for _ in 0..batches.batch {
-            if let Reply::Bytes(item) = server.reply()? {
-                taken.push(item);
-            }
-        }
+        let taken: Vec<Option<Vec<u8>>> = take.query(&mut server)?;
+        let taken: Vec<Vec<u8>> = taken.into_iter().flatten().collect();
         if taken.is_empty() {
             if batches.is_over.load(Ordering::Acquire) {
                 return Ok(());
@@ -218,40 +161,34 @@ fn consume(batches: &Batches, consumer: u64, port: u16) -> Done {
 }
 
 /// Reads items and removes them from a consumer's list, which has no others.
-fn complete(batches: &Batches, server: &mut Connection, own: &[u8], items: &[Vec<u8>]) -> Done {
+fn complete(batches: &Batches, server: &mut Connection, own: &str, items: &[Vec<u8>]) -> Done {
     for item in items {
         // The work itself: read it once.
         std::hint::black_box(item[0]);
     }
+    let mut removal = pipe();
     if batches.ends_at_once {
-        server.say(&[b"DEL", own]);
+        removal.cmd("DEL").arg(own);
     } else {
-        items.iter().for_each(|item| server.say(&[b"LREM", own, b"1", item]));
+        items.iter().for_each(|item| {
+            removal.cmd("LREM").arg(own).arg(1).arg(&item[..]);
+        });
     }
-    server.send()?;
-    for _ in 0..if batches.ends_at_once { 1 } else { items.len() } {
-        let Reply::Number(1) = server.reply()? else { return Err("an item is gone".into()) };
+    let removed: Vec<i64> = removal.query(server)?;
+    if removed.iter().any(|count| *count != 1) {
+        return Err("an item is gone".into());
     }
     items.iter().try_for_each(|item| batches.ended(item))
 }
 
 /// The same for the first items of these keys.
-fn complete_keyed(
-    batches: &Batches,
-    server: &mut Connection,
-    own: &[u8],
-    keys: &[Vec<u8>],
-) -> Done {
-    let keys = || keys.iter().map(Vec::as_slice);
-    server.say(&script(PEEK).into_iter().chain(keys()).collect::<Vec<_>>());
-    server.send()?;
-    let Reply::Many(items) = server.reply()? else { return Err("each key has an item".into()) };
-    let list = std::iter::once(own);
-    server.say(&script(COMPLETE).into_iter().chain(list).chain(keys()).collect::<Vec<_>>());
-    server.send()?;
-    let Reply::Number(1) = server.reply()? else { return Err("an item is gone".into()) };
+fn complete_keyed(batches: &Batches, server: &mut Connection, own: &str, keys: &[Vec<u8>]) -> Done {
+    // A key without an item is an error of the conversion.
+    let items: Vec<Vec<u8>> = script(PEEK).arg(keys).query(server)?;
+    let 1 = script(COMPLETE).arg(own).arg(keys).query::<i64>(server)? else {
+        return Err("an item is gone".into());
+    };
     for item in items {
-        let Reply::Bytes(item) = item else { return Err("a key has no item".into()) };
         std::hint::black_box(item[0]);
         batches.ended(&item)?;
     }
@@ -259,8 +196,10 @@ fn complete_keyed(
 }
 
 /// The beginning of a script's call; the server keeps it compiled.
-fn script(text: &'static str) -> [&'static [u8]; 3] {
-    [b"EVAL", text.as_bytes(), b"0"]
+fn script(text: &'static str) -> Cmd {
+    let mut call = cmd("EVAL");
+    call.arg(text).arg(0);
+    call
 }
 
 fn main() -> Done {
