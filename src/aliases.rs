@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use forebay_actors::node::{Node, NodeError};
+use forebay_actors::node::Node;
+
+use crate::error::NodeError;
 pub use forebay_engine::aliases::{ALIASES_MAX, AliasError};
 
 /// The aliases of a runtime: which handler serves a service that has no handler of its own name,
@@ -46,19 +48,21 @@ impl Aliases {
     /// Not cancel-safe: a dropped call may or may not have set it; repeating it is safe.
     ///
     /// # Errors
-    /// [`NodeError::Alias`] when a name is not allowed, the two are the same, they would form a
-    /// cycle, or there are [`ALIASES_MAX`]; and storage errors.
+    /// [`ErrorKind::BadInput`](crate::ErrorKind::BadInput) when a name is not allowed, the two are
+    /// the same, they would form a cycle, or there are [`ALIASES_MAX`]; and storage errors.
     pub async fn set(&self, service: &str, handler: &str) -> Result<(), NodeError> {
-        self.node.handlers().set_alias(service, Some(handler)).await.map(drop)
+        self.node.handlers().set_alias(service, Some(handler)).await?;
+        Ok(())
     }
 
     /// Removes the alias of a service. Its entries wait from then on; running attempts continue.
     /// Not cancel-safe, as [`Aliases::set`].
     ///
     /// # Errors
-    /// [`NodeError::Alias`] when it has none; and storage errors.
+    /// [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) when it has none; and storage errors.
     pub async fn remove(&self, service: &str) -> Result<(), NodeError> {
-        self.node.handlers().set_alias(service, None).await.map(drop)
+        self.node.handlers().set_alias(service, None).await?;
+        Ok(())
     }
 
     /// All aliases: each service with the name of the handler that serves it. Cancel-safe.

@@ -1,14 +1,82 @@
 //! Errors of the runtime.
 
+use std::fmt;
+
 use forebay_engine::partition::apply::Skip;
 use forebay_messages::{EntryId, FailureKind, vqueue::NameError};
 use thiserror::Error;
 
-pub use forebay_actors::node::{NodeError, OpenError};
+pub use forebay_actors::node::ErrorKind;
 pub use forebay_engine::partition::apply::BacklogFull;
+
+use forebay_actors::node::NodeError as Cause;
+
+/// What went wrong inside the runtime.
+///
+/// Its text says what, and what to do; [`NodeError::kind`] says the latter to a program. What
+/// lies beneath (a file, an operating system's error) is its `source`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use forebay::{Drain, ErrorKind, Runtime};
+///
+/// let runtime = Runtime::builder().in_memory().start().await?;
+/// let refused = runtime.entries().kill().await.unwrap_err();
+/// assert_eq!(refused.kind(), ErrorKind::BadInput);
+/// assert!(refused.to_string().starts_with("the filter is empty"));
+/// # runtime.shutdown(Drain::now()).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct NodeError(Box<Cause>);
+
+impl NodeError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind()
+    }
+
+    pub(crate) fn shut_down() -> Self {
+        Cause::ShutDown.into()
+    }
+
+    /// For forebay's own crates and tests: no part of what is promised.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn cause(&self) -> &Cause {
+        &self.0
+    }
+}
+
+impl From<Cause> for NodeError {
+    fn from(cause: Cause) -> Self {
+        Self(Box::new(cause))
+    }
+}
+
+impl fmt::Debug for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl std::error::Error for NodeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
 
 /// The runtime cannot start, or a partition cannot be changed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum RuntimeError {
     /// The node refused.
     #[error(transparent)]
@@ -102,6 +170,7 @@ pub struct EncodeError(#[from] pub(crate) serde_json::Error);
 
 /// An entry was not stored, or it is not known whether it was.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum EnqueueError {
     /// A part of its name is not allowed.
     #[error(transparent)]
@@ -162,18 +231,43 @@ pub enum EnqueueError {
     Node(NodeError),
 }
 
+impl From<Cause> for EnqueueError {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::BacklogFull(full) => Self::BacklogFull(full),
+            Cause::TooLarge { len, len_max } => Self::TooLarge { len, len_max },
+            cause => Self::Node(cause.into()),
+        }
+    }
+}
+
 impl From<NodeError> for EnqueueError {
     fn from(error: NodeError) -> Self {
-        match error {
-            NodeError::BacklogFull(full) => Self::BacklogFull(full),
-            NodeError::TooLarge { len, len_max } => Self::TooLarge { len, len_max },
-            error => Self::Node(error),
+        (*error.0).into()
+    }
+}
+
+impl EnqueueError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Node(error) => error.kind(),
+            Self::Busy => ErrorKind::Retry,
+            Self::BacklogFull(_) => ErrorKind::Refused,
+            Self::Name(_)
+            | Self::PayloadTooLarge { .. }
+            | Self::BatchTooLarge { .. }
+            | Self::TooLarge { .. }
+            | Self::IdempotencyKey { .. }
+            | Self::IdempotencyNeedsScope => ErrorKind::BadInput,
         }
     }
 }
 
 /// An entry or a vqueue was not changed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ActError {
     /// Its state does not allow the action, or it does not exist.
     #[error("not changed: it is {0}")]
@@ -186,6 +280,7 @@ pub enum ActError {
 
 /// There is no result.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ResultError {
     /// The entry failed permanently.
     #[error("{kind}: {message}")]
@@ -206,4 +301,67 @@ pub enum ResultError {
     /// The node refused.
     #[error(transparent)]
     Node(#[from] NodeError),
+}
+
+impl From<Cause> for RuntimeError {
+    fn from(cause: Cause) -> Self {
+        Self::Node(cause.into())
+    }
+}
+
+impl RuntimeError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Node(error) => error.kind(),
+            Self::NoTokio(_) | Self::NoTimers | Self::NoIo => ErrorKind::Environment,
+            Self::ControlSocket { .. } => ErrorKind::Storage,
+            Self::TwoHandlers { .. }
+            | Self::TwoStates { .. }
+            | Self::Name(_)
+            | Self::PayloadMax { .. }
+            | Self::NothingMayRun
+            | Self::Threads { .. }
+            | Self::Partitions { .. }
+            | Self::NoDataDir => ErrorKind::BadInput,
+        }
+    }
+}
+
+impl From<Cause> for ActError {
+    fn from(cause: Cause) -> Self {
+        Self::Node(cause.into())
+    }
+}
+
+impl ActError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotChanged(Skip::Unknown) => ErrorKind::NotFound,
+            Self::NotChanged(_) => ErrorKind::Refused,
+            Self::Node(error) => error.kind(),
+        }
+    }
+}
+
+impl From<Cause> for ResultError {
+    fn from(cause: Cause) -> Self {
+        Self::Node(cause.into())
+    }
+}
+
+impl ResultError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Failed { .. } => ErrorKind::Failed,
+            Self::Unknown(_) => ErrorKind::NotFound,
+            Self::Decode(_) => ErrorKind::BadInput,
+            Self::Node(error) => error.kind(),
+        }
+    }
 }

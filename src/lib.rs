@@ -45,7 +45,9 @@ pub mod testkit;
 
 pub use aliases::Aliases;
 pub use client::{Entries, Entry, EntryHandle, VQueueHandle};
-pub use error::{ActError, EncodeError, EnqueueError, ResultError, RuntimeError};
+pub use error::{
+    ActError, EncodeError, EnqueueError, ErrorKind, NodeError, ResultError, RuntimeError,
+};
 pub use forebay_actors::log_writer::TrimLog;
 pub use forebay_actors::node::{ActReport, Candidacy, SharedLog};
 pub use forebay_api::{

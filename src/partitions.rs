@@ -38,7 +38,7 @@ impl Partitions {
     /// # Errors
     /// When the rows cannot be read.
     pub async fn views(&self) -> Result<Vec<PartitionView>, NodeError> {
-        self.node.inspect().list_partitions().await
+        Ok(self.node.inspect().list_partitions().await?)
     }
 
     /// As [`Partitions::views`], for threads that may block: it reads the store.
@@ -46,7 +46,7 @@ impl Partitions {
     /// # Errors
     /// When the rows cannot be read.
     pub fn list(&self) -> Result<Vec<PartitionView>, NodeError> {
-        self.node.inspect().partition_views()
+        Ok(self.node.inspect().partition_views()?)
     }
 
     /// Makes this runtime lead a partition, in place of any other leader; returns when it accepts
@@ -55,7 +55,7 @@ impl Partitions {
     /// # Errors
     /// When there is no such partition, it has stopped, or it does not lead within 30 s.
     pub async fn lead(&self, partition: PartitionId) -> Result<(), NodeError> {
-        self.node.partitions().lead(partition).await
+        Ok(self.node.partitions().lead(partition).await?)
     }
 
     /// Makes this runtime stop leading a partition, and not lead it again by itself. Nothing new
@@ -73,6 +73,6 @@ impl Partitions {
         partition: PartitionId,
         within: Duration,
     ) -> Result<(), NodeError> {
-        self.node.partitions().step_down(partition, within).await
+        Ok(self.node.partitions().step_down(partition, within).await?)
     }
 }

@@ -11,10 +11,11 @@ pub use forebay_engine::rules::{
 use forebay_messages::rule::{Limits, Pattern, PatternError};
 use thiserror::Error;
 
-use crate::error::NodeError;
+use crate::error::{ErrorKind, NodeError};
 
 /// A rule was not changed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum RulesError {
     /// The pattern is not one.
     #[error(transparent)]
@@ -25,6 +26,23 @@ pub enum RulesError {
     /// The node refused (a precondition failed, the book is full, ...).
     #[error(transparent)]
     Node(#[from] NodeError),
+}
+
+impl From<forebay_actors::node::NodeError> for RulesError {
+    fn from(cause: forebay_actors::node::NodeError) -> Self {
+        Self::Node(cause.into())
+    }
+}
+
+impl RulesError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Pattern(_) | Self::NoKey(_) => ErrorKind::BadInput,
+            Self::Node(error) => error.kind(),
+        }
+    }
 }
 
 /// The rule book of a runtime. Changes apply to entries that start afterwards; calls return once

@@ -9,8 +9,8 @@ use std::{
 };
 
 use forebay::{
-    Context, Drain, EnqueueError, Entry, FailureKind, HandlerError, HandlerOptions, Json, Limits,
-    PartitionSpec, ResultError, RetryPolicy, Runtime, RuntimeError, error::NodeError,
+    Context, Drain, Entry, ErrorKind, FailureKind, HandlerError, HandlerOptions, Json, Limits,
+    PartitionSpec, ResultError, RetryPolicy, Runtime,
 };
 
 const QUICK: RetryPolicy = RetryPolicy {
@@ -39,7 +39,7 @@ async fn an_entry_is_run_and_its_result_awaited() {
     assert_eq!(later.result::<u64>().await.unwrap(), 42, "the result is kept");
     runtime.shutdown(Drain::within(Duration::from_secs(5))).await.unwrap();
     let refused = runtime.enqueue(Entry::to("double").json(&1).unwrap()).await;
-    assert!(matches!(refused, Err(EnqueueError::Node(NodeError::ShutDown))), "{refused:?}");
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Stopped);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -259,14 +259,13 @@ async fn partitions_are_spawned_and_dropped_by_range() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = double().data_dir(dir.path()).partitions(1).start().await.unwrap();
     let overlap = runtime.spawn_partition(PartitionSpec::range(0..=10)).await;
-    assert!(
-        matches!(overlap, Err(RuntimeError::Node(NodeError::RangeOverlaps { .. }))),
-        "{overlap:?}"
-    );
+    let overlap = overlap.unwrap_err();
+    assert_eq!(overlap.kind(), ErrorKind::BadInput);
+    assert!(overlap.to_string().contains("overlap partition"), "{overlap}");
     let only = runtime.node().partitions().ids()[0];
     runtime.drop_partition(only).await.unwrap();
     let nobody = runtime.enqueue(Entry::to("double").json(&1).unwrap()).await;
-    assert!(matches!(nobody, Err(EnqueueError::Node(NodeError::NoPartition(_)))), "{nobody:?}");
+    assert_eq!(nobody.unwrap_err().kind(), ErrorKind::NotFound);
     let half = u64::MAX / 2;
     runtime.spawn_partition(PartitionSpec::range(0..=half)).await.unwrap();
     runtime.spawn_partition(PartitionSpec::range(half + 1..=u64::MAX)).await.unwrap();
@@ -275,14 +274,9 @@ async fn partitions_are_spawned_and_dropped_by_range() {
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
     let wrong = double().data_dir(dir.path()).partitions(7).start().await;
-    assert!(
-        matches!(
-            wrong.as_ref().err(),
-            Some(RuntimeError::Node(NodeError::PartitionsMismatch { wanted: 7, found: 2 }))
-        ),
-        "{:?}",
-        wrong.err()
-    );
+    let wrong = wrong.err().expect("it has two");
+    assert_eq!(wrong.kind(), ErrorKind::BadInput);
+    assert!(wrong.to_string().contains("has 2 partitions, 7 were asked for"), "{wrong}");
 }
 
 #[tokio::test]

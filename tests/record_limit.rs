@@ -183,11 +183,11 @@ fn many_rules() -> Vec<RuleChange> {
 #[test]
 fn a_too_large_rule_book_is_refused_as_a_whole() {
     use forebay::{
-        Timestamp,
-        error::NodeError,
+        ErrorKind, Timestamp,
         rules::RulesError,
         testkit::{Disk, Sim, launch},
     };
+    use forebay_actors::node::NodeError;
 
     const SMALL: usize = MIB;
     let mut tokio = tokio::runtime::Builder::new_current_thread();
@@ -205,9 +205,10 @@ fn a_too_large_rule_book_is_refused_as_a_whole() {
         sim.run(rules.upsert("kept", Limits::concurrency(3)), until).await.unwrap().unwrap();
         let before = rules.book().unwrap();
         let changed = sim.run(rules.change("ann", many_rules()[1..].to_vec()), until).await;
-        let Some(Err(RulesError::Node(NodeError::RuleBookTooLarge { len, len_max }))) = changed
-        else {
-            panic!("it does not fit")
+        let Some(Err(RulesError::Node(error))) = changed else { panic!("it does not fit") };
+        assert_eq!(error.kind(), ErrorKind::BadInput);
+        let NodeError::RuleBookTooLarge { len, len_max } = *error.cause() else {
+            panic!("{error}")
         };
         assert!(len > 9_999 * 1024 && len_max == SMALL - 4096, "{len} of {len_max}");
         assert_eq!(rules.book().unwrap(), before);

@@ -238,7 +238,93 @@ pub enum NodeError {
     Unexpected(String),
 }
 
+/// What a caller can do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Nothing was done, and trying again later is right: nobody leads the partition at the
+    /// moment, or too much is in flight.
+    Retry,
+    /// It is not known whether it was done. Repeating it is safe.
+    Unknown,
+    /// It was done, but not everywhere, or rows are not in files yet. The rest follows by
+    /// itself: do not repeat it.
+    Partly,
+    /// A rule or the present state does not allow it.
+    Refused,
+    /// Somebody else changed it first: read it again, then repeat the change.
+    Conflict,
+    /// There is no such entry, partition or rule.
+    NotFound,
+    /// What was asked for makes no sense, or is too large.
+    BadInput,
+    /// The runtime or the partition has stopped.
+    Stopped,
+    /// Another process or runtime has the data directory.
+    InUse,
+    /// Files cannot be read or written, are damaged, or belong to another version or log.
+    Storage,
+    /// The process lacks something: a thread, a tokio runtime with timers and I/O.
+    Environment,
+    /// The entry failed for good, as its result says.
+    Failed,
+    /// A bug in forebay.
+    Bug,
+}
+
 impl NodeError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotLeading | Self::Busy => ErrorKind::Retry,
+            Self::LostLeadership | Self::StorageFailed(_) => ErrorKind::Unknown,
+            Self::RulesNotApplied { .. } | Self::NotFlushed { .. } => ErrorKind::Partly,
+            Self::NoRunningMax | Self::BacklogFull(_) => ErrorKind::Refused,
+            Self::Alias(AliasError::Unknown { .. }) => ErrorKind::NotFound,
+            Self::Rules(error) => match error {
+                ChangeError::AlreadyExists { .. } | ChangeError::PreconditionFailed { .. } => {
+                    ErrorKind::Conflict
+                }
+                ChangeError::UnknownRule { .. } => ErrorKind::NotFound,
+                ChangeError::TooManyRules { .. } => ErrorKind::Refused,
+                _ => ErrorKind::BadInput,
+            },
+            Self::NoPartition(_)
+            | Self::UnknownPartition(_)
+            | Self::UnknownEntry(_)
+            | Self::Rollback(_) => ErrorKind::NotFound,
+            Self::HandlerExists(_)
+            | Self::Alias(_)
+            | Self::PartitionsMismatch { .. }
+            | Self::NoPartitions
+            | Self::RangeOverlaps { .. }
+            | Self::EmptyRange { .. }
+            | Self::TooLarge { .. }
+            | Self::Filter(_)
+            | Self::RuleBookTooLarge { .. } => ErrorKind::BadInput,
+            Self::PartitionStopped { .. } | Self::ShutDown | Self::TokioGone => ErrorKind::Stopped,
+            Self::Open(OpenError::InUse { .. } | OpenError::InUseHere { .. }) => ErrorKind::InUse,
+            Self::Open(_)
+            | Self::Aliases(_)
+            | Self::Fault(_)
+            | Self::Log(_)
+            | Self::Metadata(_)
+            | Self::Snapshot(_)
+            | Self::OtherLog { .. }
+            | Self::Gap { .. }
+            | Self::PartitionTable(_)
+            | Self::RuleBook(_)
+            | Self::RuleBookHistory(_)
+            | Self::RuleBookRefused(_)
+            | Self::Store(_)
+            | Self::Tables(_)
+            | Self::State(_) => ErrorKind::Storage,
+            Self::Thread(_) => ErrorKind::Environment,
+            Self::Unexpected(_) => ErrorKind::Bug,
+        }
+    }
+
     /// The error for an unexpected answer.
     #[must_use]
     pub fn unexpected(answer: Answer) -> Self {
@@ -246,12 +332,6 @@ impl NodeError {
             Ok(answer) => Self::Unexpected(format!("{answer:?}")),
             Err(error) => error,
         }
-    }
-
-    /// Whether another process uses the data directory: it may be free later.
-    #[must_use]
-    pub fn is_in_use(&self) -> bool {
-        matches!(self, Self::Open(OpenError::InUse { .. } | OpenError::InUseHere { .. }))
     }
 
     /// Whether files could not be written: the disk is full, or they are not this user's.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use forebay_actors::node::{
     ActReport, EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage, EntryTarget,
-    EntryView, FilterError, Node, NodeError,
+    EntryView, FilterError, Node, NodeError as Cause,
 };
 use forebay_messages::{FailureKind, Timestamp, command::EntryAction};
 
-use crate::Stage;
+use crate::{Stage, error::NodeError};
 
 /// A selection of stored entries, made with [`Runtime::entries`](crate::Runtime::entries): the
 /// entries that match all conditions. A selection without conditions is refused; [`Entries::all`]
@@ -123,10 +123,10 @@ impl Entries {
     pub async fn act(&self, action: EntryAction) -> Result<ActReport, NodeError> {
         let target = match (self.all, self.filter.is_empty()) {
             (true, true) => EntryTarget::All,
-            (false, true) => return Err(FilterError::Empty.into()),
+            (false, true) => return Err(Cause::from(FilterError::Empty).into()),
             (_, false) => EntryTarget::Matching(self.filter.clone()),
         };
-        self.node.access().act(action, &target, self.dry_run).await
+        Ok(self.node.access().act(action, &target, self.dry_run).await?)
     }
 
     /// Asks entries to stop: waiting ones end at once as canceled; running handlers see
@@ -134,8 +134,8 @@ impl Entries {
     /// afterwards is not retried.
     ///
     /// # Errors
-    /// [`NodeError::Filter`] before anything is changed; after other errors part of the work may be
-    /// done.
+    /// [`ErrorKind::BadInput`](crate::ErrorKind::BadInput) for an empty or invalid filter, before
+    /// anything is changed; after other errors part of the work may be done.
     pub async fn cancel(&self) -> Result<ActReport, NodeError> {
         self.act(EntryAction::Cancel).await
     }
@@ -198,7 +198,7 @@ impl Entries {
     /// Errors of reading.
     pub async fn list(&self, limit: usize) -> Result<Vec<EntryView>, NodeError> {
         let filter = EntryFilter { limit, ..self.filter.clone() };
-        self.node.inspect().list(filter).await
+        Ok(self.node.inspect().list(filter).await?)
     }
 
     /// A page of entries in the order of their ids, from the start or from where another page
@@ -244,7 +244,7 @@ impl Entries {
         from: Option<EntryCursor>,
     ) -> Result<EntryPage, NodeError> {
         let filter = EntryFilter { limit, ..self.filter.clone() };
-        self.node.inspect().entry_page(&filter, from).await
+        Ok(self.node.inspect().entry_page(&filter, from).await?)
     }
 
     /// The number of entries. Exact if 10,000 rows are enough: without a time or an outcome, the
@@ -254,7 +254,7 @@ impl Entries {
     /// # Errors
     /// Errors of reading.
     pub async fn count(&self) -> Result<EntryCount, NodeError> {
-        self.node.inspect().count_entries(&self.filter).await
+        Ok(self.node.inspect().count_entries(&self.filter).await?)
     }
 }
 

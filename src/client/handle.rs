@@ -86,7 +86,7 @@ impl EntryHandle {
     /// [`ResultError::Unknown`] when there is no such entry (any more), and errors of
     /// reading.
     pub async fn status(&self) -> Result<EntryView, ResultError> {
-        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
+        let node = self.node.upgrade().ok_or_else(NodeError::shut_down)?;
         node.inspect().look(self.id).await?.ok_or(ResultError::Unknown(self.id))
     }
 
@@ -113,7 +113,7 @@ impl EntryHandle {
     /// # Errors
     /// As [`EntryHandle::status`].
     pub async fn details(&self, bytes_max: usize) -> Result<EntryDetails, ResultError> {
-        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
+        let node = self.node.upgrade().ok_or_else(NodeError::shut_down)?;
         let details = node.inspect().entry_details(self.id, bytes_max).await?;
         details.ok_or(ResultError::Unknown(self.id))
     }
@@ -239,7 +239,7 @@ impl EntryHandle {
     /// # Errors
     /// [`ActError::NotChanged`] when the action does not apply to it.
     pub async fn act(&self, action: EntryAction) -> Result<(), ActError> {
-        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
+        let node = self.node.upgrade().ok_or_else(NodeError::shut_down)?;
         let report = node.access().act(action, &EntryTarget::Named(vec![self.id]), false).await?;
         match report.skipped_named.first() {
             None => Ok(()),

@@ -63,7 +63,7 @@ impl VQueueHandle {
     }
 
     async fn set_paused(&self, paused: bool) -> Result<(), ActError> {
-        let node = self.node.upgrade().ok_or(NodeError::ShutDown)?;
+        let node = self.node.upgrade().ok_or_else(NodeError::shut_down)?;
         let report = node.access().pause_vqueues(&[self.id], paused, false).await?;
         match report.skipped.first() {
             None => Ok(()),

@@ -32,13 +32,14 @@ const IN_USE_TRIED_EVERY: Duration = Duration::from_millis(10);
 
 /// Why a data directory cannot be accessed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum ControlError {
     /// It does not exist.
     #[error("there is no data directory at {}: run `forebay exec` first, or name another one with --data-dir", .0.display())]
     Missing(PathBuf),
     /// It cannot be opened directly.
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Node(#[from] crate::error::NodeError),
     /// The process that uses it does not answer.
     #[error("the process that uses {} does not answer on its control socket: {source}; stop it, or try again", path.display())]
     Silent {
@@ -72,6 +73,12 @@ pub enum ControlError {
         "the process that uses the data directory answered something unknown (another version of forebay?): {0}"
     )]
     Strange(#[from] serde_json::Error),
+}
+
+impl From<NodeError> for ControlError {
+    fn from(error: NodeError) -> Self {
+        Self::Node(error.into())
+    }
 }
 
 /// A data directory that requests can be sent to.
@@ -109,7 +116,10 @@ impl Control {
             }
             // In use without a socket: by a process that starts or ends, or by another look.
             match Self::direct(data_dir).await {
-                Err(error) if error.is_in_use() && Instant::now() < until => {
+                Err(error)
+                    if error.kind() == forebay_actors::node::ErrorKind::InUse
+                        && Instant::now() < until =>
+                {
                     tokio::time::sleep(IN_USE_TRIED_EVERY).await;
                 }
                 opened => return Ok(Self::Direct(opened?)),
@@ -138,7 +148,10 @@ impl Control {
                 false => Self::copied(data_dir).await,
             };
             match opened {
-                Err(error) if error.is_in_use() && Instant::now() < until => {
+                Err(error)
+                    if error.kind() == forebay_actors::node::ErrorKind::InUse
+                        && Instant::now() < until =>
+                {
                     tokio::time::sleep(IN_USE_TRIED_EVERY).await;
                 }
                 Err(error) if may_write && error.is_unwritable() => may_write = false,

@@ -140,10 +140,10 @@ impl Builder {
     ///
     /// The log is trimmed below what all running replicas have in files. A replica that lacks
     /// trimmed records (because it was stopped, or is new) copies rows from another runtime of this
-    /// log; alone it is refused with [`NodeError::Gap`]. When all are started again, begin with the
+    /// log; alone it is refused ([`ErrorKind::Storage`]). When all are started again, begin with the
     /// one that was shut down last.
     ///
-    /// [`NodeError::Gap`]: crate::error::NodeError::Gap
+    /// [`ErrorKind::Storage`]: crate::ErrorKind::Storage
     pub fn shared_log(mut self, log: &SharedLog) -> Self {
         self.shared = Some(log.clone());
         self
@@ -255,7 +255,7 @@ impl Builder {
     /// Starts the runtime; call it inside a tokio runtime, on which the handlers will run. It must
     /// have timers, and with a data directory I/O (`enable_all`). When the tokio runtime is
     /// dropped, forebay shuts down by itself, and every call fails with
-    /// [`NodeError::TokioGone`](crate::error::NodeError::TokioGone). Returns when every partition
+    /// [`ErrorKind::Stopped`](crate::ErrorKind::Stopped). Returns when every partition
     /// has applied what is in the log and leads (or another node does, or will).
     ///
     /// # Errors

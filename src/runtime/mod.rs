@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use forebay_actors::node::{ExplainView, LimitView, Node, NodeError};
+use forebay_actors::node::{ExplainView, LimitView, Node, NodeError as Cause};
 use forebay_actors::snapshot::Manifest;
 use forebay_engine::partition::{apply::Reply, machine::Answer};
 use forebay_messages::{
@@ -23,7 +23,7 @@ use forebay_messages::{
 use crate::{
     client::{Entries, Entry, EntryHandle, VQueueHandle},
     control::Server,
-    error::{EnqueueError, RuntimeError},
+    error::{EnqueueError, NodeError, RuntimeError},
     handler::{
         Context, FromPayload, HandlerError, HandlerOptions, IntoPayload, Shared, States, Typed,
     },
@@ -174,7 +174,7 @@ impl Runtime {
         let node = Arc::new(Arc::downgrade(&self.node));
         for (places, answer) in futures_util::future::try_join_all(stored).await? {
             let Answer::Reply(Reply::EnqueuedBatch(stored)) = answer else {
-                return Err(NodeError::unexpected(answer).into());
+                return Err(Cause::unexpected(answer).into());
             };
             for (place, stored) in places.into_iter().zip(stored) {
                 handles[place] = Some(EntryHandle::of(Arc::clone(&node), stored));
@@ -219,7 +219,7 @@ impl Runtime {
         handles: &[EntryHandle],
     ) -> Result<Vec<Option<forebay_messages::Outcome>>, NodeError> {
         let ids: Vec<_> = handles.iter().map(EntryHandle::id).collect();
-        self.node.access().attach_all(&ids).await
+        Ok(self.node.access().attach_all(&ids).await?)
     }
 
     /// Why an entry does not run: all current reasons, each with its start time. `None` when there
@@ -254,7 +254,7 @@ impl Runtime {
     /// # Errors
     /// When a read fails, no partition owns the entry's key, or the runtime is shut down.
     pub async fn explain(&self, entry: EntryId) -> Result<Option<ExplainView>, NodeError> {
-        self.node.inspect().explain(entry).await
+        Ok(self.node.inspect().explain(entry).await?)
     }
 
     /// The counters of the limits that are in use or waited for, by partition and key: usage,
@@ -285,7 +285,7 @@ impl Runtime {
     /// # Errors
     /// When the runtime is shut down.
     pub async fn limits(&self) -> Result<Vec<LimitView>, NodeError> {
-        self.node.inspect().limits().await
+        Ok(self.node.inspect().limits().await?)
     }
 
     /// Selects stored entries, to cancel, kill, pause, resume, reschedule, purge, redrive or list
@@ -320,8 +320,8 @@ impl Runtime {
     /// ```
     ///
     /// # Errors
-    /// [`RuntimeError::TwoHandlers`] when it has a handler, [`RuntimeError::Name`] when the name is
-    /// not allowed, and [`NodeError::ShutDown`].
+    /// [`RuntimeError::TwoHandlers`] when it has a handler, [`RuntimeError::Name`] when the
+    /// name is not allowed, and [`ErrorKind::Stopped`](crate::ErrorKind::Stopped).
     pub fn register<F, In, Fut, Out>(&self, service: &str, call: F) -> Result<(), RuntimeError>
     where
         F: Fn(Context, In) -> Fut + Send + Sync + 'static,
@@ -356,7 +356,7 @@ impl Runtime {
         // Locked meanwhile: an enqueue for a service with a handler gets the handler's options.
         let mut defaults = self.defaults.write().unwrap_or_else(PoisonError::into_inner);
         self.node.handlers().register(service, handler).map_err(|error| match error {
-            NodeError::HandlerExists(service) => RuntimeError::TwoHandlers { service },
+            Cause::HandlerExists(service) => RuntimeError::TwoHandlers { service },
             error => error.into(),
         })?;
         defaults.insert(service.to_owned(), options);
@@ -391,8 +391,8 @@ impl Runtime {
     /// ```
     ///
     /// # Errors
-    /// [`RuntimeError::NothingMayRun`] for zero; [`NodeError::NoRunningMax`] when the runtime
-    /// was started without a limit; [`NodeError::ShutDown`].
+    /// [`RuntimeError::NothingMayRun`] for zero; [`ErrorKind::Refused`](crate::ErrorKind::Refused)
+    /// when the runtime was started without a limit.
     pub fn set_max_running(&self, count: u32) -> Result<(), RuntimeError> {
         let count = std::num::NonZeroU32::new(count).ok_or(RuntimeError::NothingMayRun)?;
         Ok(self.node.set_running_max(count)?)
@@ -436,7 +436,7 @@ impl Runtime {
     /// call does not stop it.
     ///
     /// # Errors
-    /// [`NodeError::Snapshot`]: also when log or rows are kept in memory.
+    /// [`RuntimeError`]: also when log or rows are kept in memory.
     pub async fn snapshot(&self, to: impl AsRef<Path>) -> Result<Manifest, RuntimeError> {
         Ok(self.node.snapshot(to.as_ref()).await?)
     }
@@ -456,8 +456,9 @@ impl Runtime {
     /// and runs again after the next start. To avoid that, a handler spawns the call and returns.
     ///
     /// # Errors
-    /// [`NodeError::NotFlushed`] when rows could not be written; nothing is lost, the next
-    /// start replays. [`NodeError::Thread`] when it could not begin: call it again.
+    /// [`ErrorKind::Partly`](crate::ErrorKind::Partly) when rows could not be written; nothing is
+    /// lost, the next start replays. [`ErrorKind::Environment`](crate::ErrorKind::Environment)
+    /// when it could not begin: call it again.
     pub async fn shutdown(&self, drain: Drain) -> Result<(), RuntimeError> {
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(control);
@@ -494,7 +495,7 @@ impl Runtime {
             }
             // A duplicate of our own proposal: the first one stored it.
             Answer::Reply(Reply::Duplicate) => Ok(EntryHandle::attached(&self.node, id)),
-            other => Err(NodeError::unexpected(other).into()),
+            other => Err(Cause::unexpected(other).into()),
         }
     }
 }

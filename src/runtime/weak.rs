@@ -5,14 +5,14 @@ use std::{
     sync::{Arc, Mutex, RwLock, Weak},
 };
 
-use forebay_actors::node::{Node, NodeError};
+use forebay_actors::node::Node;
 use forebay_messages::EntryId;
 use tokio::sync::SetOnce;
 
 use crate::{
     client::{Entry, EntryHandle},
     control::Server,
-    error::EnqueueError,
+    error::{EnqueueError, NodeError},
     handler::{HandlerOptions, States},
 };
 
@@ -84,7 +84,7 @@ impl WeakRuntime {
     }
 
     async fn get(&self) -> Result<Runtime, NodeError> {
-        self.parts.wait().await.upgrade(self).ok_or(NodeError::ShutDown)
+        self.parts.wait().await.upgrade(self).ok_or_else(NodeError::shut_down)
     }
 
     /// As [`Runtime::enqueue`].

@@ -13,8 +13,8 @@ use std::{
 };
 
 use forebay::{
-    Candidacy, Context, Drain, EnqueueError, Entry, HandlerError, Json, Limits, Runtime, SharedLog,
-    TrimLog, error::NodeError,
+    Candidacy, Context, Drain, Entry, ErrorKind, HandlerError, Json, Limits, Runtime, SharedLog,
+    TrimLog,
 };
 use tokio::{sync::watch, task::JoinSet};
 
@@ -113,7 +113,7 @@ async fn client(runtime: Runtime, number: usize, stop: Arc<AtomicBool>) -> Durat
         longest = longest.max(asked.elapsed());
         match stored {
             Ok(_) => {}
-            Err(EnqueueError::Node(NodeError::LostLeadership | NodeError::NotLeading)) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::Retry | ErrorKind::Unknown) => {}
             Err(error) => panic!("{error}"),
         }
     }

@@ -9,9 +9,9 @@ use std::{
 };
 
 use forebay::{
-    Candidacy, Drain, EntryHandle, EntryId, Runtime, RuntimeError, SharedLog, TrimLog,
-    error::NodeError,
+    Candidacy, Drain, EntryHandle, EntryId, ErrorKind, Runtime, RuntimeError, SharedLog, TrimLog,
 };
+use forebay_actors::node::NodeError;
 use forebay_storage::fault;
 
 use super::{P, Ran, member_on, role, same_rows, until, work};
@@ -154,9 +154,9 @@ async fn a_replica_that_lacks_trimmed_records_copies_rows() {
 
     let log = site.log();
     let alone = site.start(&log, 1).await.err().expect("there is no replica to copy from");
-    let RuntimeError::Node(NodeError::Gap { applied: found, first, .. }) = &alone else {
-        panic!("{alone}")
-    };
+    assert_eq!(alone.kind(), ErrorKind::Storage);
+    let RuntimeError::Node(error) = &alone else { panic!("{alone}") };
+    let NodeError::Gap { applied: found, first, .. } = error.cause() else { panic!("{alone}") };
     assert!(found.0 >= known && first.0 > found.0 + 1, "{alone}");
     assert!(alone.to_string().contains("snapshot restore"), "{alone}");
 
@@ -183,9 +183,8 @@ async fn rows_are_not_started_with_another_log_than_theirs() {
     // Equal numbers of records in both: positions do not distinguish them.
     let log = other.log();
     let error = site.start(&log, 0).await.err().expect("they are of another log");
-    let RuntimeError::Node(NodeError::OtherLog { path, rows, log: found }) = &error else {
-        panic!("{error}")
-    };
+    let RuntimeError::Node(cause) = &error else { panic!("{error}") };
+    let NodeError::OtherLog { path, rows, log: found } = cause.cause() else { panic!("{error}") };
     assert!(path.starts_with(site.0.path()) && rows != found, "{error}");
     assert!(error.to_string().contains("if that is lost"), "{error}");
     let log = site.log();
@@ -207,7 +206,8 @@ async fn removed_rows_are_rebuilt_from_the_log_of_another() {
     first.shutdown(Drain::now()).await.unwrap();
     drop(first);
     let second = site.start(&log, 1).await.err().expect("the log was trimmed");
-    assert!(matches!(second, RuntimeError::Node(NodeError::Gap { .. })), "{second}");
+    assert_eq!(second.kind(), ErrorKind::Storage, "{second}");
+    assert!(second.to_string().contains("the records between are gone"), "{second}");
     remove(&site.rows(1));
     let first = site.start(&log, 0).await.unwrap();
     let second = site.start(&log, 1).await.unwrap();

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay::{
     Builder, Context, EnqueueError, Entry, EntryId, HandlerError, HandlerOptions, PartitionId,
-    RetryPolicy, Rules, Runtime, Timestamp, error::NodeError, rules::RulesError,
+    RetryPolicy, Rules, Runtime, Timestamp, rules::RulesError,
 };
+use forebay_actors::node::NodeError;
 use forebay_messages::{
     PartitionKey,
     command::{Command, EntrySelector, VQueueSelector},

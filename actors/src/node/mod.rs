@@ -42,7 +42,7 @@ use crate::{
 pub use crate::{
     access::*,
     cluster::{LEASE, LEASE_LOOK_MS, SharedLog},
-    error::{FilterError, NodeError},
+    error::{ErrorKind, FilterError, NodeError},
     inspect::*,
     registry::{PartitionGauges, PartitionStatus},
 };

@@ -3,7 +3,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use forebay::{Drain, EnqueueError, Entry, EntryId, Runtime, error::NodeError};
+use forebay::{Drain, Entry, EntryId, ErrorKind, Runtime};
 
 use super::{Row, builder, check, fill, settled};
 
@@ -67,7 +67,7 @@ async fn store_until_it_stops(runtime: &Runtime) -> (Vec<EntryId>, String) {
     for _ in 0..BULKS_MAX {
         match runtime.enqueue(Entry::to("nobody").payload(vec![7; BULK_BYTES])).await {
             Ok(stored) => bulky.push(stored.id()),
-            Err(error @ EnqueueError::Node(NodeError::PartitionStopped { .. })) => {
+            Err(error) if error.kind() == ErrorKind::Stopped => {
                 return (bulky, error.to_string());
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,

@@ -14,12 +14,13 @@ use crate::exec::interrupt::{Exit, How, Stop};
 
 /// The runtime was shut down before it had an answer.
 pub(super) fn is_down(error: &ExecError) -> bool {
-    matches!(
-        error,
-        ExecError::Runtime(RuntimeError::Node(NodeError::ShutDown))
-            | ExecError::Enqueue(EnqueueError::Node(NodeError::ShutDown))
-            | ExecError::Rules(RulesError::Node(NodeError::ShutDown))
-    )
+    let error = match error {
+        ExecError::Runtime(RuntimeError::Node(error))
+        | ExecError::Enqueue(EnqueueError::Node(error))
+        | ExecError::Rules(RulesError::Node(error)) => error,
+        _ => return false,
+    };
+    matches!(error.cause(), NodeError::ShutDown)
 }
 
 impl Run {
