@@ -136,7 +136,7 @@ impl Runtime {
         let (id, weight) = (entry.id, entry.payload.len());
         let command = Command::Enqueue(Enqueue { entry });
         match self.node.access().try_propose(id.partition_key, command, weight).await {
-            Err(NodeError::Busy) => Err(EnqueueError::Busy),
+            Err(Cause::Busy) => Err(EnqueueError::Busy),
             Err(error) => Err(error.into()),
             Ok(answer) => self.enqueued(id, answer),
         }
