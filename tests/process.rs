@@ -2,6 +2,7 @@
 //! data directory afterwards.
 
 mod act;
+mod add;
 mod bench;
 mod clock;
 mod data_dir;

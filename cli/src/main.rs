@@ -75,6 +75,10 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Completions(shell) => return done(completions(shell.shell)),
         Command::Man => return done(manual()),
         Command::Exec(args) => return run_exec(&global, args),
+        Command::Add(args) => {
+            logging::start(global.log, io::stderr);
+            return done(exec::adds::client::add(&global, args));
+        }
         Command::Runs => return run_runs(&global),
         Command::Top => return run_top(&global),
         Command::Output(args) => return run_output(&global, args),

@@ -156,9 +156,9 @@ impl Builder {
         self
     }
 
-    /// Whether records and rows that are not in files yet use a quarter of the usual memory
-    /// (default: no): about 110 MiB at most instead of 450. At full load, files are written and
-    /// merged more often. A shared log has its own memory.
+    /// Whether an eighth of the usual memory is used for records and rows that are not in files
+    /// yet, and a quarter for blocks of files (default: no): about 75 MiB at most instead of 510.
+    /// At full load, files are written and merged more often. A shared log has its own memory.
     pub fn small_buffers(mut self, small_buffers: bool) -> Self {
         self.small_buffers = small_buffers;
         self

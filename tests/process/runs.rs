@@ -187,6 +187,27 @@ fn unprinted_output_is_printed_by_the_next_run() {
     assert_eq!(place.run(&arguments).expect(0, &["5 were done before"]).text(), "");
 }
 
+/// Regression: they stayed in the data directory until that was removed.
+#[test]
+fn long_outputs_of_purged_entries_are_removed_by_the_next_run() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    let long = "head -c 100000 /dev/zero";
+    let long = exec(&["--input", "items", "--", "sh", "-c", long, "_"]);
+    let full = fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut command = place.command(&long);
+    command.stdout(full.unwrap()).stderr(std::process::Stdio::null());
+    assert_eq!(command.status().unwrap().code(), Some(2), "it was not printed");
+    let kept = || fs::read_dir(place.path("data/exec/kept/output")).unwrap().count();
+    assert_eq!(kept(), 1);
+    let other = exec(&["--input", "items", "--", "echo"]);
+    place.run(&other).expect(0, &[]);
+    assert_eq!(kept(), 1, "it is to be printed still");
+    place.run(&["purge", "--all", "--data-dir", "data"]).expect(0, &[]);
+    place.run(&other).expect(0, &[]);
+    assert_eq!(kept(), 0);
+}
+
 /// Regression: `--resume` skipped runs that only had unprinted output, and did not know their
 /// items.
 #[test]

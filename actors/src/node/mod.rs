@@ -70,7 +70,7 @@ pub struct NodeConfig {
     pub place: Place,
     /// How long to wait for a data directory that another process uses.
     pub in_use_wait: Duration,
-    /// Whether what is not in files yet takes a quarter of the usual memory.
+    /// See [`forebay_storage::Medium::with_small_buffers`].
     pub small_buffers: bool,
     /// Partitions of a new data directory; absent means the stored table, or else one per core.
     pub partitions: Option<u32>,

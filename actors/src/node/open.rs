@@ -89,7 +89,8 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
         }
         (Place::Directory(path), None) => {
             let data_dir = DataDir::open_within(path, config.in_use_wait)?;
-            let medium = Medium::disk().with_small_buffers(config.small_buffers);
+            let medium = Medium::disk();
+            let medium = if config.small_buffers { medium.with_small_buffers() } else { medium };
             Ok(Storage {
                 node: NodeId(1),
                 log: Arc::new(LocalLog::open(&data_dir.log(), &medium)?),

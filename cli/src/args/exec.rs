@@ -137,7 +137,7 @@ impl ExecArgs {
     }
 }
 
-fn per_item(text: &str) -> Result<NonZeroUsize, String> {
+pub(super) fn per_item(text: &str) -> Result<NonZeroUsize, String> {
     let number: Option<u64> = text.parse().ok();
     let number = number.filter(|number| (1..=PER_ITEM_MAX).contains(number));
     let number = number.and_then(|number| NonZeroUsize::new(usize::try_from(number).ok()?));

@@ -3,6 +3,7 @@
 //! Owns: names, defaults and help of every option, and the checks that need only the text. Must not
 //! know: the runtime, files.
 
+mod add;
 mod alias;
 mod control;
 mod exec;
@@ -22,6 +23,7 @@ use clap::{
 };
 use tracing::level_filters::LevelFilter;
 
+pub(crate) use add::AddArgs;
 pub(crate) use alias::AliasArgs;
 pub(crate) use control::{
     ActCommand, EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
@@ -71,6 +73,7 @@ pub(crate) struct Global {
 #[derive(Subcommand, Clone, Debug)]
 pub(crate) enum Command {
     Exec(ExecArgs),
+    Add(AddArgs),
     Jobs(JobsArgs),
     /// List the runs of `exec`: their commands, directories, and unfinished items
     Runs,

@@ -4,7 +4,10 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use thiserror::Error;
@@ -13,7 +16,7 @@ use tokio::sync::mpsc;
 use super::{
     input::{Format, Input, InputError, Numbered, Reading},
     inside::Inside,
-    item::{Plan, Prepared},
+    item::{ItemError, Plan, Prepared},
     show::LinesRead,
 };
 
@@ -97,36 +100,88 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, OpenInputErro
     Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
 }
 
+/// The numbers of a run's items: those of its lines, as long as nothing is added beside them;
+/// no two items have the same.
+#[derive(Clone, Debug, Default)]
+struct Numbers(Arc<AtomicU64>);
+
+impl Numbers {
+    /// The next one, at least `least`.
+    fn next(&self, least: u64) -> u64 {
+        let next = |last: u64| least.max(last + 1);
+        let last =
+            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        next(last.unwrap_or_default())
+    }
+}
+
+/// What makes items of a run of what is read, for its input and for what is added to it.
+#[derive(Clone, Debug)]
+pub(crate) struct Adder {
+    reading: Reading,
+    plan: Plan,
+    inside: Inside,
+    numbers: Numbers,
+}
+
+impl Adder {
+    /// For a run whose input is read so.
+    pub(crate) fn new(reading: Reading, plan: Plan, inside: Inside) -> Self {
+        Self { reading, plan, inside, numbers: Numbers::default() }
+    }
+
+    /// How the input is read.
+    pub(crate) fn reading(&self) -> Reading {
+        self.reading
+    }
+}
+
 /// Reads the input on a separate thread.
 ///
 /// # Errors
 /// When the thread cannot be started.
 pub(crate) fn start(
     reader: Box<dyn BufRead + Send>,
-    reading: Reading,
-    plan: Plan,
-    inside: Inside,
+    adder: &Adder,
 ) -> io::Result<(mpsc::Receiver<Fed>, LinesRead)> {
-    let (sender, receiver) = mpsc::channel(AHEAD_MAX);
     let lines = LinesRead::default();
-    let counted = lines.clone();
+    let feed = Feed::new(reader, adder.reading, adder, lines.clone());
+    Ok((spawn(feed)?, lines))
+}
+
+/// Reads items that are added to a run, on a separate thread.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub(crate) fn start_added(
+    reader: Box<dyn BufRead + Send>,
+    reading: Reading,
+    adder: &Adder,
+) -> io::Result<mpsc::Receiver<Fed>> {
+    let feed = Feed::new(reader, reading, adder, LinesRead::default());
+    spawn(Feed { is_added: true, ..feed })
+}
+
+fn spawn(feed: Feed) -> io::Result<mpsc::Receiver<Fed>> {
+    let (sender, receiver) = mpsc::channel(AHEAD_MAX);
     // Not joined: a read of a terminal or a pipe can take forever.
     std::thread::Builder::new().name("forebay-input".to_owned()).spawn(move || {
-        for fed in Feed::new(reader, reading, plan, inside, counted) {
+        for fed in feed {
             if sender.blocking_send(fed).is_err() {
                 return;
             }
         }
     })?;
-    Ok((receiver, lines))
+    Ok(receiver)
 }
 
 /// The input as items ready to be stored.
 struct Feed {
     input: Input<Box<dyn BufRead + Send>>,
     format: Format,
-    plan: Plan,
-    inside: Inside,
+    adder: Adder,
+    /// These are no lines of the run's input.
+    is_added: bool,
     budget: Arc<Budget>,
     /// Follows a note.
     held: Option<Fed>,
@@ -137,26 +192,32 @@ impl Feed {
     fn new(
         reader: Box<dyn BufRead + Send>,
         reading: Reading,
-        plan: Plan,
-        inside: Inside,
+        adder: &Adder,
         lines: LinesRead,
     ) -> Self {
         let (input, budget) = (Input::new(reader, reading), Arc::default());
-        Self { input, format: reading.format, plan, inside, budget, held: None, lines }
+        let (format, adder) = (reading.format, adder.clone());
+        Self { input, format, adder, is_added: false, budget, held: None, lines }
+    }
+
+    /// An item under the number that it has in the run.
+    fn prepared(&self, Numbered { number, item }: Numbered) -> Result<Prepared, ItemError> {
+        let number = self.adder.numbers.next(if self.is_added { 0 } else { number });
+        self.adder.plan.prepare(&Numbered { number, item: item.at(number) })
     }
 
     fn fed(&self, next: Result<Numbered, InputError>) -> Fed {
         match next {
-            Ok(numbered) if self.inside.has_one_of(numbered.item.args()) => Fed::Inside,
-            Ok(numbered) => match self.plan.prepare(&numbered) {
-                Ok(prepared) => {
+            Ok(numbered) if self.adder.inside.has_one_of(numbered.item.args()) => Fed::Inside,
+            Ok(numbered) => match (numbered.number, self.prepared(numbered)) {
+                (_, Ok(prepared)) => {
                     let argv = prepared.job.argv.iter();
                     let bytes = argv.map(bytes::Bytes::len).sum::<usize>() + ITEM_BYTES;
                     let ahead = self.budget.take(bytes);
                     Fed::Item(Box::new(prepared), ahead)
                 }
-                Err(error) => {
-                    Fed::Bad(format!("{} {}: {error}", self.format.unit(), numbered.number))
+                (number, Err(error)) => {
+                    Fed::Bad(format!("{} {number}: {error}", self.format.unit()))
                 }
             },
             Err(error @ InputError::Bad { .. }) => Fed::Bad(error.to_string()),
@@ -185,6 +246,14 @@ impl Iterator for Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_items_have_the_same_number() {
+        let numbers = Numbers::default();
+        assert_eq!([1, 2, 5].map(|line| numbers.next(line)), [1, 2, 5], "lines alone keep theirs");
+        assert_eq!([0, 0].map(|_| numbers.next(0)), [6, 7], "added ones come behind");
+        assert_eq!([6, 7, 20].map(|line| numbers.next(line)), [8, 9, 20]);
+    }
 
     /// Regression: items were counted, but not their bytes: 4,096 items of 1 MiB took 4 GiB.
     #[test]

@@ -15,6 +15,7 @@ use std::{
     num::NonZeroUsize,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -25,7 +26,8 @@ use super::template::{Fields, Item};
 pub(crate) const ITEM_BYTES_MAX: usize = 1024 * 1024;
 
 /// How items are separated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Format {
     /// One argument per line.
     Lines,

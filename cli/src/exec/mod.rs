@@ -10,12 +10,14 @@
 //! | [`template`] | items to texts |
 //! | [`item`] | items to entries: their commands, vqueues and identities |
 //! | [`runs`] | what a run is, and its book: its items, and which results were reported |
+//! | [`adds`] | items for a run that is running |
 //! | [`process`] | runs commands |
 //! | [`report`] | how a command ended; kept as the entry's result |
 //! | [`results`], [`screen`], [`progress`], [`show`], [`summary`] | what users see of it |
 //! | [`interrupt`], [`program`] | Ctrl-C; whether a command exists |
 //! | [`setup`], [`shape`], [`dry_run`] | options; a command line in one word; `--dry-run` |
 
+pub(crate) mod adds;
 mod dry_run;
 pub(crate) mod feed;
 pub(crate) mod input;

@@ -3,6 +3,7 @@
 //! Must always hold: an item is stored before its command may start; what is shown of an item is
 //! derived from its stored result; an interrupted run leaves every unfinished item to the next one.
 
+mod add;
 mod error;
 mod gate;
 mod obey;
@@ -30,7 +31,7 @@ use super::{
     dry_run::dry_run,
     feed::Fed,
     interrupt::{Exit, How, Stop, Stopper, at, on_suspend},
-    item::{JOB_BYTES_MAX, Prepared},
+    item::JOB_BYTES_MAX,
     process::Spawner,
     results::Results,
     room::{Room, STORE_LEN_MAX},
@@ -45,9 +46,10 @@ use crate::args::{ExecArgs, Global, HaltArg};
 
 use obey::Obedient;
 
+use add::Adds;
 pub(crate) use error::ExecError;
 use gate::{Gate, Known, Note, Served};
-use source::{Source, input};
+use source::{Input, Source, input};
 use stop::is_down;
 use waits::Waits;
 
@@ -69,9 +71,9 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecE
         None => input(args, &data_dir).await?,
     };
     if args.dry_run
-        && let Source::Input { fed, .. } = source
+        && let Source::Input(input) = source
     {
-        return dry_run(fed, args.strict, args.quiet, global.json).await;
+        return dry_run(input.fed, args.strict, args.quiet, global.json).await;
     }
     let results = args.results.as_ref().map(|dir| absolute(dir)).transpose()?;
     let kept = results.as_deref().map(Results::open).transpose()?;
@@ -114,6 +116,7 @@ pub(crate) async fn exec(global: &Global, args: &ExecArgs) -> Result<Exit, ExecE
         has_reported_room: false,
         began_at: Timestamp::from(SystemTime::now()).0,
         waits: Waits::default(),
+        adds: Adds::default(),
         known: HashMap::new(),
         is_stopping: false,
         behind: HashMap::new(),
@@ -188,6 +191,7 @@ struct Run {
     /// In milliseconds since 1970.
     began_at: u64,
     waits: Waits,
+    adds: Adds,
     /// Data of items whose ends are about to be reported.
     known: HashMap<Place, Known>,
     /// The runtime shuts down: nothing can be looked up any more.
@@ -226,13 +230,14 @@ impl Run {
         let ran = match (prepared, source) {
             (Err(error), _) => Err(error),
             (Ok(false), _) => Ok(()),
-            (Ok(true), Source::Input { identity, held, fed, .. }) => {
-                self.run_input(identity, held, fed, &mut broken, signals.clone()).await
+            (Ok(true), Source::Input(input)) => {
+                self.run_input(input, &mut broken, signals.clone()).await
             }
             (Ok(true), Source::Stored(which)) => {
                 self.resume(&which, &mut broken, signals.clone()).await
             }
         };
+        self.adds = Adds::default();
         // It must not be delayed by a look at it.
         self.shown.set_served(None);
         let stopped = self.stop(&signals, &mut broken).await;
@@ -271,9 +276,7 @@ impl Run {
             }
         });
         self.runner.begin(spawner);
-        let output = self.kept_dir.join("output");
-        std::fs::create_dir_all(&output)
-            .map_err(|source| ExecError::Kept { path: output, source })?;
+        self.prepare_kept()?;
         let counts = self.runtime.node().inspect().service_counts().await;
         self.counts = counts.map_err(RuntimeError::from)?;
         Ok(())
@@ -287,12 +290,11 @@ impl Run {
 
     async fn run_input(
         &mut self,
-        identity: Identity,
-        held: Vec<Prepared>,
-        fed: mpsc::Receiver<Fed>,
+        input: Input,
         broken: &mut mpsc::UnboundedReceiver<String>,
         signals: watch::Receiver<Stop>,
     ) -> Result<(), ExecError> {
+        let Input { identity, held, fed, adder, .. } = input;
         let identity = Identity { started_at: self.began_at, ..identity };
         self.summary.again = identity.again.as_ref().map(ToString::to_string);
         self.has_before = self.counts.iter().any(|counts| counts.service == runs::SERVICE);
@@ -300,6 +302,7 @@ impl Run {
         self.served.push(Served::new(identity.id(), book));
         self.name(held).await?;
         self.store().await?;
+        self.adds = Adds::start(&self.data_dir, &identity, adder);
         self.run(fed, broken, signals).await
     }
 
@@ -319,8 +322,10 @@ impl Run {
         if left == 0 {
             self.open_all().await?;
         }
-        while reading || self.waits.open() > 0 {
+        while reading || self.waits.open() > 0 || self.adds.has_some() {
             self.fill();
+            self.answer_added();
+            let has_room = self.room.is_empty() && self.waits.open() < PENDING_MAX;
             let again_at = self.room.again_at();
             tokio::select! {
                 biased;
@@ -333,8 +338,9 @@ impl Run {
                 }
                 () = tokio::time::sleep_until(gate_at), if !self.is_open => self.open_all().await?,
                 () = at(again_at), if again_at.is_some() => self.store().await?,
+                Some(batch) = self.adds.next(), if has_room => self.take_added(batch).await?,
                 count = fed.recv_many(&mut batch, STORE_LEN_MAX),
-                    if reading && self.room.is_empty() && self.waits.open() < PENDING_MAX =>
+                    if reading && has_room =>
                 {
                     reading = count > 0;
                     if let Some(reason) = self.take(std::mem::take(&mut batch)).await? {

@@ -22,14 +22,20 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// Maximum delay between two attempts, unless the first one is longer.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(3600);
 
+/// How items are written, where options say so.
+pub(super) fn format(null: bool, ndjson: bool, delimiter: Option<DelimiterArg>) -> Option<Format> {
+    match (null, ndjson, delimiter) {
+        (true, _, _) | (_, _, Some(DelimiterArg(0))) => Some(Format::Nul),
+        (_, true, _) => Some(Format::Ndjson),
+        (_, _, Some(DelimiterArg(b'\n'))) => Some(Format::Lines),
+        (_, _, Some(DelimiterArg(byte))) => Some(Format::Delimited(byte)),
+        (_, _, None) => None,
+    }
+}
+
 /// How the input is read.
 pub(super) fn reading(args: &ExecArgs) -> Reading {
-    let format = match (args.null, args.ndjson, args.delimiter) {
-        (true, _, _) | (_, _, Some(DelimiterArg(0))) => Format::Nul,
-        (_, true, _) => Format::Ndjson,
-        (_, _, None | Some(DelimiterArg(b'\n'))) => Format::Lines,
-        (_, _, Some(DelimiterArg(byte))) => Format::Delimited(byte),
-    };
+    let format = format(args.null, args.ndjson, args.delimiter).unwrap_or(Format::Lines);
     Reading { format, crlf: args.crlf, per_item: args.per_item }
 }
 

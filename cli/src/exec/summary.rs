@@ -11,6 +11,8 @@ use super::progress::Clock;
 pub(crate) struct Summary {
     /// Items of the input that were stored or found stored.
     pub(crate) accepted: u64,
+    /// Of these, items that were added while the run went on.
+    pub(crate) added: u64,
     /// Items that the input named more than once (each counted once above).
     pub(crate) duplicates: u64,
     /// Succeeded in this run.
@@ -88,10 +90,13 @@ impl fmt::Display for Summary {
         let elapsed = std::time::Duration::from_millis(self.elapsed_ms);
         write!(f, "{} succeeded, {} failed", self.succeeded, self.failed)?;
         let left = match &self.again {
+            // Its input does not name them.
+            _ if self.added > 0 => "left (forebay exec --resume continues)".to_owned(),
             Some(name) => format!("left (the same command line with --again={name} continues)"),
             None => "left (the same command line continues)".to_owned(),
         };
         let extras = [
+            (self.added, "added while it ran"),
             (self.canceled, "canceled"),
             (self.killed, "killed"),
             (self.succeeded_earlier, "were done before"),
@@ -152,6 +157,8 @@ mod tests {
             ..Summary::default()
         };
         assert_eq!(summary.to_string(), "3 succeeded, 1 failed, 2 bad lines skipped; 1.2s");
+        let added = Summary { added: 2, left: 1, ..Summary::default() }.to_string();
+        assert!(added.contains("2 added while it ran, 1 left (forebay exec --resume"), "{added}");
         let json: serde_json::Value = serde_json::from_str(&summary.to_json()).unwrap();
         assert_eq!(
             (&json["kind"], &json["failed"], &json["exit_code"]),

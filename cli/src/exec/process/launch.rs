@@ -232,7 +232,10 @@ fn clone(plan: &mut Plan, stack: &mut [u8]) -> io::Result<(Pid, OwnedFd)> {
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, null_mut());
         (pid, error)
     };
-    let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Err(error) };
+    if pid < 0 {
+        return Err(error);
+    }
+    let pid = Pid::from_raw(pid).expect("a child has a number");
     // SAFETY: with CLONE_PIDFD the kernel has stored a new descriptor there.
     Ok((pid, unsafe { OwnedFd::from_raw_fd(handle) }))
 }

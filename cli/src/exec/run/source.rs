@@ -8,7 +8,7 @@ use super::ExecError;
 use crate::{
     args::ExecArgs,
     exec::{
-        feed::{self, Fed},
+        feed::{self, Adder, Fed},
         inside::Inside,
         item::Prepared,
         program::check_program,
@@ -19,10 +19,21 @@ use crate::{
     },
 };
 
+/// An input that is being read.
+pub(super) struct Input {
+    pub(super) identity: Identity,
+    /// Items that were read already.
+    pub(super) held: Vec<Prepared>,
+    pub(super) fed: mpsc::Receiver<Fed>,
+    lines: LinesRead,
+    /// For items that are added.
+    pub(super) adder: Adder,
+}
+
 /// The source of the items.
 pub(super) enum Source {
     /// They are read; ones that were already read (`--strict`) come first.
-    Input { identity: Identity, held: Vec<Prepared>, fed: mpsc::Receiver<Fed>, lines: LinesRead },
+    Input(Input),
     /// Interrupted runs: one of them, or all (an empty name).
     Stored(String),
 }
@@ -31,7 +42,7 @@ impl Source {
     /// Number of input lines read.
     pub(super) fn lines(&self) -> LinesRead {
         match self {
-            Self::Input { lines, .. } => lines.clone(),
+            Self::Input(input) => input.lines.clone(),
             Self::Stored(_) => LinesRead::default(),
         }
     }
@@ -52,10 +63,11 @@ pub(super) async fn input(args: &ExecArgs, data_dir: &Path) -> Result<Source, Ex
     let identity = plan.run().clone();
     let inside = Inside::new(&directory, data_dir);
     let reader = feed::open(&args.input)?;
-    let (mut fed, lines) = feed::start(reader, setup::reading(args), plan, inside)?;
+    let adder = Adder::new(setup::reading(args), plan, inside);
+    let (mut fed, lines) = feed::start(reader, &adder)?;
     let reads_all = args.strict && !args.dry_run;
     let held = if reads_all { read_all(&mut fed).await? } else { Vec::new() };
-    Ok(Source::Input { identity, held, fed, lines })
+    Ok(Source::Input(Input { identity, held, fed, lines, adder }))
 }
 
 /// Reads the whole input; the first bad line refuses it.

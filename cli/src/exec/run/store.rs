@@ -210,6 +210,10 @@ impl Run {
     /// Reports the first few duplicates in the input, and counts all.
     fn tell_duplicate(&mut self, item: &Prepared) {
         self.summary.duplicates += 1;
+        // Who added it is told.
+        if self.adds.are_named() {
+            return;
+        }
         let number = item.job.number;
         match self.summary.duplicates {
             1..DUPLICATES_TOLD_MAX => {

@@ -32,6 +32,25 @@ pub(super) fn end_of(outcome: &Outcome, finished_at: Option<u64>) -> u64 {
 }
 
 impl Run {
+    /// Makes the directory of long outputs that are kept, and removes those of entries that were
+    /// purged before they were told.
+    pub(super) fn prepare_kept(&self) -> Result<(), ExecError> {
+        let path = self.kept_dir.join("output");
+        let at = |source| ExecError::Kept { path: path.clone(), source };
+        fs::create_dir_all(&path).map_err(at)?;
+        for file in fs::read_dir(&path).map_err(at)? {
+            let file = file.map_err(at)?;
+            let name = file.file_name();
+            let id = name.to_str().and_then(|name| name.split('.').next()?.parse().ok());
+            if let Some(id) = id
+                && self.look(id)?.is_none()
+            {
+                fs::remove_file(file.path()).map_err(at)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Counts an item that ended in this run, and reports it.
     pub(super) fn ended(&mut self, end: ItemEnd) -> Result<(), ExecError> {
         let outcome = match end.outcome {
