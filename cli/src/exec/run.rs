@@ -231,7 +231,7 @@ impl Run {
             (Err(error), _) => Err(error),
             (Ok(false), _) => Ok(()),
             (Ok(true), Source::Input(input)) => {
-                self.run_input(input, &mut broken, signals.clone()).await
+                self.run_input(*input, &mut broken, signals.clone()).await
             }
             (Ok(true), Source::Stored(which)) => {
                 self.resume(&which, &mut broken, signals.clone()).await

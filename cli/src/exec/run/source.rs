@@ -33,7 +33,7 @@ pub(super) struct Input {
 /// The source of the items.
 pub(super) enum Source {
     /// They are read; ones that were already read (`--strict`) come first.
-    Input(Input),
+    Input(Box<Input>),
     /// Interrupted runs: one of them, or all (an empty name).
     Stored(String),
 }
@@ -67,7 +67,7 @@ pub(super) async fn input(args: &ExecArgs, data_dir: &Path) -> Result<Source, Ex
     let (mut fed, lines) = feed::start(reader, &adder)?;
     let reads_all = args.strict && !args.dry_run;
     let held = if reads_all { read_all(&mut fed).await? } else { Vec::new() };
-    Ok(Source::Input(Input { identity, held, fed, lines, adder }))
+    Ok(Source::Input(Box::new(Input { identity, held, fed, lines, adder })))
 }
 
 /// Reads the whole input; the first bad line refuses it.
