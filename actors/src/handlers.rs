@@ -79,7 +79,8 @@ impl Registry {
         timers.set(at, move || {
             let Some(registry) = registry.upgrade() else { return };
             let waiting = |(partition, vqueue)| {
-                let store = registry.replicas.get(&partition).map(|replica| replica.store.clone());
+                let store =
+                    registry.replicas.get(&partition).map(|replica| replica.rows.store.clone());
                 // Only for a log line: failed reads are reported where the row is needed.
                 let meta = store.and_then(|store| store.vqueue(vqueue).ok().flatten());
                 meta.map_or(0, |meta| meta.inbox)

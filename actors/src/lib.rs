@@ -23,6 +23,7 @@ pub mod sim;
 mod capacity;
 mod down;
 mod partition;
+mod peers;
 mod table;
 mod unserved;
 

@@ -18,10 +18,7 @@ use forebay_engine::{
 use forebay_messages::{
     Epoch, Lsn, NodeId, PartitionId, PartitionKey, Timestamp, actor::LimiterMessage,
 };
-use forebay_storage::{
-    metadata::{MetadataError, MetadataStore, last_epoch, next_epoch},
-    partition::PartitionStore,
-};
+use forebay_storage::metadata::{MetadataError, MetadataStore, last_epoch, next_epoch};
 use rustc_hash::FxBuildHasher;
 use tokio::sync::{oneshot, watch};
 
@@ -32,9 +29,10 @@ use crate::{
     down::Down,
     error::NodeError,
     host,
+    peers::ReplicaRows,
     rules::known::RuleBooks,
-    shell::{Child, Clock, Look, Ref, SteadyClock},
-    table::{KeyRange, PartitionTable},
+    shell::{Child, Clock, Look, Ref},
+    table::PartitionTable,
     unserved::Unserved,
 };
 
@@ -80,10 +78,7 @@ impl Epochs {
 /// The replica of a partition, as its node reaches it.
 #[derive(Clone)]
 pub(crate) struct ReplicaHandle {
-    pub(crate) range: KeyRange,
-    pub(crate) store: PartitionStore,
-    /// The partition's time.
-    pub(crate) clock: Arc<SteadyClock>,
+    pub(crate) rows: ReplicaRows,
     /// The partition's actor.
     pub(crate) partition: Arc<Child<PartitionInput>>,
     /// The supervisor of its leadership.
@@ -207,22 +202,17 @@ impl Registry {
         found.ok_or(NodeError::UnknownPartition(partition))
     }
 
-    /// The replica to read from: the leader's, which has applied everything acknowledged; without a
-    /// known leader, the local one.
-    pub(crate) fn newest_replica(
-        &self,
-        partition: PartitionId,
-    ) -> Result<ReplicaHandle, NodeError> {
+    /// The rows to read from: those of the leader, which has applied every command that was
+    /// acknowledged; without a known leader, those here.
+    pub(crate) fn newest_rows(&self, partition: PartitionId) -> Result<ReplicaRows, NodeError> {
         let own = self.replica(partition)?;
         let leader = self.shared().and_then(|shared| shared.leader(partition));
-        let found = leader
-            .and_then(|leader| leader.replicas.get(&partition).map(|replica| replica.clone()));
-        Ok(found.unwrap_or(own))
+        Ok(leader.and_then(|leader| leader.read(partition)).unwrap_or(own.rows))
     }
 
     /// The replica to read from for every partition, in the order of their ranges.
-    pub(crate) fn newest_replicas(&self) -> Result<Vec<(PartitionId, ReplicaHandle)>, NodeError> {
-        self.partitions().into_iter().map(|id| Ok((id, self.newest_replica(id)?))).collect()
+    pub(crate) fn all_newest_rows(&self) -> Result<Vec<(PartitionId, ReplicaRows)>, NodeError> {
+        self.partitions().into_iter().map(|id| Ok((id, self.newest_rows(id)?))).collect()
     }
 
     /// The local replicas, in the order of their partitions.

@@ -25,7 +25,7 @@ use crate::{
         EntryFilter,
         query::{selector, wants_outcome},
     },
-    registry::ReplicaHandle,
+    peers::ReplicaRows,
 };
 
 use super::Access;
@@ -106,7 +106,7 @@ struct Found {
 
 /// Scans a page of a partition's rows. Blocks.
 fn find(
-    partition: &ReplicaHandle,
+    partition: &ReplicaRows,
     action: EntryAction,
     filter: &EntryFilter,
     selector: &EntrySelector,
@@ -206,7 +206,7 @@ impl Access {
             .map_err(|NeverMatches { action, of }| FilterError::NeverMatches { action, of })?;
         let selector = selector(filter)?;
         let mut report = ActReport::default();
-        for (id, partition) in self.registry.newest_replicas()? {
+        for (id, partition) in self.registry.all_newest_rows()? {
             let mut after = None;
             loop {
                 let (reader, filter, wanted) =
@@ -245,7 +245,7 @@ impl Access {
         ids: &[EntryId],
         report: &mut ActReport,
     ) -> Result<(), NodeError> {
-        let (partition, ids) = (self.registry.newest_replica(partition)?, ids.to_vec());
+        let (partition, ids) = (self.registry.newest_rows(partition)?, ids.to_vec());
         let checked = self.registry.blocking(move || {
             let tables = &partition.store;
             let check = |id| -> Result<Result<(), Skip>, NodeError> {
@@ -339,7 +339,7 @@ impl Access {
         vqueues: Vec<VQueueId>,
         paused: bool,
     ) -> Result<Acted<VQueueId>, NodeError> {
-        let partition = self.registry.newest_replica(partition)?;
+        let partition = self.registry.newest_rows(partition)?;
         let looked = self.registry.blocking(move || {
             let mut acted = Acted::default();
             for id in vqueues {

@@ -146,12 +146,12 @@ impl Access {
     /// it does not have to.
     async fn catch_up(&self, partition: PartitionId) -> Result<bool, NodeError> {
         let leader = self.registry.shared().and_then(|shared| shared.leader(partition));
-        if leader.is_none_or(|leader| leader.node == self.registry.node) {
+        if leader.is_none_or(|leader| leader.node() == self.registry.node) {
             return Ok(false);
         }
         let (own, begun) = (self.registry.replica(partition)?, Instant::now());
-        let through = self.registry.newest_replica(partition)?.store.applied_lsn()?;
-        while own.store.applied_lsn()? < through && begun.elapsed() < LEADER_WAIT {
+        let through = self.registry.newest_rows(partition)?.store.applied_lsn()?;
+        while own.rows.store.applied_lsn()? < through && begun.elapsed() < LEADER_WAIT {
             tokio::time::sleep(LEADER_LOOK).await;
         }
         Ok(true)

@@ -6,7 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use forebay_engine::partition::machine::{Answer, PartitionInput};
-use forebay_messages::{PartitionId, PartitionKey, ReplyId, command::Command};
+use forebay_messages::{NodeId, PartitionId, PartitionKey, ReplyId, command::Command};
+use forebay_storage::partition::PartitionStore;
 use tokio::{
     sync::{Semaphore, TryAcquireError},
     time::Instant,
@@ -14,6 +15,7 @@ use tokio::{
 
 use crate::{
     error::{NodeError, refusal},
+    peers::{Peer, Proposing, ReplicaRows},
     registry::Registry,
     shell::Ref,
 };
@@ -140,9 +142,15 @@ impl Access {
         loop {
             self.registry.check_up()?;
             let leader = shared.leader(partition);
-            let leader = leader.unwrap_or_else(|| Arc::clone(&self.registry));
             let credit = credit.clone().map_or(Credit::None, Credit::Shared);
-            match ask(&leader, partition, command.clone(), credit).await {
+            let command = command.clone();
+            let answered = match leader {
+                Some(leader) if leader.node() != self.registry.node => {
+                    leader.propose(partition, command, credit).await
+                }
+                _ => ask(&self.registry, partition, command, credit).await,
+            };
+            match answered {
                 // Nothing was stored: it may be proposed again.
                 Err(NodeError::NotLeading) if begun.elapsed() < LEADER_WAIT => {
                     tokio::time::sleep(LEADER_LOOK).await;
@@ -236,4 +244,23 @@ pub(crate) fn answer_if_gone(
 /// Credits of a proposal with this many bytes.
 fn cost(weight: usize) -> u32 {
     u32::try_from((1 + weight / CREDIT_BYTES).min(CREDITS_PER_PARTITION)).unwrap_or(1)
+}
+
+impl Peer for Registry {
+    fn node(&self) -> NodeId {
+        self.node
+    }
+
+    fn propose(self: Arc<Self>, to: PartitionId, command: Command, credit: Credit) -> Proposing {
+        Box::pin(async move { ask(&self, to, command, credit).await })
+    }
+
+    fn read(&self, partition: PartitionId) -> Option<ReplicaRows> {
+        self.replicas.get(&partition).map(|replica| replica.rows.clone())
+    }
+
+    fn copy_rows(&self, partition: PartitionId) -> Option<PartitionStore> {
+        let runs = self.status(partition).is_some_and(|status| status.stopped.is_none());
+        self.read(partition).filter(|_| runs).map(|rows| rows.store)
+    }
 }

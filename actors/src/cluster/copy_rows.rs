@@ -95,13 +95,11 @@ impl RowSource {
     fn other_rows(&self, partition: PartitionId) -> Result<Option<PartitionStore>, NodeError> {
         let Some(shared) = self.registry.shared() else { return Ok(None) };
         let mut found = None;
-        for registry in shared.others(self.registry.node) {
-            let stopped = registry.status(partition).is_none_or(|status| status.stopped.is_some());
-            let replica = registry.replicas.get(&partition).map(|replica| replica.clone());
-            if let (false, Some(replica)) = (stopped, replica) {
-                let applied = replica.store.applied_lsn()?;
+        for peer in shared.others(self.registry.node) {
+            if let Some(store) = peer.copy_rows(partition) {
+                let applied = store.applied_lsn()?;
                 if found.as_ref().is_none_or(|(newest, _)| applied > *newest) {
-                    found = Some((applied, replica.store));
+                    found = Some((applied, store));
                 }
             }
         }

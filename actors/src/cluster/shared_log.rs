@@ -27,7 +27,7 @@ use crate::shell::Clock;
 use crate::{
     error::NodeError,
     log_writer::{LogHandle, LogWriter, TrimLog},
-    registry::Registry,
+    peers::Peer,
 };
 
 use super::cut::Cuts;
@@ -50,7 +50,7 @@ struct Inner {
     leases: DashMap<PartitionId, Lease>,
     /// The last epoch of each partition before this log was opened.
     lost_through: DashMap<PartitionId, Epoch>,
-    nodes: DashMap<NodeId, Weak<Registry>>,
+    nodes: DashMap<NodeId, Weak<dyn Peer>>,
     next_node: AtomicU32,
     cuts: Cuts,
     /// Dropped last: its lock guards the directory.
@@ -190,8 +190,8 @@ impl SharedLog {
     }
 
     /// From here on other nodes can reach this node.
-    pub(crate) fn join(&self, registry: &Arc<Registry>) {
-        self.0.nodes.insert(registry.node, Arc::downgrade(registry));
+    pub(crate) fn join(&self, peer: Weak<dyn Peer>, node: NodeId) {
+        self.0.nodes.insert(node, peer);
     }
 
     pub(crate) fn leave(&self, node: NodeId) {
@@ -200,16 +200,16 @@ impl SharedLog {
     }
 
     /// The node that leads a partition, or did when it last extended its lease.
-    pub(crate) fn leader(&self, partition: PartitionId) -> Option<Arc<Registry>> {
+    pub(crate) fn leader(&self, partition: PartitionId) -> Option<Arc<dyn Peer>> {
         let node = self.0.leases.get(&partition)?.node;
         self.0.nodes.get(&node)?.upgrade()
     }
 
     /// The other live nodes, in order.
-    pub(crate) fn others(&self, but: NodeId) -> Vec<Arc<Registry>> {
+    pub(crate) fn others(&self, but: NodeId) -> Vec<Arc<dyn Peer>> {
         let nodes = self.0.nodes.iter().filter(|node| *node.key() != but);
         let mut found: Vec<_> = nodes.filter_map(|node| node.value().upgrade()).collect();
-        found.sort_by_key(|registry| registry.node);
+        found.sort_by_key(|peer| peer.node());
         found
     }
 

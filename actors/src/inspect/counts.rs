@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use forebay_api::ServiceCounts;
 use forebay_messages::PartitionId;
 
-use crate::{error::NodeError, registry::ReplicaHandle};
+use crate::{error::NodeError, peers::ReplicaRows};
 
 use super::Inspect;
 
 /// Rows read at a time.
 const ROWS_AT_A_TIME: usize = 512;
 
-fn count(partitions: &[(PartitionId, ReplicaHandle)]) -> Result<Vec<ServiceCounts>, NodeError> {
+fn count(partitions: &[(PartitionId, ReplicaRows)]) -> Result<Vec<ServiceCounts>, NodeError> {
     let mut services: BTreeMap<String, ServiceCounts> = BTreeMap::new();
     for (_, partition) in partitions {
         let mut after = None;
@@ -47,7 +47,7 @@ impl Inspect {
     /// # Errors
     /// When a read fails.
     pub async fn service_counts(&self) -> Result<Vec<ServiceCounts>, NodeError> {
-        let partitions = self.registry.newest_replicas()?;
+        let partitions = self.registry.all_newest_rows()?;
         self.registry.blocking(move || count(&partitions)).await?
     }
 }

@@ -8,7 +8,7 @@ use forebay_engine::partition::rows::{EntryRow, FailedAttempt, FinishedRow};
 use forebay_messages::{EntryId, Outcome};
 use forebay_storage::partition::BytesHead;
 
-use crate::{error::NodeError, registry::ReplicaHandle};
+use crate::{error::NodeError, peers::ReplicaRows};
 
 use super::{
     Inspect,
@@ -21,7 +21,7 @@ fn failed_view(failed: &FailedAttempt) -> FailedAttemptView {
     FailedAttemptView { number: *number, started_at, ended_at, text: text.to_string() }
 }
 
-fn live(id: EntryId, row: &EntryRow, of: &ReplicaHandle) -> Result<EntryDetails, NodeError> {
+fn live(id: EntryId, row: &EntryRow, of: &ReplicaRows) -> Result<EntryDetails, NodeError> {
     Ok(EntryDetails {
         entry: view_live(id, row, &name_of(of, row.vqueue)?),
         failed_attempts: row.failures().iter().map(failed_view).collect(),
@@ -38,7 +38,7 @@ fn live(id: EntryId, row: &EntryRow, of: &ReplicaHandle) -> Result<EntryDetails,
 fn ended(
     id: EntryId,
     row: &FinishedRow,
-    of: &ReplicaHandle,
+    of: &ReplicaRows,
     bytes_max: usize,
 ) -> Result<EntryDetails, NodeError> {
     let mut entry = view_finished(id, row, &name_of(of, row.vqueue)?);
@@ -66,7 +66,7 @@ fn ended(
 }
 
 fn details(
-    partition: &ReplicaHandle,
+    partition: &ReplicaRows,
     id: EntryId,
     bytes_max: usize,
 ) -> Result<Option<EntryDetails>, NodeError> {
@@ -93,7 +93,7 @@ impl Inspect {
         id: EntryId,
         bytes_max: usize,
     ) -> Result<Option<EntryDetails>, NodeError> {
-        let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
+        let partition = self.registry.newest_rows(self.registry.route(id.partition_key)?)?;
         let bytes_max = bytes_max.min(DETAIL_BYTES_MAX);
         self.registry.blocking(move || details(&partition, id, bytes_max)).await?
     }

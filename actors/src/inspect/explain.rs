@@ -14,7 +14,7 @@ use forebay_engine::{
 use forebay_messages::{EntryId, EntryKey, PartitionId, Timestamp, VQueueName};
 use forebay_storage::partition::BytesHead;
 
-use crate::{error::NodeError, registry::ReplicaHandle, shell::Clock};
+use crate::{error::NodeError, peers::ReplicaRows, shell::Clock};
 
 use super::{
     Inspect,
@@ -33,7 +33,7 @@ struct Live {
     payload: Option<BytesHead>,
 }
 
-fn find_live(partition: &ReplicaHandle, id: EntryId) -> Result<Option<Live>, NodeError> {
+fn find_live(partition: &ReplicaRows, id: EntryId) -> Result<Option<Live>, NodeError> {
     let store = &partition.store;
     let Some(row) = store.entry(id)? else { return Ok(None) };
     let meta = store.vqueue(row.vqueue)?.unwrap_or_default();
@@ -54,7 +54,7 @@ impl Inspect {
     /// When a read fails or no partition owns its key.
     pub async fn explain(&self, id: EntryId) -> Result<Option<ExplainView>, NodeError> {
         let partition = self.registry.route(id.partition_key)?;
-        let entry = self.registry.replica(partition)?;
+        let entry = self.registry.replica(partition)?.rows;
         let now = entry.clock.now();
         let found = self.registry.blocking(move || find_live(&entry, id)).await??;
         let Some(Live { row, meta, ahead, holder, payload }) = found else {
@@ -97,7 +97,7 @@ impl Inspect {
             let counters = counters.into_iter().map(|counter| limit_view(partition, counter));
             let mut counters: BTreeMap<String, LimitView> =
                 counters.map(|view| (view.key.clone(), view)).collect();
-            let (entry, rules) = (self.registry.replica(partition)?, Arc::clone(&rules));
+            let (entry, rules) = (self.registry.replica(partition)?.rows, Arc::clone(&rules));
             let backlogs = self.registry.blocking(move || backlogs(&entry, &rules)).await??;
             for (key, (waiting, rule)) in backlogs {
                 let view = counters.entry(key.clone()).or_insert_with(|| {
@@ -194,7 +194,7 @@ fn limit_view(partition: PartitionId, counter: CounterView) -> LimitView {
 
 /// Number of waiting entries for each key whose backlog a rule limits.
 fn backlogs(
-    partition: &ReplicaHandle,
+    partition: &ReplicaRows,
     rules: &RuleLookup,
 ) -> Result<BTreeMap<String, (u64, GoverningRule)>, NodeError> {
     let mut found: BTreeMap<String, (u64, GoverningRule)> = BTreeMap::new();

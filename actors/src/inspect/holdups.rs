@@ -14,7 +14,7 @@ use forebay_engine::{
 use forebay_messages::{Timestamp, VQueueId, VQueueName};
 use forebay_storage::partition::Head;
 
-use crate::{error::NodeError, registry::ReplicaHandle, shell::Clock};
+use crate::{error::NodeError, peers::ReplicaRows, shell::Clock};
 
 use super::{Inspect, query::selector};
 
@@ -94,7 +94,7 @@ fn levels(name: &VQueueName) -> Vec<&str> {
 }
 
 fn count(
-    partition: &ReplicaHandle,
+    partition: &ReplicaRows,
     filter: &EntryFilter,
     known: &Known,
 ) -> Result<BTreeMap<HeldBy, u64>, NodeError> {
@@ -143,7 +143,7 @@ impl Inspect {
         for partition in self.registry.partitions() {
             let look = |limiter: &Limiter, now| limiter.lacks(now);
             let lacks = self.registry.look_at_limiter(partition, look).await.unwrap_or_default();
-            let entry = self.registry.replica(partition)?;
+            let entry = self.registry.replica(partition)?.rows;
             let running = self.executor.running();
             let known = Known {
                 lacks: lacks.into_iter().collect(),

@@ -6,14 +6,14 @@ use forebay_engine::rules::{
     GoverningRule, Loads, MAX_RULES_PER_BOOK, RuleBook, RuleChange, RuleLookup, check_supported,
 };
 
-use crate::{error::NodeError, registry::ReplicaHandle};
+use crate::{error::NodeError, peers::ReplicaRows};
 
 use super::Inspect;
 
 /// Rows read at a time.
 const PAGE_LEN: usize = 512;
 
-fn add_loads(partition: &ReplicaHandle, loads: &mut Loads) -> Result<(), NodeError> {
+fn add_loads(partition: &ReplicaRows, loads: &mut Loads) -> Result<(), NodeError> {
     let mut after = None;
     loop {
         let page = partition.store.vqueues_after(after, PAGE_LEN)?;
@@ -25,7 +25,7 @@ fn add_loads(partition: &ReplicaHandle, loads: &mut Loads) -> Result<(), NodeErr
     }
 }
 
-fn read_loads(partitions: &[ReplicaHandle]) -> Result<Loads, NodeError> {
+fn read_loads(partitions: &[ReplicaRows]) -> Result<Loads, NodeError> {
     let mut loads = Loads::default();
     for partition in partitions {
         add_loads(partition, &mut loads)?;
@@ -50,8 +50,9 @@ impl Inspect {
         let changed = book.apply(&changes, self.registry.clock().now(), MAX_RULES_PER_BOOK)?.book;
         let lookup = |book: &RuleBook| RuleLookup::from_updates(&book.diff_from_empty());
         let (now, then) = (lookup(&book), lookup(&changed));
-        let partitions = self.registry.partitions().into_iter().map(|id| self.registry.replica(id));
-        let partitions = partitions.collect::<Result<Vec<_>, _>>()?;
+        let partitions =
+            self.registry.partitions().into_iter().map(|id| Ok(self.registry.replica(id)?.rows));
+        let partitions = partitions.collect::<Result<Vec<_>, NodeError>>()?;
         let loads = self.registry.blocking(move || read_loads(&partitions)).await??;
         Ok(RulesImpact { governs: governs(&now, &then, key), ..impact(&loads, &now, &then) })
     }

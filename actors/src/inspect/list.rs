@@ -12,7 +12,7 @@ use forebay_messages::{EntryId, command::EntrySelector};
 use forebay_storage::partition::{Ended, LISTED_ROWS_MAX, ListQuery, Listed, ListedRow};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{error::NodeError, registry::ReplicaHandle};
+use crate::{error::NodeError, peers::ReplicaRows};
 
 use super::{
     Inspect,
@@ -60,7 +60,7 @@ fn view(listed: &Listed) -> EntryView {
 
 /// One page from these partitions, which are in the order of their keys. Blocks.
 fn page(
-    partitions: &[ReplicaHandle],
+    partitions: &[ReplicaRows],
     filter: &EntryFilter,
     after: Option<EntryId>,
 ) -> Result<EntryPage, NodeError> {
@@ -98,7 +98,7 @@ fn page(
 }
 
 /// The number of matching entries in these partitions. Blocks.
-fn count(partitions: &[ReplicaHandle], filter: &EntryFilter) -> Result<EntryCount, NodeError> {
+fn count(partitions: &[ReplicaRows], filter: &EntryFilter) -> Result<EntryCount, NodeError> {
     let selector = selector(filter)?;
     let is_wanted = |row: &_| wants_finished(filter, row);
     let mut total = EntryCount { count: 0, is_exact: true, looked_at: 0 };
@@ -118,8 +118,8 @@ fn count(partitions: &[ReplicaHandle], filter: &EntryFilter) -> Result<EntryCoun
 }
 
 impl Inspect {
-    fn partitions_by_key(&self) -> Result<Vec<ReplicaHandle>, NodeError> {
-        Ok(self.registry.newest_replicas()?.into_iter().map(|(_, partition)| partition).collect())
+    fn partitions_by_key(&self) -> Result<Vec<ReplicaRows>, NodeError> {
+        Ok(self.registry.all_newest_rows()?.into_iter().map(|(_, partition)| partition).collect())
     }
 
     /// A page of the entries that match a filter, from the start or from where another page ended:

@@ -11,7 +11,7 @@ use forebay_engine::{
 use forebay_messages::{EntryId, Outcome, Timestamp, VQueueId, VQueueName, command::EntrySelector};
 use forebay_storage::partition::BytesHead;
 
-use crate::{error::NodeError, registry::ReplicaHandle, table::Row};
+use crate::{error::NodeError, peers::ReplicaRows, table::Row};
 
 use super::Inspect;
 
@@ -107,11 +107,11 @@ pub(crate) fn view_finished(id: EntryId, row: &FinishedRow, name: &VQueueName) -
     }
 }
 
-pub(crate) fn name_of(of: &ReplicaHandle, vqueue: VQueueId) -> Result<VQueueName, NodeError> {
+pub(crate) fn name_of(of: &ReplicaRows, vqueue: VQueueId) -> Result<VQueueName, NodeError> {
     Ok(of.store.vqueue(vqueue)?.map(|meta| (*meta.name).clone()).unwrap_or_default())
 }
 
-fn look(partition: &ReplicaHandle, id: EntryId) -> Result<Option<EntryView>, NodeError> {
+fn look(partition: &ReplicaRows, id: EntryId) -> Result<Option<EntryView>, NodeError> {
     let tables = &partition.store;
     if let Some(row) = tables.entry(id)? {
         return Ok(Some(view_live(id, &row, &name_of(partition, row.vqueue)?)));
@@ -128,7 +128,7 @@ impl Inspect {
     /// # Errors
     /// When a read fails or no partition owns its key.
     pub fn entry(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
-        look(&self.registry.newest_replica(self.registry.route(id.partition_key)?)?, id)
+        look(&self.registry.newest_rows(self.registry.route(id.partition_key)?)?, id)
     }
 
     /// As [`Inspect::entry`], without blocking the caller. Cancel-safe.
@@ -136,7 +136,7 @@ impl Inspect {
     /// # Errors
     /// When a read fails or no partition owns its key.
     pub async fn look(&self, id: EntryId) -> Result<Option<EntryView>, NodeError> {
-        let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
+        let partition = self.registry.newest_rows(self.registry.route(id.partition_key)?)?;
         self.registry.blocking(move || look(&partition, id)).await?
     }
 
@@ -145,7 +145,7 @@ impl Inspect {
     /// # Errors
     /// When a read fails or no partition owns its key.
     pub fn payload(&self, id: EntryId) -> Result<Option<bytes::Bytes>, NodeError> {
-        let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
+        let partition = self.registry.newest_rows(self.registry.route(id.partition_key)?)?;
         Ok(partition.store.payload(id)?)
     }
 
@@ -154,7 +154,7 @@ impl Inspect {
     /// # Errors
     /// When a read fails or no partition owns its key.
     pub fn outcome(&self, id: EntryId) -> Result<Option<Outcome>, NodeError> {
-        let partition = self.registry.newest_replica(self.registry.route(id.partition_key)?)?;
+        let partition = self.registry.newest_rows(self.registry.route(id.partition_key)?)?;
         Ok(partition.store.finished(id)?.map(|row| row.outcome()))
     }
 
@@ -167,7 +167,7 @@ impl Inspect {
         let rows = self.registry.table().rows.clone();
         let views = rows.into_iter().map(|Row { id, first, last }| {
             // A partition that could not be started has no replica here.
-            let entry = self.registry.newest_replica(id).ok();
+            let entry = self.registry.newest_rows(id).ok();
             let gauges = self.registry.gauges(id);
             let status = self.registry.status(id);
             let stopped = status.as_ref().and_then(|status| status.stopped.clone());

@@ -8,7 +8,7 @@ use forebay_engine::partition::{rows::VQueueMeta, store::SeedRows};
 use forebay_messages::{EntryId, PartitionId, VQueueId};
 use forebay_storage::partition::{BytesHead, Head};
 
-use crate::{error::NodeError, registry::ReplicaHandle, unserved::Unheard};
+use crate::{error::NodeError, peers::ReplicaRows, unserved::Unheard};
 
 use super::{
     Inspect, PAGE_ROWS_MAX,
@@ -56,7 +56,7 @@ fn view(id: VQueueId, meta: &VQueueMeta) -> VQueueView {
 
 /// Adds the running or next entry, with its payload.
 fn add_head(
-    partition: &ReplicaHandle,
+    partition: &ReplicaRows,
     view: &mut VQueueView,
     bytes_max: usize,
 ) -> Result<(), NodeError> {
@@ -82,7 +82,7 @@ fn add_head(
 
 /// One page from these partitions, which are in the order of their keys. Blocks.
 fn page(
-    partitions: &[(PartitionId, ReplicaHandle)],
+    partitions: &[(PartitionId, ReplicaRows)],
     filter: &VQueueFilter,
     after: Option<VQueueId>,
 ) -> Result<VQueuePage, NodeError> {
@@ -135,8 +135,7 @@ impl Inspect {
             let mut partitions = Vec::new();
             for (partition, vqueue) in vqueues {
                 // A partition dropped meanwhile has no waiting entries here.
-                partitions
-                    .extend(self.registry.newest_replica(partition).ok().map(|of| (of, vqueue)));
+                partitions.extend(self.registry.newest_rows(partition).ok().map(|of| (of, vqueue)));
             }
             let count = move || -> Result<u64, NodeError> {
                 let mut waiting = 0;
@@ -163,7 +162,7 @@ impl Inspect {
         filter: &VQueueFilter,
         after: Option<VQueueId>,
     ) -> Result<VQueuePage, NodeError> {
-        let (partitions, filter) = (self.registry.newest_replicas()?, filter.clone());
+        let (partitions, filter) = (self.registry.all_newest_rows()?, filter.clone());
         let mut page = self.registry.blocking(move || page(&partitions, &filter, after)).await??;
         if self.dispatches {
             for view in &mut page.vqueues {

@@ -7,10 +7,7 @@ use forebay_engine::leadership::Role;
 use forebay_messages::PartitionId;
 use forebay_storage::{log::LogStore, partition::Digest};
 
-use crate::{
-    error::NodeError,
-    registry::{Registry, ReplicaHandle},
-};
+use crate::{error::NodeError, peers::ReplicaRows, registry::Registry};
 
 use super::{Inspect, query::role_view};
 
@@ -18,7 +15,7 @@ use super::{Inspect, query::role_view};
 const PAGE_LEN: usize = 1_024;
 
 /// Adds the counts of its vqueues. Blocks.
-fn counted(replica: &ReplicaHandle, mut view: PartitionView) -> Result<PartitionView, NodeError> {
+fn counted(replica: &ReplicaRows, mut view: PartitionView) -> Result<PartitionView, NodeError> {
     let mut after = None;
     loop {
         let page = replica.store.vqueues_after(after, PAGE_LEN)?;
@@ -39,8 +36,8 @@ fn glance(
     registry: &Registry,
     log_store: &dyn LogStore,
     id: PartitionId,
-) -> Result<(ReplicaHandle, PartitionView), NodeError> {
-    let replica = registry.replica(id)?;
+) -> Result<(ReplicaRows, PartitionView), NodeError> {
+    let replica = registry.replica(id)?.rows;
     let status = registry.status(id);
     let stopped = status.as_ref().and_then(|status| status.stopped.clone());
     let stored = forebay_engine::partition::state::State::load(&replica.store)?;
@@ -109,6 +106,6 @@ impl Inspect {
     /// # Errors
     /// [`NodeError`].
     pub fn digest(&self, partition: PartitionId) -> Result<Digest, NodeError> {
-        Ok(self.registry.replica(partition)?.store.digest()?)
+        Ok(self.registry.replica(partition)?.rows.store.digest()?)
     }
 }

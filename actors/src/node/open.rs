@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use forebay_messages::{NodeId, Timestamp};
@@ -227,7 +227,8 @@ impl Node {
             is_simulated,
         }));
         if let Some(shared) = &config.shared {
-            shared.join(&registry);
+            let peer: Weak<Registry> = Arc::downgrade(&registry);
+            shared.join(peer, registry.node);
         }
         if let Some(running_max) = config.running_max {
             start_capacity(&registry, &arbiters[0], running_max);

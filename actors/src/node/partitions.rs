@@ -189,7 +189,7 @@ impl Partitions {
         let replica = self.registry.replica(partition)?;
         self.leads(partition)?;
         let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        let by = Timestamp(replica.clock.now().0.saturating_add(millis));
+        let by = Timestamp(replica.rows.clock.now().0.saturating_add(millis));
         replica.supervisor.address.send(LeadershipInput::Leave { by });
         let mut status = self.registry.watch_status();
         while self.runs(partition) {
@@ -243,7 +243,7 @@ impl Partitions {
     /// flushed: the log has them.
     pub(crate) async fn stop_dropped(&self, partition: PartitionId) -> Result<(), NodeError> {
         self.access.close_credits(partition);
-        let range = self.registry.replicas.get(&partition).map(|replica| replica.range);
+        let range = self.registry.replicas.get(&partition).map(|replica| replica.rows.range);
         let stopped = match self.stop_partition(partition).await {
             // It was not started.
             Err(NodeError::UnknownPartition(_)) => Ok(()),
@@ -273,7 +273,7 @@ impl Partitions {
         let _ = status
             .wait_for(|all| all.get(&partition).is_none_or(|status| status.stopped.is_some()))
             .await;
-        let store = replica.store;
+        let store = replica.rows.store;
         let through = self.registry.blocking(move || store.flush()).await??;
         if let Ok(log) = self.machinery.log() {
             let node = self.registry.node;

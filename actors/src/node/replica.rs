@@ -33,6 +33,7 @@ use crate::{
         supervisor::{SupervisorPerformer, look_at_lease},
         vqueue::VQueueShared,
     },
+    peers::ReplicaRows,
     registry::{Registry, ReplicaHandle},
     shell::{Death, OnDeath, Ref, SteadyClock, World},
     table::Row,
@@ -144,9 +145,11 @@ impl Living {
         links.set_supervisor(supervisor.address.clone());
         let (address, orders) = (partition.address.clone(), supervisor.address.clone());
         let replica = ReplicaHandle {
-            range: (row.first, row.last),
-            store: store.clone(),
-            clock: Arc::clone(clock),
+            rows: ReplicaRows {
+                range: (row.first, row.last),
+                store: store.clone(),
+                clock: Arc::clone(clock),
+            },
             partition: Arc::new(partition),
             supervisor: Arc::new(supervisor),
         };

@@ -73,7 +73,7 @@ impl Rules {
     /// When it cannot be read.
     pub fn applied_rule_book(&self, partition: PartitionId) -> Result<RuleBook, NodeError> {
         let replica = self.registry.replica(partition)?;
-        match replica.store.fsm(FsmSlot::RuleBook)? {
+        match replica.rows.store.fsm(FsmSlot::RuleBook)? {
             None => Ok(RuleBook::default()),
             Some(bytes) => Ok(RuleBook::decode(&bytes)?),
         }

@@ -125,12 +125,13 @@ impl Registry {
             pending
         };
         if let Some(format_min) = barrier_before(&book)
-            && fsm_number(&replica.store, FsmSlot::MinVersion).unwrap_or(0) < u64::from(format_min)
+            && fsm_number(&replica.rows.store, FsmSlot::MinVersion).unwrap_or(0)
+                < u64::from(format_min)
         {
             // Both go into the log in this order; the first answer is ignored.
             drop(propose(Command::VersionBarrier(VersionBarrier { format_min })));
         }
-        propose(upsert_rule_book(replica.range, book))
+        propose(upsert_rule_book(replica.rows.range, book))
     }
 
     /// Proposes the newest rule book to a partition that has just begun to lead, unless it already
@@ -147,7 +148,7 @@ impl Registry {
                 return;
             }
         };
-        let present = replica.store.fsm(FsmSlot::RuleBook).ok();
+        let present = replica.rows.store.fsm(FsmSlot::RuleBook).ok();
         if present.flatten().as_ref() == Some(&newest) {
             return;
         }
