@@ -147,7 +147,9 @@ impl Keeper {
         let limits = &self.shared.limits;
         self.pause = (self.pause * 2).clamp(limits.backoff_min, limits.backoff_max);
         let pause = self.shared.with_jitter(self.pause);
+        // Biased, here and elsewhere: a run under a seed must not draw from another source.
         tokio::select! {
+            biased;
             () = tokio::time::sleep(pause) => {}
             () = self.peer.wait_for_hurry(self.class) => self.pause = Duration::ZERO,
         }

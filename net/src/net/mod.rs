@@ -351,6 +351,7 @@ async fn watch_certificates(shared: Arc<Shared>) {
             tracing::warn!(node = %shared.identity.name, "the certificate ends in {days} days");
         }
         tokio::select! {
+            biased;
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(shared.limits.certificate_check_interval) => {}
         }
