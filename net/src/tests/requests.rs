@@ -5,6 +5,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::*;
 use crate::RequestError;
 
+/// A deadline after the end of every test: what ends before it ends for another reason.
+const LONG: Duration = Duration::from_secs(60);
+
 async fn pair(limits: Limits, service: Arc<Kit>) -> (Net, Net) {
     let a = Net::start(Config { limits: limits.clone(), ..config("a") }).await.unwrap();
     let b = Net::start(Config { limits, service, ..config("b") }).await.unwrap();
@@ -13,7 +16,7 @@ async fn pair(limits: Limits, service: Arc<Kit>) -> (Net, Net) {
 }
 
 async fn ask(net: &Net, body: impl Into<Bytes>) -> Result<Bytes, RequestError> {
-    soon("an answer", net.request(&name("b"), body.into(), PATIENCE)).await
+    soon("an answer", net.request(&name("b"), body.into(), LONG)).await
 }
 
 #[tokio::test]
@@ -65,7 +68,7 @@ async fn a_dropped_request_is_cancelled_at_the_peer() {
     let running = || service.running.load(Ordering::SeqCst);
     {
         let b = name("b");
-        let asked = a.request(&b, "wait".into(), PATIENCE);
+        let asked = a.request(&b, "wait".into(), LONG);
         tokio::select! {
             _ = asked => panic!("nobody answers"),
             () = until("it runs", || running() == 1) => {}

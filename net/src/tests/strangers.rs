@@ -33,6 +33,21 @@ async fn a_stranger_gets_nothing_but_the_end() {
     }
 }
 
+#[tokio::test]
+async fn the_oldest_handshake_gives_way() {
+    let limits =
+        Limits { handshakes_max: 4, handshake_time_max: Duration::from_secs(600), ..limits() };
+    let b = Net::start(Config { limits, ..config("b") }).await.unwrap();
+    let mut strangers = Vec::new();
+    for _ in 0..20 {
+        strangers.push(TcpStream::connect(address(&b)).await.unwrap());
+    }
+    for stranger in strangers.into_iter().take(16) {
+        assert!(is_closed_without_a_byte(stranger).await);
+    }
+    by_hand(&b, Class::Requests, &identity("c")).await;
+}
+
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
