@@ -140,8 +140,8 @@ impl Builder {
     ///
     /// The log is trimmed below what all running replicas have in files. A replica that lacks
     /// trimmed records (because it was stopped, or is new) copies rows from another runtime of this
-    /// log; alone it is refused ([`ErrorKind::Storage`]). When all are started again, begin with the
-    /// one that was shut down last.
+    /// log; alone it is refused ([`ErrorKind::Storage`]). When all are started again, begin with
+    /// the one that was shut down last.
     ///
     /// [`ErrorKind::Storage`]: crate::ErrorKind::Storage
     pub fn shared_log(mut self, log: &SharedLog) -> Self {
