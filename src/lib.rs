@@ -32,7 +32,7 @@ pub mod snapshot {
     //! ```no_run
     //! # async fn example(runtime: forebay::Runtime) -> Result<(), Box<dyn std::error::Error>> {
     //! runtime.snapshot("/backup/monday").await?;
-    //! //! // Later, elsewhere: the new directory must be empty.
+    //! // Later, elsewhere: the new directory must be empty.
     //! forebay::snapshot::restore("/backup/monday".as_ref(), "./data".as_ref(), None)?;
     //! # Ok(()) }
     //! ```
