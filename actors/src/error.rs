@@ -252,7 +252,7 @@ pub enum ErrorKind {
     Partly,
     /// A rule or the present state does not allow it.
     Refused,
-    /// Somebody else changed it first: read it again, then repeat the change.
+    /// Another client changed it first: read it again, then repeat the change.
     Conflict,
     /// There is no such entry, partition or rule.
     NotFound,
@@ -266,7 +266,7 @@ pub enum ErrorKind {
     Storage,
     /// The process lacks something: a thread, a tokio runtime with timers and I/O.
     Environment,
-    /// The entry failed for good, as its result says.
+    /// The entry failed permanently, as its result says.
     Failed,
     /// A bug in forebay.
     Bug,

@@ -35,7 +35,7 @@ fn started(place: &Place) -> Vec<String> {
 }
 
 #[test]
-fn a_run_goes_on_until_what_was_added_has_ended_too() {
+fn a_run_ends_when_the_added_items_have_ended_too() {
     let place = Place::new();
     place.write("items", "a\nb\n");
     let running = waiting(&place, &[]);
@@ -70,7 +70,7 @@ fn what_was_acknowledged_survives_a_kill() {
     said(&place.run(&add(&["-i", "more"])), 0, &["298 added"]);
     running.kill();
     place.write("go", "");
-    // The input does not name them: they wait, and are told of.
+    // The input does not name them: they wait, and a line says so.
     let rest = waiting(&place, &[]).end();
     rest.expect(0, &["2 succeeded", "298 items of this command that are not in the input wait"]);
     place.run(&exec(&["--resume"])).expect(0, &["298 succeeded"]);
@@ -80,7 +80,7 @@ fn what_was_acknowledged_survives_a_kill() {
 }
 
 #[test]
-fn an_interrupted_run_says_how_to_go_on_with_what_was_added() {
+fn an_interrupted_run_says_how_to_continue_with_added_items() {
     let place = Place::new();
     place.write("items", "1\n2\n");
     let running = waiting(&place, &[]);
@@ -162,7 +162,7 @@ fn what_a_killed_client_has_half_sent_is_no_item() {
 }
 
 #[test]
-fn where_a_rule_bounds_what_waits_adding_waits_for_room() {
+fn adding_waits_for_room_under_a_backlog_rule() {
     let place = Place::new();
     place.write("items", numbers(2));
     let rule = ["--scope", "s", "--rule", "s=1,backlog=2"];

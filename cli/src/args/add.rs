@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{DelimiterArg, exec::per_item};
 
-/// Give items to the run that is running: it goes on until they have ended too
+/// Give items to the run that is running: it ends when they have ended too
 ///
 /// The run is the one that `forebay exec` serves in this data directory. Items are written as
 /// in its input, unless an option says otherwise; its templates, scopes, keys and retries hold

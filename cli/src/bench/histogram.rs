@@ -41,7 +41,7 @@ fn locked(shard: &Mutex<Counts<u64>>) -> MutexGuard<'_, Counts<u64>> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The number of this thread, among those that record.
+/// The number of this thread among the recording threads.
 fn thread_number() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_those_of_what_all_threads_counted() {
+    fn quantiles_count_the_values_of_all_threads() {
         let histogram = Histogram::default();
         assert!(histogram.quantile_us(0.5).abs() < f64::EPSILON);
         std::thread::scope(|scope| {
@@ -114,6 +114,6 @@ mod tests {
         let histogram = Histogram::default();
         histogram.record(u64::MAX);
         let hours = histogram.quantile_us(1.0) / 3.6e9;
-        assert!((1.0..1.3).contains(&hours), "{hours}");
+        assert!((hours - 1.0).abs() < 0.02, "{hours}");
     }
 }

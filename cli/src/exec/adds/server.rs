@@ -31,7 +31,7 @@ const CONNECTIONS_MAX: usize = 16;
 const BATCHES_MAX: usize = 4;
 /// Items of one batch.
 const BATCH_LEN_MAX: usize = 256;
-/// How long a client has for its first line, and for reading each of ours.
+/// How long a client has to send its first line, and to read each answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Items that are to be stored, and where to say that they are.
@@ -41,7 +41,7 @@ pub(crate) struct Batch {
     pub(crate) stored: oneshot::Sender<Counts>,
 }
 
-/// What clients are told of the run.
+/// What clients learn about the run.
 #[derive(Clone, Debug)]
 pub(crate) struct Told {
     pub(crate) run: String,

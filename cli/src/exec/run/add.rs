@@ -1,7 +1,7 @@
-//! Items that are added while a run goes on.
+//! Items that are added while a run is running.
 //!
-//! Must always hold: who added items is told that they are stored when they are; the run goes
-//! on until they have ended, too.
+//! Must always hold: a client is told that its items are stored once they are; the run ends
+//! only when they have ended, too.
 
 use std::path::Path;
 
