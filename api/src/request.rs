@@ -19,7 +19,7 @@ pub enum Request {
         #[serde(default)]
         running_max: Option<NonZeroU32>,
     },
-    /// Entries, in the order of their ids. The answer is one page: see [`Control::pages`].
+    /// Entries, in the order of their ids. The answer is one page: see `Control::pages`.
     Entries {
         /// The filter.
         filter: EntryFilter,
@@ -39,7 +39,7 @@ pub enum Request {
         /// The filter.
         filter: EntryFilter,
     },
-    /// Vqueues, in the order of their ids. The answer is one page: see [`Control::pages`].
+    /// Vqueues, in the order of their ids. The answer is one page: see `Control::pages`.
     Queues {
         /// The filter.
         filter: EntryFilter,

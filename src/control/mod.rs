@@ -40,6 +40,6 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const IDLE_MAX: Duration = Duration::from_secs(5);
 /// Interval of signs of life from a process that works on a long request.
 pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(5);
-/// Maximum time without a sign of life from a process: several intervals of [`ALIVE_EVERY`], and
-/// longer than any short request takes.
+/// Maximum time without a sign of life from a process: several of its intervals, and longer than
+/// any short request takes.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60);

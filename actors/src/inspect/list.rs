@@ -127,7 +127,8 @@ impl Inspect {
     /// rows. Entries that change meanwhile may be included or not. Cancel-safe.
     ///
     /// # Errors
-    /// [`FilterError::OtherFilter`] for a cursor of another filter; when a read fails.
+    /// [`OtherFilter`](forebay_api::FilterError::OtherFilter) for a cursor of another filter; when
+    /// a read fails.
     pub async fn entry_page(
         &self,
         filter: &EntryFilter,

@@ -7,7 +7,7 @@
 //!
 //! # Why a process and not a thread
 //! A parent-death signal is set by the child, and is tied to the thread that started it. So the
-//! binary starts itself once more as [`serve`]: its only thread is the parent, and it notices the
+//! binary starts itself once more as [`serve()`]: its only thread is the parent, and it notices the
 //! death of the requesting process by the end of their socket and can then kill whole groups, which
 //! the death signal alone cannot. It starts commands without a fork ([`launch`]).
 //!

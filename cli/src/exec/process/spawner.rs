@@ -156,7 +156,7 @@ impl Spawner {
         Self::start_with(command, dir).await
     }
 
-    /// Like [`Self::start`], with another command line for [`super::serve`].
+    /// Like [`Self::start`], with another command line for [`super::serve()`].
     pub(super) async fn start_with(mut command: Command, dir: &Path) -> Result<Self, SpawnerError> {
         let unusable = |source| SpawnerError::Directory { path: dir.to_owned(), source };
         let owner = own(dir).await.map_err(unusable)?;
