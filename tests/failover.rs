@@ -1,5 +1,5 @@
-//! Several runtimes over one log in this process: who leads, what followers do, and what happens to
-//! waiting callers when the leader changes.
+//! Several runtimes over one log in this process: which one leads, what followers do, and what
+//! happens to waiting callers when the leader changes.
 
 mod in_flight;
 mod late;

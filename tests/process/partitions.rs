@@ -1,4 +1,4 @@
-//! `forebay partitions`: who leads, and orders to lead or stop leading.
+//! `forebay partitions`: the leaders, and orders to lead or stop leading.
 
 use serde_json::Value;
 

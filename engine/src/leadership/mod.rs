@@ -94,7 +94,7 @@ pub enum LeadershipInput {
     },
     /// The partition applied an announcement.
     Announced {
-        /// Who leads.
+        /// The node that leads.
         node: NodeId,
         /// Under which epoch.
         epoch: Epoch,
@@ -306,8 +306,8 @@ impl Leadership {
     }
 
     fn on_announced(&mut self, node: NodeId, epoch: Epoch, effects: &mut Vec<LeadershipEffect>) {
-        // An older announcement says nothing about who leads now: a replica that starts sees those
-        // of earlier leaders, and may have been refused by the newest meanwhile.
+        // An older announcement says nothing about the present leader: a replica that starts sees
+        // the announcements of earlier leaders, and the newest may have refused it meanwhile.
         let is_newest = epoch >= self.highest;
         self.highest = self.highest.max(epoch);
         let own = self.own_epoch().unwrap_or_default();

@@ -5,7 +5,7 @@
 //! vqueues, so that every replica, including a restarted one, refuses the same commands. Everything
 //! in an inbox counts as waiting, including entries that are not due and retries. Only new entries
 //! are refused: an entry that returns to an inbox (a retry, a resumed or redriven entry) always has
-//! room. Must not know: who leads, which entries run.
+//! room. Must not know: which replica leads, which entries run.
 
 use std::collections::BTreeMap;
 

@@ -15,7 +15,7 @@
 //! The range of a partition never grows (S1 depends on it: else messages with low indexes
 //! could become its own after it got higher ones).
 //!
-//! Must not know: what messages say, who leads, how commands travel, how rows are read.
+//! Must not know: what messages say, which replica leads, how commands travel, how rows are read.
 
 mod target;
 

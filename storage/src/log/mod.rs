@@ -4,7 +4,7 @@
 //! Owns: the port [`LogStore`], its providers, the frame of a record. Must always hold: everything
 //! that [`LogStore::append`] acknowledged with an LSN is durable; LSNs of a partition have no gaps;
 //! a fence never moves back; damage is an error that names log, partition and LSN. Must not know:
-//! what a command means, who leads.
+//! what a command means, which replica leads.
 //!
 //! A log may serve several partitions. LSNs count per partition: records are keyed by (partition,
 //! LSN) in one database per node, so that one fsync covers the appends of all its partitions, while

@@ -2,7 +2,8 @@
 //!
 //! Owns: the tables' keys and rows as bytes, the write overlay ([`Txn`]) to which the state machine
 //! applies records, and all other readers. Must always hold: rows and applied LSN change together;
-//! the store never runs ahead of the log. Must not know: what a command does, who leads.
+//! the store never runs ahead of the log. Must not know: what a command does, which replica
+//! leads.
 
 mod copy;
 mod error;

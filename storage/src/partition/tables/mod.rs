@@ -16,7 +16,7 @@
 //! | `ou` | outbox | index | message |
 //! | `pa` | payload | entry id | the bytes |
 //! | `pk` | parked | vqueue, entry id | nothing |
-//! | `pr` | promise | entry id, name | what it was settled with, who waits |
+//! | `pr` | promise | entry id, name | its result, the journal rows that wait |
 //! | `ru` | running | vqueue, entry id | attempt |
 //! | `sl` | sleep | time, entry id, journal key | nothing |
 //! | `ti` | timer | time, entry id | nothing |
