@@ -2,8 +2,7 @@
 //! same faults and the same checks. In addition, the rows of a directory must equal the model of
 //! them whenever it is opened.
 //!
-//! FOREBAY_SIM_SEEDS=n runs n fresh seeds instead of the few of `make test`;
-//! FOREBAY_SIM_SEED=n begins with that one (alone, without the other). TMPDIR says on which disk.
+//! TMPDIR says on which disk.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 #[path = "../../../engine/tests/consensus/random.rs"]
@@ -13,12 +12,9 @@ mod real;
 #[expect(dead_code, reason = "scenarios of the engine's tests use the rest")]
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use real::Real;
-use world::{faults, host};
+use world::{faults, seeds};
 
-type Life = faults::Life<Real>;
 type World = world::World<Real>;
 
 /// Seeds that `make test` always runs.
@@ -27,37 +23,16 @@ const FIXED_SEEDS: u64 = 6;
 /// Number of additional fresh seeds.
 const FRESH_SEEDS: u64 = 2;
 
-fn run(seed: u64) -> Life {
-    match catch_unwind(AssertUnwindSafe(|| Life::live(seed))) {
-        Ok(life) => life,
-        Err(_) => panic!("seed {seed} (above); replay: make sim-consensus-disk SEED={seed}"),
-    }
-}
+/// The make target that runs these seeds.
+const TARGET: &str = "sim-consensus-disk";
 
-fn run_all(seeds: impl Iterator<Item = u64>) {
-    host::timed(|| {
-        let mut sum = faults::Sum::default();
-        seeds.for_each(|seed| sum.add(&run(seed)));
-        sum
-    });
+fn run(seed: u64) -> faults::Life<Real> {
+    seeds::live(seed, TARGET)
 }
 
 #[test]
 fn seeds_hold_on_disk() {
-    let first = host::variable("FOREBAY_SIM_SEED");
-    let count = host::variable("FOREBAY_SIM_SEEDS");
-    match (first, count) {
-        (None, None) => {
-            run_all(0..FIXED_SEEDS);
-            let fresh = host::fresh_seed();
-            run_all(fresh..fresh + FRESH_SEEDS);
-        }
-        (Some(first), count) => run_all(first..first + count.unwrap_or(1)),
-        (None, Some(count)) => {
-            let fresh = host::fresh_seed();
-            run_all(fresh..fresh + count);
-        }
-    }
+    seeds::live_all::<Real>(FIXED_SEEDS, FRESH_SEEDS, TARGET);
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub(crate) mod disk;
 pub(crate) mod faults;
 pub(crate) mod host;
 mod net;
+pub(crate) mod seeds;
 
 use std::collections::{BTreeMap, BTreeSet};
 
