@@ -38,14 +38,19 @@ impl Drop for Ending {
 }
 
 /// Owned by a task of the tokio runtime that runs the handlers, and dropped with it.
-struct Sentinel(Weak<Node>);
+struct Sentinel {
+    node: Weak<Node>,
+    down: Arc<Down>,
+}
 
 impl Drop for Sentinel {
     fn drop(&mut self) {
-        let Some(node) = self.0.upgrade() else { return };
-        if node.registry.down.has_begun.load(Ordering::Acquire) {
+        // Without the node: a thread that holds it here keeps the directory locked after callers of
+        // `shutdown` have returned.
+        if self.down.has_begun.load(Ordering::Acquire) {
             return;
         }
+        let Some(node) = self.node.upgrade() else { return };
         node.registry.down.is_tokio_gone.store(true, Ordering::Release);
         tracing::error!(
             "the tokio runtime that forebay was started in is gone, and no handler can run \
@@ -135,7 +140,8 @@ impl Node {
         if self.registry.is_simulated() {
             return;
         }
-        let sentinel = Sentinel(Arc::downgrade(self));
+        let down = Arc::clone(&self.registry.down);
+        let sentinel = Sentinel { node: Arc::downgrade(self), down };
         let task = self.executor.spawner().spawn_as("sentinel", async move {
             let _sentinel = sentinel;
             std::future::pending::<()>().await;
