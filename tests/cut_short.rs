@@ -111,18 +111,42 @@ fn said(place: &Place) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
+/// Number of lives that a job ends before a life ends well.
+fn deaths(place: &Place, first: &str, then: &str) -> u32 {
+    let mut lives = 0;
+    while !live(&place.path(""), if lives == 0 { first } else { then }).success() {
+        lives += 1;
+        assert!(lives <= LIVES_MAX, "it never stops ending its process: {}", said(place));
+    }
+    lives
+}
+
 /// Regression: it ran in every life of the process, each time as attempt 1.
 #[test]
 fn a_job_that_ends_its_process_is_a_dead_letter_after_five_interruptions() {
     let place = Place::new();
-    let mut lives = 0;
-    while !live(&place.path(""), if lives == 0 { "first" } else { "abort" }).success() {
-        lives += 1;
-        assert!(lives <= LIVES_MAX, "it never stops ending its process: {}", said(&place));
-    }
+    let lives = deaths(&place, "first", "abort");
     let outcome = fs::read_to_string(place.path("outcome")).unwrap();
     assert!(outcome.starts_with("dead letter: the process died 5 times"), "{outcome}");
     assert!(lives >= 5, "{lives} lives");
+}
+
+/// Regression: the limit of a handler that is added after the start was unknown when a death was
+/// counted, and the default of five held for it.
+#[test]
+fn the_limit_of_a_handler_that_is_added_late_holds() {
+    let place = Place::new();
+    deaths(&place, "late-first", "late-abort");
+    let outcome = fs::read_to_string(place.path("outcome")).unwrap();
+    assert!(outcome.starts_with("dead letter: the process died 3 times"), "{outcome}");
+
+    let place = Place::new();
+    assert!(!live(&place.path(""), "any-first").success(), "{}", said(&place));
+    for _ in 0..LIVES_MAX {
+        assert!(!live(&place.path(""), "any-abort").success(), "{}", said(&place));
+    }
+    assert!(live(&place.path(""), "any-end").success(), "{}", said(&place));
+    assert_eq!(fs::read_to_string(place.path("outcome")).unwrap(), "success");
 }
 
 #[test]
@@ -149,24 +173,35 @@ fn process_to_interrupt() {
 async fn run(directory: PathBuf, turn: String) {
     let started = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
     let (told, what) = (started.clone(), turn.clone());
-    let runtime = Runtime::builder()
+    let job = move |_: Context, (): ()| {
+        let (told, what) = (told.clone(), what.clone());
+        async move {
+            told.add_permits(1);
+            match what.rsplit('-').next().unwrap() {
+                "end" => Ok::<_, HandlerError>(()),
+                _ if what.starts_with("stop") => std::future::pending().await,
+                _ => std::process::abort(),
+            }
+        }
+    };
+    let builder = Runtime::builder()
         .data_dir(directory.join("data"))
         .trim_log(TrimLog::Never)
-        .handler("job", move |_: Context, (): ()| {
-            let (told, what) = (told.clone(), what.clone());
-            async move {
-                told.add_permits(1);
-                match &*what {
-                    "first" | "abort" => std::process::abort(),
-                    "end" => Ok::<_, HandlerError>(()),
-                    _ => std::future::pending().await,
-                }
-            }
-        })
-        .handler("other", |_: Context, (): ()| async { Ok(()) })
-        .start()
-        .await
-        .unwrap();
+        .handler("other", |_: Context, (): ()| async { Ok(()) });
+    let limit = match turn.split('-').next().unwrap() {
+        "late" => Some(3),
+        "any" => Some(u32::MAX),
+        _ => None,
+    };
+    let options = HandlerOptions { interruptions_max: limit, ..HandlerOptions::default() };
+    let runtime = match limit {
+        None => builder.handler("job", job).start().await.unwrap(),
+        Some(_) => {
+            let runtime = builder.start().await.unwrap();
+            runtime.register_with("job", options, job).unwrap();
+            runtime
+        }
+    };
     let id = if turn.ends_with("first") {
         // The id is known before the job can run.
         let uuid = *uuid::Uuid::new_v4().as_bytes();

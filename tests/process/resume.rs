@@ -44,6 +44,22 @@ fn ctrl_c_twice_ends_running_items_and_they_run_again() {
     assert_eq!((ran(&place, "started"), ran(&place, "ended")), (vec![1, 1], vec![1]));
 }
 
+/// Regression: the item was a dead letter after five kills, as if it had been the cause.
+#[test]
+fn an_item_runs_again_after_any_number_of_kills() {
+    let place = Place::new();
+    place.write("items", "1\n");
+    let script = "echo {} >> started; test -e quick || sleep 60";
+    let arguments = exec(&["--input", "items", "--", "sh", "-c", script]);
+    for kills in 1..=8 {
+        let running = place.start(&arguments);
+        until("it has started", || ran(&place, "started").len() == kills);
+        running.kill();
+    }
+    place.write("quick", "");
+    place.run(&arguments).expect(0, &["1 succeeded"]);
+}
+
 #[test]
 fn the_same_input_twice_runs_nothing_and_again_forces_it() {
     let place = Place::new();

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_engine::{
     aliases::Aliases,
+    partition::apply::interrupted_text,
     partition::machine::{KnownAttempt, PartitionInput, RunAttempt},
 };
 use forebay_messages::{AttemptToken, EntryId, PartitionKey, VQueueName, actor::AttemptEnd};
@@ -109,7 +110,9 @@ pub trait Execute: Send + Sync {
     fn has_handler(&self, service: &str) -> bool;
     /// The vqueue of an attempt; `None` when its handler is gone.
     fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>>;
-    /// Number of process deaths after which an entry of a service is a dead letter.
+    /// Number of process deaths after which an entry of a service is a dead letter. `u32::MAX` for
+    /// a service without a handler: the deaths are counted, and compared with the handler's limit
+    /// when it is there and about to run the entry.
     fn interruptions_max(&self, service: &str) -> u32;
 }
 
@@ -223,6 +226,13 @@ impl Executor {
             reply_to.send(PartitionInput::Ended { entry, token, ended });
             return None;
         };
+        // The limit was unknown when the deaths were counted if the handler was added later.
+        if run.interrupted > 0 && run.interrupted >= handler.interruptions_max().max(1) {
+            let message = interrupted_text(run.interrupted).into();
+            let ended = AttemptEnd::DeadLetter { message };
+            reply_to.send(PartitionInput::Ended { entry, token, ended });
+            return None;
+        }
         let (name, cancel) = (Arc::clone(&run.name), Cancel::default());
         let running = Running::new(name, cancel.clone(), reply_to);
         let guard = self.shared.register((entry, token), running);
@@ -266,6 +276,6 @@ impl Execute for Executor {
 
     fn interruptions_max(&self, service: &str) -> u32 {
         let handler = self.shared.means.handlers.get(service);
-        handler.map_or(INTERRUPTIONS_MAX, |handler| handler.interruptions_max().max(1))
+        handler.map_or(u32::MAX, |handler| handler.interruptions_max().max(1))
     }
 }

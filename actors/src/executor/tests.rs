@@ -131,6 +131,7 @@ fn attempt_of(number: usize, of: usize, name: VQueueName) -> RunAttempt {
         attempt: 1,
         last_failure: ByteString::new(),
         attempts_max: 1,
+        interrupted: 0,
     }
 }
 

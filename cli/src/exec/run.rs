@@ -137,6 +137,8 @@ fn options(args: &ExecArgs) -> HandlerOptions {
     HandlerOptions {
         retry: setup::retry(args),
         retention: Some(Duration::MAX),
+        // Commands run in processes of their own and cannot be why this one dies.
+        interruptions_max: Some(u32::MAX),
         ..HandlerOptions::default()
     }
 }

@@ -33,6 +33,11 @@ pub enum AttemptEnd {
         /// The delay, from the moment the partition receives this.
         wait: Duration,
     },
+    /// It was not started, and its entry becomes a dead letter.
+    DeadLetter {
+        /// Why.
+        message: ByteString,
+    },
     /// It ended its run, or cannot continue it.
     Run(AfterRun),
     /// It stopped because it was told to.

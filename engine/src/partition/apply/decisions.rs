@@ -74,7 +74,9 @@ pub fn begin<T: Rows>(
     let Some((attempts, last_failure, retry)) = looked.flatten() else { return Ok(None) };
     let Fit::Start { name, .. } = fit(tables, decision)? else { return Ok(None) };
     let (attempt, attempts_max) = (attempts + 1, retry.attempts_max);
-    Ok(Some((RunAttempt { entry, name, token, attempt, last_failure, attempts_max }, retry)))
+    let run =
+        RunAttempt { entry, name, token, attempt, last_failure, attempts_max, interrupted: 0 };
+    Ok(Some((run, retry)))
 }
 
 /// A started attempt, for its executor. `None` if it no longer runs.
@@ -109,6 +111,7 @@ fn run_attempt<T: Rows>(
         attempt: row.attempts + 1,
         last_failure: row.last_failure.clone(),
         attempts_max: row.retry.unwrap_or_default().attempts_max,
+        interrupted: row.interrupted,
     })?)
 }
 

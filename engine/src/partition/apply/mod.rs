@@ -56,6 +56,7 @@ pub use act::{
 };
 pub use decisions::{begin, started};
 pub use journal::OperationFinished;
+pub use retry::interrupted_text;
 
 /// Format of commands and rows that this code knows. 2: rule books with pauses. 3: journals.
 pub const FORMAT_VERSION: u64 = 3;

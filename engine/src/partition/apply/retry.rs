@@ -86,7 +86,8 @@ pub(super) fn apply<T: Tables>(
 }
 
 /// The error text of a dead letter whose process died each time it ran.
-fn interrupted_text(count: u32) -> String {
+#[must_use]
+pub fn interrupted_text(count: u32) -> String {
     format!(
         "the process died {count} times while this entry ran, so it is not started again: find \
          out whether its handler ends the process (abort, out of memory), then redrive it"

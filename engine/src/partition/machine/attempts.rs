@@ -522,6 +522,10 @@ impl Partition {
                 let failure = Failure { kind: FailureKind::Canceled, message, detail };
                 complete(entry, token, Outcome::Failure(failure))
             }
+            AttemptEnd::DeadLetter { message } => {
+                let (kind, detail) = (FailureKind::Exhausted, Default::default());
+                complete(entry, token, Outcome::Failure(Failure { kind, message, detail }))
+            }
             AttemptEnd::Retry { message, detail, random } => End::Retry(RetryAttempt {
                 entry,
                 token,

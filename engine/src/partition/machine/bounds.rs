@@ -121,7 +121,9 @@ impl Bounds {
                 }
             }
             AttemptEnd::Run(then) => AttemptEnd::Run(self.bounded_run(then)),
-            other @ (AttemptEnd::Success(_) | AttemptEnd::Snooze { .. }) => other,
+            other @ (AttemptEnd::Success(_)
+            | AttemptEnd::Snooze { .. }
+            | AttemptEnd::DeadLetter { .. }) => other,
         }
     }
 

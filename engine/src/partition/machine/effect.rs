@@ -53,6 +53,8 @@ pub struct RunAttempt {
     pub last_failure: ByteString,
     /// Maximum number of attempts; 0 means no limit.
     pub attempts_max: u32,
+    /// How often a process died while the entry ran.
+    pub interrupted: u32,
 }
 
 /// What an attempt is told.
