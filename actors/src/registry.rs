@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use dashmap::DashMap;
@@ -14,6 +14,7 @@ use forebay_engine::{
     leadership::{LeadershipInput, Role},
     limiter::{CapacityMode, Limiter},
     partition::machine::{Answer, Partition, PartitionInput, Phase},
+    shuffle::{Routes, ShuffleInput},
 };
 use forebay_messages::{
     Epoch, Lsn, NodeId, PartitionId, PartitionKey, Timestamp, actor::LimiterMessage,
@@ -96,6 +97,8 @@ pub(crate) struct Registry {
     gauges: DashMap<PartitionId, PartitionGauges, FxBuildHasher>,
     status: watch::Sender<HashMap<PartitionId, PartitionStatus>>,
     capacity: OnceLock<Capacity>,
+    /// The shuffles of the partitions led here.
+    shuffles: DashMap<PartitionId, Ref<ShuffleInput>, FxBuildHasher>,
     /// The limiters of the partitions led here, for looks.
     limiters: DashMap<PartitionId, Ref<Look<Limiter>>, FxBuildHasher>,
     shared: Option<SharedLog>,
@@ -137,6 +140,7 @@ impl Registry {
             gauges: DashMap::default(),
             status: watch::Sender::default(),
             capacity: OnceLock::new(),
+            shuffles: DashMap::default(),
             limiters: DashMap::default(),
             shared,
             record_len_max,
@@ -171,8 +175,30 @@ impl Registry {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn table_mut(&self) -> RwLockWriteGuard<'_, PartitionTable> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    /// Changes the routing table, and tells the shuffles of it.
+    pub(crate) fn change_table(&self, change: impl FnOnce(&mut PartitionTable)) {
+        change(&mut self.table.write().unwrap_or_else(PoisonError::into_inner));
+        let routes = self.routes();
+        for shuffle in &self.shuffles {
+            shuffle.send(ShuffleInput::Routed(routes.clone()));
+        }
+    }
+
+    /// Which keys belong to which partition.
+    pub(crate) fn routes(&self) -> Routes {
+        let table = self.table();
+        Routes::new(table.rows.iter().map(|row| (row.first, row.last, row.id)).collect())
+    }
+
+    /// A new shuffle hears of changes of the routing table from here on.
+    pub(crate) fn shuffle_started(&self, partition: PartitionId, shuffle: Ref<ShuffleInput>) {
+        self.shuffles.insert(partition, shuffle.clone());
+        // The table may have changed since it was made.
+        shuffle.send(ShuffleInput::Routed(self.routes()));
+    }
+
+    pub(crate) fn shuffle_stopped(&self, partition: PartitionId) {
+        self.shuffles.remove(&partition);
     }
 
     /// The partitions, in the order of their ranges.
@@ -403,6 +429,7 @@ impl Registry {
     pub(crate) fn forget(&self, partition: PartitionId) {
         self.replicas.remove(&partition);
         self.limiters.remove(&partition);
+        self.shuffles.remove(&partition);
         self.gauges.remove(&partition);
         self.status.send_modify(|status| {
             status.remove(&partition);

@@ -290,7 +290,8 @@ impl TestRuntime {
         }
     }
 
-    /// Ends every actor of a kind (`partition`, `supervisor`, `limiter`, `vqueue`, `capacity`) as a
+    /// Ends every actor of a kind (`partition`, `supervisor`, `limiter`, `vqueue`, `shuffle`,
+    /// `capacity`) as a
     /// panic would; returns their number.
     pub fn kill(&mut self, name: &str) -> usize {
         let Some(site) = self.present().site else { return 0 };

@@ -129,35 +129,7 @@ impl Access {
         partition: PartitionId,
         command: Command,
     ) -> Result<Answer, NodeError> {
-        let Some(shared) = self.registry.shared() else {
-            self.registry.check_up()?;
-            return ask(&self.registry, partition, command, credit).await;
-        };
-        let credit = match credit {
-            Credit::Own(credit) => Some(Arc::new(credit)),
-            Credit::Shared(credit) => Some(credit),
-            Credit::None => None,
-        };
-        let begun = Instant::now();
-        loop {
-            self.registry.check_up()?;
-            let leader = shared.leader(partition);
-            let credit = credit.clone().map_or(Credit::None, Credit::Shared);
-            let command = command.clone();
-            let answered = match leader {
-                Some(leader) if leader.node() != self.registry.node => {
-                    leader.propose(partition, command, credit).await
-                }
-                _ => ask(&self.registry, partition, command, credit).await,
-            };
-            match answered {
-                // Nothing was stored: it may be proposed again.
-                Err(NodeError::NotLeading) if begun.elapsed() < LEADER_WAIT => {
-                    tokio::time::sleep(LEADER_LOOK).await;
-                }
-                answered => return answered,
-            }
-        }
+        propose_by(&self.registry, credit, partition, command).await
     }
 
     /// Waits for the credits that this many bytes cost.
@@ -188,6 +160,45 @@ impl Access {
     pub fn credits_in_use(&self, partition: PartitionId) -> Option<usize> {
         let free = self.credits.get(&partition)?.available_permits();
         Some(CREDITS_PER_PARTITION.saturating_sub(free))
+    }
+}
+
+/// Proposes a command to a partition, wherever it is led; the credit is returned when the command
+/// is answered.
+pub(crate) async fn propose_by(
+    registry: &Registry,
+    credit: Credit,
+    partition: PartitionId,
+    command: Command,
+) -> Result<Answer, NodeError> {
+    let Some(shared) = registry.shared() else {
+        registry.check_up()?;
+        return ask(registry, partition, command, credit).await;
+    };
+    let credit = match credit {
+        Credit::Own(credit) => Some(Arc::new(credit)),
+        Credit::Shared(credit) => Some(credit),
+        Credit::None => None,
+    };
+    let begun = Instant::now();
+    loop {
+        registry.check_up()?;
+        let leader = shared.leader(partition);
+        let credit = credit.clone().map_or(Credit::None, Credit::Shared);
+        let command = command.clone();
+        let answered = match leader {
+            Some(leader) if leader.node() != registry.node => {
+                leader.propose(partition, command, credit).await
+            }
+            _ => ask(registry, partition, command, credit).await,
+        };
+        match answered {
+            // Nothing was stored: it may be proposed again.
+            Err(NodeError::NotLeading) if begun.elapsed() < LEADER_WAIT => {
+                tokio::time::sleep(LEADER_LOOK).await;
+            }
+            answered => return answered,
+        }
     }
 }
 

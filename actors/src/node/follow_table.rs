@@ -95,13 +95,13 @@ impl Partitions {
     }
 
     fn route_to(&self, row: Row) {
-        let mut table = self.registry.table_mut();
-        table.rows.push(row);
-        table.rows.sort_by_key(|row| row.first);
+        self.registry.change_table(|table| {
+            table.rows.push(row);
+            table.rows.sort_by_key(|row| row.first);
+        });
     }
 
     fn route_no_more(&self, id: PartitionId) {
-        let mut table = self.registry.table_mut();
-        table.rows.retain(|row| row.id != id);
+        self.registry.change_table(|table| table.rows.retain(|row| row.id != id));
     }
 }

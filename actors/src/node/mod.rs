@@ -10,6 +10,8 @@ mod partitions;
 mod replica;
 mod shutdown;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::Future,

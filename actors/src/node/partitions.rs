@@ -298,7 +298,7 @@ impl Partitions {
             };
             let changed = change(&mut table)?;
             table.store(&*registry.metadata, version)?;
-            *registry.table_mut() = table;
+            registry.change_table(|present| *present = table);
             Ok(changed)
         };
         self.registry.blocking(changing).await?

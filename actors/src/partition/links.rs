@@ -1,11 +1,13 @@
 //! The addresses of the actors of one partition, which share a thread.
 //!
-//! Must always hold: only the partition's performer spawns and stops vqueues, only the supervisor's
-//! the limiter.
+//! Must always hold: only the partition's performer spawns and stops vqueues and the shuffle, only
+//! the supervisor's the limiter.
 
 use std::{cell::RefCell, collections::VecDeque};
 
-use forebay_engine::{leadership::LeadershipInput, partition::machine::PartitionInput};
+use forebay_engine::{
+    leadership::LeadershipInput, partition::machine::PartitionInput, shuffle::ShuffleInput,
+};
 use forebay_messages::{
     VQueueHandle,
     actor::{LimiterMessage, Permits, VQueueMessage},
@@ -26,6 +28,7 @@ pub(crate) struct Links {
     /// be asked to seed them.
     started: RefCell<VecDeque<Child<LimiterMessage>>>,
     vqueues: RefCell<Vec<Option<ActiveVQueue>>>,
+    shuffle: RefCell<Option<Child<ShuffleInput>>>,
 }
 
 impl Links {
@@ -124,9 +127,36 @@ impl Links {
         }
     }
 
+    /// Sends to the shuffle; gives the message back if there is none.
+    pub(crate) fn to_shuffle(&self, input: ShuffleInput) -> Result<(), ShuffleInput> {
+        match &*self.shuffle.borrow() {
+            None => Err(input),
+            Some(shuffle) => {
+                // One that died has its partition step down.
+                shuffle.address.send(input);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn has_shuffle(&self) -> bool {
+        self.shuffle.borrow().is_some()
+    }
+
+    pub(crate) fn put_shuffle(&self, shuffle: Child<ShuffleInput>) {
+        *self.shuffle.borrow_mut() = Some(shuffle);
+    }
+
+    pub(crate) fn stop_shuffle(&self) {
+        if let Some(shuffle) = self.shuffle.take() {
+            shuffle.stop();
+        }
+    }
+
     /// Stops all actors: the partition ends.
     pub(crate) fn stop_all(&self) {
         self.stop_limiter();
+        self.stop_shuffle();
         for (_, child) in self.vqueues.borrow_mut().drain(..).flatten() {
             child.stop();
         }

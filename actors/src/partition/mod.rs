@@ -7,6 +7,7 @@ pub(crate) mod limiter;
 pub(crate) mod links;
 pub(crate) mod refill;
 mod seed;
+mod shuffle;
 mod start;
 pub(crate) mod supervisor;
 pub(crate) mod vqueue;
@@ -36,6 +37,7 @@ use forebay_storage::partition::PartitionStore;
 
 use crate::{
     executor::Execute,
+    host::Spawner,
     log_writer::{LogCommand, LogHandle, WRITER_GONE},
     registry::{PartitionGauges, Registry},
     shell::{AHEAD_WARNING, Cx, Performer, SteadyClock, TimerKey, World},
@@ -58,6 +60,8 @@ pub(crate) struct PartitionPerformer {
     pub(crate) state: State,
     pub(crate) log: LogHandle,
     pub(crate) executor: Arc<dyn Execute>,
+    /// Where commands to other partitions run.
+    pub(crate) spawner: Spawner,
     pub(crate) registry: Arc<Registry>,
     pub(crate) vqueues: Rc<VQueueShared>,
     /// Attempts under epochs up to this one ended with the process that ran them.
@@ -259,8 +263,11 @@ impl Performer<Partition> for PartitionPerformer {
             }
             PartitionEffect::CheckExpired { until } => self.check_expired(until, cx),
             PartitionEffect::FindDue => self.find_due(cx),
-            // No attempt writes a journal yet, so there is nothing to tell or to hand on.
-            PartitionEffect::TellAttempt { .. } | PartitionEffect::OutboxAdded { .. } => {}
+            // No attempt writes a journal yet, so there is nothing to tell.
+            PartitionEffect::TellAttempt { .. } => {}
+            PartitionEffect::StartShuffle => self.start_shuffle(cx),
+            PartitionEffect::StopShuffle => self.stop_shuffle(),
+            PartitionEffect::OutboxAdded { messages } => self.hand_on(messages, cx),
             PartitionEffect::TellAnnounced { node, epoch } => {
                 self.links.to_supervisor(LeadershipInput::Announced { node, epoch });
             }

@@ -20,9 +20,9 @@ use super::Ref;
 ///
 /// Made by [`drop`](Self::drop), [`duplicate`](Self::duplicate), [`delay`](Self::delay) or
 /// [`replay`](Self::replay), each with the kind of actor (`partition`, `supervisor`, `limiter`,
-/// `vqueue`, `capacity`, or the name of your own) and the type of message: the variant of its enum,
-/// as `Debug` prints it. It acts on every such message unless limited by [`skip`](Self::skip) and
-/// [`times`](Self::times).
+/// `vqueue`, `shuffle`, `capacity`, or the name of your own) and the type of message: the variant of
+/// its enum, as `Debug` prints it. It acts on every such message unless limited by
+/// [`skip`](Self::skip) and [`times`](Self::times).
 ///
 /// ```
 /// use std::time::Duration;

@@ -6,9 +6,12 @@
 
 use std::sync::Arc;
 
+use bilrost::OwnedMessage as _;
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Run, Timestamp, VQueueHandle, VQueueId, VQueueName,
+    AttemptToken, EntryId, EntryKey, Incarnation, RecordSeq, Run, Timestamp, VQueueHandle,
+    VQueueId, VQueueName,
     actor::{Acquire, SeedRunning},
+    command::OutboxMessage,
     journal::JournalKey,
 };
 
@@ -19,12 +22,16 @@ use crate::{
 
 use super::{
     machine::{EntryState, KnownAttempt},
-    rows::JournalRow,
-    store::{JournalRows, Read, Rows, SeedRows},
+    rows::{FsmSlot, JournalRow},
+    store::{JournalRows, Read, Rows, SeedRows, TablesError, fsm_number},
 };
 
 /// Number of rows read at a time.
 const PAGE_LEN: usize = 1_024;
+/// Number of messages read at a time: each may be as large as a payload.
+const OUTBOX_PAGE_LEN: usize = 32;
+/// Bytes of messages after which no more are read at once.
+pub const OUTBOX_BYTES_MAX: usize = 4 << 20;
 
 /// What the rows say to a new limiter and the partition.
 #[derive(Debug, Default)]
@@ -137,6 +144,43 @@ pub fn gone(rows: &impl Rows, entries: &[EntryId]) -> Read<Vec<(EntryId, EntrySt
         gone.push((*entry, known.unwrap_or(EntryState::Unknown)));
     }
     Ok(gone)
+}
+
+/// The incarnation of the outbox.
+///
+/// # Errors
+/// If the row cannot be read.
+pub fn incarnation(rows: &impl Rows) -> Read<Incarnation> {
+    fsm_number(rows, FsmSlot::Incarnation).map(Incarnation)
+}
+
+/// Messages of the outbox after an index, in order, and whether there is none after them: at most
+/// `limit`, and no more once they have [`OUTBOX_BYTES_MAX`].
+///
+/// # Errors
+/// If the rows cannot be read or do not decode.
+pub fn outbox(
+    rows: &impl JournalRows,
+    mut after: RecordSeq,
+    limit: usize,
+) -> Read<(Vec<Arc<OutboxMessage>>, bool)> {
+    let (mut messages, mut bytes) = (Vec::new(), 0);
+    while messages.len() < limit && bytes < OUTBOX_BYTES_MAX {
+        let count = OUTBOX_PAGE_LEN.min(limit - messages.len());
+        let page = rows.outbox_after(Some(after), count)?;
+        let is_end = page.len() < count;
+        for (index, encoded) in page {
+            bytes += encoded.len();
+            after = index;
+            let message = OutboxMessage::decode(encoded)
+                .map_err(|error| TablesError { table: "outbox", source: Box::new(error) })?;
+            messages.push(Arc::new(message));
+        }
+        if is_end {
+            return Ok((messages, true));
+        }
+    }
+    Ok((messages, false))
 }
 
 /// The journal of an entry whose handler starts.

@@ -103,7 +103,8 @@ impl State {
     }
 
     /// Whether there was ever anything about journals here.
-    pub(super) fn has_journals(&self) -> bool {
+    #[must_use]
+    pub fn has_journals(&self) -> bool {
         self.min_version >= JOURNAL_FORMAT
     }
 

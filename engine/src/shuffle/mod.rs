@@ -137,6 +137,8 @@ pub struct Shuffle {
     source: PartitionId,
     incarnation: Incarnation,
     routes: Routes,
+    /// Bytes of messages after which a command takes no more of them.
+    bytes_max: usize,
     targets: BTreeMap<PartitionId, Target>,
     /// The highest index that is known to have been given.
     seen: RecordSeq,
@@ -162,6 +164,7 @@ impl Shuffle {
             source,
             incarnation,
             routes,
+            bytes_max: DELIVER_BYTES_MAX,
             targets: BTreeMap::new(),
             seen: RecordSeq(0),
             frontier: RecordSeq(0),
@@ -173,6 +176,13 @@ impl Shuffle {
             truncate_at: Timestamp(0),
             wake_at: None,
         }
+    }
+
+    /// The same for a log whose records have room for this many bytes.
+    #[must_use]
+    pub fn with_room(mut self, bytes: usize) -> Self {
+        self.bytes_max = bytes.min(DELIVER_BYTES_MAX);
+        self
     }
 
     /// Messages that it holds in memory.
@@ -254,7 +264,7 @@ impl Shuffle {
     /// Hands over what can be.
     fn deliver(&mut self, now: Timestamp, effects: &mut Vec<ShuffleEffect>) {
         for (id, target) in &mut self.targets {
-            if let Some(messages) = target.next_batch(now) {
+            if let Some(messages) = target.next_batch(now, self.bytes_max) {
                 let messages = messages.iter().map(|message| (**message).clone()).collect();
                 let (source, incarnation) = (self.source, self.incarnation);
                 let command = Deliver { source, incarnation, messages };

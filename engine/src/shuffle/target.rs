@@ -90,7 +90,11 @@ impl Target {
     }
 
     /// What is handed over now.
-    pub(super) fn next_batch(&mut self, now: Timestamp) -> Option<Vec<Arc<OutboxMessage>>> {
+    pub(super) fn next_batch(
+        &mut self,
+        now: Timestamp,
+        bytes_max: usize,
+    ) -> Option<Vec<Arc<OutboxMessage>>> {
         let may_go = self.in_flight == 0 && self.retry_at.is_none_or(|at| at <= now);
         if !may_go || self.messages.is_empty() {
             return None;
@@ -100,7 +104,7 @@ impl Target {
         let fits = |(_, message): &&(Arc<OutboxMessage>, usize)| {
             let is_first = len == 0;
             len += message;
-            is_first || len <= DELIVER_BYTES_MAX
+            is_first || len <= bytes_max
         };
         let batch = self.messages.iter().take(MESSAGES_PER_RECORD_MAX).take_while(fits);
         let batch: Vec<_> = batch.map(|(message, _)| Arc::clone(message)).collect();

@@ -221,8 +221,12 @@ pub enum PartitionEffect {
         /// What.
         news: AttemptNews,
     },
-    /// Hand these committed messages to the shuffle. One that misses them finds them in the
-    /// outbox.
+    /// Start the shuffle, if none runs and the outbox has messages.
+    StartShuffle,
+    /// Stop the shuffle, if one runs.
+    StopShuffle,
+    /// Hand these committed messages to the shuffle, and start it if none runs. One that misses
+    /// them finds them in the outbox.
     OutboxAdded {
         /// In the order of their indexes.
         messages: Vec<Arc<OutboxMessage>>,

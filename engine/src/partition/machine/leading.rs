@@ -179,6 +179,7 @@ impl Partition {
             self.on_propose(now, command, reply, effects);
         }
         self.find_due(effects);
+        effects.push(PartitionEffect::StartShuffle);
         self.walk_if_drained(effects);
     }
 
@@ -219,6 +220,7 @@ impl Partition {
         self.seeding.end();
         self.drain.clear();
         self.journals.clear();
+        effects.push(PartitionEffect::StopShuffle);
         // There may be many handlers, so waiters are answered first.
         self.answer_all(&Answer::LostLeadership, effects);
         self.forget_vqueues(effects);

@@ -200,6 +200,8 @@ impl Node {
             // No attempt writes a journal here.
             PartitionEffect::ReportDurable
             | PartitionEffect::TellAttempt { .. }
+            | PartitionEffect::StartShuffle
+            | PartitionEffect::StopShuffle
             | PartitionEffect::OutboxAdded { .. } => {}
             PartitionEffect::CheckExpired { until } => inputs.extend(self.find_expired(until)),
             PartitionEffect::FindDue => inputs.push_back(self.find_due()),
