@@ -195,8 +195,8 @@ fn a_too_large_rule_book_is_refused_as_a_whole() {
     tokio.build().unwrap().block_on(async {
         let mut sim = Sim::new(1, Timestamp(1_000_000));
         let disk = Disk::with_record_len_max(SMALL).unwrap();
-        let (_, place) = sim.place(&disk);
-        let starting = launch(&mut sim, place, builder().partitions(2));
+        let (_, node) = sim.add_node(&disk);
+        let starting = launch(&mut sim, node, builder().partitions(2));
         let soon = |sim: &Sim| sim.now().after(Duration::from_secs(60));
         let until = soon(&sim);
         let runtime = sim.run(starting, until).await.expect("in time").unwrap();

@@ -73,9 +73,9 @@ fn a_request_to_a_node_that_is_gone_is_answered() {
         let (log, shared) = sim.share(&disk);
         let soon = |sim: &Sim| sim.now().after(Duration::from_secs(60));
         let member = async |sim: &mut Sim, disk: &Disk, candidacy| {
-            let (site, place) = sim.place(disk);
+            let (site, node) = sim.add_node(disk);
             let builder = yielding().shared_log(&shared).candidacy(candidacy);
-            let starting = launch(sim, place, builder);
+            let starting = launch(sim, node, builder);
             (site, sim.run(starting, soon(sim)).await.expect("in time").unwrap())
         };
         let (leads, leader) = member(&mut sim, &disk, Candidacy::First).await;
@@ -106,8 +106,8 @@ fn callers_are_answered_when_the_logs_writer_dies() {
         let mut sim = Sim::new(3, Timestamp(1_000_000));
         let disk = Disk::new().unwrap();
         let soon = |sim: &Sim| sim.now().after(Duration::from_secs(60));
-        let (site, place) = sim.place(&disk);
-        let (starting, until) = (launch(&mut sim, place, yielding()), soon(&sim));
+        let (site, node) = sim.add_node(&disk);
+        let (starting, until) = (launch(&mut sim, node, yielding()), soon(&sim));
         let node = sim.run(starting, until).await.expect("in time").unwrap();
         let until = soon(&sim);
         let stored = node.enqueue(Entry::to("work"));
@@ -127,8 +127,8 @@ fn callers_are_answered_when_the_logs_writer_dies() {
         assert!(error.contains("log"), "{error}");
         drop(node);
         sim.crash(site);
-        let (_, place) = sim.place(&disk);
-        let (starting, until) = (launch(&mut sim, place, yielding()), soon(&sim));
+        let (_, node) = sim.add_node(&disk);
+        let (starting, until) = (launch(&mut sim, node, yielding()), soon(&sim));
         let node = sim.run(starting, until).await.expect("in time").unwrap();
         let until = soon(&sim);
         let ended = sim.run(node.attach(stored.id()).outcome(), until).await;
@@ -143,9 +143,9 @@ fn a_partition_started_without_the_logs_writer_stops_with_an_error() {
     in_paused_time(async {
         let mut sim = Sim::new(3, Timestamp(1_000_000));
         let disk = Disk::new().unwrap();
-        let (site, place) = sim.place(&disk);
+        let (site, node) = sim.add_node(&disk);
         let until = sim.now().after(Duration::from_secs(60));
-        let starting = launch(&mut sim, place, yielding());
+        let starting = launch(&mut sim, node, yielding());
         let runtime = sim.run(starting, until).await.expect("in time").unwrap();
         let node = runtime.node();
         let view = node.inspect().partition_views().unwrap().remove(0);
@@ -192,9 +192,9 @@ fn the_capacity_holds_after_a_crash() {
             let mut sim = Sim::new(seed, Timestamp(1_000_000));
             let disk = Disk::new().unwrap();
             for round in 0..4 {
-                let (site, place) = sim.place(&disk);
+                let (site, node) = sim.add_node(&disk);
                 sim.set_log_delay(site, 40);
-                let starting = launch(&mut sim, place, counting(&counts));
+                let starting = launch(&mut sim, node, counting(&counts));
                 let soon = sim.now().after(Duration::from_secs(60));
                 let node = sim.run(starting, soon).await.expect("in time").unwrap();
                 for number in 0..20 {
@@ -220,9 +220,9 @@ fn rules_set_without_a_leader_apply_from_the_first_start() {
         for seed in 0..8 {
             let counts = Arc::new(Counts::default());
             let mut sim = Sim::new(seed, Timestamp(1_000_000));
-            let (site, place) = sim.place(&Disk::new().unwrap());
+            let (site, node) = sim.add_node(&Disk::new().unwrap());
             let soon = |sim: &Sim| sim.now().after(Duration::from_secs(60));
-            let starting = launch(&mut sim, place, counting(&counts));
+            let starting = launch(&mut sim, node, counting(&counts));
             let until = soon(&sim);
             let node = sim.run(starting, until).await.expect("in time").unwrap();
             let at = sim.now().after(Duration::from_secs(5));

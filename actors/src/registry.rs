@@ -29,7 +29,7 @@ use crate::{
     cluster::SharedLog,
     down::Down,
     error::NodeError,
-    host,
+    host::Host,
     peers::ReplicaRows,
     rules::known::RuleBooks,
     shell::{Child, Clock, Look, Ref},
@@ -111,8 +111,8 @@ pub(crate) struct Registry {
     pub(crate) rules_changing: tokio::sync::Mutex<()>,
     table: RwLock<PartitionTable>,
     pub(crate) down: Arc<Down>,
-    /// No part of the node runs on other threads.
-    is_simulated: bool,
+    /// The environment of the node.
+    pub(crate) host: Host,
 }
 
 /// The parts of a new registry.
@@ -123,13 +123,12 @@ pub(crate) struct RegistryParts {
     pub(crate) shared: Option<SharedLog>,
     pub(crate) record_len_max: usize,
     pub(crate) table: PartitionTable,
-    pub(crate) is_simulated: bool,
+    pub(crate) host: Host,
 }
 
 impl Registry {
     pub(crate) fn new(parts: RegistryParts) -> Self {
-        let RegistryParts { node, clock, metadata, shared, record_len_max, table, is_simulated } =
-            parts;
+        let RegistryParts { node, clock, metadata, shared, record_len_max, table, host } = parts;
         Self {
             node,
             clock,
@@ -149,7 +148,7 @@ impl Registry {
             rules_changing: tokio::sync::Mutex::default(),
             table: RwLock::new(table),
             down: Arc::default(),
-            is_simulated,
+            host,
         }
     }
 
@@ -158,17 +157,12 @@ impl Registry {
         self.down.check()
     }
 
-    /// Whether no part of the node runs on other threads.
-    pub(crate) fn is_simulated(&self) -> bool {
-        self.is_simulated
-    }
-
     /// Runs something that blocks, outside of the application's threads.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NodeError> {
-        host::blocking(self.is_simulated, work).await
+        self.host.blocking(work).await
     }
 
     pub(crate) fn table(&self) -> RwLockReadGuard<'_, PartitionTable> {

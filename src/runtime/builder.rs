@@ -12,7 +12,7 @@ use std::{
 use forebay_actors::{
     executor::{Executor, Handler},
     host::FaultPlan,
-    host::Spawner,
+    host::Host,
     log_writer::TrimLog,
     node::{Candidacy, Node, NodeConfig, Place, SharedLog},
     shell::{Clock, WallClock},
@@ -288,7 +288,7 @@ impl Builder {
     pub(crate) async fn start_on(
         self,
         place: Place,
-        spawner: Spawner,
+        host: Host,
         clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Result<Runtime, RuntimeError> {
@@ -313,7 +313,7 @@ impl Builder {
             handlers.insert(service.clone(), make(Arc::clone(&shared)));
             defaults.insert(service, options);
         }
-        let executor = Executor::new(spawner, handlers, random);
+        let executor = Executor::new(host, handlers, random);
         let socket = match &place {
             Place::Directory(path) if self.control_socket => Some(path.join(SOCKET_NAME)),
             _ => None,

@@ -17,7 +17,7 @@ pub use forebay_actors::{
         script::{Script, Scripted},
         sim::{MachineClock, SeededRandom, SimWorld, VirtualClock},
     },
-    sim::{Disk, Host, Place, Sim, SiteId, TaskHandle, TraceStep, Weather},
+    sim::{Disk, Sim, SimHost, SimNode, SiteId, TaskHandle, TraceStep, Weather},
     testkit::{FaultLog, LogFault, LogStore, MemoryLog, MemoryMetadata, StoreFault, StoreFaults},
 };
 pub use forebay_engine::Machine;

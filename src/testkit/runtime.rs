@@ -13,7 +13,7 @@ use forebay_actors::{
         script::{Script, Scripted},
         sim::{MachineClock, SeededRandom},
     },
-    sim::{Disk, Place, Sim, SiteId, Weather},
+    sim::{Disk, Sim, SimNode, SiteId, Weather},
 };
 use forebay_messages::{Outcome, Timestamp};
 
@@ -143,14 +143,14 @@ impl TestRuntime {
 
     #[track_caller]
     fn start_node(&mut self, node: usize) {
-        let (site, place) = self.sim.place(&self.nodes[node].disk);
+        let (site, sim_node) = self.sim.add_node(&self.nodes[node].disk);
         self.nodes[node].site = Some(site);
         self.set_clock(site);
         let mut builder = (self.build)();
         if let Some((_, shared)) = &self.shared {
             builder = builder.shared_log(shared);
         }
-        let starting = launch(&mut self.sim, place, builder);
+        let starting = launch(&mut self.sim, sim_node, builder);
         match self.run(starting) {
             Ok(runtime) => self.nodes[node].runtime = Some(runtime),
             Err(error) => panic!("the runtime does not start: {error}"),
@@ -416,7 +416,7 @@ impl TestRuntime {
 /// Starts a runtime in a simulation, which must drive it.
 pub fn launch(
     sim: &mut Sim,
-    place: Place,
+    node: SimNode,
     builder: Builder,
 ) -> impl Future<Output = Result<Runtime, RuntimeError>> + Send + 'static {
     let random = Mutex::new(SeededRandom::new(sim.random().next_u64()));
@@ -424,8 +424,8 @@ pub fn launch(
         let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
         u32::try_from(random.next_u64() >> 32).unwrap_or(0)
     };
-    let (spawner, clock) = (place.host().clone().into(), place.clock());
-    builder.start_on(forebay_actors::node::Place::Sim(place), spawner, clock, draw)
+    let place = forebay_actors::node::Place::Disk(node.disk().clone());
+    builder.start_on(place, node.host().clone().into(), node.clock(), draw)
 }
 
 impl Drop for TestRuntime {

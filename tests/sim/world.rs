@@ -10,7 +10,7 @@ use forebay::{
     PartitionId, Runtime, SharedLog, Stage, Timestamp,
     testkit::{Disk, MachineClock, SeededRandom, Sim, SiteId, TaskHandle, Weather, launch},
 };
-use forebay_actors::sim::Host;
+use forebay_actors::sim::SimHost;
 
 use super::{
     clients::{self, Now, Replacement},
@@ -43,7 +43,7 @@ pub(super) struct Node {
 
 pub(super) struct Life {
     pub(super) site: SiteId,
-    host: Host,
+    host: SimHost,
     started: Started,
     /// It shuts down cleanly, and starts again after this many milliseconds.
     pub(super) going: Option<(TaskHandle, u64)>,
@@ -259,7 +259,7 @@ impl World {
             self.journal.lock().rules_asked(self.sim.now(), &ask);
             self.add(What::Ask(ask));
         }
-        let up: Vec<(Host, Runtime)> = self.nodes.iter().filter_map(Node::up).collect();
+        let up: Vec<(SimHost, Runtime)> = self.nodes.iter().filter_map(Node::up).collect();
         if up.is_empty() {
             return;
         }
@@ -349,7 +349,7 @@ impl World {
         self.incarnations += 1;
         let incarnation = self.incarnations;
         self.note(format!("node {index} starts as {incarnation}"));
-        let (site, place) = self.sim.place(&self.nodes[index].disk);
+        let (site, sim_node) = self.sim.add_node(&self.nodes[index].disk);
         self.sim.set_log_delay(site, self.plan.log_delay_ms);
         self.sim.set_log_twice(site, self.plan.log_twice);
         self.sim.set_weather(
@@ -367,9 +367,9 @@ impl World {
         if let Some((_, shared)) = &self.shared {
             builder = builder.shared_log(shared);
         }
-        let host = place.host().clone();
+        let host = sim_node.host().clone();
         let started = Started::default();
-        let (told, launching) = (Arc::clone(&started), launch(&mut self.sim, place, builder));
+        let (told, launching) = (Arc::clone(&started), launch(&mut self.sim, sim_node, builder));
         host.spawn("start", async move {
             let runtime = launching.await.map_err(|error| error.to_string());
             *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
@@ -502,7 +502,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Node {
     /// A node that has started and is not shutting down.
-    pub(super) fn up(&self) -> Option<(Host, Runtime)> {
+    pub(super) fn up(&self) -> Option<(SimHost, Runtime)> {
         let life = self.life.as_ref().filter(|life| life.going.is_none())?;
         match &*life.started.lock().unwrap() {
             Some(Ok(runtime)) => Some((life.host.clone(), runtime.clone())),

@@ -124,17 +124,8 @@ impl SharedLog {
         Ok(Self::written_by(writer, log, metadata, data_dir))
     }
 
-    /// A shared log over these two, whose writer runs in a simulation.
-    #[cfg(feature = "testkit")]
-    pub(crate) fn simulated(
-        writer: LogHandle,
-        log: Arc<dyn LogStore>,
-        metadata: Arc<dyn MetadataStore>,
-    ) -> Self {
-        Self::written_by(LogWriter::without_thread(writer), log, metadata, None)
-    }
-
-    fn written_by(
+    /// A shared log over these two, with a writer that was started already.
+    pub(crate) fn written_by(
         writer: LogWriter,
         log: Arc<dyn LogStore>,
         metadata: Arc<dyn MetadataStore>,

@@ -25,7 +25,7 @@ use forebay_engine::{
 };
 use forebay_messages::{AttemptToken, EntryId, PartitionKey, VQueueName, actor::AttemptEnd};
 
-use crate::{host::Spawner, shell::Ref};
+use crate::{host::Host, shell::Ref};
 
 use attempt::Prepared;
 use handlers::Handlers;
@@ -134,18 +134,18 @@ struct Means {
 impl Executor {
     /// An executor for these services.
     pub fn new(
-        runtime: impl Into<Spawner>,
+        host: impl Into<Host>,
         handlers: HashMap<String, Arc<dyn Handler>>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
     ) -> Self {
         let handlers = Handlers::new(handlers);
         let means = Means { handlers, random: Box::new(random) };
-        Self { shared: Arc::new(Shared::new(runtime.into(), means)) }
+        Self { shared: Arc::new(Shared::new(host.into(), means)) }
     }
 
     /// Where its futures run.
-    pub(crate) fn spawner(&self) -> &Spawner {
-        &self.shared.spawner
+    pub(crate) fn host(&self) -> &Host {
+        &self.shared.host
     }
 
     /// Whether this node can run entries of a service.

@@ -30,7 +30,7 @@ use super::{
     wakeup_timer::{Waiting, WakeupTimer},
 };
 use crate::{
-    host::{Spawned, Spawner},
+    host::{Host, Spawned},
     shell::Ref,
 };
 
@@ -98,7 +98,7 @@ struct Taken {
 /// See the module's documentation.
 pub(super) struct Shared {
     pub(super) means: Means,
-    pub(super) spawner: Spawner,
+    pub(super) host: Host,
     /// Number of threads that poll spawned futures.
     pub(super) threads: usize,
     wakeup_timer: Arc<WakeupTimer>,
@@ -114,11 +114,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(spawner: Spawner, means: Means) -> Self {
+    pub(super) fn new(host: Host, means: Means) -> Self {
         Self {
             means,
-            threads: spawner.threads(),
-            spawner,
+            threads: host.pollers(),
+            host,
             wakeup_timer: Arc::default(),
             running: DashMap::default(),
             alive: AtomicUsize::new(0),
@@ -169,7 +169,7 @@ impl Shared {
 
     /// Counts an attempt as startable and not polled yet.
     pub(super) fn look_after(&self) -> Waiting {
-        self.wakeup_timer.expect(&self.spawner, self.threads)
+        self.wakeup_timer.expect(&self.host, self.threads)
     }
 
     /// Number of attempts that may start and were not polled yet.
@@ -209,7 +209,7 @@ impl Shared {
     /// Spawns an attempt that may start as its own task.
     pub(super) fn spawn(&self, prepared: Prepared) {
         let (key, waiting) = (prepared.key(), self.look_after());
-        let task = self.spawner.spawn(async move {
+        let task = self.host.spawn(async move {
             drop(waiting);
             prepared.begin().await;
         });
@@ -218,7 +218,7 @@ impl Shared {
 
     /// Spawns an attempt that was polled as its own task.
     pub(super) fn spawn_begun(&self, key: Key, begun: AttemptFuture) {
-        self.runs_in(key, self.spawner.spawn(begun));
+        self.runs_in(key, self.host.spawn(begun));
     }
 
     fn runs_in(&self, key: Key, task: Spawned) {

@@ -50,7 +50,7 @@ impl Batch {
         let batch =
             Arc::new(Self { shared, rest, starters: AtomicUsize::new(starters), starters_max });
         for _ in 0..starters {
-            batch.shared.spawner.spawn(Arc::clone(&batch).begin());
+            batch.shared.host.spawn(Arc::clone(&batch).begin());
         }
     }
 
@@ -81,7 +81,7 @@ impl Batch {
             let is_one_more = |starters| (starters < self.starters_max).then_some(starters + 1);
             let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
             if self.starters.fetch_update(set, fetch, is_one_more).is_ok() {
-                self.shared.spawner.spawn(Arc::clone(&self).begin());
+                self.shared.host.spawn(Arc::clone(&self).begin());
                 give_way().await;
             }
             self.work().await;

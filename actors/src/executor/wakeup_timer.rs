@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use crate::host::Spawner;
+use crate::host::Host;
 
 /// Maximum time that a thread may sleep while an attempt could use it.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -32,11 +32,11 @@ pub(super) struct WakeupTimer {
 
 impl WakeupTimer {
     /// Attempts will be spawned; they count as waiting until the guard is dropped.
-    pub(super) fn expect(self: &Arc<Self>, spawner: &Spawner, threads: usize) -> Waiting {
+    pub(super) fn expect(self: &Arc<Self>, host: &Host, threads: usize) -> Waiting {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         // Spawned before the attempts, so that its timer runs by the time they do.
         if threads > 1 && !self.is_manned.swap(true, Ordering::SeqCst) {
-            spawner.spawn_as("wakeup_timer", Arc::clone(self).watch());
+            host.spawn_as("wakeup_timer", Arc::clone(self).watch());
         }
         Waiting(Arc::clone(self))
     }
@@ -77,12 +77,12 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn the_timer_runs_while_something_waits() {
-        let (wakeup_timer, spawner) =
-            (Arc::<WakeupTimer>::default(), Spawner::from(tokio::runtime::Handle::current()));
+        let (wakeup_timer, host) =
+            (Arc::<WakeupTimer>::default(), Host::from(tokio::runtime::Handle::current()));
         let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
         let idle = tasks();
         for _ in 0..3 {
-            let waiting: Vec<_> = (0..3).map(|_| wakeup_timer.expect(&spawner, 2)).collect();
+            let waiting: Vec<_> = (0..3).map(|_| wakeup_timer.expect(&host, 2)).collect();
             tokio::time::sleep(3 * PATIENCE).await;
             assert_eq!(tasks(), idle + 1);
             drop(waiting);

@@ -3,25 +3,17 @@
 
 use std::{sync::Arc, thread::JoinHandle};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::shell::{ActixWorld, Clock, World};
-#[cfg(feature = "testkit")]
-use crate::sim::Host;
+use crate::shell::{ActixWorld, Clock, Ref, World};
 
 /// A job for an arbiter's thread.
-type Job = Box<dyn FnOnce(&World) + Send>;
-
-/// Where jobs are sent.
-enum Jobs {
-    Thread(UnboundedSender<Job>),
-    #[cfg(feature = "testkit")]
-    Sim(Host),
-}
+pub(crate) type Job = Box<dyn FnOnce(&World) + Send>;
 
 /// One actor thread.
 pub(crate) struct Arbiter {
-    jobs: Option<Jobs>,
+    jobs: Option<Ref<Job>>,
+    /// Absent where jobs are done in turn with everything else.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -35,23 +27,34 @@ impl Arbiter {
         let thread = std::thread::Builder::new()
             .name(format!("forebay-{index}"))
             .spawn(move || actix::System::new().block_on(run(receiver, clock)))?;
-        Ok(Self { jobs: Some(Jobs::Thread(jobs)), thread: Some(thread) })
+        let jobs = Ref::new(move |job| jobs.send(job).is_ok());
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Actors in a simulation.
+    /// Actors that share a thread with everything else of a simulation, which takes their jobs.
     #[cfg(feature = "testkit")]
-    pub(crate) fn simulated(host: Host) -> Self {
-        Self { jobs: Some(Jobs::Sim(host)), thread: None }
+    pub(crate) fn without_thread(jobs: Ref<Job>) -> Self {
+        Self { jobs: Some(jobs), thread: None }
     }
 
     /// Runs a job on the thread, in order; false when the thread is gone.
     pub(crate) fn run(&self, job: impl FnOnce(&World) + Send + 'static) -> bool {
-        match &self.jobs {
-            None => false,
-            Some(Jobs::Thread(jobs)) => jobs.send(Box::new(job)).is_ok(),
-            #[cfg(feature = "testkit")]
-            Some(Jobs::Sim(host)) => host.run(Box::new(job)),
+        self.jobs.as_ref().is_some_and(|jobs| jobs.send(Box::new(job)))
+    }
+
+    /// Waits until the thread has finished its jobs so far. Without a thread it does not wait: jobs
+    /// are done in order anyway.
+    pub(crate) fn finish_jobs(&self) {
+        if self.thread.is_none() {
+            return;
         }
+        let (done, wait) = std::sync::mpsc::channel();
+        self.run(move |_| {
+            // The receiver is gone when the node is being dropped.
+            let _ = done.send(());
+        });
+        // An error means that the thread is gone, which its next user will see.
+        let _ = wait.recv();
     }
 
     /// Ends the thread and everything on it, and waits for its end.

@@ -15,31 +15,50 @@ use crate::shell::sim::SeededRandom;
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan {
     #[cfg(feature = "testkit")]
-    faults: Option<Arc<ActorFaults>>,
+    faults: Option<Arc<dyn Faults>>,
+}
+
+/// Decides when a fault strikes.
+#[cfg(feature = "testkit")]
+pub(crate) trait Faults: std::fmt::Debug + Send + Sync {
+    /// Kills the calling vqueue actor, if it is its turn.
+    fn at_vqueue(&self) {}
+
+    /// Whether a worker must do a read that would not block.
+    fn blocks(&self) -> bool {
+        false
+    }
+
+    /// Whether a worker's scan fails; or the worker panics, if it is its turn.
+    fn at_scan(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(feature = "testkit")]
 impl From<Arc<ActorFaults>> for FaultPlan {
     fn from(faults: Arc<ActorFaults>) -> Self {
-        Self { faults: Some(faults) }
+        Self::by(faults)
     }
 }
 
 #[cfg(feature = "testkit")]
 impl FaultPlan {
-    /// Kills the calling vqueue actor, if it is its turn.
+    /// These faults.
+    pub(crate) fn by(faults: Arc<dyn Faults>) -> Self {
+        Self { faults: Some(faults) }
+    }
+
     pub(crate) fn at_vqueue(&self) {
         if let Some(faults) = &self.faults {
             faults.at_vqueue();
         }
     }
 
-    /// Whether a worker must do a read that would not block.
     pub(crate) fn blocks(&self) -> bool {
         self.faults.as_ref().is_some_and(|faults| faults.blocks())
     }
 
-    /// Whether a worker's scan fails; or the worker panics, if it is its turn.
     pub(crate) fn at_scan(&self) -> bool {
         self.faults.as_ref().is_some_and(|faults| faults.at_scan())
     }
@@ -124,7 +143,10 @@ impl ActorFaults {
         count.fetch_add(u64::from(strikes), Ordering::Relaxed);
         strikes
     }
+}
 
+#[cfg(feature = "testkit")]
+impl Faults for ActorFaults {
     fn at_vqueue(&self) {
         if self.strikes(self.rates.vqueue_dies, &self.died) {
             // Bypasses the panic hook: a planned death needs no backtrace.

@@ -107,6 +107,7 @@ pub type LogHandle = Ref<LogCommand>;
 /// The writer's thread.
 pub struct LogWriter {
     handle: Option<LogHandle>,
+    /// Absent where commands are done in turn with everything else.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -132,7 +133,7 @@ impl LogWriter {
         Ok(Self { handle: Some(handle), thread: Some(thread) })
     }
 
-    /// A handle to a writer that runs elsewhere.
+    /// The writer of a simulation, which takes the commands.
     #[cfg(feature = "testkit")]
     pub(crate) fn without_thread(handle: LogHandle) -> Self {
         Self { handle: Some(handle), thread: None }

@@ -47,7 +47,7 @@ impl Partitions {
         // Set once, when the node has started.
         let _ = self.table_watch.set(watch);
         let partitions = Arc::downgrade(self);
-        self.executor.spawner().spawn_as("table", async move {
+        self.executor.host().spawn_as("table", async move {
             let mut failures = 0;
             while is_time(&mut told, failures).await {
                 let Some(partitions) = partitions.upgrade() else { return };

@@ -60,9 +60,9 @@ pub enum Place {
     Directory(PathBuf),
     /// In memory; lost with the node.
     Memory,
-    /// In a simulation, which also runs the node.
+    /// On a disk of a simulation, which survives the node.
     #[cfg(feature = "testkit")]
-    Sim(crate::sim::Place),
+    Disk(crate::sim::Disk),
 }
 
 /// The configuration of a node.
@@ -249,7 +249,7 @@ impl Node {
     {
         let (told, done) = oneshot::channel();
         let working = work(Arc::clone(self));
-        self.executor.spawner().spawn_as(name, async move {
+        self.executor.host().spawn_as(name, async move {
             // The caller may be gone.
             let _ = told.send(working.await);
         });

@@ -20,9 +20,8 @@ use crate::{
     error::NodeError,
     executor::Executor,
     handlers::Handlers,
-    host::{self, Arbiter},
+    host::Arbiter,
     inspect::Inspect,
-    log_writer::{LogWriter, TrimLog},
     partition::refill::RefillPool,
     registry::{Registry, RegistryParts},
     rules::Rules,
@@ -77,8 +76,8 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
             store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
         }),
         #[cfg(feature = "testkit")]
-        (Place::Sim(place), shared) => {
-            let (log, metadata, store) = place.disk.open()?;
+        (Place::Disk(disk), shared) => {
+            let (log, metadata, store) = disk.open()?;
             Ok(Storage {
                 data_dir: None,
                 node: shared.map_or(NodeId(1), |shared| shared.next_node()),
@@ -165,9 +164,7 @@ fn start_capacity(registry: &Arc<Registry>, arbiter: &Arbiter, running_max: u32)
         };
         starting.set_capacity(Capacity::start(world, running_max, Arc::new(on_restart)));
     });
-    if !registry.is_simulated() {
-        wait_for(arbiter);
-    }
+    arbiter.finish_jobs();
 }
 
 impl Node {
@@ -181,9 +178,8 @@ impl Node {
         executor: Executor,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, NodeError> {
-        let inline = config.place.is_simulated();
-        let (node, rows) =
-            host::blocking(inline, move || Self::open(&config, executor, clock)).await??;
+        let host = executor.host().clone();
+        let (node, rows) = host.blocking(move || Self::open(&config, executor, clock)).await??;
         let node = Arc::new(node);
         node.watch_tokio();
         for row in rows {
@@ -207,15 +203,19 @@ impl Node {
         let table = open_table(&*storage.metadata, config.partitions)?;
         let rows = table.rows.clone();
         let threads = config.threads.unwrap_or_else(|| (cores() as usize).min(rows.len())).max(1);
-        let Threads { arbiters, refill } = Threads::start(config, threads, &clock)?;
+        let host = executor.host().clone();
+        let steady: Arc<dyn Clock> =
+            Arc::new(SteadyClock::new(Arc::clone(&clock), Timestamp::default()));
+        let arbiters = host.arbiters(threads, &steady).map_err(NodeError::Thread)?;
+        let refill = host.refill_pool(&config.faults).map_err(NodeError::Thread)?;
         let (log, log_writer) = match &config.shared {
             Some(shared) => (shared.writer(storage.node), None),
             None => {
-                let writer = config.place.log_writer(&storage.log, config.trim_log)?;
+                let writer = host.log_writer(&storage.log, config.trim_log);
+                let writer = writer.map_err(NodeError::Thread)?;
                 (writer.handle(), Some(writer))
             }
         };
-        let is_simulated = config.place.is_simulated();
         tell_snapshots(&*storage.metadata, rows.iter().map(|row| row.id), &log)?;
         let registry = Arc::new(Registry::new(RegistryParts {
             node: storage.node,
@@ -224,7 +224,7 @@ impl Node {
             shared: config.shared.clone(),
             record_len_max: storage.log.record_len_max(),
             table,
-            is_simulated,
+            host,
         }));
         if let Some(shared) = &config.shared {
             let peer: Weak<Registry> = Arc::downgrade(&registry);
@@ -292,63 +292,4 @@ impl Node {
             data_dir,
         }
     }
-}
-
-impl Place {
-    fn is_simulated(&self) -> bool {
-        #[cfg(feature = "testkit")]
-        if let Self::Sim(_) = self {
-            return true;
-        }
-        false
-    }
-
-    fn log_writer(&self, log: &Arc<dyn LogStore>, trim: TrimLog) -> Result<LogWriter, NodeError> {
-        #[cfg(feature = "testkit")]
-        if let Self::Sim(place) = self {
-            return Ok(LogWriter::without_thread(place.log.clone()));
-        }
-        LogWriter::start_with(Arc::clone(log), trim).map_err(NodeError::Thread)
-    }
-}
-
-/// The threads that do a node's work.
-struct Threads {
-    arbiters: Vec<Arbiter>,
-    refill: RefillPool,
-}
-
-impl Threads {
-    fn start(
-        config: &NodeConfig,
-        arbiters: usize,
-        clock: &Arc<dyn Clock>,
-    ) -> Result<Self, NodeError> {
-        let clock = SteadyClock::new(Arc::clone(clock), Timestamp::default());
-        let clock: Arc<dyn Clock> = Arc::new(clock);
-        let started = match &config.place {
-            #[cfg(feature = "testkit")]
-            Place::Sim(place) => Ok((
-                vec![Arbiter::simulated(place.host.clone())],
-                RefillPool::simulated(place.host.clone()),
-            )),
-            Place::Directory(_) | Place::Memory => (0..arbiters)
-                .map(|index| Arbiter::start(index, Arc::clone(&clock)))
-                .collect::<Result<Vec<_>, _>>()
-                .and_then(|arbiters| Ok((arbiters, RefillPool::start(&config.faults)?))),
-        };
-        let (arbiters, refill) = started.map_err(NodeError::Thread)?;
-        Ok(Self { arbiters, refill })
-    }
-}
-
-/// Waits until an actor thread has finished its jobs so far.
-fn wait_for(arbiter: &Arbiter) {
-    let (done, wait) = std::sync::mpsc::channel();
-    arbiter.run(move |_| {
-        // The receiver is gone when the node is being dropped.
-        let _ = done.send(());
-    });
-    // An error means that the thread is gone, which its next user will see.
-    let _ = wait.recv();
 }

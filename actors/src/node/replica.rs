@@ -68,7 +68,7 @@ impl Replica {
         if running > 0 {
             let idle = executor.range_idle(row.first, row.last);
             let (registry, id) = (Arc::clone(registry), row.id);
-            executor.spawner().spawn_as("leave", async move {
+            executor.host().spawn_as("leave", async move {
                 idle.await;
                 registry.leave_capacity(id, 0);
             });

@@ -6,7 +6,6 @@
 //! neither its callers nor the application's tokio runtime can interrupt it.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, atomic::Ordering},
     time::Duration,
 };
@@ -118,36 +117,17 @@ impl Node {
             drop(node);
             ending.result = flushed.map_err(|error| error.to_string());
         };
-        if self.registry.is_simulated() {
-            self.executor.spawner().spawn_as("shutdown", going);
-            return Ok(());
-        }
-        let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let tokio = tokio.map_err(NodeError::Thread)?;
-        let going = AssertUnwindSafe(move || tokio.block_on(going));
-        let thread = std::thread::Builder::new().name("forebay-down".to_owned());
-        let started = thread.spawn(move || {
-            if let Err(panic) = catch_unwind(going) {
-                let text = crate::shell::panic_text(panic.as_ref());
-                tracing::error!(panic = %text, "the shutdown panicked");
-            }
-        });
-        started.map(drop).map_err(NodeError::Thread)
+        self.registry.host.spawn_apart("shutdown", going).map_err(NodeError::Thread)
     }
 
     /// Shuts the node down when the tokio runtime of its handlers is gone.
     pub(crate) fn watch_tokio(self: &Arc<Self>) {
-        if self.registry.is_simulated() {
-            return;
-        }
         let down = Arc::clone(&self.registry.down);
-        let sentinel = Sentinel { node: Arc::downgrade(self), down };
-        let task = self.executor.spawner().spawn_as("sentinel", async move {
-            let _sentinel = sentinel;
-            std::future::pending::<()>().await;
-        });
-        // Set once, at the start.
-        let _ = self.sentinel.set(task);
+        let sentinel = || Sentinel { node: Arc::downgrade(self), down };
+        if let Some(task) = self.registry.host.guard_runtime(sentinel) {
+            // Set once, at the start.
+            let _ = self.sentinel.set(task);
+        }
     }
 
     async fn go_down(&self) -> Result<(), NodeError> {

@@ -5,12 +5,10 @@ use std::{
     thread::JoinHandle,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use forebay_messages::actor::{RefillFailed, RefillRequest, VQueueMessage};
 use forebay_storage::partition::PartitionStore;
 
-#[cfg(feature = "testkit")]
-use crate::sim::Host;
 use crate::{
     host::FaultPlan,
     shell::{Ref, panic_text},
@@ -31,10 +29,8 @@ pub(crate) struct RefillJob {
 /// The refill workers of a node.
 pub(crate) struct RefillPool {
     faults: FaultPlan,
-    sender: Option<Sender<RefillJob>>,
+    jobs: Option<Ref<RefillJob>>,
     workers: Vec<JoinHandle<()>>,
-    #[cfg(feature = "testkit")]
-    sim: Option<Host>,
 }
 
 impl RefillPool {
@@ -50,28 +46,18 @@ impl RefillPool {
                     .spawn(move || receiver.iter().for_each(|job| run(job, &faults)))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            faults: faults.clone(),
-            sender: Some(sender),
-            workers,
-            #[cfg(feature = "testkit")]
-            sim: None,
-        })
+        let jobs = Ref::new(move |job| sender.try_send(job).is_ok());
+        Ok(Self { faults: faults.clone(), jobs: Some(jobs), workers })
     }
 
-    /// Scans are made when the simulation chooses.
+    /// Scans are made by a simulation, which takes the jobs.
     #[cfg(feature = "testkit")]
-    pub(crate) fn simulated(host: Host) -> Self {
-        Self { faults: FaultPlan::default(), sender: None, workers: Vec::new(), sim: Some(host) }
+    pub(crate) fn without_threads(jobs: Ref<RefillJob>, faults: FaultPlan) -> Self {
+        Self { faults, jobs: Some(jobs), workers: Vec::new() }
     }
 
-    /// Whether a vqueue may try to read without a worker (in a simulation this may be made to fail:
-    /// nothing blocks there by itself).
+    /// Whether a vqueue may try to read without a worker: always, unless a fault is planned.
     pub(crate) fn may_try(&self) -> bool {
-        #[cfg(feature = "testkit")]
-        if let Some(host) = &self.sim {
-            return !host.scans_block();
-        }
         !self.faults.blocks()
     }
 
@@ -82,17 +68,13 @@ impl RefillPool {
 
     /// Hands a scan over; false when the queue is full.
     pub(crate) fn submit(&self, job: RefillJob) -> bool {
-        #[cfg(feature = "testkit")]
-        if let Some(host) = &self.sim {
-            return host.scan(job);
-        }
-        self.sender.as_ref().is_some_and(|sender| sender.try_send(job).is_ok())
+        self.jobs.as_ref().is_some_and(|jobs| jobs.send(job))
     }
 }
 
 impl Drop for RefillPool {
     fn drop(&mut self) {
-        self.sender = None;
+        self.jobs = None;
         for worker in self.workers.drain(..) {
             if worker.join().is_err() {
                 tracing::error!("a refill worker panicked");

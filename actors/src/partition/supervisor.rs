@@ -38,7 +38,7 @@ pub(crate) struct SupervisorPerformer {
 }
 
 impl SupervisorPerformer {
-    fn obtain_epoch(&self, above: Epoch, cx: &mut Cx<'_, LeadershipInput>) {
+    fn obtain_epoch(&self, above: Epoch, cx: &Cx<'_, LeadershipInput>) {
         let (registry, partition) = (Arc::clone(&self.registry), self.partition);
         let obtain = move || match registry.epochs.next(partition, above) {
             Ok(epoch) => LeadershipInput::EpochObtained(epoch),
@@ -50,12 +50,11 @@ impl SupervisorPerformer {
                 LeadershipInput::StepDown
             }
         };
-        if self.registry.is_simulated() {
-            return cx.feed_back(obtain());
-        }
         // A synced write would hold up the other actors of this thread.
         let me = cx.me.clone();
-        tokio::task::spawn_blocking(move || me.send(obtain()));
+        self.registry.host.run_blocking(move || {
+            me.send(obtain());
+        });
     }
 
     fn fence(&self, epoch: Epoch, cx: &Cx<'_, LeadershipInput>) {

@@ -1,4 +1,7 @@
-//! Where actors run: on actix, or in a simulation.
+//! Where the actors of a thread run: on actix, or in a simulation.
+//!
+//! An enum beside the port of the node's environment ([`crate::host`]), because spawning is generic
+//! over the machine: through a trait object every message would cost a virtual call.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What a simulated node hands its work to, instead of threads.
+//! The environment of a simulated node: takes the work that threads would do.
 
 use std::{
     collections::VecDeque,
@@ -12,26 +12,32 @@ use std::{
 };
 
 use forebay_messages::Timestamp;
+use forebay_storage::log::LogStore;
 use futures_util::task::AtomicWaker;
 
-use crate::{partition::refill::RefillJob, shell::World};
+use crate::{
+    error::NodeError,
+    host::{Arbiter, FaultPlan, Job, faults::Faults},
+    log_writer::{LogHandle, LogWriter, TrimLog},
+    partition::refill::{RefillJob, RefillPool},
+    shell::{Clock, Ref},
+};
 
-/// A job for the actor thread.
-pub(crate) type Job = Box<dyn FnOnce(&World) + Send>;
-
-/// The node's side of a simulation. Cheap to clone.
+/// The environment of a node in a simulation. Cheap to clone.
 #[derive(Clone)]
-pub struct Host(Arc<Desk>);
+pub struct SimHost(Arc<Desk>);
 
-impl std::fmt::Debug for Host {
+impl std::fmt::Debug for SimHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("sim::Host")
+        f.write_str("SimHost")
     }
 }
 
 /// Work on the desk, until the simulation picks it up.
 struct Desk {
     tray: Mutex<Tray>,
+    /// The writer of the node's own log.
+    log: LogHandle,
     /// Wakes the simulation when it waits for time to pass.
     sleeper: Arc<AtomicWaker>,
 }
@@ -109,9 +115,9 @@ impl TaskHandle {
     }
 }
 
-impl Host {
-    pub(super) fn new(sleeper: Arc<AtomicWaker>) -> Self {
-        Self(Arc::new(Desk { tray: Mutex::default(), sleeper }))
+impl SimHost {
+    pub(super) fn new(log: LogHandle, sleeper: Arc<AtomicWaker>) -> Self {
+        Self(Arc::new(Desk { tray: Mutex::default(), log, sleeper }))
     }
 
     pub(super) fn tray(&self) -> MutexGuard<'_, Tray> {
@@ -149,17 +155,66 @@ impl Host {
         }
         handle
     }
+}
 
-    pub(crate) fn run(&self, job: Job) -> bool {
-        self.put(|tray| tray.jobs.push_back(job))
+/// The calls of [`Host`](crate::host::Host).
+#[expect(
+    clippy::unused_self,
+    clippy::unused_async,
+    clippy::unnecessary_wraps,
+    reason = "the same calls in both environments"
+)]
+impl SimHost {
+    pub(crate) fn pollers(&self) -> usize {
+        1
     }
 
-    pub(crate) fn scan(&self, job: RefillJob) -> bool {
-        self.put(|tray| tray.scans.push_back(job))
+    pub(crate) fn spawn_apart(
+        &self,
+        name: &'static str,
+        future: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<()> {
+        self.spawn(name, future);
+        Ok(())
     }
 
-    /// Whether a vqueue must leave its scan to a refill worker.
-    pub(crate) fn scans_block(&self) -> bool {
+    /// At once: nothing else would run meanwhile.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NodeError> {
+        Ok(work())
+    }
+
+    pub(crate) fn run_blocking(&self, work: impl FnOnce() + Send + 'static) {
+        work();
+    }
+
+    pub(crate) fn arbiters(&self, _: usize, _: &Arc<dyn Clock>) -> std::io::Result<Vec<Arbiter>> {
+        let host = self.clone();
+        let jobs = Ref::new(move |job: Job| host.put(|tray| tray.jobs.push_back(job)));
+        Ok(vec![Arbiter::without_thread(jobs)])
+    }
+
+    pub(crate) fn refill_pool(&self, _: &FaultPlan) -> std::io::Result<RefillPool> {
+        let host = self.clone();
+        let jobs = Ref::new(move |job: RefillJob| host.put(|tray| tray.scans.push_back(job)));
+        let faults = FaultPlan::by(Arc::new(self.clone()));
+        Ok(RefillPool::without_threads(jobs, faults))
+    }
+
+    pub(crate) fn log_writer(
+        &self,
+        _: &Arc<dyn LogStore>,
+        _: TrimLog,
+    ) -> std::io::Result<LogWriter> {
+        Ok(LogWriter::without_thread(self.0.log.clone()))
+    }
+}
+
+impl Faults for SimHost {
+    /// Nothing blocks in a simulation by itself.
+    fn blocks(&self) -> bool {
         self.tray().scans_block
     }
 }

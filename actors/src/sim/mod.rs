@@ -25,7 +25,7 @@ use futures_util::task::AtomicWaker;
 
 use crate::{
     cluster::SharedLog,
-    log_writer::LogHandle,
+    log_writer::LogWriter,
     shell::{
         Clock,
         script::{Script, Scripted, Scripts},
@@ -34,7 +34,7 @@ use crate::{
 };
 
 pub use disk::Disk;
-pub use host::{Host, TaskHandle};
+pub use host::{SimHost, TaskHandle};
 pub use site::Weather;
 
 use log::Writer;
@@ -44,16 +44,15 @@ use site::{Choice, Site};
 /// application spawned there itself may take several hops.
 const TOKIO_TURNS: u32 = 16;
 
-/// The place of a node in the simulation, and its storage.
+/// What a node of the simulation is started with.
 #[derive(Clone, Debug)]
-pub struct Place {
-    pub(crate) host: Host,
-    pub(crate) disk: Disk,
-    pub(crate) log: LogHandle,
+pub struct SimNode {
+    host: SimHost,
+    disk: Disk,
     clock: Arc<dyn Clock>,
 }
 
-impl Place {
+impl SimNode {
     /// The clock of its machine.
     #[must_use]
     pub fn clock(&self) -> Arc<dyn Clock> {
@@ -62,8 +61,14 @@ impl Place {
 
     /// Runs its futures.
     #[must_use]
-    pub fn host(&self) -> &Host {
+    pub fn host(&self) -> &SimHost {
         &self.host
+    }
+
+    /// Its storage.
+    #[must_use]
+    pub fn disk(&self) -> &Disk {
+        &self.disk
     }
 }
 
@@ -154,19 +159,19 @@ impl Sim {
         SiteId(self.next_site)
     }
 
-    /// A place for a node that keeps its data on this disk; the previous node on the same disk must
+    /// Room for a node that keeps its data on this disk; the previous node on the same disk must
     /// have crashed or shut down.
-    pub fn place(&mut self, disk: &Disk) -> (SiteId, Place) {
+    pub fn add_node(&mut self, disk: &Disk) -> (SiteId, SimNode) {
         disk.restart();
         let id = self.next_id();
-        let (seed, sleeper) = (self.random.next_u64(), Arc::clone(&self.sleeper));
-        let site = Site::new(seed, Arc::clone(&self.clock), self.scripts.clone(), sleeper);
+        let seed = self.random.next_u64();
         let writer = Writer::new(Arc::clone(disk.log()) as _);
-        let (host, log) = (site.host.clone(), writer.handle(&self.sleeper));
+        let host = SimHost::new(writer.handle(&self.sleeper), Arc::clone(&self.sleeper));
+        let site = Site::new(seed, Arc::clone(&self.clock), self.scripts.clone(), host.clone());
         let clock = Arc::clone(&site.clock) as _;
         self.sites.insert(id, site);
         self.writers.insert(id, writer);
-        (id, Place { host, disk: disk.clone(), log, clock })
+        (id, SimNode { host, disk: disk.clone(), clock })
     }
 
     /// The log and the metadata of a disk, for several nodes. It survives whatever happens to them.
@@ -176,7 +181,7 @@ impl Sim {
         let handle = writer.handle(&self.sleeper);
         self.writers.insert(id, writer);
         let (log, metadata) = disk.ports();
-        (id, SharedLog::simulated(handle, log, metadata))
+        (id, SharedLog::written_by(LogWriter::without_thread(handle), log, metadata, None))
     }
 
     /// Sets how late and how badly a node's threads work from now on.

@@ -10,9 +10,8 @@ use forebay_messages::{
     Timestamp,
     actor::{RefillFailed, VQueueMessage},
 };
-use futures_util::task::AtomicWaker;
 
-use super::host::{Host, Task};
+use super::host::{SimHost, Task};
 use crate::{
     host::{FaultPlan, HANDLER},
     partition::refill::{self, RefillJob},
@@ -60,7 +59,7 @@ pub(super) enum Choice {
 type Answer = Box<dyn FnOnce()>;
 
 pub(super) struct Site {
-    pub(super) host: Host,
+    pub(super) host: SimHost,
     pub(super) world: SimWorld,
     pub(super) weather: Weather,
     scans: Vec<(Timestamp, RefillJob)>,
@@ -76,19 +75,14 @@ pub(super) struct Site {
 }
 
 impl Site {
-    pub(super) fn new(
-        seed: u64,
-        time: Arc<VirtualClock>,
-        scripts: Scripts,
-        sleeper: Arc<AtomicWaker>,
-    ) -> Self {
+    pub(super) fn new(seed: u64, time: Arc<VirtualClock>, scripts: Scripts, host: SimHost) -> Self {
         let clock = Arc::new(MachineClock::new(Arc::clone(&time)));
         // As on an arbiter's thread.
         let steady = SteadyClock::new(Arc::clone(&clock) as _, Timestamp::default());
         let world = SimWorld::beside(seed, Arc::clone(&time), Arc::new(steady), scripts);
         let stops = World::Sim(world.clone()).with_clock(Arc::clone(&time) as _).timers().clone();
         Self {
-            host: Host::new(sleeper),
+            host,
             world,
             weather: Weather::default(),
             scans: Vec::new(),
