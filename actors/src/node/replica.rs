@@ -183,7 +183,7 @@ impl Living {
             state,
             log: log.clone(),
             executor: executor.clone(),
-            spawner: executor.spawner().clone(),
+            host: executor.host().clone(),
             registry: Arc::clone(registry),
             vqueues,
             lost_through: self.replica.lost_through,

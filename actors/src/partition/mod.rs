@@ -37,7 +37,7 @@ use forebay_storage::partition::PartitionStore;
 
 use crate::{
     executor::Execute,
-    host::Spawner,
+    host::Host,
     log_writer::{LogCommand, LogHandle, WRITER_GONE},
     registry::{PartitionGauges, Registry},
     shell::{AHEAD_WARNING, Cx, Performer, SteadyClock, TimerKey, World},
@@ -61,7 +61,7 @@ pub(crate) struct PartitionPerformer {
     pub(crate) log: LogHandle,
     pub(crate) executor: Arc<dyn Execute>,
     /// Where commands to other partitions run.
-    pub(crate) spawner: Spawner,
+    pub(crate) host: Host,
     pub(crate) registry: Arc<Registry>,
     pub(crate) vqueues: Rc<VQueueShared>,
     /// Attempts under epochs up to this one ended with the process that ran them.

@@ -21,7 +21,7 @@ use forebay_storage::partition::PartitionStore;
 use crate::{
     access::{propose::propose_by, replies::Credit},
     error::NodeError,
-    host::{Spawned, Spawner},
+    host::{Host, Spawned},
     registry::Registry,
     shell::{Cx, Death, Performer, Ref, TimerKey, Timers},
 };
@@ -33,7 +33,7 @@ pub(super) struct ShufflePerformer {
     source: PartitionId,
     store: PartitionStore,
     registry: Arc<Registry>,
-    spawner: Spawner,
+    host: Host,
     timers: Timers,
     timer: Option<TimerKey>,
     /// The last command to each partition.
@@ -64,7 +64,7 @@ impl ShufflePerformer {
         report: impl FnOnce(bool) -> ShuffleInput + Send + 'static,
     ) -> Spawned {
         let (registry, me) = (Arc::clone(&self.registry), me.clone());
-        self.spawner.spawn_as("shuffle", async move {
+        self.host.spawn_as("shuffle", async move {
             let answer = propose_by(&registry, Credit::None, to, command).await;
             drop(registry);
             me.send(report(is_applied(to, answer)));
@@ -165,7 +165,7 @@ impl PartitionPerformer {
             source: self.id,
             store: self.store.clone(),
             registry: Arc::clone(&self.registry),
-            spawner: self.spawner.clone(),
+            host: self.host.clone(),
             timers: self.world.timers().clone(),
             timer: None,
             deliveries: BTreeMap::new(),
