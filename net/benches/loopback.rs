@@ -1,6 +1,5 @@
-//! Messages a second of one link over loopback, with TLS: 256 bytes and 64 KiB, everything on
-//! one thread. Beside them the floor: the same bytes over a bare TCP connection in the same
-//! process.
+//! Messages per second of one link over loopback with TLS: 256 bytes and 64 KiB, everything on one
+//! thread. For comparison, the same bytes over a bare TCP connection in the same process.
 //!
 //! `cargo bench -p forebay-net --all-features`; `-- --seconds 5` for longer runs.
 
@@ -13,7 +12,7 @@ use forebay_net::{
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Bytes under way, as a leader of a group has them.
+/// Bytes in flight, as for the leader of a group.
 const WINDOW_BYTES: usize = 4 << 20;
 const WINDOW_MESSAGES: usize = 4096;
 
@@ -111,7 +110,7 @@ async fn link(tls: bool, len: usize, seconds: f64) -> Measured {
     measured
 }
 
-/// The same bytes over TCP alone.
+/// The same bytes over TCP without TLS or frames.
 async fn floor(len: usize, seconds: f64) -> Measured {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -1,8 +1,7 @@
-//! Drives a lane over a connection until one of them ends.
+//! Drives a lane over a connection until either ends.
 //!
-//! Must always hold: reading never waits for writing, nor for the application; a
-//! connection that is silent, or whose bytes are not taken, for longer than `silence_max`
-//! ends.
+//! Must always hold: reading never waits for writing or for the application; a connection ends when
+//! it receives nothing, or the peer accepts nothing, for longer than `silence_max`.
 
 use std::io;
 use std::pin::Pin;
@@ -22,11 +21,11 @@ use crate::limits::Limits;
 use crate::wire::frame::{BadFrame, Frame, HEAD_BYTES_MAX};
 use crate::wire::hello::Class;
 
-/// Bytes that are written at once.
+/// Maximum number of bytes per write.
 const WRITE_BYTES: usize = 128 << 10;
-/// The buffer that is read into.
+/// Size of the read buffer.
 const READ_BYTES: usize = 64 << 10;
-/// How often within `silence_max` a connection is looked at.
+/// How often a connection is checked within `silence_max`.
 const SILENCE_CHECKS: u32 = 4;
 
 /// Why a connection ended.
@@ -40,13 +39,14 @@ pub(crate) enum Ended {
     Io(#[from] io::Error),
     #[error("{0}")]
     BadFrame(#[from] BadFrame),
-    #[error("nothing came from the other side for too long")]
+    #[error("the other side sent nothing for too long")]
     Silent,
-    #[error("the other side took nothing for too long")]
+    #[error("the other side accepted no bytes for too long")]
     Stuck,
 }
 
-/// Runs until the connection ends, or `stop`. The lane was attached before; it is detached.
+/// Runs until the connection ends or `stop` is cancelled. Attaches the lane, and detaches it at the
+/// end.
 pub(crate) async fn run(
     stream: Stream,
     lane: &dyn Lane,
@@ -57,19 +57,19 @@ pub(crate) async fn run(
 ) -> Ended {
     let is_urgent = matches!(class, Class::Heartbeats | Class::Consensus);
     if is_urgent && let Err(error) = stream.set_user_timeout(2 * limits.election_timeout) {
-        tracing::debug!("the time-out of unacknowledged bytes is not set: {error}");
+        tracing::debug!("cannot set the timeout of unacknowledged bytes: {error}");
     }
-    let moved = Moved::default();
-    let (read, write) = tokio::io::split(Counted { stream, moved: &moved });
+    let traffic = Traffic::default();
+    let (read, write) = tokio::io::split(Counted { stream, traffic: &traffic });
     let ended = tokio::select! {
         biased;
         () = stop.cancelled() => Ended::Stopped,
         ended = read_all(read, lane, number, limits) => ended,
-        ended = write_all(write, lane, number, limits, &moved) => ended,
-        ended = watch(&moved, limits) => ended,
+        ended = write_all(write, lane, number, limits, &traffic) => ended,
+        ended = watch(&traffic, limits) => ended,
     };
     lane.detach(number);
-    // This connection may have taken the notice that was meant for the next one.
+    // This connection may have consumed the notification that was meant for the next one.
     lane.wake().notify_one();
     ended
 }
@@ -106,7 +106,7 @@ async fn write_all(
     lane: &dyn Lane,
     number: u64,
     limits: &Limits,
-    moved: &Moved,
+    traffic: &Traffic,
 ) -> Ended {
     let mut out = BytesMut::new();
     let mut ping_at = Instant::now() + limits.ping_interval;
@@ -118,7 +118,7 @@ async fn write_all(
             out = BytesMut::new();
             tokio::select! {
                 biased;
-                // Frames that come wake it too: they must not put the ping off.
+                // Received frames also wake it: they must not postpone the ping.
                 () = lane.wake().notified() => {}
                 () = tokio::time::sleep_until(ping_at) => {}
             }
@@ -128,40 +128,40 @@ async fn write_all(
             Frame::Ping.encode(&mut out);
         }
         ping_at = Instant::now() + limits.ping_interval;
-        moved.is_writing.store(true, Ordering::Relaxed);
+        traffic.is_writing.store(true, Ordering::Relaxed);
         if let Err(error) = write.write_all(&out).await {
             return error.into();
         }
         if let Err(error) = write.flush().await {
             return error.into();
         }
-        moved.is_writing.store(false, Ordering::Relaxed);
+        traffic.is_writing.store(false, Ordering::Relaxed);
     }
 }
 
-async fn watch(moved: &Moved, limits: &Limits) -> Ended {
-    let (mut read, mut written) = (Still::default(), Still::default());
+async fn watch(traffic: &Traffic, limits: &Limits) -> Ended {
+    let (mut read, mut written) = (StallCheck::default(), StallCheck::default());
     loop {
         tokio::time::sleep(limits.silence_max / SILENCE_CHECKS).await;
-        if read.is_over(moved.read.load(Ordering::Relaxed)) {
+        if read.is_over(traffic.read.load(Ordering::Relaxed)) {
             return Ended::Silent;
         }
-        let is_writing = moved.is_writing.load(Ordering::Relaxed);
-        let is_over = written.is_over(moved.written.load(Ordering::Relaxed));
+        let is_writing = traffic.is_writing.load(Ordering::Relaxed);
+        let is_over = written.is_over(traffic.written.load(Ordering::Relaxed));
         if is_writing && is_over {
             return Ended::Stuck;
         }
     }
 }
 
-/// A count that did not change for a number of checks.
+/// A byte count that did not change for a number of checks.
 #[derive(Default)]
-struct Still {
+struct StallCheck {
     count: u64,
     checks: u32,
 }
 
-impl Still {
+impl StallCheck {
     fn is_over(&mut self, count: u64) -> bool {
         self.checks = if count == self.count { self.checks + 1 } else { 0 };
         self.count = count;
@@ -169,9 +169,9 @@ impl Still {
     }
 }
 
-/// Bytes that came and went.
+/// Bytes read and written so far.
 #[derive(Default)]
-struct Moved {
+struct Traffic {
     read: AtomicU64,
     written: AtomicU64,
     is_writing: AtomicBool,
@@ -179,7 +179,7 @@ struct Moved {
 
 struct Counted<'a> {
     stream: Stream,
-    moved: &'a Moved,
+    traffic: &'a Traffic,
 }
 
 impl AsyncRead for Counted<'_> {
@@ -192,7 +192,7 @@ impl AsyncRead for Counted<'_> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.stream).poll_read(cx, buf);
         let bytes = buf.filled().len() - before;
-        this.moved.read.fetch_add(bytes as u64, Ordering::Relaxed);
+        this.traffic.read.fetch_add(bytes as u64, Ordering::Relaxed);
         polled
     }
 }
@@ -206,7 +206,7 @@ impl AsyncWrite for Counted<'_> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.stream).poll_write(cx, buf);
         if let Poll::Ready(Ok(bytes)) = &polled {
-            this.moved.written.fetch_add(*bytes as u64, Ordering::Relaxed);
+            this.traffic.written.fetch_add(*bytes as u64, Ordering::Relaxed);
         }
         polled
     }

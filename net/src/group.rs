@@ -1,8 +1,8 @@
-//! What a group's application receives: sessions that begin and end, messages, heartbeats.
+//! Events for the application of a group: sessions that begin and end, messages, heartbeats.
 //!
-//! Must always hold: the queue is bounded per peer, in messages and bytes; what is received
-//! of a session comes between its `Connected` and its `Disconnected`, in order. A session
-//! that ended before its begin was received leaves no trace.
+//! Must always hold: the queue is bounded per peer, in messages and bytes; the messages of a
+//! session come between its `Connected` and its `Disconnected`, in order. A session that ended
+//! before its `Connected` was received leaves no event.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,18 +13,18 @@ use tokio::sync::Notify;
 use crate::identity::NodeName;
 use crate::limits::Limits;
 
-/// What the application of a group receives.
+/// An event for the application of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A session with a peer begins; its number is the same at both ends, and greater than
-    /// that of every earlier session of this link.
+    /// A session with a peer began; its number is the same at both ends, and greater than that of
+    /// every earlier session of this link.
     Connected {
         /// The peer.
         peer: NodeName,
         /// Its number.
         session: u64,
     },
-    /// The session is over; what was under way, in both directions, is lost.
+    /// The session ended; messages in flight in either direction are lost.
     Disconnected {
         /// The peer.
         peer: NodeName,
@@ -37,19 +37,19 @@ pub enum Event {
         peer: NodeName,
         /// The session.
         session: u64,
-        /// What was sent.
+        /// The content.
         body: Bytes,
     },
-    /// A piece of a long message came; the message itself follows when it is whole.
+    /// A piece of a long message arrived; the message follows when it is complete.
     Progress {
         /// The peer.
         peer: NodeName,
     },
-    /// A heartbeat. It belongs to no session, and others may have been dropped.
+    /// A heartbeat. It needs no session, and earlier ones may have been dropped.
     Heartbeat {
         /// The peer.
         peer: NodeName,
-        /// What was sent.
+        /// The content.
         body: Bytes,
     },
 }
@@ -63,7 +63,7 @@ struct PeerQueue {
     is_ready: bool,
     ended: Option<u64>,
     begins: Option<u64>,
-    /// The session that the messages belong to.
+    /// The session of the queued messages.
     session: u64,
     messages: VecDeque<Bytes>,
     bytes: usize,
@@ -100,7 +100,7 @@ impl PeerQueue {
 #[derive(Default)]
 struct State {
     peers: BTreeMap<NodeName, PeerQueue>,
-    /// Peers that have something, in turn.
+    /// Peers with events, in turn.
     ready: VecDeque<NodeName>,
 }
 
@@ -131,7 +131,7 @@ impl State {
     }
 }
 
-/// The queue to the application of a group.
+/// The event queue of a group's application.
 pub(crate) struct GroupQueue {
     state: Mutex<State>,
     wake: Notify,

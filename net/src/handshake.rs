@@ -1,7 +1,8 @@
-//! The handshake of a connection: TLS, then who is there and what the connection is for.
+//! The handshake of a connection: TLS, then the identities of the nodes and the purpose of the
+//! connection.
 //!
-//! Must always hold: a stranger (no certificate of a known authority, or bytes that are no
-//! hello) gets nothing but the end of the connection. The longest message is
+//! Must always hold: a client without a certificate of a known authority, or whose bytes are not a
+//! hello, gets no answer but the end of the connection. The longest message is
 //! [`HANDSHAKE_BYTES_MAX`]; the caller limits the time.
 
 use std::io;
@@ -22,34 +23,34 @@ use crate::transport::Duplex;
 use crate::transport::tcp::NotLoopback;
 use crate::wire::hello::{Class, HANDSHAKE_BYTES_MAX, Hello, PROTOCOL, Refusal, Reply};
 
-/// A refusal is left to be read for so long before the connection is closed.
+/// How long a connection stays open after a refusal, so that the other side can read it.
 const LINGER: Duration = Duration::from_millis(500);
-/// Bytes that are read away meanwhile.
+/// Maximum number of bytes read and discarded during that time.
 const LINGER_BYTES_MAX: u64 = 64 << 10;
 
-/// Why a connection was not made. Each text says what to do.
+/// Why a connection was not established. Each text says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The operating system says no.
+    /// An error of the operating system.
     #[error("{0}")]
     Io(#[source] io::Error),
-    /// Without TLS, an address that others can reach.
+    /// An address that other machines can reach was given without TLS.
     #[error(transparent)]
     NotLoopback(NotLoopback),
-    /// It took too long.
+    /// The time limit passed.
     #[error("the other side did not answer in time")]
     TimedOut,
-    /// The other side closed the connection without a word.
+    /// The other side closed the connection without an answer.
     #[error(
-        "the other side closed the connection without an answer: it is no forebay node, or \
+        "the other side closed the connection without an answer: it is not a forebay node, or \
          uses TLS where this node does not; its log says why"
     )]
     Closed,
-    /// The bytes of the other side are no handshake.
-    #[error("the other side speaks another protocol: check the address, and TLS at both sides")]
+    /// The other side does not speak the handshake protocol.
+    #[error("the other side speaks another protocol: check the address, and TLS at both nodes")]
     NotForebay,
-    /// The other side's certificate is of another authority.
+    /// The other side's certificate was issued by an unknown authority.
     #[error(
         "the certificate of the other side was not issued by an authority that this node \
          knows: use certificates of one authority"
@@ -58,11 +59,11 @@ pub enum HandshakeError {
     /// The other side's certificate is for another name.
     #[error("the certificate at that address is not for the node {0}: check the address")]
     OtherName(NodeName),
-    /// The other side's certificate is over, or not valid yet.
+    /// The other side's certificate has expired, or is not valid yet.
     #[error("the certificate of the other side is not valid at this time: {0}")]
     CertificateTime(String),
-    /// The other side showed no certificate.
-    #[error("the other side showed no certificate")]
+    /// The other side presented no certificate.
+    #[error("the other side presented no certificate")]
     NoCertificate,
     /// The other side does not accept this node's certificate.
     #[error(
@@ -70,13 +71,13 @@ pub enum HandshakeError {
          one authority and that it is not over"
     )]
     CertificateRefused(String),
-    /// Another fault of TLS.
+    /// Another TLS error.
     #[error("TLS: {0}")]
     Tls(String),
-    /// This node refuses the other one.
+    /// This node refused the other one.
     #[error("refused the other node: {0}")]
     Refused(Refusal),
-    /// The other node refuses this one.
+    /// The other node refused this one.
     #[error("the other node refuses this one: {0}")]
     RefusedByPeer(Refusal),
 }
@@ -120,7 +121,7 @@ fn of_tls(error: &rustls::Error) -> HandshakeError {
     }
 }
 
-/// A connection with or without TLS.
+/// A connection, with or without TLS.
 pub(crate) enum Stream {
     Plain(Box<dyn Duplex>),
     Tls(Box<TlsStream<Box<dyn Duplex>>>),
@@ -165,7 +166,7 @@ impl Stream {
         Reply::decode(self.receive().await?).ok_or(HandshakeError::NotForebay)
     }
 
-    /// Sends a refusal and waits until it was read, for a moment.
+    /// Sends a refusal, and gives the other side a moment to read it.
     async fn refuse(mut self, refusal: Refusal) -> HandshakeError {
         let sent = self.send(Reply::Refused(refusal.clone()).encode()).await;
         if sent.is_ok() {
@@ -175,7 +176,8 @@ impl Stream {
     }
 }
 
-/// Closed with bytes that were not read, TCP would drop what was sent last.
+/// Reads and discards input before closing: TCP drops sent data when a socket is closed with unread
+/// bytes.
 async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let _ = tokio::time::timeout(LINGER, async {
         let _ = stream.shutdown().await;
@@ -185,7 +187,7 @@ async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     .await;
 }
 
-/// The dialler's side. `check` looks at who answered.
+/// The dialling side. `check` checks the identity of the node that answered.
 pub(crate) async fn dial(
     stream: Box<dyn Duplex>,
     tls: Option<Arc<Configs>>,
@@ -236,7 +238,7 @@ fn of_dialled(error: io::Error, peer: &NodeName) -> HandshakeError {
     if is_other_name { HandshakeError::OtherName(peer.clone()) } else { error.into() }
 }
 
-/// The side that was dialled. `check` looks at who dialled.
+/// The accepting side. `check` checks the identity of the node that dialled.
 pub(crate) async fn accept(
     stream: Box<dyn Duplex>,
     tls: Option<Arc<Configs>>,
@@ -258,7 +260,7 @@ pub(crate) async fn accept(
     };
     let hello = Hello::decode(stream.receive().await?).ok_or(HandshakeError::NotForebay)?;
     let Some((class, identity)) = hello.body else {
-        // The answer says what this side speaks, the error what the other one does.
+        // The answer carries the protocols of this side, the error those of the other side.
         stream.refuse(Refusal::Protocol { oldest: PROTOCOL, newest: PROTOCOL }).await;
         let (oldest, newest) = (hello.oldest, hello.newest);
         return Err(HandshakeError::Refused(Refusal::Protocol { oldest, newest }));

@@ -1,8 +1,8 @@
-//! Who a node is, as far as the network needs to know.
+//! The identity of a node, as the network needs it.
 //!
-//! Must always hold: a node name is a valid DNS label, because the certificate of a node
-//! carries its name as a DNS name. Storage id, boot and nonce are values of the caller: the
-//! network only compares them.
+//! Must always hold: a node name is a valid DNS label, because the certificate of a node carries it
+//! as a DNS name. Storage id, boot and nonce are values of the caller: the network only compares
+//! them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use std::str::FromStr;
 /// Longest node name, in bytes: the longest label that DNS allows.
 pub const NODE_NAME_LEN_MAX: usize = 63;
 
-/// The name of a node: lower-case letters, digits and `-`, neither first nor last.
+/// The name of a node: lower-case letters, digits and `-`, which is neither first nor last.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeName(String);
 
@@ -42,28 +42,28 @@ impl FromStr for NodeName {
     }
 }
 
-/// A text that is no node name.
+/// The text is not a node name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no node name: use 1 to 63 lower-case letters, digits and '-', \
+    "{0:?} is not a node name: use 1 to 63 lower-case letters, digits and '-', \
      with a letter or digit first and last"
 )]
 pub struct BadName(pub String);
 
-/// What a node says about itself in the handshake.
+/// What a node reports about itself in the handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster; both sides must name the same one.
     pub cluster: u128,
     /// The name; with TLS the certificate must carry it.
     pub name: NodeName,
-    /// The data directory.
+    /// Id of the data directory.
     pub storage: u128,
-    /// Counts the starts of the node with this data directory.
+    /// Number of starts of the node with this data directory.
     pub boot: u64,
-    /// Drawn at that start: tells two processes with copies of one directory apart.
+    /// Random number of that start: distinguishes two processes with copies of one directory.
     pub nonce: u64,
-    /// Where the node can be dialled, if it can.
+    /// Address at which the node can be dialled, if any.
     pub address: Option<String>,
 }
 

@@ -1,17 +1,17 @@
 //! The network between the nodes of a cluster.
 //!
-//! Owns connections, their handshake and what travels over them: heartbeats, links with
-//! sessions per peer and group, requests, bulk reads. Knows nothing of queues, logs or
-//! consensus: groups are numbers, messages are bytes, and who a node is are values of the
-//! caller.
+//! Owns connections, their handshake, and the traffic over them: heartbeats, links with sessions
+//! per peer and group, requests, bulk reads. Must not know queues, logs or consensus: groups are
+//! numbers, messages are bytes, and node identities are values of the caller.
 //!
 //! What must always hold:
-//! 1. Without TLS nothing but loopback is bound or dialled.
-//! 2. A stranger gets nothing but the end of the handshake, and costs bounded memory.
+//! 1. Without TLS, only loopback addresses are bound or dialled.
+//! 2. An unauthenticated client gets no answer but the end of the handshake, and costs bounded
+//!    memory.
 //! 3. A call that sends never waits. Every queue has a limit, in messages and bytes.
-//! 4. Within a session of a link, messages come in order and without gaps; both ends know
-//!    the session by the same number, and both are informed of its end.
-//! 5. A request is answered once; whether it may have been done is part of every error.
+//! 4. Within a session of a link, messages arrive in order and without gaps. Both ends know the
+//!    session by the same number, and both are informed of its end.
+//! 5. A request is answered once; every error says whether the peer may have handled it.
 
 mod connection;
 mod group;

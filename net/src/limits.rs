@@ -1,64 +1,63 @@
-//! The named limits and times of the network.
+//! The limits and durations of the network.
 
 use std::time::Duration;
 
-/// Limits and times. The defaults suit a cluster of up to some tens of nodes.
+/// Limits and durations. The defaults suit a cluster of up to some tens of nodes.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of a frame's body. Longer messages travel as several frames.
+    /// Bytes of the body of a frame. Longer messages are split into several frames.
     pub frame_bytes_max: usize,
     /// Bytes of a message of a link.
     pub message_bytes_max: usize,
-    /// Messages of a link that wait to be sent, or to be received by the application;
-    /// one more resets the link.
+    /// Messages of a link that wait to be sent, or wait for the application; one more resets the
+    /// link.
     pub link_messages_max: usize,
     /// The same in bytes.
     pub link_bytes_max: usize,
-    /// Heartbeats that wait per peer and group; the oldest one is dropped.
+    /// Heartbeats that wait, per peer and group; the oldest one is dropped.
     pub heartbeats_max: usize,
     /// Bytes of a heartbeat.
     pub heartbeat_bytes_max: usize,
-    /// Groups of this node.
+    /// Number of groups of this node.
     pub groups_max: usize,
-    /// Requests under way per peer and direction.
+    /// Requests in flight, per peer and direction.
     pub requests_max: usize,
     /// Bytes of a request or of its answer.
     pub request_bytes_max: usize,
-    /// Bytes of all requests and answers under way, per peer and direction.
+    /// Bytes of all requests and answers in flight, per peer and direction.
     pub requests_bytes_max: usize,
-    /// Longest time that a request may take; a longer deadline is cut to it.
+    /// Maximum duration of a request; a longer deadline is shortened to it.
     pub request_time_max: Duration,
-    /// Bulk reads under way per peer and direction.
+    /// Bulk reads in progress, per peer and direction.
     pub bulk_streams_max: usize,
-    /// Bytes of a bulk read that are under way or wait for its reader.
+    /// Bytes of a bulk read that are in flight or wait for its reader.
     pub bulk_window_bytes: usize,
     /// Bytes of the name of a bulk source.
     pub bulk_source_bytes_max: usize,
-    /// Nodes that are known by name.
+    /// Number of known nodes.
     pub peers_max: usize,
-    /// Connections that are in their handshake; one more ends the oldest one.
+    /// Connections in their handshake; one more closes the oldest one.
     pub handshakes_max: usize,
-    /// Longest handshake, TLS included.
+    /// Maximum duration of a handshake, TLS included.
     pub handshake_time_max: Duration,
-    /// Longest attempt to reach an address.
+    /// Maximum duration of an attempt to reach an address.
     pub dial_time_max: Duration,
     /// First pause after a failed or lost connection; doubled each time.
     pub backoff_min: Duration,
     /// Longest pause.
     pub backoff_max: Duration,
-    /// A connection that lived so long starts again with the first pause.
+    /// A connection that lasted this long resets the pause.
     pub backoff_reset: Duration,
-    /// A connection on which nothing was sent for so long sends a ping.
+    /// A connection that sent nothing for this long sends a ping.
     pub ping_interval: Duration,
-    /// A connection on which no byte came for so long is closed, and one whose bytes
-    /// nobody takes for so long.
+    /// A connection is closed when no byte arrives, or the peer accepts none, for this long.
     pub silence_max: Duration,
-    /// Election timeout of the consensus groups: bytes of heartbeats and of links that are
-    /// not acknowledged for two of them end the connection (`TCP_USER_TIMEOUT`).
+    /// Election timeout of the consensus groups: a connection of heartbeats or links ends when
+    /// bytes stay unacknowledged for two of them (`TCP_USER_TIMEOUT`).
     pub election_timeout: Duration,
-    /// How often the files of the certificates are looked at.
+    /// How often the certificate files are checked for changes.
     pub certificate_check_interval: Duration,
-    /// Days before the end of a certificate from which on it is warned of.
+    /// Days before its end from which a certificate causes warnings.
     pub certificate_warn_days: i64,
 }
 

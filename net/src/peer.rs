@@ -1,7 +1,7 @@
-//! What is known of another node: its lanes, its addresses, its connections.
+//! State of another node: its lanes, addresses and connections.
 //!
-//! Must always hold: all connections that live belong to one identity (data directory, boot
-//! and nonce); of each kind one lives, and a newer one ends it.
+//! Must always hold: all open connections belong to one identity (data directory, boot and nonce);
+//! there is one of each kind, and a newer one closes it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,21 +18,21 @@ use crate::lane::request_client::RequestClient;
 use crate::limits::Limits;
 use crate::wire::hello::{Class, Refusal};
 
-/// Which connection: its class, and whether it serves the peer's requests.
+/// The kind of a connection: its class, and whether it serves the peer's requests.
 pub(crate) type Kind = (Class, bool);
 
-/// What a status shows of a peer.
+/// The status of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerView {
     /// Its name.
     pub name: NodeName,
-    /// Where it is dialled: as configured, then as it says itself.
+    /// Addresses to dial: the configured one, then the one that it announced.
     pub addresses: Vec<String>,
-    /// Who is connected, or was last.
+    /// Identity of the node that is connected, or was last.
     pub identity: Option<Identity>,
-    /// Classes with a connection to it.
+    /// Classes with an open connection.
     pub connected: Vec<Class>,
-    /// Why it was last not reached, until it is.
+    /// Why it could not be reached, until it is.
     pub error: Option<String>,
 }
 
@@ -43,11 +43,11 @@ pub(crate) struct Peer {
     pub(crate) heartbeats: Arc<Slot<Heartbeats>>,
     pub(crate) requests: Arc<Slot<RequestClient>>,
     pub(crate) bulk: Arc<Slot<BulkClient>>,
-    /// Ends everything about this peer.
+    /// Ends all tasks of this peer.
     pub(crate) gone: CancellationToken,
-    /// Tells the dialling tasks that something may be wanted.
+    /// Notifies the dialling tasks that a connection may be wanted.
     wanted: BTreeMap<Class, Notify>,
-    /// Tells them not to wait any longer.
+    /// Notifies them to end their pause.
     urgent: BTreeMap<Class, Notify>,
     state: Mutex<State>,
 }
@@ -60,7 +60,7 @@ struct State {
     identity: Option<Identity>,
     live: BTreeMap<Kind, (u64, CancellationToken)>,
     connections: u64,
-    /// While a class waits for its next attempt: why the last one failed.
+    /// For a class that waits for its next attempt, why the last one failed.
     failed: BTreeMap<Class, String>,
 }
 
@@ -85,7 +85,7 @@ impl Peer {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The application names the peer.
+    /// The application added the peer.
     pub(crate) fn add(&self, address: Option<String>) {
         let mut state = self.lock();
         state.is_added = true;
@@ -96,18 +96,18 @@ impl Peer {
         }
         drop(state);
         if is_new {
-            self.hurry();
+            self.skip_pause();
         }
     }
 
-    /// The peer says where it can be dialled.
-    pub(crate) fn learn(&self, address: Option<&String>) {
+    /// The peer announced an address.
+    pub(crate) fn set_announced(&self, address: Option<&String>) {
         let mut state = self.lock();
         if address.is_some() && state.hint.as_ref() != address {
             state.hint = address.cloned();
             state.failed.clear();
             drop(state);
-            self.hurry();
+            self.skip_pause();
         }
     }
 
@@ -115,7 +115,7 @@ impl Peer {
         self.lock().is_added
     }
 
-    /// Neither named by the application nor connected.
+    /// Whether it is neither added by the application nor connected.
     pub(crate) fn is_idle(&self) -> bool {
         let state = self.lock();
         !state.is_added && state.live.is_empty()
@@ -128,13 +128,13 @@ impl Peer {
         all
     }
 
-    /// Something may be wanted.
+    /// A connection may be wanted.
     pub(crate) fn notice(&self) {
         self.wanted.values().for_each(Notify::notify_one);
     }
 
-    /// Attempts are made at once.
-    pub(crate) fn hurry(&self) {
+    /// Ends the pauses: attempts are made at once.
+    pub(crate) fn skip_pause(&self) {
         self.urgent.values().for_each(Notify::notify_one);
         self.notice();
     }
@@ -159,12 +159,12 @@ impl Peer {
         self.lock().failed.get(&class).cloned()
     }
 
-    /// Whether a connection of this identity may be.
+    /// Whether a connection of this identity is allowed.
     pub(crate) fn check(&self, identity: &Identity) -> Result<(), Refusal> {
         self.lock().check(identity)
     }
 
-    /// Registers a connection; it must end when the token says so.
+    /// Registers a connection, which must end when the token is cancelled.
     pub(crate) fn register(
         &self,
         kind: Kind,

@@ -1,7 +1,7 @@
-//! Bulk reads of this node from one peer.
+//! Bulk reads by this node from one peer.
 //!
-//! Must always hold: received bytes that the reader has not taken are at most the window of
-//! the read; a read that ended early returns the offset at which to continue.
+//! Must always hold: received bytes that the reader has not taken never exceed the window of the
+//! read; a read that ended early returns the offset at which to continue.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::wire::frame::{BadFrame, Frame};
 
 struct Stream {
     source: Bytes,
-    /// Where the next chunk belongs.
+    /// Offset of the next chunk.
     offset: u64,
     is_opened: bool,
     chunks: VecDeque<Bytes>,
-    /// Taken by the reader and not yet granted again.
+    /// Bytes taken by the reader and not yet granted again.
     taken: usize,
-    /// Granted and not yet come.
+    /// Bytes granted and not yet received.
     window: usize,
     end: Option<Result<(), RequestError>>,
     wake: Arc<Notify>,
@@ -44,7 +44,7 @@ impl BulkClient {
         Self { limits, is_connected: false, is_stopped: false, next_id: 1, streams, cancels }
     }
 
-    /// Some read waits for a connection or for bytes.
+    /// Whether a read waits for a connection or for bytes.
     pub(crate) fn is_wanted(&self) -> bool {
         self.streams.values().any(|stream| stream.end.is_none())
     }
@@ -80,7 +80,7 @@ impl BulkClient {
         Ok((id, wake))
     }
 
-    /// The next chunk; `None`: wait. An empty chunk is the end.
+    /// The next chunk; `None` if there is none yet. An empty chunk is the end.
     pub(crate) fn take(&mut self, id: u64) -> Option<Result<Bytes, RequestError>> {
         let stream = self.streams.get_mut(&id)?;
         if let Some(chunk) = stream.chunks.pop_front() {
@@ -94,7 +94,7 @@ impl BulkClient {
         }
     }
 
-    /// The reader is gone.
+    /// The reader was dropped.
     pub(crate) fn cancel(&mut self, id: u64) {
         if let Some(stream) = self.streams.remove(&id)
             && stream.is_opened
@@ -131,7 +131,7 @@ impl LaneState for BulkClient {
             Frame::Chunk { id, body } => {
                 let Some(stream) = self.streams.get_mut(&id) else { return Ok(()) };
                 if body.len() > stream.window || stream.end.is_some() || !stream.is_opened {
-                    return Err(BadFrame("more bytes than were asked for"));
+                    return Err(BadFrame("more bytes than were requested"));
                 }
                 if body.is_empty() {
                     return Err(BadFrame("a chunk is empty"));
@@ -181,7 +181,7 @@ impl LaneState for BulkClient {
     }
 
     fn has_frames(&self) -> bool {
-        // A reader that took something may have room again.
+        // A reader that took bytes may grant new ones.
         !self.streams.is_empty() || !self.cancels.is_empty()
     }
 

@@ -1,8 +1,8 @@
 //! Bulk reads of one peer from this node, over one connection.
 //!
-//! Must always hold: of each read at most its credit, and at most a window, waits to leave;
-//! reads take turns, a chunk each; a read stops when it is cancelled and when the
-//! connection is gone.
+//! Must always hold: for each read, at most its credit and at most one window wait to be sent;
+//! reads take turns, one chunk each; a read stops when it is cancelled and when the connection
+//! ends.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -22,9 +22,9 @@ struct Stream {
     source: Bytes,
     offset: u64,
     credit: usize,
-    /// A call of the service is under way.
+    /// A call of the service in progress.
     reading: Option<AbortHandle>,
-    /// Read and not yet written.
+    /// A chunk that was read and not yet sent.
     chunk: Option<Bytes>,
     end: Option<Frame>,
 }
@@ -61,7 +61,7 @@ impl BulkServer {
         })
     }
 
-    /// Reads ahead by one chunk, so that the disk and the network work at the same time.
+    /// Reads one chunk ahead, so that disk and network work in parallel.
     fn read_on(&mut self, id: u64) {
         let frame_max = self.limits.frame_bytes_max;
         let Some(stream) = self.streams.get_mut(&id) else { return };
@@ -94,7 +94,7 @@ impl BulkServer {
                 stream.credit -= chunk.len();
                 stream.chunk = Some(chunk);
             }
-            Ok(_) => stream.end = Some(fail(id, "the source gave more than was asked for")),
+            Ok(_) => stream.end = Some(fail(id, "the source returned too many bytes")),
             Err(text) => stream.end = Some(fail(id, &text)),
         }
         self.turns.push_back(id);
@@ -102,7 +102,7 @@ impl BulkServer {
 
     fn open(&mut self, id: u64, offset: u64, window: u32, source: Bytes) -> Result<(), BadFrame> {
         if self.streams.contains_key(&id) {
-            return Err(BadFrame("the number of a bulk read is used twice"));
+            return Err(BadFrame("two bulk reads have the same number"));
         }
         if source.len() > self.limits.bulk_source_bytes_max {
             return Err(BadFrame("the name of a bulk source is too long"));
@@ -111,11 +111,11 @@ impl BulkServer {
             if self.refused.len() > 2 * self.limits.bulk_streams_max {
                 return Err(BadFrame("too many bulk reads, and their answers are not read"));
             }
-            self.refused.push_back(fail(id, "too many bulk reads are under way"));
+            self.refused.push_back(fail(id, "too many bulk reads are in progress"));
             return Ok(());
         }
         let credit = (window as usize).min(self.limits.bulk_window_bytes);
-        // The name is kept long: it must not keep the buffer that it came in.
+        // The name is kept for long: copy it, to release the buffer that it arrived in.
         let source = Bytes::copy_from_slice(&source);
         let stream = Stream { source, offset, credit, reading: None, chunk: None, end: None };
         self.streams.insert(id, stream);

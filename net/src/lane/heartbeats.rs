@@ -1,7 +1,7 @@
-//! Heartbeats to and from one peer: small, of all groups, on a connection of their own.
+//! Heartbeats to and from one peer, of all groups, on a connection of their own.
 //!
-//! Must always hold: the queue is bounded per group; the oldest is dropped, because a newer
-//! heartbeat contains everything that an older one did.
+//! Must always hold: the queue is bounded per group; the oldest heartbeat is dropped, because a
+//! newer one replaces it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ impl Heartbeats {
         self.out.remove(&group);
     }
 
-    /// Sends one, if there is a connection and the group has a link to the peer.
+    /// Sends a heartbeat if there is a connection and the group has a link to the peer.
     pub(crate) fn send(&mut self, group: u32, body: Bytes) {
         let is_fit = body.len() <= self.limits.heartbeat_bytes_max;
         if !is_fit || !self.is_connected || !self.queues.contains_key(&group) {
@@ -65,7 +65,7 @@ impl LaneState for Heartbeats {
             return Err(BadFrame("a heartbeat is too long"));
         }
         if let Some(queue) = self.queues.get(&group) {
-            // A heartbeat may wait long: it must not keep the buffer that it came in.
+            // A heartbeat may wait for long: copy it, to release the buffer that it arrived in.
             queue.heartbeat(&self.peer, Bytes::copy_from_slice(&body));
         }
         Ok(())

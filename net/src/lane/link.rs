@@ -1,26 +1,26 @@
-//! The sessions of one link: how two nodes agree on them over one connection.
+//! Sessions of one link: how two nodes agree on them over one connection.
 //!
-//! Each side sends `Open` with a number above every session that it knows; the n-th `Open`
-//! of one side and the n-th of the other make a session, which both know by the greater
-//! number. A side that ends a session sends its next `Open` at once, or `Shut` when it
-//! leaves the group. Messages of the old session before the other side's `Open` are dropped.
+//! Each side sends `Open` with a number above every session that it knows. The n-th `Open` of one
+//! side and the n-th of the other make a session, whose number at both sides is the greater of the
+//! two. A side that ends a session sends its next `Open` at once, or `Shut` when it leaves the
+//! group. Messages of the old session before the other side's `Open` are dropped.
 //!
-//! Must always hold: the numbers of a link's sessions grow; a side sends nothing of a
-//! session before it has both `Open`s.
+//! Must always hold: the session numbers of a link grow; a side sends nothing in a session before
+//! it has both `Open`s.
 
 use crate::wire::frame::{BadFrame, Frame};
 
-/// A number above it is no number of a session.
+/// Greatest session number.
 const NUMBER_MAX: u64 = u64::MAX / 2;
 
-/// What a call wants done, in this order.
+/// What the caller must do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
-    /// Send this, before everything that is sent of a later session.
+    /// Send this frame before anything of a later session.
     Send(Frame),
-    /// A session begins.
+    /// A session began.
     Up(u64),
-    /// The session is over; queued messages in both directions are dropped.
+    /// The session ended; queued messages in both directions are dropped.
     Down(u64),
 }
 
@@ -31,17 +31,17 @@ pub(crate) struct Link {
     is_connected: bool,
     /// The application wants sessions.
     is_wanted: bool,
-    /// The number of an `Open` that was sent and has no partner yet.
+    /// Number of an `Open` that was sent and is not matched yet.
     mine: Option<u64>,
-    /// The number of an `Open` that came and has no partner yet.
+    /// Number of an `Open` that was received and is not matched yet.
     theirs: Option<u64>,
     up: Option<u64>,
-    /// The greatest session that is known.
+    /// The greatest known session number.
     last: u64,
 }
 
 impl Link {
-    /// `last` is the greatest session that is known.
+    /// `last` is the greatest known session number.
     pub(crate) fn new(group: u32, last: u64) -> Self {
         let (mine, theirs, up) = (None, None, None);
         Self { group, is_connected: false, is_wanted: false, mine, theirs, up, last }
@@ -69,7 +69,7 @@ impl Link {
         self.open(out);
     }
 
-    /// The application wants none any more.
+    /// The application wants no more sessions.
     pub(crate) fn leave(&mut self, out: &mut Vec<Output>) {
         self.is_wanted = false;
         if self.up.is_some() {
@@ -78,7 +78,7 @@ impl Link {
         }
     }
 
-    /// Ends the session; the next one begins as soon as the other side agrees.
+    /// Ends the session; the next one begins once the other side agrees.
     pub(crate) fn reset(&mut self, out: &mut Vec<Output>) {
         if self.up.is_some() {
             self.down(out);
@@ -95,7 +95,7 @@ impl Link {
             return Err(BadFrame("a link is opened twice"));
         }
         if number > NUMBER_MAX {
-            return Err(BadFrame("the number of a session is too great"));
+            return Err(BadFrame("a session number is too great"));
         }
         self.theirs = Some(number);
         self.down(out);
@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// Two ends and the pipes between them; what is sent of a session carries its number.
+    /// Two ends and the pipes between them; each message carries the number of its session.
     struct World {
         ends: [Link; 2],
         pipes: [VecDeque<Item>; 2],
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_peer_may_send_is_refused() {
+    fn illegal_frames_are_refused() {
         let mut link = Link::new(1, 0);
         let out = &mut Vec::new();
         link.connected(out);

@@ -1,8 +1,7 @@
-//! The links of all groups to one peer, over the connection of class consensus.
+//! Links of all groups to one peer, over the connection of class consensus.
 //!
-//! Must always hold: an overflow of a queue, to send or to receive,
-//! resets that link and no other one; links take turns, a piece each, so that a long
-//! message of one group does not hold up the others.
+//! Must always hold: an overflow of a send or receive queue resets that link and no other; links
+//! take turns, one piece each, so that a long message of one group does not delay the others.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,17 +15,17 @@ use crate::lane::{Incoming, LaneState, Outgoing};
 use crate::limits::Limits;
 use crate::wire::frame::{BadFrame, Frame};
 
-/// Why a message was not sent. Nothing of it reaches the peer.
+/// Why a message was not sent. No part of it reaches the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotSent {
-    /// There is no session of this number with the peer.
+    /// There is no session with this number.
     #[error("there is no such session with the peer")]
     NoSession,
-    /// Too much waited for the peer: the session was ended, and both sides are informed.
+    /// The send queue was full: the session was ended, and both sides are informed.
     #[error("the queue of the link is full: the session was ended")]
     Overflow,
-    /// The message is longer than a message may be; the session continues.
+    /// The message is longer than the limit; the session continues.
     #[error("the message is longer than the limit")]
     TooLong,
 }
@@ -47,9 +46,10 @@ pub(crate) struct Links {
     is_connected: bool,
     control: VecDeque<Frame>,
     links: BTreeMap<u32, Entry>,
-    /// Groups that have something to send.
+    /// Groups with something to send.
     turns: VecDeque<u32>,
-    /// The greatest session of any link: a forgotten link continues above it.
+    /// The greatest session number of any link: a link that is forgotten and added again continues
+    /// above it.
     greatest: u64,
 }
 
@@ -59,20 +59,20 @@ impl Links {
         Self { peer, limits, is_connected: false, control, links, turns, greatest: 0 }
     }
 
-    /// Some group wants a link to this peer.
+    /// Whether a group wants a link to this peer.
     pub(crate) fn is_wanted(&self) -> bool {
         self.links.values().any(|entry| entry.queue.is_some())
     }
 
-    /// The group wants sessions; they are told to `queue`.
+    /// The group wants sessions; their events go to `queue`.
     pub(crate) fn want(&mut self, group: u32, queue: Arc<GroupQueue>) {
         self.entry(group).queue = Some(queue);
         self.step(group, Link::want);
     }
 
-    /// The group wants none any more.
+    /// The group wants no more sessions.
     pub(crate) fn leave(&mut self, group: u32) {
-        // It is not informed of an end that it asked for.
+        // A group that leaves gets no event of the end.
         let queue = self.links.get_mut(&group).and_then(|entry| entry.queue.take());
         if let Some(queue) = queue {
             self.step(group, Link::leave);
@@ -102,7 +102,7 @@ impl Links {
         let is_full = entry.out.len() >= limits.link_messages_max
             || entry.out_bytes.saturating_add(body.len()) > limits.link_bytes_max;
         if is_full {
-            tracing::warn!(peer = %self.peer, group, session, "a link overflowed: it is reset");
+            tracing::warn!(peer = %self.peer, group, session, "the send queue of a link is full: the link is reset");
             self.step(group, Link::reset);
             return Err(NotSent::Overflow);
         }
@@ -141,14 +141,14 @@ impl Links {
         match output {
             Output::Send(frame) => self.control.push_back(frame),
             Output::Up(session) => {
-                tracing::debug!(peer = %self.peer, group, session, "a session begins");
+                tracing::debug!(peer = %self.peer, group, session, "a session began");
                 self.greatest = self.greatest.max(session);
                 if let Some(queue) = &entry.queue {
                     queue.begin(&self.peer, session);
                 }
             }
             Output::Down(session) => {
-                tracing::debug!(peer = %self.peer, group, session, "a session ends");
+                tracing::debug!(peer = %self.peer, group, session, "a session ended");
                 entry.out = VecDeque::new();
                 entry.out_bytes = 0;
                 entry.partial.clear();
@@ -163,14 +163,15 @@ impl Links {
         let Some(entry) = self.links.get_mut(&group) else { return };
         let (Some(queue), Some(session)) = (&entry.queue, entry.link.session()) else { return };
         if entry.partial.len() + body.len() > self.limits.message_bytes_max {
-            tracing::warn!(peer = %self.peer, group, session, "a message is too long: reset");
+            tracing::warn!(peer = %self.peer, group, session, "a message is too long: the link is reset");
             self.step(group, Link::reset);
             return;
         }
         match entry.partial.add(body, is_last) {
             None => queue.progress(&self.peer),
             Some(message) => {
-                // A short message may wait long: it must not keep the buffer it came in.
+                // A short message may wait for long: copy it, to release the buffer that it arrived
+                // in.
                 let is_short = message.len() * 2 < self.limits.frame_bytes_max;
                 let message = if is_short { Bytes::copy_from_slice(&message) } else { message };
                 if queue.message(&self.peer, message).is_err() {
@@ -349,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_takes_turns_with_others_and_is_told_as_progress() {
+    fn a_long_message_takes_turns_with_others_and_reports_progress() {
         let limits = Limits { frame_bytes_max: 10, ..Limits::default() };
         let mut ends = ends(&limits);
         exchange(&mut ends);
@@ -383,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_nobody_asked_for_are_bounded() {
+    fn unrequested_links_are_bounded() {
         let limits = Limits { groups_max: 4, ..Limits::default() };
         let mut ends = ends(&limits);
         let open = |group| Frame::Open { group, number: 1 };

@@ -1,8 +1,8 @@
-//! What travels over the connections of a class: one lane per peer and class, whose state
-//! is changed by plain calls. The connection drives it ([`crate::connection`]).
+//! State of a connection class: one lane per peer and class, changed by plain calls.
+//! [`crate::connection`] drives it.
 //!
-//! Must always hold: a lane belongs to at most one connection at a time; a call of an
-//! earlier connection changes nothing. No call of a lane waits.
+//! Must always hold: a lane belongs to at most one connection at a time; a call by an earlier
+//! connection has no effect. No call of a lane blocks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,33 +21,33 @@ pub(crate) mod request_server;
 
 /// The state of a lane.
 pub(crate) trait LaneState: Send {
-    /// A connection was made; it has this number.
+    /// A connection with this number was established.
     fn connected(&mut self, connection: u64);
-    /// A frame came.
+    /// A frame arrived.
     fn receive(&mut self, frame: Frame) -> Result<(), BadFrame>;
-    /// Appends frames until there is no more, or `out` is at least `room` long.
+    /// Appends frames until none is left or `out` has at least `room` bytes.
     fn fill(&mut self, out: &mut BytesMut, room: usize);
-    /// Whether [`Self::fill`] has something to append.
+    /// Whether [`Self::fill`] has frames to append.
     fn has_frames(&self) -> bool;
-    /// The connection is gone.
+    /// The connection ended.
     fn closed(&mut self);
 }
 
-/// What a connection needs of a lane.
+/// The interface of a lane for its connection.
 pub(crate) trait Lane: Send + Sync {
-    /// Gives the lane to a new connection; returns its number.
+    /// Assigns the lane to a new connection; returns its number.
     fn attach(&self) -> u64;
     /// See [`LaneState::receive`].
     fn receive(&self, connection: u64, frame: Frame) -> Result<(), BadFrame>;
     /// See [`LaneState::fill`].
     fn fill(&self, connection: u64, out: &mut BytesMut, room: usize);
-    /// The connection is gone.
+    /// The connection ended.
     fn detach(&self, connection: u64);
-    /// Told when there may be something to send.
+    /// Notified when there may be something to send.
     fn wake(&self) -> &Notify;
 }
 
-/// A lane: its state, and the receivers of changes.
+/// A lane: its state, and the notification for its connection.
 pub(crate) struct Slot<S> {
     state: Mutex<Inner<S>>,
     wake: Notify,
@@ -98,7 +98,7 @@ impl<S: LaneState> Slot<S> {
         result
     }
 
-    /// The connection, if there is one, has nothing to do with this lane any more.
+    /// Detaches the connection, if there is one.
     pub(crate) fn disconnect(&self) {
         let mut inner = self.lock();
         if inner.attached.take().is_some() {
@@ -154,7 +154,7 @@ impl<S: LaneState> Lane for Slot<S> {
     }
 }
 
-/// A message that leaves in pieces.
+/// A message that is sent in pieces.
 pub(crate) struct Outgoing {
     body: bytes::Bytes,
     is_first: bool,
@@ -179,7 +179,7 @@ impl Outgoing {
     }
 }
 
-/// A message that comes in pieces.
+/// A message that arrives in pieces.
 #[derive(Default)]
 pub(crate) struct Incoming(BytesMut);
 
@@ -188,7 +188,7 @@ impl Incoming {
         self.0.len()
     }
 
-    /// Adds a piece; the last one gives the message. A message of one piece is not copied.
+    /// Adds a piece; the last one returns the message. A message of one piece is not copied.
     pub(crate) fn add(&mut self, piece: bytes::Bytes, is_last: bool) -> Option<bytes::Bytes> {
         if is_last && self.0.is_empty() {
             return Some(piece);

@@ -1,8 +1,8 @@
-//! Requests of this node to one peer, and the answers.
+//! Requests by this node to one peer, and their answers.
 //!
-//! Must always hold: a request is answered once; its number is never used again; one that
-//! was sent, even in part, is lost with its connection, and one that was not waits for the
-//! next connection. Requests take turns, a piece each.
+//! Must always hold: a request is answered once; its number is never reused; a request that was
+//! sent, even in part, is lost with its connection, and one that was not sent waits for the next
+//! connection. Requests take turns, one piece each.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use crate::lane::{Incoming, LaneState, Outgoing};
 use crate::limits::Limits;
 use crate::wire::frame::{BadFrame, Frame, Status};
 
-/// Why a request has no answer.
+/// Why a request has no answer. Each variant says whether the peer may have handled it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// This node knows no peer of that name. Nothing was done.
+    /// This node knows no peer of that name. The request was not sent.
     #[error("no node called {0} is known here")]
     UnknownPeer(String),
-    /// The peer cannot be reached. Nothing was done.
+    /// The peer cannot be reached. The request was not sent.
     #[error("the node cannot be reached: {0}")]
     Unreachable(String),
-    /// Too many requests or bytes are under way. Nothing was done.
-    #[error("too many requests to the node are under way: try again later")]
+    /// Too many requests or bytes are in flight. The peer did nothing.
+    #[error("too many requests to the node are in flight: try again later")]
     Busy,
-    /// The request is longer than the limit here or there. Nothing was done.
+    /// The request is longer than the limit at either side. The peer did nothing.
     #[error("the request is longer than the limit")]
     TooLong,
-    /// The connection was lost. It may have been done.
-    #[error("the connection was lost before the answer came: it may have been done")]
+    /// The connection was lost. The peer may have handled the request.
+    #[error("the connection was lost before the answer: the node may have handled the request")]
     Lost,
-    /// The deadline is over. It may have been done if it was sent.
+    /// The deadline passed. The peer may have handled the request if it was sent.
     #[error("no answer came before the deadline")]
     Deadline {
-        /// Some of it was sent.
+        /// Whether a part of it was sent.
         was_sent: bool,
     },
     /// The peer's handler failed.
@@ -85,7 +85,7 @@ impl RequestClient {
         }
     }
 
-    /// Something waits for a connection.
+    /// Whether a request waits for a connection.
     pub(crate) fn is_wanted(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -116,7 +116,7 @@ impl RequestClient {
         Ok(id)
     }
 
-    /// Nobody waits for the answer any more. Returns whether some of it was sent.
+    /// The caller dropped the request. Returns whether a part of it was sent.
     pub(crate) fn cancel(&mut self, id: u64) -> bool {
         let Some(pending) = self.remove(id) else { return false };
         if pending.was_sent && self.is_connected {
@@ -125,7 +125,7 @@ impl RequestClient {
         pending.was_sent
     }
 
-    /// No connection can be made: waiting requests are answered.
+    /// No connection can be made: fails the waiting requests.
     pub(crate) fn fail_waiting(&mut self, error: &RequestError) {
         for id in self.pending.keys().copied().collect::<Vec<_>>() {
             self.answer(id, Err(error.clone()));
@@ -145,7 +145,7 @@ impl RequestClient {
 
     fn answer(&mut self, id: u64, answer: Result<Bytes, RequestError>) {
         if let Some(pending) = self.remove(id) {
-            // Who dropped the request does not want the answer.
+            // The caller may have dropped the request.
             let _ = pending.reply.send(answer);
         }
     }

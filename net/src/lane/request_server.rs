@@ -1,8 +1,8 @@
-//! Requests of one peer to this node, over one connection.
+//! Requests by one peer to this node, over one connection.
 //!
-//! Must always hold: requests under way are bounded in number and bytes, and what is above
-//! is answered as busy; a handler's future is dropped at its deadline, when its request is
-//! cancelled and when the connection is gone.
+//! Must always hold: requests in flight are bounded in number and bytes, and further ones are
+//! answered as busy; a handler's future is dropped at its deadline, when its request is cancelled
+//! and when the connection ends.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -23,7 +23,7 @@ use crate::wire::frame::{BadFrame, Frame, Status};
 struct Asked {
     deadline: Instant,
     incoming: Incoming,
-    /// Of the request, then of its answer.
+    /// Bytes of the request, later of its answer.
     bytes: usize,
     handler: Option<AbortHandle>,
 }
@@ -133,7 +133,7 @@ impl RequestServer {
         }
     }
 
-    /// Requests whose body did not come in time.
+    /// Drops requests whose body is incomplete at their deadline.
     fn drop_late(&mut self) {
         let now = Instant::now();
         let late = self.asked.iter().filter(|(_, one)| one.handler.is_none() && one.deadline < now);
@@ -152,7 +152,7 @@ impl LaneState for RequestServer {
         match frame {
             Frame::Ask { id, within_ms, is_last, body } => {
                 if self.asked.contains_key(&id) {
-                    return Err(BadFrame("the number of a request is used twice"));
+                    return Err(BadFrame("two requests have the same number"));
                 }
                 if self.asked.len() >= self.limits.requests_max {
                     self.drop_late();
@@ -170,7 +170,7 @@ impl LaneState for RequestServer {
                 self.asked.insert(id, Asked { deadline, incoming, bytes: 0, handler: None });
                 self.piece(id, is_last, body);
             }
-            // Of a request that was refused or is over: nobody waits for it.
+            // Pieces of a request that was refused or has ended are ignored.
             Frame::More { id, is_last, body } => self.piece(id, is_last, body),
             Frame::Cancel { id } => {
                 self.forget(id);

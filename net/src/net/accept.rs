@@ -1,7 +1,8 @@
-//! Takes connections that come.
+//! Accepts incoming connections.
 //!
-//! Must always hold: at most `handshakes_max` connections are in their handshake, and the
-//! oldest one gives way: a node's handshake takes milliseconds, a stranger's may not end.
+//! Must always hold: at most `handshakes_max` connections are in their handshake. Above that the
+//! oldest one is closed: the handshake of a node takes milliseconds, that of an unknown client may
+//! never end.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub(super) async fn accept_all(shared: Arc<Shared>, mut listener: Box<dyn Listen
                 {
                     oldest.abort();
                 }
-                let task = shared.tasks.spawn(shake(Arc::clone(&shared), stream, from));
+                let task = shared.tasks.spawn(accept_stream(Arc::clone(&shared), stream, from));
                 handshakes.push_back(task.abort_handle());
             }
             Err(error) => {
@@ -49,35 +50,36 @@ pub(super) async fn accept_all(shared: Arc<Shared>, mut listener: Box<dyn Listen
     }
 }
 
-async fn shake(shared: Arc<Shared>, stream: Box<dyn Duplex>, from: String) {
+async fn accept_stream(shared: Arc<Shared>, stream: Box<dyn Duplex>, from: String) {
     let tls = shared.certificates.as_ref().map(|certificates| certificates.current());
     let check = |other: &Identity, class| shared.check_accepted(other, class);
-    let shaken = handshake::accept(stream, tls, &shared.identity, check);
+    let outcome = handshake::accept(stream, tls, &shared.identity, check);
     let limit = shared.limits.handshake_time_max;
-    let shaken = tokio::select! {
+    let outcome = tokio::select! {
         biased;
         () = shared.stop.cancelled() => return,
-        shaken = tokio::time::timeout(limit, shaken) => shaken,
+        outcome = tokio::time::timeout(limit, outcome) => outcome,
     };
-    match shaken.unwrap_or(Err(HandshakeError::TimedOut)) {
+    match outcome.unwrap_or(Err(HandshakeError::TimedOut)) {
         Ok((stream, class, other)) => {
             let serving = serve(Arc::clone(&shared), stream, class, other);
             shared.tasks.spawn(serving);
         }
-        Err(error) => shared.note_accept(&from, &error),
+        Err(error) => shared.report_accept_error(&from, &error),
     }
 }
 
 async fn serve(shared: Arc<Shared>, stream: Stream, class: Class, other: Identity) {
     let Ok(peer) = shared.peer(&other.name) else { return };
-    peer.learn(other.address.as_ref());
+    peer.set_announced(other.address.as_ref());
     if class == Class::Knock {
-        peer.hurry();
+        peer.skip_pause();
         return;
     }
     let is_served = matches!(class, Class::Requests | Class::Bulk);
     let kind = (class, is_served);
-    // It was checked before; another one of its name may have been faster.
+    // The identity was checked before, but another connection under this name may have registered
+    // since.
     let Ok((live, stop)) = peer.register(kind, &other) else { return };
     let other = Arc::new(other);
     let (service, limits) = (Arc::clone(&shared.service), Arc::clone(&shared.limits));
@@ -101,9 +103,9 @@ impl Shared {
         if is_of_links && !peer.is_added() { Err(Refusal::NotKnown) } else { Ok(()) }
     }
 
-    fn note_accept(&self, from: &str, error: &HandshakeError) {
+    fn report_accept_error(&self, from: &str, error: &HandshakeError) {
         match error {
-            // Strangers could fill the log.
+            // Unknown clients could fill the log.
             HandshakeError::Io(_)
             | HandshakeError::TimedOut
             | HandshakeError::Closed
@@ -113,9 +115,9 @@ impl Shared {
                 tracing::debug!(node = %self.identity.name, from, "no handshake: {error}");
             }
             _ => {
-                // Each connection comes from another port.
+                // Each connection comes from another port: log the host only.
                 let host = from.rsplit_once(':').map_or(from, |(host, _)| host);
-                self.note_refused(host.to_owned(), error.to_string());
+                self.record_refused(host.to_owned(), error.to_string());
             }
         }
     }

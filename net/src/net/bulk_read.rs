@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use crate::lane::request_client::RequestError;
 use crate::peer::Peer;
 
-/// Reads a source of a peer. Dropped, the read ends at the peer too.
+/// Reads a source of a peer. Dropping it ends the read at the peer too.
 pub struct BulkRead {
     peer: Arc<Peer>,
     id: u64,
@@ -23,18 +23,18 @@ impl BulkRead {
         Ok(Self { peer, id, wake, offset })
     }
 
-    /// Where the next chunk begins: from here another read continues after an error.
+    /// Offset of the next chunk: another read continues here after an error.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// The next chunk; `None` at the end. Cancel safe. The peer sends at most a window more
-    /// than was taken.
+    /// The next chunk; `None` at the end. Cancel safe. The peer sends at most one window more than
+    /// was taken.
     ///
     /// # Errors
     ///
-    /// [`RequestError`]; every later call gives it again.
+    /// [`RequestError`]; every later call returns it again.
     pub async fn next(&mut self) -> Result<Option<Bytes>, RequestError> {
         loop {
             let notified = self.wake.notified();

@@ -1,12 +1,11 @@
-//! Keeps a connection of one class to one peer, while it is wanted.
+//! Maintains a connection of one class to one peer while it is wanted.
 //!
-//! Of two nodes with links the one with the lower name dials, for heartbeats and consensus.
-//! The other one knocks when it has no connection: a short connection that tells its address.
-//! Requests and bulk reads are dialled by the node that asks.
+//! Of two nodes with links, the one with the lower name dials, for heartbeats and consensus.
+//! Without a connection, the other one knocks: a short connection that announces its address.
+//! Requests and bulk reads are dialled by the requesting node.
 //!
-//! Must always hold: after a failure, and after a connection that ended, there is a pause;
-//! it doubles up to a limit and is cut short only when an address is new, or the peer
-//! connects itself.
+//! Must always hold: there is a pause after a failure and after a connection that ended. It doubles
+//! up to a limit, and is cut short only when an address is new or the peer connects.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +66,7 @@ impl Keeper {
         }
     }
 
-    /// Of the two, the node with the lower name makes the connections of links.
+    /// Whether this node, having the lower name, makes the connections of links.
     fn dials(&self) -> bool {
         let is_of_links = matches!(self.class, Class::Heartbeats | Class::Consensus);
         !is_of_links || self.shared.identity.name < self.peer.name
@@ -77,7 +76,7 @@ impl Keeper {
         let has_links = || self.peer.links.change(|links| links.is_wanted());
         match self.class {
             Class::Consensus if !self.dials() => !self.peer.links.is_connected() && has_links(),
-            // One knock is enough for both.
+            // One knock serves both classes.
             Class::Heartbeats if !self.dials() => false,
             Class::Consensus => !self.peer.links.is_connected() && has_links(),
             Class::Heartbeats => !self.peer.heartbeats.is_connected() && has_links(),
@@ -100,7 +99,7 @@ impl Keeper {
         let (stream, identity) = match self.shared.reach(&self.peer, &address, self.class).await {
             Ok(reached) => reached,
             Err(error) => {
-                self.shared.note_dial(&self.peer, &address, &error);
+                self.shared.report_dial_error(&self.peer, &address, &error);
                 self.fail(format!("{address}: {error}"));
                 return;
             }
@@ -110,7 +109,7 @@ impl Keeper {
             Ok(registered) => registered,
             Err(refusal) => return self.fail(format!("{address}: {refusal}")),
         };
-        self.peer.learn(identity.address.as_ref());
+        self.peer.set_announced(identity.address.as_ref());
         let began = Instant::now();
         let lane = self.lane();
         drive(stream, &*lane, self.class, &self.shared, &self.peer, &stop).await;
@@ -124,10 +123,10 @@ impl Keeper {
         match self.shared.reach(&self.peer, &address, Class::Knock).await {
             Ok((_, identity)) => {
                 self.peer.set_failed(self.class, None);
-                self.peer.learn(identity.address.as_ref());
+                self.peer.set_announced(identity.address.as_ref());
             }
             Err(error) => {
-                self.shared.note_dial(&self.peer, &address, &error);
+                self.shared.report_dial_error(&self.peer, &address, &error);
                 self.fail(format!("{address}: {error}"));
             }
         }
@@ -147,7 +146,7 @@ impl Keeper {
         let limits = &self.shared.limits;
         self.pause = (self.pause * 2).clamp(limits.backoff_min, limits.backoff_max);
         let pause = self.shared.with_jitter(self.pause);
-        // Biased, here and elsewhere: a run under a seed must not draw from another source.
+        // Biased, here and elsewhere: a seeded run must not draw from another random source.
         tokio::select! {
             biased;
             () = tokio::time::sleep(pause) => {}
@@ -157,7 +156,7 @@ impl Keeper {
     }
 }
 
-/// Runs a lane over a connection, until one of them ends.
+/// Runs a lane over a connection until either ends.
 pub(super) async fn drive(
     stream: Stream,
     lane: &dyn Lane,
@@ -178,7 +177,7 @@ pub(super) async fn drive(
     peer.notice();
 }
 
-/// A task may end in the middle of a connection.
+/// The task may be dropped while a connection is attached: detach it then too.
 struct Detach<'a> {
     lane: &'a dyn Lane,
     number: u64,
@@ -208,8 +207,8 @@ impl Shared {
             peer.check(other)?;
             self.service.admit(other).map_err(Refusal::NotAdmitted)
         };
-        let shaken = handshake::dial(stream, tls, class, identity, &peer.name, check);
-        tokio::time::timeout(limits.handshake_time_max, shaken)
+        let outcome = handshake::dial(stream, tls, class, identity, &peer.name, check);
+        tokio::time::timeout(limits.handshake_time_max, outcome)
             .await
             .unwrap_or(Err(HandshakeError::TimedOut))
     }
@@ -223,8 +222,8 @@ impl Shared {
         Err(if is_me { Refusal::Myself } else { Refusal::SameName(me.name.to_string()) })
     }
 
-    fn note_dial(&self, peer: &Peer, address: &str, error: &HandshakeError) {
-        // A node that is down is no news to people; the status shows it.
+    fn report_dial_error(&self, peer: &Peer, address: &str, error: &HandshakeError) {
+        // A node that is down is not logged as a refusal; the status shows it.
         let is_down = matches!(
             error,
             HandshakeError::Io(_) | HandshakeError::TimedOut | HandshakeError::Closed
@@ -232,7 +231,7 @@ impl Shared {
         if is_down {
             tracing::debug!(peer = %peer.name, address, "not reached: {error}");
         } else {
-            self.note_refused(format!("{} at {address}", peer.name), error.to_string());
+            self.record_refused(format!("{} at {address}", peer.name), error.to_string());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The application's end of a group.
+//! The handle of a group, for its application.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,15 +16,15 @@ use super::Net;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
-    /// It is open.
+    /// The group is open already.
     #[error("the group is open already")]
     IsOpen,
-    /// Too many are.
+    /// Too many groups are open.
     #[error("too many groups are open")]
     TooMany,
 }
 
-/// A group of nodes: links and heartbeats to the added ones. When it is dropped, its links end.
+/// A group of nodes: links and heartbeats to the added peers. Dropping it ends its links.
 pub struct Group {
     id: u32,
     net: Net,
@@ -53,11 +53,11 @@ impl Group {
         self.id
     }
 
-    /// Wants a link to a peer. There are sessions as long as both sides want it.
+    /// Adds a link to a peer. There are sessions while both sides have added each other.
     ///
     /// # Errors
     ///
-    /// As [`Net::add_peer`].
+    /// See [`Net::add_peer`].
     pub fn add_peer(&self, name: &NodeName) -> Result<(), Refusal> {
         let peer = self.net.shared.peer(name)?;
         peer.add(None);
@@ -68,8 +68,8 @@ impl Group {
         Ok(())
     }
 
-    /// Ends the link to a peer. What it sent and was not received yet is dropped; the end is
-    /// no event here.
+    /// Ends the link to a peer. Its messages that were not received yet are dropped, and no event
+    /// reports the end here.
     pub fn remove_peer(&self, name: &NodeName) {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         if let Some(peer) = self.net.shared.find(name) {
@@ -78,7 +78,7 @@ impl Group {
         }
     }
 
-    /// Sends within a session. Never waits.
+    /// Sends a message within a session. Never waits.
     ///
     /// # Errors
     ///
@@ -88,8 +88,8 @@ impl Group {
         peer.links.change(|lane| lane.send(self.id, session, body))
     }
 
-    /// Sends a heartbeat if there is a connection. It may be dropped, and the oldest that
-    /// wait are dropped first. Never waits.
+    /// Sends a heartbeat if there is a connection. It may be dropped; the oldest waiting ones are
+    /// dropped first. Never waits.
     pub fn heartbeat(&self, peer: &NodeName, body: Bytes) {
         if let Some(peer) = self.net.shared.find(peer) {
             peer.heartbeats.change(|lane| lane.send(self.id, body));

@@ -1,7 +1,7 @@
-//! A node's end of the network: what it is made of, and the calls of the application.
+//! A node's end of the network: its parts, and the calls of the application.
 //!
-//! Must always hold: everything that is spawned ends with [`Net::stop`], or when the last
-//! [`Net`] is dropped.
+//! Must always hold: every spawned task ends with [`Net::stop`], or when the last [`Net`] is
+//! dropped.
 
 mod accept;
 mod bulk_read;
@@ -33,22 +33,22 @@ use crate::transport::tcp::{NotLoopback, Tcp};
 use crate::transport::{Listener, Transport};
 use crate::wire::hello::{Class, Refusal};
 
-/// Refused connections that are remembered.
+/// Number of refused connections that are remembered.
 const REFUSED_MAX: usize = 32;
 
-/// How a node takes part.
+/// Configuration of a node.
 pub struct Config {
-    /// Who it is. Without an address there, it tells the others the one it listens at.
+    /// Identity of the node. If it has no address, peers are told the one it listens on.
     pub identity: Identity,
-    /// Where it listens: host and port. `None`: it only dials.
+    /// Host and port to listen on. `None`: the node only dials.
     pub listen: Option<String>,
-    /// Its certificate. `None`: no TLS, and loopback addresses only.
+    /// Certificate of the node. `None`: no TLS, and loopback addresses only.
     pub tls: Option<TlsFiles>,
-    /// Limits; the same ones on all nodes.
+    /// Limits; must be the same on all nodes.
     pub limits: Limits,
     /// Answers requests and bulk reads.
     pub service: Arc<dyn Service>,
-    /// Seeds the jitter of pauses. `None`: a random seed.
+    /// Seeds the jitter of the pauses. `None`: a random seed.
     pub seed: Option<u64>,
 }
 
@@ -59,28 +59,28 @@ pub enum StartError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An address that others can reach, without TLS.
+    /// An address that other machines can reach was given without TLS.
     #[error(transparent)]
     NotLoopback(NotLoopback),
-    /// It cannot listen.
+    /// The address cannot be listened on.
     #[error("cannot listen at {address}: {error}")]
     Listen {
         /// The address.
         address: String,
-        /// Why.
+        /// The cause.
         #[source]
         error: io::Error,
     },
 }
 
-/// A connection that was refused, by this node or by the other one.
+/// A refused connection: this node or the other one refused it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     /// The address it came from, or the node that was dialled.
     pub who: String,
-    /// Why, and what to do.
+    /// The reason, and what to do.
     pub why: String,
-    /// How often in a row.
+    /// Number of times in a row.
     pub count: u64,
 }
 
@@ -102,7 +102,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Net {
     shared: Arc<Shared>,
-    /// Ends the tasks with the last clone.
+    /// Ends the tasks when the last clone is dropped.
     _owner: Arc<Owner>,
 }
 
@@ -125,7 +125,7 @@ impl Net {
         Self::start_over(config, Arc::new(Tcp { has_tls })).await
     }
 
-    /// Starts over another transport.
+    /// Starts over the given transport.
     pub(crate) async fn start_over(
         config: Config,
         transport: Arc<dyn Transport>,
@@ -168,13 +168,13 @@ impl Net {
         Ok(Self { shared, _owner: owner })
     }
 
-    /// Who this node is, with the address that the others are told.
+    /// The identity of this node, with the address that peers are told.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
     }
 
-    /// Ends all connections and tasks. Requests that wait are answered with
+    /// Ends all connections and tasks. Waiting requests are answered with
     /// [`RequestError::Stopped`].
     pub async fn stop(&self) {
         self.shared.stop.cancel();
@@ -186,8 +186,8 @@ impl Net {
         self.shared.tasks.wait().await;
     }
 
-    /// Names a peer, or gives it another address. Without an address it is reached as soon
-    /// as it says itself where it is.
+    /// Adds a peer, or changes its address. A peer without an address is reached once it announces
+    /// one itself.
     ///
     /// # Errors
     ///
@@ -198,8 +198,8 @@ impl Net {
         Ok(())
     }
 
-    /// Forgets a peer: its connections end, its requests and links too. A group that wants it
-    /// again adds it again.
+    /// Removes a peer: its connections, requests and links end. A group that still wants it must
+    /// add it again.
     pub fn remove_peer(&self, name: &NodeName) {
         let removed = self.shared.lock_peers().remove(name);
         if let Some(peer) = removed {
@@ -214,30 +214,30 @@ impl Net {
         }
     }
 
-    /// What is known of the peers, for a status.
+    /// The known state of the peers, for a status.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerView> {
         self.shared.all_peers().iter().map(|peer| peer.view()).collect()
     }
 
-    /// Connections that were refused lately, the latest last.
+    /// Recently refused connections, the latest last.
     #[must_use]
     pub fn refused(&self) -> Vec<Refused> {
         self.shared.lock_refused().iter().cloned().collect()
     }
 
-    /// How long the certificate is valid; `None` without TLS.
+    /// Validity of the certificate; `None` without TLS.
     #[must_use]
     pub fn certificate(&self) -> Option<CertificateStatus> {
         self.shared.certificates.as_ref().map(Certificates::status)
     }
 
-    /// Reads the files of the certificate now, instead of at the next check. New connections
-    /// use them; existing ones continue.
+    /// Reads the certificate files now instead of at the next check. New connections use them;
+    /// existing ones continue.
     ///
     /// # Errors
     ///
-    /// [`TlsError`]; the certificates in use stay.
+    /// [`TlsError`]; the certificates in use stay in use.
     pub fn reload_certificates(&self) -> Result<(), TlsError> {
         match &self.shared.certificates {
             Some(certificates) => certificates.reload().map(drop),
@@ -245,7 +245,7 @@ impl Net {
         }
     }
 
-    /// Takes part in a group. Links to peers are made with [`Group::add_peer`].
+    /// Opens a group. [`Group::add_peer`] makes links to peers.
     ///
     /// # Errors
     ///
@@ -254,12 +254,12 @@ impl Net {
         Group::open(self, id)
     }
 
-    /// Asks a peer, and waits for the answer. Dropping the future cancels the request, at
-    /// the peer too. It is never sent twice.
+    /// Sends a request to a peer and waits for the answer. Dropping the future cancels the request,
+    /// at the peer too. A request is never sent twice.
     ///
     /// # Errors
     ///
-    /// [`RequestError`], which says whether it may have been done.
+    /// [`RequestError`], which says whether the peer may have handled the request.
     pub async fn request(
         &self,
         peer: &NodeName,
@@ -275,7 +275,7 @@ impl Net {
         peer.notice();
         match tokio::time::timeout_at(deadline, &mut answer).await {
             Ok(answer) => answer.unwrap_or(Err(RequestError::Stopped)),
-            // It may have been answered since.
+            // It may have been answered meanwhile.
             Err(_) => answer
                 .try_recv()
                 .unwrap_or_else(|_| Err(RequestError::Deadline { was_sent: guard.cancel() })),
@@ -348,14 +348,14 @@ async fn watch_certificates(shared: Arc<Shared>) {
         let days = certificates.status().days_left;
         if days <= shared.limits.certificate_warn_days && warned != Some(days) {
             warned = Some(days);
-            tracing::warn!(node = %shared.identity.name, "the certificate ends in {days} days");
+            tracing::warn!(node = %shared.identity.name, "the certificate expires in {days} days");
         }
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => return,
             () = tokio::time::sleep(shared.limits.certificate_check_interval) => {}
         }
-        // The error is kept and logged there.
+        // The status and the log have the error.
         let _ = certificates.reload();
     }
 }
@@ -385,7 +385,7 @@ impl Shared {
         self.find(name).ok_or_else(|| RequestError::UnknownPeer(name.to_string()))
     }
 
-    /// The peer of that name, made if need be.
+    /// The peer of that name, added if it is unknown.
     fn peer(self: &Arc<Self>, name: &NodeName) -> Result<Arc<Peer>, Refusal> {
         if *name == self.identity.name {
             return Err(Refusal::SameName(name.to_string()));
@@ -411,13 +411,13 @@ impl Shared {
         Ok(peer)
     }
 
-    /// Remembers, and logs once, that a connection was refused.
-    fn note_refused(&self, who: String, why: String) {
+    /// Records a refused connection, and logs it once.
+    fn record_refused(&self, who: String, why: String) {
         let mut refused = self.lock_refused();
         let same = refused.iter().position(|one| one.who == who && one.why == why);
         let count = same.and_then(|at| refused.remove(at)).map_or(0, |one| one.count);
         if count == 0 {
-            tracing::warn!(node = %self.identity.name, "no connection with {who}: {why}");
+            tracing::warn!(node = %self.identity.name, "no connection to {who}: {why}");
             if refused.len() >= REFUSED_MAX {
                 refused.pop_front();
             }
@@ -425,7 +425,7 @@ impl Shared {
         refused.push_back(Refused { who, why, count: count + 1 });
     }
 
-    /// A pause, shorter by up to a half, so that nodes do not dial in step.
+    /// A pause, shortened randomly by up to a half, so that nodes do not dial in step.
     fn with_jitter(&self, pause: Duration) -> Duration {
         let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
         pause.mul_f64(0.5 + random.f64() / 2.0)

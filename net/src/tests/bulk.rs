@@ -6,11 +6,11 @@ use crate::{BulkRead, RequestError};
 async fn pair(limits: Limits) -> (Net, Net) {
     let a = Net::start(Config { limits: limits.clone(), ..config("a") }).await.unwrap();
     let b = Net::start(Config { limits, ..config("b") }).await.unwrap();
-    introduce(&a, &b);
+    connect_peers(&a, &b);
     (a, b)
 }
 
-/// Reads on until the end or an error; checks every byte.
+/// Reads until the end or an error; checks every byte.
 async fn read_on(read: &mut BulkRead) -> Result<u64, RequestError> {
     loop {
         let offset = read.offset();
@@ -48,9 +48,9 @@ async fn an_interrupted_read_continues_where_it_was() {
         let goal = (offset + 4_000_000).min(len);
         let error = loop {
             if interruptions < 3 && read.offset() >= goal {
-                // What is restarted has other connections.
+                // A peer that is added again has new connections.
                 a.remove_peer(&name("b"));
-                introduce(&a, &b);
+                connect_peers(&a, &b);
                 interruptions += 1;
             }
             match soon("a chunk", read.next()).await {
@@ -66,7 +66,7 @@ async fn an_interrupted_read_continues_where_it_was() {
 }
 
 #[tokio::test]
-async fn errors_of_a_source_are_told_to_its_reader_only() {
+async fn a_source_error_reaches_its_reader_only() {
     let (a, b) = pair(limits()).await;
     let start = |source: &'static str| a.read(&name("b"), source.into(), 0).unwrap();
     let mut broken = start("broken");
@@ -83,12 +83,12 @@ async fn errors_of_a_source_are_told_to_its_reader_only() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_holds_up_nobody_and_is_sent_a_window() {
+async fn a_slow_reader_delays_no_others_and_gets_one_window() {
     let (a, b) = pair(Limits { bulk_window_bytes: 100_000, ..limits() }).await;
     let mut slow = a.read(&name("b"), "50000000".into(), 0).unwrap();
     assert!(soon("a chunk", slow.next()).await.unwrap().is_some());
     assert_eq!(read_on(&mut a.read(&name("b"), "5000000".into(), 0).unwrap()).await, Ok(5_000_000));
-    // All that was sent to the slow one can be taken without a further byte from the peer.
+    // The slow reader can take everything that was sent without another byte from the peer.
     let id = slow.offset();
     b.stop().await;
     let rest = loop {

@@ -1,4 +1,4 @@
-//! Handshakes, one by one: who is refused, what each side reads, certificates.
+//! Single handshakes: which nodes are refused, what each side reports, certificates.
 
 use tokio::io::DuplexStream;
 
@@ -17,8 +17,8 @@ impl Duplex for DuplexStream {
 type Tls = Option<Arc<Configs>>;
 type Sides = (Result<(), HandshakeError>, Result<(), HandshakeError>);
 
-/// `a` dials `b`; what each side reads.
-async fn shake((a, a_tls): (&Identity, Tls), (b, b_tls): (&Identity, Tls), to: &str) -> Sides {
+/// `a` dials `b`; returns the result of each side.
+async fn handshake((a, a_tls): (&Identity, Tls), (b, b_tls): (&Identity, Tls), to: &str) -> Sides {
     let (here, there) = tokio::io::duplex(1 << 20);
     let to = name(to);
     let fine = |_: &Identity| Ok(());
@@ -37,21 +37,21 @@ fn tls(bundles: &Bundles, node: &str) -> Tls {
 async fn nodes_of_one_authority_shake_hands() {
     let bundles = Bundles::new(&["a", "b"]);
     let (a, b) = (identity("a"), identity("b"));
-    let sides = shake((&a, tls(&bundles, "a")), (&b, tls(&bundles, "b")), "b").await;
+    let sides = handshake((&a, tls(&bundles, "a")), (&b, tls(&bundles, "b")), "b").await;
     assert!(matches!(sides, (Ok(()), Ok(()))), "{sides:?}");
-    let sides = shake((&a, None), (&b, None), "b").await;
+    let sides = handshake((&a, None), (&b, None), "b").await;
     assert!(matches!(sides, (Ok(()), Ok(()))), "{sides:?}");
 }
 
 #[tokio::test]
-async fn another_authority_is_said_to_both_sides() {
+async fn both_sides_report_another_authority() {
     let (ours, theirs) = (Bundles::new(&["a", "b"]), Bundles::new(&["a", "b"]));
     let (a, b) = (identity("a"), identity("b"));
-    let (dialled, accepted) = shake((&a, tls(&ours, "a")), (&b, tls(&theirs, "b")), "b").await;
+    let (dialled, accepted) = handshake((&a, tls(&ours, "a")), (&b, tls(&theirs, "b")), "b").await;
     assert!(matches!(dialled, Err(HandshakeError::OtherAuthority)), "{dialled:?}");
     assert!(matches!(accepted, Err(HandshakeError::CertificateRefused(_))), "{accepted:?}");
 
-    // Only the dialler trusts the other one: it learns that its own certificate is refused.
+    // Only the dialler trusts the other side: it learns that its own certificate is refused.
     let directory = tempfile::tempdir().unwrap();
     let both = directory.path().join("ca.pem");
     let mut authorities = std::fs::read(ours.files("a").authority).unwrap();
@@ -59,22 +59,22 @@ async fn another_authority_is_said_to_both_sides() {
     std::fs::write(&both, authorities).unwrap();
     let files = TlsFiles { authority: both, ..ours.files("a") };
     let trusting = Some(Certificates::load(files, name("a")).unwrap().current());
-    let (dialled, accepted) = shake((&a, trusting), (&b, tls(&theirs, "b")), "b").await;
+    let (dialled, accepted) = handshake((&a, trusting), (&b, tls(&theirs, "b")), "b").await;
     assert!(matches!(dialled, Err(HandshakeError::CertificateRefused(_))), "{dialled:?}");
     assert!(matches!(accepted, Err(HandshakeError::OtherAuthority)), "{accepted:?}");
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_name_is_said_to_both_sides() {
+async fn both_sides_report_a_certificate_for_another_name() {
     let bundles = Bundles::new(&["a", "b", "c"]);
     let (a, b) = (identity("a"), identity("b"));
-    // The address of c stands where that of b should.
+    // The address of b leads to c.
     let c = (&identity("c"), tls(&bundles, "c"));
-    let (dialled, accepted) = shake((&a, tls(&bundles, "a")), c, "b").await;
+    let (dialled, accepted) = handshake((&a, tls(&bundles, "a")), c, "b").await;
     assert!(matches!(dialled, Err(HandshakeError::OtherName(node)) if node == name("b")));
     assert!(matches!(accepted, Err(HandshakeError::CertificateRefused(_))), "{accepted:?}");
-    // A node says that it is a, with the certificate of c.
-    let sides = shake((&a, tls(&bundles, "c")), (&b, tls(&bundles, "b")), "b").await;
+    // A node claims to be a, with the certificate of c.
+    let sides = handshake((&a, tls(&bundles, "c")), (&b, tls(&bundles, "b")), "b").await;
     assert_refused(sides, Refusal::OtherCertificate("a".to_owned()));
 }
 
@@ -84,13 +84,13 @@ fn assert_refused((dialled, accepted): Sides, refusal: Refusal) {
 }
 
 #[tokio::test]
-async fn tls_at_one_side_only_is_said() {
+async fn tls_on_one_side_only_is_reported() {
     let bundles = Bundles::new(&["a", "b"]);
     let (a, b) = (identity("a"), identity("b"));
-    let (dialled, accepted) = shake((&a, None), (&b, tls(&bundles, "b")), "b").await;
+    let (dialled, accepted) = handshake((&a, None), (&b, tls(&bundles, "b")), "b").await;
     assert!(matches!(dialled, Err(HandshakeError::NotForebay | HandshakeError::Closed)));
     assert!(matches!(accepted, Err(HandshakeError::NotForebay)), "{accepted:?}");
-    let (dialled, accepted) = shake((&a, tls(&bundles, "a")), (&b, None), "b").await;
+    let (dialled, accepted) = handshake((&a, tls(&bundles, "a")), (&b, None), "b").await;
     assert!(matches!(dialled, Err(HandshakeError::NotForebay | HandshakeError::Closed)));
     assert!(matches!(accepted, Err(HandshakeError::NotForebay)), "{accepted:?}");
 }
@@ -98,20 +98,20 @@ async fn tls_at_one_side_only_is_said() {
 #[tokio::test]
 async fn another_cluster_is_refused() {
     let (a, b) = (identity("a"), Identity { cluster: 2, ..identity("b") });
-    assert_refused(shake((&a, None), (&b, None), "b").await, Refusal::OtherCluster);
+    assert_refused(handshake((&a, None), (&b, None), "b").await, Refusal::OtherCluster);
 }
 
 #[tokio::test]
 async fn an_address_of_another_node_is_refused_by_the_dialler() {
     let (a, c) = (identity("a"), identity("c"));
-    let (dialled, accepted) = shake((&a, None), (&c, None), "b").await;
+    let (dialled, accepted) = handshake((&a, None), (&c, None), "b").await;
     let refusal = Refusal::OtherNode("c".to_owned());
     assert!(matches!(&dialled, Err(HandshakeError::Refused(it)) if *it == refusal));
     assert!(matches!(&accepted, Err(HandshakeError::RefusedByPeer(it)) if *it == refusal));
 }
 
 #[tokio::test]
-async fn a_newer_protocol_is_refused_with_what_is_spoken_here() {
+async fn a_newer_protocol_is_refused_with_the_supported_versions() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let (mut here, there) = tokio::io::duplex(1 << 10);
     let hello = b"\0\0\0\x0cFBN\x01\0\x02\0\x07new.";
@@ -130,11 +130,11 @@ async fn a_newer_protocol_is_refused_with_what_is_spoken_here() {
     assert_eq!(answer, crate::wire::hello::Reply::Refused(ours));
 }
 
-/// Asks `b` as a node of this identity, and gives the error.
+/// Sends a request to `b` as a node of this identity; returns the error.
 async fn refused_as(me: Identity, b: &Net) -> String {
     let a = Net::start(Config { identity: me, listen: None, ..config("a") }).await.unwrap();
     a.add_peer(&name("b"), Some(&address(b))).unwrap();
-    match soon("an answer", a.request(&name("b"), Bytes::new(), PATIENCE)).await {
+    match soon("an answer", a.request(&name("b"), Bytes::new(), TIMEOUT)).await {
         Err(RequestError::Unreachable(why)) => {
             assert!(!a.refused().is_empty(), "it is kept for the status");
             why
@@ -150,7 +150,7 @@ async fn nodes_that_share_a_name_or_a_disk_are_refused_by_their_peers() {
         Net::start(Config { identity: Identity { boot: 5, ..identity("a") }, ..config("a") });
     let first = first.await.unwrap();
     first.add_peer(&name("b"), Some(&address(&b))).unwrap();
-    soon("an answer", first.request(&name("b"), Bytes::new(), PATIENCE)).await.unwrap();
+    soon("an answer", first.request(&name("b"), Bytes::new(), TIMEOUT)).await.unwrap();
 
     let other_disk = Identity { storage: 99, ..identity("a") };
     assert!(refused_as(other_disk, &b).await.contains("another node called a"));
@@ -164,13 +164,13 @@ async fn nodes_that_share_a_name_or_a_disk_are_refused_by_their_peers() {
         namesake.add_peer(&name("b"), Some(&address(&b))),
         Err(Refusal::SameName("b".to_owned()))
     );
-    soon("an answer", first.request(&name("b"), Bytes::new(), PATIENCE)).await.unwrap();
+    soon("an answer", first.request(&name("b"), Bytes::new(), TIMEOUT)).await.unwrap();
     assert!(b.refused().iter().any(|one| one.why.contains("another node called a")));
 }
 
 #[tokio::test]
 async fn the_application_may_refuse_a_node() {
-    let service = Arc::new(Kit { refuses: Some("a".to_owned()), ..Kit::default() });
+    let service = Arc::new(TestService { refuses: Some("a".to_owned()), ..TestService::default() });
     let b = Net::start(Config { service, ..config("b") }).await.unwrap();
     let why = refused_as(identity("a"), &b).await;
     assert!(why.contains("a was removed"), "{why}");
@@ -183,7 +183,7 @@ async fn without_tls_only_loopback_is_used() {
     assert!(matches!(error, StartError::NotLoopback(_)), "{error}");
     let a = start("a").await;
     a.add_peer(&name("b"), Some("192.0.2.1:7")).unwrap();
-    let asked = soon("an answer", a.request(&name("b"), Bytes::new(), PATIENCE)).await;
+    let asked = soon("an answer", a.request(&name("b"), Bytes::new(), TIMEOUT)).await;
     let Err(RequestError::Unreachable(why)) = asked else { panic!("{asked:?}") };
     assert!(why.contains("without TLS only loopback"), "{why}");
     assert!(matches!(
@@ -196,14 +196,14 @@ async fn without_tls_only_loopback_is_used() {
 async fn certificates_reload_without_a_restart() {
     let (bundles, others) = (Bundles::new(&["a", "b"]), Bundles::new(&["a", "b"]));
     let (a, b) = (bundles.start("a").await, bundles.start("b").await);
-    introduce(&a, &b);
+    connect_peers(&a, &b);
     let (of_a, of_b) = (a.group(1).unwrap(), b.group(1).unwrap());
     of_a.add_peer(&name("b")).unwrap();
     of_b.add_peer(&name("a")).unwrap();
     let first = session(&of_a, "b").await;
     assert!((88..=90).contains(&a.certificate().unwrap().days_left));
 
-    // Another authority, at both nodes: existing connections continue.
+    // Both nodes switch to another authority: existing connections continue.
     for node in ["a", "b"] {
         let (used, new) = (bundles.files(node), others.files(node));
         std::fs::copy(&new.authority, &used.authority).unwrap();
@@ -213,13 +213,13 @@ async fn certificates_reload_without_a_restart() {
     a.reload_certificates().unwrap();
     assert_eq!(of_a.send(&name("b"), first, Bytes::from_static(b"x")), Ok(()));
     assert_eq!(message(&of_b).await.1, "x");
-    // A new connection uses it: as b has the old one still, it fails and says why.
-    let asked = soon("an answer", a.request(&name("b"), Bytes::new(), PATIENCE)).await;
+    // A new connection uses it: b still has the old one, so the handshake fails and says why.
+    let asked = soon("an answer", a.request(&name("b"), Bytes::new(), TIMEOUT)).await;
     let Err(RequestError::Unreachable(why)) = asked else { panic!("{asked:?}") };
     assert!(why.contains("was not issued by an authority"), "{why}");
     b.reload_certificates().unwrap();
     let answered = async {
-        while a.request(&name("b"), Bytes::new(), PATIENCE).await.is_err() {
+        while a.request(&name("b"), Bytes::new(), TIMEOUT).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
@@ -232,7 +232,7 @@ async fn certificates_reload_without_a_restart() {
 }
 
 #[tokio::test]
-async fn files_are_looked_at_by_themselves() {
+async fn changed_certificate_files_are_reloaded() {
     let (bundles, longer) = (Bundles::new(&["a"]), tempfile::tempdir().unwrap());
     init_tls(longer.path(), &[name("a")], 300).unwrap();
     let limits = Limits { certificate_check_interval: Duration::from_millis(10), ..limits() };

@@ -1,4 +1,4 @@
-//! Links between whole nodes: order, overflow, peers that die, stop or say nothing.
+//! Links between whole nodes: order, overflow, and peers that die, stop or stay silent.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -13,7 +13,7 @@ fn read_number(body: &Bytes) -> u32 {
     u32::from_be_bytes(body[..4].try_into().unwrap())
 }
 
-/// Sends, again when the queue is full for a moment, as long as the session lives.
+/// Sends, and retries while the queue is full, until the session ends.
 async fn send(group: &Group, to: &str, session: u64, body: Bytes) {
     group.send(&name(to), session, body).unwrap();
     tokio::task::yield_now().await;
@@ -27,10 +27,10 @@ async fn linked(a: &Net, b: &Net, id: u32) -> (Group, Group) {
 }
 
 #[tokio::test]
-async fn messages_come_in_order_both_ways_over_tls() {
+async fn messages_arrive_in_order_in_both_directions_over_tls() {
     let bundles = Bundles::new(&["a", "b"]);
     let (a, b) = (bundles.start("a").await, bundles.start("b").await);
-    introduce(&a, &b);
+    connect_peers(&a, &b);
     let (of_a, of_b) = linked(&a, &b, 3).await;
     let number_of = session(&of_a, "b").await;
     assert_eq!(session(&of_b, "a").await, number_of);
@@ -52,7 +52,7 @@ async fn messages_come_in_order_both_ways_over_tls() {
 #[tokio::test]
 async fn a_node_whose_address_is_not_known_knocks() {
     let (a, b) = (start("a").await, start("b").await);
-    // The lower name dials, and does not know where b is.
+    // The lower name dials, but does not know the address of b.
     b.add_peer(&name("a"), Some(&address(&a))).unwrap();
     let (of_a, of_b) = linked(&a, &b, 3).await;
     assert_eq!(session(&of_a, "b").await, session(&of_b, "a").await);
@@ -68,13 +68,13 @@ async fn an_overflow_resets_that_link_only() {
     let limits = Limits { link_messages_max: 50, ..limits() };
     let start = |node| Net::start(Config { limits: limits.clone(), ..config(node) });
     let (a, b) = (start("a").await.unwrap(), start("b").await.unwrap());
-    introduce(&a, &b);
+    connect_peers(&a, &b);
     let ((of_a, of_b), (busy_a, busy_b)) = (linked(&a, &b, 1).await, linked(&a, &b, 2).await);
     let (fine, first) = (session(&of_a, "b").await, session(&busy_a, "b").await);
     assert_eq!(session(&of_b, "a").await, fine);
     assert_eq!(session(&busy_b, "a").await, first);
 
-    // Nothing receives in the busy group at b; the other group continues.
+    // Nothing is received in the busy group at b; the other group continues.
     let mut at = first;
     for value in 0..500 {
         while let Some(event) = busy_a.try_next() {
@@ -87,7 +87,7 @@ async fn an_overflow_resets_that_link_only() {
         assert_eq!(message(&of_b).await, (fine, number(value)));
     }
     assert!(at > first, "the busy link was reset");
-    // Who receives at last sees the end of the first session, then the latest one.
+    // A late receiver sees the end of the first session, then the latest one.
     let events: Vec<_> = std::iter::from_fn(|| busy_b.try_next()).take(200).collect();
     let ended = Event::Disconnected { peer: name("a"), session: first };
     assert_eq!(events.first(), Some(&ended), "{events:?}");
@@ -97,7 +97,7 @@ async fn an_overflow_resets_that_link_only() {
 #[tokio::test]
 async fn a_peer_that_dies_ends_its_sessions_and_comes_back() {
     let (a, b) = (start("a").await, start("b").await);
-    introduce(&a, &b);
+    connect_peers(&a, &b);
     let (of_a, of_b) = linked(&a, &b, 1).await;
     let first = session(&of_a, "b").await;
     for value in 0..100 {
@@ -131,7 +131,7 @@ async fn a_peer_that_dies_ends_its_sessions_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_peer_that_takes_nothing_costs_bounded_memory() {
+async fn a_peer_that_reads_nothing_costs_bounded_memory() {
     let limits = Limits {
         link_bytes_max: 8 << 20,
         silence_max: Duration::from_secs(1),
@@ -141,7 +141,7 @@ async fn a_peer_that_takes_nothing_costs_bounded_memory() {
     let b = Net::start(Config { limits, ..config("b") }).await.unwrap();
     let of_b = b.group(1).unwrap();
     of_b.add_peer(&name("a")).unwrap();
-    let mut stuck = by_hand(&b, Class::Consensus, &identity("a")).await;
+    let mut stuck = raw_peer(&b, Class::Consensus, &identity("a")).await;
     open_link(&mut stuck, 1).await;
     let first = session(&of_b, "a").await;
     let block = Bytes::from(vec![0; 1 << 20]);
@@ -156,7 +156,7 @@ async fn a_peer_that_takes_nothing_costs_bounded_memory() {
     until("the end of the connection", || b.peers()[0].connected.is_empty()).await;
 }
 
-/// Sends `Open` for a group and reads that of the other side.
+/// Sends `Open` for a group, and reads that of the other side.
 async fn open_link(stream: &mut Stream, group: u32) {
     let mut open = vec![0, 0, 0, 13, 2];
     open.extend(group.to_be_bytes());
@@ -173,7 +173,7 @@ async fn a_half_open_connection_ends() {
     let b = Net::start(Config { limits, ..config("b") }).await.unwrap();
     let of_b = b.group(1).unwrap();
     of_b.add_peer(&name("a")).unwrap();
-    let mut silent = by_hand(&b, Class::Consensus, &identity("a")).await;
+    let mut silent = raw_peer(&b, Class::Consensus, &identity("a")).await;
     open_link(&mut silent, 1).await;
     let first = session(&of_b, "a").await;
     let ended = async { while !matches!(of_b.next().await, Event::Disconnected { .. }) {} };
@@ -186,7 +186,7 @@ async fn messages_in_pieces_are_counted_by_their_values() {
     let limits = Limits { frame_bytes_max: 100, ..limits() };
     let start = |node| Net::start(Config { limits: limits.clone(), ..config(node) });
     let (a, b) = (start("a").await.unwrap(), start("b").await.unwrap());
-    introduce(&a, &b);
+    connect_peers(&a, &b);
     let (of_a, of_b) = linked(&a, &b, 1).await;
     let at = session(&of_a, "b").await;
     for value in 0..200u32 {
@@ -203,18 +203,18 @@ async fn messages_in_pieces_are_counted_by_their_values() {
 #[tokio::test]
 async fn a_removed_peer_ends_its_sessions_and_can_be_added_again() {
     let (a, b) = (start("a").await, start("b").await);
-    introduce(&a, &b);
+    connect_peers(&a, &b);
     let (of_a, of_b) = linked(&a, &b, 1).await;
     let first = session(&of_a, "b").await;
     a.remove_peer(&name("b"));
     let ended = Event::Disconnected { peer: name("b"), session: first };
     assert_eq!(soon("the end", of_a.next()).await, ended);
     assert_eq!(of_a.send(&name("b"), first, number(0)), Err(NotSent::NoSession));
-    introduce(&a, &b);
+    connect_peers(&a, &b);
     of_a.add_peer(&name("b")).unwrap();
     let second = session(&of_a, "b").await;
     assert!(second > first);
-    // A group that leaves and comes back, at one end.
+    // A group that leaves at one end and joins again.
     let up_to_second = async { while session(&of_b, "a").await < second {} };
     soon("the second session at b", up_to_second).await;
     of_b.remove_peer(&name("a"));
@@ -227,7 +227,7 @@ async fn a_removed_peer_ends_its_sessions_and_can_be_added_again() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_not_known_is_said_so_and_connected_when_it_is() {
+async fn an_unknown_node_is_refused_until_it_is_added() {
     let (a, b) = (start("a").await, start("b").await);
     a.add_peer(&name("b"), Some(&address(&b))).unwrap();
     let of_a = a.group(1).unwrap();

@@ -1,4 +1,4 @@
-//! The network in memory, with faults, under the paused clock.
+//! The in-memory network with faults, under the paused clock.
 
 use std::collections::BTreeMap;
 
@@ -28,9 +28,9 @@ fn groups(nodes: &[Net], id: u32) -> Vec<Group> {
     groups
 }
 
-/// What one node saw, as text; checks order and sessions.
+/// Events of one node, as text; checks their order and sessions.
 #[derive(Default)]
-struct Seen {
+struct NodeEvents {
     up: BTreeMap<NodeName, u64>,
     last: BTreeMap<NodeName, u64>,
     next: BTreeMap<NodeName, u64>,
@@ -38,7 +38,7 @@ struct Seen {
     received: usize,
 }
 
-impl Seen {
+impl NodeEvents {
     fn event(&mut self, event: Event) {
         match &event {
             Event::Connected { peer, session } => {
@@ -67,7 +67,7 @@ impl Seen {
     }
 }
 
-/// Three nodes send to each other while connections break; returns what was seen.
+/// Three nodes send to each other while connections break; returns their events.
 async fn run(seed: u64) -> Vec<String> {
     let net = MemoryNet::new(seed);
     net.set_ways(Way {
@@ -78,7 +78,7 @@ async fn run(seed: u64) -> Vec<String> {
     let nodes = nodes(&net, &["a", "b", "c"]).await;
     let groups = groups(&nodes, 1);
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut seen: Vec<Seen> = groups.iter().map(|_| Seen::default()).collect();
+    let mut seen: Vec<NodeEvents> = groups.iter().map(|_| NodeEvents::default()).collect();
     let mut sent: BTreeMap<(usize, NodeName, u64), u64> = BTreeMap::new();
     for step in 0..4000 {
         let at = random.usize(0..3);
@@ -152,7 +152,7 @@ async fn a_one_way_cut_ends_the_session_and_heals() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_way_delays_and_loses_nothing() {
+async fn a_slow_link_delays_and_loses_nothing() {
     let net = MemoryNet::new(1);
     let nodes = nodes(&net, &["a", "b"]).await;
     let slow = Way { bytes_per_second: Some(100_000), ..Way::default() };

@@ -1,14 +1,14 @@
-//! Whole nodes: over TCP on loopback, with and without TLS, and over the network in memory.
+//! Whole nodes: over TCP on loopback, with and without TLS, and over the in-memory network.
 //!
-//! Owns what all of these tests use. No test depends on how fast the machine is: they wait
-//! until something is so, for [`PATIENCE`] at most.
+//! Owns what these tests share. No test depends on the speed of the machine: each waits for a
+//! condition, for [`TIMEOUT`] at most.
 
 mod bulk;
 mod handshakes;
 mod links;
 mod memory;
 mod requests;
-mod strangers;
+mod untrusted;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,20 +23,20 @@ use crate::{
     init_tls,
 };
 
-/// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a test waits for an expected event.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn name(text: &str) -> NodeName {
     text.parse().unwrap()
 }
 
-/// A data directory per name, and the first boot.
+/// A node with a data directory of its own, in its first boot.
 fn identity(node: &str) -> Identity {
     let storage = node.bytes().fold(0, |sum, byte| sum * 256 + u128::from(byte));
     Identity { cluster: 1, name: name(node), storage, boot: 1, nonce: 7, address: None }
 }
 
-/// Short pauses, so that tests are short.
+/// Limits with short pauses, so that tests are short.
 fn limits() -> Limits {
     Limits {
         backoff_min: Duration::from_millis(5),
@@ -52,7 +52,7 @@ fn config(node: &str) -> Config {
         listen: Some("127.0.0.1:0".to_owned()),
         tls: None,
         limits: limits(),
-        service: Arc::new(Kit::default()),
+        service: Arc::new(TestService::default()),
         seed: Some(1),
     }
 }
@@ -65,14 +65,14 @@ fn address(net: &Net) -> String {
     net.identity().address.clone().unwrap()
 }
 
-/// Each knows the other one's address.
-fn introduce(a: &Net, b: &Net) {
+/// Adds each node as a peer of the other, with its address.
+fn connect_peers(a: &Net, b: &Net) {
     for (one, other) in [(a, b), (b, a)] {
         one.add_peer(&other.identity().name, Some(&address(other))).unwrap();
     }
 }
 
-/// Bundles of one authority.
+/// Certificate bundles of one authority.
 struct Bundles(tempfile::TempDir);
 
 impl Bundles {
@@ -94,7 +94,7 @@ impl Bundles {
 }
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(PATIENCE, async {
+    let waited = tokio::time::timeout(TIMEOUT, async {
         while !is_so() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -103,13 +103,13 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    match tokio::time::timeout(TIMEOUT, future).await {
         Ok(value) => value,
         Err(_) => panic!("timed out: {what}"),
     }
 }
 
-/// Waits for the session with a peer; everything before is passed over.
+/// Waits for the session with a peer; skips all earlier events.
 async fn session(group: &Group, with: &str) -> u64 {
     let wanted = name(with);
     let connected = async {
@@ -124,7 +124,7 @@ async fn session(group: &Group, with: &str) -> u64 {
     soon("a session", connected).await
 }
 
-/// Waits for the next message; everything else is passed over.
+/// Waits for the next message; skips all other events.
 async fn message(group: &Group) -> (u64, Bytes) {
     let message = async {
         loop {
@@ -136,9 +136,9 @@ async fn message(group: &Group) -> (u64, Bytes) {
     soon("a message", message).await
 }
 
-/// Answers by what the request says.
+/// A service whose answer depends on the request.
 #[derive(Default)]
-struct Kit {
+struct TestService {
     running: Arc<AtomicUsize>,
     dropped: Arc<AtomicUsize>,
     refuses: Option<String>,
@@ -161,12 +161,12 @@ impl Drop for Running {
     }
 }
 
-/// The byte at a place of every source.
+/// The byte at this offset of every source.
 fn byte_at(offset: u64) -> u8 {
     (offset % 251) as u8
 }
 
-impl Service for Kit {
+impl Service for TestService {
     fn admit(&self, peer: &Identity) -> Result<(), String> {
         match &self.refuses {
             Some(node) if peer.name.as_str() == node => Err(format!("{node} was removed")),
@@ -190,7 +190,7 @@ impl Service for Kit {
         })
     }
 
-    /// Sources are called by their length, or `broken`, or `greedy`, or `stuck`.
+    /// A source is named by its length, or `broken`, `greedy` or `stuck`.
     fn read(&self, _peer: Arc<Identity>, source: Bytes, offset: u64, len_max: usize) -> Answer {
         Box::pin(async move {
             let text = String::from_utf8(source.to_vec()).map_err(|_| "no text".to_owned())?;
@@ -208,10 +208,10 @@ impl Service for Kit {
     }
 }
 
-/// A peer of this test: it shakes hands, and then the test has the stream.
-async fn by_hand(net: &Net, class: Class, me: &Identity) -> Stream {
+/// A peer driven by the test: it completes the handshake, then the test owns the stream.
+async fn raw_peer(net: &Net, class: Class, me: &Identity) -> Stream {
     let stream = TcpStream::connect(address(net)).await.unwrap();
     let peer = &net.identity().name;
-    let shaken = handshake::dial(Box::new(stream), None, class, me, peer, |_| Ok(()));
-    soon("a handshake", shaken).await.unwrap().0
+    let outcome = handshake::dial(Box::new(stream), None, class, me, peer, |_| Ok(()));
+    soon("a handshake", outcome).await.unwrap().0
 }

@@ -5,10 +5,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::*;
 use crate::RequestError;
 
-/// A deadline after the end of every test: what ends before it ends for another reason.
+/// A deadline beyond the end of every test: a request that ends earlier has another reason.
 const LONG: Duration = Duration::from_secs(60);
 
-async fn pair(limits: Limits, service: Arc<Kit>) -> (Net, Net) {
+async fn pair(limits: Limits, service: Arc<TestService>) -> (Net, Net) {
     let a = Net::start(Config { limits: limits.clone(), ..config("a") }).await.unwrap();
     let b = Net::start(Config { limits, service, ..config("b") }).await.unwrap();
     a.add_peer(&name("b"), Some(&address(&b))).unwrap();
@@ -26,7 +26,7 @@ async fn requests_are_answered_at_the_same_time_whatever_their_length() {
     let asked = lengths.into_iter().cycle().take(30).map(|len| {
         let (a, body) = (a.clone(), Bytes::from(vec![3; len]));
         tokio::spawn(async move {
-            // At most 64 MiB are under way; what is refused is asked again.
+            // At most 64 MiB are in flight; refused requests are retried.
             loop {
                 match ask(&a, body.clone()).await {
                     Err(RequestError::Busy) => tokio::time::sleep(Duration::from_millis(5)).await,
@@ -42,14 +42,14 @@ async fn requests_are_answered_at_the_same_time_whatever_their_length() {
 }
 
 #[tokio::test]
-async fn each_way_to_fail_has_its_error() {
+async fn each_kind_of_failure_has_its_error() {
     let (a, b) = pair(limits(), Arc::default()).await;
     let failed = |text: &str| Err(RequestError::Failed(text.to_owned()));
     assert_eq!(ask(&a, "fail").await, failed("it failed"));
     assert_eq!(ask(&a, "panic").await, failed("the handler panicked"));
     assert_eq!(ask(&a, "huge").await, failed("the answer is longer than the limit"));
     assert_eq!(ask(&a, vec![0; (8 << 20) + 1]).await, Err(RequestError::TooLong));
-    let unknown = a.request(&name("x"), Bytes::new(), PATIENCE).await;
+    let unknown = a.request(&name("x"), Bytes::new(), TIMEOUT).await;
     assert_eq!(unknown, Err(RequestError::UnknownPeer("x".to_owned())));
     let late = a.request(&name("b"), "wait".into(), Duration::from_millis(200)).await;
     assert!(matches!(late, Err(RequestError::Deadline { .. })), "{late:?}");
@@ -63,7 +63,7 @@ async fn each_way_to_fail_has_its_error() {
 
 #[tokio::test]
 async fn a_dropped_request_is_cancelled_at_the_peer() {
-    let service = Arc::new(Kit::default());
+    let service = Arc::new(TestService::default());
     let (a, _b) = pair(limits(), Arc::clone(&service)).await;
     let running = || service.running.load(Ordering::SeqCst);
     {
@@ -80,7 +80,7 @@ async fn a_dropped_request_is_cancelled_at_the_peer() {
 
 #[tokio::test]
 async fn a_deadline_ends_the_handler_too() {
-    let service = Arc::new(Kit::default());
+    let service = Arc::new(TestService::default());
     let (a, _b) = pair(limits(), Arc::clone(&service)).await;
     ask(&a, "x").await.unwrap();
     let asked = a.request(&name("b"), "wait".into(), Duration::from_millis(300)).await;
@@ -90,7 +90,7 @@ async fn a_deadline_ends_the_handler_too() {
 
 #[tokio::test]
 async fn a_peer_that_dies_answers_what_it_had() {
-    let service = Arc::new(Kit::default());
+    let service = Arc::new(TestService::default());
     let (a, b) = pair(limits(), Arc::clone(&service)).await;
     let asked = tokio::spawn({
         let a = a.clone();
@@ -104,7 +104,7 @@ async fn a_peer_that_dies_answers_what_it_had() {
 
 #[tokio::test]
 async fn too_many_requests_are_refused_at_both_sides() {
-    let service = Arc::new(Kit::default());
+    let service = Arc::new(TestService::default());
     let few = Limits { requests_max: 3, ..limits() };
     let (a, b) = pair(few.clone(), Arc::clone(&service)).await;
     let waiting: Vec<_> = (0..3)
@@ -119,7 +119,7 @@ async fn too_many_requests_are_refused_at_both_sides() {
     until("they end", || service.running.load(Ordering::SeqCst) == 0).await;
     assert_eq!(ask(&a, "x").await, Ok(Bytes::from_static(b"x")));
 
-    // A peer with another limit.
+    // A peer with a higher limit.
     let many = Net::start(Config { identity: identity("c"), ..config("c") }).await.unwrap();
     many.add_peer(&name("b"), Some(&address(&b))).unwrap();
     let waiting: Vec<_> = (0..3)
@@ -133,12 +133,12 @@ async fn too_many_requests_are_refused_at_both_sides() {
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// A request of which only the beginning comes.
+/// Sends only the beginning of a request.
 #[tokio::test]
 async fn slow_bodies_are_bounded_and_dropped_at_their_deadline() {
     let few = Limits { requests_max: 4, ..limits() };
     let (_a, b) = pair(few, Arc::default()).await;
-    let mut slow = by_hand(&b, Class::Requests, &identity("c")).await;
+    let mut slow = raw_peer(&b, Class::Requests, &identity("c")).await;
     let ask = |id: u64, kind: u8, within_ms: u32| {
         let mut frame = vec![0, 0, 0, 14, kind];
         frame.extend(id.to_be_bytes());
@@ -149,7 +149,7 @@ async fn slow_bodies_are_bounded_and_dropped_at_their_deadline() {
     for id in 0..4 {
         slow.write_all(&ask(id, 6, 50)).await.unwrap();
     }
-    // There is no room until their time is over.
+    // There is no room until their deadline has passed.
     for id in 9.. {
         slow.write_all(&ask(id, 7, 10_000)).await.unwrap();
         let mut len = [0; 4];

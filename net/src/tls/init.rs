@@ -1,7 +1,7 @@
-//! Makes an authority and certificates for nodes.
+//! Creates an authority, and certificates for nodes.
 //!
-//! Must always hold: what is there is never written over; a node's directory appears whole;
-//! private keys can be read by their owner only.
+//! Must always hold: existing files are never overwritten; a node's directory appears complete;
+//! only their owner can read private keys.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -19,57 +19,57 @@ use crate::identity::NodeName;
 /// Days for which a new authority is valid.
 pub const AUTHORITY_DAYS: u32 = 3650;
 
-/// Clocks of nodes may differ by this much.
+/// Assumed maximum difference between the clocks of nodes.
 const CLOCK_SKEW: Duration = Duration::from_secs(60 * 60);
 
-/// Why certificates were not made.
+/// Why certificates were not created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BundleError {
     /// A file or directory cannot be read or written.
     #[error("{path}: {error}")]
     File {
-        /// Which one.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         error: io::Error,
     },
-    /// The node has a bundle.
+    /// The node has a bundle already.
     #[error("{0} exists: move it away to make a new certificate for the node")]
     Exists(PathBuf),
-    /// Only one half of the authority is there.
+    /// Only one of the two files of the authority exists.
     #[error(
         "{present} exists and {absent} does not: put both files of the authority there, or \
          neither"
     )]
     HalfAnAuthority {
-        /// The file that is there.
+        /// The existing file.
         present: PathBuf,
-        /// The file that is not.
+        /// The missing file.
         absent: PathBuf,
     },
-    /// The authority's files cannot be used, or no certificate could be made.
+    /// The authority's files cannot be used, or no certificate could be created.
     #[error("{path} cannot be used: {error}")]
     Certificate {
         /// The authority's certificate.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         error: rcgen::Error,
     },
 }
 
-/// Writes `ca.pem` and `ca-key.pem` into `directory`, unless they are there, and for each
-/// node a directory with `ca.pem`, `cert.pem` and `key.pem`: all that the node needs. The
-/// certificates are valid for `days`.
+/// Writes `ca.pem` and `ca-key.pem` into `directory`, unless they exist, and for each node a
+/// directory with `ca.pem`, `cert.pem` and `key.pem`: all that the node needs. The certificates are
+/// valid for `days`.
 ///
-/// Called again with other nodes it uses the authority that is there. `ca-key.pem` is needed
-/// only here: keep it away from the nodes.
+/// A later call with other nodes uses the existing authority. `ca-key.pem` is needed only here:
+/// keep it away from the nodes.
 ///
 /// # Errors
 ///
-/// [`BundleError`]. Nothing is written for any node when one of them has a bundle.
+/// [`BundleError`]. No file of any node is written when one of them already has a bundle.
 pub fn init_tls(directory: &Path, nodes: &[NodeName], days: u32) -> Result<(), BundleError> {
     for node in nodes {
         let path = directory.join(node.as_str());
@@ -100,7 +100,7 @@ pub fn init_tls(directory: &Path, nodes: &[NodeName], days: u32) -> Result<(), B
     Ok(())
 }
 
-/// Reads the authority, or makes one.
+/// Reads the authority, or creates one.
 fn authority(directory: &Path, certificate: &Path) -> Result<(String, String), BundleError> {
     let key = directory.join("ca-key.pem");
     let read = |path: &Path| fs::read_to_string(path).map_err(at(path));
@@ -111,7 +111,7 @@ fn authority(directory: &Path, certificate: &Path) -> Result<(String, String), B
             let (present, absent) = (certificate.to_owned(), key);
             return Err(BundleError::HalfAnAuthority { present, absent });
         }
-        // The certificate is written last: a key alone was never used.
+        // The certificate is written last: a key without it was never used.
         (false, true) => fs::remove_file(&key).map_err(at(&key))?,
     }
     let unusable = |error| BundleError::Certificate { path: certificate.to_owned(), error };

@@ -1,7 +1,7 @@
-//! Mutual TLS: the certificate of a node carries its name, both sides verify.
+//! Mutual TLS: the certificate of a node carries its name, and both sides verify it.
 //!
-//! Must always hold: files that cannot be used change nothing; no session is resumed, so
-//! that a change of the authority holds for every new connection; only TLS 1.3 is spoken.
+//! Must always hold: unusable files change nothing; no session is resumed, so that a change of the
+//! authority applies to every new connection; only TLS 1.3 is spoken.
 
 mod init;
 
@@ -26,10 +26,10 @@ const DAY_SECONDS: i64 = 24 * 60 * 60;
 /// The files of a node's certificate, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// Certificates of the authorities that are trusted. While an authority is replaced,
-    /// the old and the new one stand here.
+    /// Certificates of the trusted authorities. While an authority is being replaced, this file
+    /// contains the old and the new one.
     pub authority: PathBuf,
-    /// The node's certificate, and intermediate ones behind it.
+    /// The node's certificate, followed by intermediate ones.
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
@@ -47,7 +47,7 @@ impl TlsFiles {
     }
 }
 
-/// Files that cannot be used.
+/// Why certificate files cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -140,14 +140,14 @@ impl Certificates {
                 if is_new {
                     let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
                     *current = Arc::new(configs);
-                    tracing::info!(node = %self.name, "the certificate was read again");
+                    tracing::info!(node = %self.name, "the certificates were reloaded");
                 }
                 Ok(is_new)
             }
             Err(reason) => {
                 let text = reason.to_string();
                 if error.as_ref() != Some(&text) {
-                    tracing::warn!(node = %self.name, "certificates are not reloaded: {text}");
+                    tracing::warn!(node = %self.name, "cannot reload the certificates: {text}");
                 }
                 *error = Some(text);
                 Err(reason)
@@ -192,7 +192,7 @@ fn load(files: &TlsFiles, name: &NodeName) -> Result<Configs, TlsError> {
 
     let ends = chain.first().into_iter().chain(&authorities).map(|one| ends_at(one));
     let ends_at = ends.min().flatten();
-    let ends_at = ends_at.ok_or_else(|| unusable(&files.certificate, &"it is no certificate"))?;
+    let ends_at = ends_at.ok_or_else(|| unusable(&files.certificate, &"not a certificate"))?;
 
     let mut roots = RootCertStore::empty();
     for authority in authorities {
@@ -238,7 +238,7 @@ fn check_own(
             .build()
             .map_err(|error| unusable(&files.authority, &error))?;
     let Some((own, intermediates)) = chain.split_first() else {
-        return Err(unusable(&path, &"it holds no certificate"));
+        return Err(unusable(&path, &"it contains no certificate"));
     };
     let verified =
         verifier.verify_server_cert(own, intermediates, &server_name(name), &[], UnixTime::now());
@@ -276,7 +276,7 @@ fn unusable(path: &Path, error: &dyn std::fmt::Display) -> TlsError {
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let read = read.map_err(|error| unusable(path, &error))?;
-    if read.is_empty() { Err(unusable(path, &"it holds no certificate")) } else { Ok(read) }
+    if read.is_empty() { Err(unusable(path, &"it contains no certificate")) } else { Ok(read) }
 }
 
 fn ends_at(certificate: &CertificateDer<'_>) -> Option<i64> {

@@ -1,8 +1,8 @@
-//! A network in memory, for tests: delays, slow links, one-way cuts, connections that break.
+//! An in-memory network for tests: delays, slow links, one-way cuts, broken connections.
 //!
-//! It takes the place of TCP only: handshakes, frames, sessions, limits and reconnects are
-//! the code that runs over TCP. An address is the name of a node. With tokio's paused
-//! clock a run takes no time, and the faults of a seed are the same in every run.
+//! It replaces TCP only: handshakes, frames, sessions, limits and reconnects are the code that runs
+//! over TCP. The address of a node is its name. With tokio's paused clock a run takes no time, and
+//! a seed has the same faults in every run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,17 +25,17 @@ use tokio_util::sync::CancellationToken;
 use super::{Accepted, BoxFuture, Duplex, Listener, Transport};
 use crate::net::{Config, Net, StartError};
 
-/// Bytes that travel as one.
+/// Bytes that are delivered together.
 const CHUNK_BYTES: usize = 16 << 10;
-/// Chunks that are under way per direction.
+/// Chunks in flight per direction.
 const CHUNKS_MAX: usize = 16;
 /// Connections that wait to be accepted.
 const BACKLOG: usize = 128;
 
-/// How bytes travel from one node to another.
+/// Delay and speed from one node to another.
 #[derive(Clone, Debug)]
 pub struct Way {
-    /// A chunk is under way for so long.
+    /// Delay of a chunk.
     pub delay: RangeInclusive<Duration>,
     /// Maximum number of bytes per second.
     pub bytes_per_second: Option<u64>,
@@ -72,7 +72,7 @@ struct State {
 }
 
 impl MemoryNet {
-    /// Without faults; `seed` draws the ones that are enabled later.
+    /// A network without faults; `seed` determines the faults that are enabled later.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let state = State {
@@ -88,7 +88,7 @@ impl MemoryNet {
         Self { world: Arc::new(World { state: Mutex::new(state), changed: Notify::new() }) }
     }
 
-    /// Starts a node; its address here is its name. TLS works here too, but is not needed.
+    /// Starts a node; its address is its name. TLS works but is not needed.
     ///
     /// # Errors
     ///
@@ -100,12 +100,12 @@ impl MemoryNet {
         Net::start_over(config, Arc::new(MemoryTransport { world, host })).await
     }
 
-    /// How bytes travel, unless [`Self::set_way`] says otherwise.
+    /// Delay and speed between all nodes, unless [`Self::set_way`] overrides them.
     pub fn set_ways(&self, way: Way) {
         self.world.lock().way = way;
     }
 
-    /// How bytes travel from one node to another.
+    /// Delay and speed from one node to another.
     pub fn set_way(&self, from: &str, to: &str, way: Way) {
         self.world.lock().ways.insert((from.to_owned(), to.to_owned()), way);
     }

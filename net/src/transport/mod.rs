@@ -1,6 +1,6 @@
-//! How bytes reach another node: TCP, or in tests a network in memory.
+//! How bytes reach another node: TCP, or an in-memory network in tests.
 //!
-//! Must always hold: everything above this port is the same code for both.
+//! Must always hold: all code above this port is the same for both.
 
 #[cfg(feature = "testkit")]
 pub(crate) mod memory;
@@ -18,20 +18,20 @@ pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A connection that carries bytes in both directions.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Bytes that the other side does not acknowledge for so long end the connection.
+    /// Ends the connection when the other side does not acknowledge bytes for this long.
     ///
     /// # Errors
     ///
-    /// As the operating system says.
+    /// An error of the operating system.
     fn set_user_timeout(&self, timeout: Duration) -> io::Result<()>;
 }
 
-/// A connection and the address that it came from.
+/// A connection, and the address it came from.
 pub(crate) type Accepted = (Box<dyn Duplex>, String);
 
-/// Connections that come.
+/// Accepts incoming connections.
 pub(crate) trait Listener: Send {
-    /// The address, with the port that was chosen.
+    /// The address, with the port that was assigned.
     fn address(&self) -> String;
 
     /// The next connection. Cancel safe.
@@ -40,7 +40,7 @@ pub(crate) trait Listener: Send {
 
 /// Makes connections.
 pub(crate) trait Transport: Send + Sync {
-    /// Waits for connections at an address.
+    /// Starts listening at an address.
     fn listen(&self, address: String) -> BoxFuture<'_, io::Result<Box<dyn Listener>>>;
 
     /// Connects to an address.

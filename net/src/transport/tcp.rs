@@ -1,4 +1,4 @@
-//! TCP. Without TLS only addresses of this machine are bound and dialled.
+//! TCP. Without TLS, only loopback addresses are bound and dialled.
 
 use std::io;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ impl Tcp {
         if found.is_empty() {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
-        // All of them: which one is taken would else depend on their order.
+        // Check all of them: otherwise the result would depend on their order.
         if !self.has_tls && found.iter().any(|one| !one.ip().is_loopback()) {
             return Err(io::Error::other(NotLoopback(address.to_owned())));
         }
@@ -65,7 +65,7 @@ impl Listener for TcpAccept {
     fn accept(&mut self) -> BoxFuture<'_, io::Result<Accepted>> {
         Box::pin(async {
             let (stream, from) = self.listener.accept().await?;
-            // An error here is that of a connection that is gone already.
+            // Fails only if the connection has already ended.
             let _ = stream.set_nodelay(true);
             Ok((Box::new(stream) as Box<dyn Duplex>, from.to_string()))
         })
@@ -80,7 +80,7 @@ impl Duplex for TcpStream {
 
     #[cfg(not(target_os = "linux"))]
     fn set_user_timeout(&self, timeout: Duration) -> io::Result<()> {
-        // Keep-alive probes are what other systems have.
+        // Other systems have no user timeout: use keep-alive probes.
         let probes = socket2::TcpKeepalive::new().with_time(timeout).with_interval(timeout);
         SockRef::from(self).set_tcp_keepalive(&probes)
     }

@@ -1,23 +1,23 @@
 //! Frames after the handshake: a length, a kind, fixed fields, a body.
 //!
-//! Must always hold: a frame is at most `frame_bytes_max` and [`HEAD_BYTES_MAX`] long; its
-//! body is a piece of the buffer that was read, not a copy.
+//! Must always hold: a frame has at most `frame_bytes_max` and [`HEAD_BYTES_MAX`] bytes; its body
+//! is a slice of the read buffer, not a copy.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Most bytes of a frame before its body.
+/// Maximum number of bytes of a frame before its body.
 pub(crate) const HEAD_BYTES_MAX: usize = 32;
 
 /// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
-    /// Nothing else was sent for a while.
+    /// Sent when nothing else was sent for a while.
     Ping,
     /// A heartbeat of a group.
     Heartbeat { group: u32, body: Bytes },
     /// One half of the agreement on the next session of a link.
     Open { group: u32, number: u64 },
-    /// The sender left the group: the session is over.
+    /// The sender left the group: the session ended.
     Shut { group: u32 },
     /// A piece of a message of a link.
     Part { group: u32, is_last: bool, body: Bytes },
@@ -27,42 +27,42 @@ pub(crate) enum Frame {
     More { id: u64, is_last: bool, body: Bytes },
     /// A piece of an answer.
     Answer { id: u64, status: Status, is_last: bool, body: Bytes },
-    /// The answer, or the rest of the bulk read, is not wanted any more.
+    /// Cancels a request or the rest of a bulk read.
     Cancel { id: u64 },
     /// Opens a bulk read.
     Read { id: u64, offset: u64, window: u32, source: Bytes },
-    /// The next bytes of it.
+    /// The next bytes of a bulk read.
     Chunk { id: u64, body: Bytes },
-    /// It is complete.
+    /// The bulk read is complete.
     End { id: u64 },
-    /// It failed; the body says why.
+    /// The bulk read failed; the body is the reason.
     Fail { id: u64, body: Bytes },
     /// This many more bytes may be sent.
     Credit { id: u64, bytes: u32 },
 }
 
-/// How a request went.
+/// Outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Status {
     /// The body is the answer.
     Done,
-    /// The handler failed; the body says why.
+    /// The handler failed; the body is the reason.
     Failed,
-    /// Nothing was done: too many requests, or too many bytes, are under way.
+    /// Nothing was done: too many requests or bytes are in flight.
     Busy,
     /// Nothing was done: the request is longer than the receiver allows.
     TooLong,
-    /// The deadline is over; it may have been done.
+    /// The deadline passed; the request may have been handled.
     Late,
 }
 
-/// Bytes that are no frame.
+/// Bytes that are not a frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the peer sent bytes that are no frame: {0}")]
+#[error("the peer sent an invalid frame: {0}")]
 pub(crate) struct BadFrame(pub(crate) &'static str);
 
 impl Frame {
-    /// Appends length and frame.
+    /// Appends the length and the frame.
     pub(crate) fn encode(&self, out: &mut BytesMut) {
         let start = out.len();
         out.put_u32(0);

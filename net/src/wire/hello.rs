@@ -1,8 +1,8 @@
-//! The handshake's messages.
+//! Messages of the handshake.
 //!
-//! The dialler sends a [`Hello`], the other side answers `Welcome` or `Refused`, the
-//! dialler ends with `Ready` or `Refused`. The first bytes of a hello (magic, oldest and
-//! newest protocol) never change, so that every later version can read them.
+//! The dialler sends a [`Hello`], the other side answers `Welcome` or `Refused`, the dialler
+//! finishes with `Ready` or `Refused`. The first bytes of a hello (magic, oldest and newest
+//! protocol) never change, so that every later version can read them.
 
 use bilrost::Message as _;
 use bilrost::OwnedMessage as _;
@@ -10,32 +10,31 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::identity::{Identity, NodeName};
 
-/// The protocol that this version speaks.
+/// Protocol version that this version speaks.
 pub const PROTOCOL: u16 = 1;
 
-/// Longest message of the handshake, in bytes.
+/// Maximum length of a handshake message, in bytes.
 pub(crate) const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
 
 const MAGIC: &[u8; 4] = b"FBN\x01";
 
-/// What a connection is for. Each one has its own connections, so that none waits for
-/// another.
+/// The purpose of a connection. Each class has its own connections, so that none waits for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Heartbeats of the groups: small, the oldest are dropped.
+    /// Heartbeats of the groups: small; the oldest are dropped.
     Heartbeats,
     /// Links of the groups: in order within a session.
     Consensus,
     /// Requests and their answers.
     Requests,
-    /// Long reads.
+    /// Bulk reads.
     Bulk,
-    /// Nothing: it tells the other side this node's address, so that it dials.
+    /// Announces this node's address, so that the other side dials.
     Knock,
 }
 
 impl Class {
-    /// All but [`Class::Knock`].
+    /// All except [`Class::Knock`].
     pub(crate) const LASTING: [Self; 4] =
         [Self::Heartbeats, Self::Consensus, Self::Requests, Self::Bulk];
 
@@ -50,40 +49,42 @@ impl Class {
 pub(crate) struct Hello {
     pub(crate) oldest: u16,
     pub(crate) newest: u16,
-    /// Nothing when the protocols have nothing in common.
+    /// `None` when the two sides have no protocol in common.
     pub(crate) body: Option<(Class, Identity)>,
 }
 
-/// Why a node does not talk to another one. It travels to the other side.
+/// Why a node refuses another one. Sent to the other side.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The two belong to different clusters.
-    #[error("they belong to different clusters: check the address, or provision the node again")]
-    OtherCluster,
-    /// No protocol in common.
+    /// The nodes belong to different clusters.
     #[error(
-        "they speak no common protocol (one {oldest} to {newest}, this version {PROTOCOL}): \
+        "the nodes belong to different clusters: check the address, or provision the node again"
+    )]
+    OtherCluster,
+    /// The nodes have no protocol in common.
+    #[error(
+        "the nodes have no common protocol (one {oldest} to {newest}, this version {PROTOCOL}): \
          update the older one"
     )]
     Protocol {
-        /// Oldest one of the other side.
+        /// Oldest protocol of the other side.
         oldest: u16,
-        /// Newest one of the other side.
+        /// Newest protocol of the other side.
         newest: u16,
     },
     /// Both nodes have the same name.
-    #[error("both are called {0}: give one of them another name")]
+    #[error("both nodes are called {0}: give one of them another name")]
     SameName(String),
-    /// Another node of that name is connected.
+    /// Another node with that name is connected.
     #[error(
         "another node called {0}, with another data directory, is connected: give one of them \
          another name, or stop one"
     )]
     NameTaken(String),
-    /// A process with the same data directory and a later start was seen.
+    /// A process with the same data directory and a later start has connected.
     #[error(
-        "a later start of the same data directory was seen: another process runs with a copy \
+        "a later start of the same data directory has connected: another process runs with a copy \
          of it, or it was rolled back; stop one"
     )]
     OlderBoot,
@@ -97,12 +98,12 @@ pub enum Refusal {
     #[error("the address leads to the node {0}: correct it")]
     OtherNode(String),
     /// The certificate carries another name.
-    #[error("the node says that it is {0}, but its certificate is for another name")]
+    #[error("the node claims to be {0}, but its certificate is for another name")]
     OtherCertificate(String),
     /// Too many nodes are known.
     #[error("too many nodes are connected: remove nodes that are gone")]
     TooManyPeers,
-    /// It is not among the nodes whose links are wanted.
+    /// The node is not among the added peers.
     #[error("the node is not known there yet: add it to the cluster")]
     NotKnown,
     /// The application refused the node.
@@ -256,7 +257,7 @@ impl Refusal {
         RefusalBody { code, text: text[..end].to_owned(), oldest, newest }
     }
 
-    /// A reason that this version does not know is shown by its text.
+    /// A reason that this version does not know is reported by its text.
     fn read(body: RefusalBody) -> Self {
         match body.code {
             1 => Self::OtherCluster,

@@ -1,4 +1,4 @@
-//! Strangers, floods and bytes that make no sense.
+//! Unauthenticated clients, floods and invalid bytes.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
@@ -21,7 +21,7 @@ async fn is_closed_without_a_byte(mut stream: TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn a_stranger_gets_nothing_but_the_end() {
+async fn an_unauthenticated_client_gets_no_answer() {
     let limits = Limits { handshake_time_max: Duration::from_millis(200), ..limits() };
     let b = Net::start(Config { limits, ..config("b") }).await.unwrap();
     for bytes in
@@ -38,14 +38,14 @@ async fn the_oldest_handshake_gives_way() {
     let limits =
         Limits { handshakes_max: 4, handshake_time_max: Duration::from_secs(600), ..limits() };
     let b = Net::start(Config { limits, ..config("b") }).await.unwrap();
-    let mut strangers = Vec::new();
+    let mut clients = Vec::new();
     for _ in 0..20 {
-        strangers.push(TcpStream::connect(address(&b)).await.unwrap());
+        clients.push(TcpStream::connect(address(&b)).await.unwrap());
     }
-    for stranger in strangers.into_iter().take(16) {
-        assert!(is_closed_without_a_byte(stranger).await);
+    for client in clients.into_iter().take(16) {
+        assert!(is_closed_without_a_byte(client).await);
     }
-    by_hand(&b, Class::Requests, &identity("c")).await;
+    raw_peer(&b, Class::Requests, &identity("c")).await;
 }
 
 fn resident_bytes() -> usize {
@@ -54,42 +54,42 @@ fn resident_bytes() -> usize {
 }
 
 #[tokio::test]
-async fn a_thousand_strangers_cost_no_memory_and_keep_nobody_out() {
+async fn a_thousand_idle_clients_cost_no_memory_and_block_no_node() {
     let bundles = Bundles::new(&["a", "b"]);
     let (a, b) = (bundles.start("a").await, bundles.start("b").await);
-    introduce(&a, &b);
+    connect_peers(&a, &b);
     let before = resident_bytes();
-    let mut strangers = std::collections::VecDeque::new();
+    let mut clients = std::collections::VecDeque::new();
     for round in 0..1000 {
         let mut stream = TcpStream::connect(address(&b)).await.unwrap();
-        // Some say nothing, some begin a handshake.
+        // Some send nothing, some begin a handshake.
         if round % 2 == 0 {
             let _ = stream.write_all(b"\x16\x03\x01\x02\x00\x01").await;
         }
-        // A process may have few descriptors.
-        if strangers.len() >= 300 {
-            strangers.pop_front();
+        // The process may have few descriptors.
+        if clients.len() >= 300 {
+            clients.pop_front();
         }
-        strangers.push_back(stream);
+        clients.push_back(stream);
         if round == 500 {
             let b = name("b");
-            let asked = a.request(&b, "x".into(), PATIENCE);
+            let asked = a.request(&b, "x".into(), TIMEOUT);
             assert_eq!(soon("an answer", asked).await.unwrap(), "x");
         }
     }
-    // Their own ends are in this process, too: a socket each, and no buffer.
+    // The clients' ends are in this process too: a socket each, and no buffer.
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes");
-    drop(strangers);
-    assert_eq!(soon("an answer", a.request(&name("b"), "y".into(), PATIENCE)).await.unwrap(), "y");
+    drop(clients);
+    assert_eq!(soon("an answer", a.request(&name("b"), "y".into(), TIMEOUT)).await.unwrap(), "y");
 }
 
 #[tokio::test]
 async fn a_frame_that_is_too_long_ends_its_connection_only() {
     let b = start("b").await;
-    let mut good = by_hand(&b, Class::Requests, &identity("c")).await;
+    let mut good = raw_peer(&b, Class::Requests, &identity("c")).await;
     for flood in [&b"\x7f\xff\xff\xff"[..], b"\0\x02\0\0\0", b"\0\0\0\x01\xff", b"\0\0\0\0"] {
-        let mut stream = by_hand(&b, Class::Requests, &identity("a")).await;
+        let mut stream = raw_peer(&b, Class::Requests, &identity("a")).await;
         let _ = stream.write_all(flood).await;
         let mut rest = Vec::new();
         let _ = soon("the end", stream.read_to_end(&mut rest)).await;
@@ -130,11 +130,11 @@ async fn a_flood_of_small_frames_stays_bounded() {
         ),
     ];
     for (class, bytes) in floods {
-        // It does not read what is answered.
-        let mut stream = by_hand(&b, class, &identity("a")).await;
+        // This peer does not read the answers.
+        let mut stream = raw_peer(&b, class, &identity("a")).await;
         let _ = soon("the flood is taken or refused", stream.write_all(&bytes)).await;
     }
-    let mut good = by_hand(&b, Class::Requests, &identity("c")).await;
+    let mut good = raw_peer(&b, Class::Requests, &identity("c")).await;
     good.write_all(b"\0\0\0\x0e\x07\0\0\0\0\0\0\0\x01\0\0\x20\0x").await.unwrap();
     let mut answer = [0; 15];
     soon("an answer", good.read_exact(&mut answer)).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_flood_of_small_frames_stays_bounded() {
 
 fn lanes() -> Vec<Arc<dyn Lane>> {
     let limits = Arc::new(Limits { groups_max: 4, requests_max: 4, ..Limits::default() });
-    let (peer, service) = (Arc::new(identity("a")), Arc::new(Kit::default()));
+    let (peer, service) = (Arc::new(identity("a")), Arc::new(TestService::default()));
     let mut links = Links::new(name("a"), Arc::clone(&limits));
     let queue = Arc::new(crate::group::GroupQueue::new(&limits));
     links.want(1, queue);
@@ -156,7 +156,7 @@ fn lanes() -> Vec<Arc<dyn Lane>> {
     ]
 }
 
-/// A valid frame of any kind, some of its bytes changed.
+/// A valid frame of any kind, with some bytes changed.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
     (0..18u8, 0..3u64, changes, 0..40usize).prop_map(|(kind, id, changes, len)| {
@@ -195,13 +195,13 @@ async fn no_frame_panics_in_any_lane() {
 }
 
 #[tokio::test]
-async fn mutated_bytes_over_a_connection_harm_nobody_else() {
+async fn mutated_bytes_affect_only_their_connection() {
     let b = start("b").await;
     b.add_peer(&name("a"), None).unwrap();
     let mut random = fastrand::Rng::with_seed(7);
     for round in 0..60 {
         let class = Class::LASTING[round % 4];
-        let mut stream = by_hand(&b, class, &identity("a")).await;
+        let mut stream = raw_peer(&b, class, &identity("a")).await;
         let mut bytes = bytes::BytesMut::new();
         for id in 0..20 {
             let body = Bytes::from(vec![1; random.usize(0..100)]);
@@ -216,7 +216,7 @@ async fn mutated_bytes_over_a_connection_harm_nobody_else() {
         }
         let _ = stream.write_all(&bytes).await;
     }
-    let mut good = by_hand(&b, Class::Requests, &identity("c")).await;
+    let mut good = raw_peer(&b, Class::Requests, &identity("c")).await;
     good.write_all(b"\0\0\0\x0e\x07\0\0\0\0\0\0\0\x01\0\0\x20\0x").await.unwrap();
     let mut answer = [0; 15];
     soon("an answer", good.read_exact(&mut answer)).await.unwrap();
