@@ -29,17 +29,17 @@ pub struct ChainHash(pub u128);
 /// A segment of a group: one instance of the consensus, or the plain log of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Position in the chain; the first is 1.
+    /// Position in the chain, from 1.
     pub number: u64,
-    /// Its name in every message.
+    /// Identifies the segment in every message.
     pub hash: ChainHash,
     /// Index in the group of its first entry.
     pub base: u64,
     /// The running hash of all earlier entries.
     pub base_hash: RunningHash,
-    /// The voters, in the order of their pids, which are 1, 2, 3 and so on.
+    /// The voters, in the order of their pids (1, 2, 3, ...).
     pub members: Vec<Member>,
-    /// Version of the wanted members that was quoted in its seal.
+    /// Version of the configured members that its seal quoted.
     pub version: u64,
 }
 
@@ -70,7 +70,7 @@ impl Segment {
         }
     }
 
-    /// The pid of a member. Its name alone is not enough: see [`Member`].
+    /// The pid of a member. Needs the data directory as well as the name: see [`Member`].
     #[must_use]
     pub fn pid_of(&self, member: &Member) -> Option<u64> {
         self.members.iter().position(|other| other == member).map(|at| at as u64 + 1)

@@ -1,4 +1,4 @@
-//! Entries, on which a group agrees, and the running hash over them.
+//! Entries of a group, and the running hash over them.
 
 use bytes::Bytes;
 use omnipaxos::storage::NoSnapshot;
@@ -11,13 +11,13 @@ use super::chain::Member;
 pub enum Entry {
     /// Proposed by the owner of the group; opaque here, shared, never copied.
     Block(Bytes),
-    /// A read waits until this is decided: then it sees everything decided earlier.
+    /// A read waits until its barrier is decided: it then sees everything decided earlier.
     Barrier(Barrier),
     /// Ends the segment.
     Seal(Seal),
 }
 
-/// Identifies a barrier: the start of the node that proposed it, and its number there.
+/// Identifies a barrier: the start of the node that proposed it, and a counter within that start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Barrier {
     /// The boot of the proposer.
@@ -31,10 +31,10 @@ pub struct Barrier {
 /// The last entry of a segment. It contains no derived data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seal {
-    /// The members of the next segment in the order of their pids: its proposer last,
-    /// because the highest pid wins a fresh instance.
+    /// Members of the next segment in the order of their pids. The proposer is last, because the
+    /// highest pid wins a fresh instance.
     pub members: Vec<Member>,
-    /// Version of the wanted members; never lower than the one quoted before.
+    /// Version of the configured members; never lower than the one quoted before.
     pub version: u64,
 }
 
@@ -43,7 +43,7 @@ impl omnipaxos::storage::Entry for Entry {
 }
 
 impl Entry {
-    /// Bytes that count against the limits: the block and a row's overhead.
+    /// Bytes that count against the limits: the block and the overhead of a row.
     #[must_use]
     pub fn weight(&self) -> usize {
         ROW_OVERHEAD_BYTES
@@ -59,7 +59,7 @@ impl Entry {
     }
 }
 
-/// Size of an entry in addition to its block, in memory and in a row.
+/// Overhead of an entry beyond its block, in memory and in a row.
 const ROW_OVERHEAD_BYTES: usize = 64;
 
 impl Seal {
@@ -73,8 +73,8 @@ impl Seal {
     }
 }
 
-/// A hash over all entries of a group up to some index. Equal hashes at an index mean equal
-/// histories: it detects damage and mistakes, not attacks.
+/// A hash over all entries of a group up to an index. Equal hashes at an index mean equal
+/// histories: it detects damage and bugs, not attacks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunningHash(pub u128);
 

@@ -14,13 +14,13 @@ pub struct RequestId(pub u64);
 /// An input of a group.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// Time passes: a fixed interval.
+    /// A fixed interval has passed.
     Tick,
-    /// A session with a peer was established. Before any message of it.
+    /// A session with a peer was established; precedes all its messages.
     Connected {
         /// The peer.
         peer: StorageId,
-        /// Its number at both ends.
+        /// Number of the session, the same at both ends.
         session: Session,
     },
     /// A session ended; messages in flight are lost.
@@ -28,14 +28,14 @@ pub enum Input {
         /// The peer.
         peer: StorageId,
     },
-    /// A message. Messages of a session are in order and without gaps.
+    /// A message. Messages of a session arrive in order and without gaps.
     Message(Box<Envelope>),
     /// Bytes of an incomplete message arrived from this peer.
     Progress {
         /// The peer.
         peer: StorageId,
     },
-    /// Everything written up to this [`Effect::Persist`] is durable.
+    /// All writes up to this [`Effect::Persist`] are durable.
     Persisted {
         /// Its number.
         upto: u64,
@@ -56,9 +56,9 @@ pub enum Input {
     Roll {
         /// Identifies it in the answer.
         request: RequestId,
-        /// The wanted members, in any order.
+        /// The members of the next segment, in any order.
         members: Vec<Member>,
-        /// Version of the wanted members.
+        /// Version of the configured members.
         version: u64,
     },
     /// Hands leadership over to this member.
@@ -66,7 +66,7 @@ pub enum Input {
         /// The member.
         to: StorageId,
     },
-    /// The driver applied everything below.
+    /// The driver applied all entries below this index.
     Applied {
         /// An index of the group.
         index: u64,
@@ -82,7 +82,7 @@ pub enum Input {
         /// The rows that were read.
         rows: Vec<Row>,
     },
-    /// Sealed segments that end at or below this index are dropped.
+    /// Drops sealed segments that end at or below this index.
     DropBelow {
         /// An index of the group.
         index: u64,
@@ -92,22 +92,22 @@ pub enum Input {
 /// Effects of a group, to be performed in order.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Write all of these atomically and in order; sync; then [`Input::Persisted`].
+    /// Write all of these atomically and in order, sync, then report [`Input::Persisted`].
     Persist {
         /// The writes.
         writes: Vec<Write>,
         /// Number of this effect.
         upto: u64,
     },
-    /// Send now. A message that must follow a sync was held back until then. Lost when there is no
+    /// Send now; a message that must follow a sync was held back until then. Dropped without a
     /// session; in order within one.
     Send(Box<Envelope>),
-    /// End the session with this peer; both ends are told, and a new one may follow.
+    /// End the session with this peer. Both ends are informed; a new session may follow.
     Reset {
         /// The peer.
         peer: StorageId,
     },
-    /// This peer is refused: report it to people.
+    /// This peer is refused: report it to the operator.
     Refuse {
         /// The peer.
         peer: StorageId,
@@ -116,18 +116,19 @@ pub enum Effect {
     },
     /// Decided and durable here: apply in this order. Indexes have no gap.
     Decided {
-        /// Index of the first.
+        /// Index of the first entry.
         first: u64,
         /// The entries.
         entries: Vec<Entry>,
     },
     /// The leader changed.
     Leadership(Leadership),
-    /// A new segment began. Leadership continues unless a [`Effect::Leadership`] says otherwise.
+    /// A new segment began. Leadership continues unless an [`Effect::Leadership`] says otherwise.
     Rolled(Box<Segment>),
     /// Answers a request. Exactly one per request.
     Answer(Answer),
-    /// Read decided rows of dropped memory for a copying peer; answer with [`Input::Rows`].
+    /// Read decided rows that are no longer in memory for a copying peer; answer with
+    /// [`Input::Rows`].
     Read {
         /// The copying peer.
         to: StorageId,
@@ -137,23 +138,23 @@ pub enum Effect {
         first: u64,
         /// Read at most this many bytes, but at least one row.
         bytes_max: usize,
-        /// The end of what is decided and sealed.
+        /// End of the decided and sealed entries.
         end: u64,
     },
-    /// Everything that this member lacks was dropped: copy rows of the applied state from the peer,
-    /// if they are ahead of the local ones, then open the group again over them.
+    /// Everything that this member lacks was dropped. Copy the rows of the applied state from the
+    /// peer, if they are ahead of the local ones, then open the group again over them.
     CopyState {
         /// The peer that has them.
         from: StorageId,
     },
-    /// The leader yielded: report the reason.
+    /// The leader gave up its leadership: report the reason.
     Yielded(&'static str),
 }
 
 /// A write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
-    /// A segment begins here; `votes` says that this member votes in it from now on.
+    /// A segment begins here; `votes` says whether this member votes in it.
     Segment {
         /// Its record.
         segment: Box<Segment>,
@@ -164,27 +165,27 @@ pub enum Write {
     Promise(Ballot),
     /// The ballot of the last accept.
     Round(Ballot),
-    /// How often decided entries were taken over by copying in the current segment.
+    /// Number of times decided entries were taken over by copying in the current segment.
     Adopted(u64),
-    /// Decided up to here. Written along with other writes, never alone.
+    /// Entries below this index are decided. Written along with other writes, never alone.
     Decided(u64),
-    /// A row at an index that is the end of the log.
+    /// A row at the end of the log.
     Append {
         /// The index.
         index: u64,
         /// Entry and running hash.
         row: Row,
     },
-    /// Rows from this index on are gone.
+    /// Removes all rows from this index on.
     Truncate {
         /// The index.
         from: u64,
     },
-    /// Data about a peer.
+    /// Stores data about a peer.
     Peer(PeerMemory),
-    /// Data about a peer is removed.
+    /// Removes the data about a peer.
     Forget(StorageId),
-    /// Segments with a lower number and their rows are dropped.
+    /// Drops segments with a lower number, and their rows.
     Drop {
         /// The first number to keep.
         below: u64,
@@ -203,9 +204,9 @@ pub struct Term {
 /// The leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Leadership {
-    /// This member. Reads and applies of earlier terms may still be in flight.
+    /// This member leads. Reads and applies of earlier terms may still be in flight.
     Leads(Term),
-    /// Another member, if known.
+    /// Another member leads, if it is known.
     Follows(Option<StorageId>),
 }
 
@@ -219,7 +220,7 @@ pub enum Answer {
         /// Index in the group.
         index: u64,
     },
-    /// A state that applied everything below `index` answers the read.
+    /// The read may be answered from a state that has applied everything below `index`.
     ReadAt {
         /// The request.
         request: RequestId,
@@ -233,7 +234,7 @@ pub enum Answer {
         /// The reason.
         refusal: Refusal,
     },
-    /// Leadership was lost: it may be decided later or never.
+    /// Leadership was lost: the block may be decided later or never.
     Unknown {
         /// The request.
         request: RequestId,
@@ -245,19 +246,19 @@ pub enum Answer {
 pub enum Refusal {
     /// Ask the leader, if one is known.
     NotLeader(Option<StorageId>),
-    /// A limit on what is undecided was reached: ask again after the next decision.
+    /// A limit on undecided entries was reached: retry after the next decision.
     Busy,
-    /// The segment ends: ask again after [`Effect::Rolled`].
+    /// The segment is ending: retry after [`Effect::Rolled`].
     Rolling,
-    /// The block is longer than a block may be.
+    /// The block is longer than the limit.
     TooLong,
-    /// The wanted version is lower than the last one quoted.
+    /// The version is lower than the last one quoted.
     OldVersion,
-    /// More than one member changes at a time.
+    /// More than one member would change at once.
     TooManyChanges,
-    /// The leader is not among the wanted members: hand over first.
+    /// The leader is not among the new members: hand over first.
     HandOverFirst,
-    /// This new member is not ready.
+    /// This added member is not ready.
     NotReady(StorageId),
     /// No majority of the next members is ready.
     NoReadyMajority,
@@ -266,8 +267,8 @@ pub enum Refusal {
 /// Why a peer is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Its data directory was copied or rolled back: it has less than it had.
+    /// Its data directory was copied or rolled back: it has less than it once reported.
     RolledBack,
-    /// Another process runs, or ran, with the same data directory at the same boot.
+    /// Another process runs, or ran, with a copy of the data directory and the same boot.
     Copied,
 }

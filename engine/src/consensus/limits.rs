@@ -9,7 +9,7 @@ pub struct Limits {
     pub segment_bytes_max: usize,
     /// Maximum number of a segment's entries before it is rolled.
     pub segment_entries_max: u64,
-    /// Maximum number of proposed and undecided entries.
+    /// Maximum number of entries that are proposed and not decided.
     pub undecided_entries_max: usize,
     /// The same in bytes.
     pub undecided_bytes_max: usize,
@@ -17,10 +17,10 @@ pub struct Limits {
     pub block_bytes_max: usize,
     /// A peer that lacks more decided bytes than this copies blocks first.
     pub sync_bytes_max: usize,
-    /// Bytes of one answer to a copying peer. Only one answer is in flight, so a peer catches up
-    /// only if this is more than the bytes decided within a round trip.
+    /// Bytes of one answer to a copying peer. Only one answer is in flight, so the peer catches up
+    /// only if this exceeds the bytes decided within a round trip.
     pub copy_bytes_max: usize,
-    /// Maximum number of messages that wait for a sync, per peer and direction; more end the
+    /// Maximum number of messages that wait for a sync, per peer and direction; one more ends the
     /// session.
     pub held_messages_max: usize,
     /// Maximum number of reads that wait for a barrier.
@@ -29,9 +29,9 @@ pub struct Limits {
     pub learners_max: usize,
     /// Maximum number of peers stored on disk; above it, a peer without a vote is removed.
     pub peers_max: usize,
-    /// Maximum number of bytes that a new member may lack when a seal names it.
+    /// Maximum number of bytes that an added member may lack when a seal names it.
     pub ready_lag_bytes_max: usize,
-    /// Election timeouts without a decision after which an asked leader yields.
+    /// Election timeouts without a decision after which a leader with requests gives up leadership.
     pub yield_timeouts: u64,
     /// Election timeouts outside the accept phase after which a member campaigns.
     pub watchdog_timeouts: u64,

@@ -1,8 +1,8 @@
 //! Messages between the members of a group.
 //!
 //! Must always hold: an envelope names cluster, incarnation, group, segment, both data directories
-//! and the session; a mismatch is dropped and counted, because some messages of the crate carry
-//! nothing that would distinguish them.
+//! and the session. A mismatch is dropped and counted, because some messages of the crate carry
+//! nothing else that would distinguish them.
 
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::ballot_leader_election::HeartbeatMsg;
@@ -11,7 +11,7 @@ use omnipaxos::messages::sequence_paxos::PaxosMsg;
 use super::chain::{ChainHash, Member, StorageId};
 use super::entry::{Entry, RunningHash};
 
-/// Numbers the sessions of a link; both ends use the same number.
+/// Number of a session of a link, the same at both ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Session(pub u64);
 
@@ -20,17 +20,18 @@ pub struct Session(pub u64);
 pub struct Envelope {
     /// The cluster.
     pub cluster: u128,
-    /// Grows when the cluster was recovered by hand: older members do not match then.
+    /// Increased when the cluster is recovered by hand; messages of an older incarnation are
+    /// dropped.
     pub incarnation: u32,
     /// The group.
     pub group: u32,
-    /// The segment that the sender is in.
+    /// The sender's current segment.
     pub segment: ChainHash,
     /// The sender.
     pub from: StorageId,
     /// The receiver.
     pub to: StorageId,
-    /// The session; 0 for heartbeats, which belong to none.
+    /// The session; 0 for heartbeats, which need none.
     pub session: Session,
     /// The content.
     pub body: Body,
@@ -41,22 +42,22 @@ pub struct Envelope {
 pub enum Body {
     /// The first message of a session.
     Hello(Hello),
-    /// The hello of the receiver was accepted.
+    /// The receiver's hello was accepted.
     Welcome,
-    /// Leader election of the crate.
+    /// A message of the crate's leader election.
     Heartbeat(Heartbeat),
-    /// All other messages of the crate. In order, within a session.
+    /// Any other message of the crate; in order, within a session.
     Paxos(PaxosMsg<Entry>),
-    /// The receiver lacks decided entries up to this index: it copies them.
+    /// The receiver lacks decided entries up to this index: it should copy them.
     Behind {
         /// Decided at the sender.
         decided: u64,
     },
-    /// Asks for decided entries. Also reports the sender's durable position.
+    /// Requests decided entries, and reports the sender's durable position.
     Copy {
         /// The first requested index.
         from: u64,
-        /// Everything before is durable at the sender.
+        /// Entries below this index are durable at the sender.
         durable: u64,
     },
     /// Answers [`Body::Copy`].
@@ -68,13 +69,13 @@ pub enum Body {
         /// Decided at the sender.
         decided: u64,
     },
-    /// Answers [`Body::Copy`]: entries from there on were dropped; rows of the applied state must
-    /// be copied instead.
+    /// Answers [`Body::Copy`]: entries from the requested index on were dropped; rows of the
+    /// applied state must be copied instead.
     TooOld {
         /// The oldest remaining index.
         oldest: u64,
     },
-    /// The leader asks the receiver to lead.
+    /// The leader asks the receiver to become leader.
     TakeOver,
 }
 
@@ -97,9 +98,9 @@ pub(super) fn number_of(ballot: Ballot) -> BallotNumber {
 /// The position of a member's durable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Standing {
-    /// The segment it started last.
+    /// The last segment that it started.
     pub segment: u64,
-    /// The ballot that it promised there.
+    /// The ballot that it promised in that segment.
     pub promised: BallotNumber,
     /// Number of times it took over decided entries by copying: its log may have become shorter.
     pub adopted: u64,
@@ -110,7 +111,7 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// Whether a storage at `self` can be at `later` without having lost anything.
+    /// Whether a storage at `self` can reach `later` without having lost anything.
     #[must_use]
     pub fn may_become(self, later: Self) -> bool {
         match self.segment.cmp(&later.segment) {
@@ -130,17 +131,17 @@ impl Standing {
 pub struct Hello {
     /// The sender.
     pub member: Member,
-    /// Counts the starts of its node; durable before the first message.
+    /// Number of starts of its node; durable before the first message.
     pub boot: u64,
     /// Random number of that start.
     pub nonce: u64,
     /// Its durable position.
     pub standing: Standing,
-    /// Decided there, as far as it knows.
+    /// Decided there, as far as the sender knows.
     pub decided: u64,
 }
 
-/// Stored data about a peer, on disk: a peer that has less was rolled back.
+/// What is remembered of a peer, on disk: a peer that now has less was rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerMemory {
     /// The peer.
@@ -153,7 +154,7 @@ pub struct PeerMemory {
     pub standing: Standing,
 }
 
-/// A message of the election, and the position of its sender.
+/// A message of the election, and the sender's position.
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
     /// The crate's message.

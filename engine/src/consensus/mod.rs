@@ -1,9 +1,9 @@
 //! Agreement of several nodes on one sequence of entries, by OmniPaxos.
 //!
 //! Owns: consensus groups (members, segments, entries) and the machine [`Group`] that drives the
-//! crate `omnipaxos`. Must always hold: where it matters, data is durable before it is sent; a
-//! decided entry is the same on every member. Must not know: disks, networks, clocks, and the
-//! contents of a block.
+//! crate `omnipaxos`. Must always hold: data that a promise or acceptance depends on is durable
+//! before it is sent; a decided entry is the same on every member. Must not know: disks, networks,
+//! clocks, and the contents of a block.
 
 mod chain;
 mod codec;

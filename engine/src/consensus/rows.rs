@@ -1,7 +1,7 @@
-//! The stored data of a group, as a value: the result of a group's writes.
+//! The stored data of a group as a value: what all its writes amount to.
 //!
-//! Must always hold: applying all writes in order gives everything that [`Recovered`] needs; a
-//! storage on disk is compared with this one.
+//! Must always hold: applying all writes in order gives everything that [`Recovered`] needs. Tests
+//! compare a storage on disk with this model.
 
 use std::collections::BTreeMap;
 
@@ -29,20 +29,20 @@ pub struct Identity {
     pub nonce: u64,
 }
 
-/// The data for opening a group.
+/// The data from which a group is opened.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recovered {
-    /// Kept segments, without gap; the last one is the current one.
+    /// Kept segments, without gaps; the last one is current.
     pub segments: Vec<Segment>,
-    /// Whether this member votes in the current one.
+    /// Whether this member votes in the current segment.
     pub votes: bool,
-    /// The promise in the current one.
+    /// The promise in the current segment.
     pub promise: Option<Ballot>,
-    /// The ballot of the last accept in the current one.
+    /// The ballot of the last accept in the current segment.
     pub round: Option<Ballot>,
-    /// Number of times it took over decided entries in the current one.
+    /// Number of times it took over decided entries in the current segment.
     pub adopted: u64,
-    /// Known as decided up to here.
+    /// Entries below this index are known to be decided.
     pub decided: u64,
     /// The rows of the current segment.
     pub rows: Vec<Row>,
@@ -71,15 +71,15 @@ impl Rows {
     }
 
     /// The rows after the applied state of a peer was copied: the group begins here with the peer's
-    /// current segment. Data about peers stays: it belongs to this node.
+    /// current segment. Data about peers is kept: it belongs to this node.
     pub fn rebase(&mut self, segment: Segment, votes: bool) {
         let peers = std::mem::take(&mut self.peers);
         *self = Self { peers, ..Self::new(segment, votes) };
     }
 
-    /// After a lost quorum: this member continues alone with everything that it accepted, in its
-    /// own segment. What others decided beyond that is lost. The cluster needs a new
-    /// incarnation, so that members of the old one that return are strangers.
+    /// After a lost quorum, this member continues alone with everything that it accepted, in a
+    /// segment of its own. Entries that others decided beyond that are lost. The cluster needs a
+    /// new incarnation, so that messages of members that return from the old one are dropped.
     pub fn continue_alone(&mut self, me: Member) {
         let writes = Self::alone(&self.recover(), me);
         writes.into_iter().for_each(|write| self.apply(write));
@@ -132,14 +132,14 @@ impl Rows {
         }
     }
 
-    /// The end of the log.
+    /// End of the log.
     #[must_use]
     pub fn end(&self) -> u64 {
         let base = self.segments.last().map_or(0, |segment| segment.base);
         self.rows.last_key_value().map_or(base, |(index, _)| index + 1)
     }
 
-    /// Number of the segment that began last.
+    /// Number of the newest segment.
     #[must_use]
     pub fn newest(&self) -> u64 {
         self.segments.last().map_or(0, |segment| segment.number)
@@ -151,13 +151,13 @@ impl Rows {
         self.segments.first().map_or(0, |segment| segment.base)
     }
 
-    /// Known as decided.
+    /// End of the entries known to be decided.
     #[must_use]
     pub fn decided(&self) -> u64 {
         self.decided
     }
 
-    /// Rows from `first` on, below `end`, of at most `bytes_max` (but at least one).
+    /// Rows from `first` to `end` (exclusive), at most `bytes_max` bytes but at least one row.
     #[must_use]
     pub fn read(&self, first: u64, end: u64, bytes_max: usize) -> Vec<Row> {
         let mut bytes = 0;
@@ -171,7 +171,7 @@ impl Rows {
         .collect()
     }
 
-    /// The data for opening a group.
+    /// The data from which a group is opened.
     #[must_use]
     pub fn recover(&self) -> Recovered {
         let base = self.segments.last().map_or(0, |segment| segment.base);

@@ -1,8 +1,8 @@
-//! The storage that the crate sees: the whole current segment in memory, and the writes caused by
-//! the crate's calls, collected for one sync.
+//! The storage that the crate uses: the whole current segment in memory, and the writes of the
+//! crate's calls, collected for one sync.
 //!
-//! Must always hold: reads see every write at once, durable or not, because the crate reads inside
-//! the call that wrote. Durability is tracked by [`Durable`].
+//! Must always hold: reads see every write at once, durable or not, because the crate reads in the
+//! same call that wrote. [`Durable`] tracks durability.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::collections::VecDeque;
@@ -16,23 +16,23 @@ use super::input::Write;
 use super::message::{Row, Standing, number_of};
 use super::rows::Recovered;
 
-/// The current segment in memory. Indexes are of the group.
+/// The current segment in memory. Indexes count from the start of the group.
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     base: u64,
     base_hash: RunningHash,
     log: Vec<Row>,
-    /// By row: the total weight of the log including it.
+    /// For each row, the total weight of the log up to and including it.
     weights: Vec<u64>,
     /// Index of the seal in the log; there is at most one.
     seal: Option<u64>,
-    /// Known as decided.
+    /// End of the entries known to be decided.
     pub(super) decided: u64,
     pub(super) promise: Option<Ballot>,
     pub(super) round: Option<Ballot>,
     adopted: u64,
     writes: Vec<Write>,
-    /// A write needs a sync.
+    /// Some write must be synced.
     urgent: bool,
     /// Lowest index that was cut off since the writes were last taken.
     cut: Option<u64>,
@@ -55,7 +55,7 @@ impl Mirror {
         self.decided = recovered.decided.max(self.base);
     }
 
-    /// Takes over decided rows from `first` on, as decided elsewhere. Accepted rows that differ are
+    /// Takes over rows from `first` on that were decided elsewhere. Accepted rows that differ are
     /// removed. The ballot of the last accept stays: docs/decisions/0026 explains why this is safe.
     pub(super) fn adopt(&mut self, first: u64, rows: Vec<Row>) {
         let end = first + rows.len() as u64;
@@ -73,7 +73,7 @@ impl Mirror {
         self.set_decided(end);
     }
 
-    /// The position of the storage when everything written is durable.
+    /// The position of the storage once everything written is durable.
     pub(super) fn standing(&self, segment: u64) -> Standing {
         Standing {
             segment,
@@ -108,7 +108,7 @@ impl Mirror {
         self.weights.last().copied().unwrap_or(0)
     }
 
-    /// The weight of the rows in `from..to`, as far as they are in memory.
+    /// The weight of the rows in `from..to` that are in memory.
     pub(super) fn weight_of(&self, from: u64, to: u64) -> u64 {
         let upto = |index: u64| {
             let count = index.saturating_sub(self.base).min(self.log.len() as u64);
@@ -177,7 +177,7 @@ impl Mirror {
         self.urgent = true;
     }
 
-    /// Written along with the next sync.
+    /// Queues a write for the next sync.
     pub(super) fn write_later(&mut self, write: Write) {
         self.writes.push(write);
     }
@@ -221,7 +221,7 @@ impl Store {
 
 impl Storage<Entry> for Store {
     fn write_atomically(&mut self, ops: Vec<StorageOp<Entry>>) -> StorageResult<()> {
-        // The crate names the decided index before the entries that it covers.
+        // The crate passes the decided index before the entries that it covers.
         let mut decided = None;
         for op in ops {
             match op {
@@ -251,7 +251,7 @@ impl Storage<Entry> for Store {
         Ok(())
     }
 
-    /// Existing entries stay: an equal row is not written again.
+    /// Keeps existing entries: an equal row is not written again.
     fn append_on_prefix(&mut self, from: usize, entries: Vec<Entry>) -> StorageResult<()> {
         let mut mirror = self.get_mut();
         let from = mirror.base + from as u64;
@@ -340,13 +340,13 @@ const UNUSED: &str = "trimming, snapshots and stop signs of the crate are not us
 /// Which writes are durable, and the end of the durable log.
 ///
 /// Must always hold: an entry below [`Durable::end`] is on disk as it is in the mirror, even if
-/// rows were cut off and written again meanwhile.
+/// rows were cut off and written again since.
 #[derive(Debug)]
 pub(super) struct Durable {
     /// Number of the last write, and of the last durable one.
     pub(super) written: u64,
     pub(super) synced: u64,
-    /// The end of the durable log, as far as no later write cuts it off.
+    /// End of the durable log, excluding entries that a later write cuts off.
     end: u64,
     /// The current position of the storage.
     standing: Standing,
@@ -357,9 +357,9 @@ pub(super) struct Durable {
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     number: u64,
-    /// The end of the log after it.
+    /// End of the log after it.
     end: u64,
-    /// Index from which it cut rows off.
+    /// Index from which it cut off rows.
     cut: Option<u64>,
     standing: Standing,
 }
@@ -378,7 +378,7 @@ impl Durable {
         self.end
     }
 
-    /// Something was written; `end` is the end of the log after it.
+    /// Records a write; `end` is the end of the log after it.
     pub(super) fn write(&mut self, end: u64, cut: Option<u64>, standing: Standing) -> u64 {
         self.written += 1;
         self.end = self.end.min(cut.unwrap_or(u64::MAX));

@@ -1,4 +1,4 @@
-//! Bytes of messages, rows and writes: they round-trip, and invalid bytes are refused.
+//! Bytes of messages, rows and writes: valid ones round-trip, invalid ones are refused.
 
 use bytes::Bytes;
 use forebay_engine::consensus::{
@@ -183,8 +183,8 @@ fn bytes_of(envelope: &Envelope) -> Vec<u8> {
     bytes
 }
 
-/// `bytes` as changed by a faulty network or disk.
-fn spoil(mut bytes: Vec<u8>, changes: &[(u16, u8)], cut: Option<u16>) -> Bytes {
+/// `bytes` as a faulty network or disk would change them.
+fn corrupt(mut bytes: Vec<u8>, changes: &[(u16, u8)], cut: Option<u16>) -> Bytes {
     for (at, value) in changes {
         let length = bytes.len();
         bytes[usize::from(*at) % length] = *value;
@@ -223,17 +223,17 @@ proptest! {
         prop_assert_eq!(Row::decode(Bytes::from(bytes)).unwrap(), row);
     }
 
-    /// Spoiled bytes are an error, or another value that encodes to the same bytes.
+    /// Corrupted bytes are an error, or another value that encodes to the same bytes.
     #[test]
     fn spoiled_bytes_never_panic(seed: u64, changes: Vec<(u16, u8)>, cut: Option<u16>) {
         let random = &mut Random::new(seed);
-        let bytes = spoil(bytes_of(&envelope(random)), &changes, cut);
+        let bytes = corrupt(bytes_of(&envelope(random)), &changes, cut);
         if let Ok(back) = Envelope::decode(bytes.clone()) {
             prop_assert_eq!(&bytes_of(&back)[..], &bytes[..]);
         }
         let mut written = Vec::new();
         Write::encode_all(&[write(random), write(random)], &mut written);
-        let bytes = spoil(written, &changes, cut);
+        let bytes = corrupt(written, &changes, cut);
         if let Ok(back) = Write::decode_all(bytes.clone()) {
             let mut again = Vec::new();
             Write::encode_all(&back, &mut again);
@@ -241,7 +241,7 @@ proptest! {
         }
         let mut written = Vec::new();
         write(random).encode(&mut written);
-        let bytes = spoil(written, &changes, cut);
+        let bytes = corrupt(written, &changes, cut);
         if let Ok(back) = Write::decode(bytes.clone()) {
             let mut again = Vec::new();
             back.encode(&mut again);
@@ -249,7 +249,7 @@ proptest! {
         }
         let mut written = Vec::new();
         row(random).encode(&mut written);
-        let bytes = spoil(written, &changes, cut);
+        let bytes = corrupt(written, &changes, cut);
         if let Ok(back) = Row::decode(bytes.clone()) {
             let mut again = Vec::new();
             back.encode(&mut again);
@@ -277,7 +277,7 @@ fn an_impossible_count_allocates_nothing() {
 }
 
 #[test]
-fn a_newer_format_says_so() {
+fn a_newer_format_is_refused_with_advice() {
     let mut bytes = bytes_of(&envelope(&mut Random::new(1)));
     bytes[0] += 1;
     assert_eq!(Envelope::decode(Bytes::from(bytes)).unwrap_err(), DecodeError::NewerFormat(2));
@@ -293,7 +293,7 @@ fn a_block_is_a_slice_of_its_message() {
     assert!(bytes.as_ptr_range().contains(&block.as_ptr()));
 }
 
-/// The bytes are a promise: rows on disks and members of other versions have them.
+/// The format must not change: stored rows and members of other versions use it.
 #[test]
 fn golden_bytes() {
     let mut all = Vec::new();

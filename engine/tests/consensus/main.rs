@@ -1,4 +1,4 @@
-//! Consensus: the behaviour of the crate `omnipaxos`, and the machine that drives it.
+//! Consensus: the behaviour of the crate `omnipaxos`, and of the machine that drives it.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod bare;

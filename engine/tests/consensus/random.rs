@@ -1,4 +1,4 @@
-//! The random numbers of the simulations: one seed gives one sequence, in every release.
+//! Random numbers of the simulations: a seed gives the same sequence in every release.
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
@@ -17,7 +17,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Below `end`, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }

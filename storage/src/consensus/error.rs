@@ -1,4 +1,4 @@
-//! Errors of reading and writing rows of consensus, each with what to do about it.
+//! Errors of reading and writing consensus rows, each with what to do.
 
 use forebay_engine::consensus::DecodeError;
 use thiserror::Error;
@@ -17,7 +17,7 @@ pub enum ConsensusError {
     Damaged {
         /// The group.
         group: u32,
-        /// Which row.
+        /// The row.
         row: String,
         /// The reason.
         reason: String,

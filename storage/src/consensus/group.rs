@@ -1,4 +1,4 @@
-//! The state of a group on disk, and the changes of rows that its writes stand for.
+//! The state of a group on disk, and the row changes for its writes.
 //!
 //! Must always hold: rows have no gap between the base of the first kept segment and `end`;
 //! decided rows are never cut off; segments are dropped whole.
@@ -14,17 +14,17 @@ use super::keys::{self, Kind};
 #[derive(Clone, Debug)]
 pub(super) struct Group {
     number: u32,
-    /// Kept segments, without gap; the last one is the current one. Shared: a copy is made for
-    /// every sync, and they change rarely.
+    /// Kept segments, without gaps; the last one is current. Shared, because every sync copies the
+    /// group and segments rarely change.
     pub(super) segments: Arc<Vec<Segment>>,
     pub(super) votes: bool,
     /// The end of the rows.
     pub(super) end: u64,
-    /// Known as decided.
+    /// End of the entries known to be decided.
     pub(super) decided: u64,
 }
 
-/// Keys of rows that a batch drops: the first, and the one after the last.
+/// Range of keys that a batch drops: the first key, and the one after the last.
 pub(super) type Dropped = (Vec<u8>, Vec<u8>);
 
 fn bytes_of(write: &Write) -> Vec<u8> {
@@ -34,7 +34,7 @@ fn bytes_of(write: &Write) -> Vec<u8> {
 }
 
 impl Group {
-    /// A group that was read.
+    /// A group as read from disk.
     pub(super) fn new(
         number: u32,
         segments: Vec<Segment>,
@@ -45,7 +45,7 @@ impl Group {
         Self { number, segments: Arc::new(segments), votes, end, decided }
     }
 
-    /// A group that begins with this segment; earlier rows of it are deleted.
+    /// A group that begins with this segment; its earlier rows are deleted.
     pub(super) fn begin(
         number: u32,
         segment: Segment,
@@ -72,7 +72,7 @@ impl Group {
         self.segments.first().map_or(0, |segment| segment.base)
     }
 
-    /// The running hash of everything before `index`, where a segment begins there.
+    /// The running hash of everything before `index`, if a segment begins there.
     pub(super) fn base_hash_at(&self, index: u64) -> Option<RunningHash> {
         self.segments.iter().find(|segment| segment.base == index).map(|segment| segment.base_hash)
     }

@@ -4,12 +4,12 @@
 //! |---|---|
 //! | 1 | format |
 //! | 16 | the data directory |
-//! | 8 | starts so far |
+//! | 8 | number of starts |
 //! | 8 | the nonce of the last start |
 //! | the rest | name of the node, UTF-8 |
 //!
-//! Numbers are big-endian. Must always hold: golden tests pin these bytes; the data directory
-//! keeps its id and its node permanently.
+//! Numbers are big-endian. Must always hold: golden tests pin these bytes; a data directory never
+//! changes its id or its node.
 
 use bytestring::ByteString;
 use forebay_engine::consensus::{Identity, Member, StorageId};
@@ -24,14 +24,14 @@ const NAME_AT: usize = 33;
 /// Longest name of a node, in bytes.
 const NAME_LEN_MAX: usize = 255;
 
-/// The input of a start of a node.
+/// Input for a start of a node.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
     /// Name of the node.
     pub name: &'a str,
-    /// A random number: the id of the data directory, if it has none yet.
+    /// A random number: becomes the id of the data directory if it has none yet.
     pub fresh_storage: StorageId,
-    /// A random number, drawn at this start.
+    /// Random number of this start.
     pub nonce: u64,
 }
 
@@ -42,20 +42,20 @@ pub struct Node {
     pub name: ByteString,
     /// Its data directory.
     pub storage: StorageId,
-    /// Counts its starts with this data directory, from 1.
+    /// Number of its starts with this data directory, from 1.
     pub boot: u64,
-    /// Drawn at this start.
+    /// Random number of this start.
     pub nonce: u64,
 }
 
 impl Node {
-    /// As a member of groups.
+    /// The node as a member of groups.
     #[must_use]
     pub fn member(&self) -> Member {
         Member { name: self.name.clone(), storage: self.storage }
     }
 
-    /// As a member of one group.
+    /// The node as a member of one group.
     #[must_use]
     pub fn identity(&self, cluster: u128, incarnation: u32, group: u32) -> Identity {
         let (me, boot, nonce) = (self.member(), self.boot, self.nonce);
@@ -102,7 +102,7 @@ fn check_name(name: &str) -> Result<(), ConsensusError> {
     is_fine.then_some(()).ok_or(ConsensusError::BadName { len, max })
 }
 
-/// The next start of the node whose database this is. Nothing is written.
+/// The next start of the node that owns this database. Writes nothing.
 pub(super) fn next(database: &Database, start: &Start<'_>) -> Result<Node, ConsensusError> {
     check_name(start.name)?;
     let row = database.db().get(keys::IDENTITY);
@@ -117,7 +117,7 @@ pub(super) fn next(database: &Database, start: &Start<'_>) -> Result<Node, Conse
         return Err(ConsensusError::AnotherNode { of, name });
     }
     let boot = known.boot.checked_add(1).ok_or_else(|| ConsensusError::DamagedIdentity {
-        reason: "it has counted all starts that there are".to_owned(),
+        reason: "its count of starts is at the maximum".to_owned(),
     })?;
     Ok(Node { boot, nonce: start.nonce, ..known })
 }

@@ -1,7 +1,7 @@
-//! Reading the rows of groups.
+//! Reads the rows of groups.
 //!
-//! Must always hold: every row is checked against its key and the row before it; a row that is
-//! missing or does not fit is an error that names it, and none is skipped.
+//! Must always hold: every row is checked against its key and the row before it; a missing or
+//! inconsistent row is an error that names it, and none is skipped.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use super::{
 
 const ACTION: &str = "read consensus rows";
 
-/// Calls `each` with the rows in a range of keys until it says that it has enough.
+/// Calls `each` with the rows in a range of keys until it returns that it has enough.
 fn scan(
     database: &Database,
     first: Vec<u8>,
@@ -45,7 +45,7 @@ fn decode(group: u32, row: impl Fn() -> String, value: &[u8]) -> Result<Write, C
         .map_err(|error| ConsensusError::from_decode(group, row(), error))
 }
 
-/// The one row of a kind that a group has, if it is there.
+/// The single row of a kind and group, if it exists.
 fn one(database: &Database, kind: Kind, group: u32) -> Result<Option<Write>, ConsensusError> {
     let value = database.db().get(keys::of_group(kind, group));
     let value = value.map_err(|error| database.fault(ACTION, error))?;
@@ -216,7 +216,7 @@ pub(super) fn rows(
     if first >= end {
         return Ok(found);
     }
-    // If no segment begins at `first`, the row before has the running hash.
+    // If no segment begins at `first`, the row before it has the running hash.
     let mut hash = group.base_hash_at(first);
     let mut index = if hash.is_some() { first } else { first - 1 };
     let mut bytes = 0;
@@ -246,7 +246,7 @@ pub(super) fn rows(
     Ok(found)
 }
 
-/// The row at an index; it must continue the running hash `before` it, if that is known.
+/// The row at an index; it must continue the running hash `before`, if that is known.
 fn row_at(
     group: u32,
     index: u64,
@@ -262,15 +262,16 @@ fn row_at(
     Ok(row)
 }
 
-/// Deletes the files that hold only dropped rows; the other rows disappear when files are merged.
+/// Deletes files that hold only dropped rows; compaction removes the other rows.
 pub(super) fn drop_files(
     database: &Database,
     first: &[u8],
     end: &[u8],
 ) -> Result<(), ConsensusError> {
-    // The tombstone is durable in the journal; it must be in the database before its files go.
+    // The tombstone is durable in the journal; it must be in the database before the files are
+    // deleted.
     database.finish_writes()?;
-    // Both ends belong to this range, and the first kept row must stay.
+    // Both ends of this range are inclusive, and the first kept row must stay.
     let Some(last) = before(end) else { return Ok(()) };
     database
         .db()

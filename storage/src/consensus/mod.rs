@@ -1,13 +1,12 @@
 //! Rows of a node's consensus groups, in the database of its log: one sync for all groups.
 //!
-//! Owns: the rows of consensus and their keys (`keys.rs` has the table), the identity of the
-//! data directory, and the thread that syncs (`writer.rs`). Must always hold: what
-//! [`Groups::commit`] returned for is durable, and all of it or nothing survives a crash; a row
-//! that is missing or damaged is an error that names group and index; a start is counted
-//! durably before anything else is done with the groups. Must not know: what a block says, who
-//! leads, networks.
+//! Owns: consensus rows and their keys (`keys.rs` has the table), the identity of the data
+//! directory, and the thread that syncs (`writer.rs`). Must always hold: when [`Groups::commit`]
+//! returns, its writes are durable, and all or none of them survive a crash; a missing or damaged
+//! row is an error that names group and index; a start is counted durably before anything else is
+//! done with the groups. Must not know: the content of a block, which node leads, networks.
 //!
-//! A node that runs alone has none of these rows and pays nothing for them.
+//! A node that runs alone has no such rows and no cost.
 
 mod error;
 mod group;
@@ -42,9 +41,9 @@ pub use writer::{Listener, Writer};
 /// Writes of one group.
 #[derive(Clone, Debug)]
 pub struct GroupWrites<'a> {
-    /// Which group.
+    /// The group.
     pub group: u32,
-    /// What its machine wants written, in this order.
+    /// The writes of its machine, in order.
     pub writes: &'a [Write],
 }
 
@@ -53,14 +52,14 @@ pub struct GroupWrites<'a> {
 pub struct Groups {
     database: Arc<Database>,
     node: Node,
-    /// What is durable of every group. Changed only while holding the right to write.
+    /// The durable state of every group. Changed only while holding the right to write.
     groups: Mutex<BTreeMap<u32, Group>>,
 }
 
 impl Groups {
-    /// Begins a start of the node: the boot is counted, and the nonce kept, durably when this
-    /// returns. The first start of a data directory gives it its identity, and raises its
-    /// format, so that an older forebay refuses it from then on. Blocks.
+    /// Begins a start of the node: counts the boot and stores the nonce durably before it returns.
+    /// The first start of a data directory gives it its identity and raises its format, so that an
+    /// older forebay refuses it from then on. Blocks.
     ///
     /// # Errors
     /// [`ConsensusError`].
@@ -82,15 +81,14 @@ impl Groups {
         &self.node
     }
 
-    /// The groups that have rows here.
+    /// The groups with rows in this data directory.
     #[must_use]
     pub fn groups(&self) -> Vec<u32> {
         sync::lock(&self.groups).keys().copied().collect()
     }
 
     /// Begins a group with a segment: a new group, or one whose applied state was copied from a
-    /// peer. Its earlier rows are deleted, except those about peers. Durable when this returns.
-    /// Blocks.
+    /// peer. Deletes its earlier rows, except those about peers. Durable when it returns. Blocks.
     ///
     /// # Errors
     /// [`ConsensusError::Log`].
@@ -108,15 +106,14 @@ impl Groups {
         Ok(())
     }
 
-    /// Writes everything in one sync: all of it is durable and can be read when this returns.
-    /// Blocks.
+    /// Writes everything in one sync: all of it is durable and can be read when it returns. Blocks.
     ///
     /// # Errors
     /// [`ConsensusError::Log`]. Then every group of this node must stop, and later writes fail:
-    /// only the next start finds out whether these writes are on disk.
+    /// only the next start shows whether these writes are on disk.
     ///
     /// # Panics
-    /// On writes that do not continue the rows of the group: a bug in its machine.
+    /// On writes that do not continue the rows of the group, which is a bug of its machine.
     pub fn commit(&self, all: &[GroupWrites<'_>]) -> Result<(), ConsensusError> {
         let mut writing = self.database.begin()?;
         let mut batch = WriteBatch::default();
@@ -141,8 +138,8 @@ impl Groups {
         Ok(())
     }
 
-    /// Puts the last commit into the database, which the writer does after it has answered.
-    /// Reading does it too.
+    /// Puts the last commit into the database. The writer does this after it has answered, and
+    /// every read does it first.
     ///
     /// # Errors
     /// [`ConsensusError::Log`].
@@ -150,7 +147,7 @@ impl Groups {
         Ok(self.database.finish_writes()?)
     }
 
-    /// The rows that [`Group`](forebay_engine::consensus::Group) is opened with.
+    /// The data from which [`Group`](forebay_engine::consensus::Group) is opened.
     ///
     /// # Errors
     /// [`ConsensusError::Damaged`], [`ConsensusError::Newer`], [`ConsensusError::NoGroup`],
@@ -161,9 +158,9 @@ impl Groups {
         load::recover(&self.database, number, &group)
     }
 
-    /// Rows from `first` on, below `end`, of at most `bytes_max` (but at least one): for a peer
-    /// that copies, and for a driver that has not applied them. Each row is checked to continue
-    /// the running hash of the row before it.
+    /// Rows from `first` to `end` (exclusive), at most `bytes_max` bytes but at least one row: for
+    /// a peer that copies, and for a driver that has not applied them. Each row is checked to
+    /// continue the running hash of the row before it.
     ///
     /// # Errors
     /// [`ConsensusError::Gone`] when the segment of `first` was dropped;
@@ -180,7 +177,7 @@ impl Groups {
         let rows = load::rows(&self.database, number, &group, first, end, bytes_max);
         let oldest = self.group(number)?.base();
         match rows {
-            // Dropped while they were read.
+            // The segment was dropped during the read.
             Err(ConsensusError::Damaged { .. }) if oldest > first => {
                 Err(ConsensusError::Gone { group: number, index: first, oldest })
             }
@@ -193,7 +190,7 @@ impl Groups {
         known.ok_or(ConsensusError::NoGroup { group: number })
     }
 
-    /// After a lost quorum: the group continues with this node alone and everything it accepted.
+    /// After a lost quorum, continues the group with this node alone and everything it accepted.
     /// See [`Rows::continue_alone`]. Blocks.
     ///
     /// # Errors

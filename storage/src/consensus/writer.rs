@@ -1,12 +1,12 @@
 //! The thread that syncs the writes of all groups of a node: one sync for all waiting writes.
 //!
-//! Must always hold: writes of a group become durable in their order; a listener hears of a write
-//! only after its sync; after a failed sync nothing more is written, and the listener hears the
+//! Must always hold: writes of a group become durable in order; a listener is informed of a write
+//! only after its sync; after a failed sync nothing more is written, and the listener gets the
 //! reason once. Must not know: the meaning of a write.
 //!
-//! The queue has no limit of its own: a waiting row shares its bytes with the segment that its
-//! group holds in memory, which has one (`Limits::segment_bytes_max`), and a group whose messages
-//! wait too long ends its sessions (`Limits::held_messages_max`).
+//! The queue has no limit of its own. A waiting row shares its bytes with the segment that its
+//! group holds in memory, which is limited (`Limits::segment_bytes_max`), and a group whose
+//! messages wait too long ends its sessions (`Limits::held_messages_max`).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,21 +21,21 @@ use crate::{Fault, sync};
 
 use super::{ConsensusError, GroupWrites, Groups};
 
-/// A sync takes no further writes once it has this many bytes of entries: a block of the journal is
-/// in memory twice while it is written.
+/// A sync takes no more writes once it has this many bytes of entries: a block of the journal is in
+/// memory twice while it is written.
 const SYNC_BYTES_MAX: usize = 8 << 20;
 
-/// Receives the results of writes. Called on the writer's thread, which waits meanwhile.
+/// Receives the results of writes, on the writer's thread, which waits meanwhile.
 pub trait Listener: Send {
     /// All writes of this group up to this number are durable.
     fn persisted(&mut self, group: u32, upto: u64);
 
-    /// Nothing more is written. Every group of this node must stop, because writes that its
-    /// machine counts on may be missing. Called once, and nothing is called after it.
+    /// Nothing more is written. Every group of this node must stop, because writes that its machine
+    /// relies on may be missing. Called once, and last.
     fn stopped(&mut self, why: &ConsensusError);
 }
 
-/// A handle on the thread. Dropping it waits until everything given to it is written.
+/// Handle of the thread. Dropping it waits until all queued writes are written.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -55,7 +55,7 @@ struct Queue {
     is_stopped: bool,
 }
 
-/// Writes that belong together.
+/// Writes that must be synced together.
 #[derive(Debug)]
 struct Waiting {
     group: u32,
@@ -68,7 +68,7 @@ impl Writer {
     /// Starts the thread.
     ///
     /// # Errors
-    /// [`ConsensusError::Fault`] when the system has no thread.
+    /// [`ConsensusError::Fault`] when the system cannot start a thread.
     pub fn spawn(
         groups: Arc<Groups>,
         listener: impl Listener + 'static,
@@ -102,7 +102,7 @@ impl Drop for Writer {
         sync::lock(&self.shared.queue).is_closed = true;
         self.shared.changed.notify_one();
         if let Some(thread) = self.thread.take() {
-            // A panic of the listener is its own; there is no caller to report it to.
+            // A panic of the listener has no caller to be reported to.
             let _ = thread.join();
         }
     }
@@ -121,7 +121,7 @@ impl Shared {
             let stopped = match commit(groups, &batch) {
                 Ok(()) => {
                     tell(&batch, &mut listener);
-                    // The listener does not wait for the database, only for the journal.
+                    // The listener waits for the journal only, not for the database.
                     groups.finish_writes().err()
                 }
                 Err(error) => Some(error),
@@ -137,7 +137,7 @@ impl Shared {
         }
     }
 
-    /// Waits for writes and takes them, up to the limit. `None`: the handle is dropped.
+    /// Waits for writes and takes them, up to the limit. `None` when the handle was dropped.
     fn next(&self) -> Option<Vec<Waiting>> {
         let mut queue = sync::lock(&self.queue);
         while queue.waiting.is_empty() {
@@ -157,7 +157,7 @@ impl Shared {
     }
 }
 
-/// One sync. A panic (a machine's bug) is an error like any other.
+/// One sync. A panic (a bug of a machine) is returned as an error.
 fn commit(groups: &Groups, batch: &[Waiting]) -> Result<(), ConsensusError> {
     let writes =
         batch.iter().map(|Waiting { group, writes, .. }| GroupWrites { group: *group, writes });

@@ -1,8 +1,8 @@
-//! The consensus machine over the real storage, in the world of the engine's simulation: the
-//! same faults and the same checks. In addition, the rows of a directory must equal the model of
-//! them whenever it is opened.
+//! The consensus machine over the real storage, in the world of the engine's simulation, with the
+//! same faults and checks. In addition, the rows of a directory must equal their model whenever it
+//! is opened.
 //!
-//! TMPDIR says on which disk.
+//! TMPDIR selects the disk.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 #[path = "../../../engine/tests/consensus/random.rs"]
@@ -20,19 +20,19 @@ type World = world::World<Real>;
 /// Seeds that `make test` always runs.
 const FIXED_SEEDS: u64 = 6;
 
-/// Number of additional fresh seeds.
+/// Number of additional random seeds.
 const FRESH_SEEDS: u64 = 2;
 
 /// The make target that runs these seeds.
 const TARGET: &str = "sim-consensus-disk";
 
-fn run(seed: u64) -> faults::Life<Real> {
-    seeds::live(seed, TARGET)
+fn run(seed: u64) -> faults::Run<Real> {
+    seeds::run_seed(seed, TARGET)
 }
 
 #[test]
 fn seeds_hold_on_disk() {
-    seeds::live_all::<Real>(FIXED_SEEDS, FRESH_SEEDS, TARGET);
+    seeds::run_seeds::<Real>(FIXED_SEEDS, FRESH_SEEDS, TARGET);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn the_same_seed_gives_the_same_trace_on_disk() {
     assert_eq!(run(3).trace(), run(3).trace());
 }
 
-/// A leader that serves.
+/// A world with a leader that serves.
 fn serving(count: usize, voting: usize) -> (World, usize) {
     let mut world = World::new(7, count, voting);
     world.until("a leader", |world| world.leader().is_some());
@@ -52,7 +52,7 @@ fn serving(count: usize, voting: usize) -> (World, usize) {
 }
 
 #[test]
-fn a_rolled_back_directory_is_refused_by_everyone_who_remembers() {
+fn a_rolled_back_directory_is_refused_by_every_peer_that_remembers() {
     let (mut world, leader) = serving(3, 3);
     let at = (leader + 1) % 3;
     let old = world.nodes[at].disk.copy();

@@ -1,7 +1,7 @@
-//! A real data directory under a disk of the simulation.
+//! A real data directory below a disk of the simulation.
 //!
-//! A crash drops the database, which loses what it has in no file, while a block of the journal
-//! is lost, torn or written and not answered.
+//! A crash drops the database, which loses everything that is in no file, while a block of the
+//! journal is lost, torn, or written without an answer.
 
 use std::{fs, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::world::disk::Backend;
 pub(crate) struct Real {
     dir: TempDir,
     member: Member,
-    /// The segment for the next start of the group, if it must start again.
+    /// Segment for the next start of the group, if it must start again.
     begins: Option<(Segment, bool)>,
     open: Option<Open>,
 }

@@ -2,7 +2,7 @@
 //!
 //! Must always hold: encoded values decode to the same value; any other bytes are an error, never a
 //! panic, and never allocate more than their own size. A decoded block is not copied: it is a slice
-//! of the message. The first byte is the format.
+//! of the message. The first byte is the format version.
 
 mod paxos;
 mod reader;
@@ -17,7 +17,7 @@ use super::message::{Body, Envelope, Heartbeat, Hello, Row, Session};
 use reader::Reader;
 use value::Put;
 
-/// The format that is written, and the newest one that can be read.
+/// Format version that is written, and the newest one that can be read.
 pub const FORMAT: u8 = 1;
 
 /// Why bytes do not decode.
@@ -55,10 +55,10 @@ fn begin(bytes: Bytes) -> Result<Reader, DecodeError> {
 }
 
 impl Envelope {
-    /// Appends its bytes.
+    /// Appends the encoded envelope.
     ///
     /// # Panics
-    /// On a message of a part of the crate that is not used: a group never sends one.
+    /// On a message of an unused part of the crate: a group never sends one.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(FORMAT);
         out.put_u128(self.cluster);
@@ -165,7 +165,7 @@ fn read_body(reader: &mut Reader) -> Result<Body, DecodeError> {
 }
 
 impl Row {
-    /// Appends its bytes, as in a row of a storage.
+    /// Appends the encoded row, in the format of a stored row.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(FORMAT);
         value::put_row(out, self);
@@ -184,7 +184,7 @@ impl Row {
 }
 
 impl Write {
-    /// Appends the bytes of writes that belong together, as one record of a journal.
+    /// Appends writes that must be applied together, as one record of a journal.
     pub fn encode_all(writes: &[Self], out: &mut Vec<u8>) {
         out.put_u8(FORMAT);
         out.put_count(writes.len());
@@ -202,7 +202,7 @@ impl Write {
         Ok(writes)
     }
 
-    /// Appends the bytes of this value: the data of a group in addition to its rows.
+    /// Appends the encoded value: the data of a group in addition to its rows.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u8(FORMAT);
         value::put_write(out, self);

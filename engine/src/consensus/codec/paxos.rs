@@ -1,4 +1,4 @@
-//! The messages of the crate that are in use.
+//! Encoding of the crate's messages that a group uses.
 
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::messages::ballot_leader_election::{HeartbeatMsg, HeartbeatReply, HeartbeatRequest};

@@ -28,7 +28,7 @@ impl Reader {
         self.0.try_get_u128().map_err(|_| DecodeError::Truncated)
     }
 
-    /// An index of the crate.
+    /// An index as the crate counts them (`usize`).
     pub(super) fn index(&mut self) -> Result<usize, DecodeError> {
         usize::try_from(self.u64()?).map_err(|_| DecodeError::Truncated)
     }

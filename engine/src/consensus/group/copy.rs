@@ -1,24 +1,24 @@
-//! Copying decided entries by index: for members that are far behind or missed a roll, and for
-//! learners.
+//! Copies decided entries by index, for learners and for members that are far behind or missed a
+//! roll.
 //!
-//! Must always hold: copied rows continue the local running hash; a row that does not is never
-//! kept.
+//! Must always hold: copied rows continue the local running hash; a row that does not is discarded.
 
 use crate::consensus::chain::StorageId;
 use crate::consensus::input::Effect;
 use crate::consensus::message::{BallotNumber, Body, Row, Session, number_of};
 use omnipaxos::messages::sequence_paxos::PaxosMsg;
 
-use super::{Group, Seat};
+use super::{Group, Role};
 use crate::consensus::entry::Entry;
 
-/// Copying from a peer, one answer after the other.
+/// Copying from one peer, one request at a time.
 #[derive(Debug)]
 pub(super) struct Copying {
     pub(super) peer: StorageId,
     /// Index of the first row in `rows`.
     first: u64,
-    /// Rows that a voting member copied and has not taken over. A follower takes them at once.
+    /// Rows that a voting member has copied and not yet taken over. A follower takes them over at
+    /// once.
     rows: Vec<Row>,
     weight: u64,
     /// Tick of the last request.
@@ -38,14 +38,14 @@ impl Copying {
 /// A node that copies and does not vote.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Learner {
-    /// Everything below is durable there.
+    /// End of its durable entries.
     pub(super) durable: u64,
     /// Tick of the last request.
     asked: u64,
 }
 
 impl Group {
-    /// The peer knows more decided entries than this member, and does not send them.
+    /// The peer has decided entries that this member lacks, and does not send them.
     pub(super) fn behind(&mut self, peer: StorageId, decided: u64) {
         if self.copy.is_none() && decided > self.store.get().decided {
             self.copy_from(peer);
@@ -72,7 +72,7 @@ impl Group {
         self.send(peer, Body::Copy { from, durable: self.durable.end() }, 0);
     }
 
-    /// A follower asks its peers in turn; a copying member without an answer tries another peer.
+    /// A follower asks its peers in turn; a copying member that gets no answer tries another peer.
     pub(super) fn tick_copy(&mut self) {
         let timeout = self.limits.election_ticks;
         if let Some(copy) = &self.copy {
@@ -82,7 +82,7 @@ impl Group {
             self.copy = None;
         }
         let is_polling =
-            matches!(self.seat, Seat::Follows) && self.now.is_multiple_of(timeout.div_ceil(2));
+            matches!(self.seat, Role::Follows) && self.now.is_multiple_of(timeout.div_ceil(2));
         if !is_polling {
             return;
         }
@@ -94,7 +94,7 @@ impl Group {
         }
     }
 
-    /// Serves a copying peer, and records its position.
+    /// Serves a copying peer, and records its durable position.
     pub(super) fn copy_asked(&mut self, from: StorageId, first: u64, durable: u64) {
         if self.segment().pid_of_storage(from).is_none() {
             self.note_learner(from, durable);
@@ -141,7 +141,7 @@ impl Group {
         }
     }
 
-    /// Rows that the driver read for a copying peer.
+    /// Sends rows that the driver read for a copying peer.
     pub(super) fn serve(&mut self, to: StorageId, session: Session, first: u64, rows: Vec<Row>) {
         if self.links.get(&to).is_some_and(|link| link.session == Some(session)) {
             let decided = self.store.get().decided;
@@ -170,7 +170,7 @@ impl Group {
         for row in rows {
             hash = hash.after(&row.entry);
             if hash != row.hash {
-                // Damaged on the way or at the peer: nothing of it is kept.
+                // Damaged in transit or at the peer: discard all of it.
                 self.dropped += 1;
                 self.reset(from);
                 return;
@@ -184,10 +184,10 @@ impl Group {
         }
         let is_through = copy.next() >= decided;
         let is_full = copy.weight > self.limits.segment_bytes_max as u64;
-        if is_through || is_full || matches!(self.seat, Seat::Follows) {
+        if is_through || is_full || matches!(self.seat, Role::Follows) {
             let next = (!is_through).then_some(from);
             self.take_over(copy);
-            if let Some(peer) = next.filter(|_| matches!(self.seat, Seat::Follows)) {
+            if let Some(peer) = next.filter(|_| matches!(self.seat, Role::Follows)) {
                 self.copy_from(peer);
             }
             return;
@@ -207,18 +207,18 @@ impl Group {
             return;
         }
         let is_sealed = rows.last().is_some_and(|row| row.entry.is_seal());
-        let was_voting = matches!(self.seat, Seat::Votes(_));
+        let was_voting = matches!(self.seat, Role::Votes(_));
         mirror.adopt(first, rows);
         drop(mirror);
         if was_voting && is_sealed {
-            self.seat = Seat::Follows;
+            self.seat = Role::Follows;
         } else if was_voting {
             self.rebuild();
         }
         self.persist();
     }
 
-    /// Whether the answer to this message would be a suffix that is too long to send at once. Only
+    /// Whether the answer to this message would be a suffix too long to send at once. Checked only
     /// while this member leads: before that it needs every promise.
     pub(super) fn lacks_too_much(&self, from: StorageId, message: &PaxosMsg<Entry>) -> bool {
         let Some((_, ballot)) = self.leading() else { return false };

@@ -1,4 +1,4 @@
-//! Decided entries: reporting them in order, answering, and the end of a segment.
+//! Decided entries: reporting them in order, answering requests, ending a segment.
 
 use crate::consensus::chain::Segment;
 use crate::consensus::entry::{Entry, Seal};
@@ -6,16 +6,16 @@ use crate::consensus::input::{Effect, Leadership, Term, Write};
 use crate::consensus::message::Standing;
 use crate::consensus::store::{Mirror, Store};
 
-use super::{Group, Seat};
+use super::{Group, Role};
 
-/// Election timeouts that a fresh segment waits for the member that sealed the last one.
+/// Election timeouts for which a fresh segment waits for the member that sealed the previous one.
 const FRESH_TIMEOUTS: u64 = 2;
 
 impl Group {
     /// Reports entries that are decided and durable here. Returns whether there were any.
     pub(super) fn walk(&mut self) -> bool {
         let mut mirror = self.store.get_mut();
-        if matches!(self.seat, Seat::Solo) {
+        if matches!(self.seat, Role::Solo) {
             let durable = self.durable.end().min(mirror.end());
             mirror.set_decided(durable);
         }
@@ -34,10 +34,10 @@ impl Group {
             Some(Entry::Seal(seal)) => Some(seal.clone()),
             _ => None,
         };
-        let told = self.skip_below.clamp(first, end);
-        if told < end {
-            let entries = entries[(told - first) as usize..].to_vec();
-            self.emit(Effect::Decided { first: told, entries });
+        let from = self.skip_below.clamp(first, end);
+        if from < end {
+            let entries = entries[(from - first) as usize..].to_vec();
+            self.emit(Effect::Decided { first: from, entries });
         }
         self.answer_decided(first, &entries);
         if let Some(seal) = seal {
@@ -61,7 +61,7 @@ impl Group {
         self.copy = None;
         self.links.values_mut().for_each(super::links::Link::roll);
         self.learners.retain(|learner, _| next.pid_of_storage(*learner).is_none());
-        self.seat = if votes { Seat::Starting(self.durable.written) } else { Seat::Follows };
+        self.seat = if votes { Role::Starting(self.durable.written) } else { Role::Follows };
         if self.term.is_some() {
             let pause = self.limits.roll_timeouts * self.limits.election_ticks;
             self.rolling_until = Some(self.now + pause);
@@ -73,7 +73,7 @@ impl Group {
 
     /// Creates the instance of a segment once its start is durable.
     pub(super) fn start_segment(&mut self) {
-        let Seat::Starting(after) = self.seat else { return };
+        let Role::Starting(after) = self.seat else { return };
         if self.durable.synced < after {
             return;
         }
@@ -82,11 +82,12 @@ impl Group {
         let segment = self.segment();
         let is_highest = segment.members.last() == Some(&self.identity.me);
         if is_highest && self.rolling_until.is_some() {
-            // The ballot of the highest pid in the first round is the highest of all: the
-            // election of the fresh instance has no leader to replace.
+            // In the first round the highest pid has the highest ballot: the election of a fresh
+            // instance has no leader to replace.
             self.call(omnipaxos::OmniPaxos::try_become_leader);
         }
-        // What the others sent for this segment before it began here was dropped.
+        // Peers' messages for this segment that arrived before it began here were dropped: ask
+        // again.
         let up = self.links.iter().filter(|(_, link)| link.is_up).map(|(peer, _)| *peer);
         for peer in up.collect::<Vec<_>>() {
             if let Some(pid) = self.segment().pid_of_storage(peer) {
@@ -98,7 +99,7 @@ impl Group {
     /// Compares the crate's leader with the reported one, and reports changes.
     pub(super) fn update_leadership(&mut self) {
         let leading = match &self.seat {
-            Seat::Solo => Some((1, (self.identity.boot as u32, 0, 1))),
+            Role::Solo => Some((1, (self.identity.boot as u32, 0, 1))),
             _ => self.leading(),
         };
         match (self.term, leading) {
@@ -108,14 +109,14 @@ impl Group {
                 if term.segment == segment && term.ballot != ballot {
                     self.lose();
                 } else if is_rolled {
-                    // A term continues over a roll; from here on it is known by this ballot.
+                    // A term continues over a roll; from now on this ballot identifies it.
                     self.term = Some(Term { segment, ballot });
                 }
             }
             (Some(_), None) => {
                 let is_other = self.promised().is_some_and(|leader| leader != self.me());
                 let is_rolling = self.rolling_until.is_some_and(|until| self.now < until);
-                let may_lead = !matches!(self.seat, Seat::Follows);
+                let may_lead = !matches!(self.seat, Role::Follows);
                 if is_other || !is_rolling || !may_lead {
                     self.lose();
                 }
@@ -131,7 +132,7 @@ impl Group {
         }
     }
 
-    /// Leadership is lost: all pending requests are answered.
+    /// Leadership was lost: all pending requests are answered.
     pub(super) fn lose(&mut self) {
         self.term = None;
         self.rolling_until = None;
@@ -141,14 +142,14 @@ impl Group {
     }
 
     fn tell(&mut self, leadership: Leadership) {
-        if self.told != leadership {
-            self.told = leadership.clone();
+        if self.reported != leadership {
+            self.reported = leadership.clone();
             self.emit(Effect::Leadership(leadership));
         }
     }
 
-    /// Drops whole sealed segments that end at or below `index`. The last one stays until an entry
-    /// of the current one is decided: members may still lack its seal.
+    /// Drops whole sealed segments that end at or below `index`. The newest of them stays until an
+    /// entry of the current segment is decided: members may still lack its seal.
     pub(super) fn drop_below(&mut self, index: u64) {
         let base = self.segment().base;
         let index = index.min(if self.walked > base { base } else { base.saturating_sub(1) });

@@ -1,7 +1,7 @@
-//! Calls of the crate, and the steps that must follow each of them.
+//! Calls of the crate, and the steps that must follow each call.
 //!
-//! Must always hold: after every single call its outgoing messages are taken, because the crate
-//! changes messages that are still in its buffer; then its writes go to the disk before its
+//! Must always hold: the outgoing messages are taken after every single call, because the crate
+//! changes messages that are still in its buffer; the writes of a call reach the disk before its
 //! messages are sent.
 
 use omnipaxos::messages::Message;
@@ -17,9 +17,9 @@ use crate::consensus::message::{
 };
 use crate::consensus::store::Store;
 
-use super::{Group, Seat, links};
+use super::{Group, Role, links};
 
-/// A timer of the crate that never fires: sessions lose nothing while they last.
+/// A resend timer of the crate that never fires: nothing is lost within a session.
 const NEVER: u64 = u64::MAX;
 
 /// Initial capacity for outgoing messages of the crate.
@@ -28,7 +28,7 @@ const OUTGOING: usize = 16;
 impl Group {
     /// Calls the instance, if there is one.
     pub(super) fn call(&mut self, call: impl FnOnce(&mut OmniPaxos<Entry, Store>)) {
-        let Seat::Votes(instance) = &mut self.seat else { return };
+        let Role::Votes(instance) = &mut self.seat else { return };
         call(instance);
         let mut messages = std::mem::take(&mut self.scratch);
         instance.take_outgoing_messages(&mut messages);
@@ -39,13 +39,13 @@ impl Group {
         self.scratch = messages;
     }
 
-    /// Passes the writes to the disk.
+    /// Hands the collected writes to the driver.
     pub(super) fn persist(&mut self) {
         let standing = self.store.get().standing(self.segment().number);
         self.persist_to(standing);
     }
 
-    /// The same, when the storage is at `standing` afterwards.
+    /// As [`Self::persist`], with the position of the storage after these writes.
     pub(super) fn persist_to(&mut self, standing: Standing) {
         let mut mirror = self.store.get_mut();
         let Some((writes, cut)) = mirror.take_writes() else { return };
@@ -70,8 +70,8 @@ impl Group {
                     PaxosMsg::Promise(_) | PaxosMsg::Prepare(_) | PaxosMsg::Accepted(_) => {
                         self.durable.written
                     }
-                    // The rest may be sent before the local sync: the leader's entries count only
-                    // when `admit` accepts an acceptance of them.
+                    // Other messages may precede the local sync: `admit` accepts no acceptance of
+                    // an entry that the leader has not synced.
                     _ => 0,
                 };
                 self.send(to, Body::Paxos(msg), after);
@@ -99,10 +99,10 @@ impl Group {
     }
 
     /// A new instance over the stored data, as after a restart of the process.
-    pub(super) fn build(&self) -> Seat {
+    pub(super) fn build(&self) -> Role {
         let segment = self.segment();
         if segment.is_solo() {
-            return Seat::Solo;
+            return Role::Solo;
         }
         let pid = segment.pid_of(&self.identity.me).expect("a voter is a member");
         let highest = segment.members.len() as u64;
@@ -122,11 +122,11 @@ impl Group {
         };
         let config = OmniPaxosConfig { cluster_config, server_config };
         let instance = config.build(self.store.clone()).expect("a segment has two members");
-        Seat::Votes(Box::new(instance))
+        Role::Votes(Box::new(instance))
     }
 
-    /// Replaces the instance as a restart would: its sessions end as well, so that no message in
-    /// flight to the old one reaches the new one.
+    /// Replaces the instance, as a restart would. Its sessions end too, so that no message in
+    /// flight to the old instance reaches the new one.
     pub(super) fn rebuild(&mut self) {
         self.seat = self.build();
         self.fresh_until = None;
@@ -135,29 +135,29 @@ impl Group {
         for peer in peers {
             self.reset(peer);
         }
-        // The new instance's requests to peers are dropped: there is no session for them.
+        // The new instance's requests to its peers are dropped: it has no sessions yet.
         self.call(|_| ());
     }
 
-    /// The pid and the ballot with which this member leads, if it does in the accept phase.
+    /// The pid and ballot with which this member leads, if it leads in the accept phase.
     pub(super) fn leading(&self) -> Option<(u64, BallotNumber)> {
-        let Seat::Votes(instance) = &self.seat else { return None };
+        let Role::Votes(instance) = &self.seat else { return None };
         let pid = instance.get_pid();
         let leads = instance.get_current_leader() == Some((pid, true));
         leads.then(|| (pid, number_of(instance.get_promise())))
     }
 
-    /// Whether it participates: the leader or a follower in the accept phase.
+    /// Whether it takes part: as the leader, or as a follower in the accept phase.
     pub(super) fn is_in_accept_phase(&self) -> bool {
         match &self.seat {
-            Seat::Votes(instance) => instance.get_current_leader().is_some_and(|(_, is)| is),
-            Seat::Solo | Seat::Starting(_) | Seat::Follows => true,
+            Role::Votes(instance) => instance.get_current_leader().is_some_and(|(_, is)| is),
+            Role::Solo | Role::Starting(_) | Role::Follows => true,
         }
     }
 
     /// The member that this member promised to follow.
     pub(super) fn promised(&self) -> Option<StorageId> {
-        let Seat::Votes(instance) = &self.seat else { return None };
+        let Role::Votes(instance) = &self.seat else { return None };
         let member = self.segment().member(instance.get_promise().pid)?;
         Some(member.storage)
     }

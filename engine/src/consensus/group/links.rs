@@ -1,8 +1,8 @@
-//! Links to peers: sessions, the handshake, waiting messages in both directions, and which
-//! messages are accepted.
+//! Links to peers: sessions, the handshake, queued messages in both directions, and which messages
+//! are accepted.
 //!
-//! Must always hold: within a session no single message is dropped, in either direction; a message
-//! waits behind the ones before it; a peer that has less than it had is refused.
+//! Must always hold: within a session no single message is dropped in either direction; a message
+//! waits for the ones before it; a peer that has less on disk than it once reported is refused.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,40 +17,40 @@ use crate::consensus::message::{
     Body, Envelope, Heartbeat, Hello, PeerMemory, Session, Standing, number_of,
 };
 
-use super::{Group, Seat};
+use super::{Group, Role};
 
-/// Stored data about peers; on disk too.
+/// What is remembered of each peer; also stored on disk.
 pub(super) type Memories = BTreeMap<StorageId, PeerMemory>;
 
 /// A link to a peer.
 #[derive(Debug, Default)]
 pub(super) struct Link {
     pub(super) session: Option<Session>,
-    /// Its hello was accepted.
+    /// The peer's hello was accepted.
     pub(super) is_up: bool,
-    /// A hello of it was accepted since this group was opened, and none was refused after that.
+    /// One of its hellos was accepted since this group was opened, and none was refused later.
     is_admitted: bool,
-    /// It accepted a hello of this member since this group was opened.
+    /// The peer accepted a hello of this member since this group was opened.
     has_welcomed: bool,
-    /// Sent in this order, each after the write with this number is durable.
+    /// Messages in sending order, each with the number of the write that must be durable first.
     out: VecDeque<(u64, Envelope)>,
-    /// Acceptances above the leader's durable end, and all messages after them.
+    /// Acceptances above the leader's durable end, and all messages behind them.
     inbound: VecDeque<PaxosMsg<Entry>>,
-    /// Decided at the peer, as it reported.
+    /// Decided at the peer, as last reported.
     pub(super) decided: u64,
-    /// The end of the entries it accepted from this leader.
+    /// End of the entries that it accepted from this leader.
     pub(super) accepted: u64,
-    /// Tick of the last answered heartbeat.
+    /// Tick of the last heartbeat that it answered.
     pub(super) alive: Option<u64>,
-    /// A heartbeat of it was received in this segment.
+    /// It sent a heartbeat in this segment.
     pub(super) is_heard: bool,
     /// The last round of heartbeats that it answered.
     replied: u32,
     /// Its position, from its heartbeats.
     pub(super) standing: Standing,
-    /// When it was last told that it is behind.
-    told_behind: Option<u64>,
-    /// Stored data about it has changed since it was written.
+    /// Tick at which it was last informed that it is behind.
+    behind_sent: Option<u64>,
+    /// The stored data about it has changed since it was last written.
     pub(super) is_dirty: bool,
 }
 
@@ -66,7 +66,7 @@ impl Link {
         *self = Self { standing, is_dirty, ..kept };
     }
 
-    /// A new instance counts its rounds of heartbeats from zero.
+    /// A new instance counts its heartbeat rounds from zero.
     pub(super) fn forget_rounds(&mut self) {
         self.replied = 0;
     }
@@ -77,7 +77,7 @@ impl Link {
         self.is_heard = false;
         self.replied = 0;
         self.accepted = 0;
-        self.told_behind = None;
+        self.behind_sent = None;
     }
 }
 
@@ -114,7 +114,7 @@ impl Group {
         }
     }
 
-    /// Sends within a session that is up; without a session the message is dropped as a whole.
+    /// Sends within an established session; without one, the whole message is dropped.
     pub(super) fn send(&mut self, to: StorageId, body: Body, after: u64) {
         if self.links.get(&to).is_some_and(|link| link.is_up) {
             self.post_to(to, body, after);
@@ -135,7 +135,7 @@ impl Group {
         }
     }
 
-    /// Sends messages that waited for a sync.
+    /// Sends messages whose sync has finished.
     pub(super) fn release(&mut self) {
         for link in self.links.values_mut() {
             while let Some((after, _)) = link.out.front()
@@ -177,9 +177,9 @@ impl Group {
             }
             Body::Heartbeat(_) | Body::Paxos(_) => {
                 self.dropped += 1;
-                // Of an older segment, or of a newer one: then the peer ignores this.
+                // From an older segment: answer. From a newer one: the peer ignores the answer.
                 if is_for_me && !is_current {
-                    self.tell_behind(from);
+                    self.send_behind(from);
                 }
             }
             _ => self.dropped += 1,
@@ -220,11 +220,11 @@ impl Group {
         }
         let mine = self.store.get().decided;
         if standing.segment < self.segment().number && decided < mine {
-            self.tell_behind(from);
+            self.send_behind(from);
         }
     }
 
-    /// Only voters can have forgotten anything: above the limit another peer is removed.
+    /// Only voters have promises to forget: above the limit, remove a peer without a vote.
     fn forget_one(&mut self, newest: StorageId) {
         if self.peers.len() <= self.limits.peers_max {
             return;
@@ -238,9 +238,9 @@ impl Group {
         }
     }
 
-    /// Whether enough members accepted this one since it was opened. A member whose disk was rolled
-    /// back is refused, and could otherwise repeat an earlier promise alone and look as if it had
-    /// forgotten nothing.
+    /// Whether enough members have accepted this one since it was opened. A member whose disk was
+    /// rolled back is refused; otherwise it could repeat an earlier promise on its own and appear
+    /// to have forgotten nothing.
     pub(super) fn is_welcome(&mut self) -> bool {
         if !self.is_welcomed {
             let segment = self.segment();
@@ -264,7 +264,7 @@ impl Group {
         link.alive = Some(now);
         link.is_heard = true;
         if let HeartbeatMsg::Reply(reply) = &heartbeat.message {
-            // A repeated request is answered again; the crate would count it twice.
+            // A repeated request is answered again; the crate would count the answer twice.
             if reply.round <= link.replied {
                 return;
             }
@@ -282,7 +282,7 @@ impl Group {
         self.call(|instance| instance.handle_incoming(Message::BLE(message)));
     }
 
-    /// Accepts a message of the crate: in order, and an acceptance only when the leader itself has
+    /// Accepts messages of the crate in order. An acceptance must wait until the leader itself has
     /// the entries on disk, because the crate counts the leader at once.
     fn admit(&mut self, from: StorageId, message: PaxosMsg<Entry>) {
         let must_wait = self.must_wait(&message);
@@ -332,10 +332,10 @@ impl Group {
         }
         self.remember(from, &message);
         if self.lacks_too_much(from, &message) {
-            self.tell_behind(from);
+            self.send_behind(from);
             return;
         }
-        let Seat::Votes(instance) = &self.seat else {
+        let Role::Votes(instance) = &self.seat else {
             self.dropped += 1;
             return;
         };
@@ -346,7 +346,8 @@ impl Group {
         self.call(|instance| instance.handle_incoming(Message::SequencePaxos(message)));
     }
 
-    /// Messages of unused parts of the crate, and messages with a number that no member has.
+    /// Whether the crate expects this message: it belongs to a used part, and its number is that of
+    /// a member.
     fn is_used(&mut self, message: &PaxosMsg<Entry>) -> bool {
         let highest = self.segment().members.len() as u64;
         let ballot = match message {
@@ -370,7 +371,7 @@ impl Group {
         ballot.pid <= highest
     }
 
-    /// Reported as written on the peer's disk: it may never have less.
+    /// Records what the peer reported as written to its disk: it may never have less.
     fn remember(&mut self, from: StorageId, message: &PaxosMsg<Entry>) {
         let segment = self.segment();
         let (number, base) = (segment.number, segment.base);
@@ -395,7 +396,7 @@ impl Group {
         link.is_dirty |= memory.standing != before;
     }
 
-    /// Writes the data about peers along with the next sync.
+    /// Writes changed data about peers along with the next sync.
     pub(super) fn write_memories(&mut self) {
         for (peer, link) in &mut self.links {
             if std::mem::take(&mut link.is_dirty)
@@ -407,20 +408,20 @@ impl Group {
     }
 
     /// Tells a peer that it lacks decided entries, once per election timeout.
-    pub(super) fn tell_behind(&mut self, peer: StorageId) {
+    pub(super) fn send_behind(&mut self, peer: StorageId) {
         let decided = self.store.get().decided;
         let (now, pause) = (self.now, self.limits.election_ticks);
         let Some(link) = self.links.get_mut(&peer).filter(|link| link.is_up) else { return };
-        if link.told_behind.is_none_or(|told| now >= told + pause) {
-            link.told_behind = Some(now);
+        if link.behind_sent.is_none_or(|sent| now >= sent + pause) {
+            link.behind_sent = Some(now);
             self.send(peer, Body::Behind { decided }, 0);
         }
     }
 }
 
 /// A leader in the accept phase answers a late promise with the entries after the peer's decided
-/// ones, which are a prefix of its own log whatever else the peer accepted. The crate alone would
-/// compare the rounds, which understate a copied log.
+/// ones, which are a prefix of its own log whatever else the peer accepted. The crate on its own
+/// would compare the rounds, which are too low for a copied log.
 fn sync_from_decided(message: &mut PaxosMsg<Entry>) {
     if let PaxosMsg::Promise(promise) = message
         && promise.n_accepted != promise.n

@@ -1,10 +1,10 @@
 //! The machine of one group at one member.
 //!
 //! Owns: the current segment and its instance, links and sessions, writes in flight, pending
-//! requests. Must always hold: a promise or an acceptance is sent only after everything written
-//! before it is durable; the leader does not count itself before it is; an entry is reported as
-//! decided only when it is durable here; every request gets exactly one answer. Must not know: how
-//! its effects are performed.
+//! requests. Must always hold: a promise or an acceptance is sent only after all earlier writes are
+//! durable; the leader counts itself only then, too; an entry is reported as decided only when it
+//! is durable here; every request gets exactly one answer. Must not know: how its effects are
+//! performed.
 
 mod copy;
 mod decide;
@@ -34,57 +34,57 @@ use super::store::{Durable, Store};
 
 pub use open::OpenError;
 
-/// One member of one group. See the module; made by [`Group::open`].
+/// One member of one group; made by [`Group::open`].
 pub struct Group {
     identity: Identity,
     limits: Limits,
     /// Kept segments; the last one is the current one.
     segments: VecDeque<Segment>,
-    seat: Seat,
+    seat: Role,
     store: Store,
     durable: Durable,
     links: BTreeMap<StorageId, links::Link>,
     peers: links::Memories,
     /// Ticks since it was opened.
     now: u64,
-    /// Next decided entry to be processed; everything below is durable and was reported.
+    /// Next decided entry to process; everything below is durable and was reported.
     walked: u64,
-    /// Position that the driver had applied when the group was opened: not reported again.
+    /// Position that the driver had applied when the group was opened: not reported again below it.
     skip_below: u64,
     requests: propose::Requests,
     copy: Option<copy::Copying>,
     learners: BTreeMap<StorageId, copy::Learner>,
     watch: watch::Watch,
-    /// This member leads in this term.
+    /// The term in which this member leads.
     term: Option<Term>,
-    told: Leadership,
-    /// Enough members accepted this one since it was opened.
+    reported: Leadership,
+    /// Enough members have accepted this one since it was opened.
     is_welcomed: bool,
     /// The round of heartbeats of the instance.
     heartbeat_round: u32,
-    /// Until this tick the election of a fresh segment waits for the member that sealed the last
-    /// one.
+    /// Until this tick, the election of a fresh segment waits for the member that sealed the
+    /// previous one.
     fresh_until: Option<u64>,
-    /// Until this tick a roll keeps the leadership although the new segment has no leader yet.
+    /// Until this tick, a roll keeps the leadership although the new segment has no leader yet.
     rolling_until: Option<u64>,
-    /// Until this tick nothing is proposed, because another member was asked to lead.
+    /// Until this tick, nothing is proposed because another member was asked to lead.
     handing_over_until: Option<u64>,
     /// Number of messages that did not match this group.
     dropped: u64,
     effects: Vec<Effect>,
-    /// The crate's outgoing messages; kept to reuse its memory.
+    /// The crate's outgoing messages; the buffer is kept between calls.
     scratch: Vec<Message<Entry>>,
 }
 
 /// The role of this member in the current segment.
-enum Seat {
-    /// The only member: the plain log.
+enum Role {
+    /// The only member: a plain log.
     Solo,
     /// A voting member.
     Votes(Box<OmniPaxos<Entry, Store>>),
-    /// Will vote when the start of this segment is durable: the number of that write.
+    /// Votes once this write, the start of the segment, is durable.
     Starting(u64),
-    /// Copies decided entries.
+    /// Copies decided entries; has no vote.
     Follows,
 }
 
@@ -106,8 +106,8 @@ impl Machine for Group {
     fn check(&self) {
         let mirror = self.store.get();
         assert!(mirror.decided <= mirror.end(), "what is decided was accepted");
-        assert!(self.walked <= mirror.decided, "only what is decided is told");
-        assert!(self.walked <= self.durable.end(), "only what is durable is told");
+        assert!(self.walked <= mirror.decided, "only what is decided is reported");
+        assert!(self.walked <= self.durable.end(), "only what is durable is reported");
         assert!(
             mirror.seal().is_none_or(|seal| seal + 1 == mirror.end()),
             "nothing follows a seal: {self:?}"
@@ -143,7 +143,7 @@ impl Group {
         }
     }
 
-    /// Handles all consequences of an input.
+    /// Performs everything that follows from an input.
     fn settle(&mut self) {
         loop {
             self.admit_held();
@@ -164,19 +164,19 @@ impl Group {
         self.segments.back().expect("a group has a current segment")
     }
 
-    /// Decided and durable here, in entries since the group began.
+    /// Number of entries of the group that are decided and durable here.
     #[must_use]
     pub fn decided(&self) -> u64 {
         self.walked
     }
 
-    /// The end of what is accepted here, durable or not.
+    /// End of the entries accepted here, durable or not.
     #[must_use]
     pub fn accepted(&self) -> u64 {
         self.store.get().end()
     }
 
-    /// The end of what is durable here.
+    /// End of the durable entries.
     #[must_use]
     pub fn durable(&self) -> u64 {
         self.durable.end()
@@ -191,7 +191,7 @@ impl Group {
     /// Whether it votes in the current segment.
     #[must_use]
     pub fn votes(&self) -> bool {
-        matches!(self.seat, Seat::Votes(_) | Seat::Solo)
+        matches!(self.seat, Role::Votes(_) | Role::Solo)
     }
 
     /// Whether there is a session with this peer, and its hello was accepted.
@@ -232,17 +232,17 @@ impl fmt::Debug for Group {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mirror = self.store.get();
         let seat = match &self.seat {
-            Seat::Solo => "solo".to_owned(),
-            Seat::Votes(instance) => format!("votes, {:?}", instance.get_current_leader()),
-            Seat::Starting(after) => format!("starting after {after}"),
-            Seat::Follows => "follows".to_owned(),
+            Role::Solo => "solo".to_owned(),
+            Role::Votes(instance) => format!("votes, {:?}", instance.get_current_leader()),
+            Role::Starting(after) => format!("starting after {after}"),
+            Role::Follows => "follows".to_owned(),
         };
         f.debug_struct("Group")
             .field("me", &self.identity.me)
             .field("segment", &self.segment().number)
             .field("base", &mirror.base())
             .field("seat", &seat)
-            .field("told", &self.walked)
+            .field("reported", &self.walked)
             .field("decided", &mirror.decided)
             .field("durable", &self.durable.end())
             .field("accepted", &mirror.end())

@@ -9,12 +9,12 @@ use crate::consensus::rows::{Identity, Recovered};
 use crate::consensus::store::{Durable, Mirror, Store};
 
 use super::watch::Watch;
-use super::{Group, Seat};
+use super::{Group, Role};
 
 /// Why a group is not opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The storage lost applied entries.
+    /// The storage lost entries that were applied.
     #[error(
         "group {group}: entries up to {applied} were applied, but the log ends at {end}: \
          the log lost what it had synced; replace this data directory"
@@ -24,7 +24,7 @@ pub enum OpenError {
         group: u32,
         /// Applied by the driver.
         applied: u64,
-        /// The durable end of the log.
+        /// End of the durable log.
         end: u64,
     },
     /// A row does not continue the running hash of the previous ones.
@@ -47,8 +47,8 @@ pub enum OpenError {
 }
 
 impl Group {
-    /// Opens a group. The driver has applied every entry below `applied`; it first reads entries of
-    /// sealed segments that it has not applied from its storage.
+    /// Opens a group. The driver has applied every entry below `applied`; entries of sealed
+    /// segments that it has not applied it first reads from its storage.
     ///
     /// # Errors
     /// When stored data was lost or damaged.
@@ -75,7 +75,7 @@ impl Group {
             identity,
             limits,
             segments,
-            seat: Seat::Follows,
+            seat: Role::Follows,
             store: Store::new(mirror),
             durable: Durable::new(end, standing),
             links: BTreeMap::new(),
@@ -88,7 +88,7 @@ impl Group {
             learners: BTreeMap::new(),
             watch: Watch::default(),
             term: None,
-            told: Leadership::Follows(None),
+            reported: Leadership::Follows(None),
             is_welcomed: false,
             heartbeat_round: 0,
             fresh_until: None,
@@ -99,7 +99,7 @@ impl Group {
             scratch: Vec::new(),
         };
         group.watch.applied(applied, 0);
-        // A segment that is known as sealed needs no instance.
+        // A segment known to be sealed needs no instance.
         if votes && !is_sealed {
             group.seat = group.build();
             group.call(|_| ());

@@ -1,6 +1,6 @@
 //! Requests: proposals, reads and their answers.
 //!
-//! Must always hold: a request is answered once; a read is answered after a barrier that was
+//! Must always hold: a request is answered once; a read is answered only after a barrier that was
 //! proposed after the read arrived.
 
 use std::collections::VecDeque;
@@ -10,12 +10,12 @@ use bytes::Bytes;
 use crate::consensus::entry::{Barrier, Entry};
 use crate::consensus::input::{Answer, Effect, Refusal, RequestId};
 
-use super::{Group, Seat};
+use super::{Group, Role};
 
 /// Pending requests.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    /// Proposals by index, ascending: in an unbroken term an index names its proposal.
+    /// Proposals by ascending index: within an unbroken term an index identifies its proposal.
     proposed: VecDeque<(u64, RequestId)>,
     /// Reads for the next barrier.
     reads: Vec<RequestId>,
@@ -40,7 +40,7 @@ impl Group {
         self.emit(Effect::Answer(Answer::Refused { request, refusal }));
     }
 
-    /// Why this member accepts no requests, if it does not.
+    /// Why this member accepts no requests, if it accepts none.
     pub(super) fn unable(&self) -> Option<Refusal> {
         if self.term.is_none() {
             let leader = self.promised().filter(|leader| *leader != self.me());
@@ -77,13 +77,13 @@ impl Group {
             || mirror.weight() + bytes as u64 > segment_max as u64
     }
 
-    /// Appends as the leader and returns the index.
+    /// Appends as the leader; returns the index.
     pub(super) fn append(&mut self, entry: Entry) -> u64 {
         let index = self.store.get().end();
         if index == self.walked {
             self.watch.decided(self.now);
         }
-        if matches!(self.seat, Seat::Solo) {
+        if matches!(self.seat, Role::Solo) {
             self.store.get_mut().append(entry);
             self.persist();
         } else {
@@ -121,7 +121,7 @@ impl Group {
         self.append(Entry::Barrier(barrier));
     }
 
-    /// Answers the requests for these decided entries; `first` is the index of the first.
+    /// Answers the requests for these decided entries; `first` is the index of the first entry.
     pub(super) fn answer_decided(&mut self, first: u64, entries: &[Entry]) {
         let end = first + entries.len() as u64;
         while let Some((index, request)) = self.requests.proposed.front().copied()
@@ -144,7 +144,7 @@ impl Group {
         }
     }
 
-    /// Leadership is lost: the outcome of proposals is unknown, reads were not done.
+    /// Leadership was lost: the outcome of proposals is unknown, and reads were not done.
     pub(super) fn answer_lost(&mut self) {
         let requests = std::mem::take(&mut self.requests);
         self.requests.barriers = requests.barriers;

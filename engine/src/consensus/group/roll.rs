@@ -1,7 +1,7 @@
 //! Proposing the end of a segment, and handing over leadership.
 //!
-//! Must always hold: a seal is proposed only when the new members and a majority of the
-//! next ones are ready, and never after another one.
+//! Must always hold: a seal is proposed only when the added members and a majority of the next
+//! members are ready, and never after another seal.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::consensus::entry::{Entry, Seal};
 use crate::consensus::input::{Refusal, RequestId};
 use crate::consensus::message::Body;
 
-use super::{Group, Seat};
+use super::{Group, Role};
 
 impl Group {
     pub(super) fn roll(&mut self, request: RequestId, members: &[Member], version: u64) {
@@ -55,7 +55,7 @@ impl Group {
         ready > members.len() / 2
     }
 
-    /// Whether a member has nearly everything durable, and is reachable.
+    /// Whether a member is reachable and has nearly everything durable.
     fn is_ready(&self, member: StorageId) -> bool {
         if member == self.me() {
             return true;
@@ -70,7 +70,7 @@ impl Group {
         durable >= mirror.base() && mirror.weight_of(durable, mirror.decided) <= lag_max
     }
 
-    /// Proposes the seal: this member last, which gives it the highest pid.
+    /// Proposes the seal, with this member last: that gives it the highest pid.
     fn seal(&mut self, members: &[Member], version: u64) -> u64 {
         let me = &self.identity.me;
         let mut members: Vec<_> = members.iter().filter(|member| *member != me).cloned().collect();
@@ -78,7 +78,7 @@ impl Group {
         self.append(Entry::Seal(Seal { members, version }))
     }
 
-    /// Ends a segment that is large enough, with the same members.
+    /// Seals a segment that is large enough, and keeps its members.
     pub(super) fn roll_when_full(&mut self) {
         let mirror = self.store.get();
         let is_full = mirror.weight() >= self.limits.segment_bytes_max as u64
@@ -95,7 +95,7 @@ impl Group {
 
     pub(super) fn hand_over(&mut self, to: StorageId) {
         let is_member = self.segment().pid_of_storage(to).is_some();
-        if self.unable().is_some() || !is_member || matches!(self.seat, Seat::Solo) {
+        if self.unable().is_some() || !is_member || matches!(self.seat, Role::Solo) {
             return;
         }
         let pause = self.limits.roll_timeouts * self.limits.election_ticks;

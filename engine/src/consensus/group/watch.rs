@@ -1,4 +1,4 @@
-//! Time: elections, the watchdog, and yielding a leadership that makes no progress.
+//! Time: elections, the watchdog, and giving up a leadership that makes no progress.
 
 use omnipaxos::messages::ballot_leader_election::{HeartbeatMsg, HeartbeatRequest};
 
@@ -6,16 +6,16 @@ use crate::consensus::chain::StorageId;
 use crate::consensus::input::Effect;
 use crate::consensus::message::Standing;
 
-use super::{Group, Seat};
+use super::{Group, Role};
 
-/// When progress was made last.
+/// Ticks of the latest progress, by kind.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// A message that advances the protocol, or part of one.
+    /// A message that advances the protocol, or a part of one.
     moved: u64,
-    /// A decision, or the first proposal after all were decided.
+    /// A decision, or the first proposal after everything was decided.
     decided: u64,
-    /// The driver applied.
+    /// The driver applied entries.
     applied: u64,
     applied_index: u64,
 }
@@ -49,13 +49,13 @@ impl Group {
         }
         self.tick_copy();
         self.watch_phase();
-        self.watch_office();
+        self.watch_leadership();
     }
 
-    /// Whether the election's clock runs. In a fresh segment it stands still until the highest pid,
-    /// which sealed the last one, was heard of; for that member itself until a quorum was. Members
-    /// begin a segment one after the other: without this, rounds of heartbeats that no member could
-    /// answer yet would make the leader search for its own replacement.
+    /// Whether the election timer runs. In a fresh segment it stops until the member with the
+    /// highest pid, which sealed the previous segment, sends a heartbeat; for that member itself,
+    /// until a quorum does. Members begin a segment one after the other: without this, heartbeat
+    /// rounds that no member can answer yet would make the leader look for its own replacement.
     fn may_elect(&mut self) -> bool {
         if !self.is_welcome() {
             return false;
@@ -64,7 +64,7 @@ impl Group {
         let segment = self.segment();
         let mine = segment.pid_of(&self.identity.me);
         let highest = segment.members.len() as u64;
-        let unheard: Vec<_> = segment
+        let silent: Vec<_> = segment
             .members
             .iter()
             .filter(|member| !self.links.get(&member.storage).is_some_and(|link| link.is_heard))
@@ -72,16 +72,16 @@ impl Group {
             .filter(|member| *member != self.me())
             .collect();
         let is_heard = if mine == Some(highest) {
-            segment.members.len() - unheard.len() >= segment.quorum()
+            segment.members.len() - silent.len() >= segment.quorum()
         } else {
-            segment.member(highest).is_some_and(|member| !unheard.contains(&member.storage))
+            segment.member(highest).is_some_and(|member| !silent.contains(&member.storage))
         };
-        if is_heard || self.now >= until || !matches!(self.seat, Seat::Votes(_)) {
+        if is_heard || self.now >= until || !matches!(self.seat, Role::Votes(_)) {
             self.fresh_until = None;
             return true;
         }
-        // A member that had not begun the segment when the round was sent has not seen it.
-        for member in unheard {
+        // A member that began the segment after the round was sent has not seen it.
+        for member in silent {
             let request = HeartbeatRequest { round: self.heartbeat_round };
             self.send_heartbeat(member, HeartbeatMsg::Request(request));
         }
@@ -111,8 +111,9 @@ impl Group {
         others.count() + 1 >= segment.quorum()
     }
 
-    /// A member outside the accept phase without messages campaigns: it may hold a promise that
-    /// keeps it from ever joining the leader. The member that is furthest ahead goes first.
+    /// A member that is outside the accept phase and receives nothing campaigns: it may hold a
+    /// promise that keeps it from ever joining the leader. The member that is furthest ahead goes
+    /// first.
     fn watch_phase(&mut self) {
         if self.is_in_accept_phase() {
             self.watch.moved(self.now);
@@ -137,24 +138,24 @@ impl Group {
     }
 
     /// A leader that decides nothing despite requests, or whose driver applies nothing, gives up
-    /// its leadership: the crate alone would keep it forever.
-    fn watch_office(&mut self) {
-        if self.term.is_none() || !matches!(self.seat, Seat::Votes(_)) {
+    /// its leadership: the crate on its own would keep it forever.
+    fn watch_leadership(&mut self) {
+        if self.term.is_none() || !matches!(self.seat, Role::Votes(_)) {
             return;
         }
         let pause = self.limits.yield_timeouts * self.limits.election_ticks;
         let is_asked = self.store.get().end() > self.walked;
         let applies = self.watch.applied_index >= self.walked;
         if is_asked && self.now >= self.watch.decided + pause {
-            self.give_up("nothing was decided for several election timeouts");
+            self.yield_leadership("nothing was decided for several election timeouts");
         } else if applies {
             self.watch.applied = self.now;
         } else if self.now >= self.watch.applied + pause {
-            self.give_up("nothing was applied for several election timeouts");
+            self.yield_leadership("nothing was applied for several election timeouts");
         }
     }
 
-    fn give_up(&mut self, why: &'static str) {
+    fn yield_leadership(&mut self, why: &'static str) {
         self.emit(Effect::Yielded(why));
         self.rebuild();
         self.lose();

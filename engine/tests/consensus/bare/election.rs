@@ -43,7 +43,7 @@ fn b1_priority_1_that_campaigns_keeps_a_fresh_instance() {
     }
 }
 
-/// Node 3 promised a ballot of node 2 that no other node knows, and node 1 leads.
+/// Node 3 has promised a ballot of node 2 that no other node knows, and node 1 leads.
 fn with_a_higher_promise() -> Net {
     let mut net = Net::new(Options { preferred: Some(1), ..Options::default() });
     net.call(1, Instance::try_become_leader);
@@ -51,8 +51,8 @@ fn with_a_higher_promise() -> Net {
     net.append(1, 1);
     net.ticks(3);
     assert_eq!(net.leader(), Some(1));
-    // Node 2 campaigns, its Prepare reaches node 3 alone, and both crash. Node 2's own
-    // disk loses the promise that it had not synced.
+    // Node 2 campaigns, its Prepare reaches only node 3, and both crash. Node 2's own disk loses
+    // the promise, which was not synced.
     let disk = net.disks[1].copied();
     net.call(2, Instance::try_become_leader);
     net.link(2, 1).clear();
@@ -94,7 +94,7 @@ fn a_node_with_a_higher_promise_rejoins_when_it_campaigns() {
 }
 
 #[test]
-fn a_restarted_leader_has_lost_its_leadership_however_fast_it_is() {
+fn even_a_fast_restart_loses_leadership() {
     let mut net = Net::new(Options::default());
     let leader = net.until_leader();
     let ballot = net.node(leader).get_promise();

@@ -1,14 +1,14 @@
-//! Requirements of the bare crate on its links.
+//! What the bare crate requires of its links.
 
 use crate::random::Random;
 
 use super::net::{NEVER, Net, Options};
 
-/// Entries of a suffix of 2 MiB in blocks of 4 KiB.
+/// Number of entries of a suffix of 2 MiB in blocks of 4 KiB.
 const SUFFIX_ENTRIES: u64 = 512;
 
-/// Follower 1 lacks a suffix that is in flight for 200 ticks. Returns the number of suffixes sent
-/// to it within 400.
+/// Follower 1 lacks a suffix that takes 200 ticks to arrive. Returns the number of suffixes sent to
+/// it within 400 ticks.
 fn suffixes_sent(resend_ticks: u64) -> usize {
     let mut net = Net::new(Options { resend_ticks, ..Options::default() });
     let leader = net.until_leader();
@@ -46,9 +46,10 @@ struct Faults {
     take_once: bool,
     resend: bool,
     loss_permille: u64,
-    /// A message arrives after later ones.
+    /// Share of messages that arrive after later ones.
     late_permille: u64,
-    /// The end of a link and a new session, instead of single messages.
+    /// Share of steps in which a link ends and a new session begins, instead of losing single
+    /// messages.
     reset_permille: u64,
 }
 

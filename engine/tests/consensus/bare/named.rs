@@ -21,7 +21,7 @@ fn the_leader_counts_itself_before_any_disk() {
     let mut net = Net::new(Options::default());
     let leader = net.until_leader();
     net.append(leader, 1);
-    // One Accepted of a peer is enough at once: the crate does not ask for a sync of the leader.
+    // One Accepted of a peer is enough at once: the crate does not wait for the leader's own sync.
     net.ticks(2);
     assert_eq!(net.node(leader).get_decided_idx(), 1);
 }
@@ -82,8 +82,8 @@ fn a_storage_error_panics_the_instance() {
 
 #[test]
 fn a_fresh_instance_writes_an_empty_promise() {
-    // So a fresh segment is distinguished from one with a promise by "started", not by the promise:
-    // over an existing promise, even an empty one, the crate recovers first.
+    // So "started" must tell a fresh segment from one with a promise, not the promise itself: over
+    // an existing promise, even an empty one, the crate recovers first.
     use omnipaxos::storage::Storage;
     let net = Net::new(Options::default());
     let promise = net.disks[0].get_promise().unwrap();

@@ -1,7 +1,7 @@
 //! Instances of the bare crate, and the links between them.
 //!
 //! A link delivers in order and after its delay, unless the test overrides that. Heartbeats travel
-//! separately. The storage outlives its instance; `restart` makes a new one.
+//! separately. The storage outlives its instance; `restart` makes a new instance over it.
 
 use std::collections::VecDeque;
 
@@ -22,16 +22,16 @@ pub(super) const ELECTION_TICKS: u64 = 5;
 /// A resend timer that never fires.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// Interval at which a driver takes that does not do so after every call.
+/// Interval at which a driver takes messages that does not take them after every call.
 const TAKE_TICKS: u64 = 3;
 
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) nodes: u64,
     pub(super) resend_ticks: u64,
-    /// Priority 1 for this one.
+    /// The node with priority 1.
     pub(super) preferred: Option<u64>,
-    /// Take the outgoing messages after every call, not once for many inputs.
+    /// Takes the outgoing messages after every call, not once for many inputs.
     pub(super) take_every_call: bool,
 }
 
@@ -43,7 +43,7 @@ impl Default for Options {
 
 pub(super) struct Net {
     pub(super) options: Options,
-    /// By pid - 1; none while it is down.
+    /// By pid - 1; `None` while the node is down.
     pub(super) nodes: Vec<Option<Instance>>,
     pub(super) disks: Vec<Disk>,
     /// By sender, then receiver: arrival time and message.
@@ -53,9 +53,9 @@ pub(super) struct Net {
     /// Ticks that a message with a suffix takes.
     pub(super) suffix_ticks: u64,
     pub(super) now: u64,
-    /// Messages that left their link, with their arrival times.
+    /// Reordered messages, with their arrival times.
     pub(super) late: Vec<(u64, Message<Value>)>,
-    /// Suffixes sent by AcceptSync, in entries.
+    /// Lengths of the suffixes sent by AcceptSync, in entries.
     pub(super) suffixes: Vec<usize>,
 }
 
@@ -103,7 +103,7 @@ impl Net {
         self.take(pid);
     }
 
-    /// Ends an instance. Its writes are on its disk; messages in flight to it and from it are lost.
+    /// Drops an instance. Its writes are on its disk; messages in flight to and from it are lost.
     pub(super) fn crash(&mut self, pid: u64) {
         let at = pid as usize - 1;
         self.nodes[at] = None;
@@ -117,7 +117,7 @@ impl Net {
         self.nodes[pid as usize - 1].as_mut().unwrap()
     }
 
-    /// A call, and then the messages that it made.
+    /// Makes a call, then takes the messages that it produced.
     pub(super) fn call(&mut self, pid: u64, call: impl FnOnce(&mut Instance)) {
         call(self.node(pid));
         self.take(pid);
@@ -163,12 +163,12 @@ impl Net {
         queue.push_back((at, message));
     }
 
-    /// Everything between two nodes, in the order of its sending.
+    /// All messages between two nodes, in sending order.
     pub(super) fn link(&mut self, from: u64, to: u64) -> &mut Queue {
         &mut self.links[from as usize - 1][to as usize - 1]
     }
 
-    /// Both directions, both classes.
+    /// Both directions, heartbeats and other messages.
     pub(super) fn set_cut(&mut self, one: u64, other: u64, cut: bool) {
         self.cut[one as usize - 1][other as usize - 1] = cut;
         self.cut[other as usize - 1][one as usize - 1] = cut;
@@ -180,7 +180,7 @@ impl Net {
         }
     }
 
-    /// Delivers what is due, then a tick everywhere.
+    /// Delivers due messages, then ticks every node.
     pub(super) fn tick(&mut self) {
         self.now += 1;
         self.deliver();
@@ -229,7 +229,7 @@ impl Net {
         }
     }
 
-    /// The leader that says so itself and is in the accept phase.
+    /// The node that regards itself as leader and is in the accept phase.
     pub(super) fn leader(&self) -> Option<u64> {
         let nodes = self.nodes.iter().flatten();
         let leads = |node: &&Instance| node.get_current_leader() == Some((node.get_pid(), true));

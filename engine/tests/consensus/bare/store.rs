@@ -1,4 +1,4 @@
-//! A storage of the bare crate in memory; every write is durable at once.
+//! A storage for the bare crate in memory; every write is durable at once.
 
 use std::cell::{Ref, RefCell, RefMut};
 use std::rc::Rc;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 use omnipaxos::ballot_leader_election::Ballot;
 use omnipaxos::storage::{Entry, NoSnapshot, StopSign, Storage, StorageOp, StorageResult};
 
-/// An entry: a number. The test defines its size.
+/// An entry: a number. The test defines its size in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Value(pub(super) u64);
 
@@ -14,7 +14,7 @@ impl Entry for Value {
     type Snapshot = NoSnapshot;
 }
 
-/// Data that outlives an instance. A clone is the same disk.
+/// Data that outlives an instance. A clone shares the same disk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Disk(Rc<RefCell<Rows>>);
 

@@ -1,4 +1,4 @@
-//! Memory under load, with the limits that a node has.
+//! Memory under load, with the limits of a real node.
 
 use forebay_engine::consensus::Limits;
 
@@ -6,27 +6,27 @@ use crate::world::host;
 
 use super::World;
 
-/// A tick is 15 ms, so this is 10,000 blocks of 4 KiB in a second, in each group.
+/// A tick is 15 ms, so this is 10,000 blocks of 4 KiB per second in each group.
 const BLOCKS_PER_TICK: u64 = 150;
 const BLOCK_BYTES: usize = 4 << 10;
 
-/// Bytes that one member lacks in the beginning, in all groups together.
+/// Bytes that one member lacks at the start, in all groups together.
 const BEHIND_BYTES: usize = 100 << 20;
 
-/// Ticks in which it catches up.
+/// Maximum number of ticks in which it must catch up.
 const CATCH_UP_TICKS_MAX: u64 = 1500;
 
-/// Nodes 3 and 4 are well.
+/// Nodes 3 and 4 have no faults.
 const NODES: usize = 5;
 const DEAD: usize = 0;
 const SLOW: usize = 1;
 const BEHIND: usize = 2;
 
-/// Five nodes that are members of several groups, one after the other on one thread.
+/// A node of five, a member of several groups that run one after the other on one thread.
 struct Node {
     groups: Vec<World>,
     /// Maximum memory of the groups of a node.
-    most: u64,
+    bytes_max: u64,
 }
 
 impl Node {
@@ -40,7 +40,7 @@ impl Node {
             world.crash(BEHIND, u64::MAX);
             world
         });
-        Self { groups: groups.collect(), most: 0 }
+        Self { groups: groups.collect(), bytes_max: 0 }
     }
 
     fn load(&mut self) {
@@ -55,8 +55,8 @@ impl Node {
         self.check_memory();
     }
 
-    /// Memory of a group: its segment and what is undecided, and as much for a member that
-    /// copies. Groups share nothing, so those of a node may have as many times of it.
+    /// Limit for a group: its segment and its undecided entries, and the same again for a member
+    /// that copies. Groups share nothing, so a node may use this once per group.
     fn check_memory(&mut self) {
         let limits = Limits::default();
         let one = (limits.segment_bytes_max + limits.undecided_bytes_max) as u64;
@@ -68,7 +68,7 @@ impl Node {
                 let bound = if group.term().is_some() { one } else { 2 * one };
                 assert!(group.memory_bytes() <= bound, "{group:?}");
             }
-            self.most = self.most.max(sum);
+            self.bytes_max = self.bytes_max.max(sum);
         }
         let queue_max = one as usize + limits.sync_bytes_max;
         for world in &mut self.groups {
@@ -80,7 +80,7 @@ impl Node {
         self.groups.iter().map(|world| world.checks.decided.len()).sum()
     }
 
-    /// One node gets slow; the one that is behind comes back.
+    /// Slows one node down; the one that is behind returns.
     fn disturb(&mut self) {
         for world in &mut self.groups {
             world.nodes[SLOW].disk.sync_ticks_max = 4;
@@ -114,10 +114,10 @@ fn run(groups: usize) {
             ticks += 1;
             assert!(ticks < CATCH_UP_TICKS_MAX, "it catches up under load");
         }
-        let (decided, most) = (node.decided(), node.most >> 20);
+        let (decided, bytes_max) = (node.decided(), node.bytes_max >> 20);
         let steps: u64 = node.groups.iter().map(|world| world.steps).sum();
         format!(
-            "{groups} groups, {decided} blocks, {steps} steps, at most {most} MiB per node, \
+            "{groups} groups, {decided} blocks, {steps} steps, at bytes_max {bytes_max} MiB per node, \
              caught up after {ticks} ticks,"
         )
     });

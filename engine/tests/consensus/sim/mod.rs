@@ -1,4 +1,4 @@
-//! The machine in a world with faults: seeds, the checks of every step, and convergence.
+//! The machine in a world with faults: seeds, checks after every step, and convergence.
 
 mod bounds;
 mod named;
@@ -12,23 +12,23 @@ type World = world::World<Model>;
 /// Seeds that `make test` always runs.
 const FIXED_SEEDS: u64 = 100;
 
-/// Number of additional fresh seeds.
+/// Number of additional random seeds.
 const FRESH_SEEDS: u64 = 50;
 
 /// The make target that runs these seeds.
 const TARGET: &str = "sim-consensus";
 
-fn run(seed: u64) -> faults::Life<Model> {
-    seeds::live(seed, TARGET)
+fn run(seed: u64) -> faults::Run<Model> {
+    seeds::run_seed(seed, TARGET)
 }
 
 #[test]
 fn seeds_hold() {
-    seeds::live_all::<Model>(FIXED_SEEDS, FRESH_SEEDS, TARGET);
+    seeds::run_seeds::<Model>(FIXED_SEEDS, FRESH_SEEDS, TARGET);
 }
 
-/// Seeds that once failed. The check of a seal blamed a leader for a disk that was rolled back
-/// in the same instant (6574), and one that had been replaced for a seal that it copied (94447).
+/// Regression. The check of a seal blamed a leader for a disk that was rolled back in the same
+/// instant (6574), and a leader that had been replaced for a seal that it copied (94447).
 #[test]
 fn seeds_that_failed_once_hold() {
     for seed in [6574, 94447] {

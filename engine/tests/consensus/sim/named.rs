@@ -9,7 +9,7 @@ use super::World;
 use crate::world::ELECTION_TICKS;
 use crate::world::disk::Disk;
 
-/// Three members with a leader that has decided something.
+/// Three members with a leader that has decided an entry.
 pub(super) fn three() -> (World, usize) {
     serving(3, 3)
 }
@@ -82,7 +82,8 @@ fn a_member_with_a_higher_promise_rejoins_by_the_watchdog() {
     let (mut world, leader) = serving(5, 5);
     let others: Vec<_> = (0..5).filter(|at| *at != leader).collect();
     let (campaigner, witness) = (others[0], others[1]);
-    // The Prepare of the campaigner reaches the witness alone; then it is gone permanently.
+    // The campaigner's Prepare reaches only the witness; then the campaigner is removed
+    // permanently.
     let from = world.nodes[campaigner].storage();
     for at in (0..5).filter(|at| *at != witness && *at != campaigner) {
         let to = world.nodes[at].storage();
@@ -148,7 +149,7 @@ fn a_read_at_a_replaced_leader_is_never_answered_with_an_index() {
 }
 
 #[test]
-fn reads_that_come_together_share_a_barrier() {
+fn concurrent_reads_share_a_barrier() {
     let (mut world, leader) = three();
     let before = end(&world);
     for _ in 0..10 {
@@ -285,7 +286,7 @@ fn a_forbidden_roll_is_refused() {
     members = all(&world);
     members.remove(leader);
     refused(&mut world, members, Refusal::HandOverFirst);
-    // Node 3 is cut off: it was never heard of, or lags.
+    // Node 3 is cut off: no member has heard of it, or it lags.
     world.isolate(3, true);
     for _ in 0..60 {
         world.propose(leader, 100);
@@ -341,7 +342,7 @@ fn a_mismatched_message_is_dropped_and_counted() {
 }
 
 #[test]
-fn a_rolled_back_disk_is_refused_by_everyone_who_remembers() {
+fn a_rolled_back_disk_is_refused_by_every_peer_that_remembers() {
     let (mut world, leader) = three();
     let at = (leader + 1) % 3;
     let old = world.nodes[at].disk.copy();
@@ -359,8 +360,8 @@ fn a_rolled_back_disk_is_refused_by_everyone_who_remembers() {
     assert_eq!(world.leader(), Some(leader));
 }
 
-/// Regression (seed 6574): the simulation blamed the leader for a disk that was rolled back in
-/// the same instant.
+/// Regression (seed 6574): the simulation blamed the leader for a disk that was rolled back in the
+/// same instant.
 #[test]
 fn a_leader_may_seal_when_a_disk_was_just_rolled_back() {
     let (mut world, leader) = three();
@@ -387,7 +388,8 @@ fn a_leader_may_seal_when_a_disk_was_just_rolled_back() {
 fn a_copied_directory_is_refused_at_its_first_boot_elsewhere() {
     let (mut world, leader) = three();
     let at = (leader + 1) % 3;
-    // The copy is made while the node is down; both count the same boot, and draw.
+    // The copy is made while the node is down; both processes count the same boot, and draw
+    // different nonces.
     world.crash(at, world.now);
     let copy = world.nodes[at].disk.copy();
     world.ticks(6 * ELECTION_TICKS);
@@ -423,18 +425,18 @@ fn changes_of_the_leader_are_reported() {
     use forebay_engine::consensus::Effect;
     let (mut world, leader) = three();
     world.isolate(leader, true);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for _ in 0..10 * ELECTION_TICKS {
         let group = world.nodes[leader].group.as_mut().unwrap();
         let mut effects = Vec::new();
         group.step(forebay_messages::Timestamp(0), Input::Tick, &mut effects);
-        told.extend(effects.into_iter().filter_map(|effect| match effect {
+        reported.extend(effects.into_iter().filter_map(|effect| match effect {
             Effect::Leadership(leadership) => Some(leadership),
             _ => None,
         }));
         world.propose(leader, 20);
     }
-    assert!(matches!(told.first(), None | Some(Leadership::Follows(_))), "{told:?}");
+    assert!(matches!(reported.first(), None | Some(Leadership::Follows(_))), "{reported:?}");
 }
 
 #[test]
@@ -446,7 +448,7 @@ fn data_about_peers_without_a_vote_is_bounded() {
     }
     world.ticks(20);
     for round in 1..10 {
-        // Node 4 loses its disk repeatedly; each time it is a new peer.
+        // Node 4 loses its disk repeatedly and is a new peer each time.
         world.crash(4, world.now);
         let storage = StorageId(world.nodes[4].storage().0 + round);
         let first = world.nodes[leader].disk.rows.recover().segments[0].clone();

@@ -3,10 +3,10 @@
 use super::World;
 use super::named::three;
 
-/// Ticks that a roll takes with disks as slow as here, and some more.
+/// Ticks that a roll takes with disks of this speed, and some more.
 const ROLL_TICKS: u64 = 14;
 
-/// A roll begins; `victim` crashes `after` ticks later and is back in a while.
+/// Begins a roll; `victim` crashes `after` ticks later and restarts after a while.
 fn roll_with_a_crash(victim: usize, after: u64, remove: bool) {
     let (mut world, leader) = three();
     for node in &mut world.nodes {
@@ -26,7 +26,7 @@ fn roll_with_a_crash(victim: usize, after: u64, remove: bool) {
         }
         world.tick();
     }
-    let told = format!("{victim} crashes after {after} ticks, remove {remove}");
+    let context = format!("{victim} crashes after {after} ticks, remove {remove}");
     let acknowledged = world.checks.acknowledged;
     for _ in 0..300 {
         if let Some(leader) = world.leader() {
@@ -34,8 +34,8 @@ fn roll_with_a_crash(victim: usize, after: u64, remove: bool) {
         }
         world.tick();
     }
-    assert!(world.checks.acknowledged > acknowledged, "{told}: it serves");
-    world.until(&told, |world| {
+    assert!(world.checks.acknowledged > acknowledged, "{context}: it serves");
+    world.until(&context, |world| {
         let end = world.checks.decided.len() as u64;
         (0..3).all(|at| world.group(at).decided() == end)
     });
@@ -52,7 +52,7 @@ fn a_crash_at_every_step_of_a_roll_loses_nothing() {
     }
 }
 
-/// Two of three members are gone permanently.
+/// Two of three members are permanently lost.
 fn alone() -> (World, usize) {
     let (mut world, leader) = three();
     for _ in 0..10 {

@@ -1,4 +1,4 @@
-//! Invariants of every step, whatever fails.
+//! Invariants checked after every step, under all faults.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +7,15 @@ use forebay_engine::consensus::{Answer, ChainHash, Entry, Refusal, RequestId, St
 
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
-    /// By index: what some member was told as decided.
+    /// Entries that some member reported as decided, by index.
     pub(crate) decided: Vec<Entry>,
-    /// Hash of each segment by number.
+    /// Hash of each segment, by number.
     segments: BTreeMap<u64, ChainHash>,
     leaders: BTreeMap<Term, StorageId>,
-    /// Requests that wait, and for a read the end that its answer must cover.
+    /// Pending requests; for a read, with the end that its answer must cover.
     open: BTreeMap<RequestId, (StorageId, Option<u64>)>,
     blocks: BTreeMap<RequestId, Bytes>,
-    /// The end of the entries acknowledged to clients.
+    /// End of the entries acknowledged to clients.
     pub(crate) acknowledged: u64,
     pub(crate) answers: u64,
     pub(crate) reads: u64,
@@ -87,7 +87,7 @@ impl Checks {
         }
     }
 
-    /// The acknowledged block is the one at that index; acknowledged after the entry was reported.
+    /// Checks that the acknowledged block is the one at that index; the entry was reported before.
     pub(crate) fn acknowledged_is(&self, request: RequestId, index: u64) {
         let Some(block) = self.blocks.get(&request) else { return };
         match self.decided.get(index as usize) {
@@ -96,7 +96,7 @@ impl Checks {
         }
     }
 
-    /// A node is gone; requests to it have no answer.
+    /// Drops the requests to a node that crashed: they get no answer.
     pub(crate) fn crashed(&mut self, node: StorageId) {
         self.open.retain(|_, (asked, _)| *asked != node);
     }

@@ -1,8 +1,8 @@
-//! A disk of the simulation: writes are durable when their sync ends; a crash loses the
-//! others, but for some that the disk had written on its own, in order.
+//! A disk of the simulation. Writes are durable when their sync ends; a crash loses later ones,
+//! except a prefix that the disk happened to write.
 //!
-//! The rows are a model. What is under them is [`Backend`]: nothing, or a real storage, which
-//! must have the same rows whenever it is opened.
+//! The rows are a model. Below it is a [`Backend`]: none, or a real storage, which must have the
+//! same rows whenever it is opened.
 
 use std::collections::VecDeque;
 
@@ -10,28 +10,28 @@ use forebay_engine::consensus::{Member, Recovered, Row, Rows, Segment, StorageId
 
 use crate::random::Random;
 
-/// What keeps the rows of one data directory.
+/// The storage of one data directory.
 pub(crate) trait Backend: Sized {
     /// A fresh data directory.
     fn make(member: &Member, rows: &Rows) -> Self;
 
-    /// Opens it for the start number `boot`, which must be durable afterwards, with its nonce.
-    /// Returns its data: `rows`, unless the disk forgot something on its own.
+    /// Opens it for start number `boot`, which must be durable afterwards, with its nonce. Returns
+    /// its data: equal to `rows`, unless the disk lost data.
     fn open(&mut self, boot: u64, nonce: u64, rows: &Rows) -> Recovered;
 
     /// Makes writes durable, all or none, in one sync.
     fn commit(&mut self, writes: &[Write]);
 
-    /// The process dies while these writes are on their way; whether they survive.
+    /// The process dies while these writes are in progress; returns whether they survive.
     fn crash(&mut self, writes: &[Write], random: &mut Random) -> bool;
 
-    /// Decided rows, as many as `expected`, which must be the same ones.
+    /// Reads decided rows, which must equal `expected`.
     fn read(&self, first: u64, end: u64, bytes_max: usize, expected: &[Row]);
 
     /// The applied state of a peer was copied: the group starts again with this segment.
     fn rebase(&mut self, segment: &Segment, votes: bool);
 
-    /// A copy of the directory as it is now.
+    /// A copy of the directory in its current state.
     fn copy(&self) -> Self;
 }
 
@@ -66,16 +66,16 @@ impl Backend for Model {
 #[derive(Debug)]
 pub(crate) struct Disk<B> {
     pub(crate) storage: StorageId,
-    /// Starts so far; durable before anything else of a start.
+    /// Number of starts so far; durable before anything else in a start.
     pub(crate) boots: u64,
     pub(crate) rows: Rows,
     backend: B,
-    /// What the driver had applied and flushed.
+    /// End of the entries that the driver has applied and flushed.
     pub(crate) applied: u64,
     unsynced: VecDeque<(u64, Vec<Write>)>,
-    /// The sync that runs: up to which write, and when it ends.
+    /// The sync in progress: its last write, and when it ends.
     sync: Option<(u64, u64)>,
-    /// Ticks that a sync takes at most.
+    /// Maximum number of ticks of a sync.
     pub(crate) sync_ticks_max: u64,
 }
 
@@ -94,13 +94,13 @@ impl<B: Backend> Disk<B> {
         }
     }
 
-    /// The next start: its number, and what the group is opened over.
+    /// The next start: its number, and the data from which the group is opened.
     pub(crate) fn open(&mut self, nonce: u64) -> (u64, Recovered) {
         self.boots += 1;
         (self.boots, self.backend.open(self.boots, nonce, &self.rows))
     }
 
-    /// The directory as it is now; what is not synced is not in it.
+    /// A copy of the directory in its current state, without unsynced writes.
     pub(crate) fn copy(&self) -> Self {
         Self {
             backend: self.backend.copy(),
@@ -126,8 +126,8 @@ impl<B: Backend> Disk<B> {
         self.unsynced.push_back((upto, writes));
     }
 
-    /// The writes that are durable now, if there are any.
-    pub(crate) fn turn(&mut self, now: u64, random: &mut Random) -> Option<u64> {
+    /// Number of the last write that became durable now, if any.
+    pub(crate) fn poll_sync(&mut self, now: u64, random: &mut Random) -> Option<u64> {
         if let Some((upto, at)) = self.sync {
             if now < at {
                 return None;

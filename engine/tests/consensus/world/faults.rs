@@ -1,4 +1,4 @@
-//! One run of a world: clients, a controller and faults for a while, then healing, and the final
+//! One run of a world: a period with clients, a controller and faults, then healing, then the final
 //! checks.
 
 use std::collections::BTreeMap;
@@ -9,21 +9,22 @@ use forebay_engine::consensus::{Input, Member, Rows, StorageId};
 use super::disk::{Backend, Disk};
 use super::{ELECTION_TICKS, Node, World};
 
-/// Ticks with faults, and the most that healing may take.
+/// Duration of the period with faults, and the maximum duration of healing.
 const FAULT_TICKS: u64 = 400;
 const HEAL_TICKS_MAX: u64 = 1500;
 
-/// Minimum age of a restored backup: peers must have heard of later data on the disk since.
+/// Minimum age of a restored backup: peers must have received later data of the disk in the
+/// meantime.
 const BACKUP_TICKS: u64 = 8 * ELECTION_TICKS;
 
-pub(crate) struct Life<B> {
+pub(crate) struct Run<B> {
     world: World<B>,
-    /// Kinds of faults in this life.
+    /// Kinds of faults in this run.
     kinds: u64,
 }
 
-impl<B: Backend> Life<B> {
-    pub(crate) fn live(seed: u64) -> Self {
+impl<B: Backend> Run<B> {
+    pub(crate) fn of_seed(seed: u64) -> Self {
         let mut world = World::new(seed, 0, 0);
         let count = 3 + world.random.below(3) as usize;
         let voting = if world.random.permille(300) { 1 } else { 3 };
@@ -31,14 +32,14 @@ impl<B: Backend> Life<B> {
         world = World::new(seed, count, voting);
         world.random = random;
         let kinds = world.random.next();
-        let mut life = Self { world, kinds };
+        let mut run = Self { world, kinds };
         for _ in 0..FAULT_TICKS {
-            life.disturb();
-            life.work();
-            life.world.tick();
+            run.disturb();
+            run.work();
+            run.world.tick();
         }
-        life.heal();
-        life
+        run.heal();
+        run
     }
 
     pub(crate) fn trace(&self) -> u64 {
@@ -53,7 +54,7 @@ impl<B: Backend> Life<B> {
         self.world.random.below(self.world.nodes.len() as u64) as usize
     }
 
-    /// Clients and the controller.
+    /// Requests of clients and of the controller.
     fn work(&mut self) {
         let world = &mut self.world;
         for _ in 0..2 {
@@ -163,13 +164,13 @@ impl<B: Backend> Life<B> {
         }
     }
 
-    /// Whether the disk of one more member may forget something: a majority remembers.
+    /// Whether one more disk may lose data: a majority must keep theirs.
     fn may_lose(&self, at: usize) -> bool {
         let world = &self.world;
         let storage = world.nodes[at].storage();
         let fine =
             |storage: StorageId| !world.lost.contains(&storage) && world.at(storage).is_some();
-        // The newest segment, and the ones before that some node may still be in.
+        // The newest segment, and earlier ones in which some node may still be.
         let groups = world.nodes.iter().filter_map(|node| node.group.as_ref());
         let segments = groups.map(forebay_engine::consensus::Group::segment);
         let is_enough = |members: &[Member]| {
@@ -203,7 +204,7 @@ impl<B: Backend> Life<B> {
     fn back_up(&mut self, at: usize) {
         let now = self.world.now;
         let Some(backup) = self.world.nodes[at].backup.take() else {
-            // No other node knows anything about a node that was alone: not covered.
+            // If the node was alone, no other node can notice the loss: not covered.
             let rows = self.world.nodes[at].disk.rows.recover();
             let is_alone = rows.segments.last().is_none_or(|segment| segment.members.len() == 1);
             if self.world.random.permille(50) && !is_alone {
@@ -232,7 +233,7 @@ impl<B: Backend> Life<B> {
         }
         let rows = before.recover();
         if !forgot || rows.promise.is_none() {
-            // It may be refused, but had no vote to forget.
+            // It may be refused, but it had no vote to forget.
             return;
         }
         let others = self.world.nodes.iter().map(Node::storage);
@@ -240,8 +241,8 @@ impl<B: Backend> Life<B> {
         self.world.witnesses.insert(storage, (before.newest(), others));
     }
 
-    /// All other nodes are up and remember on disk what this one has: otherwise no node can know
-    /// that it was rolled back.
+    /// Whether all other nodes are up and have stored what this one has: otherwise none of them can
+    /// notice that it was rolled back.
     fn everyone_hears(&self, at: usize) -> bool {
         let world = &self.world;
         let node = &world.nodes[at];
@@ -256,7 +257,7 @@ impl<B: Backend> Life<B> {
         })
     }
 
-    /// All faults end; then everyone that may must agree, and the group must serve.
+    /// Ends all faults; then all members that may take part must agree, and the group must serve.
     fn heal(&mut self) {
         let world = &mut self.world;
         world.net.heal();
@@ -279,22 +280,22 @@ impl<B: Backend> Life<B> {
             }
         }
         if !has_majority(world) {
-            // A seal that was under way named a member that lost its disk meanwhile.
+            // A seal in progress named a member that lost its disk meanwhile.
             world.count("lives without a majority in the end");
             return;
         }
-        assert!(world.checks.acknowledged > before, "after healing it serves: {}", told(world));
+        assert!(world.checks.acknowledged > before, "after healing it serves: {}", summary(world));
         for _ in 0..HEAL_TICKS_MAX {
             if is_converged(world) && world.checks.open() == 0 {
                 return;
             }
             world.tick();
         }
-        panic!("after healing it converges: {}", told(world));
+        panic!("after healing it converges: {}", summary(world));
     }
 }
 
-/// What a disk must not forget.
+/// The part of a disk that must not be forgotten.
 fn has_promised(rows: &Rows) -> impl PartialEq + use<> {
     let recovered = rows.recover();
     let number = recovered.segments.last().map(|segment| segment.number);
@@ -319,7 +320,7 @@ fn is_converged<B: Backend>(world: &World<B>) -> bool {
     first.is_some() && ends.all(|end| end == first)
 }
 
-fn told<B: Backend>(world: &World<B>) -> String {
+fn summary<B: Backend>(world: &World<B>) -> String {
     let nodes = world.nodes.iter().map(|node| match &node.group {
         None => format!("{} is down", node.name),
         Some(group) => format!("{} {group:?}", node.name),
@@ -328,7 +329,7 @@ fn told<B: Backend>(world: &World<B>) -> String {
     format!("{}; lost {:?}; newest {:?}", nodes.join("\n"), world.lost, world.newest)
 }
 
-/// Over all seeds.
+/// Totals over all seeds.
 #[derive(Default)]
 pub(crate) struct Sum {
     seeds: u64,
@@ -343,8 +344,8 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
-    pub(crate) fn add<B>(&mut self, life: &Life<B>) {
-        let world = &life.world;
+    pub(crate) fn add<B>(&mut self, run: &Run<B>) {
+        let world = &run.world;
         self.seeds += 1;
         self.steps += world.steps;
         self.ticks += world.now;

@@ -1,5 +1,5 @@
-//! The only place of the simulation that sees the environment: seeds to run, output, durations.
-//! Nothing of it reaches the world.
+//! The only part of the simulation that sees the environment: seeds to run, output, durations. The
+//! world does not depend on it.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -10,7 +10,7 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// A number in the environment.
+/// A number from an environment variable.
 pub(crate) fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -24,13 +24,13 @@ pub(crate) fn print(line: impl Display) {
     println!("{line}");
 }
 
-/// A seed that was not run before.
+/// A random seed.
 pub(crate) fn fresh_seed() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     since.as_secs() << 20
 }
 
-/// Prints what `run` gives, and how long it took.
+/// Prints the result of `run`, and how long it took.
 pub(crate) fn timed<T: Display>(run: impl FnOnce() -> T) {
     let began = Instant::now();
     let result = run();

@@ -1,7 +1,7 @@
-//! The world of one seed: nodes, their disks, the network, clients, and time.
+//! The world of one seed: nodes, disks, network, clients and time.
 //!
-//! Shared by path with the tests of the crate `forebay-storage`, where a real storage is under
-//! the disks.
+//! Shared by path with the tests of the crate `forebay-storage`, which put a real storage below the
+//! disks.
 
 mod check;
 pub(crate) mod disk;
@@ -52,7 +52,7 @@ pub(crate) struct Node<B> {
     pub(crate) name: String,
     pub(crate) disk: Disk<B>,
     pub(crate) group: Option<Group>,
-    /// Applied by the driver, in memory.
+    /// End of the entries that the driver applied, in memory.
     applied: u64,
     pub(crate) starts_at: u64,
     pub(crate) incarnation: u32,
@@ -77,19 +77,19 @@ pub(crate) struct World<B> {
     pub(crate) net: Net,
     pub(crate) checks: Checks,
     pub(crate) limits: Limits,
-    /// Data directories that forgot something: none of them may vote again.
+    /// Data directories that lost data: none of them may vote again.
     pub(crate) lost: BTreeSet<StorageId>,
-    /// For each of them: the nodes that remember on disk that it had more.
+    /// For each of them, the nodes that have stored that it had more.
     pub(crate) witnesses: BTreeMap<StorageId, (u64, BTreeSet<StorageId>)>,
     /// All segments that began.
     segments: Vec<Segment>,
-    /// The newest of them.
+    /// The newest segment.
     pub(crate) newest: Segment,
     pub(crate) last_request: u64,
     pub(crate) version: u64,
     pub(crate) steps: u64,
     pub(crate) trace: u64,
-    /// Messages and writes go through their bytes.
+    /// Messages and writes are encoded and decoded on their way.
     is_coded: bool,
     /// FOREBAY_SIM_TRACE prints every input and effect.
     prints: bool,
@@ -101,7 +101,7 @@ pub(crate) struct World<B> {
 }
 
 impl<B: Backend> World<B> {
-    /// `voting` of `count` nodes make the first segment.
+    /// A world of `count` nodes; the first `voting` are the members of the first segment.
     pub(crate) fn new(seed: u64, count: usize, voting: usize) -> Self {
         let storage = |at: usize| StorageId((at as u128 + 1) * 1000);
         let member = |at| Member { name: name(at).as_str().into(), storage: storage(at) };
@@ -152,7 +152,7 @@ impl<B: Backend> World<B> {
         self.nodes[at].group.as_ref().unwrap()
     }
 
-    /// The leader of the newest segment, or of an older one when there is none.
+    /// The leader of the newest segment, or of an older one if it has none.
     pub(crate) fn leader(&self) -> Option<usize> {
         let leads = |at: &usize| {
             let group = self.nodes[*at].group.as_ref()?;
@@ -188,7 +188,7 @@ impl<B: Backend> World<B> {
         self.perform(at, effects, false);
     }
 
-    /// The driver applies what its storage has of sealed segments.
+    /// The driver applies entries of sealed segments from its storage.
     fn replay(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         let base = node.disk.rows.recover().segments.last().unwrap().base;
@@ -236,7 +236,7 @@ impl<B: Backend> World<B> {
         let storage = self.nodes[at].storage();
         let mut follow_up = Vec::new();
         for effect in effects {
-            self.note(at, &effect);
+            self.record(at, &effect);
             match effect {
                 Effect::Persist { writes, upto } => {
                     if led {
@@ -302,7 +302,7 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// A segment began, somewhere for the first time.
+    /// Records a segment when the first node begins it.
     pub(crate) fn began(&mut self, segment: Segment) {
         if segment.number > self.newest.number {
             self.segments.push(segment.clone());
@@ -310,8 +310,8 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// Folds an effect into the trace of the seed.
-    fn note(&mut self, at: usize, effect: &Effect) {
+    /// Adds an effect to the trace of the seed.
+    fn record(&mut self, at: usize, effect: &Effect) {
         if self.prints {
             host::print(format_args!("{} {} -> {effect:?}", self.now, self.nodes[at].name));
         }
@@ -333,8 +333,8 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// No node talks to a voter whose disk it knows to have been rolled back, while that voter is
-    /// in the segment in which it forgot something.
+    /// Checks that no node talks to a voter whose disk it knows to have been rolled back, while
+    /// that voter is in the segment in which it lost data.
     fn check_witness(&self, at: usize) {
         let storage = self.nodes[at].storage();
         for (lost, (segment, witnesses)) in &self.witnesses {
@@ -349,7 +349,7 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// What is decided for the first time is on the disks of a majority.
+    /// Checks that a newly decided entry is on the disks of a majority.
     fn check_durable(&self, index: u64) {
         let entry = &self.checks.decided[index as usize];
         let segment = self.segments.iter().rev().find(|segment| segment.base <= index).unwrap();
@@ -363,10 +363,10 @@ impl<B: Backend> World<B> {
         assert!(count >= segment.quorum(), "what is decided is on a majority of disks: {index}");
     }
 
-    /// A seal that a leader proposes: the new members and a majority are ready.
+    /// Checks that the added members and a majority are ready when a leader proposes a seal.
     fn check_seal(&self, writes: &[Write], at: usize) {
         if writes.iter().any(|write| matches!(write, Write::Adopted(_))) {
-            // A leader that was replaced without noticing copies the seal of another one.
+            // A leader that was replaced without noticing copies the seal of another leader.
             return;
         }
         let seals = writes.iter().filter_map(|write| match write {
@@ -397,7 +397,7 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// The rows of the applied state of a peer replace what this node has.
+    /// Replaces the rows of this node by those of a peer's applied state.
     fn copy_state(&mut self, at: usize, from: StorageId) {
         self.count("states copied");
         let Some(peer) = self.at(from).filter(|peer| self.nodes[*peer].group.is_some()) else {
@@ -446,7 +446,7 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// A driver ends a session with too many messages in flight.
+    /// Ends sessions with too many bytes in flight, as a driver does.
     pub(crate) fn reset_full_links(&mut self, bytes_max: usize) {
         for (one, other) in self.net.full(bytes_max) {
             self.count("full links");
@@ -454,7 +454,7 @@ impl<B: Backend> World<B> {
         }
     }
 
-    /// Ticks until it holds; panics after many.
+    /// Ticks until the condition holds; panics after many ticks.
     pub(crate) fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         for _ in 0..2000 {
             if holds(self) {
@@ -500,7 +500,7 @@ impl<B: Backend> World<B> {
     }
 
     fn sync(&mut self, at: usize) {
-        while let Some(upto) = self.nodes[at].disk.turn(self.now, &mut self.random) {
+        while let Some(upto) = self.nodes[at].disk.poll_sync(self.now, &mut self.random) {
             self.step(at, Input::Persisted { upto });
         }
         if self.nodes[at].group.is_some() && self.random.permille(30) {

@@ -1,5 +1,5 @@
-//! The network of the simulation: sessions between pairs of processes, each direction first in,
-//! first out; heartbeats are separate, and lost one by one.
+//! The network of the simulation: sessions between pairs of processes, first in, first out in each
+//! direction. Heartbeats travel separately and are lost one by one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,25 +13,25 @@ pub(crate) type Pair = (StorageId, StorageId);
 #[derive(Debug, Default)]
 struct Direction {
     queue: VecDeque<(u64, Envelope)>,
-    /// Nothing arrives.
+    /// No message arrives.
     is_cut: bool,
-    /// Ticks that a message takes at most.
+    /// Maximum number of ticks that a message takes.
     slow: u64,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Net {
     directions: BTreeMap<Pair, Direction>,
-    /// By process and peer: the session that it knows.
+    /// The session that a process knows, by process and peer.
     known: BTreeMap<Pair, Session>,
-    /// The session of a pair, smaller id first.
+    /// The session of each pair, smaller id first.
     sessions: BTreeMap<Pair, Session>,
-    /// Changes that a process has not seen: when, which, peer, session.
+    /// Changes that a process has not seen yet: when, which process, peer, session.
     changes: Vec<(u64, StorageId, StorageId, Option<Session>)>,
     heartbeats: Vec<(u64, Envelope)>,
     last_session: u64,
     pub(crate) loss_permille: u64,
-    /// The longest suffix that was sent at once.
+    /// Size of the longest suffix sent at once.
     pub(crate) suffix_bytes_max: usize,
 }
 
@@ -49,7 +49,7 @@ fn pair(one: StorageId, other: StorageId) -> Pair {
     (one.min(other), one.max(other))
 }
 
-/// What a process sees of the network.
+/// A network event that a process receives.
 pub(crate) enum Arrival {
     Connected(StorageId, StorageId, Session),
     Disconnected(StorageId, StorageId),
@@ -102,13 +102,13 @@ impl Net {
         self.sessions.contains_key(&pair(one, other))
     }
 
-    /// Whether the session that `here` knows is the one that there is now.
+    /// Whether the session known to `here` is the current one.
     pub(crate) fn is_current(&self, here: StorageId, there: StorageId) -> bool {
         let session = self.sessions.get(&pair(here, there));
         session.is_some() && session == self.known.get(&(here, there))
     }
 
-    /// Ends a session; messages in flight are lost. Each end sees it later, at its own time.
+    /// Ends a session; messages in flight are lost. Each end learns of it later, at its own time.
     pub(crate) fn reset(
         &mut self,
         now: u64,
@@ -150,7 +150,7 @@ impl Net {
         self.directions.entry((from, to)).or_default().slow = ticks;
     }
 
-    /// Pairs with more bytes of messages in flight than this, in one direction.
+    /// Pairs with more bytes in flight than this in one direction.
     pub(crate) fn full(&self, bytes_max: usize) -> Vec<Pair> {
         let weight = |direction: &Direction| {
             direction.queue.iter().map(|(_, envelope)| weight_of(&envelope.body)).sum::<usize>()
@@ -167,7 +167,7 @@ impl Net {
         }
     }
 
-    /// Due arrivals, in order; taken one by one, as each may change later ones.
+    /// Next due arrival, in order; taken one at a time, because each may change later ones.
     pub(crate) fn next(&mut self, now: u64) -> Option<Arrival> {
         if let Some(at) = self.changes.iter().position(|(at, ..)| *at <= now) {
             let (_, here, there, session) = self.changes.remove(at);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A group with a row of every kind, in files.
+/// Writes a group with a row of every kind, in files.
 fn full(path: &Path) {
     let site = Site::open(path);
     site.groups.begin_group(1, segment(3), true).unwrap();
@@ -23,7 +23,7 @@ fn full(path: &Path) {
     site.log.flush().unwrap();
 }
 
-/// Rows of consensus: key and value.
+/// Keys and values of the consensus rows.
 fn rows(log: &LocalLog) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut found = Vec::new();
     let mut rows = log.database().db().raw_iterator();
@@ -35,18 +35,19 @@ fn rows(log: &LocalLog) -> Vec<(Vec<u8>, Vec<u8>)> {
     found
 }
 
-/// Opens the directory after `change` of its rows; what a group is opened over, and the group.
+/// Opens the directory after `change` to its rows: the data of a group, and the group itself.
 fn open_after(path: &Path, change: impl FnOnce(&LocalLog)) -> Result<(), String> {
     let log = LocalLog::open_small(&path.join("log"), &Medium::disk()).unwrap();
     change(&log);
     log.flush().unwrap();
     drop(log);
-    let told = |error: &dyn std::fmt::Display| error.to_string();
-    let site = Site::try_open(path, &start(6)).map_err(|error| told(&error))?;
+    let full_text = |error: &dyn std::fmt::Display| error.to_string();
+    let site = Site::try_open(path, &start(6)).map_err(|error| full_text(&error))?;
     for group in site.groups.groups() {
-        let recovered = site.groups.recover(group).map_err(|error| told(&error))?;
+        let recovered = site.groups.recover(group).map_err(|error| full_text(&error))?;
         let identity = site.groups.node().identity(9, 1, group);
-        Machine::open(identity, Limits::default(), recovered, 0).map_err(|error| told(&error))?;
+        Machine::open(identity, Limits::default(), recovered, 0)
+            .map_err(|error| full_text(&error))?;
     }
     Ok(())
 }
@@ -67,7 +68,7 @@ fn every_row_of_a_newer_version_says_so() {
         });
         let error = error.unwrap_err();
         assert!(error.contains("format 2") && error.contains("use a newer forebay"), "{error}");
-        // Back as it was; nothing else was touched.
+        // Restore the row: nothing else was changed.
         open_after(dir.path(), |log| log.database().db().put(&key, &value).unwrap()).unwrap();
     }
 }
@@ -110,7 +111,7 @@ fn an_entry_of_another_history_is_named() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-    /// Bytes that were not written are an error or another legal state, never a panic.
+    /// Changed bytes are an error or another legal state, never a panic.
     #[test]
     fn spoiled_rows_never_panic(
         which: prop::sample::Index,
@@ -132,7 +133,7 @@ proptest! {
         });
     }
 
-    /// Nor do rows under unknown keys.
+    /// Rows under unknown keys do not panic either.
     #[test]
     fn any_row_never_panics(tail: Vec<u8>, bytes: Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Rows of groups compared with their model, through crashes, torn blocks and damage.
+//! Rows of groups compared with their model, after crashes, torn blocks and damage.
 
 mod damage;
 mod model;
@@ -18,7 +18,7 @@ use crate::{
     log::LogStore,
 };
 
-/// A data directory that is open.
+/// An open data directory.
 struct Site {
     groups: Arc<Groups>,
     faults: Arc<JournalFaults>,
@@ -55,7 +55,7 @@ fn segment(members: u128) -> Segment {
     Segment::first(9, 1, (1..=members).map(member).collect())
 }
 
-/// A row after the history with this hash.
+/// A row that follows the history with this hash.
 fn row(before: RunningHash, len: usize, fill: u8) -> Row {
     let entry = Entry::Block(Bytes::from(vec![fill; len]));
     let hash = before.after(&entry);
@@ -126,7 +126,7 @@ fn each_start_is_counted_and_the_directory_keeps_its_identity() {
         let site = Site::try_open(dir.path(), &begun).unwrap();
         let node = site.groups.node();
         assert_eq!((node.storage, node.boot, node.nonce), (StorageId(101), boot, boot * 10));
-        // It is durable: the crash is now.
+        // The start is durable although the process crashes here.
     }
 }
 
@@ -143,7 +143,7 @@ fn a_directory_of_another_node_is_refused_and_the_start_not_counted() {
     assert_eq!(Site::open(dir.path()).groups.node().boot, 2);
 }
 
-/// An old directory opens, and an older forebay refuses it only once it has rows of consensus.
+/// An old directory opens, and an older forebay refuses it only once it has consensus rows.
 #[test]
 fn the_format_is_raised_by_the_first_start_with_groups() {
     let dir = tempfile::tempdir().unwrap();
@@ -194,7 +194,7 @@ fn the_writes_of_all_groups_go_with_one_sync() {
     }
 }
 
-/// Every way in which a block with the writes of two groups can be torn.
+/// Every possible tear of a block that contains writes of two groups.
 #[test]
 fn a_torn_block_has_all_writes_of_all_groups_or_none() {
     let writes = appends(0, RunningHash::default(), 4, 200);

@@ -1,4 +1,4 @@
-//! Rows on disk are what the model of them is, whatever is written and whenever it crashes.
+//! Rows on disk equal their model after any writes and crashes.
 
 use forebay_engine::consensus::{Rows, Seal};
 use omnipaxos::ballot_leader_election::Ballot;
@@ -46,7 +46,7 @@ fn ballot(n: u32) -> Ballot {
     Ballot { config_id: 1, n, priority: 0, pid: 2 }
 }
 
-/// The writes that a step means, over these rows.
+/// The writes of a step, given these rows.
 fn writes_of(step: &Step, rows: &Rows) -> Vec<Write> {
     let recovered = rows.recover();
     let current = recovered.segments.last().unwrap();
