@@ -1,7 +1,7 @@
 # `make run`, `make test`: the two commands of the README. `make help` lists the rest.
 #
-# Everything is built in one target directory, with the cargo profile `release`; only the
-# binary that is installed and measured is linked as a whole, with `dist` (docs/decisions/0001).
+# Everything is built in one target directory with the cargo profile `release`; the installed and
+# measured binary is built with `dist`, which has link-time optimization (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
 .PHONY: help run build install test test-long sim sim-long sim-consensus sim-consensus-disk bench bench-counts bench-whole bench-redis bench-steady bench-failover bench-million check lint doc fmt clean-data tools
@@ -11,15 +11,15 @@ home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6
 export PATH := $(or $(PATH),/usr/local/bin:/usr/bin:/bin)$(if $(home),:$(home)/.cargo/bin)
 export CARGO_TARGET_DIR := $(or $(FOREBAY_TARGET_DIR),$(if $(home),$(home)/.cache/forebay/target,$(CURDIR)/target))
 
-# RocksDB is compiled once, apart from all else (scripts/rocksdb says why).
-# (With its own PATH: $(shell) is not given what is exported here.)
+# RocksDB is compiled once, separately from the rest (scripts/rocksdb says why). PATH is passed
+# explicitly, because $(shell) does not see exported variables.
 rocksdb_version := $(shell PATH="$(PATH)" sed -n '/^name = "librocksdb-sys"/{n;s/^version = "\(.*\)"/\1/p;}' Cargo.lock)
 export ROCKSDB_LIB_DIR := $(CARGO_TARGET_DIR)/rocksdb-$(rocksdb_version)
 export ROCKSDB_STATIC := 1
 
 binary := $(CARGO_TARGET_DIR)/dist/forebay
 
-# CI builds what Cargo.lock says and nothing else.
+# CI builds exactly the versions of Cargo.lock.
 locked := $(if $(CI),--locked)
 everything := --release --workspace --all-features $(locked)
 # Debug assertions and overflow checks in our own crates; dependencies are not rebuilt.
@@ -38,11 +38,11 @@ build: tools ## build the `forebay` binary that is installed and measured: linke
 install: build ## put that binary into ~/.cargo/bin, or DIR=...
 	install -D -m 755 "$(binary)" "$(or $(DIR),$(home)/.cargo/bin)/forebay"
 
-# Tests send signals to the binary, and what started make may ignore some (nohup, a script's
-# `&`): programs inherit that.
+# Tests send signals to the binary. The caller of make may ignore some of them (nohup, a script's
+# `&`), and programs inherit that.
 defaults := $(shell PATH="$(PATH)" env --default-signal=HUP true 2>/dev/null && echo env --default-signal=HUP,INT,QUIT,TERM)
 
-# Doc tests first: the last lines are those of the runner of all other tests.
+# Doc tests first, so that the output ends with the summary of all other tests.
 test: tools ## doc tests, then every other test
 	cargo test $(asserted) $(everything) --doc
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -74,7 +74,7 @@ sim-consensus-disk: tools ## the same over data directories on a disk under SEED
 	$(if $(SEED),FOREBAY_SIM_SEED=$(SEED)) $(if $(SEEDS)$(SEED),$(if $(SEEDS),FOREBAY_SIM_SEEDS=$(SEEDS)),FOREBAY_SIM_SEEDS=200) \
 		cargo test $(asserted) --release $(locked) -p forebay-storage --features testkit --test consensus -- --exact seeds_hold_on_disk --nocapture
 
-# Ratios of one run say more than figures; `scripts/bench --help` has its options.
+# Ratios within a run mean more than absolute values; `scripts/bench --help` lists the options.
 bench: tools ## micro-benches, then the whole beside the ideal queue, and the plot; BENCH='--bench limiter' runs that one alone
 	cargo bench --workspace --all-features $(locked) $(BENCH)
 	$(if $(BENCH),,@$(MAKE) --no-print-directory bench-whole)

@@ -1,5 +1,5 @@
-//! Operations to be counted in instructions: `scripts/callgrind` runs this twice under callgrind,
-//! with different numbers of operations, and prints the cost of one more.
+//! Operations whose instructions are counted: `scripts/callgrind` runs this twice under callgrind,
+//! with different numbers of operations, and prints the cost of one operation.
 //!
 //! usage: counts OPERATION TIMES; without them it lists the operations.
 
@@ -10,7 +10,7 @@ use std::hint::black_box;
 use common::{
     decision::{World, scattered},
     inbox::Inboxes,
-    life::Lives,
+    life::LifeCycles,
     permit::Permits,
     whole,
 };
@@ -32,20 +32,20 @@ const OPERATIONS: [Operation; 7] = [
             world.decide(at % 1_000);
         }
     }),
-    ("apply: lives of 64 entries, one vqueue", |times| lives(1, times)),
-    ("apply: lives of 64 entries, 1,000 vqueues", |times| lives(1_000, times)),
-    // All of the library, with RocksDB and its flushes: the figure varies by a percent.
+    ("apply: lives of 64 entries, one vqueue", |times| life_cycles(1, times)),
+    ("apply: lives of 64 entries, 1,000 vqueues", |times| life_cycles(1_000, times)),
+    // The whole library, with RocksDB and its flushes: the figure varies by a percent.
     ("whole: 16 entries, in batches of 64, on disk", |times| whole::run(16 * times)),
 ];
 
 fn permits(levels: u32, times: u32) {
     let mut permits = Permits::new(levels);
-    (0..times).for_each(|_| permits.live());
+    (0..times).for_each(|_| permits.run_batch());
 }
 
-fn lives(vqueues: u64, times: u32) {
-    let mut lives = Lives::new(vqueues);
-    (0..times).for_each(|_| lives.live());
+fn life_cycles(vqueues: u64, times: u32) {
+    let mut life_cycles = LifeCycles::new(vqueues);
+    (0..times).for_each(|_| life_cycles.run_batch());
 }
 
 #[expect(clippy::print_stdout, reason = "a program for a terminal")]

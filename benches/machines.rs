@@ -1,8 +1,8 @@
 //! The cost of the inbox, and of applying the records of a partition.
 //!
-//! Target of the design: the head of a vqueue from its cache under 150 ns. Baselines: for the inbox
-//! a binary heap of the same keys; for applying, inserts, changes and deletes of the same entries
-//! in a plain hash map.
+//! Target: the head of a vqueue from its cache under 150 ns. Baselines: a binary heap of the same
+//! keys for the inbox; inserts, changes and deletes of the same entries in a plain hash map for
+//! applying.
 
 mod common;
 
@@ -16,14 +16,14 @@ use divan::{Bencher, black_box, counter::ItemsCount};
 use common::{
     decision::key,
     inbox::Inboxes,
-    life::{BATCH, Lives},
+    life::{BATCH, LifeCycles},
 };
 
 fn main() {
     divan::main();
 }
 
-/// One entry is enqueued, taken and confirmed.
+/// Enqueues, takes and confirms one entry.
 #[divan::bench(sample_size = 10_000)]
 fn inbox(bencher: Bencher<'_, '_>) {
     let mut inboxes = Inboxes::new();
@@ -40,11 +40,11 @@ fn inbox_baseline(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// The lives of 64 entries in this many vqueues.
+/// The life cycles of 64 entries in this many vqueues.
 #[divan::bench(args = [1, 1_000, 100_000], sample_size = 20)]
 fn apply(bencher: Bencher<'_, '_>, vqueues: u64) {
-    let mut lives = Lives::new(vqueues);
-    bencher.counter(ItemsCount::new(BATCH)).bench_local(|| lives.live());
+    let mut life_cycles = LifeCycles::new(vqueues);
+    bencher.counter(ItemsCount::new(BATCH)).bench_local(|| life_cycles.run_batch());
 }
 
 #[divan::bench(sample_size = 20)]

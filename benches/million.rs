@@ -6,14 +6,14 @@
 //! cargo bench --bench million -- 100000 [all|many|one|later] [DIR]
 //! ```
 //!
-//! `many`: enqueue while nothing may start, kill -9, start (how long until the first handler runs),
-//! stop cleanly, start again, run everything. `one`: the same number of entries in one vqueue, run
-//! to the end: the cost of the first and the last 1,000. `later`: a million vqueues whose entry is
-//! due tomorrow. Each phase is a separate process, so that memory and start time are those of the
-//! phase.
+//! `many`: enqueue while nothing may start, kill -9, start (measures the time until the first
+//! handler runs), stop cleanly, start again, run everything. `one`: the same number of entries in
+//! one vqueue, run to the end: the cost of the first and the last 1,000. `later`: a million vqueues
+//! whose entry is due tomorrow. Each phase is a separate process, so that its memory and start time
+//! are its own.
 //!
-//! Handled entries are counted by number: an entry that is lost or handled twice in a phase without
-//! a kill ends the program with an error.
+//! Handled entries are counted by number: an entry that is lost, or handled twice in a phase
+//! without a kill, ends the program with an error.
 
 #![expect(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -35,20 +35,21 @@ use tokio::sync::Notify;
 
 type Done<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
-/// Entries of a run under plain `cargo bench`.
+/// Number of entries under plain `cargo bench`.
 const COUNT_DEFAULT: u64 = 100_000;
-/// Scopes that the vqueues are spread over.
+/// Number of scopes of the vqueues.
 const SCOPES: u64 = 1_000;
 /// Entries per batch, and batches in flight.
 const BATCH: u64 = 1_000;
 const BATCHES_IN_FLIGHT: usize = 4;
-/// Maximum number of handlers: those running while the gate is closed, and the window of `one`.
+/// Maximum number of running handlers: those running while the gate is closed, and the window of
+/// `one`.
 const RUNNING_MAX: u32 = 256;
 /// Number of dequeues compared.
 const WINDOW: u64 = 1_000;
 /// Maximum time of a phase without progress.
 const STUCK: Duration = Duration::from_secs(120);
-/// Printed by a child when its part is done; then it waits until its standard input is closed.
+/// Printed by a child when its part is done; it then waits until its standard input is closed.
 const READY: &str = "ready";
 
 /// What the handlers observe and count.
@@ -61,7 +62,7 @@ struct Work {
     times: Vec<AtomicU8>,
     /// Nanoseconds from the start until the nth entry was handled.
     at: Vec<AtomicU64>,
-    /// Nanoseconds of processor time by then (only around the windows).
+    /// CPU time at that moment, in nanoseconds (only around the windows).
     cpu: Vec<AtomicU64>,
 }
 
@@ -114,7 +115,7 @@ fn memory(line: &str) -> u64 {
     number.unwrap_or_default()
 }
 
-/// Processor time of this process so far, summed over its threads.
+/// CPU time of this process so far, summed over its threads.
 fn cpu_nanos() -> u64 {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return 0 };
     let nanos = |task: std::fs::DirEntry| {
@@ -235,8 +236,8 @@ fn check(work: &Work, count: u64) -> Done {
     }
 }
 
-/// Cost of the nth window of 1,000 dequeues: wall and processor time per entry, in microseconds,
-/// smoothed over `around` windows.
+/// Cost of the nth window of 1,000 dequeues: wall and CPU time per entry, in microseconds, smoothed
+/// over `around` windows.
 fn window(work: &Work, from: usize, to: usize) -> (f64, f64) {
     let load = |all: &[AtomicU64], at: usize| all[at].load(Ordering::Acquire) as f64;
     let entries = (to - from) as f64 * WINDOW as f64 * 1_000.0;

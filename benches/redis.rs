@@ -1,16 +1,16 @@
-//! The workload of `forebay bench` on a Redis server: a list per step, each change synced before it
-//! is answered (`appendfsync always`). `scripts/bench-redis` starts the server and runs both in
-//! turn.
+//! The workload of `forebay bench` on a Redis server: a list per step; each change is synced before
+//! it is answered (`appendfsync always`). `scripts/bench-redis` starts the server and runs both
+//! alternately.
 //!
 //! A producer pushes a batch and waits until all of it has completed. A consumer moves up to a
-//! batch to its own list (so that its crash loses nothing) in one pipeline, reads the items and
-//! removes them from that list: one by one, as forebay's entries end, or all at once. Each has its
-//! own connection and thread; there are as many consumers as producers or fewer, whichever suits
-//! the server. No limits, no retries.
+//! batch to a list of its own (so that its crash loses nothing) in one pipeline, reads the items
+//! and removes them from that list: one by one, as forebay's entries end, or all at once. Each has
+//! its own connection and thread; there are at most as many consumers as producers, the number that
+//! is best for the server. No limits, no retries.
 //!
 //! With keys, items of one key run one after the other: a list per key, whose head is the running
-//! item, and a queue of the keys that may proceed. Three scripts maintain them, each for a batch at
-//! once.
+//! item, and a queue of the keys that may proceed. Three scripts maintain them, each for a whole
+//! batch.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -41,14 +41,14 @@ const COMPLETE: &str = "for i = 2, #ARGV do redis.call('LREM', ARGV[1], 1, ARGV[
     redis.call('LPOP', 'key:' .. ARGV[i]) \
     if redis.call('LLEN', 'key:' .. ARGV[i]) > 0 then \
         redis.call('RPUSH', 'queue', ARGV[i]) end end return 1";
-/// How long a consumer waits for items before checking whether the run is over, in seconds.
-const PATIENCE_S: u64 = 1;
+/// How long a consumer waits for items before it checks whether the run is over, in seconds.
+const POLL_S: u64 = 1;
 /// Results count only after this time.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// Bytes of an item that identify its producer.
 const NUMBER_LEN: usize = 16;
 
-/// A connection of its own, without a limit of time for an answer.
+/// A separate connection, without a time limit for answers.
 fn connect(port: u16) -> RedisResult<Connection> {
     Client::open(format!("redis://127.0.0.1:{port}/"))?.get_connection()
 }
@@ -59,9 +59,9 @@ struct Batches {
     is_over: AtomicBool,
     batch: usize,
     payload: usize,
-    /// 0: no keys.
+    /// 0 means no keys.
     keys: u64,
-    /// A batch ends as a whole.
+    /// Whether a batch is removed as a whole.
     ends_at_once: bool,
 }
 
@@ -133,13 +133,13 @@ fn produce(batches: &Batches, producer: usize, port: u16) -> Done<Vec<(Instant, 
     Ok(lives)
 }
 
-/// Takes items, up to a batch at once, until the run is over and no more arrive.
+/// Takes items, up to a batch at a time, until the run is over and no more arrive.
 fn consume(batches: &Batches, consumer: u64, port: u16) -> Done {
     let mut server = connect(port)?;
     let own = format!("own-{consumer}");
-    // Waits for the first item; takes others that are there.
+    // Waits for the first item; takes others that are available.
     let mut take = pipe();
-    take.cmd("BLMOVE").arg(QUEUE).arg(&own).arg("LEFT").arg("RIGHT").arg(PATIENCE_S);
+    take.cmd("BLMOVE").arg(QUEUE).arg(&own).arg("LEFT").arg("RIGHT").arg(POLL_S);
     for _ in 1..batches.batch {
         take.cmd("LMOVE").arg(QUEUE).arg(&own).arg("LEFT").arg("RIGHT");
     }
@@ -160,10 +160,10 @@ fn consume(batches: &Batches, consumer: u64, port: u16) -> Done {
     }
 }
 
-/// Reads items and removes them from a consumer's list, which has no others.
+/// Reads items and removes them from a consumer's list, which contains no others.
 fn complete(batches: &Batches, server: &mut Connection, own: &str, items: &[Vec<u8>]) -> Done {
     for item in items {
-        // The work itself: read it once.
+        // The work itself: read the item once.
         std::hint::black_box(item[0]);
     }
     let mut removal = pipe();

@@ -1,11 +1,12 @@
 //! The cost of a scheduling decision in the machines alone: vqueue and limiter.
 //!
-//! Target of the design: 2 million decisions per second and core over a million vqueues (500 ns
-//! each). One iteration is one complete decision: the entry is notified, a permit acquired, granted
-//! and handed over with the decision, the decision confirmed, the permit released.
+//! Target: 2 million decisions per second and core over a million vqueues (500 ns each). One
+//! iteration is one complete decision: the entry is announced, a permit acquired, granted and
+//! handed over with the decision, the decision confirmed, the permit released.
 //!
-//! `baseline` does the minimum that can be called a decision over the same vqueues: a row of plain
-//! queues, and one counter per scope in a hash table. It has no order among waiters, no changing
+//! `baseline` makes the simplest possible decision over the same vqueues: a row of plain queues,
+//! and one counter per scope in a hash table. It has no order among waiters, no changing limits, no
+//! hierarchy, and nothing to recover.
 //! limits, no hierarchy, and nothing to recover.
 
 mod common;

@@ -1,5 +1,5 @@
-//! forebay inside an axum application: a request enqueues work for a tenant and may wait for its
-//! result; limits are changed through the API while it runs.
+//! forebay in an axum application: a request enqueues work for a tenant and may wait for its
+//! result; the API changes limits at run time.
 //!
 //! ```sh
 //! cargo run --release --example axum -- ./data 127.0.0.1:8080
@@ -34,7 +34,7 @@ struct Accepted {
 
 type Counts = BTreeMap<String, u32>;
 
-/// The work: counting words. A payload that is not text would fail permanently.
+/// The work: counts words. A payload that is not text fails permanently.
 async fn count_words(
     _: Context,
     forebay::Json(work): forebay::Json<Text>,
@@ -46,7 +46,7 @@ async fn count_words(
     Ok(forebay::Json(counts))
 }
 
-/// Stores the work; once this answers, it survives a crash.
+/// Stores the work; once this has answered, the work survives a crash.
 async fn submit(
     State(runtime): State<Runtime>,
     Path(tenant): Path<String>,
@@ -62,7 +62,7 @@ async fn submit(
     }
 }
 
-/// Waits for a result. If the client disconnects, the wait stops, not the work.
+/// Waits for a result. If the client disconnects, only the wait ends, not the work.
 async fn result(State(runtime): State<Runtime>, Path(entry): Path<EntryId>) -> Response {
     match runtime.attach(entry).result::<Counts>().await {
         Ok(counts) => Json(counts).into_response(),

@@ -2,8 +2,8 @@
 //! retries, sent at the requested time.
 //!
 //! `cargo run --example mailer --features testkit` sends three mails. The tests at the end are the
-//! point of this example: they run all of it, including actors, log and rows, on one thread and in
-//! virtual time. `docs/testing.md` explains them.
+//! purpose of this example: they run all of it, including actors, log and rows, on one thread and
+//! in virtual time. `docs/testing.md` explains them.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

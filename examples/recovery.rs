@@ -1,8 +1,8 @@
-//! How long a start takes after kill -9, with many entries in the inbox and a long log: `cargo run
-//! --release --example recovery -- DIR`. Needs about 6 GiB in DIR.
+//! Measures how long a start takes after kill -9, with many entries in the inbox and a long log:
+//! `cargo run --release --example recovery -- DIR`. Needs about 6 GiB in DIR.
 //!
-//! The process starts itself again to be killed; every measurement runs in its own process, from
-//! opening the directory until commands are accepted.
+//! The process starts itself again in order to be killed; every measurement runs in its own
+//! process, from opening the directory until commands are accepted.
 
 use std::{
     error::Error,
@@ -36,7 +36,7 @@ async fn fill(dir: &Path) -> Result<(), Failure> {
         };
         runtime.enqueue_batch((first..first + BATCH).map(entry).collect()).await?;
     }
-    say("filled")?;
+    print("filled")?;
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     Ok(())
 }
@@ -53,7 +53,7 @@ fn noise(seed: u64) -> Vec<u8> {
     (0..PAYLOAD_BYTES.div_ceil(8)).flat_map(|n| word(n).to_le_bytes()).collect()
 }
 
-fn say(text: &str) -> std::io::Result<()> {
+fn print(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
@@ -65,7 +65,7 @@ async fn open(data: &Path, what: &str) -> Result<(), Failure> {
     let runtime = builder(data).start().await?;
     let took = begun.elapsed();
     let view = runtime.partitions().list()?.remove(0);
-    say(&format!(
+    print(&format!(
         "{what}: {took:?} until commands are accepted ({} entries in the inbox, log {}..{})",
         view.inbox, view.log_first, view.log_end
     ))?;
@@ -91,7 +91,7 @@ fn measure(dir: &Path) -> Result<(), Failure> {
         return Err("the directory was not filled".into());
     }
     let log = bytes(&dir.join("data/log"))?;
-    say(&format!("the log has {} MiB", log >> 20))?;
+    print(&format!("the log has {} MiB", log >> 20))?;
     let open = |data: &str, what: &str| -> Result<(), Failure> {
         let data = dir.join(data);
         let data = data.to_str().ok_or("the directory's name is not text")?;
@@ -102,7 +102,7 @@ fn measure(dir: &Path) -> Result<(), Failure> {
     open("data", "after a clean shutdown")?;
     let begun = Instant::now();
     snapshot::restore(&dir.join("snapshot"), &dir.join("new"), Some(&dir.join("data")))?;
-    say(&format!("restored in {:?}", begun.elapsed()))?;
+    print(&format!("restored in {:?}", begun.elapsed()))?;
     open("new", "with the whole log to be replayed")
 }
 

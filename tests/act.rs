@@ -1,5 +1,5 @@
-//! Canceling, killing, pausing, rescheduling, redriving and purging entries through the
-//! library; heartbeats; limits of payloads.
+//! Canceling, killing, pausing, rescheduling, redriving and purging entries through the library;
+//! heartbeats; payload limits.
 
 use std::{
     sync::{
@@ -122,7 +122,8 @@ async fn a_running_entry_is_canceled_by_its_handler_and_killed_without_it() {
 
 #[tokio::test]
 async fn an_entry_interrupted_by_a_shutdown_is_not_canceled() {
-    // Regression: its handler cannot distinguish the two, and the entry ended permanently.
+    // Regression: its handler cannot tell a shutdown from a cancel, and the entry ended
+    // permanently.
     let dir = tempfile::tempdir().unwrap();
     let gate = Gate::new();
     let runtime = gate.builder().data_dir(dir.path()).start().await.unwrap();
@@ -179,7 +180,7 @@ async fn many_entries_are_reached_by_filter_in_bounded_steps() {
     assert_eq!(runtime.entries().stage(Stage::Paused).list(0).await.unwrap().len(), count);
     assert_eq!(runtime.entries().stage(Stage::Paused).cancel().await.unwrap().changed, 2_500);
     assert_eq!(runtime.entries().created_until(later()).kill().await.unwrap().changed, 2);
-    // Entries ended by people are redriven only on explicit request.
+    // Entries that a user ended are redriven only on explicit request.
     assert_eq!(runtime.entries().all().redrive().await.unwrap().changed, 0);
     let killed = runtime.entries().failed_as(FailureKind::Killed);
     assert_eq!(killed.list(0).await.unwrap().len(), 2);
@@ -235,8 +236,8 @@ async fn a_whole_vqueue_starts_nothing_while_it_is_paused() {
     assert!(matches!(queue.resume().await, Err(ActError::NotChanged(Skip::NotPaused))));
     gate.go.add_permits(1);
     second.result_bytes().await.unwrap();
-    let nobody = runtime.vqueue(forebay::VQueueId::default());
-    assert!(matches!(nobody.pause().await, Err(ActError::NotChanged(Skip::Unknown))));
+    let unknown = runtime.vqueue(forebay::VQueueId::default());
+    assert!(matches!(unknown.pause().await, Err(ActError::NotChanged(Skip::Unknown))));
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 

@@ -113,14 +113,14 @@ async fn the_question_mark_accepts_any_error_and_keeps_its_causes() {
         .start()
         .await
         .unwrap();
-    for (service, wanted) in
+    for (service, expected) in
         [("mail", "cannot send: smtp: connection refused"), ("text", "only a text")]
     {
         let entry = runtime.enqueue(Entry::to(service)).await.unwrap();
         let Err(ResultError::Failed { message, .. }) = entry.result_bytes().await else {
             panic!("{service} fails")
         };
-        assert_eq!(message, wanted);
+        assert_eq!(message, expected);
     }
     runtime.shutdown(Drain::now()).await.unwrap();
 }
@@ -220,10 +220,10 @@ async fn failed_attempts_and_dead_letters_are_logged() {
     runtime.shutdown(Drain::now()).await.unwrap();
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     for (attempt, what) in [(1, "an attempt failed"), (2, "the entry is a dead letter")] {
-        let told = text.lines().any(|line| {
+        let is_logged = text.lines().any(|line| {
             let all = [what, &entry.id().to_string(), "mail", "no route to host"];
             line.contains(&format!("attempt={attempt}")) && all.iter().all(|it| line.contains(it))
         });
-        assert!(told, "attempt {attempt}: {text}");
+        assert!(is_logged, "attempt {attempt}: {text}");
     }
 }

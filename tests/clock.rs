@@ -1,6 +1,5 @@
-//! The wall clock steps by an hour in both directions, or runs slow, while a runtime runs and
-//! between two runs: everything that waits for a time waits as long as it should, and nothing
-//! stops.
+//! The wall clock steps by an hour in both directions or runs slow, during a run and between two
+//! runs: every wait has its correct duration, and nothing stops.
 
 use std::{
     sync::{Arc, Mutex},
@@ -16,7 +15,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const HOUR_MS: i64 = 3_600_000;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// All wrong clocks that are tried: milliseconds ahead.
+/// Clock errors under test: milliseconds ahead.
 const STEPS_MS: [i64; 3] = [-HOUR_MS, -60_000, HOUR_MS];
 
 /// Start time of each attempt, in milliseconds since the start of the test.

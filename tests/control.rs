@@ -18,7 +18,7 @@ use forebay::{
 use forebay_actors::node::EntryFilter;
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn start(dir: &Path) -> Runtime {
     Runtime::builder()
@@ -32,12 +32,12 @@ async fn start(dir: &Path) -> Runtime {
 
 fn connect(dir: &Path) -> UnixStream {
     let stream = UnixStream::connect(dir.join(SOCKET_NAME)).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
-/// Everything received until the other side closes.
-async fn heard(mut stream: UnixStream) -> String {
+/// Everything received until the other side closes the connection.
+async fn read_to_end(mut stream: UnixStream) -> String {
     let read = move || {
         let mut text = String::new();
         let _ = stream.read_to_string(&mut text);
@@ -46,7 +46,7 @@ async fn heard(mut stream: UnixStream) -> String {
     tokio::task::spawn_blocking(read).await.unwrap()
 }
 
-async fn said_to(dir: &Path, request: &[u8]) -> String {
+async fn answer_to(dir: &Path, request: &[u8]) -> String {
     let mut stream = connect(dir);
     let request = request.to_vec();
     let sent = tokio::task::spawn_blocking(move || {
@@ -54,13 +54,13 @@ async fn said_to(dir: &Path, request: &[u8]) -> String {
         let _ = stream.write_all(&request);
         stream
     });
-    heard(sent.await.unwrap()).await
+    read_to_end(sent.await.unwrap()).await
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -86,7 +86,7 @@ async fn silent_connections_do_not_keep_the_node_alive() {
     let begun = Instant::now();
     gone("the node is dropped", node).await;
     for stream in silent.into_iter().chain([half]) {
-        assert_eq!(heard(stream).await, "");
+        assert_eq!(read_to_end(stream).await, "");
     }
     assert!(begun.elapsed() < IDLE_MAX, "closed by the shutdown, not by its own time limit");
     let runtime = start(dir.path()).await;
@@ -98,8 +98,8 @@ async fn a_silent_connection_is_closed_after_a_while() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let begun = Instant::now();
-    let said = heard(connect(dir.path())).await;
-    assert!(begun.elapsed() >= IDLE_MAX && said.contains("no request came"), "{said}");
+    let answer = read_to_end(connect(dir.path())).await;
+    assert!(begun.elapsed() >= IDLE_MAX && answer.contains("no request came"), "{answer}");
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
@@ -109,13 +109,13 @@ async fn a_connection_above_the_limit_is_refused_until_another_closes() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(dir.path())).collect();
-    let said = said_to(dir.path(), STATUS).await;
-    assert!(said.contains("64 connections") && said.contains("try again later"), "{said}");
+    let answer = answer_to(dir.path(), STATUS).await;
+    assert!(answer.contains("64 connections") && answer.contains("try again later"), "{answer}");
     drop(silent);
     let control = Control::Running(dir.path().to_owned());
     let begun = Instant::now();
     while let Response::Error { message, .. } = control.ask(Request::Status).await.unwrap() {
-        assert!(begun.elapsed() < PATIENCE, "{message}");
+        assert!(begun.elapsed() < TIMEOUT, "{message}");
     }
     runtime.shutdown(Drain::now()).await.unwrap();
 }
@@ -126,15 +126,15 @@ async fn long_and_invalid_requests_are_refused_with_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = start(dir.path()).await;
     let len = usize::try_from(REQUEST_LEN_MAX).unwrap();
-    let said = said_to(dir.path(), &vec![b'x'; 3 * len]).await;
-    assert!(said.contains("longer than 1048576 bytes"), "{said}");
+    let answer = answer_to(dir.path(), &vec![b'x'; 3 * len]).await;
+    assert!(answer.contains("longer than 1048576 bytes"), "{answer}");
     let nonsense: [&[u8]; 4] = [b"hello\n", b"\xff\xfe\x00\n", b"[[[[\n", b"{\"ask\":\"tea\"}\n"];
     for nonsense in nonsense {
-        let said = said_to(dir.path(), nonsense).await;
-        assert!(said.contains("does not understand the request"), "{nonsense:?}: {said}");
+        let answer = answer_to(dir.path(), nonsense).await;
+        assert!(answer.contains("does not understand the request"), "{nonsense:?}: {answer}");
     }
-    let said = said_to(dir.path(), STATUS).await;
-    assert!(said.contains("\"answer\":\"status\""), "{said}");
+    let answer = answer_to(dir.path(), STATUS).await;
+    assert!(answer.contains("\"answer\":\"status\""), "{answer}");
 
     let control = Control::Running(dir.path().to_owned());
     let entry = forebay::EntryId { partition_key: forebay::PartitionKey(1), uuid: [1; 16] };
@@ -165,8 +165,8 @@ async fn an_unread_answer_does_not_keep_the_node_alive() {
     };
     let stream = ask();
     tokio::time::sleep(2 * IDLE_MAX).await;
-    let said = heard(stream).await;
-    assert!(!said.ends_with('\n'), "the connection was closed in the middle");
+    let answer = read_to_end(stream).await;
+    assert!(!answer.ends_with('\n'), "the connection was closed in the middle");
 
     let stream = ask();
     let node = Arc::downgrade(runtime.node());
@@ -183,16 +183,16 @@ async fn a_client_gives_up_on_a_process_that_does_not_answer() {
     let listener = UnixListener::bind(dir.path().join(SOCKET_NAME)).unwrap();
     let control = Control::Running(dir.path().to_owned());
     let waited = Duration::from_millis(200);
-    let asked = control.ask_within(Request::Status, waited);
+    let request = control.ask_within(Request::Status, waited);
     let error =
-        tokio::time::timeout(PATIENCE, asked).await.expect("the client gives up").unwrap_err();
+        tokio::time::timeout(TIMEOUT, request).await.expect("the client gives up").unwrap_err();
     assert!(matches!(error, ControlError::NoAnswer { .. }), "{error}");
     assert!(error.to_string().contains("may still be done"), "{error}");
 
-    // Signs of life count, and white space before an answer is not part of it.
+    // Keep-alives count as activity, and white space before an answer is not part of it.
     listener.set_nonblocking(false).unwrap();
     let server = std::thread::spawn(move || {
-        // The first connection is gone.
+        // The first connection has ended.
         let _ = listener.accept().unwrap();
         let (mut stream, _) = listener.accept().unwrap();
         for _ in 0..5 {

@@ -2,7 +2,7 @@
 //! lost, run twice without need, reordered or run beyond the rule.
 //!
 //! The commands write one trace to one file, each line with one `O_APPEND` write: the order of the
-//! lines is a possible order of events, whatever the clocks say.
+//! lines is a possible order of events, independent of the clocks.
 
 mod check;
 mod embedded;
@@ -21,7 +21,7 @@ use self::{
 };
 use crate::place::{Place, len, objects, say};
 
-/// Kills of a usual run; [`KILLS_LONG`] with `FOREBAY_TEST_LONG=1`.
+/// Number of kills in a normal run; [`KILLS_LONG`] with `FOREBAY_TEST_LONG=1`.
 const KILLS: u64 = 28;
 const KILLS_LONG: u64 = 150;
 /// The required minimum.
@@ -64,7 +64,7 @@ const ARGUMENTS: &[&str] = &[
     "{s}",
 ];
 
-/// Items known to have ended at the time of a kill.
+/// Items that were reported as ended before a kill.
 #[derive(Default)]
 struct Reported {
     /// By run (the one killed then), the items' numbers.
@@ -89,7 +89,7 @@ fn kill_9_at_random_points_loses_nothing() {
             break;
         }
         killed += 1;
-        look(&place, run, &mut reported, run % 6 == 0);
+        record_ended(&place, run, &mut reported, run % 6 == 0);
     }
     let run = killed + 1;
     let mut command = place.command(ARGUMENTS);
@@ -117,7 +117,7 @@ fn run_and_kill(place: &Place, random: &mut Random, run: u64, kills: u64) -> boo
     let before = len(&trace);
     let mut running = place.start_command(command);
     // Every third kill hits the start (opening, recovery, ending orphans, reading the input); the
-    // others hit the work, spread over the rest of it.
+    // others hit the work and are spread over it.
     let is_early = random.below(3) == 0;
     let early = Duration::from_millis(random.below(EARLY_MS_MAX));
     let share = TRACE_BYTES.saturating_sub(before) / (kills - run + 2);
@@ -140,8 +140,8 @@ fn run_and_kill(place: &Place, random: &mut Random, run: u64, kills: u64) -> boo
     true
 }
 
-/// Records what is reported as ended after a kill; also by `entries`, if requested.
-fn look(place: &Place, run: u64, reported: &mut Reported, with_entries: bool) {
+/// Records the items that are reported as ended after a kill; also by `entries`, if requested.
+fn record_ended(place: &Place, run: u64, reported: &mut Reported, with_entries: bool) {
     let results = objects(&place.path("results/results.ndjson"));
     let items = results.iter().map(|line| line["line"].as_u64().unwrap());
     reported.by_results.push((run, items.collect()));
@@ -179,13 +179,13 @@ fn check_results(place: &Place, lines: &[Line], reported: &Reported) {
             assert!(!started_after(*item, *run), "{item} had a result in run {run} and ran again");
         }
     }
-    let mut seen = 0;
+    let mut listed = 0;
     for (run, ids) in &reported.by_entries {
         for line in results.iter().filter(|line| ids.contains(line["id"].as_str().unwrap())) {
             let item = line["line"].as_u64().unwrap();
             assert!(!started_after(item, *run), "{item} was finished in run {run} and ran again");
-            seen += 1;
+            listed += 1;
         }
     }
-    assert!(seen > 0, "`forebay entries` never listed a finished item");
+    assert!(listed > 0, "`forebay entries` never listed a finished item");
 }

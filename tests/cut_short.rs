@@ -1,4 +1,4 @@
-//! Attempts that are canceled in their last attempt or interrupted by the end of their process, and
+//! Attempts that are canceled during the last attempt or interrupted by the end of their process, and
 //! the guarantees of idempotency keys.
 
 use std::{
@@ -22,7 +22,7 @@ const DIRECTORY: &str = "FOREBAY_CUT_SHORT_DIRECTORY";
 const TURN: &str = "FOREBAY_CUT_SHORT_TURN";
 /// Number of lives after which a job that ends its process must be a dead letter: the first death
 /// may leave no row, five more are counted.
-const LIVES_MAX: u32 = 7;
+const STARTS_MAX: u32 = 7;
 const ORDERLY_STOPS: u32 = 20;
 
 /// Regression: the entry ended as a dead letter, and a redrive of dead letters ran it again.
@@ -94,58 +94,59 @@ async fn another_payload_under_the_same_idempotency_key_is_reported() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-fn live(directory: &Path, turn: &str) -> ExitStatus {
-    let said = fs::File::options().create(true).append(true).open(directory.join("said")).unwrap();
+fn run_once(directory: &Path, turn: &str) -> ExitStatus {
+    let output =
+        fs::File::options().create(true).append(true).open(directory.join("said")).unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", TEST, "--nocapture"])
         .env(DIRECTORY, directory)
         .env(TURN, turn)
-        .stdout(said.try_clone().unwrap())
-        .stderr(said)
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
         .status()
         .unwrap()
 }
 
-fn said(place: &Place) -> String {
+fn output(place: &Place) -> String {
     let lines = place.lines("said");
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-/// Number of lives that a job ends before a life ends well.
+/// Runs the process until it ends well; returns how often the job ended it before.
 fn deaths(place: &Place, first: &str, then: &str) -> u32 {
-    let mut lives = 0;
-    while !live(&place.path(""), if lives == 0 { first } else { then }).success() {
-        lives += 1;
-        assert!(lives <= LIVES_MAX, "it never stops ending its process: {}", said(place));
+    let mut starts = 0;
+    while !run_once(&place.path(""), if starts == 0 { first } else { then }).success() {
+        starts += 1;
+        assert!(starts <= STARTS_MAX, "it never stops ending its process: {}", output(place));
     }
-    lives
+    starts
 }
 
-/// Regression: it ran in every life of the process, each time as attempt 1.
+/// Regression: it ran at every start of the process, each time as attempt 1.
 #[test]
 fn a_job_that_ends_its_process_is_a_dead_letter_after_five_interruptions() {
     let place = Place::new();
-    let lives = deaths(&place, "first", "abort");
+    let starts = deaths(&place, "first", "abort");
     let outcome = fs::read_to_string(place.path("outcome")).unwrap();
     assert!(outcome.starts_with("dead letter: the process died 5 times"), "{outcome}");
-    assert!(lives >= 5, "{lives} lives");
+    assert!(starts >= 5, "{starts} starts");
 }
 
-/// Regression: the limit of a handler that is added after the start was unknown when a death was
-/// counted, and the default of five held for it.
+/// Regression: the limit of a handler added after the start was not known when a death was counted,
+/// so the default of five applied.
 #[test]
-fn the_limit_of_a_handler_that_is_added_late_holds() {
+fn the_limit_of_a_handler_added_late_applies() {
     let place = Place::new();
     deaths(&place, "late-first", "late-abort");
     let outcome = fs::read_to_string(place.path("outcome")).unwrap();
     assert!(outcome.starts_with("dead letter: the process died 3 times"), "{outcome}");
 
     let place = Place::new();
-    assert!(!live(&place.path(""), "any-first").success(), "{}", said(&place));
-    for _ in 0..LIVES_MAX {
-        assert!(!live(&place.path(""), "any-abort").success(), "{}", said(&place));
+    assert!(!run_once(&place.path(""), "any-first").success(), "{}", output(&place));
+    for _ in 0..STARTS_MAX {
+        assert!(!run_once(&place.path(""), "any-abort").success(), "{}", output(&place));
     }
-    assert!(live(&place.path(""), "any-end").success(), "{}", said(&place));
+    assert!(run_once(&place.path(""), "any-end").success(), "{}", output(&place));
     assert_eq!(fs::read_to_string(place.path("outcome")).unwrap(), "success");
 }
 
@@ -154,9 +155,9 @@ fn orderly_stops_are_not_counted_as_interruptions() {
     let place = Place::new();
     for turn in 0..ORDERLY_STOPS {
         let turn = if turn == 0 { "stop-first" } else { "stop" };
-        assert!(live(&place.path(""), turn).success(), "{}", said(&place));
+        assert!(run_once(&place.path(""), turn).success(), "{}", output(&place));
     }
-    assert!(live(&place.path(""), "end").success(), "{}", said(&place));
+    assert!(run_once(&place.path(""), "end").success(), "{}", output(&place));
     assert_eq!(fs::read_to_string(place.path("outcome")).unwrap(), "success");
 }
 
@@ -172,11 +173,11 @@ fn process_to_interrupt() {
 
 async fn run(directory: PathBuf, turn: String) {
     let started = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
-    let (told, what) = (started.clone(), turn.clone());
+    let (started_too, what) = (started.clone(), turn.clone());
     let job = move |_: Context, (): ()| {
-        let (told, what) = (told.clone(), what.clone());
+        let (started_too, what) = (started_too.clone(), what.clone());
         async move {
-            told.add_permits(1);
+            started_too.add_permits(1);
             match what.rsplit('-').next().unwrap() {
                 "end" => Ok::<_, HandlerError>(()),
                 _ if what.starts_with("stop") => std::future::pending().await,

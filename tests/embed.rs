@@ -98,12 +98,12 @@ async fn a_panicking_or_failing_handler_is_retried_and_then_a_dead_letter() {
     let flaky = runtime.enqueue(Entry::to("flaky")).await.unwrap();
     flaky.result_bytes().await.unwrap();
     assert_eq!(calls.load(Ordering::SeqCst), 3);
-    for (service, wanted) in
+    for (service, expected) in
         [("hopeless", FailureKind::Exhausted), ("terminal", FailureKind::Terminal)]
     {
         let entry = runtime.enqueue(Entry::to(service)).await.unwrap();
         match entry.result_bytes().await {
-            Err(ResultError::Failed { kind, .. }) => assert_eq!(kind, wanted),
+            Err(ResultError::Failed { kind, .. }) => assert_eq!(kind, expected),
             other => panic!("{service}: {other:?}"),
         }
     }
@@ -264,8 +264,8 @@ async fn partitions_are_spawned_and_dropped_by_range() {
     assert!(overlap.to_string().contains("overlap partition"), "{overlap}");
     let only = runtime.node().partitions().ids()[0];
     runtime.drop_partition(only).await.unwrap();
-    let nobody = runtime.enqueue(Entry::to("double").json(&1).unwrap()).await;
-    assert_eq!(nobody.unwrap_err().kind(), ErrorKind::NotFound);
+    let unknown = runtime.enqueue(Entry::to("double").json(&1).unwrap()).await;
+    assert_eq!(unknown.unwrap_err().kind(), ErrorKind::NotFound);
     let half = u64::MAX / 2;
     runtime.spawn_partition(PartitionSpec::range(0..=half)).await.unwrap();
     runtime.spawn_partition(PartitionSpec::range(half + 1..=u64::MAX)).await.unwrap();

@@ -22,7 +22,7 @@ use forebay::{
 };
 
 const P: PartitionId = PartitionId(0);
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How many entries each runtime ran, and how many ran at once over all of them.
 #[derive(Default)]
@@ -90,7 +90,7 @@ fn role(runtime: &Runtime) -> String {
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -129,7 +129,7 @@ async fn a_replica_told_to_lead_takes_over_with_the_limits_in_force() {
     let second = member(&log, 1, &ran, Candidacy::Never).await;
     first.rules().upsert("tenant-a", Limits::concurrency(3)).await.unwrap();
     let mut entries = Vec::new();
-    // Enough that the first one is not done before it is deposed, however late that is.
+    // Enough that the first one is not done before it is deposed, even if that is late.
     for _ in 0..900 {
         entries.push(first.enqueue(work(3)).await.unwrap());
     }
@@ -184,7 +184,7 @@ async fn stepping_down_lets_running_entries_end_and_starts_nothing_new() {
         entries.push(first.enqueue(work(300)).await.unwrap());
     }
     until("two run", || ran.now.load(Ordering::SeqCst) == 2).await;
-    first.partitions().step_down(P, PATIENCE).await.unwrap();
+    first.partitions().step_down(P, TIMEOUT).await.unwrap();
     assert_eq!(role(&first), "follower");
     assert_eq!(ran.by[0].load(Ordering::SeqCst), 2, "nothing new started");
     let ended = first.partitions().list().unwrap()[0].finished;

@@ -1,7 +1,7 @@
-//! Storage faults: each ends in a clear stop or in a recovery, and nothing acknowledged is lost
-//! silently.
+//! Storage faults: each one leads to a clear stop or to a recovery, and no acknowledged entry is
+//! lost silently.
 //!
-//! Generates the table in `docs/reliability.md`: each row is what was observed here. After a
+//! Generates the table in `docs/reliability.md`: each row is an observation of this test. After a
 //! change, `FOREBAY_BLESS=1` rewrites the table.
 
 mod cases;
@@ -18,8 +18,8 @@ const END: &str = "<!-- end -->";
 /// Outcome of a fault.
 struct Row {
     fault: &'static str,
-    /// The message to the user, or that nothing is noticed.
-    seen: String,
+    /// The message to the user, or `nothing`.
+    message: String,
     /// The state after the remedy.
     after: &'static str,
 }
@@ -29,14 +29,14 @@ fn document() -> PathBuf {
 }
 
 fn table(rows: &[Row]) -> String {
-    let mut text = "| fault | what is said | afterwards |\n|---|---|---|\n".to_owned();
-    for Row { fault, seen, after } in rows {
-        text.push_str(&format!("| {fault} | {seen} | {after} |\n"));
+    let mut text = "| fault | message | afterwards |\n|---|---|---|\n".to_owned();
+    for Row { fault, message, after } in rows {
+        text.push_str(&format!("| {fault} | {message} | {after} |\n"));
     }
     text
 }
 
-/// A message without parts that vary between runs: directories, numbers of files and records,
+/// A message without the parts that vary between runs: directories, numbers of files and records,
 /// checksums.
 fn settled(message: &str, directory: &Path) -> String {
     let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());

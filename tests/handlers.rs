@@ -1,4 +1,4 @@
-//! Handlers that end badly: that panic when dropped, are abandoned, or ask to be called again at
+//! Handlers that fail badly: they panic when dropped, are abandoned, or ask to be called again at
 //! once.
 
 use std::{
@@ -42,8 +42,8 @@ impl Drop for Shrapnel {
     }
 }
 
-/// Handlers with a destructor that panics: `wait` ends when told to stop, `hang` never, `throw`
-/// panics with a payload that panics when dropped; `next` is quick.
+/// Handlers with a destructor that panics: `wait` ends when asked to stop, `hang` never ends,
+/// `throw` panics with a payload that panics when dropped; `next` is quick.
 fn bombs(options: HandlerOptions) -> forebay::Builder {
     let options = HandlerOptions { retry: RetryPolicy::NONE, ..options };
     Runtime::builder().partitions(1).handler_with(
@@ -203,7 +203,7 @@ fn a_handler_that_always_fails_at_once_lets_time_pass() {
     assert!((1_100..=1_300).contains(&calls.load(Ordering::Relaxed)), "{calls:?}");
 }
 
-/// The longest possible durations mean "without end"; they neither panic nor become zero.
+/// The longest durations mean "no limit"; they neither panic nor become zero.
 #[test]
 fn the_longest_durations_mean_forever() {
     let ever = HandlerOptions {

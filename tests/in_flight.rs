@@ -1,5 +1,5 @@
-//! Credits for commands in flight: bounded even if callers give up, and returned whatever happens
-//! to the commands.
+//! Credits for commands in flight: bounded even if callers abandon their calls, and returned
+//! whatever happens to the commands.
 
 use std::{
     sync::{
@@ -68,7 +68,7 @@ fn app(nodes: usize, seed: u64) -> TestRuntime {
     })
 }
 
-/// Proposes an entry and abandons the call before anything happens.
+/// Proposes an entry and abandons the call immediately.
 fn give_up(runtime: &Runtime, payload: Bytes, key: &str) {
     let entry = Entry::to("work").key(key).payload(payload);
     drop(runtime.enqueue(entry).now_or_never());

@@ -243,19 +243,19 @@ fn a_machine_is_inspected_between_its_messages() {
     let probe = Probe::new();
     let performer = PassOn(probe.address());
     let (child, looks) = world.spawn_visible("countdown", Countdown, performer, Box::new(|_| {}));
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, answers) = std::sync::mpsc::channel();
     child.address.send(3);
     assert!(looks.send(Box::new(move |_: &Countdown, now| tell.send(now).unwrap())));
-    assert!(told.try_recv().is_err(), "not before its turn");
+    assert!(answers.try_recv().is_err(), "not before its turn");
     sim.settle();
-    assert_eq!(told.try_recv(), Ok(Timestamp(7)));
+    assert_eq!(answers.try_recv(), Ok(Timestamp(7)));
     assert_eq!(probe.expect(), 2);
     child.stop();
     sim.settle();
     assert!(!looks.send(Box::new(|_, _| unreachable!("the actor is gone"))));
 }
 
-/// Regression: it was not fed any more, because it was not counted among the subscribers that are
+/// Regression: it got no more records, because it was not counted among the subscribers that are
 /// behind.
 #[test]
 fn a_subscriber_that_missed_a_write_reported_as_failed_is_fed_from_the_log() {

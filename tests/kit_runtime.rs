@@ -1,4 +1,4 @@
-//! A runtime controlled by a test: virtual time, crashes, and always the same order.
+//! A runtime controlled by a test: virtual time, crashes, and a reproducible order.
 
 use std::{
     sync::{
@@ -51,7 +51,7 @@ fn acknowledged_entries_survive_a_crash() {
 #[test]
 fn a_limit_is_respected_and_raised() {
     let running = Arc::new(AtomicU32::new(0));
-    let seen = Arc::clone(&running);
+    let running_now = Arc::clone(&running);
     let mut app = TestRuntime::start(move || {
         let running = Arc::clone(&running);
         Runtime::builder().handler("work", move |_: Context, (): ()| {
@@ -70,13 +70,13 @@ fn a_limit_is_respected_and_raised() {
         app.enqueue(Entry::to("work").scope("tenant").limit_key("user"));
     }
     app.settle();
-    assert_eq!(seen.load(Ordering::Relaxed), 3);
+    assert_eq!(running_now.load(Ordering::Relaxed), 3);
     app.run(rules.upsert("tenant/*", Limits::concurrency(5))).unwrap();
     app.settle();
-    assert_eq!(seen.load(Ordering::Relaxed), 5);
+    assert_eq!(running_now.load(Ordering::Relaxed), 5);
 }
 
-/// A run with everything that could differ between runs.
+/// A run that covers everything that could differ between runs.
 fn trace_of(seed: u64) -> String {
     let mut app =
         TestRuntime::builder().seed(seed).start_at(forebay::Timestamp(1 << 40)).start(echo);

@@ -1,5 +1,5 @@
-//! Message scripts of the test kit, on actors of a test and on a whole runtime: messages that are
-//! lost, duplicated, late or repeated, and their allowed consequences.
+//! Message scripts of the test kit, on test actors and on a whole runtime: messages that are lost,
+//! duplicated, delayed or repeated, and their permitted consequences.
 
 use std::{
     sync::{
@@ -19,38 +19,38 @@ use forebay::{
 struct Relay;
 
 #[derive(Clone, Debug, PartialEq)]
-enum Said {
+enum Order {
     Tea,
     Toast { slices: u32 },
 }
 
 impl Machine for Relay {
-    type Input = Said;
-    type Effect = Said;
+    type Input = Order;
+    type Effect = Order;
 
-    fn step(&mut self, _: Timestamp, input: Said, effects: &mut Vec<Said>) {
+    fn step(&mut self, _: Timestamp, input: Order, effects: &mut Vec<Order>) {
         effects.push(input);
     }
 }
 
-struct To(Ref<Said>);
+struct To(Ref<Order>);
 
 impl Performer<Relay> for To {
-    fn perform(&mut self, effect: Said, _: &mut Cx<'_, Said>) {
+    fn perform(&mut self, effect: Order, _: &mut Cx<'_, Order>) {
         self.0.send(effect);
     }
 }
 
-/// The messages that arrive at once and later, of tea and three toasts, under a script.
-fn served(script: Script) -> (Vec<Said>, Vec<Said>, u64) {
+/// The messages that arrive at once and later, for one tea and three toasts, under a script.
+fn served(script: Script) -> (Vec<Order>, Vec<Order>, u64) {
     let sim = SimWorld::new(1, Timestamp(0));
     let probe = Probe::new();
     let world = World::Sim(sim.clone());
     let waiter = world.spawn("waiter", Relay, To(probe.address()), Box::new(|_| {}));
     let scripted = sim.script(script);
-    waiter.address.send(Said::Tea);
+    waiter.address.send(Order::Tea);
     for slices in 1..=3 {
-        assert!(waiter.address.send(Said::Toast { slices }));
+        assert!(waiter.address.send(Order::Toast { slices }));
     }
     sim.settle();
     let at_once = probe.drain();
@@ -60,30 +60,30 @@ fn served(script: Script) -> (Vec<Said>, Vec<Said>, u64) {
 
 #[test]
 fn messages_are_dropped_doubled_delayed_and_repeated_by_type() {
-    let all = [Said::Tea, toast(1), toast(2), toast(3)];
+    let all = [Order::Tea, toast(1), toast(2), toast(3)];
     let toast_only = |script: fn(&str, &str) -> Script| script("waiter", "Toast");
-    assert_eq!(served(toast_only(Script::drop)), (vec![Said::Tea], vec![], 3));
+    assert_eq!(served(toast_only(Script::drop)), (vec![Order::Tea], vec![], 3));
     let one = toast_only(Script::drop).skip(1).times(1);
-    assert_eq!(served(one), (vec![Said::Tea, toast(1), toast(3)], vec![], 1));
-    let doubled = vec![Said::Tea, Said::Tea, toast(1), toast(2), toast(3)];
+    assert_eq!(served(one), (vec![Order::Tea, toast(1), toast(3)], vec![], 1));
+    let doubled = vec![Order::Tea, Order::Tea, toast(1), toast(2), toast(3)];
     assert_eq!(served(Script::duplicate("waiter", "Tea")), (doubled, vec![], 1));
     let second = Duration::from_secs(1);
     let late = Script::delay("waiter", "Toast", second).times(2);
-    assert_eq!(served(late), (vec![Said::Tea, toast(3)], vec![toast(1), toast(2)], 2));
+    assert_eq!(served(late), (vec![Order::Tea, toast(3)], vec![toast(1), toast(2)], 2));
     let again = Script::replay("waiter", "Tea", second);
-    assert_eq!(served(again), (all.to_vec(), vec![Said::Tea], 1));
+    assert_eq!(served(again), (all.to_vec(), vec![Order::Tea], 1));
     // Another actor, another type, a part of a type's name.
     for script in [("cook", "Tea"), ("waiter", "Te"), ("waiter", "Teapot"), ("waiter", "")] {
         assert_eq!(served(Script::drop(script.0, script.1)), (all.to_vec(), vec![], 0));
     }
 }
 
-fn toast(slices: u32) -> Said {
-    Said::Toast { slices }
+fn toast(slices: u32) -> Order {
+    Order::Toast { slices }
 }
 
 /// A service whose first attempt fails at once and whose second takes ten seconds.
-fn stubborn(calls: &Arc<AtomicU32>) -> impl Fn() -> Builder + 'static {
+fn fails_once(calls: &Arc<AtomicU32>) -> impl Fn() -> Builder + 'static {
     let calls = Arc::clone(calls);
     move || {
         let calls = Arc::clone(&calls);
@@ -103,7 +103,7 @@ fn stubborn(calls: &Arc<AtomicU32>) -> impl Fn() -> Builder + 'static {
 #[test]
 fn an_end_reported_twice_counts_once() {
     let calls = Arc::default();
-    let mut app = TestRuntime::start(stubborn(&calls));
+    let mut app = TestRuntime::start(fails_once(&calls));
     let twice = app.script(Script::duplicate("partition", "Ended"));
     // The first end arrives again while the second attempt runs.
     let late = app.script(Script::replay("partition", "Ended", Duration::from_secs(5)));
@@ -116,11 +116,11 @@ fn an_end_reported_twice_counts_once() {
     assert_eq!((twice.acted(), late.acted(), calls.load(Ordering::Relaxed)), (2, 2, 4));
 }
 
-/// An end reported under another leader: its attempt was returned, and another one runs.
+/// An end reported under an earlier leader: its attempt was returned, and another one runs.
 #[test]
 fn the_end_of_an_attempt_of_an_earlier_epoch_changes_nothing() {
     let calls = Arc::default();
-    let mut app = TestRuntime::start(stubborn(&calls));
+    let mut app = TestRuntime::start(fails_once(&calls));
     let late = app.script(Script::delay("partition", "Ended", Duration::from_secs(12)).times(2));
     let entry = app.enqueue(Entry::to("work"));
     app.advance(Duration::from_secs(2));
@@ -138,7 +138,7 @@ fn the_end_of_an_attempt_of_an_earlier_epoch_changes_nothing() {
     assert_eq!(calls.load(Ordering::Relaxed), 3);
 }
 
-/// A vqueue that never receives its permit holds it until it dies: then it is returned.
+/// A permit that never reaches its vqueue stays with it until the vqueue dies: then it is returned.
 #[test]
 fn a_permit_lost_in_transit_is_returned_when_its_vqueue_dies() {
     let mut app = TestRuntime::start(|| {
@@ -157,7 +157,7 @@ fn a_permit_lost_in_transit_is_returned_when_its_vqueue_dies() {
     }
 }
 
-/// The log refuses it, and every replica is unchanged.
+/// The log refuses the writes, and every replica is unchanged.
 #[test]
 fn repeated_writes_of_a_deposed_leader_leave_no_trace() {
     let build = || {

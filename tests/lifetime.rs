@@ -1,4 +1,4 @@
-//! Start and end: shutdowns and changes that are abandoned halfway, handles that outlive a runtime,
+//! Start and end: shutdowns and changes whose calls are abandoned, handles that outlive a runtime,
 //! a tokio runtime that ends first.
 
 use std::{
@@ -18,7 +18,7 @@ use forebay_actors::node::{NodeError, OpenError};
 use futures_util::FutureExt;
 use tokio::runtime::Builder as Tokio;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const P: PartitionId = PartitionId(0);
 
@@ -37,14 +37,14 @@ fn builder(dir: &Path) -> Builder {
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
 /// Fails if the future does not complete in time.
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    let done = tokio::time::timeout(PATIENCE, future).await;
+async fn in_time<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(TIMEOUT, future).await;
     done.unwrap_or_else(|_| panic!("timed out: {what}"))
 }
 
@@ -58,7 +58,7 @@ async fn hanging(dir: &Path) -> Runtime {
 
 async fn runs_a_job(runtime: &Runtime) {
     let entry = runtime.enqueue(Entry::to("quick")).await.unwrap();
-    assert!(soon("a job ends", entry.outcome()).await.unwrap().is_success());
+    assert!(in_time("a job ends", entry.outcome()).await.unwrap().is_success());
 }
 
 fn is_closing(error: &RuntimeError) -> Option<bool> {
@@ -87,9 +87,9 @@ async fn an_abandoned_shutdown_continues_and_can_be_shortened() {
         let runtime = runtime.clone();
         tokio::spawn(async move { runtime.shutdown(Drain::within(2 * HOUR)).await })
     };
-    soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
-    soon("the longer wait returns", waiting).await.unwrap().unwrap();
-    soon("a late call returns", runtime.shutdown(Drain::now())).await.unwrap();
+    in_time("it is down", runtime.shutdown(Drain::now())).await.unwrap();
+    in_time("the longer wait returns", waiting).await.unwrap().unwrap();
+    in_time("a late call returns", runtime.shutdown(Drain::now())).await.unwrap();
     drop(runtime);
     let again = builder(dir.path()).start().await.unwrap();
     runs_a_job(&again).await;
@@ -108,7 +108,7 @@ async fn an_abandoned_shutdown_releases_the_directory() {
             Ok(runtime) => break runtime,
             Err(error) => assert_eq!(is_closing(&error), Some(true), "{error}"),
         }
-        assert!(begun.elapsed() < PATIENCE, "timed out: the directory is free");
+        assert!(begun.elapsed() < TIMEOUT, "timed out: the directory is free");
     };
     runs_a_job(&again).await;
     again.shutdown(Drain::now()).await.unwrap();
@@ -137,14 +137,14 @@ async fn a_handler_waiting_for_a_shutdown_is_dropped_at_the_deadline() {
     *own.lock().unwrap() = Some(runtime.clone());
     let entry = runtime.enqueue(Entry::to("stops")).await.unwrap().id();
     until("it goes down", || runtime.attach(entry).outcome().now_or_never().is_some()).await;
-    soon("it is down", runtime.shutdown(Drain::within(HOUR))).await.unwrap();
+    in_time("it is down", runtime.shutdown(Drain::within(HOUR))).await.unwrap();
     drop(runtime);
     let again = builder(dir.path())
         .handler("stops", |_: Context, (): ()| async { Ok(()) })
         .start()
         .await
         .unwrap();
-    let outcome = soon("it runs again", again.attach(entry).outcome()).await.unwrap();
+    let outcome = in_time("it runs again", again.attach(entry).outcome()).await.unwrap();
     assert!(outcome.is_success());
     again.shutdown(Drain::now()).await.unwrap();
 }
@@ -158,13 +158,13 @@ async fn partitions_are_dropped_and_spawned_even_if_the_calls_are_abandoned() {
     let mut partition = P;
     for _ in 0..3 {
         assert!(runtime.drop_partition(partition).now_or_never().is_none());
-        let again = soon("it is dropped", runtime.drop_partition(partition)).await;
+        let again = in_time("it is dropped", runtime.drop_partition(partition)).await;
         if let Err(error) = again {
             assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
         }
         until("its handler is gone", || runtime.node().executor().running() == 0).await;
         assert!(runtime.spawn_partition(range()).now_or_never().is_none());
-        let again = soon("it is spawned", runtime.spawn_partition(range())).await;
+        let again = in_time("it is spawned", runtime.spawn_partition(range())).await;
         partition = match again {
             Ok(partition) => partition,
             Err(RuntimeError::Node(error)) => match error.cause() {
@@ -175,7 +175,7 @@ async fn partitions_are_dropped_and_spawned_even_if_the_calls_are_abandoned() {
         };
         runs_a_job(&runtime).await;
     }
-    soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
+    in_time("it is down", runtime.shutdown(Drain::now())).await.unwrap();
 }
 
 /// Regression: a repeated call with the same deadline dropped the handlers at once.
@@ -188,11 +188,11 @@ async fn a_partition_steps_down_even_if_the_call_is_abandoned() {
     let repeated = partitions.step_down(P, 2 * HOUR);
     tokio::time::timeout(Duration::from_millis(200), repeated).await.unwrap_err();
     assert_eq!(runtime.node().executor().running(), 1, "its time is not over");
-    soon("it steps down", partitions.step_down(P, Duration::ZERO)).await.unwrap();
+    in_time("it steps down", partitions.step_down(P, Duration::ZERO)).await.unwrap();
     until("its handler is gone", || runtime.node().executor().running() == 0).await;
-    soon("it leads", partitions.lead(P)).await.unwrap();
+    in_time("it leads", partitions.lead(P)).await.unwrap();
     runs_a_job(&runtime).await;
-    soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
+    in_time("it is down", runtime.shutdown(Drain::now())).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,23 +210,23 @@ async fn snapshots_rules_and_batches_can_be_abandoned_and_repeated() {
 
     drop(runtime.snapshot(dir.path().join("given-up")).now_or_never());
     let whole = dir.path().join("whole");
-    soon("a snapshot is taken", runtime.snapshot(&whole)).await.unwrap();
+    in_time("a snapshot is taken", runtime.snapshot(&whole)).await.unwrap();
 
     let limits = Limits::concurrency(3);
     drop(runtime.rules().upsert("tenant", limits).now_or_never());
-    soon("the rule is set", runtime.rules().upsert("tenant", limits)).await.unwrap();
+    in_time("the rule is set", runtime.rules().upsert("tenant", limits)).await.unwrap();
     let book = runtime.node().rules().applied_rule_book(P).unwrap();
     assert_eq!(book.get(&"tenant".parse().unwrap()).unwrap().limits, limits);
 
     let ids: Vec<[u8; 16]> = (1..=100_u128).map(u128::to_be_bytes).collect();
     let batch = || ids.iter().map(|id| Entry::to("count").uuid(*id)).collect::<Vec<_>>();
     drop(runtime.enqueue_batch(batch()).now_or_never());
-    let handles = soon("it is stored", runtime.enqueue_batch(batch())).await.unwrap();
+    let handles = in_time("it is stored", runtime.enqueue_batch(batch())).await.unwrap();
     for handle in &handles {
-        assert!(soon("it ends", handle.outcome()).await.unwrap().is_success());
+        assert!(in_time("it ends", handle.outcome()).await.unwrap().is_success());
     }
     assert_eq!(ran.load(Ordering::Relaxed), 100, "each once");
-    soon("it is down", runtime.shutdown(Drain::now())).await.unwrap();
+    in_time("it is down", runtime.shutdown(Drain::now())).await.unwrap();
 }
 
 /// Regression: the wait kept the runtime alive, and with it the directory locked.
@@ -245,8 +245,8 @@ async fn waiting_for_an_outcome_does_not_keep_a_dropped_runtime_alive() {
     assert!(waiting.iter().all(|task| !task.is_finished()));
     drop(runtime);
     for task in waiting {
-        let told = soon("it gets an error", task).await.unwrap();
-        assert_eq!(told.unwrap_err().kind(), ErrorKind::Stopped);
+        let result = in_time("it gets an error", task).await.unwrap();
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Stopped);
     }
     let again = builder(dir.path()).start().await.unwrap();
     runs_a_job(&again).await;
@@ -274,13 +274,13 @@ fn without_its_tokio_runtime_every_call_fails() {
     let waiting = app.block_on(runtime.enqueue(Entry::to("hang"))).unwrap();
     drop(app);
     other.block_on(async {
-        let refused = soon("it gets an error", runtime.enqueue(Entry::to("quick"))).await;
+        let refused = in_time("it gets an error", runtime.enqueue(Entry::to("quick"))).await;
         let refused = refused.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Stopped);
         assert!(refused.to_string().contains("tokio runtime"), "{refused}");
-        let told = soon("it gets an error", waiting.outcome()).await;
-        assert_eq!(told.unwrap_err().to_string(), refused.to_string());
-        soon("it is down", runtime.shutdown(Drain::within(HOUR))).await.unwrap();
+        let result = in_time("it gets an error", waiting.outcome()).await;
+        assert_eq!(result.unwrap_err().to_string(), refused.to_string());
+        in_time("it is down", runtime.shutdown(Drain::within(HOUR))).await.unwrap();
         drop(runtime);
         // Interrupted entries wait, and run again when possible.
         let again = builder(dir.path()).start().await.unwrap();

@@ -17,7 +17,7 @@ use forebay::{Builder, Context, Entry, EntryHandle, Runtime};
 use tokio::sync::Semaphore;
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Handlers that run until released, and are counted.
 #[derive(Clone)]
@@ -64,7 +64,7 @@ impl Gate {
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

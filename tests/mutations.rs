@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-/// Regression: two mutations had stopped applying, which only their long runs would have reported.
+/// Regression: two mutations no longer applied, which only their long runs would have reported.
 #[test]
 fn every_mutation_still_applies() {
     let root = crate::root();
@@ -23,9 +23,9 @@ fn every_mutation_still_applies() {
             .current_dir(root)
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{}:\n{said}", script.display());
-        assert!(said.lines().filter(|line| line.starts_with("applies")).count() > 3, "{said}");
+        let report = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{}:\n{report}", script.display());
+        assert!(report.lines().filter(|line| line.starts_with("applies")).count() > 3, "{report}");
     }
     assert!(scripts >= 5, "{scripts} scripts");
 }

@@ -8,7 +8,7 @@
 //!
 //! To keep the log of another version, check that version out and run `FOREBAY_OLD_LOG_MAKE=VERSION
 //! cargo test --all-features --test main old_log`. Never regenerate the files of a kept version: a
-//! difference is a fault of the code, not of the dump.
+//! difference is a bug in the code, not in the dump.
 
 mod child;
 
@@ -37,7 +37,7 @@ const KEPT: &str = "a213b51";
 const ADDED_SLOTS: [&[u8]; 1] = [b"fs\x00\x0b"];
 /// Generates the files of a version.
 const MAKE: &str = "FOREBAY_OLD_LOG_MAKE";
-/// A dump with fewer rows would prove little.
+/// A dump with fewer rows would not prove much.
 const ROWS_MIN: usize = 300;
 
 fn kept(name: &str) -> PathBuf {
@@ -115,8 +115,8 @@ fn an_old_log_replays_to_the_rows_and_outcomes_of_its_version() {
     assert_eq!(found.len(), expected.len(), "the dump has as many lines");
 }
 
-/// The entries that did not end, with their rows and whether they wait for something that does not
-/// happen within the test.
+/// The unfinished entries, with their rows and whether they wait for something that does not happen
+/// during the test.
 fn open_entries(data: &Path) -> Vec<(EntryId, EntryRow, bool)> {
     let dir = DataDir::open_existing(data).unwrap();
     let log = LocalLog::open(&dir.log(), &Medium::disk()).unwrap();

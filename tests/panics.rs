@@ -1,7 +1,8 @@
-//! Vqueue actors that die at random and refills that fail, while many entries run: no entry is
-//! lost, none is handed out twice, order and limits hold.
+//! Vqueue actors that die at random and refills that fail, while many entries run: no entry is lost
+//! or handed out twice, and order and limits hold.
 //!
-//! Nothing else fails here, so *once* is exact: every handler runs once per entry.
+//! Nothing else fails here, so the test can check *exactly once*: every handler runs once per
+//! entry.
 
 use std::{
     collections::HashMap,
@@ -29,7 +30,7 @@ const FAULTS_MIN: u64 = 10;
 
 /// What the handlers observed.
 #[derive(Default)]
-struct Seen {
+struct Observed {
     times: Vec<AtomicU32>,
     /// By scope: the number running.
     running: HashMap<String, AtomicUsize>,
@@ -48,7 +49,7 @@ fn entry(n: u32) -> Entry {
     }
 }
 
-impl Seen {
+impl Observed {
     fn new(entries: u32) -> Arc<Self> {
         let scopes = (0..SCOPES).map(|n| format!("s{n}")).chain(["big".to_owned()]);
         Arc::new(Self {
@@ -81,9 +82,9 @@ fn faults(seed: u64) -> Arc<ActorFaults> {
 }
 
 async fn run(entries: u32, seed: u64) {
-    let (seen, faults) = (Seen::new(entries), faults(seed));
+    let (observed, faults) = (Observed::new(entries), faults(seed));
     let dir = tempfile::tempdir().unwrap();
-    let handler = Arc::clone(&seen);
+    let handler = Arc::clone(&observed);
     let runtime = Runtime::builder()
         .data_dir(dir.path())
         .partitions(2)
@@ -92,8 +93,8 @@ async fn run(entries: u32, seed: u64) {
         .idle_vqueues_max(5)
         .actor_faults(Arc::clone(&faults))
         .handler("work", move |context, payload: bytes::Bytes| {
-            let seen = Arc::clone(&handler);
-            async move { seen.handle(context, &payload).await }
+            let observed = Arc::clone(&handler);
+            async move { observed.handle(context, &payload).await }
         })
         .start()
         .await
@@ -105,21 +106,21 @@ async fn run(entries: u32, seed: u64) {
         handles.extend(runtime.enqueue_batch(batch).await.unwrap());
     }
     let all_done = async {
-        while seen.times.iter().any(|times| times.load(Ordering::Acquire) == 0) {
+        while observed.times.iter().any(|times| times.load(Ordering::Acquire) == 0) {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let within = Duration::from_secs(60 + u64::from(entries) / 500);
     if tokio::time::timeout(within, all_done).await.is_err() {
-        let lost = seen.times.iter().filter(|times| times.load(Ordering::Acquire) == 0).count();
+        let lost = observed.times.iter().filter(|times| times.load(Ordering::Acquire) == 0).count();
         panic!("{lost} entries were never handed out; faults: {:?}, seed {seed}", faults.counts());
     }
     runtime.shutdown(Drain::within(Duration::from_secs(10))).await.unwrap();
 
-    let twice = seen.times.iter().filter(|times| times.load(Ordering::Acquire) > 1).count();
+    let twice = observed.times.iter().filter(|times| times.load(Ordering::Acquire) > 1).count();
     assert_eq!(twice, 0, "entries were handed out twice; seed {seed}");
-    assert_eq!(seen.overshoots.load(Ordering::Acquire), 0, "more ran than the rule allows");
-    for (lane, numbers) in &*seen.by_key.lock().unwrap() {
+    assert_eq!(observed.overshoots.load(Ordering::Acquire), 0, "more ran than the rule allows");
+    for (lane, numbers) in &*observed.by_key.lock().unwrap() {
         assert!(numbers.is_sorted(), "{lane} ran out of order: {numbers:?}; seed {seed}");
     }
     let counts = faults.counts();

@@ -1,8 +1,8 @@
 //! A temporary directory in which the real `forebay` binary is run.
 //!
 //! Owns: starting and ending the processes of the tests of `crash` and `process`. Must always hold:
-//! no process of a test outlives it (a `Running` is killed when dropped), and nothing waits
-//! forever. Must not know: what is tested.
+//! no process outlives its test (a `Running` is killed when dropped), and no wait is unlimited.
+//! Must not know: what is tested.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use std::{
 use serde_json::Value;
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Number of output lines shown of a process that does not end.
 const SHOWN_LINES_MAX: usize = 5;
 /// Interval between checks of a condition.
@@ -46,7 +46,7 @@ pub(crate) struct Running {
 }
 
 impl Place {
-    /// An empty one.
+    /// An empty directory.
     pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
@@ -156,7 +156,7 @@ impl Running {
                 break status;
             }
             let waited = begun.elapsed();
-            assert!(waited < PATIENCE, "it does not end: {}", last_lines(&self.stderr()));
+            assert!(waited < TIMEOUT, "it does not end: {}", last_lines(&self.stderr()));
             std::thread::sleep(LOOK_EVERY);
         };
         let code = status.code().or(status.signal().map(|signal| -signal)).unwrap();
@@ -171,7 +171,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Mostly it has ended already.
+        // Usually it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -183,11 +183,11 @@ impl Done {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// Fails unless it ended with this code and its standard error contains all of `said`.
+    /// Fails unless it ended with this code and its standard error contains all of `expected`.
     #[track_caller]
-    pub(crate) fn expect(self, code: i32, said: &[&str]) -> Self {
+    pub(crate) fn expect(self, code: i32, expected: &[&str]) -> Self {
         assert_eq!(self.code, code, "{self:?}");
-        for text in said {
+        for text in expected {
             assert!(self.stderr.contains(text), "no `{text}` in: {}", self.stderr);
         }
         self
@@ -195,8 +195,8 @@ impl Done {
 
     /// Like [`Self::expect`] with exit code 2 and a single line that begins with `error: `.
     #[track_caller]
-    pub(crate) fn expect_refused(self, said: &[&str]) -> Self {
-        let done = self.expect(2, said);
+    pub(crate) fn expect_refused(self, expected: &[&str]) -> Self {
+        let done = self.expect(2, expected);
         assert!(done.stderr.starts_with("error: "), "{}", done.stderr);
         done
     }
@@ -213,7 +213,7 @@ fn last_lines(text: &str) -> String {
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed() < PATIENCE, "timed out: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "timed out: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
 }
@@ -234,8 +234,8 @@ pub(crate) fn objects(path: &Path) -> Vec<Value> {
     lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
 }
 
-/// Prints on standard error information about a test's result: its seed, or why it checks less
-/// here.
+/// Prints information about a test's result to standard error: its seed, or why it checks less in
+/// this environment.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -1,5 +1,5 @@
-//! Contents too large for a log record: they are refused with size and limit, and everything else
-//! continues.
+//! Contents too large for a log record: they are refused with their size and the limit, and
+//! everything else continues.
 
 use std::time::Duration;
 
@@ -49,14 +49,14 @@ async fn start(dir: &std::path::Path) -> Runtime {
 
 /// Every partition accepts an entry and runs it.
 async fn check_all_continue(runtime: &Runtime) {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut partitions = std::collections::BTreeSet::new();
     for n in 0..64 {
         let entry = Entry::to("echo").scope(&format!("s{n}")).payload("hello");
         let entry = runtime.enqueue(entry).await.unwrap();
-        seen.insert(runtime.node().access().route(entry.id().partition_key).unwrap());
+        partitions.insert(runtime.node().access().route(entry.id().partition_key).unwrap());
         assert_eq!(entry.result_bytes().await.unwrap(), "hello");
     }
-    assert_eq!(seen.len(), PARTITIONS as usize, "entries reach every partition");
+    assert_eq!(partitions.len(), PARTITIONS as usize, "entries reach every partition");
 }
 
 async fn failure(runtime: &Runtime, service: &str, len: usize) -> (FailureKind, String, usize) {
@@ -68,8 +68,8 @@ async fn failure(runtime: &Runtime, service: &str, len: usize) -> (FailureKind, 
     }
 }
 
-/// Regression: a result or an error text above the record limit stopped its partition and all that
-/// shared its group commit, and stopped them again after every restart.
+/// Regression: a result or an error text above the record limit stopped its partition and all
+/// partitions that shared its group commit, and stopped them again after every restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_large_results_and_errors_fail_alone() {
     let dir = tempfile::tempdir().unwrap();
@@ -150,7 +150,7 @@ async fn every_accepted_payload_limit_can_be_stored() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// 10,000 rules with the longest descriptions take effect on every partition.
+/// 10,000 rules with descriptions of maximum length take effect on every partition.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_largest_rule_book_fits_into_a_record() {
     let dir = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ async fn the_largest_rule_book_fits_into_a_record() {
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
-/// The maximum number of rules, each with the longest description.
+/// The maximum number of rules, with descriptions of maximum length.
 fn many_rules() -> Vec<RuleChange> {
     const RULES: usize = 10_000;
     const DESCRIPTION_LEN: usize = 1024;
@@ -197,11 +197,11 @@ fn a_too_large_rule_book_is_refused_as_a_whole() {
         let disk = Disk::with_record_len_max(SMALL).unwrap();
         let (_, node) = sim.add_node(&disk);
         let starting = launch(&mut sim, node, builder().partitions(2));
-        let soon = |sim: &Sim| sim.now().after(Duration::from_secs(60));
-        let until = soon(&sim);
+        let in_a_minute = |sim: &Sim| sim.now().after(Duration::from_secs(60));
+        let until = in_a_minute(&sim);
         let runtime = sim.run(starting, until).await.expect("in time").unwrap();
         let rules = runtime.rules();
-        let until = soon(&sim);
+        let until = in_a_minute(&sim);
         sim.run(rules.upsert("kept", Limits::concurrency(3)), until).await.unwrap().unwrap();
         let before = rules.book().unwrap();
         let changed = sim.run(rules.change("ann", many_rules()[1..].to_vec()), until).await;

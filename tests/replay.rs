@@ -1,6 +1,6 @@
 //! Compares the rows of a data directory with a fresh replay of its log.
 //!
-//! Must not know: what wrote them.
+//! Must not know: which program wrote them.
 
 use std::path::Path;
 
@@ -53,7 +53,7 @@ pub(crate) fn check_rows(data_dir: &Path) -> u64 {
         assert_eq!(log.trimmed(id), Lsn(0), "there is nothing to compare with");
         let found = rows.digest().unwrap();
         assert_eq!(found, replayed(&log, id, found.applied), "partition {id} as it was found");
-        // As the next start will see it.
+        // The rows that the next start will have.
         replay_onto(&rows, &log, log.end(id));
         let found = rows.digest().unwrap();
         assert_eq!(found, replayed(&log, id, log.end(id)), "partition {id} at the log's end");

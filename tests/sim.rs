@@ -26,7 +26,7 @@ struct Played {
 }
 
 fn play(seed: u64) -> Played {
-    hush();
+    silence_planned_panics();
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -41,7 +41,7 @@ fn play(seed: u64) -> Played {
 }
 
 /// Suppresses the output of deliberate panics.
-fn hush() {
+fn silence_planned_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         if std::env::var_os("FOREBAY_SIM_VERBOSE").is_some() {
@@ -58,7 +58,7 @@ fn hush() {
 }
 
 /// The report about a failing seed.
-fn complaint(seed: u64) -> Option<String> {
+fn failure_of(seed: u64) -> Option<String> {
     let played = play(seed);
     if std::env::var_os("FOREBAY_SIM_VERBOSE").is_some() {
         played.log.iter().for_each(|line| eprintln!("{line}"));
@@ -74,9 +74,9 @@ fn complaint(seed: u64) -> Option<String> {
 
 #[track_caller]
 fn run(seed: u64) {
-    match std::panic::catch_unwind(|| complaint(seed)) {
+    match std::panic::catch_unwind(|| failure_of(seed)) {
         Ok(None) => {}
-        Ok(Some(complaint)) => panic!("{complaint}"),
+        Ok(Some(failure)) => panic!("{failure}"),
         Err(_) => panic!("seed {seed}: a panic (above)\n\nreplay: make sim SEED={seed}"),
     }
 }
@@ -120,7 +120,7 @@ fn named_seeds_hold() {
         while let Some(seed) = next_seed() {
             let held = std::panic::catch_unwind(|| run(seed));
             if let Err(panic) = held {
-                // The others stop after their current seed.
+                // The other threads stop after their current seed.
                 next.store(count, std::sync::atomic::Ordering::Relaxed);
                 std::panic::resume_unwind(panic);
             }

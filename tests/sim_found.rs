@@ -53,7 +53,7 @@ fn a_node_continues_when_its_capacity_actor_dies() {
     }
 }
 
-/// For tests that drive the simulation themselves: its time is not tokio's.
+/// Runs a test that drives the simulation itself: its time is not tokio's.
 fn in_paused_time(test: impl Future<Output = ()>) {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -120,8 +120,8 @@ fn callers_are_answered_when_the_logs_writer_dies() {
             asking = Box::pin(node.enqueue(Entry::to("work")));
         }
         sim.kill_log(site);
-        let told = sim.run(asking, now).await.expect("it is answered");
-        let Err(error) = told.map_err(|error| error.to_string()) else {
+        let answer = sim.run(asking, now).await.expect("it is answered");
+        let Err(error) = answer.map_err(|error| error.to_string()) else {
             panic!("it was not stored")
         };
         assert!(error.contains("log"), "{error}");
@@ -163,7 +163,7 @@ fn a_partition_started_without_the_logs_writer_stops_with_an_error() {
     });
 }
 
-/// Regression: the slots of entries that ran on while their limiter was restarted were leased to
+/// Regression: the slots of entries that continued while their limiter was restarted were leased to
 /// another partition.
 #[test]
 fn the_capacity_holds_when_a_limiter_dies() {
@@ -183,7 +183,8 @@ fn the_capacity_holds_when_a_limiter_dies() {
 }
 
 /// Regression: each partition was leased slots for entries that had run before the crash, and
-/// started other entries in them once those were undone. (Found by kill -9 of a process.)
+/// started other entries in these slots once the former were undone. (Found by kill -9 of a
+/// process.)
 #[test]
 fn the_capacity_holds_after_a_crash() {
     in_paused_time(async {
@@ -212,8 +213,8 @@ fn the_capacity_holds_after_a_crash() {
     });
 }
 
-/// Regression: a rule was in force and acknowledged, but a partition without a leader at that time
-/// later started entries without it, until the rule had gone through its log.
+/// Regression: a rule was in force and acknowledged, but a partition that had no leader at that
+/// time later started entries without it, until the rule had gone through its log.
 #[test]
 fn rules_set_without_a_leader_apply_from_the_first_start() {
     in_paused_time(async {

@@ -1,6 +1,6 @@
 //! Handlers that were told to stop but still run: they keep their resources until they have
-//! stopped. A seed determines when a handler is dropped relative to other events; each test is a
-//! regression test of a bug.
+//! stopped. The seed determines when a handler is dropped relative to other events. Each test is a
+//! regression test.
 
 use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
@@ -199,8 +199,8 @@ fn a_dropped_partition_drops_its_handlers() {
     }
 }
 
-/// Regression: an entry that snoozes keeps its key, and its vqueue sleeps meanwhile. When the entry
-/// was killed, those behind it slept on.
+/// Regression: an entry that snoozes keeps its key, and its vqueue sleeps. When the entry was
+/// killed, the entries behind it continued to sleep.
 #[test]
 fn the_next_of_a_key_wakes_when_the_sleeping_holder_is_killed() {
     let hour = Duration::from_secs(3_600);

@@ -1,8 +1,8 @@
-//! Rules of style that no compiler checks: layers, file length, headers, plain English, the claims
-//! of the documents.
+//! Rules of style that no compiler checks: layers, file length, headers, plain English, and
+//! statements in documents.
 //!
-//! Owns: reading the checkout. The checks themselves are pure functions from text to complaints in
-//! the modules below, each with a bad sample that it must refuse.
+//! Owns: reading the checkout. The checks are pure functions from text to complaints in the modules
+//! below, each tested with a bad sample that it must refuse.
 
 mod documents;
 mod language;
@@ -95,8 +95,8 @@ fn embedding_brings_no_crate_of_the_command_line() {
         .output()
         .unwrap();
     let tree = String::from_utf8(output.stdout).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "cargo {arguments}: {said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cargo {arguments}: {stderr}");
     assert!(tree.starts_with("forebay v") && tree.contains("\ntokio v"), "{tree}");
     hold("forebay embeds without its command line", &layers::command_line_in_library(&tree));
 }

@@ -13,7 +13,7 @@ use forebay_actors::node::NodeError;
 use crate::place::Place;
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 async fn service_of(context: Context, (): ()) -> Result<Json<String>, forebay::HandlerError> {
     Ok(Json(context.vqueue().service.to_string()))
@@ -33,15 +33,15 @@ async fn until_noticed(runtime: &Runtime, entry: &forebay::EntryHandle) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-    tokio::time::timeout(PATIENCE, noticed).await.expect("it is found to have no handler");
+    tokio::time::timeout(TIMEOUT, noticed).await.expect("it is found to have no handler");
 }
 
 async fn ran(entry: &forebay::EntryHandle) -> String {
-    tokio::time::timeout(PATIENCE, entry.result::<String>()).await.expect("it runs").unwrap()
+    tokio::time::timeout(TIMEOUT, entry.result::<String>()).await.expect("it runs").unwrap()
 }
 
 /// Regression: entries without a handler were started and failed for lack of one, and each start
-/// took a token of their tenant's rate: entries with a handler waited for tokens.
+/// took a token of their tenant's rate, so that entries with a handler waited for tokens.
 #[tokio::test]
 async fn entries_without_a_handler_leave_their_tenants_tokens_to_others() {
     let runtime = Runtime::builder()
@@ -91,7 +91,7 @@ async fn waiting_entries_run_when_their_handler_is_registered() {
 }
 
 /// Regression: each of them was decided and returned every five seconds, with two records each
-/// time: the log and the disk grew as long as there was no handler.
+/// time: log and disk usage grew while there was no handler.
 #[test]
 fn waiting_for_a_handler_writes_no_records() {
     let mut app = forebay::testkit::TestRuntime::start(|| {

@@ -17,7 +17,7 @@ use forebay_messages::{
 
 use super::permit::NOW;
 
-/// Scopes that the vqueues are spread over.
+/// Number of scopes of the vqueues.
 const SCOPES: u32 = 1_000;
 /// Maximum number of running entries in each scope.
 pub(crate) const LIMIT: u32 = 100;
@@ -33,7 +33,7 @@ pub(crate) fn key(n: u64) -> EntryKey {
 pub(crate) struct World {
     vqueues: Vec<(VQueue, Arc<VQueueName>)>,
     limiter: Limiter,
-    told: Vec<VQueueEffect>,
+    effects: Vec<VQueueEffect>,
     granted: Vec<LimiterEffect>,
     next: u64,
 }
@@ -48,20 +48,20 @@ impl World {
         let mut granted = Vec::new();
         limiter.step(NOW, LimiterMessage::Seed(Box::new(seed)), &mut granted);
         let vqueues = (0..count).map(vqueue).collect();
-        Self { vqueues, limiter, told: Vec::new(), granted, next: 0 }
+        Self { vqueues, limiter, effects: Vec::new(), granted, next: 0 }
     }
 
-    /// One whole decision of one vqueue.
+    /// One complete decision for a vqueue.
     pub(crate) fn decide(&mut self, slot: u32) {
-        let Self { vqueues, limiter, told, granted, next } = self;
+        let Self { vqueues, limiter, effects, granted, next } = self;
         let (vqueue, name) = &mut vqueues[slot as usize];
         *next += 1;
         let key = key(*next);
-        told.clear();
+        effects.clear();
         granted.clear();
-        vqueue.step(NOW, VQueueMessage::Notify(vec![InboxChange::Enqueued(key)]), told);
-        let Some(&VQueueEffect::Acquire { count, lock }) = told.first() else {
-            unreachable!("a head asks for a permit: {told:?}");
+        vqueue.step(NOW, VQueueMessage::Notify(vec![InboxChange::Enqueued(key)]), effects);
+        let Some(&VQueueEffect::Acquire { count, lock }) = effects.first() else {
+            unreachable!("a head asks for a permit: {effects:?}");
         };
         let handle = VQueueHandle { slot, generation: Generation(1) };
         let (id, name) = (vqueue.id(), Arc::clone(name));
@@ -70,20 +70,20 @@ impl World {
         let Some(LimiterEffect::Granted(grant)) = granted.first() else {
             unreachable!("there is room: {granted:?}");
         };
-        told.clear();
-        vqueue.step(NOW, VQueueMessage::Granted(grant.permits), told);
-        let permit = decided(told);
+        effects.clear();
+        vqueue.step(NOW, VQueueMessage::Granted(grant.permits), effects);
+        let permit = decided(effects);
         limiter.step(NOW, LimiterMessage::HandedOver(Permits::one(permit)), granted);
-        vqueue.step(NOW, VQueueMessage::Notify(vec![InboxChange::Removed(key)]), told);
+        vqueue.step(NOW, VQueueMessage::Notify(vec![InboxChange::Removed(key)]), effects);
         let release = Release { permit, keep_lock: None };
         limiter.step(NOW, LimiterMessage::Release(vec![release]), granted);
     }
 }
 
-fn decided(told: &[VQueueEffect]) -> PermitId {
-    match told.first() {
+fn decided(effects: &[VQueueEffect]) -> PermitId {
+    match effects.first() {
         Some(VQueueEffect::Decide { permits, .. }) => permits.first,
-        _ => unreachable!("a permit is for the head: {told:?}"),
+        _ => unreachable!("a permit is for the head: {effects:?}"),
     }
 }
 
@@ -94,13 +94,13 @@ pub(crate) fn vqueue(n: u32) -> (VQueue, Arc<VQueueName>) {
     let id = name.id(PartitionKey(1));
     let config = VQueueConfig { id, has_lock: false, quantum: 64, paused: false, draining: false };
     let mut vqueue = VQueue::new(config, Vec::new());
-    let mut told = Vec::new();
-    vqueue.start(NOW, &mut told);
-    let Some(VQueueEffect::ReadInbox(request)) = told.pop() else {
+    let mut effects = Vec::new();
+    vqueue.start(NOW, &mut effects);
+    let Some(VQueueEffect::ReadInbox(request)) = effects.pop() else {
         unreachable!("it reads its inbox first");
     };
     let none = RefillDone { id: request.id, rows: Vec::new(), reached_end: true };
-    vqueue.step(NOW, VQueueMessage::RefillDone(none), &mut told);
+    vqueue.step(NOW, VQueueMessage::RefillDone(none), &mut effects);
     (vqueue, Arc::new(name))
 }
 

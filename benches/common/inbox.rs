@@ -1,11 +1,11 @@
-//! The inbox: entries are enqueued, taken and confirmed while the cache holds them.
+//! The inbox: enqueues, takes and confirms entries while its cache holds them.
 
 use forebay_engine::inbox::Inbox;
 use forebay_messages::{EntryKey, VQueueId, actor::RefillDone};
 
 use super::decision::key;
 
-/// An inbox that knows that memory holds all of it.
+/// An inbox whose entries are all in memory.
 pub(crate) struct Inboxes {
     inbox: Inbox,
     next: u64,
@@ -20,7 +20,7 @@ impl Inboxes {
         Self { inbox, next: 0 }
     }
 
-    /// One entry: enqueued, taken, confirmed.
+    /// Enqueues, takes and confirms one entry.
     pub(crate) fn pass(&mut self) -> Option<EntryKey> {
         self.next += 1;
         let key = key(self.next);

@@ -1,5 +1,5 @@
-//! The three records of an entry's life, applied to the rows of a partition: enqueue, decision,
-//! end, 64 at a time. The rows are in memory; most never reach a file.
+//! The three records in the life cycle of an entry (enqueue, decision, end), applied to the rows of
+//! a partition, 64 entries at a time. The rows are in memory; most never reach a file.
 
 use std::sync::Arc;
 
@@ -19,12 +19,12 @@ use forebay_storage::{
     partition::{PartitionStore, Store},
 };
 
-/// Entries of one record.
+/// Number of entries per record.
 pub(crate) const BATCH: u64 = 64;
 const PAYLOAD_BYTES: usize = 256;
 
 /// A partition whose entries are spread over this many vqueues.
-pub(crate) struct Lives {
+pub(crate) struct LifeCycles {
     store: PartitionStore,
     state: State,
     names: Vec<VQueueName>,
@@ -32,7 +32,7 @@ pub(crate) struct Lives {
     applied: Vec<Applied>,
 }
 
-impl Lives {
+impl LifeCycles {
     pub(crate) fn new(vqueues: u64) -> Self {
         let medium = Medium::memory().expect("memory");
         let store = Store::open("/rows".as_ref(), &medium).expect("a store in memory");
@@ -71,8 +71,8 @@ impl Lives {
         }
     }
 
-    /// The lives of [`BATCH`] entries.
-    pub(crate) fn live(&mut self) {
+    /// Runs the life cycles of [`BATCH`] entries.
+    pub(crate) fn run_batch(&mut self) {
         let token = AttemptToken { epoch: Epoch(1), seq: self.next };
         let entries = (0..BATCH).map(|_| self.entry()).collect();
         self.run(Command::EnqueueBatch(EnqueueBatch { entries }));

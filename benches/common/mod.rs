@@ -1,4 +1,4 @@
-//! Operations that are measured in two ways: in time (the benches beside this directory), and in
+//! Operations that are measured both in time (the benches beside this directory) and in
 //! instructions (`benches/counts.rs`).
 //!
 //! Each performs one operation per call, and can be called any number of times.

@@ -12,11 +12,11 @@ use forebay_messages::{
     rule::{Limits, RuleUpdate},
 };
 
-/// Keys used in turn.
+/// Number of keys, used in turn.
 pub(crate) const KEYS: u32 = 1000;
 pub(crate) const NOW: Timestamp = Timestamp(1);
 
-/// This many rules, most of them exact, a few with stars at each depth.
+/// This many rules; most are exact, a few have stars at each depth.
 pub(crate) fn rules(count: u32, concurrency: u32) -> Vec<RuleUpdate> {
     let pattern = |n: u32| match n % 10 {
         0 => format!("s{n}"),
@@ -77,8 +77,8 @@ impl Permits {
         Self { limiter: limiter(rules(10_000, 100)), asks, effects: Vec::new(), at: 0 }
     }
 
-    /// The whole life of a permit: acquire, grant, hand over, release.
-    pub(crate) fn live(&mut self) {
+    /// The life cycle of a permit: acquire, grant, hand over, release.
+    pub(crate) fn cycle(&mut self) {
         let Self { limiter, asks, effects, at } = self;
         *at = (*at + 1) % asks.len();
         effects.clear();

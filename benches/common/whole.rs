@@ -4,8 +4,7 @@
 use bytes::Bytes;
 use forebay::{Context, Drain, Entry, HandlerError, Outcome, Runtime};
 
-/// Entries of a batch, and batches in flight: 4,096 entries, as in the matrix of
-/// `scripts/bench`.
+/// Entries per batch, and batches in flight: 4,096 entries, as in the matrix of `scripts/bench`.
 const BATCH: u32 = 64;
 const BATCHES_IN_FLIGHT: u32 = 64;
 

@@ -1,4 +1,4 @@
-//! What must hold of a trace, whenever processes were killed.
+//! Invariants of a trace, whenever processes were killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ pub(super) fn check(lines: &[Line]) {
 struct State<'a> {
     /// The last run that started something.
     run: u64,
-    /// Started and not ended, by item.
+    /// Items started and not ended.
     open: BTreeMap<u64, &'a Line>,
     ended: BTreeSet<u64>,
     /// The last started item of each vqueue, and the last run that started it.
@@ -50,7 +50,7 @@ impl<'a> State<'a> {
             return Err(format!("an orphan starts while run {} works", self.run));
         }
         if line.run > self.run {
-            // The earlier process was killed: its open commands are ended before the next one
+            // The earlier process was killed: its open commands are ended before the next process
             // starts any.
             self.run = line.run;
             self.open.clear();
@@ -69,7 +69,7 @@ impl<'a> State<'a> {
         Ok(())
     }
 
-    /// A vqueue's items start in input order, each after the one before has ended; only the last
+    /// Items of a vqueue start in input order, each after the previous one has ended; only the last
     /// one may start again, and only in a later run.
     fn start_in_vqueue(&mut self, line: &'a Line) -> Result<(), String> {
         let vqueue = (line.scope.as_str(), line.key.as_str());

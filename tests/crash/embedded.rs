@@ -1,5 +1,5 @@
 //! Like `crash`, with an embedded runtime: entries are enqueued one by one, rules change, entries
-//! are canceled and snapshots are taken, all at once, when kill -9 comes.
+//! are canceled and snapshots are taken, all at the same time, until kill -9.
 //!
 //! After every third kill the rows equal a fresh replay of the log. At the end every acknowledged
 //! entry has ended, nothing ran beyond a limit, twice at a time or out of order, and the newest
@@ -28,18 +28,18 @@ use crate::{
     replay,
 };
 
-/// Kills of a usual run; [`KILLS_LONG`] with `FOREBAY_TEST_LONG=1`.
+/// Number of kills in a normal run; [`KILLS_LONG`] with `FOREBAY_TEST_LONG=1`.
 const KILLS: u64 = 30;
 const KILLS_LONG: u64 = 200;
 /// Maximum growth of the trace before a kill, in bytes.
 const GROWTH_MAX: u64 = 12_000;
 /// The rows are compared after this many kills, because it takes longer than a run.
 const CHECK_EVERY: u64 = 3;
-/// One kill in this many comes while a snapshot is taken after a complete one.
+/// Every fourth kill hits the process while it takes a snapshot, after a complete one.
 const SNAPSHOT_EVERY: u64 = 4;
 /// Longest wait for a snapshot.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(20);
-/// Longest wait for that growth: then the kill hits the start.
+/// Maximum wait for that growth; after it, the kill hits the start.
 const WAIT_MAX: Duration = Duration::from_millis(900);
 
 #[test]
@@ -57,7 +57,7 @@ fn kill_9_of_an_embedding_process_loses_nothing() {
         }
     }
     let mut last = start(&place, kills + 1, true);
-    assert!(last.wait().unwrap().success(), "the last run: {}", said(&place));
+    assert!(last.wait().unwrap().success(), "the last run: {}", output(&place));
     let whole = replay::check_rows(&place.path("data"));
     assert!(whole >= records);
     let trace = fs::read_to_string(place.path("trace")).unwrap();
@@ -84,7 +84,7 @@ fn start(place: &Place, run: u64, is_last: bool) -> std::process::Child {
         .unwrap()
 }
 
-fn said(place: &Place) -> String {
+fn output(place: &Place) -> String {
     let text = fs::read_to_string(place.path("said")).unwrap();
     text.lines().rev().take(30).collect::<Vec<_>>().join("\n")
 }
@@ -98,15 +98,15 @@ fn run_and_kill(place: &Place, random: &mut Random, run: u64) {
     let started = Instant::now();
     let is_done = || match run % SNAPSHOT_EVERY {
         0 => {
-            let said = fs::read_to_string(&trace).unwrap_or_default();
-            said.contains(&format!("snapshot snapshot-{run}-"))
+            let output = fs::read_to_string(&trace).unwrap_or_default();
+            output.contains(&format!("snapshot snapshot-{run}-"))
                 || started.elapsed() > SNAPSHOT_WAIT_MAX
         }
         _ => len(&trace) >= before + growth || started.elapsed() > WAIT_MAX,
     };
     while !is_done() {
         if let Some(ended) = child.try_wait().unwrap() {
-            panic!("run {run} ended before the kill, {ended}: {}", said(place));
+            panic!("run {run} ended before the kill, {ended}: {}", output(place));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

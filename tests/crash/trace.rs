@@ -18,7 +18,7 @@ pub(super) struct Line {
     pub(super) key: String,
     pub(super) scope: String,
     pub(super) pid: u32,
-    /// For people who investigate a failure.
+    /// Helps to investigate a failure.
     #[expect(dead_code, reason = "shown with the lines around a wrong one, never checked")]
     nanos: u64,
 }

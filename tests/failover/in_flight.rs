@@ -26,7 +26,7 @@ const RUNNING: usize = if cfg!(debug_assertions) { 1_000 } else { 100_000 };
 const WAITING: usize = RUNNING / 10;
 /// Maximum time until the new leader starts an entry and callers of the old one are answered.
 const BOUND: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
-/// How long the old leader has been silent when the other one is told to lead.
+/// How long the old leader has been silent when the other replica is told to lead.
 const STANDSTILL: Duration = Duration::from_millis(50);
 /// Clients that enqueue short entries and wait for their ends, one after the other.
 const CLIENTS: usize = 16;
@@ -47,7 +47,7 @@ enum Fate {
 }
 
 /// Observations of the handlers of both runtimes.
-struct Seen {
+struct Observed {
     running: AtomicUsize,
     /// Handlers started by the second runtime.
     started: AtomicUsize,
@@ -60,13 +60,13 @@ async fn member(
     log: &SharedLog,
     dir: &std::path::Path,
     is_second: bool,
-    seen: &Arc<Seen>,
+    observed: &Arc<Observed>,
 ) -> Runtime {
-    let long = Arc::clone(seen);
-    let short = Arc::clone(seen);
-    let started = move |seen: &Seen| {
-        if is_second && seen.started.fetch_add(1, Ordering::SeqCst) == 0 {
-            seen.first_start.send_replace(Some(Instant::now()));
+    let long = Arc::clone(observed);
+    let short = Arc::clone(observed);
+    let started = move |observed: &Observed| {
+        if is_second && observed.started.fetch_add(1, Ordering::SeqCst) == 0 {
+            observed.first_start.send_replace(Some(Instant::now()));
         }
     };
     Runtime::builder()
@@ -75,20 +75,20 @@ async fn member(
         .partitions(1)
         .candidacy(if is_second { Candidacy::Never } else { Candidacy::First })
         .handler("long", move |_: Context, Json(n): Json<usize>| {
-            let seen = Arc::clone(&long);
+            let observed = Arc::clone(&long);
             async move {
-                started(&seen);
-                seen.running.fetch_add(1, Ordering::SeqCst);
-                let mut may_end = seen.may_end.subscribe();
+                started(&observed);
+                observed.running.fetch_add(1, Ordering::SeqCst);
+                let mut may_end = observed.may_end.subscribe();
                 // An error means that the test is over.
                 let _ = may_end.wait_for(|may| *may).await;
                 Ok::<_, HandlerError>(Json(n))
             }
         })
         .handler("short", move |_: Context, Json(n): Json<usize>| {
-            let seen = Arc::clone(&short);
+            let observed = Arc::clone(&short);
             async move {
-                started(&seen);
+                started(&observed);
                 Ok::<_, HandlerError>(Json(n))
             }
         })
@@ -123,14 +123,14 @@ async fn client(runtime: Runtime, number: usize, stop: Arc<AtomicBool>) -> Durat
 async fn takes_over(fate: Fate) {
     let dir = tempfile::tempdir().unwrap();
     let log = SharedLog::open(dir.path().join("log"), TrimLog::Flushed).unwrap();
-    let seen = Arc::new(Seen {
+    let observed = Arc::new(Observed {
         running: AtomicUsize::new(0),
         started: AtomicUsize::new(0),
         first_start: watch::Sender::new(None),
         may_end: watch::Sender::new(false),
     });
-    let first = member(&log, &dir.path().join("1"), false, &seen).await;
-    let second = member(&log, &dir.path().join("2"), true, &seen).await;
+    let first = member(&log, &dir.path().join("1"), false, &observed).await;
+    let second = member(&log, &dir.path().join("2"), true, &observed).await;
     let most = u32::try_from(RUNNING / SCOPES).unwrap();
     first.rules().upsert("*", Limits::concurrency(most)).await.unwrap();
     let mut entries = Vec::new();
@@ -138,7 +138,7 @@ async fn takes_over(fate: Fate) {
         let batch = (0..BATCH).map(|n| long(BATCH * batch + n)).collect();
         entries.extend(first.enqueue_batch(batch).await.unwrap());
     }
-    until("they are running", || seen.running.load(Ordering::SeqCst) == RUNNING).await;
+    until("they are running", || observed.running.load(Ordering::SeqCst) == RUNNING).await;
     until("the other one has applied it", || same_rows(&first, &second)).await;
 
     let stop = Arc::new(AtomicBool::new(false));
@@ -158,10 +158,10 @@ async fn takes_over(fate: Fate) {
     tokio::time::sleep(STANDSTILL).await;
 
     let begun = Instant::now();
-    let mut told = seen.first_start.subscribe();
+    let mut first_start = observed.first_start.subscribe();
     second.partitions().lead(P).await.unwrap();
     let leads = begun.elapsed();
-    let starts = told.wait_for(Option::is_some).await.unwrap().unwrap() - begun;
+    let starts = first_start.wait_for(Option::is_some).await.unwrap().unwrap() - begun;
     crate::place::say(&format!("{fate:?}: leads after {leads:?}, starts entries after {starts:?}"));
     assert!(starts < BOUND, "it starts entries after {starts:?}");
     stop.store(true, Ordering::SeqCst);
@@ -172,11 +172,11 @@ async fn takes_over(fate: Fate) {
     }
     crate::place::say(&format!("{fate:?}: no client waited for longer than {longest:?}"));
     assert!(longest < BOUND + STANDSTILL, "a client waited for {longest:?}");
-    seen.may_end.send_replace(true);
+    observed.may_end.send_replace(true);
     let after = Instant::now();
     for (n, entry) in entries.iter().enumerate() {
         let entry = second.attach(entry.id());
-        let ended = tokio::time::timeout(super::PATIENCE, entry.result::<usize>()).await;
+        let ended = tokio::time::timeout(super::TIMEOUT, entry.result::<usize>()).await;
         assert_eq!(ended.expect("its end is reported").unwrap(), n);
     }
     crate::place::say(&format!("{fate:?}: all have ended after {:?}", after.elapsed()));

@@ -13,7 +13,7 @@ use forebay::{
 
 use super::{P, Ran, member, role, same_rows, until, work};
 
-/// When this returns, ten entries run on `first`, and many wait.
+/// Returns when ten entries run on `first` and many wait.
 async fn busy(first: &Runtime, ran: &Ran) -> Vec<forebay::EntryHandle> {
     first.rules().upsert("tenant-a", Limits::concurrency(10)).await.unwrap();
     let entries = first.enqueue_batch((0..100).map(|_| work(50)).collect()).await.unwrap();
@@ -23,7 +23,7 @@ async fn busy(first: &Runtime, ran: &Ran) -> Vec<forebay::EntryHandle> {
 
 async fn all_end(entries: &[forebay::EntryHandle]) {
     for entry in entries {
-        let ended = tokio::time::timeout(super::PATIENCE, entry.result::<u64>()).await;
+        let ended = tokio::time::timeout(super::TIMEOUT, entry.result::<u64>()).await;
         ended.expect("its end is reported").unwrap();
     }
 }
@@ -41,7 +41,7 @@ async fn a_paused_leader_changes_nothing_when_it_wakes() {
     until("the other one has noticed", || role(&second) == "leader").await;
     assert!(begun.elapsed() < Duration::from_secs(10));
     second.enqueue(work(1)).await.unwrap();
-    // Waits in the mailbox of the sleeping leader, as does its client.
+    // Waits in the mailbox of the suspended leader, as does its client.
     let waits = tokio::spawn({
         let second = second.clone();
         async move { second.enqueue(work(1)).await }
@@ -79,7 +79,7 @@ async fn a_leader_that_is_cut_off_answers_its_callers_and_changes_nothing() {
     assert!(second.enqueue(entry).await.unwrap().was_existing());
     for id in entries.iter().map(forebay::EntryHandle::id) {
         let entry = second.attach(id);
-        let ended = tokio::time::timeout(super::PATIENCE, entry.outcome()).await;
+        let ended = tokio::time::timeout(super::TIMEOUT, entry.outcome()).await;
         ended.expect("its end is reported").unwrap();
     }
     first.shutdown(Drain::now()).await.unwrap();
@@ -87,7 +87,7 @@ async fn a_leader_that_is_cut_off_answers_its_callers_and_changes_nothing() {
 }
 
 /// The fence comes between the hand-over of decisions (or the end of handlers) and their records:
-/// the log refuses those, and every client is answered.
+/// the log refuses the records, and every client is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_fenced_in_the_middle_runs_again_and_loses_nothing() {
     for nth in [1, 2, 3, 5, 8] {

@@ -1,6 +1,6 @@
 //! Several runtimes over one log on disk: they take over from each other and all restart, also
-//! after a torn write; one that lacks trimmed records copies the rows of another; rows of another
-//! log are refused.
+//! after a torn write; a runtime that lacks trimmed records copies the rows of another one; rows of
+//! another log are refused.
 
 use std::{
     fs,
@@ -40,7 +40,7 @@ impl Site {
 async fn all_end(runtime: &Runtime, entries: &[EntryId]) {
     for id in entries {
         let entry = runtime.attach(*id);
-        let ended = tokio::time::timeout(super::PATIENCE, entry.result::<u64>()).await;
+        let ended = tokio::time::timeout(super::TIMEOUT, entry.result::<u64>()).await;
         ended.expect("its end is reported").unwrap();
     }
 }
@@ -148,7 +148,7 @@ async fn a_replica_that_lacks_trimmed_records_copies_rows() {
     second.shutdown(Drain::now()).await.unwrap();
     entries.extend(some(&first, 100).await);
     all_end(&first, &entries).await;
-    // It stops last: everything that all present replicas have in files is trimmed.
+    // It stops last: the log is trimmed up to what all running replicas have in files.
     first.shutdown(Drain::now()).await.unwrap();
     drop((first, second, log));
 

@@ -26,7 +26,7 @@ async fn a_panicking_partition_or_supervisor_is_rebuilt() {
         until("it is open", || only.partitions().list().unwrap()[0].open).await;
         only.enqueue(work(1)).await.unwrap();
         for entry in &entries {
-            let ended = tokio::time::timeout(super::PATIENCE, entry.result::<u64>()).await;
+            let ended = tokio::time::timeout(super::TIMEOUT, entry.result::<u64>()).await;
             ended.expect("its end is reported").unwrap();
         }
         assert_eq!(ran.now.load(Ordering::SeqCst), 0, "no earlier handler is left");
@@ -53,7 +53,7 @@ async fn a_replica_that_panics_too_often_stops_and_reports_why() {
     assert!(view.stopped.is_some_and(|why| why.contains("panicked")), "{}", view.role);
     let error = first.enqueue(work(1)).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Stopped, "clear at once: {error}");
-    // Another candidate does not wait for it.
+    // Another candidate takes over without waiting for it.
     let second = member(&log, 1, &ran, Candidacy::First).await;
     assert_eq!(role(&second), "leader");
     second.enqueue(work(1)).await.unwrap().result::<u64>().await.unwrap();

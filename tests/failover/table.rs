@@ -17,8 +17,8 @@ async fn partitions_that_one_runtime_spawns_or_drops_are_seen_by_the_others() {
     let second = member(&log, 1, &ran, Candidacy::Standby).await;
     first.drop_partition(P).await.unwrap();
     until("the other one has dropped it", || second.partitions().list().unwrap().is_empty()).await;
-    let nobody = second.enqueue(work(1)).await.err().unwrap();
-    assert_eq!(nobody.kind(), ErrorKind::NotFound, "{nobody}");
+    let error = second.enqueue(work(1)).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 
     let half = u64::MAX / 2;
     let low = first.spawn_partition(PartitionSpec::range(0..=half)).await.unwrap();
@@ -45,8 +45,8 @@ async fn partitions_that_one_runtime_spawns_or_drops_are_seen_by_the_others() {
     second.shutdown(Drain::now()).await.unwrap();
 }
 
-/// Regression: it was in no list, requests for it were told that its keys have no owner, and the
-/// search for stopped partitions did not find it.
+/// Regression: it was in no list, requests for its keys were refused because no partition owned
+/// them, and the search for stopped partitions did not find it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_of_another_runtime_that_stops_at_its_start_is_listed_as_stopped() {
     let inner = Arc::new(FaultLog::new(MemoryLog::new()));
@@ -68,6 +68,6 @@ async fn a_partition_of_another_runtime_that_stops_at_its_start_is_listed_as_sto
         list.first().is_some_and(|partition| partition.stopped.is_some())
     };
     until("it is listed as stopped", stopped).await;
-    let told = leads.enqueue(work(1)).await.err().unwrap();
-    assert_eq!(told.kind(), ErrorKind::Stopped, "{told}");
+    let error = leads.enqueue(work(1)).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Stopped, "{error}");
 }

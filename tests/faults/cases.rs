@@ -46,7 +46,7 @@ fn builder() -> forebay::Builder {
 }
 
 fn entry(n: u64) -> Entry {
-    // Some bulk, so that files contain more than headers.
+    // Large enough that files contain more than headers.
     Entry::to("echo").key(&"x".repeat(300)).json(&n).unwrap()
 }
 
@@ -104,7 +104,8 @@ impl Site {
         settled(&error.to_string(), self.dir.path())
     }
 
-    /// Restores from the snapshot (and the log of the directory), and checks that all is there.
+    /// Restores from the snapshot (and the log of the directory), and checks that all entries are
+    /// there.
     async fn restored(&self, with_log: bool) {
         let (from, to) = (self.dir.path().join("snapshot"), self.dir.path().join("new"));
         let data = self.data();
@@ -177,8 +178,8 @@ pub(super) async fn all() -> Vec<Row> {
     ]
 }
 
-/// The log fails under a running leader: it stops and reports this to all callers, and a restart
-/// finds everything acknowledged.
+/// The log fails under a running leader: the leader stops and reports this to all callers, and a
+/// restart finds every acknowledged entry.
 async fn failed_append(fault: LogFault, name: &'static str) -> Row {
     let inner = Arc::new(FaultLog::new(MemoryLog::new()));
     let metadata = Arc::new(MemoryMetadata::new());
@@ -191,7 +192,7 @@ async fn failed_append(fault: LogFault, name: &'static str) -> Row {
     inner.plan(1, fault);
     let doubtful = entry(99).uuid([9; 16]);
     let error = runtime.enqueue(doubtful.clone()).await.expect_err("it must fail");
-    let said = settled(&error.to_string(), Path::new("/"));
+    let message = settled(&error.to_string(), Path::new("/"));
     let later = runtime.enqueue(entry(1)).await.expect_err("it has stopped");
     let is_clear = later.to_string();
     assert!(is_clear.contains("stopped") || is_clear.contains("storage failed"), "{later}");
@@ -199,17 +200,17 @@ async fn failed_append(fault: LogFault, name: &'static str) -> Row {
     drop(runtime);
     let runtime = start().await;
     check(&runtime, &acknowledged).await;
-    // Whatever its outcome, the same id stores it once.
+    // The same id stores it once, whatever the outcome of the first call was.
     let again = runtime.enqueue(doubtful.clone()).await.unwrap();
     assert_eq!(again.result::<u64>().await.unwrap(), 99);
     assert!(runtime.enqueue(doubtful).await.unwrap().was_existing());
     runtime.shutdown(Drain::now()).await.unwrap();
     let after = "after a restart everything acknowledged is there; the entry in doubt is stored \
                  once when it is enqueued again";
-    Row { fault: name, seen: said, after }
+    Row { fault: name, message, after }
 }
 
-/// The rows cannot be written while the log can.
+/// The rows cannot be written, but the log can.
 async fn failed_commit() -> Row {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
@@ -220,7 +221,7 @@ async fn failed_commit() -> Row {
     faults.plan(1, StoreFault::Fail);
     let doubtful = entry(99).uuid([9; 16]);
     let error = runtime.enqueue(doubtful.clone()).await.expect_err("it must fail");
-    let seen = settled(&error.to_string(), dir.path());
+    let message = settled(&error.to_string(), dir.path());
     drop(runtime.shutdown(Drain::now()).await);
     drop(runtime);
     let runtime = builder().data_dir(&data).start().await.unwrap();
@@ -230,17 +231,17 @@ async fn failed_commit() -> Row {
     runtime.shutdown(Drain::now()).await.unwrap();
     let after = "after a restart everything acknowledged is there; the entry in doubt is stored \
                  once when it is enqueued again";
-    Row { fault: "a commit of the rows fails", seen, after }
+    Row { fault: "a commit of the rows fails", message, after }
 }
 
 async fn killed() -> Row {
     let site = Site::new(true).await;
     site.recovers().await;
-    Row { fault: "kill -9", seen: "nothing".to_owned(), after: KEPT }
+    Row { fault: "kill -9", message: "nothing".to_owned(), after: KEPT }
 }
 
-/// An append in progress during a power failure: never acknowledged. Half of its changes in the
-/// journal were written.
+/// An append in progress during a power failure, which was never acknowledged. Half of its changes
+/// in the journal were written.
 async fn torn_tail() -> Row {
     let site = Site::new(true).await;
     let live = site.dir.path().join("torn");
@@ -255,7 +256,7 @@ async fn torn_tail() -> Row {
     drop(runtime);
     fs::remove_dir_all(site.data()).unwrap();
     fs::rename(live, site.data()).unwrap();
-    // A sector contains the number of its write, and how many sectors that has.
+    // A sector contains the number of its write and that write's number of sectors.
     let number =
         |sector: &[u8], at: usize| u32::from_be_bytes(*sector[at..].first_chunk().unwrap());
     let (of, len) = (|sector: &[u8]| number(sector, 8), |sector: &[u8]| number(sector, 16));
@@ -282,16 +283,16 @@ async fn torn_tail() -> Row {
     site.recovers().await;
     let after = "the torn record, which was never acknowledged, is cut; everything acknowledged \
                  is there";
-    Row { fault: "a torn tail of the log's journal", seen: "nothing".to_owned(), after }
+    Row { fault: "a torn tail of the log's journal", message: "nothing".to_owned(), after }
 }
 
 async fn log_bit() -> Row {
     let site = Site::new(true).await;
     Site::flip(&site.data().join("log/journal/0"), 0.000_2);
-    let seen = site.refused().await;
+    let message = site.refused().await;
     site.restored(false).await;
     let after = "restored from a snapshot, as of the snapshot";
-    Row { fault: "a flipped bit in the log's journal", seen, after }
+    Row { fault: "a flipped bit in the log's journal", message, after }
 }
 
 async fn log_file_bit() -> Row {
@@ -300,27 +301,27 @@ async fn log_file_bit() -> Row {
     LocalLog::open(&dir.log(), &Medium::disk()).unwrap().flush().unwrap();
     drop(dir);
     Site::flip(&site.file("log", "sst"), 0.2);
-    // Rows that lack the records, so that the log is read.
+    // Removes the rows, so that the log must be read.
     fs::remove_dir_all(site.data().join("store")).unwrap();
-    let seen = site.refused().await;
+    let message = site.refused().await;
     site.restored(false).await;
     let after = "restored from a snapshot, as of the snapshot";
-    Row { fault: "a flipped bit in a file of the log", seen, after }
+    Row { fault: "a flipped bit in a file of the log", message, after }
 }
 
 async fn log_lost() -> Row {
     let site = Site::new(false).await;
     fs::remove_dir_all(site.data().join("log")).unwrap();
-    let seen = site.refused().await;
+    let message = site.refused().await;
     site.restored(false).await;
     let after = "restored from a snapshot, as of the snapshot";
-    Row { fault: "the log is lost", seen, after }
+    Row { fault: "the log is lost", message, after }
 }
 
 async fn rows_bit() -> Row {
     let site = Site::new(false).await;
     Site::flip(&site.file("store", "sst"), 0.02);
-    let seen = match site.start(&site.data()).await {
+    let message = match site.start(&site.data()).await {
         Err(error) => error.to_string(),
         Ok(runtime) => {
             let error =
@@ -329,10 +330,10 @@ async fn rows_bit() -> Row {
             error
         }
     };
-    let seen = settled(&seen, site.dir.path());
+    let message = settled(&message, site.dir.path());
     site.restored(true).await;
     let after = "restored from a snapshot and the log: everything acknowledged is there";
-    Row { fault: "a flipped bit in a file of the rows", seen, after }
+    Row { fault: "a flipped bit in a file of the rows", message, after }
 }
 
 async fn rows_lost() -> Row {
@@ -342,7 +343,7 @@ async fn rows_lost() -> Row {
     let fault = "the rows are lost, the log was never trimmed";
     Row {
         fault,
-        seen: "nothing".to_owned(),
+        message: "nothing".to_owned(),
         after: "the log is replayed; everything acknowledged is there",
     }
 }
@@ -355,19 +356,19 @@ async fn rows_lost_and_log_trimmed() -> Row {
     log.trim(P, forebay_messages::Lsn(manifest.partitions[0].applied)).unwrap();
     drop((log, dir));
     fs::remove_dir_all(site.data().join("store")).unwrap();
-    let seen = site.refused().await;
+    let message = site.refused().await;
     site.restored(true).await;
     let after = "restored from a snapshot and the log: everything acknowledged is there";
-    Row { fault: "the rows are lost, the log was trimmed up to a snapshot", seen, after }
+    Row { fault: "the rows are lost, the log was trimmed up to a snapshot", message, after }
 }
 
 async fn metadata_bit() -> Row {
     let site = Site::new(true).await;
     Site::flip(&site.file("metadata", "log"), 0.5);
-    let seen = site.refused().await;
+    let message = site.refused().await;
     site.restored(false).await;
     let after = "restored from a snapshot, as of the snapshot";
-    Row { fault: "a flipped bit in the metadata's journal", seen, after }
+    Row { fault: "a flipped bit in the metadata's journal", message, after }
 }
 
 async fn snapshot_bit() -> Row {
@@ -376,13 +377,13 @@ async fn snapshot_bit() -> Row {
     let file = snapshot::verify(&from).unwrap().files[0].path.clone();
     Site::flip(&from.join(file), 0.5);
     let error = snapshot::restore(&from, &site.dir.path().join("new"), None).unwrap_err();
-    let seen = settled(&error.to_string(), site.dir.path());
+    let message = settled(&error.to_string(), site.dir.path());
     assert!(
         site.start(&site.dir.path().join("new")).await.is_err(),
         "an incomplete copy does not open"
     );
     site.recovers().await;
-    Row { fault: "a flipped bit in a snapshot", seen, after: "nothing is restored" }
+    Row { fault: "a flipped bit in a snapshot", message, after: "nothing is restored" }
 }
 
 async fn newer_directory() -> Row {
@@ -390,13 +391,13 @@ async fn newer_directory() -> Row {
     let format = site.data().join("FORMAT");
     let text = fs::read_to_string(&format).unwrap();
     fs::write(&format, text.replace("version 1", "version 3")).unwrap();
-    let seen = site.refused().await;
+    let message = site.refused().await;
     fs::write(&format, text).unwrap();
     site.recovers().await;
-    Row { fault: "a data directory of a newer forebay", seen, after: "nothing was changed" }
+    Row { fault: "a data directory of a newer forebay", message, after: "nothing was changed" }
 }
 
-/// A newer forebay continued to write, behind a barrier.
+/// A newer forebay continued to write after a barrier.
 async fn version_barrier() -> Row {
     let site = Site::new(false).await;
     let dir = DataDir::open_existing(site.data()).unwrap();
@@ -408,9 +409,9 @@ async fn version_barrier() -> Row {
     let epoch = Epoch(log.fenced(P).0 + 1);
     log.append(&[Append { partition: P, epoch, records: &records }]).unwrap();
     drop((log, dir));
-    let seen = site.refused().await;
-    assert_eq!(seen, site.refused().await, "again, and not misread");
-    Row { fault: "a log that a newer forebay wrote on", seen, after: "nothing was changed" }
+    let message = site.refused().await;
+    assert_eq!(message, site.refused().await, "again, and not misread");
+    Row { fault: "a log that a newer forebay wrote on", message, after: "nothing was changed" }
 }
 
 async fn damaged_rule_book() -> Row {
@@ -420,7 +421,7 @@ async fn damaged_rule_book() -> Row {
     let garbage = Bytes::from_static(b"\xff\xff\xff no rule book");
     metadata.put(&MetaKey::rule_book(), garbage, Precondition::None).unwrap();
     drop((metadata, dir));
-    let seen = match site.start(&site.data()).await {
+    let message = match site.start(&site.data()).await {
         Err(error) => error.to_string(),
         Ok(runtime) => {
             check(&runtime, &site.acknowledged).await;
@@ -429,15 +430,15 @@ async fn damaged_rule_book() -> Row {
             error
         }
     };
-    let seen = settled(&seen, site.dir.path());
+    let message = settled(&message, site.dir.path());
     let after = "the rules that the partitions know stay in force";
-    Row { fault: "a stored rule book that does not decode", seen, after }
+    Row { fault: "a stored rule book that does not decode", message, after }
 }
 
-/// Needs permission to mount a file system; without it the row is assumed, and a note is printed.
+/// Needs permission to mount a file system. Without it, the row is assumed and a note is printed.
 async fn full_disk() -> Row {
-    // Whether the log or the rows hit it first varies between runs.
-    const SAID: &str = "no space is left on the disk; free some and start again, nothing that was \
+    // Whether the log or the rows hit the limit first varies between runs.
+    const DISK_FULL: &str = "no space is left on the disk; free some and start again, nothing that was \
                         acknowledged is lost";
     let dir = tempfile::tempdir().unwrap();
     let mount = |arguments: &[&str]| {
@@ -448,7 +449,7 @@ async fn full_disk() -> Row {
     let after = "after room was made and a restart everything acknowledged is there";
     if !mount(&["-t", "tmpfs", "-o", "size=24m", "tmpfs"]) {
         crate::place::say("skipped: a full disk (no permission to mount a file system)");
-        return Row { fault, seen: SAID.to_owned(), after };
+        return Row { fault, message: DISK_FULL.to_owned(), after };
     }
     let data = dir.path().join("data");
     let runtime = builder().data_dir(&data).start().await.unwrap();
@@ -464,7 +465,7 @@ async fn full_disk() -> Row {
     };
     drop(runtime.shutdown(Drain::now()).await);
     drop(runtime);
-    assert!(error.contains(SAID), "{error}");
+    assert!(error.contains(DISK_FULL), "{error}");
     assert!(mount(&["-o", "remount,size=256m"]));
     let runtime = builder().data_dir(&data).start().await.unwrap();
     check(&runtime, &acknowledged).await;
@@ -474,5 +475,5 @@ async fn full_disk() -> Row {
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
     drop(std::process::Command::new("umount").arg("--lazy").arg(dir.path()).output());
-    Row { fault, seen: SAID.to_owned(), after }
+    Row { fault, message: DISK_FULL.to_owned(), after }
 }

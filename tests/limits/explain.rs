@@ -81,8 +81,8 @@ async fn every_entry_gets_all_its_reasons() {
     first.outcome().await.unwrap();
     let ended = explain(&runtime, first.id()).await;
     assert_eq!((ended.entry.stage, ended.blocked_by.len()), (Stage::Finished, 0));
-    let nobody = EntryId { partition_key: PartitionKey(1), uuid: [9; 16] };
-    assert_eq!(runtime.explain(nobody).await.unwrap(), None);
+    let unknown = EntryId { partition_key: PartitionKey(1), uuid: [9; 16] };
+    assert_eq!(runtime.explain(unknown).await.unwrap(), None);
     runtime.shutdown(Drain::now()).await.unwrap();
     assert!(runtime.explain(first.id()).await.is_err(), "shut down");
 }
@@ -115,16 +115,16 @@ async fn limits_are_listed_while_in_use_or_with_waiters() {
         enqueue(&runtime, text).await;
     }
     gate.until_running(3).await;
-    let mut seen = runtime.limits().await.unwrap();
-    while seen.iter().map(|limit| limit.waiters).sum::<u32>() < 2 {
+    let mut limits = runtime.limits().await.unwrap();
+    while limits.iter().map(|limit| limit.waiters).sum::<u32>() < 2 {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        seen = runtime.limits().await.unwrap();
+        limits = runtime.limits().await.unwrap();
     }
     let mut rows: Vec<_> =
-        seen.iter().map(|limit| (&*limit.key, limit.usage, limit.limit, limit.waiters)).collect();
+        limits.iter().map(|limit| (&*limit.key, limit.usage, limit.limit, limit.waiters)).collect();
     rows.sort_unstable();
     assert_eq!(rows, [("a", 1, Some(1), 2), ("b", 1, Some(1), 0)]);
-    assert!(seen.iter().all(|limit| limit.pattern.as_deref() == Some("*")));
+    assert!(limits.iter().all(|limit| limit.pattern.as_deref() == Some("*")));
     gate.open(100);
     runtime.shutdown(Drain::now()).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! When rules are in force: from the first start on, at once, and independent of which node changed
+//! When rules take effect: from the first start on, at once, and independent of which node changed
 //! them.
 
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use forebay::{
 };
 use forebay_messages::command::{Command, UpsertRuleBook};
 
-use super::{Gate, PATIENCE, enqueue, entry, until};
+use super::{Gate, TIMEOUT, enqueue, entry, until};
 
 /// Long enough for everything allowed to start.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -46,7 +46,7 @@ async fn raising_a_limit_wakes_at_once_and_lowering_it_drains() {
     gate.until_running(100).await;
     runtime.rules().upsert("s", Limits::concurrency(1)).await.unwrap();
     gate.open(100);
-    // The hundred end; no second entry may start beside the one that runs then.
+    // The hundred end; no second entry may start while the next one runs.
     gate.until_running(1).await;
     tokio::time::sleep(A_WHILE).await;
     assert_eq!(gate.running(), 1);
@@ -54,7 +54,7 @@ async fn raising_a_limit_wakes_at_once_and_lowering_it_drains() {
     runtime.rules().upsert("s", Limits::concurrency(30)).await.unwrap();
     gate.until_running(30).await;
     crate::place::say(&format!("29 more run {:?} after the call", begun.elapsed()));
-    assert!(begun.elapsed() < PATIENCE / 10, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < TIMEOUT / 10, "{:?}", begun.elapsed());
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
@@ -82,7 +82,7 @@ async fn a_rate_delays_starts_and_is_changed_live() {
     let waits = tokio::time::timeout(A_WHILE, last.outcome()).await;
     assert!(waits.is_err(), "no token for an hour");
     runtime.rules().upsert("s/*", rate(1000, 1000)).await.unwrap();
-    tokio::time::timeout(PATIENCE, last.outcome()).await.unwrap().unwrap();
+    tokio::time::timeout(TIMEOUT, last.outcome()).await.unwrap().unwrap();
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
@@ -90,9 +90,9 @@ async fn a_rate_delays_starts_and_is_changed_live() {
 async fn the_later_of_two_editors_learns_what_changed() {
     let runtime = Gate::new().builder().in_memory().start().await.unwrap();
     runtime.rules().upsert("s", Limits::concurrency(1)).await.unwrap();
-    let seen = runtime.rules().book().unwrap();
+    let book = runtime.rules().book().unwrap();
     let pattern: forebay::Pattern = "s".parse().unwrap();
-    let version = seen.get(&pattern).unwrap().version;
+    let version = book.get(&pattern).unwrap().version;
     let edit = |limit| {
         let patch = RulePatch::limits(Limits::concurrency(limit));
         RuleChange::new(pattern.clone(), Change::Patch(patch))

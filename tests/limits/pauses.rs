@@ -13,13 +13,13 @@ use forebay::{
     RATE_PERIOD_MS_MAX, Rate, Runtime, THREADS_MAX, explain::Reason, rules::BookVersion,
 };
 
-use super::{Gate, PATIENCE, enqueue, until};
+use super::{Gate, TIMEOUT, enqueue, until};
 
 /// Long enough for everything allowed to start.
 const A_WHILE: Duration = Duration::from_millis(300);
 
 async fn ended(entry: &EntryHandle) {
-    tokio::time::timeout(PATIENCE, entry.outcome()).await.expect("the entry ends").unwrap();
+    tokio::time::timeout(TIMEOUT, entry.outcome()).await.expect("the entry ends").unwrap();
 }
 
 /// The pauses that block an entry: key or service, and pattern.
@@ -158,7 +158,7 @@ async fn a_limit_of_zero_is_refused_with_advice() {
     runtime.shutdown(Drain::now()).await.unwrap();
 
     let builder = || Gate::new().builder().in_memory();
-    for (builder, said) in [
+    for (builder, advice) in [
         (builder().max_running(0), "max_running(0): at least 1"),
         (builder().threads(0), "threads(0): use 1 to"),
         (builder().threads(THREADS_MAX + 1), "threads(1025): use 1 to 1024"),
@@ -167,7 +167,7 @@ async fn a_limit_of_zero_is_refused_with_advice() {
         (builder().partitions(PARTITIONS_MAX + 1), "use 1 to 4096"),
     ] {
         let error = builder.start().await.err().expect("it is refused").to_string();
-        assert!(error.contains(said), "no `{said}` in {error}");
+        assert!(error.contains(advice), "no `{advice}` in {error}");
     }
 }
 
@@ -185,7 +185,7 @@ async fn a_change_refused_because_of_the_history_is_not_in_force() {
     runtime.rules().upsert("s", Limits::concurrency(2)).await.unwrap();
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
-    let data_dir = DataDir::open_within(dir.path(), PATIENCE).unwrap();
+    let data_dir = DataDir::open_within(dir.path(), TIMEOUT).unwrap();
     let metadata = LocalMetadata::open(&data_dir.metadata(), &Medium::disk()).unwrap();
     let damaged = bytes::Bytes::from_static(&[99]);
     metadata.put(&MetaKey::rule_book_history(), damaged, Precondition::None).unwrap();
@@ -210,9 +210,9 @@ fn scope_of(runtime: &Runtime, at: usize) -> String {
     scopes.into_iter().find(here).expect("one of the scopes is routed there")
 }
 
-/// Regression: only the partition with most slots was told to give one up. Its entries never ended,
-/// and another one kept its slot for its own work: the third partition got none until that was
-/// done.
+/// Regression: only the partition with most slots was asked to give one up. Its entries never
+/// ended, and another partition kept its slot for its own work: the third partition got none until
+/// that work was done.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_partition_gets_a_slot_even_if_entries_of_another_never_end() {
     const QUICK: usize = 2_000;
@@ -248,7 +248,7 @@ async fn a_partition_gets_a_slot_even_if_entries_of_another_never_end() {
 fn formats_needed(path: &std::path::Path) -> Vec<u64> {
     use forebay_engine::partition::{rows::FsmSlot, store::fsm_number};
     use forebay_messages::PartitionId;
-    let dir = forebay_storage::DataDir::open_within(path, PATIENCE).unwrap();
+    let dir = forebay_storage::DataDir::open_within(path, TIMEOUT).unwrap();
     let medium = forebay_storage::Medium::disk();
     let store = forebay_storage::partition::Store::open(&dir.store(), &medium).unwrap();
     let needed = [0, 1].map(|id| {
@@ -258,8 +258,8 @@ fn formats_needed(path: &std::path::Path) -> Vec<u64> {
     needed.to_vec()
 }
 
-/// An older forebay refuses a book with pauses when applying it, and would continue without the
-/// pauses.
+/// An older forebay must refuse to apply a book with pauses; otherwise it would continue without
+/// the pauses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_a_book_with_pauses_follows_a_barrier() {
     let dir = tempfile::tempdir().unwrap();

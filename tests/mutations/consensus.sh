@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Does the simulation of consensus notice a broken rule? Each mutation below plants one bug
-# in a copy of the engine; one of the first 1,000 seeds must fail.
+# Does the simulation of consensus detect a broken rule? Each mutation below plants one bug in a
+# copy of the engine; one of the first 1,000 seeds must fail.
 #
 #   tests/mutations/consensus.sh          all mutations
-#   tests/mutations/consensus.sh read     those whose name contains the word
+#   tests/mutations/consensus.sh read     mutations whose name contains the word
 #
-# CARGO_TARGET_DIR says where to build. Exit code 0 when every mutation was caught.
+# CARGO_TARGET_DIR sets the build directory. Exit code 0 when every mutation was caught.
 set -euo pipefail
 machine=consensus
 only=${1:-}

@@ -3,10 +3,10 @@
 # rule of the inbox in a copy of the engine; the model test must then fail.
 #
 #   tests/mutations/inbox.sh          all mutations
-#   tests/mutations/inbox.sh horizon  those whose name contains the word
+#   tests/mutations/inbox.sh horizon  mutations whose name contains the word
 #
-# FOREBAY_CASES sets the cases per property, CARGO_TARGET_DIR where to build.
-# Exit code 0 when the model caught every mutation.
+# FOREBAY_CASES sets the cases per property, CARGO_TARGET_DIR the build directory. Exit code 0 when
+# the model caught every mutation.
 set -euo pipefail
 machine=inbox
 only=${1:-}

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Do the tests of journals, children and the outbox fail when a rule of theirs is broken? Each
-# mutation below breaks one in a copy of the engine; the named tests or the property must then
-# fail.
+# Do the tests of journals, children and the outbox fail when a rule is broken? Each mutation below
+# breaks one rule in a copy of the engine; the named tests or the property must then fail.
 #
 #   tests/mutations/journal.sh          all mutations
-#   tests/mutations/journal.sh cancel   those whose name contains the word
+#   tests/mutations/journal.sh cancel   mutations whose name contains the word
 #
-# CARGO_TARGET_DIR sets where to build. Exit code 0 when every mutation was caught.
+# CARGO_TARGET_DIR sets the build directory. Exit code 0 when every mutation was caught.
 set -euo pipefail
 machine=partition
 tests='-- journal children calls_property'

@@ -1,14 +1,14 @@
-# For the scripts in this directory: breaks a copy of the sources, rule by rule, and reports
-# whether the tests notice. To be sourced with `only` set: mutations whose name does not contain
-# it are left out.
+# Shared by the scripts in this directory: breaks a copy of the sources, one rule at a time, and
+# reports whether the tests detect it. Source it with `only` set: mutations whose name does not
+# contain it are skipped.
 #
-# With `machine` set the copy is messages and engine: engine/src/$machine is broken,
-# engine/tests/$machine must notice (its tests called ${machine}_model, or the ones
-# in $tests; all when it is empty). Without it the copy is the whole workspace, and
-# the script sets `model` to the tests that must notice.
+# With `machine` set, the copy is messages and engine: engine/src/$machine is broken, and
+# engine/tests/$machine must detect it (its tests called ${machine}_model, or the ones in $tests;
+# all if it is empty). Without it, the copy is the whole workspace, and the script sets `model` to
+# the tests that must detect it.
 #
-# With FOREBAY_MUTATIONS=apply nothing is built or run: it is checked only that each mutation
-# still changes the sources. A mutation that does not is a failure either way.
+# With FOREBAY_MUTATIONS=apply nothing is built or run; the script only checks that each mutation
+# still changes the sources. A mutation that does not is a failure in both modes.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 copy=$(mktemp -d)
@@ -17,26 +17,27 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/mutations}
 export RUST_BACKTRACE=0
 missed=0
 
-# What is tracked, as it is now (and new for cargo), and a way back to it.
+# Copies the tracked files in their current state (with new times, for cargo), and keeps the
+# original.
 (cd "$root" && git ls-files -z ${machine:+messages engine Cargo.lock Cargo.toml} | xargs -0 tar cf -) |
     tar xmf - -C "$copy"
 if [[ -n ${machine:-} ]]; then
     tests=${tests-${machine}_model}
-    # A workspace of the two crates; the package at the root stays behind.
+    # A workspace of the two crates, without the package at the root.
     sed -i -e 's/^members = .*/members = ["messages", "engine"]/' -e '/^default-members = /d' \
         -e '/^\[package\]/,/^\[profile/{/^\[profile/!d;}' "$copy/Cargo.toml"
-    # What a mutation finds is not to be replayed for the next one.
+    # A failing case found for one mutation must not be replayed for the next one.
     rm -rf "$copy/engine/tests/proptest-regressions"
 fi
 (cd "$copy" && git init --quiet && git add --all)
 
-# 0 when nothing is noticed. What is said is kept in $copy.log.
+# Returns 0 when nothing is detected. The output is in $copy.log.
 model() {
     (cd "$copy" && cargo test --quiet --offline -p forebay-engine \
         --test "$machine" $tests) >"$copy.log" 2>&1
 }
 
-# What was noticed, in a few words.
+# Prints in a few words what failed.
 noticed() {
     grep -m1 -A1 'panicked at' "$copy.log" | tail -1 | cut -c1-80
 }

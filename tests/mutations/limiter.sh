@@ -1,14 +1,13 @@
 #!/usr/bin/env bash
-# Do the limiter's tests fail when the limiter is wrong? Each mutation below breaks one
-# rule of the limiter in a copy of the engine; a test of engine/tests/limiter must then
-# fail: the model against the naive limiter for what may be granted and who may wait,
-# the named ones for turns, weights and what is forgotten.
+# Do the limiter's tests fail when the limiter is wrong? Each mutation below breaks one rule of the
+# limiter in a copy of the engine; a test of engine/tests/limiter must then fail: the model against
+# the naive limiter for grants and waits, the named tests for turns, weights and removed state.
 #
 #   tests/mutations/limiter.sh          all mutations
-#   tests/mutations/limiter.sh lock     those whose name contains the word
+#   tests/mutations/limiter.sh lock     mutations whose name contains the word
 #
-# PROPTEST_CASES sets the cases per property, CARGO_TARGET_DIR where to build.
-# Exit code 0 when every mutation was caught.
+# PROPTEST_CASES sets the cases per property, CARGO_TARGET_DIR the build directory. Exit code 0 when
+# every mutation was caught.
 set -euo pipefail
 machine=limiter
 only=${1:-}
@@ -16,8 +15,8 @@ source "$(dirname "$0")/lib.sh"
 # Failures only have to be found, not minimized.
 export PROPTEST_MAX_SHRINK_ITERS=${PROPTEST_MAX_SHRINK_ITERS:-0}
 
-# The named tests first: they take no time. The model only when none of them noticed.
-# A limiter that never ends a step is noticed by the clock.
+# The named tests run first, because they are fast; the model runs only if none of them fails. A
+# time limit catches a limiter that never ends a step.
 model() {
     (cd "$copy" && cargo test --quiet --offline -p forebay-engine --test "$machine" --no-run &&
         timeout "${MUTATION_TIMEOUT:-120}" cargo test --quiet --offline -p forebay-engine --test "$machine" -- \

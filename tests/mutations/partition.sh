@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Does the model of a partition with its vqueues and its limiter fail when vqueues that
-# wait without an actor are forgotten? Each mutation below breaks one rule of them in a
-# copy of the engine; the model test must then fail.
+# Does the model of a partition with its vqueues and its limiter fail when vqueues that wait without
+# an actor are lost? Each mutation below breaks one rule for them in a copy of the engine; the model
+# test must then fail.
 #
 #   tests/mutations/partition.sh          all mutations
-#   tests/mutations/partition.sh pause    those whose name contains the word
+#   tests/mutations/partition.sh pause    mutations whose name contains the word
 #
-# FOREBAY_CASES sets the cases per property, CARGO_TARGET_DIR where to build.
-# Exit code 0 when the model caught every mutation.
+# FOREBAY_CASES sets the cases per property, CARGO_TARGET_DIR the build directory. Exit code 0 when
+# the model caught every mutation.
 set -euo pipefail
 export FOREBAY_CASES=${FOREBAY_CASES:-2000}
 machine=partition
@@ -34,7 +34,7 @@ mutation 'a client is answered when its command is proposed' machine/mod.rs \
     's/Phase::Leading => self\.propose_for\(now, command, reply, effects\),/Phase::Leading => { let answer = Answer::Reply(Reply::Changed(0)); self.propose(now, command, None, effects); effects.push(PartitionEffect::Answer { to: reply, answer }); }/'
 planted 'a new limiter does not know the lock holders' engine/src/limiter/rules.rs \
     's/self\.locks\.seed\(vqueue, Holder::Entry\(entry\), self\.now\);/let _ = (vqueue, entry);/'
-# The simulation cannot tell: the retry stands at the head of its vqueue with or without it.
+# The simulation cannot detect this: the retry is at the head of its vqueue with or without it.
 mutation 'a retry releases its lock' apply/retry.rs \
     's/keeps_lock: has_lock, abort/keeps_lock: has_lock \&\& false, abort/'
 

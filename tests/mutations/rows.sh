@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Do the tests of consensus rows notice a broken storage? Each mutation below plants one bug in a
+# Do the tests of consensus rows detect a broken storage? Each mutation below plants one bug in a
 # copy of the workspace; the tests of the rows, or the simulation over a real storage, must fail.
 #
 #   tests/mutations/rows.sh            all mutations
-#   tests/mutations/rows.sh promise    those whose name contains the word
+#   tests/mutations/rows.sh promise    mutations whose name contains the word
 #
-# CARGO_TARGET_DIR says where to build. Exit code 0 when every mutation was caught.
+# CARGO_TARGET_DIR sets the build directory. Exit code 0 when every mutation was caught.
 set -euo pipefail
 only=${1:-}
 source "$(dirname "$0")/lib.sh"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Do the tests of the shuffle fail when it is wrong? Each mutation below breaks one of its
-# rules in a copy of the engine; engine/tests/shuffle must then fail.
+# Do the tests of the shuffle fail when it is wrong? Each mutation below breaks one of its rules in
+# a copy of the engine; engine/tests/shuffle must then fail.
 #
 #   tests/mutations/shuffle.sh        all mutations
-#   tests/mutations/shuffle.sh read   those whose name contains the word
+#   tests/mutations/shuffle.sh read   mutations whose name contains the word
 #
-# CARGO_TARGET_DIR says where to build. Exit code 0 when every mutation was caught.
+# CARGO_TARGET_DIR sets the build directory. Exit code 0 when every mutation was caught.
 set -euo pipefail
 machine=shuffle
 tests=''

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Does the simulation find bugs? Each one below is planted in a copy of the workspace;
-# seeds are then run until one fails. `docs/testing.md` has a table of the result.
+# Does the simulation find bugs? Each bug below is planted in a copy of the workspace; seeds are
+# then run until one fails. `docs/testing.md` has a table of the results.
 #
 #   tests/mutations/sim.sh            all of them
-#   tests/mutations/sim.sh wake-up    those whose name contains the word
+#   tests/mutations/sim.sh wake-up    bugs whose name contains the word
 #
-# FOREBAY_SIM_SEEDS sets after how many seeds a bug counts as not found (default 2000),
-# CARGO_TARGET_DIR where to build. Exit code 0 when every bug was found.
+# FOREBAY_SIM_SEEDS sets the number of seeds after which a bug counts as not found (default 2000),
+# CARGO_TARGET_DIR the build directory. Exit code 0 when every bug was found.
 set -euo pipefail
 only=${1:-}
 seeds=${FOREBAY_SIM_SEEDS:-2000}
 source "$(dirname "$0")/lib.sh"
 
-# Runs seeds in the copy: 0 when all hold.
+# Runs seeds in the copy; returns 0 when all pass.
 simulate() {
     (cd "$copy" && FOREBAY_SIM_SEED=0 FOREBAY_SIM_SEEDS=$1 cargo test --quiet --offline \
         --all-features --test main -- --exact sim::named_seeds_hold --nocapture) >"$copy.log" 2>&1
@@ -25,7 +25,7 @@ model() {
 noticed() {
     local seed
     seed=$(grep -oP '^seed \K[0-9]+(?=: )' "$copy.log" | sort -n | head -1)
-    # A panic in the middle of a run is said before its seed.
+    # A panic during a run is printed before its seed.
     local panic
     panic=$(grep -m1 -A1 "panicked at .*\(engine\|actors\|storage\)/src" "$copy.log" | tail -1 | cut -c1-80)
     echo "$((seed + 1)) seeds; $(grep -m1 -P "^seed $seed: " "$copy.log" | cut -c1-90) $panic"

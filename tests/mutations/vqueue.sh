@@ -3,14 +3,14 @@
 # of the vqueue in a copy of the engine; the model or a named test must then fail.
 #
 #   tests/mutations/vqueue.sh          all mutations
-#   tests/mutations/vqueue.sh lock  those whose name contains the word
+#   tests/mutations/vqueue.sh lock     mutations whose name contains the word
 #
-# FOREBAY_CASES sets the cases per property, CARGO_TARGET_DIR where to build.
-# Exit code 0 when every mutation was caught.
+# FOREBAY_CASES sets the cases per property, CARGO_TARGET_DIR the build directory. Exit code 0 when
+# every mutation was caught.
 set -euo pipefail
 export FOREBAY_CASES=${FOREBAY_CASES:-40000}
 machine=vqueue
-# The model needs more than 40,000 cases for a race that a named test replays.
+# The model would need more than 40,000 cases for a race that a named test replays.
 tests=vqueue_
 only=${1:-}
 source "$(dirname "$0")/lib.sh"

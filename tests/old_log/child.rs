@@ -133,7 +133,7 @@ async fn work(runtime: &Runtime, turn: &str) {
     let batch = (0..10).map(|n| Entry::to("work").scope("batch").payload(format!("{turn} {n}")));
     ends.extend(runtime.enqueue_batch(batch.collect()).await.unwrap());
     ends.push(stored(Entry::to("work").scope(turn).retention(Duration::ZERO)).await);
-    // The last one leaves nothing behind, so it may already be unknown.
+    // The last one leaves no row, so it may already be unknown.
     let _ = runtime.outcomes(&ends).await.unwrap();
 }
 
@@ -156,7 +156,7 @@ async fn act(runtime: &Runtime, turn: &str) {
         let _ = entry.outcome().await.unwrap();
     }
     runs(stored(of("hang", 3)).await).await.kill().await.unwrap();
-    // Its handler does not listen: the request is in the row when the process ends.
+    // Its handler ignores the request, which is therefore in the row when the process ends.
     runs(stored(of("hang", 4)).await).await.cancel().await.unwrap();
     stored(of("work", 5).run_at(later)).await.pause().await.unwrap();
     let moved = stored(of("work", 6).run_at(later)).await;

@@ -19,7 +19,7 @@ const ITEMS: &str = r#"{"n":1,"scope":"a"}
 {"n":8,"scope":"b","key":"k"}
 "#;
 /// A well-formed id of no entry.
-const NOBODY: &str = "ent_0DMI9oORqVM5I5G2Xq3JW7loIRUEovcLD";
+const UNKNOWN_ID: &str = "ent_0DMI9oORqVM5I5G2Xq3JW7loIRUEovcLD";
 
 fn command_line() -> Vec<&'static str> {
     let script = "echo {n} >> started; while ! test -e go; do sleep 0.02; done";
@@ -51,11 +51,11 @@ fn run(place: &Place, words: &[&str]) -> Done {
 
 /// Runs it; it must end with this exit code and print this on standard output.
 #[track_caller]
-fn says(place: &Place, words: &[&str], code: i32, said: &[&str]) {
+fn says(place: &Place, words: &[&str], code: i32, expected: &[&str]) {
     let done = run(place, words).expect(code, &[]);
     let text = done.text();
-    for said in said {
-        assert!(text.contains(said), "{words:?}: no `{said}` in: {text}");
+    for expected in expected {
+        assert!(text.contains(expected), "{words:?}: no `{expected}` in: {text}");
     }
 }
 
@@ -83,7 +83,7 @@ fn count(place: &Place, stage: &str) -> usize {
     stages(place).get(stage).copied().unwrap_or_default()
 }
 
-/// Waiting entries: each way to select them, and what is reported about those a command does not
+/// Waiting entries: each way to select them, and the report about entries that a command does not
 /// apply to.
 fn all_commands(place: &Place) {
     let waiting = count(place, "inbox");
@@ -103,9 +103,9 @@ fn all_commands(place: &Place) {
     // By id: each unchanged entry is reported, and affects the exit code.
     says(place, &["pause", &of_b[0]], 0, &["1 entry paused"]);
     let already = format!("not paused: {} is already paused", of_b[0]);
-    let nobody = format!("not paused: {NOBODY} is unknown or purged");
-    let three = ["pause", &of_b[0], &of_b[1], NOBODY];
-    says(place, &three, 1, &["1 entry paused", &already, &nobody]);
+    let unknown = format!("not paused: {UNKNOWN_ID} is unknown or purged");
+    let three = ["pause", &of_b[0], &of_b[1], UNKNOWN_ID];
+    says(place, &three, 1, &["1 entry paused", &already, &unknown]);
     says(place, &["resume", &of_b[0]], 0, &["1 entry resumed"]);
     says(place, &["resume", &of_b[0]], 1, &["0 entries resumed", "is not paused"]);
 
@@ -116,7 +116,7 @@ fn all_commands(place: &Place) {
     says(place, &["pause", "--older-than", "1h"], 0, &["0 entries paused"]);
     says(place, &["pause", "--service", "other"], 0, &["0 entries paused"]);
 
-    // Another time.
+    // A different start time.
     let run_at = |id: &str| {
         let all = entries(place, &[]);
         all.iter().find(|entry| entry["id"] == id).unwrap()["run_at"].as_u64().unwrap()
@@ -141,7 +141,7 @@ fn all_commands(place: &Place) {
     assert_eq!((count(place, "canceled"), count(place, "killed")), (1, 1));
     assert_eq!(ids(place, &["--outcome", "canceled"]), [of_b[0].clone()]);
 
-    // Entries ended by hand are redriven only by name.
+    // Entries that a user ended are redriven only by id.
     says(place, &["redrive", "--scope", "b"], 0, &["0 entries redriven"]);
     says(place, &["redrive", &of_b[0], &of_b[1]], 0, &["2 entries redriven"]);
     says(place, &["redrive", &of_b[0]], 1, &["is not finished"]);
@@ -249,7 +249,7 @@ fn invalid_combinations_are_refused() {
         &["cancel"][..],
         &["cancel", "ent_x"],
         &["kill", "--all", "--service", "exec"],
-        &["pause", "--queue", NOBODY],
+        &["pause", "--queue", UNKNOWN_ID],
         &["pause", "--queue", "vq_x"],
         &["reschedule", "--all"],
         &["reschedule", "--all", "--in", "-1s"],
@@ -303,8 +303,8 @@ fn canceled_entries_are_distinguished_from_failed_ones() {
     assert_eq!(objects(&place.path("out/results.ndjson")).len(), 4);
 }
 
-/// A slash too many found nothing and said nothing, so that a typing error looked like an
-/// empty queue.
+/// A filter with one slash too many matched nothing and reported nothing, so that a typing error
+/// looked like an empty queue.
 #[test]
 fn a_filter_that_no_entry_can_match_is_refused_and_changes_nothing() {
     let place = Place::new();

@@ -1,4 +1,4 @@
-//! `forebay add`: items for a run that is running.
+//! `forebay add`: adds items to a running run.
 
 use std::{collections::BTreeSet, io::Write, process::Stdio};
 
@@ -11,16 +11,16 @@ fn add<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
     [&["add"], &DATA[..], arguments].concat()
 }
 
-/// Fails unless it ended with this code and said all of this on standard output.
+/// Fails unless it ended with this code and printed all of this on standard output.
 #[track_caller]
-fn said(done: &Done, code: i32, texts: &[&str]) {
+fn expect_printed(done: &Done, code: i32, texts: &[&str]) {
     assert_eq!(done.code, code, "{done:?}");
     for text in texts {
         assert!(done.text().contains(text), "no `{text}` in: {}", done.text());
     }
 }
 
-/// A run of `items` whose commands note their item and wait for the file `go`.
+/// A run of `items` whose commands record their item and wait for the file `go`.
 fn waiting(place: &Place, options: &[&str]) -> Running {
     let script = r#"echo "$1 $FOREBAY_SEQ" >> started; while ! test -e go; do sleep 0.02; done"#;
     let rest = ["--jobs", "2", "--", "sh", "-c", script, "_"];
@@ -40,9 +40,13 @@ fn a_run_ends_when_the_added_items_have_ended_too() {
     place.write("items", "a\nb\n");
     let running = waiting(&place, &[]);
     until("both run", || started(&place).len() == 2);
-    said(&place.run(&add(&["--", "c", "-i", "d\ne"])), 0, &["3 added to run ", "(sh -c "]);
-    said(&place.run(&add(&["a", "c", "f"])), 0, &["1 added ", "2 named before"]);
-    said(&place.feed(&add(&[]), b"g\nh\n\ng\n"), 0, &["2 added ", "1 named before"]);
+    expect_printed(
+        &place.run(&add(&["--", "c", "-i", "d\ne"])),
+        0,
+        &["3 added to run ", "(sh -c "],
+    );
+    expect_printed(&place.run(&add(&["a", "c", "f"])), 0, &["1 added ", "2 named before"]);
+    expect_printed(&place.feed(&add(&[]), b"g\nh\n\ng\n"), 0, &["2 added ", "1 named before"]);
     let done = place.feed(&add(&["--json", "-0"]), b"i j\0k\nl\0").expect(0, &[]);
     let line: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!((&line["kind"], &line["added"]), (&"added".into(), &2.into()));
@@ -50,7 +54,7 @@ fn a_run_ends_when_the_added_items_have_ended_too() {
     place.write("go", "");
     let done = running.end().expect(0, &["10 succeeded", "8 added while it ran"]);
     assert!(!done.stderr.contains("came before"), "that was told to who added: {}", done.stderr);
-    // The second line of an item is a line of its own in the file.
+    // In the file, the second line of an item is a separate line.
     let all = ["a", "b", "c", "-i", "d", "e", "f", "g", "h", "i", "k", "l"];
     let all: BTreeSet<String> = all.map(str::to_owned).into();
     assert_eq!(BTreeSet::from_iter(started(&place)), all);
@@ -67,10 +71,10 @@ fn what_was_acknowledged_survives_a_kill() {
     let running = waiting(&place, &[]);
     until("both run", || started(&place).len() == 2);
     place.write("more", (3..=300).map(|n| format!("{n}\n")).collect::<String>());
-    said(&place.run(&add(&["-i", "more"])), 0, &["298 added"]);
+    expect_printed(&place.run(&add(&["-i", "more"])), 0, &["298 added"]);
     running.kill();
     place.write("go", "");
-    // The input does not name them: they wait, and a line says so.
+    // The input does not contain them: they wait, and a line reports it.
     let rest = waiting(&place, &[]).end();
     rest.expect(0, &["2 succeeded", "298 items of this command that are not in the input wait"]);
     place.run(&exec(&["--resume"])).expect(0, &["298 succeeded"]);
@@ -85,7 +89,7 @@ fn an_interrupted_run_says_how_to_continue_with_added_items() {
     place.write("items", "1\n2\n");
     let running = waiting(&place, &[]);
     until("both run", || started(&place).len() == 2);
-    said(&place.run(&add(&["3", "4"])), 0, &["2 added"]);
+    expect_printed(&place.run(&add(&["3", "4"])), 0, &["2 added"]);
     running.interrupt();
     until("it stops", || running.stderr().contains("stopping"));
     place.run(&add(&["5"])).expect_refused(&["no run takes items in data"]);
@@ -115,8 +119,8 @@ fn without_a_run_that_takes_items_it_says_what_to_do() {
     place.run(&add(&["--run", "zzz", "a"])).expect_refused(&wrong);
     let runs = place.json(&["runs", "--data-dir", "data"]);
     let id = runs[0]["id"].as_str().unwrap();
-    said(&place.run(&add(&["--run", &id[..8], "4"])), 0, &["1 added"]);
-    // A socket that a killed run has left is as good as none.
+    expect_printed(&place.run(&add(&["--run", &id[..8], "4"])), 0, &["1 added"]);
+    // A socket left by a killed run counts as no socket.
     running.kill();
     place.run(&add(&["a"])).expect_refused(&nothing);
     place.write("go", "");
@@ -131,17 +135,17 @@ fn items_are_written_as_in_the_input_unless_options_say_otherwise() {
     let running = waiting(&place, &["--ndjson"]);
     until("it runs", || started(&place).len() == 1);
     let object = "{\"args\":\n[\"b\"],\"scope\":\"s\"}";
-    said(&place.run(&add(&[object])), 0, &["1 added"]);
+    expect_printed(&place.run(&add(&[object])), 0, &["1 added"]);
     let bad = place.run(&add(&["[1]", "{\"args\":[\"c\"]}"]));
-    said(&bad, 1, &["1 added", "1 bad ones skipped"]);
+    expect_printed(&bad, 1, &["1 added", "1 bad ones skipped"]);
     bad.expect(1, &["error: line 1: JSON, but not an object", "; skipped"]);
-    said(&place.feed(&add(&["-d,"]), b"d,e\n"), 0, &["2 added"]);
+    expect_printed(&place.feed(&add(&["-d,"]), b"d,e\n"), 0, &["2 added"]);
     place.write("go", "");
     running.end().expect(0, &["5 succeeded"]);
     assert_eq!(started(&place), ["a", "b", "c", "d", "e"]);
 }
 
-/// A line that was cut in the middle would run as an item that nobody has named.
+/// A line cut in the middle would otherwise run as an item that was never named.
 #[test]
 fn what_a_killed_client_has_half_sent_is_no_item() {
     let place = Place::new();
@@ -171,7 +175,7 @@ fn adding_waits_for_room_under_a_backlog_rule() {
     let adding = place.start(&add(&["3", "4", "5", "6", "7"]));
     until("it is said that it waits", || running.stderr().contains("waits for room"));
     place.write("go", "");
-    said(&adding.end(), 0, &["5 added"]);
+    expect_printed(&adding.end(), 0, &["5 added"]);
     running.end().expect(0, &["7 succeeded"]);
     assert_eq!(ran_numbers(&place), (1..=7).collect::<Vec<u64>>());
 }

@@ -46,7 +46,7 @@ fn a_short_run_is_measured_and_leaves_nothing() {
 #[test]
 fn impossible_options_are_refused() {
     let place = Place::new();
-    for (option, value, said) in [
+    for (option, value, expected) in [
         ("--in-flight", "0", "--in-flight"),
         ("--batch", "3", "--batch"),
         ("--payload", "3", "--payload"),
@@ -54,6 +54,6 @@ fn impossible_options_are_refused() {
         ("--seconds", "0", "--seconds"),
         ("--partitions", "0", "--partitions"),
     ] {
-        place.run(&["bench", option, value]).expect(2, &["error: ", said]);
+        place.run(&["bench", option, value]).expect(2, &["error: ", expected]);
     }
 }

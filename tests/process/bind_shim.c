@@ -1,5 +1,5 @@
-// Notes the modes of each socket that is bound, and of its directory, as they are right after
-// it was bound: a line of two octal numbers in the file FOREBAY_SHIM_MODES.
+// Records the modes of each bound socket and of its directory, immediately after the bind: a line
+// of two octal numbers in the file FOREBAY_SHIM_MODES.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>

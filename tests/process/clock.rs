@@ -72,8 +72,8 @@ fn the_library_shifts_the_clock() {
     assert!((3_590..=3_610).contains(&ahead), "{ahead}");
 }
 
-/// Regression: after a run with a clock that was an hour ahead, nothing started for an hour: the
-/// places of new items were in the future.
+/// Regression: after a run with a clock that was an hour ahead, nothing started for an hour,
+/// because the places of new items were in the future.
 #[test]
 fn items_run_after_a_clock_an_hour_ahead_is_corrected() {
     let shifted = Shifted::new();
@@ -93,8 +93,7 @@ fn items_run_after_a_clock_an_hour_ahead_is_corrected() {
     assert!(status.text().contains("ahead of this machine's clock"), "{}", status.text());
 }
 
-/// Items that waited when the clock was corrected start too, and retries wait as long as they
-/// should.
+/// Items that waited when the clock was corrected start too, and retries wait for the correct time.
 #[test]
 fn waiting_items_run_after_the_clock_is_set_back() {
     let shifted = Shifted::new();

@@ -1,4 +1,4 @@
-//! Data directories that cannot be used, or not yet.
+//! Data directories that cannot be used, or not at the moment.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use forebay_storage::DataDir;
 use super::{exec, numbers, ran};
 use crate::place::{Place, say, until};
 
-/// Enough for the stores' first files, and soon full.
+/// Enough for the stores' first files, and full soon after.
 const SMALL_DISK: &str = "size=40m";
 
 #[test]
@@ -33,7 +33,7 @@ fn exec_waits_for_a_directory_being_inspected() {
     let place = Place::new();
     place.write("items", numbers(2));
     place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &[]);
-    let looks = || {
+    let inspect = || {
         let held = DataDir::open(place.path("data")).unwrap();
         move || {
             std::thread::sleep(Duration::from_millis(400));
@@ -42,7 +42,7 @@ fn exec_waits_for_a_directory_being_inspected() {
     };
     for words in [&exec(&["--input", "items", "--", "true"])[..], &["status", "--data-dir", "data"]]
     {
-        let leaves = std::thread::spawn(looks());
+        let leaves = std::thread::spawn(inspect());
         place.run(words).expect(0, &[]);
         leaves.join().unwrap();
     }
@@ -128,7 +128,7 @@ fn a_full_disk_loses_nothing_accepted() {
     place.system("dd", &["if=/dev/zero", "of=data/ballast", "bs=64k"]);
     let done = running.end().expect(2, &["error: ", "No space left on device"]);
     assert!(!done.stdout.is_empty(), "ended items were not reported");
-    // Full at the start, too. Inspection needs no space.
+    // It is full at the start, too. Inspection needs no space.
     place.run(&exec(&rest)).expect_refused(&["No space left on device"]);
     let count = place.run(&["entries", "--count", "--data-dir", "data"]).expect(0, &[]).text();
     assert!(count.trim().parse::<u64>().unwrap() > 0, "{count}");

@@ -6,7 +6,7 @@ use crate::place::Place;
 
 const COMMANDS: &str = include_str!("../../docs/commands.md");
 const EXEC: &str = include_str!("../../docs/exec.md");
-/// Between the outputs of two commands.
+/// Separates the outputs of two commands.
 const MARK: &str = "--- next ---";
 /// Stands for variable text.
 const ANYTHING: char = '…';
@@ -29,11 +29,11 @@ fn sessions(text: &str) -> Vec<(String, Vec<String>)> {
     commands
 }
 
-/// Whether a line matches, whatever the width of columns.
-fn is_as_told(line: &str, told: &str) -> bool {
+/// Whether a line matches, independent of column widths.
+fn line_matches(line: &str, expected: &str) -> bool {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (line, told) = (words(line), words(told));
-    let mut parts = told.split(ANYTHING);
+    let (line, expected) = (words(line), words(expected));
+    let mut parts = expected.split(ANYTHING);
     let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
     for part in parts {
         match rest.find(part) {
@@ -41,18 +41,19 @@ fn is_as_told(line: &str, told: &str) -> bool {
             None => return false,
         }
     }
-    rest.is_empty() || told.ends_with(ANYTHING)
+    rest.is_empty() || expected.ends_with(ANYTHING)
 }
 
-/// Whether lines are those told; a line that says nothing certain stands for any number.
-fn are_as_told(said: &[&str], told: &[String]) -> bool {
-    match (said, told) {
+/// Whether the lines match the expected ones; a line of only variable text matches any number of
+/// lines.
+fn lines_match(printed: &[&str], expected: &[String]) -> bool {
+    match (printed, expected) {
         ([], []) => true,
         (_, [any, rest @ ..]) if *any == ANYTHING.to_string() => {
-            (0..=said.len()).any(|skip| are_as_told(&said[skip..], rest))
+            (0..=printed.len()).any(|skip| lines_match(&printed[skip..], rest))
         }
-        ([line, said @ ..], [wanted, told @ ..]) => {
-            is_as_told(line, wanted) && are_as_told(said, told)
+        ([line, printed @ ..], [pattern, expected @ ..]) => {
+            line_matches(line, pattern) && lines_match(printed, expected)
         }
         _ => false,
     }
@@ -84,9 +85,12 @@ fn check(document: &str) {
     shell.env("PATH", format!("{}:{path}", binary.parent().unwrap().display()));
     let output = shell.env_remove("FOREBAY_DATA_DIR").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let said: Vec<Vec<&str>> =
+    let printed: Vec<Vec<&str>> =
         text.split(&format!("{MARK}\n")).map(|one| one.lines().collect()).collect();
-    for ((command, told), said) in sessions.iter().zip(said) {
-        assert!(are_as_told(&said, told), "$ {command}\nsaid {said:#?}\nnot  {told:#?}");
+    for ((command, expected), printed) in sessions.iter().zip(printed) {
+        assert!(
+            lines_match(&printed, expected),
+            "$ {command}\nsaid {printed:#?}\nnot  {expected:#?}"
+        );
     }
 }

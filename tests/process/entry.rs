@@ -1,4 +1,4 @@
-//! What is shown of entries: their contents, attempts and outcomes; and long lists.
+//! The display of entries: their contents, attempts and outcomes; long lists.
 
 use forebay::{Context, Drain, Entry, HandlerError, RetryPolicy, Runtime};
 use serde_json::{Value, json};
@@ -37,8 +37,8 @@ fn an_item_of_exec_is_shown_with_its_command_attempts_and_outputs() {
         assert_eq!(shown["entry"]["command"], command(n), "{shown}");
         assert_eq!(shown["report"]["stdout"]["bytes"]["text"], format!("out {n}\n"));
         assert_eq!(asked(&place, &["explain", id])["entry"]["command"], command(n));
-        let said = text(&place, &["entries", "--outcome", outcome]);
-        assert!(said.contains(&format!("test $1 = 1' _ {n}")), "{said}");
+        let shown = text(&place, &["entries", "--outcome", outcome]);
+        assert!(shown.contains(&format!("test $1 = 1' _ {n}")), "{shown}");
     }
     let failed = asked(&place, &["entries", "--outcome", "dead-letter"]);
     let id = failed[0]["id"].as_str().unwrap();
@@ -48,11 +48,11 @@ fn an_item_of_exec_is_shown_with_its_command_attempts_and_outputs() {
     assert_eq!(numbers, [1, 2], "the third is the outcome");
     assert!(attempts.iter().all(|attempt| attempt["text"] == "exit code 1: no 2"), "{shown}");
     assert!(attempts[0]["ended_at"].as_u64() <= attempts[1]["started_at"].as_u64());
-    let said = text(&place, &["entry", id]);
+    let shown = text(&place, &["entry", id]);
     for part in
         ["dead letter", "3 of 3", "attempt 1 at", "attempt 2 at", "out 2", "exited", &id[..9]]
     {
-        assert!(said.contains(part), "no `{part}` in {said}");
+        assert!(shown.contains(part), "no `{part}` in {shown}");
     }
     let unknown = "ent_000000000000000000000000000000000";
     place.run(&["entry", unknown, "--data-dir", "data"]).expect_refused(&[unknown]);
@@ -66,8 +66,8 @@ async fn start(place: &Place) -> Runtime {
         .data_dir(place.path("data"))
         .partitions(2)
         .handler("fail", |context: Context, (): ()| async move {
-            let said = format!("no {} {}", context.attempt(), "x".repeat(300));
-            Err::<(), _>(HandlerError::retry(said))
+            let failure = format!("no {} {}", context.attempt(), "x".repeat(300));
+            Err::<(), _>(HandlerError::retry(failure))
         })
         .start()
         .await
@@ -102,7 +102,7 @@ async fn the_last_failed_attempts_and_the_payload_of_any_entry_are_shown() {
     }
 }
 
-/// Regression: all entries were one answer: with a million of them it took 16 seconds and failed.
+/// Regression: all entries were one answer, which for a million of them took 16 seconds and failed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_lists_are_paged_and_complete() {
     use forebay::control::{Control, Request, Response};
@@ -168,10 +168,10 @@ async fn queues_and_status_show_that_a_service_has_no_handler() {
     crate::place::until("it is noticed", || {
         asked(&place, &["status"])["unserved"][0]["entries"] == 3
     });
-    let said = text(&place, &["status"]);
-    assert!(said.contains("service ghost: no handler here, 3 entries wait since"), "{said}");
-    let said = text(&place, &["queues"]);
-    assert!(said.contains("no handler here") && said.contains("boo"), "{said}");
+    let shown = text(&place, &["status"]);
+    assert!(shown.contains("service ghost: no handler here, 3 entries wait since"), "{shown}");
+    let shown = text(&place, &["queues"]);
+    assert!(shown.contains("no handler here") && shown.contains("boo"), "{shown}");
     assert_eq!(asked(&place, &["queues"])[0]["has_handler"], false);
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
@@ -202,9 +202,9 @@ async fn counters_and_rule_books_are_sent_in_parts() {
         Response::Limits { limits, more: false } => limits,
         other => panic!("{other:?}"),
     };
-    let patience = std::time::Instant::now();
+    let begun = std::time::Instant::now();
     while counters(true).await.len() < SCOPES {
-        assert!(patience.elapsed().as_secs() < 60, "all of them wait");
+        assert!(begun.elapsed().as_secs() < 60, "all of them wait");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     assert_eq!(counters(true).await, counters(false).await);

@@ -82,7 +82,7 @@ fn bad_lines_are_named_and_the_others_run() {
     );
     place.write("items", items);
     let rest = ["--ndjson", "--input", "items", "--", "sh", "-c", "echo {} >> started"];
-    let said = [
+    let expected = [
         "line 2: ",
         "line 3: ",
         "line 4: scope `no spaces`",
@@ -90,7 +90,7 @@ fn bad_lines_are_named_and_the_others_run() {
         "line 7: ",
         "2 succeeded",
     ];
-    place.run(&exec(&rest)).expect(1, &said);
+    place.run(&exec(&rest)).expect(1, &expected);
     assert_eq!(ran(&place, "started").into_iter().collect::<BTreeSet<_>>(), [1, 5].into());
     // And again: the exit code stays 1, nothing runs twice.
     place.run(&exec(&rest)).expect(1, &["line 2: ", "2 were done before"]);
@@ -127,10 +127,10 @@ fn names_are_checked_by_line() {
 fn templates_that_no_line_can_fill_are_refused_at_once() {
     let place = Place::new();
     place.write("items", numbers(2));
-    let refused = |rest: &[&str], said: &[&str]| {
+    let refused = |rest: &[&str], expected: &[&str]| {
         let started: &[&str] = &["--", "touch", "started"];
         let command = if rest.contains(&"--") { &[] } else { started };
-        place.run(&exec(&[&["--input", "items"], rest, command].concat())).expect_refused(said);
+        place.run(&exec(&[&["--input", "items"], rest, command].concat())).expect_refused(expected);
         assert!(!place.path("started").exists() && !place.path("data").exists(), "{rest:?}");
     };
     refused(&["--", "touch", "started", "{name}"], &["`{name}`", "--ndjson"]);
@@ -147,8 +147,8 @@ fn templates_that_no_line_can_fill_are_refused_at_once() {
 #[test]
 fn an_input_that_cannot_be_read_is_refused() {
     let place = Place::new();
-    let refused = |input: &str, said: &[&str]| {
-        place.run(&exec(&["--input", input, "--", "true"])).expect_refused(said);
+    let refused = |input: &str, expected: &[&str]| {
+        place.run(&exec(&["--input", input, "--", "true"])).expect_refused(expected);
         assert!(!place.path("data").exists(), "{input}");
     };
     refused("nowhere", &["cannot read nowhere: No such file"]);

@@ -116,9 +116,9 @@ fn explain_and_limits_on_a_directory_in_use_and_at_rest() {
     let text = |words: &[&str]| {
         place.run(&[words, &["--data-dir", "data"]].concat()).expect(0, &[]).text()
     };
-    let said = text(&["explain", &id("inbox", 0)]);
+    let explanation = text(&["explain", &id("inbox", 0)]);
     for part in ["waits", "t is full: 1 of 1 run, by rule `t` (rul_", "is held by ent_"] {
-        assert!(said.contains(part), "no `{part}` in {said}");
+        assert!(explanation.contains(part), "no `{part}` in {explanation}");
     }
     assert!(text(&["explain", &id("running", 0)]).contains("runs since"));
     let limits = ask(&place, &["limits", "--scope", "t"]);

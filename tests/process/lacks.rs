@@ -1,6 +1,6 @@
 //! Resources that forebay itself lacks (descriptors, processes, disk space, its spawner) are never
 //! charged to an item: it waits for them or ends the run, and the item runs again as if it had
-//! never started. A preloaded library takes resources away.
+//! never started. A preloaded library simulates the shortage.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -8,12 +8,12 @@ use super::{exec, numbers, ran};
 use crate::place::{Place, until};
 
 /// A directory whose `forebay` can be made to lack a resource.
-struct Poor {
+struct Starved {
     place: Place,
     library: String,
 }
 
-impl Poor {
+impl Starved {
     fn new() -> Self {
         let place = Place::new();
         let library = place.path("lack_shim.so").to_str().unwrap().to_owned();
@@ -51,69 +51,69 @@ fn few_descriptors_make_a_run_slower_and_no_item_fails() {
 
 #[test]
 fn it_waits_for_processes_that_cannot_be_created() {
-    let poor = Poor::new();
-    poor.place.write("items", numbers(20));
-    poor.place.write("lack", "");
+    let starved = Starved::new();
+    starved.place.write("items", numbers(20));
+    starved.place.write("lack", "");
     let arguments = exec(&["--input", "items", "--", "sh", "-c", "echo {} >> ran"]);
-    let without = poor.command(("FOREBAY_NO_FORK", "1"), &arguments);
-    let mut running = poor.place.start_command(without);
+    let without = starved.command(("FOREBAY_NO_FORK", "1"), &arguments);
+    let mut running = starved.place.start_command(without);
     until("it says what it waits for", || running.stderr().contains("temporarily unavailable"));
-    assert!(running.is_running() && ran(&poor.place, "ran").is_empty());
-    fs::remove_file(poor.place.path("lack")).unwrap();
+    assert!(running.is_running() && ran(&starved.place, "ran").is_empty());
+    fs::remove_file(starved.place.path("lack")).unwrap();
     running.end().expect(0, &["20 succeeded"]);
-    assert_eq!(ran(&poor.place, "ran").len(), 20);
+    assert_eq!(ran(&starved.place, "ran").len(), 20);
 }
 
 #[test]
 fn a_lasting_lack_of_processes_ends_the_run_without_failing_items() {
-    let poor = Poor::new();
-    poor.place.write("items", numbers(4));
-    poor.place.write("lack", "");
+    let starved = Starved::new();
+    starved.place.write("items", numbers(4));
+    starved.place.write("lack", "");
     let script = "echo $FOREBAY_ATTEMPT >> ran";
     let arguments = exec(&["--input", "items", "--", "sh", "-c", script]);
-    let without = poor.command(("FOREBAY_NO_FORK", "1"), &arguments);
-    let done = poor.place.start_command(without).end();
+    let without = starved.command(("FOREBAY_NO_FORK", "1"), &arguments);
+    let done = starved.place.start_command(without).end();
     done.expect(2, &["no command can be started", "run the same command line again"]);
-    poor.place.run(&arguments).expect(0, &["4 succeeded"]);
-    assert_eq!(ran(&poor.place, "ran"), [1, 1, 1, 1], "first attempts, all of them");
+    starved.place.run(&arguments).expect(0, &["4 succeeded"]);
+    assert_eq!(ran(&starved.place, "ran"), [1, 1, 1, 1], "first attempts, all of them");
 }
 
 /// Regression: overlong output was cut, and the item counted as done with exit code 0.
 #[test]
 fn output_that_does_not_fit_ends_the_run_and_is_complete_in_the_next() {
-    let poor = Poor::new();
-    poor.place.write("items", numbers(2));
-    poor.place.write("lack", "");
+    let starved = Starved::new();
+    starved.place.write("items", numbers(2));
+    starved.place.write("lack", "");
     let script = "echo $FOREBAY_ATTEMPT >> ran; head -c 300000 /dev/zero";
     for stream in ["", " >&2"] {
         let script = format!("{script}{stream}");
         let arguments = exec(&["--input", "items", "--jobs", "1", "--", "sh", "-c", &script]);
-        let full = poor.command(("FOREBAY_FULL", "/exec/output/"), &arguments);
-        let done = poor.place.start_command(full).end();
-        let said = ["does not fit", "exec/output", "No space left", "same command line again"];
-        let done = done.expect(2, &said);
+        let full = starved.command(("FOREBAY_FULL", "/exec/output/"), &arguments);
+        let done = starved.place.start_command(full).end();
+        let expected = ["does not fit", "exec/output", "No space left", "same command line again"];
+        let done = done.expect(2, &expected);
         assert_eq!(done.stdout.len(), 0, "a part of it was printed");
-        let done = poor.place.run(&arguments).expect(0, &["2 succeeded"]);
+        let done = starved.place.run(&arguments).expect(0, &["2 succeeded"]);
         assert!(done.stdout.len() + done.stderr.len() >= 600_000);
     }
-    assert!(ran(&poor.place, "ran").iter().all(|attempt| *attempt == 1), "they were counted");
+    assert!(ran(&starved.place, "ran").iter().all(|attempt| *attempt == 1), "they were counted");
 }
 
 #[test]
 fn results_and_lists_that_do_not_fit_end_the_run_and_are_named() {
-    let poor = Poor::new();
-    poor.place.write("items", numbers(2));
-    poor.place.write("lack", "");
+    let starved = Starved::new();
+    starved.place.write("items", numbers(2));
+    starved.place.write("lack", "");
     let arguments = exec(&["--input", "items", "--results", "kept", "--", "echo"]);
-    for (full, said) in
+    for (full, expected) in
         [("results.ndjson", "kept/results.ndjson"), ("exec/running", "exec/running")]
     {
-        let full = poor.command(("FOREBAY_FULL", full), &arguments);
-        let done = poor.place.start_command(full).end();
-        done.expect(2, &["error: ", said, "No space left on device"]);
+        let full = starved.command(("FOREBAY_FULL", full), &arguments);
+        let done = starved.place.start_command(full).end();
+        done.expect(2, &["error: ", expected, "No space left on device"]);
     }
-    poor.place.run(&arguments).expect(0, &[]);
-    let lines = crate::place::objects(&poor.place.path("kept/results.ndjson"));
+    starved.place.run(&arguments).expect(0, &[]);
+    let lines = crate::place::objects(&starved.place.path("kept/results.ndjson"));
     assert_eq!(lines.len(), 2);
 }
 
@@ -165,9 +165,9 @@ fn a_timeout_is_a_failed_attempt() {
     let mut items = ran(&place, "ran");
     items.sort_unstable();
     assert_eq!(items, [1, 1, 2], "it is retried");
-    let deaf = "trap '' TERM; while :; do sleep 0.05; done";
+    let ignores_term = "trap '' TERM; while :; do sleep 0.05; done";
     let rest = ["--timeout", "0.1s", "--grace", "200ms", "--input", "items", "--", "sh", "-c"];
-    let done = place.run(&exec(&[&rest[..], &[deaf]].concat()));
+    let done = place.run(&exec(&[&rest[..], &[ignores_term]].concat()));
     done.expect(1, &["2 failed", "timed out after 100ms, ended by signal 9"]);
 }
 
@@ -216,7 +216,7 @@ fn commands_run_in_chdir_and_know_their_item() {
         (place.lines("a/ran"), place.lines("b c/ran")),
         (vec!["1,a".into()], vec!["2,b c".into()])
     );
-    // In another directory it is other work; in the same one it is done.
+    // In another directory it is different work; in the same one it is done.
     run("{}").expect(1, &["2 were done before"]);
     run("./{}").expect(1, &["2 succeeded"]);
 }

@@ -1,5 +1,5 @@
 //! Rules changed from a second terminal while `forebay exec` runs: how soon they take effect,
-//! rates, and two people who change the same rule.
+//! rates, and two users who change the same rule.
 //!
 //! Must always hold: the order of events comes from the items themselves (the times of the files
 //! they create), not from how often a test checks.
@@ -12,7 +12,7 @@ use std::{
 use super::{exec, numbers};
 use crate::place::{Done, Place, Running, say, until};
 
-/// A changed rule takes effect within this time.
+/// Maximum time until a changed rule takes effect.
 const IN_FORCE_WITHIN: Duration = Duration::from_millis(100);
 /// Number of measurements; more on a busy machine.
 const ATTEMPTS_MIN: usize = 3;
@@ -21,13 +21,13 @@ const ATTEMPTS_MAX: usize = 8;
 const TICK: Duration = Duration::from_millis(10);
 
 /// Items of scope `t` that record their start and end, and run for `seconds`.
-struct Floor {
+struct Site {
     /// Killed before the directory is removed.
     running: Running,
     place: Place,
 }
 
-impl Floor {
+impl Site {
     fn open(items: u64, seconds: &str, first: &[&str]) -> Self {
         let place = Place::new();
         place.write("items", numbers(items));
@@ -46,7 +46,7 @@ impl Floor {
         Self { running, place }
     }
 
-    /// When items began or ended, in this order.
+    /// Times at which items began or ended, in order.
     fn times(&self, of: &str) -> Vec<SystemTime> {
         let entries = std::fs::read_dir(self.place.path(of)).unwrap();
         let time = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -85,37 +85,37 @@ fn best_of(what: &str, mut attempt: impl FnMut() -> Duration) {
 
 #[test]
 fn a_raised_limit_takes_effect_within_100_ms() {
-    let floor = Floor::open(40, "60", &["*", "--concurrency", "1"]);
-    until("one runs", || floor.started() == 1);
+    let site = Site::open(40, "60", &["*", "--concurrency", "1"]);
+    until("one runs", || site.started() == 1);
     let mut limit = 1;
     best_of("raised", || {
         limit += 3;
         let begun = SystemTime::now();
-        set(&floor.place, &["*", "--concurrency", &limit.to_string()]).expect(0, &[]);
-        until("as many run as may", || floor.started() == limit);
-        after(begun, floor.times("start")[limit - 1])
+        set(&site.place, &["*", "--concurrency", &limit.to_string()]).expect(0, &[]);
+        until("as many run as may", || site.started() == limit);
+        after(begun, site.times("start")[limit - 1])
     });
     std::thread::sleep(3 * TICK);
-    assert_eq!(floor.started(), limit, "and not more");
+    assert_eq!(site.started(), limit, "and not more");
 }
 
 #[test]
 fn a_lowered_limit_takes_effect_within_100_ms() {
-    let floor = Floor::open(5_000, "0.02", &["*", "--concurrency", "8"]);
+    let site = Site::open(5_000, "0.02", &["*", "--concurrency", "8"]);
     best_of("lowered", || {
-        let known = floor.started();
-        until("many run", || floor.started() > known + 40);
+        let known = site.started();
+        until("many run", || site.started() > known + 40);
         let begun = SystemTime::now();
-        set(&floor.place, &["*", "--concurrency", "1"]).expect(0, &[]);
-        let known = floor.started();
-        until("some run one by one", || floor.started() > known + 12);
-        let (starts, ends) = (floor.times("start"), floor.times("end"));
-        set(&floor.place, &["*", "--concurrency", "8"]).expect(0, &[]);
+        set(&site.place, &["*", "--concurrency", "1"]).expect(0, &[]);
+        let known = site.started();
+        until("some run one by one", || site.started() > known + 12);
+        let (starts, ends) = (site.times("start"), site.times("end"));
+        set(&site.place, &["*", "--concurrency", "8"]).expect(0, &[]);
         // When items run one by one, each starts after all earlier ones have ended.
-        let crowded = |(before, start): (usize, &SystemTime)| {
+        let overlaps = |(before, start): (usize, &SystemTime)| {
             (ends.partition_point(|end| end <= start) < before).then_some(*start)
         };
-        let last = starts.iter().enumerate().filter_map(crowded).next_back();
+        let last = starts.iter().enumerate().filter_map(overlaps).next_back();
         after(begun, last.expect("eight ran at once"))
     });
 }
@@ -123,17 +123,17 @@ fn a_lowered_limit_takes_effect_within_100_ms() {
 #[test]
 fn starts_follow_a_rate_its_burst_and_a_change_of_it() {
     let begun = SystemTime::now();
-    let floor = Floor::open(90, "0", &["t", "--rate", "20/s", "--burst", "10"]);
-    until("the burst is over", || floor.started() >= 30);
+    let site = Site::open(90, "0", &["t", "--rate", "20/s", "--burst", "10"]);
+    until("the burst is over", || site.started() >= 30);
     let raised = SystemTime::now();
-    set(&floor.place, &["t", "--rate", "100/s", "--burst", "5"]).expect(0, &[]);
-    until("it is faster", || floor.started() >= 70);
+    set(&site.place, &["t", "--rate", "100/s", "--burst", "5"]).expect(0, &[]);
+    until("it is faster", || site.started() >= 70);
     let lowered = SystemTime::now();
-    set(&floor.place, &["t", "--rate", "10/s", "--burst", "1"]).expect(0, &[]);
+    set(&site.place, &["t", "--rate", "10/s", "--burst", "1"]).expect(0, &[]);
     let in_force = SystemTime::now();
-    until("all have started", || floor.started() == 90);
-    let starts = floor.times("start");
-    floor.running.end().expect(0, &["90 succeeded"]);
+    until("all have started", || site.started() == 90);
+    let starts = site.times("start");
+    site.running.end().expect(0, &["90 succeeded"]);
 
     // An item may be late, but never early: the bucket is full at first, then refilled.
     let allowed = |from: SystemTime, at: SystemTime, burst: f64, rate: f64| {
@@ -149,7 +149,7 @@ fn starts_follow_a_rate_its_burst_and_a_change_of_it() {
     }
     let slow: Vec<_> = starts.iter().filter(|start| **start > in_force).collect();
     for (number, start) in slow.iter().enumerate() {
-        // One is in progress.
+        // One of them is in progress.
         let most = 1.0 + allowed(in_force, **start, 1.0, 10.0);
         assert!((number + 1) as f64 <= most, "{number} of the slow, {most} may have: {slow:?}");
     }
@@ -166,15 +166,15 @@ fn starts_follow_a_rate_its_burst_and_a_change_of_it() {
 
 #[test]
 fn the_later_of_two_editors_is_told_to_look_again() {
-    let floor = Floor::open(3, "60", &["t", "--concurrency", "1"]);
-    until("one runs", || floor.started() == 1);
+    let site = Site::open(3, "60", &["t", "--concurrency", "1"]);
+    until("one runs", || site.started() == 1);
     // Both have seen version 1 and start at the same time.
     let editors = 4;
     let barrier = Barrier::new(editors);
     let edit = |number: usize| {
         let limit = (10 + number).to_string();
         barrier.wait();
-        set(&floor.place, &["t", "--concurrency", &limit, "--if-version", "1"])
+        set(&site.place, &["t", "--concurrency", &limit, "--if-version", "1"])
     };
     let ended: Vec<Done> = std::thread::scope(|threads| {
         let editors: Vec<_> =
@@ -184,11 +184,11 @@ fn the_later_of_two_editors_is_told_to_look_again() {
     let winners: Vec<_> = (0..editors).filter(|number| ended[*number].code == 0).collect();
     let [winner] = winners[..] else { panic!("not one of them: {ended:?}") };
     for (_, done) in ended.into_iter().enumerate().filter(|(number, _)| *number != winner) {
-        let said = "rule `t`: expected version 1, found version 2; look at it again and repeat";
-        done.expect_refused(&[said]);
+        let advice = "rule `t`: expected version 1, found version 2; look at it again and repeat";
+        done.expect_refused(&[advice]);
     }
-    let book = floor.place.json(&["rules", "list", "--data-dir", "data"]);
+    let book = site.place.json(&["rules", "list", "--data-dir", "data"]);
     assert_eq!(book["rules"][0]["concurrency"], 10 + winner, "{book}");
     // As the error advised.
-    set(&floor.place, &["t", "--concurrency", "2", "--if-version", "2"]).expect(0, &[]);
+    set(&site.place, &["t", "--concurrency", "2", "--if-version", "2"]).expect(0, &[]);
 }

@@ -100,8 +100,8 @@ fn a_dry_run_prints_commands_and_leaves_nothing_behind() {
 fn duplicate_items_are_reported_and_counted() {
     let place = Place::new();
     let done = place.feed(&exec(&["--", "echo"]), b"a\nb\na\na\na\na\n");
-    let said = ["item 3 came before", "item 5 came before in this input, too", "4 named twice"];
-    let done = done.expect(0, &said);
+    let expected = ["item 3 came before", "item 5 came before in this input, too", "4 named twice"];
+    let done = done.expect(0, &expected);
     assert!(!done.stderr.contains("item 6"), "{}", done.stderr);
     assert_eq!(sorted(&done.text()), ["a", "b"]);
 }
@@ -125,8 +125,8 @@ fn a_failed_item_waits_as_long_as_it_should() {
 fn a_command_in_one_word_and_a_missing_dash_dash_are_explained() {
     let place = Place::new();
     place.write("items", numbers(2));
-    let refused = |words: &[&str], said: &[&str]| {
-        place.run(&exec(&[&["-i", "items"], words].concat())).expect_refused(said);
+    let refused = |words: &[&str], expected: &[&str]| {
+        place.run(&exec(&[&["-i", "items"], words].concat())).expect_refused(expected);
         assert!(!place.path("data").exists(), "{words:?}");
     };
     refused(&["--", "cat {} | wc"], &["is one word", r#"sh -c 'cat "$1" | wc' _ {}"#]);
@@ -159,11 +159,12 @@ fn a_too_long_item_is_reported_and_the_others_run() {
     let long_word = "x".repeat(200 * 1024);
     let input = [line(&["a".to_owned()]), line(&long), line(&[long_word]), line(&["b".to_owned()])];
     place.write("items", input.concat());
-    // Seven times 600 KiB.
+    // Seven arguments of 600 KiB.
     let seven = ["{}"; 7];
     let arguments = exec(&[&["--ndjson", "-i", "items", "--", "true"], &seven[..]].concat());
-    let said = ["line 2: its command has", "line 3: argument 1 has", "2 succeeded", "2 bad lines"];
-    place.run(&arguments).expect(1, &said);
+    let expected =
+        ["line 2: its command has", "line 3: argument 1 has", "2 succeeded", "2 bad lines"];
+    place.run(&arguments).expect(1, &expected);
     // Regression: two items of 600 KiB were above the limit of one entry.
     place.write("items", line(&long));
     place.run(&exec(&["--ndjson", "-i", "items", "--", "true", "{}", "{}"])).expect(0, &[]);
@@ -182,8 +183,8 @@ fn jobs_can_be_changed_while_it_runs() {
     assert!(done.text().contains("at most 5 may (2 before)"), "{}", done.text());
     until("five run", || ran(&place, "started").len() == 5);
     assert!(jobs(&["3"]).text().contains("running ones continue"));
-    let told = place.json(&["jobs", "--data-dir", "data"]);
-    assert_eq!((&told["running"], &told["running_max"]), (&5.into(), &3.into()));
+    let jobs_shown = place.json(&["jobs", "--data-dir", "data"]);
+    assert_eq!((&jobs_shown["running"], &jobs_shown["running_max"]), (&5.into(), &3.into()));
     assert_eq!(ran(&place, "started").len(), 5, "none was started, none was ended");
     jobs(&["0"]).expect(2, &["0 is not in 1..=4096"]);
     place.write("go", "");
@@ -191,7 +192,7 @@ fn jobs_can_be_changed_while_it_runs() {
     jobs(&["3"]).expect_refused(&["no process has the data directory open", "--jobs"]);
 }
 
-/// A lowered number of jobs limits running items, despite a rule that allows more.
+/// A lower number of jobs limits running items even if a rule allows more.
 #[test]
 fn fewer_jobs_apply_beside_a_rule() {
     let place = Place::new();
@@ -202,13 +203,13 @@ fn fewer_jobs_apply_beside_a_rule() {
     let running = place.start(&exec(&[&rest[..], &["--", "sh", "-c", script, "_", "{}"]].concat()));
     until("many ran", || ran(&place, "seen").len() >= 12);
     place.run(&["jobs", "--data-dir", "data", "2"]).expect(0, &[]);
-    // By this many further starts, the items running before have ended.
+    // After this many further starts, the items that ran before have ended.
     let before = ran(&place, "seen").len() + 8;
     running.end().expect(0, &["60 succeeded"]);
-    let seen = ran(&place, "seen");
-    assert!(seen.iter().all(|count| *count <= 4), "the rule: {seen:?}");
-    assert!(seen[before..].iter().all(|count| *count <= 2), "the jobs: {seen:?}");
-    assert!(seen.len() == 60 && seen.contains(&4), "{seen:?}");
+    let counts = ran(&place, "seen");
+    assert!(counts.iter().all(|count| *count <= 4), "the rule: {counts:?}");
+    assert!(counts[before..].iter().all(|count| *count <= 2), "the jobs: {counts:?}");
+    assert!(counts.len() == 60 && counts.contains(&4), "{counts:?}");
 }
 
 #[test]

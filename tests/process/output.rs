@@ -1,11 +1,11 @@
-//! Output of commands: complete, once, and on the right stream; and the cost of waiting.
+//! Output of commands: complete, once, on the right stream; and the cost of waiting.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use super::{exec, numbers};
 use crate::place::{Place, len, objects, until};
 
-/// More than the 64 KiB kept in memory, and more than a pipe holds.
+/// More than the 64 KiB kept in memory, and more than the capacity of a pipe.
 const LONG_LINES: u64 = 3_000;
 /// Maximum CPU time of an exec that waits for one command for three seconds.
 const IDLE_CPU_MAX: Duration = Duration::from_millis(50);

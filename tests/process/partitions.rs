@@ -1,4 +1,4 @@
-//! `forebay partitions`: the leaders, and orders to lead or stop leading.
+//! `forebay partitions`: lists leaders, and tells a replica to lead or to stop leading.
 
 use serde_json::Value;
 

@@ -43,8 +43,8 @@ fn nothing_starts_under_a_pause_until_it_is_resumed() {
     let entries = place.json(&["entries", "--stage", "inbox", "--data-dir", "data"]);
     let id = entries[0]["id"].as_str().unwrap().to_owned();
     let explain = || place.run(&["explain", &id, "--data-dir", "data"]).expect(0, &[]).text();
-    let said = explain();
-    assert!(said.contains("t is paused by rule `t` (rul_"), "{said}");
+    let explanation = explain();
+    assert!(explanation.contains("t is paused by rule `t` (rul_"), "{explanation}");
 
     // In use: a service too, and the pauses are independent.
     let book = rules(&place, &["pause", "service:exec"]);
@@ -54,8 +54,8 @@ fn nothing_starts_under_a_pause_until_it_is_resumed() {
     let book = rules(&place, &["resume", "t"]);
     assert_eq!(paused(&book, "t"), Some(false), "its limit stays: {book}");
     until("the items wait behind the other pause", || waits("service:exec"));
-    let said = explain();
-    assert!(said.contains("is paused by rule `service:exec`"), "{said}");
+    let explanation = explain();
+    assert!(explanation.contains("is paused by rule `service:exec`"), "{explanation}");
     std::thread::sleep(A_WHILE);
     assert!(!place.path("ran").exists(), "nothing has started");
     let book = rules(&place, &["resume", "service:exec"]);
@@ -71,21 +71,21 @@ fn invalid_commands_are_refused_with_advice() {
     let place = Place::new();
     place.write("items", "1\n");
     place.run(&exec(&["--input", "items", "--", "true"])).expect(0, &[]);
-    let refused = |words: &[&str], said: &[&str]| {
-        place.run(&[&["rules", "--data-dir", "data"], words].concat()).expect_refused(said);
+    let refused = |words: &[&str], explanation: &[&str]| {
+        place.run(&[&["rules", "--data-dir", "data"], words].concat()).expect_refused(explanation);
     };
     refused(&["resume", "t"], &["`t` is not paused", "rules list"]);
     refused(&["pause", "t", "--if-version", "7"], &["expected version 7"]);
     refused(&["set", "service:exec", "--concurrency", "5"], &["a service can only be paused"]);
     refused(&["set", "t", "--rate", "1/10000h"], &["366 days"]);
-    for (words, said) in [
+    for (words, explanation) in [
         (&["pause", "a b"][..], "character ` `"),
         (&["pause", "service:*"], "a service is written"),
         (&["set", "t", "--concurrency", "0"], "rules pause"),
         (&["set", "t", "--rate", "0/s"], "rules pause"),
         (&["set", "t", "--backlog", "0"], "rules pause"),
     ] {
-        place.run(&[&["rules", "--data-dir", "data"], words].concat()).expect(2, &[said]);
+        place.run(&[&["rules", "--data-dir", "data"], words].concat()).expect(2, &[explanation]);
     }
     assert_eq!(rules(&place, &["list"])["version"], 0, "nothing was changed");
 }

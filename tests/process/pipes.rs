@@ -40,7 +40,7 @@ fn a_closed_reader_ends_the_run_and_leaves_the_rest() {
     }
 }
 
-/// Unread progress and messages are no reason to stop.
+/// Unread progress and messages do not stop a run.
 #[test]
 fn a_run_continues_with_a_closed_standard_error() {
     let place = Place::new();
@@ -60,17 +60,17 @@ fn failed_writes_are_reported() {
     let into_full = |arguments: &str| {
         in_shell(&place, &format!("FOREBAY {arguments} --data-dir data > /dev/full"))
     };
-    let said = ["error: cannot write standard output: No space left on device"];
+    let expected = ["error: cannot write standard output: No space left on device"];
     for run in ["", "--json "] {
         let script = format!("FOREBAY exec --data-dir data -i items {run}-- echo > /dev/full");
-        in_shell(&place, &script).expect(2, &said);
+        in_shell(&place, &script).expect(2, &expected);
     }
     in_shell(&place, "FOREBAY exec --data-dir data -i items -- true").expect(0, &[]);
     for looks in ["entries", "queues", "status", "rules list", "--json entries", "man"] {
-        into_full(looks).expect(2, &said);
+        into_full(looks).expect(2, &expected);
     }
-    in_shell(&place, "FOREBAY exec -i items --dry-run -- echo > /dev/full").expect(2, &said);
-    into_full("completions bash").expect(2, &said);
+    in_shell(&place, "FOREBAY exec -i items --dry-run -- echo > /dev/full").expect(2, &expected);
+    into_full("completions bash").expect(2, &expected);
     let help = ["error: cannot write the help: No space left on device"];
     into_full("exec --help").expect(2, &help);
     for looks in ["entries", "queues", "man", "completions bash", "--help"] {
@@ -115,8 +115,8 @@ fn signals_are_handled_while_the_output_is_not_read() {
         let status = running.wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(2), "{status}");
         if !has_both {
-            let said = fs::read_to_string(place.path("said")).unwrap();
-            assert!(said.contains("nobody reads the output"), "{said}");
+            let expected = fs::read_to_string(place.path("said")).unwrap();
+            assert!(expected.contains("nobody reads the output"), "{expected}");
         }
         let mut printed = Vec::new();
         reader.read_to_end(&mut printed).unwrap();

@@ -1,4 +1,4 @@
-//! Progress of a run, when no terminal shows a bar.
+//! Progress of a run without a terminal for a progress bar.
 
 use super::{exec, numbers, ran};
 use crate::place::{Place, Running, until};

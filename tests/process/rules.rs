@@ -44,9 +44,9 @@ fn patterns(book: &serde_json::Value) -> Vec<&str> {
 /// Starts from a book with `a=2` as version 1, ends with the same rules.
 fn all_commands(place: &Place) {
     let ask = |words: &[&str]| rules(place, words);
-    let refused = |words: &[&str], said: &[&str]| {
+    let refused = |words: &[&str], expected: &[&str]| {
         let words = [&["rules", "--data-dir", "data"], words].concat();
-        place.run(&words).expect_refused(said);
+        place.run(&words).expect_refused(expected);
     };
     assert_eq!(ask(&["list"])["version"], 1);
     let book = ask(&["set", "*/x", "--concurrency", "5", "--description", "why"]);
@@ -98,7 +98,7 @@ fn a_run_waits_for_room_where_a_rule_limits_the_backlog() {
     let mut running = place.start(&arguments);
     // Inspecting a directory not in use opens it, and would lock out the starting run.
     until("it runs", || !super::ran(&place, "trace").is_empty());
-    let (mut most, mut seen) = (0, false);
+    let (mut most, mut is_shown) = (0, false);
     while running.is_running() {
         let queues = place.run(&["queues", "--json", "--data-dir", "data"]);
         let queues: serde_json::Value = serde_json::from_slice(&queues.stdout).unwrap_or_default();
@@ -106,12 +106,12 @@ fn a_run_waits_for_room_where_a_rule_limits_the_backlog() {
             most = most.max(queue["inbox"].as_u64().unwrap());
         }
         let limits = place.run(&["limits", "--json", "--data-dir", "data"]).text();
-        seen |= limits.contains("\"backlog\":3,\"backlog_limit\":3");
+        is_shown |= limits.contains("\"backlog\":3,\"backlog_limit\":3");
     }
     let done = running.end().expect(0, &["40 succeeded", "waits for room", "rule `*` allows 3"]);
     assert!(!done.stderr.contains("earlier"), "all were stored by this run: {}", done.stderr);
     assert_eq!(most, 3, "exactly the maximum waited");
-    assert!(seen, "`limits` shows the backlog");
+    assert!(is_shown, "`limits` shows the backlog");
     let ran = super::ran(&place, "trace");
     for scope in 0..2 {
         let of: Vec<_> = ran.iter().copied().filter(|n| n % 2 == scope).collect();
@@ -192,16 +192,16 @@ fn testing_rules_shows_their_effect_and_changes_nothing() {
     let lowered = test(&["t=1"]);
     assert_eq!((numbers(&lowered), &lowered["keys"][0]["over_then"]), ([2, 8, 0, 0], &1.into()));
     assert_eq!(test(&["t=none", "--limit", "1"])["keys"].as_array().unwrap().len(), 1);
-    let said = place.run(&["rules", "test", "t=6", "--key", "t", "--data-dir", "data"]);
-    let said = said.expect(0, &[]).text();
+    let expected = place.run(&["rules", "test", "t=6", "--key", "t", "--data-dir", "data"]);
+    let expected = expected.expect(0, &[]).text();
     let governs = "t: governed by `t` (concurrency 2) now, by `t` (concurrency 6) then";
     for part in [governs, "2 run, 8 wait; of those could start now 0, then 4", "START THEN"] {
-        assert!(said.contains(part), "no `{part}` in {said}");
+        assert!(expected.contains(part), "no `{part}` in {expected}");
     }
     assert_eq!(rules(&place, &["list"])["version"], 1, "nothing changed");
-    let refused = |words: &[&str], said: &str| {
+    let refused = |words: &[&str], expected: &str| {
         let done = place.run(&[&["rules", "test", "--data-dir", "data"], words].concat());
-        done.expect(2, &[said]);
+        done.expect(2, &[expected]);
     };
     refused(&["t=1", "--key", "t/*"], "a key has no `*`");
     refused(&["t"], "PATTERN=N");

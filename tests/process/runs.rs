@@ -1,5 +1,5 @@
-//! Which items a process runs, and their outcomes: runs are distinguished by command and directory,
-//! items not named are left alone, outputs are printed once.
+//! Which items a process runs, and their outcomes: command and directory identify a run, items that
+//! are not named are left alone, outputs are printed once.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -77,7 +77,7 @@ fn items_paused_by_a_user_stay_paused() {
     let waiting = place.json(&["entries", "--stage", "inbox", "--data-dir", "data"]);
     let id = waiting[0]["id"].as_str().unwrap().to_owned();
     place.run(&["pause", &id, "--data-dir", "data"]).expect(0, &[]);
-    // All but that one are set aside and restored.
+    // All other items are set aside and restored.
     place.write("none", "");
     place.run(&[&exec(&["--input", "none"])[..], &slow()[5..]].concat()).expect(0, &[]);
     let running = place.start(&slow());
@@ -110,7 +110,7 @@ fn the_same_name_in_another_directory_is_another_item() {
     place.write("items", "{\"id\": 7, \"args\": [\"file\"]}\n");
     let by_id = ["x", "y", "x"].map(|of| cat(of, &["--ndjson", "--", "cat", "{}"]));
     assert_eq!(by_id, ["x", "y", ""]);
-    // An `id` identifies the item, whatever is done with it.
+    // An `id` identifies the item, whatever command it is used with.
     assert_eq!(cat("x", &["--ndjson", "--", "head", "{}"]), "");
 }
 
@@ -140,9 +140,9 @@ fn again_is_one_run_that_can_be_continued_by_name() {
     let running = place.start(&arguments);
     until("some have started", || ran(&place, "started").len() >= 2);
     running.interrupt();
-    let said = running.end().stderr;
-    let name = said.split("--again=").nth(1).and_then(|rest| rest.split(' ').next());
-    let line = with(&format!("--again={}", name.expect(&said)));
+    let stderr = running.end().stderr;
+    let name = stderr.split("--again=").nth(1).and_then(|rest| rest.split(' ').next());
+    let line = with(&format!("--again={}", name.expect(&stderr)));
     let arguments: Vec<&str> = line.split('\n').collect();
     place.run(&arguments).expect(0, &["were done before"]);
     assert_eq!(ran(&place, "started"), (1..=6).collect::<Vec<_>>(), "each once more");
@@ -208,8 +208,7 @@ fn long_outputs_of_purged_entries_are_removed_by_the_next_run() {
     assert_eq!(kept(), 0);
 }
 
-/// Regression: `--resume` skipped runs that only had unprinted output, and did not know their
-/// items.
+/// Regression: `--resume` skipped runs with only unprinted output, and did not know their items.
 #[test]
 fn resume_prints_the_remaining_output_of_an_ended_run() {
     for (form, expected) in [("--tag", "1\tsaid 1\n"), ("--json", r#""argv":["echo","said","1"]"#)]
@@ -268,7 +267,7 @@ fn stored_outputs_are_printed_on_demand() {
     assert_eq!(printed.stdout.len(), 65_536);
 }
 
-/// Prints its number, then that many bytes.
+/// Prints its number, then this many bytes.
 const SAYS: &str = "n=$(($1 * 7919 % 300000)); echo \"<$1 $n\"; head -c $n /dev/zero | tr '\\0' x; \
                     echo \">\"";
 
@@ -304,7 +303,7 @@ fn kills_lose_no_output_and_repeat_at_most_the_last() {
         let running: Running = place.start(&arguments);
         std::thread::sleep(wait);
         outputs.push(running.kill().stdout);
-        // Another moment of the run each time.
+        // A different moment of the run each time.
         wait = Duration::from_millis(200 + (wait.as_millis() as u64 * 37) % 900);
     }
     outputs.push(place.run(&arguments).expect(0, &[]).stdout);

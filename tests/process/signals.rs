@@ -14,7 +14,7 @@ use crate::place::{Place, Running, until};
 const INT: i32 = -2;
 const TERM: i32 = -15;
 /// Ends only when it is killed.
-const DEAF: &str = "trap '' TERM; echo $FOREBAY_ATTEMPT >> ran; test -e quick && exit; \
+const IGNORES_TERM: &str = "trap '' TERM; echo $FOREBAY_ATTEMPT >> ran; test -e quick && exit; \
                     while :; do sleep 0.05; done";
 
 fn started(place: &Place, rest: &[&str], count: usize) -> Running {
@@ -27,7 +27,7 @@ fn started(place: &Place, rest: &[&str], count: usize) -> Running {
 fn each_ctrl_c_escalates_and_announces_the_next_step() {
     let place = Place::new();
     place.write("items", numbers(3));
-    let running = started(&place, &["--jobs", "2", "--", "sh", "-c", DEAF], 2);
+    let running = started(&place, &["--jobs", "2", "--", "sh", "-c", IGNORES_TERM], 2);
     let says = |text| until(text, || running.stderr().contains(text));
     running.signal("INT");
     says("stopping: 2 running; Ctrl-C again ends them (SIGTERM)");
@@ -36,7 +36,9 @@ fn each_ctrl_c_escalates_and_announces_the_next_step() {
     running.signal("INT");
     running.end().expect(INT, &["they are killed", "0 succeeded, 0 failed, 3 left"]);
     place.write("quick", "");
-    place.run(&exec(&["--input", "items", "--", "sh", "-c", DEAF])).expect(0, &["3 succeeded"]);
+    place
+        .run(&exec(&["--input", "items", "--", "sh", "-c", IGNORES_TERM]))
+        .expect(0, &["3 succeeded"]);
     assert!(ran(&place, "ran").iter().all(|attempt| *attempt == 1), "a killed attempt was counted");
 }
 
@@ -71,7 +73,7 @@ fn one_sigterm_lets_commands_end_within_the_grace() {
     for signal in ["TERM", "HUP"] {
         let place = Place::new();
         place.write("items", numbers(2));
-        let rest = ["--jobs", "1", "--grace", "500ms", "--", "sh", "-c", DEAF];
+        let rest = ["--jobs", "1", "--grace", "500ms", "--", "sh", "-c", IGNORES_TERM];
         let running = started(&place, &rest, 1);
         let begun = Instant::now();
         running.signal(signal);

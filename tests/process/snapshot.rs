@@ -20,8 +20,8 @@ fn a_snapshot_of_a_running_process_is_restored_and_continues() {
 
     place.run(&["snapshot", "verify", "copy"]).expect(0, &[]);
     let restore = ["snapshot", "restore", "copy", "--data-dir", "new"];
-    let said = place.run(&restore).expect(0, &[]).text();
-    assert!(said.contains("rows as of LSN"), "{said}");
+    let report = place.run(&restore).expect(0, &[]).text();
+    assert!(report.contains("rows as of LSN"), "{report}");
     place.run(&restore).expect_refused(&["not empty", "choose a new or an empty directory"]);
     place.run(&["snapshot", "restore", "items", "--data-dir", "n2"]).expect_refused(&["items"]);
     let finished = place.json(&["entries", "--stage", "finished", "--data-dir", "new"]);
@@ -49,8 +49,8 @@ fn lost_rows_are_restored_from_a_snapshot_and_the_log() {
     place.run(&run("more")).expect(0, &["20 succeeded"]);
 
     std::fs::remove_dir_all(place.path("data/store")).unwrap();
-    let asked = place.run(&["entries", "--data-dir", "data"]);
-    asked.expect_refused(&["the records between are gone", "restore a snapshot"]);
+    let refused = place.run(&["entries", "--data-dir", "data"]);
+    refused.expect_refused(&["the records between are gone", "restore a snapshot"]);
     let restore = ["snapshot", "restore", "copy", "--log-of", "data", "--data-dir", "new"];
     place.run(&restore).expect(0, &[]);
     let entries = place.json(&["entries", "--stage", "finished", "--data-dir", "new"]);

@@ -18,7 +18,7 @@ use super::exec;
 use crate::place::{Place, until};
 
 /// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `forebay top` in its own terminal; killed when dropped.
 struct Top {
@@ -34,11 +34,11 @@ impl Top {
         let (master, terminal) = pseudo_terminal();
         let child = start(place, &terminal);
         let drawn = Arc::new(Mutex::new(Vec::new()));
-        let (mut reader, told) = (master.try_clone().unwrap(), Arc::clone(&drawn));
+        let (mut reader, output) = (master.try_clone().unwrap(), Arc::clone(&drawn));
         std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(len @ 1..) = reader.read(&mut bytes) {
-                told.lock().unwrap().extend_from_slice(&bytes[..len]);
+                output.lock().unwrap().extend_from_slice(&bytes[..len]);
             }
         });
         Self { child, master, terminal, drawn }
@@ -80,7 +80,7 @@ impl Top {
 
 impl Drop for Top {
     fn drop(&mut self) {
-        // Mostly it has ended already.
+        // Usually it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -112,7 +112,7 @@ fn ended(child: &mut Child) -> i32 {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             child.kill().unwrap();
             panic!("it does not end");
         }
@@ -130,8 +130,8 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
-/// What the terminal shows after everything drawn: lines, and sequences that place the cursor or
-/// clear the screen. Colours are ignored.
+/// The contents of the screen after all output: lines, and sequences that place the cursor or clear
+/// the screen. Colours are ignored.
 fn screen(drawn: &[u8]) -> String {
     let text = String::from_utf8_lossy(drawn);
     let mut rest = text.chars().peekable();
@@ -225,7 +225,7 @@ fn without_a_process_it_shows_the_stored_state() {
     let mut top = Top::start(&place);
     top.shows("no process has the data directory open, so nothing runs; stored: 15 waiting");
     top.shows("sh -c 'while");
-    // It does not keep the directory from others, and follows a process that starts.
+    // It does not lock the directory, and follows a process that starts.
     let running = place.start(&exec(&[&rest[..], WAITS_FOR_GO].concat()));
     top.shows("0 of 12 running");
     running.kill();

@@ -69,14 +69,14 @@ impl Unwritable {
 fn the_library_refuses_to_write_below_a_directory() {
     let unwritable = Unwritable::new();
     std::fs::create_dir(unwritable.place.path("data")).unwrap();
-    for (errno, said) in [(FULL, "No space left"), (READ_ONLY, "Read-only file system")] {
+    for (errno, reason) in [(FULL, "No space left"), (READ_ONLY, "Read-only file system")] {
         let mut shell = Command::new("sh");
         let file = std::fs::canonicalize(unwritable.place.path("data")).unwrap().join("file");
         shell.args(["-c", "echo 1 > \"$1\"", "_", file.to_str().unwrap()]);
         unwritable.shim(&mut shell, errno);
         let done = shell.output().unwrap();
         let stderr = String::from_utf8_lossy(&done.stderr);
-        assert!(!done.status.success() && stderr.contains(said), "{stderr}");
+        assert!(!done.status.success() && stderr.contains(reason), "{stderr}");
     }
 }
 
@@ -101,7 +101,7 @@ fn an_unwritable_directory_can_be_inspected() {
         assert!(status.contains("no process has the data directory open"), "{status}");
         let entry = unwritable.run(&["entry", id], errno).expect(0, &[]).text();
         assert!(entry.contains("attempt 1 at"), "{entry}");
-        let looks: [&[&str]; 7] = [
+        let reads: [&[&str]; 7] = [
             &["queues", "--all"],
             &["explain", id],
             &["limits"],
@@ -110,8 +110,8 @@ fn an_unwritable_directory_can_be_inspected() {
             &["alias"],
             &["purge", id, "--dry-run"],
         ];
-        for look in looks {
-            unwritable.run(look, errno).expect(0, &[]);
+        for read in reads {
+            unwritable.run(read, errno).expect(0, &[]);
         }
         // Commands that change something say why they cannot.
         let refused = unwritable.run(&["purge", id], errno).expect(2, &[]);
@@ -126,8 +126,8 @@ fn an_unwritable_directory_can_be_inspected() {
     assert_eq!(place.json(&["entries", "--data-dir", "data"]), normally);
 }
 
-/// Regression: between its creation and its change of mode, any user could connect to the control
-/// socket if the umask allowed it. A connection persists.
+/// Regression: between the creation of the control socket and its change of mode, any user could
+/// connect if the umask allowed it. A connection persists.
 #[test]
 fn the_control_socket_is_never_open_to_others() {
     let place = Place::new();

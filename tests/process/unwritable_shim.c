@@ -1,5 +1,5 @@
-// A disk below a directory that is full (FOREBAY_SHIM_ERRNO=28) or read-only (30): files below
-// FOREBAY_SHIM_BELOW cannot be made or written. Preloaded into the real binary.
+// Simulates a disk below a directory that is full (FOREBAY_SHIM_ERRNO=28) or read-only (30): files
+// below FOREBAY_SHIM_BELOW cannot be created or written. Preloaded into the real binary.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

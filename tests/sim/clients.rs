@@ -1,5 +1,5 @@
-//! Clients and handlers of a simulation. A client repeats a request until it is answered; if it
-//! dies with its node, its request is repeated on another one.
+//! Clients and handlers of a simulation. A client repeats a request until it is answered; if the
+//! client dies with its node, its request is repeated on another node.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use forebay_messages::{
 
 use super::{
     journal::{DROPPED, FAILS, Run, Shared},
-    plan::{ATTEMPTS_MAX, Ask, Ending, Mishap, Plan, Spec},
+    plan::{ATTEMPTS_MAX, Ask, Ending, FailureMode, Plan, Spec},
     sizes,
 };
 
 /// Delay before a client repeats a request.
-const AGAIN: Duration = Duration::from_millis(250);
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 /// Time limit of an attempt.
 const TIMEOUT: Duration = Duration::from_millis(1_500);
 
@@ -86,7 +86,7 @@ pub(super) async fn ask(
                 journal.lock().note(now(), format!("client of {ask:?} is told: {error}"));
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -100,7 +100,7 @@ async fn change_rules(ask: &Ask, rules: &Rules) -> Result<(), RulesError> {
     }
 }
 
-/// Entries of a batch that is too large are requested one by one.
+/// Requests the entries of a batch that is too large one by one.
 async fn enqueue(
     numbers: &[usize],
     runtime: &Runtime,
@@ -122,7 +122,7 @@ async fn enqueue(
     }
     // An entry refused with others may be stored alone.
     for number in numbers {
-        if is_batch && journal.lock().seen[*number].acked.is_some() {
+        if is_batch && journal.lock().observed[*number].acked.is_some() {
             continue;
         }
         match runtime.enqueue(entry(*number)).await {
@@ -170,8 +170,8 @@ async fn once(
             match runtime.attach(id).outcome().await {
                 Ok(outcome) => journal.lock().ended(now(), *number, outcome),
                 Err(forebay::ResultError::Unknown(_)) => {
-                    let seen = &journal.lock().seen[*number];
-                    if seen.acked.is_some() && !seen.was_dropped {
+                    let observed = &journal.lock().observed[*number];
+                    if observed.acked.is_some() && !observed.was_dropped {
                         return Err(format!("#{number} is not known"));
                     }
                 }
@@ -197,7 +197,7 @@ async fn once(
     }
 }
 
-/// Drops a partition, and gives its keys to others after a while.
+/// Drops a partition, and assigns its keys to others after a while.
 pub(super) async fn replace(what: &Replacement, runtime: &Runtime) -> Result<(), NodeError> {
     match runtime.node().drop_partition(what.id).await {
         // An earlier request may have died with its node.
@@ -221,7 +221,7 @@ struct Guard {
     journal: Shared,
     now: Now,
     how: &'static str,
-    /// When it fails by its timeout. If it is dropped before, it was stopped.
+    /// Time of its timeout. If it is dropped earlier, it was stopped.
     times_out_at: Option<Timestamp>,
 }
 
@@ -255,7 +255,7 @@ pub(super) fn runtime(
         builder = builder.partitions(partitions);
     }
     if incarnation.is_multiple_of(2) {
-        // Most vqueues that wait for a permit do so without an actor.
+        // Most vqueues that wait for a permit have no actor.
         builder = builder.active_vqueues_max(2);
     }
     if let Some(running_max) = plan.running_max {
@@ -299,19 +299,19 @@ async fn work(
         () = tokio::time::sleep(Duration::from_millis(spec.works_ms)) => {}
     }
     {
-        let seen = &mut journal.lock().seen[run.entry];
-        if seen.snoozed < spec.snoozes {
-            seen.snoozed += 1;
+        let observed = &mut journal.lock().observed[run.entry];
+        if observed.snoozed < spec.snoozes {
+            observed.snoozed += 1;
             guard.how = "snoozes";
             return Err(HandlerError::snooze(Duration::from_millis(300)));
         }
     }
     if context.attempt() <= spec.failures {
         guard.how = FAILS;
-        match spec.mishap {
-            Mishap::Error => return Err(HandlerError::retry(sizes::text(spec.sizes.text))),
-            Mishap::Panic => std::panic::panic_any("as planned".to_owned()),
-            Mishap::Timeout => {
+        match spec.failure_mode {
+            FailureMode::Error => return Err(HandlerError::retry(sizes::text(spec.sizes.text))),
+            FailureMode::Panic => std::panic::panic_any("as planned".to_owned()),
+            FailureMode::Timeout => {
                 guard.times_out_at = Some(began.after(TIMEOUT));
                 tokio::time::sleep(10 * TIMEOUT).await;
             }

@@ -1,6 +1,6 @@
 //! Compares `explain` with the observations of clients and handlers.
 //!
-//! Must always hold: it is called only when nothing is left to do now, in runs without faults and
+//! Must always hold: it is called only when there is nothing left to do, in runs without faults and
 //! with instant writes. Must not know: how anything is counted internally.
 
 use std::collections::BTreeSet;
@@ -21,15 +21,15 @@ type Full = (String, u32, u32);
 impl Journal {
     /// Entries that are stored according to the clients.
     pub(super) fn known(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.seen.len()).filter(|number| self.seen[*number].acked.is_some())
+        (0..self.observed.len()).filter(|number| self.observed[*number].acked.is_some())
     }
 
     /// Checks the explanation of an entry.
     pub(super) fn explained(&mut self, now: Timestamp, entry: usize, view: &ExplainView) {
         let wrong = self.disagreements(now, entry, view);
         for text in wrong {
-            let said = format!("#{entry} is explained wrongly: {text}: {view:?}");
-            self.violation(now, said);
+            let reported = format!("#{entry} is explained wrongly: {text}: {view:?}");
+            self.violation(now, reported);
         }
     }
 
@@ -43,8 +43,11 @@ impl Journal {
         let runs = self.running.keys().any(|(run, _)| run.entry == entry);
         let stage = view.entry.stage;
         demand(runs == (stage == Stage::Running), "its handler runs, or not");
-        demand(self.seen[entry].outcome.is_none() || stage == Stage::Finished, "its end was told");
-        demand(stage != Stage::Paused || self.seen[entry].was_paused, "it was not paused");
+        demand(
+            self.observed[entry].outcome.is_none() || stage == Stage::Finished,
+            "its end was told",
+        );
+        demand(stage != Stage::Paused || self.observed[entry].was_paused, "it was not paused");
         if stage != Stage::Inbox {
             return wrong;
         }
@@ -54,14 +57,14 @@ impl Journal {
 
         // Rules and usage, recomputed.
         if let Some(expected) = self.full(entry) {
-            let said: BTreeSet<Full> =
+            let reported: BTreeSet<Full> =
                 reasons.iter().filter_map(|reason| full_of(reason)).collect();
-            demand(said == expected, &format!("full are {expected:?}"));
+            demand(reported == expected, &format!("full are {expected:?}"));
         }
         if let Some(expected) = self.pauses(entry) {
-            let said: BTreeSet<String> =
+            let reported: BTreeSet<String> =
                 reasons.iter().filter_map(|reason| paused_of(reason)).collect();
-            demand(said == expected, &format!("paused are {expected:?}"));
+            demand(reported == expected, &format!("paused are {expected:?}"));
         }
         let all = self.running.len() as u32;
         let used_up = self.running_max.is_some_and(|max| all >= max);
@@ -72,24 +75,25 @@ impl Journal {
         }
 
         // Its vqueue: which entries go first, and which holds the lock.
-        let mates: Vec<usize> = self
+        let same_vqueue: Vec<usize> = self
             .known_or_asked()
             .filter(|other| *other != entry && self.is_same_vqueue(*other, entry))
-            .filter(|other| self.seen[*other].outcome.is_none())
+            .filter(|other| self.observed[*other].outcome.is_none())
             .collect();
         let ahead = view.ahead.unwrap_or(u64::MAX);
-        demand(ahead <= mates.len() as u64, &format!("{} may go first", mates.len()));
+        demand(ahead <= same_vqueue.len() as u64, &format!("{} may go first", same_vqueue.len()));
         demand((ahead > 0) == has(|reason| matches!(reason, Reason::Behind { .. })), "its place");
         let has_key = self.specs[entry].key.is_some();
-        let mate_runs =
-            mates.iter().any(|mate| self.running.keys().any(|(run, _)| run.entry == *mate));
+        let other_runs =
+            same_vqueue.iter().any(|other| self.running.keys().any(|(run, _)| run.entry == *other));
         let locked = has(|reason| matches!(reason, Reason::Lock { .. }));
-        demand(!(has_key && mate_runs) || locked, "one of its key runs");
+        demand(!(has_key && other_runs) || locked, "one of its key runs");
         demand(has_key || !locked, "it has no key");
         for reason in reasons {
             if let Reason::Lock { holder } = reason {
-                let is_mate = |id: EntryId| mates.iter().any(|mate| self.id(*mate) == id);
-                demand(holder.is_some_and(is_mate), "no entry of its key holds the lock");
+                let is_same_vqueue =
+                    |id: EntryId| same_vqueue.iter().any(|other| self.id(*other) == id);
+                demand(holder.is_some_and(is_same_vqueue), "no entry of its key holds the lock");
             }
             if let Reason::RunAt { run_at } = reason {
                 demand(*run_at > now.0, "its time has come");
@@ -104,7 +108,7 @@ impl Journal {
 
     /// Entries that a client requested to store.
     pub(super) fn known_or_asked(&self) -> impl Iterator<Item = usize> + '_ {
-        (0..self.seen.len()).filter(|number| self.seen[*number].asked.is_some())
+        (0..self.observed.len()).filter(|number| self.observed[*number].asked.is_some())
     }
 
     /// The full levels of an entry; `None` while rules are being changed.

@@ -81,7 +81,7 @@ impl World {
                 let Some((host, runtime)) = self.nodes[index].up() else { return };
                 let task = host.spawn("shutdown", async move {
                     let drain = Drain::within(Duration::from_millis(drain_ms));
-                    // Rows that could not be flushed are replayed.
+                    // Rows that could not be flushed will be replayed.
                     let _ = runtime.shutdown(drain).await;
                 });
                 if let Some(life) = &mut self.nodes[index].life {
@@ -98,8 +98,7 @@ impl World {
         }
     }
 
-    /// The writer of a node's log panics, or of the shared one: then there is no writer for a
-    /// while.
+    /// The log's writer of a node panics, or the shared one: then there is no writer for a while.
     fn log_dies(&mut self, index: usize, after_ms: u64) {
         let own = self.nodes[index].life.as_ref().map(|life| life.site);
         let shared = self.shared.as_ref().map(|(site, _)| *site);
@@ -111,7 +110,7 @@ impl World {
         }
     }
 
-    /// Has an existing partition dropped, and its keys given to others; one at a time.
+    /// Drops an existing partition and assigns its keys to others; one at a time.
     fn replace(&mut self, which: usize, after: Duration, splits: bool) {
         let is_replaced = |client: &Client| matches!(client.what, What::Replace(_));
         let is_open = |client: &Client| is_replaced(client) && !*client.is_done.lock().unwrap();
@@ -135,7 +134,7 @@ impl World {
         for (number, spec) in self.plan.specs.iter().enumerate() {
             let key = clients::id_of(spec, number).partition_key.0;
             if (first..=last).contains(&key) {
-                self.journal.lock().seen[number].was_dropped = true;
+                self.journal.lock().observed[number].was_dropped = true;
             }
         }
         self.add(What::Replace(Arc::new(what)));
@@ -144,7 +143,7 @@ impl World {
     fn kill(&mut self, index: usize, actor: u64) {
         let Some(life) = &self.nodes[index].life else { return };
         let actors = self.sim.actors(life.site);
-        // Half of the time not one of the many vqueues.
+        // Half of the time, choose an actor that is not one of the many vqueues.
         let some: Vec<_> = match actor % 2 {
             0 => actors.iter().filter(|(_, name)| *name != "vqueue").collect(),
             _ => actors.iter().collect(),

@@ -1,7 +1,7 @@
-//! The outside observations of a simulation, and the rules they must not violate.
+//! Everything observed from outside in a simulation, and the rules it must satisfy.
 //!
-//! Must always hold: it only uses what clients and handlers observe. Must not know: machines, rows,
-//! the log.
+//! Must always hold: it uses only the observations of clients and handlers. Must not know:
+//! machines, rows, the log.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,20 +22,20 @@ pub(super) const SERVICE: &str = "service:work";
 /// The end of a handler that is dropped before it returns.
 pub(super) const DROPPED: &str = "is dropped";
 
-/// The end of a handler whose entry is retried, if possible.
+/// The end of a handler whose entry is retried if attempts are left.
 pub(super) const FAILS: &str = "fails";
 
 /// Prefix of the message of an entry that was interrupted too often by the death of its process.
 const INTERRUPTED: &str = "the process died";
-/// This many deaths are too many: the entry has started as often.
+/// After this many deaths the entry ends: it has started as often.
 const INTERRUPTIONS_MAX: usize = 5;
 
 /// Observations of one entry.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Observed {
     pub(super) asked: Option<u64>,
     pub(super) acked: Option<u64>,
-    /// It was refused as too large, alone.
+    /// It was refused on its own because it was too large.
     is_refused: bool,
     pub(super) first_start: Option<u64>,
     pub(super) snoozed: u32,
@@ -46,16 +46,16 @@ pub(super) struct Seen {
     pub(super) outcome: Option<Outcome>,
     /// It was canceled or killed.
     pub(super) interfered: bool,
-    /// Its partition was dropped with all its entries, or may have been.
+    /// Its partition, with all its entries, was dropped or may have been dropped.
     pub(super) was_dropped: bool,
-    /// It or its vqueue was paused, so it may have lost its turn.
+    /// It or its vqueue was paused, so it may have lost its place.
     pub(super) was_paused: bool,
 }
 
-/// The rules that may have been in force for a time.
+/// Rules that may have been in force at the same time.
 #[derive(Clone, Debug)]
 struct Regime {
-    /// Since when no others are in force.
+    /// Time since which no other rules are in force.
     since: Option<Timestamp>,
     until: Option<Timestamp>,
     rules: BTreeMap<&'static str, Limits>,
@@ -78,15 +78,15 @@ pub(super) struct Journal {
     /// No limiter is ever restarted, and no end of a handler is lost.
     is_steady: bool,
     latency: Duration,
-    pub(super) seen: Vec<Seen>,
+    pub(super) observed: Vec<Observed>,
     pub(super) running: BTreeMap<(Run, u64), Timestamp>,
-    /// Handlers that were dropped before they ended, with the times of their start and of the drop.
-    /// The next attempt of the entry or key may have been granted in between.
+    /// Handlers that were dropped before they ended, with the times of their start and drop. The
+    /// next attempt of the entry or key may have been granted in between.
     dropped: Vec<(Run, Timestamp, Timestamp)>,
     /// All starts of handlers.
     starts: Vec<(Timestamp, usize)>,
     regimes: Vec<Regime>,
-    /// Order of all notes.
+    /// Orders all notes.
     serial: u64,
     pub(super) log: Vec<String>,
     pub(super) violations: Vec<String>,
@@ -104,7 +104,7 @@ impl Shared {
             running_max: plan.running_max,
             is_steady: plan.is_quiet && plan.nodes == 1,
             latency: plan.latency(),
-            seen: plan.specs.iter().map(|_| Seen::default()).collect(),
+            observed: plan.specs.iter().map(|_| Observed::default()).collect(),
             running: BTreeMap::new(),
             dropped: Vec::new(),
             starts: Vec::new(),
@@ -139,25 +139,25 @@ impl Journal {
 
     pub(super) fn asked(&mut self, now: Timestamp, entry: usize) {
         let serial = self.note(now, format!("client enqueues #{entry}"));
-        self.seen[entry].asked.get_or_insert(serial);
+        self.observed[entry].asked.get_or_insert(serial);
     }
 
     pub(super) fn acked(&mut self, now: Timestamp, entry: usize) {
         let serial = self.note(now, format!("client is told that #{entry} is stored"));
-        self.seen[entry].acked.get_or_insert(serial);
+        self.observed[entry].acked.get_or_insert(serial);
         if !self.records.takes(self.specs[entry].sizes.payload) {
             self.violation(now, format!("#{entry} is stored and too large for a record"));
         }
     }
 
-    /// Refuses entries that are too large, together or alone.
+    /// Entries were refused as too large, together or one alone.
     pub(super) fn refused(&mut self, now: Timestamp, entries: &[usize]) {
         self.note(now, format!("client is told that {entries:?} are too large"));
         let payloads = entries.iter().map(|entry| self.specs[*entry].sizes.payload);
         let fit_together = self.records.takes_all(payloads);
         match entries {
             [one] => {
-                self.seen[*one].is_refused = true;
+                self.observed[*one].is_refused = true;
                 if self.records.takes(self.specs[*one].sizes.payload) {
                     self.violation(now, format!("#{one} is refused and fits into a record"));
                 }
@@ -178,23 +178,23 @@ impl Journal {
     }
 
     pub(super) fn ended(&mut self, now: Timestamp, entry: usize, outcome: Outcome) {
-        self.note(now, format!("client is told that #{entry} ended: {}", sizes::brief(&outcome)));
+        self.note(now, format!("client is told that #{entry} ended: {}", sizes::summary(&outcome)));
         if self.is_too_large(entry) {
             self.violation(now, format!("#{entry} ended and is too large for a record"));
         }
-        match &self.seen[entry].outcome {
-            Some(_) if self.seen[entry].was_dropped => {}
+        match &self.observed[entry].outcome {
+            Some(_) if self.observed[entry].was_dropped => {}
             None => {
                 if !self.is_allowed(entry, &outcome) {
                     self.violation(
                         now,
-                        format!("#{entry} may not end with {}", sizes::brief(&outcome)),
+                        format!("#{entry} may not end with {}", sizes::summary(&outcome)),
                     );
                 }
-                self.seen[entry].outcome = Some(outcome);
+                self.observed[entry].outcome = Some(outcome);
             }
             Some(before) if *before != outcome => {
-                let (before, after) = (sizes::brief(before), sizes::brief(&outcome));
+                let (before, after) = (sizes::summary(before), sizes::summary(&outcome));
                 let text = format!("#{entry} ended twice: {before}, then {after}");
                 self.violation(now, text);
             }
@@ -215,17 +215,17 @@ impl Journal {
                     starts.count() >= INTERRUPTIONS_MAX
                 }
                 Exhausted => spec.ending == Ending::Exhausted,
-                Canceled | Killed => self.seen[entry].interfered,
+                Canceled | Killed => self.observed[entry].interfered,
             },
         }
     }
 
-    /// It cannot be stored, or was refused.
+    /// It cannot be stored, or it was refused.
     fn is_too_large(&self, entry: usize) -> bool {
-        self.seen[entry].is_refused || !self.records.takes(self.specs[entry].sizes.payload)
+        self.observed[entry].is_refused || !self.records.takes(self.specs[entry].sizes.payload)
     }
 
-    /// A change of rules was requested: from now on they may be in force.
+    /// A change of rules was requested: from now on the new rules may be in force.
     pub(super) fn rules_asked(&mut self, now: Timestamp, ask: &Ask) {
         self.note(now, format!("client asks {ask:?}"));
         let last = self.regimes.last();
@@ -247,7 +247,7 @@ impl Journal {
         self.regimes.push(Regime { since: None, until: None, rules, paused });
     }
 
-    /// They are in force, and the former ones are not.
+    /// The new rules are in force, and the former ones are not.
     pub(super) fn rules_acked(&mut self, now: Timestamp) {
         self.note(now, "client is told that the rules are in force");
         let last = self.regimes.len() - 1;
@@ -275,14 +275,14 @@ impl Journal {
             .fold(lately, Ord::min)
     }
 
-    /// The rules that may have been in force since then.
+    /// The rules that may have been in force since this time.
     fn since(&self, since: Timestamp) -> impl Iterator<Item = &Regime> {
         self.regimes.iter().filter(move |regime| regime.until.is_none_or(|at| at >= since))
     }
 
-    /// The highest limit of a key since then; `None`: unlimited.
+    /// The highest limit of a key since this time; `None` means unlimited.
     fn limit(&self, since: Timestamp, key: &[&str]) -> Option<u32> {
-        // Unlimited under any of them means unlimited.
+        // If any of the rules is unlimited, the key is unlimited.
         self.since(since)
             .map(|regime| match is_paused(&regime.paused, key) {
                 true => Some(0),
@@ -307,13 +307,13 @@ impl Journal {
     pub(super) fn started(&mut self, now: Timestamp, run: Run, token: u64) {
         let entry = run.entry;
         let serial = self.note(now, format!("handler of #{entry} starts on {}", run.incarnation));
-        if self.seen[entry].asked.is_none() {
+        if self.observed[entry].asked.is_none() {
             self.violation(now, format!("#{entry} runs and was never asked for"));
         }
         if self.is_too_large(entry) {
             self.violation(now, format!("#{entry} runs and is too large for a record"));
         }
-        if self.seen[entry].outcome.is_some() && !self.seen[entry].was_dropped {
+        if self.observed[entry].outcome.is_some() && !self.observed[entry].was_dropped {
             self.violation(now, format!("#{entry} runs after its end was told"));
         }
         let here: Vec<usize> = self
@@ -335,10 +335,10 @@ impl Journal {
         self.check_limits(now, run, &here);
         self.starts.push((now, entry));
         self.check_rates(now, entry);
-        self.seen[entry].tries_again = false;
-        if self.seen[entry].first_start.is_none() {
+        self.observed[entry].tries_again = false;
+        if self.observed[entry].first_start.is_none() {
             self.check_order(now, entry);
-            self.seen[entry].first_start = Some(serial);
+            self.observed[entry].first_start = Some(serial);
         }
         self.running.insert((run, token), now);
     }
@@ -354,9 +354,12 @@ impl Journal {
         }
         // A retry keeps the lock, and goes first.
         let keeps = |other: &usize| {
-            let seen = &self.seen[*other];
-            let is_plain = !seen.interfered && !seen.was_paused;
-            *other != entry && seen.tries_again && is_plain && self.is_same_vqueue(*other, entry)
+            let observed = &self.observed[*other];
+            let is_plain = !observed.interfered && !observed.was_paused;
+            *other != entry
+                && observed.tries_again
+                && is_plain
+                && self.is_same_vqueue(*other, entry)
         };
         if self.is_steady
             && let Some(other) = (0..self.specs.len()).find(keeps)
@@ -384,7 +387,7 @@ impl Journal {
         }
     }
 
-    /// No more starts than a full bucket and later tokens allow.
+    /// Checks that there are no more starts than a full bucket and later tokens allow.
     fn check_rates(&mut self, now: Timestamp, entry: usize) {
         let Some((since, rules)) = self.in_force().filter(|_| self.is_steady) else { return };
         let own = path(&self.specs[entry]);
@@ -409,24 +412,25 @@ impl Journal {
     }
 
     /// Entries of one key without an explicit time start in the order in which they were stored, as
-    /// far as known: one was acknowledged before the other was requested.
+    /// far as that is known: one was acknowledged before the other was requested.
     fn check_order(&mut self, now: Timestamp, entry: usize) {
         let is_plain = |number: usize| {
-            let (spec, seen) = (&self.specs[number], &self.seen[number]);
-            let is_left_alone = !seen.was_paused && !seen.interfered && !seen.was_dropped;
+            let (spec, observed) = (&self.specs[number], &self.observed[number]);
+            let is_left_alone =
+                !observed.was_paused && !observed.interfered && !observed.was_dropped;
             spec.key.is_some() && spec.delay_ms.is_none() && is_left_alone
         };
         if !is_plain(entry) {
             return;
         }
         let overtaken = (0..self.specs.len()).find(|other| {
-            let seen = &self.seen[*other];
+            let observed = &self.observed[*other];
             *other != entry
                 && self.is_same_vqueue(*other, entry)
                 && is_plain(*other)
-                && seen.first_start.is_none()
-                && seen.outcome.is_none()
-                && matches!((seen.acked, self.seen[entry].asked), (Some(a), Some(b)) if a < b)
+                && observed.first_start.is_none()
+                && observed.outcome.is_none()
+                && matches!((observed.acked, self.observed[entry].asked), (Some(a), Some(b)) if a < b)
         });
         if let Some(other) = overtaken {
             self.violation(now, format!("#{entry} starts before #{other} of the same key"));
@@ -441,7 +445,7 @@ impl Journal {
         name(one) == name(other)
     }
 
-    /// A handler is over, having ended or been dropped.
+    /// A handler has ended or was dropped.
     pub(super) fn stopped(&mut self, now: Timestamp, run: Run, token: u64, how: &str) {
         let entry = run.entry;
         self.note(now, format!("handler of #{entry} on {} {how}", run.incarnation));
@@ -451,9 +455,9 @@ impl Journal {
             self.dropped.push((run, since, now));
         }
         if how == FAILS {
-            let seen = &mut self.seen[entry];
-            seen.failed += 1;
-            seen.tries_again = seen.failed < ATTEMPTS_MAX;
+            let observed = &mut self.observed[entry];
+            observed.failed += 1;
+            observed.tries_again = observed.failed < ATTEMPTS_MAX;
         }
     }
 
@@ -467,8 +471,8 @@ pub(super) fn path(spec: &Spec) -> Vec<&'static str> {
     spec.scope.into_iter().chain(limit_key.split('/').filter(|part| !part.is_empty())).collect()
 }
 
-/// The limit of the rule that governs a key: of the matching ones, the one that is exact further to
-/// the left.
+/// The limit of the rule that governs a key: among matching rules, the one with the leftmost exact
+/// level.
 pub(super) fn governing(rules: &BTreeMap<&'static str, Limits>, key: &[&str]) -> Option<Limits> {
     let parsed = rules.iter().filter_map(|(text, limits)| Some((text.parse().ok()?, limits)));
     let matching = parsed.filter(|(pattern, _): &(Pattern, _)| pattern.matches(key));

@@ -13,19 +13,19 @@ pub(super) const SPAN_MS: u64 = 12_000;
 /// Maximum number of entries of one run.
 const ENTRIES_MAX: usize = 48;
 /// Maximum number of entries of a run with few vqueues that have many entries each.
-const CROWD_MAX: usize = 150;
+const CROWDED_ENTRIES_MAX: usize = 150;
 /// Number of failed attempts before the entry is a dead letter.
 pub(super) const ATTEMPTS_MAX: u32 = 4;
 
 /// How a handler fails midway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mishap {
+pub(super) enum FailureMode {
     Error,
     Panic,
     Timeout,
 }
 
-/// The outcome of an entry without interference.
+/// The outcome of an entry that is not interfered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     Success,
@@ -42,7 +42,7 @@ pub(super) struct Spec {
     pub(super) delay_ms: Option<u64>,
     pub(super) idempotency_key: Option<String>,
     pub(super) failures: u32,
-    pub(super) mishap: Mishap,
+    pub(super) failure_mode: FailureMode,
     pub(super) snoozes: u32,
     pub(super) works_ms: u64,
     pub(super) ending: Ending,
@@ -68,7 +68,7 @@ pub(super) enum Ask {
 }
 
 impl Ask {
-    /// Whether it changes rules; such changes are made one after the other.
+    /// Whether it changes rules; such changes are made one at a time.
     pub(super) fn is_about_rules(&self) -> bool {
         matches!(
             self,
@@ -88,26 +88,27 @@ pub(super) enum Fault {
     StoreFails { nth: u64, kind: usize },
     /// An actor panics.
     Kill { actor: u64 },
-    /// An unknown node fences the log and stays silent.
+    /// An unknown node fences the log and then stays silent.
     Fence { partition: u32 },
-    /// Some node is told to lead.
+    /// A node is told to lead.
     Lead { partition: u32 },
     /// The leader is told to stop leading.
     StepDown { partition: u32, within_ms: u64 },
-    /// Former leaders write everything once more.
+    /// Former leaders repeat all their writes.
     Stale { partition: u32 },
-    /// The next ends of handlers are reported late, or late and twice.
+    /// The next ends of handlers are reported late, once or twice.
     EndsLate { ms: u64, again: bool },
     /// A node shuts down cleanly and restarts.
     Shutdown { after_ms: u64, drain_ms: u64 },
-    /// An existing partition is dropped; after a while its keys are given to one or two new ones.
+    /// An existing partition is dropped; after a while its keys are assigned to one or two new
+    /// ones.
     Replace { which: usize, after_ms: u64, splits: bool },
     /// The log's writer dies; all nodes that use it are restarted.
     LogDies { after_ms: u64 },
     /// The wall clock of a node's machine is set forward or back. Another machine, used after a
     /// crash, has the right time.
     ClockSteps { by_ms: i64 },
-    /// It runs slow or fast, or stands still.
+    /// The clock runs slow or fast, or stops.
     ClockRuns { percent: u32 },
 }
 
@@ -117,15 +118,15 @@ pub(super) enum Event {
     Fault { node: usize, fault: Fault },
 }
 
-/// Everything about one run.
+/// The complete plan of a run.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// There are no faults.
+    /// Whether there are no faults.
     pub(super) is_quiet: bool,
-    /// There are no faults and no delays: outside observations are exact.
+    /// Whether there are no faults and no delays: outside observations are exact.
     pub(super) is_clear: bool,
     pub(super) partitions: u32,
-    /// Several nodes share a log.
+    /// Number of nodes; several share a log.
     pub(super) nodes: usize,
     pub(super) running_max: Option<u32>,
     /// Number of idle vqueues that stay in memory.
@@ -218,7 +219,12 @@ impl Draw<'_> {
             delay_ms,
             idempotency_key,
             failures,
-            mishap: self.one_of(&[Mishap::Error, Mishap::Error, Mishap::Panic, Mishap::Timeout]),
+            failure_mode: self.one_of(&[
+                FailureMode::Error,
+                FailureMode::Error,
+                FailureMode::Panic,
+                FailureMode::Timeout,
+            ]),
             snoozes: if self.percent(10) { 1 + self.below(2) as u32 } else { 0 },
             works_ms: if self.percent(40) { 0 } else { self.below(works_ms_max) },
             ending,
@@ -238,7 +244,7 @@ impl Draw<'_> {
             10 => Ask::ResumeVQueue(entry),
             11..=14 => Ask::SetRule(self.one_of(&PATTERNS), self.limits()),
             15 => Ask::DropRule(self.one_of(&PATTERNS)),
-            // Requested again: must add nothing.
+            // The same request again: must add nothing.
             16 | 17 => Ask::Enqueue(vec![entry]),
             _ => Ask::Explain(entry),
         }
@@ -297,7 +303,7 @@ impl Plan {
         let is_clear = draw.percent(15);
         let partitions = 1 + draw.below(2) as u32;
         let nodes = if draw.percent(40) && !is_clear { 2 } else { 1 };
-        let most = if draw.is_crowded { CROWD_MAX } else { ENTRIES_MAX };
+        let most = if draw.is_crowded { CROWDED_ENTRIES_MAX } else { ENTRIES_MAX };
         let count = 8 + draw.random.below(most - 8);
         let (records, sizes) = sizes::draw(seed, count);
         let numbered = sizes.into_iter().enumerate();
@@ -317,7 +323,7 @@ impl Plan {
         for _ in 0..draw.below(asks) {
             events.push((draw.below(SPAN_MS), Event::Ask(draw.ask(count))));
         }
-        // A third of the runs has no faults: nothing can hide a lost wake-up there.
+        // A third of the runs has no faults: there nothing can hide a lost wake-up.
         let faults = if draw.percent(33) || is_clear { 0 } else { draw.below(8) };
         for _ in 0..faults {
             let fault = draw.fault(partitions, nodes);
@@ -343,14 +349,14 @@ impl Plan {
             specs,
             events,
         };
-        // Drawn last, so that the rest of a seed's plan is as it was before pauses were added.
+        // Drawn last, so that the rest of a seed's plan did not change when pauses were added.
         plan.events.extend(draw.pauses());
         plan.events.sort_by_key(|(at, _)| *at);
         plan
     }
 
-    /// Whether partitions are dropped and spawned. A new one spawned under a clock that was set
-    /// back has no record that tells it the time.
+    /// Whether partitions are dropped and spawned. A partition spawned under a clock that was set
+    /// back has no record with the correct time.
     pub(super) fn replaces_partitions(&self) -> bool {
         let replaces =
             |event: &Event| matches!(event, Event::Fault { fault: Fault::Replace { .. }, .. });

@@ -1,6 +1,6 @@
 //! Which entries of a simulation are too large for a record of its log.
 //!
-//! Must always hold: no entry has a size at which only the length of numbers in its record decides
+//! Must always hold: no entry has a size at which the length of the numbers in its record decides
 //! whether it fits. Must not know: how a record is encoded.
 
 use forebay::{Outcome, testkit::SeededRandom};
@@ -12,8 +12,8 @@ use forebay_messages::{
 
 use super::plan::Ending;
 
-/// Makes the random numbers of the sizes independent of the plan: a run without a small limit is as
-/// it was before sizes were added.
+/// Makes the random numbers of the sizes independent of the plan: runs without a small limit did
+/// not change when sizes were added.
 const SALT: u64 = 0x7265_636f_7264;
 /// Percentage of runs with a small limit.
 const SMALL_PERCENT: u64 = 25;
@@ -64,8 +64,8 @@ impl Records {
         payloads.map(|payload| payload + AROUND_MAX).sum::<usize>() <= self.room()
     }
 
-    /// Whether an entry with these sizes may be stored with this outcome, if it ended as its
-    /// handler said.
+    /// Whether an entry with these sizes may be stored with this outcome, given the behaviour of
+    /// its handler.
     pub(super) fn is_end(
         self,
         entry: usize,
@@ -78,25 +78,25 @@ impl Records {
                 sizes.result <= self.room() && bytes[..] == filled(entry, sizes.result)
             }
             (Outcome::Failure(failure), Ending::Success) => {
-                let told = format!("the result has {} bytes", sizes.result);
-                sizes.result > self.room() && failure.message.starts_with(&told)
+                let prefix = format!("the result has {} bytes", sizes.result);
+                sizes.result > self.room() && failure.message.starts_with(&prefix)
             }
             (Outcome::Failure(failure), Ending::Terminal) => self.is_text(failure, sizes.text),
             _ => false,
         }
     }
 
-    /// A fitting text is stored whole, another one cut with a mark.
+    /// A text that fits is stored whole, another one is cut and marked.
     fn is_text(self, failure: &Failure, len: usize) -> bool {
-        let said = text(len);
+        let expected = text(len);
         let Some(kept) = failure.message.strip_suffix(CUT_MARK) else {
-            return *failure.message == *said && len <= self.text_max();
+            return *failure.message == *expected && len <= self.text_max();
         };
         let is_cut_there = failure.message.len() <= self.text_max();
-        len > self.text_max() && is_cut_there && said.starts_with(kept)
+        len > self.text_max() && is_cut_there && expected.starts_with(kept)
     }
 
-    /// Whether a stored text is short enough, for any writer.
+    /// Whether a stored text has at most the length that any writer may store.
     pub(super) fn is_short(self, text: &str) -> bool {
         text.len() <= self.text_max()
     }
@@ -142,7 +142,7 @@ pub(super) fn text(len: usize) -> String {
 }
 
 /// The outcome of an entry, in a few words.
-pub(super) fn brief(outcome: &Outcome) -> String {
+pub(super) fn summary(outcome: &Outcome) -> String {
     /// Maximum length shown.
     const SHOWN: usize = 120;
     match outcome {

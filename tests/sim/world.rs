@@ -24,7 +24,8 @@ const TICK_MS: u64 = 50;
 const QUIET_WITHIN_MS: u64 = 120_000;
 /// Time within which partitions report which of their rows are in files, in milliseconds.
 const REPORTED_WITHIN_MS: u64 = 65_000;
-/// Interval between resumes in the final calm phase: a client may have paused something since.
+/// Interval between resumes in the final calm phase: a client may have paused something in the
+/// meantime.
 const RESUME_EVERY_MS: u64 = 20_000;
 /// Upper bound of the partitions spawned in a run.
 const SPAWNED_MAX: u32 = 16;
@@ -36,7 +37,7 @@ type Started = Arc<Mutex<Option<Result<Runtime, String>>>>;
 
 pub(super) struct Node {
     pub(super) disk: Disk,
-    /// `None` while it is down.
+    /// `None` while the node is down.
     pub(super) life: Option<Life>,
     start_at: Option<u64>,
 }
@@ -45,8 +46,8 @@ pub(super) struct Life {
     pub(super) site: SiteId,
     host: SimHost,
     started: Started,
-    /// It shuts down cleanly, and starts again after this many milliseconds.
-    pub(super) going: Option<(TaskHandle, u64)>,
+    /// A clean shutdown in progress; it starts again after this many milliseconds.
+    pub(super) stopping: Option<(TaskHandle, u64)>,
 }
 
 pub(super) struct Client {
@@ -62,7 +63,7 @@ pub(super) enum What {
     Replace(Arc<Replacement>),
 }
 
-/// See the module's documentation.
+/// The nodes, clients and log of one simulation.
 pub(super) struct World {
     pub(super) plan: Arc<Plan>,
     pub(super) journal: Shared,
@@ -77,11 +78,11 @@ pub(super) struct World {
     incarnations: u32,
     /// Partitions were dropped or spawned since the first start.
     pub(super) table_changed: bool,
-    /// When the log whose writer died is available again.
+    /// Time at which the log is available again after its writer died.
     pub(super) log_back_at: Option<u64>,
     /// A client learned that the storage of a node failed.
     broken: Arc<Mutex<Option<String>>>,
-    /// The log is never trimmed.
+    /// Whether the log is never trimmed.
     keeps_all: bool,
 }
 
@@ -92,8 +93,8 @@ impl World {
         let plan = Arc::new(Plan::new(seed, &mut random));
         let mut sim = Sim::new(random.next_u64(), start).without_tokio_tasks();
         let disk = Disk::with_record_len_max(plan.records.len_max).unwrap();
-        // With several nodes, one may be down while the log is trimmed and could not continue (it
-        // would need the rows of another one).
+        // With several nodes, one may be down while the log is trimmed, and then could not continue
+        // without the rows of another one.
         let keeps_all = plan.nodes > 1 || random.below(2) == 0;
         disk.log().keep_all(keeps_all);
         let shared = (plan.nodes > 1).then(|| sim.share(&disk));
@@ -138,7 +139,7 @@ impl World {
         self.journal.lock().note(self.sim.now(), text);
     }
 
-    /// Performs everything in the plan, then waits without faults until all is done.
+    /// Runs the whole plan, then waits without faults until everything is done.
     pub(super) async fn play(&mut self) -> Result<(), String> {
         let events = self.plan.events.clone();
         for (at, event) in events {
@@ -149,7 +150,7 @@ impl World {
             }
         }
         self.run_until(SPAN_MS).await?;
-        self.calm();
+        self.stop_faults();
         let by = self.elapsed() + QUIET_WITHIN_MS;
         let mut resume_at = self.elapsed() + RESUME_EVERY_MS;
         while !self.is_done() {
@@ -238,9 +239,9 @@ impl World {
         match ask {
             _ if ask.is_about_rules() => return self.rules.push_back(ask),
             Ask::Cancel(number) | Ask::Kill(number) => {
-                self.journal.lock().seen[number].interfered = true;
+                self.journal.lock().observed[number].interfered = true;
             }
-            Ask::Pause(number) => self.journal.lock().seen[number].was_paused = true,
+            Ask::Pause(number) => self.journal.lock().observed[number].was_paused = true,
             _ => {}
         }
         self.add(What::Ask(ask));
@@ -282,7 +283,7 @@ impl World {
                         let led = runtime.node().partitions().lead(PartitionId(partition)).await;
                         let led = led.map_err(|error| error.to_string());
                         journal.lock().note(now(), format!("told to lead {partition}: {led:?}"));
-                        // A dropped partition cannot.
+                        // A dropped partition cannot lead.
                         let is_there =
                             runtime.node().partitions().ids().contains(&PartitionId(partition));
                         if led.is_err() && is_there {
@@ -327,7 +328,7 @@ impl World {
             let node = &self.nodes[index];
             let (mut down_for, mut why) = (None, String::new());
             if let Some(life) = &node.life {
-                if let Some((task, after)) = &life.going {
+                if let Some((task, after)) = &life.stopping {
                     (down_for, why) = (task.is_done().then_some(*after), "went down".to_owned());
                 } else if let Some(reason) = life.stopped() {
                     (down_for, why) = (Some(REPAIR_MS), reason);
@@ -369,14 +370,14 @@ impl World {
         }
         let host = sim_node.host().clone();
         let started = Started::default();
-        let (told, launching) = (Arc::clone(&started), launch(&mut self.sim, sim_node, builder));
+        let (result, launching) = (Arc::clone(&started), launch(&mut self.sim, sim_node, builder));
         host.spawn("start", async move {
             let runtime = launching.await.map_err(|error| error.to_string());
-            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+            *result.lock().unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         });
         let node = &mut self.nodes[index];
         node.start_at = None;
-        node.life = Some(Life { site, host, started, going: None });
+        node.life = Some(Life { site, host, started, stopping: None });
     }
 
     pub(super) fn crash(&mut self, index: usize, after_ms: u64) {
@@ -388,9 +389,9 @@ impl World {
         node.start_at = Some(at);
     }
 
-    /// No more faults; paused work is resumed, and clients wait for all outcomes. Wall clocks stay
-    /// wrong where partitions know better.
-    fn calm(&mut self) {
+    /// Ends all faults, resumes paused work, and lets clients wait for all outcomes. A wall clock
+    /// stays wrong if partitions have a later time.
+    fn stop_faults(&mut self) {
         self.note("calm");
         if self.plan.replaces_partitions() {
             (0..self.nodes.len()).for_each(|index| self.with_clock(index, MachineClock::set_right));
@@ -414,13 +415,13 @@ impl World {
         }
     }
 
-    /// Resumes everything whose end is unknown, and everything that may have been paused since.
+    /// Resumes everything whose end is unknown, and everything that may have been paused meanwhile.
     fn resume_all(&mut self) {
         let unfinished: Vec<usize> = {
             let journal = self.journal.lock();
             let is_unfinished = |number: &usize| {
-                let seen = &journal.seen[*number];
-                seen.outcome.is_none() || seen.was_dropped
+                let observed = &journal.observed[*number];
+                observed.outcome.is_none() || observed.was_dropped
             };
             journal.known_or_asked().filter(is_unfinished).collect()
         };
@@ -437,7 +438,7 @@ impl World {
             && self.journal.lock().running() == 0
     }
 
-    /// What is missing, for people.
+    /// A description of what is missing.
     async fn left(&mut self) -> String {
         let mut text = String::new();
         for client in &self.clients {
@@ -503,7 +504,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Node {
     /// A node that has started and is not shutting down.
     pub(super) fn up(&self) -> Option<(SimHost, Runtime)> {
-        let life = self.life.as_ref().filter(|life| life.going.is_none())?;
+        let life = self.life.as_ref().filter(|life| life.stopping.is_none())?;
         match &*life.started.lock().unwrap() {
             Some(Ok(runtime)) => Some((life.host.clone(), runtime.clone())),
             _ => None,
@@ -512,7 +513,7 @@ impl Node {
 }
 
 impl Life {
-    /// Why it must be restarted.
+    /// The reason why it must be restarted, if any.
     fn stopped(&self) -> Option<String> {
         match &*self.started.lock().unwrap() {
             None => None,

@@ -82,7 +82,7 @@ pub(super) fn dead_links(documents: &[File], exists: impl Fn(&str) -> bool) -> V
     complaints
 }
 
-/// Targets of links, without fragments; not those to the network or within a page.
+/// Targets of links without fragments, except links to the network or within the page.
 fn links(markdown: &str) -> Vec<&str> {
     let targets = markdown.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
     targets

@@ -54,7 +54,7 @@ const NOUN: &str = "use a noun: running entries, waiting entries, later messages
 /// Files that need an avoided phrase, with the reason.
 const ALLOWED: [(&str, &str, &str); 1] = [("CHANGELOG.md", "go on", "the old name `go_on_alone`")];
 
-/// Parts of the tree that are not rewritten yet. Only shrinks.
+/// Parts of the tree that are not rewritten yet. May only shrink.
 const NOT_YET: [&str; 0] = [];
 
 /// This file quotes the phrases.
@@ -124,7 +124,7 @@ pub(super) fn avoided(files: &[File]) -> Vec<String> {
     complaints
 }
 
-/// Comments in sources and scripts that are too wide. Examples in them may be.
+/// Comments in sources and scripts that are too wide; examples within them are exempt.
 pub(super) fn wide_comments(files: &[File]) -> Vec<String> {
     let mut complaints = Vec::new();
     for file in files.iter().filter(|file| !is_allowed(&file.path, "")) {

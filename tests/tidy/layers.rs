@@ -17,7 +17,7 @@ pub(super) struct Dependency {
     pub(super) name: String,
     /// Only for tests.
     pub(super) dev: bool,
-    /// Of this workspace.
+    /// Whether it is a crate of this workspace.
     pub(super) ours: bool,
 }
 
@@ -35,7 +35,7 @@ impl From<&Package> for Crate {
     }
 }
 
-/// What a crate may and must not depend on.
+/// Permitted and forbidden dependencies of a crate.
 struct Layer {
     name: &'static str,
     /// The layers below it.
@@ -121,7 +121,7 @@ const LAYERS: [Layer; 8] = [
     Layer { name: "forebay-messages", below: &[], forbidden: IMPURE },
     Layer { name: "forebay-engine", below: &["forebay-messages"], forbidden: IMPURE },
     Layer { name: "forebay-api", below: &["forebay-messages"], forbidden: IMPURE },
-    // Of no other crate: groups are numbers there, messages are bytes.
+    // Depends on no other crate: groups are numbers, messages are bytes.
     Layer { name: "forebay-net", below: &[], forbidden: QUEUES_AND_TERMINALS },
     Layer {
         name: "forebay-storage",

@@ -95,8 +95,8 @@ pub(super) fn left_open(files: &[File]) -> Vec<String> {
     complaints
 }
 
-/// The bytes of a table are a promise: each table file pins them in a test with `golden` in its
-/// name.
+/// The encoded bytes of a table must not change: each table file pins them in a test with `golden`
+/// in its name.
 pub(super) fn tables_without_golden(files: &[File]) -> Vec<String> {
     let is_table = |file: &&File| {
         let parts: Vec<_> = file.path.split('/').collect();

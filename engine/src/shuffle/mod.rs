@@ -1,21 +1,21 @@
-//! The shuffle of one leading partition: it hands the messages of the partition's outbox to
-//! the partitions that they are for.
+//! The shuffle of one leading partition: it delivers the messages of the partition's outbox to
+//! their target partitions.
 //!
 //! Must always hold:
-//! - S1: a target is handed messages in the order of their indexes, and none is left out.
-//! - S2: at most one command per target is in flight. The receiver skips what is not above
-//!   the last message it applied, so a second one that overtook the first would make it lose
-//!   messages.
+//! - S1: a target gets messages in the order of their indexes, without gaps.
+//! - S2: at most one command per target is in flight. The receiver skips messages up to the last
+//!   one it applied, so a command that overtook an earlier one would make it lose messages.
 //! - S3: a message is deleted from the outbox only after its target applied it.
-//! - S4: a target that does not answer holds up no other one, and never more than
-//!   [`HELD_PER_TARGET_MAX`] messages in memory; the rest stays in the outbox.
+//! - S4: a target that does not answer delays no other target, and occupies memory for at most
+//!   [`HELD_PER_TARGET_MAX`] messages; the rest stays in the outbox.
 //!
-//! A command whose outcome is unknown is handed over again as it is: the receiver knows what
-//! it has. A message whose key belongs to no partition stays in the outbox until one has it.
-//! The range of a partition never grows (S1 depends on it: else messages with low indexes
-//! could become its own after it got higher ones).
+//! A command whose outcome is unknown is sent again unchanged: the receiver skips messages that it
+//! has applied. A message whose key belongs to no partition stays in the outbox until a partition
+//! owns the key. The range of a partition never grows (S1 depends on it: otherwise messages with
+//! low indexes could become its own after it got higher ones).
 //!
-//! Must not know: what messages say, which replica leads, how commands travel, how rows are read.
+//! Must not know: the content of messages, which replica leads, how commands travel, how rows are
+//! read.
 
 mod target;
 
@@ -35,26 +35,26 @@ use crate::Machine;
 pub use target::{BACKOFF_FIRST_MS, BACKOFF_MAX_MS, HELD_BYTES_PER_TARGET_MAX};
 use target::{Target, Unclear};
 
-/// Most messages to one target that are held in memory.
+/// Maximum number of messages for one target in memory.
 pub const HELD_PER_TARGET_MAX: usize = 2 * MESSAGES_PER_RECORD_MAX;
-/// Bytes of messages after which a command takes no more of them.
+/// Once a command has this many bytes of messages, it takes no more.
 pub const DELIVER_BYTES_MAX: usize = 1 << 20;
-/// Most messages that are read from the outbox at a time.
+/// Maximum number of messages per read of the outbox.
 pub const READ_MAX: usize = 512;
 
-/// Which keys belong to which partition, ascending and without overlaps.
+/// Key ranges and their partitions, ascending and without overlaps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routes(Vec<(PartitionKey, PartitionKey, PartitionId)>);
 
 impl Routes {
-    /// From ranges in any order, both ends included.
+    /// Builds them from ranges in any order, both ends included.
     #[must_use]
     pub fn new(mut ranges: Vec<(PartitionKey, PartitionKey, PartitionId)>) -> Self {
         ranges.sort_unstable();
         Self(ranges)
     }
 
-    /// The partition that a key belongs to.
+    /// The partition that owns a key.
     #[must_use]
     pub fn owner(&self, key: PartitionKey) -> Option<PartitionId> {
         let after = self.0.partition_point(|(first, ..)| *first <= key);
@@ -66,98 +66,98 @@ impl Routes {
 /// Inputs of a shuffle.
 #[derive(Clone, Debug)]
 pub enum ShuffleInput {
-    /// These messages were committed to the outbox; in the order of their indexes.
+    /// These messages were committed to the outbox, in the order of their indexes.
     Added(Vec<Arc<OutboxMessage>>),
-    /// Answer to [`ShuffleEffect::Read`], with what was committed when it was read.
+    /// Answers [`ShuffleEffect::Read`] with the messages committed at the time of the read.
     Read {
         /// The messages, in the order of their indexes.
         messages: Vec<Arc<OutboxMessage>>,
-        /// There was none after them.
+        /// Whether there were no further messages.
         is_end: bool,
     },
-    /// A target applied the command that it was handed.
+    /// A target applied its command.
     Delivered {
-        /// Which.
+        /// The target.
         target: PartitionId,
     },
-    /// It did not, or nobody knows.
+    /// The command was not applied, or its outcome is unknown.
     NotDelivered {
-        /// Which.
+        /// The target.
         target: PartitionId,
     },
     /// The truncation was applied.
     Truncated,
-    /// It was not, or nobody knows.
+    /// The truncation was not applied, or its outcome is unknown.
     NotTruncated,
-    /// Keys belong to other partitions than before.
+    /// The ranges of partitions changed.
     Routed(Routes),
-    /// The time that was asked for has come.
+    /// The requested time has come.
     Tick,
 }
 
 /// Effects of a shuffle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ShuffleEffect {
-    /// Read messages of the outbox; answered once with [`ShuffleInput::Read`]. None other is
-    /// asked for before.
+    /// Read messages of the outbox; answered once with [`ShuffleInput::Read`]. There is one read at
+    /// a time.
     Read {
-        /// Those after this index.
+        /// Read messages after this index.
         after: RecordSeq,
         /// Maximum number of messages.
         limit: usize,
     },
-    /// Hand a command to the leader of a partition; answered once with
-    /// [`ShuffleInput::Delivered`] or [`ShuffleInput::NotDelivered`].
+    /// Send a command to the leader of a partition; answered once with [`ShuffleInput::Delivered`]
+    /// or [`ShuffleInput::NotDelivered`].
     Deliver {
         /// The partition.
         target: PartitionId,
         /// The command.
         command: Deliver,
     },
-    /// Propose this to the own partition; answered once with [`ShuffleInput::Truncated`] or
+    /// Propose this to this partition; answered once with [`ShuffleInput::Truncated`] or
     /// [`ShuffleInput::NotTruncated`].
     Truncate(TruncateOutbox),
-    /// Send [`ShuffleInput::Tick`] at this time, instead of one asked for before.
+    /// Send [`ShuffleInput::Tick`] at this time, instead of an earlier request.
     WakeAt(Timestamp),
 }
 
-/// A read of the outbox that was asked for.
+/// A read of the outbox in progress.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     after: RecordSeq,
-    /// The highest index that was known by then.
-    seen: RecordSeq,
-    /// It was asked for by routes that do not hold any more.
+    /// The highest index known when it began.
+    highest: RecordSeq,
+    /// It was requested under routes that have changed since.
     is_stale: bool,
 }
 
-/// See the module's documentation.
+/// The shuffle of one partition.
 #[derive(Debug)]
 pub struct Shuffle {
     source: PartitionId,
     incarnation: Incarnation,
     routes: Routes,
-    /// Bytes of messages after which a command takes no more of them.
+    /// Once a command has this many bytes of messages, it takes no more.
     bytes_max: usize,
     targets: BTreeMap<PartitionId, Target>,
-    /// The highest index that is known to have been given.
-    seen: RecordSeq,
-    /// Every message up to here was looked at for all targets that there are.
+    /// The highest index known to exist.
+    highest: RecordSeq,
+    /// All messages up to here have been examined for every target.
     frontier: RecordSeq,
     reading: Option<Reading>,
     /// The outbox was read to its end at least once.
     knows_end: bool,
-    /// Applied by their targets, and possibly still in the outbox.
+    /// Messages that their targets applied, and that may still be in the outbox.
     delivered: BTreeSet<RecordSeq>,
     to_truncate: VecDeque<RecordSeq>,
     truncating: Vec<RecordSeq>,
-    /// When the truncation is tried again.
+    /// Time of the next attempt to truncate.
     truncate_at: Timestamp,
     wake_at: Option<Timestamp>,
 }
 
 impl Shuffle {
-    /// The shuffle of a partition that begins to lead.
+    /// The shuffle of a partition that becomes leader.
     #[must_use]
     pub fn new(source: PartitionId, incarnation: Incarnation, routes: Routes) -> Self {
         Self {
@@ -166,7 +166,7 @@ impl Shuffle {
             routes,
             bytes_max: DELIVER_BYTES_MAX,
             targets: BTreeMap::new(),
-            seen: RecordSeq(0),
+            highest: RecordSeq(0),
             frontier: RecordSeq(0),
             reading: None,
             knows_end: false,
@@ -178,20 +178,20 @@ impl Shuffle {
         }
     }
 
-    /// The same for a log whose records have room for this many bytes.
+    /// Limits commands to this many bytes, for a log with smaller records.
     #[must_use]
     pub fn with_room(mut self, bytes: usize) -> Self {
         self.bytes_max = bytes.min(DELIVER_BYTES_MAX);
         self
     }
 
-    /// Messages that it holds in memory.
+    /// Number of messages in memory.
     #[must_use]
     pub fn held(&self) -> usize {
         self.targets.values().map(Target::held).sum()
     }
 
-    /// Takes in a stretch of the outbox: all there is above `after` and up to `through`.
+    /// Takes a section of the outbox: all messages above `after` and up to `through`.
     fn take_in(&mut self, after: RecordSeq, through: RecordSeq, page: Vec<Arc<OutboxMessage>>) {
         for message in page {
             let index = message.index;
@@ -202,7 +202,7 @@ impl Shuffle {
             }
             let frontier = self.frontier;
             let target = self.targets.entry(owner).or_insert_with(|| Target::new(frontier));
-            // One that lacks something before this stretch is caught up later.
+            // A target that lacks messages before this section catches up later.
             if target.through >= after && index > target.through && !target.is_cut {
                 target.take(message);
             }
@@ -215,29 +215,29 @@ impl Shuffle {
         if self.frontier >= after {
             self.frontier = self.frontier.max(through);
         }
-        self.seen = self.seen.max(through);
+        self.highest = self.highest.max(through);
     }
 
     fn on_added(&mut self, messages: Vec<Arc<OutboxMessage>>) {
         let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return };
         let (first, last) = (first.index, last.index);
-        if self.knows_end && first == self.seen.next() {
-            self.take_in(self.seen, last, messages);
+        if self.knows_end && first == self.highest.next() {
+            self.take_in(self.highest, last, messages);
         }
-        // Else some were missed: they are read.
-        self.seen = self.seen.max(last);
+        // Otherwise some were missed: they are read from the outbox.
+        self.highest = self.highest.max(last);
     }
 
     fn on_read(&mut self, messages: Vec<Arc<OutboxMessage>>, is_end: bool) {
-        let Some(Reading { after, seen, is_stale: false }) = self.reading.take() else { return };
+        let Some(Reading { after, highest, is_stale: false }) = self.reading.take() else { return };
         let last = messages.last().map_or(after, |last| last.index);
-        // At the end of the outbox nothing is left of what had been seen before.
-        let through = if is_end { last.max(seen) } else { last };
+        // At the end of the outbox, no earlier index is left to read.
+        let through = if is_end { last.max(highest) } else { last };
         self.knows_end |= is_end;
         self.take_in(after, through, messages);
     }
 
-    /// Everything is looked at again, from the beginning of the outbox.
+    /// Starts over at the beginning of the outbox.
     fn begin_again(&mut self) {
         self.targets.retain(|_, target| target.begin_again());
         (self.frontier, self.knows_end) = (RecordSeq(0), false);
@@ -261,7 +261,7 @@ impl Shuffle {
         }
     }
 
-    /// Hands over what can be.
+    /// Sends every command that may be sent.
     fn deliver(&mut self, now: Timestamp, effects: &mut Vec<ShuffleEffect>) {
         for (id, target) in &mut self.targets {
             if let Some(messages) = target.next_batch(now, self.bytes_max) {
@@ -284,16 +284,16 @@ impl Shuffle {
         effects.push(ShuffleEffect::Truncate(TruncateOutbox { through: 0, delivered }));
     }
 
-    /// Reads on for the one that is furthest behind and has room.
+    /// Reads more for the target that is furthest behind and has room.
     fn read(&mut self, effects: &mut Vec<ShuffleEffect>) {
         if self.reading.is_some() {
             return;
         }
-        let frontier = (!self.knows_end || self.frontier < self.seen).then_some(self.frontier);
+        let frontier = (!self.knows_end || self.frontier < self.highest).then_some(self.frontier);
         let behind = self.targets.values().filter(|target| target.has_room());
-        let behind = behind.map(|target| target.through).filter(|through| *through < self.seen);
+        let behind = behind.map(|target| target.through).filter(|through| *through < self.highest);
         if let Some(after) = behind.chain(frontier).min() {
-            self.reading = Some(Reading { after, seen: self.seen, is_stale: false });
+            self.reading = Some(Reading { after, highest: self.highest, is_stale: false });
             effects.push(ShuffleEffect::Read { after, limit: READ_MAX });
         }
     }
@@ -352,7 +352,7 @@ impl Machine for Shuffle {
     fn check(&self) {
         for (id, target) in &self.targets {
             target.check();
-            assert!(target.through <= self.seen, "S1: {id} is ahead of the outbox");
+            assert!(target.through <= self.highest, "S1: {id} is ahead of the outbox");
         }
         let truncated = self.truncating.iter().chain(&self.to_truncate);
         for index in truncated {

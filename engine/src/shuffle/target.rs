@@ -1,6 +1,6 @@
-//! The messages to one target: which are held, which are in flight.
+//! The messages for one target: which are in memory, which are in flight.
 //!
-//! Must always hold: they are in the order of their indexes, the ones in flight first.
+//! Must always hold: they are in the order of their indexes, with the ones in flight first.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,35 +11,34 @@ use forebay_messages::{
 
 use super::{DELIVER_BYTES_MAX, HELD_PER_TARGET_MAX};
 
-/// Bytes of messages to one target after which no more are held in memory.
+/// Once messages for one target have this many bytes, no more are kept in memory.
 pub const HELD_BYTES_PER_TARGET_MAX: usize = 4 * DELIVER_BYTES_MAX;
-/// First delay before a command is handed over again, in milliseconds; doubles up to the
-/// maximum.
+/// First delay before a command is sent again, in milliseconds; doubles up to the maximum.
 pub const BACKOFF_FIRST_MS: u64 = 100;
-/// Longest delay before a command is handed over again, in milliseconds.
+/// Maximum delay before a command is sent again, in milliseconds.
 pub const BACKOFF_MAX_MS: u64 = 5_000;
 
-/// What follows a command whose outcome is unknown.
+/// What to do about a command whose outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unclear {
-    /// It is handed over again.
+    /// Send it again.
     Again,
-    /// Its messages may be for others by now.
+    /// Its messages may have other targets now.
     Rerouted,
 }
 
-/// See the module's documentation.
+/// The state of one target.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// Everything for this target up to this index was taken.
+    /// All messages for this target up to this index were taken.
     pub(super) through: RecordSeq,
-    /// Something of the stretch that is taken in was left out: there was no room.
+    /// A message of the current section was left out, because there was no room.
     pub(super) is_cut: bool,
-    /// In flight, and held behind it, each with its length.
+    /// Messages in flight, then waiting ones, each with its length.
     messages: VecDeque<(Arc<OutboxMessage>, usize)>,
     bytes: usize,
     in_flight: usize,
-    /// The routes changed since the command in flight was made.
+    /// The routes changed after the command in flight was created.
     is_rerouted: bool,
     retry_at: Option<Timestamp>,
     failures: u32,
@@ -63,13 +62,14 @@ impl Target {
         self.messages.len()
     }
 
-    /// Whether it is worth reading for it: it holds less than half of what it may.
+    /// Whether a read is worthwhile: the target has less than half of its limit in memory.
     pub(super) fn has_room(&self) -> bool {
         self.messages.len() <= HELD_PER_TARGET_MAX / 2
             && self.bytes <= HELD_BYTES_PER_TARGET_MAX / 2
     }
 
-    /// Whether this is in flight although the outbox is read again from its beginning.
+    /// Whether this message is in flight; the outbox may be read again from its beginning
+    /// meanwhile.
     pub(super) fn is_in_flight(&self, index: RecordSeq) -> bool {
         self.is_rerouted
             && self.messages.iter().take(self.in_flight).any(|(message, _)| message.index == index)
@@ -89,7 +89,7 @@ impl Target {
         self.messages.push_back((message, len));
     }
 
-    /// What is handed over now.
+    /// The messages to send now.
     pub(super) fn next_batch(
         &mut self,
         now: Timestamp,
@@ -112,7 +112,7 @@ impl Target {
         Some(batch)
     }
 
-    /// What was in flight is applied.
+    /// The messages in flight were applied.
     pub(super) fn delivered(&mut self) -> impl Iterator<Item = Arc<OutboxMessage>> {
         (self.failures, self.is_rerouted) = (0, false);
         let count = std::mem::take(&mut self.in_flight);
@@ -124,7 +124,7 @@ impl Target {
         })
     }
 
-    /// What was in flight may be applied or not.
+    /// The messages in flight may have been applied or not.
     pub(super) fn not_delivered(&mut self, now: Timestamp) -> Unclear {
         self.in_flight = 0;
         let wait = (BACKOFF_FIRST_MS << self.failures.min(16)).min(BACKOFF_MAX_MS);
@@ -136,8 +136,8 @@ impl Target {
         }
     }
 
-    /// Forgets what is not in flight; whether anything is left. What is in flight is the
-    /// first that is not known to be applied, so the outbox is read on from its end.
+    /// Drops the messages that are not in flight; returns whether any are left. The messages in
+    /// flight are the first that are not known to be applied, so reading continues after them.
     pub(super) fn begin_again(&mut self) -> bool {
         self.messages.truncate(self.in_flight);
         self.bytes = self.messages.iter().map(|(_, len)| len).sum();
@@ -146,7 +146,7 @@ impl Target {
         self.in_flight > 0
     }
 
-    /// When it is to be tried again.
+    /// Time of the next attempt.
     pub(super) fn retry_at(&self) -> Option<Timestamp> {
         self.retry_at.filter(|_| self.in_flight == 0 && !self.messages.is_empty())
     }

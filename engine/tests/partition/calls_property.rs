@@ -1,4 +1,4 @@
-//! Any sequence of what handlers, people, the clock and the carriers of messages do to
+//! Any sequence of what handlers, users, the clock and the carriers of messages do to
 //! entries with journals, beside notes as naive as can be: what was remembered, what was made,
 //! how it ended. The rows are checked after every record (see `invariants`).
 

@@ -286,22 +286,22 @@ proptest! {
                 books.push(applied.book);
             }
         }
-        let mut seen = std::collections::BTreeMap::new();
+        let mut versions = std::collections::BTreeMap::new();
         let mut at = &books[0];
         for book in books.iter().skip(skip).step_by(skip) {
             for update in book.diff(at) {
                 match update {
-                    RuleUpdate::Upsert { pattern, limits } => seen.insert(pattern, limits),
+                    RuleUpdate::Upsert { pattern, limits } => versions.insert(pattern, limits),
                     RuleUpdate::Pause { pattern } => {
-                        seen.insert(pattern, Limits::default().paused())
+                        versions.insert(pattern, Limits::default().paused())
                     }
-                    RuleUpdate::Remove { pattern } => seen.remove(&pattern),
+                    RuleUpdate::Remove { pattern } => versions.remove(&pattern),
                 };
             }
             at = book;
             let active = book.rules().filter(|rule| !rule.disabled);
             let active = active.map(|rule| (rule.pattern.clone(), rule.limits)).collect();
-            prop_assert_eq!(&seen, &active);
+            prop_assert_eq!(&versions, &active);
             prop_assert_eq!(RuleBook::decode(&book.encode()), Ok(book.clone()));
         }
     }
@@ -331,7 +331,7 @@ fn zeros_and_overlong_periods_are_refused_with_advice() {
         rate: Some(Rate { tokens, period_ms, burst }),
         ..Limits::default()
     };
-    for (limits, said) in [
+    for (limits, advice) in [
         (Limits::concurrency(0), "a concurrency limit is at least 1"),
         (Limits::concurrency(0).paused(), "a concurrency limit is at least 1"),
         (rate(0, 1, 1), "a rate of 0 tokens"),
@@ -339,10 +339,10 @@ fn zeros_and_overlong_periods_are_refused_with_advice() {
         (rate(1, 1, 0), "a burst of 0"),
     ] {
         let error = check(limits).unwrap_err();
-        assert!(error.contains(said) && error.contains("rules pause s"), "{error}");
+        assert!(error.contains(advice) && error.contains("rules pause s"), "{error}");
         let kept = LimitsPatch::keeping_others(limits);
         let change = Change::Patch(RulePatch { limits: kept, ..RulePatch::default() });
-        assert!(check_supported(&[RuleChange::new(pattern("s"), change)]).is_err(), "{said}");
+        assert!(check_supported(&[RuleChange::new(pattern("s"), change)]).is_err(), "{advice}");
     }
     assert_eq!(check(rate(1, RATE_PERIOD_MS_MAX, 1)), Ok(()));
     let error = check(rate(1, RATE_PERIOD_MS_MAX + 1, 1)).unwrap_err();
@@ -411,10 +411,10 @@ fn a_rollback_restores_and_removes_pauses() {
     {
         let back = from.rolled_back_to(to, Timestamp(9)).book;
         back.check();
-        let seen = |book: &RuleBook| {
+        let versions = |book: &RuleBook| {
             let rules = book.rules();
             rules.map(|r| (r.pattern.clone(), r.limits, r.only_pauses)).collect::<Vec<_>>()
         };
-        assert_eq!(seen(&back), seen(to));
+        assert_eq!(versions(&back), versions(to));
     }
 }

@@ -1,6 +1,6 @@
-//! The shuffle against outboxes, targets and a network in memory: commands are applied, lost
-//! or of unknown outcome, hints are missed, leaders change at both ends. Every message
-//! arrives once and in order.
+//! The shuffle with outboxes, targets and a network in memory: commands are applied, lost or of
+//! unknown outcome, notifications are missed, leaders change at both ends. Every message arrives
+//! once and in order.
 
 mod property;
 mod world;
@@ -15,7 +15,7 @@ use forebay_messages::{Incarnation, PartitionId, Timestamp, journal::MESSAGES_PE
 
 use world::{World, message, routes};
 
-/// A shuffle that knows that its outbox is empty.
+/// A shuffle whose outbox is known to be empty.
 fn shuffle() -> Shuffle {
     let mut shuffle = Shuffle::new(PartitionId(9), Incarnation(0), routes(3));
     let mut effects = Vec::new();
@@ -38,9 +38,9 @@ fn added(indexes: impl IntoIterator<Item = (u64, u32)>) -> ShuffleInput {
     ShuffleInput::Added(messages.collect())
 }
 
-/// Per delivery its target and indexes; per truncation target 0 and the indexes.
-fn said(effects: &[ShuffleEffect]) -> Vec<(u32, Vec<u64>)> {
-    let said = effects.iter().filter_map(|effect| match effect {
+/// For each delivery, its target and indexes; for each truncation, target 0 and the indexes.
+fn summary(effects: &[ShuffleEffect]) -> Vec<(u32, Vec<u64>)> {
+    let summary = effects.iter().filter_map(|effect| match effect {
         ShuffleEffect::Deliver { target, command } => {
             Some((target.0, command.messages.iter().map(|message| message.index.0).collect()))
         }
@@ -49,23 +49,23 @@ fn said(effects: &[ShuffleEffect]) -> Vec<(u32, Vec<u64>)> {
         }
         _ => None,
     });
-    said.collect()
+    summary.collect()
 }
 
 #[test]
 fn one_command_per_target_is_in_flight_and_targets_do_not_wait_for_each_other() {
     let mut shuffle = shuffle();
     let effects = step(&mut shuffle, 0, added([(1, 1), (2, 2), (3, 1)]));
-    assert_eq!(said(&effects), [(1, vec![1, 3]), (2, vec![2])]);
-    // More comes: target 1 has to answer first.
+    assert_eq!(summary(&effects), [(1, vec![1, 3]), (2, vec![2])]);
+    // More messages arrive: target 1 must answer first.
     let effects = step(&mut shuffle, 0, added([(4, 1), (5, 3)]));
-    assert_eq!(said(&effects), [(3, vec![5])]);
+    assert_eq!(summary(&effects), [(3, vec![5])]);
     let effects = step(&mut shuffle, 0, ShuffleInput::Delivered { target: PartitionId(1) });
-    assert_eq!(said(&effects), [(1, vec![4]), (0, vec![1, 3])]);
+    assert_eq!(summary(&effects), [(1, vec![4]), (0, vec![1, 3])]);
     // The next truncation waits for the first one.
     let effects = step(&mut shuffle, 0, ShuffleInput::Delivered { target: PartitionId(2) });
-    assert_eq!(said(&effects), []);
-    assert_eq!(said(&step(&mut shuffle, 0, ShuffleInput::Truncated)), [(0, vec![2])]);
+    assert_eq!(summary(&effects), []);
+    assert_eq!(summary(&step(&mut shuffle, 0, ShuffleInput::Truncated)), [(0, vec![2])]);
 }
 
 #[test]
@@ -74,8 +74,8 @@ fn what_was_not_delivered_is_handed_over_again_later_with_newer_messages() {
     step(&mut shuffle, 0, added([(1, 1)]));
     let effects = step(&mut shuffle, 50, ShuffleInput::NotDelivered { target: PartitionId(1) });
     assert_eq!(effects, [ShuffleEffect::WakeAt(Timestamp(150))]);
-    assert_eq!(said(&step(&mut shuffle, 60, added([(2, 1)]))), []);
-    assert_eq!(said(&step(&mut shuffle, 150, ShuffleInput::Tick)), [(1, vec![1, 2])]);
+    assert_eq!(summary(&step(&mut shuffle, 60, added([(2, 1)]))), []);
+    assert_eq!(summary(&step(&mut shuffle, 150, ShuffleInput::Tick)), [(1, vec![1, 2])]);
     // The delay grows.
     let effects = step(&mut shuffle, 150, ShuffleInput::NotDelivered { target: PartitionId(1) });
     assert_eq!(effects, [ShuffleEffect::WakeAt(Timestamp(350))]);

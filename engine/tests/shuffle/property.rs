@@ -1,4 +1,4 @@
-//! Random courses of events.
+//! Random sequences of events.
 
 use proptest::prelude::*;
 
@@ -70,7 +70,7 @@ proptest! {
             }
         }
         world.route(4);
-        // A hint that was lost is noticed at the next one.
+        // A lost notification is noticed at the next one.
         send(&mut world, vec![1, 2, 3, 4]);
         world.settle();
         for of in 1..5_u32 {

@@ -1,4 +1,4 @@
-//! An outbox, targets that apply what is above their marks, and what lies between them.
+//! An outbox, targets that apply messages above their marks, and the messages in flight.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +14,7 @@ use forebay_messages::{
     command::{Deliver, OutboxMessage},
 };
 
-/// Partitions 1 to `count`, with the keys from 100 times their number.
+/// Partitions 1 to `count`; the keys of each begin at 100 times its number.
 pub(super) fn routes(count: u32) -> Routes {
     let key = |of: u32| PartitionKey(u64::from(of) * 100);
     Routes::new(
@@ -38,7 +38,7 @@ struct Receiver {
     is_blocked: bool,
 }
 
-/// See the module's documentation.
+/// The simulated environment of a shuffle.
 pub(super) struct World {
     now: u64,
     partitions: u32,
@@ -70,7 +70,7 @@ impl World {
         }
     }
 
-    /// Another leader of the source: nothing of the one before is left but what it proposed.
+    /// A new leader of the source: only the proposals of the previous one are left.
     pub(super) fn lead(&mut self) {
         let mut shuffle = Shuffle::new(PartitionId(9), Incarnation(0), routes(self.partitions));
         (self.read, self.truncation, self.wake_at) = (None, None, None);
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    /// Messages to these partitions are committed; the hint is on its way.
+    /// Messages to these partitions are committed; the notification is in flight.
     pub(super) fn send(&mut self, targets: impl IntoIterator<Item = u32>) {
         let mut hint = Vec::new();
         for to in targets {
@@ -146,7 +146,7 @@ impl World {
         }
     }
 
-    /// The command that is in flight to a target is applied or not, and that is known or not.
+    /// The command in flight to a target is applied or not, and its outcome is known or not.
     pub(super) fn receive(&mut self, id: u32, is_applied: bool, is_known: bool) {
         let Some(receiver) = self.receivers.get_mut(&id) else { return };
         let Some(command) = receiver.in_flight.take_if(|_| !receiver.is_blocked) else { return };
@@ -177,13 +177,13 @@ impl World {
         });
     }
 
-    /// Partitions 1 to `count` are in the table.
+    /// Sets the table to partitions 1 to `count`.
     pub(super) fn route(&mut self, count: u32) {
         self.partitions = count;
         self.step(ShuffleInput::Routed(routes(count)));
     }
 
-    /// Time passes until it is woken.
+    /// Advances the time to the requested tick.
     pub(super) fn tick(&mut self) {
         if let Some(at) = self.wake_at.take() {
             self.now = self.now.max(at);
@@ -191,7 +191,7 @@ impl World {
         }
     }
 
-    /// Everything arrives, until nothing moves.
+    /// Delivers everything, until nothing changes.
     pub(super) fn settle(&mut self) {
         for _ in 0..100_000 {
             let busy = |of: &Receiver| of.in_flight.is_some() && !of.is_blocked;

@@ -50,7 +50,7 @@ impl Trace {
     }
 
     /// One write: lines of a killed process are whole or missing.
-    fn say(&self, line: &str) {
+    fn write_line(&self, line: &str) {
         (&*self.0).write_all(format!("{line}\n").as_bytes()).unwrap();
     }
 }
@@ -74,18 +74,18 @@ fn killed_process() {
 async fn live(directory: PathBuf, run: u64, is_last: bool) {
     let trace = Trace::open(&directory);
     let acked = acked(&directory);
-    trace.say(&format!("run {run}"));
-    let said = trace.clone();
+    trace.write_line(&format!("run {run}"));
+    let trace_file = trace.clone();
     let runtime = Runtime::builder()
         .data_dir(directory.join("data"))
         .partitions(2)
         .trim_log(TrimLog::Never)
         .handler("step", move |_: Context, Json(job): Json<Job>| {
-            let said = said.clone();
+            let trace_file = trace_file.clone();
             async move {
                 let Job { n, scope, key } = job;
-                said.say(&format!("start {n} {scope} {key}"));
-                let end = Ends { said, line: format!("end {n} {scope} {key}") };
+                trace_file.write_line(&format!("start {n} {scope} {key}"));
+                let end = Ends { trace_file, line: format!("end {n} {scope} {key}") };
                 tokio::time::sleep(Duration::from_millis(n % 4)).await;
                 drop(end);
                 Ok::<_, HandlerError>(())
@@ -113,13 +113,13 @@ async fn live(directory: PathBuf, run: u64, is_last: bool) {
 
 /// Records the end of a handler when it returns or is dropped.
 struct Ends {
-    said: Trace,
+    trace_file: Trace,
     line: String,
 }
 
 impl Drop for Ends {
     fn drop(&mut self) {
-        self.said.say(&self.line);
+        self.trace_file.write_line(&self.line);
     }
 }
 
@@ -133,8 +133,8 @@ fn acked(directory: &Path) -> BTreeMap<u64, EntryId> {
     acked.collect()
 }
 
-/// Enqueues entries of its own keys, one after the other: their numbers give their order. Each
-/// fifth one is doomed, and some of those are canceled.
+/// Enqueues entries of its own keys, one after the other: their numbers give their order. Every
+/// fifth one is in scope `doomed`, and some of these are canceled.
 async fn enqueue(runtime: Runtime, trace: Trace, next: Arc<AtomicU64>, worker: u64) {
     loop {
         let n = next.fetch_add(1, Ordering::Relaxed);
@@ -144,15 +144,15 @@ async fn enqueue(runtime: Runtime, trace: Trace, next: Arc<AtomicU64>, worker: u
         let job = Job { n, scope: scope.clone(), key: key.clone() };
         let entry = Entry::to("step").scope(&scope).key(&key).json(&job).unwrap();
         let stored = runtime.enqueue(entry).await.unwrap();
-        trace.say(&format!("acked {n} {scope} {key} {}", stored.id()));
+        trace.write_line(&format!("acked {n} {scope} {key} {}", stored.id()));
         if scope == DOOMED && n.is_multiple_of(2) {
             match stored.cancel().await {
-                // It ended first.
+                // The entry ended first.
                 Ok(()) | Err(ActError::NotChanged(_)) => {}
                 Err(error) => panic!("{error}"),
             }
         }
-        // Not much faster than they can run.
+        // Only slightly faster than entries can run.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -169,7 +169,7 @@ async fn take_snapshots(runtime: Runtime, trace: Trace, directory: PathBuf, run:
     for turn in 0_u32.. {
         let name = format!("snapshot-{run}-{turn}");
         runtime.snapshot(directory.join(&name)).await.unwrap();
-        trace.say(&format!("snapshot {name}"));
+        trace.write_line(&format!("snapshot {name}"));
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
 }
@@ -184,7 +184,7 @@ async fn finish(runtime: &Runtime, trace: &Trace, acked: BTreeMap<u64, EntryId>)
             }
             Outcome::Failure(failure) => format!("failed: {}", failure.message),
         };
-        trace.say(&format!("outcome {n} {how}"));
+        trace.write_line(&format!("outcome {n} {how}"));
     }
     runtime.shutdown(Drain::within(Duration::from_secs(20))).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! What must hold of the trace of an embedding process, whenever it was killed.
+//! Invariants of the trace of an embedding process, whenever it was killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ struct State<'a> {
     canceled: usize,
 }
 
-/// Fails with the first violation; otherwise returns counts for people.
+/// Fails with the first violation; otherwise returns counts to be printed.
 pub(super) fn check(trace: &str) -> String {
     let mut state = State::default();
     for line in trace.lines() {
@@ -58,7 +58,7 @@ impl<'a> State<'a> {
         assert!(self.open.insert(n, (scope, key)).is_none(), "twice at the same time: {line}");
         let in_scope = self.open.values().filter(|open| open.0 == scope).count();
         assert!(in_scope <= LIMIT_MAX as usize, "{in_scope} run in one scope: {line}");
-        // Again after a kill, or the next of its key.
+        // The same entry after a kill, or the next one of its key.
         let before = self.newest.insert(key, n);
         assert!(before <= Some(n), "it comes after {before:?}, which is behind it: {line}");
     }

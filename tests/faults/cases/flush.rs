@@ -1,5 +1,5 @@
-//! Flushes that fail: memory cannot be written to files. Caused by moving a database's directory
-//! away, so that RocksDB cannot create a new file while open ones continue to work.
+//! Flushes that fail: rows in memory cannot be written to files. Caused by moving a database's
+//! directory away, so that RocksDB cannot create a new file while open ones continue to work.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -7,9 +7,9 @@ use forebay::{Drain, Entry, EntryId, ErrorKind, Runtime};
 
 use super::{Row, builder, check, fill, settled};
 
-/// It has no handler: it stays, and uses memory.
+/// An entry of this size has no handler: it stays and uses memory.
 const BULK_BYTES: usize = 256 << 10;
-/// This many exceed the memory of either database.
+/// This many entries exceed the memory of either database.
 const BULKS_MAX: usize = 1_200;
 
 /// A runtime, one of whose databases has lost its directory.
@@ -44,7 +44,7 @@ impl Site {
         text.split(" (IO error").next().unwrap_or_default().to_owned()
     }
 
-    /// Shuts down, restores the directory and starts again: everything is there.
+    /// Shuts down, restores the directory and starts again: every acknowledged entry is there.
     async fn recovers(self, bulky: &[EntryId]) {
         drop(self.runtime.shutdown(Drain::now()).await);
         let (place, away) = (self.place(), self.away());
@@ -59,9 +59,9 @@ impl Site {
     }
 }
 
-/// Stores entries until that fails and the partition has stopped; returns the acknowledged ones and
-/// the error from then on. Which write fails first varies: one whose outcome is then unknown, or
-/// one of the partition's own.
+/// Stores entries until one fails and the partition has stopped; returns the acknowledged ones and
+/// the final error. Which write fails first varies: one whose outcome is then unknown, or one of
+/// the partition's own.
 async fn store_until_it_stops(runtime: &Runtime) -> (Vec<EntryId>, String) {
     let mut bulky = Vec::new();
     for _ in 0..BULKS_MAX {
@@ -76,37 +76,37 @@ async fn store_until_it_stops(runtime: &Runtime) -> (Vec<EntryId>, String) {
     panic!("300 MiB are kept in memory, or the partition did not stop")
 }
 
-/// The flush was not requested: memory is full.
+/// No flush was requested: memory is full.
 pub(super) async fn while_running(database: &'static str, fault: &'static str) -> Row {
     let site = Site::new(database).await;
     let (bulky, error) = store_until_it_stops(&site.runtime).await;
-    let seen = site.settled(&error);
-    // During an apply or in between: the message says which.
-    let at = seen.find("cannot").unwrap_or_else(|| panic!("it says what it cannot: {seen}"));
-    let seen = format!("partition N stopped: {}", &seen[at..]);
+    let message = site.settled(&error);
+    // The message says whether it happened during an apply or in between.
+    let at = message.find("cannot").unwrap_or_else(|| panic!("it says what it cannot: {message}"));
+    let message = format!("partition N stopped: {}", &message[at..]);
     site.recovers(&bulky).await;
-    Row { fault, seen, after: "after a restart everything acknowledged is there" }
+    Row { fault, message, after: "after a restart everything acknowledged is there" }
 }
 
 pub(super) async fn at_the_end() -> Row {
     let site = Site::new("store").await;
     let error = site.runtime.shutdown(Drain::now()).await.expect_err("rows cannot be flushed");
-    let seen = site.settled(&error);
+    let message = site.settled(&error);
     site.recovers(&[]).await;
     let after = "the next start replays the log; everything acknowledged is there";
-    Row { fault: "the flush at a shutdown fails", seen, after }
+    Row { fault: "the flush at a shutdown fails", message, after }
 }
 
-/// The database accepts no more rows after it: the next write stops the partition.
+/// After this the database accepts no more rows: the next write stops the partition.
 pub(super) async fn for_a_snapshot() -> Row {
     let site = Site::new("store").await;
     let to = site.dir.path().join("snapshot");
     let error = site.runtime.snapshot(&to).await.expect_err("rows cannot be flushed");
-    let seen = site.settled(&error);
+    let message = site.settled(&error);
     assert!(forebay::snapshot::verify(&to).is_err(), "it is not a snapshot");
     let (bulky, _) = store_until_it_stops(&site.runtime).await;
     site.recovers(&bulky).await;
     let after = "there is no snapshot; the partition stops at its next write, and after a \
                  restart everything acknowledged is there";
-    Row { fault: "the flush for a snapshot fails", seen, after }
+    Row { fault: "the flush for a snapshot fails", message, after }
 }

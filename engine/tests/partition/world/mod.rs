@@ -293,7 +293,7 @@ impl World {
         next.is_some()
     }
 
-    /// The leader and candidates, for people.
+    /// The leader and candidates, for display.
     pub(crate) fn roles(&self) -> String {
         let roles = self.nodes.iter().map(|node| {
             let (role, phase) = (node.supervisor.role(), node.partition.phase());
