@@ -37,7 +37,7 @@ use crate::{
     unserved::Unserved,
 };
 
-/// The state of a partition, for people and for callers that wait for it to lead.
+/// The state of a partition, for display and for callers that wait for it to lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionStatus {
     /// Its role.

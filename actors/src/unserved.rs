@@ -1,5 +1,5 @@
 //! Services with waiting entries and without a handler on this node: since when, and how many
-//! entries wait, for people.
+//! entries wait, for display.
 //!
 //! Must always hold: memory is bounded, whatever names clients choose; each service is reported at
 //! most once a minute, in one line. Must not know: how entries are counted.

@@ -22,24 +22,24 @@ pub struct Target {
     pub all: bool,
 }
 
-/// The result of a command about entries or vqueues.
+/// The result of an action on entries or vqueues.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActView {
-    /// Nothing was changed: this is what would happen.
+    /// Nothing was changed: this is what would change.
     pub dry_run: bool,
-    /// Number of changed ones.
+    /// Number of changed entries or vqueues.
     pub changed: u64,
-    /// Number of ones that were not changed.
+    /// Number of entries or vqueues that were not changed.
     pub not_changed: u64,
-    /// The reasons for that.
+    /// The reasons why they were not changed.
     pub reasons: Vec<SkippedView>,
-    /// The first changed ones, at most 1,000.
+    /// Ids of the first changed ones, at most 1,000.
     pub changed_ids: Vec<String>,
     /// The first ones that were not changed, at most 1,000.
     pub not_changed_ids: Vec<NotChangedView>,
 }
 
-/// Number of ones that were not changed, for one reason.
+/// How many were not changed for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedView {
     /// The reason.
@@ -48,7 +48,7 @@ pub struct SkippedView {
     pub count: u64,
 }
 
-/// One that was not changed.
+/// An entry or vqueue that was not changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotChangedView {
     /// Its id.

@@ -9,9 +9,9 @@ use crate::EntryView;
 /// Maximum bytes of a payload, and of a result, in one answer.
 pub const DETAIL_BYTES_MAX: usize = 4 << 20;
 
-/// Some bytes of an entry, or the beginning of them.
+/// Bytes of an entry, or a prefix of them.
 ///
-/// In JSON: `len`, and either `text` (when what is given is UTF-8) or `hex`.
+/// In JSON: `len`, and either `text` (if the prefix is UTF-8) or `hex`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "BytesText", into = "BytesText")]
 pub struct BytesView {
@@ -61,14 +61,14 @@ impl From<BytesText> for BytesView {
     }
 }
 
-/// Bytes up to the first invalid digit, which only other programs write.
+/// Decodes up to the first invalid digit, which only other programs write.
 fn from_hex(hex: &str) -> Vec<u8> {
     let digit = |digit: u8| char::from(digit).to_digit(16).and_then(|it| u8::try_from(it).ok());
     let bytes = hex.as_bytes().chunks_exact(2);
     bytes.map_while(|two| Some(digit(two[0])? << 4 | digit(two[1])?)).collect()
 }
 
-/// A failed and retried attempt, for people.
+/// A failed and retried attempt, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedAttemptView {
     /// Its number, from 1. A redriven entry counts from 1 again.
@@ -81,7 +81,7 @@ pub struct FailedAttemptView {
     pub text: String,
 }
 
-/// Retries of failed attempts, for people.
+/// Retries of failed attempts, for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetryView {
     /// Maximum number of attempts; 0 is no limit.
@@ -109,7 +109,7 @@ impl From<RetryPolicy> for RetryView {
     }
 }
 
-/// Everything known about an entry, for people.
+/// Everything known about an entry, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryDetails {
     /// The entry as in a list, with its payload and its result.
@@ -123,11 +123,11 @@ pub struct EntryDetails {
     pub retry: RetryView,
     /// The idempotency key it was enqueued with.
     pub idempotency_key: Option<String>,
-    /// How long its result is kept, in milliseconds; absent is the default, `u64::MAX`
+    /// How long its result is kept, in milliseconds; absent means the default, `u64::MAX` means
     /// until it is purged.
     pub retention_ms: Option<u64>,
-    /// When its result is removed (milliseconds since 1970); absent while it has not ended and when
-    /// it is kept until it is purged.
+    /// When its result is removed (milliseconds since 1970); absent before its end, and if it is
+    /// kept until it is purged.
     pub expires_at: Option<u64>,
     /// It was asked to stop and has not ended yet.
     pub cancel_requested: bool,

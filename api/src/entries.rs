@@ -1,6 +1,6 @@
 //! Entries: filters, and views.
 //!
-//! Must always hold: a cursor can only be continued with the filter that it came from.
+//! Must always hold: a cursor can only be continued with the filter it came from.
 
 use std::{fmt, str::FromStr};
 
@@ -153,7 +153,7 @@ impl fmt::Display for EntryOutcome {
     }
 }
 
-/// An entry, for people.
+/// An entry, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryView {
     /// Its id.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{EntryView, LimitsView};
 
-/// Why an entry does not run (or that it does), for people.
+/// Why an entry does not run (or that it does), for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainView {
     /// The entry.

@@ -6,7 +6,7 @@ use forebay_messages::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The limits of a rule, for people.
+/// The limits of a rule, for display.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsView {
     /// Maximum number of entries that run at the same time.
@@ -22,7 +22,7 @@ pub struct LimitsView {
     pub paused: bool,
 }
 
-/// A rate limit, for people.
+/// A rate limit, for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateView {
     /// Tokens added per period.
@@ -59,7 +59,7 @@ impl From<Limits> for LimitsView {
     }
 }
 
-/// One counter of a limit, for people.
+/// One counter of a limit, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitView {
     /// The partition that counts it.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::BytesView;
 
-/// A vqueue, for people.
+/// A vqueue, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VQueueView {
     /// Its id.
@@ -48,7 +48,7 @@ impl VQueueView {
     }
 }
 
-/// A service without a handler on a node, for people.
+/// A service without a handler on a node, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnservedView {
     /// Its name.

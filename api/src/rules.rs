@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{LimitsView, RateView};
 
-/// The effect of a change of the rules, as far as concurrency limits and pauses of patterns go:
-/// rate limits, pauses of services, the node's capacity and `run_at` are ignored.
+/// The effect of a change of the rules on concurrency limits and pauses of patterns. Rate limits,
+/// pauses of services, the node's capacity and `run_at` are ignored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RulesImpact {
     /// The rule that governs each level of the requested key, scope first.
@@ -58,8 +58,8 @@ pub struct KeyImpact {
     pub start_now: u64,
     /// Number of entries that could start at once under the changed rules; the others would wait.
     pub start_then: u64,
-    /// Number of running entries above a changed limit: they continue, and nothing starts before
-    /// there are fewer.
+    /// Number of running entries above a changed limit: they continue, and nothing starts until the
+    /// number is below the limit.
     pub over_then: u64,
 }
 
@@ -81,7 +81,7 @@ pub struct RuleEdit {
     /// Maximum number of waiting entries; `Some(None)` removes the limit.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
     pub backlog: Option<Option<u32>>,
-    /// A text for people.
+    /// A text for users.
     #[serde(default)]
     pub description: Option<String>,
     /// A disabled rule counts as absent.
@@ -109,7 +109,7 @@ mod doubled {
     }
 }
 
-/// A rule, for people.
+/// A rule, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleView {
     /// Its id, `rul_…`.
@@ -121,7 +121,7 @@ pub struct RuleView {
     /// Its limits.
     #[serde(flatten)]
     pub limits: LimitsView,
-    /// A text for people.
+    /// A text for users.
     pub description: String,
     /// A disabled rule counts as absent.
     pub disabled: bool,
@@ -129,7 +129,7 @@ pub struct RuleView {
     pub last_modified: u64,
 }
 
-/// An alias, for people.
+/// An alias, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AliasView {
     /// The service.
@@ -138,7 +138,7 @@ pub struct AliasView {
     pub handler: String,
 }
 
-/// A rule book, for people.
+/// A rule book, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BookView {
     /// Its version.

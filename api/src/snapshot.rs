@@ -1,11 +1,11 @@
 //! The contents of a snapshot.
 //!
-//! The same as its manifest. That is a file with its own format, which belongs to storage; a change
-//! of answers must not change it.
+//! Equal to the manifest. The manifest is a file with a format of its own, which belongs to
+//! storage; changes of the answer must not change it.
 
 use serde::{Deserialize, Serialize};
 
-/// The contents of a snapshot, for people.
+/// The contents of a snapshot, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotView {
     /// Version of the forebay that took it.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::UnservedView;
 
-/// A partition, for people.
+/// A partition, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusView {
     /// Its id.
@@ -29,14 +29,14 @@ pub struct StatusView {
     /// Number of vqueues that wait for a permit without an actor.
     #[serde(default)]
     pub waiting_vqueues: usize,
-    /// Number of messages that came too late.
+    /// Number of messages that arrived too late.
     pub stale: u64,
     /// How far the partition's time is ahead of this machine's clock, in milliseconds. More than
     /// some seconds: the clock was set back.
     pub ahead_ms: u64,
 }
 
-/// A replica of a partition, for people.
+/// A replica of a partition, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionView {
     /// Its id.
@@ -73,7 +73,7 @@ pub struct PartitionView {
     pub finished: u64,
 }
 
-/// A running process, for people.
+/// A running process, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeView {
     /// The process that has the data directory open; absent when there is none and the directory
@@ -107,7 +107,7 @@ pub struct JobsView {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ReplicaRole {
-    /// Applies what the leader has decided.
+    /// Applies the records of the leader.
     Follower,
     /// Is about to lead.
     Candidate,

@@ -99,7 +99,7 @@ impl Act {
         };
         let text = match global.json {
             true => json(&response)?,
-            false => people(report, what, action.done(), is_named),
+            false => as_text(report, what, action.done(), is_named),
         };
         super::print(text.as_bytes())?;
         let is_amiss = is_named && report.not_changed > 0;
@@ -118,7 +118,7 @@ fn run_at(args: &RescheduleArgs) -> Timestamp {
     }
 }
 
-fn people(report: &ActView, what: (&str, &str), done: &str, is_named: bool) -> String {
+fn as_text(report: &ActView, what: (&str, &str), done: &str, is_named: bool) -> String {
     let what = if report.changed == 1 { what.0 } else { what.1 };
     let would_be = if report.dry_run { "would be " } else { "" };
     let mut text = format!("{} {what} {would_be}{done}\n", report.changed);

@@ -1,4 +1,4 @@
-//! `forebay alias`: the request, and the table for people.
+//! `forebay alias`: the request, and the table.
 
 use forebay::control::{AliasView, Request};
 
@@ -19,7 +19,7 @@ pub(super) fn request(args: &AliasArgs) -> Request {
     }
 }
 
-/// The aliases, for people.
+/// The aliases, for display.
 pub(super) fn alias_table(aliases: &[AliasView]) -> String {
     let mut table = table(&["SERVICE", "HANDLER"]);
     for alias in aliases {

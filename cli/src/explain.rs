@@ -1,4 +1,4 @@
-//! Texts of `forebay explain` and `forebay limits` for people.
+//! texts of `forebay explain` and `forebay limits`.
 //!
 //! Must not know: where the data comes from; times are of this machine's clock.
 

@@ -1,4 +1,4 @@
-//! `forebay jobs`: the request, and the answer for people.
+//! `forebay jobs`: the request, and the answer as text.
 
 use forebay::control::{JobsView, Request};
 
@@ -9,8 +9,8 @@ pub(super) fn request(args: &JobsArgs) -> Request {
     Request::Jobs { running_max: args.running_max() }
 }
 
-/// The answer, for people.
-pub(super) fn people(jobs: &JobsView) -> String {
+/// The answer, for display.
+pub(super) fn as_text(jobs: &JobsView) -> String {
     let JobsView { running, running_max, before } = jobs;
     let may = match running_max {
         Some(most) => format!("{running} run, at most {most} may"),

@@ -1,6 +1,6 @@
 //! The `forebay` binary: the command line.
 //!
-//! Owns: arguments, output for people and for programs, exit codes. Must always hold: exit code 0
+//! Owns: arguments, output for users and for programs, exit codes. Must always hold: exit code 0
 //! means that everything succeeded, 1 that something failed or was skipped, 2 that nothing useful
 //! could be done; an error is one line, `error: what, where; what to do`; the first check is
 //! whether this process is the spawner of a running `forebay exec` (see [`exec::process`]), which
@@ -210,7 +210,7 @@ fn manual() -> io::Result<ExitCode> {
     print(&page)
 }
 
-/// A note for people, separate from the answer, which a program may read.
+/// A note for the user, separate from the answer, which a program may read.
 fn note(text: &str) {
     // Standard error may be closed.
     let _ = writeln!(io::stderr().lock(), "forebay: {text}");

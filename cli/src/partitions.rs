@@ -1,4 +1,4 @@
-//! `forebay partitions`: the request, and the table for people.
+//! `forebay partitions`: the request, and the table.
 
 use forebay::{PartitionId, PartitionView, ReplicaRole, control::Request};
 
@@ -19,7 +19,7 @@ pub(super) fn request(args: &PartitionsArgs) -> Request {
     }
 }
 
-/// The partitions, for people.
+/// The partitions, for display.
 pub(super) fn partition_table(partitions: &[PartitionView]) -> String {
     let mut table = table(&[
         "PARTITION",

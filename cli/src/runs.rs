@@ -35,7 +35,7 @@ pub(crate) enum RunsError {
     Json(#[from] serde_json::Error),
 }
 
-/// A run, for people and for programs.
+/// A run, for users and for programs.
 #[derive(Debug, Serialize)]
 struct RunView {
     id: String,
@@ -75,7 +75,7 @@ pub(crate) async fn runs(global: &Global) -> Result<ExitCode, RunsError> {
     views.splice(0..0, rest.collect::<Vec<_>>());
     let text = match global.json {
         true => format!("{}\n", serde_json::to_string(&views)?),
-        false => people(&views),
+        false => as_text(&views),
     };
     Ok(super::print(text.as_bytes())?)
 }
@@ -104,7 +104,7 @@ fn view(id: &RunId, identity: &Identity, counts: &ServiceCounts) -> RunView {
     }
 }
 
-fn people(runs: &[RunView]) -> String {
+fn as_text(runs: &[RunView]) -> String {
     let columns = [
         "RUN",
         "STATE",

@@ -51,14 +51,14 @@ impl Work {
         let manifest = snapshot_view(manifest);
         let text = match global.json {
             true => serde_json::to_string(&manifest)? + "\n",
-            false => people(&manifest),
+            false => as_text(&manifest),
         };
         Ok(super::print(text.as_bytes())?)
     }
 }
 
-/// A manifest, for people.
-pub(super) fn people(manifest: &SnapshotView) -> String {
+/// A manifest, for display.
+pub(super) fn as_text(manifest: &SnapshotView) -> String {
     let bytes: u64 = manifest.files.iter().map(|file| file.len).sum();
     let mut text = format!(
         "snapshot of {} by forebay {}: {} files, {bytes} bytes\n",

@@ -2,9 +2,9 @@
 //! between actors.
 //!
 //! Owns: every name that crosses a crate boundary, and the bytes of ids, keys and records. Must
-//! always hold: the bytes are pinned by golden tests; they are a promise. Must not know: any other
-//! crate. It contains no behaviour beyond parsing, printing and encoding, and the rule book passes
-//! through it as opaque bytes.
+//! always hold: golden tests pin the bytes, which never change. Must not know: any other crate. It
+//! has no behaviour beyond parsing, printing and encoding; the rule book passes through it as
+//! opaque bytes.
 
 pub mod actor;
 pub mod command;

@@ -33,7 +33,7 @@ pub enum RecordKeys {
     Range((PartitionKey, PartitionKey)),
 }
 
-/// Who wrote a record, and its sequence among that producer's records.
+/// The producer of a record, and the record's sequence among those of its producer.
 #[derive(Clone, Debug, PartialEq, Eq, Oneof)]
 pub enum Producer {
     /// The partition's own leader. Records of an epoch older than the one in force, and known

@@ -1,4 +1,4 @@
-//! The stages of an entry's life.
+//! The stages of an entry.
 
 use std::fmt;
 

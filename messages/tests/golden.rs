@@ -1,5 +1,5 @@
-//! Pins the bytes and texts of ids, keys and records: they are a promise. A change here needs a new
-//! format version, never a new expectation.
+//! Pins the bytes and texts of ids, keys and records, which must never change. A change needs a new
+//! format version, not a new expectation.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
@@ -170,7 +170,7 @@ fn commands() -> Vec<Command> {
     ]
 }
 
-/// The tag that makes a failed attempt be kept.
+/// The tag that keeps a failed attempt.
 #[test]
 fn golden_retry_with_kept_failure() {
     let retry = Command::Retry(RetryAttempt {

@@ -1,5 +1,5 @@
-//! Pins the bytes of journal keys, derived ids and the commands about journals. A change here needs
-//! a new format version, never a new expectation.
+//! Pins the bytes of journal keys, derived ids and journal commands. A change needs a new format
+//! version, not a new expectation.
 
 #![expect(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 

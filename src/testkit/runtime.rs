@@ -380,7 +380,7 @@ impl TestRuntime {
         &mut self.sim
     }
 
-    /// What happened when, as text for people and for comparing two runs.
+    /// What happened when, as text and for comparing two runs.
     #[must_use]
     pub fn trace(&self) -> String {
         use std::fmt::Write;

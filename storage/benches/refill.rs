@@ -1,9 +1,9 @@
 //! The cost of a dispatch whose entry comes from the cache, from memory or from files.
 //!
 //! One iteration takes one entry from the front of a vqueue, including all refills: the reported
-//! time is the time per entry. Targets of the design: head in the cache under 150 ns; inline refill
-//! under 1 us per entry. Baselines: a cache that holds only the head, and no cache at all, with a
-//! new iterator for every entry.
+//! time is the time per entry. Targets: head in the cache under 150 ns; inline refill under 1 us
+//! per entry. Baselines: a cache that holds only the head, and no cache at all, with a new iterator
+//! for every entry.
 //!
 //! `cold` empties RocksDB's block cache, not the operating system's: it shows the cost of fetching
 //! and checking a block, not that of a disk. The hop to a refill worker and back (two thread
@@ -24,7 +24,7 @@ use forebay_storage::{
 
 /// Entries of each vqueue.
 const ENTRIES: u64 = 10 * INBOX_CACHE_CAPACITY as u64;
-/// As many as fit comfortably into the block cache.
+/// A number of vqueues that fits comfortably into the block cache.
 const VQUEUES: u64 = 3_000;
 const SAMPLE: u32 = 2_400;
 
@@ -39,7 +39,7 @@ fn key(n: u64) -> EntryKey {
     EntryKey { seq: InboxSeq(n), entry, ..EntryKey::default() }
 }
 
-/// Neighbours in time are not neighbours in storage.
+/// Vqueues that are adjacent in time are not adjacent in storage.
 fn vqueue(n: u64) -> VQueueId {
     let spread = n.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     VQueueId { partition_key: PartitionKey(spread), hash: [3; 16] }

@@ -2,7 +2,7 @@
 //! `cargo run --release -p forebay-storage --example measure [DIR [PART]]`,
 //! with PART one of log, lives, puts, drain, many.
 //!
-//! Quote ratios, not numbers: disks differ.
+//! Quote ratios, not absolute numbers: disks differ.
 
 #![expect(clippy::print_stdout, reason = "a program for a terminal")]
 
@@ -194,7 +194,7 @@ fn puts(dir: &Path, batch: u64) -> Done {
 
 /// Drains one vqueue of a million entries, 24 at a time. Each refill continues at the anchor, as a
 /// live vqueue does; after every 100,000 entries one starts at the very front, as a new incarnation
-/// does, and has to skip the tombstones.
+/// does, and must skip the tombstones.
 fn drain(dir: &Path) -> Done {
     const ENTRIES: u64 = 1_000_000;
     let store = Store::open(&dir.join("drain"), &Medium::disk())?.partition(P)?;
@@ -327,25 +327,25 @@ fn many_vqueues(dir: &Path) -> Done {
 fn main() -> Done {
     let root = std::env::args().nth(1).map_or_else(std::env::temp_dir, Into::into);
     let only = std::env::args().nth(2);
-    let wanted = |part: &str| only.as_ref().is_none_or(|only| only == part);
+    let is_selected = |part: &str| only.as_ref().is_none_or(|only| only == part);
     let dir = tempfile::tempdir_in(root)?;
-    if wanted("log") {
+    if is_selected("log") {
         for group in [1, 64, 1024] {
             plain_file(dir.path())?;
             appends(dir.path(), group)?;
         }
     }
-    if wanted("lives") {
+    if is_selected("lives") {
         [1, 64, 1024].into_iter().try_for_each(|batch| lives(dir.path(), batch, 1_000))?;
         lives(dir.path(), 1024, 100_000)?;
     }
-    if wanted("puts") {
+    if is_selected("puts") {
         [16, 256].into_iter().try_for_each(|batch| puts(dir.path(), batch))?;
     }
-    if wanted("drain") {
+    if is_selected("drain") {
         drain(dir.path())?;
     }
-    if wanted("many") {
+    if is_selected("many") {
         many_vqueues(dir.path())?;
     }
     Ok(())

@@ -33,8 +33,8 @@ pub(crate) const LOCK_FILE: &str = "LOCK";
 const FORMAT_PREFIX: &str = "forebay data directory, version ";
 /// A format file is one short line; a longer file is not one.
 const FORMAT_LEN_MAX: u64 = 256;
-/// Mode of a new directory, whatever the umask: it will contain payloads and results. An existing
-/// directory keeps its mode.
+/// Mode of a new directory, whatever the umask: the directory will contain payloads and results. An
+/// existing directory keeps its mode.
 const NEW_DIR_MODE: u32 = 0o700;
 /// Interval between attempts to lock a directory in use, while there is time left to wait.
 const LOCK_TRIED_EVERY: Duration = Duration::from_millis(10);
@@ -159,8 +159,9 @@ fn here() -> MutexGuard<'static, BTreeMap<PathBuf, bool>> {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        // Inspecting another user's directory as root must leave no files that the owner cannot
-        // open. No other process has the directory now. On failure the next drop as root retries.
+        // If root inspects another user's directory, it must leave no files that the owner cannot
+        // open. No other process has the directory now. After a failure, the next drop by root
+        // retries.
         let _ = give_to_owner(&self.path);
         let mut here = here();
         self.lock = None;
@@ -178,8 +179,8 @@ impl DataDir {
         Self::open_within(path, Duration::ZERO)
     }
 
-    /// Like [`Self::open`], but waits this long if it is in use: a process that only inspects a
-    /// directory leaves it soon. Blocks meanwhile.
+    /// Like [`Self::open`], but waits this long while it is in use: a process that only inspects a
+    /// directory releases it soon. Blocks.
     ///
     /// # Errors
     /// See [`Self::open`].
@@ -191,7 +192,7 @@ impl DataDir {
         create_dir(path).map_err(|error| fault(path, "create the directory", error))?;
         let path =
             fs::canonicalize(path).map_err(|error| fault(path, "resolve the path", error))?;
-        // Before creating the lock file, which must not be left in an unrelated directory.
+        // Before the lock file is created, which must not be left in an unrelated directory.
         let known = read_format(&path)?;
         if known.is_none() {
             check_empty(&path)?;
@@ -207,8 +208,8 @@ impl DataDir {
         Ok(taken)
     }
 
-    /// Announces that the directory will be released soon: others that ask for it meanwhile are
-    /// told so.
+    /// Announces that the directory will be released soon: until then, errors of other openers say
+    /// so.
     pub fn closes(&self) {
         if let Some(is_closing) = here().get_mut(&self.path) {
             *is_closing = true;
@@ -236,8 +237,8 @@ impl DataDir {
         &self.path
     }
 
-    /// Raises the version in the format file, durably: from here on, an older forebay refuses the
-    /// directory. It never gets lower.
+    /// Raises the version in the format file, durably: from then on, an older forebay refuses the
+    /// directory. The version is never lowered.
     pub(crate) fn raise_format(&self, format: u32) -> Result<(), OpenError> {
         let path = &self.path;
         if read_format(path)?.is_some_and(|found| found >= format) {
@@ -280,7 +281,7 @@ fn create_dir(path: &Path) -> io::Result<()> {
         fs::create_dir_all(parent)?;
     }
     match DirBuilder::new().mode(NEW_DIR_MODE).create(path) {
-        // Another first start was faster.
+        // Another first start created it first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         made => made,
     }
@@ -410,7 +411,7 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
                 return Err(OpenError::InUseHere { path, is_closing });
             }
             let mut text = String::new();
-            // The holder may not have written its id yet: then it is unknown.
+            // The holder may not have written its id yet: then the id is unknown.
             let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
             return Err(OpenError::InUse { path: path.to_owned(), pid });
         }

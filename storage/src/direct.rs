@@ -1,7 +1,7 @@
-//! Writes that bypass the page cache: no copy, and nothing left for the system to write later. Not
-//! every file system supports it; callers check.
+//! Writes that bypass the page cache: no copy, and nothing left for the kernel to write later. Not
+//! every file system supports them; callers check.
 //!
-//! Must not know: what is written.
+//! Must not know: the content of the writes.
 
 mod buffer;
 

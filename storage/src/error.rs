@@ -1,11 +1,11 @@
-//! The meaning of failed reads and writes for the operator.
+//! What failed reads and writes mean for the operator.
 //!
 //! Owns: the mapping from error texts of RocksDB and the operating system to a closed set of kinds,
 //! each with a remedy. Must always hold: the cause is kept.
 
 use std::{error::Error as StdError, fmt, io, path::Path, path::PathBuf, sync::Arc};
 
-/// Kind of a fault, as far as it affects the remedy.
+/// Kinds of faults, distinguished by their remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
     /// No space (or quota) is left.

@@ -3,7 +3,7 @@
 //! Opening a data directory writes: locks, logs of RocksDB, the record of a new leader. If that is
 //! impossible (the disk is full, the directory belongs to another user), a copy in a temporary
 //! directory is opened instead. It is cheap: data files never change once written, so they are
-//! hard-linked; only logs, journals and manifests are copied, without their holes.
+//! hard-linked; only logs, journals and manifests are copied, without holes.
 //!
 //! Must always hold: nothing is written into the original; while a [`LookCopy`] lives, no process
 //! opens the original; its files are removed with it.
@@ -81,7 +81,7 @@ struct Temporary(PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What cannot be removed is left to the system's cleanup of temporary directories.
+        // Remaining files are left to the system's cleanup of temporary directories.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -199,7 +199,7 @@ mod tests {
         assert!(fs::symlink_metadata(path.join("log/000008.sst")).unwrap().is_symlink());
         assert_eq!(fs::read(path.join("log/journal/0")).unwrap(), journal);
         assert!(!path.join("log/LOCK").exists() && !path.join("exec").exists());
-        // No process can open the original meanwhile.
+        // No process can open the original in the meantime.
         assert!(matches!(DataDir::open(&original), Err(OpenError::InUse { .. })));
         drop(DataDir::open(&path).unwrap());
         drop(copy);

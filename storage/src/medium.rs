@@ -10,14 +10,14 @@ use rocksdb::{BlockBasedOptions, Cache, Env, LogLevel, LruCacheOptions, Options}
 
 use crate::{Fault, FaultKind, wal_check};
 
-/// How much smaller small write buffers are.
+/// Factor by which small write buffers are smaller.
 const SMALL_BUFFERS: usize = 8;
 /// Memory for blocks read from files, shared by a node's databases, in bytes.
 pub const BLOCK_CACHE_BYTES: usize = 64 << 20;
 /// The cache is divided into 2^4 shards of 4 MiB, so that the largest block (one row with the
 /// largest payload) fits many times.
 const BLOCK_CACHE_SHARD_BITS: i32 = 4;
-/// The same where memory is scarce: 2^2 of these shards.
+/// The same if memory is scarce: 2^2 of these shards.
 const SMALL_CACHE_BYTES: usize = 16 << 20;
 const SMALL_CACHE_SHARD_BITS: i32 = 2;
 /// Bytes of a data block before compression.
@@ -27,7 +27,7 @@ const OPEN_FILES_MAX: i32 = 512;
 /// RocksDB's own text log is rotated at this size, and this many are kept.
 const INFO_LOG_BYTES_MAX: usize = 1 << 20;
 const INFO_LOGS_MAX: usize = 2;
-/// RocksDB hands its written bytes to the disk in portions of this size instead of all at the end,
+/// RocksDB hands written bytes to the disk in portions of this size instead of all at the end,
 /// because the log's syncs wait behind them. (The log's own files bypass the page cache if
 /// possible.)
 const BYTES_PER_SYNC: u64 = 1 << 20;
@@ -82,8 +82,8 @@ impl Medium {
         Ok(Self { env: Some(env), ..Self::disk() })
     }
 
-    /// Memory in which dropping a database simulates a crash: what it had not flushed is gone, as
-    /// after a power failure.
+    /// Memory in which dropping a database simulates a crash: unflushed data is lost, as after a
+    /// power failure.
     ///
     /// # Errors
     /// If RocksDB cannot create the environment.
@@ -92,9 +92,9 @@ impl Medium {
         Ok(Self { flushes_on_close: false, ..Self::memory()? })
     }
 
-    /// Databases keep an eighth of the usual memory for what is not in files yet, and a quarter for
-    /// blocks of files: at most about 75 MiB in all instead of 510. Their files are smaller and are
-    /// merged more often.
+    /// Databases keep an eighth of the usual memory for rows that are not in files yet, and a
+    /// quarter for blocks of files: at most about 75 MiB in all instead of 510. Their files are
+    /// smaller and are merged more often.
     #[must_use]
     pub fn with_small_buffers(mut self) -> Self {
         self.has_small_buffers = true;
@@ -102,13 +102,13 @@ impl Medium {
         self
     }
 
-    /// The size of a write buffer that usually has this many bytes.
+    /// The size of a write buffer that is normally this large.
     pub(crate) fn write_buffer(&self, bytes: usize) -> usize {
         if self.has_small_buffers { bytes / SMALL_BUFFERS } else { bytes }
     }
 
-    /// A disk on which a database that is dropped has crashed: what it had not flushed is gone,
-    /// as after kill -9.
+    /// A disk on which dropping a database simulates a crash: unflushed data is lost, as after kill
+    /// -9.
     #[cfg(any(test, feature = "testkit"))]
     #[must_use]
     pub fn crashing_disk() -> Self {
@@ -125,7 +125,7 @@ impl Medium {
     pub(crate) fn options(&self) -> Options {
         let mut options = Options::default();
         if !self.flushes_on_close {
-            // There is no setter for it.
+            // There is no setter for this option.
             options = options
                 .get_options_from_string("avoid_flush_during_shutdown=true")
                 .expect("RocksDB knows this option");
@@ -141,7 +141,7 @@ impl Medium {
         options.set_log_level(LogLevel::Warn);
         options.set_max_log_file_size(INFO_LOG_BYTES_MAX);
         options.set_keep_log_file_num(INFO_LOGS_MAX);
-        // No thread wakes up to write unread statistics: an idle process sleeps.
+        // Otherwise a thread would wake up to write unread statistics; an idle process must sleep.
         options.set_stats_dump_period_sec(0);
         options.set_stats_persist_period_sec(0);
         options

@@ -1,7 +1,7 @@
 //! Locks whose holder may have panicked.
 //!
-//! Must always hold: everything under these locks is changed in one step after everything fallible,
-//! so a panic of a holder leaves it consistent and others may continue.
+//! Must always hold: data under these locks is changed in one step, after everything that can fail,
+//! so that a panic of a holder leaves it consistent and others may continue.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -140,9 +140,9 @@ impl Checker {
     }
 }
 
-/// Whether a whole record starts anywhere in `bytes`. The remains of a torn record contain no whole
-/// one, unless its payload is a piece of such a journal: then a torn write is reported as damage,
-/// which errs on the safe side.
+/// Whether a complete record starts anywhere in `bytes`. The remains of a torn record contain none,
+/// unless its payload is a piece of such a journal: then a torn write is reported as damage, which
+/// is the safe direction.
 fn has_record(bytes: &[u8]) -> bool {
     /// Whole, first, middle, last: the record types of a journal that is not recycled.
     const KINDS: std::ops::RangeInclusive<u8> = 1..=4;

@@ -1,4 +1,4 @@
-//! Everything known about one entry, for people.
+//! Everything known about one entry, for display.
 //!
 //! Must always hold: a look changes nothing; an answer has a bounded number of bytes, whatever
 //! clients stored.

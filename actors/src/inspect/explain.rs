@@ -1,4 +1,4 @@
-//! Why an entry does not run, and the usage of the limits: for people.
+//! Why an entry does not run, and the usage of the limits: for display.
 //!
 //! Must always hold: a look changes nothing; the data of the store and of the limiter are of
 //! nearly, not exactly, the same time. Must not know: how a limit is counted.

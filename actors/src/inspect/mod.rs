@@ -1,4 +1,4 @@
-//! Looks at a node, for people: entries, vqueues, counts, limits and reasons to wait.
+//! Looks at a node, for display: entries, vqueues, counts, limits and reasons to wait.
 //!
 //! The answers are the views of `forebay-api`.
 //!

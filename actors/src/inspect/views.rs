@@ -1,4 +1,4 @@
-//! The state of the partitions on this node, for people.
+//! The state of the partitions on this node, for display.
 
 use std::sync::Arc;
 

@@ -155,7 +155,7 @@ impl Node {
         &self.rules
     }
 
-    /// The views for people.
+    /// The views for display.
     #[must_use]
     pub fn inspect(&self) -> &Inspect {
         &self.inspect

@@ -39,7 +39,7 @@ use crate::{
     table::Row,
 };
 
-/// The actor that died, for people.
+/// The actor that died, for display.
 const PARTITION: &str = "the partition";
 
 /// The parts of a replica that survive its actors.

@@ -32,7 +32,7 @@ pub use timers::{TimerKey, Timers};
 pub use world::{Child, Death, OnDeath, World};
 
 /// A look at a machine from outside, with the time. It changes nothing, is taken between two
-/// messages, and must be short: it serves people.
+/// messages, and must be short: it serves inspection.
 pub type Look<M> = Box<dyn FnOnce(&M, Timestamp) + Send>;
 
 /// Messages and effects between two readings of the time, each of which costs as much as several of

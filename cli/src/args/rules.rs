@@ -87,7 +87,7 @@ pub(crate) struct RulesSetArgs {
     /// component
     #[arg(long, value_name = "N|none", group = "change")]
     pub(crate) weight: Option<ConcurrencyArg>,
-    /// The purpose of the rule, for people
+    /// The purpose of the rule, as a note for readers
     #[arg(long, value_name = "TEXT", group = "change")]
     pub(crate) description: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! The results of a run, for people and for programs.
+//! The results of a run, for users and for programs.
 //!
 //! Must always hold: rates and usage are of the windows in which entries were counted; the names in
 //! the JSON object are a promise.

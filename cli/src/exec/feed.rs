@@ -44,7 +44,7 @@ pub(crate) enum Fed {
     Item(Box<Prepared>, Ahead),
     /// A line that is not an item, with the reason and its position; reading continues.
     Bad(String),
-    /// Something about the input that people should know.
+    /// Something about the input that the user should know.
     Note(String),
     /// An item inside the data directory.
     Inside,

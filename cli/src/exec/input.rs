@@ -189,7 +189,7 @@ impl<R: BufRead> Input<R> {
         self.number
     }
 
-    /// Something about the input that people should know, once.
+    /// Something about the input that the user should know, once.
     pub(crate) fn take_note(&mut self) -> Option<String> {
         let number = self.crlf_at.take()?;
         self.crlf_told = true;

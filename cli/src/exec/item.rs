@@ -45,7 +45,7 @@ pub(crate) struct Job {
     /// Working directory of the command.
     #[bilrost(2)]
     pub(crate) directory: Bytes,
-    /// Its number in the input, for people.
+    /// Its number in the input, for display.
     #[bilrost(3)]
     pub(crate) number: u64,
     /// Index in `argv` of the item's arguments; 0 when they are not there unchanged (then `item`
@@ -61,7 +61,7 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// The item as in the input, for people: a line, arguments separated by spaces, or an object as
+    /// The item as in the input, for display: a line, arguments separated by spaces, or an object as
     /// JSON. Empty when it is unknown.
     #[must_use]
     pub(crate) fn item(&self) -> Bytes {

@@ -98,7 +98,7 @@ impl Report {
         self.stdout.lost.as_deref().or(self.stderr.lost.as_deref())
     }
 
-    /// Why it failed, for people: `exit code 1: last line of its standard error`.
+    /// Why it failed, for display: `exit code 1: last line of its standard error`.
     #[must_use]
     pub(crate) fn failure(&self) -> String {
         let end = match &self.end {

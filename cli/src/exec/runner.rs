@@ -234,7 +234,7 @@ struct OutputLost {
     reason: String,
 }
 
-/// The beginning of a command line, for people.
+/// The beginning of a command line, for display.
 fn shown(job: &Job) -> String {
     let words = job.argv.iter().map(|arg| String::from_utf8_lossy(arg));
     let line: String = words.collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARS_MAX).collect();

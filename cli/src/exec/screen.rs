@@ -1,4 +1,4 @@
-//! What people see of a run: a bar on a terminal, occasional lines otherwise, and the outputs of
+//! The display of a run: a bar on a terminal, occasional lines otherwise, and the outputs of
 //! the items.
 //!
 //! Must always hold: the output of an item is written in one piece, never mixed with another's or

@@ -1,4 +1,4 @@
-//! A whole command line in one word: the most common mistake of people used to tools that pass
+//! A whole command line in one word: the most common mistake of users of tools that pass
 //! their command to a shell.
 //!
 //! Must not know: items, how commands are run.

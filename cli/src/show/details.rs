@@ -14,11 +14,11 @@ use super::{
 };
 use crate::exec::report::{End, Output, Report};
 
-/// Maximum bytes of a payload, a result or an output printed for people.
+/// Maximum bytes of a payload, a result or an output printed as text.
 const PRINTED_BYTES_MAX: usize = 4 << 10;
 
-/// For people.
-pub(super) fn people(details: &EntryDetails) -> String {
+/// Text for the user.
+pub(super) fn as_text(details: &EntryDetails) -> String {
     let EntryDetails { entry, .. } = details;
     let mut text = format!("{}: {}\n", entry.id, stage_word(entry));
     let key = [&entry.scope, &entry.limit_key].map(Option::as_deref);

@@ -1,4 +1,4 @@
-//! Entries and vqueues, for people and as JSON.
+//! Entries and vqueues, for display and as JSON.
 
 use forebay::{
     EntryView, Stage,

@@ -1,4 +1,4 @@
-//! Answers as text for people, and as JSON.
+//! Answers as text, and as JSON.
 //!
 //! Must not know: where the answers come from.
 
@@ -35,7 +35,7 @@ impl Printer {
         if let Some(list) = &mut self.list {
             return Ok(list.page(part).ok_or(AskError::Strange)??);
         }
-        if self.is_json { json(part) } else { people(part) }
+        if self.is_json { json(part) } else { as_text(part) }
     }
 
     /// Text after the last part.
@@ -79,19 +79,19 @@ pub(crate) fn json(response: &Response) -> Result<String, AskError> {
     Ok(text)
 }
 
-fn people(response: &Response) -> Result<String, AskError> {
+fn as_text(response: &Response) -> Result<String, AskError> {
     Ok(match response {
         Response::Status { node } => status::status(node),
-        Response::Jobs { jobs } => super::jobs::people(jobs),
+        Response::Jobs { jobs } => super::jobs::as_text(jobs),
         Response::EntryCount { count } => format!("{count}\n"),
-        Response::Entry { details } => details::people(details),
+        Response::Entry { details } => details::as_text(details),
         Response::Explain { explained } => super::explain::explanation(explained),
         Response::Limits { limits, .. } => super::explain::limits(limits),
         Response::Rules { book } => rules::rule_table(book),
         Response::RulesHistory { books, .. } => rules::history(books),
         Response::RulesTest { impact } => super::explain::impact(impact),
         Response::Aliases { aliases } => super::alias::alias_table(aliases),
-        Response::Snapshot { manifest } => super::snapshot::people(manifest),
+        Response::Snapshot { manifest } => super::snapshot::as_text(manifest),
         Response::Partitions { partitions } => super::partitions::partition_table(partitions),
         Response::Entries { .. }
         | Response::Queues { .. }

@@ -1,4 +1,4 @@
-//! Rule books, for people.
+//! Rule books, for display.
 
 use forebay::control::BookView;
 

@@ -1,4 +1,4 @@
-//! `forebay status`, for people.
+//! `forebay status`, for display.
 
 use std::{fmt::Write as _, time::Duration};
 

@@ -77,7 +77,7 @@ pub enum LeadershipInput {
     EpochObtained(Epoch),
     /// The metadata store granted no epoch.
     EpochRefused {
-        /// Why, for people.
+        /// The reason, for display.
         reason: String,
     },
     /// The log is fenced.
@@ -116,7 +116,7 @@ pub enum LeadershipInput {
     },
     /// The log refuses what the leader writes.
     Refused {
-        /// Why, for people.
+        /// The reason, for display.
         reason: String,
         /// The newer epoch in force, if that is the reason.
         fenced_by: Option<Epoch>,

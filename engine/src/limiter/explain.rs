@@ -1,7 +1,7 @@
 //! Why a vqueue waits, and the state of the counters: pure queries.
 //!
 //! Must always hold: a query changes nothing. It may take time proportional to the limiter's state:
-//! for people, not for hot paths.
+//! for display, not for hot paths.
 
 use forebay_messages::{
     EntryId, PermitId, RuleId, Timestamp, VQueueHandle, VQueueId, VQueueName, actor::LockWish,
@@ -129,7 +129,7 @@ pub enum Lack {
     },
 }
 
-/// One counter, for people.
+/// One counter, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterView {
     /// `scope`, `scope/l1` or `scope/l1/l2`; `service:NAME` for a paused service.

@@ -39,7 +39,7 @@ pub struct PersistedRule {
     pub version: BookVersion,
     /// The limits it sets.
     pub limits: Limits,
-    /// For people; the runtime never reads it.
+    /// For users; the runtime never reads it.
     pub description: ByteString,
     /// A disabled rule counts as absent. Not `enabled`: this way an active rule is the empty state
     /// and costs nothing on the wire.

@@ -186,7 +186,7 @@ impl RuleLookup {
     }
 
     /// The rule that governs `key`, and the one that would after these updates. Copies the rules:
-    /// for people, not for hot paths.
+    /// for display, not for hot paths.
     #[must_use]
     pub fn what_if(&self, updates: &[RuleUpdate], key: &[&str]) -> WhatIf {
         let mut then = self.clone();

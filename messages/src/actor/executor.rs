@@ -25,10 +25,10 @@ pub enum AttemptEnd {
         message: ByteString,
         /// Additional bytes.
         detail: Bytes,
-        /// An arbitrary number that determines the jitter of the backoff.
+        /// A random number that determines the jitter of the backoff.
         random: u32,
     },
-    /// It wants to be called again; this does not count as an attempt.
+    /// It asked to be called again; this does not count as an attempt.
     Snooze {
         /// The delay, from the moment the partition receives this.
         wait: Duration,

@@ -135,6 +135,6 @@ pub enum LimiterMessage {
     /// It is another partition's turn: return one slot, an unused one at once, otherwise the next
     /// one freed, even if a vqueue here waits for it.
     CapacityClaimed,
-    /// A time that was waited for has come (a token of a rate limit).
+    /// A requested time has come (a token of a rate limit is available).
     Tick,
 }

@@ -1,4 +1,4 @@
-//! The commands of the log, and the actions of people that become commands. The engine
+//! The commands of the log, and the actions of users that become commands. The engine
 //! implements each command in its own file; these are their contents.
 
 mod deliver;
@@ -36,7 +36,7 @@ use crate::Timestamp;
 /// The command of a record, in the record's tags 16 to 63.
 #[derive(Clone, Debug, PartialEq, Oneof)]
 pub enum Command {
-    /// A node leads from here on.
+    /// A node becomes leader.
     #[bilrost(tag(16))]
     AnnounceLeader(AnnounceLeader),
     /// One new entry.
@@ -81,13 +81,13 @@ pub enum Command {
     /// Outbox messages that were delivered.
     #[bilrost(tag(30))]
     TruncateOutbox(TruncateOutbox),
-    /// How far the store is durable.
+    /// The LSN up to which the store is durable.
     #[bilrost(tag(31))]
     UpdateDurability(UpdateDurability),
     /// Finished entries to remove: expired or purged on request.
     #[bilrost(tag(32))]
     Purge(Purge),
-    /// Older binaries stop here.
+    /// Older binaries must stop here.
     #[bilrost(tag(33))]
     VersionBarrier(VersionBarrier),
     /// Dead letters to retry from attempt one.
@@ -150,7 +150,7 @@ pub enum EntryAction {
 }
 
 impl EntryAction {
-    /// Its name, as people type it.
+    /// Its name, as users type it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -164,7 +164,7 @@ impl EntryAction {
         }
     }
 
-    /// What an entry is after it.
+    /// State of an entry after the action.
     #[must_use]
     pub fn done(self) -> &'static str {
         match self {
@@ -178,7 +178,7 @@ impl EntryAction {
         }
     }
 
-    /// The command that does it to the selected entries.
+    /// The command that applies it to the selected entries.
     #[must_use]
     pub fn command(self, selector: EntrySelector) -> Command {
         match self {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::{EntryId, Epoch, Lsn, NodeId, PartitionKey, RecordSeq, Timestamp};
 
-/// A node leads from here on. Leadership begins when this is applied.
+/// A node becomes leader. Its leadership begins when this is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 pub struct AnnounceLeader {
     /// The leading node.
@@ -47,7 +47,7 @@ pub struct TruncateOutbox {
     pub delivered: Vec<RecordSeq>,
 }
 
-/// How far the store is durable.
+/// The LSN up to which the store is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
 pub struct UpdateDurability {
     /// Everything up to this LSN is in flushed store files.

@@ -1,4 +1,4 @@
-//! `Restart` and `EndRun`: a run of an entry ends and the next one begins, at the request of people
+//! `Restart` and `EndRun`: a run of an entry ends and the next one begins, at the request of a user
 //! or of the handler.
 
 use bilrost::{Message, Oneof};

@@ -1,4 +1,4 @@
-//! `Suspend`: attempts that have nothing to do until an operation finishes.
+//! `Suspend`: attempts that only wait until an operation finishes.
 
 use bilrost::Message;
 
@@ -21,8 +21,8 @@ pub struct SuspendAttempt {
     /// The attempt; ignored unless it runs.
     #[bilrost(2)]
     pub token: AttemptToken,
-    /// Everything that it waits for. Ignored unless all of it is in the journal and none is
-    /// finished.
+    /// All operations that it waits for. Ignored unless each of them is in the journal and
+    /// unfinished.
     #[bilrost(3)]
     pub waits: Vec<JournalKey>,
     /// It releases the lock of its vqueue: other entries of the key may run before it continues.

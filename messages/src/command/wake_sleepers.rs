@@ -1,11 +1,11 @@
-//! `WakeSleepers`: sleeps are over.
+//! `WakeSleepers`: ends sleeps.
 
 use bilrost::Message;
 
 use crate::Timestamp;
 
-/// Sleeps that are over. Proposed by the leader, by the partition's time; applying it ends them,
-/// never a clock.
+/// Ends sleeps. The leader proposes it by the partition's time; a sleep ends when it is applied,
+/// never by a clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Message)]
 pub struct WakeSleepers {
     /// All that end up to this time, the earliest first.

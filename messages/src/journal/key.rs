@@ -213,7 +213,7 @@ impl JournalKey {
     }
 }
 
-/// For people: `join.0[1]/charge.2`; an occurrence 0 of the name is left out.
+/// Display form: `join.0[1]/charge.2`; an occurrence 0 of the name is left out.
 impl fmt::Display for JournalKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let KeyParts { branch, name, occurrence } = self.parts();

@@ -3,7 +3,7 @@
 //!
 //! Owns: keys, kinds, outcomes, ids of steps and children, and the limits. Must always hold: keys,
 //! fingerprints and derived ids are pinned by golden tests; a stored journal has the same bytes
-//! when it is read later. Must not know: who writes a journal, where it is stored.
+//! when it is read later. Must not know: what writes a journal, where it is stored.
 
 mod key;
 mod outcome;

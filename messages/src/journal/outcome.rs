@@ -56,7 +56,7 @@ pub struct JournalFailure {
     /// Why.
     #[bilrost(1)]
     pub kind: JournalFailureKind,
-    /// For people.
+    /// Text for the user.
     #[bilrost(2)]
     pub message: ByteString,
     /// Additional bytes from a handler.

@@ -18,7 +18,7 @@ fn a_new_directory_is_created_and_taken_again_after_release() {
 fn a_directory_in_use_by_another_process_is_refused_naming_it() {
     let root = tempfile::tempdir().unwrap();
     drop(DataDir::open(root.path()).unwrap());
-    // A lock that the module does not know of stands for another process.
+    // A lock that the module does not know simulates another process.
     let stranger = File::open(root.path().join(LOCK_FILE)).unwrap();
     stranger.try_lock().unwrap();
     let error = DataDir::open(root.path()).unwrap_err();

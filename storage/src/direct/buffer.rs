@@ -1,5 +1,5 @@
-//! The memory written past the page cache: disks read it in place, and only from the start of a
-//! page.
+//! Memory for writes that bypass the page cache: disks read it in place, and only from the start of
+//! a page.
 //!
 //! Must always hold: a taken buffer begins at a page and has the requested length.
 

@@ -9,14 +9,14 @@ use crate::sync;
 /// A fault at one write of a block.
 #[derive(Clone, Debug)]
 pub enum JournalFault {
-    /// Nothing of it is written; the write fails.
+    /// Nothing is written; the write fails.
     Lost,
-    /// Only some of its cells are written; the write fails.
+    /// Only some cells are written; the write fails.
     Torn {
         /// A set bit writes its cell. Cell 64 has the bit of cell 0, and so on.
         cells: u64,
     },
-    /// All of it is written, but the write fails.
+    /// The whole block is written, but the write fails.
     Unanswered,
     /// The write waits until something is sent on the channel (or its sender is dropped).
     Slow(Receiver<()>),

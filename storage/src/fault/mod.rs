@@ -1,7 +1,7 @@
 //! Injected faults, for tests of the layers above (feature `testkit`).
 //!
-//! Owns: wrappers that fail, tear, hold back or fence at a chosen call, and a copy of live files as
-//! kill -9 leaves them. Must always hold: a wrapper without planned faults changes nothing.
+//! Owns: wrappers that fail, tear, delay or fence a chosen call, and a copy of open files as kill
+//! -9 leaves them. Must always hold: a wrapper without planned faults changes nothing.
 
 mod journal;
 mod log;
@@ -24,8 +24,8 @@ pub(crate) fn injected(action: &'static str, path: &Path) -> Fault {
     Fault { kind: FaultKind::Other, action, path: path.to_owned(), cause: Arc::new(Injected) }
 }
 
-/// Copies a directory with files that are open, as kill -9 would leave it. Nothing may write to it
-/// meanwhile.
+/// Copies a directory with open files, as kill -9 would leave it. Nothing may write to it during
+/// the copy.
 ///
 /// # Errors
 /// When a file cannot be read or written.

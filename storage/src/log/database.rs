@@ -1,12 +1,12 @@
 //! The database of a node's log behind its journal: one sync for everything written at once.
 //!
-//! Owns: the database, its journal, and the batch that only one of them has. Must always hold: a
-//! batch enters the journal before the database, and the database before the next batch enters
-//! the journal and before anything is read; after a failed write nothing more is written (RocksDB
-//! may or may not have the batch, and a later batch on top of it could mix with its remains). Must
-//! not know: the meaning of a row.
+//! Owns: the database, its journal, and the batch that is only in the journal. Must always hold: a
+//! batch enters the journal before the database, and the database before the next batch enters the
+//! journal and before anything is read; after a failed write nothing more is written (RocksDB may
+//! or may not have the batch, and a later batch could mix with its remains). Must not know: the
+//! meaning of a row.
 //!
-//! Rooms whose rows must be durable with the same sync share it: the records of the log
+//! Modules whose rows must be durable with the same sync share it: the records of the log
 //! (`log/local.rs`) and consensus (`consensus`). The first byte of a key tells them apart.
 //!
 //! RocksDB is tuned for records that are written once, read rarely and trimmed from the front: new
@@ -58,8 +58,8 @@ const YOUNG_FILES_MAX: i32 = 3 * YOUNG_FILES;
 /// get further.
 const LEVELS: i32 = 4;
 
-/// How much goes into a file of the database. Tests use small files, to reach the lower levels with
-/// a few records.
+/// Sizes of the database's files. Tests use small files, to reach the lower levels with a few
+/// records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FileSizes {
     /// See [`MEMTABLE_BYTES`].
@@ -86,7 +86,7 @@ impl Default for FileSizes {
     }
 }
 
-/// The database of a log. See the module.
+/// The database of a log, behind its journal.
 pub(crate) struct Database {
     name: String,
     path: PathBuf,
@@ -94,13 +94,13 @@ pub(crate) struct Database {
     db: Arc<DB>,
     /// Held while writing.
     writer: Mutex<Writer>,
-    /// The writer has a batch that is durable but not in the database.
+    /// Whether the writer has a batch that is durable but not in the database.
     has_deferred: AtomicBool,
 }
 
 #[derive(Default)]
 struct Writer {
-    /// `None` in memory, where RocksDB's own is used.
+    /// `None` in memory, where RocksDB's own journal is used.
     journal: Option<Journal>,
     /// In the journal but not in the database yet.
     deferred: Option<WriteBatch>,
@@ -187,7 +187,7 @@ impl Database {
         &self.path
     }
 
-    /// To read from. It has everything written after [`Self::finish_writes`].
+    /// For reads. It contains all writes after [`Self::finish_writes`].
     pub(crate) fn db(&self) -> &DB {
         &self.db
     }
@@ -289,7 +289,7 @@ impl Writing<'_> {
             return written.map_err(|fault| self.break_off(fault));
         };
         batch.put(MARK, journal.next().to_be_bytes());
-        // Whatever the journal was doing, this is the action that failed.
+        // The journal may have failed at another step; the error names this action.
         let failed = |fault| Fault { action, path: database.path.clone(), ..fault };
         let logged = journal.append(batch.data()).map_err(failed);
         logged.map_err(|fault| self.break_off(fault))?;

@@ -6,9 +6,9 @@
 //! | 4 | crc32c, big-endian, over partition (4), LSN (8), format (1) and message |
 //! | rest | the record, a bilrost message |
 //!
-//! The checksum is forebay's own, so that damage is found whatever the database below checks; it
-//! covers the position, so that a record found at another position is damage too. Must always hold:
-//! golden tests pin these bytes; they are a promise.
+//! The checksum is forebay's own, so that damage is found whatever the database below checks. It
+//! covers the position, so that a record at another position is damage too. Must always hold:
+//! golden tests pin these bytes, which never change.
 
 use bilrost::{Message, OwnedMessage};
 use bytes::Bytes;

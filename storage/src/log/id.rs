@@ -1,4 +1,4 @@
-//! The identity of a log, so that rows are never combined with another log.
+//! The identity of a log: rows must never be combined with another log.
 
 use std::fmt;
 

@@ -8,7 +8,7 @@
 //! | `r`, partition (4), LSN (8) | a frame (see the frame module) |
 //! | `t`, partition (4) | trim point: LSN (8) |
 //!
-//! Numbers are big-endian. Other rooms have rows in the same database under keys with another
+//! Numbers are big-endian. Other modules keep rows in the same database under keys with another
 //! first byte (`c`: see `consensus`). Must always hold: one write batch and one fsync per append
 //! call; positions in memory change only after their write.
 //!
@@ -52,7 +52,7 @@ type Positions = BTreeMap<PartitionId, Position>;
 /// The log of one node on its own disk.
 pub struct LocalLog {
     database: Arc<Database>,
-    /// What is durable. Changed only while holding the right to write.
+    /// The durable positions. Changed only while holding the right to write.
     positions: RwLock<Positions>,
     counters: Counters,
     record_len_max: usize,
@@ -120,7 +120,7 @@ impl LocalLog {
         })
     }
 
-    /// Its database, for other rooms whose rows are durable with the same sync.
+    /// Its database, for other modules whose rows must be durable with the same sync.
     pub(crate) fn database(&self) -> &Arc<Database> {
         &self.database
     }
@@ -332,11 +332,12 @@ impl LogStore for LocalLog {
         let mut batch = WriteBatch::default();
         batch.delete_range(first, after);
         batch.put(row_key(TRIM, partition), through.0.to_be_bytes());
-        // On disk before the files are dropped: a missing front that is not trimmed is damage.
+        // This must be on disk before the files are dropped: a missing front that is not trimmed is
+        // damage.
         writing.write(batch, "trim the log")?;
         sync::write(&self.positions).entry(partition).or_default().trimmed = through;
-        // Frees whole files now; the rest disappears when they are compacted. Here both ends belong
-        // to the range, unlike in `delete_range`: the record after `through` must stay.
+        // Deletes whole files now; compaction removes the rest. Unlike in `delete_range`, both ends
+        // of this range are inclusive: the record after `through` must stay.
         self.database
             .db()
             .delete_file_in_range(first, record_key(partition, through))

@@ -1,7 +1,7 @@
 //! A log in memory, for tests and for runtimes without persistence.
 //!
 //! Must always hold: it answers as the local log does. It distinguishes synced from unsynced
-//! records, so that a test can crash it: [`MemoryLog::crash`] drops the latter.
+//! records, so that a test can crash it: [`MemoryLog::crash`] drops the unsynced ones.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -106,8 +106,8 @@ impl MemoryLog {
         Ok(())
     }
 
-    /// A disk that lies: while withheld, appends and fences are answered although nothing of them
-    /// survives a [`Self::crash`]. Switching it off syncs.
+    /// Simulates a disk that lies: while this is on, appends and fences are answered although none
+    /// of them survives a [`Self::crash`]. Switching it off syncs.
     pub fn withhold_sync(&self, withheld: bool) {
         self.sync_withheld.store(withheld, Ordering::Relaxed);
         if !withheld {

@@ -1,16 +1,16 @@
-//! The log: the ordered durable record of commands. The log is the truth; everything
-//! else is derived from it.
+//! The log: the ordered durable record of commands. It is the source of truth; everything else is
+//! derived from it.
 //!
 //! Owns: the port [`LogStore`], its providers, the frame of a record. Must always hold: everything
 //! that [`LogStore::append`] acknowledged with an LSN is durable; LSNs of a partition have no gaps;
 //! a fence never moves back; damage is an error that names log, partition and LSN. Must not know:
 //! what a command means, which replica leads.
 //!
-//! A log may serve several partitions. LSNs count per partition: records are keyed by (partition,
-//! LSN) in one database per node, so that one fsync covers the appends of all its partitions, while
-//! reading, trimming and comparing positions of one partition are independent of the others (with
-//! one sequence for all, each reader would skip over the others' records, and the slowest would
-//! hold back everybody's trimming).
+//! A log may serve several partitions. LSNs count per partition. Records are keyed by (partition,
+//! LSN) in one database per node, so that one fsync covers the appends of all partitions, while
+//! reading, trimming and comparing positions of one partition are independent of the others. (With
+//! one sequence for all, each reader would skip the others' records, and the slowest would delay
+//! trimming for all.)
 
 mod database;
 mod frame;
@@ -169,9 +169,9 @@ pub trait LogStore: Send + Sync {
     /// [`LogError::Fault`] (outcome unknown; the log accepts no more writes).
     fn append(&self, batch: &[Append<'_>]) -> Result<Vec<Appended>, LogError>;
 
-    /// Does the work deferred by appends: called by the writer after reporting their outcomes.
-    /// Other calls do it themselves if they need it sooner. If it fails, the log is broken, but
-    /// everything appended is durable.
+    /// Does the work that appends deferred; the writer calls it after it has reported their
+    /// outcomes. Other calls do it themselves if they need it sooner. If it fails, the log is
+    /// broken, but everything appended is durable.
     ///
     /// # Errors
     /// [`LogError::Broken`] or [`LogError::Fault`].

@@ -168,8 +168,8 @@ fn trimming_drops_only_the_front() {
     });
 }
 
-/// Regression: the log in memory accepted records of any length, so no simulation knew the limit. A
-/// refused call must leave nothing behind, neither records nor a fence.
+/// Regression: the log in memory accepted records of any length, so simulations did not cover the
+/// limit. A refused call must leave nothing behind, neither records nor a fence.
 #[test]
 fn a_record_above_the_limit_is_refused_and_the_log_continues() {
     let dir = tempfile::tempdir().unwrap();
@@ -191,8 +191,8 @@ fn a_record_above_the_limit_is_refused_and_the_log_continues() {
         let error = log.append(&appends).unwrap_err();
         let len = too_large[0].stored_len();
         assert!(len > exact);
-        let said = format!("partition {P} has {len} bytes, at most {exact} fit");
-        assert!(error.to_string().contains(&said), "{error}");
+        let message = format!("partition {P} has {len} bytes, at most {exact} fit");
+        assert!(error.to_string().contains(&message), "{error}");
         assert_eq!((log.end(P), log.end(Q), log.fenced(P)), (Lsn(1), Lsn(0), Epoch(1)));
         let fenced = Append { partition: P, epoch: Epoch(0), records: &too_large };
         assert_eq!(log.append(&[fenced]).unwrap(), [Appended::Fenced { current: Epoch(1) }]);
@@ -227,7 +227,7 @@ fn trimming_keeps_the_next_record_in_every_level() {
     }
 }
 
-/// Regression: one record of 64 MiB left a buffer of that size for as long as the log was open.
+/// Regression: a record of 64 MiB left a buffer of that size until the log was closed.
 #[test]
 fn a_large_record_leaves_no_large_buffer() {
     let log = LocalLog::open(Path::new("/log"), &Medium::memory().unwrap()).unwrap();
@@ -334,8 +334,8 @@ fn a_torn_tail_is_cut() {
     for (n, len) in (0..6_000).step_by(301).enumerate() {
         let log = open_with_journal(dir.path(), n, &bytes[..len]).unwrap();
         let found = all(&log, P);
-        let wanted: Vec<_> = (1..=log.end(P).0).map(|i| (i, i)).collect();
-        assert_eq!(found, wanted);
+        let expected: Vec<_> = (1..=log.end(P).0).map(|i| (i, i)).collect();
+        assert_eq!(found, expected);
         append(&log, P, 1, [log.end(P).0 + 1]);
         ends.push(log.end(P).0 - 1);
     }
@@ -397,8 +397,8 @@ fn an_invalid_mark_is_damage() {
     db.put(b"j", [0; 7]).unwrap();
     drop(db);
     let error = open_with_journal(dir.path(), 0, &bytes).unwrap_err();
-    let said = Damage::Row { row: "mark", len: 7 };
-    assert!(matches!(&error, LogError::Corrupt { damage, .. } if *damage == said), "{error}");
+    let message = Damage::Row { row: "mark", len: 7 };
+    assert!(matches!(&error, LogError::Corrupt { damage, .. } if *damage == message), "{error}");
 }
 
 /// Damage below RocksDB's own checksums is found by our frame.
@@ -517,8 +517,8 @@ proptest! {
                     let partition = PartitionId(partition);
                     let from = Lsn(model.end(partition).0 * part / 100);
                     let found = log.read(partition, from, records, 200).ok();
-                    let wanted = model.read(partition, from, records, 200).ok();
-                    prop_assert_eq!(found, wanted);
+                    let expected = model.read(partition, from, records, 200).ok();
+                    prop_assert_eq!(found, expected);
                 }
                 Step::Reopen => {
                     drop(log);

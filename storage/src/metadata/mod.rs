@@ -42,7 +42,7 @@ pub struct Versioned {
     pub value: Bytes,
 }
 
-/// What must hold of a key for a change to be applied.
+/// A condition on a key under which a change is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precondition {
     /// No condition.

@@ -69,11 +69,11 @@ fn a_failed_precondition_changes_nothing() {
 fn two_keys_are_written_in_one_step_or_not_at_all() {
     each(|store| {
         let other = MetaKey::rule_book_history();
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let changes = Arc::new(Mutex::new(Vec::new()));
         let watch = |key: &MetaKey| {
-            let seen = Arc::clone(&seen);
+            let changes = Arc::clone(&changes);
             let tell = move |change: &Change| {
-                seen.lock().unwrap().push((change.key.to_string(), change.version.0));
+                changes.lock().unwrap().push((change.key.to_string(), change.version.0));
             };
             store.watch(key, Box::new(tell)).unwrap()
         };
@@ -90,8 +90,8 @@ fn two_keys_are_written_in_one_step_or_not_at_all() {
         for key in [key(), other.clone()] {
             assert_eq!(value_of(&key), Some(Bytes::from_static(b"b")), "{key}");
         }
-        let told = |version| [&key(), &other].map(|key| (key.to_string(), version));
-        assert_eq!(*seen.lock().unwrap(), [told(1), told(2)].concat());
+        let expected = |version| [&key(), &other].map(|key| (key.to_string(), version));
+        assert_eq!(*changes.lock().unwrap(), [expected(1), expected(2)].concat());
     });
 }
 
@@ -99,21 +99,21 @@ fn two_keys_are_written_in_one_step_or_not_at_all() {
 fn watchers_get_the_current_value_and_every_change() {
     each(|store| {
         put(store, "a");
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let tell = |seen: &Arc<Mutex<Vec<_>>>| -> OnChange {
-            let seen = Arc::clone(seen);
+        let changes = Arc::new(Mutex::new(Vec::new()));
+        let tell = |changes: &Arc<Mutex<Vec<_>>>| -> OnChange {
+            let changes = Arc::clone(changes);
             Box::new(move |change| {
-                seen.lock().unwrap().push((change.version.0, change.value.is_some()));
+                changes.lock().unwrap().push((change.version.0, change.value.is_some()));
             })
         };
-        let watch = store.watch(&key(), tell(&seen)).unwrap();
-        let other = store.watch(&MetaKey::node_id(), tell(&seen)).unwrap();
+        let watch = store.watch(&key(), tell(&changes)).unwrap();
+        let other = store.watch(&MetaKey::node_id(), tell(&changes)).unwrap();
         put(store, "b");
         store.delete(&key(), Precondition::None).unwrap();
         drop(watch);
         put(store, "c");
         drop(other);
-        assert_eq!(*seen.lock().unwrap(), [(1, true), (2, true), (3, false)]);
+        assert_eq!(*changes.lock().unwrap(), [(1, true), (2, true), (3, false)]);
     });
 }
 

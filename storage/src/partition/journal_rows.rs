@@ -1,4 +1,4 @@
-//! Rows of journals through the state machine's tables: of the batch that is written, and
+//! Journal rows through the state machine's tables: those of the current batch for its writer, and
 //! committed ones for all other readers.
 
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Listing and counting entries by filter, for people.
+//! Listing and counting entries by filter, for display.
 //!
 //! Entry ids and vqueue ids begin with the partition key, so both tables of entries and the table
 //! of vqueues are ordered by partition key. A filter on names first searches for matching vqueues
@@ -6,8 +6,8 @@
 //! scope has one partition key.
 //!
 //! Must always hold: entries are returned in the order of their ids; a call examines a bounded
-//! number of rows, matching or not, and says where to continue; it sees the rows of one moment, and
-//! entries that change between two calls may or may not be seen.
+//! number of rows, matching or not, and returns where to continue; it sees the rows of one moment,
+//! and entries that change between two calls may or may not be included.
 
 mod walk;
 

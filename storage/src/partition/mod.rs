@@ -118,17 +118,18 @@ impl PartitionStore {
         self.stored_lsn()
     }
 
-    /// The LSN in RocksDB.
+    /// The LSN stored in RocksDB.
     fn stored_lsn(&self) -> Result<Lsn, StoreError> {
         self.lsn(&self.shared.read)
     }
 
-    /// The greatest applied LSN in files: what survives a crash. The log may be trimmed through it.
+    /// The greatest applied LSN in files, which survives a crash. The log may be trimmed through
+    /// it.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub fn durable_lsn(&self) -> Result<Lsn, StoreError> {
-        // Without a write-ahead log this tier skips memtables.
+        // Without a write-ahead log, this read tier skips memtables.
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::Persisted);
         self.lsn(&options)
@@ -171,7 +172,7 @@ impl PartitionStore {
     /// # Errors
     /// See [`StoreError`].
     pub fn give_back(&self, now: Timestamp) -> Result<bool, StoreError> {
-        // In memory there is no space to save, and simulations need every flush planned.
+        // In memory there is no space to free, and simulations plan every flush.
         if !self.shared.is_durable {
             return Ok(false);
         }
@@ -317,14 +318,14 @@ impl PartitionStore {
         self.rows_in::<T>(&self.family()?, after).take(limit).collect()
     }
 
-    /// The rows of a span, in key order, at most `limit`. Unlike [`Self::page`] it writes
-    /// nothing to RocksDB: for rows that are read while entries run.
+    /// The rows of a span, in key order, at most `limit`. Unlike [`Self::page`] it writes nothing
+    /// to RocksDB: for reads while entries run.
     fn scan_span<T: ResidentTable>(
         &self,
         span: &Span<T>,
         limit: usize,
     ) -> Result<Page<T>, StoreError> {
-        // Copied first: what is written to RocksDB meanwhile is hidden by its copy.
+        // Copied first: this copy hides rows that are written to RocksDB during the scan.
         let resident = self.resident();
         let overlay = resident.overlay::<T>().borrow();
         let written = overlay.written_after(span.after.as_ref());
@@ -355,7 +356,7 @@ impl PartitionStore {
         sync::lock(&self.resident)
     }
 
-    /// Performs the duty that follows a commit; returns the number of bytes written to RocksDB.
+    /// Does the work that is due after a commit; returns the number of bytes written to RocksDB.
     fn perform(
         &self,
         duty: Duty,
@@ -393,7 +394,7 @@ impl PartitionStore {
         let bytes = batch.size_in_bytes();
         let written = self.shared.db.write_opt(batch, &self.shared.write);
         written.map_err(|error| self.shared.fault("write the partition store", error))?;
-        // Only now: after a fault, readers still find what was committed.
+        // Only now: after a fault, readers must still find the committed rows.
         resident.clear();
         Ok(bytes)
     }

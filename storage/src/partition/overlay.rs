@@ -1,10 +1,10 @@
-//! Rows of one table that are not in RocksDB yet, and what is known about the ones that are
-//! (see [`super::resident`]).
+//! Rows of one table that are not in RocksDB yet, and the known state of rows in RocksDB (see
+//! [`super::resident`]).
 //!
-//! Owns: the coalescing. A row written many times is written once; one that was put and deleted is
-//! not written at all if RocksDB is known to have none. And the journal of the current batch: each
-//! row's previous state, so that a dropped batch leaves nothing behind. Must always hold: a read
-//! sees the last write.
+//! Owns: the coalescing. A row written many times is written once; a row that was put and deleted
+//! is not written at all if RocksDB is known to have none. Also the journal of the current batch:
+//! each row's previous state, so that a dropped batch leaves nothing behind. Must always hold: a
+//! read sees the last write.
 
 use std::{collections::BTreeSet, ops::Bound};
 
@@ -14,10 +14,11 @@ use rocksdb::{AsColumnFamilyRef, WriteBatch};
 use super::tables::Table;
 
 /// Maximum number of rows that were only read or are known to be absent, kept to save the next
-/// lookup in RocksDB. Beyond it, all of them are dropped. As many as vqueues stay idle.
+/// lookup in RocksDB. Above it, all of them are dropped. Equal to the number of vqueues that stay
+/// idle.
 const CLEAN_MAX: usize = 8_192;
 
-/// Whether RocksDB has a row, as far as known.
+/// What is known about a row in RocksDB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Base {
     Unknown,
@@ -94,7 +95,7 @@ impl<T: Table> Batch<T> {
     ) -> Option<R> {
         let row = slot.row.as_ref()?;
         if slot.batch != self.number {
-            // The copy stays, the row goes to the journal.
+            // The copy becomes the current row, the original goes to the journal.
             let row = row.clone();
             *clean -= usize::from(!slot.written);
             self.write(key, slot, Some(row));
@@ -367,7 +368,7 @@ impl<T: Table> Overlay<T> {
         Box::new(written.into_iter().map(|(key, slot)| (key, slot.row.as_ref())))
     }
 
-    /// Remembers where a key of an ordered table stands.
+    /// Records the key of a row of an ordered table.
     fn note(&mut self, key: &T::Key) {
         if T::ORDERED && !self.order.contains(key) {
             self.order.insert(key.clone());

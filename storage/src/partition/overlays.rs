@@ -14,7 +14,7 @@ use super::{
     },
 };
 
-/// In cells, because the writer of a batch also caches what it reads.
+/// In cells, because the writer of a batch also caches the rows that it reads.
 #[derive(Default)]
 pub(super) struct Overlays {
     pub(super) dedup: RefCell<Overlay<Dedup>>,

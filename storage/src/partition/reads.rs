@@ -1,6 +1,6 @@
 //! Committed rows through the state machine's tables, for readers that do not write a batch.
 //!
-//! Must always hold: no lock is held between two reads; each sees what was committed by then.
+//! Must always hold: no lock is held between two reads; each sees the rows committed at that time.
 
 use bytes::Bytes;
 use forebay_engine::partition::{

@@ -1,10 +1,10 @@
 //! Committed rows that are not in RocksDB yet, and those of the current batch.
 //!
-//! Most entries live for milliseconds. Their rows stay here, and rows put and deleted before a
+//! Most entries exist for milliseconds. Their rows stay here, and rows put and deleted before a
 //! spill never reach RocksDB at all: no memtable, no tombstone, no compaction. The log is the
-//! truth, so the store may lag behind it.
+//! source of truth, so the store may lag behind it.
 //!
-//! Owns: when to spill. Must always hold:
+//! Owns: the decision when to spill. Must always hold:
 //! - a spill writes everything in one batch, including the applied LSN: RocksDB always holds the
 //!   rows of one moment, from which a replay can start;
 //! - a read by key looks here first; a scan spills first, except for a refill from memory, which
@@ -55,7 +55,7 @@ impl InboxRows {
     }
 }
 
-/// What the current batch did to rows that exist only in memory.
+/// Changes by the current batch to rows that exist only in memory.
 #[derive(Default)]
 struct InboxBatch {
     number: u32,
@@ -65,7 +65,7 @@ struct InboxBatch {
     changed: usize,
 }
 
-/// What to do after a commit.
+/// Work that is due after a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Duty {
     Nothing,
@@ -73,7 +73,7 @@ pub(super) enum Duty {
     SpillAndFlush,
 }
 
-/// Rows of a partition. See the module's documentation.
+/// The rows of a partition in memory.
 #[derive(Default)]
 pub(super) struct Resident {
     overlays: Overlays,

@@ -51,7 +51,7 @@ impl PartitionStore {
         self.rows_before::<T>(family, after, T::end())
     }
 
-    /// The same, up to these bytes.
+    /// The same, up to this key (as bytes).
     pub(super) fn rows_before<'a, T: Table>(
         &'a self,
         family: &impl AsColumnFamilyRef,

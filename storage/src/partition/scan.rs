@@ -16,19 +16,19 @@ type IsWithin<T> = Box<dyn Fn(&<T as Table>::Key) -> bool>;
 /// The rows to scan: those after a key, up to an end.
 pub(super) struct Span<T: Table> {
     pub(super) after: Option<T::Key>,
-    /// First bytes above them.
+    /// The first key bytes above the span.
     pub(super) end: Vec<u8>,
     /// Whether a key is below the end.
     pub(super) is_within: IsWithin<T>,
 }
 
 impl<T: Table> Span<T> {
-    /// To the end of the table.
+    /// The rows after a key, to the end of the table.
     pub(super) fn after(after: Option<T::Key>) -> Self {
         Self { after, end: T::end(), is_within: Box::new(|_| true) }
     }
 
-    /// Those whose bytes, after the kind, begin with these.
+    /// The rows whose key bytes, after the kind, begin with these.
     pub(super) fn within(
         after: T::Key,
         prefix: &[u8],

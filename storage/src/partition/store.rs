@@ -1,8 +1,8 @@
 //! The rows of a node's partitions: one RocksDB, a column family per partition.
 //!
-//! Must always hold: the write-ahead log is off (the log is the truth: after a crash a partition
-//! replays what its files lack); each commit contains the applied LSN in its batch, so that rows
-//! and applied LSN never disagree.
+//! Must always hold: the write-ahead log is off (the log is the source of truth: after a crash a
+//! partition replays what its files lack); each commit contains the applied LSN in its batch, so
+//! that rows and applied LSN never disagree.
 
 use std::{
     collections::BTreeMap,
@@ -137,7 +137,7 @@ impl Store {
     }
 
     fn families(path: &Path, medium: &Medium, options: &Options) -> Result<Vec<String>, Fault> {
-        // In memory the only way to find out is to try.
+        // For memory, the only way to find out is to try.
         if medium.is_durable() && !path.join("CURRENT").exists() {
             return Ok(Vec::new());
         }
@@ -188,12 +188,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::InMemory`] or [`StoreError::Fault`].
     pub fn checkpoint(&self, to: &Path) -> Result<(), StoreError> {
-        // Resident rows are not in a file of the database; each partition's rows are of one moment,
+        // Resident rows are not in the database's files; each partition's rows are of one moment,
         // given by its applied LSN.
         let partitions = sync::lock(&self.shared.partitions).clone();
         for (id, resident) in partitions {
             match self.handle(id, resident).spill_all() {
-                // Deleted meanwhile: not part of the copy.
+                // It was deleted in the meantime: not part of the copy.
                 Err(StoreError::NoPartition { .. }) | Ok(()) => {}
                 Err(error) => return Err(error),
             }

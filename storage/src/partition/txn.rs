@@ -284,7 +284,7 @@ impl Tables for Txn<'_> {
             entries.find(&id).flatten().map(|row| row.vqueue)
         });
         let attached = self.resident.overlay::<Entry>().borrow_mut().delete(id);
-        // Rows that are kept without the entry get their own place from here on.
+        // Rows kept without the entry get a place of their own from now on.
         if let Some(payload) = attached.payload {
             self.put::<Payload>(id, payload);
         }

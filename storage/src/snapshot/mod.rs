@@ -1,13 +1,13 @@
 //! Snapshots: a consistent copy of log, rows and metadata in its own directory, and restoring it.
 //!
-//! Must always hold: a directory without a whole manifest is not a snapshot (the manifest is
+//! Must always hold: a directory without a complete manifest is not a snapshot (the manifest is
 //! written last); every file is checked against the manifest before anything is restored; nothing
 //! is ever restored into a non-empty directory; no record is missing between the restored rows and
-//! the restored log. Must not know: who takes it, when.
+//! the restored log. Must not know: which command takes it, or when.
 //!
 //! The order of copying makes it consistent while everything runs: first the rows, then the log
-//! (which then reaches at least as far), then the metadata (whose epochs and partitions then are at
-//! least as new). Between the first and the second nothing may be trimmed: the caller ensures that.
+//! (which then reaches at least as far), then the metadata (whose epochs and partitions are then at
+//! least as new). The caller ensures that nothing is trimmed between the first two.
 
 mod files;
 mod manifest;
@@ -155,11 +155,11 @@ pub struct Source<'a> {
     pub metadata: &'a dyn MetadataStore,
 }
 
-/// Takes a snapshot into a directory that does not exist or is empty. Blocks, and may be called
-/// while everything runs; the log must not be trimmed meanwhile.
+/// Takes a snapshot into a directory that does not exist or is empty. Blocks. Everything may
+/// continue to run, but the log must not be trimmed until it returns.
 ///
 /// # Errors
-/// [`SnapshotError`]. What was written by then is left without a manifest.
+/// [`SnapshotError`]. Files written until then are left without a manifest.
 pub fn create(to: &Path, source: Source<'_>, now: Timestamp) -> Result<Manifest, SnapshotError> {
     files::make_empty(to)?;
     source.store.checkpoint(&to.join(STORE))?;
@@ -176,7 +176,7 @@ pub fn create(to: &Path, source: Source<'_>, now: Timestamp) -> Result<Manifest,
     Ok(manifest)
 }
 
-/// Opens the copies, which shows that they can be opened, and reads the state of each partition.
+/// Opens the copies, which checks that they can be opened, and reads the state of each partition.
 fn look_at(path: &Path) -> Result<Vec<PartitionSum>, SnapshotError> {
     let medium = Medium::disk();
     let log_path = path.join(LOG);

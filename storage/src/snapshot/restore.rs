@@ -22,7 +22,7 @@ pub fn verify(snapshot: &Path) -> Result<Manifest, SnapshotError> {
 /// is whole, everything acknowledged is restored.
 ///
 /// `to` must not exist or be empty. The last step makes it a data directory: an interrupted restore
-/// leaves something that cannot be opened.
+/// leaves a directory that cannot be opened.
 ///
 /// # Errors
 /// [`SnapshotError`].
@@ -68,12 +68,13 @@ fn check_log(manifest: &Manifest, path: &Path) -> Result<(), SnapshotError> {
 
 /// Checks that the restored rows open and match the manifest.
 fn check_rows(manifest: &Manifest, to: &Path) -> Result<(), SnapshotError> {
-    for (found, told) in look_at(to)?.iter().zip(&manifest.partitions) {
-        if (found.id, found.applied, &found.hash) != (told.id, told.applied, &told.hash) {
+    for (found, expected) in look_at(to)?.iter().zip(&manifest.partitions) {
+        if (found.id, found.applied, &found.hash) != (expected.id, expected.applied, &expected.hash)
+        {
             return Err(SnapshotError::Damaged {
                 path: to.to_owned(),
                 file: STORE.to_owned(),
-                reason: format!("partition {} differs from the manifest", told.id),
+                reason: format!("partition {} differs from the manifest", expected.id),
             });
         }
     }

@@ -1,4 +1,4 @@
-//! Taking and restoring snapshots, and defects of either.
+//! Taking and restoring snapshots, and damage to them.
 
 use std::{fs, path::Path, sync::Arc};
 

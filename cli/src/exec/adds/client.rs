@@ -201,14 +201,14 @@ fn tell(as_json: bool, run: &str, command: &str, counts: Counts) -> Result<ExitC
             let line = Line { kind: "added", run, counts };
             serde_json::to_string(&line).expect("texts and numbers are JSON")
         }
-        false => people(run, command, counts),
+        false => as_text(run, command, counts),
     };
     crate::print(format!("{text}\n").as_bytes()).map_err(AddError::Output)?;
     let amiss = counts.skipped + counts.failed_before;
     Ok(ExitCode::from(if amiss == 0 { EXIT_SUCCESS } else { EXIT_FAILURES }))
 }
 
-fn people(run: &str, command: &str, counts: Counts) -> String {
+fn as_text(run: &str, command: &str, counts: Counts) -> String {
     let short = &run[..run.len().min(8)];
     let mut text = format!("{} added to run {short} ({command})", counts.added);
     let extras = [

@@ -57,7 +57,7 @@ pub(super) fn has_open_for_writing(pid: i32, device: u64, inode: u64) -> bool {
     })
 }
 
-/// The command line of a process, for people.
+/// The command line of a process, for display.
 pub(super) fn command_line(pid: i32) -> String {
     let line = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline"));
     let line = line.unwrap_or_default();

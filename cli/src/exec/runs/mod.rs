@@ -69,7 +69,7 @@ impl RunId {
         self.0 == BEFORE
     }
 
-    /// The part of it that people need to type.
+    /// The part of it that users type.
     pub(crate) fn short(&self) -> &str {
         &self.0[..self.0.len().min(8)]
     }
@@ -124,7 +124,7 @@ impl Identity {
         RunId(ByteString::from(String::from_utf8_lossy(&id).into_owned()))
     }
 
-    /// The command for people: its words, with quotes where a shell needs them.
+    /// The command for display: its words, with quotes where a shell needs them.
     pub(crate) fn command_line(&self) -> String {
         let words = self.command.iter().map(|word| quoted(&String::from_utf8_lossy(word)));
         words.collect::<Vec<_>>().join(" ")

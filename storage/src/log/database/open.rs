@@ -1,4 +1,4 @@
-//! Opening a database: replaying the journal's blocks that it does not have in files.
+//! Opens a database: replays blocks of the journal that its files do not contain.
 //!
 //! Must always hold: blocks are applied in order, each once.
 

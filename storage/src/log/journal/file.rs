@@ -4,8 +4,8 @@
 //! of its sectors, so that a sync waits for one disk write and not also for the file system's own
 //! journal (a median of 124 instead of 280 us, docs/decisions/0018).
 //!
-//! Blocks bypass the page cache where file system and disk allow it: one system call instead of
-//! two, and no copy (for 100 KiB 205 instead of 285 us, and half of the processor time).
+//! Blocks bypass the page cache if file system and disk allow it: one system call instead of two,
+//! and no copy (205 instead of 285 us for 100 KiB, and half of the CPU time).
 
 use std::{
     fs::{File, OpenOptions},
@@ -122,7 +122,7 @@ impl JournalFile {
         }
         self.file.sync_all()?;
         if self.direct.is_some() {
-            // A hint; otherwise each block would evict its pages from the cache.
+            // A hint: without it, each block would evict the file's pages from the cache.
             let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
         }
         Ok(())

@@ -1,9 +1,9 @@
-//! The journal in front of the log's database: two files that are overwritten in turn, with one
+//! The journal in front of the log's database: two files that are overwritten alternately, with one
 //! sync per block.
 //!
 //! Purpose: RocksDB's own write-ahead log grows with every write, so that every sync also waits for
 //! the file system's metadata; and it cannot recycle its files in the recovery mode that the log
-//! needs. A block is what RocksDB would have logged: the bytes of one write batch.
+//! needs. A block contains what RocksDB would have logged: the bytes of one write batch.
 //!
 //! Must always hold:
 //! - a block is acknowledged only when it is on disk, and before the next one is begun: at most one
@@ -14,7 +14,7 @@
 //! - sequences only grow, beyond everything ever seen in a file: the remains of a block that was
 //!   never acknowledged are never mistaken for a part of a later one.
 //!
-//! Must not know: the contents of a block, or whose database it is.
+//! Must not know: the contents of a block, or which database it serves.
 
 mod cell;
 mod file;
@@ -55,7 +55,7 @@ pub(super) type FlushDatabase = Arc<dyn Fn() -> Result<(), Fault> + Send + Sync>
 /// A file that a thread is freeing and extending.
 type Freed = JoinHandle<Result<JournalFile, Fault>>;
 
-/// The journal. See the module's documentation.
+/// The journal of a database.
 pub(super) struct Journal {
     dir: PathBuf,
     sizes: Sizes,
@@ -156,7 +156,7 @@ impl Journal {
         cells: u32,
     ) -> Result<(JournalFile, u32), Fault> {
         let mut file = self.take_other()?;
-        // Only a block that is larger than any file needs this.
+        // Only for a block that is larger than any file.
         file.extend(u64::from(cells) * CELL_LEN as u64)?;
         if let Some((full, _)) = full {
             self.free(full, self.larger_than(file.cells))?;
@@ -182,7 +182,7 @@ impl Journal {
         one.extend(self.sizes.first)?;
         sync_dir(&self.dir)?;
         sync_dir(self.dir.parent().unwrap_or(Path::new(".")))?;
-        // So that the other one exists, and is large enough, once it is needed.
+        // So that the other file exists and is large enough when it is needed.
         let bytes = self.larger_than(one.cells);
         let job = move || other.extend_if_there_is_room(bytes).map(|()| other);
         self.other = Some(spawn(job, &self.dir)?);

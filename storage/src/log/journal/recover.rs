@@ -1,9 +1,9 @@
 //! Recovery: the contents of a journal's files when it is opened.
 //!
 //! Must always hold: every block that may have been acknowledged is replayed or known to the
-//! database, or damage is reported. At most one block was being written when the process died, the
-//! one after the last acknowledged one. So everything below the greatest sequence seen in any cell
-//! was acknowledged; and the last block is cut only if each of its missing cells still has its
+//! database, or damage is reported. At most one block was being written when the process died: the
+//! one after the last acknowledged block. So all blocks below the greatest sequence in any cell
+//! were acknowledged, and the last block is cut only if each of its missing cells still has its
 //! previous contents.
 
 use std::{

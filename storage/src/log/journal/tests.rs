@@ -1,4 +1,4 @@
-//! The journal with a database of which only flushed data survives.
+//! The journal with a database that keeps only flushed data.
 
 use std::{fs, path::PathBuf, sync::Mutex};
 
@@ -12,7 +12,7 @@ use crate::FaultKind;
 
 const SMALL: Sizes = Sizes { first: 2_048, growth: 2, max: 8_192 };
 
-/// What a database received, and how much of it is in files.
+/// Blocks that a database received, and how many of them are in files.
 #[derive(Clone, Default)]
 struct TestRows {
     blocks: Vec<Vec<u8>>,
@@ -114,7 +114,7 @@ impl Site {
 
     /// Like [`Self::crashed_with`], with the files as they are.
     fn crashed(&self) -> Self {
-        // The database first, because it is flushed meanwhile.
+        // The database first, because a flush may be in progress.
         let database = self.database.crashed();
         let mut crashed = Self { database, ..Self::new() };
         let copy = crashed.dir.path();
@@ -276,7 +276,7 @@ fn a_flipped_bit_is_found() {
         for n in 0..count {
             site.append(&block(n, 200 + 400 * (n % 3)));
         }
-        let (bytes, wanted) = (site.bytes(), site.blocks());
+        let (bytes, expected) = (site.bytes(), site.blocks());
         let (mut refused, mut whole) = (0, 0);
         for file in 0..2 {
             for at in (0..bytes[file].len()).step_by(53) {
@@ -288,7 +288,7 @@ fn a_flipped_bit_is_found() {
                         refused += 1;
                     }
                     Ok(found) => {
-                        assert_eq!(found.blocks(), wanted, "{count} blocks, {file}, {at}");
+                        assert_eq!(found.blocks(), expected, "{count} blocks, {file}, {at}");
                         whole += 1;
                     }
                 }

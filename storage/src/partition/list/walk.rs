@@ -69,7 +69,7 @@ enum Small {
     Parked,
 }
 
-/// Breaks with the id after which to continue.
+/// Breaks with the id after which the next page continues.
 type Step = Result<ControlFlow<EntryId>, StoreError>;
 
 struct Walk<'a, 'q> {
@@ -81,7 +81,7 @@ struct Walk<'a, 'q> {
     vqueues: Seeker<'a, VQueueMetas>,
     running: Seeker<'a, Running>,
     parked: Seeker<'a, Parked>,
-    /// Names of vqueues whose entries were met: at most as many as rows are examined.
+    /// Names of the vqueues of visited entries: at most as many as examined rows.
     names: BTreeMap<VQueueId, Arc<VQueueName>>,
     looked_at: usize,
     visit: &'q mut dyn FnMut(Listed) -> ControlFlow<()>,
@@ -245,8 +245,8 @@ impl Walk<'_, '_> {
             if !self.may_look() {
                 return Ok(ControlFlow::Break(before(id).unwrap_or(id)));
             }
-            let told = if is_live { self.next_live(id)? } else { self.next_ended(id)? };
-            if told.is_break() {
+            let next = if is_live { self.next_live(id)? } else { self.next_ended(id)? };
+            if next.is_break() {
                 return Ok(ControlFlow::Break(id));
             }
         }
@@ -271,7 +271,7 @@ impl Walk<'_, '_> {
             return Ok(ControlFlow::Continue(()));
         }
         let mut result = None;
-        // A page of large results would take much memory.
+        // Without its bytes: a page of large results would take much memory.
         if let Some(CompleteOutcome::Success(bytes)) = &mut row.outcome {
             result = self.head(bytes);
             bytes.clear();

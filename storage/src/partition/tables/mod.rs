@@ -24,7 +24,7 @@
 //! | `vq` | vqueue meta | vqueue | name, counts |
 //!
 //! Must always hold: numbers in keys are big-endian, and the byte order of keys is the order of the
-//! typed keys (scans rely on it); golden tests pin keys and rows; they are a promise. Rows are
+//! typed keys (scans rely on it); golden tests pin keys and rows, which never change. Rows are
 //! bilrost messages, so fields can be added; anything that an older binary must not misread is
 //! preceded by a `VersionBarrier`.
 
@@ -65,7 +65,8 @@ pub(crate) trait Table {
     /// lookup.
     const REUSES_KEYS: bool = false;
 
-    /// The keys of rows in memory are kept in order, so that a scan costs what it finds.
+    /// The keys of rows in memory are kept in order, so that the cost of a scan depends only on the
+    /// rows it finds.
     const ORDERED: bool = false;
 
     /// The typed key. Its order is the order of the bytes.
@@ -146,7 +147,7 @@ fn message<M: bilrost::OwnedMessage>(bytes: &[u8]) -> Result<M, String> {
     M::decode(bytes).map_err(|error| error.to_string())
 }
 
-/// An empty row, whose key says everything.
+/// An empty row: its key has all the information.
 fn nothing(bytes: &[u8]) -> Result<(), String> {
     match bytes.is_empty() {
         true => Ok(()),

@@ -1,4 +1,4 @@
-//! Table `tombstone`: children that were canceled or killed before they came.
+//! Table `tombstone`: children that were canceled or killed before they arrived.
 //!
 //! Key: `to`, entry id of the child (24). Row: bilrost [`TombstoneRow`].
 

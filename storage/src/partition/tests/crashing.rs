@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A simulated crash must lose unflushed rows, and nothing else.
+/// A simulated crash must lose all unflushed rows and no others.
 #[test]
 fn a_dropped_store_in_crashing_memory_keeps_flushed_rows() {
     for (medium, expected) in

@@ -205,7 +205,7 @@ fn pages_of_any_size_add_up_to_all_matches() {
     assert!(everything.is_sorted_by_key(|listed| listed.id));
     for filter in &filters() {
         for ended in [Ended::Either, Ended::Yes, Ended::No] {
-            let wanted = everything.iter().filter(|listed| {
+            let expected = everything.iter().filter(|listed| {
                 let is_finished = stage_of(listed) == Stage::Finished;
                 let created_at = match &listed.row {
                     ListedRow::Live(row) => row.created_at,
@@ -216,7 +216,7 @@ fn pages_of_any_size_add_up_to_all_matches() {
                     && filter.created_until.is_none_or(|until| created_at <= until)
                     && (ended == Ended::Either || is_finished == (ended == Ended::Yes))
             });
-            let wanted: Vec<_> = wanted.map(|listed| listed.id).collect();
+            let expected: Vec<_> = expected.map(|listed| listed.id).collect();
             for (rows_max, limit) in [(1, 9), (2, 1), (7, 3), (50, 4), (9_999, 9_999)] {
                 let (mut found, mut after) = (Vec::new(), None);
                 loop {
@@ -230,10 +230,10 @@ fn pages_of_any_size_add_up_to_all_matches() {
                         break;
                     }
                 }
-                assert_eq!(found, wanted, "{filter:?} {ended:?} {rows_max} {limit}");
+                assert_eq!(found, expected, "{filter:?} {ended:?} {rows_max} {limit}");
             }
             let counted = store.count(&query(filter, ended, None, 9_999), false).unwrap();
-            assert_eq!(counted.count, wanted.len() as u64, "{filter:?} {ended:?}");
+            assert_eq!(counted.count, expected.len() as u64, "{filter:?} {ended:?}");
             assert!(counted.is_exact);
         }
     }

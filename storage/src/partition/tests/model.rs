@@ -1,5 +1,5 @@
-//! Every command applied to the store has the same result as in memory, however the records are cut
-//! into batches, flushed and replayed.
+//! Every command applied to the store has the same result as in memory, however the records are
+//! split into batches, flushed and replayed.
 
 use std::collections::BTreeMap;
 
@@ -46,13 +46,13 @@ enum Step {
     Forget {
         hours: u64,
     },
-    /// What an attempt that runs writes to its journal, or that it is suspended.
+    /// A running attempt writes to its journal, or is suspended.
     Journal {
         nth: usize,
         operation: u8,
         kind: u8,
     },
-    /// What is said to entries with journals from outside.
+    /// An external answer to entries with journals.
     Answer {
         id: u64,
         what: u8,
@@ -290,7 +290,7 @@ fn commit(store: &PartitionStore, state: &mut State, model: &Model) {
     txn.commit(state.applied_lsn).unwrap();
 }
 
-/// The same, and drops the batch. The state in memory is useless after that.
+/// The same, and drops the batch. The state in memory is unusable after that.
 fn abandon(store: &PartitionStore, model: &Model) {
     let mut state = State::load(store).unwrap();
     let mut txn = store.begin().unwrap();
@@ -302,20 +302,20 @@ fn abandon(store: &PartitionStore, model: &Model) {
 }
 
 /// Compares every inbox, page by page, and the rows by key with those in memory.
-fn look(store: &PartitionStore, model: &Model, limit: usize) {
+fn compare(store: &PartitionStore, model: &Model, limit: usize) {
     for vqueue in (0..6)
         .map(|n| name(n).id_for(entry_id(0)))
         .chain(model.tables.inbox.iter().map(|(vqueue, _)| *vqueue))
     {
-        let mut wanted = model.tables.inbox.iter().filter(|(of, _)| *of == vqueue).peekable();
+        let mut expected = model.tables.inbox.iter().filter(|(of, _)| *of == vqueue).peekable();
         let mut after = None;
         loop {
             let request =
                 RefillRequest { id: RefillId(1), vqueue, after, limit, cancel: Default::default() };
             let found = store.refill(&request).unwrap().unwrap();
-            let expected: Vec<_> = wanted.by_ref().take(limit).map(|(_, key)| *key).collect();
-            assert_eq!(found.rows, expected, "{vqueue} after {after:?}");
-            assert_eq!(found.reached_end, wanted.peek().is_none());
+            let page: Vec<_> = expected.by_ref().take(limit).map(|(_, key)| *key).collect();
+            assert_eq!(found.rows, page, "{vqueue} after {after:?}");
+            assert_eq!(found.reached_end, expected.peek().is_none());
             after = found.rows.last().copied();
             if found.reached_end {
                 break;
@@ -328,16 +328,16 @@ fn look(store: &PartitionStore, model: &Model, limit: usize) {
         assert_eq!(store.entry(id).unwrap(), model.tables.entries.get(&id).cloned());
         assert_eq!(store.payload(id).unwrap(), model.tables.payloads.get(&id).cloned());
         assert_eq!(store.finished(id).unwrap(), model.tables.finished.get(&id).cloned());
-        let wanted = model.tables.journal_after(id, None, limit).unwrap();
-        assert_eq!(store.journal_after(id, None, limit).unwrap(), wanted);
-        let wanted = model.tables.promises_of(id, limit).unwrap();
-        assert_eq!(store.promises_of(id, limit).unwrap(), wanted);
+        let expected = model.tables.journal_after(id, None, limit).unwrap();
+        assert_eq!(store.journal_after(id, None, limit).unwrap(), expected);
+        let expected = model.tables.promises_of(id, limit).unwrap();
+        assert_eq!(store.promises_of(id, limit).unwrap(), expected);
     }
     let until = Timestamp(model.log.len() as u64 * 800_000);
-    let wanted = model.tables.sleeps_until(until, limit).unwrap();
-    assert_eq!(store.sleeps_until(until, limit).unwrap(), wanted);
-    let wanted = model.tables.outbox_after(None, limit).unwrap();
-    assert_eq!(store.outbox_after(None, limit).unwrap(), wanted);
+    let expected = model.tables.sleeps_until(until, limit).unwrap();
+    assert_eq!(store.sleeps_until(until, limit).unwrap(), expected);
+    let expected = model.tables.outbox_after(None, limit).unwrap();
+    assert_eq!(store.outbox_after(None, limit).unwrap(), expected);
 }
 
 fn without_applied(mut tables: MemTables) -> MemTables {
@@ -359,7 +359,7 @@ fn run(steps: &[Step]) {
             Step::Abandon => abandon(&store, &model),
             Step::Look { limit } => {
                 commit(&store, &mut state, &model);
-                look(&store, &model, *limit);
+                compare(&store, &model, *limit);
             }
             Step::SpillAll => store.spill_all().unwrap(),
             Step::Flush => {

@@ -91,12 +91,12 @@ proptest! {
                 }
             }
             txn.commit(Lsn(lsn)).unwrap();
-            let mut wanted = model.iter().copied().filter(|n| after.is_none_or(|after| *n > after));
-            let rows: Vec<_> = wanted.by_ref().take(limit).collect();
-            let wanted = done(rows, wanted.next().is_none());
+            let mut expected = model.iter().copied().filter(|n| after.is_none_or(|after| *n > after));
+            let rows: Vec<_> = expected.by_ref().take(limit).collect();
+            let expected = done(rows, expected.next().is_none());
             let request = request(vqueue, after, limit);
             let rows = store.resident().rows();
-            prop_assert_eq!(store.try_refill(&request).unwrap(), TryRefill::Done(wanted));
+            prop_assert_eq!(store.try_refill(&request).unwrap(), TryRefill::Done(expected));
             prop_assert_eq!(store.resident().rows(), rows, "nothing is spilled for it");
             if spills == 0 {
                 store.spill_all().unwrap();

@@ -106,7 +106,7 @@ fn a_delete_of_a_row_that_may_be_stored_is_written() {
     }
 }
 
-/// The life of most entries: none of it reaches RocksDB.
+/// The rows of most entries never reach RocksDB.
 #[test]
 fn rows_put_and_deleted_before_a_spill_are_never_written() {
     let store = in_memory();
@@ -296,8 +296,8 @@ fn the_outbox_keeps_messages_in_order() {
     assert_eq!(found[0].1, message(2));
 }
 
-/// After a batch is dropped, every row is what it was before, and so is what is known about
-/// RocksDB, whatever the batch did to it and how often.
+/// After a batch is dropped, every row, and the known state of RocksDB, is the same as before,
+/// whatever the batch did.
 #[test]
 fn a_dropped_batch_leaves_nothing_behind() {
     let store = in_memory();
