@@ -85,7 +85,7 @@ impl World {
                     let _ = runtime.shutdown(drain).await;
                 });
                 if let Some(life) = &mut self.nodes[index].life {
-                    life.going = Some((task, after_ms));
+                    life.stopping = Some((task, after_ms));
                 }
             }
         }
