@@ -2,6 +2,7 @@
 //!
 //! Owns: the table of aliases, its rules and its bytes. Must always hold: following the aliases of
 //! any service ends (no cycles), the table is bounded, equal tables have equal bytes. Must not
+//! know: which handlers exist, where the table is stored.
 //! know: which handlers exist, who stores the table.
 
 use std::collections::BTreeMap;
@@ -81,7 +82,7 @@ struct Wire {
     handlers: BTreeMap<ByteString, ByteString>,
 }
 
-/// See the module's documentation.
+/// Aliases by service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Aliases {
     /// By service: the name of its handler.
@@ -125,7 +126,7 @@ impl Aliases {
     }
 
     /// The names of handlers that may serve a service, in order: each is tried if there is no
-    /// handler of the name before. The service's own name is not included.
+    /// handler for the previous name. The service's own name is not included.
     pub fn follow<'a>(&'a self, service: &str) -> impl Iterator<Item = &'a str> {
         let first = self.handlers.get(service);
         std::iter::successors(first, |name| self.handlers.get(*name)).map(|name| &**name)

@@ -1,7 +1,7 @@
 //! How changes of the inbox rows update the cache: enqueue, removal, yield, and handing out the
 //! head.
 //!
-//! Owns: the design's tables of cases, one branch per row. Must always hold: a key that is not kept
+//! Owns: the cases of each change, one branch per case. Must always hold: a key that is not kept
 //! is above the anchor afterwards. Must not know: how scans are merged.
 
 use forebay_messages::EntryKey;
@@ -24,7 +24,7 @@ impl Inbox {
         }
         let full = self.is_full();
         match &mut self.refill {
-            // The scan's snapshot may or may not hold it.
+            // The scan's snapshot may or may not contain it.
             Refill::InFlight(flight) => flight.overlay.add(key),
             Refill::Standby if self.complete && !full => {
                 self.make_room();
@@ -51,8 +51,8 @@ impl Inbox {
             self.items.pop_back();
             self.items.insert(index, key);
         }
-        // Everything above the last cached key is undiscovered again, and a running scan began too
-        // high to find it.
+        // Everything above the last cached key is undiscovered again, and a running scan began
+        // above it.
         self.anchor = self.items.back().copied();
         self.complete = false;
         self.cancel_refill();

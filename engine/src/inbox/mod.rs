@@ -1,12 +1,11 @@
-//! The inbox cache of one vqueue: which entries are next, without reading storage
-//! for each of them.
+//! The inbox cache of one vqueue: which entries are next, without a storage read for each.
 //!
 //! Owns: at most [`INBOX_CACHE_CAPACITY`] cached keys in key order, how far storage is known (the
 //! anchor), the changes reported while a refill runs (the overlay), and the keys that were handed
 //! out and whose decisions are not applied yet.
 //!
-//! Relies on one promise of the partition: **storage is written before a change is reported**. A
-//! scan may therefore return more than was reported, never less.
+//! Relies on the partition to **write storage before it reports a change**. A scan may therefore
+//! return more than was reported, never less.
 //!
 //! Guarantees, shown by the model in `tests/inbox`:
 //! 1. A row whose removal was reported is never handed out.
@@ -15,7 +14,7 @@
 //! 4. Neither cache nor overlay ever exceeds the capacity.
 //! 5. [`Inbox::is_empty_for_sure`] holds only when nothing is stored but what is handed out.
 //!
-//! Must not know: permits, limits, locks, time, threads. It says what to scan
+//! Must not know: permits, limits, locks, time, threads. It returns what to scan
 //! ([`Inbox::start_refill`]); its caller scans.
 
 mod cache;

@@ -1,7 +1,9 @@
-//! Refills: what to scan, and how the rows join the cache.
+//! Refills: the range to scan, and how the rows join the cache.
 //!
 //! Owns: the refill in flight and the merge. Must always hold: the anchor never passes a stored key
 //! that is neither cached nor handed out; `complete` is set only by a scan that reached the end,
+//! kept everything and set no horizon. Must not know: which thread scans, or when a failed scan is
+//! retried.
 //! kept everything and set no horizon. Must not know: who scans, or when a failed scan is retried.
 
 use forebay_messages::{

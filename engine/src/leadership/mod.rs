@@ -63,7 +63,7 @@ pub enum Role {
 pub enum LeadershipInput {
     /// Lead, even if another replica leads now; and stand from now on.
     Run,
-    /// Lead whenever no other replica does.
+    /// Lead when no other replica does.
     Stand {
         /// Lower ranks go first.
         rank: u8,
@@ -203,7 +203,7 @@ pub enum LeadershipEffect {
     RetryAt(Timestamp),
 }
 
-/// See the module's documentation.
+/// The leadership of one replica.
 #[derive(Debug)]
 pub struct Leadership {
     node: NodeId,
@@ -213,17 +213,17 @@ pub struct Leadership {
     incarnation: Generation,
     restarts: Restarts,
     failures: u32,
-    /// It runs when no replica leads; its rank among the standing ones.
+    /// It runs when no replica leads; the value is its rank among the standing replicas.
     stands: Option<u8>,
     /// Another replica has announced itself since this one last led, and is not known to be gone.
     other_leads: bool,
     /// Since when the lease has been seen free.
     free_since: Option<Timestamp>,
-    /// When it runs again. Only the last armed time counts.
+    /// Time at which it runs again. Only the last armed time counts.
     retry_at: Option<Timestamp>,
     /// It has asked for an epoch and has no answer yet.
     asks_epoch: bool,
-    /// It leads until it is quiet, at most until this time.
+    /// It leads until it is quiet, at the latest until this time.
     leaves_by: Option<Timestamp>,
 }
 
@@ -306,8 +306,9 @@ impl Leadership {
     }
 
     fn on_announced(&mut self, node: NodeId, epoch: Epoch, effects: &mut Vec<LeadershipEffect>) {
-        // An older announcement says nothing about the present leader: a replica that starts sees
-        // the announcements of earlier leaders, and the newest may have refused it meanwhile.
+        // An older announcement does not tell which replica leads now: a replica that starts sees
+        // the announcements of earlier leaders, and the newest leader may have refused it
+        // meanwhile.
         let is_newest = epoch >= self.highest;
         self.highest = self.highest.max(epoch);
         let own = self.own_epoch().unwrap_or_default();
@@ -366,10 +367,10 @@ impl Leadership {
         fenced_by: Option<Epoch>,
         effects: &mut Vec<LeadershipEffect>,
     ) {
-        // A replica that has left already armed what follows.
+        // A replica that has left has already armed the next step.
         let Some(own) = self.own_epoch() else { return };
         if fenced_by.is_some_and(|epoch| epoch <= own) {
-            // A late message about an epoch before its own.
+            // A late message about an earlier epoch.
             return;
         }
         effects.push(LeadershipEffect::Warn(reason));
@@ -415,7 +416,7 @@ impl Leadership {
     ) {
         match (self.own_epoch(), held) {
             (Some(own), Some(held)) if held > own => {
-                // It was fenced off without noticing: it must not keep the others waiting.
+                // It was fenced off without noticing: the others must not wait for it.
                 let reason = format!("epoch {held} holds the lease: stepping down from {own}");
                 self.on_refused(now, reason, Some(held), effects);
             }
@@ -438,7 +439,7 @@ impl Leadership {
         self.stands = None;
         self.retry_at = None;
         if let Some(before) = self.leaves_by {
-            // Already leaving: the deadline may only come sooner.
+            // Already leaving: the deadline can only be moved forward.
             let by = by.min(before);
             self.leaves_by = Some(by);
             return effects.push(LeadershipEffect::RetryAt(by));

@@ -1,12 +1,13 @@
 //! A token bucket: how many entries may start per time under one counter.
 //!
 //! Must always hold: the number of tokens is a function of elapsed time alone (whole milliseconds),
-//! exact to a fraction of a token; it never exceeds the burst. Must not know: who takes the tokens.
+//! exact to a fraction of a token; it never exceeds the burst. Must not know: what the tokens are
+//! taken for.
 //!
 //! Credit is counted in token-milliseconds: a token costs the length of the period, and every
-//! millisecond adds as much credit as a period brings tokens. So nothing is rounded, whatever the
-//! rate. Nothing overflows either, whatever a stored rule says: the credit stays below 2^96 (a
-//! `u32` times a `u64`), a sum of two of them below 2^97.
+//! millisecond adds as much credit as a period adds tokens. So nothing is rounded, whatever the
+//! rate. Nothing overflows either, for any stored rule: the credit stays below 2^96 (a `u32` times
+//! a `u64`), a sum of two credits below 2^97.
 
 use forebay_messages::{Timestamp, rule::Rate};
 
@@ -74,12 +75,12 @@ impl Bucket {
         self.credit = (self.credit + self.cost(count)).min(self.full());
     }
 
-    /// When the next token is available; `now` if one already is.
+    /// When the next token is available; `now` if one is available.
     pub(super) fn next_token(&self, now: Timestamp) -> Timestamp {
         self.time_of(u128::from(self.rate.period_ms), now)
     }
 
-    /// When the bucket is full, and can be forgotten.
+    /// When the bucket will be full and can be dropped.
     pub(super) fn full_at(&self, now: Timestamp) -> Timestamp {
         self.time_of(self.full(), now)
     }

@@ -3,18 +3,18 @@
 //! Owns: how many slots each partition has, and which partitions wait for more. Must always hold:
 //!
 //! 1. Never more slots are leased than exist (after the maximum is lowered, the excess drains).
-//! 2. While a partition waits, no slot is free, every other partition that has slots was told to
-//!    return its unused ones (even one that waits itself: its need may have passed), and *every*
-//!    partition with noticeably more slots than the next one to serve was told to give one up: the
-//!    entries of the richest one may never end, and a partition that reuses its own slots sends the
-//!    pool no messages. The next one to serve is the partition with the fewest slots, and among
-//!    equals the one that has waited longest. So a single slot alternates between two busy
+//! 2. While a partition waits, no slot is free; every other partition with slots was told to return
+//!    its unused ones (even one that waits itself: its need may have passed); and *every* partition
+//!    with noticeably more slots than the next one to serve was told to give one up, because the
+//!    entries of the one with most slots may never end, and a partition that reuses its own slots
+//!    sends the pool no messages. The next one to serve is the partition with the fewest slots, and
+//!    among equals the one that has waited longest. So a single slot alternates between two busy
 //!    partitions, and neither starves.
 //!
 //! Must not know: what a partition does with its slots, entries, limits, time.
 //!
 //! Slots are leased in blocks, so that a partition need not ask for each one: if no other partition
-//! waits, half of what is free (at least what was asked for); if several wait, an equal part of it.
+//! waits, half of the free slots (at least the requested number); if several wait, an equal part.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -23,7 +23,7 @@ use forebay_messages::{PartitionId, Timestamp};
 use crate::Machine;
 
 /// A waiting partition tolerates that another one has more by this fraction of its own slots: with
-/// few slots every single one rotates, with many the last one is not worth a message per entry.
+/// few slots every single one rotates; with many, the last one is not worth a message per entry.
 const UNEVEN_MAX_DIVISOR: u32 = 8;
 
 /// Inputs of the pool.
@@ -134,14 +134,14 @@ impl CapacityPool {
         }
     }
 
-    /// A pool that replaces one that died: it leases nothing before it was told which partitions
-    /// had slots of that one ([`PoolInput::Awaits`]), and how many each of them holds.
+    /// A pool that replaces one that died. It leases nothing until it knows which partitions had
+    /// slots of that pool ([`PoolInput::Awaits`]), and how many each of them has.
     #[must_use]
     pub fn rebuilding(running_max: u32) -> Self {
         Self { awaited: None, ..Self::new(running_max) }
     }
 
-    /// Whether everything that runs is known.
+    /// Whether the slots of all running entries are known.
     fn knows_all(&self) -> bool {
         self.awaited.as_ref().is_some_and(BTreeSet::is_empty)
     }
@@ -151,7 +151,7 @@ impl CapacityPool {
         self.awaited = Some(partitions);
     }
 
-    /// The partition's holdings are known from here on.
+    /// Records that the partition's holdings are known from now on.
     fn report_holdings(&mut self, id: PartitionId) {
         match &mut self.awaited {
             Some(awaited) => drop(awaited.remove(&id)),
@@ -276,8 +276,8 @@ impl CapacityPool {
     }
 
     /// Recalls slots for the next one to serve: unused slots of others, and one slot of each
-    /// partition with more than its share. All of them are asked: which one ends an entry first is
-    /// not known here, and some may never do so.
+    /// partition with more than its share. All of them are asked, because it is not known here
+    /// which one ends an entry first, and some may never end one.
     fn collect(&mut self, effects: &mut Vec<PoolEffect>) {
         let Some(keeps) = self.keeps() else { return };
         for (id, partition) in &mut self.partitions {
@@ -326,15 +326,15 @@ impl Machine for CapacityPool {
         for (id, partition) in &self.partitions {
             let alone = self.waiting.iter().all(|waiting| waiting == id);
             let has_some = partition.leased > 0 && !partition.has_left;
-            let told = alone || !has_some || partition.recalled;
-            assert!(told, "partition {id} was not told to return its spare");
+            let was_told = alone || !has_some || partition.recalled;
+            assert!(was_told, "partition {id} was not told to return its spare");
         }
         let fair = self.slots_tolerated(next);
         for (id, partition) in &self.partitions {
             // A partition without a limiter gives up nothing: its handlers have been told to stop.
-            let told = partition.leased <= fair || partition.has_left || partition.claimed;
+            let was_told = partition.leased <= fair || partition.has_left || partition.claimed;
             assert!(
-                told,
+                was_told,
                 "partition {next} waits and {id} has more but was not told to give one up"
             );
         }

@@ -70,7 +70,7 @@ impl Linked for Client {
 /// The clients, by handle.
 ///
 /// Handle slots are reused, and the data of a slot's vqueue is stored at the slot's number: no hash
-/// lookup, no look at the vqueue's name.
+/// lookup, no access to the vqueue's name.
 #[derive(Debug, Default)]
 pub(super) struct Clients {
     pub(super) slab: Slab<Client>,
@@ -83,7 +83,7 @@ pub(super) struct Clients {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     vqueue: VQueueId,
-    /// Its counter. That counter may be gone by now.
+    /// Its counter, which may be gone now.
     home: Home,
     client: Option<(Generation, ClientIndex)>,
 }

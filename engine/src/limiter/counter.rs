@@ -19,8 +19,8 @@ use super::{
 
 pub(super) type CounterIndex = Index<Counter>;
 
-/// A reference to a counter that was found before: that counter may have been forgotten, and its
-/// index reused.
+/// A reference to a counter found earlier: that counter may have been dropped, and its index
+/// reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Home {
     pub(super) index: CounterIndex,
@@ -28,7 +28,7 @@ pub(super) struct Home {
     pub(super) stamp: u64,
 }
 
-/// What the rules say about one counter.
+/// The rules that apply to one counter.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Governing {
     pub(super) rule: Option<RuleSlot>,
@@ -94,7 +94,7 @@ pub(super) struct Counter {
     /// Permits the group may still take in its turn (groups only).
     pub(super) deficit: u32,
     /// How many times in a row a younger waiter overtook the oldest one of the group.
-    pub(super) favours: u32,
+    pub(super) overtakes: u32,
     pub(super) in_list: InList,
     pub(super) links: Links<Self>,
 }
@@ -136,7 +136,7 @@ impl Counter {
             ready: BTreeSet::new(),
             ready_at: None,
             deficit: 0,
-            favours: 0,
+            overtakes: 0,
             in_list: InList::None,
             links: Links::default(),
         }

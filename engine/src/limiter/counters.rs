@@ -1,11 +1,11 @@
 //! The tree of counters: scope, then l1, then l2; in addition one counter per service for work
 //! without a scope.
 //!
-//! Owns: finding and creating counters, the usage of each, and forgetting unused ones. Must always
-//! hold: a parent counts what its children count; a counter's rule is the one that governs its key
-//! now; an unused counter is forgotten, except for the last few (their keys tend to come back, and
-//! creating a counter costs a rule lookup) and a bounded number whose bucket is not full. Must not
-//! know: the order of waiters (`order`), locks, capacity.
+//! Owns: finding and creating counters, the usage of each, and dropping unused ones. Must always
+//! hold: a parent counts what its children count; a counter's rule is the one that currently
+//! governs its key; an unused counter is dropped, except for the last few (their keys tend to
+//! return, and creating a counter costs a rule lookup) and a bounded number whose bucket is not
+//! full. Must not know: the order of waiters (`order`), locks, capacity.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ use super::{
     slab::Slab,
 };
 
-/// Maximum number of lingering counters that one step looks at.
+/// Maximum number of lingering counters examined per step.
 const LINGERING_PER_STEP_MAX: usize = 64;
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(super) struct Counters {
     /// Lingering counters, by the time their bucket is full.
     lingering: BTreeSet<(Timestamp, CounterIndex)>,
     lingering_max: usize,
-    /// Clients choose labels and must not know which of them share a hash.
+    /// Clients choose the labels, and must not know which labels share a hash.
     hash_seed: u64,
     last_stamp: u64,
 }
@@ -317,7 +317,7 @@ impl Counters {
         self.slab[index].in_list = InList::None;
     }
 
-    /// A counter may have become unused: keep it for a while, and forget the one that was kept
+    /// A counter may have become unused: keeps it for a while, and drops the one that was kept
     /// longest.
     fn retire(&mut self, index: CounterIndex, now: Timestamp) {
         if !self.slab[index].is_unused() {
@@ -342,7 +342,7 @@ impl Counters {
         }
     }
 
-    /// Forgets a counter that is in no list. Its parent may follow.
+    /// Drops a counter that is in no list. Its parent may follow.
     fn forget(&mut self, index: CounterIndex, now: Timestamp) {
         let counter = &mut self.slab[index];
         assert!(
@@ -357,8 +357,8 @@ impl Counters {
             if self.lingering.len() > self.lingering_max
                 && let Some((_, fullest)) = self.lingering.pop_first()
             {
-                // If its key comes back soon, its bucket is full too early. That error is smallest
-                // for the fullest bucket.
+                // If its key returns soon, its bucket is full too early. That error is smallest for
+                // the fullest bucket.
                 self.remove(fullest);
             }
             return;
@@ -391,7 +391,7 @@ mod tests {
     use super::*;
 
     /// Regression: the hash was the same in every process, so a client could choose scopes that all
-    /// share one place in the table, and each lookup walked over all of them.
+    /// share one place in the table, and each lookup visited all of them.
     #[test]
     fn the_hash_of_a_label_depends_on_the_seed() {
         let of = |hash_seed| {

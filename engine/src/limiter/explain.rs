@@ -144,7 +144,7 @@ pub struct CounterView {
     pub rule: Option<(RuleId, Pattern)>,
     /// The pattern of the rule that pauses it.
     pub paused: Option<Pattern>,
-    /// Vqueues queued behind this counter: those whose narrowest counter without room it is.
+    /// Number of vqueues for which this counter is the narrowest one without room.
     pub waiters: u32,
 }
 

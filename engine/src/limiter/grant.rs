@@ -34,9 +34,9 @@ impl Limiter {
             } else {
                 // One at a time while others of the group wait.
                 let alone = self.counters.slab[group].waiting == 0;
-                let wanted = if alone { client.count } else { 1 };
+                let requested = if alone { client.count } else { 1 };
                 let turn = self.counters.turn(group);
-                count = wanted.min(turn).min(free).min(self.counters.room(home, self.now));
+                count = requested.min(turn).min(free).min(self.counters.room(home, self.now));
                 self.grant(index, count, effects);
             }
             self.counters.settle(&self.clients.slab, home, self.now);

@@ -36,7 +36,7 @@ pub(super) struct Lease {
     claimed: bool,
 }
 
-/// What to tell the node after a step.
+/// Messages for the node after a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Balance {
     /// Slots to ask for, at least one.
@@ -124,7 +124,7 @@ impl Lease {
         Some(1)
     }
 
-    /// What to tell the node once every client that could proceed has done so; `wanted` groups
+    /// The messages for the node once every client that could proceed has done so; `wanted` groups
     /// could use more capacity.
     pub(super) fn balance(&mut self, wanted: u32) -> Balance {
         let give_back = |slots| (slots > 0).then_some(slots);

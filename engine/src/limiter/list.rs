@@ -1,8 +1,8 @@
-//! First-in-first-out lists threaded through the records of a slab: no allocation,
-//! removal from anywhere in constant time.
+//! First-in-first-out lists threaded through the records of a slab: no allocation, removal from any
+//! position in constant time.
 //!
 //! Must always hold: a record is in at most one list at a time; its owner knows which one (the
-//! links do not tell).
+//! links do not say).
 
 use super::slab::{Index, Slab};
 

@@ -9,13 +9,13 @@
 //! 3. No vqueue waits while everything it needs is free.
 //! 4. A permit is returned once; one of another incarnation, or one that is not held, is rejected
 //!    and counted.
-//! 5. Unused counters are forgotten.
+//! 5. Unused counters are dropped.
 //!
 //! Must not know: entries (a permit is valid for whichever entry is the vqueue's head), storage,
 //! other partitions, clocks: `now` comes with every step.
 //!
-//! One step: due tokens; the message; then every client that can proceed is granted at once, in the
-//! order of `order`; then capacity and the timer are settled.
+//! One step: due tokens; the message; then every client that can proceed is granted permits, in the
+//! order of `order`; then capacity and the timer are updated.
 
 mod acquire;
 mod bucket;

@@ -12,9 +12,9 @@
 //!
 //! Turns: between groups deficit round robin by weight (Shreedhar and Varghese, 1995: a group takes
 //! as many permits per turn as its weight); within a group first come, first served across all its
-//! levels. A freed slot goes first to the deepest counter that was full and has waiters, but at
-//! most [`FAVOURS_MAX`] times in a row past an older waiter of the group: a counter that is always
-//! full must not starve clients that wait above it.
+//! levels. A freed slot goes first to the deepest counter that was full and has waiters, but it may
+//! overtake an older waiter of the group at most [`OVERTAKES_MAX`] times in a row: a counter that is
+//! always full must not starve clients that wait above it.
 
 use forebay_messages::Timestamp;
 
@@ -26,10 +26,10 @@ use super::{
 };
 
 /// How many times in a row a freed slot may pass the oldest waiter of a group.
-pub(super) const FAVOURS_MAX: u32 = 4;
+pub(super) const OVERTAKES_MAX: u32 = 4;
 
 impl Counters {
-    /// A client begins to wait at its home, last in line.
+    /// A client begins to wait at its home, at the end of the queue.
     pub(super) fn queue(&mut self, clients: &mut Slab<Client>, index: ClientIndex, ticket: Ticket) {
         let client = &mut clients[index];
         client.waits = Waits::Counter;
@@ -141,12 +141,12 @@ impl Counters {
                 && self.path(*freed).all(|index| self.slab[index].ready_at.is_some())
         });
         let local = local.map_or(oldest, |freed| self.oldest(clients, freed));
-        let favours = &mut self.slab[group].favours;
-        if local == oldest || *favours >= FAVOURS_MAX {
-            *favours = 0;
+        let overtakes = &mut self.slab[group].overtakes;
+        if local == oldest || *overtakes >= OVERTAKES_MAX {
+            *overtakes = 0;
             return oldest;
         }
-        *favours += 1;
+        *overtakes += 1;
         local
     }
 
@@ -162,9 +162,9 @@ impl Counters {
         counter.deficit
     }
 
-    /// A group took permits in its turn. If it used up its turn, the next group follows; a group
-    /// that left the ring meanwhile continues its turn when it is back (it may have left only
-    /// because its single vqueue has to ask again).
+    /// A group took permits in its turn. If it used up its turn, the next group follows. A group
+    /// that left the ring continues its turn when it returns (it may have left only because its
+    /// single vqueue must ask again).
     pub(super) fn took(&mut self, group: CounterIndex, count: u32) {
         let counter = &mut self.slab[group];
         counter.deficit = counter.deficit.saturating_sub(count);

@@ -54,8 +54,8 @@ impl Pauses {
 }
 
 impl Limiter {
-    /// A client whose lock is free waits for its service or its counters. The caller settles its
-    /// home.
+    /// A client whose lock is free starts to wait for its service or its counters. The caller
+    /// settles its home.
     pub(super) fn wait_for_rules(&mut self, index: ClientIndex) {
         let client = &mut self.clients.slab[index];
         if let Some(paused) = self.pauses.get_mut(&client.name.service) {
@@ -118,7 +118,7 @@ impl Limiter {
         self.wait_again(concerned);
     }
 
-    /// Moves these clients to what they wait for now, in the order of their numbers.
+    /// Moves these clients to the list of what they wait for now, in the order of their numbers.
     fn wait_again(&mut self, mut concerned: Vec<(u64, ClientIndex)>) {
         concerned.sort_unstable();
         for (_, index) in concerned {

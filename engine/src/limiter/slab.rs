@@ -1,8 +1,8 @@
 //! Records at small indices that stay the same while the record lives.
 //!
-//! Must always hold: an index is used only while its record lives (except with [`Slab::get`], whose
-//! caller can tell records apart); a stale one panics (or, if the place was reused, breaks an
-//! invariant that `check` names). Indices are reused in a fixed order: the same inputs give the
+//! Must always hold: an index is used only while its record exists (except with [`Slab::get`],
+//! whose caller can tell records apart); a stale index panics (or, if its place was reused, breaks
+//! an invariant that `check` names). Indices are reused in a fixed order: the same inputs give the
 //! same indices.
 
 use std::{fmt, hash, marker::PhantomData, num::NonZeroU32, ops};
@@ -94,7 +94,7 @@ impl<T> Slab<T> {
         record
     }
 
-    /// The record that is at an index now, if any: perhaps another one than before.
+    /// The record that is at an index now, if any: it may be a different one than before.
     pub(super) fn get(&self, index: Index<T>) -> Option<&T> {
         self.places.get(index.place())?.as_ref()
     }

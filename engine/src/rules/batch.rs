@@ -177,11 +177,12 @@ impl<'a> Batch<'a> {
                 changed = true;
                 continue;
             };
-            let seen = runtime_sees(after) != runtime_sees(before);
+            let is_visible = runtime_sees(after) != runtime_sees(before);
             let described = after.description != before.description;
-            after.version = if seen { self.version } else { before.version };
-            after.last_modified = if seen || described { self.now } else { before.last_modified };
-            changed |= seen || described;
+            after.version = if is_visible { self.version } else { before.version };
+            after.last_modified =
+                if is_visible || described { self.now } else { before.last_modified };
+            changed |= is_visible || described;
         }
         let version = if changed { self.version } else { self.before.version };
         Applied { book: RuleBook { version, rules: self.rules }, changed }

@@ -17,8 +17,8 @@ use super::{
 
 /// Number of versions kept in addition to the newest book.
 pub const HISTORY_LEN_MAX: usize = 32;
-/// How many bytes the versions take together, encoded. The newest version is kept however
-/// large it is; 10,000 rules with full descriptions take 10 MiB.
+/// Maximum number of encoded bytes of all kept versions together. The newest version is kept
+/// whatever its size; 10,000 rules with full descriptions take 10 MiB.
 pub const HISTORY_BYTES_MAX: usize = 32 << 20;
 
 /// The newest format this code reads: books with pauses, which an older forebay would apply without
@@ -30,9 +30,9 @@ const HISTORY_FORMAT: u8 = BOOK_FORMAT;
 pub struct HistoryEntry {
     /// The book from then on; its version is the entry's.
     pub book: RuleBook,
-    /// Who changed it.
+    /// Its author.
     pub author: ByteString,
-    /// When.
+    /// Time of the change.
     pub at: Timestamp,
 }
 

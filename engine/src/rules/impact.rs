@@ -1,8 +1,8 @@
 //! The effect a rule change would have on running and waiting entries, without changing anything.
 //!
-//! Must always hold: the number that could start is the most that the concurrency limits allow,
-//! distributed one by one among the keys. Must not know: rate limits' tokens, a node's capacity,
-//! whether an entry is due: the result is "as far as concurrency limits go".
+//! Must always hold: the number that could start is the maximum that the concurrency limits allow,
+//! distributed one by one among the keys. Must not know: tokens of rate limits, a node's capacity,
+//! whether an entry is due. The result covers concurrency limits only.
 
 use std::collections::BTreeMap;
 
@@ -117,7 +117,7 @@ impl<'a> Counters<'a> {
         self.limited(key).map(|(usage, limit)| usage.saturating_sub(limit)).max().unwrap_or(0)
     }
 
-    /// Takes one slot at every level, or all wanted ones where nothing limits the key.
+    /// Takes one slot at every level, or all `wanted` ones if nothing limits the key.
     fn take(&mut self, key: &'a [ByteString], wanted: u64) -> u64 {
         let Some(room) = self.limited(key).map(|(usage, limit)| limit.saturating_sub(usage)).min()
         else {

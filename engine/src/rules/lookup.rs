@@ -151,8 +151,8 @@ impl RuleLookup {
         self.find(key, |rule| !rule.only_pauses)
     }
 
-    /// The slot of the most specific wanted rule for a key.
-    fn find(&self, key: &[&str], wanted: impl Fn(&GoverningRule) -> bool) -> Option<RuleSlot> {
+    /// The slot of the most specific rule for a key that `wanted` accepts.
+    fn find(&self, key: &[&str], accepts: impl Fn(&GoverningRule) -> bool) -> Option<RuleSlot> {
         let depth = key.len();
         let table = self.tables.get(depth.checked_sub(1)?)?;
         let mut hashes = [0; DEPTH_MAX];
@@ -167,7 +167,7 @@ impl RuleLookup {
                     let rule = self.rule(*slot);
                     rule.pattern.rank() == rank && rule.pattern.matches(key)
                 });
-                found.copied().filter(|slot| wanted(self.rule(*slot)))
+                found.copied().filter(|slot| accepts(self.rule(*slot)))
             },
         )
     }

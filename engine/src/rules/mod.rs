@@ -4,8 +4,8 @@
 //! difference between two books, its history, and the lookup of the rule that governs a counter.
 //! Must always hold: at most one rule governs a counter, and it is the most specific one; a batch
 //! raises a book's version by at most one; a rule that the runtime would see differently has
-//! another version. Must not know: who stores a book, how it travels, or what a limiter does with a
-//! limit.
+//! another version. Must not know: where a book is stored, how it travels, or what a limiter does
+//! with a limit.
 
 mod batch;
 mod book;

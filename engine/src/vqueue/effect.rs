@@ -1,6 +1,6 @@
 //! The effects of a vqueue and their delivery guarantees.
 //!
-//! Owns: the closed vocabulary of effects. Must not know: who performs them.
+//! Owns: the closed vocabulary of effects. Must not know: how they are performed.
 
 use forebay_messages::{
     EntryKey, PermitId, Timestamp,
@@ -60,8 +60,8 @@ pub enum VQueueEffect {
     /// To the partition, unsolicited and once per rest: a `Passivate` would be granted now. A hint;
     /// ignoring it costs only memory.
     Idle(Rest),
-    /// The same, while an `Acquire` is outstanding that is no longer needed. Ignoring it costs
-    /// those waiting behind it a turn (and tokens): only passivation withdraws the request.
+    /// The same, while an `Acquire` is outstanding that is no longer needed. Ignoring it costs the
+    /// vqueues behind it a turn (and tokens): only passivation withdraws the request.
     WantsToGo(Rest),
 }
 

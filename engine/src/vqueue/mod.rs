@@ -21,7 +21,7 @@
 //! vqueue asks for its lock, so an entry that kept it loses nothing when a permit is returned
 //! unused and frees the lock.
 //!
-//! Must not know: limits, other vqueues, storage, what a decision leads to.
+//! Must not know: limits, other vqueues, storage, the result of a decision.
 
 mod check;
 mod effect;
@@ -73,7 +73,7 @@ pub fn wish(has_lock: bool, head: EntryKey) -> LockWish {
     }
 }
 
-/// Phase of a vqueue's life.
+/// Phase of a vqueue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Running rows of an earlier leadership are put back first.
@@ -102,7 +102,7 @@ pub struct VQueue {
     retry_at: Option<Timestamp>,
     /// Failed scans since the last successful one.
     failures: u32,
-    /// The rest last reported with `Idle`, while it lasts.
+    /// The rest last reported with `Idle`, as long as it applies.
     hinted: Option<Rest>,
     /// Checks guarantee 5 where assertions are on.
     gone: Gone,
@@ -174,7 +174,7 @@ impl VQueue {
         self.asked
     }
 
-    /// Phase of its life.
+    /// Its phase.
     #[must_use]
     pub fn stage(&self) -> Stage {
         if self.config.draining {

@@ -73,20 +73,20 @@ impl VQueue {
     fn set_timer(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
         let is_blocked = self.config.paused || self.config.draining;
         let head = if is_blocked { None } else { self.head_waits_until(now) };
-        let wanted = [head, self.retry_at].into_iter().flatten().min();
-        if wanted == self.armed {
+        let timer_at = [head, self.retry_at].into_iter().flatten().min();
+        if timer_at == self.armed {
             return;
         }
-        self.armed = wanted;
-        effects.push(match wanted {
+        self.armed = timer_at;
+        effects.push(match timer_at {
             None => VQueueEffect::DisarmTimer,
             Some(at) if Some(at) == head => VQueueEffect::ArmTimer(at),
             Some(at) => VQueueEffect::RetryRefillAt(at),
         });
     }
 
-    /// Why there is nothing to do, if so. An outstanding `Acquire` does not count: it is no longer
-    /// needed.
+    /// Why there is nothing to do, if there is nothing. An outstanding `Acquire` does not count: it
+    /// is no longer needed.
     pub(super) fn rest(&self, now: Timestamp) -> Option<Rest> {
         let is_busy = self.config.draining
             || self.inbox.is_refill_in_flight()

@@ -1,9 +1,9 @@
 //! The inbox compared with a set as storage.
 //!
-//! Storage changes first and reports it later, in order, as late as the case wants. A scan's
+//! Storage changes first and reports it later, in order, as late as the case requires. A scan's
 //! snapshot is taken at any point between its start and its end, and may stop early. After every
 //! step the guarantees of the inbox are checked against storage; at the end, draining must hand out
-//! exactly what is stored.
+//! exactly the stored keys.
 //!
 //! Each of the small capacities gets [`CASES_DEFAULT`] cases; `FOREBAY_CASES` sets another number.
 
@@ -100,7 +100,7 @@ struct Scan {
     snapshot: Option<RefillDone>,
 }
 
-/// What the check knows about one number.
+/// The expected state of one number.
 #[derive(Clone, Copy, Default)]
 struct Marks {
     stored: bool,
@@ -244,7 +244,7 @@ impl World {
         }
     }
 
-    /// The scan reads the present rows: all requested ones, or fewer.
+    /// The scan reads the current rows: all requested ones, or fewer.
     fn snapshot(&mut self, arg: usize) {
         let Some(scan) = &mut self.scan else {
             return;

@@ -1,4 +1,4 @@
-//! Named cases: past bugs, of this inbox or a similar system.
+//! Named cases: past bugs of this inbox or of a similar system.
 
 use forebay_engine::inbox::{INBOX_CACHE_CAPACITY, Inbox};
 use forebay_messages::{

@@ -1,4 +1,4 @@
-//! Tests of the inbox cache: a model of everything that can happen to it, and named cases.
+//! Tests of the inbox cache: a model of all events that can happen to it, and named cases.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod inbox_model;

@@ -9,7 +9,7 @@ use forebay_messages::{
     rule::{Limits, Pattern, Rate},
 };
 
-use super::desk::{Desk, INCARNATION, entry, handle, id, limit, name, upsert};
+use super::rig::{INCARNATION, Rig, entry, handle, id, limit, name, upsert};
 
 fn full(key: &str, pattern: &str, usage: u32, limit: u32, since: u64) -> Blocked {
     let pattern: Pattern = pattern.parse().unwrap();
@@ -25,17 +25,17 @@ fn all_reasons_are_reported_with_rule_and_start() {
         concurrency: NonZeroU32::new(9),
         ..Limits::default()
     };
-    let mut desk = Desk::leased(&[limit("s/*/x", 1), upsert("s/a", slow), limit("*", 3)]);
-    desk.send(LimiterMessage::CapacityLeased(3));
-    desk.run(1, "s/a/x#k");
-    desk.now = Timestamp(2000);
-    desk.ask(2, "s/a/x#k");
-    desk.now = Timestamp(3000);
-    desk.run(3, "s/a");
-    desk.run(4, "s/a");
-    desk.now = Timestamp(4000);
+    let mut rig = Rig::leased(&[limit("s/*/x", 1), upsert("s/a", slow), limit("*", 3)]);
+    rig.send(LimiterMessage::CapacityLeased(3));
+    rig.run(1, "s/a/x#k");
+    rig.now = Timestamp(2000);
+    rig.ask(2, "s/a/x#k");
+    rig.now = Timestamp(3000);
+    rig.run(3, "s/a");
+    rig.run(4, "s/a");
+    rig.now = Timestamp(4000);
 
-    let explained = desk.limiter.explain(handle(2), desk.now).unwrap();
+    let explained = rig.limiter.explain(handle(2), rig.now).unwrap();
     assert_eq!((explained.waiting_since, explained.wanted), (Some(Timestamp(2000)), 1));
     let holder = LockHolder::Permit(PermitId { incarnation: INCARNATION, serial: 1 });
     let pattern: Pattern = "s/a".parse().unwrap();
@@ -58,38 +58,38 @@ fn all_reasons_are_reported_with_rule_and_start() {
     ];
     assert_eq!(explained.reasons, expected);
     let by_name = name("s/a/x#k");
-    assert_eq!(desk.limiter.explain_vqueue(id(&by_name), &by_name, desk.now), explained);
-    assert_eq!(desk.limiter.explain(handle(1), desk.now), None, "it does not wait");
+    assert_eq!(rig.limiter.explain_vqueue(id(&by_name), &by_name, rig.now), explained);
+    assert_eq!(rig.limiter.explain(handle(1), rig.now), None, "it does not wait");
 }
 
 #[test]
 fn counters_without_room_report_what_they_lack() {
     let slow =
         Limits { rate: Some(Rate { tokens: 1, period_ms: 5000, burst: 1 }), ..Limits::default() };
-    let mut desk = Desk::leased(&[limit("*", 1), upsert("*/a", slow)]);
-    desk.send(LimiterMessage::CapacityLeased(3));
-    desk.run(1, "s/a");
-    desk.run(2, "-");
+    let mut rig = Rig::leased(&[limit("*", 1), upsert("*/a", slow)]);
+    rig.send(LimiterMessage::CapacityLeased(3));
+    rig.run(1, "s/a");
+    rig.run(2, "-");
     let pattern = |text: &str| text.parse::<Pattern>().unwrap();
     let full = Lack::Concurrency { pattern: pattern("*"), limit: 1 };
     let dry = Lack::Rate { pattern: pattern("*/a") };
-    let mut lacks = desk.limiter.lacks(desk.now);
+    let mut lacks = rig.limiter.lacks(rig.now);
     lacks.sort_by(|(a, _), (b, _)| a.cmp(b));
     assert_eq!(lacks, [("s".to_owned(), full), ("s/a".to_owned(), dry)]);
-    desk.end(1);
-    assert_eq!(desk.limiter.lacks(desk.now).len(), 1, "room, but no token");
-    assert_eq!(desk.limiter.lacks(Timestamp(desk.now.0 + 5_000)), []);
+    rig.end(1);
+    assert_eq!(rig.limiter.lacks(rig.now).len(), 1, "room, but no token");
+    assert_eq!(rig.limiter.lacks(Timestamp(rig.now.0 + 5_000)), []);
 }
 
 #[test]
 fn a_vqueue_that_does_not_wait_learns_what_would_block_it() {
-    let mut desk = Desk::new(&[limit("*", 1), limit("*/*", 1)]);
-    desk.run(1, "s/a");
-    desk.run(2, "-#k");
-    desk.end_keeping(2, Some(entry(3)));
+    let mut rig = Rig::new(&[limit("*", 1), limit("*/*", 1)]);
+    rig.run(1, "s/a");
+    rig.run(2, "-#k");
+    rig.end_keeping(2, Some(entry(3)));
     let explain = |text: &str| {
         let name = name(text);
-        desk.limiter.explain_vqueue(id(&name), &name, desk.now)
+        rig.limiter.explain_vqueue(id(&name), &name, rig.now)
     };
     assert_eq!(
         explain("s/a").reasons,
@@ -106,26 +106,26 @@ fn a_vqueue_that_does_not_wait_learns_what_would_block_it() {
 
 #[test]
 fn lowering_a_limit_fills_a_counter_at_that_time() {
-    let mut desk = Desk::new(&[limit("s", 9), limit("s/a", 1)]);
-    desk.run(1, "s/a");
-    desk.now = Timestamp(2000);
-    desk.ask(2, "s/a");
+    let mut rig = Rig::new(&[limit("s", 9), limit("s/a", 1)]);
+    rig.run(1, "s/a");
+    rig.now = Timestamp(2000);
+    rig.ask(2, "s/a");
     for now in [5000, 6000] {
-        desk.now = Timestamp(now);
-        desk.update(&[limit("s", 1)]);
+        rig.now = Timestamp(now);
+        rig.update(&[limit("s", 1)]);
     }
-    let explained = desk.limiter.explain(handle(2), desk.now).unwrap();
+    let explained = rig.limiter.explain(handle(2), rig.now).unwrap();
     assert_eq!(explained.reasons, [full("s/a", "s/a", 1, 1, 2000), full("s", "s", 1, 1, 5000)]);
 }
 
 #[test]
 fn limits_lists_counters_in_use_or_with_waiters() {
-    let mut desk = Desk::new(&[limit("s", 2), limit("s/*", 1)]);
-    desk.run(1, "s/a");
-    desk.run(2, "s");
-    desk.ask(3, "s/a");
-    desk.ask(4, "s/b");
-    let limits = desk.limiter.limits(desk.now);
+    let mut rig = Rig::new(&[limit("s", 2), limit("s/*", 1)]);
+    rig.run(1, "s/a");
+    rig.run(2, "s");
+    rig.ask(3, "s/a");
+    rig.ask(4, "s/b");
+    let limits = rig.limiter.limits(rig.now);
     let rows: Vec<_> = limits
         .iter()
         .map(|view| {

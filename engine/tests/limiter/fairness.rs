@@ -4,20 +4,20 @@ use std::{collections::VecDeque, num::NonZeroU32};
 
 use forebay_messages::{actor::LimiterMessage, rule::Limits};
 
-use super::desk::{Desk, handle, limit, upsert};
+use super::rig::{Rig, handle, limit, upsert};
 
 /// Vqueues that ask again after every grant, and whose entries end in start order.
-struct Mill {
-    desk: Desk,
+struct BusyVQueues {
+    rig: Rig,
     names: Vec<String>,
     count: u32,
     running: VecDeque<u32>,
 }
 
-impl Mill {
-    fn new(desk: Desk, names: Vec<String>, count: u32) -> Self {
-        let mut mill = Self { desk, names, count, running: VecDeque::new() };
-        mill.desk.checked = mill.names.len() < 100;
+impl BusyVQueues {
+    fn new(rig: Rig, names: Vec<String>, count: u32) -> Self {
+        let mut mill = Self { rig, names, count, running: VecDeque::new() };
+        mill.rig.checked = mill.names.len() < 100;
         for slot in 0..mill.names.len() {
             let granted = mill.ask(u32::try_from(slot).unwrap());
             mill.start(granted);
@@ -27,14 +27,14 @@ impl Mill {
 
     fn ask(&mut self, slot: u32) -> Vec<u32> {
         let name = self.names[slot as usize].clone();
-        self.desk.ask_for(slot, &name, self.count)
+        self.rig.ask_for(slot, &name, self.count)
     }
 
     fn start(&mut self, granted: Vec<u32>) {
         for slot in granted {
-            self.desk.hand_over(slot);
+            self.rig.hand_over(slot);
             let already = self.running.iter().filter(|other| **other == slot).count();
-            let held = self.desk.held[&handle(slot)].len();
+            let held = self.rig.held[&handle(slot)].len();
             self.running.extend(std::iter::repeat_n(slot, held - already));
             let granted = self.ask(slot);
             self.start(granted);
@@ -47,16 +47,16 @@ impl Mill {
         for _ in 0..ends {
             let slot = self.running.pop_front().unwrap();
             starts[slot as usize] += 1;
-            let granted = self.desk.end(slot);
+            let granted = self.rig.end(slot);
             self.start(granted);
         }
         starts
     }
 }
 
-fn capacity(slots: u32, desk: Desk, names: Vec<String>, count: u32) -> Mill {
-    let mut mill = Mill::new(desk, names, count);
-    let granted = mill.desk.slots(LimiterMessage::CapacityLeased(slots));
+fn capacity(slots: u32, rig: Rig, names: Vec<String>, count: u32) -> BusyVQueues {
+    let mut mill = BusyVQueues::new(rig, names, count);
+    let granted = mill.rig.slots(LimiterMessage::CapacityLeased(slots));
     mill.start(granted);
     mill
 }
@@ -68,7 +68,7 @@ fn a_tenant_with_100_000_vqueues_gets_no_more_than_a_tenant_with_one() {
             .map(|n| if big.ends_with("own") { format!("{big}{n}") } else { big.to_owned() })
             .collect();
         names.push("small".to_owned());
-        let mut mill = capacity(10, Desk::leased(&[]), names, 1);
+        let mut mill = capacity(10, Rig::leased(&[]), names, 1);
         let starts = mill.turn(10_000);
         let small = *starts.last().unwrap();
         assert!((4_750..=5_250).contains(&small), "{small} of 10,000 starts beside {big}");
@@ -83,7 +83,7 @@ fn a_limited_tenant_leaves_the_rest_of_the_capacity_to_others() {
     // closes that counter. Moving the waiters one by one would take hours.
     let mut names: Vec<_> = (0..100_000).map(|_| "big".to_owned()).collect();
     names.push("small".to_owned());
-    let mut mill = capacity(10, Desk::leased(&[limit("big", 3)]), names, 16);
+    let mut mill = capacity(10, Rig::leased(&[limit("big", 3)]), names, 16);
     let starts = mill.turn(10_000);
     let small = *starts.last().unwrap();
     assert!((6_650..=7_350).contains(&small), "{small} of 10,000 starts");
@@ -96,7 +96,7 @@ fn weights_share_the_capacity_even_if_a_group_has_one_vqueue() {
         let mut names = vec!["heavy".to_owned(); vqueues];
         names.extend(vec!["light".to_owned(); vqueues]);
         names.extend(vec!["-".to_owned(); vqueues]);
-        let mut mill = capacity(10, Desk::leased(&[upsert("heavy", weight)]), names, 8);
+        let mut mill = capacity(10, Rig::leased(&[upsert("heavy", weight)]), names, 8);
         let starts = mill.turn(10_000);
         let heavy: usize = starts[..vqueues].iter().sum();
         let light: usize = starts[vqueues..2 * vqueues].iter().sum();
@@ -108,10 +108,10 @@ fn weights_share_the_capacity_even_if_a_group_has_one_vqueue() {
 #[test]
 fn a_full_counter_does_not_starve_waiters_above_it() {
     // All ten slots of s are held by s/a, which has more to do; s/b and s arrived later.
-    let desk = Desk::new(&[limit("s", 10), limit("s/a", 10)]);
+    let rig = Rig::new(&[limit("s", 10), limit("s/a", 10)]);
     let mut names = vec!["s/a".to_owned(); 30];
     names.extend(["s/b".to_owned(), "s".to_owned()]);
-    let mut mill = Mill::new(desk, names, 1);
+    let mut mill = BusyVQueues::new(rig, names, 1);
     let starts = mill.turn(3_200);
     for (slot, starts) in starts.iter().enumerate() {
         assert!((60..=140).contains(starts), "vqueue {slot} had {starts} of 3,200 starts");
@@ -120,27 +120,27 @@ fn a_full_counter_does_not_starve_waiters_above_it() {
 
 #[test]
 fn a_freed_slot_prefers_the_deepest_counter_but_not_forever() {
-    let mut desk = Desk::new(&[limit("s", 2), limit("s/a", 1)]);
-    desk.run(1, "s/a");
-    desk.run(2, "s");
-    desk.ask(100, "s/b");
+    let mut rig = Rig::new(&[limit("s", 2), limit("s/a", 1)]);
+    rig.run(1, "s/a");
+    rig.run(2, "s");
+    rig.ask(100, "s/b");
     for slot in 3..20 {
-        desk.ask(slot, "s/a");
+        rig.ask(slot, "s/a");
     }
     for slot in [3, 4, 5, 6] {
-        assert_eq!(desk.end(slot - if slot == 3 { 2 } else { 1 }), [slot]);
+        assert_eq!(rig.end(slot - if slot == 3 { 2 } else { 1 }), [slot]);
     }
-    assert_eq!(desk.end(6), [100], "the fifth time the oldest goes first");
+    assert_eq!(rig.end(6), [100], "the fifth time the oldest goes first");
 }
 
 #[test]
 fn a_block_of_capacity_is_spread_over_all_waiters() {
-    let mut desk = Desk::leased(&[]);
+    let mut rig = Rig::leased(&[]);
     for (slot, name) in [(1, "a"), (2, "b"), (3, "b"), (4, "-")] {
-        desk.ask_for(slot, name, 8);
+        rig.ask_for(slot, name, 8);
     }
-    assert_eq!(desk.slots(LimiterMessage::CapacityLeased(10)), [1, 2, 4, 3]);
-    let held = |slot| desk.held[&handle(slot)].len();
+    assert_eq!(rig.slots(LimiterMessage::CapacityLeased(10)), [1, 2, 4, 3]);
+    let held = |slot| rig.held[&handle(slot)].len();
     assert_eq!((held(1), held(2), held(4)), (1, 1, 1));
     assert_eq!(held(3), 7, "the last waiter takes the rest");
 }

@@ -2,7 +2,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod capacity;
-mod desk;
 mod explain;
 mod fairness;
 mod locks;
@@ -12,5 +11,6 @@ mod pauses;
 mod permits;
 mod pool;
 mod rates;
+mod rig;
 mod rules;
 mod scale;

@@ -2,8 +2,8 @@
 //!
 //! Each grant must be one that the naive limiter allows at that moment; after every step, and
 //! whenever time has passed with only the requested ticks, no vqueue may wait that the naive
-//! limiter would let through; usage and the reasons for waiting must be equal; at the end
-//! everything is forgotten.
+//! limiter would let through; usage and the reasons for waiting must be equal; at the end no state
+//! is left.
 
 use std::sync::Arc;
 
@@ -17,8 +17,8 @@ use proptest::{prelude::*, test_runner::FileFailurePersistence};
 use std::num::NonZeroU32;
 
 use super::{
-    desk::{Desk, INCARNATION, entry, id, name},
     naive::Naive,
+    rig::{INCARNATION, Rig, entry, id, name},
 };
 
 /// At least this many cases, more if the environment says so.
@@ -123,7 +123,7 @@ fn handle(vqueue: usize, old: bool) -> VQueueHandle {
 
 /// Both limiters.
 struct Pair {
-    desk: Desk,
+    rig: Rig,
     naive: Naive,
     timer: Option<Timestamp>,
     /// A `WantCapacity` is unanswered.
@@ -139,20 +139,20 @@ impl Pair {
             ..LimiterConfig::default()
         };
         let slots = (capacity == CapacityMode::Leased).then_some(0);
-        let desk = Desk::with(config, Seed::default());
+        let rig = Rig::with(config, Seed::default());
         let mut naive = Naive::default();
         naive.slots = slots;
-        naive.set_now(desk.now);
-        Self { desk, naive, timer: None, asked: false }
+        naive.set_now(rig.now);
+        Self { rig, naive, timer: None, asked: false }
     }
 
     fn send(&mut self, message: LimiterMessage) {
-        self.desk.effects.clear();
-        self.desk.send(message);
-        if self.timer.is_some_and(|timer| timer <= self.desk.now) {
+        self.rig.effects.clear();
+        self.rig.send(message);
+        if self.timer.is_some_and(|timer| timer <= self.rig.now) {
             self.timer = None;
         }
-        for effect in std::mem::take(&mut self.desk.effects) {
+        for effect in std::mem::take(&mut self.rig.effects) {
             match effect {
                 LimiterEffect::Granted(granted) => self.naive.granted(granted),
                 LimiterEffect::Seeded { .. } => unreachable!("seeded before"),
@@ -165,7 +165,7 @@ impl Pair {
                     self.naive.slots = Some(left.expect("returned more than was leased"));
                 }
                 LimiterEffect::SetTimer(time) => {
-                    assert!(time > self.desk.now, "a timer in the past spins");
+                    assert!(time > self.rig.now, "a timer in the past spins");
                     assert!(self.timer.is_none_or(|set| time < set), "a superfluous timer");
                     self.timer = Some(time);
                 }
@@ -177,31 +177,31 @@ impl Pair {
     fn compare(&self) {
         self.naive.assert_no_waiter_forgotten();
         assert!(!self.naive.wants_capacity() || self.asked, "the node was not asked");
-        assert_eq!(self.desk.limiter.held(), self.naive.serials().len());
-        let limits = self.desk.limiter.limits(self.desk.now);
+        assert_eq!(self.rig.limiter.held(), self.naive.serials().len());
+        let limits = self.rig.limiter.limits(self.rig.now);
         for key in self.naive.used_keys() {
             let view = limits.iter().find(|view| view.key == key);
             assert_eq!(view.map(|view| view.usage), Some(self.naive.usage(&key)), "usage of {key}");
         }
         for (handle, ask) in &self.naive.waits {
-            let explained = self.desk.limiter.explain(*handle, self.desk.now);
+            let explained = self.rig.limiter.explain(*handle, self.rig.now);
             let explained = explained.unwrap_or_else(|| panic!("{handle:?} was forgotten"));
             let reasons: Vec<_> = explained.reasons.iter().map(|b| written(&b.reason)).collect();
             assert_eq!(reasons, self.naive.reasons(ask), "reasons of {ask:?}");
             assert!(explained.reasons.iter().all(|blocked| {
-                (explained.waiting_since.unwrap()..=self.desk.now).contains(&blocked.since)
+                (explained.waiting_since.unwrap()..=self.rig.now).contains(&blocked.since)
             }));
         }
     }
 
     fn pass(&mut self, millis: u64) {
-        let until = Timestamp(self.desk.now.0 + millis);
+        let until = Timestamp(self.rig.now.0 + millis);
         while let Some(timer) = self.timer.filter(|timer| *timer <= until) {
-            self.desk.now = timer;
+            self.rig.now = timer;
             self.naive.set_now(timer);
             self.send(LimiterMessage::Tick);
         }
-        self.desk.now = until;
+        self.rig.now = until;
         self.naive.set_now(until);
         self.compare();
     }
@@ -288,7 +288,7 @@ impl Pair {
         }
         self.pass(1_000_000);
         self.send(LimiterMessage::Tick);
-        let kept = self.desk.limiter.counters_len();
+        let kept = self.rig.limiter.counters_len();
         let allowed = 3 * idle_counters_max as usize;
         assert!(kept <= allowed, "{kept} counters are kept, {idle_counters_max} may idle");
     }

@@ -9,7 +9,7 @@ use forebay_engine::{
 use forebay_messages::{PartitionId, Timestamp, actor::LimiterMessage};
 use proptest::prelude::*;
 
-use super::desk::{Desk, handle};
+use super::rig::{Rig, handle};
 
 /// A pool and its partitions, with a mailbox in each direction.
 struct Node {
@@ -19,7 +19,7 @@ struct Node {
 }
 
 struct Member {
-    desk: Desk,
+    rig: Rig,
     /// Running entries of vqueues 0 to 3, each with its own scope, in start order.
     running: VecDeque<u32>,
     starts: usize,
@@ -34,7 +34,7 @@ fn id(at: usize) -> PartitionId {
 impl Node {
     fn new(partitions: usize, running_max: u32) -> Self {
         let member = |_| Member {
-            desk: Desk::leased(&[]),
+            rig: Rig::leased(&[]),
             running: VecDeque::new(),
             starts: 0,
             to_pool: VecDeque::new(),
@@ -48,11 +48,11 @@ impl Node {
         let member = &mut self.partitions[at];
         member.starts += granted.len();
         for slot in granted {
-            member.desk.hand_over(*slot);
+            member.rig.hand_over(*slot);
             member.running.push_back(*slot);
         }
         let partition = id(at);
-        for effect in member.desk.others() {
+        for effect in member.rig.others() {
             member.to_pool.push_back(match effect {
                 LimiterEffect::WantCapacity(slots) => PoolInput::Want { partition, slots },
                 LimiterEffect::ReturnCapacity(slots) => PoolInput::Return { partition, slots },
@@ -62,7 +62,7 @@ impl Node {
     }
 
     fn ask(&mut self, at: usize, slot: u32) {
-        let granted = self.partitions[at].desk.ask(slot, &format!("scope{slot}"));
+        let granted = self.partitions[at].rig.ask(slot, &format!("scope{slot}"));
         self.after(at, &granted);
     }
 
@@ -75,13 +75,13 @@ impl Node {
     }
 
     fn withdraw(&mut self, at: usize, slot: u32) {
-        let granted = self.partitions[at].desk.withdraw(slot);
+        let granted = self.partitions[at].rig.withdraw(slot);
         self.after(at, &granted);
     }
 
     fn end(&mut self, at: usize) -> Option<u32> {
         let slot = self.partitions[at].running.pop_front()?;
-        let granted = self.partitions[at].desk.end(slot);
+        let granted = self.partitions[at].rig.end(slot);
         self.after(at, &granted);
         Some(slot)
     }
@@ -112,7 +112,7 @@ impl Node {
         } else {
             let member = &mut self.partitions[at];
             let Some(message) = member.to_limiter.pop_front() else { return false };
-            let granted = member.desk.slots(message);
+            let granted = member.rig.slots(message);
             self.after(at, &granted);
         }
         let running: usize = self.partitions.iter().map(|member| member.running.len()).sum();
@@ -136,8 +136,8 @@ impl Node {
     fn assert_used(&self) {
         let running: usize = self.partitions.iter().map(|member| member.running.len()).sum();
         for (at, member) in self.partitions.iter().enumerate() {
-            let waits = (0..4)
-                .any(|slot| member.desk.limiter.explain(handle(slot), Timestamp(0)).is_some());
+            let waits =
+                (0..4).any(|slot| member.rig.limiter.explain(handle(slot), Timestamp(0)).is_some());
             assert!(
                 !waits || running == self.running_max as usize,
                 "partition {at} waits and {running} of {} run",
@@ -206,8 +206,8 @@ fn an_idle_partition_returns_its_spare_at_once() {
     assert_eq!(node.partitions[0].running.len(), 4);
 }
 
-/// Regression: only the richest partition was told to give up a slot. Its entries never ended, and
-/// the other one used its slots for its own work: the third never got one.
+/// Regression: only the partition with most slots was told to give one up. Its entries never ended,
+/// and the other one used its slots for its own work: the third never got one.
 #[test]
 fn a_partition_whose_entries_never_end_does_not_starve_another() {
     for (running_max, stuck) in [(6, 4), (6, 5), (3, 2), (20, 15)] {
@@ -236,7 +236,8 @@ fn a_partition_whose_entries_never_end_does_not_starve_another() {
     }
 }
 
-/// Regression: a lowered number was reached only when the richest partition's entries ended.
+/// Regression: a lowered maximum was reached only when entries of the partition with most slots
+/// ended.
 #[test]
 fn a_lowered_capacity_drains_beside_entries_that_never_end() {
     let mut node = Node::new(2, 4);
@@ -269,7 +270,7 @@ fn a_lowered_capacity_drains_and_a_partition_without_limiter_keeps_no_slots() {
     // Its limiter dies with everything in its mailboxes.
     node.partitions[0].running.clear();
     node.partitions[0].to_pool.clear();
-    node.partitions[0].desk = Desk::leased(&[]);
+    node.partitions[0].rig = Rig::leased(&[]);
     node.send_to_pool(PoolInput::Leaves { partition: id(0), running: 0 });
     node.running_max = 2;
     (0..4).for_each(|slot| node.ask(1, slot));
@@ -345,8 +346,8 @@ fn a_replacement_pool_waits_for_all_partitions_with_slots() {
         assert_eq!(send(&mut pool, PoolInput::Want { partition: id(0), slots: 4 }), []);
         let left = PoolInput::Leaves { partition: id(1), running: 1 };
         assert!(!send(&mut pool, left).contains(&lease(0, 1)));
-        let told = send(&mut pool, PoolInput::Joins { partition: id(2), running: 1 });
-        assert!(told.contains(&lease(2, 1)) && told.contains(&lease(0, 2)), "{told:?}");
+        let effects = send(&mut pool, PoolInput::Joins { partition: id(2), running: 1 });
+        assert!(effects.contains(&lease(2, 1)) && effects.contains(&lease(0, 2)), "{effects:?}");
         // Partitions that reported before report again, and none is waited for.
         send(&mut pool, PoolInput::Want { partition: id(2), slots: 1 });
         let left = send(&mut pool, PoolInput::Leaves { partition: id(1), running: 0 });

@@ -18,16 +18,16 @@ fn the_entries_of_an_action_can_be_listed_beforehand() {
     let reschedule = EntryAction::Reschedule { run_at: Timestamp(7) };
     let row = |stage| EntryRow { stage, ..EntryRow::default() };
     let stages = [Stage::Inbox, Stage::Running, Stage::Suspended, Stage::Paused];
-    let told = |action: EntryAction| stages.map(|stage| check(action, &row(stage)));
-    assert_eq!(told(Cancel), [Ok(()); 4]);
-    assert_eq!(told(Kill), [Ok(()); 4]);
+    let checked = |action: EntryAction| stages.map(|stage| check(action, &row(stage)));
+    assert_eq!(checked(Cancel), [Ok(()); 4]);
+    assert_eq!(checked(Kill), [Ok(()); 4]);
     let (running, suspended) = (Err(Skip::Running), Err(Skip::Suspended));
-    assert_eq!(told(Pause), [Ok(()), running, suspended, Err(Skip::AlreadyPaused)]);
+    assert_eq!(checked(Pause), [Ok(()), running, suspended, Err(Skip::AlreadyPaused)]);
     let no = Err(Skip::NotPaused);
-    assert_eq!(told(Resume), [no, no, no, Ok(())]);
-    assert_eq!(told(reschedule), [Ok(()), running, suspended, Ok(())]);
-    assert_eq!(told(Purge), [Err(Skip::NotFinished); 4]);
-    assert_eq!(told(Redrive), [Err(Skip::NotFinished); 4]);
+    assert_eq!(checked(Resume), [no, no, no, Ok(())]);
+    assert_eq!(checked(reschedule), [Ok(()), running, suspended, Ok(())]);
+    assert_eq!(checked(Purge), [Err(Skip::NotFinished); 4]);
+    assert_eq!(checked(Redrive), [Err(Skip::NotFinished); 4]);
     let asked = EntryRow { cancel_requested: true, ..row(Stage::Running) };
     assert_eq!((check(Cancel, &asked), check(Kill, &asked)), (Err(Skip::AlreadyCanceled), Ok(())));
 }
@@ -78,6 +78,6 @@ fn service_families_and_impossible_limit_keys_match_nothing_in_a_record() {
         assert_eq!(reply, skipped(3, Skip::NoMatch), "{selector:?}");
     }
     let exact = EntrySelector { service: Some(service), ..these(&[3]) };
-    let wanted = Reply::Acted(Acted { changed: 1, skipped: Vec::new() });
-    assert_eq!(replica.run(3, Command::Kill(exact)), wanted);
+    let expected = Reply::Acted(Acted { changed: 1, skipped: Vec::new() });
+    assert_eq!(replica.run(3, Command::Kill(exact)), expected);
 }

@@ -1,5 +1,5 @@
 //! The meaning of the commands, implemented a second time and as simply as possible: no rows, no
-//! indexes, every question answered by looking at everything.
+//! indexes; every question is answered by examining everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 

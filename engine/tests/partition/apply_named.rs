@@ -93,12 +93,12 @@ fn an_entry_that_no_longer_matches_is_unchanged() {
     replica.start(2, 0).unwrap();
     let waiting = EntrySelector { stage: Some(Stage::Inbox as u32), ..these(&[0, 1, 9]) };
     let left = vec![(entry(0), Skip::NoMatch), (entry(9), Skip::Unknown)];
-    let wanted = Reply::Acted(Acted { changed: 1, skipped: left });
-    assert_eq!(replica.run(3, Command::Kill(waiting)), wanted);
+    let expected = Reply::Acted(Acted { changed: 1, skipped: left });
+    assert_eq!(replica.run(3, Command::Kill(waiting)), expected);
     let below = EntrySelector { limit_key: Some("x".into()), ..these(&[0, 2, 3]) };
     let left = vec![(entry(0), Skip::NoMatch), (entry(2), Skip::NoMatch)];
-    let wanted = Reply::Acted(Acted { changed: 1, skipped: left });
-    assert_eq!(replica.run(3, Command::Cancel(below)), wanted, "3 has the limit key x/y");
+    let expected = Reply::Acted(Acted { changed: 1, skipped: left });
+    assert_eq!(replica.run(3, Command::Cancel(below)), expected, "3 has the limit key x/y");
     let old = EntrySelector { created_until: Some(Timestamp(0)), ..these(&[2]) };
     assert_eq!(replica.run(3, Command::Cancel(old)), skipped(2, Skip::NoMatch));
 }
@@ -468,17 +468,17 @@ fn records_are_never_skipped() {
 #[test]
 fn the_digest_distinguishes_rows() {
     let mut replica = Replica::new();
-    let mut seen = vec![replica.tables.digest()];
+    let mut digests = vec![replica.tables.digest()];
     replica.enqueue(1, new_entry(1, LOCKED));
-    seen.push(replica.tables.digest());
+    digests.push(replica.tables.digest());
     let token = replica.start(2, 1).unwrap();
-    seen.push(replica.tables.digest());
+    digests.push(replica.tables.digest());
     replica.succeed(3, 1, token);
-    seen.push(replica.tables.digest());
-    let count = seen.len();
-    seen.sort_unstable();
-    seen.dedup();
-    assert_eq!(seen.len(), count);
+    digests.push(replica.tables.digest());
+    let count = digests.len();
+    digests.sort_unstable();
+    digests.dedup();
+    assert_eq!(digests.len(), count);
     assert_eq!(name(LOCKED), *replica.tables.vqueues[&vqueue(LOCKED)].name);
 }
 

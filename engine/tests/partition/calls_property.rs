@@ -1,6 +1,6 @@
-//! Any sequence of what handlers, users, the clock and the carriers of messages do to
-//! entries with journals, beside notes as naive as can be: what was remembered, what was made,
-//! how it ended. The rows are checked after every record (see `invariants`).
+//! Random sequences of actions by handlers, users, the clock and message delivery on entries with
+//! journals, compared with simple notes: finished operations, created children, outcomes. The rows
+//! are checked after every record (see `invariants`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,11 +70,11 @@ fn step() -> impl Strategy<Value = Step> {
 /// Notes taken from rows and effects only.
 #[derive(Default)]
 struct Notes {
-    /// How each operation of each run finished.
+    /// The outcome of each operation of each run.
     remembered: BTreeMap<(EntryId, u32, JournalKey), JournalOutcome>,
-    /// Entries that were made.
+    /// Entries that were created.
     made: BTreeSet<EntryId>,
-    /// Those of them that were purged.
+    /// Created entries that were purged.
     gone: BTreeSet<EntryId>,
     /// The first outcome of each entry that ended.
     ended: BTreeMap<EntryId, JournalOutcome>,
@@ -91,7 +91,7 @@ impl World {
         Self { all: Partitions::new(PARTITIONS), notes: Notes::default(), known: Vec::new() }
     }
 
-    /// Looks at what was told since the last look, and at all rows.
+    /// Examines the effects since the last call, and all rows.
     fn note(&mut self) {
         for applied in std::mem::take(&mut self.all.told) {
             match applied {
@@ -123,7 +123,7 @@ impl World {
         }
     }
 
-    /// The answer to a call is how its child ended, or why there is none.
+    /// The answer to a call is the outcome of its child, or the reason why there is none.
     fn check_child(&self, key: &JournalKey, row: &JournalRow, outcome: &JournalOutcome) {
         if row.kind != JournalKind::Call {
             return;
@@ -222,7 +222,7 @@ impl World {
         Some(())
     }
 
-    /// Answers from outside of handlers.
+    /// Answers that do not come from handlers.
     fn answer(&mut self, step: &Step) -> Option<()> {
         let live = [Stage::Inbox, Stage::Running, Stage::Suspended, Stage::Paused];
         match *step {
@@ -266,9 +266,9 @@ impl World {
         };
         let waits: Vec<_> = OPERATIONS.into_iter().filter(|key| !all || is_pending(key)).collect();
         let asked = self.all.row(id)?.cancel_requested;
-        let wanted = !waits.is_empty() && !asked && waits.iter().all(|key| is_pending(key));
+        let expected = !waits.is_empty() && !asked && waits.iter().all(|key| is_pending(key));
         let done = self.all.suspend_with(id, token, &waits, releases_key);
-        assert_eq!(done, wanted, "{id} waits for {waits:?}");
+        assert_eq!(done, expected, "{id} waits for {waits:?}");
         Some(())
     }
 
@@ -289,7 +289,7 @@ impl World {
     }
 
     /// Kills every live entry and delivers every message.
-    fn wind_up(&mut self) {
+    fn kill_and_deliver_all(&mut self) {
         loop {
             self.all.deliver_all();
             self.note();
@@ -322,6 +322,6 @@ proptest! {
             world.step(step);
             world.note();
         }
-        world.wind_up();
+        world.kill_and_deliver_all();
     }
 }

@@ -1,4 +1,4 @@
-//! Children, what follows to them, and the messages between partitions, case by case.
+//! Children, the effects of a parent's end on them, and messages between partitions, case by case.
 
 use forebay_engine::partition::{
     apply::{Applied, Reply},
@@ -185,7 +185,7 @@ fn the_answer_to_a_parent_that_ended_is_kept_for_a_redrive() {
 
 // --- Cancel and kill.
 
-/// An order that called a shipment, which called a label; everything delivered.
+/// An order that called a shipment, which called a label; every message delivered.
 fn tree(all: &mut Partitions) -> [EntryId; 3] {
     let order = all.enqueue(service("order"));
     let token = all.start(order);
@@ -243,8 +243,8 @@ fn children_made_to_clean_up_after_a_cancel_continue() {
     assert_eq!(all.stage(refund), Some(Stage::Inbox));
 }
 
-/// A cancel that overtakes the invoke: the partition of the child was restored, say, and
-/// pending calls are sent again.
+/// A cancel that overtakes the invoke, for example because the partition of the child was restored
+/// and pending calls are sent again.
 #[test]
 fn a_late_invoke_after_its_cancel_makes_nothing_and_is_answered() {
     for is_kill in [false, true] {
@@ -257,7 +257,7 @@ fn a_late_invoke_after_its_cancel_makes_nothing_and_is_answered() {
         let body = Some(MessageBody::Stop(StopChild { child: ship, is_kill }));
         let to = ship.partition_key;
         let stop = OutboxMessage { index: RecordSeq(1), to, body };
-        // From another source, whose messages stand in no order to these.
+        // From another source, whose messages have no order relative to these.
         let deliver =
             Deliver { source: PartitionId(7), incarnation: Incarnation(0), messages: vec![stop] };
         all.run(ship, Command::Deliver(deliver));

@@ -16,8 +16,8 @@ use forebay_messages::{
 };
 
 use super::{
-    desk::{Desk, Effects, runs},
     fixture::{Replica, entry, new_entry, these, token, vqueue},
+    rig::{Effects, Rig, runs},
 };
 
 /// The name of a vqueue with a lock.
@@ -209,61 +209,61 @@ fn begun(effects: &Effects) -> usize {
 /// Regression: a job that ended its process at once left no running row, and was never counted.
 #[test]
 fn entries_older_than_the_leadership_start_when_their_decision_is_applied() {
-    let mut desk = Desk::new();
-    desk.last_seq = InboxSeq(1);
-    desk.announce(1);
-    desk.seed();
-    desk.open();
-    let first = desk.enqueue_cold(1, FREE);
-    assert_eq!(desk.key(1).seq, InboxSeq(1));
-    assert_eq!(begun(&desk.decide(first, 1, 10)), 0);
-    assert_eq!(runs(&desk.commit()).len(), 1, "it still starts");
-    let second = desk.enqueue_cold(2, 1);
-    assert_eq!(begun(&desk.decide(second, 2, 11)), 1, "later ones do not wait");
+    let mut rig = Rig::new();
+    rig.last_seq = InboxSeq(1);
+    rig.announce(1);
+    rig.seed();
+    rig.open();
+    let first = rig.enqueue_cold(1, FREE);
+    assert_eq!(rig.key(1).seq, InboxSeq(1));
+    assert_eq!(begun(&rig.decide(first, 1, 10)), 0);
+    assert_eq!(runs(&rig.commit()).len(), 1, "it still starts");
+    let second = rig.enqueue_cold(2, 1);
+    assert_eq!(begun(&rig.decide(second, 2, 11)), 1, "later ones do not wait");
 }
 
-fn interruptions(desk: &Desk) -> Vec<u32> {
+fn interruptions(rig: &Rig) -> Vec<u32> {
     let of = |command: &Command| match command {
         Command::Retry(retry) => vec![retry.interrupted],
         Command::EndAttempts(ends) => ends.retried.iter().map(|end| end.interrupted).collect(),
         _ => Vec::new(),
     };
-    desk.appended.iter().flat_map(|record| of(record.command.as_ref().unwrap())).collect()
+    rig.appended.iter().flat_map(|record| of(record.command.as_ref().unwrap())).collect()
 }
 
 #[test]
 fn only_attempts_whose_process_died_return_as_interrupted() {
-    let mut desk = Desk::leading();
-    let (_, lost) = desk.start(1, FREE, 10);
-    desk.start(2, 1, 11);
-    desk.tell(Input::StopLeading);
-    desk.interrupted = vec![(lost, 4)];
-    desk.announce(2);
-    desk.seed();
-    desk.drain();
-    let mut found = interruptions(&desk);
+    let mut rig = Rig::leading();
+    let (_, lost) = rig.start(1, FREE, 10);
+    rig.start(2, 1, 11);
+    rig.tell(Input::StopLeading);
+    rig.interrupted = vec![(lost, 4)];
+    rig.announce(2);
+    rig.seed();
+    rig.drain();
+    let mut found = interruptions(&rig);
     found.sort_unstable();
     assert_eq!(found, [0, 4]);
 }
 
 #[test]
 fn a_clean_stop_returns_running_entries() {
-    let mut desk = Desk::leading();
-    let (_, ends) = desk.start(1, FREE, 10);
-    desk.start(2, 1, 11);
-    desk.tell(Input::HandBack);
-    assert!(desk.appended.is_empty(), "the gate is open");
-    desk.tell(Input::CloseGate);
+    let mut rig = Rig::leading();
+    let (_, ends) = rig.start(1, FREE, 10);
+    rig.start(2, 1, 11);
+    rig.tell(Input::HandBack);
+    assert!(rig.appended.is_empty(), "the gate is open");
+    rig.tell(Input::CloseGate);
     let ended = AttemptEnd::Success(Default::default());
-    desk.tell(Input::Ended { entry: entry(1), token: ends, ended });
-    desk.tell(Input::HandBack);
-    assert_eq!(interruptions(&desk), [0], "an ended entry is not returned");
-    desk.tell(Input::Flush);
-    desk.commit();
-    assert!(!desk.running(1) && !desk.running(2));
-    assert_eq!(desk.replica.row(2).unwrap().interrupted, 0);
-    assert!(desk.replica.row(1).is_none(), "its end counts");
-    assert_eq!(desk.epoch, Epoch(1));
+    rig.tell(Input::Ended { entry: entry(1), token: ends, ended });
+    rig.tell(Input::HandBack);
+    assert_eq!(interruptions(&rig), [0], "an ended entry is not returned");
+    rig.tell(Input::Flush);
+    rig.commit();
+    assert!(!rig.running(1) && !rig.running(2));
+    assert_eq!(rig.replica.row(2).unwrap().interrupted, 0);
+    assert!(rig.replica.row(1).is_none(), "its end counts");
+    assert_eq!(rig.epoch, Epoch(1));
 }
 
 #[test]
@@ -274,15 +274,15 @@ fn another_payload_under_an_idempotency_key_is_reported() {
         payload_hash: is_hashed.then(|| payload_hash(payload.as_bytes())),
         ..new_entry(n, FREE)
     };
-    let told = |payload_differs| {
+    let enqueued = |payload_differs| {
         Reply::Enqueued(Enqueued { entry: entry(1), existing: true, payload_differs })
     };
     let mut replica = Replica::new();
     replica.enqueue(1, keyed(1, "one", true));
-    assert_eq!(replica.enqueue(2, keyed(2, "one", true)), told(Some(false)));
-    assert_eq!(replica.enqueue(2, keyed(3, "other", true)), told(Some(true)));
-    assert_eq!(replica.enqueue(2, keyed(4, "other", false)), told(None));
+    assert_eq!(replica.enqueue(2, keyed(2, "one", true)), enqueued(Some(false)));
+    assert_eq!(replica.enqueue(2, keyed(3, "other", true)), enqueued(Some(true)));
+    assert_eq!(replica.enqueue(2, keyed(4, "other", false)), enqueued(None));
     let mut old = Replica::new();
     old.enqueue(1, keyed(1, "one", false));
-    assert_eq!(old.enqueue(2, keyed(2, "other", true)), told(None));
+    assert_eq!(old.enqueue(2, keyed(2, "other", true)), enqueued(None));
 }

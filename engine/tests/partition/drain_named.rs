@@ -9,8 +9,8 @@ use forebay_messages::{
 };
 
 use super::{
-    desk::{Desk, Effects, has, spawned},
     fixture::{entry, new_entry, record, these, token, vqueue},
+    rig::{Effects, Rig, has, spawned},
 };
 
 /// The name of a vqueue with a lock.
@@ -19,17 +19,17 @@ const LOCKED: u8 = 2;
 const FREE: u8 = 0;
 
 /// A leader under epoch 2 whose limiter is seeded with the attempts of epoch 1.
-fn successor(of: impl FnOnce(&mut Desk)) -> Desk {
-    let mut desk = Desk::leading();
-    of(&mut desk);
-    desk.tell(Input::StopLeading);
-    desk.announce(2);
-    desk.seed();
-    desk
+fn successor(of: impl FnOnce(&mut Rig)) -> Rig {
+    let mut rig = Rig::leading();
+    of(&mut rig);
+    rig.tell(Input::StopLeading);
+    rig.announce(2);
+    rig.seed();
+    rig
 }
 
-fn opens(desk: &mut Desk) -> Effects {
-    desk.tell(Input::OpenGate { epoch: Epoch(2) })
+fn opens(rig: &mut Rig) -> Effects {
+    rig.tell(Input::OpenGate { epoch: Epoch(2) })
 }
 
 fn walks(effects: &Effects) -> bool {
@@ -38,89 +38,89 @@ fn walks(effects: &Effects) -> bool {
 
 #[test]
 fn the_gate_opens_while_attempts_of_earlier_epochs_return() {
-    let mut desk = successor(|desk| {
-        desk.start(1, FREE, 10);
-        desk.start(2, LOCKED, 11);
+    let mut rig = successor(|rig| {
+        rig.start(1, FREE, 10);
+        rig.start(2, LOCKED, 11);
     });
-    let told = desk.drain();
-    let told = told.iter().filter(|effect| matches!(effect, Effect::TellDraining { .. }));
-    assert_eq!(told.count(), 1);
-    assert!(!walks(&opens(&mut desk)), "vqueues with running entries start");
-    assert_eq!(desk.partition.phase(), Phase::Leading);
+    let reported = rig.drain();
+    let reported = reported.iter().filter(|effect| matches!(effect, Effect::TellDraining { .. }));
+    assert_eq!(reported.count(), 1);
+    assert!(!walks(&opens(&mut rig)), "vqueues with running entries start");
+    assert_eq!(rig.partition.phase(), Phase::Leading);
     // One of them ends in another way, and its vqueue starts.
     let kill = record(1_000, None, Command::Kill(these(&[2])));
-    let effects = desk.commit_records(vec![kill]);
+    let effects = rig.commit_records(vec![kill]);
     assert!(
         !has(&effects, |effect| matches!(effect, Effect::Abort { .. })),
         "it was aborted before"
     );
     assert!(spawned(&effects).is_some() && !walks(&effects), "one attempt is left");
-    let effects = desk.commit();
+    let effects = rig.commit();
     assert!(spawned(&effects).is_some() && walks(&effects), "now all start");
     let nothing = Command::Purge(Purge::default());
-    assert!(!walks(&desk.commit_records(vec![record(1_000, None, nothing)])), "once");
-    assert!(!desk.running(1) && !desk.running(2));
-    assert_eq!(desk.replica.row(1).unwrap().attempts, 0, "no attempt was used up");
+    assert!(!walks(&rig.commit_records(vec![record(1_000, None, nothing)])), "once");
+    assert!(!rig.running(1) && !rig.running(2));
+    assert_eq!(rig.replica.row(1).unwrap().attempts, 0, "no attempt was used up");
 }
 
 #[test]
 fn a_vqueue_decides_nothing_before_its_own_drain() {
-    let mut desk = successor(|desk| {
-        desk.start(1, FREE, 10);
+    let mut rig = successor(|rig| {
+        rig.start(1, FREE, 10);
     });
-    desk.drain();
-    opens(&mut desk);
+    rig.drain();
+    opens(&mut rig);
     let mut enqueue = |n, of| {
         let command = Command::Enqueue(Enqueue { entry: new_entry(n, of) });
-        spawned(&desk.commit_records(vec![record(1_000, None, command)])).is_some()
+        spawned(&rig.commit_records(vec![record(1_000, None, command)])).is_some()
     };
     assert!(!enqueue(3, FREE), "its attempt is left");
     assert!(enqueue(4, LOCKED), "another one is free");
-    let effects = desk.commit();
+    let effects = rig.commit();
     assert_eq!(spawned(&effects).map(|(_, of, _)| of), Some(vqueue(FREE)));
 }
 
 #[test]
 fn attempts_return_in_bounded_records_few_at_a_time() {
     let count = 11 * ENDS_PER_RECORD_MAX / 2;
-    let mut desk = Desk::leading();
-    desk.tell(Input::StopLeading);
-    desk.announce(2);
-    desk.begin_seed();
+    let mut rig = Rig::leading();
+    rig.tell(Input::StopLeading);
+    rig.announce(2);
+    rig.begin_seed();
     let running = (0..count as u64).map(|n| (vqueue(FREE), entry(1), token(1, n))).collect();
-    desk.tell(Input::SeedSent {
+    rig.tell(Input::SeedSent {
         running,
         stopping: Vec::new(),
         interrupted: Vec::new(),
         last_seq: Default::default(),
     });
-    desk.seeded(count);
-    desk.drain();
-    let mut seen = Vec::new();
-    while !desk.appended.is_empty() {
-        assert!(desk.appended.len() <= 4, "the rest waits");
-        for record in &desk.appended {
+    rig.seeded(count);
+    rig.drain();
+    let mut sizes = Vec::new();
+    while !rig.appended.is_empty() {
+        assert!(rig.appended.len() <= 4, "the rest waits");
+        for record in &rig.appended {
             let Some(Command::EndAttempts(ends)) = &record.command else { panic!("{record:?}") };
             assert!(ends.retried.len() <= ENDS_PER_RECORD_MAX);
-            seen.extend(ends.retried.iter().map(|attempt| attempt.token.seq));
+            sizes.extend(ends.retried.iter().map(|attempt| attempt.token.seq));
         }
-        desk.commit();
+        rig.commit();
     }
-    assert_eq!(seen, (0..count as u64).collect::<Vec<_>>(), "each once");
+    assert_eq!(sizes, (0..count as u64).collect::<Vec<_>>(), "each once");
 }
 
 #[test]
 fn a_limiter_death_during_a_drain_loses_no_attempt() {
-    let mut desk = successor(|desk| {
-        desk.start(1, FREE, 10);
-        desk.start(2, LOCKED, 11);
+    let mut rig = successor(|rig| {
+        rig.start(1, FREE, 10);
+        rig.start(2, LOCKED, 11);
     });
-    desk.drain();
-    opens(&mut desk);
-    desk.seed();
-    desk.drain();
-    assert!(!walks(&opens(&mut desk)));
+    rig.drain();
+    opens(&mut rig);
+    rig.seed();
+    rig.drain();
+    assert!(!walks(&opens(&mut rig)));
     // The first record returns them, the second one has nothing to do.
-    assert!(walks(&desk.commit()));
-    assert!(!desk.running(1) && !desk.running(2));
+    assert!(walks(&rig.commit()));
+    assert!(!rig.running(1) && !rig.running(2));
 }

@@ -67,16 +67,16 @@ fn name_of(tables: &MemTables, vqueue: VQueueId) -> &VQueueName {
 
 /// A lock is held only by the entry that runs or kept it.
 fn check_locks(tables: &MemTables) {
-    let mut wanted = BTreeMap::new();
+    let mut expected = BTreeMap::new();
     for (id, row) in &tables.entries {
         let has_lock = name_of(tables, row.vqueue).has_lock();
         assert!(has_lock || !row.key.has_lock, "{id} holds a lock that does not exist");
         if has_lock && (row.stage == Stage::Running || row.key.has_lock) {
-            let other = wanted.insert(row.vqueue, *id);
+            let other = expected.insert(row.vqueue, *id);
             assert_eq!(other, None, "two entries hold one lock");
         }
     }
-    assert_eq!(tables.locks, wanted, "locks are held by entries that run or kept them");
+    assert_eq!(tables.locks, expected, "locks are held by entries that run or kept them");
 }
 
 /// An ended entry keeps only its result, and its payload if it failed.
@@ -100,8 +100,8 @@ fn check_ends(tables: &MemTables) {
     assert_eq!(tables.timers, timers, "timers are those of what expires");
 }
 
-/// Rows of journals belong to entries that count them; what is unfinished is waited for in one
-/// place, and what is suspended waits for something unfinished.
+/// Rows of journals belong to entries that count them. Each unfinished operation is waited for in
+/// one place, and a suspended entry waits for an unfinished operation.
 fn check_journals(tables: &MemTables) {
     let journal = |extra: &Option<Box<forebay_engine::partition::rows::EntryExtra>>| {
         extra.as_deref().and_then(|extra| extra.journal.as_deref().cloned())
@@ -149,7 +149,7 @@ fn check_journals(tables: &MemTables) {
 
 /// An idempotency key refers to the entry that carries it.
 fn check_idempotency(tables: &MemTables) {
-    let mut wanted = BTreeMap::new();
+    let mut expected = BTreeMap::new();
     let live = tables.entries.iter().map(|(id, row)| (id, row.vqueue, &row.idempotency_key));
     let ended = tables.finished.iter().map(|(id, row)| (id, row.vqueue, &row.idempotency_key));
     for (id, vqueue, key) in live.chain(ended) {
@@ -161,12 +161,12 @@ fn check_idempotency(tables: &MemTables) {
             ..VQueueName::default()
         };
         let domain = domain.id(Default::default()).hash;
-        let other = wanted.insert(IdempotencyKey { domain, key: key.clone() }, *id);
+        let other = expected.insert(IdempotencyKey { domain, key: key.clone() }, *id);
         assert_eq!(other, None, "two entries share an idempotency key");
     }
     let rows: BTreeMap<_, _> =
         tables.idempotency.iter().map(|(key, row)| (key.clone(), row.entry)).collect();
-    assert_eq!(rows, wanted, "idempotency keys refer to existing entries");
+    assert_eq!(rows, expected, "idempotency keys refer to existing entries");
 }
 
 /// The state as derived from the reported effects only.

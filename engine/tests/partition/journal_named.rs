@@ -34,10 +34,13 @@ fn a_step_is_remembered_once() {
     let order = all.enqueue(service("order"));
     let token = all.start(order);
     assert!(all.write_one(order, token, "charge", step("paid")));
-    let told = all.finished_operations(order);
-    assert_eq!(told.len(), 1);
-    assert_eq!((told[0].key.clone(), told[0].outcome.clone()), (key("charge"), success("paid")));
-    assert_eq!(told[0].at, Timestamp(all.now), "the time of the record");
+    let finished = all.finished_operations(order);
+    assert_eq!(finished.len(), 1);
+    assert_eq!(
+        (finished[0].key.clone(), finished[0].outcome.clone()),
+        (key("charge"), success("paid"))
+    );
+    assert_eq!(finished[0].at, Timestamp(all.now), "the time of the record");
 
     assert!(all.write_one(order, token, "charge", step("paid twice")));
     assert_eq!(all.finished_operations(order), [], "what is there is left alone");

@@ -12,9 +12,9 @@ use forebay_messages::{
 };
 
 use super::{
-    desk::{Desk, Effects, aborts, releases, runs},
     fixture::{entry, name},
     partitions::{child, key, step},
+    rig::{Effects, Rig, aborts, releases, runs},
 };
 
 /// The name of a vqueue without a lock, and of two with one.
@@ -36,7 +36,7 @@ fn ended(n: u8, token: AttemptToken, ended: AttemptEnd) -> PartitionInput {
     PartitionInput::Ended { entry: entry(n), token, ended }
 }
 
-/// What attempts are told, in order.
+/// News for attempts, in order.
 fn news(effects: &Effects) -> Vec<(AttemptToken, AttemptNews)> {
     let told = effects.iter().filter_map(|effect| match effect {
         PartitionEffect::TellAttempt { token, news, .. } => Some((*token, news.clone())),
@@ -53,78 +53,78 @@ fn finished(effects: &Effects) -> Vec<(AttemptToken, String)> {
     news(effects).into_iter().map(of).collect()
 }
 
-fn appended(desk: &Desk) -> Vec<Command> {
-    desk.appended.iter().map(|record| record.command.clone().unwrap()).collect()
+fn appended(rig: &Rig) -> Vec<Command> {
+    rig.appended.iter().map(|record| record.command.clone().unwrap()).collect()
 }
 
-/// Hands something in, and lets it be proposed and committed.
-fn hand_in(desk: &mut Desk, input: PartitionInput) -> Effects {
-    desk.end(input);
-    desk.commit()
+/// Hands in an input, and commits what it proposes.
+fn hand_in(rig: &mut Rig, input: PartitionInput) -> Effects {
+    rig.end(input);
+    rig.commit()
 }
 
 #[test]
 fn steps_that_end_together_share_a_record_before_the_end_of_their_attempt() {
-    let mut desk = Desk::leading();
-    let (_, first) = desk.start(1, FREE, 1);
-    let (_, second) = desk.start(2, LOCKED, 2);
-    desk.tell(journal(1, first, ("a", step("1"))));
-    desk.tell(journal(2, second, ("b", step("2"))));
-    desk.tell(journal(2, second, ("c", step("3"))));
-    desk.end(ended(1, first, AttemptEnd::Success(Bytes::new())));
-    let commands = appended(&desk);
+    let mut rig = Rig::leading();
+    let (_, first) = rig.start(1, FREE, 1);
+    let (_, second) = rig.start(2, LOCKED, 2);
+    rig.tell(journal(1, first, ("a", step("1"))));
+    rig.tell(journal(2, second, ("b", step("2"))));
+    rig.tell(journal(2, second, ("c", step("3"))));
+    rig.end(ended(1, first, AttemptEnd::Success(Bytes::new())));
+    let commands = appended(&rig);
     let [Command::WriteJournal(writes), Command::Complete(_)] = &commands[..] else {
         panic!("{commands:?}");
     };
     let count = writes.attempts.iter().map(|attempt| attempt.writes.len()).collect::<Vec<_>>();
     assert_eq!(count, [1, 2]);
-    let effects = desk.commit();
+    let effects = rig.commit();
     let told = [(second, "b".to_owned()), (second, "c".to_owned())];
     assert_eq!(finished(&effects), told, "the other one's handler is gone");
 }
 
 #[test]
 fn an_attempt_of_another_epoch_writes_nothing() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, FREE, 1);
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, FREE, 1);
     let old = AttemptToken { epoch: forebay_messages::Epoch(0), ..token };
-    desk.end(journal(1, old, ("a", step("1"))));
-    desk.end(journal(1, AttemptToken { seq: 99, ..token }, ("a", step("1"))));
-    desk.end(suspend(1, old, "a"));
-    assert!(appended(&desk).is_empty());
-    assert_eq!(desk.partition.stale().attempt, 3);
+    rig.end(journal(1, old, ("a", step("1"))));
+    rig.end(journal(1, AttemptToken { seq: 99, ..token }, ("a", step("1"))));
+    rig.end(suspend(1, old, "a"));
+    assert!(appended(&rig).is_empty());
+    assert_eq!(rig.partition.stale().attempt, 3);
 }
 
 #[test]
 fn a_suspended_attempt_gives_its_permit_back_when_its_handler_is_gone() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, LOCKED, 1);
-    hand_in(&mut desk, journal(1, token, ("nap", Operation::Sleep(Timestamp(9_000)))));
-    desk.end(suspend(1, token, "nap"));
-    assert!(desk.running(1), "the future stays until this is applied");
-    let effects = desk.commit();
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, LOCKED, 1);
+    hand_in(&mut rig, journal(1, token, ("nap", Operation::Sleep(Timestamp(9_000)))));
+    rig.end(suspend(1, token, "nap"));
+    assert!(rig.running(1), "the future stays until this is applied");
+    let effects = rig.commit();
     assert!(aborts(&effects, token));
     assert!(releases(&effects).is_empty(), "its handler may still run");
-    assert_eq!(desk.replica.row(1).unwrap().stage, Stage::Suspended);
-    let released = releases(&desk.stopped(token));
+    assert_eq!(rig.replica.row(1).unwrap().stage, Stage::Suspended);
+    let released = releases(&rig.stopped(token));
     assert_eq!(released.len(), 1);
     assert_eq!(released[0].keep_lock, Some(entry(1)), "the order of its key is kept");
 }
 
 #[test]
 fn a_suspension_that_comes_too_late_is_void_and_the_attempt_continues() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, FREE, 1);
-    hand_in(&mut desk, journal(1, token, ("done", step("1"))));
-    let effects = hand_in(&mut desk, suspend(1, token, "done"));
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, FREE, 1);
+    hand_in(&mut rig, journal(1, token, ("done", step("1"))));
+    let effects = hand_in(&mut rig, suspend(1, token, "done"));
     assert_eq!(news(&effects), [(token, AttemptNews::SuspendVoid)]);
     assert!(!aborts(&effects, token));
     let other = Operation::Promise(());
-    let effects = hand_in(&mut desk, journal(1, token, ("done", other)));
+    let effects = hand_in(&mut rig, journal(1, token, ("done", other)));
     assert_eq!(news(&effects), [(token, AttemptNews::WriteRefused { key: key("done") })]);
 }
 
-/// When the timer was last set.
+/// Time for which the timer was last set.
 fn timer(effects: &Effects) -> Option<u64> {
     effects.iter().rev().find_map(|effect| match effect {
         PartitionEffect::WakeAt(at) => Some(at.0),
@@ -134,36 +134,35 @@ fn timer(effects: &Effects) -> Option<u64> {
 
 #[test]
 fn a_sleep_ends_by_a_record_when_its_time_has_come() {
-    let mut desk = Desk::leading();
-    let (_, first) = desk.start(1, FREE, 1);
-    let (_, second) = desk.start(2, LOCKED, 2);
-    let effects =
-        hand_in(&mut desk, journal(1, first, ("nap", Operation::Sleep(Timestamp(9_000)))));
+    let mut rig = Rig::leading();
+    let (_, first) = rig.start(1, FREE, 1);
+    let (_, second) = rig.start(2, LOCKED, 2);
+    let effects = hand_in(&mut rig, journal(1, first, ("nap", Operation::Sleep(Timestamp(9_000)))));
     assert_eq!(timer(&effects), Some(9_000));
     let effects =
-        hand_in(&mut desk, journal(2, second, ("nap", Operation::Sleep(Timestamp(5_000)))));
+        hand_in(&mut rig, journal(2, second, ("nap", Operation::Sleep(Timestamp(5_000)))));
     assert_eq!(timer(&effects), Some(5_000), "the first one counts");
-    desk.now = 4_999;
-    desk.tell(PartitionInput::Tick);
-    assert!(appended(&desk).is_empty());
-    desk.now = 5_000;
-    desk.tell(PartitionInput::Tick);
-    desk.tell(PartitionInput::Tick);
-    let commands = appended(&desk);
+    rig.now = 4_999;
+    rig.tell(PartitionInput::Tick);
+    assert!(appended(&rig).is_empty());
+    rig.now = 5_000;
+    rig.tell(PartitionInput::Tick);
+    rig.tell(PartitionInput::Tick);
+    let commands = appended(&rig);
     assert!(matches!(commands[..], [Command::WakeSleepers(_)]), "once: {commands:?}");
-    let effects = desk.commit();
+    let effects = rig.commit();
     assert_eq!(finished(&effects), [(second, "nap".to_owned())]);
     assert_eq!(timer(&effects), Some(9_000), "and then the next one");
 }
 
 #[test]
 fn a_new_leader_wakes_those_whose_time_came_meanwhile() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, FREE, 1);
-    hand_in(&mut desk, journal(1, token, ("nap", Operation::Sleep(Timestamp(5_000)))));
-    hand_in(&mut desk, suspend(1, token, "nap"));
-    let tables = desk.replica.tables.clone();
-    let mut next = Desk::over(super::fixture::Replica::over(tables));
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, FREE, 1);
+    hand_in(&mut rig, journal(1, token, ("nap", Operation::Sleep(Timestamp(5_000)))));
+    hand_in(&mut rig, suspend(1, token, "nap"));
+    let tables = rig.replica.tables.clone();
+    let mut next = Rig::over(super::fixture::Replica::over(tables));
     next.now = 6_000;
     next.announce(2);
     next.seed();
@@ -176,10 +175,10 @@ fn a_new_leader_wakes_those_whose_time_came_meanwhile() {
 
 #[test]
 fn messages_are_handed_on_once_they_are_committed() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, FREE, 1);
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, FREE, 1);
     let call = Operation::Call(child(name(LOCKED)));
-    let early = desk.end(journal(1, token, ("ship", call)));
+    let early = rig.end(journal(1, token, ("ship", call)));
     let messages = |effects: &Effects| {
         let added = effects.iter().filter_map(|effect| match effect {
             PartitionEffect::OutboxAdded { messages } => Some(messages.clone()),
@@ -188,22 +187,22 @@ fn messages_are_handed_on_once_they_are_committed() {
         added.flatten().collect::<Vec<_>>()
     };
     assert!(messages(&early).is_empty());
-    let committed = desk.commit();
+    let committed = rig.commit();
     let added = messages(&committed);
     assert!(matches!(added[0].body, Some(MessageBody::Invoke(_))) && added.len() == 1);
 }
 
 #[test]
 fn an_attempt_that_ends_its_run_is_over() {
-    let mut desk = Desk::leading();
-    let (handle, token) = desk.start(1, FREE, 1);
+    let mut rig = Rig::leading();
+    let (handle, token) = rig.start(1, FREE, 1);
     let then = AttemptEnd::Run(AfterRun::ContinueWith(Bytes::from_static(b"next")));
-    let effects = hand_in(&mut desk, ended(1, token, then));
+    let effects = hand_in(&mut rig, ended(1, token, then));
     assert_eq!(releases(&effects).len(), 1);
-    assert_eq!(desk.replica.tables.payloads[&entry(1)], "next");
-    desk.decide(handle, 1, 2);
-    let token = runs(&desk.commit())[0].1;
+    assert_eq!(rig.replica.tables.payloads[&entry(1)], "next");
+    rig.decide(handle, 1, 2);
+    let token = runs(&rig.commit())[0].1;
     let pause = AttemptEnd::Run(AfterRun::Pause("other code".into()));
-    hand_in(&mut desk, ended(1, token, pause));
-    assert_eq!(desk.replica.row(1).unwrap().stage, Stage::Paused);
+    hand_in(&mut rig, ended(1, token, pause));
+    assert_eq!(rig.replica.row(1).unwrap().stage, Stage::Paused);
 }

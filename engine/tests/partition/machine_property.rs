@@ -1,4 +1,4 @@
-//! One or two nodes over one log, with all possible faults in any order; then faults stop, and
+//! One or two nodes over one log, with all possible faults in any order; then the faults stop, and
 //! everything must complete.
 //!
 //! The checks are in `world`: P1 to P5 of the partition's machine, limits, locks, one
@@ -188,7 +188,7 @@ fn perform(world: &mut World, node: u8, act: Act) {
     }
 }
 
-/// From here on there are no faults.
+/// From now on there are no faults.
 fn come_to_an_end(world: &mut World) {
     world.shared.log.failures = 0;
     for node in &mut world.nodes {

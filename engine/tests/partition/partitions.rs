@@ -1,4 +1,4 @@
-//! Several partitions and what carries messages between them, for tests about journals and
+//! Several partitions and the delivery of messages between them, for tests about journals and
 //! children: replicas whose outboxes are delivered when the test says so.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -46,15 +46,15 @@ pub(crate) fn child(vqueue: VQueueName) -> NewChild {
     NewChild { vqueue, payload: Bytes::from_static(b"work"), ..NewChild::default() }
 }
 
-/// See the module's documentation.
+/// Replicas, their outboxes, and their effects.
 #[derive(Debug)]
 pub(crate) struct Partitions {
     pub(crate) replicas: Vec<Replica>,
-    /// Incarnation of each outbox, as its leader knows it.
+    /// Incarnation of each outbox, as known to its leader.
     pub(crate) incarnations: Vec<u64>,
     pub(crate) now: u64,
     /// Effects since they were last taken.
-    pub(crate) told: Vec<Applied>,
+    pub(crate) effects: Vec<Applied>,
     tokens: u64,
     ids: u128,
 }
@@ -62,7 +62,14 @@ pub(crate) struct Partitions {
 impl Partitions {
     pub(crate) fn new(count: usize) -> Self {
         let replicas = (0..count).map(|_| Replica::new()).collect();
-        Self { replicas, incarnations: vec![0; count], now: 0, told: Vec::new(), tokens: 0, ids: 0 }
+        Self {
+            replicas,
+            incarnations: vec![0; count],
+            now: 0,
+            effects: Vec::new(),
+            tokens: 0,
+            ids: 0,
+        }
     }
 
     fn owner(&self, key: PartitionKey) -> usize {
@@ -84,7 +91,7 @@ impl Partitions {
         self.now += 1;
         let now = self.now;
         let reply = self.replicas[owner].run(now, command);
-        self.told.extend(self.replicas[owner].applied.iter().cloned());
+        self.effects.extend(self.replicas[owner].applied.iter().cloned());
         reply
     }
 
@@ -92,13 +99,13 @@ impl Partitions {
         &self.of(entry).applied
     }
 
-    /// The operations that the last record of an entry's partition finished.
+    /// The operations finished by the last record of an entry's partition.
     pub(crate) fn finished_operations(&mut self, entry: EntryId) -> Vec<OperationFinished> {
-        let told = self.applied(entry).iter().filter_map(|applied| match applied {
+        let effects = self.applied(entry).iter().filter_map(|applied| match applied {
             Applied::OperationFinished { finished, .. } => Some(OperationFinished::clone(finished)),
             _ => None,
         });
-        told.collect()
+        effects.collect()
     }
 
     pub(crate) fn enqueue(&mut self, vqueue: VQueueName) -> EntryId {
@@ -153,7 +160,7 @@ impl Partitions {
         self.journal(entry)[&key(name)].child.unwrap()
     }
 
-    /// Decides for an entry as it stands; it must start.
+    /// Decides for an entry in its current place; it must start.
     pub(crate) fn start(&mut self, entry: EntryId) -> AttemptToken {
         self.tokens += 1;
         let token = token(1, self.tokens);
@@ -165,7 +172,7 @@ impl Partitions {
         token
     }
 
-    /// What an attempt writes; whether it was taken.
+    /// Journal writes of an attempt; returns whether they were accepted.
     pub(crate) fn write(
         &mut self,
         entry: EntryId,
@@ -191,7 +198,7 @@ impl Partitions {
         self.write(entry, token, [(key(name), operation)])
     }
 
-    /// An attempt gives way; whether it was suspended.
+    /// Suspends an attempt; returns whether it was suspended.
     pub(crate) fn suspend(&mut self, entry: EntryId, token: AttemptToken, waits: &[&str]) -> bool {
         self.suspend_with(entry, token, waits, false)
     }
@@ -257,7 +264,7 @@ impl Partitions {
         self.run_at(source, Command::TruncateOutbox(TruncateOutbox { through: 0, delivered }))
     }
 
-    /// Delivers what lies in the outboxes, and what follows, until they are empty.
+    /// Delivers the messages of the outboxes, and those that follow, until the outboxes are empty.
     pub(crate) fn deliver_all(&mut self) {
         loop {
             let mut is_idle = true;
@@ -275,7 +282,7 @@ impl Partitions {
         }
     }
 
-    /// Each replica starts again over its rows: nothing may depend on what is not stored.
+    /// Restarts each replica over its rows: nothing may depend on state that is not stored.
     pub(crate) fn restart_all(&mut self) {
         for replica in &mut self.replicas {
             let tables = replica.tables.clone();
@@ -283,12 +290,12 @@ impl Partitions {
         }
     }
 
-    /// Where messages of an entry's partition go first.
+    /// The partition to which messages of an entry's partition are sent first.
     pub(crate) fn source_of(&self, entry: EntryId) -> usize {
         self.owner(entry.partition_key)
     }
 
-    /// A message that was applied, for looking at.
+    /// A message that was applied, for inspection.
     pub(crate) fn sent(&mut self, entry: EntryId) -> Vec<Arc<OutboxMessage>> {
         let sent = self.applied(entry).iter().filter_map(|applied| match applied {
             Applied::OutboxAdded(message) => Some(Arc::clone(message)),

@@ -13,18 +13,18 @@ use forebay_messages::{
 };
 
 use super::{
-    desk::{Desk, Effects, spawned},
     fixture::{new_entry, these},
+    rig::{Effects, Rig, spawned},
 };
 
 /// A name without a lock.
 const FREE: u8 = 0;
 
-fn keeping(idle_max: usize, sleepers_max: usize) -> Desk {
-    let mut desk = Desk::leading_with(VQueueLimits { active_max: 100, idle_max, sleepers_max });
+fn keeping(idle_max: usize, sleepers_max: usize) -> Rig {
+    let mut rig = Rig::leading_with(VQueueLimits { active_max: 100, idle_max, sleepers_max });
     // The walk at the start finds nothing.
-    desk.tell(Input::VQueuesFound { found: Vec::new(), next: None });
-    desk
+    rig.tell(Input::VQueuesFound { found: Vec::new(), next: None });
+    rig
 }
 
 /// An entry with its own scope, and so its own vqueue.
@@ -33,9 +33,9 @@ fn entry_of(n: u8, run_at: u64) -> NewEntry {
     NewEntry { vqueue, run_at: Some(Timestamp(run_at)), ..new_entry(n, FREE) }
 }
 
-fn vqueue_of(desk: &Desk, n: u8) -> VQueueId {
+fn vqueue_of(rig: &Rig, n: u8) -> VQueueId {
     let name = entry_of(n, 0).vqueue;
-    let mut all = desk.replica.tables.vqueues.iter();
+    let mut all = rig.replica.tables.vqueues.iter();
     *all.find(|(_, meta)| *meta.name == name).unwrap().0
 }
 
@@ -46,11 +46,11 @@ fn head_at(run_at: u64) -> Option<EntryKey> {
 
 /// The vqueues asked to passivate.
 fn asked_to_go(effects: &Effects) -> Vec<VQueueHandle> {
-    let asked = effects.iter().filter_map(|effect| match effect {
+    let requests = effects.iter().filter_map(|effect| match effect {
         Effect::ToVQueue(handle, VQueueMessage::Passivate) => Some(*handle),
         _ => None,
     });
-    asked.collect()
+    requests.collect()
 }
 
 fn all_spawned(effects: &Effects) -> Vec<VQueueId> {
@@ -74,84 +74,84 @@ fn walks(effects: &Effects) -> bool {
 
 #[test]
 fn the_least_recently_used_of_too_many_idle_vqueues_is_passivated() {
-    let mut desk = keeping(2, 2);
+    let mut rig = keeping(2, 2);
     let handles: Vec<_> =
-        (1..=3).map(|n| spawned(&desk.enqueue(entry_of(n, 0))).unwrap().0).collect();
-    assert!(asked_to_go(&desk.tell(Input::Idle(handles[1]))).is_empty());
-    assert!(asked_to_go(&desk.tell(Input::Idle(handles[0]))).is_empty());
+        (1..=3).map(|n| spawned(&rig.enqueue(entry_of(n, 0))).unwrap().0).collect();
+    assert!(asked_to_go(&rig.tell(Input::Idle(handles[1]))).is_empty());
+    assert!(asked_to_go(&rig.tell(Input::Idle(handles[0]))).is_empty());
     // The second has work again: it does not count.
-    desk.decide(handles[1], 2, 10);
-    assert!(asked_to_go(&desk.tell(Input::Idle(handles[2]))).is_empty());
-    assert_eq!(asked_to_go(&desk.tell(Input::Idle(handles[1]))), [handles[0]]);
+    rig.decide(handles[1], 2, 10);
+    assert!(asked_to_go(&rig.tell(Input::Idle(handles[2]))).is_empty());
+    assert_eq!(asked_to_go(&rig.tell(Input::Idle(handles[1]))), [handles[0]]);
 }
 
 #[test]
 fn a_long_idle_vqueue_is_passivated() {
-    let mut desk = keeping(2, 2);
-    let handle = spawned(&desk.enqueue(entry_of(1, 0))).unwrap().0;
-    let effects = desk.tell(Input::Idle(handle));
-    assert_eq!(wake_at(&effects), Some(desk.now + IDLE_MS_MAX));
-    desk.now += IDLE_MS_MAX - 1;
-    assert!(asked_to_go(&desk.tell(Input::Tick)).is_empty());
-    desk.now += 1;
-    assert_eq!(asked_to_go(&desk.tell(Input::Tick)), [handle]);
+    let mut rig = keeping(2, 2);
+    let handle = spawned(&rig.enqueue(entry_of(1, 0))).unwrap().0;
+    let effects = rig.tell(Input::Idle(handle));
+    assert_eq!(wake_at(&effects), Some(rig.now + IDLE_MS_MAX));
+    rig.now += IDLE_MS_MAX - 1;
+    assert!(asked_to_go(&rig.tell(Input::Tick)).is_empty());
+    rig.now += 1;
+    assert_eq!(asked_to_go(&rig.tell(Input::Tick)), [handle]);
 }
 
 #[test]
 fn a_vqueue_with_an_unneeded_acquire_is_passivated_at_once() {
-    let mut desk = keeping(2, 2);
-    let handle = spawned(&desk.enqueue(entry_of(1, 0))).unwrap().0;
-    assert_eq!(asked_to_go(&desk.tell(Input::WantsToGo(handle))), [handle]);
+    let mut rig = keeping(2, 2);
+    let handle = spawned(&rig.enqueue(entry_of(1, 0))).unwrap().0;
+    assert_eq!(asked_to_go(&rig.tell(Input::WantsToGo(handle))), [handle]);
 }
 
 #[test]
 fn an_entry_for_later_starts_no_actor() {
-    let mut desk = keeping(2, 2);
-    let effects = desk.enqueue(entry_of(1, 9_000));
+    let mut rig = keeping(2, 2);
+    let effects = rig.enqueue(entry_of(1, 9_000));
     assert!(spawned(&effects).is_none());
     assert_eq!(wake_at(&effects), Some(9_000));
-    let effects = desk.enqueue(entry_of(2, 7_000));
+    let effects = rig.enqueue(entry_of(2, 7_000));
     assert_eq!(wake_at(&effects), Some(7_000));
-    desk.now = 8_999;
-    assert_eq!(all_spawned(&desk.tell(Input::Tick)), [vqueue_of(&desk, 2)]);
-    desk.now = 9_000;
-    assert_eq!(all_spawned(&desk.tell(Input::Tick)), [vqueue_of(&desk, 1)]);
+    rig.now = 8_999;
+    assert_eq!(all_spawned(&rig.tell(Input::Tick)), [vqueue_of(&rig, 2)]);
+    rig.now = 9_000;
+    assert_eq!(all_spawned(&rig.tell(Input::Tick)), [vqueue_of(&rig, 1)]);
 }
 
 #[test]
 fn sleepers_beyond_the_memory_limit_are_found_again() {
-    let mut desk = keeping(0, 2);
+    let mut rig = keeping(0, 2);
     for n in [4, 1, 3, 2] {
-        assert!(spawned(&desk.enqueue(entry_of(n, 10_000 * u64::from(n)))).is_none());
+        assert!(spawned(&rig.enqueue(entry_of(n, 10_000 * u64::from(n)))).is_none());
     }
-    desk.now = 10_000;
-    let effects = desk.tell(Input::Tick);
-    assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 1)]);
+    rig.now = 10_000;
+    let effects = rig.tell(Input::Tick);
+    assert_eq!(all_spawned(&effects), [vqueue_of(&rig, 1)]);
     assert!(walks(&effects), "room for one more");
     let heads: Vec<_> =
-        [2, 3, 4].map(|n| (vqueue_of(&desk, n), head_at(10_000 * u64::from(n)))).into();
+        [2, 3, 4].map(|n| (vqueue_of(&rig, n), head_at(10_000 * u64::from(n)))).into();
     let effects =
-        desk.tell(Input::VQueuesFound { found: heads[..2].to_vec(), next: Some(heads[1].0) });
+        rig.tell(Input::VQueuesFound { found: heads[..2].to_vec(), next: Some(heads[1].0) });
     assert!(!walks(&effects), "one walk at a time");
-    let effects = desk.tell(Input::VQueuesFound { found: heads[2..].to_vec(), next: None });
+    let effects = rig.tell(Input::VQueuesFound { found: heads[2..].to_vec(), next: None });
     assert!(!walks(&effects), "the nearest two are known");
-    desk.now = 40_000;
-    let effects = desk.tell(Input::Tick);
-    assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 2), vqueue_of(&desk, 3)]);
+    rig.now = 40_000;
+    let effects = rig.tell(Input::Tick);
+    assert_eq!(all_spawned(&effects), [vqueue_of(&rig, 2), vqueue_of(&rig, 3)]);
     assert!(walks(&effects), "the third is due but unknown");
-    let effects = desk.tell(Input::VQueuesFound { found: heads[2..].to_vec(), next: None });
-    assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 4)], "due: it does not sleep");
+    let effects = rig.tell(Input::VQueuesFound { found: heads[2..].to_vec(), next: None });
+    assert_eq!(all_spawned(&effects), [vqueue_of(&rig, 4)], "due: it does not sleep");
 }
 
 #[test]
 fn an_older_walk_does_not_postpone_a_newer_entry() {
-    let mut desk = keeping(0, 4);
-    desk.enqueue(entry_of(1, 9_000));
-    let id = vqueue_of(&desk, 1);
+    let mut rig = keeping(0, 4);
+    rig.enqueue(entry_of(1, 9_000));
+    let id = vqueue_of(&rig, 1);
     let found = vec![(id, head_at(20_000))];
-    desk.tell(Input::VQueuesFound { found, next: None });
-    desk.now = 9_000;
-    assert_eq!(all_spawned(&desk.tell(Input::Tick)), [id]);
+    rig.tell(Input::VQueuesFound { found, next: None });
+    rig.now = 9_000;
+    assert_eq!(all_spawned(&rig.tell(Input::Tick)), [id]);
 }
 
 /// The vqueue for which a permit is requested although it has no actor.
@@ -170,67 +170,67 @@ fn withdraws(effects: &Effects, handle: VQueueHandle) -> bool {
     })
 }
 
-fn crowded(active_max: usize) -> Desk {
-    let mut desk = Desk::leading_with(VQueueLimits { active_max, idle_max: 0, sleepers_max: 2 });
-    desk.tell(Input::VQueuesFound { found: Vec::new(), next: None });
-    desk
+fn crowded(active_max: usize) -> Rig {
+    let mut rig = Rig::leading_with(VQueueLimits { active_max, idle_max: 0, sleepers_max: 2 });
+    rig.tell(Input::VQueuesFound { found: Vec::new(), next: None });
+    rig
 }
 
-fn granted(desk: &Desk, handle: VQueueHandle, serial: u64) -> Input {
-    Input::Granted { handle, permits: Permits { first: desk.permit(serial), count: 1 } }
+fn granted(rig: &Rig, handle: VQueueHandle, serial: u64) -> Input {
+    Input::Granted { handle, permits: Permits { first: rig.permit(serial), count: 1 } }
 }
 
 #[test]
 fn with_many_active_vqueues_a_new_one_waits_without_an_actor() {
-    let mut desk = crowded(1);
-    let first = spawned(&desk.enqueue(entry_of(1, 0))).unwrap().0;
-    let effects = desk.enqueue(entry_of(2, 0));
+    let mut rig = crowded(1);
+    let first = spawned(&rig.enqueue(entry_of(1, 0))).unwrap().0;
+    let effects = rig.enqueue(entry_of(2, 0));
     assert!(spawned(&effects).is_none());
     let (handle, id) = asks_for(&effects).unwrap();
-    assert_eq!((id, desk.partition.active_vqueues()), (vqueue_of(&desk, 2), 1));
+    assert_eq!((id, rig.partition.active_vqueues()), (vqueue_of(&rig, 2), 1));
     // The permit is for whichever entry is the head by then.
     let again = NewEntry { vqueue: entry_of(2, 0).vqueue, ..entry_of(3, 0) };
-    let effects = desk.enqueue(again);
+    let effects = rig.enqueue(again);
     assert!(spawned(&effects).is_none() && asks_for(&effects).is_none());
 
     // The permit starts it; and the vqueue with the oldest actor is asked to make room.
-    let effects = desk.tell(granted(&desk, handle, 5));
+    let effects = rig.tell(granted(&rig, handle, 5));
     let Some(Effect::SpawnVQueue { permits: Some(permits), .. }) = effects.first() else {
         panic!("its actor is not given the permit: {effects:?}")
     };
-    assert_eq!(permits.first, desk.permit(5));
-    let asked = |handle: &VQueueHandle, effect: &Effect| matches!(effect, Effect::ToVQueue(to, VQueueMessage::MakeRoom) if to == handle);
-    assert!(effects.iter().any(|effect| asked(&first, effect)), "{effects:?}");
+    assert_eq!(permits.first, rig.permit(5));
+    let requests = |handle: &VQueueHandle, effect: &Effect| matches!(effect, Effect::ToVQueue(to, VQueueMessage::MakeRoom) if to == handle);
+    assert!(effects.iter().any(|effect| requests(&first, effect)), "{effects:?}");
 
     // It only waits: from now on without an actor.
-    let head = desk.key(1);
-    let effects = desk.tell(Input::Passivated { handle: first, rest: Rest::Waits(head) });
+    let head = rig.key(1);
+    let effects = rig.tell(Input::Passivated { handle: first, rest: Rest::Waits(head) });
     let (handle, id) = asks_for(&effects).unwrap();
-    assert_eq!(id, vqueue_of(&desk, 1));
+    assert_eq!(id, vqueue_of(&rig, 1));
     assert_ne!(handle, first, "permits granted to the old one are returned");
-    assert_eq!((desk.partition.active_vqueues(), desk.partition.waiting_vqueues()), (1, 1));
+    assert_eq!((rig.partition.active_vqueues(), rig.partition.waiting_vqueues()), (1, 1));
 }
 
 #[test]
 fn a_permit_for_a_vqueue_that_no_longer_waits_starts_nothing() {
-    let mut desk = crowded(0);
-    let (handle, id) = asks_for(&desk.enqueue(entry_of(1, 0))).unwrap();
-    desk.propose(Command::PauseVQueue(VQueueSelector {
+    let mut rig = crowded(0);
+    let (handle, id) = asks_for(&rig.enqueue(entry_of(1, 0))).unwrap();
+    rig.propose(Command::PauseVQueue(VQueueSelector {
         vqueues: vec![id],
         ..VQueueSelector::default()
     }));
-    let effects = desk.commit();
+    let effects = rig.commit();
     assert!(withdraws(&effects, handle), "{effects:?}");
-    assert!(desk.tell(granted(&desk, handle, 1)).is_empty());
-    assert_eq!(desk.partition.waiting_vqueues(), 0);
+    assert!(rig.tell(granted(&rig, handle, 1)).is_empty());
+    assert_eq!(rig.partition.waiting_vqueues(), 0);
 }
 
 #[test]
 fn a_waiting_vqueue_rereads_its_inbox_when_a_row_is_removed() {
-    let mut desk = crowded(0);
-    let (handle, id) = asks_for(&desk.enqueue(entry_of(1, 0))).unwrap();
-    desk.propose(Command::Cancel(these(&[1])));
-    let effects = desk.commit();
+    let mut rig = crowded(0);
+    let (handle, id) = asks_for(&rig.enqueue(entry_of(1, 0))).unwrap();
+    rig.propose(Command::Cancel(these(&[1])));
+    let effects = rig.commit();
     assert!(withdraws(&effects, handle), "no permit is needed: {effects:?}");
     assert_eq!(all_spawned(&effects), [id], "it reads what is left");
 }
@@ -239,56 +239,56 @@ fn a_waiting_vqueue_rereads_its_inbox_when_a_row_is_removed() {
 /// enqueued meanwhile.
 #[test]
 fn a_new_row_of_a_sleeping_locked_vqueue_is_not_its_head() {
-    let mut desk = crowded(0);
-    let (handle, _) = asks_for(&desk.enqueue(entry_of(1, 0))).unwrap();
+    let mut rig = crowded(0);
+    let (handle, _) = asks_for(&rig.enqueue(entry_of(1, 0))).unwrap();
     // The rows when it was about to ask: another entry holds the lock.
     let rest = Rest::Until(Timestamp::default());
-    let effects = desk.tell(Input::Passivated { handle, rest });
+    let effects = rig.tell(Input::Passivated { handle, rest });
     assert_eq!(wake_at(&effects), Some(0), "it is checked at once");
-    assert_eq!(all_spawned(&desk.tell(Input::Tick)), [vqueue_of(&desk, 1)]);
+    assert_eq!(all_spawned(&rig.tell(Input::Tick)), [vqueue_of(&rig, 1)]);
 }
 
 /// Regression: such entries were started, failed for lack of a handler and returned, again and
 /// again: each time with two records, a permit and a token of their tenant's rate.
 #[test]
 fn a_vqueue_without_a_handler_costs_nothing_until_the_services_change() {
-    let mut desk = keeping(2, 2);
-    let (handle, ..) = spawned(&desk.enqueue(entry_of(1, 0))).unwrap();
-    let effects = desk.tell(Input::Passivated { handle, rest: Rest::NotServed });
-    assert_eq!(desk.partition.active_vqueues(), 0);
+    let mut rig = keeping(2, 2);
+    let (handle, ..) = spawned(&rig.enqueue(entry_of(1, 0))).unwrap();
+    let effects = rig.tell(Input::Passivated { handle, rest: Rest::NotServed });
+    assert_eq!(rig.partition.active_vqueues(), 0);
     let costs = |effect: &Effect| {
         matches!(effect, Effect::Append { .. } | Effect::Acquire { .. } | Effect::WakeAt(_))
     };
     assert!(!effects.iter().any(costs), "nothing is requested or written: {effects:?}");
-    desk.now += 3_600_000;
-    assert!(all_spawned(&desk.tell(Input::Tick)).is_empty(), "time does not start it");
+    rig.now += 3_600_000;
+    assert!(all_spawned(&rig.tell(Input::Tick)).is_empty(), "time does not start it");
 
-    assert!(walks(&desk.tell(Input::ServicesChanged { lost: false })));
-    let found = vec![(vqueue_of(&desk, 1), head_at(0))];
-    let effects = desk.tell(Input::VQueuesFound { found, next: None });
-    assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 1)]);
+    assert!(walks(&rig.tell(Input::ServicesChanged { lost: false })));
+    let found = vec![(vqueue_of(&rig, 1), head_at(0))];
+    let effects = rig.tell(Input::VQueuesFound { found, next: None });
+    assert_eq!(all_spawned(&effects), [vqueue_of(&rig, 1)]);
 }
 
 #[test]
 fn when_a_service_loses_its_handler_its_vqueues_restart_and_return_permits() {
-    let mut desk = keeping(2, 2);
-    let (first, ..) = spawned(&desk.enqueue(entry_of(1, 0))).unwrap();
-    let effects = desk.tell(Input::ServicesChanged { lost: true });
+    let mut rig = keeping(2, 2);
+    let (first, ..) = spawned(&rig.enqueue(entry_of(1, 0))).unwrap();
+    let effects = rig.tell(Input::ServicesChanged { lost: true });
     let withdrawn = |effect: &Effect| matches!(effect, Effect::ToLimiter(LimiterMessage::Withdraw(handle)) if *handle == first);
     assert!(effects.iter().any(withdrawn), "its permits are returned");
     let stopped = |effect: &Effect| matches!(effect, Effect::StopVQueue(it) if *it == first);
     assert!(effects.iter().any(stopped));
-    assert_eq!(all_spawned(&effects), [vqueue_of(&desk, 1)]);
+    assert_eq!(all_spawned(&effects), [vqueue_of(&rig, 1)]);
 
     // The decisions of the former incarnation are void: its permits were returned.
-    let effects = desk.decide(first, 1, 10);
+    let effects = rig.decide(first, 1, 10);
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::ScheduleFlush)));
 }
 
 #[test]
 fn a_follower_ignores_a_change_of_services() {
-    let mut desk = keeping(2, 2);
-    desk.enqueue(entry_of(1, 0));
-    desk.tell(Input::StopLeading);
-    assert!(desk.tell(Input::ServicesChanged { lost: true }).is_empty());
+    let mut rig = keeping(2, 2);
+    rig.enqueue(entry_of(1, 0));
+    rig.tell(Input::StopLeading);
+    assert!(rig.tell(Input::ServicesChanged { lost: true }).is_empty());
 }

@@ -8,8 +8,8 @@ use forebay_messages::{
 };
 
 use super::{
-    desk::{Desk, Effects, aborts, has, releases},
     fixture::{entry, these},
+    rig::{Effects, Rig, aborts, has, releases},
 };
 
 /// The name of a vqueue with a lock.
@@ -22,7 +22,7 @@ fn release(permit: PermitId, keep_lock: Option<EntryId>) -> Release {
 }
 
 /// The messages to the node's capacity: numbers of handlers still running, and how many stopped.
-fn told(effects: &Effects) -> (Vec<u32>, usize) {
+fn to_capacity(effects: &Effects) -> (Vec<u32>, usize) {
     let leaves = effects.iter().filter_map(|effect| match effect {
         Effect::LeaveCapacity { running } => Some(*running),
         _ => None,
@@ -31,152 +31,152 @@ fn told(effects: &Effects) -> (Vec<u32>, usize) {
     (leaves.collect(), back.count())
 }
 
-fn kill(desk: &mut Desk, n: u8) -> Effects {
-    desk.propose(Command::Kill(these(&[n])));
-    desk.commit()
+fn kill(rig: &mut Rig, n: u8) -> Effects {
+    rig.propose(Command::Kill(these(&[n])));
+    rig.commit()
 }
 
 #[test]
 fn a_killed_handler_holds_permit_and_lock_until_it_stops() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, LOCKED, 10);
-    let effects = kill(&mut desk, 1);
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, LOCKED, 10);
+    let effects = kill(&mut rig, 1);
     assert!(aborts(&effects, token) && releases(&effects).is_empty(), "{effects:?}");
-    let effects = desk.stopped(token);
-    assert_eq!(releases(&effects), [release(desk.permit(10), None)]);
-    assert_eq!(told(&effects), (vec![], 0), "its limiter has the slot");
-    assert!(releases(&desk.stopped(token)).is_empty(), "once");
+    let effects = rig.stopped(token);
+    assert_eq!(releases(&effects), [release(rig.permit(10), None)]);
+    assert_eq!(to_capacity(&effects), (vec![], 0), "its limiter has the slot");
+    assert!(releases(&rig.stopped(token)).is_empty(), "once");
 }
 
 /// It ended on its own when told to stop, or its end was reported twice.
 #[test]
 fn any_end_means_that_a_handler_has_stopped() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, FREE, 10);
-    kill(&mut desk, 1);
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, FREE, 10);
+    kill(&mut rig, 1);
     let ended = AttemptEnd::Success(Default::default());
     let end = Input::Ended { entry: entry(1), token, ended };
-    assert_eq!(releases(&desk.end(end.clone())).len(), 1);
-    assert_eq!(releases(&desk.end(end)).len(), 0);
-    assert!(desk.appended.is_empty(), "the end itself is ignored");
+    assert_eq!(releases(&rig.end(end.clone())).len(), 1);
+    assert_eq!(releases(&rig.end(end)).len(), 0);
+    assert!(rig.appended.is_empty(), "the end itself is ignored");
 }
 
 #[test]
 fn an_ended_handler_is_not_waited_for() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, LOCKED, 10);
-    desk.propose(Command::Kill(these(&[1])));
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, LOCKED, 10);
+    rig.propose(Command::Kill(these(&[1])));
     let ended = AttemptEnd::Success(Default::default());
-    desk.end(Input::Ended { entry: entry(1), token, ended });
-    let effects = desk.commit();
+    rig.end(Input::Ended { entry: entry(1), token, ended });
+    let effects = rig.commit();
     assert!(!aborts(&effects, token), "its stop would never be reported");
-    assert_eq!(releases(&effects), [release(desk.permit(10), None)]);
+    assert_eq!(releases(&effects), [release(rig.permit(10), None)]);
     // The same when the leadership ends.
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, LOCKED, 10);
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, LOCKED, 10);
     let ended = AttemptEnd::Success(Default::default());
-    desk.end(Input::Ended { entry: entry(1), token, ended });
-    let effects = desk.tell(Input::StopLeading);
-    assert_eq!((aborts(&effects, token), told(&effects)), (false, (vec![0], 0)));
+    rig.end(Input::Ended { entry: entry(1), token, ended });
+    let effects = rig.tell(Input::StopLeading);
+    assert_eq!((aborts(&effects, token), to_capacity(&effects)), (false, (vec![0], 0)));
 }
 
 #[test]
 fn a_new_limiter_counts_handlers_that_are_stopping() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, LOCKED, 10);
-    kill(&mut desk, 1);
-    assert_eq!(desk.begin_seed(), 1, "it has no row any more");
-    desk.seeded(1);
-    assert_eq!(releases(&desk.stopped(token)), [release(desk.permit(1), None)]);
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, LOCKED, 10);
+    kill(&mut rig, 1);
+    assert_eq!(rig.begin_seed(), 1, "it has no row any more");
+    rig.seeded(1);
+    assert_eq!(releases(&rig.stopped(token)), [release(rig.permit(1), None)]);
     // Stopped before the next limiter has answered: returned as soon as it does.
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, LOCKED, 10);
-    kill(&mut desk, 1);
-    desk.begin_seed();
-    assert_eq!(releases(&desk.stopped(token)), []);
-    let effects = desk.seeded(1);
-    assert_eq!(releases(&effects), [release(desk.permit(1), None)]);
-    desk.drain();
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, LOCKED, 10);
+    kill(&mut rig, 1);
+    rig.begin_seed();
+    assert_eq!(releases(&rig.stopped(token)), []);
+    let effects = rig.seeded(1);
+    assert_eq!(releases(&effects), [release(rig.permit(1), None)]);
+    rig.drain();
 }
 
 #[test]
 fn a_new_leadership_waits_for_handlers_still_running() {
-    let mut desk = Desk::leading();
-    let (_, first) = desk.start(1, LOCKED, 10);
-    let (_, second) = desk.start(2, FREE, 11);
-    let effects = desk.tell(Input::StopLeading);
+    let mut rig = Rig::leading();
+    let (_, first) = rig.start(1, LOCKED, 10);
+    let (_, second) = rig.start(2, FREE, 11);
+    let effects = rig.tell(Input::StopLeading);
     assert!(aborts(&effects, first) && aborts(&effects, second));
-    assert_eq!(told(&effects), (vec![2], 0), "their slots are not free");
-    assert_eq!(told(&desk.tell(Input::StopLeading)), (vec![], 0), "known");
-    assert_eq!(told(&desk.stopped(second)), (vec![], 1));
-    assert_eq!(told(&desk.tell(Input::TellCapacity)), (vec![1], 0));
-    desk.announce(2);
-    desk.seed();
-    let effects = desk.open();
+    assert_eq!(to_capacity(&effects), (vec![2], 0), "their slots are not free");
+    assert_eq!(to_capacity(&rig.tell(Input::StopLeading)), (vec![], 0), "known");
+    assert_eq!(to_capacity(&rig.stopped(second)), (vec![], 1));
+    assert_eq!(to_capacity(&rig.tell(Input::TellCapacity)), (vec![1], 0));
+    rig.announce(2);
+    rig.seed();
+    let effects = rig.open();
     assert!(releases(&effects).is_empty(), "{effects:?}");
-    assert!(!desk.running(1) && !desk.running(2), "both are back in their inboxes");
-    let effects = desk.stopped(first);
-    assert_eq!(told(&effects), (vec![], 0), "the limiter has its slot");
+    assert!(!rig.running(1) && !rig.running(2), "both are back in their inboxes");
+    let effects = rig.stopped(first);
+    assert_eq!(to_capacity(&effects), (vec![], 0), "the limiter has its slot");
     // The rows were read in this order: its lock is for the entry that runs again.
-    let first = release(desk.permit(1), Some(entry(1)));
+    let first = release(rig.permit(1), Some(entry(1)));
     assert_eq!(releases(&effects), [first]);
 }
 
 #[test]
 fn a_lock_is_not_kept_if_its_entry_has_ended() {
-    let mut desk = Desk::leading();
-    let (_, first) = desk.start(1, LOCKED, 10);
-    desk.tell(Input::StopLeading);
-    desk.announce(2);
-    desk.seed();
-    desk.open();
+    let mut rig = Rig::leading();
+    let (_, first) = rig.start(1, LOCKED, 10);
+    rig.tell(Input::StopLeading);
+    rig.announce(2);
+    rig.seed();
+    rig.open();
     // It waits in its inbox, with the lock.
-    let effects = kill(&mut desk, 1);
+    let effects = kill(&mut rig, 1);
     let is_freed =
         |effect: &Effect| matches!(effect, Effect::ToLimiter(LimiterMessage::FreeLock { .. }));
     assert!(has(&effects, is_freed));
-    assert_eq!(releases(&desk.stopped(first)), [release(desk.permit(1), None)]);
+    assert_eq!(releases(&rig.stopped(first)), [release(rig.permit(1), None)]);
 }
 
 /// The log had no record of it: a deposed leader had started it.
 #[test]
 fn a_handler_without_a_row_is_counted_until_it_stops() {
-    let mut desk = Desk::leading();
-    let handle = desk.enqueue_cold(1, LOCKED);
-    let effects = desk.decide(handle, 1, 10);
-    let token = super::machine_pipelined::begin(&mut desk, &effects)[0];
-    desk.appended.clear();
-    assert_eq!(told(&desk.tell(Input::StopLeading)), (vec![1], 0));
-    desk.announce(2);
-    assert_eq!(desk.begin_seed(), 1);
-    desk.seeded(1);
-    desk.open();
-    assert_eq!(releases(&desk.stopped(token)), [release(desk.permit(1), None)]);
+    let mut rig = Rig::leading();
+    let handle = rig.enqueue_cold(1, LOCKED);
+    let effects = rig.decide(handle, 1, 10);
+    let token = super::machine_pipelined::begin(&mut rig, &effects)[0];
+    rig.appended.clear();
+    assert_eq!(to_capacity(&rig.tell(Input::StopLeading)), (vec![1], 0));
+    rig.announce(2);
+    assert_eq!(rig.begin_seed(), 1);
+    rig.seeded(1);
+    rig.open();
+    assert_eq!(releases(&rig.stopped(token)), [release(rig.permit(1), None)]);
 }
 
 #[test]
 fn a_closing_gate_is_quiet_when_the_last_handler_has_stopped() {
     let quiet = |effect: &Effect| matches!(effect, Effect::TellQuiet { .. });
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, FREE, 10);
-    kill(&mut desk, 1);
-    assert!(!has(&desk.tell(Input::CloseGate), quiet));
-    assert!(has(&desk.stopped(token), quiet));
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, FREE, 10);
+    kill(&mut rig, 1);
+    assert!(!has(&rig.tell(Input::CloseGate), quiet));
+    assert!(has(&rig.stopped(token), quiet));
 }
 
-/// Its runtime went away: it cannot run here, and the next start takes it up.
+/// Its runtime was stopped: it cannot run here, and the next start continues it.
 #[test]
 fn a_handler_that_stops_unasked_keeps_its_row() {
-    let mut desk = Desk::leading();
-    let (_, token) = desk.start(1, FREE, 10);
-    let effects = desk.stopped(token);
-    assert!(effects.is_empty() && desk.appended.is_empty(), "{effects:?}");
-    let effects = desk.tell(Input::StopLeading);
-    assert_eq!((aborts(&effects, token), told(&effects)), (false, (vec![0], 0)));
-    desk.announce(2);
-    desk.seed();
-    desk.drain();
-    let Some(Command::Retry(back)) = &desk.appended[0].command else { panic!("it returns") };
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, FREE, 10);
+    let effects = rig.stopped(token);
+    assert!(effects.is_empty() && rig.appended.is_empty(), "{effects:?}");
+    let effects = rig.tell(Input::StopLeading);
+    assert_eq!((aborts(&effects, token), to_capacity(&effects)), (false, (vec![0], 0)));
+    rig.announce(2);
+    rig.seed();
+    rig.drain();
+    let Some(Command::Retry(back)) = &rig.appended[0].command else { panic!("it returns") };
     assert_eq!((back.token, back.reason), (token, RetryReason::LeaderChange));
 }
 
@@ -185,15 +185,15 @@ fn a_handler_that_stops_unasked_keeps_its_row() {
 fn a_replacement_actor_counts_the_handlers_of_the_former_one() {
     let token = AttemptToken::default();
     let left = vec![(forebay_messages::VQueueId::default(), entry(1), token)];
-    let mut desk = Desk::new();
-    desk.partition = desk.partition.with_stopping(left);
+    let mut rig = Rig::new();
+    rig.partition = rig.partition.with_stopping(left);
     let mut effects = Vec::new();
     forebay_engine::Machine::start(
-        &mut desk.partition,
+        &mut rig.partition,
         forebay_messages::Timestamp(0),
         &mut effects,
     );
-    assert_eq!(told(&effects), (vec![1], 0));
-    assert_eq!(told(&desk.stopped(token)), (vec![], 1));
-    assert_eq!(told(&desk.stopped(token)), (vec![], 0));
+    assert_eq!(to_capacity(&effects), (vec![1], 0));
+    assert_eq!(to_capacity(&rig.stopped(token)), (vec![], 1));
+    assert_eq!(to_capacity(&rig.stopped(token)), (vec![], 0));
 }

@@ -1,4 +1,4 @@
-//! The bytes of a book are a promise, and damage is refused.
+//! The bytes of a book never change, and damage is refused.
 
 use std::num::NonZeroU32;
 

@@ -18,7 +18,7 @@ fn cases() -> u32 {
     number("FOREBAY_CASES").unwrap_or_else(|| number("PROPTEST_CASES").unwrap_or(0).max(default))
 }
 
-/// Calls it once, twice or three times, whether there is something to do or not.
+/// Calls it once, twice or three times, whether there is work or not.
 fn several(arg: usize, mut what: impl FnMut() -> bool) {
     for _ in 0..=arg % 3 {
         what();

@@ -257,7 +257,7 @@ fn vqueue_does_not_spin_on_a_scan_that_reads_nothing() {
     assert_eq!(effects, [Effect::RetryRefillAt(Timestamp(1_010))]);
 }
 
-/// A shell that reads without blocking steps the answer in while performing the effects.
+/// A shell that reads without blocking passes the answer in while it performs the effects.
 #[test]
 fn vqueue_reads_last() {
     let rows: Vec<_> = (1..=24).map(key).collect();

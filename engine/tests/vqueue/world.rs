@@ -557,8 +557,8 @@ impl World {
         granted.is_some()
     }
 
-    /// From now on nothing fails: every entry must end, and everything come to rest. Panics if
-    /// anything waits for no reason.
+    /// From now on nothing fails: every entry must end, and everything must come to rest. Panics if
+    /// anything waits without a reason.
     pub(crate) fn finish(&mut self) {
         self.resume();
         self.drained();

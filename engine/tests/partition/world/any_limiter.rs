@@ -13,7 +13,7 @@ use forebay_messages::{
 use super::fake_limiter::{FakeLimiter, SCOPE_LIMIT};
 
 #[derive(Debug, PartialEq)]
-pub(super) enum Told {
+pub(super) enum LimiterOutput {
     Granted(Granted),
     Seeded(Vec<PermitId>),
 }
@@ -62,9 +62,14 @@ impl AnyLimiter {
         }
     }
 
-    pub(super) fn step(&mut self, now: Timestamp, message: LimiterMessage, told: &mut Vec<Told>) {
+    pub(super) fn step(
+        &mut self,
+        now: Timestamp,
+        message: LimiterMessage,
+        outcomes: &mut Vec<LimiterOutput>,
+    ) {
         let real = match self {
-            Self::Fake(fake) => return fake.step(message, told),
+            Self::Fake(fake) => return fake.step(message, outcomes),
             Self::Real(_, real) => real,
         };
         let mut effects = Vec::new();
@@ -72,8 +77,8 @@ impl AnyLimiter {
         real.check();
         for effect in effects {
             match effect {
-                LimiterEffect::Granted(granted) => told.push(Told::Granted(granted)),
-                LimiterEffect::Seeded { permits } => told.push(Told::Seeded(permits)),
+                LimiterEffect::Granted(granted) => outcomes.push(LimiterOutput::Granted(granted)),
+                LimiterEffect::Seeded { permits } => outcomes.push(LimiterOutput::Seeded(permits)),
                 // Its purpose is to forget unused counters; a missing tick is harmless.
                 LimiterEffect::SetTimer(_) => {}
                 other => panic!("there is no lease here: {other:?}"),

@@ -8,7 +8,7 @@ use forebay_messages::{
     actor::{Acquire, Granted, LimiterMessage, LockWish, Permits, Release, Seed},
 };
 
-use super::any_limiter::Told;
+use super::any_limiter::LimiterOutput;
 
 /// Maximum number of running entries of a scope.
 pub(super) const SCOPE_LIMIT: usize = 3;
@@ -58,11 +58,11 @@ impl FakeLimiter {
         self.locks.len()
     }
 
-    pub(super) fn step(&mut self, message: LimiterMessage, told: &mut Vec<Told>) {
+    pub(super) fn step(&mut self, message: LimiterMessage, outcomes: &mut Vec<LimiterOutput>) {
         let seeds = matches!(message, LimiterMessage::Seed(_));
         assert_ne!(seeds, self.is_seeded, "seeded once, and before all else: {message:?}");
         match message {
-            LimiterMessage::Seed(seed) => self.seed(*seed, told),
+            LimiterMessage::Seed(seed) => self.seed(*seed, outcomes),
             LimiterMessage::Acquire(ask) => {
                 self.waiting.retain(|other| other.handle != ask.handle);
                 self.waiting.push(ask);
@@ -92,10 +92,10 @@ impl FakeLimiter {
             LimiterMessage::RulesUpdated(_) | LimiterMessage::Tick => {}
             other => panic!("unexpected message: {other:?}"),
         }
-        self.grant(told);
+        self.grant(outcomes);
     }
 
-    fn seed(&mut self, seed: Seed, told: &mut Vec<Told>) {
+    fn seed(&mut self, seed: Seed, outcomes: &mut Vec<LimiterOutput>) {
         self.is_seeded = true;
         for (vqueue, entry) in seed.locks {
             self.locks.insert(vqueue, Holder::Entry(entry));
@@ -114,7 +114,7 @@ impl FakeLimiter {
             self.permits.insert(self.serial, permit);
             permits.push(PermitId { incarnation: self.incarnation, serial: self.serial });
         }
-        told.push(Told::Seeded(permits));
+        outcomes.push(LimiterOutput::Seeded(permits));
     }
 
     fn held_permit(&mut self, permit: PermitId) -> &mut Permit {
@@ -157,7 +157,7 @@ impl FakeLimiter {
         SCOPE_LIMIT.saturating_sub(self.permits.values().filter(same).count())
     }
 
-    fn grant(&mut self, told: &mut Vec<Told>) {
+    fn grant(&mut self, outcomes: &mut Vec<LimiterOutput>) {
         let mut at = 0;
         while let Some(ask) = self.waiting.get(at).cloned() {
             let count = self.room(&ask.name).min(ask.count as usize);
@@ -183,7 +183,7 @@ impl FakeLimiter {
             }
             let first = PermitId { incarnation: self.incarnation, serial: first };
             let permits = Permits { first, count: u32::try_from(count).unwrap() };
-            told.push(Told::Granted(Granted { handle: ask.handle, permits }));
+            outcomes.push(LimiterOutput::Granted(Granted { handle: ask.handle, permits }));
         }
     }
 }

@@ -12,7 +12,7 @@ pub(crate) enum Request {
 }
 
 #[derive(Debug, PartialEq)]
-pub(crate) enum Said {
+pub(crate) enum Outcome {
     Nothing,
     Refused(usize, AppendRefusal),
     Fenced(usize, Epoch, Epoch),
@@ -61,22 +61,22 @@ impl Log {
     }
 
     /// Processes the oldest request.
-    pub(crate) fn step(&mut self) -> Said {
+    pub(crate) fn step(&mut self) -> Outcome {
         match self.requests.pop_front().unwrap() {
             Request::Append { node, epoch, .. } if epoch < self.fence => {
-                Said::Refused(node, AppendRefusal::Fenced { current: self.fence })
+                Outcome::Refused(node, AppendRefusal::Fenced { current: self.fence })
             }
             Request::Append { node, .. } if self.failures > 0 => {
                 self.failures -= 1;
-                Said::Refused(node, AppendRefusal::Failed { reason: "no space".to_owned() })
+                Outcome::Refused(node, AppendRefusal::Failed { reason: "no space".to_owned() })
             }
             Request::Append { record, .. } => {
                 self.records.push(record);
-                Said::Nothing
+                Outcome::Nothing
             }
             Request::Fence { node, epoch } => {
                 self.fence = self.fence.max(epoch);
-                Said::Fenced(node, epoch, self.fence)
+                Outcome::Fenced(node, epoch, self.fence)
             }
         }
     }

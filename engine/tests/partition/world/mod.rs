@@ -20,7 +20,7 @@ use forebay_messages::{
     command::Command,
 };
 
-use log::Said;
+use log::Outcome;
 use node::{Node, Shared};
 
 /// A possible next event.
@@ -114,15 +114,17 @@ impl World {
         let Self { shared, nodes, .. } = self;
         match what {
             Ready::Log => match shared.log.step() {
-                Said::Nothing => {}
-                Said::Refused(n, refusal) => {
+                Outcome::Nothing => {}
+                Outcome::Refused(n, refusal) => {
                     nodes[n].mailbox.push_back(PartitionInput::AppendRefused(refusal));
                 }
-                Said::Fenced(n, asked, current) => nodes[n].orders.push_back(if asked == current {
-                    LeadershipInput::LogFenced { epoch: asked }
-                } else {
-                    LeadershipInput::FenceFailed { epoch: asked, current }
-                }),
+                Outcome::Fenced(n, asked, current) => {
+                    nodes[n].orders.push_back(if asked == current {
+                        LeadershipInput::LogFenced { epoch: asked }
+                    } else {
+                        LeadershipInput::FenceFailed { epoch: asked, current }
+                    })
+                }
             },
             Ready::Deliver(n) => {
                 let node = &mut nodes[n];

@@ -32,7 +32,7 @@ use forebay_messages::{
 };
 
 use super::{
-    any_limiter::{self, AnyLimiter, Told},
+    any_limiter::{self, AnyLimiter, LimiterOutput},
     checks::Checks,
     fake_limiter::SCOPE_LIMIT,
     log::{Log, Request},
@@ -279,10 +279,10 @@ impl Node {
                 }
             }
             PartitionEffect::LeaveCapacity { running } => {
-                let told = |input: &&PartitionInput| {
+                let outcomes = |input: &&PartitionInput| {
                     matches!(input, PartitionInput::Stopped { .. } | PartitionInput::Ended { .. })
                 };
-                let most = self.handlers.len() + self.mailbox.iter().filter(told).count();
+                let most = self.handlers.len() + self.mailbox.iter().filter(outcomes).count();
                 assert!(running as usize <= most, "{running} handlers stop, there are {most}");
                 assert!(running as usize >= self.handlers.len(), "each handler has its slot");
                 self.slots = Some(running);
@@ -497,11 +497,11 @@ impl Node {
     pub(crate) fn step_limiter(&mut self, shared: &Shared) {
         let message = self.asked.pop_front().unwrap();
         self.checks.asked(&message);
-        let mut told = Vec::new();
-        self.limiter.as_mut().unwrap().step(shared.now, message, &mut told);
-        for told in told {
-            match told {
-                Told::Granted(granted) => {
+        let mut outcomes = Vec::new();
+        self.limiter.as_mut().unwrap().step(shared.now, message, &mut outcomes);
+        for outcomes in outcomes {
+            match outcomes {
+                LimiterOutput::Granted(granted) => {
                     self.checks.granted(&granted, &self.replica.tables);
                     let Granted { handle, permits } = granted;
                     match self.vqueues.get(&handle) {
@@ -511,7 +511,7 @@ impl Node {
                         }
                     }
                 }
-                Told::Seeded(permits) => {
+                LimiterOutput::Seeded(permits) => {
                     self.mailbox.push_back(PartitionInput::LimiterSeeded { permits });
                 }
             }

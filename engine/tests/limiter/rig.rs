@@ -15,7 +15,7 @@ use forebay_messages::{
 
 pub(crate) const INCARNATION: Generation = Generation(7);
 
-pub(crate) struct Desk {
+pub(crate) struct Rig {
     pub(crate) limiter: Limiter,
     pub(crate) now: Timestamp,
     pub(crate) effects: Vec<LimiterEffect>,
@@ -72,7 +72,7 @@ pub(crate) fn remove(text: &str) -> RuleUpdate {
     RuleUpdate::Remove { pattern: text.parse().unwrap() }
 }
 
-impl Desk {
+impl Rig {
     pub(crate) fn new(rules: &[RuleUpdate]) -> Self {
         Self::with(LimiterConfig::default(), Seed { rules: rules.to_vec(), ..Seed::default() })
     }
@@ -84,15 +84,15 @@ impl Desk {
     }
 
     pub(crate) fn with(config: LimiterConfig, seed: Seed) -> Self {
-        let mut desk = Self {
+        let mut rig = Self {
             limiter: Limiter::new(INCARNATION, config),
             now: Timestamp(1000),
             effects: Vec::new(),
             held: BTreeMap::new(),
             checked: true,
         };
-        desk.send(LimiterMessage::Seed(Box::new(seed)));
-        desk
+        rig.send(LimiterMessage::Seed(Box::new(seed)));
+        rig
     }
 
     /// Steps; returns the grants of this step.

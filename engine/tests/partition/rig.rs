@@ -24,7 +24,7 @@ use super::fixture::{Replica, entry, new_entry};
 
 pub(crate) type Effects = Vec<PartitionEffect>;
 
-pub(crate) struct Desk {
+pub(crate) struct Rig {
     pub(crate) now: u64,
     pub(crate) partition: Partition,
     pub(crate) replica: Replica,
@@ -40,7 +40,7 @@ pub(crate) struct Desk {
     pub(crate) last_seq: InboxSeq,
 }
 
-impl Desk {
+impl Rig {
     /// A following replica.
     pub(crate) fn new() -> Self {
         Self::over(Replica::new())
@@ -52,11 +52,11 @@ impl Desk {
 
     /// A leader that keeps some idle vqueues.
     pub(crate) fn leading_with(vqueues: VQueueLimits) -> Self {
-        let mut desk = Self::with(Replica::new(), vqueues);
-        desk.announce(1);
-        desk.seed();
-        desk.open();
-        desk
+        let mut rig = Self::with(Replica::new(), vqueues);
+        rig.announce(1);
+        rig.seed();
+        rig.open();
+        rig
     }
 
     fn with(replica: Replica, vqueues: VQueueLimits) -> Self {
@@ -84,11 +84,11 @@ impl Desk {
 
     /// An idle leader under epoch 1.
     pub(crate) fn leading() -> Self {
-        let mut desk = Self::new();
-        desk.announce(1);
-        desk.seed();
-        desk.open();
-        desk
+        let mut rig = Self::new();
+        rig.announce(1);
+        rig.seed();
+        rig.open();
+        rig
     }
 
     /// Reports that a handler ended, with nothing else in the mailbox.
