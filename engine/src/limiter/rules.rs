@@ -70,7 +70,7 @@ impl Limiter {
     /// all counters of that depth are examined.
     fn concerned(&self, updates: &[RuleUpdate]) -> Vec<CounterIndex> {
         let mut found = Vec::new();
-        let mut found = Set::default();
+        let mut listed = Set::default();
         let mut wide: Vec<&Pattern> = Vec::new();
         for update in updates {
             let pattern = update.pattern();
@@ -80,7 +80,7 @@ impl Limiter {
             match exact_key(pattern) {
                 Some((key, depth)) => {
                     let counter = self.counters.find(&key[..depth]);
-                    found.extend(counter.filter(|index| found.insert(*index)));
+                    found.extend(counter.filter(|index| listed.insert(*index)));
                 }
                 None => wide.push(pattern),
             }
@@ -97,7 +97,7 @@ impl Limiter {
                 !compare || wide.iter().any(|pattern| pattern.matches(key))
             }
         });
-        found.extend(matched.map(|(index, _)| index).filter(|index| !found.contains(index)));
+        found.extend(matched.map(|(index, _)| index).filter(|index| !listed.contains(index)));
         found
     }
 }
