@@ -40,7 +40,7 @@ const OPERATIONS: [Operation; 7] = [
 
 fn permits(levels: u32, times: u32) {
     let mut permits = Permits::new(levels);
-    (0..times).for_each(|_| permits.run_batch());
+    (0..times).for_each(|_| permits.cycle());
 }
 
 fn life_cycles(vqueues: u64, times: u32) {
