@@ -1,5 +1,5 @@
-//! Attempts that are canceled during the last attempt or interrupted by the end of their process, and
-//! the guarantees of idempotency keys.
+//! Attempts that are canceled during the last attempt or interrupted by the end of their process,
+//! and the guarantees of idempotency keys.
 
 use std::{
     fs,
@@ -20,8 +20,8 @@ use crate::place::Place;
 const TEST: &str = "cut_short::process_to_interrupt";
 const DIRECTORY: &str = "FOREBAY_CUT_SHORT_DIRECTORY";
 const TURN: &str = "FOREBAY_CUT_SHORT_TURN";
-/// Number of process starts after which a job that ends its process must be a dead letter: the first death
-/// may leave no row, five more are counted.
+/// Number of process starts after which a job that ends its process must be a dead letter: the
+/// first death may leave no row, five more are counted.
 const STARTS_MAX: u32 = 7;
 const ORDERLY_STOPS: u32 = 20;
 
@@ -161,8 +161,8 @@ fn orderly_stops_are_not_counted_as_interruptions() {
     assert_eq!(fs::read_to_string(place.path("outcome")).unwrap(), "success");
 }
 
-/// The child process: it enqueues a job at its first start and then waits for the job's end. The turn
-/// determines what the job does.
+/// The child process: it enqueues a job at its first start and then waits for the job's end. The
+/// turn determines what the job does.
 #[test]
 fn process_to_interrupt() {
     let Some(directory) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };

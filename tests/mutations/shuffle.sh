@@ -19,7 +19,7 @@ mutation 'two commands in flight to one target' target.rs \
 mutation 'a command of unknown outcome counts as applied' mod.rs \
     's/=> self\.on_not_delivered\(now, target\)/=> self.on_delivered(target)/'
 mutation 'a hint is taken although one before it was missed' mod.rs \
-    's/if self\.knows_end \&\& first == self\.seen\.next\(\)/if first > RecordSeq(0)/'
+    's/if self\.knows_end \&\& first == self\.highest\.next\(\)/if first > RecordSeq(0)/'
 mutation 'a target takes messages although it lacks earlier ones' mod.rs \
     's/if target\.through >= after \&\& index/if index/'
 mutation 'a new target lacks the messages before the page' mod.rs \

@@ -61,8 +61,8 @@ pub(crate) struct Job {
 }
 
 impl Job {
-    /// The item as in the input, for display: a line, arguments separated by spaces, or an object as
-    /// JSON. Empty when it is unknown.
+    /// The item as in the input, for display: a line, arguments separated by spaces, or an object
+    /// as JSON. Empty when it is unknown.
     #[must_use]
     pub(crate) fn item(&self) -> Bytes {
         let from = usize::try_from(self.item_from).unwrap_or(usize::MAX);

@@ -13,8 +13,8 @@
 //! Turns: between groups deficit round robin by weight (Shreedhar and Varghese, 1995: a group takes
 //! as many permits per turn as its weight); within a group first come, first served across all its
 //! levels. A freed slot goes first to the deepest counter that was full and has waiters, but it may
-//! overtake an older waiter of the group at most [`OVERTAKES_MAX`] times in a row: a counter that is
-//! always full must not starve clients that wait above it.
+//! overtake an older waiter of the group at most [`OVERTAKES_MAX`] times in a row: a counter that
+//! is always full must not starve clients that wait above it.
 
 use forebay_messages::Timestamp;
 
