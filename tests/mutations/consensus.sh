@@ -28,7 +28,7 @@ mutation 'a promise or an acceptance leaves before it is durable' group/instance
     '/PaxosMsg::Promise\(_\) \| PaxosMsg::Prepare/,/\}/s/self\.durable\.written/0/'
 mutation 'the leader counts itself before it is durable' group/links.rs \
     's/is_mine && self\.segment\(\)\.base .*/false/'
-mutation 'entries are told before they are durable' group/decide.rs \
+mutation 'entries are reported before they are durable' group/decide.rs \
     's/mirror\.decided\.min\(self\.durable\.end\(\)\);/mirror.decided;/'
 mutation 'a message of an older segment is let in' group/links.rs \
     's/let is_current = segment == self\.segment\(\)\.hash;/let is_current = true;/'

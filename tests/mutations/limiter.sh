@@ -51,7 +51,7 @@ mutation 'changed rules wake no waiter' rules.rs \
 mutation 'only the first of several patterns is used' rules.rs \
     's/wide\.iter\(\)\.any/wide.iter().take(1).any/'
 mutation 'a rule for one key affects no client' rules.rs \
-    's/counter\.filter\(\|index\| seen\.insert\(\*index\)\)/counter.filter(|index| seen.insert(*index) \&\& false)/'
+    's/counter\.filter\(\|index\| listed\.insert\(\*index\)\)/counter.filter(|index| listed.insert(*index) \&\& false)/'
 mutation 'the seed omits running entries' rules.rs \
     's/self\.counters\.take_over\(home, self\.now\);//'
 mutation 'the seed omits the rules' rules.rs \
@@ -78,9 +78,9 @@ mutation 'weights are ignored' order.rs \
     's/counter\.deficit = counter\.weight;/counter.deficit = 1;/'
 mutation 'a turn never ends' order.rs \
     's/if counter\.deficit == 0 && counter\.in_list == InList::Ring/if counter.deficit > counter.weight/'
-mutation 'deeper counters are always favoured' order.rs \
-    's/ \|\| \*favours >= FAVOURS_MAX//'
-mutation 'no counter is favoured' order.rs \
+mutation 'deeper counters always overtake' order.rs \
+    's/ \|\| \*overtakes >= OVERTAKES_MAX//'
+mutation 'no counter overtakes' order.rs \
     's/let local = local\.map_or\(oldest, .*$/let local = local.map_or(oldest, |_| oldest);/'
 mutation 'the timer of a token is not set' mod.rs \
     's/effects\.push\(LimiterEffect::SetTimer\(next\)\);//'

@@ -34,9 +34,9 @@ planted 'history is not checked' $rows/load.rs \
     's/before\.after\(\&row\.entry\) != row\.hash/before.after(\&row.entry) != row.hash \&\& false/'
 planted 'a missing row is skipped' $rows/load.rs \
     's/if !is_full \&\& index < end/if false/'
-planted 'a write is told before its sync' $rows/writer.rs \
+planted 'a write is reported before its sync' $rows/writer.rs \
     's/let stopped = match commit\(groups, \&batch\) \{/tell(\&batch, \&mut listener);\n            let stopped = match commit(groups, \&batch) {/'
-planted 'a failed sync is told as durable' $rows/writer.rs \
+planted 'a failed sync is reported as durable' $rows/writer.rs \
     's/Err\(error\) => Some\(error\),/Err(_) => { tell(\&batch, \&mut listener); None }/'
 planted 'the writes of a block continue after a failed one' storage/src/log/database.rs \
     's/self\.writer\.broken = Some\(fault\.clone\(\)\);/let _ = \&mut self.writer;/'

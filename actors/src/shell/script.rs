@@ -18,10 +18,10 @@ use super::Ref;
 
 /// What happens to some messages to actors of one kind.
 ///
-/// Made by [`drop`](Self::drop), [`duplicate`](Self::duplicate), [`delay`](Self::delay) or
+/// Created by [`drop`](Self::drop), [`duplicate`](Self::duplicate), [`delay`](Self::delay) or
 /// [`replay`](Self::replay), each with the kind of actor (`partition`, `supervisor`, `limiter`,
-/// `vqueue`, `shuffle`, `capacity`, or the name of your own) and the type of message: the variant of
-/// its enum, as `Debug` prints it. It acts on every such message unless limited by
+/// `vqueue`, `shuffle`, `capacity`, or the name of a custom one) and the type of message: the
+/// variant of its enum, as `Debug` prints it. It acts on every such message unless limited by
 /// [`skip`](Self::skip) and [`times`](Self::times).
 ///
 /// ```

@@ -93,7 +93,7 @@ impl World {
 
     /// Examines the effects since the last call, and all rows.
     fn note(&mut self) {
-        for applied in std::mem::take(&mut self.all.told) {
+        for applied in std::mem::take(&mut self.all.effects) {
             match applied {
                 Applied::InboxAdded { key, .. } => {
                     assert!(!self.notes.gone.contains(&key.entry), "{} is made again", key.entry);
