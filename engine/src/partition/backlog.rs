@@ -125,12 +125,12 @@ impl Backlog {
         if out && !into {
             self.left(name);
         } else if into && !out {
-            self.came(name);
+            self.entered(name);
         }
     }
 
     /// An entry was added to an inbox.
-    fn came(&mut self, name: &VQueueName) {
+    fn entered(&mut self, name: &VQueueName) {
         for key in self.counted(name) {
             *self.counts.entry(key).or_default() += 1;
         }

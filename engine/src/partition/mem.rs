@@ -59,7 +59,7 @@ pub struct MemTables {
     pub promises: BTreeMap<(EntryId, ByteString), PromiseRow>,
     /// When sleeps end.
     pub sleeps: BTreeSet<SleepKey>,
-    /// Children that were stopped before they came.
+    /// Children that were stopped before they arrived.
     pub tombstones: BTreeMap<EntryId, TombstoneRow>,
     /// Messages to partitions.
     pub outbox: BTreeMap<RecordSeq, Bytes>,

@@ -2,7 +2,7 @@
 //! that are gone.
 //!
 //! Owns: the rules that derive these answers from rows; the partition's shell and the models share
-//! this code. Must not know: who performs effects, where rows are stored.
+//! this code. Must not know: how effects are performed, where rows are stored.
 
 use std::sync::Arc;
 
@@ -30,10 +30,10 @@ use super::{
 const PAGE_LEN: usize = 1_024;
 /// Number of messages read at a time: each may be as large as a payload.
 const OUTBOX_PAGE_LEN: usize = 32;
-/// Bytes of messages after which no more are read at once.
+/// Once the messages read have this many bytes, no more are read at once.
 pub const OUTBOX_BYTES_MAX: usize = 4 << 20;
 
-/// What the rows say to a new limiter and the partition.
+/// The initial state of a limiter, according to the rows.
 #[derive(Debug, Default)]
 pub struct SeedRead {
     /// Locks held by entries.
@@ -186,9 +186,9 @@ pub fn outbox(
 /// The journal of an entry whose handler starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalRead {
-    /// The run that it is of.
+    /// Its run.
     pub run: Run,
-    /// What the handler takes for "now" before anything finished; the default before the first
+    /// The handler's "now" before any operation has finished; the default before the first
     /// operation was written.
     pub first_at: Timestamp,
     /// Bytes of its keys and results.
@@ -197,7 +197,7 @@ pub struct JournalRead {
     pub operations: Vec<(JournalKey, JournalRow)>,
 }
 
-/// Reads the journal of an entry that has not ended; `None` if it has none, which costs one look at
+/// Reads the journal of an entry that has not ended; `None` if it has none, which costs one read of
 /// its row.
 ///
 /// # Errors

@@ -67,7 +67,7 @@ pub struct EntryRow {
     pub extra: Option<Box<EntryExtra>>,
 }
 
-/// Number of failed attempts that are kept of an entry: the last ones.
+/// Maximum number of failed attempts kept of an entry: the last ones.
 pub const FAILURES_KEPT_MAX: usize = 8;
 /// Maximum length of the kept text of a failed attempt, in bytes.
 pub const FAILURE_TEXT_BYTES_MAX: usize = 256;
@@ -234,7 +234,7 @@ impl VQueueMeta {
         }
     }
 
-    /// Whether nothing is left of it.
+    /// Whether it has no entries and no state.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inbox + self.running + self.suspended + self.paused + self.finished == 0

@@ -1,7 +1,7 @@
 //! The part of a partition's state that is kept in memory in addition to its rows.
 //!
-//! Must always hold: it equals what [`State::load`] would read from the committed rows; the rows
-//! are the truth.
+//! Must always hold: it equals what [`State::load`] would read from the committed rows, which are
+//! the source of truth.
 
 use std::sync::Arc;
 
@@ -102,7 +102,7 @@ impl State {
         Ok(updates)
     }
 
-    /// Whether there was ever anything about journals here.
+    /// Whether this partition has ever had journals.
     #[must_use]
     pub fn has_journals(&self) -> bool {
         self.min_version >= JOURNAL_FORMAT
@@ -123,7 +123,7 @@ impl State {
     }
 
     /// The latest time that a leader gave to a record or to a place in an inbox. The partition's
-    /// time never steps back behind it.
+    /// time is never earlier.
     #[must_use]
     pub fn latest_time(&self) -> Timestamp {
         self.latest_record_at.max(self.last_run_at)

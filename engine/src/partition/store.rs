@@ -173,7 +173,7 @@ pub trait Tables: Rows + JournalTables {
 
     /// Writes when a finished entry expires.
     fn put_timer(&mut self, at: Timestamp, entry: EntryId);
-    /// Deletes the note.
+    /// Deletes it.
     fn delete_timer(&mut self, at: Timestamp, entry: EntryId);
 
     /// Writes a slot of the partition's own state.

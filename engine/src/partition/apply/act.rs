@@ -41,7 +41,7 @@ pub enum Skip {
     NoMatch,
     /// Its journal has no such operation.
     NoSuchOperation,
-    /// The command names more than [`ENTRIES_PER_COMMAND_MAX`], or has much to do for those
+    /// The command names more than [`ENTRIES_PER_COMMAND_MAX`], or too much work for the entries
     /// named before.
     OverLimit,
 }
@@ -121,8 +121,8 @@ pub fn check_finished(action: EntryAction, row: &FinishedRow) -> Result<(), Skip
 }
 
 /// Whether an action by filter skips an entry with this outcome without counting it as skipped. A
-/// redrive does not bring back entries that people have ended, and has nothing to do for entries
-/// that succeeded; a filter with an outcome overrides that.
+/// redrive does not restore entries that a user ended, and has nothing to do for entries that
+/// succeeded; a filter with an outcome overrides that.
 #[must_use]
 pub fn spares(action: EntryAction, names_outcome: bool, outcome: &Outcome) -> bool {
     let is_spared = match outcome {

@@ -22,8 +22,8 @@ pub(super) fn apply<T: Tables>(
     context.each_entry(selector, EntryAction::Cancel, cancel)
 }
 
-/// Cancels an entry that was not asked to stop before. Its children that run are asked too, at
-/// once: what its handler does to clean up is left alone.
+/// Cancels an entry that was not asked to stop before. Its running children are asked to stop too,
+/// at once; work that its handler starts in order to clean up is left alone.
 pub(super) fn cancel<T: Tables>(
     context: &mut Context<'_, T>,
     id: EntryId,
@@ -51,7 +51,7 @@ pub(super) fn apply_kill<T: Tables>(
     context.each_entry(selector, EntryAction::Kill, kill)
 }
 
-/// Ends an entry, whatever it does.
+/// Ends an entry in any stage.
 pub(super) fn kill<T: Tables>(
     context: &mut Context<'_, T>,
     id: EntryId,

@@ -1,7 +1,7 @@
 //! `Deliver`: messages from outboxes, each applied once.
 //!
-//! Must always hold: what is not above the mark of its source was applied before, or will
-//! never be.
+//! Must always hold: a message that is not above the mark of its source was applied before, or will
+//! never be applied.
 
 use forebay_messages::{
     EntryId, Timestamp,
@@ -90,7 +90,7 @@ fn stop<T: Tables>(context: &mut Context<'_, T>, message: StopChild) -> Result<(
     let StopChild { child, is_kill } = message;
     let Some(row) = context.tables.entry(child)? else {
         if context.tables.finished(child)?.is_none() {
-            bury(context, child, is_kill)?;
+            record_tombstone(context, child, is_kill)?;
         }
         return Ok(());
     };
@@ -103,8 +103,8 @@ fn stop<T: Tables>(context: &mut Context<'_, T>, message: StopChild) -> Result<(
     }
 }
 
-/// Notes that a child was stopped before it came. A kill replaces a cancel.
-fn bury<T: Tables>(
+/// Records that a child was stopped before it arrived. A kill replaces a cancel.
+fn record_tombstone<T: Tables>(
     context: &mut Context<'_, T>,
     child: EntryId,
     is_kill: bool,

@@ -111,7 +111,7 @@ fn put<T: Tables>(context: &mut Context<'_, T>, new: &NewEntry) -> Result<Enqueu
     Ok(Enqueued { entry: new.id, existing: false, payload_differs: Some(false) })
 }
 
-/// A child that is not there: it has no idempotency key.
+/// Stores a child that does not exist: it has no idempotency key.
 pub(super) fn put_child<T: Tables>(
     context: &mut Context<'_, T>,
     new: &NewEntry,
@@ -121,7 +121,7 @@ pub(super) fn put_child<T: Tables>(
     store(context, new, Some(Box::new(EntryExtra { parent, ..EntryExtra::default() })))
 }
 
-/// Writes the rows of an entry that is not there.
+/// Writes the rows of an entry that does not exist.
 fn store<T: Tables>(
     context: &mut Context<'_, T>,
     new: &NewEntry,

@@ -1,8 +1,8 @@
-//! Operations of journals: how one finishes, and what becomes of the rows of a run.
+//! Operations of journals: how one finishes, and what happens to the rows of a run.
 //!
-//! Must always hold: an operation finishes once; the sequence in which the operations of an
-//! entry finished only grows; a suspended entry wakes in the batch in which something that
-//! it waits for finishes; nothing is left of a journal that is forgotten.
+//! Must always hold: an operation finishes once; the sequence in which the operations of an entry
+//! finished only grows; a suspended entry wakes in the batch in which an operation that it waits
+//! for finishes; a deleted journal leaves no row.
 
 use bytestring::ByteString;
 use forebay_messages::{
@@ -26,25 +26,25 @@ const PAGE_LEN: usize = 1_024;
 /// An operation of a journal that finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OperationFinished {
-    /// Which.
+    /// Its key.
     pub key: JournalKey,
-    /// Its place among all that finished in this entry.
+    /// Its position among all finished operations of this entry.
     pub sequence: u64,
-    /// When.
+    /// Time of the record.
     pub at: Timestamp,
-    /// How.
+    /// Its outcome.
     pub outcome: JournalOutcome,
 }
 
 impl EntryRow {
-    /// The state of its journal, which begins here if it has none.
+    /// The state of its journal, created if it has none.
     pub(super) fn journal_mut(&mut self) -> &mut JournalState {
         self.extra.get_or_insert_default().journal.get_or_insert_default()
     }
 }
 
 impl<T: Tables> Context<'_, T> {
-    /// Older binaries must not open this partition from here on.
+    /// From now on older binaries must not open this partition.
     pub(super) fn need_journals(&mut self) {
         if !self.state.has_journals() {
             self.state.min_version = JOURNAL_FORMAT;
@@ -52,7 +52,7 @@ impl<T: Tables> Context<'_, T> {
         }
     }
 
-    /// Fills in a row that finishes, and reports it. The caller writes the row.
+    /// Completes the row of an operation, and reports it. The caller writes the row.
     pub(super) fn fill_in(
         &mut self,
         (entry, token): (EntryId, Option<AttemptToken>),
@@ -72,8 +72,8 @@ impl<T: Tables> Context<'_, T> {
         self.applied.push(Applied::OperationFinished { entry, token, finished });
     }
 
-    /// Finishes an operation that was waited for, if it is there and not finished; wakes its
-    /// entry if that waits for it. Whether it was.
+    /// Finishes an operation that was waited for, if it exists and is unfinished, and wakes its
+    /// entry if that waits for it. Returns whether it did.
     pub(super) fn finish(
         &mut self,
         entry: EntryId,
@@ -101,15 +101,15 @@ impl<T: Tables> Context<'_, T> {
         Ok(true)
     }
 
-    /// Puts a suspended entry into its inbox, under the time that it had: before new work.
+    /// Returns a suspended entry to its inbox under its old time: before new entries.
     fn wake(&mut self, id: EntryId) -> Result<(), ApplyError> {
         let Some(mut row) = self.tables.entry(id)? else { return Ok(()) };
         row.journal_mut().wait_for_nothing();
         self.back_to_inbox(id, row, false)
     }
 
-    /// Puts an entry, wherever it is, into its inbox under the time that it had. `abort`: its
-    /// handler, if one runs, is to be stopped.
+    /// Returns an entry in any stage to its inbox under its old time. `abort`: stop its handler, if
+    /// one runs.
     pub(super) fn back_to_inbox(
         &mut self,
         id: EntryId,
@@ -125,7 +125,7 @@ impl<T: Tables> Context<'_, T> {
         Ok(())
     }
 
-    /// Does something to each row of a journal, in the order of the keys.
+    /// Calls a function for each row of a journal, in the order of the keys.
     pub(super) fn each_row(
         &mut self,
         entry: EntryId,
@@ -143,7 +143,7 @@ impl<T: Tables> Context<'_, T> {
         }
     }
 
-    /// Deletes a row, and what it waits in.
+    /// Deletes a row, and its entries in the tables of waits.
     fn drop_row(
         &mut self,
         entry: EntryId,
@@ -170,11 +170,10 @@ impl<T: Tables> Context<'_, T> {
         Ok(())
     }
 
-    /// Begins the next run: rows that finished before `from` stay, children of the others
-    /// that were called and have not answered are canceled. The entry's row is to be
-    /// written.
+    /// Begins the next run: rows that finished before `from` stay; called children of the other
+    /// rows that have not answered are canceled. The caller writes the entry's row.
     ///
-    /// `from` was looked up: its row is there.
+    /// `from` was looked up: its row exists.
     pub(super) fn begin_run(
         &mut self,
         id: EntryId,
@@ -211,14 +210,14 @@ impl<T: Tables> Context<'_, T> {
         Ok(())
     }
 
-    /// Forgets the journal and the promises of an entry that goes.
+    /// Deletes the journal and the promises of an entry that is removed.
     pub(super) fn forget_journal(
         &mut self,
         id: EntryId,
         journal: &JournalState,
     ) -> Result<(), ApplyError> {
         if journal.promises > 0 {
-            // All of them at once: they are few.
+            // All at once: there are few.
             for (name, _) in self.tables.promises_of(id, journal.promises as usize)? {
                 self.tables.delete_promise(id, name);
             }
@@ -235,7 +234,7 @@ impl<T: Tables> Context<'_, T> {
         Ok(())
     }
 
-    /// Counts one more promise of a live entry; false when it has as many as it may.
+    /// Counts one more promise of a live entry; returns `false` if the entry has the maximum.
     pub(super) fn count_promise(&mut self, entry: EntryId) -> Result<bool, ApplyError> {
         let counted = self.tables.change_entry(entry, |row| {
             let journal = row.journal_mut();
@@ -246,7 +245,7 @@ impl<T: Tables> Context<'_, T> {
         Ok(counted == Some(true))
     }
 
-    /// What a promise was settled with, if it was; else the operation waits for it.
+    /// The result of a promise, if it was settled; otherwise the operation waits for it.
     pub(super) fn promise_or_wait(
         &mut self,
         entry: EntryId,
@@ -266,15 +265,15 @@ impl<T: Tables> Context<'_, T> {
     }
 }
 
-/// What an operation finds that waits for a promise.
+/// The state of a promise for an operation that waits for it.
 pub(super) enum PromiseWait {
-    /// It was settled with this.
+    /// It was settled with this result.
     Settled(JournalOutcome),
-    /// It waits. `is_new`: the promise was not known before, and is to be counted.
+    /// The operation waits. `is_new`: the promise was not known before, and must be counted.
     Waits { is_new: bool },
 }
 
-/// What a row counts for in the bytes of its journal.
+/// Bytes that a row adds to its journal.
 pub(super) fn len_of(key: &JournalKey, row: &JournalRow) -> u64 {
     let outcome = row.outcome.as_ref().map_or(0, JournalOutcome::len);
     (key.as_bytes().len() + outcome) as u64

@@ -1,5 +1,5 @@
-//! Messages to partitions, put into the outbox in the batch that they follow from; and
-//! `TruncateOutbox`, which deletes delivered ones.
+//! Messages to partitions, put into the outbox in the batch that causes them; and `TruncateOutbox`,
+//! which deletes delivered ones.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ impl<T: Tables> Context<'_, T> {
         self.applied.push(Applied::OutboxAdded(Arc::new(message)));
     }
 
-    /// Answers the parent of a child that ended, if that was called.
+    /// Answers the parent of an ended child, if the child was called.
     pub(super) fn respond(&mut self, child: EntryId, parent: &ParentLink, outcome: JournalOutcome) {
         if parent.is_awaited {
             let response = Response {
@@ -53,7 +53,7 @@ impl<T: Tables> Context<'_, T> {
         }
     }
 
-    /// Cancels or kills the children that go with their parent.
+    /// Cancels or kills the children that end with their parent.
     pub(super) fn stop_children(
         &mut self,
         id: EntryId,
@@ -71,8 +71,8 @@ impl<T: Tables> Context<'_, T> {
         })
     }
 
-    /// An entry that is a child or has a journal ends: its parent is answered, its children
-    /// are stopped if it was.
+    /// An entry that is a child or has a journal ends: answers its parent, and stops its children
+    /// if it was stopped.
     pub(super) fn end_journal(
         &mut self,
         id: EntryId,

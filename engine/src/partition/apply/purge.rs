@@ -49,13 +49,13 @@ pub(super) fn apply<T: Tables>(
     Ok(acted)
 }
 
-/// Forgets that a child was stopped before it came, if that is what expires.
+/// Deletes the tombstone of a child that was stopped before it arrived, if that is what expires.
 fn forget_tombstone<T: Tables>(
     context: &mut Context<'_, T>,
     at: Timestamp,
     id: EntryId,
 ) -> Result<bool, ApplyError> {
-    // Only a partition that had journals has any: the others are not read for it.
+    // Only a partition that has had journals has tombstones: do not read them in others.
     if !context.state.has_journals() {
         return Ok(false);
     }
@@ -64,7 +64,7 @@ fn forget_tombstone<T: Tables>(
     if expires {
         context.tables.delete_tombstone(id);
         context.tables.delete_timer(at, id);
-        // There may be more than one purge takes.
+        // There may be more than one purge removes.
         context.applied.push(Applied::Purged { entry: id });
     }
     Ok(expires)

@@ -1,5 +1,4 @@
-//! `Restart` and `EndRun`: the run of an entry ends, and another one begins or the entry is
-//! set aside.
+//! `Restart` and `EndRun`: the run of an entry ends, and another one begins or the entry is paused.
 
 use forebay_messages::{
     EntryId, FailureKind, Outcome,
@@ -56,7 +55,7 @@ pub(super) fn apply<T: Tables>(
     })
 }
 
-/// The row of the operation to begin with, if one is named.
+/// The row of the operation to restart from, if one is named.
 fn from_row<T: Tables>(
     context: &Context<'_, T>,
     id: EntryId,
@@ -90,7 +89,7 @@ pub(super) fn apply_end<T: Tables>(
             context.leave(id, &row, Leaving { keeps_lock, abort: false });
             context.count((id, row.vqueue), Some(row.stage), Some(Stage::Paused))?;
             row.stage = Stage::Paused;
-            // It comes back with the lock that it keeps.
+            // It returns with the lock that it keeps.
             row.key.has_lock = keeps_lock;
             context.tables.put_parked(row.vqueue, id);
             context.tables.put_entry(id, row);
@@ -101,7 +100,7 @@ pub(super) fn apply_end<T: Tables>(
             context.tables.delete_payload(id);
             context.tables.put_payload(id, payload.clone());
             row.last_failure = Default::default();
-            // Behind entries that wait already: the next run is new work.
+            // Behind entries that already wait: the next run is new work.
             row.key.run_at = context.state.default_run_at(context.now);
         }
     }

@@ -34,15 +34,15 @@ fn is_plain(service: Option<&ByteString>) -> bool {
     service.is_none_or(|service| !service.ends_with(".*"))
 }
 
-/// Rows of journals, and messages, after which a command about entries does nothing more: the
-/// entries that it names are skipped. One entry's are always taken.
+/// Number of journal rows and messages after which a command about entries stops: the entries named
+/// after that are skipped. The first entry is always processed completely.
 const JOURNAL_ROWS_PER_COMMAND_MAX: usize = 16_384;
 
-/// An entry that is named.
+/// A named entry.
 pub(super) enum Named {
     /// It has not ended.
     Live(Box<EntryRow>),
-    /// It has.
+    /// It has ended.
     Ended(Box<FinishedRow>),
 }
 
@@ -82,8 +82,8 @@ impl<T: Tables> Context<'_, T> {
         })
     }
 
-    /// Applies a change to each entry that is named, matches, and has ended. The change may find a
-    /// further reason to skip it.
+    /// Applies a change to each entry that is named, matches, and has ended. The change may return
+    /// another reason to skip it.
     pub(super) fn each_finished(
         &mut self,
         selector: &EntrySelector,
@@ -105,8 +105,8 @@ impl<T: Tables> Context<'_, T> {
         })
     }
 
-    /// Does something to each entry that is named and matches, whether it has ended or not.
-    /// The change may find a reason not to.
+    /// Applies a change to each entry that is named and matches, ended or not. The change may
+    /// return a reason to skip it.
     pub(super) fn each_named(
         &mut self,
         selector: &EntrySelector,
@@ -133,7 +133,7 @@ impl<T: Tables> Context<'_, T> {
         })
     }
 
-    /// Whether this record has walked over as many rows of journals as it may.
+    /// Whether this record has visited its maximum number of journal rows.
     pub(super) fn is_exhausted(&self) -> bool {
         self.swept + self.sent >= JOURNAL_ROWS_PER_COMMAND_MAX
     }
@@ -154,8 +154,8 @@ impl<T: Tables> Context<'_, T> {
         Ok(acted)
     }
 
-    /// Applies a change to each vqueue that is named, matches, and is known. The change may find a
-    /// further reason to skip it.
+    /// Applies a change to each vqueue that is named, matches, and is known. The change may return
+    /// another reason to skip it.
     pub(super) fn each_vqueue(
         &mut self,
         selector: &VQueueSelector,

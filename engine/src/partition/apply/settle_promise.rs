@@ -1,5 +1,5 @@
-//! `SettlePromise`: a promise of an entry is resolved or rejected, once. Operations that
-//! wait for it finish; if none does yet, it is kept.
+//! `SettlePromise`: a promise of an entry is resolved or rejected, once. Operations that wait for
+//! it finish; without any, the result is kept.
 
 use bytes::Bytes;
 use forebay_messages::{command::SettlePromise, journal::JournalOutcome};

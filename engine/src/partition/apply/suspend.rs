@@ -1,6 +1,6 @@
-//! `Suspend`: an attempt gives way until something comes. Its permit and its capacity come
-//! back when its handler is gone; the lock of its vqueue stays with it unless it releases
-//! that. It uses up no attempt.
+//! `Suspend`: an attempt waits without a handler. Its permit and its slot are returned when its
+//! handler has stopped; the lock of its vqueue stays with it unless it releases the lock. It uses
+//! up no attempt.
 
 use forebay_messages::command::{Suspend, SuspendAttempt};
 
@@ -51,8 +51,8 @@ fn suspend<T: Tables>(
     Ok(true)
 }
 
-/// Whether it waits for something, and for nothing that is finished or was never begun:
-/// nothing would wake it.
+/// Whether it waits for at least one operation, and every one was begun and is unfinished:
+/// otherwise nothing would wake it.
 fn all_pending<T: Tables>(
     context: &Context<'_, T>,
     attempt: &SuspendAttempt,

@@ -1,4 +1,4 @@
-//! `WakeSleepers`: sleeps that end by the time that the leader names are over.
+//! `WakeSleepers`: ends the sleeps that are over by the time the leader names.
 
 use bytes::Bytes;
 use forebay_messages::{

@@ -1,5 +1,5 @@
-//! `WriteJournal`: operations of attempts that run go into their journals; children are
-//! made, sleeps and waits begin.
+//! `WriteJournal`: operations of running attempts are written to their journals; children are
+//! created, sleeps and waits begin.
 
 use bytes::Bytes;
 use forebay_messages::{
@@ -71,15 +71,15 @@ fn write<T: Tables>(
 
 enum Put {
     Written,
-    /// The same operation was written before.
+    /// The same operation was already written.
     IsThere,
     /// Another operation has this key.
     Differs,
-    /// There is no room; what is bounded.
+    /// There is no room; the exceeded limit.
     Full(String),
 }
 
-/// Puts one operation. The entry's row is to be written.
+/// Writes one operation. The caller writes the entry's row.
 fn put<T: Tables>(
     context: &mut Context<'_, T>,
     (entry, token): (EntryId, AttemptToken),
@@ -120,7 +120,7 @@ fn put<T: Tables>(
     Ok(Put::Written)
 }
 
-/// Begins an operation; what it ends with if that is known at once.
+/// Begins an operation; returns its outcome if that is known at once.
 fn begin<T: Tables>(
     context: &mut Context<'_, T>,
     entry: EntryId,
@@ -164,7 +164,7 @@ fn begin<T: Tables>(
     })
 }
 
-/// Makes a child whose result is awaited; or says why it is not made.
+/// Creates a child whose result is awaited, or returns why it is not created.
 fn call<T: Tables>(
     context: &mut Context<'_, T>,
     step: StepId,
@@ -214,7 +214,7 @@ fn would_deadlock(child: &NewChild, chain: &[VQueueId]) -> JournalOutcome {
     })
 }
 
-/// Puts the message that makes a child into the outbox; the child's id.
+/// Puts the message that creates a child into the outbox; returns the child's id.
 fn invoke<T: Tables>(
     context: &mut Context<'_, T>,
     step: StepId,

@@ -406,7 +406,7 @@ impl Partition {
                 self.stop_handler(token, effects);
                 self.give_back(token, lock_holder, effects);
                 if !still_there {
-                    // An incarnation that started since then considers the place handed out and
+                    // An incarnation that started since then regards the place as handed out and
                     // missed the row's removal.
                     self.on_inbox_removed(vqueue, key, effects);
                 } else if !self.attempts.is_dispatched(vqueue, key) {
@@ -415,7 +415,7 @@ impl Partition {
                 }
             }
             Applied::AttemptOver { entry, token, keeps_lock, .. } => {
-                // No handler is left whose own end this is.
+                // There is no handler left whose own end this could be.
                 self.stop_handler(token, effects);
                 self.give_back(token, keeps_lock.then_some(entry), effects);
             }

@@ -1,8 +1,7 @@
 //! Vqueues in the order of their last use: idle ones are kept for a while so that new entries are
 //! served without a read; the least recently used are passivated first.
-//!
 //! Must always hold: at most `max` of them are kept; a listed vqueue was idle when it was added,
-//! and may have work by now: it is asked, not ordered, to passivate. Must not know: why a vqueue is
+//! and may have work now: it is asked, not ordered, to passivate. Must not know: why a vqueue is
 //! idle.
 
 use std::collections::VecDeque;
@@ -22,7 +21,7 @@ struct Position {
     since: Timestamp,
 }
 
-/// See the module's documentation.
+/// The idle vqueues.
 #[derive(Debug)]
 pub(super) struct LruVQueues {
     max: usize,

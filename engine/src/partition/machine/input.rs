@@ -58,7 +58,7 @@ pub enum AppendRefusal {
     },
     /// The log cannot be written.
     Failed {
-        /// Why, for people.
+        /// The reason, for display.
         reason: String,
     },
 }
@@ -119,17 +119,17 @@ pub enum PartitionInput {
         /// How it ended.
         ended: AttemptEnd,
     },
-    /// An attempt did something that its journal keeps; from the executor.
+    /// An attempt handed in operations for its journal; from the executor.
     Journal {
         /// The entry.
         entry: EntryId,
         /// The attempt.
         token: AttemptToken,
-        /// What, in order.
+        /// The operations, in order.
         writes: Vec<JournalWrite>,
     },
-    /// An attempt has nothing to do until something comes; from the executor. Its handler
-    /// stays until this is applied: `Abort` says so, or `TellAttempt` that it was void.
+    /// An attempt only waits; from the executor. Its handler stays until this is applied: then
+    /// `Abort` stops it, or `TellAttempt` reports that the suspension was void.
     Suspend(SuspendAttempt),
     /// Answer to `FindDue`.
     DueFound {

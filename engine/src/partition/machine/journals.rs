@@ -1,10 +1,10 @@
-//! Journal writes of attempts on their way into the log, and the answers.
+//! Journal writes of attempts before they are in the log, and news for the attempts.
 //!
-//! Owns: the writes and suspensions that wait for the next flush, when the next sleep ends, the
-//! messages that a batch put into the outbox. Must always hold: what an attempt wrote is
-//! proposed before its end; an attempt hears of what finished after its handler was told to
-//! start, once and in order; a sleep is ended by a record, never by the clock. Must not
-//! know: what an operation is, who carries messages.
+//! Owns: the writes and suspensions that wait for the next flush, the time when the next sleep
+//! ends, the messages that a batch put into the outbox. Must always hold: the writes of an attempt
+//! are proposed before its end; an attempt gets each operation that finished after its handler was
+//! started, once and in order; a sleep is ended by a record, never by the clock. Must not know: the
+//! meaning of an operation, how messages are carried.
 
 use std::sync::Arc;
 
@@ -24,26 +24,26 @@ use super::{
     input::PartitionInput,
 };
 
-/// Bytes of results and payloads after which a record takes no more writes.
+/// Once a record has this many bytes of results and payloads, it takes no more writes.
 const RECORD_BYTES_MAX: usize = 1 << 20;
-/// Bytes of a write beside its key and what it carries, at most: names and numbers.
+/// Maximum bytes of a write beyond its key and its contents: names and numbers.
 const WRITE_FIXED_LEN: usize = 512;
 
-/// See the module's documentation.
+/// Journal writes, suspensions and messages of a partition.
 #[derive(Debug, Default)]
 pub(super) struct Journals {
     writes: Vec<AttemptWrites>,
     suspends: Vec<SuspendAttempt>,
-    /// Messages of the batch that is applied.
+    /// Messages of the batch being applied.
     added: Vec<Arc<OutboxMessage>>,
-    /// When the first sleep ends, as far as that is known.
+    /// When the first sleep ends, if known.
     due: Option<Timestamp>,
-    /// A record that ends sleeps is on its way, or the next one is being looked for.
+    /// A record that ends sleeps is in flight, or the next sleep is being read.
     is_waking: bool,
 }
 
 impl Journals {
-    /// Another leader is in charge.
+    /// Another replica leads.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -60,7 +60,7 @@ impl Journals {
         }
     }
 
-    /// Makes records of what was handed in; each has room for this many bytes.
+    /// Makes records of the writes handed in; each has room for this many bytes.
     fn records(&mut self, room: usize) -> Vec<Command> {
         let mut commands = Vec::new();
         let mut record = Filling::default();
@@ -114,7 +114,7 @@ impl Filling {
     }
 }
 
-/// Bytes of what a write carries.
+/// Bytes of the contents of a write.
 fn len_of(write: &JournalWrite) -> usize {
     let carried = match &write.operation {
         Some(Operation::Step(step)) => step.outcome.as_ref().map_or(0, JournalOutcome::len),
@@ -128,7 +128,7 @@ fn len_of(write: &JournalWrite) -> usize {
 }
 
 impl Partition {
-    /// What is about journals.
+    /// Handles inputs about journals.
     pub(super) fn on_journal_input(
         &mut self,
         now: Timestamp,
@@ -145,7 +145,7 @@ impl Partition {
         }
     }
 
-    /// An attempt did something that its journal keeps.
+    /// An attempt handed in operations for its journal.
     fn on_journal(
         &mut self,
         (entry, token): (EntryId, AttemptToken),
@@ -158,7 +158,7 @@ impl Partition {
         }
     }
 
-    /// An attempt has nothing to do until something comes.
+    /// An attempt only waits.
     fn on_suspend(&mut self, suspend: SuspendAttempt, effects: &mut Vec<PartitionEffect>) {
         if self.is_own(suspend.token) {
             self.journals.suspends.push(suspend);
@@ -166,7 +166,7 @@ impl Partition {
         }
     }
 
-    /// Whether an attempt is one of this leader and not over.
+    /// Whether an attempt belongs to this leader and is not over.
     fn is_own(&mut self, token: AttemptToken) -> bool {
         let is_own =
             token.epoch == self.epoch && self.phase.has_limiter() && self.attempts.knows(token);
@@ -174,14 +174,14 @@ impl Partition {
         is_own
     }
 
-    /// Proposes what attempts handed in. Before their ends.
+    /// Proposes the writes of attempts, before their ends.
     pub(super) fn propose_journals(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         for command in self.journals.records(self.bounds.room()) {
             self.propose(now, command, None, effects);
         }
     }
 
-    /// What applying has brought about for journals.
+    /// Handles the effects of applied records on journals.
     pub(super) fn on_journal_applied(
         &mut self,
         applied: Applied,
@@ -198,7 +198,7 @@ impl Partition {
                 self.tell_attempt(entry, token, AttemptNews::SuspendVoid, effects);
             }
             Applied::SleepAdded { until } => {
-                // While the first one is being looked for, that finds this one too.
+                // The read in progress will find this one too.
                 if !self.journals.is_waking {
                     let due = self.journals.due.map_or(until, |due| due.min(until));
                     self.journals.due = Some(due);
@@ -218,13 +218,13 @@ impl Partition {
         finished: Box<OperationFinished>,
         effects: &mut Vec<PartitionEffect>,
     ) {
-        // By the rows it may not run yet: its decision is on its way.
+        // In the rows it may not run yet: its decision is in flight.
         if let Some(token) = token.or_else(|| self.attempts.begun(entry)) {
             self.tell_attempt(entry, token, AttemptNews::Finished(finished), effects);
         }
     }
 
-    /// Tells an attempt, if its handler was told to start: else it reads the rows when it is.
+    /// Sends news to an attempt if its handler was started; otherwise it will read the rows.
     fn tell_attempt(
         &mut self,
         entry: EntryId,
@@ -237,7 +237,7 @@ impl Partition {
         }
     }
 
-    /// The batch was applied: its messages are handed on.
+    /// The batch was applied: hands on its messages.
     pub(super) fn hand_on_messages(&mut self, effects: &mut Vec<PartitionEffect>) {
         let messages = std::mem::take(&mut self.journals.added);
         if !messages.is_empty() && self.phase.may_propose() {
@@ -245,7 +245,7 @@ impl Partition {
         }
     }
 
-    /// Looks for the first sleep.
+    /// Reads when the first sleep ends.
     pub(super) fn find_due(&mut self, effects: &mut Vec<PartitionEffect>) {
         if self.phase == Phase::Leading {
             self.journals.is_waking = true;
@@ -265,7 +265,7 @@ impl Partition {
         }
     }
 
-    /// Proposes that sleeps end whose time has come.
+    /// Proposes to end the sleeps that are due.
     pub(super) fn wake_sleeping_entries(
         &mut self,
         now: Timestamp,
@@ -298,7 +298,7 @@ mod tests {
         JournalWrite { key: key.unwrap_or_default(), operation }
     }
 
-    /// How many attempts and writes are in each record.
+    /// Number of attempts and writes in each record.
     fn records(of: Vec<(u64, Vec<usize>)>, room: usize) -> Vec<(usize, usize)> {
         let mut journals = Journals::default();
         for (seq, lens) in of {

@@ -1,4 +1,4 @@
-//! Which points of the key space a record of a leader concerns.
+//! Which points of the key space a leader's record concerns.
 
 use forebay_messages::{RecordKeys, command::Command};
 

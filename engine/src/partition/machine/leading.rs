@@ -41,25 +41,25 @@ impl Phase {
 #[derive(Debug, Default)]
 pub(super) struct Seeding {
     /// In the order of the seed.
-    told: Vec<KnownAttempt>,
+    seeded: Vec<KnownAttempt>,
     /// Attempts among them that are over by now, and the entry that keeps their lock. Their permits
     /// are returned as soon as they arrive.
     over: Map<AttemptToken, Option<EntryId>>,
-    /// The answer is outstanding.
+    /// Whether the answer is outstanding.
     is_open: bool,
     /// The last limiter that answered.
     incarnation: Generation,
 }
 
 impl Seeding {
-    fn begin(&mut self, told: Vec<KnownAttempt>) {
-        self.told = told;
+    fn begin(&mut self, seeded: Vec<KnownAttempt>) {
+        self.seeded = seeded;
         self.over.clear();
         self.is_open = true;
     }
 
     pub(super) fn end(&mut self) {
-        self.told.clear();
+        self.seeded.clear();
         self.over.clear();
         self.is_open = false;
     }
@@ -135,9 +135,9 @@ impl Partition {
             self.stale.limiter += 1;
             return;
         }
-        let told = std::mem::take(&mut self.seeding.told);
-        assert_eq!(told.len(), permits.len(), "the limiter answers for each seeded attempt");
-        for (attempt, permit) in told.into_iter().zip(permits) {
+        let seeded = std::mem::take(&mut self.seeding.seeded);
+        assert_eq!(seeded.len(), permits.len(), "the limiter answers for each seeded attempt");
+        for (attempt, permit) in seeded.into_iter().zip(permits) {
             self.seeding.incarnation = permit.incarnation;
             if self.stopping.set_permit(attempt.2, *permit) {
                 continue;
@@ -184,7 +184,7 @@ impl Partition {
     }
 
     /// The log refuses this leader's writes: waiters are answered, and it steps down. The
-    /// supervisor decides what follows.
+    /// supervisor decides the next step.
     pub(super) fn on_append_refused(
         &mut self,
         refusal: &AppendRefusal,
@@ -205,7 +205,7 @@ impl Partition {
         effects.push(PartitionEffect::TellRefused(refusal.clone()));
     }
 
-    /// Another replica leads under a newer epoch: nothing that follows in the log is from this
+    /// Another replica leads under a newer epoch: later records in the log are not from this
     /// replica.
     pub(super) fn yield_to(&mut self, epoch: Epoch, effects: &mut Vec<PartitionEffect>) {
         if epoch > self.epoch && self.phase != Phase::Following {

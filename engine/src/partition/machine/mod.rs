@@ -136,7 +136,7 @@ pub struct StaleCounts {
     pub limiter: u64,
 }
 
-/// See the module's documentation.
+/// The machine of a partition replica.
 #[derive(Debug)]
 pub struct Partition {
     pub(super) config: PartitionConfig,

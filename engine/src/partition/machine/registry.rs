@@ -32,23 +32,23 @@ struct Slot {
     notes: Vec<InboxChange>,
 }
 
-/// Who receives a change.
+/// The receiver of a change.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Noted {
     /// The vqueue, with the batch.
     Told,
-    /// No actor: it waits for a permit.
+    /// The vqueue has no actor: it waits for a permit.
     Waits(VQueueHandle),
-    /// No actor: it is cold.
+    /// The vqueue has no actor: it is cold.
     Cold,
 }
 
-/// What to do about a vqueue that passivated.
+/// What to do about a passivated vqueue.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Gone {
     /// Nothing: it is cold now.
     Cold,
-    /// Messages arrived meanwhile: it must be started again.
+    /// Messages arrived in the meantime: it must be started again.
     Restart(VQueueId),
 }
 
@@ -59,7 +59,7 @@ fn after(generation: Generation) -> Generation {
     Generation(generation.0.wrapping_add(1))
 }
 
-/// See the module's documentation.
+/// The active vqueues.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     slots: Vec<Slot>,

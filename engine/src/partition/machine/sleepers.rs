@@ -11,13 +11,13 @@ use forebay_messages::{Timestamp, VQueueId};
 
 use crate::machine::Map;
 
-/// See the module's documentation.
+/// The cold vqueues with a future head.
 #[derive(Debug)]
 pub(super) struct Sleepers {
     max: usize,
     until: Map<VQueueId, Timestamp>,
     order: BTreeSet<(Timestamp, VQueueId)>,
-    /// Some were dropped because there were too many: the earliest time of these.
+    /// Some were dropped because there were too many: the earliest of their times.
     dropped_from: Option<Timestamp>,
 }
 
@@ -63,7 +63,7 @@ impl Sleepers {
     }
 
     /// Whether dropped sleepers must be found again: their time has come, or there is room for many
-    /// of them. Half of the maximum, so that each walk is paid for by as many wake-ups.
+    /// of them. Half of the maximum, so that each walk serves as many wake-ups.
     pub(super) fn wants_walk(&self, now: Timestamp) -> bool {
         self.dropped_from.is_some_and(|from| from <= now || self.order.len() <= self.max / 2)
     }

@@ -1,4 +1,4 @@
-//! Handlers that were told to stop and may still run: the resources they block until they have
+//! Handlers that were told to stop and may still run: the resources they occupy until they have
 //! stopped.
 //!
 //! Must always hold:
@@ -35,7 +35,7 @@ struct Handler {
     over: Option<Over>,
 }
 
-/// See the module's documentation.
+/// The handlers that are stopping.
 #[derive(Debug, Default)]
 pub(super) struct Stopping {
     handlers: BTreeMap<AttemptToken, Handler>,

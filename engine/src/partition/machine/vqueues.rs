@@ -140,7 +140,7 @@ impl Partition {
         }
         for (vqueue, head) in found {
             match head {
-                // An active vqueue knows better.
+                // An active vqueue has newer information.
                 _ if self.registry.find(*vqueue).is_some() => {}
                 Some(head) if head.run_at > now => self.sleepers.put(*vqueue, head.run_at),
                 _ if !self.may_activate(*vqueue) => {}

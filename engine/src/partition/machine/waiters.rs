@@ -1,4 +1,4 @@
-//! The requests that wait for entries' results.
+//! Requests that wait for entries' results.
 //!
 //! Must always hold: the number of waiters is bounded; each is answered at most once; adding and
 //! removing one takes logarithmic time, however many wait for the same entry.
@@ -12,14 +12,14 @@ use crate::machine::{Map, MapEntry};
 /// Maximum number of waiters for results in one partition.
 pub const WAITERS_MAX: usize = 1_000_000;
 
-/// The waiters of one entry: mostly one.
+/// The waiters of one entry: usually one.
 #[derive(Debug)]
 enum Waiting {
     One(ReplyId),
     Several(BTreeSet<ReplyId>),
 }
 
-/// See the module.
+/// All waiters of a partition.
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
     of: Map<EntryId, Waiting>,
@@ -102,17 +102,17 @@ mod tests {
         waiters.remove(entry, ReplyId(1));
         waiters.remove(entry, ReplyId(9));
         waiters.check();
-        let mut told = Vec::new();
-        waiters.take(entry, |reply| told.push(reply.0));
-        assert_eq!(told, [0, 2, 3]);
+        let mut answered = Vec::new();
+        waiters.take(entry, |reply| answered.push(reply.0));
+        assert_eq!(answered, [0, 2, 3]);
         waiters.add(entry, ReplyId(5));
         waiters.remove(entry, ReplyId(5));
         waiters.take(entry, |_| panic!("no waiters"));
         waiters.check();
         assert_eq!(waiters.count, 0);
     }
-    /// Regression: each removal walked over all waiters of the same entry: 80,000 that gave up
-    /// blocked the partition's thread for two seconds. As many as here would take minutes.
+    /// Regression: each removal visited all waiters of the same entry: 80,000 that gave up blocked
+    /// the partition's thread for two seconds. The number used here would take minutes.
     #[test]
     fn removing_one_of_many_waiters_is_fast() {
         let (mut waiters, entry) = (Waiters::default(), EntryId::default());

@@ -3,8 +3,8 @@
 //!
 //! A waiting vqueue has a slot and a handle, under which an `Acquire` is outstanding at the
 //! limiter; nothing else of it is in memory. With many active vqueues, a new one waits like this
-//! from the start. An active one that only waits is asked to do so when more arrive: it withdraws
-//! and asks again, at the end of the queue, once.
+//! from the start. An active one that only waits is asked to wait like this when more arrive: it
+//! withdraws its request and asks again, once, at the end of the queue.
 //!
 //! Must always hold: a vqueue with a slot and without an actor has an `Acquire` at the limiter,
 //! whose grant starts its actor and is handed to it; before its lock, its rows or its pause require
@@ -49,7 +49,7 @@ impl Partition {
         effects.push(PartitionEffect::Acquire { handle, vqueue, head, is_known });
     }
 
-    /// Its request is no longer what it needs: its slot is released.
+    /// Its request no longer fits: its slot is released.
     fn wait_no_more(&mut self, handle: VQueueHandle, effects: &mut Vec<PartitionEffect>) {
         self.tell_limiter(LimiterMessage::Withdraw(handle), effects);
         self.registry.remove(handle);
@@ -75,9 +75,9 @@ impl Partition {
         }
     }
 
-    /// A row was removed. A waiting vqueue may have none left: it is started to find out. So is one
-    /// that sleeps for the holder of its lock, which came first whatever its time: those behind it
-    /// may be due.
+    /// A row was removed. A waiting vqueue may have none left: it is started to find out. So is a
+    /// vqueue that sleeps for the holder of its lock, which was first whatever its time: entries
+    /// behind the holder may be due.
     pub(super) fn on_inbox_removed(
         &mut self,
         vqueue: VQueueId,
@@ -122,8 +122,8 @@ impl Partition {
             return;
         }
         let message = if paused { VQueueMessage::Pause } else { VQueueMessage::Resume };
-        let told = self.registry.tell(vqueue, message, effects);
-        if !told && !paused && self.may_activate(vqueue) {
+        let was_sent = self.registry.tell(vqueue, message, effects);
+        if !was_sent && !paused && self.may_activate(vqueue) {
             self.activate(vqueue, effects);
         }
     }
@@ -145,7 +145,7 @@ impl Partition {
     /// whether they only wait.
     pub(super) fn make_room(&mut self, effects: &mut Vec<PartitionEffect>) {
         for _ in 0..ASKED_PER_ARRIVAL {
-            // None is listed for too long: only their number counts.
+            // No vqueue is listed for too long: only the number matters.
             let Some(handle) = self.active.pop(Timestamp::default()) else { break };
             self.registry.ask_to_go(handle, VQueueMessage::MakeRoom, effects);
         }

@@ -1,7 +1,7 @@
 //! Rows for journals, children and messages.
 //!
-//! Must always hold: an entry that uses none of these has none of these rows, and its own row is
-//! not a byte longer.
+//! Must always hold: an entry that uses none of these has none of these rows, and its own row is no
+//! longer than before.
 
 use bilrost::Message;
 use forebay_messages::{
@@ -49,7 +49,7 @@ impl JournalState {
         (self.waits, self.waits_more) = (waits, u32::try_from(more).unwrap_or(u32::MAX));
     }
 
-    /// Clears what it waits for.
+    /// Clears its waits.
     pub fn wait_for_nothing(&mut self) {
         (self.waits, self.waits_more) = (Vec::new(), 0);
     }
@@ -64,7 +64,7 @@ impl JournalState {
 /// One operation of a journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Message)]
 pub struct JournalRow {
-    /// What it is.
+    /// Its kind.
     #[bilrost(1)]
     pub kind: JournalKind,
     /// Identifies the operation on replay.

@@ -9,7 +9,7 @@ use super::{
     Read,
 };
 
-/// A sleep: when it ends, whose it is, which operation.
+/// A sleep: its end, its entry, its operation.
 pub type SleepKey = (Timestamp, EntryId, JournalKey);
 
 /// Point reads and bounded scans. Scans see committed *and* staged rows, in key order.
@@ -29,7 +29,7 @@ pub trait JournalRows {
     fn promises_of(&self, entry: EntryId, limit: usize) -> Read<Vec<(ByteString, PromiseRow)>>;
     /// Sleeps that end up to a time, the earliest first, at most `limit`.
     fn sleeps_until(&self, until: Timestamp, limit: usize) -> Read<Vec<SleepKey>>;
-    /// What is known of a child that was stopped before it came.
+    /// The tombstone of a child that was stopped before it arrived.
     fn tombstone(&self, child: EntryId) -> Read<Option<TombstoneRow>>;
     /// A message of the outbox, encoded.
     fn outbox(&self, index: RecordSeq) -> Read<Option<Bytes>>;
@@ -38,7 +38,7 @@ pub trait JournalRows {
     -> Read<Vec<(RecordSeq, Bytes)>>;
 }
 
-/// Their writes.
+/// Writes of these rows.
 pub trait JournalTables: JournalRows {
     /// Writes an operation.
     fn put_journal_row(&mut self, entry: EntryId, key: JournalKey, row: JournalRow);
@@ -50,18 +50,18 @@ pub trait JournalTables: JournalRows {
     /// Deletes it.
     fn delete_promise(&mut self, entry: EntryId, name: ByteString);
 
-    /// Notes when a sleep ends.
+    /// Writes when a sleep ends.
     fn put_sleep(&mut self, key: SleepKey);
-    /// Deletes the note.
+    /// Deletes it.
     fn delete_sleep(&mut self, key: SleepKey);
 
-    /// Notes that a child was stopped before it came.
+    /// Writes the tombstone of a child that was stopped before it arrived.
     fn put_tombstone(&mut self, child: EntryId, row: TombstoneRow);
-    /// Deletes the note.
+    /// Deletes it.
     fn delete_tombstone(&mut self, child: EntryId);
 
-    /// Puts a message to a partition.
+    /// Writes a message to a partition.
     fn put_outbox(&mut self, index: RecordSeq, message: Bytes);
-    /// Notes that it was delivered.
+    /// Deletes a delivered message.
     fn delete_outbox(&mut self, index: RecordSeq);
 }
