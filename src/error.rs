@@ -278,6 +278,40 @@ pub enum ActError {
     Node(#[from] NodeError),
 }
 
+/// A promise was not resolved or rejected.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PromiseError {
+    /// The value cannot be written as JSON.
+    #[error("the value of the promise cannot be written as JSON: {0}")]
+    Encode(#[source] serde_json::Error),
+    /// The value or the reason is too large.
+    #[error(
+        "the value of the promise has {len} bytes; at most {len_max} are allowed: put large data \
+         elsewhere and a reference to it here, or raise Builder::payload_max"
+    )]
+    TooLarge {
+        /// Its length, in bytes.
+        len: usize,
+        /// The maximum, in bytes.
+        len_max: usize,
+    },
+    /// The promise was settled before, the entry has ended or is unknown, or the node refused.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+impl PromiseError {
+    /// What a caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Encode(_) | Self::TooLarge { .. } => ErrorKind::BadInput,
+            Self::Node(error) => error.kind(),
+        }
+    }
+}
+
 /// There is no result.
 #[derive(Debug, Error)]
 #[non_exhaustive]

@@ -46,13 +46,14 @@ pub mod testkit;
 pub use aliases::Aliases;
 pub use client::{Entries, Entry, EntryHandle, VQueueHandle};
 pub use error::{
-    ActError, EncodeError, EnqueueError, ErrorKind, NodeError, ResultError, RuntimeError,
+    ActError, EncodeError, EnqueueError, ErrorKind, NodeError, PromiseError, ResultError,
+    RuntimeError,
 };
 pub use forebay_actors::log_writer::TrimLog;
 pub use forebay_actors::node::{ActReport, Candidacy, SharedLog};
 pub use forebay_api::{
     BytesView, EntryCount, EntryCursor, EntryDetails, EntryOutcome, EntryPage, EntryView,
-    ExplainView, FilterError, LimitView, PartitionView, ReplicaRole,
+    ExplainView, FilterError, LimitView, PartitionView, ReplicaRole, TreeEntryView, TreeView,
 };
 pub use forebay_engine::partition::apply::Skip;
 pub use forebay_messages::{

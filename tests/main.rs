@@ -30,6 +30,7 @@ mod old_log;
 mod panics;
 mod place;
 mod process;
+mod promises;
 mod record_limit;
 mod replay;
 mod sim;

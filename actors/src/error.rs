@@ -9,7 +9,10 @@ use forebay_engine::{
     },
     rules::{BookVersion, ChangeError, DecodeBookError, DecodeHistoryError, RollbackError},
 };
-use forebay_messages::{EntryId, Lsn, PartitionId, PartitionKey};
+use forebay_messages::{
+    EntryId, Lsn, PartitionId, PartitionKey,
+    journal::{NAME_LEN_MAX, PROMISES_MAX},
+};
 use forebay_storage::{
     Fault, OpenError,
     log::{LogError, LogId},
@@ -181,6 +184,26 @@ pub enum NodeError {
     /// There is no such entry.
     #[error("there is no entry {0}")]
     UnknownEntry(EntryId),
+    /// An entry has ended, so its promises cannot be settled any more.
+    #[error("the entry {0} has ended: nothing waits for its promises any more")]
+    EntryEnded(EntryId),
+    /// A promise was settled before.
+    #[error("the promise `{name}` of {entry} was resolved or rejected before: that result stands")]
+    PromiseSettled {
+        /// The entry.
+        entry: EntryId,
+        /// The promise.
+        name: String,
+    },
+    /// An entry has as many promises as it may.
+    #[error("the entry {0} has {PROMISES_MAX} promises, no more are allowed")]
+    TooManyPromises(EntryId),
+    /// The name of a promise is empty or too long.
+    #[error("the name of a promise has 1 to {NAME_LEN_MAX} bytes; this one has {len}")]
+    PromiseName {
+        /// Its length, in bytes.
+        len: usize,
+    },
     /// An invalid filter.
     #[error(transparent)]
     Filter(#[from] FilterError),
@@ -280,7 +303,11 @@ impl NodeError {
             Self::NotLeading | Self::Busy => ErrorKind::Retry,
             Self::LostLeadership | Self::StorageFailed(_) => ErrorKind::Unknown,
             Self::RulesNotApplied { .. } | Self::NotFlushed { .. } => ErrorKind::Partly,
-            Self::NoRunningMax | Self::BacklogFull(_) => ErrorKind::Refused,
+            Self::NoRunningMax
+            | Self::BacklogFull(_)
+            | Self::EntryEnded(_)
+            | Self::PromiseSettled { .. }
+            | Self::TooManyPromises(_) => ErrorKind::Refused,
             Self::Alias(AliasError::Unknown { .. }) => ErrorKind::NotFound,
             Self::Rules(error) => match error {
                 ChangeError::AlreadyExists { .. } | ChangeError::PreconditionFailed { .. } => {
@@ -301,6 +328,7 @@ impl NodeError {
             | Self::RangeOverlaps { .. }
             | Self::EmptyRange { .. }
             | Self::TooLarge { .. }
+            | Self::PromiseName { .. }
             | Self::Filter(_)
             | Self::RuleBookTooLarge { .. } => ErrorKind::BadInput,
             Self::PartitionStopped { .. } | Self::ShutDown | Self::TokioGone => ErrorKind::Stopped,

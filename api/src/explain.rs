@@ -1,9 +1,9 @@
 //! Why an entry does not run.
 
-use forebay_messages::{EntryId, PartitionId, VQueueId};
+use forebay_messages::{EntryId, PartitionId, Stage, VQueueId};
 use serde::{Deserialize, Serialize};
 
-use crate::{EntryView, LimitsView};
+use crate::{EntryOutcome, EntryView, LimitsView};
 
 /// Why an entry does not run (or that it does), for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +50,31 @@ pub enum Reason {
     Paused,
     /// It waits for another event.
     Suspended,
+    /// It waits for the result of a child.
+    Child {
+        /// The child.
+        child: EntryId,
+        /// The operation of its journal.
+        operation: String,
+        /// The child's stage; absent if it is not stored (yet).
+        stage: Option<Stage>,
+        /// The child's outcome: it has ended, and its answer is on its way.
+        outcome: Option<EntryOutcome>,
+    },
+    /// It waits until a promise is resolved or rejected.
+    Promise {
+        /// The promise.
+        name: String,
+        /// The operation of its journal.
+        operation: String,
+    },
+    /// It sleeps.
+    Sleep {
+        /// Until this time (milliseconds since 1970).
+        until: u64,
+        /// The operation of its journal.
+        operation: String,
+    },
     /// Its whole vqueue is paused, until it is resumed.
     VqueuePaused {
         /// The vqueue.

@@ -17,6 +17,7 @@ mod response;
 mod rules;
 mod snapshot;
 mod status;
+mod tree;
 
 pub use act::{ActView, NotChangedView, SkippedView, Target};
 pub use details::{BytesView, DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
@@ -34,3 +35,4 @@ pub use rules::{
 };
 pub use snapshot::{SnapshotFileView, SnapshotPartitionView, SnapshotView};
 pub use status::{JobsView, NodeView, PartitionView, ReplicaRole, StatusView};
+pub use tree::{TREE_ENTRIES_MAX, TreeEntryView, TreeView, WAITS_SHOWN_MAX};

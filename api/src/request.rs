@@ -57,6 +57,31 @@ pub enum Request {
         /// The entry.
         entry: EntryId,
     },
+    /// An entry with its children, over all partitions.
+    Tree {
+        /// The entry.
+        entry: EntryId,
+    },
+    /// Settles a promise of an entry.
+    Resolve {
+        /// The entry.
+        entry: EntryId,
+        /// The promise.
+        name: String,
+        /// The value; ignored with a reason.
+        #[serde(default)]
+        value: serde_json::Value,
+        /// Reject it, with this reason.
+        #[serde(default)]
+        reject: Option<String>,
+    },
+    /// Restarts an entry with a new run that keeps what finished before an operation.
+    RestartFrom {
+        /// The entry.
+        entry: EntryId,
+        /// The operation, as answers name it.
+        operation: String,
+    },
     /// The counters of the limits.
     Limits {
         /// Only of this scope.
@@ -164,6 +189,7 @@ impl Request {
             | Self::Queues { .. }
             | Self::Services
             | Self::Explain { .. }
+            | Self::Tree { .. }
             | Self::Limits { .. }
             | Self::Rules
             | Self::RulesHistory { .. }
@@ -176,6 +202,8 @@ impl Request {
             | Self::RulePause { .. }
             | Self::RulesRollback { .. }
             | Self::AliasSet { .. }
+            | Self::Resolve { .. }
+            | Self::RestartFrom { .. }
             | Self::Lead { .. }
             | Self::StepDown { .. }
             | Self::Snapshot { .. } => false,
@@ -195,6 +223,9 @@ impl Request {
             | Self::Queues { .. }
             | Self::Services
             | Self::Explain { .. }
+            | Self::Tree { .. }
+            | Self::Resolve { .. }
+            | Self::RestartFrom { .. }
             | Self::Limits { .. }
             | Self::Rules
             | Self::RulesHistory { .. }
@@ -235,6 +266,7 @@ mod tests {
             ),
             (act(EntryAction::Purge), acted(r#""purge""#)),
             (act(EntryAction::Redrive), acted(r#""redrive""#)),
+            (act(EntryAction::Restart), acted(r#""restart""#)),
             (Request::Status, r#"{"ask":"status"}"#.to_owned()),
             (
                 Request::Limits { scope: Some("a".to_owned()), in_parts: true },

@@ -1,12 +1,12 @@
 //! Answers to requests.
 
-use forebay_messages::VQueueId;
+use forebay_messages::{EntryId, VQueueId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     ActView, AliasView, BookView, EntryCount, EntryCursor, EntryDetails, EntryView, ExplainView,
     JobsView, LimitView, NodeView, PartitionView, RulesImpact, ServiceCounts, SnapshotView,
-    VQueueView,
+    TreeView, VQueueView,
 };
 
 /// An answer to a request.
@@ -58,6 +58,20 @@ pub enum Response {
     Explain {
         /// The entry, and the reasons why it does not run.
         explained: Box<ExplainView>,
+    },
+    /// To `Tree`.
+    Tree {
+        /// The entries.
+        tree: TreeView,
+    },
+    /// To `Resolve`.
+    Resolved {
+        /// The entry.
+        entry: EntryId,
+        /// The promise.
+        name: String,
+        /// It was rejected.
+        is_rejected: bool,
     },
     /// To `Limits`.
     Limits {

@@ -1,5 +1,5 @@
 //! Commands that change entries or whole queues: `cancel`, `kill`, `pause`, `resume`,
-//! `reschedule`, `purge`, `redrive`.
+//! `reschedule`, `purge`, `redrive`, `restart`.
 //!
 //! Must always hold: a user who names entries or queues is told about each one that was not
 //! changed, and the exit code shows that there is one. Must not know: which entries an action
@@ -32,6 +32,8 @@ pub(crate) struct Act {
     action: EntryAction,
     target: Target,
     dry_run: bool,
+    /// The operation that a restart begins with.
+    from: Option<String>,
 }
 
 impl Act {
@@ -48,6 +50,10 @@ impl Act {
             }
             ActCommand::Purge(args) => Self::ended(EntryAction::Purge, args),
             ActCommand::Redrive(args) => Self::ended(EntryAction::Redrive, args),
+            ActCommand::Restart(args) => {
+                let from = args.from.clone();
+                Self { from, ..live(EntryAction::Restart, &args.live) }
+            }
         }
     }
 
@@ -62,7 +68,7 @@ impl Act {
         };
         let (entries, all) = (selection.entries.clone(), selection.all);
         let target = Target { entries, filter, all, ..Target::default() };
-        Self { action, target, dry_run: selection.dry_run }
+        Self { action, target, dry_run: selection.dry_run, from: None }
     }
 
     fn pause(action: EntryAction, args: &PauseArgs) -> Self {
@@ -92,8 +98,16 @@ impl Act {
             true => ("entry", "entries"),
             false => ("queue", "queues"),
         };
-        let Self { action, target, dry_run } = self;
-        let response = answered(global, Request::Act { action, target, dry_run }).await?;
+        let Self { action, target, dry_run, from } = self;
+        let request = match (from, target.entries.as_slice()) {
+            (None, _) => Request::Act { action, target, dry_run },
+            (Some(operation), [entry]) => Request::RestartFrom { entry: *entry, operation },
+            (Some(_), _) => {
+                let text = "--from is an operation of one entry: name one";
+                return Err(AskError::Refused(text.to_owned()));
+            }
+        };
+        let response = answered(global, request).await?;
         let Response::Acted { report } = &response else {
             return Err(AskError::Strange);
         };

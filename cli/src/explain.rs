@@ -13,7 +13,7 @@ use forebay::{
 };
 use forebay_actors::shell::{Clock, WallClock};
 
-use super::show::{finish, or_dash, or_none, rate, span, table, time, work};
+use super::show::{finish, or_dash, or_none, rate, safe, span, table, time, work};
 
 /// Why an entry does not run.
 pub(crate) fn explanation(explained: &ExplainView) -> String {
@@ -51,7 +51,8 @@ pub(crate) fn explanation(explained: &ExplainView) -> String {
         line("failure", failure);
     }
     for (index, block) in blocked_by.iter().enumerate() {
-        line(if index == 0 { "blocked by" } else { "" }, &blocked(block, now));
+        let name = if entry.stage == Stage::Suspended { "waits for" } else { "blocked by" };
+        line(if index == 0 { name } else { "" }, &blocked(block, now));
     }
     for (index, rule) in rules.iter().enumerate() {
         line(if index == 0 { "rules" } else { "" }, &governed(rule));
@@ -94,6 +95,20 @@ pub(super) fn reason(reason: &Reason) -> String {
         }
         Reason::Paused => "it is paused, see `forebay resume`".to_owned(),
         Reason::Suspended => "it is suspended".to_owned(),
+        Reason::Child { child, operation, stage, outcome } => {
+            let state = match (stage, outcome) {
+                (_, Some(outcome)) => format!("has ended: {outcome}; its answer is on its way"),
+                (Some(stage), None) => format!("{stage}"),
+                (None, None) => "not stored (on its way, or purged)".to_owned(),
+            };
+            format!("call {} of {child}: {state}", safe(operation))
+        }
+        Reason::Promise { name, .. } => {
+            format!("promise {}, see `forebay resolve`", safe(name))
+        }
+        Reason::Sleep { until, operation } => {
+            format!("sleep {} until {}", safe(operation), time(*until))
+        }
         Reason::VqueuePaused { vqueue } => format!("its vqueue {vqueue} is paused"),
         Reason::RunAt { run_at } => format!("its time has not come: {}", time(*run_at)),
         Reason::Behind { entries: 1 } => "1 entry of its vqueue goes first".to_owned(),

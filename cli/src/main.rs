@@ -13,6 +13,7 @@ pub(crate) mod act;
 mod alias;
 pub(crate) mod args;
 pub(crate) mod bench;
+mod calls;
 pub(crate) mod exec;
 mod explain;
 pub(crate) mod inspect;
@@ -97,6 +98,8 @@ fn dispatch(cli: Cli) -> ExitCode {
         Command::Partitions(args) => partitions::request(args),
         Command::Alias(args) => alias::request(args),
         Command::Explain(args) => Request::Explain { entry: args.entry },
+        Command::Tree(args) => Request::Tree { entry: args.entry },
+        Command::Resolve(args) => calls::request(args),
         Command::Limits(args) => Request::Limits { scope: args.scope.clone(), in_parts: true },
     };
     logging::start(global.log, io::stderr);

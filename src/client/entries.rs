@@ -190,6 +190,16 @@ impl Entries {
         self.act(EntryAction::Redrive).await
     }
 
+    /// Begins entries again that have not ended, each with an empty journal: running handlers are
+    /// dropped, calls without an answer are canceled. See
+    /// [`EntryHandle::restart`](crate::EntryHandle::restart).
+    ///
+    /// # Errors
+    /// As [`Entries::cancel`].
+    pub async fn restart(&self) -> Result<ActReport, NodeError> {
+        self.act(EntryAction::Restart).await
+    }
+
     /// The first entries in the order of their ids, at most `limit` (0: all). Without conditions it
     /// lists every entry. It reads pages until there are enough entries, see [`Entries::page`].
     /// Cancel-safe.

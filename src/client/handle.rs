@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use forebay_actors::node::{Access, EntryDetails, EntryTarget, EntryView, Node};
+use forebay_actors::node::{Access, ActReport, EntryDetails, EntryTarget, EntryView, Node};
 use forebay_engine::partition::apply::Enqueued;
 use forebay_messages::{EntryId, Outcome, Timestamp, command::EntryAction};
 use serde::de::DeserializeOwned;
@@ -224,6 +224,27 @@ impl EntryHandle {
         self.act(EntryAction::Redrive).await
     }
 
+    /// Begins it again with an empty journal, in any stage: a running handler is dropped, calls
+    /// without an answer are canceled, and remembered steps run again. After its end only if it did
+    /// not succeed. Durable when this returns. Not cancel-safe.
+    ///
+    /// # Errors
+    /// [`ActError::NotChanged`] when it succeeded, its payload was not kept, or it is unknown.
+    pub async fn restart(&self) -> Result<(), ActError> {
+        self.act(EntryAction::Restart).await
+    }
+
+    /// As [`EntryHandle::restart`], but keeps what finished before an operation of its journal,
+    /// named as `forebay tree` and errors print it: `charge`, `charge.1` for the second one of
+    /// that name, `join.0[1]/charge` for one in a branch.
+    ///
+    /// # Errors
+    /// As [`EntryHandle::restart`], and when its journal has no such operation.
+    pub async fn restart_from(&self, operation: &str) -> Result<(), ActError> {
+        let node = self.node.upgrade().ok_or_else(NodeError::shut_down)?;
+        changed(&node.access().restart_from(self.id, operation).await?)
+    }
+
     /// Removes it after its end, with its result and idempotency key. Durable when this returns.
     /// Not cancel-safe.
     ///
@@ -240,11 +261,16 @@ impl EntryHandle {
     /// [`ActError::NotChanged`] when the action does not apply to it.
     pub async fn act(&self, action: EntryAction) -> Result<(), ActError> {
         let node = self.node.upgrade().ok_or_else(NodeError::shut_down)?;
-        let report = node.access().act(action, &EntryTarget::Named(vec![self.id]), false).await?;
-        match report.skipped_named.first() {
-            None => Ok(()),
-            Some((_, why)) => Err(ActError::NotChanged(*why)),
-        }
+        let target = EntryTarget::Named(vec![self.id]);
+        changed(&node.access().act(action, &target, false).await?)
+    }
+}
+
+/// Whether the one entry of a report was changed.
+fn changed(report: &ActReport) -> Result<(), ActError> {
+    match report.skipped_named.first() {
+        None => Ok(()),
+        Some((_, why)) => Err(ActError::NotChanged(*why)),
     }
 }
 

@@ -45,7 +45,7 @@ fn entry_target(target: Target) -> Result<EntryTarget, Refusal> {
     }
 }
 
-fn view_act(dry_run: bool, report: &ActReport) -> ActView {
+pub(super) fn view_act(dry_run: bool, report: &ActReport) -> ActView {
     let counted = report.skipped.iter();
     let skipped =
         counted.map(|(skip, count)| SkippedView { reason: skip.to_string(), count: *count });

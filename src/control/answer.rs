@@ -12,11 +12,11 @@ use forebay_engine::{
         BookVersion, Change, Edit, LimitsPatch, Precondition, RuleBook, RuleChange, RulePatch,
     },
 };
-use forebay_messages::rule::Pattern;
+use forebay_messages::{PartitionId, rule::Pattern};
 
 use super::{
     AliasView, BookView, JobsView, NodeView, Request, Response, RuleEdit, RuleView,
-    SnapshotFileView, SnapshotPartitionView, SnapshotView, act::act,
+    SnapshotFileView, SnapshotPartitionView, SnapshotView, act::act, calls,
 };
 
 /// Answers a request on a node.
@@ -39,6 +39,7 @@ pub(super) fn refuse(refusal: Refusal) -> Response {
                     | NodeError::Rollback(_)
                     | NodeError::Filter(_)
                     | NodeError::Alias(_)
+                    | NodeError::PromiseName { .. }
             );
             Response::Error { message: error.to_string(), usage }
         }
@@ -84,6 +85,10 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             let explained = explained.ok_or(NodeError::UnknownEntry(entry))?;
             Response::Explain { explained: Box::new(explained) }
         }
+        request
+        @ (Request::Tree { .. } | Request::Resolve { .. } | Request::RestartFrom { .. }) => {
+            calls::answer(node, request).await?
+        }
         Request::Limits { scope, .. } => {
             Response::Limits { limits: limits(node, scope.as_deref()).await?, more: false }
         }
@@ -99,9 +104,7 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
             book: view(&pause_rule(node, &pattern, paused, if_version, &author).await?),
         },
         Request::RulesTest { rules, key, limit } => {
-            let mut impact = test_rules(node, &rules, key.as_deref()).await?;
-            impact.keys.truncate(limit);
-            Response::RulesTest { impact }
+            Response::RulesTest { impact: test_rules(node, &rules, key.as_deref(), limit).await? }
         }
         Request::RulesRollback { version, author } => {
             let book = node.rules().rollback_rules(&author, BookVersion(version)).await?;
@@ -113,14 +116,8 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
         }
         Request::Snapshot { to } => snapshot(node, &to).await?,
         Request::Partitions => partitions(node).await?,
-        Request::Lead { partition } => {
-            node.partitions().lead(partition).await?;
-            partitions(node).await?
-        }
-        Request::StepDown { partition, within_ms } => {
-            node.partitions().step_down(partition, Duration::from_millis(within_ms)).await?;
-            partitions(node).await?
-        }
+        Request::Lead { partition } => lead(node, partition).await?,
+        Request::StepDown { partition, within_ms } => step_down(node, partition, within_ms).await?,
         Request::Act { action, target, dry_run } => {
             Response::Acted { report: act(node, action, target, dry_run).await? }
         }
@@ -173,6 +170,7 @@ async fn test_rules(
     node: &Node,
     rules: &[(String, Option<u32>)],
     key: Option<&str>,
+    limit: usize,
 ) -> Result<RulesImpact, Refusal> {
     let mut patches = Vec::new();
     for (pattern, limit) in rules {
@@ -194,7 +192,9 @@ async fn test_rules(
         let changes = patches.into_iter().map(|(pattern, patch)| book.upsert(pattern, patch));
         changes.collect()
     };
-    Ok(node.inspect().test_rules(make, &key).await?)
+    let mut impact = node.inspect().test_rules(make, &key).await?;
+    impact.keys.truncate(limit);
+    Ok(impact)
 }
 
 fn parse(pattern: &str) -> Result<Pattern, Refusal> {
@@ -230,6 +230,20 @@ async fn snapshot(node: &Node, to: &Path) -> Result<Response, NodeError> {
 
 async fn partitions(node: &Node) -> Result<Response, NodeError> {
     Ok(Response::Partitions { partitions: node.inspect().list_partitions().await? })
+}
+
+async fn lead(node: &Node, partition: PartitionId) -> Result<Response, NodeError> {
+    node.partitions().lead(partition).await?;
+    partitions(node).await
+}
+
+async fn step_down(
+    node: &Node,
+    partition: PartitionId,
+    within_ms: u64,
+) -> Result<Response, NodeError> {
+    node.partitions().step_down(partition, Duration::from_millis(within_ms)).await?;
+    partitions(node).await
 }
 
 fn precondition(if_version: Option<u64>) -> Precondition {

@@ -7,6 +7,7 @@
 
 mod act;
 mod answer;
+mod calls;
 mod client;
 mod pages;
 mod parts;

@@ -1,6 +1,7 @@
 //! The runtime: one node of forebay inside the application's process.
 
 mod builder;
+mod calls;
 mod weak;
 
 use std::{

@@ -1,5 +1,5 @@
-//! `cancel`, `kill`, `pause`, `resume`, `reschedule`, `purge` and `redrive`, on a directory in use
-//! and on one not in use.
+//! `cancel`, `kill`, `pause`, `resume`, `reschedule`, `purge`, `redrive`, `restart`, `resolve` and
+//! `tree`, on a directory in use and on one not in use.
 
 use std::collections::BTreeMap;
 
@@ -134,6 +134,8 @@ fn all_commands(place: &Place) {
     says(place, &["reschedule", "--now", "--scope", "b"], 0, &["2 entries rescheduled"]);
     assert!(run_at(&of_b[1]) < before - 3_600_000);
 
+    promises(place, &of_b[1]);
+
     // A canceled waiting entry has ended.
     says(place, &["cancel", &of_b[0]], 0, &["1 entry canceled"]);
     says(place, &["cancel", &of_b[0]], 1, &["0 entries canceled", "is already finished"]);
@@ -155,6 +157,30 @@ fn all_commands(place: &Place) {
         (&1.into(), &of_b[1].as_str().into())
     );
     assert_eq!(ids(place, &["--scope", "b"]), [""; 0]);
+}
+
+/// What a waiting entry is told for its journal.
+fn promises(place: &Place, entry: &str) {
+    let resolved = format!("promise approved of {entry} resolved");
+    says(place, &["resolve", entry, "approved", "--value", "true"], 0, &[&resolved]);
+    let again = run(place, &["resolve", entry, "approved"]);
+    again.expect_refused(&["was resolved or rejected before: that result stands"]);
+    says(place, &["resolve", entry, "paid", "--reject", "no card"], 0, &["rejected"]);
+    run(place, &["resolve", UNKNOWN_ID, "approved"]).expect_refused(&["there is no entry ent_"]);
+    run(place, &["resolve", entry, ""]).expect_refused(&["1 to 128 bytes"]);
+    let settled = place.json(&["resolve", entry, "third", "--data-dir", "data"]);
+    assert_eq!((&settled["name"], &settled["is_rejected"]), (&"third".into(), &false.into()));
+
+    says(place, &["tree", entry], 0, &[&format!("{entry} inbox exec")]);
+    let tree = place.json(&["tree", entry, "--data-dir", "data"]);
+    assert_eq!((&tree["entries"][0]["id"], &tree["is_cut"]), (&entry.into(), &false.into()));
+    run(place, &["tree", UNKNOWN_ID]).expect_refused(&["there is no entry ent_"]);
+
+    says(place, &["restart", entry], 0, &["1 entry restarted"]);
+    let missing = ["0 entries restarted", "no such operation in its journal"];
+    says(place, &["restart", entry, "--from", "charge"], 1, &missing);
+    let two = run(place, &["restart", entry, UNKNOWN_ID, "--from", "charge"]);
+    two.expect_refused(&["--from is an operation of one entry"]);
 }
 
 /// Whole queues, of those with waiting entries.

@@ -60,6 +60,16 @@ pub struct ActReport {
 }
 
 impl ActReport {
+    /// About one entry.
+    pub(super) fn of_one(id: EntryId, result: Result<(), Skip>) -> Self {
+        let mut report = Self::default();
+        match result {
+            Ok(()) => report.changed(id),
+            Err(skip) => report.skipped(id, skip),
+        }
+        report
+    }
+
     fn changed(&mut self, id: EntryId) {
         self.changed += 1;
         if self.changed_named.len() < NAMED_MAX {

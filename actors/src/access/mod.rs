@@ -7,6 +7,7 @@ pub mod replies;
 
 mod act;
 mod attach;
+mod promises;
 pub(crate) mod propose;
 
 use std::sync::Arc;

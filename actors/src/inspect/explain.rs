@@ -19,6 +19,7 @@ use crate::{error::NodeError, peers::ReplicaRows, shell::Clock};
 use super::{
     Inspect,
     query::{bytes_view, view_live},
+    tree::AllRows,
 };
 
 /// Rows read at a time.
@@ -68,9 +69,7 @@ impl Inspect {
         match row.stage {
             Stage::Running | Stage::Finished => {}
             Stage::Paused => blocked_by.push(BlockView { reason: Reason::Paused, since: None }),
-            Stage::Suspended => {
-                blocked_by.push(BlockView { reason: Reason::Suspended, since: None });
-            }
+            Stage::Suspended => blocked_by = self.waits_of(id).await?,
             Stage::Inbox => {
                 blocked_by.extend(self.no_handler(&row, &meta.name));
                 blocked_by.extend(own_reasons(&row, &meta, ahead.unwrap_or(0), now));
@@ -113,6 +112,17 @@ impl Inspect {
             found.extend(counters.into_values());
         }
         Ok(found)
+    }
+
+    /// What a suspended entry waits for.
+    async fn waits_of(&self, id: EntryId) -> Result<Vec<BlockView>, NodeError> {
+        let rows = AllRows::of(&self.registry)?;
+        let mut waits = self.registry.blocking(move || rows.waits_of(id)).await??;
+        if waits.is_empty() {
+            // What it waited for came meanwhile.
+            waits.push(Reason::Suspended);
+        }
+        Ok(waits.into_iter().map(|reason| BlockView { reason, since: None }).collect())
     }
 
     /// The rules of the newest book, ready for lookups.

@@ -12,6 +12,7 @@ mod impact;
 mod list;
 pub(crate) mod query;
 mod queues;
+mod tree;
 mod views;
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub use forebay_api::{
     EntryOutcome, EntryPage, EntryView, ExplainView, FailedAttemptView, GovernedView, GovernsView,
     KeyImpact, LISTED_BYTES_MAX, LimitView, LimitsView, PAGE_ENTRIES_MAX, PartitionView, RateView,
     Reason, ReplicaRole, RetryView, RuleRefView, RulesImpact, ServiceCounts, StatusView,
-    UnservedView, VQueueView,
+    TREE_ENTRIES_MAX, TreeEntryView, TreeView, UnservedView, VQueueView, WAITS_SHOWN_MAX,
 };
 pub use holdups::HeldBy;
 pub use list::PAGE_ROWS_MAX;

@@ -26,6 +26,7 @@ pub(crate) enum ActCommand {
     /// Run permanently failed entries again, with all their attempts; by filter only failed ones,
     /// not canceled or killed ones
     Redrive(EndedArgs),
+    Restart(RestartArgs),
 }
 
 /// Which entries: these, or all that match every given filter. Without any it is refused.
@@ -88,6 +89,20 @@ pub(crate) struct EndedArgs {
     /// All that ended like this
     #[arg(long, group = "which", conflicts_with_all = ["entries", "all"])]
     pub(crate) outcome: Option<OutcomeArg>,
+}
+
+/// Begin entries again with an empty journal: running handlers are stopped, calls without an answer
+/// are canceled, remembered steps run again. By filter only entries that have not ended
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RestartArgs {
+    #[command(flatten)]
+    pub(crate) live: LiveSelection,
+    /// Keep what finished before this operation of the journal of one entry, like `charge`, or
+    /// `charge.1` for the second one of that name
+    #[arg(long, value_name = "OPERATION", requires = "entries",
+        conflicts_with_all =
+            ["service", "scope", "limit_key", "older_than", "all", "stage", "dry_run"])]
+    pub(crate) from: Option<String>,
 }
 
 /// Give entries another start time, which is also their position in the queue: earlier times go

@@ -5,6 +5,7 @@
 
 mod add;
 mod alias;
+mod calls;
 mod control;
 mod exec;
 mod halt;
@@ -25,6 +26,7 @@ use tracing::level_filters::LevelFilter;
 
 pub(crate) use add::AddArgs;
 pub(crate) use alias::AliasArgs;
+pub(crate) use calls::{ResolveArgs, TreeArgs};
 pub(crate) use control::{
     ActCommand, EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
 };
@@ -87,6 +89,8 @@ pub(crate) enum Command {
     /// Watch runs, queues and limits, and what blocks them, in a terminal
     Top,
     Explain(ExplainArgs),
+    Tree(TreeArgs),
+    Resolve(ResolveArgs),
     Limits(LimitsArgs),
     #[command(flatten)]
     Act(ActCommand),

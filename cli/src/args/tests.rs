@@ -10,6 +10,9 @@ use super::{
 };
 use crate::args::RulesCommand;
 
+/// A well-formed id of no entry.
+const UNKNOWN: &str = "ent_0DMI9oORqVM5I5G2Xq3JW7loIRUEovcLD";
+
 fn cli(line: &[&str]) -> Result<Cli, clap::Error> {
     parse(std::iter::once("forebay").chain(line.iter().copied()).map(OsString::from))
 }
@@ -92,6 +95,9 @@ fn wrong_usage_is_exit_code_2_and_names_the_option() {
         (&["reschedule", "--all", "--at", "tomorrow"], "--at"),
         (&["purge", "--stage", "running"], "--stage"),
         (&["redrive", "--older-than", "x"], "`x` is not a duration"),
+        (&["restart", "--all", "--from", "a"], "cannot be used with"),
+        (&["resolve", UNKNOWN, "a", "--value", "yes"], "a text needs quotes"),
+        (&["resolve", UNKNOWN, "a", "--value", "1", "--reject", "b"], "cannot be used with"),
     ] {
         let error = cli(line).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line:?}: {error}");

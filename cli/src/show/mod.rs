@@ -64,6 +64,13 @@ pub(crate) fn json(response: &Response) -> Result<String, AskError> {
             json["entry"] = entries::entry_json(&explained.entry);
             serde_json::to_string(&json)
         }
+        Response::Tree { tree } => serde_json::to_string(tree),
+        Response::Resolved { entry, name, is_rejected } => {
+            let settled = serde_json::json!({
+                "entry": entry, "name": name, "is_rejected": is_rejected,
+            });
+            serde_json::to_string(&settled)
+        }
         Response::Limits { limits, .. } => serde_json::to_string(limits),
         Response::Rules { book } => serde_json::to_string(book),
         Response::RulesHistory { books, .. } => serde_json::to_string(books),
@@ -86,6 +93,11 @@ fn as_text(response: &Response) -> Result<String, AskError> {
         Response::EntryCount { count } => format!("{count}\n"),
         Response::Entry { details } => details::as_text(details),
         Response::Explain { explained } => super::explain::explanation(explained),
+        Response::Tree { tree } => super::calls::tree(tree),
+        Response::Resolved { entry, name, is_rejected } => {
+            let done = if *is_rejected { "rejected" } else { "resolved" };
+            format!("promise {} of {entry} {done}\n", safe(name))
+        }
         Response::Limits { limits, .. } => super::explain::limits(limits),
         Response::Rules { book } => rules::rule_table(book),
         Response::RulesHistory { books, .. } => rules::history(books),

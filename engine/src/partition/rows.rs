@@ -288,6 +288,19 @@ impl FinishedRow {
         failures(self.extra.as_deref())
     }
 
+    /// Its link to its parent, if it is a child.
+    #[must_use]
+    pub fn parent(&self) -> Option<&ParentLink> {
+        self.extra.as_deref().and_then(|extra| extra.parent.as_deref())
+    }
+
+    /// Whether operations of its journal are kept.
+    #[must_use]
+    pub fn has_journal(&self) -> bool {
+        let journal = self.extra.as_deref().and_then(|extra| extra.journal.as_deref());
+        journal.is_some_and(|journal| journal.rows > 0)
+    }
+
     /// How the entry ended.
     #[must_use]
     pub fn outcome(&self) -> Outcome {

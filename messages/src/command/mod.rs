@@ -147,6 +147,9 @@ pub enum EntryAction {
     /// Retry an entry that failed permanently. By filter: entries whose handler failed, but not
     /// canceled or killed ones, unless the filter asks for that outcome.
     Redrive,
+    /// Begin again with an empty journal, in any stage; calls without an answer are canceled. An
+    /// ended entry that did not succeed is redriven. By filter: only entries that have not ended.
+    Restart,
 }
 
 impl EntryAction {
@@ -161,6 +164,7 @@ impl EntryAction {
             Self::Reschedule { .. } => "reschedule",
             Self::Purge => "purge",
             Self::Redrive => "redrive",
+            Self::Restart => "restart",
         }
     }
 
@@ -175,6 +179,7 @@ impl EntryAction {
             Self::Reschedule { .. } => "rescheduled",
             Self::Purge => "purged",
             Self::Redrive => "redriven",
+            Self::Restart => "restarted",
         }
     }
 
@@ -189,6 +194,7 @@ impl EntryAction {
             Self::Reschedule { run_at } => Command::Reschedule(Reschedule { selector, run_at }),
             Self::Purge => Command::Purge(Purge { entries: selector.entries, ..Purge::default() }),
             Self::Redrive => Command::Redrive(selector),
+            Self::Restart => Command::Restart(Restart { selector, from: None }),
         }
     }
 }

@@ -92,10 +92,10 @@ pub fn is_for_finished(action: EntryAction) -> bool {
 /// # Errors
 /// Why not.
 pub fn check(action: EntryAction, row: &EntryRow) -> Result<(), Skip> {
-    use EntryAction::{Cancel, Kill, Pause, Purge, Redrive, Reschedule, Resume};
+    use EntryAction::{Cancel, Kill, Pause, Purge, Redrive, Reschedule, Restart, Resume};
     match (action, row.stage) {
         (Cancel, Stage::Running) if row.cancel_requested => Err(Skip::AlreadyCanceled),
-        (Cancel | Kill, _)
+        (Cancel | Kill | Restart, _)
         | (Pause | Reschedule { .. }, Stage::Inbox)
         | (Resume | Reschedule { .. }, Stage::Paused) => Ok(()),
         (Pause, Stage::Paused) => Err(Skip::AlreadyPaused),
@@ -114,8 +114,10 @@ pub fn check(action: EntryAction, row: &EntryRow) -> Result<(), Skip> {
 pub fn check_finished(action: EntryAction, row: &FinishedRow) -> Result<(), Skip> {
     match action {
         EntryAction::Purge => Ok(()),
-        EntryAction::Redrive if row.outcome().is_success() => Err(Skip::Succeeded),
-        EntryAction::Redrive => Ok(()),
+        EntryAction::Redrive | EntryAction::Restart if row.outcome().is_success() => {
+            Err(Skip::Succeeded)
+        }
+        EntryAction::Redrive | EntryAction::Restart => Ok(()),
         _ => Err(Skip::Finished),
     }
 }
