@@ -1,12 +1,12 @@
 //! Handlers: async closures over typed payloads.
 
 use std::{
-    any::{Any, TypeId},
-    collections::HashMap,
+    any::TypeId,
     error::Error,
     fmt::Display,
     future::Future,
     marker::PhantomData,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,26 +15,29 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_actors::executor::{AttemptContext, Handler, HandlerFuture, INTERRUPTIONS_MAX};
 use forebay_messages::{
-    AttemptToken, EntryId, VQueueName, actor::AttemptEnd, command::RetryPolicy,
+    AttemptToken, EntryId, VQueueName,
+    actor::AttemptEnd,
+    command::{AfterRun, RetryPolicy},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{WeakRuntime, journal::OperationError};
+use crate::{
+    WeakRuntime,
+    attempt::Attempt,
+    environment::Environment,
+    journal::{Driven, Ended, MismatchedKind, OperationError},
+};
 
 /// The current attempt, for its handler. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    attempt: Arc<AttemptContext>,
-    shared: Arc<Shared>,
+    pub(crate) attempt: Arc<Attempt>,
+    pub(crate) shared: Arc<Shared>,
 }
 
-/// Values from `Builder::state`, by type.
-pub(crate) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
-
 /// Shared by all handlers of a runtime.
-#[derive(Default)]
 pub(crate) struct Shared {
-    pub(crate) states: Arc<States>,
+    pub(crate) environment: Arc<Environment>,
     pub(crate) runtime: WeakRuntime,
 }
 
@@ -42,39 +45,40 @@ impl Context {
     /// The entry.
     #[must_use]
     pub fn entry(&self) -> EntryId {
-        self.attempt.entry
+        self.attempt.context.entry
     }
 
     /// Its vqueue: service, scope, limit key, object key.
     #[must_use]
     pub fn vqueue(&self) -> &VQueueName {
-        &self.attempt.name
+        &self.attempt.context.name
     }
 
     /// The attempt's number, from 1. Attempts cut short by a crash, a change of leader
     /// or a snooze are not counted.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.attempt.attempt
+        self.attempt.context.attempt
     }
 
     /// Whether a failure of this attempt is final.
     #[must_use]
     pub fn is_last_attempt(&self) -> bool {
-        self.attempt.attempts_max != 0 && self.attempt.attempt >= self.attempt.attempts_max
+        self.attempt.context.attempts_max != 0
+            && self.attempt.context.attempt >= self.attempt.context.attempts_max
     }
 
     /// A fencing token for effects of this attempt elsewhere: a later attempt of the same entry has
     /// a greater token.
     #[must_use]
     pub fn token(&self) -> AttemptToken {
-        self.attempt.token
+        self.attempt.context.token
     }
 
     /// Message of the last failed attempt; empty on the first.
     #[must_use]
     pub fn last_failure(&self) -> &str {
-        &self.attempt.last_failure
+        &self.attempt.context.last_failure
     }
 
     /// Waits until the handler should stop: its entry was canceled, or the runtime shuts down and
@@ -82,13 +86,14 @@ impl Context {
     /// [`HandlerError::canceled`]: a canceled entry then ends as canceled, and one that was cut
     /// short by a shutdown runs again after the next start. Cancel-safe.
     pub async fn canceled(&self) {
-        self.attempt.cancel.cancelled().await;
+        self.attempt.context.cancel.cancelled().await;
+        self.attempt.look_at_cancel();
     }
 
     /// Whether the handler should stop.
     #[must_use]
     pub fn is_canceled(&self) -> bool {
-        self.attempt.cancel.is_cancelled()
+        self.attempt.look_at_cancel()
     }
 
     /// Reports that the attempt is alive, and checks whether it should stop. Handlers that take
@@ -109,7 +114,7 @@ impl Context {
     /// }
     /// ```
     pub fn heartbeat(&self) -> Result<(), HandlerError> {
-        self.attempt.pulse.beat();
+        self.attempt.context.pulse.beat();
         match self.is_canceled() {
             true => Err(HandlerError::canceled("stopped at a heartbeat, as it was asked to")),
             false => Ok(()),
@@ -119,7 +124,7 @@ impl Context {
     /// When the attempt times out, if its handler has a timeout.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.attempt.deadline
+        self.attempt.context.deadline
     }
 
     /// A value that the application passed to [`Builder::state`](crate::Builder::state), by its
@@ -139,7 +144,7 @@ impl Context {
     /// ```
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
-        let state = self.shared.states.get(&TypeId::of::<T>())?;
+        let state = self.shared.environment.states.get(&TypeId::of::<T>())?;
         Arc::clone(state).downcast().ok()
     }
 
@@ -174,10 +179,21 @@ pub struct HandlerError(End);
 
 #[derive(Clone, Debug)]
 enum End {
-    Retry { message: String, detail: Bytes },
-    Terminal { message: String, detail: Bytes },
+    Retry {
+        message: String,
+        detail: Bytes,
+    },
+    Terminal {
+        message: String,
+        detail: Bytes,
+    },
     Snooze(Duration),
-    Canceled { message: String, detail: Bytes },
+    Canceled {
+        message: String,
+        detail: Bytes,
+    },
+    /// The next run begins, with this payload.
+    Continue(Bytes),
 }
 
 impl HandlerError {
@@ -213,9 +229,14 @@ impl HandlerError {
             End::Retry { detail, .. }
             | End::Terminal { detail, .. }
             | End::Canceled { detail, .. } => *detail = bytes.into(),
-            End::Snooze(_) => {}
+            End::Snooze(_) | End::Continue(_) => {}
         }
         self
+    }
+
+    /// The run ends and the next one begins with this payload.
+    pub(crate) fn continue_with(payload: Bytes) -> Self {
+        Self(End::Continue(payload))
     }
 }
 
@@ -274,6 +295,7 @@ impl HandlerError {
                 AttemptEnd::Terminal { message: ByteString::from(message), detail }
             }
             End::Snooze(wait) => AttemptEnd::Snooze { wait },
+            End::Continue(payload) => AttemptEnd::Run(AfterRun::ContinueWith(payload)),
             End::Canceled { message, detail } => {
                 AttemptEnd::Canceled { message: ByteString::from(message), detail }
             }
@@ -362,6 +384,39 @@ pub struct HandlerOptions {
     /// How long results are kept (default: 24 hours). `Duration::MAX` keeps them until they are
     /// purged. Expired results are removed every 30 s, so a result may exist for that much longer.
     pub retention: Option<Duration>,
+    /// How long an attempt waits for children, promises and sleeps, and for nothing else, before it
+    /// is suspended (default: 5 s, and at most half of the time left before a timeout). Its future
+    /// is dropped then, its permit is free, and the handler runs again from its top when something
+    /// comes. `Duration::MAX`: never; it then holds its permit while it waits.
+    pub suspend_after: Option<Duration>,
+    /// What happens when the code no longer fits the journal of an entry (default:
+    /// [`MismatchPolicy::Pause`]).
+    pub mismatch: MismatchPolicy,
+}
+
+/// What happens to an entry when its handler does something else than the journal remembers: after
+/// a change of the code, or because the handler is not deterministic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MismatchPolicy {
+    /// The entry is paused; nothing is lost. Deploy code that fits and resume it, or restart it.
+    #[default]
+    Pause,
+    /// The entry fails permanently.
+    Fail,
+    /// The next run begins with an empty journal: every step runs again, with new ids.
+    Restart,
+}
+
+impl MismatchPolicy {
+    fn end(self, kind: &MismatchedKind) -> AttemptEnd {
+        let message = ByteString::from(kind.to_string());
+        match self {
+            Self::Pause => AttemptEnd::Run(AfterRun::Pause(message)),
+            Self::Fail => AttemptEnd::Terminal { message, detail: Bytes::new() },
+            Self::Restart => AttemptEnd::Run(AfterRun::Restart(message)),
+        }
+    }
 }
 
 /// A closure as a handler.
@@ -400,13 +455,16 @@ where
             Ok(input) => input,
             Err(message) => return Box::pin(std::future::ready(terminal(message))),
         };
-        let attempt = Arc::new(context);
+        let HandlerOptions { suspend_after, mismatch, .. } = self.options;
+        let attempt = Attempt::new(context, suspend_after, &self.shared.environment);
         let context = Context { attempt: Arc::clone(&attempt), shared: Arc::clone(&self.shared) };
         let running = (self.call)(context, input);
         Box::pin(async move {
-            match running.await {
-                Ok(out) => out.into_payload().map_or_else(terminal, AttemptEnd::Success),
-                Err(error) => error.into_end(),
+            match Driven::new(attempt, pin!(running)).await {
+                Ok(Ok(out)) => out.into_payload().map_or_else(terminal, AttemptEnd::Success),
+                Ok(Err(error)) => error.into_end(),
+                Err(Ended::Attempt(end)) => end,
+                Err(Ended::Mismatch(kind)) => mismatch.end(&kind),
             }
         })
     }

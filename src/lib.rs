@@ -7,8 +7,10 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod aliases;
+mod attempt;
 pub mod client;
 pub mod control;
+mod environment;
 pub mod error;
 pub mod explain {
     //! Why entries wait: the types returned by [`Runtime::explain`](crate::Runtime::explain),
@@ -20,8 +22,8 @@ pub mod explain {
     };
 }
 pub mod handler;
-#[expect(dead_code, unused_imports, reason = "handlers get it once partitions keep journals")]
-pub(crate) mod journal;
+mod journal;
+mod operations;
 pub mod partitions;
 pub mod rules;
 pub mod runtime;
@@ -56,13 +58,17 @@ pub use forebay_api::{
     ExplainView, FilterError, LimitView, PartitionView, ReplicaRole, TreeEntryView, TreeView,
 };
 pub use forebay_engine::partition::apply::Skip;
+pub use forebay_messages::journal::{JournalFailureKind, JournalKey, KeyError, StepId};
 pub use forebay_messages::{
     EntryId, PartitionId, PartitionKey, RuleId, Stage, Timestamp, VQueueId, VQueueName,
     command::{EntryAction, RetryPolicy},
     rule::{Limits, Pattern, PatternError, RATE_PERIOD_MS_MAX, Rate},
 };
 pub use forebay_messages::{FailureKind, Outcome};
-pub use handler::{Context, HandlerError, HandlerOptions, Json};
+pub use handler::{Context, HandlerError, HandlerOptions, Json, MismatchPolicy};
+pub use journal::{
+    Branch, Join, List, Member, OneOf2, OneOf3, OneOf4, OperationError, Select, Together,
+};
 pub use partitions::Partitions;
 pub use rules::Rules;
 pub use runtime::{

@@ -23,6 +23,8 @@ const ONCE: HandlerOptions = HandlerOptions {
     heartbeat: None,
     interruptions_max: None,
     retention: None,
+    suspend_after: None,
+    mismatch: forebay::MismatchPolicy::Pause,
 };
 
 /// A handler that waits until it is released or canceled, and counts its outcomes.

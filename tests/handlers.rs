@@ -210,7 +210,9 @@ fn the_longest_durations_mean_forever() {
         timeout: Some(Duration::MAX),
         heartbeat: Some(Duration::MAX),
         retention: Some(Duration::MAX),
+        suspend_after: Some(Duration::MAX),
         interruptions_max: None,
+        mismatch: forebay::MismatchPolicy::default(),
         retry: RetryPolicy { backoff_first_ms: u64::MAX, backoff_max_ms: u64::MAX, ..AT_ONCE },
     };
     for snoozes in [true, false] {

@@ -9,6 +9,7 @@ use std::path::Path;
 
 mod act;
 mod api;
+mod calls;
 mod clock;
 mod control;
 mod crash;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_messages::{
     EntryId, PartitionKey, Timestamp, VQueueName,
-    command::{self, NewEntry, RetryPolicy},
+    command::{self, NewChild, NewEntry, RetryPolicy},
     record::{RECORD_LEN_MAX, RECORD_ROOM},
     vqueue::NameError,
 };
@@ -166,6 +166,26 @@ impl Entry {
     #[must_use]
     pub fn vqueue(&self) -> &VQueueName {
         &self.name
+    }
+
+    /// Checks everything for the child of an entry, whose id is derived from its parent. An error
+    /// is a text for people.
+    pub(crate) fn into_child(
+        self,
+        defaults: &HandlerOptions,
+        payload_len_max: usize,
+        is_attached: bool,
+    ) -> Result<NewChild, String> {
+        if self.uuid.is_some() || self.partition_key.is_some() || self.idempotency_key.is_some() {
+            return Err(
+                "a child gets its id from its parent and exists once: leave out the uuid, \
+                        the partition key and the idempotency key"
+                    .to_owned(),
+            );
+        }
+        let child = self.finish(defaults, payload_len_max).map_err(|error| error.to_string())?;
+        let NewEntry { vqueue, payload, run_at, retry, retention_ms, .. } = child;
+        Ok(NewChild { vqueue, payload, run_at, retry, retention_ms, is_attached })
     }
 
     /// Checks everything and gives the entry its id.

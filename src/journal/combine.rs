@@ -19,7 +19,7 @@ use super::{
 };
 
 /// A future that runs in a branch of its own.
-pub(crate) struct Member<F: Future> {
+pub struct Member<F: Future> {
     future: Option<Pin<Box<F>>>,
     output: Option<F::Output>,
 }
@@ -73,29 +73,30 @@ impl Branches {
 }
 
 /// Waits for all of its members; gives their outputs in the members' order.
-pub(crate) struct Join<M> {
+pub struct Join<M> {
     branches: Branches,
     members: M,
 }
 
 /// Waits for the first of its members to be ready, and drops the others.
-pub(crate) struct Select<M> {
+pub struct Select<M> {
     branches: Branches,
     /// `None` when one was ready.
     members: Option<M>,
 }
 
 /// Futures that can be joined and selected: tuples of 2 to 4, and lists of one type.
-pub(crate) trait Together {
+pub trait Together {
     /// As the members of a join or select.
     type Members;
 
     /// Makes them.
+    #[doc(hidden)]
     fn members(self) -> Self::Members;
 }
 
 /// Members of a list, all of one type.
-pub(crate) struct List<F: Future>(Vec<Member<F>>);
+pub struct List<F: Future>(Vec<Member<F>>);
 
 impl<F: IntoFuture> Together for Vec<F> {
     type Members = List<F::IntoFuture>;
@@ -146,7 +147,7 @@ macro_rules! tuple {
     ($count:literal, $one_of:ident, $(($of:ident, $variant:ident, $index:tt)),+) => {
         /// What the first member of a select gave that was ready.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(crate) enum $one_of<$($of),+> {
+        pub enum $one_of<$($of),+> {
             $(
                 #[doc = concat!("It was the member at position ", stringify!($index), ".")]
                 $variant($of)
@@ -206,7 +207,7 @@ tuple!(4, OneOf4, (A, First, 0), (B, Second, 1), (C, Third, 2), (D, Fourth, 3));
 
 /// A part of a handler with a key of its own: what it does keeps its place in the journal
 /// whatever else the handler does, and in any order.
-pub(crate) struct Branch<F: Future> {
+pub struct Branch<F: Future> {
     journal: Arc<Journal>,
     key: String,
     /// Not known before the first poll; `None` within means outside of the handler.

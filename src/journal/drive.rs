@@ -10,6 +10,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use bytes::Bytes;
+use bytestring::ByteString;
 use forebay_messages::actor::AttemptEnd;
 
 use super::{
@@ -39,63 +41,88 @@ const TURNS_MAX: u32 = 256;
 
 type Delay = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// An attempt, as its future sees it.
+pub(crate) trait Owner {
+    /// Where its journal is.
+    fn slot(&self) -> &Slot;
+
+    /// Whether the handler knows that it should stop: then it may be cleaning up.
+    fn saw_cancel(&self) -> bool;
+}
+
+/// A wait for nothing but what lasts.
+struct Wait {
+    /// Runs out when it asks to be suspended.
+    patience: Option<Delay>,
+    /// Ready when the handler should stop; taken when it was.
+    canceled: Option<Delay>,
+}
+
 /// The future of a handler that may use a journal.
-pub(crate) struct Driven<F> {
-    slot: Arc<Slot>,
+pub(crate) struct Driven<S, F> {
+    attempt: Arc<S>,
     handler: F,
-    /// Runs out when the attempt has waited for so long that it asks to be suspended, and
-    /// the version of the state that it waits in.
-    patience: Option<(u64, Option<Delay>)>,
+    /// The version of the state that it waits in, and the wait if it may be suspended in it.
+    wait: Option<(u64, Option<Wait>)>,
     /// What the handler wakes once it has a journal.
     signal: Option<Arc<Signal>>,
     /// How often in a row the handler gave others a turn.
     turns: u32,
 }
 
-impl<F> Driven<F> {
-    pub(crate) fn new(slot: Arc<Slot>, handler: F) -> Self {
-        Self { slot, handler, patience: None, signal: None, turns: 0 }
+impl<S: Owner, F> Driven<S, F> {
+    pub(crate) fn new(attempt: Arc<S>, handler: F) -> Self {
+        Self { attempt, handler, wait: None, signal: None, turns: 0 }
     }
 
     /// The handler ended in a poll that began without a journal.
     fn first_end<T>(&self, polled: Poll<T>) -> Poll<Result<T, Ended>> {
-        match self.slot.get().and_then(|journal| journal.state().take_end()) {
+        match self.attempt.slot().get().and_then(|journal| journal.state().take_end()) {
             Some(end) => Poll::Ready(Err(end)),
             None => polled.map(Ok),
         }
     }
 
-    /// Asks to be suspended when it is time.
-    fn be_patient(&mut self, journal: &Journal, context: &mut Context<'_>) {
-        let Some(after) = journal.port.suspend_after() else { return };
-        let (version, waits) = {
-            let state = journal.state();
-            match &self.patience {
-                Some((version, _)) if *version == state.version() => (*version, None),
-                _ => (state.version(), Some(state.waits().is_some())),
-            }
-        };
-        if let Some(may_suspend) = waits {
-            self.patience = Some((version, may_suspend.then(|| journal.port.delay(after))));
+    /// The attempt waits: asks to be suspended when it is time. Ends it if it should stop and its
+    /// handler does not look: what it waits for may never come.
+    fn wait(&mut self, journal: &Journal, context: &mut Context<'_>) -> Option<Ended> {
+        let version = journal.state().version();
+        if self.wait.as_ref().is_none_or(|(of, _)| *of != version) {
+            self.wait = Some((version, journal.begin_wait()));
         }
-        let Some((_, Some(delay))) = &mut self.patience else { return };
-        if delay.as_mut().poll(context).is_ready() {
-            self.patience = None;
-            let mut state = journal.state();
-            if let Some(waits) = state.waits() {
-                state.suspend_requested();
-                let releases_key = state.releases_key;
-                drop(state);
-                journal.port.suspend(waits, releases_key);
-            }
+        let Some((_, Some(wait))) = &mut self.wait else { return None };
+        if is_over(&mut wait.canceled, context) && !self.attempt.saw_cancel() {
+            let message = ByteString::from_static("canceled while it waited");
+            return Some(Ended::Attempt(AttemptEnd::Canceled { message, detail: Bytes::new() }));
+        }
+        if is_over(&mut wait.patience, context) {
+            journal.ask_to_be_suspended();
+        }
+        journal.port.rest(true);
+        None
+    }
+
+    /// The attempt continues.
+    fn stop_resting(&self, journal: &Journal) {
+        if matches!(self.wait, Some((_, Some(_)))) {
+            journal.port.rest(false);
         }
     }
 }
 
-impl<F: Future + Unpin> Driven<F> {
+/// Whether this is over now; it is dropped then.
+fn is_over(delay: &mut Option<Delay>, context: &mut Context<'_>) -> bool {
+    let is_over = delay.as_mut().is_some_and(|delay| delay.as_mut().poll(context).is_ready());
+    if is_over {
+        *delay = None;
+    }
+    is_over
+}
+
+impl<S: Owner, F: Future + Unpin> Driven<S, F> {
     /// Polls the handler as the root branch of its attempt.
     fn poll_handler(&mut self, waker: &Waker) -> Poll<F::Output> {
-        let place = Place::Branch { slot: self.slot.address(), branch: BranchId::ROOT };
+        let place = Place::Branch { slot: self.attempt.slot().address(), branch: BranchId::ROOT };
         let _entered = enter(place);
         Pin::new(&mut self.handler).poll(&mut Context::from_waker(waker))
     }
@@ -129,8 +156,10 @@ impl<F: Future + Unpin> Driven<F> {
                     if !writes.is_empty() {
                         journal.port.write(writes);
                     }
-                    self.be_patient(journal, context);
-                    return Poll::Pending;
+                    return match self.wait(journal, context) {
+                        Some(end) => Poll::Ready(Err(end)),
+                        None => Poll::Pending,
+                    };
                 }
             }
         }
@@ -139,14 +168,14 @@ impl<F: Future + Unpin> Driven<F> {
     }
 }
 
-impl<F: Future + Unpin> Future for Driven<F> {
+impl<S: Owner, F: Future + Unpin> Future for Driven<S, F> {
     type Output = Result<F::Output, Ended>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         if this.signal.is_none() {
             let polled = this.poll_handler(context.waker());
-            match this.slot.get() {
+            match this.attempt.slot().get() {
                 // It ended, and what it began and did not await is dropped with it.
                 _ if polled.is_ready() => return this.first_end(polled),
                 None => return Poll::Pending,
@@ -154,9 +183,11 @@ impl<F: Future + Unpin> Future for Driven<F> {
                 Some(_) => this.signal = Some(Arc::default()),
             }
         }
-        let (Some(journal), Some(signal)) = (this.slot.get().cloned(), this.signal.clone()) else {
+        let journal = this.attempt.slot().get().cloned();
+        let (Some(journal), Some(signal)) = (journal, this.signal.clone()) else {
             return Poll::Pending;
         };
+        this.stop_resting(&journal);
         signal.begin(context.waker());
         let polled = this.poll_in_turns(&journal, &signal, context);
         signal.end();
@@ -165,6 +196,28 @@ impl<F: Future + Unpin> Future for Driven<F> {
 }
 
 impl Journal {
+    /// A wait, if the attempt waits for nothing but what lasts.
+    fn begin_wait(&self) -> Option<Wait> {
+        let may_ask = {
+            let state = self.state();
+            state.waits()?;
+            state.may_ask()
+        };
+        let after = if may_ask { self.port.suspend_after() } else { None };
+        let patience = after.map(|after| self.port.delay(after));
+        Some(Wait { patience, canceled: Some(self.port.canceled()) })
+    }
+
+    fn ask_to_be_suspended(&self) {
+        let mut state = self.state();
+        if let Some(waits) = state.waits().filter(|_| state.may_ask()) {
+            state.suspend_requested();
+            let releases_key = state.releases_key;
+            drop(state);
+            self.port.suspend(waits, releases_key);
+        }
+    }
+
     /// Takes in the news and gives the handler what is next for it. If it waits, the next
     /// news wake it.
     fn advance(&self, context: &mut Context<'_>) -> Advanced {

@@ -9,7 +9,7 @@ use thiserror::Error;
 /// Why an operation has no result.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub(crate) enum OperationError {
+pub enum OperationError {
     /// It failed permanently. The failure is remembered: the next attempt gets the same.
     #[error("`{key}` {kind}: {message}")]
     Failed {
@@ -47,6 +47,14 @@ pub(crate) enum OperationError {
         /// The name.
         name: String,
     },
+    /// What it sends is not a child.
+    #[error("`{name}`: {message}")]
+    Child {
+        /// The name.
+        name: String,
+        /// Why.
+        message: String,
+    },
     /// Its name or its branch is over a bound.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -68,7 +76,7 @@ impl OperationError {
 
     /// Whether another attempt would get the same.
     #[must_use]
-    pub(crate) fn is_remembered(&self) -> bool {
+    pub fn is_remembered(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }
 }

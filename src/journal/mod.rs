@@ -36,9 +36,10 @@ use forebay_messages::{
 
 use forebay_engine::partition::rows::JournalRow;
 
-pub(crate) use combine::{Branch, Join, OneOf2, OneOf3, OneOf4, Select, Together};
-pub(crate) use drive::{Driven, Ended};
-pub(crate) use error::{MismatchedKind, OperationError};
+pub use combine::{Branch, Join, List, Member, OneOf2, OneOf3, OneOf4, Select, Together};
+pub(crate) use drive::{Driven, Ended, Owner};
+pub(crate) use error::MismatchedKind;
+pub use error::OperationError;
 pub(crate) use mailbox::{Mailbox, News};
 pub(crate) use port::Port;
 
@@ -67,7 +68,7 @@ pub(crate) struct Start {
 pub(crate) struct Journal {
     entry: EntryId,
     run: Run,
-    /// Address of the slot that it is in: what a poll on this thread belongs to.
+    /// Identifies the attempt: what a poll on this thread belongs to.
     slot: usize,
     mailbox: Arc<Mailbox>,
     port: Arc<dyn Port>,
@@ -101,6 +102,16 @@ impl Journal {
         let Start { entry, run, first_at, rows, mailbox, port, result_len_max } = start;
         let state = Mutex::new(State::new(first_at, rows));
         Self { entry, run, slot, mailbox, port, result_len_max, state }
+    }
+
+    /// When it is suspended, it gives up its place in the order of its key.
+    pub(crate) fn release_key(&self) {
+        self.state().releases_key = true;
+    }
+
+    /// It is not suspended from here on.
+    pub(crate) fn hold_limits(&self) {
+        self.state().holds_limits = true;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

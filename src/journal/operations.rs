@@ -84,8 +84,9 @@ impl Journal {
         name: ByteString,
         wait: Duration,
     ) -> Result<(), OperationError> {
-        // Not from `Journal::now`: the handler may have computed for long since then.
-        let until = self.port.now().after(wait);
+        // Not only from `Journal::now`: the handler may have computed for long since then. The
+        // clock may have been set back below the partition's time.
+        let until = self.port.now().max(self.now()).after(wait);
         self.sleep_until(name, until).await
     }
 

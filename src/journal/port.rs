@@ -18,6 +18,12 @@ pub(crate) trait Port: Send + Sync {
     /// means that it never does.
     fn suspend_after(&self) -> Option<Duration>;
 
+    /// Waits until the handler should stop.
+    fn canceled(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// Whether the attempt only waits for what lasts: it needs no heartbeat then.
+    fn rest(&self, is_resting: bool);
+
     /// Waits for this long.
     fn delay(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 

@@ -108,6 +108,7 @@ pub(super) struct State {
     /// void once (the entry is being canceled, say) would be void again.
     asked_at: Option<u64>,
     pub(super) releases_key: bool,
+    pub(super) holds_limits: bool,
 }
 
 impl State {
@@ -126,6 +127,7 @@ impl State {
             version: 0,
             asked_at: None,
             releases_key: false,
+            holds_limits: false,
         }
     }
 
@@ -369,9 +371,8 @@ impl State {
         }
     }
 
-    /// What the attempt waits for if it waits for nothing but what lasts, and has not asked
-    /// yet to be suspended. Costs as much as there are operations, so it is called once per
-    /// version, when the attempt waits.
+    /// What the attempt waits for if it waits for nothing but what lasts. Costs as much as there
+    /// are operations, so it is called once per version, when the attempt waits.
     pub(super) fn waits(&self) -> Option<Vec<JournalKey>> {
         let is_gone = |issued: &Issued| matches!(issued.phase, Phase::Gone);
         let awaited = self.issued.iter().filter(|(_, issued)| !is_gone(issued));
@@ -381,7 +382,12 @@ impl State {
         });
         let mut waits = lasting.collect::<Option<Vec<_>>>()?;
         waits.sort_unstable();
-        (!waits.is_empty() && self.asked_at != Some(self.version)).then_some(waits)
+        (!waits.is_empty()).then_some(waits)
+    }
+
+    /// Whether it may ask to be suspended.
+    pub(super) fn may_ask(&self) -> bool {
+        !self.holds_limits && self.asked_at != Some(self.version)
     }
 
     pub(super) fn version(&self) -> u64 {

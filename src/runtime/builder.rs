@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     future::Future,
     path::PathBuf,
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use crate::{
     Context, HandlerError,
     client::{PAYLOAD_LEN_DEFAULT, PAYLOAD_LEN_MAX},
     control::{IN_USE_WAIT, SOCKET_NAME, Server},
+    environment::Environment,
     error::RuntimeError,
     handler::{FromPayload, HandlerOptions, IntoPayload, Shared, Typed},
 };
@@ -301,19 +302,21 @@ impl Builder {
             return Err(RuntimeError::TwoStates { type_name });
         }
         let weak = WeakRuntime::default();
-        let states = Arc::new(self.states);
-        let shared = Arc::new(Shared { states: Arc::clone(&states), runtime: weak.clone() });
+        let environment =
+            Arc::new(Environment::new(self.states, self.payload_len_max, Arc::clone(&clock)));
+        let shared =
+            Arc::new(Shared { environment: Arc::clone(&environment), runtime: weak.clone() });
         let mut handlers: HashMap<String, Arc<dyn Handler>> = HashMap::new();
-        let mut defaults = HashMap::new();
         for (service, options, make) in self.handlers {
             check_component(Part::Service, &service)?;
             if handlers.contains_key(&service) {
                 return Err(RuntimeError::TwoHandlers { service });
             }
             handlers.insert(service.clone(), make(Arc::clone(&shared)));
-            defaults.insert(service, options);
+            environment.change_defaults().insert(service, options);
         }
         let executor = Executor::new(host, handlers, random);
+        environment.set_journals(executor.journals());
         let socket = match &place {
             Place::Directory(path) if self.control_socket => Some(path.join(SOCKET_NAME)),
             _ => None,
@@ -342,9 +345,7 @@ impl Builder {
         };
         let runtime = Runtime {
             node,
-            defaults: Arc::new(RwLock::new(defaults)),
-            states,
-            payload_len_max: self.payload_len_max,
+            environment,
             control: Arc::new(Mutex::new(control)),
             weak: weak.clone(),
         };

@@ -45,7 +45,7 @@ impl Runtime {
         value: &T,
     ) -> Result<(), PromiseError> {
         let bytes = serde_json::to_vec(value).map_err(PromiseError::Encode)?;
-        let (len, len_max) = (bytes.len(), self.payload_len_max);
+        let (len, len_max) = (bytes.len(), self.environment.payload_len_max);
         if len > len_max {
             return Err(PromiseError::TooLarge { len, len_max });
         }
@@ -63,7 +63,7 @@ impl Runtime {
         name: &str,
         reason: &str,
     ) -> Result<(), PromiseError> {
-        let (len, len_max) = (reason.len(), self.payload_len_max);
+        let (len, len_max) = (reason.len(), self.environment.payload_len_max);
         if len > len_max {
             return Err(PromiseError::TooLarge { len, len_max });
         }

@@ -5,10 +5,10 @@ mod calls;
 mod weak;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ops::RangeInclusive,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -24,10 +24,9 @@ use forebay_messages::{
 use crate::{
     client::{Entries, Entry, EntryHandle, VQueueHandle},
     control::Server,
+    environment::Environment,
     error::{EnqueueError, NodeError, RuntimeError},
-    handler::{
-        Context, FromPayload, HandlerError, HandlerOptions, IntoPayload, Shared, States, Typed,
-    },
+    handler::{Context, FromPayload, HandlerError, HandlerOptions, IntoPayload, Shared, Typed},
     partitions::Partitions,
     rules::Rules,
 };
@@ -88,12 +87,8 @@ impl PartitionSpec {
 #[derive(Clone)]
 pub struct Runtime {
     node: Arc<Node>,
-    /// Options of the registered handlers, by service.
-    defaults: Arc<RwLock<HashMap<String, HandlerOptions>>>,
-    /// Values for `Context::state`.
-    states: Arc<States>,
-    /// Maximum size of a payload, in bytes.
-    payload_len_max: usize,
+    /// What its handlers share.
+    environment: Arc<Environment>,
     /// The local socket, until shutdown.
     control: Arc<Mutex<Option<Server>>>,
     /// The handle given to handlers.
@@ -351,11 +346,11 @@ impl Runtime {
         Out: IntoPayload + Send + 'static,
     {
         check_component(Part::Service, service)?;
-        let (states, runtime) = (Arc::clone(&self.states), self.weak.clone());
-        let shared = Arc::new(Shared { states, runtime });
+        let (environment, runtime) = (Arc::clone(&self.environment), self.weak.clone());
+        let shared = Arc::new(Shared { environment, runtime });
         let handler = Arc::new(Typed::new(call, options, shared));
         // Locked meanwhile: an enqueue for a service with a handler gets the handler's options.
-        let mut defaults = self.defaults.write().unwrap_or_else(PoisonError::into_inner);
+        let mut defaults = self.environment.change_defaults();
         self.node.handlers().register(service, handler).map_err(|error| match error {
             Cause::HandlerExists(service) => RuntimeError::TwoHandlers { service },
             error => error.into(),
@@ -482,11 +477,8 @@ impl Runtime {
     }
 
     fn finish(&self, entry: Entry) -> Result<NewEntry, EnqueueError> {
-        let defaults = self.defaults.read().unwrap_or_else(PoisonError::into_inner);
-        match defaults.get(&*entry.vqueue().service) {
-            Some(defaults) => entry.finish(defaults, self.payload_len_max),
-            None => entry.finish(&HandlerOptions::default(), self.payload_len_max),
-        }
+        let defaults = self.environment.defaults(&entry.vqueue().service);
+        entry.finish(&defaults, self.environment.payload_len_max)
     }
 
     fn enqueued(&self, id: EntryId, answer: Answer) -> Result<EntryHandle, EnqueueError> {

@@ -1,9 +1,6 @@
 //! A handle to a runtime that does not keep it alive: for handlers.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, RwLock, Weak},
-};
+use std::sync::{Arc, Mutex, Weak};
 
 use forebay_actors::node::Node;
 use forebay_messages::EntryId;
@@ -12,17 +9,15 @@ use tokio::sync::SetOnce;
 use crate::{
     client::{Entry, EntryHandle},
     control::Server,
+    environment::Environment,
     error::{EnqueueError, NodeError},
-    handler::{HandlerOptions, States},
 };
 
 use super::Runtime;
 
 struct Parts {
     node: Weak<Node>,
-    defaults: Arc<RwLock<HashMap<String, HandlerOptions>>>,
-    states: Arc<States>,
-    payload_len_max: usize,
+    environment: Arc<Environment>,
     control: Weak<Mutex<Option<Server>>>,
 }
 
@@ -67,9 +62,7 @@ impl WeakRuntime {
     pub(super) fn set(&self, runtime: &Runtime) {
         let parts = Parts {
             node: Arc::downgrade(&runtime.node),
-            defaults: Arc::clone(&runtime.defaults),
-            states: Arc::clone(&runtime.states),
-            payload_len_max: runtime.payload_len_max,
+            environment: Arc::clone(&runtime.environment),
             control: Arc::downgrade(&runtime.control),
         };
         // There is one start per handle, so nothing was set before.
@@ -119,9 +112,7 @@ impl Parts {
     fn upgrade(&self, weak: &WeakRuntime) -> Option<Runtime> {
         Some(Runtime {
             node: self.node.upgrade()?,
-            defaults: Arc::clone(&self.defaults),
-            states: Arc::clone(&self.states),
-            payload_len_max: self.payload_len_max,
+            environment: Arc::clone(&self.environment),
             control: self.control.upgrade()?,
             weak: weak.clone(),
         })

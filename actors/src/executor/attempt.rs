@@ -145,6 +145,8 @@ fn context(run: RunAttempt, cancel: Cancel, limits: Limits) -> AttemptContext {
             .and_then(|timeout| Instant::now().checked_add(timeout))
             .map(Instant::into_std),
         pulse: limits.heartbeat.map_or_else(Pulse::unheard, |_| Pulse::default()),
+        decided_at: run.decided_at,
+        journal: run.journal,
     }
 }
 

@@ -1,11 +1,12 @@
 //! The heartbeat of an attempt: when its handler last reported that it is alive.
 //!
-//! Must always hold: a beat is cheap (one store, no lock), because handlers beat in loops.
+//! Must always hold: a beat is cheap (one store, no lock), because handlers beat in loops; an
+//! attempt that only waits for its journal needs no beat.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,11 +22,13 @@ struct Beats {
     begun: Instant,
     /// Milliseconds from `begun` to the last beat.
     last_ms: AtomicU64,
+    is_resting: AtomicBool,
 }
 
 impl Default for Pulse {
     fn default() -> Self {
-        Self(Some(Arc::new(Beats { begun: Instant::now(), last_ms: AtomicU64::new(0) })))
+        let begun = Instant::now();
+        Self(Some(Arc::new(Beats { begun, last_ms: AtomicU64::new(0), is_resting: false.into() })))
     }
 }
 
@@ -43,10 +46,22 @@ impl Pulse {
         }
     }
 
+    /// Whether the attempt only waits for its journal: until it continues, no beat is needed.
+    pub fn rest(&self, is_resting: bool) {
+        if let Some(beats) = &self.0
+            && beats.is_resting.swap(is_resting, Ordering::Relaxed)
+        {
+            self.beat();
+        }
+    }
+
     /// Completes when there was no beat for this long. Cancel-safe.
     pub(crate) async fn silence(&self, within: Duration) {
         let Some(beats) = &self.0 else { return std::future::pending().await };
         loop {
+            if beats.is_resting.load(Ordering::Relaxed) {
+                self.beat();
+            }
             let last = Duration::from_millis(beats.last_ms.load(Ordering::Relaxed));
             // A time too far away for an `Instant` never comes.
             let Some(due) = beats.begun.checked_add(last).and_then(|at| at.checked_add(within))
@@ -79,6 +94,21 @@ mod tests {
         }
         listening.await.unwrap();
         assert_eq!(begun.elapsed().as_secs(), 13);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_rests_needs_no_beat() {
+        let pulse = Pulse::default();
+        let second = Duration::from_secs(1);
+        let begun = Instant::now();
+        pulse.rest(true);
+        let resting = pulse.clone();
+        let listening = tokio::spawn(async move { pulse.silence(3 * second).await });
+        tokio::time::sleep(100 * second).await;
+        assert!(!listening.is_finished());
+        resting.rest(false);
+        listening.await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 103);
     }
 
     #[tokio::test(start_paused = true)]

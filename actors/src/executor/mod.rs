@@ -8,6 +8,7 @@ mod attempt;
 mod cancel;
 mod handlers;
 mod heartbeat;
+mod journals;
 mod running;
 mod starter;
 #[cfg(test)]
@@ -20,10 +21,15 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use forebay_engine::{
     aliases::Aliases,
-    partition::apply::interrupted_text,
-    partition::machine::{KnownAttempt, PartitionInput, RunAttempt},
+    partition::{
+        apply::interrupted_text,
+        machine::{AttemptNews, KnownAttempt, PartitionInput, RunAttempt},
+        read::JournalRead,
+    },
 };
-use forebay_messages::{AttemptToken, EntryId, PartitionKey, VQueueName, actor::AttemptEnd};
+use forebay_messages::{
+    AttemptToken, EntryId, PartitionKey, Timestamp, VQueueName, actor::AttemptEnd,
+};
 
 use crate::{host::Host, shell::Ref};
 
@@ -36,6 +42,7 @@ pub(crate) use handlers::Changed;
 
 pub use cancel::Cancel;
 pub use heartbeat::Pulse;
+pub use journals::{Journals, Listen};
 
 /// Interruptions (the process died during an attempt) after which an entry is a dead letter, unless
 /// its handler sets another number.
@@ -69,6 +76,11 @@ pub struct AttemptContext {
     pub deadline: Option<std::time::Instant>,
     /// The handler beats to show that it is alive.
     pub pulse: Pulse,
+    /// Time of the record that decided the attempt.
+    pub decided_at: Timestamp,
+    /// What the journal of the entry remembers; absent when it has none. What finishes later is
+    /// told, see [`Journals`].
+    pub journal: Option<Box<JournalRead>>,
 }
 
 /// The future of a handler.
@@ -106,6 +118,8 @@ pub trait Execute: Send + Sync {
     fn cancel(&self, entry: EntryId, token: AttemptToken);
     /// Drops a handler as soon as it returns to its thread; reported as `Stopped`.
     fn abort(&self, entry: EntryId, token: AttemptToken);
+    /// Tells an attempt about its journal. In order; lost when its handler is gone.
+    fn tell(&self, entry: EntryId, token: AttemptToken, news: AttemptNews);
     /// Whether there is a handler for a service: entries without one wait.
     fn has_handler(&self, service: &str) -> bool;
     /// The vqueue of an attempt; `None` when its handler is gone.
@@ -141,6 +155,12 @@ impl Executor {
         let handlers = Handlers::new(handlers);
         let means = Means { handlers, random: Box::new(random) };
         Self { shared: Arc::new(Shared::new(host.into(), means)) }
+    }
+
+    /// The way of its attempts to their journals.
+    #[must_use]
+    pub fn journals(&self) -> Journals {
+        Journals::new(&self.shared)
     }
 
     /// Where its futures run.
@@ -264,6 +284,10 @@ impl Execute for Executor {
 
     fn abort(&self, entry: EntryId, token: AttemptToken) {
         self.shared.abort((entry, token));
+    }
+
+    fn tell(&self, entry: EntryId, token: AttemptToken, news: AttemptNews) {
+        self.shared.tell((entry, token), news);
     }
 
     fn has_handler(&self, service: &str) -> bool {

@@ -17,7 +17,7 @@ use std::{
 };
 
 use dashmap::DashMap;
-use forebay_engine::partition::machine::{KnownAttempt, PartitionInput};
+use forebay_engine::partition::machine::{AttemptNews, KnownAttempt, PartitionInput};
 use forebay_messages::{
     AttemptToken, EntryId, PartitionKey, VQueueId, VQueueName, actor::AttemptEnd,
 };
@@ -25,8 +25,9 @@ use rustc_hash::FxBuildHasher;
 use tokio::sync::Notify;
 
 use super::{
-    Cancel, Means,
+    Cancel, Listen, Means,
     attempt::{AttemptFuture, Prepared},
+    journals::Ears,
     wakeup_timer::{Waiting, WakeupTimer},
 };
 use crate::{
@@ -51,6 +52,8 @@ pub(super) struct Running {
     abort: Option<Spawned>,
     /// Where its end is reported.
     reply_to: Ref<PartitionInput>,
+    /// Where it hears of its journal; absent before the first news or operation.
+    ears: Option<Box<Ears>>,
 }
 
 impl Running {
@@ -59,7 +62,8 @@ impl Running {
         cancel: Cancel,
         reply_to: Ref<PartitionInput>,
     ) -> Self {
-        Self { name, cancel, is_canceled: false, is_aborted: false, abort: None, reply_to }
+        let (is_canceled, is_aborted) = (false, false);
+        Self { name, cancel, is_canceled, is_aborted, abort: None, reply_to, ears: None }
     }
 
     /// A handler that stopped because the node shuts down was not canceled: its entry runs again,
@@ -306,6 +310,34 @@ impl Shared {
                 None => drop(to.send(PartitionInput::Stopped { token: *token })),
             }
         }
+    }
+
+    /// Tells an attempt about its journal, at once if it listens.
+    pub(super) fn tell(&self, key: Key, news: AttemptNews) {
+        let told = {
+            let Some(mut running) = self.running.get_mut(&key) else { return };
+            running.ears.get_or_insert_default().hear(news)
+        };
+        // Not under the lock: what it wakes may be dropped by that, and with it its registration.
+        if let Some((listener, news)) = told {
+            listener.tell(news);
+        }
+    }
+
+    /// From here on an attempt hears of its journal at once.
+    pub(super) fn listen(&self, key: Key, listener: Arc<dyn Listen>) {
+        if let Some(mut running) = self.running.get_mut(&key) {
+            running.ears.get_or_insert_default().open(listener);
+        }
+    }
+
+    /// Sends to the partition of an attempt, unless that was told to stop.
+    pub(super) fn to_partition(&self, key: Key, input: PartitionInput) {
+        let reply_to = match self.running.get(&key) {
+            Some(running) if !running.is_aborted => running.reply_to.clone(),
+            _ => return,
+        };
+        reply_to.send(input);
     }
 
     pub(super) fn name(&self, key: Key) -> Option<Arc<VQueueName>> {

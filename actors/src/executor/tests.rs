@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use forebay_messages::{Epoch, VQueueName};
+use forebay_messages::{Epoch, VQueueName, command::SuspendAttempt, journal::KeyParts};
 use tokio::sync::Notify;
 
 use super::*;
@@ -132,6 +132,8 @@ fn attempt_of(number: usize, of: usize, name: VQueueName) -> RunAttempt {
         last_failure: ByteString::new(),
         attempts_max: 1,
         interrupted: 0,
+        decided_at: Timestamp::default(),
+        journal: None,
     }
 }
 
@@ -326,4 +328,61 @@ fn handlers_dropped_with_their_runtime_are_reported() {
     let mut stops = bench.stops();
     stops.sort_unstable();
     assert_eq!((stops, bench.executor.running()), (vec![0, 0, 1], 0));
+}
+
+/// The news that an attempt was told, by the number of the key's name.
+#[derive(Default)]
+struct Heard(Mutex<Vec<u32>>);
+
+impl Listen for Heard {
+    fn tell(&self, news: AttemptNews) {
+        let AttemptNews::WriteRefused { key } = news else { panic!("not told: {news:?}") };
+        self.0.lock().unwrap().push(key.parts().occurrence);
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_hears_all_news_of_its_journal_in_order() {
+    let bench = Bench::new();
+    bench.run_many(&["wait"]);
+    let tell = |number| {
+        let key = KeyParts::named("a", number).key().unwrap();
+        bench.executor.tell(entry(0), token(0), AttemptNews::WriteRefused { key });
+    };
+    tell(0);
+    tell(1);
+    let heard = Arc::<Heard>::default();
+    bench.executor.journals().listen(entry(0), token(0), Arc::clone(&heard) as Arc<dyn Listen>);
+    tell(2);
+    assert_eq!(*heard.0.lock().unwrap(), [0, 1, 2]);
+    bench.executor.abort(entry(0), token(0));
+    bench.executor.idle().await;
+    tell(3);
+    assert_eq!(heard.0.lock().unwrap().len(), 3, "it is gone");
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_told_to_stop_writes_nothing() {
+    let bench = Bench::new();
+    let written = Arc::new(AtomicUsize::default());
+    let counted = Arc::clone(&written);
+    let reply_to = Ref::new(move |input| {
+        let is_write = matches!(input, PartitionInput::Journal { .. } | PartitionInput::Suspend(_));
+        counted.fetch_add(usize::from(is_write), Ordering::SeqCst);
+        true
+    });
+    let attempt = attempt_of(0, 0, VQueueName::service("work"));
+    bench.executor.run(attempt, Bytes::from_static(b"wait"), reply_to);
+    let journals = bench.executor.journals();
+    let ask = || {
+        journals.write(entry(0), token(0), Vec::new());
+        journals.suspend(SuspendAttempt { entry: entry(0), token: token(0), ..Default::default() });
+    };
+    ask();
+    assert_eq!(written.load(Ordering::SeqCst), 2);
+    bench.executor.abort(entry(0), token(0));
+    ask();
+    bench.executor.idle().await;
+    ask();
+    assert_eq!(written.load(Ordering::SeqCst), 2);
 }

@@ -263,8 +263,9 @@ impl Performer<Partition> for PartitionPerformer {
             }
             PartitionEffect::CheckExpired { until } => self.check_expired(until, cx),
             PartitionEffect::FindDue => self.find_due(cx),
-            // No attempt writes a journal yet, so there is nothing to tell.
-            PartitionEffect::TellAttempt { .. } => {}
+            PartitionEffect::TellAttempt { entry, token, news } => {
+                self.executor.tell(entry, token, news);
+            }
             PartitionEffect::StartShuffle => self.start_shuffle(cx),
             PartitionEffect::StopShuffle => self.stop_shuffle(),
             PartitionEffect::OutboxAdded { messages } => self.hand_on(messages, cx),

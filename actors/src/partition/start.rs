@@ -13,7 +13,7 @@ use forebay_engine::{
     vqueue::{Rest, VQueue, VQueueConfig},
 };
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, VQueueHandle, VQueueId, VQueueName,
+    AttemptToken, EntryId, EntryKey, Timestamp, VQueueHandle, VQueueId, VQueueName,
     actor::{LimiterMessage, Permits},
     command::Decision,
 };
@@ -99,7 +99,7 @@ impl PartitionPerformer {
     /// Runs decisions that were just proposed, as far as the committed rows allow it.
     pub(super) fn begin(&mut self, decisions: &[Decision], cx: &mut PartitionCx<'_>) {
         let mut begun = Vec::with_capacity(decisions.len());
-        match self.read_begun(decisions, &mut begun) {
+        match self.read_begun(decisions, cx.now, &mut begun) {
             Ok(runs) => {
                 cx.feed_back(PartitionInput::Begun(begun));
                 self.executor.run_many(runs, cx.me);
@@ -111,12 +111,13 @@ impl PartitionPerformer {
     fn read_begun(
         &self,
         decisions: &[Decision],
+        decided_at: Timestamp,
         begun: &mut Vec<EarlyStart>,
     ) -> Result<Vec<(RunAttempt, Bytes)>, ApplyError> {
         let mut runs = Vec::with_capacity(decisions.len());
         let rows = self.store.begin().map_err(TablesError::from)?;
         for decision in decisions {
-            let Some((run, retry)) = apply::begin(&rows, decision)? else { continue };
+            let Some((run, retry)) = apply::begin(&rows, decision, decided_at)? else { continue };
             // Without a payload it cannot run: the applied decision will report it.
             let Some(payload) = rows.payload(run.entry)? else { continue };
             begun.push(EarlyStart { token: run.token, attempt: run.attempt, retry });

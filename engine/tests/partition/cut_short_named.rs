@@ -191,11 +191,11 @@ fn an_interrupted_entry_starts_only_after_its_decision_is_applied() {
     replica.enqueue(1, new_entry(1, FREE));
     let key = replica.row(1).unwrap().key;
     let at = |key| Decision { vqueue: vqueue(FREE), key, token: token(1, 9), executor: None };
-    assert!(begin(&replica.tables, &at(key)).unwrap().is_some());
+    assert!(begin(&replica.tables, &at(key), Timestamp::default()).unwrap().is_some());
     let started = replica.start(2, 1).unwrap();
     replica.run(3, given_back(started, 5));
     let key = replica.row(1).unwrap().key;
-    assert!(begin(&replica.tables, &at(key)).unwrap().is_none());
+    assert!(begin(&replica.tables, &at(key), Timestamp::default()).unwrap().is_none());
 }
 
 fn begun(effects: &Effects) -> usize {

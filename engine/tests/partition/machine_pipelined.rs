@@ -6,7 +6,7 @@ use forebay_engine::partition::{
     machine::{AppendRefusal, EarlyStart, PartitionEffect as Effect, PartitionInput as Input},
 };
 use forebay_messages::{
-    AttemptToken, Epoch, VQueueHandle,
+    AttemptToken, Epoch, Timestamp, VQueueHandle,
     actor::{AttemptEnd, Permits},
     command::{Command, Decision, Reschedule},
 };
@@ -33,7 +33,9 @@ fn to_begin(effects: &Effects) -> Vec<Decision> {
 pub(crate) fn begin(rig: &mut Rig, effects: &Effects) -> Vec<AttemptToken> {
     let begun: Vec<_> = to_begin(effects)
         .iter()
-        .filter_map(|decision| apply::begin(&rig.replica.tables, decision).unwrap())
+        .filter_map(|decision| {
+            apply::begin(&rig.replica.tables, decision, Timestamp::default()).unwrap()
+        })
         .map(|(run, retry)| EarlyStart { token: run.token, attempt: run.attempt, retry })
         .collect();
     let tokens = begun.iter().map(|begun| begun.token).collect();

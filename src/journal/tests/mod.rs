@@ -47,7 +47,7 @@ fn settle<F: Future + Unpin>(site: &Site, task: &mut Task<F>) -> Poll<F::Output>
 }
 
 /// The attempt of a handler.
-type Attempt<F> = Task<Driven<Pin<Box<F>>>>;
+type Attempt<F> = Task<Driven<Slot, Pin<Box<F>>>>;
 
 /// Begins an attempt of a handler.
 fn begin<F: Future>(
@@ -299,6 +299,19 @@ fn an_attempt_asks_once_to_be_suspended_until_something_changes() {
     assert!(settle(&site, &mut task).is_pending());
     refuse(&mut task);
     assert_eq!(site.world().asked, 2, "it waits for less than before");
+}
+
+#[test]
+fn a_cancel_ends_an_attempt_that_only_waits() {
+    let site = Site::new(1);
+    let (_, mut task) = begin(&site, |journal| journal.promise::<u64>("approved".into()));
+    assert!(settle(&site, &mut task).is_pending());
+    assert!(site.world().is_resting, "no heartbeat is needed");
+    site.world().cancel();
+    let Poll::Ready(Err(Ended::Attempt(AttemptEnd::Canceled { .. }))) = settle(&site, &mut task)
+    else {
+        panic!("it still waits");
+    };
 }
 
 #[test]

@@ -20,7 +20,7 @@ use forebay_messages::{
     journal::{JournalFailureKind, JournalKey, JournalKind, JournalOutcome},
 };
 
-use crate::journal::{Mailbox, News, Port, Slot, Start};
+use crate::journal::{Mailbox, News, Owner, Port, Slot, Start};
 
 /// What lies in the log and was not applied.
 pub(super) enum Logged {
@@ -52,6 +52,9 @@ pub(super) struct World {
     pub(super) asked: usize,
     /// How many writes were handed over at a time.
     pub(super) batches: Vec<usize>,
+    canceled: Arc<Mutex<Timer>>,
+    /// The attempt only waits for what lasts.
+    pub(super) is_resting: bool,
 }
 
 impl World {
@@ -153,17 +156,34 @@ impl World {
     /// The time of all delays has come; whether there was one.
     pub(super) fn fire(&mut self) -> bool {
         let due = std::mem::take(&mut self.timers);
-        for timer in &due {
-            let waker = {
-                let mut timer = timer.lock().unwrap();
-                timer.is_due = true;
-                timer.waker.take()
-            };
-            if let Some(waker) = waker {
-                waker.wake();
-            }
-        }
+        due.iter().for_each(|timer| fire(timer));
         !due.is_empty()
+    }
+
+    /// The entry is canceled.
+    pub(super) fn cancel(&mut self) {
+        fire(&self.canceled);
+    }
+}
+
+fn fire(timer: &Mutex<Timer>) {
+    let waker = {
+        let mut timer = timer.lock().unwrap();
+        timer.is_due = true;
+        timer.waker.take()
+    };
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+impl Owner for Slot {
+    fn slot(&self) -> &Slot {
+        self
+    }
+
+    fn saw_cancel(&self) -> bool {
+        false
     }
 }
 
@@ -190,6 +210,8 @@ impl Site {
             suspensions: 0,
             asked: 0,
             batches: Vec::new(),
+            canceled: Arc::default(),
+            is_resting: false,
         })))
     }
 
@@ -231,6 +253,19 @@ impl Port for Site {
 
     fn suspend_after(&self) -> Option<Duration> {
         Some(Duration::from_secs(5))
+    }
+
+    fn canceled(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let canceled = Arc::clone(&self.world().canceled);
+        Box::pin(std::future::poll_fn(move |context| {
+            let mut canceled = canceled.lock().unwrap();
+            canceled.waker = Some(context.waker().clone());
+            if canceled.is_due { Poll::Ready(()) } else { Poll::Pending }
+        }))
+    }
+
+    fn rest(&self, is_resting: bool) {
+        self.world().is_resting = is_resting;
     }
 
     fn delay(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {

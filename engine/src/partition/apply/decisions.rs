@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, VQueueId, VQueueName,
+    AttemptToken, EntryId, EntryKey, Timestamp, VQueueId, VQueueName,
     command::{Decision, RetryPolicy, SchedulerDecisions},
 };
 
 use super::{
     super::{
         machine::RunAttempt,
+        read,
         rows::{EntryRow, RunningRow, Stage, VQueueMeta},
-        store::{Rows, Tables},
+        store::{JournalRows, Rows, Tables},
     },
     Applied, ApplyError, Context, Reply,
     place::no_meta,
@@ -55,35 +56,56 @@ fn fit<T: Rows>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
 /// The attempt that a decision would start if it were applied to these rows: for a leader that has
 /// proposed the decision and runs the attempt before it is applied (decision 0013). Also what
 /// happens if it fails. `None` for an entry that was interrupted before: it must have a running row
-/// when it starts, so that another death of its process is counted.
+/// when it starts, so that another death of its process is counted. `decided_at` is the time of the
+/// decision's record.
 ///
 /// # Errors
 /// If the rows cannot be read.
-pub fn begin<T: Rows>(
+pub fn begin<T: Rows + JournalRows>(
     tables: &T,
     decision: &Decision,
+    decided_at: Timestamp,
 ) -> Result<Option<(RunAttempt, RetryPolicy)>, ApplyError> {
     let Decision { key: EntryKey { entry, .. }, token, .. } = *decision;
     let looked = tables.look_at_entry(entry, |row| {
         let may_begin = is_at_its_place(row, decision) && row.interrupted == 0;
         may_begin.then(|| {
             let retry = row.retry.unwrap_or_default();
-            (row.attempts, row.last_failure.clone(), retry)
+            (row.attempts, row.last_failure.clone(), retry, row.journal().is_some())
         })
     })?;
-    let Some((attempts, last_failure, retry)) = looked.flatten() else { return Ok(None) };
+    let Some((attempts, last_failure, retry, has_journal)) = looked.flatten() else {
+        return Ok(None);
+    };
     let Fit::Start { name, .. } = fit(tables, decision)? else { return Ok(None) };
-    let (attempt, attempts_max) = (attempts + 1, retry.attempts_max);
-    let run =
-        RunAttempt { entry, name, token, attempt, last_failure, attempts_max, interrupted: 0 };
+    let run = RunAttempt {
+        entry,
+        name,
+        token,
+        attempt: attempts + 1,
+        last_failure,
+        attempts_max: retry.attempts_max,
+        interrupted: 0,
+        decided_at,
+        journal: journal(tables, entry, has_journal)?,
+    };
     Ok(Some((run, retry)))
+}
+
+/// What the journal of an entry remembers. An entry without one costs no read.
+fn journal<T: Rows + JournalRows>(
+    tables: &T,
+    entry: EntryId,
+    has_journal: bool,
+) -> Result<Option<Box<read::JournalRead>>, ApplyError> {
+    Ok(if has_journal { read::journal(tables, entry)?.map(Box::new) } else { None })
 }
 
 /// A started attempt, for its executor. `None` if it no longer runs.
 ///
 /// # Errors
 /// If the rows cannot be read.
-pub fn started<T: Rows>(
+pub fn started<T: Rows + JournalRows>(
     tables: &T,
     entry: EntryId,
     token: AttemptToken,
@@ -97,22 +119,30 @@ pub fn started<T: Rows>(
     }
 }
 
-fn run_attempt<T: Rows>(
+fn run_attempt<T: Rows + JournalRows>(
     tables: &T,
     (entry, vqueue): (EntryId, VQueueId),
     token: AttemptToken,
 ) -> Result<Option<RunAttempt>, ApplyError> {
     let name = tables.look_at_vqueue(vqueue, |meta| Arc::clone(&meta.name))?;
     let name = name.ok_or_else(|| no_meta(vqueue))?;
-    Ok(tables.look_at_entry(entry, |row| RunAttempt {
-        entry,
-        name,
-        token,
-        attempt: row.attempts + 1,
-        last_failure: row.last_failure.clone(),
-        attempts_max: row.retry.unwrap_or_default().attempts_max,
-        interrupted: row.interrupted,
-    })?)
+    let run = tables.look_at_entry(entry, |row| {
+        let run = RunAttempt {
+            entry,
+            name,
+            token,
+            attempt: row.attempts + 1,
+            last_failure: row.last_failure.clone(),
+            attempts_max: row.retry.unwrap_or_default().attempts_max,
+            interrupted: row.interrupted,
+            decided_at: row.started_at,
+            journal: None,
+        };
+        (run, row.journal().is_some())
+    })?;
+    let Some((mut run, has_journal)) = run else { return Ok(None) };
+    run.journal = journal(tables, entry, has_journal)?;
+    Ok(Some(run))
 }
 
 pub(super) fn apply<T: Tables>(

@@ -12,7 +12,10 @@ use forebay_messages::{
 };
 
 use super::{
-    super::apply::{OperationFinished, Reply},
+    super::{
+        apply::{OperationFinished, Reply},
+        read::JournalRead,
+    },
     KnownAttempt, TooLarge,
 };
 
@@ -55,6 +58,10 @@ pub struct RunAttempt {
     pub attempts_max: u32,
     /// How often a process died while the entry ran.
     pub interrupted: u32,
+    /// Time of the record that decided it.
+    pub decided_at: Timestamp,
+    /// What the journal of the entry remembers; absent when it has none.
+    pub journal: Option<Box<JournalRead>>,
 }
 
 /// What an attempt is told.

@@ -327,7 +327,7 @@ impl Node {
     fn begin(&mut self, decisions: &[Decision]) -> Vec<EarlyStart> {
         let mut begun = Vec::new();
         for decision in decisions {
-            let found = apply::begin(&self.replica.tables, decision).unwrap();
+            let found = apply::begin(&self.replica.tables, decision, Timestamp::default()).unwrap();
             let Some((run, retry)) = found else { continue };
             begun.push(EarlyStart { token: run.token, attempt: run.attempt, retry });
             self.run(run);
