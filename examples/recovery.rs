@@ -64,7 +64,7 @@ async fn open(data: &Path, what: &str) -> Result<(), Failure> {
     let begun = Instant::now();
     let runtime = builder(data).start().await?;
     let took = begun.elapsed();
-    let view = runtime.partitions().list()?.remove(0);
+    let view = runtime.partitions().views().await?.remove(0);
     print(&format!(
         "{what}: {took:?} until commands are accepted ({} entries in the inbox, log {}..{})",
         view.inbox, view.log_first, view.log_end

@@ -41,14 +41,6 @@ impl Partitions {
         Ok(self.node.inspect().list_partitions().await?)
     }
 
-    /// As [`Partitions::views`], for threads that may block: it reads the store.
-    ///
-    /// # Errors
-    /// When the rows cannot be read.
-    pub fn list(&self) -> Result<Vec<PartitionView>, NodeError> {
-        Ok(self.node.inspect().partition_views()?)
-    }
-
     /// Makes this runtime lead a partition, in place of any other leader; returns when it accepts
     /// commands. Dropping the call does not stop it: it will lead anyway.
     ///

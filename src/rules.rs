@@ -80,7 +80,7 @@ impl Rules {
     /// runtime.rules().upsert("tenant-a", Limits::concurrency(5)).await?;
     /// runtime.rules().upsert("tenant-a", weighty).await?; // and the 5 stay
     /// runtime.rules().replace("tenant-a", Limits::concurrency(7)).await?; // weight 1 again
-    /// # let book = runtime.rules().book()?;
+    /// # let book = runtime.rules().book().await?;
     /// # assert_eq!(book.get(&"tenant-a".parse()?).unwrap().limits, Limits::concurrency(7));
     /// # runtime.shutdown(Drain::now()).await?;
     /// # Ok(())
@@ -169,12 +169,12 @@ impl Rules {
         Ok(was_there)
     }
 
-    /// The newest rule book.
+    /// The newest rule book. Cancel-safe.
     ///
     /// # Errors
     /// [`RulesError`].
-    pub fn book(&self) -> Result<RuleBook, RulesError> {
-        Ok(self.node.rules().rule_book()?)
+    pub async fn book(&self) -> Result<RuleBook, RulesError> {
+        Ok(self.node.rules().newest().await?)
     }
 
     /// The effect that changes would have on running and waiting entries, as far as concurrency
@@ -219,12 +219,12 @@ impl Rules {
         Ok(self.node.inspect().test_rules(|_| changes, &key).await?)
     }
 
-    /// The kept versions of the book, oldest first, each with author and time.
+    /// The kept versions of the book, oldest first, each with author and time. Cancel-safe.
     ///
     /// # Errors
     /// [`RulesError`].
-    pub fn history(&self) -> Result<Vec<HistoryEntry>, RulesError> {
-        Ok(self.node.rules().rule_book_history()?.entries().to_vec())
+    pub async fn history(&self) -> Result<Vec<HistoryEntry>, RulesError> {
+        Ok(self.node.rules().history().await?.entries().to_vec())
     }
 
     /// Puts the rules of an earlier version in force again, as a new version.

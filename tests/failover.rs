@@ -84,7 +84,7 @@ fn work(millis: u64) -> Entry {
 }
 
 fn role(runtime: &Runtime) -> String {
-    runtime.partitions().list().unwrap()[0].role.to_string()
+    runtime.node().inspect().partition_views().unwrap()[0].role.to_string()
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -187,7 +187,7 @@ async fn stepping_down_lets_running_entries_end_and_starts_nothing_new() {
     first.partitions().step_down(P, TIMEOUT).await.unwrap();
     assert_eq!(role(&first), "follower");
     assert_eq!(ran.by[0].load(Ordering::SeqCst), 2, "nothing new started");
-    let ended = first.partitions().list().unwrap()[0].finished;
+    let ended = first.node().inspect().partition_views().unwrap()[0].finished;
     assert_eq!(ended, 2, "running entries have ended");
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(role(&first), "follower", "it does not run again on its own");

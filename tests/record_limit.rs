@@ -160,7 +160,7 @@ async fn the_largest_rule_book_fits_into_a_record() {
     runtime.shutdown(Drain::now()).await.unwrap();
     drop(runtime);
     let runtime = start(dir.path()).await;
-    assert_eq!(runtime.rules().book().unwrap(), book);
+    assert_eq!(runtime.rules().book().await.unwrap(), book);
     check_all_continue(&runtime).await;
     runtime.shutdown(Drain::now()).await.unwrap();
 }
@@ -203,7 +203,7 @@ fn a_too_large_rule_book_is_refused_as_a_whole() {
         let rules = runtime.rules();
         let until = in_a_minute(&sim);
         sim.run(rules.upsert("kept", Limits::concurrency(3)), until).await.unwrap().unwrap();
-        let before = rules.book().unwrap();
+        let before = rules.book().await.unwrap();
         let changed = sim.run(rules.change("ann", many_rules()[1..].to_vec()), until).await;
         let Some(Err(RulesError::Node(error))) = changed else { panic!("it does not fit") };
         assert_eq!(error.kind(), ErrorKind::BadInput);
@@ -211,8 +211,8 @@ fn a_too_large_rule_book_is_refused_as_a_whole() {
             panic!("{error}")
         };
         assert!(len > 9_999 * 1024 && len_max == SMALL - 4096, "{len} of {len_max}");
-        assert_eq!(rules.book().unwrap(), before);
-        assert_eq!(rules.history().unwrap().len(), 1);
+        assert_eq!(rules.book().await.unwrap(), before);
+        assert_eq!(rules.history().await.unwrap().len(), 1);
         let entry = runtime.enqueue(Entry::to("echo").scope("r1").payload("hello"));
         let entry = sim.run(entry, until).await.unwrap().unwrap();
         assert_eq!(sim.run(entry.result_bytes(), until).await.unwrap().unwrap(), "hello");

@@ -425,6 +425,7 @@ impl Registry {
         self.limiters.remove(&partition);
         self.shuffles.remove(&partition);
         self.gauges.remove(&partition);
+        self.rule_books.forget(partition);
         self.status.send_modify(|status| {
             status.remove(&partition);
         });

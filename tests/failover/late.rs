@@ -97,7 +97,7 @@ async fn a_leader_that_is_fenced_in_the_middle_runs_again_and_loses_nothing() {
         let ran = Arc::new(Ran::default());
         let only = member(&log, 0, &ran, Candidacy::First).await;
         let entries = busy(&only, &ran).await;
-        let epoch = only.partitions().list().unwrap()[0].epoch;
+        let epoch = only.node().inspect().partition_views().unwrap()[0].epoch;
         // A rival fences it and dies before announcing itself.
         inner.plan(nth, LogFault::Fence(forebay_messages::Epoch(epoch + 1)));
         let mut unknown = Vec::new();
@@ -116,7 +116,7 @@ async fn a_leader_that_is_fenced_in_the_middle_runs_again_and_loses_nothing() {
             only.enqueue(entry).await.unwrap().result::<u64>().await.unwrap();
         }
         all_end(&entries).await;
-        let after = only.partitions().list().unwrap()[0].clone();
+        let after = only.node().inspect().partition_views().unwrap()[0].clone();
         assert!(after.role == forebay::ReplicaRole::Leader && after.epoch > epoch + 1, "{after:?}");
         only.shutdown(Drain::now()).await.unwrap();
     }

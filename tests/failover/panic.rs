@@ -20,10 +20,13 @@ async fn a_panicking_partition_or_supervisor_is_rebuilt() {
             entries.push(only.enqueue(work(200)).await.unwrap());
         }
         until("they run", || ran.now.load(Ordering::SeqCst) > 10).await;
-        let epoch = only.partitions().list().unwrap()[0].epoch;
+        let epoch = only.node().inspect().partition_views().unwrap()[0].epoch;
         only.node().break_replica(P, breaks_supervisor).unwrap();
-        until("it leads again", || only.partitions().list().unwrap()[0].epoch > epoch).await;
-        until("it is open", || only.partitions().list().unwrap()[0].open).await;
+        until("it leads again", || {
+            only.node().inspect().partition_views().unwrap()[0].epoch > epoch
+        })
+        .await;
+        until("it is open", || only.node().inspect().partition_views().unwrap()[0].open).await;
         only.enqueue(work(1)).await.unwrap();
         for entry in &entries {
             let ended = tokio::time::timeout(super::TIMEOUT, entry.result::<u64>()).await;
@@ -41,15 +44,15 @@ async fn a_replica_that_panics_too_often_stops_and_reports_why() {
     let first = member(&log, 0, &ran, Candidacy::First).await;
     for _ in 0..4 {
         until("it leads", || role(&first) == "leader").await;
-        let epoch = first.partitions().list().unwrap()[0].epoch;
+        let epoch = first.node().inspect().partition_views().unwrap()[0].epoch;
         first.node().break_replica(P, false).unwrap();
         let changed = || {
-            let view = first.partitions().list().unwrap()[0].clone();
+            let view = first.node().inspect().partition_views().unwrap()[0].clone();
             view.stopped.is_some() || view.epoch > epoch
         };
         until("it was rebuilt, or stopped", changed).await;
     }
-    let view = first.partitions().list().unwrap()[0].clone();
+    let view = first.node().inspect().partition_views().unwrap()[0].clone();
     assert!(view.stopped.is_some_and(|why| why.contains("panicked")), "{}", view.role);
     let error = first.enqueue(work(1)).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Stopped, "clear at once: {error}");

@@ -16,7 +16,10 @@ async fn partitions_that_one_runtime_spawns_or_drops_are_seen_by_the_others() {
     let first = member(&log, 0, &ran, Candidacy::First).await;
     let second = member(&log, 1, &ran, Candidacy::Standby).await;
     first.drop_partition(P).await.unwrap();
-    until("the other one has dropped it", || second.partitions().list().unwrap().is_empty()).await;
+    until("the other one has dropped it", || {
+        second.node().inspect().partition_views().unwrap().is_empty()
+    })
+    .await;
     let error = second.enqueue(work(1)).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
 
@@ -55,7 +58,7 @@ async fn a_partition_of_another_runtime_that_stops_at_its_start_is_listed_as_sto
     let leads = member(&log, 0, &ran, Candidacy::First).await;
     let other = member(&log, 1, &ran, Candidacy::Never).await;
     other.drop_partition(P).await.unwrap();
-    until("it is dropped", || leads.partitions().list().unwrap().is_empty()).await;
+    until("it is dropped", || leads.node().inspect().partition_views().unwrap().is_empty()).await;
     inner.plan(1, LogFault::Fail);
     // Its replica here may be notified too, and stop.
     let spawned = other.spawn_partition(PartitionSpec::range(0..=u64::MAX)).await;
@@ -64,7 +67,7 @@ async fn a_partition_of_another_runtime_that_stops_at_its_start_is_listed_as_sto
         assert!(status.first().is_some_and(|partition| partition.stopped.is_some()), "{status:?}");
     }
     let stopped = || {
-        let list = leads.partitions().list().unwrap();
+        let list = leads.node().inspect().partition_views().unwrap();
         list.first().is_some_and(|partition| partition.stopped.is_some())
     };
     until("it is listed as stopped", stopped).await;

@@ -425,7 +425,7 @@ async fn damaged_rule_book() -> Row {
         Err(error) => error.to_string(),
         Ok(runtime) => {
             check(&runtime, &site.acknowledged).await;
-            let error = runtime.rules().book().expect_err("it does not decode").to_string();
+            let error = runtime.rules().book().await.expect_err("it does not decode").to_string();
             runtime.shutdown(Drain::now()).await.unwrap();
             error
         }

@@ -1,13 +1,23 @@
 //! When rules take effect: from the first start on, at once, and independent of which node changed
 //! them.
 
-use std::time::{Duration, Instant};
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
+use bytes::Bytes;
+use forebay::testkit::{MemoryLog, MemoryMetadata};
 use forebay::{
-    Candidacy, Drain, Limits, PartitionId, Rate, Runtime, SharedLog,
+    Candidacy, Drain, Limits, PartitionId, Rate, Runtime, SharedLog, TrimLog,
     rules::{BookVersion, Change, Precondition, RuleBook, RuleChange, RulePatch, RulesError},
 };
 use forebay_messages::command::{Command, UpsertRuleBook};
+use forebay_storage::metadata::{
+    Change as Changed, MetaKey, MetadataError, MetadataStore, OnChange, Precondition as Required,
+    Version, Versioned, Watch,
+};
 
 use super::{Gate, TIMEOUT, enqueue, entry, until};
 
@@ -90,7 +100,7 @@ async fn a_rate_delays_starts_and_is_changed_live() {
 async fn the_later_of_two_editors_learns_what_changed() {
     let runtime = Gate::new().builder().in_memory().start().await.unwrap();
     runtime.rules().upsert("s", Limits::concurrency(1)).await.unwrap();
-    let book = runtime.rules().book().unwrap();
+    let book = runtime.rules().book().await.unwrap();
     let pattern: forebay::Pattern = "s".parse().unwrap();
     let version = book.get(&pattern).unwrap().version;
     let edit = |limit| {
@@ -105,8 +115,8 @@ async fn the_later_of_two_editors_learns_what_changed() {
     for part in ["rule `s`", "expected version 1", "found version 2", "look at it again"] {
         assert!(text.contains(part), "no `{part}` in {text}");
     }
-    assert_eq!(runtime.rules().book().unwrap(), first, "nothing was changed");
-    let history = runtime.rules().history().unwrap();
+    assert_eq!(runtime.rules().book().await.unwrap(), first, "nothing was changed");
+    let history = runtime.rules().history().await.unwrap();
     let authors: Vec<_> = history.iter().map(|entry| entry.author.to_string()).collect();
     assert_eq!(authors, ["", "ann"]);
     let back = runtime.rules().rollback("bob", BookVersion(1)).await.unwrap();
@@ -166,6 +176,81 @@ async fn a_book_first_known_from_one_partitions_log_reaches_the_others() {
     runtime.node().access().propose_to(PartitionId(1), command).await.unwrap();
     for partition in runtime.node().partitions().ids() {
         until("it has the book", || applied(&runtime, partition) == book.version()).await;
+    }
+    runtime.shutdown(Drain::now()).await.unwrap();
+}
+
+/// A change with the watcher to which it is reported.
+type Held = (Arc<OnChange>, Changed);
+
+/// Metadata whose changes are reported when the test says so.
+#[derive(Default)]
+struct LateMetadata {
+    inner: MemoryMetadata,
+    held: Arc<Mutex<Vec<Held>>>,
+}
+
+impl LateMetadata {
+    fn report(&self) {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        held.into_iter().for_each(|(on_change, change)| on_change(&change));
+    }
+}
+
+impl MetadataStore for LateMetadata {
+    fn get(&self, key: &MetaKey) -> Result<Option<Versioned>, MetadataError> {
+        self.inner.get(key)
+    }
+
+    fn put(
+        &self,
+        key: &MetaKey,
+        value: Bytes,
+        required: Required,
+    ) -> Result<Version, MetadataError> {
+        self.inner.put(key, value, required)
+    }
+
+    fn put_with(
+        &self,
+        key: &MetaKey,
+        value: Bytes,
+        required: Required,
+        also: (&MetaKey, Bytes),
+    ) -> Result<Version, MetadataError> {
+        self.inner.put_with(key, value, required, also)
+    }
+
+    fn delete(&self, key: &MetaKey, required: Required) -> Result<(), MetadataError> {
+        self.inner.delete(key, required)
+    }
+
+    fn watch(&self, key: &MetaKey, on_change: OnChange) -> Result<Watch, MetadataError> {
+        let (on_change, all) = (Arc::new(on_change), Arc::clone(&self.held));
+        let held = move |change: &Changed| {
+            all.lock().unwrap().push((Arc::clone(&on_change), change.clone()));
+        };
+        self.inner.watch(key, Box::new(held))
+    }
+}
+
+/// A change proposes nothing itself: it waits until the metadata has reported the book and the
+/// partitions have applied it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_waits_for_a_watch_that_is_late() {
+    let metadata = Arc::new(LateMetadata::default());
+    let (log, ports) = (Arc::new(MemoryLog::new()), Arc::clone(&metadata));
+    let log = SharedLog::over(log, ports, TrimLog::default()).unwrap();
+    let builder = Gate::new().builder().in_memory().partitions(2).shared_log(&log);
+    let runtime = builder.start().await.unwrap();
+    let rules = runtime.rules();
+    let mut changing = pin!(rules.change("", vec![create("s", 1)]));
+    let early = tokio::time::timeout(A_WHILE, changing.as_mut()).await;
+    assert!(early.is_err(), "no partition has it: {early:?}");
+    metadata.report();
+    let book = tokio::time::timeout(TIMEOUT, changing).await.unwrap().unwrap();
+    for partition in runtime.node().partitions().ids() {
+        assert_eq!(applied(&runtime, partition), book.version());
     }
     runtime.shutdown(Drain::now()).await.unwrap();
 }

@@ -71,7 +71,7 @@ async fn a_paused_tenant_starts_nothing_until_resumed_even_after_a_restart() {
     assert_eq!(paused_by(&runtime, &later).await, ["acme by acme"]);
     assert!(runtime.rules().resume("acme").await.unwrap());
     gate.until_running(2).await;
-    let book = runtime.rules().book().unwrap();
+    let book = runtime.rules().book().await.unwrap();
     assert_eq!(book.len(), 1, "a rule that only held the pause is deleted: {book:?}");
     assert!(!runtime.rules().resume("acme").await.unwrap(), "it is not paused any more");
     runtime.shutdown(Drain::now()).await.unwrap();
@@ -116,8 +116,8 @@ async fn a_paused_service_starts_nothing_whatever_the_scope() {
 async fn upsert_keeps_other_limits_and_replace_removes_them() {
     let runtime = Gate::new().builder().in_memory().start().await.unwrap();
     let rules = runtime.rules();
-    let limits = || {
-        let book = rules.book().unwrap();
+    let limits = || async {
+        let book = rules.book().await.unwrap();
         book.get(&"acme".parse().unwrap()).unwrap().limits
     };
     let rate = Rate { tokens: 5, period_ms: 1_000, burst: 5 };
@@ -125,14 +125,14 @@ async fn upsert_keeps_other_limits_and_replace_removes_them() {
     rules.upsert("acme", Limits::concurrency(2)).await.unwrap();
     rules.upsert("acme", only_rate).await.unwrap();
     let both = Limits { rate: Some(rate), ..Limits::concurrency(2) };
-    assert_eq!(limits(), both);
+    assert_eq!(limits().await, both);
     rules.upsert("acme", Limits::default().paused()).await.unwrap();
     rules.upsert("acme", Limits::concurrency(3)).await.unwrap();
-    assert_eq!(limits(), Limits { rate: Some(rate), ..Limits::concurrency(3) }.paused());
+    assert_eq!(limits().await, Limits { rate: Some(rate), ..Limits::concurrency(3) }.paused());
     rules.replace("acme", only_rate).await.unwrap();
-    assert_eq!(limits(), only_rate);
+    assert_eq!(limits().await, only_rate);
     rules.rollback("", BookVersion(3)).await.unwrap();
-    assert_eq!(limits(), both.paused(), "pauses are part of the history");
+    assert_eq!(limits().await, both.paused(), "pauses are part of the history");
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 
@@ -154,7 +154,7 @@ async fn a_limit_of_zero_is_refused_with_advice() {
     }
     let error = runtime.rules().upsert("s", rate(1, RATE_PERIOD_MS_MAX + 1, 1)).await;
     assert!(error.unwrap_err().to_string().contains("366 days"));
-    assert_eq!(runtime.rules().book().unwrap().version(), BookVersion(0), "nothing was set");
+    assert_eq!(runtime.rules().book().await.unwrap().version(), BookVersion(0), "nothing was set");
     runtime.shutdown(Drain::now()).await.unwrap();
 
     let builder = || Gate::new().builder().in_memory();
@@ -192,10 +192,10 @@ async fn a_change_refused_because_of_the_history_is_not_in_force() {
     drop((metadata, data_dir));
 
     let runtime = start().await.unwrap();
-    let before = runtime.rules().book().unwrap();
+    let before = runtime.rules().book().await.unwrap();
     let error = runtime.rules().upsert("s", Limits::concurrency(5)).await.unwrap_err();
     assert!(error.to_string().contains("history"), "{error}");
-    assert_eq!(runtime.rules().book().unwrap(), before, "an error, so nothing was changed");
+    assert_eq!(runtime.rules().book().await.unwrap(), before, "an error, so nothing was changed");
     runtime.shutdown(Drain::now()).await.unwrap();
 }
 

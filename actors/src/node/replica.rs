@@ -17,6 +17,7 @@ use forebay_engine::{
         machine::{Answer, Partition, PartitionConfig, PartitionInput, VQueueLimits},
         state::State,
     },
+    rules::BookVersion,
 };
 use forebay_messages::{Epoch, Lsn, Timestamp};
 use forebay_storage::{log::LogError, partition::PartitionStore};
@@ -191,6 +192,7 @@ impl Living {
             upkeep: None,
             progress: Arc::clone(progress),
             told: None,
+            rules_told: BookVersion::default(),
             applied: Vec::new(),
         }
     }

@@ -29,6 +29,7 @@ use forebay_engine::{
         state::State,
         store::{JournalRows as _, TablesError},
     },
+    rules::BookVersion,
 };
 use forebay_messages::{
     EntryId, Epoch, Lsn, PartitionId, Producer, Record, Timestamp, command::Command,
@@ -76,6 +77,8 @@ pub(crate) struct PartitionPerformer {
     pub(crate) progress: Arc<AtomicU64>,
     /// The last reported gauges.
     pub(crate) told: Option<PartitionGauges>,
+    /// The last reported version of the rule book.
+    pub(crate) rules_told: BookVersion,
     /// Buffer of `apply`, kept to avoid an allocation.
     pub(crate) applied: Vec<Applied>,
 }
@@ -91,7 +94,6 @@ impl PartitionPerformer {
             Ok(batch) => batch,
             Err(error) => return self.fail(format!("partition {}: {error}", self.id), cx),
         };
-        let rules_before = self.state.rule_book().version();
         let mut replies = Vec::with_capacity(records.len());
         let mut lsn = first;
         for record in records {
@@ -117,9 +119,6 @@ impl PartitionPerformer {
         }
         self.progress.store(last.0, Ordering::Release);
         self.keep_time();
-        if self.state.rule_book().version() > rules_before {
-            self.registry.rule_book_applied(self.id, self.state.rule_book());
-        }
         cx.feed_back(PartitionInput::Applied(AppliedBatch {
             last,
             replies,
@@ -309,6 +308,12 @@ impl Performer<Partition> for PartitionPerformer {
 
     fn observe(&mut self, machine: &Partition) {
         self.registry.observe_partition(self.id, machine, &mut self.told);
+        // Not when it is applied: the limiter gets it a step later.
+        let book = self.state.rule_book();
+        if self.rules_told != book.version() {
+            self.rules_told = book.version();
+            self.registry.rule_book_applied(self.id, book);
+        }
     }
 }
 

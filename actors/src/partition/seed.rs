@@ -67,8 +67,8 @@ impl PartitionPerformer {
     /// The rule book is the stored one, or a newer one that was set while there was no leader here.
     fn rules(&self) -> Vec<RuleUpdate> {
         let persisted = self.state.rule_book();
-        let newer = self.registry.newer_rule_book(self.id, persisted.version());
-        newer.as_ref().unwrap_or(persisted).diff_from_empty()
+        let newer = self.registry.newer_rule_book(persisted.version());
+        newer.as_deref().unwrap_or(persisted).diff_from_empty()
     }
 
     /// Finds a page of vqueues with work. The answer goes through the timers, so that active

@@ -11,12 +11,9 @@ use forebay_engine::{
 use forebay_messages::{PartitionId, record::RECORD_ROOM};
 use forebay_storage::metadata::{MetaKey, MetadataError, MetadataStore, Precondition, Version};
 
-use crate::{
-    access::propose::answer_if_gone,
-    error::{NodeError, refusal},
-};
+use crate::error::NodeError;
 
-use super::{Rules, known::Proposed};
+use super::Rules;
 
 /// Attempts before a race with other writers is given up.
 const TRIES_MAX: usize = 16;
@@ -49,15 +46,7 @@ fn store_book(
 }
 
 impl Rules {
-    /// The newest rule book. Blocks: it reads the metadata.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn rule_book(&self) -> Result<RuleBook, NodeError> {
-        Ok(stored_book(&*self.registry.metadata)?.0)
-    }
-
-    /// As [`Rules::rule_book`], without blocking the caller. Cancel-safe.
+    /// The newest rule book, read from the metadata. Cancel-safe.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -67,7 +56,7 @@ impl Rules {
         self.registry.blocking(read).await?
     }
 
-    /// The book applied by the local replica of a partition.
+    /// The book applied by the local replica of a partition, for tests. Blocks: it reads the rows.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -79,15 +68,7 @@ impl Rules {
         }
     }
 
-    /// The earlier books, newest last. Blocks: it reads the metadata.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub fn rule_book_history(&self) -> Result<History, NodeError> {
-        stored_history(&*self.registry.metadata)
-    }
-
-    /// As [`Rules::rule_book_history`], without blocking the caller. Cancel-safe.
+    /// The earlier books, newest last. Cancel-safe.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -115,9 +96,7 @@ impl Rules {
             let applied = book.apply(&changes, now, MAX_RULES_PER_BOOK)?;
             Ok(applied.changed.then_some(applied.book))
         };
-        let (book, told) = self.swap_book(author, change).await?;
-        self.bring_book(&book, told).await?;
-        Ok(book)
+        self.swap_and_await(author, change).await
     }
 
     /// Puts the rules of an earlier version into force again, as a new version.
@@ -136,14 +115,31 @@ impl Rules {
             let applied = history.rollback(book, version, now)?;
             Ok(applied.changed.then_some(applied.book))
         };
-        let (book, told) = self.swap_book(author, change).await?;
-        self.bring_book(&book, told).await?;
+        self.swap_and_await(author, change).await
+    }
+
+    /// As [`Rules::swap_book`]; then waits until the partitions that are led here have applied the
+    /// book. The watch of the metadata proposes it to them, also if this call is dropped.
+    ///
+    /// # Errors
+    /// [`NodeError::RulesNotApplied`]: the book is stored and in force anyway.
+    async fn swap_and_await(
+        &self,
+        author: &str,
+        change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError> + Send,
+    ) -> Result<RuleBook, NodeError> {
+        let led = self.registry.open_partitions();
+        let book = self.swap_book(author, change).await?;
+        let version = book.version();
+        self.until_applied(led, version).await.map_err(|source| {
+            let source = Box::new(source);
+            NodeError::RulesNotApplied { version, source }
+        })?;
         Ok(book)
     }
 
-    /// Swaps the stored book, and with it the history, for the result of `change` (`None`:
-    /// nothing to do). Returns the partitions to which the new one was proposed, if the metadata
-    /// reported it at once.
+    /// Swaps the stored book, and with it the history, for the result of `change` (`None`: nothing
+    /// to do).
     ///
     /// Both are one write, on a thread that may block: no error follows a change that is
     /// already in force.
@@ -151,7 +147,7 @@ impl Rules {
         &self,
         author: &str,
         change: impl Fn(&RuleBook) -> Result<Option<RuleBook>, NodeError> + Send,
-    ) -> Result<(RuleBook, Option<Proposed>), NodeError> {
+    ) -> Result<RuleBook, NodeError> {
         let _changing = self.registry.rules_changing.lock().await;
         let mut tries = 0;
         loop {
@@ -163,7 +159,7 @@ impl Rules {
             };
             let ((present, version), mut history) = self.registry.blocking(read).await??;
             let Some(book) = change(&present)? else {
-                return Ok((present, None));
+                return Ok(present);
             };
             history.record(book.clone(), author, self.registry.clock().now());
             let bytes = Bytes::from(book.encode());
@@ -172,46 +168,55 @@ impl Rules {
             if bytes.len() > len_max {
                 return Err(NodeError::RuleBookTooLarge { len: bytes.len(), len_max });
             }
-            self.registry.rule_books.expect(bytes.clone());
             let registry = Arc::clone(&self.registry);
             let put = move || store_book(&*registry.metadata, bytes, &history, version);
             match self.registry.blocking(put).await? {
-                Ok(_) => return Ok((book, self.registry.rule_books.take_expected())),
+                Ok(_) => return Ok(book),
                 Err(MetadataError::PreconditionFailed { .. }) if tries < TRIES_MAX => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Waits until every partition led here has applied a book.
-    ///
-    /// # Errors
-    /// [`NodeError::RulesNotApplied`]: the book is stored and in force anyway.
-    async fn bring_book(&self, book: &RuleBook, told: Option<Proposed>) -> Result<(), NodeError> {
-        self.until_applied(book, told).await.map_err(|source| {
-            let version = book.version();
-            NodeError::RulesNotApplied { version, source: Box::new(source) }
-        })
-    }
-
+    /// Waits until every partition that is led here reports this version or a newer one. `led`:
+    /// led here before the book was stored.
     async fn until_applied(
         &self,
-        book: &RuleBook,
-        told: Option<Proposed>,
+        led: Vec<PartitionId>,
+        version: BookVersion,
     ) -> Result<(), NodeError> {
-        let proposed = told
-            .unwrap_or_else(|| self.registry.propose_rule_book(&Bytes::from(book.encode()), None));
-        for (partition, pending) in proposed {
-            answer_if_gone(&self.registry, partition, [pending.id()]);
-            match refusal(pending.await) {
-                // A later leader has read the book when it began to lead.
-                Ok(_) | Err(NodeError::NotLeading | NodeError::LostLeadership) => {}
-                Err(NodeError::StorageFailed(reason)) => {
-                    return Err(NodeError::PartitionStopped { partition, reason });
-                }
-                Err(error) => return Err(error),
+        let mut applied = self.registry.rule_books.watch();
+        let mut status = self.registry.watch_status();
+        let mut ended = self.registry.down.ended.subscribe();
+        loop {
+            applied.mark_unchanged();
+            status.mark_unchanged();
+            if self.is_applied(&led, version)? {
+                return Ok(());
+            }
+            self.registry.check_up()?;
+            // The senders are in the registry: they do not end first.
+            tokio::select! {
+                biased;
+                _ = applied.changed() => {}
+                _ = status.changed() => {}
+                _ = ended.changed() => {}
             }
         }
-        Ok(())
+    }
+
+    /// # Errors
+    /// [`NodeError::PartitionStopped`] when one of `led` has stopped.
+    fn is_applied(&self, led: &[PartitionId], version: BookVersion) -> Result<bool, NodeError> {
+        for partition in led {
+            let stopped = self.registry.status(*partition).and_then(|status| status.stopped);
+            if let Some(reason) = stopped {
+                return Err(NodeError::PartitionStopped { partition: *partition, reason });
+            }
+        }
+        // A partition that is not open gets the book when it opens.
+        let open = self.registry.open_partitions();
+        let lacks = |partition| self.registry.rule_books.version_of(partition) < version;
+        Ok(!open.into_iter().any(lacks))
     }
 }

@@ -1,42 +1,70 @@
-//! The rule books known to a node: the newest version, and a change that is about to be stored.
+//! The rule books known to a node: the newest one, and the versions that the replicas here have
+//! applied. In memory, so that no actor reads the metadata.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
-use forebay_engine::rules::BookVersion;
+use forebay_engine::rules::{BookVersion, RuleBook};
 use forebay_messages::PartitionId;
+use tokio::sync::watch;
 
-use crate::access::replies::Pending;
-
-/// The pending answers of the partitions that a book was proposed to.
-pub(crate) type Proposed = BTreeMap<PartitionId, Pending>;
+/// A rule book and its bytes.
+#[derive(Clone, Default)]
+pub(super) struct KnownBook {
+    pub(super) book: Arc<RuleBook>,
+    pub(super) bytes: Bytes,
+}
 
 /// The known rule books.
 #[derive(Default)]
-pub(crate) struct RuleBooks(Mutex<Known>);
-
-#[derive(Default)]
-pub(super) struct Known {
-    pub(super) newest: BookVersion,
-    /// The book that a change on this node is about to store, and the result.
-    pub(super) expected: Option<(Bytes, Option<Proposed>)>,
+pub(crate) struct RuleBooks {
+    newest: Mutex<KnownBook>,
+    applied: watch::Sender<BTreeMap<PartitionId, BookVersion>>,
 }
 
 impl RuleBooks {
-    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, KnownBook> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The caller is about to store this book, and will call `take_expected`.
-    pub(crate) fn expect(&self, book: Bytes) {
-        self.known().expected = Some((book, None));
+    pub(super) fn newest(&self) -> KnownBook {
+        self.lock().clone()
     }
 
-    /// The partitions to which the expected book was proposed, if the metadata has reported it.
-    pub(crate) fn take_expected(&self) -> Option<Proposed> {
-        self.known().expected.take()?.1
+    /// A book was found; whether it is the newest.
+    pub(super) fn found(&self, found: KnownBook) -> bool {
+        let mut newest = self.lock();
+        let is_newer = found.book.version() > newest.book.version();
+        if is_newer {
+            *newest = found;
+        }
+        is_newer
+    }
+
+    /// A replica has applied a book of this version.
+    pub(crate) fn applied(&self, partition: PartitionId, version: BookVersion) {
+        self.applied.send_modify(|applied| {
+            applied.insert(partition, version);
+        });
+    }
+
+    /// The replica is gone.
+    pub(crate) fn forget(&self, partition: PartitionId) {
+        self.applied.send_modify(|applied| {
+            applied.remove(&partition);
+        });
+    }
+
+    /// The version that a replica has applied.
+    pub(super) fn version_of(&self, partition: PartitionId) -> BookVersion {
+        self.applied.borrow().get(&partition).copied().unwrap_or_default()
+    }
+
+    /// Reports every change of [`RuleBooks::version_of`].
+    pub(super) fn watch(&self) -> watch::Receiver<BTreeMap<PartitionId, BookVersion>> {
+        self.applied.subscribe()
     }
 }

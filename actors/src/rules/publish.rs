@@ -1,20 +1,16 @@
 //! Bringing newer rule books to the partitions that are led here, from any source: this node,
 //! another one over the same metadata, or a log that had it first.
 //!
-//! Owns: the newest version that is known here. Must always hold: every newer book is proposed to a
-//! partition that leads here, either by the change that made it, or when the partition begins to
-//! lead. An older book does no harm: it is not applied. Must not know: the contents of a book.
+//! Must always hold: every newer book is proposed to a partition that leads here, either when the
+//! metadata reports it, or when the partition begins to lead; a change of the book proposes nothing
+//! itself. An older book does no harm: it is not applied. Must not know: the contents of a book.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_engine::{
     leadership::Role,
-    partition::{
-        machine::PartitionInput,
-        rows::FsmSlot,
-        store::{Rows, fsm_number},
-    },
+    partition::{machine::PartitionInput, rows::FsmSlot, store::fsm_number},
     rules::{BookVersion, RuleBook, barrier_before},
 };
 use forebay_messages::{
@@ -23,10 +19,8 @@ use forebay_messages::{
 };
 use forebay_storage::metadata::{Change, MetaKey, MetadataError, Watch};
 
-use super::known::Proposed;
+use super::known::KnownBook;
 use crate::{
-    access::replies::Pending,
-    error::NodeError,
     registry::{Registry, ReplicaHandle},
     table::KeyRange,
 };
@@ -34,28 +28,12 @@ use crate::{
 impl Registry {
     /// The newest rule book, if a partition that begins to lead has an older one: it applies from
     /// the first start on, not only once it has gone through the log.
-    pub(crate) fn newer_rule_book(
-        &self,
-        partition: PartitionId,
-        than: BookVersion,
-    ) -> Option<RuleBook> {
-        let newest = self.metadata.get(&MetaKey::rule_book()).map_err(NodeError::from);
-        let decoded = newest.and_then(|found| {
-            let book = found.map(|found| RuleBook::decode(&found.value)).transpose();
-            book.map_err(NodeError::from)
-        });
-        match decoded {
-            Ok(book) => book.filter(|book| book.version() > than),
-            Err(error) => {
-                tracing::error!(%partition, %error, "the newest rule book cannot be read");
-                None
-            }
-        }
+    pub(crate) fn newer_rule_book(&self, than: BookVersion) -> Option<Arc<RuleBook>> {
+        Some(self.rule_books.newest().book).filter(|book| book.version() > than)
     }
-}
 
-impl Registry {
-    /// Follows the rule book in the metadata until the watch is dropped.
+    /// Follows the rule book in the metadata until the watch is dropped. The present one is known
+    /// when this returns.
     pub(crate) fn watch_rule_book(self: &Arc<Self>) -> Result<Watch, MetadataError> {
         let registry = Arc::downgrade(self);
         let on_change = move |change: &Change| {
@@ -68,91 +46,82 @@ impl Registry {
 
     /// The metadata has another book.
     fn rule_book_stored(&self, bytes: &Bytes) {
-        let version = match RuleBook::decode(bytes) {
-            Ok(book) => book.version(),
+        match RuleBook::decode(bytes) {
+            Ok(book) => {
+                let found = KnownBook { book: Arc::new(book), bytes: bytes.clone() };
+                self.rule_books.found(found);
+                self.propose_rule_book(bytes, None);
+            }
             Err(error) => {
                 tracing::error!(%error, "the rule book in the metadata does not decode");
-                return;
             }
-        };
-        let mut known = self.rule_books.known();
-        known.newest = known.newest.max(version);
-        let proposed = self.propose_rule_book(bytes, None);
-        if let Some((expected, told)) = &mut known.expected
-            && expected == bytes
-        {
-            *told = Some(proposed);
         }
     }
 
-    /// A partition has applied a book from its log: the others get it too, if it was unknown here.
+    /// A replica has applied a book from its log: the others get it too, if it was unknown here.
     pub(crate) fn rule_book_applied(&self, partition: PartitionId, book: &RuleBook) {
-        let mut known = self.rule_books.known();
-        if book.version() > known.newest {
-            known.newest = book.version();
-            self.propose_rule_book(&Bytes::from(book.encode()), Some(partition));
+        if book.version() > self.rule_books.newest().book.version() {
+            let bytes = Bytes::from(book.encode());
+            let found = KnownBook { book: Arc::new(book.clone()), bytes: bytes.clone() };
+            if self.rule_books.found(found) {
+                self.propose_rule_book(&bytes, Some(partition));
+            }
         }
+        self.rule_books.applied(partition, book.version());
+    }
+
+    /// The partitions that accept commands here.
+    pub(super) fn open_partitions(&self) -> Vec<PartitionId> {
+        let is_open = |partition: &PartitionId| {
+            let status = self.status(*partition);
+            status.is_some_and(|status| matches!(status.role, Role::Leader { open: true, .. }))
+        };
+        self.replicas.iter().map(|replica| *replica.key()).filter(is_open).collect()
     }
 
     /// Proposes a book to the partitions that are led here.
-    pub(crate) fn propose_rule_book(&self, book: &Bytes, but: Option<PartitionId>) -> Proposed {
-        let mut proposed = Proposed::new();
+    fn propose_rule_book(&self, book: &Bytes, but: Option<PartitionId>) {
         for replica in &self.replicas {
             let partition = *replica.key();
             let leads = self
                 .status(partition)
                 .is_some_and(|status| matches!(status.role, Role::Leader { .. }));
-            if !leads || but == Some(partition) {
-                continue;
+            if leads && but != Some(partition) {
+                self.propose_book_to(partition, &replica, book.clone());
             }
-            proposed.insert(partition, self.propose_book_to(partition, &replica, book.clone()));
         }
-        proposed
     }
 
     /// Proposes a book to a partition, after the barrier that it needs: a forebay that does not
     /// know pauses would continue under the previous book, and start paused work.
-    pub(crate) fn propose_book_to(
-        &self,
-        partition: PartitionId,
-        replica: &ReplicaHandle,
-        book: Bytes,
-    ) -> Pending {
+    fn propose_book_to(&self, partition: PartitionId, replica: &ReplicaHandle, book: Bytes) {
         let propose = |command| {
-            let pending = self.replies.open(partition);
-            let (command, reply) = (Box::new(command), pending.id());
+            // Nothing waits for the answer: the partition reports the version that it has applied.
+            let reply = self.replies.open(partition).id();
+            let command = Box::new(command);
             replica.partition.address.send(PartitionInput::Propose { command, reply });
-            pending
         };
         if let Some(format_min) = barrier_before(&book)
             && fsm_number(&replica.rows.store, FsmSlot::MinVersion).unwrap_or(0)
                 < u64::from(format_min)
         {
-            // Both go into the log in this order; the first answer is ignored.
-            drop(propose(Command::VersionBarrier(VersionBarrier { format_min })));
+            // Both go into the log in this order.
+            propose(Command::VersionBarrier(VersionBarrier { format_min }));
         }
-        propose(upsert_rule_book(replica.rows.range, book))
+        propose(upsert_rule_book(replica.rows.range, book));
     }
 
     /// Proposes the newest rule book to a partition that has just begun to lead, unless it already
     /// has it.
     pub(crate) fn publish_rule_book(&self, partition: PartitionId) {
-        let Some(replica) = self.replicas.get(&partition).map(|replica| replica.clone()) else {
-            return;
-        };
-        let newest = match self.metadata.get(&MetaKey::rule_book()) {
-            Ok(Some(found)) => found.value,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::error!(%partition, %error, "the rule book cannot be read");
-                return;
-            }
-        };
-        let present = replica.rows.store.fsm(FsmSlot::RuleBook).ok();
-        if present.flatten().as_ref() == Some(&newest) {
+        let newest = self.rule_books.newest();
+        if self.rule_books.version_of(partition) >= newest.book.version() {
             return;
         }
-        drop(self.propose_book_to(partition, &replica, newest));
+        let replica = self.replicas.get(&partition).map(|replica| replica.clone());
+        if let Some(replica) = replica {
+            self.propose_book_to(partition, &replica, newest.bytes);
+        }
     }
 }
 

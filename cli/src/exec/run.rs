@@ -264,7 +264,7 @@ impl Run {
     /// run).
     async fn prepare(&mut self, args: &ExecArgs) -> Result<(), ExecError> {
         if !args.rules.is_empty() {
-            let book = self.runtime.rules().book()?;
+            let book = self.runtime.rules().book().await?;
             let changes = setup::rule_changes(args, &book);
             self.runtime.rules().change("forebay exec", changes).await?;
         }
