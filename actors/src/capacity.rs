@@ -27,7 +27,7 @@ fn lock(pool: &Pool) -> MutexGuard<'_, Option<Ref<PoolInput>>> {
     pool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What new pools are made from.
+/// Everything needed to start another pool.
 #[derive(Clone)]
 struct Respawn {
     world: World,
@@ -69,11 +69,11 @@ pub(crate) struct Capacity {
     /// Number of slots that the pool has, or will have once it has read its mailbox.
     running_max: Arc<AtomicU32>,
     limiters: Limiters,
-    /// Limiters that the pool has not heard of yet.
+    /// Limiters of which the pool has not been notified yet.
     joining: Limiters,
 }
 
-/// What the limiter of one partition sees of the pool.
+/// The pool, for the limiter of one partition.
 pub(crate) struct CapacityClient {
     partition: PartitionId,
     pool: Option<Ref<PoolInput>>,

@@ -241,7 +241,7 @@ pub enum NodeError {
     /// The stored history of the rule book does not decode.
     #[error("the stored rule book history does not decode: {0}")]
     RuleBookHistory(#[from] DecodeHistoryError),
-    /// As many entries wait under a key as a rule allows.
+    /// The backlog of a key has reached the maximum of its rule.
     #[error(transparent)]
     BacklogFull(#[from] Box<BacklogFull>),
     /// A partition refused a rule book.

@@ -1,8 +1,8 @@
 //! Adding handlers and aliases to a running node, and logging services without a handler.
 //!
-//! Must always hold: every partition here hears of a service that gains a handler after the handler
-//! is registered, so that no waiting vqueue misses it; a stored alias is in force on every node
-//! over the same metadata. Must not know: how entries wait.
+//! Must always hold: every partition here is notified of a service that gains a handler, after the
+//! handler is registered, so that no waiting vqueue misses it; a stored alias is in force on every
+//! node with the same metadata. Must not know: how entries wait.
 
 use std::sync::Arc;
 
@@ -60,8 +60,8 @@ impl Registry {
         self.metadata.watch(&MetaKey::aliases(), Box::new(on_change))
     }
 
-    /// A vqueue has work for a service without a handler here: it is logged, soon and then once a
-    /// minute.
+    /// A vqueue has work for a service without a handler here: this is logged, at first after a
+    /// short delay and then once a minute.
     pub(crate) fn note_unserved(
         self: &Arc<Self>,
         world: &World,
@@ -69,11 +69,11 @@ impl Registry {
         vqueue: (PartitionId, VQueueId),
     ) {
         if let Some(at) = self.unserved.add(world.clock().now(), service, vqueue) {
-            self.tell_unserved_at(world.clone(), at);
+            self.report_unserved_at(world.clone(), at);
         }
     }
 
-    fn tell_unserved_at(self: &Arc<Self>, world: World, at: forebay_messages::Timestamp) {
+    fn report_unserved_at(self: &Arc<Self>, world: World, at: forebay_messages::Timestamp) {
         let registry = Arc::downgrade(self);
         let timers = world.timers().clone();
         timers.set(at, move || {
@@ -85,20 +85,20 @@ impl Registry {
                 let meta = store.and_then(|store| store.vqueue(vqueue).ok().flatten());
                 meta.map_or(0, |meta| meta.inbox)
             };
-            let (told, next) = registry.unserved.tell(world.clock().now(), waiting);
-            for told in told {
-                let at_least = if told.has_more { "at least " } else { "" };
+            let (reports, next) = registry.unserved.due_reports(world.clock().now(), waiting);
+            for report in reports {
+                let at_least = if report.has_more { "at least " } else { "" };
                 tracing::warn!(
-                    service = told.service,
-                    entries = told.entries,
+                    service = report.service,
+                    entries = report.entries,
                     "no handler for service `{}` here: {at_least}{} entries wait; register a \
                      handler, or let another one serve them (forebay alias)",
-                    told.service,
-                    told.entries
+                    report.service,
+                    report.entries
                 );
             }
             if let Some(next) = next {
-                registry.tell_unserved_at(world, next);
+                registry.report_unserved_at(world, next);
             }
         });
     }

@@ -1,8 +1,8 @@
 //! The port to the other nodes that share a log with this one.
 //!
-//! Owns: what a node asks of another one. Must always hold: a node has neither the registry
-//! nor the actors of another one; rows that it reads are read-only. Must not know: where the
-//! other node is.
+//! Owns: the requests from one node to another. Must always hold: a node has neither the registry
+//! nor the actors of another one; rows that it reads are read-only. Must not know: where the other
+//! node is.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -24,9 +24,9 @@ pub(crate) struct ReplicaRows {
 /// The answer to a proposal.
 pub(crate) type Proposing = Pin<Box<dyn Future<Output = Result<Answer, NodeError>> + Send>>;
 
-/// A node as another one reaches it.
+/// Another node.
 pub(crate) trait Peer: Send + Sync {
-    /// Which node it is.
+    /// Its id.
     fn node(&self) -> NodeId;
 
     /// Proposes a command to its replica of a partition. The credit is returned when the

@@ -16,10 +16,10 @@ const SERVICES_MAX: usize = 64;
 /// Maximum number of vqueues per service whose entries are counted: without scopes and object keys
 /// these are all.
 const VQUEUES_MAX: usize = 128;
-/// Delay of a service's first report after its first entry, so that a burst is one line.
-pub(crate) const FIRST_TOLD_MS: u64 = 1_000;
+/// Delay between a service's first waiting entry and its first report, so that a burst is one line.
+pub(crate) const FIRST_REPORT_MS: u64 = 1_000;
 /// Interval between reports of a service.
-pub(crate) const TOLD_EVERY_MS: u64 = 60_000;
+pub(crate) const REPORT_INTERVAL_MS: u64 = 60_000;
 
 struct Service {
     since: Timestamp,
@@ -30,9 +30,9 @@ struct Service {
     due: Timestamp,
 }
 
-/// The report of a service.
+/// A report on one service.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Report {
     pub(crate) service: String,
     pub(crate) entries: u64,
     /// There are more entries, in vqueues that are not counted.
@@ -47,7 +47,7 @@ pub(crate) struct Unheard {
     pub(crate) has_more: bool,
 }
 
-/// See the module's documentation.
+/// The services without a handler.
 #[derive(Default)]
 pub(crate) struct Unserved(Mutex<Known>);
 
@@ -71,7 +71,7 @@ impl Unserved {
         vqueue: (PartitionId, VQueueId),
     ) -> Option<Timestamp> {
         let mut known = self.known();
-        let due = Timestamp(now.0 + FIRST_TOLD_MS);
+        let due = Timestamp(now.0 + FIRST_REPORT_MS);
         if !known.services.contains_key(service) {
             if known.services.len() >= SERVICES_MAX {
                 return None;
@@ -94,8 +94,8 @@ impl Unserved {
         self.known().services.get(service).map(|of| of.since)
     }
 
-    /// The services with their start times, the vqueues whose entries are counted, and whether
-    /// there were more.
+    /// The services, each with the time since when it waits, the vqueues whose entries are counted,
+    /// and whether there are more.
     pub(crate) fn services(&self) -> Vec<Unheard> {
         let known = self.known();
         let services = known.services.iter().map(|(service, of)| Unheard {
@@ -115,13 +115,13 @@ impl Unserved {
     /// The reports that are due; `count` returns the number of waiting entries of a vqueue. Vqueues
     /// without any are forgotten, and services without vqueues. Also returns the time of the next
     /// call, if there is one.
-    pub(crate) fn tell(
+    pub(crate) fn due_reports(
         &self,
         now: Timestamp,
         count: impl Fn((PartitionId, VQueueId)) -> u64,
-    ) -> (Vec<Told>, Option<Timestamp>) {
+    ) -> (Vec<Report>, Option<Timestamp>) {
         let mut known = self.known();
-        let mut told = Vec::new();
+        let mut reports = Vec::new();
         known.services.retain(|service, of| {
             if of.due > now {
                 return true;
@@ -135,13 +135,13 @@ impl Unserved {
             if entries == 0 {
                 return false;
             }
-            of.due = Timestamp(now.0 + TOLD_EVERY_MS);
-            told.push(Told { service: service.clone(), entries, has_more: of.has_more });
+            of.due = Timestamp(now.0 + REPORT_INTERVAL_MS);
+            reports.push(Report { service: service.clone(), entries, has_more: of.has_more });
             true
         });
         let next = known.services.values().map(|of| of.due).min();
         known.is_armed = next.is_some();
-        (told, next)
+        (reports, next)
     }
 }
 
@@ -157,18 +157,18 @@ mod tests {
     fn a_service_is_reported_once_a_minute_with_all_its_entries() {
         let unserved = Unserved::default();
         let first = unserved.add(Timestamp(10), "mail", vqueue(1));
-        assert_eq!(first, Some(Timestamp(10 + FIRST_TOLD_MS)));
+        assert_eq!(first, Some(Timestamp(10 + FIRST_REPORT_MS)));
         for n in [1, 2, 2] {
             assert_eq!(unserved.add(Timestamp(20), "mail", vqueue(n)), None, "a timer runs");
         }
-        let now = Timestamp(10 + FIRST_TOLD_MS);
-        let again = Timestamp(now.0 + TOLD_EVERY_MS);
-        let told = Told { service: "mail".into(), entries: 14, has_more: false };
-        assert_eq!(unserved.tell(now, |_| 7), (vec![told], Some(again)));
-        assert_eq!(unserved.tell(Timestamp(now.0 + 1), |_| 7), (vec![], Some(again)));
+        let now = Timestamp(10 + FIRST_REPORT_MS);
+        let again = Timestamp(now.0 + REPORT_INTERVAL_MS);
+        let report = Report { service: "mail".into(), entries: 14, has_more: false };
+        assert_eq!(unserved.due_reports(now, |_| 7), (vec![report], Some(again)));
+        assert_eq!(unserved.due_reports(Timestamp(now.0 + 1), |_| 7), (vec![], Some(again)));
         assert_eq!(unserved.since("mail"), Some(Timestamp(10)));
 
-        assert_eq!(unserved.tell(again, |_| 0), (vec![], None), "nothing waits any more");
+        assert_eq!(unserved.due_reports(again, |_| 0), (vec![], None), "nothing waits any more");
         assert_eq!(unserved.since("mail"), None);
         assert!(unserved.add(again, "mail", vqueue(1)).is_some(), "and the timer is set again");
     }
@@ -186,8 +186,8 @@ mod tests {
             let vqueue = (PartitionId(0), VQueueId { hash, ..VQueueId::default() });
             unserved.add(Timestamp(1), "s0", vqueue);
         }
-        let (told, _) = unserved.tell(Timestamp(1 + FIRST_TOLD_MS), |_| 1);
-        let first = told.iter().find(|told| told.service == "s0").unwrap();
+        let (reports, _) = unserved.due_reports(Timestamp(1 + FIRST_REPORT_MS), |_| 1);
+        let first = reports.iter().find(|reports| reports.service == "s0").unwrap();
         assert_eq!((first.entries, first.has_more), (VQUEUES_MAX as u64, true));
         unserved.forget_served(|service| service == "s0");
         assert_eq!(unserved.since("s0"), None);

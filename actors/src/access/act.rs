@@ -1,8 +1,8 @@
 //! Changing entries and vqueues from outside, named or found by a filter.
 //!
-//! Must always hold: an empty filter changes nothing, unless all entries are meant and that was
-//! said; one record changes a bounded number of entries; a dry run reports with the same scan what
-//! would change, and changes nothing. Must not know: which entries an action applies to (the engine
+//! Must always hold: an empty filter changes nothing, unless the caller asked for all entries; one
+//! record changes a bounded number of entries; a dry run uses the same scan to report what would
+//! change, and changes nothing. Must not know: which entries an action applies to (the engine
 //! decides).
 
 use std::collections::{BTreeMap, HashMap};
@@ -35,7 +35,7 @@ pub const NAMED_MAX: usize = 1_000;
 /// Approximate bytes of a record per named entry.
 const NAME_LEN: usize = 32;
 
-/// The entries that an action is for.
+/// The entries that an action applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EntryTarget {
     /// These entries.
@@ -60,7 +60,7 @@ pub struct ActReport {
 }
 
 impl ActReport {
-    /// About one entry.
+    /// The report of an action on one entry.
     pub(super) fn of_one(id: EntryId, result: Result<(), Skip>) -> Self {
         let mut report = Self::default();
         match result {

@@ -68,8 +68,8 @@ impl Access {
         }
     }
 
-    /// As [`Access::attach`] for a caller that does not keep the node alive: when the last handle
-    /// is dropped meanwhile, the wait ends with [`NodeError::ShutDown`].
+    /// As [`Access::attach`], for a caller that does not keep the node alive: when the last handle
+    /// is dropped during the wait, it ends with [`NodeError::ShutDown`].
     ///
     /// # Errors
     /// [`NodeError`].
@@ -142,8 +142,8 @@ impl Access {
         }
     }
 
-    /// Waits, for a while, until the local replica has applied what the leader's has now; false if
-    /// it does not have to.
+    /// Waits, for a limited time, until the local replica has applied what the leader has applied
+    /// now; false if there is no need to wait.
     async fn catch_up(&self, partition: PartitionId) -> Result<bool, NodeError> {
         let leader = self.registry.shared().and_then(|shared| shared.leader(partition));
         if leader.is_none_or(|leader| leader.node() == self.registry.node) {

@@ -1,7 +1,7 @@
 //! Settling the promises of entries, and restarting an entry from an operation of its journal.
 //!
-//! Must always hold: a caller learns whether its own value stands. Must not know: which operations
-//! wait for a promise.
+//! Must always hold: a caller learns whether the promise has its value. Must not know: which
+//! operations wait for a promise.
 
 use forebay_engine::partition::{
     apply::{Reply, Skip, Stale},
@@ -42,8 +42,9 @@ fn operation(
 }
 
 impl Access {
-    /// Resolves (`Success`) or rejects (`Failure`) a promise of an entry. It is kept if the entry
-    /// does not wait for it yet. Not cancel-safe: a dropped call may have done it.
+    /// Resolves (`Success`) or rejects (`Failure`) a promise of an entry. The result is stored even
+    /// if the entry does not wait for it yet. Not cancel-safe: a dropped call may have settled the
+    /// promise.
     ///
     /// # Errors
     /// [`NodeError::PromiseSettled`], [`NodeError::UnknownEntry`], [`NodeError::EntryEnded`],
@@ -75,8 +76,8 @@ impl Access {
         }
     }
 
-    /// Restarts an entry with a new run that keeps what finished before an operation, which is
-    /// named as it is printed. Not cancel-safe: a dropped call may have done it.
+    /// Restarts an entry in a new run that keeps the operations finished before a given one, which
+    /// is named as it is printed. Not cancel-safe: a dropped call may have restarted it.
     ///
     /// # Errors
     /// [`NodeError`].

@@ -202,7 +202,7 @@ pub(crate) async fn propose_by(
     }
 }
 
-/// Only the address: a whole entry contains a store, which is not as cheap to clone.
+/// Returns only the address: cloning the whole entry would clone its store, which costs more.
 pub(super) fn address_of(
     registry: &Registry,
     partition: PartitionId,
@@ -237,9 +237,9 @@ pub(super) fn gone(registry: &Registry, partition: PartitionId) -> NodeError {
     }
 }
 
-/// Answers a question that was asked while the partition's actor ended: its mailbox is gone. Only
-/// this question is answered: other callers answer their own, and a scan of all of them for each
-/// new question would take longer and longer.
+/// Answers a question that was asked while the partition's actor ended, whose mailbox is gone. It
+/// answers only this question: other callers answer their own, and a scan of all pending questions
+/// for each new one would take longer and longer.
 pub(crate) fn answer_if_gone(
     registry: &Registry,
     partition: PartitionId,

@@ -92,7 +92,7 @@ impl Replies {
         key
     }
 
-    /// A new reply id and the future of its answer, which a partition will give.
+    /// A new reply id and the future of its answer. A partition answers it.
     #[must_use]
     pub fn open(self: &Arc<Self>, partition: PartitionId) -> Pending {
         self.open_with(partition, Credit::None)

@@ -44,10 +44,10 @@ pub(crate) struct RowSource {
 
 /// Nothing is trimmed until the returned value is dropped.
 pub(crate) async fn hold_trim(log: LogHandle) -> Result<Release, NodeError> {
-    let (told, held) = oneshot::channel();
+    let (done, held) = oneshot::channel();
     log.send(LogCommand::HoldTrim(Box::new(move |result| {
         // The caller may have stopped waiting.
-        let _ = told.send(result);
+        let _ = done.send(result);
     })));
     let release = Release(log);
     held.await.map_err(|_| NodeError::ShutDown)??;

@@ -64,7 +64,7 @@ impl Drop for Inner {
     }
 }
 
-/// The leader, as far as is known.
+/// The last known leader.
 #[derive(Clone, Copy)]
 struct Lease {
     node: NodeId,
@@ -102,7 +102,7 @@ impl SharedLog {
         Self::new(log, metadata, trim, Some(data_dir))
     }
 
-    /// A shared log over these two, for tests: for example a log that fails on cue.
+    /// A shared log over the given stores, for tests: for example a log that injects failures.
     ///
     /// # Errors
     /// [`NodeError::Thread`].
@@ -124,7 +124,7 @@ impl SharedLog {
         Ok(Self::written_by(writer, log, metadata, data_dir))
     }
 
-    /// A shared log over these two, with a writer that was started already.
+    /// A shared log over the given stores, with a running writer.
     pub(crate) fn written_by(
         writer: LogWriter,
         log: Arc<dyn LogStore>,
@@ -162,14 +162,13 @@ impl SharedLog {
         Ok(*self.0.lost_through.entry(partition).or_insert(last))
     }
 
-    /// The writer as this node reaches it.
+    /// The writer, through the node's connection to it.
     pub(crate) fn writer(&self, node: NodeId) -> LogHandle {
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).handle();
         self.0.cuts.through(node, writer)
     }
 
-    /// From here on nothing that a node sends reaches the log, and nothing of the log reaches the
-    /// node.
+    /// Cuts the connection between a node and the log, in both directions.
     #[cfg(feature = "testkit")]
     pub fn cut_off(&self, node: NodeId) {
         self.0.cuts.cut(node);
@@ -180,7 +179,7 @@ impl SharedLog {
         NodeId(self.0.next_node.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// From here on other nodes can reach this node.
+    /// Makes a node reachable for other nodes.
     pub(crate) fn join(&self, peer: Weak<dyn Peer>, node: NodeId) {
         self.0.nodes.insert(node, peer);
     }

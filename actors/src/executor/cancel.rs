@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 
 /// Shared by a handler and everything that may ask it to stop.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel(Arc<Wish>);
+pub struct Cancel(Arc<Request>);
 
 #[derive(Debug, Default)]
-struct Wish {
+struct Request {
     is_raised: AtomicBool,
     raised: Notify,
 }

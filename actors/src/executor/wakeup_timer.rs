@@ -20,7 +20,7 @@ use std::{
 use crate::host::Host;
 
 /// Maximum time that a thread may sleep while an attempt could use it.
-const PATIENCE: Duration = Duration::from_millis(10);
+const SLEEP_MAX: Duration = Duration::from_millis(10);
 
 /// Batches of attempts (and single ones) that wait for their first poll, and whether a task wakes
 /// threads for them.
@@ -48,7 +48,7 @@ impl WakeupTimer {
 
     async fn watch(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(PATIENCE).await;
+            tokio::time::sleep(SLEEP_MAX).await;
             if self.waiting.load(Ordering::SeqCst) > 0 {
                 continue;
             }
@@ -83,12 +83,12 @@ mod tests {
         let idle = tasks();
         for _ in 0..3 {
             let waiting: Vec<_> = (0..3).map(|_| wakeup_timer.expect(&host, 2)).collect();
-            tokio::time::sleep(3 * PATIENCE).await;
+            tokio::time::sleep(3 * SLEEP_MAX).await;
             assert_eq!(tasks(), idle + 1);
             drop(waiting);
             let patience = std::time::Instant::now();
             while tasks() > idle && patience.elapsed() < Duration::from_secs(20) {
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(SLEEP_MAX).await;
             }
             assert_eq!(tasks(), idle, "it goes when nothing waits");
         }

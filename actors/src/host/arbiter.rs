@@ -13,7 +13,7 @@ pub(crate) type Job = Box<dyn FnOnce(&World) + Send>;
 /// One actor thread.
 pub(crate) struct Arbiter {
     jobs: Option<Ref<Job>>,
-    /// Absent where jobs are done in turn with everything else.
+    /// `None` in a simulation, which runs the jobs itself.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -31,7 +31,7 @@ impl Arbiter {
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Actors that share a thread with everything else of a simulation, which takes their jobs.
+    /// Actors without a thread of their own: a simulation runs their jobs.
     #[cfg(feature = "testkit")]
     pub(crate) fn without_thread(jobs: Ref<Job>) -> Self {
         Self { jobs: Some(jobs), thread: None }

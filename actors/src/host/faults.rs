@@ -18,18 +18,18 @@ pub struct FaultPlan {
     faults: Option<Arc<dyn Faults>>,
 }
 
-/// Decides when a fault strikes.
+/// Decides when a fault happens.
 #[cfg(feature = "testkit")]
 pub(crate) trait Faults: std::fmt::Debug + Send + Sync {
-    /// Kills the calling vqueue actor, if it is its turn.
+    /// Kills the calling vqueue actor if a fault is due.
     fn at_vqueue(&self) {}
 
-    /// Whether a worker must do a read that would not block.
+    /// Whether a worker must do a read even if it would not block.
     fn blocks(&self) -> bool {
         false
     }
 
-    /// Whether a worker's scan fails; or the worker panics, if it is its turn.
+    /// Whether a worker's scan fails. Panics instead if a panic is due.
     fn at_scan(&self) -> bool {
         false
     }
@@ -111,8 +111,8 @@ pub struct ActorFaults {
 
 #[cfg(feature = "testkit")]
 impl ActorFaults {
-    /// Faults at these rates. The same seed draws the same numbers; which actor draws which depends
-    /// on the threads.
+    /// Faults at these rates. The same seed draws the same numbers; which actor draws which number
+    /// depends on the threads.
     #[must_use]
     pub fn new(seed: u64, rates: FaultRates) -> Self {
         Self {

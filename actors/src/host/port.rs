@@ -1,14 +1,13 @@
-//! What a node needs of its environment: threads for actors and for work that blocks, a runtime for
-//! futures. There are two environments: threads, and a simulation that polls everything on one
-//! thread of a test.
+//! The environment of a node: threads for actors and for work that blocks, a runtime for futures.
+//! There are two environments: threads, and a simulation that polls everything on one thread of a
+//! test.
 //!
-//! Must always hold: no other file asks which of the two it runs in; users behave the same in both.
-//! Must not know: what is run.
+//! Must always hold: no other file checks in which of the two it runs; callers behave the same in
+//! both. Must not know: what is run.
 //!
 //! An enum and not a trait object, because spawning is generic over the future: a trait object
-//! would cost every attempt one more allocation. For the same reason
-//! [`World`](crate::shell::World), which is generic over the machines of actors, is an enum of its
-//! own in `shell`.
+//! would cost each attempt one more allocation. For the same reason [`World`](crate::shell::World),
+//! which is generic over the machines of actors, is a separate enum in `shell`.
 
 use std::{future::Future, sync::Arc};
 
@@ -70,7 +69,7 @@ impl Spawned {
     }
 }
 
-/// Calls the same method of either environment.
+/// Calls the same method in either environment.
 macro_rules! either {
     ($self:ident, $host:ident => $call:expr) => {
         match $self {
@@ -106,7 +105,7 @@ impl Host {
         }
     }
 
-    /// Spawns a future that no runtime of the application can interrupt.
+    /// Spawns a future that does not depend on a runtime of the application.
     ///
     /// # Errors
     /// When its thread cannot be started.

@@ -51,7 +51,7 @@ impl Threads {
 
 #[expect(clippy::unused_self, reason = "the same calls in both environments")]
 impl Threads {
-    /// On a thread and a tokio runtime of its own.
+    /// The future gets its own thread and its own tokio runtime.
     pub(super) fn spawn_apart(
         &self,
         name: &'static str,
@@ -77,7 +77,7 @@ impl Threads {
         worked.map_err(|error| NodeError::Unexpected(error.to_string()))
     }
 
-    /// On the blocking threads of the calling actor thread.
+    /// Runs on the blocking threads of the calling actor thread.
     pub(super) fn run_blocking(&self, work: impl FnOnce() + Send + 'static) {
         tokio::task::spawn_blocking(work);
     }

@@ -1,6 +1,6 @@
 //! Everything known about one entry, for display.
 //!
-//! Must always hold: a look changes nothing; an answer has a bounded number of bytes, whatever
+//! Must always hold: inspection changes nothing; an answer has a bounded number of bytes, whatever
 //! clients stored.
 
 use forebay_api::{DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView};

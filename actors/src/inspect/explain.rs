@@ -1,7 +1,7 @@
 //! Why an entry does not run, and the usage of the limits: for display.
 //!
-//! Must always hold: a look changes nothing; the data of the store and of the limiter are of
-//! nearly, not exactly, the same time. Must not know: how a limit is counted.
+//! Must always hold: inspection changes nothing; the data of the store and of the limiter are read
+//! at nearly, not exactly, the same time. Must not know: how a limit is counted.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -48,7 +48,7 @@ fn find_live(partition: &ReplicaRows, id: EntryId) -> Result<Option<Live>, NodeE
 }
 
 impl Inspect {
-    /// Why an entry does not run, or that it does; `None` when there is no such entry. Takes time
+    /// Why an entry does not run, or that it runs; `None` when there is no such entry. Takes time
     /// in proportion to its position in its vqueue. Cancel-safe.
     ///
     /// # Errors
@@ -119,7 +119,7 @@ impl Inspect {
         let rows = AllRows::of(&self.registry)?;
         let mut waits = self.registry.blocking(move || rows.waits_of(id)).await??;
         if waits.is_empty() {
-            // What it waited for came meanwhile.
+            // It became ready in the meantime.
             waits.push(Reason::Suspended);
         }
         Ok(waits.into_iter().map(|reason| BlockView { reason, since: None }).collect())
@@ -154,9 +154,9 @@ impl Inspect {
             // A partition without a free slot, which needs none yet, may get one when it asks.
             let may_ask = matches!(reason, BlockReason::Capacity { is_asked: false, .. });
             let reason = reason_view(reason, holder, running_max);
-            // A retried entry with the lock it kept is not blocked by itself.
+            // A retried entry does not block itself with the lock it kept.
             let is_own_lock = matches!(&reason, Reason::Lock { holder } if *holder == Some(id));
-            // Without a process that runs entries the limiter has only just begun to count.
+            // Without a process that runs entries, the limiter has only just started to count.
             let since = self.dispatches.then(|| since.max(row.created_at).0);
             (!is_own_lock && (is_used_up || !may_ask)).then_some(BlockView { reason, since })
         }));
@@ -224,7 +224,7 @@ fn backlogs(
     Ok(found)
 }
 
-/// Reasons other than limits: its pause, its start time, its position.
+/// Reasons other than limits: a pause, the start time, the position.
 fn own_reasons(row: &EntryRow, meta: &VQueueMeta, ahead: u64, now: Timestamp) -> Vec<BlockView> {
     let mut blocked = Vec::new();
     let mut add = |reason, since: Option<Timestamp>| {

@@ -1,6 +1,6 @@
-//! Why waiting entries do not run, counted by cause: for a progress line.
+//! Why waiting entries do not run, counted by cause, for a progress line.
 //!
-//! Must always hold: a look changes nothing, and takes time per vqueue and per counter, not per
+//! Must always hold: inspection changes nothing, and takes time per vqueue and per counter, not per
 //! entry. Must not know: how a limit is counted.
 
 use std::collections::{BTreeMap, HashMap};
@@ -49,7 +49,7 @@ pub enum HeldBy {
     Capacity,
 }
 
-/// Known data of a partition before its vqueues are checked.
+/// The data of a partition that is read before its vqueues are checked.
 struct Known {
     lacks: HashMap<String, Lack>,
     rules: RuleLookup,
@@ -87,7 +87,7 @@ impl Known {
     }
 }
 
-/// Scope and limit key of a vqueue, as far as it has them.
+/// Scope and limit key of a vqueue, if it has them.
 fn levels(name: &VQueueName) -> Vec<&str> {
     let all = [&name.scope, &name.l1, &name.l2];
     all.into_iter().map_while(|level| level.as_deref()).collect()
@@ -122,7 +122,7 @@ fn count(
     let ids: Vec<VQueueId> = free.iter().map(|(id, _)| *id).collect();
     let heads = partition.store.inbox_heads(&ids)?;
     for ((_, entries), head) in free.into_iter().zip(heads) {
-        // The inbox is ordered by start time: the others are later still.
+        // The inbox is ordered by start time, so the following entries start even later.
         if matches!(head, Head::Row(row) if row.run_at > known.now) {
             add(HeldBy::Time, entries);
         }

@@ -1,4 +1,4 @@
-//! Looks at stored data, for display: entries and partitions.
+//! Queries of stored data, for display: entries and partitions.
 //!
 //! Must always hold: a query changes nothing and never blocks a partition's thread; it sees
 //! committed data.

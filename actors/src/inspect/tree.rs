@@ -1,8 +1,8 @@
-//! An entry with its children over all partitions, and what a suspended entry waits for: for
-//! people.
+//! The tree of an entry and its children over all partitions, and what a suspended entry waits for,
+//! for display.
 //!
-//! Must always hold: a look changes nothing; an answer has a bounded number of entries. The rows of
-//! two partitions are of nearly, not exactly, the same time.
+//! Must always hold: inspection changes nothing; an answer has a bounded number of entries. The
+//! rows of two partitions are read at nearly, not exactly, the same time.
 
 use std::collections::HashMap;
 
@@ -208,7 +208,7 @@ impl AllRows {
     }
 }
 
-/// How an entry of a tree hangs on the one above it.
+/// How an entry of a tree is connected to its parent.
 struct Link {
     parent: Option<EntryId>,
     operation: Option<String>,
@@ -217,8 +217,8 @@ struct Link {
 }
 
 impl Inspect {
-    /// An entry with its children and theirs, over all partitions, at most [`TREE_ENTRIES_MAX`];
-    /// `None` when there is no such entry. Cancel-safe.
+    /// A tree of an entry, its children and their descendants, over all partitions, with at most
+    /// [`TREE_ENTRIES_MAX`] entries; `None` when there is no such entry. Cancel-safe.
     ///
     /// # Errors
     /// When a read fails.

@@ -1,12 +1,12 @@
 //! The writer's queue of commands.
 //!
-//! Must always hold: commands of one thread are taken in the order in which they were put, all that
-//! wait at once; at most [`QUEUE_LEN_MAX`] wait, and senders beyond that wait for room; nothing can
-//! be put when the writer is gone, and the writer learns when there are no senders left.
+//! Must always hold: commands of one thread are taken in the order in which they were put, all
+//! waiting ones at once; at most [`QUEUE_LEN_MAX`] wait, and senders block while the queue is full;
+//! sends fail when the writer is gone, and the writer learns when there are no senders left.
 //!
-//! A crossbeam channel spins before it sleeps, and yields its processor in between. To the
-//! scheduler that looks like a thread with nothing urgent to do: with 64 entries in flight each
-//! round of the writer waited 40 us for its next turn.
+//! Not a crossbeam channel: it spins before it sleeps, and yields its processor in between. The
+//! scheduler then treats the thread as one with nothing urgent to do: with 64 entries in flight
+//! each round of the writer waited 40 us for its next time slice.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -61,7 +61,7 @@ pub(super) fn inlet() -> (Sender, Receiver) {
 }
 
 impl Sender {
-    /// Puts a command, once there is room; false when the writer is gone.
+    /// Puts a command, and blocks while the queue is full; false when the writer is gone.
     pub(super) fn send(&self, command: LogCommand) -> bool {
         let mut state = self.0.state();
         while state.waiting.len() >= QUEUE_LEN_MAX && !state.is_writer_gone {

@@ -1,8 +1,8 @@
 //! The writer of a log: one thread, group commit, fencing by epoch.
 //!
-//! Must always hold: everything that waited during the last sync goes into one batch and one sync;
-//! committed records reach the subscribers of their partition in LSN order, in memory, without
-//! being read again; nothing is reported before the sync; the log is trimmed only below what every
+//! Must always hold: all commands that arrived during the last sync go into one batch and one sync;
+//! committed records reach the subscribers of their partition in LSN order, from memory, without
+//! another read; nothing is reported before the sync; the log is trimmed only below what every
 //! subscriber of a partition has in files. Must not know: what is in a record.
 
 mod inlet;
@@ -35,11 +35,11 @@ use trim::Trimming;
 pub const QUEUE_LEN_MAX: usize = 65_536;
 /// Maximum number of records in one batch.
 pub const BATCH_RECORDS_MAX: usize = 8_192;
-/// Maximum delay of appends that may wait, when no other commands arrive. Commands that arrive
-/// meanwhile share their sync.
+/// Maximum delay of appends that may wait, when no other commands arrive. Commands that arrive in
+/// this time share their sync.
 pub const COMPANY_WAIT: Duration = Duration::from_millis(1);
 
-/// Why a partition stops that cannot reach the writer.
+/// The reason of a partition that stops because it cannot reach the writer.
 pub(crate) const WRITER_GONE: &str = "the log's writer is gone: restart the process";
 
 /// Called once with the result of a command.
@@ -107,12 +107,12 @@ pub type LogHandle = Ref<LogCommand>;
 /// The writer's thread.
 pub struct LogWriter {
     handle: Option<LogHandle>,
-    /// Absent where commands are done in turn with everything else.
+    /// `None` in a simulation, which runs the writer itself.
     thread: Option<JoinHandle<()>>,
 }
 
 impl LogWriter {
-    /// Starts the writer of a log that is trimmed below what is in files.
+    /// Starts the writer of a log that is trimmed below what is in files ([`TrimLog::Flushed`]).
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -133,7 +133,7 @@ impl LogWriter {
         Ok(Self { handle: Some(handle), thread: Some(thread) })
     }
 
-    /// The writer of a simulation, which takes the commands.
+    /// The writer of a simulation, which takes the commands from it.
     #[cfg(feature = "testkit")]
     pub(crate) fn without_thread(handle: LogHandle) -> Self {
         Self { handle: Some(handle), thread: None }
@@ -203,19 +203,19 @@ impl WriterCore {
         Self { store, subscribers: Subscribers::default(), trimming: Trimming::new(trim) }
     }
 
-    /// Runs until no senders are left. If it panics, the subscribers are told.
+    /// Runs until no senders are left. If it panics, the subscribers are notified.
     fn run_to_its_end(mut self, receiver: Receiver) {
         let ran = catch_unwind(AssertUnwindSafe(|| self.run(&receiver)));
         if let Err(panic) = ran {
-            // Nothing can be sent any more when the first subscriber is told.
+            // Closes the queue before the first subscriber is notified.
             drop(receiver);
             self.died(&crate::shell::panic_text(panic.as_ref()));
             resume_unwind(panic);
         }
     }
 
-    /// It takes no more commands, and waiting ones are lost: every replica is told, so that pending
-    /// callers are answered.
+    /// Ends the writer: it takes no more commands, and waiting ones are lost. Every replica is
+    /// notified, so that pending callers are answered.
     pub(crate) fn died(&mut self, reason: &str) {
         tracing::error!(reason, "the log's writer died");
         self.subscribers.lost(reason);
@@ -225,7 +225,7 @@ impl WriterCore {
         let mut batch = Vec::new();
         loop {
             if batch.is_empty() {
-                // Subscribers that are behind are fed in between, as fast as they apply.
+                // Subscribers that are behind get records in between, as fast as they apply them.
                 let deadline = self.subscribers.wait().map(|wait| Instant::now() + wait);
                 match receiver.take(&mut batch, deadline) {
                     Taken::Some => await_company(receiver, &mut batch),
@@ -301,7 +301,7 @@ impl WriterCore {
         let mut outcomes = self.store.append(&appends);
         drop(appends);
         if let Err(LogError::TooLarge { .. }) = &outcomes {
-            // Nothing of the call was written: the other records are, without the refused ones.
+            // Nothing of the batch was written: it is written again without the refused records.
             self.refuse_too_large(&mut groups);
             let appends: Vec<_> = groups.iter().map(append_of).collect();
             outcomes = self.store.append(&appends);
@@ -330,7 +330,7 @@ impl WriterCore {
         }
     }
 
-    /// Removes the records that are too large for the log, and tells their proposers.
+    /// Removes the records that are too large for the log, and notifies their proposers.
     fn refuse_too_large(&self, groups: &mut Groups) {
         let len_max = self.store.record_len_max();
         for ((partition, _), records) in groups.iter_mut() {

@@ -1,8 +1,8 @@
 //! The subscribers of committed records, how far each of them is, and what may be trimmed.
 //!
 //! Must always hold: a subscriber gets every record of its partition after its start position, in
-//! order, once; at most [`LAG_RECORDS_MAX`] records (and one batch) wait for it: a slower one is
-//! fed from the log.
+//! order, once; at most [`LAG_RECORDS_MAX`] records (and one batch) wait for it: a slower
+//! subscriber is fed from the log.
 
 use std::{
     collections::BTreeMap,
@@ -59,7 +59,7 @@ struct Subscriber {
     sent: Lsn,
     /// The last position that it has in files.
     durable: Lsn,
-    /// It is fed from the log.
+    /// It gets its records from the log.
     is_behind: bool,
 }
 
@@ -67,7 +67,7 @@ struct Subscriber {
 enum Fed {
     /// It has everything.
     All,
-    /// There is more, but it must apply first.
+    /// There are more records, but it must apply first.
     Waits,
     /// It got records.
     Some,
@@ -201,7 +201,8 @@ impl Subscribers {
         }
     }
 
-    /// Tells all replicas of a partition; it concerns at most one of them, which recognizes it.
+    /// Sends a message to all replicas of a partition; it concerns at most one of them, which
+    /// recognizes it.
     pub(super) fn tell(&self, partition: PartitionId, input: &PartitionInput) {
         for subscriber in self.by_partition.get(&partition).into_iter().flatten() {
             subscriber.subscription.to.send(input.clone());

@@ -6,11 +6,11 @@ use forebay_storage::log::MemoryLog;
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Regression: callers with commands in its queue waited forever.
 #[test]
-fn subscribers_are_told_when_the_writer_panics() {
+fn subscribers_are_notified_when_the_writer_panics() {
     let mut writer = LogWriter::start(Arc::new(MemoryLog::new())).unwrap();
     let (ready, is_ready) = channel();
     let (lost, is_lost) = channel();
@@ -24,9 +24,9 @@ fn subscribers_are_told_when_the_writer_panics() {
         done: Box::new(move |done| ready.send(done.is_ok()).unwrap()),
         lost: Box::new(move |error| lost.send(error).unwrap()),
     }));
-    assert!(is_ready.recv_timeout(PATIENCE).unwrap());
+    assert!(is_ready.recv_timeout(TIMEOUT).unwrap());
     handle.send(LogCommand::Barrier(Box::new(|_| panic!("as planned"))));
-    let error = is_lost.recv_timeout(PATIENCE).unwrap();
+    let error = is_lost.recv_timeout(TIMEOUT).unwrap();
     assert!(error.to_string().contains("as planned"), "{error}");
     assert!(matches!(error, LogError::Gone { .. }), "{error:?}");
     assert!(!handle.send(LogCommand::Barrier(Box::new(|_| {}))), "it takes nothing any more");
@@ -51,7 +51,7 @@ fn a_writer_without_senders_ends_silently() {
     }));
     drop(handle);
     writer.join();
-    assert!(is_lost.recv_timeout(PATIENCE).is_err(), "it was dropped");
+    assert!(is_lost.recv_timeout(TIMEOUT).is_err(), "it was dropped");
 }
 
 /// Regression: a record that was too large failed all records of the same sync, including those of
@@ -70,15 +70,15 @@ fn a_record_that_is_too_large_fails_alone() {
     };
     let store = Arc::new(MemoryLog::with_record_len_max(200));
     let mut core = WriterCore::new(Arc::clone(&store) as _);
-    let (told, inputs) = channel();
+    let (sender, inputs) = channel();
     for partition in [0, 1].map(PartitionId) {
-        let told = told.clone();
+        let sender = sender.clone();
         let subscription = Subscription {
             partition,
             node: NodeId(1),
             after: Lsn::default(),
             applied: Arc::default(),
-            to: Ref::new(move |input| told.send((partition, input)).is_ok()),
+            to: Ref::new(move |input| sender.send((partition, input)).is_ok()),
             done: Box::new(|_| {}),
             lost: Box::new(|_| {}),
         };

@@ -20,15 +20,15 @@ use super::partitions::Partitions;
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// Waits until the table has changed, or until it is time for a retry after a failure; false when
-/// the node shuts down.
-async fn is_time(told: &mut watch::Receiver<()>, failures: u32) -> bool {
+/// Waits until the table has changed or, after a failure, until a retry is due; false when the node
+/// shuts down.
+async fn is_time(changes: &mut watch::Receiver<()>, failures: u32) -> bool {
     if failures == 0 {
-        return told.changed().await.is_ok();
+        return changes.changed().await.is_ok();
     }
     let wait = RETRY_FIRST.saturating_mul(1 << (failures - 1).min(16)).min(RETRY_MAX);
     tokio::select! {
-        changed = told.changed() => changed.is_ok(),
+        changed = changes.changed() => changed.is_ok(),
         () = tokio::time::sleep(wait) => true,
     }
 }
@@ -39,9 +39,9 @@ impl Partitions {
         if self.registry.shared().is_none() {
             return Ok(());
         }
-        let (tell, mut told) = watch::channel(());
+        let (sender, mut changes) = watch::channel(());
         let on_change = Box::new(move |_: &Change| {
-            tell.send_replace(());
+            sender.send_replace(());
         });
         let watch = self.registry.metadata.watch(&MetaKey::partition_table(), on_change)?;
         // Set once, when the node has started.
@@ -49,7 +49,7 @@ impl Partitions {
         let partitions = Arc::downgrade(self);
         self.executor.host().spawn_as("table", async move {
             let mut failures = 0;
-            while is_time(&mut told, failures).await {
+            while is_time(&mut changes, failures).await {
                 let Some(partitions) = partitions.upgrade() else { return };
                 failures = match partitions.adopt_table().await {
                     Ok(()) => 0,

@@ -12,11 +12,11 @@ use crate::{
     shell::World,
 };
 
-/// Everything that is shut down in order.
+/// The parts that are shut down in order.
 pub(crate) struct Parts {
     pub(crate) arbiters: Vec<Arbiter>,
     pub(crate) log: LogHandle,
-    /// Absent when the log is shared.
+    /// `None` when the log is shared.
     pub(crate) log_writer: Option<LogWriter>,
 }
 
@@ -63,14 +63,14 @@ impl Machinery {
         self.parts().is_some()
     }
 
-    /// Joins the threads, if that was not done.
+    /// Joins the threads, unless they are joined already.
     pub(crate) fn take_down(&self, registry: &Registry) {
         let Some(Parts { mut arbiters, log, log_writer }) = self.parts().take() else { return };
         for arbiter in &mut arbiters {
             arbiter.join();
         }
         if let Some(shared) = registry.shared() {
-            // Partitions that were not stopped in order keep nothing alive.
+            // References to partitions that were not stopped in order are dropped here, too.
             for replica in &registry.replicas {
                 let (partition, node) = (*replica.key(), registry.node);
                 log.send(LogCommand::Unsubscribe { partition, node });

@@ -53,8 +53,8 @@ impl Links {
         }
     }
 
-    /// Sends to the limiter; dropped if none is seeded, as the next limiter is seeded from the
-    /// state at that time.
+    /// Sends to the limiter. The message is dropped if no limiter is seeded: the next one is seeded
+    /// from the state at that time.
     pub(crate) fn to_limiter(&self, message: LimiterMessage) {
         if let Some(limiter) = &*self.limiter.borrow() {
             limiter.address.send(message);
@@ -94,7 +94,7 @@ impl Links {
         vqueues[slot] = Some((handle, child));
     }
 
-    /// Tells a vqueue of its permits, or the partition if it has no actor.
+    /// Passes permits to a vqueue, or to the partition if the vqueue has no actor.
     pub(crate) fn grant(&self, handle: VQueueHandle, permits: Permits) {
         let vqueues = self.vqueues.borrow();
         match vqueues.get(handle.slot as usize) {
@@ -132,7 +132,7 @@ impl Links {
         match &*self.shuffle.borrow() {
             None => Err(input),
             Some(shuffle) => {
-                // One that died has its partition step down.
+                // If it has died, its partition steps down.
                 shuffle.address.send(input);
                 Ok(())
             }

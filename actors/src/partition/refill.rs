@@ -16,7 +16,8 @@ use crate::{
 
 /// Threads of the pool of a node.
 pub(crate) const REFILL_WORKERS: usize = 2;
-/// Maximum number of requests that wait for a worker; a vqueue without a place tries again later.
+/// Maximum number of requests that wait for a worker; a vqueue that finds the queue full tries
+/// again later.
 pub(crate) const REFILL_QUEUE_LEN_MAX: usize = 65_536;
 
 /// One scan.
@@ -50,7 +51,7 @@ impl RefillPool {
         Ok(Self { faults: faults.clone(), jobs: Some(jobs), workers })
     }
 
-    /// Scans are made by a simulation, which takes the jobs.
+    /// A simulation does the scans: it takes the jobs.
     #[cfg(feature = "testkit")]
     pub(crate) fn without_threads(jobs: Ref<RefillJob>, faults: FaultPlan) -> Self {
         Self { faults, jobs: Some(jobs), workers: Vec::new() }
@@ -83,8 +84,8 @@ impl Drop for RefillPool {
     }
 }
 
-/// Makes a scan and sends what it found. A panic is a scan that failed: the worker
-/// lives on, and the vqueue tries again.
+/// Does a scan and sends the result. A panic counts as a failed scan: the worker continues, and the
+/// vqueue tries again.
 pub(crate) fn run(job: RefillJob, faults: &FaultPlan) {
     let RefillJob { store, request, reply_to } = job;
     let failed = |reason| VQueueMessage::RefillFailed(RefillFailed { id: request.id, reason });

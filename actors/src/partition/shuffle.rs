@@ -1,7 +1,7 @@
 //! The shuffle actor of a leading partition: performs the effects of the shuffle machine.
 //!
-//! Owns: commands on their way to other partitions. Must always hold: a command that is dropped
-//! with its shuffle is handed over again by the next one. Must not know: what a message says, which
+//! Owns: commands in flight to other partitions. Must always hold: a command that is lost with its
+//! shuffle is handed over again by the next one. Must not know: the contents of a message, which
 //! node leads a partition.
 
 use std::{collections::BTreeMap, rc::Rc, sync::Arc};
@@ -43,7 +43,7 @@ pub(super) struct ShufflePerformer {
 
 type ShuffleCx<'a> = Cx<'a, ShuffleInput>;
 
-/// Whether a command was applied. Its outcome may be unknown: then it counts as not applied.
+/// Whether a command was applied. One with an unknown outcome counts as not applied.
 fn is_applied(to: PartitionId, answer: Result<Answer, NodeError>) -> bool {
     let refused = match answer {
         Ok(Answer::Reply(Reply::Changed(_))) => return true,
@@ -55,7 +55,7 @@ fn is_applied(to: PartitionId, answer: Result<Answer, NodeError>) -> bool {
 }
 
 impl ShufflePerformer {
-    /// Has a partition apply a command, wherever it is led, and reports whether it did.
+    /// Proposes a command to a partition, wherever it is led, and reports whether it was applied.
     fn propose(
         &self,
         to: PartitionId,
@@ -129,8 +129,8 @@ impl Drop for ShufflePerformer {
 }
 
 impl PartitionPerformer {
-    /// Starts the shuffle if there is something to hand over. A partition that never had a journal
-    /// costs not even a read.
+    /// Starts the shuffle if there are messages to hand over. A partition that never had a journal
+    /// does not even read for it.
     pub(super) fn start_shuffle(&mut self, cx: &mut PartitionCx<'_>) {
         if self.links.has_shuffle() || !self.state.has_journals() {
             return;
@@ -147,7 +147,8 @@ impl PartitionPerformer {
         self.links.stop_shuffle();
     }
 
-    /// Hands committed messages to the shuffle. One that starts reads them.
+    /// Passes committed messages to the shuffle. A shuffle that starts now reads them from the
+    /// outbox.
     pub(super) fn hand_on(&mut self, messages: Vec<Arc<OutboxMessage>>, cx: &mut PartitionCx<'_>) {
         if self.links.to_shuffle(ShuffleInput::Added(messages)).is_err() {
             self.spawn_shuffle(cx);

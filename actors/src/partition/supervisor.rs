@@ -50,7 +50,7 @@ impl SupervisorPerformer {
                 LeadershipInput::StepDown
             }
         };
-        // A synced write would hold up the other actors of this thread.
+        // A synced write would delay the other actors of this thread.
         let me = cx.me.clone();
         self.registry.host.run_blocking(move || {
             me.send(obtain());

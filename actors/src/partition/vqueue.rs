@@ -1,6 +1,6 @@
 //! The vqueue actor: performs the effects of the vqueue machine.
 //!
-//! Must not know: why a permit is granted, what a decision leads to.
+//! Must not know: why a permit is granted, what follows from a decision.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -36,7 +36,7 @@ pub(crate) struct VQueuePerformer {
     vqueue: VQueueId,
     name: Arc<VQueueName>,
     timer: Option<TimerKey>,
-    /// It reported its end: later messages are void.
+    /// It has reported its end: later messages are ignored.
     gone: bool,
 }
 
@@ -50,7 +50,7 @@ impl VQueuePerformer {
         Self { shared, handle, vqueue, name, timer: None, gone: false }
     }
 
-    /// First without blocking; otherwise a refill worker reads.
+    /// Reads without blocking if possible; otherwise a refill worker reads.
     fn read_inbox(&self, request: RefillRequest, cx: &mut Cx<'_, VQueueMessage>) {
         let tried = match self.shared.refill.may_try() {
             true => self.shared.store.try_refill(&request),

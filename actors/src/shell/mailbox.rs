@@ -1,11 +1,10 @@
 //! The mailbox of an actor, on actix and in simulations.
 //!
-//! Must always hold: mail of one thread is taken in the order in which it was put; a sender to a
-//! sleeping actor is told to wake it, and only one sender is; mail for an actor that is gone is
-//! refused.
+//! Must always hold: mail of one thread is taken in the order in which it was put; exactly one
+//! sender to a sleeping actor has to wake it; mail for an actor that is gone is refused.
 //!
-//! Actix has its own mailboxes, but there each message is a box, an envelope and a wake-up. Here a
-//! flood of messages needs one of each.
+//! Not actix's own mailbox, which needs a box, an envelope and a wake-up for each message. Here a
+//! burst of messages needs one of each.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +19,7 @@ const KEPT_MAX: usize = 4_096;
 /// have.
 const KEPT_BY_MANY_MAX: usize = 4;
 
-/// An item in a mailbox.
+/// An item of mail.
 pub(super) enum Mail<M: Machine> {
     /// A message.
     Input(M::Input),
@@ -28,7 +27,7 @@ pub(super) enum Mail<M: Machine> {
     Look(Look<M>),
 }
 
-/// The result of putting mail.
+/// What the sender of an item has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Put {
     /// The actor is awake, or another sender wakes it.
@@ -45,7 +44,7 @@ struct Queued<M: Machine> {
     is_closed: bool,
 }
 
-/// See the module.
+/// The queue of one actor, with its state.
 pub(super) struct Mailbox<M: Machine>(Mutex<Queued<M>>);
 
 impl<M: Machine> Default for Mailbox<M> {
@@ -55,7 +54,7 @@ impl<M: Machine> Default for Mailbox<M> {
 }
 
 impl<M: Machine> Mailbox<M> {
-    /// The mailbox of an actor that will have a turn without being woken.
+    /// The mailbox of an actor that gets a turn without being woken.
     pub(super) fn awake() -> Self {
         Self(Mutex::new(Queued { mail: VecDeque::new(), is_awake: true, is_closed: false }))
     }
@@ -76,8 +75,8 @@ impl<M: Machine> Mailbox<M> {
         }
     }
 
-    /// Takes everything into an empty queue. Without mail the actor sleeps from here on, and memory
-    /// that a flood needed is freed.
+    /// Takes everything into an empty queue. If there is no mail, marks the actor as asleep, and
+    /// frees memory that a burst needed.
     pub(super) fn take(&self, into: &mut VecDeque<Mail<M>>) -> bool {
         debug_assert!(into.is_empty(), "mail that was taken is not taken twice");
         let mut state = self.state();
@@ -96,8 +95,8 @@ impl<M: Machine> Mailbox<M> {
         false
     }
 
-    /// Takes the first item. Without mail the actor, one of many, sleeps from here on, and nearly
-    /// all memory is freed.
+    /// Takes the first item. If there is no mail, marks the actor, one of many, as asleep, and
+    /// frees nearly all memory.
     pub(super) fn next(&self) -> Option<Mail<M>> {
         let mut state = self.state();
         let next = state.mail.pop_front();

@@ -1,13 +1,13 @@
 //! The one actor shell: it receives, steps a machine, performs the effects.
 //!
 //! Must always hold:
-//! - S1: effects are performed in the order in which the machine gave them, before the
-//!   next message is taken.
-//! - S2: what a performer feeds back is stepped before the next message of the mailbox.
-//! - S3: a panic in a machine or performer ends the actor, and its parent is told.
+//! - S1: effects are performed in the order in which the machine returned them, before the next
+//!   message is taken.
+//! - S2: inputs that a performer feeds back are stepped before the next message of the mailbox.
+//! - S3: a panic in a machine or performer ends the actor, and its parent is notified.
 //!
 //! The same shell runs on actix and in a seeded single-threaded executor without actix ([`sim`]).
-//! Must not know: what any machine is about.
+//! Must not know: what a machine does.
 
 mod actix;
 mod clock;
@@ -31,8 +31,8 @@ pub use reference::{Post, Ref};
 pub use timers::{TimerKey, Timers};
 pub use world::{Child, Death, OnDeath, World};
 
-/// A look at a machine from outside, with the time. It changes nothing, is taken between two
-/// messages, and must be short: it serves inspection.
+/// Reads a machine from outside, with the time, between two messages. It changes nothing and must
+/// be short: inspection uses it.
 pub type Look<M> = Box<dyn FnOnce(&M, Timestamp) + Send>;
 
 /// Messages and effects between two readings of the time, each of which costs as much as several of
@@ -51,9 +51,9 @@ pub trait Performer<M: Machine>: 'static {
     fn observe(&mut self, _machine: &M) {}
 }
 
-/// What a performer may use besides its own state.
+/// What a performer has besides its own state.
 pub struct Cx<'a, I> {
-    /// The time of the step that gave the effect.
+    /// The time of the step that returned the effect.
     pub now: Timestamp,
     /// The actor itself.
     pub me: &'a Ref<I>,
@@ -73,8 +73,8 @@ impl<I> Cx<'_, I> {
     }
 }
 
-/// Steps between checks of a machine's invariants once it has made many: a check reads everything,
-/// and a big test would do nothing else.
+/// Number of steps between two checks of a machine's invariants, after the first `CHECK_ALL_UNTIL`
+/// ones. A check reads the whole state: a large test would do little else.
 #[cfg(debug_assertions)]
 const CHECK_EVERY: u64 = 997;
 #[cfg(debug_assertions)]
@@ -92,7 +92,8 @@ impl<M: Machine> Default for Scratch<M> {
     }
 }
 
-/// A machine with its performer: the part of the shell that both worlds share.
+/// A machine with its performer: the part of the shell that is the same on actix and in
+/// simulations.
 pub(crate) struct Core<M: Machine, P> {
     machine: M,
     performer: P,
@@ -149,7 +150,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         self.run(Some(input), me, scratch)
     }
 
-    /// Whether enough was done since the last reading of the time for another one.
+    /// Whether enough work was done since the last reading of the time to read it again.
     pub(crate) fn is_time_to_look(&mut self) -> bool {
         let is_time = self.work >= WORK_BETWEEN_LOOKS;
         if is_time {
@@ -158,7 +159,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
         is_time
     }
 
-    /// Shows the machine to a look.
+    /// Applies a look to the machine.
     pub(crate) fn show(&self, look: Look<M>) {
         look(&self.machine, self.clock.now());
     }
@@ -184,7 +185,7 @@ impl<M: Machine, P: Performer<M>> Core<M, P> {
             if next.is_none() {
                 break;
             }
-            // A step that was fed an input back did more than send.
+            // A step that fed an input back did more than send messages.
             self.work += WORK_BETWEEN_LOOKS;
         }
         !stop

@@ -383,8 +383,8 @@ impl SimWorld {
         true
     }
 
-    /// The numbers of the actors that have mail. Stopped ones are gone by then, and their parents
-    /// told.
+    /// The numbers of the actors that have mail. Removes stopped actors and notifies their parents
+    /// first.
     pub(crate) fn ready(&self) -> Vec<u64> {
         while self.bury_stopped() {}
         for (by, deliver) in self.route.take_late() {
@@ -431,8 +431,8 @@ impl SimWorld {
         executor.slots.iter().map(|(number, slot)| (*number, slot.name)).collect()
     }
 
-    /// Ends an actor as a panic would: its parent is told. False when there is no actor with this
-    /// number.
+    /// Ends an actor as a panic would: its parent is notified. False when there is no actor with
+    /// this number.
     pub fn kill(&self, number: u64) -> bool {
         let is_there = self.executor.borrow().slots.contains_key(&number);
         if is_there {
@@ -441,7 +441,7 @@ impl SimWorld {
         is_there
     }
 
-    /// Drops all actors at once without telling their parents, as in a crash.
+    /// Drops all actors at once without notifying their parents, as in a crash.
     pub fn clear(&self) {
         let slots = std::mem::take(&mut self.executor.borrow_mut().slots);
         drop(slots);

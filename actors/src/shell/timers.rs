@@ -34,7 +34,7 @@ struct Queue {
 }
 
 impl Drop for Queue {
-    /// The task that waits for the first timer ends.
+    /// Ends the task that waits for the first timer.
     fn drop(&mut self) {
         if let Some(wake) = &self.wake {
             wake();

@@ -47,7 +47,7 @@ impl World {
         self.spawn_visible(name, machine, performer, on_death).0
     }
 
-    /// The same for an actor with a machine that may be looked at: the second address takes the
+    /// The same for an actor with a machine that can be inspected: the second address takes the
     /// [`Look`]s.
     pub fn spawn_visible<M, P>(
         &self,
@@ -108,7 +108,7 @@ impl<I> Child<I> {
         Self { address, stop: Box::new(stop) }
     }
 
-    /// Ends the actor before it takes another message. Its parent is told.
+    /// Ends the actor before it takes another message. Its parent is notified.
     pub fn stop(&self) {
         (self.stop)();
     }

@@ -25,7 +25,7 @@ use crate::{
 
 /// The environment of a node in a simulation. Cheap to clone.
 #[derive(Clone)]
-pub struct SimHost(Arc<Desk>);
+pub struct SimHost(Arc<Inner>);
 
 impl std::fmt::Debug for SimHost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -33,8 +33,8 @@ impl std::fmt::Debug for SimHost {
     }
 }
 
-/// Work on the desk, until the simulation picks it up.
-struct Desk {
+/// Work of a node, until the simulation takes it.
+struct Inner {
     tray: Mutex<Tray>,
     /// The writer of the node's own log.
     log: LogHandle,
@@ -117,14 +117,14 @@ impl TaskHandle {
 
 impl SimHost {
     pub(super) fn new(log: LogHandle, sleeper: Arc<AtomicWaker>) -> Self {
-        Self(Arc::new(Desk { tray: Mutex::default(), log, sleeper }))
+        Self(Arc::new(Inner { tray: Mutex::default(), log, sleeper }))
     }
 
     pub(super) fn tray(&self) -> MutexGuard<'_, Tray> {
         self.0.tray.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts work on the desk; false when the node is gone.
+    /// Adds work; false when the node is gone.
     fn put(&self, put: impl FnOnce(&mut Tray)) -> bool {
         let mut tray = self.tray();
         if tray.is_closed {
@@ -136,7 +136,7 @@ impl SimHost {
         true
     }
 
-    /// Has the simulation poll a future, until the node is gone.
+    /// Spawns a future: the simulation polls it until the node is gone.
     pub fn spawn(
         &self,
         name: &'static str,
@@ -178,7 +178,7 @@ impl SimHost {
         Ok(())
     }
 
-    /// At once: nothing else would run meanwhile.
+    /// Runs at once: nothing else would run in the meantime.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -213,7 +213,7 @@ impl SimHost {
 }
 
 impl Faults for SimHost {
-    /// Nothing blocks in a simulation by itself.
+    /// Nothing blocks in a simulation unless a fault is planned.
     fn blocks(&self) -> bool {
         self.tray().scans_block
     }

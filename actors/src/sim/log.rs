@@ -110,12 +110,12 @@ impl Writer {
         self.due.is_none() && !self.is_empty()
     }
 
-    /// When it next has something to do.
+    /// When the writer next has work.
     pub(super) fn first_due(&self) -> Option<Timestamp> {
         [self.due, self.feed].into_iter().flatten().min()
     }
 
-    /// Whether it has something to do now.
+    /// Whether the writer has work now.
     pub(super) fn is_ready(&mut self, now: Timestamp, random: &mut SeededRandom) -> bool {
         if self.has_news() {
             self.due = Some(delayed(now, self.delay_ms_max, random));
@@ -123,8 +123,8 @@ impl Writer {
         self.first_due().is_some_and(|due| due <= now)
     }
 
-    /// Repeats some appends, like something between a node and its log that is not sure of
-    /// delivery.
+    /// Repeats some appends, like a network between a node and its log that repeats messages
+    /// without an acknowledgment.
     fn some_twice(&self, batch: Vec<LogCommand>, random: &mut SeededRandom) -> Vec<LogCommand> {
         if self.twice_percent == 0 {
             return batch;
@@ -170,7 +170,7 @@ impl Writer {
 }
 
 impl Writer {
-    /// It panics: waiting commands are lost, and subscribers are told.
+    /// Ends the writer as a panic would: waiting commands are lost, and subscribers are notified.
     pub(super) fn die(mut self) {
         let lost = lock(&self.queue).take();
         drop(lost);

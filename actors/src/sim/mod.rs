@@ -40,11 +40,11 @@ pub use site::Weather;
 use log::Writer;
 use site::{Choice, Site};
 
-/// Turns given to the tokio runtime below before nothing counts as left to do: futures that an
-/// application spawned there itself may take several hops.
+/// Number of turns for the tokio runtime below before the simulation counts as idle: futures that
+/// an application itself spawned there may need several.
 const TOKIO_TURNS: u32 = 16;
 
-/// What a node of the simulation is started with.
+/// A simulated environment, to start a node in.
 #[derive(Clone, Debug)]
 pub struct SimNode {
     host: SimHost,
@@ -59,7 +59,7 @@ impl SimNode {
         Arc::clone(&self.clock)
     }
 
-    /// Runs its futures.
+    /// The node's environment.
     #[must_use]
     pub fn host(&self) -> &SimHost {
         &self.host
@@ -117,7 +117,7 @@ impl Sim {
         }
     }
 
-    /// Nothing is spawned on tokio itself: no turns are given to it.
+    /// Gives no turns to tokio, for tests that spawn nothing there.
     #[must_use]
     pub fn without_tokio_tasks(mut self) -> Self {
         self.tokio_turns = 0;
@@ -143,12 +143,12 @@ impl Sim {
         self.clock.now()
     }
 
-    /// Random numbers of this seed.
+    /// The random numbers of this simulation.
     pub fn random(&mut self) -> &mut SeededRandom {
         &mut self.random
     }
 
-    /// What happened when.
+    /// The steps so far.
     #[must_use]
     pub fn trace(&self) -> &[TraceStep] {
         &self.trace
@@ -159,8 +159,8 @@ impl Sim {
         SiteId(self.next_site)
     }
 
-    /// Room for a node that keeps its data on this disk; the previous node on the same disk must
-    /// have crashed or shut down.
+    /// Adds a site for a node that keeps its data on this disk; the previous node on the same disk
+    /// must have crashed or shut down.
     pub fn add_node(&mut self, disk: &Disk) -> (SiteId, SimNode) {
         disk.restart();
         let id = self.next_id();
@@ -174,7 +174,7 @@ impl Sim {
         (id, SimNode { host, disk: disk.clone(), clock })
     }
 
-    /// The log and the metadata of a disk, for several nodes. It survives whatever happens to them.
+    /// The log and the metadata of a disk, for several nodes. It survives their crashes.
     pub fn share(&mut self, disk: &Disk) -> (SiteId, SharedLog) {
         let id = self.next_id();
         let writer = Writer::new(Arc::clone(disk.log()) as _);
@@ -205,8 +205,8 @@ impl Sim {
         }
     }
 
-    /// Pulls the plug: actors, handlers and writes in flight are gone. The handles of the node must
-    /// be dropped too before its disk is used again.
+    /// A power failure: actors, handlers and writes in flight are gone. Drop the handles of the
+    /// node, too, before its disk is used again.
     pub fn crash(&mut self, site: SiteId) {
         self.writers.remove(&site);
         if let Some(site) = self.sites.remove(&site) {
@@ -214,7 +214,7 @@ impl Sim {
         }
     }
 
-    /// The writer of a log panics: waiting commands are lost, and nothing reaches it any more. A
+    /// The writer of a log panics: waiting commands are lost, and no further command reaches it. A
     /// node with its own log must be restarted; nodes that share one must be restarted on a new
     /// [shared log](Self::share). A node's own log has the node's id.
     pub fn kill_log(&mut self, log: SiteId) {
@@ -223,9 +223,9 @@ impl Sim {
         }
     }
 
-    /// Leaders of earlier epochs append everything again that they ever wrote, as if they had not
-    /// heard that they were deposed; returns the number of records. A node's own log has the node's
-    /// id, a shared one that of [`share`](Self::share).
+    /// Leaders of earlier epochs append all their records again, as if they did not know that they
+    /// were deposed; returns the number of records. A node's own log has the node's id, a shared
+    /// one that of [`share`](Self::share).
     ///
     /// # Errors
     /// [`LogError`], when the log cannot be read.
@@ -263,7 +263,7 @@ impl Sim {
         self.sites.get(&site).map(Site::pending_tasks).unwrap_or_default()
     }
 
-    /// Does one of the things that can be done now, chosen by the seed. False when there is none.
+    /// Performs one of the possible steps, chosen by the seed. False when there is none.
     pub fn step(&mut self) -> bool {
         let now = self.clock.now();
         let mut all = Vec::new();
@@ -286,7 +286,7 @@ impl Sim {
         true
     }
 
-    /// Does it; `None` is the turn of a log writer.
+    /// Performs a step; `None` is the turn of a log writer.
     fn perform(&mut self, id: SiteId, choice: Option<Choice>) -> (&'static str, u64) {
         let (now, random) = (self.clock.now(), &mut self.random);
         let done = match choice {
@@ -333,13 +333,13 @@ impl Sim {
         }
     }
 
-    /// Runs until nothing is left to do now.
+    /// Runs until there is no work left at the present time.
     pub async fn settle(&mut self) {
         let now = self.clock.now();
         self.run(std::future::pending::<()>(), now).await;
     }
 
-    /// Advances the time by this much, stopping wherever there is something to do.
+    /// Advances the time by this much, stopping wherever there is work.
     pub async fn advance(&mut self, by: Duration) {
         let until = self.clock.now().after(by);
         self.run(std::future::pending::<()>(), until).await;

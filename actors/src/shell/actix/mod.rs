@@ -1,9 +1,9 @@
 //! Actors on actix.
 //!
 //! An actor is spawned as a future inside `catch_unwind`, because actix neither restarts an actor
-//! after a panic nor tells anything about it. Its messages are in our own mailbox
-//! ([`super::mailbox`]); actix's mailbox contains at most one [`Delivery`]. An actor yields its
-//! thread after [`YIELD_EVERY`] messages or a slice of time, as its messages may never end.
+//! after a panic nor reports the panic. Its messages are in our own mailbox ([`super::mailbox`]);
+//! actix's mailbox contains at most one [`Delivery`]. An actor yields its thread after
+//! [`YIELD_EVERY`] messages or a slice of time, as its messages may never end.
 
 mod pool;
 
@@ -43,7 +43,7 @@ pub(super) const YIELD_AFTER: Duration = Duration::from_micros(500);
 /// forward.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// Tells an actor that it has mail.
+/// Wakes an actor that has mail.
 pub(super) struct Delivery;
 
 impl Message for Delivery {
@@ -143,8 +143,8 @@ impl<M: Machine, P: Performer<M>> Drop for Shell<M, P> {
     }
 }
 
-/// Yields the thread with mail left. The delivery is sent again, as senders do not wake an actor
-/// that is awake.
+/// Yields the thread while mail is left. Sends the delivery again, because senders do not wake an
+/// actor that is awake.
 pub(super) fn give_way<A>(delivery: Delivery, context: &mut Context<A>)
 where
     A: Actor<Context = Context<A>> + Handler<Delivery>,
@@ -210,7 +210,7 @@ where
     }
 }
 
-/// One arbiter thread, seen from inside.
+/// One arbiter thread, for the actors on it.
 #[derive(Clone)]
 pub struct ActixWorld {
     clock: Arc<dyn Clock>,
