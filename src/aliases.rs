@@ -40,10 +40,9 @@ impl Aliases {
         Self { node }
     }
 
-    /// Makes `handler` serve `service`, replacing the alias that `service` had. Durable, and in
+    /// Makes `handler` serve `service`, and replaces the alias that `service` had. Durable, and in
     /// force, when it returns. A handler with the service's own name takes precedence; aliases may
-    /// point to further aliases. Retry policies and retention are those of the name an entry is
-    /// enqueued for.
+    /// point to further aliases. Retry policies and retention are those of the service's own name.
     ///
     /// Not cancel-safe: a dropped call may or may not have set it; repeating it is safe.
     ///

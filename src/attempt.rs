@@ -1,6 +1,6 @@
-//! One attempt, as its handler and its journal see it.
+//! One attempt, for its handler and its journal.
 //!
-//! Must always hold: a handler that does no operation of a journal allocates nothing for one.
+//! Must always hold: a handler that uses no operation of a journal allocates nothing for one.
 
 use std::{
     future::Future,
@@ -25,18 +25,18 @@ use forebay_messages::{
 
 use crate::{
     environment::Environment,
-    journal::{Journal, Mailbox, News, Owner, Port, Slot, Start},
+    journal::{Journal, Mailbox, Notification, Owner, Port, Slot, Start},
 };
 
-/// How long an attempt waits for what lasts before it is suspended, unless its handler sets another
-/// time.
+/// How long an attempt waits for calls, promises and sleeps before it is suspended, unless its
+/// handler sets another time.
 const SUSPEND_AFTER: Duration = Duration::from_secs(5);
 
-/// See the module's documentation.
+/// The state that a handler, its journal and its future share.
 pub(crate) struct Attempt {
     pub(crate) context: AttemptContext,
     slot: Slot,
-    /// The handler was told that it should stop: from then on it cleans up.
+    /// The handler has seen the request to stop: from then on it cleans up.
     saw_cancel: AtomicBool,
     suspend_after: Duration,
 }
@@ -58,8 +58,8 @@ impl Attempt {
         attempt
     }
 
-    /// Whether the handler should stop; it knows then.
-    pub(crate) fn look_at_cancel(&self) -> bool {
+    /// Whether the handler should stop. Notes that the handler has seen it.
+    pub(crate) fn check_cancel(&self) -> bool {
         let is_canceled = self.context.cancel.is_cancelled();
         if is_canceled {
             self.saw_cancel.store(true, Ordering::Relaxed);
@@ -67,12 +67,12 @@ impl Attempt {
         is_canceled
     }
 
-    /// The journal, which begins here if the handler has used none.
+    /// The journal. It is created here if the handler has not used one yet.
     pub(crate) fn journal(&self, environment: &Environment) -> Arc<Journal> {
         Arc::clone(self.slot.open(|| self.start(environment, None)))
     }
 
-    /// The time that a replay finds again.
+    /// The time, the same in a replay.
     pub(crate) fn now(&self) -> Timestamp {
         self.slot.get().map_or(self.context.decided_at, |journal| journal.now())
     }
@@ -99,7 +99,7 @@ impl Attempt {
         Start {
             entry,
             run,
-            // Before the first operation was written, which will note this time.
+            // No operation was written yet; the first one will store this time.
             first_at: if first_at == Timestamp::default() { decided_at } else { first_at },
             rows,
             mailbox,
@@ -119,7 +119,7 @@ impl Owner for Attempt {
     }
 }
 
-/// The way of an attempt to its partition, and what measures its time.
+/// Connects the journal of an attempt to its partition and its clocks.
 struct AttemptPort {
     entry: EntryId,
     token: AttemptToken,
@@ -141,7 +141,7 @@ impl Port for AttemptPort {
         self.journals.suspend(SuspendAttempt { entry, token, waits, releases_key });
     }
 
-    /// Before the attempt times out: a wait is no failure.
+    /// Before the attempt times out, because a wait is no failure.
     fn suspend_after(&self) -> Option<Duration> {
         if self.suspend_after == Duration::MAX {
             return None;
@@ -175,17 +175,17 @@ impl Port for AttemptPort {
 
 impl Listen for Mailbox {
     fn tell(&self, news: AttemptNews) {
-        self.tell(match news {
-            AttemptNews::Finished(finished) => News::Finished {
+        self.push(match news {
+            AttemptNews::Finished(finished) => Notification::Finished {
                 key: finished.key,
                 sequence: finished.sequence,
                 finished_at: finished.at,
                 outcome: finished.outcome,
             },
             AttemptNews::WriteRefused { key } => {
-                News::Refused { key, found: "another operation".into() }
+                Notification::Refused { key, found: "another operation".into() }
             }
-            AttemptNews::SuspendVoid => News::NotSuspended,
+            AttemptNews::SuspendVoid => Notification::NotSuspended,
         });
     }
 }

@@ -1,4 +1,4 @@
-//! What the handlers of a runtime share.
+//! State that the handlers of a runtime share.
 //!
 //! Must always hold: it does not keep the runtime alive.
 
@@ -18,7 +18,7 @@ pub(crate) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
 /// Options of registered handlers, by service.
 pub(crate) type Defaults = HashMap<String, HandlerOptions>;
 
-/// See the module's documentation.
+/// State that the handlers of a runtime share.
 pub(crate) struct Environment {
     pub(crate) states: States,
     defaults: RwLock<Defaults>,
@@ -41,7 +41,7 @@ impl Environment {
         let _ = self.journals.set(journals);
     }
 
-    /// The way of attempts to their journals.
+    /// Connects attempts to their journals.
     pub(crate) fn journals(&self) -> Journals {
         self.journals.get().cloned().unwrap_or_default()
     }

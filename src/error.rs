@@ -11,10 +11,10 @@ pub use forebay_engine::partition::apply::BacklogFull;
 
 use forebay_actors::node::NodeError as Cause;
 
-/// What went wrong inside the runtime.
+/// An error inside the runtime.
 ///
-/// Its text says what, and what to do; [`NodeError::kind`] says the latter to a program. What
-/// lies beneath (a file, an operating system's error) is its `source`.
+/// Its text says what went wrong, and what to do; [`NodeError::kind`] is the latter for programs.
+/// The underlying error (of a file, of the operating system) is its `source`.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -42,7 +42,7 @@ impl NodeError {
         Cause::ShutDown.into()
     }
 
-    /// For forebay's own crates and tests: no part of what is promised.
+    /// For forebay's own crates and tests: not a part of the stable API.
     #[doc(hidden)]
     #[must_use]
     pub fn cause(&self) -> &Cause {
@@ -107,7 +107,7 @@ pub enum RuntimeError {
     /// Two states of one type.
     #[error(
         "`state` was given two values of the type `{type_name}`; handlers find a state by its \
-         type: wrap one of them in a type of its own"
+         type: wrap one of them in a separate type"
     )]
     TwoStates {
         /// The type.
@@ -159,7 +159,7 @@ pub enum RuntimeError {
         count_max: u32,
     },
     /// `.data_dir()` or `.in_memory()` is missing.
-    #[error("say where the data lives: `.data_dir(path)` or `.in_memory()`")]
+    #[error("no place is set for the data: use `.data_dir(path)` or `.in_memory()`")]
     NoDataDir,
 }
 

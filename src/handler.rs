@@ -83,17 +83,17 @@ impl Context {
 
     /// Waits until the handler should stop: its entry was canceled, or the runtime shuts down and
     /// the drain's time is over. A handler that stops for this reason returns
-    /// [`HandlerError::canceled`]: a canceled entry then ends as canceled, and one that was cut
-    /// short by a shutdown runs again after the next start. Cancel-safe.
+    /// [`HandlerError::canceled`]: a canceled entry then ends as canceled, and an entry that was
+    /// interrupted by a shutdown runs again after the next start. Cancel-safe.
     pub async fn canceled(&self) {
         self.attempt.context.cancel.cancelled().await;
-        self.attempt.look_at_cancel();
+        self.attempt.check_cancel();
     }
 
     /// Whether the handler should stop.
     #[must_use]
     pub fn is_canceled(&self) -> bool {
-        self.attempt.look_at_cancel()
+        self.attempt.check_cancel()
     }
 
     /// Reports that the attempt is alive, and checks whether it should stop. Handlers that take
@@ -116,7 +116,7 @@ impl Context {
     pub fn heartbeat(&self) -> Result<(), HandlerError> {
         self.attempt.context.pulse.beat();
         match self.is_canceled() {
-            true => Err(HandlerError::canceled("stopped at a heartbeat, as it was asked to")),
+            true => Err(HandlerError::canceled("stopped at a heartbeat, as requested")),
             false => Ok(()),
         }
     }
@@ -192,7 +192,7 @@ enum End {
         message: String,
         detail: Bytes,
     },
-    /// The next run begins, with this payload.
+    /// Starts the next run, with this payload.
     Continue(Bytes),
 }
 
@@ -234,7 +234,7 @@ impl HandlerError {
         self
     }
 
-    /// The run ends and the next one begins with this payload.
+    /// Ends the run and starts the next one with this payload.
     pub(crate) fn continue_with(payload: Bytes) -> Self {
         Self(End::Continue(payload))
     }
@@ -250,8 +250,8 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for HandlerError {
     }
 }
 
-/// Whether an error comes from the failure of an operation that a journal remembers:
-/// another attempt would only get it again.
+/// Whether an error comes from an operation whose failure is stored: another attempt would only get
+/// the same error.
 fn is_remembered(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     for _ in 0..CAUSES_MAX {
@@ -267,8 +267,8 @@ fn is_remembered(error: &(dyn Error + 'static)) -> bool {
 /// Maximum number of causes in a message.
 const CAUSES_MAX: usize = 32;
 
-/// An error with its causes: `a: b: c`. A cause is omitted if the text before it already ends with
-/// it, as with many errors.
+/// An error with its causes: `a: b: c`. A cause is omitted if the preceding text already ends with
+/// it, as in many errors.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -312,7 +312,7 @@ pub trait FromPayload: Sized + Send {
     /// Reads the payload.
     ///
     /// # Errors
-    /// A text for people; the attempt fails permanently, because the payload will not change.
+    /// A message for display; the attempt fails permanently, because the payload will not change.
     fn from_payload(payload: Bytes) -> Result<Self, String>;
 }
 
@@ -321,7 +321,7 @@ pub trait IntoPayload {
     /// Writes the result.
     ///
     /// # Errors
-    /// A text for people; the attempt fails permanently.
+    /// A message for display; the attempt fails permanently.
     fn into_payload(self) -> Result<Bytes, String>;
 }
 
@@ -339,9 +339,9 @@ impl FromPayload for () {
 
 impl<T: DeserializeOwned + Send> FromPayload for Json<T> {
     fn from_payload(payload: Bytes) -> Result<Self, String> {
-        serde_json::from_slice(&payload)
-            .map(Json)
-            .map_err(|error| format!("the payload is not what the handler takes: {error}"))
+        serde_json::from_slice(&payload).map(Json).map_err(|error| {
+            format!("the payload does not have the type that the handler takes: {error}")
+        })
     }
 }
 
@@ -384,27 +384,27 @@ pub struct HandlerOptions {
     /// How long results are kept (default: 24 hours). `Duration::MAX` keeps them until they are
     /// purged. Expired results are removed every 30 s, so a result may exist for that much longer.
     pub retention: Option<Duration>,
-    /// How long an attempt waits for children, promises and sleeps, and for nothing else, before it
-    /// is suspended (default: 5 s, and at most half of the time left before a timeout). Its future
-    /// is dropped then, its permit is free, and the handler runs again from its top when something
-    /// comes. `Duration::MAX`: never; it then holds its permit while it waits.
+    /// How long an attempt waits only for calls, promises and sleeps before it is suspended
+    /// (default: 5 s, and at most half of the time left before a timeout). Its future is then
+    /// dropped, its permit is released, and the handler runs again from the start when one of them
+    /// finishes. With `Duration::MAX` it is never suspended, and holds its permit while it waits.
     pub suspend_after: Option<Duration>,
-    /// What happens when the code no longer fits the journal of an entry (default:
+    /// What happens when the code no longer matches the journal of an entry (default:
     /// [`MismatchPolicy::Pause`]).
     pub mismatch: MismatchPolicy,
 }
 
-/// What happens to an entry when its handler does something else than the journal remembers: after
-/// a change of the code, or because the handler is not deterministic.
+/// What happens to an entry when its handler does something different from what its journal
+/// contains: after a change of the code, or because the handler is not deterministic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MismatchPolicy {
-    /// The entry is paused; nothing is lost. Deploy code that fits and resume it, or restart it.
+    /// The entry is paused; nothing is lost. Deploy code that matches and resume it, or restart it.
     #[default]
     Pause,
     /// The entry fails permanently.
     Fail,
-    /// The next run begins with an empty journal: every step runs again, with new ids.
+    /// The next run starts with an empty journal: every step runs again, with new ids.
     Restart,
 }
 

@@ -1,7 +1,7 @@
-//! Operations of a handler that its journal keeps: steps, calls, sends, sleeps, promises.
+//! Operations of a handler whose results its journal stores: steps, calls, sends, sleeps, promises.
 //!
-//! Must always hold: an operation begins when it is first polled, in the handler's own future.
-//! Must not know: how it is written and replayed ([`crate::journal`]).
+//! Must always hold: an operation starts when it is first polled, in the handler's own future. Must
+//! not know: how it is written and replayed ([`crate::journal`]).
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -20,27 +20,25 @@ use crate::{
     journal::{Branch, Join, Journal, OperationError, Select, Together},
 };
 
-/// Operations that the entry's journal remembers. An attempt that runs after another one, because
-/// of a failure, a crash, a change of leader or because it was suspended, runs the handler from its
-/// top: operations that are remembered return at once what they returned before. `docs/calls.md`
-/// is the guide.
+/// Operations whose results the entry's journal stores. An attempt that runs after another one
+/// (after a failure, a crash, a change of leader or a suspension) runs the handler from the start:
+/// operations with stored results return them at once. `docs/calls.md` is the guide.
 ///
-/// Each has a name. The place of an operation in the journal is its branch (see [`Context::join`]),
-/// its name, and how many operations of that name its branch had before.
+/// Each has a name. The place of an operation in the journal consists of its branch (see
+/// [`Context::join`]), its name, and the number of earlier operations of that name in its branch.
 impl Context {
     fn journal(&self) -> Arc<Journal> {
         self.attempt.journal(&self.shared.environment)
     }
 
-    /// Computes something once: a result that was remembered is never computed again. `compute` is
-    /// called with an id that is the same in every attempt, as an idempotency key for other
-    /// systems: it may run more than once, if the process dies after it ended and before its result
-    /// was stored.
+    /// Computes something once: a stored result is never computed again. `compute` is called with
+    /// an id that is the same in every attempt, as an idempotency key for other systems: it may run
+    /// more than once, if the process dies after it ended and before its result was stored.
     ///
     /// A failure ends the attempt, which the entry's retry policy repeats;
-    /// [`HandlerError::terminal`] is remembered as the step's failure and returned. The result is
+    /// [`HandlerError::terminal`] is stored as the step's failure and returned. The result is
     /// stored as JSON, at most [`Builder::payload_max`](crate::Builder::payload_max) bytes. Within
-    /// a step no other operation can begin.
+    /// a step no other operation can start.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -69,9 +67,9 @@ impl Context {
         self.journal().step(ByteString::from(name), None, compute)
     }
 
-    /// As [`Context::step`], and a failure is repeated by this policy within the attempt: the
-    /// handler goes on when it succeeded, or gets the failure when no attempts of the policy are
-    /// left. They are counted anew in every attempt of the entry.
+    /// As [`Context::step`], but a failure is retried within the attempt, with this policy: the
+    /// handler continues after a success, or gets the failure when no attempts of the policy are
+    /// left. They are counted from the beginning in every attempt of the entry.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -90,8 +88,8 @@ impl Context {
         self.journal().step(ByteString::from(name), Some(retry), compute)
     }
 
-    /// Calls another handler: makes an entry, waits until it has ended, and returns its result. The
-    /// child exists once, however often the handler runs, and belongs to its parent: when the
+    /// Calls another handler: creates an entry, waits until it has ended, and returns its result.
+    /// The child exists once, however often the handler runs, and belongs to its parent: when the
     /// parent is canceled or killed, so is the child.
     ///
     /// # Errors
@@ -121,7 +119,7 @@ impl Context {
         async move { journal.call_bytes(name, child?).await }
     }
 
-    /// Makes an entry that is on its own, once, and returns its id when it is certain that it will
+    /// Creates an independent entry, once, and returns its id when it is certain that it will
     /// exist.
     ///
     /// # Errors
@@ -169,8 +167,9 @@ impl Context {
         child.map_err(|message| OperationError::Child { name: name.to_owned(), message })
     }
 
-    /// Waits for this long, over restarts of the process. While it waits for longer than
-    /// [`HandlerOptions::suspend_after`](crate::HandlerOptions::suspend_after) it occupies nothing.
+    /// Waits for this duration, across restarts of the process. If it waits for longer than
+    /// [`HandlerOptions::suspend_after`](crate::HandlerOptions::suspend_after), its future is
+    /// dropped and it holds no permit.
     ///
     /// # Errors
     /// [`OperationError`].
@@ -194,8 +193,8 @@ impl Context {
         self.journal().sleep_until(ByteString::from(name), until)
     }
 
-    /// Waits for a promise of this entry, which its name identifies, and returns what it was
-    /// resolved with. It may be resolved before.
+    /// Waits for a promise of this entry, identified by its name, and returns the value that it was
+    /// resolved with. It may be resolved before this call.
     ///
     /// # Errors
     /// [`OperationError::Failed`] when it was rejected.
@@ -206,26 +205,26 @@ impl Context {
         self.journal().promise(ByteString::from(name))
     }
 
-    /// Does several things at a time and waits for all of them: a tuple of two to four futures, or
-    /// a `Vec` of futures of one type. Each is a branch with names of its own.
+    /// Runs several futures at the same time and waits for all of them: a tuple of two to four
+    /// futures, or a `Vec` of futures of one type. Each is a branch with separate names.
     pub fn join<M: Together>(&self, futures: M) -> Join<M::Members> {
         self.journal().join(futures)
     }
 
     /// Waits for the first of several futures (a tuple or a `Vec`) and drops the others. A replay
-    /// selects the same one. Of `tokio::select!` that is not certain.
+    /// selects the same one, which `tokio::select!` does not guarantee.
     pub fn select<M: Together>(&self, futures: M) -> Select<M::Members> {
         self.journal().select(futures)
     }
 
-    /// Runs a part of the handler as a branch with a key: what it does is found again by the key,
+    /// Runs a part of the handler as a branch with a key: a replay finds its operations by the key,
     /// whatever else the handler does, in any order.
     pub fn branch<F: Future>(&self, key: &str, future: F) -> Branch<F> {
         self.journal().keyed(key, future)
     }
 
-    /// The time, the same in every attempt: when the first attempt of this run began, and later
-    /// that of the last operation which ended.
+    /// The time, the same in every attempt: at first the start of the first attempt of this run,
+    /// then the end of the last operation that ended.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.attempt.now()
@@ -239,7 +238,8 @@ impl Context {
         self.journal().random()
     }
 
-    /// A UUID, the same in every attempt of this run. Of version 8: it is derived, not drawn.
+    /// A UUID, the same in every attempt of this run. It has version 8, because it is derived and
+    /// not random.
     ///
     /// # Errors
     /// [`OperationError`], outside of the handler's own future.
@@ -247,13 +247,12 @@ impl Context {
         self.journal().uuid()
     }
 
-    /// Ends this run of the entry and begins the next one with an empty journal and this payload:
-    /// for entries that go on without an end, whose journal would become full. The next run waits
-    /// behind entries that wait already. Its children that were called and have not answered are
-    /// canceled.
+    /// Ends this run of the entry and starts the next one with an empty journal and this payload:
+    /// for entries that continue without an end, whose journal would become full. The next run
+    /// waits behind entries that wait already. Called children without an answer are canceled.
     ///
     /// # Errors
-    /// Always: the handler returns it.
+    /// Always: the handler returns the error.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -275,8 +274,8 @@ impl Context {
         Err(HandlerError::continue_with(payload))
     }
 
-    /// From here on, when the attempt is suspended, it releases its object key: other entries of
-    /// the key may run before it continues. Without this they wait until it has ended.
+    /// From here on the attempt releases its object key when it is suspended: other entries of the
+    /// key may run before it continues. Without this call they wait until it has ended.
     pub fn release_key(&self) {
         self.journal().release_key();
     }

@@ -42,7 +42,7 @@ impl Partitions {
     }
 
     /// Makes this runtime lead a partition, in place of any other leader; returns when it accepts
-    /// commands. Dropping the call does not stop it: it will lead anyway.
+    /// commands. A dropped call has the same effect: the runtime will lead anyway.
     ///
     /// # Errors
     /// When there is no such partition, it has stopped, or it does not lead within 30 s.
@@ -50,10 +50,10 @@ impl Partitions {
         Ok(self.node.partitions().lead(partition).await?)
     }
 
-    /// Makes this runtime stop leading a partition, and not lead it again by itself. Nothing new
-    /// starts; running handlers may end `within` this time, then they are dropped and run again
-    /// under the next leader. Returns when it follows. Cancel-safe: after a dropped call it
-    /// continues, and another call may shorten the time.
+    /// Makes this runtime stop leading a partition, and not lead it again without a call of
+    /// [`Partitions::lead`]. Nothing new starts; running handlers may end `within` this time, then
+    /// they are dropped and run again under the next leader. Returns when it follows. Cancel-safe:
+    /// after a dropped call it continues, and another call may shorten the time.
     ///
     /// Callers of commands that were not applied by then get `LostLeadership`: repeating them is
     /// safe. Waits for results continue.

@@ -17,7 +17,7 @@ use crate::error::{ErrorKind, NodeError};
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RulesError {
-    /// The pattern is not one.
+    /// Not a valid pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
     /// A pattern where a key is required.

@@ -257,7 +257,7 @@ pub enum NodeError {
     #[error(transparent)]
     State(#[from] forebay_engine::partition::apply::ApplyError),
     /// An answer that does not match the question: a bug.
-    #[error("an answer does not fit the question (this is a bug in forebay): {0}")]
+    #[error("an answer does not match the question (this is a bug in forebay): {0}")]
     Unexpected(String),
 }
 

@@ -36,7 +36,7 @@ pub(crate) enum AskError {
     /// The refusal of the other side.
     #[error("{0}")]
     Refused(String),
-    #[error("the answer does not fit the question (another version of forebay?)")]
+    #[error("the answer does not match the request (another version of forebay?)")]
     Strange,
     #[error("{0}")]
     Output(#[from] std::io::Error),

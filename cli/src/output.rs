@@ -39,7 +39,7 @@ pub(crate) enum OutputError {
     Control(#[from] ControlError),
     #[error("{0}")]
     Refused(String),
-    #[error("the answer does not fit the question (another version of forebay?)")]
+    #[error("the answer does not match the request (another version of forebay?)")]
     Strange,
     #[error(transparent)]
     Book(#[from] BookError),

@@ -103,7 +103,7 @@ impl Entries {
         self
     }
 
-    /// Selects every entry if there is no condition, instead of refusing that.
+    /// Selects all entries if there is no condition. Without this call such a selection is refused.
     pub fn all(mut self) -> Self {
         self.all = true;
         self
@@ -190,7 +190,7 @@ impl Entries {
         self.act(EntryAction::Redrive).await
     }
 
-    /// Begins entries again that have not ended, each with an empty journal: running handlers are
+    /// Starts entries again that have not ended, each with an empty journal: running handlers are
     /// dropped, calls without an answer are canceled. See
     /// [`EntryHandle::restart`](crate::EntryHandle::restart).
     ///

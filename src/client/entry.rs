@@ -153,9 +153,9 @@ impl Entry {
     }
 
     /// Position in the key space of an entry without a scope and a key, instead of one of the 64
-    /// over which such work of a service is spread. Entries of one service and position share one
-    /// vqueue: first come, first served. The position is part of the entry's id. It changes nothing
-    /// for an entry with a scope or a key.
+    /// positions over which such entries of a service are spread. Entries of one service and
+    /// position share one vqueue: first come, first served. The position is part of the entry's id.
+    /// It has no effect on an entry with a scope or a key.
     #[must_use]
     pub fn partition_key(mut self, key: PartitionKey) -> Self {
         self.partition_key = Some(key);
@@ -168,8 +168,8 @@ impl Entry {
         &self.name
     }
 
-    /// Checks everything for the child of an entry, whose id is derived from its parent. An error
-    /// is a text for people.
+    /// Checks everything for the child of an entry, whose id is derived from its parent. Errors are
+    /// messages for display.
     pub(crate) fn into_child(
         self,
         defaults: &HandlerOptions,

@@ -46,8 +46,8 @@ impl EntryHandle {
     }
 
     /// Whether a different payload was stored under the same idempotency key before: `Some(true)`
-    /// if so, `Some(false)` when the payloads are equal, `None` when that is not known (the entry
-    /// was found by its id, was attached to, or was stored by a forebay that kept no hash of the
+    /// if so, `Some(false)` when the payloads are equal, `None` when it is unknown (the entry was
+    /// found by its id, was attached to, or was stored by a version that kept no hash of the
     /// payload).
     #[must_use]
     pub fn payload_differs(&self) -> Option<bool> {
@@ -142,12 +142,12 @@ impl EntryHandle {
         Ok(serde_json::from_slice(&self.result_bytes().await?)?)
     }
 
-    /// Asks it to stop. A waiting entry ends at once; a running handler sees
+    /// Requests it to stop. A waiting entry ends at once; a running handler sees
     /// [`Context::canceled`](crate::Context::canceled) and ends by itself, and there are no further
     /// attempts. Callers waiting for the result get [`ResultError::Failed`] with
     /// [`FailureKind::Canceled`](crate::FailureKind), unless the handler succeeds anyway.
     ///
-    /// Durable when this returns. Not cancel-safe: a dropped call may have done it.
+    /// Durable when this returns. Not cancel-safe: a dropped call may have canceled it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -181,7 +181,7 @@ impl EntryHandle {
     }
 
     /// Ends it as killed, in any stage; a running handler is dropped. Durable when this returns.
-    /// Not cancel-safe: a dropped call may have done it.
+    /// Not cancel-safe: a dropped call may have killed it.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when it has ended or is unknown.
@@ -224,9 +224,9 @@ impl EntryHandle {
         self.act(EntryAction::Redrive).await
     }
 
-    /// Begins it again with an empty journal, in any stage: a running handler is dropped, calls
-    /// without an answer are canceled, and remembered steps run again. After its end only if it did
-    /// not succeed. Durable when this returns. Not cancel-safe.
+    /// Starts it again with an empty journal, in any stage: a running handler is dropped, calls
+    /// without an answer are canceled, and finished steps run again. An entry that has ended can be
+    /// restarted only if it did not succeed. Durable when this returns. Not cancel-safe.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when it succeeded, its payload was not kept, or it is unknown.
@@ -234,9 +234,9 @@ impl EntryHandle {
         self.act(EntryAction::Restart).await
     }
 
-    /// As [`EntryHandle::restart`], but keeps what finished before an operation of its journal,
-    /// named as `forebay tree` and errors print it: `charge`, `charge.1` for the second one of
-    /// that name, `join.0[1]/charge` for one in a branch.
+    /// As [`EntryHandle::restart`], but keeps the operations that finished before a given operation
+    /// of its journal, named as `forebay tree` and errors print it: `charge`, `charge.1` for the
+    /// second one of that name, `join.0[1]/charge` for one in a branch.
     ///
     /// # Errors
     /// As [`EntryHandle::restart`], and when its journal has no such operation.

@@ -44,8 +44,8 @@ impl VQueueHandle {
         self.id
     }
 
-    /// Starts nothing of it until it is resumed; running entries continue. Durable when this
-    /// returns. Not cancel-safe: a dropped call may have paused it.
+    /// Stops starting entries of it until it is resumed; running entries continue. Durable when
+    /// this returns. Not cancel-safe: a dropped call may have paused it.
     ///
     /// # Errors
     /// [`ActError::NotChanged`] when it is paused already, or nothing is stored in it.

@@ -41,7 +41,7 @@ fn entry_target(target: Target) -> Result<EntryTarget, Refusal> {
         (true, false, false) => Ok(EntryTarget::Matching(filter)),
         (true, true, true) => Ok(EntryTarget::All),
         (true, true, false) => Err(Refusal::Usage(FilterError::Empty.to_string())),
-        _ => Err(Refusal::Usage("name entries, or filter them, or take all".to_owned())),
+        _ => Err(Refusal::Usage("select entries by id, with a filter, or all of them".to_owned())),
     }
 }
 

@@ -126,7 +126,7 @@ async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> 
 
 async fn status(node: &Node) -> Result<NodeView, NodeError> {
     Ok(NodeView {
-        // A process that only looks does not own the directory.
+        // A process that only reads does not own the directory.
         pid: node.dispatches().then(std::process::id),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         running: node.executor().running(),

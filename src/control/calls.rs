@@ -5,7 +5,7 @@ use forebay_messages::journal::{JournalFailureKind, JournalOutcome};
 
 use super::{Request, Response, act::view_act};
 
-/// Answers one of these requests; the others are not for here.
+/// Answers a request for a promise or a tree; other requests are answered elsewhere.
 pub(super) async fn answer(node: &Node, request: Request) -> Result<Response, NodeError> {
     match request {
         Request::Tree { entry } => {

@@ -114,7 +114,7 @@ impl Control {
             if connect(&data_dir.join(SOCKET_NAME)).await.is_ok() {
                 return Ok(Self::Running(data_dir.to_owned()));
             }
-            // In use without a socket: by a process that starts or ends, or by another look.
+            // In use without a socket: by a process that starts or ends, or by another reader.
             match Self::direct(data_dir).await {
                 Err(error)
                     if error.kind() == forebay_actors::node::ErrorKind::InUse
@@ -183,12 +183,12 @@ impl Control {
             vqueues: Default::default(),
             faults: Default::default(),
             shared: None,
-            // A look trims nothing that a later snapshot may need.
+            // Reading trims nothing that a later snapshot may need.
             trim_log: TrimLog::Never,
             candidacy: Candidacy::default(),
         };
         let node = Node::start(config, executor, clock).await?;
-        // Nothing runs here: a look shows no entry as running.
+        // Nothing runs here: entries must not be shown as running.
         node.partitions().drained().await;
         Ok(node)
     }
@@ -219,8 +219,8 @@ impl Control {
             Self::Direct(_) | Self::Copied(..)
                 if matches!(request, Request::Lead { .. } | Request::StepDown { .. }) =>
             {
-                let message = "no process has the data directory open, so nobody leads: start \
-                               one, which leads by itself";
+                let message = "no process has the data directory open, so no partition is led: \
+                               start one, which leads by itself";
                 Ok(Response::Error { message: message.to_owned(), usage: true })
             }
             Self::Direct(_) | Self::Copied(..) if matches!(request, Request::Jobs { .. }) => {
@@ -270,7 +270,7 @@ async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     UnixStream::connect(socket.path()).await
 }
 
-/// Time that the request itself allows the other side to take.
+/// The time that the request itself allows for the answer.
 fn takes_at_least(request: &Request) -> Duration {
     match request {
         Request::StepDown { within_ms, .. } => Duration::from_millis(*within_ms),
@@ -295,8 +295,8 @@ async fn exchange(dir: &Path, line: &[u8], waited: Duration) -> Result<Response,
     };
     let (reader, _writer, sent) = connecting.await.map_err(failed)?;
     let mut lines = Lines { reader, read: Vec::new(), silence_max: waited };
-    // The other side may refuse and close before it has read everything: its answer takes
-    // precedence.
+    // The other side may refuse the request and close before it has read everything: its answer
+    // takes precedence.
     let first = match lines.next().await {
         Ok(first) if !first.is_empty() => first,
         answered => {
@@ -336,7 +336,7 @@ fn joined(mut whole: Response, part: Response) -> Response {
     }
 }
 
-/// The lines that the other side writes.
+/// Reads the lines of the other side.
 struct Lines {
     reader: OwnedReadHalf,
     /// Bytes read that are not a whole line yet.

@@ -28,8 +28,8 @@ use std::time::Duration;
 
 /// Name of the socket in the data directory.
 pub const SOCKET_NAME: &str = "control.sock";
-/// How long to wait for a directory that another process uses: a process that only looks releases
-/// it soon, and one that starts has a socket soon.
+/// How long to wait for a directory that another process uses: a process that only reads releases
+/// it soon, and one that starts opens a socket soon.
 pub(crate) const IN_USE_WAIT: Duration = Duration::from_secs(2);
 /// Maximum length of a response line, in bytes.
 pub const MESSAGE_LEN_MAX: u64 = 256 << 20;
@@ -39,7 +39,7 @@ pub const REQUEST_LEN_MAX: u64 = 1 << 20;
 pub const CONNECTIONS_MAX: usize = 64;
 /// Maximum time for a connection to send its request, and between two reads of its answer.
 pub const IDLE_MAX: Duration = Duration::from_secs(5);
-/// Interval of signs of life from a process that works on a long request.
+/// Interval of signs of life from a process that is busy with a long request.
 pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// Maximum time without a sign of life from a process: several of its intervals, and longer than
 /// any short request takes.

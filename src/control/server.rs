@@ -30,7 +30,7 @@ use super::{
 
 /// Time for answers in progress to finish when the server closes.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
-/// Pause of accepting after the system refused it.
+/// Pause before the next accept after the system has refused one.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Serves requests until it is dropped.
@@ -51,8 +51,8 @@ impl Server {
     }
 }
 
-/// Binds a socket that no other user can connect to, whatever the umask: a connection can do
-/// everything. It is bound in a separate directory with access for this user only, and moved to its
+/// Binds a socket that no other user can connect to, whatever the umask: a connection has full
+/// access. It is bound in a separate directory with access for this user only, and moved to its
 /// place once its mode is set.
 fn bind(path: &Path) -> std::io::Result<UnixListener> {
     let fresh = path.with_extension("new");
@@ -122,8 +122,8 @@ fn refused(message: String) -> Response {
 fn refuse(stream: &UnixStream) {
     tracing::warn!("{CONNECTIONS_MAX} control connections are open: one more is refused");
     let response = refused(format!(
-        "{CONNECTIONS_MAX} connections to the control socket are open, which is the most there \
-         can be: close some, or try again later"
+        "{CONNECTIONS_MAX} connections to the control socket are open, which is the maximum: \
+         close some, or try again later"
     ));
     if let Ok((bytes, _)) = encoded(&response) {
         let _ = stream.try_write(&bytes);
@@ -133,8 +133,8 @@ fn refuse(stream: &UnixStream) {
 /// The result of reading a request.
 enum Line {
     Whole(Vec<u8>),
-    /// The other side closed without sending anything, like one that only checks whether a process
-    /// is there.
+    /// The other side closed without sending anything, like a client that only checks whether a
+    /// process is running.
     Nothing,
     TooLong,
 }
@@ -166,7 +166,7 @@ async fn serve(
         Ok(line) => match line? {
             Line::Nothing => return Ok(()),
             Line::TooLong => refused(format!(
-                "the request is longer than {REQUEST_LEN_MAX} bytes, which is the most: name \
+                "the request is longer than {REQUEST_LEN_MAX} bytes, which is the maximum: name \
                  fewer entries at a time, or filter them"
             )),
             Line::Whole(line) => match serde_json::from_slice::<Request>(&line) {
@@ -204,7 +204,7 @@ async fn answer_all(
     }
 }
 
-/// The next part; meanwhile signs of life, as it may take long.
+/// The next part. Sends signs of life until it is ready, as it may take long.
 async fn answered(
     node: &Node,
     parts: &mut Parts,

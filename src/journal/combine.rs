@@ -1,8 +1,8 @@
-//! Several operations at a time: join, select, and branches with a key.
+//! Several operations at the same time: join, select, and branches with a key.
 //!
-//! Must always hold: each member is a branch of its own, taken when the whole is first
-//! polled; members are polled in their order, and if several are ready in the same poll, the
-//! first of them wins a select.
+//! Must always hold: each member is a separate branch, assigned when the join or select is first
+//! polled; members are polled in their order, and if several are ready in the same poll, the first
+//! of them wins a select.
 
 use std::{
     future::{Future, IntoFuture},
@@ -18,13 +18,13 @@ use super::{
     current::{BranchId, Place, enter},
 };
 
-/// A future that runs in a branch of its own.
+/// A future that runs in a separate branch.
 pub struct Member<F: Future> {
     future: Option<Pin<Box<F>>>,
     output: Option<F::Output>,
 }
 
-// What is pinned is in a box.
+// The pinned future is in a box.
 impl<F: Future> Unpin for Member<F> {}
 
 impl<F: Future> Member<F> {
@@ -32,8 +32,8 @@ impl<F: Future> Member<F> {
         Self { future: Some(Box::pin(future)), output: None }
     }
 
-    /// Polls it in a branch, unless it is ready; whether it is. Outside of the handler (no
-    /// branch) its operations say so themselves.
+    /// Polls it in a branch, unless it is ready; returns whether it is ready. Outside of the
+    /// handler (no branch) its operations report the error themselves.
     fn poll(&mut self, place: Option<Place>, context: &mut Context<'_>) -> bool {
         if let Some(future) = &mut self.future {
             let _entered = place.map(enter);
@@ -45,11 +45,11 @@ impl<F: Future> Member<F> {
     }
 }
 
-/// Where the members of a join or select run.
+/// The branches of a join or select.
 struct Branches {
     journal: Arc<Journal>,
     kind: BranchKind,
-    /// Not known before the first poll; `None` within means outside of the handler.
+    /// Unset before the first poll; `Some(None)` means outside of the handler.
     first: Option<Option<BranchId>>,
 }
 
@@ -72,7 +72,7 @@ impl Branches {
     }
 }
 
-/// Waits for all of its members; gives their outputs in the members' order.
+/// Waits for all of its members; returns their outputs in the members' order.
 pub struct Join<M> {
     branches: Branches,
     members: M,
@@ -81,16 +81,16 @@ pub struct Join<M> {
 /// Waits for the first of its members to be ready, and drops the others.
 pub struct Select<M> {
     branches: Branches,
-    /// `None` when one was ready.
+    /// `None` after one was ready.
     members: Option<M>,
 }
 
 /// Futures that can be joined and selected: tuples of 2 to 4, and lists of one type.
 pub trait Together {
-    /// As the members of a join or select.
+    /// The members of the join or select.
     type Members;
 
-    /// Makes them.
+    /// Converts the futures into members.
     #[doc(hidden)]
     fn members(self) -> Self::Members;
 }
@@ -125,7 +125,7 @@ impl<F: Future> Future for Join<List<F>> {
 }
 
 impl<F: Future> Future for Select<List<F>> {
-    /// Which one it was, and what it gave.
+    /// The position of the member, and its output.
     type Output = (usize, F::Output);
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -145,7 +145,7 @@ impl<F: Future> Future for Select<List<F>> {
 
 macro_rules! tuple {
     ($count:literal, $one_of:ident, $(($of:ident, $variant:ident, $index:tt)),+) => {
-        /// What the first member of a select gave that was ready.
+        /// The output of the first member of a select that was ready.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum $one_of<$($of),+> {
             $(
@@ -205,12 +205,12 @@ tuple!(2, OneOf2, (A, First, 0), (B, Second, 1));
 tuple!(3, OneOf3, (A, First, 0), (B, Second, 1), (C, Third, 2));
 tuple!(4, OneOf4, (A, First, 0), (B, Second, 1), (C, Third, 2), (D, Fourth, 3));
 
-/// A part of a handler with a key of its own: what it does keeps its place in the journal
-/// whatever else the handler does, and in any order.
+/// A part of a handler with a separate key: its operations keep their places in the journal,
+/// whatever else the handler does and in any order.
 pub struct Branch<F: Future> {
     journal: Arc<Journal>,
     key: String,
-    /// Not known before the first poll; `None` within means outside of the handler.
+    /// Unset before the first poll; `Some(None)` means outside of the handler.
     place: Option<Option<Place>>,
     member: Member<F>,
 }

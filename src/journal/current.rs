@@ -1,10 +1,10 @@
-//! Which branch of which attempt is polled on this thread.
+//! The branch that is polled on this thread, and its attempt.
 //!
-//! Must always hold: what was there before is there again when a poll ends, also by a panic.
+//! Must always hold: the previous place is restored when a poll ends, also by a panic.
 
 use std::cell::Cell;
 
-/// A branch of an attempt, by its place in the attempt's list of branches.
+/// A branch of an attempt: its index in the attempt's list of branches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BranchId(pub(super) usize);
 
@@ -13,14 +13,14 @@ impl BranchId {
     pub(super) const ROOT: Self = Self(0);
 }
 
-/// What is polled.
+/// Which code is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// No handler.
     Outside,
     /// A branch of the attempt whose slot has this address.
     Branch { slot: usize, branch: BranchId },
-    /// A step of it.
+    /// A step of the handler.
     Step,
 }
 
@@ -28,17 +28,17 @@ thread_local! {
     static PLACE: Cell<Place> = const { Cell::new(Place::Outside) };
 }
 
-/// What is polled on this thread.
+/// The place that is polled on this thread.
 pub(super) fn place() -> Place {
     PLACE.get()
 }
 
-/// While this lives, the thread polls another place.
+/// Restores the previous place when it is dropped.
 pub(super) struct Entered {
     before: Place,
 }
 
-/// Enters a place until the result is dropped.
+/// Sets the place of this thread until the result is dropped.
 pub(super) fn enter(place: Place) -> Entered {
     Entered { before: PLACE.replace(place) }
 }

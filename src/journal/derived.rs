@@ -1,19 +1,19 @@
-//! Time, random numbers and ids that a replay gives again.
+//! Time, random numbers and ids that are the same in a replay.
 //!
-//! They are derived from the entry, its run and the place in the handler, so nothing is
-//! written for them.
+//! They are derived from the entry, its run and the place in the handler, so nothing is written for
+//! them.
 
 use bytestring::ByteString;
 use forebay_messages::Timestamp;
 
 use super::{Journal, OperationError};
 
-/// Its place in the journal is counted like that of an operation. No operation of a handler
-/// has a name with such a character by accident.
+/// Draws are counted under this name, like the operations of a name. No operation of a handler has
+/// a name with such a character by accident.
 const DRAW: ByteString = ByteString::from_static("\u{0}random");
 
 impl Journal {
-    /// The time of the record that the handler was given last.
+    /// The time of the record with the last delivered outcome.
     pub(crate) fn now(&self) -> Timestamp {
         self.state().now()
     }

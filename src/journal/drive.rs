@@ -1,7 +1,7 @@
-//! The future of a handler, with the journal's turns between its polls.
+//! The future of a handler. It advances the journal between two polls of the handler.
 //!
-//! Must always hold: the handler is polled until it waits, then one outcome is delivered,
-//! and so on; what it began in these polls is handed over before the attempt waits.
+//! Must always hold: the handler is polled until it waits, then one outcome is delivered, and so
+//! on; operations that it started in these polls are handed over before the attempt waits.
 
 use std::{
     future::Future,
@@ -22,39 +22,39 @@ use super::{
     state::Advanced,
 };
 
-/// Most outcomes that are delivered before other tasks of the thread have their turn.
+/// Maximum number of outcomes that are delivered before other tasks of the thread get a turn.
 const DELIVERIES_PER_POLL_MAX: usize = 64;
 
-/// How an attempt ended that its handler did not end.
+/// Why an attempt ended before its handler returned.
 #[derive(Debug)]
 pub(crate) enum Ended {
-    /// A step failed, and nothing retries it but another attempt.
+    /// A step failed, and only another attempt retries it.
     Attempt(AttemptEnd),
-    /// The code does not fit the journal.
+    /// The code does not match the journal.
     Mismatch(MismatchedKind),
 }
 
-/// Maximum number of polls in a row after which the handler only gave others a turn. Then the
-/// next outcome is delivered anyway: a step that wakes itself in a loop must not delay the
-/// other branches.
+/// Maximum number of consecutive polls in which the handler only yields. After that the next
+/// outcome is delivered anyway: a step that wakes itself in a loop must not delay the other
+/// branches.
 const TURNS_MAX: u32 = 256;
 
 type Delay = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// An attempt, as its future sees it.
+/// The attempt of a journal.
 pub(crate) trait Owner {
     /// Where its journal is.
     fn slot(&self) -> &Slot;
 
-    /// Whether the handler knows that it should stop: then it may be cleaning up.
+    /// Whether the handler has seen the request to stop: then it may be cleaning up.
     fn saw_cancel(&self) -> bool;
 }
 
-/// A wait for nothing but what lasts.
+/// A wait only for calls, promises and sleeps.
 struct Wait {
-    /// Runs out when it asks to be suspended.
-    patience: Option<Delay>,
-    /// Ready when the handler should stop; taken when it was.
+    /// Ready when it is time to request a suspension.
+    suspend_timer: Option<Delay>,
+    /// Ready when the handler should stop; `None` after that.
     canceled: Option<Delay>,
 }
 
@@ -62,11 +62,11 @@ struct Wait {
 pub(crate) struct Driven<S, F> {
     attempt: Arc<S>,
     handler: F,
-    /// The version of the state that it waits in, and the wait if it may be suspended in it.
+    /// The version of the state in which it waits, and the wait if it may be suspended in it.
     wait: Option<(u64, Option<Wait>)>,
-    /// What the handler wakes once it has a journal.
+    /// The handler's waker once it has a journal.
     signal: Option<Arc<Signal>>,
-    /// How often in a row the handler gave others a turn.
+    /// Number of consecutive polls in which the handler only yielded.
     turns: u32,
 }
 
@@ -75,7 +75,7 @@ impl<S: Owner, F> Driven<S, F> {
         Self { attempt, handler, wait: None, signal: None, turns: 0 }
     }
 
-    /// The handler ended in a poll that began without a journal.
+    /// The result of a poll that began without a journal.
     fn first_end<T>(&self, polled: Poll<T>) -> Poll<Result<T, Ended>> {
         match self.attempt.slot().get().and_then(|journal| journal.state().take_end()) {
             Some(end) => Poll::Ready(Err(end)),
@@ -83,8 +83,8 @@ impl<S: Owner, F> Driven<S, F> {
         }
     }
 
-    /// The attempt waits: asks to be suspended when it is time. Ends it if it should stop and its
-    /// handler does not look: what it waits for may never come.
+    /// The attempt waits: requests a suspension when it is time. Ends the attempt if it should stop
+    /// and its handler does not check for that: the operations that it waits for may never finish.
     fn wait(&mut self, journal: &Journal, context: &mut Context<'_>) -> Option<Ended> {
         let version = journal.state().version();
         if self.wait.as_ref().is_none_or(|(of, _)| *of != version) {
@@ -95,14 +95,14 @@ impl<S: Owner, F> Driven<S, F> {
             let message = ByteString::from_static("canceled while it waited");
             return Some(Ended::Attempt(AttemptEnd::Canceled { message, detail: Bytes::new() }));
         }
-        if is_over(&mut wait.patience, context) {
+        if is_over(&mut wait.suspend_timer, context) {
             journal.ask_to_be_suspended();
         }
         journal.port.rest(true);
         None
     }
 
-    /// The attempt continues.
+    /// The attempt continues: it needs heartbeats again.
     fn stop_resting(&self, journal: &Journal) {
         if matches!(self.wait, Some((_, Some(_)))) {
             journal.port.rest(false);
@@ -110,7 +110,7 @@ impl<S: Owner, F> Driven<S, F> {
     }
 }
 
-/// Whether this is over now; it is dropped then.
+/// Whether a delay has ended; it is dropped then.
 fn is_over(delay: &mut Option<Delay>, context: &mut Context<'_>) -> bool {
     let is_over = delay.as_mut().is_some_and(|delay| delay.as_mut().poll(context).is_ready());
     if is_over {
@@ -127,7 +127,7 @@ impl<S: Owner, F: Future + Unpin> Driven<S, F> {
         Pin::new(&mut self.handler).poll(&mut Context::from_waker(waker))
     }
 
-    /// Polls a handler that uses its journal, with the journal's turns in between.
+    /// Polls a handler that uses its journal, and advances the journal in between.
     fn poll_in_turns(
         &mut self,
         journal: &Journal,
@@ -176,10 +176,11 @@ impl<S: Owner, F: Future + Unpin> Future for Driven<S, F> {
         if this.signal.is_none() {
             let polled = this.poll_handler(context.waker());
             match this.attempt.slot().get() {
-                // It ended, and what it began and did not await is dropped with it.
+                // The handler ended: operations that it started and did not await are dropped with
+                // it.
                 _ if polled.is_ready() => return this.first_end(polled),
                 None => return Poll::Pending,
-                // It is polled again, so that it wakes the signal from now on.
+                // Polled again, so that it wakes the signal from now on.
                 Some(_) => this.signal = Some(Arc::default()),
             }
         }
@@ -196,7 +197,7 @@ impl<S: Owner, F: Future + Unpin> Future for Driven<S, F> {
 }
 
 impl Journal {
-    /// A wait, if the attempt waits for nothing but what lasts.
+    /// A wait, if the attempt waits only for calls, promises and sleeps.
     fn begin_wait(&self) -> Option<Wait> {
         let may_ask = {
             let state = self.state();
@@ -204,8 +205,8 @@ impl Journal {
             state.may_ask()
         };
         let after = if may_ask { self.port.suspend_after() } else { None };
-        let patience = after.map(|after| self.port.delay(after));
-        Some(Wait { patience, canceled: Some(self.port.canceled()) })
+        let suspend_timer = after.map(|after| self.port.delay(after));
+        Some(Wait { suspend_timer, canceled: Some(self.port.canceled()) })
     }
 
     fn ask_to_be_suspended(&self) {
@@ -218,13 +219,13 @@ impl Journal {
         }
     }
 
-    /// Takes in the news and gives the handler what is next for it. If it waits, the next
-    /// news wake it.
+    /// Takes the notifications and delivers the next outcome to the handler. If the handler waits,
+    /// the next notification wakes it.
     fn advance(&self, context: &mut Context<'_>) -> Advanced {
         loop {
-            let news = self.mailbox.take();
+            let notifications = self.mailbox.take();
             let mut state = self.state();
-            state.absorb(news);
+            state.apply(notifications);
             let advanced = state.advance();
             match advanced {
                 Advanced::Waits(writes) if !self.mailbox.wake_by(context.waker()) => {

@@ -1,4 +1,4 @@
-//! How an operation fails, for the handler that awaits it.
+//! Errors of operations, for the handler that awaits them.
 
 use bytes::Bytes;
 use forebay_messages::journal::{
@@ -10,16 +10,16 @@ use thiserror::Error;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum OperationError {
-    /// It failed permanently. The failure is remembered: the next attempt gets the same.
+    /// It failed permanently. The failure is stored: the next attempt gets the same.
     #[error("`{key}` {kind}: {message}")]
     Failed {
-        /// Which operation.
+        /// The operation.
         key: JournalKey,
-        /// Why.
+        /// The kind of failure.
         kind: JournalFailureKind,
-        /// For people.
+        /// What went wrong.
         message: String,
-        /// Bytes that a child or a step left beside the message.
+        /// Additional bytes from a child or a step.
         detail: Bytes,
     },
     /// Another operation of the same branch and name is not finished.
@@ -32,7 +32,7 @@ pub enum OperationError {
         /// The name.
         name: String,
     },
-    /// It was first polled by something else than the handler's own future.
+    /// It was first polled by something other than the handler's own future.
     #[error(
         "`{name}` was awaited outside of its handler's own future (in a spawned task or another \
          thread): await it in the handler; `join` and `branch` do several things at a time"
@@ -41,29 +41,31 @@ pub enum OperationError {
         /// The name.
         name: String,
     },
-    /// It was awaited inside of a step.
-    #[error("`{name}` was awaited inside of a step: a step only computes; await it beside it")]
+    /// It was awaited inside a step.
+    #[error(
+        "`{name}` was awaited inside of a step: a step only computes; await it outside of the step"
+    )]
     InsideOfStep {
         /// The name.
         name: String,
     },
-    /// What it sends is not a child.
+    /// The entry is not allowed as a child.
     #[error("`{name}`: {message}")]
     Child {
         /// The name.
         name: String,
-        /// Why.
+        /// The reason.
         message: String,
     },
-    /// Its name or its branch is over a bound.
+    /// Its name or its branch exceeds a limit.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// What is remembered is not of the type that the handler asks for.
-    #[error("the result of `{key}` is not what the handler takes: {message}")]
+    /// The stored result does not have the type that the handler asks for.
+    #[error("the result of `{key}` does not have the type that the handler asks for: {message}")]
     Decode {
-        /// Which operation.
+        /// The operation.
         key: JournalKey,
-        /// What does not fit.
+        /// The decoding error.
         message: String,
     },
 }
@@ -74,24 +76,24 @@ impl OperationError {
         Self::Failed { key: key.clone(), kind, message: message.to_string(), detail }
     }
 
-    /// Whether another attempt would get the same.
+    /// Whether another attempt would get the same error.
     #[must_use]
     pub fn is_remembered(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }
 }
 
-/// The code did something else than the journal remembers.
+/// The code does something different from what the journal contains.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the code does not fit the journal: at `{key}` it has {expected}, the code does {found}; \
+    "the code does not match the journal: at `{key}` it has {expected}, the code does {found}; \
      redeploy the code that began this run, or restart the entry"
 )]
 pub(crate) struct MismatchedKind {
     pub(crate) key: JournalKey,
-    /// What the journal has.
+    /// The operation in the journal.
     pub(crate) expected: String,
-    /// What the code does.
+    /// The operation of the code.
     pub(crate) found: String,
 }
 

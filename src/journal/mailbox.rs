@@ -1,6 +1,6 @@
-//! What a partition tells an attempt about its journal, until the attempt reads it.
+//! Notifications from a partition to an attempt about its journal, until the attempt reads them.
 //!
-//! Must always hold: news are read in the order in which they were told; telling one wakes
+//! Must always hold: notifications are read in the order in which they were added; adding one wakes
 //! the attempt. Must not know: what they mean.
 
 use std::{
@@ -16,36 +16,36 @@ use forebay_messages::{
 
 /// What happened to an operation, or to a request of an attempt.
 #[derive(Clone, Debug)]
-pub(crate) enum News {
+pub(crate) enum Notification {
     /// An operation finished.
     Finished {
-        /// Which.
+        /// The operation.
         key: JournalKey,
-        /// Its place in the order in which operations finished.
+        /// Its position in the order in which operations finished.
         sequence: u64,
         /// The time of the record.
         finished_at: Timestamp,
-        /// How.
+        /// Its outcome.
         outcome: JournalOutcome,
     },
     /// A write was refused: the journal has this key with another fingerprint.
     Refused {
-        /// Which.
+        /// The operation.
         key: JournalKey,
-        /// What the journal has there.
+        /// The operation that the journal has there.
         found: ByteString,
     },
-    /// The attempt was not suspended: something that it waits for had finished.
+    /// The attempt was not suspended: an operation that it waits for had finished.
     NotSuspended,
 }
 
 #[derive(Default)]
 struct Mail {
-    news: Vec<News>,
+    notifications: Vec<Notification>,
     waker: Option<Waker>,
 }
 
-/// The news of one attempt.
+/// The notifications of one attempt.
 #[derive(Default)]
 pub(crate) struct Mailbox(Mutex<Mail>);
 
@@ -54,11 +54,11 @@ impl Mailbox {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds news and wakes the attempt.
-    pub(crate) fn tell(&self, news: News) {
+    /// Adds a notification and wakes the attempt.
+    pub(crate) fn push(&self, notification: Notification) {
         let waker = {
             let mut mail = self.mail();
-            mail.news.push(news);
+            mail.notifications.push(notification);
             mail.waker.take()
         };
         if let Some(waker) = waker {
@@ -66,15 +66,15 @@ impl Mailbox {
         }
     }
 
-    /// Takes what is there.
-    pub(super) fn take(&self) -> Vec<News> {
-        std::mem::take(&mut self.mail().news)
+    /// Takes all notifications.
+    pub(super) fn take(&self) -> Vec<Notification> {
+        std::mem::take(&mut self.mail().notifications)
     }
 
-    /// Wakes this at the next news. `false` when there are some already.
+    /// Sets the waker for the next notification; `false` if there are some already.
     pub(super) fn wake_by(&self, waker: &Waker) -> bool {
         let mut mail = self.mail();
-        if !mail.news.is_empty() {
+        if !mail.notifications.is_empty() {
             return false;
         }
         match &mut mail.waker {

@@ -1,13 +1,12 @@
-//! The handler's side of a journal: what an attempt does, and what it remembers of earlier
+//! The journal of an attempt on the handler's side: its operations, and the results of earlier
 //! attempts.
 //!
-//! Owns: the operations of one attempt, their keys, and the order in which they end. Must
-//! always hold:
-//! 1. An operation whose result is remembered is not done again.
-//! 2. Remembered results become ready in the order of their sequences, one at a time: the
-//!    handler is polled until it waits before the next one ([`signal`]).
-//! 3. A new operation starts only when no remembered result of an operation already issued
-//!    waits to be delivered.
+//! Owns: the operations of one attempt, their keys, and the order in which they end. Must always
+//! hold:
+//! 1. An operation with a stored result does not run again.
+//! 2. Stored results become ready in the order of their sequences, one at a time: the handler is
+//!    polled until it waits before the next one ([`signal`]).
+//! 3. A new operation starts only when no stored result of an issued operation waits for delivery.
 //! 4. A handler that uses no operation allocates nothing here.
 //!
 //! Must not know: how writes reach the log ([`Port`]), limits, partitions.
@@ -40,27 +39,27 @@ pub use combine::{Branch, Join, List, Member, OneOf2, OneOf3, OneOf4, Select, To
 pub(crate) use drive::{Driven, Ended, Owner};
 pub(crate) use error::MismatchedKind;
 pub use error::OperationError;
-pub(crate) use mailbox::{Mailbox, News};
+pub(crate) use mailbox::{Mailbox, Notification};
 pub(crate) use port::Port;
 
 use state::State;
 
-/// What the journal of an attempt begins with.
+/// The initial state of an attempt's journal.
 pub(crate) struct Start {
     /// The entry.
     pub(crate) entry: EntryId,
     /// Its run: ids of steps and children derive from it.
     pub(crate) run: Run,
-    /// What the handler takes for "now" before anything was delivered: when the attempt was
-    /// decided that wrote the first row of this run, or this attempt if none did.
+    /// The time of the handler before the first delivery: the decision time of the attempt that
+    /// wrote the first row of this run, or of this attempt if there is none.
     pub(crate) first_at: Timestamp,
-    /// What the partition remembers.
+    /// The stored rows.
     pub(crate) rows: Vec<(JournalKey, JournalRow)>,
-    /// What finished since those rows were read, and what finishes from now on.
+    /// Operations that finished after those rows were read, and later.
     pub(crate) mailbox: Arc<Mailbox>,
-    /// Where operations go.
+    /// The connection to the partition.
     pub(crate) port: Arc<dyn Port>,
-    /// Most bytes in the result of a step.
+    /// Maximum number of bytes in the result of a step.
     pub(crate) result_len_max: usize,
 }
 
@@ -68,7 +67,7 @@ pub(crate) struct Start {
 pub(crate) struct Journal {
     entry: EntryId,
     run: Run,
-    /// Identifies the attempt: what a poll on this thread belongs to.
+    /// Identifies the attempt of a poll on this thread.
     slot: usize,
     mailbox: Arc<Mailbox>,
     port: Arc<dyn Port>,
@@ -76,7 +75,7 @@ pub(crate) struct Journal {
     state: Mutex<State>,
 }
 
-/// Where the journal of an attempt is once its handler did an operation.
+/// The place for the journal of an attempt; empty until the handler uses an operation.
 #[derive(Default)]
 pub(crate) struct Slot(OnceLock<Arc<Journal>>);
 
@@ -86,12 +85,12 @@ impl Slot {
         self.0.get()
     }
 
-    /// The journal; the first call makes it.
+    /// The journal; the first call creates it.
     pub(crate) fn open(&self, start: impl FnOnce() -> Start) -> &Arc<Journal> {
         self.0.get_or_init(|| Arc::new(Journal::new(self.address(), start())))
     }
 
-    /// Tells slots apart while they live.
+    /// Tells slots apart during their lifetimes.
     fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -104,12 +103,12 @@ impl Journal {
         Self { entry, run, slot, mailbox, port, result_len_max, state }
     }
 
-    /// When it is suspended, it gives up its place in the order of its key.
+    /// Releases the object key whenever the attempt is suspended.
     pub(crate) fn release_key(&self) {
         self.state().releases_key = true;
     }
 
-    /// It is not suspended from here on.
+    /// Prevents suspensions from here on.
     pub(crate) fn hold_limits(&self) {
         self.state().holds_limits = true;
     }

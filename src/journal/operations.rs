@@ -1,7 +1,6 @@
 //! Calls, sends, sleeps and promises.
 //!
-//! Must always hold: an operation begins when it is first polled, in the branch that polls
-//! it.
+//! Must always hold: an operation starts when it is first polled, in the branch that polls it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,8 +15,8 @@ use serde::de::DeserializeOwned;
 
 use super::{Journal, OperationError, state::Intent, ticket::Ticket};
 
-/// Reads a result as JSON. One of no bytes is read as `null`: handlers that return `()`
-/// leave that.
+/// Reads a result as JSON. An empty one is read as `null`: handlers that return `()` leave no
+/// bytes.
 pub(super) fn decode<T: DeserializeOwned>(
     ticket: &Ticket,
     outcome: JournalOutcome,
@@ -43,7 +42,7 @@ fn intent(operation: Operation) -> Intent {
 }
 
 impl Journal {
-    /// Makes a child and waits for its result, as JSON.
+    /// Creates a child and waits for its result, as JSON.
     pub(crate) async fn call<T: DeserializeOwned>(
         self: Arc<Self>,
         name: ByteString,
@@ -54,7 +53,7 @@ impl Journal {
         decode(&ticket, outcome)
     }
 
-    /// Makes a child and waits for the bytes of its result.
+    /// Creates a child and waits for the bytes of its result.
     pub(crate) async fn call_bytes(
         self: Arc<Self>,
         name: ByteString,
@@ -65,7 +64,7 @@ impl Journal {
         success(&ticket, outcome)
     }
 
-    /// Makes a child that nobody waits for; returns when it is certain that it will be made.
+    /// Creates a child without waiting for its result; returns when its creation is certain.
     pub(crate) async fn send(
         self: Arc<Self>,
         name: ByteString,
@@ -78,14 +77,14 @@ impl Journal {
         Ok(child_id(&ticket.id, &vqueue))
     }
 
-    /// Waits for this long. A replay waits until the same time: the row keeps it.
+    /// Waits for this duration. A replay waits until the same time, which is in the row.
     pub(crate) async fn sleep(
         self: Arc<Self>,
         name: ByteString,
         wait: Duration,
     ) -> Result<(), OperationError> {
-        // Not only from `Journal::now`: the handler may have computed for long since then. The
-        // clock may have been set back below the partition's time.
+        // The later of two times: the handler may have computed for long since `Journal::now`, and
+        // the clock may have been set back below the partition's time.
         let until = self.port.now().max(self.now()).after(wait);
         self.sleep_until(name, until).await
     }
@@ -101,7 +100,7 @@ impl Journal {
         success(&ticket, outcome).map(drop)
     }
 
-    /// Waits for a promise of the entry, which its name names.
+    /// Waits for a promise of the entry; the name of the operation is the name of the promise.
     pub(crate) async fn promise<T: DeserializeOwned>(
         self: Arc<Self>,
         name: ByteString,

@@ -1,36 +1,35 @@
-//! What the journal of an attempt needs of the world.
+//! The environment of a journal: the partition and the clocks.
 
 use std::{future::Future, pin::Pin, time::Duration};
 
 use forebay_messages::{Timestamp, command::JournalWrite, journal::JournalKey};
 
-/// Where the operations of one attempt go, and what measures its time. Answers are sent to
-/// the attempt's [`Mailbox`](super::Mailbox).
+/// Takes the operations of one attempt, and measures its time. Answers are sent to the attempt's
+/// [`Mailbox`](super::Mailbox).
 pub(crate) trait Port: Send + Sync {
     /// Hands operations to the partition, in this order.
     fn write(&self, writes: Vec<JournalWrite>);
 
-    /// Asks to be suspended until one of these finishes. The attempt's future is dropped
-    /// when that was applied; when it was void, the mailbox is told.
+    /// Requests a suspension until one of these finishes. The attempt's future is dropped when the
+    /// suspension is applied; if it is void, the mailbox gets a notification.
     fn suspend(&self, waits: Vec<JournalKey>, releases_key: bool);
 
-    /// How long an attempt waits for what lasts before it asks to be suspended; `None`
-    /// means that it never does.
+    /// How long an attempt waits for calls, promises and sleeps before it requests a suspension;
+    /// `None`: it never does.
     fn suspend_after(&self) -> Option<Duration>;
 
     /// Waits until the handler should stop.
     fn canceled(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-    /// Whether the attempt only waits for what lasts: it needs no heartbeat then.
+    /// Whether the attempt only waits for calls, promises and sleeps: it needs no heartbeat then.
     fn rest(&self, is_resting: bool);
 
     /// Waits for this long.
     fn delay(&self, wait: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-    /// The time, for the end of a sleep: what is written is remembered, so it may be read from
-    /// a clock.
+    /// The time, for the end of a sleep. It may be read from a clock, because the end is stored.
     fn now(&self) -> Timestamp;
 
-    /// An arbitrary number, for the jitter of a backoff.
+    /// A random number, for the jitter of a backoff.
     fn random(&self) -> u32;
 }

@@ -1,12 +1,11 @@
-//! Tells a handler that waits from one that only gave others a turn.
+//! Distinguishes a handler that waits from one that only yields.
 //!
-//! A future may return `Pending` although it could continue: `FuturesUnordered` does so after
-//! some polls, and so does every tokio resource when a task's budget is used up. Both wake
-//! themselves first. To deliver something at that point would be too early: in a replay the
-//! same point may come elsewhere.
+//! A future may return `Pending` although it could continue: `FuturesUnordered` does so after some
+//! polls, and so does every tokio resource when a task's budget is used up. Both wake themselves
+//! first. A delivery at that point would be too early: a replay may yield at another point.
 //!
-//! Must always hold: a wake that comes while the attempt is polled is passed on at the
-//! latest when that poll ends.
+//! Must always hold: a wake during a poll of the attempt is passed on at the latest when that poll
+//! ends.
 
 use std::{
     sync::{
@@ -18,7 +17,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 
-/// What the futures of a handler wake.
+/// The waker of a handler's futures.
 #[derive(Default)]
 pub(super) struct Signal {
     is_woken: AtomicBool,
@@ -27,13 +26,13 @@ pub(super) struct Signal {
 }
 
 impl Signal {
-    /// The attempt's task is being polled.
+    /// Called before the attempt's task is polled.
     pub(super) fn begin(&self, task: &Waker) {
         self.task.register(task);
         self.is_polling.store(true, SeqCst);
     }
 
-    /// The handler is polled next.
+    /// Called before the handler is polled.
     pub(super) fn clear(&self) {
         self.is_woken.store(false, SeqCst);
     }
@@ -43,7 +42,7 @@ impl Signal {
         self.is_woken.load(SeqCst)
     }
 
-    /// The poll of the task ends.
+    /// Called after the attempt's task was polled.
     pub(super) fn end(&self) {
         self.is_polling.store(false, SeqCst);
         if self.is_woken() {

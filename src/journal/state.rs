@@ -1,8 +1,8 @@
-//! The state of an attempt's journal, and everything that is decided about it.
+//! The state of an attempt's journal, and all decisions about it.
 //!
-//! Must always hold: of the operations that were issued, at most one is delivered between
-//! two polls of the handler, and always the one that finished first. Must not know: futures,
-//! threads, how writes travel. The rules are numbered in the room's header.
+//! Must always hold: of the issued operations, at most one is delivered between two polls of the
+//! handler, and always the one that finished first. Must not know: futures, threads, how writes are
+//! sent. The rules are numbered in the header of `journal/mod.rs`.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -17,27 +17,29 @@ use forebay_messages::{
     journal::{BranchElement, BranchKind, JournalKey, JournalKind, JournalOutcome, KeyParts},
 };
 
-use super::{News, current::BranchId, drive::Ended, error::MismatchedKind, error::OperationError};
+use super::{
+    Notification, current::BranchId, drive::Ended, error::MismatchedKind, error::OperationError,
+};
 
-/// What an operation wants.
+/// An operation to issue.
 pub(super) struct Intent {
     pub(super) kind: JournalKind,
     pub(super) fingerprint: u64,
-    /// What is written when it starts; a step is written when it ended.
+    /// Written when the operation starts; a step is written when it ends.
     pub(super) operation: Option<Box<Operation>>,
 }
 
-/// How far an operation has come.
+/// The progress of an operation.
 enum Phase {
     /// It may not start yet.
     New(Option<Box<Operation>>),
-    /// A step that computes.
+    /// A step that is running.
     Computes,
-    /// Its outcome is awaited.
+    /// It has no outcome yet.
     Awaited,
-    /// Its outcome is here.
+    /// Its outcome was delivered.
     Ready(JournalOutcome),
-    /// Its outcome was taken, or nobody waits for it any more.
+    /// Its outcome was taken, or its future was dropped.
     Gone,
 }
 
@@ -59,53 +61,53 @@ impl Issued {
 #[derive(Default)]
 struct Branch {
     path: Vec<BranchElement>,
-    /// How often each name was used.
+    /// Number of uses of each name.
     names: HashMap<ByteString, u32>,
     /// Names of operations that are not finished.
     unfinished: HashSet<ByteString>,
     joins: u32,
     selects: u32,
-    /// How often each key was given to a branch.
+    /// Number of branches with each key.
     keys: HashMap<String, u32>,
 }
 
-/// What the last [`State::advance`] did.
+/// The result of [`State::advance`].
 pub(super) enum Advanced {
     /// The handler has to be polled again.
     Again,
     /// The attempt cannot continue.
     Ended(Ended),
-    /// It waits. These operations go out.
+    /// It waits. These operations are to be written.
     Waits(Vec<JournalWrite>),
 }
 
-/// Where an operation stands and who may derive ids from it.
+/// The place of an issued operation, from which ids are derived.
 pub(super) struct Placed {
     pub(super) key: JournalKey,
-    /// The run of the row that is remembered, if one is.
+    /// The run of the stored row, if there is one.
     pub(super) run: Option<Run>,
     /// It has no row yet.
     pub(super) is_new: bool,
 }
 
-/// See the module's documentation.
+/// The state of a journal, without futures.
 pub(super) struct State {
     rows: HashMap<JournalKey, JournalRow>,
-    /// Finished, not delivered, and awaited by an operation that was issued.
+    /// Finished, not delivered, and issued.
     deliverable: BTreeMap<u64, JournalKey>,
     /// Finished rows whose operation was not issued yet.
     unissued: usize,
     issued: HashMap<JournalKey, Issued>,
-    /// Issued and not started, in this order; some may be gone.
+    /// Issued and not started, in this order; some may have been dropped.
     new: VecDeque<JournalKey>,
     branches: Vec<Branch>,
     outgoing: Vec<JournalWrite>,
     now: Timestamp,
     end: Option<Ended>,
-    /// Grows with everything that may change what the attempt waits for.
+    /// Incremented by every change that may affect what the attempt waits for.
     version: u64,
-    /// The version in which it asked to be suspended. It does not ask twice in one: what was
-    /// void once (the entry is being canceled, say) would be void again.
+    /// The version in which it requested a suspension. It requests one per version: if the first
+    /// was void (for example because the entry is being canceled), another would be void too.
     asked_at: Option<u64>,
     pub(super) releases_key: bool,
     pub(super) holds_limits: bool,
@@ -135,7 +137,7 @@ impl State {
         self.now
     }
 
-    /// The attempt cannot continue.
+    /// Ends the attempt, which cannot continue.
     pub(super) fn end(&mut self, end: Ended) {
         self.end.get_or_insert(end);
     }
@@ -144,7 +146,7 @@ impl State {
         self.end.take()
     }
 
-    /// The branches of a join or select: their ids follow each other from the one returned.
+    /// Opens the branches of a join or select; their ids are consecutive, from the returned one.
     pub(super) fn open_members(
         &mut self,
         parent: BranchId,
@@ -166,7 +168,7 @@ impl State {
         first
     }
 
-    /// The branch with a key.
+    /// Opens the branch of a key.
     pub(super) fn open_branch(&mut self, parent: BranchId, key: &str) -> BranchId {
         let of = &mut self.branches[parent.0];
         let counter = of.keys.entry(key.to_owned()).or_default();
@@ -178,7 +180,7 @@ impl State {
         BranchId(self.branches.len() - 1)
     }
 
-    /// The key of the next thing of a name in a branch.
+    /// The key of the next operation of a name in a branch.
     pub(super) fn next_key(
         &mut self,
         branch: BranchId,
@@ -191,7 +193,7 @@ impl State {
         Ok(KeyParts { branch: of.path.clone(), name: name.clone(), occurrence }.key()?)
     }
 
-    /// An operation is polled for the first time.
+    /// Called when an operation is polled for the first time.
     pub(super) fn issue(
         &mut self,
         branch: BranchId,
@@ -233,7 +235,7 @@ impl State {
         Ok(placed)
     }
 
-    /// Starts what was issued; whether a step did.
+    /// Starts issued operations; returns whether a step is among them.
     fn start_new(&mut self) -> bool {
         let mut has_steps = false;
         for key in std::mem::take(&mut self.new) {
@@ -265,7 +267,7 @@ impl State {
         is_started
     }
 
-    /// A step ended.
+    /// Writes the result of a step.
     pub(super) fn write_step(&mut self, key: &JournalKey, operation: Operation) {
         if let Some(issued) = self.issued.get_mut(key) {
             issued.phase = Phase::Awaited;
@@ -291,7 +293,7 @@ impl State {
         }
     }
 
-    /// Nobody waits for an operation any more: it ended, or its future was dropped.
+    /// Called when the future of an operation ends or is dropped.
     pub(super) fn forget(&mut self, branch: BranchId, name: &ByteString, key: &JournalKey) {
         self.version += 1;
         self.branches[branch.0].unfinished.remove(name);
@@ -299,7 +301,7 @@ impl State {
             issued.phase = Phase::Gone;
             issued.waker = None;
             if issued.kind != JournalKind::Step {
-                // What was dropped before it went out does not go out.
+                // A dropped operation that was not written yet is not written any more.
                 self.outgoing.retain(|write| write.key != *key);
             }
         }
@@ -308,19 +310,19 @@ impl State {
         }
     }
 
-    /// Takes in what the partition told.
-    pub(super) fn absorb(&mut self, news: Vec<News>) {
-        for news in news {
-            match news {
-                News::Finished { key, sequence, finished_at, outcome } => {
+    /// Applies notifications from the partition.
+    pub(super) fn apply(&mut self, notifications: Vec<Notification>) {
+        for notification in notifications {
+            match notification {
+                Notification::Finished { key, sequence, finished_at, outcome } => {
                     self.finished(key, sequence, finished_at, outcome);
                 }
-                News::Refused { key, found } => {
+                Notification::Refused { key, found } => {
                     let of = self.issued.get(&key).map_or(JournalKind::Step, |it| it.kind);
                     let (expected, found) = (found.to_string(), format!("a {of}"));
                     self.end(Ended::Mismatch(MismatchedKind { key, expected, found }));
                 }
-                News::NotSuspended => {}
+                Notification::NotSuspended => {}
             }
         }
     }
@@ -338,8 +340,8 @@ impl State {
         }
     }
 
-    /// After a poll in which the handler did not end: delivers one outcome, or else starts
-    /// what is new, or else finds that it waits.
+    /// Called after a poll in which the handler did not end: delivers one outcome, or else starts
+    /// new operations, or else finds that the handler waits.
     pub(super) fn advance(&mut self) -> Advanced {
         if let Some(end) = self.take_end() {
             return Advanced::Ended(end);
@@ -354,7 +356,7 @@ impl State {
         Advanced::Waits(std::mem::take(&mut self.outgoing))
     }
 
-    /// What goes out goes later: there are news.
+    /// Keeps writes for later, because there are notifications.
     pub(super) fn give_back(&mut self, writes: Vec<JournalWrite>) {
         self.outgoing = writes;
     }
@@ -371,21 +373,23 @@ impl State {
         }
     }
 
-    /// What the attempt waits for if it waits for nothing but what lasts. Costs as much as there
-    /// are operations, so it is called once per version, when the attempt waits.
+    /// The operations that the attempt waits for, if they are only calls, promises and sleeps.
+    /// Takes time in proportion to the number of operations, so it is called once per version, when
+    /// the attempt waits.
     pub(super) fn waits(&self) -> Option<Vec<JournalKey>> {
         let is_gone = |issued: &Issued| matches!(issued.phase, Phase::Gone);
         let awaited = self.issued.iter().filter(|(_, issued)| !is_gone(issued));
-        let lasting = awaited.map(|(key, issued)| {
-            let lasts = matches!(issued.phase, Phase::Awaited) && issued.kind.is_durable_wait();
-            lasts.then(|| key.clone())
+        let durable = awaited.map(|(key, issued)| {
+            let is_durable =
+                matches!(issued.phase, Phase::Awaited) && issued.kind.is_durable_wait();
+            is_durable.then(|| key.clone())
         });
-        let mut waits = lasting.collect::<Option<Vec<_>>>()?;
+        let mut waits = durable.collect::<Option<Vec<_>>>()?;
         waits.sort_unstable();
         (!waits.is_empty()).then_some(waits)
     }
 
-    /// Whether it may ask to be suspended.
+    /// Whether it may request a suspension.
     pub(super) fn may_ask(&self) -> bool {
         !self.holds_limits && self.asked_at != Some(self.version)
     }

@@ -1,8 +1,8 @@
-//! Steps: what a handler computes once.
+//! Steps: computations that run once.
 //!
-//! Must always hold: a result that was remembered is never computed again; a step returns
-//! only what is remembered, so that a replay takes the same way. A failure that is not final
-//! is tried again by the step's own policy, or else ends the attempt.
+//! Must always hold: a stored result is never computed again; a step returns only what is stored,
+//! so that a replay takes the same path. A failure that is not final is retried by the step's own
+//! policy, or else ends the attempt.
 
 use std::{future::Future, pin::pin, sync::Arc};
 
@@ -27,15 +27,15 @@ use super::{
 };
 use crate::HandlerError;
 
-/// What a step is done with.
+/// The code of a step, and its retry policy.
 struct Step<F> {
     compute: F,
     retry: Option<RetryPolicy>,
 }
 
 impl Journal {
-    /// Computes once. `compute` is called again when it failed and the policy, or another
-    /// attempt, tries again.
+    /// Runs a step. `compute` is called again when it failed and the policy, or another attempt,
+    /// retries it.
     pub(crate) async fn step<T, F, Fut, E>(
         self: Arc<Self>,
         name: ByteString,
@@ -60,7 +60,7 @@ impl Journal {
         decode(&ticket, outcome)
     }
 
-    /// Computes until there is something to remember. The attempt may end before.
+    /// Computes until there is a result to store, or the attempt ends.
     async fn compute<T, F, Fut, E>(&self, ticket: &Ticket, mut step: Step<F>) -> JournalOutcome
     where
         T: Serialize,
@@ -95,7 +95,7 @@ impl Journal {
         }
     }
 
-    /// What is remembered of a result.
+    /// The outcome to store for a result.
     fn remember(&self, result: &impl Serialize) -> JournalOutcome {
         let refused = |text: String| JournalOutcome::failure(JournalFailureKind::Terminal, &text);
         match serde_json::to_vec(result) {
@@ -114,7 +114,7 @@ fn failed(kind: JournalFailureKind, message: ByteString, detail: Bytes) -> Journ
     JournalOutcome::Failure(JournalFailure { kind, message, detail })
 }
 
-/// Computes with the mark on the thread that no operation may begin.
+/// Runs the step in the place `Step`, where no operation may start.
 async fn inside<F, Fut>(compute: &mut F, id: StepId) -> Fut::Output
 where
     F: FnMut(StepId) -> Fut,

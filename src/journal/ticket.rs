@@ -1,7 +1,7 @@
-//! One operation, as its future holds it.
+//! One operation, held by its future.
 //!
-//! Must always hold: an operation whose future is dropped is forgotten: it does not start,
-//! and its outcome is not delivered.
+//! Must always hold: an operation whose future is dropped is forgotten: it does not start, and its
+//! outcome is not delivered.
 
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
@@ -17,14 +17,14 @@ use super::{
     state::{Intent, Placed},
 };
 
-/// See the module's documentation.
+/// An issued operation. Dropping it drops the operation.
 pub(super) struct Ticket {
     journal: Arc<Journal>,
     branch: BranchId,
     name: ByteString,
-    /// Which operation it is, for ids derived from it.
+    /// The key of the operation, for ids derived from it.
     pub(super) id: StepId,
-    /// The journal has no row of it.
+    /// The journal has no row for it.
     pub(super) is_new: bool,
 }
 
@@ -38,7 +38,7 @@ impl Journal {
         }
     }
 
-    /// Begins an operation, in the branch that is polled now.
+    /// Issues an operation in the branch that is polled now.
     pub(super) fn issue(
         self: Arc<Self>,
         name: ByteString,
@@ -61,7 +61,7 @@ impl Ticket {
         .await;
     }
 
-    /// A step ended with this, which will be remembered.
+    /// Writes the outcome of a step.
     pub(super) fn write_step(&self, outcome: JournalOutcome) {
         let result = StepResult { outcome: Some(outcome) };
         self.journal.state().write_step(&self.id.key, Operation::Step(result));
@@ -76,8 +76,8 @@ impl Ticket {
         .await
     }
 
-    /// Ends the attempt instead of the operation: the handler learns nothing that another
-    /// attempt would not learn.
+    /// Ends the attempt instead of the operation: the handler sees nothing that another attempt
+    /// would not see.
     pub(super) async fn end_attempt<T>(&self, end: Ended) -> T {
         self.journal.state().end(end);
         std::future::pending().await

@@ -253,11 +253,11 @@ impl Builder {
         self
     }
 
-    /// Starts the runtime; call it inside a tokio runtime, on which the handlers will run. It must
-    /// have timers, and with a data directory I/O (`enable_all`). When the tokio runtime is
-    /// dropped, forebay shuts down by itself, and every call fails with
-    /// [`ErrorKind::Stopped`](crate::ErrorKind::Stopped). Returns when every partition
-    /// has applied what is in the log and leads (or another node does, or will).
+    /// Starts the runtime; call it inside a tokio runtime, on which the handlers will run. That
+    /// runtime must have timers and, for a data directory, I/O (`enable_all`). When it is dropped,
+    /// forebay shuts down by itself, and every call fails with
+    /// [`ErrorKind::Stopped`](crate::ErrorKind::Stopped). Returns when every partition has applied
+    /// the log and leads (or another node does, or will).
     ///
     /// # Errors
     /// [`RuntimeError`]: each has advice on what to do.
@@ -354,7 +354,7 @@ impl Builder {
     }
 }
 
-/// Whether the current tokio runtime has what forebay needs. Tokio only reports it by a panic,
+/// Whether the current tokio runtime has what forebay needs. Tokio reports this only by a panic,
 /// whose message appears on standard error as well.
 fn check_drivers(needs_io: bool) -> Result<(), RuntimeError> {
     if std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).is_err() {

@@ -13,10 +13,10 @@ use super::Runtime;
 
 impl Runtime {
     /// Resolves a promise of an entry with a value, written as JSON. The handler gets it from
-    /// `Context::promise`; if it does not wait for it yet, the value is kept. The first result
-    /// stands.
+    /// `Context::promise`; if it does not wait for it yet, the value is stored. The first result is
+    /// final.
     ///
-    /// Durable when this returns. Not cancel-safe: a dropped call may have done it.
+    /// Durable when this returns. Not cancel-safe: a dropped call may have resolved it.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -81,8 +81,9 @@ impl Runtime {
         settled.map_err(|error| PromiseError::Node(error.into()))
     }
 
-    /// An entry with the children that it called or sent, and theirs, over all partitions: their
-    /// stages, their outcomes, and what each waits for. At most 10,000 entries. Cancel-safe.
+    /// An entry with the children that it called or sent, and their descendants, over all
+    /// partitions: their stages, their outcomes, and what each waits for. At most 10,000 entries.
+    /// Cancel-safe.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]

@@ -87,7 +87,7 @@ impl PartitionSpec {
 #[derive(Clone)]
 pub struct Runtime {
     node: Arc<Node>,
-    /// What its handlers share.
+    /// State that its handlers share.
     environment: Arc<Environment>,
     /// The local socket, until shutdown.
     control: Arc<Mutex<Option<Server>>>,

@@ -69,8 +69,8 @@ impl WeakRuntime {
         let _ = self.parts.set(parts);
     }
 
-    /// The runtime, if it has started and some handle still keeps it alive. The returned value
-    /// keeps it alive too.
+    /// The runtime, if it has started and another handle keeps it alive. The returned value keeps
+    /// it alive, too.
     #[must_use]
     pub fn upgrade(&self) -> Option<Runtime> {
         self.parts.get().and_then(|parts| parts.upgrade(self))

@@ -1,5 +1,5 @@
-//! Testing machines and actors: step a machine by hand, record an actor's messages, run shells
-//! under a seeded executor, make storage fail on cue; and whole runtimes in virtual time.
+//! Tests of machines and actors: step a machine by hand, record an actor's messages, run shells
+//! under a seeded executor, inject storage failures; and tests of whole runtimes in virtual time.
 //!
 //! From small to large: [`Step`] steps one machine, [`Probe`] stands in for an actor, [`SimWorld`]
 //! polls actors in a seeded order, [`TestRuntime`] is a whole runtime controlled by a test, [`Sim`]

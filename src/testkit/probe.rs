@@ -1,4 +1,4 @@
-//! A recipient that records what it is sent.
+//! A recipient that records its messages.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +14,8 @@ const SHOWN_MAX: usize = 20;
 
 /// Stands in for an actor: records every message, in order, from any thread.
 ///
-/// The `expect` methods take what they find and panic with the messages that were there instead.
+/// The `expect` methods take the message that they find; if there is none, they panic and show the
+/// other messages.
 ///
 /// ```
 /// use forebay::testkit::Probe;

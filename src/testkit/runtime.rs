@@ -23,7 +23,7 @@ use crate::{Builder, Entry, EntryHandle, Runtime, RuntimeError, SharedLog};
 const SHOWN_MAX: usize = 20;
 
 /// Virtual time that [`TestRuntime::run`] lets pass before it fails.
-const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+const RUN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A [`Runtime`] on one thread, in virtual time, over storage in memory.
 ///
@@ -48,10 +48,10 @@ const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 /// assert!(app.outcome_now(&entry).is_some());
 /// ```
 pub struct TestRuntime {
-    /// Before the sim: handles of the nodes are dropped first.
+    /// Before the simulation: handles of the nodes are dropped first.
     nodes: Vec<Member>,
     /// The node that the short forms use.
-    present: usize,
+    current: usize,
     /// How far the nodes' wall clocks are ahead of the test's time.
     clock_ahead_ms: i64,
     sim: Sim,
@@ -119,7 +119,7 @@ impl TestBuilder {
         let nodes = nodes.map(|disk| Member { disk, site: None, runtime: None }).collect();
         let build = Box::new(build);
         let mut app =
-            TestRuntime { nodes, present: 0, clock_ahead_ms: 0, sim, shared, build, tokio };
+            TestRuntime { nodes, current: 0, clock_ahead_ms: 0, sim, shared, build, tokio };
         (0..self.nodes).for_each(|node| app.start_node(node));
         app
     }
@@ -157,8 +157,8 @@ impl TestRuntime {
         }
     }
 
-    fn present(&self) -> &Member {
-        &self.nodes[self.present]
+    fn current(&self) -> &Member {
+        &self.nodes[self.current]
     }
 
     /// The runtime, for calls without a short form here: pass the futures to [`run`](Self::run).
@@ -168,7 +168,7 @@ impl TestRuntime {
     #[must_use]
     #[track_caller]
     pub fn runtime(&self) -> Runtime {
-        self.present().runtime.clone().expect("the runtime has crashed: restart it")
+        self.current().runtime.clone().expect("the runtime has crashed: restart it")
     }
 
     /// The time.
@@ -183,19 +183,19 @@ impl TestRuntime {
     /// When it is not done after a day.
     #[track_caller]
     pub fn run<F: Future>(&mut self, future: F) -> F::Output {
-        let (from, until) = (self.now(), self.now().after(PATIENCE));
+        let (from, until) = (self.now(), self.now().after(RUN_MAX));
         match self.tokio.block_on(self.sim.run(future, until)) {
             Some(output) => output,
             None => panic!(
-                "the future is not done after {PATIENCE:?} of virtual time (from {from:?}): \
+                "the future is not done after {RUN_MAX:?} of virtual time (from {from:?}): \
                  nothing that could wake it is left\n{}",
                 self.describe()
             ),
         }
     }
 
-    /// Runs until a future is done, without letting time pass; `None` when it waits for something
-    /// that does not happen now. It is dropped then.
+    /// Runs until a future is done, without letting time pass; `None` when the future needs
+    /// something that does not happen now. It is dropped then.
     pub fn run_now<F: Future>(&mut self, future: F) -> Option<F::Output> {
         let now = self.now();
         self.tokio.block_on(self.sim.run(future, now))
@@ -251,10 +251,10 @@ impl TestRuntime {
         }
     }
 
-    /// Pulls the plug: actors and handlers are gone, and everything that was not durable. Other
-    /// nodes notice by themselves, as time passes.
+    /// A power failure: actors and handlers are gone, and everything that was not durable. Other
+    /// nodes notice it by themselves, as time passes.
     pub fn crash(&mut self) {
-        let member = &mut self.nodes[self.present];
+        let member = &mut self.nodes[self.current];
         if let Some(site) = member.site.take() {
             self.sim.crash(site);
         }
@@ -268,7 +268,7 @@ impl TestRuntime {
     #[track_caller]
     pub fn restart(&mut self) {
         self.crash();
-        self.start_node(self.present);
+        self.start_node(self.current);
     }
 
     /// Crashes, and continues with the next node as soon as that leads every partition. Entries
@@ -281,7 +281,7 @@ impl TestRuntime {
         self.crash();
         let running = |member: &Member| member.runtime.is_some();
         let next = self.nodes.iter().position(running);
-        self.present = next.expect("no other node runs: ask for `.nodes(2)`");
+        self.current = next.expect("no other node runs: ask for `.nodes(2)`");
         let node = std::sync::Arc::clone(self.runtime().node());
         for partition in node.partitions().ids() {
             if let Err(error) = self.run(node.partitions().lead(partition)) {
@@ -291,16 +291,15 @@ impl TestRuntime {
     }
 
     /// Ends every actor of a kind (`partition`, `supervisor`, `limiter`, `vqueue`, `shuffle`,
-    /// `capacity`) as a
-    /// panic would; returns their number.
+    /// `capacity`) as a panic would; returns their number.
     pub fn kill(&mut self, name: &str) -> usize {
-        let Some(site) = self.present().site else { return 0 };
+        let Some(site) = self.current().site else { return 0 };
         let actors = self.sim.actors(site).into_iter().filter(|(_, other)| *other == name);
         actors.filter(|(number, _)| self.sim.kill(site, *number)).count()
     }
 
-    /// Makes a script drop, double, delay or repeat messages to actors from now on, on every node,
-    /// including after restarts.
+    /// Applies a script (which drops, duplicates, delays or repeats messages to actors) from now
+    /// on, on every node, including after restarts.
     ///
     /// ```
     /// use std::time::Duration;
@@ -321,15 +320,15 @@ impl TestRuntime {
         self.sim.script(script)
     }
 
-    /// Leaders of earlier epochs append everything again that they ever wrote, as if they had not
-    /// heard that they were deposed: a fenced log refuses it, and it must have no effect. Returns
-    /// the number of records; none before the first restart, failover or change of leader.
+    /// Leaders of earlier epochs append all their records again, as if they did not know that they
+    /// were deposed: a fenced log refuses them, and they must have no effect. Returns the number of
+    /// records; zero before the first restart, failover or change of leader.
     ///
     /// # Panics
     /// When the log cannot be read.
     #[track_caller]
     pub fn replay_stale_epochs(&mut self) -> usize {
-        let own = self.present().site;
+        let own = self.current().site;
         let Some(log) = self.shared.as_ref().map(|(log, _)| *log).or(own) else { return 0 };
         let partitions = self.runtime().node().partitions().ids();
         let replayed = partitions.into_iter().map(|id| self.sim.replay_stale(log, id));
@@ -364,7 +363,7 @@ impl TestRuntime {
 
     /// Makes disk and threads slow or unreliable from now on.
     pub fn set_weather(&mut self, weather: Weather) {
-        if let Some(site) = self.present().site {
+        if let Some(site) = self.current().site {
             self.sim.set_weather(site, weather);
         }
     }
@@ -372,7 +371,7 @@ impl TestRuntime {
     /// The storage, to plan faults.
     #[must_use]
     pub fn disk(&self) -> &Disk {
-        &self.present().disk
+        &self.current().disk
     }
 
     /// The underlying simulation, for finer control.
@@ -380,7 +379,7 @@ impl TestRuntime {
         &mut self.sim
     }
 
-    /// What happened when, as text and for comparing two runs.
+    /// The steps so far, as text, for comparing two runs.
     #[must_use]
     pub fn trace(&self) -> String {
         use std::fmt::Write;
@@ -400,7 +399,7 @@ impl TestRuntime {
             let handlers = tasks.iter().filter(|name| **name == "handler").count();
             text += &format!("\n  node {number}: {handlers} handlers that have not ended");
         }
-        if let Some(runtime) = &self.present().runtime
+        if let Some(runtime) = &self.current().runtime
             && let Ok(entries) = runtime.node().inspect().entries(&EntryFilter::default())
         {
             for entry in
@@ -431,7 +430,7 @@ pub fn launch(
 impl Drop for TestRuntime {
     fn drop(&mut self) {
         for node in 0..self.nodes.len() {
-            self.present = node;
+            self.current = node;
             self.crash();
         }
     }

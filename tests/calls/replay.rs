@@ -298,7 +298,8 @@ fn code_that_does_not_fit_the_journal_pauses_fails_or_restarts_the_entry() {
             })
         });
         let entry = app.enqueue(order());
-        let text = "the code does not fit the journal: at `a` it has a step, the code does a sleep";
+        let text =
+            "the code does not match the journal: at `a` it has a step, the code does a sleep";
         match policy {
             MismatchPolicy::Pause => {
                 app.advance(HOUR);

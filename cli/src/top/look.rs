@@ -161,7 +161,7 @@ impl From<Response> for LookError {
     fn from(response: Response) -> Self {
         let message = match response {
             Response::Error { message, .. } => message,
-            _ => "the answer does not fit the question (another version of forebay?)".to_owned(),
+            _ => "the answer does not match the request (another version of forebay?)".to_owned(),
         };
         Self { message, is_nobody: false }
     }

@@ -1,5 +1,5 @@
-//! The journal of an attempt against a partition in memory: random programs in `program`,
-//! named scenarios here.
+//! The journal of an attempt against a partition in memory. Random programs are in `program`,
+//! individual cases here.
 
 mod program;
 mod world;
@@ -19,7 +19,7 @@ use forebay_messages::{
     journal::{JournalFailureKind, StepId},
 };
 
-use super::{Driven, Ended, Journal, News, OneOf2, OperationError, Slot};
+use super::{Driven, Ended, Journal, Notification, OneOf2, OperationError, Slot};
 use crate::HandlerError;
 use world::{Logged, Site, Task};
 
@@ -28,7 +28,7 @@ fn child(service: &str) -> NewChild {
     NewChild { vqueue, payload: "work".into(), ..NewChild::default() }
 }
 
-/// Polls and applies until nothing moves any more.
+/// Polls and applies until nothing changes any more.
 fn settle<F: Future + Unpin>(site: &Site, task: &mut Task<F>) -> Poll<F::Output> {
     for _ in 0..1_000 {
         if task.is_woken()
@@ -90,7 +90,7 @@ fn a_second_operation_of_a_name_is_ambiguous_until_the_first_has_ended() {
             double(Arc::clone(&journal), "a", 2),
         );
         let (first, second) = twice.await;
-        // One after the other, and side by side in branches, is fine.
+        // One after the other, or in different branches, is allowed.
         let third = double(Arc::clone(&journal), "a", 3).await;
         let members = (double(Arc::clone(&journal), "a", 4), double(Arc::clone(&journal), "a", 5));
         (first, second, third, journal.join(members).await)
@@ -120,7 +120,7 @@ fn operations_are_refused_outside_of_the_handler_and_inside_of_steps() {
     let outside = Box::pin(double(Arc::clone(slot.get().unwrap()), "spawned", 1));
     let Poll::Ready(Err(error)) = Task::new(outside).poll() else { panic!("it was not refused") };
     assert_eq!(error, OperationError::OutsideOfHandler { name: "spawned".into() });
-    // Nor in the handler of another entry.
+    // Also refused in the handler of another entry.
     let journal = Arc::clone(slot.get().unwrap());
     let (_other, mut task) = begin(&Site::new(2), |_| double(journal, "other", 1));
     let error = ended(task.poll()).unwrap_err();
@@ -171,7 +171,7 @@ fn a_result_over_the_bound_is_a_failure_that_is_remembered() {
         assert!(text.contains("2002 bytes as JSON; 1000 are allowed"), "{text}");
         drop(task);
         assert_eq!(calls.get(), 1 - attempt, "calls in attempt {attempt}");
-        // With `?` it ends the entry: another attempt would get it again.
+        // With `?` it ends the entry: another attempt would get the same failure.
         let end = HandlerError::from(error).into_end();
         assert!(matches!(end, AttemptEnd::Terminal { .. }), "{end:?}");
     }
@@ -288,7 +288,7 @@ fn an_attempt_asks_once_to_be_suspended_until_something_changes() {
             }
             let mut world = site.world();
             if world.log.pop_front().is_some() {
-                world.mailbox.tell(News::NotSuspended);
+                world.mailbox.push(Notification::NotSuspended);
             }
         }
     };

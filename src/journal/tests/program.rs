@@ -1,5 +1,5 @@
-//! Random programs of operations, interrupted anywhere and replayed: they must take the same
-//! way each time, and compute nothing twice that is remembered.
+//! Random programs of operations, interrupted anywhere and replayed: they must take the same path
+//! each time, and never compute a stored result again.
 
 use std::{
     collections::BTreeMap,
@@ -57,8 +57,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..6)
 }
 
-/// What each branch saw, in the order in which it saw it. Between branches there is no
-/// order: `FuturesUnordered` polls them as it likes.
+/// The results in each branch, in order. There is no order between branches: `FuturesUnordered`
+/// polls them in any order.
 type Trace = BTreeMap<String, Vec<String>>;
 
 #[derive(Clone)]
@@ -70,7 +70,7 @@ struct Run {
 }
 
 impl Run {
-    /// The same in a part of this branch.
+    /// The same program in a part of this branch.
     fn part(&self, which: usize) -> Self {
         Self { branch: format!("{}/{which}", self.branch), ..self.clone() }
     }
@@ -81,7 +81,7 @@ impl Run {
         trace.entry(self.branch.clone()).or_default().push(format!("{what:?} at {now}"));
     }
 
-    /// Computes after some turns; fails now and then.
+    /// Computes after some polls; fails sometimes.
     async fn step(&self, name: u8) -> Result<u64, OperationError> {
         let site = self.site.clone();
         let compute = |id: forebay_messages::journal::StepId| {
@@ -116,7 +116,7 @@ impl Run {
         match op {
             Op::Step(name) => {
                 let result = self.step(*name).await;
-                // What follows depends on what was computed.
+                // The rest depends on the result.
                 let is_more = result.as_ref().is_ok_and(|value| value % 3 == 0);
                 self.saw((name, result));
                 if is_more {
@@ -175,13 +175,13 @@ impl Run {
 
 /// How an attempt ended.
 #[derive(Debug, PartialEq)]
-enum Life {
+enum Ending {
     Returned,
     Interrupted,
 }
 
 /// Runs one attempt until it ends, is interrupted (if it may be) or is suspended.
-fn attempt(site: &Site, program: &[Op], interruptions: u64) -> (Life, Trace) {
+fn attempt(site: &Site, program: &[Op], interruptions: u64) -> (Ending, Trace) {
     let slot = site.begin();
     let journal = Arc::clone(slot.get().unwrap());
     let trace = Arc::<Mutex<Trace>>::default();
@@ -192,12 +192,12 @@ fn attempt(site: &Site, program: &[Op], interruptions: u64) -> (Life, Trace) {
     for _ in 0..20_000 {
         let draw = site.world().draw(100);
         if draw < interruptions {
-            return (Life::Interrupted, trace());
+            return (Ending::Interrupted, trace());
         }
         if draw < 50 && task.is_woken() {
             match task.poll() {
-                Poll::Ready(Ok(())) => return (Life::Returned, trace()),
-                Poll::Ready(Err(Ended::Attempt(_))) => return (Life::Interrupted, trace()),
+                Poll::Ready(Ok(())) => return (Ending::Returned, trace()),
+                Poll::Ready(Err(Ended::Attempt(_))) => return (Ending::Interrupted, trace()),
                 Poll::Ready(Err(Ended::Mismatch(mismatch))) => panic!("{mismatch}"),
                 Poll::Pending => {}
             }
@@ -208,7 +208,7 @@ fn attempt(site: &Site, program: &[Op], interruptions: u64) -> (Life, Trace) {
             world.apply();
             if world.suspended.is_some() {
                 world.suspensions += 1;
-                return (Life::Interrupted, trace());
+                return (Ending::Interrupted, trace());
             }
             continue;
         }
@@ -227,12 +227,12 @@ fn attempt(site: &Site, program: &[Op], interruptions: u64) -> (Life, Trace) {
     panic!("the attempt does not end");
 }
 
-/// Runs attempts until one returns; what that one saw.
+/// Runs attempts until one returns; the trace of that one.
 fn run_to_end(site: &Site, program: &[Op], interruptions: u64) -> Trace {
     let mut before = Trace::new();
     for round in 0..2_000 {
         let often = if round < 200 { interruptions } else { 0 };
-        let (life, trace) = attempt(site, program, often);
+        let (ending, trace) = attempt(site, program, often);
         for (branch, saw) in &trace {
             let known = before.entry(branch.clone()).or_default();
             let both = known.len().min(saw.len());
@@ -241,12 +241,12 @@ fn run_to_end(site: &Site, program: &[Op], interruptions: u64) -> Trace {
                 known.clone_from(saw);
             }
         }
-        if life == Life::Returned {
+        if ending == Ending::Returned {
             assert_eq!(trace.get(""), before.get(""), "it saw less than before");
             return trace;
         }
         let mut world = site.world();
-        // What was handed over may be in the log, or be lost; its order holds.
+        // Operations that were handed over may be in the log or lost; their order is kept.
         while !world.log.is_empty() && world.draw(2) == 0 && world.suspended.is_none() {
             world.apply();
         }

@@ -1,5 +1,5 @@
-//! A partition in memory, as far as a journal needs one: it applies writes in order, when a
-//! test says so, and finishes unfinished rows in any order.
+//! The part of a partition that a journal needs, in memory: it applies writes in order, when a test
+//! requests it, and finishes unfinished rows in any order.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -20,9 +20,9 @@ use forebay_messages::{
     journal::{JournalFailureKind, JournalKey, JournalKind, JournalOutcome},
 };
 
-use crate::journal::{Mailbox, News, Owner, Port, Slot, Start};
+use crate::journal::{Mailbox, Notification, Owner, Port, Slot, Start};
 
-/// What lies in the log and was not applied.
+/// A record in the log that was not applied yet.
 pub(super) enum Logged {
     Write(Box<JournalWrite>),
     Suspend(Vec<JournalKey>),
@@ -34,7 +34,7 @@ struct Timer {
     waker: Option<Waker>,
 }
 
-/// See the module's documentation.
+/// The partition of one entry.
 pub(super) struct World {
     random: u64,
     pub(super) rows: BTreeMap<JournalKey, JournalRow>,
@@ -46,14 +46,14 @@ pub(super) struct World {
     pub(super) mailbox: Arc<Mailbox>,
     /// The attempt was suspended until one of these finishes.
     pub(super) suspended: Option<Vec<JournalKey>>,
-    /// How many times an attempt was suspended.
+    /// Number of suspensions.
     pub(super) suspensions: usize,
-    /// How often an attempt asked to be suspended.
+    /// Number of requests for a suspension.
     pub(super) asked: usize,
-    /// How many writes were handed over at a time.
+    /// Numbers of writes that were handed over together.
     pub(super) batches: Vec<usize>,
     canceled: Arc<Mutex<Timer>>,
-    /// The attempt only waits for what lasts.
+    /// The attempt only waits for calls, promises and sleeps.
     pub(super) is_resting: bool,
 }
 
@@ -68,7 +68,7 @@ impl World {
         (z ^ (z >> 31)) % bound
     }
 
-    /// A value that nobody was given before: whatever is computed twice differs.
+    /// A new value for each call: a step that computes twice returns different values.
     pub(super) fn fresh(&mut self) -> u64 {
         self.next_value += 1;
         self.next_value
@@ -82,7 +82,7 @@ impl World {
         (row.sequence, row.finished_at, row.outcome) =
             (sequence, finished_at, Some(outcome.clone()));
         let key = key.clone();
-        self.mailbox.tell(News::Finished { key, sequence, finished_at, outcome });
+        self.mailbox.push(Notification::Finished { key, sequence, finished_at, outcome });
     }
 
     /// Applies the next record.
@@ -96,7 +96,7 @@ impl World {
                 let is_unfinished = |key| self.rows.get(key).is_some_and(|it| !it.is_finished());
                 match waits.iter().all(is_unfinished) {
                     true => self.suspended = Some(waits),
-                    false => self.mailbox.tell(News::NotSuspended),
+                    false => self.mailbox.push(Notification::NotSuspended),
                 }
             }
             _ => panic!("nothing to apply"),
@@ -122,13 +122,13 @@ impl World {
         }
     }
 
-    /// Calls, sleeps and promises that wait.
+    /// Unfinished calls, sleeps and promises.
     pub(super) fn unfinished(&self) -> Vec<JournalKey> {
         let unfinished = self.rows.iter().filter(|(_, row)| !row.is_finished());
         unfinished.map(|(key, _)| key.clone()).collect()
     }
 
-    /// What a row waits for comes.
+    /// Finishes an operation.
     pub(super) fn answer(&mut self, key: &JournalKey) {
         let value = self.fresh();
         let kind = self.rows[key].kind;
@@ -153,7 +153,7 @@ impl World {
         }
     }
 
-    /// The time of all delays has come; whether there was one.
+    /// Ends all delays; returns whether there was one.
     pub(super) fn fire(&mut self) -> bool {
         let due = std::mem::take(&mut self.timers);
         due.iter().for_each(|timer| fire(timer));
@@ -191,7 +191,7 @@ fn success(value: &u64) -> JournalOutcome {
     JournalOutcome::Success(value.to_string().into())
 }
 
-/// The world, as attempts see it.
+/// The connection of attempts to the world.
 #[derive(Clone)]
 pub(super) struct Site(Arc<Mutex<World>>);
 
@@ -219,7 +219,7 @@ impl Site {
         self.0.lock().unwrap()
     }
 
-    /// Another attempt begins with what is in the journal.
+    /// Starts another attempt with the rows of the journal.
     pub(super) fn begin(&self) -> Arc<Slot> {
         let mut world = self.world();
         world.mailbox = Arc::default();
@@ -296,7 +296,7 @@ impl Wake for Flag {
     }
 }
 
-/// A future that is polled only when it asked for it.
+/// A future that is polled only when it was woken.
 pub(super) struct Task<F> {
     future: F,
     flag: Arc<Flag>,
