@@ -211,8 +211,12 @@ impl Registry {
         keys: impl IntoIterator<Item = PartitionKey>,
     ) -> Result<Vec<PartitionId>, NodeError> {
         let table = self.table();
-        let owner = |key| table.owner(key).ok_or(NodeError::NoPartition(key));
-        keys.into_iter().map(owner).collect()
+        let keys = keys.into_iter();
+        let mut partitions = Vec::with_capacity(keys.size_hint().0);
+        for key in keys {
+            partitions.push(table.owner(key).ok_or(NodeError::NoPartition(key))?);
+        }
+        Ok(partitions)
     }
 
     /// The local replica of a partition.

@@ -66,6 +66,12 @@ struct Share {
     entries: Vec<NewEntry>,
 }
 
+impl Share {
+    fn with_capacity(count: usize) -> Self {
+        Self { places: Vec::with_capacity(count), entries: Vec::with_capacity(count) }
+    }
+}
+
 /// The keys of a new partition.
 #[derive(Clone, Debug)]
 pub struct PartitionSpec {
@@ -463,13 +469,22 @@ impl Runtime {
 
     /// The entries of a batch by partition.
     fn shares(&self, entries: Vec<Entry>) -> Result<BTreeMap<PartitionId, Share>, EnqueueError> {
-        let entries = entries.into_iter().map(|entry| self.finish(entry));
-        let entries = entries.collect::<Result<Vec<_>, _>>()?;
+        // Collecting results grows the vector step by step: the length of the batch is known.
+        let count = entries.len();
+        let mut finished = Vec::with_capacity(count);
+        for entry in entries {
+            finished.push(self.finish(entry)?);
+        }
         let partitions =
-            self.node.access().route_all(entries.iter().map(|entry| entry.id.partition_key))?;
+            self.node.access().route_all(finished.iter().map(|entry| entry.id.partition_key))?;
         let mut shares: BTreeMap<PartitionId, Share> = BTreeMap::new();
-        for (place, (entry, partition)) in entries.into_iter().zip(partitions).enumerate() {
-            let share = shares.entry(partition).or_default();
+        for (place, (entry, partition)) in finished.into_iter().zip(partitions).enumerate() {
+            let is_first = shares.is_empty();
+            let share = shares.entry(partition).or_insert_with(|| match is_first {
+                // Most batches go to one partition.
+                true => Share::with_capacity(count),
+                false => Share::default(),
+            });
             share.places.push(place);
             share.entries.push(entry);
         }

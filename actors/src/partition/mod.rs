@@ -49,6 +49,8 @@ use vqueue::VQueueShared;
 
 /// Interval at which an idle leader checks for expired results, in milliseconds.
 const UPKEEP_INTERVAL_MS: u64 = 60_000;
+/// Maximum number of effects of a batch that room is reserved for.
+const APPLIED_RESERVED_MAX: usize = 8_192;
 
 /// Performs the effects of a partition.
 pub(crate) struct PartitionPerformer {
@@ -122,8 +124,14 @@ impl PartitionPerformer {
         cx.feed_back(PartitionInput::Applied(AppliedBatch {
             last,
             replies,
-            applied: std::mem::take(&mut self.applied),
+            applied: self.take_applied(),
         }));
+    }
+
+    /// The effects of the batch. The next one is likely to have about as many.
+    fn take_applied(&mut self) -> Vec<Applied> {
+        let next = Vec::with_capacity(self.applied.len().min(APPLIED_RESERVED_MAX));
+        std::mem::replace(&mut self.applied, next)
     }
 
     /// The partition's time follows its records, including records of leaders elsewhere.

@@ -57,6 +57,8 @@ const YOUNG_FILES_MAX: i32 = 3 * YOUNG_FILES;
 /// Levels of files; those of the first two are not compressed: most records are trimmed before they
 /// get further.
 const LEVELS: i32 = 4;
+/// Maximum number of bytes reserved for the next batch.
+const BATCH_RESERVED_MAX: usize = 1 << 20;
 
 /// Sizes of the database's files. Tests use small files, to reach the lower levels with a few
 /// records.
@@ -107,6 +109,8 @@ struct Writer {
     /// The first write that failed.
     broken: Option<Fault>,
     scratch: Vec<u8>,
+    /// Length of the last batch in the journal, at most [`BATCH_RESERVED_MAX`].
+    last_len: usize,
 }
 
 impl std::fmt::Debug for Database {
@@ -265,6 +269,11 @@ impl Writing<'_> {
         &mut self.writer.scratch
     }
 
+    /// Length of the last batch that entered the journal, at most [`BATCH_RESERVED_MAX`].
+    pub(super) fn last_len(&self) -> usize {
+        self.writer.last_len
+    }
+
     /// Writes a batch and waits until it is on disk and can be read; a failure breaks the database.
     pub(crate) fn write(
         &mut self,
@@ -292,6 +301,7 @@ impl Writing<'_> {
         // The journal may have failed at another step; the error names this action.
         let failed = |fault| Fault { action, path: database.path.clone(), ..fault };
         let logged = journal.append(batch.data()).map_err(failed);
+        self.writer.last_len = batch.size_in_bytes().min(BATCH_RESERVED_MAX);
         logged.map_err(|fault| self.break_off(fault))?;
         self.writer.deferred = Some(batch);
         database.has_deferred.store(true, Ordering::Release);

@@ -219,7 +219,8 @@ impl LogStore for LocalLog {
     fn append(&self, appends: &[Append<'_>]) -> Result<Vec<Appended>, LogError> {
         let mut writing = self.database.begin()?;
         let mut staged = Positions::new();
-        let mut batch = WriteBatch::default();
+        // As large as the last one, so that it does not grow step by step.
+        let mut batch = WriteBatch::with_capacity_bytes(writing.last_len());
         let mut answers = Vec::with_capacity(appends.len());
         let (mut records, mut bytes) = (0, 0);
         for append in appends {

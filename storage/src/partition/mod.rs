@@ -29,7 +29,7 @@ use forebay_engine::partition::{
     store::Read,
 };
 use forebay_messages::{EntryId, Lsn, PartitionId, Timestamp, VQueueId};
-use rocksdb::{BoundColumnFamily, FlushOptions, ReadOptions, ReadTier, WriteBatch};
+use rocksdb::{BoundColumnFamily, FlushOptions, ReadOptions, ReadTier};
 
 pub use error::StoreError;
 pub use heads::Head;
@@ -389,8 +389,7 @@ impl PartitionStore {
         resident: &mut Resident,
         family: &Arc<BoundColumnFamily<'_>>,
     ) -> Result<usize, StoreError> {
-        let mut batch = WriteBatch::default();
-        resident.emit(family, &mut batch);
+        let batch = resident.emit(family);
         let bytes = batch.size_in_bytes();
         let written = self.shared.db.write_opt(batch, &self.shared.write);
         written.map_err(|error| self.shared.fault("write the partition store", error))?;

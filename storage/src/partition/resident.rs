@@ -36,6 +36,8 @@ const BYTES_MAX: usize = 16 << 20;
 /// Number of row changes after which the store is flushed, spilled or not. It bounds what a
 /// partition replays after a crash, and how much of the log is trimmed before its files are merged.
 const CHANGES_UNTIL_FLUSH: usize = 500_000;
+/// Maximum number of bytes reserved for the next spill.
+const SPILL_RESERVED_MAX: usize = 8 << 20;
 
 /// Minimum interval, in milliseconds, between flushes that only free disk space.
 pub const GIVE_BACK_EVERY_MS: u64 = 60_000;
@@ -85,6 +87,8 @@ pub(super) struct Resident {
     changes: usize,
     /// When the store was last flushed to free disk space.
     given_back_at: Option<Timestamp>,
+    /// Length of the last batch that was spilled, at most [`SPILL_RESERVED_MAX`].
+    spilled_len: usize,
 }
 
 impl Resident {
@@ -197,11 +201,13 @@ impl Resident {
         rows
     }
 
-    /// Puts everything into a batch for RocksDB.
-    pub(super) fn emit(&self, family: &impl AsColumnFamilyRef, batch: &mut WriteBatch) {
+    /// Everything, as a batch for RocksDB.
+    pub(super) fn emit(&mut self, family: &impl AsColumnFamilyRef) -> WriteBatch {
+        // As large as the last one, so that it does not grow step by step.
+        let mut batch = WriteBatch::with_capacity_bytes(self.spilled_len);
         let (mut key, mut row) = (Vec::with_capacity(128), Vec::with_capacity(512));
         each_table!(self.overlays, |mine| {
-            mine.borrow().emit(family, &mut key, &mut row, batch);
+            mine.borrow().emit(family, &mut key, &mut row, &mut batch);
         });
         // In key order, so that the bytes of a batch depend only on its rows.
         let mut inboxes: Vec<_> = self.inboxes.iter().collect();
@@ -213,6 +219,8 @@ impl Resident {
                 batch.put_cf(family, &key, b"");
             }
         }
+        self.spilled_len = batch.size_in_bytes().min(SPILL_RESERVED_MAX);
+        batch
     }
 
     /// RocksDB has everything.

@@ -55,7 +55,7 @@ impl End {
 /// Groups ends into records, in their order; each has room for this many bytes.
 pub(super) fn records(ends: Vec<End>, room: usize) -> Vec<Command> {
     let mut commands = Vec::new();
-    let mut run = Vec::new();
+    let mut run = Vec::with_capacity(ends.len().min(ENDS_PER_RECORD_MAX));
     let mut bytes = 0;
     for end in ends {
         if let End::Run(end) = end {
@@ -87,7 +87,9 @@ fn record(mut ends: Vec<End>) -> Command {
             End::Run(end) => Command::EndRun(end),
         };
     }
-    let mut command = EndAttempts::default();
+    // Nearly all attempts end with their entries.
+    let completed = Vec::with_capacity(ends.len());
+    let mut command = EndAttempts { completed, retried: Vec::new() };
     for end in ends {
         match end {
             End::Complete(complete) => command.completed.push(complete),

@@ -133,8 +133,7 @@ fn rows_put_and_deleted_before_a_spill_are_never_written() {
         txn.delete_payload(id);
         txn.delete_entry(id);
     });
-    let mut batch = WriteBatch::default();
-    store.resident().emit(&store.family().unwrap(), &mut batch);
+    let batch = store.resident().emit(&store.family().unwrap());
     assert_eq!(batch.len(), 1, "the applied LSN and nothing else");
     assert_eq!(store.applied_lsn().unwrap(), Lsn(3));
 }
@@ -354,9 +353,8 @@ fn a_dropped_batch_leaves_nothing_behind() {
 
 /// What a spill would write, as bytes, with the number of payload bytes in memory.
 fn dump_resident(store: &PartitionStore) -> (Vec<u8>, usize) {
-    let mut batch = WriteBatch::default();
-    let resident = store.resident();
-    resident.emit(&store.family().unwrap(), &mut batch);
+    let mut resident = store.resident();
+    let batch = resident.emit(&store.family().unwrap());
     let weight = resident.overlay::<Payload>().borrow().weight();
     (batch.data().to_vec(), weight)
 }
