@@ -6,6 +6,11 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+/// The guide's examples are doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/calls.md")]
+pub struct CallsGuide;
+
 pub mod aliases;
 mod attempt;
 pub mod client;

@@ -1,6 +1,8 @@
 //! Handlers with a journal: steps, sleeps, joins, suspension, changed code.
 
 mod cancel;
+mod children;
+mod promises;
 mod replay;
 mod suspend;
 

@@ -82,3 +82,72 @@ fn an_axum_application_enqueues_waits_and_survives_a_kill() {
     let (status, kept) = again.request("GET", &path, "");
     assert_eq!((status, kept), (200, counts), "the result survived the kill");
 }
+
+/// The order of `examples/order.rs`, on a directory.
+struct Order {
+    child: Child,
+    out: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Order {
+    fn start(data_dir: &std::path::Path) -> Self {
+        let mut command = Command::new(example("order"));
+        let mut child = command.arg(data_dir).stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, out }
+    }
+
+    /// Reads its output up to a line that contains this.
+    fn until(&mut self, text: &str) -> String {
+        let mut lines = self.out.by_ref().map(Result::unwrap);
+        lines.find(|line| line.contains(text)).unwrap_or_else(|| panic!("it never says {text}"))
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+#[test]
+fn an_order_that_is_killed_again_and_again_continues() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path();
+    let effects = || std::fs::read_to_string(data.join("effects")).unwrap_or_default();
+    for text in ["charge", "ship", "mail"] {
+        let mut order = Order::start(data);
+        if !effects().contains(text) {
+            order.until(text);
+        }
+        order.kill();
+    }
+    let mut order = Order::start(data);
+    let waits = order.until("waits for its approval");
+    let entry = waits.split(' ').next().unwrap().to_owned();
+    order.kill();
+    let before = effects();
+    // Every repetition of a step had the same id, which another system recognizes.
+    for what in ["charge", "ship", "mail"] {
+        let ids: std::collections::BTreeSet<_> =
+            before.lines().filter(|line| line.starts_with(what)).collect();
+        assert_eq!(ids.len(), 1, "{before}");
+    }
+    let mut order = Order::start(data);
+    order.until("waits for its approval");
+    // Suspended by now, or soon.
+    std::thread::sleep(std::time::Duration::from_millis(1_500));
+    let forebay = Command::new(env!("CARGO_BIN_EXE_forebay"))
+        .arg("--data-dir")
+        .arg(data)
+        .args(["resolve", &entry, "approved", "--value", "true"])
+        .output()
+        .unwrap();
+    assert!(forebay.status.success(), "{forebay:?}");
+    assert_eq!(order.until("receipt"), "receipt: charge-done, ship-done");
+    assert!(order.child.wait().unwrap().success());
+    // The mail was killed before its entry ended: it was sent again.
+    let steps = |effects: String| -> Vec<String> {
+        effects.lines().filter(|line| !line.starts_with("mail")).map(str::to_owned).collect()
+    };
+    assert_eq!(steps(effects()), steps(before), "nothing that was remembered was done again");
+}

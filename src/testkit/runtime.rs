@@ -251,6 +251,37 @@ impl TestRuntime {
         }
     }
 
+    /// Resolves a promise of an entry.
+    ///
+    /// # Panics
+    /// When it is refused.
+    ///
+    /// ```
+    /// use forebay::{Context, Entry, HandlerError, Json, Runtime, testkit::TestRuntime};
+    ///
+    /// let mut app = TestRuntime::start(|| {
+    ///     Runtime::builder().handler("order", |context: Context, (): ()| async move {
+    ///         let approved: bool = context.promise("approved").await?;
+    ///         Ok::<_, HandlerError>(Json(approved))
+    ///     })
+    /// });
+    /// let order = app.enqueue(Entry::to("order"));
+    /// app.resolve(&order, "approved", &true);
+    /// assert!(app.outcome(&order).is_success());
+    /// ```
+    #[track_caller]
+    pub fn resolve<T: serde::Serialize + ?Sized>(
+        &mut self,
+        entry: &EntryHandle,
+        name: &str,
+        value: &T,
+    ) {
+        let runtime = self.runtime();
+        if let Err(error) = self.run(runtime.resolve(entry.id(), name, value)) {
+            panic!("{}: the promise {name} was not resolved: {error}", entry.id());
+        }
+    }
+
     /// A power failure: actors and handlers are gone, and everything that was not durable. Other
     /// nodes notice it by themselves, as time passes.
     pub fn crash(&mut self) {

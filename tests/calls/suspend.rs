@@ -184,7 +184,7 @@ fn a_suspended_entry_keeps_its_key_unless_it_releases_it() {
 }
 
 #[test]
-fn limits_count_only_what_runs() {
+fn limits_do_not_count_suspended_entries() {
     let seen = Seen::default();
     let of = seen.clone();
     let mut app = TestRuntime::start(move || sleeper(&of, HandlerOptions::default()));
@@ -199,4 +199,32 @@ fn limits_count_only_what_runs() {
         success(app.outcome(entry));
     }
     assert_eq!((seen.counted("before"), seen.counted("after")), (20, 20));
+}
+
+#[test]
+fn an_entry_that_was_suspended_is_not_blamed_for_the_deaths_before() {
+    let seen = Seen::default();
+    let of = seen.clone();
+    let mut app = TestRuntime::start(move || {
+        let seen = of.clone();
+        Runtime::builder().handler("order", move |context: Context, ()| {
+            let seen = seen.clone();
+            async move {
+                seen.attempt();
+                for _ in 0..8 {
+                    context.sleep("nap", HOUR).await?;
+                }
+                Ok::<_, HandlerError>(())
+            }
+        })
+    });
+    let entry = app.enqueue(order());
+    for _ in 0..8 {
+        app.advance(Duration::from_secs(1));
+        assert_eq!(stage(&mut app, &entry), Stage::Running);
+        app.restart();
+        app.advance(HOUR - Duration::from_secs(1));
+    }
+    success(app.outcome(&entry));
+    assert_eq!(seen.attempts(), 17, "each sleep began once and was repeated once");
 }

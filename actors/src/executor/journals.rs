@@ -63,7 +63,7 @@ impl Journals {
         Self(Arc::downgrade(shared))
     }
 
-    /// News of an attempt go to this listener, at once those that came already.
+    /// News of an attempt go to this listener, at once the ones that came already.
     pub fn listen(&self, entry: EntryId, token: AttemptToken, listener: Arc<dyn Listen>) {
         if let Some(shared) = self.0.upgrade() {
             shared.listen((entry, token), listener);

@@ -44,6 +44,8 @@ fn suspend<T: Tables>(
     }
     context.count((id, row.vqueue), Some(row.stage), Some(Stage::Suspended))?;
     row.stage = Stage::Suspended;
+    // An attempt that came to wait did not end its process: earlier deaths no longer count.
+    row.interrupted = 0;
     row.key.has_lock = keeps_lock;
     row.journal_mut().wait_for(waits.clone());
     context.tables.put_parked(row.vqueue, id);
