@@ -11,6 +11,7 @@
 
 use std::{future::Future, sync::Arc};
 
+use forebay_engine::partition::read::LOCKS_SEEDED_MAX;
 use forebay_storage::log::LogStore;
 use tokio::{runtime::Handle, task::AbortHandle};
 
@@ -149,6 +150,16 @@ impl Host {
 
 /// The threads of a node.
 impl Host {
+    /// Maximum number of locks in the seed of a limiter: in a simulation one, so that its few
+    /// entries exceed it as well.
+    pub(crate) fn locks_seeded_max(&self) -> usize {
+        match self {
+            Self::Threads(_) => LOCKS_SEEDED_MAX,
+            #[cfg(feature = "testkit")]
+            Self::Sim(_) => 1,
+        }
+    }
+
     /// Starts actor threads: this many, or a single one.
     pub(crate) fn arbiters(
         &self,

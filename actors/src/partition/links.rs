@@ -3,15 +3,21 @@
 //! Must always hold: only the partition's performer spawns and stops vqueues and the shuffle, only
 //! the supervisor's the limiter.
 
-use std::{cell::RefCell, collections::VecDeque};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+};
 
 use forebay_engine::{
-    leadership::LeadershipInput, partition::machine::PartitionInput, shuffle::ShuffleInput,
+    leadership::LeadershipInput,
+    partition::{machine::PartitionInput, read, store::Read},
+    shuffle::ShuffleInput,
 };
 use forebay_messages::{
     VQueueHandle,
-    actor::{LimiterMessage, Permits, VQueueMessage},
+    actor::{Acquire, LimiterMessage, Permits, VQueueMessage},
 };
+use forebay_storage::partition::PartitionStore;
 
 use crate::shell::{Child, Ref};
 
@@ -29,6 +35,8 @@ pub(crate) struct Links {
     started: RefCell<VecDeque<Child<LimiterMessage>>>,
     vqueues: RefCell<Vec<Option<ActiveVQueue>>>,
     shuffle: RefCell<Option<Child<ShuffleInput>>>,
+    /// The limiter was not seeded with all locks.
+    looks_up_locks: Cell<bool>,
 }
 
 impl Links {
@@ -59,6 +67,23 @@ impl Links {
         if let Some(limiter) = &*self.limiter.borrow() {
             limiter.address.send(message);
         }
+    }
+
+    /// The limiter is seeded with all locks, or they are looked up for each request.
+    pub(crate) fn set_looks_up_locks(&self, looks_up: bool) {
+        self.looks_up_locks.set(looks_up);
+    }
+
+    /// Sends a request to the limiter, after the lock that it is about if the limiter may not know
+    /// it.
+    pub(crate) fn acquire(&self, store: &PartitionStore, ask: Acquire) -> Read<()> {
+        if self.looks_up_locks.get()
+            && let Some(held) = read::lock_of(store, ask.vqueue, ask.lock)?
+        {
+            self.to_limiter(held);
+        }
+        self.to_limiter(LimiterMessage::Acquire(ask));
+        Ok(())
     }
 
     /// A limiter was started; it gets no messages before its seed.

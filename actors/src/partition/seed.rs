@@ -28,8 +28,10 @@ impl PartitionPerformer {
             return;
         };
         let name_of = |entry, token| self.executor.name_of(entry, token);
-        match read::seed(&self.store, proposed, stopping, name_of) {
-            Ok(SeedRead { locks, running, stopping: left, holders }) => {
+        let locks_max = self.registry.host.locks_seeded_max();
+        match read::seed(&self.store, proposed, stopping, locks_max, name_of) {
+            Ok(SeedRead { locks, are_locks_partial, running, stopping: left, holders }) => {
+                self.links.set_looks_up_locks(are_locks_partial);
                 let seed = Seed { rules: self.rules(), locks, running: holders };
                 let interrupted = self.interrupted(&seed, &running);
                 let last_seq = self.state.inbox_seq();

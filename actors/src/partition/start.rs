@@ -13,8 +13,7 @@ use forebay_engine::{
     vqueue::{Rest, VQueue, VQueueConfig},
 };
 use forebay_messages::{
-    AttemptToken, EntryId, EntryKey, Timestamp, VQueueHandle, VQueueId, VQueueName,
-    actor::{LimiterMessage, Permits},
+    AttemptToken, EntryId, EntryKey, Timestamp, VQueueHandle, VQueueId, VQueueName, actor::Permits,
     command::Decision,
 };
 
@@ -90,7 +89,11 @@ impl PartitionPerformer {
     ) {
         let is_served = |name: &VQueueName| self.is_served(vqueue, &name.service);
         match read::acquire(&self.store, handle, vqueue, head, is_served) {
-            Ok(Ok(ask)) => self.links.to_limiter(LimiterMessage::Acquire(ask)),
+            Ok(Ok(ask)) => {
+                if let Err(error) = self.links.acquire(&self.store, ask) {
+                    self.fail(error.to_string(), cx);
+                }
+            }
             Ok(Err(rest)) => cx.feed_back(PartitionInput::Passivated { handle, rest }),
             Err(error) => self.fail(error.to_string(), cx),
         }

@@ -78,6 +78,17 @@ impl VQueuePerformer {
         }
     }
 
+    fn acquire(&mut self, ask: Acquire, cx: &mut Cx<'_, VQueueMessage>) {
+        let links = &self.shared.links;
+        if let Err(error) = links.acquire(&self.shared.store, ask) {
+            tracing::error!(vqueue = %self.vqueue, %error, "a lock cannot be read");
+            // The partition starts another one.
+            self.gone = true;
+            links.to_partition(PartitionInput::VQueueDied(self.handle));
+            cx.stop();
+        }
+    }
+
     fn arm(&mut self, at: Timestamp, cx: &Cx<'_, VQueueMessage>) {
         self.disarm();
         let me = cx.me.clone();
@@ -105,13 +116,8 @@ impl Performer<VQueue> for VQueuePerformer {
         let links = &self.shared.links;
         match effect {
             VQueueEffect::Acquire { count, lock } => {
-                links.to_limiter(LimiterMessage::Acquire(Acquire {
-                    handle,
-                    vqueue: self.vqueue,
-                    name: Arc::clone(&self.name),
-                    count,
-                    lock,
-                }));
+                let (vqueue, name) = (self.vqueue, Arc::clone(&self.name));
+                self.acquire(Acquire { handle, vqueue, name, count, lock }, cx);
             }
             VQueueEffect::ReturnPermit(permit) => {
                 links

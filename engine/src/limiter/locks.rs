@@ -59,6 +59,13 @@ impl Locks {
         self.held.insert(vqueue, lock);
     }
 
+    /// An entry holds a lock that may not have been in the seed.
+    pub(super) fn learn(&mut self, vqueue: VQueueId, entry: EntryId, now: Timestamp) {
+        if !self.held.contains_key(&vqueue) {
+            self.seed(vqueue, Holder::Entry(entry), now);
+        }
+    }
+
     /// A permit takes the lock, which must be possible.
     pub(super) fn take(&mut self, vqueue: VQueueId, wish: LockWish, serial: u64, now: Timestamp) {
         assert!(!self.blocks(vqueue, wish), "the lock of {vqueue} was taken while it is held");

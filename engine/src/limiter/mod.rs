@@ -200,6 +200,9 @@ impl Limiter {
             LimiterMessage::Seed(seed) => self.seed(*seed, effects),
             LimiterMessage::RulesUpdated(updates) => self.update_rules(&updates),
             LimiterMessage::Acquire(ask) => self.acquire(ask, effects),
+            LimiterMessage::LockHeld { vqueue, entry } => {
+                self.locks.learn(vqueue, entry, self.now);
+            }
             LimiterMessage::Release(releases) => {
                 releases.into_iter().for_each(|release| self.release(release, effects));
             }

@@ -10,7 +10,7 @@ use bilrost::OwnedMessage as _;
 use forebay_messages::{
     AttemptToken, EntryId, EntryKey, Incarnation, RecordSeq, Run, Timestamp, VQueueHandle,
     VQueueId, VQueueName,
-    actor::{Acquire, SeedRunning},
+    actor::{Acquire, LimiterMessage, LockWish, SeedRunning},
     command::OutboxMessage,
     journal::JournalKey,
 };
@@ -28,6 +28,8 @@ use super::{
 
 /// Number of rows read at a time.
 const PAGE_LEN: usize = 1_024;
+/// Maximum number of locks in the seed of a limiter.
+pub const LOCKS_SEEDED_MAX: usize = 16_384;
 /// Number of messages read at a time: each may be as large as a payload.
 const OUTBOX_PAGE_LEN: usize = 32;
 /// Once the messages read have this many bytes, no more are read at once.
@@ -38,6 +40,9 @@ pub const OUTBOX_BYTES_MAX: usize = 4 << 20;
 pub struct SeedRead {
     /// Locks held by entries.
     pub locks: Vec<(VQueueId, EntryId)>,
+    /// There are too many of them: `locks` has those of running entries, and each request of a
+    /// vqueue with a lock is preceded by [`lock_of`].
+    pub are_locks_partial: bool,
     /// Attempts that run according to their rows or to proposed decisions.
     pub running: Vec<KnownAttempt>,
     /// Attempts that are over but whose handlers have not stopped, each with the holder of its
@@ -49,7 +54,9 @@ pub struct SeedRead {
 
 /// Reads the initial state of a new limiter: lock rows, running rows, decisions that are proposed
 /// but not applied, handlers that have not stopped. `name_of` returns the names of running
-/// handlers: a vqueue whose handler stops may have no row left.
+/// handlers: a vqueue whose handler stops may have no row left. With more than `locks_max` locks
+/// (those of suspended entries, say) they are looked up when they are asked for, so that a leader
+/// starts as fast as without them.
 ///
 /// # Errors
 /// If the rows cannot be read.
@@ -57,6 +64,7 @@ pub fn seed(
     rows: &impl SeedRows,
     proposed: Vec<KnownAttempt>,
     stopping: &[KnownAttempt],
+    locks_max: usize,
     name_of: impl Fn(EntryId, AttemptToken) -> Option<Arc<VQueueName>>,
 ) -> Read<SeedRead> {
     let mut read = SeedRead { running: proposed, ..SeedRead::default() };
@@ -74,6 +82,11 @@ pub fn seed(
         let Some((vqueue, _)) = page.last() else { break };
         after = Some(*vqueue);
         read.locks.extend(page);
+        if read.locks.len() > locks_max {
+            read.locks.clear();
+            read.are_locks_partial = true;
+            break;
+        }
     }
     let known: Set<_> = match stopping {
         [] => Set::default(),
@@ -94,9 +107,26 @@ pub fn seed(
                 name
             }
         };
+        if read.are_locks_partial && name.has_lock() {
+            read.locks.extend(rows.lock(*vqueue)?.map(|holder| (*vqueue, holder)));
+        }
         read.holders.push(SeedRunning { entry: *entry, vqueue: *vqueue, name });
     }
     Ok(read)
+}
+
+/// The lock that a request is about, if an entry holds it: for a limiter that was not seeded with
+/// all locks. To be sent right before the request, which must follow from the same rows.
+///
+/// # Errors
+/// If the rows cannot be read.
+pub fn lock_of(rows: &impl Rows, vqueue: VQueueId, wish: LockWish) -> Read<Option<LimiterMessage>> {
+    let holder = match wish {
+        LockWish::None => None,
+        LockWish::Held(entry) => Some(entry),
+        LockWish::Take => rows.lock(vqueue)?,
+    };
+    Ok(holder.map(|entry| LimiterMessage::LockHeld { vqueue, entry }))
 }
 
 /// What a vqueue without an actor requests of the limiter, or why there is nothing to request.

@@ -104,3 +104,23 @@ fn a_lock_is_not_taken_while_the_counters_block() {
     assert_eq!(rig.ask(3, "-#k"), [3]);
     assert_eq!(rig.end(1), [2]);
 }
+
+#[test]
+fn a_lock_that_the_seed_left_out_is_learned_and_one_that_is_known_is_not_replaced() {
+    let mut rig = Rig::new(&[]);
+    let held = |text: &str, number: u8| LimiterMessage::LockHeld {
+        vqueue: id(&name(text)),
+        entry: entry(number),
+    };
+    assert_eq!(rig.slots(held("s#k", 5)), []);
+    assert_eq!(rig.ask(1, "s#k"), [], "a suspended entry holds it");
+    assert_eq!(rig.ask_with(2, name("s#k"), 1, LockWish::Held(entry(5))), [2], "it was woken");
+    rig.hand_over(2);
+    assert_eq!(rig.slots(held("s#k", 6)), []);
+    assert_eq!(rig.end(2), [1], "its permit freed the lock");
+    rig.hand_over(1);
+    assert_eq!(rig.slots(held("s#k", 5)), []);
+    assert_eq!(rig.end_keeping(1, Some(entry(7))), []);
+    assert_eq!(rig.slots(free_lock("s#k", 5)), []);
+    assert_eq!(rig.ask_with(3, name("s#k"), 1, LockWish::Held(entry(7))), [3]);
+}

@@ -86,7 +86,9 @@ pub struct Release {
 pub struct Seed {
     /// The whole current rule book, as updates of an empty one.
     pub rules: Vec<RuleUpdate>,
-    /// Held locks, and the entries that hold them.
+    /// Held locks, and the entries that hold them: all of them, or, if there are very many, those
+    /// of running entries. The others are sent as [`LimiterMessage::LockHeld`] before a request
+    /// that they concern.
     pub locks: Vec<(VQueueId, EntryId)>,
     /// Entries that run (or may still run).
     pub running: Vec<SeedRunning>,
@@ -112,6 +114,13 @@ pub enum LimiterMessage {
     RulesUpdated(Vec<RuleUpdate>),
     /// A vqueue requests permits.
     Acquire(Acquire),
+    /// A lock is held that may not have been in the seed; ignored if its holder is known.
+    LockHeld {
+        /// The vqueue.
+        vqueue: VQueueId,
+        /// The holder.
+        entry: EntryId,
+    },
     /// Permits are returned, in this order.
     Release(Vec<Release>),
     /// A lock that was kept without a permit is released (the entry ended).

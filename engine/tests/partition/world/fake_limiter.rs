@@ -75,6 +75,9 @@ impl FakeLimiter {
                 Some(Holder::Permit(_, kept)) if *kept == Some(entry) => *kept = None,
                 _ => {}
             },
+            LimiterMessage::LockHeld { vqueue, entry } => {
+                self.locks.entry(vqueue).or_insert(Holder::Entry(entry));
+            }
             LimiterMessage::Withdraw(handle) => {
                 self.waiting.retain(|ask| ask.handle != handle);
                 let granted = self.permits.iter().filter(|(_, held)| held.client == Some(handle));

@@ -109,6 +109,7 @@ pub(crate) struct Node {
     pub(crate) drained: BTreeMap<Epoch, usize>,
     /// Number of seeded limiters.
     pub(crate) seeds: usize,
+    looks_up_locks: bool,
     /// Attempts of epochs up to this one were lost in a crash.
     pub(crate) lost_through: Epoch,
     checks: Checks,
@@ -147,6 +148,7 @@ impl Node {
             retry_at: Vec::new(),
             drained: BTreeMap::new(),
             seeds: 0,
+            looks_up_locks: false,
             lost_through: Epoch::default(),
             checks: Checks::default(),
             replica,
@@ -254,7 +256,9 @@ impl Node {
     ) -> Option<PartitionInput> {
         self.limiter = self.started.pop_front()?;
         self.asked.clear();
-        let SeedRead { locks, running, stopping, holders } = self.seed(proposed, stopping);
+        let read = self.seed(proposed, stopping);
+        let SeedRead { locks, are_locks_partial, running, stopping, holders } = read;
+        self.looks_up_locks = are_locks_partial;
         let seed = Seed { rules: vec![any_limiter::rule()], locks, running: holders };
         self.slots = None;
         self.seeds += 1;
@@ -401,7 +405,9 @@ impl Node {
     fn seed(&self, proposed: Vec<KnownAttempt>, stopping: &[KnownAttempt]) -> SeedRead {
         // A waiting one has no handler, and its row still exists.
         let name_of = |_, token| self.handlers.get(&token).map(|handler| handler.name.clone());
-        read::seed(&self.replica.tables, proposed, stopping, name_of).unwrap()
+        // Every second limiter is seeded with few locks.
+        let locks_max = if self.seeds.is_multiple_of(2) { usize::MAX } else { 0 };
+        read::seed(&self.replica.tables, proposed, stopping, locks_max, name_of).unwrap()
     }
 
     pub(super) fn tell_limiter(&mut self, message: LimiterMessage) {

@@ -40,10 +40,18 @@ impl Node {
     ) -> Option<Rest> {
         let is_served = |name: &VQueueName| self.serves(name);
         match read::acquire(&self.replica.tables, handle, vqueue, head, is_served).unwrap() {
-            Ok(ask) => self.tell_limiter(LimiterMessage::Acquire(ask)),
+            Ok(ask) => self.acquire(ask),
             Err(rest) => return Some(rest),
         }
         None
+    }
+
+    fn acquire(&mut self, ask: Acquire) {
+        if self.looks_up_locks {
+            let held = read::lock_of(&self.replica.tables, ask.vqueue, ask.lock).unwrap();
+            held.into_iter().for_each(|held| self.tell_limiter(held));
+        }
+        self.tell_limiter(LimiterMessage::Acquire(ask));
     }
 
     pub(super) fn spawn(
@@ -121,7 +129,7 @@ impl Node {
                 VQueueEffect::Acquire { count, lock } => {
                     let (vqueue, name) = (active.machine.id(), Arc::clone(&active.name));
                     let ask = Acquire { handle, vqueue, name, count, lock };
-                    self.tell_limiter(LimiterMessage::Acquire(ask));
+                    self.acquire(ask);
                 }
                 VQueueEffect::ReturnPermit(permit) => {
                     let release = Release { permit, keep_lock: None };
