@@ -10,6 +10,7 @@ use std::path::Path;
 mod act;
 mod api;
 mod calls;
+mod children;
 mod clock;
 mod control;
 mod crash;

@@ -30,6 +30,7 @@ use crate::{
     down::Down,
     error::NodeError,
     host::Host,
+    partition::dropped::end_calls_into,
     peers::ReplicaRows,
     rules::known::RuleBooks,
     shell::{Child, Clock, Look, Ref},
@@ -169,9 +170,21 @@ impl Registry {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the routing table, and tells the shuffles of it.
-    pub(crate) fn change_table(&self, change: impl FnOnce(&mut PartitionTable)) {
-        change(&mut self.table.write().unwrap_or_else(PoisonError::into_inner));
+    /// Changes the routing table, and tells the shuffles of it. Calls into ranges that were removed
+    /// end.
+    pub(crate) fn change_table(self: &Arc<Self>, change: impl FnOnce(&mut PartitionTable)) {
+        let before = {
+            let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+            let before = table.rows.clone();
+            change(&mut table);
+            before
+        };
+        let partitions = self.partitions();
+        let gone = before.into_iter().filter(|row| !partitions.contains(&row.id));
+        let gone: Vec<_> = gone.map(|row| (row.first, row.last)).collect();
+        for partition in partitions {
+            end_calls_into(self, partition, gone.clone());
+        }
         let routes = self.routes();
         for shuffle in &self.shuffles {
             shuffle.send(ShuffleInput::Routed(routes.clone()));

@@ -78,6 +78,21 @@ impl PartitionTable {
         (key <= row.last).then_some(row.id)
     }
 
+    /// The keys without an owner.
+    pub(crate) fn unowned(&self) -> Vec<KeyRange> {
+        let mut unowned = Vec::new();
+        // The first key above all ranges so far; `None` above the last key there is.
+        let mut next = Some(0);
+        for row in &self.rows {
+            if let Some(first) = next.filter(|first| *first < row.first.0) {
+                unowned.push((PartitionKey(first), PartitionKey(row.first.0 - 1)));
+            }
+            next = row.last.0.checked_add(1);
+        }
+        unowned.extend(next.map(|first| (PartitionKey(first), PartitionKey(u64::MAX))));
+        unowned
+    }
+
     /// Reads the stored table.
     pub(crate) fn load(metadata: &dyn MetadataStore) -> Result<Option<(Self, Version)>, NodeError> {
         let Some(found) = metadata.get(&MetaKey::partition_table())? else {
@@ -108,6 +123,7 @@ mod tests {
     fn equal_ranges_cover_every_key_once() {
         for count in [1, 2, 3, 7, 64] {
             let table = PartitionTable::equal(count);
+            assert_eq!(table.unowned(), []);
             assert_eq!(table.rows[0].first, PartitionKey(0));
             assert_eq!(table.rows.last().map(|row| row.last), Some(PartitionKey(u64::MAX)));
             for pair in table.rows.windows(2) {
@@ -132,6 +148,7 @@ mod tests {
         }
         assert!(matches!(table.add((key(5), key(4))), Err(NodeError::EmptyRange { .. })));
         assert!(table.owner(key(9)).is_none() && table.owner(key(21)).is_none());
+        assert_eq!(table.unowned(), [(key(0), key(9)), (key(21), key(u64::MAX))]);
         assert!(table.remove(PartitionId(0)).is_ok());
         assert!(table.remove(PartitionId(0)).is_err());
         let second = table.add((key(10), key(20))).map(|row| row.id);

@@ -8,9 +8,9 @@ use forebay_messages::{
     AttemptToken, EntryId, Epoch, Incarnation, PartitionId, PartitionKey, Record, RecordSeq, Run,
     Timestamp, VQueueName,
     command::{
-        AfterRun, AttemptWrites, Command, Deliver, EndRun, EntrySelector, Invoke, JournalWrite,
-        MessageBody, NewChild, NewEntry, Operation, OutboxMessage, Response, Restart,
-        SettlePromise, StepResult, StopChild, Suspend, SuspendAttempt, TruncateOutbox,
+        AfterRun, AttemptWrites, Command, Deliver, EndRun, EntrySelector, FailCalls, FailedCall,
+        Invoke, JournalWrite, MessageBody, NewChild, NewEntry, Operation, OutboxMessage, Response,
+        Restart, SettlePromise, StepResult, StopChild, Suspend, SuspendAttempt, TruncateOutbox,
         WakeSleepers, WriteJournal,
     },
     journal::{
@@ -184,6 +184,9 @@ fn commands() -> Vec<Command> {
         Command::TruncateOutbox(TruncateOutbox {
             through: 0,
             delivered: vec![RecordSeq(3), RecordSeq(300)],
+        }),
+        Command::FailCalls(FailCalls {
+            calls: vec![FailedCall { entry: entry(), key: key("a"), child: entry() }],
         }),
     ]
 }

@@ -3,6 +3,7 @@
 //! Owns: the partition's store (as its only writer) and the related state in memory. Must always
 //! hold: a batch is committed before the machine sees its consequences.
 
+pub(crate) mod dropped;
 pub(crate) mod limiter;
 pub(crate) mod links;
 pub(crate) mod refill;

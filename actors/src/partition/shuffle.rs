@@ -26,7 +26,10 @@ use crate::{
     shell::{Cx, Death, Performer, Ref, TimerKey, Timers},
 };
 
-use super::{PartitionCx, PartitionPerformer};
+use super::{
+    PartitionCx, PartitionPerformer,
+    dropped::{calls_of, fail},
+};
 
 /// Performs the effects of a shuffle.
 pub(super) struct ShufflePerformer {
@@ -81,6 +84,20 @@ impl ShufflePerformer {
         }
     }
 
+    /// Ends the calls that wait for these messages.
+    fn end_calls(&self, messages: &[Arc<OutboxMessage>]) {
+        let calls = calls_of(messages);
+        if calls.is_empty() {
+            return;
+        }
+        let (registry, source) = (Arc::clone(&self.registry), self.source);
+        self.host.spawn_as("dropped", async move {
+            if let Err(error) = fail(&registry, source, calls).await {
+                tracing::warn!(partition = %source, %error, "calls to no partition do not end");
+            }
+        });
+    }
+
     fn cancel_timer(&mut self) {
         if let Some(timer) = self.timer.take() {
             self.timers.cancel(timer);
@@ -108,6 +125,7 @@ impl Performer<Shuffle> for ShufflePerformer {
                 let command = Command::TruncateOutbox(command);
                 self.truncation = Some(self.propose(self.source, command, cx.me, report));
             }
+            ShuffleEffect::Unowned(messages) => self.end_calls(&messages),
             ShuffleEffect::WakeAt(at) => {
                 self.cancel_timer();
                 let me = cx.me.clone();

@@ -26,7 +26,7 @@ use crate::{
     shell::{Cx, Death, Performer, Ref, World},
 };
 
-use super::{limiter::LimiterPerformer, links::Links};
+use super::{dropped::end_calls_into, limiter::LimiterPerformer, links::Links};
 
 /// Performs leadership effects.
 pub(crate) struct SupervisorPerformer {
@@ -156,6 +156,8 @@ impl Performer<Leadership> for SupervisorPerformer {
                 self.registry.report_role(partition, role);
                 if open {
                     self.registry.publish_rule_book(partition);
+                    let unowned = self.registry.table().unowned();
+                    end_calls_into(&self.registry, partition, unowned);
                 }
             }
             LeadershipEffect::Warn(text) => tracing::warn!(%partition, "{text}"),

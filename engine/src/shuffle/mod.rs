@@ -114,6 +114,9 @@ pub enum ShuffleEffect {
         /// The command.
         command: Deliver,
     },
+    /// No partition owns the keys of these messages: end the calls that wait for answers. They
+    /// stay in the outbox; the next shuffle, and this one when routes change, reports them again.
+    Unowned(Vec<Arc<OutboxMessage>>),
     /// Propose this to this partition; answered once with [`ShuffleInput::Truncated`] or
     /// [`ShuffleInput::NotTruncated`].
     Truncate(TruncateOutbox),
@@ -151,6 +154,8 @@ pub struct Shuffle {
     delivered: BTreeSet<RecordSeq>,
     to_truncate: VecDeque<RecordSeq>,
     truncating: Vec<RecordSeq>,
+    /// Messages without an owner that are to be reported.
+    unowned: Vec<Arc<OutboxMessage>>,
     /// Time of the next attempt to truncate.
     truncate_at: Timestamp,
     wake_at: Option<Timestamp>,
@@ -173,6 +178,7 @@ impl Shuffle {
             delivered: BTreeSet::new(),
             to_truncate: VecDeque::new(),
             truncating: Vec::new(),
+            unowned: Vec::new(),
             truncate_at: Timestamp(0),
             wake_at: None,
         }
@@ -195,7 +201,10 @@ impl Shuffle {
     fn take_in(&mut self, after: RecordSeq, through: RecordSeq, page: Vec<Arc<OutboxMessage>>) {
         for message in page {
             let index = message.index;
-            let Some(owner) = self.routes.owner(message.to) else { continue };
+            let Some(owner) = self.routes.owner(message.to) else {
+                self.unowned.push(message);
+                continue;
+            };
             let is_underway = |target: &Target| target.is_in_flight(index);
             if self.delivered.contains(&index) || self.targets.values().any(is_underway) {
                 continue;
@@ -309,6 +318,9 @@ impl Shuffle {
     }
 
     fn proceed(&mut self, now: Timestamp, effects: &mut Vec<ShuffleEffect>) {
+        if !self.unowned.is_empty() {
+            effects.push(ShuffleEffect::Unowned(std::mem::take(&mut self.unowned)));
+        }
         self.deliver(now, effects);
         self.truncate(now, effects);
         self.read(effects);

@@ -147,6 +147,7 @@ impl Model {
             | Command::WakeSleepers(_)
             | Command::Restart(_)
             | Command::EndRun(_)
+            | Command::FailCalls(_)
             | Command::Reserved(()) => unreachable!("not made"),
         }
     }

@@ -113,6 +113,12 @@ impl World {
                     assert!(self.truncation.is_none(), "two truncations in flight");
                     self.truncation = Some(command.delivered);
                 }
+                ShuffleEffect::Unowned(messages) => {
+                    let is_unowned = |message: &Arc<OutboxMessage>| {
+                        routes(self.partitions).owner(message.to).is_none()
+                    };
+                    assert!(messages.iter().all(is_unowned), "{messages:?}");
+                }
                 ShuffleEffect::WakeAt(at) => self.wake_at = Some(at.0),
             }
         }

@@ -3,6 +3,7 @@
 
 mod deliver;
 mod entry;
+mod fail_calls;
 mod partition;
 mod restart;
 mod settle_promise;
@@ -17,6 +18,7 @@ pub use entry::{
     ExecutorId, NewEntry, Reschedule, RetryAttempt, RetryPolicy, RetryReason, SchedulerDecisions,
     VQueueSelector, payload_hash,
 };
+pub use fail_calls::{FailCalls, FailedCall};
 pub use partition::{
     AnnounceLeader, Purge, TruncateOutbox, UpdateDurability, UpsertRuleBook, VersionBarrier,
 };
@@ -117,6 +119,9 @@ pub enum Command {
     /// An attempt ends its run.
     #[bilrost(tag(42))]
     EndRun(EndRun),
+    /// Calls whose children are in keys without an owner.
+    #[bilrost(tag(43))]
+    FailCalls(FailCalls),
     /// Reserved to keep the tag range of the record closed.
     #[bilrost(tag(63))]
     Reserved(()),

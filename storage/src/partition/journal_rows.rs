@@ -92,6 +92,21 @@ macro_rules! journal_rows {
 journal_rows!(Txn<'_>, get, scan_span);
 journal_rows!(PartitionStore, read_row, read_span);
 
+impl PartitionStore {
+    /// Operations of all journals after one of them, in the order of entries and keys, at most
+    /// `limit`.
+    ///
+    /// # Errors
+    /// If the rows cannot be read.
+    pub fn operations_after(
+        &self,
+        after: Option<(EntryId, JournalKey)>,
+        limit: usize,
+    ) -> Read<Vec<((EntryId, JournalKey), JournalRow)>> {
+        self.read_span(&Span::<Journal>::after(after), limit)
+    }
+}
+
 impl JournalTables for Txn<'_> {
     fn put_journal_row(&mut self, entry: EntryId, key: JournalKey, row: JournalRow) {
         self.put::<Journal>((entry, key), row);

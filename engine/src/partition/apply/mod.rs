@@ -16,6 +16,7 @@ mod deliver;
 mod end;
 mod end_attempts;
 mod enqueue;
+mod fail_calls;
 mod journal;
 mod outbox;
 mod pause;
@@ -366,6 +367,7 @@ fn dispatch<T: Tables>(
         Command::WakeSleepers(command) => wake_sleepers::apply(context, command),
         Command::Restart(command) => restart::apply(context, command).map(Reply::Acted),
         Command::EndRun(command) => restart::apply_end(context, command),
+        Command::FailCalls(command) => fail_calls::apply(context, command),
         Command::Reserved(()) => Err(ApplyError::UnknownCommand),
     }
 }
