@@ -1,9 +1,7 @@
 //! Commands that change entries or whole queues: `cancel`, `kill`, `pause`, `resume`,
 //! `reschedule`, `purge`, `redrive`, `restart`.
-//!
-//! Must always hold: a user who names entries or queues is told about each one that was not
-//! changed, and the exit code shows that there is one. Must not know: which entries an action
-//! applies to.
+//! Must always hold: each named entry or queue that was not changed is reported, and the exit code
+//! shows that there is one. Must not know: which entries an action applies to.
 
 use std::{fmt::Write as _, process::ExitCode};
 
@@ -109,7 +107,7 @@ impl Act {
         };
         let response = answered(global, request).await?;
         let Response::Acted { report } = &response else {
-            return Err(AskError::Strange);
+            return Err(AskError::Unexpected);
         };
         let text = match global.json {
             true => json(&response)?,

@@ -1,4 +1,4 @@
-//! `forebay tree` and `forebay resolve`: the requests, and the answers for people.
+//! `forebay tree` and `forebay resolve`: the requests, and the answers for display.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ pub(super) fn request(args: &ResolveArgs) -> Request {
     Request::Resolve { entry, name, value: value.unwrap_or_default(), reject }
 }
 
-/// A tree, one entry per line and below it what that waits for.
+/// A tree, with one line per entry and its waits below it.
 pub(super) fn tree(tree: &TreeView) -> String {
     let mut text = String::new();
     for entry in &tree.entries {

@@ -1,4 +1,4 @@
-//! texts of `forebay explain` and `forebay limits`.
+//! Texts of `forebay explain` and `forebay limits`.
 //!
 //! Must not know: where the data comes from; times are of this machine's clock.
 

@@ -37,7 +37,7 @@ pub(crate) enum AskError {
     #[error("{0}")]
     Refused(String),
     #[error("the answer does not match the request (another version of forebay?)")]
-    Strange,
+    Unexpected,
     #[error("{0}")]
     Output(#[from] std::io::Error),
     #[error("the answer cannot be written as JSON: {0}")]
@@ -50,7 +50,7 @@ pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, A
     let only_looks = request.only_looks();
     let asked = ask_all(&control, global, request).await;
     match control.close().await {
-        // A look has written nothing worth keeping.
+        // Reading has changed nothing that must be kept.
         Err(error) if !only_looks => asked.and(Err(error.into())),
         _ => asked,
     }

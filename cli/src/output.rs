@@ -40,7 +40,7 @@ pub(crate) enum OutputError {
     #[error("{0}")]
     Refused(String),
     #[error("the answer does not match the request (another version of forebay?)")]
-    Strange,
+    Unexpected,
     #[error(transparent)]
     Book(#[from] BookError),
     #[error("there is no run `{0}`; `forebay runs` lists them")]
@@ -97,7 +97,7 @@ async fn print_all(
             // It was purged.
             Response::Error { .. } if args.run.is_some() => continue,
             Response::Error { message, .. } => return Err(OutputError::Refused(message)),
-            _ => return Err(OutputError::Strange),
+            _ => return Err(OutputError::Unexpected),
         };
         let Some(report) = report(&details) else {
             // It has not ended, or none of its commands has.

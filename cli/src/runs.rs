@@ -57,7 +57,7 @@ struct RunView {
 /// [`RunsError`]
 pub(crate) async fn runs(global: &Global) -> Result<ExitCode, RunsError> {
     let Response::Services { services } = answered(global, Request::Services).await? else {
-        return Err(AskError::Strange.into());
+        return Err(AskError::Unexpected.into());
     };
     let mut counts: BTreeMap<RunId, ServiceCounts> = BTreeMap::new();
     for service in services {

@@ -6,18 +6,18 @@ use clap::Args;
 
 use super::{DelimiterArg, exec::per_item};
 
-/// Give items to the run that is running: it ends when they have ended too
+/// Add items to a running run, which then ends when they have ended, too
 ///
-/// The run is the one that `forebay exec` serves in this data directory. Items are written as
-/// in its input, unless an option says otherwise; its templates, scopes, keys and retries hold
-/// for them. What was added is on disk: after a crash, `forebay exec --resume` runs it.
+/// The run is the one that `forebay exec` serves in this data directory. Items are written as in
+/// its input, unless an option says otherwise; its templates, scopes, keys and retries apply to
+/// them. Added items are durable: after a crash, `forebay exec --resume` runs them.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = HELP)]
 pub(crate) struct AddArgs {
     /// The items; without any, they are read from --input
     #[arg(value_name = "ITEM")]
     pub(crate) items: Vec<OsString>,
-    /// Only if this run is running: the beginning of its id, as `forebay runs` shows it
+    /// Add only to this run: the beginning of its id, as `forebay runs` shows it
     #[arg(long, value_name = "RUN")]
     pub(crate) run: Option<String>,
     /// Read the items from FILE; `-` is standard input
@@ -32,10 +32,10 @@ pub(crate) struct AddArgs {
     /// Items end with this character (or `\n`, `\t`, `\0`, `\xHH`)
     #[arg(short = 'd', long, value_name = "CHAR", conflicts_with_all = ["null", "ndjson", "items"])]
     pub(crate) delimiter: Option<DelimiterArg>,
-    /// Take the CR off lines that end with CR LF
+    /// Remove the CR from lines that end with CR LF
     #[arg(long, conflicts_with_all = ["null", "ndjson", "delimiter", "items"])]
     pub(crate) crlf: bool,
-    /// Run each command with N of them
+    /// Run each command with N of the items
     #[arg(short = 'n', long = "items-per-command", value_name = "N", conflicts_with = "ndjson",
         value_parser = per_item)]
     pub(crate) per_item: Option<NonZeroUsize>,

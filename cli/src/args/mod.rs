@@ -112,10 +112,10 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The command line as clap sees it. Also what completions and the manual page are made of.
+/// The command line for clap. Completions and the manual page are made from it, too.
 #[must_use]
 pub(crate) fn command_line() -> clap::Command {
-    // First, for they take the comments of their types for `about`.
+    // First, because they set `about` to the comments of their types.
     Global::augment_args(Command::augment_subcommands(clap::Command::new("forebay")))
         .version(env!("CARGO_PKG_VERSION"))
         .about("Durable, flow-controlled work queues that run inside your own process")

@@ -22,7 +22,7 @@ pub(crate) enum PartitionsCommand {
         #[arg(value_name = "ID")]
         id: u32,
     },
-    /// Stop leading a partition until it is told to lead again: nothing new starts
+    /// Stop leading a partition, until a `lead` command: nothing new starts
     StepDown {
         /// Its number, as `forebay partitions` lists it
         #[arg(value_name = "ID")]

@@ -1,11 +1,11 @@
-//! Tracks the entries of the bench: what each carries, when it passed which point, and whether all
-//! went as it should.
+//! Tracks the entries of the bench: their numbers, the times at which they pass each point, and
+//! whether every result is correct.
 //!
 //! Owns: the check of the bench's own work. Must always hold:
 //! - every entry runs once, and ends before its slot is reused;
 //! - entries of one key never overlap, and none starts before another one of its key that was
 //!   acknowledged before it was enqueued (within a batch: that is before it);
-//! - what was counted was done. Anything else is a finding, and the bench fails.
+//! - what is counted has happened. Anything else is a finding, and the bench fails.
 
 use std::{
     sync::{
@@ -76,7 +76,7 @@ pub(super) struct Phases {
     pub(super) life: Histogram,
 }
 
-/// See the module's documentation.
+/// The state of all entries of the bench.
 pub(super) struct Course {
     pub(super) shape: Shape,
     origin: Instant,
@@ -268,7 +268,7 @@ impl Course {
         }
     }
 
-    /// Something is wrong.
+    /// Reports that something is wrong.
     pub(super) fn wrong(&self, what: impl FnOnce() -> String) {
         let mut findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
         findings.count += 1;

@@ -1,7 +1,7 @@
 //! Latencies, counted in buckets.
 //!
-//! Must always hold: a recorded value is off by less than two per cent; threads that record
-//! at the same time do not wait for each other; what is counted is never lost.
+//! Must always hold: a recorded value is off by less than two per cent; threads that record at the
+//! same time do not wait for each other; no recorded value is lost.
 
 use std::{
     cell::Cell,
@@ -16,12 +16,12 @@ use hdrhistogram::Histogram as Counts;
 
 /// Significant decimal digits: a value is off by at most one per cent.
 const DIGITS: u8 = 2;
-/// Longest latency that is told apart from longer ones.
+/// Maximum latency; longer ones count as this one.
 const LATENCY_MAX: Duration = Duration::from_secs(3600);
-/// Threads that record without sharing a lock.
+/// Number of threads that record without sharing a lock.
 const SHARDS: usize = 16;
 
-/// How often each latency came, in nanoseconds.
+/// The number of occurrences of each latency, in nanoseconds.
 pub(super) struct Histogram {
     shards: Vec<Mutex<Counts<u64>>>,
 }
@@ -55,13 +55,13 @@ fn thread_number() -> usize {
 }
 
 impl Histogram {
-    /// Counts a latency.
+    /// Records a latency.
     pub(super) fn record(&self, nanoseconds: u64) {
         locked(&self.shards[thread_number() % SHARDS]).saturating_record(nanoseconds);
     }
 
-    /// The latency below which `share` (0 to 1) of what was counted lies, in
-    /// microseconds; 0 when nothing was counted.
+    /// The latency below which `share` (0 to 1) of the recorded values are, in microseconds; 0 when
+    /// nothing was recorded.
     pub(super) fn quantile_us(&self, share: f64) -> f64 {
         let mut all = counts();
         for shard in &self.shards {

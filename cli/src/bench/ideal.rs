@@ -116,7 +116,7 @@ pub(super) struct Ideal {
 }
 
 impl Ideal {
-    /// Makes the file and starts the writer.
+    /// Creates the file and starts the writer.
     pub(super) fn start(path: &Path, shape: Shape) -> Result<Self, BenchError> {
         let failed = |source| BenchError::Directory { path: path.to_owned(), source };
         let file = preallocated(path).map_err(failed)?;
@@ -254,7 +254,7 @@ impl Writer {
             }
             self.write(&bytes)?;
             bytes.clear();
-            self.tell(&mut taken);
+            self.report_written(&mut taken);
             if is_last {
                 return Ok(());
             }
@@ -270,7 +270,7 @@ impl Writer {
         self.file.sync_data()
     }
 
-    fn tell(&self, taken: &mut Vec<Record>) {
+    fn report_written(&self, taken: &mut Vec<Record>) {
         let mut stored = Vec::new();
         for record in taken.drain(..) {
             match record {

@@ -1,7 +1,7 @@
 //! The results of a run, for users and for programs.
 //!
 //! Must always hold: rates and usage are of the windows in which entries were counted; the names in
-//! the JSON object are a promise.
+//! the JSON object are stable.
 
 use std::{io, time::Duration};
 
@@ -168,7 +168,7 @@ impl Report {
     pub(super) fn print(&self, as_json: bool) -> io::Result<()> {
         let mut text = if as_json { serde_json::to_vec(self)? } else { self.text().into_bytes() };
         text.push(b'\n');
-        // A reader that closes it early has seen enough.
+        // A reader that closes it early needs no more of it.
         crate::print(&text).map(drop)
     }
 

@@ -1,4 +1,4 @@
-//! The producers: they take entries through their whole life, with the public API.
+//! The producers: they take entries through all phases, with the public API.
 //!
 //! Must always hold: a producer waits for the end of every entry of its batch before it continues,
 //! so that exactly the configured number is in flight. Must not know: how results are reported.
@@ -185,7 +185,7 @@ impl Producer {
             }
             let outcomes = self.runtime.outcomes(&handles).await.map_err(ResultError::from)?;
             let ended = slots.clone().zip(outcomes).filter_map(|(slot, outcome)| match outcome {
-                // It ended before the question, and nothing is kept of it.
+                // It ended before the query, and no result is kept.
                 None | Some(Outcome::Success(_)) => Some(slot),
                 Some(other) => {
                     self.course.wrong(|| format!("an entry ended with {other:?}"));

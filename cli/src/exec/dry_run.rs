@@ -39,7 +39,7 @@ pub(super) async fn dry_run(
     let mut summary = Summary::default();
     let mut seen = HashSet::new();
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let tell = |text: &str| drop(writeln!(io::stderr().lock(), "{text}"));
+    let print_note = |text: &str| drop(writeln!(io::stderr().lock(), "{text}"));
     let mut written = Ok(());
     while let Some(next) = fed.recv().await {
         match next {
@@ -51,10 +51,10 @@ pub(super) async fn dry_run(
             Fed::Bad(reason) if is_strict => return Err(ExecError::Strict(reason)),
             Fed::Bad(reason) => {
                 summary.skipped += 1;
-                tell(&format!("error: {reason}; skipped"));
+                print_note(&format!("error: {reason}; skipped"));
             }
             Fed::Inside => summary.inside += 1,
-            Fed::Note(note) => tell(&format!("forebay: {note}")),
+            Fed::Note(note) => print_note(&format!("forebay: {note}")),
             Fed::Broken(reason) => return Err(ExecError::Broken(reason)),
         }
         if written.is_err() {
@@ -74,7 +74,7 @@ pub(super) async fn dry_run(
                 text += &format!(", {count} {what}");
             }
         }
-        tell(&format!("{text}; nothing was run or stored"));
+        print_note(&format!("{text}; nothing was run or stored"));
     }
     Ok(Exit::Code(summary.exit_code()))
 }

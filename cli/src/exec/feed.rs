@@ -100,8 +100,8 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, OpenInputErro
     Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
 }
 
-/// The numbers of a run's items: those of its lines, as long as nothing is added beside them;
-/// no two items have the same.
+/// Assigns the numbers of a run's items: the line numbers, as long as no other items are added; all
+/// numbers are different.
 #[derive(Clone, Debug, Default)]
 struct Numbers(Arc<AtomicU64>);
 
@@ -115,7 +115,7 @@ impl Numbers {
     }
 }
 
-/// What makes items of a run of what is read, for its input and for what is added to it.
+/// Converts input into items of a run, for its own input and for added items.
 #[derive(Clone, Debug)]
 pub(crate) struct Adder {
     reading: Reading,
@@ -125,7 +125,7 @@ pub(crate) struct Adder {
 }
 
 impl Adder {
-    /// For a run whose input is read so.
+    /// For a run with this way of reading its input.
     pub(crate) fn new(reading: Reading, plan: Plan, inside: Inside) -> Self {
         Self { reading, plan, inside, numbers: Numbers::default() }
     }
@@ -180,10 +180,10 @@ struct Feed {
     input: Input<Box<dyn BufRead + Send>>,
     format: Format,
     adder: Adder,
-    /// These are no lines of the run's input.
+    /// They are added items, not lines of the run's input.
     is_added: bool,
     budget: Arc<Budget>,
-    /// Follows a note.
+    /// Comes after a note.
     held: Option<Fed>,
     lines: LinesRead,
 }

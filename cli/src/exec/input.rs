@@ -173,15 +173,15 @@ pub(crate) struct Input<R> {
     /// The number of the first line that ends with `\r`, until it was reported.
     crlf_at: Option<u64>,
     /// Such a line was reported.
-    crlf_told: bool,
+    crlf_reported: bool,
 }
 
 impl<R: BufRead> Input<R> {
     /// Items of `reader`.
     pub(crate) fn new(reader: R, reading: impl Into<Reading>) -> Self {
         let (reading, group) = (reading.into(), Group::default());
-        let (crlf_at, crlf_told) = (None, false);
-        Self { reader, reading, number: 0, ended: false, group, crlf_at, crlf_told }
+        let (crlf_at, crlf_reported) = (None, false);
+        Self { reader, reading, number: 0, ended: false, group, crlf_at, crlf_reported }
     }
 
     /// Number of lines (or items) read.
@@ -192,7 +192,7 @@ impl<R: BufRead> Input<R> {
     /// Something about the input that the user should know, once.
     pub(crate) fn take_note(&mut self) -> Option<String> {
         let number = self.crlf_at.take()?;
-        self.crlf_told = true;
+        self.crlf_reported = true;
         Some(format!(
             "line {number} ends with CR LF, as files from Windows do: the CR is part of the \
              item; --crlf takes it off"
@@ -238,7 +238,7 @@ impl<R: BufRead> Input<R> {
                 if bytes.last() == Some(&b'\r') {
                     if self.reading.crlf {
                         bytes.pop();
-                    } else if !self.crlf_told {
+                    } else if !self.crlf_reported {
                         self.crlf_at.get_or_insert(self.number);
                     }
                 }

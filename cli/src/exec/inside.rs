@@ -11,7 +11,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// See the module.
+/// Recognizes files of the data directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Inside {
     directory: PathBuf,

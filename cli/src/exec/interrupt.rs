@@ -43,7 +43,7 @@ pub(crate) enum How {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stop {
     pub(crate) how: How,
-    /// The first signal that asked for it.
+    /// The first signal that requested it.
     pub(crate) signal: Option<i32>,
     /// Deadline for running commands; absent without a limit.
     pub(crate) finish_by: Option<Instant>,
@@ -65,7 +65,7 @@ impl Stop {
     }
 }
 
-/// Asks a run to stop. Clones share it.
+/// Requests that a run stop. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Stopper(watch::Sender<Stop>);
 
@@ -137,7 +137,7 @@ pub(crate) async fn at(time: Option<Instant>) {
 struct Ignored(u64);
 
 impl Ignored {
-    /// Asks the kernel. Must be called before any of them is handled.
+    /// Reads them from the kernel. Must be called before any of them is handled.
     fn now() -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -94,7 +94,7 @@ pub(crate) struct Prepared {
     pub(crate) vqueue: VQueueName,
     /// The payload.
     pub(crate) job: Job,
-    /// The entry that a version without runs made from it.
+    /// The entry that a version without runs created from it.
     pub(crate) before: Option<EntryId>,
 }
 
@@ -248,7 +248,7 @@ impl Plan {
         let vqueue = self.vqueue(item)?;
         let own_id = own_field(item, "id", "id")?;
         let uuid = self.uuid(item, own_id.as_deref())?;
-        // An `id` means the same item for any command: its partition must be the same too.
+        // An `id` means the same item for any command: its partition must be the same, too.
         let service = if own_id.is_some() { SERVICE } else { &self.service };
         let partition_key = match (&vqueue.scope, &vqueue.object_key) {
             (None, None) => place_of(service),
@@ -319,7 +319,7 @@ impl Plan {
         Ok(xxhash_rust::xxh3::xxh3_128(&canonical).to_be_bytes())
     }
 
-    /// The entry that a version without runs made from an item: its identity had no directory.
+    /// The entry that a version without runs created from an item: its identity had no directory.
     fn id_before(&self, item: &Item, own_id: Option<&str>, now: &VQueueName) -> Option<EntryId> {
         if self.identity.again.is_some() || self.chdir.is_some() {
             return None;

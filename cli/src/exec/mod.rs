@@ -10,7 +10,7 @@
 //! | [`template`] | items to texts |
 //! | [`item`] | items to entries: their commands, vqueues and identities |
 //! | [`runs`] | what a run is, and its book: its items, and which results were reported |
-//! | [`adds`] | items for a run that is running |
+//! | [`adds`] | items that are added to a running run |
 //! | [`process`] | runs commands |
 //! | [`report`] | how a command ended; kept as the entry's result |
 //! | [`results`], [`screen`], [`progress`], [`show`], [`summary`] | what users see of it |

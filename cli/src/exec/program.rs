@@ -1,4 +1,4 @@
-//! Whether a program exists: better known before ten thousand items fail.
+//! Checks whether a program exists, before ten thousand items fail.
 
 use std::{
     env,

@@ -15,7 +15,7 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// of the recent rate.
 const LONG_ITEM: Duration = Duration::from_secs(5);
 /// Maximum number of reasons to wait that are shown at once.
-const HELD_TOLD_MAX: usize = 3;
+const HELD_SHOWN_MAX: usize = 3;
 
 /// Counts items. Times are since the start of the run.
 #[derive(Clone, Debug, Default)]
@@ -206,7 +206,7 @@ impl fmt::Display for Details<'_> {
         }
         write!(f, "{running} running")?;
         let mut waiting = self.0.waiting;
-        for (count, why) in held.iter().take(HELD_TOLD_MAX) {
+        for (count, why) in held.iter().take(HELD_SHOWN_MAX) {
             // It was counted a moment ago.
             let count = (*count).min(waiting);
             waiting -= count;
@@ -354,12 +354,12 @@ mod tests {
         (0..3).for_each(|_| progress.started(secs(0)));
         let mut view = progress.view(secs(1));
         view.held = vec![(24, "paused".to_owned()), (12, "wait for acme=3".to_owned())];
-        let said = "0/50 done, 3 running, 24 paused, 12 wait for acme=3, 11 waiting";
-        assert_eq!(view.to_string(), said);
+        let text = "0/50 done, 3 running, 24 paused, 12 wait for acme=3, 11 waiting";
+        assert_eq!(view.to_string(), text);
         view.reading = Some(1234);
         view.held = vec![(99, "wait for --jobs".to_owned())];
-        let said = "0/50 done, reading input: 1234, 3 running, 47 wait for --jobs";
-        assert_eq!(view.to_string(), said, "counted a moment ago, before some started");
+        let text = "0/50 done, reading input: 1234, 3 running, 47 wait for --jobs";
+        assert_eq!(view.to_string(), text, "counted a moment ago, before some started");
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Report {
             Some(End::Exit(code)) => format!("exit code {code}"),
             Some(End::Signal(signal)) => format!("ended by signal {signal}"),
             Some(End::NotStarted(reason)) => return reason.to_string(),
-            None => "no word of how it ended".to_owned(),
+            None => "it is unknown how it ended".to_owned(),
         };
         let asked = if self.canceled { " (asked to stop)" } else { "" };
         let end = match self.timed_out_after_ms {

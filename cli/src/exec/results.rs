@@ -133,7 +133,7 @@ pub(crate) fn keep_outputs(
     keep_output(dir, id, "stderr", &mut report.stderr)
 }
 
-/// Where long outputs are kept of the items that a process runs.
+/// The place for long outputs of the items that a process runs.
 #[derive(Debug)]
 pub(crate) struct KeptOutputs {
     dir: PathBuf,

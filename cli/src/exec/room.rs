@@ -22,7 +22,7 @@ const AFTER_END: Duration = Duration::from_millis(5);
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// Items that are not stored yet, with the times of retries.
 pub(super) struct Room {
     held: VecDeque<Prepared>,
     /// Number of items tried at once: fewer after a refusal, more after a success.

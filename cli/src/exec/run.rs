@@ -1,18 +1,18 @@
 //! A run of `forebay exec`, from its arguments to its exit code.
 //!
-//! Must always hold: an item is stored before its command may start; what is shown of an item is
-//! derived from its stored result; an interrupted run leaves every unfinished item to the next one.
+//! Must always hold: an item is stored before its command may start; reports on an item are derived
+//! from its stored result; an interrupted run leaves every unfinished item to the next one.
 
 mod add;
 mod error;
 mod gate;
-mod obey;
+mod print;
 mod rest;
 mod resume;
+mod signals;
 mod source;
 mod stop;
 mod store;
-mod tell;
 mod waits;
 
 use std::{
@@ -44,7 +44,7 @@ use super::{
 };
 use crate::args::{ExecArgs, Global, HaltArg};
 
-use obey::Obedient;
+use signals::SignalHandler;
 
 use add::Adds;
 pub(crate) use error::ExecError;
@@ -55,8 +55,8 @@ use waits::Waits;
 
 /// Maximum number of named items that have not ended; beyond it reading the input waits.
 const PENDING_MAX: u64 = 1_000_000;
-/// How long the input is read before unnamed items are set aside. Most inputs are at their end by
-/// then, and nothing has to be paused and resumed.
+/// How long the input is read before unnamed items are set aside. Most inputs end within this time,
+/// and nothing has to be paused and resumed.
 const READ_FIRST: Duration = Duration::from_millis(500);
 
 /// Runs the items of the input, or the rest of earlier runs (`--resume`).
@@ -137,7 +137,7 @@ fn options(args: &ExecArgs) -> HandlerOptions {
     HandlerOptions {
         retry: setup::retry(args),
         retention: Some(Duration::MAX),
-        // Commands run in processes of their own and cannot be why this one dies.
+        // Commands run in separate processes and cannot be the reason why this one dies.
         interruptions_max: Some(u32::MAX),
         ..HandlerOptions::default()
     }
@@ -179,7 +179,7 @@ struct Run {
     has_before: bool,
     /// Number of items of this run that are set aside.
     aside: u64,
-    /// The ones of them that probably hold a key.
+    /// Set-aside items that probably hold a key.
     holders: Vec<(EntryId, String)>,
     /// Items may start.
     is_open: bool,
@@ -222,13 +222,13 @@ impl Run {
             _ = early.wait_for(|stop| stop.how != How::No) => Ok(false),
             prepared = self.prepare(args) => prepared.map(|()| true),
         };
-        let obeying = Obedient {
+        let handler = SignalHandler {
             runtime: self.runtime.clone(),
             runner: Arc::clone(&self.runner),
             screen: self.screen.clone(),
             grace: self.grace,
         };
-        let obeying = tokio::spawn(obeying.obey(signals.clone()));
+        let handling = tokio::spawn(handler.handle(signals.clone()));
         let ran = match (prepared, source) {
             (Err(error), _) => Err(error),
             (Ok(false), _) => Ok(()),
@@ -240,19 +240,19 @@ impl Run {
             }
         };
         self.adds = Adds::default();
-        // It must not be delayed by a look at it.
+        // Inspection must not delay it.
         self.shown.set_served(None);
         let stopped = self.stop(&signals, &mut broken).await;
         if let Some(results) = &self.results {
             results.sync()?;
         }
-        obeying.abort();
-        // It has a handle of the runtime, which must be gone before this process ends.
-        let _ = obeying.await;
+        handling.abort();
+        // It has a handle of the runtime, which must be dropped before this process ends.
+        let _ = handling.await;
         self.screen.close();
         let stop = *signals.borrow();
         match ran {
-            // The runtime was shut down while it worked.
+            // The runtime was shut down in the meantime.
             Err(error) if stop.how != How::No && is_down(&error) => {}
             ran => ran?,
         }
@@ -351,7 +351,7 @@ impl Run {
                     if !reading {
                         self.runner.progress().input_ended();
                         self.open_all().await?;
-                        self.tell_rest();
+                        self.report_rest();
                     }
                 }
             }

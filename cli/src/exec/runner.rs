@@ -56,7 +56,7 @@ impl Runner {
         limits: Limits,
         started: Instant,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
-        let (broken, told) = mpsc::unbounded_channel();
+        let (broken, receiver) = mpsc::unbounded_channel();
         let runner = Self {
             started,
             limits,
@@ -66,7 +66,7 @@ impl Runner {
             outputs: KeptOutputs::new(outputs),
             broken,
         };
-        (Arc::new(runner), told)
+        (Arc::new(runner), receiver)
     }
 
     /// Lets the commands start.

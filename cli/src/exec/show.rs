@@ -80,7 +80,7 @@ impl Shown {
                 let reading = (!is_read).then(|| lines.get());
                 // Paused items have no end in sight.
                 let eta = view.eta.filter(|_| !held.is_paused);
-                let view = View { reading, eta, held: held.told.clone(), ..view };
+                let view = View { reading, eta, held: held.reasons.clone(), ..view };
                 // It may block without a reader: that must delay nothing else on this thread.
                 tokio::task::block_in_place(|| screen.show(&view, elapsed));
             }
@@ -102,7 +102,7 @@ impl Drop for Shown {
 
 /// Why items wait, as of the last query.
 struct Held {
-    told: Vec<(u64, String)>,
+    reasons: Vec<(u64, String)>,
     /// Some of them are paused.
     is_paused: bool,
     ask_at: Instant,
@@ -110,7 +110,7 @@ struct Held {
 
 impl Default for Held {
     fn default() -> Self {
-        Self { told: Vec::new(), is_paused: false, ask_at: Instant::now() + ASK_EVERY }
+        Self { reasons: Vec::new(), is_paused: false, ask_at: Instant::now() + ASK_EVERY }
     }
 }
 
@@ -130,12 +130,12 @@ impl Held {
         }
         for by in [HeldBy::Pause, HeldBy::Time] {
             let Some(count) = held.get_mut(&by) else { continue };
-            let not_told = aside.min(*count);
-            (*count, aside) = (*count - not_told, aside - not_told);
+            let aside_of_count = aside.min(*count);
+            (*count, aside) = (*count - aside_of_count, aside - aside_of_count);
         }
         held.retain(|_, count| *count > 0);
         self.is_paused = held.contains_key(&HeldBy::Pause);
-        self.told = words(held);
+        self.reasons = words(held);
         let ended = Instant::now();
         self.ask_at = ended + ASK_EVERY.max((ended - begun) * ASK_SHARE);
     }
@@ -143,10 +143,10 @@ impl Held {
 
 /// The reasons in words, the most frequent first.
 fn words(held: BTreeMap<HeldBy, u64>) -> Vec<(u64, String)> {
-    let mut told: Vec<(u64, String)> =
+    let mut reasons: Vec<(u64, String)> =
         held.into_iter().map(|(by, count)| (count, in_words(&by))).collect();
-    told.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-    told
+    reasons.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    reasons
 }
 
 fn in_words(by: &HeldBy) -> String {
@@ -168,8 +168,8 @@ mod tests {
     fn the_reason_of_most_items_comes_first() {
         let limit = HeldBy::Concurrency { pattern: "acme".to_owned(), limit: 3 };
         let held = BTreeMap::from([(HeldBy::Pause, 2), (limit, 12), (HeldBy::Capacity, 6)]);
-        let told = ["12 wait for acme=3", "6 wait for --jobs", "2 paused"];
+        let reasons = ["12 wait for acme=3", "6 wait for --jobs", "2 paused"];
         let words = words(held).into_iter().map(|(count, why)| format!("{count} {why}"));
-        assert_eq!(words.collect::<Vec<_>>(), told);
+        assert_eq!(words.collect::<Vec<_>>(), reasons);
     }
 }

@@ -11,7 +11,7 @@ use super::progress::Clock;
 pub(crate) struct Summary {
     /// Items of the input that were stored or found stored.
     pub(crate) accepted: u64,
-    /// Of these, items that were added while the run went on.
+    /// Of these, items that were added while it was running.
     pub(crate) added: u64,
     /// Items that the input named more than once (each counted once above).
     pub(crate) duplicates: u64,
@@ -19,9 +19,9 @@ pub(crate) struct Summary {
     pub(crate) succeeded: u64,
     /// Failed permanently in this run.
     pub(crate) failed: u64,
-    /// Canceled by a person during this run.
+    /// Canceled by a user during this run.
     pub(crate) canceled: u64,
-    /// Killed by a person during this run.
+    /// Killed by a user during this run.
     pub(crate) killed: u64,
     /// Succeeded in an earlier run.
     pub(crate) succeeded_earlier: u64,
@@ -90,7 +90,7 @@ impl fmt::Display for Summary {
         let elapsed = std::time::Duration::from_millis(self.elapsed_ms);
         write!(f, "{} succeeded, {} failed", self.succeeded, self.failed)?;
         let left = match &self.again {
-            // Its input does not name them.
+            // They are not in the input of this command line.
             _ if self.added > 0 => "left (forebay exec --resume continues)".to_owned(),
             Some(name) => format!("left (the same command line with --again={name} continues)"),
             None => "left (the same command line continues)".to_owned(),

@@ -33,7 +33,7 @@ impl Printer {
     /// A part as text.
     pub(crate) fn part(&mut self, part: &Response) -> Result<String, AskError> {
         if let Some(list) = &mut self.list {
-            return Ok(list.page(part).ok_or(AskError::Strange)??);
+            return Ok(list.page(part).ok_or(AskError::Unexpected)??);
         }
         if self.is_json { json(part) } else { as_text(part) }
     }
@@ -80,7 +80,7 @@ pub(crate) fn json(response: &Response) -> Result<String, AskError> {
         Response::Partitions { partitions } => serde_json::to_string(partitions),
         Response::Acted { report } => serde_json::to_string(report),
         Response::Error { .. } => serde_json::to_string(response),
-        Response::Entries { .. } | Response::Queues { .. } => return Err(AskError::Strange),
+        Response::Entries { .. } | Response::Queues { .. } => return Err(AskError::Unexpected),
     }?;
     text.push('\n');
     Ok(text)
@@ -109,7 +109,7 @@ fn as_text(response: &Response) -> Result<String, AskError> {
         | Response::Queues { .. }
         | Response::Services { .. }
         | Response::Acted { .. }
-        | Response::Error { .. } => return Err(AskError::Strange),
+        | Response::Error { .. } => return Err(AskError::Unexpected),
     })
 }
 

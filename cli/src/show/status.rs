@@ -25,7 +25,7 @@ pub(super) fn status(node: &NodeView) -> String {
     for partition in &node.partitions {
         table.add_row([
             partition.id.to_string(),
-            // Without a process the partition is only led during this look.
+            // Without a process the partition is only led during this request.
             if node.pid.is_some() { partition.role.to_string() } else { "-".to_owned() },
             partition.epoch.to_string(),
             partition.applied.to_string(),

@@ -26,25 +26,25 @@ use crate::{
     show::{next_of, safe},
 };
 
-/// Minimum interval between looks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After a long look, a pause of this many times its duration.
+/// Minimum interval between updates.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
+/// After a long update, a pause of this many times its duration.
 const REST_FACTOR: u32 = 9;
-/// How long the directory is left alone after its process has ended: a process that is restarted
+/// How long the directory is left closed after its process has ended: a process that is restarted
 /// must not find it open.
 const LEFT_ALONE: Duration = Duration::from_secs(3);
 /// Maximum wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of listed queues.
 const QUEUES_MAX: usize = 1_000;
-/// Maximum number of pages of queues per look: many queues may have no work.
+/// Maximum number of pages of queues per update: many queues may have no work.
 const PAGES_MAX: usize = 20;
 /// Bytes of a payload that are enough to show an entry.
 const PAYLOAD_BYTES_MAX: usize = 256;
 /// Maximum number of queues whose next entry is explained, where counters do not show the reason.
 const EXPLAINED_MAX: usize = 20;
 
-/// The result of a look.
+/// The result of an update.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
     /// The process, or the directory itself; absent before the first answer.
@@ -59,7 +59,7 @@ pub(super) struct View {
     pub(super) queues: Vec<QueueRow>,
     /// There are more queues than are listed.
     pub(super) has_more: bool,
-    /// When this was found.
+    /// The time of the update.
     pub(super) found_at: Option<Instant>,
     /// Why there is no newer view.
     pub(super) problem: Option<String>,
@@ -94,29 +94,29 @@ impl View {
     }
 }
 
-/// Looks again and again until the view is closed. `again`: also reads the stored data again if no
-/// process has the directory open.
+/// Updates the view until it is closed. `again`: also reads the stored data again if no process has
+/// the directory open.
 pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<Notify>) {
-    let mut looks = Looks { dir, stored: None, process: Process::None, runs: HashMap::new() };
+    let mut queries = Queries { dir, stored: None, process: Process::None, runs: HashMap::new() };
     let mut last = View::default();
     loop {
         let begun = Instant::now();
-        let running = Control::Running(looks.dir.clone());
+        let running = Control::Running(queries.dir.clone());
         let asked = tokio::select! {
             () = found.closed() => return,
-            asked = looks.ask(&running) => asked,
+            asked = queries.ask(&running) => asked,
         };
         last = match asked {
             Ok(view) => {
-                looks.stored = None;
-                looks.process = Process::Answers;
+                queries.stored = None;
+                queries.process = Process::Answers;
                 view
             }
-            Err(error) if error.is_nobody && looks.is_left_alone() => {
+            Err(error) if error.is_nobody && queries.is_left_alone() => {
                 let problem = "its process has ended; what is stored is read soon".to_owned();
                 View { problem: Some(problem), ..last }
             }
-            Err(error) if error.is_nobody => match looks.stored().await {
+            Err(error) if error.is_nobody => match queries.stored().await {
                 Ok(view) => view,
                 Err(error) => View { problem: Some(error.message), ..last },
             },
@@ -126,26 +126,26 @@ pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<No
             return;
         }
         let rest = match last.problem {
-            // The other side does not work while we wait for its answer.
-            Some(_) => LOOK_EVERY,
-            None => LOOK_EVERY.max(begun.elapsed() * REST_FACTOR),
+            // The other side does no work while this side waits.
+            Some(_) => UPDATE_INTERVAL,
+            None => UPDATE_INTERVAL.max(begun.elapsed() * REST_FACTOR),
         };
         tokio::select! {
             () = found.closed() => return,
-            () = again.notified() => (looks.stored, looks.process) = (None, Process::None),
+            () = again.notified() => (queries.stored, queries.process) = (None, Process::None),
             () = tokio::time::sleep(rest) => {}
         }
     }
 }
 
 /// Why there is no answer.
-struct LookError {
+struct QueryError {
     message: String,
     /// No process has the directory open.
     is_nobody: bool,
 }
 
-impl From<ControlError> for LookError {
+impl From<ControlError> for QueryError {
     fn from(error: ControlError) -> Self {
         let is_nobody = match &error {
             ControlError::Silent { source, .. } => {
@@ -157,7 +157,7 @@ impl From<ControlError> for LookError {
     }
 }
 
-impl From<Response> for LookError {
+impl From<Response> for QueryError {
     fn from(response: Response) -> Self {
         let message = match response {
             Response::Error { message, .. } => message,
@@ -176,7 +176,7 @@ enum Process {
     Gone(Instant),
 }
 
-struct Looks {
+struct Queries {
     dir: PathBuf,
     /// The stored data; absent while a process has the directory open.
     stored: Option<View>,
@@ -185,7 +185,7 @@ struct Looks {
     runs: HashMap<RunId, String>,
 }
 
-impl Looks {
+impl Queries {
     /// Whether the directory of an ended process must not be opened yet.
     fn is_left_alone(&mut self) -> bool {
         if let Process::Answers = self.process {
@@ -195,38 +195,38 @@ impl Looks {
     }
 
     /// The stored data. The directory is opened for it only if it was not read yet.
-    async fn stored(&mut self) -> Result<View, LookError> {
+    async fn stored(&mut self) -> Result<View, QueryError> {
         if let Some(view) = &self.stored {
             return Ok(view.clone());
         }
         let control = Control::look(&self.dir).await?;
         let asked = self.ask(&control).await;
-        // Nothing worth keeping was written.
+        // Nothing was written that must be kept.
         let _ = control.close().await;
         let view = asked?;
-        // A process may have started meanwhile.
+        // A process may have started in the meantime.
         self.stored = (!view.has_process()).then(|| view.clone());
         Ok(view)
     }
 
-    async fn ask(&mut self, control: &Control) -> Result<View, LookError> {
-        let node = match control.ask_within(Request::Status, PATIENCE).await? {
+    async fn ask(&mut self, control: &Control) -> Result<View, QueryError> {
+        let node = match control.ask_within(Request::Status, TIMEOUT).await? {
             Response::Status { node } => node,
             other => return Err(other.into()),
         };
         let mut view = View { node: Some(node), ..View::default() };
         if view.has_process()
             && let Response::Jobs { jobs } =
-                control.ask_within(Request::Jobs { running_max: None }, PATIENCE).await?
+                control.ask_within(Request::Jobs { running_max: None }, TIMEOUT).await?
         {
             view.running_max = jobs.running_max;
         }
-        view.services = match control.ask_within(Request::Services, PATIENCE).await? {
+        view.services = match control.ask_within(Request::Services, TIMEOUT).await? {
             Response::Services { services } => self.named(services),
             other => return Err(other.into()),
         };
         let request = Request::Limits { scope: None, in_parts: true };
-        view.limits = match control.ask_within(request, PATIENCE).await? {
+        view.limits = match control.ask_within(request, TIMEOUT).await? {
             Response::Limits { limits, .. } => merged(limits),
             other => return Err(other.into()),
         };
@@ -290,7 +290,7 @@ fn commands(dir: &Path) -> Vec<(RunId, String)> {
     listed.into_iter().map(|run| (run.id, safe(&run.identity.command_line()))).collect()
 }
 
-async fn queues(control: &Control, view: &mut View) -> Result<Vec<VQueueView>, LookError> {
+async fn queues(control: &Control, view: &mut View) -> Result<Vec<VQueueView>, QueryError> {
     let filter =
         EntryFilter { limit: QUEUES_MAX, bytes_max: PAYLOAD_BYTES_MAX, ..EntryFilter::default() };
     let mut pages = control.pages(Request::Queues { filter, all: false, after: None });
@@ -314,7 +314,7 @@ async fn rows(
     control: &Control,
     view: &View,
     queues: &[VQueueView],
-) -> Result<Vec<QueueRow>, LookError> {
+) -> Result<Vec<QueueRow>, QueryError> {
     let counters = blocks::Counters::of(view);
     let (mut rows, mut explained) = (Vec::with_capacity(queues.len()), 0);
     for queue in queues {
@@ -329,7 +329,7 @@ async fn rows(
             explained += 1;
             // One that has started or ended meanwhile is not blocked.
             if let Response::Explain { explained } =
-                control.ask_within(Request::Explain { entry }, PATIENCE).await?
+                control.ask_within(Request::Explain { entry }, TIMEOUT).await?
             {
                 blocked = blocks::explained(&explained);
             }

@@ -42,7 +42,7 @@ const PAGE_ROWS: usize = 10;
 #[derive(Debug, Error)]
 pub(crate) enum TopError {
     #[error(
-        "`forebay top` needs a terminal, and standard output is none: use `forebay status`, \
+        "`forebay top` needs a terminal as standard output: use `forebay status`, \
          `queues`, `limits` or `runs`, which print once"
     )]
     NoTerminal,

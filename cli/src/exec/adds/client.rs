@@ -1,7 +1,7 @@
-//! `forebay add`: gives items to the run that is running.
+//! `forebay add`: adds items to a running run.
 //!
-//! Must always hold: exit code 0 only when the run has said that every item is durable. Must
-//! not know: what the run's command is made of.
+//! Must always hold: exit code 0 only when the run has reported every item as durable. Must not
+//! know: the command of the run.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -15,7 +15,7 @@ use std::{
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{Counts, FrameWriter, Header, Said, VERSION, hear, say, socket};
+use super::{Answer, Counts, FrameWriter, Header, VERSION, read_line, send_line, socket};
 use crate::{
     args::{AddArgs, Global},
     exec::{
@@ -25,10 +25,10 @@ use crate::{
     },
 };
 
-/// How long a run that just starts is waited for, and how often it is looked for.
+/// How long to wait for a run that is starting, and the interval of checks for it.
 const START_WITHIN: Duration = Duration::from_secs(2);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long a run may be silent before it says that it takes items.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
+/// Maximum wait for the first answer of a run.
 const HELLO_WITHIN: Duration = Duration::from_secs(60);
 
 /// Why items could not be added, or not all of them.
@@ -54,7 +54,7 @@ pub(crate) enum AddError {
     Output(io::Error),
 }
 
-/// What was added, for programs.
+/// The result, for programs.
 #[derive(Serialize)]
 struct Line<'a> {
     kind: &'static str,
@@ -83,25 +83,25 @@ pub(crate) fn add(global: &Global, args: &AddArgs) -> Result<ExitCode, AddError>
         are_words: input.is_none(),
     };
     stream.set_read_timeout(Some(HELLO_WITHIN)).map_err(broken)?;
-    say(&mut stream, &header).map_err(broken)?;
+    send_line(&mut stream, &header).map_err(broken)?;
     let mut answers = BufReader::new(stream.try_clone().map_err(broken)?);
-    let (run, command, is_ndjson) = match hear::<Said>(&mut answers).map_err(broken)? {
-        Some(Said::Hello { run, command, is_ndjson }) => (run, command, is_ndjson),
-        Some(Said::Refused { reason }) => return Err(AddError::Refused(reason)),
+    let (run, command, is_ndjson) = match read_line::<Answer>(&mut answers).map_err(broken)? {
+        Some(Answer::Hello { run, command, is_ndjson }) => (run, command, is_ndjson),
+        Some(Answer::Refused { reason }) => return Err(AddError::Refused(reason)),
         _ => return Err(AddError::NoRun(global.data_dir.clone())),
     };
     stream.set_read_timeout(None).map_err(broken)?;
     let words = (!args.items.is_empty()).then(|| words(args, is_ndjson));
-    // On a thread of its own: the run says what is wrong while it reads.
+    // On a separate thread, because the run reports errors while it reads.
     let sending = thread::spawn(move || match (input, words) {
         (Some(input), _) => send(input, stream),
         (None, words) => send(&words.unwrap_or_default()[..], stream),
     });
     let counts = listen(&mut answers, sending)?;
-    tell(global.json, &run, &command, counts)
+    print_result(global.json, &run, &command, counts)
 }
 
-/// Connects to the run; one that just starts is waited for.
+/// Connects to the run; waits for one that is starting.
 fn reach(data_dir: &Path) -> Result<UnixStream, AddError> {
     let until = Instant::now() + START_WITHIN;
     loop {
@@ -118,17 +118,17 @@ fn reach(data_dir: &Path) -> Result<UnixStream, AddError> {
         if !may_start || Instant::now() >= until {
             return Err(AddError::NoRun(data_dir.to_owned()));
         }
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(CHECK_INTERVAL);
     }
 }
 
-/// The words of the command line as an input: a NUL behind each, or lines of JSON.
+/// The words of the command line as an input: each ends with NUL, or is a line of JSON.
 fn words(args: &AddArgs, is_ndjson: bool) -> Vec<u8> {
     let mut input = Vec::new();
     for word in &args.items {
         let mut word = word.as_bytes().to_vec();
         if is_ndjson {
-            // Between the tokens of JSON; in a string there is none.
+            // Newlines between the tokens of JSON; a string contains none.
             word.iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
         }
         input.extend_from_slice(&word);
@@ -137,8 +137,8 @@ fn words(args: &AddArgs, is_ndjson: bool) -> Vec<u8> {
     input
 }
 
-/// Sends an input to its end. An error is one of reading it: a run that takes no more says so
-/// itself.
+/// Sends the whole input. Returns only errors of reading it: a run that takes no more items reports
+/// this itself.
 fn send(mut input: impl BufRead, stream: UnixStream) -> io::Result<()> {
     let mut frames = FrameWriter(stream);
     loop {
@@ -155,7 +155,7 @@ fn send(mut input: impl BufRead, stream: UnixStream) -> io::Result<()> {
     }
 }
 
-/// Counts what the run says, and tells what is wrong.
+/// Counts the results that the run reports, and prints errors.
 fn listen(
     answers: &mut impl BufRead,
     sending: thread::JoinHandle<io::Result<()>>,
@@ -169,13 +169,13 @@ fn listen(
         AddError::Partly { why: why.to_owned(), kept }
     };
     loop {
-        match hear::<Said>(answers) {
-            Ok(Some(Said::Stored(more))) => counts.add(more),
-            Ok(Some(Said::Bad { reason })) => warn(&format!("error: {reason}; skipped")),
-            Ok(Some(Said::Note { text })) => warn(&format!("forebay: {text}")),
-            Ok(Some(Said::End)) => return Ok(counts),
-            Ok(Some(Said::Refused { reason })) => return Err(partly(&reason, &counts)),
-            Ok(Some(Said::Hello { .. })) => {}
+        match read_line::<Answer>(answers) {
+            Ok(Some(Answer::Stored(more))) => counts.add(more),
+            Ok(Some(Answer::Bad { reason })) => warn(&format!("error: {reason}; skipped")),
+            Ok(Some(Answer::Note { text })) => warn(&format!("forebay: {text}")),
+            Ok(Some(Answer::End)) => return Ok(counts),
+            Ok(Some(Answer::Refused { reason })) => return Err(partly(&reason, &counts)),
+            Ok(Some(Answer::Hello { .. })) => {}
             Ok(None) | Err(_) if sending.is_finished() => {
                 return match sending.join() {
                     Ok(Err(source)) => {
@@ -191,11 +191,16 @@ fn listen(
 }
 
 fn warn(text: &str) {
-    // Nobody may read it.
+    // Standard error may be closed.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-fn tell(as_json: bool, run: &str, command: &str, counts: Counts) -> Result<ExitCode, AddError> {
+fn print_result(
+    as_json: bool,
+    run: &str,
+    command: &str,
+    counts: Counts,
+) -> Result<ExitCode, AddError> {
     let text = match as_json {
         true => {
             let line = Line { kind: "added", run, counts };

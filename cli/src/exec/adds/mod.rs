@@ -1,17 +1,17 @@
-//! `forebay add`: items for a run that is running.
+//! `forebay add`: adds items to a running run.
 //!
-//! Owns: the socket `exec/add.sock` in the data directory, and what the two ends say to each
-//! other. The client sends a line of JSON ([`Header`]), then its input as it is, in frames: a
-//! length (4 bytes, little-endian) and that many bytes; a frame of no bytes is the end of the
-//! input. The run answers with lines of JSON ([`Said`]).
+//! Owns: the socket `exec/add.sock` in the data directory, and its protocol. The client sends a
+//! line of JSON ([`Header`]), then its unchanged input in frames: a length (4 bytes, little-endian)
+//! and that many bytes; an empty frame is the end of the input. The run answers with lines of JSON
+//! ([`Answer`]).
 //!
-//! Must always hold: what is said to be stored is durable; an input that ends without the last
-//! frame has no last item (its client was killed in the middle of it). Must not know: what
-//! becomes of items.
+//! Must always hold: items that are reported as stored are durable; an input that ends without the
+//! last frame has no last item (its client was killed in the middle of it). Must not know: the
+//! results of items.
 //!
 //! | module | does |
 //! |---|---|
-//! | [`server`] | takes connections, in the process of the run |
+//! | [`server`] | accepts connections, in the process of the run |
 //! | [`client`] | the command `forebay add` |
 
 pub(crate) mod client;
@@ -30,15 +30,15 @@ use super::input::Format;
 
 /// Name of the socket, in the directory of `exec` in the data directory.
 pub(crate) const SOCKET_NAME: &str = "add.sock";
-/// What this version says first.
+/// Version of the protocol.
 const VERSION: u32 = 1;
-/// Longest line that either end says, in bytes.
+/// Maximum length of a line in either direction, in bytes.
 const LINE_LEN_MAX: u64 = 1 << 20;
-/// Bytes of one frame.
+/// Maximum length of a frame, in bytes.
 const FRAME_LEN_MAX: usize = 64 * 1024;
 
-/// How the items of an `add` are written, and for which run they are. What is absent is as in
-/// the input of the run.
+/// The format of the items of an `add`, and their run. Absent fields are as in the input of the
+/// run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Header {
     pub(crate) version: u32,
@@ -56,39 +56,39 @@ pub(crate) struct Header {
     pub(crate) are_words: bool,
 }
 
-/// What the run says.
+/// An answer of the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
-pub(crate) enum Said {
-    /// First: it takes items.
+pub(crate) enum Answer {
+    /// The first answer: it takes items.
     Hello {
         run: String,
         command: String,
         /// Items are JSON objects.
         is_ndjson: bool,
     },
-    /// It takes no (more) items.
+    /// It takes no items, or no more.
     Refused { reason: String },
-    /// A line that is no item.
+    /// A line that is not an item.
     Bad { reason: String },
-    /// What a person should know of the input.
+    /// A note about the input, for the user.
     Note { text: String },
-    /// These items are durable, or were before.
+    /// These items are durable, now or already before.
     Stored(Counts),
     /// All items were taken.
     End,
 }
 
-/// What became of items.
+/// The results of storing items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
-    /// They run, or will.
+    /// They run, or will run.
     pub(crate) added: u64,
     /// The run has them already.
     pub(crate) duplicates: u64,
-    /// They had ended well in an earlier run.
+    /// They succeeded in an earlier run.
     pub(crate) done_before: u64,
-    /// They had failed in an earlier run, and are not tried again.
+    /// They failed in an earlier run, and are not retried.
     pub(crate) failed_before: u64,
     /// They are files of the data directory.
     pub(crate) inside: u64,
@@ -108,14 +108,14 @@ impl Counts {
 }
 
 /// Writes a line of JSON.
-fn say(stream: &mut UnixStream, said: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(said)?;
+fn send_line(stream: &mut UnixStream, answer: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
     stream.write_all(&line)
 }
 
 /// Reads a line of JSON; `None` at the end.
-fn hear<T: DeserializeOwned>(reader: &mut impl BufRead) -> io::Result<Option<T>> {
+fn read_line<T: DeserializeOwned>(reader: &mut impl BufRead) -> io::Result<Option<T>> {
     let mut line = Vec::new();
     reader.take(LINE_LEN_MAX).read_until(b'\n', &mut line)?;
     match line.last() {
@@ -137,16 +137,16 @@ impl<W: Write> FrameWriter<W> {
         Ok(())
     }
 
-    /// The input is whole.
+    /// Marks the end of the input.
     fn end(&mut self) -> io::Result<()> {
         self.0.write_all(&[0; 4])
     }
 }
 
-/// An input that comes in frames.
+/// An input that arrives in frames.
 struct FrameReader<R> {
     reader: R,
-    /// Bytes of the frame that are still to come.
+    /// Bytes of the current frame that were not read yet.
     left: usize,
     has_ended: bool,
 }

@@ -1,8 +1,7 @@
-//! Takes items for the run of this process.
+//! Takes added items for the run of this process.
 //!
-//! Must always hold: items are said to be stored when the run has answered for them, and not
-//! before; nothing here outlives the run's interest: once the run takes no more, connections
-//! are told so. Must not know: how items are stored.
+//! Must always hold: items are reported as stored only after the run has stored them; once the run
+//! takes no more items, clients get a refusal. Must not know: how items are stored.
 
 use std::{
     fs,
@@ -19,31 +18,33 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Counts, FrameReader, Header, SOCKET_NAME, Said, VERSION, hear, say, socket};
+use super::{
+    Answer, Counts, FrameReader, Header, SOCKET_NAME, VERSION, read_line, send_line, socket,
+};
 use crate::exec::{
     feed::{self, Adder, Fed},
     input::{Format, Reading},
 };
 
-/// Connections at the same time.
+/// Maximum number of connections.
 const CONNECTIONS_MAX: usize = 16;
-/// Batches of items that wait for the run.
+/// Maximum number of batches of items that wait for the run.
 const BATCHES_MAX: usize = 4;
-/// Items of one batch.
+/// Maximum number of items in a batch.
 const BATCH_LEN_MAX: usize = 256;
-/// How long a client has to send its first line, and to read each answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Maximum time for a client to send its first line, and to read each answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Items that are to be stored, and where to say that they are.
+/// Items to be stored, and the sender for the result.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) items: Vec<Fed>,
     pub(crate) stored: oneshot::Sender<Counts>,
 }
 
-/// What clients learn about the run.
+/// The run, for answers to clients.
 #[derive(Clone, Debug)]
-pub(crate) struct Told {
+pub(crate) struct RunInfo {
     pub(crate) run: String,
     pub(crate) command: String,
 }
@@ -64,16 +65,16 @@ impl Drop for Server {
 /// Takes items from now on. `dir` is the directory of `exec`, which this process owns.
 ///
 /// # Errors
-/// When the socket cannot be made.
+/// When the socket cannot be created.
 pub(crate) fn start(
     dir: &Path,
-    told: Told,
+    run_info: RunInfo,
     adder: Adder,
 ) -> io::Result<(Server, mpsc::Receiver<Batch>)> {
     let listener = socket::bind(dir)?;
     let (batches, taken) = mpsc::channel(BATCHES_MAX);
     let open = Arc::new(AtomicUsize::new(0));
-    // Not joined: it waits for connections as long as the process lives.
+    // Not joined: it waits for connections until the process ends.
     thread::Builder::new().name("forebay-adds".to_owned()).spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else {
@@ -83,14 +84,14 @@ pub(crate) fn start(
             if open.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
                 open.fetch_sub(1, Ordering::Relaxed);
                 let reason = format!("{CONNECTIONS_MAX} others add items already: try again");
-                let _ = stream.set_write_timeout(Some(PATIENCE));
-                let _ = say(&mut stream, &Said::Refused { reason });
+                let _ = stream.set_write_timeout(Some(TIMEOUT));
+                let _ = send_line(&mut stream, &Answer::Refused { reason });
                 continue;
             }
-            let (told, adder, batches) = (told.clone(), adder.clone(), batches.clone());
+            let (run_info, adder, batches) = (run_info.clone(), adder.clone(), batches.clone());
             let (counted, spawned_count) = (Arc::clone(&open), Arc::clone(&open));
             let serving = move || {
-                if let Err(error) = serve(stream, &told, &adder, &batches) {
+                if let Err(error) = serve(stream, &run_info, &adder, &batches) {
                     tracing::debug!(%error, "a client that adds items is gone");
                 }
                 counted.fetch_sub(1, Ordering::Relaxed);
@@ -105,22 +106,22 @@ pub(crate) fn start(
 
 fn serve(
     mut stream: UnixStream,
-    told: &Told,
+    run_info: &RunInfo,
     adder: &Adder,
     batches: &mpsc::Sender<Batch>,
 ) -> io::Result<()> {
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut reader = BufReader::new(stream.try_clone()?);
-    let Some(header) = hear::<Header>(&mut reader)? else { return Ok(()) };
-    if let Some(reason) = refusal(&header, told, batches) {
-        return say(&mut stream, &Said::Refused { reason });
+    let Some(header) = read_line::<Header>(&mut reader)? else { return Ok(()) };
+    if let Some(reason) = refusal(&header, run_info, batches) {
+        return send_line(&mut stream, &Answer::Refused { reason });
     }
     let reading = reading(&header, adder.reading());
     let is_ndjson = reading.format == Format::Ndjson;
-    let (run, command) = (told.run.clone(), told.command.clone());
-    say(&mut stream, &Said::Hello { run, command, is_ndjson })?;
-    // A person may type them.
+    let (run, command) = (run_info.run.clone(), run_info.command.clone());
+    send_line(&mut stream, &Answer::Hello { run, command, is_ndjson })?;
+    // A user may type them.
     stream.set_read_timeout(None)?;
     let input = Box::new(BufReader::new(FrameReader::new(reader)));
     let mut fed = feed::start_added(input, reading, adder)?;
@@ -133,9 +134,9 @@ fn serve(
                 item @ Fed::Item(..) => items.push(item),
                 Fed::Bad(reason) => {
                     counts.skipped += 1;
-                    say(&mut stream, &Said::Bad { reason })?;
+                    send_line(&mut stream, &Answer::Bad { reason })?;
                 }
-                Fed::Note(text) => say(&mut stream, &Said::Note { text })?,
+                Fed::Note(text) => send_line(&mut stream, &Answer::Note { text })?,
                 Fed::Inside => counts.inside += 1,
                 // The client is gone.
                 Fed::Broken(_) => is_broken = true,
@@ -149,17 +150,17 @@ fn serve(
             let sent = batches.blocking_send(Batch { items, stored });
             let Some(taken) = sent.ok().and_then(|()| answer.blocking_recv().ok()) else {
                 let reason = "the run has ended or is being stopped".to_owned();
-                say(&mut stream, &Said::Stored(counts))?;
-                return say(&mut stream, &Said::Refused { reason });
+                send_line(&mut stream, &Answer::Stored(counts))?;
+                return send_line(&mut stream, &Answer::Refused { reason });
             };
             counts.add(taken);
         }
-        say(&mut stream, &Said::Stored(counts))?;
+        send_line(&mut stream, &Answer::Stored(counts))?;
     }
-    if is_broken { Ok(()) } else { say(&mut stream, &Said::End) }
+    if is_broken { Ok(()) } else { send_line(&mut stream, &Answer::End) }
 }
 
-fn refusal(header: &Header, told: &Told, batches: &mpsc::Sender<Batch>) -> Option<String> {
+fn refusal(header: &Header, run_info: &RunInfo, batches: &mpsc::Sender<Batch>) -> Option<String> {
     if header.version != VERSION {
         return Some(format!(
             "the running process is another version of forebay (it speaks {VERSION} and not {})",
@@ -169,15 +170,15 @@ fn refusal(header: &Header, told: &Told, batches: &mpsc::Sender<Batch>) -> Optio
     if batches.is_closed() {
         return Some("the run has ended or is being stopped".to_owned());
     }
-    let wanted = header.run.as_deref().filter(|wanted| !told.run.starts_with(wanted))?;
-    let Told { run, command } = told;
+    let wanted = header.run.as_deref().filter(|wanted| !run_info.run.starts_with(wanted))?;
+    let RunInfo { run, command } = run_info;
     Some(format!(
         "run `{wanted}` is not running here, but {} ({command})",
         &run[..8.min(run.len())]
     ))
 }
 
-/// How the items are written: as in the input of the run, where the client says nothing else.
+/// The format of the items: as in the input of the run, unless the client specifies it.
 fn reading(header: &Header, of_run: Reading) -> Reading {
     let format = match (header.format.unwrap_or(of_run.format), header.are_words) {
         (Format::Ndjson, _) => Format::Ndjson,

@@ -1,4 +1,4 @@
-//! The socket's place, safely: only its user may connect, however long its path is.
+//! The path of the socket, with access only for its user, however long the path is.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -15,13 +15,13 @@ use std::{
 
 use super::SOCKET_NAME;
 
-/// Binds the socket of a directory that this process owns. One that a dead process left is
-/// replaced.
+/// Binds the socket of a directory that this process owns. Replaces a socket left by a dead
+/// process.
 ///
 /// # Errors
-/// When files in the directory cannot be made.
+/// When files in the directory cannot be created.
 pub(super) fn bind(dir: &Path) -> io::Result<UnixListener> {
-    // It is bound in a directory of this user's alone, and moved when it has its mode.
+    // It is bound in a directory that only this user can access, and moved once its mode is set.
     let fresh = dir.join("add.new");
     match fs::remove_dir_all(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -38,14 +38,14 @@ pub(super) fn bind(dir: &Path) -> io::Result<UnixListener> {
 /// Connects to the socket of a directory.
 ///
 /// # Errors
-/// When nobody listens there, or the directory cannot be read.
+/// When no process listens there, or the directory cannot be read.
 pub(super) fn connect(dir: &Path) -> io::Result<UnixStream> {
     let (path, _held) = short(dir)?;
     UnixStream::connect(path)
 }
 
-/// A path of the socket that fits into an address (107 bytes), by the open file of its
-/// directory; it is good while that is open.
+/// A path of the socket that fits into an address (107 bytes), through the open file of its
+/// directory; valid while that is open.
 fn short(dir: &Path) -> io::Result<(PathBuf, File)> {
     let held = File::open(dir)?;
     let short = Path::new("/proc/self/fd").join(held.as_raw_fd().to_string());

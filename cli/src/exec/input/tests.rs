@@ -60,9 +60,9 @@ fn crlf_is_reported_once_and_can_be_removed() {
     let bytes = &b"a\nb\r\nc\r\n\r\n"[..];
     let mut input = Input::new(bytes, Format::Lines);
     let notes: Vec<_> = std::iter::from_fn(|| input.next().map(|_| input.take_note())).collect();
-    let told: Vec<_> = notes.iter().map(|note| note.as_deref().unwrap_or("")).collect();
-    assert!(told[1].starts_with("line 2 ends with CR LF"), "{told:?}");
-    assert_eq!((told.len(), told[0], told[2], told[3]), (4, "", "", ""));
+    let texts: Vec<_> = notes.iter().map(|note| note.as_deref().unwrap_or("")).collect();
+    assert!(texts[1].starts_with("line 2 ends with CR LF"), "{texts:?}");
+    assert_eq!((texts.len(), texts[0], texts[2], texts[3]), (4, "", "", ""));
     let reading = Reading { crlf: true, ..Format::Lines.into() };
     assert_eq!(rows(bytes, reading), [arg(1, b"a"), arg(2, b"b"), arg(3, b"c")]);
 }

@@ -123,17 +123,22 @@ fn the_object_has_its_own_names() {
 
 #[test]
 fn names_that_are_not_allowed_are_refused() {
-    let said = |result: Result<Prepared, ItemError>| result.unwrap_err().to_string();
-    assert!(said(line(&["x"]).scope("{}").of(b"a b")).contains("character ` ` at byte 1"));
+    let error_of = |result: Result<Prepared, ItemError>| result.unwrap_err().to_string();
+    assert!(error_of(line(&["x"]).scope("{}").of(b"a b")).contains("character ` ` at byte 1"));
     assert!(
-        said(line(&["x"]).scope("s").limit_key("a/b/c").of(b"x")).contains("more than two levels")
+        error_of(line(&["x"]).scope("s").limit_key("a/b/c").of(b"x"))
+            .contains("more than two levels")
     );
-    assert!(said(line(&["x"]).limit_key("a").of(b"x")).contains("needs a scope"));
-    assert!(said(line(&["x"]).key("{}").of(&[b'k'; 513])).contains("513 bytes"));
-    assert!(said(line(&["x"]).key("{}").of(b"\xff")).contains("--key `\u{fffd}` is not UTF-8"));
-    assert!(said(line(&["x"]).of_object(r#"{"scope": []}"#)).contains("`scope` is an array"));
-    assert!(said(line(&["x"]).key("{user}").of_object("{}")).starts_with("--key: no field `user`"));
-    assert!(said(line(&["x", "{user}"]).of_object("{}")).starts_with("COMMAND: no field `user`"));
+    assert!(error_of(line(&["x"]).limit_key("a").of(b"x")).contains("needs a scope"));
+    assert!(error_of(line(&["x"]).key("{}").of(&[b'k'; 513])).contains("513 bytes"));
+    assert!(error_of(line(&["x"]).key("{}").of(b"\xff")).contains("--key `\u{fffd}` is not UTF-8"));
+    assert!(error_of(line(&["x"]).of_object(r#"{"scope": []}"#)).contains("`scope` is an array"));
+    assert!(
+        error_of(line(&["x"]).key("{user}").of_object("{}")).starts_with("--key: no field `user`")
+    );
+    assert!(
+        error_of(line(&["x", "{user}"]).of_object("{}")).starts_with("COMMAND: no field `user`")
+    );
 }
 
 #[test]

@@ -270,7 +270,7 @@ pub(super) fn stopped_before() -> Report {
 
 /// Whether a command could not be started because forebay lacks something, and not because of the
 /// command: descriptors, processes, memory.
-pub(super) fn is_lack(error: &io::Error) -> bool {
+pub(super) fn is_shortage(error: &io::Error) -> bool {
     let lacks = [Errno::MFILE, Errno::NFILE, Errno::AGAIN, Errno::NOMEM, Errno::NOBUFS];
     Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno))
 }

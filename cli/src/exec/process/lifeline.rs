@@ -31,7 +31,7 @@ use super::procfs;
 /// Maximum time for orphans of an earlier run to end after they are killed.
 const ORPHANS_GONE: Duration = Duration::from_secs(20);
 /// Interval of checks for it.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 /// Bytes of a boot id.
 const BOOT_ID_BYTES: usize = 36;
 /// Bytes of a slot.
@@ -208,7 +208,7 @@ fn end_orphans(lock: &File, running_path: &Path) -> Result<u64, LifelineError> {
             let named: Vec<String> = found.iter().take(NAMED_MAX).map(name).collect();
             return Err(LifelineError::Orphans { named: named.join(", ") });
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(CHECK_INTERVAL);
     }
 }
 

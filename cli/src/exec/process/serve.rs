@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    child::{Running, is_lack, not_started, stopped_before},
+    child::{Running, is_shortage, not_started, stopped_before},
     launch::Launcher,
     lifeline::{Lifeline, StartedBetween},
     link::{Ended, NotRun, Reply, Request, Start, Stop},
@@ -239,7 +239,7 @@ impl Serving {
             let serial = start.serial;
             match self.start(&start, lifeline) {
                 Ok(()) => self.queue.is_past(),
-                Err(error) if is_lack(&error) => {
+                Err(error) if is_shortage(&error) => {
                     if !self.queue.lacks(start, self.running(), Instant::now()) {
                         let reason = format!("no command can be started: {error}");
                         self.not_run(serial, &reason)?;
@@ -267,7 +267,7 @@ impl Serving {
         self.reply(Reply::NotRun(NotRun { serial, reason: ByteString::from(reason) }))
     }
 
-    /// Starts a command. An error concerns the command, unless it [is a lack](is_lack).
+    /// Starts a command. An error concerns the command, unless it [is a shortage](is_shortage).
     fn start(&mut self, start: &Start, lifeline: &Lifeline) -> io::Result<()> {
         let free = self.slots.iter().position(Option::is_none);
         let slot = free.unwrap_or(self.slots.len());

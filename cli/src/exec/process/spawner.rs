@@ -100,12 +100,12 @@ pub(crate) struct Spawner {
     next: Arc<AtomicU64>,
     orphans_killed: u64,
     process: Arc<Mutex<Option<Process>>>,
-    said: watch::Receiver<Said>,
+    status: watch::Receiver<Status>,
 }
 
-/// Messages of the spawner other than reports.
+/// State of the spawner, from its messages other than reports.
 #[derive(Clone, Debug, Default)]
-struct Said {
+struct Status {
     /// Commands wait to be started: the reason.
     waits: Option<String>,
     is_paused: bool,
@@ -120,20 +120,20 @@ struct Process {
 }
 
 /// Receives the result of a command: its report, or why it was not run.
-type Told = oneshot::Sender<Result<Report, String>>;
+type ResultSender = oneshot::Sender<Result<Report, String>>;
 
 /// Pending reports. `None` once the spawner is gone.
 #[derive(Debug)]
-struct Waiting(Mutex<Option<HashMap<u64, Told>>>);
+struct Waiting(Mutex<Option<HashMap<u64, ResultSender>>>);
 
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, Told>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, ResultSender>>> {
         // The map is consistent even after a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes one.
-    fn take(&self, serial: u64) -> Option<Told> {
+    fn take(&self, serial: u64) -> Option<ResultSender> {
         self.lock().as_mut()?.remove(&serial)
     }
 
@@ -179,13 +179,13 @@ impl Spawner {
             Some(_) | None => return Err(SpawnerError::Gone),
         };
         let waiting = Arc::new(Waiting(Mutex::new(Some(HashMap::new()))));
-        let (say, said) = watch::channel(Said::default());
+        let (status_sender, status) = watch::channel(Status::default());
         // Unbounded, but never longer than two requests per command.
         let (requests, queue) = mpsc::unbounded_channel();
         let writer = tokio::spawn(write_requests(queue, writer)).abort_handle();
-        tokio::spawn(read_replies(link, Arc::clone(&waiting), say));
+        tokio::spawn(read_replies(link, Arc::clone(&waiting), status_sender));
         let process = Arc::new(Mutex::new(Some(Process { child, writer, _owner: owner })));
-        Ok(Self { requests, waiting, next: Arc::default(), orphans_killed, process, said })
+        Ok(Self { requests, waiting, next: Arc::default(), orphans_killed, process, status })
     }
 
     /// Number of processes of an earlier run that were killed at the start.
@@ -243,15 +243,15 @@ impl Spawner {
     pub(crate) async fn pause(&self, pause: bool) {
         self.send(Request::Pause(pause));
         // An error: there is nothing left to pause.
-        let _ = self.said.clone().wait_for(|said| said.is_paused == pause).await;
+        let _ = self.status.clone().wait_for(|status| status.is_paused == pause).await;
     }
 
     /// Waits until commands have to wait because forebay itself lacks something; returns the
     /// reason. `None` when the spawner ends before.
     pub(crate) async fn waits(&self) -> Option<String> {
-        let mut said = self.said.clone();
-        let said = said.wait_for(|said| said.waits.is_some()).await;
-        said.ok()?.waits.clone()
+        let mut status = self.status.clone();
+        let status = status.wait_for(|status| status.waits.is_some()).await;
+        status.ok()?.waits.clone()
     }
 
     /// Ends the spawner, which kills running commands, and waits for it. Pending calls get
@@ -328,23 +328,23 @@ async fn write_requests(mut queue: mpsc::UnboundedReceiver<Request>, mut writer:
     let _ = writer.shutdown().await;
 }
 
-async fn read_replies(mut link: Link, waiting: Arc<Waiting>, say: watch::Sender<Said>) {
+async fn read_replies(mut link: Link, waiting: Arc<Waiting>, status_sender: watch::Sender<Status>) {
     while let Some(reply) = link.next().await {
-        let (serial, told) = match reply {
+        let (serial, result) = match reply {
             Reply::Ended(ended) => (ended.serial, Ok(ended.report)),
             Reply::NotRun(NotRun { serial, reason }) => (serial, Err(reason.to_string())),
             Reply::Waits(what) => {
-                say.send_modify(|said| said.waits = Some(what.to_string()));
+                status_sender.send_modify(|status| status.waits = Some(what.to_string()));
                 continue;
             }
             Reply::Paused(is_paused) => {
-                say.send_modify(|said| said.is_paused = is_paused);
+                status_sender.send_modify(|status| status.is_paused = is_paused);
                 continue;
             }
             Reply::Ready(_) | Reply::Refused(_) => break,
         };
         if let Some(sender) = waiting.take(serial) {
-            let _ = sender.send(told);
+            let _ = sender.send(result);
         }
     }
     waiting.clear();

@@ -3,7 +3,7 @@
 //!
 //! Must always hold: they are started in the order of their arrival; a shortage never counts
 //! against a command. While others run, it is waited for without limit, because each that ends
-//! frees something; when nothing runs, for [`LACKING_MAX`]. Must not know: how commands are
+//! frees something; when nothing runs, for [`SHORTAGE_MAX`]. Must not know: how commands are
 //! started.
 
 use std::{
@@ -15,7 +15,7 @@ use std::{
 use super::link::Start;
 
 /// Maximum duration of a shortage while nothing runs that could end it.
-const LACKING_MAX: Duration = Duration::from_secs(5);
+const SHORTAGE_MAX: Duration = Duration::from_secs(5);
 /// Interval of retries of a failed start.
 const AGAIN_EVERY: Duration = Duration::from_millis(100);
 /// Descriptors of a command: a handle, two pipes, and two files for long outputs.
@@ -23,21 +23,21 @@ const DESCRIPTORS_EACH: u64 = 5;
 /// Descriptors needed temporarily to start one command, and some to spare.
 const DESCRIPTORS_SPARE: u64 = 16;
 
-/// See the module.
+/// The commands that cannot start yet.
 #[derive(Debug)]
 pub(super) struct StartQueue {
     waiting: VecDeque<Start>,
     /// Maximum number of running commands, by the limit of open files.
     running_max: usize,
     open_files_max: u64,
-    lack: Option<Lack>,
-    /// Whether it was reported that commands wait.
-    was_told: bool,
+    lack: Option<Shortage>,
+    /// Whether waiting commands were reported.
+    is_reported: bool,
 }
 
 /// A shortage.
 #[derive(Debug)]
-struct Lack {
+struct Shortage {
     /// When it began, or the last time that something ran.
     since: Instant,
     again_at: Instant,
@@ -50,7 +50,13 @@ impl StartQueue {
         let open = fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
         let free = open_files_max.saturating_sub(open + DESCRIPTORS_SPARE);
         let running_max = usize::try_from(free / DESCRIPTORS_EACH).unwrap_or(usize::MAX).max(1);
-        Self { waiting: VecDeque::new(), running_max, open_files_max, lack: None, was_told: false }
+        Self {
+            waiting: VecDeque::new(),
+            running_max,
+            open_files_max,
+            lack: None,
+            is_reported: false,
+        }
     }
 
     /// Adds a command to be started.
@@ -64,7 +70,7 @@ impl StartQueue {
         if running < self.running_max && is_time { self.waiting.pop_front() } else { None }
     }
 
-    /// It was started, or failed for its own reasons.
+    /// Ends the shortage: the command was started, or failed for its own reasons.
     pub(super) fn is_past(&mut self) {
         self.lack = None;
     }
@@ -75,15 +81,15 @@ impl StartQueue {
             Some(lack) if running == 0 => lack.since,
             _ => now,
         };
-        self.lack = Some(Lack { since, again_at: now + AGAIN_EVERY });
-        let is_worth_it = now < since + LACKING_MAX;
+        self.lack = Some(Shortage { since, again_at: now + AGAIN_EVERY });
+        let is_worth_it = now < since + SHORTAGE_MAX;
         if is_worth_it {
             self.waiting.push_front(start);
         }
         is_worth_it
     }
 
-    /// A command has ended and freed something.
+    /// Called when a command has ended and freed something.
     pub(super) fn has_room(&mut self, now: Instant) {
         if let Some(lack) = &mut self.lack {
             lack.again_at = now;
@@ -98,10 +104,10 @@ impl StartQueue {
 
     /// The message about waiting starts, returned once.
     pub(super) fn notice(&mut self, running: usize, lack: Option<&io::Error>) -> Option<String> {
-        if self.waiting.is_empty() || self.was_told {
+        if self.waiting.is_empty() || self.is_reported {
             return None;
         }
-        self.was_told = true;
+        self.is_reported = true;
         let why = match lack {
             Some(error) => format!("{error}"),
             None => format!("at most {} files may be open (ulimit -n)", self.open_files_max),
@@ -138,7 +144,7 @@ mod tests {
         assert_eq!(queue.next(0, now).map(|start| start.serial), Some(1));
         assert_eq!(queue.next(1, now).map(|start| start.serial), Some(2));
         assert_eq!(queue.next(2, now), None);
-        assert!(queue.notice(2, None).is_some_and(|said| said.contains("2 commands run")));
+        assert!(queue.notice(2, None).is_some_and(|text| text.contains("2 commands run")));
         assert_eq!(queue.notice(2, None), None, "it is said once");
         assert!(queue.remove(3) && !queue.remove(3));
     }
@@ -151,14 +157,14 @@ mod tests {
         let first = queue.next(1, begun).unwrap();
         assert!(queue.lacks(first, 1, begun));
         assert_eq!(queue.next(1, begun), None, "not at once");
-        let later = begun + 100 * LACKING_MAX;
+        let later = begun + 100 * SHORTAGE_MAX;
         let again = queue.next(1, later).unwrap();
         assert!(queue.lacks(again, 1, later), "one runs");
         queue.has_room(later);
         let again = queue.next(0, later).unwrap();
         assert!(queue.lacks(again, 0, later), "nothing runs since now");
-        let last = queue.next(0, later + LACKING_MAX).unwrap();
-        assert!(!queue.lacks(last, 0, later + LACKING_MAX));
+        let last = queue.next(0, later + SHORTAGE_MAX).unwrap();
+        assert!(!queue.lacks(last, 0, later + SHORTAGE_MAX));
     }
 
     #[test]

@@ -20,7 +20,7 @@ const SPAWNER_DIR: &str = "FOREBAY_TEST_SPAWNER_DIR";
 const DRIVER_DIR: &str = "FOREBAY_TEST_DRIVER_DIR";
 const BUSY_DRIVER_DIR: &str = "FOREBAY_TEST_BUSY_DRIVER_DIR";
 /// Longer than any of this takes on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// This binary, running only the named function of this module.
 fn oneself(function: &str) -> Command {
@@ -70,7 +70,7 @@ fn alive(pid: i32) -> bool {
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < deadline, "timed out: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -190,7 +190,7 @@ async fn cancellation_asks_first_and_kills_then_whole_groups() {
         (report, number_in(&ready).await)
     };
     let polite = "trap 'echo bye; exit 7' TERM; sleep 1000 & echo $! > READY; wait";
-    let (report, sleeper) = stop_when_ready(polite, PATIENCE).await;
+    let (report, sleeper) = stop_when_ready(polite, TIMEOUT).await;
     assert_eq!((report.end, report.canceled), (Some(End::Exit(7)), true));
     assert_eq!(&report.stdout.head[..], b"bye\n");
     until("the sleeper is gone", || !alive(sleeper)).await;
@@ -200,7 +200,7 @@ async fn cancellation_asks_first_and_kills_then_whole_groups() {
     assert_eq!((report.end, report.canceled), (Some(End::Signal(9)), true));
     assert!(before.elapsed() >= Duration::from_millis(200));
     until("the sleeper is gone", || !alive(sleeper)).await;
-    let (report, _) = stop_when_ready("echo $$ > READY; kill -STOP $$", PATIENCE).await;
+    let (report, _) = stop_when_ready("echo $$ > READY; kill -STOP $$", TIMEOUT).await;
     assert_eq!(report.end, Some(End::Signal(15)), "a paused command gets it, too");
     spawner.close().await;
 }
@@ -215,7 +215,7 @@ async fn processes_left_by_a_command_end_with_it() {
     // Its output is at its end, so it no longer runs; its entry in the process table disappears a
     // moment later.
     until("the sleeper is gone", || !alive(sleeper)).await;
-    assert!(before.elapsed() < PATIENCE);
+    assert!(before.elapsed() < TIMEOUT);
     spawner.close().await;
 }
 

@@ -42,7 +42,7 @@ fn with<T>(n: u8, argv: &[&[u8]], report: &Report, act: impl FnOnce(&Ended<'_>) 
     act(&Ended { id: id(n), vqueue: &vqueue, job: &job, attempts: 2, report, failure })
 }
 
-fn told(argv: &[&[u8]], report: &Report) -> Value {
+fn written(argv: &[&[u8]], report: &Report) -> Value {
     serde_json::from_str(&with(1, argv, report, |ended| line(ended, None))).unwrap()
 }
 
@@ -51,7 +51,7 @@ fn a_line_says_everything() {
     let mut ended = report(End::Exit(0), 1_700_000_000_500);
     ended.started_at = Timestamp(1_700_000_000_000);
     assert_eq!(
-        told(&[b"cp", b"a"], &ended),
+        written(&[b"cp", b"a"], &ended),
         json!({
             "kind": "item", "id": id(1).to_string(), "line": 1, "status": "succeeded", "exit_code": 0,
             "argv": ["cp", "a"], "scope": "s", "limit_key": "a/b", "key": "k", "attempts": 2,
@@ -68,16 +68,19 @@ fn failures_and_what_is_not_utf8() {
     ended.canceled = true;
     ended.stdout = output(b"\xff");
     ended.stderr = Output { len: 100_000, ..output(b"why") };
-    let told = told(&[b"x", b"\xfe"], &ended);
+    let written = written(&[b"x", b"\xfe"], &ended);
     assert_eq!(
-        (&told["status"], &told["exit_code"], &told["signal"]),
+        (&written["status"], &written["exit_code"], &written["signal"]),
         (&json!("canceled"), &Value::Null, &json!(9))
     );
-    assert_eq!(told["error"], "ended by signal 9 (asked to stop): why");
-    assert_eq!((&told["argv"][1], &told["argv_base64"][1]), (&json!("\u{fffd}"), &json!("/g==")));
-    assert_eq!((told.get("stdout"), &told["stdout_base64"]), (None, &json!("/w==")));
+    assert_eq!(written["error"], "ended by signal 9 (asked to stop): why");
     assert_eq!(
-        (&told["stderr"], &told["stderr_truncated"], &told["stderr_bytes"]),
+        (&written["argv"][1], &written["argv_base64"][1]),
+        (&json!("\u{fffd}"), &json!("/g=="))
+    );
+    assert_eq!((written.get("stdout"), &written["stdout_base64"]), (None, &json!("/w==")));
+    assert_eq!(
+        (&written["stderr"], &written["stderr_truncated"], &written["stderr_bytes"]),
         (&json!("why"), &json!(true), &json!(100_000))
     );
 }
@@ -146,11 +149,11 @@ fn long_outputs_are_moved_before_the_line_is_written() {
     outputs.keep(id(1), &mut ended).unwrap();
     assert!(!spilled.exists());
     with(1, &[b"x"], &ended, |ended| results.write(ended)).unwrap();
-    let told = &lines(&dir.path().join("r"))[0];
-    let file = told["stdout_file"].as_str().unwrap();
+    let written = &lines(&dir.path().join("r"))[0];
+    let file = written["stdout_file"].as_str().unwrap();
     assert_eq!(file, format!("output/{}.stdout", id(1)));
     assert_eq!(fs::read_to_string(dir.path().join("r").join(file)).unwrap(), "all of it");
-    assert_eq!((told.get("stdout"), &told["stdout_bytes"]), (None, &json!(9)));
+    assert_eq!((written.get("stdout"), &written["stdout_bytes"]), (None, &json!(9)));
 
     // The next attempt has short output: nothing of this one may stay, whichever process runs it.
     let path = dir.path().join("r/output").join(format!("{}.stdout", id(1)));

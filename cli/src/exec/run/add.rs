@@ -1,7 +1,7 @@
 //! Items that are added while a run is running.
 //!
-//! Must always hold: a client is told that its items are stored once they are; the run ends
-//! only when they have ended, too.
+//! Must always hold: a client is notified once its items are stored; the run ends only after they
+//! have ended, too.
 
 use std::path::Path;
 
@@ -11,18 +11,18 @@ use super::{ExecError, Run};
 use crate::exec::{
     adds::{
         Counts,
-        server::{self, Batch, Server, Told},
+        server::{self, Batch, RunInfo, Server},
     },
     feed::{Adder, Ahead, Fed},
     runs::Identity,
     summary::Summary,
 };
 
-/// Where they come from; nowhere once the run takes none.
+/// Added items, until the run takes no more.
 #[derive(Default)]
 pub(super) struct Adds {
     batches: Option<mpsc::Receiver<Batch>>,
-    /// Taken, and not stored yet for want of room.
+    /// Taken, but not stored yet, because there is no room.
     pending: Option<Pending>,
     are_named: bool,
     _server: Option<Server>,
@@ -32,26 +32,26 @@ pub(super) struct Adds {
 struct Pending {
     stored: oneshot::Sender<Counts>,
     before: Summary,
-    /// The next ones are read meanwhile.
+    /// Held until these are stored; the next items are read in the meantime.
     _ahead: Vec<Ahead>,
 }
 
 impl Adds {
-    /// Takes items from now on. A run for which that is not possible takes none.
+    /// Takes items from now on. If the socket fails, the run takes none.
     pub(super) fn start(data_dir: &Path, identity: &Identity, adder: Adder) -> Self {
-        let told = Told { run: identity.id().to_string(), command: identity.command_line() };
-        match server::start(&data_dir.join("exec"), told, adder) {
+        let info = RunInfo { run: identity.id().to_string(), command: identity.command_line() };
+        match server::start(&data_dir.join("exec"), info, adder) {
             Ok((server, batches)) => {
                 Self { batches: Some(batches), _server: Some(server), ..Self::default() }
             }
             Err(error) => {
-                tracing::warn!(%error, "`forebay add` does not work: its socket cannot be made");
+                tracing::warn!(%error, "`forebay add` does not work: its socket cannot be created");
                 Self::default()
             }
         }
     }
 
-    /// The next ones; pending while there are none. Cancel-safe.
+    /// The next batch; pending while there is none. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Batch> {
         match &mut self.batches {
             Some(batches) => batches.recv().await,
@@ -59,19 +59,19 @@ impl Adds {
         }
     }
 
-    /// Whether some were given and not taken.
+    /// Whether a batch waits to be taken.
     pub(super) fn has_some(&self) -> bool {
         self.batches.as_ref().is_some_and(|batches| !batches.is_empty())
     }
 
-    /// Whether the items that are being named were added.
+    /// Whether the items that are being named are added ones.
     pub(super) fn are_named(&self) -> bool {
         self.are_named
     }
 }
 
 impl Run {
-    /// Stores items that were added, as far as there is room.
+    /// Stores added items, as far as there is room.
     pub(super) async fn take_added(&mut self, batch: Batch) -> Result<(), ExecError> {
         let before = self.summary.clone();
         let (mut items, mut ahead) = (Vec::new(), Vec::new());
@@ -91,8 +91,8 @@ impl Run {
         Ok(())
     }
 
-    /// Tells who added items that all of them are stored, if they are. While some wait for
-    /// room, nothing else is read: what is counted since is theirs.
+    /// Notifies the client once all of its items are stored. While some wait for room, nothing else
+    /// is read, so everything counted since then belongs to this client.
     pub(super) fn answer_added(&mut self) {
         let Some(Pending { stored, before, .. }) =
             self.adds.pending.take_if(|_| self.room.is_empty())
@@ -111,7 +111,7 @@ impl Run {
         let others = counts.done_before + counts.failed_before + counts.skipped;
         counts.added = (now.accepted - before.accepted).saturating_sub(others);
         self.summary.added += counts.added;
-        // It may have gone away.
+        // The client may be gone.
         let _ = stored.send(counts);
     }
 }

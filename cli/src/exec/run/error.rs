@@ -38,7 +38,7 @@ pub(crate) enum ExecError {
     Enqueue(#[from] forebay::EnqueueError),
     #[error(transparent)]
     Rules(#[from] forebay::rules::RulesError),
-    #[error("the current directory cannot be told: {0}; change to one that exists")]
+    #[error("cannot read the current directory: {0}; change to one that exists")]
     Directory(#[source] io::Error),
     #[error("{0}")]
     Os(#[from] io::Error),

@@ -51,7 +51,7 @@ impl Served {
     }
 }
 
-/// Known data of an item, so that it need not be looked up.
+/// Data of an item, kept so that it need not be looked up.
 pub(super) struct Known {
     /// What it runs.
     pub(super) job: Job,
@@ -77,8 +77,8 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new(runner: &Arc<Runner>) -> (Self, mpsc::UnboundedReceiver<Note>) {
-        let (notes, told) = mpsc::unbounded_channel();
-        (Self { runner: Arc::clone(runner), notes, put_off: Arc::default() }, told)
+        let (notes, receiver) = mpsc::unbounded_channel();
+        (Self { runner: Arc::clone(runner), notes, put_off: Arc::default() }, receiver)
     }
 
     fn put_off(&self) -> MutexGuard<'_, HashSet<EntryId>> {

@@ -9,7 +9,7 @@ const NAMED_MAX: usize = 5;
 impl Run {
     /// Reports waiting items that are not run: items of this run that its input does not name, and
     /// items of other runs.
-    pub(super) fn tell_rest(&mut self) {
+    pub(super) fn report_rest(&mut self) {
         let mut parts = Vec::new();
         if self.summary.inside > 0 {
             let (count, dir) = (self.summary.inside, self.data_dir.display());
@@ -38,11 +38,11 @@ impl Run {
         if !parts.is_empty() {
             self.screen.message(format!("forebay: {}\n", parts.join("; ")).as_bytes());
         }
-        self.tell_holders();
+        self.report_holders();
     }
 
     /// Names set-aside items that hold a key that others need.
-    fn tell_holders(&mut self) {
+    fn report_holders(&mut self) {
         let items = &self.served[0].items;
         let is_aside = |id: &forebay_messages::EntryId| {
             items.find(&id.uuid).is_some_and(|place| items.has(place, ASIDE))

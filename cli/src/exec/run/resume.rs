@@ -57,9 +57,9 @@ impl Run {
         if which.is_empty() {
             let mut left = Vec::new();
             for id in runs {
-                let is_untold =
-                    || Ok::<_, ExecError>(listed.contains(&id) && self.has_untold(&id)?);
-                if self.left_of(&id.service()) > 0 || is_untold()? {
+                let is_unprinted =
+                    || Ok::<_, ExecError>(listed.contains(&id) && self.has_unprinted(&id)?);
+                if self.left_of(&id.service()) > 0 || is_unprinted()? {
                     left.push(id);
                 }
             }
@@ -74,9 +74,9 @@ impl Run {
     }
 
     /// Whether an item of a run has ended without its output being written.
-    fn has_untold(&self, id: &RunId) -> Result<bool, ExecError> {
+    fn has_unprinted(&self, id: &RunId) -> Result<bool, ExecError> {
         let items = book::items(&self.data_dir, id)?;
-        for place in items.places().filter(|place| items.told_at(*place) == 0) {
+        for place in items.places().filter(|place| items.printed_at(*place) == 0) {
             if self.look(items.id(place))?.is_some_and(|view| view.finished_at.is_some()) {
                 return Ok(true);
             }
@@ -98,8 +98,8 @@ impl Run {
             let mut back = Vec::new();
             for place in some {
                 let Some(view) = self.look(self.served[0].items.id(*place))? else { continue };
-                let is_told = self.served[0].items.told_at(*place) > 0;
-                if view.finished_at.is_none() || !is_told {
+                let is_printed = self.served[0].items.printed_at(*place) > 0;
+                if view.finished_at.is_none() || !is_printed {
                     self.served[0].items.set(*place, NAMED);
                     self.summary.accepted += 1;
                     back.extend(self.meet(*place, view, None).await?);

@@ -9,7 +9,7 @@ use forebay::{Drain, EnqueueError, RuntimeError, rules::RulesError};
 use forebay_actors::node::NodeError;
 use tokio::sync::{mpsc, watch};
 
-use super::{ExecError, Run, obey::FINISH_WITHIN, waits::ItemEnd};
+use super::{ExecError, Run, signals::FINISH_WITHIN, waits::ItemEnd};
 use crate::exec::interrupt::{Exit, How, Stop};
 
 /// The runtime was shut down before it had an answer.

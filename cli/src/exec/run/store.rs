@@ -9,7 +9,7 @@ use forebay::{EnqueueError, Entry, Outcome, RuntimeError, error::BacklogFull};
 use forebay_actors::node::{EntryTarget, EntryView};
 use forebay_messages::{EntryId, command::EntryAction};
 
-use super::{ExecError, Run, gate::Known, tell::end_of};
+use super::{ExecError, Run, gate::Known, print::end_of};
 use crate::exec::{
     feed::Fed,
     item::{Job, Prepared},
@@ -20,7 +20,7 @@ use crate::exec::{
 };
 
 /// Maximum number of duplicates reported one by one.
-const DUPLICATES_TOLD_MAX: u64 = 3;
+const DUPLICATES_REPORTED_MAX: u64 = 3;
 
 impl Run {
     /// Stores what was read; returns the error of the input, if there is one.
@@ -56,7 +56,7 @@ impl Run {
             let known = own.find(&item.id.uuid);
             let place = own.find_or_add(item.id);
             if !own.set(place, NAMED) {
-                self.tell_duplicate(&item);
+                self.report_duplicate(&item);
                 continue;
             }
             self.summary.accepted += 1;
@@ -208,19 +208,19 @@ impl Run {
     }
 
     /// Reports the first few duplicates in the input, and counts all.
-    fn tell_duplicate(&mut self, item: &Prepared) {
+    fn report_duplicate(&mut self, item: &Prepared) {
         self.summary.duplicates += 1;
-        // Who added it is told.
+        // The client gets the number of duplicates.
         if self.adds.are_named() {
             return;
         }
         let number = item.job.number;
         match self.summary.duplicates {
-            1..DUPLICATES_TOLD_MAX => {
+            1..DUPLICATES_REPORTED_MAX => {
                 let text = format!("item {number} came before in this input: it runs once");
                 self.note(&text);
             }
-            DUPLICATES_TOLD_MAX => {
+            DUPLICATES_REPORTED_MAX => {
                 let text = format!(
                     "item {number} came before in this input, too; further ones are only counted"
                 );
@@ -288,7 +288,7 @@ impl Run {
     }
 
     /// When the end of an entry of another run was reported, if it was.
-    fn told_elsewhere(
+    fn printed_elsewhere(
         &mut self,
         view: &EntryView,
         outcome: &Outcome,
@@ -302,7 +302,7 @@ impl Run {
             Some(id) => {
                 let which = self.serve(id)?;
                 let items = &self.served[which].items;
-                Ok(items.find(&view.id.uuid).map(|place| items.told_at(place)))
+                Ok(items.find(&view.id.uuid).map(|place| items.printed_at(place)))
             }
             None => Ok(None),
         }
@@ -328,8 +328,8 @@ impl Run {
             false => self.summary.failed_earlier += 1,
         }
         self.runner.progress().ended_earlier();
-        if let Some(told_at) = self.told_elsewhere(view, &outcome)? {
-            self.served[0].items.tell(place, told_at);
+        if let Some(printed_at) = self.printed_elsewhere(view, &outcome)? {
+            self.served[0].items.set_printed(place, printed_at);
         }
         self.waits.push(place);
         self.over(place, Some(outcome))?;

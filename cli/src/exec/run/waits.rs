@@ -22,13 +22,13 @@ pub(super) struct ItemEnd {
     pub(super) outcome: Result<Outcome, ResultError>,
 }
 
-/// See the module.
+/// The unfinished items, and the waits for their ends.
 #[derive(Default)]
 pub(super) struct Waits {
     /// In the order of the input; ended items are removed when they reach the front.
     order: VecDeque<Place>,
     /// Number of items at the front that were checked.
-    looked_at: usize,
+    checked: usize,
     open: u64,
     ends: FuturesUnordered<BoxFuture<'static, ItemEnd>>,
 }
@@ -59,7 +59,7 @@ impl Waits {
             return None;
         }
         self.order.pop_front();
-        self.looked_at = self.looked_at.saturating_sub(1);
+        self.checked = self.checked.saturating_sub(1);
         Some(first)
     }
 
@@ -70,12 +70,12 @@ impl Waits {
         attach: impl Fn(Place, &Items) -> EntryHandle,
     ) {
         while self.ends.len() < FIRST_MAX
-            && let Some(place) = self.order.get(self.looked_at).copied()
+            && let Some(place) = self.order.get(self.checked).copied()
         {
             if !items.has(place, STORED | ENDED) {
                 return;
             }
-            self.looked_at += 1;
+            self.checked += 1;
             self.wait_for(items, place, &attach);
         }
     }

@@ -47,7 +47,7 @@ enum Tag {
     /// The item is stored under this partition key.
     Stored = 1,
     /// Its end at this time was printed.
-    Told = 2,
+    Printed = 2,
     /// It is set aside.
     Aside = 3,
     /// It is no longer set aside.
@@ -114,8 +114,8 @@ impl Book {
     ///
     /// # Errors
     /// [`BookError`]
-    pub(crate) fn tell(&mut self, id: EntryId, ended_at: u64) -> Result<(), BookError> {
-        self.append(std::iter::once((Tag::Told, id.uuid, ended_at)))
+    pub(crate) fn set_printed(&mut self, id: EntryId, ended_at: u64) -> Result<(), BookError> {
+        self.append(std::iter::once((Tag::Printed, id.uuid, ended_at)))
     }
 
     /// These items are about to be set aside. Durable: otherwise they would look like items paused
@@ -216,7 +216,7 @@ fn take(record: &[u8; RECORD_LEN], items: &mut Items) {
         }
         2 => {
             if let Some(place) = items.find(&uuid) {
-                items.tell(place, number);
+                items.set_printed(place, number);
             }
         }
         3 | 4 => {
@@ -296,7 +296,7 @@ mod tests {
         let (mut book, items) = Book::open(dir.path(), &identity()).unwrap();
         assert_eq!(items.places().count(), 0);
         book.store([id(1), id(2), id(3)].into_iter()).unwrap();
-        book.tell(id(2), 77).unwrap();
+        book.set_printed(id(2), 77).unwrap();
         book.set_aside(&[id(1), id(3)]).unwrap();
         book.take_back(&[id(3)]).unwrap();
         let whole = fs::read(&book.path).unwrap();
@@ -305,7 +305,7 @@ mod tests {
             let (_, items) = Book::open(dir.path(), &identity()).unwrap();
             let of = |n: u8| items.find(&id(n).uuid).unwrap();
             assert_eq!(
-                (items.places().count(), items.id(of(1)), items.told_at(of(2))),
+                (items.places().count(), items.id(of(1)), items.printed_at(of(2))),
                 (3, id(1), 77)
             );
             assert!(items.has(of(1), ASIDE) && !items.has(of(2), ASIDE));

@@ -27,14 +27,14 @@ struct Row {
     partition_key: u64,
     /// The end that was printed, in milliseconds since 1970; 0 for none. The flags are above it: a
     /// separate byte would take eight.
-    told_at_and_flags: u64,
+    printed_at_and_flags: u64,
 }
 
 /// Position of the flags. Milliseconds reach it in the year 2,285,000.
 const FLAGS_AT: u32 = 56;
 const TOLD_AT_MAX: u64 = (1 << FLAGS_AT) - 1;
 
-/// See the module.
+/// The items of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Items {
     rows: Vec<Row>,
@@ -68,7 +68,7 @@ impl Items {
             return place;
         }
         let place = Place::try_from(self.rows.len()).expect("an input has fewer than 2^32 items");
-        let row = Row { uuid: id.uuid, partition_key: id.partition_key.0, told_at_and_flags: 0 };
+        let row = Row { uuid: id.uuid, partition_key: id.partition_key.0, printed_at_and_flags: 0 };
         self.rows.push(row);
         let rows = &self.rows;
         self.index.insert_unique(hash(&id.uuid), place, |at| hash(&rows[*at as usize].uuid));
@@ -92,31 +92,32 @@ impl Items {
 
     /// Whether an item has any of these flags.
     pub(crate) fn has(&self, place: Place, flags: u8) -> bool {
-        self.row(place).told_at_and_flags & bits(flags) != 0
+        self.row(place).printed_at_and_flags & bits(flags) != 0
     }
 
     /// Sets flags of an item; whether it had none of them.
     pub(crate) fn set(&mut self, place: Place, flags: u8) -> bool {
         let row = &mut self.rows[place as usize];
-        let is_new = row.told_at_and_flags & bits(flags) == 0;
-        row.told_at_and_flags |= bits(flags);
+        let is_new = row.printed_at_and_flags & bits(flags) == 0;
+        row.printed_at_and_flags |= bits(flags);
         is_new
     }
 
     /// Clears flags of an item.
     pub(crate) fn unset(&mut self, place: Place, flags: u8) {
-        self.rows[place as usize].told_at_and_flags &= !bits(flags);
+        self.rows[place as usize].printed_at_and_flags &= !bits(flags);
     }
 
     /// The printed end of an item, in milliseconds since 1970; 0 for none.
-    pub(crate) fn told_at(&self, place: Place) -> u64 {
-        self.row(place).told_at_and_flags & TOLD_AT_MAX
+    pub(crate) fn printed_at(&self, place: Place) -> u64 {
+        self.row(place).printed_at_and_flags & TOLD_AT_MAX
     }
 
     /// This end of an item was printed.
-    pub(crate) fn tell(&mut self, place: Place, ended_at: u64) {
+    pub(crate) fn set_printed(&mut self, place: Place, ended_at: u64) {
         let row = &mut self.rows[place as usize];
-        row.told_at_and_flags = row.told_at_and_flags & !TOLD_AT_MAX | ended_at.min(TOLD_AT_MAX);
+        row.printed_at_and_flags =
+            row.printed_at_and_flags & !TOLD_AT_MAX | ended_at.min(TOLD_AT_MAX);
     }
 }
 
@@ -137,7 +138,7 @@ mod tests {
         items.unset(9, NAMED);
         assert!(!items.has(9, NAMED | ENDED));
         items.set(9, ASIDE);
-        items.tell(9, 1_796_035_664_859);
-        assert_eq!((items.told_at(9), items.has(9, ASIDE)), (1_796_035_664_859, true));
+        items.set_printed(9, 1_796_035_664_859);
+        assert_eq!((items.printed_at(9), items.has(9, ASIDE)), (1_796_035_664_859, true));
     }
 }

@@ -1,8 +1,8 @@
-//! Obeys signals (and `--halt`, and a closed standard output) whatever the run is busy with.
+//! Follows signals (and `--halt`, and a closed standard output) even while the run is busy.
 //!
 //! Must always hold: nothing here waits for a reader of standard output, where the run may block
-//! forever; a run that is told to stop its commands ends within the grace period, and outputs not
-//! printed until then are not marked as printed. Must not know: items.
+//! forever; a run that has to stop its commands ends within the grace period, and outputs that are
+//! not printed by then are not marked as printed. Must not know: items.
 
 use std::{pin::pin, time::Duration};
 
@@ -27,19 +27,19 @@ const ABORT_EVERY: Duration = Duration::from_millis(50);
 /// Time for the last outputs, after the last command, before the run is given up.
 const PRINT_WITHIN: Duration = Duration::from_secs(2);
 /// Time for a message, as standard error may have no reader.
-const SAY_WITHIN: Duration = Duration::from_millis(500);
+const MESSAGE_WITHIN: Duration = Duration::from_millis(500);
 
 /// Parts needed to stop a run.
-pub(super) struct Obedient {
+pub(super) struct SignalHandler {
     pub(super) runtime: Runtime,
     pub(super) runner: std::sync::Arc<Runner>,
     pub(super) screen: Screen,
     pub(super) grace: Duration,
 }
 
-impl Obedient {
+impl SignalHandler {
     /// Runs until it is aborted.
-    pub(super) async fn obey(self, mut stops: watch::Receiver<Stop>) {
+    pub(super) async fn handle(self, mut stops: watch::Receiver<Stop>) {
         if stops.wait_for(|stop| stop.how != How::No).await.is_err() {
             return;
         }
@@ -118,21 +118,21 @@ impl Obedient {
             _ => format!("{why}stopping: {running} running; {next}\n"),
         };
         if !text.is_empty() {
-            self.say(text);
+            self.write_message(text);
         }
     }
 
     /// Writes a message; this may block forever.
-    fn say(&self, text: String) -> JoinHandle<()> {
+    fn write_message(&self, text: String) -> JoinHandle<()> {
         let screen = self.screen.clone();
         tokio::spawn(async move { block_in_place(|| screen.message(text.as_bytes())) })
     }
 
-    /// Ends this process although outputs wait to be read: they are not marked as printed.
+    /// Ends this process although outputs wait for a reader: they are not marked as printed.
     async fn give_up(&self, signal: i32) {
         let text = "forebay: nobody reads the output; the same command line prints \
                     the rest\n";
-        let _ = timeout(SAY_WITHIN, self.say(text.to_owned())).await;
+        let _ = timeout(MESSAGE_WITHIN, self.write_message(text.to_owned())).await;
         // Does not return, unless the system refuses.
         let _ = die_of(signal);
     }

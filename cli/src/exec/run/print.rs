@@ -1,4 +1,4 @@
-//! What users see of an ended item: its output, its line, its message.
+//! The reports on an ended item: its output, its line, its message.
 //!
 //! Must always hold: the book records an end as reported only after all of it was written to the
 //! requested place; until then everything needed for that is kept. Only the last write can be
@@ -32,8 +32,8 @@ pub(super) fn end_of(outcome: &Outcome, finished_at: Option<u64>) -> u64 {
 }
 
 impl Run {
-    /// Makes the directory of long outputs that are kept, and removes those of entries that were
-    /// purged before they were told.
+    /// Creates the directory of long outputs that are kept, and removes those of entries that were
+    /// purged before they were printed.
     pub(super) fn prepare_kept(&self) -> Result<(), ExecError> {
         let path = self.kept_dir.join("output");
         let at = |source| ExecError::Kept { path: path.clone(), source };
@@ -104,7 +104,7 @@ impl Run {
             return Ok(());
         }
         if !self.keep_order {
-            self.tell(place, outcome)?;
+            self.print(place, outcome)?;
             while self.waits.pop_ended(&self.served[0].items).is_some() {}
             return Ok(());
         }
@@ -117,19 +117,19 @@ impl Run {
         while let Some(first) = self.waits.pop_ended(&self.served[0].items) {
             let known = if first == place { outcome.take() } else { None };
             let known = known.or_else(|| self.behind.remove(&first));
-            match self.tell(first, known) {
+            match self.print(first, known) {
                 Err(error) if self.is_stopping && is_down(&error) => {
                     self.is_cut = true;
                     return Ok(());
                 }
-                told => told?,
+                result => result?,
             }
         }
         Ok(())
     }
 
     /// Writes the output of an item, or its line, unless that was done.
-    fn tell(&mut self, place: Place, outcome: Option<Outcome>) -> Result<(), ExecError> {
+    fn print(&mut self, place: Place, outcome: Option<Outcome>) -> Result<(), ExecError> {
         let id = self.served[0].items.id(place);
         let outcome = match outcome {
             Some(outcome) => Some(outcome),
@@ -151,10 +151,10 @@ impl Run {
             report.ended_at = Timestamp(finished_at.unwrap_or_default());
         }
         let ended_at = report.ended_at;
-        let is_told = self.served[0].items.told_at(place) == ended_at.0;
+        let is_printed = self.served[0].items.printed_at(place) == ended_at.0;
         let is_wanted = match &self.results {
             Some(results) => results.lacks(id, ended_at),
-            None => !is_told,
+            None => !is_printed,
         };
         if !is_wanted {
             return Ok(());
@@ -167,9 +167,9 @@ impl Run {
             let tag = self.tag.then(|| job.item());
             self.screen.outputs(&report, tag)?
         };
-        if written && !is_told {
-            self.served[0].book.tell(id, ended_at.0)?;
-            self.served[0].items.tell(place, ended_at.0);
+        if written && !is_printed {
+            self.served[0].book.set_printed(id, ended_at.0)?;
+            self.served[0].items.set_printed(place, ended_at.0);
         }
         if written && self.results.is_none() {
             [&report.stdout, &report.stderr].into_iter().for_each(remove_file);
