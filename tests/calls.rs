@@ -2,6 +2,7 @@
 
 mod cancel;
 mod children;
+mod faults;
 mod promises;
 mod replay;
 mod suspend;

@@ -63,8 +63,5 @@ fn a_value_of_another_type_is_an_error_that_names_the_promise() {
     let runtime = app.runtime();
     app.run(runtime.resolve(entry.id(), "approved", "yes")).unwrap();
     let (_, message) = failure(app.outcome(&entry));
-    assert!(
-        message.contains("the result of `approved` is not what the handler takes"),
-        "{message}"
-    );
+    assert!(message.contains("the result of `approved` does not have the type"), "{message}");
 }

@@ -264,7 +264,8 @@ impl Partitions {
         self.run_at(source, Command::TruncateOutbox(TruncateOutbox { through: 0, delivered }))
     }
 
-    /// Delivers the messages of the outboxes, and those that follow, until the outboxes are empty.
+    /// Delivers the messages of the outboxes, and the ones that follow, until all outboxes are
+    /// empty.
     pub(crate) fn deliver_all(&mut self) {
         loop {
             let mut is_idle = true;
