@@ -2,7 +2,7 @@
 //!
 //! Owns: the routing table, the replicas by partition, their roles, gauges and limiters. Must
 //! always hold: nothing here starts or stops a replica, except in response to a failure. Must not
-//! know: what a replica is asked, or by which caller.
+//! know: the requests to a replica, or their callers.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -77,7 +77,7 @@ impl Epochs {
     }
 }
 
-/// The replica of a partition, as its node reaches it.
+/// The replica of a partition, for its node.
 #[derive(Clone)]
 pub(crate) struct ReplicaHandle {
     pub(crate) rows: ReplicaRows,
@@ -100,7 +100,7 @@ pub(crate) struct Registry {
     capacity: OnceLock<Capacity>,
     /// The shuffles of the partitions led here.
     shuffles: DashMap<PartitionId, Ref<ShuffleInput>, FxBuildHasher>,
-    /// The limiters of the partitions led here, for looks.
+    /// The limiters of the partitions led here, for inspection.
     limiters: DashMap<PartitionId, Ref<Look<Limiter>>, FxBuildHasher>,
     shared: Option<SharedLog>,
     /// Maximum size of a record in the log, in bytes as stored.
@@ -170,8 +170,8 @@ impl Registry {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the routing table, and tells the shuffles of it. Calls into ranges that were removed
-    /// end.
+    /// Changes the routing table, and notifies the shuffles. Ends calls into ranges that were
+    /// removed.
     pub(crate) fn change_table(self: &Arc<Self>, change: impl FnOnce(&mut PartitionTable)) {
         let before = {
             let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -197,10 +197,10 @@ impl Registry {
         Routes::new(table.rows.iter().map(|row| (row.first, row.last, row.id)).collect())
     }
 
-    /// A new shuffle hears of changes of the routing table from here on.
+    /// From here on a new shuffle is notified of changes of the routing table.
     pub(crate) fn shuffle_started(&self, partition: PartitionId, shuffle: Ref<ShuffleInput>) {
         self.shuffles.insert(partition, shuffle.clone());
-        // The table may have changed since it was made.
+        // The table may have changed since the shuffle was created.
         shuffle.send(ShuffleInput::Routed(self.routes()));
     }
 
@@ -261,19 +261,19 @@ impl Registry {
         replicas
     }
 
-    /// Looks at the limiter of a partition; `None` when this node does not lead it (or its limiter
-    /// is not seeded yet).
+    /// Reads the state of the limiter of a partition; `None` when this node does not lead it (or
+    /// its limiter is not seeded yet).
     pub(crate) async fn look_at_limiter<T: Send + 'static>(
         &self,
         partition: PartitionId,
         look: impl FnOnce(&Limiter, Timestamp) -> T + Send + 'static,
     ) -> Option<T> {
         let limiter = self.limiters.get(&partition).map(|looks| looks.clone())?;
-        let (tell, told) = oneshot::channel();
+        let (sender, told) = oneshot::channel();
         let sent = limiter.send(Box::new(move |limiter, now| {
             if limiter.is_seeded() {
                 // The caller may be gone.
-                let _ = tell.send(look(limiter, now));
+                let _ = sender.send(look(limiter, now));
             }
         }));
         // A limiter that ends drops the question, and with it the sender.
@@ -356,7 +356,7 @@ impl Registry {
         capacity.is_limited()
     }
 
-    /// A new limiter may be looked at.
+    /// A new limiter can be inspected.
     pub(crate) fn limiter_started(&self, partition: PartitionId, looks: Ref<Look<Limiter>>) {
         self.limiters.insert(partition, looks);
     }
@@ -396,7 +396,7 @@ impl Registry {
         capacity.await_all(replicas.iter().map(|(partition, _)| *partition).collect());
         for (partition, replica) in replicas {
             if !replica.partition.address.send(PartitionInput::TellCapacity) {
-                // It is gone, and so are its handlers soon.
+                // It is gone, and its handlers will be gone soon.
                 capacity.leave(partition, 0);
             }
             let reason = "the node's capacity died".to_owned();
@@ -404,8 +404,8 @@ impl Registry {
         }
     }
 
-    /// The node is gone without a shutdown: pending questions to it, perhaps from other nodes, are
-    /// answered, and nothing here keeps its rows open.
+    /// The node is dropped without a shutdown: pending questions to it, perhaps from other nodes,
+    /// are answered, and nothing here keeps its rows open.
     pub(crate) fn abandon(&self) {
         if let Some(shared) = &self.shared {
             shared.leave(self.node);

@@ -355,8 +355,8 @@ fn check_empty(path: &Path) -> Result<(), OpenError> {
             entries.map(|e| e.map(|e| e.file_name())).collect::<Result<Vec<OsString>, _>>()
         })
         .map_err(|error| fault(path, "list the directory", error))?;
-    let stranger = names.iter().find(|name| !MAY_PRECEDE.iter().any(|known| *name == known));
-    match stranger {
+    let foreign = names.iter().find(|name| !MAY_PRECEDE.iter().any(|known| *name == known));
+    match foreign {
         None => Ok(()),
         Some(name) => Err(OpenError::NotForebay {
             path: path.to_owned(),

@@ -44,7 +44,7 @@ fn an_entry_that_waits_is_canceled_whether_it_is_suspended_or_not() {
 }
 
 #[test]
-fn a_handler_that_looks_at_the_cancel_may_clean_up_with_operations() {
+fn a_handler_that_checks_for_a_cancel_may_clean_up_with_operations() {
     let seen = Seen::default();
     let of = seen.clone();
     let mut app = TestRuntime::start(move || {

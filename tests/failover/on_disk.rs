@@ -161,11 +161,11 @@ async fn a_replica_that_lacks_trimmed_records_copies_rows() {
     assert!(alone.to_string().contains("snapshot restore"), "{alone}");
 
     let first = site.start(&log, 0).await.unwrap();
-    let under_way = some(&first, 200).await;
+    let running = some(&first, 200).await;
     let second = site.start(&log, 1).await.unwrap();
     // A replica with no rows at all.
     let third = site.start(&log, 2).await.unwrap();
-    entries.extend(under_way);
+    entries.extend(running);
     second.partitions().lead(P).await.unwrap();
     entries.extend(some(&third, 50).await);
     all_agree_and_go([first, second, third], &entries).await;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::File;
 
 /// Phrases to avoid, each with advice for a replacement.
-const AVOIDED: [(&str, &str); 36] = [
+const AVOIDED: [(&str, &str); 49] = [
     ("whoever", WHO),
     ("whomever", WHO),
     ("whosoever", WHO),
@@ -45,9 +45,24 @@ const AVOIDED: [(&str, &str); 36] = [
     ("thereof", "write `of it`"),
     ("hitherto", "write `until now`"),
     ("henceforth", "write `from now on`"),
+    ("hear of", HEARS),
+    ("hears of", HEARS),
+    ("heard of", HEARS),
+    ("nobody knows", "write `it is unknown`"),
+    ("what is said", "name it: the output, the report, the answer"),
+    ("under way", "write `in flight`, `in progress` or `running`"),
+    ("for people", "write `for display` or `for users`"),
+    ("what people", "name it: the library, the option, what users see"),
+    ("the way of", "name it: the path, the connection, the distribution"),
+    ("give way", YIELDS),
+    ("gives way", YIELDS),
+    ("see the module", "say in a line what the item is"),
+    ("has come about", "write `has happened`, or name the event"),
 ];
 
 const WHO: &str = "name the actor: the caller, the client, the subscriber, the user, another node";
+const HEARS: &str = "write `is notified of`, `gets` or `receives`";
+const YIELDS: &str = "write `yields`, `waits`, or `is dropped`";
 const CONTINUES: &str = "write `continues`";
 const NOUN: &str = "use a noun: running entries, waiting entries, later messages";
 

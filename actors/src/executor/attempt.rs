@@ -77,7 +77,7 @@ fn span(run: &RunAttempt) -> Option<Span> {
     })
 }
 
-/// Identifies the attempt in the log. Everything else is in its span.
+/// The attempt in log lines. Everything else is in its span.
 #[derive(Clone, Copy)]
 struct Who {
     entry: EntryId,
@@ -141,10 +141,10 @@ fn context(run: RunAttempt, cancel: Cancel, limits: Limits) -> AttemptContext {
         cancel,
         deadline: limits
             .timeout
-            // A time too far away for an `Instant` never comes.
+            // A time beyond the range of `Instant` counts as no deadline.
             .and_then(|timeout| Instant::now().checked_add(timeout))
             .map(Instant::into_std),
-        pulse: limits.heartbeat.map_or_else(Pulse::unheard, |_| Pulse::default()),
+        pulse: limits.heartbeat.map_or_else(Pulse::without_timeout, |_| Pulse::default()),
         decided_at: run.decided_at,
         journal: run.journal,
     }
@@ -248,7 +248,7 @@ async fn attempt(
         Err(text) => return panicked(&text),
     };
     let given_up = tokio::select! {
-        // A handler that ended in time has ended, even if that is noticed late.
+        // A handler that ended in time has ended, even if this is noticed late.
         biased;
         ended = &mut course => match ended {
             Ok(AttemptEnd::Retry { message, detail, .. }) => {

@@ -34,11 +34,11 @@ impl Default for Pulse {
 
 impl Pulse {
     /// The heartbeat of an attempt without a heartbeat timeout.
-    pub(crate) fn unheard() -> Self {
+    pub(crate) fn without_timeout() -> Self {
         Self(None)
     }
 
-    /// The handler is alive.
+    /// Reports that the handler is alive.
     pub fn beat(&self) {
         if let Some(beats) = &self.0 {
             let since = u64::try_from(beats.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -63,7 +63,7 @@ impl Pulse {
                 self.beat();
             }
             let last = Duration::from_millis(beats.last_ms.load(Ordering::Relaxed));
-            // A time too far away for an `Instant` never comes.
+            // A time beyond the range of `Instant` is never reached.
             let Some(due) = beats.begun.checked_add(last).and_then(|at| at.checked_add(within))
             else {
                 return std::future::pending().await;

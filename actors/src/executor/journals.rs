@@ -1,8 +1,8 @@
-//! The way of an attempt to the journal of its entry, and of news back to it.
+//! Connects an attempt to the journal of its entry, in both directions.
 //!
-//! Must always hold: an attempt hears news in the order in which they were told, also those from
-//! before it listened; an attempt that was told to stop writes nothing more; one that does no
-//! operation costs nothing. Must not know: what an operation is.
+//! Must always hold: an attempt gets notifications in their order, including the ones from before
+//! it listened; an aborted attempt writes nothing more; an attempt without operations costs
+//! nothing. Must not know: what an operation is.
 
 use std::sync::{Arc, Weak};
 
@@ -14,28 +14,28 @@ use forebay_messages::{
 
 use super::running::Shared;
 
-/// Takes the news of one attempt.
+/// Takes the notifications of one attempt.
 pub trait Listen: Send + Sync {
-    /// Takes one. Called from the thread of the attempt's partition.
+    /// Takes one. Called on the thread of the attempt's partition.
     fn tell(&self, news: AttemptNews);
 }
 
-/// News of an attempt, before and after it listens.
-pub(super) enum Ears {
-    /// Told before the handler's first operation.
+/// Notifications of an attempt, before and after it listens.
+pub(super) enum Notifications {
+    /// Received before the handler's first operation.
     Early(Vec<AttemptNews>),
     Open(Arc<dyn Listen>),
 }
 
-impl Default for Ears {
+impl Default for Notifications {
     fn default() -> Self {
         Self::Early(Vec::new())
     }
 }
 
-impl Ears {
-    /// Keeps news, or returns them with the listener to be told.
-    pub(super) fn hear(&mut self, news: AttemptNews) -> Option<(Arc<dyn Listen>, AttemptNews)> {
+impl Notifications {
+    /// Keeps a notification, or returns it with the listener for it.
+    pub(super) fn deliver(&mut self, news: AttemptNews) -> Option<(Arc<dyn Listen>, AttemptNews)> {
         match self {
             Self::Early(early) => {
                 early.push(news);
@@ -45,7 +45,8 @@ impl Ears {
         }
     }
 
-    /// Tells a listener what was kept. It is new: nothing waits for it, so nothing is woken.
+    /// Passes the kept notifications to a listener. It is new: nothing waits for it, so nothing is
+    /// woken.
     pub(super) fn open(&mut self, listener: Arc<dyn Listen>) {
         if let Self::Early(early) = std::mem::replace(self, Self::Open(Arc::clone(&listener))) {
             early.into_iter().for_each(|news| listener.tell(news));
@@ -53,8 +54,8 @@ impl Ears {
     }
 }
 
-/// The way of attempts to their journals. Does not keep the executor alive; without it, and for an
-/// attempt that is over, nothing happens: its future is dropped soon.
+/// Connects attempts to their journals. Does not keep the executor alive; without it, and for an
+/// attempt that is over, calls do nothing: the attempt's future is dropped soon.
 #[derive(Clone, Default)]
 pub struct Journals(Weak<Shared>);
 
@@ -63,7 +64,7 @@ impl Journals {
         Self(Arc::downgrade(shared))
     }
 
-    /// News of an attempt go to this listener, at once the ones that came already.
+    /// Sends the notifications of an attempt to this listener, earlier ones at once.
     pub fn listen(&self, entry: EntryId, token: AttemptToken, listener: Arc<dyn Listen>) {
         if let Some(shared) = self.0.upgrade() {
             shared.listen((entry, token), listener);
@@ -78,7 +79,7 @@ impl Journals {
         }
     }
 
-    /// Asks the partition to suspend an attempt. Its future is dropped once that was applied.
+    /// Requests the suspension of an attempt. Its future is dropped once the suspension is applied.
     pub fn suspend(&self, attempt: SuspendAttempt) {
         if let Some(shared) = self.0.upgrade() {
             let key = (attempt.entry, attempt.token);
@@ -86,7 +87,7 @@ impl Journals {
         }
     }
 
-    /// An arbitrary number, for the jitter of a retry.
+    /// A random number, for the jitter of a retry.
     #[must_use]
     pub fn random(&self) -> u32 {
         self.0.upgrade().map_or(0, |shared| (shared.means.random)())

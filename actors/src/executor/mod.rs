@@ -1,7 +1,7 @@
 //! Running handlers, on the application's tokio runtime, never on a partition's thread.
 //!
 //! Owns: calling handlers, their cancellation and deadlines. Must always hold: the requester of an
-//! attempt is told once that its handler is gone, and the result if there is one; a panic in a
+//! attempt is notified once when its handler is gone, with the result if there is one; a panic in a
 //! handler is a failed attempt. Must not know: limits, vqueues, the log.
 
 mod attempt;
@@ -47,7 +47,7 @@ pub use journals::{Journals, Listen};
 /// Interruptions (the process died during an attempt) after which an entry is a dead letter, unless
 /// its handler sets another number.
 pub const INTERRUPTIONS_MAX: u32 = 5;
-/// Delay of an entry whose service lost its handler while the entry was on the way to it. Other
+/// Delay of an entry whose service lost its handler between the decision and the start. Other
 /// entries of the service do not start at all.
 const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
 
@@ -55,7 +55,7 @@ const NO_HANDLER_SNOOZE: Duration = Duration::from_secs(5);
 /// always snoozes leaves room in the log and for other handlers.
 pub const SNOOZE_MIN: Duration = Duration::from_millis(10);
 
-/// What a handler gets in addition to the payload.
+/// The input of a handler in addition to the payload.
 #[derive(Clone, Debug)]
 pub struct AttemptContext {
     /// The entry.
@@ -78,8 +78,8 @@ pub struct AttemptContext {
     pub pulse: Pulse,
     /// Time of the record that decided the attempt.
     pub decided_at: Timestamp,
-    /// What the journal of the entry remembers; absent when it has none. What finishes later is
-    /// told, see [`Journals`].
+    /// The stored journal of the entry; absent when it has none. Later changes are notifications,
+    /// see [`Journals`].
     pub journal: Option<Box<JournalRead>>,
 }
 
@@ -109,7 +109,7 @@ pub trait Handler: Send + Sync {
 
 /// Runs the attempts of a partition.
 pub trait Execute: Send + Sync {
-    /// Runs an attempt. `reply_to` is told once that its handler is gone: with `Ended`, or with
+    /// Runs an attempt. `reply_to` is notified once when its handler is gone: with `Ended`, or with
     /// `Stopped` if it did not end by itself.
     fn run(&self, run: RunAttempt, payload: Bytes, reply_to: Ref<PartitionInput>);
     /// Runs several attempts, in any order; as [`Execute::run`] for each.
@@ -118,7 +118,8 @@ pub trait Execute: Send + Sync {
     fn cancel(&self, entry: EntryId, token: AttemptToken);
     /// Drops a handler as soon as it returns to its thread; reported as `Stopped`.
     fn abort(&self, entry: EntryId, token: AttemptToken);
-    /// Tells an attempt about its journal. In order; lost when its handler is gone.
+    /// Notifies an attempt about its journal, in order. The notification is lost if its handler is
+    /// gone.
     fn tell(&self, entry: EntryId, token: AttemptToken, news: AttemptNews);
     /// Whether there is a handler for a service: entries without one wait.
     fn has_handler(&self, service: &str) -> bool;
@@ -138,7 +139,7 @@ pub struct Executor {
     shared: Arc<Shared>,
 }
 
-/// What attempts are built from.
+/// The parts that all attempts use.
 struct Means {
     handlers: Handlers,
     /// Injected so that tests can fix it.
@@ -157,13 +158,13 @@ impl Executor {
         Self { shared: Arc::new(Shared::new(host.into(), means)) }
     }
 
-    /// The way of its attempts to their journals.
+    /// Connects its attempts to their journals.
     #[must_use]
     pub fn journals(&self) -> Journals {
         Journals::new(&self.shared)
     }
 
-    /// Where its futures run.
+    /// The environment that runs its futures.
     pub(crate) fn host(&self) -> &Host {
         &self.shared.host
     }
@@ -184,7 +185,7 @@ impl Executor {
         self.shared.means.handlers.set_aliases(aliases)
     }
 
-    /// Number of running attempts, including ones that were told to stop and have not.
+    /// Number of running attempts, including aborted ones that have not stopped.
     #[must_use]
     pub fn running(&self) -> usize {
         self.shared.len()
@@ -221,8 +222,8 @@ impl Executor {
         self.shared.list((first, last))
     }
 
-    /// Another actor of a partition replaces one that died: it is told when these attempts are
-    /// gone, at once for the ones that are.
+    /// Another actor of a partition replaces one that died: it is notified when these attempts are
+    /// gone, at once if they are gone already.
     pub(crate) fn hand_over(&self, attempts: &[KnownAttempt], to: &Ref<PartitionInput>) {
         self.shared.hand_over(attempts, to);
     }

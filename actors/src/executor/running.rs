@@ -1,6 +1,6 @@
 //! The attempts that run on this node, and attempts that wait until another one has stopped.
 //!
-//! Must always hold: the requester of an attempt is told exactly once that its handler is gone:
+//! Must always hold: the requester of an attempt is notified exactly once that its handler is gone:
 //! with its end or, if there is none (it was dropped by an abort or with the runtime), with the
 //! message that it stopped. The handler's future is dropped before that. An attempt of an entry, or
 //! of a key, does not start while an aborted one of the same entry or key has not stopped. Must not
@@ -27,7 +27,7 @@ use tokio::sync::Notify;
 use super::{
     Cancel, Listen, Means,
     attempt::{AttemptFuture, Prepared},
-    journals::Ears,
+    journals::Notifications,
     wakeup_timer::{Waiting, WakeupTimer},
 };
 use crate::{
@@ -45,15 +45,15 @@ pub(super) type Range = (PartitionKey, PartitionKey);
 pub(super) struct Running {
     name: Arc<VQueueName>,
     cancel: Cancel,
-    /// Its entry was canceled; it was not only stopped because this node shuts down.
+    /// Its entry was canceled; the cancel does not only come from a shutdown of this node.
     is_canceled: bool,
-    /// It was told to stop: its end no longer matters.
+    /// It was aborted: its end no longer matters.
     is_aborted: bool,
     abort: Option<Spawned>,
-    /// Where its end is reported.
+    /// Receives its end.
     reply_to: Ref<PartitionInput>,
-    /// Where it hears of its journal; absent before the first news or operation.
-    ears: Option<Box<Ears>>,
+    /// Its notifications about its journal; absent before the first notification or operation.
+    notifications: Option<Box<Notifications>>,
 }
 
 impl Running {
@@ -63,7 +63,7 @@ impl Running {
         reply_to: Ref<PartitionInput>,
     ) -> Self {
         let (is_canceled, is_aborted) = (false, false);
-        Self { name, cancel, is_canceled, is_aborted, abort: None, reply_to, ears: None }
+        Self { name, cancel, is_canceled, is_aborted, abort: None, reply_to, notifications: None }
     }
 
     /// A handler that stopped because the node shuts down was not canceled: its entry runs again,
@@ -99,7 +99,7 @@ struct Taken {
     waiting: Vec<Prepared>,
 }
 
-/// See the module's documentation.
+/// The attempts of an executor.
 pub(super) struct Shared {
     pub(super) means: Means,
     pub(super) host: Host,
@@ -171,8 +171,8 @@ impl Shared {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts an attempt as startable and not polled yet.
-    pub(super) fn look_after(&self) -> Waiting {
+    /// Counts an attempt that may start and was not polled yet.
+    pub(super) fn expect_start(&self) -> Waiting {
         self.wakeup_timer.expect(&self.host, self.threads)
     }
 
@@ -212,7 +212,7 @@ impl Shared {
 
     /// Spawns an attempt that may start as its own task.
     pub(super) fn spawn(&self, prepared: Prepared) {
-        let (key, waiting) = (prepared.key(), self.look_after());
+        let (key, waiting) = (prepared.key(), self.expect_start());
         let task = self.host.spawn(async move {
             drop(waiting);
             prepared.begin().await;
@@ -251,7 +251,7 @@ impl Shared {
         }
     }
 
-    /// Tells an attempt to stop. The requester is told when it has.
+    /// Aborts an attempt. The requester is notified when it has stopped.
     pub(super) fn abort(&self, key: Key) {
         let Some(mut running) = self.running.get_mut(&key) else { return };
         if std::mem::replace(&mut running.is_aborted, true) {
@@ -277,7 +277,7 @@ impl Shared {
         }
     }
 
-    /// Tells attempts to stop whose entries are in a range, or all.
+    /// Aborts the attempts with entries in a range, or all.
     pub(super) fn abort_range(&self, range: Option<Range>) {
         let keys: Vec<_> = self.running.iter().map(|running| *running.key()).collect();
         let is_meant = |key: &Key| range.is_none_or(|range| is_in(range, key));
@@ -302,7 +302,7 @@ impl Shared {
         found
     }
 
-    /// From here on `to` is told that these are gone; at once for the ones that are.
+    /// From here on `to` is notified when these are gone; at once if they are gone already.
     pub(super) fn hand_over(&self, attempts: &[KnownAttempt], to: &Ref<PartitionInput>) {
         for (_, entry, token) in attempts {
             match self.running.get_mut(&(*entry, *token)) {
@@ -312,26 +312,27 @@ impl Shared {
         }
     }
 
-    /// Tells an attempt about its journal, at once if it listens.
+    /// Notifies an attempt about its journal, at once if it listens.
     pub(super) fn tell(&self, key: Key, news: AttemptNews) {
-        let told = {
+        let delivery = {
             let Some(mut running) = self.running.get_mut(&key) else { return };
-            running.ears.get_or_insert_default().hear(news)
+            running.notifications.get_or_insert_default().deliver(news)
         };
-        // Not under the lock: what it wakes may be dropped by that, and with it its registration.
-        if let Some((listener, news)) = told {
+        // Not under the lock: the notification may wake a task that is then dropped with its
+        // registration.
+        if let Some((listener, news)) = delivery {
             listener.tell(news);
         }
     }
 
-    /// From here on an attempt hears of its journal at once.
+    /// From here on an attempt gets notifications about its journal at once.
     pub(super) fn listen(&self, key: Key, listener: Arc<dyn Listen>) {
         if let Some(mut running) = self.running.get_mut(&key) {
-            running.ears.get_or_insert_default().open(listener);
+            running.notifications.get_or_insert_default().open(listener);
         }
     }
 
-    /// Sends to the partition of an attempt, unless that was told to stop.
+    /// Sends to the partition of an attempt, unless it was aborted.
     pub(super) fn to_partition(&self, key: Key, input: PartitionInput) {
         let reply_to = match self.running.get(&key) {
             Some(running) if !running.is_aborted => running.reply_to.clone(),
@@ -344,8 +345,9 @@ impl Shared {
         self.running.get(&key).map(|known| Arc::clone(&known.name))
     }
 
-    /// An aborted attempt has stopped: attempts that waited for its places may start.
-    fn give_way(&self, key: Key, name: &VQueueName) {
+    /// Releases the places of an aborted attempt that has stopped: attempts that waited for them
+    /// may start.
+    fn release_places(&self, key: Key, name: &VQueueName) {
         let mut free = Vec::new();
         {
             let mut taken = self.taken();
@@ -387,7 +389,7 @@ impl Drop for Guard {
         let was_aborted = forgotten.as_ref().is_some_and(|(_, running)| running.is_aborted);
         if let Some((_, running)) = forgotten {
             if running.is_aborted {
-                shared.give_way(self.key, &running.name);
+                shared.release_places(self.key, &running.name);
             }
             let ended = self.ended.take();
             if running.is_aborted {

@@ -1,11 +1,11 @@
-//! Handlers of the same batch of decisions start together: each is polled once, and only the ones
-//! that wait for something become their own tasks.
+//! Handlers of the same batch of decisions start together: each is polled once, and only handlers
+//! that wait become their own tasks.
 //!
 //! Must always hold: an attempt is polled by one task at a time; as long as a thread of the runtime
 //! is free, no handler waits for its first poll behind one that blocks its thread. A handler that
-//! blocks cannot call for help, so a second starter is ready before it is polled: the rest of a
-//! batch is in a list shared by all its starters, and there are two from the start. Must not know:
-//! what handlers do, how results are used.
+//! blocks cannot start another starter, so a second one is ready before the handler is polled: the
+//! rest of a batch is in a list shared by all its starters, and there are two from the start. Must
+//! not know: what handlers do, how results are used.
 
 use std::{
     future::poll_fn,
@@ -29,13 +29,13 @@ pub(super) struct Batch {
     shared: Arc<Shared>,
     rest: Mutex<Rest>,
     starters: AtomicUsize,
-    /// One per thread.
+    /// Maximum number of starters: one per thread.
     starters_max: usize,
 }
 
 struct Rest {
     attempts: std::vec::IntoIter<Prepared>,
-    /// Held while there are any.
+    /// Held while attempts are left.
     waiting: Option<Waiting>,
 }
 
@@ -45,7 +45,7 @@ impl Batch {
         let count = attempts.len();
         let starters_max = shared.threads.min(count);
         let starters = count.div_ceil(STARTED_TOGETHER).max(2).min(starters_max);
-        let waiting = Some(shared.look_after());
+        let waiting = Some(shared.expect_start());
         let rest = Mutex::new(Rest { attempts: attempts.into_iter(), waiting });
         let batch =
             Arc::new(Self { shared, rest, starters: AtomicUsize::new(starters), starters_max });
@@ -71,8 +71,8 @@ impl Batch {
         next
     }
 
-    /// Starts what the other starters have left, once there is a thread for it. If attempts and
-    /// threads are left by then, it calls one more starter.
+    /// Starts the attempts that the other starters have left, once there is a thread for it. If
+    /// attempts and threads are left by then, it spawns one more starter.
     fn begin(self: Arc<Self>) -> BoxFuture {
         Box::pin(async move {
             if self.is_over() {
@@ -82,7 +82,7 @@ impl Batch {
             let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
             if self.starters.fetch_update(set, fetch, is_one_more).is_ok() {
                 self.shared.host.spawn(Arc::clone(&self).begin());
-                give_way().await;
+                yield_thread().await;
             }
             self.work().await;
         })
@@ -111,7 +111,7 @@ impl Batch {
             }
             let is_alone = self.starters_max == 1;
             if turn.is_multiple_of(STARTED_TOGETHER) || !is_over && !is_alone {
-                give_way().await;
+                yield_thread().await;
                 begun = tokio::time::Instant::now();
             }
         }
@@ -127,8 +127,8 @@ impl Batch {
 }
 
 /// Yields the thread. The last task that a task spawns is in a slot that only its own thread reads,
-/// and would wait behind a next poll that blocks: it goes first.
-async fn give_way() {
+/// and would wait for the next poll if that blocks: yielding runs it first.
+async fn yield_thread() {
     let mut has_waited = false;
     poll_fn(|context| {
         if std::mem::replace(&mut has_waited, true) {

@@ -14,7 +14,7 @@ use super::*;
 /// How long some handlers keep their threads.
 const LONG: Duration = Duration::from_millis(200);
 
-/// A handler that does what its payload says.
+/// A handler that follows its payload.
 struct Script {
     calls: AtomicUsize,
     go: Arc<Notify>,
@@ -51,13 +51,13 @@ impl Handler for Arc<Script> {
 }
 
 /// Reported ends of attempts, by number.
-type Told = Arc<Mutex<Vec<(u64, Option<AttemptEnd>)>>>;
+type Reports = Arc<Mutex<Vec<(u64, Option<AttemptEnd>)>>>;
 
 struct Bench {
     script: Arc<Script>,
     executor: Executor,
-    /// `None`: it stopped.
-    told: Told,
+    /// `None`: the attempt was stopped.
+    reports: Reports,
     reply_to: Ref<PartitionInput>,
 }
 
@@ -73,18 +73,18 @@ impl Bench {
         let handlers = HashMap::from([("work".to_owned(), handler)]);
         let runtime = tokio::runtime::Handle::current();
         let executor = Executor::new(runtime, handlers, || 0);
-        let told = Told::default();
-        let heard = Arc::clone(&told);
+        let reports = Reports::default();
+        let received = Arc::clone(&reports);
         let reply_to = Ref::new(move |input| {
-            let told = match input {
+            let reports = match input {
                 PartitionInput::Ended { token, ended, .. } => (token.seq, Some(ended)),
                 PartitionInput::Stopped { token } => (token.seq, None),
                 _ => return false,
             };
-            heard.lock().unwrap().push(told);
+            received.lock().unwrap().push(reports);
             true
         });
-        Self { script, executor, told, reply_to }
+        Self { script, executor, reports, reply_to }
     }
 
     fn run_many(&self, payloads: &[&'static str]) {
@@ -104,18 +104,19 @@ impl Bench {
 
     /// Attempts that ended, by number, and how many succeeded.
     fn ends(&self) -> (Vec<u64>, usize) {
-        let told = self.told.lock().unwrap();
-        let ended = told.iter().filter(|(_, ended)| ended.is_some());
+        let reports = self.reports.lock().unwrap();
+        let ended = reports.iter().filter(|(_, ended)| ended.is_some());
         let mut numbers: Vec<_> = ended.map(|(number, _)| *number).collect();
         numbers.sort_unstable();
-        let well = told.iter().filter(|(_, ended)| matches!(ended, Some(AttemptEnd::Success(_))));
+        let well =
+            reports.iter().filter(|(_, ended)| matches!(ended, Some(AttemptEnd::Success(_))));
         (numbers, well.count())
     }
 
     /// Attempts that were stopped, in order.
     fn stops(&self) -> Vec<u64> {
-        let told = self.told.lock().unwrap();
-        told.iter().filter(|(_, ended)| ended.is_none()).map(|(number, _)| *number).collect()
+        let reports = self.reports.lock().unwrap();
+        reports.iter().filter(|(_, ended)| ended.is_none()).map(|(number, _)| *number).collect()
     }
 
     fn calls(&self) -> usize {
@@ -138,9 +139,9 @@ fn attempt_of(number: usize, of: usize, name: VQueueName) -> RunAttempt {
 }
 
 async fn until(what: impl Fn() -> bool) {
-    let patience = std::time::Instant::now();
+    let started = std::time::Instant::now();
     while !what() {
-        assert!(patience.elapsed() < Duration::from_secs(20), "it never comes");
+        assert!(started.elapsed() < Duration::from_secs(20), "it never comes");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
@@ -269,7 +270,7 @@ async fn as_many_as_there_are_threads_start_at_once() {
     assert_eq!(bench.ends().1, 4);
 }
 
-/// Regression: it was forgotten with the abort, which freed its slot and its lock.
+/// Regression: the abort forgot it, which freed its slot and its lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_keeps_its_thread_has_not_stopped() {
     let bench = Bench::new();
@@ -284,7 +285,7 @@ async fn one_that_keeps_its_thread_has_not_stopped() {
     assert_eq!((bench.ends().0, bench.stops()), (vec![], vec![0]), "told once");
 }
 
-/// No attempt of an entry or key starts while one that was told to stop has not stopped.
+/// No attempt of an entry or key starts while an aborted one has not stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_attempt_of_an_entry_or_key_waits_until_the_last_has_stopped() {
     let key = VQueueName { object_key: Some("k".into()), ..VQueueName::service("work") };
@@ -305,7 +306,7 @@ async fn the_next_attempt_of_an_entry_or_key_waits_until_the_last_has_stopped() 
         until(|| bench.ends().0 == [4]).await;
         assert_eq!(bench.calls(), 2, "others do not wait");
         assert_eq!(bench.executor.shared.unstarted(), 0, "who may not start is not looked after");
-        // A waiting attempt may be told to stop, too.
+        // A waiting attempt can be aborted, too.
         bench.executor.abort(next.entry, token(2));
         until(|| bench.stops() == [2]).await;
         assert_eq!(bench.calls(), 2);
@@ -319,8 +320,8 @@ fn handlers_dropped_with_their_runtime_are_reported() {
     let tokio = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     let bench = tokio.block_on(async { Bench::new() });
     bench.run_many(&["wait", "wait"]);
-    let patience = std::time::Instant::now();
-    while bench.calls() < 2 && patience.elapsed() < Duration::from_secs(20) {
+    let started = std::time::Instant::now();
+    while bench.calls() < 2 && started.elapsed() < Duration::from_secs(20) {
         std::thread::sleep(Duration::from_millis(1));
     }
     drop(tokio);
@@ -330,11 +331,11 @@ fn handlers_dropped_with_their_runtime_are_reported() {
     assert_eq!((stops, bench.executor.running()), (vec![0, 0, 1], 0));
 }
 
-/// The news that an attempt was told, by the number of the key's name.
+/// The notifications of an attempt, by the number of the key's name.
 #[derive(Default)]
-struct Heard(Mutex<Vec<u32>>);
+struct Received(Mutex<Vec<u32>>);
 
-impl Listen for Heard {
+impl Listen for Received {
     fn tell(&self, news: AttemptNews) {
         let AttemptNews::WriteRefused { key } = news else { panic!("not told: {news:?}") };
         self.0.lock().unwrap().push(key.parts().occurrence);
@@ -342,7 +343,7 @@ impl Listen for Heard {
 }
 
 #[tokio::test]
-async fn an_attempt_hears_all_news_of_its_journal_in_order() {
+async fn an_attempt_gets_all_notifications_of_its_journal_in_order() {
     let bench = Bench::new();
     bench.run_many(&["wait"]);
     let tell = |number| {
@@ -351,18 +352,18 @@ async fn an_attempt_hears_all_news_of_its_journal_in_order() {
     };
     tell(0);
     tell(1);
-    let heard = Arc::<Heard>::default();
-    bench.executor.journals().listen(entry(0), token(0), Arc::clone(&heard) as Arc<dyn Listen>);
+    let received = Arc::<Received>::default();
+    bench.executor.journals().listen(entry(0), token(0), Arc::clone(&received) as Arc<dyn Listen>);
     tell(2);
-    assert_eq!(*heard.0.lock().unwrap(), [0, 1, 2]);
+    assert_eq!(*received.0.lock().unwrap(), [0, 1, 2]);
     bench.executor.abort(entry(0), token(0));
     bench.executor.idle().await;
     tell(3);
-    assert_eq!(heard.0.lock().unwrap().len(), 3, "it is gone");
+    assert_eq!(received.0.lock().unwrap().len(), 3, "it is gone");
 }
 
 #[tokio::test]
-async fn an_attempt_that_was_told_to_stop_writes_nothing() {
+async fn an_aborted_attempt_writes_nothing() {
     let bench = Bench::new();
     let written = Arc::new(AtomicUsize::default());
     let counted = Arc::clone(&written);

@@ -86,8 +86,8 @@ mod tests {
             tokio::time::sleep(3 * SLEEP_MAX).await;
             assert_eq!(tasks(), idle + 1);
             drop(waiting);
-            let patience = std::time::Instant::now();
-            while tasks() > idle && patience.elapsed() < Duration::from_secs(20) {
+            let started = std::time::Instant::now();
+            while tasks() > idle && started.elapsed() < Duration::from_secs(20) {
                 tokio::time::sleep(SLEEP_MAX).await;
             }
             assert_eq!(tasks(), idle, "it goes when nothing waits");

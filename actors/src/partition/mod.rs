@@ -89,7 +89,7 @@ pub(crate) struct PartitionPerformer {
 type PartitionCx<'a> = Cx<'a, PartitionInput>;
 
 impl PartitionPerformer {
-    /// Applies a run of records in one batch and commits it; only then the machine sees the
+    /// Applies a run of records in one batch and commits it; only then does the machine process the
     /// consequences.
     fn apply(&mut self, first: Lsn, records: &[Arc<Record>], cx: &mut PartitionCx<'_>) {
         let store = self.store.clone();
@@ -135,7 +135,7 @@ impl PartitionPerformer {
         std::mem::replace(&mut self.applied, next)
     }
 
-    /// The partition's time follows its records, including records of leaders elsewhere.
+    /// Raises the partition's time to that of its records, including records of other leaders.
     fn keep_time(&mut self) {
         let latest = self.state.latest_time();
         if latest > self.time_floor {
@@ -200,7 +200,8 @@ impl PartitionPerformer {
         }
     }
 
-    /// Records below what the store has flushed are no longer needed for a replay.
+    /// Reports which records are no longer needed for a replay, because the store has flushed their
+    /// changes.
     fn report_durable(&self) {
         match self.store.durable_lsn() {
             Ok(through) if through > Lsn::default() => {

@@ -38,7 +38,7 @@ impl PartitionPerformer {
             Err(error) => return self.fail(error.to_string(), cx),
         };
         let Some(meta) = meta else {
-            // Nothing is left of it: it passivates before it has started.
+            // It has no row any more: it passivates before it has started.
             cx.feed_back(PartitionInput::Passivated { handle, rest: Rest::Empty });
             return;
         };

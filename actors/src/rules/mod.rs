@@ -1,7 +1,7 @@
-//! The rule book of a node: changing it, and bringing it to the partitions.
+//! The rule book of a node: its changes, and their distribution to the partitions.
 //!
-//! Owns: the way of a book from a change to the leading partitions. Must not know: the meaning of a
-//! rule.
+//! Owns: the distribution of a book from a change to the leading partitions. Must not know: the
+//! meaning of a rule.
 
 pub(crate) mod known;
 

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn summaries_for_people_and_for_programs() {
+    fn summaries_for_users_and_for_programs() {
         let summary = Summary {
             accepted: 5,
             succeeded: 3,

@@ -102,7 +102,7 @@ struct Partition {
     has_left: bool,
 }
 
-/// The node's capacity; see the module.
+/// The node's capacity, leased to the limiters of its partitions.
 #[derive(Debug)]
 pub struct CapacityPool {
     running_max: u32,

@@ -121,7 +121,7 @@ pub struct LimiterStats {
     pub refused_unknown: u64,
 }
 
-/// The limiter of a partition; see the module.
+/// The limiter of a partition: its counters, locks and waiters.
 #[derive(Debug)]
 pub struct Limiter {
     incarnation: Generation,

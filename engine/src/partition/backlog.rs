@@ -47,7 +47,7 @@ type Key = Vec<ByteString>;
 /// Additional waiting entries, by key, that are not counted yet.
 pub(super) type More = BTreeMap<Key, u64>;
 
-/// See the module.
+/// The number of waiting entries of each key with a limited backlog.
 #[derive(Debug)]
 pub(super) struct Backlog {
     rules: RuleLookup,

@@ -213,7 +213,7 @@ fn a_cancel_follows_to_the_leaves_of_a_tree() {
     assert_eq!(
         failure_kind(all.outcome(ship, "label")),
         Some(JournalFailureKind::Canceled),
-        "and hears of its children"
+        "and it gets the ends of its children"
     );
 }
 

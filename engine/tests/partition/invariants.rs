@@ -130,9 +130,9 @@ fn check_journals(tables: &MemTables) {
         let waiting: BTreeSet<_> = row.waiting.iter().cloned().collect();
         assert_eq!(waiting.len(), row.waiting.len(), "each waits once");
         assert_eq!(waits.remove(&(*id, name.clone())).unwrap_or_default(), waiting);
-        assert!(!row.is_settled || waiting.is_empty(), "nobody waits for what is settled");
+        assert!(!row.is_settled || waiting.is_empty(), "no entry waits for a settled promise");
     }
-    assert!(waits.is_empty(), "promises that nobody knows: {waits:?}");
+    assert!(waits.is_empty(), "unknown promises: {waits:?}");
     assert_eq!(tables.sleeps, sleeps, "sleeps are the unfinished ones");
     for (id, state) in &states {
         assert_eq!(state.rows, rows.remove(id).unwrap_or(0), "rows of {id}");

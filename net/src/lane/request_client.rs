@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_under_way_are_bounded_in_number_and_bytes() {
+    fn requests_in_flight_are_bounded_in_number_and_bytes() {
         let limits = Limits { requests_max: 2, requests_bytes_max: 10, ..Limits::default() };
         let mut client = client(Limits { request_bytes_max: 9, ..limits });
         assert_eq!(start(&mut client, 10).unwrap_err(), RequestError::TooLong);

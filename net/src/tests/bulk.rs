@@ -103,7 +103,7 @@ async fn a_slow_reader_delays_no_others_and_gets_one_window() {
 }
 
 #[tokio::test]
-async fn reads_under_way_are_bounded_and_heartbeats_pass() {
+async fn reads_in_progress_are_bounded_and_heartbeats_pass() {
     let (a, b) = pair(Limits { bulk_streams_max: 2, ..limits() }).await;
     let (of_a, of_b) = (a.group(1).unwrap(), b.group(1).unwrap());
     of_a.add_peer(&name("b")).unwrap();

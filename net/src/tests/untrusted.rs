@@ -34,7 +34,7 @@ async fn an_unauthenticated_client_gets_no_answer() {
 }
 
 #[tokio::test]
-async fn the_oldest_handshake_gives_way() {
+async fn the_oldest_handshake_is_dropped_for_a_new_one() {
     let limits =
         Limits { handshakes_max: 4, handshake_time_max: Duration::from_secs(600), ..limits() };
     let b = Net::start(Config { limits, ..config("b") }).await.unwrap();

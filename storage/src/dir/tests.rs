@@ -19,8 +19,8 @@ fn a_directory_in_use_by_another_process_is_refused_naming_it() {
     let root = tempfile::tempdir().unwrap();
     drop(DataDir::open(root.path()).unwrap());
     // A lock that the module does not know simulates another process.
-    let stranger = File::open(root.path().join(LOCK_FILE)).unwrap();
-    stranger.try_lock().unwrap();
+    let foreign = File::open(root.path().join(LOCK_FILE)).unwrap();
+    foreign.try_lock().unwrap();
     let error = DataDir::open(root.path()).unwrap_err();
     let OpenError::InUse { pid, .. } = &error else { panic!("{error}") };
     assert_eq!(*pid, Some(std::process::id()));

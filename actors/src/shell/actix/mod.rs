@@ -133,7 +133,7 @@ where
         if left > 0 {
             return;
         }
-        give_way(delivery, context);
+        yield_thread(delivery, context);
     }
 }
 
@@ -145,7 +145,7 @@ impl<M: Machine, P: Performer<M>> Drop for Shell<M, P> {
 
 /// Yields the thread while mail is left. Sends the delivery again, because senders do not wake an
 /// actor that is awake.
-pub(super) fn give_way<A>(delivery: Delivery, context: &mut Context<A>)
+pub(super) fn yield_thread<A>(delivery: Delivery, context: &mut Context<A>)
 where
     A: Actor<Context = Context<A>> + Handler<Delivery>,
 {

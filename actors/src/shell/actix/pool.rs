@@ -31,7 +31,7 @@ use crate::shell::{
     world::Child,
 };
 
-use super::{Delivery, YIELD_AFTER, YIELD_EVERY, give_way};
+use super::{Delivery, YIELD_AFTER, YIELD_EVERY, yield_thread};
 
 /// Turns between two readings of the time.
 const LOOK_EVERY: usize = 16;
@@ -253,7 +253,7 @@ where
             turns += 1;
             let looks = turns.is_multiple_of(LOOK_EVERY);
             if looks && self.clock.monotonic() - begun >= YIELD_AFTER {
-                return give_way(delivery, context);
+                return yield_thread(delivery, context);
             }
         }
     }

@@ -286,7 +286,7 @@ fn a_forbidden_roll_is_refused() {
     members = all(&world);
     members.remove(leader);
     refused(&mut world, members, Refusal::HandOverFirst);
-    // Node 3 is cut off: no member has heard of it, or it lags.
+    // Node 3 is cut off: no member has received a message from it, or it is behind.
     world.isolate(3, true);
     for _ in 0..60 {
         world.propose(leader, 100);

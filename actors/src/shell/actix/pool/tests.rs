@@ -22,20 +22,20 @@ impl Machine for Echo {
 }
 
 /// Messages received by each, in order.
-type Heard = Arc<Mutex<Vec<(usize, u64)>>>;
+type Received = Arc<Mutex<Vec<(usize, u64)>>>;
 
-struct Tell {
+struct Recorder {
     number: usize,
-    heard: Heard,
+    received: Received,
     dropped: Arc<AtomicUsize>,
     drop_panics: bool,
 }
 
-impl Performer<Echo> for Tell {
+impl Performer<Echo> for Recorder {
     const IS_ONE_OF_MANY: bool = true;
 
     fn perform(&mut self, effect: u64, cx: &mut Cx<'_, u64>) {
-        self.heard.lock().unwrap().push((self.number, effect));
+        self.received.lock().unwrap().push((self.number, effect));
         match effect {
             7 => cx.feed_back(8),
             99 => cx.stop(),
@@ -44,7 +44,7 @@ impl Performer<Echo> for Tell {
     }
 }
 
-impl Drop for Tell {
+impl Drop for Recorder {
     fn drop(&mut self) {
         self.dropped.fetch_add(1, Ordering::SeqCst);
         assert!(!self.drop_panics, "as asked");
@@ -54,7 +54,7 @@ impl Drop for Tell {
 struct Bench {
     world: World,
     actix: ActixWorld,
-    heard: Heard,
+    received: Received,
     dropped: Arc<AtomicUsize>,
     deaths: Rc<RefCell<Vec<(usize, Death)>>>,
 }
@@ -63,8 +63,8 @@ impl Bench {
     fn new() -> Self {
         let actix = ActixWorld::new(Arc::new(WallClock));
         let world = World::Actix(actix.clone());
-        let (heard, dropped, deaths) = (Heard::default(), Arc::default(), Rc::default());
-        Self { world, actix, heard, dropped, deaths }
+        let (received, dropped, deaths) = (Received::default(), Arc::default(), Rc::default());
+        Self { world, actix, received, dropped, deaths }
     }
 
     fn spawn(&self, number: usize) -> Child<u64> {
@@ -72,22 +72,22 @@ impl Bench {
     }
 
     fn spawn_with(&self, number: usize, drop_panics: bool) -> Child<u64> {
-        let (heard, dropped) = (Arc::clone(&self.heard), Arc::clone(&self.dropped));
-        let (deaths, tell) =
-            (Rc::clone(&self.deaths), Tell { number, heard, dropped, drop_panics });
+        let (received, dropped) = (Arc::clone(&self.received), Arc::clone(&self.dropped));
+        let (deaths, recorder) =
+            (Rc::clone(&self.deaths), Recorder { number, received, dropped, drop_panics });
         let on_death = Box::new(move |death| deaths.borrow_mut().push((number, death)));
-        self.world.spawn("echo", Echo, tell, on_death)
+        self.world.spawn("echo", Echo, recorder, on_death)
     }
 
-    fn heard_of(&self, number: usize) -> Vec<u64> {
-        let heard = self.heard.lock().unwrap();
-        heard.iter().filter(|(of, _)| *of == number).map(|(_, what)| *what).collect()
+    fn received_by(&self, number: usize) -> Vec<u64> {
+        let received = self.received.lock().unwrap();
+        received.iter().filter(|(of, _)| *of == number).map(|(_, what)| *what).collect()
     }
 
     async fn until(&self, what: impl Fn(&Self) -> bool) {
-        let patience = Instant::now();
+        let started = Instant::now();
         while !what(self) {
-            assert!(patience.elapsed().as_secs() < 20, "it never comes");
+            assert!(started.elapsed().as_secs() < 20, "it never comes");
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
     }
@@ -113,11 +113,11 @@ fn mail_of_many_threads_arrives_once_and_in_order() {
                 });
             }
         });
-        bench.until(|bench| bench.heard.lock().unwrap().len() as u64 == 50 * 4 * EACH).await;
+        bench.until(|bench| bench.received.lock().unwrap().len() as u64 == 50 * 4 * EACH).await;
         for number in 0..50 {
-            let heard = bench.heard_of(number);
+            let received = bench.received_by(number);
             for thread in 0..4 {
-                let of_thread = heard.iter().filter(|n| *n % 4 == thread);
+                let of_thread = received.iter().filter(|n| *n % 4 == thread);
                 assert!(of_thread.is_sorted(), "{number}");
             }
         }
@@ -134,9 +134,9 @@ fn a_panic_ends_one_member_and_its_slot_is_reused() {
                 member.address.send(if n == 13 && number != 1 { 12 } else { n });
             });
         }
-        bench.until(|bench| bench.heard_of(2).len() == 5).await;
-        assert_eq!(bench.heard_of(0), [1, 7, 8, 12, 2]);
-        assert_eq!(bench.heard_of(1), [1, 7, 8]);
+        bench.until(|bench| bench.received_by(2).len() == 5).await;
+        assert_eq!(bench.received_by(0), [1, 7, 8, 12, 2]);
+        assert_eq!(bench.received_by(1), [1, 7, 8]);
         bench.until(|bench| !bench.deaths.borrow().is_empty()).await;
         let deaths = bench.deaths.borrow().clone();
         assert!(
@@ -148,7 +148,7 @@ fn a_panic_ends_one_member_and_its_slot_is_reused() {
         // A wake-up meant for its predecessor does no harm.
         members[1].stop();
         next.address.send(5);
-        bench.until(|bench| bench.heard_of(4) == [5]).await;
+        bench.until(|bench| bench.received_by(4) == [5]).await;
     });
 }
 
@@ -163,7 +163,7 @@ fn a_stopped_member_takes_no_more_and_a_member_may_end_itself() {
             ends.address.send(n);
         }
         bench.until(|bench| bench.deaths.borrow().len() == 2).await;
-        assert_eq!((bench.heard_of(0), bench.heard_of(1)), (vec![], vec![2, 99]));
+        assert_eq!((bench.received_by(0), bench.received_by(1)), (vec![], vec![2, 99]));
         assert_eq!(*bench.deaths.borrow(), [(0, Death::Stopped), (1, Death::Stopped)]);
         assert_eq!(bench.dropped.load(Ordering::SeqCst), 2);
         assert!(!stopped.address.send(1) && !ends.address.send(1));
@@ -179,7 +179,7 @@ fn a_panic_at_the_end_of_a_member_is_reported_and_others_continue() {
         bench.until(|bench| !bench.deaths.borrow().is_empty()).await;
         assert_eq!(*bench.deaths.borrow(), [(0, Death::Stopped)]);
         other.address.send(1);
-        bench.until(|bench| bench.heard_of(1) == [1]).await;
+        bench.until(|bench| bench.received_by(1) == [1]).await;
     });
 }
 
@@ -193,9 +193,9 @@ fn others_get_turns_during_a_flood() {
             busy.address.send(1_000 + n);
         }
         other.address.send(1);
-        bench.until(|bench| bench.heard_of(1) == [1]).await;
-        assert!(bench.heard_of(0).len() < 200_000, "it waited for all of them");
-        bench.until(|bench| bench.heard_of(0).len() == 200_000).await;
+        bench.until(|bench| bench.received_by(1) == [1]).await;
+        assert!(bench.received_by(0).len() < 200_000, "it waited for all of them");
+        bench.until(|bench| bench.received_by(0).len() == 200_000).await;
     });
 }
 
@@ -206,7 +206,7 @@ fn no_member_is_left_when_the_thread_ends() {
     on_a_thread_of_actors(async move {
         let bench = Bench { dropped: counted, ..Bench::new() };
         let members: Vec<_> = (0..10).map(|number| bench.spawn(number)).collect();
-        bench.until(|bench| members[9].address.send(1) && !bench.heard_of(9).is_empty()).await;
+        bench.until(|bench| members[9].address.send(1) && !bench.received_by(9).is_empty()).await;
         bench.actix.clear();
         assert!(!members[0].address.send(1));
         assert!(bench.deaths.borrow().is_empty(), "parents are not told");
