@@ -6,6 +6,7 @@
 
 mod check;
 mod embedded;
+mod orders;
 mod random;
 mod trace;
 
