@@ -1,8 +1,8 @@
-//! Looks at a node, for display: entries, vqueues, counts, limits and reasons to wait.
+//! Inspection of a node, for display: entries, vqueues, counts, limits and reasons to wait.
 //!
 //! The answers are the views of `forebay-api`.
 //!
-//! Must always hold: a look changes nothing. Must not know: how a view is printed.
+//! Must always hold: inspection changes nothing. Must not know: how a view is printed.
 
 mod counts;
 mod details;

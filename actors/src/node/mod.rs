@@ -95,7 +95,7 @@ pub struct NodeConfig {
     pub faults: FaultPlan,
 }
 
-/// When a node leads partitions without being told to.
+/// When a node leads partitions by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Candidacy {
     /// As soon as there is no leader.
@@ -103,7 +103,7 @@ pub enum Candidacy {
     First,
     /// When there is no leader and none of the first candidates leads.
     Standby,
-    /// Never: it follows until it is told to lead.
+    /// Never: it follows until an explicit request to lead.
     Never,
 }
 
@@ -236,8 +236,7 @@ impl Node {
         self.to_its_end("drop", dropping).await
     }
 
-    /// Runs something in a separate task, so that it is not left unfinished when the caller gives
-    /// up.
+    /// Runs a future in a separate task, so that it is completed even if the caller gives up.
     async fn to_its_end<T, F>(
         self: &Arc<Self>,
         name: &'static str,

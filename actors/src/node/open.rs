@@ -101,8 +101,8 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
     }
 }
 
-/// Rows are never started with a log other than their own. Rows from before logs had ids belong to
-/// the log that they are found with.
+/// Refuses rows of another log. Rows from before logs had ids are assigned to the log that they are
+/// opened with.
 fn check_identity(storage: &Storage) -> Result<(), NodeError> {
     let log = match storage.log.identity()? {
         Some(log) => log,
@@ -142,7 +142,7 @@ fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
 }
 
-/// The opened and started parts of a node.
+/// The storage and the parts that were started on it.
 struct Found {
     storage: Storage,
     registry: Arc<Registry>,

@@ -1,4 +1,4 @@
-//! Starting and stopping partitions, and telling them to lead.
+//! Starting and stopping partitions, and changing their leaders.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -35,7 +35,7 @@ use super::{
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long handlers of a dropped partition may take to stop.
 const STOPPED_WITHIN: Duration = Duration::from_secs(5);
-/// How long a replica that was told to lead may take to open its gate.
+/// Maximum time for a replica to open its gate after a request to lead.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
 /// Interval of checks of [`Partitions::drained`].
@@ -112,7 +112,7 @@ impl Partitions {
             None => NodeError::ShutDown,
         };
         if let Err(error) = replayed.await.map_err(nobody)? {
-            // The log sends it nothing: it must not look alive.
+            // The log sends it nothing, so it must not appear to be running.
             self.registry.stop_failed(row.id, &error.to_string());
             return Err(error);
         }
@@ -173,8 +173,8 @@ impl Partitions {
         Ok(())
     }
 
-    /// Makes the local replica stop leading, and not lead again before it is told to. Nothing new
-    /// starts; running entries may end `within` this time. Returns when it follows.
+    /// Makes the local replica stop leading, and not lead again without an explicit request. No new
+    /// entries start; running entries may end `within` this time. Returns when it follows.
     ///
     /// Cancel-safe: once called, it continues by itself. Another call meanwhile waits as well, and
     /// can shorten the time.
@@ -227,7 +227,7 @@ impl Partitions {
     }
 
     /// Waits until no attempt of an earlier leader counts as running, in the partitions that this
-    /// node leads and that work. Cancel-safe.
+    /// node leads and that have not stopped. Cancel-safe.
     pub async fn drained(&self) {
         let is_draining = |partition: &PartitionId| {
             let status = self.registry.status(*partition);

@@ -40,7 +40,7 @@ use crate::{
     table::Row,
 };
 
-/// The actor that died, for display.
+/// Name of the actor that died, for display.
 const PARTITION: &str = "the partition";
 
 /// The parts of a replica that survive its actors.
@@ -77,7 +77,7 @@ impl Replica {
     }
 }
 
-/// A replica on its thread.
+/// A replica with the state of its thread.
 struct Living {
     replica: Replica,
     /// This thread with the partition's time.

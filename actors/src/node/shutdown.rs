@@ -1,9 +1,9 @@
-//! Shutdown: first nothing new starts, then running entries may end, then everything is flushed and
+//! Shutdown: no new entries start, then running entries may end, then everything is flushed and
 //! joined.
 //!
-//! Must always hold: a shutdown that has begun is completed, even if nothing waits for it; every
-//! call returns when the node is down, or fails before it began. So it runs on its own thread:
-//! neither its callers nor the application's tokio runtime can interrupt it.
+//! Must always hold: a started shutdown is completed, even if nothing waits for it; every call
+//! returns when the node is down, or fails before the shutdown started. Therefore it runs on its
+//! own thread: neither its callers nor the application's tokio runtime can interrupt it.
 
 use std::{
     sync::{Arc, Weak, atomic::Ordering},
@@ -44,8 +44,8 @@ struct Sentinel {
 
 impl Drop for Sentinel {
     fn drop(&mut self) {
-        // Without the node: a thread that holds it here keeps the directory locked after callers of
-        // `shutdown` have returned.
+        // Without the node: a thread that holds it here would keep the directory locked after
+        // callers of `shutdown` have returned.
         if self.down.has_begun.load(Ordering::Acquire) {
             return;
         }
@@ -84,7 +84,7 @@ impl Node {
         }
     }
 
-    /// Begins the shutdown, or shortens its time.
+    /// Starts the shutdown, or shortens its time.
     fn begin_shutdown(self: &Arc<Self>, drain: Duration) -> Result<(), NodeError> {
         self.registry.down.drain.send_if_modified(|shortest| {
             let is_shorter = drain < *shortest;
@@ -113,7 +113,7 @@ impl Node {
         let going = async move {
             let ending = &mut ending;
             let flushed = node.go_down().await;
-            // Before callers are told: the caller may hold the last handle by then.
+            // Dropped before callers are notified: a caller may hold the last handle by then.
             drop(node);
             ending.result = flushed.map_err(|error| error.to_string());
         };
@@ -183,7 +183,7 @@ impl Node {
             if drain.is_zero() {
                 return;
             }
-            // A time too far away for an `Instant` never comes.
+            // A time beyond the range of `Instant` counts as no deadline.
             let asked_until = Instant::now().checked_add(drain);
             until = match (until, asked_until) {
                 (Some(known), Some(asked)) => Some(known.min(asked)),

@@ -1,11 +1,12 @@
 //! Actors of which there may be a million, on actix: one actix actor per thread polls them all.
 //!
 //! Each is an actor like any other: it has its own mailbox and address, handles one message at a
-//! time, and a panic ends only it. They share the cost of waking: on actix that is a boxed
-//! envelope, a queue, a waker, a task and its poll for a message or two.
+//! time, and a panic ends only this actor. They share the cost of a wake-up: on actix that is a
+//! boxed envelope, a queue, a waker, a task and its poll for one or two messages.
 //!
 //! Must always hold: a member with mail is in the ready queue or has its turn; a panic of one,
-//! including one in its death watch, does not affect others. Must not know: what the members are.
+//! including one in its death watch, does not affect others. Must not know: the machines of the
+//! members.
 
 use std::{
     any::{Any, TypeId},
