@@ -11,6 +11,7 @@ pub mod inbox;
 pub mod leadership;
 pub mod limiter;
 pub mod machine;
+pub mod metadata;
 pub mod partition;
 pub mod rules;
 pub mod shuffle;

@@ -17,6 +17,7 @@ mod store;
 
 pub use chain::{ChainHash, Member, Segment, StorageId};
 pub use codec::{DecodeError, FORMAT};
+pub(crate) use codec::{Put, Reader, put_segment, read_segment};
 pub use entry::{Barrier, Entry, RunningHash, Seal};
 pub use group::{Group, OpenError};
 pub use input::{Answer, Effect, Input, Leadership, Reason, Refusal, RequestId, Term, Write};

@@ -210,4 +210,6 @@ impl Row {
 }
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod tests;

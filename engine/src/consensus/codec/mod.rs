@@ -14,8 +14,8 @@ use super::chain::{ChainHash, StorageId};
 use super::input::Write;
 use super::message::{Body, Envelope, Heartbeat, Hello, Row, Session};
 
-use reader::Reader;
-use value::Put;
+pub(crate) use reader::Reader;
+pub(crate) use value::{Put, put_segment, read_segment};
 
 /// Format version that is written, and the newest one that can be read.
 pub const FORMAT: u8 = 1;

@@ -19,7 +19,7 @@ pub(super) const ENTRY_BYTES_MIN: usize = 5;
 const MEMBER_BYTES_MIN: usize = 20;
 
 /// Appending numbers, big-endian.
-pub(super) trait Put {
+pub(crate) trait Put {
     fn put_u8(&mut self, value: u8);
     fn put_u32(&mut self, value: u32);
     fn put_u64(&mut self, value: u64);
@@ -145,7 +145,7 @@ pub(super) fn read_standing(reader: &mut Reader) -> Result<Standing, DecodeError
     })
 }
 
-fn put_segment(out: &mut Vec<u8>, segment: &Segment) {
+pub(crate) fn put_segment(out: &mut Vec<u8>, segment: &Segment) {
     out.put_u64(segment.number);
     out.put_u128(segment.hash.0);
     out.put_u64(segment.base);
@@ -154,7 +154,7 @@ fn put_segment(out: &mut Vec<u8>, segment: &Segment) {
     put_members(out, &segment.members);
 }
 
-fn read_segment(reader: &mut Reader) -> Result<Segment, DecodeError> {
+pub(crate) fn read_segment(reader: &mut Reader) -> Result<Segment, DecodeError> {
     Ok(Segment {
         number: reader.u64()?,
         hash: ChainHash(reader.u128()?),
