@@ -14,6 +14,37 @@ pub struct CallsGuide;
 pub mod aliases;
 mod attempt;
 pub mod client;
+#[cfg(feature = "cluster")]
+pub mod cluster {
+    //! Nodes of a cluster, and the metadata that they share.
+    //!
+    //! ```no_run
+    //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    //! use std::time::Duration;
+    //!
+    //! use forebay::cluster::{ClusterNode, ClusterNodeConfig, Expected};
+    //!
+    //! let node = ClusterNode::start(ClusterNodeConfig {
+    //!     name: "a".to_owned(),
+    //!     data_dir: "./data-a".into(),
+    //!     listen: "127.0.0.1:7001".to_owned(),
+    //!     advertise: None,
+    //!     peers: vec![("b".to_owned(), "127.0.0.1:7002".to_owned())],
+    //!     tls: None,
+    //! })
+    //! .await?;
+    //! let within = Duration::from_secs(5);
+    //! let version = node.metadata().put("key", "value".into(), Expected::Absent, within).await?;
+    //! assert_eq!(version, 1);
+    //! node.shutdown().await?;
+    //! # Ok(()) }
+    //! ```
+    pub use forebay_actors::consensus::{
+        AUTHORITY_DAYS, BundleError, Change, ClusterError, ClusterNode, ClusterNodeConfig,
+        Expected, InvalidCommand, Listed, Metadata, MetadataCallError, MetadataWatch, NodeName,
+        Recovery, Row, init_tls, recover,
+    };
+}
 pub mod control;
 mod environment;
 pub mod error;

@@ -5,6 +5,7 @@ mod act;
 mod add;
 mod bench;
 mod clock;
+mod cluster;
 mod data_dir;
 mod documents;
 mod entry;

@@ -7,6 +7,8 @@
 
 pub mod access;
 pub mod cluster;
+#[cfg(feature = "cluster")]
+pub mod consensus;
 pub mod error;
 pub mod executor;
 pub mod handlers;

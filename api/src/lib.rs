@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod act;
+mod cluster;
 mod details;
 mod entries;
 mod explain;
@@ -20,6 +21,10 @@ mod status;
 mod tree;
 
 pub use act::{ActView, NotChangedView, SkippedView, Target};
+pub use cluster::{
+    ClusterNodeView, ClusterRequest, ClusterResponse, ClusterView, GroupView, KeyView,
+    NodeStateView, RefusedView,
+};
 pub use details::{BytesView, DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
 pub use entries::{
     EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage, EntryView, FilterError,

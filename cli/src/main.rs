@@ -14,6 +14,7 @@ mod alias;
 pub(crate) mod args;
 pub(crate) mod bench;
 mod calls;
+mod cluster;
 pub(crate) mod exec;
 mod explain;
 pub(crate) mod inspect;
@@ -82,6 +83,8 @@ fn dispatch(cli: Cli) -> ExitCode {
         }
         Command::Runs => return run_runs(&global),
         Command::Top => return run_top(&global),
+        Command::Node(args) => return run_node(&global, args),
+        Command::Cluster(args) => return run_cluster(&global, args),
         Command::Output(args) => return run_output(&global, args),
         Command::Bench(args) => return run_bench(&global, args),
         Command::Act(command) => return run_act(&global, command),
@@ -121,6 +124,22 @@ fn run_top(global: &Global) -> ExitCode {
     match on_tokio(|| top::top(global)) {
         Ok(Ok(exit)) => end(exit),
         Ok(Err(error)) => fail(&error),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_node(global: &Global, args: &args::NodeArgs) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| cluster::node(global, args)) {
+        Ok(ended) => done(ended),
+        Err(error) => fail(&error),
+    }
+}
+
+fn run_cluster(global: &Global, args: &args::ClusterArgs) -> ExitCode {
+    logging::start(global.log, io::stderr);
+    match on_tokio(|| cluster::cluster(global, args)) {
+        Ok(ran) => done(ran),
         Err(error) => fail(&error),
     }
 }

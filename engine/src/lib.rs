@@ -6,6 +6,7 @@
 //! effects are returned as values.
 
 pub mod aliases;
+pub mod cluster;
 pub mod consensus;
 pub mod inbox;
 pub mod leadership;

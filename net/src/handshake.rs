@@ -209,7 +209,7 @@ pub(crate) async fn dial(
         Reply::Welcome(identity) => {
             let checked = if identity.name != *peer {
                 Err(Refusal::OtherNode(identity.name.to_string()))
-            } else if identity.cluster != me.cluster {
+            } else if !identity.may_meet(me, class) {
                 Err(Refusal::OtherCluster)
             } else {
                 check(&identity)
@@ -266,7 +266,7 @@ pub(crate) async fn accept(
         return Err(HandshakeError::Refused(Refusal::Protocol { oldest, newest }));
     };
     let other = stream.certificate().is_some_and(|one| !tls::is_for(one, &identity.name));
-    let checked = if identity.cluster != me.cluster {
+    let checked = if !identity.may_meet(me, class) {
         Err(Refusal::OtherCluster)
     } else if other {
         Err(Refusal::OtherCertificate(identity.name.to_string()))

@@ -37,6 +37,12 @@ pub enum ControlError {
     /// It does not exist.
     #[error("there is no data directory at {}: run `forebay exec` first, or name another one with --data-dir", .0.display())]
     Missing(PathBuf),
+    /// No node of a cluster runs with it.
+    #[error(
+        "no `forebay node` runs with the data directory {}: start one, or name its directory with \
+         --data-dir", .0.display()
+    )]
+    NoNode(PathBuf),
     /// It cannot be opened directly.
     #[error(transparent)]
     Node(#[from] crate::error::NodeError),
@@ -265,7 +271,7 @@ impl Control {
     }
 }
 
-async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+pub(super) async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     let socket = SocketPath::of(socket)?;
     UnixStream::connect(socket.path()).await
 }

@@ -9,6 +9,8 @@ mod act;
 mod answer;
 mod calls;
 mod client;
+#[cfg(feature = "cluster")]
+pub mod cluster;
 mod pages;
 mod parts;
 mod server;

@@ -54,7 +54,7 @@ impl Server {
 /// Binds a socket that no other user can connect to, whatever the umask: a connection has full
 /// access. It is bound in a separate directory with access for this user only, and moved to its
 /// place once its mode is set.
-fn bind(path: &Path) -> std::io::Result<UnixListener> {
+pub(super) fn bind(path: &Path) -> std::io::Result<UnixListener> {
     let fresh = path.with_extension("new");
     let bound = fresh.join(SOCKET_NAME);
     let absent = |removed: std::io::Result<()>| match removed {
@@ -131,7 +131,7 @@ fn refuse(stream: &UnixStream) {
 }
 
 /// The result of reading a request.
-enum Line {
+pub(super) enum Line {
     Whole(Vec<u8>),
     /// The other side closed without sending anything, like a client that only checks whether a
     /// process is running.
@@ -139,7 +139,7 @@ enum Line {
     TooLong,
 }
 
-async fn read_line(reader: &mut OwnedReadHalf) -> std::io::Result<Line> {
+pub(super) async fn read_line(reader: &mut OwnedReadHalf) -> std::io::Result<Line> {
     let mut line = Vec::new();
     let mut reader = BufReader::new(reader.take(REQUEST_LEN_MAX + 1));
     reader.read_until(b'\n', &mut line).await?;
@@ -242,7 +242,10 @@ fn encoded(response: &Response) -> std::io::Result<(Vec<u8>, bool)> {
 }
 
 /// Writes as fast as the other side reads; gives up a client that reads nothing for [`IDLE_MAX`].
-async fn write_all(writer: &mut OwnedWriteHalf, mut bytes: &[u8]) -> std::io::Result<()> {
+pub(super) async fn write_all(
+    writer: &mut OwnedWriteHalf,
+    mut bytes: &[u8],
+) -> std::io::Result<()> {
     while !bytes.is_empty() {
         let written = timeout(IDLE_MAX, writer.write(bytes)).await??;
         if written == 0 {

@@ -44,9 +44,9 @@ pub(super) fn without_header(files: &[File]) -> Vec<String> {
 /// A panic in a shell stops its partition: it may only happen on a broken invariant, with a message
 /// saying what was expected.
 pub(super) fn unwraps_in_shells(files: &[File]) -> Vec<String> {
-    let shells = files
-        .iter()
-        .filter(|file| file.path.starts_with("actors/src/") && !file.path.ends_with("/tests.rs"));
+    let is_test = |path: &str| path.ends_with("/tests.rs") || path.contains("/tests/");
+    let shells =
+        files.iter().filter(|file| file.path.starts_with("actors/src/") && !is_test(&file.path));
     shells.flat_map(unwraps).collect()
 }
 

@@ -6,6 +6,7 @@
 mod add;
 mod alias;
 mod calls;
+mod cluster;
 mod control;
 mod exec;
 mod halt;
@@ -27,6 +28,7 @@ use tracing::level_filters::LevelFilter;
 pub(crate) use add::AddArgs;
 pub(crate) use alias::AliasArgs;
 pub(crate) use calls::{ResolveArgs, TreeArgs};
+pub(crate) use cluster::{ClusterArgs, ClusterCommand, NodeArgs};
 pub(crate) use control::{
     ActCommand, EndedArgs, LiveSelection, OutcomeArg, PauseArgs, RescheduleArgs, Selection,
 };
@@ -97,6 +99,8 @@ pub(crate) enum Command {
     Partitions(PartitionsArgs),
     Alias(AliasArgs),
     Snapshot(SnapshotArgs),
+    Node(NodeArgs),
+    Cluster(ClusterArgs),
     Bench(BenchArgs),
     Completions(CompletionsArgs),
     /// Print the manual page, in roff

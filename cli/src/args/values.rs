@@ -55,6 +55,9 @@ pub(crate) enum ValueError {
     /// Not a growth factor.
     #[error("`{0}` is not a factor: write a number from 1 (the wait stays) to 100, like 2 or 1.5")]
     Backoff(String),
+    /// Not a peer.
+    #[error("`{0}` is no peer: write NAME=HOST:PORT, like `b=10.0.0.2:7000`")]
+    Peer(String),
     /// Not a duration.
     #[error("`{0}` is not a duration: write one like `1m30s`")]
     Duration(String),

@@ -1,8 +1,8 @@
 //! Remembered requests: a request that is sent again gets its first outcome.
 //!
 //! Must always hold: a request is applied at most once. What was evicted is known by two numbers:
-//! per client the end of the evicted requests, and over all evicted clients the latest index at which
-//! one of them started. A request that may have been evicted is refused, never applied.
+//! per client the end of the evicted requests, and over all evicted clients the latest index at
+//! which one of them started. A request that may have been evicted is refused, never applied.
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ fn a_request_that_comes_again_gets_its_first_outcome() {
     assert_eq!(apply(&mut state, 0, &create), versions(&[1]));
     let mut changed = Vec::new();
     assert_eq!(state.apply(1, &create, &mut changed), versions(&[1]));
-    assert!(changed.is_empty(), "watches hear of it once");
+    assert!(changed.is_empty(), "watches are notified once");
     let conflict = Outcome::Conflict { at: 0, found: Some(1) };
     let other = command(2, 1, create.changes.clone());
     assert_eq!(apply(&mut state, 2, &other), conflict);

@@ -220,6 +220,12 @@ impl Net {
         self.shared.all_peers().iter().map(|peer| peer.view()).collect()
     }
 
+    /// Who is connected by that name, or was last.
+    #[must_use]
+    pub fn identity_of(&self, peer: &NodeName) -> Option<Identity> {
+        self.shared.find(peer)?.view().identity
+    }
+
     /// Recently refused connections, the latest last.
     #[must_use]
     pub fn refused(&self) -> Vec<Refused> {

@@ -155,9 +155,9 @@ async fn nodes_that_share_a_name_or_a_disk_are_refused_by_their_peers() {
     let other_disk = Identity { storage: 99, ..identity("a") };
     assert!(refused_as(other_disk, &b).await.contains("another node called a"));
     let older = Identity { boot: 4, ..identity("a") };
-    assert!(refused_as(older, &b).await.contains("a later start of the same data directory"));
+    assert!(refused_as(older, &b).await.contains("a later start of the data directory"));
     let copied = Identity { boot: 5, nonce: 8, ..identity("a") };
-    assert!(refused_as(copied, &b).await.contains("copies of one data directory"));
+    assert!(refused_as(copied, &b).await.contains("one of the two is a copy"));
     let same = Identity { name: name("b"), ..identity("b-too") };
     let namesake = Net::start(Config { identity: same, ..config("b") }).await.unwrap();
     assert_eq!(

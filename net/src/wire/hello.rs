@@ -84,12 +84,15 @@ pub enum Refusal {
     NameTaken(String),
     /// A process with the same data directory and a later start has connected.
     #[error(
-        "a later start of the same data directory has connected: another process runs with a copy \
-         of it, or it was rolled back; stop one"
+        "a later start of the data directory has connected: this one is a copy, or it was rolled \
+         back; empty it and start the node again"
     )]
     OlderBoot,
     /// Two processes run with the same data directory and the same start.
-    #[error("two processes run with copies of one data directory: stop one and wipe its copy")]
+    #[error(
+        "another process ran with this start of the data directory: one of the two is a copy, or \
+         the directory was rolled back; empty it and start the node again"
+    )]
     Copied,
     /// The node reached itself.
     #[error("the address leads to the node itself: correct it")]

@@ -1,5 +1,7 @@
 //! Errors of reading and writing consensus rows, each with what to do.
 
+use std::path::PathBuf;
+
 use forebay_engine::consensus::DecodeError;
 use thiserror::Error;
 
@@ -28,6 +30,18 @@ pub enum ConsensusError {
          empty one, with which the node joins again"
     )]
     DamagedIdentity {
+        /// The reason.
+        reason: String,
+    },
+    /// A snapshot of the metadata is damaged.
+    #[error(
+        "{path} is damaged: {reason}; replace the data directory by an empty one, with which the \
+         node joins again",
+        path = path.display()
+    )]
+    DamagedBase {
+        /// The file.
+        path: PathBuf,
         /// The reason.
         reason: String,
     },

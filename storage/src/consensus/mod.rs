@@ -8,6 +8,7 @@
 //!
 //! A node that runs alone has no such rows and no cost.
 
+mod base;
 mod error;
 mod group;
 mod identity;
@@ -34,6 +35,7 @@ use crate::{
 
 use group::Group;
 
+pub use base::Bases;
 pub use error::ConsensusError;
 pub use identity::{Node, Start};
 pub use writer::{Listener, Writer};

@@ -200,6 +200,23 @@ impl Group {
         self.links.get(&peer).is_some_and(|link| link.is_up)
     }
 
+    /// The leader, as far as this member knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<StorageId> {
+        match self.reported {
+            Leadership::Leads(_) => Some(self.me()),
+            Leadership::Follows(leader) => leader,
+        }
+    }
+
+    /// What is durable at a peer, as it reported last; `None` without a link.
+    #[must_use]
+    pub fn position_of(&self, peer: StorageId) -> Option<u64> {
+        let link = self.links.get(&peer).filter(|link| link.is_up)?;
+        let learner = self.learners.get(&peer).map_or(0, |learner| learner.durable);
+        Some(learner.max(link.accepted).max(link.standing.accepted))
+    }
+
     /// Number of messages that did not match this group, since it was opened.
     #[must_use]
     pub fn dropped(&self) -> u64 {

@@ -55,8 +55,9 @@ impl Group {
         ready > members.len() / 2
     }
 
-    /// Whether a member is reachable and has nearly everything durable.
-    fn is_ready(&self, member: StorageId) -> bool {
+    /// Whether a member or learner is reachable and has nearly everything durable.
+    #[must_use]
+    pub fn is_ready(&self, member: StorageId) -> bool {
         if member == self.me() {
             return true;
         }

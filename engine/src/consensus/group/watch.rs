@@ -101,7 +101,8 @@ impl Group {
     }
 
     /// Whether enough members answer heartbeats.
-    pub(super) fn hears_quorum(&self) -> bool {
+    #[must_use]
+    pub fn hears_quorum(&self) -> bool {
         let segment = self.segment();
         let fresh = 2 * self.limits.election_ticks + 1;
         let others = segment.members.iter().filter(|member| {

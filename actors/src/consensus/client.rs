@@ -1,0 +1,248 @@
+//! The client of the metadata: calls that find the leader, with deadlines and retries.
+//!
+//! Must always hold: a change is sent again only under its first number, so it is made at most
+//! once; an error says whether it may have been made.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_engine::cluster::{ListedRow, NodeAnswer, NodeRequest};
+use forebay_engine::metadata::{Change, ClientId, Command, Expected, Outcome, Row};
+use forebay_net::{NodeName, RequestError};
+use tokio::time::Instant;
+
+use super::MetadataCallError;
+use super::node::Shared;
+use super::watches::MetadataWatch;
+
+/// Longest time that one node is waited for; a change is then asked for again elsewhere.
+const ATTEMPT_TIME_MAX: Duration = Duration::from_millis(500);
+/// Pause after an attempt that found no leader.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Keys with their rows, and whether there are more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// In the order of their keys; deleted ones are left out.
+    pub rows: Vec<(String, Row)>,
+    /// There are more after the last one.
+    pub more: bool,
+}
+
+/// The numbers of one client. Another one is drawn when the cluster has forgotten it.
+pub(super) struct Client {
+    id: ClientId,
+    since: u64,
+    next: AtomicU64,
+}
+
+impl Client {
+    pub(super) fn new(since: u64) -> Self {
+        Self { id: ClientId(super::node::random()), since, next: AtomicU64::new(1) }
+    }
+}
+
+/// A node's access to the metadata of its cluster. Cheap to clone.
+///
+/// Reads are linearizable. Dropping a future stops waiting; a change may be made anyway.
+#[derive(Clone)]
+pub struct Metadata {
+    shared: Arc<Shared>,
+}
+
+impl Metadata {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The row of a key; a deleted key has a version and no value.
+    ///
+    /// # Errors
+    /// [`MetadataCallError`].
+    pub async fn get(&self, key: &str, within: Duration) -> Result<Option<Row>, MetadataCallError> {
+        let request = NodeRequest::Get { key: key.into() };
+        let (rows, _) = self.read(&request, within).await?;
+        Ok(rows.into_iter().next().map(|(_, row)| row))
+    }
+
+    /// Keys that begin with a prefix, after a key.
+    ///
+    /// # Errors
+    /// [`MetadataCallError`].
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        within: Duration,
+    ) -> Result<Listed, MetadataCallError> {
+        let after = after.unwrap_or_default().into();
+        let request = NodeRequest::List { prefix: prefix.into(), after };
+        let (rows, more) = self.read(&request, within).await?;
+        let rows = rows.into_iter().map(|(key, row)| (key.to_string(), row)).collect();
+        Ok(Listed { rows, more })
+    }
+
+    /// Writes a value and returns its version.
+    ///
+    /// # Errors
+    /// [`MetadataCallError`]; all but [`MetadataCallError::OutcomeUnknown`] mean that nothing was
+    /// changed.
+    pub async fn put(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: Expected,
+        within: Duration,
+    ) -> Result<u64, MetadataCallError> {
+        let change = Change { key: key.into(), value: Some(value), expected };
+        let versions = self.put_all(vec![change], within).await?;
+        Ok(versions.first().copied().unwrap_or_default())
+    }
+
+    /// Deletes a value.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn delete(
+        &self,
+        key: &str,
+        expected: Expected,
+        within: Duration,
+    ) -> Result<(), MetadataCallError> {
+        let change = Change { key: key.into(), value: None, expected };
+        self.put_all(vec![change], within).await.map(drop)
+    }
+
+    /// Makes all of these changes or none. Returns the versions, in their order.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn put_all(
+        &self,
+        changes: Vec<Change>,
+        within: Duration,
+    ) -> Result<Vec<u64>, MetadataCallError> {
+        let deadline = Instant::now() + within;
+        loop {
+            let client = self.shared.client().ok_or(MetadataCallError::NotProvisioned)?;
+            let request = client.next.fetch_add(1, Ordering::Relaxed);
+            let (id, since) = (client.id, client.since);
+            let command = Command { client: id, since, request, changes: changes.clone() };
+            command.check()?;
+            let call = self.call(&NodeRequest::Change(command), deadline).await?;
+            match call.answer {
+                NodeAnswer::Outcome(Outcome::Changed { versions }) => return Ok(versions),
+                NodeAnswer::Outcome(Outcome::Conflict { at, found }) => {
+                    let key = changes.get(at as usize).map(|change| change.key.to_string());
+                    return Err(MetadataCallError::Conflict {
+                        key: key.unwrap_or_default(),
+                        found,
+                    });
+                }
+                NodeAnswer::Outcome(Outcome::Full) => return Err(MetadataCallError::Full),
+                NodeAnswer::Outcome(Outcome::TooOld { oldest }) => {
+                    // Another client asks, unless an earlier attempt may have been applied.
+                    self.shared.renew_client(&client, oldest);
+                    if call.may_be_done {
+                        return Err(MetadataCallError::OutcomeUnknown);
+                    }
+                }
+                other => return Err(refused(other)),
+            }
+        }
+    }
+
+    /// Calls `on_change` with the key's present row, if it was ever written, and with later ones,
+    /// in the order of their versions, as this node applies them. It runs on the thread of the
+    /// group: it must be short and must not wait for the metadata.
+    pub fn watch(&self, key: &str, on_change: impl FnMut(&Row) + Send + 'static) -> MetadataWatch {
+        self.shared.watch(key, Box::new(on_change))
+    }
+
+    async fn read(
+        &self,
+        request: &NodeRequest,
+        within: Duration,
+    ) -> Result<(Vec<ListedRow>, bool), MetadataCallError> {
+        match self.call(request, Instant::now() + within).await?.answer {
+            NodeAnswer::Rows { rows, more } => Ok((rows, more)),
+            other => Err(refused(other)),
+        }
+    }
+
+    /// Asks this node, then the leader that it names, until one answers.
+    async fn call(
+        &self,
+        request: &NodeRequest,
+        deadline: Instant,
+    ) -> Result<Call, MetadataCallError> {
+        let is_change = matches!(request, NodeRequest::Change(_));
+        let (mut may_be_done, mut target, mut turn) = (false, None, 0);
+        let mut last = "no leader is known".to_owned();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(match may_be_done {
+                    true => MetadataCallError::OutcomeUnknown,
+                    false => MetadataCallError::Unavailable(last),
+                });
+            }
+            if !self.shared.is_provisioned() {
+                return Err(MetadataCallError::NotProvisioned);
+            }
+            let asked = target.take();
+            let attempt = left.min(ATTEMPT_TIME_MAX);
+            let answer = match &asked {
+                None => self.shared.ask_here(request, attempt).await,
+                Some(peer) => self.ask_peer(peer, request, attempt).await,
+            };
+            match answer {
+                NodeAnswer::NotLeader { leader: Some(leader) } => {
+                    let named = leader.parse::<NodeName>().ok();
+                    // A node that names itself, or that this one has just asked, does not know.
+                    let is_other = named != asked && named.as_ref() != Some(self.shared.name());
+                    target = named.filter(|_| is_other);
+                    if target.is_some() {
+                        continue;
+                    }
+                }
+                NodeAnswer::NotLeader { leader: None } => {
+                    // This node may be cut off: the others are asked in turn.
+                    turn += 1;
+                    target = self.shared.other(turn);
+                }
+                NodeAnswer::Unavailable(why) => last = why.to_string(),
+                NodeAnswer::Unknown => may_be_done |= is_change,
+                answer => return Ok(Call { answer, may_be_done }),
+            }
+            tokio::time::sleep_until((Instant::now() + PAUSE).min(deadline)).await;
+        }
+    }
+
+    async fn ask_peer(
+        &self,
+        peer: &NodeName,
+        request: &NodeRequest,
+        within: Duration,
+    ) -> NodeAnswer {
+        self.shared.ask_peer(peer, request, within).await.unwrap_or_else(|error| match error {
+            RequestError::Lost | RequestError::Deadline { was_sent: true } => NodeAnswer::Unknown,
+            error => NodeAnswer::Unavailable(format!("{peer}: {error}").into()),
+        })
+    }
+}
+
+/// An answer, and whether an earlier attempt may have been done.
+struct Call {
+    answer: NodeAnswer,
+    may_be_done: bool,
+}
+
+fn refused(answer: NodeAnswer) -> MetadataCallError {
+    match answer {
+        NodeAnswer::Refused(why) => MetadataCallError::Refused(why.to_string()),
+        other => MetadataCallError::Refused(format!("an answer that does not fit: {other:?}")),
+    }
+}

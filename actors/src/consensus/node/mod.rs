@@ -1,0 +1,205 @@
+//! A node of a cluster: what it is made of, and the calls of the application.
+//!
+//! Owns: the data directory and its lock, the network, the thread of the metadata group, and
+//! which of its lives the node is in (`life.rs`). Must always hold: one life at a time; what is
+//! asked of a node that is part of no cluster is refused with that reason.
+
+mod copy;
+mod join;
+mod life;
+mod provision;
+mod service;
+mod shared;
+mod status;
+mod upkeep;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_api::ClusterView;
+use forebay_net::{NodeName, TlsFiles};
+use forebay_storage::consensus::{Bases, Groups, Start};
+use forebay_storage::log::LocalLog;
+use forebay_storage::{DataDir, Medium};
+use tokio::sync::oneshot;
+
+use super::ClusterError;
+use super::client::Metadata;
+
+pub(super) use shared::Shared;
+
+use life::Command;
+
+/// How a node takes part in a cluster.
+#[derive(Clone)]
+pub struct ClusterNodeConfig {
+    /// Its name: a DNS label, and the name in its certificate.
+    pub name: String,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Where it listens: host and port.
+    pub listen: String,
+    /// Where the others reach it, if that is another address.
+    pub advertise: Option<String>,
+    /// Other nodes: name and address. Needed until the node has joined, and when addresses change.
+    pub peers: Vec<(String, String)>,
+    /// The directory with `ca.pem`, `cert.pem` and `key.pem`. `None`: loopback only.
+    pub tls: Option<PathBuf>,
+    /// In place of TCP, in tests.
+    #[cfg(test)]
+    pub memory: Option<forebay_net::MemoryNet>,
+}
+
+/// A running node. Its threads end with [`Self::shutdown`], or soon after it is dropped.
+pub struct ClusterNode {
+    shared: Arc<Shared>,
+    life: tokio::sync::Mutex<Option<oneshot::Receiver<Result<(), ClusterError>>>>,
+}
+
+pub(super) fn random() -> u128 {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the operating system has random bytes");
+    u128::from_be_bytes(bytes)
+}
+
+/// Checks a configuration before anything is opened.
+fn checked(
+    config: &ClusterNodeConfig,
+) -> Result<(NodeName, Vec<(NodeName, String)>), ClusterError> {
+    let name: NodeName = config.name.parse()?;
+    let mut peers = Vec::new();
+    for (peer, address) in &config.peers {
+        let peer: NodeName = peer.parse()?;
+        if peer == name {
+            let text = format!("the peer {peer} has this node's own name: name the other nodes");
+            return Err(ClusterError::Refused(text));
+        }
+        peers.push((peer, address.clone()));
+    }
+    Ok((name, peers))
+}
+
+impl ClusterNode {
+    /// Opens the data directory, counts the start and begins to run on the caller's runtime.
+    ///
+    /// # Errors
+    /// [`ClusterError`]; nothing is left running.
+    pub async fn start(config: ClusterNodeConfig) -> Result<Self, ClusterError> {
+        let (name, peers) = checked(&config)?;
+        let (dir, node_name) = (config.data_dir.clone(), name.to_string());
+        let opening = tokio::task::spawn_blocking(move || open(&dir, &node_name));
+        let stopped = |error: tokio::task::JoinError| ClusterError::Stopped(error.to_string());
+        let opened = opening.await.map_err(stopped)??;
+        let shared = Arc::new(Shared::new(config, name, peers, opened));
+        let (commands, received) = tokio::sync::mpsc::channel(16);
+        shared.set_commands(commands);
+        let (begun, began) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let life = life::Life::new(Arc::clone(&shared), received);
+        tokio::spawn(async move {
+            let _ = end.send(life.run(begun).await);
+        });
+        match began.await {
+            Ok(()) => Ok(Self { shared, life: tokio::sync::Mutex::new(Some(ended)) }),
+            Err(_) => Err(match ended.await {
+                Ok(Err(error)) => error,
+                _ => ClusterError::ShutDown,
+            }),
+        }
+    }
+
+    /// The metadata of the cluster.
+    #[must_use]
+    pub fn metadata(&self) -> Metadata {
+        Metadata::new(Arc::clone(&self.shared))
+    }
+
+    /// Where the node listens, with the port that it has.
+    #[must_use]
+    pub fn address(&self) -> Option<String> {
+        self.shared.address()
+    }
+
+    /// The node and its cluster, as this node sees them.
+    pub async fn status(&self) -> ClusterView {
+        self.shared.status().await
+    }
+
+    /// Makes a cluster of this node and its peers. `absent` names peers that need not be reached.
+    /// Returns the cluster's id when it is durable; the peers join by themselves.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`] says why nothing was done.
+    pub async fn provision(&self, absent: Vec<String>) -> Result<u128, ClusterError> {
+        self.command(|reply| Command::Provision { absent, reply }).await?
+    }
+
+    /// Removes a node: it stops being a member, and joins again only with an empty data
+    /// directory. Returns when it is no member.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`].
+    pub async fn remove(&self, node: &str, within: Duration) -> Result<(), ClusterError> {
+        upkeep::remove(&self.shared, node, within).await
+    }
+
+    async fn command<T>(
+        &self,
+        make: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, ClusterError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.shared.send_command(make(reply)).await;
+        sent.map_err(|()| ClusterError::ShutDown)?;
+        answer.await.map_err(|_| ClusterError::ShutDown)
+    }
+
+    /// Hands leadership over, then ends everything.
+    ///
+    /// # Errors
+    /// [`ClusterError`] if the node had stopped because of one.
+    pub async fn shutdown(&self) -> Result<(), ClusterError> {
+        let _ = self.shared.send_command(Command::Stop).await;
+        self.ended().await
+    }
+
+    /// Waits until the node ends: after [`Self::shutdown`], or because it cannot continue.
+    ///
+    /// # Errors
+    /// [`ClusterError`], why it cannot.
+    pub async fn ended(&self) -> Result<(), ClusterError> {
+        let mut life = self.life.lock().await;
+        let Some(ended) = &mut *life else { return Ok(()) };
+        let result = ended.await.unwrap_or(Err(ClusterError::ShutDown));
+        *life = None;
+        result
+    }
+}
+
+impl Drop for ClusterNode {
+    fn drop(&mut self) {
+        self.shared.try_stop();
+    }
+}
+
+/// What is open on disk.
+pub(super) struct OnDisk {
+    pub(super) groups: Arc<Groups>,
+    pub(super) bases: Bases,
+    /// Held as long as the node runs.
+    _log: LocalLog,
+    _dir: DataDir,
+}
+
+fn open(path: &std::path::Path, name: &str) -> Result<OnDisk, ClusterError> {
+    let dir = DataDir::open(path)?;
+    let log = LocalLog::open(&dir.log(), &Medium::disk())?;
+    let fresh_storage = forebay_engine::consensus::StorageId(random());
+    let nonce = random() as u64;
+    let groups = Arc::new(Groups::start(&dir, &log, &Start { name, fresh_storage, nonce })?);
+    Ok(OnDisk { groups, bases: Bases::of(&dir), _log: log, _dir: dir })
+}
+
+fn tls_files(config: &ClusterNodeConfig) -> Option<TlsFiles> {
+    config.tls.as_deref().map(TlsFiles::in_directory)
+}

@@ -1,0 +1,258 @@
+//! What the parts of a node share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use forebay_engine::cluster::{Base, NodeAnswer, NodeRequest};
+use forebay_engine::metadata::Row;
+use forebay_net::{Net, NodeName, RequestError};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::consensus::client::Client;
+use crate::consensus::driver::{Ask, DriverView, Event};
+use crate::consensus::watches::{MetadataWatch, Watches};
+
+use super::life::Command;
+use super::{ClusterNodeConfig, OnDisk};
+
+/// How long the thread of the group is waited for when a status is asked for.
+const VIEW_WITHIN: Duration = Duration::from_secs(2);
+
+/// A node's parts.
+pub(in crate::consensus) struct Shared {
+    pub(super) config: ClusterNodeConfig,
+    name: NodeName,
+    pub(super) peers: Vec<(NodeName, String)>,
+    pub(super) disk: OnDisk,
+    /// Names the provisioning by this process: one that failed is tried again under it.
+    pub(super) provision: u128,
+    pub(super) watches: Watches,
+    /// The snapshot that others can copy.
+    pub(super) base: Arc<Mutex<Base>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    net: Option<Net>,
+    address: Option<String>,
+    driver: Option<mpsc::UnboundedSender<Event>>,
+    commands: Option<mpsc::Sender<Command>>,
+    client: Option<Arc<Client>>,
+    /// The cluster and its incarnation.
+    cluster: Option<(u128, u32)>,
+    /// A provisioning that this node takes part in, and until when.
+    reserved: Option<(u128, tokio::time::Instant)>,
+    /// Why the node could not join or copy, by peer.
+    errors: BTreeMap<String, String>,
+    /// Peers that refuse this node.
+    refusals: BTreeMap<String, String>,
+}
+
+/// For how long a node takes part in one provisioning only.
+const RESERVED_TIME: Duration = Duration::from_secs(10);
+
+impl Shared {
+    pub(super) fn new(
+        config: ClusterNodeConfig,
+        name: NodeName,
+        peers: Vec<(NodeName, String)>,
+        disk: OnDisk,
+    ) -> Self {
+        let base = Arc::new(Mutex::new(Base { segment: 0, bytes: 0 }));
+        let (watches, state) = (Watches::default(), Mutex::default());
+        let provision = super::random();
+        Self { config, name, peers, disk, provision, watches, base, state }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(in crate::consensus) fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    pub(super) fn set_commands(&self, commands: mpsc::Sender<Command>) {
+        self.lock().commands = Some(commands);
+    }
+
+    pub(super) async fn send_command(&self, command: Command) -> Result<(), ()> {
+        let commands = self.lock().commands.clone();
+        commands.ok_or(())?.send(command).await.map_err(drop)
+    }
+
+    /// Without waiting, when the handle of the node is dropped.
+    pub(super) fn try_stop(&self) {
+        if let Some(commands) = &self.lock().commands {
+            let _ = commands.try_send(Command::Stop);
+        }
+    }
+
+    pub(super) fn set_net(&self, net: Option<Net>) {
+        let mut state = self.lock();
+        if let Some(net) = &net
+            && let Some(address) = &net.identity().address
+        {
+            state.address = Some(address.clone());
+        }
+        state.net = net;
+    }
+
+    pub(super) fn net(&self) -> Option<Net> {
+        self.lock().net.clone()
+    }
+
+    pub(super) fn address(&self) -> Option<String> {
+        self.lock().address.clone()
+    }
+
+    /// The node becomes part of a cluster, or its group begins again.
+    pub(super) fn set_driver(&self, driver: Option<mpsc::UnboundedSender<Event>>) {
+        self.lock().driver = driver;
+    }
+
+    pub(super) fn set_cluster(&self, cluster: u128, incarnation: u32) {
+        self.lock().cluster = Some((cluster, incarnation));
+    }
+
+    pub(super) fn cluster(&self) -> Option<(u128, u32)> {
+        self.lock().cluster
+    }
+
+    pub(in crate::consensus) fn is_provisioned(&self) -> bool {
+        self.lock().cluster.is_some()
+    }
+
+    pub(in crate::consensus) fn client(&self) -> Option<Arc<Client>> {
+        self.lock().client.clone()
+    }
+
+    pub(super) fn begin_client(&self, since: u64) {
+        self.lock().client.get_or_insert_with(|| Arc::new(Client::new(since)));
+    }
+
+    /// The cluster may have forgotten this client's requests.
+    pub(in crate::consensus) fn renew_client(&self, old: &Arc<Client>, since: u64) {
+        let mut state = self.lock();
+        if state.client.as_ref().is_some_and(|now| Arc::ptr_eq(now, old)) {
+            state.client = Some(Arc::new(Client::new(since)));
+        }
+    }
+
+    pub(in crate::consensus) fn watch(
+        &self,
+        key: &str,
+        on_change: Box<dyn FnMut(&Row) + Send>,
+    ) -> MetadataWatch {
+        self.watches.add(key, on_change)
+    }
+
+    /// Takes part in a provisioning, if in no other one.
+    pub(super) fn reserve(&self, provision: u128) -> Result<(), String> {
+        let now = tokio::time::Instant::now();
+        let mut state = self.lock();
+        if let Some((cluster, _)) = state.cluster {
+            let name = &self.name;
+            return Err(format!("{name} is part of the cluster {cluster:032x} already"));
+        }
+        if state.reserved.is_some_and(|(other, until)| other != provision && now < until) {
+            let name = &self.name;
+            return Err(format!("{name} takes part in another provisioning: try again in 10 s"));
+        }
+        state.reserved = Some((provision, now + RESERVED_TIME));
+        Ok(())
+    }
+
+    pub(super) fn set_error(&self, peer: &str, error: Option<String>) {
+        let mut state = self.lock();
+        match error {
+            Some(error) => {
+                let is_new = state.errors.get(peer) != Some(&error);
+                if is_new {
+                    tracing::warn!(node = %self.name, peer, error, "a peer cannot be joined");
+                    state.errors.insert(peer.to_owned(), error);
+                }
+            }
+            None => {
+                state.errors.remove(peer);
+            }
+        }
+    }
+
+    pub(super) fn errors(&self) -> BTreeMap<String, String> {
+        self.lock().errors.clone()
+    }
+
+    /// A peer refuses this node.
+    pub(super) fn set_refusal(&self, peer: &str, why: &str) {
+        tracing::error!(node = %self.name, peer, why, "this node is refused");
+        self.lock().refusals.insert(peer.to_owned(), why.to_owned());
+    }
+
+    pub(super) fn refusals(&self) -> BTreeMap<String, String> {
+        self.lock().refusals.clone()
+    }
+
+    /// Another node, by turns.
+    pub(in crate::consensus) fn other(&self, turn: usize) -> Option<NodeName> {
+        let peers = self.net()?.peers();
+        // Every second time this node itself.
+        let at = (turn / 2).checked_rem(peers.len())?;
+        (turn % 2 == 1).then(|| peers[at].name.clone())
+    }
+
+    /// Asks this node's group.
+    pub(in crate::consensus) async fn ask_here(
+        &self,
+        request: &NodeRequest,
+        within: Duration,
+    ) -> NodeAnswer {
+        let ask = match request {
+            NodeRequest::Change(command) => Ask::Change(command.clone()),
+            NodeRequest::Get { key } => Ask::Get(key.to_string()),
+            NodeRequest::List { prefix, after } => {
+                Ask::List { prefix: prefix.to_string(), after: after.to_string() }
+            }
+            _ => return NodeAnswer::Refused("no request to the metadata".into()),
+        };
+        let is_change = matches!(ask, Ask::Change(_));
+        let Some(driver) = self.lock().driver.clone() else {
+            return NodeAnswer::Unavailable("the group begins".into());
+        };
+        let (reply, answer) = oneshot::channel();
+        if driver.send(Event::Ask(ask, reply)).is_err() {
+            return NodeAnswer::Unavailable("the group ends".into());
+        }
+        match tokio::time::timeout(within, answer).await {
+            Ok(Ok(answer)) => answer,
+            _ if is_change => NodeAnswer::Unknown,
+            _ => NodeAnswer::Unavailable("the group does not answer".into()),
+        }
+    }
+
+    pub(in crate::consensus) async fn ask_peer(
+        &self,
+        peer: &NodeName,
+        request: &NodeRequest,
+        within: Duration,
+    ) -> Result<NodeAnswer, RequestError> {
+        let net = self.net().ok_or(RequestError::Stopped)?;
+        let bytes = net.request(peer, request.encode(), within).await?;
+        NodeAnswer::decode(bytes).map_err(|error| RequestError::Failed(error.to_string()))
+    }
+
+    pub(super) async fn view(&self) -> Option<DriverView> {
+        let driver = self.lock().driver.clone()?;
+        let (reply, view) = oneshot::channel();
+        driver.send(Event::View(reply)).ok()?;
+        tokio::time::timeout(VIEW_WITHIN, view).await.ok()?.ok()
+    }
+
+    pub(super) fn stop_driver(&self) {
+        if let Some(driver) = &self.lock().driver {
+            let _ = driver.send(Event::Stop);
+        }
+    }
+}

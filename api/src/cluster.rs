@@ -1,0 +1,243 @@
+//! A node of a cluster: its status, and what can be asked of it.
+
+use serde::{Deserialize, Serialize};
+
+/// A request to the process of `forebay node`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cluster", rename_all = "snake_case")]
+pub enum ClusterRequest {
+    /// The node and its cluster.
+    Status,
+    /// Make a cluster of this node and its peers.
+    Provision {
+        /// Peers that need not be reached.
+        absent: Vec<String>,
+    },
+    /// Remove a node.
+    Remove {
+        /// Its name.
+        node: String,
+        /// How long to wait until it is no member.
+        within_ms: u64,
+    },
+    /// Read a key of the metadata.
+    Get {
+        /// The key.
+        key: String,
+        /// How long to try.
+        within_ms: u64,
+    },
+    /// List keys of the metadata.
+    List {
+        /// Keys that begin with it.
+        prefix: String,
+        /// Keys after this one.
+        after: Option<String>,
+        /// How long to try.
+        within_ms: u64,
+    },
+    /// Write a key of the metadata, or delete it.
+    Put {
+        /// The key.
+        key: String,
+        /// The value; `None` deletes it.
+        value: Option<String>,
+        /// Only if the key has a value of this version; 0: only if it has none.
+        if_version: Option<u64>,
+        /// How long to try.
+        within_ms: u64,
+    },
+}
+
+/// An answer of the process of `forebay node`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum ClusterResponse {
+    /// To `Status`.
+    ClusterStatus {
+        /// The status.
+        status: Box<ClusterView>,
+    },
+    /// To `Provision`.
+    Provisioned {
+        /// The id of the cluster.
+        cluster: String,
+    },
+    /// To `Get`.
+    Key {
+        /// The key; `None` when it was never written.
+        key: Option<KeyView>,
+    },
+    /// To `List`.
+    Keys {
+        /// In order.
+        keys: Vec<KeyView>,
+        /// There are more after the last one.
+        more: bool,
+    },
+    /// To `Put`.
+    Written {
+        /// The version of the key now.
+        version: u64,
+    },
+    /// It is done.
+    Done,
+    /// It is not.
+    Error {
+        /// Why.
+        message: String,
+        /// The request, not the node, is at fault.
+        usage: bool,
+    },
+}
+
+/// A key of the metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyView {
+    /// The key.
+    pub key: String,
+    /// Its version.
+    pub version: u64,
+    /// Its value, if it is not deleted and is text.
+    pub value: Option<String>,
+    /// Length of the value in bytes; `None` when it is deleted.
+    pub bytes: Option<u64>,
+}
+
+/// What a node is to its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeStateView {
+    /// Part of no cluster.
+    Uninitialized,
+    /// Named when the cluster was provisioned, and not joined yet.
+    Absent,
+    /// It copies what it lacks, and does not vote.
+    Learner,
+    /// It has everything, and does not vote: it can become a member at once.
+    Standby,
+    /// It votes.
+    Member,
+    /// It was removed.
+    Removed,
+}
+
+impl std::fmt::Display for NodeStateView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Uninitialized => "uninitialized",
+            Self::Absent => "absent",
+            Self::Learner => "learner",
+            Self::Standby => "standby",
+            Self::Member => "member",
+            Self::Removed => "removed",
+        })
+    }
+}
+
+/// The metadata group, as a node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupView {
+    /// `leader`, `follower` or `learner`.
+    pub role: String,
+    /// The leader, if one is known.
+    pub leader: Option<String>,
+    /// Number of the segment.
+    pub segment: u64,
+    /// Index of its first entry.
+    pub base: u64,
+    /// Everything below is decided.
+    pub decided: u64,
+    /// Everything below is applied.
+    pub applied: u64,
+    /// Everything below is accepted.
+    pub accepted: u64,
+    /// Everything below is on this node's disk.
+    pub durable: u64,
+    /// Bytes of entries in memory.
+    pub log_bytes: u64,
+    /// Bytes of the metadata.
+    pub state_bytes: u64,
+    /// Leaders that were seen since the node started.
+    pub leaders_seen: u64,
+    /// Messages that did not match the group.
+    pub dropped: u64,
+    /// Why this node last gave its leadership up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub yielded: Option<String>,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterNodeView {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub state: NodeStateView,
+    /// The id of its data directory, in hexadecimal; empty when it has not joined.
+    pub storage: String,
+    /// Where it is reached.
+    pub address: String,
+    /// This node has a session with it, or is it.
+    pub is_connected: bool,
+    /// The end of the entries on its disk, as it last said.
+    pub durable: Option<u64>,
+    /// Entries that it lacks.
+    pub lag: Option<u64>,
+    /// Why it is not reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A connection that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedView {
+    /// The other node, or the address it came from.
+    pub who: String,
+    /// Why, and what to do.
+    pub why: String,
+}
+
+impl RefusedView {
+    /// The text of a refusal by another node begins with this.
+    pub const BY_OTHERS: &str = "the other node refuses this one";
+
+    /// Another node refused this one, and not the reverse.
+    #[must_use]
+    pub fn is_of_this_node(&self) -> bool {
+        self.why.starts_with(Self::BY_OTHERS)
+    }
+}
+
+/// A node and its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// In words; the reason first.
+    pub health: String,
+    /// Nothing is lacking.
+    pub is_healthy: bool,
+    /// A leader is known and a majority is connected: the metadata can be read and written.
+    pub serves: bool,
+    /// This node's name.
+    pub node: String,
+    /// What it is.
+    pub state: NodeStateView,
+    /// The id of its data directory, in hexadecimal.
+    pub storage: String,
+    /// Counts its starts.
+    pub boot: u64,
+    /// Where it listens.
+    pub address: Option<String>,
+    /// The id of the cluster, in hexadecimal.
+    pub cluster: Option<String>,
+    /// Grows when the cluster was recovered by hand.
+    pub incarnation: Option<u32>,
+    /// The metadata group.
+    pub group: Option<GroupView>,
+    /// The nodes, by name.
+    pub nodes: Vec<ClusterNodeView>,
+    /// Refused connections, by this node or of it.
+    pub refused: Vec<RefusedView>,
+    /// Days until the certificate ends; `None` without TLS.
+    pub certificate_days: Option<i64>,
+}

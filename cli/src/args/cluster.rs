@@ -1,0 +1,130 @@
+//! `node`, `cluster`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+
+use super::{ValueError, values::seconds};
+
+/// Run a node of a cluster: it takes part in the metadata and runs no entries
+#[derive(Args, Clone, Debug)]
+pub(crate) struct NodeArgs {
+    /// Its name, which is also in its certificate: lower-case letters, digits and `-`
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// Where it listens. Without --tls only loopback addresses can be used
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: String,
+    /// Where the other nodes reach it, if that is another address
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// Another node. Needed until this one has joined, and when addresses have changed; repeat it
+    /// for each
+    #[arg(long = "peer", value_name = "NAME=HOST:PORT", value_parser = peer)]
+    pub(crate) peers: Vec<(String, String)>,
+    /// Directory with ca.pem, cert.pem and key.pem, as `forebay cluster init-tls` makes it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tls: Option<PathBuf>,
+}
+
+fn peer(text: &str) -> Result<(String, String), ValueError> {
+    let (name, address) = text.split_once('=').ok_or_else(|| ValueError::Peer(text.to_owned()))?;
+    let has_port = address.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    match has_port && !name.is_empty() {
+        true => Ok((name.to_owned(), address.to_owned())),
+        false => Err(ValueError::Peer(text.to_owned())),
+    }
+}
+
+/// Make a cluster of several nodes, look at it, and change its nodes
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    pub(crate) command: ClusterCommand,
+}
+
+/// An action on a cluster. All but `init-tls` and `recover` ask the node that runs with
+/// `--data-dir`.
+#[derive(Subcommand, Clone, Debug)]
+pub(crate) enum ClusterCommand {
+    /// Make certificates: an authority, unless it is there, and a directory per node
+    InitTls {
+        /// Where; `ca-key.pem` in it must not get to the nodes
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// A node to make a certificate for; repeat it for each
+        #[arg(long = "node", value_name = "NAME", required = true)]
+        nodes: Vec<String>,
+        /// Days for which the certificates are valid
+        #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
+    /// Make a cluster of the node and its peers; done once
+    Provision {
+        /// A peer that is not there yet; repeat it for each
+        #[arg(long = "peer-absent", value_name = "NAME")]
+        absent: Vec<String>,
+        /// How long to wait until the peers are members
+        #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "30s")]
+        within: Duration,
+    },
+    /// Show whether the cluster is well, and how far its nodes are. Exit code 1: it is not
+    Status,
+    /// List the nodes
+    Nodes,
+    /// Remove a node: it is no member any more, and joins again only with an empty data directory
+    Remove {
+        /// The node
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// How long to wait until it is no member
+        #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "30s")]
+        within: Duration,
+    },
+    /// After a majority was lost: show how far the stopped node in --data-dir is, or let it
+    /// continue alone
+    Recover {
+        /// The node's name
+        #[arg(long, value_name = "NAME")]
+        name: String,
+        /// Continue with this node alone. What the others decided and this one has not is lost;
+        /// they join again with empty data directories
+        #[arg(long)]
+        accept_data_loss: bool,
+    },
+    /// Read a key of the metadata, as the last acknowledged change left it
+    Get {
+        /// The key
+        #[arg(value_name = "KEY")]
+        key: String,
+        /// How long to try
+        #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
+        within: Duration,
+    },
+    /// List the keys of the metadata
+    Keys {
+        /// Only keys that begin with this
+        #[arg(value_name = "PREFIX", default_value = "")]
+        prefix: String,
+        /// How long to try
+        #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
+        within: Duration,
+    },
+    /// Write a key of the metadata, or delete it
+    Put {
+        /// The key
+        #[arg(value_name = "KEY")]
+        key: String,
+        /// The value; without one the key is deleted
+        #[arg(value_name = "VALUE")]
+        value: Option<String>,
+        /// Only if the key has a value of this version; 0: only if it has none
+        #[arg(long, value_name = "VERSION")]
+        if_version: Option<u64>,
+        /// How long to try
+        #[arg(long, value_name = "DURATION", value_parser = seconds, default_value = "10s")]
+        within: Duration,
+    },
+}
