@@ -295,6 +295,28 @@ fn a_message_is_applied_once_per_incarnation() {
     assert!(matches!(bodies[..], [Some(MessageBody::Response(_))]), "it is answered for again");
 }
 
+/// After a restore a call is sent again, and its child answers again.
+#[test]
+fn an_operation_finishes_once_if_its_child_answers_twice() {
+    let mut all = Partitions::new(1);
+    let order = all.enqueue(service("order"));
+    let token = all.start(order);
+    all.write_one(order, token, "ship", Operation::Call(child(locked("a"))));
+    let call = all.pending(0).remove(&0).unwrap();
+    all.deliver(0, 0, call.clone());
+    let ship = all.child_of(order, "ship");
+    all.serve(ship, "shipped");
+    all.deliver_all();
+    let finished_at = |all: &mut Partitions| all.journal(order)[&key("ship")].sequence;
+    let first = finished_at(&mut all);
+    assert_ne!(first, 0);
+    all.incarnations[0] = 1;
+    assert_eq!(all.deliver(0, 0, call), Reply::Changed(1), "sent again");
+    all.deliver_all();
+    assert_eq!(finished_at(&mut all), first);
+    assert_eq!(all.stage(order), Some(Stage::Running), "it continues");
+}
+
 #[test]
 fn the_outbox_lets_go_of_what_was_delivered_and_of_nothing_else() {
     let mut all = Partitions::new(2);
