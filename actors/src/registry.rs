@@ -127,6 +127,19 @@ pub(crate) struct RegistryParts {
     pub(crate) host: Host,
 }
 
+/// The routing table, which does not change while this is held. Not to be held across an await.
+pub struct RoutingTable<'a>(RwLockReadGuard<'a, PartitionTable>);
+
+impl RoutingTable<'_> {
+    /// The partition that owns a key.
+    ///
+    /// # Errors
+    /// [`NodeError::NoPartition`].
+    pub fn owner(&self, key: PartitionKey) -> Result<PartitionId, NodeError> {
+        self.0.owner(key).ok_or(NodeError::NoPartition(key))
+    }
+}
+
 impl Registry {
     pub(crate) fn new(parts: RegistryParts) -> Self {
         let RegistryParts { node, clock, metadata, shared, record_len_max, table, host } = parts;
@@ -215,21 +228,12 @@ impl Registry {
 
     /// The partition that owns a key.
     pub(crate) fn route(&self, key: PartitionKey) -> Result<PartitionId, NodeError> {
-        self.table().owner(key).ok_or(NodeError::NoPartition(key))
+        self.routing_table().owner(key)
     }
 
-    /// As [`Registry::route`] for many keys, in their order.
-    pub(crate) fn route_all(
-        &self,
-        keys: impl IntoIterator<Item = PartitionKey>,
-    ) -> Result<Vec<PartitionId>, NodeError> {
-        let table = self.table();
-        let keys = keys.into_iter();
-        let mut partitions = Vec::with_capacity(keys.size_hint().0);
-        for key in keys {
-            partitions.push(table.owner(key).ok_or(NodeError::NoPartition(key))?);
-        }
-        Ok(partitions)
+    /// The routing table, for many keys.
+    pub(crate) fn routing_table(&self) -> RoutingTable<'_> {
+        RoutingTable(self.table())
     }
 
     /// The local replica of a partition.

@@ -62,17 +62,24 @@ struct Wait {
 pub(crate) struct Driven<S, F> {
     attempt: Arc<S>,
     handler: F,
+    /// Present once the handler has a journal. Boxed, because most handlers never have one.
+    driving: Option<Box<Driving>>,
+}
+
+/// The state of a future whose handler has a journal.
+#[derive(Default)]
+struct Driving {
     /// The version of the state in which it waits, and the wait if it may be suspended in it.
     wait: Option<(u64, Option<Wait>)>,
-    /// The handler's waker once it has a journal.
-    signal: Option<Arc<Signal>>,
+    /// The handler's waker.
+    signal: Arc<Signal>,
     /// Number of consecutive polls in which the handler only yielded.
     turns: u32,
 }
 
 impl<S: Owner, F> Driven<S, F> {
     pub(crate) fn new(attempt: Arc<S>, handler: F) -> Self {
-        Self { attempt, handler, wait: None, signal: None, turns: 0 }
+        Self { attempt, handler, driving: None }
     }
 
     /// The result of a poll that began without a journal.
@@ -85,12 +92,17 @@ impl<S: Owner, F> Driven<S, F> {
 
     /// The attempt waits: requests a suspension when it is time. Ends the attempt if it should stop
     /// and its handler does not check for that: the operations that it waits for may never finish.
-    fn wait(&mut self, journal: &Journal, context: &mut Context<'_>) -> Option<Ended> {
+    fn wait(
+        &self,
+        wait: &mut Option<(u64, Option<Wait>)>,
+        journal: &Journal,
+        context: &mut Context<'_>,
+    ) -> Option<Ended> {
         let version = journal.state().version();
-        if self.wait.as_ref().is_none_or(|(of, _)| *of != version) {
-            self.wait = Some((version, journal.begin_wait()));
+        if wait.as_ref().is_none_or(|(of, _)| *of != version) {
+            *wait = Some((version, journal.begin_wait()));
         }
-        let Some((_, Some(wait))) = &mut self.wait else { return None };
+        let Some((_, Some(wait))) = wait else { return None };
         if is_over(&mut wait.canceled, context) && !self.attempt.saw_cancel() {
             let message = ByteString::from_static("canceled while it waited");
             return Some(Ended::Attempt(AttemptEnd::Canceled { message, detail: Bytes::new() }));
@@ -100,13 +112,6 @@ impl<S: Owner, F> Driven<S, F> {
         }
         journal.port.rest(true);
         None
-    }
-
-    /// The attempt continues: it needs heartbeats again.
-    fn stop_resting(&self, journal: &Journal) {
-        if matches!(self.wait, Some((_, Some(_)))) {
-            journal.port.rest(false);
-        }
     }
 }
 
@@ -131,7 +136,7 @@ impl<S: Owner, F: Future + Unpin> Driven<S, F> {
     fn poll_in_turns(
         &mut self,
         journal: &Journal,
-        signal: &Arc<Signal>,
+        Driving { wait, signal, turns }: &mut Driving,
         context: &mut Context<'_>,
     ) -> Poll<Result<F::Output, Ended>> {
         let waker = Waker::from(Arc::clone(signal));
@@ -144,11 +149,11 @@ impl<S: Owner, F: Future + Unpin> Driven<S, F> {
             if let Poll::Ready(output) = polled {
                 return Poll::Ready(Ok(output));
             }
-            if signal.is_woken() && self.turns < TURNS_MAX {
-                self.turns += 1;
+            if signal.is_woken() && *turns < TURNS_MAX {
+                *turns += 1;
                 return Poll::Pending;
             }
-            self.turns = 0;
+            *turns = 0;
             match journal.advance(context) {
                 Advanced::Again => {}
                 Advanced::Ended(end) => return Poll::Ready(Err(end)),
@@ -156,7 +161,7 @@ impl<S: Owner, F: Future + Unpin> Driven<S, F> {
                     if !writes.is_empty() {
                         journal.port.write(writes);
                     }
-                    return match self.wait(journal, context) {
+                    return match self.wait(wait, journal, context) {
                         Some(end) => Poll::Ready(Err(end)),
                         None => Poll::Pending,
                     };
@@ -173,7 +178,7 @@ impl<S: Owner, F: Future + Unpin> Future for Driven<S, F> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        if this.signal.is_none() {
+        if this.driving.is_none() {
             let polled = this.poll_handler(context.waker());
             match this.attempt.slot().get() {
                 // The handler ended: operations that it started and did not await are dropped with
@@ -181,17 +186,21 @@ impl<S: Owner, F: Future + Unpin> Future for Driven<S, F> {
                 _ if polled.is_ready() => return this.first_end(polled),
                 None => return Poll::Pending,
                 // Polled again, so that it wakes the signal from now on.
-                Some(_) => this.signal = Some(Arc::default()),
+                Some(_) => this.driving = Some(Box::default()),
             }
         }
         let journal = this.attempt.slot().get().cloned();
-        let (Some(journal), Some(signal)) = (journal, this.signal.clone()) else {
+        let (Some(journal), Some(mut driving)) = (journal, this.driving.take()) else {
             return Poll::Pending;
         };
-        this.stop_resting(&journal);
-        signal.begin(context.waker());
-        let polled = this.poll_in_turns(&journal, &signal, context);
-        signal.end();
+        // The attempt continues: it needs heartbeats again.
+        if matches!(driving.wait, Some((_, Some(_)))) {
+            journal.port.rest(false);
+        }
+        driving.signal.begin(context.waker());
+        let polled = this.poll_in_turns(&journal, &mut driving, context);
+        driving.signal.end();
+        this.driving = Some(driving);
         polled
     }
 }

@@ -59,7 +59,6 @@ impl Drain {
 }
 
 /// One partition's share of a batch.
-#[derive(Default)]
 struct Share {
     /// The positions of its entries in the batch.
     places: Vec<usize>,
@@ -469,22 +468,15 @@ impl Runtime {
 
     /// The entries of a batch by partition.
     fn shares(&self, entries: Vec<Entry>) -> Result<BTreeMap<PartitionId, Share>, EnqueueError> {
-        // Collecting results grows the vector step by step: the length of the batch is known.
         let count = entries.len();
-        let mut finished = Vec::with_capacity(count);
-        for entry in entries {
-            finished.push(self.finish(entry)?);
-        }
-        let partitions =
-            self.node.access().route_all(finished.iter().map(|entry| entry.id.partition_key))?;
+        let table = self.node.access().routing_table();
         let mut shares: BTreeMap<PartitionId, Share> = BTreeMap::new();
-        for (place, (entry, partition)) in finished.into_iter().zip(partitions).enumerate() {
-            let is_first = shares.is_empty();
-            let share = shares.entry(partition).or_insert_with(|| match is_first {
-                // Most batches go to one partition.
-                true => Share::with_capacity(count),
-                false => Share::default(),
-            });
+        for (place, entry) in entries.into_iter().enumerate() {
+            let entry = self.finish(entry)?;
+            let partition = table.owner(entry.id.partition_key)?;
+            // Room for all in the first share: most batches have one.
+            let room = count / (shares.len() + 1);
+            let share = shares.entry(partition).or_insert_with(|| Share::with_capacity(room));
             share.places.push(place);
             share.entries.push(entry);
         }

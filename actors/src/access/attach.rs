@@ -111,10 +111,12 @@ impl Access {
             return Ok(vec![self.attach(*entry).await?]);
         }
         let mut shares: BTreeMap<PartitionId, Vec<usize>> = BTreeMap::new();
-        let partitions =
-            self.registry.route_all(entries.iter().map(|entry| entry.partition_key))?;
-        for (index, partition) in partitions.into_iter().enumerate() {
-            shares.entry(partition).or_default().push(index);
+        {
+            let table = self.registry.routing_table();
+            for (index, entry) in entries.iter().enumerate() {
+                let partition = table.owner(entry.partition_key)?;
+                shares.entry(partition).or_default().push(index);
+            }
         }
         let mut outcomes = vec![None; entries.len()];
         let shares = shares.iter().flat_map(|(partition, share)| {

@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     error::{NodeError, refusal},
     peers::{Peer, Proposing, ReplicaRows},
-    registry::Registry,
+    registry::{Registry, RoutingTable},
     shell::Ref,
 };
 
@@ -59,15 +59,10 @@ impl Access {
         self.registry.route(key)
     }
 
-    /// As [`Access::route`] for many keys, in their order.
-    ///
-    /// # Errors
-    /// [`NodeError::NoPartition`].
-    pub fn route_all(
-        &self,
-        keys: impl IntoIterator<Item = PartitionKey>,
-    ) -> Result<Vec<PartitionId>, NodeError> {
-        self.registry.route_all(keys)
+    /// The routing table, for many keys.
+    #[must_use]
+    pub fn routing_table(&self) -> RoutingTable<'_> {
+        self.registry.routing_table()
     }
 
     /// Proposes a command to the partition of a key; waits while too much is in flight. Returns the

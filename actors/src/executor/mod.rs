@@ -270,11 +270,10 @@ impl Execute for Executor {
 
     fn run_many(&self, runs: Vec<(RunAttempt, Bytes)>, reply_to: &Ref<PartitionInput>) {
         let mut attempts = Vec::with_capacity(runs.len());
-        attempts.extend(
-            runs.into_iter()
-                .filter_map(|(run, payload)| self.prepare(run, payload, reply_to.clone()))
-                .filter_map(|prepared| self.shared.admit(prepared)),
-        );
+        for (run, payload) in runs {
+            let prepared = self.prepare(run, payload, reply_to.clone());
+            attempts.extend(prepared.and_then(|prepared| self.shared.admit(prepared)));
+        }
         if !attempts.is_empty() {
             Batch::start(Arc::clone(&self.shared), attempts);
         }
