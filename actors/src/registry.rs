@@ -273,7 +273,7 @@ impl Registry {
         look: impl FnOnce(&Limiter, Timestamp) -> T + Send + 'static,
     ) -> Option<T> {
         let limiter = self.limiters.get(&partition).map(|looks| looks.clone())?;
-        let (sender, told) = oneshot::channel();
+        let (sender, reported) = oneshot::channel();
         let sent = limiter.send(Box::new(move |limiter, now| {
             if limiter.is_seeded() {
                 // The caller may be gone.
@@ -281,7 +281,7 @@ impl Registry {
             }
         }));
         // A limiter that ends drops the question, and with it the sender.
-        if sent { told.await.ok() } else { None }
+        if sent { reported.await.ok() } else { None }
     }
 
     /// The clocks of this machine.
@@ -460,12 +460,12 @@ impl Registry {
         self.status.subscribe()
     }
 
-    /// `told`: the last reported gauges; most messages change none of them.
+    /// `reported`: the last reported gauges; most messages change none of them.
     pub(crate) fn observe_partition(
         &self,
         partition: PartitionId,
         machine: &Partition,
-        told: &mut Option<PartitionGauges>,
+        reported: &mut Option<PartitionGauges>,
     ) {
         let stale = machine.stale();
         let gauges = PartitionGauges {
@@ -475,12 +475,12 @@ impl Registry {
             stale: stale.vqueue + stale.attempt,
             is_draining: machine.is_draining(),
         };
-        if *told == Some(gauges) {
+        if *reported == Some(gauges) {
             return;
         }
         if machine.phase() != Phase::Following || !self.gauges.contains_key(&partition) {
             self.gauges.insert(partition, gauges);
-            *told = Some(gauges);
+            *reported = Some(gauges);
         }
     }
 

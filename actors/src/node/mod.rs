@@ -246,11 +246,11 @@ impl Node {
         T: Send + 'static,
         F: Future<Output = Result<T, NodeError>> + Send + 'static,
     {
-        let (told, done) = oneshot::channel();
+        let (sender, done) = oneshot::channel();
         let working = work(Arc::clone(self));
         self.executor.host().spawn_as(name, async move {
             // The caller may be gone.
-            let _ = told.send(working.await);
+            let _ = sender.send(working.await);
         });
         match done.await {
             Ok(result) => result,

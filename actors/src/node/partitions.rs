@@ -104,9 +104,9 @@ impl Partitions {
             stands,
         };
         self.access.open_credits(row.id);
-        let (told, replayed) = oneshot::channel();
+        let (sender, replayed) = oneshot::channel();
         self.machinery
-            .on_arbiter(row.id.0 as usize, move |world| start(world, replica, state, told))?;
+            .on_arbiter(row.id.0 as usize, move |world| start(world, replica, state, sender))?;
         let nobody = |_| match self.registry.status(row.id).and_then(|status| status.stopped) {
             Some(reason) => NodeError::PartitionStopped { partition: row.id, reason },
             None => NodeError::ShutDown,

@@ -1,7 +1,7 @@
 //! One replica of a partition on its thread: the partition and its supervisor, started together
 //! and, after a panic of either, rebuilt together from the rows.
 //!
-//! Must always hold: after a panic all pending questions are answered and every handler is told to
+//! Must always hold: after a panic all pending questions are answered and every handler is asked to
 //! stop before the replica is rebuilt, which waits for handlers that have not stopped; more
 //! restarts than allowed leave it stopped for a while, and callers get the reason.
 
@@ -78,7 +78,7 @@ impl Replica {
 }
 
 /// A replica with the state of its thread.
-struct Living {
+struct LocalReplica {
     replica: Replica,
     /// This thread with the partition's time.
     world: World,
@@ -86,24 +86,24 @@ struct Living {
     restarts: RefCell<Restarts>,
 }
 
-/// Starts a replica on this thread; `told` is called when it has applied the log.
+/// Starts a replica on this thread; `sender` is used when it has applied the log.
 pub(crate) fn start(
     world: &World,
     replica: Replica,
     state: State,
-    told: oneshot::Sender<Result<(), NodeError>>,
+    sender: oneshot::Sender<Result<(), NodeError>>,
 ) {
     let source = Arc::clone(replica.registry.clock());
     let clock = Arc::new(SteadyClock::new(source, state.latest_time()));
     let (world, restarts) = (world.with_clock(Arc::clone(&clock) as _), RefCell::default());
-    let living = Rc::new(Living { replica, world, clock, restarts });
-    living.spawn(state, move |replayed| {
+    let local = Rc::new(LocalReplica { replica, world, clock, restarts });
+    local.spawn(state, move |replayed| {
         // The node may have stopped waiting.
-        let _ = told.send(replayed.map_err(NodeError::from));
+        let _ = sender.send(replayed.map_err(NodeError::from));
     });
 }
 
-impl Living {
+impl LocalReplica {
     /// Starts the actors of a replica over rows with this state.
     fn spawn(
         self: &Rc<Self>,
@@ -127,7 +127,7 @@ impl Living {
         };
         let performer = self.partition_performer(state, &links, &progress);
         let on_death = self.on_death(PARTITION, &is_over);
-        // Attempts of a previous actor. They were told to stop.
+        // Attempts of a previous actor. They were aborted.
         let left = self.replica.executor.list(row.first, row.last);
         let machine = Partition::new(config, applied).with_stopping(left.clone());
         let partition = self.world.spawn("partition", machine, performer, on_death);
@@ -191,8 +191,8 @@ impl Living {
             wake: None,
             upkeep: None,
             progress: Arc::clone(progress),
-            told: None,
-            rules_told: BookVersion::default(),
+            reported: None,
+            reported_rules: BookVersion::default(),
             applied: Vec::new(),
         }
     }
@@ -228,15 +228,15 @@ impl Living {
     }
 
     fn on_death(self: &Rc<Self>, who: &'static str, is_over: &Rc<Cell<bool>>) -> OnDeath {
-        let (living, is_over) = (Rc::clone(self), Rc::clone(is_over));
+        let (local, is_over) = (Rc::clone(self), Rc::clone(is_over));
         Box::new(move |death| match death {
             Death::Panicked(reason) if !is_over.replace(true) => {
-                living.died(&format!("{who} panicked: {reason}"));
+                local.died(&format!("{who} panicked: {reason}"));
             }
             Death::Stopped if who == PARTITION && !is_over.get() => {
-                living.replica.leave();
-                let id = living.replica.row.id;
-                living.replica.registry.partition_gone(id, "it was stopped");
+                local.replica.leave();
+                let id = local.replica.row.id;
+                local.replica.registry.partition_gone(id, "it was stopped");
             }
             _ => {}
         })
@@ -265,8 +265,8 @@ impl Living {
         }
         let reason = format!("{reason}; too often in a short time: it is started again in 10 s");
         registry.partition_gone(id, &reason);
-        let living = Rc::clone(self);
-        self.world.timers().set(Timestamp(now.0 + BACKOFF_MAX_MS), move || living.rebuild());
+        let local = Rc::clone(self);
+        self.world.timers().set(Timestamp(now.0 + BACKOFF_MAX_MS), move || local.rebuild());
     }
 
     fn rebuild(self: &Rc<Self>) {

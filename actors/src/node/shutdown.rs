@@ -232,11 +232,11 @@ impl Node {
     }
 
     async fn log_barrier(&self) {
-        let (told, done) = oneshot::channel();
+        let (sender, done) = oneshot::channel();
         let Ok(log) = self.machinery.log() else { return };
         let sent = log.send(LogCommand::Barrier(Box::new(move |result| {
             // The receiver is gone when the shutdown was dropped.
-            let _ = told.send(result);
+            let _ = sender.send(result);
         })));
         drop(log);
         if sent {

@@ -79,9 +79,9 @@ pub(crate) struct PartitionPerformer {
     /// The last LSN applied, for the log's writer.
     pub(crate) progress: Arc<AtomicU64>,
     /// The last reported gauges.
-    pub(crate) told: Option<PartitionGauges>,
+    pub(crate) reported: Option<PartitionGauges>,
     /// The last reported version of the rule book.
-    pub(crate) rules_told: BookVersion,
+    pub(crate) reported_rules: BookVersion,
     /// Buffer of `apply`, kept to avoid an allocation.
     pub(crate) applied: Vec<Applied>,
 }
@@ -317,11 +317,11 @@ impl Performer<Partition> for PartitionPerformer {
     }
 
     fn observe(&mut self, machine: &Partition) {
-        self.registry.observe_partition(self.id, machine, &mut self.told);
+        self.registry.observe_partition(self.id, machine, &mut self.reported);
         // Not when it is applied: the limiter gets it a step later.
         let book = self.state.rule_book();
-        if self.rules_told != book.version() {
-            self.rules_told = book.version();
+        if self.reported_rules != book.version() {
+            self.reported_rules = book.version();
             self.registry.rule_book_applied(self.id, book);
         }
     }

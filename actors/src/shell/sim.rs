@@ -25,7 +25,7 @@ use super::{
     world::Child,
 };
 
-/// A clock that moves only when told to.
+/// A clock that moves only by an explicit call.
 #[derive(Debug, Default)]
 pub struct VirtualClock(AtomicU64);
 
@@ -386,7 +386,7 @@ impl SimWorld {
     /// The numbers of the actors that have mail. Removes stopped actors and notifies their parents
     /// first.
     pub(crate) fn ready(&self) -> Vec<u64> {
-        while self.bury_stopped() {}
+        while self.remove_stopped() {}
         for (by, deliver) in self.route.take_late() {
             self.timers.set(self.clock.now().after(by), deliver);
         }
@@ -413,7 +413,7 @@ impl SimWorld {
                 if let Death::Panicked(panic) = &death {
                     self.executor.borrow_mut().panics.push(format!("{name} {number}: {panic}"));
                 }
-                self.bury(number, death);
+                self.report_death(number, death);
             }
             Some(Polled::Goes) | None => {
                 if let Some(slot) = self.executor.borrow_mut().slots.get_mut(&number) {
@@ -436,7 +436,7 @@ impl SimWorld {
     pub fn kill(&self, number: u64) -> bool {
         let is_there = self.executor.borrow().slots.contains_key(&number);
         if is_there {
-            self.bury(number, Death::Panicked("killed by the test".to_owned()));
+            self.report_death(number, Death::Panicked("killed by the test".to_owned()));
         }
         is_there
     }
@@ -483,7 +483,7 @@ impl SimWorld {
         self.executor.borrow().trace.clone()
     }
 
-    fn bury(&self, number: u64, death: Death) {
+    fn report_death(&self, number: u64, death: Death) {
         let slot = self.executor.borrow_mut().slots.remove(&number);
         if let Some(on_death) = slot.and_then(|slot| slot.on_death) {
             on_death(death);
@@ -491,7 +491,7 @@ impl SimWorld {
     }
 
     /// Whether any actor was removed: the parents may have stopped others.
-    fn bury_stopped(&self) -> bool {
+    fn remove_stopped(&self) -> bool {
         let stopped: Vec<u64> = self
             .executor
             .borrow()
@@ -501,7 +501,7 @@ impl SimWorld {
             .map(|(number, _)| *number)
             .collect();
         for number in &stopped {
-            self.bury(*number, Death::Stopped);
+            self.report_death(*number, Death::Stopped);
         }
         !stopped.is_empty()
     }

@@ -207,12 +207,12 @@ where
             }
         };
         self.members.borrow_mut().remove(number);
-        bury(member, death);
+        report_death(member, death);
     }
 }
 
 /// Tells the parent of a member, after the member is gone.
-fn bury<M: Machine, P: Performer<M>>(mut member: Box<Member<M, P>>, death: Death) {
+fn report_death<M: Machine, P: Performer<M>>(mut member: Box<Member<M, P>>, death: Death) {
     if let Death::Panicked(reason) = &death {
         tracing::error!(machine = std::any::type_name::<M>(), reason, "an actor panicked");
     }
