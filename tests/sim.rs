@@ -3,6 +3,7 @@
 
 mod clients;
 mod explained;
+mod families;
 mod faults;
 mod journal;
 mod plan;

@@ -56,3 +56,66 @@ fn line(entry: &TreeEntryView) -> String {
     }
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use forebay::{EntryId, EntryOutcome, PartitionKey, Stage, explain::Reason};
+
+    use super::*;
+
+    fn id(number: u8) -> EntryId {
+        EntryId { partition_key: PartitionKey(0), uuid: [number; 16] }
+    }
+
+    fn entry(number: u8, depth: u32, operation: &str, stage: Option<Stage>) -> TreeEntryView {
+        TreeEntryView {
+            id: id(number),
+            depth,
+            parent: None,
+            operation: Some(operation.to_owned()).filter(|name| !name.is_empty()),
+            is_awaited: true,
+            is_attached: true,
+            service: stage.map(|_| "ship".to_owned()),
+            key: None,
+            stage,
+            outcome: None,
+            waits_for: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_tree_has_a_line_for_each_entry_and_each_wait() {
+        let child = id(2);
+        let ended = Some(EntryOutcome::Success);
+        let (operation, stage, outcome) = ("pack".to_owned(), Some(Stage::Inbox), None);
+        let wait = Reason::Child { child, operation, stage, outcome };
+        let shown = TreeView {
+            entries: vec![
+                TreeEntryView {
+                    key: Some("k".to_owned()),
+                    waits_for: vec![wait],
+                    ..entry(1, 0, "", Some(Stage::Suspended))
+                },
+                entry(2, 1, "pack", Some(Stage::Inbox)),
+                TreeEntryView { outcome: ended, ..entry(3, 2, "label", Some(Stage::Finished)) },
+                TreeEntryView { is_awaited: false, ..entry(4, 1, "mail", None) },
+                TreeEntryView {
+                    is_awaited: false,
+                    is_attached: false,
+                    ..entry(5, 1, "note", Some(Stage::Running))
+                },
+            ],
+            is_cut: true,
+        };
+        let lines = [
+            format!("{} suspended ship key k", id(1)),
+            format!("    waits: call pack of {}: inbox", id(2)),
+            format!("  call pack: {} inbox ship", id(2)),
+            format!("    call label: {} success ship", id(3)),
+            format!("  attached mail: {} not stored (on its way, or purged)", id(4)),
+            format!("  send note: {} running ship", id(5)),
+            "… and more: the first 5 are listed\n".to_owned(),
+        ];
+        assert_eq!(tree(&shown), lines.join("\n"));
+    }
+}

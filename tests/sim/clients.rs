@@ -15,6 +15,7 @@ use forebay_messages::{
 };
 
 use super::{
+    families,
     journal::{DROPPED, FAILS, Run, Shared},
     plan::{ATTEMPTS_MAX, Ask, Ending, FailureMode, Plan, Spec},
     sizes,
@@ -80,7 +81,11 @@ pub(super) async fn ask(
     now: Now,
 ) {
     loop {
-        match once(&ask, &runtime, &plan.specs, start, &journal, &now).await {
+        let answered = match ask {
+            Ask::Family(ask) => families::ask(ask, &runtime, plan.replaces_partitions()).await,
+            ref ask => once(ask, &runtime, &plan.specs, start, &journal, &now).await,
+        };
+        match answered {
             Ok(()) => return,
             Err(error) => {
                 journal.lock().note(now(), format!("client of {ask:?} is told: {error}"));
@@ -185,6 +190,7 @@ async fn once(
         Ask::Resume(number) => propose(*number, Command::Resume(entries(*number))).await,
         Ask::PauseVQueue(number) => propose(*number, Command::PauseVQueue(vqueue(*number))).await,
         Ask::ResumeVQueue(number) => propose(*number, Command::ResumeVQueue(vqueue(*number))).await,
+        Ask::Family(_) => unreachable!("asked by `ask`"),
         Ask::SetRule(..) | Ask::DropRule(_) | Ask::PauseRule(_) | Ask::ResumeRule(_) => {
             change_rules(ask, &runtime.rules()).await.map_err(|error| text(&error))?;
             journal.lock().rules_acked(now());
@@ -261,6 +267,7 @@ pub(super) fn runtime(
     if let Some(running_max) = plan.running_max {
         builder = builder.max_running(running_max);
     }
+    builder = families::handlers(builder, plan, &journal, &now);
     builder.handler_with("work", options, move |context: Context, payload: Bytes| {
         let number = usize::from_be_bytes(payload[..8].try_into().expect("eight bytes"));
         let run = Run { incarnation, entry: number };

@@ -12,6 +12,7 @@ use std::{
 use forebay::{Limits, Outcome, Pattern, Rate, Timestamp};
 
 use super::{
+    families::Families,
     plan::{ATTEMPTS_MAX, Ask, Ending, Plan, Spec},
     sizes::{self, Records},
 };
@@ -90,6 +91,7 @@ pub(super) struct Journal {
     serial: u64,
     pub(super) log: Vec<String>,
     pub(super) violations: Vec<String>,
+    pub(super) families: Families,
 }
 
 /// Shared by clients, handlers and the run.
@@ -117,6 +119,7 @@ impl Shared {
             serial: 0,
             log: Vec::new(),
             violations: Vec::new(),
+            families: Families::default(),
         })))
     }
 

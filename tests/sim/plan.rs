@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use forebay::{Limits, Rate, testkit::SeededRandom};
 
-use super::sizes::{self, Records, Sizes};
+use super::{
+    families::{self, Family, FamilyAsk},
+    sizes::{self, Records, Sizes},
+};
 
 /// Time of the last command, in milliseconds of virtual time.
 pub(super) const SPAN_MS: u64 = 12_000;
@@ -65,6 +68,7 @@ pub(super) enum Ask {
     PauseRule(&'static str),
     ResumeRule(&'static str),
     Explain(usize),
+    Family(FamilyAsk),
 }
 
 impl Ask {
@@ -140,6 +144,7 @@ pub(super) struct Plan {
     /// The limit of a record of the log.
     pub(super) records: Records,
     pub(super) specs: Vec<Spec>,
+    pub(super) families: Vec<Family>,
     /// Ordered by time.
     pub(super) events: Vec<(u64, Event)>,
 }
@@ -347,10 +352,17 @@ impl Plan {
             stop_delay_ms: if draw.percent(50) || is_clear { 0 } else { 1 + draw.below(900) },
             records,
             specs,
+            families: Vec::new(),
             events,
         };
         // Drawn last, so that the rest of a seed's plan did not change when pauses were added.
         plan.events.extend(draw.pauses());
+        // In a clear run only the entries of the plan use what is limited.
+        if !is_clear {
+            let (families, events) = families::draw(seed);
+            plan.families = families;
+            plan.events.extend(events);
+        }
         plan.events.sort_by_key(|(at, _)| *at);
         plan
     }

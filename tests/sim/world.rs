@@ -14,6 +14,7 @@ use forebay_actors::sim::SimHost;
 
 use super::{
     clients::{self, Now, Replacement},
+    families::FamilyAsk,
     journal::Shared,
     plan::{Ask, Event, Plan, SPAN_MS},
 };
@@ -406,12 +407,25 @@ impl World {
         self.resume_all();
         let asked: Vec<usize> = self.journal.lock().known_or_asked().collect();
         asked.into_iter().for_each(|number| self.add(What::Ask(Ask::Attach(number))));
+        self.end_families();
         if let Some(at) = &mut self.log_back_at {
             *at = 0;
         }
         // Spawned partitions are numbered after the first ones.
         for partition in 0..self.plan.partitions + SPAWNED_MAX {
             self.add(What::Lead(partition));
+        }
+    }
+
+    /// Clients wait for the ends of all families. A call whose partition was replaced may wait
+    /// permanently if its leader died meanwhile, so parents are canceled then.
+    fn end_families(&mut self) {
+        for number in 0..self.plan.families.len() {
+            let mut asks = vec![FamilyAsk::Resolve(number), FamilyAsk::End(number)];
+            if self.plan.replaces_partitions() {
+                asks.insert(0, FamilyAsk::Cancel(number));
+            }
+            asks.into_iter().for_each(|ask| self.add(What::Ask(Ask::Family(ask))));
         }
     }
 
