@@ -18,6 +18,7 @@ export ROCKSDB_LIB_DIR := $(CARGO_TARGET_DIR)/rocksdb-$(rocksdb_version)
 export ROCKSDB_STATIC := 1
 
 binary := $(CARGO_TARGET_DIR)/dist/forebay
+plot_python := $(CARGO_TARGET_DIR)/plot/bin/python3
 
 # CI builds exactly the versions of Cargo.lock.
 locked := $(if $(CI),--locked)
@@ -79,8 +80,12 @@ bench: tools ## micro-benches, then the whole beside the ideal queue, and the pl
 	cargo bench --workspace --all-features $(locked) $(BENCH)
 	$(if $(BENCH),,@$(MAKE) --no-print-directory bench-whole)
 
-bench-whole: build ## `forebay bench` over its matrix, and docs/performance.svg
-	scripts/bench "$(binary)"
+bench-whole: build $(plot_python) ## `forebay bench` over its matrix, and docs/performance.svg
+	$(plot_python) scripts/bench "$(binary)"
+
+$(plot_python):
+	python3 -m venv "$(dir $(plot_python)).."
+	$(plot_python) -m pip install --quiet matplotlib==3.10.8
 
 bench-counts: tools ## instructions per operation of the hot paths, by valgrind's callgrind
 	cargo build --release --all-features $(locked) --example counts

@@ -6,10 +6,10 @@ use forebay_engine::partition::apply::Skip;
 use forebay_messages::{EntryId, FailureKind, vqueue::NameError};
 use thiserror::Error;
 
-pub use forebay_actors::node::ErrorKind;
+pub use forebay_actors::error::ErrorKind;
 pub use forebay_engine::partition::apply::BacklogFull;
 
-use forebay_actors::node::NodeError as Cause;
+use forebay_actors::error::NodeError as Cause;
 
 /// An error inside the runtime.
 ///
@@ -42,8 +42,15 @@ impl NodeError {
         Cause::ShutDown.into()
     }
 
-    /// For forebay's own crates and tests: not a part of the stable API.
-    #[doc(hidden)]
+    /// Whether the runtime was shut down, which is one of the reasons of
+    /// [`ErrorKind::Stopped`].
+    #[must_use]
+    pub fn is_shut_down(&self) -> bool {
+        matches!(*self.0, Cause::ShutDown)
+    }
+
+    /// The error of the node, for tests of forebay itself. Its variants may change at any time.
+    #[cfg(feature = "testkit")]
     #[must_use]
     pub fn cause(&self) -> &Cause {
         &self.0

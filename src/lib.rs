@@ -53,8 +53,7 @@ pub mod explain {
     //! [`Runtime::limits`](crate::Runtime::limits) and [`Rules::test`](crate::Rules::test).
     pub use forebay_api::{
         BlockView, BytesView, EntryDetails, EntryView, ExplainView, FailedAttemptView,
-        GovernedView, GovernsView, KeyImpact, LimitView, LimitsView, RateView, Reason, RuleRefView,
-        RulesImpact,
+        GovernedView, GovernsView, KeyImpact, LimitView, Reason, RuleRefView, RulesImpact,
     };
 }
 pub mod handler;
@@ -82,13 +81,13 @@ pub mod snapshot {
 pub mod testkit;
 
 pub use aliases::Aliases;
-pub use client::{Entries, Entry, EntryHandle, VQueueHandle};
+pub use client::{Entries, Entry, EntryHandle, VQueueControl};
 pub use error::{
     ActError, EncodeError, EnqueueError, ErrorKind, NodeError, PromiseError, ResultError,
     RuntimeError,
 };
 pub use forebay_actors::log_writer::TrimLog;
-pub use forebay_actors::node::{ActReport, Candidacy, SharedLog};
+pub use forebay_actors::{access::ActReport, cluster::SharedLog, node::Candidacy};
 pub use forebay_api::{
     BytesView, EntryCount, EntryCursor, EntryDetails, EntryOutcome, EntryPage, EntryView,
     ExplainView, FilterError, LimitView, PartitionView, ReplicaRole, TreeEntryView, TreeView,

@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use forebay_actors::node::{Node, PartitionView};
+use forebay_actors::node::Node;
+use forebay_api::PartitionView;
 use forebay_messages::PartitionId;
 
 use crate::error::NodeError;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use forebay_actors::node::{Node, RulesImpact};
+use forebay_actors::node::Node;
+use forebay_api::RulesImpact;
 use forebay_engine::rules::HistoryEntry;
 pub use forebay_engine::rules::{
     BookVersion, Change, ChangeError, Edit, LimitsPatch, Precondition, RuleBook, RuleChange,
@@ -28,8 +29,8 @@ pub enum RulesError {
     Node(#[from] NodeError),
 }
 
-impl From<forebay_actors::node::NodeError> for RulesError {
-    fn from(cause: forebay_actors::node::NodeError) -> Self {
+impl From<forebay_actors::error::NodeError> for RulesError {
+    fn from(cause: forebay_actors::error::NodeError) -> Self {
         Self::Node(cause.into())
     }
 }
@@ -196,7 +197,7 @@ impl Rules {
     /// let change = RuleChange::new("tenant-a/*".parse()?, one);
     /// let impact = runtime.rules().test(vec![change], Some("tenant-a/gold")).await?;
     /// let then = impact.governs[1].then.as_ref().expect("the new rule");
-    /// assert_eq!((then.pattern.as_str(), then.limits.concurrency), ("tenant-a/*", Some(1)));
+    /// assert_eq!((then.pattern.as_str(), then.limits), ("tenant-a/*", Limits::concurrency(1)));
     /// # runtime.shutdown(Drain::now()).await?;
     /// # Ok(())
     /// # }

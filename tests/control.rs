@@ -15,7 +15,7 @@ use forebay::{
         SOCKET_NAME,
     },
 };
-use forebay_actors::node::EntryFilter;
+use forebay_api::EntryFilter;
 
 /// Longer than anything here takes on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);

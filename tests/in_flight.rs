@@ -13,7 +13,7 @@ use bytes::Bytes;
 use forebay::{
     Context, Entry, HandlerError, PartitionId, PartitionSpec, Runtime, testkit::TestRuntime,
 };
-use forebay_actors::node::{CREDIT_BYTES, CREDITS_PER_PARTITION};
+use forebay_actors::access::{CREDIT_BYTES, CREDITS_PER_PARTITION};
 use futures_util::FutureExt;
 
 const MIB: usize = 1 << 20;

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use forebay::{
     Builder, Context, Entry, HandlerError, Limits, Outcome, RetryPolicy, Runtime,
-    testkit::{TestRuntime, Weather},
+    testkit::{SiteFaults, TestRuntime},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -80,11 +80,11 @@ fn a_limit_is_respected_and_raised() {
 fn trace_of(seed: u64) -> String {
     let mut app =
         TestRuntime::builder().seed(seed).start_at(forebay::Timestamp(1 << 40)).start(echo);
-    app.set_weather(Weather {
+    app.set_site_faults(SiteFaults {
         scans_late_percent: 50,
         scan_delay_ms_max: 30,
         scans_fail_percent: 20,
-        ..Weather::default()
+        ..SiteFaults::default()
     });
     let mut entries = Vec::new();
     for n in 0..40_u8 {

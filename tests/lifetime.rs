@@ -14,7 +14,8 @@ use forebay::{
     Builder, Context, Drain, Entry, ErrorKind, HandlerError, Limits, PartitionId, PartitionSpec,
     Runtime, RuntimeError,
 };
-use forebay_actors::node::{NodeError, OpenError};
+use forebay_actors::error::NodeError;
+use forebay_storage::OpenError;
 use futures_util::FutureExt;
 use tokio::runtime::Builder as Tokio;
 

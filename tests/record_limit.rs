@@ -187,7 +187,7 @@ fn a_too_large_rule_book_is_refused_as_a_whole() {
         rules::RulesError,
         testkit::{Disk, Sim, launch},
     };
-    use forebay_actors::node::NodeError;
+    use forebay_actors::error::NodeError;
 
     const SMALL: usize = MIB;
     let mut tokio = tokio::runtime::Builder::new_current_thread();

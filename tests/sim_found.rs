@@ -13,6 +13,7 @@ use forebay::{
     explain::Reason,
     testkit::{Disk, Sim, TestRuntime, launch},
 };
+use forebay_actors::node::KeyRange;
 use forebay_messages::PartitionKey;
 
 /// A service whose handler stops when asked to, and reports it.
@@ -152,7 +153,8 @@ fn a_partition_started_without_the_logs_writer_stops_with_an_error() {
         let dropped = node.drop_partition(view.id);
         sim.run(dropped, until).await.expect("in time").unwrap();
         sim.kill_log(site);
-        let range = (PartitionKey(view.range.0), PartitionKey(view.range.1));
+        let (first, last) = view.range;
+        let range = KeyRange { first: PartitionKey(first), last: PartitionKey(last) };
         let spawned = sim.run(node.spawn_partition(range), until).await.expect("in time");
         let error = spawned.unwrap_err();
         assert!(error.to_string().contains("the log's writer is gone"), "{error}");

@@ -6,7 +6,7 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use forebay::{
     Builder, Context, Entry, EntryHandle, HandlerError, Json, Limits, PartitionId, Runtime,
-    testkit::{Script, TestRuntime, Weather},
+    testkit::{Script, SiteFaults, TestRuntime},
 };
 
 use super::sim_found::Counts;
@@ -36,7 +36,7 @@ fn counting(counts: &Arc<Counts>, max: u32) -> impl Fn() -> Builder + 'static {
 fn start(seed: u64, counts: &Arc<Counts>, max: u32) -> TestRuntime {
     let mut app = TestRuntime::builder().seed(seed).start(counting(counts, max));
     let stop_delay_ms_max = if seed.is_multiple_of(3) { 0 } else { 700 };
-    app.set_weather(Weather { stop_delay_ms_max, ..Weather::default() });
+    app.set_site_faults(SiteFaults { stop_delay_ms_max, ..SiteFaults::default() });
     app
 }
 

@@ -8,7 +8,7 @@ use forebay::{
     aliases::AliasError,
     explain::{BlockView, Reason},
 };
-use forebay_actors::node::NodeError;
+use forebay_actors::error::NodeError;
 
 use crate::place::Place;
 

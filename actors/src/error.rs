@@ -1,6 +1,6 @@
 //! Errors of a node.
 
-pub use forebay_api::FilterError;
+use forebay_api::FilterError;
 use forebay_engine::{
     aliases::{AliasError, DecodeAliasesError},
     partition::{

@@ -194,7 +194,7 @@ impl Registry {
         };
         let partitions = self.partitions();
         let gone = before.into_iter().filter(|row| !partitions.contains(&row.id));
-        let gone: Vec<_> = gone.map(|row| (row.first, row.last)).collect();
+        let gone: Vec<_> = gone.map(|row| row.range()).collect();
         for partition in partitions {
             end_calls_into(self, partition, gone.clone());
         }

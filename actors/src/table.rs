@@ -10,7 +10,20 @@ use forebay_storage::metadata::{MetaKey, MetadataStore, Precondition, Version};
 use crate::error::NodeError;
 
 /// Inclusive range of the key space.
-pub(crate) type KeyRange = (PartitionKey, PartitionKey);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The first key.
+    pub first: PartitionKey,
+    /// The last key.
+    pub last: PartitionKey,
+}
+
+impl KeyRange {
+    /// Whether it has this key.
+    pub(crate) fn contains(self, key: PartitionKey) -> bool {
+        self.first <= key && key <= self.last
+    }
+}
 
 /// One partition of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Message)]
@@ -21,6 +34,13 @@ pub(crate) struct Row {
     pub(crate) first: PartitionKey,
     #[bilrost(3)]
     pub(crate) last: PartitionKey,
+}
+
+impl Row {
+    /// Its keys.
+    pub(crate) fn range(&self) -> KeyRange {
+        KeyRange { first: self.first, last: self.last }
+    }
 }
 
 /// The table as it is stored.
@@ -50,7 +70,8 @@ impl PartitionTable {
     }
 
     /// Adds a partition.
-    pub(crate) fn add(&mut self, (first, last): KeyRange) -> Result<Row, NodeError> {
+    pub(crate) fn add(&mut self, range: KeyRange) -> Result<Row, NodeError> {
+        let KeyRange { first, last } = range;
         if last < first {
             return Err(NodeError::EmptyRange { first, last });
         }
@@ -85,11 +106,13 @@ impl PartitionTable {
         let mut next = Some(0);
         for row in &self.rows {
             if let Some(first) = next.filter(|first| *first < row.first.0) {
-                unowned.push((PartitionKey(first), PartitionKey(row.first.0 - 1)));
+                let (first, last) = (PartitionKey(first), PartitionKey(row.first.0 - 1));
+                unowned.push(KeyRange { first, last });
             }
             next = row.last.0.checked_add(1);
         }
-        unowned.extend(next.map(|first| (PartitionKey(first), PartitionKey(u64::MAX))));
+        let last = PartitionKey(u64::MAX);
+        unowned.extend(next.map(|first| KeyRange { first: PartitionKey(first), last }));
         unowned
     }
 
@@ -140,18 +163,18 @@ mod tests {
     fn ranges_do_not_overlap_and_ids_are_not_given_twice() {
         let mut table = PartitionTable::default();
         let key = PartitionKey;
-        let first = table.add((key(10), key(20))).map(|row| row.id);
+        let range = |first, last| KeyRange { first: key(first), last: key(last) };
+        let first = table.add(range(10, 20)).map(|row| row.id);
         assert!(matches!(first, Ok(PartitionId(0))));
-        for range in [(key(0), key(10)), (key(20), key(30)), (key(12), key(13)), (key(0), key(99))]
-        {
-            assert!(matches!(table.add(range), Err(NodeError::RangeOverlaps { .. })));
+        for other in [range(0, 10), range(20, 30), range(12, 13), range(0, 99)] {
+            assert!(matches!(table.add(other), Err(NodeError::RangeOverlaps { .. })));
         }
-        assert!(matches!(table.add((key(5), key(4))), Err(NodeError::EmptyRange { .. })));
+        assert!(matches!(table.add(range(5, 4)), Err(NodeError::EmptyRange { .. })));
         assert!(table.owner(key(9)).is_none() && table.owner(key(21)).is_none());
-        assert_eq!(table.unowned(), [(key(0), key(9)), (key(21), key(u64::MAX))]);
+        assert_eq!(table.unowned(), [range(0, 9), range(21, u64::MAX)]);
         assert!(table.remove(PartitionId(0)).is_ok());
         assert!(table.remove(PartitionId(0)).is_err());
-        let second = table.add((key(10), key(20))).map(|row| row.id);
+        let second = table.add(range(10, 20)).map(|row| row.id);
         assert!(matches!(second, Ok(PartitionId(1))));
     }
 }

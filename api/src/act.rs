@@ -1,6 +1,6 @@
 //! Actions on entries or vqueues: their targets, and the results.
 
-use forebay_messages::{EntryId, VQueueId};
+use forebay_messages::{EntryId, Skip, VQueueId};
 use serde::{Deserialize, Serialize};
 
 use crate::EntryFilter;
@@ -43,7 +43,7 @@ pub struct ActView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SkippedView {
     /// The reason.
-    pub reason: String,
+    pub reason: Skip,
     /// Their number.
     pub count: u64,
 }
@@ -54,5 +54,5 @@ pub struct NotChangedView {
     /// Its id.
     pub id: String,
     /// The reason.
-    pub reason: String,
+    pub reason: Skip,
 }

@@ -1,9 +1,9 @@
 //! Why an entry does not run.
 
-use forebay_messages::{EntryId, PartitionId, Stage, VQueueId};
+use forebay_messages::{EntryId, PartitionId, Stage, VQueueId, rule::Limits};
 use serde::{Deserialize, Serialize};
 
-use crate::{EntryOutcome, EntryView, LimitsView};
+use crate::{EntryOutcome, EntryView};
 
 /// Why an entry does not run (or that it does), for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,5 +159,5 @@ pub struct GovernedView {
     pub pattern: String,
     /// Its limits.
     #[serde(flatten)]
-    pub limits: LimitsView,
+    pub limits: Limits,
 }

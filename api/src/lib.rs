@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod act;
+mod bytes_view;
 mod cluster;
 mod details;
 mod entries;
@@ -21,17 +22,18 @@ mod status;
 mod tree;
 
 pub use act::{ActView, NotChangedView, SkippedView, Target};
+pub use bytes_view::BytesView;
 pub use cluster::{
     ClusterNodeView, ClusterRequest, ClusterResponse, ClusterView, GroupView, KeyView,
     NodeStateView, RefusedView,
 };
-pub use details::{BytesView, DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
+pub use details::{DETAIL_BYTES_MAX, EntryDetails, FailedAttemptView, RetryView};
 pub use entries::{
     EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage, EntryView, FilterError,
     LISTED_BYTES_MAX, PAGE_ENTRIES_MAX,
 };
 pub use explain::{BlockView, ExplainView, GovernedView, Reason};
-pub use limits::{LimitView, LimitsView, RateView};
+pub use limits::LimitView;
 pub use queues::{ServiceCounts, UnservedView, VQueueView};
 pub use request::Request;
 pub use response::Response;

@@ -1,63 +1,7 @@
-//! Limits of rules, and their usage.
+//! The usage of limits.
 
-use forebay_messages::{
-    PartitionId,
-    rule::{Limits, Rate},
-};
+use forebay_messages::PartitionId;
 use serde::{Deserialize, Serialize};
-
-/// The limits of a rule, for display.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LimitsView {
-    /// Maximum number of entries that run at the same time.
-    pub concurrency: Option<u32>,
-    /// Maximum rate of starts.
-    pub rate: Option<RateView>,
-    /// Maximum number of waiting entries.
-    pub backlog: Option<u32>,
-    /// Share of the node's capacity relative to others of the same level; absent is 1.
-    pub weight: Option<u32>,
-    /// Nothing starts until it is resumed.
-    #[serde(default)]
-    pub paused: bool,
-}
-
-/// A rate limit, for display.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RateView {
-    /// Tokens added per period.
-    pub tokens: u32,
-    /// The period, in milliseconds.
-    pub period_ms: u64,
-    /// Capacity of the bucket in tokens.
-    pub burst: u32,
-}
-
-impl From<Rate> for RateView {
-    fn from(rate: Rate) -> Self {
-        let Rate { tokens, period_ms, burst } = rate;
-        Self { tokens, period_ms, burst }
-    }
-}
-
-impl From<RateView> for Rate {
-    fn from(rate: RateView) -> Self {
-        let RateView { tokens, period_ms, burst } = rate;
-        Self { tokens, period_ms, burst }
-    }
-}
-
-impl From<Limits> for LimitsView {
-    fn from(limits: Limits) -> Self {
-        Self {
-            concurrency: limits.concurrency.map(u32::from),
-            rate: limits.rate.map(Into::into),
-            backlog: limits.backlog.map(u32::from),
-            weight: limits.weight.map(u32::from),
-            paused: limits.paused,
-        }
-    }
-}
 
 /// One counter of a limit, for display.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,8 +1,7 @@
 //! The rule book: reading it, changing it, testing changes; aliases of services.
 
+use forebay_messages::rule::{Limits, LimitsPatch};
 use serde::{Deserialize, Serialize};
-
-use crate::{LimitsView, RateView};
 
 /// The effect of a change of the rules on concurrency limits and pauses of patterns. Rate limits,
 /// pauses of services, the node's capacity and `run_at` are ignored.
@@ -42,7 +41,7 @@ pub struct RuleRefView {
     pub pattern: String,
     /// Its limits.
     #[serde(flatten)]
-    pub limits: LimitsView,
+    pub limits: Limits,
 }
 
 /// The effect of a change on the entries of one key.
@@ -69,44 +68,15 @@ pub struct RuleEdit {
     /// Delete the rule.
     #[serde(default)]
     pub delete: bool,
-    /// `Some(None)` removes the limit.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
-    pub concurrency: Option<Option<u32>>,
-    /// Maximum rate of starts; `Some(None)` removes the limit.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
-    pub rate: Option<Option<RateView>>,
-    /// Share of the capacity relative to others; `Some(None)` is 1.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
-    pub weight: Option<Option<u32>>,
-    /// Maximum number of waiting entries; `Some(None)` removes the limit.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "doubled")]
-    pub backlog: Option<Option<u32>>,
+    /// Its limits.
+    #[serde(flatten)]
+    pub limits: LimitsPatch,
     /// A text for users.
     #[serde(default)]
     pub description: Option<String>,
     /// A disabled rule counts as absent.
     #[serde(default)]
     pub disabled: Option<bool>,
-}
-
-/// `Option<Option<T>>` as an absent field, `null`, or a value.
-mod doubled {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[expect(clippy::ref_option, reason = "the signature is serde's")]
-    pub(super) fn serialize<T: Serialize, S: Serializer>(
-        value: &Option<Option<T>>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        value.as_ref().and_then(Option::as_ref).serialize(serializer)
-    }
-
-    #[expect(clippy::option_option, reason = "absent, null and a value are three things")]
-    pub(super) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Option<T>>, D::Error> {
-        Option::deserialize(deserializer).map(Some)
-    }
 }
 
 /// A rule, for display.
@@ -120,7 +90,7 @@ pub struct RuleView {
     pub version: u64,
     /// Its limits.
     #[serde(flatten)]
-    pub limits: LimitsView,
+    pub limits: Limits,
     /// A text for users.
     pub description: String,
     /// A disabled rule counts as absent.

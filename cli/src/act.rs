@@ -9,15 +9,14 @@ use forebay::{
     EntryAction, Timestamp,
     control::{ActView, Request, Response, Target},
 };
-use forebay_actors::{
-    node::EntryFilter,
-    shell::{Clock as _, WallClock},
-};
+use forebay_actors::shell::{Clock as _, WallClock};
+use forebay_api::EntryFilter;
 
 use super::{
     args::{ActCommand, EndedArgs, Global, LiveSelection, PauseArgs, RescheduleArgs, Selection},
+    ask_error::AskError,
     exec::summary::EXIT_FAILURES,
-    inspect::{AskError, answered, before, services, stage},
+    inspect::{answered, before, services, stage},
     show::json,
 };
 

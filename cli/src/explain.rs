@@ -6,14 +6,11 @@ use std::fmt::Write as _;
 
 use forebay::{
     Stage, Timestamp,
-    explain::{
-        BlockView, ExplainView, GovernedView, LimitView, LimitsView, Reason, RuleRefView,
-        RulesImpact,
-    },
+    explain::{BlockView, ExplainView, GovernedView, LimitView, Reason, RuleRefView, RulesImpact},
 };
 use forebay_actors::shell::{Clock, WallClock};
 
-use super::show::{finish, or_dash, or_none, rate, safe, span, table, time, work};
+use super::show::{allowed, finish, or_dash, or_none, safe, span, table, time, work};
 
 /// Why an entry does not run.
 pub(crate) fn explanation(explained: &ExplainView) -> String {
@@ -139,17 +136,6 @@ pub(super) fn reason(reason: &Reason) -> String {
 
 fn governed(rule: &GovernedView) -> String {
     format!("{}: {} by `{}` ({})", rule.key, allowed(&rule.limits), rule.pattern, rule.rule)
-}
-
-/// The limits of a rule, in words.
-fn allowed(limits: &LimitsView) -> String {
-    let mut words = Vec::new();
-    words.extend(limits.concurrency.map(|limit| format!("concurrency {limit}")));
-    words.extend(limits.rate.map(|limit| format!("rate {}", rate(limit))));
-    words.extend(limits.backlog.map(|limit| format!("backlog {limit}")));
-    words.extend(limits.weight.map(|weight| format!("weight {weight}")));
-    words.extend(limits.paused.then(|| "paused".to_owned()));
-    if words.is_empty() { "no limit".to_owned() } else { words.join(", ") }
 }
 
 /// The effect of a change of the rules.

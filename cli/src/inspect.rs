@@ -7,19 +7,17 @@ use std::{process::ExitCode, time::Duration};
 
 use forebay::{
     Stage,
-    control::{Control, ControlError, RateView, Request, Response, RuleEdit},
+    control::{Control, Request, Response, RuleEdit},
 };
-use forebay_actors::{
-    node::{EntryFilter, LISTED_BYTES_MAX},
-    shell::{Clock as _, WallClock},
-};
-use thiserror::Error;
+use forebay_actors::shell::{Clock as _, WallClock};
+use forebay_api::{EntryFilter, LISTED_BYTES_MAX};
 
 use super::{
     args::{
-        ConcurrencyArg, EntriesArgs, EntryArgs, Global, PauseTarget, QueuesArgs, RuleTarget,
-        RulesArgs, RulesCommand, StageArg,
+        EntriesArgs, EntryArgs, Global, PauseTarget, QueuesArgs, RuleTarget, RulesArgs,
+        RulesCommand, StageArg,
     },
+    ask_error::AskError,
     exec::runs::SERVICE,
     show::Printer,
 };
@@ -27,22 +25,6 @@ use super::{
 /// Maximum number of bytes of a payload, and of a result, that `forebay entry` requests: more than
 /// a result of `exec` has.
 const ENTRY_BYTES_MAX: usize = 1 << 20;
-
-/// Why there is no answer.
-#[derive(Debug, Error)]
-pub(crate) enum AskError {
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// The refusal of the other side.
-    #[error("{0}")]
-    Refused(String),
-    #[error("the answer does not match the request (another version of forebay?)")]
-    Unexpected,
-    #[error("{0}")]
-    Output(#[from] std::io::Error),
-    #[error("the answer cannot be written as JSON: {0}")]
-    Json(#[from] serde_json::Error),
-}
 
 /// Sends the request and prints the answer page by page.
 pub(crate) async fn ask(global: &Global, request: Request) -> Result<ExitCode, AskError> {
@@ -189,15 +171,7 @@ pub(crate) fn rules(args: &RulesArgs) -> Request {
         RulesCommand::Set(set) => edit(
             &set.target,
             RuleEdit {
-                concurrency: set.concurrency.map(number),
-                rate: set.rate.map(|rate| {
-                    rate.0.map(|rate| RateView {
-                        burst: set.burst.unwrap_or(rate.burst),
-                        ..rate.into()
-                    })
-                }),
-                weight: set.weight.map(number),
-                backlog: set.backlog.map(number),
+                limits: set.limits(),
                 description: set.description.clone(),
                 ..RuleEdit::default()
             },
@@ -231,10 +205,6 @@ pub(crate) fn rules(args: &RulesArgs) -> Request {
 fn pause(target: &PauseTarget, paused: bool, author: String) -> Request {
     let pattern = target.pattern.to_string();
     Request::RulePause { pattern, paused, if_version: target.if_version, author }
-}
-
-fn number(limit: ConcurrencyArg) -> Option<u32> {
-    limit.0.map(std::num::NonZeroU32::get)
 }
 
 /// The author of rule changes: the user, from the environment.

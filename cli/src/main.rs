@@ -12,6 +12,7 @@
 pub(crate) mod act;
 mod alias;
 pub(crate) mod args;
+mod ask_error;
 pub(crate) mod bench;
 mod calls;
 mod cluster;

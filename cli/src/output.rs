@@ -14,7 +14,7 @@ use std::{
 
 use bilrost::OwnedMessage;
 use forebay::control::{Control, ControlError, Request, Response};
-use forebay_actors::node::{DETAIL_BYTES_MAX, EntryDetails};
+use forebay_api::{DETAIL_BYTES_MAX, EntryDetails};
 use forebay_messages::EntryId;
 use thiserror::Error;
 

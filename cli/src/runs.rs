@@ -5,17 +5,18 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use forebay::control::{Request, Response};
-use forebay_actors::node::ServiceCounts;
+use forebay_api::ServiceCounts;
 use serde::Serialize;
 use thiserror::Error;
 
 use super::{
     args::Global,
+    ask_error::AskError,
     exec::runs::{
         Identity, RunId,
         book::{self, BookError},
     },
-    inspect::{AskError, answered},
+    inspect::answered,
     show::{finish, table, time},
 };
 

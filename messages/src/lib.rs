@@ -11,12 +11,15 @@ pub mod command;
 pub mod entry_key;
 pub mod id;
 pub mod journal;
+pub mod limits;
 pub mod outcome;
 pub mod record;
 pub mod rule;
+pub mod skip;
 pub mod stage;
 pub mod vqueue;
 
+mod time;
 mod wire;
 
 pub use entry_key::EntryKey;
@@ -26,8 +29,7 @@ pub use id::{
 };
 pub use outcome::{FailureKind, Outcome};
 pub use record::{Producer, Record, RecordKeys};
+pub use skip::Skip;
 pub use stage::Stage;
 pub use time::Timestamp;
 pub use vqueue::VQueueName;
-
-mod time;

@@ -1,6 +1,6 @@
 //! Patterns and limits, as written in rules and as sent between actors.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use bilrost::Message;
 use bytestring::ByteString;
@@ -12,6 +12,8 @@ use crate::{
     RuleId,
     vqueue::{NameError, Part, check_component},
 };
+
+pub use crate::limits::{Edit, Limits, LimitsPatch};
 
 /// One component of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -249,55 +251,6 @@ impl Rate {
     #[must_use]
     pub fn with_burst(mut self, burst: u32) -> Self {
         self.burst = burst;
-        self
-    }
-}
-
-/// The limits of a rule. `None` means unlimited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Message, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Limits {
-    /// Maximum number of entries that hold a permit at the same time.
-    #[bilrost(1)]
-    pub concurrency: Option<NonZeroU32>,
-    /// Maximum rate of starts.
-    #[bilrost(2)]
-    pub rate: Option<Rate>,
-    /// Share of the node's capacity relative to other scopes (1 when absent). Only a
-    /// pattern of one component may have one.
-    #[bilrost(3)]
-    pub weight: Option<NonZeroU32>,
-    /// Reserved for a guaranteed number of permits; not accepted in rules yet.
-    #[bilrost(4)]
-    pub guaranteed: Option<NonZeroU32>,
-    /// Maximum number of entries waiting in inboxes, for each key that the pattern governs.
-    #[bilrost(5)]
-    pub backlog: Option<NonZeroU32>,
-    /// Nothing starts under the pattern until it is resumed; running entries continue. Holds for
-    /// every key that the pattern matches, even if a more specific rule governs it.
-    #[bilrost(6)]
-    pub paused: bool,
-    /// Set by [`Limits::concurrency`] for a limit of 0, so that setting the rule is refused instead
-    /// of applying another limit. Never stored.
-    #[doc(hidden)]
-    #[serde(skip)]
-    #[bilrost(ignore)]
-    pub is_zero: bool,
-}
-
-impl Limits {
-    /// A concurrency limit, at least 1. Setting a rule with 0 is refused: to stop work, pause it
-    /// with [`Limits::paused`].
-    #[must_use]
-    pub fn concurrency(limit: u32) -> Self {
-        let concurrency = NonZeroU32::new(limit);
-        Self { concurrency, is_zero: concurrency.is_none(), ..Self::default() }
-    }
-
-    /// The same limits, and nothing starts until the pattern is resumed.
-    #[must_use]
-    pub fn paused(mut self) -> Self {
-        self.paused = true;
         self
     }
 }

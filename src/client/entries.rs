@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use forebay_actors::node::{
-    ActReport, EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage, EntryTarget,
-    EntryView, FilterError, Node, NodeError as Cause,
+use forebay_actors::{
+    access::{ActReport, EntryTarget},
+    error::NodeError as Cause,
+    node::Node,
+};
+use forebay_api::{
+    EntryCount, EntryCursor, EntryFilter, EntryOutcome, EntryPage, EntryView, FilterError,
 };
 use forebay_messages::{FailureKind, Timestamp, command::EntryAction};
 

@@ -3,7 +3,11 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use forebay_actors::node::{Access, ActReport, EntryDetails, EntryTarget, EntryView, Node};
+use forebay_actors::{
+    access::{Access, ActReport, EntryTarget},
+    node::Node,
+};
+use forebay_api::{EntryDetails, EntryView};
 use forebay_engine::partition::apply::Enqueued;
 use forebay_messages::{EntryId, Outcome, Timestamp, command::EntryAction};
 use serde::de::DeserializeOwned;

@@ -28,12 +28,12 @@ use crate::error::{ActError, NodeError};
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct VQueueHandle {
+pub struct VQueueControl {
     node: Weak<Node>,
     id: VQueueId,
 }
 
-impl VQueueHandle {
+impl VQueueControl {
     pub(crate) fn new(node: &Arc<Node>, id: VQueueId) -> Self {
         Self { node: Arc::downgrade(node), id }
     }
@@ -72,8 +72,8 @@ impl VQueueHandle {
     }
 }
 
-impl std::fmt::Debug for VQueueHandle {
+impl std::fmt::Debug for VQueueControl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "VQueueHandle({})", self.id)
+        write!(f, "VQueueControl({})", self.id)
     }
 }

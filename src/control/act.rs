@@ -2,24 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_actors::node::{ActReport, EntryTarget, FilterError, NAMED_MAX, Node, VQueueReport};
+use forebay_actors::{
+    access::{ActReport, EntryTarget, NAMED_MAX, VQueueReport},
+    node::Node,
+};
+use forebay_api::FilterError;
 use forebay_engine::partition::apply::Skip;
 use forebay_messages::{EntryId, VQueueId, command::EntryAction};
 
-use super::{ActView, NotChangedView, SkippedView, Target, answer::Refusal};
+use super::{ActView, NotChangedView, SkippedView, Target, answer::Refused};
 
 pub(super) async fn act(
     node: &Node,
     action: EntryAction,
     target: Target,
     dry_run: bool,
-) -> Result<ActView, Refusal> {
+) -> Result<ActView, Refused> {
     if target.queues.is_empty() {
         let report = node.access().act(action, &entry_target(target)?, dry_run).await?;
         return Ok(view_act(dry_run, &report));
     }
     if target.all || !target.entries.is_empty() || !target.filter.is_empty() {
-        return Err(Refusal::Usage("name queues, or entries, not both".to_owned()));
+        return Err(Refused::Usage("name queues, or entries, not both".to_owned()));
     }
     let paused = match action {
         EntryAction::Pause => true,
@@ -27,28 +31,27 @@ pub(super) async fn act(
         _ => {
             let text = "whole queues can be paused and resumed; filter by scope or service to \
                         reach the entries in them";
-            return Err(Refusal::Usage(text.to_owned()));
+            return Err(Refused::Usage(text.to_owned()));
         }
     };
     let report = node.access().pause_vqueues(&target.queues, paused, dry_run).await?;
     Ok(view_queues(dry_run, &target.queues, &report))
 }
 
-fn entry_target(target: Target) -> Result<EntryTarget, Refusal> {
+fn entry_target(target: Target) -> Result<EntryTarget, Refused> {
     let Target { entries, filter, all, .. } = target;
     match (entries.is_empty(), filter.is_empty(), all) {
         (false, true, false) => Ok(EntryTarget::Named(entries)),
         (true, false, false) => Ok(EntryTarget::Matching(filter)),
         (true, true, true) => Ok(EntryTarget::All),
-        (true, true, false) => Err(Refusal::Usage(FilterError::Empty.to_string())),
-        _ => Err(Refusal::Usage("select entries by id, with a filter, or all of them".to_owned())),
+        (true, true, false) => Err(Refused::Usage(FilterError::Empty.to_string())),
+        _ => Err(Refused::Usage("select entries by id, with a filter, or all of them".to_owned())),
     }
 }
 
 pub(super) fn view_act(dry_run: bool, report: &ActReport) -> ActView {
     let counted = report.skipped.iter();
-    let skipped =
-        counted.map(|(skip, count)| SkippedView { reason: skip.to_string(), count: *count });
+    let skipped = counted.map(|(skip, count)| SkippedView { reason: *skip, count: *count });
     let named = report.skipped_named.iter();
     ActView {
         dry_run,
@@ -57,7 +60,7 @@ pub(super) fn view_act(dry_run: bool, report: &ActReport) -> ActView {
         reasons: skipped.collect(),
         changed_ids: report.changed_named.iter().map(EntryId::to_string).collect(),
         not_changed_ids: named
-            .map(|(id, skip)| NotChangedView { id: id.to_string(), reason: skip.to_string() })
+            .map(|(id, skip)| NotChangedView { id: id.to_string(), reason: *skip })
             .collect(),
     }
 }
@@ -75,14 +78,14 @@ fn view_queues(dry_run: bool, named: &[VQueueId], report: &VQueueReport) -> ActV
         not_changed: counts.values().sum(),
         reasons: counts
             .iter()
-            .map(|(skip, count)| SkippedView { reason: skip.to_string(), count: *count })
+            .map(|(skip, count)| SkippedView { reason: *skip, count: *count })
             .collect(),
         changed_ids: changed.into_iter().take(NAMED_MAX).map(VQueueId::to_string).collect(),
         not_changed_ids: report
             .skipped
             .iter()
             .take(NAMED_MAX)
-            .map(|(id, skip)| NotChangedView { id: id.to_string(), reason: skip.to_string() })
+            .map(|(id, skip)| NotChangedView { id: id.to_string(), reason: *skip })
             .collect(),
     }
 }

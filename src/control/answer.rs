@@ -3,9 +3,12 @@
 use std::{num::NonZeroU32, path::Path, time::Duration};
 
 use forebay_actors::{
-    node::{LimitView, Node, NodeError, RulesImpact, VQueueFilter},
+    error::NodeError,
+    inspect::VQueueFilter,
+    node::Node,
     snapshot::{FileSum, Manifest, PartitionSum},
 };
+use forebay_api::{LimitView, RulesImpact};
 use forebay_engine::{
     aliases::Aliases,
     rules::{
@@ -28,10 +31,10 @@ pub async fn answer(node: &Node, request: Request) -> Response {
 }
 
 /// The response to a request that cannot be answered.
-pub(super) fn refuse(refusal: Refusal) -> Response {
+pub(super) fn refuse(refusal: Refused) -> Response {
     match refusal {
-        Refusal::Usage(message) => Response::Error { message, usage: true },
-        Refusal::Node(error) => {
+        Refused::Usage(message) => Response::Error { message, usage: true },
+        Refused::Node(error) => {
             let usage = matches!(
                 error,
                 NodeError::Rules(_)
@@ -46,18 +49,18 @@ pub(super) fn refuse(refusal: Refusal) -> Response {
     }
 }
 
-pub(super) enum Refusal {
+pub(super) enum Refused {
     Usage(String),
     Node(NodeError),
 }
 
-impl From<NodeError> for Refusal {
+impl From<NodeError> for Refused {
     fn from(error: NodeError) -> Self {
         Self::Node(error)
     }
 }
 
-async fn try_answer(node: &Node, request: Request) -> Result<Response, Refusal> {
+async fn try_answer(node: &Node, request: Request) -> Result<Response, Refused> {
     let inspect = node.inspect();
     Ok(match request {
         Request::Status => Response::Status { node: status(node).await? },
@@ -171,7 +174,7 @@ async fn test_rules(
     rules: &[(String, Option<u32>)],
     key: Option<&str>,
     limit: usize,
-) -> Result<RulesImpact, Refusal> {
+) -> Result<RulesImpact, Refused> {
     let mut patches = Vec::new();
     for (pattern, limit) in rules {
         let concurrency = match limit {
@@ -185,7 +188,7 @@ async fn test_rules(
         None => Vec::new(),
         Some(key) => parse(key)?.as_key().ok_or_else(|| {
             let text = "a key has no `*` in it, and a service has no key";
-            Refusal::Usage(format!("`{key}` is a pattern; {text}"))
+            Refused::Usage(format!("`{key}` is a pattern; {text}"))
         })?,
     };
     let make = |book: &RuleBook| {
@@ -197,22 +200,13 @@ async fn test_rules(
     Ok(impact)
 }
 
-fn parse(pattern: &str) -> Result<Pattern, Refusal> {
-    pattern.parse().map_err(|error| Refusal::Usage(format!("{error}")))
+fn parse(pattern: &str) -> Result<Pattern, Refused> {
+    pattern.parse().map_err(|error| Refused::Usage(format!("{error}")))
 }
 
-/// The effect on a limit: unchanged, removed, or set.
-fn number(edit: Option<Option<u32>>) -> Result<Edit<NonZeroU32>, Refusal> {
-    Ok(match edit {
-        None => Edit::Keep,
-        Some(None) => Edit::Clear,
-        Some(Some(limit)) => Edit::Set(not_zero(limit)?),
-    })
-}
-
-fn not_zero(limit: u32) -> Result<NonZeroU32, Refusal> {
+fn not_zero(limit: u32) -> Result<NonZeroU32, Refused> {
     NonZeroU32::new(limit).ok_or_else(|| {
-        Refusal::Usage("a limit is at least 1; to stop work, see `forebay rules pause`".to_owned())
+        Refused::Usage("a limit is at least 1; to stop work, see `forebay rules pause`".to_owned())
     })
 }
 
@@ -260,11 +254,11 @@ async fn pause_rule(
     paused: bool,
     if_version: Option<u64>,
     author: &str,
-) -> Result<RuleBook, Refusal> {
+) -> Result<RuleBook, Refused> {
     let pattern = parse(pattern)?;
     let there = node.rules().newest().await?.get(&pattern).is_some_and(|rule| rule.limits.paused);
     if !paused && !there && if_version.is_none() {
-        return Err(Refusal::Usage(format!(
+        return Err(Refused::Usage(format!(
             "`{pattern}` is not paused; `forebay rules list` shows what is"
         )));
     }
@@ -288,18 +282,12 @@ async fn set_rule(
     edit: RuleEdit,
     if_version: Option<u64>,
     author: &str,
-) -> Result<RuleBook, Refusal> {
+) -> Result<RuleBook, Refused> {
     let pattern = parse(pattern)?;
     let precondition = precondition(if_version);
     let only_on_existing = edit.disabled.is_some();
     let patch = RulePatch {
-        limits: LimitsPatch {
-            concurrency: number(edit.concurrency)?,
-            rate: edit.rate.map_or(Edit::Keep, |rate| rate.map(Into::into).into()),
-            weight: number(edit.weight)?,
-            backlog: number(edit.backlog)?,
-            ..LimitsPatch::default()
-        },
+        limits: edit.limits,
         description: edit.description.map(Into::into),
         disabled: edit.disabled,
     };
@@ -321,7 +309,7 @@ fn view(book: &RuleBook) -> BookView {
         id: rule.id().printed(),
         pattern: rule.pattern.to_string(),
         version: rule.version.0,
-        limits: rule.limits.into(),
+        limits: rule.limits,
         description: rule.description.to_string(),
         disabled: rule.disabled,
         last_modified: rule.last_modified.0,

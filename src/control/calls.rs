@@ -1,6 +1,6 @@
 //! Answering requests about promises, trees and journals.
 
-use forebay_actors::node::{Node, NodeError};
+use forebay_actors::{error::NodeError, node::Node};
 use forebay_messages::journal::{JournalFailureKind, JournalOutcome};
 
 use super::{Request, Response, act::view_act};

@@ -10,9 +10,10 @@ use std::{
 
 use forebay_actors::{
     LookCopy,
+    error::NodeError,
     executor::Executor,
     log_writer::TrimLog,
-    node::{Candidacy, Node, NodeConfig, NodeError, Place},
+    node::{Candidacy, DataPlace, Node, NodeConfig},
     shell::WallClock,
 };
 use thiserror::Error;
@@ -123,7 +124,7 @@ impl Control {
             // In use without a socket: by a process that starts or ends, or by another reader.
             match Self::direct(data_dir).await {
                 Err(error)
-                    if error.kind() == forebay_actors::node::ErrorKind::InUse
+                    if error.kind() == forebay_actors::error::ErrorKind::InUse
                         && Instant::now() < until =>
                 {
                     tokio::time::sleep(IN_USE_TRIED_EVERY).await;
@@ -155,7 +156,7 @@ impl Control {
             };
             match opened {
                 Err(error)
-                    if error.kind() == forebay_actors::node::ErrorKind::InUse
+                    if error.kind() == forebay_actors::error::ErrorKind::InUse
                         && Instant::now() < until =>
                 {
                     tokio::time::sleep(IN_USE_TRIED_EVERY).await;
@@ -179,7 +180,7 @@ impl Control {
         let tokio = tokio::runtime::Handle::current();
         let executor = Executor::new(tokio, HashMap::new(), || 0);
         let config = NodeConfig {
-            place: Place::Directory(data_dir.to_owned()),
+            place: DataPlace::Directory(data_dir.to_owned()),
             in_use_wait: Duration::ZERO,
             small_buffers: true,
             partitions: None,

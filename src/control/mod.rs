@@ -22,8 +22,8 @@ pub use pages::Pages;
 pub(crate) use server::Server;
 
 pub use forebay_api::{
-    ActView, AliasView, BookView, JobsView, NodeView, NotChangedView, RateView, Request, Response,
-    RuleEdit, RuleView, SkippedView, SnapshotFileView, SnapshotPartitionView, SnapshotView, Target,
+    ActView, AliasView, BookView, JobsView, NodeView, NotChangedView, Request, Response, RuleEdit,
+    RuleView, SkippedView, SnapshotFileView, SnapshotPartitionView, SnapshotView, Target,
 };
 
 use std::time::Duration;

@@ -6,11 +6,12 @@
 
 use std::collections::VecDeque;
 
-use forebay_actors::node::{LimitView, Node};
+use forebay_actors::node::Node;
+use forebay_api::LimitView;
 
 use super::{
     BookView, Request, Response,
-    answer::{Refusal, answer, history, limits, refuse},
+    answer::{Refused, answer, history, limits, refuse},
 };
 
 /// Maximum number of limit counters in one part.
@@ -47,11 +48,11 @@ impl Parts {
         }
     }
 
-    async fn try_next(&mut self, node: &Node) -> Result<Response, Refusal> {
+    async fn try_next(&mut self, node: &Node) -> Result<Response, Refused> {
         match self {
             Self::Whole(request) => match request.take() {
                 Some(request) => Ok(answer(node, *request).await),
-                None => Err(Refusal::Usage("the answer is complete".to_owned())),
+                None => Err(Refused::Usage("the answer is complete".to_owned())),
             },
             Self::Limits { scope } => {
                 let mut read = limits(node, scope.as_deref()).await?.into();

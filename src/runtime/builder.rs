@@ -10,11 +10,12 @@ use std::{
 };
 
 use forebay_actors::{
+    cluster::SharedLog,
     executor::{Executor, Handler},
     host::FaultPlan,
     host::Host,
     log_writer::TrimLog,
-    node::{Candidacy, Node, NodeConfig, Place, SharedLog},
+    node::{Candidacy, DataPlace, Node, NodeConfig},
     shell::{Clock, WallClock},
 };
 use forebay_engine::partition::machine::VQueueLimits;
@@ -41,7 +42,7 @@ type MakeHandler = Box<dyn FnOnce(Arc<Shared>) -> Arc<dyn Handler> + Send>;
 /// Configures a runtime; see [`Runtime::builder`].
 #[must_use = "a builder does nothing before `start`"]
 pub struct Builder {
-    place: Option<Place>,
+    place: Option<DataPlace>,
     partitions: Option<u32>,
     threads: Option<usize>,
     running_max: Option<u32>,
@@ -82,13 +83,13 @@ impl Builder {
 
     /// Keeps the data in a directory, for this runtime alone. It is created if it does not exist.
     pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
-        self.place = Some(Place::Directory(path.into()));
+        self.place = Some(DataPlace::Directory(path.into()));
         self
     }
 
     /// Keeps the data in memory: for tests. Nothing survives the runtime.
     pub fn in_memory(mut self) -> Self {
-        self.place = Some(Place::Memory);
+        self.place = Some(DataPlace::Memory);
         self
     }
 
@@ -264,7 +265,7 @@ impl Builder {
     pub async fn start(self) -> Result<Runtime, RuntimeError> {
         let tokio = tokio::runtime::Handle::try_current()?;
         let place = self.place.clone().ok_or(RuntimeError::NoDataDir)?;
-        check_drivers(matches!(place, Place::Directory(_)))?;
+        check_drivers(matches!(place, DataPlace::Directory(_)))?;
         let random = || u32::try_from(uuid::Uuid::new_v4().as_u128() >> 96).unwrap_or(0);
         self.start_on(place, tokio.into(), Arc::new(WallClock), random).await
     }
@@ -288,7 +289,7 @@ impl Builder {
     /// Starts the runtime with everything that a test may want to replace.
     pub(crate) async fn start_on(
         self,
-        place: Place,
+        place: DataPlace,
         host: Host,
         clock: Arc<dyn Clock>,
         random: impl Fn() -> u32 + Send + Sync + 'static,
@@ -318,7 +319,7 @@ impl Builder {
         let executor = Executor::new(host, handlers, random);
         environment.set_journals(executor.journals());
         let socket = match &place {
-            Place::Directory(path) if self.control_socket => Some(path.join(SOCKET_NAME)),
+            DataPlace::Directory(path) if self.control_socket => Some(path.join(SOCKET_NAME)),
             _ => None,
         };
         let config = NodeConfig {

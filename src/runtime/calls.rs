@@ -1,6 +1,7 @@
 //! Promises of entries, and the trees of entries and their children.
 
-use forebay_actors::node::{NodeError as Cause, TreeView};
+use forebay_actors::error::NodeError as Cause;
+use forebay_api::TreeView;
 use forebay_messages::{
     EntryId,
     journal::{JournalFailureKind, JournalOutcome},

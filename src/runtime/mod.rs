@@ -12,8 +12,12 @@ use std::{
     time::Duration,
 };
 
-use forebay_actors::node::{ExplainView, LimitView, Node, NodeError as Cause};
 use forebay_actors::snapshot::Manifest;
+use forebay_actors::{
+    error::NodeError as Cause,
+    node::{KeyRange, Node},
+};
+use forebay_api::{ExplainView, LimitView};
 use forebay_engine::partition::{apply::Reply, machine::Answer};
 use forebay_messages::{
     EntryId, PartitionId, PartitionKey, VQueueId,
@@ -22,7 +26,7 @@ use forebay_messages::{
 };
 
 use crate::{
-    client::{Entries, Entry, EntryHandle, VQueueHandle},
+    client::{Entries, Entry, EntryHandle, VQueueControl},
     control::Server,
     environment::Environment,
     error::{EnqueueError, NodeError, RuntimeError},
@@ -297,8 +301,8 @@ impl Runtime {
 
     /// A handle to a whole vqueue, to pause and resume it.
     #[must_use]
-    pub fn vqueue(&self, id: VQueueId) -> VQueueHandle {
-        VQueueHandle::new(&self.node, id)
+    pub fn vqueue(&self, id: VQueueId) -> VQueueControl {
+        VQueueControl::new(&self.node, id)
     }
 
     /// Registers the handler of another service while the runtime runs: waiting entries of that
@@ -418,7 +422,7 @@ impl Runtime {
     /// `RangeOverlaps` when a partition owns some of the keys, and storage errors.
     pub async fn spawn_partition(&self, spec: PartitionSpec) -> Result<PartitionId, RuntimeError> {
         let (first, last) = spec.range.into_inner();
-        let range = (PartitionKey(first), PartitionKey(last));
+        let range = KeyRange { first: PartitionKey(first), last: PartitionKey(last) };
         Ok(self.node.spawn_partition(range).await?)
     }
 

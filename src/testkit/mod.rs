@@ -4,7 +4,7 @@
 //! From small to large: [`Step`] steps one machine, [`Probe`] stands in for an actor, [`SimWorld`]
 //! polls actors in a seeded order, [`TestRuntime`] is a whole runtime controlled by a test, [`Sim`]
 //! hosts several nodes. Faults are planned: [`Script`]s for messages, [`LogFault`]s and
-//! [`StoreFault`]s for storage, [`Weather`] for threads. The guide is `docs/testing.md`.
+//! [`StoreFault`]s for storage, [`SiteFaults`] for threads. The guide is `docs/testing.md`.
 
 mod probe;
 mod runtime;
@@ -17,7 +17,7 @@ pub use forebay_actors::{
         script::{Script, Scripted},
         sim::{MachineClock, SeededRandom, SimWorld, VirtualClock},
     },
-    sim::{Disk, Sim, SimHost, SimNode, SiteId, TaskHandle, TraceStep, Weather},
+    sim::{Disk, Sim, SimHost, SimNode, SiteFaults, SiteId, TaskHandle, TraceStep},
     testkit::{FaultLog, LogFault, LogStore, MemoryLog, MemoryMetadata, StoreFault, StoreFaults},
 };
 pub use forebay_engine::Machine;

@@ -8,13 +8,13 @@ use std::{
 };
 
 use forebay_actors::{
-    node::EntryFilter,
     shell::{
         script::{Script, Scripted},
         sim::{MachineClock, SeededRandom},
     },
-    sim::{Disk, Sim, SimNode, SiteId, Weather},
+    sim::{Disk, Sim, SimNode, SiteFaults, SiteId, TraceStep},
 };
+use forebay_api::EntryFilter;
 use forebay_messages::{Outcome, Timestamp};
 
 use crate::{Builder, Entry, EntryHandle, Runtime, RuntimeError, SharedLog};
@@ -393,9 +393,9 @@ impl TestRuntime {
     }
 
     /// Makes disk and threads slow or unreliable from now on.
-    pub fn set_weather(&mut self, weather: Weather) {
+    pub fn set_site_faults(&mut self, faults: SiteFaults) {
         if let Some(site) = self.current().site {
-            self.sim.set_weather(site, weather);
+            self.sim.set_site_faults(site, faults);
         }
     }
 
@@ -415,7 +415,7 @@ impl TestRuntime {
     pub fn trace(&self) -> String {
         use std::fmt::Write;
         let mut text = String::new();
-        for (at, site, name, number) in self.sim.trace() {
+        for TraceStep { at, site, name, number } in self.sim.trace() {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{} node {site}: {name} {number}", at.0);
         }
@@ -454,7 +454,7 @@ pub fn launch(
         let mut random = random.lock().unwrap_or_else(PoisonError::into_inner);
         u32::try_from(random.next_u64() >> 32).unwrap_or(0)
     };
-    let place = forebay_actors::node::Place::Disk(node.disk().clone());
+    let place = forebay_actors::node::DataPlace::Disk(node.disk().clone());
     builder.start_on(place, node.host().clone().into(), node.clock(), draw)
 }
 

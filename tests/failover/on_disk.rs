@@ -11,7 +11,7 @@ use std::{
 use forebay::{
     Candidacy, Drain, EntryHandle, EntryId, ErrorKind, Runtime, RuntimeError, SharedLog, TrimLog,
 };
-use forebay_actors::node::NodeError;
+use forebay_actors::error::NodeError;
 use forebay_storage::fault;
 
 use super::{P, Ran, member_on, role, same_rows, until, work};

@@ -6,7 +6,7 @@ use forebay::{
     Drain, EntryAction, EntryId, Limits, PartitionKey, Rate, Runtime, Stage,
     explain::{ExplainView, Reason},
 };
-use forebay_actors::node::EntryTarget;
+use forebay_actors::access::EntryTarget;
 
 use super::{Gate, enqueue, entry};
 

@@ -47,7 +47,7 @@ mutation 'counters are never forgotten' counters.rs \
 mutation 'a counter keeps the rule it was made with' rules.rs \
     's/self\.counters\.govern\(\*index, &self\.rules, self\.now\);//'
 mutation 'changed rules wake no waiter' rules.rs \
-    's/self\.counters\.settle\(&self\.clients\.slab, \*index, self\.now\);//'
+    's/self\.counters\.update_ready\(&self\.clients\.slab, \*index, self\.now\);//'
 mutation 'only the first of several patterns is used' rules.rs \
     's/wide\.iter\(\)\.any/wide.iter().take(1).any/'
 mutation 'a rule for one key affects no client' rules.rs \
@@ -73,7 +73,7 @@ mutation 'withdraw returns permits that were handed over' release.rs \
 mutation 'a permit of another incarnation is accepted' release.rs \
     's/permit\.incarnation != self\.incarnation/permit.incarnation != permit.incarnation/'
 mutation 'a freed slot is not offered' release.rs \
-    's/self\.counters\.settle_if_awaited\(&self\.clients\.slab, permit\.home, self\.now\);//'
+    's/self\.counters\.update_ready_if_awaited\(&self\.clients\.slab, permit\.home, self\.now\);//'
 mutation 'weights are ignored' order.rs \
     's/counter\.deficit = counter\.weight;/counter.deficit = 1;/'
 mutation 'a turn never ends' order.rs \

@@ -38,6 +38,6 @@ planted 'a write is reported before its sync' $rows/writer.rs \
     's/let stopped = match commit\(groups, \&batch\) \{/tell(\&batch, \&mut listener);\n            let stopped = match commit(groups, \&batch) {/'
 planted 'a failed sync is reported as durable' $rows/writer.rs \
     's/Err\(error\) => Some\(error\),/Err(_) => { tell(\&batch, \&mut listener); None }/'
-planted 'the writes of a block continue after a failed one' storage/src/log/database.rs \
+planted 'the writes of a block continue after a failed one' storage/src/log/database/mod.rs \
     's/self\.writer\.broken = Some\(fault\.clone\(\)\);/let _ = \&mut self.writer;/'
 finish

@@ -19,35 +19,35 @@ unbroken
 
 mutation 'a permit without a head is lost' mod.rs \
     's/effects\.extend\(permits\.iter\(\)\.skip\(count as usize\)\.map\(VQueueEffect::ReturnPermit\)\);//'
-mutation 'a head in the future may run' settle.rs \
+mutation 'a head in the future may run' reconcile.rs \
     's/\.take_while\(\|key\| key\.run_at <= now\)//'
-mutation 'with a lock it asks before the last decision is answered' settle.rs \
+mutation 'with a lock it asks before the last decision is answered' reconcile.rs \
     's/usize::from\(dispatched == 0\)/1 + dispatched * 0/'
-mutation 'a paused vqueue asks' settle.rs \
+mutation 'a paused vqueue asks' reconcile.rs \
     's/if self\.config\.paused \|\| self\.config\.draining \{/if self.config.draining {/'
-mutation 'a draining vqueue decides' settle.rs \
+mutation 'a draining vqueue decides' reconcile.rs \
     's/if self\.config\.paused \|\| self\.config\.draining \{/if self.config.paused {/'
-mutation 'a changed lock request does not replace the acquire' settle.rs \
+mutation 'a changed lock request does not replace the acquire' reconcile.rs \
     's/self\.asked != Some\(lock\)/self.asked.is_none()/'
 mutation 'a retry asks for the lock as if it did not hold it' mod.rs \
     's/\(true, true\) => LockWish::Held\(head\.entry\)/(true, true) => LockWish::Take/'
 mutation 'a grant does not end the acquire' mod.rs \
     's/self\.asked\.take\(\)\.is_none\(\)/self.asked.is_none()/'
-mutation 'a rest forgets a possibly pending acquire' settle.rs \
+mutation 'a rest forgets a possibly pending acquire' reconcile.rs \
     's/ \|\| self\.may_stand \{/ {/'
-mutation 'goes cold with a refill in flight' settle.rs \
+mutation 'goes cold with a refill in flight' reconcile.rs \
     's/\|\| self\.inbox\.is_refill_in_flight\(\)//'
-mutation 'goes cold with unanswered decisions' settle.rs \
+mutation 'goes cold with unanswered decisions' reconcile.rs \
     's/\|\| self\.inbox\.dispatched\(\)\.len\(\) > 0;/;/'
-mutation 'goes cold as empty without a complete scan' settle.rs \
+mutation 'goes cold as empty without a complete scan' reconcile.rs \
     's/self\.inbox\.is_empty_for_sure\(\)/self.inbox.head().is_none()/'
 mutation 'a wake-up does not clear the timer' mod.rs \
     's/VQueueMessage::Wake => self\.armed = None/VQueueMessage::Wake => {}/'
-mutation 'the timer follows only the head' settle.rs \
+mutation 'the timer follows only the head' reconcile.rs \
     's/\[head, self\.retry_at\]/[head, None]/'
-mutation 'a failed refill is not tried again' settle.rs \
+mutation 'a failed refill is not tried again' reconcile.rs \
     's/if self\.retry_at\.is_some_and\(\|at\| at > now\)/if self.retry_at.is_some()/'
-mutation 'reads before it has set the timer' settle.rs \
+mutation 'reads before it has set the timer' reconcile.rs \
     's/let read = self\.refill_if_low\(now\);/if let Some(read) = self.refill_if_low(now) { effects.push(VQueueEffect::ReadInbox(read)); }/' \
     's/effects\.extend\(read\.map.*//'
 mutation 'a void decision is forgotten' mod.rs \

@@ -106,7 +106,7 @@ async fn the_last_failed_attempts_and_the_payload_of_any_entry_are_shown() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_lists_are_paged_and_complete() {
     use forebay::control::{Control, Request, Response};
-    use forebay_actors::node::EntryFilter;
+    use forebay_api::EntryFilter;
 
     const ENTRIES: usize = 2_500;
     let place = Place::new();

@@ -8,11 +8,8 @@ use forebay::{
     Builder, Context, EnqueueError, Entry, EntryId, HandlerError, HandlerOptions, PartitionId,
     RetryPolicy, Rules, Runtime, Timestamp, rules::RulesError,
 };
-use forebay_actors::node::NodeError;
-use forebay_messages::{
-    PartitionKey,
-    command::{Command, EntrySelector, VQueueSelector},
-};
+use forebay_actors::{error::NodeError, node::KeyRange};
+use forebay_messages::command::{Command, EntrySelector, VQueueSelector};
 
 use super::{
     families,
@@ -31,7 +28,7 @@ const TIMEOUT: Duration = Duration::from_millis(1_500);
 pub(super) struct Replacement {
     pub(super) id: PartitionId,
     pub(super) after: Duration,
-    pub(super) ranges: Vec<(PartitionKey, PartitionKey)>,
+    pub(super) ranges: Vec<KeyRange>,
 }
 
 /// The source of the time.

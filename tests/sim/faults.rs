@@ -6,6 +6,7 @@ use forebay::{
     Drain, PartitionId,
     testkit::{LogFault, MachineClock, Script, StoreFault},
 };
+use forebay_actors::node::KeyRange;
 use forebay_messages::{Epoch, PartitionKey};
 
 use super::{
@@ -127,7 +128,8 @@ impl World {
             false => vec![(first, last)],
         };
         let ranges = ranges.into_iter();
-        let ranges = ranges.map(|(first, last)| (PartitionKey(first), PartitionKey(last)));
+        let ranges = ranges
+            .map(|(first, last)| KeyRange { first: PartitionKey(first), last: PartitionKey(last) });
         let what = Replacement { id: view.id, after, ranges: ranges.collect() };
         self.note(format!("{what:?}"));
         self.table_changed = true;

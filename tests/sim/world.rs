@@ -8,7 +8,7 @@ use std::{
 
 use forebay::{
     PartitionId, Runtime, SharedLog, Stage, Timestamp,
-    testkit::{Disk, MachineClock, SeededRandom, Sim, SiteId, TaskHandle, Weather, launch},
+    testkit::{Disk, MachineClock, SeededRandom, Sim, SiteFaults, SiteId, TaskHandle, launch},
 };
 use forebay_actors::sim::SimHost;
 
@@ -354,9 +354,9 @@ impl World {
         let (site, sim_node) = self.sim.add_node(&self.nodes[index].disk);
         self.sim.set_log_delay(site, self.plan.log_delay_ms);
         self.sim.set_log_twice(site, self.plan.log_twice);
-        self.sim.set_weather(
+        self.sim.set_site_faults(
             site,
-            Weather {
+            SiteFaults {
                 scans_late_percent: self.plan.scans_late,
                 scan_delay_ms_max: self.plan.scan_delay_ms,
                 scans_fail_percent: self.plan.scans_fail,

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use forebay_api::{EntryFilter, FilterError};
 use forebay_engine::partition::{
     apply::{
         Acted, ENTRIES_PER_COMMAND_MAX, NeverMatches, Reply, Skip, check, check_can_match,
@@ -20,11 +21,8 @@ use forebay_messages::{
 };
 
 use crate::{
-    error::{FilterError, NodeError},
-    inspect::{
-        EntryFilter,
-        query::{selector, wants_outcome},
-    },
+    error::NodeError,
+    inspect::query::{selector, wants_outcome},
     peers::ReplicaRows,
 };
 

@@ -29,7 +29,7 @@ impl Drop for Release {
 }
 
 /// Rows that the log continues from; holds off trimming until the replica has subscribed.
-pub(crate) struct Rows {
+pub(crate) struct StartRows {
     pub(crate) store: PartitionStore,
     pub(crate) state: State,
     pub(crate) hold: Option<Release>,
@@ -61,11 +61,11 @@ impl RowSource {
         &self,
         partition: PartitionId,
         log: LogHandle,
-    ) -> Result<Rows, NodeError> {
+    ) -> Result<StartRows, NodeError> {
         let store = self.store.partition(partition)?;
         let state = State::load(&store)?;
         if self.gap_after(partition, state.applied_lsn).is_none() {
-            return Ok(Rows { store, state, hold: None });
+            return Ok(StartRows { store, state, hold: None });
         }
         drop(store);
         let hold = hold_trim(log).await?;
@@ -81,7 +81,7 @@ impl RowSource {
         let state = State::load(&store)?;
         match self.gap_after(partition, state.applied_lsn) {
             Some(first) => Err(NodeError::Gap { partition, applied: through, first }),
-            None => Ok(Rows { store, state, hold: Some(hold) }),
+            None => Ok(StartRows { store, state, hold: Some(hold) }),
         }
     }
 

@@ -36,7 +36,7 @@ struct Tables {
 
 impl Tables {
     /// Recomputes which handler serves which service.
-    fn settle(&mut self) -> Changed {
+    fn rebuild(&mut self) -> Changed {
         let mut serving = self.own.clone();
         for (service, _) in self.aliases.iter() {
             let handler = self.aliases.follow(service).find_map(|name| self.own.get(name));
@@ -59,7 +59,7 @@ pub(super) struct Handlers(RwLock<Tables>);
 impl Handlers {
     pub(super) fn new(own: HashMap<String, Arc<dyn Handler>>) -> Self {
         let mut tables = Tables { own: own.into_iter().collect(), ..Tables::default() };
-        tables.settle();
+        tables.rebuild();
         Self(RwLock::new(tables))
     }
 
@@ -80,13 +80,13 @@ impl Handlers {
             return None;
         }
         tables.own.insert(service.to_owned(), handler);
-        Some(tables.settle())
+        Some(tables.rebuild())
     }
 
     pub(super) fn set_aliases(&self, aliases: Aliases) -> Changed {
         let mut tables = self.0.write().unwrap_or_else(PoisonError::into_inner);
         tables.aliases = aliases;
-        tables.settle()
+        tables.rebuild()
     }
 }
 

@@ -18,5 +18,9 @@ pub use faults::FaultPlan;
 pub use port::Host;
 pub use threads::Threads;
 
-pub(crate) use arbiter::{Arbiter, Job};
-pub(crate) use port::{HANDLER, Spawned};
+pub(crate) use arbiter::Arbiter;
+#[cfg(feature = "testkit")]
+pub(crate) use arbiter::Job;
+#[cfg(feature = "testkit")]
+pub(crate) use port::HANDLER;
+pub(crate) use port::Spawned;

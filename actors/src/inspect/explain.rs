@@ -282,7 +282,7 @@ fn governed(rules: &RuleLookup, name: &VQueueName) -> Vec<GovernedView> {
         key,
         rule: rule.id.printed(),
         pattern: rule.pattern.to_string(),
-        limits: rule.limits.into(),
+        limits: rule.limits,
     });
     all.collect()
 }

@@ -97,9 +97,5 @@ fn governs(now: &RuleLookup, then: &RuleLookup, key: &[ByteString]) -> Vec<Gover
 }
 
 fn rule_ref(rule: &GoverningRule) -> RuleRefView {
-    RuleRefView {
-        rule: rule.id.printed(),
-        pattern: rule.pattern.to_string(),
-        limits: rule.limits.into(),
-    }
+    RuleRefView { rule: rule.id.printed(), pattern: rule.pattern.to_string(), limits: rule.limits }
 }

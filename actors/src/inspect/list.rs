@@ -12,7 +12,7 @@ use forebay_messages::{EntryId, command::EntrySelector};
 use forebay_storage::partition::{Ended, LISTED_ROWS_MAX, ListQuery, Listed, ListedRow};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{error::NodeError, peers::ReplicaRows};
+use crate::{error::NodeError, peers::ReplicaRows, table::KeyRange};
 
 use super::{
     Inspect,
@@ -74,7 +74,7 @@ fn page(
     let mut page = EntryPage { entries: Vec::new(), next: None, looked_at: 0 };
     let mut last = after;
     for partition in partitions {
-        let (first_key, last_key) = partition.range;
+        let KeyRange { first: first_key, last: last_key } = partition.range;
         if after.is_some_and(|after| after.partition_key > last_key) {
             continue;
         }

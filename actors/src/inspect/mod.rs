@@ -21,13 +21,6 @@ use forebay_storage::log::LogStore;
 
 use crate::{executor::Executor, registry::Registry, rules::Rules};
 
-pub use forebay_api::{
-    BlockView, BytesView, DETAIL_BYTES_MAX, EntryCount, EntryCursor, EntryDetails, EntryFilter,
-    EntryOutcome, EntryPage, EntryView, ExplainView, FailedAttemptView, GovernedView, GovernsView,
-    KeyImpact, LISTED_BYTES_MAX, LimitView, LimitsView, PAGE_ENTRIES_MAX, PartitionView, RateView,
-    Reason, ReplicaRole, RetryView, RuleRefView, RulesImpact, ServiceCounts, StatusView,
-    TREE_ENTRIES_MAX, TreeEntryView, TreeView, UnservedView, VQueueView, WAITS_SHOWN_MAX,
-};
 pub use holdups::HeldBy;
 pub use list::PAGE_ROWS_MAX;
 pub use queues::{VQueueFilter, VQueuePage};

@@ -8,7 +8,7 @@ use forebay_engine::partition::{rows::VQueueMeta, store::SeedRows};
 use forebay_messages::{EntryId, PartitionId, VQueueId};
 use forebay_storage::partition::{BytesHead, Head};
 
-use crate::{error::NodeError, peers::ReplicaRows, unserved::Unheard};
+use crate::{error::NodeError, peers::ReplicaRows, table::KeyRange, unserved::Unheard};
 
 use super::{
     Inspect, PAGE_ROWS_MAX,
@@ -94,7 +94,7 @@ fn page(
     let selector = selector(&filter.entries)?;
     let (mut found, mut looked_at) = (Vec::new(), 0);
     for (_, partition) in partitions {
-        let (first, last) = partition.range;
+        let KeyRange { first, last } = partition.range;
         if after.is_some_and(|after| after.partition_key > last) {
             continue;
         }

@@ -44,7 +44,7 @@ impl AllRows {
     /// The rows of the partition that owns an entry, if one does.
     fn owner(&self, id: EntryId) -> Option<&ReplicaRows> {
         let key = id.partition_key;
-        let owns = |rows: &&ReplicaRows| rows.range.0 <= key && key <= rows.range.1;
+        let owns = |rows: &&ReplicaRows| rows.range.contains(key);
         self.0.iter().map(|(_, rows)| rows).find(owns)
     }
 

@@ -54,7 +54,7 @@ fn glance(
     };
     let view = PartitionView {
         id,
-        range: (replica.range.0.0, replica.range.1.0),
+        range: (replica.range.first.0, replica.range.last.0),
         node: registry.node.0,
         role,
         open,

@@ -32,30 +32,26 @@ use forebay_storage::{
 use tokio::sync::oneshot;
 
 use crate::{
+    access::Access,
+    cluster::SharedLog,
+    error::NodeError,
     executor::Executor,
     handlers::Handlers,
     host::{FaultPlan, Spawned},
+    inspect::Inspect,
     log_writer::TrimLog,
     registry::Registry,
     rules::Rules,
-    table::KeyRange,
 };
 
-pub use crate::{
-    access::*,
-    cluster::{LEASE, LEASE_LOOK_MS, SharedLog},
-    error::{ErrorKind, FilterError, NodeError},
-    inspect::*,
-    registry::{PartitionGauges, PartitionStatus},
-};
-pub use forebay_storage::OpenError;
+pub use crate::table::KeyRange;
 pub use partitions::Partitions;
 
 use machinery::Machinery;
 
 /// Where a node keeps its data.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum DataPlace {
     /// In a directory, for this node alone.
     Directory(PathBuf),
     /// In memory; lost with the node.
@@ -69,7 +65,7 @@ pub enum Place {
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// Where it keeps its data.
-    pub place: Place,
+    pub place: DataPlace,
     /// How long to wait for a data directory that another process uses.
     pub in_use_wait: Duration,
     /// See [`forebay_storage::Medium::with_small_buffers`].

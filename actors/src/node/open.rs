@@ -30,7 +30,7 @@ use crate::{
 };
 
 use super::{
-    Node, NodeConfig, Place,
+    DataPlace, Node, NodeConfig,
     machinery::{Machinery, Parts},
     partitions::{Partitions, ReplicaOptions},
     snapshot::tell_snapshots,
@@ -51,14 +51,14 @@ struct Storage {
 fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
     let shared = config.shared.as_ref();
     match (&config.place, shared) {
-        (Place::Memory, Some(shared)) => Ok(Storage {
+        (DataPlace::Memory, Some(shared)) => Ok(Storage {
             data_dir: None,
             node: shared.next_node(),
             log: shared.log(),
             metadata: shared.metadata(),
             store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
         }),
-        (Place::Directory(path), Some(shared)) => {
+        (DataPlace::Directory(path), Some(shared)) => {
             let data_dir = DataDir::open_within(path, config.in_use_wait)?;
             Ok(Storage {
                 node: shared.next_node(),
@@ -68,7 +68,7 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
                 data_dir: Some(data_dir),
             })
         }
-        (Place::Memory, None) => Ok(Storage {
+        (DataPlace::Memory, None) => Ok(Storage {
             data_dir: None,
             node: NodeId(1),
             log: Arc::new(MemoryLog::new()),
@@ -76,7 +76,7 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
             store: Arc::new(Store::open(Path::new(MEMORY_STORE), &Medium::memory()?)?),
         }),
         #[cfg(feature = "testkit")]
-        (Place::Disk(disk), shared) => {
+        (DataPlace::Disk(disk), shared) => {
             let (log, metadata, store) = disk.open()?;
             Ok(Storage {
                 data_dir: None,
@@ -86,7 +86,7 @@ fn open_storage(config: &NodeConfig) -> Result<Storage, NodeError> {
                 store,
             })
         }
-        (Place::Directory(path), None) => {
+        (DataPlace::Directory(path), None) => {
             let data_dir = DataDir::open_within(path, config.in_use_wait)?;
             let medium = Medium::disk();
             let medium = if config.small_buffers { medium.with_small_buffers() } else { medium };

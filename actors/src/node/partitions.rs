@@ -15,7 +15,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     access::Access,
-    cluster::copy_rows::{RowSource, Rows},
+    cluster::copy_rows::{RowSource, StartRows},
     error::NodeError,
     executor::Executor,
     log_writer::LogCommand,
@@ -76,7 +76,8 @@ impl Partitions {
     /// Starts a partition of the table. Waits until it has applied the log and, unless another node
     /// leads or it must not, until it leads.
     pub(crate) async fn start_partition(&self, row: Row) -> Result<(), NodeError> {
-        let Rows { store, state, hold } = self.rows.rows_of(row.id, self.machinery.log()?).await?;
+        let StartRows { store, state, hold } =
+            self.rows.rows_of(row.id, self.machinery.log()?).await?;
         let (applied, end) = (state.applied_lsn, self.rows.log_store.end(row.id));
         if applied > end {
             return Err(NodeError::StorageFailed(format!(
@@ -249,7 +250,7 @@ impl Partitions {
             Err(NodeError::UnknownPartition(_)) => Ok(()),
             stopped => stopped,
         };
-        if let Some((first, last)) = range {
+        if let Some(KeyRange { first, last }) = range {
             // Its keys may soon have another owner.
             let idle = self.executor.range_idle(first, last);
             if tokio::time::timeout(STOPPED_WITHIN, idle).await.is_err() {

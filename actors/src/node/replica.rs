@@ -147,7 +147,7 @@ impl LocalReplica {
         let (address, orders) = (partition.address.clone(), supervisor.address.clone());
         let replica = ReplicaHandle {
             rows: ReplicaRows {
-                range: (row.first, row.last),
+                range: row.range(),
                 store: store.clone(),
                 clock: Arc::clone(clock),
             },

@@ -145,13 +145,13 @@ impl Node {
         let changing = self.partitions.changing.lock().await;
         let replicas = self.registry.replicas_here();
         // Reported ends go through the log before the partitions stop.
-        self.settle(&replicas).await;
+        self.await_applied(&replicas).await;
         // Interrupted attempts are returned, so that the next start does not count them as
         // interrupted by the death of this process.
         for (_, replica) in &replicas {
             replica.partition.address.send(PartitionInput::HandBack);
         }
-        self.settle(&replicas).await;
+        self.await_applied(&replicas).await;
         let mut flushed = Ok(());
         for (partition, replica) in &replicas {
             replica.supervisor.address.send(LeadershipInput::StepDown);
@@ -211,7 +211,7 @@ impl Node {
 
     /// Waits until everything sent to the partitions so far has gone through the log and back: it
     /// was batched, written and applied.
-    async fn settle(&self, replicas: &[(PartitionId, ReplicaHandle)]) {
+    async fn await_applied(&self, replicas: &[(PartitionId, ReplicaHandle)]) {
         for _ in 0..3 {
             for (partition, replica) in replicas {
                 // A question that the partition answers at once, in the order of its mailbox.

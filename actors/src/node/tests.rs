@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The keys of the upper one of two partitions.
-const UPPER: KeyRange = (PartitionKey(1 << 63), PartitionKey(u64::MAX));
+const UPPER: KeyRange = KeyRange { first: PartitionKey(1 << 63), last: PartitionKey(u64::MAX) };
 
 struct Echo;
 
@@ -38,7 +38,7 @@ async fn start(partitions: u32) -> Arc<Node> {
         HashMap::from([("work".to_owned(), Arc::new(Echo) as _)]);
     let executor = Executor::new(tokio::runtime::Handle::current(), handlers, || 0);
     let config = NodeConfig {
-        place: Place::Memory,
+        place: DataPlace::Memory,
         in_use_wait: Duration::ZERO,
         small_buffers: true,
         partitions: Some(partitions),

@@ -68,7 +68,7 @@ async fn walk(
         let calls = calls.filter_map(|((entry, key), row)| {
             let child = row.child?;
             let key_of = child.partition_key;
-            let is_gone = gone.iter().any(|(first, last)| *first <= key_of && key_of <= *last);
+            let is_gone = gone.iter().any(|range| range.contains(key_of));
             is_gone.then_some(FailedCall { entry, key, child })
         });
         fail(registry, partition, calls.collect()).await?;

@@ -127,6 +127,6 @@ impl Registry {
 
 /// The command that brings a rule book to a partition.
 fn upsert_rule_book(range: KeyRange, rule_book: bytes::Bytes) -> Command {
-    let (key_first, key_last) = range;
+    let KeyRange { first: key_first, last: key_last } = range;
     Command::UpsertRuleBook(UpsertRuleBook { key_first, key_last, rule_book })
 }

@@ -35,7 +35,7 @@ use crate::{
 
 pub use disk::Disk;
 pub use host::{SimHost, TaskHandle};
-pub use site::Weather;
+pub use site::SiteFaults;
 
 use log::Writer;
 use site::{Choice, Site};
@@ -76,8 +76,24 @@ impl SimNode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SiteId(u32);
 
-/// One step of a trace: when, in which incarnation of a node, what, which one.
-pub type TraceStep = (Timestamp, u32, &'static str, u64);
+impl std::fmt::Display for SiteId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One step of a trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceStep {
+    /// When.
+    pub at: Timestamp,
+    /// The incarnation of a node, or the log.
+    pub site: SiteId,
+    /// The kind of the step: the name of an actor or of a future, or what else was done.
+    pub name: &'static str,
+    /// Which one of that kind.
+    pub number: u64,
+}
 
 /// A seeded, single-threaded host of nodes. It must be driven inside a tokio runtime
 /// whose clock is paused.
@@ -185,9 +201,9 @@ impl Sim {
     }
 
     /// Sets how late and how badly a node's threads work from now on.
-    pub fn set_weather(&mut self, site: SiteId, weather: Weather) {
+    pub fn set_site_faults(&mut self, site: SiteId, faults: SiteFaults) {
         if let Some(site) = self.sites.get_mut(&site) {
-            site.weather = weather;
+            site.faults = faults;
         }
     }
 
@@ -282,7 +298,7 @@ impl Sim {
         }
         let (id, choice) = all[self.random.below(all.len())];
         let (name, number) = self.perform(id, choice);
-        self.trace.push((now, id.0, name, number));
+        self.trace.push(TraceStep { at: now, site: id, name, number });
         true
     }
 

@@ -24,7 +24,7 @@ use crate::{
 
 /// How late and how badly the threads of a node work. Everything is random by the seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Weather {
+pub struct SiteFaults {
     /// Percentage of inbox scans that are left to a refill worker.
     pub scans_late_percent: usize,
     /// Maximum time that a refill worker takes, in milliseconds.
@@ -61,7 +61,7 @@ type Answer = Box<dyn FnOnce()>;
 pub(super) struct Site {
     pub(super) host: SimHost,
     pub(super) world: SimWorld,
-    pub(super) weather: Weather,
+    pub(super) faults: SiteFaults,
     scans: Vec<(Timestamp, RefillJob)>,
     /// Scans that have read and whose answers are in flight: the data may be out of date when they
     /// arrive.
@@ -84,7 +84,7 @@ impl Site {
         Self {
             host,
             world,
-            weather: Weather::default(),
+            faults: SiteFaults::default(),
             scans: Vec::new(),
             scanned: Vec::new(),
             tasks: BTreeMap::new(),
@@ -111,7 +111,7 @@ impl Site {
         };
         for task in self.tasks.values_mut() {
             if task.stops_at.is_none() && task.handle.is_aborted() {
-                let ms_max = if task.name == HANDLER { self.weather.stop_delay_ms_max } else { 0 };
+                let ms_max = if task.name == HANDLER { self.faults.stop_delay_ms_max } else { 0 };
                 let at = delayed(self.time.now(), ms_max, random);
                 self.stops.set(at, || {});
                 task.stops_at = Some(at);
@@ -122,7 +122,7 @@ impl Site {
             self.next_task += 1;
         }
         for job in scans {
-            let due = self.delay(self.weather.scan_delay_ms_max, random);
+            let due = self.delay(self.faults.scan_delay_ms_max, random);
             self.scans.push((due, job));
         }
     }
@@ -162,7 +162,7 @@ impl Site {
     ) -> (&'static str, u64) {
         match choice {
             Choice::Actor(number) => {
-                let late = random.below(100) < self.weather.scans_late_percent;
+                let late = random.below(100) < self.faults.scans_late_percent;
                 self.host.tray().scans_block = late;
                 (self.world.step_actor(number), number)
             }
@@ -175,7 +175,7 @@ impl Site {
             }
             Choice::Scan(index) => {
                 let (_, job) = self.scans.remove(index);
-                if random.below(100) < self.weather.scans_fail_percent {
+                if random.below(100) < self.faults.scans_fail_percent {
                     let reason = "the simulation says so".to_owned();
                     let failed = RefillFailed { id: job.request.id, reason };
                     job.reply_to.send(VQueueMessage::RefillFailed(failed));
@@ -203,7 +203,7 @@ impl Site {
             true
         };
         refill::run(RefillJob { store, request, reply_to: Ref::new(keep) }, &FaultPlan::default());
-        let due = self.delay(self.weather.scan_delay_ms_max, random);
+        let due = self.delay(self.faults.scan_delay_ms_max, random);
         let answer = Box::new(move || {
             if let Some(message) = found.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 reply_to.send(message);

@@ -1,7 +1,7 @@
 //! `forebay rules`.
 
 use clap::{Args, Subcommand};
-use forebay_messages::rule::Pattern;
+use forebay_messages::rule::{Edit, LimitsPatch, Pattern, Rate};
 
 use super::{ConcurrencyArg, RateArg, values::TestedRule};
 
@@ -90,6 +90,23 @@ pub(crate) struct RulesSetArgs {
     /// The purpose of the rule, as a note for readers
     #[arg(long, value_name = "TEXT", group = "change")]
     pub(crate) description: Option<String>,
+}
+
+impl RulesSetArgs {
+    /// The changes of limits.
+    pub(crate) fn limits(&self) -> LimitsPatch {
+        fn edit<T>(given: Option<Option<T>>) -> Edit<T> {
+            given.map_or(Edit::Keep, Edit::from)
+        }
+        let with_burst = |rate: Rate| Rate { burst: self.burst.unwrap_or(rate.burst), ..rate };
+        LimitsPatch {
+            concurrency: edit(self.concurrency.map(|arg| arg.0)),
+            rate: edit(self.rate.map(|arg| arg.0.map(with_burst))),
+            backlog: edit(self.backlog.map(|arg| arg.0)),
+            weight: edit(self.weight.map(|arg| arg.0)),
+            ..LimitsPatch::default()
+        }
+    }
 }
 
 /// Show what rules would do, without setting them

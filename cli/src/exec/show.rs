@@ -13,7 +13,8 @@ use std::{
 };
 
 use forebay::Runtime;
-use forebay_actors::node::{EntryFilter, HeldBy};
+use forebay_actors::inspect::HeldBy;
+use forebay_api::EntryFilter;
 use tokio::task::JoinHandle;
 
 use super::{progress::View, runner::Runner, screen::Screen};

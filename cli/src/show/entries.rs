@@ -4,7 +4,7 @@ use forebay::{
     EntryView, Stage,
     control::{Request, Response},
 };
-use forebay_actors::node::VQueueView;
+use forebay_api::VQueueView;
 use serde_json::{Map, Value};
 
 use super::{

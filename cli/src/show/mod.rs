@@ -12,10 +12,14 @@ mod work;
 use std::time::Duration;
 
 use comfy_table::{Table, presets::NOTHING};
-use forebay::control::{RateView, Request, Response};
+use forebay::{
+    Rate,
+    control::{Request, Response},
+};
 
-use super::inspect::AskError;
+use super::ask_error::AskError;
 
+pub(super) use rules::allowed;
 pub(crate) use work::command_line;
 
 /// Prints the parts of an answer as they arrive.
@@ -116,7 +120,7 @@ fn as_text(response: &Response) -> Result<String, AskError> {
 pub(super) use work::safe;
 
 /// What a queue runs now or next, on one line.
-pub(super) fn next_of(queue: &forebay_actors::node::VQueueView) -> String {
+pub(super) fn next_of(queue: &forebay_api::VQueueView) -> String {
     work::Work::of(&queue.service, queue.payload.as_ref(), None).line()
 }
 
@@ -143,7 +147,7 @@ pub(super) fn time(millis: u64) -> String {
     }
 }
 
-pub(super) fn rate(rate: RateView) -> String {
+pub(super) fn rate(rate: Rate) -> String {
     let every = std::time::Duration::from_millis(rate.period_ms);
     format!("{} per {every:?}, burst {}", rate.tokens, rate.burst)
 }
@@ -159,7 +163,7 @@ pub(super) fn or_dash(text: Option<&String>) -> String {
 }
 
 /// A limit.
-pub(super) fn or_none(limit: Option<u32>) -> String {
+pub(super) fn or_none(limit: Option<impl ToString>) -> String {
     limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
 }
 

@@ -1,6 +1,8 @@
-//! Rule books, for display.
+//! Rule books and limits, for display.
 
-use forebay::control::BookView;
+use std::num::NonZeroU32;
+
+use forebay::{Limits, control::BookView};
 
 use super::{finish, or_dash, or_none, rate, table, time};
 
@@ -25,7 +27,7 @@ pub(super) fn rule_table(book: &BookView) -> String {
             or_none(rule.limits.concurrency),
             rule.limits.rate.map_or_else(|| "none".to_owned(), rate),
             or_none(rule.limits.backlog),
-            rule.limits.weight.unwrap_or(1).to_string(),
+            rule.limits.weight.map_or(1, NonZeroU32::get).to_string(),
             rule.version.to_string(),
             if rule.disabled { "no" } else { "yes" }.to_owned(),
             if rule.limits.paused { "yes" } else { "no" }.to_owned(),
@@ -48,4 +50,15 @@ pub(super) fn history(books: &[BookView]) -> String {
         ]);
     }
     finish(&table, books.len(), "earlier rule books")
+}
+
+/// The limits of a rule, in words.
+pub(crate) fn allowed(limits: &Limits) -> String {
+    let mut words = Vec::new();
+    words.extend(limits.concurrency.map(|limit| format!("concurrency {limit}")));
+    words.extend(limits.rate.map(|limit| format!("rate {}", rate(limit))));
+    words.extend(limits.backlog.map(|limit| format!("backlog {limit}")));
+    words.extend(limits.weight.map(|weight| format!("weight {weight}")));
+    words.extend(limits.paused.then(|| "paused".to_owned()));
+    if words.is_empty() { "no limit".to_owned() } else { words.join(", ") }
 }

@@ -5,10 +5,8 @@
 use std::collections::HashMap;
 
 use forebay::explain::{ExplainView, LimitView, Reason};
-use forebay_actors::{
-    node::VQueueView,
-    shell::{Clock as _, WallClock},
-};
+use forebay_actors::shell::{Clock as _, WallClock};
+use forebay_api::VQueueView;
 
 use super::look::View;
 use crate::{

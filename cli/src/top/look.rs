@@ -17,7 +17,7 @@ use forebay::{
     control::{Control, ControlError, NodeView, Request, Response},
     explain::LimitView,
 };
-use forebay_actors::node::{EntryFilter, ServiceCounts, VQueueView};
+use forebay_api::{EntryFilter, ServiceCounts, VQueueView};
 use tokio::sync::{Notify, watch};
 
 use super::blocks;

@@ -232,7 +232,7 @@ mod tests {
     use std::time::Instant;
 
     use forebay::PartitionId;
-    use forebay_actors::node::ServiceCounts;
+    use forebay_api::ServiceCounts;
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::{super::look::ServiceRow, *};

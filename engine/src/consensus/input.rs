@@ -232,7 +232,7 @@ pub enum Answer {
         /// The request.
         request: RequestId,
         /// The reason.
-        refusal: Refusal,
+        refusal: ProposalRefusal,
     },
     /// Leadership was lost: the block may be decided later or never.
     Unknown {
@@ -243,7 +243,7 @@ pub enum Answer {
 
 /// Why nothing was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ProposalRefusal {
     /// Ask the leader, if one is known.
     NotLeader(Option<StorageId>),
     /// A limit on undecided entries was reached: retry after the next decision.

@@ -20,9 +20,11 @@ pub use codec::{DecodeError, FORMAT};
 pub(crate) use codec::{Put, Reader, put_segment, read_segment};
 pub use entry::{Barrier, Entry, RunningHash, Seal};
 pub use group::{Group, OpenError};
-pub use input::{Answer, Effect, Input, Leadership, Reason, Refusal, RequestId, Term, Write};
+pub use input::{
+    Answer, Effect, Input, Leadership, ProposalRefusal, Reason, RequestId, Term, Write,
+};
 pub use limits::Limits;
 pub use message::{
     BallotNumber, Body, Envelope, Heartbeat, Hello, PeerMemory, Row, Session, Standing,
 };
-pub use rows::{Identity, Recovered, Rows};
+pub use rows::{GroupRows, Identity, Recovered};

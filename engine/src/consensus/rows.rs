@@ -52,7 +52,7 @@ pub struct Recovered {
 
 /// The rows of one group.
 #[derive(Clone, Debug, Default)]
-pub struct Rows {
+pub struct GroupRows {
     segments: Vec<Segment>,
     votes: bool,
     promise: Option<Ballot>,
@@ -63,7 +63,7 @@ pub struct Rows {
     peers: BTreeMap<StorageId, PeerMemory>,
 }
 
-impl Rows {
+impl GroupRows {
     /// Rows of a group that starts with `segment`.
     #[must_use]
     pub fn new(segment: Segment, votes: bool) -> Self {

@@ -45,7 +45,7 @@ impl Limiter {
             return self.grant(index, count, effects);
         }
         self.wait_for_counters(index);
-        self.counters.settle(&self.clients.slab, home, self.now);
+        self.counters.update_ready(&self.clients.slab, home, self.now);
     }
 
     fn admit(&mut self, ask: Acquire) -> ClientIndex {
@@ -71,10 +71,10 @@ impl Limiter {
             }
             _ => return,
         }
-        self.counters.settle(&self.clients.slab, home, self.now);
+        self.counters.update_ready(&self.clients.slab, home, self.now);
     }
 
-    /// Takes a client out of the list it waits in. The caller settles its home.
+    /// Takes a client out of the list it waits in. The caller updates what is ready there.
     pub(super) fn stop_waiting(&mut self, index: ClientIndex) {
         let client = &mut self.clients.slab[index];
         match client.waits {
@@ -101,7 +101,7 @@ impl Limiter {
         let home = self.clients.slab[index].home;
         if self.clients.slab[index].waits != Waits::No {
             self.stop_waiting(index);
-            self.counters.settle(&self.clients.slab, home, self.now);
+            self.counters.update_ready(&self.clients.slab, home, self.now);
         }
         // Removing the last permit removes the client.
         let permits: Vec<_> = self.clients.slab[index].granted.iter(&self.permits.slab).collect();

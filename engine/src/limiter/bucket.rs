@@ -42,7 +42,7 @@ impl Bucket {
     /// Changes the rate. Existing tokens stay, up to the new burst; a full bucket stays full (and
     /// so does one that was forgotten because it was full).
     pub(super) fn set_rate(&mut self, rate: Rate, now: Timestamp) {
-        self.settle(now);
+        self.advance_to(now);
         let was_full = self.credit == self.full();
         let before = u128::from(self.rate.period_ms);
         self.rate = normal(rate);
@@ -61,7 +61,7 @@ impl Bucket {
 
     /// Takes available tokens.
     pub(super) fn take(&mut self, count: u32, now: Timestamp) {
-        self.settle(now);
+        self.advance_to(now);
         let cost = self.cost(count);
         self.credit = self.credit.checked_sub(cost).expect("took an unavailable token");
         if self.tokens(now) == 0 {
@@ -71,7 +71,7 @@ impl Bucket {
 
     /// Puts back tokens of permits that were never used.
     pub(super) fn put(&mut self, count: u32, now: Timestamp) {
-        self.settle(now);
+        self.advance_to(now);
         self.credit = (self.credit + self.cost(count)).min(self.full());
     }
 
@@ -95,7 +95,7 @@ impl Bucket {
         Timestamp(now.0.saturating_add(u64::try_from(millis).unwrap_or(u64::MAX)))
     }
 
-    fn settle(&mut self, now: Timestamp) {
+    fn advance_to(&mut self, now: Timestamp) {
         self.credit = self.credit_at(now);
         self.at = now;
     }

@@ -39,7 +39,7 @@ impl Limiter {
                 count = requested.min(turn).min(free).min(self.counters.room(home, self.now));
                 self.grant(index, count, effects);
             }
-            self.counters.settle(&self.clients.slab, home, self.now);
+            self.counters.update_ready(&self.clients.slab, home, self.now);
             self.counters.took(group, count);
         }
     }
@@ -68,7 +68,8 @@ impl Limiter {
         effects.push(LimiterEffect::Granted(Granted { handle: client.handle, permits }));
     }
 
-    /// A client starts to wait behind its counters, or for capacity. The caller settles.
+    /// A client starts to wait behind its counters, or for capacity. The caller updates
+    /// what is ready.
     pub(super) fn wait_for_counters(&mut self, index: ClientIndex) {
         self.last_ticket += 1;
         self.counters.queue(&mut self.clients.slab, index, self.last_ticket);

@@ -221,13 +221,13 @@ impl Limiter {
         }
     }
 
-    fn settle_capacity(&mut self, effects: &mut Effects) {
+    fn update_capacity(&mut self, effects: &mut Effects) {
         let Balance { want, give_back } = self.lease.balance(self.counters.ring.len());
         effects.extend(want.map(LimiterEffect::WantCapacity));
         effects.extend(give_back.map(LimiterEffect::ReturnCapacity));
     }
 
-    fn settle_timer(&mut self, effects: &mut Effects) {
+    fn update_timer(&mut self, effects: &mut Effects) {
         let Some(&(next, _)) = self.counters.timers.first() else { return };
         if self.timer.is_none_or(|set| next < set) {
             self.timer = Some(next);
@@ -258,8 +258,8 @@ impl Machine for Limiter {
         }
         self.receive(message, effects);
         self.grant_ready(None, effects);
-        self.settle_capacity(effects);
-        self.settle_timer(effects);
+        self.update_capacity(effects);
+        self.update_timer(effects);
     }
 
     fn check(&self) {

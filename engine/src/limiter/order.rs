@@ -7,8 +7,9 @@
 //! counter moves all clients behind it in a few steps, not one by one: a slot that flickers in
 //! front of 100,000 waiters costs the same as in front of one.
 //!
-//! Must always hold after `settle`: exactly the counters that meet the definition are ready. Hence,
-//! with capacity to spare the ring is empty, and no client waits while everything it needs is free.
+//! Must always hold after `update_ready`: exactly the counters that meet the definition are ready.
+//! Hence, with capacity to spare the ring is empty, and no client waits while everything it needs
+//! is free.
 //!
 //! Turns: between groups deficit round robin by weight (Shreedhar and Varghese, 1995: a group takes
 //! as many permits per turn as its weight); within a group first come, first served across all its
@@ -59,7 +60,12 @@ impl Counters {
     }
 
     /// Re-establishes readiness from a counter upwards, after any change of those counters.
-    pub(super) fn settle(&mut self, clients: &Slab<Client>, from: CounterIndex, now: Timestamp) {
+    pub(super) fn update_ready(
+        &mut self,
+        clients: &Slab<Client>,
+        from: CounterIndex,
+        now: Timestamp,
+    ) {
         let mut at = Some(from);
         while let Some(index) = at {
             let first = self.first_ticket(clients, index);
@@ -87,15 +93,16 @@ impl Counters {
         }
     }
 
-    /// Like [`Self::settle`], if any client waits in the group; otherwise nothing can have changed.
-    pub(super) fn settle_if_awaited(
+    /// Like [`Self::update_ready`], if any client waits in the group; otherwise nothing can have
+    /// changed.
+    pub(super) fn update_ready_if_awaited(
         &mut self,
         clients: &Slab<Client>,
         from: CounterIndex,
         now: Timestamp,
     ) {
         if self.slab[self.group(from)].waiting > 0 {
-            self.settle(clients, from, now);
+            self.update_ready(clients, from, now);
         }
     }
 
@@ -207,7 +214,7 @@ impl Counters {
             if time > now {
                 break;
             }
-            self.settle(clients, index, now);
+            self.update_ready(clients, index, now);
             fired = true;
         }
         fired

@@ -55,7 +55,7 @@ impl Pauses {
 
 impl Limiter {
     /// A client whose lock is free starts to wait for its service or its counters. The caller
-    /// settles its home.
+    /// updates what is ready at its home.
     pub(super) fn wait_for_rules(&mut self, index: ClientIndex) {
         let client = &mut self.clients.slab[index];
         if let Some(paused) = self.pauses.get_mut(&client.name.service) {
@@ -125,7 +125,7 @@ impl Limiter {
             self.stop_waiting(index);
             self.wait_for_rules(index);
             let home = self.clients.slab[index].home;
-            self.counters.settle(&self.clients.slab, home, self.now);
+            self.counters.update_ready(&self.clients.slab, home, self.now);
         }
     }
 }

@@ -60,7 +60,7 @@ impl Limiter {
             let woken = woken.indices;
             self.lock_is_free_for(&woken);
         }
-        self.counters.settle_if_awaited(&self.clients.slab, permit.home, self.now);
+        self.counters.update_ready_if_awaited(&self.clients.slab, permit.home, self.now);
         self.counters.release_hold(permit.home, self.now);
         freed
     }
@@ -82,7 +82,7 @@ impl Limiter {
         for index in woken {
             self.wait_for_rules(*index);
             let home = self.clients.slab[*index].home;
-            self.counters.settle(&self.clients.slab, home, self.now);
+            self.counters.update_ready(&self.clients.slab, home, self.now);
         }
     }
 }

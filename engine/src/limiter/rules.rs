@@ -55,7 +55,7 @@ impl Limiter {
         let concerned = self.concerned(updates);
         for index in &concerned {
             self.counters.govern(*index, &self.rules, self.now);
-            self.counters.settle(&self.clients.slab, *index, self.now);
+            self.counters.update_ready(&self.clients.slab, *index, self.now);
         }
         self.update_pauses(updates);
         // Only now, because forgetting a counter may forget its parents, which may be affected too

@@ -3,9 +3,8 @@
 //! Must always hold: an error says what to do about it. Must not know: how a batch is applied
 //! (`batch`).
 
-use std::num::NonZeroU32;
-
 use bytestring::ByteString;
+pub use forebay_messages::rule::{Edit, LimitsPatch};
 use forebay_messages::{
     RuleId,
     rule::{Limits, Pattern, RATE_PERIOD_MS_MAX, Rate},
@@ -29,122 +28,6 @@ pub enum Precondition {
     DoesNotExist,
     /// The pattern has a rule of this version.
     Matches(BookVersion),
-}
-
-/// The change of one field.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Edit<T> {
-    /// It keeps its value.
-    #[default]
-    Keep,
-    /// It becomes unlimited (absent).
-    Clear,
-    /// It is set to this value.
-    Set(T),
-}
-
-impl<T> Edit<T> {
-    fn apply(self, field: &mut Option<T>) {
-        match self {
-            Self::Keep => {}
-            Self::Clear => *field = None,
-            Self::Set(value) => *field = Some(value),
-        }
-    }
-}
-
-impl<T> From<Option<T>> for Edit<T> {
-    fn from(value: Option<T>) -> Self {
-        value.map_or(Self::Clear, Self::Set)
-    }
-}
-
-/// A change of some limits of a rule. The default changes nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LimitsPatch {
-    /// See [`Limits::concurrency`].
-    pub concurrency: Edit<NonZeroU32>,
-    /// See [`Limits::rate`].
-    pub rate: Edit<Rate>,
-    /// See [`Limits::weight`].
-    pub weight: Edit<NonZeroU32>,
-    /// See [`Limits::guaranteed`].
-    pub guaranteed: Edit<NonZeroU32>,
-    /// See [`Limits::backlog`].
-    pub backlog: Edit<NonZeroU32>,
-    /// See [`Limits::paused`]; `None` keeps it.
-    pub paused: Option<bool>,
-    /// A concurrency of 0 was given (see [`Limits::concurrency`]): the change is refused.
-    #[doc(hidden)]
-    pub is_zero: bool,
-}
-
-impl LimitsPatch {
-    /// Sets the limits given in `limits` and keeps the others and the pause.
-    #[must_use]
-    pub fn keeping_others(limits: Limits) -> Self {
-        fn set<T>(value: Option<T>) -> Edit<T> {
-            value.map_or(Edit::Keep, Edit::Set)
-        }
-        Self {
-            concurrency: set(limits.concurrency),
-            rate: set(limits.rate),
-            weight: set(limits.weight),
-            guaranteed: set(limits.guaranteed),
-            backlog: set(limits.backlog),
-            paused: limits.paused.then_some(true),
-            is_zero: limits.is_zero,
-        }
-    }
-
-    /// Pauses or resumes and changes no limit.
-    #[must_use]
-    pub fn paused(paused: bool) -> Self {
-        Self { paused: Some(paused), ..Self::default() }
-    }
-
-    /// Whether it sets no limit. It may remove some.
-    fn only_pauses(self) -> bool {
-        fn sets<T>(edit: &Edit<T>) -> bool {
-            matches!(edit, Edit::Set(_))
-        }
-        let Self { concurrency, rate, weight, guaranteed, backlog, paused: _, is_zero: _ } = self;
-        let counts = [&concurrency, &weight, &guaranteed, &backlog];
-        !sets(&rate) && !counts.into_iter().any(sets)
-    }
-
-    /// Whether it leaves all limits unchanged (it may change the pause).
-    pub(super) fn keeps_limits(self) -> bool {
-        self == Self { paused: self.paused, ..Self::default() }
-    }
-
-    /// The limits with this patch applied.
-    #[must_use]
-    pub fn applied_to(self, mut limits: Limits) -> Limits {
-        self.concurrency.apply(&mut limits.concurrency);
-        self.rate.apply(&mut limits.rate);
-        self.weight.apply(&mut limits.weight);
-        self.guaranteed.apply(&mut limits.guaranteed);
-        self.backlog.apply(&mut limits.backlog);
-        limits.paused = self.paused.unwrap_or(limits.paused);
-        limits
-    }
-}
-
-/// Replaces every limit: those missing from `limits` become unlimited, and a pause missing from it
-/// is lifted.
-impl From<Limits> for LimitsPatch {
-    fn from(limits: Limits) -> Self {
-        Self {
-            concurrency: limits.concurrency.into(),
-            rate: limits.rate.into(),
-            weight: limits.weight.into(),
-            guaranteed: limits.guaranteed.into(),
-            backlog: limits.backlog.into(),
-            paused: Some(limits.paused),
-            is_zero: limits.is_zero,
-        }
-    }
 }
 
 /// A change of some fields of a rule. The default changes nothing.

@@ -1,7 +1,7 @@
 //! The machine of one active vqueue: when to ask for permits, and which entry each permit is for.
 //!
 //! Owns: the inbox cache, the one outstanding `Acquire`, the one timer. Each message only updates
-//! the state; then `settle` compares the state with what should be outstanding and emits the
+//! the state; then `reconcile` compares the state with what should be outstanding and emits the
 //! difference. No message has its own path to an effect, so none can forget one.
 //!
 //! Guarantees, shown by the model in `tests/vqueue`:
@@ -26,7 +26,7 @@
 mod check;
 mod effect;
 mod gone;
-mod settle;
+mod reconcile;
 
 use std::time::Duration;
 
@@ -280,7 +280,7 @@ impl Machine for VQueue {
 
     /// Starts to read the inbox, unless paused.
     fn start(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
-        self.settle(now, effects);
+        self.reconcile(now, effects);
     }
 
     fn step(&mut self, now: Timestamp, input: VQueueMessage, effects: &mut Vec<VQueueEffect>) {
@@ -299,7 +299,7 @@ impl Machine for VQueue {
             VQueueMessage::Passivate => return self.on_passivate(now, false, effects),
             VQueueMessage::MakeRoom => return self.on_passivate(now, true, effects),
         }
-        self.settle(now, effects);
+        self.reconcile(now, effects);
     }
 
     fn check(&self) {

@@ -23,7 +23,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use forebay_engine::consensus::{Recovered, Row, Rows, Segment, Write};
+use forebay_engine::consensus::{GroupRows, Recovered, Row, Segment, Write};
 use rocksdb::WriteBatch;
 
 use crate::{
@@ -193,12 +193,12 @@ impl Groups {
     }
 
     /// After a lost quorum, continues the group with this node alone and everything it accepted.
-    /// See [`Rows::continue_alone`]. Blocks.
+    /// See [`GroupRows::continue_alone`]. Blocks.
     ///
     /// # Errors
     /// As [`Self::recover`] and [`Self::commit`].
     pub fn continue_alone(&self, number: u32) -> Result<(), ConsensusError> {
-        let writes = Rows::alone(&self.recover(number)?, self.node.member());
+        let writes = GroupRows::alone(&self.recover(number)?, self.node.member());
         self.commit(&[GroupWrites { group: number, writes: &writes }])?;
         self.finish_writes()
     }

@@ -21,7 +21,7 @@ use super::{
 const DIGEST_READAHEAD_BYTES: usize = 1 << 20;
 
 /// Rows of a table, in key order. Ends after the first error.
-pub(super) struct Rows<'a, T> {
+pub(super) struct StoredRows<'a, T> {
     rows: Option<DBRawIteratorWithThreadMode<'a, DB>>,
     store: &'a PartitionStore,
     /// Skipped if it is the first key found.
@@ -47,7 +47,7 @@ impl PartitionStore {
         &'a self,
         family: &impl AsColumnFamilyRef,
         after: Option<&T::Key>,
-    ) -> Rows<'a, T> {
+    ) -> StoredRows<'a, T> {
         self.rows_before::<T>(family, after, T::end())
     }
 
@@ -57,13 +57,13 @@ impl PartitionStore {
         family: &impl AsColumnFamilyRef,
         after: Option<&T::Key>,
         end: Vec<u8>,
-    ) -> Rows<'a, T> {
+    ) -> StoredRows<'a, T> {
         let after = after.map(T::key_bytes);
         let mut options = bounded(after.clone().unwrap_or_else(|| T::KIND.to_vec()), end);
         options.set_background_purge_on_iterator_cleanup(true);
         let mut rows = self.shared.db.raw_iterator_cf_opt(family, options);
         rows.seek_to_first();
-        Rows { rows: Some(rows), store: self, after, table: PhantomData }
+        StoredRows { rows: Some(rows), store: self, after, table: PhantomData }
     }
 
     pub(super) fn read_error<T: Table>(&self, error: rocksdb::Error) -> StoreError {
@@ -155,7 +155,7 @@ pub(super) fn bounded(from: Vec<u8>, to: Vec<u8>) -> ReadOptions {
     options
 }
 
-impl<T: Table> Iterator for Rows<'_, T> {
+impl<T: Table> Iterator for StoredRows<'_, T> {
     type Item = Result<(T::Key, T::Row), StoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use super::{
     Page, StoreError,
-    rows::Rows,
+    rows::StoredRows,
     tables::{Table, after_prefix},
 };
 
@@ -42,7 +42,7 @@ impl<T: Table> Span<T> {
 /// Merges rows in memory, in key order, with the stored ones; at most `limit`.
 pub(super) fn merge<'a, T: Table<Row: 'a, Key: 'a>>(
     here: impl Iterator<Item = (&'a T::Key, Option<&'a T::Row>)>,
-    stored: Rows<'_, T>,
+    stored: StoredRows<'_, T>,
     limit: usize,
 ) -> Result<Page<T>, StoreError> {
     let (mut here, mut stored) = (here.peekable(), stored.peekable());

@@ -5,7 +5,7 @@
 
 use std::{fs, sync::Arc};
 
-use forebay_engine::consensus::{Member, Recovered, Row, Rows, Segment, Write};
+use forebay_engine::consensus::{GroupRows, Member, Recovered, Row, Segment, Write};
 use forebay_storage::{
     DataDir, Medium,
     consensus::{GroupWrites, Groups, Start},
@@ -36,14 +36,14 @@ struct Open {
 }
 
 impl Backend for Real {
-    fn make(member: &Member, rows: &Rows) -> Self {
+    fn make(member: &Member, rows: &GroupRows) -> Self {
         let Recovered { segments, votes, .. } = rows.recover();
         let begins = segments.first().map(|segment| (segment.clone(), votes));
         let dir = tempfile::tempdir().unwrap();
         Self { dir, member: member.clone(), begins, open: None }
     }
 
-    fn open(&mut self, boot: u64, nonce: u64, rows: &Rows) -> Recovered {
+    fn open(&mut self, boot: u64, nonce: u64, rows: &GroupRows) -> Recovered {
         self.open = None;
         let data = DataDir::open(self.dir.path()).unwrap();
         let log = LocalLog::open_small(&data.log(), &Medium::crashing_disk()).unwrap();

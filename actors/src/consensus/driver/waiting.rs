@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use forebay_engine::cluster::{ListedRow, NodeAnswer};
-use forebay_engine::consensus::{Answer, Input, Refusal, RequestId};
+use forebay_engine::consensus::{Answer, Input, ProposalRefusal, RequestId};
 use forebay_engine::metadata::{
     BLOCK_COMMANDS_MAX, COMMAND_BYTES_MAX, Command, Outcome, Row, State, encode_block,
 };
@@ -189,14 +189,14 @@ impl Driver {
         }
     }
 
-    fn refusal(&self, refusal: &Refusal) -> NodeAnswer {
+    fn refusal(&self, refusal: &ProposalRefusal) -> NodeAnswer {
         match refusal {
-            Refusal::NotLeader(leader) => {
+            ProposalRefusal::NotLeader(leader) => {
                 let name = leader.and_then(|leader| self.name_of(leader));
                 NodeAnswer::NotLeader { leader: name.map(|name| name.to_string().into()) }
             }
-            Refusal::Busy => NodeAnswer::Unavailable("too much is in flight".into()),
-            Refusal::Rolling => NodeAnswer::Unavailable("a segment is changing".into()),
+            ProposalRefusal::Busy => NodeAnswer::Unavailable("too much is in flight".into()),
+            ProposalRefusal::Rolling => NodeAnswer::Unavailable("a segment is changing".into()),
             other => NodeAnswer::Refused(format!("the leader refuses it: {other:?}").into()),
         }
     }

@@ -17,7 +17,8 @@ use std::{
 use bilrost::OwnedMessage;
 use bytes::Bytes;
 use forebay::{Context, HandlerError, HandlerOptions, Runtime, RuntimeError, Stage, Timestamp};
-use forebay_actors::node::{EntryFilter, EntryTarget, EntryView};
+use forebay_actors::access::EntryTarget;
+use forebay_api::{EntryFilter, EntryView};
 use forebay_messages::{EntryId, VQueueName, command::EntryAction};
 use tokio::sync::mpsc;
 

@@ -9,7 +9,7 @@ use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path};
 use bilrost::OwnedMessage;
 use bytes::Bytes;
 use forebay::{Outcome, RuntimeError, Timestamp};
-use forebay_actors::node::EntryView;
+use forebay_api::EntryView;
 use forebay_messages::{EntryId, FailureKind, VQueueName, outcome::Failure};
 
 use super::{ExecError, Run, stop::is_down, waits::ItemEnd};
@@ -19,7 +19,7 @@ use crate::{
         report::{Output, Report},
         results::{Ended, keep_outputs, kept, line},
         runner::report_of,
-        runs::items::Place,
+        runs::items::ItemIndex,
     },
     show::command_line,
 };
@@ -84,7 +84,7 @@ impl Run {
 
     /// The job of an item. Stored payloads of successful entries are gone: their reports contain
     /// the job.
-    fn job(&self, place: Place, id: EntryId, reported: Option<Job>) -> Result<Job, ExecError> {
+    fn job(&self, place: ItemIndex, id: EntryId, reported: Option<Job>) -> Result<Job, ExecError> {
         if let Some(job) = self.known.get(&place).map(|known| known.job.clone()).or(reported) {
             return Ok(job);
         }
@@ -96,7 +96,7 @@ impl Run {
     /// ones before it have ended.
     pub(super) fn over(
         &mut self,
-        place: Place,
+        place: ItemIndex,
         mut outcome: Option<Outcome>,
     ) -> Result<(), ExecError> {
         self.waits.ended(&mut self.served[0].items, place);
@@ -129,7 +129,7 @@ impl Run {
     }
 
     /// Writes the output of an item, or its line, unless that was done.
-    fn print(&mut self, place: Place, outcome: Option<Outcome>) -> Result<(), ExecError> {
+    fn print(&mut self, place: ItemIndex, outcome: Option<Outcome>) -> Result<(), ExecError> {
         let id = self.served[0].items.id(place);
         let outcome = match outcome {
             Some(outcome) => Some(outcome),

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use forebay::{RuntimeError, Stage};
-use forebay_actors::node::{EntryFilter, EntryView};
+use forebay_api::{EntryFilter, EntryView};
 use tokio::sync::{mpsc, watch};
 
 use super::{ExecError, Run, gate::Served, waits::Waits};

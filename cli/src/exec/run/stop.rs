@@ -6,7 +6,6 @@
 use std::{pin::pin, time::Duration};
 
 use forebay::{Drain, EnqueueError, RuntimeError, rules::RulesError};
-use forebay_actors::node::NodeError;
 use tokio::sync::{mpsc, watch};
 
 use super::{ExecError, Run, signals::FINISH_WITHIN, waits::ItemEnd};
@@ -20,7 +19,7 @@ pub(super) fn is_down(error: &ExecError) -> bool {
         | ExecError::Rules(RulesError::Node(error)) => error,
         _ => return false,
     };
-    matches!(error.cause(), NodeError::ShutDown)
+    error.is_shut_down()
 }
 
 impl Run {

@@ -6,7 +6,8 @@
 
 use bilrost::{Message, OwnedMessage};
 use forebay::{EnqueueError, Entry, Outcome, RuntimeError, error::BacklogFull};
-use forebay_actors::node::{EntryTarget, EntryView};
+use forebay_actors::access::EntryTarget;
+use forebay_api::EntryView;
 use forebay_messages::{EntryId, command::EntryAction};
 
 use super::{ExecError, Run, gate::Known, print::end_of};
@@ -15,7 +16,7 @@ use crate::exec::{
     item::{Job, Prepared},
     runs::{
         RunId,
-        items::{ASIDE, ENDED, NAMED, Place, STORED},
+        items::{ASIDE, ENDED, ItemIndex, NAMED, STORED},
     },
 };
 
@@ -99,7 +100,11 @@ impl Run {
 
     /// The entry that a version without runs made from an item: ended, or waiting in this
     /// directory.
-    fn look_before(&self, place: Place, item: &Prepared) -> Result<Option<EntryView>, ExecError> {
+    fn look_before(
+        &self,
+        place: ItemIndex,
+        item: &Prepared,
+    ) -> Result<Option<EntryView>, ExecError> {
         let Some(id) = item.before.filter(|_| self.has_before) else { return Ok(None) };
         let Some(view) = self.look(id)? else { return Ok(None) };
         if view.finished_at.is_some() {
@@ -115,7 +120,7 @@ impl Run {
     /// and must be put back.
     pub(super) async fn meet(
         &mut self,
-        mut place: Place,
+        mut place: ItemIndex,
         view: EntryView,
         item: Option<Prepared>,
     ) -> Result<Option<(usize, EntryView)>, ExecError> {
@@ -310,7 +315,11 @@ impl Run {
 
     /// An item that had ended when this run began. Returns whether that is final: it will not be
     /// retried.
-    async fn ended_earlier(&mut self, place: Place, view: &EntryView) -> Result<bool, ExecError> {
+    async fn ended_earlier(
+        &mut self,
+        place: ItemIndex,
+        view: &EntryView,
+    ) -> Result<bool, ExecError> {
         let found = self.runtime.node().inspect().outcome(view.id);
         let Some(outcome) = found.map_err(RuntimeError::from)? else { return Ok(false) };
         if !outcome.is_success() && self.retry_failed {

@@ -11,14 +11,14 @@ use std::collections::VecDeque;
 use forebay::{EntryHandle, Outcome, ResultError};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
-use crate::exec::runs::items::{ATTACHED, ENDED, Items, Place, STORED};
+use crate::exec::runs::items::{ATTACHED, ENDED, ItemIndex, Items, STORED};
 
 /// Number of first items that are waited for.
 const FIRST_MAX: usize = 1024;
 
 /// The end of one item.
 pub(super) struct ItemEnd {
-    pub(super) place: Place,
+    pub(super) place: ItemIndex,
     pub(super) outcome: Result<Outcome, ResultError>,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct ItemEnd {
 #[derive(Default)]
 pub(super) struct Waits {
     /// In the order of the input; ended items are removed when they reach the front.
-    order: VecDeque<Place>,
+    order: VecDeque<ItemIndex>,
     /// Number of items at the front that were checked.
     checked: usize,
     open: u64,
@@ -35,7 +35,7 @@ pub(super) struct Waits {
 
 impl Waits {
     /// Adds an item, the last of the input so far.
-    pub(super) fn push(&mut self, place: Place) {
+    pub(super) fn push(&mut self, place: ItemIndex) {
         self.order.push_back(place);
         self.open += 1;
     }
@@ -46,14 +46,14 @@ impl Waits {
     }
 
     /// An item ended.
-    pub(super) fn ended(&mut self, items: &mut Items, place: Place) {
+    pub(super) fn ended(&mut self, items: &mut Items, place: ItemIndex) {
         if items.set(place, ENDED) {
             self.open -= 1;
         }
     }
 
     /// Removes the first item, if it has ended; the next one becomes the first.
-    pub(super) fn pop_ended(&mut self, items: &Items) -> Option<Place> {
+    pub(super) fn pop_ended(&mut self, items: &Items) -> Option<ItemIndex> {
         let first = *self.order.front()?;
         if !items.has(first, ENDED) {
             return None;
@@ -67,7 +67,7 @@ impl Waits {
     pub(super) fn fill(
         &mut self,
         items: &mut Items,
-        attach: impl Fn(Place, &Items) -> EntryHandle,
+        attach: impl Fn(ItemIndex, &Items) -> EntryHandle,
     ) {
         while self.ends.len() < FIRST_MAX
             && let Some(place) = self.order.get(self.checked).copied()
@@ -84,8 +84,8 @@ impl Waits {
     pub(super) fn wait_for(
         &mut self,
         items: &mut Items,
-        place: Place,
-        attach: impl Fn(Place, &Items) -> EntryHandle,
+        place: ItemIndex,
+        attach: impl Fn(ItemIndex, &Items) -> EntryHandle,
     ) {
         if items.has(place, ENDED) || !items.set(place, ATTACHED) {
             return;

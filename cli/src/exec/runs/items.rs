@@ -8,7 +8,7 @@ use forebay_messages::{EntryId, PartitionKey};
 use hashbrown::HashTable;
 
 /// The index of an item's row. Rows are never moved.
-pub(crate) type Place = u32;
+pub(crate) type ItemIndex = u32;
 
 /// This input has named it.
 pub(crate) const NAMED: u8 = 1;
@@ -38,7 +38,7 @@ const TOLD_AT_MAX: u64 = (1 << FLAGS_AT) - 1;
 #[derive(Debug, Default)]
 pub(crate) struct Items {
     rows: Vec<Row>,
-    index: HashTable<Place>,
+    index: HashTable<ItemIndex>,
 }
 
 fn bits(flags: u8) -> u64 {
@@ -53,21 +53,22 @@ fn hash(uuid: &[u8; 16]) -> u64 {
 
 impl Items {
     /// All indexes, in the order in which the items were added.
-    pub(crate) fn places(&self) -> impl Iterator<Item = Place> + use<> {
-        0..Place::try_from(self.rows.len()).unwrap_or(Place::MAX)
+    pub(crate) fn places(&self) -> impl Iterator<Item = ItemIndex> + use<> {
+        0..ItemIndex::try_from(self.rows.len()).unwrap_or(ItemIndex::MAX)
     }
 
     /// The item with this identity.
-    pub(crate) fn find(&self, uuid: &[u8; 16]) -> Option<Place> {
+    pub(crate) fn find(&self, uuid: &[u8; 16]) -> Option<ItemIndex> {
         self.index.find(hash(uuid), |place| self.row(*place).uuid == *uuid).copied()
     }
 
     /// The item with this identity; a new one is the entry `id`.
-    pub(crate) fn find_or_add(&mut self, id: EntryId) -> Place {
+    pub(crate) fn find_or_add(&mut self, id: EntryId) -> ItemIndex {
         if let Some(place) = self.find(&id.uuid) {
             return place;
         }
-        let place = Place::try_from(self.rows.len()).expect("an input has fewer than 2^32 items");
+        let place =
+            ItemIndex::try_from(self.rows.len()).expect("an input has fewer than 2^32 items");
         let row = Row { uuid: id.uuid, partition_key: id.partition_key.0, printed_at_and_flags: 0 };
         self.rows.push(row);
         let rows = &self.rows;
@@ -75,28 +76,28 @@ impl Items {
         place
     }
 
-    fn row(&self, place: Place) -> &Row {
+    fn row(&self, place: ItemIndex) -> &Row {
         &self.rows[place as usize]
     }
 
     /// The entry of an item.
-    pub(crate) fn id(&self, place: Place) -> EntryId {
+    pub(crate) fn id(&self, place: ItemIndex) -> EntryId {
         let row = self.row(place);
         EntryId { partition_key: PartitionKey(row.partition_key), uuid: row.uuid }
     }
 
     /// The item is stored under another partition key.
-    pub(crate) fn moved(&mut self, place: Place, partition_key: PartitionKey) {
+    pub(crate) fn moved(&mut self, place: ItemIndex, partition_key: PartitionKey) {
         self.rows[place as usize].partition_key = partition_key.0;
     }
 
     /// Whether an item has any of these flags.
-    pub(crate) fn has(&self, place: Place, flags: u8) -> bool {
+    pub(crate) fn has(&self, place: ItemIndex, flags: u8) -> bool {
         self.row(place).printed_at_and_flags & bits(flags) != 0
     }
 
     /// Sets flags of an item; whether it had none of them.
-    pub(crate) fn set(&mut self, place: Place, flags: u8) -> bool {
+    pub(crate) fn set(&mut self, place: ItemIndex, flags: u8) -> bool {
         let row = &mut self.rows[place as usize];
         let is_new = row.printed_at_and_flags & bits(flags) == 0;
         row.printed_at_and_flags |= bits(flags);
@@ -104,17 +105,17 @@ impl Items {
     }
 
     /// Clears flags of an item.
-    pub(crate) fn unset(&mut self, place: Place, flags: u8) {
+    pub(crate) fn unset(&mut self, place: ItemIndex, flags: u8) {
         self.rows[place as usize].printed_at_and_flags &= !bits(flags);
     }
 
     /// The printed end of an item, in milliseconds since 1970; 0 for none.
-    pub(crate) fn printed_at(&self, place: Place) -> u64 {
+    pub(crate) fn printed_at(&self, place: ItemIndex) -> u64 {
         self.row(place).printed_at_and_flags & TOLD_AT_MAX
     }
 
     /// This end of an item was printed.
-    pub(crate) fn set_printed(&mut self, place: Place, ended_at: u64) {
+    pub(crate) fn set_printed(&mut self, place: ItemIndex, ended_at: u64) {
         let row = &mut self.rows[place as usize];
         row.printed_at_and_flags =
             row.printed_at_and_flags & !TOLD_AT_MAX | ended_at.min(TOLD_AT_MAX);

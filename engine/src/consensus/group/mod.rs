@@ -93,13 +93,13 @@ impl Machine for Group {
     type Effect = Effect;
 
     fn start(&mut self, _now: Timestamp, effects: &mut Vec<Effect>) {
-        self.settle();
+        self.follow_up();
         effects.append(&mut self.effects);
     }
 
     fn step(&mut self, _now: Timestamp, input: Input, effects: &mut Vec<Effect>) {
         self.take(input);
-        self.settle();
+        self.follow_up();
         effects.append(&mut self.effects);
     }
 
@@ -144,7 +144,7 @@ impl Group {
     }
 
     /// Performs everything that follows from an input.
-    fn settle(&mut self) {
+    fn follow_up(&mut self) {
         loop {
             self.admit_held();
             self.start_segment();

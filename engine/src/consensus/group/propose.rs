@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::consensus::entry::{Barrier, Entry};
-use crate::consensus::input::{Answer, Effect, Refusal, RequestId};
+use crate::consensus::input::{Answer, Effect, ProposalRefusal, RequestId};
 
 use super::{Group, Role};
 
@@ -36,29 +36,30 @@ impl Requests {
 }
 
 impl Group {
-    pub(super) fn refuse(&mut self, request: RequestId, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, request: RequestId, refusal: ProposalRefusal) {
         self.emit(Effect::Answer(Answer::Refused { request, refusal }));
     }
 
     /// Why this member accepts no requests, if it accepts none.
-    pub(super) fn unable(&self) -> Option<Refusal> {
+    pub(super) fn unable(&self) -> Option<ProposalRefusal> {
         if self.term.is_none() {
             let leader = self.promised().filter(|leader| *leader != self.me());
-            return Some(Refusal::NotLeader(leader));
+            return Some(ProposalRefusal::NotLeader(leader));
         }
         let is_rolling = self.rolling_until.is_some() || self.store.get().seal().is_some();
         if is_rolling || self.handing_over_until.is_some() {
-            return Some(Refusal::Rolling);
+            return Some(ProposalRefusal::Rolling);
         }
-        (!self.hears_quorum()).then_some(Refusal::NotLeader(None))
+        (!self.hears_quorum()).then_some(ProposalRefusal::NotLeader(None))
     }
 
     pub(super) fn propose(&mut self, request: RequestId, block: Bytes) {
         let mut refusal = self.unable();
         if block.len() > self.limits.block_bytes_max {
-            refusal = Some(Refusal::TooLong);
+            refusal = Some(ProposalRefusal::TooLong);
         }
-        let refusal = refusal.or_else(|| self.is_busy(block.len()).then_some(Refusal::Busy));
+        let refusal =
+            refusal.or_else(|| self.is_busy(block.len()).then_some(ProposalRefusal::Busy));
         if let Some(refusal) = refusal {
             return self.refuse(request, refusal);
         }
@@ -99,10 +100,12 @@ impl Group {
 
     pub(super) fn read(&mut self, request: RequestId) {
         match self.unable() {
-            None | Some(Refusal::Rolling) if self.requests.read_count() < self.limits.reads_max => {
+            None | Some(ProposalRefusal::Rolling)
+                if self.requests.read_count() < self.limits.reads_max =>
+            {
                 self.requests.reads.push(request);
             }
-            None | Some(Refusal::Rolling) => self.refuse(request, Refusal::Busy),
+            None | Some(ProposalRefusal::Rolling) => self.refuse(request, ProposalRefusal::Busy),
             Some(refusal) => self.refuse(request, refusal),
         }
     }
@@ -153,7 +156,7 @@ impl Group {
         }
         let reads = requests.barrier.into_iter().flat_map(|(_, reads)| reads);
         for request in reads.chain(requests.reads) {
-            self.refuse(request, Refusal::NotLeader(None));
+            self.refuse(request, ProposalRefusal::NotLeader(None));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::consensus::chain::{Member, StorageId};
 use crate::consensus::entry::{Entry, Seal};
-use crate::consensus::input::{Refusal, RequestId};
+use crate::consensus::input::{ProposalRefusal, RequestId};
 use crate::consensus::message::Body;
 
 use super::{Group, Role};
@@ -23,12 +23,12 @@ impl Group {
         }
     }
 
-    fn may_roll(&self, members: &[Member], version: u64) -> Result<(), Refusal> {
+    fn may_roll(&self, members: &[Member], version: u64) -> Result<(), ProposalRefusal> {
         if let Some(refusal) = self.unable() {
             return Err(refusal);
         }
         if version < self.segment().version {
-            return Err(Refusal::OldVersion);
+            return Err(ProposalRefusal::OldVersion);
         }
         let before: BTreeSet<_> = self.segment().members.iter().collect();
         let after: BTreeSet<_> = members.iter().collect();
@@ -39,15 +39,15 @@ impl Group {
         let is_growth = before.len() == 1 && after.len() == 3 && removed == 0;
         let is_set = after.len() == members.len() && names.len() == members.len();
         if !is_set || !(is_small || is_growth) {
-            return Err(Refusal::TooManyChanges);
+            return Err(ProposalRefusal::TooManyChanges);
         }
         if !after.contains(&self.identity.me) {
-            return Err(Refusal::HandOverFirst);
+            return Err(ProposalRefusal::HandOverFirst);
         }
         if let Some(missing) = added.iter().find(|member| !self.is_ready(member.storage)) {
-            return Err(Refusal::NotReady(missing.storage));
+            return Err(ProposalRefusal::NotReady(missing.storage));
         }
-        self.has_ready_majority(members).then_some(()).ok_or(Refusal::NoReadyMajority)
+        self.has_ready_majority(members).then_some(()).ok_or(ProposalRefusal::NoReadyMajority)
     }
 
     fn has_ready_majority(&self, members: &[Member]) -> bool {

@@ -3,8 +3,7 @@
 //! Must always hold: a proposer can find out beforehand, with the same functions, which entries
 //! such a command would change. Must not know: how entries are found.
 
-use std::fmt;
-
+pub use forebay_messages::Skip;
 use forebay_messages::{EntryId, FailureKind, Outcome, command::EntryAction};
 use thiserror::Error;
 
@@ -13,58 +12,6 @@ use super::super::rows::{EntryRow, FinishedRow, Stage};
 /// Maximum number of entries (or vqueues) that one command changes: the record and its write batch
 /// stay small, and the partition is not blocked. Larger changes take several commands.
 pub const ENTRIES_PER_COMMAND_MAX: usize = 1_024;
-
-/// Why an entry was not changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Skip {
-    /// There is no such entry (any more).
-    Unknown,
-    /// It has ended.
-    Finished,
-    /// It has not ended.
-    NotFinished,
-    /// It runs.
-    Running,
-    /// It is suspended.
-    Suspended,
-    /// It is already paused.
-    AlreadyPaused,
-    /// It is not paused.
-    NotPaused,
-    /// It runs and was already asked to stop.
-    AlreadyCanceled,
-    /// It succeeded, so there is nothing to retry.
-    Succeeded,
-    /// Its payload was not kept.
-    NoPayload,
-    /// It does not match the selector (any more).
-    NoMatch,
-    /// Its journal has no such operation.
-    NoSuchOperation,
-    /// The command names more than [`ENTRIES_PER_COMMAND_MAX`], or too much work for the entries
-    /// named before.
-    OverLimit,
-}
-
-impl fmt::Display for Skip {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "unknown or purged",
-            Self::Finished => "already finished",
-            Self::NotFinished => "not finished",
-            Self::Running => "running",
-            Self::Suspended => "suspended",
-            Self::AlreadyPaused => "already paused",
-            Self::NotPaused => "not paused",
-            Self::AlreadyCanceled => "already asked to stop",
-            Self::Succeeded => "succeeded",
-            Self::NoPayload => "payload not kept",
-            Self::NoMatch => "changed meanwhile",
-            Self::NoSuchOperation => "no such operation in its journal",
-            Self::OverLimit => "too many in one command",
-        })
-    }
-}
 
 /// Outcome of a command about entries (or vqueues).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 //! handles, and for each rule of 0027.
 
 use forebay_engine::consensus::{
-    Answer, Body, Envelope, Input, Leadership, Member, Refusal, RequestId, Rows, StorageId,
+    Answer, Body, Envelope, GroupRows, Input, Leadership, Member, ProposalRefusal, RequestId,
+    StorageId,
 };
 
 use super::World;
@@ -32,7 +33,7 @@ fn last(world: &World) -> &Answer {
     world.answers.last().unwrap()
 }
 
-fn is_refused(answer: &Answer, why: &Refusal) -> bool {
+fn is_refused(answer: &Answer, why: &ProposalRefusal) -> bool {
     matches!(answer, Answer::Refused { refusal, .. } if refusal == why)
 }
 
@@ -131,7 +132,7 @@ fn a_leader_that_hears_no_quorum_takes_no_request() {
     world.isolate(leader, true);
     world.ticks(3 * ELECTION_TICKS);
     world.propose(leader, 20);
-    assert!(is_refused(last(&world), &Refusal::NotLeader(None)), "{:?}", last(&world));
+    assert!(is_refused(last(&world), &ProposalRefusal::NotLeader(None)), "{:?}", last(&world));
 }
 
 #[test]
@@ -195,14 +196,14 @@ fn undecided_entries_of_a_leader_are_bounded() {
         world.propose(leader, 100);
     }
     let limits = &world.limits;
-    assert!(is_refused(last(&world), &Refusal::Busy));
+    assert!(is_refused(last(&world), &ProposalRefusal::Busy));
     assert!(world.checks.open() <= limits.undecided_entries_max);
     assert!(
         world.group(leader).memory_bytes()
             <= (limits.segment_bytes_max + limits.undecided_bytes_max) as u64
     );
     world.propose(leader, limits.block_bytes_max + 1);
-    assert!(is_refused(last(&world), &Refusal::TooLong));
+    assert!(is_refused(last(&world), &ProposalRefusal::TooLong));
 }
 
 #[test]
@@ -275,17 +276,17 @@ fn a_forbidden_roll_is_refused() {
     let (mut world, leader) = serving(5, 3);
     let member = |world: &World, at: usize| world.nodes[at].member();
     let all = |world: &World| (0..3).map(|at| member(world, at)).collect::<Vec<_>>();
-    let refused = |world: &mut World, members, why: Refusal| {
+    let refused = |world: &mut World, members, why: ProposalRefusal| {
         world.roll(leader, members);
         assert!(is_refused(last(world), &why), "{:?} instead of {why:?}", last(world));
     };
     let mut members = all(&world);
     members.push(member(&world, 3));
     members.push(member(&world, 4));
-    refused(&mut world, members.clone(), Refusal::TooManyChanges);
+    refused(&mut world, members.clone(), ProposalRefusal::TooManyChanges);
     members = all(&world);
     members.remove(leader);
-    refused(&mut world, members, Refusal::HandOverFirst);
+    refused(&mut world, members, ProposalRefusal::HandOverFirst);
     // Node 3 is cut off: no member has received a message from it, or it is behind.
     world.isolate(3, true);
     for _ in 0..60 {
@@ -295,7 +296,7 @@ fn a_forbidden_roll_is_refused() {
     world.ticks(5);
     let mut members = all(&world);
     members.push(member(&world, 3));
-    let why = Refusal::NotReady(world.nodes[3].storage());
+    let why = ProposalRefusal::NotReady(world.nodes[3].storage());
     refused(&mut world, members, why);
     let members = all(&world);
     let (request, version) = (RequestId(u64::MAX), world.version + 10);
@@ -303,7 +304,7 @@ fn a_forbidden_roll_is_refused() {
     world.step(leader, Input::Roll { request, members: members.clone(), version });
     world.ticks(20);
     world.version = 0;
-    refused(&mut world, members, Refusal::OldVersion);
+    refused(&mut world, members, ProposalRefusal::OldVersion);
 }
 
 #[test]
@@ -453,7 +454,7 @@ fn data_about_peers_without_a_vote_is_bounded() {
         let storage = StorageId(world.nodes[4].storage().0 + round);
         let first = world.nodes[leader].disk.rows.recover().segments[0].clone();
         let member = Member { storage, ..world.nodes[4].member() };
-        world.nodes[4].disk = Disk::new(&member, Rows::new(first, false));
+        world.nodes[4].disk = Disk::new(&member, GroupRows::new(first, false));
         world.ticks(20);
     }
     let peers = world.nodes[leader].disk.rows.recover().peers;

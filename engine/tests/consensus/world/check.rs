@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use forebay_engine::consensus::{Answer, ChainHash, Entry, Refusal, RequestId, StorageId, Term};
+use forebay_engine::consensus::{
+    Answer, ChainHash, Entry, ProposalRefusal, RequestId, StorageId, Term,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
@@ -77,8 +79,8 @@ impl Checks {
             }
             Answer::Refused { refusal, .. } => {
                 let refusal = match refusal {
-                    Refusal::NotLeader(_) => "NotLeader".to_owned(),
-                    Refusal::NotReady(_) => "NotReady".to_owned(),
+                    ProposalRefusal::NotLeader(_) => "NotLeader".to_owned(),
+                    ProposalRefusal::NotReady(_) => "NotReady".to_owned(),
                     other => format!("{other:?}"),
                 };
                 self.refusals.insert(refusal);

@@ -6,18 +6,18 @@
 
 use std::collections::VecDeque;
 
-use forebay_engine::consensus::{Member, Recovered, Row, Rows, Segment, StorageId, Write};
+use forebay_engine::consensus::{GroupRows, Member, Recovered, Row, Segment, StorageId, Write};
 
 use crate::random::Random;
 
 /// The storage of one data directory.
 pub(crate) trait Backend: Sized {
     /// A fresh data directory.
-    fn make(member: &Member, rows: &Rows) -> Self;
+    fn make(member: &Member, rows: &GroupRows) -> Self;
 
     /// Opens it for start number `boot`, which must be durable afterwards, with its nonce. Returns
     /// its data: equal to `rows`, unless the disk lost data.
-    fn open(&mut self, boot: u64, nonce: u64, rows: &Rows) -> Recovered;
+    fn open(&mut self, boot: u64, nonce: u64, rows: &GroupRows) -> Recovered;
 
     /// Makes writes durable, all or none, in one sync.
     fn commit(&mut self, writes: &[Write]);
@@ -40,11 +40,11 @@ pub(crate) trait Backend: Sized {
 pub(crate) struct Model;
 
 impl Backend for Model {
-    fn make(_: &Member, _: &Rows) -> Self {
+    fn make(_: &Member, _: &GroupRows) -> Self {
         Self
     }
 
-    fn open(&mut self, _: u64, _: u64, rows: &Rows) -> Recovered {
+    fn open(&mut self, _: u64, _: u64, rows: &GroupRows) -> Recovered {
         rows.recover()
     }
 
@@ -68,7 +68,7 @@ pub(crate) struct Disk<B> {
     pub(crate) storage: StorageId,
     /// Number of starts so far; durable before anything else in a start.
     pub(crate) boots: u64,
-    pub(crate) rows: Rows,
+    pub(crate) rows: GroupRows,
     backend: B,
     /// End of the entries that the driver has applied and flushed.
     pub(crate) applied: u64,
@@ -80,7 +80,7 @@ pub(crate) struct Disk<B> {
 }
 
 impl<B: Backend> Disk<B> {
-    pub(crate) fn new(member: &Member, rows: Rows) -> Self {
+    pub(crate) fn new(member: &Member, rows: GroupRows) -> Self {
         let applied = rows.decided();
         Self {
             storage: member.storage,

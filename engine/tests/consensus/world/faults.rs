@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use forebay_engine::consensus::{Input, Member, Rows, StorageId};
+use forebay_engine::consensus::{GroupRows, Input, Member, StorageId};
 
 use super::disk::{Backend, Disk};
 use super::{ELECTION_TICKS, Node, World};
@@ -197,7 +197,7 @@ impl<B: Backend> Run<B> {
         let storage = StorageId(node.storage().0 + 1);
         let member = Member { name: node.name.as_str().into(), storage };
         let votes = first.pid_of(&member).is_some();
-        node.disk = Disk::new(&member, Rows::new(first, votes));
+        node.disk = Disk::new(&member, GroupRows::new(first, votes));
         node.backup = None;
     }
 
@@ -296,7 +296,7 @@ impl<B: Backend> Run<B> {
 }
 
 /// The part of a disk that must not be forgotten.
-fn has_promised(rows: &Rows) -> impl PartialEq + use<> {
+fn has_promised(rows: &GroupRows) -> impl PartialEq + use<> {
     let recovered = rows.recover();
     let number = recovered.segments.last().map(|segment| segment.number);
     (number, recovered.promise, recovered.adopted, recovered.round, rows.end())

@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use forebay_engine::Machine;
 use forebay_engine::consensus::{
-    Answer, Effect, Entry, Envelope, Group, Identity, Input, Limits, Member, OpenError, RequestId,
-    Rows, Segment, StorageId, Write,
+    Answer, Effect, Entry, Envelope, Group, GroupRows, Identity, Input, Limits, Member, OpenError,
+    RequestId, Segment, StorageId, Write,
 };
 use forebay_messages::Timestamp;
 
@@ -108,7 +108,7 @@ impl<B: Backend> World<B> {
         let first = Segment::first(CLUSTER, GROUP, (0..voting).map(member).collect());
         let nodes = (0..count).map(|at| Node {
             name: name(at),
-            disk: Disk::new(&member(at), Rows::new(first.clone(), at < voting)),
+            disk: Disk::new(&member(at), GroupRows::new(first.clone(), at < voting)),
             group: None,
             applied: 0,
             starts_at: 0,

@@ -1,6 +1,6 @@
 //! Rows on disk equal their model after any writes and crashes.
 
-use forebay_engine::consensus::{Rows, Seal};
+use forebay_engine::consensus::{GroupRows, Seal};
 use omnipaxos::ballot_leader_election::Ballot;
 use proptest::prelude::*;
 
@@ -47,7 +47,7 @@ fn ballot(n: u32) -> Ballot {
 }
 
 /// The writes of a step, given these rows.
-fn writes_of(step: &Step, rows: &Rows) -> Vec<Write> {
+fn writes_of(step: &Step, rows: &GroupRows) -> Vec<Write> {
     let recovered = rows.recover();
     let current = recovered.segments.last().unwrap();
     let end = rows.end();
@@ -81,7 +81,7 @@ fn writes_of(step: &Step, rows: &Rows) -> Vec<Write> {
     }
 }
 
-fn check(site: &Site, rows: &Rows) {
+fn check(site: &Site, rows: &GroupRows) {
     assert_eq!(site.groups.recover(1).unwrap(), rows.recover());
     let (base, end) = (rows.base(), rows.end());
     let found = site.groups.read(1, base, end, usize::MAX).unwrap();
@@ -100,7 +100,7 @@ proptest! {
         let mut site = Site::open(dir.path());
         let first = segment(3);
         site.groups.begin_group(1, first.clone(), true).unwrap();
-        let mut rows = Rows::new(first.clone(), true);
+        let mut rows = GroupRows::new(first.clone(), true);
         for (step, reads) in steps {
             match step {
                 Step::Rebase(ahead) => {

@@ -46,6 +46,36 @@ pub(crate) mod timer;
 pub(crate) mod tombstone;
 pub(crate) mod vqueue_meta;
 
+/// Calls a macro with the list of all tables: module and type of each.
+macro_rules! for_tables {
+    ($call:ident! $($arguments:tt)*) => {
+        $call! {
+            [
+                dedup: Dedup,
+                entry: Entry,
+                finished: Finished,
+                fsm: Fsm,
+                idempotency: Idempotency,
+                inbox: Inbox,
+                journal: Journal,
+                lock: Lock,
+                outbox: Outbox,
+                parked: Parked,
+                payload: Payload,
+                promise: Promise,
+                running: Running,
+                sleep: Sleep,
+                timer: Timer,
+                tombstone: Tombstone,
+                vqueue_meta: VQueueMetas,
+            ]
+            $($arguments)*
+        }
+    };
+}
+
+pub(crate) use for_tables;
+
 use std::hash::Hash;
 
 use bytes::Bytes;

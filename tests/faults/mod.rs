@@ -12,7 +12,7 @@ use std::{
 };
 
 /// The markers around the table in the document.
-const BEGIN: &str = "<!-- made by tests/faults.rs -->\n";
+const BEGIN: &str = "<!-- made by tests/faults/mod.rs -->\n";
 const END: &str = "<!-- end -->";
 
 /// Outcome of a fault.

@@ -23,7 +23,7 @@ use std::{
 };
 
 use forebay::{HandlerOptions, Outcome, Runtime, RuntimeError, Timestamp};
-use forebay_actors::node::ServiceCounts;
+use forebay_api::ServiceCounts;
 use forebay_messages::EntryId;
 use tokio::sync::{mpsc, watch};
 
@@ -36,7 +36,7 @@ use super::{
     results::Results,
     room::{Room, STORE_LEN_MAX},
     runner::{Limits, Runner},
-    runs::{self, Identity, book::Book, items::Place},
+    runs::{self, Identity, book::Book, items::ItemIndex},
     screen::Screen,
     setup,
     show::{self, Shown},
@@ -195,11 +195,11 @@ struct Run {
     waits: Waits,
     adds: Adds,
     /// Data of items whose ends are about to be reported.
-    known: HashMap<Place, Known>,
+    known: HashMap<ItemIndex, Known>,
     /// The runtime shuts down: nothing can be looked up any more.
     is_stopping: bool,
     /// Outcomes of ended items that come after an unfinished one in the order.
-    behind: HashMap<Place, Outcome>,
+    behind: HashMap<ItemIndex, Outcome>,
     results: Option<Results>,
     screen: Screen,
     runner: Arc<Runner>,

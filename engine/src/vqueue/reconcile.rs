@@ -1,15 +1,15 @@
 //! The step a vqueue takes after every message: compare the state with what should be outstanding
 //! and emit the difference.
 //!
-//! Owns: the conditions for reading, asking, waiting and resting. Must always hold: settling twice
-//! emits nothing the second time. Must not know: which message arrived.
+//! Owns: the conditions for reading, asking, waiting and resting. Must always hold: reconciling
+//! twice emits nothing the second time. Must not know: which message arrived.
 
 use forebay_messages::{Timestamp, actor::RefillRequest};
 
 use super::{DISPATCHED_MAX, Rest, VQueue, VQueueEffect, wish};
 
 impl VQueue {
-    pub(super) fn settle(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
+    pub(super) fn reconcile(&mut self, now: Timestamp, effects: &mut Vec<VQueueEffect>) {
         self.use_early(now, effects);
         let read = self.refill_if_low(now);
         self.acquire_if_runnable(now, effects);
