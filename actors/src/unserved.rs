@@ -40,7 +40,7 @@ pub(crate) struct Report {
 }
 
 /// A service without a handler.
-pub(crate) struct Unheard {
+pub(crate) struct UnservedService {
     pub(crate) service: String,
     pub(crate) since: Timestamp,
     pub(crate) vqueues: Vec<(PartitionId, VQueueId)>,
@@ -96,9 +96,9 @@ impl Unserved {
 
     /// The services, each with the time since when it waits, the vqueues whose entries are counted,
     /// and whether there are more.
-    pub(crate) fn services(&self) -> Vec<Unheard> {
+    pub(crate) fn services(&self) -> Vec<UnservedService> {
         let known = self.known();
-        let services = known.services.iter().map(|(service, of)| Unheard {
+        let services = known.services.iter().map(|(service, of)| UnservedService {
             service: service.clone(),
             since: of.since,
             vqueues: of.vqueues.iter().copied().collect(),

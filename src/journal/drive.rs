@@ -43,7 +43,7 @@ type Delay = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The attempt of a journal.
 pub(crate) trait Owner {
-    /// Where its journal is.
+    /// The place of its journal.
     fn slot(&self) -> &Slot;
 
     /// Whether the handler has seen the request to stop: then it may be cleaning up.

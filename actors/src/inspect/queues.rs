@@ -8,7 +8,7 @@ use forebay_engine::partition::{rows::VQueueMeta, store::SeedRows};
 use forebay_messages::{EntryId, PartitionId, VQueueId};
 use forebay_storage::partition::{BytesHead, Head};
 
-use crate::{error::NodeError, peers::ReplicaRows, table::KeyRange, unserved::Unheard};
+use crate::{error::NodeError, peers::ReplicaRows, table::KeyRange, unserved::UnservedService};
 
 use super::{
     Inspect, PAGE_ROWS_MAX,
@@ -131,7 +131,7 @@ impl Inspect {
     pub async fn unserved(&self) -> Result<Vec<UnservedView>, NodeError> {
         let services = self.registry.unserved.services();
         let mut found = Vec::new();
-        for Unheard { service, since, vqueues, has_more } in services {
+        for UnservedService { service, since, vqueues, has_more } in services {
             let mut partitions = Vec::new();
             for (partition, vqueue) in vqueues {
                 // A partition dropped meanwhile has no waiting entries here.

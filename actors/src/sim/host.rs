@@ -35,7 +35,7 @@ impl std::fmt::Debug for SimHost {
 
 /// Work of a node, until the simulation takes it.
 struct Inner {
-    tray: Mutex<Tray>,
+    queue: Mutex<WorkQueue>,
     /// The writer of the node's own log.
     log: LogHandle,
     /// Wakes the simulation when it waits for time to pass.
@@ -43,7 +43,7 @@ struct Inner {
 }
 
 #[derive(Default)]
-pub(super) struct Tray {
+pub(super) struct WorkQueue {
     pub(super) jobs: VecDeque<Job>,
     pub(super) scans: VecDeque<RefillJob>,
     pub(super) spawned: Vec<Task>,
@@ -117,21 +117,21 @@ impl TaskHandle {
 
 impl SimHost {
     pub(super) fn new(log: LogHandle, sleeper: Arc<AtomicWaker>) -> Self {
-        Self(Arc::new(Inner { tray: Mutex::default(), log, sleeper }))
+        Self(Arc::new(Inner { queue: Mutex::default(), log, sleeper }))
     }
 
-    pub(super) fn tray(&self) -> MutexGuard<'_, Tray> {
-        self.0.tray.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn queue(&self) -> MutexGuard<'_, WorkQueue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds work; false when the node is gone.
-    fn put(&self, put: impl FnOnce(&mut Tray)) -> bool {
-        let mut tray = self.tray();
-        if tray.is_closed {
+    fn put(&self, put: impl FnOnce(&mut WorkQueue)) -> bool {
+        let mut queue = self.queue();
+        if queue.is_closed {
             return false;
         }
-        put(&mut tray);
-        drop(tray);
+        put(&mut queue);
+        drop(queue);
         self.0.sleeper.wake();
         true
     }
@@ -150,7 +150,7 @@ impl SimHost {
         }));
         let handle_of = handle.clone();
         let task = Task { name, future: Box::pin(future), handle: handle_of, stops_at: None };
-        if !self.put(|tray| tray.spawned.push(task)) {
+        if !self.put(|queue| queue.spawned.push(task)) {
             handle.finish();
         }
         handle
@@ -192,13 +192,13 @@ impl SimHost {
 
     pub(crate) fn arbiters(&self, _: usize, _: &Arc<dyn Clock>) -> std::io::Result<Vec<Arbiter>> {
         let host = self.clone();
-        let jobs = Ref::new(move |job: Job| host.put(|tray| tray.jobs.push_back(job)));
+        let jobs = Ref::new(move |job: Job| host.put(|queue| queue.jobs.push_back(job)));
         Ok(vec![Arbiter::without_thread(jobs)])
     }
 
     pub(crate) fn refill_pool(&self, _: &FaultPlan) -> std::io::Result<RefillPool> {
         let host = self.clone();
-        let jobs = Ref::new(move |job: RefillJob| host.put(|tray| tray.scans.push_back(job)));
+        let jobs = Ref::new(move |job: RefillJob| host.put(|queue| queue.scans.push_back(job)));
         let faults = FaultPlan::by(Arc::new(self.clone()));
         Ok(RefillPool::without_threads(jobs, faults))
     }
@@ -215,6 +215,6 @@ impl SimHost {
 impl Faults for SimHost {
     /// Nothing blocks in a simulation unless a fault is planned.
     fn blocks(&self) -> bool {
-        self.tray().scans_block
+        self.queue().scans_block
     }
 }

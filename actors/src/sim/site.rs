@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// How late and how badly the threads of a node work. Everything is random by the seed.
+/// Delays and failures of a node's threads, drawn at random from the seed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SiteFaults {
     /// Percentage of inbox scans that are left to a refill worker.
@@ -45,13 +45,13 @@ pub(super) fn delayed(now: Timestamp, ms_max: u64, random: &mut SeededRandom) ->
     Timestamp(now.0 + 1 + random.below(bound) as u64)
 }
 
-/// Something that can be done next.
+/// A step that is possible next.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Choice {
     Actor(u64),
     Job,
     Scan(usize),
-    Scanned(usize),
+    ScanResult(usize),
     Task(u64),
 }
 
@@ -69,7 +69,7 @@ pub(super) struct Site {
     tasks: BTreeMap<u64, Task>,
     next_task: u64,
     time: Arc<VirtualClock>,
-    /// Where time has to stop, in the time of the simulation.
+    /// Times at which virtual time must stop.
     stops: Timers,
     pub(super) clock: Arc<MachineClock>,
 }
@@ -102,12 +102,12 @@ impl Site {
         at
     }
 
-    /// Picks up work from the desk.
+    /// Takes work from the queue.
     fn take_in(&mut self, random: &mut SeededRandom) {
         let (spawned, scans) = {
-            let mut tray = self.host.tray();
-            let spawned = std::mem::take(&mut tray.spawned);
-            (spawned, std::mem::take(&mut tray.scans))
+            let mut queue = self.host.queue();
+            let spawned = std::mem::take(&mut queue.spawned);
+            (spawned, std::mem::take(&mut queue.scans))
         };
         for task in self.tasks.values_mut() {
             if task.stops_at.is_none() && task.handle.is_aborted() {
@@ -127,18 +127,18 @@ impl Site {
         }
     }
 
-    /// Everything that can be done now.
+    /// The choices that are possible now.
     pub(super) fn choices(&mut self, random: &mut SeededRandom, choices: &mut Vec<Choice>) {
         self.take_in(random);
         let now = self.time.now();
         choices.extend(self.world.ready().into_iter().map(Choice::Actor));
-        if !self.host.tray().jobs.is_empty() {
+        if !self.host.queue().jobs.is_empty() {
             choices.push(Choice::Job);
         }
         let due = self.scans.iter().enumerate().filter(|(_, (due, _))| *due <= now);
         choices.extend(due.map(|(index, _)| Choice::Scan(index)));
         let due = self.scanned.iter().enumerate().filter(|(_, (due, _))| *due <= now);
-        choices.extend(due.map(|(index, _)| Choice::Scanned(index)));
+        choices.extend(due.map(|(index, _)| Choice::ScanResult(index)));
         let ready = self.tasks.iter().filter(|(_, task)| match task.stops_at {
             Some(at) => at <= now,
             None => task.handle.is_ready(),
@@ -148,13 +148,13 @@ impl Site {
 
     /// Whether work was added or woken since.
     pub(super) fn has_news(&self) -> bool {
-        let tray = self.host.tray();
+        let queue = self.host.queue();
         let is_woken =
             self.tasks.values().any(|task| task.stops_at.is_none() && task.handle.is_ready());
-        is_woken || !tray.jobs.is_empty() || !tray.spawned.is_empty() || !tray.scans.is_empty()
+        is_woken || !queue.jobs.is_empty() || !queue.spawned.is_empty() || !queue.scans.is_empty()
     }
 
-    /// Does it; returns a name and a number for the trace.
+    /// Performs a choice; returns a name and a number for the trace.
     pub(super) fn perform(
         &mut self,
         choice: Choice,
@@ -163,11 +163,11 @@ impl Site {
         match choice {
             Choice::Actor(number) => {
                 let late = random.below(100) < self.faults.scans_late_percent;
-                self.host.tray().scans_block = late;
+                self.host.queue().scans_block = late;
                 (self.world.step_actor(number), number)
             }
             Choice::Job => {
-                let job = self.host.tray().jobs.pop_front();
+                let job = self.host.queue().jobs.pop_front();
                 if let Some(job) = job {
                     job(&World::Sim(self.world.clone()));
                 }
@@ -176,7 +176,7 @@ impl Site {
             Choice::Scan(index) => {
                 let (_, job) = self.scans.remove(index);
                 if random.below(100) < self.faults.scans_fail_percent {
-                    let reason = "the simulation says so".to_owned();
+                    let reason = "a fault of the simulation".to_owned();
                     let failed = RefillFailed { id: job.request.id, reason };
                     job.reply_to.send(VQueueMessage::RefillFailed(failed));
                     return ("scan fails", index as u64);
@@ -184,7 +184,7 @@ impl Site {
                 self.read(job, random);
                 ("scan", index as u64)
             }
-            Choice::Scanned(index) => {
+            Choice::ScanResult(index) => {
                 let (_, answer) = self.scanned.remove(index);
                 answer();
                 ("scanned", index as u64)
@@ -239,11 +239,11 @@ impl Drop for Site {
     /// A crash: everything is gone, nothing is reported.
     fn drop(&mut self) {
         let left = {
-            let mut tray = self.host.tray();
-            tray.is_closed = true;
-            let spawned = std::mem::take(&mut tray.spawned);
-            let jobs = std::mem::take(&mut tray.jobs);
-            (spawned, jobs, std::mem::take(&mut tray.scans))
+            let mut queue = self.host.queue();
+            queue.is_closed = true;
+            let spawned = std::mem::take(&mut queue.spawned);
+            let jobs = std::mem::take(&mut queue.jobs);
+            (spawned, jobs, std::mem::take(&mut queue.scans))
         };
         for task in self.tasks.values().chain(&left.0) {
             task.handle.finish();

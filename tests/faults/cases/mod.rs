@@ -6,6 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -29,6 +30,9 @@ use super::{Row, settled};
 const P: PartitionId = PartitionId(0);
 /// Number of entries acknowledged before a snapshot is taken, and again after it.
 const ENTRIES: u64 = 60;
+
+/// How long to wait for the lock of a directory that is not in use.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 const KEPT: &str = "everything acknowledged is there";
 
@@ -92,6 +96,11 @@ impl Site {
 
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// Waits for the lock: a process that another test forks holds it until it runs its program.
+    fn open(&self) -> DataDir {
+        DataDir::open_within(self.data(), LOCK_WAIT).unwrap()
     }
 
     async fn start(&self, path: &Path) -> Result<Runtime, RuntimeError> {
@@ -297,7 +306,7 @@ async fn log_bit() -> Row {
 
 async fn log_file_bit() -> Row {
     let site = Site::new(false).await;
-    let dir = DataDir::open_existing(site.data()).unwrap();
+    let dir = site.open();
     LocalLog::open(&dir.log(), &Medium::disk()).unwrap().flush().unwrap();
     drop(dir);
     Site::flip(&site.file("log", "sst"), 0.2);
@@ -350,7 +359,7 @@ async fn rows_lost() -> Row {
 
 async fn rows_lost_and_log_trimmed() -> Row {
     let site = Site::new(false).await;
-    let dir = DataDir::open_existing(site.data()).unwrap();
+    let dir = site.open();
     let log = LocalLog::open(&dir.log(), &Medium::disk()).unwrap();
     let manifest = snapshot::verify(&site.dir.path().join("snapshot")).unwrap();
     log.trim(P, forebay_messages::Lsn(manifest.partitions[0].applied)).unwrap();
@@ -400,7 +409,7 @@ async fn newer_directory() -> Row {
 /// A newer forebay continued to write after a barrier.
 async fn version_barrier() -> Row {
     let site = Site::new(false).await;
-    let dir = DataDir::open_existing(site.data()).unwrap();
+    let dir = site.open();
     let log = LocalLog::open(&dir.log(), &Medium::disk()).unwrap();
     let command = Command::VersionBarrier(VersionBarrier { format_min: 99 });
     let created_at = Timestamp(1);
@@ -416,7 +425,7 @@ async fn version_barrier() -> Row {
 
 async fn damaged_rule_book() -> Row {
     let site = Site::new(false).await;
-    let dir = DataDir::open_existing(site.data()).unwrap();
+    let dir = site.open();
     let metadata = LocalMetadata::open(&dir.metadata(), &Medium::disk()).unwrap();
     let garbage = Bytes::from_static(b"\xff\xff\xff no rule book");
     metadata.put(&MetaKey::rule_book(), garbage, Precondition::None).unwrap();
