@@ -4,7 +4,7 @@
 # measured binary is built with `dist`, which has link-time optimization (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build install test test-long sim sim-long sim-consensus sim-consensus-disk bench bench-counts bench-whole bench-redis bench-steady bench-failover bench-million check lint doc fmt clean-data tools
+.PHONY: help run build install test test-long sim sim-long sim-consensus sim-consensus-disk bench bench-counts bench-whole bench-redis bench-steady bench-failover bench-million bench-calls check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -101,8 +101,11 @@ bench-steady: build ## ten minutes at full load: does it get slower, does memory
 bench-failover: tools ## leaders that vanish with 100,000 entries running: how soon another takes over
 	cargo test --release --all-features $(locked) --test main -- failover::in_flight --nocapture --test-threads=1
 
-bench-million: tools ## a million vqueues, and a vqueue with a million entries; DIR=... for another disk
+bench-million: tools ## a million vqueues, a vqueue with a million entries, a million suspended entries; DIR=... for another disk
 	cargo bench $(locked) --bench million -- 1000000 all $(DIR)
+
+bench-calls: tools ## steps and calls beside plain entries, with 2, 8 and 64 partitions
+	cargo bench $(locked) --bench calls -- 15
 
 check: lint ## what CI runs: lints, then tests
 	@$(MAKE) --no-print-directory test

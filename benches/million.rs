@@ -1,16 +1,17 @@
-//! A million vqueues with one entry each, and one vqueue with a million entries, on one node, on
-//! disk, synced:
+//! A million vqueues with one entry each, one vqueue with a million entries, and a million
+//! suspended entries, on one node, on disk, synced:
 //!
 //! ```sh
 //! make bench-million                                   # a million of each
-//! cargo bench --bench million -- 100000 [all|many|one|later] [DIR]
+//! cargo bench --bench million -- 100000 [all|many|one|later|suspended] [DIR]
 //! ```
 //!
 //! `many`: enqueue while nothing may start, kill -9, start (measures the time until the first
 //! handler runs), stop cleanly, start again, run everything. `one`: the same number of entries in
 //! one vqueue, run to the end: the cost of the first and the last 1,000. `later`: a million vqueues
-//! whose entry is due tomorrow. Each phase is a separate process, so that its memory and start time
-//! are its own.
+//! whose entry is due tomorrow. `suspended`: a million vqueues whose entry has started, waits for a
+//! promise and holds its key; kill -9, start, wake one entry and then 1,000 others, one at a time.
+//! Each phase is a separate process, so that its memory and start time are its own.
 //!
 //! Handled entries are counted by number: an entry that is lost, or handled twice in a phase
 //! without a kill, ends the program with an error.
@@ -29,7 +30,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use forebay::{Drain, Entry, HandlerError, Runtime};
+use forebay::{Context, Drain, Entry, EntryId, HandlerError, HandlerOptions, Runtime};
 use futures_util::{StreamExt, stream};
 use tokio::sync::Notify;
 
@@ -47,6 +48,12 @@ const BATCHES_IN_FLIGHT: usize = 4;
 const RUNNING_MAX: u32 = 256;
 /// Number of dequeues compared.
 const WINDOW: u64 = 1_000;
+/// Number of suspended entries that are woken after a start.
+const WOKEN: u64 = 1_000;
+/// The promise that a suspended entry waits for.
+const PROMISE: &str = "go";
+/// How long an entry waits before it is suspended.
+const SUSPEND_AFTER: Duration = Duration::from_millis(1);
 /// Maximum time of a phase without progress.
 const STUCK: Duration = Duration::from_secs(120);
 /// Printed by a child when its part is done; it then waits until its standard input is closed.
@@ -57,6 +64,8 @@ struct Work {
     start: Instant,
     is_open: AtomicBool,
     opened: Notify,
+    /// One more was handled.
+    one_handled: Notify,
     first: AtomicU64,
     handled: AtomicU64,
     times: Vec<AtomicU8>,
@@ -72,6 +81,7 @@ impl Work {
             start: Instant::now(),
             is_open: AtomicBool::new(is_open),
             opened: Notify::new(),
+            one_handled: Notify::new(),
             first: AtomicU64::new(0),
             handled: AtomicU64::new(0),
             times: (0..count).map(|_| AtomicU8::new(0)).collect(),
@@ -89,6 +99,16 @@ impl Work {
         while !self.is_open.load(Ordering::Acquire) {
             self.opened.notified().await;
         }
+        self.count(payload)
+    }
+
+    /// Waits for a promise, which nothing resolves before the entry is woken.
+    async fn wait(&self, context: Context, payload: &[u8]) -> Result<(), HandlerError> {
+        context.promise::<()>(PROMISE).await?;
+        self.count(payload)
+    }
+
+    fn count(&self, payload: &[u8]) -> Result<(), HandlerError> {
         let number = payload.try_into().map(u64::from_le_bytes).map_err(HandlerError::terminal)?;
         let index = usize::try_from(number).map_err(HandlerError::terminal)?;
         self.times[index].fetch_add(1, Ordering::AcqRel);
@@ -98,6 +118,7 @@ impl Work {
             self.at[window].store(self.nanos(), Ordering::Release);
             self.cpu[window].store(cpu_nanos(), Ordering::Release);
         }
+        self.one_handled.notify_one();
         Ok(())
     }
 
@@ -136,7 +157,9 @@ fn report(what: &str, bytes_of: u64, count: u64) {
 }
 
 async fn start(dir: &Path, work: &Arc<Work>) -> Done<Runtime> {
-    let work = Arc::clone(work);
+    let (work, waiting) = (Arc::clone(work), Arc::clone(work));
+    let options =
+        HandlerOptions { suspend_after: Some(SUSPEND_AFTER), ..HandlerOptions::default() };
     Ok(Runtime::builder()
         .data_dir(dir)
         .partitions(1)
@@ -145,12 +168,17 @@ async fn start(dir: &Path, work: &Arc<Work>) -> Done<Runtime> {
             let work = Arc::clone(&work);
             async move { work.handle(&payload).await }
         })
+        .handler_with("wait", options, move |context, payload: bytes::Bytes| {
+            let work = Arc::clone(&waiting);
+            async move { work.wait(context, &payload).await }
+        })
         .start()
         .await?)
 }
 
 fn entry(kind: &str, number: u64) -> Entry {
-    let entry = Entry::to("work").payload(number.to_le_bytes().to_vec()).retention(Duration::ZERO);
+    let service = if kind == "suspended" { "wait" } else { "work" };
+    let entry = Entry::to(service).payload(number.to_le_bytes().to_vec()).retention(Duration::ZERO);
     match kind {
         "one" => entry.scope("one"),
         _ => entry.scope(&format!("s{}", number % SCOPES)).key(&number.to_string()),
@@ -161,7 +189,8 @@ fn tomorrow() -> SystemTime {
     SystemTime::now() + Duration::from_secs(86_400)
 }
 
-async fn enqueue(runtime: &Runtime, kind: &str, count: u64) -> Done {
+/// Enqueues everything; returns the ids of about [`WOKEN`] entries.
+async fn enqueue(runtime: &Runtime, kind: &str, count: u64) -> Done<Vec<EntryId>> {
     let before = memory("VmRSS");
     let begun = Instant::now();
     let batches = (0..count).step_by(usize::try_from(BATCH)?).map(|first| {
@@ -175,14 +204,84 @@ async fn enqueue(runtime: &Runtime, kind: &str, count: u64) -> Done {
         runtime.enqueue_batch(entries)
     });
     let mut stored = stream::iter(batches).buffered(BATCHES_IN_FLIGHT);
+    let (mut ids, mut number) = (Vec::new(), 0);
     while let Some(handles) = stored.next().await {
-        handles?;
+        for handle in handles? {
+            if number % count.div_ceil(WOKEN) == 0 {
+                ids.push(handle.id());
+            }
+            number += 1;
+        }
     }
     let each = begun.elapsed().as_secs_f64();
     println!("  enqueued {count} in {each:.1} s: {:.0}/s", count as f64 / each);
+    if kind == "suspended" {
+        all_suspended(runtime, count).await?;
+        println!("  all are suspended after {:.1} s", begun.elapsed().as_secs_f64());
+    }
     wait_until_stable(runtime).await;
     report("memory with everything enqueued", before, count);
+    Ok(ids)
+}
+
+/// Number of suspended entries.
+async fn suspended(runtime: &Runtime) -> Done<u64> {
+    let partitions = runtime.node().inspect().list_partitions().await?;
+    Ok(partitions.iter().map(|partition| partition.parked).sum())
+}
+
+/// Waits until this many entries are suspended.
+async fn all_suspended(runtime: &Runtime, count: u64) -> Done {
+    let (mut known, mut since) = (0, Instant::now());
+    while known < count {
+        let asked = Instant::now();
+        let now = suspended(runtime).await?;
+        // It reads a row of every vqueue, which must not take most of the machine.
+        let pause = 4 * asked.elapsed();
+        if now != known {
+            (known, since) = (now, Instant::now());
+        }
+        if since.elapsed() > STUCK {
+            return Err(format!("stuck with {known} of {count} entries suspended").into());
+        }
+        tokio::time::sleep(pause.max(Duration::from_millis(20))).await;
+    }
     Ok(())
+}
+
+/// Wakes these entries, one at a time: the first one as soon as possible after the start.
+async fn wake(runtime: &Runtime, work: &Work, ids: &[EntryId], count: u64) -> Done {
+    let mut latencies = Vec::new();
+    for (at, id) in ids.iter().enumerate() {
+        let begun = Instant::now();
+        runtime.resolve(*id, PROMISE, &()).await?;
+        tokio::time::timeout(STUCK, work.one_handled.notified()).await?;
+        latencies.push(begun.elapsed());
+        if at == 0 {
+            let (start, wake) = (work.start.elapsed(), begun.elapsed());
+            println!("  the first woken entry ran {start:.0?} after the start, {wake:.1?} after");
+            println!("  its promise was resolved");
+        }
+    }
+    latencies.sort_unstable();
+    let at = |share: usize| latencies[(latencies.len() * share / 100).min(latencies.len() - 1)];
+    println!(
+        "  {} woken, one at a time, from resolve to handler: p50 {:.1?}, p99 {:.1?}, at most {:.1?}",
+        ids.len(),
+        at(50),
+        at(99),
+        at(100)
+    );
+    let most = work.times.iter().map(|times| times.load(Ordering::Acquire)).max();
+    let (handled, woken) = (work.handled.load(Ordering::Acquire), ids.len() as u64);
+    if most != Some(1) || handled != woken {
+        return Err(format!("{handled} handled, {woken} woken, one {most:?} times").into());
+    }
+    all_suspended(runtime, count - woken).await?;
+    match suspended(runtime).await? {
+        left if left == count - woken => Ok(()),
+        left => Err(format!("{left} entries are suspended, {woken} of {count} were woken").into()),
+    }
 }
 
 /// The number of vqueues with an actor, and of those waiting for a permit without one.
@@ -287,13 +386,26 @@ async fn first_handled(work: &Work) -> Done<Duration> {
     Ok(Duration::from_nanos(work.first.load(Ordering::Acquire)))
 }
 
+/// The ids of some entries, for the next phase.
+fn ids_path(dir: &Path) -> std::path::PathBuf {
+    dir.with_extension("ids")
+}
+
 async fn phase(phase: &str, kind: &str, count: u64, dir: &Path) -> Done {
     let work = Work::new(count, false);
     let before = memory("VmRSS");
     let runtime = start(dir, &work).await?;
     println!("  started in {:.0?}", work.start.elapsed());
     match phase {
-        "enqueue" => enqueue(&runtime, kind, count).await?,
+        "enqueue" => {
+            let ids = enqueue(&runtime, kind, count).await?;
+            std::fs::write(ids_path(dir), serde_json::to_vec(&ids)?)?;
+        }
+        "look" if kind == "suspended" => {
+            let ids: Vec<EntryId> = serde_json::from_slice(&std::fs::read(ids_path(dir))?)?;
+            wake(&runtime, &work, &ids, count).await?;
+            report("memory when they were woken", before, count);
+        }
         "look" => {
             if kind != "later" {
                 println!("  first handler after {:.0?}", first_handled(&work).await?);
@@ -365,7 +477,7 @@ fn run(kind: &str, count: u64, dir: &Path) -> Done {
     let dir = dir.join(kind);
     kill(child("enqueue", kind, count, &dir)?)?;
     stop(child("look", kind, count, &dir)?)?;
-    if kind != "later" {
+    if ["many", "one"].contains(&kind) {
         stop(child("drain", kind, count, &dir)?)?;
     }
     Ok(())
@@ -382,7 +494,7 @@ fn main() -> Done {
     let count = args.first().map_or(Ok(COUNT_DEFAULT), |text| text.parse())?;
     let root = args.get(2).map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::tempdir_in(root)?;
-    for kind in ["many", "one", "later"] {
+    for kind in ["many", "one", "later", "suspended"] {
         if args.get(1).is_none_or(|only| [kind, "all"].contains(only)) {
             run(kind, count, dir.path())?;
         }
