@@ -182,13 +182,16 @@ pub enum NodeError {
         reason: String,
     },
     /// There is no such entry.
-    #[error("there is no entry {0}")]
+    #[error("there is no entry {0}: it was purged, or its id belongs to another data directory")]
     UnknownEntry(EntryId),
     /// An entry has ended, so its promises cannot be settled any more.
     #[error("the entry {0} has ended: nothing waits for its promises any more")]
     EntryEnded(EntryId),
     /// A promise was settled before.
-    #[error("the promise `{name}` of {entry} was resolved or rejected before: that result stands")]
+    #[error(
+        "the promise `{name}` of {entry} was resolved or rejected before: that result stands; \
+         another value needs a promise of another name"
+    )]
     PromiseSettled {
         /// The entry.
         entry: EntryId,
@@ -196,7 +199,10 @@ pub enum NodeError {
         name: String,
     },
     /// An entry has as many promises as it may.
-    #[error("the entry {0} has {PROMISES_MAX} promises, no more are allowed")]
+    #[error(
+        "the entry {0} has {PROMISES_MAX} promises, no more are allowed: resolve one with a list, or \
+         split the work into children"
+    )]
     TooManyPromises(EntryId),
     /// The name of a promise is empty or too long.
     #[error("the name of a promise has 1 to {NAME_LEN_MAX} bytes; this one has {len}")]

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod children;
+mod errors;
 mod faults;
 mod promises;
 mod replay;

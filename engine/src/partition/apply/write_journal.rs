@@ -202,7 +202,7 @@ fn would_deadlock(child: &NewChild, chain: &[VQueueId]) -> JournalOutcome {
     let held: Vec<String> = chain.iter().map(ToString::to_string).collect();
     let message = format!(
         "would deadlock: key `{}` of service `{}` is held by an entry that waits for this call \
-         ({}); send instead of calling, or release the key first",
+         ({}); send instead of calling, or use another key",
         child.vqueue.object_key.as_deref().unwrap_or_default(),
         child.vqueue.service,
         held.join(" -> ")
