@@ -152,7 +152,7 @@ impl Entries {
         self.act(EntryAction::Kill).await
     }
 
-    /// Pauses waiting entries until they are resumed; they keep their positions.
+    /// Pauses waiting and suspended entries until they are resumed; they keep their positions.
     ///
     /// # Errors
     /// As [`Entries::cancel`].

@@ -194,10 +194,11 @@ impl EntryHandle {
     }
 
     /// Pauses it until it is resumed; it keeps its position in the queue and, after a retry, its
-    /// lock. Durable when this returns. Not cancel-safe.
+    /// lock. A suspended entry keeps what it waits for, and answers are stored meanwhile. Durable
+    /// when this returns. Not cancel-safe.
     ///
     /// # Errors
-    /// [`ActError::NotChanged`] when it does not wait: it runs, is paused, or has ended.
+    /// [`ActError::NotChanged`] when it runs, is paused, or has ended.
     pub async fn pause(&self) -> Result<(), ActError> {
         self.act(EntryAction::Pause).await
     }

@@ -4,6 +4,7 @@ mod cancel;
 mod children;
 mod errors;
 mod faults;
+mod pause;
 mod promises;
 mod replay;
 mod suspend;

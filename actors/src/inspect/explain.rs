@@ -68,7 +68,12 @@ impl Inspect {
         let mut blocked_by = Vec::new();
         match row.stage {
             Stage::Running | Stage::Finished => {}
-            Stage::Paused => blocked_by.push(BlockView { reason: Reason::Paused, since: None }),
+            Stage::Paused => {
+                blocked_by.push(BlockView { reason: Reason::Paused, since: None });
+                if row.journal().is_some_and(|journal| !journal.waits.is_empty()) {
+                    blocked_by.extend(self.waits_of(id).await?);
+                }
+            }
             Stage::Suspended => blocked_by = self.waits_of(id).await?,
             Stage::Inbox => {
                 blocked_by.extend(self.no_handler(&row, &meta.name));

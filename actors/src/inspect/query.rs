@@ -37,6 +37,7 @@ pub(crate) fn selector(filter: &EntryFilter) -> Result<EntrySelector, FilterErro
         limit_key: text(&filter.limit_key),
         stage: filter.stage.map(|stage| stage as u32),
         created_until: filter.created_until.map(Timestamp),
+        includes_suspended: false,
     })
 }
 

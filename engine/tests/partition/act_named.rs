@@ -22,7 +22,7 @@ fn the_entries_of_an_action_can_be_listed_beforehand() {
     assert_eq!(checked(Cancel), [Ok(()); 4]);
     assert_eq!(checked(Kill), [Ok(()); 4]);
     let (running, suspended) = (Err(Skip::Running), Err(Skip::Suspended));
-    assert_eq!(checked(Pause), [Ok(()), running, suspended, Err(Skip::AlreadyPaused)]);
+    assert_eq!(checked(Pause), [Ok(()), running, Ok(()), Err(Skip::AlreadyPaused)]);
     let no = Err(Skip::NotPaused);
     assert_eq!(checked(Resume), [no, no, no, Ok(())]);
     assert_eq!(checked(reschedule), [Ok(()), running, suspended, Ok(())]);

@@ -452,6 +452,7 @@ fn selector(chosen: &Chosen) -> EntrySelector {
                 ][usize::from(*stage)]
                 .map(|stage| stage as u32),
                 created_until: until.map(|at| Timestamp(at.into())),
+                includes_suspended: false,
             }
         }
     }

@@ -11,7 +11,7 @@ use forebay_engine::partition::{
 use forebay_messages::{
     EntryId, FailureKind, Outcome, Timestamp,
     command::{
-        AfterRun, Command, EndRun, EntrySelector, NewChild, Operation, Purge, Restart,
+        AfterRun, Command, EndRun, EntryAction, EntrySelector, NewChild, Operation, Purge, Restart,
         SettlePromise,
     },
     journal::{JournalKey, JournalKind, JournalOutcome},
@@ -279,7 +279,7 @@ impl World {
         let command = match what {
             0 => Command::Cancel(these),
             1 => Command::Kill(these),
-            2 => Command::Pause(these),
+            2 => EntryAction::Pause.command(these),
             3 => Command::Resume(these),
             4 => Command::Redrive(these),
             _ => Command::Purge(Purge { entries: vec![id], ..Purge::default() }),

@@ -1,14 +1,14 @@
 //! Children, the effects of a parent's end on them, and messages between partitions, case by case.
 
 use forebay_engine::partition::{
-    apply::{Applied, Reply},
+    apply::{Acted, Applied, Reply, Skip},
     rows::Stage,
 };
 use forebay_messages::{
     EntryId, FailureKind, Incarnation, Outcome, PartitionId, RecordSeq, Timestamp, VQueueName,
     command::{
-        Command, Deliver, EntrySelector, MessageBody, NewChild, Operation, OutboxMessage, Purge,
-        StopChild,
+        Command, Deliver, EntryAction, EntrySelector, MessageBody, NewChild, Operation,
+        OutboxMessage, Purge, StopChild,
     },
     journal::{JournalFailureKind, JournalOutcome, KeyParts, TOMBSTONE_RETENTION_MS},
 };
@@ -407,5 +407,54 @@ fn a_suspended_entry_keeps_its_key_unless_it_releases_it() {
         all.wake(first, 50);
         assert_eq!(all.row(first).unwrap().key.has_lock, !releases);
         all.start(first);
+    }
+}
+
+// --- Pauses.
+
+#[test]
+fn a_pause_of_an_earlier_version_skips_a_suspended_entry() {
+    let mut all = Partitions::new(1);
+    let order = all.enqueue(service("order"));
+    let token = all.start(order);
+    all.write_one(order, token, "approved", Operation::Promise(()));
+    assert!(all.suspend(order, token, &["approved"]));
+    let skipped = Acted { changed: 0, skipped: vec![(order, Skip::Suspended)] };
+    assert_eq!(all.run(order, Command::Pause(these(order))), Reply::Acted(skipped));
+    assert_eq!(all.stage(order), Some(Stage::Suspended));
+    all.run(order, EntryAction::Pause.command(these(order)));
+    assert_eq!(all.stage(order), Some(Stage::Paused));
+}
+
+#[test]
+fn a_paused_entry_is_suspended_again_unless_an_answer_came() {
+    for comes in [false, true] {
+        let mut all = Partitions::new(2);
+        let order = all.enqueue(locked("a"));
+        let token = all.start(order);
+        all.write_one(order, token, "ship", Operation::Call(child(locked("b"))));
+        assert!(all.suspend(order, token, &["ship"]));
+        all.deliver_all();
+        all.run(order, EntryAction::Pause.command(these(order)));
+        all.restart_all();
+        if comes {
+            let ship = all.child_of(order, "ship");
+            all.serve(ship, "shipped");
+            all.deliver_all();
+            assert_eq!(all.outcome(order, "ship"), Some(success("shipped")));
+        }
+        assert_eq!(all.stage(order), Some(Stage::Paused));
+        all.run(order, Command::Resume(these(order)));
+        let expected = if comes { Stage::Inbox } else { Stage::Suspended };
+        assert_eq!(all.stage(order), Some(expected));
+        let row = all.row(order).unwrap();
+        assert!(row.key.has_lock, "it kept its lock");
+        assert_eq!(row.journal().unwrap().waits.is_empty(), comes);
+        if !comes {
+            let ship = all.child_of(order, "ship");
+            all.serve(ship, "shipped");
+            all.deliver_all();
+            assert_eq!(all.stage(order), Some(Stage::Inbox), "it is woken");
+        }
     }
 }

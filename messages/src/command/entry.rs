@@ -277,6 +277,10 @@ pub struct EntrySelector {
     /// Only entries created at or before this time.
     #[bilrost(6)]
     pub created_until: Option<Timestamp>,
+    /// A pause also applies to suspended entries. Records of earlier versions lack this: they skip
+    /// suspended entries.
+    #[bilrost(7)]
+    pub includes_suspended: bool,
 }
 
 impl EntrySelector {

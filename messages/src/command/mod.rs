@@ -138,7 +138,7 @@ pub enum EntryAction {
     Cancel,
     /// End the entry at once, whatever its stage.
     Kill,
-    /// Pause a waiting entry.
+    /// Pause an entry that waits or is suspended.
     Pause,
     /// Resume a paused entry.
     Resume,
@@ -194,7 +194,7 @@ impl EntryAction {
         match self {
             Self::Cancel => Command::Cancel(selector),
             Self::Kill => Command::Kill(selector),
-            Self::Pause => Command::Pause(selector),
+            Self::Pause => Command::Pause(EntrySelector { includes_suspended: true, ..selector }),
             Self::Resume => Command::Resume(selector),
             Self::Reschedule { run_at } => Command::Reschedule(Reschedule { selector, run_at }),
             Self::Purge => Command::Purge(Purge { entries: selector.entries, ..Purge::default() }),

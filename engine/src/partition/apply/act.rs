@@ -43,12 +43,13 @@ pub fn check(action: EntryAction, row: &EntryRow) -> Result<(), Skip> {
     match (action, row.stage) {
         (Cancel, Stage::Running) if row.cancel_requested => Err(Skip::AlreadyCanceled),
         (Cancel | Kill | Restart, _)
+        | (Pause, Stage::Suspended)
         | (Pause | Reschedule { .. }, Stage::Inbox)
         | (Resume | Reschedule { .. }, Stage::Paused) => Ok(()),
         (Pause, Stage::Paused) => Err(Skip::AlreadyPaused),
         (Resume, _) => Err(Skip::NotPaused),
         (Pause | Reschedule { .. }, Stage::Running) => Err(Skip::Running),
-        (Pause | Reschedule { .. }, Stage::Suspended) => Err(Skip::Suspended),
+        (Reschedule { .. }, Stage::Suspended) => Err(Skip::Suspended),
         (Pause | Reschedule { .. }, Stage::Finished) => Err(Skip::Finished),
         (Purge | Redrive, _) => Err(Skip::NotFinished),
     }

@@ -89,7 +89,12 @@ impl<T: Tables> Context<'_, T> {
         let live = self.tables.change_entry(entry, |row| {
             let journal = row.journal_mut();
             journal.bytes += len;
-            let wakes = row.stage == Stage::Suspended && row.journal_mut().waits_for(key);
+            let is_awaited = journal.waits_for(key);
+            if is_awaited {
+                // If it is paused, it returns to its inbox when it is resumed.
+                journal.wait_for_nothing();
+            }
+            let wakes = is_awaited && row.stage == Stage::Suspended;
             ((row.stage == Stage::Running).then_some(row.token), wakes)
         })?;
         let (token, wakes) = live.unwrap_or_default();
@@ -103,8 +108,7 @@ impl<T: Tables> Context<'_, T> {
 
     /// Returns a suspended entry to its inbox under its old time: before new entries.
     fn wake(&mut self, id: EntryId) -> Result<(), ApplyError> {
-        let Some(mut row) = self.tables.entry(id)? else { return Ok(()) };
-        row.journal_mut().wait_for_nothing();
+        let Some(row) = self.tables.entry(id)? else { return Ok(()) };
         self.back_to_inbox(id, row, false)
     }
 

@@ -75,6 +75,10 @@ impl<T: Tables> Context<'_, T> {
             if let Err(skip) = check(action, &row) {
                 return Ok(Err(skip));
             }
+            let is_suspended = row.stage == Stage::Suspended;
+            if action == EntryAction::Pause && is_suspended && !selector.includes_suspended {
+                return Ok(Err(Skip::Suspended));
+            }
             if !context.matches(selector, (row.vqueue, row.stage, row.created_at))? {
                 return Ok(Err(Skip::NoMatch));
             }

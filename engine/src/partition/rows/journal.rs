@@ -32,7 +32,7 @@ pub struct JournalState {
     /// It contains the row of a child that ends with its parent.
     #[bilrost(6)]
     pub has_children: bool,
-    /// In stage `Suspended`: the keys it waits for, at most
+    /// In stage `Suspended`, or paused in it: the keys it waits for, at most
     /// [`forebay_messages::journal::WAITS_KEPT_MAX`].
     #[bilrost(7)]
     pub waits: Vec<JournalKey>,

@@ -180,6 +180,7 @@ fn filters() -> Vec<EntrySelector> {
                         limit_key,
                         stage,
                         created_until,
+                        includes_suspended: false,
                     });
                 }
             }
