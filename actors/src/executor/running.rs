@@ -295,7 +295,7 @@ impl Shared {
         let mut found: Vec<_> = running
             .map(|running| {
                 let (entry, token) = *running.key();
-                (running.name.id_for(entry), entry, token)
+                KnownAttempt { vqueue: running.name.id_for(entry), entry, token }
             })
             .collect();
         found.sort_unstable();
@@ -304,7 +304,7 @@ impl Shared {
 
     /// From here on `to` is notified when these are gone; at once if they are gone already.
     pub(super) fn hand_over(&self, attempts: &[KnownAttempt], to: &Ref<PartitionInput>) {
-        for (_, entry, token) in attempts {
+        for KnownAttempt { entry, token, .. } in attempts {
             match self.running.get_mut(&(*entry, *token)) {
                 Some(mut running) => running.reply_to = to.clone(),
                 None => drop(to.send(PartitionInput::Stopped { token: *token })),

@@ -37,9 +37,9 @@ impl PartitionPerformer {
                 let last_seq = self.state.inbox_seq();
                 // Attempts of earlier epochs do not run here and are about to be returned.
                 let epoch = self.state.leader_epoch;
-                let stops: HashSet<_> = stopping.iter().map(|(_, _, token)| *token).collect();
+                let stops: HashSet<_> = stopping.iter().map(|known| known.token).collect();
                 let is_here = |token: &AttemptToken| token.epoch == epoch || stops.contains(token);
-                let here = running.iter().filter(|(_, _, token)| is_here(token)).count();
+                let here = running.iter().filter(|known| is_here(&known.token)).count();
                 let here = u32::try_from(here + left.len()).unwrap_or(u32::MAX);
                 cx.feed_back(PartitionInput::SeedSent {
                     running,
@@ -59,9 +59,9 @@ impl PartitionPerformer {
     /// and attempts of this process continue or were given up by it.
     fn interrupted(&self, seed: &Seed, running: &[KnownAttempt]) -> Vec<(AttemptToken, u32)> {
         let attempts = running.iter().zip(&seed.running);
-        let lost = attempts.filter(|((_, _, token), _)| token.epoch <= self.lost_through);
-        lost.map(|((_, _, token), seeded)| {
-            (*token, self.executor.interruptions_max(&seeded.name.service))
+        let lost = attempts.filter(|(known, _)| known.token.epoch <= self.lost_through);
+        lost.map(|(known, seeded)| {
+            (known.token, self.executor.interruptions_max(&seeded.name.service))
         })
         .collect()
     }

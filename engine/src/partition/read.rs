@@ -73,8 +73,9 @@ pub fn seed(
         let page = rows.running_after(after, PAGE_LEN)?;
         let Some((last, _)) = page.last() else { break };
         after = Some(*last);
-        let page = page.into_iter().map(|((vqueue, entry), row)| (vqueue, entry, row.token));
-        read.running.extend(page);
+        for ((vqueue, entry), row) in page {
+            read.running.push(KnownAttempt { vqueue, entry, token: row.token });
+        }
     }
     let mut after = None;
     loop {
@@ -90,14 +91,14 @@ pub fn seed(
     }
     let known: Set<_> = match stopping {
         [] => Set::default(),
-        _ => read.running.iter().map(|(_, _, token)| *token).collect(),
+        _ => read.running.iter().map(|known| known.token).collect(),
     };
-    for attempt in stopping.iter().filter(|(_, _, token)| !known.contains(token)) {
-        read.stopping.push((*attempt, rows.lock(attempt.0)?));
+    for attempt in stopping.iter().filter(|attempt| !known.contains(&attempt.token)) {
+        read.stopping.push((*attempt, rows.lock(attempt.vqueue)?));
     }
     let mut names: Map<VQueueId, Arc<VQueueName>> = Map::default();
     let holders = read.running.iter().chain(read.stopping.iter().map(|(known, _)| known));
-    for (vqueue, entry, token) in holders {
+    for KnownAttempt { vqueue, entry, token } in holders {
         let name = match names.get(vqueue) {
             Some(name) => Arc::clone(name),
             None => {

@@ -1,7 +1,7 @@
 //! Attempts of earlier leaders return to their inboxes while the gate is already open.
 
 use forebay_engine::partition::machine::{
-    ENDS_PER_RECORD_MAX, PartitionEffect as Effect, PartitionInput as Input, Phase,
+    ENDS_PER_RECORD_MAX, KnownAttempt, PartitionEffect as Effect, PartitionInput as Input, Phase,
 };
 use forebay_messages::{
     Epoch,
@@ -87,7 +87,8 @@ fn attempts_return_in_bounded_records_few_at_a_time() {
     rig.tell(Input::StopLeading);
     rig.announce(2);
     rig.begin_seed();
-    let running = (0..count as u64).map(|n| (vqueue(FREE), entry(1), token(1, n))).collect();
+    let known = |n| KnownAttempt { vqueue: vqueue(FREE), entry: entry(1), token: token(1, n) };
+    let running = (0..count as u64).map(known).collect();
     rig.tell(Input::SeedSent {
         running,
         stopping: Vec::new(),

@@ -167,11 +167,15 @@ impl Rig {
         };
         let mut running = proposed.clone();
         let rows = self.replica.tables.running.iter();
-        running.extend(rows.map(|((vqueue, entry), row)| (*vqueue, *entry, row.token)));
-        let is_over = |known: &KnownAttempt| running.iter().all(|(_, _, token)| *token != known.2);
+        running.extend(rows.map(|((vqueue, entry), row)| KnownAttempt {
+            vqueue: *vqueue,
+            entry: *entry,
+            token: row.token,
+        }));
+        let is_over = |known: &KnownAttempt| running.iter().all(|of| of.token != known.token);
         let lock = |vqueue| self.replica.tables.locks.get(&vqueue).copied();
         let stopping = stopping.iter().filter(|known| is_over(known));
-        let stopping: Vec<_> = stopping.map(|known| (*known, lock(known.0))).collect();
+        let stopping: Vec<_> = stopping.map(|known| (*known, lock(known.vqueue))).collect();
         let count = running.len() + stopping.len();
         let (interrupted, last_seq) = (std::mem::take(&mut self.interrupted), self.last_seq);
         let sent = PartitionInput::SeedSent { running, stopping, interrupted, last_seq };

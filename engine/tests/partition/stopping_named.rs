@@ -1,6 +1,8 @@
 //! Handlers told to stop keep their permit and lock until they stop, and return them once.
 
-use forebay_engine::partition::machine::{PartitionEffect as Effect, PartitionInput as Input};
+use forebay_engine::partition::machine::{
+    KnownAttempt, PartitionEffect as Effect, PartitionInput as Input,
+};
 use forebay_messages::{
     AttemptToken, EntryId, PermitId,
     actor::{AttemptEnd, LimiterMessage, Release},
@@ -184,7 +186,7 @@ fn a_handler_that_stops_unasked_keeps_its_row() {
 #[test]
 fn a_replacement_actor_counts_the_handlers_of_the_former_one() {
     let token = AttemptToken::default();
-    let left = vec![(forebay_messages::VQueueId::default(), entry(1), token)];
+    let left = vec![KnownAttempt { vqueue: Default::default(), entry: entry(1), token }];
     let mut rig = Rig::new();
     rig.partition = rig.partition.with_stopping(left);
     let mut effects = Vec::new();

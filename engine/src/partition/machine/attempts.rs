@@ -105,11 +105,15 @@ impl Attempts {
     }
 
     /// Attempts of earlier epochs, vqueue by vqueue and in the order of their starts.
-    pub(super) fn before(&self, epoch: Epoch) -> Vec<(VQueueId, EntryId, AttemptToken)> {
+    pub(super) fn before(&self, epoch: Epoch) -> Vec<KnownAttempt> {
         let is_before = |(token, _): &(&AttemptToken, &Attempt)| token.epoch < epoch;
-        let of = |(token, of): (&AttemptToken, &Attempt)| (of.vqueue, of.entry, *token);
+        let of = |(token, of): (&AttemptToken, &Attempt)| KnownAttempt {
+            vqueue: of.vqueue,
+            entry: of.entry,
+            token: *token,
+        };
         let mut found: Vec<_> = self.by_token.iter().filter(is_before).map(of).collect();
-        found.sort_unstable_by_key(|(vqueue, _, token)| (*vqueue, *token));
+        found.sort_unstable_by_key(|known| (known.vqueue, known.token));
         found
     }
 
@@ -136,12 +140,13 @@ impl Attempts {
     }
 
     /// Attempts whose decision is proposed but not applied.
-    pub(super) fn proposed(&self) -> Vec<(VQueueId, EntryId, AttemptToken)> {
-        let of_vqueue = |(vqueue, places): (&VQueueId, &VecDeque<(EntryKey, AttemptToken)>)| {
-            let vqueue = *vqueue;
-            places.clone().into_iter().map(move |(key, token)| (vqueue, key.entry, token))
-        };
-        let mut found: Vec<_> = self.proposed.iter().flat_map(of_vqueue).collect();
+    pub(super) fn proposed(&self) -> Vec<KnownAttempt> {
+        let mut found = Vec::new();
+        for (vqueue, places) in &self.proposed {
+            for (key, token) in places {
+                found.push(KnownAttempt { vqueue: *vqueue, entry: key.entry, token: *token });
+            }
+        }
         found.sort_unstable();
         found
     }
@@ -184,7 +189,7 @@ impl Attempts {
     /// Sets the permit of an attempt that was running before the limiter started.
     pub(super) fn set_permit(
         &mut self,
-        (vqueue, entry, token): (VQueueId, EntryId, AttemptToken),
+        KnownAttempt { vqueue, entry, token }: KnownAttempt,
         permit: PermitId,
     ) {
         let attempt = self.by_token.entry(token).or_insert(Attempt {
@@ -215,7 +220,8 @@ impl Attempts {
     /// Takes the handler of an attempt that must stop; `None` if there is none.
     pub(super) fn take_handler(&mut self, token: AttemptToken) -> Option<KnownAttempt> {
         let known = self.by_token.get_mut(&token)?;
-        std::mem::take(&mut known.has_handler).then_some((known.vqueue, known.entry, token))
+        let (vqueue, entry) = (known.vqueue, known.entry);
+        std::mem::take(&mut known.has_handler).then_some(KnownAttempt { vqueue, entry, token })
     }
 
     /// The handler of an attempt has stopped.
@@ -268,9 +274,9 @@ impl Attempts {
         let mut handlers: Vec<_> = std::mem::take(&mut self.by_token)
             .into_iter()
             .filter(|(_, attempt)| attempt.has_handler)
-            .map(|(token, attempt)| (attempt.vqueue, attempt.entry, token))
+            .map(|(token, Attempt { vqueue, entry, .. })| KnownAttempt { vqueue, entry, token })
             .collect();
-        handlers.sort_unstable_by_key(|(.., token)| *token);
+        handlers.sort_unstable_by_key(|known| known.token);
         handlers
     }
 

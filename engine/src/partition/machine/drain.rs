@@ -11,7 +11,7 @@ use forebay_messages::{AttemptToken, EntryId, Epoch, RecordSeq, Timestamp, VQueu
 
 use crate::machine::Map;
 
-use super::{ENDS_PER_RECORD_MAX, Partition, Phase, effect::PartitionEffect};
+use super::{ENDS_PER_RECORD_MAX, KnownAttempt, Partition, Phase, effect::PartitionEffect};
 
 /// Maximum number of records with returning attempts that are proposed but not applied.
 const HAND_BACKS_IN_FLIGHT_MAX: usize = 4;
@@ -31,11 +31,11 @@ pub(super) struct Drain {
 }
 
 impl Drain {
-    fn begin(&mut self, attempts: Vec<(VQueueId, EntryId, AttemptToken)>) {
+    fn begin(&mut self, attempts: Vec<KnownAttempt>) {
         let interrupted = std::mem::take(&mut self.interrupted);
         self.clear();
         self.interrupted = interrupted;
-        for (vqueue, entry, token) in attempts {
+        for KnownAttempt { vqueue, entry, token } in attempts {
             *self.left.entry(vqueue).or_default() += 1;
             self.waiting.push_back((entry, token));
         }

@@ -139,10 +139,10 @@ impl Partition {
         assert_eq!(seeded.len(), permits.len(), "the limiter answers for each seeded attempt");
         for (attempt, permit) in seeded.into_iter().zip(permits) {
             self.seeding.incarnation = permit.incarnation;
-            if self.stopping.set_permit(attempt.2, *permit) {
+            if self.stopping.set_permit(attempt.token, *permit) {
                 continue;
             }
-            match self.seeding.over.remove(&attempt.2) {
+            match self.seeding.over.remove(&attempt.token) {
                 None => self.attempts.set_permit(attempt, *permit),
                 Some(keep_lock) => {
                     let release = Release { permit: *permit, keep_lock };

@@ -16,7 +16,15 @@ use forebay_messages::{AttemptToken, EntryId, PermitId, VQueueId, actor::Release
 use super::{Partition, effect::PartitionEffect};
 
 /// An attempt, as known to limiters and rows.
-pub type KnownAttempt = (VQueueId, EntryId, AttemptToken);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KnownAttempt {
+    /// The vqueue of its entry.
+    pub vqueue: VQueueId,
+    /// Its entry.
+    pub entry: EntryId,
+    /// The attempt.
+    pub token: AttemptToken,
+}
 
 /// Returned once the handler has stopped.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +54,8 @@ pub(super) struct Stopping {
 impl Stopping {
     /// The handlers that a former actor of this replica left.
     pub(super) fn new(left: Vec<KnownAttempt>) -> Self {
-        let handler = |(vqueue, entry, token)| (token, Handler { vqueue, entry, over: None });
+        let handler =
+            |KnownAttempt { vqueue, entry, token }| (token, Handler { vqueue, entry, over: None });
         Self { handlers: left.into_iter().map(handler).collect(), is_told: true }
     }
 
@@ -60,11 +69,15 @@ impl Stopping {
     }
 
     pub(super) fn all(&self) -> Vec<KnownAttempt> {
-        let known = |(token, of): (&AttemptToken, &Handler)| (of.vqueue, of.entry, *token);
+        let known = |(token, of): (&AttemptToken, &Handler)| KnownAttempt {
+            vqueue: of.vqueue,
+            entry: of.entry,
+            token: *token,
+        };
         self.handlers.iter().map(known).collect()
     }
 
-    pub(super) fn insert(&mut self, (vqueue, entry, token): KnownAttempt) {
+    pub(super) fn insert(&mut self, KnownAttempt { vqueue, entry, token }: KnownAttempt) {
         let before = self.handlers.insert(token, Handler { vqueue, entry, over: None });
         assert!(before.is_none(), "{token} is told to stop once");
     }
@@ -94,8 +107,8 @@ impl Stopping {
         for handler in self.handlers.values_mut() {
             handler.over = None;
         }
-        for ((_, _, token), keep_lock) in over {
-            self.over(*token, None, *keep_lock);
+        for (known, keep_lock) in over {
+            self.over(known.token, None, *keep_lock);
         }
     }
 
@@ -126,7 +139,7 @@ impl Partition {
     pub(super) fn stop_handler(&mut self, token: AttemptToken, effects: &mut Vec<PartitionEffect>) {
         if let Some(known) = self.attempts.take_handler(token) {
             self.stopping.insert(known);
-            effects.push(PartitionEffect::Abort { entry: known.1, token });
+            effects.push(PartitionEffect::Abort { entry: known.entry, token });
         }
     }
 
@@ -135,7 +148,7 @@ impl Partition {
     pub(super) fn stop_all_handlers(&mut self, effects: &mut Vec<PartitionEffect>) {
         for known in self.attempts.clear() {
             self.stopping.insert(known);
-            effects.push(PartitionEffect::Abort { entry: known.1, token: known.2 });
+            effects.push(PartitionEffect::Abort { entry: known.entry, token: known.token });
         }
         self.stopping.forget_permits(&[]);
         if !std::mem::replace(&mut self.stopping.is_told, true) {

@@ -264,8 +264,8 @@ impl Node {
         self.seeds += 1;
         self.tell_limiter(LimiterMessage::Seed(Box::new(seed)));
         // After a restart, attempts that ran before are lost, under any leader.
-        let is_lost = |(_, _, token): &&KnownAttempt| token.epoch <= self.lost_through;
-        let interrupted = running.iter().filter(is_lost).map(|(.., token)| (*token, 2)).collect();
+        let is_lost = |known: &&KnownAttempt| known.token.epoch <= self.lost_through;
+        let interrupted = running.iter().filter(is_lost).map(|known| (known.token, 2)).collect();
         let last_seq = self.replica.state.inbox_seq();
         Some(PartitionInput::SeedSent { running, stopping, interrupted, last_seq })
     }
