@@ -95,6 +95,12 @@ fn fixed_seeds_hold() {
     FIXED_SEEDS.for_each(run);
 }
 
+/// 542075511986: a due sleep kept a partition busy that did not lead.
+#[test]
+fn seeds_that_failed_once_hold() {
+    [542_075_511_986].into_iter().for_each(run);
+}
+
 #[test]
 fn fresh_seeds_hold() {
     let first = fresh();

@@ -82,6 +82,9 @@ impl std::fmt::Display for SiteId {
     }
 }
 
+/// Number of steps in one millisecond after which a simulation fails.
+const STEPS_WITHOUT_TIME_MAX: usize = 2_000_000;
+
 /// One step of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceStep {
@@ -299,7 +302,19 @@ impl Sim {
         let (id, choice) = all[self.random.below(all.len())];
         let (name, number) = self.perform(id, choice);
         self.trace.push(TraceStep { at: now, site: id, name, number });
+        self.check_progress();
         true
+    }
+
+    /// Fails if messages chase each other without end: actors that answer each other at once would
+    /// occupy their threads.
+    fn check_progress(&self) {
+        let Some(before) = self.trace.len().checked_sub(STEPS_WITHOUT_TIME_MAX) else { return };
+        let last = self.trace.len() - 1;
+        if before % 1_024 == 0 && self.trace[before].at == self.trace[last].at {
+            let tail = &self.trace[last - 40..];
+            panic!("{STEPS_WITHOUT_TIME_MAX} steps in the same millisecond, the last: {tail:#?}");
+        }
     }
 
     /// Performs a step; `None` is the turn of a log writer.

@@ -155,6 +155,29 @@ fn a_sleep_ends_by_a_record_when_its_time_has_come() {
     assert_eq!(timer(&effects), Some(9_000), "and then the next one");
 }
 
+/// Regression: the timer fired again and again until the partition led, and kept its thread busy.
+#[test]
+fn a_sleep_that_is_due_sets_no_timer_while_the_partition_does_not_lead() {
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, FREE, 1);
+    hand_in(&mut rig, journal(1, token, ("nap", Operation::Sleep(Timestamp(5_000)))));
+    rig.tell(PartitionInput::CloseGate);
+    rig.now = 5_000;
+    assert_eq!(timer(&rig.tell(PartitionInput::Tick)), None);
+
+    let mut rig = Rig::leading();
+    let (_, token) = rig.start(1, FREE, 1);
+    hand_in(&mut rig, journal(1, token, ("nap", Operation::Sleep(Timestamp(5_000)))));
+    let count = rig.begin_seed();
+    rig.now = 5_000;
+    assert_eq!(timer(&rig.tell(PartitionInput::Tick)), None);
+    rig.seeded(count);
+    rig.drain();
+    rig.open();
+    let commands = appended(&rig);
+    assert!(matches!(commands[..], [Command::WakeSleepers(_)]), "{commands:?}");
+}
+
 #[test]
 fn a_new_leader_wakes_those_whose_time_came_meanwhile() {
     let mut rig = Rig::leading();

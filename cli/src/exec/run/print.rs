@@ -8,7 +8,7 @@ use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path};
 
 use bilrost::OwnedMessage;
 use bytes::Bytes;
-use forebay::{Outcome, RuntimeError, Timestamp};
+use forebay::{Outcome, ResultError, RuntimeError, Timestamp};
 use forebay_api::EntryView;
 use forebay_messages::{EntryId, FailureKind, VQueueName, outcome::Failure};
 
@@ -55,6 +55,7 @@ impl Run {
     pub(super) fn ended(&mut self, end: ItemEnd) -> Result<(), ExecError> {
         let outcome = match end.outcome {
             Ok(outcome) => outcome,
+            Err(ResultError::Node(error)) => return Err(RuntimeError::Node(error).into()),
             Err(error) => return Err(ExecError::Broken(error.to_string())),
         };
         let succeeded = outcome.is_success();

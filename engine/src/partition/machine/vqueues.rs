@@ -62,8 +62,12 @@ impl Partition {
         self.set_timer(effects);
     }
 
-    /// Sets the timer to the earliest of all times.
+    /// Sets the timer to the earliest of all times. Only a leader acts on them: for another phase a
+    /// time that is over would fire the timer again and again. All are looked up when it leads.
     pub(super) fn set_timer(&mut self, effects: &mut Vec<PartitionEffect>) {
+        if self.phase != Phase::Leading {
+            return;
+        }
         let due = [self.sleepers.next_due(), self.idle.next_due(), self.journals.next_due()];
         let next = due.into_iter().flatten().min();
         if let Some(next) = next
