@@ -79,11 +79,12 @@ fn a_fourth_node_stands_by_and_replaces_a_removed_one() {
     cluster.processes.resize_with(4, || None);
     cluster.start(3);
     cluster.until_status("d stands by", 3, |status| status["state"] == "standby");
-    let nodes = cluster.ask(0, &["nodes"]).expect(0, &[]).text();
-    assert!(
-        nodes.lines().any(|line| line.trim().starts_with("d ") && line.contains("standby")),
-        "{nodes}"
-    );
+    // The leader knows it first.
+    until("a lists d", || {
+        let nodes = cluster.ask(0, &["nodes"]).expect(0, &[]).text();
+        let is_listed = |line: &str| line.trim().starts_with("d ") && line.contains("standby");
+        nodes.lines().any(is_listed).then_some(())
+    });
 
     let done = cluster.ask(1, &["remove", "c", "--within", "80s"]).expect(0, &[]);
     assert_eq!(done.text(), "c is no member\n");
