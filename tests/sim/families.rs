@@ -8,8 +8,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use forebay::{
-    Builder, Context, Entry, EntryId, ErrorKind, HandlerError, HandlerOptions, Json, ResultError,
-    Runtime, Stage, testkit::SeededRandom,
+    ActError, Builder, Context, Entry, EntryId, ErrorKind, HandlerError, HandlerOptions, Json,
+    ResultError, Runtime, Skip, Stage, testkit::SeededRandom,
 };
 
 use super::{
@@ -105,22 +105,27 @@ pub(super) async fn ask(ask: FamilyAsk, runtime: &Runtime, is_lossy: bool) -> Re
                 settled => settled.map_err(|error| error.to_string()),
             }
         }
-        FamilyAsk::Cancel(number) => {
-            use forebay::{ActError, Skip};
-            match runtime.attach(id_of(number)).cancel().await {
-                Err(ActError::NotChanged(Skip::Unknown)) if !is_lossy => {
-                    Err("the parent is not known yet".to_owned())
-                }
-                Err(ActError::NotChanged(_)) | Ok(()) => Ok(()),
-                Err(error) => Err(error.to_string()),
-            }
-        }
+        FamilyAsk::Cancel(number) => cancel(runtime, number, is_lossy).await,
         FamilyAsk::End(number) => ended(runtime, number, is_lossy).await,
+    }
+}
+
+async fn cancel(runtime: &Runtime, number: usize, is_lossy: bool) -> Result<(), String> {
+    match runtime.attach(id_of(number)).cancel().await {
+        Err(ActError::NotChanged(Skip::Unknown)) if !is_lossy => {
+            Err("the parent is not known yet".to_owned())
+        }
+        Err(ActError::NotChanged(_)) | Ok(()) => Ok(()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
 /// Whether a parent has ended, and everything that it made.
 async fn ended(runtime: &Runtime, number: usize, is_lossy: bool) -> Result<(), String> {
+    if is_lossy {
+        // The parent may have started after the clients that resolve its promise and cancel it.
+        cancel(runtime, number, true).await?;
+    }
     match runtime.attach(id_of(number)).outcome().await {
         Ok(_) => {}
         Err(ResultError::Unknown(_)) if is_lossy => return Ok(()),
