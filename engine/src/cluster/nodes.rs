@@ -169,12 +169,7 @@ impl NodesConfig {
     /// # Errors
     /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        match reader.u8()? {
-            FORMAT => {}
-            0 => return Err(DecodeError::UnknownKind { what: "the nodes", tag: 0 }),
-            newer => return Err(DecodeError::NewerFormat(newer)),
-        }
+        let mut reader = Reader::of_format(bytes, FORMAT)?;
         let wanted = reader.u32()?;
         let nodes = reader.list(ENTRY_BYTES_MIN, |reader| {
             Ok(NodeEntry {

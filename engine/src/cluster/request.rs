@@ -135,15 +135,6 @@ pub enum NodeAnswer {
     Base(Base),
 }
 
-fn begin(bytes: Bytes) -> Result<Reader, DecodeError> {
-    let mut reader = Reader::new(bytes);
-    match reader.u8()? {
-        FORMAT => Ok(reader),
-        0 => Err(DecodeError::UnknownKind { what: "the format", tag: 0 }),
-        newer => Err(DecodeError::NewerFormat(newer)),
-    }
-}
-
 impl NodeRequest {
     /// Its bytes.
     #[must_use]
@@ -189,7 +180,7 @@ impl NodeRequest {
     /// # Errors
     /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut reader = begin(bytes)?;
+        let mut reader = Reader::of_format(bytes, FORMAT)?;
         let request = match reader.u8()? {
             1 => Self::Probe,
             2 => Self::Reserve { provision: reader.u128()? },
@@ -308,7 +299,7 @@ impl NodeAnswer {
     /// # Errors
     /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut reader = begin(bytes)?;
+        let mut reader = Reader::of_format(bytes, FORMAT)?;
         let answer = match reader.u8()? {
             1 => Self::Done,
             2 => Self::Refused(reader.text()?),

@@ -188,7 +188,7 @@ pub fn encode_block(commands: &[Command]) -> Bytes {
 /// # Errors
 /// When the bytes are invalid.
 pub fn decode_block(bytes: Bytes) -> Result<Vec<Command>, DecodeError> {
-    let mut reader = super::codec::begin(bytes)?;
+    let mut reader = Reader::of_format(bytes, FORMAT)?;
     let commands = reader.list(COMMAND_BYTES_MIN, Command::read)?;
     reader.end()?;
     Ok(commands)

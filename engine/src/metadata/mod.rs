@@ -6,7 +6,6 @@
 //! not at all; a request that was applied is never applied again. Must not know: the meaning of
 //! the values, how commands are agreed on.
 
-mod codec;
 mod command;
 mod requests;
 mod snapshot;

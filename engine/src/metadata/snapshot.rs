@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::consensus::{DecodeError, Put, Segment, put_segment, read_segment};
+use crate::consensus::{DecodeError, Put, Reader, Segment, put_segment, read_segment};
 
 use super::State;
 use super::command::FORMAT;
@@ -60,7 +60,7 @@ impl Snapshot {
         if xxh3_128(&bytes).to_be_bytes() != hash[..] {
             return Err(SnapshotError::Damaged);
         }
-        let mut reader = super::codec::begin(bytes)?;
+        let mut reader = Reader::of_format(bytes, FORMAT)?;
         let snapshot = Self {
             cluster: reader.u128()?,
             incarnation: reader.u32()?,

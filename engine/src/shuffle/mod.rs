@@ -10,9 +10,10 @@
 //!   [`HELD_PER_TARGET_MAX`] messages; the rest stays in the outbox.
 //!
 //! A command whose outcome is unknown is sent again unchanged: the receiver skips messages that it
-//! has applied. A message whose key belongs to no partition stays in the outbox until a partition
-//! owns the key. The range of a partition never grows (S1 depends on it: otherwise messages with
-//! low indexes could become its own after it got higher ones).
+//! has applied. A message whose key belongs to no partition is reported (the caller ends its call)
+//! and stays in the outbox until a partition owns the key. The range of a partition never grows (S1
+//! depends on it: otherwise messages with low indexes could become its own after it got higher
+//! ones).
 //!
 //! Must not know: the content of messages, which replica leads, how commands travel, how rows are
 //! read.

@@ -45,15 +45,6 @@ pub enum DecodeError {
     NewerFormat(u8),
 }
 
-fn begin(bytes: Bytes) -> Result<Reader, DecodeError> {
-    let mut reader = Reader::new(bytes);
-    match reader.u8()? {
-        FORMAT => Ok(reader),
-        0 => Err(DecodeError::UnknownKind { what: "the format", tag: 0 }),
-        newer => Err(DecodeError::NewerFormat(newer)),
-    }
-}
-
 impl Envelope {
     /// Appends the encoded envelope.
     ///
@@ -76,7 +67,7 @@ impl Envelope {
     /// # Errors
     /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut reader = begin(bytes)?;
+        let mut reader = Reader::of_format(bytes, FORMAT)?;
         let envelope = Self {
             cluster: reader.u128()?,
             incarnation: reader.u32()?,
@@ -176,7 +167,7 @@ impl Row {
     /// # Errors
     /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut reader = begin(bytes)?;
+        let mut reader = Reader::of_format(bytes, FORMAT)?;
         let row = value::read_row(&mut reader)?;
         reader.end()?;
         Ok(row)
@@ -196,7 +187,7 @@ impl Write {
     /// # Errors
     /// When the bytes are invalid.
     pub fn decode_all(bytes: Bytes) -> Result<Vec<Self>, DecodeError> {
-        let mut reader = begin(bytes)?;
+        let mut reader = Reader::of_format(bytes, FORMAT)?;
         let writes = reader.list(1, value::read_write)?;
         reader.end()?;
         Ok(writes)
@@ -213,7 +204,7 @@ impl Write {
     /// # Errors
     /// When the bytes are invalid.
     pub fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        let mut reader = begin(bytes)?;
+        let mut reader = Reader::of_format(bytes, FORMAT)?;
         let write = value::read_write(&mut reader)?;
         reader.end()?;
         Ok(write)

@@ -12,6 +12,16 @@ impl Reader {
         Self(bytes)
     }
 
+    /// A reader of bytes that begin with this format.
+    pub(crate) fn of_format(bytes: Bytes, format: u8) -> Result<Self, DecodeError> {
+        let mut reader = Self(bytes);
+        match reader.u8()? {
+            0 => Err(DecodeError::UnknownKind { what: "the format", tag: 0 }),
+            found if found == format => Ok(reader),
+            newer => Err(DecodeError::NewerFormat(newer)),
+        }
+    }
+
     pub(crate) fn u8(&mut self) -> Result<u8, DecodeError> {
         self.0.try_get_u8().map_err(|_| DecodeError::Truncated)
     }
