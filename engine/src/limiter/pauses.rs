@@ -67,8 +67,10 @@ impl Limiter {
     }
 
     /// Whether a client's service is paused.
+    #[inline]
     pub(super) fn is_paused(&self, client: &Client) -> bool {
-        self.pauses.get(&client.name.service).is_some()
+        // Mostly no service is paused: then the client's name is not read.
+        !self.pauses.services.is_empty() && self.pauses.get(&client.name.service).is_some()
     }
 
     /// Updates the pauses after the rules of these services may have changed.

@@ -79,6 +79,7 @@ impl<T> Default for Slab<T> {
 }
 
 impl<T> Slab<T> {
+    #[inline]
     pub(super) fn insert(&mut self, record: T) -> Index<T> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(None);
@@ -88,6 +89,7 @@ impl<T> Slab<T> {
         index
     }
 
+    #[inline]
     pub(super) fn remove(&mut self, index: Index<T>) -> T {
         let record = self.places[index.place()].take().expect("removed twice from a slab");
         self.free.push(index);
@@ -112,12 +114,14 @@ impl<T> Slab<T> {
 impl<T> ops::Index<Index<T>> for Slab<T> {
     type Output = T;
 
+    #[inline]
     fn index(&self, index: Index<T>) -> &T {
         self.places[index.place()].as_ref().expect("an index outlived its record")
     }
 }
 
 impl<T> ops::IndexMut<Index<T>> for Slab<T> {
+    #[inline]
     fn index_mut(&mut self, index: Index<T>) -> &mut T {
         self.places[index.place()].as_mut().expect("an index outlived its record")
     }

@@ -73,16 +73,22 @@ impl<T: Table> Batch<T> {
     fn write(&mut self, key: &T::Key, slot: &mut Slot<T>, row: Option<T::Row>) {
         let before = std::mem::replace(&mut slot.row, row);
         if slot.batch != self.number {
-            let attached = slot.attached.clone();
-            self.journal.push((key.clone(), Some(Slot { row: before, attached, ..*slot })));
-            slot.is_new = !slot.written;
-            slot.batch = self.number;
-            self.changed += 1;
+            self.keep(key, slot, before);
         } else if !slot.written && slot.is_new {
             // It was created and deleted within this batch, and is created again.
             self.changed += 1;
         }
         slot.written = true;
+    }
+
+    /// Keeps the previous state of a slot that the batch touches for the first time.
+    #[inline]
+    fn keep(&mut self, key: &T::Key, slot: &mut Slot<T>, row: Option<T::Row>) {
+        let attached = slot.attached.clone();
+        self.journal.push((key.clone(), Some(Slot { row, attached, ..*slot })));
+        slot.is_new = !slot.written;
+        slot.batch = self.number;
+        self.changed += 1;
     }
 
     /// Changes a row and its attached rows in place, if present.
@@ -93,12 +99,12 @@ impl<T: Table> Batch<T> {
         (clean, weight): (&mut usize, &mut usize),
         change: impl FnOnce(&mut T::Row, &mut T::Attached) -> R,
     ) -> Option<R> {
-        let row = slot.row.as_ref()?;
+        slot.row.as_ref()?;
         if slot.batch != self.number {
-            // The copy becomes the current row, the original goes to the journal.
-            let row = row.clone();
             *clean -= usize::from(!slot.written);
-            self.write(key, slot, Some(row));
+            let before = slot.row.clone();
+            self.keep(key, slot, before);
+            slot.written = true;
         }
         assert!(slot.written, "{}: a present row touched by the batch", T::NAME);
         *weight -= slot.weight();
@@ -215,7 +221,9 @@ impl<T: Table> Overlay<T> {
                 self.clean += 1;
             } else {
                 place.remove();
-                self.order.remove(&key);
+                if T::ORDERED {
+                    self.order.remove(&key);
+                }
             }
         } else {
             self.tombstones += 1;
@@ -332,7 +340,9 @@ impl<T: Table> Overlay<T> {
                     self.slots.insert(key, slot)
                 }
                 None => {
-                    self.order.remove(&key);
+                    if T::ORDERED {
+                        self.order.remove(&key);
+                    }
                     self.slots.remove(&key)
                 }
             };
