@@ -4,7 +4,7 @@
 # measured binary is built with `dist`, which has link-time optimization (docs/decisions/0001).
 
 .DEFAULT_GOAL := help
-.PHONY: help run build install test test-long sim sim-long sim-consensus sim-consensus-disk bench bench-counts bench-whole bench-redis bench-steady bench-failover bench-million bench-calls check lint doc fmt clean-data tools
+.PHONY: help run build install test test-long sim sim-long sim-consensus sim-consensus-disk sim-metadata bench bench-counts bench-whole bench-redis bench-etcd bench-steady bench-failover bench-million bench-calls check lint doc fmt clean-data tools
 
 # Works in an emptied environment too: no HOME, no PATH.
 home := $(or $(HOME),$(shell getent passwd "$$(id -u)" 2>/dev/null | cut -d: -f6))
@@ -75,6 +75,10 @@ sim-consensus-disk: tools ## the same over data directories on a disk under SEED
 	$(if $(SEED),FOREBAY_SIM_SEED=$(SEED)) $(if $(SEEDS)$(SEED),$(if $(SEEDS),FOREBAY_SIM_SEEDS=$(SEEDS)),FOREBAY_SIM_SEEDS=200) \
 		cargo test $(asserted) --release $(locked) -p forebay-storage --features testkit --test consensus -- --exact seeds_hold_on_disk --nocapture
 
+sim-metadata: tools ## the metadata service, its clients and a linearizability checker under SEEDS=10000 fresh seeds; SEED=n: from that one on
+	$(if $(SEED),FOREBAY_SIM_SEED=$(SEED)) $(if $(SEEDS)$(SEED),$(if $(SEEDS),FOREBAY_SIM_SEEDS=$(SEEDS)),FOREBAY_SIM_SEEDS=10000) \
+		cargo test $(asserted) --release $(locked) -p forebay-engine --test consensus -- --exact service::histories_of_seeds_are_linearizable --nocapture
+
 # Ratios within a run mean more than absolute values; `scripts/bench --help` lists the options.
 bench: tools ## micro-benches, then the whole beside the ideal queue, and the plot; BENCH='--bench limiter' runs that one alone
 	cargo bench --workspace --all-features $(locked) $(BENCH)
@@ -94,6 +98,10 @@ bench-counts: tools ## instructions per operation of the hot paths, by valgrind'
 bench-redis: build ## the same lives on a Redis server, in turn on the same machine; installs redis-server
 	cargo build --release --all-features $(locked) --example redis
 	scripts/bench-redis "$(binary)" "$(CARGO_TARGET_DIR)/release/examples/redis"
+
+bench-etcd: build ## compare-and-swap on three nodes beside three of etcd, in turn on the same machine; installs etcd-server
+	cargo build --release --all-features $(locked) --example etcd
+	scripts/bench-etcd "$(binary)" "$(CARGO_TARGET_DIR)/release/examples/etcd"
 
 bench-steady: build ## ten minutes at full load: does it get slower, does memory grow?
 	"$(binary)" bench --in-flight 4096 --batch 64 --keys 10000 --seconds 600 --data-dir ./bench-data

@@ -26,6 +26,8 @@ mod kit_runtime;
 mod kit_scripts;
 mod lifetime;
 mod limits;
+#[path = "../engine/tests/linearizable/mod.rs"]
+mod linearizable;
 mod listing;
 mod mutations;
 mod old_log;

@@ -223,4 +223,31 @@ proptest! {
             let _ = NodesConfig::decode(bytes);
         }
     }
+
+    /// Mutated bytes are an error, or another value.
+    #[test]
+    fn mutated_bytes_never_panic(
+        which in any::<prop::sample::Index>(), changes: Vec<(prop::sample::Index, u8)>,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mutated = |bytes: Bytes| {
+            let mut bytes = bytes.to_vec();
+            for (at, with) in &changes {
+                let at = at.index(bytes.len());
+                bytes[at] = *with;
+            }
+            bytes.truncate(cut.index(2 * bytes.len() + 1));
+            Bytes::from(bytes)
+        };
+        let (requests, answers) = (requests(), answers());
+        if let Ok(read) = NodeRequest::decode(mutated(which.get(&requests).encode())) {
+            prop_assert_eq!(NodeRequest::decode(read.encode()).unwrap(), read);
+        }
+        if let Ok(read) = NodeAnswer::decode(mutated(which.get(&answers).encode())) {
+            prop_assert_eq!(NodeAnswer::decode(read.encode()).unwrap(), read);
+        }
+        if let Ok(read) = NodesConfig::decode(mutated(config(3, &["a", "b"]).encode())) {
+            prop_assert_eq!(NodesConfig::decode(read.encode()).unwrap(), read);
+        }
+    }
 }

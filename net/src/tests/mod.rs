@@ -4,6 +4,7 @@
 //! condition, for [`TIMEOUT`] at most.
 
 mod bulk;
+mod fuzz;
 mod handshakes;
 mod links;
 mod memory;

@@ -140,7 +140,7 @@ async fn a_flood_of_small_frames_stays_bounded() {
     soon("an answer", good.read_exact(&mut answer)).await.unwrap();
 }
 
-fn lanes() -> Vec<Arc<dyn Lane>> {
+pub(super) fn lanes() -> Vec<Arc<dyn Lane>> {
     let limits = Arc::new(Limits { groups_max: 4, requests_max: 4, ..Limits::default() });
     let (peer, service) = (Arc::new(identity("a")), Arc::new(TestService::default()));
     let mut links = Links::new(name("a"), Arc::clone(&limits));
@@ -173,8 +173,7 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 
 #[tokio::test]
 async fn no_frame_panics_in_any_lane() {
-    let mut runner =
-        TestRunner::new(Runs { cases: 300, failure_persistence: None, ..Runs::default() });
+    let mut runner = TestRunner::new(Runs { failure_persistence: None, ..Runs::default() });
     let frames = prop::collection::vec(mutated(), 1..40);
     let run = runner.run(&frames, |frames| {
         for lane in lanes() {

@@ -1,13 +1,23 @@
 //! `forebay node` and `forebay cluster`: three processes on loopback with mutual TLS.
 
+mod calls;
+mod cuts;
+mod disks;
+mod failover;
+mod linear;
 mod loss;
+mod proxies;
 mod refused;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use forebay::control::cluster::{Answer, Request};
 use serde_json::Value;
 
 use crate::place::{Done, Place, Running};
+
+use proxies::Proxies;
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -18,6 +28,8 @@ struct Cluster {
     names: Vec<String>,
     addresses: Vec<String>,
     processes: Vec<Option<Running>>,
+    /// Between the nodes, if connections are to be cut.
+    proxies: Option<Proxies>,
 }
 
 fn free_address() -> String {
@@ -34,12 +46,23 @@ impl Cluster {
         let addresses = names.iter().map(|_| free_address()).collect();
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let processes = names.iter().map(|_| None).collect();
-        Self { place, names, addresses, processes }
+        Self { place, names, addresses, processes, proxies: None }
     }
 
     /// Three nodes, provisioned at the first one.
     fn provisioned() -> Self {
+        Self::new(&["a", "b", "c"]).provision()
+    }
+
+    /// The same, with a proxy between any two.
+    fn with_proxies() -> Self {
         let mut cluster = Self::new(&["a", "b", "c"]);
+        cluster.proxies = Some(Proxies::new(&cluster.addresses));
+        cluster.provision()
+    }
+
+    fn provision(self) -> Self {
+        let mut cluster = self;
         cluster.start_all();
         let done = cluster.ask(0, &["provision", "--within", "80s"]).expect(0, &["is provisioned"]);
         assert!(done.text().starts_with("healthy: a leads, 3 of 3 members"), "{done:?}");
@@ -54,11 +77,15 @@ impl Cluster {
             .iter()
             .map(|text| (*text).to_owned())
             .collect();
-        all.push(self.addresses[at].clone());
+        // A node that listens everywhere announces no address: it is dialled at the proxies only.
+        let everywhere = || self.addresses[at].replace("127.0.0.1", "0.0.0.0");
+        all.push(self.proxies.as_ref().map_or(self.addresses[at].clone(), |_| everywhere()));
         all.extend(["--tls".to_owned(), format!("tls/{name}")]);
         for other in (0..self.names.len()).filter(|other| *other != at) {
             all.push("--peer".to_owned());
-            all.push(format!("{}={}", self.names[other], self.addresses[other]));
+            let proxy = self.proxies.as_ref().map(|proxies| proxies.address(at, other));
+            let address = proxy.unwrap_or_else(|| self.addresses[other].clone());
+            all.push(format!("{}={address}", self.names[other]));
         }
         all
     }
@@ -97,6 +124,19 @@ impl Cluster {
 
     fn wipe(&self, at: usize) {
         std::fs::remove_dir_all(self.place.path(&self.names[at])).unwrap();
+    }
+
+    /// The socket of a node's process.
+    fn socket(&self, at: usize) -> PathBuf {
+        self.place.path(&self.names[at]).join("control.sock")
+    }
+
+    /// The leader, as a node sees it now, if the node answers in time.
+    fn leader_now(&self, at: usize) -> Option<usize> {
+        let answer = calls::ask(&self.socket(at), &Request::Status, Duration::from_secs(1)).ok()?;
+        let Answer::ClusterStatus { status } = answer else { return None };
+        let leader = status.group?.leader?;
+        self.names.iter().position(|name| *name == leader)
     }
 
     /// `forebay cluster` at a node.

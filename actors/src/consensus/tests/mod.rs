@@ -3,8 +3,11 @@
 //! Must always hold: no test depends on how fast the machine is; they wait until something is so.
 
 mod faults;
+mod histories;
 mod life;
 mod lin;
+#[path = "../../../../engine/tests/linearizable/mod.rs"]
+mod linearizable;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

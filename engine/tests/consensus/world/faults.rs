@@ -10,7 +10,7 @@ use super::disk::{Backend, Disk};
 use super::{ELECTION_TICKS, Node, World};
 
 /// Duration of the period with faults, and the maximum duration of healing.
-const FAULT_TICKS: u64 = 400;
+pub(crate) const FAULT_TICKS: u64 = 400;
 const HEAL_TICKS_MAX: u64 = 1500;
 
 /// Minimum age of a restored backup: peers must have received later data of the disk in the
@@ -18,13 +18,34 @@ const HEAL_TICKS_MAX: u64 = 1500;
 const BACKUP_TICKS: u64 = 8 * ELECTION_TICKS;
 
 pub(crate) struct Run<B> {
-    world: World<B>,
+    pub(crate) world: World<B>,
     /// Kinds of faults in this run.
     kinds: u64,
 }
 
 impl<B: Backend> Run<B> {
     pub(crate) fn of_seed(seed: u64) -> Self {
+        let mut run = Self::begin(seed);
+        for _ in 0..FAULT_TICKS {
+            run.disturb();
+            run.work();
+            run.manage();
+            run.world.tick();
+        }
+        run.heal(&mut |world, tick| {
+            if let Some(tick) = tick
+                && tick % 4 == 0
+                && let Some(leader) = world.leader()
+            {
+                world.propose(leader, 20);
+            }
+            world.tick();
+        });
+        run
+    }
+
+    /// A world of nodes, and the kinds of its faults.
+    pub(crate) fn begin(seed: u64) -> Self {
         let mut world = World::new(seed, 0, 0);
         let count = 3 + world.random.below(3) as usize;
         let voting = if world.random.permille(300) { 1 } else { 3 };
@@ -32,14 +53,7 @@ impl<B: Backend> Run<B> {
         world = World::new(seed, count, voting);
         world.random = random;
         let kinds = world.random.next();
-        let mut run = Self { world, kinds };
-        for _ in 0..FAULT_TICKS {
-            run.disturb();
-            run.work();
-            run.world.tick();
-        }
-        run.heal();
-        run
+        Self { world, kinds }
     }
 
     pub(crate) fn trace(&self) -> u64 {
@@ -54,7 +68,7 @@ impl<B: Backend> Run<B> {
         self.world.random.below(self.world.nodes.len() as u64) as usize
     }
 
-    /// Requests of clients and of the controller.
+    /// Requests of clients.
     fn work(&mut self) {
         let world = &mut self.world;
         for _ in 0..2 {
@@ -74,7 +88,11 @@ impl<B: Backend> Run<B> {
                 world.read(at);
             }
         }
-        if world.random.permille(40) {
+    }
+
+    /// Requests of the controller.
+    pub(crate) fn manage(&mut self) {
+        if self.world.random.permille(40) {
             self.control();
         }
         if self.world.random.permille(20) {
@@ -128,7 +146,7 @@ impl<B: Backend> Run<B> {
         self.world.roll(leader, members);
     }
 
-    fn disturb(&mut self) {
+    pub(crate) fn disturb(&mut self) {
         let (one, other) = (self.node(), self.node());
         let now = self.world.now;
         let world = &mut self.world;
@@ -258,7 +276,8 @@ impl<B: Backend> Run<B> {
     }
 
     /// Ends all faults; then all members that may take part must agree, and the group must serve.
-    fn heal(&mut self) {
+    /// `pass` passes a tick; with a number, clients make requests in it.
+    pub(crate) fn heal(&mut self, pass: &mut dyn FnMut(&mut World<B>, Option<u64>)) {
         let world = &mut self.world;
         world.net.heal();
         for node in &mut world.nodes {
@@ -269,12 +288,7 @@ impl<B: Backend> Run<B> {
         }
         let before = world.checks.acknowledged;
         for tick in 0..HEAL_TICKS_MAX {
-            if tick % 4 == 0
-                && let Some(leader) = world.leader()
-            {
-                world.propose(leader, 20);
-            }
-            world.tick();
+            pass(world, Some(tick));
             if tick > 20 && world.checks.acknowledged > before + 3 && is_converged(world) {
                 break;
             }
@@ -289,7 +303,7 @@ impl<B: Backend> Run<B> {
             if is_converged(world) && world.checks.open() == 0 {
                 return;
             }
-            world.tick();
+            pass(world, None);
         }
         panic!("after healing it converges: {}", summary(world));
     }

@@ -70,6 +70,20 @@ impl<B: Backend> Node<B> {
     }
 }
 
+/// What the driver of a node learns, for an application on top of the group.
+#[derive(Debug)]
+pub(crate) enum Happened {
+    /// It starts with the durable state of this index; these sealed entries follow.
+    Opened(u64, Vec<Entry>),
+    Decided(u64, Vec<Entry>),
+    /// A segment begins; everything before it is applied.
+    Rolled,
+    Answered(Answer),
+    /// The applied state is durable.
+    Flushed,
+    Crashed,
+}
+
 pub(crate) struct World<B> {
     pub(crate) random: Random,
     pub(crate) now: u64,
@@ -98,6 +112,10 @@ pub(crate) struct World<B> {
     pub(crate) leaders: Vec<StorageId>,
     /// All answers, in order.
     pub(crate) answers: Vec<Answer>,
+    /// Recorded for an application, with the node, if there is one.
+    pub(crate) happened: Option<Vec<(usize, Happened)>>,
+    /// Stopped nodes, and until when: no tick, no sync.
+    pub(crate) stopped: BTreeMap<usize, u64>,
 }
 
 impl<B: Backend> World<B> {
@@ -137,6 +155,14 @@ impl<B: Backend> World<B> {
             counts: BTreeMap::new(),
             leaders: Vec::new(),
             answers: Vec::new(),
+            happened: None,
+            stopped: BTreeMap::new(),
+        }
+    }
+
+    fn happens(&mut self, at: usize, what: impl FnOnce() -> Happened) {
+        if let Some(happened) = &mut self.happened {
+            happened.push((at, what()));
         }
     }
 
@@ -200,6 +226,10 @@ impl<B: Backend> World<B> {
             let entries: Vec<_> = rows.into_iter().map(|row| row.entry).collect();
             assert_eq!(first + entries.len() as u64, base, "sealed rows are kept until applied");
             self.checks.decided(storage, first, &entries);
+            self.happens(at, || Happened::Opened(first, entries));
+        } else {
+            let applied = node.applied;
+            self.happens(at, || Happened::Opened(applied, Vec::new()));
         }
     }
 
@@ -210,6 +240,7 @@ impl<B: Backend> World<B> {
         node.disk.crash(&mut self.random);
         let storage = node.storage();
         self.checks.crashed(storage);
+        self.happens(at, || Happened::Crashed);
         self.net.forget(self.now, storage, &mut self.random);
     }
 
@@ -270,16 +301,19 @@ impl<B: Backend> World<B> {
                     if is_new {
                         self.check_durable(end - 1);
                     }
+                    self.happens(at, || Happened::Decided(first, entries));
                     follow_up.push(Input::Applied { index: end });
                 }
                 Effect::Rolled(segment) => {
                     self.count("rolls");
                     self.checks.segment(storage, segment.number, segment.hash);
                     self.began(*segment);
+                    self.happens(at, || Happened::Rolled);
                 }
                 Effect::Answer(answer) => {
                     self.answers.push(answer.clone());
                     self.checks.answered(storage, &answer);
+                    self.happens(at, || Happened::Answered(answer.clone()));
                     if let Answer::Decided { request, index } = answer {
                         self.checks.acknowledged_is(request, index);
                     }
@@ -420,14 +454,20 @@ impl<B: Backend> World<B> {
         let request = RequestId(self.last_request);
         let mut block = self.last_request.to_be_bytes().to_vec();
         block.resize(length.max(8), self.last_request as u8);
-        let block = Bytes::from(block);
+        self.propose_as(at, request, Bytes::from(block));
+    }
+
+    pub(crate) fn propose_as(&mut self, at: usize, request: RequestId, block: Bytes) {
         self.checks.asked(self.nodes[at].storage(), request, Some(block.clone()));
         self.step(at, Input::Propose { request, block });
     }
 
     pub(crate) fn read(&mut self, at: usize) {
         self.last_request += 1;
-        let request = RequestId(self.last_request);
+        self.read_as(at, RequestId(self.last_request));
+    }
+
+    pub(crate) fn read_as(&mut self, at: usize, request: RequestId) {
         self.checks.asked(self.nodes[at].storage(), request, None);
         self.step(at, Input::Read { request });
     }
@@ -488,6 +528,9 @@ impl<B: Backend> World<B> {
                 }
                 continue;
             }
+            if self.stopped.get(&at).is_some_and(|until| self.now < *until) {
+                continue;
+            }
             if !self.random.permille(20) {
                 self.step(at, Input::Tick);
             }
@@ -505,6 +548,7 @@ impl<B: Backend> World<B> {
         }
         if self.nodes[at].group.is_some() && self.random.permille(30) {
             self.nodes[at].disk.applied = self.nodes[at].applied;
+            self.happens(at, || Happened::Flushed);
         }
     }
 
