@@ -11,7 +11,7 @@ use crate::error::NodeError;
 /// The partitions of a runtime.
 ///
 /// Without a shared log there is one replica of each partition, which leads from the start;
-/// stepping down stops all work of the partition until it is told to lead again.
+/// stepping down stops all work of the partition until it is asked to lead again.
 ///
 /// ```no_run
 /// # async fn example(runtime: forebay::Runtime) -> Result<(), Box<dyn std::error::Error>> {

@@ -228,7 +228,7 @@ fn explain_says_what_a_suspended_entry_waits_for() {
     let mut app = TestRuntime::start(move || {
         let once = HandlerOptions { retry: RetryPolicy::NONE, ..options() };
         builder(&of).handler_with("order", once, |context: Context, (): ()| async move {
-            let child = Entry::to("nobody").key("k");
+            let child = Entry::to("unserved").key("k");
             let parts = (
                 context.call::<u64>("ship", child),
                 context.promise::<bool>("approved"),
@@ -261,7 +261,7 @@ fn explain_says_what_a_suspended_entry_waits_for() {
     app.run(runtime.resolve(order.id(), "approved", &true)).unwrap();
     let tree = tree(&mut app, &order);
     assert_eq!(tree.entries[0].waits_for.len(), 2);
-    assert_eq!(tree.entries[1].service.as_deref(), Some("nobody"));
+    assert_eq!(tree.entries[1].service.as_deref(), Some("unserved"));
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn a_restart_keeps_what_finished_before_an_operation_and_cancels_the_rest() {
                 let second = context
                     .step("second", |id| async move { Ok::<_, HandlerError>(id.to_string()) });
                 let second: String = second.await?;
-                context.call::<()>("ship", Entry::to("nobody").key("k")).await?;
+                context.call::<()>("ship", Entry::to("unserved").key("k")).await?;
                 Ok::<_, HandlerError>(Json((first, second)))
             },
         )
@@ -315,7 +315,7 @@ fn calls_into_a_dropped_partition_end_whether_they_were_delivered_or_not() {
             options(),
             |context: Context, Json(count): Json<u32>| async move {
                 let call = |n: u32| {
-                    let entry = Entry::to("nobody").key(&format!("k{n}"));
+                    let entry = Entry::to("unserved").key(&format!("k{n}"));
                     context.call::<()>("call", entry)
                 };
                 let ends = context.join((0..count).map(call).collect::<Vec<_>>()).await;
@@ -351,7 +351,7 @@ fn calls_into_a_dropped_partition_end_whether_they_were_delivered_or_not() {
     let late = late.into_iter().find_map(Result::ok).expect("most keys have a partition");
     app.advance(60 * SECOND);
     // Its other children are killed; all of its calls have an outcome.
-    app.run(runtime.entries().service("nobody").kill()).unwrap();
+    app.run(runtime.entries().service("unserved").kill()).unwrap();
     for parent in live.into_iter().chain([&late]) {
         let texts = result(app.outcome(parent));
         assert!(texts.contains("partition dropped"), "{texts}");
@@ -360,6 +360,6 @@ fn calls_into_a_dropped_partition_end_whether_they_were_delivered_or_not() {
     // Keys that get an owner again get no child of a call that has ended.
     app.run(runtime.spawn_partition(PartitionSpec::range(quarter(3)))).unwrap();
     app.advance(60 * SECOND);
-    let waiting = runtime.entries().service("nobody").stage(Stage::Inbox);
+    let waiting = runtime.entries().service("unserved").stage(Stage::Inbox);
     assert_eq!(app.run(waiting.list(0)).unwrap(), []);
 }

@@ -88,7 +88,7 @@ fn trace_of(seed: u64) -> String {
     });
     let mut entries = Vec::new();
     for n in 0..40_u8 {
-        let entry = Entry::to(if n % 7 == 0 { "nobody" } else { "echo" })
+        let entry = Entry::to(if n % 7 == 0 { "unserved" } else { "echo" })
             .scope(&format!("s{}", n % 3))
             .key(&format!("k{}", n % 5))
             .retry(RetryPolicy::NONE)

@@ -48,8 +48,8 @@ async fn a_scope_is_listed_from_its_own_rows_only() {
     assert!(all.is_sorted(), "entries come in the order of their ids");
     assert!(looked_at < all.len() + 50, "{looked_at} rows");
 
-    let nobody = runtime.entries().scope("nobody").page(10, None).await.unwrap();
-    assert_eq!((nobody.entries.len(), nobody.looked_at), (0, 0));
+    let none = runtime.entries().scope("unknown").page(10, None).await.unwrap();
+    assert_eq!((none.entries.len(), none.looked_at), (0, 0));
     let waiting = of_t1.clone().stage(Stage::Inbox).page(10, None).await.unwrap();
     assert_eq!(waiting.entries.len(), 0);
     assert!(waiting.looked_at <= 1, "its counts say that none waits");

@@ -137,8 +137,8 @@ fn callers_are_answered_when_the_logs_writer_dies() {
     });
 }
 
-/// Regression: it remained a candidate forever, and the caller was told that the runtime was shut
-/// down.
+/// Regression: it remained a candidate forever, and the caller got an error that said that the
+/// runtime was shut down.
 #[test]
 fn a_partition_started_without_the_logs_writer_stops_with_an_error() {
     in_paused_time(async {

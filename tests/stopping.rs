@@ -1,4 +1,4 @@
-//! Handlers that were told to stop but still run: they keep their resources until they have
+//! Handlers that were asked to stop but still run: they keep their resources until they have
 //! stopped. The seed determines when a handler is dropped relative to other events. Each test is a
 //! regression test.
 
@@ -89,7 +89,7 @@ fn a_killed_handler_counts_until_it_has_stopped() {
     }
 }
 
-/// Regression: the slots of handlers that were told to stop were leased to another partition.
+/// Regression: the slots of handlers that were asked to stop were leased to another partition.
 #[test]
 fn a_leader_that_steps_down_keeps_the_slots_of_its_handlers() {
     for seed in SEEDS {

@@ -168,7 +168,7 @@ pub enum NodeError {
     /// The tokio runtime in which the node was started is gone.
     #[error(
         "the tokio runtime that forebay was started in is gone, and no handler can run without \
-         it: forebay has gone down; start it again inside a tokio runtime that lives as long as \
+         it: forebay has shut down; start it again inside a tokio runtime that lives as long as \
          it does"
     )]
     TokioGone,
@@ -271,7 +271,7 @@ pub enum NodeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Nothing was done, and trying again later is right: nobody leads the partition at the
+    /// Nothing was done, and trying again later is right: no replica leads the partition at the
     /// moment, or too much is in flight.
     Retry,
     /// It is not known whether it was done. Repeating it is safe.

@@ -153,7 +153,7 @@ pub enum Request {
         /// The partition.
         partition: PartitionId,
     },
-    /// Stop leading a partition until told to lead again.
+    /// Stop leading a partition until a request to lead it again.
     StepDown {
         /// The partition.
         partition: PartitionId,

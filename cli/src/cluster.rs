@@ -273,7 +273,7 @@ fn status_text(status: &ClusterView) -> String {
         let _ = writeln!(text, "cluster {cluster}, incarnation {incarnation}");
     }
     if let Some(group) = &status.group {
-        let leader = group.leader.as_deref().unwrap_or("nobody");
+        let leader = group.leader.as_deref().unwrap_or("no node");
         let _ = writeln!(
             text,
             "metadata: {}, {leader} leads, segment {} from {}, decided {}, applied {}, accepted \

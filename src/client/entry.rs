@@ -117,7 +117,7 @@ impl Entry {
     }
 
     /// Another enqueue with the same key, to the same service and scope, adds nothing and returns
-    /// this entry, as long as its result is kept;
+    /// this entry, while its result is kept;
     /// [`EntryHandle::payload_differs`](crate::EntryHandle::payload_differs) tells whether the
     /// payload was a different one. With an object key it needs a scope: without one, entries of
     /// different object keys are stored in different partitions, which do not know each other's

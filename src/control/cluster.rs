@@ -1,7 +1,7 @@
 //! The socket of `forebay node`: one JSON request per connection, answered by one line.
 //!
-//! Owns: the connections and the answers. It is the socket that other processes of the data
-//! directory have, so `forebay status` and others are told what this process is.
+//! Owns: the connections and the answers. The socket has the same name as that of a runtime, so
+//! `forebay status` and others get an answer that says what kind of process this is.
 
 use std::{
     io::ErrorKind,

@@ -330,7 +330,7 @@ impl State {
     fn finished(&mut self, key: JournalKey, sequence: u64, at: Timestamp, with: JournalOutcome) {
         let row = self.rows.entry(key.clone()).or_default();
         if row.is_finished() {
-            return; // It was told again: what was read first stands.
+            return; // Reported twice: the outcome read first counts.
         }
         (row.sequence, row.finished_at, row.outcome) = (sequence, at, Some(with));
         match self.issued.get(&key) {

@@ -100,7 +100,7 @@ impl Walk {
             TryRefill::Done(done) => done,
             TryRefill::WouldBlock => {
                 self.blocked += 1;
-                self.store.refill(&request).expect("a read").expect("nobody cancels")
+                self.store.refill(&request).expect("a read").expect("not cancelled")
             }
         };
         self.inbox.refill_done(&done);
@@ -177,7 +177,7 @@ fn e_baseline_fresh_iterator_per_entry(bencher: Bencher<'_, '_>) {
                 limit: 1,
                 cancel: CancelRefill::default(),
             };
-            let done = store.refill(&request).expect("a read").expect("nobody cancels");
+            let done = store.refill(&request).expect("a read").expect("not cancelled");
             match done.rows.first() {
                 Some(key) => {
                     after = Some(*key);

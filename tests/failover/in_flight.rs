@@ -26,7 +26,7 @@ const RUNNING: usize = if cfg!(debug_assertions) { 1_000 } else { 100_000 };
 const WAITING: usize = RUNNING / 10;
 /// Maximum time until the new leader starts an entry and callers of the old one are answered.
 const BOUND: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
-/// How long the old leader has been silent when the other replica is told to lead.
+/// How long the old leader has been silent when the other replica is asked to lead.
 const STANDSTILL: Duration = Duration::from_millis(50);
 /// Clients that enqueue short entries and wait for their ends, one after the other.
 const CLIENTS: usize = 16;
@@ -35,7 +35,7 @@ const BATCH: usize = 100;
 /// Scopes that the entries are spread over; one in ten also has its own key.
 const SCOPES: usize = 100;
 
-/// What happens to the leader before another one is told to lead.
+/// What happens to the leader before another one is asked to lead.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     /// Nothing: it is fenced in the middle of its work.
@@ -102,8 +102,8 @@ fn long(n: usize) -> Entry {
     if n.is_multiple_of(10) { entry.key(&format!("key-{n}")) } else { entry }
 }
 
-/// Enqueues short entries, one after the other, until told to stop; returns the longest wait for an
-/// answer.
+/// Enqueues short entries, one after the other, until `stop` is set; returns the longest wait for
+/// an answer.
 async fn client(runtime: Runtime, number: usize, stop: Arc<AtomicBool>) -> Duration {
     let mut longest = Duration::ZERO;
     while !stop.load(Ordering::SeqCst) {

@@ -122,7 +122,7 @@ async fn a_leader_that_is_fenced_in_the_middle_runs_again_and_loses_nothing() {
     }
 }
 
-/// Waiting and running entries when another replica is told to lead.
+/// Waiting and running entries when another replica is asked to lead.
 const WAITING: usize = 100_000;
 const RUNNING: usize = 1_000;
 

@@ -122,7 +122,7 @@ async fn a_follower_applies_and_forwards_but_runs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_replica_told_to_lead_takes_over_with_the_limits_in_force() {
+async fn a_replica_asked_to_lead_takes_over_with_the_limits_in_force() {
     let log = SharedLog::in_memory().unwrap();
     let ran = Arc::new(Ran::default());
     let first = member(&log, 0, &ran, Candidacy::First).await;

@@ -28,7 +28,7 @@ mutation 'a child that ended is not answered for again' apply/deliver.rs \
     's/context\.respond\(child\.id, parent, ended\.outcome\(\)\.into\(\)\);/let _ = ended;/'
 mutation 'the answer to an earlier run is taken' apply/deliver.rs \
     's/ \&\& row\.run == \*run \&\& row\.child == Some\(\*child\)//'
-mutation 'the end of a child answers nobody' apply/outbox.rs \
+mutation 'the end of a child sends no answer' apply/outbox.rs \
     's/if parent\.is_awaited \{/if parent.is_awaited \&\& false {/'
 mutation 'a cancel does not follow to children' apply/outbox.rs \
     's/if row\.has_live_child\(\) \{/if row.has_live_child() \&\& false {/'

@@ -159,7 +159,7 @@ fn all_commands(place: &Place) {
     assert_eq!(ids(place, &["--scope", "b"]), [""; 0]);
 }
 
-/// What a waiting entry is told for its journal.
+/// Commands about the promises, children and journal of a waiting entry.
 fn promises(place: &Place, entry: &str) {
     let resolved = format!("promise approved of {entry} resolved");
     says(place, &["resolve", entry, "approved", "--value", "true"], 0, &[&resolved]);

@@ -53,7 +53,7 @@ fn a_run_ends_when_the_added_items_have_ended_too() {
     assert_eq!(started(&place), ["a", "b"], "two at a time, those of the input first");
     place.write("go", "");
     let done = running.end().expect(0, &["10 succeeded", "8 added while it ran"]);
-    assert!(!done.stderr.contains("came before"), "that was told to who added: {}", done.stderr);
+    assert!(!done.stderr.contains("came before"), "the adding command reports it: {}", done.stderr);
     // In the file, the second line of an item is a separate line.
     let all = ["a", "b", "c", "-i", "d", "e", "f", "g", "h", "i", "k", "l"];
     let all: BTreeSet<String> = all.map(str::to_owned).into();

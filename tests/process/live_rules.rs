@@ -165,7 +165,7 @@ fn starts_follow_a_rate_its_burst_and_a_change_of_it() {
 }
 
 #[test]
-fn the_later_of_two_editors_is_told_to_look_again() {
+fn the_later_of_two_editors_is_asked_to_look_again() {
     let site = Site::open(3, "60", &["t", "--concurrency", "1"]);
     until("one runs", || site.started() == 1);
     // Both have seen version 1 and start at the same time.

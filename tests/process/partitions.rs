@@ -10,7 +10,7 @@ fn ask(place: &Place, words: &[&str]) -> Value {
 }
 
 #[test]
-fn a_running_process_is_told_to_stop_leading_and_to_lead_again() {
+fn a_running_process_stops_leading_and_leads_again_on_request() {
     let place = Place::new();
     place.write("items", super::numbers(6));
     let script = "echo {} >> started; while ! test -e go; do sleep 0.02; done";

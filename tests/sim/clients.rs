@@ -85,7 +85,7 @@ pub(super) async fn ask(
         match answered {
             Ok(()) => return,
             Err(error) => {
-                journal.lock().note(now(), format!("client of {ask:?} is told: {error}"));
+                journal.lock().note(now(), format!("client of {ask:?} gets: {error}"));
             }
         }
         tokio::time::sleep(RETRY_DELAY).await;
@@ -283,7 +283,7 @@ async fn work(
     now: Now,
 ) -> Result<Bytes, HandlerError> {
     let token = context.token().seq;
-    journal.lock().told_failure(now(), run.entry, context.last_failure());
+    journal.lock().last_failure(now(), run.entry, context.last_failure());
     journal.lock().started(now(), run, token);
     let began = now();
     let mut guard = Guard {

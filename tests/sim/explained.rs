@@ -45,7 +45,7 @@ impl Journal {
         demand(runs == (stage == Stage::Running), "its handler runs, or not");
         demand(
             self.observed[entry].outcome.is_none() || stage == Stage::Finished,
-            "its end was told",
+            "its end was reported",
         );
         demand(stage != Stage::Paused || self.observed[entry].was_paused, "it was not paused");
         if stage != Stage::Inbox {

@@ -146,7 +146,7 @@ impl Journal {
     }
 
     pub(super) fn acked(&mut self, now: Timestamp, entry: usize) {
-        let serial = self.note(now, format!("client is told that #{entry} is stored"));
+        let serial = self.note(now, format!("client learns that #{entry} is stored"));
         self.observed[entry].acked.get_or_insert(serial);
         if !self.records.takes(self.specs[entry].sizes.payload) {
             self.violation(now, format!("#{entry} is stored and too large for a record"));
@@ -155,7 +155,7 @@ impl Journal {
 
     /// Entries were refused as too large, together or one alone.
     pub(super) fn refused(&mut self, now: Timestamp, entries: &[usize]) {
-        self.note(now, format!("client is told that {entries:?} are too large"));
+        self.note(now, format!("client learns that {entries:?} are too large"));
         let payloads = entries.iter().map(|entry| self.specs[*entry].sizes.payload);
         let fit_together = self.records.takes_all(payloads);
         match entries {
@@ -173,7 +173,7 @@ impl Journal {
     }
 
     /// The failure text passed to the next attempt.
-    pub(super) fn told_failure(&mut self, now: Timestamp, entry: usize, text: &str) {
+    pub(super) fn last_failure(&mut self, now: Timestamp, entry: usize, text: &str) {
         if !self.records.is_short(text) {
             let text = format!("#{entry} failed with a text of {} bytes", text.len());
             self.violation(now, text);
@@ -181,7 +181,7 @@ impl Journal {
     }
 
     pub(super) fn ended(&mut self, now: Timestamp, entry: usize, outcome: Outcome) {
-        self.note(now, format!("client is told that #{entry} ended: {}", sizes::summary(&outcome)));
+        self.note(now, format!("client learns that #{entry} ended: {}", sizes::summary(&outcome)));
         if self.is_too_large(entry) {
             self.violation(now, format!("#{entry} ended and is too large for a record"));
         }
@@ -252,7 +252,7 @@ impl Journal {
 
     /// The new rules are in force, and the former ones are not.
     pub(super) fn rules_acked(&mut self, now: Timestamp) {
-        self.note(now, "client is told that the rules are in force");
+        self.note(now, "client learns that the rules are in force");
         let last = self.regimes.len() - 1;
         for regime in &mut self.regimes[..last] {
             regime.until.get_or_insert(now);
@@ -317,7 +317,7 @@ impl Journal {
             self.violation(now, format!("#{entry} runs and is too large for a record"));
         }
         if self.observed[entry].outcome.is_some() && !self.observed[entry].was_dropped {
-            self.violation(now, format!("#{entry} runs after its end was told"));
+            self.violation(now, format!("#{entry} runs after its end was reported"));
         }
         let here: Vec<usize> = self
             .running

@@ -94,9 +94,9 @@ pub(super) enum Fault {
     Kill { actor: u64 },
     /// An unknown node fences the log and then stays silent.
     Fence { partition: u32 },
-    /// A node is told to lead.
+    /// A node is asked to lead.
     Lead { partition: u32 },
-    /// The leader is told to stop leading.
+    /// The leader is asked to stop leading.
     StepDown { partition: u32, within_ms: u64 },
     /// Former leaders repeat all their writes.
     Stale { partition: u32 },

@@ -283,7 +283,7 @@ impl World {
                     What::Lead(partition) => {
                         let led = runtime.node().partitions().lead(PartitionId(partition)).await;
                         let led = led.map_err(|error| error.to_string());
-                        journal.lock().note(now(), format!("told to lead {partition}: {led:?}"));
+                        journal.lock().note(now(), format!("asked to lead {partition}: {led:?}"));
                         // A dropped partition cannot lead.
                         let is_there =
                             runtime.node().partitions().ids().contains(&PartitionId(partition));

@@ -1,11 +1,11 @@
 //! Handlers of the same batch of decisions start together: each is polled once, and only handlers
 //! that wait become their own tasks.
 //!
-//! Must always hold: an attempt is polled by one task at a time; as long as a thread of the runtime
-//! is free, no handler waits for its first poll behind one that blocks its thread. A handler that
+//! Must always hold: an attempt is polled by one task at a time; while a thread of the runtime is
+//! free, no handler waits for its first poll behind one that blocks its thread. A handler that
 //! blocks cannot start another starter, so a second one is ready before the handler is polled: the
-//! rest of a batch is in a list shared by all its starters, and there are two from the start. Must
-//! not know: what handlers do, how results are used.
+//! rest of a batch is in a list shared by all its starters, and a batch begins with two starters.
+//! Must not know: what handlers do, how results are used.
 
 use std::{
     future::poll_fn,

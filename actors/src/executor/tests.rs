@@ -282,7 +282,7 @@ async fn one_that_keeps_its_thread_has_not_stopped() {
     assert_eq!((bench.executor.running(), bench.stops()), (1, vec![]));
     bench.executor.idle().await;
     assert!(begun.elapsed() > LONG / 2, "{:?}", begun.elapsed());
-    assert_eq!((bench.ends().0, bench.stops()), (vec![], vec![0]), "told once");
+    assert_eq!((bench.ends().0, bench.stops()), (vec![], vec![0]), "reported once");
 }
 
 /// No attempt of an entry or key starts while an aborted one has not stopped.
@@ -337,7 +337,7 @@ struct Received(Mutex<Vec<u32>>);
 
 impl Listen for Received {
     fn tell(&self, news: AttemptNews) {
-        let AttemptNews::WriteRefused { key } = news else { panic!("not told: {news:?}") };
+        let AttemptNews::WriteRefused { key } = news else { panic!("not refused: {news:?}") };
         self.0.lock().unwrap().push(key.parts().occurrence);
     }
 }

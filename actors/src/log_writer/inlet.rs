@@ -199,7 +199,7 @@ mod tests {
             let full = threads.spawn(|| (0..).take_while(|n| sender.send(command(*n))).count());
             std::thread::sleep(Duration::from_millis(50));
             drop(receiver);
-            assert_eq!(full.join().unwrap(), QUEUE_LEN_MAX, "waiting senders are told");
+            assert_eq!(full.join().unwrap(), QUEUE_LEN_MAX, "waiting senders are woken");
         });
         assert!(!sender.send(command(0)));
     }

@@ -318,12 +318,12 @@ impl WriterCore {
             }
             Err(error) => {
                 tracing::error!(%error, "the log cannot be written");
-                let mut told = None;
+                let mut reported = None;
                 for ((partition, _), _) in groups {
-                    if told != Some(partition) {
+                    if reported != Some(partition) {
                         let refusal = AppendRefusal::Failed { reason: error.to_string() };
                         self.subscribers.tell(partition, &PartitionInput::AppendRefused(refusal));
-                        told = Some(partition);
+                        reported = Some(partition);
                     }
                 }
             }

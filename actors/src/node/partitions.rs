@@ -108,11 +108,11 @@ impl Partitions {
         let (sender, replayed) = oneshot::channel();
         self.machinery
             .on_arbiter(row.id.0 as usize, move |world| start(world, replica, state, sender))?;
-        let nobody = |_| match self.registry.status(row.id).and_then(|status| status.stopped) {
+        let no_answer = |_| match self.registry.status(row.id).and_then(|status| status.stopped) {
             Some(reason) => NodeError::PartitionStopped { partition: row.id, reason },
             None => NodeError::ShutDown,
         };
-        if let Err(error) = replayed.await.map_err(nobody)? {
+        if let Err(error) = replayed.await.map_err(no_answer)? {
             // The log sends it nothing, so it must not appear to be running.
             self.registry.stop_failed(row.id, &error.to_string());
             return Err(error);

@@ -216,8 +216,8 @@ impl Node {
             for (partition, replica) in replicas {
                 // A question that the partition answers at once, in the order of its mailbox.
                 let pending = self.registry.replies.open(*partition);
-                let nobody = forebay_messages::EntryId::default();
-                let ask = PartitionInput::Attach { waits: vec![(nobody, pending.id())] };
+                let unknown = forebay_messages::EntryId::default();
+                let ask = PartitionInput::Attach { waits: vec![(unknown, pending.id())] };
                 if replica.partition.address.send(ask)
                     && self
                         .registry

@@ -100,7 +100,7 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, OpenInputErro
     Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
 }
 
-/// Assigns the numbers of a run's items: the line numbers, as long as no other items are added; all
+/// Assigns the numbers of a run's items: the line numbers, while no other items are added; all
 /// numbers are different.
 #[derive(Clone, Debug, Default)]
 struct Numbers(Arc<AtomicU64>);

@@ -112,11 +112,11 @@ pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<No
                 queries.process = Process::Answers;
                 view
             }
-            Err(error) if error.is_nobody && queries.is_left_alone() => {
+            Err(error) if error.is_not_running && queries.is_left_alone() => {
                 let problem = "its process has ended; what is stored is read soon".to_owned();
                 View { problem: Some(problem), ..last }
             }
-            Err(error) if error.is_nobody => match queries.stored().await {
+            Err(error) if error.is_not_running => match queries.stored().await {
                 Ok(view) => view,
                 Err(error) => View { problem: Some(error.message), ..last },
             },
@@ -142,18 +142,18 @@ pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<No
 struct QueryError {
     message: String,
     /// No process has the directory open.
-    is_nobody: bool,
+    is_not_running: bool,
 }
 
 impl From<ControlError> for QueryError {
     fn from(error: ControlError) -> Self {
-        let is_nobody = match &error {
+        let is_not_running = match &error {
             ControlError::Silent { source, .. } => {
                 matches!(source.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
             }
             _ => false,
         };
-        Self { message: error.to_string(), is_nobody }
+        Self { message: error.to_string(), is_not_running }
     }
 }
 
@@ -163,7 +163,7 @@ impl From<Response> for QueryError {
             Response::Error { message, .. } => message,
             _ => "the answer does not match the request (another version of forebay?)".to_owned(),
         };
-        Self { message, is_nobody: false }
+        Self { message, is_not_running: false }
     }
 }
 

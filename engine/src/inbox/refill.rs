@@ -94,8 +94,8 @@ impl Inbox {
         self.land(id).is_some()
     }
 
-    /// Abandons the refill in flight, if any: its worker is told to stop and its answer is ignored.
-    /// The next refill discovers what was reported meanwhile.
+    /// Abandons the refill in flight, if any: its worker is asked to stop and its answer is
+    /// ignored. The next refill finds the rows reported meanwhile.
     pub fn cancel_refill(&mut self) {
         if let Refill::InFlight(flight) = std::mem::replace(&mut self.refill, Refill::Standby) {
             flight.cancel.cancel();

@@ -10,10 +10,10 @@
 //! - L4: a newer epoch seen in the log ends a leadership at once.
 //! - L5: more than [`RESTARTS_MAX`] restarts within [`RESTART_WINDOW_MS`] end it too; the replica
 //!   runs again after a backoff.
-//! - L6: no replica takes over on its own from a leader known to be alive; as long as any replica
+//! - L6: no replica takes over on its own from a leader known to be alive; while any replica
 //!   stands, a partition does not stay without a leader, whichever replica fenced another and died.
-//! - L7: a replica that was told to leave no longer leads after the deadline, and does not run
-//!   again before it is told to.
+//! - L7: after `StepDown` a replica no longer leads once the deadline has passed, and does not run
+//!   again before it receives `Run`.
 //!
 //! L6 where several replicas share a log: leaders hold a *lease*, which only says that they are
 //! alive (a leader is fenced by the log, never by a clock). A standing replica runs when it sees
@@ -121,7 +121,7 @@ pub enum LeadershipInput {
         /// The newer epoch in force, if that is the reason.
         fenced_by: Option<Epoch>,
     },
-    /// Stop leading at once and do not run again without being told.
+    /// Stop leading at once and do not run again before the next `Run`.
     StepDown,
     /// Stop leading in order: nothing new starts, running attempts may end.
     Leave {
@@ -456,7 +456,7 @@ impl Leadership {
     fn has_left(&mut self, effects: &mut Vec<LeadershipEffect>) {
         self.fall_back(effects);
         if self.stands.is_some() {
-            // It was told to run while leaving.
+            // It received `Run` while leaving.
             self.run_now(effects);
         }
     }

@@ -240,7 +240,7 @@ fn a_second_order_to_leave_can_only_shorten_the_deadline() {
 }
 
 #[test]
-fn a_replica_told_to_run_while_leaving_runs_after_it_left() {
+fn a_replica_asked_to_run_while_leaving_runs_after_it_left() {
     let mut machine = leader();
     step(&mut machine, 0, Input::Leave { by: Timestamp(500) });
     assert_eq!(step(&mut machine, 0, Input::Run), []);

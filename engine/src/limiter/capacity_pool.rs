@@ -3,13 +3,13 @@
 //! Owns: how many slots each partition has, and which partitions wait for more. Must always hold:
 //!
 //! 1. Never more slots are leased than exist (after the maximum is lowered, the excess drains).
-//! 2. While a partition waits, no slot is free; every other partition with slots was told to return
-//!    its unused ones (even one that waits itself: its need may have passed); and *every* partition
-//!    with noticeably more slots than the next one to serve was told to give one up, because the
-//!    entries of the one with most slots may never end, and a partition that reuses its own slots
-//!    sends the pool no messages. The next one to serve is the partition with the fewest slots, and
-//!    among equals the one that has waited longest. So a single slot alternates between two busy
-//!    partitions, and neither starves.
+//! 2. While a partition waits, no slot is free; every other partition with slots has been asked to
+//!    return its unused ones (even one that waits itself: its need may have passed); and *every*
+//!    partition with noticeably more slots than the next one to serve has been asked to give one
+//!    up, because the entries of the one with most slots may never end, and a partition that
+//!    reuses its own slots sends the pool no messages. The next one to serve is the partition with
+//!    the fewest slots, and among equals the one that has waited longest. So a single slot
+//!    alternates between two busy partitions, and neither starves.
 //!
 //! Must not know: what a partition does with its slots, entries, limits, time.
 //!
@@ -326,16 +326,16 @@ impl Machine for CapacityPool {
         for (id, partition) in &self.partitions {
             let alone = self.waiting.iter().all(|waiting| waiting == id);
             let has_some = partition.leased > 0 && !partition.has_left;
-            let was_told = alone || !has_some || partition.recalled;
-            assert!(was_told, "partition {id} was not told to return its spare");
+            let was_asked = alone || !has_some || partition.recalled;
+            assert!(was_asked, "partition {id} was not asked to return its unused slots");
         }
         let fair = self.slots_tolerated(next);
         for (id, partition) in &self.partitions {
-            // A partition without a limiter gives up nothing: its handlers have been told to stop.
-            let was_told = partition.leased <= fair || partition.has_left || partition.claimed;
+            // A partition without a limiter gives up nothing: its handlers are stopping already.
+            let was_asked = partition.leased <= fair || partition.has_left || partition.claimed;
             assert!(
-                was_told,
-                "partition {next} waits and {id} has more but was not told to give one up"
+                was_asked,
+                "partition {next} waits and {id} has more but was not asked to give one up"
             );
         }
     }

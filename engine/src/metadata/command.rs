@@ -69,7 +69,7 @@ pub enum InvalidCommand {
     /// A key that cannot be one.
     #[error("`{0}` is not a metadata key: 1 to 256 printable ASCII characters without spaces")]
     Key(String),
-    /// A key stands in it twice.
+    /// It contains a key twice.
     #[error("the key `{0}` is changed twice by one command")]
     Twice(String),
     /// No change, or too many.

@@ -102,7 +102,7 @@ pub struct VQueue {
     retry_at: Option<Timestamp>,
     /// Failed scans since the last successful one.
     failures: u32,
-    /// The rest last reported with `Idle`, as long as it applies.
+    /// The rest last reported with `Idle`, while it applies.
     hinted: Option<Rest>,
     /// Checks guarantee 5 where assertions are on.
     gone: Gone,

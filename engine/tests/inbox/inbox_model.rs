@@ -174,14 +174,14 @@ impl World {
         self.check();
     }
 
-    fn is_told(&self, n: u64) -> bool {
+    fn is_reported(&self, n: u64) -> bool {
         self.news.iter().all(|news| news.number() != n)
     }
 
     /// A key is stored again only after its removal was reported: sequence numbers ensure that.
     fn put(&mut self, n: u64) {
         let n = n % self.universe;
-        let is_fresh = self.is_told(n) && !self.inbox.dispatched().any(|k| number(*k) == n);
+        let is_fresh = self.is_reported(n) && !self.inbox.dispatched().any(|k| number(*k) == n);
         if is_fresh && self.stored.insert(n) {
             self.news.push_back(News::Enqueued(n));
         }

@@ -70,7 +70,7 @@ fn an_unused_permit_leaves_a_kept_lock_to_its_entry() {
 }
 
 #[test]
-fn lock_waiters_proceed_in_order_and_a_withdrawn_one_blocks_nobody() {
+fn lock_waiters_proceed_in_order_and_a_withdrawn_one_does_not_block() {
     let mut rig = Rig::new(&[limit("s", 1)]);
     rig.run(1, "s#k");
     // Three incarnations of the same vqueue.

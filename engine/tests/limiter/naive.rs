@@ -1,4 +1,4 @@
-//! A limiter without any structure: plain lists, and a full rescan for every answer.
+//! A limiter without any structure: plain lists, and a full rescan for each answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -206,8 +206,8 @@ fn an_idle_partition_returns_its_spare_at_once() {
     assert_eq!(node.partitions[0].running.len(), 4);
 }
 
-/// Regression: only the partition with most slots was told to give one up. Its entries never ended,
-/// and the other one used its slots for its own work: the third never got one.
+/// Regression: only the partition with most slots was asked to give one up. Its entries never
+/// ended, and the other one used its slots for its own work: the third never got one.
 #[test]
 fn a_partition_whose_entries_never_end_does_not_starve_another() {
     for (running_max, stuck) in [(6, 4), (6, 5), (3, 2), (20, 15)] {
@@ -302,7 +302,7 @@ fn send(pool: &mut CapacityPool, input: PoolInput) -> Vec<PoolEffect> {
     effects
 }
 
-/// Regression: slots were leased to others while their handlers, told to stop, still ran.
+/// Regression: slots were leased to others while the handlers in them were still stopping.
 #[test]
 fn handlers_that_outlive_their_leader_keep_their_slots_until_they_stop() {
     let mut pool = CapacityPool::new(3);
@@ -411,8 +411,8 @@ proptest! {
         node.deliver_all();
         prop_assert_eq!(node.partitions[2].running.len(), running_max.min(4) as usize);
     }
-    /// Entries that never end take slots, in any order. Every partition whose entries end must make
-    /// progress, as long as one such entry runs anywhere.
+    /// Entries that never end take slots, in any order. If an entry that ends runs anywhere, every
+    /// partition whose entries end must make progress.
     #[test]
     fn all_partitions_whose_entries_end_make_progress(
         (running_max, ends) in regimes(),

@@ -156,7 +156,7 @@ fn the_same_id_or_key_adds_nothing_even_within_one_batch() {
     );
     let other_scope = NewEntry { idempotency_key: Some("k".into()), ..new_entry(4, 3) };
     assert_eq!(replica.enqueue(1, other_scope), Reply::Enqueued(stored(4, false)));
-    // The key belongs to the first entry as long as that entry's result is kept.
+    // The key belongs to the first entry while that entry's result is kept.
     replica.run(2, Command::Kill(these(&[2])));
     assert_eq!(replica.enqueue(3, keyed(3)), Reply::Enqueued(stored(2, true)));
     replica.run(4, Command::Purge(Purge { entries: vec![entry(2)], ..Purge::default() }));
@@ -248,8 +248,8 @@ fn a_superseded_attempt_changes_nothing() {
     assert_eq!(replica.succeed(4, 1, old), Reply::Stale(Stale::Superseded));
     assert_eq!(replica.succeed(4, 1, new), Reply::Changed(1));
     assert_eq!(replica.succeed(4, 1, new), Reply::Stale(Stale::Finished));
-    let nobody = AttemptToken::default();
-    assert_eq!(replica.succeed(4, 9, nobody), Reply::Stale(Stale::Unknown));
+    let unknown = AttemptToken::default();
+    assert_eq!(replica.succeed(4, 9, unknown), Reply::Stale(Stale::Unknown));
 }
 
 #[test]

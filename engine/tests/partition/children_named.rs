@@ -150,7 +150,7 @@ fn the_purge_of_a_child_changes_nothing() {
 }
 
 #[test]
-fn a_child_that_is_sent_answers_nobody_and_outlives_its_parent() {
+fn a_sent_child_sends_no_answer_and_outlives_its_parent() {
     let mut all = Partitions::new(2);
     let order = all.enqueue(service("order"));
     let token = all.start(order);
@@ -349,7 +349,7 @@ fn a_call_for_a_key_that_an_ancestor_holds_fails_at_once() {
     );
     assert_eq!(all.sent(cart).len(), 0, "nothing is made");
     all.write_one(cart, token, "sent", Operation::Send(child(locked("a"))));
-    assert!(all.journal(cart)[&key("sent")].child.is_some(), "nobody waits for this one");
+    assert!(all.journal(cart)[&key("sent")].child.is_some(), "no operation waits for this one");
 
     all.write_one(cart, token, "free", Operation::Call(child(service("free"))));
     all.deliver_all();

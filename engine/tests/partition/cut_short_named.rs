@@ -113,7 +113,7 @@ fn outcome(replica: &Replica) -> (FailureKind, String) {
     }
 }
 
-/// An entry in its last attempt that was told to stop.
+/// An entry in its last attempt that was asked to stop.
 fn canceled_in_its_last_attempt() -> (Replica, AttemptToken) {
     let mut replica = Replica::new();
     replica.enqueue(1, NewEntry { retry: Some(RetryPolicy::NONE), ..new_entry(1, LOCKED) });

@@ -121,7 +121,7 @@ fn check_journals(tables: &MemTables) {
             JournalKind::Promise => {
                 waits.entry((*id, key.name())).or_insert_with(BTreeSet::new).insert(key.clone());
             }
-            JournalKind::Call => assert!(row.child.is_some(), "{id}: {key} waits for nobody"),
+            JournalKind::Call => assert!(row.child.is_some(), "{id}: {key} waits for no child"),
             JournalKind::Step | JournalKind::Send => panic!("{id}: {key} is unfinished"),
         }
     }

@@ -38,11 +38,11 @@ fn ended(n: u8, token: AttemptToken, ended: AttemptEnd) -> PartitionInput {
 
 /// News for attempts, in order.
 fn news(effects: &Effects) -> Vec<(AttemptToken, AttemptNews)> {
-    let told = effects.iter().filter_map(|effect| match effect {
+    let news = effects.iter().filter_map(|effect| match effect {
         PartitionEffect::TellAttempt { token, news, .. } => Some((*token, news.clone())),
         _ => None,
     });
-    told.collect()
+    news.collect()
 }
 
 fn finished(effects: &Effects) -> Vec<(AttemptToken, String)> {
@@ -79,8 +79,8 @@ fn steps_that_end_together_share_a_record_before_the_end_of_their_attempt() {
     let count = writes.attempts.iter().map(|attempt| attempt.writes.len()).collect::<Vec<_>>();
     assert_eq!(count, [1, 2]);
     let effects = rig.commit();
-    let told = [(second, "b".to_owned()), (second, "c".to_owned())];
-    assert_eq!(finished(&effects), told, "the other one's handler is gone");
+    let expected = [(second, "b".to_owned()), (second, "c".to_owned())];
+    assert_eq!(finished(&effects), expected, "the other one's handler is gone");
 }
 
 #[test]

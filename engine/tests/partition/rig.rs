@@ -101,7 +101,7 @@ impl Rig {
     /// Steps an input; returns the effects other than appends and applies.
     pub(crate) fn tell(&mut self, input: PartitionInput) -> Effects {
         let mut inputs = VecDeque::from([input]);
-        let mut told = Vec::new();
+        let mut passed_on = Vec::new();
         while let Some(input) = inputs.pop_front() {
             let mut effects = Vec::new();
             self.partition.step(Timestamp(self.now), input, &mut effects);
@@ -119,11 +119,11 @@ impl Rig {
                     }
                     // Sent periodically, whatever the input.
                     PartitionEffect::ReportDurable => {}
-                    other => told.push(other),
+                    other => passed_on.push(other),
                 }
             }
         }
-        told
+        passed_on
     }
 
     fn apply(&mut self, records: &[Arc<Record>]) -> AppliedBatch {
@@ -199,7 +199,7 @@ impl Rig {
         );
     }
 
-    /// Reports that a handler that was told to stop has stopped.
+    /// Reports that a handler that was asked to stop has stopped.
     pub(crate) fn stopped(&mut self, token: AttemptToken) -> Effects {
         self.tell(PartitionInput::Stopped { token })
     }
@@ -303,7 +303,7 @@ pub(crate) fn answers(effects: &Effects) -> Vec<Answer> {
     answers.collect()
 }
 
-/// Whether the handler of an attempt is told to stop.
+/// Whether the handler of an attempt is asked to stop.
 pub(crate) fn aborts(effects: &Effects, token: AttemptToken) -> bool {
     effects
         .iter()

@@ -1,4 +1,4 @@
-//! Handlers told to stop keep their permit and lock until they stop, and return them once.
+//! Handlers that were asked to stop keep permit and lock until they stop, and return them once.
 
 use forebay_engine::partition::machine::{
     KnownAttempt, PartitionEffect as Effect, PartitionInput as Input,
@@ -50,7 +50,7 @@ fn a_killed_handler_holds_permit_and_lock_until_it_stops() {
     assert!(releases(&rig.stopped(token)).is_empty(), "once");
 }
 
-/// It ended on its own when told to stop, or its end was reported twice.
+/// It ended on its own when asked to stop, or its end was reported twice.
 #[test]
 fn any_end_means_that_a_handler_has_stopped() {
     let mut rig = Rig::leading();

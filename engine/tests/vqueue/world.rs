@@ -190,7 +190,7 @@ impl World {
     }
 
     /// Whether a message about the row is still in transit.
-    fn is_told(&self, key: EntryKey) -> bool {
+    fn is_reported(&self, key: EntryKey) -> bool {
         let held_back = self.passivating.iter().flatten();
         !self.mailbox.iter().chain(held_back).any(|message| match message {
             VQueueMessage::Notify(changes) => changes.iter().any(|change| match change {
@@ -208,10 +208,10 @@ impl World {
         assert!(key.run_at <= self.now, "decided {key:?} at {:?}", self.now);
         let dispatched: BTreeSet<EntryKey> = self.dispatched().collect();
         assert!(!dispatched.contains(&key), "{key:?} was decided twice");
-        let is_there = self.stored.contains(&key) || !self.is_told(key);
+        let is_there = self.stored.contains(&key) || !self.is_reported(key);
         assert!(is_there, "{key:?} was decided after its removal was reported");
         for earlier in self.stored.range(..key) {
-            let is_known = self.is_told(*earlier) && !dispatched.contains(earlier);
+            let is_known = self.is_reported(*earlier) && !dispatched.contains(earlier);
             assert!(!is_known, "{key:?} was decided before {earlier:?}");
         }
         let is_alone = dispatched.is_empty() && self.running.is_empty();
@@ -470,13 +470,13 @@ impl World {
             Rest::Empty | Rest::Paused | Rest::Waits(_) => None,
             Rest::NotServed => unreachable!("only the shell reports it"),
         };
-        let was_told = |key: &EntryKey| {
+        let was_reported = |key: &EntryKey| {
             !held_back.iter().any(|message| match message {
                 VQueueMessage::Notify(changes) => changes.contains(&InboxChange::Enqueued(*key)),
                 _ => false,
             })
         };
-        let known: Vec<_> = self.stored.iter().filter(|key| was_told(key)).collect();
+        let known: Vec<_> = self.stored.iter().filter(|key| was_reported(key)).collect();
         match rest {
             Rest::Empty => assert!(known.is_empty(), "passivated as empty with {known:?}"),
             Rest::Until(at) if held_back.is_empty() => {

@@ -40,7 +40,7 @@ pub enum AttemptEnd {
     },
     /// It ended its run, or cannot continue it.
     Run(AfterRun),
-    /// It stopped because it was told to.
+    /// It stopped because it was asked to.
     Canceled {
         /// Its message.
         message: ByteString,

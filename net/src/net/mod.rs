@@ -38,7 +38,7 @@ const REFUSED_MAX: usize = 32;
 
 /// Configuration of a node.
 pub struct Config {
-    /// Identity of the node. If it has no address, peers are told the one it listens on.
+    /// Identity of the node. If it has no address, peers get the one it listens on.
     pub identity: Identity,
     /// Host and port to listen on. `None`: the node only dials.
     pub listen: Option<String>,
@@ -168,7 +168,7 @@ impl Net {
         Ok(Self { shared, _owner: owner })
     }
 
-    /// The identity of this node, with the address that peers are told.
+    /// The identity of this node, with the address that peers get.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.shared.identity

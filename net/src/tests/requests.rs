@@ -70,7 +70,7 @@ async fn a_dropped_request_is_cancelled_at_the_peer() {
         let b = name("b");
         let asked = a.request(&b, "wait".into(), LONG);
         tokio::select! {
-            _ = asked => panic!("nobody answers"),
+            _ = asked => panic!("no node answers"),
             () = until("it runs", || running() == 1) => {}
         }
     }

@@ -65,7 +65,7 @@ impl Site {
 async fn store_until_it_stops(runtime: &Runtime) -> (Vec<EntryId>, String) {
     let mut bulky = Vec::new();
     for _ in 0..BULKS_MAX {
-        match runtime.enqueue(Entry::to("nobody").payload(vec![7; BULK_BYTES])).await {
+        match runtime.enqueue(Entry::to("unserved").payload(vec![7; BULK_BYTES])).await {
             Ok(stored) => bulky.push(stored.id()),
             Err(error) if error.kind() == ErrorKind::Stopped => {
                 return (bulky, error.to_string());

@@ -258,7 +258,7 @@ async fn torn_tail() -> Row {
     fault::copy_dir(&site.data(), &live).unwrap();
     let files = || ["0", "1"].map(|file| fs::read(site.data().join("log/journal").join(file)));
     let before = files();
-    let torn_entry = Entry::to("nobody").payload(vec![7; 50_000]);
+    let torn_entry = Entry::to("unserved").payload(vec![7; 50_000]);
     let torn_entry = runtime.enqueue(torn_entry).await.unwrap().id();
     let after = files();
     drop(runtime.shutdown(Drain::now()).await);
@@ -465,7 +465,7 @@ async fn full_disk() -> Row {
     let acknowledged = fill(&runtime, 0).await;
     let mut bulky = Vec::new();
     let error = loop {
-        let bulk = Entry::to("nobody").payload(vec![7; 256 << 10]);
+        let bulk = Entry::to("unserved").payload(vec![7; 256 << 10]);
         match runtime.enqueue(bulk).await {
             Ok(stored) => bulky.push(stored.id()),
             Err(error) => break error.to_string(),

@@ -98,7 +98,7 @@ impl Driver {
 
     pub(super) fn tick_stop(&mut self) {
         let Some(at) = self.stops_at else { return };
-        let has_successor = matches!(self.told, Leadership::Follows(Some(_)));
+        let has_successor = matches!(self.leadership, Leadership::Follows(Some(_)));
         if has_successor || self.ticks >= at {
             self.ended = Some(Ended::Stopped);
         }

@@ -127,7 +127,8 @@ struct Driver {
     names: BTreeMap<StorageId, NodeName>,
     /// Peers with a session.
     sessions: BTreeMap<NodeName, (StorageId, u64)>,
-    told: Leadership,
+    /// The leadership last reported by the group.
+    leadership: Leadership,
     /// Leaders that were seen since the start.
     leaders: u64,
     yielded: Option<&'static str>,
@@ -199,7 +200,7 @@ impl Driver {
             inputs: VecDeque::new(),
             names: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            told: Leadership::Follows(None),
+            leadership: Leadership::Follows(None),
             leaders: 0,
             yielded: None,
             refused: BTreeMap::new(),

@@ -121,7 +121,7 @@ impl Driver {
         if !matches!(leadership, Leadership::Leads(_)) {
             self.roll = None;
         }
-        self.told = leadership;
+        self.leadership = leadership;
     }
 
     fn read_rows(
@@ -136,7 +136,7 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             let event = match groups.read(METADATA_GROUP, first, end, bytes_max) {
                 Ok(rows) => Event::Rows { to, session, first, rows },
-                // Dropped meanwhile: the peer asks again and hears that it is too old.
+                // Dropped meanwhile: the peer asks again and is refused as too old.
                 Err(forebay_storage::consensus::ConsensusError::Gone { .. }) => return,
                 Err(error) => Event::Failed(ClusterError::from(error).to_string()),
             };

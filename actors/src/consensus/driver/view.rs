@@ -68,7 +68,7 @@ impl Driver {
             }
         };
         DriverView {
-            leads: matches!(self.told, Leadership::Leads(_)),
+            leads: matches!(self.leadership, Leadership::Leads(_)),
             votes: self.group.votes(),
             hears_quorum: self.group.hears_quorum(),
             leader: self.group.leader().and_then(|leader| self.shown_name(leader)),

@@ -186,7 +186,7 @@ impl Drop for ClusterNode {
 pub(super) struct OnDisk {
     pub(super) groups: Arc<Groups>,
     pub(super) bases: Bases,
-    /// Held as long as the node runs.
+    /// Held while the node runs.
     _log: LocalLog,
     _dir: DataDir,
 }

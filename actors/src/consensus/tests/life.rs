@@ -26,7 +26,7 @@ async fn three_nodes_serve_and_survive_the_loss_of_the_leader() {
     assert_eq!(nodes.put(other, "key", "three").await, Ok(3));
     assert_eq!(nodes.get((leader + 2) % 3, "key").await.as_deref(), Some("three"));
 
-    // The lost one comes back with what it had, and hears the rest.
+    // The lost node returns with its data and receives the rest.
     let began = Instant::now();
     while let Err(error) = nodes.try_start(leader).await {
         assert!(began.elapsed() < PATIENCE, "the directory is not released: {error}");

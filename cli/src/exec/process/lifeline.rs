@@ -1,4 +1,4 @@
-//! The lifeline: a locked file that every command inherits, so that the lock is held as long as any
+//! The lifeline: a locked file that every command inherits, so that the lock is held while any
 //! of them runs; and the list of running processes, which survives kill -9.
 //!
 //! Files, in the directory of `forebay exec` inside the data directory:

@@ -108,8 +108,7 @@ impl SignalHandler {
         };
         let why = match asked {
             Stop { how: How::Finish, signal: Some(SIGPIPE), .. } => {
-                "forebay: nobody reads the output any more (it was closed); the same command \
-                 line prints the rest\n"
+                "forebay: the output was closed; the same command line prints the rest\n"
             }
             _ => "",
         };
@@ -130,8 +129,7 @@ impl SignalHandler {
 
     /// Ends this process although outputs wait for a reader: they are not marked as printed.
     async fn give_up(&self, signal: i32) {
-        let text = "forebay: nobody reads the output; the same command line prints \
-                    the rest\n";
+        let text = "forebay: the output is not read; the same command line prints the rest\n";
         let _ = timeout(MESSAGE_WITHIN, self.write_message(text.to_owned())).await;
         // Does not return, unless the system refuses.
         let _ = die_of(signal);

@@ -34,7 +34,7 @@ enum Progress {
     Running {
         /// Its number and retry policy.
         info: AttemptInfo,
-        /// Its decision is in this batch: its handler was not told yet.
+        /// Its decision is in this batch: its handler has not been started yet.
         is_starting: bool,
     },
 }
@@ -49,8 +49,8 @@ struct AttemptInfo {
 }
 
 impl Progress {
-    /// Whether a handler was told to run it.
-    fn is_told(self) -> bool {
+    /// Whether `Run` was emitted for it.
+    fn was_started(self) -> bool {
         match self {
             Self::Proposed { info, .. } => info.is_some(),
             Self::Running { is_starting, .. } => !is_starting,
@@ -236,10 +236,10 @@ impl Attempts {
         self.begun.get(&entry).copied()
     }
 
-    /// Whether the handler of an attempt was told to start, and not to stop.
+    /// Whether the handler of an attempt was started, and not asked to stop.
     pub(super) fn listens(&self, token: AttemptToken) -> bool {
         let known = self.by_token.get(&token);
-        known.is_some_and(|known| known.has_handler && known.progress.is_told())
+        known.is_some_and(|known| known.has_handler && known.progress.was_started())
     }
 
     /// Whether an attempt is known that is not over.
@@ -306,7 +306,7 @@ impl Attempts {
             });
             assert!(begun, "{token} runs before its decision is applied");
         }
-        assert!(self.starting.is_empty(), "handlers are told at the end of a batch");
+        assert!(self.starting.is_empty(), "handlers start at the end of a batch");
     }
 }
 
@@ -399,7 +399,7 @@ impl Partition {
                     self.stale.attempt += 1;
                     return;
                 };
-                let runs = known.progress.is_told();
+                let runs = known.progress.was_started();
                 let info = AttemptInfo { retry, attempt };
                 known.progress = Progress::Running { info, is_starting: !runs };
                 self.attempts.confirm(vqueue, token);
@@ -460,7 +460,7 @@ impl Partition {
             self.on_drained(attempt.vqueue, effects);
         }
         if let Progress::Running { is_starting: true, .. } = attempt.progress {
-            self.attempts.starting.retain(|told| match told {
+            self.attempts.starting.retain(|effect| match effect {
                 PartitionEffect::Run { token: other, .. }
                 | PartitionEffect::Cancel { token: other, .. } => *other != token,
                 _ => true,
@@ -475,14 +475,14 @@ impl Partition {
         }
     }
 
-    /// Tells handlers the outcome of the whole batch: an attempt that started and ended in the same
-    /// batch never runs (its payload may be gone). Behind a closed gate nothing starts: such an
-    /// attempt returns to its inbox without being counted.
+    /// Starts and cancels handlers after the whole batch: an attempt that started and ended in the
+    /// same batch never runs (its payload may be gone). Behind a closed gate nothing starts: such
+    /// an attempt returns to its inbox without being counted.
     pub(super) fn tell_handlers(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         let is_closing = self.is_closing || self.phase == super::Phase::Closing;
         let mut back = Vec::new();
-        for told in self.attempts.starting.drain(..) {
-            if let PartitionEffect::Run { entry, token } = told
+        for effect in self.attempts.starting.drain(..) {
+            if let PartitionEffect::Run { entry, token } = effect
                 && let Some(attempt) = self.attempts.by_token.get_mut(&token)
                 && let Progress::Running { is_starting, .. } = &mut attempt.progress
             {
@@ -493,7 +493,7 @@ impl Partition {
                 }
                 attempt.has_handler = true;
             }
-            effects.push(told);
+            effects.push(effect);
         }
         self.hand_back(now, back, effects);
     }

@@ -64,7 +64,7 @@ pub struct RunAttempt {
     pub journal: Option<Box<JournalRead>>,
 }
 
-/// What an attempt is told.
+/// Progress of an attempt's operations, or of one of its requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AttemptNews {
     /// An operation of its journal finished.
@@ -152,7 +152,7 @@ pub enum PartitionEffect {
     SeedLimiter {
         /// Attempts that are proposed but not applied.
         proposed: Vec<KnownAttempt>,
-        /// Attempts whose handlers were told to stop and may still run.
+        /// Attempts whose handlers were asked to stop and may still run.
         stopping: Vec<KnownAttempt>,
     },
     /// There is no limiter any more: its slots return to the node, except one for each handler that
@@ -218,14 +218,14 @@ pub enum PartitionEffect {
         /// The attempt.
         token: AttemptToken,
     },
-    /// Tell an attempt what became of its operations. In order; what finished before its
-    /// handler was told to start it has read in its rows.
+    /// Report the progress of an attempt's operations to it, in order. Operations that finished
+    /// before its handler started are in the rows that it read at its start.
     TellAttempt {
         /// The entry.
         entry: EntryId,
         /// The attempt.
         token: AttemptToken,
-        /// What.
+        /// The progress.
         news: AttemptNews,
     },
     /// Start the shuffle, if none runs and the outbox has messages.

@@ -70,7 +70,7 @@ impl Seeding {
         }
     }
 
-    /// An entry that kept a lock ended: the limiter must not be told to keep it.
+    /// An entry that kept a lock ended: the limiter must not keep the lock for it.
     pub(super) fn lock_freed(&mut self, entry: EntryId) {
         for keeper in self.over.values_mut().filter(|keeper| **keeper == Some(entry)) {
             *keeper = None;
@@ -122,7 +122,7 @@ impl Partition {
         if self.phase == Phase::Seeding {
             self.attempts.forget_permits();
             self.stopping.forget_permits(&stopping);
-            self.stopping.is_told = false;
+            self.stopping.is_reported = false;
             running.extend(stopping.into_iter().map(|(known, _)| known));
             self.seeding.begin(running);
         }

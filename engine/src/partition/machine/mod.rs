@@ -154,7 +154,7 @@ pub struct Partition {
     /// The requests that wait for entries' results.
     waiters: Waiters,
     attempts: Attempts,
-    /// Handlers that were told to stop.
+    /// Handlers that were asked to stop.
     stopping: Stopping,
     registry: Registry,
     /// All active vqueues, in the order of their activation.
@@ -178,7 +178,7 @@ pub struct Partition {
     waits_under: Epoch,
     /// The gate was closed permanently, and is not reopened after a limiter's death.
     is_closing: bool,
-    /// The supervisor was told that nothing is left to wait for.
+    /// The supervisor has been informed that nothing is left to wait for.
     is_quiet: bool,
     flush_scheduled: bool,
     /// Permits to return at the end of the step, all in one message.
@@ -226,8 +226,8 @@ impl Partition {
         }
     }
 
-    /// A replacement for a replica's actor that died and left these handlers, which were told to
-    /// stop: each reports once more when it has stopped.
+    /// A replacement for a replica's actor that died and left these handlers, which are stopping:
+    /// each reports once more when it has stopped.
     #[must_use]
     pub fn with_stopping(mut self, handlers: Vec<KnownAttempt>) -> Self {
         self.stopping = Stopping::new(handlers);

@@ -1,11 +1,11 @@
-//! Handlers that were told to stop and may still run: the resources they occupy until they have
+//! Handlers that were asked to stop and may still run: the resources they occupy until they have
 //! stopped.
 //!
 //! Must always hold:
 //! - a permit is returned when the attempt is over *and* its handler has stopped, whichever is
 //!   later (P2);
 //! - a new limiter counts every handler that has not stopped here, whichever leader started it;
-//! - without a limiter, the node's capacity is told about each of them, and when it has stopped.
+//! - without a limiter, each of them is reported to the node's capacity, and again when it stopped.
 //!
 //! Must not know: how handlers are stopped, how long that takes.
 
@@ -47,8 +47,8 @@ struct Handler {
 #[derive(Debug, Default)]
 pub(super) struct Stopping {
     handlers: BTreeMap<AttemptToken, Handler>,
-    /// The node's capacity was told about all of them, because there is no limiter.
-    pub(super) is_told: bool,
+    /// All of them are reported to the node's capacity, because there is no limiter.
+    pub(super) is_reported: bool,
 }
 
 impl Stopping {
@@ -56,7 +56,7 @@ impl Stopping {
     pub(super) fn new(left: Vec<KnownAttempt>) -> Self {
         let handler =
             |KnownAttempt { vqueue, entry, token }| (token, Handler { vqueue, entry, over: None });
-        Self { handlers: left.into_iter().map(handler).collect(), is_told: true }
+        Self { handlers: left.into_iter().map(handler).collect(), is_reported: true }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -79,7 +79,7 @@ impl Stopping {
 
     pub(super) fn insert(&mut self, KnownAttempt { vqueue, entry, token }: KnownAttempt) {
         let before = self.handlers.insert(token, Handler { vqueue, entry, over: None });
-        assert!(before.is_none(), "{token} is told to stop once");
+        assert!(before.is_none(), "{token} is asked to stop once");
     }
 
     /// An attempt is over. Returns `false` if its handler has stopped: then its permit is returned
@@ -101,8 +101,8 @@ impl Stopping {
         over.filter(|over| over.keep_lock == Some(entry)).for_each(|over| over.keep_lock = None);
     }
 
-    /// The limiter is gone, and all permits with it. The next one is told about these, which have
-    /// no rows, and about the holders of their vqueues' locks.
+    /// The limiter is gone, and all permits with it. The next one is seeded with these, which have
+    /// no rows, and with the holders of their vqueues' locks.
     pub(super) fn forget_permits(&mut self, over: &[(KnownAttempt, Option<EntryId>)]) {
         for handler in self.handlers.values_mut() {
             handler.over = None;
@@ -135,7 +135,7 @@ impl Stopping {
 }
 
 impl Partition {
-    /// Tells the handler of an attempt to stop, if it may run.
+    /// Asks the handler of an attempt to stop, if it may run.
     pub(super) fn stop_handler(&mut self, token: AttemptToken, effects: &mut Vec<PartitionEffect>) {
         if let Some(known) = self.attempts.take_handler(token) {
             self.stopping.insert(known);
@@ -143,38 +143,38 @@ impl Partition {
         }
     }
 
-    /// Another leader is in charge, or none: all handlers stop, and the node's capacity is told how
-    /// many still run.
+    /// Another leader is in charge, or none: all handlers stop, and the number of those that still
+    /// run is reported to the node's capacity.
     pub(super) fn stop_all_handlers(&mut self, effects: &mut Vec<PartitionEffect>) {
         for known in self.attempts.clear() {
             self.stopping.insert(known);
             effects.push(PartitionEffect::Abort { entry: known.entry, token: known.token });
         }
         self.stopping.forget_permits(&[]);
-        if !std::mem::replace(&mut self.stopping.is_told, true) {
+        if !std::mem::replace(&mut self.stopping.is_reported, true) {
             let running = self.stopping.count();
             effects.push(PartitionEffect::LeaveCapacity { running });
         }
     }
 
-    /// The node's capacity was restarted. A leader is told to join it again; others report their
-    /// handlers.
+    /// The node's capacity was restarted. The limiter of a leader joins it again; others report
+    /// their handlers.
     pub(super) fn on_tell_capacity(&self, effects: &mut Vec<PartitionEffect>) {
-        if self.stopping.is_told {
+        if self.stopping.is_reported {
             let running = self.stopping.count();
             effects.push(PartitionEffect::LeaveCapacity { running });
         }
     }
 
-    /// A handler has stopped. Returns `true` if it had been told to: then its result is ignored.
+    /// A handler has stopped. Returns `true` if it was asked to: then its result is ignored.
     pub(super) fn on_handler_gone(
         &mut self,
         token: AttemptToken,
         effects: &mut Vec<PartitionEffect>,
     ) -> bool {
         let Some(handler) = self.stopping.handlers.remove(&token) else {
-            // Stopped unasked and without an end: its runtime or its node shuts down, and the rows
-            // keep it for the next start.
+            // Stopped without being asked to and without an end: its runtime or its node shuts
+            // down, and the rows keep it for the next start.
             self.attempts.forget_handler(token);
             return false;
         };
@@ -186,7 +186,7 @@ impl Partition {
             Some(Over { permit: None, keep_lock }) => self.seeding.over(token, keep_lock),
             None => {}
         }
-        if self.stopping.is_told {
+        if self.stopping.is_reported {
             effects.push(PartitionEffect::ReturnCapacity);
         }
         self.tell_if_quiet(effects);

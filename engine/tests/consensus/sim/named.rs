@@ -72,7 +72,7 @@ fn rolls_alone_never_move_the_leadership() {
             world.tick();
         }
         assert!(world.group(leader).segment().number > 5, "there were rolls");
-        assert_eq!(world.leaders.len(), began, "seed {seed}: the term went on");
+        assert_eq!(world.leaders.len(), began, "seed {seed}: the term continues");
         assert_eq!(world.checks.unknown, 0);
         assert_eq!(world.leader(), Some(leader));
     }

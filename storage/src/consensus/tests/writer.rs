@@ -61,7 +61,7 @@ fn waiting_writes_of_all_groups_share_one_sync() {
     while site.faults.blocks() == before {
         std::thread::yield_now();
     }
-    assert!(events.is_empty(), "nothing is told before its sync");
+    assert!(events.is_empty(), "nothing is reported before its sync");
     for _ in 0..20 {
         load.write(&writer);
     }
@@ -99,7 +99,7 @@ fn a_failed_sync_stops_all_groups_once_with_the_reason() {
         let error = site.log.fence(forebay_messages::PartitionId(1), forebay_messages::Epoch(1));
         assert!(error.is_err(), "the log is in the same journal");
         drop(writer);
-        assert!(events.iter().next().is_none(), "it is told once");
+        assert!(events.iter().next().is_none(), "it is reported once");
     }
 }
 

@@ -209,7 +209,7 @@ fn no_member_is_left_when_the_thread_ends() {
         bench.until(|bench| members[9].address.send(1) && !bench.received_by(9).is_empty()).await;
         bench.actix.clear();
         assert!(!members[0].address.send(1));
-        assert!(bench.deaths.borrow().is_empty(), "parents are not told");
+        assert!(bench.deaths.borrow().is_empty(), "parents get no report");
     });
     assert_eq!(dropped.load(Ordering::SeqCst), 10);
 }

@@ -58,7 +58,7 @@ pub(crate) struct Handler {
     pub(crate) entry: EntryId,
     name: Arc<VQueueName>,
     pub(crate) is_canceled: bool,
-    /// It was told to stop.
+    /// It was asked to stop.
     pub(crate) is_stopping: bool,
 }
 
@@ -105,7 +105,7 @@ pub(crate) struct Node {
     slots: Option<u32>,
     pub(crate) wake_at: Option<Timestamp>,
     pub(crate) retry_at: Vec<Timestamp>,
-    /// How often the supervisor was told that an epoch is drained.
+    /// How often each epoch was reported to the supervisor as drained.
     pub(crate) drained: BTreeMap<Epoch, usize>,
     /// Number of seeded limiters.
     pub(crate) seeds: usize,
@@ -270,7 +270,7 @@ impl Node {
         Some(PartitionInput::SeedSent { running, stopping, interrupted, last_seq })
     }
 
-    /// Handlers are told to stop, and the node's capacity is told how many still run.
+    /// Asks handlers to stop, or reports to the node's capacity how many still run.
     fn stop(&mut self, effect: PartitionEffect) {
         match effect {
             PartitionEffect::Abort { token, .. } => {
@@ -476,12 +476,12 @@ impl Node {
         assert!(count <= SCOPE_LIMIT, "{count} handlers of {scope} run here");
     }
 
-    /// Reports that a handler that was told to stop has stopped.
+    /// Reports that a handler that was asked to stop has stopped.
     pub(crate) fn stop_handler(&mut self, token: AttemptToken) {
         self.handlers.remove(&token).expect("it runs");
         self.mailbox.push_back(PartitionInput::Stopped { token });
         for run in std::mem::take(&mut self.waiting) {
-            // Whether its row still exists is not checked: it is told to stop too.
+            // Whether its row still exists is not checked: it is asked to stop too.
             self.rerun(run);
         }
     }
