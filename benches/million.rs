@@ -59,7 +59,7 @@ const STUCK: Duration = Duration::from_secs(120);
 /// Printed by a child when its part is done; it then waits until its standard input is closed.
 const READY: &str = "ready";
 
-/// What the handlers observe and count.
+/// Observations and counts of the handlers.
 struct Work {
     start: Instant,
     is_open: AtomicBool,

@@ -1,9 +1,9 @@
 //! An order that charges a card, ships, sends a mail and waits for an approval.
 //!
-//! `cargo run --example order -- DIR` places one order, whose data are in DIR. It prints what it
-//! does to the outside world. End it at any time, also with kill -9, and start it again with the
-//! same directory: the order continues, and what it remembers is not done again. While it waits for
-//! its approval, another terminal decides:
+//! `cargo run --example order -- DIR` places one order, whose data are in DIR. It prints each
+//! effect on the outside world. End it at any time, also with kill -9, and start it again with the
+//! same directory: the order continues, and finished steps are not repeated. While it waits for its
+//! approval, another terminal decides:
 //!
 //! `forebay --data-dir DIR resolve ENTRY approved --value true`
 //!
@@ -82,7 +82,7 @@ async fn mail(context: Context, Json(_): Json<String>) -> Result<(), HandlerErro
 }
 
 fn application(dir: &Path) -> Builder {
-    // A day without an approval occupies nothing: not even a second is kept in memory.
+    // An approval may take days: an order that waits longer than a second uses no memory.
     let suspend_after = Some(Duration::from_secs(1));
     let options = HandlerOptions {
         suspend_after,

@@ -38,8 +38,8 @@ pub enum NodeError {
     Aliases(#[from] DecodeAliasesError),
     /// There is no limit to change.
     #[error(
-        "this process was started without a limit of how many entries run at once, so there is \
-         none to change: give it one when it starts (`forebay exec --jobs`, Builder::max_running)"
+        "this process was started without a maximum number of running entries, so there is none \
+         to change: set one when it starts (`forebay exec --jobs`, Builder::max_running)"
     )]
     NoRunningMax,
     /// The data directory cannot be used.
@@ -178,7 +178,7 @@ pub enum NodeError {
          rows from the log"
     )]
     NotFlushed {
-        /// What could not be written, and why.
+        /// Which rows could not be written, and why.
         reason: String,
     },
     /// There is no such entry.
@@ -271,8 +271,8 @@ pub enum NodeError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Nothing was done, and trying again later is right: no replica leads the partition at the
-    /// moment, or too much is in flight.
+    /// Nothing was done; try again later: no replica leads the partition at the moment, or too
+    /// much is in flight.
     Retry,
     /// It is not known whether it was done. Repeating it is safe.
     Unknown,
@@ -285,7 +285,7 @@ pub enum ErrorKind {
     Conflict,
     /// There is no such entry, partition or rule.
     NotFound,
-    /// What was asked for makes no sense, or is too large.
+    /// The request makes no sense, or is too large.
     BadInput,
     /// The runtime or the partition has stopped.
     Stopped,

@@ -1,4 +1,4 @@
-//! The replicas on a node, their state, and what their actors share.
+//! The replicas on a node, their state, and the state shared by their actors.
 //!
 //! Owns: the routing table, the replicas by partition, their roles, gauges and limiters. Must
 //! always hold: nothing here starts or stops a replica, except in response to a failure. Must not

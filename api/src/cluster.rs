@@ -1,4 +1,4 @@
-//! A node of a cluster: its status, and what can be asked of it.
+//! A node of a cluster: requests to it, its answers and its status.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,7 @@ pub enum ClusterRequest {
     Remove {
         /// Its name.
         node: String,
-        /// How long to wait until it is no member.
+        /// How long to wait for its removal.
         within_ms: u64,
     },
     /// Read a key of the metadata.
@@ -80,11 +80,11 @@ pub enum ClusterResponse {
         /// The version of the key now.
         version: u64,
     },
-    /// It is done.
+    /// The request is done.
     Done,
-    /// It is not.
+    /// The request failed.
     Error {
-        /// Why.
+        /// The reason.
         message: String,
         /// The request, not the node, is at fault.
         usage: bool,
@@ -104,7 +104,7 @@ pub struct KeyView {
     pub bytes: Option<u64>,
 }
 
-/// What a node is to its cluster.
+/// The state of a node in its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeStateView {
@@ -112,7 +112,7 @@ pub enum NodeStateView {
     Uninitialized,
     /// Named when the cluster was provisioned, and not joined yet.
     Absent,
-    /// It copies what it lacks, and does not vote.
+    /// It copies the entries that it lacks, and does not vote.
     Learner,
     /// It has everything, and does not vote: it can become a member at once.
     Standby,
@@ -162,7 +162,7 @@ pub struct GroupView {
     pub leaders_seen: u64,
     /// Messages that did not match the group.
     pub dropped: u64,
-    /// Why this node last gave its leadership up.
+    /// Why this node last gave up leadership.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yielded: Option<String>,
 }
@@ -172,19 +172,19 @@ pub struct GroupView {
 pub struct ClusterNodeView {
     /// Its name.
     pub name: String,
-    /// What it is.
+    /// Its state.
     pub state: NodeStateView,
     /// The id of its data directory, in hexadecimal; empty when it has not joined.
     pub storage: String,
-    /// Where it is reached.
+    /// The address at which it is reached.
     pub address: String,
     /// This node has a session with it, or is it.
     pub is_connected: bool,
-    /// The end of the entries on its disk, as it last said.
+    /// The end of the entries on its disk, as it last reported.
     pub durable: Option<u64>,
     /// Entries that it lacks.
     pub lag: Option<u64>,
-    /// Why it is not reached.
+    /// Why it cannot be reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
@@ -214,29 +214,29 @@ impl RefusedView {
 pub struct ClusterView {
     /// In words; the reason first.
     pub health: String,
-    /// Nothing is lacking.
+    /// No problem is known.
     pub is_healthy: bool,
     /// A leader is known and a majority is connected: the metadata can be read and written.
     pub serves: bool,
     /// This node's name.
     pub node: String,
-    /// What it is.
+    /// Its state.
     pub state: NodeStateView,
     /// The id of its data directory, in hexadecimal.
     pub storage: String,
-    /// Counts its starts.
+    /// Number of its starts.
     pub boot: u64,
-    /// Where it listens.
+    /// The address that it listens on.
     pub address: Option<String>,
     /// The id of the cluster, in hexadecimal.
     pub cluster: Option<String>,
-    /// Grows when the cluster was recovered by hand.
+    /// Incremented when the cluster is recovered by hand.
     pub incarnation: Option<u32>,
     /// The metadata group.
     pub group: Option<GroupView>,
     /// The nodes, by name.
     pub nodes: Vec<ClusterNodeView>,
-    /// Refused connections, by this node or of it.
+    /// Connections that this node refused, and its own that others refused.
     pub refused: Vec<RefusedView>,
     /// Days until the certificate ends; `None` without TLS.
     pub certificate_days: Option<i64>,

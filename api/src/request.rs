@@ -75,7 +75,7 @@ pub enum Request {
         #[serde(default)]
         reject: Option<String>,
     },
-    /// Restarts an entry with a new run that keeps what finished before an operation.
+    /// Restarts an entry with a new run that keeps the operations finished before a given one.
     RestartFrom {
         /// The entry.
         entry: EntryId,

@@ -115,7 +115,7 @@ pub(super) async fn cluster(
         ClusterCommand::Remove { node, within } => {
             let request = Request::Remove { node: node.clone(), within_ms: millis(*within) };
             match request_of(dir, request).await? {
-                Answer::Done => Ok(super::print(format!("{node} is no member\n").as_bytes())?),
+                Answer::Done => Ok(super::print(format!("{node} was removed\n").as_bytes())?),
                 _ => Err(ClusterCommandError::Strange),
             }
         }
@@ -256,7 +256,7 @@ async fn provision(
 fn value_text(found: &KeyView) -> String {
     match &found.value {
         Some(value) => format!("{value}\n"),
-        None => format!("({} bytes that are no text)\n", found.bytes.unwrap_or_default()),
+        None => format!("({} bytes that are not text)\n", found.bytes.unwrap_or_default()),
     }
 }
 

@@ -3,7 +3,6 @@
 //! Owns: the table of aliases, its rules and its bytes. Must always hold: following the aliases of
 //! any service ends (no cycles), the table is bounded, equal tables have equal bytes. Must not
 //! know: which handlers exist, where the table is stored.
-//! know: which handlers exist, who stores the table.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +11,7 @@ use bytestring::ByteString;
 use forebay_messages::vqueue::{NameError, Part, check_component};
 use thiserror::Error;
 
-/// Most aliases in one table.
+/// Maximum number of aliases in one table.
 pub const ALIASES_MAX: usize = 256;
 /// Version of the table's format that this code writes.
 pub const ALIASES_FORMAT: u8 = 1;

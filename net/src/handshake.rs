@@ -68,7 +68,7 @@ pub enum HandshakeError {
     /// The other side does not accept this node's certificate.
     #[error(
         "the other side does not accept this node's certificate ({0}): check that both are of \
-         one authority and that it is not over"
+         one authority and that it has not expired"
     )]
     CertificateRefused(String),
     /// Another TLS error.

@@ -39,6 +39,6 @@ pub use peer::PeerView;
 pub use service::{Answer, Service};
 pub use tls::{AUTHORITY_DAYS, BundleError, CertificateStatus, TlsError, TlsFiles, init_tls};
 #[cfg(feature = "testkit")]
-pub use transport::memory::{MemoryNet, Way};
+pub use transport::memory::{Conditions, MemoryNet};
 pub use transport::tcp::NotLoopback;
 pub use wire::hello::{Class, PROTOCOL, Refusal};

@@ -58,7 +58,7 @@ pub enum ControlError {
     /// The process that uses it sent nothing for a long time.
     #[error(
         "the process that uses {} has not answered for {waited:?}: it may be stopped, or its disk \
-         stuck; what was asked for may still be done, so look before you repeat it", path.display()
+         stuck; it may still carry out the request, so look before you repeat it", path.display()
     )]
     NoAnswer {
         /// The directory.

@@ -1,6 +1,6 @@
 //! Steps: computations that run once.
 //!
-//! Must always hold: a stored result is never computed again; a step returns only what is stored,
+//! Must always hold: a stored result is never computed again; a step returns only stored results,
 //! so that a replay takes the same path. A failure that is not final is retried by the step's own
 //! policy, or else ends the attempt.
 

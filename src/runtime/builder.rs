@@ -151,8 +151,8 @@ impl Builder {
         self
     }
 
-    /// What the log keeps in addition to what a restart needs (default: nothing). A shared log has
-    /// its own setting, see [`SharedLog::open`].
+    /// Which records the log keeps beyond the ones that a restart needs (default: none). A shared
+    /// log has its own setting, see [`SharedLog::open`].
     pub fn trim_log(mut self, trim_log: TrimLog) -> Self {
         self.trim_log = trim_log;
         self

@@ -423,7 +423,7 @@ impl TestRuntime {
     }
 
     fn describe(&self) -> String {
-        let mut text = String::from("what is left:");
+        let mut text = String::from("remaining work:");
         for (number, member) in self.nodes.iter().enumerate() {
             let Some(site) = member.site else { continue };
             let tasks = self.sim.pending_tasks(site);

@@ -1,5 +1,5 @@
-//! Orders while actors die, processes crash and leaders change: what was returned once is returned
-//! always, every child exists once, every order ends.
+//! Orders while actors die, processes crash and leaders change: each operation returns the same in
+//! every attempt, every child exists once, every order ends.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ const CHILDREN: u32 = 2;
 /// Longer than the pause before a partition is started again that died too often.
 const RESTART_PAUSE: Duration = Duration::from_secs(30);
 
-/// What each operation of each order returned first.
+/// The first result of each operation of each order.
 #[derive(Clone, Default)]
 struct Returned(Arc<Mutex<BTreeMap<String, String>>>);
 

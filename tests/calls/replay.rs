@@ -1,4 +1,4 @@
-//! What is remembered is not done again: after a failure, a crash, a change of leader.
+//! Finished operations are not repeated: after a failure, a crash, a change of leader.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! 2,000 orders with steps, calls, sleeps and sends, until kill -9, 30 times: what an operation
-//! returned once it returns in every later attempt, every order ends, every child exists once, and
-//! the rows equal a fresh replay of the log.
+//! 2,000 orders with steps, calls, sleeps and sends, until kill -9, 30 times: each operation
+//! returns the same in every attempt, every order ends, every child exists once, and the rows equal
+//! a fresh replay of the log.
 
 use std::{
     collections::BTreeMap,

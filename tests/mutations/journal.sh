@@ -48,7 +48,7 @@ mutation 'an operation finishes twice' apply/journal.rs \
     's/row\.filter\(\|row\| !row\.is_finished\(\) \&\& is_meant\(row\)\)/row.filter(|row| is_meant(row))/'
 mutation 'an operation is written over' apply/write_journal.rs \
     's/if let Some\(there\) = context\.tables\.journal_row\(entry, key\)\? \{/if let Some(there) = context.tables.journal_row(entry, key)?.filter(|_| false) {/'
-mutation 'a restart keeps what finished after its operation' apply/journal.rs \
+mutation 'a restart keeps operations finished after its own' apply/journal.rs \
     's/row\.is_finished\(\) \&\& row\.sequence < kept_below/row.is_finished() \&\& kept_below > 0/'
 mutation 'older binaries may open a partition with journals' apply/journal.rs \
     's/put_fsm_number\(self\.tables, FsmSlot::MinVersion, JOURNAL_FORMAT\);//'

@@ -41,7 +41,7 @@ fn several_items_may_share_a_command_and_a_second_run_has_nothing_to_do() {
 fn windows_line_ends_are_reported_and_can_be_read() {
     let place = Place::new();
     let input = b"a\r\nb\r\n";
-    let done = place.feed(&exec(&["--", "echo"]), input).expect(0, &["--crlf takes it off"]);
+    let done = place.feed(&exec(&["--", "echo"]), input).expect(0, &["--crlf removes it"]);
     assert_eq!(done.stderr.matches("CR LF").count(), 1, "once: {}", done.stderr);
     assert_eq!(sorted(&done.text()).len(), 2);
     let done = place.feed(&exec(&["--crlf", "--", "echo", "x"]), input).expect(0, &[]);

@@ -61,7 +61,7 @@ fn all_commands(place: &Place) {
     assert_eq!(
         (&changed["concurrency"], &changed["description"], &changed["version"]),
         (&serde_json::Value::Null, &"why".into(), &book["version"]),
-        "only what is given changes"
+        "only the given limits change"
     );
     assert_eq!(rule(&ask(&["disable", "a"]), "a")["disabled"], true);
     assert_eq!(rule(&ask(&["enable", "a"]), "a")["disabled"], false);

@@ -357,7 +357,7 @@ impl Plan {
         };
         // Drawn last, so that the rest of a seed's plan did not change when pauses were added.
         plan.events.extend(draw.pauses());
-        // In a clear run only the entries of the plan use what is limited.
+        // In a clear run only the entries of the plan use the limited scopes.
         if !is_clear {
             let (families, events) = families::draw(seed);
             plan.families = families;

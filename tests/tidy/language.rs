@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use super::File;
 
 /// Phrases to avoid, each with advice for a replacement.
-const AVOIDED: [(&str, &str); 49] = [
+const AVOIDED: [(&str, &str); 57] = [
     ("whoever", WHO),
     ("whomever", WHO),
     ("whosoever", WHO),
@@ -16,6 +16,7 @@ const AVOIDED: [(&str, &str); 49] = [
     ("somebody", WHO),
     ("everybody", WHO),
     ("anybody", WHO),
+    ("nobody", "name it: no process, no node, no operation, the unknown entry"),
     ("those who", WHO),
     ("those that", "repeat the noun, or write `the ones that`"),
     ("of ours", "write `our own`, or leave it out"),
@@ -26,7 +27,12 @@ const AVOIDED: [(&str, &str); 49] = [
     ("in vain", "say what did not happen: `without work`, `timed out`"),
     ("goes on", CONTINUES),
     ("go on", CONTINUES),
-    ("told of", "write `reported`, `was told about`, or name the message"),
+    ("told of", TOLD),
+    ("told to", TOLD),
+    ("told that", TOLD),
+    ("is told", TOLD),
+    ("are told", TOLD),
+    ("was told", TOLD),
     ("tells of", "write `reports`"),
     ("tell of", "write `report`"),
     ("lies where", "write `is`, and name the place"),
@@ -35,6 +41,8 @@ const AVOIDED: [(&str, &str); 49] = [
     ("what waits", NOUN),
     ("what comes", NOUN),
     ("what came", NOUN),
+    ("what is remembered", NOUN),
+    ("only what is", "use a noun: only durable entries, only new rows"),
     ("comes of", "name it: `the result`, `the effect`"),
     ("came of", "name it: `the result`, `the effect`"),
     ("so many", "write `this many`, or name the number"),
@@ -62,6 +70,7 @@ const AVOIDED: [(&str, &str); 49] = [
 
 const WHO: &str = "name the actor: the caller, the client, the subscriber, the user, another node";
 const HEARS: &str = "write `is notified of`, `gets` or `receives`";
+const TOLD: &str = "write `asked to`, `gets`, `learns`, `reported`, or name the message";
 const YIELDS: &str = "write `yields`, `waits`, or `is dropped`";
 const CONTINUES: &str = "write `continues`";
 const NOUN: &str = "use a noun: running entries, waiting entries, later messages";
@@ -186,8 +195,8 @@ mod tests {
     #[test]
     fn punctuation_separates_and_longer_words_are_others() {
         let good = [
-            "It was told. Of these two the first counts.",
-            "let (told, of) = pair();",
+            "It was heard. Of these two the first counts.",
+            "let (heard, of) = pair();",
             "It renews the lease.",
             "It goes. On the way it stops.",
         ];

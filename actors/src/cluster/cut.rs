@@ -26,8 +26,8 @@ impl Cuts {
         self.nodes.insert(node, ());
     }
 
-    /// The writer as the node reaches it. What is sent while the node is cut off is lost, as on a
-    /// network.
+    /// The writer as the node reaches it. Commands sent while the node is cut off are lost, as on
+    /// a network.
     pub(crate) fn through(&self, node: NodeId, writer: LogHandle) -> LogHandle {
         use std::sync::Arc;
 

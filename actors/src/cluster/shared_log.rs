@@ -90,7 +90,7 @@ impl SharedLog {
     }
 
     /// A log and metadata in a directory, for this process alone. Created if it does not exist.
-    /// `trim`: what the log keeps in addition to what a restart of the current replicas needs.
+    /// `trim`: which records the log keeps beyond the ones that a restart of its replicas needs.
     ///
     /// # Errors
     /// [`NodeError`].

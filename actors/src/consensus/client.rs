@@ -1,7 +1,7 @@
 //! The client of the metadata: calls that find the leader, with deadlines and retries.
 //!
-//! Must always hold: a change is sent again only under its first number, so it is made at most
-//! once; an error says whether it may have been made.
+//! Must always hold: a repeated change keeps its number, so it is made at most once; an error says
+//! whether it may have been made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use super::MetadataCallError;
 use super::node::Shared;
 use super::watches::MetadataWatch;
 
-/// Longest time that one node is waited for; a change is then asked for again elsewhere.
+/// Maximum wait for the answer of one node; then the request is sent to another one.
 const ATTEMPT_TIME_MAX: Duration = Duration::from_millis(500);
 /// Pause after an attempt that found no leader.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -31,7 +31,8 @@ pub struct Listed {
     pub more: bool,
 }
 
-/// The numbers of one client. Another one is drawn when the cluster has forgotten it.
+/// The identity of a client and the number of its next request. A new client replaces it when the
+/// cluster has forgotten it.
 pub(super) struct Client {
     id: ClientId,
     since: u64,
@@ -143,7 +144,7 @@ impl Metadata {
                 }
                 NodeAnswer::Outcome(Outcome::Full) => return Err(MetadataCallError::Full),
                 NodeAnswer::Outcome(Outcome::TooOld { oldest }) => {
-                    // Another client asks, unless an earlier attempt may have been applied.
+                    // Sent by a new client, unless an earlier attempt may have been applied.
                     self.shared.renew_client(&client, oldest);
                     if call.may_be_done {
                         return Err(MetadataCallError::OutcomeUnknown);
@@ -201,7 +202,7 @@ impl Metadata {
             match answer {
                 NodeAnswer::NotLeader { leader: Some(leader) } => {
                     let named = leader.parse::<NodeName>().ok();
-                    // A node that names itself, or that this one has just asked, does not know.
+                    // An answer that names the asked node or this one does not show the leader.
                     let is_other = named != asked && named.as_ref() != Some(self.shared.name());
                     target = named.filter(|_| is_other);
                     if target.is_some() {
@@ -243,6 +244,6 @@ struct Call {
 fn refused(answer: NodeAnswer) -> MetadataCallError {
     match answer {
         NodeAnswer::Refused(why) => MetadataCallError::Refused(why.to_string()),
-        other => MetadataCallError::Refused(format!("an answer that does not fit: {other:?}")),
+        other => MetadataCallError::Refused(format!("an answer to another request: {other:?}")),
     }
 }

@@ -38,7 +38,7 @@ pub enum ClusterError {
     /// The group of the network is open.
     #[error(transparent)]
     NetworkGroup(#[from] GroupError),
-    /// Half of what a member needs is there.
+    /// Only a part of a member's data is there.
     #[error(
         "{path} has rows of a cluster and no snapshot of its metadata: replace the data directory \
          by an empty one, with which the node joins again"

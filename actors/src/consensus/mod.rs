@@ -1,10 +1,10 @@
 //! Nodes of a cluster: the metadata group, driven over the node's disk and the network.
 //!
-//! Owns: the thread that drives the consensus machine, the client of the metadata, and the life
-//! of a node: provisioning, joining, replacing, removing, recovering. Must always hold: what the
-//! machine wants durable is durable before it is reported as such; a request is answered once; a
-//! command whose outcome is unknown is only ever sent again under the same number. Must not
-//! know: the meaning of the metadata, except for the configuration of the nodes.
+//! Owns: the thread that drives the consensus machine, the client of the metadata, and the states
+//! of a node: provisioning, joining, replacing, removing, recovering. Must always hold: writes of
+//! the machine are durable before they are reported as such; a request is answered once; a command
+//! whose outcome is unknown is only ever sent again under the same number. Must not know: the
+//! meaning of the metadata, except for the configuration of the nodes.
 //!
 //! A node that runs alone uses none of this.
 

@@ -32,8 +32,8 @@ pub struct Recovery {
     pub is_done: bool,
 }
 
-/// Looks at a member that is not running, and with `accepts_loss` makes it continue alone. What
-/// others decided beyond its accepted entries is lost. Blocks.
+/// Inspects a member that is not running, and with `accepts_loss` makes it continue alone. Entries
+/// that others decided beyond its accepted ones are lost. Blocks.
 ///
 /// # Errors
 /// [`ClusterError`]; then nothing was changed, or the call can be repeated.

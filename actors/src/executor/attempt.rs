@@ -2,7 +2,7 @@
 //!
 //! Must always hold: a panic, a timeout and a missed heartbeat are failed attempts, and a
 //! destructor that panics when a handler is dropped does not change that; time counts from the
-//! start of the first poll. Must not know: other attempts, who receives the result.
+//! start of the first poll. Must not know: other attempts, the receiver of the result.
 
 use std::{
     any::Any,
@@ -50,7 +50,7 @@ impl Prepared {
         Box::pin(async move {
             // Dropped last, after everything of the handler.
             let mut guard = guard;
-            let (who, span) = (Who::of(&run), span(&run));
+            let (who, span) = (LoggedAttempt::of(&run), span(&run));
             let ended = {
                 let running = pin!(attempt(run, payload, &*handler, cancel, guard.means()));
                 match &span {
@@ -79,13 +79,13 @@ fn span(run: &RunAttempt) -> Option<Span> {
 
 /// The attempt in log lines. Everything else is in its span.
 #[derive(Clone, Copy)]
-struct Who {
+struct LoggedAttempt {
     entry: EntryId,
     attempt: u32,
     attempts_max: u32,
 }
 
-impl Who {
+impl LoggedAttempt {
     fn of(run: &RunAttempt) -> Self {
         let RunAttempt { entry, attempt, attempts_max, .. } = *run;
         Self { entry, attempt, attempts_max }
@@ -243,14 +243,14 @@ async fn attempt(
     };
     let panicked = |text: &dyn Display| failed(format!("the handler panicked: {text}"));
     // Both calling the handler and polling its future may panic.
-    let mut course = match HandlerCall::begin(handler, context, payload) {
-        Ok(course) => course,
+    let mut call = match HandlerCall::begin(handler, context, payload) {
+        Ok(call) => call,
         Err(text) => return panicked(&text),
     };
     let given_up = tokio::select! {
         // A handler that ended in time has ended, even if this is noticed late.
         biased;
-        ended = &mut course => match ended {
+        ended = &mut call => match ended {
             Ok(AttemptEnd::Retry { message, detail, .. }) => {
                 return AttemptEnd::Retry { message, detail, random: (means.random)() };
             }
@@ -265,7 +265,7 @@ async fn attempt(
             format!("no heartbeat for {:?}", heartbeat.unwrap_or_default())
         }
     };
-    failed(match course.stop() {
+    failed(match call.stop() {
         None => given_up,
         Some(text) => format!("{given_up}; when it was dropped the handler panicked: {text}"),
     })

@@ -74,7 +74,7 @@ pub struct AttemptContext {
     pub cancel: Cancel,
     /// When the attempt times out.
     pub deadline: Option<std::time::Instant>,
-    /// The handler beats to show that it is alive.
+    /// The handler's heartbeat.
     pub pulse: Pulse,
     /// Time of the record that decided the attempt.
     pub decided_at: Timestamp,
@@ -127,7 +127,7 @@ pub trait Execute: Send + Sync {
     fn name_of(&self, entry: EntryId, token: AttemptToken) -> Option<Arc<VQueueName>>;
     /// Number of process deaths after which an entry of a service is a dead letter. `u32::MAX` for
     /// a service without a handler: the deaths are counted, and compared with the handler's limit
-    /// when it is there and about to run the entry.
+    /// once a handler is registered and about to run the entry.
     fn interruptions_max(&self, service: &str) -> u32;
 }
 
@@ -175,7 +175,7 @@ impl Executor {
         self.shared.means.handlers.has(service)
     }
 
-    /// Adds the handler of a service; `None` if the service has one of its name.
+    /// Adds the handler of a service; `None` if the service has a handler of its own name.
     pub(crate) fn add_handler(&self, service: &str, handler: Arc<dyn Handler>) -> Option<Changed> {
         self.shared.means.handlers.add(service, handler)
     }

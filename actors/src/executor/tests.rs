@@ -305,7 +305,7 @@ async fn the_next_attempt_of_an_entry_or_key_waits_until_the_last_has_stopped() 
         bench.run(4, 9, service.clone(), "");
         until(|| bench.ends().0 == [4]).await;
         assert_eq!(bench.calls(), 2, "others do not wait");
-        assert_eq!(bench.executor.shared.unstarted(), 0, "who may not start is not looked after");
+        assert_eq!(bench.executor.shared.unstarted(), 0, "attempts that may not start are dropped");
         // A waiting attempt can be aborted, too.
         bench.executor.abort(next.entry, token(2));
         until(|| bench.stops() == [2]).await;

@@ -2,8 +2,8 @@
 //!
 //! Must always hold: all commands that arrived during the last sync go into one batch and one sync;
 //! committed records reach the subscribers of their partition in LSN order, from memory, without
-//! another read; nothing is reported before the sync; the log is trimmed only below what every
-//! subscriber of a partition has in files. Must not know: what is in a record.
+//! another read; nothing is reported before the sync; the log is trimmed only up to the position
+//! that every subscriber of a partition has in files. Must not know: the contents of records.
 
 mod inlet;
 mod subscribers;
@@ -37,7 +37,7 @@ pub const QUEUE_LEN_MAX: usize = 65_536;
 pub const BATCH_RECORDS_MAX: usize = 8_192;
 /// Maximum delay of appends that may wait, when no other commands arrive. Commands that arrive in
 /// this time share their sync.
-pub const COMPANY_WAIT: Duration = Duration::from_millis(1);
+pub const SYNC_DELAY_MAX: Duration = Duration::from_millis(1);
 
 /// The reason of a partition that stops because it cannot reach the writer.
 pub(crate) const WRITER_GONE: &str = "the log's writer is gone: restart the process";
@@ -55,7 +55,7 @@ pub enum LogCommand {
         epoch: Epoch,
         /// The record.
         record: Arc<Record>,
-        /// No caller waits for it: it may be delayed ([`COMPANY_WAIT`]) to share a sync.
+        /// No caller waits for it: it may be delayed ([`SYNC_DELAY_MAX`]) to share a sync.
         may_wait: bool,
     },
     /// Refuses appends of lower epochs from now on.
@@ -76,7 +76,8 @@ pub enum LogCommand {
         /// The subscriber's node.
         node: NodeId,
     },
-    /// A node has everything up to a position in files: records that all have may be trimmed.
+    /// A node has everything up to a position in files: records that all nodes have there may be
+    /// trimmed.
     Durable {
         /// The partition.
         partition: PartitionId,
@@ -112,7 +113,8 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Starts the writer of a log that is trimmed below what is in files ([`TrimLog::Flushed`]).
+    /// Starts the writer of a log that drops records whose rows are in files
+    /// ([`TrimLog::Flushed`]).
     ///
     /// # Errors
     /// When the thread cannot be started.
@@ -162,14 +164,14 @@ impl LogWriter {
 }
 
 /// While no command in the batch has a waiting caller, waits for more commands.
-fn await_company(receiver: &Receiver, batch: &mut Vec<LogCommand>) {
+fn delay_sync(receiver: &Receiver, batch: &mut Vec<LogCommand>) {
     let may_wait =
         |command: &LogCommand| matches!(command, LogCommand::Append { may_wait: true, .. });
     let mut looked_at = 0;
     let mut deadline = None;
     while batch[looked_at..].iter().all(may_wait) {
         looked_at = batch.len();
-        let until = *deadline.get_or_insert_with(|| Instant::now() + COMPANY_WAIT);
+        let until = *deadline.get_or_insert_with(|| Instant::now() + SYNC_DELAY_MAX);
         if receiver.take(batch, Some(until)) != Taken::Some {
             return;
         }
@@ -228,7 +230,7 @@ impl WriterCore {
                 // Subscribers that are behind get records in between, as fast as they apply them.
                 let deadline = self.subscribers.wait().map(|wait| Instant::now() + wait);
                 match receiver.take(&mut batch, deadline) {
-                    Taken::Some => await_company(receiver, &mut batch),
+                    Taken::Some => delay_sync(receiver, &mut batch),
                     Taken::Nothing => {
                         self.feed();
                         continue;
@@ -256,7 +258,7 @@ impl WriterCore {
         self.feed();
     }
 
-    /// Feeds subscribers that are behind; whether any still is.
+    /// Feeds subscribers that are behind; returns whether any still is.
     pub fn feed(&mut self) -> bool {
         self.subscribers.feed(&*self.store)
     }

@@ -1,4 +1,4 @@
-//! The subscribers of committed records, how far each of them is, and what may be trimmed.
+//! The subscribers of committed records, the position of each, and which records may be trimmed.
 //!
 //! Must always hold: a subscriber gets every record of its partition after its start position, in
 //! order, once; at most [`LAG_RECORDS_MAX`] records (and one batch) wait for it: a slower
@@ -161,7 +161,8 @@ impl Subscribers {
         self.behind = all.filter(|subscriber| subscriber.is_behind).count();
     }
 
-    /// Records what a subscriber has in files; returns what all subscribers of the partition have.
+    /// Records the position that a subscriber has in files; returns the lowest of the partition's
+    /// subscribers.
     pub(super) fn durable(&mut self, partition: PartitionId, node: NodeId, through: Lsn) -> Lsn {
         let all = self.by_partition.entry(partition).or_default();
         for own in all.iter_mut().filter(|other| other.subscription.node == node) {

@@ -1,13 +1,13 @@
 //! How far the log may be trimmed.
 //!
-//! Must always hold: never above what is in the files of every replica; never while a snapshot is
-//! being taken.
+//! Must always hold: never above the position that every replica has in files; never while a
+//! snapshot is being taken.
 
 use std::collections::BTreeMap;
 
 use forebay_messages::{Lsn, PartitionId};
 
-/// What the log keeps in addition to what a restart needs.
+/// Which records the log keeps beyond the ones that a restart needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TrimLog {
     /// Nothing: records are dropped once their rows are in the files of every replica.

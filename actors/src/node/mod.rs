@@ -81,7 +81,8 @@ pub struct NodeConfig {
     /// A log and metadata shared with other nodes of this process, in place of its own; `place`
     /// then only applies to the rows.
     pub shared: Option<SharedLog>,
-    /// What its log keeps in addition to what a restart needs; a shared log has its own setting.
+    /// Which records its log keeps beyond the ones that a restart needs; a shared log has its own
+    /// setting.
     pub trim_log: TrimLog,
     /// When it leads by itself, with a shared log.
     pub candidacy: Candidacy,
@@ -321,7 +322,7 @@ impl Drop for Node {
         if self.machinery.is_up() {
             tracing::warn!(
                 "the last handle of a runtime was dropped without shutdown: everything stops at \
-                 once; what was acknowledged is kept"
+                 once; acknowledged entries are kept"
             );
             self.executor.abort_all();
             self.machinery.take_down(&self.registry);

@@ -65,7 +65,7 @@ impl Script {
         Self::new(actor, kind, Fate::Duplicate)
     }
 
-    /// Delivers the messages later, behind what was sent meanwhile; not at all if the actor is gone
+    /// Delivers the messages later, behind messages sent meanwhile; not at all if the actor is gone
     /// by then.
     pub fn delay(actor: &str, kind: &str, by: Duration) -> Self {
         Self::new(actor, kind, Fate::Delay(by))

@@ -62,7 +62,7 @@ pub struct MachineClock {
 
 #[derive(Clone, Copy, Debug)]
 struct Wall {
-    /// What it showed at its last change.
+    /// The time that it showed at its last change.
     shown: Duration,
     /// When it was last changed.
     changed_at: Duration,
@@ -156,7 +156,7 @@ trait AnyActor {
 }
 
 enum Polled {
-    Goes,
+    Continues,
     Ended(Death),
 }
 
@@ -208,7 +208,7 @@ where
             }))
         };
         Some(match polled {
-            Ok(true) => Polled::Goes,
+            Ok(true) => Polled::Continues,
             Ok(false) => Polled::Ended(Death::Stopped),
             Err(panic) => Polled::Ended(Death::Panicked(panic_text(panic.as_ref()))),
         })
@@ -415,7 +415,7 @@ impl SimWorld {
                 }
                 self.report_death(number, death);
             }
-            Some(Polled::Goes) | None => {
+            Some(Polled::Continues) | None => {
                 if let Some(slot) = self.executor.borrow_mut().slots.get_mut(&number) {
                     slot.actor = Some(actor);
                 }

@@ -15,7 +15,7 @@ use forebay_messages::Timestamp;
 
 use super::Clock;
 
-/// What a timer does when it fires.
+/// The action of a timer.
 type Action = Box<dyn FnOnce()>;
 
 /// Identifies a timer, so that it can be canceled.
@@ -94,7 +94,7 @@ impl Timers {
         Some(first.at.since(queue.clock.now()))
     }
 
-    /// Calls what is due.
+    /// Fires the due timers.
     pub fn fire(&self) {
         let now = self.0.borrow().clock.now();
         loop {

@@ -2,8 +2,8 @@
 //! that a seed decides, in virtual time.
 //!
 //! Must always hold: the same seed and the same calls give the same trace; time advances only when
-//! nothing is left to do now; a crash loses what was not durable and nothing else. Must not know:
-//! what is being tested.
+//! nothing is left to do now; a crash loses exactly the writes that were not durable. Must not
+//! know: the purpose of the test.
 
 mod disk;
 mod host;
@@ -92,7 +92,7 @@ pub struct TraceStep {
     pub at: Timestamp,
     /// The incarnation of a node, or the log.
     pub site: SiteId,
-    /// The kind of the step: the name of an actor or of a future, or what else was done.
+    /// The kind of the step: the name of an actor, of a future, or of another piece of work.
     pub name: &'static str,
     /// Which one of that kind.
     pub number: u64,

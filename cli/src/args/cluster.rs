@@ -89,8 +89,8 @@ pub(crate) enum ClusterCommand {
         /// The node's name
         #[arg(long, value_name = "NAME")]
         name: String,
-        /// Continue with this node alone. What the others decided and this one has not is lost;
-        /// they join again with empty data directories
+        /// Continue with this node alone. Decisions of the others that this one lacks are lost;
+        /// the others join again with empty data directories
         #[arg(long)]
         accept_data_loss: bool,
     },

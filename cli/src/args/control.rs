@@ -97,8 +97,8 @@ pub(crate) struct EndedArgs {
 pub(crate) struct RestartArgs {
     #[command(flatten)]
     pub(crate) live: LiveSelection,
-    /// Keep what finished before this operation of the journal of one entry, like `charge`, or
-    /// `charge.1` for the second one of that name
+    /// Keep the operations that finished before this one in the journal of one entry, like
+    /// `charge`, or `charge.1` for the second one of that name
     #[arg(long, value_name = "OPERATION", requires = "entries",
         conflicts_with_all =
             ["service", "scope", "limit_key", "older_than", "all", "stage", "dry_run"])]

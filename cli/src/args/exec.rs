@@ -111,11 +111,11 @@ pub(crate) struct ExecArgs {
     /// Print outputs in the order of the input, not as items end
     #[arg(long, short = 'k')]
     pub(crate) keep_order: bool,
-    /// Read no input: run what an interrupted run has left, or all of them, oldest first. `forebay
-    /// runs` lists them
+    /// Read no input: run the rest of an interrupted run, or of all of them, oldest first.
+    /// `forebay runs` lists them
     #[arg(long, value_name = "RUN", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["input", "again", "command"])]
     pub(crate) resume: Option<String>,
-    /// What the log keeps in addition to what a restart needs
+    /// Which records the log keeps beyond the ones that a restart needs
     #[arg(long, value_enum, value_name = "WHEN", default_value_t)]
     pub(crate) trim_log: TrimLogArg,
     /// Run items again that failed in an earlier run; needs the command line and the input of that

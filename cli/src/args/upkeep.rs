@@ -41,10 +41,10 @@ pub(crate) enum SnapshotCommand {
     },
 }
 
-/// What the log keeps, as an option.
+/// Which records the log keeps, as an option.
 #[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum TrimLogArg {
-    /// Only what a restart needs
+    /// None
     #[default]
     Flushed,
     /// Everything since the newest snapshot, so that both together can restore everything

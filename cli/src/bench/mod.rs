@@ -1,15 +1,15 @@
 //! `forebay bench`: how many entries this machine runs, compared with the best it could do.
 //!
 //! Owns: the order of a run (warm-up, then alternating rounds of the ideal queue and of forebay, so
-//! that both see the same machine) and what is measured in it. Must always hold: everything uses
-//! the public API, on disk and synced; a run that did not do what it counts fails ([`course`]);
-//! nothing is left behind.
+//! that both see the same machine) and its measurements. Must always hold: everything uses the
+//! public API, on disk and synced; a run that counts work it did not do fails ([`tracker`]); no
+//! files are left behind.
 
-mod course;
 mod histogram;
 mod ideal;
 mod report;
 mod subject;
+mod tracker;
 mod usage;
 
 use std::{
@@ -27,10 +27,10 @@ use forebay::{
 use thiserror::Error;
 
 use super::args::{BenchArgs, Global};
-use course::{Course, KEYS_MAX, PAYLOAD_LEN_MIN};
 use ideal::Ideal;
 use report::{Report, Round};
 use subject::Subject;
+use tracker::{KEYS_MAX, PAYLOAD_LEN_MIN, Tracker};
 use usage::{Usage, Used};
 
 /// Minimum number of rounds of the ideal queue and forebay.
@@ -85,7 +85,7 @@ pub(crate) enum BenchError {
     Pattern(#[from] forebay_messages::rule::PatternError),
     #[error("the bench broke: {0}")]
     Broken(String),
-    #[error("forebay did not do what was counted ({count} findings): {first}")]
+    #[error("the counts of the bench are wrong ({count} findings): {first}")]
     Wrong { count: u64, first: String },
     #[error("cannot print: {0}")]
     Print(#[from] io::Error),
@@ -173,25 +173,25 @@ impl Drop for Scratch {
 /// Runs the bench and prints the results.
 ///
 /// # Errors
-/// [`BenchError`]; for example when forebay did not do what was counted.
+/// [`BenchError`]; for example when entries were counted that did not run.
 pub(crate) async fn bench(global: &Global, args: &BenchArgs) -> Result<ExitCode, BenchError> {
     let shape = Shape::read(args)?;
     let scratch = Scratch::make(&global.data_dir)?;
     let ideal_path = scratch.0.join("ideal");
     let ideal = Ideal::start(&ideal_path, shape)?;
-    let course = Arc::new(Course::new(shape));
+    let tracker = Arc::new(Tracker::new(shape));
     let data_dir = scratch.0.join("data");
-    let mut subject = Subject::start(&data_dir, args.partitions, &course).await?;
-    let measured = measure(args.time, &ideal, &course, &mut subject).await;
+    let mut subject = Subject::start(&data_dir, args.partitions, &tracker).await?;
+    let measured = measure(args.time, &ideal, &tracker, &mut subject).await;
     let left = left_over(&subject).await;
     subject.runtime.shutdown(Drain::within(DRAIN)).await?;
     let rounds = measured?;
     if left != 0 {
-        course.wrong(|| format!("{left} entries are left without a waiter"));
+        tracker.wrong(|| format!("{left} entries are left without a waiter"));
     }
-    let report = Report::new(&course, &ideal, rounds);
+    let report = Report::new(&tracker, &ideal, rounds);
     ideal.join(&ideal_path)?;
-    let (count, first) = course.findings();
+    let (count, first) = tracker.findings();
     if count > 0 {
         return Err(BenchError::Wrong { count, first: first.join("; ") });
     }
@@ -209,7 +209,7 @@ async fn left_over(subject: &Subject) -> u64 {
 async fn measure(
     time: Duration,
     ideal: &Ideal,
-    course: &Course,
+    tracker: &Tracker,
     subject: &mut Subject,
 ) -> Result<Vec<Round>, BenchError> {
     let minutes = time.as_secs().div_ceil(ROUND_MAX.as_secs());
@@ -221,7 +221,7 @@ async fn measure(
     let mut rounds = Vec::new();
     for _ in 0..turns {
         let (ideal_jobs, ideal_time) = ideal_round(ideal, ideal_turn, true).await;
-        let mut round = forebay_round(course, subject, turn).await?;
+        let mut round = forebay_round(tracker, subject, turn).await?;
         (round.ideal_jobs, round.ideal_time) = (ideal_jobs, ideal_time);
         rounds.push(round);
     }
@@ -247,18 +247,18 @@ async fn warm_up(subject: &mut Subject, time: Duration) -> Result<(), BenchError
 }
 
 async fn forebay_round(
-    course: &Course,
+    tracker: &Tracker,
     subject: &mut Subject,
     time: Duration,
 ) -> Result<Round, BenchError> {
     subject.go();
     subject.watch(RAMP).await?;
     let log_before = subject.runtime.node().log_stats();
-    let (before, used_before, began) = (course.counted(), Usage::now(), Instant::now());
-    course.set_window(true);
+    let (before, used_before, began) = (tracker.counted(), Usage::now(), Instant::now());
+    tracker.set_window(true);
     subject.watch(time).await?;
-    course.set_window(false);
-    let (jobs, took) = (course.counted() - before, began.elapsed());
+    tracker.set_window(false);
+    let (jobs, took) = (tracker.counted() - before, began.elapsed());
     let used: Used = Usage::now().since(&used_before);
     let log = subject.runtime.node().log_stats();
     subject.stop().await?;

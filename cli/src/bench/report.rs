@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::{
     Shape,
-    course::Course,
     histogram::Histogram,
     ideal::Ideal,
+    tracker::Tracker,
     usage::{Used, resident_mib},
 };
 
@@ -21,7 +21,7 @@ pub(super) struct Round {
     pub(super) jobs: u64,
     /// Length of the window.
     pub(super) took: Duration,
-    /// What the process used in it, including the load generator.
+    /// Resources used by the process in it, including the load generator.
     pub(super) used: Used,
     /// Syncs of the log.
     pub(super) fsyncs: u64,
@@ -93,8 +93,8 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(course: &Course, ideal: &Ideal, rounds: Vec<Round>) -> Self {
-        let Shape { in_flight, batch, keys, scopes, rules, payload } = course.shape;
+    pub(super) fn new(tracker: &Tracker, ideal: &Ideal, rounds: Vec<Round>) -> Self {
+        let Shape { in_flight, batch, keys, scopes, rules, payload } = tracker.shape;
         let jobs: u64 = rounds.iter().map(|round| round.jobs).sum();
         let took: Duration = rounds.iter().map(|round| round.took).sum();
         let mut used = Used::default();
@@ -103,7 +103,7 @@ impl Report {
         let per_job = |amount: f64| amount / (jobs.max(1) as f64);
         let ideal_time: Duration = rounds.iter().map(|round| round.ideal_time).sum();
         let ideal_rate = rate(rounds.iter().map(|round| round.ideal_jobs).sum(), ideal_time);
-        let phases = &course.phases;
+        let phases = &tracker.phases;
         let of = |histogram: &Histogram| [0.5, 0.99, 0.999].map(|q| histogram.quantile_us(q));
         let [enqueue, dispatch, life] = [&phases.enqueue, &phases.dispatch, &phases.life].map(of);
         let ideal_life = of(&ideal.life);
@@ -144,8 +144,8 @@ impl Report {
                 .map(|round| rate(round.ideal_jobs, round.ideal_time))
                 .collect(),
             rounds_rss_mib: rounds.iter().map(|round| round.rss_mib).collect(),
-            checked: course.ended(),
-            order_checked: keys > 0 && course.shape.tracks_keys(),
+            checked: tracker.ended(),
+            order_checked: keys > 0 && tracker.shape.tracks_keys(),
         }
     }
 

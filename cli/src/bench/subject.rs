@@ -14,7 +14,7 @@ use forebay_engine::rules::{Change, RuleChange, RulePatch};
 use forebay_messages::rule::{Limits, Pattern, PatternError};
 use tokio::task::JoinSet;
 
-use super::{BenchError, course::Course};
+use super::{BenchError, tracker::Tracker};
 
 /// The handler of the bench.
 const SERVICE: &str = "bench";
@@ -28,7 +28,7 @@ const RULES_FOR_ALL: [&str; 3] = ["*", "*/*", "*/*/*"];
 /// A runtime on disk that runs the bench's entries.
 pub(super) struct Subject {
     pub(super) runtime: Runtime,
-    course: Arc<Course>,
+    tracker: Arc<Tracker>,
     names: Arc<Names>,
     producers: JoinSet<Result<(), BenchError>>,
 }
@@ -44,9 +44,9 @@ impl Subject {
     pub(super) async fn start(
         data_dir: &Path,
         partitions: Option<u32>,
-        course: &Arc<Course>,
+        tracker: &Arc<Tracker>,
     ) -> Result<Self, BenchError> {
-        let handled = Arc::clone(course);
+        let handled = Arc::clone(tracker);
         let options = HandlerOptions {
             retry: RetryPolicy::NONE,
             // Keeps no results: only enqueue, dispatch and complete are measured.
@@ -75,7 +75,7 @@ impl Subject {
             builder = builder.partitions(partitions);
         }
         let runtime = builder.start().await?;
-        let shape = &course.shape;
+        let shape = &tracker.shape;
         let tracked = if shape.tracks_keys() { shape.keys } else { 0 };
         let names = Names {
             keys: (0..tracked).map(|key| format!("key-{key}")).collect(),
@@ -85,17 +85,17 @@ impl Subject {
             runtime.rules().change("bench", rules(shape.rules, &names)?).await?;
         }
         let producers = JoinSet::new();
-        Ok(Self { runtime, course: Arc::clone(course), names: Arc::new(names), producers })
+        Ok(Self { runtime, tracker: Arc::clone(tracker), names: Arc::new(names), producers })
     }
 
     /// Starts the producers.
     pub(super) fn go(&mut self) {
-        self.course.go();
-        let shape = self.course.shape;
+        self.tracker.go();
+        let shape = self.tracker.shape;
         for first in (0..shape.in_flight).step_by(shape.batch) {
             let producer = Producer {
                 runtime: self.runtime.clone(),
-                course: Arc::clone(&self.course),
+                tracker: Arc::clone(&self.tracker),
                 names: Arc::clone(&self.names),
                 first,
                 random: first as u64,
@@ -109,7 +109,7 @@ impl Subject {
     /// # Errors
     /// The first error of any of them.
     pub(super) async fn stop(&mut self) -> Result<(), BenchError> {
-        self.course.stop();
+        self.tracker.stop();
         while let Some(ended) = self.producers.join_next().await {
             ended.map_err(|panic| BenchError::Broken(panic.to_string()))??;
         }
@@ -158,7 +158,7 @@ fn rules(count: u32, names: &Names) -> Result<Vec<RuleChange>, PatternError> {
 
 struct Producer {
     runtime: Runtime,
-    course: Arc<Course>,
+    tracker: Arc<Tracker>,
     names: Arc<Names>,
     /// Its first slot; it has one batch of slots.
     first: usize,
@@ -167,10 +167,10 @@ struct Producer {
 
 impl Producer {
     async fn run(mut self) -> Result<(), BenchError> {
-        let slots = self.first..self.first + self.course.shape.batch;
-        while !self.course.is_over() {
+        let slots = self.first..self.first + self.tracker.shape.batch;
+        while !self.tracker.is_over() {
             let entries = self.entries();
-            self.course.called(slots.clone());
+            self.tracker.called(slots.clone());
             let handles = match entries.len() {
                 1 => {
                     let mut entries = entries;
@@ -179,30 +179,30 @@ impl Producer {
                 }
                 _ => self.runtime.enqueue_batch(entries).await?,
             };
-            self.course.acknowledged(slots.clone());
+            self.tracker.acknowledged(slots.clone());
             if handles.len() != slots.len() || handles.iter().any(EntryHandle::was_existing) {
-                self.course.wrong(|| "a batch was not stored as it was given".to_owned());
+                self.tracker.wrong(|| "a batch was not stored as it was given".to_owned());
             }
             let outcomes = self.runtime.outcomes(&handles).await.map_err(ResultError::from)?;
             let ended = slots.clone().zip(outcomes).filter_map(|(slot, outcome)| match outcome {
                 // It ended before the query, and no result is kept.
                 None | Some(Outcome::Success(_)) => Some(slot),
                 Some(other) => {
-                    self.course.wrong(|| format!("an entry ended with {other:?}"));
+                    self.tracker.wrong(|| format!("an entry ended with {other:?}"));
                     None
                 }
             });
-            self.course.ended_durably(ended);
+            self.tracker.ended_durably(ended);
         }
         Ok(())
     }
 
     fn entries(&mut self) -> Vec<Entry> {
-        let shape = self.course.shape;
-        let number = self.course.numbers(shape.batch as u64);
+        let shape = self.tracker.shape;
+        let number = self.tracker.numbers(shape.batch as u64);
         let mut entries = Vec::with_capacity(shape.batch);
         for (slot, number) in (self.first..).zip(number..number + shape.batch as u64) {
-            let mut entry = Entry::to(SERVICE).payload(self.course.payload(slot, number));
+            let mut entry = Entry::to(SERVICE).payload(self.tracker.payload(slot, number));
             let key = self.pick(shape.keys).filter(|_| shape.tracks_keys());
             // A key belongs to one scope: in another one it would be another queue.
             let scope = match key {
@@ -218,7 +218,7 @@ impl Producer {
             } else if shape.keys > 0 {
                 entry = entry.key(&number.to_string());
             }
-            self.course.prepare(slot, number, key);
+            self.tracker.prepare(slot, number, key);
             entries.push(entry);
         }
         entries

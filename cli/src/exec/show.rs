@@ -1,4 +1,4 @@
-//! Shows the progress of a run, independently of what the run is busy with.
+//! Shows the progress of a run, independently of the run's own work.
 //!
 //! Must always hold: the reasons why items wait are queried a few times a second at most, and take
 //! a small share of the time. Must not know: how items run.

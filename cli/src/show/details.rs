@@ -195,7 +195,7 @@ fn put_bytes(text: &mut String, name: &str, view: &BytesView) {
         Err(error) if error.error_len().is_none() => {
             std::str::from_utf8(&shown[..error.valid_up_to()]).unwrap_or_default()
         }
-        Err(_) => return put(text, name, &format!("{what} that are no text")),
+        Err(_) => return put(text, name, &format!("{what} that are not text")),
     };
     let is_cut = (said.len() as u64) < view.len;
     let lines: Vec<String> = said.lines().map(safe).collect();

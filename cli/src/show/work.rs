@@ -224,7 +224,7 @@ fn preview(payload: &BytesView) -> String {
         Err(error) if is_cut && error.error_len().is_none() => {
             std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
         }
-        Err(_) => return format!("({} bytes that are no text)", payload.len),
+        Err(_) => return format!("({} bytes that are not text)", payload.len),
     };
     let mark = if is_cut { "…" } else { "" };
     format!("{}{mark}", safe(text))
@@ -296,7 +296,7 @@ mod tests {
             r#"{"to":"a"}\n\u{1b}[2J"#
         );
         assert_eq!(line("mail", &view(b"", 9)), "(empty)");
-        assert_eq!(line("mail", &view(b"\xff\xfe", 9)), "(2 bytes that are no text)");
+        assert_eq!(line("mail", &view(b"\xff\xfe", 9)), "(2 bytes that are not text)");
         assert_eq!(
             line("mail", &view("\u{e9}".repeat(400).as_bytes(), 255)),
             "\u{e9}".repeat(127) + "…"

@@ -113,7 +113,7 @@ pub(super) async fn keep(dir: PathBuf, found: watch::Sender<View>, again: Arc<No
                 view
             }
             Err(error) if error.is_not_running && queries.is_left_alone() => {
-                let problem = "its process has ended; what is stored is read soon".to_owned();
+                let problem = "its process has ended; the stored data is read soon".to_owned();
                 View { problem: Some(problem), ..last }
             }
             Err(error) if error.is_not_running => match queries.stored().await {

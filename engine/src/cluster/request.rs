@@ -1,4 +1,4 @@
-//! What nodes ask each other, and the answers: a closed set.
+//! Requests of nodes to each other, and the answers: a closed set.
 //!
 //! | tag | request | answers |
 //! |---|---|---|
@@ -39,7 +39,7 @@ pub enum NodeRequest {
         name: ByteString,
         /// Its data directory.
         storage: StorageId,
-        /// Where it is reached.
+        /// The address at which it is reached.
         address: ByteString,
     },
     /// To the leader: propose this command.
@@ -67,7 +67,7 @@ pub enum NodeRequest {
     Base,
 }
 
-/// A node and where it is reached.
+/// A node and its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Its name.
@@ -91,11 +91,11 @@ pub type ListedRow = (ByteString, Row);
 /// An answer of another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeAnswer {
-    /// Nothing more to say.
+    /// Done; there is nothing to return.
     Done,
     /// Nothing was done, and trying again does not help.
     Refused(ByteString),
-    /// Nothing was done; later, or at another node, it may be.
+    /// Nothing was done; it may succeed later, or at another node.
     Unavailable(ByteString),
     /// Nothing was done: the receiver does not lead.
     NotLeader {
@@ -117,7 +117,7 @@ pub enum NodeAnswer {
         cluster: u128,
         /// The nodes.
         peers: Vec<Peer>,
-        /// What to copy.
+        /// The snapshot to copy.
         base: Base,
     },
     /// To a change.

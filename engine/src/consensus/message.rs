@@ -141,7 +141,7 @@ pub struct Hello {
     pub decided: u64,
 }
 
-/// What is remembered of a peer, on disk: a peer that now has less was rolled back.
+/// The stored data about a peer: a peer that now has less was rolled back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerMemory {
     /// The peer.

@@ -1,4 +1,4 @@
-//! The stored data of a group as a value: what all its writes amount to.
+//! The stored data of a group as a value: the result of all its writes.
 //!
 //! Must always hold: applying all writes in order gives everything that [`Recovered`] needs. Tests
 //! compare a storage on disk with this model.

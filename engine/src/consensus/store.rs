@@ -387,7 +387,7 @@ impl Durable {
     }
 
     pub(super) fn sync(&mut self, upto: u64) {
-        assert!(upto <= self.written, "only what was written can be durable");
+        assert!(upto <= self.written, "only written entries can be durable");
         while let Some(write) = self.pending.front().copied()
             && write.number <= upto
         {

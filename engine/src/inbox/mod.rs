@@ -9,12 +9,12 @@
 //!
 //! Guarantees, shown by the model in `tests/inbox`:
 //! 1. A row whose removal was reported is never handed out.
-//! 2. A stored row is never lost: draining hands out exactly what is stored.
+//! 2. A stored row is never lost: draining hands out exactly the stored rows.
 //! 3. The head is the smallest reported row that is not handed out.
 //! 4. Neither cache nor overlay ever exceeds the capacity.
-//! 5. [`Inbox::is_empty_for_sure`] holds only when nothing is stored but what is handed out.
+//! 5. [`Inbox::is_empty_for_sure`] holds only when all stored rows are handed out.
 //!
-//! Must not know: permits, limits, locks, time, threads. It returns what to scan
+//! Must not know: permits, limits, locks, time, threads. It returns the range to scan
 //! ([`Inbox::start_refill`]); its caller scans.
 
 mod cache;
@@ -126,7 +126,7 @@ impl Inbox {
         self.complete
     }
 
-    /// Whether nothing is stored but what is handed out. Also `false` when that is unknown.
+    /// Whether all stored rows are handed out. Also `false` when that is unknown.
     #[must_use]
     pub fn is_empty_for_sure(&self) -> bool {
         self.complete && self.items.is_empty()

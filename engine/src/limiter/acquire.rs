@@ -11,7 +11,7 @@ use super::{
 };
 
 impl Limiter {
-    /// Grants at once what can be granted at once; otherwise the client waits.
+    /// Grants permits at once if possible; otherwise the client waits.
     pub(super) fn acquire(&mut self, mut ask: Acquire, effects: &mut Effects) {
         assert!(ask.count > 0, "{:?} asks for no permits", ask.handle);
         if ask.lock != LockWish::None {
@@ -74,7 +74,7 @@ impl Limiter {
         self.counters.update_ready(&self.clients.slab, home, self.now);
     }
 
-    /// Takes a client out of the list it waits in. The caller updates what is ready there.
+    /// Takes a client out of the list it waits in. The caller updates the ready clients there.
     pub(super) fn stop_waiting(&mut self, index: ClientIndex) {
         let client = &mut self.clients.slab[index];
         match client.waits {

@@ -94,9 +94,9 @@ struct Partition {
     leased: u32,
     /// How many more slots it wants; 0 when it does not wait.
     wanted: u32,
-    /// Told to return its unused slots, and not leased any since.
+    /// Asked to return its unused slots, and not leased any since.
     recalled: bool,
-    /// Told to give up a slot, and has not returned any since.
+    /// Asked to give up a slot, and has not returned any since.
     claimed: bool,
     /// It has no limiter: its slots belong to handlers that have not stopped.
     has_left: bool,
@@ -316,7 +316,7 @@ impl Machine for CapacityPool {
 
     fn check(&self) {
         let leased: u32 = self.partitions.values().map(|partition| partition.leased).sum();
-        assert_eq!(self.leased, leased, "the sum of what is leased");
+        assert_eq!(self.leased, leased, "the sum of the leases");
         for (id, partition) in &self.partitions {
             let places = self.waiting.iter().filter(|waiting| *waiting == id).count();
             assert_eq!(places, usize::from(partition.wanted > 0), "positions of {id} in the queue");

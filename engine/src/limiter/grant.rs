@@ -68,8 +68,8 @@ impl Limiter {
         effects.push(LimiterEffect::Granted(Granted { handle: client.handle, permits }));
     }
 
-    /// A client starts to wait behind its counters, or for capacity. The caller updates
-    /// what is ready.
+    /// A client starts to wait behind its counters, or for capacity. The caller updates the ready
+    /// clients.
     pub(super) fn wait_for_counters(&mut self, index: ClientIndex) {
         self.last_ticket += 1;
         self.counters.queue(&mut self.clients.slab, index, self.last_ticket);

@@ -1,8 +1,8 @@
 //! This partition's share of the node's capacity.
 //!
-//! Must always hold: no permit is granted beyond what is leased (permits that existed before may
-//! exceed it); a slot is returned at most once. Must not know: the node's other partitions, or the
-//! order of clients within this one.
+//! Must always hold: no permit is granted beyond the leased slots (permits that existed before may
+//! exceed them); a slot is returned at most once. Must not know: the node's other partitions, or
+//! the order of clients within this one.
 
 use forebay_messages::Timestamp;
 

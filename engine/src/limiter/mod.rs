@@ -66,8 +66,8 @@ pub struct LimiterConfig {
     /// comes back must find its remaining tokens. Above the maximum, the counter whose bucket fills
     /// first is dropped.
     pub lingering_counters_max: usize,
-    /// Seed of the hashes of scopes and limit keys, which clients choose. It does not affect what a
-    /// limiter does, or in which order.
+    /// Seed of the hashes of scopes and limit keys, which clients choose. It does not affect the
+    /// limiter's decisions or their order.
     pub hash_seed: u64,
 }
 

@@ -55,7 +55,7 @@ impl Pauses {
 
 impl Limiter {
     /// A client whose lock is free starts to wait for its service or its counters. The caller
-    /// updates what is ready at its home.
+    /// updates the ready clients at its home.
     pub(super) fn wait_for_rules(&mut self, index: ClientIndex) {
         let client = &mut self.clients.slab[index];
         if let Some(paused) = self.pauses.get_mut(&client.name.service) {

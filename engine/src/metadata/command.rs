@@ -1,4 +1,4 @@
-//! Commands: what a client wants changed, and the blocks in which they are decided.
+//! Commands: changes requested by a client, and the blocks in which they are decided.
 
 use std::collections::BTreeSet;
 
@@ -7,13 +7,13 @@ use bytestring::ByteString;
 
 use crate::consensus::{DecodeError, Put, Reader};
 
-/// Longest key, in bytes.
+/// Maximum length of a key, in bytes.
 pub const KEY_BYTES_MAX: usize = 256;
-/// Most keys that one command changes.
+/// Maximum number of keys that one command changes.
 pub const CHANGES_MAX: usize = 64;
-/// Most bytes of the keys and values of a command.
+/// Maximum number of bytes of the keys and values of a command.
 pub const COMMAND_BYTES_MAX: usize = 2 << 20;
-/// Most commands of a block.
+/// Maximum number of commands of a block.
 pub const BLOCK_COMMANDS_MAX: usize = 256;
 
 /// The format of blocks.
@@ -27,7 +27,7 @@ const COMMAND_BYTES_MIN: usize = 36;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u128);
 
-/// What must hold of a key for a command to be applied.
+/// A condition on a key under which a command is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// No condition.
@@ -54,8 +54,8 @@ pub struct Change {
 pub struct Command {
     /// The client.
     pub client: ClientId,
-    /// An index that was applied when the client started: tells a new client from one that was
-    /// evicted.
+    /// An index that was applied when the client started: distinguishes a new client from an
+    /// evicted one.
     pub since: u64,
     /// Number of the request; the same one when it is sent again.
     pub request: u64,
@@ -66,7 +66,7 @@ pub struct Command {
 /// Why a command is refused before it is proposed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCommand {
-    /// A key that cannot be one.
+    /// An invalid key.
     #[error("`{0}` is not a metadata key: 1 to 256 printable ASCII characters without spaces")]
     Key(String),
     /// It contains a key twice.

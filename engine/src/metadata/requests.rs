@@ -1,6 +1,6 @@
 //! Remembered requests: a request that is sent again gets its first outcome.
 //!
-//! Must always hold: a request is applied at most once. What was evicted is known by two numbers:
+//! Must always hold: a request is applied at most once. Evicted requests are known by two numbers:
 //! per client the end of the evicted requests, and over all evicted clients the latest index at
 //! which one of them started. A request that may have been evicted is refused, never applied.
 
@@ -21,7 +21,7 @@ pub const REQUESTS_MAX: usize = 65_536;
 const CLIENT_BYTES_MIN: usize = 44;
 const REQUEST_BYTES_MIN: usize = 9;
 
-/// What is known of a request.
+/// The known state of a request.
 pub(super) enum Known {
     /// It was not applied.
     New,

@@ -1,4 +1,4 @@
-//! The state, and what a command changes in it.
+//! The state, and the changes that a command makes to it.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -114,7 +114,7 @@ impl Outcome {
 pub struct Changed {
     /// The key.
     pub key: ByteString,
-    /// What it is now.
+    /// Its row after the change.
     pub row: Row,
 }
 
@@ -162,7 +162,7 @@ impl State {
             let value = change.value.as_ref().map_or(0, Bytes::len);
             bytes += ROW_OVERHEAD_BYTES + change.key.len() + value;
         }
-        // What makes it smaller is always possible.
+        // Changes that shrink the state are always possible.
         if bytes > STATE_BYTES_MAX && bytes > self.bytes {
             return Outcome::Full;
         }
@@ -221,10 +221,10 @@ impl State {
         self.requests.oldest_start()
     }
 
-    /// What must always hold.
+    /// Checks the invariants.
     ///
     /// # Panics
-    /// When it does not.
+    /// When one does not hold.
     pub fn check(&self) {
         let bytes: usize = self.rows.iter().map(|(key, row)| weight(key, row)).sum();
         assert_eq!(bytes, self.bytes, "the bytes of rows are counted");

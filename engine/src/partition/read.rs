@@ -55,7 +55,7 @@ pub struct SeedRead {
 /// Reads the initial state of a new limiter: lock rows, running rows, decisions that are proposed
 /// but not applied, handlers that have not stopped. `name_of` returns the names of running
 /// handlers: a vqueue whose handler stops may have no row left. With more than `locks_max` locks
-/// (those of suspended entries, say) they are looked up when they are asked for, so that a leader
+/// (for example of suspended entries) each is looked up when a vqueue requests it, so that a leader
 /// starts as fast as without them.
 ///
 /// # Errors
@@ -130,7 +130,7 @@ pub fn lock_of(rows: &impl Rows, vqueue: VQueueId, wish: LockWish) -> Read<Optio
     Ok(holder.map(|entry| LimiterMessage::LockHeld { vqueue, entry }))
 }
 
-/// What a vqueue without an actor requests of the limiter, or why there is nothing to request.
+/// The request of a vqueue without an actor to the limiter, or why there is none.
 /// `head` is the row it was found with; unless `is_known`, another one may be first.
 ///
 /// # Errors

@@ -105,7 +105,7 @@ impl RuleBook {
         self.rules.get(&id)
     }
 
-    /// What changes for the runtime from `previous` to this book, removals first.
+    /// The changes for the runtime from `previous` to this book, removals first.
     ///
     /// Presence and the version of each rule decide; a disabled rule counts as absent.
     #[must_use]

@@ -18,7 +18,7 @@ pub const MAX_RULES_PER_BOOK: usize = 10_000;
 /// Longest description of a rule, in bytes.
 pub const DESCRIPTION_LEN_MAX: usize = 1024;
 
-/// What must hold for a change to be applied.
+/// A condition under which a change is applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precondition {
     /// No condition.
@@ -55,7 +55,7 @@ impl RulePatch {
     }
 }
 
-/// What a change does to the rule of a pattern.
+/// The effect of a change on the rule of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Creates a rule; refused if one exists. Fields that the patch keeps are those of an empty
@@ -72,9 +72,9 @@ pub enum Change {
 pub struct RuleChange {
     /// The pattern of the rule.
     pub pattern: Pattern,
-    /// What to do with it.
+    /// The effect on it.
     pub change: Change,
-    /// What must hold, checked against the book as left by the batch's earlier changes.
+    /// The condition, checked against the book as left by the batch's earlier changes.
     pub precondition: Precondition,
 }
 

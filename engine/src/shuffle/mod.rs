@@ -369,7 +369,7 @@ impl Machine for Shuffle {
         }
         let truncated = self.truncating.iter().chain(&self.to_truncate);
         for index in truncated {
-            assert!(self.delivered.contains(index), "S3: {index} goes and was not delivered");
+            assert!(self.delivered.contains(index), "S3: {index} is truncated but not delivered");
         }
     }
 }

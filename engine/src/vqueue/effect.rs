@@ -20,7 +20,7 @@ pub enum VQueueEffect {
     Acquire {
         /// Maximum number of permits: from 1 to the quantum; 1 with a lock.
         count: u32,
-        /// What is requested of the vqueue's lock.
+        /// The request for the vqueue's lock.
         lock: LockWish,
     },
     /// To the limiter: release a permit that no entry can use, together with the lock it holds

@@ -63,7 +63,7 @@ pub struct VQueueConfig {
     pub draining: bool,
 }
 
-/// What a vqueue requests of its lock for the entry at its head.
+/// The lock request of a vqueue for the entry at its head.
 #[must_use]
 pub fn wish(has_lock: bool, head: EntryKey) -> LockWish {
     match (has_lock, head.has_lock) {
@@ -80,7 +80,7 @@ pub enum Stage {
     Running,
     /// The inbox is being processed.
     Inbox,
-    /// Nothing is left but unanswered decisions.
+    /// Only unanswered decisions are left.
     Empty,
 }
 

@@ -190,7 +190,7 @@ impl World {
     fn delete(&mut self, pick: usize) {
         if let Some(n) = nth(&self.stored, pick) {
             self.stored.remove(&n);
-            self.decisions.remove(&n); // its decision will be applied as nothing
+            self.decisions.remove(&n); // its decision will be applied as a no-op
             self.news.push_back(News::Removed(n));
         }
     }

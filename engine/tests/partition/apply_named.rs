@@ -520,7 +520,7 @@ fn a_full_backlog_refuses_only_new_entries() {
     let reply = replica.run(3, batch(&[6, 6, 2]));
     let Reply::EnqueuedBatch(stored) = reply else { panic!("{reply:?}") };
     let existing: Vec<_> = stored.iter().map(|stored| stored.existing).collect();
-    assert_eq!(existing, [false, true, true], "only what is new needs room");
+    assert_eq!(existing, [false, true, true], "only new entries need room");
 
     // A retry always has room, and counts.
     let reply = replica.retry(4, 1, token, RetryReason::Failed, 100);

@@ -97,7 +97,7 @@ fn check_ends(tables: &MemTables) {
         timers.insert((row.expires_at, *child));
     }
     assert!(tables.payloads.keys().eq(payloads.iter()), "payloads are those still needed");
-    assert_eq!(tables.timers, timers, "timers are those of what expires");
+    assert_eq!(tables.timers, timers, "each expiring row has its timer");
 }
 
 /// Rows of journals belong to entries that count them. Each unfinished operation is waited for in

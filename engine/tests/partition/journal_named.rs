@@ -43,7 +43,7 @@ fn a_step_is_remembered_once() {
     assert_eq!(finished[0].at, Timestamp(all.now), "the time of the record");
 
     assert!(all.write_one(order, token, "charge", step("paid twice")));
-    assert_eq!(all.finished_operations(order), [], "what is there is left alone");
+    assert_eq!(all.finished_operations(order), [], "existing rows are unchanged");
     assert_eq!(all.outcome(order, "charge"), Some(success("paid")));
 
     assert!(all.write_one(order, token, "charge", Operation::Promise(())));

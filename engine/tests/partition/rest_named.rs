@@ -232,7 +232,7 @@ fn a_waiting_vqueue_rereads_its_inbox_when_a_row_is_removed() {
     rig.propose(Command::Cancel(these(&[1])));
     let effects = rig.commit();
     assert!(withdraws(&effects, handle), "no permit is needed: {effects:?}");
-    assert_eq!(all_spawned(&effects), [id], "it reads what is left");
+    assert_eq!(all_spawned(&effects), [id], "it reads the remaining rows");
 }
 
 /// Found by the model: an entry that kept the lock and waits for its retry is the head, whatever is

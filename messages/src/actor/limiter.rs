@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{EntryId, PermitId, VQueueHandle, VQueueId, VQueueName, rule::RuleUpdate};
 
-/// What an [`Acquire`] requests of its vqueue's lock.
+/// The request of an [`Acquire`] for its vqueue's lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LockWish {
     /// The vqueue has no object key.
@@ -28,7 +28,7 @@ pub struct Acquire {
     pub name: Arc<VQueueName>,
     /// Maximum number of permits (the quantum); 1 with a lock.
     pub count: u32,
-    /// What it requests of the lock.
+    /// Its request for the lock.
     pub lock: LockWish,
 }
 

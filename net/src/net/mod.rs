@@ -220,7 +220,7 @@ impl Net {
         self.shared.all_peers().iter().map(|peer| peer.view()).collect()
     }
 
-    /// Who is connected by that name, or was last.
+    /// The identity of the node that is connected under that name, or was last.
     #[must_use]
     pub fn identity_of(&self, peer: &NodeName) -> Option<Identity> {
         self.shared.find(peer)?.view().identity

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::{MemoryNet, NotSent, RequestError, Way};
+use crate::{Conditions, MemoryNet, NotSent, RequestError};
 
 async fn nodes(net: &MemoryNet, names: &[&str]) -> Vec<Net> {
     let mut nodes = Vec::new();
@@ -70,7 +70,7 @@ impl NodeEvents {
 /// Three nodes send to each other while connections break; returns their events.
 async fn run(seed: u64) -> Vec<String> {
     let net = MemoryNet::new(seed);
-    net.set_ways(Way {
+    net.set_all_conditions(Conditions {
         delay: Duration::from_millis(1)..=Duration::from_millis(30),
         bytes_per_second: Some(2_000_000),
     });
@@ -155,8 +155,8 @@ async fn a_one_way_cut_ends_the_session_and_heals() {
 async fn a_slow_link_delays_and_loses_nothing() {
     let net = MemoryNet::new(1);
     let nodes = nodes(&net, &["a", "b"]).await;
-    let slow = Way { bytes_per_second: Some(100_000), ..Way::default() };
-    net.set_way("b", "a", slow);
+    let slow = Conditions { bytes_per_second: Some(100_000), ..Conditions::default() };
+    net.set_conditions("b", "a", slow);
     let began = tokio::time::Instant::now();
     let body = Bytes::from(vec![1; 1_000_000]);
     let answer = nodes[0].request(&name("b"), body.clone(), Duration::from_secs(60)).await;

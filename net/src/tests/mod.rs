@@ -1,6 +1,6 @@
 //! Whole nodes: over TCP on loopback, with and without TLS, and over the in-memory network.
 //!
-//! Owns what these tests share. No test depends on the speed of the machine: each waits for a
+//! Owns the helpers of these tests. No test depends on the speed of the machine: each waits for a
 //! condition, for [`TIMEOUT`] at most.
 
 mod bulk;

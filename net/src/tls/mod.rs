@@ -75,12 +75,12 @@ pub enum TlsError {
         /// The authorities.
         authority: PathBuf,
     },
-    /// It is over, or not valid yet.
+    /// It has expired, or is not valid yet.
     #[error("{path} is not valid at this time: renew it, or correct the clock ({error})")]
     Time {
         /// The certificate.
         path: PathBuf,
-        /// What exactly.
+        /// The exact reason.
         error: String,
     },
     /// Anything else.
@@ -100,7 +100,7 @@ pub struct CertificateStatus {
     pub ends_at: i64,
     /// Whole days until then; negative afterwards.
     pub days_left: i64,
-    /// Why the files as they are now are not used; those read before are.
+    /// Why the current files are not used; the ones read before stay in use.
     pub reload_error: Option<String>,
 }
 
@@ -248,7 +248,7 @@ fn check_own(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 TlsError::OtherName { path, name: name.clone() }
             }
-            // What a certificate of another authority of the same name looks like, too.
+            // Also the error for a certificate of another authority of the same name.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 TlsError::OtherAuthority { path, authority: files.authority.clone() }
             }

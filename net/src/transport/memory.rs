@@ -34,14 +34,14 @@ const BACKLOG: usize = 128;
 
 /// Delay and speed from one node to another.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub struct Conditions {
     /// Delay of a chunk.
     pub delay: RangeInclusive<Duration>,
     /// Maximum number of bytes per second.
     pub bytes_per_second: Option<u64>,
 }
 
-impl Default for Way {
+impl Default for Conditions {
     fn default() -> Self {
         Self { delay: Duration::ZERO..=Duration::ZERO, bytes_per_second: None }
     }
@@ -64,8 +64,8 @@ struct State {
     random: fastrand::Rng,
     listeners: BTreeMap<String, mpsc::Sender<Accepted>>,
     cuts: BTreeSet<Direction>,
-    way: Way,
-    ways: BTreeMap<Direction, Way>,
+    everywhere: Conditions,
+    by_direction: BTreeMap<Direction, Conditions>,
     breaks_after: Option<Duration>,
     connections: BTreeMap<u64, (Direction, CancellationToken)>,
     next: u64,
@@ -79,8 +79,8 @@ impl MemoryNet {
             random: fastrand::Rng::with_seed(seed),
             listeners: BTreeMap::new(),
             cuts: BTreeSet::new(),
-            way: Way::default(),
-            ways: BTreeMap::new(),
+            everywhere: Conditions::default(),
+            by_direction: BTreeMap::new(),
             breaks_after: None,
             connections: BTreeMap::new(),
             next: 1,
@@ -100,14 +100,14 @@ impl MemoryNet {
         Net::start_over(config, Arc::new(MemoryTransport { world, host })).await
     }
 
-    /// Delay and speed between all nodes, unless [`Self::set_way`] overrides them.
-    pub fn set_ways(&self, way: Way) {
-        self.world.lock().way = way;
+    /// Delay and speed between all nodes, unless [`Self::set_conditions`] overrides them.
+    pub fn set_all_conditions(&self, conditions: Conditions) {
+        self.world.lock().everywhere = conditions;
     }
 
     /// Delay and speed from one node to another.
-    pub fn set_way(&self, from: &str, to: &str, way: Way) {
-        self.world.lock().ways.insert((from.to_owned(), to.to_owned()), way);
+    pub fn set_conditions(&self, from: &str, to: &str, conditions: Conditions) {
+        self.world.lock().by_direction.insert((from.to_owned(), to.to_owned()), conditions);
     }
 
     /// Connections made from now on break after a time between nothing and twice `mean`.
@@ -115,7 +115,7 @@ impl MemoryNet {
         self.world.lock().breaks_after = mean;
     }
 
-    /// Nothing comes through from one node to the other any more; the way back works.
+    /// Nothing from one node reaches the other any more; the opposite direction works.
     pub fn cut(&self, from: &str, to: &str) {
         self.world.lock().cuts.insert((from.to_owned(), to.to_owned()));
     }
@@ -126,12 +126,12 @@ impl MemoryNet {
         self.world.changed.notify_waiters();
     }
 
-    /// Ends all cuts, delays and slow ways; connections break no more.
+    /// Ends all cuts, delays and speed limits; connections break no more.
     pub fn mend_all(&self) {
         let mut state = self.world.lock();
         state.cuts.clear();
-        state.way = Way::default();
-        state.ways.clear();
+        state.everywhere = Conditions::default();
+        state.by_direction.clear();
         state.breaks_after = None;
         drop(state);
         self.world.changed.notify_waiters();
@@ -175,10 +175,10 @@ impl World {
     /// When a chunk that leaves now arrives, and how long it holds up the next one.
     fn travel(&self, direction: &Direction, bytes: usize) -> (Duration, Duration) {
         let mut state = self.lock();
-        let way = state.ways.get(direction).unwrap_or(&state.way).clone();
-        let (least, most) = (way.delay.start().as_nanos(), way.delay.end().as_nanos());
+        let between = state.by_direction.get(direction).unwrap_or(&state.everywhere).clone();
+        let (least, most) = (between.delay.start().as_nanos(), between.delay.end().as_nanos());
         let delay = state.random.u128(least..=most.max(least));
-        let hold = way.bytes_per_second.map_or(0.0, |speed| bytes as f64 / speed.max(1) as f64);
+        let hold = between.bytes_per_second.map_or(0.0, |speed| bytes as f64 / speed.max(1) as f64);
         let delay = Duration::from_nanos(u64::try_from(delay).unwrap_or(u64::MAX));
         (delay, Duration::from_secs_f64(hold))
     }

@@ -236,7 +236,7 @@ fn the_loser_of_a_select_is_dropped_and_does_not_start_in_a_replay() {
 }
 
 #[test]
-fn a_name_that_is_no_name_is_refused() {
+fn an_invalid_name_is_refused() {
     let site = Site::new(1);
     let (_, mut task) = begin(&site, |journal| double(journal, "", 1));
     let text = ended(settle(&site, &mut task)).unwrap_err().to_string();

@@ -101,7 +101,7 @@ impl Bases {
         write().map_err(|error| fault("write a snapshot", &path, error))?;
         for older in self.numbers()? {
             if older < snapshot.segment.number {
-                // What stays is deleted next time.
+                // Remaining files are deleted next time.
                 let _ = fs::remove_file(self.file(older));
             }
         }

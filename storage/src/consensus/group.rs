@@ -91,7 +91,7 @@ impl Group {
             Write::Round(_) => batch.put(one(Kind::Round), bytes_of(write)),
             Write::Adopted(_) => batch.put(one(Kind::Adopted), bytes_of(write)),
             Write::Decided(index) => {
-                assert!(*index <= self.end, "what is decided was written");
+                assert!(*index <= self.end, "decided entries were written");
                 assert!(*index >= self.decided, "the decided index never shrinks");
                 self.decided = *index;
                 batch.put(one(Kind::Decided), bytes_of(write));

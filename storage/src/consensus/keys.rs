@@ -6,7 +6,7 @@
 //! | `cd`, group (4) | end of the entries known to be decided |
 //! | `ce`, group (4), index (8) | an entry and the running hash after it |
 //! | `ci` | the identity of the data directory (see `identity.rs`) |
-//! | `cm`, group (4), data directory (16) | what is remembered of a peer |
+//! | `cm`, group (4), data directory (16) | the data about a peer |
 //! | `cp`, group (4) | the promise in the current segment |
 //! | `cr`, group (4) | the ballot of the last accept in the current segment |
 //! | `cs`, group (4), segment (8) | the record of a segment, and whether this node votes in it |

@@ -57,7 +57,7 @@ fn name_of(kind: Kind) -> String {
         Kind::Adopted => "the count of copies taken over",
         Kind::Decided => "the decided index",
         Kind::Entry => "an entry",
-        Kind::Memory => "what is remembered of a peer",
+        Kind::Memory => "the data about a peer",
         Kind::Promise => "the promise",
         Kind::Round => "the ballot of the last accept",
         Kind::Segment => "the record of a segment",

@@ -42,7 +42,7 @@ impl Default for MemoryLog {
 #[derive(Debug, Default)]
 struct Partition {
     position: Position,
-    /// What survives a crash. Trimming counts as durable at once.
+    /// The state that survives a crash. Trimming counts as durable at once.
     durable: Position,
     /// The records after `position.trimmed`, through `position.end`.
     records: VecDeque<Arc<Record>>,

@@ -37,7 +37,7 @@ use super::{
     },
 };
 
-/// What a commit changed.
+/// The changes of a commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
     /// Rows put and deleted.

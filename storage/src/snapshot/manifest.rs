@@ -1,8 +1,8 @@
 //! The manifest of a snapshot: its origin and the contents of its files.
 //!
 //! A line `forebay snapshot, version V, xxh3 H`, then JSON whose hash is H. The version comes first
-//! and in plain text, so that an older forebay can refuse what it cannot read. Must always hold:
-//! the manifest is written last and renamed into place.
+//! and in plain text, so that an older forebay can refuse a snapshot that it cannot read. Must
+//! always hold: the manifest is written last and renamed into place.
 
 use std::{
     fs::{self, File},
@@ -25,7 +25,7 @@ pub(super) const MANIFEST: &str = "MANIFEST.forebay";
 const MANIFEST_NEW: &str = "MANIFEST.new";
 const PREFIX: &str = "forebay snapshot, version ";
 
-/// What a snapshot holds.
+/// The contents of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of the forebay that took it.

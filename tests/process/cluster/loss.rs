@@ -87,7 +87,7 @@ fn a_fourth_node_stands_by_and_replaces_a_removed_one() {
     });
 
     let done = cluster.ask(1, &["remove", "c", "--within", "80s"]).expect(0, &[]);
-    assert_eq!(done.text(), "c is no member\n");
+    assert_eq!(done.text(), "c was removed\n");
     cluster.until_status("d votes", 3, |status| status["state"] == "member");
     cluster.until_status("c is removed", 2, |status| status["state"] == "removed");
     cluster.kill(2);

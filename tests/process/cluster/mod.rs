@@ -19,7 +19,7 @@ use crate::place::{Done, Place, Running};
 
 use proxies::Proxies;
 
-/// How long a test waits for what must come.
+/// How long a test waits for an expected event.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Nodes, each with a data directory of its name, and certificates in `tls`.
@@ -249,7 +249,7 @@ fn three_processes_serve_and_continue_without_the_killed_leader() {
     }
     let gone = cluster.ask(0, &["status"]);
     gone.expect_refused(&["no `forebay node` runs with the data directory a"]);
-    // All of them start again with what they had.
+    // All of them start again with their data.
     cluster.start_all();
     cluster.all_healthy();
     assert_eq!(cluster.get(0, "greeting"), "again");

@@ -85,7 +85,7 @@ impl Driver {
         });
     }
 
-    /// What the snapshot contains is no longer needed as entries.
+    /// Drops entries that the snapshot contains.
     pub(super) fn base_written(&mut self, end: u64, written: Result<Base, ConsensusError>) {
         self.is_writing = false;
         match written {

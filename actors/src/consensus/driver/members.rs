@@ -39,7 +39,7 @@ impl Driver {
         if wanted.is_empty() {
             wanted = named.collect();
         }
-        // What the network spawns belongs to the node's runtime, not to this thread.
+        // Tasks that the network spawns belong to the node's runtime, not to this thread.
         let _entered = self.parts.runtime.enter();
         for (name, address) in &wanted {
             let address = (!address.is_empty()).then_some(address.as_str());
@@ -54,7 +54,7 @@ impl Driver {
         self.nodes = nodes;
     }
 
-    /// The leader changes the members towards what the configuration says.
+    /// The leader changes the members towards the configured ones.
     pub(super) fn tick_members(&mut self) {
         if !self.ticks.is_multiple_of(MEMBERS_TICKS)
             || self.roll.is_some()

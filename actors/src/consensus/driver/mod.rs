@@ -2,7 +2,7 @@
 //!
 //! Owns: the order of inputs, waiting requests, the applied state. Must always hold: effects are
 //! performed in their order; a command is answered after it is applied; every waiting request is
-//! answered, at the latest when the thread ends. Must not know: how a node gets into a cluster.
+//! answered, at the latest when the thread ends. Must not know: how a node joins a cluster.
 //!
 //! It has a thread of its own, because the machine belongs to one thread and must receive
 //! heartbeats while the application's threads are busy.
@@ -38,16 +38,16 @@ pub(super) use view::{DriverView, NodePosition};
 
 /// The machine's unit of time; ten of them are an election timeout.
 pub(super) const TICK: Duration = Duration::from_millis(15);
-/// Events that are taken before the network is looked at again.
+/// Number of events handled before the network is polled again.
 const EVENTS_MAX: usize = 256;
 /// Time for a successor to take over before a planned stop.
 const YIELD_TIME: Duration = Duration::from_millis(400);
 
-/// What the thread receives besides the network's events.
+/// Inputs of the thread in addition to the network's events.
 pub(super) enum Event {
     /// A request of a client here or at another node.
     Ask(Ask, oneshot::Sender<NodeAnswer>),
-    /// What is known of the group.
+    /// Report the state of the group.
     View(oneshot::Sender<DriverView>),
     /// Everything up to this number is durable.
     Persisted(u64),
@@ -55,9 +55,9 @@ pub(super) enum Event {
     Failed(String),
     /// Rows that were read for a copying peer.
     Rows { to: StorageId, session: Session, first: u64, rows: Vec<Row> },
-    /// A snapshot was written, or not.
+    /// A snapshot was written, or could not be.
     BaseWritten(u64, Result<Base, ConsensusError>),
-    /// Hand over and end.
+    /// Hand leadership over and end.
     Stop,
 }
 
@@ -71,7 +71,7 @@ pub(super) enum Ask {
 /// Why the thread ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    /// As asked.
+    /// On request.
     Stopped,
     /// This node lacks entries that are dropped everywhere: it must copy this peer's snapshot.
     CopyState(NodeName),
@@ -79,7 +79,7 @@ pub(super) enum Ended {
     Failed(ClusterError),
 }
 
-/// What the thread works with.
+/// The parts that the thread is started with.
 pub(super) struct Parts {
     pub(super) me: Member,
     pub(super) groups: Arc<Groups>,
@@ -122,7 +122,7 @@ struct Driver {
     applied: u64,
     nodes: NodesConfig,
     waiting: waiting::Waiting,
-    /// Inputs that effects gave rise to.
+    /// Inputs produced by effects.
     inputs: VecDeque<Input>,
     names: BTreeMap<StorageId, NodeName>,
     /// Peers with a session.
@@ -137,10 +137,10 @@ struct Driver {
     /// A snapshot is being written; the next one to write.
     is_writing: bool,
     next_base: Option<Snapshot>,
-    /// A roll that was proposed and not answered.
+    /// A proposed roll without an answer.
     roll: Option<RequestId>,
     ticks: u64,
-    /// A stop was asked for: ticks until it no longer waits for a successor.
+    /// Set by a request to stop: the tick at which it stops waiting for a successor.
     stops_at: Option<u64>,
     ended: Option<Ended>,
 }

@@ -1,4 +1,4 @@
-//! What the group is opened with: the snapshot, and the sealed segments after it.
+//! The data that the group is opened with: the snapshot, and the sealed segments after it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ const READ_BYTES: usize = 4 << 20;
 /// A segment of the metadata: a snapshot is written for each.
 const SEGMENT_BYTES_MAX: usize = 4 << 20;
 
-/// What a group is opened with.
+/// The data that a group is opened with.
 pub(in crate::consensus) struct Opened {
     pub(super) cluster: u128,
     pub(super) incarnation: u32,

@@ -1,4 +1,4 @@
-//! What a status shows of the group.
+//! The state of the group, for a status.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(in crate::consensus) struct NodePosition {
     pub(in crate::consensus) is_connected: bool,
     /// It lacks little; known to the leader only.
     pub(in crate::consensus) is_ready: bool,
-    /// The end of what is durable there.
+    /// The end of the durable entries there.
     pub(in crate::consensus) durable: Option<u64>,
 }
 

@@ -263,7 +263,7 @@ pub(super) fn network_id(cluster: u128, incarnation: u32) -> u128 {
     cluster.wrapping_add(u128::from(incarnation.saturating_sub(1)))
 }
 
-/// Runs what blocks on a thread for that.
+/// Runs blocking work on a thread for it.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ClusterError> + Send + 'static,
 ) -> Result<T, ClusterError> {

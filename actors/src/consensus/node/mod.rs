@@ -1,8 +1,8 @@
-//! A node of a cluster: what it is made of, and the calls of the application.
+//! A node of a cluster: its parts, and the calls of the application.
 //!
 //! Owns: the data directory and its lock, the network, the thread of the metadata group, and
-//! which of its lives the node is in (`life.rs`). Must always hold: one life at a time; what is
-//! asked of a node that is part of no cluster is refused with that reason.
+//! the phase that the node is in (`life.rs`). Must always hold: one phase at a time; a node that is
+//! part of no cluster refuses requests with that reason.
 
 mod copy;
 mod join;
@@ -38,15 +38,15 @@ pub struct ClusterNodeConfig {
     pub name: String,
     /// Its data directory.
     pub data_dir: PathBuf,
-    /// Where it listens: host and port.
+    /// Host and port to listen on.
     pub listen: String,
-    /// Where the others reach it, if that is another address.
+    /// The address at which other nodes reach it, if it differs.
     pub advertise: Option<String>,
     /// Other nodes: name and address. Needed until the node has joined, and when addresses change.
     pub peers: Vec<(String, String)>,
     /// The directory with `ca.pem`, `cert.pem` and `key.pem`. `None`: loopback only.
     pub tls: Option<PathBuf>,
-    /// In place of TCP, in tests.
+    /// Replaces TCP in tests.
     #[cfg(test)]
     pub memory: Option<forebay_net::MemoryNet>,
 }
@@ -115,7 +115,7 @@ impl ClusterNode {
         Metadata::new(Arc::clone(&self.shared))
     }
 
-    /// Where the node listens, with the port that it has.
+    /// The address that the node listens on, with the actual port.
     #[must_use]
     pub fn address(&self) -> Option<String> {
         self.shared.address()
@@ -136,7 +136,7 @@ impl ClusterNode {
     }
 
     /// Removes a node: it stops being a member, and joins again only with an empty data
-    /// directory. Returns when it is no member.
+    /// directory. Returns when it is no longer a member.
     ///
     /// # Errors
     /// [`ClusterError::Refused`].
@@ -182,7 +182,7 @@ impl Drop for ClusterNode {
     }
 }
 
-/// What is open on disk.
+/// The open files of a node.
 pub(super) struct OnDisk {
     pub(super) groups: Arc<Groups>,
     pub(super) bases: Bases,

@@ -1,4 +1,4 @@
-//! What a node answers to other nodes.
+//! The answers of a node to other nodes.
 
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
@@ -88,7 +88,7 @@ fn no_cluster(shared: &Shared) -> NodeAnswer {
     NodeAnswer::Unavailable(format!("{} is part of no cluster yet", shared.name()).into())
 }
 
-/// Enters the node into the configuration, then says what to copy.
+/// Enters the node into the configuration, then answers with the snapshot to copy.
 async fn join(shared: &Arc<Shared>, peer: &Identity, address: &str) -> NodeAnswer {
     let Some((cluster, _)) = shared.cluster() else { return no_cluster(shared) };
     let (name, storage) = (peer.name.to_string().into(), StorageId(peer.storage));

@@ -58,7 +58,7 @@ impl Shared {
             .filter(|node| node.is_connected)
             .map(|node| node.entry.name.to_string())
             .collect();
-        // What was refused before the two agreed is over.
+        // Refusals from before the two agreed no longer apply.
         let by_net = by_net.into_iter().filter(|refused| {
             let who = refused.who.split(' ').next().unwrap_or_default();
             connected.iter().all(|name| name != who)

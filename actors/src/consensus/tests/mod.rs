@@ -18,7 +18,7 @@ use forebay_net::MemoryNet;
 
 use super::{ClusterError, ClusterNode, ClusterNodeConfig, Expected, MetadataCallError, init_tls};
 
-/// How long a test waits for what must come.
+/// How long a test waits for an expected event.
 const PATIENCE: Duration = Duration::from_secs(60);
 const CALL: Duration = Duration::from_secs(30);
 
@@ -169,7 +169,7 @@ impl Nodes {
     }
 }
 
-/// What a status says of a node.
+/// The state of a node, according to a status.
 fn state_of(status: &ClusterView, name: &str) -> Option<forebay_api::NodeStateView> {
     status.nodes.iter().find(|node| node.name == name).map(|node| node.state)
 }

@@ -4,8 +4,8 @@
 //! item; every bad item is reported with its number and reading continues after it; only a failed
 //! read ends it. Must not know: templates, entries.
 //!
-//! Lines end with `\n`; a `\r` before it is part of the line (file names may end so), unless it is
-//! to be removed. Empty lines are skipped, empty items that end with NUL or with another delimiter
+//! Lines end with `\n`; a `\r` before it is part of the line (file names may end in one), unless it
+//! is to be removed. Empty lines are skipped, empty items that end with NUL or another delimiter
 //! are not. The last item needs no terminator; with another delimiter than a newline or NUL, the
 //! newline at the very end of the input is not part of it. Lines may contain any bytes but NUL,
 //! JSON is UTF-8. Several lines can make one item.
@@ -85,7 +85,7 @@ pub(crate) enum BadItem {
         index: usize,
     },
     /// Not JSON.
-    #[error("no valid JSON: {message} (column {column})")]
+    #[error("not valid JSON: {message} (column {column})")]
     Json {
         /// The message of the parser.
         message: String,
@@ -126,7 +126,7 @@ pub(crate) enum InputError {
 }
 
 impl Format {
-    /// What the number counts: lines or items.
+    /// The unit of the number: lines or items.
     #[must_use]
     pub(crate) fn unit(self) -> &'static str {
         match self {
@@ -189,13 +189,13 @@ impl<R: BufRead> Input<R> {
         self.number
     }
 
-    /// Something about the input that the user should know, once.
+    /// A note about the input for the user, once.
     pub(crate) fn take_note(&mut self) -> Option<String> {
         let number = self.crlf_at.take()?;
         self.crlf_reported = true;
         Some(format!(
             "line {number} ends with CR LF, as files from Windows do: the CR is part of the \
-             item; --crlf takes it off"
+             item; --crlf removes it"
         ))
     }
 

@@ -122,7 +122,7 @@ fn bad_objects_are_refused_by_line_and_reading_continues() {
 fn the_error_has_reason_and_position() {
     let mut input = Input::new(&b"\n{\"args\": [}\n"[..], Format::Ndjson);
     let error = input.next().unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "line 2: no valid JSON: expected value (column 11)");
+    assert_eq!(error.to_string(), "line 2: not valid JSON: expected value (column 11)");
 }
 
 #[test]

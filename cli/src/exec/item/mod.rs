@@ -106,7 +106,7 @@ pub(crate) enum ItemError {
     Render {
         /// The option or field.
         place: &'static str,
-        /// What is missing.
+        /// The reason.
         source: RenderError,
     },
     /// Scope, limit key or key are not allowed.
@@ -136,8 +136,8 @@ pub(crate) enum ItemError {
     },
     /// Its arguments are too long in total.
     #[error(
-        "its command has {len} bytes, at most {JOB_BYTES_MAX} can be stored: put what is long \
-         into a file and give the command its name"
+        "its command has {len} bytes, at most {JOB_BYTES_MAX} can be stored: put long parts into \
+         a file and pass its name to the command"
     )]
     TooLarge {
         /// Their length.

@@ -49,7 +49,7 @@ pub(super) struct Launcher {
     parent: libc::pid_t,
     /// The limit of open files for commands, if this process has another one.
     open_files: Option<libc::rlimit>,
-    /// Their standard input: nothing.
+    /// Their standard input: `/dev/null`.
     nothing: File,
     environment: Vec<CString>,
     path: Vec<Bytes>,

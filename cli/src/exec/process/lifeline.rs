@@ -51,7 +51,7 @@ pub(super) enum LifelineError {
         source: io::Error,
     },
     /// `/proc` cannot be read.
-    #[error("cannot read /proc, which tells what still runs: {0}")]
+    #[error("cannot read /proc, which lists running processes: {0}")]
     Proc(io::Error),
     /// Orphans that do not die.
     #[error(

@@ -68,12 +68,12 @@ pub(crate) enum SpawnerError {
     Refused(String),
     /// The spawner has died, and its commands with it.
     #[error(
-        "the process that starts commands has ended; what ran has been stopped: \
+        "the process that starts commands has ended; running commands were stopped: \
          run the same command line again"
     )]
     Gone,
     /// Forebay itself lacks something.
-    #[error("{0}; what ran has been stopped: run the same command line again")]
+    #[error("{0}; running commands were stopped: run the same command line again")]
     Lacks(String),
 }
 

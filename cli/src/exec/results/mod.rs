@@ -46,7 +46,7 @@ pub(crate) struct ResultsError {
     source: io::Error,
 }
 
-/// The results of a run, and what earlier runs have written.
+/// The results of a run, appended to the ones of earlier runs.
 #[derive(Debug)]
 pub(crate) struct Results {
     dir: PathBuf,

@@ -54,7 +54,7 @@ impl Served {
 
 /// Data of an item, kept so that it need not be looked up.
 pub(super) struct Known {
-    /// What it runs.
+    /// Its command.
     pub(super) job: Job,
     /// Its vqueue and number of attempts, if this process has run it.
     pub(super) ran: Option<(VQueueName, u32)>,

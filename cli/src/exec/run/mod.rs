@@ -308,7 +308,7 @@ impl Run {
         self.run(fed, broken, signals).await
     }
 
-    /// Until every item has ended, or the run must stop.
+    /// Runs items until all have ended, or the run must stop.
     async fn run(
         &mut self,
         mut fed: mpsc::Receiver<Fed>,

@@ -24,7 +24,7 @@ use crate::exec::{
 const DUPLICATES_REPORTED_MAX: u64 = 3;
 
 impl Run {
-    /// Stores what was read; returns the error of the input, if there is one.
+    /// Stores the items that were read; returns the error of the input, if there is one.
     pub(super) async fn take(&mut self, batch: Vec<Fed>) -> Result<Option<String>, ExecError> {
         let mut items = Vec::with_capacity(batch.len());
         let mut broke = None;

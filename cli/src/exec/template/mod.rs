@@ -47,7 +47,7 @@ enum Piece {
     Placeholder { source: Source, default: Option<Vec<u8>> },
 }
 
-/// What the items of an input provide for templates.
+/// Which fields the items of an input provide for templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Offer {
     /// A line: no fields.

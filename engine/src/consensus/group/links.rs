@@ -19,7 +19,7 @@ use crate::consensus::message::{
 
 use super::{Group, Role};
 
-/// What is remembered of each peer; also stored on disk.
+/// The data about each peer; also stored on disk.
 pub(super) type Memories = BTreeMap<StorageId, PeerMemory>;
 
 /// A link to a peer.

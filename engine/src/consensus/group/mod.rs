@@ -105,9 +105,9 @@ impl Machine for Group {
 
     fn check(&self) {
         let mirror = self.store.get();
-        assert!(mirror.decided <= mirror.end(), "what is decided was accepted");
-        assert!(self.walked <= mirror.decided, "only what is decided is reported");
-        assert!(self.walked <= self.durable.end(), "only what is durable is reported");
+        assert!(mirror.decided <= mirror.end(), "decided entries were accepted");
+        assert!(self.walked <= mirror.decided, "only decided entries are reported");
+        assert!(self.walked <= self.durable.end(), "only durable entries are reported");
         assert!(
             mirror.seal().is_none_or(|seal| seal + 1 == mirror.end()),
             "nothing follows a seal: {self:?}"
@@ -209,7 +209,7 @@ impl Group {
         }
     }
 
-    /// What is durable at a peer, as it reported last; `None` without a link.
+    /// The end of the durable entries of a peer, as last reported; `None` without a link.
     #[must_use]
     pub fn position_of(&self, peer: StorageId) -> Option<u64> {
         let link = self.links.get(&peer).filter(|link| link.is_up)?;

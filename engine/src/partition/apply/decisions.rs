@@ -54,9 +54,9 @@ fn fit<T: Rows>(tables: &T, decision: &Decision) -> Result<Fit, ApplyError> {
 }
 
 /// The attempt that a decision would start if it were applied to these rows: for a leader that has
-/// proposed the decision and runs the attempt before it is applied (decision 0013). Also what
-/// happens if it fails. `None` for an entry that was interrupted before: it must have a running row
-/// when it starts, so that another death of its process is counted. `decided_at` is the time of the
+/// proposed the decision and runs the attempt before it is applied (decision 0013). Also its retry
+/// policy. `None` for an entry that was interrupted before: it must have a running row when it
+/// starts, so that another death of its process is counted. `decided_at` is the time of the
 /// decision's record.
 ///
 /// # Errors
@@ -92,7 +92,7 @@ pub fn begin<T: Rows + JournalRows>(
     Ok(Some((run, retry)))
 }
 
-/// What the journal of an entry remembers. An entry without one costs no read.
+/// The stored journal of an entry. An entry without one costs no read.
 fn journal<T: Rows + JournalRows>(
     tables: &T,
     entry: EntryId,

@@ -233,9 +233,9 @@ pub enum Applied {
     OperationFinished {
         /// The entry.
         entry: EntryId,
-        /// The attempt of it that runs, if one does by the rows.
+        /// Its running attempt according to the rows, if there is one.
         token: Option<AttemptToken>,
-        /// What finished, and how; boxed, for the others are small.
+        /// The operation and its outcome; boxed, because the other variants are small.
         finished: Box<OperationFinished>,
     },
     /// Another operation has the key that an attempt wrote to: nothing was written.

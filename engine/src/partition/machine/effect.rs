@@ -60,7 +60,7 @@ pub struct RunAttempt {
     pub interrupted: u32,
     /// Time of the record that decided it.
     pub decided_at: Timestamp,
-    /// What the journal of the entry remembers; absent when it has none.
+    /// The stored journal of the entry; absent when it has none.
     pub journal: Option<Box<JournalRead>>,
 }
 
@@ -240,8 +240,8 @@ pub enum PartitionEffect {
     },
     /// Read when the first sleep ends; answered at once with `DueFound`.
     FindDue,
-    /// Stop a handler; its result is ignored, but that it has stopped is reported. Nothing of its
-    /// entry or its key starts here before that.
+    /// Stop a handler. Its result is ignored; its stop is reported, and nothing of its entry or its
+    /// key starts here before that.
     Abort {
         /// The entry.
         entry: EntryId,

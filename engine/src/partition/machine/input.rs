@@ -24,7 +24,7 @@ pub struct AppliedBatch {
     pub last: Lsn,
     /// Reply per record, with its sequence if a leader proposed it.
     pub replies: Vec<(Option<LeaderSeq>, Reply)>,
-    /// What changed, in order.
+    /// The changes, in order.
     pub applied: Vec<Applied>,
 }
 

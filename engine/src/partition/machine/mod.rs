@@ -81,8 +81,8 @@ pub const ACTIVE_VQUEUES_MAX: usize = 16_384;
 pub const SLEEPERS_MAX: usize = 65_536;
 /// Interval between checks of a leader for expired results, in milliseconds.
 const PURGE_INTERVAL_MS: u64 = 30_000;
-/// Interval between reports to the log of what it may trim while records are applied, in
-/// milliseconds: what is trimmed soon is never compacted.
+/// Interval between reports to the log of the position up to which it may trim, while records are
+/// applied, in milliseconds: records trimmed soon are never compacted.
 const REPORT_INTERVAL_MS: u64 = 1_000;
 /// Maximum number of commands that wait for the gate to open; further ones are refused as `Busy`.
 pub const HELD_MAX: usize = 16_384;
@@ -351,7 +351,7 @@ impl Partition {
         self.keep_up(now, effects);
     }
 
-    /// Periodic work: report to the log what it may trim, and purge expired results.
+    /// Periodic work: report to the log how far it may trim, and purge expired results.
     fn keep_up(&mut self, now: Timestamp, effects: &mut Vec<PartitionEffect>) {
         if now >= self.report_due {
             self.report_due = Timestamp(now.0 + REPORT_INTERVAL_MS);

@@ -143,8 +143,8 @@ impl Partition {
         }
     }
 
-    /// Another leader is in charge, or none: all handlers stop, and the number of those that still
-    /// run is reported to the node's capacity.
+    /// Another leader is in charge, or none: all handlers stop, and the number of handlers still
+    /// running is reported to the node's capacity.
     pub(super) fn stop_all_handlers(&mut self, effects: &mut Vec<PartitionEffect>) {
         for known in self.attempts.clear() {
             self.stopping.insert(known);

@@ -1,4 +1,4 @@
-//! What the bare crate requires of its links.
+//! The requirements of the bare crate on its links.
 
 use crate::random::Random;
 

@@ -127,7 +127,7 @@ fn a_leader_without_a_quorum_answers_all_and_gives_up() {
 }
 
 #[test]
-fn a_leader_that_hears_no_quorum_takes_no_request() {
+fn a_leader_that_hears_no_quorum_refuses_requests() {
     let (mut world, leader) = three();
     world.isolate(leader, true);
     world.ticks(3 * ELECTION_TICKS);
@@ -185,7 +185,7 @@ fn a_follower_with_a_slow_disk_delays_no_others() {
     world.ticks(10);
     assert_eq!(world.checks.unknown, 0);
     assert!(end(&world) >= 20);
-    assert!(world.group(slow).decided() < end(&world), "it applies only what is durable");
+    assert!(world.group(slow).decided() < end(&world), "it applies only durable entries");
 }
 
 #[test]

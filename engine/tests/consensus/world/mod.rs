@@ -293,7 +293,7 @@ impl<B: Backend> World<B> {
                 Effect::Decided { first, entries } => {
                     let end = first + entries.len() as u64;
                     let node = &mut self.nodes[at];
-                    assert!(node.disk.rows.end() >= end, "only what is durable is applied");
+                    assert!(node.disk.rows.end() >= end, "only durable entries are applied");
                     assert_eq!(node.applied, first, "applied without a gap");
                     node.applied = end;
                     let is_new = end > self.checks.decided.len() as u64;
@@ -394,7 +394,7 @@ impl<B: Backend> World<B> {
             is_gone || rows.read(index, index + 1, usize::MAX).iter().any(|row| row.entry == *entry)
         };
         let count = segment.members.iter().filter(has).count();
-        assert!(count >= segment.quorum(), "what is decided is on a majority of disks: {index}");
+        assert!(count >= segment.quorum(), "decided entries are on a majority of disks: {index}");
     }
 
     /// Checks that the added members and a majority are ready when a leader proposes a seal.
@@ -585,13 +585,13 @@ fn name(at: usize) -> String {
 fn coded(envelope: &Envelope) -> Envelope {
     let mut bytes = Vec::new();
     envelope.encode(&mut bytes);
-    Envelope::decode(Bytes::from(bytes)).expect("what is sent can be read")
+    Envelope::decode(Bytes::from(bytes)).expect("sent messages decode")
 }
 
 fn coded_writes(writes: &[Write]) -> Vec<Write> {
     let mut bytes = Vec::new();
     Write::encode_all(writes, &mut bytes);
-    let read = Write::decode_all(Bytes::from(bytes)).expect("what is written can be read");
+    let read = Write::decode_all(Bytes::from(bytes)).expect("written records decode");
     assert_eq!(read, writes);
     read
 }

@@ -7,7 +7,7 @@
 //! meaning of a row.
 //!
 //! Modules whose rows must be durable with the same sync share it: the records of the log
-//! (`log/local.rs`) and consensus (`consensus`). The first byte of a key tells them apart.
+//! (`log/local.rs`) and consensus (`consensus`). The first byte of a key distinguishes them.
 //!
 //! RocksDB is tuned for records that are written once, read rarely and trimmed from the front: new
 //! files are not merged or compressed early, because most records are trimmed before that; trimming
@@ -308,7 +308,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Puts into the database what is only in the journal; a failure breaks the database.
+    /// Puts the batch that is only in the journal into the database; a failure breaks the database.
     fn apply_deferred(&mut self, action: &'static str) -> Result<(), LogError> {
         let Some(batch) = self.writer.deferred.take() else { return Ok(()) };
         let written = self.database.put(batch, &unlogged(), action);

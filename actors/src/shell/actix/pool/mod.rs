@@ -37,7 +37,7 @@ use super::{Delivery, YIELD_AFTER, YIELD_EVERY, yield_thread};
 /// Turns between two readings of the time.
 const LOOK_EVERY: usize = 16;
 
-/// Ready members, by number, and whether their pool knows.
+/// Ready members, by number, and whether their pool is awake.
 #[derive(Default)]
 struct Queue {
     ready: Vec<usize>,
@@ -114,7 +114,7 @@ enum Turn {
     /// It has no more mail.
     Sleeps,
     /// It may have more mail.
-    GoesOn,
+    Continues,
     Ends,
 }
 
@@ -145,7 +145,7 @@ impl<M: Machine, P: Performer<M>> Member<M, P> {
                 }
             }
         }
-        Turn::GoesOn
+        Turn::Continues
     }
 }
 
@@ -196,7 +196,7 @@ where
             Ok(Turn::Ends) => Death::Stopped,
             Ok(turn) => {
                 self.members.borrow_mut()[number] = Some(member);
-                if matches!(turn, Turn::GoesOn) {
+                if matches!(turn, Turn::Continues) {
                     self.ready.push(number);
                 }
                 return;
@@ -267,11 +267,11 @@ struct Known<M: Machine, P> {
 }
 
 /// A pool of any kind.
-trait Gathered: Any {
+trait AnyPool: Any {
     fn clear(&self);
 }
 
-impl<M: Machine + 'static, P: Performer<M>> Gathered for Known<M, P> {
+impl<M: Machine + 'static, P: Performer<M>> AnyPool for Known<M, P> {
     fn clear(&self) {
         // Members may send to each other when they are dropped.
         let members = self.members.take();
@@ -281,7 +281,7 @@ impl<M: Machine + 'static, P: Performer<M>> Gathered for Known<M, P> {
 
 /// The pools of a thread, one per kind of actor.
 #[derive(Clone, Default)]
-pub(super) struct Pools(Rc<RefCell<HashMap<TypeId, Box<dyn Gathered>>>>);
+pub(super) struct Pools(Rc<RefCell<HashMap<TypeId, Box<dyn AnyPool>>>>);
 
 impl Pools {
     /// Starts an actor. Called on the thread, inside its `System`.
@@ -298,7 +298,7 @@ impl Pools {
         P: Performer<M>,
     {
         let mut pools = self.0.borrow_mut();
-        let known = pools.entry(TypeId::of::<(M, P)>()).or_insert_with(|| gather::<M, P>(clock));
+        let known = pools.entry(TypeId::of::<(M, P)>()).or_insert_with(|| start::<M, P>(clock));
         let known: &dyn Any = &**known;
         let known: &Known<M, P> = known.downcast_ref().expect("pools are known by their type");
         let mut members = known.members.borrow_mut();
@@ -332,7 +332,7 @@ impl Pools {
 }
 
 /// Starts a pool without members.
-fn gather<M, P>(clock: &Arc<dyn Clock>) -> Box<dyn Gathered>
+fn start<M, P>(clock: &Arc<dyn Clock>) -> Box<dyn AnyPool>
 where
     M: Machine + 'static,
     M::Input: Send + 'static,

@@ -5,7 +5,7 @@
 //! - every entry runs once, and ends before its slot is reused;
 //! - entries of one key never overlap, and none starts before another one of its key that was
 //!   acknowledged before it was enqueued (within a batch: that is before it);
-//! - what is counted has happened. Anything else is a finding, and the bench fails.
+//! - counted entries have run. Any violation is a finding, and the bench fails.
 
 use std::{
     sync::{
@@ -77,7 +77,7 @@ pub(super) struct Phases {
 }
 
 /// The state of all entries of the bench.
-pub(super) struct Course {
+pub(super) struct Tracker {
     pub(super) shape: Shape,
     origin: Instant,
     slots: Vec<Slot>,
@@ -93,7 +93,7 @@ pub(super) struct Course {
     pub(super) phases: Phases,
 }
 
-impl Course {
+impl Tracker {
     pub(super) fn new(shape: Shape) -> Self {
         let keys = if shape.tracks_keys() { shape.keys } else { 0 };
         Self {
@@ -115,12 +115,12 @@ impl Course {
         u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(NOT_YET - 1)
     }
 
-    /// Producers may start, until [`Course::stop`].
+    /// Producers may start, until [`Tracker::stop`].
     pub(super) fn go(&self) {
         self.is_over.store(false, Ordering::Release);
     }
 
-    /// Producers stop after what they have in flight.
+    /// Producers stop once their entries in flight have ended.
     pub(super) fn stop(&self) {
         self.is_over.store(true, Ordering::Release);
     }
@@ -288,84 +288,84 @@ impl Course {
 mod tests {
     use super::*;
 
-    fn course(batch: usize) -> Course {
-        Course::new(Shape { in_flight: 4, batch, keys: 2, scopes: 0, rules: 0, payload: 16 })
+    fn tracker(batch: usize) -> Tracker {
+        Tracker::new(Shape { in_flight: 4, batch, keys: 2, scopes: 0, rules: 0, payload: 16 })
     }
 
-    fn enqueue(course: &Course, slot: usize, number: u64) {
-        course.prepare(slot, number, Some(0));
-        course.called(slot..slot + 1);
+    fn enqueue(tracker: &Tracker, slot: usize, number: u64) {
+        tracker.prepare(slot, number, Some(0));
+        tracker.called(slot..slot + 1);
     }
 
-    fn run(course: &Course, slot: usize, number: u64) {
-        let payload = course.payload(slot, number);
-        assert_eq!(course.started(&payload), Some(slot));
-        course.handled(slot);
-        course.ended_durably(std::iter::once(slot));
+    fn run(tracker: &Tracker, slot: usize, number: u64) {
+        let payload = tracker.payload(slot, number);
+        assert_eq!(tracker.started(&payload), Some(slot));
+        tracker.handled(slot);
+        tracker.ended_durably(std::iter::once(slot));
     }
 
     #[test]
     fn an_orderly_run_has_no_findings() {
-        let course = course(1);
+        let tracker = tracker(1);
         for number in 1..10 {
-            enqueue(&course, 0, number);
-            course.acknowledged(0..1);
-            run(&course, 0, number);
+            enqueue(&tracker, 0, number);
+            tracker.acknowledged(0..1);
+            run(&tracker, 0, number);
         }
-        assert_eq!((course.findings(), course.ended()), ((0, Vec::new()), 9));
+        assert_eq!((tracker.findings(), tracker.ended()), ((0, Vec::new()), 9));
     }
 
     #[test]
     fn overtaking_is_found() {
-        let course = course(1);
-        enqueue(&course, 0, 1);
-        course.acknowledged(0..1);
+        let tracker = tracker(1);
+        enqueue(&tracker, 0, 1);
+        tracker.acknowledged(0..1);
         std::thread::sleep(std::time::Duration::from_millis(1));
-        enqueue(&course, 1, 2);
-        run(&course, 1, 2);
-        run(&course, 0, 1);
-        assert_eq!(course.findings().1, ["key 0: entry 2 overtook entry 1"]);
+        enqueue(&tracker, 1, 2);
+        run(&tracker, 1, 2);
+        run(&tracker, 0, 1);
+        assert_eq!(tracker.findings().1, ["key 0: entry 2 overtook entry 1"]);
     }
 
     #[test]
     fn entries_that_were_enqueued_at_the_same_time_have_no_order() {
-        let course = course(1);
-        enqueue(&course, 0, 1);
-        enqueue(&course, 1, 2);
-        course.acknowledged(0..2);
-        run(&course, 1, 2);
-        run(&course, 0, 1);
-        assert_eq!(course.findings().0, 0);
+        let tracker = tracker(1);
+        enqueue(&tracker, 0, 1);
+        enqueue(&tracker, 1, 2);
+        tracker.acknowledged(0..2);
+        run(&tracker, 1, 2);
+        run(&tracker, 0, 1);
+        assert_eq!(tracker.findings().0, 0);
     }
 
     #[test]
     fn a_batch_has_an_order() {
-        let course = course(2);
-        course.prepare(0, 1, Some(0));
-        course.prepare(1, 2, Some(0));
-        course.called(0..2);
-        run(&course, 1, 2);
-        run(&course, 0, 1);
-        assert_eq!(course.findings().0, 1);
+        let tracker = tracker(2);
+        tracker.prepare(0, 1, Some(0));
+        tracker.prepare(1, 2, Some(0));
+        tracker.called(0..2);
+        run(&tracker, 1, 2);
+        run(&tracker, 0, 1);
+        assert_eq!(tracker.findings().0, 1);
     }
 
     #[test]
     fn a_second_run_an_overlap_and_an_end_without_a_run_are_found() {
-        let course = course(1);
-        enqueue(&course, 0, 1);
-        let payload = course.payload(0, 1);
-        course.started(&payload);
-        course.handled(0);
-        course.started(&payload);
-        assert_eq!(course.findings().1, ["entry 1 ran twice"]);
-        enqueue(&course, 1, 2);
-        course.started(&course.payload(1, 2));
-        assert_eq!(course.findings().0, 2, "{:?}", course.findings());
-        enqueue(&course, 2, 3);
-        course.ended_durably(std::iter::once(2));
-        assert_eq!(course.findings().1[2], "entry 3 ended after 0 runs");
-        enqueue(&course, 0, 4);
-        course.started(&payload);
-        assert_eq!(course.findings().1[3], "entry 1 ran again after its end");
+        let tracker = tracker(1);
+        enqueue(&tracker, 0, 1);
+        let payload = tracker.payload(0, 1);
+        tracker.started(&payload);
+        tracker.handled(0);
+        tracker.started(&payload);
+        assert_eq!(tracker.findings().1, ["entry 1 ran twice"]);
+        enqueue(&tracker, 1, 2);
+        tracker.started(&tracker.payload(1, 2));
+        assert_eq!(tracker.findings().0, 2, "{:?}", tracker.findings());
+        enqueue(&tracker, 2, 3);
+        tracker.ended_durably(std::iter::once(2));
+        assert_eq!(tracker.findings().1[2], "entry 3 ended after 0 runs");
+        enqueue(&tracker, 0, 4);
+        tracker.started(&payload);
+        assert_eq!(tracker.findings().1[3], "entry 1 ran again after its end");
     }
 }
