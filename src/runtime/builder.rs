@@ -39,6 +39,9 @@ pub const PARTITIONS_MAX: u32 = 4_096;
 
 type MakeHandler = Box<dyn FnOnce(Arc<Shared>) -> Arc<dyn Handler> + Send>;
 
+/// A registered handler: its service, its options, and how it is made.
+type Registered = (String, HandlerOptions, MakeHandler);
+
 /// Configures a runtime; see [`Runtime::builder`].
 #[must_use = "a builder does nothing before `start`"]
 pub struct Builder {
@@ -53,7 +56,7 @@ pub struct Builder {
     trim_log: TrimLog,
     small_buffers: bool,
     candidacy: Candidacy,
-    handlers: Vec<(String, HandlerOptions, MakeHandler)>,
+    handlers: Vec<Registered>,
     states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     /// Name of a type with two states.
     two_states: Option<&'static str>,
@@ -305,17 +308,7 @@ impl Builder {
         let weak = WeakRuntime::default();
         let environment =
             Arc::new(Environment::new(self.states, self.payload_len_max, Arc::clone(&clock)));
-        let shared =
-            Arc::new(Shared { environment: Arc::clone(&environment), runtime: weak.clone() });
-        let mut handlers: HashMap<String, Arc<dyn Handler>> = HashMap::new();
-        for (service, options, make) in self.handlers {
-            check_component(Part::Service, &service)?;
-            if handlers.contains_key(&service) {
-                return Err(RuntimeError::TwoHandlers { service });
-            }
-            handlers.insert(service.clone(), make(Arc::clone(&shared)));
-            environment.change_defaults().insert(service, options);
-        }
+        let handlers = make_handlers(self.handlers, &environment, weak.clone())?;
         let executor = Executor::new(host, handlers, random);
         environment.set_journals(executor.journals());
         let socket = match &place {
@@ -355,8 +348,27 @@ impl Builder {
     }
 }
 
-/// Whether the current tokio runtime has what forebay needs. Tokio reports this only by a panic,
-/// whose message appears on standard error as well.
+/// Makes the handlers, by service, and sets the defaults of their entries.
+fn make_handlers(
+    registered: Vec<Registered>,
+    environment: &Arc<Environment>,
+    runtime: WeakRuntime,
+) -> Result<HashMap<String, Arc<dyn Handler>>, RuntimeError> {
+    let shared = Arc::new(Shared { environment: Arc::clone(environment), runtime });
+    let mut handlers: HashMap<String, Arc<dyn Handler>> = HashMap::new();
+    for (service, options, make) in registered {
+        check_component(Part::Service, &service)?;
+        if handlers.contains_key(&service) {
+            return Err(RuntimeError::TwoHandlers { service });
+        }
+        handlers.insert(service.clone(), make(Arc::clone(&shared)));
+        environment.change_defaults().insert(service, options);
+    }
+    Ok(handlers)
+}
+
+/// Whether the current tokio runtime has the drivers that forebay needs. Tokio reports this only by
+/// a panic, whose message appears on standard error as well.
 fn check_drivers(needs_io: bool) -> Result<(), RuntimeError> {
     if std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).is_err() {
         return Err(RuntimeError::NoTimers);

@@ -359,6 +359,28 @@ impl Leadership {
         effects.push(LeadershipEffect::Fence { epoch });
     }
 
+    fn on_epoch_refused(
+        &mut self,
+        now: Timestamp,
+        reason: &str,
+        effects: &mut Vec<LeadershipEffect>,
+    ) {
+        self.asks_epoch = false;
+        effects.push(LeadershipEffect::Warn(format!("cannot lead: {reason}")));
+        if self.stands.is_some() && self.role == Role::Follower {
+            self.run_later(now, 0, effects);
+        }
+    }
+
+    fn on_draining(&mut self, epoch: Epoch, effects: &mut Vec<LeadershipEffect>) {
+        if self.leads(epoch) {
+            self.failures = 0;
+            effects.push(LeadershipEffect::OpenGate { epoch });
+            let open = self.leaves_by.is_none();
+            self.become_role(Role::Leader { epoch, open }, effects);
+        }
+    }
+
     /// The log refuses this replica's writes, or will refuse them.
     fn on_refused(
         &mut self,
@@ -499,11 +521,7 @@ impl Machine for Leadership {
                 }
             }
             LeadershipInput::EpochRefused { reason } => {
-                self.asks_epoch = false;
-                effects.push(LeadershipEffect::Warn(format!("cannot lead: {reason}")));
-                if self.stands.is_some() && self.role == Role::Follower {
-                    self.run_later(now, 0, effects);
-                }
+                self.on_epoch_refused(now, &reason, effects);
             }
             LeadershipInput::FenceFailed { epoch, current } => {
                 if self.role == (Role::Candidate { epoch }) {
@@ -517,14 +535,7 @@ impl Machine for Leadership {
                     effects.push(LeadershipEffect::Drain { epoch });
                 }
             }
-            LeadershipInput::Draining { epoch } => {
-                if self.leads(epoch) {
-                    self.failures = 0;
-                    effects.push(LeadershipEffect::OpenGate { epoch });
-                    let open = self.leaves_by.is_none();
-                    self.become_role(Role::Leader { epoch, open }, effects);
-                }
-            }
+            LeadershipInput::Draining { epoch } => self.on_draining(epoch, effects),
             LeadershipInput::LimiterDied { incarnation } => {
                 self.on_limiter_died(now, incarnation, effects);
             }

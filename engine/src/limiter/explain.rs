@@ -245,7 +245,8 @@ impl Limiter {
         let mut blocked = |reason, since: Timestamp| {
             reasons.push(Blocked { reason, since: since.max(began) });
         };
-        if let Some(lock) = self.locks.held.get(&vqueue).filter(|_| self.locks.blocks(vqueue, wish))
+        if self.locks.blocks(vqueue, wish)
+            && let Some(lock) = self.locks.held.get(&vqueue)
         {
             let holder = match lock.holder {
                 Holder::Entry(entry) => LockHolder::Entry(entry),
@@ -271,23 +272,7 @@ impl Limiter {
             }
         }
         for index in home.into_iter().flat_map(|home| self.counters.path(home)) {
-            let counter = &self.counters.slab[index];
-            if let Some((rule, pattern)) = self.rule_of(counter.paused) {
-                let reason = BlockReason::Paused { key: self.written_key(index), rule, pattern };
-                blocked(reason, counter.full_since);
-            }
-            let Some((rule, pattern)) = self.rule_of(counter.rule) else { continue };
-            if let Some(limit) = self.limit_of(counter).filter(|limit| counter.usage >= *limit) {
-                let usage = counter.usage;
-                let (key, pattern) = (self.written_key(index), pattern.clone());
-                let reason = BlockReason::Concurrency { key, rule, pattern, usage, limit };
-                blocked(reason, counter.full_since);
-            }
-            if let Some(bucket) = counter.bucket.as_ref().filter(|bucket| bucket.tokens(now) == 0) {
-                let (key, next_token) = (self.written_key(index), bucket.next_token(now));
-                let reason = BlockReason::Rate { key, rule, pattern, next_token };
-                blocked(reason, bucket.dry_since());
-            }
+            self.counter_reasons(index, now, &mut blocked);
         }
         if self.lease.free() == 0 {
             let (running, leased) = (self.lease.used(), self.lease.leased());
@@ -297,6 +282,32 @@ impl Limiter {
             );
         }
         reasons
+    }
+
+    /// Reports each reason for which a counter blocks, with its start time.
+    fn counter_reasons(
+        &self,
+        index: CounterIndex,
+        now: Timestamp,
+        blocked: &mut impl FnMut(BlockReason, Timestamp),
+    ) {
+        let counter = &self.counters.slab[index];
+        if let Some((rule, pattern)) = self.rule_of(counter.paused) {
+            let reason = BlockReason::Paused { key: self.written_key(index), rule, pattern };
+            blocked(reason, counter.full_since);
+        }
+        let Some((rule, pattern)) = self.rule_of(counter.rule) else { return };
+        if let Some(limit) = self.limit_of(counter).filter(|limit| counter.usage >= *limit) {
+            let usage = counter.usage;
+            let (key, pattern) = (self.written_key(index), pattern.clone());
+            let reason = BlockReason::Concurrency { key, rule, pattern, usage, limit };
+            blocked(reason, counter.full_since);
+        }
+        if let Some(bucket) = counter.bucket.as_ref().filter(|bucket| bucket.tokens(now) == 0) {
+            let (key, next_token) = (self.written_key(index), bucket.next_token(now));
+            let reason = BlockReason::Rate { key, rule, pattern, next_token };
+            blocked(reason, bucket.dry_since());
+        }
     }
 
     /// The deepest existing counter of a name: levels below it hold nothing.

@@ -78,38 +78,29 @@ impl Frame {
         match self {
             Self::Ping => out.put_u8(0),
             Self::Heartbeat { group, body } => {
-                out.put_u8(1);
-                out.put_u32(*group);
+                put_group(out, 1, *group);
                 return Some(body);
             }
             Self::Open { group, number } => {
-                out.put_u8(2);
-                out.put_u32(*group);
+                put_group(out, 2, *group);
                 out.put_u64(*number);
             }
-            Self::Shut { group } => {
-                out.put_u8(3);
-                out.put_u32(*group);
-            }
+            Self::Shut { group } => put_group(out, 3, *group),
             Self::Part { group, is_last, body } => {
-                out.put_u8(if *is_last { 5 } else { 4 });
-                out.put_u32(*group);
+                put_group(out, if *is_last { 5 } else { 4 }, *group);
                 return Some(body);
             }
             Self::Ask { id, within_ms, is_last, body } => {
-                out.put_u8(if *is_last { 7 } else { 6 });
-                out.put_u64(*id);
+                put_id(out, if *is_last { 7 } else { 6 }, *id);
                 out.put_u32(*within_ms);
                 return Some(body);
             }
             Self::More { id, is_last, body } => {
-                out.put_u8(if *is_last { 9 } else { 8 });
-                out.put_u64(*id);
+                put_id(out, if *is_last { 9 } else { 8 }, *id);
                 return Some(body);
             }
             Self::Answer { id, status, is_last, body } => {
-                out.put_u8(if *is_last { 11 } else { 10 });
-                out.put_u64(*id);
+                put_id(out, if *is_last { 11 } else { 10 }, *id);
                 out.put_u8(*status as u8);
                 return Some(body);
             }
@@ -201,6 +192,11 @@ impl Frame {
             _ => Self::Credit { id, bytes: from.try_get_u32().map_err(short)? },
         })
     }
+}
+
+fn put_group(out: &mut BytesMut, kind: u8, group: u32) {
+    out.put_u8(kind);
+    out.put_u32(group);
 }
 
 fn put_id(out: &mut BytesMut, kind: u8, id: u64) {

@@ -2,6 +2,7 @@
 //! up, it was canceled, or it was interrupted too often. An entry whose vqueue has a lock keeps it
 //! and sorts first.
 
+use bytestring::ByteString;
 use forebay_messages::{
     FailureKind, Outcome, Timestamp,
     command::{RetryAttempt, RetryReason},
@@ -10,7 +11,7 @@ use forebay_messages::{
 
 use super::{
     super::{
-        rows::{FailedAttempt, Stage},
+        rows::{EntryRow, FailedAttempt, Stage},
         state::NewKey,
         store::Tables,
     },
@@ -29,41 +30,10 @@ pub(super) fn apply<T: Tables>(
         Ok(row) => row,
         Err(stale) => return Ok(Reply::Stale(stale)),
     };
-    if command.reason == RetryReason::Failed {
-        row.attempts += 1;
-        row.last_failure = command.message.clone();
-        let attempts_max = row.retry.unwrap_or_default().attempts_max;
-        let is_canceled = command.heeds_cancel && row.cancel_requested;
-        if attempts_max != 0 && row.attempts >= attempts_max && !is_canceled {
-            let failure = Failure {
-                kind: FailureKind::Exhausted,
-                message: command.message.clone(),
-                detail: command.detail.clone(),
-            };
-            end(context, id, row, Outcome::Failure(failure), false)?;
-            return Ok(Reply::Changed(1));
-        }
-    }
-    if row.cancel_requested {
-        let failure = Failure {
-            kind: FailureKind::Canceled,
-            message: "canceled before another attempt".into(),
-            detail: command.detail.clone(),
-        };
-        end(context, id, row, Outcome::Failure(failure), false)?;
+    if let Some((kind, message, aborts)) = count_attempt(&mut row, command) {
+        let failure = Failure { kind, message, detail: command.detail.clone() };
+        end(context, id, row, Outcome::Failure(failure), aborts)?;
         return Ok(Reply::Changed(1));
-    }
-    if command.interrupted > 0 {
-        row.interrupted += 1;
-        if row.interrupted >= command.interrupted {
-            let outcome = Outcome::Failure(Failure {
-                kind: FailureKind::Exhausted,
-                message: interrupted_text(row.interrupted).into(),
-                detail: command.detail.clone(),
-            });
-            end(context, id, row, outcome, true)?;
-            return Ok(Reply::Changed(1));
-        }
     }
     if command.keeps_failure && command.reason == RetryReason::Failed {
         row.keep_failure(FailedAttempt {
@@ -83,6 +53,34 @@ pub(super) fn apply<T: Tables>(
     context.enter_inbox(&mut row, key);
     context.tables.put_entry(id, row);
     Ok(Reply::Changed(1))
+}
+
+/// Counts the attempt. If the entry ends instead of returning to its inbox: how, why, and whether
+/// its handler must be aborted.
+fn count_attempt(
+    row: &mut EntryRow,
+    command: &RetryAttempt,
+) -> Option<(FailureKind, ByteString, bool)> {
+    if command.reason == RetryReason::Failed {
+        row.attempts += 1;
+        row.last_failure = command.message.clone();
+        let attempts_max = row.retry.unwrap_or_default().attempts_max;
+        let is_canceled = command.heeds_cancel && row.cancel_requested;
+        if attempts_max != 0 && row.attempts >= attempts_max && !is_canceled {
+            return Some((FailureKind::Exhausted, command.message.clone(), false));
+        }
+    }
+    if row.cancel_requested {
+        return Some((FailureKind::Canceled, "canceled before another attempt".into(), false));
+    }
+    if command.interrupted > 0 {
+        row.interrupted += 1;
+        if row.interrupted >= command.interrupted {
+            let message = interrupted_text(row.interrupted).into();
+            return Some((FailureKind::Exhausted, message, true));
+        }
+    }
+    None
 }
 
 /// The error text of a dead letter whose process died each time it ran.
